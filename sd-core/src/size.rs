@@ -1,0 +1,73 @@
+//! The size of a picture, checked.
+
+use crate::Error;
+
+/// The largest picture, in pixels: 4096 × 4096. Beyond it attention over all places needs more memory than machines have.
+pub const MAX_PIXELS: u64 = 4096 * 4096;
+
+/// Width and height in pixels: each a positive multiple of 8, together at most [`MAX_PIXELS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ImageSize {
+    width: u32,
+    height: u32,
+}
+
+impl ImageSize {
+    /// Checks the sides.
+    ///
+    /// # Errors
+    /// [`Error::Request`] names the side that is no positive multiple of 8, or the area.
+    pub fn new(width: u32, height: u32) -> Result<Self, Error> {
+        for (what, side) in [("width", width), ("height", height)] {
+            if side == 0 || !side.is_multiple_of(8) {
+                return Err(Error::request(what, "a positive multiple of 8", side));
+            }
+        }
+        if u64::from(width) * u64::from(height) > MAX_PIXELS {
+            let expected = format!("at most {MAX_PIXELS} pixels");
+            return Err(Error::request("size", expected, format!("{width}×{height}")));
+        }
+        Ok(Self { width, height })
+    }
+
+    /// Pixels.
+    pub fn width(self) -> u32 {
+        self.width
+    }
+
+    /// Pixels.
+    pub fn height(self) -> u32 {
+        self.height
+    }
+
+    /// Height and width of the latents.
+    pub(crate) fn latents(self, factor: usize) -> Result<[usize; 2], Error> {
+        for (what, side) in [("width", self.width), ("height", self.height)] {
+            if !(side as usize).is_multiple_of(factor) {
+                return Err(Error::request(what, format!("a multiple of this model's factor, {factor}"), side));
+            }
+        }
+        Ok([self.height as usize / factor, self.width as usize / factor])
+    }
+}
+
+impl std::fmt::Display for ImageSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}×{}", self.width, self.height)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_are_multiples_of_eight_and_of_the_factor() {
+        assert!(ImageSize::new(512, 392).is_ok());
+        for (width, height) in [(0, 64), (64, 0), (63, 64), (64, 12), (4096, 4104), (u32::MAX - 7, u32::MAX - 7)] {
+            assert!(ImageSize::new(width, height).is_err(), "{width}×{height}");
+        }
+        assert_eq!(ImageSize::new(520, 392).unwrap().latents(8).unwrap(), [49, 65]);
+        assert!(ImageSize::new(520, 392).unwrap().latents(16).is_err());
+    }
+}

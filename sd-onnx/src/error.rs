@@ -1,0 +1,142 @@
+//! Everything that can go wrong between a folder and a running session.
+
+use std::path::PathBuf;
+
+use crate::runtime::RuntimeError;
+
+/// What went wrong while a model was read, its graphs were written or its sessions were made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A part of the model folder is not there.
+    #[error("{}: {what} not found; {hint}", path.display())]
+    Missing {
+        /// The folder that was searched, or the file itself.
+        path: PathBuf,
+        /// What was looked for.
+        what: String,
+        /// What a Stable Diffusion folder has there, or what to do.
+        hint: String,
+    },
+    /// Several weight files fit and none is the plain one.
+    #[error("{}: no {plain}, but several variants: {}; choose one by its name", path.display(), found.join(", "))]
+    Variants {
+        /// The folder.
+        path: PathBuf,
+        /// The name of the file without a variant.
+        plain: String,
+        /// The variants that are there.
+        found: Vec<String>,
+    },
+    /// A JSON file that is no JSON.
+    #[error("{}: not valid JSON: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why it stopped being JSON.
+        source: serde_json::Error,
+    },
+    /// A key of a configuration has a value that cannot be used.
+    #[error("{}: `{key}` is {found}, expected {expected}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What would have been usable.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A weight file is not a well-formed safetensors file.
+    #[error("{}: not a usable safetensors file: {problem}", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the tensor or byte where it is known.
+        problem: String,
+    },
+    /// A tensor that the model's configuration calls for is not in its files.
+    #[error("{}: tensor `{tensor}` is missing, expected with shape {expected:?}", path.display())]
+    MissingTensor {
+        /// The file, or the index of a sharded model.
+        path: PathBuf,
+        /// Its name as diffusers writes it today.
+        tensor: String,
+        /// The shape it must have.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape than the model's configuration calls for.
+    #[error("{}: tensor `{tensor}` has shape {found:?}, expected {expected:?}", path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// The shape it must have.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor has a data type that is no weight.
+    #[error("{}: tensor `{tensor}` has type {found}, expected F32, F16 or BF16", path.display())]
+    TensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// The type in the file.
+        found: String,
+    },
+    /// ONNX Runtime could not be found, fetched or started, or lacks the device.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// ONNX Runtime refused a graph or failed while it ran.
+    #[error("ONNX Runtime, {stage}: {message}")]
+    Onnx {
+        /// What was being done, with the model's part.
+        stage: String,
+        /// What ONNX Runtime said.
+        message: String,
+    },
+    /// The tokenizer's files cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] sd_text::TokenizerError),
+    /// The scheduler's configuration cannot be used.
+    #[error("{}: {source}", path.display())]
+    Scheduler {
+        /// The file.
+        path: PathBuf,
+        /// The key, what was expected and what was found.
+        source: sd_schedulers::ConfigError,
+    },
+    /// The parts of the folder do not fit each other.
+    #[error("{}: {source}", path.display())]
+    Pipeline {
+        /// The model folder.
+        path: PathBuf,
+        /// Which parts, and why.
+        source: sd_core::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn onnx(stage: impl Into<String>) -> impl FnOnce(ort::Error) -> Self {
+        let stage = stage.into();
+        // The message may hold a graph's whole path in several lines; a user reads one.
+        move |error| Self::Onnx { stage, message: error.message().split_whitespace().collect::<Vec<_>>().join(" ") }
+    }
+}

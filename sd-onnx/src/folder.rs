@@ -1,0 +1,185 @@
+//! A Stable Diffusion model in diffusers' folder layout, as it is written today and as it was published since 2022.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{Error, config::Config, weights::Weights};
+
+/// A model folder and the variant asked for.
+#[derive(Debug)]
+pub(crate) struct ModelFolder {
+    path: PathBuf,
+    variant: Option<String>,
+}
+
+impl ModelFolder {
+    /// Checks that the folder is a Stable Diffusion 1.x model with weights that can be read.
+    pub fn open(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
+        if !path.is_dir() {
+            return Err(Error::Missing {
+                path: path.to_path_buf(),
+                what: "the model folder".into(),
+                hint: "expected a folder in the diffusers layout, with unet, vae, text_encoder, tokenizer and scheduler in it"
+                    .into(),
+            });
+        }
+        let folder = Self { path: path.to_path_buf(), variant: variant.map(str::to_owned) };
+        for name in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
+            folder.component(name)?;
+        }
+        if path.join("text_encoder_2").exists() {
+            return Err(Error::Config {
+                path: path.join("model_index.json"),
+                key: "text_encoder_2".into(),
+                expected: "a Stable Diffusion 1.x model, with one text encoder".into(),
+                found: "a second one".into(),
+            });
+        }
+        folder.check_variant()?;
+        Ok(folder)
+    }
+
+    /// The folder of a component.
+    pub fn component(&self, name: &str) -> Result<PathBuf, Error> {
+        let path = self.path.join(name);
+        if path.is_dir() {
+            return Ok(path);
+        }
+        Err(Error::Missing {
+            path: self.path.clone(),
+            what: format!("the folder `{name}`"),
+            hint: "a Stable Diffusion folder in the diffusers layout has unet, vae, text_encoder, tokenizer and scheduler"
+                .into(),
+        })
+    }
+
+    /// A component's `config.json`.
+    pub fn config(&self, component: &str) -> Result<Config, Error> {
+        Config::open(&self.component(component)?.join("config.json"))
+    }
+
+    /// A component's weights.
+    pub fn weights(&self, component: &str) -> Result<Weights, Error> {
+        Weights::open(&self.weight_file(component)?)
+    }
+
+    /// The safetensors file of a component, or the index of its shards: the variant asked for where the component has
+    /// it, else the plain one, else the only one there.
+    fn weight_file(&self, component: &str) -> Result<PathBuf, Error> {
+        let folder = self.component(component)?;
+        let mut files = candidates(&folder, stem(component))?;
+        let wanted = self.variant.as_ref().and_then(|variant| files.iter().position(|(v, _)| v == variant));
+        let plain = files.iter().position(|(variant, _)| variant.is_empty());
+        if let Some(found) = wanted.or(plain) {
+            return Ok(files.swap_remove(found).1);
+        }
+        match files.len() {
+            1 => Ok(files.swap_remove(0).1),
+            0 => Err(no_safetensors(folder, stem(component))),
+            _ => Err(Error::Variants {
+                path: folder,
+                plain: format!("{}.safetensors", stem(component)),
+                found: files.into_iter().map(|(variant, _)| variant).collect(),
+            }),
+        }
+    }
+
+    /// A variant may be there for one component only (`non_ema` always is), but one that is nowhere is a mistake.
+    fn check_variant(&self) -> Result<(), Error> {
+        let Some(variant) = &self.variant else { return Ok(()) };
+        let mut found = Vec::new();
+        for component in ["unet", "vae", "text_encoder"] {
+            found.extend(candidates(&self.component(component)?, stem(component))?.into_iter().map(|(v, _)| v));
+        }
+        if found.contains(variant) {
+            return Ok(());
+        }
+        found.retain(|v| !v.is_empty());
+        found.sort();
+        found.dedup();
+        let found = if found.is_empty() { "none".into() } else { found.join(", ") };
+        Err(Error::Missing {
+            path: self.path.clone(),
+            what: format!("the variant `{variant}`"),
+            hint: format!("variants that are there: {found}"),
+        })
+    }
+}
+
+/// What transformers and diffusers call their weight files.
+fn stem(component: &str) -> &'static str {
+    if component == "text_encoder" { "model" } else { "diffusion_pytorch_model" }
+}
+
+/// The safetensors files and shard indices of a component, each with its variant (empty for the plain one), whole
+/// files before indices.
+fn candidates(folder: &Path, stem: &str) -> Result<Vec<(String, PathBuf)>, Error> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let name = entry.map_err(Error::io(folder))?.file_name();
+        if let Some(variant) = name.to_str().and_then(|name| variant_of(name, stem)) {
+            files.push((variant.to_owned(), folder.join(&name)));
+        }
+    }
+    files.sort_by_key(|(variant, path)| (path.extension().is_some_and(|e| e == "json"), variant.clone()));
+    files.dedup_by(|(later, _), (earlier, _)| later == earlier);
+    Ok(files)
+}
+
+/// The variant of a weight file or an index, empty for the plain one; none for a shard or another file.
+fn variant_of<'a>(name: &'a str, stem: &str) -> Option<&'a str> {
+    let rest = name.strip_prefix(stem)?;
+    let variant = if let Some(rest) = rest.strip_suffix(".json") {
+        // `.safetensors.index`, with the variant after it or, for a while, before `index`.
+        let rest = rest.strip_prefix(".safetensors")?;
+        rest.strip_prefix(".index").or_else(|| rest.strip_suffix(".index"))?
+    } else {
+        rest.strip_suffix(".safetensors")?
+    };
+    match variant.strip_prefix('.') {
+        Some(variant) if !variant.is_empty() && !variant.contains("-of-") => Some(variant),
+        None if variant.is_empty() => Some(""),
+        _ => None,
+    }
+}
+
+/// There is no safetensors file: says what to do with what is there instead.
+fn no_safetensors(folder: PathBuf, stem: &str) -> Error {
+    let pickled = fs::read_dir(&folder).into_iter().flatten().flatten().find_map(|entry| {
+        let name = entry.file_name().to_str()?.to_owned();
+        (name.ends_with(".bin") || name.ends_with(".ckpt")).then_some(name)
+    });
+    let hint = match pickled {
+        Some(name) => format!(
+            "there is only `{name}`, a pickle, which can run code when it is read; save the model again as safetensors: \
+             in Python, `StableDiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`"
+        ),
+        None => "the folder has no weights".into(),
+    };
+    Error::Missing { path: folder, what: format!("{stem}.safetensors"), hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::variant_of;
+
+    #[test]
+    fn file_names_tell_their_variant() {
+        for (name, variant) in [
+            ("model.safetensors", Some("")),
+            ("model.fp16.safetensors", Some("fp16")),
+            ("model.safetensors.index.json", Some("")),
+            ("model.safetensors.index.fp16.json", Some("fp16")),
+            ("model.safetensors.fp16.index.json", Some("fp16")),
+            ("model-00001-of-00002.safetensors", None),
+            ("model.fp16-00001-of-00002.safetensors", None),
+            ("model.bin", None),
+            ("pytorch_model.safetensors", None),
+            ("model.json", None),
+        ] {
+            assert_eq!(variant_of(name, "model"), variant, "{name}");
+        }
+    }
+}

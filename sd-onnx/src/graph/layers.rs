@@ -1,0 +1,115 @@
+//! The layers that CLIP, the UNet and the VAE are made of, by the names that PyTorch gives their weights.
+
+use super::{Graph, Value};
+use crate::Error;
+
+/// A pointwise non-linearity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// x·sigmoid(x)
+    Silu,
+    /// x·sigmoid(1.702x), OpenAI's CLIP
+    QuickGelu,
+    /// x·Φ(x), OpenCLIP
+    Gelu,
+}
+
+/// A square convolution: `kernel` by `kernel`, the same stride and padding on both axes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Conv {
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: usize,
+}
+
+impl Conv {
+    /// 1 × 1.
+    pub const POINT: Self = Self { kernel: 1, stride: 1, padding: 0 };
+    /// 3 × 3 that keeps the size.
+    pub const SAME: Self = Self::same(3);
+
+    /// An odd kernel with the padding that keeps the size.
+    pub const fn same(kernel: usize) -> Self {
+        Self { kernel, stride: 1, padding: (kernel - 1) / 2 }
+    }
+}
+
+impl Graph<'_> {
+    pub fn activation(&mut self, x: Value, activation: Activation) -> Value {
+        match activation {
+            Activation::Silu => self.sigmoid_gate(x, 1.0),
+            Activation::QuickGelu => self.sigmoid_gate(x, 1.702),
+            Activation::Gelu => self.gelu(x),
+        }
+    }
+
+    /// `x·weightᵀ + bias` over the last axis.
+    pub fn linear(&mut self, x: Value, name: &str, input: usize, output: usize) -> Result<Value, Error> {
+        let product = self.linear_without_bias(x, name, input, output)?;
+        let bias = self.weight(&format!("{name}.bias"), &[output])?;
+        Ok(self.add(product, bias))
+    }
+
+    /// `x·weightᵀ` over the last axis.
+    pub fn linear_without_bias(&mut self, x: Value, name: &str, input: usize, output: usize) -> Result<Value, Error> {
+        let weight = self.weight(&format!("{name}.weight"), &[output, input])?;
+        Ok(self.matmul_transposed(x, weight))
+    }
+
+    /// `[batch, input, h, w]` → `[batch, output, h', w']`.
+    pub fn conv2d(
+        &mut self,
+        x: Value,
+        name: &str,
+        [input, output]: [usize; 2],
+        Conv { kernel, stride, padding }: Conv,
+    ) -> Result<Value, Error> {
+        let weight = self.weight(&format!("{name}.weight"), &[output, input, kernel, kernel])?;
+        let bias = self.weight(&format!("{name}.bias"), &[output])?;
+        Ok(self.conv(x, weight, bias, kernel as i64, stride as i64, padding as i64))
+    }
+
+    /// Over the last axis.
+    pub fn layer_norm(&mut self, x: Value, name: &str, width: usize, eps: f32) -> Result<Value, Error> {
+        let scale = self.weight(&format!("{name}.weight"), &[width])?;
+        let bias = self.weight(&format!("{name}.bias"), &[width])?;
+        Ok(self.layer_norm_op(x, scale, bias, eps))
+    }
+
+    /// Over `groups` groups of the `channels` of `[batch, channels, h, w]`.
+    pub fn group_norm(
+        &mut self,
+        x: Value,
+        name: &str,
+        channels: usize,
+        groups: usize,
+        eps: f32,
+    ) -> Result<Value, Error> {
+        let scale = self.weight(&format!("{name}.weight"), &[channels])?;
+        let bias = self.weight(&format!("{name}.bias"), &[channels])?;
+        let shape = self.shape(x);
+        let grouped = self.dims(&[0, groups as i64, -1]);
+        let x = self.reshape(x, grouped);
+        let x = self.instance_norm(x, groups, eps);
+        let x = self.reshape(x, shape);
+        let per_channel = self.dims(&[channels as i64, 1, 1]);
+        let scale = self.reshape(scale, per_channel);
+        let bias = self.reshape(bias, per_channel);
+        let x = self.mul(x, scale);
+        Ok(self.add(x, bias))
+    }
+
+    /// `[batch, channels, h, w]` → `[batch, h·w, channels]`.
+    pub fn image_to_sequence(&mut self, x: Value) -> Value {
+        let flat = self.dims(&[0, 0, -1]);
+        let x = self.reshape(x, flat);
+        self.transpose(x, &[0, 2, 1])
+    }
+
+    /// Undoes [`image_to_sequence`](Self::image_to_sequence), to the shape that `like` has.
+    pub fn sequence_to_image(&mut self, x: Value, like: Value) -> Value {
+        let x = self.transpose(x, &[0, 2, 1]);
+        let shape = self.shape(like);
+        self.reshape(x, shape)
+    }
+}

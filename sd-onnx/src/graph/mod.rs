@@ -1,0 +1,370 @@
+//! A small writer of ONNX graphs whose weights stay in the user's own files.
+//!
+//! One method per operator here, one per layer in [`layers`]. A [`Value`] is a handle to an f32 tensor in the graph, a
+//! [`Dims`] one to a vector of sizes, so the two cannot be mixed up.
+
+mod layers;
+mod proto;
+
+pub(crate) use layers::{Activation, Conv};
+use prost::Message;
+use safetensors::Dtype;
+
+use crate::{Error, weights::Weights};
+
+/// ONNX's operator set. The oldest that has `Gelu`; every ONNX Runtime from 1.17 on runs it.
+const OPSET: i64 = 20;
+/// ONNX Runtime's own operators: `FusedMatMul`, `MultiHeadAttention`, `QuickGelu`.
+const MICROSOFT: &str = "com.microsoft";
+
+/// A tensor of f32 in a graph under construction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Value(usize);
+
+/// A 1-D tensor of i64 in a graph under construction: sizes for `Reshape` and `Resize`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dims(usize);
+
+/// A size of a graph's input or output.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Dim {
+    Fixed(usize),
+    /// Any size; equal names do not have to be equal sizes.
+    Any(&'static str),
+}
+
+/// An ONNX model as bytes, and the folder that its weights are relative to.
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    pub bytes: Vec<u8>,
+    pub weights_root: std::path::PathBuf,
+}
+
+/// A graph under construction over one component's weights.
+pub(crate) struct Graph<'w> {
+    weights: &'w Weights,
+    graph: proto::Graph,
+    values: usize,
+}
+
+impl<'w> Graph<'w> {
+    pub fn new(name: &str, weights: &'w Weights) -> Self {
+        let graph = proto::Graph { name: name.to_owned(), ..Default::default() };
+        Self { weights, graph, values: 0 }
+    }
+
+    /// The finished model.
+    pub fn finish(self) -> Model {
+        let opset = |domain: &str, version| proto::OperatorSet { domain: domain.to_owned(), version };
+        let model = proto::Model {
+            ir_version: 9,
+            producer_name: "sd-onnx".to_owned(),
+            graph: Some(self.graph),
+            opset_import: vec![opset("", OPSET), opset(MICROSOFT, 1)],
+        };
+        Model { bytes: model.encode_to_vec(), weights_root: self.weights.root().to_path_buf() }
+    }
+
+    /// An f32 input.
+    pub fn input(&mut self, name: &str, dims: &[Dim]) -> Value {
+        self.graph.input.push(value_info(name, proto::DataType::Float, dims));
+        self.named_input(name)
+    }
+
+    /// Rows of the table `name` `[rows, width]`, picked by a new i64 input called `input` of shape `dims`.
+    /// The table stays as it is in the file; only the rows picked become f32.
+    pub fn embedding(
+        &mut self,
+        name: &str,
+        [rows, width]: [usize; 2],
+        input: &str,
+        dims: &[Dim],
+    ) -> Result<Value, Error> {
+        self.graph.input.push(value_info(input, proto::DataType::Int64, dims));
+        let ids = self.named_input(input);
+        let (table, is_f32) = self.stored(name, &[rows, width])?;
+        let picked = self.op("Gather", &[table, ids], [int("axis", 0)]);
+        Ok(if is_f32 { picked } else { self.cast_to_f32(picked) })
+    }
+
+    /// Makes `value` an output called `name`.
+    pub fn output(&mut self, name: &str, value: Value, dims: &[Dim]) {
+        let node = self.node("Identity", "", &[Some(value.0)], vec![name.to_owned()], vec![]);
+        self.graph.node.push(node);
+        self.graph.output.push(value_info(name, proto::DataType::Float, dims));
+    }
+
+    /// Whether the weights have a tensor of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.weights.contains(name)
+    }
+
+    /// The weight `name`, which must have this shape, as f32. Other types are cast; ONNX Runtime folds the cast.
+    pub fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Value, Error> {
+        let (value, is_f32) = self.stored(name, shape)?;
+        Ok(if is_f32 { value } else { self.cast_to_f32(value) })
+    }
+
+    /// A constant of f32.
+    pub fn constant(&mut self, values: &[f32], shape: &[usize]) -> Value {
+        let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Value(self.initializer(proto::DataType::Float, shape, raw))
+    }
+
+    /// A constant list of sizes, in `Reshape`'s meaning: 0 keeps that dimension, −1 is what remains.
+    pub fn dims(&mut self, sizes: &[i64]) -> Dims {
+        let raw = sizes.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Dims(self.initializer(proto::DataType::Int64, &[sizes.len()], raw))
+    }
+
+    /// The shape of `x`.
+    pub fn shape(&mut self, x: Value) -> Dims {
+        Dims(self.op("Shape", &[x], []).0)
+    }
+
+    pub fn add(&mut self, a: Value, b: Value) -> Value {
+        self.op("Add", &[a, b], [])
+    }
+
+    pub fn mul(&mut self, a: Value, b: Value) -> Value {
+        self.op("Mul", &[a, b], [])
+    }
+
+    pub fn sin(&mut self, x: Value) -> Value {
+        self.op("Sin", &[x], [])
+    }
+
+    pub fn cos(&mut self, x: Value) -> Value {
+        self.op("Cos", &[x], [])
+    }
+
+    pub fn concat(&mut self, values: &[Value], axis: i64) -> Value {
+        self.op("Concat", values, [int("axis", axis)])
+    }
+
+    /// The two halves of the last axis.
+    pub fn halves(&mut self, x: Value) -> [Value; 2] {
+        let halves = [self.fresh(), self.fresh()];
+        let outputs = halves.iter().map(|&v| value_name(v)).collect();
+        let node = self.node("Split", "", &[Some(x.0)], outputs, vec![int("axis", -1), int("num_outputs", 2)]);
+        self.graph.node.push(node);
+        halves.map(Value)
+    }
+
+    pub fn transpose(&mut self, x: Value, order: &[i64]) -> Value {
+        self.op("Transpose", &[x], [ints("perm", order)])
+    }
+
+    pub fn reshape(&mut self, x: Value, dims: Dims) -> Value {
+        self.op("Reshape", &[x, Value(dims.0)], [])
+    }
+
+    /// `x` with zeros after its last row and column.
+    pub fn pad_bottom_right(&mut self, x: Value) -> Value {
+        let pads = self.dims(&[0, 0, 0, 0, 0, 0, 1, 1]);
+        self.op("Pad", &[x, Value(pads.0)], [])
+    }
+
+    /// Nearest-neighbour scaling of the last two axes by two.
+    pub fn upsample(&mut self, x: Value) -> Value {
+        let scales = self.constant(&[1.0, 1.0, 2.0, 2.0], &[4]);
+        self.resize([Some(x.0), None, Some(scales.0), None])
+    }
+
+    /// Nearest-neighbour scaling of `x` to the height and width of `like`, as `torch.nn.functional.interpolate` does.
+    pub fn upsample_to(&mut self, x: Value, like: Value) -> Value {
+        let shape_part = |graph: &mut Self, of: Value, start: i64, end: i64| {
+            graph.op("Shape", &[of], [int("start", start), int("end", end)])
+        };
+        let kept = shape_part(self, x, 0, 2);
+        let sides = shape_part(self, like, 2, 4);
+        let sizes = self.concat(&[kept, sides], 0);
+        self.resize([Some(x.0), None, None, Some(sizes.0)])
+    }
+
+    pub fn instance_norm(&mut self, x: Value, channels: usize, eps: f32) -> Value {
+        let scale = self.constant(&vec![1.0; channels], &[channels]);
+        let bias = self.constant(&vec![0.0; channels], &[channels]);
+        self.op("InstanceNormalization", &[x, scale, bias], [float("epsilon", eps)])
+    }
+
+    /// x·sigmoid(αx): SiLU with α = 1, CLIP's "quick" GELU with α = 1.702.
+    pub fn sigmoid_gate(&mut self, x: Value, alpha: f32) -> Value {
+        self.microsoft("QuickGelu", &[Some(x.0)], [float("alpha", alpha)])
+    }
+
+    /// The exact GELU, by the error function.
+    pub fn gelu(&mut self, x: Value) -> Value {
+        self.op("Gelu", &[x], [])
+    }
+
+    /// `x · weightᵀ` for a weight `[out, in]` as PyTorch stores it.
+    pub fn matmul_transposed(&mut self, x: Value, weight: Value) -> Value {
+        self.microsoft("FusedMatMul", &[Some(x.0), Some(weight.0)], [int("transB", 1)])
+    }
+
+    /// Softmax(q·kᵀ / √(width / heads))·v over `heads` heads: `[batch, length, width]`; `causal` hides what comes later.
+    pub fn attention(&mut self, q: Value, k: Value, v: Value, heads: usize, causal: bool) -> Value {
+        let attributes = [int("num_heads", heads as i64), int("unidirectional", causal as i64)];
+        self.microsoft("MultiHeadAttention", &[Some(q.0), Some(k.0), Some(v.0)], attributes)
+    }
+
+    fn conv(&mut self, x: Value, weight: Value, bias: Value, kernel: i64, stride: i64, padding: i64) -> Value {
+        let attributes =
+            [ints("kernel_shape", &[kernel; 2]), ints("strides", &[stride; 2]), ints("pads", &[padding; 4])];
+        self.op("Conv", &[x, weight, bias], attributes)
+    }
+
+    fn layer_norm_op(&mut self, x: Value, scale: Value, bias: Value, eps: f32) -> Value {
+        self.op("LayerNormalization", &[x, scale, bias], [int("axis", -1), float("epsilon", eps)])
+    }
+
+    fn resize(&mut self, inputs: [Option<usize>; 4]) -> Value {
+        let output = self.fresh();
+        let attributes = vec![
+            text("mode", "nearest"),
+            text("coordinate_transformation_mode", "asymmetric"),
+            text("nearest_mode", "floor"),
+        ];
+        let node = self.node("Resize", "", &inputs, vec![value_name(output)], attributes);
+        self.graph.node.push(node);
+        Value(output)
+    }
+
+    /// The stored tensor `name`, which must have this shape, as an initializer that points into the file; and whether it
+    /// is f32.
+    fn stored(&mut self, name: &str, shape: &[usize]) -> Result<(Value, bool), Error> {
+        let entry = self.weights.tensor(name, shape)?;
+        let data_type = match entry.dtype {
+            Dtype::F16 => proto::DataType::Float16,
+            Dtype::BF16 => proto::DataType::BFloat16,
+            _ => proto::DataType::Float,
+        };
+        let pair = |key: &str, value: String| proto::StringPair { key: key.to_owned(), value };
+        let external_data = vec![
+            pair("location", entry.location.clone()),
+            pair("offset", entry.offset.to_string()),
+            pair("length", entry.length.to_string()),
+        ];
+        let value = self.fresh();
+        self.graph.initializer.push(proto::Tensor {
+            dims: shape.iter().map(|&d| d as i64).collect(),
+            data_type: data_type as i32,
+            name: value_name(value),
+            external_data,
+            data_location: proto::DataLocation::External as i32,
+            ..Default::default()
+        });
+        Ok((Value(value), data_type == proto::DataType::Float))
+    }
+
+    fn cast_to_f32(&mut self, x: Value) -> Value {
+        self.op("Cast", &[x], [int("to", proto::DataType::Float as i64)])
+    }
+
+    fn initializer(&mut self, data_type: proto::DataType, shape: &[usize], raw_data: Vec<u8>) -> usize {
+        let value = self.fresh();
+        self.graph.initializer.push(proto::Tensor {
+            dims: shape.iter().map(|&d| d as i64).collect(),
+            data_type: data_type as i32,
+            name: value_name(value),
+            raw_data,
+            ..Default::default()
+        });
+        value
+    }
+
+    fn op<const N: usize>(&mut self, op: &str, inputs: &[Value], attributes: [proto::Attribute; N]) -> Value {
+        let inputs: Vec<_> = inputs.iter().map(|v| Some(v.0)).collect();
+        self.push(op, "", &inputs, attributes.into())
+    }
+
+    fn microsoft<const N: usize>(
+        &mut self,
+        op: &str,
+        inputs: &[Option<usize>],
+        attributes: [proto::Attribute; N],
+    ) -> Value {
+        self.push(op, MICROSOFT, inputs, attributes.into())
+    }
+
+    fn push(&mut self, op: &str, domain: &str, inputs: &[Option<usize>], attributes: Vec<proto::Attribute>) -> Value {
+        let output = self.fresh();
+        let node = self.node(op, domain, inputs, vec![value_name(output)], attributes);
+        self.graph.node.push(node);
+        Value(output)
+    }
+
+    fn node(
+        &self,
+        op: &str,
+        domain: &str,
+        inputs: &[Option<usize>],
+        output: Vec<String>,
+        attribute: Vec<proto::Attribute>,
+    ) -> proto::Node {
+        let name = |input: &Option<usize>| input.map_or_else(String::new, value_name);
+        proto::Node {
+            input: inputs.iter().map(name).collect(),
+            output,
+            name: format!("{op}_{}", self.graph.node.len()),
+            op_type: op.to_owned(),
+            attribute,
+            domain: domain.to_owned(),
+        }
+    }
+
+    /// A value for the input called `name`, so that all values have names of one kind.
+    fn named_input(&mut self, name: &str) -> Value {
+        let value = self.fresh();
+        self.graph.node.push(proto::Node {
+            input: vec![name.to_owned()],
+            output: vec![value_name(value)],
+            name: format!("Identity_{}", self.graph.node.len()),
+            op_type: "Identity".to_owned(),
+            ..Default::default()
+        });
+        Value(value)
+    }
+
+    fn fresh(&mut self) -> usize {
+        self.values += 1;
+        self.values
+    }
+}
+
+fn value_name(value: usize) -> String {
+    format!("v{value}")
+}
+
+fn value_info(name: &str, data_type: proto::DataType, dims: &[Dim]) -> proto::ValueInfo {
+    let dimension = |dim: &Dim| proto::Dimension {
+        size: Some(match *dim {
+            Dim::Fixed(size) => proto::DimensionSize::Value(size as i64),
+            Dim::Any(name) => proto::DimensionSize::Parameter(name.to_owned()),
+        }),
+    };
+    let shape = proto::Shape { dim: dims.iter().map(dimension).collect() };
+    let tensor = proto::TensorType { elem_type: data_type as i32, shape: Some(shape) };
+    proto::ValueInfo { name: name.to_owned(), r#type: Some(proto::Type { tensor_type: Some(tensor) }) }
+}
+
+fn attribute(name: &str, kind: proto::AttributeType) -> proto::Attribute {
+    proto::Attribute { name: name.to_owned(), r#type: kind as i32, ..Default::default() }
+}
+
+fn int(name: &str, i: i64) -> proto::Attribute {
+    proto::Attribute { i, ..attribute(name, proto::AttributeType::Int) }
+}
+
+fn ints(name: &str, values: &[i64]) -> proto::Attribute {
+    proto::Attribute { ints: values.to_vec(), ..attribute(name, proto::AttributeType::Ints) }
+}
+
+fn float(name: &str, f: f32) -> proto::Attribute {
+    proto::Attribute { f, ..attribute(name, proto::AttributeType::Float) }
+}
+
+fn text(name: &str, s: &str) -> proto::Attribute {
+    proto::Attribute { s: s.as_bytes().to_vec(), ..attribute(name, proto::AttributeType::String) }
+}

@@ -1,0 +1,177 @@
+//! The parts of a pipeline on ONNX Runtime: text model, denoiser, codec.
+
+use std::sync::{Arc, OnceLock};
+
+use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis, Slice};
+use sd_core::{BoxError, Denoiser, LatentCodec, LatentDistribution};
+use sd_text::{ClipSkip, TextModel};
+
+use crate::{
+    Error,
+    models::{
+        clip_text::{self, ClipTextConfig},
+        unet::{self, UnetConfig},
+        vae::{self, VaeConfig},
+    },
+    runtime::Runtime,
+    session::{Input, Session},
+    weights::Weights,
+};
+
+/// CLIP's text transformer.
+pub(crate) struct OnnxTextModel {
+    config: ClipTextConfig,
+    session: Session,
+}
+
+impl OnnxTextModel {
+    pub fn new(
+        config: ClipTextConfig,
+        weights: &Weights,
+        runtime: &Arc<Runtime>,
+        threads: usize,
+    ) -> Result<Self, Error> {
+        let session = Session::new("text encoder", &clip_text::graph(&config, weights)?, runtime, threads)?;
+        Ok(Self { config, session })
+    }
+}
+
+impl TextModel for OnnxTextModel {
+    fn layers(&self) -> usize {
+        self.config.layers
+    }
+
+    fn width(&self) -> usize {
+        self.config.width
+    }
+
+    fn max_length(&self) -> usize {
+        self.config.max_length
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn hidden_states(&self, ids: ArrayView2<'_, i64>, clip_skip: ClipSkip) -> Result<Array3<f32>, BoxError> {
+        let shape = [ids.nrows(), ids.ncols()];
+        let ids = ids.as_standard_layout();
+        let ids = ids.as_slice().expect("standard layout");
+        let output = clip_text::output_name(clip_skip.number());
+        let states = self.session.run([("input_ids", Input::I64(&shape, ids))], &output, |_, states| states.to_vec())?;
+        Ok(Array3::from_shape_vec((shape[0], shape[1], self.config.width), states)?)
+    }
+}
+
+/// The UNet.
+pub(crate) struct OnnxDenoiser {
+    config: UnetConfig,
+    session: Session,
+}
+
+impl OnnxDenoiser {
+    pub fn new(config: UnetConfig, weights: &Weights, runtime: &Arc<Runtime>, threads: usize) -> Result<Self, Error> {
+        let session = Session::new("UNet", &unet::graph(&config, weights)?, runtime, threads)?;
+        Ok(Self { config, session })
+    }
+}
+
+impl Denoiser for OnnxDenoiser {
+    fn latent_channels(&self) -> usize {
+        self.config.in_channels
+    }
+
+    fn context_width(&self) -> usize {
+        self.config.cross_attention_dim
+    }
+
+    fn predict(
+        &self,
+        latents: ArrayView4<'_, f32>,
+        timestep: f32,
+        context: ArrayView3<'_, f32>,
+        mut output: ArrayViewMut4<'_, f32>,
+    ) -> Result<(), BoxError> {
+        let (shape, context_shape) = (latents.shape(), context.shape());
+        let (latents, context) = (latents.as_standard_layout(), context.as_standard_layout());
+        let inputs = [
+            ("sample", Input::F32(shape, latents.as_slice().expect("standard layout"))),
+            ("timestep", Input::F32(&[1], &[timestep])),
+            ("encoder_hidden_states", Input::F32(context_shape, context.as_slice().expect("standard layout"))),
+        ];
+        let dim = output.dim();
+        self.session.run(inputs, "output", |_, data| {
+            ArrayView4::from_shape(dim, data).map(|prediction| output.assign(&prediction))
+        })??;
+        Ok(())
+    }
+}
+
+/// The autoencoder. The encoder's session is made when it is first used: text to image never needs it.
+pub(crate) struct OnnxCodec {
+    config: VaeConfig,
+    decoder: Session,
+    weights: Weights,
+    runtime: Arc<Runtime>,
+    threads: usize,
+    encoder: OnceLock<Session>,
+}
+
+impl OnnxCodec {
+    pub fn new(config: VaeConfig, weights: Weights, runtime: &Arc<Runtime>, threads: usize) -> Result<Self, Error> {
+        let decoder = Session::new("VAE decoder", &vae::decoder(&config, &weights)?, runtime, threads)?;
+        Ok(Self { config, decoder, weights, runtime: runtime.clone(), threads, encoder: OnceLock::new() })
+    }
+
+    fn encoder(&self) -> Result<&Session, Error> {
+        if let Some(encoder) = self.encoder.get() {
+            return Ok(encoder);
+        }
+        let model = vae::encoder(&self.config, &self.weights)?;
+        let encoder = Session::new("VAE encoder", &model, &self.runtime, self.threads)?;
+        // Two threads may both have made one; the first stays.
+        Ok(self.encoder.get_or_init(|| encoder))
+    }
+}
+
+impl LatentCodec for OnnxCodec {
+    fn latent_channels(&self) -> usize {
+        self.config.latent_channels
+    }
+
+    fn factor(&self) -> usize {
+        self.config.factor()
+    }
+
+    fn decode(&self, latents: ArrayView4<'_, f32>) -> Result<Array4<f32>, BoxError> {
+        let VaeConfig { scaling_factor, shift_factor, .. } = self.config;
+        let latents = latents.mapv(|v| v / scaling_factor + shift_factor);
+        let latents = latents.as_standard_layout();
+        run_image(&self.decoder, ["latents", "image"], latents.view())
+    }
+
+    fn encode(&self, image: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError> {
+        let moments = run_image(self.encoder()?, ["image", "moments"], image)?;
+        let channels = self.config.latent_channels as isize;
+        let part = |from, to| moments.slice_axis(Axis(1), Slice::new(from, Some(to), 1)).to_owned();
+        Ok(LatentDistribution {
+            mean: part(0, channels),
+            // As diffusers' `DiagonalGaussianDistribution` clamps it.
+            log_variance: part(channels, 2 * channels).mapv_into(|v| v.clamp(-30.0, 20.0)),
+            scale: self.config.scaling_factor,
+            shift: self.config.shift_factor,
+        })
+    }
+}
+
+/// Runs a session of one image input and one image output.
+fn run_image(session: &Session, [input, output]: [&str; 2], x: ArrayView4<'_, f32>) -> Result<Array4<f32>, BoxError> {
+    let shape = x.shape();
+    let x = x.as_standard_layout();
+    let inputs = [(input, Input::F32(shape, x.as_slice().expect("standard layout")))];
+    Ok(session.run(inputs, output, |shape, data| {
+        let dims: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
+        let [n, c, h, w] = dims[..] else { unreachable!("the graph's output has four dimensions") };
+        Array4::from_shape_vec((n, c, h, w), data.to_vec())
+    })??)
+}

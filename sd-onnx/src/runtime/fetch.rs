@@ -1,0 +1,126 @@
+//! Downloading the library: `pip` fetches the pinned wheel, the one library in it goes to the cache folder.
+//!
+//! A lock keeps several processes from fetching at once. The library appears under its name by a rename, after its
+//! checksum was right, so what has the name is whole.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    RuntimeError,
+    release::{Release, VERSION},
+};
+
+/// The library's path in `cache`, fetched if it is not there.
+pub(super) fn fetch(release: &Release, cache: &Path) -> Result<PathBuf, RuntimeError> {
+    let failed = |what: String| move |error: io::Error| RuntimeError::Fetch { problem: format!("{what}: {error}") };
+    let at = |verb: &str, path: &Path| failed(format!("{verb} {}", path.display()));
+
+    fs::create_dir_all(cache).map_err(at("creating", cache))?;
+    let lock_path = cache.join("fetch.lock");
+    let lock = File::create(&lock_path).map_err(at("creating", &lock_path))?;
+    // Released when the file is closed, also by a process that dies.
+    lock.lock().map_err(at("locking", &lock_path))?;
+
+    let folder = cache.join(release.folder());
+    let library = folder.join(release.file());
+    if library.exists() {
+        return Ok(library);
+    }
+    eprintln!("Fetching ONNX Runtime {VERSION} with pip, once, into {} …", folder.display());
+    let work = tempfile::tempdir_in(cache).map_err(at("creating a folder in", cache))?;
+    let wheel = download(release, work.path())?;
+    check(&wheel, release.wheel_sha256)?;
+
+    let unpacked = work.path().join(release.file());
+    unpack(&wheel, release.member, &unpacked)
+        .map_err(|error| RuntimeError::Fetch { problem: format!("unpacking {}: {error}", wheel.display()) })?;
+    check(&unpacked, release.library_sha256)?;
+    fs::create_dir_all(&folder).map_err(at("creating", &folder))?;
+    fs::rename(&unpacked, &library).map_err(at("renaming to", &library))?;
+    Ok(library)
+}
+
+/// The path of the wheel in `folder`.
+fn download(release: &Release, folder: &Path) -> Result<PathBuf, RuntimeError> {
+    // The wheel is named by its own tags, so the host's Python can be any that has pip.
+    let requirement = format!("onnxruntime=={VERSION}");
+    let arguments = [
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--implementation=cp",
+        "--python-version=3.11",
+        "--abi=cp311",
+        "--platform",
+        release.tag,
+        &requirement,
+        "--dest",
+    ];
+    let mut problems = Vec::new();
+    for python in ["python3", "python"] {
+        match Command::new(python).args(arguments).arg(folder).output() {
+            Ok(output) if output.status.success() => {
+                let wheels = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+                return wheels.into_iter().find(|path| path.extension().is_some_and(|e| e == "whl")).ok_or_else(|| {
+                    RuntimeError::Fetch { problem: format!("`{python} -m pip download` left no wheel") }
+                });
+            }
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").trim();
+                problems.push(format!("`{python} -m pip download {requirement}` failed ({}): {last}", output.status));
+            }
+            Err(error) => problems.push(format!("`{python}`: {error}")),
+        }
+    }
+    problems.push("Python 3 with pip is needed, or ORT_DYLIB_PATH with the path of an ONNX Runtime library".into());
+    Err(RuntimeError::Fetch { problem: problems.join("; ") })
+}
+
+fn unpack(wheel: &Path, member: &str, target: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let mut archive = zip::ZipArchive::new(File::open(wheel)?)?;
+    let mut file = File::create(target)?;
+    io::copy(&mut archive.by_name(member)?, &mut file)?;
+    // On the disk before the rename, so that a power cut leaves no short file under the right name.
+    file.sync_all()?;
+    Ok(())
+}
+
+fn check(path: &Path, expected: &str) -> Result<(), RuntimeError> {
+    let mut hasher = Sha256::new();
+    let copied = File::open(path).and_then(|mut file| io::copy(&mut file, &mut io_writer(&mut hasher)));
+    copied.map_err(|error| RuntimeError::Fetch { problem: format!("reading {}: {error}", path.display()) })?;
+    let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    if found == expected {
+        return Ok(());
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Err(RuntimeError::Fetch { problem: format!("{name} has SHA-256 {found}, expected {expected}") })
+}
+
+/// `sha2` 0.11 hashes by `update`; `io::copy` wants a writer.
+fn io_writer(hasher: &mut Sha256) -> impl io::Write + '_ {
+    struct Writer<'a>(&'a mut Sha256);
+    impl io::Write for Writer<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    Writer(hasher)
+}

@@ -1,0 +1,473 @@
+"""Makes the golden values of this folder, or writes the models they were made with as diffusers folders.
+
+    make.py                                          the golden values, in this folder (asserts that they can fail)
+    make.py --write DIR [--shape NAME] [--dtype T]   the small models as diffusers folders, DIR/NAME
+    make.py --full DIR --tokenizer DIR [--dtype T]   a random-weight Stable Diffusion 1.5, full size
+
+See README.md for the layout.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import math
+import shutil
+import warnings
+from pathlib import Path
+
+import diffusers
+import numpy
+import safetensors.torch
+import tokenizers
+import torch
+import transformers
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from shapes import BOS, EOS, FULL, SHAPES, VOCABULARY, scale_and_offset
+
+HERE = Path(__file__).parent
+PROMPT, NEGATIVE, OTHER = "a cute fox girl, watercolour", "blurry, low quality", "an old stone bridge in the rain"
+STEPS, GUIDANCE, SEED, LARGE_SEED = 20, 7.5, 42, 2**32 + 7
+TOLERANCE = 1e-4  # relative L2, what the Rust tests ask for
+
+SAMPLERS = {
+    "euler": EulerDiscreteScheduler,
+    "euler-ancestral": EulerAncestralDiscreteScheduler,
+    "heun": HeunDiscreteScheduler,
+    "ddim": DDIMScheduler,
+    "dpmpp-2m": DPMSolverMultistepScheduler,
+}
+DPMPP_2M = dict(algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint")
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--write", type=Path, metavar="DIR", help="write the small models as diffusers folders")
+    arguments.add_argument("--full", type=Path, metavar="DIR", help="write a full-size model")
+    arguments.add_argument("--shape", choices=SHAPES, help="only this one")
+    arguments.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    arguments.add_argument("--tokenizer", type=Path, metavar="DIR",
+                           help="the full CLIP tokenizer: copied by --full; without it and --write, cut down anew")
+    arguments = arguments.parse_args()
+
+    versions = {"diffusers": diffusers, "transformers": transformers, "torch": torch, "numpy": numpy,
+                "safetensors": safetensors, "tokenizers": tokenizers}
+    for line in (HERE / "requirements.txt").read_text().split():
+        name, version = line.split("==")
+        found = versions[name].__version__.split("+")[0]
+        assert found == version, f"{name} is {found}, the golden values need {version}"
+    assert torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"), "torch.randn has other last bits without AVX2"
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.set_grad_enabled(False)
+    warnings.filterwarnings("ignore")
+    diffusers.logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
+
+    names = [arguments.shape] if arguments.shape else list(SHAPES)
+    dtype = getattr(torch, arguments.dtype)
+    if arguments.full:
+        assert arguments.tokenizer, "--full needs --tokenizer"
+        write(arguments.full, build(FULL, recipes(FULL, 1)), arguments.tokenizer, dtype)
+    elif arguments.write:
+        for name in names:
+            write(arguments.write / name, build(SHAPES[name], read_recipes(name)), HERE / "tokenizer", dtype)
+    else:
+        if arguments.tokenizer:
+            cut_tokenizer(arguments.tokenizer)
+        check_tokenizer()
+        for name in names:
+            golden(name)
+
+
+# ---------------------------------------------------------------- models
+
+
+def configured(shape):
+    """The three networks, weights unset, and the scheduler's own object."""
+    class_name, scheduler = shape["scheduler"]
+    return {
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**shape["text"], architectures=["CLIPTextModel"])),
+        "unet": UNet2DConditionModel(**shape["unet"]),
+        "vae": AutoencoderKL(**shape["vae"]),
+        "scheduler": getattr(diffusers, class_name)(**scheduler),
+    }
+
+
+def recipes(shape, first_seed):
+    """One recipe per tensor, seeds counted up from `first_seed` so that no two tensors share one."""
+    parts, seed = {}, first_seed
+    for part, model in configured(shape).items():
+        if part == "scheduler":
+            continue
+        parts[part] = []
+        for name, tensor in model.state_dict().items():
+            if name.endswith("position_ids"):
+                continue
+            scale, offset = scale_and_offset(part, name, tensor.shape, shape["knobs"])
+            parts[part].append(dict(name=name, shape=list(tensor.shape), seed=seed, scale=scale, offset=offset))
+            seed += 1
+    return parts
+
+
+def tensor_of(recipe):
+    """float16(offset + scale * randn), every operation in float32."""
+    values = torch.randn(math.prod(recipe["shape"]), generator=torch.Generator().manual_seed(recipe["seed"]))
+    values = values * torch.tensor(recipe["scale"], dtype=torch.float32)
+    values = values + torch.tensor(recipe["offset"], dtype=torch.float32)
+    return values.to(torch.float16).to(torch.float32).reshape(recipe["shape"])
+
+
+def build(shape, parts):
+    models = configured(shape)
+    for part, tensors in parts.items():
+        missing, unexpected = models[part].load_state_dict({r["name"]: tensor_of(r) for r in tensors}, strict=False)
+        assert not unexpected and all(name.endswith("position_ids") for name in missing), (missing, unexpected)
+        models[part].eval()
+    return models
+
+
+def pipeline_of(models, tokenizer):
+    # The pipeline writes `steps_offset` 1 and `clip_sample` false into the scheduler it is given: give it a copy.
+    copy = type(models["scheduler"]).from_config(models["scheduler"].config)
+    pipeline = StableDiffusionPipeline(
+        **{k: models[k] for k in ("text_encoder", "unet", "vae")}, scheduler=copy, tokenizer=tokenizer,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def write(folder, models, tokenizer, dtype):
+    pipeline = pipeline_of(models, CLIPTokenizer.from_pretrained(tokenizer)).to(dtype)
+    pipeline.save_pretrained(folder)
+    models["scheduler"].save_pretrained(folder / "scheduler")
+    # As older folders have it: the two files, and no tokenizer.json.
+    shutil.rmtree(folder / "tokenizer")
+    (folder / "tokenizer").mkdir()
+    for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        shutil.copyfile(tokenizer / file, folder / "tokenizer" / file)
+    print(folder, sum(p.numel() for m in ("text_encoder", "unet", "vae") for p in models[m].parameters()), "weights")
+
+
+# ---------------------------------------------------------------- tokenizer
+
+
+def cut_tokenizer(full):
+    """The first 512 + 500 entries of CLIP's vocabulary, which are the 512 bytes and the first 500 merges."""
+    vocabulary = sorted((json.loads((full / "vocab.json").read_text())).items(), key=lambda entry: entry[1])
+    merges = (full / "merges.txt").read_text().split("\n")[:501]
+    kept = [token for token, _ in vocabulary[:BOS]]
+    assert kept[512:] == [m.replace(" ", "") for m in merges[1:]]
+    kept += ["<|startoftext|>", "<|endoftext|>"]
+    folder = HERE / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(kept)}, ensure_ascii=False))
+    (folder / "merges.txt").write_text("\n".join(merges) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(dict(
+        model_max_length=77, pad_token="<|endoftext|>", bos_token="<|startoftext|>", eos_token="<|endoftext|>",
+        unk_token="<|endoftext|>", do_lower_case=True, tokenizer_class="CLIPTokenizer"), indent=1) + "\n")
+
+
+def check_tokenizer():
+    tokenizer = CLIPTokenizer.from_pretrained(HERE / "tokenizer")
+    assert len(tokenizer) == VOCABULARY
+    for text in (PROMPT, NEGATIVE, OTHER):
+        ids = token_ids(tokenizer, text)[0].tolist()
+        used = ids.index(EOS)
+        assert ids[0] == BOS and len(ids) == 77 and used < 76 and set(ids[used:]) == {EOS}
+        assert tokenizer.decode(ids[1:used]).replace(" ", "") == text.replace(" ", "")
+
+
+def token_ids(tokenizer, text):
+    return tokenizer(text, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+
+
+# ---------------------------------------------------------------- golden values
+
+
+def golden(name):
+    shape, folder = SHAPES[name], HERE / name
+    folder.mkdir(exist_ok=True)
+    parts = recipes(shape, 1000 * (1 + list(SHAPES).index(name)) * 10)
+    models = build(shape, parts)
+    for part, model in models.items():
+        model.save_config(folder) if part != "text_encoder" else model.config.save_pretrained(folder)
+        written = {"text_encoder": "config.json", "scheduler": "scheduler_config.json"}.get(part, "config.json")
+        (folder / written).rename(folder / f"{part}.json")
+    scheduler = json.loads((folder / "scheduler.json").read_text())
+    (folder / "scheduler.json").write_text(json.dumps(scheduler, indent=None if scheduler.get("trained_betas") else 2) + "\n")
+    lines = [f'"{p}":[\n' + ",\n".join(json.dumps(r, separators=(",", ":")) for r in t) + "\n]" for p, t in parts.items()]
+    (folder / "weights.json").write_text("{" + ",\n".join(lines) + "}\n")
+
+    reference = Reference(shape, models)
+    tensors, cases = {}, dict(prompt=PROMPT, negative=NEGATIVE)
+    text_cases(reference, tensors, cases)
+    unet_cases(reference, tensors, cases)
+    vae_cases(reference, tensors, cases)
+    run_cases(reference, tensors, cases)
+    tensors = {k: v.contiguous() for k, v in tensors.items()}
+    assert all(torch.isfinite(v).all() for v in tensors.values())
+    safetensors.torch.save_file(tensors, folder / "golden.safetensors")
+    (folder / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
+    check(name, reference, tensors, cases)
+
+
+class Reference:
+    """diffusers' pipeline around the models of one shape."""
+
+    def __init__(self, shape, models):
+        self.shape, self.models = shape, models
+        self.tokenizer = CLIPTokenizer.from_pretrained(HERE / "tokenizer")
+        self.pipeline = pipeline_of(models, self.tokenizer)
+        self.unet, self.vae, self.text = models["unet"], models["vae"], models["text_encoder"]
+        self.factor = 2 ** (len(shape["vae"]["block_out_channels"]) - 1)
+        assert self.pipeline.vae_scale_factor == self.factor
+
+    def embed(self, prompt, clip_skip=1):
+        output = self.text(token_ids(self.tokenizer, prompt), output_hidden_states=True)
+        embedding = self.text.final_layer_norm(output.hidden_states[-clip_skip])
+        if clip_skip == 1:
+            assert torch.equal(embedding, output.last_hidden_state)
+        return embedding
+
+    def noise(self, seed, size):
+        shape = (1, self.unet.config.in_channels, size[1] // self.factor, size[0] // self.factor)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+    def scheduler(self, sampler, **changes):
+        config = self.models["scheduler"].config
+        fixed = dict(clip_sample=config.get("clip_sample", False), steps_offset=config.get("steps_offset", 0),
+                     set_alpha_to_one=config.get("set_alpha_to_one", True))
+        assert not fixed["clip_sample"]
+        fixed |= DPMPP_2M if sampler == "dpmpp-2m" else {}
+        return SAMPLERS[sampler].from_config(config, **fixed | changes)
+
+    def run(self, sampler="euler", changes=None, prompt=PROMPT, negative=NEGATIVE, clip_skip=1, guidance=GUIDANCE,
+            seed=SEED, size=None, latents=None, dtype=torch.float32):
+        """The final latents, before division by the scaling factor."""
+        size = size or self.shape["size"]
+        self.pipeline.scheduler = self.scheduler(sampler, **(changes or dict(timestep_spacing="leading")))
+        # A generator advances past the first noise, so ancestral noise follows it as it does in the pipeline.
+        generator = torch.Generator().manual_seed(seed)
+        output = self.pipeline(
+            prompt_embeds=self.embed(prompt, clip_skip).to(dtype),
+            negative_prompt_embeds=self.embed(negative, clip_skip).to(dtype),
+            width=size[0], height=size[1], num_inference_steps=STEPS, guidance_scale=guidance, generator=generator,
+            latents=latents, output_type="latent")
+        return output.images
+
+    def decode(self, latents):
+        config = self.vae.config
+        return self.vae.decode(latents / config.scaling_factor + (config.shift_factor or 0)).sample
+
+
+def text_cases(reference, tensors, cases):
+    cases["text"] = []
+    for key, text in (("prompt", PROMPT), ("negative", NEGATIVE)):
+        tensors[f"text.{key}.ids"] = token_ids(reference.tokenizer, text).to(torch.int32)
+        for clip_skip in (1, 2, 3):
+            tensors[f"text.{key}.clip-skip-{clip_skip}"] = reference.embed(text, clip_skip)
+            cases["text"].append(dict(name=f"text.{key}.clip-skip-{clip_skip}", text=text, clip_skip=clip_skip))
+
+
+def unet_cases(reference, tensors, cases):
+    """Even, odd and tiny sizes; a whole and a fractional timestep."""
+    cases["unet"] = []
+    context = torch.cat([reference.embed(NEGATIVE), reference.embed(PROMPT)])
+    tensors["unet.context"] = context
+    last = reference.models["scheduler"].config.num_train_timesteps - 1
+    for index, (width, height, timestep) in enumerate([(8, 16, float(last)), (17, 13, 0.621 * last), (5, 3, 0.0)]):
+        generator = torch.Generator().manual_seed(index)
+        sample = torch.randn((2, reference.unet.config.in_channels, height, width), generator=generator)
+        timestep = torch.tensor(timestep)
+        name = f"unet.{index}"
+        tensors[f"{name}.sample"] = sample
+        tensors[f"{name}.output"] = reference.unet(sample, timestep, encoder_hidden_states=context).sample
+        cases["unet"].append(dict(name=name, timestep=timestep.item()))
+
+
+def vae_cases(reference, tensors, cases):
+    """Standard deviation 5 in, as the runs' final latents have; nothing is clamped but the log-variance."""
+    cases["vae_decode"], cases["vae_encode"] = [], []
+    for index, (width, height) in enumerate([(6, 8), (7, 5)]):
+        generator = torch.Generator().manual_seed(100 + index)
+        latents = 5 * torch.randn((1, reference.vae.config.latent_channels, height, width), generator=generator)
+        name = f"vae-decode.{index}"
+        tensors[f"{name}.latents"], tensors[f"{name}.image"] = latents, reference.vae.decode(latents).sample
+        cases["vae_decode"].append(dict(name=name))
+        # A side that is no multiple of the factor would be cut by the strided convolutions: whole multiples only.
+        size = (1, 3, height * reference.factor, width * reference.factor)
+        image = torch.rand(size, generator=generator) * 2 - 1
+        moments = reference.vae.encode(image).latent_dist
+        name = f"vae-encode.{index}"
+        tensors |= {f"{name}.image": image, f"{name}.mean": moments.mean, f"{name}.logvar": moments.logvar}
+        cases["vae_encode"].append(dict(name=name))
+
+
+def run_cases(reference, tensors, cases):
+    cases["runs"], config = [], reference.models["scheduler"].config
+    # diffusers' ancestral Euler and Heun refuse models that predict the sample.
+    samplers = [s for s in SAMPLERS if config.prediction_type != "sample" or s not in ("euler-ancestral", "heun")]
+    spaced = {f"{s}-{p}": (s, dict(timestep_spacing=p)) for s in samplers for p in ("leading", "linspace", "trailing")}
+    karras = {f"{s}-karras": (s, dict(timestep_spacing="linspace", use_karras_sigmas=True))
+              for s in samplers if s in ("euler", "heun", "dpmpp-2m")}
+    ladders = spaced | karras
+    odd, odd_size = reference.shape["odd"]
+    plan = [(name, ladder, {}) for name, ladder in ladders.items()] + [
+        ("odd-size", ladders[odd], dict(size=odd_size)),
+        ("clip-skip-2", ladders["euler-leading"], dict(clip_skip=2)),
+        ("no-guidance", ladders["euler-leading"], dict(guidance=1.0)),
+        ("large-seed", ladders["dpmpp-2m-karras" if odd == "euler-leading" else "euler-leading"], dict(seed=LARGE_SEED)),
+    ]
+    for name, (sampler, changes), options in plan:
+        options = dict(clip_skip=1, guidance=GUIDANCE, seed=SEED, size=reference.shape["size"]) | options
+        (width, height), seed = options["size"], options["seed"]
+        noise = f"noise.{seed}.{width}x{height}"
+        tensors[noise] = reference.noise(seed, options["size"])
+        latents = reference.run(sampler, changes, **options)
+        tensors[f"run.{name}.latents"] = latents
+        tensors[f"run.{name}.image"] = reference.decode(latents).clamp(-1, 1).to(torch.float16)
+        scheduler = reference.scheduler(sampler, **changes)
+        options.pop("size")
+        cases["runs"].append(dict(
+            name=f"run.{name}", sampler=sampler, **dict(karras=False) | {k.removeprefix("use_").removesuffix("_sigmas"): v
+                                                                         for k, v in changes.items()},
+            scheduler=type(scheduler).__name__, set_alpha_to_one=scheduler.config.get("set_alpha_to_one", True),
+            steps_offset=scheduler.config.steps_offset, steps=STEPS, width=width, height=height, **options, noise=noise))
+
+
+# ---------------------------------------------------------------- can the cases fail?
+
+
+def relative(a, b):
+    """Relative L2 distance of `b` from `a`."""
+    return (torch.linalg.vector_norm(a.double() - b.double()) / torch.linalg.vector_norm(a.double())).item()
+
+
+@contextlib.contextmanager
+def hooked(module, replacement):
+    handle = module.register_forward_hook(replacement, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def zero(module, args, kwargs, output):
+    return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
+
+
+def skip(module, args, kwargs, output):
+    first = args[0] if args else kwargs["hidden_states"]
+    if getattr(module, "conv_shortcut", None) is not None:
+        first = module.conv_shortcut(first)
+    return (first, *output[1:]) if isinstance(output, tuple) else first
+
+
+def residual(model):
+    """Each residual branch of a network, with the hook that leaves it out."""
+    kinds = {"Transformer2DModel": skip, "ResnetBlock2D": skip, "CLIPAttention": zero, "CLIPMLP": zero, "FeedForward": zero}
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if kind == "Attention":  # the VAE's adds its own residual
+            yield name, module, skip if module.residual_connection else zero
+        elif kind in kinds:
+            yield name, module, kinds[kind]
+
+
+def check(name, reference, tensors, cases):
+    final = tensors["run.euler-leading.latents"]
+    table = {}
+
+    # Wrong in one way: must move the final latents by a hundred times the tolerance.
+    table["other prompt"] = relative(final, reference.run(prompt=OTHER))
+    table["other negative"] = relative(final, reference.run(negative=OTHER))
+    table["clip skip 2"] = relative(final, tensors["run.clip-skip-2.latents"])
+    table["guidance 7"] = relative(final, reference.run(guidance=7.0))
+    with hooked(reference.unet.time_proj, lambda m, a, k, o: m(torch.full_like(a[0], 500.0)) if (a[0] != 500).all() else o):
+        table["constant timestep"] = relative(final, reference.run())
+    left_out = {}
+    for branch, module, hook in residual(reference.unet):
+        with hooked(module, hook):
+            left_out[branch] = relative(final, reference.run())
+    for kind, key in dict(resnet=".resnets.", attn1=".attn1", attn2=".attn2", ff=".ff", transformer=".attentions.").items():
+        found = {b: v for b, v in left_out.items() if key in b and (kind != "transformer" or b.count(".") <= 4 and "transformer" not in b)}
+        least = min(found, key=found.get)
+        table[f"without one {kind}, least"] = found[least]
+        print(f"    {least} {found[least]:.1e}")
+    for part, model, quantity in (
+        ("text", reference.text, lambda: reference.embed(PROMPT)),
+        ("vae encoder", reference.vae.encoder, lambda: reference.vae.encode(tensors["vae-encode.0.image"]).latent_dist.mean),
+        ("vae decoder", reference.vae.decoder, lambda: reference.decode(final)),
+    ):
+        whole, found = quantity(), {}
+        for branch, module, hook in residual(model):
+            with hooked(module, hook):
+                found[branch] = relative(whole, quantity())
+        least = min(found, key=found.get)
+        table[f"without one part of the {part}, least"] = found[least]
+        print(f"    {part} {least} {found[least]:.1e}")
+    wrong = dict(table)
+
+    # Near misses: five times the tolerance.
+    near = {}
+    for spacing in ("linspace", "trailing"):
+        near[f"Euler against DDIM, {spacing}"] = relative(
+            tensors[f"run.euler-{spacing}.latents"], tensors[f"run.ddim-{spacing}.latents"])
+    alpha = [reference.run("ddim", dict(timestep_spacing="leading", set_alpha_to_one=a)) for a in (False, True)]
+    near["set_alpha_to_one"] = relative(*alpha)
+
+    # Right but rounded otherwise: well within the tolerance.
+    noise = tensors[f"noise.{SEED}.{reference.shape['size'][0]}x{reference.shape['size'][1]}"]
+    stir = torch.randn(noise.shape, generator=torch.Generator().manual_seed(1))
+    stirred, double = {}, {}
+    ladders = {c["name"]: c for c in cases["runs"]}
+    for case in ladders.values():
+        if case["sampler"] == "euler-ancestral":
+            continue  # draws from the generator, which given latents would shift
+        changes = dict(timestep_spacing=case["timestep_spacing"], use_karras_sigmas=case["karras"])
+        options = dict(guidance=case["guidance"], clip_skip=case["clip_skip"], seed=case["seed"],
+                       size=(case["width"], case["height"]))
+        if not case["karras"]:
+            del changes["use_karras_sigmas"]
+        start, end = tensors[case["noise"]], tensors[f"{case['name']}.latents"]
+        if case["name"] in ("run.euler-leading", "run.ddim-leading", "run.dpmpp-2m-karras", "run.euler-karras"):
+            stirred[case["name"]] = relative(end, reference.run(
+                case["sampler"], changes, latents=start * (1 + 1e-6 * stir), **options))
+        if case["name"] != "run.odd-size" or start.numel() < 4096:
+            reference.unet.double(), reference.text.double()
+            double[case["name"]] = relative(end, reference.run(
+                case["sampler"], changes, latents=start.double(), dtype=torch.float64, **options))
+            reference.unet.float(), reference.text.float()
+    rounding = {"noise stirred by 1e-6, most": max(stirred.values()), "in double precision, most": max(double.values())}
+
+    image = tensors["run.euler-leading.image"].float()
+    saturated = max((tensors[f"{c}.image"].abs() == 1).float().mean().item() for c in ladders)
+    spread = {c: tensors[f"{c}.latents"].std().item() for c in ladders}
+    print(f"{name}:")
+    for row, value in (wrong | near | rounding).items():
+        print(f"    {row:40} {value:.1e}")
+    print(f"    latents' standard deviation {min(spread.values()):.2f} to {max(spread.values()):.2f}; "
+          f"image {image.std():.2f}, at the limits {saturated:.1%}; "
+          f"log-variance clamped {(tensors['vae-encode.0.logvar'] == 20).float().mean():.1%}", flush=True)
+    print("    ", {k: f"{v:.0e}" for k, v in double.items()})
+    assert min(wrong.values()) >= 100 * TOLERANCE, min(wrong, key=wrong.get)
+    assert min(near.values()) >= 5 * TOLERANCE, min(near, key=near.get)
+    assert max(rounding.values()) <= 0.3 * TOLERANCE, max(rounding, key=rounding.get)
+    assert 0.5 <= min(spread.values()) and max(spread.values()) <= 20, spread
+    assert saturated <= 0.2 and image.std() >= 0.1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,589 @@
+//! Which noise levels a run visits.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::{BetaSchedule, NoiseSchedule};
+
+/// A rule that picks the noise levels of a run from those the model was trained on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Ladder {
+    /// Training timesteps at even distances.
+    Spaced(Spacing),
+    /// Sigmas whose `rho`-th roots are evenly spaced: equation 5 of <https://arxiv.org/abs/2206.00364>.
+    Karras {
+        /// The larger, the more rungs near the clean end; above 0. The paper's value is 7.
+        rho: f32,
+        /// `None` spans every trained sigma (k-diffusion, WebUI, diffusers' DPM++); `Some` spans the sigmas which that
+        /// spacing would visit (diffusers' Euler and Heun).
+        over: Option<Spacing>,
+    },
+}
+
+/// Which training timesteps stand for a run of N: table 2 of <https://arxiv.org/abs/2305.08891>. For T = 1000, N = 20:
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spacing {
+    /// Multiples of T / N from the clean end, plus the model's `steps_offset` (1): 951, 901, … 1. What Stable Diffusion
+    /// was published with.
+    Leading,
+    /// Both ends included: 999, 946.42, … 0.
+    Linspace,
+    /// Multiples of T / N from the noisy end: 999, 949, … 49. For models with zero terminal SNR.
+    Trailing,
+}
+
+/// How a sampler counts and scales, where reference implementations of different samplers differ.
+///
+/// The default is diffusers' Euler: N points, nothing rounded, first x by the spacing, Karras allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Conventions {
+    /// How many points a spacing has.
+    pub counting: Counting,
+    /// Whether linspace's timesteps are rounded (half to even) to whole ones. Default false.
+    pub integer_timesteps: bool,
+    /// Whether the model is told whole timesteps on a Karras ladder: rounded half to even, or on a cosine schedule cut
+    /// off after the point, as diffusers does. Sigmas are not touched. Default false.
+    pub rounded_karras_timesteps: bool,
+    /// What the first x is scaled by.
+    pub first_x: FirstX,
+    /// Whether the sampler can't leave the training timesteps, which Karras does. Default false.
+    pub on_grid_only: bool,
+}
+
+/// How many points a spacing has for N steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Counting {
+    /// N: Euler, Heun, DDIM.
+    #[default]
+    N,
+    /// N + 1 with the cleanest dropped, for leading and linspace: the DPM-Solver family.
+    NPlusOne,
+}
+
+/// What unit noise is multiplied by to make the first x.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FirstX {
+    /// `sqrt(sigma² + 1)` on the leading spacing and Karras over it, `sigma` on all others: diffusers' Euler and Heun.
+    #[default]
+    BySpacing,
+    /// `sqrt(sigma² + 1)`, which is unit noise in the variance-preserving scaling: DDIM and DPM++.
+    VariancePreserving,
+}
+
+/// The noise levels of one run, noisiest first, and the training timestep that the model is told at each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rungs {
+    schedule: Arc<NoiseSchedule>,
+    sigmas: Vec<f32>,
+    timesteps: Vec<f32>,
+    initial_scale: f32,
+}
+
+/// One noise level of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rung {
+    /// Its place on the ladder: 0 is the noisiest.
+    pub index: usize,
+    /// The standard deviation of the noise, above 0, in the variance-exploding scaling.
+    pub sigma: f32,
+    /// The training timestep the model is told: 0 to T - 1, whole or not.
+    pub timestep: f32,
+}
+
+/// A ladder that can't be made.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[non_exhaustive]
+pub enum LadderError {
+    /// No steps, or more than the model has training timesteps.
+    #[error("steps: expected 1 to {max}, found {steps}")]
+    Steps {
+        /// The number asked for.
+        steps: usize,
+        /// The number of training timesteps.
+        max: usize,
+    },
+    /// The sampler can only stand on training timesteps, and a Karras ladder leaves them.
+    #[error(
+        "the sampler can only stand on training timesteps: expected a spaced ladder, found Karras"
+    )]
+    OffGrid,
+    /// Karras's rho is not a finite number above 0.
+    #[error("rho: expected a finite number above 0, found {0}")]
+    Rho(f32),
+    /// A run needs one sigma per timestep and a last one of 0.
+    #[error(
+        "expected one timestep or more and one sigma more than timesteps, found {sigmas} sigmas and {timesteps} timesteps"
+    )]
+    Lengths {
+        /// The number of sigmas.
+        sigmas: usize,
+        /// The number of timesteps.
+        timesteps: usize,
+    },
+    /// A sigma does not fall below the one before it, is not finite, or the last is not 0.
+    #[error(
+        "sigma {index}: expected finite sigmas that fall strictly to a last one of 0, found {sigma}"
+    )]
+    Sigma {
+        /// Its place.
+        index: usize,
+        /// The value found.
+        sigma: f32,
+    },
+    /// A timestep is not a finite number from 0 to T - 1.
+    #[error("timestep {index}: expected 0 to {max}, found {timestep}")]
+    Timestep {
+        /// Its place.
+        index: usize,
+        /// The value found.
+        timestep: f32,
+        /// T - 1.
+        max: usize,
+    },
+    /// The scale of the first x is not a finite number above 0.
+    #[error("initial scale: expected a finite number above 0, found {0}")]
+    InitialScale(f32),
+}
+
+impl Ladder {
+    /// [`Spacing::Leading`].
+    pub const fn leading() -> Self {
+        Self::Spaced(Spacing::Leading)
+    }
+
+    /// [`Spacing::Linspace`].
+    pub const fn linspace() -> Self {
+        Self::Spaced(Spacing::Linspace)
+    }
+
+    /// [`Spacing::Trailing`].
+    pub const fn trailing() -> Self {
+        Self::Spaced(Spacing::Trailing)
+    }
+
+    /// [`Karras`](Self::Karras) with rho 7 over every trained sigma.
+    pub const fn karras() -> Self {
+        Self::Karras {
+            rho: 7.0,
+            over: None,
+        }
+    }
+
+    /// [`Karras`](Self::Karras) with rho 7 over the sigmas of a spacing.
+    pub const fn karras_over(spacing: Spacing) -> Self {
+        Self::Karras {
+            rho: 7.0,
+            over: Some(spacing),
+        }
+    }
+
+    /// The noise levels of a run of `steps` steps.
+    ///
+    /// Equal to diffusers' wherever diffusers gives a ladder. Where its formulas would leave the trained range or
+    /// repeat a timestep, timestep i is at most T - 1 - i, so every number of steps works. Two formulas are not
+    /// followed: a one-point linspace starts at T - 1 (numpy's is 0, the clean end), and trailing has N points where
+    /// rounding gives `np.arange` N + 1.
+    ///
+    /// # Errors
+    /// [`LadderError::Steps`] for `steps` outside 1 to T, [`LadderError::OffGrid`] for Karras where
+    /// `conventions.on_grid_only`, [`LadderError::Rho`], and [`LadderError::Sigma`] where sigmas are too close to each
+    /// other for float32.
+    pub fn rungs(
+        &self,
+        schedule: &Arc<NoiseSchedule>,
+        steps: usize,
+        conventions: &Conventions,
+    ) -> Result<Rungs, LadderError> {
+        let max = schedule.num_train_timesteps();
+        if !(1..=max).contains(&steps) {
+            return Err(LadderError::Steps { steps, max });
+        }
+        let (sigmas, timesteps, spacing) = match *self {
+            Self::Spaced(spacing) => {
+                let timesteps = spacing.timesteps(schedule, steps, conventions);
+                (
+                    timesteps.iter().map(|&t| schedule.interpolate(t)).collect(),
+                    timesteps,
+                    Some(spacing),
+                )
+            }
+            Self::Karras { .. } if conventions.on_grid_only => return Err(LadderError::OffGrid),
+            Self::Karras { rho, .. } if !(rho > 0.0 && rho.is_finite()) => {
+                return Err(LadderError::Rho(rho));
+            }
+            Self::Karras { rho, over } => {
+                let sigmas = karras(over, rho.into(), schedule, steps, conventions);
+                let whole = conventions.rounded_karras_timesteps;
+                let timestep = |&sigma: &f64| match schedule.invert(sigma) {
+                    timestep if !whole => timestep,
+                    timestep if schedule.beta_schedule() == BetaSchedule::Cosine => {
+                        timestep.trunc()
+                    }
+                    timestep => timestep.round_ties_even(),
+                };
+                let timesteps: Vec<f64> = sigmas.iter().map(timestep).collect();
+                (sigmas, timesteps, over)
+            }
+        };
+        let first = sigmas[0] as f32;
+        let initial_scale = match (conventions.first_x, spacing) {
+            (FirstX::VariancePreserving, _) | (_, Some(Spacing::Leading)) => {
+                (first * first + 1.0).sqrt()
+            }
+            _ => first,
+        };
+        let sigmas = sigmas
+            .iter()
+            .map(|&sigma: &f64| sigma as f32)
+            .chain([0.0])
+            .collect();
+        let timesteps = timesteps.iter().map(|&timestep| timestep as f32).collect();
+        Rungs::new(schedule, sigmas, timesteps, initial_scale)
+    }
+}
+
+impl Spacing {
+    /// In float64, as numpy computes them, noisiest first.
+    fn timesteps(
+        self,
+        schedule: &NoiseSchedule,
+        steps: usize,
+        conventions: &Conventions,
+    ) -> Vec<f64> {
+        let trained = schedule.num_train_timesteps();
+        let extra = match conventions.counting {
+            Counting::N => 0,
+            Counting::NPlusOne => 1,
+        };
+        let last = (trained - 1) as f64;
+        let formula = |i: usize| {
+            // The point's place counted from the clean end, which numpy computes from.
+            let place = steps + extra - 1 - i;
+            match self {
+                Self::Leading => {
+                    (place * (trained / (steps + extra)).max(1) + schedule.steps_offset()) as f64
+                }
+                Self::Linspace => {
+                    let intervals = steps + extra - 1;
+                    let timestep = if place == intervals {
+                        last
+                    } else {
+                        place as f64 * (last / intervals as f64)
+                    };
+                    if conventions.integer_timesteps {
+                        timestep.round_ties_even()
+                    } else {
+                        timestep
+                    }
+                }
+                Self::Trailing => {
+                    let trained = trained as f64;
+                    // np.arange takes the difference of its first two values for its step.
+                    let step = (trained - trained / steps as f64) - trained;
+                    (trained + i as f64 * step).round_ties_even() - 1.0
+                }
+            }
+        };
+        (0..steps)
+            .map(|i| formula(i).min(last - i as f64))
+            .collect()
+    }
+}
+
+/// Equation 5 of <https://arxiv.org/abs/2206.00364>.
+fn karras(
+    over: Option<Spacing>,
+    rho: f64,
+    schedule: &NoiseSchedule,
+    steps: usize,
+    conventions: &Conventions,
+) -> Vec<f64> {
+    let (max, min) = match over {
+        None => (schedule.sigma_max().into(), schedule.sigma_min().into()),
+        Some(spacing) => {
+            let timesteps = spacing.timesteps(schedule, steps, conventions);
+            (
+                schedule.interpolate(timesteps[0]),
+                schedule.interpolate(timesteps[steps - 1]),
+            )
+        }
+    };
+    let root = |sigma: f64| sigma.powf(1.0 / rho);
+    let ramp = |i: usize| {
+        if i == 0 {
+            0.0
+        } else {
+            i as f64 / (steps - 1) as f64
+        }
+    };
+    (0..steps)
+        .map(|i| (root(max) + ramp(i) * (root(min) - root(max))).powf(rho))
+        .collect()
+}
+
+impl Rungs {
+    /// Rungs of one's own: `sigmas` with the 0 at the end, `timesteps` one fewer, and what unit noise is multiplied by
+    /// to make the first x (see [`FirstX`]).
+    ///
+    /// # Errors
+    /// [`LadderError`] for lengths that do not fit, sigmas that are not finite or do not fall strictly to a last one of
+    /// 0, timesteps outside 0 to T - 1, and a scale that is not above 0.
+    pub fn new(
+        schedule: &Arc<NoiseSchedule>,
+        sigmas: Vec<f32>,
+        timesteps: Vec<f32>,
+        initial_scale: f32,
+    ) -> Result<Self, LadderError> {
+        if timesteps.is_empty() || sigmas.len() != timesteps.len() + 1 {
+            return Err(LadderError::Lengths {
+                sigmas: sigmas.len(),
+                timesteps: timesteps.len(),
+            });
+        }
+        let mut above = f32::INFINITY;
+        for (index, &sigma) in sigmas.iter().enumerate() {
+            let falls = if index == timesteps.len() {
+                sigma == 0.0
+            } else {
+                sigma > 0.0
+            };
+            if !(falls && sigma < above) {
+                return Err(LadderError::Sigma { index, sigma });
+            }
+            above = sigma;
+        }
+        let max = schedule.num_train_timesteps() - 1;
+        for (index, &timestep) in timesteps.iter().enumerate() {
+            if !(timestep >= 0.0 && timestep <= max as f32) {
+                return Err(LadderError::Timestep {
+                    index,
+                    timestep,
+                    max,
+                });
+            }
+        }
+        if !(initial_scale > 0.0 && initial_scale.is_finite()) {
+            return Err(LadderError::InitialScale(initial_scale));
+        }
+        Ok(Self {
+            schedule: Arc::clone(schedule),
+            sigmas,
+            timesteps,
+            initial_scale,
+        })
+    }
+
+    /// The schedule the rungs were taken from.
+    pub fn schedule(&self) -> &Arc<NoiseSchedule> {
+        &self.schedule
+    }
+
+    /// The N sigmas of the rungs and the 0 they lead to: finite, strictly falling.
+    pub fn sigmas(&self) -> &[f32] {
+        &self.sigmas
+    }
+
+    /// The N training timesteps the model is told, 0 to T - 1.
+    pub fn timesteps(&self) -> &[f32] {
+        &self.timesteps
+    }
+
+    /// What unit noise is multiplied by to make the first x.
+    pub fn initial_scale(&self) -> f32 {
+        self.initial_scale
+    }
+
+    /// The number of rungs N: 1 or more.
+    pub fn steps(&self) -> usize {
+        self.timesteps.len()
+    }
+
+    /// Rung `index`.
+    ///
+    /// # Panics
+    /// If `index` is not below [`steps`](Self::steps).
+    pub fn rung(&self, index: usize) -> Rung {
+        Rung {
+            index,
+            sigma: self.sigmas[index],
+            timestep: self.timesteps[index],
+        }
+    }
+
+    /// Every rung, noisiest first.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Rung> + '_ {
+        (0..self.steps()).map(|index| self.rung(index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SchedulerConfig;
+
+    fn schedule(config: &SchedulerConfig) -> Arc<NoiseSchedule> {
+        Arc::new(NoiseSchedule::new(config).unwrap())
+    }
+
+    #[test]
+    fn the_documented_spacings() {
+        let schedule = schedule(&SchedulerConfig::default());
+        let conventions = Conventions::default();
+        let ends = |spacing: Spacing| {
+            let rungs = Ladder::Spaced(spacing)
+                .rungs(&schedule, 20, &conventions)
+                .unwrap();
+            (
+                rungs.timesteps()[0],
+                rungs.timesteps()[1],
+                rungs.timesteps()[19],
+            )
+        };
+        assert_eq!(ends(Spacing::Leading), (951.0, 901.0, 1.0));
+        assert_eq!(ends(Spacing::Linspace), (999.0, 946.4211, 0.0));
+        assert_eq!(ends(Spacing::Trailing), (999.0, 949.0, 49.0));
+    }
+
+    #[test]
+    fn rho_bends_the_ladder() {
+        let schedule = schedule(&SchedulerConfig::default());
+        let middle = |rho| {
+            let rungs =
+                Ladder::Karras { rho, over: None }.rungs(&schedule, 11, &Conventions::default());
+            rungs.unwrap().sigmas()[5]
+        };
+        assert!(middle(1.0) > middle(3.0) && middle(3.0) > middle(7.0));
+        assert!((middle(1.0) - (schedule.sigma_max() + schedule.sigma_min()) / 2.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn a_one_point_linspace_starts_at_the_noisy_end() {
+        let schedule = schedule(&SchedulerConfig::default());
+        let rungs = Ladder::linspace()
+            .rungs(&schedule, 1, &Conventions::default())
+            .unwrap();
+        assert_eq!(rungs.timesteps(), [999.0]);
+        assert_eq!(rungs.sigmas(), [schedule.sigma_max(), 0.0]);
+    }
+
+    #[test]
+    fn wrong_requests_are_errors() {
+        let schedule = schedule(&SchedulerConfig::default());
+        let rungs = |ladder: Ladder, steps| ladder.rungs(&schedule, steps, &Conventions::default());
+        assert_eq!(
+            rungs(Ladder::leading(), 0),
+            Err(LadderError::Steps {
+                steps: 0,
+                max: 1000
+            })
+        );
+        assert_eq!(
+            rungs(Ladder::leading(), 1001),
+            Err(LadderError::Steps {
+                steps: 1001,
+                max: 1000
+            })
+        );
+        for rho in [0.0, -1.0, f32::INFINITY] {
+            assert_eq!(
+                rungs(Ladder::Karras { rho, over: None }, 5),
+                Err(LadderError::Rho(rho))
+            );
+        }
+        let nan = rungs(
+            Ladder::Karras {
+                rho: f32::NAN,
+                over: None,
+            },
+            5,
+        );
+        assert!(matches!(nan, Err(LadderError::Rho(rho)) if rho.is_nan()));
+        for rho in [1e-30, 1e30] {
+            assert!(
+                matches!(
+                    rungs(Ladder::Karras { rho, over: None }, 5),
+                    Err(LadderError::Sigma { .. })
+                ),
+                "{rho}"
+            );
+        }
+        let on_grid = Conventions {
+            on_grid_only: true,
+            ..Default::default()
+        };
+        assert_eq!(
+            Ladder::karras().rungs(&schedule, 5, &on_grid),
+            Err(LadderError::OffGrid)
+        );
+    }
+
+    #[test]
+    fn rungs_of_ones_own_are_checked() {
+        let schedule = schedule(&SchedulerConfig::default());
+        let new = |sigmas: &[f32], timesteps: &[f32], scale| {
+            Rungs::new(&schedule, sigmas.to_vec(), timesteps.to_vec(), scale)
+                .map(|rungs| rungs.steps())
+        };
+        assert_eq!(new(&[2.0, 1.0, 0.0], &[500.0, 250.5], 2.0), Ok(2));
+        assert_eq!(
+            new(&[0.0], &[], 1.0),
+            Err(LadderError::Lengths {
+                sigmas: 1,
+                timesteps: 0
+            })
+        );
+        assert_eq!(
+            new(&[1.0, 0.0], &[5.0, 4.0], 1.0),
+            Err(LadderError::Lengths {
+                sigmas: 2,
+                timesteps: 2
+            })
+        );
+        assert_eq!(
+            new(&[1.0, 1.0, 0.0], &[5.0, 4.0], 1.0),
+            Err(LadderError::Sigma {
+                index: 1,
+                sigma: 1.0
+            })
+        );
+        assert_eq!(
+            new(&[1.0, 0.5], &[5.0], 1.0),
+            Err(LadderError::Sigma {
+                index: 1,
+                sigma: 0.5
+            })
+        );
+        assert_eq!(
+            new(&[-1.0, 0.0], &[5.0], 1.0),
+            Err(LadderError::Sigma {
+                index: 0,
+                sigma: -1.0
+            })
+        );
+        assert!(matches!(
+            new(&[f32::INFINITY, 0.0], &[5.0], 1.0),
+            Err(LadderError::Sigma { index: 0, .. })
+        ));
+        assert!(matches!(
+            new(&[f32::NAN, 0.0], &[5.0], 1.0),
+            Err(LadderError::Sigma { index: 0, .. })
+        ));
+        assert!(matches!(
+            new(&[1.0, 0.0], &[1000.0], 1.0),
+            Err(LadderError::Timestep {
+                index: 0,
+                max: 999,
+                ..
+            })
+        ));
+        assert!(matches!(
+            new(&[1.0, 0.0], &[f32::NAN], 1.0),
+            Err(LadderError::Timestep { .. })
+        ));
+        assert_eq!(
+            new(&[1.0, 0.0], &[5.0], 0.0),
+            Err(LadderError::InitialScale(0.0))
+        );
+    }
+}

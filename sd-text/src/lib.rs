@@ -1,0 +1,48 @@
+//! From a prompt to what a Stable Diffusion denoiser is conditioned on.
+//!
+//! - [`ClipTokenizer`] turns text into CLIP's token ids, the same ones as `CLIPTokenizer` of transformers 5.23, and
+//!   says what part of the text did not fit ([`Cut`]).
+//! - [`TextModel`] is what a backend implements: token ids in, hidden states out.
+//! - [`ClipSkip`] says from which layer; its module holds the table of the three conventions in use.
+//! - [`PromptEncoder`] joins the three.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use ndarray::{Array3, ArrayView2};
+//! use sd_text::{BoxError, ClipSkip, ClipTokenizer, PromptEncoder, TextModel};
+//!
+//! /// A stand-in for a network: every channel of a token holds the token's id.
+//! struct Ids;
+//!
+//! impl TextModel for Ids {
+//!     fn layers(&self) -> usize { 4 }
+//!     fn width(&self) -> usize { 64 }
+//!     fn max_length(&self) -> usize { 77 }
+//!     fn vocab_size(&self) -> usize { 49408 }
+//!
+//!     fn hidden_states(&self, ids: ArrayView2<'_, i64>, _: ClipSkip) -> Result<Array3<f32>, BoxError> {
+//!         let (batch, length) = ids.dim();
+//!         Ok(Array3::from_shape_fn((batch, length, 64), |(b, l, _)| ids[[b, l]] as f32))
+//!     }
+//! }
+//!
+//! let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji/tokenizer");
+//! let tokenizer = Arc::new(ClipTokenizer::load(folder)?);
+//! let encoder = PromptEncoder::new(tokenizer, Arc::new(Ids))?;
+//!
+//! let prompt = encoder.encode("a cute fox girl, watercolour", ClipSkip::new(2)?)?;
+//! assert_eq!(prompt.embedding.dim(), (1, 77, 64));
+//! assert_eq!(prompt.embedding[[0, 0, 0]], 49406.0); // <|startoftext|>
+//! assert_eq!(prompt.tokens.used, 8); // of 77, the first and the last token included
+//! assert!(prompt.tokens.cut.is_none());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod clip_skip;
+mod encoder;
+mod tokenizer;
+
+pub use clip_skip::{ClipSkip, ClipSkipError};
+pub use encoder::{BoxError, PromptEmbedding, PromptEncoder, TextError, TextModel};
+pub use tokenizer::{ClipTokenizer, Cut, TokenizerError, Tokens};

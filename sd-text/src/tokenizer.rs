@@ -1,0 +1,321 @@
+//! CLIP's byte-level byte-pair tokenizer: 77 ids for a prompt, and what of it did not fit.
+
+mod files;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::{
+    Lowercase, NFC, Replace, Sequence as Normalizers, replace::ReplacePattern,
+};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{SplitDelimiterBehavior, Tokenizer};
+
+use files::Files;
+
+/// CLIP's tokenizer, read from a model's own `tokenizer` folder.
+///
+/// Gives the ids that `CLIPTokenizer` of transformers 5.23 gives (`models/clip/tokenization_clip.py`): NFC, every run of
+/// white space to one space, lower case; split into contractions, runs of letters, single digits and runs of the rest;
+/// bytes; byte pairs merged with `</w>` at the end of a word. Special tokens that stand in the text are found before
+/// that, in the text as it was typed, and have their own ids, as there. The one of Stable Diffusion 2 pads with `!`,
+/// so every `!` in a prompt becomes the padding token, in transformers and here.
+///
+/// ```
+/// let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji/tokenizer");
+/// let tokenizer = sd_text::ClipTokenizer::load(folder)?;
+/// let tokens = tokenizer.encode("A cat");
+/// assert_eq!(tokens.ids[..tokens.used], [49406, 320, 2368, 49407]);
+/// assert_eq!(tokens.ids.len(), 77);
+/// # Ok::<(), sd_text::TokenizerError>(())
+/// ```
+#[derive(Debug)]
+pub struct ClipTokenizer {
+    tokenizer: Tokenizer,
+    max_length: usize,
+    vocab_size: usize,
+    bos: u32,
+    eos: u32,
+    pad: u32,
+}
+
+impl ClipTokenizer {
+    /// Reads a tokenizer folder, as transformers 5.23's `CLIPTokenizer.from_pretrained` does
+    /// (`tokenization_utils_base.py`, `tokenization_utils_tokenizers.py`):
+    ///
+    /// - `tokenizer.json` if it is there, else `vocab.json` and `merges.txt`. Of `tokenizer.json` only the vocabulary,
+    ///   the merges and the added tokens count; its normalizer, splitting and templates are CLIP's own in any case.
+    /// - `tokenizer_config.json`, optional: `bos_token`, `eos_token`, `unk_token`, `pad_token` and other special tokens,
+    ///   as strings or as objects with a `content`; `added_tokens_decoder`; `split_special_tokens`; `model_max_length`,
+    ///   which is 77 when it is absent or says "none" (over 10²⁰). Defaults: `<|startoftext|>` for the first,
+    ///   `<|endoftext|>` for the other three.
+    /// - `special_tokens_map.json`, `added_tokens.json` and `tokenizer.json`'s `added_tokens`, optional, and read only
+    ///   when there is no `added_tokens_decoder`. The first overrides `tokenizer_config.json`.
+    ///
+    /// Where transformers would go on with a tokenizer that can't serve a model (no vocabulary at all, or a named
+    /// special token appended to it without an embedding), this is an error.
+    ///
+    /// # Errors
+    /// [`TokenizerError`], which names the file and what is wrong in it.
+    pub fn load(dir: impl AsRef<Path>) -> Result<Self, TokenizerError> {
+        let dir = dir.as_ref();
+        let Files {
+            vocab_file,
+            vocab,
+            merges,
+            unk,
+            bos,
+            eos,
+            pad,
+            declared,
+            special,
+            split_special,
+            max_length,
+        } = Files::read(dir)?;
+        let backend = |source| TokenizerError::Backend {
+            dir: dir.into(),
+            source,
+        };
+
+        let vocab_end = vocab.values().max().map_or(0, |&id| id as usize + 1);
+        let model = BPE::builder()
+            .vocab_and_merges(vocab, merges)
+            .unk_token(unk)
+            .continuing_subword_prefix(String::new())
+            .end_of_word_suffix("</w>".into())
+            .build()
+            .map_err(backend)?;
+        let mut tokenizer = Tokenizer::new(model);
+        tokenizer
+            .with_normalizer(Some(normalizer().map_err(backend)?))
+            .map_err(backend)?;
+        tokenizer.with_pre_tokenizer(Some(pre_tokenizer().map_err(backend)?));
+        tokenizer.set_encode_special_tokens(split_special);
+        tokenizer.add_tokens(declared).map_err(backend)?;
+
+        let id = |role, token: String| {
+            tokenizer
+                .token_to_id(&token)
+                .ok_or_else(|| TokenizerError::SpecialToken {
+                    path: vocab_file.clone(),
+                    role,
+                    token,
+                })
+        };
+        let (bos, eos, pad) = (
+            id("bos_token", bos)?,
+            id("eos_token", eos)?,
+            id("pad_token", pad)?,
+        );
+        tokenizer.add_tokens(special).map_err(backend)?;
+        let added_end = tokenizer
+            .get_added_vocabulary()
+            .get_vocab()
+            .values()
+            .max()
+            .map_or(0, |&id| id as usize + 1);
+        Ok(Self {
+            tokenizer,
+            max_length,
+            vocab_size: vocab_end.max(added_end),
+            bos,
+            eos,
+            pad,
+        })
+    }
+
+    /// The ids of a prompt, of any content and length: BOS, the text, EOS, then padding up to
+    /// [`max_length`](Self::max_length). Text that doesn't fit is left out at the end, and told in [`Tokens::cut`].
+    pub fn encode(&self, text: &str) -> Tokens {
+        let encoding = self
+            .tokenizer
+            .encode(text, false)
+            .expect("the only text-dependent failure is an unknown token outside the vocabulary, which loading has ruled out");
+        let (all, offsets) = (encoding.get_ids(), encoding.get_offsets());
+        let kept = all.len().min(self.max_length - 2);
+
+        let mut ids = Vec::with_capacity(self.max_length);
+        ids.push(self.bos);
+        ids.extend(&all[..kept]);
+        ids.push(self.eos);
+        ids.resize(self.max_length, self.pad);
+
+        let cut = offsets.get(kept).map(|&(start, _)| {
+            let offset = text.floor_char_boundary(start);
+            Cut {
+                tokens: all.len() - kept,
+                text: text[offset..].to_owned(),
+                offset,
+            }
+        });
+        Tokens {
+            ids,
+            used: kept + 2,
+            cut,
+        }
+    }
+
+    /// One more than the largest id: the rows an embedding needs. 49408 in CLIP.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// How many ids [`encode`](Self::encode) gives, from 2 on. 77 in CLIP, of which 75 are for the text.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// The id of the first token, `<|startoftext|>`. 49406 in CLIP.
+    pub fn bos(&self) -> u32 {
+        self.bos
+    }
+
+    /// The id after the text, `<|endoftext|>`. 49407 in CLIP.
+    pub fn eos(&self) -> u32 {
+        self.eos
+    }
+
+    /// The id that fills the rest: that of `<|endoftext|>` in Stable Diffusion 1.x, 0 (`!`) in 2.x.
+    pub fn pad(&self) -> u32 {
+        self.pad
+    }
+}
+
+/// A tokenized prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// [`ClipTokenizer::max_length`] ids: BOS, text, EOS, padding.
+    pub ids: Vec<u32>,
+    /// How many of them come before the padding, BOS and EOS included; at least 2.
+    pub used: usize,
+    /// What did not fit, if anything.
+    pub cut: Option<Cut>,
+}
+
+/// The end of a prompt that did not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// How many tokens were dropped, at least 1.
+    pub tokens: usize,
+    /// The text they stand for, as it was typed: all from [`offset`](Self::offset) on. A character of which only some of
+    /// the tokens were kept is part of it.
+    pub text: String,
+    /// The byte of the prompt at which it starts.
+    pub offset: usize,
+}
+
+/// Why a tokenizer folder could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// There is no vocabulary in the folder.
+    #[error("no tokenizer in {}: expected `tokenizer.json`, or `vocab.json` and `merges.txt`; missing is `{missing}`", .dir.display())]
+    Missing {
+        /// The folder.
+        dir: PathBuf,
+        /// The file that was looked for last.
+        missing: &'static str,
+    },
+    /// A file is there but can't be read, or isn't UTF-8.
+    #[error("{}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file isn't JSON, or not of the form it should have.
+    #[error("{}: {}{source}", .path.display(), .key.as_ref().map(|key| format!("`{key}`: ")).unwrap_or_default())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The entry in it, if it is not the file as a whole.
+        key: Option<String>,
+        /// What was expected, and the line and column if the text is no JSON.
+        source: serde_json::Error,
+    },
+    /// An id is too large to be one.
+    #[error("{}: token {token:?} has the id {id}, expected at most {}", .path.display(), i32::MAX)]
+    Id {
+        /// The file.
+        path: PathBuf,
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
+    },
+    /// A merge isn't two tokens.
+    #[error("{}: merge {number} is {text:?}, expected two tokens with a space between", .path.display())]
+    Merge {
+        /// The file.
+        path: PathBuf,
+        /// Which merge, from 1, comment lines not counted.
+        number: usize,
+        /// What stands there.
+        text: String,
+    },
+    /// A merge needs a token that the vocabulary lacks.
+    #[error("{}: merge {number} needs the token {token:?}, which is not in the vocabulary", .path.display())]
+    MergeToken {
+        /// The file.
+        path: PathBuf,
+        /// Which merge, from 1, comment lines not counted.
+        number: usize,
+        /// The token: the left one, the right one, or both joined.
+        token: String,
+    },
+    /// A special token has no id.
+    #[error("{}: the {role} {token:?} is not in the vocabulary", .path.display())]
+    SpecialToken {
+        /// The file that holds the vocabulary.
+        path: PathBuf,
+        /// `bos_token`, `eos_token`, `unk_token` or `pad_token`.
+        role: &'static str,
+        /// The token.
+        token: String,
+    },
+    /// A setting has a value that no CLIP model can have.
+    #[error("{}: `{key}` is {got}, expected {expected}", .path.display())]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// The setting.
+        key: &'static str,
+        /// Its value, as JSON.
+        got: String,
+        /// What is possible.
+        expected: &'static str,
+    },
+    /// The tokenizer library refuses what the files say.
+    #[error("{}: {source}", .dir.display())]
+    Backend {
+        /// The folder.
+        dir: PathBuf,
+        /// Its reason.
+        source: crate::BoxError,
+    },
+}
+
+fn normalizer() -> tokenizers::Result<Normalizers> {
+    let space = Replace::new(ReplacePattern::Regex(r"\s+".into()), " ")?;
+    Ok(Normalizers::new(vec![
+        NFC.into(),
+        space.into(),
+        Lowercase.into(),
+    ]))
+}
+
+fn pre_tokenizer() -> tokenizers::Result<PreTokenizers> {
+    let words = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+    let split = Split::new(
+        SplitPattern::Regex(words.into()),
+        SplitDelimiterBehavior::Removed,
+        true,
+    )?;
+    // Neither a space in front nor offsets less their white space; the pattern of GPT-2 splits on, as it does there.
+    let bytes = ByteLevel::new(false, true, true);
+    Ok(PreTokenizers::new(vec![split.into(), bytes.into()]))
+}

@@ -1,0 +1,452 @@
+//! What the files of a tokenizer folder say, put together in the order of transformers 5.23
+//! (`PreTrainedTokenizerBase._from_pretrained`, `TokenizersBackend.__init__`).
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use tokenizers::AddedToken;
+
+use super::TokenizerError;
+
+const BOS: &str = "<|startoftext|>";
+const EOS: &str = "<|endoftext|>";
+/// The named special tokens with the defaults of `CLIPTokenizer`, in the order in which they are added.
+const NAMED: [(&str, Option<&str>); 7] = [
+    ("bos_token", Some(BOS)),
+    ("eos_token", Some(EOS)),
+    ("unk_token", Some(EOS)),
+    ("sep_token", None),
+    ("pad_token", Some(EOS)),
+    ("cls_token", None),
+    ("mask_token", None),
+];
+/// The length when the files name none: that of every CLIP text model.
+const CLIP_LENGTH: usize = 77;
+/// Far above any text model, and low enough that a broken file can't ask for gigabytes.
+const MOST_LENGTH: u64 = 65_536;
+/// What transformers takes for "no limit" (`LARGE_INTEGER`).
+const NO_LIMIT: f64 = 1e20;
+
+pub(super) use tokenizers::models::bpe::Vocab;
+pub(super) type Merges = Vec<(String, String)>;
+
+pub(super) struct Files {
+    pub vocab_file: PathBuf,
+    pub vocab: Vocab,
+    pub merges: Merges,
+    pub unk: String,
+    pub bos: String,
+    pub eos: String,
+    pub pad: String,
+    /// Tokens that the files list with an id, in the order of these.
+    pub declared: Vec<AddedToken>,
+    /// The special tokens that are not among them.
+    pub special: Vec<AddedToken>,
+    pub split_special: bool,
+    /// From 2 on.
+    pub max_length: usize,
+}
+
+impl Files {
+    pub fn read(dir: &Path) -> Result<Self, TokenizerError> {
+        let whole: Option<TokenizerJson> = optional(&dir.join("tokenizer.json"))?;
+        let mut settings = Settings {
+            dir,
+            values: BTreeMap::new(),
+        };
+        settings.overlay("tokenizer_config.json")?;
+        let decoder: Option<BTreeMap<u64, Entry>> = settings.field("added_tokens_decoder")?;
+        if decoder.is_none() {
+            settings.overlay("special_tokens_map.json")?;
+        }
+
+        let mut named = Vec::new();
+        for (key, default) in NAMED {
+            if let Some(entry) = settings.entry(key)?.or(default.map(Entry::from)) {
+                named.push((key, entry));
+            }
+        }
+        // transformers takes any other string called `…_token` for a special token of the model's own.
+        for (key, (_, value)) in &settings.values {
+            if key.ends_with("_token")
+                && value.is_string()
+                && !NAMED.iter().any(|(name, _)| name == key)
+            {
+                named.extend(settings.entry(key)?.map(|entry| (key.as_str(), entry)));
+            }
+        }
+        let extra = settings.extra()?;
+
+        let by_id = match decoder {
+            Some(by_id) => by_id,
+            None => {
+                let mut by_id = BTreeMap::new();
+                let legacy: Vocab = optional(&dir.join("added_tokens.json"))?.unwrap_or_default();
+                for (content, id) in legacy {
+                    // The defaults of names that the files leave out don't count here.
+                    let special = named.iter().any(|(key, entry)| {
+                        settings.get(key).is_some() && entry.content == content
+                    }) || extra.iter().any(|entry| entry.content == content);
+                    by_id.insert(
+                        id.into(),
+                        Entry {
+                            special,
+                            normalized: Some(!special),
+                            ..Entry::from(content.as_str())
+                        },
+                    );
+                }
+                for token in whole.iter().flat_map(|file| &file.added_tokens) {
+                    by_id.insert(token.id.into(), token.entry.clone());
+                }
+                by_id
+            }
+        };
+
+        let names: HashSet<&str> = named
+            .iter()
+            .map(|(_, entry)| entry.content.as_str())
+            .collect();
+        let declared: Vec<AddedToken> = by_id
+            .values()
+            .map(|entry| entry.token(names.contains(entry.content.as_str())))
+            .collect();
+        // A token named twice is added twice, and the second spelling wins: with Stable Diffusion 1.x's files the pad
+        // token, a plain string, makes the end token match as typed only.
+        let mut special: Vec<AddedToken> = Vec::new();
+        for token in named.iter().map(|(_, entry)| entry.token(true)).chain(
+            extra
+                .iter()
+                .map(|entry| entry.token(names.contains(entry.content.as_str()))),
+        ) {
+            if !declared.iter().any(|known| known.content == token.content)
+                && !special.contains(&token)
+            {
+                special.push(token);
+            }
+        }
+
+        for (key, section) in [
+            ("truncation_side", "truncation"),
+            ("padding_side", "padding"),
+        ] {
+            let inside = || {
+                Some((
+                    "tokenizer.json",
+                    whole.as_ref()?.rest.get(section)?.get("direction")?,
+                ))
+            };
+            if let Some((file, side)) = settings.get(key).or_else(inside)
+                && !side
+                    .as_str()
+                    .is_some_and(|side| side.eq_ignore_ascii_case("right"))
+            {
+                return Err(TokenizerError::Setting {
+                    path: dir.join(file),
+                    key,
+                    got: side.to_string(),
+                    expected: "\"right\"",
+                });
+            }
+        }
+
+        let (vocab_file, vocab, merges) = vocabulary(dir, whole)?;
+        let content = |key| {
+            named
+                .iter()
+                .find(|(name, _)| *name == key)
+                .map(|(_, entry)| entry.content.clone())
+                .unwrap_or_default()
+        };
+        let unk = content("unk_token");
+        if !vocab.contains_key(&unk) {
+            return Err(TokenizerError::SpecialToken {
+                path: vocab_file,
+                role: "unk_token",
+                token: unk,
+            });
+        }
+        Ok(Self {
+            vocab_file,
+            vocab,
+            merges,
+            unk,
+            bos: content("bos_token"),
+            eos: content("eos_token"),
+            pad: content("pad_token"),
+            declared,
+            special,
+            split_special: settings.field("split_special_tokens")?.unwrap_or(false),
+            max_length: settings.max_length()?,
+        })
+    }
+}
+
+/// A special or added token as the files write it: a string, or an object. Other keys, `__type` for one, say nothing.
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Entry {
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    /// Found in the normalized text? Unless the file says so: not if it is special.
+    normalized: Option<bool>,
+    #[serde(default)]
+    special: bool,
+}
+
+/// A plain string is a special token.
+impl From<&str> for Entry {
+    fn from(content: &str) -> Self {
+        Self {
+            content: content.to_owned(),
+            special: true,
+            ..Self::default()
+        }
+    }
+}
+
+impl Entry {
+    fn token(&self, special: bool) -> AddedToken {
+        let token = AddedToken::from(self.content.as_str(), self.special || special);
+        let normalized = self.normalized.unwrap_or(token.normalized);
+        token
+            .normalized(normalized)
+            .single_word(self.single_word)
+            .lstrip(self.lstrip)
+            .rstrip(self.rstrip)
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenizerJson {
+    model: Model,
+    #[serde(default)]
+    added_tokens: Vec<Listed>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    vocab: Vocab,
+    merges: Vec<Merge>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    id: u32,
+    #[serde(flatten)]
+    entry: Entry,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a merge, either \"left right\" or [\"left\", \"right\"]"
+)]
+enum Merge {
+    Line(String),
+    Pair(String, String),
+}
+
+/// The vocabulary and the merges, every merge checked against the vocabulary, and the file the former is in.
+fn vocabulary(
+    dir: &Path,
+    whole: Option<TokenizerJson>,
+) -> Result<(PathBuf, Vocab, Merges), TokenizerError> {
+    let (path, merges_path, vocab, lines) = match whole {
+        Some(TokenizerJson {
+            model: Model { vocab, merges },
+            ..
+        }) => {
+            let path = dir.join("tokenizer.json");
+            (path.clone(), path, vocab, merges)
+        }
+        None => {
+            let missing = |missing| TokenizerError::Missing {
+                dir: dir.into(),
+                missing,
+            };
+            let (path, merges_path) = (dir.join("vocab.json"), dir.join("merges.txt"));
+            let vocab = optional(&path)?.ok_or_else(|| missing("vocab.json"))?;
+            let text = text(&merges_path)?.ok_or_else(|| missing("merges.txt"))?;
+            let lines = text.lines().filter(|line| !line.starts_with("#version"));
+            (
+                path,
+                merges_path,
+                vocab,
+                lines.map(|line| Merge::Line(line.to_owned())).collect(),
+            )
+        }
+    };
+    if let Some((token, &id)) = vocab.iter().find(|&(_, &id)| id > i32::MAX as u32) {
+        return Err(TokenizerError::Id {
+            path,
+            token: token.clone(),
+            id,
+        });
+    }
+    let mut merges = Vec::with_capacity(lines.len());
+    for (index, merge) in lines.into_iter().enumerate() {
+        let number = index + 1;
+        let (left, right) = match merge {
+            Merge::Pair(left, right) => (left, right),
+            Merge::Line(text) => match text.split_once(' ') {
+                Some((left, right)) if !right.contains(' ') => (left.to_owned(), right.to_owned()),
+                _ => {
+                    return Err(TokenizerError::Merge {
+                        path: merges_path,
+                        number,
+                        text,
+                    });
+                }
+            },
+        };
+        let joined = format!("{left}{right}");
+        if let Some(token) = [&left, &right, &joined]
+            .into_iter()
+            .find(|token| !vocab.contains_key(*token))
+        {
+            return Err(TokenizerError::MergeToken {
+                path: merges_path,
+                number,
+                token: token.clone(),
+            });
+        }
+        merges.push((left, right));
+    }
+    Ok((path, vocab, merges))
+}
+
+/// `tokenizer_config.json` and what goes over it: every value with the file it is from.
+struct Settings<'a> {
+    dir: &'a Path,
+    values: BTreeMap<String, (&'static str, Value)>,
+}
+
+impl Settings<'_> {
+    fn overlay(&mut self, file: &'static str) -> Result<(), TokenizerError> {
+        let map: Map<String, Value> = optional(&self.dir.join(file))?.unwrap_or_default();
+        for (key, mut value) in map {
+            // Of the extra tokens those of both files count.
+            if let ("extra_special_tokens", Some((_, Value::Array(known))), Value::Array(more)) =
+                (key.as_str(), self.values.get(&key), &mut value)
+            {
+                more.splice(0..0, known.iter().cloned());
+            }
+            self.values.insert(key, (file, value));
+        }
+        Ok(())
+    }
+
+    /// A value that isn't null, and its file.
+    fn get(&self, key: &str) -> Option<(&'static str, &Value)> {
+        self.values
+            .get(key)
+            .filter(|(_, value)| !value.is_null())
+            .map(|(file, value)| (*file, value))
+    }
+
+    fn field<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, TokenizerError> {
+        self.get(key)
+            .map(|(file, value)| self.parse(file, key, value))
+            .transpose()
+    }
+
+    fn entry(&self, key: &str) -> Result<Option<Entry>, TokenizerError> {
+        self.get(key)
+            .map(|(file, value)| self.parse_entry(file, key, value))
+            .transpose()
+    }
+
+    /// Special tokens without a name, a list, or with names of their own, an object; under the key of today or of before.
+    fn extra(&self) -> Result<Vec<Entry>, TokenizerError> {
+        for key in ["extra_special_tokens", "additional_special_tokens"] {
+            let (file, values): (_, Vec<&Value>) = match self.get(key) {
+                Some((file, Value::Array(list))) => (file, list.iter().collect()),
+                Some((file, Value::Object(names))) => (file, names.values().collect()),
+                _ => continue,
+            };
+            if !values.is_empty() {
+                return values
+                    .into_iter()
+                    .map(|value| self.parse_entry(file, key, value))
+                    .collect();
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn max_length(&self) -> Result<usize, TokenizerError> {
+        let named = ["model_max_length", "max_len"]
+            .into_iter()
+            .find_map(|key| Some((key, self.get(key)?)));
+        let Some((key, (file, value))) = named else {
+            return Ok(CLIP_LENGTH);
+        };
+        match value.as_u64() {
+            Some(length @ 2..=MOST_LENGTH) => Ok(length as usize),
+            _ if value.as_f64().is_some_and(|length| length > NO_LIMIT) => Ok(CLIP_LENGTH),
+            _ => {
+                let expected = "a whole number from 2 to 65536, or one over 1e20 for none";
+                Err(TokenizerError::Setting {
+                    path: self.dir.join(file),
+                    key,
+                    got: value.to_string(),
+                    expected,
+                })
+            }
+        }
+    }
+
+    fn parse_entry(&self, file: &str, key: &str, value: &Value) -> Result<Entry, TokenizerError> {
+        match value.as_str() {
+            Some(content) => Ok(Entry::from(content)),
+            None => self.parse(file, key, value),
+        }
+    }
+
+    fn parse<T: DeserializeOwned>(
+        &self,
+        file: &str,
+        key: &str,
+        value: &Value,
+    ) -> Result<T, TokenizerError> {
+        T::deserialize(value).map_err(|source| TokenizerError::Json {
+            path: self.dir.join(file),
+            key: Some(key.into()),
+            source,
+        })
+    }
+}
+
+/// The JSON of a file, or `None` if there is no such file.
+fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TokenizerError> {
+    let json = |source| TokenizerError::Json {
+        path: path.into(),
+        key: None,
+        source,
+    };
+    text(path)?
+        .map(|text| serde_json::from_str(&text).map_err(json))
+        .transpose()
+}
+
+fn text(path: &Path) -> Result<Option<String>, TokenizerError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(TokenizerError::Read {
+            path: path.into(),
+            source,
+        }),
+    }
+}

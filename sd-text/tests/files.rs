@@ -1,0 +1,356 @@
+//! Settings that change what a folder gives, and folders that are broken: an error that names the file and the thing.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "Clippy allows it only inside of #[test] functions"
+)]
+
+mod common;
+
+use std::fs;
+
+use sd_text::{ClipTokenizer, TokenizerError};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use common::{load, tiny, write};
+
+const CONFIG: &str = "tokenizer_config.json";
+
+#[track_caller]
+fn refused(dir: &TempDir, says: &[&str]) -> TokenizerError {
+    let error = ClipTokenizer::load(dir.path()).unwrap_err();
+    let text = error.to_string();
+    for part in says {
+        assert!(text.contains(part), "{text:?} should name {part:?}");
+    }
+    assert!(
+        text.contains(dir.path().to_str().unwrap()),
+        "{text:?} should name the path"
+    );
+    error
+}
+
+/// The tiny folder with one file more, or another one.
+fn with(name: &str, content: &str) -> TempDir {
+    let dir = tiny();
+    write(dir.path(), name, content);
+    dir
+}
+
+fn config(config: Value) -> TempDir {
+    with(CONFIG, &config.to_string())
+}
+
+#[test]
+fn tiny_folder() {
+    let tokenizer = load(&tiny());
+    assert_eq!(
+        (tokenizer.bos(), tokenizer.eos(), tokenizer.pad()),
+        (5, 6, 6)
+    );
+    assert_eq!((tokenizer.vocab_size(), tokenizer.max_length()), (7, 77));
+    // "c" is unknown, which CLIP writes as the end token.
+    assert_eq!(tokenizer.encode("ab ba c").ids[..7], [5, 4, 1, 2, 6, 6, 6]);
+}
+
+#[test]
+fn config_names_the_special_tokens() {
+    let tokenizer = load(&config(
+        json!({"bos_token": "b", "eos_token": {"content": "a"}, "pad_token": "ab</w>", "model_max_length": 5}),
+    ));
+    assert_eq!(
+        (tokenizer.bos(), tokenizer.eos(), tokenizer.pad()),
+        (1, 0, 4)
+    );
+    assert_eq!(tokenizer.encode("").ids, [1, 0, 4, 4, 4]);
+}
+
+#[test]
+fn missing_files() {
+    for (removed, says) in [("vocab.json", "vocab.json"), ("merges.txt", "merges.txt")] {
+        let dir = tiny();
+        fs::remove_file(dir.path().join(removed)).unwrap();
+        let error = refused(&dir, &["no tokenizer in", says]);
+        assert!(matches!(error, TokenizerError::Missing { missing, .. } if missing == says));
+    }
+    assert!(matches!(
+        ClipTokenizer::load("/no/such/folder"),
+        Err(TokenizerError::Missing { .. })
+    ));
+}
+
+#[test]
+fn files_that_are_no_text() {
+    for name in ["vocab.json", "merges.txt", "tokenizer.json", CONFIG] {
+        let dir = tiny();
+        fs::write(dir.path().join(name), b"\xff\xfe\x00").unwrap();
+        assert!(matches!(
+            refused(&dir, &[name]),
+            TokenizerError::Read { .. }
+        ));
+    }
+    let dir = tiny();
+    fs::create_dir(dir.path().join(CONFIG)).unwrap();
+    assert!(matches!(
+        refused(&dir, &[CONFIG]),
+        TokenizerError::Read { .. }
+    ));
+}
+
+#[test]
+fn files_that_are_not_json() {
+    for name in [
+        "vocab.json",
+        "tokenizer.json",
+        CONFIG,
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ] {
+        for content in ["", "{", "[1]", "{\"a\": }", "null and void", "\"text\""] {
+            assert!(
+                matches!(
+                    refused(&with(name, content), &[name]),
+                    TokenizerError::Json { .. }
+                ),
+                "{name} {content}"
+            );
+        }
+    }
+}
+
+#[test]
+fn tokenizer_json_of_another_kind() {
+    refused(&with("tokenizer.json", "{}"), &["tokenizer.json", "model"]);
+    refused(
+        &with(
+            "tokenizer.json",
+            r#"{"model": {"type": "BPE", "vocab": {}}}"#,
+        ),
+        &["tokenizer.json", "merges"],
+    );
+    refused(
+        &with(
+            "tokenizer.json",
+            r#"{"model": {"vocab": [["a", 0.5]], "merges": []}}"#,
+        ),
+        &["tokenizer.json", "expected a map"],
+    );
+    refused(
+        &with(
+            "tokenizer.json",
+            r#"{"model": {"vocab": {}, "merges": [1]}}"#,
+        ),
+        &["tokenizer.json", "a merge"],
+    );
+    refused(
+        &with(
+            "tokenizer.json",
+            r#"{"model": {"vocab": {}, "merges": []}}"#,
+        ),
+        &["tokenizer.json", "unk_token", "<|endoftext|>"],
+    );
+    refused(
+        &with(
+            "tokenizer.json",
+            r#"{"model": {"vocab": {"a": 0}, "merges": [["a", "b"]]}}"#,
+        ),
+        &["tokenizer.json", "merge 1", "\"b\""],
+    );
+}
+
+#[test]
+fn tokenizer_json_with_merges_in_either_spelling() {
+    let vocab: Value =
+        serde_json::from_str(&fs::read_to_string(tiny().path().join("vocab.json")).unwrap())
+            .unwrap();
+    for merge in [json!("a b</w>"), json!(["a", "b</w>"])] {
+        let dir = tempfile::tempdir().unwrap();
+        write(
+            dir.path(),
+            "tokenizer.json",
+            &json!({"model": {"vocab": vocab, "merges": [merge]}}).to_string(),
+        );
+        assert_eq!(load(&dir).encode("ab").ids[..3], [5, 4, 6]);
+    }
+}
+
+#[test]
+fn vocabulary_without_the_special_tokens() {
+    let vocab = |tokens: &[&str]| {
+        let dir = with(
+            "vocab.json",
+            &json!(
+                tokens
+                    .iter()
+                    .enumerate()
+                    .map(|(id, token)| (*token, id))
+                    .collect::<std::collections::HashMap<_, _>>()
+            )
+            .to_string(),
+        );
+        write(dir.path(), "merges.txt", "");
+        dir
+    };
+    refused(
+        &vocab(&["a", "<|startoftext|>"]),
+        &["vocab.json", "unk_token", "<|endoftext|>"],
+    );
+    refused(
+        &vocab(&["a", "<|endoftext|>"]),
+        &["vocab.json", "bos_token", "<|startoftext|>"],
+    );
+    let dir = vocab(&["a", "<|startoftext|>", "<|endoftext|>"]);
+    load(&dir);
+    write(dir.path(), CONFIG, r#"{"pad_token": "!"}"#);
+    refused(&dir, &["vocab.json", "pad_token", "\"!\""]);
+    write(dir.path(), CONFIG, r#"{"eos_token": {"content": "</s>"}}"#);
+    refused(&dir, &["vocab.json", "eos_token", "\"</s>\""]);
+}
+
+#[test]
+fn ids_out_of_range() {
+    for id in ["-1", "4294967296", "1e30", "0.5", "\"1\"", "null"] {
+        let error = refused(
+            &with("vocab.json", &format!(r#"{{"a": {id}}}"#)),
+            &["vocab.json"],
+        );
+        assert!(matches!(error, TokenizerError::Json { .. }), "{id}");
+    }
+    let error = refused(
+        &with("vocab.json", r#"{"a": 4294967295}"#),
+        &["vocab.json", "\"a\"", "4294967295"],
+    );
+    assert!(matches!(error, TokenizerError::Id { .. }));
+}
+
+#[test]
+fn merges_that_do_not_fit() {
+    for (line, says) in [("a z", "\"z\""), ("z a", "\"z\""), ("b a", "\"ba\"")] {
+        let error = refused(
+            &with("merges.txt", &format!("#version: 0.2\na b</w>\n{line}\n")),
+            &["merges.txt", "merge 2", says],
+        );
+        assert!(
+            matches!(error, TokenizerError::MergeToken { number: 2, .. }),
+            "{line}"
+        );
+    }
+    for line in ["ab", "a b c", "a  b", "x"] {
+        let error = refused(
+            &with("merges.txt", &format!("{line}\n")),
+            &["merges.txt", "merge 1", line],
+        );
+        assert!(
+            matches!(error, TokenizerError::Merge { number: 1, .. }),
+            "{line}"
+        );
+    }
+    // A blank line in the middle.
+    assert!(matches!(
+        refused(&with("merges.txt", "a b</w>\n\na b</w>\n"), &["merge 2"]),
+        TokenizerError::Merge { .. }
+    ));
+}
+
+#[test]
+fn lengths() {
+    let length = |text: &str| with(CONFIG, &format!(r#"{{"model_max_length": {text}}}"#));
+    for (text, expected) in [
+        ("64", 64),
+        ("2", 2),
+        ("65536", 65536),
+        ("null", 77),
+        ("1000000000000000019884624838656", 77),
+        ("1e30", 77),
+    ] {
+        let tokenizer = load(&length(text));
+        assert_eq!(tokenizer.max_length(), expected, "{text}");
+        assert_eq!(tokenizer.encode("ab").ids.len(), expected, "{text}");
+    }
+    assert_eq!(load(&config(json!({"max_len": 10}))).max_length(), 10);
+    for text in [
+        "0",
+        "1",
+        "-77",
+        "77.5",
+        "65537",
+        "18446744073709551615",
+        "99999999999999999999",
+        "\"77\"",
+        "[]",
+        "-1e30",
+    ] {
+        let error = refused(&length(text), &[CONFIG, "model_max_length"]);
+        assert!(matches!(error, TokenizerError::Setting { .. }), "{text}");
+    }
+}
+
+#[test]
+fn special_tokens_of_a_wrong_form() {
+    for value in [
+        json!(1),
+        json!(true),
+        json!(["a"]),
+        json!({}),
+        json!({"content": 1}),
+        json!({"content": "a", "lstrip": "yes"}),
+    ] {
+        let error = refused(
+            &config(json!({ "pad_token": value })),
+            &[CONFIG, "`pad_token`"],
+        );
+        assert!(
+            matches!(error, TokenizerError::Json { key: Some(_), .. }),
+            "{value}"
+        );
+    }
+    refused(
+        &config(json!({"added_tokens_decoder": {"one": {"content": "a"}}})),
+        &[CONFIG, "`added_tokens_decoder`"],
+    );
+    refused(
+        &config(json!({"added_tokens_decoder": [1]})),
+        &[CONFIG, "`added_tokens_decoder`"],
+    );
+    refused(
+        &config(json!({"split_special_tokens": "no"})),
+        &[CONFIG, "`split_special_tokens`"],
+    );
+    refused(
+        &config(json!({"additional_special_tokens": [1]})),
+        &[CONFIG, "`additional_special_tokens`"],
+    );
+}
+
+#[test]
+fn sides_other_than_the_right() {
+    refused(
+        &config(json!({"padding_side": "left"})),
+        &[CONFIG, "padding_side", "left"],
+    );
+    refused(
+        &config(json!({"truncation_side": "left"})),
+        &[CONFIG, "truncation_side", "left"],
+    );
+    load(&config(
+        json!({"padding_side": "right", "truncation_side": "right"}),
+    ));
+}
+
+#[test]
+fn special_tokens_of_the_map_are_blamed_on_it() {
+    refused(
+        &with("special_tokens_map.json", r#"{"pad_token": 1}"#),
+        &["special_tokens_map.json", "`pad_token`"],
+    );
+}
+
+#[test]
+fn added_ids_count_for_the_size() {
+    let tokenizer = load(&config(
+        json!({"additional_special_tokens": ["<x>", "<y>"]}),
+    ));
+    assert_eq!(tokenizer.vocab_size(), 9);
+    assert_eq!(tokenizer.encode("a<y><x>").ids[..5], [5, 2, 8, 7, 6]);
+}
