@@ -35,7 +35,13 @@ struct Arguments {
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
     /// What to push away from
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
     negative: String,
     /// Pixels, a multiple of 8 [default: the model's own]
     #[arg(long, value_name = "N")]
@@ -47,7 +53,12 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 20)]
     steps: usize,
     /// Classifier-free guidance (CFG) scale; at 1 and below the negative prompt is left out and steps cost half
-    #[arg(long, value_name = "F", default_value_t = 7.5, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "F",
+        default_value_t = 7.5,
+        allow_negative_numbers = true
+    )]
     guidance: f32,
     /// What decides the noise [default: random below 2^32]
     #[arg(long, value_name = "N")]
@@ -92,13 +103,17 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (row, ladder) = check(arguments)?;
-    let seed = arguments.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let seed = arguments
+        .seed
+        .unwrap_or_else(|| u64::from(rand::random::<u32>()));
 
     let started = Instant::now();
     let pipeline = load(arguments)?;
     let default = pipeline.default_size();
-    let (width, height) =
-        (arguments.width.unwrap_or(default.width()), arguments.height.unwrap_or(default.height()));
+    let (width, height) = (
+        arguments.width.unwrap_or(default.width()),
+        arguments.height.unwrap_or(default.height()),
+    );
     eprintln!(
         "{} on {}, {} steps, guidance {}, {width}×{height}, seed {seed} (loaded in {:.1} s)",
         row.title,
@@ -123,14 +138,26 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     tell_what_was_cut("negative prompt", generation.negative.as_ref());
 
     for (i, picture) in generation.pictures.iter().enumerate() {
-        let of_many = |path: &Path| if arguments.count > 1 { numbered(path, i + 1) } else { path.to_path_buf() };
+        let of_many = |path: &Path| {
+            if arguments.count > 1 {
+                numbered(path, i + 1)
+            } else {
+                path.to_path_buf()
+            }
+        };
         let saved = match &arguments.output {
             Some(path) => {
                 let path = of_many(path);
                 picture.save_png(&path).map_err(Failure::at(&path))?;
                 path
             }
-            None => save_new(picture, &of_many(Path::new(&format!("{}-{seed}.png", slug(&arguments.prompt)))))?,
+            None => save_new(
+                picture,
+                &of_many(Path::new(&format!(
+                    "{}-{seed}.png",
+                    slug(&arguments.prompt)
+                ))),
+            )?,
         };
         println!("{} (seed {})", saved.display(), picture.seed);
         if let Some(path) = &arguments.dump {
@@ -145,28 +172,42 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn check(arguments: &Arguments) -> Result<(&'static Row, Ladder), Failure> {
     let wrong = |reason: String| Err(Failure::Arguments(reason));
     // A side that is not given is the model's own; 8 stands for it here.
-    if let Err(error) = ImageSize::new(arguments.width.unwrap_or(8), arguments.height.unwrap_or(8)) {
+    if let Err(error) = ImageSize::new(arguments.width.unwrap_or(8), arguments.height.unwrap_or(8))
+    {
         return wrong(error.to_string());
     }
-    for (name, value) in [("steps", arguments.steps), ("count", arguments.count), ("clip-skip", arguments.clip_skip)] {
+    for (name, value) in [
+        ("steps", arguments.steps),
+        ("count", arguments.count),
+        ("clip-skip", arguments.clip_skip),
+    ] {
         if value == 0 {
             return wrong(format!("--{name} is 0, expected at least 1"));
         }
     }
     if !arguments.guidance.is_finite() {
-        return wrong(format!("--guidance is {}, expected a finite number", arguments.guidance));
+        return wrong(format!(
+            "--guidance is {}, expected a finite number",
+            arguments.guidance
+        ));
     }
     for (name, path) in [("output", &arguments.output), ("dump", &arguments.dump)] {
         let Some(path) = path else { continue };
         if path.file_name().is_none() || path.is_dir() {
             return wrong(format!("--{name} is {}, expected a file", path.display()));
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-            return Err(Failure::Work(format!("{}: no such folder, for --{name}", folder.display())));
+            return Err(Failure::Work(format!(
+                "{}: no such folder, for --{name}",
+                folder.display()
+            )));
         }
     }
-    let row = schedulers::by_name(&arguments.scheduler).expect("clap lets only names of the table through");
+    let row = schedulers::by_name(&arguments.scheduler)
+        .expect("clap lets only names of the table through");
     let ladder = match arguments.ladder.as_deref() {
         Some("leading") => Ladder::leading(),
         Some("linspace") => Ladder::linspace(),
@@ -199,11 +240,18 @@ fn load(arguments: &Arguments) -> Result<Pipeline, Failure> {
         builder = builder.variant(variant);
     }
     let model = arguments.model.clone().unwrap_or_else(shipped_model);
-    builder.load(model).map_err(|error| Failure::Work(error.to_string()))
+    builder
+        .load(model)
+        .map_err(|error| Failure::Work(error.to_string()))
 }
 
 /// Generates under a progress bar: steps, steps per second, time to go.
-fn generate(pipeline: &Pipeline, request: &Request, steps: usize, count: usize) -> Result<Generation, Failure> {
+fn generate(
+    pipeline: &Pipeline,
+    request: &Request,
+    steps: usize,
+    count: usize,
+) -> Result<Generation, Failure> {
     let bar = ProgressBar::new(steps.saturating_mul(count) as u64);
     let speed = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         // A bar that is not shown has nobody to tell.
@@ -220,20 +268,26 @@ fn generate(pipeline: &Pipeline, request: &Request, steps: usize, count: usize) 
     });
     bar.finish();
     result.map_err(|error| match error {
-        GenerateError::Request { .. } | GenerateError::Ladder(_) => Failure::Arguments(error.to_string()),
+        GenerateError::Request { .. } | GenerateError::Ladder(_) => {
+            Failure::Arguments(error.to_string())
+        }
         error => Failure::Work(error.to_string()),
     })
 }
 
 fn tell_what_was_cut(what: &str, prompt: Option<&PromptEmbedding>) {
     if let Some(cut) = prompt.and_then(|prompt| prompt.tokens.cut.as_ref()) {
-        eprintln!("warning: the {what} is {} tokens too long; left out from byte {}: {:?}", cut.tokens, cut.offset, cut.text);
+        eprintln!(
+            "warning: the {what} is {} tokens too long; left out from byte {}: {:?}",
+            cut.tokens, cut.offset, cut.text
+        );
     }
 }
 
 /// Saves under `path`, or, where a file has that name, under `path` with `_2`, `_3` …
 fn save_new(picture: &Picture, path: &Path) -> Result<PathBuf, Failure> {
-    let names = std::iter::once(path.to_path_buf()).chain((2..).map(|n| with_suffix(path, &format!("_{n}"))));
+    let names = std::iter::once(path.to_path_buf())
+        .chain((2..).map(|n| with_suffix(path, &format!("_{n}"))));
     for name in names {
         match picture.save_new_png(&name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -245,19 +299,53 @@ fn save_new(picture: &Picture, path: &Path) -> Result<PathBuf, Failure> {
 
 /// All f32, with batch dimension 1.
 fn dump(path: &Path, generation: &Generation, picture: &Picture) -> io::Result<()> {
-    let embedding = |prompt: &PromptEmbedding| (prompt.embedding.shape().to_vec(), bytes(prompt.embedding.iter()));
+    let embedding = |prompt: &PromptEmbedding| {
+        (
+            prompt.embedding.shape().to_vec(),
+            bytes(prompt.embedding.iter()),
+        )
+    };
     let mut tensors = vec![
         ("prompt_embeds", embedding(&generation.prompt)),
-        ("initial_noise", (picture.initial_noise.shape().to_vec(), bytes(picture.initial_noise.iter()))),
-        ("latents", (picture.latents.shape().to_vec(), bytes(picture.latents.iter()))),
-        ("image", (picture.pixels.shape().to_vec(), bytes(picture.pixels.iter()))),
+        (
+            "initial_noise",
+            (
+                picture.initial_noise.shape().to_vec(),
+                bytes(picture.initial_noise.iter()),
+            ),
+        ),
+        (
+            "latents",
+            (
+                picture.latents.shape().to_vec(),
+                bytes(picture.latents.iter()),
+            ),
+        ),
+        (
+            "image",
+            (
+                picture.pixels.shape().to_vec(),
+                bytes(picture.pixels.iter()),
+            ),
+        ),
     ];
-    tensors.extend(generation.negative.as_ref().map(|negative| ("negative_prompt_embeds", embedding(negative))));
+    tensors.extend(
+        generation
+            .negative
+            .as_ref()
+            .map(|negative| ("negative_prompt_embeds", embedding(negative))),
+    );
     let views = tensors.iter().map(|(name, (shape, data))| {
-        (*name, TensorView::new(Dtype::F32, shape.clone(), data).expect("four bytes for each element"))
+        (
+            *name,
+            TensorView::new(Dtype::F32, shape.clone(), data).expect("four bytes for each element"),
+        )
     });
     let serialized = safetensors::serialize(views, None).map_err(io::Error::other)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     io::Write::write_all(&mut file, &serialized)?;
     file.persist(path)?;

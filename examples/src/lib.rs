@@ -55,7 +55,9 @@ pub fn arguments<A: clap::Parser>() -> Result<A, ExitCode> {
 
 /// Text as a part of a file name: letters and digits in lower case with single hyphens between, at most 60 characters.
 pub fn slug(text: &str) -> String {
-    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    let words = text
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty());
     let joined = words.collect::<Vec<_>>().join("-").to_lowercase();
     let short: String = joined.chars().take(60).collect();
     match short.trim_matches('-') {
@@ -86,7 +88,10 @@ mod tests {
 
     #[test]
     fn slugs_are_short_and_safe() {
-        assert_eq!(slug("A fox, (red:1.2)  / on\tblue!"), "a-fox-red-1-2-on-blue");
+        assert_eq!(
+            slug("A fox, (red:1.2)  / on\tblue!"),
+            "a-fox-red-1-2-on-blue"
+        );
         assert_eq!(slug("../../etc"), "etc");
         assert_eq!(slug("狐 🦊"), "狐");
         assert_eq!(slug("🦊"), "image");
@@ -95,7 +100,10 @@ mod tests {
 
     #[test]
     fn numbers_go_before_the_extension() {
-        assert_eq!(numbered(Path::new("out/fox.png"), 3), Path::new("out/fox-3.png"));
+        assert_eq!(
+            numbered(Path::new("out/fox.png"), 3),
+            Path::new("out/fox-3.png")
+        );
         assert_eq!(numbered(Path::new("fox"), 1), Path::new("fox-1"));
         assert_eq!(numbered(Path::new("a.b.png"), 2), Path::new("a.b-2.png"));
     }

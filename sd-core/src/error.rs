@@ -45,8 +45,16 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn request(what: &'static str, expected: impl ToString, found: impl ToString) -> Self {
-        Self::Request { what, expected: expected.to_string(), found: found.to_string() }
+    pub(crate) fn request(
+        what: &'static str,
+        expected: impl ToString,
+        found: impl ToString,
+    ) -> Self {
+        Self::Request {
+            what,
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
     }
 
     pub(crate) fn backend(stage: impl Into<String>) -> impl FnOnce(BoxError) -> Self {

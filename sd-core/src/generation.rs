@@ -43,10 +43,21 @@ pub struct Picture {
 }
 
 impl Picture {
-    pub(crate) fn new(seed: u64, mut pixels: Array4<f32>, latents: Array4<f32>, initial_noise: Array4<f32>) -> Self {
+    pub(crate) fn new(
+        seed: u64,
+        mut pixels: Array4<f32>,
+        latents: Array4<f32>,
+        initial_noise: Array4<f32>,
+    ) -> Self {
         pixels.mapv_inplace(|v| v.clamp(-1.0, 1.0));
         let image = to_rgb(pixels.index_axis(Axis(0), 0));
-        Self { seed, image, pixels, latents, initial_noise }
+        Self {
+            seed,
+            image,
+            pixels,
+            latents,
+            initial_noise,
+        }
     }
 
     /// Writes a PNG, whatever the path's extension. The file appears when it is whole, replacing one of that name.
@@ -69,16 +80,21 @@ impl Picture {
     }
 
     fn temporary_png(&self, path: &Path) -> io::Result<tempfile::NamedTempFile> {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = path
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         let mut builder = tempfile::Builder::new();
         // A temporary file is the user's alone by default; a picture is as readable as the umask lets any file be.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let mut file = builder.tempfile_in(folder)?;
-        self.image.write_to(&mut io::BufWriter::new(&mut file), image::ImageFormat::Png).map_err(|error| match error {
-            image::ImageError::IoError(error) => error,
-            other => io::Error::other(other),
-        })?;
+        self.image
+            .write_to(&mut io::BufWriter::new(&mut file), image::ImageFormat::Png)
+            .map_err(|error| match error {
+                image::ImageError::IoError(error) => error,
+                other => io::Error::other(other),
+            })?;
         Ok(file)
     }
 }
@@ -87,7 +103,8 @@ impl Picture {
 fn to_rgb(pixels: ArrayView3<'_, f32>) -> RgbImage {
     let (_, height, width) = pixels.dim();
     RgbImage::from_fn(width as u32, height as u32, |x, y| {
-        let byte = |c| ((pixels[[c, y as usize, x as usize]] / 2.0 + 0.5) * 255.0).round_ties_even() as u8;
+        let byte =
+            |c| ((pixels[[c, y as usize, x as usize]] / 2.0 + 0.5) * 255.0).round_ties_even() as u8;
         image::Rgb([byte(0), byte(1), byte(2)])
     })
 }

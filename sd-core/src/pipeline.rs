@@ -4,12 +4,14 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use ndarray::{Array4, ArrayView3, ArrayView4, ArrayViewMut4};
 use sd_schedulers::{
-    NoiseSchedule, NoiseSource, Prediction, Rung, Rungs, Run, Sampler, SchedulerConfig, Step, TorchRng,
+    NoiseSchedule, NoiseSource, Prediction, Run, Rung, Rungs, Sampler, SchedulerConfig, Step,
+    TorchRng,
 };
 use sd_text::{ClipSkip, PromptEmbedding, PromptEncoder};
 
 use crate::{
-    Denoiser, Error, Generation, ImageSize, LatentCodec, Observer, Picture, Progress, Request, guide,
+    Denoiser, Error, Generation, ImageSize, LatentCodec, Observer, Picture, Progress, Request,
+    guide,
 };
 
 /// A model ready to draw. Cheap to clone: clones share the model.
@@ -59,10 +61,19 @@ impl PipelineBuilder {
     /// [`Error::Parts`] when denoiser, codec and prompt encoder do not agree on channels or width; [`Error::Scheduler`]
     /// when the noise schedule is not usable; [`Error::Request`] when the default size or clip skip is not.
     pub fn build(self) -> Result<Pipeline, Error> {
-        let Self { prompts, denoiser, codec, scheduler, size, clip_skip } = self;
+        let Self {
+            prompts,
+            denoiser,
+            codec,
+            scheduler,
+            size,
+            clip_skip,
+        } = self;
         let (latents, decoded) = (denoiser.latent_channels(), codec.latent_channels());
         if latents != decoded {
-            return Err(Error::Parts(format!("the denoiser has {latents} latent channels, the codec {decoded}")));
+            return Err(Error::Parts(format!(
+                "the denoiser has {latents} latent channels, the codec {decoded}"
+            )));
         }
         let (wanted, given) = (denoiser.context_width(), prompts.model().width());
         if wanted != given {
@@ -74,8 +85,18 @@ impl PipelineBuilder {
         size.latents(codec.factor())?;
         checked_clip_skip(clip_skip, prompts.model().layers())?;
         let schedule = Arc::new(NoiseSchedule::new(&scheduler)?);
-        let parts = Parts { prompts, denoiser, codec, scheduler, schedule, size, clip_skip };
-        Ok(Pipeline { parts: Arc::new(parts) })
+        let parts = Parts {
+            prompts,
+            denoiser,
+            codec,
+            scheduler,
+            schedule,
+            size,
+            clip_skip,
+        };
+        Ok(Pipeline {
+            parts: Arc::new(parts),
+        })
     }
 }
 
@@ -87,7 +108,14 @@ impl Pipeline {
         codec: Arc<dyn LatentCodec>,
         scheduler: SchedulerConfig,
     ) -> PipelineBuilder {
-        PipelineBuilder { prompts, denoiser, codec, scheduler, size: [512, 512], clip_skip: 1 }
+        PipelineBuilder {
+            prompts,
+            denoiser,
+            codec,
+            scheduler,
+            size: [512, 512],
+            clip_skip: 1,
+        }
     }
 
     /// What the model's scheduler configuration says: for building a sampler the way the model wants it.
@@ -128,7 +156,11 @@ impl Pipeline {
     ///
     /// # Errors
     /// As `generate`, and [`Error::Stopped`] when the observer breaks.
-    pub fn generate_watched(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation, Error> {
+    pub fn generate_watched(
+        &self,
+        request: &Request,
+        observer: &mut dyn Observer,
+    ) -> Result<Generation, Error> {
         let parts = &*self.parts;
         let size = match request.size {
             Some([width, height]) => ImageSize::new(width, height)?,
@@ -136,29 +168,46 @@ impl Pipeline {
         };
         let [height, width] = size.latents(parts.codec.factor())?;
         if !request.guidance.is_finite() {
-            return Err(Error::request("guidance", "a finite number", request.guidance));
+            return Err(Error::request(
+                "guidance",
+                "a finite number",
+                request.guidance,
+            ));
         }
         if request.count == 0 {
             return Err(Error::request("count", "at least 1", 0));
         }
-        let clip_skip =
-            checked_clip_skip(request.clip_skip.unwrap_or(parts.clip_skip), parts.prompts.model().layers())?;
+        let clip_skip = checked_clip_skip(
+            request.clip_skip.unwrap_or(parts.clip_skip),
+            parts.prompts.model().layers(),
+        )?;
         let conventions = request.scheduler.conventions();
-        let rungs = request.ladder.rungs(&parts.schedule, request.steps, &conventions)?;
+        let rungs = request
+            .ladder
+            .rungs(&parts.schedule, request.steps, &conventions)?;
 
         let prompt = self.encode(&request.prompt, clip_skip)?;
         // At 1 the unconditional half has no weight, and below it diffusers leaves it out too.
-        let negative =
-            if request.guidance > 1.0 { Some(self.encode(&request.negative, clip_skip)?) } else { None };
+        let negative = if request.guidance > 1.0 {
+            Some(self.encode(&request.negative, clip_skip)?)
+        } else {
+            None
+        };
 
         let shape = [1, parts.denoiser.latent_channels(), height, width];
-        let first_seed = request.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+        let first_seed = request
+            .seed
+            .unwrap_or_else(|| u64::from(rand::random::<u32>()));
         let mut pictures = Vec::with_capacity(request.count.min(1024));
         for picture in 0..request.count {
             let seed = first_seed.wrapping_add(picture as u64);
             let mut noise = TorchRng::new(seed);
             let mut initial_noise = Array4::zeros(shape);
-            noise.fill(initial_noise.as_slice_mut().expect("fresh arrays are contiguous"));
+            noise.fill(
+                initial_noise
+                    .as_slice_mut()
+                    .expect("fresh arrays are contiguous"),
+            );
             let mut latents = &initial_noise * rungs.initial_scale();
             let mut run = GuidedRun {
                 denoiser: &*parts.denoiser,
@@ -169,21 +218,41 @@ impl Pipeline {
                 guidance: request.guidance,
                 noise,
                 input: vec![0.0; initial_noise.len()],
-                unconditional: vec![0.0; if negative.is_some() { initial_noise.len() } else { 0 }],
+                unconditional: vec![
+                    0.0;
+                    if negative.is_some() {
+                        initial_noise.len()
+                    } else {
+                        0
+                    }
+                ],
                 observer,
                 picture,
                 pictures: request.count,
                 step: 0,
                 error: None,
             };
-            run.sample(&*request.scheduler, &rungs, latents.as_slice_mut().expect("contiguous like its operands"))?;
+            run.sample(
+                &*request.scheduler,
+                &rungs,
+                latents
+                    .as_slice_mut()
+                    .expect("contiguous like its operands"),
+            )?;
             let pixels = {
                 let _span = tracing::info_span!("decode").entered();
-                parts.codec.decode(latents.view()).map_err(Error::backend("decoding the latents"))?
+                parts
+                    .codec
+                    .decode(latents.view())
+                    .map_err(Error::backend("decoding the latents"))?
             };
             pictures.push(Picture::new(seed, pixels, latents, initial_noise));
         }
-        Ok(Generation { pictures, prompt, negative })
+        Ok(Generation {
+            pictures,
+            prompt,
+            negative,
+        })
     }
 
     fn encode(&self, prompt: &str, clip_skip: ClipSkip) -> Result<PromptEmbedding, Error> {
@@ -195,7 +264,11 @@ impl Pipeline {
 fn checked_clip_skip(layer: usize, layers: usize) -> Result<ClipSkip, Error> {
     match ClipSkip::new(layer) {
         Ok(clip_skip) if layer <= layers => Ok(clip_skip),
-        _ => Err(Error::request("clip skip", format!("1 to {layers}, the model's text layers"), layer)),
+        _ => Err(Error::request(
+            "clip skip",
+            format!("1 to {layers}, the model's text layers"),
+            layer,
+        )),
     }
 }
 
@@ -221,20 +294,34 @@ struct GuidedRun<'a> {
 }
 
 impl GuidedRun<'_> {
-    fn sample(&mut self, sampler: &dyn Sampler, rungs: &Rungs, latents: &mut [f32]) -> Result<(), Error> {
+    fn sample(
+        &mut self,
+        sampler: &dyn Sampler,
+        rungs: &Rungs,
+        latents: &mut [f32],
+    ) -> Result<(), Error> {
         let _span = tracing::info_span!("denoise", picture = self.picture).entered();
         match sampler.sample(latents, rungs, self) {
             ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(self.error.take().unwrap_or(Error::Stopped { steps: self.step })),
+            ControlFlow::Break(()) => Err(self
+                .error
+                .take()
+                .unwrap_or(Error::Stopped { steps: self.step })),
         }
     }
 
     fn predict(&mut self, timestep: f32, output: &mut [f32]) -> Result<(), crate::BoxError> {
         let latents = ArrayView4::from_shape(self.shape, &self.input)?;
-        self.denoiser.predict(latents, timestep, self.prompt, ArrayViewMut4::from_shape(self.shape, output)?)?;
+        self.denoiser.predict(
+            latents,
+            timestep,
+            self.prompt,
+            ArrayViewMut4::from_shape(self.shape, output)?,
+        )?;
         if let Some(negative) = self.negative {
             let unconditional = ArrayViewMut4::from_shape(self.shape, &mut self.unconditional)?;
-            self.denoiser.predict(latents, timestep, negative, unconditional)?;
+            self.denoiser
+                .predict(latents, timestep, negative, unconditional)?;
             guide(output, &self.unconditional, self.guidance);
         }
         Ok(())
@@ -248,7 +335,11 @@ impl Run for GuidedRun<'_> {
             *input = x * scale;
         }
         if let Err(source) = self.predict(at.timestep, denoised) {
-            let stage = format!("the denoiser at step {}, timestep {}", self.step + 1, at.timestep);
+            let stage = format!(
+                "the denoiser at step {}, timestep {}",
+                self.step + 1,
+                at.timestep
+            );
             self.error = Some(Error::Backend { stage, source });
             return ControlFlow::Break(());
         }
@@ -276,15 +367,25 @@ impl Run for GuidedRun<'_> {
 
 impl std::fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Parts { scheduler, size, clip_skip, .. } = &*self.parts;
+        let Parts {
+            scheduler,
+            size,
+            clip_skip,
+            ..
+        } = &*self.parts;
         let mut s = f.debug_struct("Pipeline");
-        s.field("scheduler", scheduler).field("size", size).field("clip_skip", clip_skip).finish_non_exhaustive()
+        s.field("scheduler", scheduler)
+            .field("size", size)
+            .field("clip_skip", clip_skip)
+            .finish_non_exhaustive()
     }
 }
 
 impl std::fmt::Debug for PipelineBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut s = f.debug_struct("PipelineBuilder");
-        s.field("size", &self.size).field("clip_skip", &self.clip_skip).finish_non_exhaustive()
+        s.field("size", &self.size)
+            .field("clip_skip", &self.clip_skip)
+            .finish_non_exhaustive()
     }
 }

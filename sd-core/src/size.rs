@@ -25,7 +25,11 @@ impl ImageSize {
         }
         if u64::from(width) * u64::from(height) > MAX_PIXELS {
             let expected = format!("at most {MAX_PIXELS} pixels");
-            return Err(Error::request("size", expected, format!("{width}×{height}")));
+            return Err(Error::request(
+                "size",
+                expected,
+                format!("{width}×{height}"),
+            ));
         }
         Ok(Self { width, height })
     }
@@ -44,7 +48,11 @@ impl ImageSize {
     pub(crate) fn latents(self, factor: usize) -> Result<[usize; 2], Error> {
         for (what, side) in [("width", self.width), ("height", self.height)] {
             if !(side as usize).is_multiple_of(factor) {
-                return Err(Error::request(what, format!("a multiple of this model's factor, {factor}"), side));
+                return Err(Error::request(
+                    what,
+                    format!("a multiple of this model's factor, {factor}"),
+                    side,
+                ));
             }
         }
         Ok([self.height as usize / factor, self.width as usize / factor])
@@ -64,10 +72,20 @@ mod tests {
     #[test]
     fn sides_are_multiples_of_eight_and_of_the_factor() {
         assert!(ImageSize::new(512, 392).is_ok());
-        for (width, height) in [(0, 64), (64, 0), (63, 64), (64, 12), (4096, 4104), (u32::MAX - 7, u32::MAX - 7)] {
+        for (width, height) in [
+            (0, 64),
+            (64, 0),
+            (63, 64),
+            (64, 12),
+            (4096, 4104),
+            (u32::MAX - 7, u32::MAX - 7),
+        ] {
             assert!(ImageSize::new(width, height).is_err(), "{width}×{height}");
         }
-        assert_eq!(ImageSize::new(520, 392).unwrap().latents(8).unwrap(), [49, 65]);
+        assert_eq!(
+            ImageSize::new(520, 392).unwrap().latents(8).unwrap(),
+            [49, 65]
+        );
         assert!(ImageSize::new(520, 392).unwrap().latents(16).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use sd_core::{Pipeline, SchedulerConfig};
+use sd_core::{Denoiser, LatentCodec, Pipeline, SchedulerConfig};
 use sd_text::{ClipTokenizer, PromptEncoder};
 
 use crate::{
@@ -28,7 +28,13 @@ pub struct Builder {
 
 /// A builder at its defaults: the CPU with a thread for each physical core, clip skip 1.
 pub fn builder() -> Builder {
-    Builder { device: Device::Cpu, threads: 0, runtime: None, variant: None, clip_skip: 1 }
+    Builder {
+        device: Device::Cpu,
+        threads: 0,
+        runtime: None,
+        variant: None,
+        clip_skip: 1,
+    }
 }
 
 impl Builder {
@@ -71,31 +77,87 @@ impl Builder {
     pub fn load(self, folder: impl AsRef<Path>) -> Result<Pipeline, Error> {
         let path = folder.as_ref();
         let _span = tracing::info_span!("load", model = %path.display()).entered();
-        let folder = ModelFolder::open(path, self.variant.as_deref())?;
+        let folder = self.open(path)?;
         let scheduler = scheduler_config(&folder.component("scheduler")?)?;
-        let tokenizer = ClipTokenizer::load(folder.component("tokenizer")?)?;
-        let text_config = ClipTextConfig::new(&folder.config("text_encoder")?)?;
-        let unet_config = UnetConfig::new(&folder.config("unet")?)?;
-        let vae_config = VaeConfig::new(&folder.config("vae")?)?;
-
-        let runtime = Runtime::start(self.runtime.as_deref())?;
-        self.device.check(&runtime)?;
-        let threads = self.threads;
-        let side = |side: usize| (side * vae_config.factor()).next_multiple_of(8).min(4096) as u32;
-        let [height, width] = unet_config.sample_size.map(side);
-
-        let text_model = OnnxTextModel::new(text_config, &folder.weights("text_encoder")?, &runtime, threads)?;
-        let denoiser = OnnxDenoiser::new(unet_config, &folder.weights("unet")?, &runtime, threads)?;
-        let codec = OnnxCodec::new(vae_config, folder.weights("vae")?, &runtime, threads)?;
-
-        let unfit = |source| Error::Pipeline { path: path.to_path_buf(), source };
-        let prompts =
-            PromptEncoder::new(Arc::new(tokenizer), Arc::new(text_model)).map_err(|error| unfit(error.into()))?;
+        let prompts = self.prompts(&folder)?;
+        let denoiser = self.denoiser(&folder)?;
+        let codec = self.codec(&folder)?;
+        let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(4096) as u32;
+        let [height, width] = denoiser.sample_size().map(side);
         Pipeline::builder(prompts, Arc::new(denoiser), Arc::new(codec), scheduler)
             .size(width, height)
             .clip_skip(self.clip_skip)
             .build()
-            .map_err(unfit)
+            .map_err(|source| Error::Pipeline {
+                path: path.to_path_buf(),
+                source,
+            })
+    }
+
+    /// Only the tokenizer and the text model of a folder, to encode prompts with.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_prompt_encoder(&self, folder: impl AsRef<Path>) -> Result<PromptEncoder, Error> {
+        self.prompts(&self.open(folder.as_ref())?)
+    }
+
+    /// Only the UNet of a folder, for a pipeline of one's own parts.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_denoiser(&self, folder: impl AsRef<Path>) -> Result<Arc<dyn Denoiser>, Error> {
+        Ok(Arc::new(self.denoiser(&self.open(folder.as_ref())?)?))
+    }
+
+    /// Only the autoencoder of a folder, for a pipeline of one's own parts.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_codec(&self, folder: impl AsRef<Path>) -> Result<Arc<dyn LatentCodec>, Error> {
+        Ok(Arc::new(self.codec(&self.open(folder.as_ref())?)?))
+    }
+
+    fn open(&self, folder: &Path) -> Result<ModelFolder, Error> {
+        ModelFolder::open(folder, self.variant.as_deref())
+    }
+
+    fn prompts(&self, folder: &ModelFolder) -> Result<PromptEncoder, Error> {
+        let tokenizer = ClipTokenizer::load(folder.component("tokenizer")?)?;
+        let config = ClipTextConfig::new(&folder.config("text_encoder")?)?;
+        let weights = folder.weights("text_encoder")?;
+        let model = OnnxTextModel::new(config, &weights, &self.start_runtime()?, self.threads)?;
+        PromptEncoder::new(Arc::new(tokenizer), Arc::new(model)).map_err(|error| Error::Pipeline {
+            path: folder.path().to_path_buf(),
+            source: error.into(),
+        })
+    }
+
+    fn denoiser(&self, folder: &ModelFolder) -> Result<OnnxDenoiser, Error> {
+        let config = UnetConfig::new(&folder.config("unet")?)?;
+        OnnxDenoiser::new(
+            config,
+            &folder.weights("unet")?,
+            &self.start_runtime()?,
+            self.threads,
+        )
+    }
+
+    fn codec(&self, folder: &ModelFolder) -> Result<OnnxCodec, Error> {
+        let config = VaeConfig::new(&folder.config("vae")?)?;
+        OnnxCodec::new(
+            config,
+            folder.weights("vae")?,
+            &self.start_runtime()?,
+            self.threads,
+        )
+    }
+
+    /// The process's ONNX Runtime, with the device.
+    fn start_runtime(&self) -> Result<Arc<Runtime>, Error> {
+        let runtime = Runtime::start(self.runtime.as_deref())?;
+        self.device.check(&runtime)?;
+        Ok(runtime)
     }
 }
 

@@ -23,10 +23,15 @@ impl Config {
     /// Reads `path`, which must hold a JSON object.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let value: Value =
-            serde_json::from_str(&text).map_err(|source| Error::Json { path: path.to_path_buf(), source })?;
+        let value: Value = serde_json::from_str(&text).map_err(|source| Error::Json {
+            path: path.to_path_buf(),
+            source,
+        })?;
         match value {
-            Value::Object(map) => Ok(Self { path: path.to_path_buf(), map }),
+            Value::Object(map) => Ok(Self {
+                path: path.to_path_buf(),
+                map,
+            }),
             other => Err(Error::Config {
                 path: path.to_path_buf(),
                 key: "(the whole file)".into(),
@@ -39,7 +44,12 @@ impl Config {
     /// An error about `key`.
     pub fn wrong(&self, key: &str, expected: impl Into<String>) -> Error {
         let found = self.map.get(key).map_or("missing".into(), short);
-        Error::Config { path: self.path.clone(), key: key.to_owned(), expected: expected.into(), found }
+        Error::Config {
+            path: self.path.clone(),
+            key: key.to_owned(),
+            expected: expected.into(),
+            found,
+        }
     }
 
     /// Whether the key is there with the value null.
@@ -47,47 +57,87 @@ impl Config {
         self.map.get(key).is_some_and(Value::is_null)
     }
 
-    pub fn usize(&self, key: &str, default: usize, range: RangeInclusive<usize>) -> Result<usize, Error> {
-        let Some(value) = self.value(key) else { return Ok(default) };
-        whole(value, &range)
-            .ok_or_else(|| self.wrong(key, format!("a whole number from {} to {}", range.start(), range.end())))
+    pub fn usize(
+        &self,
+        key: &str,
+        default: usize,
+        range: RangeInclusive<usize>,
+    ) -> Result<usize, Error> {
+        let Some(value) = self.value(key) else {
+            return Ok(default);
+        };
+        whole(value, &range).ok_or_else(|| {
+            self.wrong(
+                key,
+                format!("a whole number from {} to {}", range.start(), range.end()),
+            )
+        })
     }
 
     /// A positive, finite number; none where the key is missing or null.
     pub fn positive(&self, key: &str) -> Result<Option<f32>, Error> {
-        let Some(value) = self.finite(key)? else { return Ok(None) };
-        if value > 0.0 { Ok(Some(value)) } else { Err(self.wrong(key, "a positive number")) }
+        let Some(value) = self.finite(key)? else {
+            return Ok(None);
+        };
+        if value > 0.0 {
+            Ok(Some(value))
+        } else {
+            Err(self.wrong(key, "a positive number"))
+        }
     }
 
     /// A finite number; none where the key is missing or null.
     pub fn finite(&self, key: &str) -> Result<Option<f32>, Error> {
-        let Some(value) = self.value(key) else { return Ok(None) };
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
         let number = value.as_f64().map(|v| v as f32).filter(|v| v.is_finite());
-        number.map(Some).ok_or_else(|| self.wrong(key, "a finite number"))
+        number
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, "a finite number"))
     }
 
     pub fn bool(&self, key: &str, default: bool) -> Result<bool, Error> {
-        let Some(value) = self.value(key) else { return Ok(default) };
-        value.as_bool().ok_or_else(|| self.wrong(key, "true or false"))
+        let Some(value) = self.value(key) else {
+            return Ok(default);
+        };
+        value
+            .as_bool()
+            .ok_or_else(|| self.wrong(key, "true or false"))
     }
 
     pub fn text<'a>(&'a self, key: &str, default: &'a str) -> Result<&'a str, Error> {
-        let Some(value) = self.value(key) else { return Ok(default) };
+        let Some(value) = self.value(key) else {
+            return Ok(default);
+        };
         value.as_str().ok_or_else(|| self.wrong(key, "a string"))
     }
 
     /// A list of strings.
     pub fn texts<'a>(&'a self, key: &str, default: &[&'a str]) -> Result<Vec<&'a str>, Error> {
-        let Some(value) = self.value(key) else { return Ok(default.to_vec()) };
-        let list = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
+        let Some(value) = self.value(key) else {
+            return Ok(default.to_vec());
+        };
+        let list = value
+            .as_array()
+            .and_then(|list| list.iter().map(Value::as_str).collect());
         list.ok_or_else(|| self.wrong(key, "a list of strings"))
     }
 
     /// A list of sizes.
     pub fn sizes(&self, key: &str, default: &[usize]) -> Result<Vec<usize>, Error> {
-        let Some(value) = self.value(key) else { return Ok(default.to_vec()) };
-        let list = value.as_array().and_then(|list| list.iter().map(|v| whole(v, &SIZE)).collect());
-        list.ok_or_else(|| self.wrong(key, format!("a list of whole numbers from 1 to {}", SIZE.end())))
+        let Some(value) = self.value(key) else {
+            return Ok(default.to_vec());
+        };
+        let list = value
+            .as_array()
+            .and_then(|list| list.iter().map(|v| whole(v, &SIZE)).collect());
+        list.ok_or_else(|| {
+            self.wrong(
+                key,
+                format!("a list of whole numbers from 1 to {}", SIZE.end()),
+            )
+        })
     }
 
     /// One size for each of `count` levels: a number stands for all of them, a list gives each its own.
@@ -98,7 +148,10 @@ impl Config {
                 if list.len() == count {
                     Ok(list)
                 } else {
-                    Err(self.wrong(key, format!("a number or a list of {count}, one for each block")))
+                    Err(self.wrong(
+                        key,
+                        format!("a number or a list of {count}, one for each block"),
+                    ))
                 }
             }
             _ => Ok(vec![self.usize(key, default, SIZE)?; count]),
@@ -110,7 +163,11 @@ impl Config {
         match self.map.get(key) {
             Some(value) if !value.is_null() && !allowed.contains(value) => {
                 let allowed: Vec<_> = allowed.iter().map(Value::to_string).collect();
-                let expected = if allowed.is_empty() { "null".to_owned() } else { allowed.join(" or ") };
+                let expected = if allowed.is_empty() {
+                    "null".to_owned()
+                } else {
+                    allowed.join(" or ")
+                };
                 Err(self.wrong(key, format!("{expected} (anything else is not supported)")))
             }
             _ => Ok(()),
@@ -123,7 +180,10 @@ impl Config {
 }
 
 fn whole(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {
-    value.as_u64().and_then(|v| usize::try_from(v).ok()).filter(|v| range.contains(v))
+    value
+        .as_u64()
+        .and_then(|v| usize::try_from(v).ok())
+        .filter(|v| range.contains(v))
 }
 
 /// A value for an error message: at most one short line.

@@ -137,6 +137,13 @@ impl Error {
     pub(crate) fn onnx(stage: impl Into<String>) -> impl FnOnce(ort::Error) -> Self {
         let stage = stage.into();
         // The message may hold a graph's whole path in several lines; a user reads one.
-        move |error| Self::Onnx { stage, message: error.message().split_whitespace().collect::<Vec<_>>().join(" ") }
+        move |error| Self::Onnx {
+            stage,
+            message: error
+                .message()
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" "),
+        }
     }
 }

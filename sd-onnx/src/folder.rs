@@ -25,7 +25,10 @@ impl ModelFolder {
                     .into(),
             });
         }
-        let folder = Self { path: path.to_path_buf(), variant: variant.map(str::to_owned) };
+        let folder = Self {
+            path: path.to_path_buf(),
+            variant: variant.map(str::to_owned),
+        };
         for name in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
             folder.component(name)?;
         }
@@ -39,6 +42,11 @@ impl ModelFolder {
         }
         folder.check_variant()?;
         Ok(folder)
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The folder of a component.
@@ -70,7 +78,10 @@ impl ModelFolder {
     fn weight_file(&self, component: &str) -> Result<PathBuf, Error> {
         let folder = self.component(component)?;
         let mut files = candidates(&folder, stem(component))?;
-        let wanted = self.variant.as_ref().and_then(|variant| files.iter().position(|(v, _)| v == variant));
+        let wanted = self
+            .variant
+            .as_ref()
+            .and_then(|variant| files.iter().position(|(v, _)| v == variant));
         let plain = files.iter().position(|(variant, _)| variant.is_empty());
         if let Some(found) = wanted.or(plain) {
             return Ok(files.swap_remove(found).1);
@@ -88,10 +99,16 @@ impl ModelFolder {
 
     /// A variant may be there for one component only (`non_ema` always is), but one that is nowhere is a mistake.
     fn check_variant(&self) -> Result<(), Error> {
-        let Some(variant) = &self.variant else { return Ok(()) };
+        let Some(variant) = &self.variant else {
+            return Ok(());
+        };
         let mut found = Vec::new();
         for component in ["unet", "vae", "text_encoder"] {
-            found.extend(candidates(&self.component(component)?, stem(component))?.into_iter().map(|(v, _)| v));
+            found.extend(
+                candidates(&self.component(component)?, stem(component))?
+                    .into_iter()
+                    .map(|(v, _)| v),
+            );
         }
         if found.contains(variant) {
             return Ok(());
@@ -99,7 +116,11 @@ impl ModelFolder {
         found.retain(|v| !v.is_empty());
         found.sort();
         found.dedup();
-        let found = if found.is_empty() { "none".into() } else { found.join(", ") };
+        let found = if found.is_empty() {
+            "none".into()
+        } else {
+            found.join(", ")
+        };
         Err(Error::Missing {
             path: self.path.clone(),
             what: format!("the variant `{variant}`"),
@@ -110,7 +131,11 @@ impl ModelFolder {
 
 /// What transformers and diffusers call their weight files.
 fn stem(component: &str) -> &'static str {
-    if component == "text_encoder" { "model" } else { "diffusion_pytorch_model" }
+    if component == "text_encoder" {
+        "model"
+    } else {
+        "diffusion_pytorch_model"
+    }
 }
 
 /// The safetensors files and shard indices of a component, each with its variant (empty for the plain one), whole
@@ -123,7 +148,12 @@ fn candidates(folder: &Path, stem: &str) -> Result<Vec<(String, PathBuf)>, Error
             files.push((variant.to_owned(), folder.join(&name)));
         }
     }
-    files.sort_by_key(|(variant, path)| (path.extension().is_some_and(|e| e == "json"), variant.clone()));
+    files.sort_by_key(|(variant, path)| {
+        (
+            path.extension().is_some_and(|e| e == "json"),
+            variant.clone(),
+        )
+    });
     files.dedup_by(|(later, _), (earlier, _)| later == earlier);
     Ok(files)
 }
@@ -134,7 +164,8 @@ fn variant_of<'a>(name: &'a str, stem: &str) -> Option<&'a str> {
     let variant = if let Some(rest) = rest.strip_suffix(".json") {
         // `.safetensors.index`, with the variant after it or, for a while, before `index`.
         let rest = rest.strip_prefix(".safetensors")?;
-        rest.strip_prefix(".index").or_else(|| rest.strip_suffix(".index"))?
+        rest.strip_prefix(".index")
+            .or_else(|| rest.strip_suffix(".index"))?
     } else {
         rest.strip_suffix(".safetensors")?
     };
@@ -147,10 +178,14 @@ fn variant_of<'a>(name: &'a str, stem: &str) -> Option<&'a str> {
 
 /// There is no safetensors file: says what to do with what is there instead.
 fn no_safetensors(folder: PathBuf, stem: &str) -> Error {
-    let pickled = fs::read_dir(&folder).into_iter().flatten().flatten().find_map(|entry| {
-        let name = entry.file_name().to_str()?.to_owned();
-        (name.ends_with(".bin") || name.ends_with(".ckpt")).then_some(name)
-    });
+    let pickled = fs::read_dir(&folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .find_map(|entry| {
+            let name = entry.file_name().to_str()?.to_owned();
+            (name.ends_with(".bin") || name.ends_with(".ckpt")).then_some(name)
+        });
     let hint = match pickled {
         Some(name) => format!(
             "there is only `{name}`, a pickle, which can run code when it is read; save the model again as safetensors: \
@@ -158,7 +193,11 @@ fn no_safetensors(folder: PathBuf, stem: &str) -> Error {
         ),
         None => "the folder has no weights".into(),
     };
-    Error::Missing { path: folder, what: format!("{stem}.safetensors"), hint }
+    Error::Missing {
+        path: folder,
+        what: format!("{stem}.safetensors"),
+        hint,
+    }
 }
 
 #[cfg(test)]

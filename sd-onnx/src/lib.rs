@@ -38,6 +38,6 @@ pub use device::Device;
 pub use error::Error;
 pub use runtime::RuntimeError;
 pub use sd_core::{
-    Denoiser, Error as GenerateError, Generation, ImageSize, LatentCodec, LatentDistribution, Observer, Picture,
-    Pipeline, Progress, Request, SchedulerConfig, schedulers, text,
+    Denoiser, Error as GenerateError, Generation, ImageSize, LatentCodec, LatentDistribution,
+    Observer, Picture, Pipeline, Progress, Request, SchedulerConfig, schedulers, text,
 };

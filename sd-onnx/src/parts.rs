@@ -31,7 +31,12 @@ impl OnnxTextModel {
         runtime: &Arc<Runtime>,
         threads: usize,
     ) -> Result<Self, Error> {
-        let session = Session::new("text encoder", &clip_text::graph(&config, weights)?, runtime, threads)?;
+        let session = Session::new(
+            "text encoder",
+            &clip_text::graph(&config, weights)?,
+            runtime,
+            threads,
+        )?;
         Ok(Self { config, session })
     }
 }
@@ -53,13 +58,24 @@ impl TextModel for OnnxTextModel {
         self.config.vocab_size
     }
 
-    fn hidden_states(&self, ids: ArrayView2<'_, i64>, clip_skip: ClipSkip) -> Result<Array3<f32>, BoxError> {
+    fn hidden_states(
+        &self,
+        ids: ArrayView2<'_, i64>,
+        clip_skip: ClipSkip,
+    ) -> Result<Array3<f32>, BoxError> {
         let shape = [ids.nrows(), ids.ncols()];
         let ids = ids.as_standard_layout();
         let ids = ids.as_slice().expect("standard layout");
         let output = clip_text::output_name(clip_skip.number());
-        let states = self.session.run([("input_ids", Input::I64(&shape, ids))], &output, |_, states| states.to_vec())?;
-        Ok(Array3::from_shape_vec((shape[0], shape[1], self.config.width), states)?)
+        let states = self.session.run(
+            [("input_ids", Input::I64(&shape, ids))],
+            &output,
+            |_, states| states.to_vec(),
+        )?;
+        Ok(Array3::from_shape_vec(
+            (shape[0], shape[1], self.config.width),
+            states,
+        )?)
     }
 }
 
@@ -70,9 +86,19 @@ pub(crate) struct OnnxDenoiser {
 }
 
 impl OnnxDenoiser {
-    pub fn new(config: UnetConfig, weights: &Weights, runtime: &Arc<Runtime>, threads: usize) -> Result<Self, Error> {
+    pub fn new(
+        config: UnetConfig,
+        weights: &Weights,
+        runtime: &Arc<Runtime>,
+        threads: usize,
+    ) -> Result<Self, Error> {
         let session = Session::new("UNet", &unet::graph(&config, weights)?, runtime, threads)?;
         Ok(Self { config, session })
+    }
+
+    /// Height and width of the latents the model was made for.
+    pub fn sample_size(&self) -> [usize; 2] {
+        self.config.sample_size
     }
 }
 
@@ -95,9 +121,15 @@ impl Denoiser for OnnxDenoiser {
         let (shape, context_shape) = (latents.shape(), context.shape());
         let (latents, context) = (latents.as_standard_layout(), context.as_standard_layout());
         let inputs = [
-            ("sample", Input::F32(shape, latents.as_slice().expect("standard layout"))),
+            (
+                "sample",
+                Input::F32(shape, latents.as_slice().expect("standard layout")),
+            ),
             ("timestep", Input::F32(&[1], &[timestep])),
-            ("encoder_hidden_states", Input::F32(context_shape, context.as_slice().expect("standard layout"))),
+            (
+                "encoder_hidden_states",
+                Input::F32(context_shape, context.as_slice().expect("standard layout")),
+            ),
         ];
         let dim = output.dim();
         self.session.run(inputs, "output", |_, data| {
@@ -118,9 +150,26 @@ pub(crate) struct OnnxCodec {
 }
 
 impl OnnxCodec {
-    pub fn new(config: VaeConfig, weights: Weights, runtime: &Arc<Runtime>, threads: usize) -> Result<Self, Error> {
-        let decoder = Session::new("VAE decoder", &vae::decoder(&config, &weights)?, runtime, threads)?;
-        Ok(Self { config, decoder, weights, runtime: runtime.clone(), threads, encoder: OnceLock::new() })
+    pub fn new(
+        config: VaeConfig,
+        weights: Weights,
+        runtime: &Arc<Runtime>,
+        threads: usize,
+    ) -> Result<Self, Error> {
+        let decoder = Session::new(
+            "VAE decoder",
+            &vae::decoder(&config, &weights)?,
+            runtime,
+            threads,
+        )?;
+        Ok(Self {
+            config,
+            decoder,
+            weights,
+            runtime: runtime.clone(),
+            threads,
+            encoder: OnceLock::new(),
+        })
     }
 
     fn encoder(&self) -> Result<&Session, Error> {
@@ -144,7 +193,11 @@ impl LatentCodec for OnnxCodec {
     }
 
     fn decode(&self, latents: ArrayView4<'_, f32>) -> Result<Array4<f32>, BoxError> {
-        let VaeConfig { scaling_factor, shift_factor, .. } = self.config;
+        let VaeConfig {
+            scaling_factor,
+            shift_factor,
+            ..
+        } = self.config;
         let latents = latents.mapv(|v| v / scaling_factor + shift_factor);
         let latents = latents.as_standard_layout();
         run_image(&self.decoder, ["latents", "image"], latents.view())
@@ -153,7 +206,11 @@ impl LatentCodec for OnnxCodec {
     fn encode(&self, image: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError> {
         let moments = run_image(self.encoder()?, ["image", "moments"], image)?;
         let channels = self.config.latent_channels as isize;
-        let part = |from, to| moments.slice_axis(Axis(1), Slice::new(from, Some(to), 1)).to_owned();
+        let part = |from, to| {
+            moments
+                .slice_axis(Axis(1), Slice::new(from, Some(to), 1))
+                .to_owned()
+        };
         Ok(LatentDistribution {
             mean: part(0, channels),
             // As diffusers' `DiagonalGaussianDistribution` clamps it.
@@ -165,13 +222,22 @@ impl LatentCodec for OnnxCodec {
 }
 
 /// Runs a session of one image input and one image output.
-fn run_image(session: &Session, [input, output]: [&str; 2], x: ArrayView4<'_, f32>) -> Result<Array4<f32>, BoxError> {
+fn run_image(
+    session: &Session,
+    [input, output]: [&str; 2],
+    x: ArrayView4<'_, f32>,
+) -> Result<Array4<f32>, BoxError> {
     let shape = x.shape();
     let x = x.as_standard_layout();
-    let inputs = [(input, Input::F32(shape, x.as_slice().expect("standard layout")))];
+    let inputs = [(
+        input,
+        Input::F32(shape, x.as_slice().expect("standard layout")),
+    )];
     Ok(session.run(inputs, output, |shape, data| {
         let dims: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
-        let [n, c, h, w] = dims[..] else { unreachable!("the graph's output has four dimensions") };
+        let [n, c, h, w] = dims[..] else {
+            unreachable!("the graph's output has four dimensions")
+        };
         Array4::from_shape_vec((n, c, h, w), data.to_vec())
     })??)
 }

@@ -30,7 +30,12 @@ pub(crate) enum Input<'a> {
 
 impl Session {
     /// Loads `model`; `threads` 0 is one per physical core.
-    pub fn new(name: &'static str, model: &Model, runtime: &Arc<Runtime>, threads: usize) -> Result<Self, Error> {
+    pub fn new(
+        name: &'static str,
+        model: &Model,
+        runtime: &Arc<Runtime>,
+        threads: usize,
+    ) -> Result<Self, Error> {
         let _span = tracing::info_span!("load", session = name).entered();
         let failed = |error: ort::Error| Error::onnx(format!("loading the {name}"))(error);
         let mut builder = ort::session::Session::builder(&runtime.environment)
@@ -40,7 +45,10 @@ impl Session {
             .with_config_entry(WEIGHTS_FOLDER, utf8(&model.weights_root)?)
             .map_err(|e| failed(e.into()))?;
         let session = builder.commit_from_memory(&model.bytes).map_err(failed)?;
-        Ok(Self { name, session: Mutex::new(session) })
+        Ok(Self {
+            name,
+            session: Mutex::new(session),
+        })
     }
 
     /// Runs the graph for the one output called `output`, whose shape and values `read` is given.
@@ -51,18 +59,31 @@ impl Session {
         read: impl FnOnce(&[i64], &[f32]) -> T,
     ) -> Result<T, Error> {
         let failed = |error: ort::Error| Error::onnx(format!("running the {}", self.name))(error);
-        let inputs = inputs.into_iter().map(|(name, input)| -> ort::Result<(String, SessionInputValue<'_>)> {
-            Ok((name.to_owned(), match input {
-                Input::F32(shape, data) => TensorRef::from_array_view((shape, data))?.into(),
-                Input::I64(shape, data) => TensorRef::from_array_view((shape, data))?.into(),
-            }))
-        });
+        let inputs = inputs.into_iter().map(
+            |(name, input)| -> ort::Result<(String, SessionInputValue<'_>)> {
+                Ok((
+                    name.to_owned(),
+                    match input {
+                        Input::F32(shape, data) => {
+                            TensorRef::from_array_view((shape, data))?.into()
+                        }
+                        Input::I64(shape, data) => {
+                            TensorRef::from_array_view((shape, data))?.into()
+                        }
+                    },
+                ))
+            },
+        );
         let inputs = inputs.collect::<ort::Result<Vec<_>>>().map_err(failed)?;
-        let options = RunOptions::new().map_err(failed)?.with_outputs(OutputSelector::no_default().with(output));
+        let options = RunOptions::new()
+            .map_err(failed)?
+            .with_outputs(OutputSelector::no_default().with(output));
         // A panic elsewhere while the lock was held left the session as it was: it is only ever read here.
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let outputs = session.run_with_options(inputs, &options).map_err(failed)?;
-        let (shape, data) = outputs[output].try_extract_tensor::<f32>().map_err(failed)?;
+        let (shape, data) = outputs[output]
+            .try_extract_tensor::<f32>()
+            .map_err(failed)?;
         Ok(read(shape, data))
     }
 }

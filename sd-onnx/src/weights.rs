@@ -42,7 +42,11 @@ pub(crate) struct Entry {
 impl Weights {
     /// Opens one safetensors file, or all shards that a `*.index.json` names.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let files = if path.extension().is_some_and(|e| e == "json") { shards(path)? } else { vec![path.to_path_buf()] };
+        let files = if path.extension().is_some_and(|e| e == "json") {
+            shards(path)?
+        } else {
+            vec![path.to_path_buf()]
+        };
         // ONNX Runtime refuses files that are links out of its folder: give it the real ones.
         let real = files
             .iter()
@@ -55,7 +59,10 @@ impl Weights {
             let (data_start, metadata) = read_header(file)?;
             let location = relative(real, &root).ok_or_else(|| Error::Safetensors {
                 path: file.clone(),
-                problem: format!("its real path {} is not valid UTF-8, which ONNX needs", real.display()),
+                problem: format!(
+                    "its real path {} is not valid UTF-8, which ONNX needs",
+                    real.display()
+                ),
             })?;
             for (name, info) in metadata.tensors() {
                 let (start, end) = info.data_offsets;
@@ -70,7 +77,11 @@ impl Weights {
                 tensors.insert(name, entry);
             }
         }
-        Ok(Self { path: path.to_path_buf(), tensors, root })
+        Ok(Self {
+            path: path.to_path_buf(),
+            tensors,
+            root,
+        })
     }
 
     /// The folder that every [`Entry::location`] is relative to.
@@ -116,23 +127,27 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
         weight_map: std::collections::BTreeMap<String, String>,
     }
     let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
-    let Index { weight_map } =
-        serde_json::from_str(&text).map_err(|source| Error::Json { path: index.to_path_buf(), source })?;
+    let Index { weight_map } = serde_json::from_str(&text).map_err(|source| Error::Json {
+        path: index.to_path_buf(),
+        source,
+    })?;
     let mut names: Vec<_> = weight_map.into_values().collect();
     names.sort();
     names.dedup();
     let folder = index.parent().unwrap_or(Path::new(""));
     names
         .into_iter()
-        .map(|name| match Path::new(&name).components().collect::<Vec<_>>()[..] {
-            [std::path::Component::Normal(file)] => Ok(folder.join(file)),
-            _ => Err(Error::Config {
-                path: index.to_path_buf(),
-                key: "weight_map".into(),
-                expected: "file names in the index's own folder".into(),
-                found: format!("{name:?}"),
-            }),
-        })
+        .map(
+            |name| match Path::new(&name).components().collect::<Vec<_>>()[..] {
+                [std::path::Component::Normal(file)] => Ok(folder.join(file)),
+                _ => Err(Error::Config {
+                    path: index.to_path_buf(),
+                    key: "weight_map".into(),
+                    expected: "file names in the index's own folder".into(),
+                    found: format!("{name:?}"),
+                }),
+            },
+        )
         .collect()
 }
 
@@ -140,9 +155,14 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
 fn read_header(path: &Path) -> Result<(usize, Metadata), Error> {
     let file = File::open(path).map_err(Error::io(path))?;
     let length = file.metadata().map_err(Error::io(path))?.len();
-    let wrong = |problem: String| Error::Safetensors { path: path.to_path_buf(), problem };
+    let wrong = |problem: String| Error::Safetensors {
+        path: path.to_path_buf(),
+        problem,
+    };
     if length < 8 {
-        return Err(wrong(format!("{length} bytes, expected at least the 8 of the header's length")));
+        return Err(wrong(format!(
+            "{length} bytes, expected at least the 8 of the header's length"
+        )));
     }
     // Safety: the map is read once, below, while this function runs. A file that another process shortens meanwhile
     // would end this one, as it would for every program that maps files; model files are not written to in use.
@@ -175,14 +195,23 @@ fn common_folder(files: &[PathBuf]) -> PathBuf {
     let mut folders = files.iter().map(|file| file.parent().unwrap_or(file));
     let first = folders.next().unwrap_or(Path::new("")).to_path_buf();
     folders.fold(first, |common, folder| {
-        common.components().zip(folder.components()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect()
+        common
+            .components()
+            .zip(folder.components())
+            .take_while(|(a, b)| a == b)
+            .map(|(a, _)| a)
+            .collect()
     })
 }
 
 /// `file` relative to `root`, with forward slashes.
 fn relative(file: &Path, root: &Path) -> Option<String> {
-    let parts: Option<Vec<_>> =
-        file.strip_prefix(root).ok()?.components().map(|part| part.as_os_str().to_str()).collect();
+    let parts: Option<Vec<_>> = file
+        .strip_prefix(root)
+        .ok()?
+        .components()
+        .map(|part| part.as_os_str().to_str())
+        .collect();
     Some(parts?.join("/"))
 }
 
@@ -194,8 +223,17 @@ mod tests {
     fn the_common_folder_is_the_deepest_one() {
         let paths = |list: &[&str]| list.iter().map(PathBuf::from).collect::<Vec<_>>();
         assert_eq!(common_folder(&paths(&["/a/b/c.x"])), Path::new("/a/b"));
-        assert_eq!(common_folder(&paths(&["/a/b/c.x", "/a/d/e.x"])), Path::new("/a"));
-        assert_eq!(common_folder(&paths(&["/a/b/c.x", "/a/b/d/e.x", "/a/bb/e.x"])), Path::new("/a"));
-        assert_eq!(relative(Path::new("/a/b/c.x"), Path::new("/a")).as_deref(), Some("b/c.x"));
+        assert_eq!(
+            common_folder(&paths(&["/a/b/c.x", "/a/d/e.x"])),
+            Path::new("/a")
+        );
+        assert_eq!(
+            common_folder(&paths(&["/a/b/c.x", "/a/b/d/e.x", "/a/bb/e.x"])),
+            Path::new("/a")
+        );
+        assert_eq!(
+            relative(Path::new("/a/b/c.x"), Path::new("/a")).as_deref(),
+            Some("b/c.x")
+        );
     }
 }

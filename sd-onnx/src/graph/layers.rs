@@ -24,13 +24,21 @@ pub(crate) struct Conv {
 
 impl Conv {
     /// 1 × 1.
-    pub const POINT: Self = Self { kernel: 1, stride: 1, padding: 0 };
+    pub const POINT: Self = Self {
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+    };
     /// 3 × 3 that keeps the size.
     pub const SAME: Self = Self::same(3);
 
     /// An odd kernel with the padding that keeps the size.
     pub const fn same(kernel: usize) -> Self {
-        Self { kernel, stride: 1, padding: (kernel - 1) / 2 }
+        Self {
+            kernel,
+            stride: 1,
+            padding: (kernel - 1) / 2,
+        }
     }
 }
 
@@ -44,14 +52,26 @@ impl Graph<'_> {
     }
 
     /// `x·weightᵀ + bias` over the last axis.
-    pub fn linear(&mut self, x: Value, name: &str, input: usize, output: usize) -> Result<Value, Error> {
+    pub fn linear(
+        &mut self,
+        x: Value,
+        name: &str,
+        input: usize,
+        output: usize,
+    ) -> Result<Value, Error> {
         let product = self.linear_without_bias(x, name, input, output)?;
         let bias = self.weight(&format!("{name}.bias"), &[output])?;
         Ok(self.add(product, bias))
     }
 
     /// `x·weightᵀ` over the last axis.
-    pub fn linear_without_bias(&mut self, x: Value, name: &str, input: usize, output: usize) -> Result<Value, Error> {
+    pub fn linear_without_bias(
+        &mut self,
+        x: Value,
+        name: &str,
+        input: usize,
+        output: usize,
+    ) -> Result<Value, Error> {
         let weight = self.weight(&format!("{name}.weight"), &[output, input])?;
         Ok(self.matmul_transposed(x, weight))
     }
@@ -62,15 +82,32 @@ impl Graph<'_> {
         x: Value,
         name: &str,
         [input, output]: [usize; 2],
-        Conv { kernel, stride, padding }: Conv,
+        Conv {
+            kernel,
+            stride,
+            padding,
+        }: Conv,
     ) -> Result<Value, Error> {
         let weight = self.weight(&format!("{name}.weight"), &[output, input, kernel, kernel])?;
         let bias = self.weight(&format!("{name}.bias"), &[output])?;
-        Ok(self.conv(x, weight, bias, kernel as i64, stride as i64, padding as i64))
+        Ok(self.conv(
+            x,
+            weight,
+            bias,
+            kernel as i64,
+            stride as i64,
+            padding as i64,
+        ))
     }
 
     /// Over the last axis.
-    pub fn layer_norm(&mut self, x: Value, name: &str, width: usize, eps: f32) -> Result<Value, Error> {
+    pub fn layer_norm(
+        &mut self,
+        x: Value,
+        name: &str,
+        width: usize,
+        eps: f32,
+    ) -> Result<Value, Error> {
         let scale = self.weight(&format!("{name}.weight"), &[width])?;
         let bias = self.weight(&format!("{name}.bias"), &[width])?;
         Ok(self.layer_norm_op(x, scale, bias, eps))

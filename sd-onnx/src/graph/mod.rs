@@ -49,25 +49,40 @@ pub(crate) struct Graph<'w> {
 
 impl<'w> Graph<'w> {
     pub fn new(name: &str, weights: &'w Weights) -> Self {
-        let graph = proto::Graph { name: name.to_owned(), ..Default::default() };
-        Self { weights, graph, values: 0 }
+        let graph = proto::Graph {
+            name: name.to_owned(),
+            ..Default::default()
+        };
+        Self {
+            weights,
+            graph,
+            values: 0,
+        }
     }
 
     /// The finished model.
     pub fn finish(self) -> Model {
-        let opset = |domain: &str, version| proto::OperatorSet { domain: domain.to_owned(), version };
+        let opset = |domain: &str, version| proto::OperatorSet {
+            domain: domain.to_owned(),
+            version,
+        };
         let model = proto::Model {
             ir_version: 9,
             producer_name: "sd-onnx".to_owned(),
             graph: Some(self.graph),
             opset_import: vec![opset("", OPSET), opset(MICROSOFT, 1)],
         };
-        Model { bytes: model.encode_to_vec(), weights_root: self.weights.root().to_path_buf() }
+        Model {
+            bytes: model.encode_to_vec(),
+            weights_root: self.weights.root().to_path_buf(),
+        }
     }
 
     /// An f32 input.
     pub fn input(&mut self, name: &str, dims: &[Dim]) -> Value {
-        self.graph.input.push(value_info(name, proto::DataType::Float, dims));
+        self.graph
+            .input
+            .push(value_info(name, proto::DataType::Float, dims));
         self.named_input(name)
     }
 
@@ -80,18 +95,32 @@ impl<'w> Graph<'w> {
         input: &str,
         dims: &[Dim],
     ) -> Result<Value, Error> {
-        self.graph.input.push(value_info(input, proto::DataType::Int64, dims));
+        self.graph
+            .input
+            .push(value_info(input, proto::DataType::Int64, dims));
         let ids = self.named_input(input);
         let (table, is_f32) = self.stored(name, &[rows, width])?;
         let picked = self.op("Gather", &[table, ids], [int("axis", 0)]);
-        Ok(if is_f32 { picked } else { self.cast_to_f32(picked) })
+        Ok(if is_f32 {
+            picked
+        } else {
+            self.cast_to_f32(picked)
+        })
     }
 
     /// Makes `value` an output called `name`.
     pub fn output(&mut self, name: &str, value: Value, dims: &[Dim]) {
-        let node = self.node("Identity", "", &[Some(value.0)], vec![name.to_owned()], vec![]);
+        let node = self.node(
+            "Identity",
+            "",
+            &[Some(value.0)],
+            vec![name.to_owned()],
+            vec![],
+        );
         self.graph.node.push(node);
-        self.graph.output.push(value_info(name, proto::DataType::Float, dims));
+        self.graph
+            .output
+            .push(value_info(name, proto::DataType::Float, dims));
     }
 
     /// Whether the weights have a tensor of that name.
@@ -102,7 +131,11 @@ impl<'w> Graph<'w> {
     /// The weight `name`, which must have this shape, as f32. Other types are cast; ONNX Runtime folds the cast.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Value, Error> {
         let (value, is_f32) = self.stored(name, shape)?;
-        Ok(if is_f32 { value } else { self.cast_to_f32(value) })
+        Ok(if is_f32 {
+            value
+        } else {
+            self.cast_to_f32(value)
+        })
     }
 
     /// A constant of f32.
@@ -146,7 +179,13 @@ impl<'w> Graph<'w> {
     pub fn halves(&mut self, x: Value) -> [Value; 2] {
         let halves = [self.fresh(), self.fresh()];
         let outputs = halves.iter().map(|&v| value_name(v)).collect();
-        let node = self.node("Split", "", &[Some(x.0)], outputs, vec![int("axis", -1), int("num_outputs", 2)]);
+        let node = self.node(
+            "Split",
+            "",
+            &[Some(x.0)],
+            outputs,
+            vec![int("axis", -1), int("num_outputs", 2)],
+        );
         self.graph.node.push(node);
         halves.map(Value)
     }
@@ -185,7 +224,11 @@ impl<'w> Graph<'w> {
     pub fn instance_norm(&mut self, x: Value, channels: usize, eps: f32) -> Value {
         let scale = self.constant(&vec![1.0; channels], &[channels]);
         let bias = self.constant(&vec![0.0; channels], &[channels]);
-        self.op("InstanceNormalization", &[x, scale, bias], [float("epsilon", eps)])
+        self.op(
+            "InstanceNormalization",
+            &[x, scale, bias],
+            [float("epsilon", eps)],
+        )
     }
 
     /// x·sigmoid(αx): SiLU with α = 1, CLIP's "quick" GELU with α = 1.702.
@@ -200,23 +243,49 @@ impl<'w> Graph<'w> {
 
     /// `x · weightᵀ` for a weight `[out, in]` as PyTorch stores it.
     pub fn matmul_transposed(&mut self, x: Value, weight: Value) -> Value {
-        self.microsoft("FusedMatMul", &[Some(x.0), Some(weight.0)], [int("transB", 1)])
+        self.microsoft(
+            "FusedMatMul",
+            &[Some(x.0), Some(weight.0)],
+            [int("transB", 1)],
+        )
     }
 
     /// Softmax(q·kᵀ / √(width / heads))·v over `heads` heads: `[batch, length, width]`; `causal` hides what comes later.
     pub fn attention(&mut self, q: Value, k: Value, v: Value, heads: usize, causal: bool) -> Value {
-        let attributes = [int("num_heads", heads as i64), int("unidirectional", causal as i64)];
-        self.microsoft("MultiHeadAttention", &[Some(q.0), Some(k.0), Some(v.0)], attributes)
+        let attributes = [
+            int("num_heads", heads as i64),
+            int("unidirectional", causal as i64),
+        ];
+        self.microsoft(
+            "MultiHeadAttention",
+            &[Some(q.0), Some(k.0), Some(v.0)],
+            attributes,
+        )
     }
 
-    fn conv(&mut self, x: Value, weight: Value, bias: Value, kernel: i64, stride: i64, padding: i64) -> Value {
-        let attributes =
-            [ints("kernel_shape", &[kernel; 2]), ints("strides", &[stride; 2]), ints("pads", &[padding; 4])];
+    fn conv(
+        &mut self,
+        x: Value,
+        weight: Value,
+        bias: Value,
+        kernel: i64,
+        stride: i64,
+        padding: i64,
+    ) -> Value {
+        let attributes = [
+            ints("kernel_shape", &[kernel; 2]),
+            ints("strides", &[stride; 2]),
+            ints("pads", &[padding; 4]),
+        ];
         self.op("Conv", &[x, weight, bias], attributes)
     }
 
     fn layer_norm_op(&mut self, x: Value, scale: Value, bias: Value, eps: f32) -> Value {
-        self.op("LayerNormalization", &[x, scale, bias], [int("axis", -1), float("epsilon", eps)])
+        self.op(
+            "LayerNormalization",
+            &[x, scale, bias],
+            [int("axis", -1), float("epsilon", eps)],
+        )
     }
 
     fn resize(&mut self, inputs: [Option<usize>; 4]) -> Value {
@@ -240,7 +309,10 @@ impl<'w> Graph<'w> {
             Dtype::BF16 => proto::DataType::BFloat16,
             _ => proto::DataType::Float,
         };
-        let pair = |key: &str, value: String| proto::StringPair { key: key.to_owned(), value };
+        let pair = |key: &str, value: String| proto::StringPair {
+            key: key.to_owned(),
+            value,
+        };
         let external_data = vec![
             pair("location", entry.location.clone()),
             pair("offset", entry.offset.to_string()),
@@ -262,7 +334,12 @@ impl<'w> Graph<'w> {
         self.op("Cast", &[x], [int("to", proto::DataType::Float as i64)])
     }
 
-    fn initializer(&mut self, data_type: proto::DataType, shape: &[usize], raw_data: Vec<u8>) -> usize {
+    fn initializer(
+        &mut self,
+        data_type: proto::DataType,
+        shape: &[usize],
+        raw_data: Vec<u8>,
+    ) -> usize {
         let value = self.fresh();
         self.graph.initializer.push(proto::Tensor {
             dims: shape.iter().map(|&d| d as i64).collect(),
@@ -274,7 +351,12 @@ impl<'w> Graph<'w> {
         value
     }
 
-    fn op<const N: usize>(&mut self, op: &str, inputs: &[Value], attributes: [proto::Attribute; N]) -> Value {
+    fn op<const N: usize>(
+        &mut self,
+        op: &str,
+        inputs: &[Value],
+        attributes: [proto::Attribute; N],
+    ) -> Value {
         let inputs: Vec<_> = inputs.iter().map(|v| Some(v.0)).collect();
         self.push(op, "", &inputs, attributes.into())
     }
@@ -288,7 +370,13 @@ impl<'w> Graph<'w> {
         self.push(op, MICROSOFT, inputs, attributes.into())
     }
 
-    fn push(&mut self, op: &str, domain: &str, inputs: &[Option<usize>], attributes: Vec<proto::Attribute>) -> Value {
+    fn push(
+        &mut self,
+        op: &str,
+        domain: &str,
+        inputs: &[Option<usize>],
+        attributes: Vec<proto::Attribute>,
+    ) -> Value {
         let output = self.fresh();
         let node = self.node(op, domain, inputs, vec![value_name(output)], attributes);
         self.graph.node.push(node);
@@ -344,27 +432,53 @@ fn value_info(name: &str, data_type: proto::DataType, dims: &[Dim]) -> proto::Va
             Dim::Any(name) => proto::DimensionSize::Parameter(name.to_owned()),
         }),
     };
-    let shape = proto::Shape { dim: dims.iter().map(dimension).collect() };
-    let tensor = proto::TensorType { elem_type: data_type as i32, shape: Some(shape) };
-    proto::ValueInfo { name: name.to_owned(), r#type: Some(proto::Type { tensor_type: Some(tensor) }) }
+    let shape = proto::Shape {
+        dim: dims.iter().map(dimension).collect(),
+    };
+    let tensor = proto::TensorType {
+        elem_type: data_type as i32,
+        shape: Some(shape),
+    };
+    proto::ValueInfo {
+        name: name.to_owned(),
+        r#type: Some(proto::Type {
+            tensor_type: Some(tensor),
+        }),
+    }
 }
 
 fn attribute(name: &str, kind: proto::AttributeType) -> proto::Attribute {
-    proto::Attribute { name: name.to_owned(), r#type: kind as i32, ..Default::default() }
+    proto::Attribute {
+        name: name.to_owned(),
+        r#type: kind as i32,
+        ..Default::default()
+    }
 }
 
 fn int(name: &str, i: i64) -> proto::Attribute {
-    proto::Attribute { i, ..attribute(name, proto::AttributeType::Int) }
+    proto::Attribute {
+        i,
+        ..attribute(name, proto::AttributeType::Int)
+    }
 }
 
 fn ints(name: &str, values: &[i64]) -> proto::Attribute {
-    proto::Attribute { ints: values.to_vec(), ..attribute(name, proto::AttributeType::Ints) }
+    proto::Attribute {
+        ints: values.to_vec(),
+        ..attribute(name, proto::AttributeType::Ints)
+    }
 }
 
 fn float(name: &str, f: f32) -> proto::Attribute {
-    proto::Attribute { f, ..attribute(name, proto::AttributeType::Float) }
+    proto::Attribute {
+        f,
+        ..attribute(name, proto::AttributeType::Float)
+    }
 }
 
 fn text(name: &str, s: &str) -> proto::Attribute {
-    proto::Attribute { s: s.as_bytes().to_vec(), ..attribute(name, proto::AttributeType::String) }
+    proto::Attribute {
+        s: s.as_bytes().to_vec(),
+        ..attribute(name, proto::AttributeType::String)
+    }
 }

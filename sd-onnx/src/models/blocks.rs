@@ -32,20 +32,39 @@ pub(crate) fn resnet(
     let h = norm_silu(g, &format!("{name}.norm1"), x, input, norm)?;
     let mut h = g.conv2d(h, &format!("{name}.conv1"), [input, output], Conv::SAME)?;
     if let Some(time) = time {
-        let shift = g.linear(time.embedding, &format!("{name}.time_emb_proj"), time.width, output)?;
+        let shift = g.linear(
+            time.embedding,
+            &format!("{name}.time_emb_proj"),
+            time.width,
+            output,
+        )?;
         let per_channel = g.dims(&[-1, output as i64, 1, 1]);
         let shift = g.reshape(shift, per_channel);
         h = g.add(h, shift);
     }
     let h = norm_silu(g, &format!("{name}.norm2"), h, output, norm)?;
     let h = g.conv2d(h, &format!("{name}.conv2"), [output, output], Conv::SAME)?;
-    let x =
-        if input == output { x } else { g.conv2d(x, &format!("{name}.conv_shortcut"), [input, output], Conv::POINT)? };
+    let x = if input == output {
+        x
+    } else {
+        g.conv2d(
+            x,
+            &format!("{name}.conv_shortcut"),
+            [input, output],
+            Conv::POINT,
+        )?
+    };
     Ok(g.add(x, h))
 }
 
 /// Group norm, then SiLU.
-pub(crate) fn norm_silu(g: &mut Graph, name: &str, x: Value, channels: usize, norm: Norm) -> Result<Value, Error> {
+pub(crate) fn norm_silu(
+    g: &mut Graph,
+    name: &str,
+    x: Value,
+    channels: usize,
+    norm: Norm,
+) -> Result<Value, Error> {
     let x = g.group_norm(x, name, channels, norm.groups, norm.eps)?;
     Ok(g.activation(x, Activation::Silu))
 }

@@ -25,7 +25,10 @@ impl ClipTextConfig {
         let width = config.usize("hidden_size", 512, SIZE)?;
         let heads = config.usize("num_attention_heads", 8, SIZE)?;
         if width % heads != 0 {
-            return Err(config.wrong("num_attention_heads", format!("a divisor of hidden_size, {width}")));
+            return Err(config.wrong(
+                "num_attention_heads",
+                format!("a divisor of hidden_size, {width}"),
+            ));
         }
         Ok(Self {
             vocab_size: config.usize("vocab_size", 49408, SIZE)?,
@@ -52,19 +55,36 @@ pub(crate) fn output_name(clip_skip: usize) -> String {
 /// `input_ids` i64 `[batch, max_length]` → one output per clip skip 1..=layers: that hidden state, counted from the
 /// last, through the final layer norm, `[batch, max_length, width]`.
 pub(crate) fn graph(config: &ClipTextConfig, weights: &Weights) -> Result<Model, Error> {
-    let &ClipTextConfig { width, max_length, eps, .. } = config;
+    let &ClipTextConfig {
+        width,
+        max_length,
+        eps,
+        ..
+    } = config;
     let mut g = Graph::new("text_encoder", weights);
     // transformers 5 dropped the prefix; everything older has it.
-    let prefix = if g.has("text_model.final_layer_norm.weight") { "text_model." } else { "" };
+    let prefix = if g.has("text_model.final_layer_norm.weight") {
+        "text_model."
+    } else {
+        ""
+    };
 
     let ids = [Dim::Any("batch"), Dim::Fixed(max_length)];
     let table = format!("{prefix}embeddings.token_embedding.weight");
     let tokens = g.embedding(&table, [config.vocab_size, width], "input_ids", &ids)?;
-    let positions = g.weight(&format!("{prefix}embeddings.position_embedding.weight"), &[max_length, width])?;
+    let positions = g.weight(
+        &format!("{prefix}embeddings.position_embedding.weight"),
+        &[max_length, width],
+    )?;
     let mut x = g.add(tokens, positions);
 
     for layer in 0..config.layers {
-        x = encoder_layer(&mut g, config, &format!("{prefix}encoder.layers.{layer}"), x)?;
+        x = encoder_layer(
+            &mut g,
+            config,
+            &format!("{prefix}encoder.layers.{layer}"),
+            x,
+        )?;
         let normed = g.layer_norm(x, &format!("{prefix}final_layer_norm"), width, eps)?;
         let dims = [Dim::Any("batch"), Dim::Fixed(max_length), Dim::Fixed(width)];
         g.output(&output_name(config.layers - layer), normed, &dims);
@@ -72,14 +92,31 @@ pub(crate) fn graph(config: &ClipTextConfig, weights: &Weights) -> Result<Model,
     Ok(g.finish())
 }
 
-fn encoder_layer(g: &mut Graph, config: &ClipTextConfig, name: &str, x: Value) -> Result<Value, Error> {
-    let &ClipTextConfig { width, heads, inner_width, eps, activation, .. } = config;
+fn encoder_layer(
+    g: &mut Graph,
+    config: &ClipTextConfig,
+    name: &str,
+    x: Value,
+) -> Result<Value, Error> {
+    let &ClipTextConfig {
+        width,
+        heads,
+        inner_width,
+        eps,
+        activation,
+        ..
+    } = config;
     let normed = g.layer_norm(x, &format!("{name}.layer_norm1"), width, eps)?;
     let q = g.linear(normed, &format!("{name}.self_attn.q_proj"), width, width)?;
     let k = g.linear(normed, &format!("{name}.self_attn.k_proj"), width, width)?;
     let v = g.linear(normed, &format!("{name}.self_attn.v_proj"), width, width)?;
     let attended = g.attention(q, k, v, heads, true);
-    let attended = g.linear(attended, &format!("{name}.self_attn.out_proj"), width, width)?;
+    let attended = g.linear(
+        attended,
+        &format!("{name}.self_attn.out_proj"),
+        width,
+        width,
+    )?;
     let x = g.add(x, attended);
 
     let normed = g.layer_norm(x, &format!("{name}.layer_norm2"), width, eps)?;

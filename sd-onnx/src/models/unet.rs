@@ -61,7 +61,12 @@ impl UnetConfig {
             return Err(config.wrong("block_out_channels", "1 to 16 levels"));
         }
         let (down, up) = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D");
-        let down = attention_blocks(config, "down_block_types", &[down, down, down, "DownBlock2D"], count)?;
+        let down = attention_blocks(
+            config,
+            "down_block_types",
+            &[down, down, down, "DownBlock2D"],
+            count,
+        )?;
         let mut up = attention_blocks(config, "up_block_types", &["UpBlock2D", up, up, up], count)?;
         up.reverse();
         let resnets = config.per_level("layers_per_block", 2, count)?;
@@ -75,18 +80,31 @@ impl UnetConfig {
         let groups = config.usize("norm_num_groups", 32, SIZE)?;
         for (level, &c) in channels.iter().enumerate() {
             if c % groups != 0 {
-                return Err(config.wrong("norm_num_groups", format!("a divisor of block_out_channels, {channels:?}")));
+                return Err(config.wrong(
+                    "norm_num_groups",
+                    format!("a divisor of block_out_channels, {channels:?}"),
+                ));
             }
             if heads[level] > c {
-                return Err(config.wrong("attention_head_dim", format!("at most the level's channels, {c}")));
+                return Err(config.wrong(
+                    "attention_head_dim",
+                    format!("at most the level's channels, {c}"),
+                ));
             }
             if resnets[level] > 64 || transformer_layers[level] > 64 {
-                let key = if resnets[level] > 64 { "layers_per_block" } else { "transformer_layers_per_block" };
+                let key = if resnets[level] > 64 {
+                    "layers_per_block"
+                } else {
+                    "transformer_layers_per_block"
+                };
                 return Err(config.wrong(key, "at most 64"));
             }
         }
         if channels[0] % 2 != 0 {
-            return Err(config.wrong("block_out_channels", "an even first level, which the time embedding halves"));
+            return Err(config.wrong(
+                "block_out_channels",
+                "an even first level, which the time embedding halves",
+            ));
         }
         let odd = |key| match config.usize(key, 3, 1..=31)? {
             kernel if kernel % 2 == 1 => Ok(kernel),
@@ -117,7 +135,10 @@ impl UnetConfig {
                 }
             },
             use_linear_projection: config.bool("use_linear_projection", false)?,
-            norm: Norm { groups, eps: config.positive("norm_eps")?.unwrap_or(1e-5) },
+            norm: Norm {
+                groups,
+                eps: config.positive("norm_eps")?.unwrap_or(1e-5),
+            },
             conv_in_kernel: odd("conv_in_kernel")?,
             conv_out_kernel: odd("conv_out_kernel")?,
             downsample_padding: config.usize("downsample_padding", 1, 0..=1)?,
@@ -166,10 +187,18 @@ fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
 }
 
 /// Which blocks of `down_block_types` or `up_block_types` have attention.
-fn attention_blocks(config: &Config, key: &str, default: &[&str; 4], count: usize) -> Result<Vec<bool>, Error> {
+fn attention_blocks(
+    config: &Config,
+    key: &str,
+    default: &[&str; 4],
+    count: usize,
+) -> Result<Vec<bool>, Error> {
     let blocks = config.texts(key, default)?;
     if blocks.len() != count {
-        return Err(config.wrong(key, format!("{count} blocks, as many as block_out_channels")));
+        return Err(config.wrong(
+            key,
+            format!("{count} blocks, as many as block_out_channels"),
+        ));
     }
     let (attention, plain) = match key {
         "down_block_types" => ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -187,14 +216,30 @@ fn attention_blocks(config: &Config, key: &str, default: &[&str; 4], count: usiz
 /// cross_attention_dim]` → `output` `[batch, out_channels, h, w]`.
 pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Error> {
     let mut g = Graph::new("unet", weights);
-    let image = |channels| [Dim::Any("batch"), Dim::Fixed(channels), Dim::Any("height"), Dim::Any("width")];
+    let image = |channels| {
+        [
+            Dim::Any("batch"),
+            Dim::Fixed(channels),
+            Dim::Any("height"),
+            Dim::Any("width"),
+        ]
+    };
     let sample = g.input("sample", &image(config.in_channels));
     let timestep = g.input("timestep", &[Dim::Fixed(1)]);
-    let context = [Dim::Any("batch"), Dim::Any("length"), Dim::Fixed(config.cross_attention_dim)];
+    let context = [
+        Dim::Any("batch"),
+        Dim::Any("length"),
+        Dim::Fixed(config.cross_attention_dim),
+    ];
     let context = g.input("encoder_hidden_states", &context);
 
     let time = time_embedding(&mut g, config, timestep)?;
-    let mut unet = Unet { g, config, time, context };
+    let mut unet = Unet {
+        g,
+        config,
+        time,
+        context,
+    };
     let output = unet.forward(sample)?;
     unet.g.output("output", output, &image(config.out_channels));
     Ok(unet.g.finish())
@@ -214,12 +259,24 @@ fn time_embedding(g: &mut Graph, config: &UnetConfig, timestep: Value) -> Result
     let frequencies = g.constant(&frequencies, &[1, half]);
     let angles = g.mul(timestep, frequencies);
     let (sin, cos) = (g.sin(angles), g.cos(angles));
-    let order = if config.flip_sin_to_cos { [cos, sin] } else { [sin, cos] };
+    let order = if config.flip_sin_to_cos {
+        [cos, sin]
+    } else {
+        [sin, cos]
+    };
     let x = g.concat(&order, -1);
     let x = g.linear(x, "time_embedding.linear_1", channels, config.time_width)?;
     let x = g.activation(x, Activation::Silu);
-    let x = g.linear(x, "time_embedding.linear_2", config.time_width, config.time_width)?;
-    Ok(Time { embedding: g.activation(x, Activation::Silu), width: config.time_width })
+    let x = g.linear(
+        x,
+        "time_embedding.linear_2",
+        config.time_width,
+        config.time_width,
+    )?;
+    Ok(Time {
+        embedding: g.activation(x, Activation::Silu),
+        width: config.time_width,
+    })
 }
 
 struct Unet<'a, 'w> {
@@ -234,8 +291,12 @@ impl Unet<'_, '_> {
         let config = self.config;
         let levels = &config.levels;
         let first = levels[0].channels;
-        let mut x =
-            self.g.conv2d(sample, "conv_in", [config.in_channels, first], Conv::same(config.conv_in_kernel))?;
+        let mut x = self.g.conv2d(
+            sample,
+            "conv_in",
+            [config.in_channels, first],
+            Conv::same(config.conv_in_kernel),
+        )?;
 
         // What the up path concatenates, with its channel count.
         let mut skips = vec![(x, first)];
@@ -243,7 +304,11 @@ impl Unet<'_, '_> {
         for (i, level) in levels.iter().enumerate() {
             let name = format!("down_blocks.{i}");
             for layer in 0..level.resnets {
-                x = self.resnet(&format!("{name}.resnets.{layer}"), x, [channels, level.channels])?;
+                x = self.resnet(
+                    &format!("{name}.resnets.{layer}"),
+                    x,
+                    [channels, level.channels],
+                )?;
                 channels = level.channels;
                 if level.attention_down {
                     x = self.transformer(&format!("{name}.attentions.{layer}"), x, level)?;
@@ -251,10 +316,23 @@ impl Unet<'_, '_> {
                 skips.push((x, channels));
             }
             if i + 1 < levels.len() {
-                let conv = Conv { kernel: 3, stride: 2, padding: config.downsample_padding };
+                let conv = Conv {
+                    kernel: 3,
+                    stride: 2,
+                    padding: config.downsample_padding,
+                };
                 // Without padding of its own diffusers adds a row and a column at the end.
-                let padded = if config.downsample_padding == 0 { self.g.pad_bottom_right(x) } else { x };
-                x = self.g.conv2d(padded, &format!("{name}.downsamplers.0.conv"), [channels, channels], conv)?;
+                let padded = if config.downsample_padding == 0 {
+                    self.g.pad_bottom_right(x)
+                } else {
+                    x
+                };
+                x = self.g.conv2d(
+                    padded,
+                    &format!("{name}.downsamplers.0.conv"),
+                    [channels, channels],
+                    conv,
+                )?;
                 skips.push((x, channels));
             }
         }
@@ -267,7 +345,11 @@ impl Unet<'_, '_> {
                 let (skip, skip_channels) = skips.pop().expect("as many as the down path pushed");
                 x = self.g.concat(&[x, skip], 1);
                 let input = channels + skip_channels;
-                x = self.resnet(&format!("{name}.resnets.{layer}"), x, [input, level.channels])?;
+                x = self.resnet(
+                    &format!("{name}.resnets.{layer}"),
+                    x,
+                    [input, level.channels],
+                )?;
                 channels = level.channels;
                 if level.attention_up {
                     x = self.transformer(&format!("{name}.attentions.{layer}"), x, level)?;
@@ -277,16 +359,30 @@ impl Unet<'_, '_> {
                 // Sides that were odd on the way down come back to the size of the skip, not to twice their half.
                 let (skip, _) = *skips.last().expect("the next block's");
                 x = self.g.upsample_to(x, skip);
-                x = self.g.conv2d(x, &format!("{name}.upsamplers.0.conv"), [channels, channels], Conv::SAME)?;
+                x = self.g.conv2d(
+                    x,
+                    &format!("{name}.upsamplers.0.conv"),
+                    [channels, channels],
+                    Conv::SAME,
+                )?;
             }
         }
 
         let x = norm_silu(&mut self.g, "conv_norm_out", x, channels, config.norm)?;
-        self.g.conv2d(x, "conv_out", [channels, config.out_channels], Conv::same(config.conv_out_kernel))
+        self.g.conv2d(
+            x,
+            "conv_out",
+            [channels, config.out_channels],
+            Conv::same(config.conv_out_kernel),
+        )
     }
 
     fn mid_block(&mut self, x: Value) -> Result<Value, Error> {
-        let level = self.config.levels.last().expect("at least one level, checked when read");
+        let level = self
+            .config
+            .levels
+            .last()
+            .expect("at least one level, checked when read");
         let channels = [level.channels; 2];
         if self.config.mid_block == MidBlock::None {
             return Ok(x);
@@ -300,7 +396,14 @@ impl Unet<'_, '_> {
     }
 
     fn resnet(&mut self, name: &str, x: Value, channels: [usize; 2]) -> Result<Value, Error> {
-        resnet(&mut self.g, name, x, channels, self.config.norm, Some(self.time))
+        resnet(
+            &mut self.g,
+            name,
+            x,
+            channels,
+            self.config.norm,
+            Some(self.time),
+        )
     }
 
     /// diffusers' `Transformer2DModel`.
@@ -309,7 +412,13 @@ impl Unet<'_, '_> {
         let width = channels / level.heads * level.heads;
         let g = &mut self.g;
         let (proj_in, proj_out) = (format!("{name}.proj_in"), format!("{name}.proj_out"));
-        let normed = g.group_norm(image, &format!("{name}.norm"), channels, self.config.norm.groups, 1e-6)?;
+        let normed = g.group_norm(
+            image,
+            &format!("{name}.norm"),
+            channels,
+            self.config.norm.groups,
+            1e-6,
+        )?;
         let (projected, mut x) = if self.config.use_linear_projection {
             let x = g.image_to_sequence(normed);
             (image, g.linear(x, &proj_in, channels, width)?)
@@ -318,7 +427,12 @@ impl Unet<'_, '_> {
             (projected, g.image_to_sequence(projected))
         };
         for layer in 0..level.transformer_layers {
-            x = self.transformer_block(&format!("{name}.transformer_blocks.{layer}"), x, width, level.heads)?;
+            x = self.transformer_block(
+                &format!("{name}.transformer_blocks.{layer}"),
+                x,
+                width,
+                level.heads,
+            )?;
         }
         let g = &mut self.g;
         let out = if self.config.use_linear_projection {
@@ -332,15 +446,33 @@ impl Unet<'_, '_> {
     }
 
     /// diffusers' `BasicTransformerBlock`: attention to itself, attention to the prompt, and a gated MLP.
-    fn transformer_block(&mut self, name: &str, x: Value, width: usize, heads: usize) -> Result<Value, Error> {
+    fn transformer_block(
+        &mut self,
+        name: &str,
+        x: Value,
+        width: usize,
+        heads: usize,
+    ) -> Result<Value, Error> {
         const EPS: f32 = 1e-5;
         let normed = self.g.layer_norm(x, &format!("{name}.norm1"), width, EPS)?;
-        let attended = self.attention(&format!("{name}.attn1"), normed, normed, [width, width], heads)?;
+        let attended = self.attention(
+            &format!("{name}.attn1"),
+            normed,
+            normed,
+            [width, width],
+            heads,
+        )?;
         let x = self.g.add(attended, x);
 
         let normed = self.g.layer_norm(x, &format!("{name}.norm2"), width, EPS)?;
         let widths = [width, self.config.cross_attention_dim];
-        let attended = self.attention(&format!("{name}.attn2"), normed, self.context, widths, heads)?;
+        let attended = self.attention(
+            &format!("{name}.attn2"),
+            normed,
+            self.context,
+            widths,
+            heads,
+        )?;
         let g = &mut self.g;
         let x = g.add(attended, x);
 

@@ -33,15 +33,27 @@ impl VaeConfig {
         if !(1..=10).contains(&channels.len()) {
             return Err(config.wrong("block_out_channels", "1 to 10 levels"));
         }
-        for (key, block) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
+        for (key, block) in [
+            ("down_block_types", "DownEncoderBlock2D"),
+            ("up_block_types", "UpDecoderBlock2D"),
+        ] {
             let blocks = config.texts(key, &[block])?;
             if blocks.len() != channels.len() || blocks.iter().any(|&b| b != block) {
-                return Err(config.wrong(key, format!("{} × \"{block}\", as many as block_out_channels", channels.len())));
+                return Err(config.wrong(
+                    key,
+                    format!(
+                        "{} × \"{block}\", as many as block_out_channels",
+                        channels.len()
+                    ),
+                ));
             }
         }
         let groups = config.usize("norm_num_groups", 32, SIZE)?;
         if channels.iter().any(|c| c % groups != 0) {
-            return Err(config.wrong("norm_num_groups", format!("a divisor of block_out_channels, {channels:?}")));
+            return Err(config.wrong(
+                "norm_num_groups",
+                format!("a divisor of block_out_channels, {channels:?}"),
+            ));
         }
         Ok(Self {
             latent_channels: config.usize("latent_channels", 4, SIZE)?,
@@ -77,7 +89,10 @@ pub(crate) fn decoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Er
     if config.post_quant_conv {
         x = g.conv2d(x, "post_quant_conv", [latent, latent], Conv::POINT)?;
     }
-    let mut channels = *config.channels.last().expect("at least one level, checked when read");
+    let mut channels = *config
+        .channels
+        .last()
+        .expect("at least one level, checked when read");
     x = g.conv2d(x, "decoder.conv_in", [latent, channels], Conv::SAME)?;
     x = mid_block(&mut g, config, "decoder.mid_block", x, channels)?;
     for (i, &output) in config.channels.iter().rev().enumerate() {
@@ -93,7 +108,12 @@ pub(crate) fn decoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Er
         }
     }
     x = norm_silu(&mut g, "decoder.conv_norm_out", x, channels, config.norm)?;
-    x = g.conv2d(x, "decoder.conv_out", [channels, config.image_channels[1]], Conv::SAME)?;
+    x = g.conv2d(
+        x,
+        "decoder.conv_out",
+        [channels, config.image_channels[1]],
+        Conv::SAME,
+    )?;
     g.output("image", x, &image_dims(config.image_channels[1]));
     Ok(g.finish())
 }
@@ -104,7 +124,12 @@ pub(crate) fn encoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Er
     let mut g = Graph::new("vae_encoder", weights);
     let mut channels = config.channels[0];
     let mut x = g.input("image", &image_dims(config.image_channels[0]));
-    x = g.conv2d(x, "encoder.conv_in", [config.image_channels[0], channels], Conv::SAME)?;
+    x = g.conv2d(
+        x,
+        "encoder.conv_in",
+        [config.image_channels[0], channels],
+        Conv::SAME,
+    )?;
     for (i, &output) in config.channels.iter().enumerate() {
         for layer in 0..config.resnets {
             let name = format!("encoder.down_blocks.{i}.resnets.{layer}");
@@ -112,7 +137,11 @@ pub(crate) fn encoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Er
             channels = output;
         }
         if i + 1 < config.channels.len() {
-            let conv = Conv { kernel: 3, stride: 2, padding: 0 };
+            let conv = Conv {
+                kernel: 3,
+                stride: 2,
+                padding: 0,
+            };
             let name = format!("encoder.down_blocks.{i}.downsamplers.0.conv");
             x = g.pad_bottom_right(x);
             x = g.conv2d(x, &name, [channels, channels], conv)?;
@@ -130,25 +159,65 @@ pub(crate) fn encoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Er
 }
 
 fn image_dims(channels: usize) -> [Dim; 4] {
-    [Dim::Any("batch"), Dim::Fixed(channels), Dim::Any("height"), Dim::Any("width")]
+    [
+        Dim::Any("batch"),
+        Dim::Fixed(channels),
+        Dim::Any("height"),
+        Dim::Any("width"),
+    ]
 }
 
 /// A resnet, attention of every place to every place where the model has it, and a resnet.
-fn mid_block(g: &mut Graph, config: &VaeConfig, name: &str, x: Value, channels: usize) -> Result<Value, Error> {
-    let mut x = resnet(g, &format!("{name}.resnets.0"), x, [channels; 2], config.norm, None)?;
+fn mid_block(
+    g: &mut Graph,
+    config: &VaeConfig,
+    name: &str,
+    x: Value,
+    channels: usize,
+) -> Result<Value, Error> {
+    let mut x = resnet(
+        g,
+        &format!("{name}.resnets.0"),
+        x,
+        [channels; 2],
+        config.norm,
+        None,
+    )?;
     if config.mid_block_attention {
         x = attention(g, config, &format!("{name}.attentions.0"), x, channels)?;
     }
-    resnet(g, &format!("{name}.resnets.1"), x, [channels; 2], config.norm, None)
+    resnet(
+        g,
+        &format!("{name}.resnets.1"),
+        x,
+        [channels; 2],
+        config.norm,
+        None,
+    )
 }
 
 /// One head as wide as the channels.
-fn attention(g: &mut Graph, config: &VaeConfig, name: &str, image: Value, channels: usize) -> Result<Value, Error> {
+fn attention(
+    g: &mut Graph,
+    config: &VaeConfig,
+    name: &str,
+    image: Value,
+    channels: usize,
+) -> Result<Value, Error> {
     // The names before diffusers 0.18, which most published folders have.
     let old = g.has(&format!("{name}.query.weight"));
-    let [to_q, to_k, to_v, to_out] =
-        if old { ["query", "key", "value", "proj_attn"] } else { ["to_q", "to_k", "to_v", "to_out.0"] };
-    let normed = g.group_norm(image, &format!("{name}.group_norm"), channels, config.norm.groups, config.norm.eps)?;
+    let [to_q, to_k, to_v, to_out] = if old {
+        ["query", "key", "value", "proj_attn"]
+    } else {
+        ["to_q", "to_k", "to_v", "to_out.0"]
+    };
+    let normed = g.group_norm(
+        image,
+        &format!("{name}.group_norm"),
+        channels,
+        config.norm.groups,
+        config.norm.eps,
+    )?;
     let x = g.image_to_sequence(normed);
     let q = g.linear(x, &format!("{name}.{to_q}"), channels, channels)?;
     let k = g.linear(x, &format!("{name}.{to_k}"), channels, channels)?;

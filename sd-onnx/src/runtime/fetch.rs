@@ -19,7 +19,11 @@ use super::{
 
 /// The library's path in `cache`, fetched if it is not there.
 pub(super) fn fetch(release: &Release, cache: &Path) -> Result<PathBuf, RuntimeError> {
-    let failed = |what: String| move |error: io::Error| RuntimeError::Fetch { problem: format!("{what}: {error}") };
+    let failed = |what: String| {
+        move |error: io::Error| RuntimeError::Fetch {
+            problem: format!("{what}: {error}"),
+        }
+    };
     let at = |verb: &str, path: &Path| failed(format!("{verb} {}", path.display()));
 
     fs::create_dir_all(cache).map_err(at("creating", cache))?;
@@ -33,14 +37,18 @@ pub(super) fn fetch(release: &Release, cache: &Path) -> Result<PathBuf, RuntimeE
     if library.exists() {
         return Ok(library);
     }
-    eprintln!("Fetching ONNX Runtime {VERSION} with pip, once, into {} …", folder.display());
+    eprintln!(
+        "Fetching ONNX Runtime {VERSION} with pip, once, into {} …",
+        folder.display()
+    );
     let work = tempfile::tempdir_in(cache).map_err(at("creating a folder in", cache))?;
     let wheel = download(release, work.path())?;
     check(&wheel, release.wheel_sha256)?;
 
     let unpacked = work.path().join(release.file());
-    unpack(&wheel, release.member, &unpacked)
-        .map_err(|error| RuntimeError::Fetch { problem: format!("unpacking {}: {error}", wheel.display()) })?;
+    unpack(&wheel, release.member, &unpacked).map_err(|error| RuntimeError::Fetch {
+        problem: format!("unpacking {}: {error}", wheel.display()),
+    })?;
     check(&unpacked, release.library_sha256)?;
     fs::create_dir_all(&folder).map_err(at("creating", &folder))?;
     fs::rename(&unpacked, &library).map_err(at("renaming to", &library))?;
@@ -72,21 +80,41 @@ fn download(release: &Release, folder: &Path) -> Result<PathBuf, RuntimeError> {
     for python in ["python3", "python"] {
         match Command::new(python).args(arguments).arg(folder).output() {
             Ok(output) if output.status.success() => {
-                let wheels = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-                return wheels.into_iter().find(|path| path.extension().is_some_and(|e| e == "whl")).ok_or_else(|| {
-                    RuntimeError::Fetch { problem: format!("`{python} -m pip download` left no wheel") }
-                });
+                let wheels = fs::read_dir(folder)
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+                    .map(|entry| entry.path());
+                return wheels
+                    .into_iter()
+                    .find(|path| path.extension().is_some_and(|e| e == "whl"))
+                    .ok_or_else(|| RuntimeError::Fetch {
+                        problem: format!("`{python} -m pip download` left no wheel"),
+                    });
             }
             Ok(output) => {
                 let said = String::from_utf8_lossy(&output.stderr);
-                let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").trim();
-                problems.push(format!("`{python} -m pip download {requirement}` failed ({}): {last}", output.status));
+                let last = said
+                    .lines()
+                    .rev()
+                    .find(|line| !line.trim().is_empty())
+                    .unwrap_or("it said nothing")
+                    .trim();
+                problems.push(format!(
+                    "`{python} -m pip download {requirement}` failed ({}): {last}",
+                    output.status
+                ));
             }
             Err(error) => problems.push(format!("`{python}`: {error}")),
         }
     }
-    problems.push("Python 3 with pip is needed, or ORT_DYLIB_PATH with the path of an ONNX Runtime library".into());
-    Err(RuntimeError::Fetch { problem: problems.join("; ") })
+    problems.push(
+        "Python 3 with pip is needed, or ORT_DYLIB_PATH with the path of an ONNX Runtime library"
+            .into(),
+    );
+    Err(RuntimeError::Fetch {
+        problem: problems.join("; "),
+    })
 }
 
 fn unpack(wheel: &Path, member: &str, target: &Path) -> Result<(), Box<dyn std::error::Error>> {
@@ -100,14 +128,23 @@ fn unpack(wheel: &Path, member: &str, target: &Path) -> Result<(), Box<dyn std::
 
 fn check(path: &Path, expected: &str) -> Result<(), RuntimeError> {
     let mut hasher = Sha256::new();
-    let copied = File::open(path).and_then(|mut file| io::copy(&mut file, &mut io_writer(&mut hasher)));
-    copied.map_err(|error| RuntimeError::Fetch { problem: format!("reading {}: {error}", path.display()) })?;
-    let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let copied =
+        File::open(path).and_then(|mut file| io::copy(&mut file, &mut io_writer(&mut hasher)));
+    copied.map_err(|error| RuntimeError::Fetch {
+        problem: format!("reading {}: {error}", path.display()),
+    })?;
+    let found: String = hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     if found == expected {
         return Ok(());
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Err(RuntimeError::Fetch { problem: format!("{name} has SHA-256 {found}, expected {expected}") })
+    Err(RuntimeError::Fetch {
+        problem: format!("{name} has SHA-256 {found}, expected {expected}"),
+    })
 }
 
 /// `sha2` 0.11 hashes by `update`; `io::copy` wants a writer.

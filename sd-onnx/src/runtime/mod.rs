@@ -96,15 +96,25 @@ impl Runtime {
         if let Some(running) = &*running {
             return match explicit {
                 Some(asked) if !same_file(asked, &running.path) => {
-                    Err(RuntimeError::OtherRunning { running: running.path.clone(), asked: asked.to_path_buf() })
+                    Err(RuntimeError::OtherRunning {
+                        running: running.path.clone(),
+                        asked: asked.to_path_buf(),
+                    })
                 }
                 _ => Ok(running.clone()),
             };
         }
         let path = locate(explicit)?;
         let builder = ort::init_from(&path).map_err(|error| load_error(error, &path))?;
-        let start = |error: ort::Error| RuntimeError::Start { path: path.clone(), problem: error.message().to_owned() };
-        let environment = builder.with_name("sd-onnx").with_telemetry(false).build().map_err(start)?;
+        let start = |error: ort::Error| RuntimeError::Start {
+            path: path.clone(),
+            problem: error.message().to_owned(),
+        };
+        let environment = builder
+            .with_name("sd-onnx")
+            .with_telemetry(false)
+            .build()
+            .map_err(start)?;
         environment.set_log_level(ort::logging::LogLevel::Error);
         tracing::info!(path = %path.display(), "started ONNX Runtime");
         Ok(running.insert(Arc::new(Self { path, environment })).clone())
@@ -113,9 +123,12 @@ impl Runtime {
 
 /// An absolute path, so that `ort` does not search for it.
 fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
-    let variable = std::env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some((path, origin)) =
-        explicit.map(|path| (path.to_path_buf(), "")).or(variable.map(|path| (path, " (from ORT_DYLIB_PATH)")))
+    let variable = std::env::var_os("ORT_DYLIB_PATH")
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from);
+    if let Some((path, origin)) = explicit
+        .map(|path| (path.to_path_buf(), ""))
+        .or(variable.map(|path| (path, " (from ORT_DYLIB_PATH)")))
     {
         return match std::path::absolute(&path) {
             Ok(absolute) if absolute.exists() => Ok(absolute),
@@ -128,7 +141,10 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
     }
     let cache = dirs::cache_dir().map(|cache| cache.join("sd-onnx"));
     let release = release::for_this_platform();
-    let cached = cache.as_ref().zip(release).map(|(cache, release)| cache.join(release.folder()).join(release.file()));
+    let cached = cache
+        .as_ref()
+        .zip(release)
+        .map(|(cache, release)| cache.join(release.folder()).join(release.file()));
     if let Some(cached) = &cached
         && cached.exists()
     {
@@ -138,7 +154,9 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
     if let Some((cache, release)) = cache.zip(release) {
         return fetch::fetch(release, &cache);
     }
-    let cached = cached.map_or("the cache folder (this system has none)".into(), |path| path.display().to_string());
+    let cached = cached.map_or("the cache folder (this system has none)".into(), |path| {
+        path.display().to_string()
+    });
     Err(RuntimeError::NotFound {
         searched: vec!["ORT_DYLIB_PATH (not set)".into(), cached],
         hint: format!(
@@ -151,17 +169,23 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
 fn load_error(error: LoadDynamicError, path: &Path) -> RuntimeError {
     let path = path.to_path_buf();
     match error {
-        LoadDynamicError::BadVersion { version_str, .. } => RuntimeError::TooOld { path, found: version_str },
+        LoadDynamicError::BadVersion { version_str, .. } => RuntimeError::TooOld {
+            path,
+            found: version_str,
+        },
         LoadDynamicError::Dlopen { error, .. } => {
-            let problem = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            let problem = std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), ToString::to_string);
             RuntimeError::NotOnnxRuntime { path, problem }
         }
-        LoadDynamicError::MissingApi { .. } => {
-            RuntimeError::NotOnnxRuntime { path, problem: "it has no function `OrtGetApiBase`".into() }
-        }
-        LoadDynamicError::InvalidVersionString => {
-            RuntimeError::NotOnnxRuntime { path, problem: "its version is not readable".into() }
-        }
+        LoadDynamicError::MissingApi { .. } => RuntimeError::NotOnnxRuntime {
+            path,
+            problem: "it has no function `OrtGetApiBase`".into(),
+        },
+        LoadDynamicError::InvalidVersionString => RuntimeError::NotOnnxRuntime {
+            path,
+            problem: "its version is not readable".into(),
+        },
     }
 }
 

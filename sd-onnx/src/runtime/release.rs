@@ -9,13 +9,22 @@ pub(super) struct Release {
     /// `std::env::consts::OS` and `ARCH`.
     platform: (&'static str, &'static str),
     /// The wheel's platform tag.
-    #[cfg_attr(not(feature = "fetch"), expect(dead_code, reason = "only fetching needs it"))]
+    #[cfg_attr(
+        not(feature = "fetch"),
+        expect(dead_code, reason = "only fetching needs it")
+    )]
     pub tag: &'static str,
-    #[cfg_attr(not(feature = "fetch"), expect(dead_code, reason = "only fetching needs it"))]
+    #[cfg_attr(
+        not(feature = "fetch"),
+        expect(dead_code, reason = "only fetching needs it")
+    )]
     pub wheel_sha256: &'static str,
     /// The library's path in the wheel.
     pub member: &'static str,
-    #[cfg_attr(not(feature = "fetch"), expect(dead_code, reason = "only fetching needs it"))]
+    #[cfg_attr(
+        not(feature = "fetch"),
+        expect(dead_code, reason = "only fetching needs it")
+    )]
     pub library_sha256: &'static str,
 }
 
@@ -66,6 +75,9 @@ impl Release {
 
     /// The library's file name.
     pub fn file(&self) -> &'static str {
-        self.member.rsplit('/').next().expect("split gives at least one part")
+        self.member
+            .rsplit('/')
+            .next()
+            .expect("split gives at least one part")
     }
 }

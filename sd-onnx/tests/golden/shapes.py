@@ -28,9 +28,9 @@ def vae(channels, **rest):
                 up_block_types=["UpDecoderBlock2D"] * len(channels), sample_size=64) | rest
 
 
-# A beta schedule that no formula of diffusers makes: a scaled-linear ramp with a ripple.
+# A beta schedule that no formula of diffusers makes: a scaled-linear ramp with a ripple. Its largest sigma is 7.6.
 RIPPLED_BETAS = [
-    round((0.025 + 0.095 * i / 999) ** 2 * (1 + 0.2 * math.sin(i / 60)), 7) for i in range(1000)
+    round((0.025 + 0.07 * i / 999) ** 2 * (1 + 0.2 * math.sin(i / 60)), 7) for i in range(1000)
 ]
 
 SHAPES = {
@@ -55,7 +55,7 @@ SHAPES = {
                                          set_alpha_to_one=False, steps_offset=1, clip_sample=False,
                                          prediction_type="v_prediction")),
         size=(64, 48), odd=("dpmpp-2m-karras", (72, 56)),
-        knobs={},
+        zero_snr=True, knobs={},
     ),
     # Two levels, only the first with attention, deep blocks, eight latent channels, the other sinusoid order; predicts the sample.
     "two-sample": dict(
@@ -93,7 +93,7 @@ SHAPES = {
         scheduler=("DPMSolverMultistepScheduler", dict(num_train_timesteps=500, beta_start=0.001, beta_end=0.018,
                                                        beta_schedule="linear")),
         size=(32, 24), odd=("euler-leading", (40, 24)),
-        knobs={},
+        knobs=dict(moments=12.0),
     ),
 }
 

@@ -4,8 +4,8 @@
 
 Needs an x86-64 processor with AVX2 (torch's scalar `randn` differs in the last bits). Floats are stored as bit patterns.
 
-k-diffusion is no longer installable next to these versions (it needs clip-anytorch, which needs pkg_resources), so its
-formulas are checked against an exact solution instead: see tests/convergence.rs.
+k-diffusion could not be installed beside these versions, so its formulas are checked against an exact solution instead:
+see tests/convergence.rs.
 """
 
 import ast

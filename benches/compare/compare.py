@@ -1,0 +1,200 @@
+"""What a Python program gets from the same model: ONNX Runtime on a plain torch.onnx export, and diffusers.
+
+    compare.py MODEL [--latents 64x64] [--threads N] [--runs 5] [--bf16] [--exports DIR] [--json FILE]
+
+MODEL is a diffusers folder. The UNet and the VAE decoder are exported once (f32, weights as external data) into DIR,
+by default a temporary folder; then each engine runs each network in a process of its own, one image, on the CPU.
+
+    load    seconds until the network can be called: InferenceSession(...), or from_pretrained(...); files warm in the page cache
+    call    median seconds of a call, after one that is not counted
+    peak    the process's largest resident set (VmHWM), imports included; `bare` is what it was before the load
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy
+
+CONTEXT = 77  # tokens of a CLIP window
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("model", type=Path)
+    arguments.add_argument("--latents", default="64x64", metavar="WxH", help="64x64 is 512x512 pixels")
+    arguments.add_argument("--threads", type=int, default=0, help="0: each engine's default")
+    arguments.add_argument("--runs", type=int, default=5)
+    arguments.add_argument("--bf16", action="store_true", help="diffusers in bfloat16 too")
+    arguments.add_argument("--exports", type=Path, metavar="DIR", help="keep the exports, and use those that are there")
+    arguments.add_argument("--json", type=Path, metavar="FILE")
+    arguments.add_argument("--step", nargs=3, help=argparse.SUPPRESS)  # one process: STEP PART DTYPE
+    arguments = arguments.parse_args()
+    if not (arguments.model / "unet" / "config.json").exists():
+        sys.exit(f"{arguments.model} is not a diffusers folder: it has no unet/config.json")
+    check_versions()
+    if arguments.step:
+        step, part, dtype = arguments.step
+        print(json.dumps(STEPS[step](arguments, part, dtype)))
+        return
+
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        arguments.exports = arguments.exports or Path(temporary)
+        plan = [("onnxruntime", "float32"), ("diffusers", "float32")] + [("diffusers", "bfloat16")] * arguments.bf16
+        for part in ("unet", "vae_decoder"):
+            if not onnx_file(arguments, part).exists():
+                in_process(arguments, "export", part, "float32")
+            rows += [in_process(arguments, step, part, dtype) for step, dtype in plan]
+            # A comparison of speed means something when both engines computed the same thing.
+            exported, original = (numpy.load(answer_file(arguments, part, engine)) for engine, _ in plan[:2])
+            apart = numpy.linalg.norm(exported - original) / numpy.linalg.norm(original)
+            assert apart <= 1e-3, f"{part}: the two engines' answers are {apart:.1e} apart"
+    print(f"{'engine':14}{'type':10}{'network':13}{'load s':>9}{'call s':>9}{'bare MB':>9}{'peak MB':>9}")
+    for row in rows:
+        print(f"{row['engine']:14}{row['dtype']:10}{row['network']:13}{row['load_s']:9.3f}{row['call_s']:9.3f}"
+              f"{row['bare_mb']:9.0f}{row['peak_mb']:9.0f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(dict(
+            model=arguments.model.name, latents=arguments.latents, threads=arguments.threads, runs=arguments.runs,
+            versions={name: version(name) for name in ("torch", "diffusers", "onnxruntime")}, rows=rows), indent=1) + "\n")
+
+
+def check_versions():
+    for line in (Path(__file__).parent / "requirements.txt").read_text().split():
+        name, wanted = line.split("==")
+        assert version(name) == wanted, f"{name} is {version(name)}, the comparison is pinned to {wanted}"
+
+
+def in_process(arguments, step, part, dtype):
+    """Runs one step in a process of its own, so that neither time nor memory of one leaks into another."""
+    command = [sys.executable, __file__, arguments.model, "--latents", arguments.latents, "--threads", arguments.threads,
+               "--runs", arguments.runs, "--exports", arguments.exports, "--step", step, part, dtype]
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{step} of {part} in {dtype} failed; its message is above")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def onnx_file(arguments, part):
+    return arguments.exports / f"{part}-{arguments.latents}" / "model.onnx"
+
+
+def answer_file(arguments, part, engine):
+    return arguments.exports / f"{part}-{arguments.latents}" / f"{engine}.npy"
+
+
+def export(arguments, part, dtype):
+    import torch
+
+    file = onnx_file(arguments, part)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_grad_enabled(False)
+    network, inputs = torch_network(arguments, part, torch.float32)
+    torch.onnx.export(network, tuple(inputs.values()), file, input_names=list(inputs), output_names=["out"],
+                      external_data=True, dynamo=True, optimize=True, verbose=False)
+    return {}
+
+
+def run_onnxruntime(arguments, part, dtype):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = arguments.threads
+    inputs = numpy_inputs(arguments, part)
+    bare, start = peak_mb(), time.perf_counter()
+    session = onnxruntime.InferenceSession(onnx_file(arguments, part), options, providers=["CPUExecutionProvider"])
+    load = time.perf_counter() - start
+    return measured(arguments, "onnxruntime", dtype, part, bare, load, lambda: session.run(None, inputs)[0])
+
+
+def run_diffusers(arguments, part, dtype):
+    import torch
+
+    torch.set_grad_enabled(False)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: F401 - their import is no part of the load
+
+    bare, start = peak_mb(), time.perf_counter()
+    network, inputs = torch_network(arguments, part, getattr(torch, dtype))
+    load = time.perf_counter() - start
+    return measured(arguments, "diffusers", dtype, part, bare, load, lambda: network(*inputs.values()).float().numpy())
+
+
+STEPS = {"export": export, "onnxruntime": run_onnxruntime, "diffusers": run_diffusers}
+
+
+def measured(arguments, engine, dtype, part, bare, load, call):
+    answer, seconds = call(), []
+    for _ in range(arguments.runs):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    assert numpy.isfinite(answer).all()
+    peak = peak_mb()
+    if dtype == "float32":
+        numpy.save(answer_file(arguments, part, engine), answer)
+    return dict(engine=engine, dtype=dtype, network=part, load_s=load, call_s=statistics.median(seconds),
+                fastest_s=min(seconds), slowest_s=max(seconds), bare_mb=bare, peak_mb=peak)
+
+
+def peak_mb():
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("no VmHWM in /proc/self/status: this needs Linux")
+
+
+def numpy_inputs(arguments, part):
+    """The same numbers for every engine."""
+    unet = json.loads((arguments.model / "unet" / "config.json").read_text())
+    width, height = map(int, arguments.latents.split("x"))
+    random = numpy.random.default_rng(0)
+
+    def normal(*shape):
+        return random.standard_normal(shape, dtype=numpy.float32)
+
+    sample = normal(1, unet["in_channels"], height, width)
+    if part == "vae_decoder":
+        return dict(latents=sample)
+    return dict(sample=sample, timestep=numpy.array([500.0], dtype=numpy.float32),
+                encoder_hidden_states=normal(1, CONTEXT, unet["cross_attention_dim"]))
+
+
+def torch_network(arguments, part, dtype):
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    class Unet(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unet = UNet2DConditionModel.from_pretrained(arguments.model, subfolder="unet",
+                                                             torch_dtype=dtype, local_files_only=True)
+
+        def forward(self, sample, timestep, encoder_hidden_states):
+            return self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+
+    class Decoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vae = AutoencoderKL.from_pretrained(arguments.model, subfolder="vae",
+                                                     torch_dtype=dtype, local_files_only=True)
+
+        def forward(self, latents):
+            return self.vae.decode(latents, return_dict=False)[0]
+
+    network = (Unet if part == "unet" else Decoder)().eval()
+    inputs = {name: torch.from_numpy(array).to(dtype if name != "timestep" else torch.float32)
+              for name, array in numpy_inputs(arguments, part).items()}
+    return network, inputs
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+//! One stage of a model by itself, in a process of its own: seconds to load it, seconds for a call, and the most memory
+//! that the process ever had. `compare/compare.py` runs it next to other programs.
+
+use std::{path::PathBuf, time::Instant};
+
+use clap::{Parser, ValueEnum};
+use ndarray::{Array3, Array4};
+use sd_onnx::text::{BoxError, ClipSkip};
+
+#[derive(Parser)]
+struct Arguments {
+    /// Model folder in the diffusers layout
+    model: PathBuf,
+    stage: Stage,
+    /// Timed calls, after one that is not
+    #[arg(long, default_value_t = 5)]
+    calls: usize,
+    /// Latent height
+    #[arg(long, default_value_t = 64)]
+    height: usize,
+    /// Latent width
+    #[arg(long, default_value_t = 64)]
+    width: usize,
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Stage {
+    TextEncoder,
+    Unet,
+    VaeDecoder,
+}
+
+fn main() -> Result<(), BoxError> {
+    let arguments = Arguments::parse();
+    let Arguments { height, width, .. } = arguments;
+    let builder = sd_onnx::builder().threads(arguments.threads);
+    let started = Instant::now();
+    let mut call: Box<dyn FnMut() -> Result<(), BoxError>> = match arguments.stage {
+        Stage::TextEncoder => {
+            let encoder = builder.load_prompt_encoder(&arguments.model)?;
+            Box::new(move || {
+                encoder.encode("a cute fox girl, watercolour", ClipSkip::LAST)?;
+                Ok(())
+            })
+        }
+        Stage::Unet => {
+            let unet = builder.load_denoiser(&arguments.model)?;
+            let latents =
+                Array4::from_shape_fn((1, unet.latent_channels(), height, width), ripple4);
+            let context = Array3::from_shape_fn((1, 77, unet.context_width()), |(_, i, j)| {
+                ((i * 7 + j) as f32).sin()
+            });
+            let mut output = Array4::zeros(latents.dim());
+            Box::new(move || unet.predict(latents.view(), 500.0, context.view(), output.view_mut()))
+        }
+        Stage::VaeDecoder => {
+            let codec = builder.load_codec(&arguments.model)?;
+            let latents =
+                Array4::from_shape_fn((1, codec.latent_channels(), height, width), ripple4);
+            Box::new(move || codec.decode(latents.view()).map(drop))
+        }
+    };
+    let load_seconds = started.elapsed().as_secs_f64();
+    call()?;
+    let mut seconds = Vec::new();
+    for _ in 0..arguments.calls {
+        let started = Instant::now();
+        call()?;
+        seconds.push(started.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    let figures = serde_json::json!({
+        "load_seconds": load_seconds,
+        "call_seconds": seconds.get(seconds.len() / 2),
+        "peak_mib": peak_mib(),
+    });
+    println!("{figures}");
+    Ok(())
+}
+
+/// Values of about unit size without a pattern that a network could use.
+fn ripple4((_, c, y, x): (usize, usize, usize, usize)) -> f32 {
+    1.4 * ((c * 4099 + y * 67 + x * 3) as f32 * 0.37).sin()
+}
+
+/// The most memory the process ever had resident, where the system tells.
+fn peak_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib / 1024)
+}

@@ -1,0 +1,217 @@
+//! Random-weight models for the tests: the recipes in `tests/golden`, replayed.
+
+// Each test file uses its own part of this.
+#![allow(dead_code)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use sd_onnx::{
+    Pipeline,
+    schedulers::{NoiseSource, TorchRng},
+};
+use serde_json::Value;
+
+/// The shapes that have golden values.
+pub const SHAPES: [&str; 5] = ["two-sample", "four", "three-v", "three-hole", "four-last"];
+
+/// One tensor of a component, in f32.
+pub struct Tensor {
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+/// The tensors of one component by name.
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// The folder of a shape's golden files.
+pub fn golden(shape: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(shape)
+}
+
+/// A JSON file of the golden folder.
+pub fn golden_json(shape: &str, file: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(golden(shape).join(file)).unwrap()).unwrap()
+}
+
+/// A random-weight model, to be written in one dress or another.
+pub struct Model {
+    /// `text_encoder`, `unet`, `vae`.
+    pub weights: BTreeMap<&'static str, Tensors>,
+    /// The same three.
+    pub configs: BTreeMap<&'static str, Value>,
+    /// `scheduler_config.json` as it is: Python writes `-Infinity` into some, which is no JSON.
+    pub scheduler: String,
+}
+
+impl Model {
+    /// The model of a shape: each tensor is `offset + scale · randn(seed)`, rounded to f16.
+    pub fn of_shape(shape: &str) -> Self {
+        let recipe = golden_json(shape, "weights.json");
+        let component = |name: &'static str| {
+            let tensors = recipe[name].as_array().unwrap().iter().map(|tensor| {
+                let dims: Vec<usize> = tensor["shape"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|d| d.as_u64().unwrap() as usize)
+                    .collect();
+                let mut values = vec![0.0; dims.iter().product()];
+                TorchRng::new(tensor["seed"].as_u64().unwrap()).fill(&mut values);
+                let (scale, offset) = (
+                    tensor["scale"].as_f64().unwrap() as f32,
+                    tensor["offset"].as_f64().unwrap() as f32,
+                );
+                for value in &mut values {
+                    *value = f16::from_f32(offset + scale * *value).to_f32();
+                }
+                (
+                    tensor["name"].as_str().unwrap().to_owned(),
+                    Tensor {
+                        shape: dims,
+                        values,
+                    },
+                )
+            });
+            (name, tensors.collect())
+        };
+        let config = |name: &'static str| (name, golden_json(shape, &format!("{name}.json")));
+        Self {
+            weights: ["text_encoder", "unet", "vae"].map(component).into(),
+            configs: ["text_encoder", "unet", "vae"].map(config).into(),
+            scheduler: fs::read_to_string(golden(shape).join("scheduler.json")).unwrap(),
+        }
+    }
+
+    /// Writes the folder as diffusers writes it today, in f32.
+    pub fn write(&self, folder: &Path) {
+        self.write_without_weights(folder);
+        for (component, tensors) in &self.weights {
+            write_tensors(
+                &folder.join(component).join(plain_file(component)),
+                tensors,
+                Dtype::F32,
+            );
+        }
+    }
+
+    /// Writes configurations and tokenizer.
+    pub fn write_without_weights(&self, folder: &Path) {
+        for (component, config) in &self.configs {
+            fs::create_dir_all(folder.join(component)).unwrap();
+            fs::write(
+                folder.join(component).join("config.json"),
+                serde_json::to_string_pretty(config).unwrap(),
+            )
+            .unwrap();
+        }
+        fs::create_dir_all(folder.join("scheduler")).unwrap();
+        fs::write(
+            folder.join("scheduler/scheduler_config.json"),
+            &self.scheduler,
+        )
+        .unwrap();
+        fs::create_dir_all(folder.join("tokenizer")).unwrap();
+        for file in ["vocab.json", "merges.txt", "tokenizer_config.json"] {
+            fs::copy(
+                golden("tokenizer").join(file),
+                folder.join("tokenizer").join(file),
+            )
+            .unwrap();
+        }
+    }
+}
+
+/// The name of a component's weight file.
+pub fn plain_file(component: &str) -> &'static str {
+    if component == "text_encoder" {
+        "model.safetensors"
+    } else {
+        "diffusion_pytorch_model.safetensors"
+    }
+}
+
+/// Writes one safetensors file.
+pub fn write_tensors(path: &Path, tensors: &Tensors, dtype: Dtype) {
+    let stored: Vec<(&String, &Tensor, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let values = tensor.values.iter();
+            let bytes = match dtype {
+                Dtype::F16 => values
+                    .flat_map(|&v| f16::from_f32(v).to_le_bytes())
+                    .collect(),
+                Dtype::BF16 => values
+                    .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
+                    .collect(),
+                Dtype::F32 => values.flat_map(|v| v.to_le_bytes()).collect(),
+                other => panic!("no test writes {other:?}"),
+            };
+            (name, tensor, bytes)
+        })
+        .collect();
+    let views = stored.iter().map(|(name, tensor, bytes)| {
+        (
+            name,
+            TensorView::new(dtype, tensor.shape.clone(), bytes).unwrap(),
+        )
+    });
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+/// The golden tensors of a shape, in f32.
+pub struct Golden(Vec<u8>);
+
+impl Golden {
+    pub fn of_shape(shape: &str) -> Self {
+        Self(fs::read(golden(shape).join("golden.safetensors")).unwrap())
+    }
+
+    /// The shape and the values of a tensor that is there.
+    pub fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let view = file
+            .tensor(name)
+            .unwrap_or_else(|_| panic!("no golden {name}"));
+        let data = view.data();
+        let values = match view.dtype() {
+            Dtype::F32 => data
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                .collect(),
+            Dtype::F16 => data
+                .chunks_exact(2)
+                .map(|b| f16::from_le_bytes(b.try_into().unwrap()).to_f32())
+                .collect(),
+            other => panic!("{name} is {other:?}"),
+        };
+        (view.shape().to_vec(), values)
+    }
+}
+
+/// Loads a model with what all tests have in common.
+pub fn load(folder: &Path) -> Pipeline {
+    sd_onnx::builder()
+        .load(folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+}
+
+/// Relative L2 error of `found` against `expected`.
+pub fn relative_error<'a>(found: impl IntoIterator<Item = &'a f32>, expected: &[f32]) -> f64 {
+    let (mut difference, mut norm, mut count) = (0.0, 0.0, 0);
+    for (&f, &e) in found.into_iter().zip(expected) {
+        difference += f64::from(f - e).powi(2);
+        norm += f64::from(e).powi(2);
+        count += 1;
+    }
+    assert_eq!(count, expected.len());
+    assert!(norm > 0.0, "a golden of zeros proves nothing");
+    (difference / norm).sqrt()
+}

@@ -1,0 +1,190 @@
+//! Every network and every run against diffusers 0.42.1 and transformers 5.23 in f32 on torch 2.15, on random-weight
+//! models of five shapes. `tests/golden/make.py` wrote the values and says how the weights are scaled so that a mistake
+//! anywhere shows.
+
+mod common;
+
+use common::{Golden, Model, SHAPES, golden_json, load, relative_error};
+use ndarray::{Array3, Array4};
+use sd_onnx::{Picture, Pipeline, Request, schedulers, schedulers::Ladder, text::ClipSkip};
+use serde_json::Value;
+
+/// One network's output: f32 sums in another order. Seen: at most 2e-6.
+const ONE_CALL: f64 = 1e-5;
+/// A run of 20 steps, in which guidance and the model itself enlarge differences. Seen: at most 3e-5.
+const WHOLE_RUN: f64 = 1e-4;
+
+fn with_each_shape(test: impl Fn(&str, &Pipeline, &Golden, &Value)) {
+    for shape in SHAPES {
+        let folder = tempfile::tempdir().unwrap();
+        Model::of_shape(shape).write(folder.path());
+        test(
+            shape,
+            &load(folder.path()),
+            &Golden::of_shape(shape),
+            &golden_json(shape, "cases.json"),
+        );
+    }
+}
+
+fn array3((shape, values): (Vec<usize>, Vec<f32>)) -> Array3<f32> {
+    Array3::from_shape_vec([shape[0], shape[1], shape[2]], values).unwrap()
+}
+
+fn array4((shape, values): (Vec<usize>, Vec<f32>)) -> Array4<f32> {
+    Array4::from_shape_vec([shape[0], shape[1], shape[2], shape[3]], values).unwrap()
+}
+
+/// Prints a figure and checks it.
+fn within(limit: f64, what: &str, error: f64) {
+    println!("{what}: {error:.1e}");
+    assert!(
+        error <= limit,
+        "{what}: relative L2 error {error:.2e}, expected at most {limit:.0e}"
+    );
+}
+
+#[test]
+fn prompt_embeddings_for_each_clip_skip() {
+    with_each_shape(|shape, pipeline, golden, cases| {
+        let cases = cases["text"].as_array().unwrap();
+        assert_eq!(cases.len(), 6);
+        for case in cases {
+            let name = case["name"].as_str().unwrap();
+            let clip_skip = ClipSkip::new(case["clip_skip"].as_u64().unwrap() as usize).unwrap();
+            let encoded = pipeline
+                .prompt_encoder()
+                .encode(case["text"].as_str().unwrap(), clip_skip)
+                .unwrap();
+            let (dims, expected) = golden.tensor(name);
+            assert_eq!(encoded.embedding.shape(), dims);
+            within(
+                ONE_CALL,
+                &format!("{shape} {name}"),
+                relative_error(&encoded.embedding, &expected),
+            );
+        }
+    });
+}
+
+#[test]
+fn one_unet_call() {
+    with_each_shape(|shape, pipeline, golden, cases| {
+        let context = array3(golden.tensor("unet.context"));
+        for case in cases["unet"].as_array().unwrap() {
+            let name = case["name"].as_str().unwrap();
+            let timestep = case["timestep"].as_f64().unwrap() as f32;
+            let sample = array4(golden.tensor(&format!("{name}.sample")));
+            let mut output = Array4::zeros(sample.dim());
+            pipeline
+                .denoiser()
+                .predict(sample.view(), timestep, context.view(), output.view_mut())
+                .unwrap();
+            let (_, expected) = golden.tensor(&format!("{name}.output"));
+            within(
+                ONE_CALL,
+                &format!("{shape} {name}"),
+                relative_error(&output, &expected),
+            );
+        }
+    });
+}
+
+#[test]
+fn vae_decode_and_encode() {
+    with_each_shape(|shape, pipeline, golden, cases| {
+        for case in cases["vae_decode"].as_array().unwrap() {
+            let name = case["name"].as_str().unwrap();
+            let latents = array4(golden.tensor(&format!("{name}.latents")));
+            // The golden has the autoencoder's own input; the pipeline's latents are scaled.
+            let scaling = pipeline
+                .codec()
+                .encode(Array4::zeros((1, 3, 64, 64)).view())
+                .unwrap();
+            let latents = (latents - scaling.shift) * scaling.scale;
+            let image = pipeline.codec().decode(latents.view()).unwrap();
+            let (_, expected) = golden.tensor(&format!("{name}.image"));
+            within(
+                ONE_CALL,
+                &format!("{shape} {name}"),
+                relative_error(&image, &expected),
+            );
+        }
+        for case in cases["vae_encode"].as_array().unwrap() {
+            let name = case["name"].as_str().unwrap();
+            let image = array4(golden.tensor(&format!("{name}.image")));
+            let found = pipeline.codec().encode(image.view()).unwrap();
+            for (part, found) in [("mean", &found.mean), ("logvar", &found.log_variance)] {
+                let (_, expected) = golden.tensor(&format!("{name}.{part}"));
+                within(
+                    ONE_CALL,
+                    &format!("{shape} {name} {part}"),
+                    relative_error(found, &expected),
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn whole_runs() {
+    with_each_shape(|shape, pipeline, golden, cases| {
+        let runs = cases["runs"].as_array().unwrap();
+        assert!(!runs.is_empty());
+        for case in runs {
+            let name = case["name"].as_str().unwrap();
+            let picture = run(pipeline, cases, case);
+            let (_, noise) = golden.tensor(case["noise"].as_str().unwrap());
+            assert!(
+                picture.initial_noise.iter().eq(&noise),
+                "{shape} {name}: the initial noise differs"
+            );
+            let (_, latents) = golden.tensor(&format!("{name}.latents"));
+            within(
+                WHOLE_RUN,
+                &format!("{shape} {name}"),
+                relative_error(&picture.latents, &latents),
+            );
+            let (_, image) = golden.tensor(&format!("{name}.image"));
+            let far = picture
+                .pixels
+                .iter()
+                .zip(&image)
+                .filter(|(found, expected)| (*found - *expected).abs() > 2.0 / 255.0);
+            let far = far.count() as f64 / image.len() as f64;
+            assert!(
+                far <= 0.001,
+                "{shape} {name}: {far} of the image's values are off by more than 2/255"
+            );
+        }
+    });
+}
+
+fn run(pipeline: &Pipeline, cases: &Value, case: &Value) -> Picture {
+    let number = |key: &str| case[key].as_u64().unwrap();
+    let sampler = match case["sampler"].as_str().unwrap() {
+        "euler-ancestral" => "euler-a",
+        name => name,
+    };
+    let row = schedulers::by_name(sampler).unwrap();
+    let ladder = match (
+        case["karras"].as_bool().unwrap(),
+        case["timestep_spacing"].as_str().unwrap(),
+    ) {
+        (true, _) => Ladder::karras(),
+        (_, "leading") => Ladder::leading(),
+        (_, "linspace") => Ladder::linspace(),
+        (_, "trailing") => Ladder::trailing(),
+        other => panic!("{other:?}"),
+    };
+    let request = Request::new(cases["prompt"].as_str().unwrap())
+        .negative(cases["negative"].as_str().unwrap())
+        .size(number("width") as u32, number("height") as u32)
+        .steps(number("steps") as usize)
+        .guidance(case["guidance"].as_f64().unwrap() as f32)
+        .seed(number("seed"))
+        .clip_skip(number("clip_skip") as usize)
+        .shared_scheduler((row.build)(pipeline.scheduler_config()).into())
+        .ladder(ladder);
+    pipeline.generate(&request).unwrap().pictures.remove(0)
+}
