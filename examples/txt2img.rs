@@ -24,7 +24,7 @@ use sd_onnx::{
 
 /// Draws a prompt with Stable Diffusion on ONNX Runtime.
 #[derive(Parser)]
-#[command(name = "txt2img", version)]
+#[command(name = "txt2img", version, allow_negative_numbers = true)]
 struct Arguments {
     /// What to draw
     prompt: String,

@@ -6,6 +6,10 @@ use thiserror::Error;
 
 use crate::{BetaSchedule, NoiseSchedule};
 
+/// Sigma of pure noise for the samplers that stay on the grid. diffusers' DDIM keeps an alpha-bar of 0 there, so a
+/// sigma that is infinite; with this one x holds no more than 2⁻²⁰ of the sample.
+const PURE_NOISE: f64 = (1 << 20) as f64;
+
 /// A rule that picks the noise levels of a run from those the model was trained on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ladder {
@@ -47,7 +51,8 @@ pub struct Conventions {
     pub rounded_karras_timesteps: bool,
     /// What the first x is scaled by.
     pub first_x: FirstX,
-    /// Whether the sampler can't leave the training timesteps, which Karras does. Default false.
+    /// Whether the sampler can't leave the training timesteps, which Karras does. Such a sampler also begins a schedule
+    /// of zero terminal SNR at pure noise (sigma 2²⁰), where others take alpha-bar 2⁻²⁴ (sigma 4096). Default false.
     pub on_grid_only: bool,
 }
 
@@ -202,8 +207,17 @@ impl Ladder {
         let (sigmas, timesteps, spacing) = match *self {
             Self::Spaced(spacing) => {
                 let timesteps = spacing.timesteps(schedule, steps, conventions);
+                let sigma = |&timestep: &f64| {
+                    let at_the_end =
+                        timestep == (max - 1) as f64 && schedule.has_zero_terminal_snr();
+                    if conventions.on_grid_only && at_the_end {
+                        PURE_NOISE
+                    } else {
+                        schedule.interpolate(timestep)
+                    }
+                };
                 (
-                    timesteps.iter().map(|&t| schedule.interpolate(t)).collect(),
+                    timesteps.iter().map(sigma).collect(),
                     timesteps,
                     Some(spacing),
                 )

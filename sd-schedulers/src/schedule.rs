@@ -17,6 +17,7 @@ pub struct NoiseSchedule {
     log_sigmas: Vec<f32>,
     steps_offset: usize,
     beta_schedule: BetaSchedule,
+    zero_terminal_snr: bool,
 }
 
 impl NoiseSchedule {
@@ -24,7 +25,7 @@ impl NoiseSchedule {
     ///
     /// With `rescale_betas_zero_snr` the last alpha-bar would be 0 and sigma infinite; it is 2⁻²⁴ (sigma 4096), as in
     /// diffusers' Euler and DPM-Solver classes. (diffusers' DDIM keeps the 0, and can then only run models that do not
-    /// predict epsilon.)
+    /// predict epsilon: see [`Conventions::on_grid_only`](crate::Conventions::on_grid_only).)
     ///
     /// # Errors
     /// What [`SchedulerConfig::validate`] says, and [`ConfigError::Sigmas`] when the betas are so small or so large
@@ -57,6 +58,7 @@ impl NoiseSchedule {
         let SchedulerConfig {
             steps_offset,
             beta_schedule,
+            rescale_betas_zero_snr: zero_terminal_snr,
             ..
         } = *config;
         Ok(Self {
@@ -65,6 +67,7 @@ impl NoiseSchedule {
             log_sigmas,
             steps_offset,
             beta_schedule,
+            zero_terminal_snr,
         })
     }
 
@@ -81,6 +84,11 @@ impl NoiseSchedule {
     /// The number of training timesteps T.
     pub fn num_train_timesteps(&self) -> usize {
         self.sigmas.len()
+    }
+
+    /// Whether the last timestep stands for pure noise (`rescale_betas_zero_snr`).
+    pub fn has_zero_terminal_snr(&self) -> bool {
+        self.zero_terminal_snr
     }
 
     /// What the leading spacing adds to its timesteps.

@@ -93,7 +93,7 @@ SHAPES = {
         scheduler=("DPMSolverMultistepScheduler", dict(num_train_timesteps=500, beta_start=0.001, beta_end=0.018,
                                                        beta_schedule="linear")),
         size=(32, 24), odd=("euler-leading", (40, 24)),
-        knobs=dict(moments=12.0),
+        knobs=dict(moments=40.0),
     ),
 }
 

@@ -1,0 +1,412 @@
+//! `txt2img` as a user runs it, on the small model.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use safetensors::{Dtype, SafeTensors};
+
+/// The example that `cargo test` has built next to this test.
+fn txt2img() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let path = this
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .join("examples")
+        .join(format!("txt2img{}", std::env::consts::EXE_SUFFIX));
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo test` without --test, or build the example",
+        path.display()
+    );
+    path
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(txt2img())
+        .current_dir(folder)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn succeed(folder: &Path, arguments: &[&str]) -> (String, String) {
+    let output = run(folder, arguments);
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        text(&output.stderr)
+    );
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// Fails with this exit code and one line on stderr that has `part`.
+fn fail(folder: &Path, arguments: &[&str], code: i32, part: &str) {
+    let output = run(folder, arguments);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+    let lines: Vec<_> = stderr
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert!(
+        lines.len() == 1 && lines[0].contains(part),
+        "{arguments:?}: {stderr:?} does not say {part:?}"
+    );
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_default_name_is_the_prompt_and_the_seed_and_overwrites_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["A fox, on blue!", "--seed", "3", "--steps", "2"];
+    let (stdout, _) = succeed(folder.path(), &arguments);
+    assert_eq!(stdout, "a-fox-on-blue-3.png (seed 3)\n");
+    let first = fs::read(folder.path().join("a-fox-on-blue-3.png")).unwrap();
+    let (stdout, _) = succeed(folder.path(), &arguments);
+    assert_eq!(stdout, "a-fox-on-blue-3_2.png (seed 3)\n");
+    assert_eq!(
+        fs::read(folder.path().join("a-fox-on-blue-3_2.png")).unwrap(),
+        first,
+        "the same seed, the same picture"
+    );
+
+    // Without a seed: a random one below 2^32, printed, and good for the same picture.
+    let (stdout, _) = succeed(folder.path(), &["cat", "--steps", "1"]);
+    let seed: u64 = stdout
+        .trim()
+        .rsplit_once("(seed ")
+        .unwrap()
+        .1
+        .trim_end_matches(')')
+        .parse()
+        .unwrap();
+    assert!(seed < 1 << 32);
+    succeed(
+        folder.path(),
+        &[
+            "cat",
+            "--steps",
+            "1",
+            "--seed",
+            &seed.to_string(),
+            "--output",
+            "again.png",
+        ],
+    );
+    let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    assert_eq!(read("again.png"), read(&format!("cat-{seed}.png")));
+}
+
+#[test]
+fn dumps_have_the_documented_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "fox", "--seed", "1", "--steps", "2", "--width", "72", "--height", "64", "--output",
+        "fox.png", "--dump", "fox.st",
+    ];
+    succeed(folder.path(), &arguments);
+    let bytes = fs::read(folder.path().join("fox.st")).unwrap();
+    let dump = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<_> = dump
+        .iter()
+        .map(|(name, view)| (name.to_owned(), view.dtype(), view.shape().to_vec()))
+        .collect();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let expected = [
+        ("image", vec![1, 3, 64, 72]),
+        ("initial_noise", vec![1, 4, 16, 18]),
+        ("latents", vec![1, 4, 16, 18]),
+        ("negative_prompt_embeds", vec![1, 77, 64]),
+        ("prompt_embeds", vec![1, 77, 64]),
+    ];
+    assert_eq!(
+        tensors,
+        expected.map(|(name, shape)| (name.to_owned(), Dtype::F32, shape))
+    );
+    let image = dump.tensor("image").unwrap();
+    let pixels: Vec<f32> = image
+        .data()
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect();
+    assert!(pixels.iter().all(|p| (-1.0..=1.0).contains(p)));
+    assert!(
+        pixels.iter().any(|p| (p * 127.5).fract().abs() > 0.01),
+        "not rounded to 8 bits"
+    );
+
+    succeed(
+        folder.path(),
+        &[&arguments[..], &["--guidance", "1"]].concat(),
+    );
+    let bytes = fs::read(folder.path().join("fox.st")).unwrap();
+    assert!(
+        SafeTensors::deserialize(&bytes)
+            .unwrap()
+            .tensor("negative_prompt_embeds")
+            .is_err()
+    );
+}
+
+#[test]
+fn many_pictures_are_numbered_and_are_what_they_are_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let common = ["fox", "--steps", "3", "--scheduler", "euler-a"];
+    let many = [
+        "--seed",
+        "18446744073709551615",
+        "--count",
+        "2",
+        "--output",
+        "f.png",
+        "--dump",
+        "f.st",
+    ];
+    let (stdout, _) = succeed(folder.path(), &[&common[..], &many].concat());
+    assert_eq!(
+        stdout,
+        "f-1.png (seed 18446744073709551615)\nf-2.png (seed 0)\n"
+    );
+    assert_eq!(
+        files(folder.path()),
+        ["f-1.png", "f-1.st", "f-2.png", "f-2.st"]
+    );
+    succeed(
+        folder.path(),
+        &[&common[..], &["--seed", "0", "--output", "alone.png"]].concat(),
+    );
+    assert_eq!(
+        fs::read(folder.path().join("f-2.png")).unwrap(),
+        fs::read(folder.path().join("alone.png")).unwrap()
+    );
+    let (stdout, _) = succeed(
+        folder.path(),
+        &[&common[..], &["--seed", "5", "--count", "2"]].concat(),
+    );
+    assert_eq!(stdout, "fox-5-1.png (seed 5)\nfox-5-2.png (seed 6)\n");
+}
+
+#[test]
+fn every_sampler_on_every_ladder_that_fits_draws_something() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pictures = Vec::new();
+    for scheduler in ["euler", "euler-a", "heun", "ddim", "dpmpp-2m"] {
+        for ladder in ["leading", "linspace", "trailing", "karras"] {
+            let arguments = [
+                "fox",
+                "--seed",
+                "1",
+                "--steps",
+                "4",
+                "--output",
+                "f.png",
+                "--scheduler",
+                scheduler,
+                "--ladder",
+                ladder,
+            ];
+            if (scheduler, ladder) == ("ddim", "karras") {
+                fail(
+                    folder.path(),
+                    &arguments,
+                    2,
+                    "--ladder karras does not fit --scheduler ddim",
+                );
+                continue;
+            }
+            let (_, stderr) = succeed(folder.path(), &arguments);
+            assert!(stderr.contains(ladder), "{stderr}");
+            pictures.push(fs::read(folder.path().join("f.png")).unwrap());
+        }
+    }
+    let count = pictures.len();
+    pictures.sort();
+    pictures.dedup();
+    // Where `set_alpha_to_one` holds, as here, DDIM on leading is Euler on leading.
+    assert_eq!(pictures.len(), count - 1, "each is another picture");
+    let (_, stderr) = succeed(
+        folder.path(),
+        &[
+            "fox",
+            "--steps",
+            "2",
+            "--scheduler",
+            "ddim",
+            "--output",
+            "f.png",
+        ],
+    );
+    assert!(stderr.contains("DDIM on leading"), "{stderr}");
+}
+
+#[test]
+fn the_options_change_the_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = |more: &[&str]| {
+        succeed(
+            folder.path(),
+            &[
+                &["fox", "--seed", "1", "--steps", "3", "--output", "f.png"],
+                more,
+            ]
+            .concat(),
+        );
+        fs::read(folder.path().join("f.png")).unwrap()
+    };
+    let plain = picture(&[]);
+    for more in [
+        ["--negative", "white"],
+        ["--clip-skip", "2"],
+        ["--guidance", "3"],
+        ["--width", "72"],
+        ["--height", "56"],
+    ] {
+        assert_ne!(picture(&more), plain, "{more:?}");
+    }
+    assert_eq!(
+        picture(&["--threads", "1"]),
+        plain,
+        "threads change only the time"
+    );
+}
+
+#[test]
+fn bad_arguments_end_with_2_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases: [(&[&str], &str); 20] = [
+        (&[], "required arguments were not provided: <PROMPT>"),
+        (&["fox", "--steps", "0"], "--steps is 0"),
+        (
+            &["fox", "--steps", "1001"],
+            "expected 1 to 1000, found 1001",
+        ),
+        (&["fox", "--steps", "many"], "--steps"),
+        (
+            &["fox", "--width", "63"],
+            "width is 63, expected a positive multiple of 8",
+        ),
+        (&["fox", "--height", "0"], "height is 0"),
+        (&["fox", "--width", "-8"], "--width"),
+        (
+            &["fox", "--width", "4294967288", "--height", "4294967288"],
+            "size is",
+        ),
+        (&["fox", "--guidance", "NaN"], "--guidance is NaN"),
+        (&["fox", "--guidance", "inf"], "--guidance is inf"),
+        (&["fox", "--seed", "-1"], "--seed"),
+        (&["fox", "--seed", "18446744073709551616"], "--seed"),
+        (&["fox", "--scheduler", "euler2"], "euler2"),
+        (&["fox", "--ladder", "snakes"], "snakes"),
+        (&["fox", "--ladder"], "--ladder"),
+        (&["fox", "--clip-skip", "0"], "--clip-skip is 0"),
+        (
+            &["fox", "--clip-skip", "5"],
+            "clip skip is 5, expected 1 to 4",
+        ),
+        (&["fox", "--count", "0"], "--count is 0"),
+        (&["fox", "--threads", "0"], "--threads"),
+        (&["fox", "--no-such-option"], "--no-such-option"),
+    ];
+    for (arguments, part) in cases {
+        fail(folder.path(), arguments, 2, part);
+    }
+    assert!(
+        files(folder.path()).is_empty(),
+        "{:?}",
+        files(folder.path())
+    );
+}
+
+#[test]
+fn failures_end_with_1() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    fail(
+        folder.path(),
+        &["fox", "--model", "nowhere"],
+        1,
+        "nowhere: the model folder not found",
+    );
+    fail(
+        folder.path(),
+        &["fox", "--model", "empty"],
+        1,
+        "the folder `unet` not found",
+    );
+    fail(
+        folder.path(),
+        &["fox", "--variant", "fp8"],
+        1,
+        "the variant `fp8` not found",
+    );
+    fail(
+        folder.path(),
+        &["fox", "--output", "no/such/folder/f.png"],
+        1,
+        "no/such/folder: no such folder",
+    );
+    fail(
+        folder.path(),
+        &["fox", "--output", "f.png", "--dump", "no/such/f.st"],
+        1,
+        "no/such: no such folder",
+    );
+    assert_eq!(files(folder.path()), ["empty"]);
+}
+
+#[test]
+fn a_prompt_that_is_too_long_is_said_to_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = "fox ".repeat(80);
+    let (_, stderr) = succeed(
+        folder.path(),
+        &[&prompt, "--steps", "1", "--output", "f.png"],
+    );
+    assert!(
+        stderr.contains("the prompt is 5 tokens too long; left out from byte 300"),
+        "{stderr}"
+    );
+    let (_, stderr) = succeed(folder.path(), &["fox", "--steps", "1", "--output", "f.png"]);
+    assert!(!stderr.contains("too long"), "{stderr}");
+}
+
+#[test]
+fn help_is_no_failure() {
+    let (stdout, _) = succeed(Path::new("."), &["--help"]);
+    for option in [
+        "--model",
+        "--variant",
+        "--negative",
+        "--width",
+        "--height",
+        "--steps",
+        "--guidance",
+        "--seed",
+        "--scheduler",
+        "--ladder",
+        "--clip-skip",
+        "--count",
+        "--threads",
+        "--output",
+        "--dump",
+    ] {
+        assert!(stdout.contains(option), "{option}");
+    }
+}

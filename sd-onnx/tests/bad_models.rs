@@ -1,0 +1,447 @@
+//! Model folders that cannot be used: each is refused by an error that names the file and the thing, none by a panic.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{fs, path::Path};
+
+use common::{Model, plain_file, write_tensors};
+use safetensors::Dtype;
+use serde_json::json;
+
+const SHAPE: &str = "four-last";
+
+/// Spoils a good folder with `spoil`, loads it, and checks that the error has each of `parts`.
+fn refused(parts: &[&str], spoil: impl FnOnce(&mut Model, &Path)) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = Model::of_shape(SHAPE);
+    model.write(folder.path());
+    spoil(&mut model, folder.path());
+    let error = match sd_onnx::builder().load(folder.path()) {
+        Ok(_) => panic!("loaded, expected an error with {parts:?}"),
+        Err(error) => error.to_string(),
+    };
+    println!("{error}");
+    for part in parts {
+        assert!(error.contains(part), "{error:?} does not say {part:?}");
+    }
+    assert!(!error.contains('\n'), "{error:?} is more than a line");
+}
+
+/// Refused after the config.json of a component was changed.
+fn refused_config(component: &'static str, key: &str, value: serde_json::Value) {
+    // An error shows the beginning of a long value.
+    let found: String = value.to_string().chars().take(60).collect();
+    refused(
+        &["config.json", &format!("`{key}`"), &found],
+        |model, folder| {
+            model.configs.get_mut(component).unwrap()[key] = value;
+            model.write_without_weights(folder);
+        },
+    );
+}
+
+fn weight_file(folder: &Path, component: &str) -> std::path::PathBuf {
+    folder.join(component).join(plain_file(component))
+}
+
+#[test]
+fn missing_parts() {
+    for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
+        refused(&[&format!("the folder `{part}` not found")], |_, folder| {
+            fs::remove_dir_all(folder.join(part)).unwrap()
+        });
+    }
+    for file in [
+        "unet/config.json",
+        "tokenizer/vocab.json",
+        "scheduler/scheduler_config.json",
+    ] {
+        refused(&[file.split('/').next_back().unwrap()], |_, folder| {
+            fs::remove_file(folder.join(file)).unwrap()
+        });
+    }
+    refused(
+        &[
+            "vae",
+            "diffusion_pytorch_model.safetensors not found",
+            "no weights",
+        ],
+        |_, folder| {
+            fs::remove_file(weight_file(folder, "vae")).unwrap();
+        },
+    );
+    let error = sd_onnx::builder()
+        .load("no/such/folder")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("no/such/folder") && error.contains("not found"),
+        "{error}"
+    );
+}
+
+#[test]
+fn pickles() {
+    refused(
+        &[
+            "unet",
+            "diffusion_pytorch_model.bin",
+            "pickle",
+            "save_pretrained",
+        ],
+        |_, folder| {
+            let file = weight_file(folder, "unet");
+            fs::rename(&file, file.with_extension("bin")).unwrap();
+        },
+    );
+}
+
+#[test]
+fn other_models() {
+    refused(&["text_encoder_2"], |_, folder| {
+        fs::create_dir(folder.join("text_encoder_2")).unwrap()
+    });
+    // Inpainting: the UNet sees nine channels.
+    refused(&["9 latent channels", "4"], |model, folder| {
+        model.configs.get_mut("unet").unwrap()["in_channels"] = 9.into();
+        model.write_without_weights(folder);
+        let conv = model
+            .weights
+            .get_mut("unet")
+            .unwrap()
+            .get_mut("conv_in.weight")
+            .unwrap();
+        conv.shape[1] = 9;
+        conv.values = vec![0.1; conv.shape.iter().product()];
+        write_tensors(
+            &weight_file(folder, "unet"),
+            &model.weights["unet"],
+            Dtype::F32,
+        );
+    });
+}
+
+#[test]
+fn wrong_tensors() {
+    for (component, name) in [
+        (
+            "unet",
+            "down_blocks.2.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+        ),
+        ("vae", "decoder.conv_norm_out.bias"),
+        ("text_encoder", "encoder.layers.1.mlp.fc2.bias"),
+    ] {
+        refused(
+            &[
+                plain_file(component),
+                &format!("tensor `{name}` is missing"),
+                "shape [",
+            ],
+            |model, folder| {
+                model
+                    .weights
+                    .get_mut(component)
+                    .unwrap()
+                    .remove(name)
+                    .unwrap();
+                write_tensors(
+                    &weight_file(folder, component),
+                    &model.weights[component],
+                    Dtype::F32,
+                );
+            },
+        );
+        refused(
+            &[
+                plain_file(component),
+                &format!("tensor `{name}` has shape [3], expected ["),
+            ],
+            |model, folder| {
+                let tensor = model
+                    .weights
+                    .get_mut(component)
+                    .unwrap()
+                    .get_mut(name)
+                    .unwrap();
+                (tensor.shape, tensor.values) = (vec![3], vec![0.0; 3]);
+                write_tensors(
+                    &weight_file(folder, component),
+                    &model.weights[component],
+                    Dtype::F32,
+                );
+            },
+        );
+    }
+    refused(
+        &["`conv_in.bias` has type I32, expected F32, F16 or BF16"],
+        |_, folder| {
+            edit_header(&weight_file(folder, "unet"), |header| {
+                header["conv_in.bias"]["dtype"] = "I32".into()
+            });
+        },
+    );
+}
+
+/// Rewrites the header of a safetensors file, whose length may change, and leaves the data.
+fn edit_header(path: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
+    let bytes = fs::read(path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    edit(&mut header);
+    let header = header.to_string();
+    let edited = [
+        &(header.len() as u64).to_le_bytes(),
+        header.as_bytes(),
+        &bytes[8 + length..],
+    ]
+    .concat();
+    fs::write(path, edited).unwrap();
+}
+
+#[test]
+fn broken_safetensors() {
+    type Spoil = fn(Vec<u8>) -> Vec<u8>;
+    let cases: [(&[&str], Spoil); 8] = [
+        (&["0 bytes"], |_| vec![]),
+        (&["5 bytes"], |bytes| bytes[..5].to_vec()),
+        (&["truncated"], |bytes| bytes[..bytes.len() - 100].to_vec()),
+        (&["bytes to spare"], |bytes| [bytes, vec![0; 4]].concat()),
+        (&["header"], |bytes| bytes[..200].to_vec()),
+        (&["bytes 0 to 7", "1152921504606846976"], |bytes| {
+            [&(1u64 << 60).to_le_bytes(), &bytes[8..]].concat()
+        }),
+        (&["bytes 0 to 7", "18446744073709551615"], |bytes| {
+            [&[255; 8], &bytes[8..]].concat()
+        }),
+        (&["header", "JSON"], |mut bytes| {
+            bytes[8] = b'x';
+            bytes
+        }),
+    ];
+    for (parts, spoil) in cases {
+        for component in ["unet", "vae", "text_encoder"] {
+            let parts = [
+                &[plain_file(component), "not a usable safetensors file"],
+                parts,
+            ]
+            .concat();
+            refused(&parts, |_, folder| {
+                let path = weight_file(folder, component);
+                fs::write(&path, spoil(fs::read(&path).unwrap())).unwrap();
+            });
+        }
+    }
+    // Garbage of several sizes, from a small generator.
+    let mut state = 1u32;
+    for size in [9, 100, 10_000] {
+        let garbage = (0..size).map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        });
+        let garbage: Vec<u8> = garbage.collect();
+        refused(&["not a usable safetensors file"], |_, folder| {
+            fs::write(weight_file(folder, "unet"), garbage).unwrap()
+        });
+    }
+}
+
+#[test]
+fn lying_headers() {
+    let edited = |parts: &[&str], edit: fn(&mut serde_json::Value)| {
+        let parts = [
+            &[plain_file("unet"), "not a usable safetensors file"],
+            parts,
+        ]
+        .concat();
+        refused(&parts, |_, folder| {
+            edit_header(&weight_file(folder, "unet"), edit)
+        });
+    };
+    edited(&["tensor", "overlaps"], |header| {
+        let other = header["conv_out.bias"]["data_offsets"].clone();
+        header["conv_in.bias"]["data_offsets"] = other;
+    });
+    edited(&["tensor", "ends before it begins"], |header| {
+        header["conv_in.bias"]["data_offsets"] = json!([96, 0])
+    });
+    edited(&["shape"], |header| {
+        header["conv_in.bias"]["shape"] = json!([1u64 << 40])
+    });
+    edited(&["overflow"], |header| {
+        header["conv_in.bias"]["shape"] = json!([u64::MAX, u64::MAX])
+    });
+    edited(&["JSON"], |header| {
+        header["conv_in.bias"]["dtype"] = "F99".into()
+    });
+    edited(&["JSON"], |header| {
+        header["conv_in.bias"]["data_offsets"] = json!([-4, 0])
+    });
+}
+
+#[test]
+fn broken_indices() {
+    let cases: [(&[&str], &str); 4] = [
+        (&["not valid JSON", "weight_map"], "{}"),
+        (&["not valid JSON", "line 1"], "{\"weight_map\": {"),
+        (
+            &["`weight_map`", "../vae/diffusion_pytorch_model.safetensors"],
+            r#"{"weight_map": {"conv_in.bias": "../vae/diffusion_pytorch_model.safetensors"}}"#,
+        ),
+        (
+            &["shard-7.safetensors"],
+            r#"{"weight_map": {"conv_in.bias": "shard-7.safetensors"}}"#,
+        ),
+    ];
+    for (parts, index) in cases {
+        refused(parts, |_, folder| {
+            fs::remove_file(weight_file(folder, "unet")).unwrap();
+            fs::write(
+                folder.join("unet/diffusion_pytorch_model.safetensors.index.json"),
+                index,
+            )
+            .unwrap();
+        });
+    }
+}
+
+#[test]
+fn configs_that_are_not_json() {
+    for component in ["unet", "vae", "text_encoder"] {
+        for (text, part) in [
+            ("", "not valid JSON"),
+            ("{\"a\": ", "line 1"),
+            ("[1, 2]", "a JSON object"),
+            ("\u{feff}{}", "not valid JSON"),
+        ] {
+            refused(&[component, "config.json", part], |_, folder| {
+                fs::write(folder.join(component).join("config.json"), text).unwrap();
+            });
+        }
+        refused(&[component, "config.json"], |_, folder| {
+            fs::write(
+                folder.join(component).join("config.json"),
+                [0xff, 0xfe, 0x00],
+            )
+            .unwrap();
+        });
+    }
+    refused(&["scheduler_config.json"], |_, folder| {
+        fs::write(folder.join("scheduler/scheduler_config.json"), "{").unwrap();
+    });
+}
+
+#[test]
+fn unknown_kinds() {
+    let up = json!([
+        "UpBlock2D",
+        "UpBlock2D",
+        "UpBlock2D",
+        "ResnetUpsampleBlock2D"
+    ]);
+    refused_config("unet", "up_block_types", up);
+    refused_config(
+        "unet",
+        "down_block_types",
+        json!(["KDownBlock2D", "DownBlock2D", "DownBlock2D", "DownBlock2D"]),
+    );
+    refused_config("unet", "down_block_types", json!(["DownBlock2D"]));
+    refused_config(
+        "unet",
+        "mid_block_type",
+        json!("UNetMidBlock2DSimpleCrossAttn"),
+    );
+    refused_config("unet", "act_fn", json!("mish"));
+    refused_config("unet", "addition_embed_type", json!("text_time"));
+    refused_config("unet", "time_cond_proj_dim", json!(256));
+    refused_config("unet", "resnet_time_scale_shift", json!("scale_shift"));
+    refused_config("unet", "only_cross_attention", json!(true));
+    refused_config(
+        "vae",
+        "down_block_types",
+        json!(["AttnDownEncoderBlock2D", "DownEncoderBlock2D"]),
+    );
+    refused_config("vae", "act_fn", json!("relu"));
+    refused_config("text_encoder", "hidden_act", json!("relu"));
+}
+
+#[test]
+fn absurd_sizes() {
+    let huge = json!(1u64 << 60);
+    for key in [
+        "in_channels",
+        "out_channels",
+        "norm_num_groups",
+        "cross_attention_dim",
+        "layers_per_block",
+        "attention_head_dim",
+        "transformer_layers_per_block",
+        "sample_size",
+        "time_embedding_dim",
+    ] {
+        for value in [
+            huge.clone(),
+            json!(0),
+            json!(-1),
+            json!("4"),
+            json!(1.5),
+            json!({}),
+        ] {
+            refused_config("unet", key, value);
+        }
+    }
+    for value in [
+        json!([]),
+        json!([24, 40, 40, 1u64 << 60]),
+        json!([0, 40, 40, 56]),
+        json!(24),
+        json!([24, 40, 40, -56]),
+        json!([23, 40, 40, 56]),
+    ] {
+        // What is wrong may show at another key, that has to fit these.
+        refused(&["unet", "config.json"], |model, folder| {
+            model.configs.get_mut("unet").unwrap()["block_out_channels"] = value;
+            model.write_without_weights(folder);
+        });
+    }
+    for key in ["norm_eps", "freq_shift"] {
+        refused_config("unet", key, json!("tiny"));
+    }
+    refused_config("unet", "norm_eps", json!(-1e-5));
+    refused_config("unet", "norm_num_groups", json!(7));
+    refused_config("unet", "attention_head_dim", json!([3, 5, 5]));
+    refused_config("unet", "attention_head_dim", json!([3, 5, 5, 100]));
+    refused_config("unet", "layers_per_block", json!(1000));
+    for (key, value) in [
+        ("latent_channels", huge.clone()),
+        ("layers_per_block", huge.clone()),
+        ("norm_num_groups", json!(0)),
+        ("scaling_factor", json!(0)),
+        ("scaling_factor", json!("x")),
+        ("in_channels", json!(4)),
+        ("shift_factor", json!([])),
+    ] {
+        refused_config("vae", key, value);
+    }
+    for (key, value) in [
+        ("hidden_size", huge.clone()),
+        ("num_attention_heads", json!(0)),
+        ("num_attention_heads", json!(7)),
+        ("num_hidden_layers", huge.clone()),
+        ("vocab_size", huge.clone()),
+        ("max_position_embeddings", huge.clone()),
+        ("layer_norm_eps", json!(0)),
+    ] {
+        refused_config("text_encoder", key, value);
+    }
+    // Sizes that could be but are not the file's.
+    refused(
+        &["tensor `conv_in.weight` has shape [24, 4, 3, 3], expected [24, 1048576, 3, 3]"],
+        |model, folder| {
+            model.configs.get_mut("unet").unwrap()["in_channels"] = (1 << 20).into();
+            model.write_without_weights(folder);
+        },
+    );
+}
