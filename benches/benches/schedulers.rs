@@ -44,8 +44,8 @@ fn samplers(c: &mut Criterion) {
         let mut x = start.clone();
         let done = sampler.sample(&mut x, &rungs, &mut Free);
         assert!(
-            done.is_continue() && x.iter().all(|x| x.abs() < 1e-3),
-            "everything is denoised to zero"
+            done.is_continue() && x.iter().all(|x| x.abs() < 0.2),
+            "all noise is gone, but for the last sigma that DDIM keeps"
         );
         group.bench_function(row.name, |b| {
             b.iter(|| {

@@ -1,9 +1,12 @@
-"""What a Python program gets from the same model: ONNX Runtime on a plain torch.onnx export, and diffusers.
+"""The same model in this project, in ONNX Runtime on a plain torch.onnx export, and in diffusers.
 
-    compare.py MODEL [--latents 64x64] [--threads N] [--runs 5] [--bf16] [--exports DIR] [--json FILE]
+    cargo build --release -p sd-benches
+    compare.py MODEL [--also DIR] [--latents 64x64] [--threads N] [--runs 5] [--bf16] [--exports DIR] [--json FILE]
 
 MODEL is a diffusers folder. The UNet and the VAE decoder are exported once (f32, weights as external data) into DIR,
 by default a temporary folder; then each engine runs each network in a process of its own, one image, on the CPU.
+
+The rows `sd-onnx` are the program `stage` of this package on MODEL, and on DIR too (the same model in half precision, say).
 
     load    seconds until the network can be called: InferenceSession(...), or from_pretrained(...); files warm in the page cache
     call    median seconds of a call, after one that is not counted
@@ -28,6 +31,7 @@ CONTEXT = 77  # tokens of a CLIP window
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("model", type=Path)
+    arguments.add_argument("--also", type=Path, metavar="DIR", help="a second folder for the sd-onnx rows")
     arguments.add_argument("--latents", default="64x64", metavar="WxH", help="64x64 is 512x512 pixels")
     arguments.add_argument("--threads", type=int, default=0, help="0: each engine's default")
     arguments.add_argument("--runs", type=int, default=5)
@@ -48,9 +52,11 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         arguments.exports = arguments.exports or Path(temporary)
         plan = [("onnxruntime", "float32"), ("diffusers", "float32")] + [("diffusers", "bfloat16")] * arguments.bf16
+        folders = [arguments.model] + [arguments.also] * (arguments.also is not None)
         for part in ("unet", "vae_decoder"):
             if not onnx_file(arguments, part).exists():
                 in_process(arguments, "export", part, "float32")
+            rows += [run_sd_onnx(arguments, part, folder) for folder in folders]
             rows += [in_process(arguments, step, part, dtype) for step, dtype in plan]
             # A comparison of speed means something when both engines computed the same thing.
             exported, original = (numpy.load(answer_file(arguments, part, engine)) for engine, _ in plan[:2])
@@ -80,6 +86,23 @@ def in_process(arguments, step, part, dtype):
     if done.returncode != 0:
         sys.exit(f"{step} of {part} in {dtype} failed; its message is above")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_sd_onnx(arguments, part, folder):
+    stage = Path(__file__).parents[2] / "target" / "release" / "stage"
+    width, height = arguments.latents.split("x")
+    command = [stage, folder, part.replace("_", "-"), "--calls", arguments.runs, "--width", width, "--height", height,
+               "--threads", arguments.threads]
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=True)
+    return dict(engine="sd-onnx", dtype=stored_type(folder), network=part) | json.loads(done.stdout)
+
+
+def stored_type(folder):
+    """The type of the UNet's weights in the folder."""
+    file = next((folder / "unet").glob("*.safetensors"))
+    with file.open("rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[header["conv_in.weight"]["dtype"]]
 
 
 def onnx_file(arguments, part):

@@ -36,7 +36,7 @@ fn main() -> Result<(), BoxError> {
     let arguments = Arguments::parse();
     let Arguments { height, width, .. } = arguments;
     let builder = sd_onnx::builder().threads(arguments.threads);
-    let started = Instant::now();
+    let (bare, started) = (peak_mib()?, Instant::now());
     let mut call: Box<dyn FnMut() -> Result<(), BoxError>> = match arguments.stage {
         Stage::TextEncoder => {
             let encoder = builder.load_prompt_encoder(&arguments.model)?;
@@ -62,19 +62,22 @@ fn main() -> Result<(), BoxError> {
             Box::new(move || codec.decode(latents.view()).map(drop))
         }
     };
-    let load_seconds = started.elapsed().as_secs_f64();
+    let load = started.elapsed().as_secs_f64();
     call()?;
     let mut seconds = Vec::new();
-    for _ in 0..arguments.calls {
+    for _ in 0..arguments.calls.max(1) {
         let started = Instant::now();
         call()?;
         seconds.push(started.elapsed().as_secs_f64());
     }
     seconds.sort_by(f64::total_cmp);
     let figures = serde_json::json!({
-        "load_seconds": load_seconds,
-        "call_seconds": seconds.get(seconds.len() / 2),
-        "peak_mib": peak_mib(),
+        "load_s": load,
+        "call_s": seconds[seconds.len() / 2],
+        "fastest_s": seconds[0],
+        "slowest_s": seconds[seconds.len() - 1],
+        "bare_mb": bare,
+        "peak_mb": peak_mib()?,
     });
     println!("{figures}");
     Ok(())
@@ -85,16 +88,13 @@ fn ripple4((_, c, y, x): (usize, usize, usize, usize)) -> f32 {
     1.4 * ((c * 4099 + y * 67 + x * 3) as f32 * 0.37).sin()
 }
 
-/// The most memory the process ever had resident, where the system tells.
-fn peak_mib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+/// The most memory the process ever had resident, in MiB. Linux tells.
+fn peak_mib() -> Result<f64, BoxError> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()
-        .map(|kib| kib / 1024)
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .ok_or("no VmHWM: this needs Linux")?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib / 1024.0)
 }
