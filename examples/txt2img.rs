@@ -15,9 +15,9 @@ use std::{
 use clap::{Parser, builder::PossibleValuesParser};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use safetensors::{Dtype, tensor::TensorView};
-use sd_examples::{Failure, arguments, numbered, shipped_model, slug, with_suffix};
+use sd_examples::{Failure, arguments, numbered, print, shipped_model, slug, tell, with_suffix};
 use sd_onnx::{
-    GenerateError, Generation, ImageSize, Picture, Pipeline, Progress, Request,
+    GenerateError, Generation, ImageSize, Picture, Pipeline, Progress, Request, files,
     schedulers::{self, Ladder, Row},
     text::PromptEmbedding,
 };
@@ -75,9 +75,9 @@ struct Arguments {
     /// Pictures; picture i has the seed + i
     #[arg(long, value_name = "N", default_value_t = 1)]
     count: usize,
-    /// Threads [default: one for each physical core]
-    #[arg(long, value_name = "N")]
-    threads: Option<std::num::NonZeroUsize>,
+    /// Threads, 1 to 1024 [default: one for each physical core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// PNG to write [default: the prompt and the seed, in this folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -114,14 +114,15 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         arguments.width.unwrap_or(default.width()),
         arguments.height.unwrap_or(default.height()),
     );
-    eprintln!(
-        "{} on {}, {} steps, guidance {}, {width}×{height}, seed {seed} (loaded in {:.1} s)",
+    tell(format_args!(
+        "{} on {}, {} step{}, guidance {}, {width}×{height}, seed {seed} (loaded in {:.1} s)",
         row.title,
         ladder_name(&ladder),
         arguments.steps,
+        if arguments.steps == 1 { "" } else { "s" },
         arguments.guidance,
         started.elapsed().as_secs_f32(),
-    );
+    ));
 
     let request = Request::new(&arguments.prompt)
         .negative(&arguments.negative)
@@ -159,7 +160,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 ))),
             )?,
         };
-        println!("{} (seed {})", saved.display(), picture.seed);
+        print(format_args!("{} (seed {})", saved.display(), picture.seed))?;
         if let Some(path) = &arguments.dump {
             let path = of_many(path);
             dump(&path, &generation, picture).map_err(Failure::at(&path))?;
@@ -193,7 +194,8 @@ fn check(arguments: &Arguments) -> Result<(&'static Row, Ladder), Failure> {
     }
     for (name, path) in [("output", &arguments.output), ("dump", &arguments.dump)] {
         let Some(path) = path else { continue };
-        if path.file_name().is_none() || path.is_dir() {
+        let ends_as_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        if path.file_name().is_none() || path.is_dir() || ends_as_folder {
             return wrong(format!("--{name} is {}, expected a file", path.display()));
         }
         let folder = path
@@ -205,6 +207,14 @@ fn check(arguments: &Arguments) -> Result<(&'static Row, Ladder), Failure> {
                 folder.display()
             )));
         }
+    }
+    if let (Some(output), Some(dump)) = (&arguments.output, &arguments.dump)
+        && same_place(output, dump)
+    {
+        return wrong(format!(
+            "--output and --dump are both {}, expected two files",
+            dump.display()
+        ));
     }
     let row = schedulers::by_name(&arguments.scheduler)
         .expect("clap lets only names of the table through");
@@ -225,6 +235,21 @@ fn check(arguments: &Arguments) -> Result<(&'static Row, Ladder), Failure> {
     Ok((row, ladder))
 }
 
+/// Whether two paths, of files that need not be there, name the same one.
+fn same_place(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        Some((
+            std::fs::canonicalize(folder).ok()?,
+            path.file_name()?.to_owned(),
+        ))
+    };
+    place(a).is_some_and(|a| Some(a) == place(b))
+}
+
 fn ladder_name(ladder: &Ladder) -> &'static str {
     match ladder {
         Ladder::Karras { .. } => "karras",
@@ -235,7 +260,7 @@ fn ladder_name(ladder: &Ladder) -> &'static str {
 }
 
 fn load(arguments: &Arguments) -> Result<Pipeline, Failure> {
-    let mut builder = sd_onnx::builder().threads(arguments.threads.map_or(0, Into::into));
+    let mut builder = sd_onnx::builder().threads(arguments.threads.unwrap_or(0));
     if let Some(variant) = &arguments.variant {
         builder = builder.variant(variant);
     }
@@ -266,7 +291,12 @@ fn generate(
         bar.inc(1);
         ControlFlow::Continue(())
     });
-    bar.finish();
+    let took = bar.elapsed().as_secs_f32();
+    bar.finish_and_clear();
+    if result.is_ok() {
+        let speed = (steps * count) as f32 / took;
+        tell(format_args!("{took:.1} s, {speed:.2} it/s with decoding"));
+    }
     result.map_err(|error| match error {
         GenerateError::Request { .. } | GenerateError::Ladder(_) => {
             Failure::Arguments(error.to_string())
@@ -277,10 +307,10 @@ fn generate(
 
 fn tell_what_was_cut(what: &str, prompt: Option<&PromptEmbedding>) {
     if let Some(cut) = prompt.and_then(|prompt| prompt.tokens.cut.as_ref()) {
-        eprintln!(
+        tell(format_args!(
             "warning: the {what} is {} tokens too long; left out from byte {}: {:?}",
             cut.tokens, cut.offset, cut.text
-        );
+        ));
     }
 }
 
@@ -342,14 +372,7 @@ fn dump(path: &Path, generation: &Generation, picture: &Picture) -> io::Result<(
         )
     });
     let serialized = safetensors::serialize(views, None).map_err(io::Error::other)?;
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    io::Write::write_all(&mut file, &serialized)?;
-    file.persist(path)?;
-    Ok(())
+    files::write(path, &serialized)
 }
 
 fn bytes<'a>(values: impl Iterator<Item = &'a f32>) -> Vec<u8> {

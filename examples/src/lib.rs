@@ -2,7 +2,8 @@
 
 use std::{
     ffi::OsString,
-    io,
+    fmt,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -34,7 +35,7 @@ impl Failure {
             Self::Work(reason) => (1, reason),
         };
         let line: Vec<_> = reason.split_whitespace().collect();
-        eprintln!("error: {}", line.join(" "));
+        tell(format_args!("error: {}", line.join(" ")));
         ExitCode::from(code)
     }
 }
@@ -43,14 +44,26 @@ impl Failure {
 pub fn arguments<A: clap::Parser>() -> Result<A, ExitCode> {
     A::try_parse().map_err(|error| {
         if !error.use_stderr() {
-            print!("{error}");
-            return ExitCode::SUCCESS;
+            return match write!(io::stdout(), "{error}") {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => Failure::at(Path::new("standard output"))(error).report(),
+            };
         }
         // clap puts the reason first, then a blank line and usage hints.
         let text = error.to_string();
         let reason = text.split("\n\n").next().unwrap_or(&text);
         Failure::Arguments(reason.trim_start_matches("error: ").to_owned()).report()
     })
+}
+
+/// A line on stderr. That nobody can read it is no reason to end.
+pub fn tell(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A line on stdout.
+pub fn print(line: fmt::Arguments<'_>) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{line}").map_err(Failure::at(Path::new("standard output")))
 }
 
 /// Text as a part of a file name: letters and digits in lower case with single hyphens between, at most 60 characters.

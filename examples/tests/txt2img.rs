@@ -290,7 +290,7 @@ fn the_options_change_the_picture() {
 #[test]
 fn bad_arguments_end_with_2_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 20] = [
+    let cases: [(&[&str], &str); 23] = [
         (&[], "required arguments were not provided: <PROMPT>"),
         (&["fox", "--steps", "0"], "--steps is 0"),
         (
@@ -322,6 +322,12 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         ),
         (&["fox", "--count", "0"], "--count is 0"),
         (&["fox", "--threads", "0"], "--threads"),
+        (&["fox", "--threads", "4294967297"], "--threads"),
+        (&["fox", "--output", "folder/"], "expected a file"),
+        (
+            &["fox", "--output", "a.png", "--dump", "./a.png"],
+            "--output and --dump are both ./a.png",
+        ),
         (&["fox", "--no-such-option"], "--no-such-option"),
     ];
     for (arguments, part) in cases {
@@ -385,6 +391,58 @@ fn a_prompt_that_is_too_long_is_said_to_be() {
     );
     let (_, stderr) = succeed(folder.path(), &["fox", "--steps", "1", "--output", "f.png"]);
     assert!(!stderr.contains("too long"), "{stderr}");
+}
+
+#[test]
+fn a_picture_of_no_numbers_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    fail(
+        folder.path(),
+        &["fox", "--guidance", "3e38", "--seed", "4"],
+        1,
+        "the latents of seed 4 are not finite",
+    );
+    assert!(files(folder.path()).is_empty());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_reader_that_is_gone_is_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = || {
+        fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(txt2img());
+        command.current_dir(folder.path()).args(arguments);
+        command
+    };
+    let draw = ["fox", "--steps", "1", "--output", "f.png"];
+    assert_eq!(
+        command(&draw).stdout(full()).status().unwrap().code(),
+        Some(1)
+    );
+    assert_eq!(
+        command(&["--help"]).stdout(full()).status().unwrap().code(),
+        Some(1)
+    );
+    fs::remove_file(folder.path().join("f.png")).unwrap();
+    assert_eq!(
+        command(&draw).stderr(full()).status().unwrap().code(),
+        Some(0)
+    );
+    assert_eq!(files(folder.path()), ["f.png"]);
+    assert_eq!(
+        command(&["fox", "--steps", "0"])
+            .stderr(full())
+            .status()
+            .unwrap()
+            .code(),
+        Some(2)
+    );
 }
 
 #[test]

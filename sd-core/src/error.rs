@@ -36,6 +36,14 @@ pub enum Error {
         /// What it said.
         source: BoxError,
     },
+    /// The latents came out infinite or as no numbers.
+    #[error(
+        "the latents of seed {seed} are not finite numbers: a guidance that is far too large, or weights that overflow"
+    )]
+    NotFinite {
+        /// The seed of the picture.
+        seed: u64,
+    },
     /// An observer asked to stop. No failure.
     #[error("stopped by the observer after {steps} steps")]
     Stopped {

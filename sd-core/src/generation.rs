@@ -6,6 +6,8 @@ use image::RgbImage;
 use ndarray::{Array4, ArrayView3, Axis};
 use sd_text::PromptEmbedding;
 
+use crate::files;
+
 /// The pictures of a request, and what they were made from.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -60,42 +62,28 @@ impl Picture {
         }
     }
 
-    /// Writes a PNG, whatever the path's extension. The file appears when it is whole, replacing one of that name.
+    /// Writes a PNG, whatever the path's extension, as [`files::write`] does.
     ///
     /// # Errors
-    /// When the folder cannot be written to or the disk is full; then no part of the file is left.
+    /// As `files::write`.
     pub fn save_png(&self, path: impl AsRef<Path>) -> io::Result<()> {
-        self.temporary_png(path.as_ref())?.persist(path)?;
-        Ok(())
+        files::write(path, &self.png()?)
     }
 
-    /// As [`save_png`](Self::save_png), but a file that is already there stays and is an error of kind
-    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists).
+    /// Writes a PNG where no file is yet, as [`files::write_new`] does.
     ///
     /// # Errors
-    /// As `save_png`, and when the file exists.
+    /// As `files::write_new`.
     pub fn save_new_png(&self, path: impl AsRef<Path>) -> io::Result<()> {
-        self.temporary_png(path.as_ref())?.persist_noclobber(path)?;
-        Ok(())
+        files::write_new(path, &self.png()?)
     }
 
-    fn temporary_png(&self, path: &Path) -> io::Result<tempfile::NamedTempFile> {
-        let folder = path
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        // A temporary file is the user's alone by default; a picture is as readable as the umask lets any file be.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder)?;
+    fn png(&self) -> io::Result<Vec<u8>> {
+        let mut png = io::Cursor::new(Vec::new());
         self.image
-            .write_to(&mut io::BufWriter::new(&mut file), image::ImageFormat::Png)
-            .map_err(|error| match error {
-                image::ImageError::IoError(error) => error,
-                other => io::Error::other(other),
-            })?;
-        Ok(file)
+            .write_to(&mut png, image::ImageFormat::Png)
+            .map_err(io::Error::other)?;
+        Ok(png.into_inner())
     }
 }
 

@@ -64,6 +64,7 @@
 
 mod backend;
 mod error;
+pub mod files;
 mod generation;
 mod guidance;
 mod observer;

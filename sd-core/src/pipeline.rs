@@ -147,7 +147,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Error::Request`] and [`Error::Ladder`] before any network runs; [`Error::Prompt`] and [`Error::Backend`] when
-    /// one fails.
+    /// one fails; [`Error::NotFinite`] when what comes out is no picture.
     pub fn generate(&self, request: &Request) -> Result<Generation, Error> {
         self.generate_watched(request, &mut |_: Progress<'_>| ControlFlow::Continue(()))
     }
@@ -239,6 +239,9 @@ impl Pipeline {
                     .as_slice_mut()
                     .expect("contiguous like its operands"),
             )?;
+            if !latents.iter().all(|value| value.is_finite()) {
+                return Err(Error::NotFinite { seed });
+            }
             let pixels = {
                 let _span = tracing::info_span!("decode").entered();
                 parts

@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Builder {
     device: Device,
-    threads: usize,
+    threads: u16,
     runtime: Option<PathBuf>,
     variant: Option<String>,
     clip_skip: usize,
@@ -45,7 +45,7 @@ impl Builder {
     }
 
     /// Threads within an operator. Default 0: one for each physical core.
-    pub fn threads(mut self, threads: usize) -> Self {
+    pub fn threads(mut self, threads: u16) -> Self {
         self.threads = threads;
         self
     }

@@ -110,10 +110,10 @@ impl ModelFolder {
                     .map(|(v, _)| v),
             );
         }
+        found.retain(|v| !v.is_empty());
         if found.contains(variant) {
             return Ok(());
         }
-        found.retain(|v| !v.is_empty());
         found.sort();
         found.dedup();
         let found = if found.is_empty() {

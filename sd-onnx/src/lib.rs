@@ -17,7 +17,7 @@
 //! maps. Every weight's name, shape and type is checked against what the graph needs first.
 //!
 //! # ONNX Runtime
-//! The library is loaded at run time, 1.22 or newer: from [`Builder::runtime`], else from `ORT_DYLIB_PATH`, else from
+//! The library is loaded at run time, 1.23 or newer: from [`Builder::runtime`], else from `ORT_DYLIB_PATH`, else from
 //! the cache folder. With the Cargo feature `fetch`, off by default, it is downloaded there when it is missing. A process
 //! has one ONNX Runtime: the first start wins, and asking for another one is an error.
 
@@ -39,5 +39,5 @@ pub use error::Error;
 pub use runtime::RuntimeError;
 pub use sd_core::{
     Denoiser, Error as GenerateError, Generation, ImageSize, LatentCodec, LatentDistribution,
-    Observer, Picture, Pipeline, Progress, Request, SchedulerConfig, schedulers, text,
+    Observer, Picture, Pipeline, Progress, Request, SchedulerConfig, files, schedulers, text,
 };

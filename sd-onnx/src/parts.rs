@@ -29,7 +29,7 @@ impl OnnxTextModel {
         config: ClipTextConfig,
         weights: &Weights,
         runtime: &Arc<Runtime>,
-        threads: usize,
+        threads: u16,
     ) -> Result<Self, Error> {
         let session = Session::new(
             "text encoder",
@@ -90,7 +90,7 @@ impl OnnxDenoiser {
         config: UnetConfig,
         weights: &Weights,
         runtime: &Arc<Runtime>,
-        threads: usize,
+        threads: u16,
     ) -> Result<Self, Error> {
         let session = Session::new("UNet", &unet::graph(&config, weights)?, runtime, threads)?;
         Ok(Self { config, session })
@@ -145,7 +145,7 @@ pub(crate) struct OnnxCodec {
     decoder: Session,
     weights: Weights,
     runtime: Arc<Runtime>,
-    threads: usize,
+    threads: u16,
     encoder: OnceLock<Session>,
 }
 
@@ -154,7 +154,7 @@ impl OnnxCodec {
         config: VaeConfig,
         weights: Weights,
         runtime: &Arc<Runtime>,
-        threads: usize,
+        threads: u16,
     ) -> Result<Self, Error> {
         let decoder = Session::new(
             "VAE decoder",

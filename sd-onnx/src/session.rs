@@ -1,16 +1,13 @@
 //! One graph, ready to run.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::{
     session::{OutputSelector, RunOptions, SessionInputValue},
     value::TensorRef,
 };
 
-use crate::{Error, graph::Model, runtime::Runtime};
+use crate::{Error, graph::Model, runtime::Runtime, weights::not_utf8};
 
 /// The session option under which ONNX Runtime looks for external data of a model given as bytes.
 const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
@@ -34,15 +31,19 @@ impl Session {
         name: &'static str,
         model: &Model,
         runtime: &Arc<Runtime>,
-        threads: usize,
+        threads: u16,
     ) -> Result<Self, Error> {
         let _span = tracing::info_span!("load", session = name).entered();
         let failed = |error: ort::Error| Error::onnx(format!("loading the {name}"))(error);
+        let folder = model
+            .weights_root
+            .to_str()
+            .ok_or_else(|| not_utf8(&model.weights_root))?;
         let mut builder = ort::session::Session::builder(&runtime.environment)
             .map_err(failed)?
-            .with_intra_threads(threads)
+            .with_intra_threads(threads.into())
             .map_err(|e| failed(e.into()))?
-            .with_config_entry(WEIGHTS_FOLDER, utf8(&model.weights_root)?)
+            .with_config_entry(WEIGHTS_FOLDER, folder)
             .map_err(|e| failed(e.into()))?;
         let session = builder.commit_from_memory(&model.bytes).map_err(failed)?;
         Ok(Self {
@@ -86,11 +87,4 @@ impl Session {
             .map_err(failed)?;
         Ok(read(shape, data))
     }
-}
-
-fn utf8(path: &Path) -> Result<&str, Error> {
-    path.to_str().ok_or_else(|| Error::Safetensors {
-        path: path.to_path_buf(),
-        problem: "the folder's real path is not valid UTF-8, which ONNX needs".into(),
-    })
 }

@@ -57,13 +57,7 @@ impl Weights {
         let mut tensors = HashMap::new();
         for (file, real) in files.iter().zip(&real) {
             let (data_start, metadata) = read_header(file)?;
-            let location = relative(real, &root).ok_or_else(|| Error::Safetensors {
-                path: file.clone(),
-                problem: format!(
-                    "its real path {} is not valid UTF-8, which ONNX needs",
-                    real.display()
-                ),
-            })?;
+            let location = relative(real, &root).ok_or_else(|| not_utf8(real))?;
             for (name, info) in metadata.tensors() {
                 let (start, end) = info.data_offsets;
                 let entry = Entry {
@@ -118,6 +112,15 @@ impl Weights {
             }),
         }
     }
+}
+
+/// ONNX wants paths in UTF-8.
+pub(crate) fn not_utf8(path: &Path) -> Error {
+    let reason = "the real path is not valid UTF-8, which ONNX needs";
+    Error::io(path)(std::io::Error::new(
+        std::io::ErrorKind::InvalidInput,
+        reason,
+    ))
 }
 
 /// The files that an index names, each once, in the index's folder.

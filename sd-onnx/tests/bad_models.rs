@@ -363,6 +363,12 @@ fn unknown_kinds() {
         "down_block_types",
         json!(["AttnDownEncoderBlock2D", "DownEncoderBlock2D"]),
     );
+    refused_config(
+        "unet",
+        "only_cross_attention",
+        json!([false, true, false, false]),
+    );
+    refused_config("text_encoder", "use_attention_mask", json!(true));
     refused_config("vae", "act_fn", json!("relu"));
     refused_config("text_encoder", "hidden_act", json!("relu"));
 }

@@ -14,7 +14,7 @@ use std::{
 use common::{Model, Tensor, Tensors, load, plain_file, write_tensors};
 use ndarray::Array4;
 use safetensors::{Dtype, tensor::TensorView};
-use sd_onnx::{Pipeline, Request};
+use sd_onnx::{Pipeline, Request, text::ClipSkip};
 
 /// Stable Diffusion 1.5 in little: its configuration is at the classes' defaults where the real one's is.
 const SHAPE: &str = "four";
@@ -358,4 +358,29 @@ fn tensors_nobody_asked_for_are_ignored() {
         }
         model.write(folder);
     });
+}
+
+#[test]
+fn a_tokenizer_shorter_than_the_text_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Model::of_shape(SHAPE);
+    model.write(folder.path());
+    let encode = || {
+        let prompts = sd_onnx::builder()
+            .load_prompt_encoder(folder.path())
+            .unwrap();
+        prompts.encode("a fox", ClipSkip::LAST).unwrap().embedding
+    };
+    let whole = encode();
+    let config = folder.path().join("tokenizer/tokenizer_config.json");
+    let mut json: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    json["model_max_length"] = 50.into();
+    fs::write(&config, json.to_string()).unwrap();
+    let short = encode();
+    assert_eq!(short.dim(), (1, 50, whole.dim().2));
+    // Attention looks back only, so that the first 50 do not know of the rest.
+    let first = whole.slice(ndarray::s![.., ..50, ..]);
+    let error = (&short - &first).mapv(|v| v * v).sum().sqrt() / first.mapv(|v| v * v).sum().sqrt();
+    assert!(error <= 1e-6, "{error}");
 }

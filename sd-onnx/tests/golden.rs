@@ -8,7 +8,7 @@
 mod common;
 
 use common::{Golden, Model, SHAPES, golden_json, load, relative_error};
-use ndarray::{Array3, Array4};
+use ndarray::{Array3, Array4, Axis};
 use sd_onnx::{
     Picture, Pipeline, Request, SchedulerConfig, schedulers, schedulers::Ladder, text::ClipSkip,
 };
@@ -127,6 +127,21 @@ fn vae_decode_and_encode() {
                     relative_error(found, &expected),
                 );
             }
+        }
+    });
+}
+
+#[test]
+fn a_batch_is_its_members() {
+    with_each_shape(|shape, pipeline, golden, _| {
+        let latents = array4(golden.tensor("unet.1.sample"));
+        assert_eq!(latents.shape()[0], 2);
+        let both = pipeline.codec().decode(latents.view()).unwrap();
+        for (i, one) in latents.axis_chunks_iter(Axis(0), 1).enumerate() {
+            let alone = pipeline.codec().decode(one).unwrap();
+            let member = both.index_axis(Axis(0), i).to_owned();
+            let error = relative_error(&member, &alone.into_raw_vec_and_offset().0);
+            within(1e-5, &format!("{shape} picture {i} of a batch"), error);
         }
     });
 }

@@ -194,7 +194,7 @@ fn libraries_that_cannot_be_used() {
     );
     assert!(
         old_said.contains("1.14.1, which is too old")
-            && old_said.contains("expected 1.22.0 or newer"),
+            && old_said.contains("expected 1.23.0 or newer"),
         "{old_said}"
     );
     for said in [real_said, again, unnamed] {

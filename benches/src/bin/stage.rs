@@ -22,7 +22,7 @@ struct Arguments {
     #[arg(long, default_value_t = 64)]
     width: usize,
     #[arg(long, default_value_t = 0)]
-    threads: usize,
+    threads: u16,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -198,6 +198,13 @@ impl<'w> Graph<'w> {
         self.op("Reshape", &[x, Value(dims.0)], [])
     }
 
+    /// As many of the first rows of the table `x` as `like` `[batch, length, width]` is long.
+    pub fn first_rows(&mut self, x: Value, like: Value) -> Value {
+        let start = self.dims(&[0]);
+        let length = self.op("Shape", &[like], [int("start", 1), int("end", 2)]);
+        self.op("Slice", &[x, Value(start.0), length], [])
+    }
+
     /// `x` with zeros after its last row and column.
     pub fn pad_bottom_right(&mut self, x: Value) -> Value {
         let pads = self.dims(&[0, 0, 0, 0, 0, 0, 1, 1]);

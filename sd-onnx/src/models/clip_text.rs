@@ -22,6 +22,7 @@ pub(crate) struct ClipTextConfig {
 
 impl ClipTextConfig {
     pub fn new(config: &Config) -> Result<Self, Error> {
+        config.only("use_attention_mask", &[serde_json::json!(false)])?;
         let width = config.usize("hidden_size", 512, SIZE)?;
         let heads = config.usize("num_attention_heads", 8, SIZE)?;
         if width % heads != 0 {
@@ -52,8 +53,8 @@ pub(crate) fn output_name(clip_skip: usize) -> String {
     format!("clip_skip_{clip_skip}")
 }
 
-/// `input_ids` i64 `[batch, max_length]` → one output per clip skip 1..=layers: that hidden state, counted from the
-/// last, through the final layer norm, `[batch, max_length, width]`.
+/// `input_ids` i64 `[batch, length]`, at most `max_length` long, → one output per clip skip 1..=layers: that hidden state, counted from the
+/// last, through the final layer norm, `[batch, length, width]`.
 pub(crate) fn graph(config: &ClipTextConfig, weights: &Weights) -> Result<Model, Error> {
     let &ClipTextConfig {
         width,
@@ -69,13 +70,14 @@ pub(crate) fn graph(config: &ClipTextConfig, weights: &Weights) -> Result<Model,
         ""
     };
 
-    let ids = [Dim::Any("batch"), Dim::Fixed(max_length)];
+    let ids = [Dim::Any("batch"), Dim::Any("length")];
     let table = format!("{prefix}embeddings.token_embedding.weight");
     let tokens = g.embedding(&table, [config.vocab_size, width], "input_ids", &ids)?;
     let positions = g.weight(
         &format!("{prefix}embeddings.position_embedding.weight"),
         &[max_length, width],
     )?;
+    let positions = g.first_rows(positions, tokens);
     let mut x = g.add(tokens, positions);
 
     for layer in 0..config.layers {
@@ -86,7 +88,7 @@ pub(crate) fn graph(config: &ClipTextConfig, weights: &Weights) -> Result<Model,
             x,
         )?;
         let normed = g.layer_norm(x, &format!("{prefix}final_layer_norm"), width, eps)?;
-        let dims = [Dim::Any("batch"), Dim::Fixed(max_length), Dim::Fixed(width)];
+        let dims = [Dim::Any("batch"), Dim::Any("length"), Dim::Fixed(width)];
         g.output(&output_name(config.layers - layer), normed, &dims);
     }
     Ok(g.finish())

@@ -170,7 +170,6 @@ fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
     }
     for key in [
         "center_input_sample",
-        "only_cross_attention",
         "mid_block_only_cross_attention",
         "dual_cross_attention",
         "resnet_skip_time_act",
@@ -178,6 +177,14 @@ fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
     ] {
         config.only(key, &off)?;
     }
+    // One for all levels, or one each.
+    let count = config
+        .sizes("block_out_channels", &[320, 640, 1280, 1280])?
+        .len();
+    config.only(
+        "only_cross_attention",
+        &[json!(false), json!(vec![false; count])],
+    )?;
     config.only("mid_block_scale_factor", &one)?;
     config.only("resnet_out_scale_factor", &one)?;
     config.only("act_fn", &[json!("silu"), json!("swish")])?;

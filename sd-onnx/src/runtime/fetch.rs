@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -37,9 +37,11 @@ pub(super) fn fetch(release: &Release, cache: &Path) -> Result<PathBuf, RuntimeE
     if library.exists() {
         return Ok(library);
     }
-    eprintln!(
-        "Fetching ONNX Runtime {VERSION} with pip, once, into {} …",
-        folder.display()
+    // Long work is announced; nobody listening is no reason not to do it.
+    let folder_shown = folder.display();
+    let _ = writeln!(
+        io::stderr(),
+        "Fetching ONNX Runtime {VERSION} with pip, once, into {folder_shown} …"
     );
     let work = tempfile::tempdir_in(cache).map_err(at("creating a folder in", cache))?;
     let wheel = download(release, work.path())?;
@@ -148,9 +150,9 @@ fn check(path: &Path, expected: &str) -> Result<(), RuntimeError> {
 }
 
 /// `sha2` 0.11 hashes by `update`; `io::copy` wants a writer.
-fn io_writer(hasher: &mut Sha256) -> impl io::Write + '_ {
+fn io_writer(hasher: &mut Sha256) -> impl Write + '_ {
     struct Writer<'a>(&'a mut Sha256);
-    impl io::Write for Writer<'_> {
+    impl Write for Writer<'_> {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.update(bytes);
             Ok(bytes.len())

@@ -115,7 +115,8 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(start)?;
-        environment.set_log_level(ort::logging::LogLevel::Error);
+        // What goes wrong comes back as an error; ONNX Runtime would print it too.
+        environment.set_log_level(ort::logging::LogLevel::Fatal);
         tracing::info!(path = %path.display(), "started ONNX Runtime");
         Ok(running.insert(Arc::new(Self { path, environment })).clone())
     }

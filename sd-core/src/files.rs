@@ -1,0 +1,93 @@
+//! Files that are whole or not there.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+};
+
+/// Writes a file: it appears under its name when it is whole, replacing one of that name. A link is followed; what is no
+/// regular file (a device, a pipe) is written to as it is.
+///
+/// # Errors
+/// When the folder cannot be written to or the disk is full; then no part of the file is left.
+pub fn write(path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
+    let path = path.as_ref();
+    match fs::metadata(path) {
+        Ok(there) if !there.is_file() => fs::write(path, bytes),
+        Ok(_) => {
+            let real = fs::canonicalize(path)?;
+            temporary(&real, bytes)?.persist(&real)?;
+            Ok(())
+        }
+        Err(_) => {
+            temporary(path, bytes)?.persist(path)?;
+            Ok(())
+        }
+    }
+}
+
+/// As [`write()`], but a file that is already there stays and is an error of kind
+/// [`AlreadyExists`](io::ErrorKind::AlreadyExists).
+///
+/// # Errors
+/// As `write`, and when the file exists.
+pub fn write_new(path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
+    let path = path.as_ref();
+    temporary(path, bytes)?.persist_noclobber(path)?;
+    Ok(())
+}
+
+fn temporary(path: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    // A temporary file is the user's alone by default; this one is to be as readable as the umask lets any file be.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder)?;
+    // Past the wrapper, whose errors would name the temporary file.
+    file.as_file_mut().write_all(bytes)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_whole_or_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write_new(&path, b"one").unwrap();
+        assert_eq!(
+            write_new(&path, b"two").unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        write(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert!(write(folder.path().join("no/such"), b"").is_err());
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no temporary file is left"
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_devices_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, link) = (folder.path().join("target"), folder.path().join("link"));
+        write(&target, b"one").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        write(&link, b"two").unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&target).unwrap(), b"two");
+        write("/dev/null", b"gone").unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
+}
