@@ -150,7 +150,7 @@ fn a_batch_is_its_members() {
 fn whole_runs() {
     with_each_shape(|shape, pipeline, golden, cases| {
         let runs = cases["runs"].as_array().unwrap();
-        assert!(!runs.is_empty());
+        assert!(runs.len() >= 15, "{} runs", runs.len());
         for case in runs {
             let name = case["name"].as_str().unwrap();
             let rescaled = SchedulerConfig {
