@@ -294,7 +294,7 @@ fn generate(
     let took = bar.elapsed().as_secs_f32();
     bar.finish_and_clear();
     if result.is_ok() {
-        let speed = (steps * count) as f32 / took;
+        let speed = steps as f32 * count as f32 / took;
         tell(format_args!("{took:.1} s, {speed:.2} it/s with decoding"));
     }
     result.map_err(|error| match error {

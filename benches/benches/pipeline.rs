@@ -120,7 +120,7 @@ impl LatentCodec for Free {
     }
 }
 
-/// The small text encoder stays in it; it is about a hundredth of the time.
+/// The small model's text encoder stays in it, two calls.
 fn overhead(c: &mut Criterion) {
     let prompts = sd_onnx::builder()
         .load_prompt_encoder(shipped_model())

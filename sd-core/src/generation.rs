@@ -22,6 +22,9 @@ pub struct Generation {
 
 impl Generation {
     /// The first picture.
+    ///
+    /// # Panics
+    /// When the caller has taken all of [`pictures`](Self::pictures) out; as it was made there is at least one.
     pub fn image(&self) -> &RgbImage {
         &self.pictures[0].image
     }

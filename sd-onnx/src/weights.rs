@@ -4,13 +4,16 @@
 //! that ONNX Runtime maps the user's own file.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     path::{Path, PathBuf},
 };
 
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensorError, tensor::Metadata};
+use safetensors::{
+    Dtype, SafeTensorError,
+    tensor::{Metadata, TensorInfo},
+};
 
 use crate::Error;
 
@@ -127,7 +130,7 @@ pub(crate) fn not_utf8(path: &Path) -> Error {
 fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
     #[derive(serde::Deserialize)]
     struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
+        weight_map: BTreeMap<String, String>,
     }
     let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
     let Index { weight_map } = serde_json::from_str(&text).map_err(|source| Error::Json {
@@ -183,14 +186,42 @@ fn read_header(path: &Path) -> Result<(usize, Metadata), Error> {
             E::InvalidOffset(name) => {
                 format!("the data of tensor `{name}` overlaps another's, leaves a gap, or ends before it begins")
             }
-            E::TensorInvalidInfo => "a tensor's data length does not fit its shape and type".into(),
+            E::TensorInvalidInfo | E::ValidationOverflow | E::MisalignedSlice => misfit(&map, header),
             E::MetadataIncompleteBuffer => {
-                format!("the tensors in the header do not end where the file ends, at byte {length}: truncated, or with bytes to spare")
+                let end = tensors(&map, header).map(|(_, info)| info.data_offsets.1).max().unwrap_or(0);
+                let expected = header + 8 + end as u64;
+                format!("by its header it ends at byte {expected}, but the file has {length}: truncated, or with bytes to spare")
             }
             other => other.to_string(),
         })
     })?;
     Ok((8 + header_length, metadata))
+}
+
+/// What a header of that length says of its tensors, as far as it can be read: to say which one is at fault.
+fn tensors(map: &[u8], header: u64) -> impl Iterator<Item = (String, TensorInfo)> {
+    let text = map.get(8..8 + header as usize).unwrap_or_default();
+    let entries: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(text).unwrap_or_default();
+    let info = |(name, value)| Some((name, serde_json::from_value(value).ok()?));
+    entries.into_iter().filter_map(info)
+}
+
+/// Names the tensor whose data is not as long as its shape and type make it.
+fn misfit(map: &[u8], header: u64) -> String {
+    let at_fault = tensors(map, header).find_map(|(name, info)| {
+        let elements = info.shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side));
+        let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize()));
+        let (start, end) = info.data_offsets;
+        let found = end.checked_sub(start)?;
+        (bits != found.checked_mul(8)).then(|| {
+            format!(
+                "tensor `{name}` has {found} bytes of data, which does not fit its shape {:?} of {:?}",
+                info.shape, info.dtype
+            )
+        })
+    });
+    at_fault.unwrap_or_else(|| "a tensor's data length does not fit its shape and type".into())
 }
 
 /// The deepest folder that holds every one of `files`, which are absolute.

@@ -207,7 +207,9 @@ fn broken_safetensors() {
     let cases: [(&[&str], Spoil); 8] = [
         (&["0 bytes"], |_| vec![]),
         (&["5 bytes"], |bytes| bytes[..5].to_vec()),
-        (&["truncated"], |bytes| bytes[..bytes.len() - 100].to_vec()),
+        (&["by its header it ends at byte", "truncated"], |bytes| {
+            bytes[..bytes.len() - 100].to_vec()
+        }),
         (&["bytes to spare"], |bytes| [bytes, vec![0; 4]].concat()),
         (&["header"], |bytes| bytes[..200].to_vec()),
         (&["bytes 0 to 7", "1152921504606846976"], |bytes| {
@@ -267,12 +269,20 @@ fn lying_headers() {
     edited(&["tensor", "ends before it begins"], |header| {
         header["conv_in.bias"]["data_offsets"] = json!([96, 0])
     });
-    edited(&["shape"], |header| {
-        header["conv_in.bias"]["shape"] = json!([1u64 << 40])
-    });
-    edited(&["overflow"], |header| {
-        header["conv_in.bias"]["shape"] = json!([u64::MAX, u64::MAX])
-    });
+    edited(
+        &[
+            "tensor `conv_in.bias` has 96 bytes",
+            "[1099511627776] of F32",
+        ],
+        |header| header["conv_in.bias"]["shape"] = json!([1u64 << 40]),
+    );
+    edited(
+        &[
+            "tensor `conv_in.bias` has 96 bytes",
+            "[18446744073709551615, 18446744073709551615]",
+        ],
+        |header| header["conv_in.bias"]["shape"] = json!([u64::MAX, u64::MAX]),
+    );
     edited(&["JSON"], |header| {
         header["conv_in.bias"]["dtype"] = "F99".into()
     });

@@ -384,3 +384,29 @@ fn a_tokenizer_shorter_than_the_text_model() {
     let error = (&short - &first).mapv(|v| v * v).sum().sqrt() / first.mapv(|v| v * v).sum().sqrt();
     assert!(error <= 1e-6, "{error}");
 }
+
+#[test]
+fn the_builders_clip_skip_is_that_of_requests_that_name_none() {
+    let folder = tempfile::tempdir().unwrap();
+    Model::of_shape(SHAPE).write(folder.path());
+    let latents = |pipeline: Pipeline, request: Request| {
+        let mut generation = pipeline
+            .generate(&request.size(64, 64).steps(2).seed(1))
+            .unwrap();
+        generation.pictures.remove(0).latents
+    };
+    let second = || sd_onnx::builder().clip_skip(2).load(folder.path()).unwrap();
+    let by_builder = latents(second(), Request::new("a fox"));
+    assert_eq!(
+        by_builder,
+        latents(load(folder.path()), Request::new("a fox").clip_skip(2))
+    );
+    assert_eq!(
+        latents(second(), Request::new("a fox").clip_skip(1)),
+        latents(load(folder.path()), Request::new("a fox"))
+    );
+    assert_ne!(
+        by_builder,
+        latents(load(folder.path()), Request::new("a fox"))
+    );
+}
