@@ -17,9 +17,8 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use safetensors::{Dtype, tensor::TensorView};
 use sd_examples::{Failure, arguments, numbered, print, shipped_model, slug, tell, with_suffix};
 use sd_onnx::{
-    GenerateError, Generation, ImageSize, Picture, Pipeline, Progress, Request, files,
+    Conditioning, Event, GenerateError, ImageSize, Picture, Pipeline, Request, StopToken, files,
     schedulers::{self, Ladder, Row},
-    text::PromptEmbedding,
 };
 
 /// Draws a prompt with Stable Diffusion on ONNX Runtime.
@@ -134,11 +133,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .clip_skip(arguments.clip_skip)
         .shared_scheduler((row.build)(pipeline.scheduler_config()).into())
         .ladder(ladder);
-    let generation = generate(&pipeline, &request, arguments.steps, arguments.count)?;
-    tell_what_was_cut("prompt", Some(&generation.prompt));
-    tell_what_was_cut("negative prompt", generation.negative.as_ref());
+    let pictures = generate(&pipeline, &request, arguments.steps, arguments.count)?;
+    tell_what_was_cut("prompt", Some(&pictures[0].prompt));
+    tell_what_was_cut("negative prompt", pictures[0].negative.as_ref());
 
-    for (i, picture) in generation.pictures.iter().enumerate() {
+    for (i, picture) in pictures.iter().enumerate() {
         let of_many = |path: &Path| {
             if arguments.count > 1 {
                 numbered(path, i + 1)
@@ -163,7 +162,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         print(format_args!("{} (seed {})", saved.display(), picture.seed))?;
         if let Some(path) = &arguments.dump {
             let path = of_many(path);
-            dump(&path, &generation, picture).map_err(Failure::at(&path))?;
+            dump(&path, picture).map_err(Failure::at(&path))?;
         }
     }
     Ok(())
@@ -276,7 +275,7 @@ fn generate(
     request: &Request,
     steps: usize,
     count: usize,
-) -> Result<Generation, Failure> {
+) -> Result<Vec<Picture>, Failure> {
     let bar = ProgressBar::new(steps.saturating_mul(count) as u64);
     let speed = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         // A bar that is not shown has nobody to tell.
@@ -287,8 +286,13 @@ fn generate(
         .with_key("speed", speed);
     bar.set_style(style);
     bar.tick();
-    let result = pipeline.generate_watched(request, &mut |_: Progress<'_>| {
-        bar.inc(1);
+    let mut pictures = Vec::new();
+    let requests = std::slice::from_ref(request);
+    let result = pipeline.run(requests, &StopToken::new(), |event| {
+        match event {
+            Event::Picture(picture) => pictures.push(*picture),
+            _ => bar.inc(1),
+        }
         ControlFlow::Continue(())
     });
     let took = bar.elapsed().as_secs_f32();
@@ -297,16 +301,16 @@ fn generate(
         let speed = steps as f32 * count as f32 / took;
         tell(format_args!("{took:.1} s, {speed:.2} it/s with decoding"));
     }
-    result.map_err(|error| match error {
-        GenerateError::Request { .. } | GenerateError::Ladder(_) => {
-            Failure::Arguments(error.to_string())
-        }
-        error => Failure::Work(error.to_string()),
-    })
+    match result {
+        Ok(()) => Ok(pictures),
+        Err(error @ GenerateError::Request(_)) => Err(Failure::Arguments(error.to_string())),
+        Err(error) => Err(Failure::Work(error.to_string())),
+    }
 }
 
-fn tell_what_was_cut(what: &str, prompt: Option<&PromptEmbedding>) {
-    if let Some(cut) = prompt.and_then(|prompt| prompt.tokens.cut.as_ref()) {
+fn tell_what_was_cut(what: &str, prompt: Option<&Conditioning>) {
+    let tokens = prompt.and_then(|prompt| prompt.tokens.as_ref());
+    if let Some(cut) = tokens.and_then(|tokens| tokens.cut.as_ref()) {
         tell(format_args!(
             "warning: the {what} is {} tokens too long; left out from byte {}: {:?}",
             cut.tokens, cut.offset, cut.text
@@ -328,15 +332,15 @@ fn save_new(picture: &Picture, path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// All f32, with batch dimension 1.
-fn dump(path: &Path, generation: &Generation, picture: &Picture) -> io::Result<()> {
-    let embedding = |prompt: &PromptEmbedding| {
+fn dump(path: &Path, picture: &Picture) -> io::Result<()> {
+    let embedding = |prompt: &Conditioning| {
         (
             prompt.embedding.shape().to_vec(),
             bytes(prompt.embedding.iter()),
         )
     };
     let mut tensors = vec![
-        ("prompt_embeds", embedding(&generation.prompt)),
+        ("prompt_embeds", embedding(&picture.prompt)),
         (
             "initial_noise",
             (
@@ -360,7 +364,7 @@ fn dump(path: &Path, generation: &Generation, picture: &Picture) -> io::Result<(
         ),
     ];
     tensors.extend(
-        generation
+        picture
             .negative
             .as_ref()
             .map(|negative| ("negative_prompt_embeds", embedding(negative))),

@@ -7,7 +7,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::{Array4, ArrayView3, ArrayView4, ArrayViewMut4};
 use sd_benches::shipped_model;
 use sd_onnx::{
-    Denoiser, LatentCodec, LatentDistribution, Pipeline, Request, SchedulerConfig,
+    Denoiser, LatentCodec, LatentDistribution, Pipeline, Request, SchedulerConfig, StopToken,
     text::{BoxError, ClipSkip},
 };
 
@@ -41,16 +41,19 @@ fn stages(c: &mut Criterion) {
                 500.0,
                 prompt.embedding.view(),
                 output.view_mut(),
+                &StopToken::new(),
             )
         });
     });
     assert!(output.iter().all(|v| v.is_finite()) && output != latents);
 
     let codec = pipeline.codec();
-    let image = codec.decode(latents.view()).expect("16 × 16 latents");
+    let image = codec
+        .decode(latents.view(), &StopToken::new())
+        .expect("16 × 16 latents");
     assert_eq!(image.dim(), (1, 3, 64, 64));
     group.bench_function("VAE decoder", |b| {
-        b.iter(|| codec.decode(black_box(latents.view())))
+        b.iter(|| codec.decode(black_box(latents.view()), &StopToken::new()))
     });
     group.bench_function("VAE encoder", |b| {
         b.iter(|| codec.encode(black_box(image.view())))
@@ -95,6 +98,7 @@ impl Denoiser for Free {
         _: f32,
         _: ArrayView3<'_, f32>,
         mut output: ArrayViewMut4<'_, f32>,
+        _: &StopToken,
     ) -> Result<(), BoxError> {
         output.assign(&latents);
         Ok(())
@@ -110,7 +114,7 @@ impl LatentCodec for Free {
         8
     }
 
-    fn decode(&self, latents: ArrayView4<'_, f32>) -> Result<Array4<f32>, BoxError> {
+    fn decode(&self, latents: ArrayView4<'_, f32>, _: &StopToken) -> Result<Array4<f32>, BoxError> {
         let (n, _, h, w) = latents.dim();
         Ok(Array4::zeros((n, 3, 8 * h, 8 * w)))
     }

@@ -2,6 +2,8 @@
 
 use ndarray::{Array4, ArrayView3, ArrayView4, ArrayViewMut4};
 
+use crate::{LatentRgb, StopToken};
+
 /// Any error, as a backend returns it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -16,12 +18,15 @@ pub trait Denoiser: Send + Sync {
     /// The network's raw output for `latents` `[batch, channels, h, w]`, in the variance-preserving scaling it was
     /// trained on, at `timestep` (0 to `num_train_timesteps` − 1, fractional on some ladders), under `context` `[batch,
     /// tokens, width]`. Every element of `output`, which has the shape of `latents`, is written.
+    ///
+    /// When `stop` is stopped the call may return early, with any error; one that is short need not look at it.
     fn predict(
         &self,
         latents: ArrayView4<'_, f32>,
         timestep: f32,
         context: ArrayView3<'_, f32>,
         output: ArrayViewMut4<'_, f32>,
+        stop: &StopToken,
     ) -> Result<(), BoxError>;
 }
 
@@ -34,11 +39,21 @@ pub trait LatentCodec: Send + Sync {
     fn factor(&self) -> usize;
 
     /// `[batch, channels, h, w]` in the pipeline's scaling → `[batch, 3, h·factor, w·factor]`, about −1 to 1, not
-    /// clamped. Undoing the scaling is the codec's.
-    fn decode(&self, latents: ArrayView4<'_, f32>) -> Result<Array4<f32>, BoxError>;
+    /// clamped. Undoing the scaling is the codec's. `stop` is as for [`Denoiser::predict`].
+    fn decode(
+        &self,
+        latents: ArrayView4<'_, f32>,
+        stop: &StopToken,
+    ) -> Result<Array4<f32>, BoxError>;
 
     /// `[batch, 3, H, W]`, −1 to 1, → what the latents of that picture may be.
     fn encode(&self, image: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError>;
+
+    /// The coefficients of a cheap look at latents, where they are known. Default: they are
+    /// [fitted](LatentRgb::fit) when the first one is asked for.
+    fn latent_rgb(&self) -> Option<LatentRgb> {
+        None
+    }
 }
 
 /// A Gaussian over latents, as a variational autoencoder gives it.

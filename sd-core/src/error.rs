@@ -1,30 +1,24 @@
 //! Why a picture could not be made.
 
+use std::fmt;
+
+use ndarray::Array4;
+
 use crate::BoxError;
 
 /// Why a pipeline could not be built or a picture not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A value of the request cannot be used.
-    #[error("{what} is {found}, expected {expected}")]
-    Request {
-        /// Which value.
-        what: &'static str,
-        /// What can be used.
-        expected: String,
-        /// What was asked for.
-        found: String,
-    },
+    /// Values that cannot be used: all that are wrong in the requests of a call, or a default of the pipeline.
+    #[error(transparent)]
+    Request(Problems),
     /// Two parts of a pipeline do not fit each other.
     #[error("the parts do not fit: {0}")]
     Parts(String),
     /// The noise schedule of the model cannot be used.
     #[error("the scheduler's configuration: {0}")]
     Scheduler(#[from] sd_schedulers::ConfigError),
-    /// The ladder cannot be made with that many steps.
-    #[error(transparent)]
-    Ladder(#[from] sd_schedulers::LadderError),
     /// The prompt could not be encoded.
     #[error("the prompt: {0}")]
     Prompt(#[from] sd_text::TextError),
@@ -44,34 +38,126 @@ pub enum Error {
         /// The seed of the picture.
         seed: u64,
     },
-    /// An observer asked to stop. No failure.
-    #[error("stopped by the observer after {steps} steps")]
-    Stopped {
-        /// Finished steps of the picture that was being made.
-        steps: usize,
-    },
+    /// An observer or a [`StopToken`](crate::StopToken) ended the run. No failure.
+    #[error("stopped after {} steps", .0.steps)]
+    Stopped(Box<Stopped>),
 }
 
 impl Error {
-    pub(crate) fn request(
-        what: &'static str,
-        expected: impl ToString,
-        found: impl ToString,
-    ) -> Self {
-        Self::Request {
-            what,
-            expected: expected.to_string(),
-            found: found.to_string(),
-        }
-    }
-
     pub(crate) fn backend(stage: impl Into<String>) -> impl FnOnce(BoxError) -> Self {
         let stage = stage.into();
         move |source| Self::Backend { stage, source }
     }
 
-    /// Whether the run was stopped by an observer.
+    /// Whether the run was stopped, by an observer or a token, and did not fail.
     pub fn is_stopped(&self) -> bool {
-        matches!(self, Self::Stopped { .. })
+        matches!(self, Self::Stopped(_))
+    }
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Request(Problems(vec![problem]))
+    }
+}
+
+/// What was under way when a run was stopped.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// Finished steps of the pictures that were being made.
+    pub steps: usize,
+    /// Those pictures: one, or all of a batch; none if the stop came between pictures.
+    pub pictures: Vec<Unfinished>,
+}
+
+/// A picture that was not finished.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Unfinished {
+    /// Which request of the call, from 0.
+    pub request: usize,
+    /// Which picture of that request, from 0.
+    pub picture: usize,
+    /// Its seed.
+    pub seed: u64,
+    /// The noisy latents after the last finished step, `[1, channels, h, w]`.
+    pub latents: Array4<f32>,
+    /// What the model took for the finished latents at that step, of the same shape: what
+    /// [`Pipeline::decode`](crate::Pipeline::decode) makes a picture of. None before the first step has ended.
+    pub denoised: Option<Array4<f32>>,
+}
+
+/// All that is wrong with the requests of a call, at least one thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub(crate) Vec<Problem>);
+
+impl Problems {
+    /// Each of them, by request.
+    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+        self.0.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Problems {
+    type Item = &'a Problem;
+    type IntoIter = std::slice::Iter<'a, Problem>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str("; ")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// A value that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// Which of several requests, from 0; none where there is only one.
+    pub request: Option<usize>,
+    /// Which value, as the field of [`Request`](crate::Request) is called.
+    pub what: &'static str,
+    /// What can be used.
+    pub expected: String,
+    /// What was asked for.
+    pub found: String,
+}
+
+impl Problem {
+    pub(crate) fn new(what: &'static str, expected: impl ToString, found: impl ToString) -> Self {
+        Self {
+            request: None,
+            what,
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(request) = self.request {
+            write!(f, "request {request}: ")?;
+        }
+        let Self {
+            what,
+            expected,
+            found,
+            ..
+        } = self;
+        write!(f, "{what} is {found}, expected {expected}")
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //! use std::sync::Arc;
 //! use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4};
-//! use sd_core::{BoxError, Denoiser, LatentCodec, LatentDistribution, Pipeline, Request, SchedulerConfig};
+//! use sd_core::{BoxError, Denoiser, LatentCodec, LatentDistribution, Pipeline, Request, SchedulerConfig, StopToken};
 //! use sd_text::{ClipSkip, ClipTokenizer, PromptEncoder, TextModel};
 //!
 //! /// Reads every prompt as zeros.
@@ -33,6 +33,7 @@
 //!         _timestep: f32,
 //!         _context: ArrayView3<'_, f32>,
 //!         mut output: ArrayViewMut4<'_, f32>,
+//!         _stop: &StopToken,
 //!     ) -> Result<(), BoxError> {
 //!         output.assign(&latents);
 //!         Ok(())
@@ -44,7 +45,7 @@
 //! impl LatentCodec for Blocks {
 //!     fn latent_channels(&self) -> usize { 4 }
 //!     fn factor(&self) -> usize { 8 }
-//!     fn decode(&self, latents: ArrayView4<'_, f32>) -> Result<Array4<f32>, BoxError> {
+//!     fn decode(&self, latents: ArrayView4<'_, f32>, _stop: &StopToken) -> Result<Array4<f32>, BoxError> {
 //!         let (n, _, h, w) = latents.dim();
 //!         Ok(Array4::from_shape_fn((n, 3, 8 * h, 8 * w), |(n, c, y, x)| latents[[n, c, y / 8, x / 8]]))
 //!     }
@@ -64,21 +65,35 @@
 
 mod backend;
 mod error;
+mod event;
 pub mod files;
-mod generation;
 mod guidance;
-mod observer;
+mod guided;
+pub mod infotext;
+mod interpolate;
+mod model_id;
+mod picture;
 mod pipeline;
+mod plan;
+mod preview;
 mod request;
 mod size;
+mod stop;
+mod stream;
 
 pub use backend::{BoxError, Denoiser, LatentCodec, LatentDistribution};
-pub use error::Error;
-pub use generation::{Generation, Picture};
-pub use guidance::guide;
-pub use observer::{Observer, Progress};
-pub use pipeline::{Pipeline, PipelineBuilder};
-pub use request::Request;
+pub use error::{Error, Problem, Problems, Stopped, Unfinished};
+pub use event::{Event, Progress, StepInfo};
+pub use guidance::{Guidance, Guide, guide};
+pub use guided::Guided;
+pub use infotext::Infotext;
+pub use interpolate::slerp;
+pub use picture::{Conditioning, Generation, Picture, Timings};
+pub use pipeline::{MAX_PIXELS, Pipeline, PipelineBuilder};
+pub use preview::LatentRgb;
+pub use request::{MAX_PROMPT_BYTES, Prompt, Request};
 pub use sd_schedulers::{self as schedulers, SchedulerConfig};
 pub use sd_text::{self as text};
-pub use size::{ImageSize, MAX_PIXELS};
+pub use size::ImageSize;
+pub use stop::{OnStop, StopToken};
+pub use stream::{Events, StreamEvent};

@@ -38,6 +38,8 @@ pub use device::Device;
 pub use error::Error;
 pub use runtime::RuntimeError;
 pub use sd_core::{
-    Denoiser, Error as GenerateError, Generation, ImageSize, LatentCodec, LatentDistribution,
-    Observer, Picture, Pipeline, Progress, Request, SchedulerConfig, files, schedulers, text,
+    Conditioning, Denoiser, Error as GenerateError, Event, Events, Generation, Guidance, Guide,
+    Guided, ImageSize, Infotext, LatentCodec, LatentDistribution, LatentRgb, Picture, Pipeline,
+    Progress, Prompt, Request, SchedulerConfig, StepInfo, StopToken, StreamEvent, Timings, files,
+    guide, schedulers, slerp, text,
 };

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis, Slice};
-use sd_core::{BoxError, Denoiser, LatentCodec, LatentDistribution};
+use sd_core::{BoxError, Denoiser, LatentCodec, LatentDistribution, StopToken};
 use sd_text::{ClipSkip, TextModel};
 
 use crate::{
@@ -117,6 +117,7 @@ impl Denoiser for OnnxDenoiser {
         timestep: f32,
         context: ArrayView3<'_, f32>,
         mut output: ArrayViewMut4<'_, f32>,
+        _stop: &StopToken,
     ) -> Result<(), BoxError> {
         let (shape, context_shape) = (latents.shape(), context.shape());
         let (latents, context) = (latents.as_standard_layout(), context.as_standard_layout());
@@ -192,7 +193,11 @@ impl LatentCodec for OnnxCodec {
         self.config.factor()
     }
 
-    fn decode(&self, latents: ArrayView4<'_, f32>) -> Result<Array4<f32>, BoxError> {
+    fn decode(
+        &self,
+        latents: ArrayView4<'_, f32>,
+        _stop: &StopToken,
+    ) -> Result<Array4<f32>, BoxError> {
         let VaeConfig {
             scaling_factor,
             shift_factor,

@@ -10,7 +10,8 @@ mod common;
 use common::{Golden, Model, SHAPES, golden_json, load, relative_error};
 use ndarray::{Array3, Array4, Axis};
 use sd_onnx::{
-    Picture, Pipeline, Request, SchedulerConfig, schedulers, schedulers::Ladder, text::ClipSkip,
+    Picture, Pipeline, Request, SchedulerConfig, StopToken, schedulers, schedulers::Ladder,
+    text::ClipSkip,
 };
 use serde_json::Value;
 
@@ -83,7 +84,13 @@ fn one_unet_call() {
             let mut output = Array4::zeros(sample.dim());
             pipeline
                 .denoiser()
-                .predict(sample.view(), timestep, context.view(), output.view_mut())
+                .predict(
+                    sample.view(),
+                    timestep,
+                    context.view(),
+                    output.view_mut(),
+                    &StopToken::new(),
+                )
                 .unwrap();
             let (_, expected) = golden.tensor(&format!("{name}.output"));
             within(
@@ -107,7 +114,10 @@ fn vae_decode_and_encode() {
                 .encode(Array4::zeros((1, 3, 64, 64)).view())
                 .unwrap();
             let latents = (latents - scaling.shift) * scaling.scale;
-            let image = pipeline.codec().decode(latents.view()).unwrap();
+            let image = pipeline
+                .codec()
+                .decode(latents.view(), &StopToken::new())
+                .unwrap();
             let (_, expected) = golden.tensor(&format!("{name}.image"));
             within(
                 ONE_CALL,
@@ -136,9 +146,12 @@ fn a_batch_is_its_members() {
     with_each_shape(|shape, pipeline, golden, _| {
         let latents = array4(golden.tensor("unet.1.sample"));
         assert_eq!(latents.shape()[0], 2);
-        let both = pipeline.codec().decode(latents.view()).unwrap();
+        let both = pipeline
+            .codec()
+            .decode(latents.view(), &StopToken::new())
+            .unwrap();
         for (i, one) in latents.axis_chunks_iter(Axis(0), 1).enumerate() {
-            let alone = pipeline.codec().decode(one).unwrap();
+            let alone = pipeline.codec().decode(one, &StopToken::new()).unwrap();
             let member = both.index_axis(Axis(0), i).to_owned();
             let error = relative_error(&member, &alone.into_raw_vec_and_offset().0);
             within(1e-5, &format!("{shape} picture {i} of a batch"), error);

@@ -1,17 +1,22 @@
 //! Which noise levels a run visits.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{BetaSchedule, NoiseSchedule};
+use crate::{BetaSchedule, NoiseSchedule, UnknownName};
 
 /// Sigma of pure noise for the samplers that stay on the grid. diffusers' DDIM keeps an alpha-bar of 0 there, so a
 /// sigma that is infinite; with this one x holds no more than 2⁻²⁰ of the sample.
 const PURE_NOISE: f64 = (1 << 20) as f64;
 
 /// A rule that picks the noise levels of a run from those the model was trained on.
-#[derive(Clone, Copy, Debug, PartialEq)]
+///
+/// With serde it is its [name](Self::NAMED), such as `"karras"`, or `{"karras": {"rho": 5.0, "over": "leading"}}`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub enum Ladder {
     /// Training timesteps at even distances.
     Spaced(Spacing),
@@ -26,7 +31,8 @@ pub enum Ladder {
 }
 
 /// Which training timesteps stand for a run of N: table 2 of <https://arxiv.org/abs/2305.08891>. For T = 1000, N = 20:
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Spacing {
     /// Multiples of T / N from the clean end, plus the model's `steps_offset` (1): 951, 901, … 1. What Stable Diffusion
     /// was published with.
@@ -151,7 +157,78 @@ pub enum LadderError {
     InitialScale(f32),
 }
 
+/// A ladder as serde has it.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Name(String),
+    Karras { karras: WrittenKarras },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenKarras {
+    rho: f32,
+    over: Option<Spacing>,
+}
+
+impl From<Ladder> for Written {
+    fn from(ladder: Ladder) -> Self {
+        match (ladder.name(), ladder) {
+            (None, Ladder::Karras { rho, over }) => Self::Karras {
+                karras: WrittenKarras { rho, over },
+            },
+            (name, _) => Self::Name(name.expect("every spacing has a name").to_owned()),
+        }
+    }
+}
+
+impl TryFrom<Written> for Ladder {
+    type Error = UnknownName;
+
+    fn try_from(written: Written) -> Result<Self, UnknownName> {
+        match written {
+            Written::Name(name) => name.parse(),
+            Written::Karras { karras } => Ok(Self::Karras {
+                rho: karras.rho,
+                over: karras.over,
+            }),
+        }
+    }
+}
+
+impl FromStr for Ladder {
+    type Err = UnknownName;
+
+    /// One of [`NAMED`](Ladder::NAMED), upper or lower case.
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        let named = |(known, _): &&(&str, Self)| known.eq_ignore_ascii_case(name);
+        match Self::NAMED.iter().find(named) {
+            Some((_, ladder)) => Ok(*ladder),
+            None => Err(UnknownName {
+                what: "ladder",
+                name: name.to_owned(),
+                known: Self::NAMED.iter().map(|(known, _)| *known).collect(),
+            }),
+        }
+    }
+}
+
 impl Ladder {
+    /// The ladders that have a name, for a command line and for serde.
+    pub const NAMED: [(&'static str, Self); 4] = [
+        ("leading", Self::leading()),
+        ("linspace", Self::linspace()),
+        ("trailing", Self::trailing()),
+        ("karras", Self::karras()),
+    ];
+
+    /// Its name, if it is one of [`NAMED`](Self::NAMED).
+    pub fn name(&self) -> Option<&'static str> {
+        let named = Self::NAMED.iter().find(|(_, ladder)| ladder == self);
+        named.map(|(name, _)| *name)
+    }
+
     /// [`Spacing::Leading`].
     pub const fn leading() -> Self {
         Self::Spaced(Spacing::Leading)
@@ -438,6 +515,31 @@ mod tests {
 
     fn schedule(config: &SchedulerConfig) -> Arc<NoiseSchedule> {
         Arc::new(NoiseSchedule::new(config).unwrap())
+    }
+
+    #[test]
+    fn names_and_serde() {
+        for (name, ladder) in Ladder::NAMED {
+            assert_eq!(name.to_uppercase().parse(), Ok(ladder));
+            assert_eq!(ladder.name(), Some(name));
+        }
+        let written = [
+            (Ladder::karras(), r#""karras""#),
+            (
+                Ladder::karras_over(Spacing::Leading),
+                r#"{"karras":{"rho":7.0,"over":"leading"}}"#,
+            ),
+        ];
+        for (ladder, json) in written {
+            assert_eq!(serde_json::to_string(&ladder).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Ladder>(json).unwrap(), ladder);
+        }
+        let error = serde_json::from_str::<Ladder>(r#""cosine""#).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("expected leading, linspace, trailing, karras")
+        );
     }
 
     #[test]

@@ -98,6 +98,7 @@ pub use noise::{NoiseSource, RandNormal, TorchRng};
 pub use prediction::Prediction;
 pub use run::{Run, Sampler, Step, sample};
 pub use samplers::{
-    Ddim, DdimTarget, DpmPlusPlus2M, Euler, EulerAncestral, Heun, Row, TABLE, by_name,
+    Ddim, DdimTarget, DpmPlusPlus2M, Euler, EulerAncestral, Heun, Row, Scheduler, TABLE,
+    UnknownName, by_name, row_of, same,
 };
 pub use schedule::NoiseSchedule;

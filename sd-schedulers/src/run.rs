@@ -1,5 +1,6 @@
 //! What a sampler is, and what it drives.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::ops::ControlFlow;
 
@@ -11,7 +12,7 @@ use crate::{Conventions, NoiseSource, Rung, Rungs};
 /// value serves any number of runs and threads.
 ///
 /// All of it is in the variance-exploding scaling of k-diffusion: `x` is a clean sample plus `sigma` times unit noise.
-pub trait Sampler: Debug + Send + Sync {
+pub trait Sampler: Any + Debug + Send + Sync {
     /// How the sampler wants its rungs made. Default [`Conventions::default`].
     fn conventions(&self) -> Conventions {
         Conventions::default()

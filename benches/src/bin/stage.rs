@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Instant};
 
 use clap::{Parser, ValueEnum};
 use ndarray::{Array3, Array4};
-use sd_onnx::text::{BoxError, ClipSkip};
+use sd_onnx::{
+    StopToken,
+    text::{BoxError, ClipSkip},
+};
 
 #[derive(Parser)]
 struct Arguments {
@@ -53,13 +56,21 @@ fn main() -> Result<(), BoxError> {
                 ((i * 7 + j) as f32).sin()
             });
             let mut output = Array4::zeros(latents.dim());
-            Box::new(move || unet.predict(latents.view(), 500.0, context.view(), output.view_mut()))
+            Box::new(move || {
+                unet.predict(
+                    latents.view(),
+                    500.0,
+                    context.view(),
+                    output.view_mut(),
+                    &StopToken::new(),
+                )
+            })
         }
         Stage::VaeDecoder => {
             let codec = builder.load_codec(&arguments.model)?;
             let latents =
                 Array4::from_shape_fn((1, codec.latent_channels(), height, width), ripple4);
-            Box::new(move || codec.decode(latents.view()).map(drop))
+            Box::new(move || codec.decode(latents.view(), &StopToken::new()).map(drop))
         }
     };
     let load = started.elapsed().as_secs_f64();

@@ -1,16 +1,20 @@
 //! The samplers, one a file, and the table of them.
 
+mod choice;
 mod ddim;
 mod dpmpp_2m;
 mod euler;
 mod euler_ancestral;
 mod heun;
 
+pub use choice::{Scheduler, UnknownName};
 pub use ddim::{Ddim, DdimTarget};
 pub use dpmpp_2m::DpmPlusPlus2M;
 pub use euler::Euler;
 pub use euler_ancestral::EulerAncestral;
 pub use heun::Heun;
+
+use std::any::Any;
 
 use crate::{Ladder, Sampler, SchedulerConfig};
 
@@ -102,6 +106,20 @@ pub fn by_name(name: &str) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.name.eq_ignore_ascii_case(name))
 }
 
+/// The row that builds this very sampler, with these options, from a model's configuration; none for a sampler of one's
+/// own or with other options.
+pub fn row_of(sampler: &dyn Sampler, config: &SchedulerConfig) -> Option<&'static Row> {
+    TABLE
+        .iter()
+        .find(|row| same(sampler, &*(row.build)(config)))
+}
+
+/// Whether two samplers are of one type with the same options, as far as their `Debug` tells options apart.
+pub fn same(a: &dyn Sampler, b: &dyn Sampler) -> bool {
+    let type_id = |sampler: &dyn Sampler| (sampler as &dyn Any).type_id();
+    type_id(a) == type_id(b) && format!("{a:?}") == format!("{b:?}")
+}
+
 /// Clips to plus or minus `limit`. Unlike `f32::clamp`, no limit makes it panic.
 fn clip(values: &mut [f32], limit: Option<f32>) {
     if let Some(limit) = limit {
@@ -131,6 +149,36 @@ mod tests {
             );
         }
         assert!(by_name("").is_none() && by_name("dpm").is_none());
+    }
+
+    #[test]
+    fn a_sampler_is_known_by_its_type_and_options() {
+        let config = SchedulerConfig::default();
+        for row in &TABLE {
+            assert_eq!(
+                row_of(&*(row.build)(&config), &config).map(|found| found.name),
+                Some(row.name)
+            );
+        }
+        assert!(row_of(&EulerAncestral { eta: 0.5 }, &config).is_none());
+        /// Prints as another does.
+        struct Own;
+        impl std::fmt::Debug for Own {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("Euler")
+            }
+        }
+        impl Sampler for Own {
+            fn sample(
+                &self,
+                _: &mut [f32],
+                _: &crate::Rungs,
+                _: &mut dyn crate::Run,
+            ) -> std::ops::ControlFlow<()> {
+                std::ops::ControlFlow::Continue(())
+            }
+        }
+        assert!(row_of(&Own, &config).is_none());
     }
 
     #[test]

@@ -1,0 +1,81 @@
+//! What an observer is told.
+
+use std::time::Duration;
+
+use image::RgbImage;
+use ndarray::{ArrayView3, Axis};
+
+use crate::{Error, Picture, Pipeline};
+
+/// What has just happened in a [run](Pipeline::run).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A picture is a step further.
+    Step(Progress<'a>),
+    /// A picture is finished.
+    Picture(Box<Picture>),
+}
+
+/// Where a run is, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct StepInfo {
+    /// Which request of the call, from 0.
+    pub request: usize,
+    /// Which picture of the request, from 0.
+    pub picture: usize,
+    /// Its seed.
+    pub seed: u64,
+    /// Which step has just ended, from 0.
+    pub index: usize,
+    /// How many steps a picture of the request takes.
+    pub total: usize,
+    /// Noise level that the step began at.
+    pub sigma: f32,
+    /// What the step took, with what observers took before it ended; of all pictures of a batch together.
+    pub took: Duration,
+    /// Since the picture's first step began.
+    pub elapsed: Duration,
+}
+
+/// Where a run is, after a step, and a look at it.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct Progress<'a> {
+    /// The numbers.
+    pub step: StepInfo,
+    /// Noisy latents after the step, `[channels, h, w]`.
+    pub latents: ArrayView3<'a, f32>,
+    /// What the model took for the finished latents at this step, of the same shape.
+    pub denoised: ArrayView3<'a, f32>,
+    pub(crate) pipeline: &'a Pipeline,
+}
+
+impl Progress<'_> {
+    /// A small picture of [`denoised`](Self::denoised), a pixel for each latent: see
+    /// [`LatentRgb`](crate::LatentRgb). Costs microseconds, the first one of a pipeline whose codec has no coefficients
+    /// of its own a few small decodes.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when the codec fails in those decodes.
+    pub fn preview(&self) -> Result<RgbImage, Error> {
+        Ok(self.pipeline.latent_rgb()?.picture(self.denoised))
+    }
+
+    /// The picture that [`denoised`](Self::denoised) is, at full size: as much work as decoding the finished one.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when the codec fails.
+    pub fn decode(&self) -> Result<RgbImage, Error> {
+        self.pipeline.decode(self.denoised.insert_axis(Axis(0)))
+    }
+}
+
+impl std::fmt::Debug for Progress<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Progress")
+            .field("step", &self.step)
+            .finish_non_exhaustive()
+    }
+}

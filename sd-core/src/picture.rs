@@ -1,0 +1,162 @@
+//! What a request gives back.
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use image::RgbImage;
+use ndarray::{ArcArray, Array3, Array4, ArrayView3, Axis, Ix3};
+use sd_schedulers::{Ladder, Row, Sampler};
+use sd_text::{PromptEmbedding, Tokens};
+
+use crate::{ImageSize, Infotext, Request, files, infotext, model_id::ModelId, preview::to_byte};
+
+/// The pictures of a call.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Generation {
+    /// Request by request, each of its count: at least one.
+    pub pictures: Vec<Picture>,
+}
+
+impl Generation {
+    /// The first picture.
+    ///
+    /// # Panics
+    /// When the caller has taken all of [`pictures`](Self::pictures) out; as it was made there is at least one.
+    pub fn image(&self) -> &RgbImage {
+        &self.pictures[0].image
+    }
+}
+
+/// One picture.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Picture {
+    /// Which request of the call it answers, from 0.
+    pub request: usize,
+    /// Which picture of that request it is, from 0.
+    pub index: usize,
+    /// The seed really used.
+    pub seed: u64,
+    /// The picture.
+    pub image: RgbImage,
+    /// The picture before rounding, `[1, 3, height, width]`, −1 to 1.
+    pub pixels: Array4<f32>,
+    /// The finished latents, `[1, channels, h, w]`, in the scaling that the denoiser works in (before division by the
+    /// VAE's `scaling_factor`).
+    pub latents: Array4<f32>,
+    /// The unit noise it began as, before scaling, of the same shape.
+    pub initial_noise: Array4<f32>,
+    /// The prompt as the model read it; tells what was cut off if it was too long.
+    pub prompt: Conditioning,
+    /// The negative prompt; none at guidance 1 and below, where it is not looked at.
+    pub negative: Option<Conditioning>,
+    /// How long it took.
+    pub timings: Timings,
+    pub(crate) made: Made,
+}
+
+impl Picture {
+    /// How it was made, as WebUI writes it: what [`save_png`](Self::save_png) puts into the file. The first call of a
+    /// pipeline reads the model's file through for its hash, if that is not known yet.
+    pub fn infotext(&self) -> Infotext {
+        infotext::of(self)
+    }
+
+    /// Writes a PNG with its [`infotext`](Self::infotext), whatever the path's extension, as [`files::write`] does.
+    ///
+    /// # Errors
+    /// As `files::write`.
+    pub fn save_png(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        files::write(path, &self.png()?)
+    }
+
+    /// Writes a PNG where no file is yet, as [`files::write_new`] does.
+    ///
+    /// # Errors
+    /// As `files::write_new`.
+    pub fn save_new_png(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        files::write_new(path, &self.png()?)
+    }
+
+    /// The bytes of that PNG.
+    ///
+    /// # Errors
+    /// When the picture is too large for a PNG.
+    pub fn png(&self) -> io::Result<Vec<u8>> {
+        infotext::png(&self.image, &self.infotext())
+    }
+}
+
+/// A prompt as the denoiser was given it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Conditioning {
+    /// `[1, tokens, width]`. Cheap to clone.
+    pub embedding: ArcArray<f32, Ix3>,
+    /// The tokens it was made of; none where the request brought the embedding.
+    pub tokens: Option<Tokens>,
+}
+
+impl From<PromptEmbedding> for Conditioning {
+    fn from(prompt: PromptEmbedding) -> Self {
+        Self {
+            embedding: prompt.embedding.into_shared(),
+            tokens: Some(prompt.tokens),
+        }
+    }
+}
+
+/// What a picture took.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Timings {
+    /// Encoding its prompts; nothing where another picture of the call had the same.
+    pub encode: Duration,
+    /// Each step, with what observers took; of all pictures of its batch together.
+    pub steps: Vec<Duration>,
+    /// Decoding its latents.
+    pub decode: Duration,
+}
+
+impl Timings {
+    /// All of it.
+    pub fn total(&self) -> Duration {
+        self.encode + self.steps.iter().sum::<Duration>() + self.decode
+    }
+}
+
+/// What a picture was made from, for its infotext.
+#[derive(Debug, Clone)]
+pub(crate) struct Made {
+    pub request: Arc<Request>,
+    pub sampler: Arc<dyn Sampler>,
+    /// The row that builds this very sampler.
+    pub row: Option<&'static Row>,
+    pub ladder: Ladder,
+    pub size: ImageSize,
+    pub clip_skip: usize,
+    /// Whether the first x is noise times `sqrt(sigma² + 1)`, not times sigma.
+    pub variance_preserving: bool,
+    pub batch_size: usize,
+    /// From 0.
+    pub batch_position: usize,
+    pub model: Option<Arc<ModelId>>,
+}
+
+/// `[1, 3, h, w]` or `[3, h, w]` of −1 to 1 → 8 bits per channel, rounded to nearest. NaN becomes black.
+pub(crate) fn to_rgb(pixels: ArrayView3<'_, f32>) -> RgbImage {
+    let (_, height, width) = pixels.dim();
+    RgbImage::from_fn(width as u32, height as u32, |x, y| {
+        image::Rgb([0, 1, 2].map(|c| to_byte(pixels[[c, y as usize, x as usize]])))
+    })
+}
+
+/// 8 bits per channel → `[1, 3, h, w]`, −1 to 1.
+pub(crate) fn from_rgb(image: &RgbImage) -> Array4<f32> {
+    let (width, height) = image.dimensions();
+    let shape = (3, height as usize, width as usize);
+    Array3::from_shape_fn(shape, |(c, y, x)| {
+        f32::from(image.get_pixel(x as u32, y as u32).0[c]) / 127.5 - 1.0
+    })
+    .insert_axis(Axis(0))
+}

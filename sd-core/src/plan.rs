@@ -1,0 +1,286 @@
+//! Requests, checked: what a run can no longer trip over.
+
+use std::{collections::HashMap, sync::Arc};
+
+use sd_schedulers::{Ladder, LadderError, Row, Rungs, Sampler, same};
+use sd_text::ClipSkip;
+
+use crate::{
+    Conditioning, Error, Guidance, ImageSize, MAX_PROMPT_BYTES, Problem, Problems, Prompt, Request,
+    pipeline::Parts,
+};
+
+/// A request that can be drawn.
+pub(crate) struct Planned {
+    pub request: Arc<Request>,
+    pub size: ImageSize,
+    /// Height and width of the latents.
+    pub latents: [usize; 2],
+    pub sampler: Arc<dyn Sampler>,
+    pub row: Option<&'static Row>,
+    pub ladder: Ladder,
+    pub rungs: Rungs,
+    pub clip_skip: ClipSkip,
+    /// Of the first picture.
+    pub seed: u64,
+}
+
+impl Planned {
+    /// The prompts that are looked at.
+    pub fn prompts(&self) -> impl Iterator<Item = &Prompt> {
+        let negative = self.request.guidance.uses_negative();
+        std::iter::once(&self.request.prompt).chain(negative.then_some(&self.request.negative))
+    }
+
+    /// Whether pictures of the two can be made in one batch: everything the loop is made of is the same, and their prompts
+    /// have as many tokens.
+    fn fits(&self, other: &Self, max_length: usize) -> bool {
+        let tokens = |planned: &Self| -> Vec<usize> {
+            let tokens = |prompt: &Prompt| match prompt {
+                Prompt::Text(_) => max_length,
+                Prompt::Embedding(embedding) => embedding.dim().1,
+            };
+            planned.prompts().map(tokens).collect()
+        };
+        self.latents == other.latents
+            && self.rungs == other.rungs
+            && same(&*self.sampler, &*other.sampler)
+            && tokens(self) == tokens(other)
+    }
+}
+
+/// Checks all requests; every problem in any of them is told.
+pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Planned>, Error> {
+    let mut problems = Vec::new();
+    if requests.is_empty() {
+        problems.push(Problem::new("requests", "at least 1", 0));
+    }
+    let mut planned = Vec::with_capacity(requests.len());
+    for (i, request) in requests.iter().enumerate() {
+        let mut found = Vec::new();
+        planned.extend(check(parts, request, &mut found));
+        problems.extend(found.into_iter().map(|problem| Problem {
+            request: (requests.len() > 1).then_some(i),
+            ..problem
+        }));
+    }
+    if problems.is_empty() {
+        Ok(planned)
+    } else {
+        Err(Error::Request(Problems(problems)))
+    }
+}
+
+/// The plan of a request, or at least one problem.
+fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Option<Planned> {
+    let size = match request.size {
+        Some([width, height]) => ImageSize::new(width, height),
+        None => Ok(parts.size),
+    };
+    let size = size.and_then(|size| checked_size(size, parts.max_pixels, parts.codec.factor()));
+    let size = size.map_err(|problem| problems.push(problem)).ok();
+
+    if let Guidance::Scale(scale) = request.guidance
+        && !scale.is_finite()
+    {
+        problems.push(Problem::new("guidance", "a finite number", scale));
+    }
+    if request.count == 0 {
+        problems.push(Problem::new("count", "at least 1", 0));
+    }
+
+    let sampler = request.scheduler.sampler(&parts.scheduler);
+    let ladder = request
+        .ladder
+        .unwrap_or_else(|| request.scheduler.default_ladder(&parts.scheduler));
+    let rungs = ladder
+        .rungs(&parts.schedule, request.steps, &sampler.conventions())
+        .map_err(|error| problems.push(ladder_problem(error, &ladder)))
+        .ok();
+
+    let clip_skip = request.clip_skip.unwrap_or(parts.clip_skip);
+    let clip_skip = checked_clip_skip(clip_skip, parts.prompts.model().layers())
+        .map_err(|problem| problems.push(problem))
+        .ok();
+    let width = parts.denoiser.context_width();
+    for (what, prompt) in [("prompt", &request.prompt), ("negative", &request.negative)] {
+        problems.extend(prompt_problem(what, prompt, width));
+    }
+
+    let (size, latents) = size?;
+    if let Some(noise) = &request.initial_noise {
+        let channels = parts.denoiser.latent_channels();
+        let expected = (request.count, channels, latents[0], latents[1]);
+        if noise.dim() != expected {
+            let (expected, found) = (format!("{expected:?}"), format!("{:?}", noise.dim()));
+            problems.push(Problem::new("initial_noise", expected, found));
+        } else if let Some(value) = noise.iter().find(|value| !value.is_finite()) {
+            problems.push(Problem::new("initial_noise", "finite numbers", value));
+        }
+    }
+    let (rungs, clip_skip) = (rungs?, clip_skip?);
+    let seed = request.seed.unwrap_or_else(|| rand::random::<u32>().into());
+    problems.is_empty().then(|| Planned {
+        request: Arc::new(request.clone()),
+        size,
+        latents,
+        row: request.scheduler.row(&parts.scheduler),
+        sampler,
+        ladder,
+        rungs,
+        clip_skip,
+        seed,
+    })
+}
+
+/// The size and that of its latents.
+pub(crate) fn checked_size(
+    size: ImageSize,
+    max_pixels: u64,
+    factor: usize,
+) -> Result<(ImageSize, [usize; 2]), Problem> {
+    if size.pixels() > max_pixels {
+        let expected = format!("at most {max_pixels} pixels");
+        return Err(Problem::new("size", expected, size));
+    }
+    Ok((size, size.latents(factor)?))
+}
+
+pub(crate) fn checked_clip_skip(layer: usize, layers: usize) -> Result<ClipSkip, Problem> {
+    match ClipSkip::new(layer) {
+        Ok(clip_skip) if layer <= layers => Ok(clip_skip),
+        _ => Err(Problem::new(
+            "clip_skip",
+            format!("1 to {layers}, the model's text layers"),
+            layer,
+        )),
+    }
+}
+
+fn prompt_problem(what: &'static str, prompt: &Prompt, width: usize) -> Option<Problem> {
+    match prompt {
+        Prompt::Text(text) if text.len() > MAX_PROMPT_BYTES => {
+            let expected = format!("at most {MAX_PROMPT_BYTES} bytes");
+            Some(Problem::new(
+                what,
+                expected,
+                format!("{} bytes long", text.len()),
+            ))
+        }
+        Prompt::Text(_) => None,
+        Prompt::Embedding(embedding) => {
+            let (batch, tokens, found) = embedding.dim();
+            if batch != 1 || tokens == 0 || found != width {
+                let expected = format!("(1, tokens, {width})");
+                let found = format!("an embedding of shape {:?}", embedding.dim());
+                return Some(Problem::new(what, expected, found));
+            }
+            let value = embedding.iter().find(|value| !value.is_finite())?;
+            Some(Problem::new(what, "an embedding of finite numbers", value))
+        }
+    }
+}
+
+fn ladder_problem(error: LadderError, ladder: &Ladder) -> Problem {
+    let name = || {
+        ladder
+            .name()
+            .map_or_else(|| format!("{ladder:?}"), str::to_owned)
+    };
+    match error {
+        LadderError::Steps { steps, max } => Problem::new(
+            "steps",
+            format!("1 to {max}, the model's training timesteps"),
+            steps,
+        ),
+        LadderError::OffGrid => Problem::new(
+            "ladder",
+            "leading, linspace or trailing: the scheduler can only stand on training timesteps",
+            name(),
+        ),
+        other => Problem::new("ladder", format!("one that can be made: {other}"), name()),
+    }
+}
+
+/// The requests whose pictures share batches, in the order of the first of each; each alone where a batch is of one.
+pub(crate) fn groups(planned: &[Planned], batch: usize, max_length: usize) -> Vec<Vec<usize>> {
+    if batch == 1 {
+        return (0..planned.len()).map(|request| vec![request]).collect();
+    }
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (request, plan) in planned.iter().enumerate() {
+        let group = groups
+            .iter_mut()
+            .find(|group| planned[group[0]].fits(plan, max_length));
+        match group {
+            Some(group) => group.push(request),
+            None => groups.push(vec![request]),
+        }
+    }
+    groups
+}
+
+/// Encodes each text of a call once and keeps it while a request needs it.
+pub(crate) struct Texts {
+    /// By text and layer: the embedding once it is made, and how many requests still need it.
+    texts: HashMap<(String, ClipSkip), (Option<Conditioning>, usize)>,
+}
+
+impl Texts {
+    pub fn new(planned: &[Planned]) -> Self {
+        let mut texts = HashMap::new();
+        for plan in planned {
+            for prompt in plan.prompts() {
+                if let Prompt::Text(text) = prompt {
+                    texts
+                        .entry((text.clone(), plan.clip_skip))
+                        .or_insert((None, 0))
+                        .1 += 1;
+                }
+            }
+        }
+        Self { texts }
+    }
+
+    pub fn encode(
+        &mut self,
+        parts: &Parts,
+        prompt: &Prompt,
+        clip_skip: ClipSkip,
+    ) -> Result<Conditioning, Error> {
+        let text = match prompt {
+            Prompt::Embedding(embedding) => {
+                return Ok(Conditioning {
+                    embedding: embedding.clone(),
+                    tokens: None,
+                });
+            }
+            Prompt::Text(text) => text,
+        };
+        let known = self
+            .texts
+            .entry((text.clone(), clip_skip))
+            .or_insert((None, 1));
+        if let Some(known) = &known.0 {
+            return Ok(known.clone());
+        }
+        let _span = tracing::info_span!("encode", clip_skip = clip_skip.number()).entered();
+        let encoded = Conditioning::from(parts.prompts.encode(text, clip_skip)?);
+        Ok(known.0.insert(encoded).clone())
+    }
+
+    /// A request is done: what only it needed is let go.
+    pub fn release(&mut self, plan: &Planned) {
+        for prompt in plan.prompts() {
+            if let Prompt::Text(text) = prompt {
+                let key = (text.clone(), plan.clip_skip);
+                if let Some((_, needed)) = self.texts.get_mut(&key) {
+                    *needed -= 1;
+                    if *needed == 0 {
+                        self.texts.remove(&key);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! A cheap look at latents.
+
+use image::{Rgb, RgbImage};
+use ndarray::{Array4, ArrayView3, Axis, s};
+use sd_schedulers::{NoiseSource, TorchRng};
+
+use crate::{BoxError, LatentCodec, StopToken};
+
+/// Latents as colours, linearly: a pixel for each place, in about a microsecond for a thousand. Blurred and without
+/// detail, and enough to see what a run is up to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatentRgb {
+    /// For each channel of the latents what it adds to red, green and blue, where −1 is dark and 1 is full.
+    pub weights: Vec<[f32; 3]>,
+    /// Red, green and blue of latents that are all 0.
+    pub bias: [f32; 3],
+}
+
+impl LatentRgb {
+    /// The picture of latents `[channels, h, w]` in the pipeline's scaling: `w` × `h` pixels. NaN becomes black.
+    pub fn picture(&self, latents: ArrayView3<'_, f32>) -> RgbImage {
+        let (_, height, width) = latents.dim();
+        RgbImage::from_fn(width as u32, height as u32, |x, y| {
+            let mut pixel = self.bias;
+            for (weights, channel) in self.weights.iter().zip(latents.outer_iter()) {
+                let value = channel[[y as usize, x as usize]];
+                for (colour, weight) in pixel.iter_mut().zip(weights) {
+                    *colour += value * weight;
+                }
+            }
+            Rgb(pixel.map(to_byte))
+        })
+    }
+
+    /// The coefficients that come closest, in the least squares, to what a codec decodes eight random smooth latents of
+    /// 8 × 8 places to.
+    ///
+    /// # Errors
+    /// What the codec fails with, or that it gives another shape than it should.
+    pub fn fit(codec: &dyn LatentCodec) -> Result<Self, BoxError> {
+        const SIDE: usize = 8;
+        const PICTURES: u64 = 8;
+        let (channels, factor) = (codec.latent_channels(), codec.factor());
+        let columns = channels + 1;
+        // The normal equations, with red, green and blue on their right.
+        let mut equations = vec![vec![0.0_f64; columns + 3]; columns];
+        for seed in 0..PICTURES {
+            let latents = smooth_latents(seed, channels, SIDE);
+            let image = codec.decode(latents.view(), &StopToken::new())?;
+            let expected = (1, 3, SIDE * factor, SIDE * factor);
+            if image.dim() != expected {
+                return Err(format!(
+                    "the codec decoded to {:?}, expected {expected:?}",
+                    image.dim()
+                )
+                .into());
+            }
+            for y in 0..SIDE {
+                for x in 0..SIDE {
+                    let latent = latents.slice(s![0, .., y, x]);
+                    let block = |at: usize| at * factor..(at + 1) * factor;
+                    let pixels = image.slice(s![0, .., block(y), block(x)]);
+                    let mut row: Vec<f64> = latent.iter().map(|&v| v.into()).collect();
+                    row.push(1.0);
+                    for colour in pixels.outer_iter() {
+                        let sum: f64 = colour.iter().map(|&v| f64::from(v.clamp(-1.0, 1.0))).sum();
+                        row.push(sum / (factor * factor) as f64);
+                    }
+                    for i in 0..columns {
+                        for j in 0..columns + 3 {
+                            equations[i][j] += row[i] * row[j];
+                        }
+                    }
+                }
+            }
+        }
+        let solved = solve(equations);
+        let colours = |i: usize| [0, 1, 2].map(|colour| solved[i][columns + colour] as f32);
+        Ok(Self {
+            weights: (0..channels).map(colours).collect(),
+            bias: colours(channels),
+        })
+    }
+}
+
+/// Latents that vary as pictures' do: a level for each channel and half as much of noise.
+fn smooth_latents(seed: u64, channels: usize, side: usize) -> Array4<f32> {
+    let mut noise = TorchRng::new(seed);
+    let mut levels = vec![0.0; channels];
+    noise.fill(&mut levels);
+    let mut latents = Array4::zeros((1, channels, side, side));
+    noise.fill(latents.as_slice_mut().expect("fresh arrays are contiguous"));
+    for (mut channel, level) in latents
+        .index_axis_mut(Axis(0), 0)
+        .outer_iter_mut()
+        .zip(levels)
+    {
+        channel.mapv_inplace(|v| 0.5 * v + level);
+    }
+    latents
+}
+
+/// Gauss–Jordan elimination with row pivoting, of rows with the right-hand sides at their ends. What is not determined
+/// becomes 0.
+fn solve(mut rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    for i in 0..rows.len() {
+        let pivot = (i..rows.len())
+            .max_by(|&a, &b| rows[a][i].abs().total_cmp(&rows[b][i].abs()))
+            .expect("i is a row");
+        rows.swap(i, pivot);
+        let head = rows[i][i];
+        if head.abs() < 1e-9 {
+            rows[i].fill(0.0);
+            continue;
+        }
+        rows[i].iter_mut().for_each(|v| *v /= head);
+        let row = rows[i].clone();
+        for (j, other) in rows.iter_mut().enumerate() {
+            let factor = other[i];
+            if j != i && factor != 0.0 {
+                other
+                    .iter_mut()
+                    .zip(&row)
+                    .for_each(|(v, r)| *v -= factor * r);
+            }
+        }
+    }
+    rows
+}
+
+/// −1 to 1 → 0 to 255, rounded half to even as numpy does. NaN becomes 0.
+pub(crate) fn to_byte(value: f32) -> u8 {
+    ((value / 2.0 + 0.5) * 255.0).round_ties_even() as u8
+}

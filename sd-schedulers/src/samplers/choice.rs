@@ -1,0 +1,169 @@
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use super::{Row, TABLE, by_name, row_of};
+use crate::{Ladder, Sampler, SchedulerConfig};
+
+/// Which sampler is to run: one of [`TABLE`] by its name, or a value.
+///
+/// A named one gets its options from the model's configuration, as the diffusers class would; a value has its own.
+/// With serde it is the name, such as `"dpmpp-2m"`; a value that no row builds can't be written.
+#[derive(Clone, Debug)]
+pub enum Scheduler {
+    /// A row of [`TABLE`].
+    Named(&'static Row),
+    /// A sampler with its options.
+    Own(Arc<dyn Sampler>),
+}
+
+impl Scheduler {
+    /// The sampler, for a model with this configuration.
+    pub fn sampler(&self, config: &SchedulerConfig) -> Arc<dyn Sampler> {
+        match self {
+            Self::Named(row) => (row.build)(config).into(),
+            Self::Own(sampler) => Arc::clone(sampler),
+        }
+    }
+
+    /// The row that builds this sampler from this configuration, options and all.
+    pub fn row(&self, config: &SchedulerConfig) -> Option<&'static Row> {
+        match self {
+            Self::Named(row) => Some(row),
+            Self::Own(sampler) => row_of(&**sampler, config),
+        }
+    }
+
+    /// The ladder it runs on when none is chosen: the row's, or for a sampler of one's own Karras, if it can leave the
+    /// training timesteps, and leading if it can't.
+    pub fn default_ladder(&self, config: &SchedulerConfig) -> Ladder {
+        match (self.row(config), self) {
+            (Some(row), _) => row.default_ladder,
+            (None, Self::Own(sampler)) if sampler.conventions().on_grid_only => Ladder::leading(),
+            _ => Ladder::karras(),
+        }
+    }
+}
+
+impl From<&'static Row> for Scheduler {
+    fn from(row: &'static Row) -> Self {
+        Self::Named(row)
+    }
+}
+
+impl From<Arc<dyn Sampler>> for Scheduler {
+    fn from(sampler: Arc<dyn Sampler>) -> Self {
+        Self::Own(sampler)
+    }
+}
+
+impl<S: Sampler> From<S> for Scheduler {
+    fn from(sampler: S) -> Self {
+        Self::Own(Arc::new(sampler))
+    }
+}
+
+impl FromStr for Scheduler {
+    type Err = UnknownName;
+
+    /// By [`Row::name`], upper or lower case.
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        by_name(name).map(Self::Named).ok_or_else(|| UnknownName {
+            what: "scheduler",
+            name: name.to_owned(),
+            known: TABLE.iter().map(|row| row.name).collect(),
+        })
+    }
+}
+
+impl Serialize for Scheduler {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.row(&SchedulerConfig::default()) {
+            Some(row) => serializer.serialize_str(row.name),
+            None => Err(ser::Error::custom(format!(
+                "the scheduler {self:?} has no name"
+            ))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Scheduler {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+/// A name that is none of those known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownName {
+    pub(crate) what: &'static str,
+    pub(crate) name: String,
+    pub(crate) known: Vec<&'static str>,
+}
+
+impl fmt::Display for UnknownName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?} is no {}, expected {}",
+            self.name,
+            self.what,
+            self.known.join(", ")
+        )
+    }
+}
+
+impl std::error::Error for UnknownName {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Ddim, DpmPlusPlus2M, EulerAncestral};
+
+    #[test]
+    fn names_and_values_are_told_apart() {
+        let model = SchedulerConfig::from_json(r#"{"set_alpha_to_one": false}"#).unwrap();
+        let named: Scheduler = "DDIM".parse().unwrap();
+        assert!(format!("{:?}", named.sampler(&model)).contains("set_alpha_to_one: false"));
+        let own = Scheduler::from(DpmPlusPlus2M);
+        assert_eq!(own.row(&model).unwrap().name, "dpmpp-2m");
+        assert!(
+            Scheduler::from(EulerAncestral { eta: 0.5 })
+                .row(&model)
+                .is_none()
+        );
+        assert_eq!(named.default_ladder(&model), Ladder::leading());
+        assert_eq!(
+            Scheduler::from(Ddim {
+                eta: 1.0,
+                ..Ddim::default()
+            })
+            .default_ladder(&model),
+            Ladder::leading()
+        );
+        assert_eq!(
+            Scheduler::from(EulerAncestral { eta: 0.5 }).default_ladder(&model),
+            Ladder::karras()
+        );
+        let error = "dpm".parse::<Scheduler>().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "\"dpm\" is no scheduler, expected euler, euler-a, heun, ddim, dpmpp-2m"
+        );
+    }
+
+    #[test]
+    fn serde_takes_the_name() {
+        let json = serde_json::to_string(&Scheduler::from(DpmPlusPlus2M)).unwrap();
+        assert_eq!(json, "\"dpmpp-2m\"");
+        assert!(
+            matches!(serde_json::from_str(&json).unwrap(), Scheduler::Named(row) if row.name == "dpmpp-2m")
+        );
+        assert!(serde_json::to_string(&Scheduler::from(EulerAncestral { eta: 0.5 })).is_err());
+        assert!(serde_json::from_str::<Scheduler>("\"x\"").is_err());
+    }
+}
