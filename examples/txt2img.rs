@@ -131,7 +131,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .seed(seed)
         .count(arguments.count)
         .clip_skip(arguments.clip_skip)
-        .shared_scheduler((row.build)(pipeline.scheduler_config()).into())
+        .scheduler(row)
         .ladder(ladder);
     let pictures = generate(&pipeline, &request, arguments.steps, arguments.count)?;
     tell_what_was_cut("prompt", Some(&pictures[0].prompt));
