@@ -66,6 +66,7 @@
 mod backend;
 mod error;
 mod event;
+mod events;
 pub mod files;
 mod guidance;
 mod guided;
@@ -79,11 +80,11 @@ mod preview;
 mod request;
 mod size;
 mod stop;
-mod stream;
 
 pub use backend::{BoxError, Denoiser, LatentCodec, LatentDistribution};
 pub use error::{Error, Problem, Problems, Stopped, Unfinished};
 pub use event::{Event, Progress, StepInfo};
+pub use events::{EventStream, Events, Update};
 pub use guidance::{Guidance, Guide, guide};
 pub use guided::Guided;
 pub use infotext::Infotext;
@@ -96,4 +97,3 @@ pub use sd_schedulers::{self as schedulers, SchedulerConfig};
 pub use sd_text::{self as text};
 pub use size::ImageSize;
 pub use stop::{OnStop, StopToken};
-pub use stream::{Events, StreamEvent};

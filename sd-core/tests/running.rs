@@ -18,7 +18,7 @@ use common::{Fakes, Model, base, latents};
 use futures_core::Stream;
 use ndarray::Array4;
 use sd_core::{
-    Error, Event, ImageSize, Pipeline, Request, StopToken, Stopped, StreamEvent,
+    Error, Event, ImageSize, Pipeline, Request, StopToken, Stopped, Update,
     schedulers::{Heun, Ladder, NoiseSource, Sampler, TorchRng, sample},
     slerp,
     text::ClipSkip,
@@ -281,13 +281,13 @@ fn an_observer_that_panics_does_no_harm() {
 fn a_stream_tells_what_an_observer_is_told() {
     let pipeline = Fakes::new().pipeline();
     let mut told = Vec::new();
-    for event in pipeline.stream(vec![base().count(2)]) {
+    for event in pipeline.events(vec![base().count(2)]) {
         match event.unwrap() {
-            StreamEvent::Step { step, preview } => {
+            Update::Step { step, preview } => {
                 assert_eq!(preview.dimensions(), (8, 6));
                 told.push(format!("step {} of {}", step.index, step.picture));
             }
-            StreamEvent::Picture(picture) => {
+            Update::Picture(picture) => {
                 assert_eq!(
                     picture.latents,
                     latents(&pipeline, &base().seed(picture.seed))
@@ -304,7 +304,7 @@ fn a_stream_tells_what_an_observer_is_told() {
         .chain(["picture 1".into()]);
     assert_eq!(told, expected.collect::<Vec<_>>());
 
-    let mut wrong = pipeline.stream(vec![base().steps(0)]);
+    let mut wrong = pipeline.events(vec![base().steps(0)]);
     assert!(matches!(wrong.next(), Some(Err(Error::Request(_)))));
     assert!(wrong.next().is_none() && wrong.next().is_none());
 }
@@ -314,15 +314,15 @@ fn a_stream_is_stopped_by_its_token_and_by_dropping_it() {
     let fakes = Fakes::new();
     let pipeline = fakes.pipeline();
     let long = base().steps(1000);
-    let mut events = pipeline.stream(vec![long.clone()]);
-    assert!(matches!(events.next(), Some(Ok(StreamEvent::Step { .. }))));
+    let mut events = pipeline.events(vec![long.clone()]);
+    assert!(matches!(events.next(), Some(Ok(Update::Step { .. }))));
     events.stop_token().clone().stop();
     let last = events.by_ref().find_map(Result::err).unwrap();
     assert!(last.is_stopped() && events.next().is_none());
     assert!(fakes.calls() < 20, "it is never far ahead");
 
     let model = Arc::downgrade(&fakes.model);
-    let mut events = pipeline.stream(vec![long]);
+    let mut events = pipeline.events(vec![long]);
     assert!(events.next().is_some());
     drop((pipeline, fakes, events));
     for _ in 0..1000 {
@@ -345,7 +345,7 @@ fn a_stream_wakes_its_executor() {
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
-    let mut events = Fakes::new().pipeline().stream(vec![base()]);
+    let mut events = Fakes::new().pipeline().events(vec![base()]).into_stream();
     let mut count = 0;
     loop {
         match Pin::new(&mut events).poll_next(&mut context) {
