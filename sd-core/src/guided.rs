@@ -59,9 +59,10 @@ impl<'a> Guided<'a> {
     /// # Errors
     /// [`Error::Backend`] when the network fails or a length does not fit.
     pub fn denoise(&mut self, x: &[f32], at: Rung, denoised: &mut [f32]) -> Result<(), Error> {
-        let stage = format!("the denoiser at timestep {}", at.timestep);
-        self.try_denoise(x, at, denoised)
-            .map_err(Error::backend(stage))
+        self.try_denoise(x, at, denoised).map_err(|source| {
+            let stage = format!("the denoiser at timestep {}", at.timestep);
+            Error::Backend { stage, source }
+        })
     }
 
     pub(crate) fn try_denoise(
