@@ -86,7 +86,7 @@ pub use error::{Error, Problem, Problems, Stopped, Unfinished};
 pub use event::{Event, Progress, StepInfo};
 pub use guidance::{Guidance, Guide, guide};
 pub use guided::Guided;
-pub use infotext::Infotext;
+pub use infotext::{Infotext, Reproduction};
 pub use interpolate::slerp;
 pub use picture::{Conditioning, Generation, Picture, Timings};
 pub use pipeline::{MAX_PIXELS, Pipeline, PipelineBuilder};
