@@ -39,6 +39,7 @@
 
 mod png;
 mod request;
+mod webui;
 mod write;
 
 use std::{fmt, sync::LazyLock};

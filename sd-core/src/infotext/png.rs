@@ -39,6 +39,8 @@ pub(crate) fn png(image: &RgbImage, infotext: &Infotext) -> io::Result<Vec<u8>> 
     let mut encoder = png::Encoder::new(&mut bytes, image.width(), image.height());
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
+    // Twenty times as fast as the default, for files up to twice as large.
+    encoder.set_compression(png::Compression::Fast);
     let (keyword, text) = (KEYWORD.to_owned(), infotext.to_string());
     if text.chars().all(|c| u8::try_from(c).is_ok()) {
         encoder.add_text_chunk(keyword, text)?;

@@ -1,13 +1,14 @@
 //! From an infotext to the request that makes the picture again.
 
-use std::{num::NonZeroUsize, str::FromStr, sync::LazyLock};
+use std::{collections::HashSet, num::NonZeroUsize, str::FromStr, sync::LazyLock};
 
 use regex::Regex;
-use sd_schedulers::{
-    Conventions, Counting, FirstX, Ladder, Row, SchedulerConfig, Spacing, TABLE, by_name,
-};
+use sd_schedulers::{Conventions, Counting, FirstX, Ladder, Row, SchedulerConfig, Spacing, TABLE};
 
-use super::{Infotext, Reproduction};
+use super::{
+    Infotext, Reproduction,
+    webui::{default_row, find, nearest, row_called, split},
+};
 use crate::{ImageSize, Request};
 
 /// What [`Infotext::request`] does.
@@ -49,38 +50,6 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
         differences: reading.differences,
     }
 }
-
-/// A schedule type of WebUI's.
-struct ScheduleType {
-    /// Its label, in small letters and digits only.
-    name: &'static str,
-    /// That very ladder, or the nearest there is.
-    ladder: Ladder,
-    there: bool,
-}
-
-const fn schedule_type(name: &'static str, ladder: Ladder, there: bool) -> ScheduleType {
-    ScheduleType {
-        name,
-        ladder,
-        there,
-    }
-}
-
-/// `modules/sd_schedulers.py` of WebUI 1.10.
-const SCHEDULE_TYPES: [ScheduleType; 11] = [
-    schedule_type("karras", Ladder::karras(), true),
-    schedule_type("uniform", Ladder::linspace(), true),
-    schedule_type("normal", Ladder::linspace(), true),
-    schedule_type("simple", Ladder::trailing(), false),
-    schedule_type("sgmuniform", Ladder::trailing(), false),
-    schedule_type("ddim", Ladder::leading(), false),
-    schedule_type("exponential", Ladder::karras(), false),
-    schedule_type("polyexponential", Ladder::karras(), false),
-    schedule_type("alignyoursteps", Ladder::karras(), false),
-    schedule_type("kloptimal", Ladder::karras(), false),
-    schedule_type("beta", Ladder::karras(), false),
-];
 
 /// Keys that are read elsewhere, and those that say nothing of how the picture was made.
 const KNOWN: [&str; 29] = [
@@ -170,7 +139,8 @@ impl<'a> Reading<'a> {
     fn prompt(&mut self, key: &str, shown: &'a str) -> &'a str {
         if let Some(shape) = self.infotext.get(&format!("{key} embedding")) {
             self.note(format!(
-                "`{key}` was an embedding of shape {shape}, which has to be given again"
+                "the {} was an embedding of shape {shape}, which has to be given again",
+                key.trim_start_matches("SD ")
             ));
         }
         self.infotext.get(key).unwrap_or(shown)
@@ -278,7 +248,7 @@ impl<'a> Reading<'a> {
                     "the ladder went down to timestep 0, with {title} here it ends a step above and is rounded"
                 ));
             }
-            // Where the points are training timesteps nothing is interpolated.
+            // Where the points are training timesteps (of 1000, in WebUI) nothing is interpolated.
             Ladder::Spaced(Spacing::Linspace) if steps > 1 && 999 % (steps - 1) != 0 => self.note(
                 "sigmas between training timesteps were interpolated in their logarithm, here they are linearly",
             ),
@@ -382,16 +352,14 @@ impl<'a> Reading<'a> {
     /// Everything else that has a key changes the picture, as far as anyone knows.
     fn others(&mut self, sampler: &Row) {
         let infotext = self.infotext;
-        for (i, (key, value)) in infotext.entries.iter().enumerate() {
-            let again = infotext.entries[..i]
-                .iter()
-                .any(|(before, _)| before == key);
+        let mut named = HashSet::new();
+        for (key, value) in &infotext.entries {
             let inert = match key.as_str() {
                 "ENSD" => true,
                 "Eta" => !draws_noise(sampler),
                 key => KNOWN.contains(&key),
             };
-            if !inert && !again {
+            if !inert && named.insert(key) {
                 self.note(format!("`{key}: {value}` is not followed"));
             }
         }
@@ -408,50 +376,6 @@ fn size(value: &str) -> Option<ImageSize> {
     ImageSize::new(width.parse().ok()?, height.parse().ok()?).ok()
 }
 
-/// The sampler's name, and the schedule type that old files have behind it.
-fn split(name: &str) -> (&str, Option<&str>) {
-    let mut spaces = name.match_indices(' ').map(|(at, _)| at);
-    match spaces.find(|&at| find(&name[at + 1..]).is_some()) {
-        Some(at) => (&name[..at], Some(&name[at + 1..])),
-        None => (name, None),
-    }
-}
-
-/// By label, name or alias: `SGM Uniform`, `sgm_uniform`, `SGMUniform`.
-fn find(name: &str) -> Option<&'static ScheduleType> {
-    let plain: String = name
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .map(|c| c.to_ascii_lowercase())
-        .collect();
-    SCHEDULE_TYPES.iter().find(|known| known.name == plain)
-}
-
-/// By title, by WebUI's aliases, by our name.
-fn row_called(name: &str) -> Option<&'static Row> {
-    let title = |row: &&Row| row.title.eq_ignore_ascii_case(name);
-    let alias = match name.to_ascii_lowercase().as_str() {
-        "k_euler" => "euler",
-        "k_euler_a" | "k_euler_ancestral" => "euler-a",
-        "k_heun" => "heun",
-        "k_dpmpp_2m" | "k_dpmpp_2m_ka" => "dpmpp-2m",
-        _ => name,
-    };
-    TABLE.iter().find(title).or_else(|| by_name(alias))
-}
-
-/// Something of the same kind: with fresh noise in each step, with two calls of the network in each, or neither.
-fn nearest(name: &str) -> &'static Row {
-    let alike = if name.ends_with(" a") || name.contains("SDE") || name == "LCM" {
-        "euler-a"
-    } else if name.starts_with("DPM2") {
-        "heun"
-    } else {
-        "dpmpp-2m"
-    };
-    by_name(alike).unwrap_or_else(default_row)
-}
-
 /// The row whose sampler is of the type that a `Debug` is of.
 fn row_of_type(debug: &str) -> &'static Row {
     let name = |debug: &str| debug.split(' ').next().map(str::to_owned);
@@ -460,10 +384,4 @@ fn row_of_type(debug: &str) -> &'static Row {
         name(&built) == name(debug)
     };
     TABLE.iter().find(same).unwrap_or_else(default_row)
-}
-
-/// That of a request which names no sampler.
-fn default_row() -> &'static Row {
-    let named = Request::new("").scheduler.row(&SchedulerConfig::default());
-    named.unwrap_or(&TABLE[0])
 }

@@ -2,9 +2,10 @@
 
     python infotext.py modules/infotext_utils.py
 
-The argument is that file of AUTOMATIC1111's stable-diffusion-webui at commit c19d04436496ab29ddca4758a792831ae41b31de
-(1.10, July 2024), which is not copied here. All that it imports is stubbed; it runs with WebUI's default options, and with
-what it adds for keys that are missing left out. Written with Python 3.11.
+The argument is that file of AUTOMATIC1111's stable-diffusion-webui, which is not copied here, at commit
+ef83f6831fd747fea4d0fa638fe5ffb71aaa5b0f (April 2024) or c19d04436496ab29ddca4758a792831ae41b31de (1.10): the outcome is the
+same. All that it imports is stubbed; it runs with WebUI's default options, and with what it adds for keys that are missing
+left out. Written with Python 3.11.
 """
 
 import importlib.util
@@ -73,6 +74,7 @@ TEXTS = [
     "a\nTime: 12:30:45, Url: https://x.y/z, Steps: 1",
     "a\nHashes: {\"vae\": \"c6a580b13a\", \"model\": \"6ce0161689\"}, Steps: 1, Seed: 2",
     "a\nSteps: 1,\u2003Seed:\u00a02,\x1fSampler:\x1cEuler",
+    "a\nNegative prompt: b, Steps: 1, Seed: 2, Prompt: c",
     "a\nVersion: sd-onnx 0.1.0, SD prompt: \" a\\n\\u0000\", SD ladder: \"{\\\"karras\\\":{\\\"rho\\\":5.0,\\\"over\\\":null}}\"",
 ]
 
@@ -108,7 +110,7 @@ def main():
         there = {k: v for k, v in parsed.items() if k in prompts or k in text or k.removesuffix("-1").removesuffix("-2") in text}
         cases.append({"text": text, "parsed": there})
     golden = {
-        "source": "AUTOMATIC1111/stable-diffusion-webui c19d04436496ab29ddca4758a792831ae41b31de",
+        "source": "AUTOMATIC1111/stable-diffusion-webui ef83f6831fd747fea4d0fa638fe5ffb71aaa5b0f",
         "parsed": cases,
         "quoted": [[value, module.quote(value)] for value in VALUES],
     }
