@@ -73,7 +73,7 @@ TEXTS = [
     "a\nSteps: 20 , Sampler:  Euler  , CFG scale: 7  ",
     "a\nTime: 12:30:45, Url: https://x.y/z, Steps: 1",
     "a\nHashes: {\"vae\": \"c6a580b13a\", \"model\": \"6ce0161689\"}, Steps: 1, Seed: 2",
-    "a\nSteps: 1,\u2003Seed:\u00a02,\x1fSampler:\x1cEuler",
+    "a\nSteps: 1,\u2003Seed:\u00a02,\x1cSampler:\x1fEuler",
     "a\nNegative prompt: b, Steps: 1, Seed: 2, Prompt: c",
     "a\nVersion: sd-onnx 0.1.0, SD prompt: \" a\\n\\u0000\", SD ladder: \"{\\\"karras\\\":{\\\"rho\\\":5.0,\\\"over\\\":null}}\"",
 ]
