@@ -87,7 +87,7 @@ pub use event::{Event, Progress, StepInfo};
 pub use events::{EventStream, Events, Update};
 pub use guidance::{Guidance, Guide, guide};
 pub use guided::Guided;
-pub use infotext::Infotext;
+pub use infotext::{Infotext, Reproduction};
 pub use interpolate::slerp;
 pub use picture::{Conditioning, Generation, Picture, Timings};
 pub use pipeline::{MAX_PIXELS, Pipeline, PipelineBuilder};
