@@ -67,7 +67,7 @@ impl TextModel for OnnxTextModel {
         let ids = ids.as_standard_layout();
         let ids = ids.as_slice().expect("standard layout");
         let output = clip_text::output_name(clip_skip.number());
-        let states = self.session.run(
+        let states = self.session.run_for(
             [("input_ids", Input::I64(&shape, ids))],
             &output,
             |_, states| states.to_vec(),
@@ -117,7 +117,7 @@ impl Denoiser for OnnxDenoiser {
         timestep: f32,
         context: ArrayView3<'_, f32>,
         mut output: ArrayViewMut4<'_, f32>,
-        _stop: &StopToken,
+        stop: &StopToken,
     ) -> Result<(), BoxError> {
         let (shape, context_shape) = (latents.shape(), context.shape());
         let (latents, context) = (latents.as_standard_layout(), context.as_standard_layout());
@@ -133,7 +133,7 @@ impl Denoiser for OnnxDenoiser {
             ),
         ];
         let dim = output.dim();
-        self.session.run(inputs, "output", |_, data| {
+        self.session.run(inputs, stop, |_, data| {
             ArrayView4::from_shape(dim, data).map(|prediction| output.assign(&prediction))
         })??;
         Ok(())
@@ -196,7 +196,7 @@ impl LatentCodec for OnnxCodec {
     fn decode(
         &self,
         latents: ArrayView4<'_, f32>,
-        _stop: &StopToken,
+        stop: &StopToken,
     ) -> Result<Array4<f32>, BoxError> {
         let VaeConfig {
             scaling_factor,
@@ -205,11 +205,11 @@ impl LatentCodec for OnnxCodec {
         } = self.config;
         let latents = latents.mapv(|v| v / scaling_factor + shift_factor);
         let latents = latents.as_standard_layout();
-        run_image(&self.decoder, ["latents", "image"], latents.view())
+        run_image(&self.decoder, "latents", latents.view(), stop)
     }
 
     fn encode(&self, image: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError> {
-        let moments = run_image(self.encoder()?, ["image", "moments"], image)?;
+        let moments = run_image(self.encoder()?, "image", image, &StopToken::new())?;
         let channels = self.config.latent_channels as isize;
         let part = |from, to| {
             moments
@@ -229,8 +229,9 @@ impl LatentCodec for OnnxCodec {
 /// Runs a session of one image input and one image output.
 fn run_image(
     session: &Session,
-    [input, output]: [&str; 2],
+    input: &str,
     x: ArrayView4<'_, f32>,
+    stop: &StopToken,
 ) -> Result<Array4<f32>, BoxError> {
     let shape = x.shape();
     let x = x.as_standard_layout();
@@ -238,7 +239,7 @@ fn run_image(
         input,
         Input::F32(shape, x.as_slice().expect("standard layout")),
     )];
-    Ok(session.run(inputs, output, |shape, data| {
+    Ok(session.run(inputs, stop, |shape, data| {
         let dims: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
         let [n, c, h, w] = dims[..] else {
             unreachable!("the graph's output has four dimensions")
