@@ -27,6 +27,7 @@ mod device;
 mod error;
 mod folder;
 mod graph;
+mod hash;
 mod models;
 mod parts;
 mod runtime;
@@ -39,7 +40,8 @@ pub use error::Error;
 pub use runtime::RuntimeError;
 pub use sd_core::{
     Conditioning, Denoiser, Error as GenerateError, Event, Events, Generation, Guidance, Guide,
-    Guided, ImageSize, Infotext, LatentCodec, LatentDistribution, LatentRgb, Picture, Pipeline,
-    Progress, Prompt, Request, SchedulerConfig, StepInfo, StopToken, StreamEvent, Timings, files,
-    guide, schedulers, slerp, text,
+    Guided, ImageSize, Infotext, LatentCodec, LatentDistribution, LatentRgb, MAX_PIXELS,
+    MAX_PROMPT_BYTES, Picture, Pipeline, Problem, Problems, Progress, Prompt, Request,
+    SchedulerConfig, StepInfo, StopToken, Stopped, StreamEvent, Timings, Unfinished, files, guide,
+    schedulers, slerp, text,
 };

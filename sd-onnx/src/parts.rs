@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis, Slice};
-use sd_core::{BoxError, Denoiser, LatentCodec, LatentDistribution, StopToken};
+use sd_core::{BoxError, Denoiser, LatentCodec, LatentDistribution, LatentRgb, StopToken};
 use sd_text::{ClipSkip, TextModel};
 
 use crate::{
@@ -223,6 +223,29 @@ impl LatentCodec for OnnxCodec {
             scale: self.config.scaling_factor,
             shift: self.config.shift_factor,
         })
+    }
+
+    fn latent_rgb(&self) -> Option<LatentRgb> {
+        let config = &self.config;
+        let is_sd1 = config.latent_channels == 4
+            && config.factor() == 8
+            && config.scaling_factor == 0.18215
+            && config.shift_factor == 0.0;
+        is_sd1.then(sd1_latent_rgb)
+    }
+}
+
+/// The colours of SD 1.x's latents, which SD 2.x has too: the facts of `latent_rgb_factors` of `SD15` in ComfyUI's
+/// `comfy/latent_formats.py`, which its `latent_preview.py` uses as they are here, between −1 and 1 and without a bias.
+fn sd1_latent_rgb() -> LatentRgb {
+    LatentRgb {
+        weights: vec![
+            [0.3512, 0.2297, 0.3227],
+            [0.3250, 0.4974, 0.2350],
+            [-0.2829, 0.1762, 0.2721],
+            [-0.2120, -0.2616, -0.7177],
+        ],
+        bias: [0.0; 3],
     }
 }
 
