@@ -19,6 +19,20 @@ use crate::{
 };
 
 /// How a model is loaded. [`builder`] makes one, [`load`](Self::load) ends it.
+///
+/// # What runs at once and what waits
+/// Any number of threads may draw with a pipeline and its clones. Its networks (text encoder, UNet, decoder, encoder) each
+/// run one call at a time, on all threads of the [setting](Self::threads); who comes meanwhile waits, for as long as one call
+/// takes, not one picture. Who is next is not decided by who came first. So two threads each get half the speed, while the
+/// UNet of one and the decoder of the other run at once and share the cores. A
+/// [stop](crate::StopToken) ends the call that runs for its own request only, within one operator on the CPU (see
+/// [`Device`]), and the waiting of its own request at once; the next call finds the network as it was.
+///
+/// # What sharing costs
+/// A clone of a pipeline costs nothing. Loading a model again costs all of its memory again, which in f32 is four bytes a
+/// weight, and its own threads: share clones, and a [`codec`](Self::codec) between models. Every network keeps the working
+/// memory of the largest call it has run, for the next one. Dropping the last clone frees it all, so far as the allocator
+/// returns memory to the system. Of ONNX Runtime a process has one, which stays.
 #[derive(Clone)]
 pub struct Builder {
     device: Device,
@@ -52,7 +66,7 @@ impl Builder {
         self
     }
 
-    /// Threads within an operator. Default 0: one for each physical core.
+    /// Threads within an operator, of each network by itself. Default 0: one for each physical core.
     pub fn threads(mut self, threads: u16) -> Self {
         self.threads = threads;
         self
@@ -86,7 +100,7 @@ impl Builder {
 
     /// How many pictures, at least 1, the UNet is given at once, of a call whose requests allow it (same size, steps,
     /// sampler and ladder). Default 1: on the CPU a batch of two takes longer than two calls. A picture from a batch is what
-    /// it would be alone but for rounding, seen at about 1e-6.
+    /// it would be alone but for rounding.
     pub fn batch(mut self, pictures: usize) -> Self {
         self.batch = pictures;
         self

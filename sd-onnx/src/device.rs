@@ -5,6 +5,10 @@ use std::{fmt, str::FromStr};
 use crate::runtime::{Runtime, RuntimeError};
 
 /// What a model runs on. One that can't be had is an error, never another in its place.
+///
+/// A [`StopToken`](crate::StopToken) ends a call within one operator where ONNX Runtime runs the operators one by one, as on
+/// the CPU: some tens of milliseconds where the call takes a second. A provider that takes the whole graph as one operator,
+/// as OpenVINO's does, ends it when the call is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Device {
