@@ -72,6 +72,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         check_output("output", path)?;
     }
     let pipeline = options.load()?;
+    let stop = stopped_by_ctrl_c();
     let base = options.sized(grid.base.clone(), &pipeline);
     let (columns, rows) = grid.sides(base.size.unwrap_or_default());
     let title = grid.prompt_of_all().unwrap_or_default();
@@ -88,7 +89,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let bar = progress_bar(requests.iter().fold(0, |sum: u64, request| {
         sum.saturating_add(request.steps as u64)
     }));
-    let result = pipeline.run(&requests, &stopped_by_ctrl_c(), |event| {
+    let result = pipeline.run(&requests, &stop, |event| {
         match event {
             Event::Picture(picture) => {
                 let (row, column) = (
@@ -318,12 +319,9 @@ impl Axis {
                 return Err("a value is empty".to_owned());
             }
             let value = Value::parse(name, text).map_err(|reason| format!("{text:?}: {reason}"))?;
-            if axis
-                .values
-                .iter()
-                .any(|other| other.label() == value.label())
-            {
-                return Err(format!("{text:?} is there twice"));
+            if let Some(same) = axis.values.iter().find(|other| other.draws_as(&value)) {
+                let same = same.label();
+                return Err(format!("{text:?} draws the same as {same:?} before it"));
             }
             axis.values.push(value);
         }
@@ -358,6 +356,17 @@ impl Value {
             "prompt" => Self::Prompt(text.to_owned()),
             _ => Self::Negative(text.to_owned()),
         })
+    }
+
+    /// Whether two values of one axis make the same picture.
+    fn draws_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            // At 1 and below there is no guidance.
+            (Self::Guidance(a), Self::Guidance(b)) => a.max(1.0) == b.max(1.0),
+            // The generator of the noise takes 32 bits.
+            (Self::Seed(a), Self::Seed(b)) => *a as u32 == *b as u32,
+            _ => self.label() == other.label(),
+        }
     }
 
     fn apply(&self, request: Request) -> Request {

@@ -82,6 +82,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         check_output("output", path)?;
     }
     let pipeline = options.load()?;
+    let stop = stopped_by_ctrl_c();
     let request = options.sized(request, &pipeline);
     let [width, height] = request.size.unwrap_or_default();
     let note = summary(&request, pipeline.scheduler_config(), &[]);
@@ -106,7 +107,6 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     sheet(vec![String::new(); shown.len()])?;
 
-    let stop = stopped_by_ctrl_c();
     let bar = progress_bar((steps + 2 * shown.len()) as u64);
     let mut seen: Vec<Seen> = Vec::with_capacity(shown.len());
     let result = pipeline.run(std::slice::from_ref(&request), &stop, |event| {

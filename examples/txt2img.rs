@@ -19,7 +19,7 @@ use sd_examples::{
     options::{Options, positive, summary},
     print, progress_bar, save_new, slug, stopped_by_ctrl_c, tell,
 };
-use sd_onnx::{Conditioning, Event, Picture, Pipeline, Prompt, Request, files};
+use sd_onnx::{Conditioning, Event, Picture, Pipeline, Prompt, Request, StopToken, files};
 
 /// Draws a prompt with Stable Diffusion on ONNX Runtime.
 #[derive(Parser)]
@@ -60,13 +60,14 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     let started = Instant::now();
     let pipeline = options.load()?;
+    let stop = stopped_by_ctrl_c();
     let request = options.sized(request, &pipeline);
     tell(format_args!(
         "{} (loaded in {:.1} s)",
         summary(&request, pipeline.scheduler_config(), &[]),
         started.elapsed().as_secs_f32(),
     ));
-    generate(&pipeline, &request, arguments)
+    generate(&pipeline, &request, &stop, arguments)
 }
 
 /// What can be known to be wrong with them before there is anything to write.
@@ -101,11 +102,15 @@ fn same_place(a: &Path, b: &Path) -> bool {
 }
 
 /// Draws under a progress bar and saves each picture as it comes.
-fn generate(pipeline: &Pipeline, request: &Request, arguments: &Arguments) -> Result<(), Failure> {
+fn generate(
+    pipeline: &Pipeline,
+    request: &Request,
+    stop: &StopToken,
+    arguments: &Arguments,
+) -> Result<(), Failure> {
     let bar = progress_bar(request.steps.saturating_mul(request.count) as u64);
     let (mut timings, mut failure) = (Vec::new(), None);
-    let stop = stopped_by_ctrl_c();
-    let result = pipeline.run(std::slice::from_ref(request), &stop, |event| {
+    let result = pipeline.run(std::slice::from_ref(request), stop, |event| {
         match event {
             Event::Picture(picture) => {
                 let saved = bar.suspend(|| save(&picture, request, arguments));

@@ -202,8 +202,8 @@ impl Sheet {
         })
     }
 
-    /// Puts a picture into the middle of its place; its pixels stay as they are. One that is larger than its column or row
-    /// was said to be is cut off there.
+    /// Puts a picture into the middle of its column, at the top of its row; its pixels stay as they are. One that is larger
+    /// than its column or row was said to be is cut off there.
     ///
     /// # Panics
     /// When the sheet has no such column or row.
@@ -211,8 +211,8 @@ impl Sheet {
         let ((left, width), (top, height)) = (self.columns[column], self.rows[row]);
         let (w, h) = (picture.width().min(width), picture.height().min(height));
         let picture = imageops::crop_imm(picture, 0, 0, w, h);
-        let (x, y) = (left + (width - w) / 2, top + (height - h) / 2);
-        imageops::replace(&mut self.canvas, &*picture, x.into(), y.into());
+        let x = left + (width - w) / 2;
+        imageops::replace(&mut self.canvas, &*picture, x.into(), top.into());
     }
 
     /// The sheet.
@@ -427,16 +427,14 @@ mod tests {
                 let sheet = filled(title, columns, rows);
                 let image = sheet.image();
                 let inside = |x: u32, y: u32| {
-                    let within = |places: &[(u32, u32)], sides: &Axis, at: u32| {
-                        places
-                            .iter()
-                            .zip(&sides.labels)
-                            .any(|(&(from, room), &(_, side))| {
-                                let from = from + (room - side) / 2;
-                                (from..from + side).contains(&at)
-                            })
+                    let within = |places: &[(u32, u32)], sides: &Axis, middle: u32, at: u32| {
+                        let mut places = places.iter().zip(&sides.labels);
+                        places.any(|(&(from, room), &(_, side))| {
+                            let from = from + (room - side) / 2 * middle;
+                            (from..from + side).contains(&at)
+                        })
                     };
-                    within(&sheet.columns, columns, x) && within(&sheet.rows, rows, y)
+                    within(&sheet.columns, columns, 1, x) && within(&sheet.rows, rows, 0, y)
                 };
                 for (x, y, pixel) in image.enumerate_pixels() {
                     let grey = pixel[0] == pixel[1] && pixel[1] == pixel[2];
@@ -471,13 +469,13 @@ mod tests {
     }
 
     #[test]
-    fn pictures_keep_their_pixels_in_the_middle_of_their_place() {
+    fn a_smaller_picture_is_whole_at_the_top_of_its_place() {
         let mut sheet =
             Sheet::new("", "", &axis("", &[("a", 64)]), &axis("", &[("b", 64)])).unwrap();
         let picture = RgbImage::from_fn(32, 16, |x, y| Rgb([x as u8, y as u8, 77]));
         sheet.place(0, 0, &picture);
         let ((left, _), (top, _)) = (sheet.columns[0], sheet.rows[0]);
-        let found = imageops::crop_imm(sheet.image(), left + 16, top + 24, 32, 16).to_image();
+        let found = imageops::crop_imm(sheet.image(), left + 16, top, 32, 16).to_image();
         assert_eq!(found, picture);
     }
 

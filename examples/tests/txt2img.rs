@@ -3,83 +3,23 @@
 // In a test it is the failure.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+mod common;
 
+use std::{fs, path::Path};
+
+use common::{Example, files};
 use safetensors::{Dtype, SafeTensors};
 
-/// The example that `cargo test` has built next to this test.
-fn txt2img() -> PathBuf {
-    let this = std::env::current_exe().unwrap();
-    let path = this
-        .ancestors()
-        .nth(2)
-        .unwrap()
-        .join("examples")
-        .join(format!("txt2img{}", std::env::consts::EXE_SUFFIX));
-    assert!(
-        path.exists(),
-        "{} is not built: run `cargo test` without --test, or build the example",
-        path.display()
-    );
-    path
-}
-
-fn run(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(txt2img())
-        .current_dir(folder)
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
-fn succeed(folder: &Path, arguments: &[&str]) -> (String, String) {
-    let output = run(folder, arguments);
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        text(&output.stderr)
-    );
-    (text(&output.stdout), text(&output.stderr))
-}
-
-/// Fails with this exit code and one line on stderr that has `part`.
-fn fail(folder: &Path, arguments: &[&str], code: i32, part: &str) {
-    let output = run(folder, arguments);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-    let lines: Vec<_> = stderr
-        .lines()
-        .filter(|line| line.starts_with("error: "))
-        .collect();
-    assert!(
-        lines.len() == 1 && lines[0].contains(part),
-        "{arguments:?}: {stderr:?} does not say {part:?}"
-    );
-    assert!(!stderr.contains("panicked"), "{stderr}");
-}
-
-fn files(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
+const TXT2IMG: Example = Example("txt2img");
 
 #[test]
 fn the_default_name_is_the_prompt_and_the_seed_and_overwrites_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["A fox, on blue!", "--seed", "3", "--steps", "2"];
-    let (stdout, _) = succeed(folder.path(), &arguments);
+    let (stdout, _) = TXT2IMG.succeed(folder.path(), &arguments);
     assert_eq!(stdout, "a-fox-on-blue-3.png (seed 3)\n");
     let first = fs::read(folder.path().join("a-fox-on-blue-3.png")).unwrap();
-    let (stdout, _) = succeed(folder.path(), &arguments);
+    let (stdout, _) = TXT2IMG.succeed(folder.path(), &arguments);
     assert_eq!(stdout, "a-fox-on-blue-3_2.png (seed 3)\n");
     assert_eq!(
         fs::read(folder.path().join("a-fox-on-blue-3_2.png")).unwrap(),
@@ -88,7 +28,7 @@ fn the_default_name_is_the_prompt_and_the_seed_and_overwrites_nothing() {
     );
 
     // Without a seed: a random one below 2^32, printed, and good for the same picture.
-    let (stdout, _) = succeed(folder.path(), &["cat", "--steps", "1"]);
+    let (stdout, _) = TXT2IMG.succeed(folder.path(), &["cat", "--steps", "1"]);
     let seed: u64 = stdout
         .trim()
         .rsplit_once("(seed ")
@@ -98,7 +38,7 @@ fn the_default_name_is_the_prompt_and_the_seed_and_overwrites_nothing() {
         .parse()
         .unwrap();
     assert!(seed < 1 << 32);
-    succeed(
+    TXT2IMG.succeed(
         folder.path(),
         &[
             "cat",
@@ -121,7 +61,7 @@ fn dumps_have_the_documented_tensors() {
         "fox", "--seed", "1", "--steps", "2", "--width", "72", "--height", "64", "--output",
         "fox.png", "--dump", "fox.st",
     ];
-    succeed(folder.path(), &arguments);
+    TXT2IMG.succeed(folder.path(), &arguments);
     let bytes = fs::read(folder.path().join("fox.st")).unwrap();
     let dump = SafeTensors::deserialize(&bytes).unwrap();
     let mut tensors: Vec<_> = dump
@@ -152,7 +92,7 @@ fn dumps_have_the_documented_tensors() {
         "not rounded to 8 bits"
     );
 
-    succeed(
+    TXT2IMG.succeed(
         folder.path(),
         &[&arguments[..], &["--guidance", "1"]].concat(),
     );
@@ -179,7 +119,7 @@ fn many_pictures_are_numbered_and_are_what_they_are_alone() {
         "--dump",
         "f.st",
     ];
-    let (stdout, _) = succeed(folder.path(), &[&common[..], &many].concat());
+    let (stdout, _) = TXT2IMG.succeed(folder.path(), &[&common[..], &many].concat());
     assert_eq!(
         stdout,
         "f-1.png (seed 18446744073709551615)\nf-2.png (seed 0)\n"
@@ -188,7 +128,7 @@ fn many_pictures_are_numbered_and_are_what_they_are_alone() {
         files(folder.path()),
         ["f-1.png", "f-1.st", "f-2.png", "f-2.st"]
     );
-    succeed(
+    TXT2IMG.succeed(
         folder.path(),
         &[&common[..], &["--seed", "0", "--output", "alone.png"]].concat(),
     );
@@ -196,7 +136,7 @@ fn many_pictures_are_numbered_and_are_what_they_are_alone() {
         fs::read(folder.path().join("f-2.png")).unwrap(),
         fs::read(folder.path().join("alone.png")).unwrap()
     );
-    let (stdout, _) = succeed(
+    let (stdout, _) = TXT2IMG.succeed(
         folder.path(),
         &[&common[..], &["--seed", "5", "--count", "2"]].concat(),
     );
@@ -223,15 +163,15 @@ fn every_sampler_on_every_ladder_that_fits_draws_something() {
                 ladder,
             ];
             if (scheduler, ladder) == ("ddim", "karras") {
-                fail(
+                TXT2IMG.fail(
                     folder.path(),
                     &arguments,
                     2,
-                    "--ladder karras does not fit --scheduler ddim",
+                    "the ladder karras does not fit the scheduler ddim",
                 );
                 continue;
             }
-            let (_, stderr) = succeed(folder.path(), &arguments);
+            let (_, stderr) = TXT2IMG.succeed(folder.path(), &arguments);
             assert!(stderr.contains(ladder), "{stderr}");
             pictures.push(fs::read(folder.path().join("f.png")).unwrap());
         }
@@ -241,7 +181,7 @@ fn every_sampler_on_every_ladder_that_fits_draws_something() {
     pictures.dedup();
     // Where `set_alpha_to_one` holds, as here, DDIM on leading is Euler on leading.
     assert_eq!(pictures.len(), count - 1, "each is another picture");
-    let (_, stderr) = succeed(
+    let (_, stderr) = TXT2IMG.succeed(
         folder.path(),
         &[
             "fox",
@@ -260,7 +200,7 @@ fn every_sampler_on_every_ladder_that_fits_draws_something() {
 fn the_options_change_the_picture() {
     let folder = tempfile::tempdir().unwrap();
     let picture = |more: &[&str]| {
-        succeed(
+        TXT2IMG.succeed(
             folder.path(),
             &[
                 &["fox", "--seed", "1", "--steps", "3", "--output", "f.png"],
@@ -292,10 +232,13 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let cases: [(&[&str], &str); 23] = [
         (&[], "required arguments were not provided: <PROMPT>"),
-        (&["fox", "--steps", "0"], "--steps is 0"),
+        (
+            &["fox", "--steps", "0"],
+            "for '--steps <N>': expected at least 1",
+        ),
         (
             &["fox", "--steps", "1001"],
-            "expected 1 to 1000, found 1001",
+            "steps is 1001, expected 1 to 1000",
         ),
         (&["fox", "--steps", "many"], "--steps"),
         (
@@ -308,19 +251,19 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
             &["fox", "--width", "4294967288", "--height", "4294967288"],
             "size is",
         ),
-        (&["fox", "--guidance", "NaN"], "--guidance is NaN"),
-        (&["fox", "--guidance", "inf"], "--guidance is inf"),
+        (&["fox", "--guidance", "NaN"], "expected a finite number"),
+        (&["fox", "--guidance", "inf"], "expected a finite number"),
         (&["fox", "--seed", "-1"], "--seed"),
         (&["fox", "--seed", "18446744073709551616"], "--seed"),
         (&["fox", "--scheduler", "euler2"], "euler2"),
         (&["fox", "--ladder", "snakes"], "snakes"),
         (&["fox", "--ladder"], "--ladder"),
-        (&["fox", "--clip-skip", "0"], "--clip-skip is 0"),
+        (&["fox", "--clip-skip", "0"], "expected at least 1"),
         (
             &["fox", "--clip-skip", "5"],
-            "clip skip is 5, expected 1 to 4",
+            "clip_skip is 5, expected 1 to 4",
         ),
-        (&["fox", "--count", "0"], "--count is 0"),
+        (&["fox", "--count", "0"], "expected at least 1"),
         (&["fox", "--threads", "0"], "--threads"),
         (&["fox", "--threads", "4294967297"], "--threads"),
         (&["fox", "--output", "folder/"], "expected a file"),
@@ -331,7 +274,7 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         (&["fox", "--no-such-option"], "--no-such-option"),
     ];
     for (arguments, part) in cases {
-        fail(folder.path(), arguments, 2, part);
+        TXT2IMG.fail(folder.path(), arguments, 2, part);
     }
     assert!(
         files(folder.path()).is_empty(),
@@ -344,31 +287,31 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
 fn failures_end_with_1() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("empty")).unwrap();
-    fail(
+    TXT2IMG.fail(
         folder.path(),
         &["fox", "--model", "nowhere"],
         1,
         "nowhere: the model folder not found",
     );
-    fail(
+    TXT2IMG.fail(
         folder.path(),
         &["fox", "--model", "empty"],
         1,
         "the folder `unet` not found",
     );
-    fail(
+    TXT2IMG.fail(
         folder.path(),
         &["fox", "--variant", "fp8"],
         1,
         "the variant `fp8` not found",
     );
-    fail(
+    TXT2IMG.fail(
         folder.path(),
         &["fox", "--output", "no/such/folder/f.png"],
         1,
         "no/such/folder: no such folder",
     );
-    fail(
+    TXT2IMG.fail(
         folder.path(),
         &["fox", "--output", "f.png", "--dump", "no/such/f.st"],
         1,
@@ -381,7 +324,7 @@ fn failures_end_with_1() {
 fn a_prompt_that_is_too_long_is_said_to_be() {
     let folder = tempfile::tempdir().unwrap();
     let prompt = "fox ".repeat(80);
-    let (_, stderr) = succeed(
+    let (_, stderr) = TXT2IMG.succeed(
         folder.path(),
         &[&prompt, "--steps", "1", "--output", "f.png"],
     );
@@ -389,14 +332,14 @@ fn a_prompt_that_is_too_long_is_said_to_be() {
         stderr.contains("the prompt is 5 tokens too long; left out from byte 300"),
         "{stderr}"
     );
-    let (_, stderr) = succeed(folder.path(), &["fox", "--steps", "1", "--output", "f.png"]);
+    let (_, stderr) = TXT2IMG.succeed(folder.path(), &["fox", "--steps", "1", "--output", "f.png"]);
     assert!(!stderr.contains("too long"), "{stderr}");
 }
 
 #[test]
 fn a_picture_of_no_numbers_is_none() {
     let folder = tempfile::tempdir().unwrap();
-    fail(
+    TXT2IMG.fail(
         folder.path(),
         &["fox", "--guidance", "3e38", "--seed", "4"],
         1,
@@ -416,8 +359,8 @@ fn a_reader_that_is_gone_is_no_panic() {
             .unwrap()
     };
     let command = |arguments: &[&str]| {
-        let mut command = Command::new(txt2img());
-        command.current_dir(folder.path()).args(arguments);
+        let mut command = TXT2IMG.command(folder.path());
+        command.args(arguments);
         command
     };
     let draw = ["fox", "--steps", "1", "--output", "f.png"];
@@ -445,9 +388,34 @@ fn a_reader_that_is_gone_is_no_panic() {
     );
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_written_is_not_there() {
+    TXT2IMG.fails_to_write(&["fox", "--steps", "1"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_it() {
+    TXT2IMG.stops(&["fox", "--steps", "1000", "--output", "f.png"]);
+}
+
+#[test]
+fn the_time_of_each_part_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, stderr) = TXT2IMG.succeed(folder.path(), &["fox", "--steps", "2"]);
+    for part in [
+        " s: encoding 0.",
+        ", a step 0.",
+        " it/s), decoding a picture 0.",
+    ] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+}
+
 #[test]
 fn help_is_no_failure() {
-    let (stdout, _) = succeed(Path::new("."), &["--help"]);
+    let (stdout, _) = TXT2IMG.succeed(Path::new("."), &["--help"]);
     for option in [
         "--model",
         "--variant",
