@@ -1,15 +1,11 @@
-//! Each stage on ONNX Runtime, and the whole road, on the small model that ships with the examples; and everything
-//! that is not a network, at Stable Diffusion's size.
+//! Each stage on ONNX Runtime, and the whole road, on the small model that ships with the examples.
 
-use std::{hint::black_box, sync::Arc};
+use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ndarray::{Array4, ArrayView3, ArrayView4, ArrayViewMut4};
+use ndarray::Array4;
 use sd_benches::shipped_model;
-use sd_onnx::{
-    Denoiser, LatentCodec, LatentDistribution, Pipeline, Request, SchedulerConfig, StopToken,
-    text::{BoxError, ClipSkip},
-};
+use sd_onnx::{Pipeline, Request, StopToken, text::ClipSkip};
 
 fn stages(c: &mut Criterion) {
     let mut group = c.benchmark_group("emoji, 64×64");
@@ -80,75 +76,5 @@ fn whole(c: &mut Criterion, pipeline: &Pipeline) {
     group.finish();
 }
 
-/// Networks that cost nothing: all noise, and grey pictures.
-struct Free;
-
-impl Denoiser for Free {
-    fn latent_channels(&self) -> usize {
-        4
-    }
-
-    fn context_width(&self) -> usize {
-        64
-    }
-
-    fn predict(
-        &self,
-        latents: ArrayView4<'_, f32>,
-        _: f32,
-        _: ArrayView3<'_, f32>,
-        mut output: ArrayViewMut4<'_, f32>,
-        _: &StopToken,
-    ) -> Result<(), BoxError> {
-        output.assign(&latents);
-        Ok(())
-    }
-}
-
-impl LatentCodec for Free {
-    fn latent_channels(&self) -> usize {
-        4
-    }
-
-    fn factor(&self) -> usize {
-        8
-    }
-
-    fn decode(&self, latents: ArrayView4<'_, f32>, _: &StopToken) -> Result<Array4<f32>, BoxError> {
-        let (n, _, h, w) = latents.dim();
-        Ok(Array4::zeros((n, 3, 8 * h, 8 * w)))
-    }
-
-    fn encode(&self, _: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError> {
-        Err("this codec only decodes".into())
-    }
-}
-
-/// The small model's text encoder stays in it, two calls.
-fn overhead(c: &mut Criterion) {
-    let prompts = sd_onnx::builder()
-        .load_prompt_encoder(shipped_model())
-        .expect("the shipped model");
-    let parts = Pipeline::builder(
-        prompts,
-        Arc::new(Free),
-        Arc::new(Free),
-        SchedulerConfig::default(),
-    );
-    let pipeline = parts.size(512, 512).build().expect("parts that fit");
-    let request = Request::new("a fox").seed(1);
-    assert_eq!(
-        pipeline
-            .generate(&request)
-            .expect("nothing to fail")
-            .image()
-            .dimensions(),
-        (512, 512)
-    );
-    c.bench_function("all but the networks, 512×512, 20 steps", |b| {
-        b.iter(|| pipeline.generate(&request))
-    });
-}
-
-criterion_group!(benches, stages, overhead);
+criterion_group!(benches, stages);
 criterion_main!(benches);

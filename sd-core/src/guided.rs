@@ -3,7 +3,7 @@
 use ndarray::{ArrayView3, ArrayView4, ArrayViewMut4};
 use sd_schedulers::{Prediction, Rung};
 
-use crate::{BoxError, Denoiser, Guidance, StopToken};
+use crate::{BoxError, Denoiser, Error, Guidance, StopToken};
 
 /// D(x; sigma) under prompts and guidance, of one picture or a batch of them: what a sampler calls, as a plain function.
 /// [`Pipeline::guided`](crate::Pipeline::guided) makes one.
@@ -57,8 +57,20 @@ impl<'a> Guided<'a> {
     /// values as [`shape`](Self::shape), `x` in the variance-exploding scaling.
     ///
     /// # Errors
-    /// What the network fails with, and a length that does not fit.
-    pub fn denoise(&mut self, x: &[f32], at: Rung, denoised: &mut [f32]) -> Result<(), BoxError> {
+    /// [`Error::Backend`] when the network fails or a length does not fit.
+    pub fn denoise(&mut self, x: &[f32], at: Rung, denoised: &mut [f32]) -> Result<(), Error> {
+        self.try_denoise(x, at, denoised).map_err(|source| {
+            let stage = format!("the denoiser at timestep {}", at.timestep);
+            Error::Backend { stage, source }
+        })
+    }
+
+    pub(crate) fn try_denoise(
+        &mut self,
+        x: &[f32],
+        at: Rung,
+        denoised: &mut [f32],
+    ) -> Result<(), BoxError> {
         let length = self.input.len();
         if (x.len(), denoised.len()) != (length, length) {
             let (x, denoised) = (x.len(), denoised.len());

@@ -13,9 +13,9 @@ use sd_schedulers::{NoiseSchedule, NoiseSource, Run, Rung, SchedulerConfig, Step
 use sd_text::PromptEncoder;
 
 use crate::{
-    BoxError, Conditioning, Denoiser, Error, Event, Events, Generation, Guidance, Guided,
-    ImageSize, LatentCodec, LatentDistribution, LatentRgb, Picture, Problem, Progress, Request,
-    StepInfo, StopToken, Stopped, Timings, Unfinished,
+    Conditioning, Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize,
+    LatentCodec, LatentDistribution, LatentRgb, Picture, Problem, Progress, Request, StepInfo,
+    StopToken, Stopped, Timings, Unfinished,
     model_id::ModelId,
     picture::{Made, from_rgb, to_rgb},
     plan::{Planned, Texts, checked_clip_skip, checked_size, groups, plan},
@@ -258,25 +258,25 @@ impl Pipeline {
         Ok(())
     }
 
-    /// [`run`](Self::run) on a thread of its own, as a stream of events: an `Iterator`, and a `Stream` for any executor.
-    /// Dropping the stream stops the run.
+    /// [`run`](Self::run) on a thread of its own, as an iterator over its events; [`Events::into_stream`] makes a `Stream`
+    /// of it, for any async executor. Dropping either stops the run.
     ///
     /// ```
     /// # fn example(pipeline: &sd_core::Pipeline) -> Result<(), sd_core::Error> {
-    /// use sd_core::{Request, StreamEvent};
+    /// use sd_core::{Request, Update};
     ///
-    /// for event in pipeline.stream(vec![Request::new("a fox")]) {
+    /// for event in pipeline.events(vec![Request::new("a fox")]) {
     ///     match event? {
-    ///         StreamEvent::Step { step, preview } => println!("{}: {:?}", step.index, preview.dimensions()),
-    ///         StreamEvent::Picture(picture) => println!("seed {}", picture.seed),
+    ///         Update::Step { step, preview } => println!("{}: {:?}", step.index, preview.dimensions()),
+    ///         Update::Picture(picture) => println!("seed {}", picture.seed),
     ///         _ => {}
     ///     }
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub fn stream(&self, requests: Vec<Request>) -> Events {
-        Events::start(self.clone(), requests, StopToken::new())
+    pub fn events(&self, requests: Vec<Request>) -> Events {
+        Events::start(self.clone(), requests)
     }
 
     /// D(x; sigma) of this model, guided, for a sampler of one's own: latents of a picture of `size` under prompts of shape
@@ -700,14 +700,6 @@ impl BatchRun<'_> {
         } = self;
         batch.stopped(steps.len(), 0, seeds, finished, denoised)
     }
-
-    fn failed(&mut self, at: Rung, source: BoxError) {
-        if !self.batch.stop.is_stopped() {
-            let step = self.steps.len() + 1;
-            let stage = format!("the denoiser at step {step}, timestep {}", at.timestep);
-            self.error = Some(Error::Backend { stage, source });
-        }
-    }
 }
 
 impl Run for BatchRun<'_> {
@@ -715,10 +707,15 @@ impl Run for BatchRun<'_> {
         if self.batch.stop.is_stopped() {
             return ControlFlow::Break(());
         }
-        match self.guided.denoise(x, at, denoised) {
+        match self.guided.try_denoise(x, at, denoised) {
             Ok(()) => ControlFlow::Continue(()),
             Err(source) => {
-                self.failed(at, source);
+                // What comes of being interrupted is no failure.
+                if !self.batch.stop.is_stopped() {
+                    let step = self.steps.len() + 1;
+                    let stage = format!("the denoiser at step {step}, timestep {}", at.timestep);
+                    self.error = Some(Error::Backend { stage, source });
+                }
                 ControlFlow::Break(())
             }
         }

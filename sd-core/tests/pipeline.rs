@@ -1,148 +1,27 @@
-//! The whole loop on fakes: no ONNX Runtime, no weights.
+//! Requests and pictures, on fakes: no ONNX Runtime, no weights.
 
 // In a test it is the failure.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    ops::ControlFlow,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-};
+mod common;
 
-use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4};
+use std::{sync::Arc, sync::atomic::Ordering::Relaxed};
+
+use common::{Codec, Fakes, Model, base, latents, prompts};
+use ndarray::{Array3, Array4, Axis, s};
 use sd_core::{
-    BoxError, Denoiser, Error, LatentCodec, LatentDistribution, Pipeline, PipelineBuilder,
-    Progress, Request, SchedulerConfig,
-    schedulers::{Euler, EulerAncestral, Ladder},
-    text::{ClipSkip, ClipTokenizer, PromptEncoder, TextModel},
+    Error, Guide, ImageSize, LatentRgb, MAX_PROMPT_BYTES, Pipeline, Prompt, Request,
+    SchedulerConfig, guide,
+    schedulers::{
+        DpmPlusPlus2M, Euler, EulerAncestral, Ladder, NoiseSource, Rung, Scheduler, TorchRng,
+    },
+    text::ClipSkip,
 };
-
-/// Embeddings that depend on every id and on the clip skip.
-struct Text;
-
-impl TextModel for Text {
-    fn layers(&self) -> usize {
-        3
-    }
-    fn width(&self) -> usize {
-        4
-    }
-    fn max_length(&self) -> usize {
-        77
-    }
-    fn vocab_size(&self) -> usize {
-        49408
-    }
-    fn hidden_states(
-        &self,
-        ids: ArrayView2<'_, i64>,
-        clip_skip: ClipSkip,
-    ) -> Result<Array3<f32>, BoxError> {
-        let sum = ids.sum() as f32 * clip_skip.number() as f32;
-        Ok(Array3::from_shape_fn((1, 77, 4), |(_, token, i)| {
-            (sum + (token * 4 + i) as f32).sin()
-        }))
-    }
-}
-
-/// A prediction that depends on everything it is given, and a count of the calls.
-#[derive(Default)]
-struct Model {
-    calls: AtomicUsize,
-    /// The call that fails, from 1; 0 for none.
-    fails_at: usize,
-}
-
-impl Denoiser for Model {
-    fn latent_channels(&self) -> usize {
-        4
-    }
-    fn context_width(&self) -> usize {
-        4
-    }
-    fn predict(
-        &self,
-        latents: ArrayView4<'_, f32>,
-        timestep: f32,
-        context: ArrayView3<'_, f32>,
-        mut output: ArrayViewMut4<'_, f32>,
-    ) -> Result<(), BoxError> {
-        assert_eq!(context.dim(), (1, 77, 4));
-        if self.calls.fetch_add(1, Relaxed) + 1 == self.fails_at {
-            return Err("out of memory".into());
-        }
-        let push = context.sum() / 10.0 + timestep / 1000.0;
-        output.zip_mut_with(&latents, |o, x| *o = 0.8 * x + 0.3 * (x + push).sin());
-        Ok(())
-    }
-}
-
-/// The first three channels, eight pixels to a latent.
-struct Codec {
-    channels: usize,
-}
-
-impl LatentCodec for Codec {
-    fn latent_channels(&self) -> usize {
-        self.channels
-    }
-    fn factor(&self) -> usize {
-        8
-    }
-    fn decode(&self, latents: ArrayView4<'_, f32>) -> Result<Array4<f32>, BoxError> {
-        let (n, _, h, w) = latents.dim();
-        Ok(Array4::from_shape_fn(
-            (n, 3, 8 * h, 8 * w),
-            |(n, c, y, x)| latents[[n, c, y / 8, x / 8]],
-        ))
-    }
-    fn encode(&self, _: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError> {
-        unimplemented!("nothing here encodes")
-    }
-}
-
-fn prompts() -> PromptEncoder {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/emoji/tokenizer");
-    PromptEncoder::new(
-        Arc::new(ClipTokenizer::load(folder).unwrap()),
-        Arc::new(Text),
-    )
-    .unwrap()
-}
-
-fn builder(model: &Arc<Model>) -> PipelineBuilder {
-    Pipeline::builder(
-        prompts(),
-        model.clone(),
-        Arc::new(Codec { channels: 4 }),
-        SchedulerConfig::default(),
-    )
-}
-
-fn pipeline() -> (Pipeline, Arc<Model>) {
-    let model = Arc::new(Model::default());
-    (builder(&model).size(64, 48).build().unwrap(), model)
-}
-
-fn base() -> Request {
-    Request::new("a fox").negative("blurry").steps(4).seed(7)
-}
-
-fn latents(pipeline: &Pipeline, request: &Request) -> Array4<f32> {
-    pipeline
-        .generate(request)
-        .unwrap()
-        .pictures
-        .remove(0)
-        .latents
-}
 
 #[test]
 fn each_setter_changes_the_picture() {
-    let (pipeline, _) = pipeline();
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
     let plain = latents(&pipeline, &base());
     assert_eq!(
         plain,
@@ -150,10 +29,7 @@ fn each_setter_changes_the_picture() {
         "the same request draws the same"
     );
     let changed = [
-        (
-            "prompt",
-            Request::new("a cat").negative("blurry").steps(4).seed(7),
-        ),
+        ("prompt", base().prompt("a cat")),
         ("negative", base().negative("sharp")),
         ("size", base().size(48, 64)),
         ("steps", base().steps(5)),
@@ -162,34 +38,42 @@ fn each_setter_changes_the_picture() {
         ("clip_skip", base().clip_skip(2)),
         ("scheduler", base().scheduler(Euler)),
         ("ladder", base().ladder(Ladder::trailing())),
+        (
+            "initial_noise",
+            base().initial_noise(Array4::ones((1, 4, 6, 8))),
+        ),
     ];
     for (setter, request) in changed {
         assert_ne!(plain, latents(&pipeline, &request), "{setter}");
     }
-    let model = Arc::new(Model::default());
-    let clip_skip = builder(&model).size(64, 48).clip_skip(2).build().unwrap();
+
+    let build = |builder: sd_core::PipelineBuilder| builder.build().unwrap();
     assert_eq!(
-        latents(&clip_skip, &base()),
+        latents(&build(fakes.builder().clip_skip(2)), &base()),
         latents(&pipeline, &base().clip_skip(2))
     );
+    let wide = build(fakes.builder().size(80, 48));
     assert_eq!(
-        builder(&model)
-            .build()
-            .unwrap()
-            .generate(&base())
-            .unwrap()
-            .image()
-            .dimensions(),
-        (512, 512)
+        wide.generate(&base()).unwrap().image().dimensions(),
+        (80, 48)
     );
+    assert!(
+        build(fakes.builder().max_pixels(64 * 48))
+            .generate(&base().size(64, 56))
+            .is_err()
+    );
+    let named = build(fakes.builder().model("tiny", || Ok("ab".repeat(32))));
+    let hash = "ab".repeat(32);
+    assert_eq!(named.model(), Some(("tiny", Some(&hash[..]))));
+    assert_eq!(pipeline.model(), None);
 }
 
 #[test]
 fn the_result_says_what_was_made() {
-    let (pipeline, _) = pipeline();
+    let pipeline = Fakes::new().pipeline();
     let generation = pipeline.generate(&base()).unwrap();
     let picture = &generation.pictures[0];
-    assert_eq!(picture.seed, 7);
+    assert_eq!((picture.request, picture.index, picture.seed), (0, 0, 7));
     assert_eq!(picture.latents.dim(), (1, 4, 6, 8));
     assert_eq!(picture.initial_noise.dim(), (1, 4, 6, 8));
     assert_eq!(picture.pixels.dim(), (1, 3, 48, 64));
@@ -200,17 +84,22 @@ fn the_result_says_what_was_made() {
         picture.image.get_pixel(63, 47).0[0],
         ((red / 2.0 + 0.5) * 255.0).round_ties_even() as u8
     );
-    assert_eq!(generation.prompt.embedding.dim(), (1, 77, 4));
+    assert_eq!(picture.prompt.embedding.dim(), (1, 77, 4));
+    assert_eq!(picture.prompt.tokens.as_ref().unwrap().used, 4);
+    let timings = &picture.timings;
+    assert_eq!(timings.steps.len(), 4);
+    assert!(!timings.encode.is_zero() && !timings.decode.is_zero());
+    assert!(timings.total() > timings.encode + timings.decode);
 }
 
 #[test]
 fn guidance_up_to_one_skips_the_unconditional_half() {
-    let (pipeline, model) = pipeline();
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
     for (guidance, calls) in [(7.5, 8), (1.01, 8), (1.0, 4), (0.0, 4), (-3.0, 4)] {
-        model.calls.store(0, Relaxed);
         let generation = pipeline.generate(&base().guidance(guidance)).unwrap();
-        assert_eq!(model.calls.load(Relaxed), calls, "guidance {guidance}");
-        assert_eq!(generation.negative.is_some(), calls == 8);
+        assert_eq!(fakes.calls(), calls, "guidance {guidance}");
+        assert_eq!(generation.pictures[0].negative.is_some(), calls == 8);
     }
     assert_eq!(
         latents(&pipeline, &base().guidance(1.0)),
@@ -219,9 +108,38 @@ fn guidance_up_to_one_skips_the_unconditional_half() {
     );
 }
 
+/// The scale as a guidance of one's own, from step `from` on.
+#[derive(Debug)]
+struct Late {
+    scale: f32,
+    from: usize,
+}
+
+impl Guide for Late {
+    fn needs_unconditional(&self, at: Rung) -> bool {
+        at.index >= self.from
+    }
+    fn merge(&self, conditional: &mut [f32], unconditional: &[f32], at: Rung) {
+        assert!(at.index >= self.from);
+        guide(conditional, unconditional, self.scale);
+    }
+}
+
+#[test]
+fn guidance_of_ones_own() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let own = |from| latents(&pipeline, &base().guidance(Late { scale: 7.5, from }));
+    assert_eq!(own(0), latents(&pipeline, &base()));
+    fakes.calls();
+    assert_ne!(own(3), own(0));
+    assert_eq!(fakes.calls(), 5 + 8, "a call less for each step without");
+    assert_eq!(own(4), latents(&pipeline, &base().guidance(1.0)));
+}
+
 #[test]
 fn picture_i_of_many_is_the_one_with_the_seed_plus_i() {
-    let (pipeline, _) = pipeline();
+    let pipeline = Fakes::new().pipeline();
     let request = base()
         .seed(u64::MAX)
         .count(3)
@@ -239,7 +157,7 @@ fn picture_i_of_many_is_the_one_with_the_seed_plus_i() {
 
 #[test]
 fn a_seed_that_is_not_given_is_told_and_draws_the_same_again() {
-    let (pipeline, _) = pipeline();
+    let pipeline = Fakes::new().pipeline();
     let request = Request::new("a fox").steps(2);
     let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
     assert!(picture.seed < 1 << 32);
@@ -255,88 +173,269 @@ fn a_seed_that_is_not_given_is_told_and_draws_the_same_again() {
 }
 
 #[test]
-fn an_observer_sees_every_step_and_may_stop() {
-    let (pipeline, _) = pipeline();
-    let mut seen = Vec::new();
-    let request = base().count(2);
-    let generation = pipeline
-        .generate_watched(&request, &mut |p: Progress<'_>| {
-            assert_eq!(
-                (p.pictures, p.steps, p.latents.len(), p.denoised.len()),
-                (2, 4, 192, 192)
-            );
-            seen.push((p.picture, p.step, p.sigma, p.latents.to_vec()));
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    assert_eq!(
-        seen.iter().map(|s| (s.0, s.1)).collect::<Vec<_>>(),
-        (0..8).map(|i| (i / 4, i % 4)).collect::<Vec<_>>()
-    );
-    assert!(seen[..4].is_sorted_by(|a, b| a.2 > b.2), "sigmas fall");
-    assert_eq!(
-        seen[3].3,
-        generation.pictures[0].latents.as_slice().unwrap()
-    );
-
-    for stop_after in 1..=4 {
-        let mut steps = 0;
-        let stopped = pipeline.generate_watched(&base(), &mut |_: Progress<'_>| {
-            steps += 1;
-            if steps == stop_after {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        });
-        let error = stopped.unwrap_err();
-        assert!(
-            error.is_stopped() && matches!(error, Error::Stopped { steps } if steps == stop_after),
-            "{error}"
-        );
+fn noise_that_is_given_stands_for_the_seeds() {
+    let pipeline = Fakes::new().pipeline();
+    let mut noise = Array4::zeros((2, 4, 6, 8));
+    for (seed, mut picture) in [7, 8].into_iter().zip(noise.outer_iter_mut()) {
+        TorchRng::new(seed).fill(picture.as_slice_mut().unwrap());
     }
-    assert_eq!(
-        latents(&pipeline, &base()),
-        generation.pictures[0].latents,
-        "the pipeline works afterwards"
+    let request = base().seed(3).count(2).initial_noise(noise);
+    let pictures = pipeline.generate(&request).unwrap().pictures;
+    for (seed, picture) in [7, 8].into_iter().zip(&pictures) {
+        assert_eq!(picture.latents, latents(&pipeline, &base().seed(seed)));
+    }
+    // What is drawn on the way is the seed's, from its beginning.
+    let ancestral = |seed| {
+        request
+            .clone()
+            .scheduler(EulerAncestral::default())
+            .seed(seed)
+    };
+    assert_ne!(
+        latents(&pipeline, &ancestral(3)),
+        latents(&pipeline, &ancestral(4))
     );
 }
 
 #[test]
-fn bad_requests_are_refused_before_a_network_runs() {
-    let (pipeline, model) = pipeline();
+fn prompts_that_are_encoded_already() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let encode = |text, layer| {
+        let clip_skip = ClipSkip::new(layer).unwrap();
+        pipeline.prompt_encoder().encode(text, clip_skip).unwrap()
+    };
+    let request = base()
+        .prompt(encode("a fox", 2))
+        .negative(encode("blurry", 2));
+    fakes.text.calls.store(0, Relaxed);
+    let pictures = pipeline.generate(&request).unwrap().pictures;
+    assert_eq!(fakes.text.calls.load(Relaxed), 0);
+    assert_eq!(
+        pictures[0].latents,
+        latents(&pipeline, &base().clip_skip(2))
+    );
+    assert!(pictures[0].prompt.tokens.is_none());
+    let short = Array3::<f32>::ones((1, 5, 4));
+    assert!(pipeline.generate(&base().prompt(short)).is_ok());
+}
+
+#[test]
+fn requests_of_a_call_are_what_they_are_alone_and_share_their_texts() {
+    let fakes = Fakes::new();
+    let requests = [
+        base(),
+        base().seed(8).steps(6),
+        base().prompt("a cat").guidance(3.0).count(3),
+        base().size(48, 48).scheduler(EulerAncestral::default()),
+        base().seed(9).guidance(1.0),
+        base().negative("a fox"),
+    ];
+    for (batch, most) in [(1, 1), (2, 2), (8, 5)] {
+        let pipeline = fakes.builder().batch(batch).build().unwrap();
+        fakes.model.batch.store(0, Relaxed);
+        fakes.text.calls.store(0, Relaxed);
+        let pictures = pipeline.generate_all(&requests).unwrap().pictures;
+        assert_eq!(fakes.text.calls.load(Relaxed), 3, "fox, blurry, cat");
+        assert_eq!(fakes.model.batch.load(Relaxed), most, "batch {batch}");
+        let order: Vec<_> = pictures.iter().map(|p| (p.request, p.index)).collect();
+        assert_eq!(
+            order,
+            [
+                (0, 0),
+                (1, 0),
+                (2, 0),
+                (2, 1),
+                (2, 2),
+                (3, 0),
+                (4, 0),
+                (5, 0)
+            ]
+        );
+        let alone = fakes.pipeline();
+        for picture in pictures {
+            let request = requests[picture.request]
+                .clone()
+                .seed(picture.seed)
+                .count(1);
+            let twin = alone.generate(&request).unwrap().pictures.remove(0);
+            assert_eq!(picture.latents, twin.latents, "batch {batch}");
+            assert_eq!(picture.image, twin.image);
+        }
+    }
+}
+
+#[test]
+fn all_that_is_wrong_is_told_together_before_a_network_runs() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let embedding = |shape| Array3::<f32>::zeros(shape);
+    let ddim: Scheduler = "ddim".parse().unwrap();
     let cases = [
-        (base().size(63, 64), "width is 63"),
-        (base().size(64, 0), "height is 0"),
-        (base().size(8192, 8192), "size is 8192×8192"),
-        (base().steps(0), "steps: expected 1 to 1000, found 0"),
         (
-            base().steps(100_000),
-            "steps: expected 1 to 1000, found 100000",
+            base().size(63, 64),
+            "width is 63, expected a positive multiple of 8",
         ),
+        (base().size(64, 0), "height is 0"),
+        (
+            base().size(8192, 8192),
+            "size is 8192×8192, expected at most 16777216 pixels",
+        ),
+        (
+            base().size(u32::MAX - 7, u32::MAX - 7),
+            "size is 4294967288×4294967288",
+        ),
+        (base().steps(0), "steps is 0, expected 1 to 1000"),
+        (base().steps(100_000), "steps is 100000, expected 1 to 1000"),
         (base().guidance(f32::NAN), "guidance is NaN"),
         (base().guidance(f32::INFINITY), "guidance is inf"),
         (base().count(0), "count is 0"),
-        (base().clip_skip(0), "clip skip is 0, expected 1 to 3"),
-        (base().clip_skip(4), "clip skip is 4, expected 1 to 3"),
+        (base().clip_skip(0), "clip_skip is 0, expected 1 to 3"),
+        (base().clip_skip(4), "clip_skip is 4, expected 1 to 3"),
+        (
+            base().scheduler(ddim).ladder(Ladder::karras()),
+            "ladder is karras, expected leading",
+        ),
+        (
+            base().ladder(Ladder::Karras {
+                rho: -1.0,
+                over: None,
+            }),
+            "rho: expected a finite number above 0, found -1",
+        ),
+        (
+            base().prompt("x".repeat(MAX_PROMPT_BYTES + 1)),
+            "prompt is 65537 bytes long, expected at most 65536 bytes",
+        ),
+        (
+            base().negative("x".repeat(1 << 20)),
+            "negative is 1048576 bytes long",
+        ),
+        (
+            base().prompt(embedding((1, 77, 5))),
+            "shape (1, 77, 5), expected (1, tokens, 4)",
+        ),
+        (base().negative(embedding((2, 77, 4))), "shape (2, 77, 4)"),
+        (base().prompt(embedding((1, 0, 4))), "shape (1, 0, 4)"),
+        (base().prompt(embedding((1, 7, 4)) / 0.0), "prompt is NaN"),
+        (
+            base().initial_noise(Array4::zeros((1, 4, 8, 6))),
+            "initial_noise is (1, 4, 8, 6), expected (1, 4, 6, 8)",
+        ),
+        (
+            base().initial_noise(Array4::from_elem((1, 4, 6, 8), f32::INFINITY)),
+            "initial_noise is inf",
+        ),
     ];
-    for (request, expected) in cases {
-        let error = pipeline.generate(&request).unwrap_err().to_string();
+    let all: Vec<_> = cases.iter().map(|(request, _)| request.clone()).collect();
+    let Error::Request(problems) = pipeline.generate_all(&all).unwrap_err() else {
+        panic!("another error")
+    };
+    for (i, (request, expected)) in cases.iter().enumerate() {
+        let error = pipeline.generate(request).unwrap_err().to_string();
         assert!(
             error.contains(expected),
             "{error:?} does not say {expected:?}"
         );
+        let problem = problems.iter().find(|problem| problem.request == Some(i));
+        assert_eq!(
+            problem.unwrap().to_string(),
+            format!("request {i}: {error}")
+        );
     }
-    assert_eq!(model.calls.load(Relaxed), 0);
+    assert_eq!(problems.iter().count(), cases.len());
+
+    let error = pipeline
+        .generate(
+            &base()
+                .size(63, 1)
+                .steps(0)
+                .guidance(f32::NAN)
+                .clip_skip(9)
+                .count(0),
+        )
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "width is 63, expected a positive multiple of 8; guidance is NaN, expected a finite number; \
+         count is 0, expected at least 1; steps is 0, expected 1 to 1000, the model's training timesteps; \
+         clip_skip is 9, expected 1 to 3, the model's text layers"
+    );
+    let error = pipeline.generate_all(&[]).unwrap_err().to_string();
+    assert_eq!(error, "requests is 0, expected at least 1");
+    assert_eq!(fakes.calls() + fakes.text.calls.load(Relaxed), 0);
+}
+
+#[test]
+fn nul_bytes_and_the_longest_prompt_are_read() {
+    let pipeline = Fakes::new().pipeline();
+    // A NUL is a token, as in transformers 5.
+    let nul = pipeline.generate(&base().prompt("a\0fox\0")).unwrap();
+    assert_eq!(nul.pictures[0].prompt.tokens.as_ref().unwrap().used, 6);
+    let long = base().prompt("fox ".repeat(MAX_PROMPT_BYTES / 4));
+    let pictures = pipeline.generate(&long).unwrap().pictures;
+    let tokens = pictures[0].prompt.tokens.clone().unwrap();
+    assert_eq!(tokens.cut.unwrap().tokens, MAX_PROMPT_BYTES / 4 - 75);
+}
+
+#[test]
+fn a_request_is_json_and_back() {
+    let full = Request::new("a fox")
+        .negative("blurry")
+        .size(64, 48)
+        .steps(7)
+        .guidance(3.25)
+        .seed(u64::MAX)
+        .count(2)
+        .clip_skip(2)
+        .scheduler("euler-a".parse::<Scheduler>().unwrap())
+        .ladder(Ladder::trailing())
+        .initial_noise(Array4::zeros((2, 4, 6, 8)));
+    let json = serde_json::to_string(&full).unwrap();
+    let back: Request = serde_json::from_str(&json).unwrap();
+    assert_eq!(serde_json::to_string(&back).unwrap(), json);
+    let pipeline = Fakes::new().pipeline();
+    assert_eq!(latents(&pipeline, &full), latents(&pipeline, &back));
+
+    let short: Request = serde_json::from_str(r#"{"prompt": "a fox"}"#).unwrap();
+    assert_eq!(
+        serde_json::to_string(&short).unwrap(),
+        serde_json::to_string(&Request::new("a fox")).unwrap(),
+        "what is not there is the default"
+    );
+    let embedded = Request::new(Array3::from_elem((1, 2, 4), 0.5_f32));
+    let back: Request = serde_json::from_str(&serde_json::to_string(&embedded).unwrap()).unwrap();
+    assert!(
+        matches!(back.prompt, Prompt::Embedding(e) if e.dim() == (1, 2, 4) && e[[0, 1, 3]] == 0.5)
+    );
+
+    for wrong in [
+        "{}",
+        r#"{"prompt": "a", "step": 3}"#,
+        r#"{"prompt": "a", "scheduler": "x"}"#,
+        r#"{"prompt": "a", "steps": -1}"#,
+    ] {
+        assert!(serde_json::from_str::<Request>(wrong).is_err(), "{wrong}");
+    }
+    let own = [
+        base().guidance(Late {
+            scale: 1.0,
+            from: 0,
+        }),
+        base().scheduler(EulerAncestral { eta: 0.5 }),
+    ];
+    for request in own {
+        assert!(serde_json::to_string(&request).is_err(), "{request:?}");
+    }
 }
 
 #[test]
 fn a_network_that_fails_is_named_with_its_step() {
-    let model = Arc::new(Model {
+    let fakes = Fakes::with(Model {
         fails_at: 6,
         ..Model::default()
     });
-    let pipeline = builder(&model).size(64, 48).build().unwrap();
+    let pipeline = fakes.pipeline();
     let error = pipeline.generate(&base()).unwrap_err();
     assert!(!error.is_stopped());
     let error = error.to_string();
@@ -352,34 +451,34 @@ fn a_network_that_fails_is_named_with_its_step() {
 
 #[test]
 fn parts_that_do_not_fit_are_refused() {
-    let build = |codec| {
-        let model = Arc::new(Model::default());
+    let fakes = Fakes::new();
+    let other_codec = |channels| {
+        let codec = Arc::new(Codec::new(channels));
         Pipeline::builder(
-            prompts(),
-            model,
-            Arc::new(codec),
+            prompts(&fakes.text),
+            fakes.model.clone(),
+            codec,
             SchedulerConfig::default(),
         )
     };
-    let error = build(Codec { channels: 16 })
-        .build()
-        .unwrap_err()
-        .to_string();
+    let error = other_codec(16).build().unwrap_err().to_string();
     assert!(
         error.contains("the denoiser has 4 latent channels, the codec 16"),
         "{error}"
     );
     for builder in [
-        build(Codec { channels: 4 }).size(60, 64),
-        build(Codec { channels: 4 }).clip_skip(9),
+        other_codec(4).size(60, 64),
+        other_codec(4).clip_skip(9),
+        other_codec(4).batch(0),
+        other_codec(4).max_pixels(512 * 511),
     ] {
-        assert!(matches!(builder.build(), Err(Error::Request { .. })));
+        assert!(matches!(builder.build(), Err(Error::Request(_))));
     }
 }
 
 #[test]
 fn a_png_is_whole_or_not_there() {
-    let (pipeline, _) = pipeline();
+    let pipeline = Fakes::new().pipeline();
     let picture = pipeline.generate(&base()).unwrap().pictures.remove(0);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fox.png");
@@ -400,4 +499,90 @@ fn a_png_is_whole_or_not_there() {
         1,
         "no temporary file is left"
     );
+}
+
+#[test]
+fn a_picture_goes_to_latents_and_back() {
+    let pipeline = Fakes::new().pipeline();
+    let picture = pipeline.generate(&base()).unwrap().pictures.remove(0);
+    assert_eq!(
+        pipeline.decode(picture.latents.view()).unwrap(),
+        picture.image
+    );
+    let encoded = pipeline.encode_image(&picture.image).unwrap().mode();
+    let difference =
+        &encoded.slice(s![.., ..3, .., ..]) - &picture.latents.slice(s![.., ..3, .., ..]);
+    // What is beyond white and black, and the fourth channel, is gone.
+    assert!(difference.iter().filter(|d| d.abs() < 1.0).count() > difference.len() / 2);
+    assert_eq!(pipeline.decode(encoded.view()).unwrap(), picture.image);
+
+    for shape in [(2, 4, 6, 8), (1, 3, 6, 8), (1, 4, 0, 8)] {
+        let error = pipeline.decode(Array4::zeros(shape).view()).unwrap_err();
+        assert!(
+            error.to_string().contains("expected (1, 4, h, w)"),
+            "{error}"
+        );
+    }
+    let odd = image::RgbImage::new(64, 44);
+    let error = pipeline.encode_image(&odd).unwrap_err().to_string();
+    assert!(error.contains("height is 44"), "{error}");
+}
+
+#[test]
+fn the_preview_of_a_linear_codec_is_what_it_decodes() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let LatentRgb { weights, bias } = pipeline.latent_rgb().unwrap();
+    let expected = [
+        ([0.1, 0.0, 0.0], weights[0]),
+        ([0.0, 0.1, 0.0], weights[1]),
+        ([0.0, 0.0, 0.1], weights[2]),
+        ([0.02; 3], weights[3]),
+        ([-0.05; 3], *bias),
+    ];
+    for (expected, found) in expected {
+        for (e, f) in expected.into_iter().zip(found) {
+            assert!((e - f).abs() < 1e-5, "{expected:?} {found:?}");
+        }
+    }
+    let picture = pipeline.generate(&base()).unwrap().pictures.remove(0);
+    let small = pipeline
+        .latent_rgb()
+        .unwrap()
+        .picture(picture.latents.index_axis(Axis(0), 0));
+    assert_eq!(small.dimensions(), (8, 6));
+    for (x, y, pixel) in small.enumerate_pixels() {
+        let full = picture.image.get_pixel(8 * x, 8 * y);
+        for (a, b) in pixel.0.into_iter().zip(full.0) {
+            assert!(a.abs_diff(b) <= 1, "{pixel:?} {full:?}");
+        }
+    }
+    let decodes = fakes.decodes();
+    pipeline.latent_rgb().unwrap();
+    assert_eq!((decodes, fakes.decodes()), (8 + 1, 0), "fitted once");
+}
+
+#[test]
+fn a_size_is_checked() {
+    let pipeline = Fakes::new().pipeline();
+    let embedding = Array3::zeros((1, 7, 4));
+    let size = ImageSize::new(64, 48).unwrap();
+    let guided = |prompt: &Array3<f32>| {
+        pipeline
+            .guided(size, prompt.view(), None, 1.0)
+            .map(|guided| guided.shape())
+    };
+    assert_eq!(guided(&embedding).unwrap(), [1, 4, 6, 8]);
+    assert!(guided(&Array3::zeros((1, 7, 5))).is_err());
+    let mut at_work = pipeline.guided(size, embedding.view(), None, 1.0).unwrap();
+    let rung = Ladder::karras()
+        .rungs(
+            pipeline.schedule(),
+            3,
+            &sd_core::schedulers::Sampler::conventions(&DpmPlusPlus2M),
+        )
+        .unwrap()
+        .rung(0);
+    assert!(at_work.denoise(&[0.0; 192], rung, &mut [0.0; 191]).is_err());
+    assert!(at_work.denoise(&[0.0; 192], rung, &mut [0.0; 192]).is_ok());
 }

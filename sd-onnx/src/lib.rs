@@ -6,10 +6,18 @@
 //! let pipeline = sd_onnx::builder().device(Device::Cpu).clip_skip(2).load("stable-diffusion-v1-5")?;
 //! let request = Request::new("a cute fox girl, watercolour").negative("blurry")
 //!     .size(512, 512).steps(20).guidance(7.5).seed(42)
-//!     .scheduler(DpmPlusPlus2M::default()).ladder(Ladder::karras());
-//! pipeline.generate(&request)?.image().save("fox.png")?;
+//!     .scheduler(DpmPlusPlus2M).ladder(Ladder::karras());
+//! pipeline.generate(&request)?.pictures[0].save_png("fox.png")?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//! [`builder`] gets a model ready, a [`Request`] says what to draw, a [`Pipeline`] draws it.
+//!
+//! # Where to read on
+//! - [`handbook::parameters`]: what steps, guidance, seed, size, clip skip and schedulers do, and what too much of them does.
+//! - [`handbook::programs`]: sharing a pipeline, many requests, watching, stopping, streaming.
+//! - [`handbook::pieces`]: embeddings, noise, latents, samplers, guidance and networks of one's own.
+//! - [`handbook::files`]: models, and what a PNG says about itself.
+//! - [`schedulers`]: the samplers and ladders, each with its paper. [`text`]: tokens and clip skip.
 //!
 //! # What happens at [`Builder::load`]
 //! The model's `config.json` files say how its networks are shaped. For each, an ONNX graph of about a megabyte is
@@ -27,6 +35,7 @@ mod device;
 mod error;
 mod folder;
 mod graph;
+pub mod handbook;
 mod models;
 mod parts;
 mod runtime;
@@ -38,8 +47,8 @@ pub use device::Device;
 pub use error::Error;
 pub use runtime::RuntimeError;
 pub use sd_core::{
-    Conditioning, Denoiser, Error as GenerateError, Event, Events, Generation, Guidance, Guide,
-    Guided, ImageSize, Infotext, LatentCodec, LatentDistribution, LatentRgb, Picture, Pipeline,
-    Progress, Prompt, Request, SchedulerConfig, StepInfo, StopToken, StreamEvent, Timings, files,
-    guide, schedulers, slerp, text,
+    Conditioning, Denoiser, Error as GenerateError, Event, EventStream, Events, Generation,
+    Guidance, Guide, Guided, ImageSize, Infotext, LatentCodec, LatentDistribution, LatentRgb,
+    Picture, Pipeline, Progress, Prompt, Request, SchedulerConfig, StepInfo, StopToken, Timings,
+    Update, files, guide, infotext, schedulers, slerp, text,
 };

@@ -1,4 +1,4 @@
-//! A run as a stream of events.
+//! A run on a thread of its own, as a sequence of events.
 
 use std::{
     fmt,
@@ -14,10 +14,10 @@ use image::RgbImage;
 
 use crate::{Error, Event, Picture, Pipeline, Request, StepInfo, StopToken};
 
-/// What a [stream](Pipeline::stream) yields.
+/// What [`Events`] yield.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum StreamEvent {
+pub enum Update {
     /// A picture is a step further.
     Step {
         /// How far.
@@ -30,34 +30,55 @@ pub enum StreamEvent {
     Picture(Box<Picture>),
 }
 
-/// A run on a thread of its own, as an iterator and as a [`Stream`] for any executor. Ends after the last picture or the
-/// first error; a run that was stopped yields [`Error::Stopped`] last. The run is never more than two events ahead of who
-/// reads them. Dropping it stops the run.
-pub struct Events {
+/// A run on a thread of its own, as an iterator over its events: [`Pipeline::events`] starts it.
+///
+/// Ends after the last picture or the first error; a run that was stopped yields [`Error::Stopped`] last. The run waits
+/// when it is two events ahead of who reads them. Dropping this stops it.
+pub struct Events(Running);
+
+/// [`Events`] as a `Stream`, for any async executor.
+pub struct EventStream(Running);
+
+struct Running {
     receiver: Pin<Box<Receiver<Item>>>,
     stop: StopToken,
     thread: Option<JoinHandle<()>>,
 }
 
-type Item = Result<StreamEvent, Error>;
+type Item = Result<Update, Error>;
 
 impl Events {
-    pub(crate) fn start(pipeline: Pipeline, requests: Vec<Request>, stop: StopToken) -> Self {
+    pub(crate) fn start(pipeline: Pipeline, requests: Vec<Request>) -> Self {
         let (sender, receiver) = async_channel::bounded(2);
+        let stop = StopToken::new();
         let token = stop.clone();
         let thread = std::thread::spawn(move || send(&pipeline, &requests, &token, &sender));
-        Self {
+        Self(Running {
             receiver: Box::pin(receiver),
             stop,
             thread: Some(thread),
-        }
+        })
     }
 
     /// The run's token.
     pub fn stop_token(&self) -> &StopToken {
-        &self.stop
+        &self.0.stop
     }
 
+    /// The same events as a `Stream`.
+    pub fn into_stream(self) -> EventStream {
+        EventStream(self.0)
+    }
+}
+
+impl EventStream {
+    /// The run's token.
+    pub fn stop_token(&self) -> &StopToken {
+        &self.0.stop
+    }
+}
+
+impl Running {
     /// After the last event: a panic of the run, which only parts of the caller's own can have, goes on here.
     fn join(&mut self) {
         if let Some(thread) = self.thread.take()
@@ -71,15 +92,15 @@ impl Events {
 fn send(pipeline: &Pipeline, requests: &[Request], stop: &StopToken, sender: &Sender<Item>) {
     let mut failed = false;
     let result = pipeline.run(requests, stop, |event| {
-        let event = match event {
-            Event::Step(progress) => progress.preview().map(|preview| StreamEvent::Step {
+        let update = match event {
+            Event::Step(progress) => progress.preview().map(|preview| Update::Step {
                 step: progress.step,
                 preview,
             }),
-            Event::Picture(picture) => Ok(StreamEvent::Picture(picture)),
+            Event::Picture(picture) => Ok(Update::Picture(picture)),
         };
-        failed = event.is_err();
-        match sender.send_blocking(event) {
+        failed = update.is_err();
+        match sender.send_blocking(update) {
             Ok(()) if !failed => ControlFlow::Continue(()),
             _ => ControlFlow::Break(()),
         }
@@ -96,28 +117,29 @@ impl Iterator for Events {
     type Item = Item;
 
     fn next(&mut self) -> Option<Item> {
-        let event = self.receiver.recv_blocking().ok();
+        let event = self.0.receiver.recv_blocking().ok();
         if event.is_none() {
-            self.join();
+            self.0.join();
         }
         event
     }
 }
 
-impl Stream for Events {
+impl Stream for EventStream {
     type Item = Item;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Item>> {
-        let event = self.receiver.as_mut().poll_next(context);
+        let event = self.0.receiver.as_mut().poll_next(context);
         if matches!(event, Poll::Ready(None)) {
-            self.join();
+            self.0.join();
         }
         event
     }
 }
 
-impl Drop for Events {
+impl Drop for Running {
     fn drop(&mut self) {
+        // A run that waits to be read must not wait for ever.
         self.receiver.close();
         self.stop.stop();
     }
@@ -125,8 +147,12 @@ impl Drop for Events {
 
 impl fmt::Debug for Events {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Events")
-            .field("stop", &self.stop)
-            .finish_non_exhaustive()
+        f.debug_tuple("Events").field(&self.0.stop).finish()
+    }
+}
+
+impl fmt::Debug for EventStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EventStream").field(&self.0.stop).finish()
     }
 }

@@ -1,0 +1,200 @@
+//! Everything that is not a network, at Stable Diffusion's size: latents of 4×64×64, a picture of 512×512.
+//!
+//! The pipeline's step is held against the arithmetic that no sampler can do without, one pass of guidance and of Euler,
+//! and its allocations are counted.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    hint::black_box,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4};
+use sd_benches::shipped_model;
+use sd_onnx::{
+    Denoiser, Event, LatentCodec, LatentDistribution, Pipeline, Request, SchedulerConfig,
+    StopToken, guide,
+    schedulers::Euler,
+    text::{BoxError, ClipSkip, ClipTokenizer, PromptEncoder, TextModel},
+};
+
+/// The system's allocator, counting.
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// Safety: every call goes on to the system's allocator as it came.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Networks that cost a fill at most: embeddings of zeros, a constant for the noise, grey pictures.
+struct Free;
+
+impl TextModel for Free {
+    fn layers(&self) -> usize {
+        12
+    }
+
+    fn width(&self) -> usize {
+        768
+    }
+
+    fn max_length(&self) -> usize {
+        77
+    }
+
+    fn vocab_size(&self) -> usize {
+        49408
+    }
+
+    fn hidden_states(
+        &self,
+        ids: ArrayView2<'_, i64>,
+        _: ClipSkip,
+    ) -> Result<Array3<f32>, BoxError> {
+        Ok(Array3::zeros((ids.nrows(), ids.ncols(), 768)))
+    }
+}
+
+impl Denoiser for Free {
+    fn latent_channels(&self) -> usize {
+        4
+    }
+
+    fn context_width(&self) -> usize {
+        768
+    }
+
+    fn predict(
+        &self,
+        _: ArrayView4<'_, f32>,
+        _: f32,
+        _: ArrayView3<'_, f32>,
+        mut output: ArrayViewMut4<'_, f32>,
+        _: &StopToken,
+    ) -> Result<(), BoxError> {
+        output.fill(0.1);
+        Ok(())
+    }
+}
+
+impl LatentCodec for Free {
+    fn latent_channels(&self) -> usize {
+        4
+    }
+
+    fn factor(&self) -> usize {
+        8
+    }
+
+    fn decode(&self, latents: ArrayView4<'_, f32>, _: &StopToken) -> Result<Array4<f32>, BoxError> {
+        let (n, _, h, w) = latents.dim();
+        Ok(Array4::zeros((n, 3, 8 * h, 8 * w)))
+    }
+
+    fn encode(&self, _: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError> {
+        Err("this codec only decodes".into())
+    }
+}
+
+fn pipeline() -> Pipeline {
+    let tokenizer = ClipTokenizer::load(shipped_model().join("tokenizer"));
+    let tokenizer = Arc::new(tokenizer.expect("the shipped tokenizer"));
+    let prompts = PromptEncoder::new(tokenizer, Arc::new(Free)).expect("parts that fit");
+    let config = SchedulerConfig::default();
+    let parts = Pipeline::builder(prompts, Arc::new(Free), Arc::new(Free), config);
+    parts.size(512, 512).build().expect("parts that fit")
+}
+
+/// Steps of a run, and what lies between the ends of its first and its last step: time and allocations.
+fn between_steps(pipeline: &Pipeline, request: &Request) -> (u32, Duration, usize) {
+    let mut first = None;
+    let mut last = (Instant::now(), 0);
+    pipeline
+        .run(std::slice::from_ref(request), &StopToken::new(), |event| {
+            if let Event::Step(progress) = event {
+                black_box(progress.latents);
+                last = (Instant::now(), ALLOCATIONS.load(Relaxed));
+                first.get_or_insert(last);
+            }
+            ControlFlow::Continue(())
+        })
+        .expect("nothing to fail");
+    let first = first.expect("at least a step");
+    (request.steps as u32 - 1, last.0 - first.0, last.1 - first.1)
+}
+
+fn step(c: &mut Criterion) {
+    let mut group = c.benchmark_group("a step over 4×64×64 latents");
+    let length = 4 * 64 * 64;
+    let values = |phase: f32| {
+        (0..length)
+            .map(|i| (i as f32 + phase).sin())
+            .collect::<Vec<_>>()
+    };
+    let (unconditional, noisy) = (values(1.0), values(2.0));
+    let (mut conditional, mut x) = (values(3.0), noisy);
+    group.bench_function("guidance and Euler alone", |b| {
+        b.iter(|| {
+            guide(black_box(&mut conditional), black_box(&unconditional), 0.9);
+            // Of a model that predicts noise, the Euler step is this.
+            for (x, noise) in x.iter_mut().zip(black_box(&conditional)) {
+                *x += -0.001 * noise;
+            }
+            black_box(&x);
+        })
+    });
+
+    let pipeline = pipeline();
+    let request = Request::new("a fox").seed(1).scheduler(Euler).steps(500);
+    let (_, _, allocations) = between_steps(&pipeline, &request);
+    assert_eq!(allocations, 0, "after the first step nothing is allocated");
+    group.bench_function("the pipeline, networks of a fill each", |b| {
+        b.iter_custom(|steps| {
+            let (mut done, mut took) = (0, Duration::ZERO);
+            while u64::from(done) < steps {
+                let (steps, more, _) = between_steps(&pipeline, &request);
+                done += steps;
+                took += more;
+            }
+            took.mul_f64(steps as f64 / f64::from(done))
+        })
+    });
+    group.finish();
+}
+
+fn run(c: &mut Criterion) {
+    let pipeline = pipeline();
+    let request = Request::new("a fox").seed(1);
+    let image = pipeline.generate(&request).expect("nothing to fail");
+    assert_eq!(image.image().dimensions(), (512, 512));
+    c.bench_function("all but the networks, 512×512, 20 steps", |b| {
+        b.iter(|| pipeline.generate(&request))
+    });
+}
+
+criterion_group!(benches, step, run);
+criterion_main!(benches);

@@ -1,0 +1,62 @@
+//! The program in the README is a program: it is taken out of the text as it stands, built outside the workspace and run.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::Path, process::Command};
+
+/// The README's only code block of a language.
+fn block<'a>(readme: &'a str, language: &str) -> &'a str {
+    let mut blocks = readme.split(&format!("\n```{language}\n")).skip(1);
+    let block = blocks.next().unwrap().split("\n```").next().unwrap();
+    assert!(blocks.next().is_none(), "several blocks of {language}");
+    block
+}
+
+#[test]
+fn the_program_in_the_readme_builds_and_draws() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let (dependencies, program) = (block(&readme, "toml"), block(&readme, "rust"));
+    assert!(program.lines().count() <= 12, "{program}");
+
+    // Its own build is kept from one test run to the next; ours has other compiler settings.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme");
+    fs::create_dir_all(folder.join("src")).unwrap();
+    let path_here = root.join("sd-onnx").to_str().unwrap().replace('\\', "/");
+    let dependencies_here = dependencies.replace("path/to/sd-onnx", &path_here);
+    assert_ne!(dependencies_here, dependencies);
+    let manifest = format!(
+        "[package]\nname = \"readme\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n{dependencies_here}\n\n[workspace]\n"
+    );
+    fs::write(folder.join("Cargo.toml"), manifest).unwrap();
+    fs::write(folder.join("src/main.rs"), program).unwrap();
+    // The versions that were tested, and no downloads that the workspace has not made.
+    fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
+    let model = folder.join("stable-diffusion-v1-5");
+    if !model.exists() {
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(root.join("examples/models/emoji"), &model).unwrap();
+        #[cfg(windows)]
+        std::os::windows::fs::symlink_dir(root.join("examples/models/emoji"), &model).unwrap();
+    }
+    let picture = folder.join("fox.png");
+    let _ = fs::remove_file(&picture);
+
+    let output = Command::new(env!("CARGO"))
+        .args(["run", "--offline", "--quiet"])
+        .current_dir(&folder)
+        .env("CARGO_TARGET_DIR", folder.join("target"))
+        // What the test was built with is not what a user builds with.
+        .env_remove("RUSTFLAGS")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let pipeline = sd_onnx::builder().load(&model).unwrap();
+    let infotext = sd_onnx::Infotext::read_png(&picture).unwrap().unwrap();
+    let again = pipeline.generate(&infotext.request().request).unwrap();
+    let drawn = fs::read(&picture).unwrap();
+    assert_eq!(drawn, again.pictures[0].png().unwrap());
+    assert!(program.contains(&infotext.prompt));
+}

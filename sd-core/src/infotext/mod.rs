@@ -1,0 +1,254 @@
+//! How a picture was made, in the text that AUTOMATIC1111's WebUI writes into its PNG files and reads back.
+//!
+//! The prompt; then, if there is one, the negative prompt after `Negative prompt: `; then, on the last line, entries of a key
+//! and a value:
+//! ```text
+//! a cute fox girl, watercolour
+//! Negative prompt: blurry
+//! Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 42, Size: 512x512, RNG: CPU, …
+//! ```
+//! A value with a comma, a colon or a line break is a JSON string.
+//!
+//! # Keys
+//! Those of a picture made here, in their order. WebUI knows all that do not begin with `SD `; [`Infotext::request`] says what
+//! reading them does.
+//!
+//! | key | whose | value | read as |
+//! |---|---|---|---|
+//! | `Steps` | WebUI | whole number | steps |
+//! | `Sampler` | WebUI | the [title](sd_schedulers::Row::title) of the sampler's row | scheduler; also WebUI's old names with the ladder in them (`DPM++ 2M Karras`) and its aliases (`k_dpmpp_2m`) |
+//! | `Schedule type` | WebUI, or a [name](sd_schedulers::Ladder::NAMED) of ours | `Karras` over the full range; `Uniform` where a linspace has as many points as steps, none rounded; else our name | ladder |
+//! | `CFG scale` | WebUI | the shortest number that is read back as the same `f32` | guidance |
+//! | `Seed` | WebUI | that of this picture, whatever its place in a request | seed |
+//! | `Size` | WebUI | `512x768`, width first | size |
+//! | `Model hash` | WebUI | first 10 digits of the SHA-256 of the UNet's file | not read: only the caller can compare it |
+//! | `Model` | WebUI | its name | not read |
+//! | `Batch size`, `Batch pos` | WebUI | where pictures were made more than one at a time: how many, and which of them, from 0 | a difference |
+//! | `Clip skip` | WebUI | above 1 only | clip skip, 1 where absent |
+//! | `RNG` | WebUI | `CPU`: torch's generator | without it the noise was a GPU's, a difference |
+//! | `SGM noise multiplier` | WebUI | `True` where the first x is noise times sqrt(σ² + 1), not σ | a difference where it is not so here |
+//! | `SD ladder` | ours | a ladder that has no name, as its JSON | ladder |
+//! | `SD sampler` | ours | a sampler with options of its own, as its `Debug`; then there is no `Sampler` | a difference |
+//! | `SD guidance` | ours | a guidance of one's own, as its `Debug`; then there is no `CFG scale` | a difference |
+//! | `SD prompt embedding`, `SD negative prompt embedding` | ours | the shape of what was given for a text | a difference |
+//! | `SD initial noise` | ours | the shape of what was given | a difference |
+//! | `SD prompt`, `SD negative prompt` | ours | the text as it was, where this format would not give it back byte for byte | prompts |
+//! | `Version` | WebUI | `sd-onnx` and this crate's version | whether the file is ours |
+//!
+//! Followed: `create_infotext` and `parse_generation_parameters` of WebUI 1.10.
+
+mod png;
+mod request;
+mod webui;
+mod write;
+
+use std::{fmt, sync::LazyLock};
+
+use regex::Regex;
+
+use crate::Request;
+pub(crate) use {png::png, write::of};
+
+/// How a picture was made: see the [module](self).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Infotext {
+    /// The prompt, as far as the format can hold it. What a picture was really made from is in [`request`](Self::request).
+    pub prompt: String,
+    /// The negative prompt, in the same way; empty without one.
+    pub negative: String,
+    /// Keys and values, in order, the values as they were before quoting. Keys are of letters, digits, `_`, space, `-` and
+    /// `/`, at least two of them. WebUI takes fewer than three entries for a part of the prompt.
+    pub entries: Vec<(String, String)>,
+}
+
+/// What makes a picture again, and how near to it.
+#[derive(Debug, Clone)]
+pub struct Reproduction {
+    /// A request for one picture with everything in it that the infotext tells, and the default where it does not.
+    pub request: Request,
+    /// Each reason why the picture may come out another, in a sentence; rounding on another machine and another model are
+    /// none. Empty for a picture made here, in a batch of one and without values of one's own.
+    pub differences: Vec<String>,
+}
+
+impl Infotext {
+    /// Reads an infotext, by the rules of WebUI's own parser. Any text is one: what is no entry is the prompt.
+    ///
+    /// ```
+    /// let infotext = sd_core::Infotext::parse(
+    ///     "a fox\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, Seed: 42, Model: \"a, b\"",
+    /// );
+    /// assert_eq!((&*infotext.prompt, &*infotext.negative), ("a fox", "blurry"));
+    /// assert_eq!(infotext.get("Model"), Some("a, b"));
+    /// ```
+    pub fn parse(text: &str) -> Self {
+        let text = strip(text);
+        let (above, last) = text.rsplit_once('\n').unwrap_or(("", text));
+        let found: Vec<_> = ENTRY
+            .captures_iter(last)
+            .map(|entry| (entry[1].to_owned(), entry[2].to_owned()))
+            .collect();
+        let (prompts, entries) = if found.len() < 3 {
+            (text, Vec::new())
+        } else {
+            (above, found)
+        };
+        let mut infotext = Self {
+            entries: entries
+                .into_iter()
+                // WebUI trips over an empty value and goes on with the next.
+                .filter(|(_, value)| !value.is_empty())
+                .map(|(key, value)| (key, unquote(value)))
+                .collect(),
+            ..Self::default()
+        };
+        let mut negative = false;
+        for line in prompts.split('\n') {
+            let mut line = strip(line);
+            if let Some(rest) = line.strip_prefix(NEGATIVE) {
+                (negative, line) = (true, strip(rest));
+            }
+            let text = if negative {
+                &mut infotext.negative
+            } else {
+                &mut infotext.prompt
+            };
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(line);
+        }
+        infotext
+    }
+
+    /// The value of a key: of its last entry, as in WebUI.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let mut entries = self.entries.iter().rev();
+        entries
+            .find(|(found, _)| found == key)
+            .map(|(_, value)| &**value)
+    }
+
+    /// The request that makes the picture again, from an infotext of ours or of WebUI, and each reason why it may come out
+    /// another: what the request cannot say, what does not exist here, what WebUI computes in another way, values that
+    /// cannot be read.
+    ///
+    /// Size, clip skip, ladder and the like are always set, so that the picture does not hang on a pipeline's defaults.
+    /// Whether the model is the same, `get("Model hash")` and [`Pipeline::model`](crate::Pipeline::model) tell.
+    ///
+    /// ```
+    /// use sd_core::{Infotext, schedulers::Ladder};
+    ///
+    /// let infotext = Infotext::parse("a fox\nSteps: 20, Sampler: Euler Karras, CFG scale: 7, Seed: 42, Size: 512x512");
+    /// let again = infotext.request();
+    /// assert_eq!((again.request.steps, again.request.ladder), (20, Some(Ladder::karras())));
+    /// assert_eq!(
+    ///     again.differences,
+    ///     ["the noise was drawn on a GPU (no `RNG: CPU`), here it is that of torch's CPU generator"],
+    /// );
+    /// ```
+    pub fn request(&self) -> Reproduction {
+        request::reproduction(self)
+    }
+}
+
+/// As WebUI writes it.
+impl fmt::Display for Infotext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = self.prompt.clone();
+        if !self.negative.is_empty() {
+            text += &format!("\n{NEGATIVE} {}", self.negative);
+        }
+        for (i, (key, value)) in self.entries.iter().enumerate() {
+            let before = if i == 0 { "\n" } else { ", " };
+            text += &format!("{before}{key}: {}", quote(value));
+        }
+        f.write_str(strip(&text))
+    }
+}
+
+/// What the lines of the negative prompt begin with.
+const NEGATIVE: &str = "Negative prompt:";
+
+/// WebUI's own expression, with Python's `\w` and `\s`, which are narrower and wider than this crate's.
+static ENTRY: LazyLock<Regex> = LazyLock::new(|| {
+    let (word, space) = (r"\p{L}\p{N}_", r"[\s\x1C-\x1F]*");
+    let expression =
+        format!(r#"{space}([{word}][{word} \-/]+):{space}("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)"#);
+    Regex::new(&expression).expect("the expression is constant")
+});
+
+/// Whitespace as Python's `str.strip` knows it.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\x1C'..='\x1F').contains(&c)
+}
+
+fn strip(text: &str) -> &str {
+    text.trim_matches(is_space)
+}
+
+/// A value as it is written: as a JSON string where WebUI does so, and where it would not be read back otherwise.
+fn quote(value: &str) -> String {
+    let webui = value.contains([',', ':', '\n']);
+    let lost = value.is_empty()
+        || value.starts_with('"')
+        || value.starts_with(is_space)
+        || value.ends_with(is_space)
+        || value.contains(char::is_control);
+    if webui || lost {
+        serde_json::Value::from(value).to_string()
+    } else {
+        value.to_owned()
+    }
+}
+
+fn unquote(value: String) -> String {
+    if value.starts_with('"') && value.ends_with('"') {
+        serde_json::from_str(&value).unwrap_or(value)
+    } else {
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_quoted_is_read_back() {
+        let values = [
+            "",
+            " ",
+            "a",
+            " a",
+            "a ",
+            "a, b: c",
+            "\"",
+            "\"\"",
+            "\"a\"",
+            "a\"b",
+            "a\\",
+            "\\\"",
+            "\n",
+            "\r",
+            "\0",
+            "a\tb",
+            "512x512",
+            "\u{85}",
+            "a\u{2028}b",
+            "狐, 🦊",
+        ];
+        for value in values {
+            let entries = ["Key one", "Key two", "Key three"].map(|key| (key.into(), value.into()));
+            let infotext = Infotext {
+                entries: entries.into(),
+                ..Infotext::default()
+            };
+            assert_eq!(
+                Infotext::parse(&infotext.to_string()),
+                infotext,
+                "{value:?}"
+            );
+        }
+    }
+}

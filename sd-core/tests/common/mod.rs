@@ -1,0 +1,216 @@
+//! Fakes: a whole pipeline without ONNX Runtime or weights.
+
+// Each test file uses its own part of this; in a test an unwrap is the failure.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis};
+use sd_core::{
+    BoxError, Denoiser, LatentCodec, LatentDistribution, Pipeline, PipelineBuilder, Request,
+    SchedulerConfig, StopToken,
+    text::{ClipSkip, ClipTokenizer, PromptEncoder, TextModel},
+};
+
+/// Embeddings that depend on every id and on the clip skip.
+#[derive(Default)]
+pub struct Text {
+    pub calls: AtomicUsize,
+}
+
+impl TextModel for Text {
+    fn layers(&self) -> usize {
+        3
+    }
+    fn width(&self) -> usize {
+        4
+    }
+    fn max_length(&self) -> usize {
+        77
+    }
+    fn vocab_size(&self) -> usize {
+        49408
+    }
+    fn hidden_states(
+        &self,
+        ids: ArrayView2<'_, i64>,
+        clip_skip: ClipSkip,
+    ) -> Result<Array3<f32>, BoxError> {
+        self.calls.fetch_add(1, Relaxed);
+        let sum = ids.sum() as f32 * clip_skip.number() as f32;
+        Ok(Array3::from_shape_fn((1, 77, 4), |(_, token, i)| {
+            (sum + (token * 4 + i) as f32).sin()
+        }))
+    }
+}
+
+/// A prediction that depends on everything it is given, and a count of the calls.
+#[derive(Default)]
+pub struct Model {
+    pub calls: AtomicUsize,
+    /// The most pictures that a call had.
+    pub batch: AtomicUsize,
+    /// The call that fails, from 1; 0 for none.
+    pub fails_at: usize,
+    /// The call that waits for its token, from 1; 0 for none.
+    pub waits_at: usize,
+}
+
+impl Denoiser for Model {
+    fn latent_channels(&self) -> usize {
+        4
+    }
+    fn context_width(&self) -> usize {
+        4
+    }
+    fn predict(
+        &self,
+        latents: ArrayView4<'_, f32>,
+        timestep: f32,
+        context: ArrayView3<'_, f32>,
+        mut output: ArrayViewMut4<'_, f32>,
+        stop: &StopToken,
+    ) -> Result<(), BoxError> {
+        assert_eq!((context.dim().0, context.dim().2), (latents.dim().0, 4));
+        let call = self.calls.fetch_add(1, Relaxed) + 1;
+        self.batch.fetch_max(latents.dim().0, Relaxed);
+        if call == self.fails_at {
+            return Err("out of memory".into());
+        }
+        if call == self.waits_at {
+            let (sender, stopped) = std::sync::mpsc::channel();
+            let _registered = stop.on_stop(move || sender.send(()).unwrap());
+            stopped.recv().unwrap();
+            return Err("interrupted".into());
+        }
+        for (i, context) in context.outer_iter().enumerate() {
+            let push = context.sum() / 10.0 + timestep / 1000.0;
+            output.index_axis_mut(Axis(0), i).zip_mut_with(
+                &latents.index_axis(Axis(0), i),
+                |o, x| {
+                    *o = 0.8 * x + 0.3 * (x + push).sin();
+                },
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Eight pixels to a latent, of colours that are linear in it.
+pub struct Codec {
+    pub channels: usize,
+    pub decodes: AtomicUsize,
+}
+
+impl Codec {
+    pub fn new(channels: usize) -> Self {
+        Self {
+            channels,
+            decodes: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl LatentCodec for Codec {
+    fn latent_channels(&self) -> usize {
+        self.channels
+    }
+    fn factor(&self) -> usize {
+        8
+    }
+    fn decode(&self, latents: ArrayView4<'_, f32>, _: &StopToken) -> Result<Array4<f32>, BoxError> {
+        self.decodes.fetch_add(1, Relaxed);
+        let (n, _, h, w) = latents.dim();
+        Ok(Array4::from_shape_fn(
+            (n, 3, 8 * h, 8 * w),
+            |(n, c, y, x)| {
+                0.1 * latents[[n, c, y / 8, x / 8]] + 0.02 * latents[[n, 3, y / 8, x / 8]] - 0.05
+            },
+        ))
+    }
+    fn encode(&self, image: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError> {
+        let (n, _, h, w) = image.dim();
+        let mean = Array4::from_shape_fn((n, 4, h / 8, w / 8), |(n, c, y, x)| {
+            if c == 3 {
+                0.0
+            } else {
+                10.0 * (image[[n, c, 8 * y, 8 * x]] + 0.05)
+            }
+        });
+        Ok(LatentDistribution {
+            log_variance: Array4::from_elem(mean.dim(), -30.0),
+            mean,
+            scale: 1.0,
+            shift: 0.0,
+        })
+    }
+}
+
+pub fn prompts(text: &Arc<Text>) -> PromptEncoder {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/emoji/tokenizer");
+    PromptEncoder::new(Arc::new(ClipTokenizer::load(folder).unwrap()), text.clone()).unwrap()
+}
+
+/// A pipeline and the fakes in it.
+pub struct Fakes {
+    pub text: Arc<Text>,
+    pub model: Arc<Model>,
+    pub codec: Arc<Codec>,
+}
+
+impl Fakes {
+    pub fn new() -> Self {
+        Self::with(Model::default())
+    }
+
+    pub fn with(model: Model) -> Self {
+        Self {
+            text: Arc::default(),
+            model: Arc::new(model),
+            codec: Arc::new(Codec::new(4)),
+        }
+    }
+
+    pub fn builder(&self) -> PipelineBuilder {
+        Pipeline::builder(
+            prompts(&self.text),
+            self.model.clone(),
+            self.codec.clone(),
+            SchedulerConfig::default(),
+        )
+        .size(64, 48)
+    }
+
+    pub fn pipeline(&self) -> Pipeline {
+        self.builder().build().unwrap()
+    }
+
+    /// Calls of the denoiser since the last time.
+    pub fn calls(&self) -> usize {
+        self.model.calls.swap(0, Relaxed)
+    }
+
+    /// Decodes since the last time.
+    pub fn decodes(&self) -> usize {
+        self.codec.decodes.swap(0, Relaxed)
+    }
+}
+
+pub fn base() -> Request {
+    Request::new("a fox").negative("blurry").steps(4).seed(7)
+}
+
+pub fn latents(pipeline: &Pipeline, request: &Request) -> Array4<f32> {
+    pipeline
+        .generate(request)
+        .unwrap()
+        .pictures
+        .remove(0)
+        .latents
+}

@@ -1,0 +1,411 @@
+//! Watching, stopping and streaming runs, and one's own sampler, on fakes.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{
+    ops::ControlFlow::{Break, Continue},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use common::{Fakes, Model, base, latents};
+use futures_core::Stream;
+use ndarray::Array4;
+use sd_core::{
+    Error, Event, ImageSize, Pipeline, Request, StopToken, Stopped, Update,
+    schedulers::{Heun, Ladder, NoiseSource, Sampler, TorchRng, sample},
+    slerp,
+    text::ClipSkip,
+};
+
+fn stopped(result: Result<(), Error>) -> Stopped {
+    match result.unwrap_err() {
+        Error::Stopped(stopped) => *stopped,
+        error => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_pipeline_goes_to_other_threads() {
+    fn shared<T: Send + Sync + Clone + 'static>() {}
+    shared::<Pipeline>();
+    shared::<StopToken>();
+    shared::<Request>();
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let model = Arc::downgrade(&fakes.model);
+    drop((pipeline.clone(), pipeline, fakes));
+    assert!(model.upgrade().is_none(), "the last one dropped frees it");
+}
+
+#[test]
+fn an_observer_sees_every_step_and_every_picture() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let mut seen = Vec::new();
+    let mut pictures = Vec::new();
+    let requests = [base().count(2), base().seed(1).steps(2)];
+    pipeline
+        .run(&requests, &StopToken::new(), |event| {
+            match event {
+                Event::Step(p) => {
+                    assert_eq!((p.latents.dim(), p.denoised.dim()), ((4, 6, 8), (4, 6, 8)));
+                    let step = p.step;
+                    assert!(step.elapsed >= step.took && !step.took.is_zero());
+                    let now = (
+                        step.request,
+                        step.picture,
+                        step.seed,
+                        step.index,
+                        step.total,
+                    );
+                    seen.push((now, step.sigma, p.latents.to_owned()));
+                }
+                Event::Picture(picture) => pictures.push((seen.len(), picture)),
+                _ => unreachable!("no other events"),
+            }
+            Continue(())
+        })
+        .unwrap();
+    let steps: Vec<_> = seen.iter().map(|(now, ..)| *now).collect();
+    let expected = [
+        (0, 0, 7, 0, 4),
+        (0, 0, 7, 1, 4),
+        (0, 0, 7, 2, 4),
+        (0, 0, 7, 3, 4),
+        (0, 1, 8, 0, 4),
+        (0, 1, 8, 1, 4),
+        (0, 1, 8, 2, 4),
+        (0, 1, 8, 3, 4),
+        (1, 0, 1, 0, 2),
+        (1, 0, 1, 1, 2),
+    ];
+    assert_eq!(steps, expected);
+    assert!(seen[..4].is_sorted_by(|a, b| a.1 > b.1), "sigmas fall");
+    let came: Vec<_> = pictures.iter().map(|(after, _)| *after).collect();
+    assert_eq!(came, [4, 8, 10], "each as it is finished");
+    assert_eq!(
+        seen[3].2,
+        pictures[0].1.latents.index_axis(ndarray::Axis(0), 0)
+    );
+}
+
+#[test]
+fn a_look_at_a_step_is_small_or_full() {
+    let fakes = Fakes::new();
+    let mut last = None;
+    fakes
+        .pipeline()
+        .run(&[base()], &StopToken::new(), |event| {
+            match event {
+                Event::Step(p) => {
+                    assert_eq!(p.preview().unwrap().dimensions(), (8, 6));
+                    last = Some(p.decode().unwrap());
+                }
+                Event::Picture(picture) => assert_eq!(last.as_ref(), Some(&picture.image)),
+                _ => {}
+            }
+            Continue(())
+        })
+        .unwrap();
+    assert_eq!(
+        fakes.decodes(),
+        8 + 4 + 1,
+        "the fit, the looks, the picture"
+    );
+}
+
+#[test]
+fn an_observer_stops_after_any_step() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let whole = latents(&pipeline, &base());
+    fakes.decodes();
+    for stop_after in 1..=4 {
+        let mut seen = Vec::new();
+        let stopped = stopped(pipeline.run(&[base()], &StopToken::new(), |event| {
+            let Event::Step(p) = event else {
+                panic!("a picture")
+            };
+            seen.push((p.latents.to_owned(), p.denoised.to_owned()));
+            if seen.len() == stop_after {
+                Break(())
+            } else {
+                Continue(())
+            }
+        }));
+        let (latents_then, denoised) = seen.pop().unwrap();
+        assert_eq!(stopped.steps, stop_after);
+        let [unfinished] = &stopped.pictures[..] else {
+            panic!("one picture")
+        };
+        assert_eq!(
+            (unfinished.request, unfinished.picture, unfinished.seed),
+            (0, 0, 7)
+        );
+        let row = |all: &Array4<f32>| all.index_axis(ndarray::Axis(0), 0).to_owned();
+        assert_eq!(row(&unfinished.latents), latents_then);
+        assert_eq!(row(unfinished.denoised.as_ref().unwrap()), denoised);
+        assert_eq!(fakes.decodes(), 0);
+        assert!(
+            pipeline
+                .decode(unfinished.denoised.as_ref().unwrap().view())
+                .is_ok()
+        );
+        assert_eq!(
+            latents(&pipeline, &base()),
+            whole,
+            "the pipeline works afterwards"
+        );
+        fakes.decodes();
+    }
+}
+
+#[test]
+fn a_token_stops_before_between_and_within_calls() {
+    // Before: nothing runs.
+    let fakes = Fakes::new();
+    let token = StopToken::new();
+    token.stop();
+    let before = stopped(fakes.pipeline().run(&[base()], &token, |_| Continue(())));
+    assert_eq!(
+        (before.steps, before.pictures.len(), fakes.calls()),
+        (0, 0, 0)
+    );
+
+    // Between: from an observer that goes on.
+    let token = StopToken::new();
+    let between = stopped(fakes.pipeline().run(&[base()], &token, |_| {
+        token.stop();
+        Continue(())
+    }));
+    assert_eq!(
+        (between.steps, between.pictures.len(), fakes.calls()),
+        (1, 1, 2)
+    );
+
+    // Within: the call waits until it is interrupted. Heun calls twice a step and has moved x in between.
+    let scheduler = Heun::default();
+    for (waits_at, steps) in [(1, 0), (2, 0), (5, 1), (7, 1), (9, 2)] {
+        let fakes = Fakes::with(Model {
+            waits_at,
+            ..Model::default()
+        });
+        let pipeline = fakes.pipeline();
+        let token = StopToken::new();
+        let mut last = None;
+        let within = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while fakes.model.calls.load(Relaxed) < waits_at {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                token.stop();
+            });
+            stopped(
+                pipeline.run(&[base().scheduler(scheduler)], &token, |event| {
+                    if let Event::Step(p) = event {
+                        last = Some(p.latents.to_owned());
+                    }
+                    Continue(())
+                }),
+            )
+        });
+        // Not taken back to 0, for the next run is not to wait.
+        let calls = fakes.model.calls.load(Relaxed);
+        assert_eq!((within.steps, calls), (steps, waits_at));
+        let unfinished = &within.pictures[0];
+        let found = unfinished.latents.index_axis(ndarray::Axis(0), 0);
+        match last {
+            Some(last) => assert_eq!(found, last, "the last finished step"),
+            None => assert!(unfinished.denoised.is_none()),
+        }
+        assert_eq!(fakes.decodes(), 0);
+        assert!(pipeline.generate(&base()).is_ok());
+    }
+}
+
+#[test]
+fn a_stop_after_the_last_step_pays_no_decode() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.builder().batch(3).build().unwrap();
+    let token = StopToken::new();
+    let mut pictures = 0;
+    let request = base().count(3);
+    let stopped = stopped(pipeline.run(&[request], &token, |event| {
+        if let Event::Picture(_) = event {
+            pictures += 1;
+            token.stop();
+        }
+        Continue(())
+    }));
+    assert_eq!((pictures, fakes.decodes()), (1, 1));
+    assert_eq!(stopped.steps, 4);
+    let left: Vec<_> = stopped
+        .pictures
+        .iter()
+        .map(|u| (u.picture, u.seed))
+        .collect();
+    assert_eq!(left, [(1, 8), (2, 9)], "the first was handed over");
+    assert_eq!(
+        stopped.pictures[1].latents,
+        latents(&pipeline, &base().seed(9))
+    );
+}
+
+#[test]
+fn an_observer_that_panics_does_no_harm() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let whole = latents(&pipeline, &base());
+    for at in 0..5 {
+        let mut events = 0;
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            pipeline.run(&[base()], &StopToken::new(), |_| {
+                events += 1;
+                assert!(events <= at, "the observer's own");
+                Continue(())
+            })
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(latents(&pipeline, &base()), whole);
+    }
+}
+
+#[test]
+fn a_stream_tells_what_an_observer_is_told() {
+    let pipeline = Fakes::new().pipeline();
+    let mut told = Vec::new();
+    for event in pipeline.events(vec![base().count(2)]) {
+        match event.unwrap() {
+            Update::Step { step, preview } => {
+                assert_eq!(preview.dimensions(), (8, 6));
+                told.push(format!("step {} of {}", step.index, step.picture));
+            }
+            Update::Picture(picture) => {
+                assert_eq!(
+                    picture.latents,
+                    latents(&pipeline, &base().seed(picture.seed))
+                );
+                told.push(format!("picture {}", picture.index));
+            }
+            _ => {}
+        }
+    }
+    let steps = |picture| (0..4).map(move |step| format!("step {step} of {picture}"));
+    let expected = steps(0)
+        .chain(["picture 0".into()])
+        .chain(steps(1))
+        .chain(["picture 1".into()]);
+    assert_eq!(told, expected.collect::<Vec<_>>());
+
+    let mut wrong = pipeline.events(vec![base().steps(0)]);
+    assert!(matches!(wrong.next(), Some(Err(Error::Request(_)))));
+    assert!(wrong.next().is_none() && wrong.next().is_none());
+}
+
+#[test]
+fn a_stream_is_stopped_by_its_token_and_by_dropping_it() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let long = base().steps(1000);
+    let mut events = pipeline.events(vec![long.clone()]);
+    assert!(matches!(events.next(), Some(Ok(Update::Step { .. }))));
+    events.stop_token().clone().stop();
+    let last = events.by_ref().find_map(Result::err).unwrap();
+    assert!(last.is_stopped() && events.next().is_none());
+    assert!(fakes.calls() < 20, "it is never far ahead");
+
+    let model = Arc::downgrade(&fakes.model);
+    let mut events = pipeline.events(vec![long]);
+    assert!(events.next().is_some());
+    drop((pipeline, fakes, events));
+    for _ in 0..1000 {
+        if model.upgrade().is_none() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the run goes on without its reader");
+}
+
+/// What any executor does, at its least: asks again when it is woken.
+#[test]
+fn a_stream_wakes_its_executor() {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut events = Fakes::new().pipeline().events(vec![base()]).into_stream();
+    let mut count = 0;
+    loop {
+        match Pin::new(&mut events).poll_next(&mut context) {
+            Poll::Ready(Some(event)) => {
+                event.unwrap();
+                count += 1;
+            }
+            Poll::Ready(None) => break,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+    assert_eq!(count, 5);
+}
+
+#[test]
+fn a_sampler_of_ones_own_makes_the_picture_of_the_pipeline() {
+    let pipeline = Fakes::new().pipeline();
+    let encode = |text| {
+        let encoded = pipeline.prompt_encoder().encode(text, ClipSkip::LAST);
+        encoded.unwrap().embedding
+    };
+    let (prompt, negative) = (encode("a fox"), encode("blurry"));
+    let size = ImageSize::new(64, 48).unwrap();
+    let mut guided = pipeline
+        .guided(size, prompt.view(), Some(negative.view()), 7.5)
+        .unwrap();
+    let sampler = Heun::default();
+    let rungs = Ladder::karras()
+        .rungs(pipeline.schedule(), 4, &sampler.conventions())
+        .unwrap();
+    let mut noise = TorchRng::new(7);
+    let mut x = Array4::zeros(guided.shape());
+    noise.fill(x.as_slice_mut().unwrap());
+    x *= rungs.initial_scale();
+    let values = x.as_slice_mut().unwrap();
+    sample(&sampler, values, &rungs, &mut noise, |x, at, denoised| {
+        guided.denoise(x, at, denoised).unwrap();
+    });
+    assert_eq!(x, latents(&pipeline, &base().scheduler(sampler)));
+}
+
+#[test]
+fn pictures_between_two_seeds() {
+    let pipeline = Fakes::new().pipeline();
+    let noise = |seed| {
+        let picture = pipeline
+            .generate(&base().seed(seed))
+            .unwrap()
+            .pictures
+            .remove(0);
+        picture.initial_noise
+    };
+    let at = |t| {
+        let between = slerp(noise(1).view(), noise(2).view(), t);
+        latents(&pipeline, &base().initial_noise(between))
+    };
+    assert_eq!(at(0.0), latents(&pipeline, &base().seed(1)));
+    let (first, second) = (at(0.0), at(1.0));
+    let distance = |a: &Array4<f32>, b: &Array4<f32>| (a - b).mapv(|v| v * v).sum();
+    let middle = at(0.5);
+    assert!(distance(&middle, &first) > 0.0 && distance(&middle, &second) > 0.0);
+    assert!(distance(&at(0.001), &first) < 0.01 * distance(&second, &first));
+}

@@ -1,0 +1,174 @@
+//! The pieces of a pipeline, used by themselves or replaced.
+//!
+//! # Embeddings
+//! A prompt is encoded once and kept. The text encoder can be loaded alone, so that a program holds no UNet for it.
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! use sd_onnx::{Request, text::ClipSkip};
+//!
+//! let encoder = sd_onnx::builder().load_prompt_encoder(folder)?;
+//! let fox = encoder.encode("a fox", ClipSkip::LAST)?;
+//! assert_eq!(fox.embedding.dim(), (1, 77, 64)); // 768 wide in Stable Diffusion 1.x
+//!
+//! let pipeline = sd_onnx::builder().load(folder)?;
+//! let draw = |request: Request| pipeline.generate(&request.steps(2).seed(1));
+//! let kept = draw(Request::new(fox.clone()))?;
+//! let typed = draw(Request::new("a fox"))?;
+//! assert_eq!(kept.image(), typed.image());
+//!
+//! // Between two prompts: half fox, half banana.
+//! let banana = encoder.encode("a banana", ClipSkip::LAST)?;
+//! let half = sd_onnx::slerp(fox.embedding.view(), banana.embedding.view(), 0.5);
+//! assert_ne!(draw(Request::new(half))?.image(), typed.image());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Noise
+//! A picture's [`initial_noise`](crate::Picture::initial_noise) can be kept, changed and given to another request: here to go from one
+//! seed's picture to another's.
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! # let pipeline = sd_onnx::builder().load(folder)?;
+//! use sd_onnx::{Request, slerp};
+//!
+//! let request = Request::new("a fox").steps(2);
+//! let pictures = pipeline.generate(&request.clone().seed(1).count(2))?.pictures;
+//! let [first, second] = [&pictures[0].initial_noise, &pictures[1].initial_noise];
+//! let film = [0.0, 0.25, 0.5, 0.75].map(|t| {
+//!     let between = slerp(first.view(), second.view(), t);
+//!     pipeline.generate(&request.clone().initial_noise(between))
+//! });
+//! let [beginning, ..] = film;
+//! assert_eq!(beginning?.image(), &pictures[0].image);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Pictures as latents
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! # let pipeline = sd_onnx::builder().load(folder)?;
+//! use sd_onnx::Request;
+//!
+//! let fox = pipeline.generate(&Request::new("a fox").seed(1))?;
+//! let latents = pipeline.encode_image(fox.image())?.mode();
+//! assert_eq!(latents.dim(), (1, 4, 16, 16));
+//! let again = pipeline.decode(latents.view())?;
+//! let difference = again.iter().zip(fox.image().iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
+//! assert!(difference / (64 * 64 * 3) < 16, "much the same picture");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # A sampler of one's own
+//! As an `impl` of [`Sampler`](crate::schedulers::Sampler) it goes into a request
+//! ([its crate's front page](crate::schedulers) has one in ten lines). Or write the loop yourself, and call the model as a plain function
+//! D(x; sigma):
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! # let pipeline = sd_onnx::builder().load(folder)?;
+//! use sd_onnx::{Request, schedulers::{Conventions, Euler, Ladder, NoiseSource, TorchRng}, text::ClipSkip};
+//!
+//! let encode = |text| pipeline.prompt_encoder().encode(text, ClipSkip::LAST);
+//! let (prompt, negative) = (encode("a fox")?, encode("")?);
+//! let (size, negative) = (pipeline.default_size(), Some(negative.embedding.view()));
+//! let mut model = pipeline.guided(size, prompt.embedding.view(), negative, 7.5)?;
+//!
+//! let rungs = Ladder::karras().rungs(pipeline.schedule(), 4, &Conventions::default())?;
+//! let mut latents = ndarray::Array4::zeros(model.shape());
+//! let x = latents.as_slice_mut().unwrap();
+//! TorchRng::new(1).fill(x);
+//! x.iter_mut().for_each(|x| *x *= rungs.initial_scale());
+//! let mut denoised = vec![0.0; x.len()];
+//! for at in rungs.iter() {
+//!     model.denoise(x, at, &mut denoised)?;
+//!     // Euler's method: a straight line to the next noise level.
+//!     let next = rungs.sigmas()[at.index + 1];
+//!     for (x, denoised) in x.iter_mut().zip(&denoised) {
+//!         *x += (*x - denoised) / at.sigma * (next - at.sigma);
+//!     }
+//! }
+//! let picture = pipeline.decode(latents.view())?;
+//!
+//! let request = Request::new("a fox").scheduler(Euler).ladder(Ladder::karras()).steps(4).seed(1);
+//! let same = pipeline.generate(&request)?;
+//! let close = |(a, b): (&u8, &u8)| a.abs_diff(*b) <= 1;
+//! assert!(picture.iter().zip(same.image().iter()).all(close));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Guidance of one's own
+//! [`Guide`](crate::Guide) merges the two predictions; its page has guidance on an interval. This one brings the merged prediction
+//! back to the strength of the conditional one, against burnt colours (Lin et al. 2023, arXiv 2305.08891, section 3.4):
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! # let pipeline = sd_onnx::builder().load(folder)?;
+//! use sd_onnx::{Guide, Request, guide, schedulers::Rung};
+//!
+//! #[derive(Debug)]
+//! struct Rescaled { scale: f32, rescale: f32 }
+//!
+//! impl Guide for Rescaled {
+//!     fn merge(&self, conditional: &mut [f32], unconditional: &[f32], _: Rung) {
+//!         let deviation = |values: &[f32]| {
+//!             let mean = values.iter().sum::<f32>() / values.len() as f32;
+//!             (values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / values.len() as f32).sqrt()
+//!         };
+//!         let before = deviation(conditional);
+//!         guide(conditional, unconditional, self.scale);
+//!         let factor = self.rescale * before / deviation(conditional) + 1.0 - self.rescale;
+//!         conditional.iter_mut().for_each(|v| *v *= factor);
+//!     }
+//! }
+//!
+//! let request = Request::new("a fox").steps(4).seed(1);
+//! let strong = pipeline.generate(&request.clone().guidance(15.0))?;
+//! let tamed = pipeline.generate(&request.guidance(Rescaled { scale: 15.0, rescale: 0.7 }))?;
+//! assert_ne!(strong.image(), tamed.image());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Networks of one's own
+//! [`Pipeline::builder`](crate::Pipeline::builder) takes any [`Denoiser`](crate::Denoiser), [`LatentCodec`](crate::LatentCodec) and, in a
+//! [`PromptEncoder`](crate::text::PromptEncoder), any [`TextModel`](crate::text::TextModel): the front page of `sd-core` has all three in forty
+//! lines. They can be mixed with parts of a model folder, or wrap them:
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! use std::sync::{Arc, atomic::{AtomicUsize, Ordering::Relaxed}};
+//! use ndarray::{ArrayView3, ArrayView4, ArrayViewMut4};
+//! use sd_onnx::{Denoiser, Pipeline, Request, StopToken, text::BoxError};
+//!
+//! /// Counts the calls of another.
+//! struct Counted { inner: Arc<dyn Denoiser>, calls: AtomicUsize }
+//!
+//! impl Denoiser for Counted {
+//!     fn latent_channels(&self) -> usize { self.inner.latent_channels() }
+//!     fn context_width(&self) -> usize { self.inner.context_width() }
+//!     fn predict(
+//!         &self,
+//!         latents: ArrayView4<'_, f32>,
+//!         timestep: f32,
+//!         context: ArrayView3<'_, f32>,
+//!         output: ArrayViewMut4<'_, f32>,
+//!         stop: &StopToken,
+//!     ) -> Result<(), BoxError> {
+//!         self.calls.fetch_add(1, Relaxed);
+//!         self.inner.predict(latents, timestep, context, output, stop)
+//!     }
+//! }
+//!
+//! let model = sd_onnx::builder().load(folder)?;
+//! let counted = Arc::new(Counted { inner: model.denoiser().clone(), calls: AtomicUsize::new(0) });
+//! let pipeline = Pipeline::builder(
+//!     model.prompt_encoder().clone(),
+//!     counted.clone(),
+//!     model.codec().clone(),
+//!     model.scheduler_config().clone(),
+//! );
+//! pipeline.size(64, 64).build()?.generate(&Request::new("a fox").steps(4))?;
+//! assert_eq!(counted.calls.load(Relaxed), 8); // twice a step, for guidance
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
