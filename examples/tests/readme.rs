@@ -15,7 +15,10 @@ fn block<'a>(readme: &'a str, language: &str) -> &'a str {
 
 #[test]
 fn the_program_in_the_readme_builds_and_draws() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .unwrap();
     let readme = fs::read_to_string(root.join("README.md")).unwrap();
     let (dependencies, program) = (block(&readme, "toml"), block(&readme, "rust"));
     assert!(program.lines().count() <= 12, "{program}");
@@ -51,7 +54,11 @@ fn the_program_in_the_readme_builds_and_draws() {
         .env_remove("RUSTFLAGS")
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 
     let pipeline = sd_onnx::builder().load(&model).unwrap();
     let infotext = sd_onnx::Infotext::read_png(&picture).unwrap().unwrap();
