@@ -19,14 +19,20 @@ use sd_examples::{
     options::{Options, positive, summary},
     print, progress_bar, save_new, slug, stopped_by_ctrl_c, tell,
 };
-use sd_onnx::{Conditioning, Event, Picture, Pipeline, Prompt, Request, StopToken, files};
+use sd_onnx::{
+    Conditioning, Event, Infotext, Picture, Pipeline, Prompt, Request, StopToken, files,
+};
 
 /// Draws a prompt with Stable Diffusion on ONNX Runtime.
 #[derive(Parser)]
 #[command(name = "txt2img", version, allow_negative_numbers = true)]
 struct Arguments {
     /// What to draw
-    prompt: String,
+    #[arg(required_unless_present = "like")]
+    prompt: Option<String>,
+    /// PNG with an infotext, of ours or of WebUI: draws the same picture again, but for what other options say
+    #[arg(long, value_name = "FILE")]
+    like: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
     /// Pictures; picture i has the seed + i
@@ -53,9 +59,15 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let options = &arguments.options;
-    let request = options
-        .request(Request::new(&arguments.prompt))?
-        .count(arguments.count);
+    let like = arguments.like.as_deref().map(Like::read).transpose()?;
+    let mut request = match &like {
+        Some(like) => like.request(),
+        None => Request::new(""),
+    };
+    if let Some(prompt) = &arguments.prompt {
+        request = request.prompt(prompt);
+    }
+    let request = options.request(request)?.count(arguments.count);
     check_outputs(arguments)?;
 
     let started = Instant::now();
@@ -67,7 +79,57 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         summary(&request, pipeline.scheduler_config(), &[]),
         started.elapsed().as_secs_f32(),
     ));
+    if let Some(like) = &like {
+        like.tell_another_model(&pipeline);
+    }
     generate(&pipeline, &request, &stop, arguments)
+}
+
+/// What `--like` is about.
+struct Like<'a> {
+    path: &'a Path,
+    infotext: Infotext,
+}
+
+impl<'a> Like<'a> {
+    fn read(path: &'a Path) -> Result<Self, Failure> {
+        match Infotext::read_png(path).map_err(Failure::at(path))? {
+            Some(infotext) => Ok(Self { path, infotext }),
+            None => Err(Failure::Work(format!(
+                "{}: the file does not say how it was made (no `parameters` text)",
+                path.display()
+            ))),
+        }
+    }
+
+    /// What draws the picture again; tells what will be different.
+    fn request(&self) -> Request {
+        let again = self.infotext.request();
+        for difference in again.differences {
+            tell(format_args!(
+                "warning: {}: {difference}",
+                self.path.display()
+            ));
+        }
+        again.request
+    }
+
+    /// Warns if the hash of the model is known to be another.
+    fn tell_another_model(&self, pipeline: &Pipeline) {
+        let (Some(made_with), Some((name, Some(hash)))) =
+            (self.infotext.get("Model hash"), pipeline.model())
+        else {
+            return;
+        };
+        let short = hash.get(..10).unwrap_or(hash);
+        if !hash.starts_with(&made_with.to_ascii_lowercase()) {
+            tell(format_args!(
+                "warning: {}: made with the model {} ({made_with}), this one is {name} ({short})",
+                self.path.display(),
+                self.infotext.get("Model").unwrap_or("of no name"),
+            ));
+        }
+    }
 }
 
 /// What can be known to be wrong with them before there is anything to write.

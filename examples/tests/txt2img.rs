@@ -388,6 +388,135 @@ fn a_reader_that_is_gone_is_no_panic() {
     );
 }
 
+#[test]
+fn like_a_picture_is_the_same_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let read = |name: &str| fs::read(path.join(name)).unwrap();
+    let made = [
+        "a fox, on (blue): \"really\"",
+        "--negative",
+        "white",
+        "--steps",
+        "3",
+        "--guidance",
+        "4.3",
+        "--seed",
+        "4294967303",
+        "--width",
+        "72",
+        "--height",
+        "64",
+        "--clip-skip",
+        "2",
+        "--scheduler",
+        "euler-a",
+        "--ladder",
+        "trailing",
+        "--output",
+        "first.png",
+    ];
+    TXT2IMG.succeed(path, &made);
+    let (_, stderr) = TXT2IMG.succeed(path, &["--like", "first.png", "--output", "again.png"]);
+    assert_eq!(read("again.png"), read("first.png"));
+    assert!(!stderr.contains("warning"), "{stderr}");
+
+    // The second picture of a request is one by itself.
+    TXT2IMG.succeed(
+        path,
+        &[
+            "fox", "--steps", "2", "--seed", "1", "--count", "2", "--output", "two.png",
+        ],
+    );
+    TXT2IMG.succeed(path, &["--like", "two-2.png", "--output", "again.png"]);
+    assert_eq!(read("again.png"), read("two-2.png"));
+
+    // What is given by itself goes before what the file says.
+    let changes = [
+        &["--steps", "4"][..],
+        &["--guidance", "2"],
+        &["--seed", "8"],
+        &["--width", "64"],
+        &["--height", "72"],
+        &["--clip-skip", "1"],
+        &["--scheduler", "heun"],
+        &["--ladder", "karras"],
+        &["--negative", "red"],
+        &["a cat"],
+    ];
+    for change in changes {
+        TXT2IMG.succeed(
+            path,
+            &[change, &["--like", "first.png", "--output", "changed.png"]].concat(),
+        );
+        let mut direct = made;
+        match change {
+            [option, value] => {
+                let at = made.iter().position(|known| known == option).unwrap();
+                direct[at + 1] = value;
+            }
+            _ => direct[0] = change[0],
+        }
+        direct[direct.len() - 1] = "direct.png";
+        TXT2IMG.succeed(path, &direct);
+        assert_eq!(read("changed.png"), read("direct.png"), "{change:?}");
+        assert_ne!(read("changed.png"), read("first.png"), "{change:?}");
+    }
+}
+
+#[test]
+fn like_a_picture_of_another_program_says_what_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let with_text = |name: &str, text: &str| {
+        let file = fs::File::create(folder.path().join(name)).unwrap();
+        let mut png = png::Encoder::new(file, 1, 1);
+        png.add_text_chunk("parameters".to_owned(), text.to_owned())
+            .unwrap();
+        png.write_header().unwrap().write_image_data(&[0]).unwrap();
+    };
+    let parameters =
+        "Steps: 2, Sampler: Euler, Schedule type: Karras, CFG scale: 3, Seed: 5, Size: 64x64";
+    with_text(
+        "gpu.png",
+        &format!("a fox\n{parameters}, Model hash: 0123456789, Model: other"),
+    );
+    let (_, stderr) = TXT2IMG.succeed(folder.path(), &["--like", "gpu.png", "--output", "f.png"]);
+    let warnings: Vec<_> = stderr
+        .lines()
+        .filter(|line| line.starts_with("warning: gpu.png: "))
+        .collect();
+    assert_eq!(warnings.len(), 2, "{stderr}");
+    assert!(warnings[0].contains("GPU"), "{stderr}");
+    assert!(
+        warnings[1].contains("made with the model other (0123456789), this one is emoji ("),
+        "{stderr}"
+    );
+
+    TXT2IMG.fail(
+        folder.path(),
+        &["--like", "none.png"],
+        1,
+        "none.png: No such file",
+    );
+    fs::write(folder.path().join("no.png"), "no PNG").unwrap();
+    TXT2IMG.fail(folder.path(), &["--like", "no.png"], 1, "no.png: ");
+    let image = image::RgbImage::new(8, 8);
+    image.save(folder.path().join("plain.png")).unwrap();
+    TXT2IMG.fail(
+        folder.path(),
+        &["--like", "plain.png"],
+        1,
+        "plain.png: the file does not say how it was made",
+    );
+    let ddim = ["--like", "gpu.png", "--scheduler", "ddim"];
+    TXT2IMG.fail(
+        folder.path(),
+        &ddim,
+        2,
+        "the ladder karras does not fit the scheduler ddim",
+    );
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn what_cannot_be_written_is_not_there() {
@@ -432,6 +561,7 @@ fn help_is_no_failure() {
         "--threads",
         "--output",
         "--dump",
+        "--like",
     ] {
         assert!(stdout.contains(option), "{option}");
     }
