@@ -71,7 +71,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(path) = &arguments.output {
         check_output("output", path)?;
     }
-    let pipeline = options.load()?;
+    let pipeline = options.load(1)?;
     let stop = stopped_by_ctrl_c();
     let base = options.sized(grid.base.clone(), &pipeline);
     let (columns, rows) = grid.sides(base.size.unwrap_or_default());

@@ -81,7 +81,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(path) = &arguments.output {
         check_output("output", path)?;
     }
-    let pipeline = options.load()?;
+    let pipeline = options.load(1)?;
     let stop = stopped_by_ctrl_c();
     let request = options.sized(request, &pipeline);
     let [width, height] = request.size.unwrap_or_default();

@@ -126,12 +126,14 @@ impl Options {
         request.size(self.width.unwrap_or(width), self.height.unwrap_or(height))
     }
 
-    /// The model.
+    /// The model, given up to `batch` pictures at once.
     ///
     /// # Errors
     /// [`Failure::Work`] when it cannot be loaded.
-    pub fn load(&self) -> Result<Pipeline, Failure> {
-        let mut builder = sd_onnx::builder().threads(self.threads.unwrap_or(0));
+    pub fn load(&self, batch: usize) -> Result<Pipeline, Failure> {
+        let mut builder = sd_onnx::builder()
+            .threads(self.threads.unwrap_or(0))
+            .batch(batch);
         if let Some(variant) = &self.variant {
             builder = builder.variant(variant);
         }
