@@ -26,8 +26,8 @@ use sd_onnx::{Event, Pipeline, Request};
 ///
 /// A column is a step, from the noise level (sigma) it began at to the one it arrived at. The upper row, denoised, is what
 /// the model took for the finished picture at the level where the step began; the lower one, noisy, is what the step left:
-/// the latents at the level it arrived at, brought to unit variance, x / sqrt(sigma² + 1), and decoded as they are. The last
-/// ones are the finished picture. All other options are as in txt2img.
+/// the latents at the level it arrived at, brought to unit variance, x / sqrt(sigma² + 1), and decoded as they are. Both
+/// end at the finished picture. All other options are as in txt2img.
 #[derive(Parser)]
 #[command(
     name = "steps",
