@@ -1,7 +1,7 @@
 //! A cheap look at latents.
 
 use image::{Rgb, RgbImage};
-use ndarray::{Array4, ArrayView3, Axis, s};
+use ndarray::{Array4, ArrayView3, s};
 use sd_schedulers::{NoiseSource, TorchRng};
 
 use crate::{BoxError, LatentCodec, StopToken};
@@ -32,8 +32,8 @@ impl LatentRgb {
         })
     }
 
-    /// The coefficients that come closest, in the least squares, to what a codec decodes eight random smooth latents of
-    /// 8 × 8 places to.
+    /// The coefficients that come closest, in the least squares, to what a codec decodes eight random latents of 8 × 8
+    /// places to.
     ///
     /// # Errors
     /// What the codec fails with, or that it gives another shape than it should.
@@ -45,7 +45,7 @@ impl LatentRgb {
         // The normal equations, with red, green and blue on their right.
         let mut equations = vec![vec![0.0_f64; columns + 3]; columns];
         for seed in 0..PICTURES {
-            let latents = smooth_latents(seed, channels, SIDE);
+            let latents = patchy_latents(seed, channels, SIDE);
             let image = codec.decode(latents.view(), &StopToken::new())?;
             let expected = (1, 3, SIDE * factor, SIDE * factor);
             if image.dim() != expected {
@@ -83,21 +83,16 @@ impl LatentRgb {
     }
 }
 
-/// Latents that vary as pictures' do: a level for each channel and half as much of noise.
-fn smooth_latents(seed: u64, channels: usize, side: usize) -> Array4<f32> {
-    let mut noise = TorchRng::new(seed);
-    let mut levels = vec![0.0; channels];
-    noise.fill(&mut levels);
-    let mut latents = Array4::zeros((1, channels, side, side));
-    noise.fill(latents.as_slice_mut().expect("fresh arrays are contiguous"));
-    for (mut channel, level) in latents
-        .index_axis_mut(Axis(0), 0)
-        .outer_iter_mut()
-        .zip(levels)
-    {
-        channel.mapv_inplace(|v| 0.5 * v + level);
-    }
-    latents
+/// Latents that vary as pictures' do, which are of one colour over several places: squares of 4 × 4 with a random level in
+/// each channel. Where every place is another one, what it is decoded to is mostly its neighbours'.
+fn patchy_latents(seed: u64, channels: usize, side: usize) -> Array4<f32> {
+    const SQUARE: usize = 4;
+    let squares = side.div_ceil(SQUARE);
+    let mut levels = vec![0.0; channels * squares * squares];
+    TorchRng::new(seed).fill(&mut levels);
+    Array4::from_shape_fn((1, channels, side, side), |(_, channel, y, x)| {
+        levels[(channel * squares + y / SQUARE) * squares + x / SQUARE]
+    })
 }
 
 /// Gauss–Jordan elimination with row pivoting, of rows with the right-hand sides at their ends. What is not determined

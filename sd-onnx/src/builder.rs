@@ -1,29 +1,34 @@
 //! From a model folder to a pipeline.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use sd_core::{Denoiser, LatentCodec, Pipeline, SchedulerConfig};
+use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig};
 use sd_text::{ClipTokenizer, PromptEncoder};
 
 use crate::{
     Device, Error,
     folder::ModelFolder,
+    hash,
     models::{clip_text::ClipTextConfig, unet::UnetConfig, vae::VaeConfig},
     parts::{OnnxCodec, OnnxDenoiser, OnnxTextModel},
     runtime::Runtime,
 };
 
 /// How a model is loaded. [`builder`] makes one, [`load`](Self::load) ends it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Builder {
     device: Device,
     threads: u16,
     runtime: Option<PathBuf>,
     variant: Option<String>,
     clip_skip: usize,
+    max_pixels: u64,
+    batch: usize,
+    codec: Option<Arc<dyn LatentCodec>>,
 }
 
 /// A builder at its defaults: the CPU with a thread for each physical core, clip skip 1.
@@ -34,6 +39,9 @@ pub fn builder() -> Builder {
         runtime: None,
         variant: None,
         clip_skip: 1,
+        max_pixels: MAX_PIXELS,
+        batch: 1,
+        codec: None,
     }
 }
 
@@ -69,6 +77,29 @@ impl Builder {
         self
     }
 
+    /// The largest picture that a request may ask for, in pixels. Default [`MAX_PIXELS`], 4096 × 4096. Memory and time grow
+    /// with it, those of attention with its square.
+    pub fn max_pixels(mut self, pixels: u64) -> Self {
+        self.max_pixels = pixels;
+        self
+    }
+
+    /// How many pictures, at least 1, the UNet is given at once, of a call whose requests allow it (same size, steps,
+    /// sampler and ladder). Default 1: on the CPU a batch of two takes longer than two calls. A picture from a batch is what
+    /// it would be alone but for rounding, seen at about 1e-6.
+    pub fn batch(mut self, pictures: usize) -> Self {
+        self.batch = pictures;
+        self
+    }
+
+    /// An autoencoder in place of the folder's, which is then not looked at: another pipeline's
+    /// [`codec`](Pipeline::codec), so that two models share one, or one of [`load_codec`](Self::load_codec). Pipelines that
+    /// share one also share its turns: one picture is decoded at a time. Default: the folder's.
+    pub fn codec(mut self, codec: Arc<dyn LatentCodec>) -> Self {
+        self.codec = Some(codec);
+        self
+    }
+
     /// Reads a Stable Diffusion 1.x folder in the diffusers layout and gets it ready to draw.
     ///
     /// # Errors
@@ -81,12 +112,21 @@ impl Builder {
         let scheduler = scheduler_config(&folder.component("scheduler")?)?;
         let prompts = self.prompts(&folder)?;
         let denoiser = self.denoiser(&folder)?;
-        let codec = self.codec(&folder)?;
+        let codec = match &self.codec {
+            Some(codec) => codec.clone(),
+            None => Arc::new(self.vae(&folder)?),
+        };
         let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(4096) as u32;
         let [height, width] = denoiser.sample_size().map(side);
-        Pipeline::builder(prompts, Arc::new(denoiser), Arc::new(codec), scheduler)
+        let files = folder.weight_files("unet")?;
+        Pipeline::builder(prompts, Arc::new(denoiser), codec, scheduler)
             .size(width, height)
             .clip_skip(self.clip_skip)
+            .max_pixels(self.max_pixels)
+            .batch(self.batch)
+            .model(folder.name(), move || {
+                hash::remembered(&files, hash::cache().as_deref())
+            })
             .build()
             .map_err(|source| Error::Pipeline {
                 path: path.to_path_buf(),
@@ -115,7 +155,7 @@ impl Builder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_codec(&self, folder: impl AsRef<Path>) -> Result<Arc<dyn LatentCodec>, Error> {
-        Ok(Arc::new(self.codec(&self.open(folder.as_ref())?)?))
+        Ok(Arc::new(self.vae(&self.open(folder.as_ref())?)?))
     }
 
     fn open(&self, folder: &Path) -> Result<ModelFolder, Error> {
@@ -143,7 +183,7 @@ impl Builder {
         )
     }
 
-    fn codec(&self, folder: &ModelFolder) -> Result<OnnxCodec, Error> {
+    fn vae(&self, folder: &ModelFolder) -> Result<OnnxCodec, Error> {
         let config = VaeConfig::new(&folder.config("vae")?)?;
         OnnxCodec::new(
             config,
@@ -158,6 +198,31 @@ impl Builder {
         let runtime = Runtime::start(self.runtime.as_deref())?;
         self.device.check(&runtime)?;
         Ok(runtime)
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            device,
+            threads,
+            runtime,
+            variant,
+            clip_skip,
+            max_pixels,
+            batch,
+            codec,
+        } = self;
+        f.debug_struct("Builder")
+            .field("device", device)
+            .field("threads", threads)
+            .field("runtime", runtime)
+            .field("variant", variant)
+            .field("clip_skip", clip_skip)
+            .field("max_pixels", max_pixels)
+            .field("batch", batch)
+            .field("codec", &codec.as_ref().map(|_| "given"))
+            .finish()
     }
 }
 

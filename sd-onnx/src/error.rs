@@ -107,6 +107,9 @@ pub enum Error {
         /// What ONNX Runtime said.
         message: String,
     },
+    /// The call was stopped by its token, before or while ONNX Runtime ran.
+    #[error("stopped")]
+    Stopped,
     /// The tokenizer's files cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] sd_text::TokenizerError),

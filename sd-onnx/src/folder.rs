@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, config::Config, weights::Weights};
+use crate::{
+    Error,
+    config::Config,
+    weights::{self, Weights},
+};
 
 /// A model folder and the variant asked for.
 #[derive(Debug)]
@@ -71,6 +75,32 @@ impl ModelFolder {
     /// A component's weights.
     pub fn weights(&self, component: &str) -> Result<Weights, Error> {
         Weights::open(&self.weight_file(component)?)
+    }
+
+    /// The files that a component's weights lie in: one, or its shards in their order.
+    pub fn weight_files(&self, component: &str) -> Result<Vec<PathBuf>, Error> {
+        weights::files(&self.weight_file(component)?)
+    }
+
+    /// What the model is called: the folder's name, or in the Hugging Face cache, where that is a hash, the repository's.
+    pub fn name(&self) -> String {
+        // `.` and `..` have no name.
+        let path = match self.path.file_name() {
+            Some(_) => std::path::absolute(&self.path),
+            None => fs::canonicalize(&self.path),
+        };
+        let path = path.unwrap_or_else(|_| self.path.clone());
+        let mut above = path
+            .ancestors()
+            .map(|folder| folder.file_name().unwrap_or_default().to_string_lossy());
+        let name = above.next().unwrap_or_default();
+        let repository = match (above.next().as_deref(), above.next()) {
+            (Some("snapshots"), Some(repository)) => repository
+                .strip_prefix("models--")
+                .and_then(|repository| repository.rsplit("--").next().map(str::to_owned)),
+            _ => None,
+        };
+        repository.unwrap_or_else(|| name.into_owned())
     }
 
     /// The safetensors file of a component, or the index of its shards: the variant asked for where the component has
@@ -202,7 +232,28 @@ fn no_safetensors(folder: PathBuf, stem: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::variant_of;
+    use super::*;
+
+    #[test]
+    fn a_model_is_called_as_its_folder_or_repository() {
+        let name = |path: &str| {
+            ModelFolder {
+                path: path.into(),
+                variant: None,
+            }
+            .name()
+        };
+        assert_eq!(name("/a/stable-diffusion-v1-5/"), "stable-diffusion-v1-5");
+        assert_eq!(name("models/emoji"), "emoji");
+        assert_eq!(name("/h/models--org--sd-v1-5/snapshots/0a1b"), "sd-v1-5");
+        assert_eq!(name("/h/models--gpt/snapshots/0a1b"), "gpt");
+        assert_eq!(name("/h/mine/snapshots/0a1b"), "0a1b");
+        let here = std::env::current_dir().unwrap();
+        let here = here.file_name().unwrap().to_str().unwrap();
+        assert_eq!(name("."), here);
+        assert_eq!(name("src/.."), here);
+        assert_eq!(name("/"), "");
+    }
 
     #[test]
     fn file_names_tell_their_variant() {

@@ -36,6 +36,7 @@ mod error;
 mod folder;
 mod graph;
 pub mod handbook;
+mod hash;
 mod models;
 mod parts;
 mod runtime;
@@ -49,6 +50,7 @@ pub use runtime::RuntimeError;
 pub use sd_core::{
     Conditioning, Denoiser, Error as GenerateError, Event, EventStream, Events, Generation,
     Guidance, Guide, Guided, ImageSize, Infotext, LatentCodec, LatentDistribution, LatentRgb,
-    Picture, Pipeline, Progress, Prompt, Request, SchedulerConfig, StepInfo, StopToken, Timings,
-    Update, files, guide, infotext, schedulers, slerp, text,
+    MAX_PIXELS, MAX_PROMPT_BYTES, OnStop, Picture, Pipeline, PipelineBuilder, Problem, Problems,
+    Progress, Prompt, Reproduction, Request, SchedulerConfig, StepInfo, StopToken, Stopped,
+    Timings, Unfinished, Update, files, guide, infotext, schedulers, slerp, text,
 };

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis, Slice};
-use sd_core::{BoxError, Denoiser, LatentCodec, LatentDistribution, StopToken};
+use sd_core::{BoxError, Denoiser, LatentCodec, LatentDistribution, LatentRgb, StopToken};
 use sd_text::{ClipSkip, TextModel};
 
 use crate::{
@@ -67,7 +67,7 @@ impl TextModel for OnnxTextModel {
         let ids = ids.as_standard_layout();
         let ids = ids.as_slice().expect("standard layout");
         let output = clip_text::output_name(clip_skip.number());
-        let states = self.session.run(
+        let states = self.session.run_for(
             [("input_ids", Input::I64(&shape, ids))],
             &output,
             |_, states| states.to_vec(),
@@ -117,7 +117,7 @@ impl Denoiser for OnnxDenoiser {
         timestep: f32,
         context: ArrayView3<'_, f32>,
         mut output: ArrayViewMut4<'_, f32>,
-        _stop: &StopToken,
+        stop: &StopToken,
     ) -> Result<(), BoxError> {
         let (shape, context_shape) = (latents.shape(), context.shape());
         let (latents, context) = (latents.as_standard_layout(), context.as_standard_layout());
@@ -133,7 +133,7 @@ impl Denoiser for OnnxDenoiser {
             ),
         ];
         let dim = output.dim();
-        self.session.run(inputs, "output", |_, data| {
+        self.session.run(inputs, stop, |_, data| {
             ArrayView4::from_shape(dim, data).map(|prediction| output.assign(&prediction))
         })??;
         Ok(())
@@ -196,7 +196,7 @@ impl LatentCodec for OnnxCodec {
     fn decode(
         &self,
         latents: ArrayView4<'_, f32>,
-        _stop: &StopToken,
+        stop: &StopToken,
     ) -> Result<Array4<f32>, BoxError> {
         let VaeConfig {
             scaling_factor,
@@ -205,11 +205,11 @@ impl LatentCodec for OnnxCodec {
         } = self.config;
         let latents = latents.mapv(|v| v / scaling_factor + shift_factor);
         let latents = latents.as_standard_layout();
-        run_image(&self.decoder, ["latents", "image"], latents.view())
+        run_image(&self.decoder, "latents", latents.view(), stop)
     }
 
     fn encode(&self, image: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError> {
-        let moments = run_image(self.encoder()?, ["image", "moments"], image)?;
+        let moments = run_image(self.encoder()?, "image", image, &StopToken::new())?;
         let channels = self.config.latent_channels as isize;
         let part = |from, to| {
             moments
@@ -224,13 +224,37 @@ impl LatentCodec for OnnxCodec {
             shift: self.config.shift_factor,
         })
     }
+
+    fn latent_rgb(&self) -> Option<LatentRgb> {
+        let config = &self.config;
+        let is_sd1 = config.latent_channels == 4
+            && config.factor() == 8
+            && config.scaling_factor == 0.18215
+            && config.shift_factor == 0.0;
+        is_sd1.then(sd1_latent_rgb)
+    }
+}
+
+/// The colours of SD 1.x's latents, which SD 2.x has too: the facts of `latent_rgb_factors` of `SD15` in ComfyUI's
+/// `comfy/latent_formats.py`, which its `latent_preview.py` uses as they are here, between −1 and 1 and without a bias.
+fn sd1_latent_rgb() -> LatentRgb {
+    LatentRgb {
+        weights: vec![
+            [0.3512, 0.2297, 0.3227],
+            [0.3250, 0.4974, 0.2350],
+            [-0.2829, 0.1762, 0.2721],
+            [-0.2120, -0.2616, -0.7177],
+        ],
+        bias: [0.0; 3],
+    }
 }
 
 /// Runs a session of one image input and one image output.
 fn run_image(
     session: &Session,
-    [input, output]: [&str; 2],
+    input: &str,
     x: ArrayView4<'_, f32>,
+    stop: &StopToken,
 ) -> Result<Array4<f32>, BoxError> {
     let shape = x.shape();
     let x = x.as_standard_layout();
@@ -238,7 +262,7 @@ fn run_image(
         input,
         Input::F32(shape, x.as_slice().expect("standard layout")),
     )];
-    Ok(session.run(inputs, output, |shape, data| {
+    Ok(session.run(inputs, stop, |shape, data| {
         let dims: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
         let [n, c, h, w] = dims[..] else {
             unreachable!("the graph's output has four dimensions")

@@ -1,11 +1,12 @@
 //! One graph, ready to run.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use ort::{
-    session::{OutputSelector, RunOptions, SessionInputValue},
+    session::{OutputSelector, RunOptions, SelectedOutputMarker, SessionInputValue},
     value::TensorRef,
 };
+use sd_core::StopToken;
 
 use crate::{Error, graph::Model, runtime::Runtime, weights::not_utf8};
 
@@ -16,7 +17,7 @@ const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_pa
 #[derive(Debug)]
 pub(crate) struct Session {
     name: &'static str,
-    session: Mutex<ort::session::Session>,
+    slot: Arc<Slot>,
 }
 
 /// An input of a call.
@@ -48,18 +49,61 @@ impl Session {
         let session = builder.commit_from_memory(&model.bytes).map_err(failed)?;
         Ok(Self {
             name,
-            session: Mutex::new(session),
+            slot: Arc::new(Slot {
+                session: Mutex::new(Some(session)),
+                changed: Condvar::new(),
+            }),
         })
     }
 
-    /// Runs the graph for the one output called `output`, whose shape and values `read` is given.
+    /// Runs a graph of one output, whose shape and values `read` is given, unless `stop` is stopped before the end: while
+    /// it waits for another call or within its own.
     pub fn run<const N: usize, T>(
+        &self,
+        inputs: [(&str, Input<'_>); N],
+        stop: &StopToken,
+        read: impl FnOnce(&[i64], &[f32]) -> T,
+    ) -> Result<T, Error> {
+        // Of this call only: a stop that comes late finds nothing to end.
+        let options = Arc::new(RunOptions::new().map_err(|e| self.failed(e))?);
+        let (slot, running) = (self.slot.clone(), options.clone());
+        let _on_stop = stop.on_stop(move || {
+            // It never fails with options that are there.
+            let _ = running.terminate();
+            slot.wake_all();
+        });
+        // Neither this nor its drop holds the slot's lock while the callback comes or goes.
+        let session = self.slot.take(Some(stop)).ok_or(Error::Stopped)?;
+        self.call(session, inputs, &options, read).map_err(|error| {
+            if stop.is_stopped() {
+                Error::Stopped
+            } else {
+                error
+            }
+        })
+    }
+
+    /// Runs what of the graph the output called `output` needs, to its end.
+    pub fn run_for<const N: usize, T>(
         &self,
         inputs: [(&str, Input<'_>); N],
         output: &str,
         read: impl FnOnce(&[i64], &[f32]) -> T,
     ) -> Result<T, Error> {
-        let failed = |error: ort::Error| Error::onnx(format!("running the {}", self.name))(error);
+        let options = RunOptions::new()
+            .map_err(|e| self.failed(e))?
+            .with_outputs(OutputSelector::no_default().with(output));
+        let session = self.slot.take(None).expect("nothing stops it");
+        self.call(session, inputs, &options, read)
+    }
+
+    fn call<const N: usize, T>(
+        &self,
+        mut session: Taken<'_>,
+        inputs: [(&str, Input<'_>); N],
+        options: &RunOptions<impl SelectedOutputMarker>,
+        read: impl FnOnce(&[i64], &[f32]) -> T,
+    ) -> Result<T, Error> {
         let inputs = inputs.into_iter().map(
             |(name, input)| -> ort::Result<(String, SessionInputValue<'_>)> {
                 Ok((
@@ -75,16 +119,81 @@ impl Session {
                 ))
             },
         );
-        let inputs = inputs.collect::<ort::Result<Vec<_>>>().map_err(failed)?;
-        let options = RunOptions::new()
-            .map_err(failed)?
-            .with_outputs(OutputSelector::no_default().with(output));
-        // A panic elsewhere while the lock was held left the session as it was: it is only ever read here.
-        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        let outputs = session.run_with_options(inputs, &options).map_err(failed)?;
-        let (shape, data) = outputs[output]
+        let inputs = inputs
+            .collect::<ort::Result<Vec<_>>>()
+            .map_err(|e| self.failed(e))?;
+        let outputs = session
+            .session()
+            .run_with_options(inputs, options)
+            .map_err(|e| self.failed(e))?;
+        let (shape, data) = outputs[0]
             .try_extract_tensor::<f32>()
-            .map_err(failed)?;
+            .map_err(|e| self.failed(e))?;
         Ok(read(shape, data))
+    }
+
+    fn failed(&self, error: ort::Error) -> Error {
+        Error::onnx(format!("running the {}", self.name))(error)
+    }
+}
+
+/// Where the session lies while no call runs.
+#[derive(Debug)]
+struct Slot {
+    session: Mutex<Option<ort::session::Session>>,
+    /// It was put back, or a token was stopped.
+    changed: Condvar,
+}
+
+impl Slot {
+    /// Waits for the session; none when `stop` is stopped first.
+    fn take(&self, stop: Option<&StopToken>) -> Option<Taken<'_>> {
+        let mut slot = self.lock();
+        loop {
+            if stop.is_some_and(StopToken::is_stopped) {
+                return None;
+            }
+            if let Some(session) = slot.take() {
+                return Some(Taken {
+                    slot: self,
+                    session: Some(session),
+                });
+            }
+            slot = self
+                .changed
+                .wait(slot)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Under the lock: not between a waiting call's look at its token and its sleep.
+    fn wake_all(&self) {
+        let _slot = self.lock();
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<ort::session::Session>> {
+        // A session is in it or not, whatever panicked.
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The session, out of its slot until this is dropped, also by a panic.
+struct Taken<'a> {
+    slot: &'a Slot,
+    session: Option<ort::session::Session>,
+}
+
+impl Taken<'_> {
+    fn session(&mut self) -> &mut ort::session::Session {
+        self.session.as_mut().expect("it is there until the drop")
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        *self.slot.lock() = self.session.take();
+        // All, for the first to wake may be one that was stopped.
+        self.slot.changed.notify_all();
     }
 }

@@ -45,11 +45,7 @@ pub(crate) struct Entry {
 impl Weights {
     /// Opens one safetensors file, or all shards that a `*.index.json` names.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let files = if path.extension().is_some_and(|e| e == "json") {
-            shards(path)?
-        } else {
-            vec![path.to_path_buf()]
-        };
+        let files = files(path)?;
         // ONNX Runtime refuses files that are links out of its folder: give it the real ones.
         let real = files
             .iter()
@@ -124,6 +120,15 @@ pub(crate) fn not_utf8(path: &Path) -> Error {
         std::io::ErrorKind::InvalidInput,
         reason,
     ))
+}
+
+/// The safetensors file itself, or all shards that a `*.index.json` names, in their order.
+pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    if path.extension().is_some_and(|e| e == "json") {
+        shards(path)
+    } else {
+        Ok(vec![path.to_path_buf()])
+    }
 }
 
 /// The files that an index names, each once, in the index's folder.

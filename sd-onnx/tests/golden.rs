@@ -230,7 +230,7 @@ fn run(pipeline: &Pipeline, cases: &Value, case: &Value) -> Picture {
         .guidance(case["guidance"].as_f64().unwrap() as f32)
         .seed(number("seed"))
         .clip_skip(number("clip_skip") as usize)
-        .shared_scheduler((row.build)(pipeline.scheduler_config()).into())
+        .scheduler(row)
         .ladder(ladder);
     pipeline.generate(&request).unwrap().pictures.remove(0)
 }

@@ -7,7 +7,7 @@ mod common;
 
 use std::{
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use common::Model;
@@ -253,6 +253,8 @@ fn a_device_that_cannot_be_had_is_an_error() {
 /// Needs the package registry, as the first run on any machine does.
 #[cfg(all(feature = "fetch", target_os = "linux"))]
 mod fetch {
+    use std::process::Child;
+
     use super::*;
 
     /// Without a cache and without Python.

@@ -10,12 +10,11 @@ use std::{
     process::Command,
 };
 
-use sha2::{Digest, Sha256};
-
 use super::{
     RuntimeError,
     release::{Release, VERSION},
 };
+use crate::hash;
 
 /// The library's path in `cache`, fetched if it is not there.
 pub(super) fn fetch(release: &Release, cache: &Path) -> Result<PathBuf, RuntimeError> {
@@ -129,17 +128,9 @@ fn unpack(wheel: &Path, member: &str, target: &Path) -> Result<(), Box<dyn std::
 }
 
 fn check(path: &Path, expected: &str) -> Result<(), RuntimeError> {
-    let mut hasher = Sha256::new();
-    let copied =
-        File::open(path).and_then(|mut file| io::copy(&mut file, &mut io_writer(&mut hasher)));
-    copied.map_err(|error| RuntimeError::Fetch {
-        problem: format!("reading {}: {error}", path.display()),
+    let found = hash::sha256(&[path.to_path_buf()]).map_err(|error| RuntimeError::Fetch {
+        problem: format!("reading {error}"),
     })?;
-    let found: String = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
     if found == expected {
         return Ok(());
     }
@@ -147,19 +138,4 @@ fn check(path: &Path, expected: &str) -> Result<(), RuntimeError> {
     Err(RuntimeError::Fetch {
         problem: format!("{name} has SHA-256 {found}, expected {expected}"),
     })
-}
-
-/// `sha2` 0.11 hashes by `update`; `io::copy` wants a writer.
-fn io_writer(hasher: &mut Sha256) -> impl Write + '_ {
-    struct Writer<'a>(&'a mut Sha256);
-    impl Write for Writer<'_> {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.update(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    Writer(hasher)
 }

@@ -29,6 +29,11 @@ pub struct Tensor {
 /// The tensors of one component by name.
 pub type Tensors = BTreeMap<String, Tensor>;
 
+/// The small trained model that ships with the examples.
+pub fn emoji() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/emoji")
+}
+
 /// The folder of a shape's golden files.
 pub fn golden(shape: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,0 +1,213 @@
+//! The SHA-256 of model files, remembered from run to run.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Where hashes are remembered: `sd-onnx/hashes.json` in the user's cache folder; none where the system has no such.
+pub(crate) fn cache() -> Option<PathBuf> {
+    dirs::cache_dir().map(|folder| folder.join("sd-onnx").join("hashes.json"))
+}
+
+/// The SHA-256 of the bytes of `files` in turn, in hexadecimal digits: from `cache` if that knows files of these paths,
+/// lengths and times of change, else by reading them through. What cannot be remembered is read again the next time.
+///
+/// # Errors
+/// When a file can't be read; the error names it.
+pub(crate) fn remembered(files: &[PathBuf], cache: Option<&Path>) -> io::Result<String> {
+    let now = stamps(files)?;
+    let known = cache.map(read_cache).unwrap_or_default();
+    if let Some(known) = known.into_iter().find(|known| known.files == now) {
+        return Ok(known.sha256);
+    }
+    let sha256 = sha256(files)?;
+    // Not of files that changed meanwhile.
+    if let Some(cache) = cache
+        && stamps(files)? == now
+        && let Err(error) = remember(cache, now, &sha256)
+    {
+        tracing::debug!(path = %cache.display(), %error, "the hash is not remembered");
+    }
+    Ok(sha256)
+}
+
+/// The SHA-256 of the bytes of `files` in turn, in hexadecimal digits.
+///
+/// # Errors
+/// When a file can't be read; the error names it.
+pub(crate) fn sha256(files: &[PathBuf]) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    for path in files {
+        let mut file = File::open(path).map_err(|error| at(path, error))?;
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => hasher.update(&buffer[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(at(path, error)),
+            }
+        }
+    }
+    let digest = hasher.finalize();
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// An entry of the cache.
+#[derive(Debug, Serialize, Deserialize)]
+struct Known {
+    files: Vec<Stamp>,
+    sha256: String,
+}
+
+/// What tells whether a file is still the same.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    /// With links resolved.
+    path: String,
+    bytes: u64,
+    /// Nanoseconds since 1970.
+    modified: u64,
+}
+
+fn stamps(files: &[PathBuf]) -> io::Result<Vec<Stamp>> {
+    let stamp = |path: &PathBuf| {
+        let real = fs::canonicalize(path)?;
+        let metadata = fs::metadata(&real)?;
+        let since = metadata.modified()?.duration_since(UNIX_EPOCH);
+        Ok(Stamp {
+            path: real.to_string_lossy().into_owned(),
+            bytes: metadata.len(),
+            modified: since.unwrap_or_default().as_nanos() as u64,
+        })
+    };
+    files
+        .iter()
+        .map(|path| stamp(path).map_err(|error| at(path, error)))
+        .collect()
+}
+
+/// What is not readable, or no cache, is an empty one.
+fn read_cache(path: &Path) -> Vec<Known> {
+    let bytes = fs::read(path).unwrap_or_default();
+    serde_json::from_slice(&bytes).unwrap_or_default()
+}
+
+fn remember(path: &Path, files: Vec<Stamp>, sha256: &str) -> io::Result<()> {
+    // Again: another process may have added to it while this one read the model.
+    let mut known = read_cache(path);
+    let of_these = |known: &Known| {
+        let (there, here) = (known.files.iter(), files.iter());
+        there.map(|file| &file.path).eq(here.map(|file| &file.path))
+    };
+    known.retain(|known| !of_these(known));
+    known.push(Known {
+        files,
+        sha256: sha256.to_owned(),
+    });
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    sd_core::files::write(path, &serde_json::to_vec_pretty(&known)?)
+}
+
+fn at(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+// In a test it is the failure.
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    /// Of "abc", from FIPS 180-2, appendix B.1.
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    struct Case {
+        _folder: tempfile::TempDir,
+        files: Vec<PathBuf>,
+        cache: PathBuf,
+    }
+
+    impl Case {
+        /// "abc" in two files.
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let files = vec![folder.path().join("2"), folder.path().join("1")];
+            fs::write(&files[0], "a").unwrap();
+            fs::write(&files[1], "bc").unwrap();
+            Self {
+                cache: folder.path().join("cache/sd-onnx/hashes.json"),
+                files,
+                _folder: folder,
+            }
+        }
+
+        fn hash(&self) -> String {
+            remembered(&self.files, Some(&self.cache)).unwrap()
+        }
+
+        /// Other bytes under the old time of change, plus `later`.
+        fn change(&self, bytes: &str, later: Duration) {
+            let time = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+            let before: SystemTime = time(&self.files[1]);
+            fs::write(&self.files[1], bytes).unwrap();
+            let file = File::options().write(true).open(&self.files[1]).unwrap();
+            file.set_modified(before + later).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_again_only_when_it_was_changed() {
+        let case = Case::new();
+        assert_eq!(case.hash(), ABC);
+        case.change("xy", Duration::ZERO);
+        assert_eq!(case.hash(), ABC, "same path, length and time: not read");
+        case.change("xy", Duration::from_secs(1));
+        let changed = case.hash();
+        assert_ne!(changed, ABC);
+        case.change("bc", Duration::ZERO);
+        assert_eq!(case.hash(), changed, "the old entry was replaced");
+        case.change("bcd", Duration::ZERO);
+        assert_ne!(case.hash(), changed, "another length");
+        assert_eq!(read_cache(&case.cache).len(), 1);
+        // The order of the files is part of what is hashed, and of what is remembered.
+        let turned: Vec<_> = case.files.iter().rev().cloned().collect();
+        let turned = remembered(&turned, Some(&case.cache)).unwrap();
+        assert_ne!(turned, case.hash());
+        assert_eq!(read_cache(&case.cache).len(), 2);
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_used_does_no_harm() {
+        let case = Case::new();
+        assert_eq!(remembered(&case.files, None).unwrap(), ABC);
+        for spoiled in ["", "{", "[{\"files\": 1}]", "\0\0\0"] {
+            fs::create_dir_all(case.cache.parent().unwrap()).unwrap();
+            fs::write(&case.cache, spoiled).unwrap();
+            assert_eq!(case.hash(), ABC);
+            assert_eq!(read_cache(&case.cache).len(), 1, "replaced");
+        }
+        // A file where its folder should be: not even root can write there.
+        fs::remove_dir_all(case.cache.parent().unwrap()).unwrap();
+        fs::write(case.cache.parent().unwrap(), "").unwrap();
+        assert_eq!(case.hash(), ABC);
+        assert_eq!(case.hash(), ABC);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let error = remembered(&["/no/such/file".into()], None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().starts_with("/no/such/file: "), "{error}");
+    }
+}

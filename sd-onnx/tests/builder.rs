@@ -1,0 +1,90 @@
+//! What each setting of the builder changes, and what a loaded model says of itself.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{fs, ops::ControlFlow, sync::Arc};
+
+use common::{Model, emoji, load};
+use sd_onnx::{Event, Pipeline, Request, StopToken};
+
+#[test]
+fn max_pixels_is_the_largest_picture() {
+    let pipeline = sd_onnx::builder()
+        .max_pixels(64 * 64)
+        .load(emoji())
+        .unwrap();
+    let request = Request::new("a fox").steps(1).size(64, 72);
+    let error = pipeline.generate(&request).unwrap_err().to_string();
+    assert_eq!(error, "size is 64×72, expected at most 4096 pixels");
+    assert!(load(&emoji()).generate(&request).is_ok());
+    // The model's own size is the first request that must fit.
+    let error = sd_onnx::builder().max_pixels(64).load(emoji()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("size is 64×64, expected at most 64 pixels"),
+        "{error}"
+    );
+}
+
+/// Which picture each step was of.
+fn order(pipeline: &Pipeline) -> Vec<usize> {
+    let request = Request::new("a fox").steps(2).count(3);
+    let mut order = Vec::new();
+    let observer = |event: Event<'_>| {
+        if let Event::Step(progress) = event {
+            order.push(progress.step.picture);
+        }
+        ControlFlow::Continue(())
+    };
+    pipeline
+        .run(&[request], &StopToken::new(), observer)
+        .unwrap();
+    order
+}
+
+#[test]
+fn batch_is_how_many_go_through_the_loop_together() {
+    assert_eq!(order(&load(&emoji())), [0, 0, 1, 1, 2, 2]);
+    let two = sd_onnx::builder().batch(2).load(emoji()).unwrap();
+    assert_eq!(order(&two), [0, 1, 0, 1, 2, 2]);
+    let none = sd_onnx::builder().batch(0).load(emoji()).unwrap_err();
+    assert!(none.to_string().contains("batch is 0, expected at least 1"));
+}
+
+#[test]
+fn a_codec_takes_the_place_of_the_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    Model::of_shape("four-last").write(folder.path());
+    let (codec, own) = (load(&emoji()).codec().clone(), load(folder.path()));
+    assert_ne!(codec.factor(), own.codec().factor());
+    // With another codec the folder's is not looked at.
+    fs::remove_dir_all(folder.path().join("vae")).unwrap();
+    fs::create_dir(folder.path().join("vae")).unwrap();
+    assert!(sd_onnx::builder().load(folder.path()).is_err());
+    let other = sd_onnx::builder().codec(codec.clone()).load(folder.path());
+    let other = other.unwrap();
+    assert!(Arc::ptr_eq(other.codec(), &codec));
+    let request = Request::new("a").steps(1).size(64, 64).seed(1);
+    let latents = |pipeline: &Pipeline| {
+        pipeline.generate(&request).unwrap().pictures[0]
+            .latents
+            .dim()
+    };
+    assert_eq!(
+        (latents(&own), latents(&other)),
+        ((1, 4, 32, 32), (1, 4, 16, 16))
+    );
+}
+
+#[test]
+fn a_model_knows_its_name_and_hash() {
+    let pipeline = load(&emoji());
+    // By `sha256sum`.
+    let unet = "ffcb5de8cc537bf39845db7261f358b161bf820007ea6e99843d17ebc704bad7";
+    assert_eq!(pipeline.model(), Some(("emoji", Some(unet))));
+    assert_eq!(pipeline.clone().model(), pipeline.model());
+}

@@ -1,0 +1,580 @@
+//! One pipeline in many hands: threads, stops, batches, shared parts, requests that cannot be met.
+//!
+//! On the small trained model, one test at a time, because some of them look at the process's memory and at the clock.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{
+    ops::ControlFlow,
+    process::Command,
+    sync::{
+        Arc, Barrier, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{emoji, load, relative_error};
+use ndarray::{Array3, Array4};
+use sd_onnx::{
+    Event, GenerateError, Picture, Pipeline, Request, StopToken,
+    schedulers::{self, NoiseSource, TorchRng},
+};
+
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The bits of everything that a network made.
+fn bits(picture: &Picture) -> Vec<u32> {
+    let values = picture.latents.iter().chain(&picture.pixels);
+    values.map(|value| value.to_bits()).collect()
+}
+
+fn draw(pipeline: &Pipeline, request: &Request) -> Picture {
+    pipeline.generate(request).unwrap().pictures.remove(0)
+}
+
+/// Runs a test that is ignored here in a process of its own, under a limit of its memory if there is one, in KiB.
+fn in_a_process_of_its_own(test: &str, limit: Option<u32>) {
+    let program = std::env::current_exe().unwrap();
+    let mut command = match limit {
+        Some(limit) => {
+            let mut shell = Command::new("sh");
+            let limited = format!("ulimit -v {limit} && exec \"$0\" \"$@\"");
+            shell.args(["-c", &limited]).arg(program);
+            shell
+        }
+        None => Command::new(program),
+    };
+    let output = command
+        .args(["--ignored", "--exact", test, "--nocapture"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    print!("{said}");
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{}: {complained}",
+        output.status
+    );
+}
+
+/// MiB of memory that the process has; none where the system does not tell.
+fn resident() -> Option<f64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: f64 = statm.split(' ').nth(1)?.parse().ok()?;
+    // As on every Linux that ONNX Runtime has a library for, but for ARM with large pages.
+    Some(pages * 4096.0 / (1 << 20) as f64)
+}
+
+/// Fifty requests of which no two are the same.
+fn requests() -> Vec<Request> {
+    let things = [
+        "a fox",
+        "a banana",
+        "a rocket on a blue background",
+        "a cat",
+        "a strawberry on white",
+    ];
+    let sizes = [(32, 32), (64, 64), (40, 32), (32, 64), (48, 48), (64, 40)];
+    let samplers = ["dpmpp-2m", "euler-a", "ddim", "heun"];
+    (0..50)
+        .map(|i| {
+            let (width, height) = sizes[i % sizes.len()];
+            Request::new(things[i % things.len()])
+                .negative(["", "blurry", "red"][i % 3])
+                .size(width, height)
+                .steps(1 + i % 4)
+                .guidance([1.0, 3.0, 7.5][i % 3])
+                .seed(i as u64)
+                .clip_skip(1 + i % 2)
+                .scheduler(schedulers::by_name(samplers[i / 4 % 4]).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn threads_draw_what_each_would_alone() {
+    let _alone = alone();
+    in_a_process_of_its_own("child_eight_threads", None);
+}
+
+/// Eight threads with clones of one pipeline, each with all fifty requests in an order of its own.
+#[test]
+#[ignore = "a process of its own, whose memory is its own, started by the test above"]
+fn child_eight_threads() {
+    const THREADS: usize = 8;
+    let (pipeline, requests) = (load(&emoji()), requests());
+    let started = Instant::now();
+    let expected: Vec<_> = requests
+        .iter()
+        .map(|request| bits(&draw(&pipeline, request)))
+        .collect();
+    let single = started.elapsed();
+    for (i, one) in expected.iter().enumerate() {
+        assert!(
+            expected[..i].iter().all(|other| other != one),
+            "request {i} is another's"
+        );
+    }
+
+    let started = Instant::now();
+    let (tenth, after_ten) = (Barrier::new(THREADS), Mutex::new(None));
+    thread::scope(|scope| {
+        for t in 0..THREADS {
+            let (pipeline, requests, expected) = (pipeline.clone(), &requests, &expected);
+            let (tenth, after_ten) = (&tenth, &after_ten);
+            scope.spawn(move || {
+                for i in 0..requests.len() {
+                    // Never the same request in two threads at once.
+                    let at = (i + t * 6) % requests.len();
+                    let found = bits(&draw(&pipeline, &requests[at]));
+                    assert!(
+                        found == expected[at],
+                        "thread {t}, request {at}: the bits differ"
+                    );
+                    if i == 9 && tenth.wait().is_leader() {
+                        *after_ten.lock().unwrap() = resident();
+                    }
+                }
+            });
+        }
+    });
+    let runs = THREADS * requests.len();
+    println!(
+        "{} requests alone: {single:.1?}; {runs} in {THREADS} threads: {:.1?}",
+        requests.len(),
+        started.elapsed()
+    );
+    let (Some(after_ten), Some(end)) = (after_ten.into_inner().unwrap(), resident()) else {
+        println!("NOT CHECKED: this system does not tell how much memory a process has");
+        return;
+    };
+    println!(
+        "memory after ten requests of each thread: {after_ten:.1} MiB, at the end: {end:.1} MiB"
+    );
+    // Flat: a request's results are 30 to 70 KiB, so that a leak of them alone would make 320 × 50 KiB = 16 MiB.
+    assert!(end - after_ten < 8.0, "{after_ten:.1} MiB became {end:.1}");
+}
+
+/// Stopped 500 times: at each step, and by the clock within calls; the next run is always right.
+#[test]
+fn a_stopped_pipeline_works_on() {
+    const STOPS: usize = 500;
+    const STEPS: usize = 3;
+    let _alone = alone();
+    let pipeline = load(&emoji());
+    let request = Request::new("a fox")
+        .size(32, 32)
+        .steps(STEPS)
+        .seed(3)
+        .guidance(5.0);
+    let expected = bits(&draw(&pipeline, &request));
+    let again = || {
+        assert!(
+            bits(&draw(&pipeline, &request)) == expected,
+            "the bits differ after a stop"
+        );
+    };
+    let mut stops = 0;
+
+    // After each step, by the observer and by the token.
+    for at in 0..STEPS {
+        for by_token in [false, true] {
+            let stop = StopToken::new();
+            let result = pipeline.run(std::slice::from_ref(&request), &stop, |event| match event {
+                Event::Step(progress) if progress.step.index == at => {
+                    if by_token {
+                        stop.stop();
+                        ControlFlow::Continue(())
+                    } else {
+                        ControlFlow::Break(())
+                    }
+                }
+                Event::Step(_) => ControlFlow::Continue(()),
+                _ => panic!("no picture is made after a stop"),
+            });
+            let stopped = stopped(result);
+            assert_eq!(stopped.steps, at + 1, "by token: {by_token}");
+            stops += 1;
+            again();
+        }
+    }
+
+    // At random times, seeded. A stop that comes when all is done changes nothing, and does not count.
+    let full = time(|| (0..5).for_each(|_| again())).1 / 5;
+    let mut random = vec![0.0; 64];
+    let mut noise = TorchRng::new(1);
+    let mut late = 0;
+    let mut at_steps = [0; STEPS + 1];
+    while stops < STOPS {
+        noise.fill(&mut random);
+        for normal in &random {
+            // A number between 0 and 1 from the last bits of a normal one.
+            let share = (normal.abs() * 1000.0).fract();
+            let stop = StopToken::new();
+            let button = stop.clone();
+            let result = thread::scope(|scope| {
+                scope.spawn(move || {
+                    thread::sleep(full.mul_f32(1.2 * share));
+                    button.stop();
+                });
+                let mut picture = None;
+                let result = pipeline.run(std::slice::from_ref(&request), &stop, |event| {
+                    if let Event::Picture(made) = event {
+                        picture = Some(made);
+                    }
+                    ControlFlow::Continue(())
+                });
+                if let Some(picture) = picture {
+                    assert!(result.is_ok() && bits(&picture) == expected);
+                }
+                result
+            });
+            match result {
+                Ok(()) => late += 1,
+                Err(_) => {
+                    at_steps[stopped(result).steps] += 1;
+                    stops += 1;
+                }
+            }
+            again();
+            if stops == STOPS {
+                break;
+            }
+        }
+        assert!(late < STOPS, "nearly all stops come too late");
+    }
+    println!(
+        "{STOPS} stops, after 0, 1 … steps: {at_steps:?}; too late: {late}; a whole run: {full:.1?}"
+    );
+    assert!(at_steps.iter().all(|&stops| stops > 0), "{at_steps:?}");
+}
+
+fn stopped(result: Result<(), GenerateError>) -> sd_onnx::Stopped {
+    match result {
+        Err(GenerateError::Stopped(stopped)) => *stopped,
+        other => panic!("expected a stop: {other:?}"),
+    }
+}
+
+fn time<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let started = Instant::now();
+    let result = work();
+    (result, started.elapsed())
+}
+
+/// Stops `token` when that time has passed, and says when that was.
+fn stop_after(token: &StopToken, time: Duration) -> thread::JoinHandle<Instant> {
+    let token = token.clone();
+    thread::spawn(move || {
+        thread::sleep(time);
+        token.stop();
+        Instant::now()
+    })
+}
+
+/// A picture that takes a second, most of it in one UNet call and one decode.
+fn long() -> Request {
+    Request::new("a fox")
+        .size(512, 512)
+        .steps(1)
+        .seed(1)
+        .guidance(1.0)
+}
+
+/// Stops calls of `full` length after a fifth of it: the call that ends first of five must have ended before half of the
+/// rest has passed. One that ran to its end never does, whatever else the machine is busy with.
+fn ends_early(what: &str, full: Duration, stop: impl Fn(Duration) -> Duration) {
+    let after = full / 5;
+    let delays: Vec<_> = (0..5).map(|_| stop(after)).collect();
+    println!(
+        "{what}: a whole call takes {full:.0?}, one that is stopped at {after:.0?} ends this much later: {delays:.0?}"
+    );
+    let best = delays.iter().min().unwrap();
+    assert!(*best < (full - after) / 2, "{what}: {best:?} of {full:?}");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_unet() {
+    let _alone = alone();
+    let pipeline = load(&emoji());
+    let (mut full, expected) = (Duration::MAX, draw(&pipeline, &long()));
+    for _ in 0..2 {
+        full = full.min(draw(&pipeline, &long()).timings.steps[0]);
+    }
+    ends_early("UNet", full, |after| {
+        let stop = StopToken::new();
+        let stopper = stop_after(&stop, after);
+        let stopped = stopped(pipeline.run(&[long()], &stop, |_| panic!("no step ends")));
+        let ended = Instant::now();
+        let [picture] = &stopped.pictures[..] else {
+            panic!("{stopped:?}")
+        };
+        assert_eq!((stopped.steps, picture.seed), (0, 1));
+        assert!(picture.denoised.is_none());
+        ended.duration_since(stopper.join().unwrap())
+    });
+    assert!(bits(&draw(&pipeline, &long())) == bits(&expected));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_decoder() {
+    let _alone = alone();
+    let pipeline = load(&emoji());
+    let (mut full, expected) = (Duration::MAX, draw(&pipeline, &long()));
+    for _ in 0..2 {
+        full = full.min(draw(&pipeline, &long()).timings.decode);
+    }
+    ends_early("decoder", full, |after| {
+        let stop = StopToken::new();
+        let mut stopper = None;
+        let result = pipeline.run(&[long()], &stop, |event| {
+            let Event::Step(_) = event else {
+                panic!("no picture is made")
+            };
+            stopper = Some(stop_after(&stop, after));
+            ControlFlow::Continue(())
+        });
+        let ended = Instant::now();
+        let stopped = stopped(result);
+        assert_eq!(stopped.steps, 1);
+        // The one step was the last: these are the finished latents.
+        let latents = &stopped.pictures[0].latents;
+        assert!(latents.iter().eq(&expected.latents));
+        ended.duration_since(stopper.unwrap().join().unwrap())
+    });
+    assert!(bits(&draw(&pipeline, &long())) == bits(&expected));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_anothers_call() {
+    let _alone = alone();
+    let pipeline = load(&emoji());
+    let x = Array4::from_elem((1, 4, 128, 128), 0.5);
+    let context = Array3::from_elem((1, 77, pipeline.denoiser().context_width()), 0.1);
+    let call = |stop: &StopToken| {
+        let mut output = Array4::zeros(x.dim());
+        let denoiser = pipeline.denoiser();
+        denoiser
+            .predict(x.view(), 500.0, context.view(), output.view_mut(), stop)
+            .map(|()| output)
+    };
+    let (expected, full) = time(|| call(&StopToken::new()).unwrap());
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let output = call(&StopToken::new()).unwrap();
+            ended.store(true, SeqCst);
+            output
+        });
+        // Into its call, with a caller of each kind behind it.
+        thread::sleep(full / 10);
+        let patient = scope.spawn(|| call(&StopToken::new()).unwrap());
+        let stop = StopToken::new();
+        let stopper = stop_after(&stop, full / 5);
+        let error = call(&stop).unwrap_err();
+        let returned = Instant::now();
+        assert!(!ended.load(SeqCst), "it waited for the other call");
+        assert_eq!(error.to_string(), "stopped");
+        let delay = returned.duration_since(stopper.join().unwrap());
+        println!(
+            "waiting: a whole call takes {full:.0?}, one that is stopped in the queue ends after {delay:.1?}"
+        );
+        // The running call and the one that goes on waiting know nothing of it.
+        assert!(other.join().unwrap() == expected);
+        assert!(patient.join().unwrap() == expected);
+    });
+    // A token that was stopped before is not even queued for.
+    let stop = StopToken::new();
+    stop.stop();
+    assert!(call(&stop).is_err());
+}
+
+#[test]
+fn two_models_share_an_autoencoder_and_a_dropped_one_is_gone() {
+    let _alone = alone();
+    let request = Request::new("a fox").size(64, 64).steps(1).seed(1);
+    let one = load(&emoji());
+    let expected = bits(&draw(&one, &request));
+    let other = sd_onnx::builder()
+        .codec(one.codec().clone())
+        .load(emoji())
+        .unwrap();
+    assert!(Arc::ptr_eq(one.codec(), other.codec()));
+    assert!(bits(&draw(&other, &request)) == expected);
+    let (denoiser, codec) = (Arc::downgrade(one.denoiser()), Arc::downgrade(one.codec()));
+    drop(one);
+    assert!(denoiser.upgrade().is_none(), "its UNet is gone");
+    assert!(codec.upgrade().is_some(), "what the other one has is not");
+    assert!(bits(&draw(&other, &request)) == expected);
+    drop(other);
+    assert!(codec.upgrade().is_none());
+    in_a_process_of_its_own("child_loading_and_dropping", None);
+}
+
+#[test]
+#[ignore = "a process of its own, whose memory is its own, started by the test above"]
+fn child_loading_and_dropping() {
+    let request = Request::new("a fox").size(64, 64).steps(1).seed(1);
+    let Some(before) = resident() else {
+        println!("NOT CHECKED: this system does not tell how much memory a process has");
+        return;
+    };
+    let mut figures = Vec::new();
+    for _ in 0..8 {
+        let pipeline = load(&emoji());
+        draw(&pipeline, &request);
+        let loaded = resident().unwrap();
+        drop(pipeline);
+        figures.push((loaded, resident().unwrap()));
+    }
+    let first = figures[0].0 - before;
+    println!("memory before: {before:.1} MiB, loaded and dropped: {figures:.1?}");
+    // What stays is what the allocator keeps for later. Seven models that stayed would be seven times 49 MiB: the weights are
+    // 25 MiB of f16, computed with in f32.
+    let grown = figures[7].1 - figures[0].1;
+    assert!(
+        first > 49.0 && grown < 49.0,
+        "{first:.1} MiB for the first, {grown:.1} more after seven more"
+    );
+}
+
+#[test]
+fn too_little_memory_is_an_error() {
+    let _alone = alone();
+    if !cfg!(target_os = "linux") {
+        println!("NOT CHECKED: only Linux limits the memory of a process so");
+        return;
+    }
+    in_a_process_of_its_own("child_with_little_memory", Some(700_000));
+}
+
+/// Draws a picture for which there is not enough memory.
+#[test]
+#[ignore = "a process of its own, started by the test above"]
+fn child_with_little_memory() {
+    // Each thread of a pool takes addresses too.
+    let pipeline = sd_onnx::builder().threads(1).load(emoji()).unwrap();
+    let small = Request::new("a fox").size(64, 64).steps(1).seed(1);
+    let expected = bits(&draw(&pipeline, &small));
+    for _ in 0..2 {
+        let large = small.clone().size(768, 768);
+        let error = pipeline.generate(&large).unwrap_err().to_string();
+        println!("{error}");
+        assert!(
+            error.contains("ONNX Runtime, running the ") && error.contains("alloc"),
+            "{error}"
+        );
+        assert!(bits(&draw(&pipeline, &small)) == expected);
+    }
+}
+
+/// Requests of all kinds in batches of four: each picture as it is alone.
+#[test]
+fn a_batch_changes_nothing() {
+    let _alone = alone();
+    let (single, batched) = (
+        load(&emoji()),
+        sd_onnx::builder().batch(4).load(emoji()).unwrap(),
+    );
+    let base = |i: usize| {
+        Request::new(["a fox", "a banana", "a cat"][i % 3])
+            .seed(i as u64)
+            .size(64, 64)
+            .steps(4)
+    };
+    let euler_a = schedulers::by_name("euler-a").unwrap();
+    let requests: Vec<_> = (0..12)
+        .map(|i| match i % 6 {
+            // Of other sizes and steps, with noise on the way, and several of one: none of which may mix.
+            1 => base(i).size(32, 64),
+            2 => base(i).steps(3),
+            4 => base(i).scheduler(euler_a).count(2),
+            5 => base(i).guidance(2.0).negative("red"),
+            _ => base(i),
+        })
+        .collect();
+    let mut seen = Vec::new();
+    let observer = |event: Event<'_>| {
+        if let Event::Step(progress) = event {
+            seen.push((progress.step.request, progress.step.index));
+        }
+        ControlFlow::Continue(())
+    };
+    batched.run(&requests, &StopToken::new(), observer).unwrap();
+    // The first four that are alike go together, though others lie between them.
+    assert_eq!(seen[..4], [(0, 0), (3, 0), (5, 0), (6, 0)]);
+
+    let [single, batched] =
+        [&single, &batched].map(|pipeline| pipeline.generate_all(&requests).unwrap().pictures);
+    assert_eq!((single.len(), batched.len()), (14, 14));
+    let mut worst: f64 = 0.0;
+    for (single, batched) in single.iter().zip(&batched) {
+        assert_eq!(
+            (single.request, single.index, single.seed),
+            (batched.request, batched.index, batched.seed)
+        );
+        assert!(single.initial_noise == batched.initial_noise);
+        let error = relative_error(&batched.latents, single.latents.as_slice().unwrap());
+        worst = worst.max(error);
+        // What the pipeline promises; sums in another order do less.
+        assert!(error <= 1e-4, "request {}: {error:.1e}", single.request);
+    }
+    println!("latents from a batch against those alone: at most {worst:.1e} relative");
+}
+
+#[test]
+fn what_cannot_be_drawn_is_named() {
+    let _alone = alone();
+    let pipeline = load(&emoji());
+    let base = || Request::new("a fox").size(64, 64).steps(1).seed(1);
+    for (request, expected) in [
+        (
+            base().prompt("a".repeat(1 << 30)),
+            "prompt is 1073741824 bytes long, expected at most 65536 bytes",
+        ),
+        (
+            base().size(4104, 4096),
+            "size is 4104×4096, expected at most 16777216 pixels",
+        ),
+        (
+            base().size(u32::MAX - 7, u32::MAX - 7),
+            "size is 4294967288×4294967288, expected at most 16777216 pixels",
+        ),
+        (
+            base().steps(100_000),
+            "steps is 100000, expected 1 to 1000, the model's training timesteps",
+        ),
+        (
+            base().clip_skip(5),
+            "clip_skip is 5, expected 1 to 4, the model's text layers",
+        ),
+        (
+            base().guidance(f32::NAN),
+            "guidance is NaN, expected a finite number",
+        ),
+    ] {
+        let error = pipeline.generate(&request).unwrap_err().to_string();
+        assert_eq!(error, expected);
+    }
+    // All of them at once.
+    let error = pipeline
+        .generate(&base().steps(0).size(63, 64).count(0))
+        .unwrap_err()
+        .to_string();
+    for what in ["steps", "width", "count"] {
+        assert!(error.contains(&format!("{what} is ")), "{error}");
+    }
+    // A NUL is a character that CLIP's vocabulary has, not the end of a text.
+    let [plain, nul] =
+        ["a fox", "a fox\0 on white"].map(|prompt| draw(&pipeline, &base().prompt(prompt)));
+    assert_ne!(bits(&plain), bits(&nul));
+}
