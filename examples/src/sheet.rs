@@ -100,12 +100,9 @@ impl Sheet {
 
         let fit = |pixels: u64| (pixels / u64::from(letter)) as usize;
         let across = fit(width - 2 * u64::from(margin));
-        let mut head: Vec<_> = wrapped(title, across, TITLE_LINES)
-            .into_iter()
-            .map(|line| (line, FontWeight::Bold))
-            .collect();
+        let title = wrapped(title, across, TITLE_LINES);
         let note = wrapped(note, across, TITLE_LINES);
-        head.extend(note.into_iter().map(|line| (line, FontWeight::Regular)));
+        let head = (title.len() + note.len()) as u64;
         let name = wrapped(&columns.name, fit(span), 1);
         let column_labels: Vec<_> = columns
             .labels
@@ -118,8 +115,8 @@ impl Sheet {
         let label_lines = label_lines.unwrap_or(0) as u64;
 
         let line = u64::from(line);
-        let mut top = u64::from(margin) + head.len() as u64 * line;
-        if !head.is_empty() {
+        let mut top = u64::from(margin) + head * line;
+        if head > 0 {
             top += line / 2;
         }
         let names_top = top;
@@ -145,55 +142,30 @@ impl Sheet {
         let mut canvas = RgbImage::from_pixel(width as u32, height as u32, PAPER);
         let line = line as u32;
 
-        for (i, (text, weight)) in head.iter().enumerate() {
-            font.draw(&mut canvas, margin, margin + i as u32 * line, text, *weight);
-        }
-        for text in &name {
-            font.draw(
-                &mut canvas,
-                left as u32,
-                names_top as u32,
-                text,
-                FontWeight::Bold,
-            );
-        }
-        let from_bottom = |lines: &[String]| labels_bottom as u32 - lines.len() as u32 * line;
-        for (lines, (at, width)) in column_labels.iter().zip(&columns_at) {
+        // Where a line begins hangs on how long it is.
+        let mut block = |lines: &[String], top: u32, weight, left: &dyn Fn(u32) -> u32| {
             for (i, text) in lines.iter().enumerate() {
-                let indent = (width - font.length(text)) / 2;
-                font.draw(
-                    &mut canvas,
-                    at + indent,
-                    from_bottom(lines) + i as u32 * line,
-                    text,
-                    FontWeight::Regular,
-                );
+                let top = top + i as u32 * line;
+                font.draw(&mut canvas, left(font.length(text)), top, text, weight);
             }
-        }
-        let labels_right = left as u32 - 2 * gap;
-        for (i, text) in corner.iter().enumerate() {
-            let at = labels_right - font.length(text);
-            font.draw(
-                &mut canvas,
-                at,
-                from_bottom(&corner) + i as u32 * line,
-                text,
-                FontWeight::Bold,
-            );
+        };
+        let (left, names_top) = (left as u32, names_top as u32);
+        let above_pictures = |lines: &[String]| labels_bottom as u32 - lines.len() as u32 * line;
+        let beside_pictures = |length| left - 2 * gap - length;
+        block(&title, margin, FontWeight::Bold, &|_| margin);
+        let below_title = margin + title.len() as u32 * line;
+        block(&note, below_title, FontWeight::Regular, &|_| margin);
+        block(&name, names_top, FontWeight::Bold, &|_| left);
+        let top = above_pictures(&corner);
+        block(&corner, top, FontWeight::Bold, &beside_pictures);
+        for (lines, (at, width)) in column_labels.iter().zip(&columns_at) {
+            let centred = |length| at + (width - length) / 2;
+            block(lines, above_pictures(lines), FontWeight::Regular, &centred);
         }
         for ((label, _), (at, height)) in rows.labels.iter().zip(&rows_at) {
             let lines = wrapped(label, row_letters, (height / line) as usize);
             let top = at + (height - lines.len() as u32 * line) / 2;
-            for (i, text) in lines.iter().enumerate() {
-                let at = labels_right - font.length(text);
-                font.draw(
-                    &mut canvas,
-                    at,
-                    top + i as u32 * line,
-                    text,
-                    FontWeight::Regular,
-                );
-            }
+            block(&lines, top, FontWeight::Regular, &beside_pictures);
         }
         Ok(Self {
             canvas,
