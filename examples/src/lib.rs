@@ -1,5 +1,8 @@
 //! What the examples share.
 
+pub mod options;
+pub mod sheet;
+
 use std::{
     ffi::OsString,
     fmt,
@@ -7,6 +10,10 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
+
+use image::{ImageFormat, RgbImage};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use sd_onnx::{StopToken, files};
 
 /// Where the model that ships with the project is.
 pub fn shipped_model() -> PathBuf {
@@ -20,6 +27,8 @@ pub enum Failure {
     Arguments(String),
     /// The work failed: exit code 1.
     Work(String),
+    /// Ctrl-C: exit code 130, as shells have it.
+    Stopped,
 }
 
 impl Failure {
@@ -33,6 +42,7 @@ impl Failure {
         let (code, reason) = match self {
             Self::Arguments(reason) => (2, reason),
             Self::Work(reason) => (1, reason),
+            Self::Stopped => (130, "stopped".to_owned()),
         };
         let line: Vec<_> = reason.split_whitespace().collect();
         tell(format_args!("error: {}", line.join(" ")));
@@ -54,6 +64,89 @@ pub fn arguments<A: clap::Parser>() -> Result<A, ExitCode> {
         let reason = text.split("\n\n").next().unwrap_or(&text);
         Failure::Arguments(reason.trim_start_matches("error: ").to_owned()).report()
     })
+}
+
+/// A token that the first Ctrl-C stops; the second ends the program at once.
+pub fn stopped_by_ctrl_c() -> StopToken {
+    let stop = StopToken::new();
+    let token = stop.clone();
+    // Without a handler Ctrl-C ends the program, which leaves no half-written files either.
+    let _ = ctrlc::set_handler(move || {
+        if token.is_stopped() {
+            std::process::exit(130);
+        }
+        token.stop();
+    });
+    stop
+}
+
+/// A progress bar: steps, steps per second, time to go.
+pub fn progress_bar(steps: u64) -> ProgressBar {
+    let speed = |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // A bar that is not shown has nobody to tell.
+        let _ = write!(out, "{:.2} it/s", state.per_sec());
+    };
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}, {speed}, ETA {eta}")
+        .expect("the template is a constant")
+        .with_key("speed", speed);
+    let bar = ProgressBar::new(steps).with_style(style);
+    bar.tick();
+    bar
+}
+
+/// That `path`, of an option's `name`, can be that of a file, as far as that can be seen before it is written.
+pub fn check_output(name: &str, path: &Path) -> Result<(), Failure> {
+    let ends_as_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if path.file_name().is_none() || path.is_dir() || ends_as_folder {
+        let path = path.display();
+        return Err(Failure::Arguments(format!(
+            "--{name} is {path}, expected a file"
+        )));
+    }
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        let folder = folder.display();
+        return Err(Failure::Work(format!(
+            "{folder}: no such folder, for --{name}"
+        )));
+    }
+    Ok(())
+}
+
+/// Writes a PNG without infotext: to `output`, or, where that is not given, to `default` as [`save_new`] does.
+pub fn save_sheet(
+    image: &RgbImage,
+    output: Option<&Path>,
+    default: &Path,
+) -> Result<PathBuf, Failure> {
+    let mut png = io::Cursor::new(Vec::new());
+    let encoded = image
+        .write_to(&mut png, ImageFormat::Png)
+        .map_err(io::Error::other);
+    encoded.map_err(Failure::at(output.unwrap_or(default)))?;
+    let png = png.into_inner();
+    match output {
+        Some(path) => {
+            files::write(path, &png).map_err(Failure::at(path))?;
+            Ok(path.to_path_buf())
+        }
+        None => save_new(default, |path| files::write_new(path, &png)),
+    }
+}
+
+/// Saves under `path`, or, where a file has that name, under `path` with `_2`, `_3` …
+pub fn save_new(path: &Path, save: impl Fn(&Path) -> io::Result<()>) -> Result<PathBuf, Failure> {
+    let names = std::iter::once(path.to_path_buf())
+        .chain((2..).map(|n| with_suffix(path, &format!("_{n}"))));
+    for name in names {
+        match save(&name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            saved => return saved.map(|()| name.clone()).map_err(Failure::at(&name)),
+        }
+    }
+    unreachable!("the names do not end")
 }
 
 /// A line on stderr. That nobody can read it is no reason to end.

@@ -7,7 +7,8 @@ use std::{fs, path::Path, process::Command};
 
 /// The README's only code block of a language.
 fn block<'a>(readme: &'a str, language: &str) -> &'a str {
-    let mut blocks = readme.split(&format!("\n```{language}\n")).skip(1);
+    let fence = format!("\n```{language}\n");
+    let mut blocks = readme.split(&fence).skip(1);
     let block = blocks.next().unwrap().split("\n```").next().unwrap();
     assert!(blocks.next().is_none(), "several blocks of {language}");
     block

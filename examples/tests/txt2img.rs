@@ -3,83 +3,23 @@
 // In a test it is the failure.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+mod common;
 
+use std::{fs, path::Path};
+
+use common::{Example, files, picture};
 use safetensors::{Dtype, SafeTensors};
 
-/// The example that `cargo test` has built next to this test.
-fn txt2img() -> PathBuf {
-    let this = std::env::current_exe().unwrap();
-    let path = this
-        .ancestors()
-        .nth(2)
-        .unwrap()
-        .join("examples")
-        .join(format!("txt2img{}", std::env::consts::EXE_SUFFIX));
-    assert!(
-        path.exists(),
-        "{} is not built: run `cargo test` without --test, or build the example",
-        path.display()
-    );
-    path
-}
-
-fn run(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(txt2img())
-        .current_dir(folder)
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
-fn succeed(folder: &Path, arguments: &[&str]) -> (String, String) {
-    let output = run(folder, arguments);
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        text(&output.stderr)
-    );
-    (text(&output.stdout), text(&output.stderr))
-}
-
-/// Fails with this exit code and one line on stderr that has `part`.
-fn fail(folder: &Path, arguments: &[&str], code: i32, part: &str) {
-    let output = run(folder, arguments);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-    let lines: Vec<_> = stderr
-        .lines()
-        .filter(|line| line.starts_with("error: "))
-        .collect();
-    assert!(
-        lines.len() == 1 && lines[0].contains(part),
-        "{arguments:?}: {stderr:?} does not say {part:?}"
-    );
-    assert!(!stderr.contains("panicked"), "{stderr}");
-}
-
-fn files(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
+const TXT2IMG: Example = Example("txt2img");
 
 #[test]
 fn the_default_name_is_the_prompt_and_the_seed_and_overwrites_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["A fox, on blue!", "--seed", "3", "--steps", "2"];
-    let (stdout, _) = succeed(folder.path(), &arguments);
+    let (stdout, _) = TXT2IMG.succeed(folder.path(), &arguments);
     assert_eq!(stdout, "a-fox-on-blue-3.png (seed 3)\n");
     let first = fs::read(folder.path().join("a-fox-on-blue-3.png")).unwrap();
-    let (stdout, _) = succeed(folder.path(), &arguments);
+    let (stdout, _) = TXT2IMG.succeed(folder.path(), &arguments);
     assert_eq!(stdout, "a-fox-on-blue-3_2.png (seed 3)\n");
     assert_eq!(
         fs::read(folder.path().join("a-fox-on-blue-3_2.png")).unwrap(),
@@ -88,7 +28,7 @@ fn the_default_name_is_the_prompt_and_the_seed_and_overwrites_nothing() {
     );
 
     // Without a seed: a random one below 2^32, printed, and good for the same picture.
-    let (stdout, _) = succeed(folder.path(), &["cat", "--steps", "1"]);
+    let (stdout, _) = TXT2IMG.succeed(folder.path(), &["cat", "--steps", "1"]);
     let seed: u64 = stdout
         .trim()
         .rsplit_once("(seed ")
@@ -98,7 +38,7 @@ fn the_default_name_is_the_prompt_and_the_seed_and_overwrites_nothing() {
         .parse()
         .unwrap();
     assert!(seed < 1 << 32);
-    succeed(
+    TXT2IMG.succeed(
         folder.path(),
         &[
             "cat",
@@ -121,7 +61,7 @@ fn dumps_have_the_documented_tensors() {
         "fox", "--seed", "1", "--steps", "2", "--width", "72", "--height", "64", "--output",
         "fox.png", "--dump", "fox.st",
     ];
-    succeed(folder.path(), &arguments);
+    TXT2IMG.succeed(folder.path(), &arguments);
     let bytes = fs::read(folder.path().join("fox.st")).unwrap();
     let dump = SafeTensors::deserialize(&bytes).unwrap();
     let mut tensors: Vec<_> = dump
@@ -152,7 +92,7 @@ fn dumps_have_the_documented_tensors() {
         "not rounded to 8 bits"
     );
 
-    succeed(
+    TXT2IMG.succeed(
         folder.path(),
         &[&arguments[..], &["--guidance", "1"]].concat(),
     );
@@ -179,7 +119,7 @@ fn many_pictures_are_numbered_and_are_what_they_are_alone() {
         "--dump",
         "f.st",
     ];
-    let (stdout, _) = succeed(folder.path(), &[&common[..], &many].concat());
+    let (stdout, _) = TXT2IMG.succeed(folder.path(), &[&common[..], &many].concat());
     assert_eq!(
         stdout,
         "f-1.png (seed 18446744073709551615)\nf-2.png (seed 0)\n"
@@ -188,7 +128,7 @@ fn many_pictures_are_numbered_and_are_what_they_are_alone() {
         files(folder.path()),
         ["f-1.png", "f-1.st", "f-2.png", "f-2.st"]
     );
-    succeed(
+    TXT2IMG.succeed(
         folder.path(),
         &[&common[..], &["--seed", "0", "--output", "alone.png"]].concat(),
     );
@@ -196,7 +136,7 @@ fn many_pictures_are_numbered_and_are_what_they_are_alone() {
         fs::read(folder.path().join("f-2.png")).unwrap(),
         fs::read(folder.path().join("alone.png")).unwrap()
     );
-    let (stdout, _) = succeed(
+    let (stdout, _) = TXT2IMG.succeed(
         folder.path(),
         &[&common[..], &["--seed", "5", "--count", "2"]].concat(),
     );
@@ -223,17 +163,17 @@ fn every_sampler_on_every_ladder_that_fits_draws_something() {
                 ladder,
             ];
             if (scheduler, ladder) == ("ddim", "karras") {
-                fail(
+                TXT2IMG.fail(
                     folder.path(),
                     &arguments,
                     2,
-                    "--ladder karras does not fit --scheduler ddim",
+                    "the ladder karras does not fit the scheduler ddim",
                 );
                 continue;
             }
-            let (_, stderr) = succeed(folder.path(), &arguments);
+            let (_, stderr) = TXT2IMG.succeed(folder.path(), &arguments);
             assert!(stderr.contains(ladder), "{stderr}");
-            pictures.push(fs::read(folder.path().join("f.png")).unwrap());
+            pictures.push(picture(folder.path(), "f.png").into_raw());
         }
     }
     let count = pictures.len();
@@ -241,7 +181,7 @@ fn every_sampler_on_every_ladder_that_fits_draws_something() {
     pictures.dedup();
     // Where `set_alpha_to_one` holds, as here, DDIM on leading is Euler on leading.
     assert_eq!(pictures.len(), count - 1, "each is another picture");
-    let (_, stderr) = succeed(
+    let (_, stderr) = TXT2IMG.succeed(
         folder.path(),
         &[
             "fox",
@@ -260,7 +200,7 @@ fn every_sampler_on_every_ladder_that_fits_draws_something() {
 fn the_options_change_the_picture() {
     let folder = tempfile::tempdir().unwrap();
     let picture = |more: &[&str]| {
-        succeed(
+        TXT2IMG.succeed(
             folder.path(),
             &[
                 &["fox", "--seed", "1", "--steps", "3", "--output", "f.png"],
@@ -268,7 +208,7 @@ fn the_options_change_the_picture() {
             ]
             .concat(),
         );
-        fs::read(folder.path().join("f.png")).unwrap()
+        common::picture(folder.path(), "f.png")
     };
     let plain = picture(&[]);
     for more in [
@@ -290,12 +230,15 @@ fn the_options_change_the_picture() {
 #[test]
 fn bad_arguments_end_with_2_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 23] = [
+    let cases: [(&[&str], &str); 24] = [
         (&[], "required arguments were not provided: <PROMPT>"),
-        (&["fox", "--steps", "0"], "--steps is 0"),
+        (
+            &["fox", "--steps", "0"],
+            "for '--steps <N>': expected at least 1",
+        ),
         (
             &["fox", "--steps", "1001"],
-            "expected 1 to 1000, found 1001",
+            "steps is 1001, expected 1 to 1000",
         ),
         (&["fox", "--steps", "many"], "--steps"),
         (
@@ -308,19 +251,20 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
             &["fox", "--width", "4294967288", "--height", "4294967288"],
             "size is",
         ),
-        (&["fox", "--guidance", "NaN"], "--guidance is NaN"),
-        (&["fox", "--guidance", "inf"], "--guidance is inf"),
+        (&["fox", "--guidance", "NaN"], "expected a finite number"),
+        (&["fox", "--guidance", "inf"], "expected a finite number"),
         (&["fox", "--seed", "-1"], "--seed"),
         (&["fox", "--seed", "18446744073709551616"], "--seed"),
         (&["fox", "--scheduler", "euler2"], "euler2"),
         (&["fox", "--ladder", "snakes"], "snakes"),
         (&["fox", "--ladder"], "--ladder"),
-        (&["fox", "--clip-skip", "0"], "--clip-skip is 0"),
+        (&["fox", "--clip-skip", "0"], "expected at least 1"),
         (
             &["fox", "--clip-skip", "5"],
-            "clip skip is 5, expected 1 to 4",
+            "clip_skip is 5, expected 1 to 4",
         ),
-        (&["fox", "--count", "0"], "--count is 0"),
+        (&["fox", "--count", "0"], "expected at least 1"),
+        (&["fox", "--batch", "0"], "expected at least 1"),
         (&["fox", "--threads", "0"], "--threads"),
         (&["fox", "--threads", "4294967297"], "--threads"),
         (&["fox", "--output", "folder/"], "expected a file"),
@@ -331,7 +275,7 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         (&["fox", "--no-such-option"], "--no-such-option"),
     ];
     for (arguments, part) in cases {
-        fail(folder.path(), arguments, 2, part);
+        TXT2IMG.fail(folder.path(), arguments, 2, part);
     }
     assert!(
         files(folder.path()).is_empty(),
@@ -344,31 +288,31 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
 fn failures_end_with_1() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("empty")).unwrap();
-    fail(
+    TXT2IMG.fail(
         folder.path(),
         &["fox", "--model", "nowhere"],
         1,
         "nowhere: the model folder not found",
     );
-    fail(
+    TXT2IMG.fail(
         folder.path(),
         &["fox", "--model", "empty"],
         1,
         "the folder `unet` not found",
     );
-    fail(
+    TXT2IMG.fail(
         folder.path(),
         &["fox", "--variant", "fp8"],
         1,
         "the variant `fp8` not found",
     );
-    fail(
+    TXT2IMG.fail(
         folder.path(),
         &["fox", "--output", "no/such/folder/f.png"],
         1,
         "no/such/folder: no such folder",
     );
-    fail(
+    TXT2IMG.fail(
         folder.path(),
         &["fox", "--output", "f.png", "--dump", "no/such/f.st"],
         1,
@@ -381,7 +325,7 @@ fn failures_end_with_1() {
 fn a_prompt_that_is_too_long_is_said_to_be() {
     let folder = tempfile::tempdir().unwrap();
     let prompt = "fox ".repeat(80);
-    let (_, stderr) = succeed(
+    let (_, stderr) = TXT2IMG.succeed(
         folder.path(),
         &[&prompt, "--steps", "1", "--output", "f.png"],
     );
@@ -389,14 +333,14 @@ fn a_prompt_that_is_too_long_is_said_to_be() {
         stderr.contains("the prompt is 5 tokens too long; left out from byte 300"),
         "{stderr}"
     );
-    let (_, stderr) = succeed(folder.path(), &["fox", "--steps", "1", "--output", "f.png"]);
+    let (_, stderr) = TXT2IMG.succeed(folder.path(), &["fox", "--steps", "1", "--output", "f.png"]);
     assert!(!stderr.contains("too long"), "{stderr}");
 }
 
 #[test]
 fn a_picture_of_no_numbers_is_none() {
     let folder = tempfile::tempdir().unwrap();
-    fail(
+    TXT2IMG.fail(
         folder.path(),
         &["fox", "--guidance", "3e38", "--seed", "4"],
         1,
@@ -416,8 +360,8 @@ fn a_reader_that_is_gone_is_no_panic() {
             .unwrap()
     };
     let command = |arguments: &[&str]| {
-        let mut command = Command::new(txt2img());
-        command.current_dir(folder.path()).args(arguments);
+        let mut command = TXT2IMG.command(folder.path());
+        command.args(arguments);
         command
     };
     let draw = ["fox", "--steps", "1", "--output", "f.png"];
@@ -446,8 +390,202 @@ fn a_reader_that_is_gone_is_no_panic() {
 }
 
 #[test]
+fn like_a_picture_is_the_same_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let read = |name: &str| fs::read(path.join(name)).unwrap();
+    let made = [
+        "a fox, on (blue): \"really\"",
+        "--negative",
+        "white",
+        "--steps",
+        "3",
+        "--guidance",
+        "4.3",
+        "--seed",
+        "4294967303",
+        "--width",
+        "72",
+        "--height",
+        "64",
+        "--clip-skip",
+        "2",
+        "--scheduler",
+        "euler-a",
+        "--ladder",
+        "trailing",
+        "--output",
+        "first.png",
+    ];
+    TXT2IMG.succeed(path, &made);
+    let (_, stderr) = TXT2IMG.succeed(path, &["--like", "first.png", "--output", "again.png"]);
+    assert_eq!(read("again.png"), read("first.png"));
+    assert!(!stderr.contains("warning"), "{stderr}");
+
+    // The second picture of a request is one by itself.
+    TXT2IMG.succeed(
+        path,
+        &[
+            "fox", "--steps", "2", "--seed", "1", "--count", "2", "--output", "two.png",
+        ],
+    );
+    TXT2IMG.succeed(path, &["--like", "two-2.png", "--output", "again.png"]);
+    assert_eq!(read("again.png"), read("two-2.png"));
+
+    // What is given by itself goes before what the file says.
+    let changes = [
+        &["--steps", "4"][..],
+        &["--guidance", "2"],
+        &["--seed", "8"],
+        &["--width", "64"],
+        &["--height", "72"],
+        &["--clip-skip", "1"],
+        &["--scheduler", "heun"],
+        &["--ladder", "karras"],
+        &["--negative", "red"],
+        &["a cat"],
+    ];
+    for change in changes {
+        TXT2IMG.succeed(
+            path,
+            &[change, &["--like", "first.png", "--output", "changed.png"]].concat(),
+        );
+        let mut direct = made;
+        match change {
+            [option, value] => {
+                let at = made.iter().position(|known| known == option).unwrap();
+                direct[at + 1] = value;
+            }
+            _ => direct[0] = change[0],
+        }
+        direct[direct.len() - 1] = "direct.png";
+        TXT2IMG.succeed(path, &direct);
+        assert_eq!(read("changed.png"), read("direct.png"), "{change:?}");
+        assert_ne!(
+            picture(path, "changed.png"),
+            picture(path, "first.png"),
+            "{change:?}"
+        );
+    }
+}
+
+#[test]
+fn pictures_of_a_batch_are_nearly_those_of_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let draw = ["fox", "--steps", "5", "--seed", "1", "--count", "3"];
+    TXT2IMG.succeed(path, &[&draw[..], &["--output", "one.png"]].concat());
+    let (stdout, stderr) = TXT2IMG.succeed(
+        path,
+        &[&draw[..], &["--batch", "2", "--output", "two.png"]].concat(),
+    );
+    assert_eq!(stdout.lines().count(), 3);
+    assert!(stderr.contains("a step of 2 pictures"), "{stderr}");
+    let (_, stderr) = TXT2IMG.succeed(path, &["--like", "two-2.png", "--output", "again.png"]);
+    assert!(stderr.contains("warning: two-2.png: "), "{stderr}");
+    for (a, b) in [
+        ("one-1.png", "two-1.png"),
+        ("one-2.png", "two-2.png"),
+        ("one-3.png", "two-3.png"),
+        ("again.png", "two-2.png"),
+    ] {
+        let (a, b) = (picture(path, a), picture(path, b));
+        let apart: Vec<_> = a
+            .iter()
+            .zip(b.iter())
+            .map(|(a, b)| a.abs_diff(*b))
+            .collect();
+        let more_than_rounding = apart.iter().filter(|&&apart| apart > 1).count();
+        // Rounding in the network moves a value over the edge between two bytes, and rarely further.
+        assert!(
+            more_than_rounding * 1000 <= apart.len(),
+            "{more_than_rounding} of {}",
+            apart.len()
+        );
+    }
+}
+
+#[test]
+fn like_a_picture_of_another_program_says_what_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let with_text = |name: &str, text: &str| {
+        let file = fs::File::create(folder.path().join(name)).unwrap();
+        let mut png = png::Encoder::new(file, 1, 1);
+        png.add_text_chunk("parameters".to_owned(), text.to_owned())
+            .unwrap();
+        png.write_header().unwrap().write_image_data(&[0]).unwrap();
+    };
+    let parameters =
+        "Steps: 2, Sampler: Euler, Schedule type: Karras, CFG scale: 3, Seed: 5, Size: 64x64";
+    with_text(
+        "gpu.png",
+        &format!("a fox\n{parameters}, Model hash: 0123456789, Model: other"),
+    );
+    let (_, stderr) = TXT2IMG.succeed(folder.path(), &["--like", "gpu.png", "--output", "f.png"]);
+    let warnings: Vec<_> = stderr
+        .lines()
+        .filter(|line| line.starts_with("warning: gpu.png: "))
+        .collect();
+    assert_eq!(warnings.len(), 2, "{stderr}");
+    assert!(warnings[0].contains("GPU"), "{stderr}");
+    assert!(
+        warnings[1].contains("made with the model other (0123456789), this one is emoji ("),
+        "{stderr}"
+    );
+
+    TXT2IMG.fail(
+        folder.path(),
+        &["--like", "none.png"],
+        1,
+        "none.png: No such file",
+    );
+    fs::write(folder.path().join("no.png"), "no PNG").unwrap();
+    TXT2IMG.fail(folder.path(), &["--like", "no.png"], 1, "no.png: ");
+    let image = image::RgbImage::new(8, 8);
+    image.save(folder.path().join("plain.png")).unwrap();
+    TXT2IMG.fail(
+        folder.path(),
+        &["--like", "plain.png"],
+        1,
+        "plain.png: the file does not say how it was made",
+    );
+    let ddim = ["--like", "gpu.png", "--scheduler", "ddim"];
+    TXT2IMG.fail(
+        folder.path(),
+        &ddim,
+        2,
+        "the ladder karras does not fit the scheduler ddim",
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_written_is_not_there() {
+    TXT2IMG.fails_to_write(&["fox", "--steps", "1"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_it() {
+    TXT2IMG.stops(&["fox", "--steps", "1000", "--output", "f.png"]);
+}
+
+#[test]
+fn the_time_of_each_part_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, stderr) = TXT2IMG.succeed(folder.path(), &["fox", "--steps", "2"]);
+    for part in [
+        " s: encoding 0.",
+        ", a step 0.",
+        " it/s), decoding a picture 0.",
+    ] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+}
+
+#[test]
 fn help_is_no_failure() {
-    let (stdout, _) = succeed(Path::new("."), &["--help"]);
+    let (stdout, _) = TXT2IMG.succeed(Path::new("."), &["--help"]);
     for option in [
         "--model",
         "--variant",
@@ -464,6 +602,8 @@ fn help_is_no_failure() {
         "--threads",
         "--output",
         "--dump",
+        "--like",
+        "--batch",
     ] {
         assert!(stdout.contains(option), "{option}");
     }

@@ -1,0 +1,405 @@
+//! What a parameter does: pictures that differ in one or two, on one labelled sheet.
+//!
+//! ```sh
+//! cargo run --release --example grid -- "a fox" --x steps=1,2,5,10,20,50,150 --y guidance=1,3,7.5,15,30 --output grid.png
+//! ```
+
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use sd_examples::{
+    Failure, arguments, check_output,
+    options::{Options, check_ladder, finite, ladder_name, positive, summary},
+    print, progress_bar, save_sheet,
+    sheet::{self, Sheet},
+    slug, stopped_by_ctrl_c, tell,
+};
+use sd_onnx::{
+    Event, Guidance, ImageSize, Prompt, Request,
+    schedulers::{Ladder, Row, Scheduler},
+};
+
+/// More pictures than anybody looks at.
+const MAX_PICTURES: usize = 10_000;
+
+/// Draws pictures that differ in one or two parameters, side by side on one labelled sheet.
+///
+/// An axis is a parameter and its values: --x steps=5,10,20. Values are split at commas, those of prompt and negative at |:
+/// --y "prompt=a fox|a cat". Parameters: steps, guidance, clip-skip, seed, scheduler, ladder, size (64x64,128x64), prompt,
+/// negative (of which a value may be empty). All other options are as in txt2img.
+#[derive(Parser)]
+#[command(
+    name = "grid",
+    version,
+    allow_negative_numbers = true,
+    verbatim_doc_comment
+)]
+struct Arguments {
+    /// What to draw; not if prompt is an axis
+    prompt: Option<String>,
+    /// What differs from column to column
+    #[arg(long, value_name = "NAME=VALUES", value_parser = Axis::parse)]
+    x: Axis,
+    /// What differs from row to row
+    #[arg(long, value_name = "NAME=VALUES", value_parser = Axis::parse)]
+    y: Option<Axis>,
+    #[command(flatten)]
+    options: Options,
+    /// PNG to write [default: the prompt and the seed, in this folder, never overwriting]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = match arguments::<Arguments>() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let options = &arguments.options;
+    let grid = Grid::new(arguments)?;
+    if let Some(path) = &arguments.output {
+        check_output("output", path)?;
+    }
+    let pipeline = options.load(1)?;
+    let stop = stopped_by_ctrl_c();
+    let base = options.sized(grid.base.clone(), &pipeline);
+    let (columns, rows) = grid.sides(base.size.unwrap_or_default());
+    let title = grid.prompt_of_all().unwrap_or_default();
+    let varies: Vec<_> = grid.axes().map(|axis| axis.name).collect();
+    let note = summary(&base, pipeline.scheduler_config(), &varies);
+    let mut sheet = Sheet::new(&title, &note, &columns, &rows)
+        .map_err(|error| Failure::Arguments(error.to_string()))?;
+    tell(format_args!(
+        "{} pictures: {note}",
+        grid.x.values.len() * grid.rows()
+    ));
+
+    let requests: Vec<_> = grid.requests(&base).collect();
+    let bar = progress_bar(requests.iter().fold(0, |sum: u64, request| {
+        sum.saturating_add(request.steps as u64)
+    }));
+    let result = pipeline.run(&requests, &stop, |event| {
+        match event {
+            Event::Picture(picture) => {
+                let (row, column) = (
+                    picture.request / grid.x.values.len(),
+                    picture.request % grid.x.values.len(),
+                );
+                sheet.place(column, row, &picture.image);
+            }
+            _ => bar.inc(1),
+        }
+        ControlFlow::Continue(())
+    });
+    let (steps, took) = (bar.position(), bar.elapsed().as_secs_f32());
+    bar.finish_and_clear();
+    result?;
+    tell(format_args!("{steps} steps in {took:.2} s"));
+
+    let default = format!("{}-{}-grid.png", slug(&title), grid.seed());
+    let saved = save_sheet(
+        sheet.image(),
+        arguments.output.as_deref(),
+        Path::new(&default),
+    )?;
+    print(format_args!("{}", saved.display()))
+}
+
+/// What is to be drawn.
+struct Grid {
+    base: Request,
+    x: Axis,
+    y: Option<Axis>,
+}
+
+impl Grid {
+    /// Checks all that can be known before a model is loaded.
+    fn new(arguments: &Arguments) -> Result<Self, Failure> {
+        let wrong = |reason: String| Err(Failure::Arguments(reason));
+        let options = &arguments.options;
+        let axes: Vec<_> = [("--x", Some(&arguments.x)), ("--y", arguments.y.as_ref())]
+            .into_iter()
+            .filter_map(|(option, axis)| Some((option, axis?)))
+            .collect();
+        if let [(_, x), (_, y)] = axes[..]
+            && x.name == y.name
+        {
+            return wrong(format!(
+                "--x and --y are both {}, expected two parameters",
+                x.name
+            ));
+        }
+        for &(option, axis) in &axes {
+            let given = match axis.name {
+                "prompt" => arguments.prompt.is_some(),
+                "negative" => options.negative.is_some(),
+                "steps" => options.steps.is_some(),
+                "guidance" => options.guidance.is_some(),
+                "clip-skip" => options.clip_skip.is_some(),
+                "seed" => options.seed.is_some(),
+                "scheduler" => options.scheduler.is_some(),
+                "ladder" => options.ladder.is_some(),
+                _ => options.width.is_some() || options.height.is_some(),
+            };
+            if given {
+                return wrong(format!(
+                    "the {} is given twice: by itself and as {option}",
+                    axis.name
+                ));
+            }
+        }
+        let has = |name: &str| axes.iter().any(|(_, axis)| axis.name == name);
+        if arguments.prompt.is_none() && !has("prompt") {
+            return wrong(
+                "there is no prompt, expected it as an argument or as an axis".to_owned(),
+            );
+        }
+        let pictures: usize = axes.iter().map(|(_, axis)| axis.values.len()).product();
+        if pictures > MAX_PICTURES {
+            return wrong(format!(
+                "the sheet would have {pictures} pictures, expected at most {MAX_PICTURES}"
+            ));
+        }
+        let prompt = arguments.prompt.as_deref().unwrap_or_default();
+        let grid = Self {
+            base: options.request(Request::new(prompt))?,
+            x: arguments.x.clone(),
+            y: arguments.y.clone(),
+        };
+        let uses_negative =
+            |request: Request| matches!(request.guidance, Guidance::Scale(scale) if scale > 1.0);
+        if has("negative") && !grid.requests(&grid.base).any(uses_negative) {
+            return wrong(
+                "the negative prompt is not looked at: expected a guidance above 1".to_owned(),
+            );
+        }
+        for request in grid.requests(&grid.base) {
+            check_ladder(&request)?;
+        }
+        Ok(grid)
+    }
+
+    fn axes(&self) -> impl Iterator<Item = &Axis> {
+        std::iter::once(&self.x).chain(&self.y)
+    }
+
+    fn rows(&self) -> usize {
+        self.y.as_ref().map_or(1, |axis| axis.values.len())
+    }
+
+    /// Row by row.
+    fn requests(&self, base: &Request) -> impl Iterator<Item = Request> {
+        (0..self.rows()).flat_map(move |row| {
+            let base = match &self.y {
+                Some(axis) => axis.values[row].apply(base.clone()),
+                None => base.clone(),
+            };
+            self.x
+                .values
+                .iter()
+                .map(move |value| value.apply(base.clone()))
+        })
+    }
+
+    /// The columns and rows of the sheet, where pictures are of `size` if that is no axis.
+    fn sides(&self, size: [u32; 2]) -> (sheet::Axis, sheet::Axis) {
+        let sides = |axis: &Axis, side: usize| {
+            let all = self.axes().flat_map(|axis| &axis.values);
+            let largest = all
+                .filter_map(|value| value.size())
+                .map(|size| size[side])
+                .max();
+            let of = |value: &Value| {
+                value
+                    .size()
+                    .map(|size| size[side])
+                    .or(largest)
+                    .unwrap_or(size[side])
+            };
+            let labels = axis.values.iter().map(|value| (value.label(), of(value)));
+            sheet::Axis {
+                name: axis.name.to_owned(),
+                labels: labels.collect(),
+            }
+        };
+        let none = Axis {
+            name: "",
+            values: vec![Value::Prompt(String::new())],
+        };
+        (
+            sides(&self.x, 0),
+            sides(self.y.as_ref().unwrap_or(&none), 1),
+        )
+    }
+
+    /// The prompt, if it is the same for all.
+    fn prompt_of_all(&self) -> Option<String> {
+        match &self.base.prompt {
+            Prompt::Text(text) if self.axes().all(|axis| axis.name != "prompt") => {
+                Some(text.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// For the file's name: that of the first picture.
+    fn seed(&self) -> u64 {
+        let first = self.requests(&self.base).next();
+        first.and_then(|request| request.seed).unwrap_or_default()
+    }
+}
+
+/// A parameter and the values it takes: at least one, no two the same.
+#[derive(Clone)]
+struct Axis {
+    /// As it is called on the command line.
+    name: &'static str,
+    values: Vec<Value>,
+}
+
+#[derive(Clone)]
+enum Value {
+    Steps(usize),
+    Guidance(f32),
+    ClipSkip(usize),
+    Seed(u64),
+    Scheduler(&'static Row),
+    Ladder(Ladder),
+    Size([u32; 2]),
+    Prompt(String),
+    Negative(String),
+}
+
+const NAMES: [&str; 9] = [
+    "steps",
+    "guidance",
+    "clip-skip",
+    "seed",
+    "scheduler",
+    "ladder",
+    "size",
+    "prompt",
+    "negative",
+];
+
+impl Axis {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (name, values) = text
+            .split_once('=')
+            .ok_or("expected a name, = and values, such as steps=5,10,20")?;
+        let name = NAMES
+            .into_iter()
+            .find(|known| *known == name.trim())
+            .ok_or_else(|| format!("expected one of {}", NAMES.join(", ")))?;
+        if values.trim().is_empty() {
+            return Err("there are no values".to_owned());
+        }
+        let separator = if matches!(name, "prompt" | "negative") {
+            '|'
+        } else {
+            ','
+        };
+        let mut axis = Self {
+            name,
+            values: Vec::new(),
+        };
+        for text in values.split(separator).map(str::trim) {
+            if text.is_empty() && name != "negative" {
+                return Err("a value is empty".to_owned());
+            }
+            let value = Value::parse(name, text).map_err(|reason| format!("{text:?}: {reason}"))?;
+            if let Some(same) = axis.values.iter().find(|other| other.draws_as(&value)) {
+                let same = same.label();
+                return Err(format!("{text:?} draws the same as {same:?} before it"));
+            }
+            axis.values.push(value);
+        }
+        Ok(axis)
+    }
+}
+
+impl Value {
+    /// `name` is one of [`NAMES`].
+    fn parse(name: &str, text: &str) -> Result<Self, String> {
+        Ok(match name {
+            "steps" => Self::Steps(positive(text)?),
+            "guidance" => Self::Guidance(finite(text)?),
+            "clip-skip" => Self::ClipSkip(positive(text)?),
+            "seed" => Self::Seed(text.parse().map_err(|error| format!("{error}"))?),
+            "scheduler" => match text.parse() {
+                Ok(Scheduler::Named(row)) => Self::Scheduler(row),
+                Ok(Scheduler::Own(_)) => unreachable!("a name is of a row"),
+                Err(error) => return Err(error.to_string()),
+            },
+            "ladder" => Self::Ladder(text.parse().map_err(|error| format!("{error}"))?),
+            "size" => {
+                let sides = text
+                    .split_once('x')
+                    .map(|(width, height)| (width.parse(), height.parse()));
+                let Some((Ok(width), Ok(height))) = sides else {
+                    return Err("expected width x height, such as 512x768".to_owned());
+                };
+                ImageSize::new(width, height).map_err(|problem| problem.to_string())?;
+                Self::Size([width, height])
+            }
+            "prompt" => Self::Prompt(text.to_owned()),
+            _ => Self::Negative(text.to_owned()),
+        })
+    }
+
+    /// Whether two values of one axis make the same picture.
+    fn draws_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            // At 1 and below there is no guidance.
+            (Self::Guidance(a), Self::Guidance(b)) => a.max(1.0) == b.max(1.0),
+            // The generator of the noise takes 32 bits.
+            (Self::Seed(a), Self::Seed(b)) => *a as u32 == *b as u32,
+            _ => self.label() == other.label(),
+        }
+    }
+
+    fn apply(&self, request: Request) -> Request {
+        match self {
+            Self::Steps(steps) => request.steps(*steps),
+            Self::Guidance(scale) => request.guidance(*scale),
+            Self::ClipSkip(layer) => request.clip_skip(*layer),
+            Self::Seed(seed) => request.seed(*seed),
+            Self::Scheduler(row) => request.scheduler(*row),
+            Self::Ladder(ladder) => request.ladder(*ladder),
+            Self::Size([width, height]) => request.size(*width, *height),
+            Self::Prompt(prompt) => request.prompt(prompt),
+            Self::Negative(negative) => request.negative(negative),
+        }
+    }
+
+    fn label(&self) -> String {
+        match self {
+            Self::Steps(number) | Self::ClipSkip(number) => number.to_string(),
+            Self::Guidance(scale) => scale.to_string(),
+            Self::Seed(seed) => seed.to_string(),
+            Self::Scheduler(row) => row.title.to_owned(),
+            Self::Ladder(ladder) => ladder_name(ladder),
+            Self::Size([width, height]) => format!("{width}×{height}"),
+            Self::Negative(text) if text.is_empty() => "(none)".to_owned(),
+            Self::Prompt(text) | Self::Negative(text) => text.clone(),
+        }
+    }
+
+    fn size(&self) -> Option<[u32; 2]> {
+        match self {
+            Self::Size(size) => Some(*size),
+            _ => None,
+        }
+    }
+}

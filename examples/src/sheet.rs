@@ -1,0 +1,504 @@
+//! Contact sheets: pictures in a grid with a title, and a label for each column and row.
+
+use std::fmt;
+
+use image::{Pixel, Rgb, RgbImage, imageops};
+use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
+
+/// The largest sheet, in pixels: 2²⁸, which take 768 MiB.
+pub const MAX_PIXELS: u64 = 1 << 28;
+
+const PAPER: Rgb<u8> = Rgb([255, 255, 255]);
+const INK: Rgb<u8> = Rgb([24, 24, 24]);
+
+/// Letters that a column is widened for, if a label has words that long.
+const COLUMN_LETTERS: usize = 12;
+/// The widest that row labels get, in letters; longer ones wrap.
+const ROW_LETTERS: usize = 24;
+/// The narrowest that a title is wrapped to, in letters.
+const TITLE_LETTERS: usize = 40;
+const TITLE_LINES: usize = 3;
+const COLUMN_LINES: usize = 4;
+
+/// The columns of a sheet, or its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Axis {
+    /// What they differ in; empty for nothing.
+    pub name: String,
+    /// Of each, its label and the side of its largest picture: the width of a column's, the height of a row's, in pixels.
+    pub labels: Vec<(String, u32)>,
+}
+
+/// A contact sheet, dark on white. Labels wrap, and what still does not fit is cut with "…"; the letters grow with the
+/// pictures.
+#[derive(Debug, Clone)]
+pub struct Sheet {
+    canvas: RgbImage,
+    /// Left and width of each column, top and height of each row.
+    columns: Vec<(u32, u32)>,
+    rows: Vec<(u32, u32)>,
+}
+
+/// A sheet would have more than [`MAX_PIXELS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge {
+    /// Pixels.
+    pub width: u64,
+    /// Pixels.
+    pub height: u64,
+}
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { width, height } = self;
+        write!(
+            f,
+            "the sheet would be {width}×{height}, expected at most {MAX_PIXELS} pixels"
+        )
+    }
+}
+
+impl std::error::Error for TooLarge {}
+
+impl Sheet {
+    /// A sheet with places for columns × rows pictures, under a title and a note on all of them.
+    ///
+    /// # Errors
+    /// [`TooLarge`], before its pixels are allocated.
+    pub fn new(title: &str, note: &str, columns: &Axis, rows: &Axis) -> Result<Self, TooLarge> {
+        let font = Font::beside(&columns.labels);
+        let (letter, line) = (font.width(), font.height());
+        let (margin, gap) = (line, (line / 4).max(4));
+
+        let widest_word = |text: &str| text.split_whitespace().map(letters).max().unwrap_or(0);
+        let column_width = |(label, side): &(String, u32)| {
+            // With a letter of air, so that labels never run into each other.
+            let word = widest_word(label).min(COLUMN_LETTERS) as u32 + 1;
+            (*side).max(word * letter)
+        };
+        let widths: Vec<u32> = columns.labels.iter().map(column_width).collect();
+        let row_letters = rows
+            .labels
+            .iter()
+            .map(|(label, _)| label)
+            .chain([&rows.name])
+            .flat_map(|label| label.lines())
+            .map(letters)
+            .max()
+            .unwrap_or(0)
+            .min(ROW_LETTERS);
+        let heights = rows.labels.iter().map(|(_, side)| (*side).max(line));
+
+        let mut left = margin as u64;
+        if row_letters > 0 {
+            left += row_letters as u64 * u64::from(letter) + 2 * u64::from(gap);
+        }
+        let (columns_at, right) = places(left, gap, widths.into_iter());
+        let span = right - left;
+        let head = letters(title).max(letters(note)).min(TITLE_LETTERS) as u64;
+        let width = right.max(u64::from(margin) + head * u64::from(letter)) + u64::from(margin);
+
+        let fit = |pixels: u64| (pixels / u64::from(letter)) as usize;
+        let across = fit(width - 2 * u64::from(margin));
+        let title = wrapped(title, across, TITLE_LINES);
+        let note = wrapped(note, across, TITLE_LINES);
+        let head = (title.len() + note.len()) as u64;
+        let name = wrapped(&columns.name, fit(span), 1);
+        let column_labels: Vec<_> = columns
+            .labels
+            .iter()
+            .zip(&columns_at)
+            .map(|((label, _), (_, width))| wrapped(label, fit(*width), COLUMN_LINES))
+            .collect();
+        let corner = wrapped(&rows.name, row_letters, COLUMN_LINES);
+        let label_lines = column_labels.iter().chain([&corner]).map(Vec::len).max();
+        let label_lines = label_lines.unwrap_or(0) as u64;
+
+        let line = u64::from(line);
+        let mut top = u64::from(margin) + head * line;
+        if head > 0 {
+            top += line / 2;
+        }
+        let names_top = top;
+        top += (name.len() as u64 + label_lines) * line + u64::from(gap);
+        let labels_bottom = top - u64::from(gap);
+        let (rows_at, bottom) = places(top, gap, heights);
+        let height = bottom + u64::from(margin);
+
+        if width
+            .checked_mul(height)
+            .is_none_or(|pixels| pixels > MAX_PIXELS)
+        {
+            return Err(TooLarge { width, height });
+        }
+        // All places are on the sheet, whose sides are now known to be far below 2³².
+        let small = |places: Vec<(u64, u64)>| -> Vec<(u32, u32)> {
+            places
+                .iter()
+                .map(|&(at, side)| (at as u32, side as u32))
+                .collect()
+        };
+        let (columns_at, rows_at) = (small(columns_at), small(rows_at));
+        let mut canvas = RgbImage::from_pixel(width as u32, height as u32, PAPER);
+        let line = line as u32;
+
+        // Where a line begins hangs on how long it is.
+        let mut block = |lines: &[String], top: u32, weight, left: &dyn Fn(u32) -> u32| {
+            for (i, text) in lines.iter().enumerate() {
+                let top = top + i as u32 * line;
+                font.draw(&mut canvas, left(font.length(text)), top, text, weight);
+            }
+        };
+        let (left, names_top) = (left as u32, names_top as u32);
+        let above_pictures = |lines: &[String]| labels_bottom as u32 - lines.len() as u32 * line;
+        let beside_pictures = |length| left - 2 * gap - length;
+        block(&title, margin, FontWeight::Bold, &|_| margin);
+        let below_title = margin + title.len() as u32 * line;
+        block(&note, below_title, FontWeight::Regular, &|_| margin);
+        block(&name, names_top, FontWeight::Bold, &|_| left);
+        let top = above_pictures(&corner);
+        block(&corner, top, FontWeight::Bold, &beside_pictures);
+        for (lines, (at, width)) in column_labels.iter().zip(&columns_at) {
+            let centred = |length| at + (width - length) / 2;
+            block(lines, above_pictures(lines), FontWeight::Regular, &centred);
+        }
+        for ((label, _), (at, height)) in rows.labels.iter().zip(&rows_at) {
+            let lines = wrapped(label, row_letters, (height / line) as usize);
+            let top = at + (height - lines.len() as u32 * line) / 2;
+            block(&lines, top, FontWeight::Regular, &beside_pictures);
+        }
+        Ok(Self {
+            canvas,
+            columns: columns_at,
+            rows: rows_at,
+        })
+    }
+
+    /// Puts a picture into the middle of its column, at the top of its row; its pixels stay as they are. One that is larger
+    /// than its column or row was said to be is cut off there.
+    ///
+    /// # Panics
+    /// When the sheet has no such column or row.
+    pub fn place(&mut self, column: usize, row: usize, picture: &RgbImage) {
+        let ((left, width), (top, height)) = (self.columns[column], self.rows[row]);
+        let (w, h) = (picture.width().min(width), picture.height().min(height));
+        let picture = imageops::crop_imm(picture, 0, 0, w, h);
+        let x = left + (width - w) / 2;
+        imageops::replace(&mut self.canvas, &*picture, x.into(), top.into());
+    }
+
+    /// The sheet.
+    pub fn image(&self) -> &RgbImage {
+        &self.canvas
+    }
+}
+
+/// Begin and length of each, one after the other with gaps between, and the end of the last.
+fn places(begin: u64, gap: u32, sides: impl Iterator<Item = u32>) -> (Vec<(u64, u64)>, u64) {
+    let (mut at, mut end) = (begin, begin);
+    let places = sides
+        .map(|side| {
+            let place = (at, u64::from(side));
+            end = at + u64::from(side);
+            at = end + u64::from(gap);
+            place
+        })
+        .collect();
+    (places, end)
+}
+
+fn letters(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// Text in at most `lines` lines of at most `length` letters: broken at white space where that can be, within a word where
+/// not, and cut with "…" where it is too long for that.
+fn wrapped(text: &str, length: usize, lines: usize) -> Vec<String> {
+    if length == 0 || lines == 0 {
+        return Vec::new();
+    }
+    let mut wrapped: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let mut current = String::new();
+        for word in line.split_whitespace() {
+            let needed = letters(&current) + letters(word) + usize::from(!current.is_empty());
+            if needed > length && !current.is_empty() {
+                wrapped.push(std::mem::take(&mut current));
+            }
+            if !current.is_empty() {
+                current.push(' ');
+            }
+            for letter in word.chars() {
+                if letters(&current) == length {
+                    wrapped.push(std::mem::take(&mut current));
+                }
+                current.push(letter);
+            }
+        }
+        if !current.is_empty() {
+            wrapped.push(current);
+        }
+    }
+    if wrapped.len() > lines {
+        wrapped.truncate(lines);
+        let last = &mut wrapped[lines - 1];
+        if letters(last) == length {
+            last.pop();
+        }
+        last.push('…');
+    }
+    wrapped
+}
+
+/// Letters of one size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Font {
+    size: RasterHeight,
+    /// How many pixels a pixel of the font is wide and high.
+    scale: u32,
+}
+
+impl Font {
+    /// The one that suits columns this wide: a line is about a twelfth of the mean, at least 16 pixels.
+    fn beside(columns: &[(String, u32)]) -> Self {
+        let sum: u64 = columns.iter().map(|(_, side)| u64::from(*side)).sum();
+        let line = sum / (columns.len().max(1) as u64) / 12;
+        let size = match line {
+            0..20 => RasterHeight::Size16,
+            20..24 => RasterHeight::Size20,
+            24..32 => RasterHeight::Size24,
+            _ => RasterHeight::Size32,
+        };
+        Self {
+            size,
+            scale: (line / 32).clamp(1, 64) as u32,
+        }
+    }
+
+    /// Of a line, in pixels.
+    fn height(self) -> u32 {
+        self.size.val() as u32 * self.scale
+    }
+
+    /// Of a letter, in pixels; all are as wide.
+    fn width(self) -> u32 {
+        get_raster_width(FontWeight::Regular, self.size) as u32 * self.scale
+    }
+
+    fn length(self, text: &str) -> u32 {
+        letters(text) as u32 * self.width()
+    }
+
+    fn draw(self, canvas: &mut RgbImage, x: u32, y: u32, text: &str, weight: FontWeight) {
+        for (i, letter) in text.chars().enumerate() {
+            let glyph = get_raster(letter, weight, self.size);
+            let x = x + i as u32 * self.width();
+            for dy in 0..self.height() {
+                for dx in 0..self.width() {
+                    let [column, row] = [dx, dy].map(|at| (at / self.scale) as usize);
+                    let ink = match glyph {
+                        Some(glyph) => glyph.pixel(column, row).unwrap_or(0),
+                        None => self.shape(letter, column, row),
+                    };
+                    let mut pixel = PAPER;
+                    pixel.apply2(&INK, |paper, dark| {
+                        let mixed = u32::from(paper) * (255 - u32::from(ink))
+                            + u32::from(dark) * u32::from(ink);
+                        (mixed / 255) as u8
+                    });
+                    if ink > 0 {
+                        canvas.put_pixel(x + dx, y + dy, pixel);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The ink of "…" and "→", which the font lacks, and of a box for every other letter that it lacks.
+    fn shape(self, letter: char, x: usize, y: usize) -> u8 {
+        let width = get_raster_width(FontWeight::Regular, self.size);
+        let height = self.size.val();
+        let stroke = (height / 16).max(1);
+        // Where the font has its baseline and the middle of its small letters, about.
+        let (base, middle) = (height * 3 / 4, height / 2);
+        let within = |at: usize, from: usize, length: usize| (from..from + length).contains(&at);
+        let inked = match letter {
+            '…' => {
+                within(y, base - stroke, stroke)
+                    && [1, 3, 5]
+                        .iter()
+                        .any(|&at| within(x, at * width / 7, stroke))
+            }
+            '→' => {
+                let tip = width - 1;
+                let away = y.abs_diff(middle);
+                let shaft = within(y, middle, stroke) && x < tip;
+                let head =
+                    away <= width / 3 && x < tip && within(x + away, tip - stroke, stroke + 1);
+                shaft || head
+            }
+            _ => {
+                let (top, right) = (height / 4, width - 2);
+                let inside = (1..=right).contains(&x) && (top..=base).contains(&y);
+                let hollow = (1 + stroke..=right - stroke).contains(&x)
+                    && (top + stroke..=base - stroke).contains(&y);
+                inside && !hollow
+            }
+        };
+        if inked { 255 } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn axis(name: &str, labels: &[(&str, u32)]) -> Axis {
+        Axis {
+            name: name.to_owned(),
+            labels: labels
+                .iter()
+                .map(|(label, side)| ((*label).to_owned(), *side))
+                .collect(),
+        }
+    }
+
+    /// A sheet with a picture in each place, of a colour that no letter has.
+    fn filled(title: &str, columns: &Axis, rows: &Axis) -> Sheet {
+        let mut sheet = Sheet::new(title, title, columns, rows).unwrap();
+        for (c, (_, width)) in columns.labels.iter().enumerate() {
+            for (r, (_, height)) in rows.labels.iter().enumerate() {
+                sheet.place(
+                    c,
+                    r,
+                    &RgbImage::from_pixel(*width, *height, Rgb([200, 0, 100])),
+                );
+            }
+        }
+        sheet
+    }
+
+    #[test]
+    fn pictures_are_unchanged_and_no_letter_is_near_them_or_the_edge() {
+        let long =
+            "a very long label with averyverylongwordthatfitsnowhere and more of it ".repeat(5);
+        let cases = [
+            (
+                axis("x", &[("1", 64), ("150", 64), ("7.5", 64)]),
+                axis("y", &[("a", 64), ("b", 64)]),
+            ),
+            (
+                axis(&long, &[(&long, 64), (&long, 128)]),
+                axis(&long, &[(&long, 8), (&long, 64)]),
+            ),
+            (axis("", &[("", 8)]), axis("", &[("", 8)])),
+            (axis("wide", &[(&long, 512)]), axis("", &[(&long, 1024)])),
+        ];
+        for (columns, rows) in &cases {
+            for title in ["", "a fox", &long] {
+                let sheet = filled(title, columns, rows);
+                let image = sheet.image();
+                let inside = |x: u32, y: u32| {
+                    let within = |places: &[(u32, u32)], sides: &Axis, middle: u32, at: u32| {
+                        let mut places = places.iter().zip(&sides.labels);
+                        places.any(|(&(from, room), &(_, side))| {
+                            let from = from + (room - side) / 2 * middle;
+                            (from..from + side).contains(&at)
+                        })
+                    };
+                    within(&sheet.columns, columns, 1, x) && within(&sheet.rows, rows, 0, y)
+                };
+                for (x, y, pixel) in image.enumerate_pixels() {
+                    let grey = pixel[0] == pixel[1] && pixel[1] == pixel[2];
+                    assert_eq!(!grey, inside(x, y), "at {x}, {y}: {pixel:?}");
+                    let edge = x < 8 || y < 8 || x + 8 >= image.width() || y + 8 >= image.height();
+                    assert!(!edge || *pixel == PAPER, "at {x}, {y}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_label_is_seen() {
+        let sheet = |title: &str, x: [&str; 2], y: [&str; 2]| {
+            let (columns, rows) = (axis(x[0], &[(x[1], 64)]), axis(y[0], &[(y[1], 64)]));
+            Sheet::new(title, "note", &columns, &rows)
+                .unwrap()
+                .image()
+                .clone()
+        };
+        let plain = sheet("t", ["n", "l"], ["n", "l"]);
+        for other in [
+            sheet("T", ["n", "l"], ["n", "l"]),
+            sheet("t", ["m", "l"], ["n", "l"]),
+            sheet("t", ["n", "L"], ["n", "l"]),
+            sheet("t", ["n", "l"], ["m", "l"]),
+            sheet("t", ["n", "l"], ["n", "L"]),
+        ] {
+            assert_eq!(plain.dimensions(), other.dimensions());
+            assert_ne!(plain, other);
+        }
+    }
+
+    #[test]
+    fn a_smaller_picture_is_whole_at_the_top_of_its_place() {
+        let mut sheet =
+            Sheet::new("", "", &axis("", &[("a", 64)]), &axis("", &[("b", 64)])).unwrap();
+        let picture = RgbImage::from_fn(32, 16, |x, y| Rgb([x as u8, y as u8, 77]));
+        sheet.place(0, 0, &picture);
+        let ((left, _), (top, _)) = (sheet.columns[0], sheet.rows[0]);
+        let found = imageops::crop_imm(sheet.image(), left + 16, top, 32, 16).to_image();
+        assert_eq!(found, picture);
+    }
+
+    #[test]
+    fn letters_grow_with_the_pictures() {
+        let line = |side| Font::beside(&[(String::new(), side)]).height();
+        assert_eq!(
+            [8, 64, 256, 512, 1024, 4096].map(line),
+            [16, 16, 20, 32, 64, 320]
+        );
+    }
+
+    #[test]
+    fn text_wraps_at_words_then_within_them_then_is_cut() {
+        assert_eq!(wrapped("a fox on blue", 5, 4), ["a fox", "on", "blue"]);
+        assert_eq!(wrapped("strawberry", 4, 4), ["stra", "wber", "ry"]);
+        assert_eq!(wrapped("a strawberry", 4, 2), ["a", "str…"]);
+        assert_eq!(wrapped("one two three", 5, 2), ["one", "two…"]);
+        assert_eq!(wrapped("20\n1.5", 9, 4), ["20", "1.5"]);
+        assert_eq!(wrapped("größe 狐", 5, 4), ["größe", "狐"]);
+        assert!(
+            wrapped("", 5, 4).is_empty()
+                && wrapped("a", 0, 4).is_empty()
+                && wrapped("a", 4, 0).is_empty()
+        );
+    }
+
+    #[test]
+    fn letters_that_the_font_lacks_are_seen() {
+        let font = Font {
+            size: RasterHeight::Size16,
+            scale: 1,
+        };
+        let drawn = |text: &str| {
+            let mut canvas = RgbImage::from_pixel(7, 16, PAPER);
+            font.draw(&mut canvas, 0, 0, text, FontWeight::Regular);
+            canvas
+        };
+        assert_eq!(drawn("狐"), drawn("🦊"));
+        let shapes = ["狐", "…", "→", "a", "é", " "].map(drawn);
+        for (i, shape) in shapes.iter().enumerate() {
+            assert!(!shapes[..i].contains(shape), "{i}");
+        }
+    }
+
+    #[test]
+    fn a_sheet_that_is_too_large_is_not_allocated() {
+        let many = Axis {
+            name: String::new(),
+            labels: vec![(String::new(), u32::MAX); 1000],
+        };
+        assert!(Sheet::new("", "", &many, &many).is_err());
+    }
+}

@@ -1,0 +1,222 @@
+//! What happens in a run: the picture after each of its steps, as a labelled strip.
+//!
+//! ```sh
+//! cargo run --release --example steps -- "a fox" --steps 10 --output steps.png
+//! ```
+
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use image::{RgbImage, imageops};
+use ndarray::{Array3, ArrayView3, Axis};
+use sd_examples::{
+    Failure, arguments, check_output,
+    options::{Options, summary},
+    print, progress_bar, save_sheet,
+    sheet::{self, Sheet},
+    slug, stopped_by_ctrl_c, tell,
+};
+use sd_onnx::{Event, Pipeline, Request};
+
+/// Draws the picture after each step of one run, as a labelled strip.
+///
+/// A column is a step, from the noise level (sigma) it began at to the one it arrived at. The upper row, denoised, is what
+/// the model took for the finished picture at the level where the step began; the lower one, noisy, is what the step left:
+/// the latents at the level it arrived at, brought to unit variance, x / sqrt(sigma² + 1), and decoded as they are. Both
+/// end at the finished picture. All other options are as in txt2img.
+#[derive(Parser)]
+#[command(
+    name = "steps",
+    version,
+    allow_negative_numbers = true,
+    verbatim_doc_comment
+)]
+struct Arguments {
+    /// What to draw
+    prompt: String,
+    #[command(flatten)]
+    options: Options,
+    /// Show this many steps, evenly, with the first and the last [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    columns: Option<u32>,
+    /// Show linear previews, a block for each latent, instead of decoding
+    #[arg(long)]
+    preview: bool,
+    /// PNG to write [default: the prompt and the seed, in this folder, never overwriting]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// What is to be seen of a step.
+struct Seen {
+    index: usize,
+    /// Where it began.
+    sigma: f32,
+    /// `[channels, h, w]`.
+    denoised: Array3<f32>,
+    /// As `denoised`, before scaling.
+    noisy: Array3<f32>,
+    /// Where it arrived.
+    next_sigma: f32,
+}
+
+fn main() -> ExitCode {
+    let arguments = match arguments::<Arguments>() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let options = &arguments.options;
+    let request = options.request(Request::new(&arguments.prompt))?;
+    if let Some(path) = &arguments.output {
+        check_output("output", path)?;
+    }
+    let pipeline = options.load(1)?;
+    let stop = stopped_by_ctrl_c();
+    let request = options.sized(request, &pipeline);
+    let [width, height] = request.size.unwrap_or_default();
+    let note = summary(&request, pipeline.scheduler_config(), &[]);
+    tell(format_args!("{note}"));
+    // More steps than there are is told by the run.
+    let steps = request.steps.min(pipeline.schedule().num_train_timesteps());
+    let shown = picked(steps, arguments.columns.map_or(steps, |n| n as usize));
+    // The labels are not known yet, but all are short; a sheet that is too large is found before the work.
+    let columns = |labels: Vec<String>| sheet::Axis {
+        name: "step, sigma".to_owned(),
+        labels: labels.into_iter().map(|label| (label, width)).collect(),
+    };
+    let rows = sheet::Axis {
+        name: String::new(),
+        labels: ["denoised", "noisy"]
+            .map(|row| (row.to_owned(), height))
+            .into(),
+    };
+    let sheet = |labels| {
+        Sheet::new(&arguments.prompt, &note, &columns(labels), &rows)
+            .map_err(|error| Failure::Arguments(error.to_string()))
+    };
+    sheet(vec![String::new(); shown.len()])?;
+
+    let bar = progress_bar((steps + 2 * shown.len()) as u64);
+    let mut seen: Vec<Seen> = Vec::with_capacity(shown.len());
+    let result = pipeline.run(std::slice::from_ref(&request), &stop, |event| {
+        if let Event::Step(progress) = event {
+            let (index, sigma) = (progress.step.index, progress.step.sigma);
+            if let Some(last) = seen.last_mut()
+                && last.index + 1 == index
+            {
+                last.next_sigma = sigma;
+            }
+            if shown.binary_search(&index).is_ok() {
+                seen.push(Seen {
+                    index,
+                    sigma,
+                    denoised: progress.denoised.to_owned(),
+                    noisy: progress.latents.to_owned(),
+                    next_sigma: 0.0,
+                });
+            }
+            bar.inc(1);
+        }
+        ControlFlow::Continue(())
+    });
+    if let Err(error) = result {
+        bar.finish_and_clear();
+        return Err(error.into());
+    }
+    let labels = seen.iter().map(Seen::label).collect();
+    let mut sheet = sheet(labels)?;
+    for (column, seen) in seen.iter().enumerate() {
+        for (row, latents) in [&seen.denoised, &seen.variance_preserving()]
+            .into_iter()
+            .enumerate()
+        {
+            if stop.is_stopped() {
+                bar.finish_and_clear();
+                return Err(Failure::Stopped);
+            }
+            let picture = if arguments.preview {
+                preview(&pipeline, latents.view())?
+            } else {
+                pipeline.decode(latents.view().insert_axis(Axis(0)))?
+            };
+            sheet.place(column, row, &picture);
+            bar.inc(1);
+        }
+    }
+    let took = bar.elapsed().as_secs_f32();
+    bar.finish_and_clear();
+    tell(format_args!("{took:.2} s"));
+
+    let default = format!(
+        "{}-{}-steps.png",
+        slug(&arguments.prompt),
+        request.seed.unwrap_or_default()
+    );
+    let saved = save_sheet(
+        sheet.image(),
+        arguments.output.as_deref(),
+        Path::new(&default),
+    )?;
+    print(format_args!("{}", saved.display()))
+}
+
+impl Seen {
+    fn label(&self) -> String {
+        format!(
+            "{}\n{}→{}",
+            self.index + 1,
+            short(self.sigma),
+            short(self.next_sigma)
+        )
+    }
+
+    /// The noisy latents at the variance that the decoder knows: theirs is about sigma² + 1.
+    fn variance_preserving(&self) -> Array3<f32> {
+        &self.noisy / self.next_sigma.hypot(1.0)
+    }
+}
+
+/// Three digits, or all of a whole part that has more.
+fn short(sigma: f32) -> String {
+    match sigma {
+        0.0 => "0".to_owned(),
+        ..1.0 => format!("{sigma:.2}"),
+        ..10.0 => format!("{sigma:.1}"),
+        _ => format!("{sigma:.0}"),
+    }
+}
+
+/// Which of `steps` steps, at least 1, `columns` columns show, at least 2 if there are as many steps.
+fn picked(steps: usize, columns: usize) -> Vec<usize> {
+    if columns >= steps {
+        return (0..steps).collect();
+    }
+    let last = columns - 1;
+    (0..columns)
+        .map(|i| (i * (steps - 1) + last / 2) / last)
+        .collect()
+}
+
+/// A linear look at latents, as large as the picture.
+fn preview(pipeline: &Pipeline, latents: ArrayView3<'_, f32>) -> Result<RgbImage, Failure> {
+    let small = pipeline.latent_rgb()?.picture(latents);
+    let factor = pipeline.codec().factor() as u32;
+    let (width, height) = (small.width() * factor, small.height() * factor);
+    Ok(imageops::resize(
+        &small,
+        width,
+        height,
+        imageops::FilterType::Nearest,
+    ))
+}

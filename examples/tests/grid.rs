@@ -1,0 +1,308 @@
+//! `grid` as a user runs it, on the small model.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+
+use common::{Example, files, picture, place_of};
+
+const GRID: Example = Example("grid");
+const TXT2IMG: Example = Example("txt2img");
+
+/// The places, on a sheet, of what txt2img draws with each of `arguments`.
+fn places(folder: &Path, sheet: &str, arguments: &[&[&str]]) -> Vec<(u32, u32)> {
+    let sheet = picture(folder, sheet);
+    let place = |arguments: &&[&str]| {
+        TXT2IMG.succeed(folder, &[arguments, &["--output", "one.png"][..]].concat());
+        place_of(&picture(folder, "one.png"), &sheet).unwrap()
+    };
+    arguments.iter().map(place).collect()
+}
+
+#[test]
+fn each_cell_is_the_picture_that_txt2img_draws() {
+    let folder = tempfile::tempdir().unwrap();
+    let common = ["a fox on blue", "--seed", "7", "--scheduler", "euler"];
+    let axes = [
+        "--x",
+        "steps=2, 3,5",
+        "--y",
+        "guidance=1,7.5",
+        "--output",
+        "g.png",
+    ];
+    let (stdout, stderr) = GRID.succeed(folder.path(), &[&common[..], &axes].concat());
+    assert_eq!(stdout, "g.png\n");
+    assert!(
+        stderr.contains("6 pictures: Euler on karras, 64×64, seed 7\n20 steps in "),
+        "{stderr}"
+    );
+
+    let mut arguments = Vec::new();
+    for guidance in ["1", "7.5"] {
+        for steps in ["2", "3", "5"] {
+            arguments.push([&common[..], &["--steps", steps, "--guidance", guidance]].concat());
+        }
+    }
+    let arguments: Vec<_> = arguments.iter().map(|arguments| &arguments[..]).collect();
+    let places = places(folder.path(), "g.png", &arguments);
+    let (left, top) = places[0];
+    let expected: Vec<_> = (0..6)
+        .map(|i| (left + i % 3 * 68, top + i / 3 * 68))
+        .collect();
+    assert_eq!(places, expected);
+    assert!(left > 16 + 7 * 8, "to the right of `guidance`");
+    assert!(
+        top > 16 + 16 * 4,
+        "below two lines of title, `steps` and the numbers"
+    );
+    let size = picture(folder.path(), "g.png").dimensions();
+    assert_eq!(
+        size,
+        (
+            (left + 3 * 68 - 4 + 16).max(16 + 7 * 34 + 16),
+            top + 2 * 68 - 4 + 16
+        )
+    );
+}
+
+#[test]
+fn every_parameter_can_be_an_axis() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases: [(&str, [&[&str]; 2]); 8] = [
+        (
+            "steps=1,2",
+            [&["fox", "--steps", "1"], &["fox", "--steps", "2"]],
+        ),
+        (
+            "guidance=-1,1.5",
+            [&["fox", "--guidance", "1"], &["fox", "--guidance", "1.5"]],
+        ),
+        ("clip-skip=1,4", [&["fox"], &["fox", "--clip-skip", "4"]]),
+        (
+            "seed=0,18446744073709551615",
+            [
+                &["fox", "--seed", "0"],
+                &["fox", "--seed", "18446744073709551615"],
+            ],
+        ),
+        (
+            "scheduler=ddim,euler-a",
+            [
+                &["fox", "--scheduler", "ddim"],
+                &["fox", "--scheduler", "euler-a"],
+            ],
+        ),
+        (
+            "ladder=trailing,karras",
+            [&["fox", "--ladder", "trailing"], &["fox"]],
+        ),
+        (
+            "size=64x64,128x72",
+            [&["fox"], &["fox", "--width", "128", "--height", "72"]],
+        ),
+        (
+            "negative=|blue, white",
+            [&["fox"], &["fox", "--negative", "blue, white"]],
+        ),
+    ];
+    for (axis, [a, b]) in cases {
+        let with_defaults = |arguments: &[&'static str]| {
+            let mut all = arguments.to_vec();
+            if axis != "steps=1,2" {
+                all.extend(["--steps", "2"]);
+            }
+            if !axis.starts_with("seed") {
+                all.extend(["--seed", "3"]);
+            }
+            all
+        };
+        let draw = with_defaults(&["fox"]);
+        let (a, b) = (with_defaults(a), with_defaults(b));
+        for (option, right) in [("--x", true), ("--y", false)] {
+            // One parameter needs the columns; as rows there is something else in them.
+            let mut arguments = [&draw[..], &[option, axis, "--output", "g.png"]].concat();
+            let prompts = ["--x", "prompt=fox"];
+            if !right {
+                arguments.remove(0);
+                arguments.extend(prompts);
+            }
+            GRID.succeed(folder.path(), &arguments);
+            let places = places(folder.path(), "g.png", &[&a, &b]);
+            let apart = (places[1].0 > places[0].0, places[1].1 > places[0].1);
+            assert_eq!(apart, (right, !right), "{axis}: {places:?}");
+        }
+    }
+    let prompts = [
+        "--x",
+        "prompt= fox, on blue |cat",
+        "--seed",
+        "3",
+        "--steps",
+        "2",
+        "--output",
+        "g.png",
+    ];
+    GRID.succeed(folder.path(), &prompts);
+    let one = |prompt| [prompt, "--seed", "3", "--steps", "2"];
+    let places = places(folder.path(), "g.png", &[&one("fox, on blue"), &one("cat")]);
+    assert!(places[1].0 > places[0].0 && places[1].1 == places[0].1);
+}
+
+#[test]
+fn the_default_name_is_the_prompt_and_the_seed_and_overwrites_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["A fox!", "--x", "steps=1", "--seed", "3"];
+    assert_eq!(
+        GRID.succeed(folder.path(), &arguments).0,
+        "a-fox-3-grid.png\n"
+    );
+    assert_eq!(
+        GRID.succeed(folder.path(), &arguments).0,
+        "a-fox-3-grid_2.png\n"
+    );
+    assert_eq!(
+        files(folder.path()),
+        ["a-fox-3-grid.png", "a-fox-3-grid_2.png"]
+    );
+}
+
+#[test]
+fn bad_arguments_end_with_2_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let many: String = (1..=101).map(|n| format!("{n},")).collect();
+    let many = [
+        format!("steps={}", many.trim_end_matches(',')),
+        format!("seed={}", many.trim_end_matches(',')),
+    ];
+    let cases: [(&[&str], &str); 31] = [
+        (&["fox"], "required arguments were not provided: --x"),
+        (&["--x", "steps=1,2"], "there is no prompt"),
+        (&["fox", "--x", "steps"], "expected a name, = and values"),
+        (
+            &["fox", "--x", "snakes=1"],
+            "expected one of steps, guidance",
+        ),
+        (&["fox", "--x", "steps="], "there are no values"),
+        (&["fox", "--x", "steps=1,,2"], "a value is empty"),
+        (
+            &["fox", "--x", "steps=1,2,01"],
+            "\"01\" draws the same as \"1\" before it",
+        ),
+        (
+            &["fox", "--x", "guidance=0,1"],
+            "\"1\" draws the same as \"0\"",
+        ),
+        (
+            &["fox", "--x", "seed=1,4294967297"],
+            "\"4294967297\" draws the same as \"1\"",
+        ),
+        (&["fox", "--x", "steps=0,1"], "\"0\": expected at least 1"),
+        (
+            &["fox", "--x", "steps=1,1001"],
+            "request 1: steps is 1001, expected 1 to 1000",
+        ),
+        (
+            &["fox", "--x", "guidance=1,inf"],
+            "\"inf\": expected a finite number",
+        ),
+        (
+            &["fox", "--x", "guidance=1,x"],
+            "\"x\": invalid float literal",
+        ),
+        (
+            &["fox", "--x", "clip-skip=1,5"],
+            "request 1: clip_skip is 5, expected 1 to 4",
+        ),
+        (&["fox", "--x", "seed=-1"], "\"-1\": invalid digit"),
+        (
+            &["fox", "--x", "scheduler=euler,snake"],
+            "\"snake\" is no scheduler",
+        ),
+        (
+            &["fox", "--x", "scheduler=euler,EULER"],
+            "\"EULER\" draws the same as \"Euler\"",
+        ),
+        (&["fox", "--x", "ladder=snake"], "\"snake\" is no ladder"),
+        (&["fox", "--x", "size=64"], "expected width x height"),
+        (
+            &["fox", "--x", "size=64x60"],
+            "height is 60, expected a positive multiple of 8",
+        ),
+        (&["fox", "--x", "size=65536x65536"], "the sheet would be"),
+        (&["--x", "prompt=fox||cat"], "a value is empty"),
+        (
+            &["fox", "--x", "prompt=fox|cat"],
+            "the prompt is given twice: by itself and as --x",
+        ),
+        (
+            &["fox", "--steps", "3", "--x", "seed=1,2", "--y", "steps=1,2"],
+            "the steps is given twice: by itself and as --y",
+        ),
+        (
+            &["fox", "--width", "64", "--x", "size=64x64,72x72"],
+            "the size is given twice",
+        ),
+        (
+            &["fox", "--x", "steps=1,2", "--y", "steps=3,4"],
+            "--x and --y are both steps",
+        ),
+        (
+            &["fox", "--x", "negative=a|b", "--guidance", "1"],
+            "the negative prompt is not looked at",
+        ),
+        (
+            &["fox", "--x", "negative=a|b", "--y", "guidance=1"],
+            "the negative prompt is not looked at",
+        ),
+        (
+            &["fox", "--x", "ladder=leading,karras", "--scheduler", "ddim"],
+            "the ladder karras does not fit the scheduler ddim",
+        ),
+        (
+            &["fox", "--x", "scheduler=euler,ddim", "--y", "ladder=karras"],
+            "the ladder karras does not fit the scheduler ddim",
+        ),
+        (
+            &["fox", "--x", &many[0], "--y", &many[1]],
+            "the sheet would have 10201 pictures",
+        ),
+    ];
+    for (arguments, part) in cases {
+        GRID.fail(folder.path(), arguments, 2, part);
+    }
+    assert!(
+        files(folder.path()).is_empty(),
+        "{:?}",
+        files(folder.path())
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_written_is_not_there() {
+    GRID.fails_to_write(&["fox", "--x", "steps=1,2"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_it() {
+    GRID.stops(&["fox", "--x", "steps=999,1000", "--output", "g.png"]);
+}
+
+#[test]
+fn help_says_how_values_are_split() {
+    let (stdout, _) = GRID.succeed(Path::new("."), &["--help"]);
+    for part in [
+        "split at commas",
+        "--x <NAME=VALUES>",
+        "--y <NAME=VALUES>",
+        "--negative",
+        "--output",
+    ] {
+        assert!(stdout.contains(part), "{part}");
+    }
+}
