@@ -428,15 +428,15 @@ fn child_loading_and_dropping() {
         drop(pipeline);
         figures.push((loaded, resident().unwrap()));
     }
-    let first = figures[0].0 - before;
     println!("memory before: {before:.1} MiB, loaded and dropped: {figures:.1?}");
-    // What stays is what the allocator keeps for later. Seven models that stayed would be seven times 49 MiB: the weights are
-    // 25 MiB of f16, computed with in f32.
-    let grown = figures[7].1 - figures[0].1;
-    assert!(
-        first > 49.0 && grown < 49.0,
-        "{first:.1} MiB for the first, {grown:.1} more after seven more"
-    );
+    for (loaded, dropped) in figures {
+        // The weights are 25 MiB of f16, computed with in f32. What stays is mostly ONNX Runtime's library; seen: 43 MiB with
+        // it, whatever the model's size.
+        assert!(
+            loaded - dropped > 49.0 && dropped - before < 60.0,
+            "{loaded:.1} MiB loaded, {dropped:.1} after"
+        );
+    }
 }
 
 #[test]
