@@ -3,7 +3,8 @@
 //! ```no_run
 //! use sd_onnx::{Device, Request, schedulers::{DpmPlusPlus2M, Ladder}};
 //!
-//! let pipeline = sd_onnx::builder().device(Device::Cpu).clip_skip(2).load("stable-diffusion-v1-5")?;
+//! let pipeline = sd_onnx::builder()
+//!     .device(Device::Cpu).clip_skip(2).load("stable-diffusion-v1-5")?;
 //! let request = Request::new("a cute fox girl, watercolour").negative("blurry")
 //!     .size(512, 512).steps(20).guidance(7.5).seed(42)
 //!     .scheduler(DpmPlusPlus2M).ladder(Ladder::karras());

@@ -28,15 +28,15 @@
 //! # let pipeline = sd_onnx::builder().load(folder)?;
 //! use sd_onnx::{Infotext, Request};
 //!
-//! let path = std::env::temp_dir().join(format!("sd-onnx-fox-{}.png", std::process::id()));
-//! let picture = pipeline.generate(&Request::new("a fox").steps(4).seed(1))?.pictures.remove(0);
-//! picture.save_png(&path)?;
+//! # let path = std::env::temp_dir().join(format!("sd-onnx-fox-{}.png", std::process::id()));
+//! let fox = pipeline.generate(&Request::new("a fox").steps(4).seed(1))?;
+//! fox.pictures[0].save_png(&path)?;
 //!
 //! let infotext = Infotext::read_png(&path)?.expect("it says how it was made");
 //! assert_eq!(infotext.get("Seed"), Some("1"));
 //! let again = infotext.request();
 //! assert!(again.differences.is_empty());
-//! assert_eq!(pipeline.generate(&again.request)?.image(), &picture.image);
+//! assert_eq!(pipeline.generate(&again.request)?.image(), fox.image());
 //! # std::fs::remove_file(&path)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -1,5 +1,6 @@
-//! How to use the library, chapter by chapter. Every example runs in the project's tests, on the small model that it ships
-//! with; put the folder of your own in its place.
+//! How to use the library, chapter by chapter.
+//!
+//! Every example runs in the project's tests, on the small model that it ships with; put the folder of your own in its place.
 //!
 //! 1. [`parameters`]: what each of them does to the picture, and what too much of it does.
 //! 2. [`programs`]: servers, windows, games: sharing a pipeline, watching, stopping and streaming runs.

@@ -55,7 +55,8 @@
 //! let latents = pipeline.encode_image(fox.image())?.mode();
 //! assert_eq!(latents.dim(), (1, 4, 16, 16));
 //! let again = pipeline.decode(latents.view())?;
-//! let difference = again.iter().zip(fox.image().iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
+//! let pairs = again.iter().zip(fox.image().iter());
+//! let difference: u64 = pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
 //! assert!(difference / (64 * 64 * 3) < 16, "much the same picture");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -68,7 +69,8 @@
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! # let pipeline = sd_onnx::builder().load(folder)?;
-//! use sd_onnx::{Request, schedulers::{Conventions, Euler, Ladder, NoiseSource, TorchRng}, text::ClipSkip};
+//! use sd_onnx::{Request, text::ClipSkip};
+//! use sd_onnx::schedulers::{Conventions, Euler, Ladder, NoiseSource, TorchRng};
 //!
 //! let encode = |text| pipeline.prompt_encoder().encode(text, ClipSkip::LAST);
 //! let (prompt, negative) = (encode("a fox")?, encode("")?);
@@ -91,8 +93,8 @@
 //! }
 //! let picture = pipeline.decode(latents.view())?;
 //!
-//! let request = Request::new("a fox").scheduler(Euler).ladder(Ladder::karras()).steps(4).seed(1);
-//! let same = pipeline.generate(&request)?;
+//! let request = Request::new("a fox").scheduler(Euler).ladder(Ladder::karras());
+//! let same = pipeline.generate(&request.steps(4).seed(1))?;
 //! let close = |(a, b): (&u8, &u8)| a.abs_diff(*b) <= 1;
 //! assert!(picture.iter().zip(same.image().iter()).all(close));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -114,7 +116,8 @@
 //!     fn merge(&self, conditional: &mut [f32], unconditional: &[f32], _: Rung) {
 //!         let deviation = |values: &[f32]| {
 //!             let mean = values.iter().sum::<f32>() / values.len() as f32;
-//!             (values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / values.len() as f32).sqrt()
+//!             let squares = values.iter().map(|v| (v - mean).powi(2));
+//!             (squares.sum::<f32>() / values.len() as f32).sqrt()
 //!         };
 //!         let before = deviation(conditional);
 //!         guide(conditional, unconditional, self.scale);
@@ -125,7 +128,8 @@
 //!
 //! let request = Request::new("a fox").steps(4).seed(1);
 //! let strong = pipeline.generate(&request.clone().guidance(15.0))?;
-//! let tamed = pipeline.generate(&request.guidance(Rescaled { scale: 15.0, rescale: 0.7 }))?;
+//! let rescaled = Rescaled { scale: 15.0, rescale: 0.7 };
+//! let tamed = pipeline.generate(&request.guidance(rescaled))?;
 //! assert_ne!(strong.image(), tamed.image());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -161,7 +165,8 @@
 //! }
 //!
 //! let model = sd_onnx::builder().load(folder)?;
-//! let counted = Arc::new(Counted { inner: model.denoiser().clone(), calls: AtomicUsize::new(0) });
+//! let inner = model.denoiser().clone();
+//! let counted = Arc::new(Counted { inner, calls: AtomicUsize::new(0) });
 //! let pipeline = Pipeline::builder(
 //!     model.prompt_encoder().clone(),
 //!     counted.clone(),

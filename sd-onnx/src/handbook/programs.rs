@@ -11,7 +11,8 @@
 //! let pictures = std::thread::scope(|scope| {
 //!     let threads = ["a fox", "a banana"].map(|prompt| {
 //!         let pipeline = &pipeline;
-//!         scope.spawn(move || pipeline.generate(&Request::new(prompt).steps(2).seed(1)))
+//!         let request = Request::new(prompt).steps(2).seed(1);
+//!         scope.spawn(move || pipeline.generate(&request))
 //!     });
 //!     threads.map(|thread| thread.join().expect("no panic"))
 //! });
@@ -46,12 +47,15 @@
 //!     Request::new("a banana").steps(3).guidance(4.0),
 //! ];
 //! let pictures = pipeline.generate_all(&requests)?.pictures;
-//! let whose: Vec<_> = pictures.iter().map(|picture| (picture.request, picture.index)).collect();
-//! assert_eq!(whose, [(0, 0), (0, 1), (1, 0)]);
+//! let whose = pictures.iter().map(|picture| (picture.request, picture.index));
+//! assert_eq!(whose.collect::<Vec<_>>(), [(0, 0), (0, 1), (1, 0)]);
 //!
 //! let wrong = Request::new("a fox").size(63, 64).steps(0);
-//! let Err(GenerateError::Request(problems)) = pipeline.generate(&wrong) else { panic!() };
-//! assert_eq!(problems.iter().map(|problem| problem.what).collect::<Vec<_>>(), ["width", "steps"]);
+//! let Err(GenerateError::Request(problems)) = pipeline.generate(&wrong) else {
+//!     panic!("it is wrong")
+//! };
+//! let what = problems.iter().map(|problem| problem.what);
+//! assert_eq!(what.collect::<Vec<_>>(), ["width", "steps"]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //! A request is a plain value, and serde reads it from what a web page sends:
@@ -73,7 +77,7 @@
 //!     match event {
 //!         Event::Step(progress) => {
 //!             let step = progress.step;
-//!             println!("{}/{} at sigma {:.2}, {:?}", step.index + 1, step.total, step.sigma, step.took);
+//!             println!("{} of {}, sigma {}", step.index + 1, step.total, step.sigma);
 //!             assert_eq!(progress.preview().unwrap().dimensions(), (16, 16));
 //!         }
 //!         Event::Picture(picture) => pictures.push(picture),
@@ -134,7 +138,9 @@
 //!     let mut events = pipeline.events(requests).into_stream();
 //!     while let Some(event) = events.next().await {
 //!         match event? {
-//!             Update::Step { step, preview } => assert!(step.index < 4 && preview.width() == 16),
+//!             Update::Step { step, preview } => {
+//!                 assert!(step.index < 4 && preview.width() == 16);
+//!             }
 //!             Update::Picture(picture) => assert_eq!(picture.image.width(), 64),
 //!             _ => {}
 //!         }
