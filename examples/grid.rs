@@ -12,7 +12,7 @@ use std::{
 
 use clap::Parser;
 use sd_examples::{
-    Failure, arguments, check_output,
+    Failure, check_output,
     options::{Options, check_ladder, finite, ladder_name, positive, summary},
     print, progress_bar, save_sheet,
     sheet::{self, Sheet},
@@ -55,14 +55,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = match arguments::<Arguments>() {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+    sd_examples::main(run)
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {

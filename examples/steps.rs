@@ -14,7 +14,7 @@ use clap::Parser;
 use image::{RgbImage, imageops};
 use ndarray::{Array3, ArrayView3, Axis};
 use sd_examples::{
-    Failure, arguments, check_output,
+    Failure, check_output,
     options::{Options, summary},
     print, progress_bar, save_sheet,
     sheet::{self, Sheet},
@@ -26,8 +26,9 @@ use sd_onnx::{Event, Pipeline, Request};
 ///
 /// A column is a step, from the noise level (sigma) it began at to the one it arrived at. The upper row, denoised, is what
 /// the model took for the finished picture at the level where the step began; the lower one, noisy, is what the step left:
-/// the latents at the level it arrived at, brought to unit variance, x / sqrt(sigma² + 1), and decoded as they are. Both
-/// end at the finished picture. All other options are as in txt2img.
+/// the latents at the level it arrived at, brought to unit variance, x / sqrt(sigma² + 1), and decoded as they are. The lower
+/// row ends at the finished picture, and so does the upper, but for DDIM where the model's configuration has it stop above
+/// sigma 0. All other options are as in txt2img.
 #[derive(Parser)]
 #[command(
     name = "steps",
@@ -65,14 +66,7 @@ struct Seen {
 }
 
 fn main() -> ExitCode {
-    let arguments = match arguments::<Arguments>() {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+    sd_examples::main(run)
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -146,7 +140,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 return Err(Failure::Stopped);
             }
             let picture = if arguments.preview {
-                preview(&pipeline, latents.view())?
+                preview(&pipeline, latents.view())
             } else {
                 pipeline.decode(latents.view().insert_axis(Axis(0)))?
             };
@@ -209,14 +203,9 @@ fn picked(steps: usize, columns: usize) -> Vec<usize> {
 }
 
 /// A linear look at latents, as large as the picture.
-fn preview(pipeline: &Pipeline, latents: ArrayView3<'_, f32>) -> Result<RgbImage, Failure> {
-    let small = pipeline.latent_rgb()?.picture(latents);
+fn preview(pipeline: &Pipeline, latents: ArrayView3<'_, f32>) -> RgbImage {
+    let small = pipeline.latent_rgb().picture(latents);
     let factor = pipeline.codec().factor() as u32;
     let (width, height) = (small.width() * factor, small.height() * factor);
-    Ok(imageops::resize(
-        &small,
-        width,
-        height,
-        imageops::FilterType::Nearest,
-    ))
+    imageops::resize(&small, width, height, imageops::FilterType::Nearest)
 }

@@ -15,7 +15,7 @@ use std::{
 use clap::Parser;
 use safetensors::{Dtype, tensor::TensorView};
 use sd_examples::{
-    Failure, arguments, check_output, numbered,
+    Failure, check_output, numbered,
     options::{Options, positive, summary},
     print, progress_bar, save_new, slug, stopped_by_ctrl_c, tell,
 };
@@ -50,14 +50,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = match arguments::<Arguments>() {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+    sd_examples::main(run)
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -241,7 +234,8 @@ fn save(picture: &Picture, request: &Request, arguments: &Arguments) -> Result<(
             };
             let first = request.seed.unwrap_or(picture.seed);
             let path = of_many(Path::new(&format!("{prompt}-{first}.png")));
-            save_new(&path, |path| picture.save_new_png(path))?
+            let png = picture.png().map_err(Failure::at(&path))?;
+            save_new(&path, &png)?
         }
     };
     print(format_args!("{} (seed {})", saved.display(), picture.seed))?;

@@ -50,8 +50,20 @@ impl Failure {
     }
 }
 
+/// What every example does: reads the command line, runs, says what went wrong.
+pub fn main<A: clap::Parser>(run: impl FnOnce(&A) -> Result<(), Failure>) -> ExitCode {
+    let arguments = match arguments::<A>() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
 /// The parsed command line; what is wrong with it, or the help text that was asked for, as an exit code.
-pub fn arguments<A: clap::Parser>() -> Result<A, ExitCode> {
+fn arguments<A: clap::Parser>() -> Result<A, ExitCode> {
     A::try_parse().map_err(|error| {
         if !error.use_stderr() {
             return match write!(io::stdout(), "{error}") {
@@ -132,16 +144,16 @@ pub fn save_sheet(
             files::write(path, &png).map_err(Failure::at(path))?;
             Ok(path.to_path_buf())
         }
-        None => save_new(default, |path| files::write_new(path, &png)),
+        None => save_new(default, &png),
     }
 }
 
 /// Saves under `path`, or, where a file has that name, under `path` with `_2`, `_3` …
-pub fn save_new(path: &Path, save: impl Fn(&Path) -> io::Result<()>) -> Result<PathBuf, Failure> {
+pub fn save_new(path: &Path, bytes: &[u8]) -> Result<PathBuf, Failure> {
     let names = std::iter::once(path.to_path_buf())
         .chain((2..).map(|n| with_suffix(path, &format!("_{n}"))));
     for name in names {
-        match save(&name) {
+        match files::write_new(&name, bytes) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             saved => return saved.map(|()| name.clone()).map_err(Failure::at(&name)),
         }

@@ -128,7 +128,7 @@ fn each_step_is_seen_denoised_and_noisy() {
     assert_eq!(shown, [true, false, true, false, true]);
 
     let preview = strip(folder.path(), &["--steps", "5", "--preview"]);
-    let coefficients = pipeline.latent_rgb().unwrap();
+    let coefficients = pipeline.latent_rgb();
     for rows in &seen {
         for latents in rows {
             let small = coefficients.picture(latents.view());

@@ -12,7 +12,7 @@ use crate::BoxError;
 pub enum Error {
     /// Values that cannot be used: all that are wrong in the requests of a call, or a default of the pipeline.
     #[error(transparent)]
-    Request(Problems),
+    Request(#[from] Problems),
     /// Two parts of a pipeline do not fit each other.
     #[error("the parts do not fit: {0}")]
     Parts(String),
@@ -30,12 +30,16 @@ pub enum Error {
         /// What it said.
         source: BoxError,
     },
-    /// The latents came out infinite or as no numbers.
+    /// The latents or the pixels of a picture came out infinite or as no numbers. Others of its batch were finished.
     #[error(
-        "the latents of seed {seed} are not finite numbers: a guidance that is far too large, or weights that overflow"
+        "picture {picture} of request {request}, seed {seed}, is not of finite numbers: a guidance that is far too large, or weights that overflow"
     )]
     NotFinite {
-        /// The seed of the picture.
+        /// Which request of the call, from 0.
+        request: usize,
+        /// Which picture of that request, from 0.
+        picture: usize,
+        /// Its seed.
         seed: u64,
     },
     /// An observer or a [`StopToken`](crate::StopToken) ended the run. No failure.
@@ -67,7 +71,7 @@ impl From<Problem> for Error {
 pub struct Stopped {
     /// Finished steps of the pictures that were being made.
     pub steps: usize,
-    /// Those pictures: one, or all of a batch; none if the stop came between pictures.
+    /// Those pictures: one, or all of a batch; none if the stop came before their first step began.
     pub pictures: Vec<Unfinished>,
 }
 
@@ -93,6 +97,15 @@ pub struct Unfinished {
 pub struct Problems(pub(crate) Vec<Problem>);
 
 impl Problems {
+    /// An error if there are any.
+    pub(crate) fn check(problems: Vec<Problem>) -> Result<(), Self> {
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Self(problems))
+        }
+    }
+
     /// Each of them, by request.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.0.iter()
@@ -128,7 +141,7 @@ impl std::error::Error for Problems {}
 pub struct Problem {
     /// Which of several requests, from 0; none where there is only one.
     pub request: Option<usize>,
-    /// Which value, as the field of [`Request`](crate::Request) is called.
+    /// Which value: a field of [`Request`](crate::Request), or a part or setting that has a name of its own, such as `width`.
     pub what: &'static str,
     /// What can be used.
     pub expected: String,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use image::RgbImage;
 use ndarray::{ArrayView3, Axis};
 
-use crate::{Error, Picture, Pipeline};
+use crate::{Error, Picture, Pipeline, StopToken, picture::to_rgb};
 
 /// What has just happened in a [run](Pipeline::run).
 #[derive(Debug)]
@@ -33,9 +33,9 @@ pub struct StepInfo {
     pub total: usize,
     /// Noise level that the step began at.
     pub sigma: f32,
-    /// What the step took, with what observers took before it ended; of all pictures of a batch together.
+    /// What the step took, of all pictures of a batch together, without observers.
     pub took: Duration,
-    /// Since the picture's first step began.
+    /// Since the picture's first step began, observers and all.
     pub elapsed: Duration,
 }
 
@@ -50,25 +50,27 @@ pub struct Progress<'a> {
     /// What the model took for the finished latents at this step, of the same shape.
     pub denoised: ArrayView3<'a, f32>,
     pub(crate) pipeline: &'a Pipeline,
+    pub(crate) stop: &'a StopToken,
 }
 
 impl Progress<'_> {
-    /// A small picture of [`denoised`](Self::denoised), a pixel for each latent: see
-    /// [`LatentRgb`](crate::LatentRgb). Costs microseconds, the first one of a pipeline whose codec has no coefficients
-    /// of its own a few small decodes.
-    ///
-    /// # Errors
-    /// [`Error::Backend`] when the codec fails in those decodes.
-    pub fn preview(&self) -> Result<RgbImage, Error> {
-        Ok(self.pipeline.latent_rgb()?.picture(self.denoised))
+    /// A small picture of [`denoised`](Self::denoised), a pixel for each latent: see [`LatentRgb`](crate::LatentRgb).
+    pub fn preview(&self) -> RgbImage {
+        self.pipeline.latent_rgb().picture(self.denoised)
     }
 
     /// The picture that [`denoised`](Self::denoised) is, at full size: as much work as decoding the finished one.
     ///
     /// # Errors
-    /// [`Error::Backend`] when the codec fails.
+    /// [`Error::Backend`] when the codec fails; [`Error::Stopped`] when the run's token is stopped meanwhile, which ends the
+    /// run too.
     pub fn decode(&self) -> Result<RgbImage, Error> {
-        self.pipeline.decode(self.denoised.insert_axis(Axis(0)))
+        let latents = self.denoised.insert_axis(Axis(0));
+        match self.pipeline.pixels(latents, self.stop) {
+            Ok(pixels) => Ok(to_rgb(pixels.index_axis(Axis(0), 0))),
+            Err(_) if self.stop.is_stopped() => Err(Error::Stopped(Box::default())),
+            Err(error) => Err(error),
+        }
     }
 }
 

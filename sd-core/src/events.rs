@@ -51,12 +51,20 @@ impl Events {
     pub(crate) fn start(pipeline: Pipeline, requests: Vec<Request>) -> Self {
         let (sender, receiver) = async_channel::bounded(2);
         let stop = StopToken::new();
-        let token = stop.clone();
-        let thread = std::thread::spawn(move || send(&pipeline, &requests, &token, &sender));
+        let (token, sender_there) = (stop.clone(), sender.clone());
+        let run = move || send(&pipeline, &requests, &token, &sender_there);
+        let thread = std::thread::Builder::new()
+            .name("sd-events".into())
+            .spawn(run);
+        let thread = thread.map_err(|error| {
+            let error = Error::backend("starting a thread")(error.into());
+            // The channel is empty and its reader is here.
+            let _ = sender.try_send(Err(error));
+        });
         Self(Running {
             receiver: Box::pin(receiver),
             stop,
-            thread: Some(thread),
+            thread: thread.ok(),
         })
     }
 
@@ -90,24 +98,20 @@ impl Running {
 }
 
 fn send(pipeline: &Pipeline, requests: &[Request], stop: &StopToken, sender: &Sender<Item>) {
-    let mut failed = false;
     let result = pipeline.run(requests, stop, |event| {
         let update = match event {
-            Event::Step(progress) => progress.preview().map(|preview| Update::Step {
+            Event::Step(progress) => Update::Step {
                 step: progress.step,
-                preview,
-            }),
-            Event::Picture(picture) => Ok(Update::Picture(picture)),
+                preview: progress.preview(),
+            },
+            Event::Picture(picture) => Update::Picture(picture),
         };
-        failed = update.is_err();
-        match sender.send_blocking(update) {
-            Ok(()) if !failed => ControlFlow::Continue(()),
-            _ => ControlFlow::Break(()),
+        match sender.send_blocking(Ok(update)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
         }
     });
-    if let Err(error) = result
-        && !failed
-    {
+    if let Err(error) = result {
         // Nobody may be left to read it.
         let _ = sender.send_blocking(Err(error));
     }

@@ -48,6 +48,12 @@ impl<'a> Guided<'a> {
         }
     }
 
+    /// Lets a token interrupt the network, which then fails.
+    pub fn stopped_by(mut self, stop: StopToken) -> Self {
+        self.stop = stop;
+        self
+    }
+
     /// `[batch, channels, h, w]` of the latents.
     pub fn shape(&self) -> [usize; 4] {
         self.shape

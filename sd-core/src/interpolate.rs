@@ -2,15 +2,18 @@
 
 use ndarray::{Array, ArrayView, Dimension, Zip};
 
+use crate::{Error, Problem};
+
 /// Spherical interpolation: from `from` at `t` = 0 to `to` at 1 along the arc between them, as vectors of all their
 /// values (Shoemake 1985, "Animating rotation with quaternion curves").
 ///
 /// Between two noises every point is again as strong as noise is, which on the straight line between them it is not:
 /// the middle of two independent noises has 0.71 of the strength, and models draw it flat. For embeddings either will
-/// do. Where the two point the same or opposite ways, it is the straight line. `t` outside 0 to 1 goes on along the arc.
+/// do. Where there is no one arc, because the two point the same or opposite ways or one is 0, it is the straight line. `t`
+/// outside 0 to 1 goes on along the arc.
 ///
-/// # Panics
-/// If the shapes differ.
+/// # Errors
+/// [`Error::Request`] if the shapes differ.
 ///
 /// ```
 /// use ndarray::Array4;
@@ -21,14 +24,24 @@ use ndarray::{Array, ArrayView, Dimension, Zip};
 ///     TorchRng::new(seed).fill(noise.as_slice_mut().unwrap());
 ///     noise
 /// };
-/// let middle = slerp(noise(1).view(), noise(2).view(), 0.5);
+/// let middle = slerp(noise(1).view(), noise(2).view(), 0.5)?;
 /// assert!((middle.std(0.0) - 1.0).abs() < 0.02);
+/// # Ok::<(), sd_core::Error>(())
 /// ```
 pub fn slerp<D: Dimension>(
     from: ArrayView<'_, f32, D>,
     to: ArrayView<'_, f32, D>,
     t: f32,
-) -> Array<f32, D> {
+) -> Result<Array<f32, D>, Error> {
+    if from.shape() != to.shape() {
+        let (expected, found) = (format!("{:?}", from.shape()), format!("{:?}", to.shape()));
+        return Err(Problem::new(
+            "to",
+            format!("of shape {expected}"),
+            format!("of shape {found}"),
+        )
+        .into());
+    }
     let (mut dot, mut from_square, mut to_square) = (0.0, 0.0, 0.0);
     Zip::from(&from).and(&to).for_each(|&a, &b| {
         let (a, b) = (f64::from(a), f64::from(b));
@@ -40,15 +53,15 @@ pub fn slerp<D: Dimension>(
     let angle = cosine.clamp(-1.0, 1.0).acos();
     let t = f64::from(t);
     let sine = angle.sin();
-    // Below this the arc and the line differ by less than a float does; NaN, of a zero vector, goes there too.
+    // Of vectors that point the same way the arc and the line differ by less than a float does. NaN, of a zero vector, takes
+    // the line too.
     let (keep, gain) = if sine > 1e-4 {
         (((1.0 - t) * angle).sin() / sine, (t * angle).sin() / sine)
     } else {
         (1.0 - t, t)
     };
-    Zip::from(&from)
-        .and(&to)
-        .map_collect(|&a, &b| (keep * f64::from(a) + gain * f64::from(b)) as f32)
+    let between = |&a: &f32, &b: &f32| (keep * f64::from(a) + gain * f64::from(b)) as f32;
+    Ok(Zip::from(&from).and(&to).map_collect(between))
 }
 
 #[cfg(test)]
@@ -60,11 +73,11 @@ mod tests {
     #[test]
     fn goes_along_the_arc() {
         let (x, y) = (array![1.0_f32, 0.0], array![0.0_f32, 2.0]);
-        assert_eq!(slerp(x.view(), y.view(), 0.0), x);
-        let end = slerp(x.view(), y.view(), 1.0);
+        assert_eq!(slerp(x.view(), y.view(), 0.0).unwrap(), x);
+        let end = slerp(x.view(), y.view(), 1.0).unwrap();
         assert!((&end - &y).iter().all(|d| d.abs() < 1e-6), "{end}");
         // A third of the right angle.
-        let third = slerp(x.view(), y.view(), 1.0 / 3.0);
+        let third = slerp(x.view(), y.view(), 1.0 / 3.0).unwrap();
         let expected = array![0.75_f32.sqrt(), 1.0];
         assert!(
             (&third - &expected).iter().all(|d| d.abs() < 1e-6),
@@ -80,7 +93,12 @@ mod tests {
             (array![-1.0, 2.0], array![0.0, 0.0]),
             (array![0.0, 0.0], array![0.5, -1.0]),
         ] {
-            assert_eq!(slerp(x.view(), to.view(), 0.5), middle);
+            assert_eq!(slerp(x.view(), to.view(), 0.5).unwrap(), middle);
         }
+        let error = slerp(x.view(), array![1.0_f32].view(), 0.5).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "to is of shape [1], expected of shape [2]"
+        );
     }
 }

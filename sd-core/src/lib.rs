@@ -54,7 +54,8 @@
 //!     }
 //! }
 //!
-//! let tokenizer = ClipTokenizer::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji/tokenizer"))?;
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji/tokenizer");
+//! let tokenizer = ClipTokenizer::load(folder)?;
 //! let prompts = PromptEncoder::new(Arc::new(tokenizer), Arc::new(Mute))?;
 //! let pipeline = Pipeline::builder(prompts, Arc::new(AllNoise), Arc::new(Blocks), SchedulerConfig::default()).build()?;
 //!
@@ -78,6 +79,7 @@ mod pipeline;
 mod plan;
 mod preview;
 mod request;
+mod run;
 mod size;
 mod stop;
 
@@ -92,7 +94,7 @@ pub use interpolate::slerp;
 pub use picture::{Conditioning, Generation, Picture, Timings};
 pub use pipeline::{MAX_PIXELS, Pipeline, PipelineBuilder};
 pub use preview::LatentRgb;
-pub use request::{MAX_PROMPT_BYTES, Prompt, Request};
+pub use request::{MAX_COUNT, MAX_PROMPT_BYTES, Prompt, Request};
 pub use sd_schedulers::{self as schedulers, SchedulerConfig};
 pub use sd_text::{self as text};
 pub use size::ImageSize;

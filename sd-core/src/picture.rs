@@ -4,10 +4,9 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use image::RgbImage;
 use ndarray::{ArcArray, Array3, Array4, ArrayView3, Axis, Ix3};
-use sd_schedulers::{Ladder, Row, Sampler};
 use sd_text::{PromptEmbedding, Tokens};
 
-use crate::{ImageSize, Infotext, Request, files, infotext, model_id::ModelId, preview::to_byte};
+use crate::{Infotext, files, infotext, model_id::ModelId, plan::Planned, preview::to_byte};
 
 /// The pictures of a call.
 #[derive(Debug, Clone)]
@@ -110,9 +109,9 @@ impl From<PromptEmbedding> for Conditioning {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Timings {
-    /// Encoding its prompts; nothing where another picture of the call had the same.
+    /// Encoding its prompts; next to nothing where a picture before it had the same.
     pub encode: Duration,
-    /// Each step, with what observers took; of all pictures of its batch together.
+    /// Each step, of all pictures of its batch together, without observers.
     pub steps: Vec<Duration>,
     /// Decoding its latents.
     pub decode: Duration,
@@ -128,15 +127,7 @@ impl Timings {
 /// What a picture was made from, for its infotext.
 #[derive(Debug, Clone)]
 pub(crate) struct Made {
-    pub request: Arc<Request>,
-    pub sampler: Arc<dyn Sampler>,
-    /// The row that builds this very sampler.
-    pub row: Option<&'static Row>,
-    pub ladder: Ladder,
-    pub size: ImageSize,
-    pub clip_skip: usize,
-    /// Whether the first x is noise times `sqrt(sigma² + 1)`, not times sigma.
-    pub variance_preserving: bool,
+    pub planned: Arc<Planned>,
     pub batch_size: usize,
     /// From 0.
     pub batch_position: usize,

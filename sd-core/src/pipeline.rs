@@ -1,25 +1,25 @@
 //! From prompt to picture.
 
-use std::{
-    io,
-    ops::ControlFlow,
-    sync::{Arc, OnceLock},
-    time::{Duration, Instant},
-};
+use std::{io, ops::ControlFlow, sync::Arc};
 
 use image::RgbImage;
-use ndarray::{ArcArray, Array4, ArrayView3, ArrayView4, Axis, Ix3};
-use sd_schedulers::{NoiseSchedule, NoiseSource, Run, Rung, SchedulerConfig, Step, TorchRng};
+use ndarray::{Array4, ArrayView3, ArrayView4, Axis};
+use sd_schedulers::{NoiseSchedule, SchedulerConfig};
 use sd_text::PromptEncoder;
 
 use crate::{
-    Conditioning, Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize,
-    LatentCodec, LatentDistribution, LatentRgb, Picture, Problem, Progress, Request, StepInfo,
-    StopToken, Stopped, Timings, Unfinished,
+    Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, LatentCodec,
+    LatentDistribution, LatentRgb, Problem, Problems, Request, StopToken,
     model_id::ModelId,
-    picture::{Made, from_rgb, to_rgb},
-    plan::{Planned, Texts, checked_clip_skip, checked_size, groups, plan},
+    picture::{from_rgb, to_rgb},
+    plan::{
+        Texts, checked_clip_skip, checked_size, embedding_problem, groups, guidance_problem, plan,
+    },
+    run::Batch,
 };
+
+/// The most pictures of a batch.
+const MAX_BATCH: usize = 1024;
 
 /// The largest picture where nothing else is said, in pixels: 4096 × 4096. Attention over all places of a larger one needs
 /// more memory than most machines have.
@@ -35,7 +35,7 @@ pub const MAX_PIXELS: u64 = 4096 * 4096;
 /// and let the others wait, as every call already uses all cores.
 #[derive(Clone)]
 pub struct Pipeline {
-    parts: Arc<Parts>,
+    pub(crate) parts: Arc<Parts>,
 }
 
 pub(crate) struct Parts {
@@ -47,9 +47,9 @@ pub(crate) struct Parts {
     pub size: ImageSize,
     pub clip_skip: usize,
     pub max_pixels: u64,
-    batch: usize,
-    model: Option<Arc<ModelId>>,
-    latent_rgb: OnceLock<LatentRgb>,
+    pub batch: usize,
+    pub model: Option<Arc<ModelId>>,
+    latent_rgb: LatentRgb,
 }
 
 /// Puts a [`Pipeline`] together from its parts.
@@ -84,8 +84,9 @@ impl PipelineBuilder {
         self
     }
 
-    /// How many pictures of a call, at least 1, the denoiser is given at once where their requests allow it. Default 1: on
-    /// a CPU more is slower. A picture from a batch is what it would be alone but for rounding in the network.
+    /// How many pictures of a call, 1 to 1024, the denoiser is given at once where their requests allow it: those of one
+    /// size, scheduler, ladder and number of steps. Default 1: on a CPU more is slower. A picture from a batch is what it
+    /// would be alone but for rounding in the network.
     pub fn batch(mut self, pictures: usize) -> Self {
         self.batch = pictures;
         self
@@ -102,10 +103,11 @@ impl PipelineBuilder {
         self
     }
 
-    /// The pipeline.
+    /// The pipeline. If the codec has no [`latent_rgb`](LatentCodec::latent_rgb) of its own, it is [fitted](LatentRgb::fit)
+    /// now, at the price of eight decodes of 8 × 8 latents.
     ///
     /// # Errors
-    /// [`Error::Parts`] when denoiser, codec and prompt encoder do not agree on channels or width; [`Error::Scheduler`]
+    /// [`Error::Backend`] when the codec fails in those; [`Error::Parts`] when denoiser, codec and prompt encoder do not agree on channels or width; [`Error::Scheduler`]
     /// when the noise schedule is not usable; [`Error::Request`] when the default size, clip skip or batch is not.
     pub fn build(self) -> Result<Pipeline, Error> {
         let Self {
@@ -134,10 +136,14 @@ impl PipelineBuilder {
         let size = ImageSize::new(size[0], size[1])?;
         checked_size(size, max_pixels, codec.factor())?;
         checked_clip_skip(clip_skip, prompts.model().layers())?;
-        if batch == 0 {
-            return Err(Problem::new("batch", "at least 1", 0).into());
+        if !(1..=MAX_BATCH).contains(&batch) {
+            return Err(Problem::new("batch", format!("1 to {MAX_BATCH}"), batch).into());
         }
         let schedule = Arc::new(NoiseSchedule::new(&scheduler)?);
+        let latent_rgb = match codec.latent_rgb() {
+            Some(known) => known,
+            None => LatentRgb::fit(&*codec).map_err(Error::backend("fitting the preview"))?,
+        };
         let parts = Parts {
             prompts,
             denoiser,
@@ -149,7 +155,7 @@ impl PipelineBuilder {
             max_pixels,
             batch,
             model,
-            latent_rgb: OnceLock::new(),
+            latent_rgb,
         };
         Ok(Pipeline {
             parts: Arc::new(parts),
@@ -252,7 +258,8 @@ impl Pipeline {
             let mut pictures = group.iter().flat_map(pictures).peekable();
             while pictures.peek().is_some() {
                 let batch: Vec<_> = pictures.by_ref().take(parts.batch).collect();
-                Batch::new(self, &planned, batch, &mut texts, stop)?.run(&mut observer)?;
+                let batch = Batch::new(self, &planned, batch, &mut texts, stop)?;
+                batch.run(&mut observer)?;
             }
         }
         Ok(())
@@ -293,30 +300,30 @@ impl Pipeline {
     ) -> Result<Guided<'a>, Error> {
         let parts = &*self.parts;
         let (_, [height, width]) = checked_size(size, parts.max_pixels, parts.codec.factor())?;
+        let guidance = guidance.into();
         let wide = parts.denoiser.context_width();
-        for (what, prompt) in [("prompt", Some(prompt)), ("negative", negative)] {
-            if let Some((batch, tokens, found)) = prompt.map(|prompt| prompt.dim())
-                && (batch != 1 || tokens == 0 || found != wide)
-            {
-                let found = format!("an embedding of shape {:?}", (batch, tokens, found));
-                return Err(Problem::new(what, format!("(1, tokens, {wide})"), found).into());
-            }
-        }
+        let mut problems: Vec<_> = guidance_problem(&guidance).into_iter().collect();
+        problems.extend(embedding_problem("prompt", prompt, wide));
+        problems.extend(negative.and_then(|it| embedding_problem("negative", it, wide)));
+        Problems::check(problems)?;
         Ok(Guided::new(
             &*parts.denoiser,
             parts.scheduler.prediction,
             [1, parts.denoiser.latent_channels(), height, width],
             prompt,
             negative,
-            vec![guidance.into()],
+            vec![guidance],
             StopToken::new(),
         ))
     }
 
     /// The picture that latents `[1, channels, h, w]` are, in the scaling of [`Picture::latents`].
     ///
+    /// Runs to its end; [`LatentCodec::decode`] of [`codec`](Self::codec) takes a token.
+    ///
     /// # Errors
-    /// [`Error::Request`] when they have another shape; [`Error::Backend`] when the codec fails.
+    /// [`Error::Request`] when they have another shape or would be too large a picture; [`Error::Backend`] when the codec
+    /// fails.
     pub fn decode(&self, latents: ArrayView4<'_, f32>) -> Result<RgbImage, Error> {
         let channels = self.parts.codec.latent_channels();
         let (batch, found, height, width) = latents.dim();
@@ -324,11 +331,19 @@ impl Pipeline {
             let found = format!("of shape {:?}", latents.dim());
             return Err(Problem::new("latents", format!("(1, {channels}, h, w)"), found).into());
         }
-        let pixels = self.decoded(latents, &StopToken::new())?;
+        let factor = self.parts.codec.factor();
+        let pixels = [height, width, factor, factor]
+            .iter()
+            .fold(1, |product: u64, &side| product.saturating_mul(side as u64));
+        if pixels > self.parts.max_pixels {
+            let expected = format!("at most {} pixels", self.parts.max_pixels);
+            return Err(Problem::new("latents", expected, pixels).into());
+        }
+        let pixels = self.pixels(latents, &StopToken::new())?;
         Ok(to_rgb(pixels.index_axis(Axis(0), 0)))
     }
 
-    /// What the latents of a picture may be; [`LatentDistribution::mode`] is the most likely.
+    /// What the latents of a picture may be; [`LatentDistribution::mode`] is the most likely. Runs to its end.
     ///
     /// # Errors
     /// [`Error::Request`] when a side of the picture is no multiple of the codec's factor, or there are too many pixels;
@@ -341,21 +356,9 @@ impl Pipeline {
         encoded.map_err(Error::backend("encoding the image"))
     }
 
-    /// The coefficients of previews: the codec's, else fitted now.
-    ///
-    /// # Errors
-    /// [`Error::Backend`] when the codec fails while they are fitted.
-    pub fn latent_rgb(&self) -> Result<&LatentRgb, Error> {
-        let parts = &*self.parts;
-        if let Some(known) = parts.latent_rgb.get() {
-            return Ok(known);
-        }
-        let found = match parts.codec.latent_rgb() {
-            Some(known) => known,
-            None => LatentRgb::fit(&*parts.codec).map_err(Error::backend("fitting the preview"))?,
-        };
-        // Two threads may both have fitted, to the same.
-        Ok(parts.latent_rgb.get_or_init(|| found))
+    /// The coefficients of previews.
+    pub fn latent_rgb(&self) -> &LatentRgb {
+        &self.parts.latent_rgb
     }
 
     /// What the model's scheduler configuration says.
@@ -395,7 +398,8 @@ impl Pipeline {
         Some((&model.name, model.hash()))
     }
 
-    fn decoded(
+    /// What the codec makes of the latents, checked.
+    pub(crate) fn pixels(
         &self,
         latents: ArrayView4<'_, f32>,
         stop: &StopToken,
@@ -415,353 +419,6 @@ impl Pipeline {
             return Err(Error::backend("decoding the latents")(problem.into()));
         }
         Ok(pixels)
-    }
-}
-
-/// Pictures that go through the loop together; mostly one.
-struct Batch<'a> {
-    pipeline: &'a Pipeline,
-    planned: &'a [Planned],
-    /// Request and index of each.
-    pictures: Vec<(usize, usize)>,
-    conditionings: Vec<(Conditioning, Option<Conditioning>)>,
-    encode: Duration,
-    stop: &'a StopToken,
-}
-
-impl<'a> Batch<'a> {
-    fn new(
-        pipeline: &'a Pipeline,
-        planned: &'a [Planned],
-        pictures: Vec<(usize, usize)>,
-        texts: &mut Texts,
-        stop: &'a StopToken,
-    ) -> Result<Self, Error> {
-        let started = Instant::now();
-        let mut conditionings = Vec::with_capacity(pictures.len());
-        for &(request, index) in &pictures {
-            if stop.is_stopped() {
-                return Err(Error::Stopped(Box::default()));
-            }
-            let plan = &planned[request];
-            let mut encoded = plan
-                .prompts()
-                .map(|prompt| texts.encode(&pipeline.parts, prompt, plan.clip_skip));
-            let prompt = encoded.next().expect("a request has a prompt")?;
-            conditionings.push((prompt, encoded.next().transpose()?));
-            drop(encoded);
-            if index + 1 == plan.request.count {
-                texts.release(plan);
-            }
-        }
-        Ok(Self {
-            pipeline,
-            planned,
-            pictures,
-            conditionings,
-            encode: started.elapsed(),
-            stop,
-        })
-    }
-
-    fn run(self, observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<(), Error> {
-        let parts = &*self.pipeline.parts;
-        // All that the loop is made of is the same for all of them.
-        let plan = &self.planned[self.pictures[0].0];
-        let [height, width] = plan.latents;
-        let shape = [
-            self.pictures.len(),
-            parts.denoiser.latent_channels(),
-            height,
-            width,
-        ];
-        let seeds: Vec<_> = self
-            .pictures
-            .iter()
-            .map(|&(request, index)| self.planned[request].seed.wrapping_add(index as u64))
-            .collect();
-        let mut noise: Vec<_> = seeds.iter().map(|&seed| TorchRng::new(seed)).collect();
-        let mut initial_noise = Array4::zeros(shape);
-        for (i, mut picture) in initial_noise.outer_iter_mut().enumerate() {
-            let (request, index) = self.pictures[i];
-            match &self.planned[request].request.initial_noise {
-                Some(given) => picture.assign(&given.index_axis(Axis(0), index)),
-                None => noise[i].fill(picture.as_slice_mut().expect("a row of a fresh array")),
-            }
-        }
-        let mut latents = &initial_noise * plan.rungs.initial_scale();
-
-        let prompt = joined(self.conditionings.iter().map(|(prompt, _)| prompt));
-        let negative = self.conditionings[0].1.is_some().then(|| {
-            joined(
-                self.conditionings
-                    .iter()
-                    .filter_map(|(_, negative)| negative.as_ref()),
-            )
-        });
-        let guidance = self
-            .pictures
-            .iter()
-            .map(|&(request, _)| self.planned[request].request.guidance.clone())
-            .collect();
-        let span = tracing::info_span!(
-            "denoise",
-            seed = seeds[0],
-            steps = plan.rungs.steps(),
-            width = plan.size.width(),
-            height = plan.size.height(),
-            scheduler = ?plan.sampler,
-            ladder = ?plan.ladder,
-            batch = self.pictures.len(),
-        );
-        let entered = span.entered();
-        let now = Instant::now();
-        let mut run = BatchRun {
-            batch: &self,
-            guided: Guided::new(
-                &*parts.denoiser,
-                parts.scheduler.prediction,
-                shape,
-                prompt.view(),
-                negative.as_ref().map(|negative| negative.view()),
-                guidance,
-                self.stop.clone(),
-            ),
-            seeds: &seeds,
-            noise,
-            observer,
-            finished: latents.iter().copied().collect(),
-            denoised: vec![0.0; latents.len()],
-            started: now,
-            step_started: now,
-            steps: Vec::with_capacity(plan.rungs.steps()),
-            error: None,
-        };
-        let slice = latents
-            .as_slice_mut()
-            .expect("contiguous like its operands");
-        if plan.sampler.sample(slice, &plan.rungs, &mut run).is_break() {
-            return Err(run.error.take().unwrap_or_else(|| run.stopped()));
-        }
-        drop(entered);
-        self.finish(
-            &seeds,
-            &latents,
-            &initial_noise,
-            run.steps,
-            run.denoised,
-            observer,
-        )
-    }
-
-    /// Decodes the pictures and hands them over.
-    fn finish(
-        &self,
-        seeds: &[u64],
-        latents: &Array4<f32>,
-        initial_noise: &Array4<f32>,
-        steps: Vec<Duration>,
-        denoised: Vec<f32>,
-        observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
-        let stopped = |from| {
-            let latents = latents.as_slice().expect("contiguous");
-            self.stopped(steps.len(), from, seeds, latents, Some(&denoised))
-        };
-        for (i, (prompt, negative)) in self.conditionings.iter().enumerate() {
-            let (request, index) = self.pictures[i];
-            let plan = &self.planned[request];
-            let one =
-                |all: &Array4<f32>| all.index_axis(Axis(0), i).insert_axis(Axis(0)).to_owned();
-            let latents = one(latents);
-            if !latents.iter().all(|value| value.is_finite()) {
-                return Err(Error::NotFinite { seed: seeds[i] });
-            }
-            if self.stop.is_stopped() {
-                return Err(stopped(i));
-            }
-            let started = Instant::now();
-            let mut pixels = self
-                .pipeline
-                .decoded(latents.view(), self.stop)
-                .map_err(|error| {
-                    if self.stop.is_stopped() {
-                        stopped(i)
-                    } else {
-                        error
-                    }
-                })?;
-            pixels.mapv_inplace(|value| value.clamp(-1.0, 1.0));
-            let picture = Picture {
-                request,
-                index,
-                seed: seeds[i],
-                image: to_rgb(pixels.index_axis(Axis(0), 0)),
-                pixels,
-                latents,
-                initial_noise: one(initial_noise),
-                prompt: prompt.clone(),
-                negative: negative.clone(),
-                timings: Timings {
-                    encode: self.encode,
-                    steps: steps.clone(),
-                    decode: started.elapsed(),
-                },
-                made: Made {
-                    request: plan.request.clone(),
-                    sampler: plan.sampler.clone(),
-                    row: plan.row,
-                    ladder: plan.ladder,
-                    size: plan.size,
-                    clip_skip: plan.clip_skip.number(),
-                    variance_preserving: plan.rungs.initial_scale() > plan.rungs.sigmas()[0],
-                    batch_size: self.pictures.len(),
-                    batch_position: i,
-                    model: self.pipeline.parts.model.clone(),
-                },
-            };
-            if observer(Event::Picture(Box::new(picture))).is_break() {
-                return Err(stopped(i + 1));
-            }
-        }
-        Ok(())
-    }
-
-    /// The error that says so, with the pictures from `from` on that are not finished.
-    fn stopped(
-        &self,
-        steps: usize,
-        from: usize,
-        seeds: &[u64],
-        latents: &[f32],
-        denoised: Option<&[f32]>,
-    ) -> Error {
-        let plan = &self.planned[self.pictures[0].0];
-        let channels = self.pipeline.parts.denoiser.latent_channels();
-        let shape = (1, channels, plan.latents[0], plan.latents[1]);
-        let length = latents.len() / self.pictures.len();
-        let one = |i: usize, all: &[f32]| {
-            let values = all[i * length..(i + 1) * length].to_vec();
-            Array4::from_shape_vec(shape, values).expect("a picture's share")
-        };
-        let unfinished = |i: usize| Unfinished {
-            request: self.pictures[i].0,
-            picture: self.pictures[i].1,
-            seed: seeds[i],
-            latents: one(i, latents),
-            denoised: denoised.map(|denoised| one(i, denoised)),
-        };
-        Error::Stopped(Box::new(Stopped {
-            steps,
-            pictures: (from..self.pictures.len()).map(unfinished).collect(),
-        }))
-    }
-}
-
-/// The embeddings one under the other; a single one as it is.
-fn joined<'a>(all: impl Iterator<Item = &'a Conditioning>) -> ArcArray<f32, Ix3> {
-    let all: Vec<_> = all
-        .map(|conditioning| conditioning.embedding.view())
-        .collect();
-    match &all[..] {
-        [one] => one.to_shared(),
-        _ => ndarray::concatenate(Axis(0), &all)
-            .expect("pictures of a batch have as many tokens each")
-            .into_shared(),
-    }
-}
-
-/// What a sampler drives.
-struct BatchRun<'a> {
-    batch: &'a Batch<'a>,
-    guided: Guided<'a>,
-    seeds: &'a [u64],
-    noise: Vec<TorchRng>,
-    observer: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    /// The latents after the last finished step: what a run that stops within one leaves.
-    finished: Vec<f32>,
-    denoised: Vec<f32>,
-    started: Instant,
-    step_started: Instant,
-    /// What each finished step took.
-    steps: Vec<Duration>,
-    error: Option<Error>,
-}
-
-impl BatchRun<'_> {
-    fn stopped(&self) -> Error {
-        let denoised = (!self.steps.is_empty()).then_some(&self.denoised[..]);
-        let Self {
-            batch,
-            steps,
-            seeds,
-            finished,
-            ..
-        } = self;
-        batch.stopped(steps.len(), 0, seeds, finished, denoised)
-    }
-}
-
-impl Run for BatchRun<'_> {
-    fn denoise(&mut self, x: &[f32], at: Rung, denoised: &mut [f32]) -> ControlFlow<()> {
-        if self.batch.stop.is_stopped() {
-            return ControlFlow::Break(());
-        }
-        match self.guided.try_denoise(x, at, denoised) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(source) => {
-                // What comes of being interrupted is no failure.
-                if !self.batch.stop.is_stopped() {
-                    let step = self.steps.len() + 1;
-                    let stage = format!("the denoiser at step {step}, timestep {}", at.timestep);
-                    self.error = Some(Error::Backend { stage, source });
-                }
-                ControlFlow::Break(())
-            }
-        }
-    }
-
-    fn noise(&mut self, out: &mut [f32]) {
-        // Each picture draws its own, as it would alone.
-        let one = out.len() / self.noise.len();
-        for (noise, out) in self.noise.iter_mut().zip(out.chunks_exact_mut(one)) {
-            noise.fill(out);
-        }
-    }
-
-    fn step(&mut self, step: Step<'_>) -> ControlFlow<()> {
-        let now = Instant::now();
-        let took = now - self.step_started;
-        self.step_started = now;
-        self.steps.push(took);
-        self.finished.copy_from_slice(step.x);
-        self.denoised.copy_from_slice(step.denoised);
-        tracing::debug!(step = step.index, sigma = step.sigma, ?took, "step");
-        let [_, channels, height, width] = self.guided.shape();
-        let length = channels * height * width;
-        for (i, &(request, picture)) in self.batch.pictures.iter().enumerate() {
-            let view = |all| {
-                let one: &[f32] = &<[f32]>::as_ref(all)[i * length..(i + 1) * length];
-                ArrayView3::from_shape((channels, height, width), one).expect("a picture's share")
-            };
-            let progress = Progress {
-                step: StepInfo {
-                    request,
-                    picture,
-                    seed: self.seeds[i],
-                    index: step.index,
-                    total: step.total,
-                    sigma: step.sigma,
-                    took,
-                    elapsed: now - self.started,
-                },
-                latents: view(step.x),
-                denoised: view(step.denoised),
-                pipeline: self.batch.pipeline,
-            };
-            (self.observer)(Event::Step(progress))?;
-        }
-        ControlFlow::Continue(())
     }
 }
 

@@ -2,17 +2,19 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use ndarray::ArrayView3;
 use sd_schedulers::{Ladder, LadderError, Row, Rungs, Sampler, same};
 use sd_text::ClipSkip;
 
 use crate::{
-    Conditioning, Error, Guidance, ImageSize, MAX_PROMPT_BYTES, Problem, Problems, Prompt, Request,
-    pipeline::Parts,
+    Conditioning, Error, Guidance, ImageSize, MAX_COUNT, MAX_PROMPT_BYTES, Problem, Problems,
+    Prompt, Request, pipeline::Parts,
 };
 
 /// A request that can be drawn.
+#[derive(Debug)]
 pub(crate) struct Planned {
-    pub request: Arc<Request>,
+    pub request: Request,
     pub size: ImageSize,
     /// Height and width of the latents.
     pub latents: [usize; 2],
@@ -26,10 +28,15 @@ pub(crate) struct Planned {
 }
 
 impl Planned {
+    /// The negative prompt, if it is looked at.
+    pub fn negative(&self) -> Option<&Prompt> {
+        let used = self.request.guidance.uses_negative();
+        used.then_some(&self.request.negative)
+    }
+
     /// The prompts that are looked at.
-    pub fn prompts(&self) -> impl Iterator<Item = &Prompt> {
-        let negative = self.request.guidance.uses_negative();
-        std::iter::once(&self.request.prompt).chain(negative.then_some(&self.request.negative))
+    fn prompts(&self) -> impl Iterator<Item = &Prompt> {
+        std::iter::once(&self.request.prompt).chain(self.negative())
     }
 
     /// Whether pictures of the two can be made in one batch: everything the loop is made of is the same, and their prompts
@@ -50,7 +57,7 @@ impl Planned {
 }
 
 /// Checks all requests; every problem in any of them is told.
-pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Planned>, Error> {
+pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Arc<Planned>>, Error> {
     let mut problems = Vec::new();
     if requests.is_empty() {
         problems.push(Problem::new("requests", "at least 1", 0));
@@ -58,17 +65,14 @@ pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Planned>, 
     let mut planned = Vec::with_capacity(requests.len());
     for (i, request) in requests.iter().enumerate() {
         let mut found = Vec::new();
-        planned.extend(check(parts, request, &mut found));
+        planned.extend(check(parts, request, &mut found).map(Arc::new));
         problems.extend(found.into_iter().map(|problem| Problem {
             request: (requests.len() > 1).then_some(i),
             ..problem
         }));
     }
-    if problems.is_empty() {
-        Ok(planned)
-    } else {
-        Err(Error::Request(Problems(problems)))
-    }
+    Problems::check(problems)?;
+    Ok(planned)
 }
 
 /// The plan of a request, or at least one problem.
@@ -78,25 +82,33 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         None => Ok(parts.size),
     };
     let size = size.and_then(|size| checked_size(size, parts.max_pixels, parts.codec.factor()));
-    let size = size.map_err(|problem| problems.push(problem)).ok();
+    let size = size.map_err(|found| problems.extend(found.0)).ok();
 
-    if let Guidance::Scale(scale) = request.guidance
-        && !scale.is_finite()
-    {
-        problems.push(Problem::new("guidance", "a finite number", scale));
-    }
-    if request.count == 0 {
-        problems.push(Problem::new("count", "at least 1", 0));
+    problems.extend(guidance_problem(&request.guidance));
+    if !(1..=MAX_COUNT).contains(&request.count) {
+        problems.push(Problem::new(
+            "count",
+            format!("1 to {MAX_COUNT}"),
+            request.count,
+        ));
     }
 
     let sampler = request.scheduler.sampler(&parts.scheduler);
     let ladder = request
         .ladder
         .unwrap_or_else(|| request.scheduler.default_ladder(&parts.scheduler));
-    let rungs = ladder
-        .rungs(&parts.schedule, request.steps, &sampler.conventions())
-        .map_err(|error| problems.push(ladder_problem(error, &ladder)))
-        .ok();
+    let rungs = |steps| ladder.rungs(&parts.schedule, steps, &sampler.conventions());
+    let rungs = match rungs(request.steps) {
+        Ok(rungs) => Some(rungs),
+        Err(error) => {
+            // That there are too many steps says nothing of the ladder.
+            if let (LadderError::Steps { .. }, Err(other)) = (&error, rungs(1)) {
+                problems.push(ladder_problem(other, &ladder));
+            }
+            problems.push(ladder_problem(error, &ladder));
+            None
+        }
+    };
 
     let clip_skip = request.clip_skip.unwrap_or(parts.clip_skip);
     let clip_skip = checked_clip_skip(clip_skip, parts.prompts.model().layers())
@@ -121,7 +133,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     let (rungs, clip_skip) = (rungs?, clip_skip?);
     let seed = request.seed.unwrap_or_else(|| rand::random::<u32>().into());
     problems.is_empty().then(|| Planned {
-        request: Arc::new(request.clone()),
+        request: request.clone(),
         size,
         latents,
         row: request.scheduler.row(&parts.scheduler),
@@ -138,12 +150,21 @@ pub(crate) fn checked_size(
     size: ImageSize,
     max_pixels: u64,
     factor: usize,
-) -> Result<(ImageSize, [usize; 2]), Problem> {
+) -> Result<(ImageSize, [usize; 2]), Problems> {
     if size.pixels() > max_pixels {
         let expected = format!("at most {max_pixels} pixels");
-        return Err(Problem::new("size", expected, size));
+        return Err(Problems(vec![Problem::new("size", expected, size)]));
     }
     Ok((size, size.latents(factor)?))
+}
+
+pub(crate) fn guidance_problem(guidance: &Guidance) -> Option<Problem> {
+    match guidance {
+        Guidance::Scale(scale) if !scale.is_finite() => {
+            Some(Problem::new("guidance", "a finite number", scale))
+        }
+        _ => None,
+    }
 }
 
 pub(crate) fn checked_clip_skip(layer: usize, layers: usize) -> Result<ClipSkip, Problem> {
@@ -168,17 +189,23 @@ fn prompt_problem(what: &'static str, prompt: &Prompt, width: usize) -> Option<P
             ))
         }
         Prompt::Text(_) => None,
-        Prompt::Embedding(embedding) => {
-            let (batch, tokens, found) = embedding.dim();
-            if batch != 1 || tokens == 0 || found != width {
-                let expected = format!("(1, tokens, {width})");
-                let found = format!("an embedding of shape {:?}", embedding.dim());
-                return Some(Problem::new(what, expected, found));
-            }
-            let value = embedding.iter().find(|value| !value.is_finite())?;
-            Some(Problem::new(what, "an embedding of finite numbers", value))
-        }
+        Prompt::Embedding(embedding) => embedding_problem(what, embedding.view(), width),
     }
+}
+
+pub(crate) fn embedding_problem(
+    what: &'static str,
+    embedding: ArrayView3<'_, f32>,
+    width: usize,
+) -> Option<Problem> {
+    let (batch, tokens, found) = embedding.dim();
+    if batch != 1 || tokens == 0 || found != width {
+        let expected = format!("(1, tokens, {width})");
+        let found = format!("an embedding of shape {:?}", embedding.dim());
+        return Some(Problem::new(what, expected, found));
+    }
+    let value = embedding.iter().find(|value| !value.is_finite())?;
+    Some(Problem::new(what, "an embedding of finite numbers", value))
 }
 
 fn ladder_problem(error: LadderError, ladder: &Ladder) -> Problem {
@@ -203,7 +230,7 @@ fn ladder_problem(error: LadderError, ladder: &Ladder) -> Problem {
 }
 
 /// The requests whose pictures share batches, in the order of the first of each; each alone where a batch is of one.
-pub(crate) fn groups(planned: &[Planned], batch: usize, max_length: usize) -> Vec<Vec<usize>> {
+pub(crate) fn groups(planned: &[Arc<Planned>], batch: usize, max_length: usize) -> Vec<Vec<usize>> {
     if batch == 1 {
         return (0..planned.len()).map(|request| vec![request]).collect();
     }
@@ -227,7 +254,7 @@ pub(crate) struct Texts {
 }
 
 impl Texts {
-    pub fn new(planned: &[Planned]) -> Self {
+    pub fn new(planned: &[Arc<Planned>]) -> Self {
         let mut texts = HashMap::new();
         for plan in planned {
             for prompt in plan.prompts() {

@@ -1,6 +1,6 @@
 //! A cheap look at latents.
 
-use image::{Rgb, RgbImage};
+use image::RgbImage;
 use ndarray::{Array4, ArrayView3, s};
 use sd_schedulers::{NoiseSource, TorchRng};
 
@@ -20,16 +20,16 @@ impl LatentRgb {
     /// The picture of latents `[channels, h, w]` in the pipeline's scaling: `w` × `h` pixels. NaN becomes black.
     pub fn picture(&self, latents: ArrayView3<'_, f32>) -> RgbImage {
         let (_, height, width) = latents.dim();
-        RgbImage::from_fn(width as u32, height as u32, |x, y| {
-            let mut pixel = self.bias;
-            for (weights, channel) in self.weights.iter().zip(latents.outer_iter()) {
-                let value = channel[[y as usize, x as usize]];
+        let mut pixels = vec![self.bias; height * width];
+        for (weights, channel) in self.weights.iter().zip(latents.outer_iter()) {
+            for (pixel, value) in pixels.iter_mut().zip(&channel) {
                 for (colour, weight) in pixel.iter_mut().zip(weights) {
                     *colour += value * weight;
                 }
             }
-            Rgb(pixel.map(to_byte))
-        })
+        }
+        let bytes = pixels.into_iter().flatten().map(to_byte).collect();
+        RgbImage::from_raw(width as u32, height as u32, bytes).expect("three bytes for each pixel")
     }
 
     /// The coefficients that come closest, in the least squares, to what a codec decodes eight random latents of 8 × 8

@@ -10,6 +10,9 @@ use crate::Guidance;
 /// The longest prompt that is read, in bytes: 64 KiB, some two hundred times what CLIP takes.
 pub const MAX_PROMPT_BYTES: usize = 1 << 16;
 
+/// The most pictures of one request.
+pub const MAX_COUNT: usize = 1 << 16;
+
 /// What to draw, and how. Checked when it is drawn, all of it together.
 ///
 /// ```
@@ -57,8 +60,8 @@ pub struct Request {
     /// generator, and so this, takes its low 32 bits.
     #[serde(default)]
     pub seed: Option<u64>,
-    /// How many pictures, at least 1, the default. Picture `i` has the seed + `i`, wrapping at 2⁶⁴, and is what it would
-    /// be alone.
+    /// How many pictures, 1, the default, to [`MAX_COUNT`]. Picture `i` has the seed + `i`, wrapping at 2⁶⁴, and is what it
+    /// would be alone.
     #[serde(default = "default_count")]
     pub count: usize,
     /// Which layer of CLIP is read, from the last: 1 is the last, 2 the one before. Default: the pipeline's.
@@ -71,8 +74,9 @@ pub struct Request {
     /// for DPM++ 2M.
     #[serde(default)]
     pub ladder: Option<Ladder>,
-    /// Unit normal noise to begin as, `[count, channels, height / factor, width / factor]`, instead of the seed's. The
-    /// seed still decides what a sampler draws on the way.
+    /// Unit normal noise to begin as, `[count, channels, height / factor, width / factor]`, instead of the seed's. What a
+    /// sampler draws on the way is still the seed's, as if it had drawn the first noise too: a picture's own noise and seed
+    /// draw it again. (diffusers does not skip the first, so that an ancestral sampler adds the noise it began as.)
     #[serde(default)]
     pub initial_noise: Option<ArcArray<f32, Ix4>>,
 }
@@ -181,7 +185,10 @@ impl Request {
 
 /// A prompt: text, or what a text model made of one. With serde it is a string, or ndarray's form of an array.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a prompt: a string, or an array of shape [1, tokens, width] in ndarray's form"
+)]
 pub enum Prompt {
     /// Encoded by the pipeline.
     Text(String),

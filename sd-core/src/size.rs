@@ -1,6 +1,6 @@
 //! The size of a picture, checked.
 
-use crate::Problem;
+use crate::{Problem, Problems};
 
 /// Width and height in pixels: each a positive multiple of 8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,13 +13,10 @@ impl ImageSize {
     /// Checks the sides.
     ///
     /// # Errors
-    /// A [`Problem`] names the side that is no positive multiple of 8.
-    pub fn new(width: u32, height: u32) -> Result<Self, Problem> {
-        for (what, side) in [("width", width), ("height", height)] {
-            if side == 0 || !side.is_multiple_of(8) {
-                return Err(Problem::new(what, "a positive multiple of 8", side));
-            }
-        }
+    /// [`Problems`] name each side that is no positive multiple of 8.
+    pub fn new(width: u32, height: u32) -> Result<Self, Problems> {
+        let wrong = |side: u32| side == 0 || !side.is_multiple_of(8);
+        check_sides(width, height, wrong, "a positive multiple of 8")?;
         Ok(Self { width, height })
     }
 
@@ -39,18 +36,27 @@ impl ImageSize {
     }
 
     /// Height and width of the latents.
-    pub(crate) fn latents(self, factor: usize) -> Result<[usize; 2], Problem> {
-        for (what, side) in [("width", self.width), ("height", self.height)] {
-            if !(side as usize).is_multiple_of(factor) {
-                return Err(Problem::new(
-                    what,
-                    format!("a multiple of this model's factor, {factor}"),
-                    side,
-                ));
-            }
-        }
+    pub(crate) fn latents(self, factor: usize) -> Result<[usize; 2], Problems> {
+        let wrong = |side: u32| !(side as usize).is_multiple_of(factor);
+        let expected = format!("a multiple of this model's factor, {factor}");
+        check_sides(self.width, self.height, wrong, &expected)?;
         Ok([self.height as usize / factor, self.width as usize / factor])
     }
+}
+
+fn check_sides(
+    width: u32,
+    height: u32,
+    wrong: impl Fn(u32) -> bool,
+    expected: &str,
+) -> Result<(), Problems> {
+    let mut problems = Vec::new();
+    for (what, side) in [("width", width), ("height", height)] {
+        if wrong(side) {
+            problems.push(Problem::new(what, expected, side));
+        }
+    }
+    Problems::check(problems)
 }
 
 impl std::fmt::Display for ImageSize {

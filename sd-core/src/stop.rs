@@ -87,7 +87,12 @@ pub struct OnStop {
 
 impl Drop for OnStop {
     fn drop(&mut self) {
-        self.token.lock().callbacks.retain(|(id, _)| *id != self.id);
+        let mut state = self.token.lock();
+        let place = state.callbacks.iter().position(|(id, _)| *id == self.id);
+        let callback = place.map(|place| state.callbacks.swap_remove(place));
+        // What the callback holds is dropped after the lock: it may ask the token.
+        drop(state);
+        drop(callback);
     }
 }
 

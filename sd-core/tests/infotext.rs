@@ -856,3 +856,26 @@ fn files_without_one() {
     assert!(Infotext::from_png(b"GIF89a").is_err());
     assert!(Infotext::read_png("no/such/file.png").is_err());
 }
+
+/// A picture of one pixel, with a chunk that is 2000 times as long when it is unpacked.
+#[test]
+fn a_text_that_unpacks_to_too_much_is_refused() {
+    for utf8 in [false, true] {
+        let mut png = Vec::new();
+        let mut encoder = png::Encoder::new(&mut png, 1, 1);
+        let text = "x".repeat((2 << 20) + 1);
+        if utf8 {
+            let mut chunk = png::text_metadata::ITXtChunk::new("parameters", text);
+            chunk.compressed = true;
+            let mut writer = encoder.write_header().unwrap();
+            writer.write_text_chunk(&chunk).unwrap();
+            writer.write_image_data(&[0]).unwrap();
+        } else {
+            encoder.add_ztxt_chunk("parameters".into(), text).unwrap();
+            let mut writer = encoder.write_header().unwrap();
+            writer.write_image_data(&[0]).unwrap();
+        }
+        assert!(png.len() < 10_000);
+        assert!(Infotext::from_png(&png).is_err());
+    }
+}

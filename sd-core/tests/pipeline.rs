@@ -5,13 +5,16 @@
 
 mod common;
 
-use std::{sync::Arc, sync::atomic::Ordering::Relaxed};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use common::{Codec, Fakes, Model, base, latents, prompts};
 use ndarray::{Array3, Array4, Axis, s};
 use sd_core::{
-    Error, Guide, ImageSize, LatentRgb, MAX_PROMPT_BYTES, Pipeline, Prompt, Request,
-    SchedulerConfig, guide,
+    Error, Event, Guide, ImageSize, LatentRgb, MAX_PROMPT_BYTES, Pipeline, Prompt, Request,
+    SchedulerConfig, StopToken, guide,
     schedulers::{
         DpmPlusPlus2M, Euler, EulerAncestral, Ladder, NoiseSource, Rung, Scheduler, TorchRng,
     },
@@ -184,7 +187,11 @@ fn noise_that_is_given_stands_for_the_seeds() {
     for (seed, picture) in [7, 8].into_iter().zip(&pictures) {
         assert_eq!(picture.latents, latents(&pipeline, &base().seed(seed)));
     }
-    // What is drawn on the way is the seed's, from its beginning.
+    // What is drawn on the way is the seed's, as if it had drawn the first too.
+    let own = base().scheduler(EulerAncestral::default());
+    let picture = pipeline.generate(&own).unwrap().pictures.remove(0);
+    let again = own.clone().initial_noise(picture.initial_noise);
+    assert_eq!(latents(&pipeline, &again), picture.latents);
     let ancestral = |seed| {
         request
             .clone()
@@ -289,7 +296,8 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
         (base().steps(100_000), "steps is 100000, expected 1 to 1000"),
         (base().guidance(f32::NAN), "guidance is NaN"),
         (base().guidance(f32::INFINITY), "guidance is inf"),
-        (base().count(0), "count is 0"),
+        (base().count(0), "count is 0, expected 1 to 65536"),
+        (base().count(usize::MAX), "count is 18446744073709551615"),
         (base().clip_skip(0), "clip_skip is 0, expected 1 to 3"),
         (base().clip_skip(4), "clip_skip is 4, expected 1 to 3"),
         (
@@ -357,10 +365,22 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "width is 63, expected a positive multiple of 8; guidance is NaN, expected a finite number; \
-         count is 0, expected at least 1; steps is 0, expected 1 to 1000, the model's training timesteps; \
+        "width is 63, expected a positive multiple of 8; height is 1, expected a positive multiple of 8; \
+         guidance is NaN, expected a finite number; count is 0, expected 1 to 65536; steps is 0, expected 1 to 1000, the model's training timesteps; \
          clip_skip is 9, expected 1 to 3, the model's text layers"
     );
+    let both = Ladder::Karras {
+        rho: -1.0,
+        over: None,
+    };
+    let error = pipeline
+        .generate(&base().steps(0).ladder(both))
+        .unwrap_err();
+    let Error::Request(problems) = error else {
+        panic!("another error")
+    };
+    let what: Vec<_> = problems.iter().map(|problem| problem.what).collect();
+    assert_eq!(what, ["ladder", "steps"]);
     let error = pipeline.generate_all(&[]).unwrap_err().to_string();
     assert_eq!(error, "requests is 0, expected at least 1");
     assert_eq!(fakes.calls() + fakes.text.calls.load(Relaxed), 0);
@@ -449,6 +469,42 @@ fn a_network_that_fails_is_named_with_its_step() {
     );
 }
 
+/// A prediction that overflows.
+#[derive(Debug)]
+struct Overflow;
+
+impl Guide for Overflow {
+    fn merge(&self, conditional: &mut [f32], _: &[f32], _: Rung) {
+        conditional.fill(f32::INFINITY);
+    }
+}
+
+#[test]
+fn a_picture_of_no_numbers_is_told_and_others_of_its_batch_are_finished() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.build(fakes.builder().batch(3));
+    let requests = [base(), base().guidance(Overflow), base().seed(8)];
+    let mut finished = Vec::new();
+    let result = pipeline.run(&requests, &StopToken::new(), |event| {
+        if let Event::Picture(picture) = event {
+            finished.push(picture.request);
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(
+        matches!(
+            result,
+            Err(Error::NotFinite {
+                request: 1,
+                picture: 0,
+                seed: 7
+            })
+        ),
+        "{result:?}"
+    );
+    assert_eq!(finished, [0, 2]);
+}
+
 #[test]
 fn parts_that_do_not_fit_are_refused() {
     let fakes = Fakes::new();
@@ -470,6 +526,7 @@ fn parts_that_do_not_fit_are_refused() {
         other_codec(4).size(60, 64),
         other_codec(4).clip_skip(9),
         other_codec(4).batch(0),
+        other_codec(4).batch(1025),
         other_codec(4).max_pixels(512 * 511),
     ] {
         assert!(matches!(builder.build(), Err(Error::Request(_))));
@@ -523,6 +580,14 @@ fn a_picture_goes_to_latents_and_back() {
             "{error}"
         );
     }
+    let small = Fakes::new().builder().max_pixels(64 * 48).build().unwrap();
+    let error = small
+        .decode(Array4::zeros((1, 4, 7, 8)).view())
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "latents is 3584, expected at most 3072 pixels"
+    );
     let odd = image::RgbImage::new(64, 44);
     let error = pipeline.encode_image(&odd).unwrap_err().to_string();
     assert!(error.contains("height is 44"), "{error}");
@@ -532,7 +597,7 @@ fn a_picture_goes_to_latents_and_back() {
 fn the_preview_of_a_linear_codec_is_what_it_decodes() {
     let fakes = Fakes::new();
     let pipeline = fakes.pipeline();
-    let LatentRgb { weights, bias } = pipeline.latent_rgb().unwrap();
+    let LatentRgb { weights, bias } = pipeline.latent_rgb();
     let expected = [
         ([0.1, 0.0, 0.0], weights[0]),
         ([0.0, 0.1, 0.0], weights[1]),
@@ -548,7 +613,6 @@ fn the_preview_of_a_linear_codec_is_what_it_decodes() {
     let picture = pipeline.generate(&base()).unwrap().pictures.remove(0);
     let small = pipeline
         .latent_rgb()
-        .unwrap()
         .picture(picture.latents.index_axis(Axis(0), 0));
     assert_eq!(small.dimensions(), (8, 6));
     for (x, y, pixel) in small.enumerate_pixels() {
@@ -557,13 +621,15 @@ fn the_preview_of_a_linear_codec_is_what_it_decodes() {
             assert!(a.abs_diff(b) <= 1, "{pixel:?} {full:?}");
         }
     }
-    let decodes = fakes.decodes();
-    pipeline.latent_rgb().unwrap();
-    assert_eq!((decodes, fakes.decodes()), (8 + 1, 0), "fitted once");
+    assert_eq!(
+        fakes.decodes(),
+        1,
+        "of the picture: it was fitted when it was built"
+    );
 }
 
 #[test]
-fn a_size_is_checked() {
+fn what_the_plain_function_is_given_is_checked() {
     let pipeline = Fakes::new().pipeline();
     let embedding = Array3::zeros((1, 7, 4));
     let size = ImageSize::new(64, 48).unwrap();
@@ -574,6 +640,13 @@ fn a_size_is_checked() {
     };
     assert_eq!(guided(&embedding).unwrap(), [1, 4, 6, 8]);
     assert!(guided(&Array3::zeros((1, 7, 5))).is_err());
+    let wrong = pipeline.guided(size, embedding.view(), None, f32::NAN);
+    assert_eq!(
+        wrong.unwrap_err().to_string(),
+        "guidance is NaN, expected a finite number"
+    );
+    let large = ImageSize::new(8192, 8192).unwrap();
+    assert!(pipeline.guided(large, embedding.view(), None, 1.0).is_err());
     let mut at_work = pipeline.guided(size, embedding.view(), None, 1.0).unwrap();
     let rung = Ladder::karras()
         .rungs(

@@ -26,7 +26,8 @@ use crate::{
 /// takes, not one picture. Who is next is not decided by who came first. So two threads each get half the speed, while the
 /// UNet of one and the decoder of the other run at once and share the cores. A
 /// [stop](crate::StopToken) ends the call that runs for its own request only, within one operator on the CPU (see
-/// [`Device`]), and the waiting of its own request at once; the next call finds the network as it was.
+/// [`Device`]), and the waiting of its own request at once; the next call finds the network as it was. The text encoder,
+/// which takes a moment, and the VAE's encoder run to their ends.
 ///
 /// # What sharing costs
 /// A clone of a pipeline costs nothing. Loading a model again costs all of its memory again, which in f32 is four bytes a
@@ -99,7 +100,7 @@ impl Builder {
     }
 
     /// How many pictures, at least 1, the UNet is given at once, of a call whose requests allow it (same size, steps,
-    /// sampler and ladder). Default 1: on the CPU a batch of two takes longer than two calls. A picture from a batch is what
+    /// sampler, ladder and length of prompts, and all or none with a negative one). Default 1: on the CPU a batch of two takes longer than two calls. A picture from a batch is what
     /// it would be alone but for rounding.
     pub fn batch(mut self, pictures: usize) -> Self {
         self.batch = pictures;
@@ -122,7 +123,11 @@ impl Builder {
     pub fn load(self, folder: impl AsRef<Path>) -> Result<Pipeline, Error> {
         let path = folder.as_ref();
         let _span = tracing::info_span!("load", model = %path.display()).entered();
-        let folder = self.open(path)?;
+        let mut components = vec!["unet", "text_encoder", "tokenizer", "scheduler"];
+        if self.codec.is_none() {
+            components.push("vae");
+        }
+        let folder = self.open(path, &components)?;
         let scheduler = scheduler_config(&folder.component("scheduler")?)?;
         let prompts = self.prompts(&folder)?;
         let denoiser = self.denoiser(&folder)?;
@@ -153,7 +158,7 @@ impl Builder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_prompt_encoder(&self, folder: impl AsRef<Path>) -> Result<PromptEncoder, Error> {
-        self.prompts(&self.open(folder.as_ref())?)
+        self.prompts(&self.open(folder.as_ref(), &["text_encoder", "tokenizer"])?)
     }
 
     /// Only the UNet of a folder, for a pipeline of one's own parts.
@@ -161,7 +166,9 @@ impl Builder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_denoiser(&self, folder: impl AsRef<Path>) -> Result<Arc<dyn Denoiser>, Error> {
-        Ok(Arc::new(self.denoiser(&self.open(folder.as_ref())?)?))
+        Ok(Arc::new(
+            self.denoiser(&self.open(folder.as_ref(), &["unet"])?)?,
+        ))
     }
 
     /// Only the autoencoder of a folder, for a pipeline of one's own parts.
@@ -169,11 +176,11 @@ impl Builder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_codec(&self, folder: impl AsRef<Path>) -> Result<Arc<dyn LatentCodec>, Error> {
-        Ok(Arc::new(self.vae(&self.open(folder.as_ref())?)?))
+        Ok(Arc::new(self.vae(&self.open(folder.as_ref(), &["vae"])?)?))
     }
 
-    fn open(&self, folder: &Path) -> Result<ModelFolder, Error> {
-        ModelFolder::open(folder, self.variant.as_deref())
+    fn open(&self, folder: &Path, components: &[&str]) -> Result<ModelFolder, Error> {
+        ModelFolder::open(folder, self.variant.as_deref(), components)
     }
 
     fn prompts(&self, folder: &ModelFolder) -> Result<PromptEncoder, Error> {

@@ -19,8 +19,8 @@ pub(crate) struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Checks that the folder is a Stable Diffusion 1.x model with weights that can be read.
-    pub fn open(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
+    /// Checks that the folder is a Stable Diffusion 1.x model that has these components.
+    pub fn open(path: &Path, variant: Option<&str>, components: &[&str]) -> Result<Self, Error> {
         if !path.is_dir() {
             return Err(Error::Missing {
                 path: path.to_path_buf(),
@@ -33,7 +33,7 @@ impl ModelFolder {
             path: path.to_path_buf(),
             variant: variant.map(str::to_owned),
         };
-        for name in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
+        for name in components {
             folder.component(name)?;
         }
         if path.join("text_encoder_2").exists() {
@@ -134,11 +134,12 @@ impl ModelFolder {
         };
         let mut found = Vec::new();
         for component in ["unet", "vae", "text_encoder"] {
-            found.extend(
-                candidates(&self.component(component)?, stem(component))?
-                    .into_iter()
-                    .map(|(v, _)| v),
-            );
+            // One that is not there is not needed: see `open`.
+            let Ok(folder) = self.component(component) else {
+                continue;
+            };
+            let files = candidates(&folder, stem(component))?;
+            found.extend(files.into_iter().map(|(variant, _)| variant));
         }
         found.retain(|v| !v.is_empty());
         if found.contains(variant) {

@@ -51,7 +51,7 @@ pub use runtime::RuntimeError;
 pub use sd_core::{
     Conditioning, Denoiser, Error as GenerateError, Event, EventStream, Events, Generation,
     Guidance, Guide, Guided, ImageSize, Infotext, LatentCodec, LatentDistribution, LatentRgb,
-    MAX_PIXELS, MAX_PROMPT_BYTES, OnStop, Picture, Pipeline, PipelineBuilder, Problem, Problems,
-    Progress, Prompt, Reproduction, Request, SchedulerConfig, StepInfo, StopToken, Stopped,
-    Timings, Unfinished, Update, files, guide, infotext, schedulers, slerp, text,
+    MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, OnStop, Picture, Pipeline, PipelineBuilder, Problem,
+    Problems, Progress, Prompt, Reproduction, Request, SchedulerConfig, StepInfo, StopToken,
+    Stopped, Timings, Unfinished, Update, files, guide, infotext, schedulers, slerp, text,
 };

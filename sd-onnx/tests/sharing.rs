@@ -124,19 +124,20 @@ fn child_eight_threads() {
 
     let started = Instant::now();
     let (tenth, after_ten) = (Barrier::new(THREADS), Mutex::new(None));
+    let wrong = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for t in 0..THREADS {
             let (pipeline, requests, expected) = (pipeline.clone(), &requests, &expected);
-            let (tenth, after_ten) = (&tenth, &after_ten);
+            let (tenth, after_ten, wrong) = (&tenth, &after_ten, &wrong);
             scope.spawn(move || {
                 for i in 0..requests.len() {
                     // Never the same request in two threads at once.
                     let at = (i + t * 6) % requests.len();
                     let found = bits(&draw(&pipeline, &requests[at]));
-                    assert!(
-                        found == expected[at],
-                        "thread {t}, request {at}: the bits differ"
-                    );
+                    // Not asserted here: the others would wait at the barrier for a thread that is no more.
+                    if found != expected[at] {
+                        wrong.lock().unwrap().push((t, at));
+                    }
                     if i == 9 && tenth.wait().is_leader() {
                         *after_ten.lock().unwrap() = resident();
                     }
@@ -144,6 +145,11 @@ fn child_eight_threads() {
             });
         }
     });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(
+        wrong.is_empty(),
+        "the bits differ of (thread, request) {wrong:?}"
+    );
     let runs = THREADS * requests.len();
     println!(
         "{} requests alone: {single:.1?}; {runs} in {THREADS} threads: {:.1?}",

@@ -159,10 +159,19 @@ pub enum LadderError {
 
 /// A ladder as serde has it.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = r#"expected a ladder's name or {"karras": {"rho": …, "over": …}}"#
+)]
 enum Written {
     Name(String),
-    Karras { karras: WrittenKarras },
+    Karras(WrittenLadder),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenLadder {
+    karras: WrittenKarras,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -175,9 +184,9 @@ struct WrittenKarras {
 impl From<Ladder> for Written {
     fn from(ladder: Ladder) -> Self {
         match (ladder.name(), ladder) {
-            (None, Ladder::Karras { rho, over }) => Self::Karras {
+            (None, Ladder::Karras { rho, over }) => Self::Karras(WrittenLadder {
                 karras: WrittenKarras { rho, over },
-            },
+            }),
             (name, _) => Self::Name(name.expect("every spacing has a name").to_owned()),
         }
     }
@@ -189,7 +198,7 @@ impl TryFrom<Written> for Ladder {
     fn try_from(written: Written) -> Result<Self, UnknownName> {
         match written {
             Written::Name(name) => name.parse(),
-            Written::Karras { karras } => Ok(Self::Karras {
+            Written::Karras(WrittenLadder { karras }) => Ok(Self::Karras {
                 rho: karras.rho,
                 over: karras.over,
             }),
@@ -540,6 +549,10 @@ mod tests {
                 .to_string()
                 .contains("expected leading, linspace, trailing, karras")
         );
+        for wrong in ["5", r#"{"karras":{"rho":7.0,"over":null},"x":1}"#] {
+            let error = serde_json::from_str::<Ladder>(wrong).unwrap_err();
+            assert!(error.to_string().contains("a ladder's name"), "{error}");
+        }
     }
 
     #[test]

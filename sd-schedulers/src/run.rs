@@ -12,6 +12,7 @@ use crate::{Conventions, NoiseSource, Rung, Rungs};
 /// value serves any number of runs and threads.
 ///
 /// All of it is in the variance-exploding scaling of k-diffusion: `x` is a clean sample plus `sigma` times unit noise.
+/// `Debug` shows every option: two samplers of one type that print the same are taken for the same.
 pub trait Sampler: Any + Debug + Send + Sync {
     /// How the sampler wants its rungs made. Default [`Conventions::default`].
     fn conventions(&self) -> Conventions {
@@ -37,7 +38,7 @@ pub trait Run {
     /// `Break` stops the run, for a failure or a cancellation; the implementer keeps the reason.
     fn denoise(&mut self, x: &[f32], at: Rung, denoised: &mut [f32]) -> ControlFlow<()>;
 
-    /// Fills `out` with unit normal noise.
+    /// Fills `out`, as long as `x`, with unit normal noise.
     fn noise(&mut self, out: &mut [f32]);
 
     /// Called after each finished step, once per rung. `Break` stops the run. Default: go on.

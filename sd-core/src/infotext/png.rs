@@ -13,12 +13,15 @@ use super::Infotext;
 /// WebUI's keyword.
 const KEYWORD: &str = "parameters";
 
+/// The longest text that a compressed chunk may hold.
+const MAX_TEXT_BYTES: usize = 2 << 20;
+
 impl Infotext {
     /// Reads the infotext of a PNG file: its `parameters` chunk, plain or compressed, Latin-1 (`tEXt`, `zTXt`) or UTF-8
-    /// (`iTXt`), before or after the picture. None if it has none. Of a compressed one at most 2 MiB of text are read.
+    /// (`iTXt`), before or after the picture. None if it has none.
     ///
     /// # Errors
-    /// When the file can't be read, or is no PNG.
+    /// When the file can't be read, is no PNG, or has a compressed text of more than 2 MiB.
     pub fn read_png(path: impl AsRef<Path>) -> io::Result<Option<Self>> {
         read(BufReader::new(File::open(path)?))
     }
@@ -26,7 +29,7 @@ impl Infotext {
     /// As [`read_png`](Self::read_png), of the bytes of a file.
     ///
     /// # Errors
-    /// When they are no PNG.
+    /// When they are no PNG, or have a compressed text of more than 2 MiB.
     pub fn from_png(bytes: &[u8]) -> io::Result<Option<Self>> {
         read(Cursor::new(bytes))
     }
@@ -73,9 +76,14 @@ fn parameters(info: &png::Info<'_>) -> io::Result<Option<String>> {
         return Ok(Some(chunk.text.clone()));
     }
     if let Some(chunk) = compressed.iter().find(|chunk| chunk.keyword == KEYWORD) {
+        let mut chunk = chunk.clone();
+        // Of itself the text would be as long as the file says.
+        chunk.decompress_text_with_limit(MAX_TEXT_BYTES)?;
         return Ok(Some(chunk.get_text()?));
     }
     if let Some(chunk) = utf8.iter().find(|chunk| chunk.keyword == KEYWORD) {
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(MAX_TEXT_BYTES)?;
         return Ok(Some(chunk.get_text()?));
     }
     Ok(None)

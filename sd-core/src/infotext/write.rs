@@ -8,15 +8,16 @@ use crate::{Guidance, Picture, Prompt};
 /// The infotext of a picture.
 pub(crate) fn of(picture: &Picture) -> Infotext {
     let made = &picture.made;
-    let request = &made.request;
+    let planned = &*made.planned;
+    let request = &planned.request;
     let mut entries: Vec<(String, String)> = Vec::new();
     let mut add = |key: &str, value: String| entries.push((key.to_owned(), value));
 
     add("Steps", request.steps.to_string());
-    if let Some(row) = made.row {
+    if let Some(row) = planned.row {
         add("Sampler", row.title.to_owned());
     }
-    let schedule_type = schedule_type(&made.ladder, &made.sampler.conventions());
+    let schedule_type = schedule_type(&planned.ladder, &planned.sampler.conventions());
     if let Some(name) = schedule_type {
         add("Schedule type", name.to_owned());
     }
@@ -24,7 +25,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
         add("CFG scale", scale.to_string());
     }
     add("Seed", picture.seed.to_string());
-    let (width, height) = (made.size.width(), made.size.height());
+    let (width, height) = (planned.size.width(), planned.size.height());
     add("Size", format!("{width}x{height}"));
     if let Some(model) = &made.model {
         if let Some(hash) = model.hash() {
@@ -36,23 +37,24 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
         add("Batch size", made.batch_size.to_string());
         add("Batch pos", made.batch_position.to_string());
     }
-    if made.clip_skip > 1 {
-        add("Clip skip", made.clip_skip.to_string());
+    if planned.clip_skip.skipped() > 0 {
+        add("Clip skip", planned.clip_skip.to_string());
     }
     add("RNG", "CPU".to_owned());
-    if made.variance_preserving {
+    if planned.rungs.initial_scale() > planned.rungs.sigmas()[0] {
+        // sqrt(sigma² + 1), not sigma.
         add("SGM noise multiplier", "True".to_owned());
     }
 
     if schedule_type.is_none() {
-        let ladder = serde_json::to_string(&made.ladder);
+        let ladder = serde_json::to_string(&planned.ladder);
         add(
             "SD ladder",
             ladder.expect("a ladder is two numbers or a name"),
         );
     }
-    if made.row.is_none() {
-        add("SD sampler", format!("{:?}", made.sampler));
+    if planned.row.is_none() {
+        add("SD sampler", format!("{:?}", planned.sampler));
     }
     if let Guidance::Own(guide) = &request.guidance {
         add("SD guidance", format!("{guide:?}"));

@@ -188,7 +188,14 @@ impl Fakes {
     }
 
     pub fn pipeline(&self) -> Pipeline {
-        self.builder().build().unwrap()
+        self.build(self.builder())
+    }
+
+    /// The pipeline; the decodes of the fit of its previews are not counted.
+    pub fn build(&self, builder: PipelineBuilder) -> Pipeline {
+        let pipeline = builder.build().unwrap();
+        self.decodes();
+        pipeline
     }
 
     /// Calls of the denoiser since the last time.

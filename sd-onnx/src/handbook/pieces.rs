@@ -19,7 +19,7 @@
 //!
 //! // Between two prompts: half fox, half banana.
 //! let banana = encoder.encode("a banana", ClipSkip::LAST)?;
-//! let half = sd_onnx::slerp(fox.embedding.view(), banana.embedding.view(), 0.5);
+//! let half = sd_onnx::slerp(fox.embedding.view(), banana.embedding.view(), 0.5)?;
 //! assert_ne!(draw(Request::new(half))?.image(), typed.image());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -37,7 +37,7 @@
 //! let pictures = pipeline.generate(&request.clone().seed(1).count(2))?.pictures;
 //! let [first, second] = [&pictures[0].initial_noise, &pictures[1].initial_noise];
 //! let film = [0.0, 0.25, 0.5, 0.75].map(|t| {
-//!     let between = slerp(first.view(), second.view(), t);
+//!     let between = slerp(first.view(), second.view(), t)?;
 //!     pipeline.generate(&request.clone().initial_noise(between))
 //! });
 //! let [beginning, ..] = film;

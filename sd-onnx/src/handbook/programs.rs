@@ -63,7 +63,7 @@
 //!
 //! # Watching
 //! [`run`](crate::Pipeline::run) tells a closure of every step and hands over every picture as it is finished. A step says how
-//! far the run is, and gives a look at it: [`preview`](crate::Progress::preview), a small picture that costs microseconds, or
+//! far the run is, and gives a look at it: [`preview`](crate::Progress::preview), a small picture that costs next to nothing, or
 //! [`decode`](crate::Progress::decode), the full one.
 //!
 //! ```
@@ -78,7 +78,7 @@
 //!         Event::Step(progress) => {
 //!             let step = progress.step;
 //!             println!("{} of {}, sigma {}", step.index + 1, step.total, step.sigma);
-//!             assert_eq!(progress.preview().unwrap().dimensions(), (16, 16));
+//!             assert_eq!(progress.preview().dimensions(), (16, 16));
 //!         }
 //!         Event::Picture(picture) => pictures.push(picture),
 //!         _ => {}
@@ -93,7 +93,7 @@
 //! The closure stops the run by [`Break`](std::ops::ControlFlow::Break); any other thread does by the
 //! [`StopToken`](crate::StopToken). On the CPU a token takes effect within one operator of the network that is running, a
 //! fraction of a second at full size; a provider that runs the whole graph as one node finishes the call first. A call that
-//! waits for another thread's gives up its place. What comes back is
+//! waits for another thread's gives up its place. (Only the text encoder, which takes a moment, runs to its end.) What comes back is
 //! [`GenerateError::Stopped`](crate::GenerateError::Stopped), with the latents so far; nothing is decoded any more, and the
 //! pipeline is as good as before.
 //!
@@ -113,8 +113,10 @@
 //! match pipeline.run(&long, &stop, |_| ControlFlow::Continue(())) {
 //!     Err(GenerateError::Stopped(stopped)) => {
 //!         // To show what there is so far:
-//!         if let Some(denoised) = &stopped.pictures[0].denoised {
-//!             pipeline.decode(denoised.view())?;
+//!         for picture in &stopped.pictures {
+//!             if let Some(denoised) = &picture.denoised {
+//!                 pipeline.decode(denoised.view())?;
+//!             }
 //!         }
 //!     }
 //!     other => panic!("{other:?}"),

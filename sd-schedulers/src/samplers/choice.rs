@@ -10,7 +10,8 @@ use crate::{Ladder, Sampler, SchedulerConfig};
 /// Which sampler is to run: one of [`TABLE`] by its name, or a value.
 ///
 /// A named one gets its options from the model's configuration, as the diffusers class would; a value has its own.
-/// With serde it is the name, such as `"dpmpp-2m"`; a value that no row builds can't be written.
+/// With serde it is the name, such as `"dpmpp-2m"`. A value is written as the name of the row that builds it from the default
+/// configuration, Stable Diffusion 1.5's, and read back as that name; one that no row builds so can't be written.
 #[derive(Clone, Debug)]
 pub enum Scheduler {
     /// A row of [`TABLE`].

@@ -1,0 +1,397 @@
+//! The loop: from noise to pictures.
+
+use std::{
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ndarray::{ArcArray, Array4, ArrayView3, Axis, Ix3};
+use sd_schedulers::{NoiseSource, Run, Rung, Step, TorchRng};
+
+use crate::{
+    Conditioning, Error, Event, Guided, Picture, Pipeline, Progress, Prompt, StepInfo, StopToken,
+    Stopped, Timings, Unfinished,
+    picture::{Made, to_rgb},
+    plan::{Planned, Texts},
+};
+
+/// Pictures that go through the loop together; mostly one.
+pub(crate) struct Batch<'a> {
+    pipeline: &'a Pipeline,
+    planned: &'a [Arc<Planned>],
+    /// Request and index of each.
+    pictures: Vec<(usize, usize)>,
+    conditionings: Vec<Encoded>,
+    stop: &'a StopToken,
+}
+
+/// The prompts of a picture.
+struct Encoded {
+    prompt: Conditioning,
+    negative: Option<Conditioning>,
+    took: Duration,
+}
+
+impl<'a> Batch<'a> {
+    /// Encodes the prompts of the pictures.
+    pub fn new(
+        pipeline: &'a Pipeline,
+        planned: &'a [Arc<Planned>],
+        pictures: Vec<(usize, usize)>,
+        texts: &mut Texts,
+        stop: &'a StopToken,
+    ) -> Result<Self, Error> {
+        let mut conditionings = Vec::with_capacity(pictures.len());
+        for &(request, index) in &pictures {
+            if stop.is_stopped() {
+                return Err(Error::Stopped(Box::default()));
+            }
+            let started = Instant::now();
+            let plan = &planned[request];
+            let mut encode =
+                |prompt: &Prompt| texts.encode(&pipeline.parts, prompt, plan.clip_skip);
+            conditionings.push(Encoded {
+                prompt: encode(&plan.request.prompt)?,
+                negative: plan.negative().map(encode).transpose()?,
+                took: started.elapsed(),
+            });
+            if index + 1 == plan.request.count {
+                texts.release(plan);
+            }
+        }
+        Ok(Self {
+            pipeline,
+            planned,
+            pictures,
+            conditionings,
+            stop,
+        })
+    }
+
+    /// Makes the pictures.
+    pub fn run(self, observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<(), Error> {
+        let parts = &*self.pipeline.parts;
+        // All that the loop is made of is the same for all of them.
+        let plan = &self.planned[self.pictures[0].0];
+        let [height, width] = plan.latents;
+        let shape = [
+            self.pictures.len(),
+            parts.denoiser.latent_channels(),
+            height,
+            width,
+        ];
+        let seeds: Vec<_> = self
+            .pictures
+            .iter()
+            .map(|&(request, index)| self.planned[request].seed.wrapping_add(index as u64))
+            .collect();
+        let mut noise: Vec<_> = seeds.iter().map(|&seed| TorchRng::new(seed)).collect();
+        let mut initial_noise = Array4::zeros(shape);
+        for (i, mut picture) in initial_noise.outer_iter_mut().enumerate() {
+            let (request, index) = self.pictures[i];
+            noise[i].fill(picture.as_slice_mut().expect("a row of a fresh array"));
+            if let Some(given) = &self.planned[request].request.initial_noise {
+                picture.assign(&given.index_axis(Axis(0), index));
+            }
+        }
+        let mut latents = &initial_noise * plan.rungs.initial_scale();
+
+        let encoded = &self.conditionings;
+        let prompt = joined(encoded.iter().map(|encoded| &encoded.prompt));
+        let negative = encoded[0].negative.is_some().then(|| {
+            joined(
+                encoded
+                    .iter()
+                    .filter_map(|encoded| encoded.negative.as_ref()),
+            )
+        });
+        let guidance = self
+            .pictures
+            .iter()
+            .map(|&(request, _)| self.planned[request].request.guidance.clone())
+            .collect();
+        let span = tracing::info_span!(
+            "denoise",
+            seed = seeds[0],
+            steps = plan.rungs.steps(),
+            width = plan.size.width(),
+            height = plan.size.height(),
+            scheduler = ?plan.sampler,
+            ladder = ?plan.ladder,
+            batch = self.pictures.len(),
+        );
+        let entered = span.entered();
+        let now = Instant::now();
+        let mut run = BatchRun {
+            batch: &self,
+            guided: Guided::new(
+                &*parts.denoiser,
+                parts.scheduler.prediction,
+                shape,
+                prompt.view(),
+                negative.as_ref().map(|negative| negative.view()),
+                guidance,
+                self.stop.clone(),
+            ),
+            seeds: &seeds,
+            noise,
+            observer,
+            finished: latents.iter().copied().collect(),
+            denoised: vec![0.0; latents.len()],
+            started: now,
+            step_started: now,
+            steps: Vec::with_capacity(plan.rungs.steps()),
+            error: None,
+        };
+        let slice = latents
+            .as_slice_mut()
+            .expect("contiguous like its operands");
+        let broken = plan.sampler.sample(slice, &plan.rungs, &mut run).is_break();
+        // A sampler of someone's own may have gone on after a failure.
+        if let Some(error) = run.error.take() {
+            return Err(error);
+        }
+        if broken || self.stop.is_stopped() {
+            return Err(run.stopped());
+        }
+        drop(entered);
+        self.finish(
+            &seeds,
+            &latents,
+            &initial_noise,
+            run.steps,
+            run.denoised,
+            observer,
+        )
+    }
+
+    /// Decodes the pictures and hands them over.
+    fn finish(
+        &self,
+        seeds: &[u64],
+        latents: &Array4<f32>,
+        initial_noise: &Array4<f32>,
+        steps: Vec<Duration>,
+        denoised: Vec<f32>,
+        observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let stopped = |from| {
+            let latents = latents.as_slice().expect("contiguous");
+            self.stopped(steps.len(), from, seeds, latents, Some(&denoised))
+        };
+        let mut failed = None;
+        for (i, encoded) in self.conditionings.iter().enumerate() {
+            let (request, index) = self.pictures[i];
+            let not_finite = Error::NotFinite {
+                request,
+                picture: index,
+                seed: seeds[i],
+            };
+            let one =
+                |all: &Array4<f32>| all.index_axis(Axis(0), i).insert_axis(Axis(0)).to_owned();
+            let latents = one(latents);
+            if !latents.iter().all(|value| value.is_finite()) {
+                failed = failed.or(Some(not_finite));
+                continue;
+            }
+            if self.stop.is_stopped() {
+                return Err(stopped(i));
+            }
+            let started = Instant::now();
+            let decoded = self.pipeline.pixels(latents.view(), self.stop);
+            let mut pixels = decoded.map_err(|error| {
+                if self.stop.is_stopped() {
+                    stopped(i)
+                } else {
+                    error
+                }
+            })?;
+            if !pixels.iter().all(|value| value.is_finite()) {
+                failed = failed.or(Some(not_finite));
+                continue;
+            }
+            pixels.mapv_inplace(|value| value.clamp(-1.0, 1.0));
+            let picture = Picture {
+                request,
+                index,
+                seed: seeds[i],
+                image: to_rgb(pixels.index_axis(Axis(0), 0)),
+                pixels,
+                latents,
+                initial_noise: one(initial_noise),
+                prompt: encoded.prompt.clone(),
+                negative: encoded.negative.clone(),
+                timings: Timings {
+                    encode: encoded.took,
+                    steps: steps.clone(),
+                    decode: started.elapsed(),
+                },
+                made: Made {
+                    planned: self.planned[request].clone(),
+                    batch_size: self.pictures.len(),
+                    batch_position: i,
+                    model: self.pipeline.parts.model.clone(),
+                },
+            };
+            if observer(Event::Picture(Box::new(picture))).is_break() {
+                return Err(stopped(i + 1));
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The error that says so, with the pictures from `from` on that are not finished.
+    fn stopped(
+        &self,
+        steps: usize,
+        from: usize,
+        seeds: &[u64],
+        latents: &[f32],
+        denoised: Option<&[f32]>,
+    ) -> Error {
+        let plan = &self.planned[self.pictures[0].0];
+        let channels = self.pipeline.parts.denoiser.latent_channels();
+        let shape = (1, channels, plan.latents[0], plan.latents[1]);
+        let length = latents.len() / self.pictures.len();
+        let one = |i: usize, all: &[f32]| {
+            let values = all[i * length..(i + 1) * length].to_vec();
+            Array4::from_shape_vec(shape, values).expect("a picture's share")
+        };
+        let unfinished = |i: usize| Unfinished {
+            request: self.pictures[i].0,
+            picture: self.pictures[i].1,
+            seed: seeds[i],
+            latents: one(i, latents),
+            denoised: denoised.map(|denoised| one(i, denoised)),
+        };
+        Error::Stopped(Box::new(Stopped {
+            steps,
+            pictures: (from..self.pictures.len()).map(unfinished).collect(),
+        }))
+    }
+}
+
+/// The embeddings one under the other; a single one as it is.
+fn joined<'a>(all: impl Iterator<Item = &'a Conditioning>) -> ArcArray<f32, Ix3> {
+    let all: Vec<_> = all
+        .map(|conditioning| conditioning.embedding.view())
+        .collect();
+    match &all[..] {
+        [one] => one.to_shared(),
+        _ => ndarray::concatenate(Axis(0), &all)
+            .expect("pictures of a batch have as many tokens each")
+            .into_shared(),
+    }
+}
+
+/// What a sampler drives.
+struct BatchRun<'a> {
+    batch: &'a Batch<'a>,
+    guided: Guided<'a>,
+    seeds: &'a [u64],
+    noise: Vec<TorchRng>,
+    observer: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    /// The latents after the last finished step: what a run that stops within one leaves.
+    finished: Vec<f32>,
+    denoised: Vec<f32>,
+    started: Instant,
+    step_started: Instant,
+    /// What each finished step took.
+    steps: Vec<Duration>,
+    error: Option<Error>,
+}
+
+impl BatchRun<'_> {
+    /// A sampler of someone's own may hand over anything.
+    fn check(&mut self, what: &str, found: usize) -> ControlFlow<()> {
+        let expected = self.finished.len();
+        if found == expected {
+            return ControlFlow::Continue(());
+        }
+        let problem = format!("{what} has {found} values, expected {expected}");
+        self.error = Some(Error::backend("the sampler")(problem.into()));
+        ControlFlow::Break(())
+    }
+
+    fn stopped(&self) -> Error {
+        let denoised = (!self.steps.is_empty()).then_some(&self.denoised[..]);
+        let Self {
+            batch,
+            steps,
+            seeds,
+            finished,
+            ..
+        } = self;
+        batch.stopped(steps.len(), 0, seeds, finished, denoised)
+    }
+}
+
+impl Run for BatchRun<'_> {
+    fn denoise(&mut self, x: &[f32], at: Rung, denoised: &mut [f32]) -> ControlFlow<()> {
+        if self.batch.stop.is_stopped() || self.error.is_some() {
+            return ControlFlow::Break(());
+        }
+        match self.guided.try_denoise(x, at, denoised) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(source) => {
+                // What comes of being interrupted is no failure.
+                if !self.batch.stop.is_stopped() {
+                    let step = self.steps.len() + 1;
+                    let stage = format!("the denoiser at step {step}, timestep {}", at.timestep);
+                    self.error = Some(Error::Backend { stage, source });
+                }
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn noise(&mut self, out: &mut [f32]) {
+        if self.check("out", out.len()).is_break() {
+            return out.fill(0.0);
+        }
+        // Each picture draws its own, as it would alone.
+        let one = out.len() / self.noise.len();
+        for (noise, out) in self.noise.iter_mut().zip(out.chunks_exact_mut(one)) {
+            noise.fill(out);
+        }
+    }
+
+    fn step(&mut self, step: Step<'_>) -> ControlFlow<()> {
+        let now = Instant::now();
+        let took = now - self.step_started;
+        self.check("x", step.x.len())?;
+        self.check("denoised", step.denoised.len())?;
+        self.steps.push(took);
+        self.finished.copy_from_slice(step.x);
+        self.denoised.copy_from_slice(step.denoised);
+        tracing::debug!(step = step.index, sigma = step.sigma, ?took, "step");
+        let [_, channels, height, width] = self.guided.shape();
+        let length = channels * height * width;
+        for (i, &(request, picture)) in self.batch.pictures.iter().enumerate() {
+            let view = |all| {
+                let one: &[f32] = &<[f32]>::as_ref(all)[i * length..(i + 1) * length];
+                ArrayView3::from_shape((channels, height, width), one).expect("a picture's share")
+            };
+            let progress = Progress {
+                step: StepInfo {
+                    request,
+                    picture,
+                    seed: self.seeds[i],
+                    index: step.index,
+                    total: step.total,
+                    sigma: step.sigma,
+                    took,
+                    elapsed: now - self.started,
+                },
+                latents: view(step.x),
+                denoised: view(step.denoised),
+                pipeline: self.batch.pipeline,
+                stop: self.batch.stop,
+            };
+            (self.observer)(Event::Step(progress))?;
+        }
+        self.step_started = Instant::now();
+        ControlFlow::Continue(())
+    }
+}
