@@ -6,8 +6,8 @@ use sd_schedulers::{NoiseSource, TorchRng};
 
 use crate::{BoxError, LatentCodec, StopToken};
 
-/// Latents as colours, linearly: a pixel for each place, in about a microsecond for a thousand. Blurred and without
-/// detail, and enough to see what a run is up to.
+/// Latents as colours, linearly: a pixel for each place, some 40 µs for 64 × 64 of them. Blurred and without detail, and
+/// enough to see what a run is up to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatentRgb {
     /// For each channel of the latents what it adds to red, green and blue, where −1 is dark and 1 is full.
