@@ -118,7 +118,8 @@ impl<'a> Like<'a> {
             return;
         };
         let short = hash.get(..10).unwrap_or(hash);
-        if !hash.starts_with(&made_with.to_ascii_lowercase()) {
+        // Those of 8 digits, which WebUI wrote until 2023, are no SHA-256.
+        if made_with.len() >= 10 && !hash.starts_with(&made_with.to_ascii_lowercase()) {
             tell(format_args!(
                 "warning: {}: made with the model {} ({made_with}), this one is {name} ({short})",
                 self.path.display(),

@@ -171,13 +171,16 @@ pub fn print(line: fmt::Arguments<'_>) -> Result<(), Failure> {
     writeln!(io::stdout(), "{line}").map_err(Failure::at(Path::new("standard output")))
 }
 
-/// Text as a part of a file name: letters and digits in lower case with single hyphens between, at most 60 characters.
+/// Text as a part of a file name: letters and digits in lower case with single hyphens between, at most 60 characters and 120 bytes: names of
+/// files are mostly at most 255 bytes long.
 pub fn slug(text: &str) -> String {
     let words = text
         .split(|c: char| !c.is_alphanumeric())
         .filter(|word| !word.is_empty());
     let joined = words.collect::<Vec<_>>().join("-").to_lowercase();
-    let short: String = joined.chars().take(60).collect();
+    let ends = joined.char_indices().map(|(at, c)| at + c.len_utf8());
+    let end = ends.take(60).take_while(|&end| end <= 120).last();
+    let short = &joined[..end.unwrap_or(0)];
     match short.trim_matches('-') {
         "" => "image".to_owned(),
         short => short.to_owned(),
@@ -214,6 +217,7 @@ mod tests {
         assert_eq!(slug("狐 🦊"), "狐");
         assert_eq!(slug("🦊"), "image");
         assert_eq!(slug(&"ab ".repeat(100)).chars().count(), 59);
+        assert_eq!(slug(&"𝐚".repeat(60)).len(), 120);
     }
 
     #[test]

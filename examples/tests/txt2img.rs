@@ -344,7 +344,7 @@ fn a_picture_of_no_numbers_is_none() {
         folder.path(),
         &["fox", "--guidance", "3e38", "--seed", "4"],
         1,
-        "the latents of seed 4 are not finite",
+        "picture 0 of request 0, seed 4, is not of finite numbers",
     );
     assert!(files(folder.path()).is_empty());
 }

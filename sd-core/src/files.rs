@@ -6,8 +6,8 @@ use std::{
     path::Path,
 };
 
-/// Writes a file: it appears under its name when it is whole, replacing one of that name. A link is followed; what is no
-/// regular file (a device, a pipe) is written to as it is.
+/// Writes a file: it appears under its name when it is whole, replacing one of that name, whose permissions it takes. A
+/// link to a file is followed; what is no regular file (a device, a pipe) is written to as it is.
 ///
 /// # Errors
 /// When the folder cannot be written to or the disk is full; then no part of the file is left.
@@ -15,9 +15,12 @@ pub fn write(path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
     let path = path.as_ref();
     match fs::metadata(path) {
         Ok(there) if !there.is_file() => fs::write(path, bytes),
-        Ok(_) => {
+        Ok(there) => {
             let real = fs::canonicalize(path)?;
-            temporary(&real, bytes)?.persist(&real)?;
+            let file = temporary(&real, bytes)?;
+            // Who may read the old one may read the new one, and nobody else.
+            file.as_file().set_permissions(there.permissions())?;
+            file.persist(&real)?;
             Ok(())
         }
         Err(_) => {
@@ -47,8 +50,10 @@ fn temporary(path: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
     // A temporary file is the user's alone by default; this one is to be as readable as the umask lets any file be.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
-    // Past the wrapper, whose errors would name the temporary file.
+    // The error itself would name the temporary file.
+    let file = builder.tempfile_in(folder);
+    let mut file = file.map_err(|error| io::Error::from(error.kind()))?;
+    // Past the wrapper, for the same reason.
     file.as_file_mut().write_all(bytes)?;
     Ok(file)
 }
@@ -69,12 +74,29 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"one");
         write(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert!(write(folder.path().join("no/such"), b"").is_err());
+        let error = write(folder.path().join("no/such"), b"").unwrap_err();
+        assert!(!error.to_string().contains("tmp"), "{error}");
         assert_eq!(
             fs::read_dir(folder.path()).unwrap().count(),
             1,
             "no temporary file is left"
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_private_file_stays_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write(&path, b"one").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(fs::read(&path).unwrap(), b"two");
     }
 
     #[cfg(unix)]

@@ -18,6 +18,9 @@ use crate::{
     run::Batch,
 };
 
+/// The most that [`PipelineBuilder::max_pixels`] may be: a picture of it takes 12 GiB as floats.
+const MOST_PIXELS: u64 = 1 << 30;
+
 /// The most pictures of a batch.
 const MAX_BATCH: usize = 1024;
 
@@ -78,7 +81,7 @@ impl PipelineBuilder {
         self
     }
 
-    /// The largest picture that a request may ask for, in pixels. Default [`MAX_PIXELS`].
+    /// The largest picture that a request may ask for, in pixels, at most 2³⁰. Default [`MAX_PIXELS`].
     pub fn max_pixels(mut self, pixels: u64) -> Self {
         self.max_pixels = pixels;
         self
@@ -122,6 +125,12 @@ impl PipelineBuilder {
             model,
         } = self;
         let (latents, decoded) = (denoiser.latent_channels(), codec.latent_channels());
+        if latents == 0 || codec.factor() == 0 {
+            return Err(Error::Parts(format!(
+                "the denoiser has {latents} latent channels and the codec {} pixels to a latent, expected at least 1",
+                codec.factor()
+            )));
+        }
         if latents != decoded {
             return Err(Error::Parts(format!(
                 "the denoiser has {latents} latent channels, the codec {decoded}"
@@ -132,6 +141,10 @@ impl PipelineBuilder {
             return Err(Error::Parts(format!(
                 "the denoiser attends to embeddings {wanted} wide, the text model's are {given} wide"
             )));
+        }
+        if max_pixels > MOST_PIXELS {
+            let expected = format!("at most {MOST_PIXELS}");
+            return Err(Problem::new("max_pixels", expected, max_pixels).into());
         }
         let size = ImageSize::new(size[0], size[1])?;
         checked_size(size, max_pixels, codec.factor())?;
@@ -317,7 +330,7 @@ impl Pipeline {
         ))
     }
 
-    /// The picture that latents `[1, channels, h, w]` are, in the scaling of [`Picture::latents`].
+    /// The picture that latents `[1, channels, h, w]` are, in the scaling of [`Picture::latents`]. NaN becomes black.
     ///
     /// Runs to its end; [`LatentCodec::decode`] of [`codec`](Self::codec) takes a token.
     ///
@@ -351,9 +364,17 @@ impl Pipeline {
     pub fn encode_image(&self, image: &RgbImage) -> Result<LatentDistribution, Error> {
         let parts = &*self.parts;
         let size = ImageSize::new(image.width(), image.height())?;
-        checked_size(size, parts.max_pixels, parts.codec.factor())?;
-        let encoded = parts.codec.encode(from_rgb(image).view());
-        encoded.map_err(Error::backend("encoding the image"))
+        let (_, latents) = checked_size(size, parts.max_pixels, parts.codec.factor())?;
+        let failed = |source| Error::backend("encoding the image")(source);
+        let encoded = parts.codec.encode(from_rgb(image).view()).map_err(failed)?;
+        let [height, width] = latents;
+        let expected = (1, parts.codec.latent_channels(), height, width);
+        let found = [encoded.mean.dim(), encoded.log_variance.dim()];
+        if found != [expected; 2] {
+            let problem = format!("the codec returned {found:?}, expected {expected:?} twice");
+            return Err(failed(problem.into()));
+        }
+        Ok(encoded)
     }
 
     /// The coefficients of previews.

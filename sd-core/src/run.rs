@@ -143,6 +143,7 @@ impl<'a> Batch<'a> {
             step_started: now,
             steps: Vec::with_capacity(plan.rungs.steps()),
             error: None,
+            broke: false,
         };
         let slice = latents
             .as_slice_mut()
@@ -152,8 +153,12 @@ impl<'a> Batch<'a> {
         if let Some(error) = run.error.take() {
             return Err(error);
         }
-        if broken || self.stop.is_stopped() {
+        if run.broke || self.stop.is_stopped() {
             return Err(run.stopped());
+        }
+        if broken {
+            let problem = "it ended the run though nothing had stopped it";
+            return Err(Error::backend("the sampler")(problem.into()));
         }
         drop(entered);
         self.finish(
@@ -300,6 +305,8 @@ struct BatchRun<'a> {
     /// What each finished step took.
     steps: Vec<Duration>,
     error: Option<Error>,
+    /// Whether the sampler was told to end, without an error.
+    broke: bool,
 }
 
 impl BatchRun<'_> {
@@ -329,7 +336,7 @@ impl BatchRun<'_> {
 
 impl Run for BatchRun<'_> {
     fn denoise(&mut self, x: &[f32], at: Rung, denoised: &mut [f32]) -> ControlFlow<()> {
-        if self.batch.stop.is_stopped() || self.error.is_some() {
+        if self.batch.stop.is_stopped() || self.broke || self.error.is_some() {
             return ControlFlow::Break(());
         }
         match self.guided.try_denoise(x, at, denoised) {
@@ -389,7 +396,10 @@ impl Run for BatchRun<'_> {
                 pipeline: self.batch.pipeline,
                 stop: self.batch.stop,
             };
-            (self.observer)(Event::Step(progress))?;
+            if (self.observer)(Event::Step(progress)).is_break() {
+                self.broke = true;
+                return ControlFlow::Break(());
+            }
         }
         self.step_started = Instant::now();
         ControlFlow::Continue(())

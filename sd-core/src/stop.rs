@@ -37,14 +37,14 @@ impl StopToken {
 
     /// Asks everything that was given this token to stop. Returns at once.
     pub fn stop(&self) {
-        let callbacks = {
-            let mut state = self.lock();
-            state.stopped = true;
-            std::mem::take(&mut state.callbacks)
-        };
-        // Not under the lock: a callback may take locks of its own.
-        for (_, callback) in callbacks {
-            callback();
+        self.lock().stopped = true;
+        loop {
+            // Not under the lock: a callback may take locks of its own. One by one: if one panics, the others are still there.
+            let callback = self.lock().callbacks.pop();
+            match callback {
+                Some((_, callback)) => callback(),
+                None => return,
+            }
         }
     }
 

@@ -857,7 +857,7 @@ fn files_without_one() {
     assert!(Infotext::read_png("no/such/file.png").is_err());
 }
 
-/// A picture of one pixel, with a chunk that is 2000 times as long when it is unpacked.
+/// A picture of one pixel, with a chunk that is many times as long when it is unpacked.
 #[test]
 fn a_text_that_unpacks_to_too_much_is_refused() {
     for utf8 in [false, true] {
@@ -875,7 +875,7 @@ fn a_text_that_unpacks_to_too_much_is_refused() {
             let mut writer = encoder.write_header().unwrap();
             writer.write_image_data(&[0]).unwrap();
         }
-        assert!(png.len() < 10_000);
+        assert!(png.len() < 100_000, "{} bytes", png.len());
         assert!(Infotext::from_png(&png).is_err());
     }
 }

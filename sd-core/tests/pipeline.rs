@@ -528,6 +528,7 @@ fn parts_that_do_not_fit_are_refused() {
         other_codec(4).batch(0),
         other_codec(4).batch(1025),
         other_codec(4).max_pixels(512 * 511),
+        other_codec(4).max_pixels(u64::MAX),
     ] {
         assert!(matches!(builder.build(), Err(Error::Request(_))));
     }

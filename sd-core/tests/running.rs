@@ -412,6 +412,7 @@ enum Wrong {
     ShortNoise,
     ShortStep,
     GoesOn,
+    GivesUp,
 }
 
 impl Sampler for Wrong {
@@ -426,6 +427,7 @@ impl Sampler for Wrong {
                 }
                 // Whatever the run says.
                 Self::GoesOn => assert!(broken.is_break() == (at.index > 0)),
+                Self::GivesUp => return Break(()),
             }
         }
         Continue(())
@@ -447,6 +449,10 @@ fn a_sampler_of_ones_own_may_be_wrong() {
         (
             Wrong::ShortNoise,
             "the sampler: out has 1 values, expected 192",
+        ),
+        (
+            Wrong::GivesUp,
+            "the sampler: it ended the run though nothing had stopped it",
         ),
         (
             Wrong::ShortStep,

@@ -41,8 +41,9 @@ pub(super) fn split(name: &str) -> (&str, Option<&str>) {
     if let Some(name) = name.strip_suffix("_ka") {
         return (name, Some("Karras"));
     }
-    let mut spaces = name.match_indices(' ').map(|(at, _)| at);
-    match spaces.find(|&at| find(&name[at + 1..]).is_some()) {
+    // No schedule type has more words; the longest that is one counts.
+    let spaces = name.rmatch_indices(' ').map(|(at, _)| at).take(4);
+    match spaces.filter(|&at| find(&name[at + 1..]).is_some()).last() {
         Some(at) => (&name[..at], Some(&name[at + 1..])),
         None => (name, None),
     }
