@@ -330,7 +330,7 @@ impl Pipeline {
         ))
     }
 
-    /// The picture that latents `[1, channels, h, w]` are, in the scaling of [`Picture::latents`]. NaN becomes black.
+    /// The picture that latents `[1, channels, h, w]` are, in the scaling of [`Picture::latents`](crate::Picture::latents). NaN becomes black.
     ///
     /// Runs to its end; [`LatentCodec::decode`] of [`codec`](Self::codec) takes a token.
     ///

@@ -279,15 +279,14 @@ impl<'a> Batch<'a> {
 
 /// The embeddings one under the other; a single one as it is.
 fn joined<'a>(all: impl Iterator<Item = &'a Conditioning>) -> ArcArray<f32, Ix3> {
-    let all: Vec<_> = all
-        .map(|conditioning| conditioning.embedding.view())
-        .collect();
-    match &all[..] {
-        [one] => one.to_shared(),
-        _ => ndarray::concatenate(Axis(0), &all)
-            .expect("pictures of a batch have as many tokens each")
-            .into_shared(),
+    let all: Vec<_> = all.map(|conditioning| &conditioning.embedding).collect();
+    if let [one] = all[..] {
+        return one.clone();
     }
+    let all: Vec<_> = all.into_iter().map(|embedding| embedding.view()).collect();
+    ndarray::concatenate(Axis(0), &all)
+        .expect("pictures of a batch have as many tokens each")
+        .into_shared()
 }
 
 /// What a sampler drives.

@@ -92,14 +92,14 @@ impl Builder {
         self
     }
 
-    /// The largest picture that a request may ask for, in pixels. Default [`MAX_PIXELS`], 4096 × 4096. Memory and time grow
+    /// The largest picture that a request may ask for, in pixels. At most 2³⁰, default [`MAX_PIXELS`], 4096 × 4096. Memory and time grow
     /// with it, those of attention with its square.
     pub fn max_pixels(mut self, pixels: u64) -> Self {
         self.max_pixels = pixels;
         self
     }
 
-    /// How many pictures, at least 1, the UNet is given at once, of a call whose requests allow it (same size, steps,
+    /// How many pictures, 1 to 1024, the UNet is given at once, of a call whose requests allow it (same size, steps,
     /// sampler, ladder and length of prompts, and all or none with a negative one). Default 1: on the CPU a batch of two takes longer than two calls. A picture from a batch is what
     /// it would be alone but for rounding.
     pub fn batch(mut self, pictures: usize) -> Self {
