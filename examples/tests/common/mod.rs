@@ -104,14 +104,19 @@ impl Example {
             .spawn()
             .unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-        // The first line says what is drawn.
-        let begun = stderr.next().unwrap().unwrap();
+        // The first line says what is drawn, but where ONNX Runtime has to be fetched before.
+        let mut lines = stderr.by_ref().map(Result::unwrap);
+        let begun = lines.find(|line| !line.starts_with("Fetching ONNX Runtime"));
         let kill = Command::new("kill")
             .args(["-INT", &child.id().to_string()])
             .status();
         assert!(kill.unwrap().success());
         let rest: Vec<_> = stderr.map(Result::unwrap).collect();
-        assert_eq!(child.wait().unwrap().code(), Some(130), "{begun} {rest:?}");
+        assert_eq!(
+            child.wait().unwrap().code(),
+            Some(130),
+            "{begun:?} {rest:?}"
+        );
         assert_eq!(rest, ["error: stopped"]);
         assert!(
             files(folder.path()).is_empty(),
