@@ -4,19 +4,15 @@
 //! cargo run --release --example grid -- "a fox" --x steps=1,2,5,10,20,50,150 --y guidance=1,3,7.5,15,30 --output grid.png
 //! ```
 
-use std::{
-    ops::ControlFlow,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{ops::ControlFlow, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use sd_examples::{
     Failure, check_output,
     options::{Options, check_ladder, finite, ladder_name, positive, summary},
-    print, progress_bar, save_sheet,
+    progress_bar, save_sheet,
     sheet::{self, Sheet},
-    slug, stopped_by_ctrl_c, tell,
+    stopped_by_ctrl_c, tell,
 };
 use sd_onnx::{
     Event, Guidance, ImageSize, Prompt, Request,
@@ -100,13 +96,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     result?;
     tell(format_args!("{steps} steps in {took:.2} s"));
 
-    let default = format!("{}-{}-grid.png", slug(&title), grid.seed());
-    let saved = save_sheet(
-        sheet.image(),
-        arguments.output.as_deref(),
-        Path::new(&default),
-    )?;
-    print(format_args!("{}", saved.display()))
+    let output = arguments.output.as_deref();
+    save_sheet(sheet.image(), output, &title, grid.seed(), "grid")
 }
 
 /// What is to be drawn.

@@ -4,11 +4,7 @@
 //! cargo run --release --example steps -- "a fox" --steps 10 --output steps.png
 //! ```
 
-use std::{
-    ops::ControlFlow,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{ops::ControlFlow, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use image::{RgbImage, imageops};
@@ -16,9 +12,9 @@ use ndarray::{Array3, ArrayView3, Axis};
 use sd_examples::{
     Failure, check_output,
     options::{Options, summary},
-    print, progress_bar, save_sheet,
+    progress_bar, save_sheet,
     sheet::{self, Sheet},
-    slug, stopped_by_ctrl_c, tell,
+    stopped_by_ctrl_c, tell,
 };
 use sd_onnx::{Event, Pipeline, Request};
 
@@ -152,17 +148,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     bar.finish_and_clear();
     tell(format_args!("{took:.2} s"));
 
-    let default = format!(
-        "{}-{}-steps.png",
-        slug(&arguments.prompt),
-        request.seed.unwrap_or_default()
-    );
-    let saved = save_sheet(
-        sheet.image(),
-        arguments.output.as_deref(),
-        Path::new(&default),
-    )?;
-    print(format_args!("{}", saved.display()))
+    let output = arguments.output.as_deref();
+    let seed = request.seed.unwrap_or_default();
+    save_sheet(sheet.image(), output, &arguments.prompt, seed, "steps")
 }
 
 impl Seen {

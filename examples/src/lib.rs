@@ -127,25 +127,30 @@ pub fn check_output(name: &str, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes a PNG without infotext: to `output`, or, where that is not given, to `default` as [`save_new`] does.
+/// Writes a sheet as a PNG without infotext and says where: to `output`, or, where that is not given, under a name of the
+/// prompt, the seed and the kind of sheet, as [`save_new`] does.
 pub fn save_sheet(
     image: &RgbImage,
     output: Option<&Path>,
-    default: &Path,
-) -> Result<PathBuf, Failure> {
+    prompt: &str,
+    seed: u64,
+    kind: &str,
+) -> Result<(), Failure> {
+    let default = PathBuf::from(format!("{}-{seed}-{kind}.png", slug(prompt)));
     let mut png = io::Cursor::new(Vec::new());
     let encoded = image
         .write_to(&mut png, ImageFormat::Png)
         .map_err(io::Error::other);
-    encoded.map_err(Failure::at(output.unwrap_or(default)))?;
+    encoded.map_err(Failure::at(output.unwrap_or(&default)))?;
     let png = png.into_inner();
-    match output {
+    let saved = match output {
         Some(path) => {
             files::write(path, &png).map_err(Failure::at(path))?;
-            Ok(path.to_path_buf())
+            path.to_path_buf()
         }
-        None => save_new(default, &png),
-    }
+        None => save_new(&default, &png)?,
+    };
+    print(format_args!("{}", saved.display()))
 }
 
 /// Saves under `path`, or, where a file has that name, under `path` with `_2`, `_3` …

@@ -140,20 +140,7 @@ fn each_step_is_seen_denoised_and_noisy() {
 
 #[test]
 fn the_default_name_is_the_prompt_and_the_seed_and_overwrites_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let arguments = ["A fox!", "--steps", "1", "--seed", "3"];
-    assert_eq!(
-        STEPS.succeed(folder.path(), &arguments).0,
-        "a-fox-3-steps.png\n"
-    );
-    assert_eq!(
-        STEPS.succeed(folder.path(), &arguments).0,
-        "a-fox-3-steps_2.png\n"
-    );
-    assert_eq!(
-        files(folder.path()),
-        ["a-fox-3-steps.png", "a-fox-3-steps_2.png"]
-    );
+    STEPS.names_its_sheet(&["A fox!", "--steps", "1", "--seed", "3"], "a-fox-3-steps");
 }
 
 #[test]

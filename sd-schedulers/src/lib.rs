@@ -89,14 +89,16 @@ mod ladder;
 mod noise;
 mod prediction;
 mod run;
+mod rungs;
 mod samplers;
 mod schedule;
 
 pub use config::{BetaSchedule, ConfigError, SchedulerConfig};
-pub use ladder::{Conventions, Counting, FirstX, Ladder, LadderError, Rung, Rungs, Spacing};
+pub use ladder::{Conventions, Counting, FirstX, Ladder, LadderError, Spacing};
 pub use noise::{NoiseSource, RandNormal, TorchRng};
 pub use prediction::Prediction;
 pub use run::{Run, Sampler, Step, sample};
+pub use rungs::{Rung, Rungs};
 pub use samplers::{
     Ddim, DdimTarget, DpmPlusPlus2M, Euler, EulerAncestral, Heun, Row, Scheduler, TABLE,
     UnknownName, by_name, row_of, same,

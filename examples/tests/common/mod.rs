@@ -52,6 +52,17 @@ impl Example {
         failed(&output, arguments, code, part);
     }
 
+    /// Calls its sheet `stem`.png, and the next one otherwise.
+    pub fn names_its_sheet(&self, arguments: &[&str], stem: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["", "_2"].map(|suffix| format!("{stem}{suffix}.png"));
+        for name in &names {
+            let (stdout, _) = self.succeed(folder.path(), arguments);
+            assert_eq!(stdout, format!("{name}\n"));
+        }
+        assert_eq!(files(folder.path()), names);
+    }
+
     /// Fails to write its output, given as `--output`, in each way that a disk can refuse it, and leaves nothing there.
     #[cfg(target_os = "linux")]
     pub fn fails_to_write(&self, arguments: &[&str]) {

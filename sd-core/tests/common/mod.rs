@@ -43,9 +43,9 @@ impl TextModel for Text {
         clip_skip: ClipSkip,
     ) -> Result<Array3<f32>, BoxError> {
         self.calls.fetch_add(1, Relaxed);
-        let sum = ids.sum() as f32 * clip_skip.number() as f32;
+        let skip = clip_skip.number() as f32;
         Ok(Array3::from_shape_fn((1, 77, 4), |(_, token, i)| {
-            (sum + (token * 4 + i) as f32).sin()
+            (ids[[0, token]] as f32 * skip + i as f32).sin()
         }))
     }
 }
@@ -90,7 +90,11 @@ impl Denoiser for Model {
             return Err("interrupted".into());
         }
         for (i, context) in context.outer_iter().enumerate() {
-            let push = context.sum() / 10.0 + timestep / 1000.0;
+            // The order of the tokens counts too.
+            let weighted = context
+                .indexed_iter()
+                .map(|((token, _), value)| value * (token + 1) as f32);
+            let push = weighted.sum::<f32>() / 100.0 + timestep / 1000.0;
             output.index_axis_mut(Axis(0), i).zip_mut_with(
                 &latents.index_axis(Axis(0), i),
                 |o, x| {
