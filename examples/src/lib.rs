@@ -1,6 +1,7 @@
 //! What the examples share.
 
 pub mod options;
+pub mod scenes;
 pub mod sheet;
 
 use std::{

@@ -1,0 +1,444 @@
+//! How well the small model draws what it is told: figures and a picture, written into the model's README.
+//!
+//! ```sh
+//! cargo run --release --example evaluate
+//! ```
+//!
+//! Every prompt of `train/prompts.txt` names a thing, a background and a position. The thing that a picture shows is that of the nearest
+//! render, by the distance of the means of the VAE's latents, among all things on all backgrounds at the prompt's position. The background is
+//! the named colour nearest to the mean of the picture's border.
+
+use std::{
+    collections::HashMap,
+    fmt::Write,
+    fs, io,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use image::{ImageFormat, RgbImage, imageops};
+use indicatif::ProgressBar;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use sd_examples::{
+    Failure,
+    options::positive,
+    progress_bar,
+    scenes::{Scene, Scenes, Variety, lines, nearest},
+    shipped_model, stopped_by_ctrl_c, tell,
+};
+use sd_onnx::{Event, Pipeline, Request, StopToken, files};
+
+/// Draws the evaluation's prompts in every way and writes the figures into the README of the model.
+#[derive(Parser)]
+#[command(name = "evaluate", version)]
+struct Arguments {
+    /// Model folder, with a README.md that has the two marks between which the figures go [default: the small model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Only the first N prompts
+    #[arg(long, value_name = "N", value_parser = positive)]
+    prompts: Option<usize>,
+    /// Print the figures, write nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// A line of `prompts.txt`.
+struct Case {
+    /// No caption of the training names this thing on this background at this position.
+    new: bool,
+    scene: Scene,
+    prompt: String,
+}
+
+/// Where the figures begin and end in the README.
+const MARKS: [&str; 2] = ["<!-- figures -->\n", "<!-- end of figures -->\n"];
+const SQUARE: [u32; 2] = [128, 128];
+
+fn main() -> ExitCode {
+    sd_examples::main(run)
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let folder = arguments.model.clone().unwrap_or_else(shipped_model);
+    let train = shipped_model().join("../../train");
+    let scenes = Scenes::load(&train)?;
+    let mut cases = read_cases(&train.join("prompts.txt"), &scenes)?;
+    cases.truncate(arguments.prompts.unwrap_or(usize::MAX));
+    let readme = folder.join("README.md");
+    let text = fs::read_to_string(&readme).map_err(Failure::at(&readme))?;
+    let (before, after) = around_figures(&text)
+        .ok_or_else(|| Failure::Work(format!("{}: no place for figures", readme.display())))?;
+
+    let pipeline = sd_onnx::builder()
+        .load(&folder)
+        .map_err(|error| Failure::Work(error.to_string()))?;
+    let runs = Run::all();
+    let pictures = cases.len() * (runs.len() + 3);
+    let mut judge = Judge {
+        pipeline: &pipeline,
+        scenes: &scenes,
+        references: HashMap::new(),
+        stop: stopped_by_ctrl_c(),
+        bar: progress_bar(pictures as u64),
+    };
+    let figures = judge.figures(&cases, &runs);
+    judge.bar.finish_and_clear();
+    let (figures, sheet) = figures?;
+    tell(format_args!("{figures}"));
+    if arguments.dry_run {
+        return Ok(());
+    }
+    let picture = folder.join("evaluation.png");
+    let mut png = io::Cursor::new(Vec::new());
+    let encoded = sheet.write_to(&mut png, ImageFormat::Png);
+    encoded.map_err(|error| Failure::at(&picture)(io::Error::other(error)))?;
+    files::write(&picture, &png.into_inner()).map_err(Failure::at(&picture))?;
+    let [begin, end] = MARKS;
+    let text = format!("{before}{begin}\n{figures}\n{end}{after}");
+    files::write(&readme, text.as_bytes()).map_err(Failure::at(&readme))
+}
+
+/// What the README has before and after its figures.
+fn around_figures(text: &str) -> Option<(&str, &str)> {
+    let (before, rest) = text.split_once(MARKS[0])?;
+    let (_, after) = rest.split_once(MARKS[1])?;
+    Some((before, after))
+}
+
+fn read_cases(path: &Path, scenes: &Scenes) -> Result<Vec<Case>, Failure> {
+    let text = fs::read_to_string(path).map_err(Failure::at(path))?;
+    let case = |line: &str| {
+        let [kind, concept, background, position, prompt] =
+            line.split('\t').collect::<Vec<_>>().try_into().ok()?;
+        Some(Case {
+            new: kind == "new",
+            scene: Scene {
+                concept: scenes.concepts.iter().position(|name| name == concept)?,
+                background: scenes.backgrounds().position(|name| name == background)?,
+                position: scenes.positions().position(|name| name == position)?,
+                size: SQUARE,
+            },
+            prompt: prompt.to_owned(),
+        })
+    };
+    lines(&text)
+        .map(|line| {
+            case(line).ok_or_else(|| Failure::Work(format!("{}: {line:?}", path.display())))
+        })
+        .collect()
+}
+
+/// A way to draw all prompts.
+struct Run {
+    name: &'static str,
+    size: [u32; 2],
+    change: fn(Request) -> Request,
+}
+
+impl Run {
+    /// The first is what the others are compared with: `txt2img`'s defaults.
+    fn all() -> Vec<Self> {
+        let run = |name, size, change| Self { name, size, change };
+        vec![
+            run("defaults: 20 steps, guidance 7.5", SQUARE, |r| r),
+            run("guidance 1", SQUARE, |r| r.guidance(1.0)),
+            run("4 steps", SQUARE, |r| r.steps(4)),
+            run("clip skip 2", SQUARE, |r| r.clip_skip(2)),
+            run("clip skip 3", SQUARE, |r| r.clip_skip(3)),
+            run("wider: 160×96", [160, 96], |r| r),
+            run("taller: 96×160", [96, 160], |r| r),
+        ]
+    }
+}
+
+/// How many were right.
+#[derive(Default, Clone, Copy)]
+struct Score {
+    cases: usize,
+    thing: usize,
+    background: usize,
+}
+
+impl Score {
+    fn thing(self) -> f64 {
+        percent(self.thing, self.cases)
+    }
+
+    fn background(self) -> f64 {
+        percent(self.background, self.cases)
+    }
+}
+
+fn percent(part: usize, whole: usize) -> f64 {
+    100.0 * part as f64 / whole.max(1) as f64
+}
+
+struct Judge<'a> {
+    pipeline: &'a Pipeline,
+    scenes: &'a Scenes,
+    /// Latents of every thing on every background, of a position and a size.
+    references: HashMap<(usize, [u32; 2]), Vec<Vec<f32>>>,
+    stop: StopToken,
+    bar: ProgressBar,
+}
+
+impl Judge<'_> {
+    /// The text of the figures, and the pictures of the first run.
+    fn figures(&mut self, cases: &[Case], runs: &[Run]) -> Result<(String, RgbImage), Failure> {
+        let truth = self.reconstructions(cases)?;
+        let mut text = String::from(
+            "| | thing | of these, seen | new | background |\n|---|---|---|---|---|\n",
+        );
+        let line = |text: &mut String, name: &str, [all, seen, new]: [Score; 3]| {
+            // Writing to a string does not fail.
+            let _ = writeln!(
+                text,
+                "| {name} | {:.1} % | {:.1} % | {:.1} % | {:.1} % |",
+                all.thing(),
+                seen.thing(),
+                new.thing(),
+                all.background(),
+            );
+        };
+        let name = "ceiling: true renders through the autoencoder";
+        line(&mut text, name, self.scores(cases, &truth, SQUARE)?);
+        let mut first = Vec::new();
+        for run in runs {
+            let pictures = self.draw(cases, |case, i| {
+                let [width, height] = run.size;
+                let request = Request::new(&case.prompt).seed(i as u64);
+                (run.change)(request.size(width, height))
+            })?;
+            line(
+                &mut text,
+                run.name,
+                self.scores(cases, &pictures, run.size)?,
+            );
+            if first.is_empty() {
+                first = pictures;
+            }
+        }
+
+        // Another seed.
+        let others = self.draw(cases, |case, i| {
+            let [width, height] = SQUARE;
+            Request::new(&case.prompt)
+                .seed((i + cases.len()) as u64)
+                .size(width, height)
+        })?;
+        let mut differences: Vec<_> = first.iter().zip(&others).map(|(a, b)| rms(a, b)).collect();
+        differences.sort_by(f64::total_cmp);
+        let least = differences.first().copied().unwrap_or_default();
+        let middle = differences
+            .get(cases.len() / 2)
+            .copied()
+            .unwrap_or_default();
+        let enough = differences.iter().filter(|&&rms| rms >= 0.05).count();
+
+        // Prompts without their backgrounds, and then pushed away from what came.
+        let bare = |case: &Case, i: usize| {
+            let [width, height] = SQUARE;
+            Request::new(without_background(&case.prompt))
+                .seed(i as u64)
+                .size(width, height)
+        };
+        let free = self.draw(cases, bare)?;
+        let names: Vec<_> = self.scenes.backgrounds().collect();
+        let found: Vec<_> = free
+            .iter()
+            .map(|picture| self.scenes.background(picture))
+            .collect();
+        let pushed = self.draw(cases, |case, i| {
+            bare(case, i).negative(format!("{} background", names[found[i]]))
+        })?;
+        let away = pushed.iter().zip(&found);
+        let changed = away
+            .filter(|(picture, before)| self.scenes.background(picture) != **before)
+            .count();
+        let kinds = names
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| found.contains(i))
+            .count();
+
+        let _ = write!(
+            text,
+            "\n{} prompts, each with a seed of its own. Two seeds of a prompt differ by {:.1} % of the full range RMS in the middle, {:.1} % at \
+             least; {:.1} % of the pairs by 5 % or more. Without a background in the prompt the seed chooses one ({kinds} of {} came); a \
+             negative prompt that names it changes it in {:.1} % of the cases.\n",
+            cases.len(),
+            100.0 * middle,
+            100.0 * least,
+            percent(enough, cases.len()),
+            names.len(),
+            percent(changed, cases.len()),
+        );
+        Ok((text, mosaic(&first)))
+    }
+
+    /// True renders with all the variety of the training, through the autoencoder.
+    fn reconstructions(&self, cases: &[Case]) -> Result<Vec<RgbImage>, Failure> {
+        let reconstructed = |(i, case): (usize, &Case)| {
+            let mut rng = StdRng::seed_from_u64(i as u64);
+            let variety = Variety {
+                place: [0, 1].map(|_| rng.random_range(-1..=1)),
+                shade: [0, 1, 2].map(|_| rng.random_range(-1.0..=1.0)),
+            };
+            let render = self.scenes.draw(case.scene, variety);
+            let encoded = self.pipeline.encode_image(&render)?;
+            Ok(self.pipeline.decode(encoded.mode().view())?)
+        };
+        cases.iter().enumerate().map(reconstructed).collect()
+    }
+
+    fn draw(
+        &self,
+        cases: &[Case],
+        request: impl Fn(&Case, usize) -> Request,
+    ) -> Result<Vec<RgbImage>, Failure> {
+        let requests: Vec<_> = cases
+            .iter()
+            .enumerate()
+            .map(|(i, case)| request(case, i))
+            .collect();
+        let mut pictures = vec![RgbImage::new(0, 0); cases.len()];
+        self.pipeline.run(&requests, &self.stop, |event| {
+            if let Event::Picture(picture) = event {
+                pictures[picture.request] = picture.image;
+                self.bar.inc(1);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(pictures)
+    }
+
+    /// Of all, of those that the training saw, of the new ones.
+    fn scores(
+        &mut self,
+        cases: &[Case],
+        pictures: &[RgbImage],
+        size: [u32; 2],
+    ) -> Result<[Score; 3], Failure> {
+        let mut scores = [Score::default(); 3];
+        for (case, picture) in cases.iter().zip(pictures) {
+            let thing = self.thing(picture, case.scene.position, size)?;
+            let background = self.scenes.background(picture);
+            for score in [0, if case.new { 2 } else { 1 }] {
+                scores[score].cases += 1;
+                scores[score].thing += usize::from(thing == case.scene.concept);
+                scores[score].background += usize::from(background == case.scene.background);
+            }
+        }
+        Ok(scores)
+    }
+
+    /// The thing of the nearest render of all things on all backgrounds.
+    fn thing(
+        &mut self,
+        picture: &RgbImage,
+        position: usize,
+        size: [u32; 2],
+    ) -> Result<usize, Failure> {
+        let backgrounds = self.scenes.backgrounds().len();
+        if !self.references.contains_key(&(position, size)) {
+            let mut all = Vec::with_capacity(self.scenes.concepts.len() * backgrounds);
+            for concept in 0..self.scenes.concepts.len() {
+                for background in 0..backgrounds {
+                    if self.stop.is_stopped() {
+                        return Err(Failure::Stopped);
+                    }
+                    let scene = Scene {
+                        concept,
+                        background,
+                        position,
+                        size,
+                    };
+                    all.push(self.latents(&self.scenes.draw(scene, Variety::default()))?);
+                }
+            }
+            self.references.insert((position, size), all);
+        }
+        let latents = self.latents(picture)?;
+        let distances = self.references[&(position, size)].iter().map(|render| {
+            let differences = render.iter().zip(&latents);
+            differences.map(|(a, b)| f64::from(a - b).powi(2)).sum()
+        });
+        Ok(nearest(distances) / backgrounds)
+    }
+
+    fn latents(&self, picture: &RgbImage) -> Result<Vec<f32>, Failure> {
+        Ok(self
+            .pipeline
+            .encode_image(picture)?
+            .mean
+            .into_iter()
+            .collect())
+    }
+}
+
+/// A prompt up to what names its background.
+fn without_background(prompt: &str) -> &str {
+    // It comes last: "on red", "with a red background", "red background".
+    let end = prompt.strip_suffix(" background").unwrap_or(prompt);
+    let words = end.rsplit_once(' ').map_or("", |(before, _)| before);
+    let words = words
+        .strip_suffix(" a")
+        .or_else(|| words.strip_suffix(" an"))
+        .unwrap_or(words);
+    words
+        .strip_suffix(" on")
+        .or_else(|| words.strip_suffix(" with"))
+        .unwrap_or(words)
+}
+
+/// Root of the mean square of the differences, of a range of 1.
+fn rms(a: &RgbImage, b: &RgbImage) -> f64 {
+    let squares = a
+        .iter()
+        .zip(b.iter())
+        .map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
+    (squares.sum::<f64>() / a.len().max(1) as f64).sqrt() / 255.0
+}
+
+/// All pictures at half their size, 16 beside each other.
+fn mosaic(pictures: &[RgbImage]) -> RgbImage {
+    let side = SQUARE[0] / 2;
+    let mut canvas = RgbImage::new(16 * side, pictures.len().div_ceil(16) as u32 * side);
+    for (i, picture) in pictures.iter().enumerate() {
+        let small = imageops::resize(picture, side, side, imageops::FilterType::Triangle);
+        let (x, y) = (i as u32 % 16 * side, i as u32 / 16 * side);
+        imageops::replace(&mut canvas, &small, x.into(), y.into());
+    }
+    canvas
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backgrounds_are_cut_off() {
+        for prompt in [
+            "a fox on red",
+            "a fox on a red background",
+            "a fox with an orange background",
+            "a fox red background",
+        ] {
+            assert_eq!(without_background(prompt), "a fox");
+        }
+        assert_eq!(
+            without_background("a cat on the left on red"),
+            "a cat on the left"
+        );
+    }
+
+    #[test]
+    fn figures_have_their_place() {
+        let text = format!("a\n{}old{}b\n", MARKS[0], MARKS[1]);
+        assert_eq!(around_figures(&text), Some(("a\n", "b\n")));
+        assert_eq!(around_figures("a"), None);
+    }
+}

@@ -1,0 +1,274 @@
+//! The pictures that the small model was taught, drawn as `train/scenes.py` draws them, by the same rules and from the same sprites.
+
+use std::{fs, path::Path};
+
+use image::{Rgb, RgbImage, Rgba, RgbaImage, imageops};
+use serde::Deserialize;
+
+use crate::Failure;
+
+/// Side of a sprite, and sprites beside each other, on the sheet: `concepts.py`.
+const SIDE: u32 = 112;
+const COLUMNS: u32 = 14;
+
+/// What scenes are made of.
+#[derive(Debug)]
+pub struct Scenes {
+    /// What the things are called, in the order of the sprites.
+    pub concepts: Vec<String>,
+    /// With the alpha multiplied in.
+    sprites: Vec<RgbaImage>,
+    rules: Rules,
+}
+
+#[derive(Debug, Deserialize)]
+struct Rules {
+    backgrounds: Vec<(String, [u8; 3])>,
+    shade: u8,
+    positions: Vec<(String, [f32; 2])>,
+    cell: u32,
+    sizes: Vec<(String, f32)>,
+    off_center: f32,
+}
+
+/// One thing on a plain background, by the indices of their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Scene {
+    /// Of [`Scenes::concepts`].
+    pub concept: usize,
+    /// Of [`Scenes::backgrounds`].
+    pub background: usize,
+    /// Of [`Scenes::positions`].
+    pub position: usize,
+    /// Width and height in pixels.
+    pub size: [u32; 2],
+}
+
+/// What no caption names.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Variety {
+    /// Cells away from where a thing mostly is, across and down: −1 to 1. At a border only inwards counts.
+    pub place: [i32; 2],
+    /// Of the background's red, green and blue: −1 to 1.
+    pub shade: [f32; 3],
+}
+
+impl Scenes {
+    /// Reads `concepts.txt`, `scenes.json` and `sprites.png`.
+    ///
+    /// # Errors
+    /// [`Failure::Work`] names the file and what is wrong with it.
+    pub fn load(folder: &Path) -> Result<Self, Failure> {
+        let [concepts, rules, sheet] =
+            ["concepts.txt", "scenes.json", "sprites.png"].map(|name| folder.join(name));
+        let text = fs::read_to_string(&concepts).map_err(Failure::at(&concepts))?;
+        let named: Vec<_> = lines(&text).filter_map(called).collect();
+        let json = fs::read(&rules).map_err(Failure::at(&rules))?;
+        let rules = serde_json::from_slice(&json)
+            .map_err(|error| Failure::Work(format!("{}: {error}", rules.display())))?;
+        let picture = image::open(&sheet)
+            .map_err(|error| Failure::Work(format!("{}: {error}", sheet.display())))?
+            .into_rgba8();
+        let rows = (named.len() as u32).div_ceil(COLUMNS);
+        if picture.dimensions() != (COLUMNS * SIDE, rows * SIDE) {
+            let (found, expected) = (picture.dimensions(), (COLUMNS * SIDE, rows * SIDE));
+            let sheet = sheet.display();
+            return Err(Failure::Work(format!(
+                "{sheet}: {found:?} pixels, expected {expected:?} for {} concepts",
+                named.len()
+            )));
+        }
+        let sprite = |index: u32| {
+            let (x, y) = (index % COLUMNS * SIDE, index / COLUMNS * SIDE);
+            let mut sprite = imageops::crop_imm(&picture, x, y, SIDE, SIDE).to_image();
+            for Rgba([r, g, b, a]) in sprite.pixels_mut() {
+                for channel in [r, g, b] {
+                    *channel = (u16::from(*channel) * u16::from(*a) / 255) as u8;
+                }
+            }
+            sprite
+        };
+        Ok(Self {
+            sprites: (0..named.len() as u32).map(sprite).collect(),
+            concepts: named,
+            rules,
+        })
+    }
+
+    /// Names of the backgrounds.
+    pub fn backgrounds(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.rules.backgrounds.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Names of the positions.
+    pub fn positions(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.rules.positions.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The background whose colour is nearest to the mean of the outermost two pixels.
+    pub fn background(&self, picture: &RgbImage) -> usize {
+        let (width, height) = picture.dimensions();
+        let border =
+            |&(x, y, _): &(u32, u32, &Rgb<u8>)| x < 2 || y < 2 || x + 2 >= width || y + 2 >= height;
+        let (mut sum, mut count) = ([0.0; 3], 0.0);
+        for (_, _, pixel) in picture.enumerate_pixels().filter(border) {
+            for (sum, &channel) in sum.iter_mut().zip(&pixel.0) {
+                *sum += f64::from(channel);
+            }
+            count += 1.0;
+        }
+        let distance = |colour: &[u8; 3]| -> f64 {
+            let differences = sum.iter().zip(colour);
+            differences
+                .map(|(sum, &channel)| (sum / count - f64::from(channel)).powi(2))
+                .sum()
+        };
+        let distances = self.rules.backgrounds.iter().map(|(_, c)| distance(c));
+        nearest(distances)
+    }
+
+    /// The scene as a picture.
+    pub fn draw(&self, scene: Scene, variety: Variety) -> RgbImage {
+        let rules = &self.rules;
+        let [width, height] = scene.size;
+        let across_down = rules.positions[scene.position].1;
+        let part = match across_down {
+            [0.5, 0.5] => rules.sizes[0].1,
+            _ => rules.off_center,
+        };
+        let cells = (part * width.min(height) as f32 / rules.cell as f32).round_ties_even();
+        let side = cells as u32 * rules.cell;
+        let place = |axis: usize| {
+            let free = (scene.size[axis].saturating_sub(side) / rules.cell) as i32;
+            let (middle, moved) = (free / 2, variety.place[axis]);
+            let cell = match across_down[axis] {
+                0.0 => moved.max(0),
+                1.0 => free - moved.max(0),
+                _ => middle + moved,
+            };
+            i64::from(cell.clamp(0, free)) * i64::from(rules.cell)
+        };
+        let ground = shaded(rules.backgrounds[scene.background].1, rules.shade, variety);
+        let mut picture = RgbImage::from_pixel(width, height, Rgb(ground));
+        let sprite = &self.sprites[scene.concept];
+        let sprite = imageops::resize(sprite, side, side, imageops::FilterType::CatmullRom);
+        let (left, top) = (place(0) as u32, place(1) as u32);
+        for (x, y, &Rgba([r, g, b, a])) in sprite.enumerate_pixels() {
+            if let Some(Rgb(pixel)) = picture.get_pixel_mut_checked(left + x, top + y) {
+                for (channel, thing) in pixel.iter_mut().zip([r, g, b]) {
+                    let behind = u16::from(*channel) * u16::from(255 - a) / 255;
+                    *channel = (u16::from(thing) + behind).min(255) as u8;
+                }
+            }
+        }
+        picture
+    }
+}
+
+/// The index of the least.
+pub fn nearest(distances: impl Iterator<Item = f64>) -> usize {
+    let indexed = distances.enumerate();
+    indexed
+        .min_by(|(_, a), (_, b)| a.total_cmp(b))
+        .map_or(0, |(index, _)| index)
+}
+
+/// Lines without comments.
+pub fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.starts_with('#'))
+}
+
+/// What captions call a concept first: `🐱 cat face | cat, kitten`.
+fn called(line: &str) -> Option<String> {
+    let (left, names) = line.split_once(" | ").unwrap_or((line, ""));
+    let name = left.split_once(' ')?.1;
+    let first = names.split(", ").next().filter(|first| !first.is_empty());
+    Some(first.unwrap_or(name).to_owned())
+}
+
+fn shaded(colour: [u8; 3], most: u8, variety: Variety) -> [u8; 3] {
+    std::array::from_fn(|i| {
+        let shade = f32::from(colour[i]) + f32::from(most) * variety.shade[i];
+        shade.round().clamp(0.0, 255.0) as u8
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    // In a test it is the failure.
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn scenes() -> Scenes {
+        Scenes::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("train")).unwrap()
+    }
+
+    fn named(scenes: &Scenes, concept: &str, background: &str, position: &str) -> Scene {
+        let at = |mut names: Box<dyn Iterator<Item = &str> + '_>, name: &str| {
+            names.position(|found| found == name).unwrap()
+        };
+        Scene {
+            concept: at(
+                Box::new(scenes.concepts.iter().map(String::as_str)),
+                concept,
+            ),
+            background: at(Box::new(scenes.backgrounds()), background),
+            position: at(Box::new(scenes.positions()), position),
+            size: [128, 128],
+        }
+    }
+
+    #[test]
+    fn concepts_are_called_as_captions_call_them() {
+        let scenes = scenes();
+        assert!(scenes.concepts.len() >= 150);
+        for name in ["fox", "cat", "orange fruit", "heart"] {
+            assert!(scenes.concepts.iter().any(|found| found == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_thing_is_where_its_position_says() {
+        let scenes = scenes();
+        // The mean place of what is not background.
+        let middle = |position, variety| {
+            let picture = scenes.draw(named(&scenes, "basketball", "white", position), variety);
+            let thing = picture
+                .enumerate_pixels()
+                .filter(|(_, _, pixel)| pixel[1] < 150);
+            let at: Vec<_> = thing
+                .map(|(x, y, _)| [f64::from(x), f64::from(y)])
+                .collect();
+            [0, 1].map(|i| at.iter().map(|at| at[i]).sum::<f64>() / at.len() as f64)
+        };
+        let none = Variety::default();
+        let [x, y] = middle("center", none);
+        assert!((x - 63.5).abs() < 2.0 && (y - 63.5).abs() < 6.0, "{x}, {y}");
+        let [x, y] = middle("top left", none);
+        assert!(x < 40.0 && y < 40.0, "{x}, {y}");
+        let [x, y] = middle("right", none);
+        assert!(x > 88.0 && (y - 63.5).abs() < 6.0, "{x}, {y}");
+        let moved = Variety {
+            place: [1, 0],
+            ..none
+        };
+        let [there, here] = [moved, none].map(|variety| middle("center", variety)[0]);
+        assert!((there - here - 8.0).abs() < 1e-9, "{here} to {there}");
+    }
+
+    #[test]
+    fn a_background_is_told_by_the_border() {
+        let scenes = scenes();
+        for (index, name) in scenes.backgrounds().enumerate() {
+            for shade in [-1.0, 0.0, 1.0] {
+                let variety = Variety {
+                    shade: [shade; 3],
+                    ..Variety::default()
+                };
+                let picture = scenes.draw(named(&scenes, "fox", name, "bottom right"), variety);
+                assert_eq!(scenes.background(&picture), index, "{name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+"""The text encoder and the UNet, trained together on the latents of rendered scenes."""
+
+import os
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from checkpoint import RUN, Training
+from concepts import HERE, sprites
+from scenes import SHAPES, caption, draw, scenes
+from vae import pixels
+
+TOKENIZER = HERE.parent / "models/emoji/tokenizer"
+SCENES, SEED = 32_000, 3  # pictures, each met more than a dozen times under ever other captions
+BATCH = 64
+STEPS = 8_000
+DECAY = 0.2  # the last part of the steps, in which the learning rate falls to zero
+DROPPED = 0.1  # of the captions, so that guidance has something to guide away from
+STRANGE = 0.12  # of the captions get some tokens that mean nothing, so that unknown words do no harm
+SKIPPED = 0.1  # of the batches read the layer of clip skip 2
+NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "v_prediction"}
+SHEET = [
+    "a fox", "a fox on a blue background", "a small fox in the top left corner on yellow", "a cat on white", "strawberry on white",
+    "small rocket on a blue background", "a banana on black", "a pizza", "two owls", "three balloons on pink", "a fox and an apple",
+    "blue dragon on orange", "a tree silhouette on red", "an upside down car on green", "a big penguin", "a guitar on the left on purple",
+    "a cute fox girl, watercolour", "an owl wearing a top hat", "green background", "a castle at the bottom on gray",
+]
+
+
+def build_unet():
+    return UNet2DConditionModel(
+        sample_size=16, in_channels=8, out_channels=8, block_out_channels=(64, 112, 144), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=64, attention_head_dim=4, norm_num_groups=16,
+    )
+
+
+def build_text():
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408, hidden_size=64, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, projection_dim=64,
+            bos_token_id=49406, eos_token_id=49407, pad_token_id=49407,
+        )
+    )
+
+
+def latents(vae, device):
+    """All scenes, and for each shape which of them have it and their latents; made once, a piece at a time."""
+    all_scenes, pictures, piece = scenes(SCENES, SEED), sprites(), 2000
+    encoded = [None] * SCENES
+    for start in range(0, SCENES, piece):
+        file = RUN / f"latents-{start}.npz"
+        places = {shape: [i for i in range(start, start + piece) if all_scenes[i].shape == shape] for shape in SHAPES}
+        if not file.exists():
+            found = {}
+            for shape, indices in places.items():
+                rows = []
+                for first in range(0, len(indices), 50):
+                    x = torch.stack([pixels(draw(all_scenes[i], pictures)) for i in indices[first : first + 50]])
+                    with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+                        rows.append(vae.encode(x.to(device)).latent_dist.mean.float().cpu().numpy().astype(np.float16))
+                found["x".join(map(str, shape))] = np.concatenate(rows)
+            part = RUN / "latents.part.npz"
+            np.savez(part, **found)
+            os.replace(part, file)
+            print(f"latents {start + piece}/{SCENES}", flush=True)
+        with np.load(file) as found:
+            for shape, indices in places.items():
+                for i, row in zip(indices, found["x".join(map(str, shape))]):
+                    encoded[i] = torch.from_numpy(row)
+    buckets = [np.array([i for i, one in enumerate(all_scenes) if one.shape == shape]) for shape in SHAPES]
+    deviation = torch.cat([row.flatten() for row in encoded]).float().std().item()
+    return all_scenes, encoded, buckets, round(1 / deviation, 5)
+
+
+def tokens(tokenizer, captions, rng=None):
+    ids = tokenizer(captions, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
+    for row in ids if rng is not None else []:
+        if rng.random() < STRANGE:
+            end = (row == 49407).nonzero()[0].item()
+            words = row[1:end].tolist()
+            for _ in range(rng.integers(1, 4)):
+                words.insert(rng.integers(len(words) + 1), int(rng.integers(49406)))
+            words = words[:75]
+            row[1 : 1 + len(words)] = torch.tensor(words)
+    return ids
+
+
+def read(text, ids, skip=1):
+    """The prompt's embeddings at a clip skip."""
+    states = text(ids, output_hidden_states=True).hidden_states
+    return text.final_layer_norm(states[-skip])
+
+
+def train(vae, device):
+    all_scenes, encoded, buckets, scaling = latents(vae, device)
+    print(f"scaling factor {scaling}", flush=True)
+    torch.manual_seed(2)
+    unet, text = build_unet().to(device), build_text().to(device)
+    if device == "cpu":
+        unet.to(memory_format=torch.channels_last)
+        # Attention in plain steps, whose backward pass is several times as fast there.
+        unet.set_attn_processor(AttnProcessor())
+        text.set_attn_implementation("eager")
+    words = list(text.embeddings.parameters())
+    known = {id(p) for p in words}
+    training = Training(
+        "diffusion", [unet, text],
+        [
+            {"params": [*unet.parameters(), *(p for p in text.parameters() if id(p) not in known)], "base": 1e-3, "weight_decay": 0.01},
+            {"params": words, "base": 1e-3, "weight_decay": 0.0},
+        ],
+        0.9995,
+    )
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+    alphas = DDPMScheduler(**NOISE).alphas_cumprod
+    mean_loss = 0.0
+    while training.step < STEPS:
+        step = training.step
+        rng = np.random.default_rng([4, step])
+        torch.manual_seed(step)
+        bucket = buckets[rng.choice(3, p=[len(b) / SCENES for b in buckets])]
+        chosen = bucket[rng.integers(len(bucket), size=BATCH)]
+        x = torch.stack([encoded[i] for i in chosen]).float() * scaling
+        captions = ["" if rng.random() < DROPPED else caption(rng, all_scenes[i]) for i in chosen]
+        ids = tokens(tokenizer, captions, rng)
+        # Fewer of the small timesteps, at which there is little left to decide.
+        t = (1000 * torch.rand(BATCH) ** 0.75).long()
+        a = alphas[t][:, None, None, None]
+        noise = torch.randn_like(x)
+        noisy, target = a.sqrt() * x + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x
+        # min-SNR (arXiv 2303.09556) with gamma 5 on top of the v loss.
+        weight = (5 * (1 - a) / a).clamp(max=1)
+        if device == "cpu":
+            noisy = noisy.to(memory_format=torch.channels_last)
+        with torch.autocast(device, torch.bfloat16):
+            context = read(text, ids.to(device), 2 if rng.random() < SKIPPED else 1)
+            v = unet(noisy.to(device), t.to(device), context).sample
+        loss = (weight.to(device) * (v.float() - target.to(device)).square()).mean()
+        rate = min(1, (step + 1) / 200, (STEPS - step) / (STEPS * DECAY))
+        training.update(loss, rate)
+        mean_loss += (loss.item() - mean_loss) / min(step + 1, 200)
+        if step % 100 == 0:
+            print(f"diffusion {step}/{STEPS} loss {mean_loss:.4f} {training.seconds:.0f} s", flush=True)
+        if training.step % 1000 == 0:
+            draw_sheet(training, vae, tokenizer, scaling, device)
+    training.save()
+    return [model.eval() for model in training.averaged()], scaling, training.seconds
+
+
+@torch.no_grad()
+def draw_sheet(training, vae, tokenizer, scaling, device):
+    """Pictures of some prompts by the averaged weights, to be looked at."""
+    unet, text = training.models
+    trained = {key: value.detach().clone() for key, value in training.weights().items()}
+    training.averaged()
+    scheduler = DPMSolverMultistepScheduler(**NOISE, steps_offset=1, use_karras_sigmas=True)
+    scheduler.set_timesteps(20)
+    context = read(text, tokens(tokenizer, SHEET + [""] * len(SHEET)).to(device))
+    x = torch.randn(len(SHEET), 8, 16, 16, generator=torch.Generator().manual_seed(1)).to(device)
+    for t in scheduler.timesteps:
+        prompted, free = unet(torch.cat([x, x]), t, context).sample.chunk(2)
+        x = scheduler.step(free + 7.5 * (prompted - free), t, x).prev_sample
+    images = (vae.decode(x / scaling).sample.clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    sheet = Image.new("RGB", (5 * 132, 4 * 132))
+    for i, image in enumerate(images):
+        sheet.paste(Image.fromarray(image), (i % 5 * 132, i // 5 * 132))
+    sheet.save(RUN / f"sheet-{training.step}.png")
+    for key, value in training.weights().items():
+        value.data.copy_(trained[key])

@@ -1,0 +1,30 @@
+"""Writes the trained model in the diffusers layout, in f16."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
+from diffusion import NOISE, TOKENIZER
+
+
+def write(folder, vae, unet, text, scaling):
+    folder = Path(folder)
+    vae.register_to_config(scaling_factor=scaling)
+    # The averages are kept in f32; nothing that is stored here comes near the ends of f16.
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER), unet=unet,
+        scheduler=DPMSolverMultistepScheduler(**NOISE, steps_offset=1, use_karras_sigmas=True),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )
+    pipeline.to("cpu", torch.float16)
+    for part in ("vae", "unet", "text_encoder"):
+        getattr(pipeline, part).save_pretrained(folder / part)
+    pipeline.scheduler.save_pretrained(folder / "scheduler")
+    pipeline.save_config(folder)
+    (folder / "tokenizer").mkdir(exist_ok=True)
+    for file in ("merges.txt", "vocab.json", "tokenizer_config.json"):
+        if (folder / "tokenizer").resolve() != TOKENIZER.resolve():
+            shutil.copy(TOKENIZER / file, folder / "tokenizer" / file)

@@ -1,0 +1,41 @@
+"""Draws every concept of concepts.txt with Noto Color Emoji into sprites.png: one sheet, which the training and the evaluation both
+cut their things out of. Needs the Debian package fonts-noto-color-emoji (2.042); its result is committed, so only a new list of
+concepts needs it again.
+
+    python sprites.py [FONT]
+"""
+
+import sys
+from pathlib import Path
+
+import emoji
+from PIL import Image, ImageDraw, ImageFont
+
+from concepts import COLUMNS, SHEET, SIDE, read
+
+FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
+
+
+def main(font_file):
+    font = ImageFont.truetype(font_file, 109)  # the one size that its bitmaps have
+    names = {facts["en"].strip(":").replace("_", " "): character for character, facts in emoji.EMOJI_DATA.items()}
+    concepts = read()
+    rows = -(-len(concepts) // COLUMNS)
+    sheet = Image.new("RGBA", (COLUMNS * SIDE, rows * SIDE))
+    for concept in concepts:
+        assert concept.name in names, f"concepts.txt: PyPI's emoji has no {concept.name!r}"
+        assert names[concept.name].strip("\ufe0f") == concept.emoji.strip("\ufe0f"), f"concepts.txt: {concept.emoji} is no {concept.name}"
+        glyph = Image.new("RGBA", (136, 136))
+        ImageDraw.Draw(glyph).text((0, 0), concept.emoji, font=font, embedded_color=True)
+        box = glyph.getchannel("A").getbbox()
+        assert box, f"the font has no {concept.emoji}"
+        thing = glyph.crop(box)
+        thing.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        column, row = concept.index % COLUMNS, concept.index // COLUMNS
+        sheet.paste(thing, (column * SIDE + (SIDE - thing.width) // 2, row * SIDE + (SIDE - thing.height) // 2))
+    sheet.save(SHEET, optimize=True)
+    print(f"{len(concepts)} concepts, {SHEET.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main(*(sys.argv[1:] or [FONT]))

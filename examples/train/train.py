@@ -1,0 +1,20 @@
+"""Trains the model and writes it in the diffusers layout: autoencoder, latents, text encoder and UNet, export. Each part goes on from
+where it was stopped (the folder run/).
+
+    python train.py [OUT]
+"""
+
+import sys
+
+import torch
+
+import diffusion
+import export
+import vae
+
+if __name__ == "__main__":
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder, spent = vae.train(device)
+    models, scaling, more = diffusion.train(encoder, device)
+    export.write(sys.argv[1] if len(sys.argv) > 1 else "run/model", encoder, *models, scaling)
+    print(f"autoencoder {spent / 60:.0f} minutes, diffusion {more / 60:.0f} minutes, on {device}")
