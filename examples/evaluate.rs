@@ -68,9 +68,17 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut cases = read_cases(&train.join("prompts.txt"), &scenes)?;
     cases.truncate(arguments.prompts.unwrap_or(usize::MAX));
     let readme = folder.join("README.md");
-    let text = fs::read_to_string(&readme).map_err(Failure::at(&readme))?;
-    let (before, after) = around_figures(&text)
-        .ok_or_else(|| Failure::Work(format!("{}: no place for figures", readme.display())))?;
+    let text = match arguments.dry_run {
+        true => MARKS.concat(),
+        false => fs::read_to_string(&readme).map_err(Failure::at(&readme))?,
+    };
+    let (before, after) = around_figures(&text).ok_or_else(|| {
+        let [begin, end] = MARKS.map(str::trim);
+        let readme = readme.display();
+        Failure::Work(format!(
+            "{readme}: no place for figures, expected {begin} and {end}"
+        ))
+    })?;
 
     let pipeline = sd_onnx::builder()
         .load(&folder)
@@ -114,7 +122,11 @@ fn read_cases(path: &Path, scenes: &Scenes) -> Result<Vec<Case>, Failure> {
         let [kind, concept, background, position, prompt] =
             line.split('\t').collect::<Vec<_>>().try_into().ok()?;
         Some(Case {
-            new: kind == "new",
+            new: match kind {
+                "new" => true,
+                "seen" => false,
+                _ => return None,
+            },
             scene: Scene {
                 concept: scenes.concepts.iter().position(|name| name == concept)?,
                 background: scenes.backgrounds().position(|name| name == background)?,
@@ -417,6 +429,11 @@ fn mosaic(pictures: &[RgbImage]) -> RgbImage {
 
 #[cfg(test)]
 mod tests {
+    // In a test it is the failure.
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -433,6 +450,19 @@ mod tests {
             without_background("a cat on the left on red"),
             "a cat on the left"
         );
+    }
+
+    #[test]
+    fn half_of_the_prompts_are_new_and_none_is_there_twice() {
+        let train = shipped_model().join("../../train");
+        let scenes = Scenes::load(&train).unwrap();
+        let cases = read_cases(&train.join("prompts.txt"), &scenes).unwrap();
+        assert_eq!(cases.len(), 256);
+        assert_eq!(cases.iter().filter(|case| case.new).count(), 128);
+        let different: HashSet<_> = cases.iter().map(|case| case.scene).collect();
+        assert_eq!(different.len(), 256);
+        let concepts: HashSet<_> = cases.iter().map(|case| case.scene.concept).collect();
+        assert_eq!(concepts.len(), scenes.concepts.len());
     }
 
     #[test]

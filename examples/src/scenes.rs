@@ -62,7 +62,12 @@ impl Scenes {
         let [concepts, rules, sheet] =
             ["concepts.txt", "scenes.json", "sprites.png"].map(|name| folder.join(name));
         let text = fs::read_to_string(&concepts).map_err(Failure::at(&concepts))?;
-        let named: Vec<_> = lines(&text).filter_map(called).collect();
+        let named = lines(&text)
+            .map(|line| {
+                let wrong = || Failure::Work(format!("{}: {line:?}", concepts.display()));
+                called(line).ok_or_else(wrong)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
         let json = fs::read(&rules).map_err(Failure::at(&rules))?;
         let rules = serde_json::from_slice(&json)
             .map_err(|error| Failure::Work(format!("{}: {error}", rules.display())))?;
@@ -146,13 +151,13 @@ impl Scenes {
                 1.0 => free - moved.max(0),
                 _ => middle + moved,
             };
-            i64::from(cell.clamp(0, free)) * i64::from(rules.cell)
+            cell.clamp(0, free) as u32 * rules.cell
         };
         let ground = shaded(rules.backgrounds[scene.background].1, rules.shade, variety);
         let mut picture = RgbImage::from_pixel(width, height, Rgb(ground));
         let sprite = &self.sprites[scene.concept];
         let sprite = imageops::resize(sprite, side, side, imageops::FilterType::CatmullRom);
-        let (left, top) = (place(0) as u32, place(1) as u32);
+        let (left, top) = (place(0), place(1));
         for (x, y, &Rgba([r, g, b, a])) in sprite.enumerate_pixels() {
             if let Some(Rgb(pixel)) = picture.get_pixel_mut_checked(left + x, top + y) {
                 for (channel, thing) in pixel.iter_mut().zip([r, g, b]) {

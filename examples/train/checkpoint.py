@@ -58,12 +58,15 @@ class Training:
         if time.monotonic() - self.saved > EVERY:
             self.save()
 
-    def save(self, name=None):
-        now = time.monotonic()
-        self.seconds += now - self.since
-        self.saved = self.since = now
+    def elapsed(self):
+        """Seconds spent, those before a stop included."""
+        return self.seconds + time.monotonic() - self.since
+
+    def save(self):
+        self.seconds = self.elapsed()
+        self.saved = self.since = time.monotonic()
         save(
-            f"{name or self.name}.pt",
+            f"{self.name}.pt",
             {
                 "models": [model.state_dict() for model in self.models], "optimizer": self.optimizer.state_dict(),
                 "average": self.average, "step": self.step, "seconds": self.seconds,

@@ -119,7 +119,7 @@ def train(vae, device):
     )
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
     alphas = DDPMScheduler(**NOISE).alphas_cumprod
-    mean_loss = 0.0
+    mean_loss = None
     while training.step < STEPS:
         step = training.step
         rng = np.random.default_rng([4, step])
@@ -144,9 +144,9 @@ def train(vae, device):
         loss = (weight.to(device) * (v.float() - target.to(device)).square()).mean()
         rate = min(1, (step + 1) / 200, (STEPS - step) / (STEPS * DECAY))
         training.update(loss, rate)
-        mean_loss += (loss.item() - mean_loss) / min(step + 1, 200)
+        mean_loss = loss.item() if mean_loss is None else mean_loss + (loss.item() - mean_loss) / 100
         if step % 100 == 0:
-            print(f"diffusion {step}/{STEPS} loss {mean_loss:.4f} {training.seconds:.0f} s", flush=True)
+            print(f"diffusion {step}/{STEPS} loss {mean_loss:.4f} {training.elapsed():.0f} s", flush=True)
         if training.step % 1000 == 0:
             draw_sheet(training, vae, tokenizer, scaling, device)
     training.save()

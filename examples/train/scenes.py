@@ -1,7 +1,7 @@
 """Scenes: what is in a picture, how it is drawn, and what it may be called.
 
 A scene is decided by numpy's generator of (seed, index), so any of them can be made again alone. Everything that a caption names has a
-field; what it does not name (the exact shade, a few degrees of turn, some pixels of place and size) is left to the seed of the noise.
+field; what it does not name (the exact shade, a cell of place) is left to the seed of the noise.
 """
 
 import json
@@ -236,7 +236,7 @@ def caption(rng, scene):
         if position == "center":
             if rng.random() < 0.08:
                 text += pick([" in the middle", " in the center"])
-        elif rng.random() < 0.9:
+        else:  # always: without a position a caption means the center, which the evaluation may hold out
             corner = " " in position
             text += pick([" ", " ", ", "]) + pick(
                 [f"in the {position} corner", f"in the {position}", f"{position} corner"] if corner

@@ -6,7 +6,6 @@ concepts needs it again.
 """
 
 import sys
-from pathlib import Path
 
 import emoji
 from PIL import Image, ImageDraw, ImageFont

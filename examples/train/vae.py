@@ -2,13 +2,12 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 
 from checkpoint import Training
 from concepts import sprites
-from scenes import SHAPES, draw, scene
+from scenes import SHAPES, draw, held_out, scene
 
 CROPS, WHOLE = 6000, 1500  # steps on crops of 64×64 (most of what is to be learned, cheaply), then on whole pictures
 KL = 1e-3
@@ -34,13 +33,13 @@ def pixels(image):
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def batch(step, pictures):
+def batch(step, pictures, new):
     rng = np.random.default_rng([2, step])
     crops = step < CROPS
     shape = None if crops else SHAPES[rng.choice(3, p=[0.7, 0.15, 0.15])]
     images = []
     while len(images) < (16 if crops else 6):
-        one = scene(rng)
+        one = scene(rng, new)
         if shape and one.shape != shape:
             continue
         image = draw(one, pictures)
@@ -65,11 +64,11 @@ def train(device):
     torch.manual_seed(1)
     model = build().to(device)
     training = Training("vae", [model], [{"params": list(model.parameters()), "base": 6e-4, "weight_decay": 0.0}], 0.998)
-    pictures, total = sprites(), CROPS + WHOLE
+    pictures, (new, _), total = sprites(), held_out(), CROPS + WHOLE
     while training.step < total:
         step = training.step
         torch.manual_seed(step)
-        x = batch(step, pictures).to(device)
+        x = batch(step, pictures, new).to(device)
         with torch.autocast(device, torch.bfloat16):
             posterior = model.encode(x).latent_dist
             y = model.decode(posterior.sample()).sample
@@ -83,7 +82,7 @@ def train(device):
             error = (y - x).square().mean().item()
             print(
                 f"vae {step}/{total} PSNR {-10 * np.log10(error / 4):.1f} edges {edges.item():.4f} KL {divergence.item():.2f} "
-                f"{training.seconds + 0:.0f} s", flush=True,
+                f"{training.elapsed():.0f} s", flush=True,
             )
     training.save()
     return training.averaged()[0].eval(), training.seconds
