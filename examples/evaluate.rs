@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Every prompt of `train/prompts.txt` names a thing, a background and a position. The thing that a picture shows is that of the nearest
-//! render, by the distance of the means of the VAE's latents, among all things on all backgrounds at the prompt's position. The background is
+//! render, by the distance of the means of the VAE's latents, among all things on all backgrounds at the prompt's position (where the training
+//! has it up to a cell beside the middle, so may the picture). The background is
 //! the named colour nearest to the mean of the picture's border.
 
 use std::{
@@ -55,7 +56,7 @@ struct Case {
 
 /// Where the figures begin and end in the README.
 const MARKS: [&str; 2] = ["<!-- figures -->\n", "<!-- end of figures -->\n"];
-const SQUARE: [u32; 2] = [128, 128];
+const SQUARE: [u32; 2] = [96, 96];
 
 fn main() -> ExitCode {
     sd_examples::main(run)
@@ -160,8 +161,8 @@ impl Run {
             run("4 steps", SQUARE, |r| r.steps(4)),
             run("clip skip 2", SQUARE, |r| r.clip_skip(2)),
             run("clip skip 3", SQUARE, |r| r.clip_skip(3)),
-            run("wider: 160×96", [160, 96], |r| r),
-            run("taller: 96×160", [96, 160], |r| r),
+            run("wider: 128×96", [128, 96], |r| r),
+            run("taller: 96×128", [96, 128], |r| r),
         ]
     }
 }
@@ -347,7 +348,7 @@ impl Judge<'_> {
         Ok(scores)
     }
 
-    /// The thing of the nearest render of all things on all backgrounds.
+    /// The thing of the nearest render of all things on all backgrounds, at the nearest place.
     fn thing(
         &mut self,
         picture: &RgbImage,
@@ -373,10 +374,17 @@ impl Judge<'_> {
             }
             self.references.insert((position, size), all);
         }
-        let latents = self.latents(picture)?;
+        let moved = self.scenes.centered(picture, position);
+        let moved: Vec<_> = moved
+            .iter()
+            .map(|picture| self.latents(picture))
+            .collect::<Result<_, _>>()?;
         let distances = self.references[&(position, size)].iter().map(|render| {
-            let differences = render.iter().zip(&latents);
-            differences.map(|(a, b)| f64::from(a - b).powi(2)).sum()
+            let distance = |latents: &Vec<f32>| -> f64 {
+                let differences = render.iter().zip(latents);
+                differences.map(|(a, b)| f64::from(a - b).powi(2)).sum()
+            };
+            moved.iter().map(distance).fold(f64::INFINITY, f64::min)
         });
         Ok(nearest(distances) / backgrounds)
     }

@@ -28,7 +28,6 @@ struct Rules {
     positions: Vec<(String, [f32; 2])>,
     cell: u32,
     sizes: Vec<(String, f32)>,
-    off_center: f32,
 }
 
 /// One thing on a plain background, by the indices of their names.
@@ -47,7 +46,7 @@ pub struct Scene {
 /// What no caption names.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Variety {
-    /// Cells away from where a thing mostly is, across and down: −1 to 1. At a border only inwards counts.
+    /// Cells away from the middle, across and down: −1 to 1. A thing at a border is there exactly.
     pub place: [i32; 2],
     /// Of the background's red, green and blue: −1 to 1.
     pub shade: [f32; 3],
@@ -110,6 +109,29 @@ impl Scenes {
         self.rules.positions.iter().map(|(name, _)| name.as_str())
     }
 
+    /// The picture as it would be with the thing in the middle where the training may have had it one cell away: all that can come of it, its
+    /// borders drawn on. At a border of the position nothing is moved.
+    pub fn centered(&self, picture: &RgbImage, position: usize) -> Vec<RgbImage> {
+        let [across, down] = self.rules.positions[position].1.map(|part| match part {
+            0.5 => -1..=1,
+            _ => 0..=0,
+        });
+        let cell = self.rules.cell as i32;
+        let (width, height) = picture.dimensions();
+        let moved = |x: i32, y: i32| {
+            let from = |at: u32, by: i32, length: u32| {
+                (at as i32 + by * cell).clamp(0, length as i32 - 1) as u32
+            };
+            RgbImage::from_fn(width, height, |column, row| {
+                *picture.get_pixel(from(column, x, width), from(row, y, height))
+            })
+        };
+        across
+            .flat_map(|x| down.clone().map(move |y| (x, y)))
+            .map(|(x, y)| moved(x, y))
+            .collect()
+    }
+
     /// The background whose colour is nearest to the mean of the outermost two pixels.
     pub fn background(&self, picture: &RgbImage) -> usize {
         let (width, height) = picture.dimensions();
@@ -137,19 +159,15 @@ impl Scenes {
         let rules = &self.rules;
         let [width, height] = scene.size;
         let across_down = rules.positions[scene.position].1;
-        let part = match across_down {
-            [0.5, 0.5] => rules.sizes[0].1,
-            _ => rules.off_center,
-        };
-        let cells = (part * width.min(height) as f32 / rules.cell as f32).round_ties_even();
+        let cells =
+            (rules.sizes[0].1 * width.min(height) as f32 / rules.cell as f32).round_ties_even();
         let side = cells as u32 * rules.cell;
         let place = |axis: usize| {
             let free = (scene.size[axis].saturating_sub(side) / rules.cell) as i32;
-            let (middle, moved) = (free / 2, variety.place[axis]);
             let cell = match across_down[axis] {
-                0.0 => moved.max(0),
-                1.0 => free - moved.max(0),
-                _ => middle + moved,
+                0.0 => 0,
+                1.0 => free,
+                _ => free / 2 + variety.place[axis],
             };
             cell.clamp(0, free) as u32 * rules.cell
         };
@@ -220,7 +238,7 @@ mod tests {
             ),
             background: at(Box::new(scenes.backgrounds()), background),
             position: at(Box::new(scenes.positions()), position),
-            size: [128, 128],
+            size: [96, 96],
         }
     }
 
@@ -249,17 +267,36 @@ mod tests {
         };
         let none = Variety::default();
         let [x, y] = middle("center", none);
-        assert!((x - 63.5).abs() < 2.0 && (y - 63.5).abs() < 6.0, "{x}, {y}");
+        assert!((x - 47.5).abs() < 2.0 && (y - 47.5).abs() < 6.0, "{x}, {y}");
         let [x, y] = middle("top left", none);
-        assert!(x < 40.0 && y < 40.0, "{x}, {y}");
+        assert!(x < 36.0 && y < 36.0, "{x}, {y}");
         let [x, y] = middle("right", none);
-        assert!(x > 88.0 && (y - 63.5).abs() < 6.0, "{x}, {y}");
+        assert!(x > 60.0 && (y - 47.5).abs() < 6.0, "{x}, {y}");
         let moved = Variety {
             place: [1, 0],
             ..none
         };
         let [there, here] = [moved, none].map(|variety| middle("center", variety)[0]);
         assert!((there - here - 8.0).abs() < 1e-9, "{here} to {there}");
+    }
+
+    #[test]
+    fn a_thing_one_cell_away_is_brought_back() {
+        let scenes = scenes();
+        for (position, count) in [("center", 9), ("left", 3), ("bottom right", 1)] {
+            let scene = named(&scenes, "fox", "blue", position);
+            let variety = Variety {
+                place: [1, -1],
+                ..Variety::default()
+            };
+            let picture = scenes.draw(scene, variety);
+            let centered = scenes.centered(&picture, scene.position);
+            assert_eq!(centered.len(), count);
+            assert!(
+                centered.contains(&scenes.draw(scene, Variety::default())),
+                "{position}"
+            );
+        }
     }
 
     #[test]

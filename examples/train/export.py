@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-from transformers import CLIPTokenizer
 
-from diffusion import NOISE, TOKENIZER
+from diffusion import NOISE
+from text import TOKENIZER, load_tokenizer
 
 
 def write(folder, vae, unet, text, scaling):
@@ -15,7 +15,7 @@ def write(folder, vae, unet, text, scaling):
     vae.register_to_config(scaling_factor=scaling)
     # The averages are kept in f32; nothing that is stored here comes near the ends of f16.
     pipeline = StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER), unet=unet,
+        vae=vae, text_encoder=text, tokenizer=load_tokenizer(), unet=unet,
         scheduler=DPMSolverMultistepScheduler(**NOISE, steps_offset=1, use_karras_sigmas=True),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )

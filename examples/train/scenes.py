@@ -18,10 +18,8 @@ SHADE = RULES["shade"]  # a background is at most this far from its colour, in e
 # Where a thing is: across and down, 0 at the left and the top, 1 at the right and the bottom.
 POSITIONS = dict(RULES["positions"])
 CELL = RULES["cell"]  # pixels of one latent: sides and places are whole numbers of it
-# A thing's side, as a part of the picture's smaller one; one that is neither in the center nor of a named size has its own.
-SIZES = dict(RULES["sizes"])
-OFF_CENTER = RULES["off_center"]
-SHAPES = [(128, 128), (160, 96), (96, 160)]
+SIZES = dict(RULES["sizes"])  # a thing's side, as a part of the picture's smaller one
+SHAPES = [(96, 96), (128, 96), (96, 128)]
 TINTS = {
     "red": (235, 50, 50), "blue": (60, 110, 240), "green": (60, 185, 80), "yellow": (255, 220, 60), "pink": (255, 150, 200),
     "purple": (155, 80, 205), "orange": (255, 150, 40), "gray": (150, 150, 150),
@@ -52,17 +50,15 @@ class Scene:
     size: str = ""
 
 
-def single(rng, concept, background, position="center", size="", style="", shape=(128, 128)):
+def single(rng, concept, background, position="center", size="", style="", shape=SHAPES[0]):
     """A picture of one thing."""
-    part = OFF_CENTER if position != "center" and not size else SIZES[size]
-    side = CELL * round(part * min(shape) / CELL)
+    side = CELL * round(SIZES[size] * min(shape) / CELL)
 
     def place(length, where):
         room = (length - side) // CELL  # cells that are free
         if where == 0.5:
-            return CELL * (room // 2 + rng.integers(-1, 2) if room > 2 else rng.integers(room + 1))
-        inwards = int(rng.integers(2)) if room > 2 else 0
-        return CELL * (inwards if where == 0 else room - inwards)
+            return CELL * (room // 2 + rng.integers(-1, 2) if room > 2 else room // 2)
+        return CELL * (0 if where == 0 else room)
 
     across, down = POSITIONS[position]
     thing = Thing(concept, style, int(place(shape[0], across)), int(place(shape[1], down)), side)
@@ -72,7 +68,7 @@ def single(rng, concept, background, position="center", size="", style="", shape
 def row(rng, concepts, background, shape):
     """Two or three things side by side."""
     width, height = shape
-    side = min(width // len(concepts), height // 2) // CELL * CELL
+    side = (6 if len(concepts) == 2 else 4) * CELL
     free = (width - side * len(concepts)) // CELL
     gap = free // len(concepts)
     left = int(rng.integers(free - gap * (len(concepts) - 1) + 1))
