@@ -425,7 +425,7 @@ fn rms(a: &RgbImage, b: &RgbImage) -> f64 {
 
 /// All pictures at half their size, 16 beside each other.
 fn mosaic(pictures: &[RgbImage]) -> RgbImage {
-    let side = SQUARE[0] / 2;
+    let side = SQUARE[0] * 3 / 8;
     let mut canvas = RgbImage::new(16 * side, pictures.len().div_ceil(16) as u32 * side);
     for (i, picture) in pictures.iter().enumerate() {
         let small = imageops::resize(picture, side, side, imageops::FilterType::Triangle);

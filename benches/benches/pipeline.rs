@@ -8,7 +8,7 @@ use sd_benches::shipped_model;
 use sd_onnx::{Pipeline, Request, StopToken, text::ClipSkip};
 
 fn stages(c: &mut Criterion) {
-    let mut group = c.benchmark_group("emoji, 64×64");
+    let mut group = c.benchmark_group("emoji, 96×96");
     group.sample_size(20);
     group.bench_function("load", |b| {
         b.iter(|| sd_onnx::builder().load(shipped_model()).expect("it loads"))
@@ -25,8 +25,8 @@ fn stages(c: &mut Criterion) {
         b.iter(|| encoder.encode(black_box("a fox"), ClipSkip::LAST))
     });
 
-    let latents = Array4::from_shape_fn((1, 4, 16, 16), |(_, c, y, x)| {
-        ((c * 256 + y * 16 + x) as f32).sin()
+    let latents = Array4::from_shape_fn((1, 4, 12, 12), |(_, c, y, x)| {
+        ((c * 144 + y * 12 + x) as f32).sin()
     });
     let mut output = latents.clone();
     let unet = pipeline.denoiser();
@@ -46,8 +46,8 @@ fn stages(c: &mut Criterion) {
     let codec = pipeline.codec();
     let image = codec
         .decode(latents.view(), &StopToken::new())
-        .expect("16 × 16 latents");
-    assert_eq!(image.dim(), (1, 3, 64, 64));
+        .expect("12 × 12 latents");
+    assert_eq!(image.dim(), (1, 3, 96, 96));
     group.bench_function("VAE decoder", |b| {
         b.iter(|| codec.decode(black_box(latents.view()), &StopToken::new()))
     });

@@ -37,7 +37,7 @@ fn each_cell_is_the_picture_that_txt2img_draws() {
     let (stdout, stderr) = GRID.succeed(folder.path(), &[&common[..], &axes].concat());
     assert_eq!(stdout, "g.png\n");
     assert!(
-        stderr.contains("6 pictures: Euler on karras, 64×64, seed 7\n20 steps in "),
+        stderr.contains("6 pictures: Euler on karras, 96×96, seed 7\n20 steps in "),
         "{stderr}"
     );
 
@@ -51,7 +51,7 @@ fn each_cell_is_the_picture_that_txt2img_draws() {
     let places = places(folder.path(), "g.png", &arguments);
     let (left, top) = places[0];
     let expected: Vec<_> = (0..6)
-        .map(|i| (left + i % 3 * 68, top + i / 3 * 68))
+        .map(|i| (left + i % 3 * 100, top + i / 3 * 100))
         .collect();
     assert_eq!(places, expected);
     assert!(left > 16 + 7 * 8, "to the right of `guidance`");
@@ -63,8 +63,8 @@ fn each_cell_is_the_picture_that_txt2img_draws() {
     assert_eq!(
         size,
         (
-            (left + 3 * 68 - 4 + 16).max(16 + 7 * 34 + 16),
-            top + 2 * 68 - 4 + 16
+            (left + 3 * 100 - 4 + 16).max(16 + 7 * 34 + 16),
+            top + 2 * 100 - 4 + 16
         )
     );
 }
@@ -101,7 +101,7 @@ fn every_parameter_can_be_an_axis() {
             [&["fox", "--ladder", "trailing"], &["fox"]],
         ),
         (
-            "size=64x64,128x72",
+            "size=96x96,128x72",
             [&["fox"], &["fox", "--width", "128", "--height", "72"]],
         ),
         (

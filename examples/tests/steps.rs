@@ -34,12 +34,12 @@ fn the_last_column_is_the_picture_and_the_first_guess_that_of_one_step() {
     let last = draw(&TXT2IMG, &["--steps", "3"]);
     let (x, y) = place_of(&last, &strip).unwrap();
     // DPM++ 2M ends at exactly what the model took for the picture.
-    let below = imageops::crop_imm(&strip, x, y + 68, 64, 64).to_image();
+    let below = imageops::crop_imm(&strip, x, y + 100, 96, 96).to_image();
     assert_eq!(below, last, "denoised and noisy");
     // Karras ladders all begin at the largest sigma.
     let first = draw(&TXT2IMG, &["--steps", "1"]);
     let at = place_of(&first, &strip).unwrap();
-    assert!(at.0 + 2 * 68 <= x && at.1 == y, "{at:?}");
+    assert!(at.0 + 2 * 100 <= x && at.1 == y, "{at:?}");
 }
 
 /// Denoised and noisy after each step, from the pipeline and the ladder itself.
@@ -115,10 +115,14 @@ fn each_step_is_seen_denoised_and_noisy() {
         .collect();
     for (column, [denoised, noisy]) in all.iter().enumerate() {
         if column < 4 {
-            assert_eq!(*noisy, (denoised.0, denoised.1 + 68), "one above the other");
+            assert_eq!(
+                *noisy,
+                (denoised.0, denoised.1 + 100),
+                "one above the other"
+            );
         }
         assert!(
-            column == 0 || denoised.0 >= all[column - 1][0].0 + 68,
+            column == 0 || denoised.0 >= all[column - 1][0].0 + 100,
             "{all:?}"
         );
     }
@@ -132,7 +136,7 @@ fn each_step_is_seen_denoised_and_noisy() {
     for rows in &seen {
         for latents in rows {
             let small = coefficients.picture(latents.view());
-            let blocks = RgbImage::from_fn(64, 64, |x, y| *small.get_pixel(x / 4, y / 4));
+            let blocks = RgbImage::from_fn(96, 96, |x, y| *small.get_pixel(x / 8, y / 8));
             assert!(place_of(&blocks, &preview).is_some());
         }
     }

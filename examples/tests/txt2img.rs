@@ -71,8 +71,8 @@ fn dumps_have_the_documented_tensors() {
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     let expected = [
         ("image", vec![1, 3, 64, 72]),
-        ("initial_noise", vec![1, 4, 16, 18]),
-        ("latents", vec![1, 4, 16, 18]),
+        ("initial_noise", vec![1, 4, 8, 9]),
+        ("latents", vec![1, 4, 8, 9]),
         ("negative_prompt_embeds", vec![1, 77, 64]),
         ("prompt_embeds", vec![1, 77, 64]),
     ];

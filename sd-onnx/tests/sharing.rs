@@ -464,7 +464,7 @@ fn child_with_little_memory() {
     let small = Request::new("a fox").size(64, 64).steps(1).seed(1);
     let expected = bits(&draw(&pipeline, &small));
     for _ in 0..2 {
-        let large = small.clone().size(512, 512);
+        let large = small.clone().size(1024, 1024);
         let error = pipeline.generate(&large).unwrap_err().to_string();
         println!("{error}");
         assert!(

@@ -53,11 +53,11 @@
 //!
 //! let fox = pipeline.generate(&Request::new("a fox").seed(1))?;
 //! let latents = pipeline.encode_image(fox.image())?.mode();
-//! assert_eq!(latents.dim(), (1, 4, 16, 16));
+//! assert_eq!(latents.dim(), (1, 4, 12, 12));
 //! let again = pipeline.decode(latents.view())?;
 //! let pairs = again.iter().zip(fox.image().iter());
 //! let difference: u64 = pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
-//! assert!(difference / (64 * 64 * 3) < 16, "much the same picture");
+//! assert!(difference / (96 * 96 * 3) < 16, "much the same picture");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

@@ -17,7 +17,7 @@
 //!     threads.map(|thread| thread.join().expect("no panic"))
 //! });
 //! for generation in pictures {
-//!     assert_eq!(generation?.image().dimensions(), (64, 64));
+//!     assert_eq!(generation?.image().dimensions(), (96, 96));
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -78,7 +78,7 @@
 //!         Event::Step(progress) => {
 //!             let step = progress.step;
 //!             println!("{} of {}, sigma {}", step.index + 1, step.total, step.sigma);
-//!             assert_eq!(progress.preview().dimensions(), (16, 16));
+//!             assert_eq!(progress.preview().dimensions(), (12, 12));
 //!         }
 //!         Event::Picture(picture) => pictures.push(picture),
 //!         _ => {}
@@ -141,9 +141,9 @@
 //!     while let Some(event) = events.next().await {
 //!         match event? {
 //!             Update::Step { step, preview } => {
-//!                 assert!(step.index < 4 && preview.width() == 16);
+//!                 assert!(step.index < 4 && preview.width() == 12);
 //!             }
-//!             Update::Picture(picture) => assert_eq!(picture.image.width(), 64),
+//!             Update::Picture(picture) => assert_eq!(picture.image.width(), 96),
 //!             _ => {}
 //!         }
 //!     }
