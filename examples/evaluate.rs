@@ -423,7 +423,7 @@ fn rms(a: &RgbImage, b: &RgbImage) -> f64 {
     (squares.sum::<f64>() / a.len().max(1) as f64).sqrt() / 255.0
 }
 
-/// All pictures at half their size, 16 beside each other.
+/// All pictures at three eighths of their size, 16 beside each other.
 fn mosaic(pictures: &[RgbImage]) -> RgbImage {
     let side = SQUARE[0] * 3 / 8;
     let mut canvas = RgbImage::new(16 * side, pictures.len().div_ceil(16) as u32 * side);
