@@ -15,7 +15,7 @@ use sd_examples::{
     stopped_by_ctrl_c, tell,
 };
 use sd_onnx::{
-    Event, Guidance, ImageSize, Prompt, Request,
+    Event, ImageSize, Prompt, Request,
     schedulers::{Ladder, Row, Scheduler},
 };
 
@@ -161,12 +161,23 @@ impl Grid {
             x: arguments.x.clone(),
             y: arguments.y.clone(),
         };
-        let uses_negative =
-            |request: Request| matches!(request.guidance, Guidance::Scale(scale) if scale > 1.0);
+        let uses_negative = |request: Request| request.uses_negative();
         if has("negative") && !grid.requests(&grid.base).any(uses_negative) {
             return wrong(
                 "the negative prompt is not looked at: expected a guidance above 1".to_owned(),
             );
+        }
+        // At 1 and below there is no guidance, but for the samplers that need both predictions.
+        let needs_both = |request: Request| request.guidance(1.0).uses_negative();
+        if !grid.requests(&grid.base).any(needs_both) {
+            for axis in grid.axes() {
+                let off = |value: &&Value| matches!(value, Value::Guidance(scale) if *scale <= 1.0);
+                let mut off = axis.values.iter().filter(off);
+                if let (Some(one), Some(other)) = (off.next(), off.next()) {
+                    let (one, other) = (one.label(), other.label());
+                    return wrong(format!("{other:?} draws the same as {one:?} before it"));
+                }
+            }
         }
         for request in grid.requests(&grid.base) {
             check_ladder(&request)?;
@@ -345,8 +356,6 @@ impl Value {
     /// Whether two values of one axis make the same picture.
     fn draws_as(&self, other: &Self) -> bool {
         match (self, other) {
-            // At 1 and below there is no guidance.
-            (Self::Guidance(a), Self::Guidance(b)) => a.max(1.0) == b.max(1.0),
             // The generator of the noise takes 32 bits.
             (Self::Seed(a), Self::Seed(b)) => *a as u32 == *b as u32,
             _ => self.label() == other.label(),
@@ -360,7 +369,7 @@ impl Value {
             Self::ClipSkip(layer) => request.clip_skip(*layer),
             Self::Seed(seed) => request.seed(*seed),
             Self::Scheduler(row) => request.scheduler(*row),
-            Self::Ladder(ladder) => request.ladder(*ladder),
+            Self::Ladder(ladder) => request.ladder(ladder.clone()),
             Self::Size([width, height]) => request.size(*width, *height),
             Self::Prompt(prompt) => request.prompt(prompt),
             Self::Negative(negative) => request.negative(negative),

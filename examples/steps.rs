@@ -79,7 +79,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     tell(format_args!("{note}"));
     // More steps than there are is told by the run.
     let steps = request.steps.min(pipeline.schedule().num_train_timesteps());
-    let shown = picked(steps, arguments.columns.map_or(steps, |n| n as usize));
+    let shown = columns_of(steps, arguments.columns.map_or(steps, |n| n as usize));
     // The labels are not known yet, but all are short; a sheet that is too large is found before the work.
     let columns = |labels: Vec<String>| sheet::Axis {
         name: "step, sigma".to_owned(),
@@ -99,23 +99,21 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     let bar = progress_bar((steps + 2 * shown.len()) as u64);
     let mut seen: Vec<Seen> = Vec::with_capacity(shown.len());
+    let picked = |index: usize| shown.binary_search(&index).is_ok();
     let result = pipeline.run(std::slice::from_ref(&request), &stop, |event| {
         if let Event::Step(progress) = event {
-            let (index, sigma) = (progress.step.index, progress.step.sigma);
-            if let Some(last) = seen.last_mut()
-                && last.index + 1 == index
-            {
-                last.next_sigma = sigma;
+            let step = progress.step;
+            // The last one is shown in any case: some samplers make more steps than they are told, or fewer.
+            if seen.len() == shown.len() || !seen.last().is_none_or(|seen| picked(seen.index)) {
+                seen.pop();
             }
-            if shown.binary_search(&index).is_ok() {
-                seen.push(Seen {
-                    index,
-                    sigma,
-                    denoised: progress.denoised.to_owned(),
-                    noisy: progress.latents.to_owned(),
-                    next_sigma: 0.0,
-                });
-            }
+            seen.push(Seen {
+                index: step.index,
+                sigma: step.sigma,
+                denoised: progress.denoised.to_owned(),
+                noisy: progress.latents.to_owned(),
+                next_sigma: step.next,
+            });
             bar.inc(1);
         }
         ControlFlow::Continue(())
@@ -180,7 +178,7 @@ fn short(sigma: f32) -> String {
 }
 
 /// Which of `steps` steps, at least 1, `columns` columns show, at least 2 if there are as many steps.
-fn picked(steps: usize, columns: usize) -> Vec<usize> {
+fn columns_of(steps: usize, columns: usize) -> Vec<usize> {
     if columns >= steps {
         return (0..steps).collect();
     }

@@ -18,9 +18,11 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4};
 use sd_benches::shipped_model;
 use sd_onnx::{
-    Denoiser, Event, LatentCodec, LatentDistribution, Pipeline, Request, SchedulerConfig,
-    StopToken, guide,
-    schedulers::Euler,
+    ClassifierFree, Denoiser, Event, LatentCodec, LatentDistribution, Pipeline, Request,
+    SchedulerConfig, StopToken,
+    guidance::{Apg, Method},
+    guide,
+    schedulers::{Clip, DpmPlusPlusSde, Euler},
     text::{BoxError, ClipSkip, ClipTokenizer, PromptEncoder, TextModel},
 };
 
@@ -167,9 +169,27 @@ fn step(c: &mut Criterion) {
     };
 
     let pipeline = pipeline();
-    let request = Request::new("a fox").seed(1).scheduler(Euler).steps(500);
+    let request = Request::new("a fox").seed(1).steps(500);
+    let request = request.scheduler(Euler::default());
     let (steps, _, allocations) = between_steps(&pipeline, &request);
     assert_eq!(allocations, 0, "after the first step nothing is allocated");
+    let all_of_guidance = ClassifierFree {
+        rescale: 0.7,
+        method: Method::Apg(Apg::default()),
+        threshold: Clip::Dynamic {
+            ratio: 0.995,
+            max: 10.0,
+        },
+        ..ClassifierFree::default()
+    };
+    let noisy = request.clone().scheduler(DpmPlusPlusSde::default());
+    for request in [request.clone().guidance(all_of_guidance), noisy] {
+        let (.., allocations) = between_steps(&pipeline, &request.steps(20));
+        assert_eq!(
+            allocations, 0,
+            "nor with all that guidance has, nor by noise"
+        );
+    }
     // In turns, and the quickest of each, for whatever else the machine does.
     let (mut floor, mut step) = (Duration::MAX, Duration::MAX);
     for _ in 0..20 {

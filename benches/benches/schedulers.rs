@@ -1,21 +1,81 @@
-//! A step of each sampler over the latents of a 512 × 512 picture, without a model; and noise.
+//! A step of each sampler over the latents of a 512 × 512 and of a 1024 × 1024 picture, without a model; and noise.
 //!
-//! Floor of a step: Euler reads and writes `x` and reads `denoised`, 3 × 64 KiB, which lie in the second-level cache.
+//! Floor of a step: Euler reads and writes `x` and reads `denoised`, which lie in the second-level cache (3 × 64 KiB) or the third. It is held
+//! against a loop that adds two arrays into a third; no sampler allocates after its first step. benches/compare/schedulers.py puts
+//! diffusers' `step` beside these.
 
-use std::{hint::black_box, ops::ControlFlow, sync::Arc};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    hint::black_box,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::SeedableRng;
 use sd_onnx::schedulers::{
-    Ladder, NoiseSchedule, NoiseSource, RandNormal, Run, Rung, SchedulerConfig, TABLE, TorchRng,
+    Euler, NoiseSchedule, NoiseSource, RandNormal, Row, Run, Rung, Rungs, Sampler, SchedulerConfig,
+    Step, TABLE, TorchRng, by_name,
 };
 
-const LATENTS: usize = 4 * 64 * 64;
 const STEPS: usize = 20;
+
+/// Steps after which all of a run's buffers have been written to, and methods of several steps go at full order.
+const FIRST: usize = 8;
+
+/// Side of the latents, of which there are 4 channels, and the name of the group.
+const SIZES: [(usize, &str); 2] = [(64, "step-4x64x64"), (128, "step-4x128x128")];
+
+/// The system's allocator, counting.
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// Safety: every call goes on to the system's allocator as it came.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// Costs nothing, so that the sampler's own work is what is measured: the denoised latents and the noise stay what
 /// they are.
-struct Free;
+struct Free {
+    /// The number of allocations at the ends of the first and of the last step.
+    allocations: Option<[usize; 2]>,
+    /// The ends of step [`FIRST`] and of the last.
+    begun: Instant,
+    ended: Instant,
+}
+
+impl Default for Free {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self {
+            allocations: None,
+            begun: now,
+            ended: now,
+        }
+    }
+}
 
 impl Run for Free {
     fn denoise(&mut self, _: &[f32], _: Rung, denoised: &mut [f32]) -> ControlFlow<()> {
@@ -23,41 +83,131 @@ impl Run for Free {
         ControlFlow::Continue(())
     }
 
-    fn noise(&mut self, out: &mut [f32]) {
+    /// Without it CFG++ would have one array copied into another.
+    fn denoise_both(
+        &mut self,
+        _: &[f32],
+        _: Rung,
+        denoised: &mut [f32],
+        unconditional: &mut [f32],
+    ) -> ControlFlow<()> {
+        black_box((denoised, unconditional));
+        ControlFlow::Continue(())
+    }
+
+    fn noise(&mut self, _: f32, _: f32, out: &mut [f32]) {
         black_box(out);
     }
+
+    fn step(&mut self, step: Step<'_>) -> ControlFlow<()> {
+        match step.index + 1 {
+            FIRST => self.begun = Instant::now(),
+            STEPS => self.ended = Instant::now(),
+            _ => {}
+        }
+        let now = ALLOCATIONS.load(Relaxed);
+        let [first, _] = self.allocations.unwrap_or([now; 2]);
+        self.allocations = Some([first, now]);
+        ControlFlow::Continue(())
+    }
+}
+
+fn ready(row: &Row, steps: usize) -> (Box<dyn Sampler>, Rungs) {
+    let config = SchedulerConfig::default();
+    let schedule = Arc::new(NoiseSchedule::new(&config).expect("the default is valid"));
+    let sampler = (row.build)(&config);
+    let rungs = row
+        .default_ladder
+        .rungs(&schedule, steps, &sampler.conventions())
+        .expect("few of 1000 steps, on the usual ladder");
+    (sampler, rungs)
 }
 
 fn samplers(c: &mut Criterion) {
-    let config = SchedulerConfig::default();
-    let schedule = Arc::new(NoiseSchedule::new(&config).expect("the default is valid"));
-    let mut group = c.benchmark_group(format!("sampler, {STEPS} steps"));
-    group.throughput(Throughput::Elements(STEPS as u64));
-    for row in &TABLE {
-        let sampler = (row.build)(&config);
-        let rungs = Ladder::leading()
-            .rungs(&schedule, STEPS, &sampler.conventions())
-            .expect("20 of 1000 steps");
-        let mut start = vec![0.0; LATENTS];
-        TorchRng::new(0).fill(&mut start);
-        start.iter_mut().for_each(|x| *x *= rungs.initial_scale());
-        let mut x = start.clone();
-        let done = sampler.sample(&mut x, &rungs, &mut Free);
-        assert!(
-            done.is_continue() && x.iter().all(|x| x.abs() < 0.2),
-            "all noise is gone, but for the last sigma that DDIM keeps"
-        );
-        group.bench_function(row.name, |b| {
-            b.iter(|| {
-                x.copy_from_slice(&start);
-                sampler.sample(black_box(&mut x), &rungs, &mut Free)
+    for (side, name) in SIZES {
+        let mut group = c.benchmark_group(name);
+        // There are many samplers, and a step is short.
+        group.warm_up_time(Duration::from_millis(500));
+        group.measurement_time(Duration::from_secs(1));
+        let mut noise = vec![0.0; 4 * side * side];
+        TorchRng::new(0).fill(&mut noise);
+        for row in TABLE.iter() {
+            let (sampler, rungs) = ready(row, STEPS);
+            let scale = rungs.initial_scale();
+            let start: Vec<f32> = noise.iter().map(|noise| noise * scale).collect();
+            let mut x = start.clone();
+            let mut run = Free::default();
+            let done = sampler.sample(&mut x, &rungs, &mut run);
+            assert!(
+                done.is_continue() && x.iter().all(|x| x.abs() < 0.2),
+                "{}: all noise is gone, but for that of the last sigma",
+                row.name
+            );
+            let [first, last] = run.allocations.expect("at least a step");
+            assert_eq!(first, last, "{}: a step allocates", row.name);
+            group.bench_function(row.name, |b| {
+                b.iter_custom(|runs| {
+                    let mut took = Duration::ZERO;
+                    for _ in 0..runs {
+                        x.copy_from_slice(&start);
+                        let mut run = Free::default();
+                        let _ = sampler.sample(black_box(&mut x), &rungs, &mut run);
+                        took += run.ended - run.begun;
+                    }
+                    took / (STEPS - FIRST) as u32
+                });
             });
-        });
+        }
+        group.finish();
     }
-    group.finish();
+}
+
+/// Euler's step beside the sum of two arrays.
+fn floor(c: &mut Criterion) {
+    const MANY: usize = 200;
+    let row = by_name("euler").expect("a row of the table");
+    let (_, rungs) = ready(row, MANY);
+    for (side, name) in SIZES {
+        let length = 4 * side * side;
+        let values =
+            |phase: f32| -> Vec<f32> { (0..length).map(|i| (i as f32 + phase).sin()).collect() };
+        let (a, b, mut sum) = (values(1.0), values(2.0), vec![0.0; length]);
+        let mut add = || {
+            let pairs = black_box(&a).iter().zip(black_box(&b));
+            for (sum, (a, b)) in sum.iter_mut().zip(pairs) {
+                *sum = a + b;
+            }
+            black_box(&sum);
+        };
+        let mut x = values(3.0);
+        let mut euler = || {
+            let _ = Euler::default().sample(black_box(&mut x), &rungs, &mut Free::default());
+        };
+        // In turns, and the quickest of each, for whatever else the machine does.
+        let (mut least_add, mut least_euler) = (Duration::MAX, Duration::MAX);
+        for _ in 0..50 {
+            let started = Instant::now();
+            (0..MANY).for_each(|_| add());
+            least_add = least_add.min(started.elapsed() / MANY as u32);
+            let started = Instant::now();
+            euler();
+            least_euler = least_euler.min(started.elapsed() / MANY as u32);
+        }
+        let ratio = least_euler.as_secs_f64() / least_add.as_secs_f64();
+        println!(
+            "{name}: Euler's step takes {ratio:.2} times the sum of two arrays: {least_euler:.1?}, {least_add:.1?}"
+        );
+        // As a test it may be built without optimisation and run beside others.
+        let measured = !std::env::args().any(|argument| argument == "--test");
+        assert!(!measured || ratio <= 2.0, "{ratio:.2} times");
+        let mut group = c.benchmark_group(name);
+        group.bench_function("the sum of two arrays", |b| b.iter(&mut add));
+        group.finish();
+    }
 }
 
 fn noise(c: &mut Criterion) {
+    const LATENTS: usize = 4 * 64 * 64;
     let mut group = c.benchmark_group("noise, 4×64×64");
     group.throughput(Throughput::Elements(LATENTS as u64));
     let mut out = vec![0.0; LATENTS];
@@ -71,5 +221,5 @@ fn noise(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, samplers, noise);
+criterion_group!(benches, floor, samplers, noise);
 criterion_main!(benches);

@@ -7,7 +7,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use sd_onnx::{
-    GenerateError, Guidance, ImageSize, Pipeline, Prompt, Request,
+    GenerateError, ImageSize, Pipeline, Prompt, Request,
     schedulers::{self, Ladder, Row, Scheduler, SchedulerConfig},
 };
 
@@ -44,7 +44,7 @@ pub struct Options {
     /// The sampler [default: dpmpp-2m]
     #[arg(long, value_name = "NAME", value_parser = scheduler_names())]
     pub scheduler: Option<&'static Row>,
-    /// The noise levels it steps through [default: karras; leading for ddim]
+    /// The noise levels it steps through [default: the sampler's usual ones, mostly karras]
     #[arg(long, value_name = "NAME", value_parser = ladder_names())]
     pub ladder: Option<Ladder>,
     /// Layer of CLIP that is read, counted from the last as WebUI does [default: 1]
@@ -107,8 +107,8 @@ impl Options {
         if let Some(row) = self.scheduler {
             request = request.scheduler(row);
         }
-        if let Some(ladder) = self.ladder {
-            request = request.ladder(ladder);
+        if let Some(ladder) = &self.ladder {
+            request = request.ladder(ladder.clone());
         }
         if let Some(layer) = self.clip_skip {
             request = request.clip_skip(layer);
@@ -163,7 +163,7 @@ pub fn check_ladder(request: &Request) -> Result<(), Failure> {
         && !row.fits(ladder)
     {
         return Err(Failure::Arguments(format!(
-            "the ladder {} does not fit the scheduler {}, which needs integer timesteps: leading, linspace or trailing",
+            "the ladder {} does not fit the scheduler {}, which needs whole timesteps, as leading, linspace and trailing have",
             ladder_name(ladder),
             row.name
         )));
@@ -175,8 +175,8 @@ pub fn check_ladder(request: &Request) -> Result<(), Failure> {
 pub fn summary(request: &Request, config: &SchedulerConfig, varies: &[&str]) -> String {
     let same = |name: &str| !varies.contains(&name);
     let scheduler = request.scheduler.row(config).map_or("own", |row| row.title);
-    let ladder = match (same("scheduler"), request.ladder) {
-        (_, Some(ladder)) => ladder_name(&ladder),
+    let ladder = match (same("scheduler"), &request.ladder) {
+        (_, Some(ladder)) => ladder_name(ladder),
         (true, None) => ladder_name(&request.scheduler.default_ladder(config)),
         (false, None) => "its usual ladder".to_owned(),
     };
@@ -191,7 +191,7 @@ pub fn summary(request: &Request, config: &SchedulerConfig, varies: &[&str]) -> 
         let s = if request.steps == 1 { "" } else { "s" };
         parts.push(format!("{} step{s}", request.steps));
     }
-    if let Guidance::Scale(scale) = request.guidance
+    if let Some(scale) = request.guidance.scale()
         && same("guidance")
     {
         parts.push(format!("guidance {scale}"));

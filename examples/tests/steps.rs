@@ -87,8 +87,8 @@ fn each_step_is_seen_denoised_and_noisy() {
     let folder = tempfile::tempdir().unwrap();
     let pipeline = sd_onnx::builder().load(shipped_model()).unwrap();
     assert_eq!(
-        pipeline.scheduler_config().clip_sample,
-        SchedulerConfig::default().clip_sample
+        pipeline.scheduler_config().clip,
+        SchedulerConfig::default().clip
     );
     let seen = seen(&pipeline, 5);
     let decoded: Vec<_> = seen

@@ -15,9 +15,9 @@ pub trait Denoiser: Send + Sync {
     /// Width of the text embeddings it attends to, 768 for Stable Diffusion 1.x.
     fn context_width(&self) -> usize;
 
-    /// The network's raw output for `latents` `[batch, channels, h, w]`, in the variance-preserving scaling it was
-    /// trained on, at `timestep` (0 to `num_train_timesteps` − 1, fractional on some ladders), under `context` `[batch,
-    /// tokens, width]`. Every element of `output`, which has the shape of `latents`, is written.
+    /// The network's raw output for `latents` `[batch, channels, h, w]`, in the scaling it was trained on (variance-preserving; that
+    /// of the straight path for a flow model), at `timestep` (0 to `num_train_timesteps` − 1, on a flow model 1 more; fractional on some
+    /// ladders), under `context` `[batch, tokens, width]`. Every element of `output`, which has the shape of `latents`, is written.
     ///
     /// When `stop` is stopped the call may return early, with any error; one that is short need not look at it.
     fn predict(

@@ -29,10 +29,13 @@ pub struct StepInfo {
     pub seed: u64,
     /// Which step has just ended, from 0.
     pub index: usize,
-    /// How many steps a picture of the request takes.
+    /// How many steps the picture takes. Mostly the steps of the request; some samplers make steps of their own, and one that chooses
+    /// them on the way ([`DpmAdaptive`](sd_schedulers::DpmAdaptive)) says at each how many it expects.
     pub total: usize,
     /// Noise level that the step began at.
     pub sigma: f32,
+    /// Noise level that it arrived at.
+    pub next: f32,
     /// What the step took, of all pictures of a batch together, without observers.
     pub took: Duration,
     /// Since the picture's first step began, observers and all.
@@ -45,7 +48,7 @@ pub struct StepInfo {
 pub struct Progress<'a> {
     /// The numbers.
     pub step: StepInfo,
-    /// Noisy latents after the step, `[channels, h, w]`.
+    /// Noisy latents after the step, `[channels, h, w]`, at [`next`](StepInfo::next).
     pub latents: ArrayView3<'a, f32>,
     /// What the model took for the finished latents at this step, of the same shape.
     pub denoised: ArrayView3<'a, f32>,

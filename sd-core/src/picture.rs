@@ -4,6 +4,7 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use image::RgbImage;
 use ndarray::{ArcArray, Array3, Array4, ArrayView3, Axis, Ix3};
+use sd_schedulers::Seeds;
 use sd_text::{PromptEmbedding, Tokens};
 
 use crate::{Infotext, files, infotext, model_id::ModelId, plan::Planned, preview::to_byte};
@@ -43,11 +44,11 @@ pub struct Picture {
     /// The finished latents, `[1, channels, h, w]`, in the scaling that the denoiser works in (before division by the
     /// VAE's `scaling_factor`).
     pub latents: Array4<f32>,
-    /// The unit noise it began as, before scaling, of the same shape.
+    /// The unit noise it began as, before scaling, of the same shape: the variation and all else that [`seeds`](Self::seeds) says is in it.
     pub initial_noise: Array4<f32>,
     /// The prompt as the model read it; tells what was cut off if it was too long.
     pub prompt: Conditioning,
-    /// The negative prompt; none at guidance 1 and below, where it is not looked at.
+    /// The negative prompt; none where it is not looked at, as at guidance 1 and below.
     pub negative: Option<Conditioning>,
     /// How long it took.
     pub timings: Timings,
@@ -59,6 +60,11 @@ impl Picture {
     /// pipeline reads the model's file through for its hash, if that is not known yet.
     pub fn infotext(&self) -> Infotext {
         infotext::of(self)
+    }
+
+    /// All that decided its noise.
+    pub fn seeds(&self) -> Seeds {
+        self.made.seeds
     }
 
     /// Writes a PNG with its [`infotext`](Self::infotext), whatever the path's extension, as [`files::write`] does.
@@ -128,6 +134,7 @@ impl Timings {
 #[derive(Debug, Clone)]
 pub(crate) struct Made {
     pub planned: Arc<Planned>,
+    pub seeds: Seeds,
     pub batch_size: usize,
     /// From 0.
     pub batch_position: usize,

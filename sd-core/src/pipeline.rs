@@ -12,9 +12,7 @@ use crate::{
     LatentDistribution, LatentRgb, Problem, Problems, Request, StopToken,
     model_id::ModelId,
     picture::{from_rgb, to_rgb},
-    plan::{
-        Texts, checked_clip_skip, checked_size, embedding_problem, groups, guidance_problem, plan,
-    },
+    plan::{Texts, checked_clip_skip, checked_size, embedding_problem, groups, plan},
     run::Batch,
 };
 
@@ -89,7 +87,8 @@ impl PipelineBuilder {
 
     /// How many pictures of a call, 1 to 1024, the denoiser is given at once where their requests allow it: those of one
     /// size, scheduler, ladder and number of steps. Default 1: on a CPU more is slower. A picture from a batch is what it
-    /// would be alone but for rounding in the network.
+    /// would be alone but for rounding in the network; those of a scheduler whose steps look at all that it
+    /// is given ([`Needs::one_picture`](sd_schedulers::Needs::one_picture)) are made alone.
     pub fn batch(mut self, pictures: usize) -> Self {
         self.batch = pictures;
         self
@@ -268,9 +267,14 @@ impl Pipeline {
                 let count = planned[request].request.count;
                 (0..count).map(move |index| (request, index))
             };
+            let most = if planned[group[0]].stays_alone() {
+                1
+            } else {
+                parts.batch
+            };
             let mut pictures = group.iter().flat_map(pictures).peekable();
             while pictures.peek().is_some() {
-                let batch: Vec<_> = pictures.by_ref().take(parts.batch).collect();
+                let batch: Vec<_> = pictures.by_ref().take(most).collect();
                 let batch = Batch::new(self, &planned, batch, &mut texts, stop)?;
                 batch.run(&mut observer)?;
             }
@@ -300,7 +304,8 @@ impl Pipeline {
     }
 
     /// D(x; sigma) of this model, guided, for a sampler of one's own: latents of a picture of `size` under prompts of shape
-    /// `[1, tokens, width]`.
+    /// `[1, tokens, width]`. Guidance on an [interval](crate::ClassifierFree::interval) has to be told the
+    /// [rungs](Guided::rungs).
     ///
     /// # Errors
     /// [`Error::Request`] when the size, an embedding's shape or the guidance cannot be used.
@@ -315,7 +320,7 @@ impl Pipeline {
         let (_, [height, width]) = checked_size(size, parts.max_pixels, parts.codec.factor())?;
         let guidance = guidance.into();
         let wide = parts.denoiser.context_width();
-        let mut problems: Vec<_> = guidance_problem(&guidance).into_iter().collect();
+        let mut problems = guidance.problems();
         problems.extend(embedding_problem("prompt", prompt, wide));
         problems.extend(negative.and_then(|it| embedding_problem("negative", it, wide)));
         Problems::check(problems)?;

@@ -3,12 +3,12 @@
 use std::{collections::HashMap, sync::Arc};
 
 use ndarray::ArrayView3;
-use sd_schedulers::{Ladder, LadderError, Row, Rungs, Sampler, same};
+use sd_schedulers::{Ladder, LadderError, NoiseError, NoiseKind, Row, Rungs, Sampler, Seeds, same};
 use sd_text::ClipSkip;
 
 use crate::{
-    Conditioning, Error, Guidance, ImageSize, MAX_COUNT, MAX_PROMPT_BYTES, Problem, Problems,
-    Prompt, Request, pipeline::Parts,
+    Conditioning, Error, ImageSize, MAX_COUNT, MAX_PROMPT_BYTES, Problem, Problems, Prompt,
+    Request, pipeline::Parts,
 };
 
 /// A request that can be drawn.
@@ -20,23 +20,30 @@ pub(crate) struct Planned {
     pub latents: [usize; 2],
     pub sampler: Arc<dyn Sampler>,
     pub row: Option<&'static Row>,
+    /// As it was asked for, whatever the size makes of it.
     pub ladder: Ladder,
     pub rungs: Rungs,
     pub clip_skip: ClipSkip,
     /// Of the first picture.
-    pub seed: u64,
+    pub seeds: Seeds,
 }
 
 impl Planned {
     /// The negative prompt, if it is looked at.
     pub fn negative(&self) -> Option<&Prompt> {
-        let used = self.request.guidance.uses_negative();
+        let used = self.sampler.needs().unconditional
+            || self.request.guidance.uses_negative(self.rungs.steps());
         used.then_some(&self.request.negative)
     }
 
     /// The prompts that are looked at.
     fn prompts(&self) -> impl Iterator<Item = &Prompt> {
         std::iter::once(&self.request.prompt).chain(self.negative())
+    }
+
+    /// Whether pictures that its sampler is given at once would change one another.
+    pub fn stays_alone(&self) -> bool {
+        self.sampler.needs().one_picture
     }
 
     /// Whether pictures of the two can be made in one batch: everything the loop is made of is the same, and their prompts
@@ -84,7 +91,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     let size = size.and_then(|size| checked_size(size, parts.max_pixels, parts.codec.factor()));
     let size = size.map_err(|found| problems.extend(found.0)).ok();
 
-    problems.extend(guidance_problem(&request.guidance));
+    problems.extend(request.guidance.problems());
     if !(1..=MAX_COUNT).contains(&request.count) {
         problems.push(Problem::new(
             "count",
@@ -92,23 +99,22 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
             request.count,
         ));
     }
+    let seeds = seeds(parts, request);
+    problems.extend(seeds_problems(seeds, request.count));
 
     let sampler = request.scheduler.sampler(&parts.scheduler);
-    let ladder = request
-        .ladder
-        .unwrap_or_else(|| request.scheduler.default_ladder(&parts.scheduler));
-    let rungs = |steps| ladder.rungs(&parts.schedule, steps, &sampler.conventions());
-    let rungs = match rungs(request.steps) {
-        Ok(rungs) => Some(rungs),
-        Err(error) => {
-            // That there are too many steps says nothing of the ladder.
-            if let (LadderError::Steps { .. }, Err(other)) = (&error, rungs(1)) {
-                problems.push(ladder_problem(other, &ladder));
-            }
-            problems.push(ladder_problem(error, &ladder));
-            None
-        }
+    let ladder = match &request.ladder {
+        Some(ladder) => ladder.clone(),
+        None => request.scheduler.default_ladder(&parts.scheduler),
     };
+    let sized = match size {
+        Some((size, _)) => {
+            let [width, height] = [size.width(), size.height()].map(|side| side as usize);
+            ladder.clone().for_size(width, height)
+        }
+        None => ladder.clone(),
+    };
+    let rungs = rungs(parts, request.steps, &sized, &*sampler, problems);
 
     let clip_skip = request.clip_skip.unwrap_or(parts.clip_skip);
     let clip_skip = checked_clip_skip(clip_skip, parts.prompts.model().layers())
@@ -131,7 +137,6 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         }
     }
     let (rungs, clip_skip) = (rungs?, clip_skip?);
-    let seed = request.seed.unwrap_or_else(|| rand::random::<u32>().into());
     problems.is_empty().then(|| Planned {
         request: request.clone(),
         size,
@@ -141,8 +146,133 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         ladder,
         rungs,
         clip_skip,
-        seed,
+        seeds,
     })
+}
+
+/// What decides the noise of the first picture.
+fn seeds(parts: &Parts, request: &Request) -> Seeds {
+    let random = || {
+        let random: u32 = rand::random();
+        // numpy refuses what is counted on past 32 bits.
+        let room = u32::from(request.noise == NoiseKind::Numpy);
+        u64::from(random >> room)
+    };
+    let factor = parts.codec.factor();
+    Seeds {
+        seed: request.seed.unwrap_or_else(random),
+        kind: request.noise,
+        variation: request.variation,
+        resize_from: request
+            .seed_resize
+            .map(|[width, height]| [height as usize / factor, width as usize / factor]),
+        sampler_offset: request.ensd,
+    }
+}
+
+/// What is wrong with the seeds of any of `count` pictures.
+fn seeds_problems(seeds: Seeds, count: usize) -> Vec<Problem> {
+    type Part = fn(Seeds) -> Seeds;
+    let parts: [(&'static str, Part); 4] = [
+        ("seed", |seeds| Seeds {
+            seed: seeds.seed,
+            kind: seeds.kind,
+            ..Seeds::default()
+        }),
+        ("ensd", |seeds| match seeds.sampler_offset {
+            // The seed itself, of which has been told.
+            0 => Seeds::default(),
+            offset => Seeds {
+                seed: seeds.seed.wrapping_add(offset),
+                kind: seeds.kind,
+                ..Seeds::default()
+            },
+        }),
+        ("variation", |seeds| Seeds {
+            kind: seeds.kind,
+            variation: seeds.variation,
+            ..Seeds::default()
+        }),
+        ("seed_resize", |seeds| Seeds {
+            resize_from: seeds.resize_from,
+            ..Seeds::default()
+        }),
+    ];
+    // Those between the first and the last can be had if these can.
+    let last = seeds.image(count.saturating_sub(1) as u64);
+    let mut problems = Vec::new();
+    for (what, part) in parts {
+        let checked = [seeds, last].map(part).map(|part| part.check());
+        let ([Err(error), _] | [_, Err(error)]) = checked else {
+            continue;
+        };
+        problems.push(match error {
+            NoiseError::NumpySeed(_) if what == "ensd" => Problem::new(
+                what,
+                "so much that seed and ensd are at most 4294967295 together, numpy's last seed",
+                seeds.sampler_offset,
+            ),
+            NoiseError::NumpySeed(seed) => Problem::new(
+                what,
+                "0 to 4294967295 for every picture, numpy's seeds",
+                seed,
+            ),
+            NoiseError::Strength(strength) => Problem::new(what, "a strength of 0 to 1", strength),
+            NoiseError::ResizeFrom { height, width, max } => Problem::new(
+                what,
+                format!("1 to {max} latents each way"),
+                format!("{width}×{height} latents"),
+            ),
+            other => Problem::new(what, "another", other),
+        });
+    }
+    problems
+}
+
+/// The rungs, or at least one problem.
+fn rungs(
+    parts: &Parts,
+    steps: usize,
+    ladder: &Ladder,
+    sampler: &dyn Sampler,
+    problems: &mut Vec<Problem>,
+) -> Option<Rungs> {
+    let conventions = sampler.conventions();
+    let of = |steps| ladder.rungs(&parts.schedule, steps, &conventions);
+    let rungs = match of(steps) {
+        Ok(rungs) => rungs,
+        Err(error) => {
+            // A wrong number of steps says nothing of the ladder: that is seen with a right one.
+            let right = match error {
+                LadderError::Steps { .. } | LadderError::TooFew { .. } => {
+                    Some(conventions.min_steps.max(1))
+                }
+                LadderError::Given { given, .. } => Some(given),
+                _ => None,
+            };
+            let other = right.and_then(|steps| of(steps).err());
+            let other = other.filter(|other| !is_of_steps(other));
+            problems.extend(other.map(|other| ladder_problem(other, ladder)));
+            problems.push(ladder_problem(error, ladder));
+            return None;
+        }
+    };
+    // A tree of no values says whether there can be one.
+    if sampler.needs().brownian
+        && let Err(error) = Seeds::default().tree(rungs.sigmas(), 0)
+    {
+        let expected = format!("one with noise on the way: {error}");
+        problems.push(Problem::new("ladder", expected, ladder.kind()));
+        return None;
+    }
+    Some(rungs)
+}
+
+fn is_of_steps(error: &LadderError) -> bool {
+    matches!(
+        error,
+        LadderError::Steps { .. } | LadderError::TooFew { .. } | LadderError::Given { .. }
+    )
 }
 
 /// The size and that of its latents.
@@ -156,15 +286,6 @@ pub(crate) fn checked_size(
         return Err(Problems(vec![Problem::new("size", expected, size)]));
     }
     Ok((size, size.latents(factor)?))
-}
-
-pub(crate) fn guidance_problem(guidance: &Guidance) -> Option<Problem> {
-    match guidance {
-        Guidance::Scale(scale) if !scale.is_finite() => {
-            Some(Problem::new("guidance", "a finite number", scale))
-        }
-        _ => None,
-    }
 }
 
 pub(crate) fn checked_clip_skip(layer: usize, layers: usize) -> Result<ClipSkip, Problem> {
@@ -209,23 +330,32 @@ pub(crate) fn embedding_problem(
 }
 
 fn ladder_problem(error: LadderError, ladder: &Ladder) -> Problem {
-    let name = || {
-        ladder
-            .name()
-            .map_or_else(|| format!("{ladder:?}"), str::to_owned)
-    };
     match error {
         LadderError::Steps { steps, max } => Problem::new(
             "steps",
             format!("1 to {max}, the model's training timesteps"),
             steps,
         ),
+        LadderError::TooFew { steps, min } => Problem::new(
+            "steps",
+            format!("at least {min} with this scheduler and ladder"),
+            steps,
+        ),
+        LadderError::Given { steps, given } => Problem::new(
+            "steps",
+            format!("{given}, as many as the ladder has rungs"),
+            steps,
+        ),
         LadderError::OffGrid => Problem::new(
             "ladder",
-            "leading, linspace or trailing: the scheduler can only stand on training timesteps",
-            name(),
+            "leading or another over training timesteps: the scheduler can stand on nothing else",
+            ladder.kind(),
         ),
-        other => Problem::new("ladder", format!("one that can be made: {other}"), name()),
+        other => Problem::new(
+            "ladder",
+            format!("one that can be made: {other}"),
+            ladder.kind(),
+        ),
     }
 }
 

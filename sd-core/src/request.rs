@@ -1,7 +1,7 @@
 //! What to draw, and how.
 
 use ndarray::{ArcArray, Array, Ix3, Ix4};
-use sd_schedulers::{DpmPlusPlus2M, Ladder, Scheduler};
+use sd_schedulers::{DpmPlusPlus2M, Ladder, NoiseKind, Scheduler, SchedulerConfig, Variation};
 use sd_text::PromptEmbedding;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ pub const MAX_COUNT: usize = 1 << 16;
 ///     .steps(20)
 ///     .guidance(7.5)
 ///     .seed(42)
-///     .scheduler(Euler)
+///     .scheduler(Euler::default())
 ///     .ladder(Ladder::leading());
 /// ```
 /// With serde a request is an object of its fields, all but the prompt optional:
@@ -52,16 +52,31 @@ pub struct Request {
     /// 30 or so most samplers only spend time.
     #[serde(default = "default_steps")]
     pub steps: usize,
-    /// The classifier-free guidance ("CFG") scale. Default 7.5. At 1 and below the negative prompt is not looked at and
-    /// each step costs half.
+    /// The classifier-free guidance ("CFG") scale, or more than that: [`ClassifierFree`](crate::ClassifierFree), or a
+    /// [`Guide`](crate::Guide) of one's own. Default 7.5. At 1 and below the negative prompt is not looked at and each step costs half. The
+    /// samplers of CFG++ want a scale of 0 to 1.
     #[serde(default = "default_guidance")]
     pub guidance: Guidance,
-    /// What decides the noise, together with the size. Default: a random one below 2³², told in the result. torch's CPU
-    /// generator, and so this, takes its low 32 bits.
+    /// What decides the noise, together with the size. Default: a random one below 2³² (numpy: 2³¹), told in the result. Of
+    /// [`noise`](Self::noise) that is torch's CPU generator, the default, the low 32 bits count.
     #[serde(default)]
     pub seed: Option<u64>,
-    /// How many pictures, 1, the default, to [`MAX_COUNT`]. Picture `i` has the seed + `i`, wrapping at 2⁶⁴, and is what it
-    /// would be alone.
+    /// Whose noise a seed stands for. Default [`NoiseKind::Torch`], torch's CPU generator.
+    #[serde(default)]
+    pub noise: NoiseKind,
+    /// Another seed whose noise is mixed into that of the seed, for pictures that are like the seed's. Default none.
+    #[serde(default)]
+    pub variation: Option<Variation>,
+    /// Width and height in pixels of another picture, whose composition the seed's picture is to keep at this one's size: the middle of
+    /// its noise is that of the seed at that size. WebUI's "resize seed from". Default none.
+    #[serde(default)]
+    pub seed_resize: Option<[u32; 2]>,
+    /// What is added to the seed, wrapping at 2⁶⁴, for the noise that a sampler draws on the way: WebUI's ENSD ("eta noise seed delta"),
+    /// 31337 for NovelAI. Default 0: the seed's generator goes on. Samplers with a [Brownian tree](sd_schedulers::BrownianTree) don't ask.
+    #[serde(default)]
+    pub ensd: u64,
+    /// How many pictures, 1, the default, to [`MAX_COUNT`]. Picture `i` has the seed + `i`, wrapping at 2⁶⁴, or, with a variation
+    /// of a strength that is not 0, the same seed and the variation's + `i`. Each is what it would be alone.
     #[serde(default = "default_count")]
     pub count: usize,
     /// Which layer of CLIP is read, from the last: 1 is the last, 2 the one before. Default: the pipeline's.
@@ -71,11 +86,11 @@ pub struct Request {
     #[serde(default = "default_scheduler")]
     pub scheduler: Scheduler,
     /// The noise levels it steps through. Default: those the sampler is mostly run on, Karras over the model's full range
-    /// for DPM++ 2M.
+    /// for DPM++ 2M. A shift by the picture's size ([`Ladder::for_size`]) is by that of this one.
     #[serde(default)]
     pub ladder: Option<Ladder>,
-    /// Unit normal noise to begin as, `[count, channels, height / factor, width / factor]`, instead of the seed's. What a
-    /// sampler draws on the way is still the seed's, as if it had drawn the first noise too: a picture's own noise and seed
+    /// Unit normal noise to begin as, `[count, channels, height / factor, width / factor]`, instead of the seed's with all that is mixed in.
+    /// What a sampler draws on the way is still the seed's, as if it had drawn the first noise too: a picture's own noise and seed
     /// draw it again. (diffusers does not skip the first, so that an ancestral sampler adds the noise it began as.)
     #[serde(default)]
     pub initial_noise: Option<ArcArray<f32, Ix4>>,
@@ -86,7 +101,7 @@ fn default_steps() -> usize {
 }
 
 fn default_guidance() -> Guidance {
-    Guidance::Scale(7.5)
+    Guidance::from(7.5)
 }
 
 fn default_count() -> usize {
@@ -107,6 +122,10 @@ impl Request {
             steps: default_steps(),
             guidance: default_guidance(),
             seed: None,
+            noise: NoiseKind::default(),
+            variation: None,
+            seed_resize: None,
+            ensd: 0,
             count: default_count(),
             clip_skip: None,
             scheduler: default_scheduler(),
@@ -139,7 +158,8 @@ impl Request {
         self
     }
 
-    /// Sets [`guidance`](Self::guidance): a scale, or a [`Guide`](crate::Guide) of one's own.
+    /// Sets [`guidance`](Self::guidance): a scale, [`ClassifierFree`](crate::ClassifierFree) guidance with more than that, or a
+    /// [`Guide`](crate::Guide) of one's own.
     pub fn guidance(mut self, guidance: impl Into<Guidance>) -> Self {
         self.guidance = guidance.into();
         self
@@ -148,6 +168,30 @@ impl Request {
     /// Sets [`seed`](Self::seed).
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
+        self
+    }
+
+    /// Sets [`noise`](Self::noise).
+    pub fn noise(mut self, kind: NoiseKind) -> Self {
+        self.noise = kind;
+        self
+    }
+
+    /// Sets [`variation`](Self::variation).
+    pub fn variation(mut self, variation: Variation) -> Self {
+        self.variation = Some(variation);
+        self
+    }
+
+    /// Sets [`seed_resize`](Self::seed_resize), in pixels.
+    pub fn seed_resize(mut self, width: u32, height: u32) -> Self {
+        self.seed_resize = Some([width, height]);
+        self
+    }
+
+    /// Sets [`ensd`](Self::ensd).
+    pub fn ensd(mut self, offset: u64) -> Self {
+        self.ensd = offset;
         self
     }
 
@@ -180,6 +224,13 @@ impl Request {
     pub fn initial_noise(mut self, noise: Array<f32, Ix4>) -> Self {
         self.initial_noise = Some(noise.into_shared());
         self
+    }
+
+    /// Whether the negative prompt is looked at: with a guidance that ever asks for it, and under the samplers of CFG++. An estimate where
+    /// the ladder has another number of rungs than [`steps`](Self::steps) and guidance is on in an interval.
+    pub fn uses_negative(&self) -> bool {
+        let sampler = self.scheduler.sampler(&SchedulerConfig::default());
+        sampler.needs().unconditional || self.guidance.uses_negative(self.steps)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ndarray::{ArcArray, Array4, ArrayView3, Axis, Ix3};
-use sd_schedulers::{NoiseSource, Run, Rung, Step, TorchRng};
+use sd_schedulers::{Calls, NoiseError, NoiseSource, Run, Rung, Seeds, Step};
 
 use crate::{
     Conditioning, Error, Event, Guided, Picture, Pipeline, Progress, Prompt, StepInfo, StopToken,
@@ -84,13 +84,17 @@ impl<'a> Batch<'a> {
         let seeds: Vec<_> = self
             .pictures
             .iter()
-            .map(|&(request, index)| self.planned[request].seed.wrapping_add(index as u64))
+            .map(|&(request, index)| self.planned[request].seeds.image(index as u64))
             .collect();
-        let mut noise: Vec<_> = seeds.iter().map(|&seed| TorchRng::new(seed)).collect();
+        let mut noise = Vec::with_capacity(seeds.len());
         let mut initial_noise = Array4::zeros(shape);
         for (i, mut picture) in initial_noise.outer_iter_mut().enumerate() {
+            let values = picture.as_slice_mut().expect("a row of a fresh array");
+            noise.push(source(plan, seeds[i], values).map_err(|error| {
+                let stage = format!("the noise of seed {}", seeds[i].seed);
+                Error::backend(stage)(error.into())
+            })?);
             let (request, index) = self.pictures[i];
-            noise[i].fill(picture.as_slice_mut().expect("a row of a fresh array"));
             if let Some(given) = &self.planned[request].request.initial_noise {
                 picture.assign(&given.index_axis(Axis(0), index));
             }
@@ -113,7 +117,7 @@ impl<'a> Batch<'a> {
             .collect();
         let span = tracing::info_span!(
             "denoise",
-            seed = seeds[0],
+            seed = seeds[0].seed,
             steps = plan.rungs.steps(),
             width = plan.size.width(),
             height = plan.size.height(),
@@ -133,7 +137,8 @@ impl<'a> Batch<'a> {
                 negative.as_ref().map(|negative| negative.view()),
                 guidance,
                 self.stop.clone(),
-            ),
+            )
+            .rungs(&plan.rungs),
             seeds: &seeds,
             noise,
             observer,
@@ -141,7 +146,7 @@ impl<'a> Batch<'a> {
             denoised: vec![0.0; latents.len()],
             started: now,
             step_started: now,
-            steps: Vec::with_capacity(plan.rungs.steps()),
+            steps: Vec::with_capacity(most_steps(plan)),
             error: None,
             broke: false,
         };
@@ -174,7 +179,7 @@ impl<'a> Batch<'a> {
     /// Decodes the pictures and hands them over.
     fn finish(
         &self,
-        seeds: &[u64],
+        seeds: &[Seeds],
         latents: &Array4<f32>,
         initial_noise: &Array4<f32>,
         steps: Vec<Duration>,
@@ -191,7 +196,7 @@ impl<'a> Batch<'a> {
             let not_finite = Error::NotFinite {
                 request,
                 picture: index,
-                seed: seeds[i],
+                seed: seeds[i].seed,
             };
             let one =
                 |all: &Array4<f32>| all.index_axis(Axis(0), i).insert_axis(Axis(0)).to_owned();
@@ -220,7 +225,7 @@ impl<'a> Batch<'a> {
             let picture = Picture {
                 request,
                 index,
-                seed: seeds[i],
+                seed: seeds[i].seed,
                 image: to_rgb(pixels.index_axis(Axis(0), 0)),
                 pixels,
                 latents,
@@ -234,6 +239,7 @@ impl<'a> Batch<'a> {
                 },
                 made: Made {
                     planned: self.planned[request].clone(),
+                    seeds: seeds[i],
                     batch_size: self.pictures.len(),
                     batch_position: i,
                     model: self.pipeline.parts.model.clone(),
@@ -251,7 +257,7 @@ impl<'a> Batch<'a> {
         &self,
         steps: usize,
         from: usize,
-        seeds: &[u64],
+        seeds: &[Seeds],
         latents: &[f32],
         denoised: Option<&[f32]>,
     ) -> Error {
@@ -266,7 +272,7 @@ impl<'a> Batch<'a> {
         let unfinished = |i: usize| Unfinished {
             request: self.pictures[i].0,
             picture: self.pictures[i].1,
-            seed: seeds[i],
+            seed: seeds[i].seed,
             latents: one(i, latents),
             denoised: denoised.map(|denoised| one(i, denoised)),
         };
@@ -275,6 +281,28 @@ impl<'a> Batch<'a> {
             pictures: (from..self.pictures.len()).map(unfinished).collect(),
         }))
     }
+}
+
+/// Fills `first` with the unit noise that a picture begins as, and returns what its sampler draws from on the way.
+fn source(
+    plan: &Planned,
+    seeds: Seeds,
+    first: &mut [f32],
+) -> Result<Box<dyn NoiseSource + Send>, NoiseError> {
+    let [height, width] = plan.latents;
+    let channels = first.len() / (height * width);
+    let going_on = seeds.first([channels, height, width], first)?;
+    if plan.sampler.needs().brownian {
+        seeds.tree(plan.rungs.sigmas(), first.len())
+    } else {
+        Ok(going_on)
+    }
+}
+
+/// Room for the steps: nearly every sampler makes no more of them than it calls the model.
+fn most_steps(plan: &Planned) -> usize {
+    let (Calls::Exactly(calls) | Calls::AtMost(calls)) = plan.sampler.calls(&plan.rungs);
+    calls.max(plan.rungs.steps()).min(1 << 14)
 }
 
 /// The embeddings one under the other; a single one as it is.
@@ -293,8 +321,9 @@ fn joined<'a>(all: impl Iterator<Item = &'a Conditioning>) -> ArcArray<f32, Ix3>
 struct BatchRun<'a> {
     batch: &'a Batch<'a>,
     guided: Guided<'a>,
-    seeds: &'a [u64],
-    noise: Vec<TorchRng>,
+    seeds: &'a [Seeds],
+    /// One for each picture.
+    noise: Vec<Box<dyn NoiseSource + Send>>,
     observer: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     /// The latents after the last finished step: what a run that stops within one leaves.
     finished: Vec<f32>,
@@ -320,6 +349,30 @@ impl BatchRun<'_> {
         ControlFlow::Break(())
     }
 
+    fn call(
+        &mut self,
+        x: &[f32],
+        at: Rung,
+        denoised: &mut [f32],
+        both: Option<&mut [f32]>,
+    ) -> ControlFlow<()> {
+        if self.batch.stop.is_stopped() || self.broke || self.error.is_some() {
+            return ControlFlow::Break(());
+        }
+        match self.guided.try_denoise(x, at, denoised, both) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(source) => {
+                // What comes of being interrupted is no failure.
+                if !self.batch.stop.is_stopped() {
+                    let step = self.steps.len() + 1;
+                    let stage = format!("the denoiser at step {step}, timestep {}", at.timestep);
+                    self.error = Some(Error::Backend { stage, source });
+                }
+                ControlFlow::Break(())
+            }
+        }
+    }
+
     fn stopped(&self) -> Error {
         let denoised = (!self.steps.is_empty()).then_some(&self.denoised[..]);
         let Self {
@@ -335,31 +388,27 @@ impl BatchRun<'_> {
 
 impl Run for BatchRun<'_> {
     fn denoise(&mut self, x: &[f32], at: Rung, denoised: &mut [f32]) -> ControlFlow<()> {
-        if self.batch.stop.is_stopped() || self.broke || self.error.is_some() {
-            return ControlFlow::Break(());
-        }
-        match self.guided.try_denoise(x, at, denoised) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(source) => {
-                // What comes of being interrupted is no failure.
-                if !self.batch.stop.is_stopped() {
-                    let step = self.steps.len() + 1;
-                    let stage = format!("the denoiser at step {step}, timestep {}", at.timestep);
-                    self.error = Some(Error::Backend { stage, source });
-                }
-                ControlFlow::Break(())
-            }
-        }
+        self.call(x, at, denoised, None)
     }
 
-    fn noise(&mut self, out: &mut [f32]) {
+    fn denoise_both(
+        &mut self,
+        x: &[f32],
+        at: Rung,
+        denoised: &mut [f32],
+        unconditional: &mut [f32],
+    ) -> ControlFlow<()> {
+        self.call(x, at, denoised, Some(unconditional))
+    }
+
+    fn noise(&mut self, from: f32, to: f32, out: &mut [f32]) {
         if self.check("out", out.len()).is_break() {
             return out.fill(0.0);
         }
         // Each picture draws its own, as it would alone.
         let one = out.len() / self.noise.len();
         for (noise, out) in self.noise.iter_mut().zip(out.chunks_exact_mut(one)) {
-            noise.fill(out);
+            noise.between(from, to, out);
         }
     }
 
@@ -372,26 +421,22 @@ impl Run for BatchRun<'_> {
         self.finished.copy_from_slice(step.x);
         self.denoised.copy_from_slice(step.denoised);
         tracing::debug!(step = step.index, sigma = step.sigma, ?took, "step");
-        let [_, channels, height, width] = self.guided.shape();
-        let length = channels * height * width;
+        let shape = self.guided.shape();
         for (i, &(request, picture)) in self.batch.pictures.iter().enumerate() {
-            let view = |all| {
-                let one: &[f32] = &<[f32]>::as_ref(all)[i * length..(i + 1) * length];
-                ArrayView3::from_shape((channels, height, width), one).expect("a picture's share")
-            };
             let progress = Progress {
                 step: StepInfo {
                     request,
                     picture,
-                    seed: self.seeds[i],
+                    seed: self.seeds[i].seed,
                     index: step.index,
                     total: step.total,
                     sigma: step.sigma,
+                    next: step.next,
                     took,
                     elapsed: now - self.started,
                 },
-                latents: view(step.x),
-                denoised: view(step.denoised),
+                latents: share(step.x, i, shape),
+                denoised: share(step.denoised, i, shape),
                 pipeline: self.batch.pipeline,
                 stop: self.batch.stop,
             };
@@ -403,4 +448,11 @@ impl Run for BatchRun<'_> {
         self.step_started = Instant::now();
         ControlFlow::Continue(())
     }
+}
+
+/// Picture `i` of a batch of `[batch, channels, h, w]`.
+fn share(all: &[f32], i: usize, [_, channels, height, width]: [usize; 4]) -> ArrayView3<'_, f32> {
+    let length = channels * height * width;
+    let one = &all[i * length..(i + 1) * length];
+    ArrayView3::from_shape((channels, height, width), one).expect("a picture's share")
 }

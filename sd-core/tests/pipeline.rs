@@ -14,9 +14,12 @@ use common::{Codec, Fakes, Model, base, latents, prompts};
 use ndarray::{Array3, Array4, Axis, s};
 use sd_core::{
     Error, Event, Guide, ImageSize, LatentRgb, MAX_PROMPT_BYTES, Pipeline, Prompt, Request,
-    SchedulerConfig, StopToken, guide,
+    SchedulerConfig, StopToken,
+    guidance::{Memory, Moment},
+    guide,
     schedulers::{
-        DpmPlusPlus2M, Euler, EulerAncestral, Ladder, NoiseSource, Rung, Scheduler, TorchRng,
+        DpmAdaptive, DpmFast, DpmPlusPlus2M, DpmPlusPlusSde, Euler, EulerAncestral, Ladder,
+        NoiseKind, NoiseSource, Scheduler, Seeds, Shape, Slerp, TorchRng, Variation,
     },
     text::ClipSkip,
 };
@@ -38,8 +41,11 @@ fn each_setter_changes_the_picture() {
         ("steps", base().steps(5)),
         ("guidance", base().guidance(7.0)),
         ("seed", base().seed(8)),
+        ("noise", base().noise(NoiseKind::Philox)),
+        ("variation", base().variation(varied(0.3))),
+        ("seed_resize", base().seed_resize(32, 48)),
         ("clip_skip", base().clip_skip(2)),
-        ("scheduler", base().scheduler(Euler)),
+        ("scheduler", base().scheduler(Euler::default())),
         ("ladder", base().ladder(Ladder::trailing())),
         (
             "initial_noise",
@@ -119,11 +125,17 @@ struct Late {
 }
 
 impl Guide for Late {
-    fn needs_unconditional(&self, at: Rung) -> bool {
-        at.index >= self.from
+    fn needs_unconditional(&self, at: &Moment<'_>) -> bool {
+        at.rung.index >= self.from
     }
-    fn merge(&self, conditional: &mut [f32], unconditional: &[f32], at: Rung) {
-        assert!(at.index >= self.from);
+    fn merge(
+        &self,
+        conditional: &mut [f32],
+        unconditional: &[f32],
+        at: &Moment<'_>,
+        _: &mut Memory,
+    ) {
+        assert!(at.rung.index >= self.from);
         guide(conditional, unconditional, self.scale);
     }
 }
@@ -156,6 +168,160 @@ fn picture_i_of_many_is_the_one_with_the_seed_plus_i() {
         let alone = latents(&pipeline, &request.clone().seed(picture.seed).count(1));
         assert_eq!(picture.latents, alone, "seed {}", picture.seed);
     }
+}
+
+fn varied(strength: f32) -> Variation {
+    Variation {
+        seed: 3,
+        strength,
+        slerp: Slerp::Columns,
+    }
+}
+
+#[test]
+fn the_noise_is_that_of_the_seeds() {
+    let pipeline = Fakes::new().pipeline();
+    for (request, seeds) in [
+        (base(), Seeds::default()),
+        (
+            base().noise(NoiseKind::Numpy),
+            Seeds {
+                kind: NoiseKind::Numpy,
+                ..Seeds::default()
+            },
+        ),
+        (
+            base().variation(varied(0.3)),
+            Seeds {
+                variation: Some(varied(0.3)),
+                ..Seeds::default()
+            },
+        ),
+        (
+            // A part of a latent is none.
+            base().seed_resize(32, 51).ensd(9),
+            Seeds {
+                resize_from: Some([6, 4]),
+                sampler_offset: 9,
+                ..Seeds::default()
+            },
+        ),
+    ] {
+        let seeds = Seeds { seed: 7, ..seeds };
+        let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
+        assert_eq!(picture.seeds(), seeds);
+        let mut expected = vec![0.0; 192];
+        seeds.first([4, 6, 8], &mut expected).unwrap();
+        assert_eq!(picture.initial_noise.as_slice().unwrap(), expected);
+    }
+    let plain = latents(&pipeline, &base());
+    assert_eq!(plain, latents(&pipeline, &base().variation(varied(0.0))));
+    assert_eq!(plain, latents(&pipeline, &base().seed_resize(64, 48)));
+    let whole = Variation {
+        slerp: Slerp::Whole,
+        ..varied(0.3)
+    };
+    assert_ne!(
+        latents(&pipeline, &base().variation(whole)),
+        latents(&pipeline, &base().variation(varied(0.3)))
+    );
+}
+
+#[test]
+fn ensd_changes_what_is_drawn_on_the_way_only() {
+    let pipeline = Fakes::new().pipeline();
+    assert_eq!(
+        latents(&pipeline, &base()),
+        latents(&pipeline, &base().ensd(31337)),
+        "this sampler draws nothing"
+    );
+    let ancestral = base().scheduler(EulerAncestral::default());
+    let draw = |ensd| {
+        let request = ancestral.clone().ensd(ensd);
+        pipeline.generate(&request).unwrap().pictures.remove(0)
+    };
+    assert_ne!(draw(0).latents, draw(1).latents);
+    assert_eq!(draw(0).initial_noise, draw(1).initial_noise);
+    // Round at 2⁶⁴.
+    let high = ancestral.clone().seed(u64::MAX).ensd(8);
+    assert!(pipeline.generate(&high).is_ok());
+}
+
+#[test]
+fn pictures_of_one_seed_vary_by_the_variations() {
+    let pipeline = Fakes::new().pipeline();
+    let request = base()
+        .scheduler(EulerAncestral::default())
+        .variation(varied(0.3))
+        .ensd(5);
+    let pictures = pipeline.generate(&request.clone().count(3)).unwrap();
+    for (i, picture) in pictures.pictures.iter().enumerate() {
+        assert_eq!(picture.seed, 7);
+        let variation = picture.seeds().variation.unwrap();
+        assert_eq!(variation.seed, 3 + i as u64);
+        let alone = request.clone().variation(variation);
+        assert_eq!(picture.latents, latents(&pipeline, &alone));
+    }
+}
+
+#[test]
+fn a_brownian_path_belongs_to_its_picture() {
+    let fakes = Fakes::new();
+    let alone = fakes.pipeline();
+    let request = base().scheduler(DpmPlusPlusSde::default());
+    let plain = latents(&alone, &request);
+    assert_eq!(plain, latents(&alone, &request.clone().ensd(5)));
+    assert_ne!(
+        plain,
+        latents(&alone, &request.clone().noise(NoiseKind::Philox))
+    );
+    let batch = fakes.build(fakes.builder().batch(3));
+    for picture in batch.generate(&request.clone().count(3)).unwrap().pictures {
+        let twin = request.clone().seed(picture.seed);
+        assert_eq!(picture.latents, latents(&alone, &twin));
+    }
+    let far = Ladder::sigmas([2e7, 1.0, 0.0]);
+    let error = alone.generate(&request.steps(2).ladder(far)).unwrap_err();
+    let error = error.to_string();
+    assert!(error.starts_with("ladder is sigmas, expected"), "{error}");
+}
+
+#[test]
+fn samplers_may_make_steps_of_their_own() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let steps_of = |pipeline: &Pipeline, request: Request| {
+        let mut steps = Vec::new();
+        let run = pipeline.run(&[request], &StopToken::new(), |event| {
+            if let Event::Step(progress) = event {
+                steps.push(progress.step);
+            }
+            ControlFlow::Continue(())
+        });
+        run.unwrap();
+        steps
+    };
+    let fast = steps_of(&pipeline, base().steps(10).scheduler(DpmFast::default()));
+    assert_eq!(fast.len(), 4);
+    assert!(fast.iter().all(|step| step.total == 4));
+    assert!(fast.windows(2).all(|pair| pair[0].next == pair[1].sigma));
+    assert_eq!(steps_of(&pipeline, base())[3].next, 0.0);
+
+    let adaptive = base().scheduler(DpmAdaptive::default());
+    let steps = steps_of(&pipeline, adaptive.clone());
+    assert_eq!(steps.last().unwrap().total, steps.len());
+    // Pictures that shared their steps would change one another.
+    let batch = fakes.build(fakes.builder().batch(3));
+    let requests = [adaptive.clone().count(2), adaptive.clone().prompt("a cat")];
+    fakes.model.batch.store(0, Relaxed);
+    for picture in batch.generate_all(&requests).unwrap().pictures {
+        let alone = requests[picture.request]
+            .clone()
+            .count(1)
+            .seed(picture.seed);
+        assert_eq!(picture.latents, latents(&pipeline, &alone));
+    }
+    assert_eq!(fakes.model.batch.load(Relaxed), 1);
 }
 
 #[test]
@@ -305,11 +471,35 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
             "ladder is karras, expected leading",
         ),
         (
-            base().ladder(Ladder::Karras {
-                rho: -1.0,
-                over: None,
-            }),
+            base().ladder(Ladder::shaped(Shape::Karras { rho: -1.0 })),
             "rho: expected a finite number above 0, found -1",
+        ),
+        (
+            base().ladder(Ladder::sigmas([2.0, 1.0, 0.0])),
+            "steps is 4, expected 2, as many as the ladder has rungs",
+        ),
+        (
+            base().noise(NoiseKind::Numpy).seed(1 << 32),
+            "seed is 4294967296, expected 0 to 4294967295 for every picture, numpy's seeds",
+        ),
+        (
+            base()
+                .noise(NoiseKind::Numpy)
+                .seed(u32::MAX.into())
+                .count(2),
+            "seed is 4294967296",
+        ),
+        (
+            base().noise(NoiseKind::Numpy).ensd(u32::MAX.into()),
+            "ensd is 4294967295, expected so much that seed and ensd are at most 4294967295 together",
+        ),
+        (
+            base().variation(varied(1.5)),
+            "variation is 1.5, expected a strength of 0 to 1",
+        ),
+        (
+            base().seed_resize(64, 7),
+            "seed_resize is 8×0 latents, expected 1 to 4096 latents each way",
         ),
         (
             base().prompt("x".repeat(MAX_PROMPT_BYTES + 1)),
@@ -369,10 +559,7 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
          guidance is NaN, expected a finite number; count is 0, expected 1 to 65536; steps is 0, expected 1 to 1000, the model's training timesteps; \
          clip_skip is 9, expected 1 to 3, the model's text layers"
     );
-    let both = Ladder::Karras {
-        rho: -1.0,
-        over: None,
-    };
+    let both = Ladder::shaped(Shape::Karras { rho: -1.0 });
     let error = pipeline
         .generate(&base().steps(0).ladder(both))
         .unwrap_err();
@@ -406,6 +593,10 @@ fn a_request_is_json_and_back() {
         .steps(7)
         .guidance(3.25)
         .seed(u64::MAX)
+        .noise(NoiseKind::Cuda { threads: 1 << 16 })
+        .variation(varied(0.25))
+        .seed_resize(32, 48)
+        .ensd(31337)
         .count(2)
         .clip_skip(2)
         .scheduler("euler-a".parse::<Scheduler>().unwrap())
@@ -434,6 +625,9 @@ fn a_request_is_json_and_back() {
         r#"{"prompt": "a", "step": 3}"#,
         r#"{"prompt": "a", "scheduler": "x"}"#,
         r#"{"prompt": "a", "steps": -1}"#,
+        r#"{"prompt": "a", "guidance": {"scales": 7}}"#,
+        r#"{"prompt": "a", "noise": "mt"}"#,
+        r#"{"prompt": "a", "variation": {"seed": 3}}"#,
     ] {
         assert!(serde_json::from_str::<Request>(wrong).is_err(), "{wrong}");
     }
@@ -442,7 +636,10 @@ fn a_request_is_json_and_back() {
             scale: 1.0,
             from: 0,
         }),
-        base().scheduler(EulerAncestral { eta: 0.5 }),
+        base().scheduler(EulerAncestral {
+            eta: 0.5,
+            ..EulerAncestral::default()
+        }),
     ];
     for request in own {
         assert!(serde_json::to_string(&request).is_err(), "{request:?}");
@@ -474,7 +671,7 @@ fn a_network_that_fails_is_named_with_its_step() {
 struct Overflow;
 
 impl Guide for Overflow {
-    fn merge(&self, conditional: &mut [f32], _: &[f32], _: Rung) {
+    fn merge(&self, conditional: &mut [f32], _: &[f32], _: &Moment<'_>, _: &mut Memory) {
         conditional.fill(f32::INFINITY);
     }
 }

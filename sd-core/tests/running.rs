@@ -421,7 +421,7 @@ impl Sampler for Wrong {
         for at in rungs.iter() {
             let broken = run.denoise(x, at, &mut denoised);
             match self {
-                Self::ShortNoise => run.noise(&mut x[..1]),
+                Self::ShortNoise => run.noise(at.sigma, 0.0, &mut x[..1]),
                 Self::ShortStep => {
                     run.step(Step::new(rungs, at.index, x, &denoised[1..]))?;
                 }

@@ -5,147 +5,194 @@
 
 use sd_core::{
     Infotext, Request,
-    schedulers::{Ladder, Scheduler, TABLE},
+    schedulers::{
+        AlignYourSteps, AlignedModel, FirstX, Ladder, NoiseKind, Scheduler, SchedulerConfig, Shape,
+        Slerp, TABLE, Variation, from_webui, same,
+    },
 };
 
-fn scheduler(request: &Request) -> &'static str {
-    match &request.scheduler {
-        Scheduler::Named(row) => row.name,
-        Scheduler::Own(sampler) => panic!("{sampler:?}"),
-    }
-}
-
-/// The ladder and the differences that stem from `sampler` (with what follows it) in an otherwise plain file of WebUI.
-fn read(sampler: &str) -> (&'static str, Ladder, Vec<String>) {
+/// The request and the differences that stem from `sampler` (with what follows it) in an otherwise plain file of WebUI.
+fn read(sampler: &str) -> (Request, Vec<String>) {
     let text = format!(
         "a fox\nSteps: 20, Sampler: {sampler}, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU"
     );
     let again = Infotext::parse(&text).request();
-    let ladder = again.request.ladder.unwrap();
-    (scheduler(&again.request), ladder, again.differences)
+    (again.request, again.differences)
 }
 
-const LOG_SIGMA: &str = "sigmas between training timesteps were interpolated in their logarithm, here they are linearly";
-const FIRST_X: &str = "x began as noise times sigma, with DPM++ 2M on this ladder it is noise times sqrt(sigma² + 1) here";
-const ROUNDED: &str =
-    "the network was told the timesteps as they are, with DPM++ 2M here they are rounded";
-const ENDS: &str =
-    "the ladder went down to timestep 0, with DPM++ 2M here it ends a step above and is rounded";
+/// Whether the sampler of a request is the one that WebUI has under this name.
+fn is(request: &Request, name: &str) -> bool {
+    let sampler = request.scheduler.sampler(&SchedulerConfig::default());
+    same(&*sampler, &*from_webui(name, None).unwrap().sampler)
+}
+
+const GPU: &str = "the noise was drawn on a GPU that is not named, here it is that of `RNG: NV`: the same where the GPU has a thread for \
+                   each of the latents' numbers";
 
 #[test]
 fn samplers_and_schedule_types_of_webui() {
-    let (karras, linspace) = (Ladder::karras(), Ladder::linspace());
-    let cases: [(&str, &str, Ladder, &[&str]); 21] = [
-        ("Euler a, Schedule type: Karras", "euler-a", karras, &[]),
-        ("Euler Karras", "euler", karras, &[]),
-        ("Heun, Schedule type: karras", "heun", karras, &[]),
-        ("k_euler_ancestral", "euler-a", linspace, &[LOG_SIGMA]),
-        ("Euler", "euler", linspace, &[LOG_SIGMA]),
-        (
-            "Euler, Schedule type: Automatic",
-            "euler",
-            linspace,
-            &[LOG_SIGMA],
-        ),
-        (
-            "Euler, Schedule type: Normal",
-            "euler",
-            linspace,
-            &[LOG_SIGMA],
-        ),
-        ("DPM++ 2M Karras", "dpmpp-2m", karras, &[FIRST_X, ROUNDED]),
-        ("k_dpmpp_2m_ka", "dpmpp-2m", karras, &[FIRST_X, ROUNDED]),
+    let (karras, uniform) = (Ladder::karras, Ladder::normal);
+    let exponential = Ladder::exponential;
+    let cases: [(&str, &str, Ladder, &[&str]); 24] = [
+        ("Euler a, Schedule type: Karras", "Euler a", karras(), &[]),
+        ("Euler Karras", "Euler", karras(), &[]),
+        ("Heun, Schedule type: karras", "Heun", karras(), &[]),
+        ("k_euler_ancestral", "Euler a", uniform(), &[]),
+        ("Euler", "Euler", uniform(), &[]),
+        ("Euler, Schedule type: Automatic", "Euler", uniform(), &[]),
+        ("Euler, Schedule type: Normal", "Euler", uniform(), &[]),
+        ("DPM++ 2M Karras", "DPM++ 2M", karras(), &[]),
+        ("k_dpmpp_2m_ka", "DPM++ 2M", karras(), &[]),
         (
             "DPM++ 2M, Schedule type: Automatic",
-            "dpmpp-2m",
-            karras,
-            &[FIRST_X, ROUNDED],
+            "DPM++ 2M",
+            karras(),
+            &[],
+        ),
+        ("DPM++ 2M", "DPM++ 2M", uniform(), &[]),
+        (
+            "DPM++ 2M SDE Exponential",
+            "DPM++ 2M SDE",
+            exponential(),
+            &[],
         ),
         (
-            "DPM++ 2M, Schedule type: Karras, SGM noise multiplier: True",
-            "dpmpp-2m",
-            karras,
-            &[ROUNDED],
+            "DPM++ 3M SDE, Schedule type: Automatic",
+            "DPM++ 3M SDE",
+            exponential(),
+            &[],
         ),
-        ("DPM++ 2M", "dpmpp-2m", linspace, &[FIRST_X, ENDS]),
-        (
-            "Euler, Schedule type: Karras, SGM noise multiplier: True",
-            "euler",
-            karras,
-            &[
-                "x began as noise times sqrt(sigma² + 1), with Euler on this ladder it is noise times sigma here",
-            ],
-        ),
-        ("DDIM", "ddim", Ladder::leading(), &[]),
+        ("DPM2 Karras", "DPM2", karras(), &[]),
         (
             "DDIM, Schedule type: Karras, Version: v1.10.1",
-            "ddim",
-            Ladder::leading(),
-            &["DDIM of WebUI 1.6 and later leaves out its last step, here it is taken"],
+            "DDIM",
+            Ladder::ddim_uniform(),
+            &[],
         ),
-        ("DDIM, Version: v1.5.2", "ddim", Ladder::leading(), &[]),
         (
             "Euler, Schedule type: Align Your Steps",
-            "euler",
-            karras,
-            &["there is no schedule type `Align Your Steps`: karras stands in"],
+            "Euler",
+            Ladder::AlignYourSteps(AlignYourSteps {
+                model: AlignedModel::Sd15,
+                three_digits: true,
+                keep_last: true,
+            }),
+            &[],
         ),
         (
             "Euler, Schedule type: SGM Uniform",
-            "euler",
-            Ladder::trailing(),
-            &["there is no schedule type `SGM Uniform`: trailing stands in"],
+            "Euler",
+            Ladder::sgm_uniform(),
+            &[],
         ),
         (
-            "DPM++ 2M SDE Exponential",
-            "euler-a",
-            karras,
+            "Euler, Schedule type: kl_optimal",
+            "Euler",
+            Ladder::shaped(Shape::KlOptimal {
+                ends_at_lowest: true,
+            }),
+            &[],
+        ),
+        (
+            "LCM, Schedule type: Automatic",
+            "LCM",
+            Ladder::lcm_even(),
+            &[],
+        ),
+        ("LCM", "LCM", Ladder::lcm_even(), &[]),
+        (
+            "LCM, Schedule type: Karras",
+            "LCM",
+            karras(),
             &[
-                "there is no sampler `DPM++ 2M SDE`: Euler a stands in",
-                "there is no schedule type `Exponential`: karras stands in",
+                "LCM's schedule type went over the sigmas of fifty timesteps, here over those of all",
             ],
         ),
         (
-            "DPM2 Karras",
-            "heun",
-            karras,
-            &["there is no sampler `DPM2`: Heun stands in"],
+            "Snake a Karras",
+            "Euler a",
+            karras(),
+            &["there is no sampler `Snake a`: Euler a stands in"],
+        ),
+        (
+            "Snake",
+            "DPM++ 2M",
+            uniform(),
+            &["there is no sampler `Snake`: DPM++ 2M stands in"],
         ),
         (
             "Euler, Schedule type: Sideways",
-            "euler",
-            karras,
-            &["there is no schedule type `Sideways`: the default stands in"],
+            "Euler",
+            uniform(),
+            &["there is no schedule type `Sideways`: the sampler's own stands in"],
         ),
     ];
-    for (text, row, ladder, differences) in cases {
-        let read = read(text);
-        assert_eq!((read.0, read.1), (row, ladder), "{text}");
-        assert_eq!(read.2, differences, "{text}");
+    for (text, name, ladder, differences) in cases {
+        let (request, found) = read(text);
+        assert!(is(&request, name), "{text}: {:?}", request.scheduler);
+        assert_eq!(request.ladder, Some(ladder), "{text}");
+        assert_eq!(found, differences, "{text}");
     }
-    for row in &TABLE {
-        assert_eq!(read(row.title).0, row.name);
+    for name in TABLE.iter().filter_map(|row| row.webui) {
+        let (request, _) = read(&format!("{name}, Version: v1.10.1"));
+        assert!(is(&request, name), "{name}");
     }
 }
 
 #[test]
-fn what_webui_does_otherwise_depends_on_the_steps() {
+fn the_first_x_is_that_of_the_file() {
+    let first_x = |text: &str| {
+        let (request, differences) = read(text);
+        assert_eq!(differences, [""; 0]);
+        let sampler = request.scheduler.sampler(&SchedulerConfig::default());
+        sampler.conventions().first_x
+    };
+    let sgm = ", SGM noise multiplier: True";
+    for name in ["Euler", "DPM++ 2M Karras"] {
+        assert_eq!(first_x(name), FirstX::BySpacing);
+        let preserving = first_x(&format!("{name}{sgm}"));
+        assert_eq!(preserving, FirstX::VariancePreserving);
+    }
+}
+
+#[test]
+fn samplers_over_timesteps_depend_on_the_version_and_the_steps() {
     let differences = |sampler: &str, steps: usize| {
         let text = format!(
             "a\nSteps: {steps}, Sampler: {sampler}, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU"
         );
         Infotext::parse(&text).request().differences
     };
-    // 999 / 27 is whole: every point is a training timestep.
-    assert_eq!(differences("Euler", 28), [""; 0]);
-    assert_eq!(differences("Euler", 1), [""; 0]);
-    assert_eq!(differences("Euler", 29), [LOG_SIGMA]);
     assert_eq!(differences("DDIM", 50), [""; 0]);
     assert_eq!(
         differences("DDIM", 30),
-        ["DDIM visited 31 timesteps for 30 steps in WebUI, here as many as steps"]
+        ["DDIM visited 31 timesteps for 30 steps, here as many as steps"]
     );
     assert_eq!(differences("DDIM", 5000).len(), 1);
+    assert_eq!(differences("DDIM, Version: v1.6.0", 30), [""; 0]);
+    assert_eq!(differences("UniPC", 20), [""; 0]);
+    assert_eq!(
+        differences("UniPC", 30),
+        ["UniPC visited 31 timesteps for 30 steps, here as many as steps"]
+    );
+    for new in ["v1.10.1", "f2.0.1v1.10.1-previous-224", "2.1", "1a2b3c4"] {
+        let (request, _) = read(&format!("DDIM, Version: {new}"));
+        assert!(matches!(&request.scheduler, Scheduler::Own(_)), "{new}");
+    }
+    for old in ["DDIM", "DDIM, Version: v1.5.2"] {
+        let (request, _) = read(old);
+        assert!(matches!(&request.scheduler, Scheduler::Named(row) if row.name == "ddim"));
+        assert_eq!(request.ladder, Some(Ladder::leading()));
+    }
+}
+
+/// Of CFG++, whose scale WebUI has from 0 to 12.5.
+#[test]
+fn the_scale_of_cfg_pp_is_divided() {
+    let text = "a\nSteps: 20, Sampler: DDIM CFG++, CFG scale: 7.5, Seed: 1, Size: 64x64, RNG: CPU, Version: v1.10.1";
+    let read = Infotext::parse(text).request();
+    assert_eq!(read.request.guidance.scale(), Some(0.6));
+    assert_eq!(read.differences, [""; 0]);
 }
 
 /// A plain file of WebUI's, with changes to it.
@@ -169,7 +216,6 @@ fn each_key_that_is_not_followed_is_named_once() {
     for entry in [
         "Denoising strength: 0.7",
         "Hires upscale: 2",
-        "Variation seed: 3",
         "Eta: 0.5",
         "Refiner: b",
         "Tiling: True",
@@ -185,21 +231,76 @@ fn each_key_that_is_not_followed_is_named_once() {
         );
     }
     assert_eq!(
-        differences("a fox", ", RNG: NV"),
-        ["the noise was drawn by `RNG: NV`, here it is that of torch's CPU generator"]
-    );
-    assert_eq!(
-        differences("a fox", ", ENSD: 31337"),
-        ["the noise of the steps had a seed of its own (`ENSD: 31337`)"]
-    );
-    // Where nothing is drawn on the way it is nothing.
-    assert_eq!(
-        differences("a fox", ", ENSD: 31337, Eta: 0.5, Sampler: Euler"),
-        [""; 0]
+        differences("a fox", ", Eta: 0.5, Sampler: Euler"),
+        [""; 0],
+        "where nothing is drawn on the way it is nothing"
     );
     assert_eq!(
         differences("a fox", ", CFG scale: 0.5"),
         ["at a CFG scale below 1 the negative prompt was mixed in, here it is not"]
+    );
+}
+
+#[test]
+fn noise_is_read_and_drawn_again() {
+    let read = |entries: &str| {
+        let text = format!(
+            "a\nSteps: 20, Sampler: Euler a, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 64x64{entries}"
+        );
+        let again = Infotext::parse(&text).request();
+        (again.request, again.differences)
+    };
+    for (entries, noise, difference) in [
+        (", RNG: CPU", NoiseKind::Torch, None),
+        (", RNG: NV", NoiseKind::Philox, None),
+        ("", NoiseKind::Philox, Some(GPU)),
+        (", RNG: GPU", NoiseKind::Philox, Some(GPU)),
+        (
+            ", RNG: XYZ",
+            NoiseKind::Torch,
+            Some("the noise was drawn by `RNG: XYZ`, here it is that of torch's CPU generator"),
+        ),
+    ] {
+        let (request, differences) = read(entries);
+        assert_eq!(request.noise, noise, "{entries}");
+        let difference: Vec<_> = difference.into_iter().collect();
+        assert_eq!(differences, difference, "{entries}");
+    }
+    let (request, differences) = read(
+        ", Variation seed: 3, Variation seed strength: 0.15, Seed resize from: 512x768, ENSD: 31337, RNG: CPU",
+    );
+    assert_eq!(differences, [""; 0]);
+    let variation = Variation {
+        seed: 3,
+        strength: 0.15,
+        slerp: Slerp::Columns,
+    };
+    assert_eq!(request.variation, Some(variation));
+    assert_eq!(request.seed_resize, Some([512, 768]));
+    assert_eq!(request.ensd, 31337);
+
+    let (request, _) = read(", ENSD: -2, RNG: CPU");
+    assert_eq!(request.ensd, u64::MAX - 1);
+    let (request, differences) = read(
+        ", Variation seed: x, Variation seed strength: 2, Seed resize from: 5, ENSD: y, RNG: CPU",
+    );
+    assert_eq!(
+        (request.variation, request.seed_resize, request.ensd),
+        (None, None, 0)
+    );
+    let unusable = |entry: &str| format!("`{entry}` cannot be used, the default stands in");
+    let expected = [
+        "Variation seed: x",
+        "Variation seed strength: 2",
+        "Seed resize from: 5",
+        "ENSD: y",
+    ];
+    assert_eq!(differences, expected.map(unusable));
+    let (request, differences) = read(", Variation seed: 3, RNG: CPU");
+    assert_eq!(request.variation, None);
+    assert_eq!(
+        differences,
+        ["`Variation seed strength` is missing, the default stands in"]
     );
 }
 
@@ -247,14 +348,12 @@ fn prompt_syntax_is_named_where_webui_reads_it() {
 #[test]
 fn values_that_cannot_be_used_and_values_that_are_not_there() {
     let again = Infotext::parse(
-        "a\nSteps: x, Sampler: Euler, Schedule type: Karras, CFG scale: inf, Seed: -1, Size: 1, Clip skip: 0, RNG: CPU, \
-         SD ladder: nonsense",
+        "a\nSteps: x, Sampler: Euler, Schedule type: Karras, CFG scale: inf, Seed: -1, Size: 1, Clip skip: 0, RNG: CPU",
     )
     .request();
     let unusable = |entry: &str| format!("`{entry}` cannot be used, the default stands in");
     let expected = [
         "Steps: x",
-        "SD ladder: nonsense",
         "CFG scale: inf",
         "Seed: -1",
         "Size: 1",
@@ -275,17 +374,9 @@ fn values_that_cannot_be_used_and_values_that_are_not_there() {
     let mut expected = ["Steps", "Sampler", "CFG scale", "Seed", "Size"]
         .map(missing)
         .to_vec();
-    expected.push(
-        "the noise was drawn on a GPU (no `RNG: CPU`), here it is that of torch's CPU generator"
-            .to_owned(),
-    );
-    let found: Vec<_> = again
-        .differences
-        .into_iter()
-        // Of the ladder that is taken for want of a sampler.
-        .filter(|found| ![FIRST_X, ENDS].contains(&&**found))
-        .collect();
-    assert_eq!(found, expected);
+    expected.push(GPU.to_owned());
+    assert_eq!(again.differences, expected);
+    assert!(is(&again.request, "DPM++ 2M"));
     for size in ["0x0", "7x8", "8x", "x8", "8x8x8", "4294967296x8", "-8x8"] {
         let entries = format!(", Size: {size}");
         assert_eq!(

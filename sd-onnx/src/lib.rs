@@ -15,10 +15,12 @@
 //!
 //! # Where to read on
 //! - [`handbook::parameters`]: what steps, guidance, seed, size, clip skip and schedulers do, and what too much of them does.
+//! - [`handbook::sampling`]: which sampler, which noise levels, and what diffusers, WebUI and ComfyUI call them.
 //! - [`handbook::programs`]: sharing a pipeline, many requests, watching, stopping, streaming.
 //! - [`handbook::pieces`]: embeddings, noise, latents, samplers, guidance and networks of one's own.
 //! - [`handbook::files`]: models, and what a PNG says about itself.
-//! - [`schedulers`]: the samplers and ladders, each with its paper. [`text`]: tokens and clip skip.
+//! - [`schedulers`]: the samplers, ladders and sources of noise, each with its paper. [`guidance`]: how the prompt is followed.
+//!   [`text`]: tokens and clip skip.
 //!
 //! # What happens at [`Builder::load`]
 //! The model's `config.json` files say how its networks are shaped. For each, an ONNX graph of about a megabyte is
@@ -49,9 +51,10 @@ pub use device::Device;
 pub use error::Error;
 pub use runtime::RuntimeError;
 pub use sd_core::{
-    Conditioning, Denoiser, Error as GenerateError, Event, EventStream, Events, Generation,
-    Guidance, Guide, Guided, ImageSize, Infotext, LatentCodec, LatentDistribution, LatentRgb,
-    MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, OnStop, Picture, Pipeline, PipelineBuilder, Problem,
-    Problems, Progress, Prompt, Reproduction, Request, SchedulerConfig, StepInfo, StopToken,
-    Stopped, Timings, Unfinished, Update, files, guide, infotext, schedulers, slerp, text,
+    ClassifierFree, Conditioning, Denoiser, Error as GenerateError, Event, EventStream, Events,
+    Generation, Guidance, Guide, Guided, ImageSize, Infotext, LatentCodec, LatentDistribution,
+    LatentRgb, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, OnStop, Picture, Pipeline, PipelineBuilder,
+    Problem, Problems, Progress, Prompt, Reproduction, Request, SchedulerConfig, StepInfo,
+    StopToken, Stopped, Timings, Unfinished, Update, files, guidance, guide, infotext, schedulers,
+    slerp, text,
 };

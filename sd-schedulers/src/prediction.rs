@@ -1,7 +1,9 @@
 //! What a model's output is, and how it becomes the denoised sample. The only file that knows.
 
+use crate::{Path, Rung};
+
 /// What a model was trained to predict.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Prediction {
     /// The noise: `epsilon`, <https://arxiv.org/abs/2006.11239>. Stable Diffusion 1.x, SDXL.
     #[default]
@@ -10,30 +12,57 @@ pub enum Prediction {
     V,
     /// The denoised sample itself: `sample`.
     Sample,
+    /// The velocity of the straight path, noise minus clean sample: `flow_prediction`, <https://arxiv.org/abs/2209.03003>. SD 3, FLUX.
+    Flow,
+    /// A network preconditioned as in table 1 of <https://arxiv.org/abs/2206.00364>: the classes `EDM…` of diffusers. Playground 2.5.
+    Edm {
+        /// The standard deviation of the data, above 0; 0.5 in the paper.
+        sigma_data: f32,
+        /// Whether the output's sign is that of v (`v_prediction`) instead of the paper's (`epsilon`).
+        v: bool,
+    },
 }
 
 impl Prediction {
     /// Turns a model's output into the denoised sample D(x; sigma), in place.
     ///
-    /// `output` is what the model made of `x` times [`input_scale`](Self::input_scale). `x` is in the
-    /// variance-exploding scaling (a clean sample plus `sigma` times unit noise) and as long as `output`: of two
-    /// different lengths, only the first elements up to the shorter one are converted.
-    pub fn denoised(self, output: &mut [f32], x: &[f32], sigma: f32) {
+    /// `output` is what the model made of `x` times [`input_scale`](Self::input_scale). `x` is in the scaling that `at` says and as long as
+    /// `output`: of two different lengths, only the first elements up to the shorter one are converted.
+    pub fn denoised(self, output: &mut [f32], x: &[f32], at: Rung) {
+        let sigma = at.sigma;
         let variance = sigma * sigma + 1.0;
-        let (skip, out) = match self {
-            Self::Epsilon => (1.0, -sigma),
-            Self::V => (1.0 / variance, -sigma / variance.sqrt()),
-            Self::Sample => return,
+        let (skip, out) = match (self, at.path) {
+            (Self::Epsilon, _) => (1.0, -sigma),
+            (Self::V, _) => (1.0 / variance, -sigma / variance.sqrt()),
+            (Self::Sample, _) => return,
+            (Self::Flow, Path::Flow) => (1.0, -sigma),
+            (Self::Flow, Path::Exploding) => (1.0 / (1.0 + sigma), -sigma / (1.0 + sigma)),
+            (Self::Edm { sigma_data, v }, _) => {
+                let (data, variance) = (
+                    sigma_data * sigma_data,
+                    sigma * sigma + sigma_data * sigma_data,
+                );
+                let out = sigma * sigma_data / variance.sqrt();
+                (data / variance, if v { -out } else { out })
+            }
         };
         for (output, x) in output.iter_mut().zip(x) {
             *output = skip * x + out * *output;
         }
     }
 
-    /// What `x` is multiplied by before the model sees it: `1 / sqrt(sigma² + 1)`, back to the variance-preserving
-    /// scaling the model was trained in.
-    pub fn input_scale(sigma: f32) -> f32 {
-        1.0 / (sigma * sigma + 1.0).sqrt()
+    /// What `x` is multiplied by before the model sees it, back to the scaling that the model was trained in: `1 / sqrt(sigma² + 1)` for a
+    /// variance-preserving model, 1 on the straight path.
+    pub fn input_scale(self, at: Rung) -> f32 {
+        let sigma = at.sigma;
+        match (self, at.path) {
+            (Self::Epsilon | Self::V | Self::Sample, _) => 1.0 / (sigma * sigma + 1.0).sqrt(),
+            (Self::Flow, Path::Flow) => 1.0,
+            (Self::Flow, Path::Exploding) => 1.0 / (1.0 + sigma),
+            (Self::Edm { sigma_data, .. }, _) => {
+                1.0 / (sigma * sigma + sigma_data * sigma_data).sqrt()
+            }
+        }
     }
 }
 
@@ -47,7 +76,22 @@ mod tests {
     fn every_prediction_of_a_perfect_model_gives_the_clean_sample() {
         let (clean, noise) = ([0.5_f32, -1.25, 0.0], [0.3_f32, 1.0, -0.7]);
         for sigma in [0.03_f32, 1.0, 14.6] {
-            let alpha = Prediction::input_scale(sigma);
+            let at = Rung {
+                index: 0,
+                sigma,
+                timestep: 0.0,
+                path: Path::Exploding,
+            };
+            let alpha = Prediction::Epsilon.input_scale(at);
+            // c_skip x + c_out F = clean for the F of EDM's table 1.
+            let (data, variance) = (0.25, sigma * sigma + 0.25);
+            let edm: Vec<f32> = clean
+                .iter()
+                .zip(&noise)
+                .map(|(c, n)| {
+                    (c - data / variance * (c + sigma * n)) * variance.sqrt() / (0.5 * sigma)
+                })
+                .collect();
             let x: Vec<f32> = clean
                 .iter()
                 .zip(&noise)
@@ -62,9 +106,27 @@ mod tests {
                 (Prediction::Epsilon, noise.to_vec()),
                 (Prediction::V, v),
                 (Prediction::Sample, clean.to_vec()),
+                (
+                    Prediction::Flow,
+                    noise.iter().zip(&clean).map(|(n, c)| n - c).collect(),
+                ),
+                (
+                    Prediction::Edm {
+                        sigma_data: 0.5,
+                        v: true,
+                    },
+                    edm.iter().map(|f| -f).collect(),
+                ),
+                (
+                    Prediction::Edm {
+                        sigma_data: 0.5,
+                        v: false,
+                    },
+                    edm,
+                ),
             ] {
                 let mut denoised = output;
-                prediction.denoised(&mut denoised, &x, sigma);
+                prediction.denoised(&mut denoised, &x, at);
                 for (d, c) in denoised.iter().zip(&clean) {
                     assert!(
                         (d - c).abs() < 5e-6,

@@ -1,15 +1,25 @@
 //! From an infotext to the request that makes the picture again.
 
-use std::{collections::HashSet, num::NonZeroUsize, str::FromStr, sync::LazyLock};
+use std::{
+    collections::HashSet,
+    num::NonZeroUsize,
+    str::FromStr,
+    sync::{Arc, LazyLock},
+};
 
 use regex::Regex;
-use sd_schedulers::{Conventions, Counting, FirstX, Ladder, Row, SchedulerConfig, Spacing, TABLE};
+use sd_schedulers::{
+    Ladder, NoiseKind, Row, Sampler, Scheduler, SchedulerConfig, Slerp, TABLE, Variation,
+    from_webui,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::{
-    Infotext, Reproduction,
-    webui::{default_row, find, nearest, row_called, split},
+    Infotext, OF_WEBUI, Reproduction,
+    webui::{default_row, ladder_called, nearest, noise_called, row_called, split, with_sgm_noise},
 };
-use crate::{ImageSize, Request};
+use crate::{ClassifierFree, Guidance, ImageSize, Request};
 
 /// What [`Infotext::request`] does.
 pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
@@ -26,10 +36,14 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     if let Some(steps) = reading.number::<NonZeroUsize>("Steps") {
         request = request.steps(steps.get());
     }
-    let (sampler, ladder) = reading.sampler(request.steps);
-    request = request.scheduler(sampler).ladder(ladder);
-    if let Some(scale) = reading.guidance() {
-        request = request.guidance(scale);
+    let Way {
+        scheduler,
+        ladder,
+        draws,
+    } = reading.way(request.steps);
+    request = request.scheduler(scheduler).ladder(ladder);
+    if let Some(guidance) = reading.guidance() {
+        request.guidance = guidance;
     }
     if let Some(seed) = reading.number("Seed") {
         request = request.seed(seed);
@@ -37,14 +51,22 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     if let Some(size) = reading.value("Size", size) {
         request = request.size(size.width(), size.height());
     }
+    request.variation = reading.variation();
+    if infotext.get("Seed resize from").is_some() {
+        request.seed_resize = reading.value("Seed resize from", sides);
+    }
+    if infotext.get("ENSD").is_some() {
+        request.ensd = reading.value("ENSD", offset).unwrap_or_default();
+    }
     if infotext.get("Clip skip").is_some()
         && let Some(layer) = reading.number::<NonZeroUsize>("Clip skip")
     {
         request = request.clip_skip(layer.get());
     }
-    reading.noise(sampler);
+    request.noise = reading.noise();
+    reading.made();
     reading.syntax(&request);
-    reading.others(sampler);
+    reading.others(draws);
     Reproduction {
         request,
         differences: reading.differences,
@@ -52,14 +74,18 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
 }
 
 /// Keys that are read elsewhere, and those that say nothing of how the picture was made.
-const KNOWN: [&str; 29] = [
+const KNOWN: [&str; 35] = [
     "Steps",
     "Sampler",
     "Schedule type",
     "CFG scale",
     "Seed",
     "Size",
+    "Variation seed",
+    "Variation seed strength",
+    "Seed resize from",
     "Clip skip",
+    "ENSD",
     "RNG",
     "SGM noise multiplier",
     "Batch size",
@@ -67,6 +93,8 @@ const KNOWN: [&str; 29] = [
     "SD ladder",
     "SD sampler",
     "SD guidance",
+    "SD noise",
+    "SD slerp",
     "SD prompt",
     "SD prompt embedding",
     "SD negative prompt",
@@ -103,6 +131,14 @@ static WORD: LazyLock<Regex> = LazyLock::new(|| expect(r"\p{L}+|\p{N}|[^\s\p{L}\
 
 fn expect(expression: &str) -> Regex {
     Regex::new(expression).expect("the expression is constant")
+}
+
+/// How the latents were made of the noise.
+struct Way {
+    scheduler: Scheduler,
+    ladder: Ladder,
+    /// Whether the sampler draws noise.
+    draws: bool,
 }
 
 /// An infotext on its way to a request.
@@ -146,135 +182,155 @@ impl<'a> Reading<'a> {
         self.infotext.get(key).unwrap_or(shown)
     }
 
-    fn sampler(&mut self, steps: usize) -> (&'static Row, Ladder) {
-        let mut in_name = None;
-        let row = if let Some(own) = self.infotext.get("SD sampler") {
+    /// The sampler and its ladder.
+    fn way(&mut self, steps: usize) -> Way {
+        if self.foreign {
+            return self.way_of_webui(steps);
+        }
+        let preset = match self.infotext.get("SD sampler") {
+            Some(OF_WEBUI) => self.infotext.get("Sampler"),
+            _ => None,
+        };
+        if let Some(preset) = preset.and_then(|name| from_webui(name, None).ok()) {
+            return Way {
+                ladder: self.ladder(preset.row),
+                scheduler: self.first_x(preset.sampler).into(),
+                draws: true,
+            };
+        }
+        let row = self.row();
+        Way {
+            scheduler: row.into(),
+            ladder: self.ladder(row),
+            draws: true,
+        }
+    }
+
+    fn row(&mut self) -> &'static Row {
+        if let Some(own) = self
+            .infotext
+            .get("SD sampler")
+            .filter(|own| *own != OF_WEBUI)
+        {
             let row = row_of_type(own);
             let title = row.title;
             self.note(format!(
                 "the sampler was `{own}`, with options of its own: {title} with the usual ones stands in"
             ));
-            row
-        } else if let Some(name) = self.value("Sampler", Some) {
-            let (name, ladder) = split(name);
-            in_name = ladder;
-            row_called(name).unwrap_or_else(|| {
-                let row = nearest(name);
-                let title = row.title;
-                self.note(format!("there is no sampler `{name}`: {title} stands in"));
-                row
-            })
-        } else {
-            default_row()
+            return row;
+        }
+        let Some(name) = self.value("Sampler", Some) else {
+            return default_row();
         };
-        (row, self.ladder(row, in_name, steps))
+        row_called(name).unwrap_or_else(|| {
+            let row = default_row();
+            let title = row.title;
+            self.note(format!("there is no sampler `{name}`: {title} stands in"));
+            row
+        })
     }
 
-    fn ladder(&mut self, row: &Row, in_name: Option<&str>, steps: usize) -> Ladder {
-        let conventions = (row.build)(&SchedulerConfig::default()).conventions();
+    fn ladder(&mut self, row: &Row) -> Ladder {
         if let Some(json) = self.infotext.get("SD ladder") {
             return serde_json::from_str(json).unwrap_or_else(|_| {
                 self.note(format!(
                     "`SD ladder: {json}` cannot be used, the default stands in"
                 ));
-                row.default_ladder
+                row.default_ladder.clone()
             });
         }
-        if self.foreign && row.name == "ddim" {
-            self.ddim(steps);
-            return row.default_ladder;
-        }
-        let automatic = match row.name {
-            "dpmpp-2m" => "Karras",
-            _ => "Uniform",
+        let Some(name) = self.infotext.get("Schedule type") else {
+            self.note("`Schedule type` is missing, the default stands in");
+            return row.default_ladder.clone();
         };
-        let name = match in_name.or(self.infotext.get("Schedule type")) {
-            Some("Automatic") => automatic,
-            Some(name) => name,
-            // Before 1.9 a ladder other than this one was in the sampler's name.
-            None if self.foreign => "Uniform",
-            None => {
-                self.note("`Schedule type` is missing, the default stands in");
-                return row.default_ladder;
-            }
-        };
-        let ladder = match (find(name), name.parse()) {
-            (Some(known), _) if known.there => known.ladder,
-            (Some(known), _) => {
-                let stands_in = known.ladder.name().unwrap_or_default();
-                self.note(format!(
-                    "there is no schedule type `{name}`: {stands_in} stands in"
-                ));
-                known.ladder
-            }
-            (None, Ok(ladder)) => ladder,
-            (None, Err(_)) => {
-                self.note(format!(
-                    "there is no schedule type `{name}`: the default stands in"
-                ));
-                row.default_ladder
-            }
-        };
-        if self.foreign {
-            self.compare(row, &conventions, &ladder, steps);
-        }
-        ladder
+        // Some of WebUI's labels are all but our names, and mean another ladder.
+        let ours = name.parse::<Ladder>().ok();
+        let ladder = ours.or_else(|| ladder_called(name));
+        ladder.unwrap_or_else(|| {
+            self.note(format!(
+                "there is no schedule type `{name}`: the default stands in"
+            ));
+            row.default_ladder.clone()
+        })
     }
 
-    /// What WebUI's k-diffusion samplers do otherwise on a ladder.
-    fn compare(&mut self, row: &Row, conventions: &Conventions, ladder: &Ladder, steps: usize) {
-        let title = row.title;
-        let spacing = match *ladder {
-            Ladder::Spaced(spacing) => Some(spacing),
-            Ladder::Karras { over, .. } => over,
+    fn way_of_webui(&mut self, steps: usize) -> Way {
+        let default = default_row();
+        let name = self.value("Sampler", Some).unwrap_or(default.title);
+        let (name, in_name) = split(name);
+        // Before 1.9 a ladder other than this one was in the sampler's name.
+        let schedule_type = in_name.or(self.infotext.get("Schedule type"));
+        let schedule_type = schedule_type.unwrap_or("Uniform");
+        let known = if from_webui(name, None).is_ok() {
+            name
+        } else {
+            let nearest = nearest(name);
+            self.note(format!("there is no sampler `{name}`: {nearest} stands in"));
+            nearest
         };
-        let ours_preserves =
-            conventions.first_x == FirstX::VariancePreserving || spacing == Some(Spacing::Leading);
-        match (self.infotext.get("SGM noise multiplier"), ours_preserves) {
-            (Some("True"), false) => self.note(format!(
-                "x began as noise times sqrt(sigma² + 1), with {title} on this ladder it is noise times sigma here"
-            )),
-            (None | Some("False"), true) => self.note(format!(
-                "x began as noise times sigma, with {title} on this ladder it is noise times sqrt(sigma² + 1) here"
-            )),
-            _ => {}
-        }
-        match ladder {
-            Ladder::Karras { .. } if conventions.rounded_karras_timesteps => self.note(format!(
-                "the network was told the timesteps as they are, with {title} here they are rounded"
-            )),
-            Ladder::Spaced(Spacing::Linspace) if conventions.counting != Counting::N => {
-                self.note(format!(
-                    "the ladder went down to timestep 0, with {title} here it ends a step above and is rounded"
-                ));
+        let preset = from_webui(known, Some(schedule_type)).or_else(|_| {
+            self.note(format!(
+                "there is no schedule type `{schedule_type}`: the sampler's own stands in"
+            ));
+            from_webui(known, None)
+        });
+        let Ok(preset) = preset else {
+            return Way {
+                scheduler: default.into(),
+                ladder: default.default_ladder.clone(),
+                draws: true,
+            };
+        };
+        // Points of `range(0, 1000, 1000 // steps)`.
+        let points = 1000_usize.div_ceil((1000 / steps).max(1));
+        // Versions before 1.6, the first ones without a number. Forks have others, which began later.
+        let early = self.infotext.get("Version").is_none_or(|version| {
+            let minor = version.trim_start_matches('v').strip_prefix("1.");
+            let minor = minor.and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+            minor.is_some_and(|minor| minor < 6)
+        });
+        match preset.row.name {
+            // Another implementation, which took the last step as diffusers does.
+            "ddim" if early => {
+                if points != steps {
+                    self.note(format!(
+                        "DDIM visited {points} timesteps for {steps} steps, here as many as steps"
+                    ));
+                }
+                return Way {
+                    scheduler: preset.row.into(),
+                    ladder: Ladder::leading(),
+                    draws: false,
+                };
             }
-            // Where the points are training timesteps (of 1000, in WebUI) nothing is interpolated.
-            Ladder::Spaced(Spacing::Linspace) if steps > 1 && 999 % (steps - 1) != 0 => self.note(
-                "sigmas between training timesteps were interpolated in their logarithm, here they are linearly",
+            "unipc" if points != steps => self.note(format!(
+                "UniPC visited {points} timesteps for {steps} steps, here as many as steps"
+            )),
+            "lcm" if preset.ladder != Ladder::lcm_even() => self.note(
+                "LCM's schedule type went over the sigmas of fifty timesteps, here over those of all",
             ),
             _ => {}
         }
-    }
-
-    fn ddim(&mut self, steps: usize) {
-        // Points of `range(0, 1000, 1000 // steps)`.
-        let points = 1000_usize.div_ceil((1000 / steps).max(1));
-        if points != steps {
-            self.note(format!(
-                "DDIM visited {points} timesteps for {steps} steps in WebUI, here as many as steps"
-            ));
-        }
-        let minor = |version: &str| {
-            let minor = version.trim_start_matches('v').strip_prefix("1.")?;
-            minor.split('.').next()?.parse::<u32>().ok()
-        };
-        if self.infotext.get("Version").and_then(minor) >= Some(6) {
-            self.note("DDIM of WebUI 1.6 and later leaves out its last step, here it is taken");
+        Way {
+            ladder: preset.ladder,
+            draws: preset.ensd || preset.sampler.needs().brownian,
+            scheduler: self.first_x(preset.sampler).into(),
         }
     }
 
-    fn guidance(&mut self) -> Option<f32> {
+    /// A sampler of WebUI's, beginning as the picture did.
+    fn first_x(&self, sampler: Arc<dyn Sampler>) -> Arc<dyn Sampler> {
+        match self.infotext.get("SGM noise multiplier") {
+            Some("True") => with_sgm_noise(sampler),
+            _ => sampler,
+        }
+    }
+
+    fn guidance(&mut self) -> Option<Guidance> {
         if let Some(own) = self.infotext.get("SD guidance") {
+            if let Ok(guidance) = serde_json::from_str::<ClassifierFree>(own) {
+                return Some(guidance.into());
+            }
             self.note(format!(
                 "the guidance was `{own}`, one's own: the default scale stands in"
             ));
@@ -282,33 +338,67 @@ impl<'a> Reading<'a> {
         }
         let finite = |value: &str| value.parse().ok().filter(|scale: &f32| scale.is_finite());
         let scale = self.value("CFG scale", finite)?;
+        let name = self.infotext.get("Sampler").unwrap_or_default();
+        if self.foreign
+            && from_webui(split(name).0, None).is_ok_and(|it| it.row.name == "ddim-cfg-pp")
+        {
+            // WebUI's is 0 to 12.5 there.
+            return Some((scale / 12.5).into());
+        }
         if self.foreign && scale < 1.0 {
             self.note("at a CFG scale below 1 the negative prompt was mixed in, here it is not");
         }
-        Some(scale)
+        Some(scale.into())
     }
 
-    fn noise(&mut self, sampler: &Row) {
-        match self.infotext.get("RNG") {
-            Some("CPU") => {}
-            None => self.note(
-                "the noise was drawn on a GPU (no `RNG: CPU`), here it is that of torch's CPU generator",
-            ),
-            Some(rng) => self.note(format!(
-                "the noise was drawn by `RNG: {rng}`, here it is that of torch's CPU generator"
-            )),
+    fn variation(&mut self) -> Option<Variation> {
+        let keys = ["Variation seed", "Variation seed strength"];
+        if keys.iter().all(|key| self.infotext.get(key).is_none()) {
+            return None;
         }
+        let seed = self.number(keys[0]);
+        let within = |value: &str| {
+            let strength: Option<f32> = value.parse().ok();
+            strength.filter(|strength| (0.0..=1.0).contains(strength))
+        };
+        let strength = self.value(keys[1], within);
+        let slerp = match self.infotext.get("SD slerp") {
+            Some(_) => self.value("SD slerp", named::<Slerp>),
+            None => Some(Slerp::Columns),
+        };
+        Some(Variation {
+            seed: seed?,
+            strength: strength?,
+            slerp: slerp?,
+        })
+    }
+
+    fn noise(&mut self) -> NoiseKind {
+        if self.infotext.get("SD noise").is_some() {
+            return self.value("SD noise", named).unwrap_or_default();
+        }
+        match self.infotext.get("RNG") {
+            None | Some("GPU") => {
+                self.note(
+                    "the noise was drawn on a GPU that is not named, here it is that of `RNG: NV`: the same where the GPU has a \
+                     thread for each of the latents' numbers",
+                );
+                NoiseKind::Philox
+            }
+            Some(rng) => noise_called(rng).unwrap_or_else(|| {
+                self.note(format!(
+                    "the noise was drawn by `RNG: {rng}`, here it is that of torch's CPU generator"
+                ));
+                NoiseKind::Torch
+            }),
+        }
+    }
+
+    /// What was given to the picture, or came from others beside it.
+    fn made(&mut self) {
         if let Some(shape) = self.infotext.get("SD initial noise") {
             self.note(format!(
                 "the initial noise of shape {shape} was given, and has to be again"
-            ));
-        }
-        let ensd = self.infotext.get("ENSD").filter(|&delta| delta != "0");
-        if let Some(delta) = ensd
-            && draws_noise(sampler)
-        {
-            self.note(format!(
-                "the noise of the steps had a seed of its own (`ENSD: {delta}`)"
             ));
         }
         if let Some(size) = self.infotext.get("Batch size").filter(|&size| size != "1") {
@@ -325,7 +415,7 @@ impl<'a> Reading<'a> {
         }
         let infotext = self.infotext;
         let mut prompts = vec![("prompt", &infotext.prompt)];
-        if request.guidance.uses_negative() {
+        if request.uses_negative() {
             prompts.push(("negative prompt", &infotext.negative));
         }
         for (what, prompt) in prompts {
@@ -350,13 +440,12 @@ impl<'a> Reading<'a> {
     }
 
     /// Everything else that has a key changes the picture, as far as anyone knows.
-    fn others(&mut self, sampler: &Row) {
+    fn others(&mut self, draws: bool) {
         let infotext = self.infotext;
         let mut named = HashSet::new();
         for (key, value) in &infotext.entries {
             let inert = match key.as_str() {
-                "ENSD" => true,
-                "Eta" => !draws_noise(sampler),
+                "Eta" => !draws,
                 key => KNOWN.contains(&key),
             };
             if !inert && named.insert(key) {
@@ -366,22 +455,48 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Of the samplers there are, the one that draws noise on the way.
-fn draws_noise(row: &Row) -> bool {
-    row.name == "euler-a"
-}
-
 fn size(value: &str) -> Option<ImageSize> {
-    let (width, height) = value.split_once('x')?;
-    ImageSize::new(width.parse().ok()?, height.parse().ok()?).ok()
+    let [width, height] = sides(value)?;
+    ImageSize::new(width, height).ok()
 }
 
-/// The row whose sampler is of the type that a `Debug` is of.
+/// `512x768`.
+fn sides(value: &str) -> Option<[u32; 2]> {
+    let (width, height) = value.split_once('x')?;
+    Some([width.parse().ok()?, height.parse().ok()?])
+}
+
+/// Of an offset below 0, too, which goes round.
+fn offset(value: &str) -> Option<u64> {
+    let below = || value.parse::<i64>().ok().map(|offset| offset as u64);
+    value.parse().ok().or_else(below)
+}
+
+/// What is written as its JSON, a string without its quotes.
+fn named<T: DeserializeOwned>(value: &str) -> Option<T> {
+    let name = serde_json::from_value(Value::from(value));
+    name.or_else(|_| serde_json::from_str(value)).ok()
+}
+
+/// The row whose sampler a `Debug` is of, with whatever conventions; else one of its type.
 fn row_of_type(debug: &str) -> &'static Row {
-    let name = |debug: &str| debug.split(' ').next().map(str::to_owned);
-    let same = |row: &&Row| {
-        let built = format!("{:?}", (row.build)(&SchedulerConfig::default()));
-        name(&built) == name(debug)
+    let unwrapped = |debug: &str| -> String {
+        let inner = debug.strip_prefix("WithConventions { sampler: ");
+        inner.unwrap_or(debug).to_owned()
     };
-    TABLE.iter().find(same).unwrap_or_else(default_row)
+    let debug = unwrapped(debug);
+    let built = |row: &Row| unwrapped(&format!("{:?}", (row.build)(&SchedulerConfig::default())));
+    let sampler = |built: &str| match built.split_once(", conventions: ") {
+        Some((sampler, _)) => sampler.to_owned(),
+        None => built.to_owned(),
+    };
+    let name = |debug: &str| -> String {
+        let part = |letter: char| letter.is_alphanumeric() || letter == '_';
+        debug.chars().take_while(|&letter| part(letter)).collect()
+    };
+    let exactly = TABLE
+        .iter()
+        .find(|row| sampler(&built(row)) == sampler(&debug));
+    let of_type = || TABLE.iter().find(|row| name(&built(row)) == name(&debug));
+    exactly.or_else(of_type).unwrap_or_else(default_row)
 }

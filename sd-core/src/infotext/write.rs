@@ -1,30 +1,39 @@
 //! The infotext of a picture made here.
 
-use sd_schedulers::{Conventions, Counting, Ladder};
+use sd_schedulers::{Ladder, Slerp};
+use serde::Serialize;
+use serde_json::Value;
 
-use super::Infotext;
+use super::{
+    Infotext, OF_WEBUI,
+    webui::{label_of, name_of, noise_called, rng_of},
+};
 use crate::{Guidance, Picture, Prompt};
 
 /// The infotext of a picture.
 pub(crate) fn of(picture: &Picture) -> Infotext {
     let made = &picture.made;
-    let planned = &*made.planned;
+    let (planned, seeds) = (&*made.planned, made.seeds);
     let request = &planned.request;
     let mut entries: Vec<(String, String)> = Vec::new();
     let mut add = |key: &str, value: String| entries.push((key.to_owned(), value));
 
     add("Steps", request.steps.to_string());
-    if let Some(row) = planned.row {
-        add("Sampler", row.title.to_owned());
+    let of_webui = match planned.row {
+        Some(_) => None,
+        None => name_of(&*planned.sampler),
+    };
+    if let Some(name) = planned.row.map(|row| row.title).or(of_webui) {
+        add("Sampler", name.to_owned());
     }
-    let schedule_type = schedule_type(&planned.ladder, &planned.sampler.conventions());
+    let schedule_type = schedule_type(&planned.ladder);
     if let Some(name) = schedule_type {
         add("Schedule type", name.to_owned());
     }
-    if let Guidance::Scale(scale) = request.guidance {
+    if let Some(scale) = request.guidance.scale() {
         add("CFG scale", scale.to_string());
     }
-    add("Seed", picture.seed.to_string());
+    add("Seed", seeds.seed.to_string());
     let (width, height) = (planned.size.width(), planned.size.height());
     add("Size", format!("{width}x{height}"));
     if let Some(model) = &made.model {
@@ -37,10 +46,23 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
         add("Batch size", made.batch_size.to_string());
         add("Batch pos", made.batch_position.to_string());
     }
+    let variation = seeds.variation.filter(|it| it.strength != 0.0);
+    if let Some(variation) = variation {
+        add("Variation seed", variation.seed.to_string());
+        add("Variation seed strength", variation.strength.to_string());
+    }
+    if let Some([width, height]) = request.seed_resize {
+        add("Seed resize from", format!("{width}x{height}"));
+    }
     if planned.clip_skip.skipped() > 0 {
         add("Clip skip", planned.clip_skip.to_string());
     }
-    add("RNG", "CPU".to_owned());
+    if seeds.sampler_offset != 0 {
+        add("ENSD", seeds.sampler_offset.to_string());
+    }
+    if let Some(name) = rng_of(seeds.kind) {
+        add("RNG", name.to_owned());
+    }
     if planned.rungs.initial_scale() > planned.rungs.sigmas()[0] {
         // sqrt(sigma² + 1), not sigma.
         add("SGM noise multiplier", "True".to_owned());
@@ -48,16 +70,31 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
 
     if schedule_type.is_none() {
         let ladder = serde_json::to_string(&planned.ladder);
-        add(
-            "SD ladder",
-            ladder.expect("a ladder is two numbers or a name"),
-        );
+        add("SD ladder", ladder.expect("a ladder is names and numbers"));
     }
-    if planned.row.is_none() {
+    if of_webui.is_some() {
+        add("SD sampler", OF_WEBUI.to_owned());
+    } else if planned.row.is_none() {
         add("SD sampler", format!("{:?}", planned.sampler));
     }
-    if let Guidance::Own(guide) = &request.guidance {
-        add("SD guidance", format!("{guide:?}"));
+    match &request.guidance {
+        Guidance::ClassifierFree(guidance) if guidance.is_plain() => {}
+        Guidance::ClassifierFree(guidance) => {
+            let guidance = serde_json::to_string(guidance);
+            add(
+                "SD guidance",
+                guidance.expect("it is names and finite numbers"),
+            );
+        }
+        Guidance::Own(guide) => add("SD guidance", format!("{guide:?}")),
+    }
+    if rng_of(seeds.kind).and_then(noise_called) != Some(seeds.kind) {
+        add("SD noise", written(seeds.kind));
+    }
+    if let Some(variation) = variation
+        && variation.slerp != Slerp::default()
+    {
+        add("SD slerp", written(variation.slerp));
     }
     for (key, prompt) in [
         ("SD prompt embedding", &request.prompt),
@@ -93,16 +130,17 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     infotext
 }
 
-/// WebUI's label where the ladder as this sampler runs it is that one, else our name; none for a ladder without one.
-fn schedule_type(ladder: &Ladder, conventions: &Conventions) -> Option<&'static str> {
-    // k-diffusion's `get_sigmas`.
-    let uniform = conventions.counting == Counting::N
-        && !conventions.integer_timesteps
-        && !conventions.on_grid_only;
-    match ladder {
-        ladder if *ladder == Ladder::karras() => Some("Karras"),
-        ladder if *ladder == Ladder::linspace() && uniform => Some("Uniform"),
-        ladder => ladder.name(),
+/// WebUI's label of this very ladder, else our name; none for a ladder without one.
+fn schedule_type(ladder: &Ladder) -> Option<&'static str> {
+    label_of(ladder).or_else(|| ladder.name())
+}
+
+/// As its JSON, a string without its quotes.
+fn written(value: impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(name)) => name,
+        Ok(value) => value.to_string(),
+        Err(error) => unreachable!("names and numbers are JSON: {error}"),
     }
 }
 

@@ -26,7 +26,8 @@
 //!
 //! # Noise
 //! A picture's [`initial_noise`](crate::Picture::initial_noise) can be kept, changed and given to another request: here to go from one
-//! seed's picture to another's.
+//! seed's picture to another's, all values together. ([`Request::variation`](crate::Request::variation) does so by two seeds alone, as WebUI
+//! does it.)
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -75,9 +76,10 @@
 //! let encode = |text| pipeline.prompt_encoder().encode(text, ClipSkip::LAST);
 //! let (prompt, negative) = (encode("a fox")?, encode("")?);
 //! let (size, negative) = (pipeline.default_size(), Some(negative.embedding.view()));
-//! let mut model = pipeline.guided(size, prompt.embedding.view(), negative, 7.5)?;
-//!
 //! let rungs = Ladder::karras().rungs(pipeline.schedule(), 4, &Conventions::default())?;
+//! let model = pipeline.guided(size, prompt.embedding.view(), negative, 7.5)?;
+//! let mut model = model.rungs(&rungs);
+//!
 //! let mut latents = ndarray::Array4::zeros(model.shape());
 //! let x = latents.as_slice_mut().unwrap();
 //! TorchRng::new(1).fill(x);
@@ -93,7 +95,7 @@
 //! }
 //! let picture = pipeline.decode(latents.view())?;
 //!
-//! let request = Request::new("a fox").scheduler(Euler).ladder(Ladder::karras());
+//! let request = Request::new("a fox").scheduler(Euler::default()).ladder(Ladder::karras());
 //! let same = pipeline.generate(&request.steps(4).seed(1))?;
 //! let close = |(a, b): (&u8, &u8)| a.abs_diff(*b) <= 1;
 //! assert!(picture.iter().zip(same.image().iter()).all(close));
@@ -101,36 +103,36 @@
 //! ```
 //!
 //! # Guidance of one's own
-//! [`Guide`](crate::Guide) merges the two predictions; its page has guidance on an interval. This one brings the merged prediction
-//! back to the strength of the conditional one, against burnt colours (Lin et al. 2023, arXiv 2305.08891, section 3.4):
+//! [`Guide`](crate::Guide) merges the two predictions; its page has guidance on an interval of noise levels. It is told what the call is
+//! about, and keeps what it wants to know at the next call in a memory that belongs to the picture. This one smooths the direction of the
+//! prompt over the steps:
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! # let pipeline = sd_onnx::builder().load(folder)?;
-//! use sd_onnx::{Guide, Request, guide, schedulers::Rung};
+//! use sd_onnx::{Guide, Request, guidance::{Memory, Moment}};
 //!
 //! #[derive(Debug)]
-//! struct Rescaled { scale: f32, rescale: f32 }
+//! struct Smooth { scale: f32 }
 //!
-//! impl Guide for Rescaled {
-//!     fn merge(&self, conditional: &mut [f32], unconditional: &[f32], _: Rung) {
-//!         let deviation = |values: &[f32]| {
-//!             let mean = values.iter().sum::<f32>() / values.len() as f32;
-//!             let squares = values.iter().map(|v| (v - mean).powi(2));
-//!             (squares.sum::<f32>() / values.len() as f32).sqrt()
-//!         };
-//!         let before = deviation(conditional);
-//!         guide(conditional, unconditional, self.scale);
-//!         let factor = self.rescale * before / deviation(conditional) + 1.0 - self.rescale;
-//!         conditional.iter_mut().for_each(|v| *v *= factor);
+//! impl Guide for Smooth {
+//!     fn merge(&self, conditional: &mut [f32], unconditional: &[f32], _: &Moment<'_>, memory: &mut Memory) {
+//!         // Empty before the first call, and then as long as it was left.
+//!         let first = memory.kept.is_empty();
+//!         memory.kept.resize(conditional.len(), 0.0);
+//!         let pairs = conditional.iter_mut().zip(unconditional);
+//!         for ((c, u), direction) in pairs.zip(&mut memory.kept) {
+//!             let now = *c - u;
+//!             *direction = if first { now } else { 0.5 * (*direction + now) };
+//!             *c = u + self.scale * *direction;
+//!         }
 //!     }
 //! }
 //!
 //! let request = Request::new("a fox").steps(4).seed(1);
-//! let strong = pipeline.generate(&request.clone().guidance(15.0))?;
-//! let rescaled = Rescaled { scale: 15.0, rescale: 0.7 };
-//! let tamed = pipeline.generate(&request.guidance(rescaled))?;
-//! assert_ne!(strong.image(), tamed.image());
+//! let plain = pipeline.generate(&request.clone().guidance(7.5))?;
+//! let smooth = pipeline.generate(&request.guidance(Smooth { scale: 7.5 }))?;
+//! assert_ne!(plain.image(), smooth.image());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

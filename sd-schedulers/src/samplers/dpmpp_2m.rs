@@ -1,23 +1,22 @@
 use std::ops::ControlFlow;
 
-use crate::{Conventions, Counting, FirstX, Run, Rungs, Sampler, Step};
+use super::dpm_solver::conventions;
+use crate::{Conventions, End, Run, Rungs, Sampler, Step, Told};
 
 /// DPM-Solver++(2M): algorithm 2 of <https://arxiv.org/abs/2211.01095>. Second order from the outputs of two steps, one
 /// model call a step; k-diffusion's `sample_dpmpp_2m` and diffusers' `DPMSolverMultistepScheduler`.
 ///
 /// With lambda = -ln sigma, h the step in lambda and r = h_last / h: D' = D + (D - D_last) / 2r, and
-/// x = sigma' / sigma x + (1 - sigma' / sigma) D'. The first and the last step take D for D'.
+/// x = sigma' / sigma x + (1 - sigma' / sigma) D'. The first step, and one to sigma 0, take D for D'. A last step to a sigma above 0
+/// stays at second order, as in k-diffusion; diffusers' `lower_order_final` makes it first order in runs of fewer than 15 steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DpmPlusPlus2M;
 
 impl Sampler for DpmPlusPlus2M {
     fn conventions(&self) -> Conventions {
         Conventions {
-            counting: Counting::NPlusOne,
-            integer_timesteps: true,
-            rounded_karras_timesteps: true,
-            first_x: FirstX::VariancePreserving,
-            on_grid_only: false,
+            told: Told::Whole,
+            ..conventions(End::Zero)
         }
     }
 

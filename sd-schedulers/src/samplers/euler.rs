@@ -1,23 +1,34 @@
 use std::ops::ControlFlow;
 
-use crate::{Run, Rungs, Sampler, Step};
+use super::steps::slide;
+use crate::{Churn, Conventions, Run, Rungs, Sampler, Step};
 
-/// Euler's method on the probability-flow ODE: algorithm 2 of <https://arxiv.org/abs/2206.00364> without churn and
-/// without its second half. First order, one model call a step; diffusers' `EulerDiscreteScheduler`.
+/// Euler's method on the probability-flow ODE: algorithm 2 of <https://arxiv.org/abs/2206.00364> without its second half. First order, one
+/// model call a step; k-diffusion's `sample_euler`, diffusers' `EulerDiscreteScheduler`, `EDMEulerScheduler` and, on a flow model,
+/// `FlowMatchEulerDiscreteScheduler`.
 ///
 /// dx/dsigma = (x - D(x; sigma)) / sigma
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Euler;
+pub struct Euler {
+    /// Noise before each step. Default none.
+    pub churn: Churn,
+}
 
 impl Sampler for Euler {
+    fn conventions(&self) -> Conventions {
+        Conventions {
+            flow: self.churn.path(),
+            ..Conventions::default()
+        }
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
-        let mut denoised = vec![0.0; x.len()];
+        let (mut denoised, mut noise) = (vec![0.0; x.len()], self.churn.buffer(x.len()));
         for at in rungs.iter() {
+            let at = self.churn.raise(x, at, rungs, &mut noise, run);
             run.denoise(x, at, &mut denoised)?;
-            let next = rungs.sigmas()[at.index + 1];
-            for (x, denoised) in x.iter_mut().zip(&denoised) {
-                *x += (*x - denoised) / at.sigma * (next - at.sigma);
-            }
+            let next = f64::from(rungs.sigmas()[at.index + 1]);
+            slide(x, &denoised, next / f64::from(at.sigma));
             run.step(Step::new(rungs, at.index, x, &denoised))?;
         }
         ControlFlow::Continue(())

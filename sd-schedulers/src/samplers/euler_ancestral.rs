@@ -1,35 +1,72 @@
 use std::ops::ControlFlow;
 
-use crate::{Run, Rungs, Sampler, Step};
+use super::steps::{add, ancestral, slide};
+use crate::{Conventions, Path, Run, Rungs, Sampler, Step};
 
 /// Ancestral sampling with Euler steps: each step goes further down than the next rung and adds noise to come back up.
 /// k-diffusion's `sample_euler_ancestral` and diffusers' `EulerAncestralDiscreteScheduler`, after the ancestral sampling
 /// of <https://arxiv.org/abs/2006.11239>. First order, one model call a step.
 ///
+/// With down² + up² = sigma'²: x = D + down / sigma (x - D) + up noise.
+///
 /// No noise is drawn for the last step, which ends at sigma 0 (diffusers draws it and multiplies it by 0).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EulerAncestral {
-    /// How much of the ancestral noise is added: 0 (none, which is [`Euler`](crate::Euler)) to 1, the default.
+    /// How much of the ancestral noise is added: 0 (none, which is [`Euler`](crate::Euler)) to 1, the default. Below 0 is 0; above 1 the
+    /// noise is at most all of the next rung's.
     pub eta: f32,
+    /// What the noise is multiplied by, 0 or more (below 0 is 0). Default 1.
+    pub s_noise: f32,
+    /// The sigma that a step on a flow model is divided in. Default [`Path::Exploding`]: as on other models. [`Path::Flow`]: the flow's own,
+    /// as in diffusers' `LTXEulerAncestralRFScheduler` and ComfyUI. Other models don't ask.
+    pub flow: Path,
 }
 
 impl Default for EulerAncestral {
     fn default() -> Self {
-        Self { eta: 1.0 }
+        Self {
+            eta: 1.0,
+            s_noise: 1.0,
+            flow: Path::Exploding,
+        }
     }
 }
 
 impl Sampler for EulerAncestral {
+    fn conventions(&self) -> Conventions {
+        Conventions {
+            flow: self.flow,
+            ..Conventions::default()
+        }
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let (mut denoised, mut noise) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        let (eta, s_noise) = (
+            f64::from(self.eta).max(0.0),
+            f64::from(self.s_noise).max(0.0),
+        );
         for at in rungs.iter() {
             run.denoise(x, at, &mut denoised)?;
-            let (down, up) = ancestral(at.sigma, rungs.sigmas()[at.index + 1], self.eta);
-            if up > 0.0 {
-                run.noise(&mut noise);
-            }
-            for ((x, denoised), noise) in x.iter_mut().zip(&denoised).zip(&noise) {
-                *x += (*x - denoised) / at.sigma * (down - at.sigma) + up * noise;
+            let next = rungs.sigmas()[at.index + 1];
+            let (sigma, to) = (f64::from(at.sigma), f64::from(next));
+            let up = match rungs.path() {
+                Path::Exploding => {
+                    let (down, up) = ancestral(sigma, to, eta);
+                    slide(x, &denoised, down / sigma);
+                    up
+                }
+                Path::Flow => {
+                    let (keep, down, up) = ancestral_on_flow(sigma, to, eta);
+                    slide(x, &denoised, down / sigma);
+                    let keep = keep as f32;
+                    x.iter_mut().for_each(|x| *x *= keep);
+                    up
+                }
+            };
+            if s_noise * up > 0.0 {
+                run.noise(at.sigma, next, &mut noise);
+                add(x, s_noise * up, &noise);
             }
             run.step(Step::new(rungs, at.index, x, &denoised))?;
         }
@@ -37,11 +74,16 @@ impl Sampler for EulerAncestral {
     }
 }
 
-/// Splits a step between two sigmas into the sigma to go down to and the noise to add: `down² + up² = to²`.
-pub(super) fn ancestral(from: f32, to: f32, eta: f32) -> (f32, f32) {
-    let posterior = to * ((from * from - to * to).max(0.0) / (from * from)).sqrt();
-    let up = (eta * posterior).clamp(0.0, to);
-    ((to * to - up * up).sqrt(), up)
+/// As [`ancestral`] for x = (1 - sigma) clean + sigma noise: first what x is multiplied by at the sigma gone down to, so that it holds as
+/// much of the clean sample as `to` asks for, then that sigma, then the deviation of the noise.
+fn ancestral_on_flow(from: f64, to: f64, eta: f64) -> (f64, f64, f64) {
+    if to >= from {
+        return (1.0, to, 0.0);
+    }
+    let down = (to * (1.0 + (to / from - 1.0) * eta)).max(0.0);
+    let keep = (1.0 - to) / (1.0 - down);
+    let up = (to * to - (keep * down).powi(2)).max(0.0).sqrt();
+    (keep, down, up)
 }
 
 #[cfg(test)]
@@ -49,23 +91,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_two_parts_make_up_the_next_sigma() {
-        for (from, to) in [
-            (14.6_f32, 10.0_f32),
-            (1.0, 0.03),
-            (0.03, 0.0),
-            (4096.0, 80.0),
-            (1.0, 1.0),
-        ] {
+    fn the_parts_make_up_the_next_sigma() {
+        for (from, to) in [(1.0, 0.9), (0.5, 0.03), (0.03, 0.0), (0.5, 0.5)] {
             for eta in [0.0, 0.3, 1.0, 9.0] {
-                let (down, up) = ancestral(from, to, eta);
-                assert!(
-                    (down.hypot(up) - to).abs() <= 1e-6 * to,
-                    "{from} {to} {eta}: {down} {up}"
-                );
+                let (keep, down, up) = ancestral_on_flow(from, to, eta);
+                assert!((keep * (1.0 - down) - (1.0 - to)).abs() <= 1e-12);
+                assert!((up.hypot(keep * down) - to).abs() <= 1e-12);
             }
         }
-        assert_eq!(ancestral(2.0, 1.0, 0.0), (1.0, 0.0));
-        assert!(ancestral(2.0, 1.0, 1.0).1 > ancestral(2.0, 1.0, 0.5).1);
+        assert_eq!(ancestral_on_flow(0.8, 0.4, 0.0), (1.0, 0.4, 0.0));
     }
 }

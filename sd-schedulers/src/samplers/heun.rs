@@ -1,44 +1,91 @@
 use std::ops::ControlFlow;
 
-use super::clip;
-use crate::{Run, Rungs, Sampler, Step};
+use super::steps::{slide, slide_bent, two_calls_a_step};
+use crate::{Calls, Churn, Clip, Conventions, Needs, Run, Rung, Rungs, Sampler, Step};
 
-/// Heun's method on the probability-flow ODE: algorithm 1 of <https://arxiv.org/abs/2206.00364>. Second order, two model
-/// calls a step but one for the last; diffusers' `HeunDiscreteScheduler`.
+/// Heun's method on the probability-flow ODE: algorithm 2 of <https://arxiv.org/abs/2206.00364>, its algorithm 1 without churn.
+/// Second order, two model calls a step but one for a step to sigma 0; k-diffusion's `sample_heun`, diffusers'
+/// `HeunDiscreteScheduler` and, on a flow model, `FlowMatchHeunDiscreteScheduler`.
+///
+/// An Euler step to sigma' and another look there: x + (sigma' - sigma) (d + d') / 2, d the slope (x - D) / sigma at either end.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Heun {
-    /// Clip the denoised sample to plus or minus this, for models of pixels. Default none.
-    pub clip: Option<f32>,
+    /// Noise before each step. Default none, and always none in diffusers.
+    pub churn: Churn,
+    /// Clips the denoised sample, for models of pixels. Default none. diffusers' `clip_sample`.
+    pub clip: Clip,
 }
 
 impl Sampler for Heun {
-    fn calls(&self, steps: usize) -> usize {
-        2 * steps - steps.min(1)
+    fn conventions(&self) -> Conventions {
+        Conventions {
+            flow: self.churn.path(),
+            ..Conventions::default()
+        }
+    }
+
+    fn calls(&self, rungs: &Rungs) -> Calls {
+        two_calls_a_step(rungs)
+    }
+
+    fn needs(&self) -> Needs {
+        self.clip.needs()
     }
 
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
-        let (mut denoised, mut denoised_2, mut x_2) =
-            (vec![0.0; x.len()], vec![0.0; x.len()], vec![0.0; x.len()]);
+        let mut step = HeunStep::new(self.clip, x.len());
+        let mut noise = self.churn.buffer(x.len());
         for at in rungs.iter() {
-            run.denoise(x, at, &mut denoised)?;
-            clip(&mut denoised, self.clip);
+            let at = self.churn.raise(x, at, rungs, &mut noise, run);
             let next = rungs.sigmas()[at.index + 1];
-            for ((x_2, x), denoised) in x_2.iter_mut().zip(&*x).zip(&denoised) {
-                *x_2 = x + (x - denoised) / at.sigma * (next - at.sigma);
-            }
-            if next == 0.0 {
-                x.copy_from_slice(&x_2);
-            } else {
-                run.denoise(&x_2, rungs.rung(at.index + 1), &mut denoised_2)?;
-                clip(&mut denoised_2, self.clip);
-                for i in 0..x.len() {
-                    let slope =
-                        ((x[i] - denoised[i]) / at.sigma + (x_2[i] - denoised_2[i]) / next) / 2.0;
-                    x[i] += slope * (next - at.sigma);
-                }
-            }
-            run.step(Step::new(rungs, at.index, x, &denoised))?;
+            let to = (next > 0.0).then(|| rungs.at(at.index, next));
+            step.take(x, at, to, run)?;
+            run.step(Step::new(rungs, at.index, x, &step.denoised))?;
         }
+        ControlFlow::Continue(())
+    }
+}
+
+/// What a step of Heun's method works in.
+pub(super) struct HeunStep {
+    clip: Clip,
+    scratch: Vec<f32>,
+    /// The denoised sample at the sigma that was left last.
+    pub(super) denoised: Vec<f32>,
+    denoised_2: Vec<f32>,
+}
+
+impl HeunStep {
+    pub(super) fn new(clip: Clip, len: usize) -> Self {
+        Self {
+            clip,
+            scratch: clip.scratch(len),
+            denoised: vec![0.0; len],
+            denoised_2: vec![0.0; len],
+        }
+    }
+
+    /// Takes `x` from one noise level to another, or to sigma 0.
+    pub(super) fn take(
+        &mut self,
+        x: &mut [f32],
+        at: Rung,
+        to: Option<Rung>,
+        run: &mut dyn Run,
+    ) -> ControlFlow<()> {
+        run.denoise(x, at, &mut self.denoised)?;
+        self.clip.apply(&mut self.denoised, &mut self.scratch);
+        let Some(to) = to else {
+            x.copy_from_slice(&self.denoised);
+            return ControlFlow::Continue(());
+        };
+        let (sigma, next) = (f64::from(at.sigma), f64::from(to.sigma));
+        slide(x, &self.denoised, next / sigma);
+        run.denoise(x, to, &mut self.denoised_2)?;
+        self.clip.apply(&mut self.denoised_2, &mut self.scratch);
+        // Half of the way was to be along the other slope.
+        let bend = (next - sigma) / (2.0 * next);
+        slide_bent(x, &self.denoised, 1.0, &self.denoised_2, bend);
         ControlFlow::Continue(())
     }
 }

@@ -1,29 +1,32 @@
 """Writes the golden files of this folder with the reference implementations. The Rust tests read the files only.
 
-    pip install -r requirements.txt && python make.py
+    pip install -r requirements.txt
+    pip install --no-deps k-diffusion==0.1.1.post1
+    python make.py [schedules defaults randn samplers classes] [--k-diffusion sampling.py]
 
-Needs an x86-64 processor with AVX2 (torch's scalar `randn` differs in the last bits). Floats are stored as bit patterns.
+Without a name it writes all of them, in that order (minutes: two of diffusers' classes are slow). ladders.py and noise.py write
+theirs, authors.py only compares. Needs an x86-64 processor with AVX2 (torch's scalar `randn` differs in the last bits).
 
-k-diffusion could not be installed beside these versions, so its formulas are checked against an exact solution instead:
-see tests/convergence.rs.
+k-diffusion cannot be imported beside these versions, but its `sampling.py` alone can: of the installed package, or the file given.
 """
 
+import argparse
 import ast
 import inspect
 import json
+import sys
 from pathlib import Path
 
-import diffusers
-import numpy as np
-import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-)
-from safetensors.torch import save_file
+sys.dont_write_bytecode = True
+
+import diffusers  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from diffusers import DDIMScheduler, EulerDiscreteScheduler  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+import classes  # noqa: E402
+import suite  # noqa: E402
 
 VERSIONS = {"diffusers": diffusers.__version__, "numpy": np.__version__, "torch": torch.__version__.split("+")[0]}
 assert VERSIONS == {"diffusers": "0.42.1", "numpy": "2.4.6", "torch": "2.15.0"}, VERSIONS
@@ -31,8 +34,6 @@ assert torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 HERE = Path(__file__).parent
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-SPACINGS = ["leading", "linspace", "trailing"]
-SIZE = 20  # past 16 and no multiple of it: torch's randn takes its tail path
 
 
 def bits(values):
@@ -46,125 +47,6 @@ def write(name, header, rows):
     for key, lines in rows.items():
         parts.append(f"{json.dumps(key)}: [\n" + ",\n".join(json.dumps(line) for line in lines) + "\n]")
     (HERE / name).write_text("{" + ",\n".join(parts) + "}\n")
-
-
-def plain(config):
-    """What save_pretrained would write, less the private keys and what JSON lacks."""
-    values = {k: v for k, v in config.items() if not k.startswith("_") and k != "lambda_min_clipped"}
-    return values
-
-
-def model(x, t):
-    """A smooth stand-in for the UNet: float32 throughout, the same expression as `model` in tests/golden.rs."""
-    t = torch.as_tensor(t, dtype=torch.float32)
-    return x * (0.5 + 0.4 * (t / 1000)) + 0.2 * torch.sin(3 * x + t / 100)
-
-
-def ladder(cls, steps, spacing, karras, **config):
-    """`karras`: absent, "full" (the trained range) or "over" (the range of the spacing), whichever the class does."""
-    extra = {"use_karras_sigmas": True} if karras else {}
-    config = {**SD, **config, "timestep_spacing": spacing, **extra}
-    scheduler = cls.from_config(config)
-    scheduler.set_timesteps(steps)
-    sigmas, timesteps = getattr(scheduler, "sigmas", None), scheduler.timesteps
-    if cls is HeunDiscreteScheduler:  # every rung but the first is listed twice
-        sigmas = torch.cat([sigmas[:1], sigmas[1:-1:2], sigmas[-1:]])
-        timesteps = torch.cat([timesteps[:1], timesteps[1::2]])
-    if cls is DDIMScheduler:  # has no sigmas: those of its alphas-bar
-        bar = scheduler.alphas_cumprod[timesteps]
-        sigmas = torch.cat([((1 - bar) / bar) ** 0.5, torch.zeros(1)])
-    assert len(timesteps) == steps and len(sigmas) == steps + 1
-    vp = cls in (DDIMScheduler, DPMSolverMultistepScheduler)
-    scale = (sigmas[0] ** 2 + 1) ** 0.5 if vp else scheduler.init_noise_sigma
-    return {
-        "config": {"_class_name": cls.__name__, **config},
-        "spacing": spacing,
-        "karras": karras,
-        "steps": steps,
-        "sigmas": bits(sigmas),
-        "timesteps": bits(timesteps),
-        "initial_scale": bits(scale)[0],
-    }
-
-
-def trajectory(cls, steps, spacing, karras=None, eta=None, seed=0, **config):
-    extra = {"use_karras_sigmas": True} if karras else {}
-    config = {**SD, **config, "timestep_spacing": spacing, **extra}
-    scheduler = cls.from_config(config)
-    scheduler.set_timesteps(steps)
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(1, SIZE, generator=generator) * scheduler.init_noise_sigma
-    keywords = {}
-    if cls in (DDIMScheduler, EulerAncestralDiscreteScheduler):
-        keywords["generator"] = generator
-    if eta is not None:
-        keywords["eta"] = eta
-    states = []
-    for i, t in enumerate(scheduler.timesteps):
-        output = model(scheduler.scale_model_input(x, t), t)
-        x = scheduler.step(output, t, x, **keywords).prev_sample
-        # Heun is between two halves of a step unless it is in first order; its last step has no second half.
-        if getattr(scheduler, "state_in_first_order", True) or i == len(scheduler.timesteps) - 1:
-            states.append(x)
-    assert len(states) == steps and all(torch.isfinite(s).all() for s in states)
-    return {
-        "config": {"_class_name": cls.__name__, **plain(scheduler.config)},
-        "spacing": spacing,
-        "karras": karras,
-        "steps": steps,
-        "eta": eta,
-        "seed": seed,
-        "states": [bits(s) for s in states],
-    }
-
-
-def sampler(name, cls, karras, predictions, more):
-    """One file: every ladder of the class, then whole trajectories."""
-    vp = cls in (DDIMScheduler, DPMSolverMultistepScheduler)
-    ladders = []
-    for spacing in SPACINGS:
-        for kind in [None, karras] if karras else [None]:
-            for steps in (1, 5, 10, 20, 50):
-                # numpy's one-point linspace is [0], the *clean* end: this crate starts at T - 1 instead.
-                if steps == 1 and spacing == "linspace" and cls is not DPMSolverMultistepScheduler:
-                    continue
-                ladders.append(ladder(cls, steps, spacing, kind))
-    if karras:
-        for steps in (5, 20):
-            ladders.append(ladder(cls, steps, "trailing", karras, beta_schedule="squaredcos_cap_v2"))
-    cases = []
-    for prediction in predictions:
-        for spacing in SPACINGS:
-            cases.append(dict(steps=8, spacing=spacing, prediction_type=prediction))
-        if karras:
-            cases.append(dict(steps=10, spacing="leading", karras=karras, prediction_type=prediction))
-    cases.append(dict(steps=20, spacing="leading", seed=7, steps_offset=0, beta_schedule="linear"))
-    rows = [trajectory(cls, **case) for case in cases + more]
-    states = [json.dumps(row["states"]) for row in rows]
-    assert len(set(states)) == len(states), "a setting without an effect checks nothing"
-    write(f"{name}.json", {"scaling": "vp" if vp else "ve", "size": SIZE}, {"ladders": ladders, "trajectories": rows})
-
-
-def samplers():
-    every = ["epsilon", "v_prediction", "sample"]
-    zero_snr = dict(steps=6, spacing="trailing", prediction_type="v_prediction", rescale_betas_zero_snr=True)
-    sampler("euler", EulerDiscreteScheduler, "over", every, [zero_snr])
-    # The class raises NotImplementedError for "sample".
-    sampler("euler-a", EulerAncestralDiscreteScheduler, None, every[:2], [zero_snr])
-    clip = [dict(steps=8, spacing="linspace", clip_sample=True, clip_sample_range=r) for r in (1.0, 0.4)]
-    sampler("heun", HeunDiscreteScheduler, "over", every, clip)
-    sampler("dpmpp-2m", DPMSolverMultistepScheduler, "full", every, [zero_snr])
-    more = []
-    for eta in (0.0, 0.5, 1.0):
-        for one in (True, False):
-            # Trailing with 7 of 1000 steps ends at timestep 0, not before it, so there the setting has no effect.
-            for spacing in SPACINGS if one else SPACINGS[:2]:
-                more.append(dict(steps=7, spacing=spacing, eta=eta, set_alpha_to_one=one, clip_sample=False, seed=3))
-    more.append(dict(steps=8, spacing="leading", eta=0.5, clip_sample=True, clip_sample_range=0.5))
-    more.append(dict(steps=8, spacing="leading", eta=0.0, clip_sample=True, clip_sample_range=0.5))
-    sampler("ddim", DDIMScheduler, None, every, more)
 
 
 def schedules():
@@ -206,20 +88,21 @@ def schedules():
 
 
 def defaults():
-    """What each scheduler class takes a missing key to be: read from the source, as some need packages to be imported."""
+    """What each class of a diffusion model takes a missing key to be: read from the source, as some need packages to be imported."""
     keys = ["num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "steps_offset"]
     keys += ["set_alpha_to_one", "clip_sample", "clip_sample_range", "rescale_betas_zero_snr"]
     folder = Path(inspect.getfile(DDIMScheduler)).parent
-    classes = (HERE / "../../src/config.rs").resolve().read_text()
+    known = (HERE / "../../src/config/class.rs").resolve().read_text().split("static OTHERS")[0]
     rows = []
     for path in sorted(folder.glob("scheduling_*.py")):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and f'class("{node.name}",' in classes:
+            if isinstance(node, ast.ClassDef) and f'("{node.name}"' in known:
                 init = next(f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__")
                 names = [a.arg for a in init.args.args][-len(init.args.defaults) :]
                 values = dict(zip(names, init.args.defaults))
                 row = {k: ast.literal_eval(values[k]) for k in keys if k in values}
-                rows.append({"_class_name": node.name, **row})
+                if "beta_schedule" in row:
+                    rows.append({"_class_name": node.name, **row})
     write("defaults.json", {}, {"classes": rows})
 
 
@@ -239,9 +122,20 @@ def randn():
 
 
 if __name__ == "__main__":
-    schedules()
-    defaults()
-    randn()
-    samplers()
+    files = {
+        "schedules": schedules,
+        "defaults": defaults,
+        "randn": randn,
+        "samplers": lambda: suite.write(HERE, VERSIONS, arguments.k_diffusion),
+        "classes": lambda: classes.write(HERE, VERSIONS),
+    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(files))
+    parser.add_argument("--k-diffusion", metavar="FILE", help="its sampling.py")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(files):
+        parser.error(f"{', '.join(sorted(unknown))}: expected {', '.join(files)}")
+    for name in arguments.names or files:
+        files[name]()
     for path in HERE.glob("*.safetensors"):
         path.chmod(0o644)

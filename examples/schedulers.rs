@@ -1,0 +1,414 @@
+//! What a sampler does on a ladder, step by step, on a model so simple that any other implementation can be compared.
+//!
+//! ```sh
+//! cargo run --release --example schedulers -- --list
+//! cargo run --release --example schedulers -- --scheduler dpmpp-2m --ladder karras --steps 5 --json
+//! ```
+
+use std::{any::Any, fs, ops::ControlFlow, path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::Parser;
+use sd_examples::{
+    Failure, check_output,
+    options::{finite, positive},
+    print, tell,
+};
+use sd_onnx::{
+    SchedulerConfig, files,
+    schedulers::{
+        Ddim, Dpm2Ancestral, DpmAdaptive, DpmFast, DpmPlusPlus2MSde, DpmPlusPlus2SAncestral,
+        DpmPlusPlus3MSde, DpmPlusPlusSde, EulerAncestral, EulerCfgPp, Ladder, NoiseSchedule, Path,
+        Prediction, Row, Run, Rung, Rungs, SaSolver, Sampler, Scheduler, Step, TABLE, Tcd,
+        WithConventions, from_config, row_of,
+    },
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+#[path = "schedulers/plot.rs"]
+mod plot;
+
+/// Runs a sampler on a toy model and prints every step.
+///
+/// The model sees m = x / sqrt(1 + sigma²) (of a flow model: x) and the timestep t, which need not be whole, and puts out
+/// 0.4 m + 0.1 cos(t / 100 + i), read as the prediction type says. x starts as sigma sin(i + 1) at the sigma of the first rung,
+/// i = 0 to 7. Draw k of the noise is cos(7 k + i): the k-th time, from 0, that a sampler uses noise. Without --config the noise
+/// levels are those of Stable Diffusion: scaled-linear betas 0.00085 to 0.012, 1000 timesteps, steps_offset 1, set_alpha_to_one
+/// and clip_sample false.
+///
+/// States and sigmas are those of the variance-exploding scaling, a sample plus sigma times noise; of a flow model those of the
+/// straight path. With --json it is one object: timesteps has one for each call of the model, sigmas and x have one for the start
+/// and one for each step, nine significant digits. DPM fast, DPM adaptive and Restart take steps of their own, of which sigmas and x
+/// then tell.
+#[derive(Parser)]
+#[command(
+    name = "schedulers",
+    version,
+    allow_negative_numbers = true,
+    verbatim_doc_comment
+)]
+struct Arguments {
+    /// Print the samplers, with other programs' names for them, their orders and how often they call the model for N steps
+    #[arg(long, conflicts_with_all = ["scheduler", "ladder", "steps", "prediction", "config", "eta", "plot"])]
+    list: bool,
+    /// The sampler, by any of its names [default: that of the configuration]
+    #[arg(long, value_name = "NAME", value_parser = scheduler)]
+    scheduler: Option<&'static Row>,
+    /// The noise levels: a name, or an object such as {"karras": {"rho": 5}} [default: those of the configuration, else the
+    /// sampler's usual ones]
+    #[arg(long, value_name = "NAME", value_parser = ladder, verbatim_doc_comment)]
+    ladder: Option<Ladder>,
+    /// Steps from noise to sample
+    #[arg(long, value_name = "N", default_value = "20", value_parser = positive)]
+    steps: usize,
+    /// What the model's output is taken for: epsilon, v, sample or flow; in the place of what the configuration says [default: that,
+    /// else epsilon]
+    #[arg(long, value_name = "TYPE", value_parser = prediction)]
+    prediction: Option<Prediction>,
+    /// A scheduler_config.json of diffusers
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How much noise the sampler adds, if it has such an option: eta; of TCD gamma, of SA-Solver tau [default: the sampler's]
+    #[arg(long, value_name = "F", value_parser = finite, allow_negative_numbers = true)]
+    eta: Option<f32>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Draw the ladder, beside all others, and the path of x, as a PNG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    sd_examples::main(run)
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if arguments.list {
+        return list(arguments.json);
+    }
+    if let Some(path) = &arguments.plot {
+        check_output("plot", path)?;
+    }
+    let chosen = Chosen::new(arguments)?;
+    let record = chosen.run()?;
+    if let Some(path) = &arguments.plot {
+        let png = plot::draw(&chosen, &record)?;
+        files::write(path, &png).map_err(Failure::at(path))?;
+        tell(format_args!("{}", path.display()));
+    }
+    if arguments.json {
+        return print(format_args!("{}", text(&record)?));
+    }
+    print(format_args!(
+        "{}: {} calls, {} draws",
+        chosen.title(),
+        record.calls,
+        record.draws
+    ))?;
+    for (sigma, x) in record.sigmas.iter().zip(&record.x) {
+        let x: Vec<_> = x.iter().map(|x| format!("{x:>10.5}")).collect();
+        print(format_args!("{sigma:>12.6} {}", x.join("")))?;
+    }
+    Ok(())
+}
+
+/// The table of samplers.
+fn list(as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        let row = |row: &Row| {
+            json!({
+                "name": row.name,
+                "title": row.title,
+                "aliases": row.aliases().collect::<Vec<_>>(),
+                "order": row.order,
+                "calls": row.calls.to_string(),
+            })
+        };
+        let rows: Vec<_> = TABLE.iter().map(row).collect();
+        return print(format_args!("{}", text(&rows)?));
+    }
+    for row in TABLE.iter() {
+        let aliases: Vec<_> = row.aliases().collect();
+        print(format_args!(
+            "{:20} order {}  {:20} {}",
+            row.name,
+            row.order,
+            row.calls.to_string(),
+            aliases.join(", ")
+        ))?;
+    }
+    let names: Vec<_> = Ladder::NAMED.iter().map(|(name, _)| *name).collect();
+    print(format_args!("ladders: {}", names.join(", ")))
+}
+
+fn text(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|error| Failure::Work(error.to_string()))
+}
+
+fn scheduler(name: &str) -> Result<&'static Row, String> {
+    match name.parse() {
+        Ok(Scheduler::Named(row)) => Ok(row),
+        Ok(Scheduler::Own(_)) => unreachable!("a name is of a row"),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn ladder(text: &str) -> Result<Ladder, String> {
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text).map_err(|error| error.to_string());
+    }
+    text.parse().map_err(|error| format!("{error}"))
+}
+
+/// Our names and diffusers'.
+const PREDICTIONS: [(&str, &str, Prediction); 4] = [
+    ("epsilon", "epsilon", Prediction::Epsilon),
+    ("v", "v_prediction", Prediction::V),
+    ("sample", "sample", Prediction::Sample),
+    ("flow", "flow_prediction", Prediction::Flow),
+];
+
+fn prediction(name: &str) -> Result<Prediction, String> {
+    let found = PREDICTIONS.iter().find(|(known, ..)| *known == name);
+    let (.., prediction) = found.ok_or("expected epsilon, v, sample or flow")?;
+    Ok(*prediction)
+}
+
+/// A configuration with this prediction type instead of its own: of two entries of a key the last counts. It is not parsed here, as Python's
+/// infinities in it are no JSON.
+fn with_prediction(config: &str, prediction: Prediction) -> String {
+    let known = PREDICTIONS.iter().find(|(.., known)| *known == prediction);
+    match (known, config.trim_end().strip_suffix('}')) {
+        (Some((_, name, _)), Some(open)) => format!("{open}, \"prediction_type\": \"{name}\"}}"),
+        _ => config.to_owned(),
+    }
+}
+
+/// What is to be run.
+struct Chosen {
+    /// Its name in the table, or that of its class in diffusers.
+    name: String,
+    sampler: Arc<dyn Sampler>,
+    ladder: Ladder,
+    config: SchedulerConfig,
+    schedule: Arc<NoiseSchedule>,
+    rungs: Rungs,
+}
+
+impl Chosen {
+    fn new(arguments: &Arguments) -> Result<Self, Failure> {
+        let wrong = |error: &dyn std::fmt::Display| Failure::Arguments(error.to_string());
+        let configured = match &arguments.config {
+            None => None,
+            Some(path) => {
+                let mut text = fs::read_to_string(path).map_err(Failure::at(path))?;
+                if let (Some(prediction), None) = (arguments.prediction, arguments.scheduler) {
+                    // Some classes make another sampler of it.
+                    text = with_prediction(&text, prediction);
+                }
+                let configured = from_config(&text)
+                    .map_err(|error| Failure::Work(format!("{}: {error}", path.display())))?;
+                Some(configured)
+            }
+        };
+        let mut config = match &configured {
+            Some(configured) => configured.config.clone(),
+            None => SchedulerConfig::default(),
+        };
+        if let Some(prediction) = arguments.prediction {
+            let of_class = configured.is_some() && arguments.scheduler.is_none();
+            match config.prediction {
+                // As the class reads it.
+                Prediction::Edm { .. } if of_class => {}
+                found if of_class && found != prediction => {
+                    let reason = "--prediction: the class of --config is of flow models";
+                    return Err(Failure::Arguments(reason.to_owned()));
+                }
+                _ => config.prediction = prediction,
+            }
+        }
+        let (name, sampler): (_, Arc<dyn Sampler>) = match (arguments.scheduler, &configured) {
+            (Some(row), _) => (row.name, Arc::from((row.build)(&config))),
+            (None, Some(configured)) => {
+                let row = row_of(&*configured.sampler, &configured.config);
+                let name = row.map_or(configured.class, |row| row.name);
+                (name, Arc::clone(&configured.sampler))
+            }
+            (None, None) => {
+                let reason = "there is no sampler, expected --scheduler, --config or --list";
+                return Err(Failure::Arguments(reason.to_owned()));
+            }
+        };
+        let sampler = match arguments.eta {
+            None => sampler,
+            Some(eta) => with_eta(&*sampler, eta)
+                .ok_or_else(|| Failure::Arguments(format!("--eta: {name} has no eta")))?,
+        };
+        let of_row = arguments.scheduler.map(|row| row.default_ladder.clone());
+        let ladder = arguments.ladder.clone();
+        let ladder = ladder.or_else(|| configured.map(|configured| configured.ladder));
+        let ladder = ladder.or(of_row).unwrap_or_else(Ladder::karras);
+        let schedule = NoiseSchedule::new(&config).map_err(|error| wrong(&error))?;
+        let schedule = Arc::new(schedule);
+        let rungs = ladder
+            .rungs(&schedule, arguments.steps, &sampler.conventions())
+            .map_err(|error| wrong(&error))?;
+        Ok(Self {
+            name: name.to_owned(),
+            sampler,
+            ladder,
+            config,
+            schedule,
+            rungs,
+        })
+    }
+
+    /// As what it is shown.
+    fn title(&self) -> String {
+        let s = if self.rungs.steps() == 1 { "" } else { "s" };
+        format!(
+            "{} on {}, {}, {} step{s}",
+            self.name,
+            self.ladder.kind(),
+            self.prediction(),
+            self.rungs.steps()
+        )
+    }
+
+    fn prediction(&self) -> &'static str {
+        let known = PREDICTIONS
+            .iter()
+            .find(|(.., known)| *known == self.config.prediction);
+        known.map_or("edm", |(name, ..)| name)
+    }
+
+    fn run(&self) -> Result<Record, Failure> {
+        let first = self.rungs.sigmas()[0];
+        let mut x = std::array::from_fn(|i| (f64::from(first) * (i as f64 + 1.0).sin()) as f32);
+        let mut toy = Toy {
+            prediction: self.config.prediction,
+            timesteps: Vec::new(),
+            draws: 0,
+            reached: vec![(first, x)],
+        };
+        // The toy model does not stop a run.
+        let _ = self.sampler.sample(&mut x, &self.rungs, &mut toy);
+        // Of a flow model in its own scaling.
+        let exploded =
+            self.config.prediction == Prediction::Flow && self.rungs.path() == Path::Exploding;
+        let scale = |sigma: f32| if exploded { 1.0 + sigma } else { 1.0 };
+        let ladder = serde_json::to_value(&self.ladder);
+        Ok(Record {
+            scheduler: self.name.clone(),
+            ladder: ladder.map_err(|error| Failure::Work(error.to_string()))?,
+            prediction: self.prediction(),
+            steps: self.rungs.steps(),
+            timesteps: toy.timesteps.iter().map(|&t| nine_digits(t)).collect(),
+            sigmas: toy
+                .reached
+                .iter()
+                .map(|&(sigma, _)| nine_digits(sigma / scale(sigma)))
+                .collect(),
+            calls: toy.timesteps.len(),
+            draws: toy.draws,
+            x: toy
+                .reached
+                .iter()
+                .map(|&(sigma, x)| x.map(|x| nine_digits(x / scale(sigma))))
+                .collect(),
+        })
+    }
+}
+
+/// The sampler with another eta, if it has one: TCD's gamma is what diffusers calls so, SA-Solver's tau what ComfyUI does.
+fn with_eta(sampler: &dyn Sampler, eta: f32) -> Option<Arc<dyn Sampler>> {
+    macro_rules! any_of {
+        ($($kind:ident),+) => {
+            $(if let Some(&sampler) = (sampler as &dyn Any).downcast_ref::<$kind>() {
+                return Some(Arc::new($kind { eta, ..sampler }));
+            })+
+        };
+    }
+    any_of!(
+        Ddim,
+        Dpm2Ancestral,
+        DpmAdaptive,
+        DpmFast,
+        DpmPlusPlus2MSde,
+        DpmPlusPlus2SAncestral,
+        DpmPlusPlus3MSde,
+        DpmPlusPlusSde,
+        EulerAncestral,
+        EulerCfgPp
+    );
+    let any: &dyn Any = sampler;
+    if any.is::<Tcd>() {
+        return Some(Arc::new(Tcd { gamma: eta }));
+    }
+    if let Some(&sampler) = any.downcast_ref::<SaSolver>() {
+        return Some(Arc::new(SaSolver {
+            tau: eta,
+            ..sampler
+        }));
+    }
+    let wrapped = any.downcast_ref::<WithConventions>()?;
+    let inner = with_eta(&*wrapped.sampler, eta)?;
+    Some(WithConventions::wrap(inner, wrapped.conventions))
+}
+
+/// What happened, as `--json` prints it.
+#[derive(Serialize)]
+struct Record {
+    scheduler: String,
+    ladder: Value,
+    prediction: &'static str,
+    steps: usize,
+    timesteps: Vec<f64>,
+    sigmas: Vec<f64>,
+    calls: usize,
+    draws: usize,
+    x: Vec<[f64; 8]>,
+}
+
+/// The number that is nearest with nine significant digits, which any float32 has at most.
+fn nine_digits(number: f32) -> f64 {
+    format!("{number:.8e}").parse().unwrap_or(f64::NAN)
+}
+
+/// The toy model.
+struct Toy {
+    prediction: Prediction,
+    /// Of each call.
+    timesteps: Vec<f32>,
+    draws: usize,
+    /// The sigmas that were reached, and the states there.
+    reached: Vec<(f32, [f32; 8])>,
+}
+
+impl Run for Toy {
+    fn denoise(&mut self, x: &[f32], at: Rung, denoised: &mut [f32]) -> ControlFlow<()> {
+        self.timesteps.push(at.timestep);
+        let scale = self.prediction.input_scale(at);
+        let time = f64::from(at.timestep) / 100.0;
+        for (i, (output, x)) in denoised.iter_mut().zip(x).enumerate() {
+            let m = f64::from(x * scale);
+            *output = (0.4 * m + 0.1 * (time + i as f64).cos()) as f32;
+        }
+        self.prediction.denoised(denoised, x, at);
+        ControlFlow::Continue(())
+    }
+
+    fn noise(&mut self, _: f32, _: f32, out: &mut [f32]) {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = (7.0 * self.draws as f64 + i as f64).cos() as f32;
+        }
+        self.draws += 1;
+    }
+
+    fn step(&mut self, step: Step<'_>) -> ControlFlow<()> {
+        let x = std::array::from_fn(|i| step.x[i]);
+        self.reached.push((step.next, x));
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,295 @@
+use std::ops::Range;
+
+use sd_schedulers::Clip;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Apg, Guide, Memory, Moment, ZeroStar,
+    rescale::{deviation, rescale},
+};
+use crate::Problem;
+
+/// Merges the two predictions: `unconditional + scale · (conditional − unconditional)`, written over `conditional`.
+/// Classifier-free guidance, <https://arxiv.org/abs/2207.12598>.
+///
+/// Scale 1 is the conditional prediction itself, 0 the unconditional one; more follows the prompt harder, and past
+/// about 15 Stable Diffusion's colours burn out. Both slices have the same length.
+pub fn guide(conditional: &mut [f32], unconditional: &[f32], scale: f32) {
+    for (c, &u) in conditional.iter_mut().zip(unconditional) {
+        *c = u + scale * (*c - u);
+    }
+}
+
+/// Classifier-free guidance with all that can be set: diffusers' guiders `ClassifierFreeGuidance`, `AdaptiveProjectedGuidance` and
+/// `ClassifierFreeZeroStarGuidance`.
+///
+/// ```
+/// use sd_core::{ClassifierFree, Request, guidance::{Apg, Method}};
+///
+/// let guidance = ClassifierFree {
+///     method: Method::Apg(Apg::default()),
+///     interval: [0.0, 0.8],
+///     ..ClassifierFree::from(12.0)
+/// };
+/// let request = Request::new("a fox").guidance(guidance);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassifierFree {
+    /// The scale ("CFG"). Default 7.5. At 1 and below the negative prompt is not looked at and each step costs half, as in
+    /// diffusers.
+    ///
+    /// Under a sampler that [needs](sd_schedulers::Needs::unconditional) the unconditional output, those of CFG++, it is their scale, as
+    /// ComfyUI's CFG field is: 0 to 1, and the negative prompt is looked at whatever it is.
+    pub scale: f32,
+    /// How much of the standard deviation that the merged prediction has gained over the conditional one is taken back: 0, the
+    /// default, is nothing, 1 is all of it. Against burnt colours; 0.7 in the paper. Section 3.4 of
+    /// <https://arxiv.org/abs/2305.08891>, diffusers' `guidance_rescale`: on the network's raw outputs.
+    pub rescale: f32,
+    /// In which steps guidance is on, as shares of their number N: in step i where `int(start · N) <= i < int(stop · N)`,
+    /// `int` cutting off after the point; diffusers' `start` and `stop`. Outside, the conditional prediction is taken as it is and the other
+    /// half is not computed. The first is 0 or more and below 1, the second from there to 1. Default `[0, 1]`: in all.
+    ///
+    /// That guidance does harm at the noisiest levels and nothing at the cleanest is <https://arxiv.org/abs/2404.07724>, whose interval
+    /// is one of sigmas. Steps are counted by the ladder's rungs, also under samplers that go their own.
+    pub interval: [f64; 2],
+    /// The formula. Default [`Method::Plain`].
+    pub method: Method,
+    /// What is done to the denoised sample of each step, guided or not. Default nothing. [`Clip::Dynamic`] is dynamic
+    /// thresholding, section 2.3 of <https://arxiv.org/abs/2205.11487>: it is meant for models of pixels, whose samples are -1 to 1; latents
+    /// reach to 4 or so.
+    pub threshold: Clip,
+}
+
+/// By which formula [`ClassifierFree`] merges.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Method {
+    /// [`guide`].
+    #[default]
+    Plain,
+    /// Adaptive projected guidance.
+    Apg(Apg),
+    /// CFG-Zero*.
+    ZeroStar(ZeroStar),
+}
+
+impl Default for ClassifierFree {
+    fn default() -> Self {
+        Self {
+            scale: 7.5,
+            rescale: 0.0,
+            interval: [0.0, 1.0],
+            method: Method::Plain,
+            threshold: Clip::None,
+        }
+    }
+}
+
+impl From<f32> for ClassifierFree {
+    /// The scale, and nothing else.
+    fn from(scale: f32) -> Self {
+        Self {
+            scale,
+            ..Self::default()
+        }
+    }
+}
+
+impl ClassifierFree {
+    /// Whether nothing but the scale is set.
+    pub(crate) fn is_plain(&self) -> bool {
+        *self
+            == Self {
+                scale: self.scale,
+                ..Self::default()
+            }
+    }
+
+    pub(super) fn uses_negative(&self, steps: usize) -> bool {
+        self.scale > 1.0 && !self.on(Some(steps)).is_empty()
+    }
+
+    /// The steps in which the two predictions are merged, as far as the scale does not say otherwise.
+    fn on(&self, steps: Option<usize>) -> Range<usize> {
+        let Range { start, end } = match steps {
+            // The casts cut off after the point.
+            Some(steps) => {
+                let [start, stop] = self.interval.map(|share| (share * steps as f64) as usize);
+                start..stop
+            }
+            None => 0..usize::MAX,
+        };
+        match self.method {
+            Method::ZeroStar(method) => start.max(method.zero_steps)..end,
+            _ => start..end,
+        }
+    }
+
+    /// Whether CFG-Zero* leaves this step out.
+    fn zeroes(&self, index: usize) -> bool {
+        matches!(self.method, Method::ZeroStar(method) if index < method.zero_steps)
+    }
+
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let Self {
+            scale,
+            rescale,
+            interval: [start, stop],
+            ..
+        } = *self;
+        let mut checks = vec![
+            (scale.is_finite(), "a finite number", scale.to_string()),
+            (
+                (0.0..=1.0).contains(&rescale),
+                "a rescale of 0 to 1",
+                format!("of rescale {rescale}"),
+            ),
+            (
+                (0.0..1.0).contains(&start) && (start..=1.0).contains(&stop),
+                "an interval from 0 or above and below 1 to no less and at most 1",
+                format!("of the interval {start} to {stop}"),
+            ),
+            (
+                is_usable(self.threshold),
+                "a finite threshold above 0, of a ratio of 0 to 1",
+                format!("of the threshold {:?}", self.threshold),
+            ),
+        ];
+        if let Method::Apg(method) = self.method {
+            checks.push((
+                method.is_usable(),
+                "an APG of finite numbers, its threshold 0 or more",
+                format!("of {method:?}"),
+            ));
+        }
+        let wrong = checks.into_iter().filter(|(usable, ..)| !usable);
+        wrong
+            .map(|(_, expected, found)| Problem::new("guidance", expected, found))
+            .collect()
+    }
+}
+
+/// Whether a threshold does something. (Samplers take one that does not for none.)
+fn is_usable(threshold: Clip) -> bool {
+    match threshold {
+        Clip::None => true,
+        Clip::Range(range) => range > 0.0 && range.is_finite(),
+        Clip::Dynamic { ratio, max } => {
+            (0.0..=1.0).contains(&ratio) && max > 0.0 && max.is_finite()
+        }
+    }
+}
+
+impl Guide for ClassifierFree {
+    fn needs_unconditional(&self, at: &Moment<'_>) -> bool {
+        (self.scale > 1.0 || at.both) && self.on(at.steps).contains(&at.rung.index)
+    }
+
+    fn merge(
+        &self,
+        conditional: &mut [f32],
+        unconditional: &[f32],
+        at: &Moment<'_>,
+        memory: &mut Memory,
+    ) {
+        let before = (self.rescale > 0.0).then(|| deviation(conditional));
+        match self.method {
+            Method::Plain => guide(conditional, unconditional, self.scale),
+            Method::Apg(method) => {
+                method.merge(conditional, unconditional, self.scale, at, &mut memory.kept);
+            }
+            Method::ZeroStar(method) => method.merge(conditional, unconditional, self.scale),
+        }
+        if let Some(before) = before {
+            rescale(conditional, before, self.rescale);
+        }
+    }
+
+    fn finish(&self, denoised: &mut [f32], at: &Moment<'_>, memory: &mut Memory) {
+        if self.zeroes(at.rung.index) {
+            // An output of zeros.
+            let [skip, _] = at.coefficients();
+            for (denoised, x) in denoised.iter_mut().zip(at.x) {
+                *denoised = skip * x;
+            }
+        }
+        self.threshold.apply(denoised, &mut memory.scratch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scale_interpolates_and_extrapolates() {
+        for (scale, expected) in [(0.0, 1.0), (1.0, 3.0), (7.5, 16.0)] {
+            let mut conditional = [3.0];
+            guide(&mut conditional, &[1.0], scale);
+            assert_eq!(conditional, [expected]);
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_told() {
+        let plain = ClassifierFree::default();
+        assert!(plain.problems().is_empty());
+        let apg = |apg| ClassifierFree {
+            method: Method::Apg(apg),
+            ..plain
+        };
+        assert!(apg(Apg::default()).problems().is_empty());
+        let with_interval = |interval| ClassifierFree { interval, ..plain };
+        let with_threshold = |threshold| ClassifierFree { threshold, ..plain };
+        let wrong = [
+            (
+                ClassifierFree::from(f32::NAN),
+                "guidance is NaN, expected a finite number",
+            ),
+            (
+                ClassifierFree {
+                    rescale: 1.5,
+                    ..plain
+                },
+                "guidance is of rescale 1.5, expected a rescale of 0 to 1",
+            ),
+            (with_interval([1.0, 1.0]), "of the interval 1 to 1"),
+            (with_interval([0.5, 0.4]), "of the interval 0.5 to 0.4"),
+            (with_interval([0.0, f64::NAN]), "of the interval 0 to NaN"),
+            (with_interval([-0.1, 0.4]), "of the interval -0.1"),
+            (
+                with_threshold(Clip::Range(0.0)),
+                "of the threshold Range(0.0)",
+            ),
+            (
+                with_threshold(Clip::Dynamic {
+                    ratio: 1.1,
+                    max: 1.0,
+                }),
+                "of the threshold Dynamic",
+            ),
+            (
+                apg(Apg {
+                    norm_threshold: -1.0,
+                    ..Apg::default()
+                }),
+                "of Apg {",
+            ),
+            (
+                apg(Apg {
+                    momentum: f32::INFINITY,
+                    ..Apg::default()
+                }),
+                "of Apg {",
+            ),
+        ];
+        for (guidance, expected) in wrong {
+            let problems = guidance.problems();
+            assert_eq!(problems.len(), 1, "{guidance:?}");
+            let problem = problems[0].to_string();
+            assert!(problem.contains(expected), "{problem}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The scheduler classes of diffusers 0.42.1, their keys, and what they take missing ones to be.
+
+use super::{BetaSchedule, ConfigError};
+use crate::Prediction;
+
+/// A class whose model this crate can sample.
+pub(super) struct Class {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) betas: (f64, f64, BetaSchedule),
+    pub(super) beta_schedules: &'static [(&'static str, BetaSchedule)],
+    /// The values of `prediction_type`.
+    pub(super) predictions: &'static [(&'static str, Prediction)],
+    /// The class's default; false where it has no such key.
+    pub(super) clip_sample: bool,
+    /// The class's default; true where it has no such key.
+    pub(super) set_alpha_to_one: bool,
+    /// Whether it has the key `rescale_betas_zero_snr`.
+    pub(super) zero_snr: bool,
+}
+
+/// What a class's model is, and which way it goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A diffusion model; also a flow model where `use_flow_sigmas` is a key.
+    Diffusion,
+    /// A flow model.
+    Flow,
+    /// A model in the preconditioning of EDM.
+    Edm,
+    /// A diffusion model, from picture to noise.
+    Inverse,
+}
+
+impl Class {
+    const fn new(name: &'static str, betas: (f64, f64, BetaSchedule)) -> Self {
+        Self {
+            name,
+            kind: Kind::Diffusion,
+            betas,
+            beta_schedules: &BETAS,
+            predictions: &PREDICTIONS,
+            clip_sample: false,
+            set_alpha_to_one: true,
+            zero_snr: false,
+        }
+    }
+
+    pub(super) fn find(name: &str) -> Result<&'static Self, ConfigError> {
+        let found = CLASSES.iter().find(|class| class.name == name);
+        found.ok_or_else(|| ConfigError::Class {
+            found: match OTHERS.iter().find(|(other, _)| *other == name) {
+                Some((_, why)) => format!("{name} ({why})"),
+                None => name.to_owned(),
+            },
+        })
+    }
+}
+
+const DDPM: (f64, f64, BetaSchedule) = (0.0001, 0.02, BetaSchedule::Linear);
+const KARRAS: (f64, f64, BetaSchedule) = (0.00085, 0.012, BetaSchedule::Linear);
+const LATENT: (f64, f64, BetaSchedule) = (0.00085, 0.012, BetaSchedule::ScaledLinear);
+
+const BETAS: [(&str, BetaSchedule); 3] = [
+    ("linear", BetaSchedule::Linear),
+    ("scaled_linear", BetaSchedule::ScaledLinear),
+    ("squaredcos_cap_v2", BetaSchedule::Cosine),
+];
+const HEUN_BETAS: [(&str, BetaSchedule); 4] = [
+    BETAS[0],
+    BETAS[1],
+    BETAS[2],
+    ("exp", BetaSchedule::Exponential),
+];
+const DDPM_BETAS: [(&str, BetaSchedule); 5] = [
+    BETAS[0],
+    BETAS[1],
+    BETAS[2],
+    ("sigmoid", BetaSchedule::Sigmoid),
+    ("laplace", BetaSchedule::Laplace),
+];
+
+pub(super) const PREDICTIONS: [(&str, Prediction); 3] = [
+    ("epsilon", Prediction::Epsilon),
+    ("v_prediction", Prediction::V),
+    ("sample", Prediction::Sample),
+];
+const WITHOUT_SAMPLE: [(&str, Prediction); 2] = [PREDICTIONS[0], PREDICTIONS[1]];
+const WITH_FLOW: [(&str, Prediction); 4] = [
+    PREDICTIONS[0],
+    PREDICTIONS[1],
+    PREDICTIONS[2],
+    ("flow_prediction", Prediction::Flow),
+];
+const EULER_PREDICTIONS: [(&str, Prediction); 4] = [
+    PREDICTIONS[0],
+    PREDICTIONS[1],
+    PREDICTIONS[2],
+    ("original_sample", Prediction::Sample),
+];
+
+/// A class with `clip_sample`, as DDIM and DDPM have it.
+const fn pixels(name: &'static str) -> Class {
+    Class {
+        clip_sample: true,
+        zero_snr: true,
+        ..Class::new(name, DDPM)
+    }
+}
+
+/// A class with `use_flow_sigmas`.
+const fn dpm(name: &'static str) -> Class {
+    Class {
+        predictions: &WITH_FLOW,
+        ..Class::new(name, DDPM)
+    }
+}
+
+const fn without_sample(class: Class) -> Class {
+    Class {
+        predictions: &WITHOUT_SAMPLE,
+        ..class
+    }
+}
+
+const fn with_zero_snr(class: Class) -> Class {
+    Class {
+        zero_snr: true,
+        ..class
+    }
+}
+
+const fn of_kind(kind: Kind, class: Class) -> Class {
+    Class { kind, ..class }
+}
+
+/// tests/golden/defaults.json has the same of the diffusion models, read from the classes' sources.
+#[rustfmt::skip]
+pub(super) static CLASSES: [Class; 26] = [
+    of_kind(Kind::Inverse, pixels("DDIMInverseScheduler")),
+    pixels("DDIMParallelScheduler"),
+    pixels("DDIMScheduler"),
+    Class { beta_schedules: &DDPM_BETAS, ..pixels("DDPMParallelScheduler") },
+    Class { beta_schedules: &DDPM_BETAS, ..pixels("DDPMScheduler") },
+    dpm("DEISMultistepScheduler"),
+    of_kind(Kind::Inverse, dpm("DPMSolverMultistepInverseScheduler")),
+    with_zero_snr(dpm("DPMSolverMultistepScheduler")),
+    without_sample(Class::new("DPMSolverSDEScheduler", KARRAS)),
+    dpm("DPMSolverSinglestepScheduler"),
+    of_kind(Kind::Edm, Class::new("EDMDPMSolverMultistepScheduler", LATENT)),
+    of_kind(Kind::Edm, Class::new("EDMEulerScheduler", LATENT)),
+    with_zero_snr(without_sample(Class::new("EulerAncestralDiscreteScheduler", DDPM))),
+    Class { predictions: &EULER_PREDICTIONS, ..with_zero_snr(Class::new("EulerDiscreteScheduler", DDPM)) },
+    of_kind(Kind::Flow, Class::new("FlowMatchEulerDiscreteScheduler", LATENT)),
+    of_kind(Kind::Flow, Class::new("FlowMatchHeunDiscreteScheduler", LATENT)),
+    of_kind(Kind::Flow, Class::new("FlowMatchLCMScheduler", LATENT)),
+    Class { beta_schedules: &HEUN_BETAS, ..Class::new("HeunDiscreteScheduler", KARRAS) },
+    without_sample(Class::new("KDPM2AncestralDiscreteScheduler", KARRAS)),
+    without_sample(Class::new("KDPM2DiscreteScheduler", KARRAS)),
+    with_zero_snr(Class::new("LCMScheduler", LATENT)),
+    Class::new("LMSDiscreteScheduler", DDPM),
+    Class { set_alpha_to_one: false, ..without_sample(Class::new("PNDMScheduler", DDPM)) },
+    dpm("SASolverScheduler"),
+    with_zero_snr(Class::new("TCDScheduler", LATENT)),
+    with_zero_snr(dpm("UniPCMultistepScheduler")),
+];
+
+/// The other classes, and why they are none.
+#[rustfmt::skip]
+static OTHERS: [(&str, &str); 25] = [
+    ("AmusedScheduler", "of masked image tokens"),
+    ("BlockRefinementScheduler", "of text tokens"),
+    ("CMStochasticIterativeScheduler", "of consistency models of pixels"),
+    ("CogVideoXDDIMScheduler", "of video, with a shift of its own"),
+    ("CogVideoXDPMScheduler", "of video, with a shift of its own"),
+    ("ConsistencyDecoderScheduler", "of a decoder of latents"),
+    ("CosineDPMSolverMultistepScheduler", "of sound"),
+    ("DDPMWuerstchenScheduler", "on a continuous cosine from 1 to 0"),
+    ("DiscreteDDIMScheduler", "of text tokens"),
+    ("EntropyBoundScheduler", "of text tokens"),
+    ("FlowMapEulerDiscreteScheduler", "of flow maps, which are told two times"),
+    ("HeliosDMDScheduler", "of video, in stages"),
+    ("HeliosScheduler", "of video, in stages"),
+    ("IPNDMScheduler", "on a cosine from 1 to 0 of its own; the sampler is `ipndm`"),
+    ("KarrasVeScheduler", "of pixels, deprecated"),
+    ("LTXEulerAncestralRFScheduler", "of video"),
+    ("MiniMaxH3Scheduler", "of video"),
+    ("PiflowScheduler", "of flow models distilled to policies"),
+    ("RFD4ProteinaScheduler", "of proteins"),
+    ("RePaintScheduler", "goes back and forth under a mask"),
+    ("SCMScheduler", "of TrigFlow"),
+    ("ScoreSdeVeScheduler", "of pixels"),
+    ("ScoreSdeVpScheduler", "of pixels, deprecated"),
+    ("UnCLIPScheduler", "of unCLIP, with a learned variance"),
+    ("VQDiffusionScheduler", "of discrete tokens"),
+];
+
+/// The keys of all classes, those of the others too: a file that was made from another class's carries its keys along.
+#[rustfmt::skip]
+pub(super) static KEYS: [&str; 101] = [
+    "algorithm_type", "alpha_cum_end", "alpha_cum_start", "base_image_seq_len", "base_shift", "beta_end", "beta_max",
+    "beta_min", "beta_schedule", "beta_start", "block_length", "clip_denoised", "clip_sample", "clip_sample_range",
+    "correct_steps", "corrector_k", "corrector_order", "corrector_selection", "corrector_selection_tau",
+    "corrector_steps", "disable_corrector", "dynamic_thresholding_ratio", "editing_threshold", "entropy_bound", "eps",
+    "eta", "euler_at_final", "final_sigmas_type", "final_step_size_scale", "flow_shift", "gamma", "gamma_cum_start",
+    "interpolation_type", "invert_sigmas", "lambda_min_clipped", "lower_order_final", "mask_token_id",
+    "max_image_seq_len", "max_shift", "minimal_topk", "n_grid", "noise_mode", "noise_sampler_seed",
+    "num_inference_steps", "num_policy_substeps", "num_train_timesteps", "num_vec_classes",
+    "original_inference_steps", "predict_x0", "prediction_type", "predictor_order", "rescale_betas_zero_snr", "rho",
+    "s", "s_churn", "s_max", "s_min", "s_noise", "sample_max_value", "sampling_eps", "scale_factors", "scaler",
+    "schedule_mode", "scheduler_type", "set_alpha_to_one", "shift", "shift_terminal", "sigma_data", "sigma_max",
+    "sigma_min", "sigma_schedule", "skip_prk_steps", "snr", "snr_shift_scale", "solver_order", "solver_p",
+    "solver_type", "stage_range", "stages", "steps_offset", "stochastic_sampling", "t_max", "t_min", "tau_func",
+    "threshold", "thresholding", "time_shift_type", "timestep_scaling", "timestep_spacing", "timestep_type",
+    "trained_betas", "tsr_k", "tsr_sigma", "upscale_mode", "use_beta_sigmas", "use_dynamic_shifting",
+    "use_exponential_sigmas", "use_flow_sigmas", "use_karras_sigmas", "use_lu_lambdas", "variance_type",
+];

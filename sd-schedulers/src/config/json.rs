@@ -1,0 +1,163 @@
+use std::fmt::Display;
+
+use serde_json::{Map, Value};
+
+use super::ConfigError;
+
+/// The keys of a configuration. One that is null is as if it were missing.
+pub(super) struct Keys(Map<String, Value>);
+
+impl Keys {
+    pub(super) fn parse(text: &str) -> Result<Self, ConfigError> {
+        let parsed = serde_json::from_str(&without_infinities(text));
+        parsed
+            .map(Self)
+            .map_err(|error| ConfigError::Json(error.to_string()))
+    }
+
+    /// The names of all keys, those of null too.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// The value of a key, `None` when it is missing or null, an error when `read` can't take it.
+    pub(super) fn get<'a, T>(
+        &'a self,
+        key: &'static str,
+        expected: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match read(value) {
+                Some(read) => Ok(Some(read)),
+                None => Err(self.refuse(key, expected)),
+            },
+        }
+    }
+
+    pub(super) fn text(&self, key: &'static str) -> Result<Option<&str>, ConfigError> {
+        self.get(key, "a string", Value::as_str)
+    }
+
+    pub(super) fn flag(&self, key: &'static str, default: bool) -> Result<bool, ConfigError> {
+        let flag = self.get(key, "a boolean", Value::as_bool)?;
+        Ok(flag.unwrap_or(default))
+    }
+
+    pub(super) fn number(&self, key: &'static str) -> Result<Option<f64>, ConfigError> {
+        self.get(key, "a number", Value::as_f64)
+    }
+
+    pub(super) fn positive(&self, key: &'static str) -> Result<Option<f64>, ConfigError> {
+        self.get(key, "a number above 0", |value| {
+            value.as_f64().filter(|&number| number > 0.0)
+        })
+    }
+
+    pub(super) fn integer(&self, key: &'static str) -> Result<Option<usize>, ConfigError> {
+        self.get(key, "a non-negative integer", |value| {
+            usize::try_from(value.as_u64()?).ok()
+        })
+    }
+
+    /// What one of these strings stands for.
+    pub(super) fn one_of<T: Copy>(
+        &self,
+        key: &'static str,
+        known: &[(&str, T)],
+    ) -> Result<Option<T>, ConfigError> {
+        self.get(key, &listed(known), |value| {
+            let text = value.as_str()?;
+            let found = known.iter().find(|(name, _)| *name == text);
+            found.map(|&(_, meaning)| meaning)
+        })
+    }
+
+    /// The error that another value of this key was expected.
+    pub(super) fn refuse(&self, key: &'static str, expected: impl Into<String>) -> ConfigError {
+        let found = self.0.get(key);
+        wrong(key, expected, found.map_or("nothing".to_owned(), excerpt))
+    }
+}
+
+/// The error that another value of a key was expected.
+pub(super) fn wrong(
+    key: &'static str,
+    expected: impl Into<String>,
+    found: impl Display,
+) -> ConfigError {
+    ConfigError::Value {
+        key,
+        expected: expected.into(),
+        found: found.to_string(),
+    }
+}
+
+/// `a`, `b` or `c`.
+fn listed<T>(known: &[(&str, T)]) -> String {
+    let mut text = String::new();
+    for (i, (name, _)) in known.iter().enumerate() {
+        let joint = match known.len() - i {
+            _ if i == 0 => "",
+            1 => " or ",
+            _ => ", ",
+        };
+        text.push_str(&format!("{joint}`{name}`"));
+    }
+    text
+}
+
+pub(super) fn numbers(value: &Value) -> Option<Vec<f32>> {
+    let numbers = value.as_array()?.iter();
+    numbers
+        .map(|number| Some(number.as_f64()? as f32))
+        .collect()
+}
+
+/// The text with Python's `NaN` and infinities, outside of strings, made null.
+fn without_infinities(text: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    let (mut quoted, mut escaped) = (false, false);
+    while let Some(next) = rest.chars().next() {
+        let word = ["-Infinity", "Infinity", "NaN"]
+            .into_iter()
+            .find(|word| !quoted && rest.starts_with(word));
+        match word {
+            Some(_) => out.push_str("null"),
+            None => out.push(next),
+        }
+        quoted ^= next == '"' && !escaped;
+        escaped = next == '\\' && quoted && !escaped;
+        rest = &rest[word.map_or(next.len_utf8(), str::len)..];
+    }
+    out
+}
+
+/// The value as JSON, cut to a length that fits a message.
+fn excerpt(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn infinities_outside_of_strings_are_null() {
+        let text = r#"{"a": -Infinity, "é\"NaN": [NaN, Infinity], "b": "Infinity"}"#;
+        let expected = r#"{"a": null, "é\"NaN": [null, null], "b": "Infinity"}"#;
+        assert_eq!(without_infinities(text), expected);
+    }
+
+    #[test]
+    fn choices_are_listed() {
+        assert_eq!(listed(&[("a", 1)]), "`a`");
+        assert_eq!(listed(&[("a", 1), ("b", 2)]), "`a` or `b`");
+        assert_eq!(listed(&[("a", 1), ("b", 2), ("c", 3)]), "`a`, `b` or `c`");
+    }
+}

@@ -1,0 +1,184 @@
+//! The noise levels that a ladder has on a model.
+
+use super::{AlignedModel, Conventions, Ladder, LadderError, Shape, gits};
+use crate::NoiseSchedule;
+use crate::schedule::Kind;
+
+/// Sigma of pure noise for the samplers that stay on the grid. diffusers' DDIM keeps an alpha-bar of 0 there, so a
+/// sigma that is infinite; with this one x holds no more than 2⁻²⁰ of the sample.
+const PURE_NOISE: f64 = (1 << 20) as f64;
+
+impl Ladder {
+    /// Whether the ladder means something for this kind of model and sampler.
+    pub(super) fn check(
+        &self,
+        schedule: &NoiseSchedule,
+        conventions: &Conventions,
+    ) -> Result<(), LadderError> {
+        let kind = schedule.kind();
+        let model = match kind {
+            Kind::Trained => "a diffusion",
+            Kind::Flow => "a flow",
+            Kind::Edm => "an EDM",
+        };
+        if !self.is_for(kind) {
+            let ladder = self.kind();
+            return Err(LadderError::Model { ladder, model });
+        }
+        if conventions.training_timesteps && kind == Kind::Edm {
+            let ladder = "a sampler that computes with the timesteps of the training";
+            return Err(LadderError::Model { ladder, model });
+        }
+        if conventions.on_grid_only && !(self.on_grid() && kind == Kind::Trained) {
+            return Err(LadderError::OffGrid);
+        }
+        Ok(())
+    }
+
+    /// Whether its numbers mean something to this kind of model.
+    pub(crate) fn is_for(&self, kind: Kind) -> bool {
+        match self {
+            Self::Spaced(_) | Self::Timed(_) => kind != Kind::Edm,
+            Self::Shaped { shape, over } => match kind {
+                Kind::Trained => true,
+                Kind::Flow => !matches!(shape, Shape::Laplace { .. }),
+                Kind::Edm => over.spacing.is_none(),
+            },
+            Self::Vp(_) => kind != Kind::Flow,
+            Self::AlignYourSteps(table) => match kind {
+                Kind::Trained => true,
+                Kind::Flow => false,
+                Kind::Edm => table.model == AlignedModel::Svd,
+            },
+            Self::Gits { .. } => kind == Kind::Trained,
+            Self::Flow(_) => kind == Kind::Flow,
+            Self::LinearQuadratic(_) | Self::Sigmas(_) | Self::Timesteps(_) => true,
+        }
+    }
+
+    /// In float64 and in the schedule's own scaling.
+    pub(super) fn levels(
+        &self,
+        schedule: &NoiseSchedule,
+        steps: usize,
+        conventions: &Conventions,
+    ) -> Result<Levels, LadderError> {
+        let at_timesteps = |timesteps: Vec<f64>, read: &dyn Fn(f64) -> f64| {
+            let pure_noise = conventions.on_grid_only && schedule.has_zero_terminal_snr();
+            let last = (schedule.num_train_timesteps() - 1) as f64;
+            let sigma = |&timestep: &f64| {
+                if pure_noise && timestep == last {
+                    PURE_NOISE
+                } else {
+                    read(timestep)
+                }
+            };
+            Levels {
+                sigmas: timesteps.iter().map(sigma).collect(),
+                timesteps: Some(timesteps),
+                end: None,
+            }
+        };
+        let linear = |timestep| schedule.interpolate(timestep);
+        let log_linear = |timestep| schedule.interpolate_log(timestep);
+        let given = |given: usize| match given == steps {
+            true => Ok(()),
+            false => Err(LadderError::Given { steps, given }),
+        };
+        Ok(match self {
+            Self::Spaced(spacing) => {
+                at_timesteps(spacing.timesteps(schedule, steps, conventions), &linear)
+            }
+            Self::Timed(timing) => {
+                let (trained, whole) = (schedule.num_train_timesteps(), conventions.on_grid_only);
+                let mut timesteps = timing.places(trained, steps, whole)?;
+                for timestep in &mut timesteps {
+                    *timestep += schedule.first_timestep();
+                }
+                match timing.coarse(schedule) {
+                    Some(grid) if !whole => Levels::between(schedule, grid, timesteps),
+                    _ => at_timesteps(timesteps, &log_linear),
+                }
+            }
+            Self::Shaped { shape, over } => {
+                let ends = over.ends(schedule, steps, conventions);
+                let (sigmas, end) = shape.sigmas(steps, ends)?;
+                Levels {
+                    end,
+                    ..Levels::of(sigmas)
+                }
+            }
+            Self::Vp(vp) => Levels::of(vp.sigmas(steps)?),
+            Self::LinearQuadratic(curve) => {
+                let high = f64::from(schedule.sigma_max());
+                let sigmas = curve.sigmas(steps)?;
+                Levels::of(sigmas.iter().map(|sigma| sigma * high).collect())
+            }
+            Self::AlignYourSteps(table) => Levels::of(table.sigmas(steps)),
+            Self::Gits { coefficient } => Levels::of(gits::sigmas(schedule, steps, *coefficient)?),
+            Self::Flow(flow) => flow.levels(schedule, steps, conventions)?,
+            Self::Sigmas(sigmas) => {
+                given(sigmas.len().saturating_sub(1))?;
+                let sigmas: Vec<f64> = sigmas.iter().map(|&sigma| sigma.into()).collect();
+                Levels {
+                    end: Some(sigmas[steps]),
+                    ..Levels::of(sigmas[..steps].to_vec())
+                }
+            }
+            Self::Timesteps(timesteps) => {
+                given(timesteps.len())?;
+                let [min, max] = schedule.timestep_range();
+                for (index, &timestep) in timesteps.iter().enumerate() {
+                    if !(timestep >= min && timestep <= max) {
+                        return Err(LadderError::Timestep {
+                            index,
+                            timestep,
+                            min,
+                            max,
+                        });
+                    }
+                }
+                let timesteps = timesteps.iter().map(|&timestep| timestep.into());
+                at_timesteps(timesteps.collect(), &linear)
+            }
+        })
+    }
+}
+
+/// The rungs of a run before they are rounded, noisiest first.
+pub(super) struct Levels {
+    pub(super) sigmas: Vec<f64>,
+    /// Of a ladder that is made of timesteps.
+    pub(super) timesteps: Option<Vec<f64>>,
+    /// The sigma at which the run ends, if the ladder says it.
+    pub(super) end: Option<f64>,
+}
+
+impl Levels {
+    pub(super) fn of(sigmas: Vec<f64>) -> Self {
+        Self {
+            sigmas,
+            timesteps: None,
+            end: None,
+        }
+    }
+
+    /// Sigmas read linearly in their logarithm between the timesteps of a grid, given its first and their distance, and the nearer of the two;
+    /// of two as near the cleaner one.
+    fn between(schedule: &NoiseSchedule, grid: (f64, f64), mut timesteps: Vec<f64>) -> Self {
+        let (first, distance) = grid;
+        let log_sigma = |point: f64| schedule.interpolate_log(first + distance * point).ln();
+        let mut sigmas = Vec::with_capacity(timesteps.len());
+        for timestep in &mut timesteps {
+            let point = (*timestep - first) / distance;
+            let (low, weight) = (point.floor(), point.fract());
+            let log = (1.0 - weight) * log_sigma(low) + weight * log_sigma(point.ceil());
+            sigmas.push(log.exp());
+            *timestep = first + distance * (point - 0.5).ceil();
+        }
+        Self {
+            timesteps: Some(timesteps),
+            ..Self::of(sigmas)
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The ladders that have a name.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::{
+    AlignYourSteps, AlignedModel, Flow, FlowLevels, Ladder, LinearQuadratic, Shape, Shift, Spacing,
+    Span, Timing, Vp,
+};
+use crate::UnknownName;
+
+impl FromStr for Ladder {
+    type Err = UnknownName;
+
+    /// One of [`NAMED`](Ladder::NAMED), upper or lower case.
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        let named = |(known, _): &&(&str, Self)| known.eq_ignore_ascii_case(name);
+        match Self::NAMED.iter().find(named) {
+            Some((_, ladder)) => Ok(ladder.clone()),
+            None => Err(UnknownName {
+                what: "ladder",
+                name: name.to_owned(),
+                known: Self::NAMED.iter().map(|(known, _)| *known).collect(),
+            }),
+        }
+    }
+}
+
+impl Ladder {
+    /// The ladders that have a name, for a command line and for serde.
+    pub const NAMED: &'static [(&'static str, Self)] = &[
+        ("leading", Self::leading()),
+        ("linspace", Self::linspace()),
+        ("trailing", Self::trailing()),
+        ("karras", Self::karras()),
+        ("exponential", Self::exponential()),
+        ("polyexponential", Self::polyexponential()),
+        ("beta", Self::beta()),
+        ("beta-timesteps", Self::beta_timesteps()),
+        ("normal", Self::normal()),
+        ("sgm-uniform", Self::sgm_uniform()),
+        ("simple", Self::simple()),
+        ("ddim-uniform", Self::ddim_uniform()),
+        ("linear-quadratic", Self::linear_quadratic()),
+        ("kl-optimal", Self::kl_optimal()),
+        ("align-your-steps", Self::align_your_steps()),
+        ("align-your-steps-sdxl", Self::align_your_steps_sdxl()),
+        ("align-your-steps-svd", Self::align_your_steps_svd()),
+        ("gits", Self::gits()),
+        ("laplace", Self::laplace()),
+        ("vp", Self::vp()),
+        ("turbo", Self::turbo()),
+        ("lcm", Self::lcm()),
+        ("lcm-even", Self::lcm_even()),
+        ("flow", Self::flow()),
+    ];
+
+    /// Its name, if it is one of [`NAMED`](Self::NAMED).
+    pub fn name(&self) -> Option<&'static str> {
+        let named = Self::NAMED.iter().find(|(_, ladder)| ladder == self);
+        named.map(|(name, _)| *name)
+    }
+
+    /// [`Spacing::Leading`].
+    pub const fn leading() -> Self {
+        Self::Spaced(Spacing::Leading)
+    }
+
+    /// [`Spacing::Linspace`].
+    pub const fn linspace() -> Self {
+        Self::Spaced(Spacing::Linspace)
+    }
+
+    /// [`Spacing::Trailing`].
+    pub const fn trailing() -> Self {
+        Self::Spaced(Spacing::Trailing)
+    }
+
+    /// A shape over every trained sigma.
+    pub const fn shaped(shape: Shape) -> Self {
+        Self::Shaped {
+            shape,
+            over: Span::TRAINED,
+        }
+    }
+
+    /// [`Shape::Karras`] with rho 7 over every trained sigma.
+    pub const fn karras() -> Self {
+        Self::shaped(Shape::Karras { rho: 7.0 })
+    }
+
+    /// [`Shape::Karras`] with rho 7 over the sigmas of a spacing.
+    pub const fn karras_over(spacing: Spacing) -> Self {
+        Self::Shaped {
+            shape: Shape::Karras { rho: 7.0 },
+            over: Span {
+                spacing: Some(spacing),
+                ..Span::TRAINED
+            },
+        }
+    }
+
+    /// [`Shape::Exponential`].
+    pub const fn exponential() -> Self {
+        Self::shaped(Shape::Exponential)
+    }
+
+    /// [`Shape::Polyexponential`] with rho 1.
+    pub const fn polyexponential() -> Self {
+        Self::shaped(Shape::Polyexponential { rho: 1.0 })
+    }
+
+    /// [`Shape::Beta`] with alpha and beta 0.6.
+    pub const fn beta() -> Self {
+        Self::shaped(Shape::Beta {
+            alpha: 0.6,
+            beta: 0.6,
+        })
+    }
+
+    /// [`Shape::KlOptimal`], the run going to 0.
+    pub const fn kl_optimal() -> Self {
+        Self::shaped(Shape::KlOptimal {
+            ends_at_lowest: false,
+        })
+    }
+
+    /// [`Shape::Laplace`] with mu 0 and beta 0.5.
+    pub const fn laplace() -> Self {
+        Self::shaped(Shape::Laplace { mu: 0.0, beta: 0.5 })
+    }
+
+    /// [`Timing::Normal`].
+    pub const fn normal() -> Self {
+        Self::Timed(Timing::Normal)
+    }
+
+    /// [`Timing::SgmUniform`].
+    pub const fn sgm_uniform() -> Self {
+        Self::Timed(Timing::SgmUniform)
+    }
+
+    /// [`Timing::Simple`].
+    pub const fn simple() -> Self {
+        Self::Timed(Timing::Simple)
+    }
+
+    /// [`Timing::DdimUniform`].
+    pub const fn ddim_uniform() -> Self {
+        Self::Timed(Timing::DdimUniform)
+    }
+
+    /// [`Timing::BetaTimesteps`] with alpha and beta 0.6.
+    pub const fn beta_timesteps() -> Self {
+        Self::Timed(Timing::BetaTimesteps {
+            alpha: 0.6,
+            beta: 0.6,
+        })
+    }
+
+    /// [`Timing::Turbo`].
+    pub const fn turbo() -> Self {
+        Self::Timed(Timing::Turbo)
+    }
+
+    /// [`Timing::Lcm`] of 50 timesteps, all of them.
+    pub const fn lcm() -> Self {
+        Self::Timed(Timing::Lcm {
+            original_steps: 50,
+            strength: 1.0,
+        })
+    }
+
+    /// [`Timing::LcmEven`] of 50 timesteps.
+    pub const fn lcm_even() -> Self {
+        Self::Timed(Timing::LcmEven { original_steps: 50 })
+    }
+
+    /// [`Vp`] with the paper's numbers.
+    pub const fn vp() -> Self {
+        Self::Vp(Vp::NAMED)
+    }
+
+    /// [`LinearQuadratic`] with Mochi's numbers.
+    pub const fn linear_quadratic() -> Self {
+        Self::LinearQuadratic(LinearQuadratic::NAMED)
+    }
+
+    /// [`AlignYourSteps`] of Stable Diffusion 1.5.
+    pub const fn align_your_steps() -> Self {
+        Self::AlignYourSteps(AlignYourSteps::new(AlignedModel::Sd15))
+    }
+
+    /// [`AlignYourSteps`] of Stable Diffusion XL.
+    pub const fn align_your_steps_sdxl() -> Self {
+        Self::AlignYourSteps(AlignYourSteps::new(AlignedModel::Sdxl))
+    }
+
+    /// [`AlignYourSteps`] of Stable Video Diffusion.
+    pub const fn align_your_steps_svd() -> Self {
+        Self::AlignYourSteps(AlignYourSteps::new(AlignedModel::Svd))
+    }
+
+    /// [`Gits`](Self::Gits) with coefficient 1.2.
+    pub const fn gits() -> Self {
+        Self::Gits { coefficient: 1.2 }
+    }
+
+    /// [`Flow`] without a shift.
+    pub const fn flow() -> Self {
+        Self::Flow(Flow::NAMED)
+    }
+
+    /// [`Flow`] shifted by a factor, as in diffusers' `FlowMatchEulerDiscreteScheduler`.
+    pub const fn flow_shifted(factor: f64) -> Self {
+        Self::Flow(Flow {
+            levels: FlowLevels::ShiftedEnd,
+            shift: Shift::By(factor),
+            terminal: None,
+        })
+    }
+
+    /// [`Sigmas`](Self::Sigmas).
+    pub fn sigmas(sigmas: impl Into<Arc<[f32]>>) -> Self {
+        Self::Sigmas(sigmas.into())
+    }
+
+    /// [`Timesteps`](Self::Timesteps).
+    pub fn timesteps(timesteps: impl Into<Arc<[f32]>>) -> Self {
+        Self::Timesteps(timesteps.into())
+    }
+}

@@ -1,0 +1,149 @@
+//! The rungs that a ladder has on a model.
+
+use std::sync::Arc;
+
+use super::levels::Levels;
+use super::{
+    Conventions, End, FirstX, Flow, FlowLevels, Ladder, LadderError, Shape, Spacing, Told,
+};
+use crate::schedule::Kind;
+use crate::{BetaSchedule, NoiseSchedule, Path, Rungs};
+
+impl Ladder {
+    /// The noise levels of a run of `steps` steps, in the scaling that `conventions` asks for on a flow model.
+    ///
+    /// Equal to the reference's wherever that gives a ladder of N rungs. Where a formula would leave the trained range or repeat a timestep,
+    /// timesteps move apart, so every number of steps up to T works. Two formulas are not followed: a one-point linspace starts at T - 1
+    /// (numpy's is 0, the clean end), and trailing has N points where rounding gives `np.arange` N + 1. There are as many rungs as steps asked
+    /// for, but for [`Timing::DdimUniform`].
+    ///
+    /// # Errors
+    /// [`LadderError::Steps`] for `steps` outside 1 to T (or less: [`Timing::Turbo`], [`Timing::Lcm`]), [`LadderError::TooFew`] and
+    /// [`LadderError::Given`] for other wrong ones; [`LadderError::OffGrid`] and [`LadderError::Model`] where sampler or model can't have
+    /// such a ladder; [`LadderError::Value`] and [`LadderError::Span`] for options; and [`LadderError::Sigma`] or
+    /// [`LadderError::Timestep`] where sigmas are too close to each other for float32 and for wrong ones of one's own.
+    ///
+    /// [`Timing::DdimUniform`]: crate::Timing::DdimUniform
+    /// [`Timing::Turbo`]: crate::Timing::Turbo
+    /// [`Timing::Lcm`]: crate::Timing::Lcm
+    pub fn rungs(
+        &self,
+        schedule: &Arc<NoiseSchedule>,
+        steps: usize,
+        conventions: &Conventions,
+    ) -> Result<Rungs, LadderError> {
+        let one_more = conventions.drop_next_to_last && !self.is_ones_own();
+        let more = usize::from(one_more);
+        let max = schedule.num_train_timesteps() - more;
+        if !(1..=max).contains(&steps) {
+            return Err(LadderError::Steps { steps, max });
+        }
+        if steps < conventions.min_steps {
+            let min = conventions.min_steps;
+            return Err(LadderError::TooFew { steps, min });
+        }
+        self.check(schedule, conventions)?;
+        let levels =
+            self.levels(schedule, steps + more, conventions)
+                .map_err(|error| match error {
+                    LadderError::Steps { max, .. } => LadderError::Steps {
+                        steps,
+                        max: max.saturating_sub(more),
+                    },
+                    other => other,
+                })?;
+        let Levels {
+            mut sigmas,
+            timesteps,
+            end,
+        } = levels;
+
+        let cleanest = sigmas[sigmas.len() - 1];
+        let end = match (end, conventions.end) {
+            (Some(end), _) => end,
+            (None, End::Zero) => 0.0,
+            (None, End::SigmaMin) if timesteps.is_some() && schedule.kind() == Kind::Trained => {
+                schedule.sigma_min().into()
+            }
+            (None, End::SigmaMin) => cleanest,
+        };
+        let inverted = || sigmas.iter().map(|&sigma| schedule.invert(sigma)).collect();
+        let mut timesteps: Vec<f64> = timesteps.unwrap_or_else(inverted);
+        for timestep in &mut timesteps {
+            *timestep = self.told(schedule, conventions.told, *timestep);
+        }
+        if one_more && sigmas.len() > 1 {
+            sigmas.pop();
+            timesteps.pop();
+        }
+        sigmas.push(end);
+
+        let initial_scale = self.initial_scale(schedule, conventions.first_x, sigmas[0] as f32);
+        let rungs = Rungs::new(
+            schedule,
+            sigmas.iter().map(|&sigma| sigma as f32).collect(),
+            timesteps.iter().map(|&timestep| timestep as f32).collect(),
+            initial_scale,
+        )?;
+        Ok(match conventions.flow {
+            Path::Exploding => rungs.explode(&sigmas),
+            Path::Flow => rungs,
+        })
+    }
+
+    fn is_ones_own(&self) -> bool {
+        match self {
+            Self::Sigmas(_) | Self::Timesteps(_) => true,
+            Self::Flow(Flow {
+                levels: FlowLevels::Of(ladder),
+                ..
+            }) => ladder.is_ones_own(),
+            _ => false,
+        }
+    }
+
+    /// The timestep as the model is told it.
+    fn told(&self, schedule: &NoiseSchedule, told: Told, timestep: f64) -> f64 {
+        if matches!(self, Self::Spaced(_) | Self::Timesteps(_)) || schedule.kind() == Kind::Edm {
+            return timestep;
+        }
+        let shape = match self {
+            Self::Shaped { shape, .. } => Some(*shape),
+            _ => None,
+        };
+        let karras = matches!(shape, Some(Shape::Karras { .. }));
+        let cut_off = match told {
+            Told::Exactly => return timestep,
+            Told::KarrasRounded if karras => false,
+            Told::KarrasRounded => return timestep,
+            Told::Whole | Told::WholeOnCosineToo => match shape {
+                _ if schedule.kind() == Kind::Flow => true,
+                Some(Shape::Exponential | Shape::Beta { .. }) => true,
+                Some(Shape::Karras { .. } | Shape::Lu) => {
+                    told == Told::Whole && schedule.beta_schedule() == BetaSchedule::Cosine
+                }
+                _ => false,
+            },
+        };
+        if cut_off {
+            timestep.trunc()
+        } else {
+            timestep.round_ties_even()
+        }
+    }
+
+    fn initial_scale(&self, schedule: &NoiseSchedule, first_x: FirstX, sigma: f32) -> f32 {
+        let spacing = match self {
+            Self::Spaced(spacing) => Some(*spacing),
+            Self::Shaped { over, .. } => over.spacing,
+            _ => None,
+        };
+        match (schedule.kind(), first_x, spacing) {
+            (Kind::Flow, ..) => 1.0,
+            (Kind::Edm, ..)
+            | (_, FirstX::VariancePreserving, _)
+            | (_, _, Some(Spacing::Leading)) => (sigma * sigma + 1.0).sqrt(),
+            _ => sigma,
+        }
+    }
+}

@@ -1,0 +1,74 @@
+use serde::{Deserialize, Serialize};
+
+use super::{Conventions, Counting};
+use crate::NoiseSchedule;
+
+/// Which training timesteps stand for a run of N: table 2 of <https://arxiv.org/abs/2305.08891>. For T = 1000, N = 20:
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Spacing {
+    /// Multiples of T / N from the clean end, plus the model's `steps_offset` (1): 951, 901, … 1. What Stable Diffusion
+    /// was published with.
+    Leading,
+    /// Both ends included: 999, 946.42, … 0.
+    Linspace,
+    /// Multiples of T / N from the noisy end: 999, 949, … 49. For models with zero terminal SNR.
+    Trailing,
+}
+
+impl Spacing {
+    /// Its name in configurations, ours and diffusers' (`timestep_spacing`).
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Leading => "leading",
+            Self::Linspace => "linspace",
+            Self::Trailing => "trailing",
+        }
+    }
+
+    /// In float64, as numpy computes them, noisiest first.
+    pub(super) fn timesteps(
+        self,
+        schedule: &NoiseSchedule,
+        steps: usize,
+        conventions: &Conventions,
+    ) -> Vec<f64> {
+        let trained = schedule.num_train_timesteps();
+        let extra = match conventions.counting {
+            Counting::N => 0,
+            Counting::NPlusOne => 1,
+        };
+        let last = (trained - 1) as f64;
+        let formula = |i: usize| {
+            // The point's place counted from the clean end, which numpy computes from.
+            let place = steps + extra - 1 - i;
+            match self {
+                Self::Leading => {
+                    (place * (trained / (steps + extra)).max(1) + schedule.steps_offset()) as f64
+                }
+                Self::Linspace => {
+                    let intervals = steps + extra - 1;
+                    let timestep = if place == intervals {
+                        last
+                    } else {
+                        place as f64 * (last / intervals as f64)
+                    };
+                    if conventions.integer_timesteps {
+                        timestep.round_ties_even()
+                    } else {
+                        timestep
+                    }
+                }
+                Self::Trailing => {
+                    let trained = trained as f64;
+                    // np.arange takes the difference of its first two values for its step.
+                    let step = (trained - trained / steps as f64) - trained;
+                    (trained + i as f64 * step).round_ties_even() - 1.0
+                }
+            }
+        };
+        (0..steps)
+            .map(|i| formula(i).min(last - i as f64) + schedule.first_timestep())
+            .collect()
+    }
+}

@@ -1,0 +1,103 @@
+/// How many steps of a ladder an image-to-image run of some strength makes: each program has its own rule.
+///
+/// ```
+/// # use std::sync::Arc;
+/// use sd_schedulers::{Conventions, Ladder, NoiseSchedule, SchedulerConfig, StrengthRule};
+///
+/// let schedule = Arc::new(NoiseSchedule::new(&SchedulerConfig::default())?);
+/// let (whole, first) = StrengthRule::Diffusers.part(20, 0.75);
+/// let rungs = Ladder::karras().rungs(&schedule, whole, &Conventions::default())?;
+/// let rungs = rungs.starting_at(first)?;
+/// assert_eq!(rungs.steps(), 15);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StrengthRule {
+    /// `min(int(N · strength), N)` steps: diffusers' pipelines of Stable Diffusion 1.x, 2.x and XL.
+    #[default]
+    Diffusers,
+    /// The product rounded up: diffusers' pipelines of Stable Diffusion 3 and FLUX.
+    DiffusersFlow,
+    /// `t_enc + 1` steps, `t_enc = int(min(strength, 0.999) · N)`: WebUI.
+    WebUi,
+    /// N steps of a longer ladder, one of `N / min(strength, 0.999)`: WebUI with the option to do exactly as many steps as the slider says.
+    WebUiExact,
+    /// N steps of a longer ladder, one of `N / strength`: ComfyUI's `denoise`.
+    ComfyUi,
+}
+
+impl StrengthRule {
+    /// How many steps the whole ladder is to have and which of its rungs is the first to run: that one is for
+    /// [`Rungs::starting_at`](crate::Rungs::starting_at), which refuses a part that has no rungs.
+    ///
+    /// `strength` is 0 to 1; what is no number counts as 0, what is beyond an end as that end.
+    pub fn part(self, steps: usize, strength: f32) -> (usize, usize) {
+        let strength = decimal(strength);
+        let strength = if strength > 0.0 {
+            strength.min(1.0)
+        } else {
+            0.0
+        };
+        let count = steps as f64;
+        // Casts cut off after the point, as Python's int() does.
+        let longer = |strength: f64| ((count / strength) as usize).max(steps);
+        match self {
+            Self::Diffusers => (steps, steps - ((count * strength) as usize).min(steps)),
+            Self::DiffusersFlow => (steps, (count - (count * strength).min(count)) as usize),
+            Self::WebUi => {
+                let encoded = (strength.min(0.999) * count) as usize;
+                (steps, steps.saturating_sub(encoded + 1))
+            }
+            Self::WebUiExact | Self::ComfyUi if strength == 0.0 => (steps, steps),
+            Self::WebUiExact => {
+                let whole = longer(strength.min(0.999));
+                (whole, whole - steps)
+            }
+            Self::ComfyUi if strength > 0.9999 => (steps, 0),
+            Self::ComfyUi => {
+                let whole = longer(strength);
+                (whole, whole - steps)
+            }
+        }
+    }
+}
+
+/// The decimal number that a float32 is written as: 0.7, not 0.699999988, so that 10 times it is 7 as in Python.
+pub(crate) fn decimal(number: f32) -> f64 {
+    let shortest = number.to_string().parse();
+    shortest.unwrap_or_else(|_| number.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The programs' own formulas, worked out by hand.
+    #[test]
+    fn parts() {
+        use StrengthRule::{ComfyUi, Diffusers, DiffusersFlow, WebUi, WebUiExact};
+        let cases = [
+            (Diffusers, 20, 0.5, (20, 10)),
+            (Diffusers, 10, 0.35, (10, 7)),
+            (Diffusers, 10, 0.7, (10, 3)),
+            (Diffusers, 10, 1.0, (10, 0)),
+            (Diffusers, 10, 0.05, (10, 10)),
+            (Diffusers, 10, f32::NAN, (10, 10)),
+            (DiffusersFlow, 10, 0.35, (10, 6)),
+            (WebUi, 20, 0.5, (20, 9)),
+            (WebUi, 20, 1.0, (20, 0)),
+            (WebUi, 20, 0.0, (20, 19)),
+            (WebUiExact, 20, 0.5, (40, 20)),
+            (WebUiExact, 20, 1.0, (20, 0)),
+            (ComfyUi, 20, 0.5, (40, 20)),
+            (ComfyUi, 20, 0.3, (66, 46)),
+            (ComfyUi, 20, 1.0, (20, 0)),
+            (ComfyUi, 20, 0.0, (20, 20)),
+        ];
+        for (rule, steps, strength, expected) in cases {
+            let found = rule.part(steps, strength);
+            assert_eq!(found, expected, "{rule:?} {steps} {strength}");
+        }
+    }
+}

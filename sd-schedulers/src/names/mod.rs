@@ -1,0 +1,98 @@
+//! Samplers and ladders by the names that other programs have for them.
+
+mod comfyui;
+mod webui;
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+pub use comfyui::from_comfyui;
+pub use webui::from_webui;
+
+use crate::{Ladder, Row, Sampler};
+
+/// What a name of another program stands for: see [`from_webui`] and [`from_comfyui`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Preset {
+    /// The sampler's row, whose [`build`](Row::build) has diffusers' options where this has the other program's.
+    pub row: &'static Row,
+    /// The sampler with the program's options and [conventions](crate::Conventions). Whether its noise is to be of a Brownian tree, its
+    /// [`needs`](Sampler::needs) say.
+    pub sampler: Arc<dyn Sampler>,
+    /// The ladder.
+    pub ladder: Ladder,
+    /// Whether WebUI adds its "eta noise seed delta" to the seed of the noise that the sampler adds
+    /// ([`Seeds::sampler_offset`](crate::Seeds::sampler_offset)).
+    pub ensd: bool,
+}
+
+/// A name that is none of those known.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{name:?} is no {what}, expected {}", known.join(", "))]
+pub struct UnknownName {
+    pub(crate) what: &'static str,
+    pub(crate) name: String,
+    pub(crate) known: Vec<&'static str>,
+}
+
+/// The error of a name, which tells those that are spelled most like it.
+pub(crate) fn unknown(
+    what: &'static str,
+    name: &str,
+    known: impl IntoIterator<Item = &'static str>,
+) -> UnknownName {
+    UnknownName {
+        what,
+        name: name.to_owned(),
+        known: near(name, known),
+    }
+}
+
+/// The few of the names that are spelled most like one.
+pub(crate) fn near(name: &str, known: impl IntoIterator<Item = &'static str>) -> Vec<&'static str> {
+    // The longest of all known names is shorter.
+    let name: Vec<char> = name.to_lowercase().chars().take(64).collect();
+    let mut known: Vec<(usize, &'static str)> = known
+        .into_iter()
+        .map(|known| (distance(&name, &known.to_lowercase()), known))
+        .collect();
+    known.sort_by_key(|&(distance, _)| distance);
+    known.truncate(5);
+    known.into_iter().map(|(_, known)| known).collect()
+}
+
+/// How many characters have to be put in, taken out or replaced to make one name of another.
+fn distance(from: &[char], to: &str) -> usize {
+    // Those of the beginnings of `from`.
+    let mut row: Vec<usize> = (0..=from.len()).collect();
+    for (i, to) in to.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &from) in from.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[from.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_spelled_alike_are_near() {
+        let distance = |from: &str, to| distance(&from.chars().collect::<Vec<_>>(), to);
+        assert_eq!(distance("euler", "euler"), 0);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("abc", ""), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        let known = ["Euler", "Euler a", "Heun", "LMS", "DDIM", "PLMS"];
+        assert_eq!(near("EULERA", known)[..2], ["Euler", "Euler a"]);
+        assert_eq!(near("", known).len(), 5);
+        near(&"x".repeat(100_000), known);
+    }
+}

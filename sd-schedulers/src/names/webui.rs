@@ -1,0 +1,386 @@
+use std::sync::Arc;
+
+use super::{Preset, unknown};
+use crate::{
+    AlignYourSteps, AlignedModel, Conventions, Ddim, Dpm2, Dpm2Ancestral, DpmAdaptive, DpmFast,
+    DpmPlusPlus2M, DpmPlusPlus2MSde, DpmPlusPlus2SAncestral, DpmPlusPlus3MSde, DpmPlusPlusSde, End,
+    Euler, EulerAncestral, FirstX, Heun, Ladder, Lcm, LcmBoundary, Lms, Pndm, Restart, Sampler,
+    SdeSolver, Shape, TABLE, Told, UniPc, UniPcVariant, UnknownName, WithConventions,
+};
+
+/// The sampler and the ladder that Stable Diffusion WebUI 1.10.1 has under this name: `DPM++ 2M`, with the schedule type behind it as of old
+/// (`DPM++ 2M Karras`), or an alias (`k_dpmpp_2m`).
+///
+/// ```
+/// use sd_schedulers::{Ladder, from_webui};
+///
+/// let preset = from_webui("DPM++ 2M Karras", None)?;
+/// assert_eq!((preset.row.name, preset.ladder), ("dpmpp-2m", Ladder::karras()));
+/// let preset = from_webui("DPM++ 2M SDE", Some("Automatic"))?;
+/// assert_eq!(preset.ladder, Ladder::exponential());
+/// assert!(preset.sampler.needs().brownian);
+/// # Ok::<(), sd_schedulers::UnknownName>(())
+/// ```
+///
+/// `schedule_type` is the field of that name, such as `SGM Uniform`; one within the name counts more. Without any, and for `Automatic`, it is
+/// the sampler's own. DDIM, DDIM CFG++, PLMS and UniPC always have theirs, and DPM fast and DPM adaptive take but the ends of any.
+///
+/// The conventions are k-diffusion's: N rungs, fractional timesteps, a first x of sigma times noise (but for the samplers over timesteps,
+/// which have unit noise in the variance-preserving scaling), and for DPM2, DPM2 a and DPM++ 3M SDE the next to last sigma left out.
+/// Options that WebUI has for all samplers, such as eta and s_churn, have its defaults; so DPM fast and DPM adaptive add noise (eta 1).
+///
+/// Not the same: schedule types other than Automatic, Uniform and Normal go over all trained sigmas under LCM too, where WebUI has those of its
+/// 50 timesteps; Align Your Steps is Stable Diffusion 1.5's ([`AlignedModel`] has the other that WebUI takes for SDXL); of samplers over
+/// timesteps, the number of rungs is that of the [ladder](crate::Timing::DdimUniform), of which UniPC here takes N.
+///
+/// # Errors
+/// [`UnknownName`] for other samplers, instead of which WebUI would take DPM++ 2M, and schedule types.
+pub fn from_webui(name: &str, schedule_type: Option<&str>) -> Result<Preset, UnknownName> {
+    let asked = match schedule_type {
+        None => None,
+        Some(label) => {
+            let found = ScheduleType::find(label);
+            Some(found.ok_or_else(|| {
+                let labels = SCHEDULE_TYPES.iter().map(|known| known.labels[0]);
+                unknown("schedule type of WebUI", label, labels)
+            })?)
+        }
+    };
+    let (plain, in_name) = split(name);
+    let known = SAMPLERS.iter().find(|known| known.is(plain));
+    let row_of = |known: &Known| TABLE.iter().find(|row| row.webui == Some(known.name));
+    let Some((known, row)) = known.and_then(|known| Some((known, row_of(known)?))) else {
+        let names = SAMPLERS.iter().map(|known| known.name);
+        return Err(unknown("sampler of WebUI", name, names));
+    };
+    let ladder = match in_name.or(asked) {
+        Some(schedule_type) if !known.own_ladder => schedule_type.ladder.as_ref(),
+        _ => None,
+    };
+    // Uniform and Normal are over the timesteps that a sampler knows, of which LCM has fifty.
+    let of_lcm = known.ladder == Ladder::lcm_even();
+    let ladder = ladder.filter(|&ladder| !(of_lcm && *ladder == Ladder::normal()));
+    Ok(Preset {
+        row,
+        sampler: (known.build)(),
+        ladder: ladder.unwrap_or(&known.ladder).clone(),
+        ensd: known.ensd,
+    })
+}
+
+/// The sampler's name and the schedule type that is behind it.
+fn split(name: &str) -> (&str, Option<&'static ScheduleType>) {
+    // Aliases before WebUI 1.9.
+    if let Some(shorter) = name.strip_suffix("_ka") {
+        return (shorter, ScheduleType::find("Karras"));
+    }
+    let labels = SCHEDULE_TYPES
+        .iter()
+        .flat_map(|known| known.labels.iter().map(move |label| (*label, known)));
+    let before = |label: &str| name.strip_suffix(label)?.strip_suffix(' ');
+    let found = labels.filter_map(|(label, known)| Some((before(label)?, known)));
+    // "SGM Uniform" is not "Uniform".
+    match found.min_by_key(|(shorter, _)| shorter.len()) {
+        Some((shorter, known)) => (shorter, Some(known)),
+        None => (name, None),
+    }
+}
+
+/// A schedule type.
+struct ScheduleType {
+    /// Its label, its name, its alias.
+    labels: &'static [&'static str],
+    /// None for the sampler's own.
+    ladder: Option<Ladder>,
+}
+
+impl ScheduleType {
+    fn find(label: &str) -> Option<&'static Self> {
+        let same = |known: &&str| known.eq_ignore_ascii_case(label);
+        SCHEDULE_TYPES
+            .iter()
+            .find(|known| known.labels.iter().any(same))
+    }
+}
+
+const fn schedule_type(labels: &'static [&'static str], ladder: Option<Ladder>) -> ScheduleType {
+    ScheduleType { labels, ladder }
+}
+
+const ALIGN_YOUR_STEPS: Ladder = Ladder::AlignYourSteps(AlignYourSteps {
+    model: AlignedModel::Sd15,
+    three_digits: true,
+    keep_last: true,
+});
+const KL_OPTIMAL: Ladder = Ladder::shaped(Shape::KlOptimal {
+    ends_at_lowest: true,
+});
+
+/// In WebUI's order.
+#[rustfmt::skip]
+static SCHEDULE_TYPES: [ScheduleType; 12] = [
+    schedule_type(&["Automatic", "automatic"], None),
+    schedule_type(&["Uniform", "uniform"], Some(Ladder::normal())),
+    schedule_type(&["Karras", "karras"], Some(Ladder::karras())),
+    schedule_type(&["Exponential", "exponential"], Some(Ladder::exponential())),
+    schedule_type(&["Polyexponential", "polyexponential"], Some(Ladder::polyexponential())),
+    schedule_type(&["SGM Uniform", "sgm_uniform", "SGMUniform"], Some(Ladder::sgm_uniform())),
+    schedule_type(&["KL Optimal", "kl_optimal"], Some(KL_OPTIMAL)),
+    schedule_type(&["Align Your Steps", "align_your_steps"], Some(ALIGN_YOUR_STEPS)),
+    schedule_type(&["Simple", "simple"], Some(Ladder::simple())),
+    schedule_type(&["Normal", "normal"], Some(Ladder::normal())),
+    schedule_type(&["DDIM", "ddim"], Some(Ladder::ddim_uniform())),
+    schedule_type(&["Beta", "beta"], Some(Ladder::beta())),
+];
+
+/// A sampler.
+struct Known {
+    name: &'static str,
+    aliases: &'static [&'static str],
+    /// What Automatic means.
+    ladder: Ladder,
+    /// Whether it stays with that.
+    own_ladder: bool,
+    ensd: bool,
+    build: fn() -> Arc<dyn Sampler>,
+}
+
+impl Known {
+    fn is(&self, name: &str) -> bool {
+        let mut names = self.aliases.iter().chain([&self.name]);
+        names.any(|known| known.eq_ignore_ascii_case(name))
+    }
+
+    const fn ensd(mut self) -> Self {
+        self.ensd = true;
+        self
+    }
+
+    const fn on_its_own_ladder(mut self) -> Self {
+        self.own_ladder = true;
+        self
+    }
+}
+
+const fn known(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    ladder: Ladder,
+    build: fn() -> Arc<dyn Sampler>,
+) -> Known {
+    Known {
+        name,
+        aliases,
+        ladder,
+        own_ladder: false,
+        ensd: false,
+        build,
+    }
+}
+
+#[rustfmt::skip]
+static SAMPLERS: [Known; 20] = [
+    known("DPM++ 2M", &["k_dpmpp_2m"], Ladder::karras(), || with(DpmPlusPlus2M, Conventions::default())),
+    known("DPM++ SDE", &["k_dpmpp_sde"], Ladder::karras(), || Arc::new(DpmPlusPlusSde::default())),
+    known("DPM++ 2M SDE", &["k_dpmpp_2m_sde"], Ladder::exponential(), || Arc::new(DpmPlusPlus2MSde::default())),
+    known("DPM++ 2M SDE Heun", &["k_dpmpp_2m_sde_heun"], Ladder::exponential(), || {
+        Arc::new(DpmPlusPlus2MSde { solver: SdeSolver::Heun, ..DpmPlusPlus2MSde::default() })
+    }),
+    known("DPM++ 2S a", &["k_dpmpp_2s_a"], Ladder::karras(), || Arc::new(DpmPlusPlus2SAncestral::default())).ensd(),
+    known("DPM++ 3M SDE", &["k_dpmpp_3m_sde"], Ladder::exponential(), || {
+        Arc::new(DpmPlusPlus3MSde { drop_next_to_last: true, ..DpmPlusPlus3MSde::default() })
+    }),
+    known("Euler a", &["k_euler_a", "k_euler_ancestral"], Ladder::normal(), || Arc::new(EulerAncestral::default())).ensd(),
+    known("Euler", &["k_euler"], Ladder::normal(), || Arc::new(Euler::default())),
+    known("LMS", &["k_lms"], Ladder::normal(), || Arc::new(Lms::default())),
+    known("Heun", &["k_heun"], Ladder::normal(), || Arc::new(Heun::default())),
+    known("DPM2", &["k_dpm_2"], Ladder::karras(), || {
+        Arc::new(Dpm2 { drop_next_to_last: true, ..Dpm2::default() })
+    }),
+    known("DPM2 a", &["k_dpm_2_a"], Ladder::karras(), || {
+        Arc::new(Dpm2Ancestral { drop_next_to_last: true, ..Dpm2Ancestral::default() })
+    }).ensd(),
+    // From the largest sigma of the training to the smallest, which are the ends of this ladder.
+    known("DPM fast", &["k_dpm_fast"], Ladder::normal(), || {
+        Arc::new(DpmFast { eta: 1.0, ..DpmFast::default() })
+    }).on_its_own_ladder().ensd(),
+    known("DPM adaptive", &["k_dpm_ad"], Ladder::normal(), || {
+        Arc::new(DpmAdaptive { eta: 1.0, ..DpmAdaptive::default() })
+    }).on_its_own_ladder().ensd(),
+    known("Restart", &[], Ladder::karras(), || Arc::new(Restart::default())),
+    known("DDIM", &[], Ladder::ddim_uniform(), || {
+        Arc::new(Ddim { stop_at_last_rung: true, ..Ddim::default() })
+    }).on_its_own_ladder(),
+    known("DDIM CFG++", &["ddim_cfgpp"], Ladder::ddim_uniform(), || {
+        Arc::new(Ddim { stop_at_last_rung: true, cfg_pp: true, ..Ddim::default() })
+    }).on_its_own_ladder(),
+    known("PLMS", &[], Ladder::ddim_uniform(), || {
+        Arc::new(Pndm { skip_prk_steps: true, stop_at_last_rung: true, ..Pndm::default() })
+    }).on_its_own_ladder(),
+    known("UniPC", &[], Ladder::sgm_uniform(), unipc).on_its_own_ladder(),
+    known("LCM", &["k_lcm"], Ladder::lcm_even(), lcm),
+];
+
+fn with(sampler: impl Sampler, conventions: Conventions) -> Arc<dyn Sampler> {
+    WithConventions::wrap(Arc::new(sampler), conventions)
+}
+
+/// On even timesteps from T - 1 to 0, the last of which it ends at.
+fn unipc() -> Arc<dyn Sampler> {
+    let unipc = UniPc {
+        order: 3,
+        variant: UniPcVariant::Bh1,
+        end: End::SigmaMin,
+        ..UniPc::default()
+    };
+    let conventions = Conventions {
+        first_x: FirstX::VariancePreserving,
+        end: End::SigmaMin,
+        ..Conventions::default()
+    };
+    with(unipc, conventions)
+}
+
+fn lcm() -> Arc<dyn Sampler> {
+    let lcm = Lcm {
+        boundary: LcmBoundary::Exploding,
+        ..Lcm::default()
+    };
+    let conventions = Conventions {
+        told: Told::WholeOnCosineToo,
+        training_timesteps: true,
+        ..Conventions::default()
+    };
+    with(lcm, conventions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{NoiseSchedule, SchedulerConfig, same};
+
+    #[test]
+    fn every_name_of_the_table_reads_back_to_its_row() {
+        let mut names = 0;
+        for row in TABLE {
+            let Some(name) = row.webui else { continue };
+            names += 1;
+            let preset = from_webui(name, None).unwrap();
+            assert_eq!(preset.row.name, row.name);
+            assert_eq!(row.title, name);
+            for label in SCHEDULE_TYPES.iter().flat_map(|known| known.labels) {
+                let old = from_webui(&format!("{name} {label}"), Some("Normal")).unwrap();
+                let new = from_webui(name, Some(label)).unwrap();
+                assert_eq!(old.row.name, row.name, "{name} {label}");
+                assert_eq!(old.ladder, new.ladder, "{name} {label}");
+            }
+        }
+        assert_eq!(names, SAMPLERS.len());
+    }
+
+    /// Of modules/sd_samplers_kdiffusion.py and modules/sd_schedulers.py: what Automatic means, whether the next to last sigma is
+    /// left out, whether the noise is a Brownian tree's, whether ENSD counts.
+    #[test]
+    fn the_flags_of_webui() {
+        let facts = [
+            ("DPM++ 2M", "karras", [false, false, false]),
+            ("DPM++ SDE", "karras", [false, true, false]),
+            ("DPM++ 2M SDE", "exponential", [false, true, false]),
+            ("DPM++ 2M SDE Heun", "exponential", [false, true, false]),
+            ("DPM++ 2S a", "karras", [false, false, true]),
+            ("DPM++ 3M SDE", "exponential", [true, true, false]),
+            ("Euler a", "normal", [false, false, true]),
+            ("Euler", "normal", [false; 3]),
+            ("LMS", "normal", [false; 3]),
+            ("Heun", "normal", [false; 3]),
+            ("DPM2", "karras", [true, false, false]),
+            ("DPM2 a", "karras", [true, false, true]),
+            ("DPM fast", "normal", [false, false, true]),
+            ("DPM adaptive", "normal", [false, false, true]),
+            ("Restart", "karras", [false; 3]),
+            ("DDIM", "ddim-uniform", [false; 3]),
+            ("DDIM CFG++", "ddim-uniform", [false; 3]),
+            ("PLMS", "ddim-uniform", [false; 3]),
+            ("UniPC", "sgm-uniform", [false; 3]),
+            ("LCM", "lcm-even", [false; 3]),
+        ];
+        assert_eq!(facts.len(), SAMPLERS.len());
+        for (name, automatic, flags) in facts {
+            let preset = from_webui(name, Some("Automatic")).unwrap();
+            assert_eq!(preset.ladder.name(), Some(automatic), "{name}");
+            let found = [
+                preset.sampler.conventions().drop_next_to_last,
+                preset.sampler.needs().brownian,
+                preset.ensd,
+            ];
+            assert_eq!(found, flags, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_old_and_aliases() {
+        for (name, row, ladder) in [
+            ("DPM++ 2M Karras", "dpmpp-2m", "karras"),
+            (
+                "DPM++ 2M SDE Heun Exponential",
+                "dpmpp-2m-sde-heun",
+                "exponential",
+            ),
+            ("DPM2 a Karras", "dpm2-a", "karras"),
+            ("LMS Karras", "lms", "karras"),
+            ("Euler a SGMUniform", "euler-a", "sgm-uniform"),
+            ("Euler a SGM Uniform", "euler-a", "sgm-uniform"),
+            ("Euler karras", "euler", "karras"),
+            ("k_dpmpp_2m", "dpmpp-2m", "karras"),
+            ("k_dpmpp_sde_ka", "dpmpp-sde", "karras"),
+            ("K_EULER_ANCESTRAL", "euler-a", "normal"),
+            ("DDIM Karras", "ddim", "ddim-uniform"),
+        ] {
+            let preset = from_webui(name, None).unwrap();
+            let found = (preset.row.name, preset.ladder.name());
+            assert_eq!(found, (row, Some(ladder)), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_conventions_are_k_diffusions() {
+        let schedule = Arc::new(NoiseSchedule::new(&SchedulerConfig::default()).unwrap());
+        let rungs = |name: &str| {
+            let preset = from_webui(name, None).unwrap();
+            let conventions = preset.sampler.conventions();
+            preset.ladder.rungs(&schedule, 10, &conventions).unwrap()
+        };
+        let karras = rungs("DPM++ 2M");
+        assert_eq!(karras.initial_scale(), karras.sigmas()[0]);
+        let fractional = |timestep: &f32| timestep.fract() != 0.0;
+        assert!(karras.timesteps().iter().any(fractional));
+        assert_eq!(rungs("Euler").timesteps()[1], 888.0);
+        let dropped = rungs("DPM2");
+        assert_eq!(dropped.steps(), 10);
+        assert!(dropped.sigmas()[9] > karras.sigmas()[9]);
+        let unipc = rungs("UniPC");
+        assert_eq!(unipc.sigmas()[10], schedule.sigma_min());
+        let ddim = rungs("DDIM");
+        assert_eq!((ddim.timesteps()[0], ddim.timesteps()[9]), (901.0, 1.0));
+        let preserving = ddim.sigmas()[0].hypot(1.0);
+        assert!((ddim.initial_scale() / preserving - 1.0).abs() < 1e-6);
+        let lcm = rungs("LCM");
+        assert_eq!((lcm.timesteps()[0], lcm.timesteps()[9]), (999.0, 19.0));
+        assert_eq!(lcm.initial_scale(), lcm.sigmas()[0]);
+        for (schedule_type, ladder) in [("Uniform", "lcm-even"), ("Karras", "karras")] {
+            let preset = from_webui("LCM", Some(schedule_type)).unwrap();
+            assert_eq!(preset.ladder.name(), Some(ladder));
+        }
+        let plain = from_webui("Euler", None).unwrap();
+        assert!(same(&*plain.sampler, &Euler::default()));
+    }
+
+    #[test]
+    fn unknown_names_are_refused() {
+        let error = from_webui("DPM++ 2N", None).unwrap_err().to_string();
+        assert!(error.starts_with("\"DPM++ 2N\" is no sampler of WebUI, expected DPM++ 2M"));
+        let error = from_webui("Euler", Some("Karas")).unwrap_err().to_string();
+        assert!(error.starts_with("\"Karas\" is no schedule type of WebUI, expected Karras"));
+        assert!(from_webui("", None).is_err() && from_webui(" Karras", None).is_err());
+    }
+}

@@ -1,0 +1,77 @@
+/// Graphics cards and how many threads each holds at once: multiprocessors times resident threads of one, which decides the
+/// order in which torch draws on it ([`Philox::cuda`](crate::Philox::cuda)).
+///
+/// From the vendor's published core counts and the limits of each compute capability in its programming guide, not read off
+/// the cards. Of two versions of a card the one without a size is the one sold first: 6 GB of the GTX 1060 and the RTX 2060, 8
+/// GB of the RTX 3050, 10 GB of the RTX 3080.
+pub const CARDS: &[(&str, u32)] = &[
+    ("GTX 1060", 10 * 2048),
+    ("GTX 1070", 15 * 2048),
+    ("GTX 1080", 20 * 2048),
+    ("GTX 1080 Ti", 28 * 2048),
+    ("P100", 56 * 2048),
+    ("V100", 80 * 2048),
+    ("Titan V", 80 * 2048),
+    ("GTX 1650", 14 * 1024),
+    ("GTX 1660", 22 * 1024),
+    ("GTX 1660 Super", 22 * 1024),
+    ("GTX 1660 Ti", 24 * 1024),
+    ("RTX 2060", 30 * 1024),
+    ("RTX 2060 12 GB", 34 * 1024),
+    ("RTX 2060 Super", 34 * 1024),
+    ("RTX 2070", 36 * 1024),
+    ("RTX 2070 Super", 40 * 1024),
+    ("RTX 2080", 46 * 1024),
+    ("RTX 2080 Super", 48 * 1024),
+    ("RTX 2080 Ti", 68 * 1024),
+    ("T4", 40 * 1024),
+    ("Titan RTX", 72 * 1024),
+    ("RTX 8000", 72 * 1024),
+    ("A100", 108 * 2048),
+    ("A10", 72 * 1536),
+    ("A40", 84 * 1536),
+    ("RTX A6000", 84 * 1536),
+    ("RTX 3050", 20 * 1536),
+    ("RTX 3060", 28 * 1536),
+    ("RTX 3060 Ti", 38 * 1536),
+    ("RTX 3070", 46 * 1536),
+    ("RTX 3070 Ti", 48 * 1536),
+    ("RTX 3080", 68 * 1536),
+    ("RTX 3080 12 GB", 70 * 1536),
+    ("RTX 3080 Ti", 80 * 1536),
+    ("RTX 3090", 82 * 1536),
+    ("RTX 3090 Ti", 84 * 1536),
+    ("RTX 4060", 24 * 1536),
+    ("RTX 4060 Ti", 34 * 1536),
+    ("RTX 4070", 46 * 1536),
+    ("RTX 4070 Super", 56 * 1536),
+    ("RTX 4070 Ti", 60 * 1536),
+    ("RTX 4070 Ti Super", 66 * 1536),
+    ("RTX 4080", 76 * 1536),
+    ("RTX 4080 Super", 80 * 1536),
+    ("RTX 4090", 128 * 1536),
+    ("L4", 58 * 1536),
+    ("L40", 142 * 1536),
+    ("L40S", 142 * 1536),
+    ("RTX 6000 Ada", 142 * 1536),
+    ("H100 SXM", 132 * 2048),
+    ("H100 PCIe", 114 * 2048),
+    ("H200", 132 * 2048),
+    ("RTX 5070", 48 * 1536),
+    ("RTX 5070 Ti", 70 * 1536),
+    ("RTX 5080", 84 * 1536),
+    ("RTX 5090", 170 * 1536),
+];
+
+/// The threads of a card in [`CARDS`], upper or lower case, also with the maker's words before the name
+/// (`"NVIDIA GeForce RTX 4090"`); none for a card that is not there.
+pub fn cuda_threads(card: &str) -> Option<u32> {
+    let makers = ["nvidia ", "geforce ", "quadro ", "tesla "];
+    let card = card.trim().to_ascii_lowercase();
+    let name = makers.iter().fold(&*card, |name, maker| {
+        name.strip_prefix(maker).unwrap_or(name)
+    });
+    let mut cards = CARDS.iter();
+    let (_, threads) = cards.find(|(known, _)| known.eq_ignore_ascii_case(name))?;
+    Some(*threads)
+}

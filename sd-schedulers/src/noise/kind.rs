@@ -1,0 +1,223 @@
+use std::str::FromStr;
+
+use rand::SeedableRng;
+use rand::rngs::Xoshiro256PlusPlus;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BrownianTree, CARDS, NoiseError, NoiseSource, NumpyRng, Philox, RandNormal, TorchRng,
+    cuda_threads,
+};
+use crate::UnknownName;
+use crate::names::unknown;
+
+/// Whose noise a seed stands for.
+///
+/// With serde it is its [name](Self::NAMED), such as `"philox"`, or an object for a graphics card: `{"cuda": {"threads": 196608}}` or
+/// `{"cuda": {"card": "RTX 4090"}}`, of which the first is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub enum NoiseKind {
+    /// torch on a CPU ([`TorchRng`]), bit for bit: most diffusers programs, ComfyUI, and WebUI with "CPU". The default.
+    #[default]
+    Torch,
+    /// WebUI's "NV" ([`Philox::webui`]), bit for bit.
+    Philox,
+    /// torch on a CUDA device ([`Philox::cuda`]), within 1e-5: WebUI with "GPU".
+    Cuda {
+        /// How many threads the device holds: see [`cuda_threads`].
+        threads: u32,
+    },
+    /// numpy ([`NumpyRng`]), bit for bit: diffusers' old ONNX pipelines. Seeds to 2³² − 1.
+    Numpy,
+    /// xoshiro256++ of the `rand` crate ([`RandNormal`]): the fastest, and nobody else's.
+    Rand,
+}
+
+impl NoiseKind {
+    /// The kinds that have a name, for a command line and for serde.
+    pub const NAMED: [(&'static str, Self); 4] = [
+        ("torch", Self::Torch),
+        ("philox", Self::Philox),
+        ("numpy", Self::Numpy),
+        ("rand", Self::Rand),
+    ];
+
+    /// Its name, if it is one of [`NAMED`](Self::NAMED).
+    pub fn name(&self) -> Option<&'static str> {
+        let named = Self::NAMED.iter().find(|(_, kind)| kind == self);
+        named.map(|(name, _)| *name)
+    }
+
+    /// A generator of this seed.
+    ///
+    /// # Errors
+    /// [`NoiseError::NumpySeed`] for seeds that numpy refuses.
+    pub fn source(&self, seed: u64) -> Result<Box<dyn NoiseSource + Send>, NoiseError> {
+        self.check(seed)?;
+        let source: Box<dyn NoiseSource + Send> = match *self {
+            Self::Torch => Box::new(TorchRng::new(seed)),
+            Self::Philox => Box::new(Philox::webui(seed)),
+            Self::Cuda { threads } => Box::new(Philox::cuda(seed, threads)),
+            Self::Numpy => Box::new(NumpyRng::new(seed as u32)),
+            Self::Rand => Box::new(xoshiro(seed)),
+        };
+        Ok(source)
+    }
+
+    /// The Brownian tree of a run over `sigmas` (see [`BrownianTree::over`]), with nodes of this kind, for `len` values at a
+    /// time.
+    ///
+    /// # Errors
+    /// [`NoiseError::Range`] and [`NoiseError::NumpySeed`].
+    pub fn tree(
+        &self,
+        seed: u64,
+        sigmas: &[f32],
+        len: usize,
+    ) -> Result<Box<dyn NoiseSource + Send>, NoiseError> {
+        self.check(seed)?;
+        let tree: Box<dyn NoiseSource + Send> = match *self {
+            Self::Torch => Box::new(BrownianTree::over(sigmas, len, seed, TorchRng::new)?),
+            Self::Philox => Box::new(BrownianTree::over(sigmas, len, seed, Philox::webui)?),
+            Self::Cuda { threads } => {
+                let source = move |seed| Philox::cuda(seed, threads);
+                Box::new(BrownianTree::over(sigmas, len, seed, source)?)
+            }
+            Self::Numpy => {
+                let source = |seed: u64| NumpyRng::new(seed as u32);
+                Box::new(BrownianTree::over(sigmas, len, seed, source)?)
+            }
+            Self::Rand => Box::new(BrownianTree::over(sigmas, len, seed, xoshiro)?),
+        };
+        Ok(tree)
+    }
+
+    /// That there is a generator of this seed.
+    pub(super) fn check(&self, seed: u64) -> Result<(), NoiseError> {
+        match self {
+            Self::Numpy if seed > u64::from(u32::MAX) => Err(NoiseError::NumpySeed(seed)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn xoshiro(seed: u64) -> RandNormal<Xoshiro256PlusPlus> {
+    RandNormal::new(Xoshiro256PlusPlus::seed_from_u64(seed))
+}
+
+impl FromStr for NoiseKind {
+    type Err = UnknownName;
+
+    /// One of [`NAMED`](NoiseKind::NAMED), upper or lower case.
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        let named = |(known, _): &&(&str, Self)| known.eq_ignore_ascii_case(name);
+        match Self::NAMED.iter().find(named) {
+            Some((_, kind)) => Ok(*kind),
+            None => Err(UnknownName {
+                what: "kind of noise",
+                name: name.to_owned(),
+                known: Self::NAMED.iter().map(|(known, _)| *known).collect(),
+            }),
+        }
+    }
+}
+
+/// A kind as serde has it.
+#[derive(Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = r#"expected a kind of noise: its name, {"cuda": {"threads": …}} or {"cuda": {"card": …}}"#
+)]
+enum Written {
+    Name(String),
+    Cuda(WrittenCuda),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenCuda {
+    cuda: Device,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Device {
+    Threads(u32),
+    Card(String),
+}
+
+impl From<NoiseKind> for Written {
+    fn from(kind: NoiseKind) -> Self {
+        let name = match kind {
+            NoiseKind::Torch => "torch",
+            NoiseKind::Philox => "philox",
+            NoiseKind::Numpy => "numpy",
+            NoiseKind::Rand => "rand",
+            NoiseKind::Cuda { threads } => {
+                let cuda = Device::Threads(threads);
+                return Self::Cuda(WrittenCuda { cuda });
+            }
+        };
+        Self::Name(name.to_owned())
+    }
+}
+
+impl TryFrom<Written> for NoiseKind {
+    type Error = UnknownName;
+
+    fn try_from(written: Written) -> Result<Self, UnknownName> {
+        let threads = match written {
+            Written::Name(name) => return name.parse(),
+            Written::Cuda(WrittenCuda { cuda }) => match cuda {
+                Device::Threads(threads) => threads,
+                Device::Card(name) => {
+                    let cards = CARDS.iter().map(|(known, _)| *known);
+                    cuda_threads(&name).ok_or_else(|| unknown("card", &name, cards))?
+                }
+            },
+        };
+        Ok(Self::Cuda { threads })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_serde() {
+        for (name, kind) in NoiseKind::NAMED {
+            assert_eq!(name.to_uppercase().parse(), Ok(kind));
+            assert_eq!(kind.name(), Some(name));
+            let json = serde_json::to_string(&kind).unwrap();
+            assert_eq!(json, format!("{name:?}"));
+            assert_eq!(serde_json::from_str::<NoiseKind>(&json).unwrap(), kind);
+        }
+        let card = r#"{"cuda":{"card":"NVIDIA GeForce rtx 4090"}}"#;
+        let threads = r#"{"cuda":{"threads":196608}}"#;
+        for json in [card, threads] {
+            let kind: NoiseKind = serde_json::from_str(json).unwrap();
+            assert_eq!(kind, NoiseKind::Cuda { threads: 196_608 });
+            assert_eq!(serde_json::to_string(&kind).unwrap(), threads);
+        }
+        for (wrong, message) in [
+            (
+                r#""mt""#,
+                "\"mt\" is no kind of noise, expected torch, philox, numpy, rand",
+            ),
+            (
+                r#"{"cuda":{"card":"RTX 4099"}}"#,
+                "\"RTX 4099\" is no card, expected RTX 4090,",
+            ),
+            (
+                r#"{"cuda":{"threads":1,"card":"T4"}}"#,
+                "its name, {\"cuda\"",
+            ),
+            (r#"{"cuda":5}"#, "its name, {\"cuda\""),
+        ] {
+            let error = serde_json::from_str::<NoiseKind>(wrong).unwrap_err();
+            assert!(error.to_string().contains(message), "{error}");
+        }
+    }
+}

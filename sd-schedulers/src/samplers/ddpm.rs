@@ -1,0 +1,73 @@
+use std::ops::ControlFlow;
+
+use super::steps::{add, slide};
+use crate::{Clip, Conventions, Ends, FirstX, Needs, Run, Rungs, Sampler, Step};
+
+/// DDPM: equations 6 and 7 (the posterior mean) and section 3.2 (the two variances) of <https://arxiv.org/abs/2006.11239>. First order, one
+/// model call a step, always with noise; diffusers' `DDPMScheduler`.
+///
+/// x = D + (sigma' / sigma)² (x - D) + up noise. With the default variance it is [`EulerAncestral`](crate::EulerAncestral).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ddpm {
+    /// How much noise a step adds. Default [`DdpmVariance::Small`].
+    pub variance: DdpmVariance,
+    /// What is done to the denoised sample, for models of pixels. Default nothing.
+    pub clip: Clip,
+}
+
+/// The noise that a step of [`Ddpm`] adds, between whose two choices the truth lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DdpmVariance {
+    /// The posterior variance of data that is one point: up = sigma' sqrt(1 - sigma'² / sigma²). diffusers' `fixed_small` and
+    /// `fixed_small_log`.
+    #[default]
+    Small,
+    /// Beta, the variance of unit normal data: up = sqrt(sigma² - sigma'²) sqrt(1 + sigma'²) / sqrt(1 + sigma²). diffusers' `fixed_large`,
+    /// which adds noise to the denoised sample in the last step too, unless that leaves timestep 0.
+    Large,
+}
+
+impl Sampler for Ddpm {
+    fn conventions(&self) -> Conventions {
+        Conventions {
+            integer_timesteps: true,
+            first_x: FirstX::VariancePreserving,
+            ..Conventions::default()
+        }
+    }
+
+    fn ends(&self) -> Ends {
+        match self.variance {
+            DdpmVariance::Small => Ends::Last,
+            DdpmVariance::Large => Ends::Own,
+        }
+    }
+
+    fn needs(&self) -> Needs {
+        self.clip.needs()
+    }
+
+    fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
+        let (mut denoised, mut noise) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        let mut scratch = self.clip.scratch(x.len());
+        for at in rungs.iter() {
+            run.denoise(x, at, &mut denoised)?;
+            self.clip.apply(&mut denoised, &mut scratch);
+            let next = rungs.sigmas()[at.index + 1];
+            let (sigma, to) = (f64::from(at.sigma), f64::from(next));
+            let gap = (sigma * sigma - to * to).sqrt();
+            let up = match self.variance {
+                DdpmVariance::Small => gap * to / sigma,
+                DdpmVariance::Large if next == 0.0 && at.timestep == 0.0 => 0.0,
+                DdpmVariance::Large => gap * to.hypot(1.0) / sigma.hypot(1.0),
+            };
+            slide(x, &denoised, (to / sigma).powi(2));
+            if up > 0.0 {
+                run.noise(at.sigma, next, &mut noise);
+                add(x, up, &noise);
+            }
+            run.step(Step::new(rungs, at.index, x, &denoised))?;
+        }
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,154 @@
+use std::ops::ControlFlow;
+
+use super::dpm_algorithm::DpmAlgorithm;
+use super::dpm_solver::{conventions, order_at};
+use super::history::{History, lagrange, last_sigmas, last_steps, newton};
+use super::steps::noise_in;
+use crate::{Clip, Conventions, End, Ends, Needs, Run, Rungs, Sampler, Step};
+
+/// DEIS, the Adams-Bashforth form: equation 15 of <https://arxiv.org/abs/2204.13902>. Of its order from the outputs of as many steps, one model
+/// call a step; diffusers' `DEISMultistepScheduler`, and ComfyUI's `deis` with [`DeisNodes::Time`], order 3 and [`End::Zero`].
+///
+/// x = x + ∫ noise(u) dsigma from sigma to sigma', with the polynomial in u(sigma) through the noises (x - D) / sigma of the last steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Deis {
+    /// How many noises are used: 1 to 3; outside of that the nearer end. Default 2. diffusers' `solver_order`.
+    pub order: usize,
+    /// What the noise is a polynomial in. Default [`DeisNodes::LogSigma`].
+    pub nodes: DeisNodes,
+    /// Whether the last two steps of a run of fewer than 15 are of orders 2 and 1 at most. Default true; ComfyUI: false.
+    pub lower_order_final: bool,
+    /// Where a run ends. Default [`End::SigmaMin`], as always in diffusers.
+    pub end: End,
+    /// What is done to the denoised sample, for models of pixels. Default nothing.
+    pub clip: Clip,
+}
+
+/// The variable in which [`Deis`] takes the noise to be a polynomial.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeisNodes {
+    /// The logarithm of sigma: diffusers' `logrho`. Order 2 is [`DpmSolver`](crate::DpmSolver) with [`Noise`](DpmAlgorithm::Noise) and
+    /// [`Heun`](crate::DpmForm::Heun), and order 3 the same with [`Exact`](crate::ThirdOrder::Exact).
+    #[default]
+    LogSigma,
+    /// The time of the variance-preserving process whose betas rise linearly: "tAB" of the paper, `tab` of the diff-sampler code. Its
+    /// constants are those by which table 1 of <https://arxiv.org/abs/2206.00364> fits it to sigmas from 0.002 to 80. A step to sigma 0 is of
+    /// order 1.
+    Time,
+}
+
+impl Default for Deis {
+    fn default() -> Self {
+        Self {
+            order: 2,
+            nodes: DeisNodes::LogSigma,
+            lower_order_final: true,
+            end: End::SigmaMin,
+            clip: Clip::None,
+        }
+    }
+}
+
+impl Sampler for Deis {
+    fn conventions(&self) -> Conventions {
+        conventions(self.end)
+    }
+
+    fn ends(&self) -> Ends {
+        match self.nodes {
+            DeisNodes::LogSigma if self.order > 1 => Ends::Own,
+            _ => Ends::Last,
+        }
+    }
+
+    fn needs(&self) -> Needs {
+        self.clip.needs()
+    }
+
+    fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
+        let most = self.order.clamp(1, 3);
+        let (mut denoised, mut noises) = (vec![0.0; x.len()], History::new(most, x.len()));
+        let mut scratch = self.clip.scratch(x.len());
+        for at in rungs.iter() {
+            run.denoise(x, at, &mut denoised)?;
+            self.clip.apply(&mut denoised, &mut scratch);
+            noise_in(x, &denoised, at.sigma, noises.push());
+            let (sigmas, index) = (rungs.sigmas(), at.index);
+            let (sigma, next) = (f64::from(at.sigma), f64::from(sigmas[index + 1]));
+            if next == 0.0 && self.nodes == DeisNodes::Time {
+                x.copy_from_slice(&denoised);
+            } else if next < sigma {
+                let order = order_at(most, rungs, index, self.lower_order_final);
+                let weights = match self.nodes {
+                    DeisNodes::LogSigma => {
+                        let [_, line, square] = DpmAlgorithm::Noise.step(sigma, next).integrals;
+                        newton(order, [line, square], last_steps(sigmas, index))
+                    }
+                    DeisNodes::Time => {
+                        let nodes = last_sigmas(sigmas, index, order);
+                        let [_, older @ ..] = over_time(&nodes[..order], next);
+                        older
+                    }
+                };
+                noises.step(x, &denoised, next / sigma, weights);
+            }
+            run.step(Step::new(rungs, index, x, &denoised))?;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Gauss' rule of three points, from 0 to 1.
+const GAUSS: [(f64, f64); 3] = [
+    (0.112_701_665_379_258_3, 5.0 / 18.0),
+    (0.5, 4.0 / 9.0),
+    (0.887_298_334_620_741_7, 5.0 / 18.0),
+];
+
+/// The weights of the noises at the sigmas `nodes`, up to three with the newest first: the integrals over sigma, from the first to `to`, of
+/// their Lagrange polynomials in time.
+fn over_time(nodes: &[f64], to: f64) -> [f64; 4] {
+    const PIECES: usize = 16;
+    let mut times = [0.0; 3];
+    for (time, &node) in times.iter_mut().zip(nodes) {
+        *time = time_of(node);
+    }
+    let times = &times[..nodes.len()];
+    // Pieces of even length in log sigma.
+    let piece = (to / nodes[0]).ln() / PIECES as f64;
+    let mut weights = [0.0; 4];
+    for i in 0..PIECES {
+        for (place, part) in GAUSS {
+            let sigma = nodes[0] * (piece * (i as f64 + place)).exp();
+            let time = time_of(sigma);
+            for k in 0..times.len() {
+                weights[k] += part * piece * sigma * lagrange(times, k, time);
+            }
+        }
+    }
+    weights
+}
+
+/// The time t at which sigma² + 1 = exp(t² slope / 2 + t start), 1e-3 for sigma 0.002 and 1 for sigma 80.
+fn time_of(sigma: f64) -> f64 {
+    let exponent = |sigma: f64| (sigma * sigma).ln_1p();
+    let slope = 2.0 * (exponent(0.002) / 1e-3 - exponent(80.0)) / (1e-3 - 1.0);
+    let start = exponent(80.0) - slope / 2.0;
+    ((start * start + 2.0 * slope * exponent(sigma)).sqrt() - start) / slope
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_weights_of_known_values() {
+        assert!((time_of(0.002) - 1e-3).abs() < 1e-12);
+        assert!((time_of(80.0) - 1.0).abs() < 1e-12);
+        // Noise that does not change gives the way in sigma, but for the pieces' error in exp.
+        for nodes in [&[14.0][..], &[14.0, 20.0], &[1.0, 3.0, 9.0]] {
+            let sum: f64 = over_time(nodes, 0.03).iter().sum();
+            assert!((sum - (0.03 - nodes[0])).abs() < 1e-7, "{nodes:?}: {sum}");
+        }
+    }
+}

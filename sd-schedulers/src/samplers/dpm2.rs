@@ -1,0 +1,58 @@
+use std::ops::ControlFlow;
+
+use super::steps::{slide, slide_bent, two_calls_a_step};
+use crate::{Calls, Churn, Conventions, Run, Rungs, Sampler, Step, Told};
+
+/// DPM2: the midpoint rule with its midpoint in log sigma, after DPM-Solver-2 (algorithm 1 of <https://arxiv.org/abs/2206.00927>).
+/// Second order, two model calls a step but one for a step to sigma 0; k-diffusion's `sample_dpm_2` and diffusers'
+/// `KDPM2DiscreteScheduler`.
+///
+/// An Euler step to sqrt(sigma sigma'), and from sigma to sigma' along the slope found there. DPM-Solver-2 itself would not go
+/// straight in sigma.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Dpm2 {
+    /// Noise before each step. Default none, and always none in diffusers.
+    pub churn: Churn,
+    /// How the timesteps of rungs are told to the model; those of midpoints are never rounded. Default [`Told::Exactly`], as k-diffusion;
+    /// [`Told::KarrasRounded`] in diffusers.
+    pub told: Told,
+    /// Whether a ladder of one step more is made and its cleanest rung left out. Default false; true in WebUI and ComfyUI.
+    pub drop_next_to_last: bool,
+}
+
+impl Sampler for Dpm2 {
+    fn conventions(&self) -> Conventions {
+        Conventions {
+            told: self.told,
+            drop_next_to_last: self.drop_next_to_last,
+            flow: self.churn.path(),
+            ..Conventions::default()
+        }
+    }
+
+    fn calls(&self, rungs: &Rungs) -> Calls {
+        two_calls_a_step(rungs)
+    }
+
+    fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
+        let (mut denoised, mut denoised_2) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        let mut noise = self.churn.buffer(x.len());
+        for at in rungs.iter() {
+            let at = self.churn.raise(x, at, rungs, &mut noise, run);
+            run.denoise(x, at, &mut denoised)?;
+            let sigma = f64::from(at.sigma);
+            let next = f64::from(rungs.sigmas()[at.index + 1]);
+            if next == 0.0 {
+                x.copy_from_slice(&denoised);
+            } else {
+                let middle = rungs.at(at.index, (sigma * next).sqrt() as f32);
+                let mid = f64::from(middle.sigma);
+                slide(x, &denoised, mid / sigma);
+                run.denoise(x, middle, &mut denoised_2)?;
+                slide_bent(x, &denoised, next / mid, &denoised_2, (next - sigma) / mid);
+            }
+            run.step(Step::new(rungs, at.index, x, &denoised))?;
+        }
+        ControlFlow::Continue(())
+    }
+}

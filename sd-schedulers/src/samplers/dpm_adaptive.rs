@@ -1,0 +1,172 @@
+use std::ops::ControlFlow;
+
+use super::dpm_stages::{DpmStages, descent, ends, sigma_of};
+use super::steps::add;
+use crate::{Calls, Ends, Needs, Run, Rungs, Sampler, Step};
+
+/// DPM adaptive: DPM-Solver-12 or 23 of <https://arxiv.org/abs/2206.00927>, its appendix, which choose their own steps, by the PID
+/// controller of k-diffusion's `sample_dpm_adaptive`. Of the order of the higher of the two solvers, as many model calls an
+/// attempt.
+///
+/// Of the ladder it takes the two ends, not the number of steps, and it stops at the lower one with that much noise left. Each
+/// attempt is made with both orders; where they differ too much it is made again, shorter. Some 20 to 50 calls are usual.
+///
+/// All of `x` shares the steps, so it [is to be](Needs::one_picture) one picture.
+///
+/// How many steps are to come is not known: [`Step::total`] is such that `(index + 1) / total` is the share of the way in log
+/// sigma, and that of the last step is its `index + 1`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DpmAdaptive {
+    /// The order that is kept, 2 or 3 (the default); outside of that the nearer one.
+    pub order: usize,
+    /// How far the two orders may differ, relative to x. Default 0.05; the smaller, the more calls.
+    pub rtol: f32,
+    /// How far they may differ where x is small; above 0. Default 0.0078.
+    pub atol: f32,
+    /// The length of the first attempt in log sigma, above 0. Default 0.05, which anything else is taken for.
+    pub h_init: f32,
+    /// The controller's answer to the change from one error to the next. Default 0.
+    ///
+    /// An attempt's length is that of the one before times f, made of the inverses of the last three errors to the powers (p + i + d) / k,
+    /// -(p + 2 d) / k and d / k, where k is the order, or 1.5 with noise, and led through 1 + atan(f - 1), so never above 2.6.
+    pub pcoeff: f32,
+    /// The controller's answer to the last error. Default 1.
+    pub icoeff: f32,
+    /// The controller's answer to the change of that change. Default 0.
+    pub dcoeff: f32,
+    /// The least f with which an attempt is kept. Default 0.81.
+    pub accept_safety: f32,
+    /// The most model calls. Default 3000; where there is a way to go, at least one attempt is made. The last attempt goes straight to
+    /// the end, and is kept. k-diffusion has no bound.
+    pub max_calls: usize,
+    /// The sigma to end at: see [`DpmFast::sigma_min`](crate::DpmFast::sigma_min). Default none.
+    pub sigma_min: Option<f32>,
+    /// How much of the ancestral noise is added: 0 (none, the default of k-diffusion and ComfyUI) to 1 (WebUI's default). Below 0
+    /// it is taken for 0.
+    pub eta: f32,
+    /// What that noise is multiplied by. Default 1; below 0 it is taken for 0.
+    pub s_noise: f32,
+}
+
+impl Default for DpmAdaptive {
+    fn default() -> Self {
+        Self {
+            order: 3,
+            rtol: 0.05,
+            atol: 0.0078,
+            h_init: 0.05,
+            pcoeff: 0.0,
+            icoeff: 1.0,
+            dcoeff: 0.0,
+            accept_safety: 0.81,
+            max_calls: 3000,
+            sigma_min: None,
+            eta: 0.0,
+            s_noise: 1.0,
+        }
+    }
+}
+
+impl DpmAdaptive {
+    fn order(&self) -> usize {
+        self.order.clamp(2, 3)
+    }
+
+    fn attempts(&self) -> usize {
+        (self.max_calls / self.order()).max(1)
+    }
+
+    /// How far two results differ, 1 where it is as much as the tolerances allow.
+    fn error(&self, low: &[f32], apart: &[f32], low_last: &[f32]) -> f64 {
+        let (rtol, atol) = (f64::from(self.rtol), f64::from(self.atol));
+        let squares = low.iter().zip(apart).zip(low_last);
+        let squares = squares.map(|((&low, &apart), &last)| {
+            let allowed = atol.max(rtol * f64::from(low.abs().max(last.abs())));
+            (f64::from(apart) / allowed).powi(2)
+        });
+        (squares.sum::<f64>() / low.len().max(1) as f64).sqrt()
+    }
+}
+
+impl Sampler for DpmAdaptive {
+    fn calls(&self, _: &Rungs) -> Calls {
+        Calls::AtMost(self.order() * self.attempts())
+    }
+
+    fn ends(&self) -> Ends {
+        Ends::Own
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            one_picture: true,
+            ..Needs::default()
+        }
+    }
+
+    fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
+        let (start, end) = ends(rungs, self.sigma_min);
+        let accuracy = match self.eta > 0.0 {
+            true => 1.5,
+            false => self.order() as f64,
+        };
+        let [p, i, d] = [self.pcoeff, self.icoeff, self.dcoeff].map(|c| f64::from(c) / accuracy);
+        let mut stages = DpmStages::new(rungs, x.len());
+        let (mut low, mut high) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        let (mut low_last, mut noise) = (x.to_vec(), vec![0.0; x.len()]);
+        let h_init = if self.h_init > 0.0 { self.h_init } else { 0.05 };
+        let (mut t, mut h, mut index) = (start, f64::from(h_init), 0);
+        // The inverse errors of the last attempts that were kept, the newer first.
+        let mut errors: Option<[f64; 2]> = None;
+        for left in (0..self.attempts()).rev() {
+            if t >= end - 1e-5 {
+                break;
+            }
+            let next = if left == 0 { end } else { (t + h).min(end) };
+            let (to, up) = descent(t, next, end, self.eta);
+            stages.begin(x, t, to, run)?;
+            if self.order() == 2 {
+                stages.first(x, &mut low);
+                stages.inner(x, 1.0 / 2.0, run)?;
+                stages.second(x, &mut high);
+            } else {
+                stages.inner(x, 1.0 / 3.0, run)?;
+                stages.second(x, &mut low);
+                stages.third(x, &mut high, run)?;
+            }
+
+            let inverse = 1.0 / (self.error(&low, &stages.apart, &low_last) + 1e-8);
+            let [before, earlier] = errors.unwrap_or([inverse; 2]);
+            let factor = inverse.powf(p + i + d) * before.powf(-p - 2.0 * d) * earlier.powf(d);
+            let factor = 1.0 + (factor - 1.0).atan();
+            h *= factor;
+            // If it is not a number, another length would not make it one.
+            let enough = factor >= f64::from(self.accept_safety);
+            if !enough && !factor.is_nan() && left > 0 {
+                errors = Some([before, earlier]);
+                continue;
+            }
+            errors = Some([inverse, before]);
+
+            x.copy_from_slice(&high);
+            std::mem::swap(&mut low, &mut low_last);
+            let factor = up * f64::from(self.s_noise);
+            if factor > 0.0 {
+                run.noise(sigma_of(t), sigma_of(next), &mut noise);
+                add(x, factor, &noise);
+            }
+            let share = (next - start) / (end - start);
+            let total = ((index + 1) as f64 / share).round() as usize;
+            run.step(Step {
+                index,
+                total: total.max(index + 1),
+                sigma: sigma_of(t),
+                next: sigma_of(next),
+                x,
+                denoised: &stages.denoised,
+            })?;
+            (t, index) = (next, index + 1);
+        }
+        ControlFlow::Continue(())
+    }
+}

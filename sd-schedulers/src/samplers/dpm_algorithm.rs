@@ -1,0 +1,117 @@
+/// What [`DpmSolver`](crate::DpmSolver) and [`DpmSolverSinglestep`](crate::DpmSolverSinglestep) integrate: `algorithm_type` of diffusers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DpmAlgorithm {
+    /// The denoised sample: DPM-Solver++, `dpmsolver++`.
+    #[default]
+    Denoised,
+    /// The noise (x - D) / sigma: DPM-Solver, `dpmsolver`. x = x - ∫ sigma(u) noise(lambda + u) du.
+    Noise,
+    /// As [`Denoised`](Self::Denoised), with the noise of the reverse SDE: SDE-DPM-Solver++, `sde-dpmsolver++`.
+    /// x = e^-2h x + 2 ∫ e^(2u-2h) D(lambda + u) du + sigma' sqrt(1 - e^-2h) noise.
+    SdeDenoised,
+    /// As [`Noise`](Self::Noise), with the noise of the reverse SDE: SDE-DPM-Solver, `sde-dpmsolver`.
+    /// x = x - 2 ∫ sigma(u) noise(lambda + u) du + sqrt(sigma² - sigma'²) noise. diffusers fails at order 3, and has it for multistep only.
+    SdeNoise,
+}
+
+/// The parts of a step.
+pub(super) struct DpmStep {
+    /// Its length in lambda.
+    pub(super) h: f64,
+    /// What x - D is multiplied by in the step of first order.
+    pub(super) ratio: f64,
+    /// The integrals of 1, u and u² in the place of the value, u from 0 to h.
+    pub(super) integrals: [f64; 3],
+    /// The deviation of the noise.
+    pub(super) up: f64,
+}
+
+impl DpmAlgorithm {
+    /// Whether it is the noise that is integrated, not the denoised sample.
+    pub(super) fn is_on_noise(self) -> bool {
+        matches!(self, Self::Noise | Self::SdeNoise)
+    }
+
+    fn is_stochastic(self) -> bool {
+        matches!(self, Self::SdeDenoised | Self::SdeNoise)
+    }
+
+    /// Room for noise, if any is to come.
+    pub(super) fn noise_buffer(self, len: usize) -> Vec<f32> {
+        vec![0.0; if self.is_stochastic() { len } else { 0 }]
+    }
+
+    /// The step between two sigmas, the second below the first; for [`Noise`](Self::Noise) it may be 0.
+    pub(super) fn step(self, from: f64, to: f64) -> DpmStep {
+        let h = (from / to).ln();
+        // 1, or 2 for the reverse SDE, which goes down twice as fast and up again by its noise.
+        let kappa = if self.is_stochastic() { 2.0 } else { 1.0 };
+        match self {
+            Self::Denoised | Self::SdeDenoised => {
+                let constant = -(-kappa * h).exp_m1();
+                let line = h - constant / kappa;
+                DpmStep {
+                    h,
+                    ratio: (-kappa * h).exp(),
+                    integrals: [constant, line, h * h - 2.0 * line / kappa],
+                    up: match self {
+                        Self::SdeDenoised => to * constant.sqrt(),
+                        _ => 0.0,
+                    },
+                }
+            }
+            Self::Noise | Self::SdeNoise => {
+                // With sigma 0, h is infinite, but sigma times any power of it is 0.
+                let finite = if to > 0.0 { h } else { 0.0 };
+                let constant = from - to;
+                let line = constant - to * finite;
+                let square = 2.0 * line - to * finite * finite;
+                DpmStep {
+                    h,
+                    ratio: 1.0 - kappa * (1.0 - to / from),
+                    integrals: [constant, line, square].map(|integral| -kappa * integral),
+                    up: match self {
+                        Self::SdeNoise => (from * from - to * to).sqrt(),
+                        _ => 0.0,
+                    },
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The integral of e^(u-1) u^n over u from 0 to 1, and of e^-u u^n.
+    #[test]
+    fn the_integrals_of_a_step_by_e() {
+        let e = 1.0_f64.exp();
+        let denoised = DpmAlgorithm::Denoised.step(e, 1.0).integrals;
+        let noise = DpmAlgorithm::Noise.step(e, 1.0).integrals;
+        let expected = [1.0 - 1.0 / e, 1.0 / e, 1.0 - 2.0 / e];
+        let others = [e - 1.0, e - 2.0, 2.0 * e - 5.0];
+        for n in 0..3 {
+            assert!((denoised[n] - expected[n]).abs() < 1e-15, "{n}");
+            assert!((noise[n] + others[n]).abs() < 1e-14, "{n}");
+        }
+    }
+
+    /// What is left of x - D is what the integral of a constant leaves of it.
+    #[test]
+    fn the_first_order_is_the_integral_of_a_constant() {
+        use DpmAlgorithm::{Denoised, Noise, SdeDenoised, SdeNoise};
+        let (from, to) = (7.0, 3.0);
+        for (algorithm, unit) in [
+            (Denoised, -1.0),
+            (SdeDenoised, -1.0),
+            (Noise, 1.0 / from),
+            (SdeNoise, 1.0 / from),
+        ] {
+            let step = algorithm.step(from, to);
+            let expected = 1.0 + unit * step.integrals[0];
+            assert!((step.ratio - expected).abs() < 1e-15, "{algorithm:?}");
+        }
+    }
+}

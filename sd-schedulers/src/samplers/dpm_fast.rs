@@ -1,0 +1,114 @@
+use std::ops::ControlFlow;
+
+use super::dpm_stages::{DpmStages, descent, ends, sigma_of};
+use super::steps::add;
+use crate::{Ends, Run, Rungs, Sampler, Step};
+
+/// DPM fast: DPM-Solver-fast of <https://arxiv.org/abs/2206.00927>. As many model calls as the ladder, or the [part](Rungs::starting_at) of it
+/// that is run, has steps N, put into steps of the third order and what is left over into one or two of the second and first: of third
+/// order where that is one of the second (N = 2, 5, 8, …), else of second. k-diffusion's `sample_dpm_fast`.
+///
+/// Of the ladder it takes the two ends. In between it goes over sigmas of its own, even in log sigma, and it stops at the lower end
+/// with that much noise left. [`Step::total`] is the number of its own steps, N / 3 + 1 (whole division).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DpmFast {
+    /// The sigma to end at, above 0; anything else is taken for none, and one above the first rung for that. Default none: the last
+    /// rung's above 0, or where there is but one rung the smallest of the training. WebUI's txt2img ends at the smallest of the
+    /// training on any ladder.
+    pub sigma_min: Option<f32>,
+    /// How much of the ancestral noise is added: 0 (none, the default of k-diffusion and ComfyUI) to 1 (WebUI's default). Below 0
+    /// it is taken for 0.
+    pub eta: f32,
+    /// What that noise is multiplied by. Default 1; below 0 it is taken for 0.
+    pub s_noise: f32,
+}
+
+impl Default for DpmFast {
+    fn default() -> Self {
+        Self {
+            sigma_min: None,
+            eta: 0.0,
+            s_noise: 1.0,
+        }
+    }
+}
+
+impl Sampler for DpmFast {
+    fn ends(&self) -> Ends {
+        Ends::Own
+    }
+
+    fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
+        let (calls, total) = (rungs.steps(), rungs.steps() / 3 + 1);
+        let (start, end) = ends(rungs, self.sigma_min);
+        let mut stages = DpmStages::new(rungs, x.len());
+        let (mut out, mut noise) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        let mut t = start;
+        for index in 0..total {
+            let share = (index + 1) as f64 / total as f64;
+            let next = match index + 1 == total {
+                true => end,
+                false => start + share * (end - start),
+            };
+            let (to, up) = descent(t, next, end, self.eta);
+            stages.begin(x, t, to, run)?;
+            match order(calls, total - index) {
+                1 => stages.first(x, &mut out),
+                2 => {
+                    stages.inner(x, 1.0 / 2.0, run)?;
+                    stages.second(x, &mut out);
+                }
+                _ => {
+                    stages.inner(x, 1.0 / 3.0, run)?;
+                    stages.third(x, &mut out, run)?;
+                }
+            }
+            x.copy_from_slice(&out);
+            let factor = up * f64::from(self.s_noise);
+            if factor > 0.0 {
+                run.noise(sigma_of(t), sigma_of(next), &mut noise);
+                add(x, factor, &noise);
+            }
+            run.step(Step {
+                index,
+                total,
+                sigma: sigma_of(t),
+                next: sigma_of(next),
+                x,
+                denoised: &stages.denoised,
+            })?;
+            t = next;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The order, which is the number of calls, of the step with which `left` steps are left to do, itself included.
+fn order(calls: usize, left: usize) -> usize {
+    match (calls % 3, left) {
+        (0, 1) => 1,
+        (0, 2) => 2,
+        (rest, 1) => rest,
+        _ => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_add_up_to_the_calls() {
+        let orders = |calls: usize| -> Vec<usize> {
+            let lefts = (1..=calls / 3 + 1).rev();
+            lefts.map(|left| order(calls, left)).collect()
+        };
+        assert_eq!(orders(1), [1]);
+        assert_eq!(orders(3), [2, 1]);
+        assert_eq!(orders(9), [3, 3, 2, 1]);
+        assert_eq!(orders(11), [3, 3, 3, 2]);
+        for calls in 1..100 {
+            assert_eq!(orders(calls).iter().sum::<usize>(), calls);
+        }
+    }
+}

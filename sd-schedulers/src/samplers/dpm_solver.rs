@@ -1,0 +1,189 @@
+use std::ops::ControlFlow;
+
+use super::history::{History, last_steps, newton};
+use super::steps::{add, noise_in};
+use crate::{
+    Clip, Conventions, Counting, DpmAlgorithm, End, FirstX, Needs, Run, Rungs, Sampler, Step, Told,
+};
+
+/// DPM-Solver multistep: DPM-Solver++(2M), algorithm 2 of <https://arxiv.org/abs/2211.01095>, its forms of other orders, with noise (section 5
+/// there) and with the noise in place of the denoised sample (<https://arxiv.org/abs/2206.00927>). One model call a step; diffusers'
+/// `DPMSolverMultistepScheduler`.
+///
+/// With lambda = -ln sigma, h the step in lambda and D(lambda + u) the polynomial through the last denoised samples:
+/// x = e^-h x + ∫ e^(u-h) D(lambda + u) du, u from 0 to h. Orders rise from 1; a step to sigma 0 is of the first, so ends at D.
+///
+/// Order 1 is DDIM. Order 2 without noise is [`DpmPlusPlus2M`](crate::DpmPlusPlus2M). Order 3 as published converges no faster than order 2:
+/// see [`ThirdOrder`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DpmSolver {
+    /// What is integrated. Default [`DpmAlgorithm::Denoised`].
+    pub algorithm: DpmAlgorithm,
+    /// How many values the polynomial goes through: 1 to 3; outside of that the nearer end. Default 2. diffusers' `solver_order`.
+    pub order: usize,
+    /// How order 2 is integrated. Default [`DpmForm::Midpoint`]. diffusers' `solver_type`.
+    pub form: DpmForm,
+    /// Whether the last two steps of a run of fewer than 15 are of orders 2 and 1 at most. Default true.
+    pub lower_order_final: bool,
+    /// Whether the last step is of order 1. Default false.
+    pub euler_at_final: bool,
+    /// How order 3 is integrated. Default [`ThirdOrder::Published`].
+    pub third_order: ThirdOrder,
+    /// Where a run ends. Default [`End::Zero`], which diffusers refuses for the algorithms on noise. Its `final_sigmas_type`.
+    pub end: End,
+    /// What is done to the denoised sample, for models of pixels. Default nothing.
+    pub clip: Clip,
+}
+
+/// How a step of order 2 weighs the change of the value over it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DpmForm {
+    /// As if all of it happened half way: `midpoint`.
+    #[default]
+    Midpoint,
+    /// By the exact integral of the straight line: `heun`.
+    Heun,
+}
+
+/// How a step of order 3 weighs the curvature of the value over it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ThirdOrder {
+    /// As the authors' code and diffusers do: half of it, which leaves the multistep method of order 2. diffusers' `sde-dpmsolver++` besides
+    /// has the wrong sign in it, h² too little.
+    #[default]
+    Published,
+    /// By the exact integral of the polynomial: the method is of order 3.
+    Exact,
+}
+
+impl Default for DpmSolver {
+    fn default() -> Self {
+        Self {
+            algorithm: DpmAlgorithm::Denoised,
+            order: 2,
+            form: DpmForm::Midpoint,
+            lower_order_final: true,
+            euler_at_final: false,
+            third_order: ThirdOrder::Published,
+            end: End::Zero,
+            clip: Clip::None,
+        }
+    }
+}
+
+impl Sampler for DpmSolver {
+    fn conventions(&self) -> Conventions {
+        Conventions {
+            told: Told::Whole,
+            ..conventions(self.end)
+        }
+    }
+
+    fn needs(&self) -> Needs {
+        self.clip.needs()
+    }
+
+    fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
+        let most = self.order.clamp(1, 3);
+        let (mut denoised, mut values) = (vec![0.0; x.len()], History::new(most, x.len()));
+        let mut noise = self.algorithm.noise_buffer(x.len());
+        let mut scratch = self.clip.scratch(x.len());
+        for at in rungs.iter() {
+            run.denoise(x, at, &mut denoised)?;
+            self.clip.apply(&mut denoised, &mut scratch);
+            if self.algorithm.is_on_noise() {
+                noise_in(x, &denoised, at.sigma, values.push());
+            } else {
+                values.push().copy_from_slice(&denoised);
+            }
+            let (index, next) = (at.index, rungs.sigmas()[at.index + 1]);
+            if next == 0.0 {
+                x.copy_from_slice(&denoised);
+            } else if next < at.sigma {
+                let order = if self.euler_at_final && rungs.steps_left(index) == 1 {
+                    1
+                } else {
+                    order_at(most, rungs, index, self.lower_order_final)
+                };
+                let step = self.algorithm.step(at.sigma.into(), next.into());
+                let [constant, mut line, mut square] = step.integrals;
+                match (order, self.form, self.third_order, self.algorithm) {
+                    (2, DpmForm::Midpoint, ..) => line = constant * step.h / 2.0,
+                    (3, _, ThirdOrder::Published, DpmAlgorithm::SdeDenoised) => {
+                        square = square / 2.0 - step.h * step.h;
+                    }
+                    (3, _, ThirdOrder::Published, _) => square /= 2.0,
+                    _ => {}
+                }
+                let last = last_steps(rungs.sigmas(), index);
+                values.step(
+                    x,
+                    &denoised,
+                    step.ratio,
+                    newton(order, [line, square], last),
+                );
+                if step.up > 0.0 {
+                    run.noise(at.sigma, next, &mut noise);
+                    add(x, step.up, &noise);
+                }
+            }
+            run.step(Step::new(rungs, index, x, &denoised))?;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Those of diffusers' DPM-Solver family.
+pub(super) fn conventions(end: End) -> Conventions {
+    Conventions {
+        counting: Counting::NPlusOne,
+        integer_timesteps: true,
+        told: Told::WholeOnCosineToo,
+        first_x: FirstX::VariancePreserving,
+        end,
+        ..Conventions::default()
+    }
+}
+
+/// The order of the step from rung `index` of a multistep method: rising at the start, falling at the end of a short run.
+pub(super) fn order_at(most: usize, rungs: &Rungs, index: usize, lower_order_final: bool) -> usize {
+    let order = most.min(index + 1);
+    if lower_order_final && rungs.steps_of_whole() < 15 {
+        order.min(rungs.steps_left(index))
+    } else {
+        order
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Ladder, NoiseSchedule, SchedulerConfig};
+
+    #[test]
+    fn orders_rise_and_fall() {
+        let schedule = Arc::new(NoiseSchedule::new(&SchedulerConfig::default()).unwrap());
+        let whole = |steps| {
+            let rungs = Ladder::karras().rungs(&schedule, steps, &Conventions::default());
+            rungs.unwrap()
+        };
+        let orders = |most, rungs: &Rungs, lower| -> Vec<usize> {
+            let order = |index| order_at(most, rungs, index, lower);
+            (0..rungs.steps()).map(order).collect()
+        };
+        assert_eq!(orders(3, &whole(5), true), [1, 2, 3, 2, 1]);
+        assert_eq!(orders(3, &whole(2), true), [1, 1]);
+        assert_eq!(orders(2, &whole(3), false), [1, 2, 2]);
+        assert_eq!(orders(3, &whole(15), true)[13..], [3, 3]);
+        // Of parts only the last one falls, and only if the whole is short.
+        let part = |steps, first, end| {
+            let part = whole(steps).ending_at(end).unwrap();
+            part.starting_at(first).unwrap()
+        };
+        assert_eq!(orders(3, &part(8, 0, 5), true), [1, 2, 3, 3, 3]);
+        assert_eq!(orders(3, &part(8, 3, 8), true), [1, 2, 3, 2, 1]);
+        assert_eq!(orders(3, &part(20, 16, 20), true), [1, 2, 3, 3]);
+    }
+}

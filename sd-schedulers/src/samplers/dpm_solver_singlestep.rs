@@ -1,0 +1,213 @@
+use std::ops::ControlFlow;
+
+use multiversion::multiversion;
+
+use super::dpm_algorithm::DpmStep;
+use super::dpm_solver::conventions;
+use super::steps::{add, noise_in, slide};
+use crate::{
+    Clip, Conventions, DpmAlgorithm, DpmForm, End, Needs, Run, Rungs, Sampler, Step, ThirdOrder,
+};
+
+/// DPM-Solver singlestep: DPM-Solver-2 and -3, algorithms 1 and 2 of <https://arxiv.org/abs/2206.00927>, and DPM-Solver++(2S), algorithm 1 of
+/// <https://arxiv.org/abs/2211.01095>, with the ladder's own rungs for the points in between. Of its order; one model call a rung; diffusers'
+/// `DPMSolverSinglestepScheduler`.
+///
+/// Rungs come in groups of `order`. Their steps, of orders 1, 2, … `order`, all start at the first rung of the group, each with the values
+/// of the rungs from there on; they are integrated as in [`DpmSolver`](crate::DpmSolver). A step to sigma 0 is of order 1.
+/// An x that the `step` of a [`Run`] changes within a group counts as what the model says of it, no more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DpmSolverSinglestep {
+    /// What is integrated. Default [`DpmAlgorithm::Denoised`].
+    pub algorithm: DpmAlgorithm,
+    /// How many rungs a group has: 1 to 3; outside of that the nearer end. Default 2. diffusers' `solver_order`.
+    pub order: usize,
+    /// Of order 2, as in [`DpmSolver`](crate::DpmSolver). In order 3, `Midpoint` draws a straight line through the first and the newest value,
+    /// `Heun` a parabola through all three. Default [`DpmForm::Midpoint`]. diffusers' `solver_type`.
+    pub form: DpmForm,
+    /// Whether the last step of groups that come out even is of order 1 all the same. Default false. (A last group that is not full has steps
+    /// of the orders it has rungs for.)
+    pub lower_order_final: bool,
+    /// [`ThirdOrder::Published`], the default, has diffusers' wrong sign in order 3 of [`DpmAlgorithm::SdeDenoised`]; else nothing differs.
+    pub third_order: ThirdOrder,
+    /// Where a run ends. Default [`End::Zero`], which diffusers refuses for [`DpmAlgorithm::Noise`]. Its `final_sigmas_type`.
+    pub end: End,
+    /// What is done to the denoised sample, for models of pixels. Default nothing.
+    pub clip: Clip,
+}
+
+impl Default for DpmSolverSinglestep {
+    fn default() -> Self {
+        Self {
+            algorithm: DpmAlgorithm::Denoised,
+            order: 2,
+            form: DpmForm::Midpoint,
+            lower_order_final: false,
+            third_order: ThirdOrder::Published,
+            end: End::Zero,
+            clip: Clip::None,
+        }
+    }
+}
+
+impl DpmSolverSinglestep {
+    /// The order of the step from rung `index` of a whole run.
+    fn order_at(&self, index: usize, steps: usize, ends_at_zero: bool) -> usize {
+        let order = self.order.clamp(1, 3);
+        let lowered = ends_at_zero || (self.lower_order_final && steps.is_multiple_of(order));
+        if index + 1 == steps && lowered {
+            1
+        } else {
+            index % order + 1
+        }
+    }
+
+    /// The weights of how the newest value and the one before it differ from that on the group's first rung, to which they have come in the
+    /// steps `newest` and `before` of lambda.
+    fn weights(&self, order: usize, step: &DpmStep, newest: f64, before: f64) -> [f64; 2] {
+        let [constant, line, mut square] = step.integrals;
+        match (order, self.form) {
+            (1, _) => [0.0, 0.0],
+            (2, DpmForm::Midpoint) => [constant * step.h / 2.0 / newest, 0.0],
+            (2, DpmForm::Heun) | (_, DpmForm::Midpoint) => [line / newest, 0.0],
+            (_, DpmForm::Heun) => {
+                let wrong_sign = self.algorithm == DpmAlgorithm::SdeDenoised
+                    && self.third_order == ThirdOrder::Published;
+                if wrong_sign {
+                    square -= 2.0 * step.h * step.h;
+                }
+                let apart = newest - before;
+                [
+                    (square - line * before) / apart / newest,
+                    (line * newest - square) / apart / before,
+                ]
+            }
+        }
+    }
+}
+
+impl Sampler for DpmSolverSinglestep {
+    fn conventions(&self) -> Conventions {
+        conventions(self.end)
+    }
+
+    fn needs(&self) -> Needs {
+        self.clip.needs()
+    }
+
+    fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
+        let len = x.len();
+        let room = || vec![0.0_f32; len];
+        let mut denoised = room();
+        // Of the group's first rung: x and the denoised sample.
+        let (mut start, mut first) = (room(), room());
+        // How the newest value and the one before differ from that on the first rung, and how far x is off the straight
+        // line from there.
+        let (mut newest, mut before, mut bend) = (room(), room(), room());
+        let mut noise = self.algorithm.noise_buffer(len);
+        let mut scratch = self.clip.scratch(len);
+        let (sigmas, steps) = (rungs.sigmas(), rungs.steps_of_whole());
+        // Its first order leads off the line as well.
+        let leads_off = self.algorithm == DpmAlgorithm::SdeNoise;
+        for at in rungs.iter() {
+            run.denoise(x, at, &mut denoised)?;
+            self.clip.apply(&mut denoised, &mut scratch);
+            let (index, next) = (at.index, sigmas[at.index + 1]);
+            let order = self.order_at(rungs.index_in_whole(index), steps, next == 0.0);
+            // A part may begin within a group.
+            let order = order.min(index + 1);
+            if order == 1 {
+                start.copy_from_slice(x);
+                first.copy_from_slice(&denoised);
+                if leads_off {
+                    bend.fill(0.0);
+                }
+            } else {
+                std::mem::swap(&mut newest, &mut before);
+                if self.algorithm.is_on_noise() {
+                    // Of noises themselves the difference would have few digits.
+                    noise_in(&first, &denoised, at.sigma, &mut newest);
+                    if order > 2 || leads_off {
+                        add(&mut newest, 1.0 / f64::from(at.sigma), &bend);
+                    }
+                } else {
+                    noise_in(&denoised, &first, 1.0, &mut newest);
+                }
+            }
+            let from = sigmas[index + 1 - order];
+            if next == 0.0 {
+                x.copy_from_slice(&denoised);
+            } else if next < from {
+                let step = self.algorithm.step(from.into(), next.into());
+                let way = |index: usize| (f64::from(from) / f64::from(sigmas[index])).ln();
+                let weights = self.weights(order, &step, way(index), way(index.saturating_sub(1)));
+                if order == 1 {
+                    slide(x, &first, step.ratio);
+                } else {
+                    let line = (&start[..], &first[..], step.ratio as f32);
+                    let weights = weights.map(|weight| weight as f32);
+                    from_start(x, &mut bend, line, weights, [&newest, &before]);
+                }
+                if step.up > 0.0 {
+                    run.noise(from, next, &mut noise);
+                    add(x, step.up, &noise);
+                }
+                if leads_off {
+                    add(&mut bend, step.up, &noise);
+                    let off = (step.ratio - f64::from(next) / f64::from(from)) as f32;
+                    for ((bend, start), first) in bend.iter_mut().zip(&start).zip(&first) {
+                        *bend += off * (start - first);
+                    }
+                }
+            }
+            run.step(Step::new(rungs, index, x, &denoised))?;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Writes where the step leads and how far that is off the line from `start` through `first`. As the loops of steps.rs.
+#[multiversion(targets("x86_64+avx2"))]
+fn from_start(
+    x: &mut [f32],
+    bend: &mut [f32],
+    (start, first, ratio): (&[f32], &[f32], f32),
+    [a, b]: [f32; 2],
+    [newest, before]: [&[f32]; 2],
+) {
+    let line = start.iter().zip(first);
+    let values = newest.iter().zip(before);
+    for (((x, bend), (start, first)), (newest, before)) in
+        x.iter_mut().zip(bend).zip(line).zip(values)
+    {
+        *bend = a * newest + b * before;
+        *x = first + ratio * (start - first) + *bend;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lists of diffusers' `get_order_list`.
+    #[test]
+    fn orders_come_in_groups() {
+        let orders = |order, steps: usize, lower_order_final, ends_at_zero: bool| -> Vec<usize> {
+            let sampler = DpmSolverSinglestep {
+                order,
+                lower_order_final,
+                ..DpmSolverSinglestep::default()
+            };
+            let last = |index: usize| ends_at_zero && index + 1 == steps;
+            let order = |index| sampler.order_at(index, steps, last(index));
+            (0..steps).map(order).collect()
+        };
+        assert_eq!(orders(3, 6, false, false), [1, 2, 3, 1, 2, 3]);
+        assert_eq!(orders(3, 6, true, false), [1, 2, 3, 1, 2, 1]);
+        assert_eq!(orders(3, 5, true, false), [1, 2, 3, 1, 2]);
+        assert_eq!(orders(3, 5, false, true), [1, 2, 3, 1, 1]);
+        assert_eq!(orders(3, 4, true, true), [1, 2, 3, 1]);
+        assert_eq!(orders(2, 4, true, false), [1, 2, 1, 1]);
+        assert_eq!(orders(2, 3, false, true), [1, 2, 1]);
+    }
+}

@@ -1,0 +1,61 @@
+use std::ops::ControlFlow;
+
+use super::steps::{add, ancestral_from, slid, slide};
+use crate::{Calls, Run, Rungs, Sampler, Step};
+
+/// DPM-Solver++(2S) with ancestral noise: algorithm 1 of <https://arxiv.org/abs/2211.01095> with r = 1/2; k-diffusion's
+/// `sample_dpmpp_2s_ancestral`. Second order, two model calls a step but one for the last.
+///
+/// Down to mid = sqrt(sigma · down), half way in log sigma; what the model makes of that is D in x = D + down / sigma (x - D). `down` and the
+/// noise are those of [`EulerAncestral`](crate::EulerAncestral).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DpmPlusPlus2SAncestral {
+    /// How much of the ancestral noise is added: 0 (none) to 1, the default. Below 0 is 0; above 1 the noise is at most all of the next
+    /// rung's.
+    pub eta: f32,
+    /// What the noise is multiplied by, 0 or more (below 0 is 0). Default 1.
+    pub s_noise: f32,
+}
+
+impl Default for DpmPlusPlus2SAncestral {
+    fn default() -> Self {
+        Self {
+            eta: 1.0,
+            s_noise: 1.0,
+        }
+    }
+}
+
+impl Sampler for DpmPlusPlus2SAncestral {
+    fn calls(&self, rungs: &Rungs) -> Calls {
+        let to_zero = rungs
+            .iter()
+            .filter(|at| ancestral_from(rungs, *at, self.eta).0 == 0.0);
+        Calls::Exactly(2 * rungs.steps() - to_zero.count())
+    }
+
+    fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
+        let (mut denoised, mut noise) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        let (mut x_mid, mut denoised_mid) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        let s_noise = f64::from(self.s_noise).max(0.0);
+        for at in rungs.iter() {
+            run.denoise(x, at, &mut denoised)?;
+            let sigma = f64::from(at.sigma);
+            let (down, up) = ancestral_from(rungs, at, self.eta);
+            if down == 0.0 {
+                x.copy_from_slice(&denoised);
+            } else {
+                let at_mid = rungs.at(at.index, (sigma * down).sqrt() as f32);
+                slid(x, &denoised, f64::from(at_mid.sigma) / sigma, &mut x_mid);
+                run.denoise(&x_mid, at_mid, &mut denoised_mid)?;
+                slide(x, &denoised_mid, down / sigma);
+            }
+            if s_noise * up > 0.0 {
+                run.noise(at.sigma, rungs.sigmas()[at.index + 1], &mut noise);
+                add(x, s_noise * up, &noise);
+            }
+            run.step(Step::new(rungs, at.index, x, &denoised))?;
+        }
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,247 @@
+use std::ops::ControlFlow;
+
+use multiversion::multiversion;
+
+use super::ddim::{DdimTarget, relabel, sigma_at, steps, stride};
+use super::history::{ADAMS_BASHFORTH, History};
+use super::steps::{add, slid};
+use crate::{
+    Calls, Conventions, Ends, Prediction, Run, Rung, Rungs, Sampler, SchedulerConfig, Step,
+};
+
+/// PNDM: algorithm 2 of <https://arxiv.org/abs/2202.09778>, with [`skip_prk_steps`](Self::skip_prk_steps) better known as PLMS. Second order on
+/// ladders whose sigmas are not evenly spaced; N + 9 model calls (PLMS: N + 1, but 1 for a single step); diffusers' `PNDMScheduler`.
+///
+/// The first three steps are pseudo Runge-Kutta (equation 13: four calls each; PLMS: one improved Euler step of two), the others pseudo
+/// Adams-Bashforth (equation 12). A mean of noises so made is followed as DDIM's: x = x + (sigma' - sigma) mean (equation 11).
+///
+/// WebUI's "PLMS" is PLMS with [`stop_at_last_rung`](Self::stop_at_last_rung) on the timesteps of its DDIM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pndm {
+    /// Whether it is PLMS. Default false, which needs 4 steps; Stable Diffusion's configuration says true.
+    pub skip_prk_steps: bool,
+    /// Whether the last step ends at sigma 0 or (the default) at that of timestep 0, the cleanest trained.
+    pub set_alpha_to_one: bool,
+    /// What the means are of. Default [`PndmMean::Epsilon`].
+    pub mean: PndmMean,
+    /// Where a step ends. Default [`DdimTarget::NextRung`]; diffusers: [`DdimTarget::Stride`].
+    pub target: DdimTarget,
+    /// Whether the run ends on the last rung: see [`Ddim`](crate::Ddim::stop_at_last_rung). Default false; WebUI's PLMS: true.
+    pub stop_at_last_rung: bool,
+}
+
+/// What [`Pndm`] takes the mean of over several calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PndmMean {
+    /// The noise (x - D) / sigma, as in the paper.
+    #[default]
+    Epsilon,
+    /// The velocity, as diffusers does for models that predict it: the method is then of first order.
+    V,
+}
+
+impl Pndm {
+    /// What diffusers' `PNDMScheduler` makes of a configuration: strides, with the last step that the configuration says and the mean of what
+    /// the model predicts.
+    pub fn from_config(config: &SchedulerConfig) -> Self {
+        Self {
+            set_alpha_to_one: config.set_alpha_to_one,
+            mean: match config.prediction {
+                Prediction::V => PndmMean::V,
+                _ => PndmMean::Epsilon,
+            },
+            target: DdimTarget::Stride,
+            ..Self::default()
+        }
+    }
+}
+
+impl Sampler for Pndm {
+    fn conventions(&self) -> Conventions {
+        Conventions {
+            min_steps: if self.skip_prk_steps { 1 } else { 4 },
+            ..self.target.conventions()
+        }
+    }
+
+    fn calls(&self, rungs: &Rungs) -> Calls {
+        let steps = steps(rungs, self.stop_at_last_rung);
+        let further = (0..steps).map(|index| self.further_calls(rungs, index));
+        Calls::Exactly(steps + further.sum::<usize>())
+    }
+
+    fn ends(&self) -> Ends {
+        if self.stop_at_last_rung || self.set_alpha_to_one {
+            Ends::Own
+        } else {
+            Ends::Cleanest
+        }
+    }
+
+    fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
+        let (mut denoised, mut outputs) = (vec![0.0; x.len()], History::new(4, x.len()));
+        // Those of the first steps.
+        let (mut guess, mut inner) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        let (mut output, mut mean) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        let total = steps(rungs, self.stop_at_last_rung);
+        for at in rungs.iter().take(total) {
+            run.denoise(x, at, &mut denoised)?;
+            self.mean.output(x, &denoised, at.sigma, outputs.push());
+            let target = self.target.sigma(rungs, at, self.set_alpha_to_one);
+            let next = rungs.sigmas()[at.index + 1];
+            let after = rungs
+                .after(at.index)
+                .filter(|_| self.further_calls(rungs, at.index) > 0);
+            if let (Some(after), false) = (after, self.skip_prk_steps) {
+                let (half, middle) = self.halfway(rungs, at, after);
+                output.copy_from_slice(outputs.newest());
+                mean.fill(0.0);
+                add(&mut mean, 1.0 / 6.0, &output);
+                // Where x goes along the newest output, what it is taken for there, and its weight.
+                let stages = [
+                    (half, middle, 1.0 / 3.0),
+                    (middle.sigma, middle, 1.0 / 3.0),
+                    (after.sigma, after, 1.0 / 6.0),
+                ];
+                for (to, reached, weight) in stages {
+                    let go = self.mean.transfer(at.sigma, to);
+                    let go = self
+                        .mean
+                        .along(go, at.sigma, relabel(rungs, to, reached.sigma));
+                    guess.copy_from_slice(x);
+                    follow(&mut guess, go, &denoised, outputs.newest(), &output);
+                    run.denoise(&guess, reached, &mut inner)?;
+                    self.mean.output(&guess, &inner, reached.sigma, &mut output);
+                    add(&mut mean, weight, &output);
+                }
+                let go = self.mean.transfer(at.sigma, after.sigma);
+                let go = self.mean.along(go, at.sigma, 1.0);
+                follow(x, go, &denoised, outputs.newest(), &mean);
+            } else if let Some(after) = after {
+                let ratio = f64::from(target) / f64::from(at.sigma);
+                slid(x, &denoised, ratio, &mut guess);
+                scale(&mut guess, relabel(rungs, target, after.sigma));
+                run.denoise(&guess, after, &mut inner)?;
+                self.mean.output(&guess, &inner, after.sigma, &mut output);
+                mean.fill(0.0);
+                add(&mut mean, 0.5, outputs.newest());
+                add(&mut mean, 0.5, &output);
+                // diffusers takes x to be a stride above the next rung.
+                let start = match self.target {
+                    DdimTarget::NextRung => at.sigma,
+                    DdimTarget::Stride => sigma_at(rungs, after.timestep + stride(rungs)),
+                };
+                let (keep, gain) = self.mean.transfer(start, after.sigma);
+                let keep = keep * relabel(rungs, at.sigma, start);
+                let go = self.mean.along((keep, gain), at.sigma, 1.0);
+                follow(x, go, &denoised, outputs.newest(), &mean);
+            } else {
+                // The newest output alone would be a step of DDIM.
+                let (_, gain) = self.mean.transfer(at.sigma, target);
+                let [_, older @ ..] = ADAMS_BASHFORTH[at.index.min(3)].map(|weight| gain * weight);
+                outputs.step(x, &denoised, f64::from(target) / f64::from(at.sigma), older);
+                scale(x, relabel(rungs, target, next));
+            }
+            run.step(Step {
+                total,
+                ..Step::new(rungs, at.index, x, &denoised)
+            })?;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Pndm {
+    /// How many model calls the step from rung `index` takes besides the one there: 0 for the last step of a run.
+    fn further_calls(&self, rungs: &Rungs, index: usize) -> usize {
+        match (self.skip_prk_steps, index) {
+            _ if rungs.after(index).is_none() => 0,
+            (true, 0) => 1,
+            (false, 0..3) => 3,
+            _ => 0,
+        }
+    }
+
+    /// Half way between two rungs: the sigma at which a half step from the first ends, and where the model is called then. In diffusers these
+    /// are half a stride after the one and half a stride before the other.
+    fn halfway(&self, rungs: &Rungs, from: Rung, to: Rung) -> (f32, Rung) {
+        match self.target {
+            DdimTarget::NextRung => {
+                let sigma = (from.sigma * to.sigma).sqrt();
+                (sigma, rungs.at(from.index, sigma))
+            }
+            DdimTarget::Stride => {
+                let half = (stride(rungs) / 2.0).floor();
+                let timestep = to.timestep + half;
+                let middle = Rung {
+                    sigma: sigma_at(rungs, timestep),
+                    timestep,
+                    ..from
+                };
+                (sigma_at(rungs, from.timestep - half), middle)
+            }
+        }
+    }
+}
+
+impl PndmMean {
+    /// Writes what the mean is taken of.
+    fn output(self, x: &[f32], denoised: &[f32], sigma: f32, output: &mut [f32]) {
+        let variance = 1.0 + f64::from(sigma).powi(2);
+        let (clean, scale) = match self {
+            Self::Epsilon => (1.0, 1.0),
+            Self::V => (variance as f32, variance.sqrt()),
+        };
+        let scale = (1.0 / (scale * f64::from(sigma))) as f32;
+        output_f32(x, denoised, [scale, clean], output);
+    }
+
+    /// What x and the mean are multiplied by on the way from one sigma to another: equation 11.
+    fn transfer(self, from: f32, to: f32) -> (f64, f64) {
+        let (sigma, way) = (f64::from(from), f64::from(to) - f64::from(from));
+        match self {
+            Self::Epsilon => (1.0, way),
+            Self::V => {
+                let variance = 1.0 + sigma * sigma;
+                (1.0 + way * sigma / variance, way / variance.sqrt())
+            }
+        }
+    }
+
+    /// What x, the denoised sample and how the mean differs from the output of x are multiplied by, where x and the mean are by these
+    /// and then by `relabel`. `sigma` is that of x.
+    fn along(self, (keep, gain): (f64, f64), sigma: f32, relabel: f64) -> [f64; 3] {
+        let sigma = f64::from(sigma);
+        let root = (1.0 + sigma * sigma).sqrt();
+        // The output of x is these parts of x and the denoised sample.
+        let (of_x, of_denoised) = match self {
+            Self::Epsilon => (1.0 / sigma, -1.0 / sigma),
+            Self::V => (1.0 / (sigma * root), -root / sigma),
+        };
+        [keep + gain * of_x, gain * of_denoised, gain].map(|factor| relabel * factor)
+    }
+}
+
+/// As the loops of steps.rs.
+#[multiversion(targets("x86_64+avx2"))]
+fn output_f32(x: &[f32], denoised: &[f32], [scale, clean]: [f32; 2], output: &mut [f32]) {
+    for ((output, x), denoised) in output.iter_mut().zip(x).zip(denoised) {
+        *output = scale * (x - clean * denoised);
+    }
+}
+
+/// Takes x along `mean`, by what [`PndmMean::along`] says; `newest` is the output of x itself.
+fn follow(x: &mut [f32], go: [f64; 3], denoised: &[f32], newest: &[f32], mean: &[f32]) {
+    let [of_x, of_denoised, of_change] = go.map(|factor| factor as f32);
+    let outputs = newest.iter().zip(mean);
+    for ((x, denoised), (newest, mean)) in x.iter_mut().zip(denoised).zip(outputs) {
+        *x = of_x * *x + of_denoised * denoised + of_change * (mean - newest);
+    }
+}
+
+fn scale(x: &mut [f32], factor: f64) {
+    let factor = factor as f32;
+    if factor != 1.0 {
+        x.iter_mut().for_each(|x| *x *= factor);
+    }
+}

@@ -1,0 +1,177 @@
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use super::{Row, TABLE, by_name, row_of};
+use crate::names::unknown;
+use crate::schedule::Kind;
+use crate::{Ladder, Sampler, SchedulerConfig, UnknownName};
+
+/// Which sampler is to run: one of [`TABLE`] by its name, or a value.
+///
+/// A named one gets its options from the model's configuration, as the diffusers class would; a value has its own.
+/// With serde it is the name, such as `"dpmpp-2m"`. A value is written as the name of the row that builds it from the default
+/// configuration, Stable Diffusion 1.5's, and read back as that name; one that no row builds so can't be written.
+#[derive(Clone, Debug)]
+pub enum Scheduler {
+    /// A row of [`TABLE`].
+    Named(&'static Row),
+    /// A sampler with its options.
+    Own(Arc<dyn Sampler>),
+}
+
+impl Scheduler {
+    /// The sampler, for a model with this configuration.
+    pub fn sampler(&self, config: &SchedulerConfig) -> Arc<dyn Sampler> {
+        match self {
+            Self::Named(row) => (row.build)(config).into(),
+            Self::Own(sampler) => Arc::clone(sampler),
+        }
+    }
+
+    /// The row that builds this sampler from this configuration, options and all.
+    pub fn row(&self, config: &SchedulerConfig) -> Option<&'static Row> {
+        match self {
+            Self::Named(row) => Some(row),
+            Self::Own(sampler) => row_of(&**sampler, config),
+        }
+    }
+
+    /// The ladder it runs on when none is chosen: the row's, or for a sampler of one's own Karras, if it can leave the training timesteps, and
+    /// leading if it can't. Karras too where those mean nothing to the kind of model: timesteps to an EDM model.
+    pub fn default_ladder(&self, config: &SchedulerConfig) -> Ladder {
+        let ladder = match (self.row(config), self) {
+            (Some(row), _) => row.default_ladder.clone(),
+            (None, Self::Own(sampler)) if sampler.conventions().on_grid_only => Ladder::leading(),
+            _ => Ladder::karras(),
+        };
+        if ladder.is_for(Kind::of(config.prediction)) {
+            ladder
+        } else {
+            Ladder::karras()
+        }
+    }
+}
+
+impl From<&'static Row> for Scheduler {
+    fn from(row: &'static Row) -> Self {
+        Self::Named(row)
+    }
+}
+
+impl From<Arc<dyn Sampler>> for Scheduler {
+    fn from(sampler: Arc<dyn Sampler>) -> Self {
+        Self::Own(sampler)
+    }
+}
+
+impl<S: Sampler> From<S> for Scheduler {
+    fn from(sampler: S) -> Self {
+        Self::Own(Arc::new(sampler))
+    }
+}
+
+impl FromStr for Scheduler {
+    type Err = UnknownName;
+
+    /// As [`by_name`] finds it.
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        let names = TABLE.iter().map(|row| row.name);
+        let named = by_name(name).map(Self::Named);
+        named.ok_or_else(|| unknown("scheduler", name, names))
+    }
+}
+
+impl Serialize for Scheduler {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.row(&SchedulerConfig::default()) {
+            Some(row) => serializer.serialize_str(row.name),
+            None => Err(ser::Error::custom(format!(
+                "the scheduler {self:?} has no name"
+            ))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Scheduler {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Ddim, DpmPlusPlus2M, EulerAncestral, NoiseSchedule, Path, Prediction};
+
+    const HALF: EulerAncestral = EulerAncestral {
+        eta: 0.5,
+        s_noise: 1.0,
+        flow: Path::Exploding,
+    };
+
+    #[test]
+    fn names_and_values_are_told_apart() {
+        let model = SchedulerConfig::from_json(r#"{"set_alpha_to_one": false}"#).unwrap();
+        let named: Scheduler = "DDIM".parse().unwrap();
+        assert!(format!("{:?}", named.sampler(&model)).contains("set_alpha_to_one: false"));
+        let own = Scheduler::from(DpmPlusPlus2M);
+        assert_eq!(own.row(&model).unwrap().name, "dpmpp-2m");
+        assert!(Scheduler::from(HALF).row(&model).is_none());
+        assert_eq!(named.default_ladder(&model), Ladder::leading());
+        assert_eq!(
+            Scheduler::from(Ddim {
+                eta: 1.0,
+                ..Ddim::from_config(&model)
+            })
+            .default_ladder(&model),
+            Ladder::leading()
+        );
+        let ladder = Scheduler::from(HALF).default_ladder(&model);
+        assert_eq!(ladder, Ladder::karras());
+        let error = "dpm".parse::<Scheduler>().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "\"dpm\" is no scheduler, expected dpm2, ddpm, ddim, lcm, dpm2-a"
+        );
+    }
+
+    #[test]
+    fn default_ladders_are_for_the_model() {
+        let edm = |v| Prediction::Edm { sigma_data: 0.5, v };
+        for prediction in [Prediction::Epsilon, Prediction::Flow, edm(false), edm(true)] {
+            let config = SchedulerConfig {
+                prediction,
+                ..SchedulerConfig::default()
+            };
+            let schedule = Arc::new(NoiseSchedule::new(&config).unwrap());
+            let is_edm = matches!(prediction, Prediction::Edm { .. });
+            for row in TABLE {
+                let scheduler = Scheduler::from(row);
+                let conventions = scheduler.sampler(&config).conventions();
+                let ladder = scheduler.default_ladder(&config);
+                let rungs = ladder.rungs(&schedule, 8, &conventions);
+                let refused = (prediction != Prediction::Epsilon && conventions.on_grid_only)
+                    || (is_edm && conventions.training_timesteps);
+                assert_eq!(rungs.is_err(), refused, "{} {prediction:?}", row.name);
+                if !is_edm {
+                    assert_eq!(ladder, row.default_ladder, "{} {prediction:?}", row.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn serde_takes_the_name() {
+        let json = serde_json::to_string(&Scheduler::from(DpmPlusPlus2M)).unwrap();
+        assert_eq!(json, "\"dpmpp-2m\"");
+        assert!(
+            matches!(serde_json::from_str(&json).unwrap(), Scheduler::Named(row) if row.name == "dpmpp-2m")
+        );
+        assert!(serde_json::to_string(&Scheduler::from(HALF)).is_err());
+        assert!(serde_json::from_str::<Scheduler>("\"x\"").is_err());
+    }
+}

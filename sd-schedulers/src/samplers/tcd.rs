@@ -1,0 +1,76 @@
+use std::ops::ControlFlow;
+
+use super::ddim::relabel;
+use super::steps::{add, slide};
+use crate::{Conventions, Ends, FirstX, Run, Rung, Rungs, Sampler, Step, Told};
+
+/// Strategic stochastic sampling of trajectory consistency distillation: algorithm 4 of <https://arxiv.org/abs/2402.19159>. For models
+/// distilled to it; first order, one model call a step; diffusers' `TCDScheduler`.
+///
+/// With t' the next rung's timestep and q the sigma at timestep floor((1 - gamma) t'): x = D + q / sigma (x - D), and noise of deviation
+/// sqrt(sigma'² - q²) leads up to the next rung. After the last rung it is the sigma of timestep 0, the cleanest trained. Not for an EDM
+/// model, which has no such timesteps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tcd {
+    /// How far down each step goes to come up again: 0 (to the next rung, which is [`Ddim`](crate::Ddim)) to 1 (to timestep 0); outside of
+    /// that the nearer end, NaN is 0. Default 0.3, `eta` of diffusers' `step`.
+    pub gamma: f32,
+}
+
+impl Default for Tcd {
+    fn default() -> Self {
+        Self { gamma: 0.3 }
+    }
+}
+
+impl Tcd {
+    /// The sigma that the step from a rung goes down to.
+    fn target(&self, rungs: &Rungs, at: Rung) -> f64 {
+        let (schedule, next) = (rungs.schedule(), rungs.sigmas()[at.index + 1]);
+        match rungs.after(at.index) {
+            Some(after) if self.gamma > 0.0 => {
+                // In float32, as torch: a product on the edge of a whole number is not to fall on its other side.
+                let timestep = ((1.0 - f64::from(self.gamma)) as f32 * after.timestep).floor();
+                rungs.in_run(schedule.sigma_at(timestep)).min(next.into())
+            }
+            None if next == 0.0 => rungs.in_run(schedule.sigma_min()).min(at.sigma.into()),
+            _ => next.into(),
+        }
+    }
+}
+
+impl Sampler for Tcd {
+    fn conventions(&self) -> Conventions {
+        Conventions {
+            integer_timesteps: true,
+            told: Told::WholeOnCosineToo,
+            first_x: FirstX::VariancePreserving,
+            training_timesteps: true,
+            ..Conventions::default()
+        }
+    }
+
+    fn ends(&self) -> Ends {
+        Ends::Cleanest
+    }
+
+    fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
+        let (mut denoised, mut noise) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        for at in rungs.iter() {
+            run.denoise(x, at, &mut denoised)?;
+            let next = rungs.sigmas()[at.index + 1];
+            let (to, target) = (f64::from(next), self.target(rungs, at));
+            slide(x, &denoised, target / f64::from(at.sigma));
+            if target < to {
+                run.noise(at.sigma, next, &mut noise);
+                add(x, (to * to - target * target).sqrt(), &noise);
+            } else if target > to {
+                // The end, cleaner than any rung: x is kept in the scaling of the training from there to sigma 0.
+                let keep = relabel(rungs, target, to) as f32;
+                x.iter_mut().for_each(|x| *x *= keep);
+            }
+            run.step(Step::new(rungs, at.index, x, &denoised))?;
+        }
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,235 @@
+use std::ops::ControlFlow;
+
+use super::dpm_solver::conventions;
+use super::predictor_corrector::PredictorCorrector;
+use crate::{Clip, Conventions, End, Needs, Run, Rungs, Sampler, Step};
+
+/// UniPC, multistep: algorithms 1 (the corrector) and 2 (the predictor) of <https://arxiv.org/abs/2302.04867>. Of order `order` + 1, or `order`
+/// without the corrector, from the outputs of as many steps; one model call a step; diffusers' `UniPCMultistepScheduler`.
+///
+/// DDIM plus a weighted sum of the differences of the last values, whose weights make it exact for polynomials in log sigma. Once the model has
+/// seen x on the next rung, its value joins them and x is corrected: the two differ only in the values' weights. Where the `step` of a
+/// [`Run`] has put another value in the place of the predicted one, that stays. The last x is never corrected. A step to sigma 0 is DDIM's, so
+/// ends at the denoised sample.
+///
+/// WebUI's "UniPC" and ComfyUI's `uni_pc` are [`Bh1`](UniPcVariant::Bh1) of order 3, ComfyUI's `uni_pc_bh2` is [`Bh2`](UniPcVariant::Bh2) of
+/// order 3.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UniPc {
+    /// How many values the predictor uses: 1 to 3; outside of that the nearer end. Default 2. diffusers' `solver_order`.
+    pub order: usize,
+    /// The function B of the paper. Default [`UniPcVariant::Bh2`]. diffusers' `solver_type`.
+    pub variant: UniPcVariant,
+    /// Whether the values are denoised samples (the default) or noises, (x - D) / sigma.
+    pub predict_x0: bool,
+    /// Whether orders fall to 1 towards the last step. Default true. It holds the whole at order 2 for many steps.
+    pub lower_order_final: bool,
+    /// The steps whose result is not corrected, bit i for step i and bit 127 for all later ones too: what
+    /// [`uncorrected_at`](Self::uncorrected_at) makes, and [`NEVER_CORRECTED`](Self::NEVER_CORRECTED). Default 0. diffusers'
+    /// `disable_corrector`.
+    pub uncorrected: u128,
+    /// Where a run ends. Default [`End::Zero`], which for noises is not finite in diffusers. Its `final_sigmas_type`.
+    pub end: End,
+    /// What is done to the denoised sample, for models of pixels; for noises nothing, as in diffusers. Default nothing.
+    pub clip: Clip,
+}
+
+/// How [`UniPc`] scales its corrections, by a function of the step h in log sigma.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UniPcVariant {
+    /// B = h. (With [`End::Zero`] diffusers' result is not finite.)
+    Bh1,
+    /// B = e^h - 1.
+    #[default]
+    Bh2,
+}
+
+impl Default for UniPc {
+    fn default() -> Self {
+        Self {
+            order: 2,
+            variant: UniPcVariant::Bh2,
+            predict_x0: true,
+            lower_order_final: true,
+            uncorrected: 0,
+            end: End::Zero,
+            clip: Clip::None,
+        }
+    }
+}
+
+impl UniPc {
+    /// For [`uncorrected`](Self::uncorrected): no corrector at all, UniP.
+    pub const NEVER_CORRECTED: u128 = u128::MAX;
+
+    /// For [`uncorrected`](Self::uncorrected): all but these steps, counted from 0, are corrected.
+    pub fn uncorrected_at(steps: impl IntoIterator<Item = usize>) -> u128 {
+        let all = steps.into_iter();
+        all.fold(0, |bits, step| bits | (1 << step.min(127)))
+    }
+
+    /// The order of the step from rung `index`.
+    fn order_at(&self, rungs: &Rungs, index: usize) -> usize {
+        let order = self.order.clamp(1, 3).min(index + 1);
+        if self.lower_order_final {
+            order.min(rungs.steps_left(index))
+        } else {
+            order
+        }
+    }
+
+    /// The values' weights in a step of `order` from rung `index`, for how they differ from that on the rung it leaves, beside a step of
+    /// DDIM. First the weight of the value on the rung it ends at, which is 0 without the corrector, then those on the rungs before.
+    fn weights(&self, sigmas: &[f32], index: usize, order: usize, corrector: bool) -> [f64; 3] {
+        let sigma = |rung: usize| f64::from(sigmas[rung]);
+        let h = (sigma(index) / sigma(index + 1)).ln();
+        let (z, unit) = if self.predict_x0 {
+            (-h, 1.0)
+        } else {
+            (h, sigma(index + 1))
+        };
+        let scale = match self.variant {
+            UniPcVariant::Bh1 => z,
+            UniPcVariant::Bh2 => z.exp_m1(),
+        };
+        // Where the other values are, in steps from the rung left; 1 is that of the corrector.
+        let mut places = [1.0; 3];
+        for back in 1..order {
+            places[back - 1] = (sigma(index) / sigma(index - back)).ln() / h;
+        }
+        let count = order - 1 + usize::from(corrector);
+        let mut parts = [1, 2, 3].map(|k| FACTORIALS[k] * phi(k, z) / scale);
+        match (order, corrector) {
+            // As the authors do: the limit for short steps, which is of the same order.
+            (2, false) | (1, true) => parts[0] = 0.5,
+            _ => solve(&places[..count], &mut parts[..count]),
+        }
+        let mut weights = [0.0; 3];
+        for k in 0..count {
+            let place = if k + 1 < order { k + 1 } else { 0 };
+            weights[place] = -unit * scale * parts[k] / places[k];
+        }
+        weights
+    }
+
+    /// The weights of the correction of the step from rung `index`: those of the corrector, less those that have been in the prediction.
+    fn correction(&self, rungs: &Rungs, index: usize) -> Option<[f64; 4]> {
+        let step = rungs.index_in_whole(index).min(127);
+        if (self.uncorrected >> step) & 1 == 1 {
+            return None;
+        }
+        let order = self.order_at(rungs, index);
+        let of = |corrector| self.weights(rungs.sigmas(), index, order, corrector);
+        let ([newest, second, third], [_, of_second, of_third]) = (of(true), of(false));
+        Some([newest, second - of_second, third - of_third, 0.0])
+    }
+}
+
+impl Sampler for UniPc {
+    fn conventions(&self) -> Conventions {
+        conventions(self.end)
+    }
+
+    fn needs(&self) -> Needs {
+        self.clip.needs()
+    }
+
+    fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
+        let values = self.order.clamp(1, 3);
+        let mut state = PredictorCorrector::new(!self.predict_x0, values, x.len());
+        let mut denoised = vec![0.0; x.len()];
+        let mut scratch = self.clip.scratch(x.len());
+        let sigmas = rungs.sigmas();
+        for at in rungs.iter() {
+            run.denoise(x, at, &mut denoised)?;
+            if self.predict_x0 {
+                self.clip.apply(&mut denoised, &mut scratch);
+            }
+            let (index, next) = (at.index, sigmas[at.index + 1]);
+            let before = index.checked_sub(1);
+            let correction = before.and_then(|before| self.correction(rungs, before));
+            state.correct(x, &denoised, at.sigma, correction);
+            if next == 0.0 {
+                x.copy_from_slice(&denoised);
+            } else if next < at.sigma {
+                let order = self.order_at(rungs, index);
+                let [_, second, third] = self.weights(sigmas, index, order, false);
+                let ratio = f64::from(next) / f64::from(at.sigma);
+                state.predict(x, &denoised, at.sigma, ratio, [second, third, 0.0]);
+            } else {
+                state.settle(x);
+            }
+            run.step(Step::new(rungs, index, x, &denoised))?;
+            std::mem::swap(&mut denoised, &mut state.last);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+const FACTORIALS: [f64; 4] = [1.0, 1.0, 2.0, 6.0];
+
+/// The sum over j from 1 of z^j / (j + k)!, k from 1 to 3: z times the function phi with k + 1 in the paper.
+fn phi(k: usize, z: f64) -> f64 {
+    if z.abs() < 1.0 {
+        // The recurrence below would cancel.
+        let (mut sum, mut term) = (0.0, 1.0 / FACTORIALS[k]);
+        for j in 1..20 {
+            term *= z / (j + k) as f64;
+            sum += term;
+        }
+        sum
+    } else {
+        let mut phi = z.exp_m1() / z - 1.0;
+        for factorial in &FACTORIALS[2..=k] {
+            phi = phi / z - 1.0 / factorial;
+        }
+        phi
+    }
+}
+
+/// Solves for the weights of nodes that make the weighted sums of their powers 0, 1, … equal to `sums`, which it replaces with them: algorithm
+/// 4.6.2 of Golub and Van Loan's "Matrix Computations".
+fn solve(nodes: &[f64], sums: &mut [f64]) {
+    let count = nodes.len();
+    for k in 0..count {
+        for i in (k + 1..count).rev() {
+            sums[i] -= nodes[k] * sums[i - 1];
+        }
+    }
+    for k in (0..count).rev() {
+        for i in k + 1..count {
+            sums[i] /= nodes[i] - nodes[i - k - 1];
+        }
+        for i in k..count.saturating_sub(1) {
+            sums[i] -= sums[i + 1];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_weights_solve_their_equations() {
+        let nodes = [-2.0, -0.7, 1.0];
+        let mut weights = [3.0, -1.0, 2.0];
+        solve(&nodes, &mut weights);
+        for (power, expected) in [3.0, -1.0, 2.0].into_iter().enumerate() {
+            let term = |k: usize| weights[k] * f64::powi(nodes[k], power as i32);
+            let sum: f64 = (0..3).map(term).sum();
+            assert!((sum - expected).abs() < 1e-13, "{power}: {sum}");
+        }
+    }
+
+    #[test]
+    fn phi_is_one_function_where_series_and_recurrence_meet() {
+        for k in 1..=3 {
+            for z in [-1.0, 1.0] {
+                let (series, recurrence) = (phi(k, z * (1.0 - 1e-15)), phi(k, z));
+                assert!((series - recurrence).abs() < 1e-14, "{k} {z}");
+            }
+        }
+        assert_eq!(UniPc::uncorrected_at([0, 3, 500]), (1 << 127) | 0b1001);
+    }
+}
