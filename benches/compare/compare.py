@@ -1,6 +1,6 @@
 """The same model in this project, in ONNX Runtime on a plain torch.onnx export, and in diffusers.
 
-    cargo build --release -p sd-benches
+    cargo build --release -p benches
     compare.py MODEL [--also DIR] [--latents 64x64] [--threads N] [--runs 5] [--bf16] [--exports DIR] [--json FILE]
 
 MODEL is a diffusers folder. The UNet and the VAE decoder are exported once (f32, weights as external data) into DIR,
