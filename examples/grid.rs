@@ -9,7 +9,7 @@ use std::{ops::ControlFlow, path::PathBuf, process::ExitCode};
 use clap::Parser;
 use sd_examples::{
     Failure, check_output,
-    options::{Options, check_ladder, finite, ladder_name, positive, summary},
+    options::{Options, check_ladder, finite, ladder_name, positive, summary, tell_of_prompts},
     progress_bar, save_sheet,
     sheet::{self, Sheet},
     stopped_by_ctrl_c, tell,
@@ -24,8 +24,8 @@ const MAX_PICTURES: usize = 10_000;
 
 /// Draws pictures that differ in one or two parameters, side by side on one labelled sheet.
 ///
-/// An axis is a parameter and its values: --x steps=5,10,20. Values are split at commas, those of prompt and negative at |:
-/// --y "prompt=a fox|a cat". Parameters: steps, guidance, clip-skip, seed, scheduler, ladder, size (64x64,128x64), prompt,
+/// An axis is a parameter and its values: --x steps=5,10,20. Values are split at commas, those of prompt and negative at a |
+/// that is in no square brackets: --y "prompt=a fox|a [red|blue] cat". Parameters: steps, guidance, clip-skip, seed, scheduler, ladder, size (64x64,128x64), prompt,
 /// negative (of which a value may be empty). All other options are as in txt2img.
 #[derive(Parser)]
 #[command(
@@ -60,6 +60,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(path) = &arguments.output {
         check_output("output", path)?;
     }
+    tell_of_prompts(&grid.requests(&grid.base).collect::<Vec<_>>());
     let pipeline = options.load(1)?;
     let stop = stopped_by_ctrl_c();
     let base = options.sized(grid.base.clone(), &pipeline);
@@ -309,7 +310,17 @@ impl Axis {
             name,
             values: Vec::new(),
         };
-        for text in values.split(separator).map(str::trim) {
+        // `[a|b]` is for the prompt language.
+        let mut depth = 0_usize;
+        let between = |letter: char| {
+            match letter {
+                '[' => depth += 1,
+                ']' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            letter == separator && depth == 0
+        };
+        for text in values.split(between).map(str::trim) {
             if text.is_empty() && name != "negative" {
                 return Err("a value is empty".to_owned());
             }

@@ -11,7 +11,7 @@ use image::{RgbImage, imageops};
 use ndarray::{Array3, ArrayView3, Axis};
 use sd_examples::{
     Failure, check_output,
-    options::{Options, summary},
+    options::{Options, summary, tell_of_prompts},
     progress_bar, save_sheet,
     sheet::{self, Sheet},
     stopped_by_ctrl_c, tell,
@@ -71,6 +71,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(path) = &arguments.output {
         check_output("output", path)?;
     }
+    tell_of_prompts([&request]);
     let pipeline = options.load(1)?;
     let stop = stopped_by_ctrl_c();
     let request = options.sized(request, &pipeline);

@@ -16,7 +16,7 @@ use clap::Parser;
 use safetensors::{Dtype, tensor::TensorView};
 use sd_examples::{
     Failure, check_output, numbered,
-    options::{Options, positive, summary},
+    options::{Options, positive, summary, tell_of_prompts},
     print, progress_bar, save_new, slug, stopped_by_ctrl_c, tell,
 };
 use sd_onnx::{
@@ -65,6 +65,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let request = options.request(request)?.count(arguments.count);
     check_outputs(arguments)?;
+    // Of the prompt of another picture enough has been told.
+    if like.is_none() || arguments.prompt.is_some() {
+        tell_of_prompts([&request]);
+    }
 
     let started = Instant::now();
     let pipeline = options.load(arguments.batch)?;
@@ -209,12 +213,8 @@ fn generate(
     Ok(())
 }
 
-/// Saves a picture and says where; of the first also what was left out of its prompts.
+/// Saves a picture and says where.
 fn save(picture: &Picture, request: &Request, arguments: &Arguments) -> Result<(), Failure> {
-    if picture.index == 0 {
-        tell_what_was_cut("prompt", Some(&picture.prompt));
-        tell_what_was_cut("negative prompt", picture.negative.as_ref());
-    }
     let of_many = |path: &Path| {
         if request.count > 1 {
             numbered(path, picture.index + 1)
@@ -245,16 +245,6 @@ fn save(picture: &Picture, request: &Request, arguments: &Arguments) -> Result<(
         dump(&path, picture).map_err(Failure::at(&path))?;
     }
     Ok(())
-}
-
-fn tell_what_was_cut(what: &str, prompt: Option<&Conditioning>) {
-    let tokens = prompt.and_then(|prompt| prompt.tokens.as_ref());
-    if let Some(cut) = tokens.and_then(|tokens| tokens.cut.as_ref()) {
-        tell(format_args!(
-            "warning: the {what} is {} tokens too long; left out from byte {}: {:?}",
-            cut.tokens, cut.offset, cut.text
-        ));
-    }
 }
 
 /// All f32, with batch dimension 1.

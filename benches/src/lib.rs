@@ -6,3 +6,9 @@ use std::path::{Path, PathBuf};
 pub fn shipped_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/emoji")
 }
+
+/// A prompt of at least `bytes` bytes: `part` over and over, with commas between.
+pub fn written(part: &str, bytes: usize) -> String {
+    let part = format!("{part}, ");
+    part.repeat(bytes.div_ceil(part.len()))
+}

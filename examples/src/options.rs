@@ -1,6 +1,6 @@
 //! The options that the examples share.
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 use clap::{
     Args,
@@ -9,9 +9,10 @@ use clap::{
 use sd_onnx::{
     GenerateError, ImageSize, Pipeline, Prompt, Request,
     schedulers::{self, Ladder, Row, Scheduler, SchedulerConfig},
+    text::{PromptText, Side, Warning},
 };
 
-use crate::{Failure, shipped_model};
+use crate::{Failure, shipped_model, tell};
 
 /// What to load and how to draw.
 #[derive(Debug, Clone, Args)]
@@ -22,6 +23,9 @@ pub struct Options {
     /// Variant of the weights, such as fp16 [default: the plain file, else the only one there]
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
+    /// Textual inversions: a safetensors file, or a folder of such files; can be given several times. A prompt calls one by the file's name
+    #[arg(long, value_name = "PATH")]
+    pub embeddings: Vec<PathBuf>,
     /// What to push away from
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub negative: Option<String>,
@@ -137,6 +141,9 @@ impl Options {
         if let Some(variant) = &self.variant {
             builder = builder.variant(variant);
         }
+        for path in &self.embeddings {
+            builder = builder.embeddings(path);
+        }
         let model = self.model.clone().unwrap_or_else(shipped_model);
         builder
             .load(model)
@@ -150,6 +157,37 @@ impl From<GenerateError> for Failure {
             GenerateError::Request(_) => Self::Arguments(error.to_string()),
             GenerateError::Stopped(_) => Self::Stopped,
             _ => Self::Work(error.to_string()),
+        }
+    }
+}
+
+/// Says, once for each prompt, what of it is probably not meant as it stands.
+pub fn tell_of_prompts<'a>(requests: impl IntoIterator<Item = &'a Request>) {
+    let mut told = HashSet::new();
+    for request in requests {
+        let negative = request.uses_negative().then_some(&request.negative);
+        let prompts = [
+            ("prompt", Side::Positive, Some(&request.prompt)),
+            ("negative prompt", Side::Negative, negative),
+        ];
+        for (what, side, prompt) in prompts {
+            let Some(Prompt::Text(text)) = prompt else {
+                continue;
+            };
+            if !told.insert((what, text)) {
+                continue;
+            }
+            let read = PromptText::parse(text, side, request.prompt_options.syntax);
+            for Warning { span, text } in read.warnings() {
+                tell(format_args!(
+                    "warning: the {what}, at byte {}: {text}",
+                    span.start
+                ));
+            }
+            for network in read.networks() {
+                let named = &text[network.span.clone()];
+                tell(format_args!("warning: {named} is not applied"));
+            }
         }
     }
 }

@@ -138,7 +138,7 @@ fn every_parameter_can_be_an_axis() {
     }
     let prompts = [
         "--x",
-        "prompt= fox, on blue |cat",
+        "prompt= fox, on blue |[cat|dog]",
         "--seed",
         "3",
         "--steps",
@@ -148,7 +148,11 @@ fn every_parameter_can_be_an_axis() {
     ];
     GRID.succeed(folder.path(), &prompts);
     let one = |prompt| [prompt, "--seed", "3", "--steps", "2"];
-    let places = places(folder.path(), "g.png", &[&one("fox, on blue"), &one("cat")]);
+    let places = places(
+        folder.path(),
+        "g.png",
+        &[&one("fox, on blue"), &one("[cat|dog]")],
+    );
     assert!(places[1].0 > places[0].0 && places[1].1 == places[0].1);
 }
 

@@ -8,7 +8,7 @@ mod common;
 use std::{fs, path::Path};
 
 use common::{Example, files, picture};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 const TXT2IMG: Example = Example("txt2img");
 
@@ -322,19 +322,55 @@ fn failures_end_with_1() {
 }
 
 #[test]
-fn a_prompt_that_is_too_long_is_said_to_be() {
+fn what_is_odd_in_a_prompt_is_said() {
     let folder = tempfile::tempdir().unwrap();
-    let prompt = "fox ".repeat(80);
-    let (_, stderr) = TXT2IMG.succeed(
+    let draw = |more: &[&str]| {
+        let arguments = [&["--steps", "1", "--output", "f.png"], more].concat();
+        TXT2IMG.succeed(folder.path(), &arguments).1
+    };
+    let stderr = draw(&["a (fox|owl) <lora:moss:0.5>", "--negative", "b|c"]);
+    for warning in [
+        "warning: the prompt, at byte 6: `|` outside of an alternation",
+        "warning: the negative prompt, at byte 1: `|` outside of an alternation",
+        "warning: <lora:moss:0.5> is not applied",
+    ] {
+        assert_eq!(stderr.matches(warning).count(), 1, "{warning}: {stderr}");
+    }
+    // Neither a long one nor what is not looked at.
+    let long = "fox ".repeat(200);
+    let stderr = draw(&[&long, "--negative", "b|c", "--guidance", "1"]);
+    assert!(!stderr.contains("warning"), "{stderr}");
+}
+
+#[test]
+fn textual_inversions_are_found_by_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let values: Vec<u8> = (0..2 * 64)
+        .flat_map(|i| (0.02 * (i as f32).sin()).to_le_bytes())
+        .collect();
+    let tensor = TensorView::new(Dtype::F32, vec![2, 64], &values).unwrap();
+    let file = safetensors::serialize([("emb_params", tensor)], None).unwrap();
+    std::fs::write(folder.path().join("my-style.safetensors"), file).unwrap();
+    let draw = |prompt: &str, more: &[&str], output: &str| {
+        let arguments = [
+            &[prompt, "--seed", "1", "--steps", "2", "--output", output],
+            more,
+        ];
+        TXT2IMG.succeed(folder.path(), &arguments.concat());
+        picture(folder.path(), output)
+    };
+    let with = ["--embeddings", "my-style.safetensors"];
+    let prompt = "a fox, my-style";
+    let (plain, styled) = (draw(prompt, &[], "a.png"), draw(prompt, &with, "b.png"));
+    assert_ne!(plain, styled);
+    assert_eq!(draw(prompt, &["--embeddings", "."], "c.png"), styled);
+    assert_eq!(draw("a fox", &with, "d.png"), draw("a fox", &[], "e.png"));
+    TXT2IMG.fail(
         folder.path(),
-        &[&prompt, "--steps", "1", "--output", "f.png"],
+        &["fox", "--embeddings", "none.safetensors"],
+        1,
+        "none.safetensors",
     );
-    assert!(
-        stderr.contains("the prompt is 5 tokens too long; left out from byte 300"),
-        "{stderr}"
-    );
-    let (_, stderr) = TXT2IMG.succeed(folder.path(), &["fox", "--steps", "1", "--output", "f.png"]);
-    assert!(!stderr.contains("too long"), "{stderr}");
 }
 
 #[test]

@@ -6,6 +6,8 @@ use sd_schedulers::{Prediction, Rung, Rungs};
 use crate::{
     BoxError, Denoiser, Error, Guidance, StopToken,
     guidance::{Memory, Moment},
+    guide,
+    prompts::Contexts,
 };
 
 /// D(x; sigma) under prompts and guidance, of one picture or a batch of them: what a sampler calls, as a plain function.
@@ -18,8 +20,10 @@ pub struct Guided<'a> {
     prediction: Prediction,
     /// `[batch, channels, h, w]`.
     shape: [usize; 4],
-    prompt: ArrayView3<'a, f32>,
-    negative: Option<ArrayView3<'a, f32>>,
+    prompt: Contexts,
+    negative: Option<Contexts>,
+    /// How often it has been called.
+    calls: usize,
     /// One for each picture, as are the memories.
     guidance: Vec<Guidance>,
     memories: Vec<Memory>,
@@ -32,26 +36,29 @@ pub struct Guided<'a> {
     input: Vec<f32>,
     /// The prediction for the negative prompt; empty without one.
     unconditional: Vec<f32>,
+    /// The prediction for a further branch; empty where there is only one.
+    branch: Vec<f32>,
 }
 
 impl<'a> Guided<'a> {
-    /// `prompt` and `negative` are `[batch, tokens, width]`, `guidance` has one value for each picture.
+    /// `prompt`, `negative` and `guidance` are of as many pictures as the shape.
     pub(crate) fn new(
         denoiser: &'a dyn Denoiser,
         prediction: Prediction,
         shape: [usize; 4],
-        prompt: ArrayView3<'a, f32>,
-        negative: Option<ArrayView3<'a, f32>>,
+        prompt: Contexts,
+        negative: Option<Contexts>,
         guidance: Vec<Guidance>,
         stop: StopToken,
     ) -> Self {
         let length = shape.iter().product();
+        let further = prompt.branches() > 1;
         Self {
             denoiser,
             prediction,
             shape,
             prompt,
-            negative,
+            calls: 0,
             memories: vec![Memory::default(); guidance.len()],
             guidance,
             steps: None,
@@ -59,6 +66,8 @@ impl<'a> Guided<'a> {
             stop,
             input: vec![0.0; length],
             unconditional: vec![0.0; if negative.is_some() { length } else { 0 }],
+            branch: vec![0.0; if further { length } else { 0 }],
+            negative,
         }
     }
 
@@ -128,7 +137,13 @@ impl<'a> Guided<'a> {
         for (input, x) in self.input.iter_mut().zip(x) {
             *input = x * scale;
         }
-        self.predict(self.prompt, at, denoised)?;
+        let call = self.calls;
+        self.calls += 1;
+        self.prompt.turn(call);
+        if let Some(negative) = &mut self.negative {
+            negative.turn(call);
+        }
+        self.predict(self.prompt.context(0), at, denoised)?;
 
         let (prediction, steps) = (self.prediction, self.steps);
         let asked = both.is_some();
@@ -145,13 +160,17 @@ impl<'a> Guided<'a> {
             let guide = guidance.guide();
             guide.needs_unconditional(&moment(x))
         };
-        if let Some(negative) = self.negative
-            && (asked || self.guidance.iter().zip(x.chunks_exact(one)).any(wanted))
-        {
+        let needed = asked
+            || self.prompt.any_composes()
+            || self.guidance.iter().zip(x.chunks_exact(one)).any(wanted);
+        if let Some(negative) = self.negative.as_ref().filter(|_| needed) {
             let mut unconditional = std::mem::take(&mut self.unconditional);
-            let predicted = self.predict(negative, at, &mut unconditional);
+            let predicted = self.predict(negative.context(0), at, &mut unconditional);
             self.unconditional = unconditional;
             predicted?;
+            if self.prompt.any_composes() {
+                self.compose(at, denoised)?;
+            }
             let pictures = denoised
                 .chunks_exact_mut(one)
                 .zip(self.unconditional.chunks_exact(one))
@@ -179,6 +198,37 @@ impl<'a> Guided<'a> {
                 prediction.denoised(both, x, at);
             } else {
                 both.copy_from_slice(denoised);
+            }
+        }
+        Ok(())
+    }
+
+    /// Composable diffusion, <https://arxiv.org/abs/2206.01714>: makes the prediction of the first branch, in `denoised`, that of all of them,
+    /// `unconditional + sum of weight · (branch − unconditional)`.
+    fn compose(&mut self, at: Rung, denoised: &mut [f32]) -> Result<(), BoxError> {
+        let one = denoised.len() / self.shape[0];
+        for branch in 0..self.prompt.branches() {
+            if branch > 0 {
+                let mut predicted = std::mem::take(&mut self.branch);
+                let result = self.predict(self.prompt.context(branch), at, &mut predicted);
+                self.branch = predicted;
+                result?;
+            }
+            for (picture, &weight) in self.prompt.weights(branch).iter().enumerate() {
+                if !self.prompt.composes(picture) {
+                    continue;
+                }
+                let own = picture * one..(picture + 1) * one;
+                let all = &mut denoised[own.clone()];
+                let unconditional = &self.unconditional[own.clone()];
+                if branch == 0 {
+                    guide(all, unconditional, weight);
+                    continue;
+                }
+                let branch = self.branch[own].iter().zip(unconditional);
+                for (all, (branch, unconditional)) in all.iter_mut().zip(branch) {
+                    *all += weight * (branch - unconditional);
+                }
             }
         }
         Ok(())

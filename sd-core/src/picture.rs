@@ -5,7 +5,7 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 use image::RgbImage;
 use ndarray::{ArcArray, Array3, Array4, ArrayView3, Axis, Ix3};
 use sd_schedulers::Seeds;
-use sd_text::{PromptEmbedding, Tokens};
+use sd_text::{EncodedBranch, PromptEmbedding, PromptText, Tokens};
 
 use crate::{Infotext, files, infotext, model_id::ModelId, plan::Planned, preview::to_byte};
 
@@ -46,7 +46,7 @@ pub struct Picture {
     pub latents: Array4<f32>,
     /// The unit noise it began as, before scaling, of the same shape: the variation and all else that [`seeds`](Self::seeds) says is in it.
     pub initial_noise: Array4<f32>,
-    /// The prompt as the model read it; tells what was cut off if it was too long.
+    /// The prompt as the model read it.
     pub prompt: Conditioning,
     /// The negative prompt; none where it is not looked at, as at guidance 1 and below.
     pub negative: Option<Conditioning>,
@@ -96,17 +96,33 @@ impl Picture {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Conditioning {
-    /// `[1, tokens, width]`. Cheap to clone.
+    /// `[1, tokens, width]`, that of the first branch at the first model call: for most prompts all there is. Cheap to clone.
     pub embedding: ArcArray<f32, Ix3>,
     /// The tokens it was made of; none where the request brought the embedding.
     pub tokens: Option<Tokens>,
+    /// The branches (parts of an `AND`), each with its embeddings from call to call, all of one length: at least one.
+    pub branches: Vec<EncodedBranch>,
+    /// The prompt as it was read, with what it warns of and the extra networks it names; none where the request brought the embedding.
+    pub text: Option<PromptText>,
 }
 
-impl From<PromptEmbedding> for Conditioning {
-    fn from(prompt: PromptEmbedding) -> Self {
+impl Conditioning {
+    pub(crate) fn of_text(text: PromptText, branches: Vec<EncodedBranch>) -> Self {
+        let first = branches[0].at(0).clone();
         Self {
-            embedding: prompt.embedding.into_shared(),
-            tokens: Some(prompt.tokens),
+            embedding: first.embedding.clone(),
+            tokens: Some(first.tokens.clone()),
+            branches,
+            text: Some(text),
+        }
+    }
+
+    pub(crate) fn of_embedding(embedding: ArcArray<f32, Ix3>) -> Self {
+        Self {
+            branches: vec![PromptEmbedding::from(embedding.clone()).into()],
+            embedding,
+            tokens: None,
+            text: None,
         }
     }
 }

@@ -12,7 +12,8 @@ use crate::{
     LatentDistribution, LatentRgb, Problem, Problems, Request, StopToken,
     model_id::ModelId,
     picture::{from_rgb, to_rgb},
-    plan::{Texts, checked_clip_skip, checked_size, embedding_problem, groups, plan},
+    plan::{checked_clip_skip, checked_size, embedding_problem, groups, plan},
+    prompts::Contexts,
     run::Batch,
 };
 
@@ -260,9 +261,7 @@ impl Pipeline {
     ) -> Result<(), Error> {
         let parts = &*self.parts;
         let planned = plan(parts, requests)?;
-        let mut texts = Texts::new(&planned);
-        let max_length = parts.prompts.tokenizer().max_length();
-        for group in groups(&planned, parts.batch, max_length) {
+        for group in groups(&planned, parts.batch, &parts.prompts) {
             let pictures = |&request: &usize| {
                 let count = planned[request].request.count;
                 (0..count).map(move |index| (request, index))
@@ -275,7 +274,7 @@ impl Pipeline {
             let mut pictures = group.iter().flat_map(pictures).peekable();
             while pictures.peek().is_some() {
                 let batch: Vec<_> = pictures.by_ref().take(most).collect();
-                let batch = Batch::new(self, &planned, batch, &mut texts, stop)?;
+                let batch = Batch::new(self, &planned, batch, stop)?;
                 batch.run(&mut observer)?;
             }
         }
@@ -312,8 +311,8 @@ impl Pipeline {
     pub fn guided<'a>(
         &'a self,
         size: ImageSize,
-        prompt: ArrayView3<'a, f32>,
-        negative: Option<ArrayView3<'a, f32>>,
+        prompt: ArrayView3<'_, f32>,
+        negative: Option<ArrayView3<'_, f32>>,
         guidance: impl Into<Guidance>,
     ) -> Result<Guided<'a>, Error> {
         let parts = &*self.parts;
@@ -328,8 +327,8 @@ impl Pipeline {
             &*parts.denoiser,
             parts.scheduler.prediction,
             [1, parts.denoiser.latent_channels(), height, width],
-            prompt,
-            negative,
+            Contexts::constant(prompt),
+            negative.map(Contexts::constant),
             vec![guidance],
             StopToken::new(),
         ))

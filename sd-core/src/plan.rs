@@ -1,14 +1,19 @@
 //! Requests, checked: what a run can no longer trip over.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use ndarray::ArrayView3;
-use sd_schedulers::{Ladder, LadderError, NoiseError, NoiseKind, Row, Rungs, Sampler, Seeds, same};
-use sd_text::ClipSkip;
+use sd_schedulers::{
+    CallFormula, Calls, Ladder, LadderError, NoiseError, NoiseKind, Row, Rungs, Sampler, Seeds,
+    same,
+};
+use sd_text::{ClipSkip, PromptEncoder, Side};
 
 use crate::{
-    Conditioning, Error, ImageSize, MAX_COUNT, MAX_PROMPT_BYTES, Problem, Problems, Prompt,
-    Request, pipeline::Parts,
+    Conditioning, Error, ImageSize, MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES, Problem, Problems,
+    Prompt, Request,
+    pipeline::Parts,
+    prompts::{Read, Reading},
 };
 
 /// A request that can be drawn.
@@ -23,22 +28,39 @@ pub(crate) struct Planned {
     /// As it was asked for, whatever the size makes of it.
     pub ladder: Ladder,
     pub rungs: Rungs,
-    pub clip_skip: ClipSkip,
+    pub prompt: Read,
+    /// It may not be looked at: see [`Self::negative`].
+    negative: Read,
+    pub reading: Reading,
     /// Of the first picture.
     pub seeds: Seeds,
 }
 
 impl Planned {
     /// The negative prompt, if it is looked at.
-    pub fn negative(&self) -> Option<&Prompt> {
+    fn negative(&self) -> Option<&Read> {
         let used = self.sampler.needs().unconditional
-            || self.request.guidance.uses_negative(self.rungs.steps());
-        used.then_some(&self.request.negative)
+            || self.request.guidance.uses_negative(self.rungs.steps())
+            || self.prompt.composes();
+        used.then_some(&self.negative)
     }
 
     /// The prompts that are looked at.
-    fn prompts(&self) -> impl Iterator<Item = &Prompt> {
-        std::iter::once(&self.request.prompt).chain(self.negative())
+    fn prompts(&self) -> Vec<&Read> {
+        std::iter::once(&self.prompt)
+            .chain(self.negative())
+            .collect()
+    }
+
+    /// Encodes the prompts that are looked at.
+    pub fn encode(
+        &self,
+        encoder: &PromptEncoder,
+    ) -> Result<(Conditioning, Option<Conditioning>), Error> {
+        let encoded = self.reading.encode(encoder, &self.prompts())?;
+        let mut encoded = encoded.into_iter();
+        let prompt = encoded.next().expect("the prompt is always looked at");
+        Ok((prompt, encoded.next()))
     }
 
     /// Whether pictures that its sampler is given at once would change one another.
@@ -47,18 +69,13 @@ impl Planned {
     }
 
     /// Whether pictures of the two can be made in one batch: everything the loop is made of is the same, and their prompts
-    /// have as many tokens.
-    fn fits(&self, other: &Self, max_length: usize) -> bool {
-        let tokens = |planned: &Self| -> Vec<usize> {
-            let tokens = |prompt: &Prompt| match prompt {
-                Prompt::Text(_) => max_length,
-                Prompt::Embedding(embedding) => embedding.dim().1,
-            };
-            planned.prompts().map(tokens).collect()
-        };
+    /// have as many branches and tokens.
+    fn fits(&self, other: &Self, encoder: &PromptEncoder) -> bool {
+        let tokens = |planned: &Self| planned.reading.tokens(encoder, &planned.prompts());
         self.latents == other.latents
             && self.rungs == other.rungs
             && same(&*self.sampler, &*other.sampler)
+            && self.prompt.branches() == other.prompt.branches()
             && tokens(self) == tokens(other)
     }
 }
@@ -121,8 +138,20 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         .map_err(|problem| problems.push(problem))
         .ok();
     let width = parts.denoiser.context_width();
+    let mut readable = true;
     for (what, prompt) in [("prompt", &request.prompt), ("negative", &request.negative)] {
-        problems.extend(prompt_problem(what, prompt, width));
+        let problem = prompt_problem(what, prompt, width);
+        readable &= problem.is_none();
+        problems.extend(problem);
+    }
+    // One that is too long is not read.
+    let read = |prompt, side| readable.then(|| Read::new(prompt, side, &request.prompt_options));
+    let prompt = read(&request.prompt, Side::Positive);
+    let negative = read(&request.negative, Side::Negative);
+    let branches = prompt.as_ref().map_or(1, Read::branches);
+    if branches > MAX_BRANCHES {
+        let expected = format!("at most {MAX_BRANCHES} parts between ANDs");
+        problems.push(Problem::new("prompt", expected, format!("of {branches}")));
     }
 
     let (size, latents) = size?;
@@ -137,17 +166,39 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         }
     }
     let (rungs, clip_skip) = (rungs?, clip_skip?);
+    let (prompt, negative) = (prompt?, negative?);
+    let row = request.scheduler.row(&parts.scheduler);
     problems.is_empty().then(|| Planned {
         request: request.clone(),
         size,
         latents,
-        row: request.scheduler.row(&parts.scheduler),
+        reading: Reading {
+            options: request.prompt_options,
+            clip_skip,
+            steps: request.steps * calls_a_step(row, &*sampler, &rungs),
+        },
+        row,
         sampler,
         ladder,
         rungs,
-        clip_skip,
+        prompt,
+        negative,
         seeds,
     })
+}
+
+/// Whether a sampler calls the model once or twice a step, as WebUI counts for the schedules of prompts: twice under those that mostly do,
+/// also in a run of a single step.
+fn calls_a_step(row: Option<&'static Row>, sampler: &dyn Sampler, rungs: &Rungs) -> usize {
+    let steps = rungs.steps();
+    let twice = match row {
+        Some(row) => row.calls == CallFormula::TwoNLess1,
+        None => match sampler.calls(rungs) {
+            Calls::Exactly(calls) => steps > 1 && calls + 1 >= 2 * steps,
+            Calls::AtMost(_) => false,
+        },
+    };
+    if twice { 2 } else { 1 }
 }
 
 /// What decides the noise of the first picture.
@@ -360,7 +411,11 @@ fn ladder_problem(error: LadderError, ladder: &Ladder) -> Problem {
 }
 
 /// The requests whose pictures share batches, in the order of the first of each; each alone where a batch is of one.
-pub(crate) fn groups(planned: &[Arc<Planned>], batch: usize, max_length: usize) -> Vec<Vec<usize>> {
+pub(crate) fn groups(
+    planned: &[Arc<Planned>],
+    batch: usize,
+    encoder: &PromptEncoder,
+) -> Vec<Vec<usize>> {
     if batch == 1 {
         return (0..planned.len()).map(|request| vec![request]).collect();
     }
@@ -368,76 +423,11 @@ pub(crate) fn groups(planned: &[Arc<Planned>], batch: usize, max_length: usize) 
     for (request, plan) in planned.iter().enumerate() {
         let group = groups
             .iter_mut()
-            .find(|group| planned[group[0]].fits(plan, max_length));
+            .find(|group| planned[group[0]].fits(plan, encoder));
         match group {
             Some(group) => group.push(request),
             None => groups.push(vec![request]),
         }
     }
     groups
-}
-
-/// Encodes each text of a call once and keeps it while a request needs it.
-pub(crate) struct Texts {
-    /// By text and layer: the embedding once it is made, and how many requests still need it.
-    texts: HashMap<(String, ClipSkip), (Option<Conditioning>, usize)>,
-}
-
-impl Texts {
-    pub fn new(planned: &[Arc<Planned>]) -> Self {
-        let mut texts = HashMap::new();
-        for plan in planned {
-            for prompt in plan.prompts() {
-                if let Prompt::Text(text) = prompt {
-                    texts
-                        .entry((text.clone(), plan.clip_skip))
-                        .or_insert((None, 0))
-                        .1 += 1;
-                }
-            }
-        }
-        Self { texts }
-    }
-
-    pub fn encode(
-        &mut self,
-        parts: &Parts,
-        prompt: &Prompt,
-        clip_skip: ClipSkip,
-    ) -> Result<Conditioning, Error> {
-        let text = match prompt {
-            Prompt::Embedding(embedding) => {
-                return Ok(Conditioning {
-                    embedding: embedding.clone(),
-                    tokens: None,
-                });
-            }
-            Prompt::Text(text) => text,
-        };
-        let known = self
-            .texts
-            .entry((text.clone(), clip_skip))
-            .or_insert((None, 1));
-        if let Some(known) = &known.0 {
-            return Ok(known.clone());
-        }
-        let _span = tracing::info_span!("encode", clip_skip = clip_skip.number()).entered();
-        let encoded = Conditioning::from(parts.prompts.encode(text, clip_skip)?);
-        Ok(known.0.insert(encoded).clone())
-    }
-
-    /// A request is done: what only it needed is let go.
-    pub fn release(&mut self, plan: &Planned) {
-        for prompt in plan.prompts() {
-            if let Prompt::Text(text) = prompt {
-                let key = (text.clone(), plan.clip_skip);
-                if let Some((_, needed)) = self.texts.get_mut(&key) {
-                    *needed -= 1;
-                    if *needed == 0 {
-                        self.texts.remove(&key);
-                    }
-                }
-            }
-        }
-    }
 }

@@ -2,13 +2,16 @@
 
 use ndarray::{ArcArray, Array, Ix3, Ix4};
 use sd_schedulers::{DpmPlusPlus2M, Ladder, NoiseKind, Scheduler, SchedulerConfig, Variation};
-use sd_text::PromptEmbedding;
+use sd_text::{Chunking, Cleanup, Emphasis, PromptEmbedding, Side, Syntax};
 use serde::{Deserialize, Serialize};
 
-use crate::Guidance;
+use crate::{Guidance, prompts::Read};
 
-/// The longest prompt that is read, in bytes: 64 KiB, some two hundred times what CLIP takes.
+/// The longest prompt that is read, in bytes: 64 KiB, some two hundred windows of tokens.
 pub const MAX_PROMPT_BYTES: usize = 1 << 16;
+
+/// The most parts that `AND` may part a prompt into, each of which costs a call of the denoiser in every step.
+pub const MAX_BRANCHES: usize = 64;
 
 /// The most pictures of one request.
 pub const MAX_COUNT: usize = 1 << 16;
@@ -40,11 +43,15 @@ pub const MAX_COUNT: usize = 1 << 16;
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Request {
-    /// What to draw, at most [`MAX_PROMPT_BYTES`].
+    /// What to draw, in WebUI's [prompt language](sd_text::prompt), at most [`MAX_PROMPT_BYTES`]. It may be of any number of windows of 75
+    /// tokens.
     pub prompt: Prompt,
     /// What the picture is pushed away from, by guidance. Default: the empty prompt.
     #[serde(default)]
     pub negative: Prompt,
+    /// How the two are read.
+    #[serde(default)]
+    pub prompt_options: PromptOptions,
     /// Width and height in pixels, multiples of 8 and of the model's factor. Default: the size the model was made for.
     #[serde(default)]
     pub size: Option<[u32; 2]>,
@@ -118,6 +125,7 @@ impl Request {
         Self {
             prompt: prompt.into(),
             negative: Prompt::default(),
+            prompt_options: PromptOptions::default(),
             size: None,
             steps: default_steps(),
             guidance: default_guidance(),
@@ -143,6 +151,12 @@ impl Request {
     /// Sets [`negative`](Self::negative).
     pub fn negative(mut self, prompt: impl Into<Prompt>) -> Self {
         self.negative = prompt.into();
+        self
+    }
+
+    /// Sets [`prompt_options`](Self::prompt_options).
+    pub fn prompt_options(mut self, options: PromptOptions) -> Self {
+        self.prompt_options = options;
         self
     }
 
@@ -226,12 +240,39 @@ impl Request {
         self
     }
 
-    /// Whether the negative prompt is looked at: with a guidance that ever asks for it, and under the samplers of CFG++. An estimate where
-    /// the ladder has another number of rungs than [`steps`](Self::steps) and guidance is on in an interval.
+    /// Whether the negative prompt is looked at: with a guidance that ever asks for it, under the samplers of CFG++, and where the prompt has
+    /// parts that are to be weighed (`AND`). An estimate where the ladder has another number of rungs than [`steps`](Self::steps) and guidance
+    /// is on in an interval.
     pub fn uses_negative(&self) -> bool {
         let sampler = self.scheduler.sampler(&SchedulerConfig::default());
-        sampler.needs().unconditional || self.guidance.uses_negative(self.steps)
+        sampler.needs().unconditional
+            || self.guidance.uses_negative(self.steps)
+            || Read::new(&self.prompt, Side::Positive, &self.prompt_options).composes()
     }
+}
+
+/// How the texts of a request are read and encoded.
+///
+/// ```
+/// use sd_core::{PromptOptions, Request, text::{Emphasis, Syntax}};
+///
+/// let options = PromptOptions { syntax: Syntax::ComfyUi, emphasis: Emphasis::Interpolate, ..PromptOptions::default() };
+/// let request = Request::new("a (blue:1.3) fox").prompt_options(options);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PromptOptions {
+    /// Whose language they are in. Default: WebUI's.
+    pub syntax: Syntax,
+    /// How weights act. Default: multiplied, each window of tokens keeping its mean, as in WebUI.
+    pub emphasis: Emphasis,
+    /// How a text of more than 75 tokens is parted. Default: at commas. Nothing is cut off but where this says so.
+    pub chunking: Chunking,
+    /// What is done to a text first. Default: what transformers does; WebUI has [`Cleanup::Ftfy`].
+    pub cleanup: Cleanup,
+    /// Whether the shorter of prompt and negative prompt is made as long as the other by empty windows, WebUI's "Pad prompt/negative
+    /// prompt to be same length". Default false: each keeps its own length.
+    pub same_length: bool,
 }
 
 /// A prompt: text, or what a text model made of one. With serde it is a string, or ndarray's form of an array.
@@ -273,7 +314,7 @@ impl From<&str> for Prompt {
 
 impl From<PromptEmbedding> for Prompt {
     fn from(prompt: PromptEmbedding) -> Self {
-        Self::Embedding(prompt.embedding.into_shared())
+        Self::Embedding(prompt.embedding)
     }
 }
 

@@ -6,14 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ndarray::{ArcArray, Array4, ArrayView3, Axis, Ix3};
+use ndarray::{Array4, ArrayView3, Axis};
 use sd_schedulers::{Calls, NoiseError, NoiseSource, Run, Rung, Seeds, Step};
 
 use crate::{
-    Conditioning, Error, Event, Guided, Picture, Pipeline, Progress, Prompt, StepInfo, StopToken,
-    Stopped, Timings, Unfinished,
+    Conditioning, Error, Event, Guided, Picture, Pipeline, Progress, StepInfo, StopToken, Stopped,
+    Timings, Unfinished,
     picture::{Made, to_rgb},
-    plan::{Planned, Texts},
+    plan::Planned,
+    prompts::Contexts,
 };
 
 /// Pictures that go through the loop together; mostly one.
@@ -39,26 +40,21 @@ impl<'a> Batch<'a> {
         pipeline: &'a Pipeline,
         planned: &'a [Arc<Planned>],
         pictures: Vec<(usize, usize)>,
-        texts: &mut Texts,
         stop: &'a StopToken,
     ) -> Result<Self, Error> {
         let mut conditionings = Vec::with_capacity(pictures.len());
-        for &(request, index) in &pictures {
+        for &(request, _) in &pictures {
             if stop.is_stopped() {
                 return Err(Error::Stopped(Box::default()));
             }
             let started = Instant::now();
             let plan = &planned[request];
-            let mut encode =
-                |prompt: &Prompt| texts.encode(&pipeline.parts, prompt, plan.clip_skip);
+            let (prompt, negative) = plan.encode(&pipeline.parts.prompts)?;
             conditionings.push(Encoded {
-                prompt: encode(&plan.request.prompt)?,
-                negative: plan.negative().map(encode).transpose()?,
+                prompt,
+                negative,
                 took: started.elapsed(),
             });
-            if index + 1 == plan.request.count {
-                texts.release(plan);
-            }
         }
         Ok(Self {
             pipeline,
@@ -102,14 +98,13 @@ impl<'a> Batch<'a> {
         let mut latents = &initial_noise * plan.rungs.initial_scale();
 
         let encoded = &self.conditionings;
-        let prompt = joined(encoded.iter().map(|encoded| &encoded.prompt));
-        let negative = encoded[0].negative.is_some().then(|| {
-            joined(
-                encoded
-                    .iter()
-                    .filter_map(|encoded| encoded.negative.as_ref()),
-            )
-        });
+        let contexts = |prompts: Vec<&Conditioning>| {
+            let branches = prompts.iter().map(|prompt| &prompt.branches[..]);
+            Contexts::new(&branches.collect::<Vec<_>>())
+        };
+        let prompt = contexts(encoded.iter().map(|encoded| &encoded.prompt).collect());
+        let negative = encoded.iter().map(|encoded| encoded.negative.as_ref());
+        let negative: Option<Vec<_>> = negative.collect();
         let guidance = self
             .pictures
             .iter()
@@ -133,8 +128,8 @@ impl<'a> Batch<'a> {
                 &*parts.denoiser,
                 parts.scheduler.prediction,
                 shape,
-                prompt.view(),
-                negative.as_ref().map(|negative| negative.view()),
+                prompt,
+                negative.map(contexts),
                 guidance,
                 self.stop.clone(),
             )
@@ -303,18 +298,6 @@ fn source(
 fn most_steps(plan: &Planned) -> usize {
     let (Calls::Exactly(calls) | Calls::AtMost(calls)) = plan.sampler.calls(&plan.rungs);
     calls.max(plan.rungs.steps()).min(1 << 14)
-}
-
-/// The embeddings one under the other; a single one as it is.
-fn joined<'a>(all: impl Iterator<Item = &'a Conditioning>) -> ArcArray<f32, Ix3> {
-    let all: Vec<_> = all.map(|conditioning| &conditioning.embedding).collect();
-    if let [one] = all[..] {
-        return one.clone();
-    }
-    let all: Vec<_> = all.into_iter().map(|embedding| embedding.view()).collect();
-    ndarray::concatenate(Axis(0), &all)
-        .expect("pictures of a batch have as many tokens each")
-        .into_shared()
 }
 
 /// What a sampler drives.

@@ -5,18 +5,20 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use common::Fakes;
 use ndarray::{Array3, Array4};
 use sd_core::{
-    ClassifierFree, Error, Guide, Infotext, Pipeline, PipelineBuilder, Prompt, Request,
+    ClassifierFree, Error, Guide, Infotext, Pipeline, PipelineBuilder, Prompt, PromptOptions,
+    Request,
     guidance::{Apg, Memory, Method, Moment},
     guide,
     schedulers::{
         AlignYourSteps, AlignedModel, DpmPlusPlus2M, Euler, EulerAncestral, Ladder, NoiseKind,
         Scheduler, Shape, Slerp, Spacing, TABLE, Variation, from_comfyui,
     },
+    text::{Chunking, Cleanup, Emphasis, Syntax},
 };
 
 fn builder() -> PipelineBuilder {
@@ -183,12 +185,16 @@ fn each_setting_changes_its_key() {
         interval: [0.25, 1.0],
         ..ClassifierFree::from(3.0)
     };
+    let ignoring = PromptOptions {
+        emphasis: Emphasis::Ignore,
+        ..PromptOptions::default()
+    };
     let whole = Variation {
         slerp: Slerp::Whole,
         ..varied()
     };
     let embedding = || Array3::<f32>::zeros((1, 3, 4));
-    let changed: [(Request, &str, Option<&str>); 38] = [
+    let changed: [(Request, &str, Option<&str>); 39] = [
         (base().steps(3), "Steps", Some("3")),
         (base().scheduler(Euler::default()), "Sampler", Some("Euler")),
         (
@@ -284,6 +290,13 @@ fn each_setting_changes_its_key() {
             Some(r#"{"cuda":{"threads":512}}"#),
         ),
         (base().variation(whole), "SD slerp", Some("whole")),
+        (
+            base().prompt_options(ignoring),
+            "SD prompt options",
+            Some(
+                r#"{"chunking":{"at_most":null,"comma_reach":20},"cleanup":"transformers","emphasis":"ignore","same_length":false,"syntax":"webui"}"#,
+            ),
+        ),
         (
             base().prompt(embedding()),
             "SD prompt embedding",
@@ -419,6 +432,24 @@ fn every_setting_comes_back_to_the_bit() {
             ..ClassifierFree::from(5.1)
         };
         assert_comes_back(&pipeline, &other, &base().guidance(guidance));
+    }
+    for options in [
+        PromptOptions {
+            syntax: Syntax::Compel,
+            same_length: true,
+            ..PromptOptions::default()
+        },
+        PromptOptions {
+            emphasis: Emphasis::KeepMean,
+            chunking: Chunking::default()
+                .comma_reach(3)
+                .at_most(NonZeroUsize::MIN),
+            cleanup: Cleanup::Ftfy,
+            ..PromptOptions::default()
+        },
+    ] {
+        let request = base().prompt("(it’s:1.5) a++ fox, ".repeat(30));
+        assert_comes_back(&pipeline, &other, &request.prompt_options(options));
     }
     let ancestral = || base().scheduler(EulerAncestral::default());
     for noise in [

@@ -6,6 +6,7 @@
 mod common;
 
 use std::{
+    num::NonZeroUsize,
     ops::ControlFlow,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -13,15 +14,15 @@ use std::{
 use common::{Codec, Fakes, Model, base, latents, prompts};
 use ndarray::{Array3, Array4, Axis, s};
 use sd_core::{
-    Error, Event, Guide, ImageSize, LatentRgb, MAX_PROMPT_BYTES, Pipeline, Prompt, Request,
-    SchedulerConfig, StopToken,
+    Error, Event, Guide, ImageSize, LatentRgb, MAX_PROMPT_BYTES, Pipeline, Prompt, PromptOptions,
+    Request, SchedulerConfig, StopToken,
     guidance::{Memory, Moment},
     guide,
     schedulers::{
         DpmAdaptive, DpmFast, DpmPlusPlus2M, DpmPlusPlusSde, Euler, EulerAncestral, Ladder,
         NoiseKind, NoiseSource, Scheduler, Seeds, Shape, Slerp, TorchRng, Variation,
     },
-    text::ClipSkip,
+    text::{Chunking, ClipSkip},
 };
 
 #[test]
@@ -579,10 +580,26 @@ fn nul_bytes_and_the_longest_prompt_are_read() {
     // A NUL is a token, as in transformers 5.
     let nul = pipeline.generate(&base().prompt("a\0fox\0")).unwrap();
     assert_eq!(nul.pictures[0].prompt.tokens.as_ref().unwrap().used, 6);
-    let long = base().prompt("fox ".repeat(MAX_PROMPT_BYTES / 4));
-    let pictures = pipeline.generate(&long).unwrap().pictures;
-    let tokens = pictures[0].prompt.tokens.clone().unwrap();
-    assert_eq!(tokens.cut.unwrap().tokens, MAX_PROMPT_BYTES / 4 - 75);
+    let foxes = MAX_PROMPT_BYTES / 4;
+    let long = base().prompt("fox ".repeat(foxes));
+    let prompt = |request: &Request| {
+        pipeline
+            .generate(request)
+            .unwrap()
+            .pictures
+            .remove(0)
+            .prompt
+    };
+    let all = prompt(&long);
+    assert_eq!(all.embedding.dim().1, 77 * foxes.div_ceil(75));
+    assert_eq!(all.tokens.unwrap().cut, None);
+    let options = PromptOptions {
+        chunking: Chunking::default().at_most(NonZeroUsize::MIN),
+        ..PromptOptions::default()
+    };
+    let first = prompt(&long.prompt_options(options));
+    assert_eq!(first.embedding.dim().1, 77);
+    assert_eq!(first.tokens.unwrap().cut.unwrap().tokens, foxes - 75);
 }
 
 #[test]

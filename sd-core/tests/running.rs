@@ -533,14 +533,6 @@ fn spans_have_the_fields_names() {
     });
     let denoise = "denoise(seed steps width height scheduler ladder batch)";
     let unet = "unet(timestep sigma)";
-    let expected = [
-        "encode(clip_skip)",
-        "encode(clip_skip)",
-        denoise,
-        unet,
-        unet,
-        "step",
-        "decode()",
-    ];
+    let expected = ["encode(clip_skip)", denoise, unet, unet, "step", "decode()"];
     assert_eq!(*notes.0.lock().unwrap(), expected);
 }

@@ -4,11 +4,12 @@
 #![allow(clippy::unwrap_used)]
 
 use sd_core::{
-    Infotext, Request,
+    Infotext, PromptOptions, Request,
     schedulers::{
         AlignYourSteps, AlignedModel, FirstX, Ladder, NoiseKind, Scheduler, SchedulerConfig, Shape,
         Slerp, TABLE, Variation, from_webui, same,
     },
+    text::{Cleanup, Emphasis},
 };
 
 /// The request and the differences that stem from `sampler` (with what follows it) in an otherwise plain file of WebUI.
@@ -305,43 +306,50 @@ fn noise_is_read_and_drawn_again() {
 }
 
 #[test]
-fn prompt_syntax_is_named_where_webui_reads_it() {
-    let syntax = |what: &str, found: &str| {
-        vec![format!(
-            "the {what} has syntax that is taken for plain text here: {found}"
-        )]
-    };
-    for (prompt, found) in [
-        ("a (red:1.2) fox", "attention brackets"),
-        ("[a] fox", "attention brackets"),
-        (r"fox \(animal\)", r"escaped brackets (`\(`)"),
-        ("a AND b", "`AND`"),
-        ("a BREAK b", "`BREAK`"),
-        ("a <lora:b:1>", "extra networks (`<lora:…>`)"),
-        ("[a|b]", "attention brackets, alternation (`[a|b]`)"),
-        (
-            "[a:b:0.5]",
-            "attention brackets, prompt editing (`[a:b:0.5]`)",
-        ),
+fn prompts_are_read_as_webui_reads_them() {
+    for prompt in [
+        "a (red:1.2) fox",
+        r"fox \(animal\)",
+        "a AND b BREAK c",
+        "[a|b] and [a:b:0.5]",
+        &"fox ".repeat(200),
     ] {
-        assert_eq!(differences(prompt, ""), syntax("prompt", found), "{prompt}");
-        let negative = format!("a\nNegative prompt: {prompt}");
+        assert_eq!(differences(prompt, ""), [""; 0], "{prompt}");
+    }
+    for ours in ["", ", Version: sd-onnx 0.1.0"] {
         assert_eq!(
-            differences(&negative, ""),
-            syntax("negative prompt", found),
-            "{prompt}"
+            differences("a <lora:b:1> <hypernet:c>", ours),
+            [
+                "`<lora:b:1>` is not applied",
+                "`<hypernet:c>` is not applied"
+            ]
         );
-        // Neither where the negative prompt is not looked at, nor in a file of ours.
-        assert_eq!(differences(&negative, ", CFG scale: 1"), [""; 0]);
-        assert_eq!(differences(prompt, ", Version: sd-onnx 0.1.0"), [""; 0]);
     }
-    for plain in ["a fox, 2 > 1", "LAND BREAKFAST", "a < b", "C:\\fox"] {
-        assert_eq!(differences(plain, ""), [""; 0]);
+    // There it is text.
+    assert_eq!(differences("a\nNegative prompt: <lora:b:1>", ""), [""; 0]);
+    let options = |entries: &str| read(&format!("Euler{entries}")).0.prompt_options;
+    let webui = PromptOptions {
+        cleanup: Cleanup::Ftfy,
+        ..PromptOptions::default()
+    };
+    assert_eq!(options(""), webui);
+    assert_eq!(options(", Emphasis: Original"), webui);
+    for (name, emphasis) in [
+        ("No norm", Emphasis::Multiply),
+        ("Ignore", Emphasis::Ignore),
+    ] {
+        let expected = PromptOptions { emphasis, ..webui };
+        assert_eq!(options(&format!(", Emphasis: {name}")), expected);
     }
-    assert_eq!(differences(&"fox ".repeat(75), ""), [""; 0]);
+    let padded = options(", Pad conds: True");
+    assert!(padded.same_length);
+    for entry in ["Emphasis: None", "Pad conds: v0"] {
+        let expected = format!("`{entry}` is not followed");
+        assert_eq!(differences("a", &format!(", {entry}")), [expected]);
+    }
     assert_eq!(
-        differences(&"fox ".repeat(76), ""),
-        ["the prompt is longer than the 75 tokens that are read here"]
+        options(", Version: sd-onnx 0.1.0"),
+        PromptOptions::default()
     );
 }
 

@@ -6,14 +6,20 @@ use std::{
     sync::Arc,
 };
 
+use ndarray::{Array2, Axis};
 use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig};
-use sd_text::{ClipTokenizer, PromptEncoder};
+use sd_text::{ClipTokenizer, PromptEncoder, TextualInversion};
 
 use crate::{
-    Device, Error,
+    Device, Error, TextEncoder,
     folder::ModelFolder,
     hash,
-    models::{clip_text::ClipTextConfig, unet::UnetConfig, vae::VaeConfig},
+    inversions::{self, Inversions},
+    models::{
+        clip_text::{ClipTextConfig, PROJECTION},
+        unet::UnetConfig,
+        vae::VaeConfig,
+    },
     parts::{OnnxCodec, OnnxDenoiser, OnnxTextModel},
     runtime::Runtime,
 };
@@ -44,6 +50,7 @@ pub struct Builder {
     max_pixels: u64,
     batch: usize,
     codec: Option<Arc<dyn LatentCodec>>,
+    inversions: Vec<Inversions>,
 }
 
 /// A builder at its defaults: the CPU with a thread for each physical core, clip skip 1.
@@ -57,6 +64,7 @@ pub fn builder() -> Builder {
         max_pixels: MAX_PIXELS,
         batch: 1,
         codec: None,
+        inversions: Vec::new(),
     }
 }
 
@@ -115,6 +123,22 @@ impl Builder {
         self
     }
 
+    /// A textual inversion file, or a folder of which every `.safetensors` file is one (those in folders within it are not
+    /// looked at): vectors that a prompt calls by a name, which is mostly the file's. [`TextualInversion::load`] says which
+    /// files there are, [`ClipTokenizer::add_inversion`](crate::text::ClipTokenizer::add_inversion) where the name is found
+    /// in a prompt. Can be asked for several times. Default: none.
+    pub fn embeddings(mut self, path: impl Into<PathBuf>) -> Self {
+        self.inversions.push(Inversions::At(path.into()));
+        self
+    }
+
+    /// A textual inversion that was read or made before, under another name perhaps; otherwise as
+    /// [`embeddings`](Self::embeddings).
+    pub fn embedding(mut self, inversion: TextualInversion) -> Self {
+        self.inversions.push(Inversions::Given(inversion));
+        self
+    }
+
     /// Reads a Stable Diffusion 1.x folder in the diffusers layout and gets it ready to draw.
     ///
     /// # Errors
@@ -161,6 +185,19 @@ impl Builder {
         self.prompts(&self.open(folder.as_ref(), &["text_encoder", "tokenizer"])?)
     }
 
+    /// Only the tokenizer and the text model, as a [`TextEncoder`] of plain texts. Besides a Stable Diffusion model's folder it
+    /// may be one with the files of a CLIP model in it: `config.json`, `model.safetensors` and the tokenizer's.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_text_encoder(&self, folder: impl AsRef<Path>) -> Result<TextEncoder, Error> {
+        let folder = ModelFolder::open_text(folder.as_ref(), self.variant.as_deref())?;
+        let (tokenizer, model) = self.text(&folder, true)?;
+        // It sees whether they fit each other.
+        prompt_encoder(&folder, &tokenizer, &model)?;
+        Ok(TextEncoder::new(tokenizer, model))
+    }
+
     /// Only the UNet of a folder, for a pipeline of one's own parts.
     ///
     /// # Errors
@@ -184,14 +221,36 @@ impl Builder {
     }
 
     fn prompts(&self, folder: &ModelFolder) -> Result<PromptEncoder, Error> {
-        let tokenizer = ClipTokenizer::load(folder.component("tokenizer")?)?;
-        let config = ClipTextConfig::new(&folder.config("text_encoder")?)?;
+        let (tokenizer, model) = self.text(folder, false)?;
+        prompt_encoder(folder, &tokenizer, &model)
+    }
+
+    /// The tokenizer and the text model, with what `text_projection` makes of its states if that is wanted and there.
+    fn text(
+        &self,
+        folder: &ModelFolder,
+        projected: bool,
+    ) -> Result<(Arc<ClipTokenizer>, Arc<OnnxTextModel>), Error> {
+        let mut tokenizer = ClipTokenizer::load(folder.component("tokenizer")?)?;
+        let config = folder.config("text_encoder")?;
+        // CLIP's own folders have a network for pictures too.
+        let mut config = ClipTextConfig::new(&config.section("text_config"))?;
         let weights = folder.weights("text_encoder")?;
-        let model = OnnxTextModel::new(config, &weights, &self.start_runtime()?, self.threads)?;
-        PromptEncoder::new(Arc::new(tokenizer), Arc::new(model)).map_err(|error| Error::Pipeline {
-            path: folder.path().to_path_buf(),
-            source: error.into(),
-        })
+        if projected {
+            let shape = weights.shape(&format!("{PROJECTION}.weight"));
+            config.projection = shape.and_then(|shape| shape.first().copied());
+        }
+        let mut more = Array2::<f32>::zeros((0, config.width));
+        for inversion in inversions::read(&self.inversions)? {
+            let vectors = inversion.vectors(config.width)?;
+            let first = config.vocab_size + more.nrows();
+            tokenizer.add_inversion(&inversion, first as u32)?;
+            more.append(Axis(0), vectors)
+                .expect("the vectors are as wide as the model, asked for so");
+        }
+        let runtime = self.start_runtime()?;
+        let model = OnnxTextModel::new(config, &weights, more.view(), &runtime, self.threads)?;
+        Ok((Arc::new(tokenizer), Arc::new(model)))
     }
 
     fn denoiser(&self, folder: &ModelFolder) -> Result<OnnxDenoiser, Error> {
@@ -233,6 +292,7 @@ impl fmt::Debug for Builder {
             max_pixels,
             batch,
             codec,
+            inversions,
         } = self;
         f.debug_struct("Builder")
             .field("device", device)
@@ -243,8 +303,20 @@ impl fmt::Debug for Builder {
             .field("max_pixels", max_pixels)
             .field("batch", batch)
             .field("codec", &codec.as_ref().map(|_| "given"))
+            .field("inversions", inversions)
             .finish()
     }
+}
+
+fn prompt_encoder(
+    folder: &ModelFolder,
+    tokenizer: &Arc<ClipTokenizer>,
+    model: &Arc<OnnxTextModel>,
+) -> Result<PromptEncoder, Error> {
+    PromptEncoder::new(tokenizer.clone(), model.clone()).map_err(|error| Error::Pipeline {
+        path: folder.path().to_path_buf(),
+        source: error.into(),
+    })
 }
 
 fn scheduler_config(folder: &Path) -> Result<SchedulerConfig, Error> {

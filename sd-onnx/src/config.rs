@@ -41,6 +41,14 @@ impl Config {
         }
     }
 
+    /// The object under `key`, or this one where there is none.
+    pub fn section(mut self, key: &str) -> Self {
+        if let Some(Value::Object(section)) = self.map.get_mut(key) {
+            self.map = std::mem::take(section);
+        }
+        self
+    }
+
     /// An error about `key`.
     pub fn wrong(&self, key: &str, expected: impl Into<String>) -> Error {
         let found = self.map.get(key).map_or("missing".into(), short);

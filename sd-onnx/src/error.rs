@@ -113,6 +113,9 @@ pub enum Error {
     /// The tokenizer's files cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] sd_text::TokenizerError),
+    /// A textual inversion cannot be used, at all or with this model.
+    #[error(transparent)]
+    Inversion(#[from] sd_text::InversionError),
     /// The scheduler's configuration cannot be used.
     #[error("{}: {source}", path.display())]
     Scheduler {

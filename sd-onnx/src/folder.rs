@@ -16,6 +16,8 @@ use crate::{
 pub(crate) struct ModelFolder {
     path: PathBuf,
     variant: Option<String>,
+    /// Whether the components have no folders of their own.
+    flat: bool,
 }
 
 impl ModelFolder {
@@ -32,6 +34,7 @@ impl ModelFolder {
         let folder = Self {
             path: path.to_path_buf(),
             variant: variant.map(str::to_owned),
+            flat: false,
         };
         for name in components {
             folder.component(name)?;
@@ -48,6 +51,21 @@ impl ModelFolder {
         Ok(folder)
     }
 
+    /// A folder of which only the text encoder and the tokenizer count. Besides a Stable Diffusion model's that may be one
+    /// with their files in it, as CLIP's own are.
+    pub fn open_text(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
+        if path.join("text_encoder").is_dir() || !path.join("config.json").is_file() {
+            return Self::open(path, variant, &["text_encoder", "tokenizer"]);
+        }
+        let folder = Self {
+            path: path.to_path_buf(),
+            variant: variant.map(str::to_owned),
+            flat: true,
+        };
+        folder.check_variant()?;
+        Ok(folder)
+    }
+
     /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.path
@@ -55,6 +73,9 @@ impl ModelFolder {
 
     /// The folder of a component.
     pub fn component(&self, name: &str) -> Result<PathBuf, Error> {
+        if self.flat {
+            return Ok(self.path.clone());
+        }
         let path = self.path.join(name);
         if path.is_dir() {
             return Ok(path);
@@ -241,6 +262,7 @@ mod tests {
             ModelFolder {
                 path: path.into(),
                 variant: None,
+                flat: false,
             }
             .name()
         };

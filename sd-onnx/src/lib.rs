@@ -15,12 +15,14 @@
 //!
 //! # Where to read on
 //! - [`handbook::parameters`]: what steps, guidance, seed, size, clip skip and schedulers do, and what too much of them does.
+//! - [`handbook::prompts`]: the prompt language, and texts of any length.
 //! - [`handbook::sampling`]: which sampler, which noise levels, and what diffusers, WebUI and ComfyUI call them.
 //! - [`handbook::programs`]: sharing a pipeline, many requests, watching, stopping, streaming.
 //! - [`handbook::pieces`]: embeddings, noise, latents, samplers, guidance and networks of one's own.
 //! - [`handbook::files`]: models, and what a PNG says about itself.
 //! - [`schedulers`]: the samplers, ladders and sources of noise, each with its paper. [`guidance`]: how the prompt is followed.
-//!   [`text`]: tokens and clip skip.
+//!   [`text`]: the prompt language, tokens and clip skip.
+//! - [`TextEncoder`]: CLIP's embeddings of texts, for programs that want nothing else.
 //!
 //! # What happens at [`Builder::load`]
 //! The model's `config.json` files say how its networks are shaped. For each, an ONNX graph of about a megabyte is
@@ -40,10 +42,12 @@ mod folder;
 mod graph;
 pub mod handbook;
 mod hash;
+mod inversions;
 mod models;
 mod parts;
 mod runtime;
 mod session;
+mod text_encoder;
 mod weights;
 
 pub use builder::{Builder, builder};
@@ -53,8 +57,9 @@ pub use runtime::RuntimeError;
 pub use sd_core::{
     ClassifierFree, Conditioning, Denoiser, Error as GenerateError, Event, EventStream, Events,
     Generation, Guidance, Guide, Guided, ImageSize, Infotext, LatentCodec, LatentDistribution,
-    LatentRgb, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, OnStop, Picture, Pipeline, PipelineBuilder,
-    Problem, Problems, Progress, Prompt, Reproduction, Request, SchedulerConfig, StepInfo,
-    StopToken, Stopped, Timings, Unfinished, Update, files, guidance, guide, infotext, schedulers,
-    slerp, text,
+    LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, OnStop, Picture, Pipeline,
+    PipelineBuilder, Problem, Problems, Progress, Prompt, PromptOptions, Reproduction, Request,
+    SchedulerConfig, StepInfo, StopToken, Stopped, Timings, Unfinished, Update, files, guidance,
+    guide, infotext, schedulers, slerp, text,
 };
+pub use text_encoder::{TextEmbeddings, TextEncoder, similarity};

@@ -19,25 +19,55 @@ use crate::{
 };
 
 /// CLIP's text transformer.
+#[derive(Debug)]
 pub(crate) struct OnnxTextModel {
     config: ClipTextConfig,
+    /// Those of the file and those behind them.
+    vocab_size: usize,
     session: Session,
 }
 
 impl OnnxTextModel {
+    /// `more` `[any, width]` are rows of the token embedding behind the stored ones.
     pub fn new(
         config: ClipTextConfig,
         weights: &Weights,
+        more: ArrayView2<'_, f32>,
         runtime: &Arc<Runtime>,
         threads: u16,
     ) -> Result<Self, Error> {
         let session = Session::new(
             "text encoder",
-            &clip_text::graph(&config, weights)?,
+            &clip_text::graph(&config, weights, more)?,
             runtime,
             threads,
         )?;
-        Ok(Self { config, session })
+        Ok(Self {
+            vocab_size: config.vocab_size + more.nrows(),
+            config,
+            session,
+        })
+    }
+
+    /// The width of the output [`clip_text::PROJECTION`], if there is one.
+    pub fn projection(&self) -> Option<usize> {
+        self.config.projection
+    }
+
+    /// What the outputs of these names hold for `ids` `[batch, length]`: each `[batch, length, its width]`.
+    pub fn run(
+        &self,
+        ids: ArrayView2<'_, i64>,
+        outputs: &[&str],
+    ) -> Result<Vec<Array3<f32>>, BoxError> {
+        let shape = [ids.nrows(), ids.ncols()];
+        let ids = ids.as_standard_layout();
+        let ids = ids.as_slice().expect("standard layout");
+        let inputs = [("input_ids", Input::I64(&shape, ids))];
+        let arrays = self.session.run_for(inputs, outputs)?.into_iter();
+        Ok(arrays
+            .map(|array| array.into_dimensionality())
+            .collect::<Result<_, _>>()?)
     }
 }
 
@@ -55,7 +85,7 @@ impl TextModel for OnnxTextModel {
     }
 
     fn vocab_size(&self) -> usize {
-        self.config.vocab_size
+        self.vocab_size
     }
 
     fn hidden_states(
@@ -63,19 +93,8 @@ impl TextModel for OnnxTextModel {
         ids: ArrayView2<'_, i64>,
         clip_skip: ClipSkip,
     ) -> Result<Array3<f32>, BoxError> {
-        let shape = [ids.nrows(), ids.ncols()];
-        let ids = ids.as_standard_layout();
-        let ids = ids.as_slice().expect("standard layout");
         let output = clip_text::output_name(clip_skip.number());
-        let states = self.session.run_for(
-            [("input_ids", Input::I64(&shape, ids))],
-            &output,
-            |_, states| states.to_vec(),
-        )?;
-        Ok(Array3::from_shape_vec(
-            (shape[0], shape[1], self.config.width),
-            states,
-        )?)
+        Ok(self.run(ids, &[&output])?.remove(0))
     }
 }
 

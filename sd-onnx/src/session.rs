@@ -2,8 +2,11 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use ndarray::ArrayD;
 use ort::{
-    session::{OutputSelector, RunOptions, SelectedOutputMarker, SessionInputValue},
+    session::{
+        OutputSelector, RunOptions, SelectedOutputMarker, SessionInputValue, SessionOutputs,
+    },
     value::TensorRef,
 };
 use sd_core::StopToken;
@@ -74,6 +77,10 @@ impl Session {
         });
         // Neither this nor its drop holds the slot's lock while the callback comes or goes.
         let session = self.slot.take(Some(stop)).ok_or(Error::Stopped)?;
+        let read = |outputs: &SessionOutputs<'_>| -> ort::Result<T> {
+            let (shape, data) = outputs[0].try_extract_tensor::<f32>()?;
+            Ok(read(shape, data))
+        };
         self.call(session, inputs, &options, read).map_err(|error| {
             if stop.is_stopped() {
                 Error::Stopped
@@ -83,17 +90,30 @@ impl Session {
         })
     }
 
-    /// Runs what of the graph the output called `output` needs, to its end.
-    pub fn run_for<const N: usize, T>(
+    /// Runs what of the graph the outputs called `names` need, to its end, and returns them in their order.
+    pub fn run_for<const N: usize>(
         &self,
         inputs: [(&str, Input<'_>); N],
-        output: &str,
-        read: impl FnOnce(&[i64], &[f32]) -> T,
-    ) -> Result<T, Error> {
+        names: &[&str],
+    ) -> Result<Vec<ArrayD<f32>>, Error> {
+        let outputs = names
+            .iter()
+            .fold(OutputSelector::no_default(), |all, name| all.with(*name));
         let options = RunOptions::new()
             .map_err(|e| self.failed(e))?
-            .with_outputs(OutputSelector::no_default().with(output));
+            .with_outputs(outputs);
         let session = self.slot.take(None).expect("nothing stops it");
+        let read = |outputs: &SessionOutputs<'_>| -> ort::Result<Vec<ArrayD<f32>>> {
+            let mut arrays = Vec::with_capacity(names.len());
+            for &name in names {
+                let (shape, data) = outputs[name].try_extract_tensor::<f32>()?;
+                let shape: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
+                let array = ArrayD::from_shape_vec(shape, data.to_vec())
+                    .expect("the values are as many as the shape says");
+                arrays.push(array);
+            }
+            Ok(arrays)
+        };
         self.call(session, inputs, &options, read)
     }
 
@@ -102,7 +122,7 @@ impl Session {
         mut session: Taken<'_>,
         inputs: [(&str, Input<'_>); N],
         options: &RunOptions<impl SelectedOutputMarker>,
-        read: impl FnOnce(&[i64], &[f32]) -> T,
+        read: impl FnOnce(&SessionOutputs<'_>) -> ort::Result<T>,
     ) -> Result<T, Error> {
         let inputs = inputs.into_iter().map(
             |(name, input)| -> ort::Result<(String, SessionInputValue<'_>)> {
@@ -126,10 +146,7 @@ impl Session {
             .session()
             .run_with_options(inputs, options)
             .map_err(|e| self.failed(e))?;
-        let (shape, data) = outputs[0]
-            .try_extract_tensor::<f32>()
-            .map_err(|e| self.failed(e))?;
-        Ok(read(shape, data))
+        read(&outputs).map_err(|e| self.failed(e))
     }
 
     fn failed(&self, error: ort::Error) -> Error {

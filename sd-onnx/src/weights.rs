@@ -87,6 +87,11 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
+    /// The shape of the tensor of that name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|entry| entry.shape.as_slice())
+    }
+
     /// The floating-point tensor of that name, whose shape must be `expected`.
     pub fn tensor(&self, name: &str, expected: &[usize]) -> Result<&Entry, Error> {
         let entry = self.tensors.get(name).ok_or_else(|| Error::MissingTensor {

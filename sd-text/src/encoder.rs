@@ -1,12 +1,22 @@
 //! Prompt → token ids → hidden states.
 
+mod cache;
+mod options;
+
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use ndarray::{Array3, ArrayView2};
+use ndarray::{ArcArray, Array2, Array3, ArrayView2, Axis, Ix3};
 
-use crate::{ClipSkip, ClipTokenizer, Tokens};
+use crate::{
+    Chunks, ClipSkip, ClipTokenizer, Cut, Emphasis, PromptText, Tokens, attention, emphasis,
+    prompt::{self, ScheduleEntry},
+};
+
+use cache::Cache;
+pub use options::EncodeOptions;
 
 /// What a backend may fail with.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -39,10 +49,14 @@ pub trait TextModel: Send + Sync {
 }
 
 /// A tokenizer and the text model it belongs to. Cheap to clone, usable from several threads.
+///
+/// It keeps up to 64 MiB of the embeddings that it was asked for last, which its clones share: a text that comes again, with the same
+/// options, costs nothing.
 #[derive(Clone)]
 pub struct PromptEncoder {
     tokenizer: Arc<ClipTokenizer>,
     model: Arc<dyn TextModel>,
+    cache: Arc<Cache>,
 }
 
 impl PromptEncoder {
@@ -69,7 +83,11 @@ impl PromptEncoder {
                 model: most,
             });
         }
-        Ok(Self { tokenizer, model })
+        Ok(Self {
+            tokenizer,
+            model,
+            cache: Arc::default(),
+        })
     }
 
     /// The tokenizer, to count the tokens of a prompt without running the model.
@@ -82,34 +100,212 @@ impl PromptEncoder {
         &*self.model
     }
 
-    /// Encodes one prompt. What doesn't fit is left out and reported in [`Tokens::cut`].
+    /// Encodes one text with the default [`EncodeOptions`] but for the layer: WebUI's weights and `BREAK`s are read, and a
+    /// text that is too long for the model becomes several chunks. For what changes from step to step, and `AND`, see
+    /// [`encode_prompt`](Self::encode_prompt).
     ///
     /// # Errors
     /// [`TextError::ClipSkip`] if the model has fewer layers, [`TextError::Model`] if it fails, [`TextError::Shape`] if
     /// it answers in another shape than it said.
-    pub fn encode(&self, prompt: &str, clip_skip: ClipSkip) -> Result<PromptEmbedding, TextError> {
-        let layers = self.model.layers();
+    pub fn encode(&self, text: &str, clip_skip: ClipSkip) -> Result<PromptEmbedding, TextError> {
+        self.encode_with(text, &EncodeOptions::default().clip_skip(clip_skip))
+    }
+
+    /// Encodes one text, one that a schedule shows or one without a schedule.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_with(
+        &self,
+        text: &str,
+        options: &EncodeOptions,
+    ) -> Result<PromptEmbedding, TextError> {
+        let mut states = States::new(self, options.clip_skip)?;
+        let key = (Arc::from(text), options.clone());
+        let embedding = self.cached(key, None, &mut states)?;
+        Ok(PromptEmbedding::clone(&embedding))
+    }
+
+    /// Encodes all texts that a prompt shows over `steps` steps (see [`Branch::schedule`](crate::Branch::schedule)), each
+    /// distinct one once, and each distinct chunk of theirs. The texts of a branch are as long as its longest: to the
+    /// others empty chunks are added, as in WebUI. [`EncodeOptions::syntax`] is not looked at, the prompt has its own.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_prompt(
+        &self,
+        prompt: &PromptText,
+        steps: usize,
+        options: &EncodeOptions,
+    ) -> Result<Vec<EncodedBranch>, TextError> {
+        let mut states = States::new(self, options.clip_skip)?;
+        let mut embeddings: HashMap<(Arc<str>, usize), Arc<PromptEmbedding>> = HashMap::new();
+        let options = options.clone().syntax(prompt.syntax());
+        let mut branches = Vec::new();
+        for branch in prompt.branches() {
+            let schedule = branch.schedule(steps);
+            let mut parted: HashMap<&str, Chunks> = HashMap::new();
+            for ScheduleEntry { text, .. } in schedule.entries() {
+                parted
+                    .entry(text)
+                    .or_insert_with(|| self.chunks(text, &options));
+            }
+            let lengths = parted.values().map(|chunks| chunks.chunks.len());
+            let longest = lengths.max().unwrap_or(1);
+            let options = options.clone().min_chunks(options.min_chunks.max(longest));
+
+            let mut entries = Vec::with_capacity(schedule.entries().len());
+            for ScheduleEntry { end, text } in schedule.entries() {
+                // Texts that another branch shows too are shared with it if they are of one length.
+                let key = (text.clone(), longest);
+                if let Some(chunks) = parted.remove(&**text)
+                    && !embeddings.contains_key(&key)
+                {
+                    let cached = (text.clone(), options.clone());
+                    let embedding = self.cached(cached, Some(chunks), &mut states)?;
+                    embeddings.insert(key.clone(), embedding);
+                }
+                let embedding = embeddings[&key].clone();
+                entries.push(EncodedEntry {
+                    end: *end,
+                    embedding,
+                });
+            }
+            branches.push(EncodedBranch {
+                weight: branch.weight(),
+                entries,
+            });
+        }
+        Ok(branches)
+    }
+
+    /// The chunks of a text, to see its tokens and their weights without running the model.
+    pub fn chunks(&self, text: &str, options: &EncodeOptions) -> Chunks {
+        let segments = attention(text, options.syntax);
+        self.tokenizer
+            .chunks(&segments, &options.chunking, options.cleanup)
+    }
+
+    /// How many chunks the longest text has that [`encode_prompt`](Self::encode_prompt) encodes, at least
+    /// [`EncodeOptions::min_chunks`].
+    pub fn longest(&self, prompt: &PromptText, steps: usize, options: &EncodeOptions) -> usize {
+        let options = options.clone().syntax(prompt.syntax());
+        let mut texts = HashSet::new();
+        for branch in prompt.branches() {
+            let schedule = branch.schedule(steps);
+            texts.extend(schedule.entries().iter().map(|entry| entry.text.clone()));
+        }
+        let chunks = texts
+            .iter()
+            .map(|text| self.chunks(text, &options).chunks.len());
+        chunks.max().unwrap_or(1).max(options.min_chunks)
+    }
+
+    /// The embedding of a text, whose `chunks` may be known.
+    fn cached(
+        &self,
+        key: (Arc<str>, EncodeOptions),
+        chunks: Option<Chunks>,
+        states: &mut States<'_>,
+    ) -> Result<Arc<PromptEmbedding>, TextError> {
+        if let Some(known) = self.cache.get(&key) {
+            return Ok(known);
+        }
+        let (text, options) = &key;
+        let chunks = chunks.unwrap_or_else(|| self.chunks(text, options));
+        let embedding = Arc::new(self.embed(chunks, options, states)?);
+        self.cache.put(key, embedding.clone());
+        Ok(embedding)
+    }
+
+    fn embed(
+        &self,
+        chunks: Chunks,
+        options: &EncodeOptions,
+        states: &mut States<'_>,
+    ) -> Result<PromptEmbedding, TextError> {
+        let Chunks { mut chunks, cut } = chunks;
+        if chunks.len() < options.min_chunks {
+            chunks.resize(options.min_chunks, self.tokenizer.empty_chunk());
+        }
+        let (length, width) = (self.tokenizer.max_length(), self.model.width());
+        let mut embedding = Array3::zeros((1, chunks.len() * length, width));
+        for (chunk, mut slot) in chunks
+            .iter()
+            .zip(embedding.axis_chunks_iter_mut(Axis(1), length))
+        {
+            let mut hidden = slot.index_axis_mut(Axis(0), 0);
+            hidden.assign(&states.of(&chunk.ids)?);
+            if emphasis::neutral(&chunk.weights) {
+                continue;
+            }
+            match options.emphasis {
+                Emphasis::KeepMean => emphasis::keep_mean(hidden, &chunk.weights),
+                Emphasis::Multiply => emphasis::multiply(hidden, &chunk.weights),
+                Emphasis::Interpolate => {
+                    let empty = states.of(&self.tokenizer.empty_chunk().ids)?;
+                    emphasis::interpolate(hidden, &chunk.weights, empty.view());
+                }
+                Emphasis::Ignore => {}
+            }
+        }
+        let used = chunks.iter().map(|chunk| chunk.used).sum();
+        let (mut ids, mut weights) = (Vec::new(), Vec::new());
+        for chunk in chunks {
+            ids.extend(chunk.ids);
+            weights.extend(chunk.weights);
+        }
+        Ok(PromptEmbedding {
+            embedding: embedding.into_shared(),
+            tokens: Tokens { ids, used, cut },
+            weights,
+        })
+    }
+}
+
+/// The hidden states of chunks, each asked for once.
+struct States<'a> {
+    model: &'a dyn TextModel,
+    clip_skip: ClipSkip,
+    known: HashMap<Vec<u32>, Arc<Array2<f32>>>,
+}
+
+impl<'a> States<'a> {
+    fn new(encoder: &'a PromptEncoder, clip_skip: ClipSkip) -> Result<Self, TextError> {
+        let layers = encoder.model.layers();
         if clip_skip.number() > layers {
             return Err(TextError::ClipSkip {
                 got: clip_skip,
                 layers,
             });
         }
-        let tokens = self.tokenizer.encode(prompt);
-        let ids: Vec<i64> = tokens.ids.iter().map(|&id| id.into()).collect();
-        let batch = ArrayView2::from_shape((1, ids.len()), &ids).expect("one row of all ids");
-        let embedding = self
+        Ok(Self {
+            model: &*encoder.model,
+            clip_skip,
+            known: HashMap::new(),
+        })
+    }
+
+    /// Chunks are encoded one at a time, so that what one becomes doesn't depend on the others.
+    fn of(&mut self, ids: &[u32]) -> Result<Arc<Array2<f32>>, TextError> {
+        if let Some(hidden) = self.known.get(ids) {
+            return Ok(hidden.clone());
+        }
+        let batch = Array2::from_shape_fn((1, ids.len()), |(_, index)| i64::from(ids[index]));
+        let hidden = self
             .model
-            .hidden_states(batch, clip_skip)
+            .hidden_states(batch.view(), self.clip_skip)
             .map_err(TextError::Model)?;
         let expected = (1, ids.len(), self.model.width());
-        if embedding.dim() != expected {
+        if hidden.dim() != expected {
             return Err(TextError::Shape {
                 expected,
-                got: embedding.dim(),
+                got: hidden.dim(),
             });
         }
-        Ok(PromptEmbedding { embedding, tokens })
+        let hidden = Arc::new(hidden.index_axis_move(Axis(0), 0));
+        self.known.insert(ids.to_vec(), hidden.clone());
+        Ok(hidden)
     }
 }
 
@@ -121,14 +317,118 @@ impl fmt::Debug for PromptEncoder {
     }
 }
 
-/// An encoded prompt.
+/// An encoded text.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct PromptEmbedding {
-    /// `[1, length, width]`: the tokenizer's [`max_length`](ClipTokenizer::max_length) tokens, padding included, by the
-    /// model's [`width`](TextModel::width).
-    pub embedding: Array3<f32>,
-    /// The ids it was made of, and what was cut off.
+    /// `[1, length, width]`: the tokenizer's [`max_length`](ClipTokenizer::max_length) tokens for each chunk, padding
+    /// included, by the model's [`width`](TextModel::width). Cheap to clone.
+    pub embedding: ArcArray<f32, Ix3>,
+    /// The ids of all chunks, one after the other, how many of them are no padding, and what was cut off if that was asked
+    /// for ([`Chunks::cut`]).
     pub tokens: Tokens,
+    /// The weight of each token.
+    pub weights: Vec<f32>,
+}
+
+impl PromptEmbedding {
+    /// The embedding with its last vector repeated up to `length` tokens: how parts of an `AND` become as long as the
+    /// longest. One that is longer stays so.
+    pub fn repeat_last(&self, length: usize) -> ArcArray<f32, Ix3> {
+        let (batch, tokens, width) = self.embedding.dim();
+        if tokens == 0 || tokens >= length {
+            return self.embedding.clone();
+        }
+        let row = |index: usize| index.min(tokens - 1);
+        let repeated = Array3::from_shape_fn((batch, length, width), |(b, index, w)| {
+            self.embedding[[b, row(index), w]]
+        });
+        repeated.into_shared()
+    }
+}
+
+impl From<ArcArray<f32, Ix3>> for PromptEmbedding {
+    /// An embedding from elsewhere, of whose tokens nothing is known.
+    fn from(embedding: ArcArray<f32, Ix3>) -> Self {
+        Self {
+            embedding,
+            tokens: Tokens {
+                ids: Vec::new(),
+                used: 0,
+                cut: None,
+            },
+            weights: Vec::new(),
+        }
+    }
+}
+
+/// A branch of an encoded prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncodedBranch {
+    /// [`Branch::weight`](crate::Branch::weight).
+    pub weight: f64,
+    /// At least one.
+    entries: Vec<EncodedEntry>,
+}
+
+/// An encoded text of a schedule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncodedEntry {
+    /// The last step, from 1, that shows it.
+    pub end: usize,
+    /// It. Entries of the same text share it.
+    pub embedding: Arc<PromptEmbedding>,
+}
+
+impl EncodedBranch {
+    /// At least one, all of one length, as those of the [`Schedule`](crate::Schedule).
+    pub fn entries(&self) -> &[EncodedEntry] {
+        &self.entries
+    }
+
+    /// How many tokens each of its embeddings has.
+    pub fn tokens(&self) -> usize {
+        self.entries[0].embedding.embedding.dim().1
+    }
+
+    /// The branch with each of its embeddings [repeating its last vector](PromptEmbedding::repeat_last) up to `length` tokens.
+    pub fn repeat_last(mut self, length: usize) -> Self {
+        if self.tokens() >= length {
+            return self;
+        }
+        // Entries of one text go on sharing one embedding.
+        let mut repeated: HashMap<*const PromptEmbedding, Arc<PromptEmbedding>> = HashMap::new();
+        for entry in &mut self.entries {
+            let known = repeated.entry(Arc::as_ptr(&entry.embedding));
+            let longer = known.or_insert_with(|| {
+                let embedding = entry.embedding.repeat_last(length);
+                Arc::new(PromptEmbedding {
+                    embedding,
+                    ..PromptEmbedding::clone(&entry.embedding)
+                })
+            });
+            entry.embedding = longer.clone();
+        }
+        self
+    }
+
+    /// The embedding in force at model call `call`, from 0: see [`Schedule::at`](crate::Schedule::at).
+    pub fn at(&self, call: usize) -> &Arc<PromptEmbedding> {
+        &self.entries[prompt::in_force(self.entries.iter().map(|entry| entry.end), call)].embedding
+    }
+}
+
+impl From<PromptEmbedding> for EncodedBranch {
+    /// One that never changes, of weight 1.
+    fn from(embedding: PromptEmbedding) -> Self {
+        Self {
+            weight: 1.0,
+            entries: vec![EncodedEntry {
+                end: usize::MAX,
+                embedding: Arc::new(embedding),
+            }],
+        }
+    }
 }
 
 /// Why a prompt could not be encoded.
@@ -166,6 +466,14 @@ pub enum TextError {
         expected: (usize, usize, usize),
         /// What came.
         got: (usize, usize, usize),
+    },
+    /// A text that must fit the model as a whole is too long for it.
+    #[error("text {index} is too long: {} tokens from byte {} on do not fit the text model", .cut.tokens, .cut.offset)]
+    TooLong {
+        /// Which of the texts, from 0.
+        index: usize,
+        /// What does not fit.
+        cut: Cut,
     },
     /// The model failed.
     #[error("the text model failed: {0}")]

@@ -4,7 +4,12 @@
 //!   says what part of the text did not fit ([`Cut`]).
 //! - [`TextModel`] is what a backend implements: token ids in, hidden states out.
 //! - [`ClipSkip`] says from which layer; its module holds the table of the three conventions in use.
-//! - [`PromptEncoder`] joins the three.
+//! - [`PromptText`] reads the prompt language: weights, `BREAK`, `AND`, what changes from step to step; [`prompt`] says how.
+//! - [`PromptEncoder`] joins them: a prompt of any length to embeddings, in [`Chunk`]s, its weights applied ([`Emphasis`]).
+//! - [`TextualInversion`] reads learned vectors that a prompt calls by a name.
+//!
+//! With the Cargo feature `vocabulary` the crate carries CLIP's vocabulary (196 kB, MIT, OpenAI), and `ClipTokenizer::clip`
+//! needs no files.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -39,10 +44,25 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod chunks;
+mod cleanup;
 pub mod clip_skip;
+pub mod emphasis;
 mod encoder;
+mod inversion;
+pub mod prompt;
 mod tokenizer;
 
+pub use chunks::{Chunk, Chunking, Chunks};
+pub use cleanup::Cleanup;
 pub use clip_skip::{ClipSkip, ClipSkipError};
-pub use encoder::{BoxError, PromptEmbedding, PromptEncoder, TextError, TextModel};
+pub use emphasis::Emphasis;
+pub use encoder::{
+    BoxError, EncodeOptions, EncodedBranch, EncodedEntry, PromptEmbedding, PromptEncoder,
+    TextError, TextModel,
+};
+pub use inversion::{InversionError, TextualInversion};
+pub use prompt::{
+    Branch, Network, PromptText, Schedule, Segment, Side, Syntax, Warning, attention,
+};
 pub use tokenizer::{ClipTokenizer, Cut, TokenizerError, Tokens};

@@ -1,8 +1,14 @@
 //! CLIP's byte-level byte-pair tokenizer: 77 ids for a prompt, and what of it did not fit.
 
 mod files;
+mod letters;
+mod names;
+#[cfg(feature = "vocabulary")]
+mod vocabulary;
 
+use std::borrow::Cow;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use tokenizers::models::bpe::BPE;
@@ -12,9 +18,13 @@ use tokenizers::normalizers::{
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{Encoding, SplitDelimiterBehavior, Tokenizer};
 
 use files::Files;
+use names::Names;
+pub(crate) use names::{Piece, count};
+
+use crate::{Cleanup, InversionError, TextualInversion, cleanup};
 
 /// CLIP's tokenizer, read from a model's own `tokenizer` folder.
 ///
@@ -40,6 +50,8 @@ pub struct ClipTokenizer {
     bos: u32,
     eos: u32,
     pad: u32,
+    comma: Option<u32>,
+    names: Names,
 }
 
 impl ClipTokenizer {
@@ -62,6 +74,24 @@ impl ClipTokenizer {
     /// [`TokenizerError`], which names the file and what is wrong in it.
     pub fn load(dir: impl AsRef<Path>) -> Result<Self, TokenizerError> {
         let dir = dir.as_ref();
+        Self::new(Files::read(dir)?, dir)
+    }
+
+    /// CLIP's tokenizer with CLIP's own vocabulary, which this crate carries with its feature `vocabulary`: for models
+    /// that bring none, as single-file checkpoints don't. It is that of Stable Diffusion 1.x, which pads with
+    /// `<|endoftext|>`, and takes 77 tokens.
+    ///
+    /// ```
+    /// let tokens = sd_text::ClipTokenizer::clip().encode("A cat");
+    /// assert_eq!(tokens.ids[..tokens.used], [49406, 320, 2368, 49407]);
+    /// ```
+    #[cfg(feature = "vocabulary")]
+    pub fn clip() -> Self {
+        Self::new(Files::clip(), Path::new("CLIP's vocabulary"))
+            .expect("a vocabulary that never changes, and was tested")
+    }
+
+    fn new(files: Files, dir: &Path) -> Result<Self, TokenizerError> {
         let Files {
             vocab_file,
             vocab,
@@ -74,7 +104,7 @@ impl ClipTokenizer {
             special,
             split_special,
             max_length,
-        } = Files::read(dir)?;
+        } = files;
         let backend = |source| TokenizerError::Backend {
             dir: dir.into(),
             source,
@@ -118,32 +148,89 @@ impl ClipTokenizer {
             .max()
             .map_or(0, |&id| id as usize + 1);
         Ok(Self {
+            comma: tokenizer.token_to_id(",</w>"),
             tokenizer,
             max_length,
             vocab_size: vocab_end.max(added_end),
             bos,
             eos,
             pad,
+            names: Names::default(),
         })
+    }
+
+    /// Makes the name of a textual inversion stand for its vectors, as ids from `first` on, which it returns: the rows at
+    /// which the text model is to find them.
+    ///
+    /// The name is found as WebUI finds it: by its tokens, so that case does not count, wherever they follow each other, at the
+    /// end of a longer word too. Of several names the one of the most tokens is taken. A sign that the tokenizer joins to
+    /// the name's end hides it: the last token of `<cat-toy>,` is `>,`.
+    ///
+    /// # Errors
+    /// [`InversionError::Name`] if the name has no tokens, is a single token of the vocabulary, has a special token in it, or
+    /// is another inversion's; [`InversionError::Tensor`] if there are more vectors than a chunk has room for;
+    /// [`InversionError::Ids`] if `first` is below [`vocab_size`](Self::vocab_size).
+    pub fn add_inversion(
+        &mut self,
+        inversion: &TextualInversion,
+        first: u32,
+    ) -> Result<Range<u32>, InversionError> {
+        let room = self.max_length - 2;
+        if inversion.count() > room {
+            return Err(inversion.unfit(
+                format!("{} vectors", inversion.count()),
+                format!("at most {room}, what a chunk has room for"),
+            ));
+        }
+        let (vocabulary, ids) = (
+            self.vocab_size,
+            first..first.saturating_add(inversion.count() as u32),
+        );
+        if (first as usize) < vocabulary || ids.end > i32::MAX as u32 {
+            return Err(InversionError::Ids {
+                path: inversion.path().into(),
+                found: first,
+                expected: vocabulary,
+            });
+        }
+        let encoding = self.encoding(inversion.name());
+        let tokens = encoding.get_ids();
+        let special = |id: &&u32| **id == self.bos || **id == self.eos;
+        let taken = match tokens {
+            [] => Some("nothing that is a token".to_owned()),
+            [id] => Some(self.described(*id)),
+            _ => match tokens.iter().find(special) {
+                Some(id) => Some(format!("{} in it", self.described(*id))),
+                None => self
+                    .names
+                    .named(tokens)
+                    .map(|other| format!("the textual inversion {other:?}")),
+            },
+        };
+        if let Some(found) = taken {
+            return Err(inversion.name_taken(found));
+        }
+        self.names.add(inversion.name(), tokens, ids.clone());
+        self.vocab_size = ids.end as usize;
+        Ok(ids)
     }
 
     /// The ids of a prompt, of any content and length: BOS, the text, EOS, then padding up to
     /// [`max_length`](Self::max_length). Text that doesn't fit is left out at the end, and told in [`Tokens::cut`].
     pub fn encode(&self, text: &str) -> Tokens {
-        let encoding = self
-            .tokenizer
-            .encode(text, false)
-            .expect("the only text-dependent failure is an unknown token outside the vocabulary, which loading has ruled out");
-        let (all, offsets) = (encoding.get_ids(), encoding.get_offsets());
+        let pieces = self.pieces(text).into_iter();
+        let all: Vec<(u32, usize)> = pieces
+            .flat_map(|Piece { ids, start }| ids.map(move |id| (id, start)))
+            .collect();
         let kept = all.len().min(self.max_length - 2);
 
         let mut ids = Vec::with_capacity(self.max_length);
         ids.push(self.bos);
-        ids.extend(&all[..kept]);
+        ids.extend(all[..kept].iter().map(|(id, _)| id));
         ids.push(self.eos);
         ids.resize(self.max_length, self.pad);
 
-        let cut = offsets.get(kept).map(|&(start, _)| {
+        let cut = all.get(kept).map(|&(_, start)| {
             let offset = text.floor_char_boundary(start);
             Cut {
                 tokens: all.len() - kept,
@@ -156,6 +243,22 @@ impl ClipTokenizer {
             used: kept + 2,
             cut,
         }
+    }
+
+    /// All ids of a text, of any content and length, without BOS, EOS and padding.
+    pub fn tokenize(&self, text: &str, cleanup: Cleanup) -> Vec<u32> {
+        let pieces = self.pieces(&self.cleaned(text, cleanup)).into_iter();
+        pieces.flat_map(|piece| piece.ids).collect()
+    }
+
+    /// What an id stands for: `fox</w>`, where `</w>` is the end of a word; a textual inversion's name for each of its
+    /// ids. None if nothing has that id. Bytes that are no text of their own are shown as `�`.
+    pub fn token(&self, id: u32) -> Option<String> {
+        if let Some(name) = self.names.of(id) {
+            return Some(name.to_owned());
+        }
+        let token = self.tokenizer.id_to_token(id)?;
+        Some(letters::decode(&token).unwrap_or(token))
     }
 
     /// One more than the largest id: the rows an embedding needs. 49408 in CLIP.
@@ -178,9 +281,43 @@ impl ClipTokenizer {
         self.eos
     }
 
+    /// The id of a comma that is a token of its own, `,</w>`, at which long prompts are parted. 267 in CLIP.
+    pub fn comma(&self) -> Option<u32> {
+        self.comma
+    }
+
     /// The id that fills the rest: that of `<|endoftext|>` in Stable Diffusion 1.x, 0 (`!`) in 2.x.
     pub fn pad(&self) -> u32 {
         self.pad
+    }
+
+    /// A text as it goes into [`pieces`](Self::pieces).
+    pub(crate) fn cleaned<'t>(&self, text: &'t str, cleanup: Cleanup) -> Cow<'t, str> {
+        match cleanup {
+            // The tokenizer's own first step.
+            Cleanup::Transformers => text.into(),
+            Cleanup::Ftfy => cleanup::clean(text).into(),
+        }
+    }
+
+    /// The tokens of a text, and the byte at which each begins.
+    pub(crate) fn pieces(&self, text: &str) -> Vec<Piece> {
+        let encoding = self.encoding(text);
+        self.names
+            .pieces(encoding.get_ids(), encoding.get_offsets())
+    }
+
+    fn encoding(&self, text: &str) -> Encoding {
+        self.tokenizer
+            .encode(text, false)
+            .expect("the only text-dependent failure is an unknown token outside the vocabulary, which loading has ruled out")
+    }
+
+    fn described(&self, id: u32) -> String {
+        format!(
+            "the vocabulary's token {:?} ({id})",
+            self.token(id).unwrap_or_default()
+        )
     }
 }
 

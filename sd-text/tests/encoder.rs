@@ -7,10 +7,14 @@
 
 mod common;
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use ndarray::{Array2, Array3, ArrayView2};
-use sd_text::{BoxError, ClipSkip, ClipTokenizer, PromptEncoder, TextError, TextModel};
+use sd_text::{
+    BoxError, Chunking, Cleanup, ClipSkip, ClipTokenizer, Emphasis, EncodeOptions, PromptEncoder,
+    PromptText, Side, Syntax, TextError, TextModel,
+};
 
 use common::{emoji, load, tiny};
 
@@ -100,15 +104,226 @@ fn clip_skip_beyond_the_model() {
 }
 
 #[test]
+fn long_prompts_are_not_cut() {
+    let (encoder, _) = encoder(Fake::default()).unwrap();
+    let prompt = encoder
+        .encode(&"cat dog ".repeat(40), ClipSkip::LAST)
+        .unwrap();
+    assert_eq!(prompt.embedding.dim(), (1, 154, 3));
+    assert_eq!((prompt.tokens.ids.len(), prompt.weights.len()), (154, 154));
+    assert_eq!((prompt.tokens.used, prompt.tokens.cut), (84, None));
+}
+
+#[test]
 fn cut_prompts_say_so() {
     let (encoder, _) = encoder(Fake::default()).unwrap();
-    let cut = encoder
-        .encode(&"cat dog ".repeat(40), ClipSkip::LAST)
-        .unwrap()
-        .tokens
-        .cut
+    let options = EncodeOptions::default().chunking(Chunking::default().at_most(NonZeroUsize::MIN));
+    let prompt = encoder
+        .encode_with(&"cat dog ".repeat(40), &options)
         .unwrap();
+    assert_eq!(prompt.embedding.dim(), (1, 77, 3));
+    let cut = prompt.tokens.cut.unwrap();
     assert_eq!((cut.tokens, cut.offset), (5, 300));
+}
+
+/// A model whose states are its ids and their places, and which counts how often it is asked.
+#[derive(Debug, Default)]
+struct Echo {
+    asked: Mutex<Vec<(Vec<i64>, ClipSkip)>>,
+}
+
+impl TextModel for Echo {
+    fn layers(&self) -> usize {
+        12
+    }
+    fn width(&self) -> usize {
+        2
+    }
+    fn max_length(&self) -> usize {
+        77
+    }
+    fn vocab_size(&self) -> usize {
+        49408
+    }
+    fn hidden_states(
+        &self,
+        ids: ArrayView2<'_, i64>,
+        clip_skip: ClipSkip,
+    ) -> Result<Array3<f32>, BoxError> {
+        assert_eq!(ids.dim(), (1, 77));
+        self.asked
+            .lock()
+            .unwrap()
+            .push((ids.iter().copied().collect(), clip_skip));
+        Ok(Array3::from_shape_fn(
+            (1, 77, 2),
+            |(_, token, channel)| match channel {
+                0 => ids[[0, token]] as f32 / 100.0,
+                _ => token as f32 + clip_skip.number() as f32,
+            },
+        ))
+    }
+}
+
+fn echo() -> (PromptEncoder, Arc<Echo>) {
+    let model = Arc::new(Echo::default());
+    let tokenizer = Arc::new(ClipTokenizer::load(emoji()).unwrap());
+    (PromptEncoder::new(tokenizer, model.clone()).unwrap(), model)
+}
+
+#[test]
+fn weights_act_on_their_tokens() {
+    let (encoder, _) = echo();
+    let plain = encoder.encode("a fox", ClipSkip::LAST).unwrap();
+    let options = EncodeOptions::default().emphasis(Emphasis::Multiply);
+    let weighted = encoder.encode_with("a (fox:1.5)", &options).unwrap();
+    assert_eq!(weighted.tokens, plain.tokens);
+    assert_eq!(weighted.weights[..4], [1.0, 1.0, 1.5, 1.0]);
+    for token in 0..77 {
+        let factor = if token == 2 { 1.5 } else { 1.0 };
+        for channel in 0..2 {
+            assert_eq!(
+                weighted.embedding[[0, token, channel]],
+                plain.embedding[[0, token, channel]] * factor
+            );
+        }
+    }
+
+    let mean = |prompt: &sd_text::PromptEmbedding| prompt.embedding.mean().unwrap();
+    let kept = encoder.encode("a (fox:1.5)", ClipSkip::LAST).unwrap();
+    assert!((mean(&kept) / mean(&plain) - 1.0).abs() < 1e-5 && mean(&weighted) > mean(&kept));
+    assert_ne!(kept.embedding, plain.embedding);
+    let ignored = encoder
+        .encode_with("a (fox:1.5)", &options.clone().emphasis(Emphasis::Ignore))
+        .unwrap();
+    assert_eq!(ignored.embedding, plain.embedding);
+
+    let empty = encoder.encode("", ClipSkip::LAST).unwrap();
+    let lerped = encoder
+        .encode_with("a (fox:1.5)", &options.emphasis(Emphasis::Interpolate))
+        .unwrap();
+    let [plain, empty] = [plain, empty].map(|prompt| prompt.embedding[[0, 2, 0]]);
+    assert_eq!(lerped.embedding[[0, 2, 0]], (plain - empty) * 1.5 + empty);
+}
+
+#[test]
+fn each_chunk_keeps_its_own_mean() {
+    let (encoder, _) = echo();
+    let both = encoder
+        .encode("a (fox:1.5) BREAK owl", ClipSkip::LAST)
+        .unwrap()
+        .embedding;
+    let first = encoder
+        .encode("a (fox:1.5)", ClipSkip::LAST)
+        .unwrap()
+        .embedding;
+    let second = encoder.encode("owl", ClipSkip::LAST).unwrap().embedding;
+    assert_eq!(both, ndarray::concatenate![ndarray::Axis(1), first, second]);
+}
+
+#[test]
+fn every_option_counts() {
+    let (encoder, _) = echo();
+    let text = format!("a (it\u{2019}s:1.5), {}", "fox ".repeat(73));
+    let encode = |options: &EncodeOptions| encoder.encode_with(&text, options).unwrap();
+    let default = EncodeOptions::default();
+    let usual = encode(&default);
+    assert_eq!(usual.embedding.dim().1, 154);
+    for other in [
+        default.clone().clip_skip(ClipSkip::new(2).unwrap()),
+        default.clone().syntax(Syntax::Plain),
+        default.clone().emphasis(Emphasis::Multiply),
+        default
+            .clone()
+            .chunking(Chunking::default().at_most(NonZeroUsize::MIN)),
+        default
+            .clone()
+            .chunking(Chunking::default().comma_reach(75)),
+        default.clone().cleanup(Cleanup::Ftfy),
+        default.clone().min_chunks(3),
+    ] {
+        assert_ne!(encode(&other).embedding, usual.embedding, "{other:?}");
+    }
+    let padded = encode(&default.min_chunks(3));
+    let empty = encoder.encode("", ClipSkip::LAST).unwrap();
+    assert_eq!(
+        padded.embedding,
+        ndarray::concatenate![ndarray::Axis(1), usual.embedding, empty.embedding]
+    );
+}
+
+#[test]
+fn prompts_that_change() {
+    let (encoder, model) = echo();
+    let prompt = PromptText::parse(
+        " a [fox|owl] AND a [snow:hill BREAK:2] :0.5 AND a fox",
+        Side::Positive,
+        Syntax::WebUi,
+    );
+    let branches = encoder
+        .encode_prompt(&prompt, 6, &EncodeOptions::default())
+        .unwrap();
+    assert_eq!(
+        branches
+            .iter()
+            .map(|branch| branch.weight)
+            .collect::<Vec<_>>(),
+        [1.0, 0.5, 1.0]
+    );
+    let single = |text: &str| encoder.encode(text, ClipSkip::LAST).unwrap().embedding;
+
+    // "a fox", "a owl", "a snow", "a hill", and the empty chunk that pads "a snow" and follows the BREAK.
+    let asked = model.asked.lock().unwrap().len();
+    assert!(asked <= 5, "{asked}");
+
+    let alternating = &branches[0];
+    assert_eq!(alternating.entries().len(), 6);
+    for call in 0..6 {
+        // One call more of the first: calls count from 0.
+        let text = if call <= 1 || call % 2 == 1 {
+            " a fox"
+        } else {
+            " a owl"
+        };
+        assert_eq!(alternating.at(call).embedding, single(text), "{call}");
+    }
+    assert!(Arc::ptr_eq(alternating.at(0), alternating.at(3)));
+    assert!(Arc::ptr_eq(alternating.at(0), branches[2].at(0)));
+
+    let turning = &branches[1];
+    assert_eq!(
+        turning
+            .entries()
+            .iter()
+            .map(|entry| entry.end)
+            .collect::<Vec<_>>(),
+        [2, 6]
+    );
+    assert_eq!(turning.at(2).embedding.dim(), turning.at(3).embedding.dim());
+    assert_eq!(turning.at(3).embedding, single(" a hill BREAK"));
+}
+
+#[test]
+fn lengths_within_a_branch_are_the_longest() {
+    let (encoder, _) = echo();
+    let prompt = PromptText::parse("[fox:owl BREAK hill:1]", Side::Positive, Syntax::WebUi);
+    let [branch] = &encoder
+        .encode_prompt(&prompt, 4, &EncodeOptions::default())
+        .unwrap()[..]
+    else {
+        panic!("one branch")
+    };
+    let [fox, empty] = ["fox", ""].map(|text| encoder.encode(text, ClipSkip::LAST).unwrap());
+    assert_eq!(
+        branch.at(0).embedding,
+        ndarray::concatenate![ndarray::Axis(1), fox.embedding, empty.embedding]
+    );
+
+    let long = fox.repeat_last(154);
+    assert_eq!(long.dim(), (1, 154, 2));
+    assert_eq!(long.slice(ndarray::s![.., ..77, ..]), fox.embedding);
+    assert!((77..154).all(|token| long[[0, token, 1]] == fox.embedding[[0, 76, 1]]));
+    assert_eq!(fox.repeat_last(1), fox.embedding);
 }
 
 #[test]

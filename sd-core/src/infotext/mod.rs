@@ -35,6 +35,7 @@
 //! | `SD guidance` | ours | guidance with more than a scale, as its JSON; or one's own, as its `Debug`, and then there is no `CFG scale` | guidance; one's own is a difference |
 //! | `SD noise` | ours | noise that `RNG` does not name or not wholly, as its name or JSON | noise |
 //! | `SD slerp` | ours | the way of a variation that is not WebUI's | variation |
+//! | `SD prompt options` | ours | how prompts are read, where that is not the default, as its JSON | prompt options; those of WebUI's files by `Emphasis` and `Pad conds`, with [`Cleanup::Ftfy`](sd_text::Cleanup::Ftfy) |
 //! | `SD prompt embedding`, `SD negative prompt embedding` | ours | the shape of what was given for a text | a difference |
 //! | `SD initial noise` | ours | the shape of what was given | a difference |
 //! | `SD prompt`, `SD negative prompt` | ours | the text as it was, where this format would not give it back byte for byte | prompts |

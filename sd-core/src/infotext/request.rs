@@ -1,17 +1,12 @@
 //! From an infotext to the request that makes the picture again.
 
-use std::{
-    collections::HashSet,
-    num::NonZeroUsize,
-    str::FromStr,
-    sync::{Arc, LazyLock},
-};
+use std::{collections::HashSet, num::NonZeroUsize, str::FromStr, sync::Arc};
 
-use regex::Regex;
 use sd_schedulers::{
     Ladder, NoiseKind, Row, Sampler, Scheduler, SchedulerConfig, Slerp, TABLE, Variation,
     from_webui,
 };
+use sd_text::{Cleanup, Emphasis, PromptText, Side};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -19,7 +14,7 @@ use super::{
     Infotext, OF_WEBUI, Reproduction,
     webui::{default_row, ladder_called, nearest, noise_called, row_called, split, with_sgm_noise},
 };
-use crate::{ClassifierFree, Guidance, ImageSize, Request};
+use crate::{ClassifierFree, Guidance, ImageSize, Prompt, PromptOptions, Request};
 
 /// What [`Infotext::request`] does.
 pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
@@ -64,8 +59,9 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
         request = request.clip_skip(layer.get());
     }
     request.noise = reading.noise();
+    request.prompt_options = reading.prompt_options();
     reading.made();
-    reading.syntax(&request);
+    reading.networks(&request);
     reading.others(draws);
     Reproduction {
         request,
@@ -74,7 +70,7 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
 }
 
 /// Keys that are read elsewhere, and those that say nothing of how the picture was made.
-const KNOWN: [&str; 35] = [
+const KNOWN: [&str; 38] = [
     "Steps",
     "Sampler",
     "Schedule type",
@@ -100,6 +96,9 @@ const KNOWN: [&str; 35] = [
     "SD negative prompt",
     "SD negative prompt embedding",
     "SD initial noise",
+    "SD prompt options",
+    "Emphasis",
+    "Pad conds",
     "Version",
     "Model",
     "Model hash",
@@ -111,27 +110,6 @@ const KNOWN: [&str; 35] = [
     "Civitai metadata",
     "Hashes",
 ];
-
-/// Prompt syntax of WebUI's that is no syntax here yet.
-static SYNTAX: LazyLock<[(&str, Regex); 7]> = LazyLock::new(|| {
-    [
-        ("attention brackets", r"(?:^|[^\\])[(\[]"),
-        (r"escaped brackets (`\(`)", r"\\[()\[\]]"),
-        ("alternation (`[a|b]`)", r"\[[^\]]*\|"),
-        ("prompt editing (`[a:b:0.5]`)", r"\[[^\]]*:"),
-        ("`AND`", r"\bAND\b"),
-        ("`BREAK`", r"\bBREAK\b"),
-        ("extra networks (`<lora:…>`)", r"<\w+:"),
-    ]
-    .map(|(name, expression)| (name, expect(expression)))
-});
-
-/// CLIP's words, each one token or more.
-static WORD: LazyLock<Regex> = LazyLock::new(|| expect(r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"));
-
-fn expect(expression: &str) -> Regex {
-    Regex::new(expression).expect("the expression is constant")
-}
 
 /// How the latents were made of the noise.
 struct Way {
@@ -408,33 +386,46 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Prompt syntax, and prompts too long for the window.
-    fn syntax(&mut self, request: &Request) {
+    /// How the prompts were read.
+    fn prompt_options(&mut self) -> PromptOptions {
         if !self.foreign {
-            return;
+            return match self.infotext.get("SD prompt options") {
+                Some(_) => self.value("SD prompt options", named).unwrap_or_default(),
+                None => PromptOptions::default(),
+            };
         }
-        let infotext = self.infotext;
-        let mut prompts = vec![("prompt", &infotext.prompt)];
-        if request.uses_negative() {
-            prompts.push(("negative prompt", &infotext.negative));
-        }
-        for (what, prompt) in prompts {
-            let found: Vec<_> = SYNTAX
-                .iter()
-                .filter(|(_, expression)| expression.is_match(prompt))
-                .map(|&(name, _)| name)
-                .collect();
-            if !found.is_empty() {
-                let found = found.join(", ");
-                self.note(format!(
-                    "the {what} has syntax that is taken for plain text here: {found}"
-                ));
+        let emphasis = match self.infotext.get("Emphasis") {
+            None | Some("Original") => Emphasis::KeepMean,
+            Some("No norm") => Emphasis::Multiply,
+            Some("Ignore") => Emphasis::Ignore,
+            Some(other) => {
+                self.note(format!("`Emphasis: {other}` is not followed"));
+                Emphasis::KeepMean
             }
-            // Two of CLIP's 77 are its own.
-            if WORD.find_iter(prompt).count() > 75 {
-                self.note(format!(
-                    "the {what} is longer than the 75 tokens that are read here"
-                ));
+        };
+        let same_length = match self.infotext.get("Pad conds") {
+            None => false,
+            Some("True") => true,
+            Some(other) => {
+                self.note(format!("`Pad conds: {other}` is not followed"));
+                false
+            }
+        };
+        PromptOptions {
+            emphasis,
+            same_length,
+            cleanup: Cleanup::Ftfy,
+            ..PromptOptions::default()
+        }
+    }
+
+    /// What a prompt names that is not here.
+    fn networks(&mut self, request: &Request) {
+        let syntax = request.prompt_options.syntax;
+        if let Prompt::Text(text) = &request.prompt {
+            for network in PromptText::parse(text, Side::Positive, syntax).networks() {
+                let named = &text[network.span.clone()];
+                self.note(format!("`{named}` is not applied"));
             }
         }
     }

@@ -8,7 +8,7 @@ use super::{
     Infotext, OF_WEBUI,
     webui::{label_of, name_of, noise_called, rng_of},
 };
-use crate::{Guidance, Picture, Prompt};
+use crate::{Guidance, Picture, Prompt, PromptOptions};
 
 /// The infotext of a picture.
 pub(crate) fn of(picture: &Picture) -> Infotext {
@@ -54,8 +54,8 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     if let Some([width, height]) = request.seed_resize {
         add("Seed resize from", format!("{width}x{height}"));
     }
-    if planned.clip_skip.skipped() > 0 {
-        add("Clip skip", planned.clip_skip.to_string());
+    if planned.reading.clip_skip.skipped() > 0 {
+        add("Clip skip", planned.reading.clip_skip.to_string());
     }
     if seeds.sampler_offset != 0 {
         add("ENSD", seeds.sampler_offset.to_string());
@@ -95,6 +95,9 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
         && variation.slerp != Slerp::default()
     {
         add("SD slerp", written(variation.slerp));
+    }
+    if request.prompt_options != PromptOptions::default() {
+        add("SD prompt options", written(request.prompt_options));
     }
     for (key, prompt) in [
         ("SD prompt embedding", &request.prompt),

@@ -7,6 +7,7 @@ mod layers;
 mod proto;
 
 pub(crate) use layers::{Activation, Conv};
+use ndarray::ArrayView2;
 use prost::Message;
 use safetensors::Dtype;
 
@@ -87,11 +88,13 @@ impl<'w> Graph<'w> {
     }
 
     /// Rows of the table `name` `[rows, width]`, picked by a new i64 input called `input` of shape `dims`.
-    /// The table stays as it is in the file; only the rows picked become f32.
+    /// The table stays as it is in the file; only the rows picked become f32. Behind its rows come those of `more`
+    /// `[any, width]`.
     pub fn embedding(
         &mut self,
         name: &str,
         [rows, width]: [usize; 2],
+        more: ArrayView2<'_, f32>,
         input: &str,
         dims: &[Dim],
     ) -> Result<Value, Error> {
@@ -99,7 +102,27 @@ impl<'w> Graph<'w> {
             .input
             .push(value_info(input, proto::DataType::Int64, dims));
         let ids = self.named_input(input);
-        let (table, is_f32) = self.stored(name, &[rows, width])?;
+        if more.is_empty() {
+            return self.picked(name, [rows, width], ids);
+        }
+        // Joined to one table they would be a copy of it: a row is picked from both, and one of the two is kept.
+        let [zero, last, end] = [0, rows as i64 - 1, rows as i64].map(|n| Value(self.dims(&[n]).0));
+        let within = self.op("Min", &[ids, last], []);
+        let stored = self.picked(name, [rows, width], within)?;
+        let beyond = self.op("Sub", &[ids, end], []);
+        let beyond = self.op("Max", &[beyond, zero], []);
+        let values: Vec<f32> = more.iter().copied().collect();
+        let table = self.constant(&values, &[more.nrows(), width]);
+        let own = self.op("Gather", &[table, beyond], [int("axis", 0)]);
+        let is_stored = self.op("Less", &[ids, end], []);
+        let axis = Value(self.dims(&[-1]).0);
+        let is_stored = self.op("Unsqueeze", &[is_stored, axis], []);
+        Ok(self.op("Where", &[is_stored, stored, own], []))
+    }
+
+    /// Rows of the stored table `name`, as f32.
+    fn picked(&mut self, name: &str, shape: [usize; 2], ids: Value) -> Result<Value, Error> {
+        let (table, is_f32) = self.stored(name, &shape)?;
         let picked = self.op("Gather", &[table, ids], [int("axis", 0)]);
         Ok(if is_f32 {
             picked

@@ -24,6 +24,26 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Programs that draw nothing, and only want CLIP's embeddings of texts to compare or to search by, take
+//! [`TextEncoder`](crate::TextEncoder): its page has the example.
+//!
+//! # Textual inversion
+//! Learned vectors take the place of a name in prompts. As a rule they come in a file, or a folder full of them:
+//! `.embeddings("EasyNegative.safetensors")`, `.embeddings("embeddings")`. Here they are made up.
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! use ndarray::Array2;
+//! use sd_onnx::text::{ClipSkip, TextualInversion};
+//!
+//! let width = sd_onnx::builder().load_prompt_encoder(folder)?.model().width();
+//! let mine = TextualInversion::new("my style", Array2::from_elem((2, width), 0.25))?;
+//! let encoder = sd_onnx::builder().embedding(mine).load_prompt_encoder(folder)?;
+//! let fox = encoder.encode("a fox in My Style", ClipSkip::LAST)?;
+//! assert_eq!(fox.tokens.ids[4..6], [49408, 49409]); // two vectors, two tokens behind CLIP's own
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Noise
 //! A picture's [`initial_noise`](crate::Picture::initial_noise) can be kept, changed and given to another request: here to go from one
 //! seed's picture to another's, all values together. ([`Request::variation`](crate::Request::variation) does so by two seeds alone, as WebUI

@@ -1,5 +1,7 @@
 //! CLIP's text transformer (Radford et al. 2021, arXiv 2103.00020), as transformers' `CLIPTextModel` computes it.
 
+use ndarray::ArrayView2;
+
 use crate::{
     Error,
     config::{Config, SIZE},
@@ -18,6 +20,8 @@ pub(crate) struct ClipTextConfig {
     inner_width: usize,
     eps: f32,
     activation: Activation,
+    /// The width of what `text_projection` makes of a state, where that is wanted and there.
+    pub projection: Option<usize>,
 }
 
 impl ClipTextConfig {
@@ -44,9 +48,13 @@ impl ClipTextConfig {
                 "gelu" => Activation::Gelu,
                 _ => return Err(config.wrong("hidden_act", "\"quick_gelu\" or \"gelu\"")),
             },
+            projection: None,
         })
     }
 }
+
+/// The layer that makes one embedding of texts and pictures out of a state.
+pub(crate) const PROJECTION: &str = "text_projection";
 
 /// The name of the output for a clip skip.
 pub(crate) fn output_name(clip_skip: usize) -> String {
@@ -54,8 +62,14 @@ pub(crate) fn output_name(clip_skip: usize) -> String {
 }
 
 /// `input_ids` i64 `[batch, length]`, at most `max_length` long, → one output per clip skip 1..=layers: that hidden state, counted from the
-/// last, through the final layer norm, `[batch, length, width]`.
-pub(crate) fn graph(config: &ClipTextConfig, weights: &Weights) -> Result<Model, Error> {
+/// last, through the final layer norm, `[batch, length, width]`; and, if the configuration has a width for it, the output
+/// `text_projection`, the projection of each of the last ones. `more` `[any, width]` are rows of the token embedding
+/// behind the stored ones.
+pub(crate) fn graph(
+    config: &ClipTextConfig,
+    weights: &Weights,
+    more: ArrayView2<'_, f32>,
+) -> Result<Model, Error> {
     let &ClipTextConfig {
         width,
         max_length,
@@ -72,7 +86,8 @@ pub(crate) fn graph(config: &ClipTextConfig, weights: &Weights) -> Result<Model,
 
     let ids = [Dim::Any("batch"), Dim::Any("length")];
     let table = format!("{prefix}embeddings.token_embedding.weight");
-    let tokens = g.embedding(&table, [config.vocab_size, width], "input_ids", &ids)?;
+    let rows = [config.vocab_size, width];
+    let tokens = g.embedding(&table, rows, more, "input_ids", &ids)?;
     let positions = g.weight(
         &format!("{prefix}embeddings.position_embedding.weight"),
         &[max_length, width],
@@ -90,6 +105,11 @@ pub(crate) fn graph(config: &ClipTextConfig, weights: &Weights) -> Result<Model,
         let normed = g.layer_norm(x, &format!("{prefix}final_layer_norm"), width, eps)?;
         let dims = [Dim::Any("batch"), Dim::Any("length"), Dim::Fixed(width)];
         g.output(&output_name(config.layers - layer), normed, &dims);
+        if let Some(projected) = config.projection.filter(|_| layer + 1 == config.layers) {
+            let states = g.linear_without_bias(normed, PROJECTION, width, projected)?;
+            let dims = [Dim::Any("batch"), Dim::Any("length"), Dim::Fixed(projected)];
+            g.output(PROJECTION, states, &dims);
+        }
     }
     Ok(g.finish())
 }

@@ -171,12 +171,16 @@ pub fn write_tensors(path: &Path, tensors: &Tensors, dtype: Dtype) {
     safetensors::serialize_to_file(views, None, path).unwrap();
 }
 
-/// The golden tensors of a shape, in f32.
+/// Golden tensors, those of a shape as a rule, in f32.
 pub struct Golden(Vec<u8>);
 
 impl Golden {
     pub fn of_shape(shape: &str) -> Self {
-        Self(fs::read(golden(shape).join("golden.safetensors")).unwrap())
+        Self::of_file(&golden(shape).join("golden.safetensors"))
+    }
+
+    pub fn of_file(path: &Path) -> Self {
+        Self(fs::read(path).unwrap())
     }
 
     /// The shape and the values of a tensor that is there.

@@ -12,8 +12,8 @@ use tokenizers::AddedToken;
 
 use super::TokenizerError;
 
-const BOS: &str = "<|startoftext|>";
-const EOS: &str = "<|endoftext|>";
+pub(super) const BOS: &str = "<|startoftext|>";
+pub(super) const EOS: &str = "<|endoftext|>";
 /// The named special tokens with the defaults of `CLIPTokenizer`, in the order in which they are added.
 const NAMED: [(&str, Option<&str>); 7] = [
     ("bos_token", Some(BOS)),
@@ -52,6 +52,27 @@ pub(super) struct Files {
 }
 
 impl Files {
+    /// What a folder with CLIP's vocabulary and nothing else says.
+    #[cfg(feature = "vocabulary")]
+    pub fn clip() -> Self {
+        let (vocab, merges) = super::vocabulary::read();
+        Self {
+            vocab_file: "CLIP's vocabulary".into(),
+            vocab,
+            merges,
+            unk: EOS.to_owned(),
+            bos: BOS.to_owned(),
+            eos: EOS.to_owned(),
+            pad: EOS.to_owned(),
+            declared: Vec::new(),
+            special: [BOS, EOS]
+                .map(|token| Entry::from(token).token(true))
+                .into(),
+            split_special: false,
+            max_length: CLIP_LENGTH,
+        }
+    }
+
     pub fn read(dir: &Path) -> Result<Self, TokenizerError> {
         let whole: Option<TokenizerJson> = optional(&dir.join("tokenizer.json"))?;
         let mut settings = Settings {

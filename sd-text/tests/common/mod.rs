@@ -1,6 +1,8 @@
 //! Tokenizer folders for tests.
 #![allow(dead_code, reason = "every test file uses a part")]
 
+pub mod random;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,43 @@ use tempfile::TempDir;
 /// The folder with CLIP's full vocabulary.
 pub fn emoji() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/emoji/tokenizer")
+}
+
+/// A file of `tests/golden`.
+pub fn golden(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Ids and weights of a prompt's chunks, each up to the padding.
+pub type Chunked = Vec<(Vec<u32>, Vec<f32>)>;
+
+/// The prompts of `chunks.json` or `inversions.json` with their chunks.
+pub fn chunk_rows(golden: &Value) -> Vec<(String, Chunked)> {
+    let row = |row: &Value| {
+        let row = list(row);
+        let text = row[0].as_str().unwrap().to_owned();
+        (text, row[1..].chunks(2).map(chunk).collect())
+    };
+    list(&golden["prompts"]).iter().map(row).collect()
+}
+
+fn chunk(pair: &[Value]) -> (Vec<u32>, Vec<f32>) {
+    let ids = list(&pair[0]).iter();
+    let weights = list(&pair[1]).chunks(2).flat_map(|run| {
+        let weight: f64 = run[0].as_str().unwrap().parse().unwrap();
+        vec![weight as f32; run[1].as_u64().unwrap() as usize]
+    });
+    (
+        ids.map(|id| id.as_u64().unwrap() as u32).collect(),
+        weights.collect(),
+    )
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().unwrap()
 }
 
 /// CLIP's full vocabulary with another `tokenizer_config.json`.

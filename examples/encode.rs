@@ -1,0 +1,144 @@
+//! Texts become CLIP's embeddings.
+//!
+//! ```sh
+//! cargo run --release --example encode -- "a fox" "an owl" --output texts.safetensors
+//! ```
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use ndarray::{Array, Dimension};
+use safetensors::{Dtype, tensor::TensorView};
+use sd_examples::{Failure, check_output, options::positive, print, save_new, shipped_model};
+use sd_onnx::{
+    TextEmbeddings, files,
+    text::{ClipSkip, TextError},
+};
+
+/// Writes CLIP's embeddings of texts as safetensors.
+///
+/// The file has hidden, [texts, tokens, width], pooled, [texts, width], and ids, [texts, tokens]; of a model with a text
+/// projection also projected. Its metadata has the texts, as JSON.
+#[derive(Parser)]
+#[command(name = "encode", version, verbatim_doc_comment)]
+struct Arguments {
+    /// Texts, each of at most one window of tokens [default: the lines of standard input]
+    texts: Vec<String>,
+    /// Folder of a Stable Diffusion model, or with the files of a CLIP model in it [default: the small model that ships
+    /// with the examples]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Variant of the weights, such as fp16 [default: the plain file, else the only one there]
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// Textual inversions: a safetensors file, or a folder of such files; can be given several times
+    #[arg(long, value_name = "PATH")]
+    embeddings: Vec<PathBuf>,
+    /// Layer that hidden is from, counted from the last as WebUI does
+    #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
+    clip_skip: usize,
+    /// Scale pooled and projected to length 1
+    #[arg(long)]
+    normalise: bool,
+    /// Cut the ends of texts that are too long off, instead of failing
+    #[arg(long)]
+    truncate: bool,
+    /// Texts that go through the model at once
+    #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
+    batch: usize,
+    /// Threads, 1 to 1024 [default: one for each physical core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// File to write [default: texts.safetensors in this folder, never overwriting]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    sd_examples::main(run)
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let clip_skip = ClipSkip::new(arguments.clip_skip)
+        .map_err(|error| Failure::Arguments(error.to_string()))?;
+    if let Some(path) = &arguments.output {
+        check_output("output", path)?;
+    }
+    let texts = match &arguments.texts[..] {
+        [] => lines().map_err(Failure::at(Path::new("standard input")))?,
+        texts => texts.to_vec(),
+    };
+    if texts.is_empty() {
+        return Err(Failure::Arguments("expected at least one text".to_owned()));
+    }
+
+    let mut builder = sd_onnx::builder().threads(arguments.threads.unwrap_or(0));
+    if let Some(variant) = &arguments.variant {
+        builder = builder.variant(variant);
+    }
+    for path in &arguments.embeddings {
+        builder = builder.embeddings(path);
+    }
+    let model = arguments.model.clone().unwrap_or_else(shipped_model);
+    let encoder = builder
+        .load_text_encoder(model)
+        .map_err(|error| Failure::Work(error.to_string()))?
+        .clip_skip(clip_skip)
+        .normalised(arguments.normalise)
+        .truncated(arguments.truncate)
+        .batch(arguments.batch);
+    let found = encoder.encode(&texts).map_err(|error| match error {
+        TextError::ClipSkip { .. } => Failure::Arguments(error.to_string()),
+        _ => Failure::Work(error.to_string()),
+    })?;
+
+    let default = PathBuf::from("texts.safetensors");
+    let path = arguments.output.as_ref().unwrap_or(&default);
+    let file = file(&texts, &found).map_err(Failure::at(path))?;
+    let saved = match &arguments.output {
+        Some(path) => {
+            files::write(path, &file).map_err(Failure::at(path))?;
+            path.clone()
+        }
+        None => save_new(&default, &file)?,
+    };
+    print(format_args!("{}", saved.display()))
+}
+
+fn lines() -> io::Result<Vec<String>> {
+    io::stdin().lines().collect()
+}
+
+fn file(texts: &[String], found: &TextEmbeddings) -> io::Result<Vec<u8>> {
+    let ids = found.tokens.iter().flat_map(|tokens| &tokens.ids);
+    let ids = ids.flat_map(|&id| i64::from(id).to_le_bytes()).collect();
+    let (count, length, _) = found.hidden.dim();
+    let mut tensors = vec![
+        ("hidden", values(&found.hidden)),
+        ("pooled", values(&found.pooled)),
+        ("ids", (Dtype::I64, vec![count, length], ids)),
+    ];
+    tensors.extend(
+        found
+            .projected
+            .as_ref()
+            .map(|projected| ("projected", values(projected))),
+    );
+    let views = tensors.iter().map(|(name, (dtype, shape, data))| {
+        let view = TensorView::new(*dtype, shape.clone(), data);
+        (*name, view.expect("as many bytes as the shape has numbers"))
+    });
+    let texts = serde_json::to_string(texts).map_err(io::Error::other)?;
+    let metadata = HashMap::from([("texts".to_owned(), texts)]);
+    safetensors::serialize(views, Some(metadata)).map_err(io::Error::other)
+}
+
+fn values<D: Dimension>(array: &Array<f32, D>) -> (Dtype, Vec<usize>, Vec<u8>) {
+    let data = array.iter().flat_map(|value| value.to_le_bytes()).collect();
+    (Dtype::F32, array.shape().to_vec(), data)
+}

@@ -1,0 +1,179 @@
+//! `tokens` as a user runs it.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::Example;
+use sd_examples::shipped_model;
+use serde_json::{Value, json};
+
+const TOKENS: Example = Example("tokens");
+
+fn run(arguments: &[&str]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let (stdout, stderr) = TOKENS.succeed(folder.path(), arguments);
+    assert_eq!(stderr, "");
+    stdout
+}
+
+fn report(arguments: &[&str]) -> Value {
+    serde_json::from_str(&run(&[arguments, &["--json"]].concat())).unwrap()
+}
+
+/// Ids and weights of 77 tokens, of which those given come first, and then the end token.
+fn chunk(ids: &[u32], weights: &[f32]) -> Value {
+    let (mut ids, mut weights) = (ids.to_vec(), weights.to_vec());
+    ids.resize(77, 49_407);
+    weights.resize(77, 1.0);
+    json!({"ids": ids, "weights": weights})
+}
+
+#[test]
+fn json() {
+    let line = run(&["a (fox:1.5) AND red :0.5 | x", "--json"]);
+    // In this order, in one line.
+    let begin = r#"{"branches":[{"weight":1.0,"text":"a (fox:1.5)","chunks":[{"ids":[49406,320,3240,49407,"#;
+    assert!(line.starts_with(begin), "{line}");
+    assert_eq!(line.lines().count(), 1);
+    assert_eq!(
+        report(&["a (fox:1.5) AND red :0.5 | x"]),
+        json!({
+            "branches": [
+                {
+                    "weight": 1.0,
+                    "text": "a (fox:1.5)",
+                    "chunks": [chunk(&[49_406, 320, 3240], &[1.0, 1.0, 1.5])],
+                },
+                {
+                    "weight": 1.0,
+                    "text": " red :0.5 | x",
+                    "chunks": [chunk(&[49_406, 736, 281, 271, 269, 276, 347, 343], &[])],
+                },
+            ],
+            "warnings": [{
+                "span": [25, 26],
+                "text": "`|` outside of an alternation `[a|b]`: the whole part is taken literally, nothing in it is scheduled",
+            }],
+        })
+    );
+    assert_eq!(
+        report(&["red AND fox :0.5"])["branches"][1]["weight"],
+        json!(0.5)
+    );
+    let two = report(&["red BREAK fox"]);
+    assert_eq!(
+        two["branches"][0]["chunks"],
+        json!([chunk(&[49_406, 736], &[]), chunk(&[49_406, 3240], &[])])
+    );
+}
+
+#[test]
+fn the_text_in_force_at_a_call() {
+    let text = |arguments: &[&str]| {
+        let report = report(&[&["[fox:owl:3] [a|b]"][..], arguments].concat());
+        report["branches"][0]["text"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(text(&[]), "fox a");
+    for (step, expected) in ["fox a", "fox a", "fox b", "fox a", "owl b", "owl a"]
+        .into_iter()
+        .enumerate()
+    {
+        assert_eq!(text(&["--step", &step.to_string()]), expected, "{step}");
+    }
+    let half = |steps: &str| report(&["[fox:owl:0.5]", "--step", "4", "--steps", steps]);
+    assert_eq!(half("6")["branches"][0]["text"], "owl");
+    assert_eq!(half("8")["branches"][0]["text"], "fox");
+}
+
+#[test]
+fn a_negative_prompt_is_one_part() {
+    let parts = |arguments: &[&str]| {
+        let report = report(&[&["red AND fox"][..], arguments].concat());
+        report["branches"].as_array().unwrap().len()
+    };
+    assert_eq!(parts(&[]), 2);
+    assert_eq!(parts(&["--negative"]), 1);
+}
+
+#[test]
+fn a_models_own_tokenizer() {
+    let model = shipped_model();
+    let within = model.join("tokenizer");
+    for folder in [&model, &within] {
+        let arguments = ["a fox", "--model", folder.to_str().unwrap()];
+        assert_eq!(report(&arguments), report(&["a fox"]));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["a fox", "--model", "no-such-model"];
+    TOKENS.fail(
+        folder.path(),
+        &arguments,
+        1,
+        "no tokenizer in no-such-model",
+    );
+}
+
+#[test]
+fn a_page_to_read() {
+    let prompt = "a (cute:1.2) [fox:owl:0.5] <lora:x:1>, easynegative AND \\( [snow] :0.5";
+    let page = run(&[prompt, "--steps", "10", "--step", "7"]);
+    assert!(page.starts_with(&format!("{prompt}\n")), "{page}");
+    for part in [
+        "lora x:1: nothing acts on it yet\n",
+        "part 1 of 2, weight 1\n",
+        "  calls 0 to 5   a (cute:1.2) fox , easynegative\n",
+        "> calls 6 to 9   a (cute:1.2) owl , easynegative\n",
+        "chunk 1 of 1: 6 of 75 tokens\n",
+        "  cute 2242 ×1.2  owl 9899  , 267  easy+ 18308  negative 8869\n",
+        "part 2 of 2, weight 0.5\n",
+        "×0.9090909",
+    ] {
+        assert!(page.contains(part), "{page}\nhas no {part:?}");
+    }
+    assert!(
+        !page.contains('\u{1b}'),
+        "no colours where nobody sees them"
+    );
+    let page = run(&["a | b\u{1b}[2J"]);
+    assert!(page.contains("warning at byte 2: `|` outside"), "{page}");
+    assert!(page.starts_with("a | b\u{fffd}[2J\n"), "{page}");
+}
+
+#[test]
+fn colours_where_they_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let coloured = |prompt: &str| {
+        let mut command = TOKENS.command(folder.path());
+        command.env("CLICOLOR_FORCE", "1").env_remove("NO_COLOR");
+        let output = command.arg(prompt).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // Marks are cyan, numbers yellow.
+    let page = coloured("(fox:1.2)");
+    assert!(
+        page.contains("\u{1b}[36m(\u{1b}[0mfox\u{1b}[36m:\u{1b}[0m\u{1b}[33m1.2\u{1b}[0m"),
+        "{page:?}"
+    );
+    // The byte that a warning is about is red and bold, the rest of the text is not.
+    let page = coloured("a | b");
+    assert!(
+        page.starts_with("a \u{1b}[1m\u{1b}[31m|\u{1b}[0m b\n"),
+        "{page:?}"
+    );
+}
+
+#[test]
+fn bad_arguments() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases: [(&[&str], &str); 3] = [
+        (&[], "required arguments were not provided: <PROMPT>"),
+        (&["fox", "--step=-1"], "--step"),
+        (&["fox", "--steps", "0"], "expected at least 1"),
+    ];
+    for (arguments, part) in cases {
+        TOKENS.fail(folder.path(), arguments, 2, part);
+    }
+}

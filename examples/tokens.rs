@@ -1,0 +1,309 @@
+//! How a prompt is read: its parts, what each shows when, and its tokens with their weights.
+//!
+//! ```sh
+//! cargo run --release --example tokens -- "a (cute:1.2) [fox:owl:0.5], <lora:x:1> watercolour AND snow :0.5"
+//! ```
+//!
+//! It needs no model: the vocabulary is CLIP's, out of `sd-text`.
+
+use std::{
+    fmt::{self, Write as _},
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anstyle::{AnsiColor, Style};
+use clap::Parser;
+use sd_examples::{Failure, options::positive, print};
+use sd_text::{
+    Branch, Chunk, Chunking, Cleanup, ClipTokenizer, PromptText, Schedule, Side, Syntax, Warning,
+    attention,
+    prompt::{Node, NodeKind, ScheduleEntry},
+};
+use serde::Serialize;
+
+/// Shows how a prompt is read.
+///
+/// First the prompt, its language in colours. Then each of its parts between ANDs with the text in force at a model call,
+/// and that text's chunks of 77 tokens, of which the first, the last and the padding are not shown. A token that does not
+/// end a word has a + behind it; then come its id and, if it is not 1, its weight.
+#[derive(Parser)]
+#[command(name = "tokens", version, verbatim_doc_comment)]
+struct Arguments {
+    /// What to read
+    prompt: String,
+    /// Read it as a negative prompt, in which AND is a word
+    #[arg(long)]
+    negative: bool,
+    /// The model call, from 0, of which the texts are shown
+    #[arg(long, value_name = "S", default_value = "0")]
+    step: usize,
+    /// Steps that there are; twice that for samplers that call the model twice a step
+    #[arg(long, value_name = "N", default_value = "20", value_parser = positive)]
+    steps: usize,
+    /// Folder of a model whose tokenizer is taken [default: CLIP's]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Print JSON: {"branches":[{"weight","text","chunks":[{"ids","weights"}]}],"warnings":[{"span","text"}]}
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    branches: Vec<Part>,
+    warnings: Vec<Remark>,
+}
+
+#[derive(Serialize)]
+struct Part {
+    weight: f64,
+    text: String,
+    chunks: Vec<Tokens>,
+}
+
+/// All of a chunk's, padding included.
+#[derive(Serialize)]
+struct Tokens {
+    ids: Vec<u32>,
+    weights: Vec<f32>,
+}
+
+#[derive(Serialize)]
+struct Remark {
+    /// Bytes of the prompt.
+    span: [usize; 2],
+    text: String,
+}
+
+fn main() -> ExitCode {
+    sd_examples::main(run)
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let tokenizer = match &arguments.model {
+        Some(folder) => load(folder)?,
+        None => ClipTokenizer::clip(),
+    };
+    let side = match arguments.negative {
+        true => Side::Negative,
+        false => Side::Positive,
+    };
+    let prompt = PromptText::parse(&arguments.prompt, side, Syntax::WebUi);
+    if arguments.json {
+        let report = report(&prompt, &tokenizer, arguments);
+        let json = serde_json::to_string(&report).expect("strings and numbers are JSON");
+        return print(format_args!("{json}"));
+    }
+    let mut page = String::new();
+    write_page(&mut page, &prompt, &tokenizer, arguments).expect("a string takes any text");
+    anstream::stdout()
+        .write_all(page.as_bytes())
+        .map_err(Failure::at(Path::new("standard output")))
+}
+
+fn load(folder: &Path) -> Result<ClipTokenizer, Failure> {
+    let within = folder.join("tokenizer");
+    let folder = if within.is_dir() { &within } else { folder };
+    ClipTokenizer::load(folder).map_err(|error| Failure::Work(error.to_string()))
+}
+
+fn chunks(tokenizer: &ClipTokenizer, text: &str) -> Vec<Chunk> {
+    let segments = attention(text, Syntax::WebUi);
+    let parted = tokenizer.chunks(&segments, &Chunking::default(), Cleanup::default());
+    parted.chunks
+}
+
+fn report(prompt: &PromptText, tokenizer: &ClipTokenizer, arguments: &Arguments) -> Report {
+    let part = |branch: Branch<'_>| {
+        let schedule = branch.schedule(arguments.steps);
+        let text = &schedule.at(arguments.step).text;
+        let tokens = |Chunk { ids, weights, .. }| Tokens { ids, weights };
+        Part {
+            weight: branch.weight(),
+            text: text.to_string(),
+            chunks: chunks(tokenizer, text).into_iter().map(tokens).collect(),
+        }
+    };
+    let remark = |warning: &Warning| Remark {
+        span: [warning.span.start, warning.span.end],
+        text: warning.text.clone(),
+    };
+    Report {
+        branches: prompt.branches().map(part).collect(),
+        warnings: prompt.warnings().iter().map(remark).collect(),
+    }
+}
+
+const PLAIN: Style = Style::new();
+const DIM: Style = Style::new().dimmed();
+const HEADING: Style = Style::new().bold();
+const MARK: Style = AnsiColor::Cyan.on_default();
+const NUMBER: Style = AnsiColor::Yellow.on_default();
+const WORD: Style = AnsiColor::Magenta.on_default().bold();
+const NETWORK: Style = AnsiColor::Magenta.on_default();
+const STRONGER: Style = AnsiColor::Yellow.on_default().bold();
+const WEAKER: Style = AnsiColor::Blue.on_default().bold();
+const WARNING: Style = AnsiColor::Red.on_default().bold();
+
+fn write_page(
+    page: &mut String,
+    prompt: &PromptText,
+    tokenizer: &ClipTokenizer,
+    arguments: &Arguments,
+) -> fmt::Result {
+    write_prompt(page, prompt)?;
+    for warning in prompt.warnings() {
+        let (at, text) = (warning.span.start, &warning.text);
+        writeln!(page, "{WARNING}warning{WARNING:#} at byte {at}: {text}")?;
+    }
+    for network in prompt.networks() {
+        let (name, arguments) = (&network.name, network.arguments.join(":"));
+        let (name, arguments) = (shown(name), shown(&arguments));
+        writeln!(
+            page,
+            "{NETWORK}{name}{NETWORK:#} {arguments}: nothing acts on it yet"
+        )?;
+    }
+    let count = prompt.branches().count();
+    for (index, branch) in prompt.branches().enumerate() {
+        writeln!(page)?;
+        if count > 1 || branch.weight() != 1.0 {
+            let (number, weight) = (index + 1, branch.weight());
+            writeln!(
+                page,
+                "{HEADING}part {number} of {count}{HEADING:#}, weight {weight}"
+            )?;
+        }
+        let schedule = branch.schedule(arguments.steps);
+        write_schedule(page, &schedule, arguments)?;
+        let chunks = chunks(tokenizer, &schedule.at(arguments.step).text);
+        for (index, chunk) in chunks.iter().enumerate() {
+            let (number, of, room) = (index + 1, chunks.len(), chunk.ids.len() - 2);
+            writeln!(
+                page,
+                "chunk {number} of {of}: {} of {room} tokens",
+                chunk.used - 2
+            )?;
+            write_tokens(page, chunk, tokenizer)?;
+        }
+    }
+    Ok(())
+}
+
+/// The prompt as it was typed.
+fn write_prompt(page: &mut String, prompt: &PromptText) -> fmt::Result {
+    for outer in prompt.tree().nodes() {
+        let all = match outer.kind() {
+            NodeKind::And => Some(WORD),
+            NodeKind::Tail => Some(NUMBER),
+            _ => None,
+        };
+        if outer.is_leaf() {
+            write_leaf(page, prompt, outer, style(outer.kind()))?;
+        }
+        // Up to where there is a weight or a moment: nodes come before what is in them.
+        let mut number = 0;
+        for node in outer.descendants() {
+            if matches!(node.kind(), NodeKind::Weight | NodeKind::Moment) {
+                number = number.max(node.span().end);
+            }
+            if node.is_leaf() {
+                let inside = (node.span().end <= number).then_some(NUMBER);
+                let style = all.or(inside).unwrap_or(style(node.kind()));
+                write_leaf(page, prompt, node, style)?;
+            }
+        }
+    }
+    writeln!(page)
+}
+
+fn style(kind: &NodeKind) -> Style {
+    match kind {
+        NodeKind::Mark => MARK,
+        NodeKind::Escape | NodeKind::Comment => DIM,
+        NodeKind::Break => WORD,
+        NodeKind::Network => NETWORK,
+        _ => PLAIN,
+    }
+}
+
+/// A leaf, but for the bytes that a warning is about.
+fn write_leaf(page: &mut String, prompt: &PromptText, leaf: Node<'_>, style: Style) -> fmt::Result {
+    let (text, span) = (prompt.text(), leaf.span());
+    let mut at = span.start;
+    for Warning { span: odd, .. } in prompt.warnings() {
+        if at <= odd.start && odd.end <= span.end {
+            let (before, odd_text) = (shown(&text[at..odd.start]), &text[odd.clone()]);
+            write!(
+                page,
+                "{style}{before}{style:#}{WARNING}{odd_text}{WARNING:#}"
+            )?;
+            at = odd.end;
+        }
+    }
+    write!(page, "{style}{}{style:#}", shown(&text[at..span.end]))
+}
+
+/// The texts and the model calls that show them, the one in force with a mark.
+fn write_schedule(page: &mut String, schedule: &Schedule, arguments: &Arguments) -> fmt::Result {
+    let in_force = schedule.at(arguments.step);
+    let entries = schedule.entries();
+    if entries.len() == 1 {
+        return writeln!(page, "{}", shown(in_force.text.trim()));
+    }
+    let mut from = 0;
+    for entry in entries.chunk_by(|a, b| a.text == b.text) {
+        let [.., ScheduleEntry { end, text }] = entry else {
+            continue;
+        };
+        // Calls end before the number of steps.
+        let to = (*end).min(arguments.steps.saturating_sub(1));
+        let calls = match to.saturating_sub(from) {
+            0 => format!("call {to}"),
+            _ => format!("calls {from} to {to}"),
+        };
+        if from <= to {
+            let now = entry.iter().any(|entry| std::ptr::eq(entry, in_force));
+            let (mark, style) = if now { (">", HEADING) } else { (" ", DIM) };
+            let text = shown(text.trim());
+            writeln!(page, "{mark} {calls:14} {style}{text}{style:#}")?;
+        }
+        from = end + 1;
+    }
+    Ok(())
+}
+
+fn write_tokens(page: &mut String, chunk: &Chunk, tokenizer: &ClipTokenizer) -> fmt::Result {
+    let inner = 1..chunk.used - 1;
+    for (id, weight) in chunk.ids[inner.clone()].iter().zip(&chunk.weights[inner]) {
+        let token = tokenizer.token(*id).unwrap_or_default();
+        let (text, more) = match token.strip_suffix("</w>") {
+            Some(text) => (text, ""),
+            None => (token.as_str(), "+"),
+        };
+        let text = shown(text);
+        let style = match *weight {
+            1.0 => PLAIN,
+            ..1.0 => WEAKER,
+            _ => STRONGER,
+        };
+        write!(page, "  {style}{text}{more}{style:#} {DIM}{id}{DIM:#}")?;
+        if *weight != 1.0 {
+            write!(page, " {style}×{weight}{style:#}")?;
+        }
+    }
+    writeln!(page)
+}
+
+/// Without characters that a terminal acts on, but for line breaks.
+fn shown(text: &str) -> String {
+    let seen = |c: char| match c {
+        '\n' => '\n',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    text.chars().map(seen).collect()
+}

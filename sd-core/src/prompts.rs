@@ -1,0 +1,237 @@
+//! What a request's prompts ask for, and what the denoiser is given for them from call to call.
+
+use std::sync::Arc;
+
+use ndarray::{ArcArray, ArrayView3, Axis, Ix3};
+use sd_text::{
+    ClipSkip, EncodeOptions, EncodedBranch, PromptEmbedding, PromptEncoder, PromptText, Side,
+};
+
+use crate::{Conditioning, Error, Prompt, PromptOptions};
+
+/// A prompt that has been read.
+#[derive(Debug)]
+pub(crate) enum Read {
+    Text(PromptText),
+    Embedding(ArcArray<f32, Ix3>),
+}
+
+impl Read {
+    pub fn new(prompt: &Prompt, side: Side, options: &PromptOptions) -> Self {
+        match prompt {
+            Prompt::Text(text) => Self::Text(PromptText::parse(text, side, options.syntax)),
+            Prompt::Embedding(embedding) => Self::Embedding(embedding.clone()),
+        }
+    }
+
+    /// How many branches it has, each of which costs an evaluation.
+    pub fn branches(&self) -> usize {
+        match self {
+            Self::Text(text) => text.branches().count(),
+            Self::Embedding(_) => 1,
+        }
+    }
+
+    /// Whether its branches are weighed against the negative prompt, which is then needed whatever the guidance says.
+    pub fn composes(&self) -> bool {
+        match self {
+            Self::Text(text) => composes(text.branches().map(|branch| branch.weight())),
+            Self::Embedding(_) => false,
+        }
+    }
+}
+
+/// Whether branches of these weights are anything but a plain prompt.
+fn composes(mut weights: impl Iterator<Item = f64>) -> bool {
+    weights.next().is_some_and(|weight| weight != 1.0) || weights.next().is_some()
+}
+
+/// How the prompts of a request are read and encoded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading {
+    pub options: PromptOptions,
+    pub clip_skip: ClipSkip,
+    /// The number of steps that schedules are made for.
+    pub steps: usize,
+}
+
+impl Reading {
+    /// What is done to both prompts of a request: how many tokens they come to is what the two may have to agree on.
+    fn options(&self, encoder: &PromptEncoder, both: &[&Read]) -> EncodeOptions {
+        let PromptOptions {
+            syntax,
+            emphasis,
+            chunking,
+            cleanup,
+            same_length,
+        } = self.options;
+        let options = EncodeOptions::default()
+            .clip_skip(self.clip_skip)
+            .syntax(syntax)
+            .emphasis(emphasis)
+            .chunking(chunking)
+            .cleanup(cleanup);
+        if !same_length || both.len() < 2 {
+            return options;
+        }
+        let chunks = both.iter().map(|read| match read {
+            Read::Text(text) => encoder.longest(text, self.steps, &options),
+            Read::Embedding(embedding) => {
+                let tokens = embedding.dim().1;
+                tokens.div_ceil(encoder.tokenizer().max_length())
+            }
+        });
+        let most = chunks.max().unwrap_or(0);
+        options.min_chunks(most)
+    }
+
+    /// How many tokens each of the prompts comes to.
+    pub fn tokens(&self, encoder: &PromptEncoder, prompts: &[&Read]) -> Vec<usize> {
+        let options = self.options(encoder, prompts);
+        let tokens = |read: &&Read| match read {
+            Read::Text(text) => {
+                let chunks = encoder.longest(text, self.steps, &options);
+                chunks * encoder.tokenizer().max_length()
+            }
+            Read::Embedding(embedding) => embedding.dim().1,
+        };
+        prompts.iter().map(tokens).collect()
+    }
+
+    /// Encodes each of the prompts.
+    pub fn encode(
+        &self,
+        encoder: &PromptEncoder,
+        prompts: &[&Read],
+    ) -> Result<Vec<Conditioning>, Error> {
+        let span = tracing::info_span!("encode", clip_skip = self.clip_skip.number());
+        let _entered = span.entered();
+        let options = self.options(encoder, prompts);
+        let encode = |read: &&Read| match read {
+            Read::Text(text) => {
+                let branches = encoder.encode_prompt(text, self.steps, &options)?;
+                Ok(Conditioning::of_text(text.clone(), same_length(branches)))
+            }
+            Read::Embedding(embedding) => Ok(Conditioning::of_embedding(embedding.clone())),
+        };
+        prompts.iter().map(encode).collect()
+    }
+}
+
+/// Branches of as many tokens as the longest: the others repeat their last vector, as in WebUI.
+fn same_length(branches: Vec<EncodedBranch>) -> Vec<EncodedBranch> {
+    let longest = branches.iter().map(EncodedBranch::tokens).max();
+    let longest = longest.unwrap_or(0);
+    let branches = branches.into_iter();
+    branches.map(|branch| branch.repeat_last(longest)).collect()
+}
+
+/// What the denoiser is conditioned on, for each branch and each picture of a batch.
+pub(crate) struct Contexts {
+    branches: Vec<Context>,
+    /// Of each picture, whether its branches are weighed against the negative prompt.
+    composes: Vec<bool>,
+}
+
+/// A branch.
+struct Context {
+    /// One for each picture, as are the others.
+    pictures: Vec<EncodedBranch>,
+    weights: Vec<f32>,
+    shown: Vec<Arc<PromptEmbedding>>,
+    /// `[batch, tokens, width]` of what is shown.
+    joined: ArcArray<f32, Ix3>,
+}
+
+impl Contexts {
+    /// Of the branches of each picture: as many for all of them, of as many tokens each.
+    pub fn new(pictures: &[&[EncodedBranch]]) -> Self {
+        let composes = pictures
+            .iter()
+            .map(|branches| composes(branches.iter().map(|branch| branch.weight)));
+        let branches = (0..pictures[0].len()).map(|branch| {
+            let pictures = pictures.iter().map(|branches| branches[branch].clone());
+            Context::new(pictures.collect())
+        });
+        Self {
+            composes: composes.collect(),
+            branches: branches.collect(),
+        }
+    }
+
+    /// Of one embedding that stays, `[1, tokens, width]`.
+    pub fn constant(embedding: ArrayView3<'_, f32>) -> Self {
+        let embedding = PromptEmbedding::from(embedding.to_owned().into_shared());
+        Self::new(&[&[EncodedBranch::from(embedding)]])
+    }
+
+    /// Takes up what is in force at this model call, from 0.
+    pub fn turn(&mut self, call: usize) {
+        for branch in &mut self.branches {
+            branch.turn(call);
+        }
+    }
+
+    /// How many there are: at least one.
+    pub fn branches(&self) -> usize {
+        self.branches.len()
+    }
+
+    /// `[batch, tokens, width]` of a branch, as taken up last.
+    pub fn context(&self, branch: usize) -> ArrayView3<'_, f32> {
+        self.branches[branch].joined.view()
+    }
+
+    /// The weight of a branch for each picture.
+    pub fn weights(&self, branch: usize) -> &[f32] {
+        &self.branches[branch].weights
+    }
+
+    /// Whether the branches of any picture are weighed against the negative prompt.
+    pub fn any_composes(&self) -> bool {
+        self.composes.contains(&true)
+    }
+
+    /// Whether those of this picture are.
+    pub fn composes(&self, picture: usize) -> bool {
+        self.composes[picture]
+    }
+}
+
+impl Context {
+    fn new(pictures: Vec<EncodedBranch>) -> Self {
+        let shown: Vec<_> = pictures.iter().map(|branch| branch.at(0).clone()).collect();
+        let joined = match &shown[..] {
+            [one] => one.embedding.clone(),
+            all => {
+                let views: Vec<_> = all.iter().map(|one| one.embedding.view()).collect();
+                ndarray::concatenate(Axis(0), &views)
+                    .expect("pictures of a batch have as many tokens each")
+                    .into_shared()
+            }
+        };
+        Self {
+            weights: pictures.iter().map(|branch| branch.weight as f32).collect(),
+            pictures,
+            shown,
+            joined,
+        }
+    }
+
+    fn turn(&mut self, call: usize) {
+        let alone = self.pictures.len() == 1;
+        for (i, (branch, shown)) in self.pictures.iter().zip(&mut self.shown).enumerate() {
+            let next = branch.at(call);
+            if Arc::ptr_eq(next, shown) {
+                continue;
+            }
+            *shown = next.clone();
+            if alone {
+                self.joined = next.embedding.clone();
+            } else {
+                let mut row = self.joined.index_axis_mut(Axis(0), i);
+                row.assign(&next.embedding.index_axis(Axis(0), 0));
+            }
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! What the denoiser is given for a prompt, from call to call.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
+
+use common::{Codec, Fakes, Text, base, latents, prompts};
+use ndarray::{Array3, ArrayView3, ArrayView4, ArrayViewMut4};
+use sd_core::{
+    BoxError, Denoiser, Error, MAX_BRANCHES, Pipeline, Prompt, PromptOptions, Request,
+    SchedulerConfig, StopToken,
+    schedulers::{Euler, EulerCfgPp, Heun, Ladder},
+    text::{Cleanup, ClipSkip, Emphasis, EncodeOptions, PromptEncoder, Syntax},
+};
+
+/// Remembers what it was given, and predicts noise that is a number of the context.
+#[derive(Default)]
+struct Spy(Mutex<Vec<Array3<f32>>>);
+
+fn predicted(context: ArrayView3<'_, f32>) -> f32 {
+    context.sum() / context.len() as f32
+}
+
+impl Denoiser for Spy {
+    fn latent_channels(&self) -> usize {
+        4
+    }
+    fn context_width(&self) -> usize {
+        4
+    }
+    fn predict(
+        &self,
+        latents: ArrayView4<'_, f32>,
+        _: f32,
+        context: ArrayView3<'_, f32>,
+        mut output: ArrayViewMut4<'_, f32>,
+        _: &StopToken,
+    ) -> Result<(), BoxError> {
+        assert_eq!(latents.dim(), output.dim());
+        output.fill(predicted(context));
+        self.0.lock().unwrap().push(context.to_owned());
+        Ok(())
+    }
+}
+
+struct Watched {
+    text: Arc<Text>,
+    spy: Arc<Spy>,
+    pipeline: Pipeline,
+    encoder: PromptEncoder,
+}
+
+impl Watched {
+    fn new() -> Self {
+        let (text, spy) = (Arc::<Text>::default(), Arc::<Spy>::default());
+        let config = SchedulerConfig::default();
+        let codec = Arc::new(Codec::new(4));
+        let pipeline = Pipeline::builder(prompts(&text), spy.clone(), codec, config)
+            .size(64, 48)
+            .build()
+            .unwrap();
+        Self {
+            text,
+            spy,
+            pipeline,
+            encoder: prompts(&Arc::default()),
+        }
+    }
+
+    /// The contexts of all calls.
+    fn contexts(&self, request: &Request) -> Vec<Array3<f32>> {
+        self.spy.0.lock().unwrap().clear();
+        self.pipeline.generate(request).unwrap();
+        std::mem::take(&mut self.spy.0.lock().unwrap())
+    }
+
+    fn of(&self, text: &str) -> Array3<f32> {
+        let encoded = self.encoder.encode(text, ClipSkip::LAST).unwrap();
+        encoded.embedding.to_owned()
+    }
+
+    fn of_all(&self, texts: &[(&str, usize)]) -> Vec<Array3<f32>> {
+        let many = texts
+            .iter()
+            .flat_map(|&(text, calls)| std::iter::repeat_n(text, calls));
+        many.map(|text| self.of(text)).collect()
+    }
+}
+
+/// A run that asks for the prompt only.
+fn alone(prompt: &str, steps: usize) -> Request {
+    Request::new(prompt)
+        .seed(1)
+        .steps(steps)
+        .guidance(1.0)
+        .scheduler(Euler::default())
+}
+
+#[test]
+fn the_text_changes_at_webuis_call() {
+    let watched = Watched::new();
+    let turning = alone("a [fox:owl:3]", 8);
+    assert_eq!(
+        watched.contexts(&turning),
+        watched.of_all(&[("a fox", 4), ("a owl", 4)])
+    );
+    let half = alone("a [fox:owl:0.5]", 8);
+    assert_eq!(
+        watched.contexts(&half),
+        watched.of_all(&[("a fox", 5), ("a owl", 3)])
+    );
+    // Schedules of a sampler that calls twice a step are made for twice as many: 8 of 15 calls.
+    let heun = half.clone().scheduler(Heun::default());
+    assert_eq!(
+        watched.contexts(&heun),
+        watched.of_all(&[("a fox", 9), ("a owl", 6)])
+    );
+    let single = alone("[fox:owl:1]", 1).scheduler(Heun::default());
+    assert_eq!(watched.contexts(&single), watched.of_all(&[("fox", 1)]));
+    let turns = alone("[fox|owl]", 4);
+    assert_eq!(
+        watched.contexts(&turns),
+        watched.of_all(&[("fox", 2), ("owl", 1), ("fox", 1)])
+    );
+    // The negative prompt, too.
+    let negative = alone("a fox", 2).guidance(2.0).negative("[red:blue:1.]");
+    assert_eq!(
+        watched.contexts(&negative),
+        watched.of_all(&[("a fox", 1), ("red", 1), ("a fox", 1), ("red", 1)])
+    );
+    let negative = negative
+        .negative("[red:blue:0.5] AND a <lora:b:1>")
+        .steps(4);
+    let [red, blue] =
+        ["red AND a <lora:b:1>", "blue AND a <lora:b:1>"].map(|text| watched.of(text));
+    let seen = watched.contexts(&negative);
+    assert_eq!(
+        [&seen[1], &seen[3], &seen[5], &seen[7]],
+        [&red, &red, &red, &blue]
+    );
+}
+
+#[test]
+fn each_text_is_encoded_once() {
+    let watched = Watched::new();
+    let encoded = || watched.text.calls.swap(0, Relaxed);
+    encoded();
+    let turns = alone("[fox|owl|cat]", 12).count(3);
+    watched.pipeline.generate(&turns).unwrap();
+    assert_eq!(encoded(), 3);
+    // Nor in the next call, but with another layer.
+    watched.pipeline.generate(&turns.clone().steps(5)).unwrap();
+    assert_eq!(encoded(), 0);
+    watched.pipeline.generate(&turns.clip_skip(2)).unwrap();
+    assert_eq!(encoded(), 3);
+    let ignoring = PromptOptions {
+        emphasis: Emphasis::Ignore,
+        ..PromptOptions::default()
+    };
+    let weighted = alone("(fox:1.5)", 1);
+    watched.pipeline.generate(&weighted).unwrap();
+    watched
+        .pipeline
+        .generate(&weighted.prompt_options(ignoring))
+        .unwrap();
+    assert_eq!(encoded(), 2);
+}
+
+/// The denoised sample of one step under noise `predicted` is a straight line in it, so this can be said beforehand.
+#[test]
+fn branches_are_weighed_against_the_negative_prompt() {
+    let watched = Watched::new();
+    let of = |text: &str| predicted(watched.of(text).view());
+    let [fox, snow, red, blurry] = ["a fox ", " snow ", " red", "blurry"].map(of);
+    let drawn = |prompt: &str, scale: f32| {
+        let request = alone(prompt, 1).negative("blurry").guidance(scale);
+        watched
+            .pipeline
+            .generate(&request)
+            .unwrap()
+            .pictures
+            .remove(0)
+            .latents
+    };
+    let plain = drawn("a fox ", 1.0);
+    // By how much the latents move for noise of 1.
+    let other = drawn(" snow ", 1.0);
+    let slope = (other[[0, 0, 0, 0]] - plain[[0, 0, 0, 0]]) / (snow - fox);
+    assert!(slope.abs() > 1.0);
+    let expected = |noise: f32| plain[[0, 0, 0, 0]] + slope * (noise - fox);
+    for (prompt, merged) in [
+        (
+            "a fox AND snow :0.5",
+            (fox - blurry) + 0.5 * (snow - blurry),
+        ),
+        (
+            "a fox AND snow AND red:-0.25",
+            (fox - blurry) + (snow - blurry) - 0.25 * (red - blurry),
+        ),
+        ("a fox :0.5", 0.5 * (fox - blurry)),
+    ] {
+        for scale in [7.5, 1.0] {
+            let found = drawn(prompt, scale);
+            let expected = expected(blurry + scale * merged);
+            let error = (found[[0, 0, 0, 0]] - expected).abs();
+            assert!(
+                error < 1e-3 * expected.abs().max(1.0),
+                "{prompt} {scale}: {error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_branch_costs_a_call() {
+    let watched = Watched::new();
+    let calls =
+        |prompt: &str, guidance| watched.contexts(&alone(prompt, 3).guidance(guidance)).len();
+    assert_eq!(calls("a fox", 7.5), 6);
+    assert_eq!(calls("a fox AND snow", 7.5), 9);
+    assert_eq!(calls("a fox AND snow AND owl", 7.5), 12);
+    // Which is weighed against the negative prompt whatever the scale.
+    assert_eq!(calls("a fox AND snow", 1.0), 9);
+    assert_eq!(calls("a fox :0.9", 1.0), 6);
+    assert_eq!(calls("a fox :1", 1.0), 3);
+    let cfg_pp = alone("a fox AND snow", 3)
+        .guidance(0.6)
+        .scheduler(EulerCfgPp::default());
+    assert_eq!(watched.contexts(&cfg_pp).len(), 9);
+
+    let many = vec!["fox"; MAX_BRANCHES].join(" AND ");
+    watched.pipeline.generate(&alone(&many, 1)).unwrap();
+    let error = watched
+        .pipeline
+        .generate(&alone(&format!("{many} AND fox"), 1))
+        .unwrap_err();
+    assert!(matches!(error, Error::Request(_)));
+    assert_eq!(
+        error.to_string(),
+        "prompt is of 65, expected at most 64 parts between ANDs"
+    );
+}
+
+#[test]
+fn each_prompt_keeps_its_length() {
+    let watched = Watched::new();
+    let long = "fox ".repeat(76);
+    let lengths = |request: &Request| -> Vec<usize> {
+        let contexts = watched.contexts(request);
+        contexts.iter().map(|context| context.dim().1).collect()
+    };
+    let request = alone(&long, 1).guidance(2.0);
+    assert_eq!(lengths(&request), [154, 77]);
+    let same = PromptOptions {
+        same_length: true,
+        ..PromptOptions::default()
+    };
+    assert_eq!(lengths(&request.clone().prompt_options(same)), [154, 154]);
+    let other_way = alone("fox", 1).negative(&long).guidance(2.0);
+    assert_eq!(lengths(&other_way), [77, 154]);
+    let same_again = watched.contexts(&other_way.prompt_options(same));
+    let padded = EncodeOptions::default().min_chunks(2);
+    let padded = watched.encoder.encode_with("fox", &padded).unwrap();
+    assert_eq!(same_again[0], padded.embedding);
+
+    // The parts of an AND do in any case, by their last vector.
+    let parts = alone(&format!("fox AND {long}"), 1);
+    assert_eq!(lengths(&parts), [154, 77, 154]);
+    let contexts = watched.contexts(&parts);
+    let short = watched.of("fox ");
+    assert!((77..154).all(|token| contexts[0][[0, token, 2]] == short[[0, 76, 2]]));
+    // An embedding stays as it is.
+    let given = Array3::from_elem((1, 80, 4), 0.5);
+    let given = alone("", 1).prompt(Prompt::from(given)).guidance(2.0);
+    assert_eq!(lengths(&given.clone().prompt_options(same)), [80, 154]);
+    assert_eq!(lengths(&given), [80, 77]);
+}
+
+#[test]
+fn options_are_followed() {
+    let watched = Watched::new();
+    let with = |prompt: &str, options: PromptOptions| {
+        watched
+            .contexts(&alone(prompt, 1).prompt_options(options))
+            .remove(0)
+    };
+    let default = PromptOptions::default();
+    let plain = PromptOptions {
+        syntax: Syntax::Plain,
+        ..default
+    };
+    assert_eq!(with("a fox", default), with("a fox", plain));
+    assert_ne!(with("a (fox:1.5)", default), with("a (fox:1.5)", plain));
+    let comfy = PromptOptions {
+        syntax: Syntax::ComfyUi,
+        ..default
+    };
+    let once = with("((fox:1.5):2)", comfy);
+    assert_eq!(once, with("(fox:1.5)", default));
+    let ftfy = PromptOptions {
+        cleanup: Cleanup::Ftfy,
+        ..default
+    };
+    assert_eq!(with("it’s", ftfy), with("it's", default));
+    assert_ne!(with("it’s", default), with("it's", default));
+    let json = serde_json::to_string(&ftfy).unwrap();
+    assert_eq!(serde_json::from_str::<PromptOptions>(&json).unwrap(), ftfy);
+    assert_eq!(
+        serde_json::from_str::<PromptOptions>("{}").unwrap(),
+        default
+    );
+}
+
+/// Pictures of a batch are what they are alone, also where their texts change at different calls.
+#[test]
+fn batches_of_prompts() {
+    let fakes = Fakes::new();
+    let single = fakes.pipeline();
+    let batched = fakes.build(fakes.builder().batch(8));
+    let long = "fox, ".repeat(50);
+    let requests = [
+        base().prompt("a [fox:owl:2] AND snow"),
+        base()
+            .prompt("a [cat|dog] AND (rain:1.2) :0.3")
+            .negative("[red:blue:1]"),
+        base().prompt("a fox"),
+        base().prompt("a cat :0.8"),
+        base().prompt(&long),
+        base().prompt("[a:b:1]"),
+    ];
+    fakes.model.batch.swap(0, Relaxed);
+    let pictures = batched.generate_all(&requests);
+    let pictures = pictures.unwrap().pictures;
+    // All but that with parts and the long one.
+    assert_eq!(fakes.model.batch.swap(0, Relaxed), 3);
+    for (request, picture) in requests.iter().zip(&pictures) {
+        assert_eq!(
+            picture.latents,
+            latents(&single, request),
+            "{:?}",
+            request.prompt
+        );
+    }
+}
+
+#[test]
+fn a_picture_says_how_its_prompt_was_read() {
+    let pipeline = Fakes::new().pipeline();
+    let request = base().prompt("(a|b) <lora:moss:0.5> AND c");
+    let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
+    let text = picture.prompt.text.as_ref().unwrap();
+    assert_eq!(text.networks()[0].arguments, ["moss", "0.5"]);
+    assert_eq!(text.warnings().len(), 1);
+    assert_eq!(text.warnings()[0].span, 2..3);
+    assert_eq!(picture.prompt.branches.len(), 2);
+    assert_eq!(
+        picture.prompt.embedding,
+        picture.prompt.branches[0].at(0).embedding
+    );
+    assert_eq!(request.ladder, None::<Ladder>);
+}

@@ -1,0 +1,357 @@
+//! The text model by itself against transformers 5.23 and diffusers 0.42.1, `golden/text.safetensors` (see `golden/text.py`):
+//! pooled outputs, projections, textual inversions; and what a program can ask of it.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{fs, path::Path, sync::Arc};
+
+use common::{
+    Golden, Model, Tensor, Tensors, emoji, golden, plain_file, relative_error, write_tensors,
+};
+use ndarray::{Array2, Axis, s};
+use safetensors::{Dtype, SafeTensors};
+use sd_onnx::{
+    TextEncoder, similarity,
+    text::{ClipSkip, ClipTokenizer, PromptEncoder, TextError, TextualInversion},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const SHAPE: &str = "four";
+/// f32 sums in another order.
+const LIMIT: f64 = 1e-5;
+
+fn cases() -> Value {
+    let text = fs::read_to_string(golden("text.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn expected() -> Golden {
+    Golden::of_file(&golden("text.safetensors"))
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    serde_json::from_value(list.clone()).unwrap()
+}
+
+fn skips() -> [ClipSkip; 2] {
+    [1, 3].map(|skip| ClipSkip::new(skip).unwrap())
+}
+
+/// The model's folder with the weights in this type.
+fn folder(dtype: Dtype) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Model::of_shape(SHAPE);
+    model.write_without_weights(folder.path());
+    let path = folder
+        .path()
+        .join("text_encoder")
+        .join(plain_file("text_encoder"));
+    write_tensors(&path, &model.weights["text_encoder"], dtype);
+    folder
+}
+
+fn close<'a>(what: &str, found: impl IntoIterator<Item = &'a f32>, name: &str) {
+    let (_, expected) = expected().tensor(name);
+    let error = relative_error(found, &expected);
+    println!("{what}, {name}: {error:.1e}");
+    assert!(
+        error <= LIMIT,
+        "{what}, {name}: {error:.2e}, expected at most {LIMIT:.0e}"
+    );
+}
+
+#[test]
+fn hidden_and_pooled() {
+    let cases = cases();
+    assert_eq!(
+        (&cases["shape"], &cases["skips"]),
+        (&json!(SHAPE), &json!([1, 3]))
+    );
+    let folder = folder(Dtype::F32);
+    let encoder = TextEncoder::load(folder.path()).unwrap().truncated(true);
+    for skip in skips() {
+        for batch in [1, 2, 16] {
+            let encoder = encoder.clone().clip_skip(skip).batch(batch);
+            let found = encoder.encode(strings(&cases["texts"])).unwrap();
+            let what = format!("batches of {batch}");
+            close(&what, &found.hidden, &format!("hidden.{skip}"));
+            close(&what, &found.pooled, "pooled");
+            assert_eq!(found.projected, None);
+        }
+    }
+}
+
+/// A folder of a CLIP model, everything in it, as OpenAI's are: configurations within one, old ids, a projection.
+#[test]
+fn projected() {
+    let from = folder(Dtype::F32);
+    let folder = tempfile::tempdir().unwrap();
+    let model = Model::of_shape(SHAPE);
+    let tensors = model.weights["text_encoder"].iter();
+    let mut tensors: Tensors = tensors
+        .map(|(name, tensor)| {
+            let name = name.trim_start_matches("text_model.");
+            (format!("text_model.{name}"), copy(tensor))
+        })
+        .collect();
+    let (shape, values) = expected().tensor("text_projection.weight");
+    tensors.insert("text_projection.weight".into(), Tensor { shape, values });
+    write_tensors(
+        &folder.path().join("model.safetensors"),
+        &tensors,
+        Dtype::F32,
+    );
+    let mut config = model.configs["text_encoder"].clone();
+    config["eos_token_id"] = json!(2);
+    let config = json!({"model_type": "clip", "projection_dim": 24, "text_config": config});
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    for file in fs::read_dir(from.path().join("tokenizer")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+
+    let encoder = TextEncoder::load(folder.path()).unwrap().truncated(true);
+    let found = encoder.encode(strings(&cases()["texts"])).unwrap();
+    close("CLIP's folder", &found.hidden, "hidden.1");
+    close("CLIP's folder", &found.pooled, "pooled");
+    close(
+        "CLIP's folder",
+        found.projected.as_ref().unwrap(),
+        "projected",
+    );
+
+    let skipped = encoder.clone().clip_skip(ClipSkip::new(3).unwrap());
+    let skipped = skipped.encode(strings(&cases()["texts"])).unwrap();
+    close("CLIP's folder", &skipped.hidden, "hidden.3");
+    assert_eq!(skipped.projected, found.projected);
+
+    let normal = encoder.normalised(true);
+    let normal = normal.encode(strings(&cases()["texts"])).unwrap();
+    assert_eq!(normal.hidden, found.hidden);
+    for (rows, before) in [
+        (&normal.pooled, &found.pooled),
+        (
+            normal.projected.as_ref().unwrap(),
+            found.projected.as_ref().unwrap(),
+        ),
+    ] {
+        for (row, before) in rows.rows().into_iter().zip(before.rows()) {
+            assert!((row.dot(&row) - 1.0).abs() < 1e-5);
+            assert!((similarity(row, before) - 1.0).abs() < 1e-5);
+        }
+    }
+}
+
+fn copy(tensor: &Tensor) -> Tensor {
+    Tensor {
+        shape: tensor.shape.clone(),
+        values: tensor.values.clone(),
+    }
+}
+
+/// The golden vectors of `name` as a file, the tensor called `tensor`.
+fn inversion_file(folder: &Path, file: &str, tensor: &str, name: &str) {
+    let (shape, values) = expected().tensor(&format!("inversion.{name}"));
+    let path = folder.join(file);
+    let tensors = Tensors::from([(tensor.to_owned(), Tensor { shape, values })]);
+    write_tensors(&path, &tensors, Dtype::F32);
+}
+
+#[test]
+fn textual_inversions_as_diffusers() {
+    let cases = cases();
+    let names = strings(&cases["inversions"]["names"]);
+    let [low_poly, zorgmuster] = &names[..] else {
+        panic!("two names")
+    };
+    let embeddings = tempfile::tempdir().unwrap();
+    inversion_file(embeddings.path(), "a.safetensors", low_poly, low_poly);
+    let file = format!("{zorgmuster}.safetensors");
+    inversion_file(embeddings.path(), &file, "emb_params", zorgmuster);
+    fs::write(embeddings.path().join("note.txt"), "not looked at").unwrap();
+    fs::write(embeddings.path().join("old.pt"), "not read").unwrap();
+    fs::create_dir(embeddings.path().join("more.safetensors")).unwrap();
+    // Weights that stay f16 in the file, and such that need not be cast.
+    for dtype in [Dtype::F32, Dtype::F16] {
+        let folder = folder(dtype);
+        let builder = sd_onnx::builder().embeddings(embeddings.path());
+        let encoder = builder.load_text_encoder(folder.path()).unwrap();
+        assert_eq!(encoder.tokenizer().vocab_size(), 1014 + 4);
+        let prompts = strings(&cases["inversions"]["prompts"]);
+        for (index, prompt) in prompts.iter().enumerate() {
+            for skip in skips() {
+                let encoder = encoder.clone().clip_skip(skip);
+                let found = encoder.encode([prompt]).unwrap();
+                let name = format!("inverted.{index}");
+                close(prompt, &found.hidden, &format!("{name}.{skip}"));
+                close(prompt, &found.pooled, &format!("{name}.pooled"));
+            }
+        }
+        // The same through the prompt language, and for a text without them what it was.
+        let prompts = builder.load_prompt_encoder(folder.path()).unwrap();
+        let text = strings(&cases["inversions"]["prompts"])[1].clone();
+        let found = prompts.encode(&text, ClipSkip::LAST).unwrap();
+        close(&text, &found.embedding, "inverted.1.1");
+        let plain = sd_onnx::builder()
+            .load_prompt_encoder(folder.path())
+            .unwrap();
+        let encode = |prompts: &PromptEncoder| prompts.encode("a fox", ClipSkip::LAST).unwrap();
+        assert_eq!(encode(&plain).embedding, encode(&prompts).embedding);
+        assert_ne!(
+            plain.encode(&text, ClipSkip::LAST).unwrap().embedding,
+            found.embedding
+        );
+    }
+}
+
+/// Vectors that the model has already, under another name: the same bits.
+#[test]
+fn an_inversion_of_a_word_is_the_word() {
+    let bytes = fs::read(emoji().join("text_encoder/model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let names = ["", "text_model."].map(|p| format!("{p}embeddings.token_embedding.weight"));
+    let table = names
+        .iter()
+        .find_map(|name| tensors.tensor(name).ok())
+        .unwrap();
+    let (size, width) = (table.data().len() / table.shape()[0], table.shape()[1]);
+    let tokenizer = ClipTokenizer::load(emoji().join("tokenizer")).unwrap();
+    let tokens = tokenizer.encode("fox pizza");
+    let row = |token: usize| {
+        let id = tokens.ids[token] as usize;
+        let data = &table.data()[id * size..][..size];
+        let view = safetensors::tensor::TensorView::new(table.dtype(), vec![1, width], data);
+        let bytes = safetensors::serialize([("emb_params", view.unwrap())], None).unwrap();
+        let read = TextualInversion::from_bytes("row", &bytes).unwrap();
+        read.vectors(width).unwrap().to_owned()
+    };
+    assert_eq!(tokens.used, 4);
+    let both = ndarray::concatenate![Axis(0), row(1), row(2)];
+    let builder = sd_onnx::builder()
+        .embedding(TextualInversion::new("wumpus", row(1)).unwrap())
+        .embedding(TextualInversion::new("foxes on pizza", both).unwrap());
+    let encoder = builder.load_text_encoder(emoji()).unwrap();
+    // Alone, so that not even rounding depends on the others.
+    let found = encoder
+        .batch(1)
+        .encode(["a fox pizza", "a WUMPUS pizza", "a Foxes on  Pizza"])
+        .unwrap();
+    for other in 1..3 {
+        assert_eq!(
+            found.hidden.slice(s![other, .., ..]),
+            found.hidden.slice(s![0, .., ..])
+        );
+        assert_eq!(found.pooled.row(other), found.pooled.row(0));
+    }
+    let pipeline = builder.load(emoji()).unwrap();
+    let draw = |prompt: &str| {
+        let request = sd_onnx::Request::new(prompt).steps(1).seed(1);
+        pipeline.generate(&request).unwrap().image().clone()
+    };
+    assert_eq!(draw("a wumpus"), draw("a fox"));
+    assert_ne!(draw("a pizza"), draw("a fox"));
+}
+
+/// The error of loading the small model with an inversion.
+fn refused(inversion: TextualInversion) -> String {
+    let builder = sd_onnx::builder().embedding(inversion);
+    let error = builder.load_prompt_encoder(emoji()).map(drop).unwrap_err();
+    error.to_string()
+}
+
+#[test]
+fn inversions_that_do_not_fit() {
+    let width = sd_onnx::builder()
+        .load_prompt_encoder(emoji())
+        .unwrap()
+        .model()
+        .width();
+    let of = |name: &str, width| TextualInversion::new(name, Array2::zeros((1, width))).unwrap();
+    assert_eq!(
+        refused(of("wumpus", 768)),
+        format!(
+            "wumpus: tensor `wumpus` has vectors of [768] numbers, expected {width}, the text model's width"
+        )
+    );
+    assert!(refused(of("cat", width)).contains("found the vocabulary's token \"cat</w>\""));
+    assert_eq!(of("cat", width).named("cat-toy").name(), "cat-toy");
+    let builder = sd_onnx::builder().embedding(of("cat", width).named("cat-toy"));
+    assert!(builder.load_prompt_encoder(emoji()).is_ok());
+    let twice = builder.embedding(of("Cat-Toy", width));
+    let error = twice.load_prompt_encoder(emoji()).map(drop).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("the textual inversion \"cat-toy\""),
+        "{error}"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    fs::write(&path, "not one").unwrap();
+    for at in [
+        folder.path(),
+        path.as_path(),
+        Path::new("no/such/x.safetensors"),
+    ] {
+        let builder = sd_onnx::builder().embeddings(at);
+        let error = builder.load(emoji()).map(drop).unwrap_err().to_string();
+        assert!(error.contains("x.safetensors"), "{error}");
+    }
+}
+
+#[test]
+fn every_setting_counts() {
+    let encoder = TextEncoder::load(emoji()).unwrap();
+    let texts = ["a fox", "an owl", "a red fox"];
+    let found = encoder.encode(texts).unwrap();
+    assert_eq!(found.hidden.dim().0, 3);
+    assert_eq!(found.tokens[2].used, 5);
+    // The state at the end-of-text token.
+    assert_eq!(found.pooled.row(2), found.hidden.slice(s![2, 4, ..]));
+    let earlier = encoder.clone().clip_skip(ClipSkip::new(2).unwrap());
+    let earlier = earlier.encode(texts).unwrap();
+    assert_ne!(earlier.hidden, found.hidden);
+    assert_eq!(earlier.pooled, found.pooled);
+    let normal = encoder.clone().normalised(true).encode(texts).unwrap();
+    assert_ne!(normal.pooled, found.pooled);
+    assert_eq!(normal.hidden, found.hidden);
+    assert_eq!(encoder.encode([] as [&str; 0]).unwrap().pooled.nrows(), 0);
+    assert_eq!(
+        encoder.clone().batch(0).encode(texts).unwrap().tokens,
+        found.tokens
+    );
+
+    let long = "fox ".repeat(80);
+    let error = encoder.encode(["a", long.as_str()]).unwrap_err();
+    assert!(matches!(error, TextError::TooLong { index: 1, .. }));
+    assert_eq!(
+        error.to_string(),
+        "text 1 is too long: 5 tokens from byte 300 on do not fit the text model"
+    );
+    let cut = encoder.clone().truncated(true).encode([&long]).unwrap();
+    assert_eq!(cut.tokens[0].cut.as_ref().unwrap().tokens, 5);
+    let layers = encoder.layers();
+    let error = encoder
+        .clip_skip(ClipSkip::new(layers + 1).unwrap())
+        .encode(["a"])
+        .unwrap_err();
+    assert!(matches!(error, TextError::ClipSkip { .. }), "{error}");
+}
+
+#[test]
+fn usable_from_threads() {
+    fn check<T: Send + Sync + Clone + std::fmt::Debug>() {}
+    check::<TextEncoder>();
+    let encoder = Arc::new(TextEncoder::load(emoji()).unwrap());
+    let alone = encoder.encode(["a fox"]).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| assert_eq!(encoder.encode(["a fox"]).unwrap(), alone));
+        }
+    });
+}

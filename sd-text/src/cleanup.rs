@@ -1,0 +1,23 @@
+//! What is done to a text before it is tokenized.
+
+mod ftfy;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use ftfy::clean;
+
+/// Which tokenizer's clean-up of a text is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Cleanup {
+    /// transformers 5: NFC, runs of white space to one space, lower case. The default.
+    #[default]
+    Transformers,
+    /// CLIP's own and WebUI's: `fix_text` of the library ftfy 6.3 before that, which decodes HTML entities (where the text has
+    /// no `<`), takes ligatures apart, and makes full-width characters, curly quotes and odd line breaks plain. It matters
+    /// for `it’s`, `“fox”` and text copied from the web.
+    ///
+    /// ftfy also decodes mojibake, UTF-8 that was read as something else (`schÃ¶n`). We don't.
+    Ftfy,
+}

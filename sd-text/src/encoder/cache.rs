@@ -1,0 +1,123 @@
+//! Texts that have been encoded before.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{EncodeOptions, PromptEmbedding};
+
+/// The most that a cache holds, in bytes of embeddings: some 270 windows of Stable Diffusion 1.x.
+const MOST_BYTES: usize = 64 << 20;
+
+/// What decides an embedding, but for the tokenizer and the model.
+type Key = (Arc<str>, EncodeOptions);
+
+/// The embeddings that were asked for last.
+#[derive(Default)]
+pub(super) struct Cache(Mutex<Held>);
+
+#[derive(Default)]
+struct Held {
+    /// The embedding, and when it was asked for.
+    texts: HashMap<Key, (Arc<PromptEmbedding>, u64)>,
+    bytes: usize,
+    now: u64,
+}
+
+impl Cache {
+    pub fn get(&self, key: &Key) -> Option<Arc<PromptEmbedding>> {
+        let mut held = self.lock();
+        held.now += 1;
+        let now = held.now;
+        let (embedding, asked) = held.texts.get_mut(key)?;
+        *asked = now;
+        Some(embedding.clone())
+    }
+
+    /// Keeps an embedding, and lets go of those that have not been asked for the longest. One that is larger than the whole is not kept.
+    pub fn put(&self, key: Key, embedding: Arc<PromptEmbedding>) {
+        let mut held = self.lock();
+        let new = bytes(&key, &embedding);
+        if new > MOST_BYTES {
+            return;
+        }
+        held.now += 1;
+        let now = held.now;
+        if let Some((old, _)) = held.texts.insert(key.clone(), (embedding, now)) {
+            held.bytes -= bytes(&key, &old);
+        }
+        held.bytes += new;
+        while held.bytes > MOST_BYTES {
+            let oldest = held.texts.iter().min_by_key(|(_, (_, asked))| *asked);
+            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
+                break;
+            };
+            if let Some((old, _)) = held.texts.remove(&oldest) {
+                held.bytes -= bytes(&oldest, &old);
+            }
+        }
+    }
+
+    /// Nothing is half done where another thread may have panicked.
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn bytes((text, _): &Key, embedding: &PromptEmbedding) -> usize {
+    text.len() + size_of::<f32>() * (embedding.embedding.len() + 2 * embedding.weights.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::ArcArray;
+
+    use super::*;
+    use crate::Tokens;
+
+    fn key(text: &str) -> Key {
+        (text.into(), EncodeOptions::default())
+    }
+
+    /// One of this many MiB.
+    fn embedding(mebibytes: usize) -> Arc<PromptEmbedding> {
+        Arc::new(PromptEmbedding {
+            embedding: ArcArray::zeros((1, 1024 * mebibytes, 256)),
+            tokens: Tokens {
+                ids: Vec::new(),
+                used: 0,
+                cut: None,
+            },
+            weights: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn what_was_not_asked_for_the_longest_goes() {
+        let cache = Cache::default();
+        for text in ["a", "b", "c"] {
+            cache.put(key(text), embedding(20));
+        }
+        assert!(cache.get(&key("a")).is_some());
+        cache.put(key("d"), embedding(20));
+        assert!(cache.get(&key("b")).is_none());
+        assert!(
+            ["a", "c", "d"]
+                .iter()
+                .all(|text| cache.get(&key(text)).is_some())
+        );
+        // In the place of the one that is there.
+        cache.put(key("d"), embedding(20));
+        assert!(cache.get(&key("a")).is_some());
+        cache.put(key("e"), embedding(65));
+        assert!(cache.get(&key("e")).is_none() && cache.get(&key("a")).is_some());
+        assert_eq!(cache.lock().bytes / (1 << 20), 60);
+    }
+
+    #[test]
+    fn options_are_part_of_the_key() {
+        let cache = Cache::default();
+        cache.put(key("a"), embedding(1));
+        let other = EncodeOptions::default().min_chunks(2);
+        assert!(cache.get(&("a".into(), other)).is_none());
+    }
+}

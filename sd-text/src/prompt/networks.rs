@@ -1,0 +1,55 @@
+//! Extra networks: `<lora:name:weight>`, `<hypernet:name>`.
+
+use std::ops::Range;
+
+use super::characters::is_word;
+use super::source::{Removed, Source};
+
+/// An extra network that a prompt names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// What kind of network: `lora`.
+    pub name: String,
+    /// What follows, split at colons: the network's own name, its weight, …; at least one, which may be empty.
+    pub arguments: Vec<String>,
+    /// The bytes of the prompt, angle brackets included.
+    pub span: Range<usize>,
+}
+
+/// Takes all of them out of the text: `<`, a word, a colon, anything but `>`, and `>`.
+pub(super) fn take(source: &mut Source<'_>) -> Vec<Network> {
+    let mut networks = Vec::new();
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    let text = source.text.as_str();
+    let mut from = 0;
+    while let Some(found) = text[from..].find('<') {
+        let open = from + found;
+        let name = text[open + 1..].trim_start_matches(is_word).len();
+        let name = &text[open + 1..text.len() - name];
+        let colon = open + 1 + name.len();
+        from = open + 1;
+        if name.is_empty() || text.as_bytes().get(colon) != Some(&b':') {
+            continue;
+        }
+        let Some(length) = text[colon + 1..].find('>') else {
+            // None of the others is closed either.
+            break;
+        };
+        if length == 0 {
+            continue;
+        }
+        let close = colon + 1 + length;
+        networks.push(Network {
+            name: name.to_owned(),
+            arguments: text[colon + 1..close]
+                .split(':')
+                .map(str::to_owned)
+                .collect(),
+            span: source.original(open..close + 1),
+        });
+        ranges.push(open..close + 1);
+        from = close + 1;
+    }
+    source.remove(&ranges, Removed::Network);
+    networks
+}

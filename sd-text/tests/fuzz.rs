@@ -1,0 +1,242 @@
+//! The prompt language and the loader of textual inversions under input that is changed at random, a second each, or
+//!
+//! ```sh
+//! SD_FUZZ_SECONDS=600 SD_FUZZ_SEED=2 cargo test -p sd-text --test fuzz -- --nocapture
+//! ```
+//!
+//! An input that fails is printed. The profile of tests finds overflows of numbers too.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "Clippy allows it only inside of #[test] functions"
+)]
+
+mod common;
+
+use std::env;
+use std::fmt;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::{Duration, Instant};
+
+use safetensors::{Dtype, tensor::TensorView};
+use sd_text::{Cleanup, TextualInversion};
+
+use common::random::{Random, exercise};
+use common::{golden, load, tiny};
+
+/// Longer inputs are cut.
+const LONGEST: usize = 4000;
+
+fn fuzz<T: fmt::Debug>(
+    what: &str,
+    mut next: impl FnMut(&mut Random) -> T,
+    mut check: impl FnMut(&T),
+) {
+    let setting = |name: &str| env::var(name).map_or(1, |value| value.parse::<u64>().unwrap());
+    let (seconds, seed) = (setting("SD_FUZZ_SECONDS"), setting("SD_FUZZ_SEED"));
+    let (mut random, started) = (Random(seed), Instant::now());
+    let mut cases = 0_u64;
+    while started.elapsed() < Duration::from_secs(seconds) {
+        let input = next(&mut random);
+        let begun = Instant::now();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(&input))) {
+            eprintln!("{what}, seed {seed}, case {cases}: {input:?}");
+            resume_unwind(panic);
+        }
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(20), "{took:?} for {input:?}");
+        cases += 1;
+    }
+    println!("{what}: {cases} cases in {seconds} s, seed {seed}");
+}
+
+/// Somewhere in a list of `length`, mostly short.
+fn range(random: &mut Random, length: usize) -> Range<usize> {
+    let start = random.below(length + 1);
+    let most = if random.below(4) == 0 { length } else { 8 };
+    start..length.min(start + random.below(most + 1))
+}
+
+/// One change: left out, doubled, replaced, or put in from another.
+fn change<T: Clone>(random: &mut Random, list: &mut Vec<T>, other: &[T], piece: Vec<T>) {
+    let place = range(random, list.len());
+    match random.below(5) {
+        0 => drop(list.drain(place)),
+        1 => {
+            let copy = list[place.clone()].to_vec();
+            drop(list.splice(place.start..place.start, copy));
+        }
+        2 => drop(list.splice(place, piece)),
+        3 => {
+            let from = range(random, other.len());
+            drop(list.splice(place, other[from].to_vec()));
+        }
+        _ => drop(list.splice(place.start..place.start, piece)),
+    }
+    list.truncate(LONGEST);
+}
+
+#[test]
+fn prompts() {
+    let golden = golden("prompts.json");
+    let rows = golden["prompts"].as_array().unwrap().iter();
+    let mut corpus: Vec<Vec<char>> = rows
+        .map(|row| row[0].as_str().unwrap().chars().collect())
+        .collect();
+    assert!(corpus.len() >= 2000);
+    let next = |random: &mut Random| {
+        let which = random.below(corpus.len());
+        let mut text = corpus[which].clone();
+        for _ in 0..=random.below(6) {
+            let piece = random.piece().chars().collect();
+            let other = random.below(corpus.len());
+            change(random, &mut text, &corpus[other], piece);
+        }
+        let input: String = text.iter().collect();
+        // What was changed is changed on.
+        if random.below(8) == 0 {
+            corpus[which] = text;
+        }
+        (input, 1 + random.below(9))
+    };
+    fuzz("prompts", next, |(text, steps)| exercise(text, *steps));
+}
+
+struct Bytes(Vec<u8>);
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b\"{}\"", self.0.escape_ascii())
+    }
+}
+
+/// Files of each kind that there is.
+fn files() -> Vec<Vec<u8>> {
+    let data = [0x3c; 64];
+    let tensor = |dtype, shape: &[usize], bytes: usize| {
+        TensorView::new(dtype, shape.to_vec(), &data[..bytes]).unwrap()
+    };
+    let author = ("author".to_owned(), "nobody".to_owned());
+    let two = [
+        ("clip_l", tensor(Dtype::F32, &[2, 2], 16)),
+        ("clip_g", tensor(Dtype::F32, &[2, 3], 24)),
+    ];
+    vec![
+        serialize([("emb_params", tensor(Dtype::F32, &[2, 4], 32))], None),
+        serialize([("emb_params", tensor(Dtype::F16, &[3, 4], 24))], None),
+        serialize([("ab a", tensor(Dtype::BF16, &[8], 16))], Some(author)),
+        serialize(two, None),
+    ]
+}
+
+fn serialize<const N: usize>(
+    tensors: [(&str, TensorView<'_>); N],
+    metadata: Option<(String, String)>,
+) -> Vec<u8> {
+    let metadata = metadata.map(|entry| [entry].into());
+    safetensors::serialize(tensors, metadata).unwrap()
+}
+
+/// What such files' headers are made of.
+fn word(random: &mut Random) -> Vec<u8> {
+    const WORDS: [&str; 24] = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"",
+        "0",
+        "-1",
+        "1e9",
+        "9223372036854775807",
+        "18446744073709551615",
+        "\"dtype\":\"F32\"",
+        "\"F16\"",
+        "\"BF16\"",
+        "\"F4\"",
+        "\"shape\":[]",
+        "\"data_offsets\":[0,0]",
+        "\"__metadata__\":{}",
+        "\"clip_l\":",
+        "\"clip_g\":",
+        "\"emb_params\":",
+        "null",
+        "\\u0000",
+    ];
+    match random.below(3) {
+        0 => vec![random.below(256) as u8],
+        _ => WORDS[random.below(WORDS.len())].into(),
+    }
+}
+
+#[test]
+fn textual_inversions() {
+    let mut corpus = files();
+    for file in &corpus {
+        TextualInversion::from_bytes("a b", file).unwrap();
+    }
+    let next = |random: &mut Random| {
+        let which = random.below(corpus.len());
+        let mut file = corpus[which].clone();
+        for _ in 0..=random.below(4) {
+            let other = &corpus[random.below(corpus.len())];
+            let piece = word(random);
+            // Mostly within the header, whose length is kept right.
+            let length = file
+                .first_chunk::<8>()
+                .map(|length| u64::from_le_bytes(*length) as usize)
+                .filter(|length| *length <= file.len() - 8);
+            match length {
+                Some(length) if random.below(4) > 0 => {
+                    let data = file.split_off(8 + length);
+                    let mut header = file.split_off(8);
+                    change(random, &mut header, other, piece);
+                    file = (header.len() as u64).to_le_bytes().to_vec();
+                    file.extend(header);
+                    file.extend(data);
+                }
+                _ => change(random, &mut file, other, piece),
+            }
+        }
+        if random.below(8) == 0 {
+            corpus[which] = file.clone();
+        }
+        // Most changes break a file for good.
+        if random.below(64) == 0 {
+            corpus = files();
+        }
+        Bytes(file)
+    };
+    let folder = tiny();
+    let mut tokenizer = load(&folder);
+    let (mut read, mut added) = (0, 0);
+    let check = |Bytes(file): &Bytes| {
+        let inversion = match TextualInversion::from_bytes("a b", file) {
+            Ok(inversion) => inversion,
+            Err(error) => return assert!(error.to_string().starts_with("a b: ")),
+        };
+        read += 1;
+        let count = inversion.count();
+        let widths = (1..=64).filter_map(|width| inversion.vectors(width).ok());
+        for vectors in widths {
+            assert!(vectors.nrows() == count && vectors.iter().all(|v| v.is_finite()));
+        }
+        if added == 100 {
+            (tokenizer, added) = (load(&folder), 0);
+        }
+        let first = tokenizer.vocab_size() as u32;
+        match tokenizer.add_inversion(&inversion, first) {
+            Ok(ids) => {
+                added += 1;
+                let found = tokenizer.tokenize(inversion.name(), Cleanup::Transformers);
+                assert!(found.into_iter().eq(ids));
+            }
+            Err(error) => assert!(error.to_string().starts_with("a b: ")),
+        }
+    };
+    fuzz("textual inversions", next, check);
+    assert!(read > 0);
+}

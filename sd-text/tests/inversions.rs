@@ -1,0 +1,349 @@
+//! Textual inversions: their files, their names in prompts, and their places in chunks against WebUI's `tokenize_line`,
+//! `golden/inversions.json` (see `golden/inversions.py`). Exact.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "Clippy allows it only inside of #[test] functions"
+)]
+
+mod common;
+
+use std::fs;
+use std::ops::Range;
+
+use half::{bf16, f16};
+use ndarray::{Array2, arr2};
+use safetensors::{Dtype, tensor::TensorView};
+use sd_text::{
+    Chunking, Cleanup, ClipTokenizer, Cut, InversionError, Syntax, TextualInversion, attention,
+};
+
+use common::{chunk_rows, emoji, golden, load, tiny};
+
+fn vectors(count: usize) -> Array2<f32> {
+    Array2::from_shape_fn((count, 4), |(row, column)| (4 * row + column) as f32 / 8.0)
+}
+
+fn inversion(name: &str, count: usize) -> TextualInversion {
+    TextualInversion::new(name, vectors(count)).unwrap()
+}
+
+/// A tokenizer with these names, and their ids.
+fn tokenizer(names: &[(&str, usize)]) -> (ClipTokenizer, Vec<Range<u32>>) {
+    let mut tokenizer = ClipTokenizer::load(emoji()).unwrap();
+    let mut ids = Vec::new();
+    for &(name, count) in names {
+        let first = tokenizer.vocab_size() as u32;
+        ids.push(
+            tokenizer
+                .add_inversion(&inversion(name, count), first)
+                .unwrap(),
+        );
+    }
+    (tokenizer, ids)
+}
+
+#[test]
+fn places_as_webui() {
+    let golden = golden("inversions.json");
+    let names: Vec<(&str, usize)> = golden["names"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, count)| (name.as_str(), count.as_u64().unwrap() as usize))
+        .collect();
+    let (tokenizer, _) = tokenizer(&names);
+    let mut count = 0;
+    let rows = chunk_rows(&golden);
+    assert_eq!(rows.len(), 200);
+    for (text, expected) in rows {
+        let segments = attention(&text, Syntax::WebUi);
+        let parted = tokenizer.chunks(&segments, &Chunking::default(), Cleanup::Transformers);
+        assert_eq!(parted.cut, None, "{text:?}");
+        assert_eq!(parted.chunks.len(), expected.len(), "{text:?}");
+        for (chunk, (mut ids, mut weights)) in parted.chunks.iter().zip(expected) {
+            ids.resize(77, tokenizer.pad());
+            weights.resize(77, 1.0);
+            let found = chunk.ids.iter().map(|&id| if id < 49_408 { id } else { 0 });
+            assert!(found.eq(ids), "{text:?}");
+            assert_eq!(chunk.weights, weights, "{text:?}");
+            count += chunk.ids.iter().filter(|&&id| id >= 49_408).count();
+        }
+    }
+    assert!(count > 2000, "{count}");
+}
+
+#[test]
+fn names_stand_for_their_ids() {
+    let (tokenizer, ids) = tokenizer(&[("Wumpus", 2), ("wumpus plush", 1), ("<cat-toy>", 3)]);
+    assert_eq!(ids, [49_408..49_410, 49_410..49_411, 49_411..49_414]);
+    assert_eq!(tokenizer.vocab_size(), 49_414);
+    let found = |text| tokenizer.tokenize(text, Cleanup::Transformers);
+    let [fox] = found("fox")[..] else {
+        panic!("one token")
+    };
+    assert_eq!(found("a wumpus")[1..], [49_408, 49_409]);
+    assert_eq!(found("WUMPUS fox"), [49_408, 49_409, fox]);
+    assert_eq!(found("Wumpus\n Plush fox"), [49_410, fox]);
+    assert_eq!(found("<CAT-toy>"), [49_411, 49_412, 49_413]);
+    assert!(found("<cat-toy>,").iter().all(|&id| id < 49_408));
+    assert!(found("wumpuses").iter().all(|&id| id < 49_408));
+    for (id, name) in [
+        (49_408, "Wumpus"),
+        (49_409, "Wumpus"),
+        (49_413, "<cat-toy>"),
+    ] {
+        assert_eq!(tokenizer.token(id).as_deref(), Some(name));
+    }
+    assert_eq!(tokenizer.token(49_414), None);
+
+    // One window of tokens, cut within an inversion or not.
+    let tokens = tokenizer.encode(&format!("{}wumpus fox", "fox ".repeat(74)));
+    assert_eq!(tokens.ids[74..77], [fox, 49_408, tokenizer.eos()]);
+    let cut = Cut {
+        tokens: 2,
+        text: "wumpus fox".to_owned(),
+        offset: 296,
+    };
+    assert_eq!(tokens.cut, Some(cut));
+}
+
+#[test]
+fn an_inversion_is_cut_whole() {
+    let (tokenizer, _) = tokenizer(&[("Wumpus", 3)]);
+    let one = Chunking::default().at_most(std::num::NonZeroUsize::MIN);
+    for (before, used, cut) in [
+        (72, 77, None),
+        (73, 75, Some((3, "wumpus", 292))),
+        (74, 76, Some((3, "wumpus", 296))),
+        (75, 77, Some((3, "wumpus", 300))),
+    ] {
+        let text = format!("{}wumpus", "fox ".repeat(before));
+        let segments = attention(&text, Syntax::WebUi);
+        let parted = tokenizer.chunks(&segments, &one, Cleanup::Transformers);
+        assert_eq!(parted.chunks.len(), 1);
+        assert_eq!(parted.chunks[0].used, used, "{before}");
+        let found = parted.cut.as_ref();
+        let found = found.map(|cut| (cut.tokens, cut.text.as_str(), cut.offset));
+        assert_eq!(found, cut, "{before}");
+    }
+}
+
+/// The message of adding a name to a tokenizer with `Wumpus`.
+fn refused(inversion: &TextualInversion, first: u32) -> String {
+    let (mut tokenizer, _) = tokenizer(&[("Wumpus", 2)]);
+    let before = tokenizer.vocab_size();
+    let error = tokenizer.add_inversion(inversion, first).unwrap_err();
+    assert_eq!(tokenizer.vocab_size(), before);
+    error.to_string()
+}
+
+#[test]
+fn names_that_are_taken() {
+    for (name, found) in [
+        ("cat", "the vocabulary's token \"cat</w>\" (2368)"),
+        ("CAT", "the vocabulary's token \"cat</w>\" (2368)"),
+        ("sks", "the vocabulary's token \"sks</w>\" (48136)"),
+        (" ", "nothing that is a token"),
+        ("", "nothing that is a token"),
+        ("wumpus", "the textual inversion \"Wumpus\""),
+        (
+            "a<|endoftext|>",
+            "the vocabulary's token \"<|endoftext|>\" (49407) in it",
+        ),
+    ] {
+        assert_eq!(
+            refused(&inversion(name, 1), 49_410),
+            format!(
+                "{name}: tensor `{name}` is called {name:?}, expected a name of its own, found {found}"
+            )
+        );
+    }
+    assert_eq!(
+        refused(&inversion("zqvx", 76), 49_410),
+        "zqvx: tensor `zqvx` is 76 vectors, expected at most 75, what a chunk has room for"
+    );
+    assert_eq!(
+        refused(&inversion("zqvx", 2), 49_409),
+        "zqvx: its ids begin at 49409, expected at least 49410: those below are taken"
+    );
+    assert!(refused(&inversion("zqvx", 2), u32::MAX).contains("its ids begin at 4294967295"));
+    // With no letters but a and b: what is unknown is the end token.
+    let mut small = load(&tiny());
+    let error = small.add_inversion(&inversion("axa", 1), 7).unwrap_err();
+    assert!(error.to_string().contains("<|endoftext|>"), "{error}");
+    assert!(small.add_inversion(&inversion("aab", 1), 7).is_ok());
+}
+
+/// A safetensors file of these tensors.
+fn file(tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Vec<u8> {
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        let view = TensorView::new(*dtype, shape.to_vec(), data).unwrap();
+        (*name, view)
+    });
+    safetensors::serialize(views, None).unwrap()
+}
+
+fn bytes(vectors: &Array2<f32>) -> Vec<u8> {
+    vectors.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+#[test]
+fn three_kinds_of_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("My Name.safetensors");
+    let (two, one) = (vectors(2), vectors(1));
+    let wide = Array2::from_elem((2, 6), 0.5);
+    let read = |tensors: &[(&str, Dtype, &[usize], Vec<u8>)]| {
+        fs::write(&path, file(tensors)).unwrap();
+        let read = TextualInversion::load(&path).unwrap();
+        assert_eq!(read.path(), path);
+        let from_bytes = TextualInversion::from_bytes("My Name", &file(tensors)).unwrap();
+        assert_eq!(from_bytes.vectors(4).ok(), read.vectors(4).ok());
+        assert_eq!(from_bytes.name(), read.name());
+        read
+    };
+    for (dtype, data) in [
+        (Dtype::F32, bytes(&two)),
+        (
+            Dtype::F16,
+            two.iter()
+                .flat_map(|&v| f16::from_f32(v).to_le_bytes())
+                .collect(),
+        ),
+        (
+            Dtype::BF16,
+            two.iter()
+                .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
+                .collect(),
+        ),
+    ] {
+        let webui = read(&[("emb_params", dtype, &[2, 4], data)]);
+        assert_eq!((webui.name(), webui.count()), ("My Name", 2));
+        assert_eq!(webui.vectors(4).unwrap(), two);
+    }
+
+    let diffusers = read(&[("<cat-toy>", Dtype::F32, &[4], bytes(&one))]);
+    assert_eq!((diffusers.name(), diffusers.count()), ("<cat-toy>", 1));
+    assert_eq!(diffusers.vectors(4).unwrap(), one);
+    assert_eq!(diffusers.named("cat-toy").name(), "cat-toy");
+
+    let sdxl = read(&[
+        ("clip_g", Dtype::F32, &[2, 6], bytes(&wide)),
+        ("clip_l", Dtype::F32, &[2, 4], bytes(&two)),
+    ]);
+    assert_eq!((sdxl.name(), sdxl.count()), ("My Name", 2));
+    assert_eq!(sdxl.vectors(4).unwrap(), two);
+    assert_eq!(sdxl.vectors(6).unwrap(), wide);
+    let shown = path.display();
+    assert_eq!(
+        sdxl.vectors(5).unwrap_err().to_string(),
+        format!(
+            "{shown}: tensor `clip_l, clip_g` has vectors of [4, 6] numbers, expected 5, the text model's width"
+        )
+    );
+    let alone = read(&[("clip_l", Dtype::F32, &[1, 4], bytes(&one))]);
+    assert_eq!(alone.name(), "My Name");
+    assert!(matches!(
+        alone.vectors(768),
+        Err(InversionError::Width { expected: 768, found, .. }) if found == [4]
+    ));
+}
+
+#[test]
+fn files_that_are_none() {
+    let said = |bytes: &[u8]| {
+        let error = TextualInversion::from_bytes("x.safetensors", bytes).unwrap_err();
+        let said = error.to_string();
+        said.strip_prefix("x.safetensors: ").unwrap().to_owned()
+    };
+    let none = |problem: &str| format!("no usable textual inversion: {problem}");
+    assert_eq!(said(b""), none("it has 0 bytes, expected at least 8"));
+    assert!(said(b"PK\x03\x04and more").contains("a pickle"));
+    assert!(said(b"\x80\x02\x8a\x0a and more").contains("a pickle"));
+    assert_eq!(
+        said(&[255; 20]),
+        none(
+            "bytes 0 to 7 say that the header has 18446744073709551615 bytes, expected at most 12"
+        )
+    );
+    assert!(said(&vec![b' '; (16 << 20) + 1]).contains("more than 16777216 bytes"));
+
+    let with_header = |header: &str, data: usize| {
+        let length = (header.len() as u64).to_le_bytes();
+        let all = [&length[..], header.as_bytes(), &vec![0; data][..]].concat();
+        said(&all)
+    };
+    for header in [
+        "",
+        "{",
+        "[]",
+        "{\"a\":1}",
+        "{\"a\":{}}",
+        "[".repeat(100_000).as_str(),
+        "{\"a\":".repeat(100_000).as_str(),
+        r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}"#,
+        r#"{"a":{"dtype":"X","shape":[1],"data_offsets":[0,4]}}"#,
+    ] {
+        let said = with_header(header, 4);
+        assert!(
+            said.contains("the header, from byte 8 on, is not"),
+            "{said}"
+        );
+    }
+    let tensor = |shape: &str, offsets: &str| {
+        format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#)
+    };
+    let huge = "[18446744073709551615,18446744073709551615]";
+    for (shape, offsets, expected) in [
+        ("[1]", "[0,8]", "tensor `a` is from byte 0 to 8 of 4"),
+        ("[1]", "[4,0]", "tensor `a` is from byte 4 to 0 of 4"),
+        ("[1]", huge, "of 4"),
+        ("[2]", "[0,4]", "of shape [2] with 4 bytes of data"),
+        ("[1]", "[0,3]", "of shape [1] with 3 bytes of data"),
+        (huge, "[0,4]", "with 4 bytes of data"),
+        ("[]", "[0,4]", "of shape []"),
+        ("[1,1,1]", "[0,4]", "of shape [1, 1, 1]"),
+        ("[0,4]", "[0,0]", "of shape [0, 4]"),
+        ("[4,0]", "[0,0]", "of shape [4, 0]"),
+    ] {
+        let said = with_header(&tensor(shape, offsets), 4);
+        assert!(said.contains(expected), "{said:?}, expected {expected:?}");
+    }
+    assert_eq!(
+        with_header("{\"__metadata__\":{\"a\":\"b\"}}", 0),
+        none("it has 0 tensors, expected one, or `clip_l` and `clip_g`")
+    );
+
+    let one = bytes(&vectors(1));
+    let said = |tensors: &[(&str, Dtype, &[usize], Vec<u8>)]| said(&file(tensors));
+    assert_eq!(
+        said(&[
+            ("a", Dtype::F32, &[1, 4], one.clone()),
+            ("b", Dtype::F32, &[1, 4], one.clone())
+        ]),
+        none("it has 2 tensors (`a`, `b`), expected one, or `clip_l` and `clip_g`")
+    );
+    assert_eq!(
+        said(&[
+            ("clip_g", Dtype::F32, &[1, 4], one.clone()),
+            ("clip_l", Dtype::F32, &[2, 2], one.clone())
+        ]),
+        "tensor `clip_g` is 1 vectors, expected 2, as the other tensor"
+    );
+    assert_eq!(
+        said(&[("a", Dtype::I32, &[1, 4], one)]),
+        "tensor `a` is of type I32, expected F32, F16 or BF16"
+    );
+    let odd = bytes(&arr2(&[[0.0, 1.0], [f32::NAN, 2.0]]));
+    assert_eq!(
+        said(&[("a", Dtype::F32, &[2, 2], odd)]),
+        "tensor `a` is NaN at (1, 0), expected finite"
+    );
+    assert!(TextualInversion::new("x", Array2::zeros((0, 4))).is_err());
+    assert!(TextualInversion::new("x", Array2::from_elem((1, 1), f32::INFINITY)).is_err());
+    assert!(matches!(
+        TextualInversion::load("no/such/file.safetensors"),
+        Err(InversionError::Read { .. })
+    ));
+}
