@@ -65,10 +65,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let request = options.request(request)?.count(arguments.count);
     check_outputs(arguments)?;
-    // Of the prompt of another picture enough has been told.
-    if like.is_none() || arguments.prompt.is_some() {
-        tell_of_prompts([&request]);
-    }
+    tell_of_prompts([&request]);
 
     let started = Instant::now();
     let pipeline = options.load(arguments.batch)?;

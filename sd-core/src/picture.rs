@@ -117,6 +117,13 @@ impl Conditioning {
         }
     }
 
+    /// Puts `tail` behind all of its embeddings.
+    pub(crate) fn append(&mut self, tail: ArrayView3<'_, f32>) {
+        let branches = std::mem::take(&mut self.branches).into_iter();
+        self.branches = branches.map(|branch| branch.append(tail)).collect();
+        self.embedding = self.branches[0].at(0).embedding.clone();
+    }
+
     pub(crate) fn of_embedding(embedding: ArcArray<f32, Ix3>) -> Self {
         Self {
             branches: vec![PromptEmbedding::from(embedding.clone()).into()],

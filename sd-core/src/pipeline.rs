@@ -14,7 +14,7 @@ use crate::{
     picture::{from_rgb, to_rgb},
     plan::{checked_clip_skip, checked_size, embedding_problem, groups, plan},
     prompts::Contexts,
-    run::Batch,
+    run::{Batch, Prompts},
 };
 
 /// The most that [`PipelineBuilder::max_pixels`] may be: a picture of it takes 12 GiB as floats.
@@ -87,7 +87,7 @@ impl PipelineBuilder {
     }
 
     /// How many pictures of a call, 1 to 1024, the denoiser is given at once where their requests allow it: those of one
-    /// size, scheduler, ladder and number of steps. Default 1: on a CPU more is slower. A picture from a batch is what it
+    /// size, scheduler, ladder and number of steps, whose prompts have as many parts and tokens. Default 1: on a CPU more is slower. A picture from a batch is what it
     /// would be alone but for rounding in the network; those of a scheduler whose steps look at all that it
     /// is given ([`Needs::one_picture`](sd_schedulers::Needs::one_picture)) are made alone.
     pub fn batch(mut self, pictures: usize) -> Self {
@@ -261,6 +261,7 @@ impl Pipeline {
     ) -> Result<(), Error> {
         let parts = &*self.parts;
         let planned = plan(parts, requests)?;
+        let mut encoded = Prompts::new();
         for group in groups(&planned, parts.batch, &parts.prompts) {
             let pictures = |&request: &usize| {
                 let count = planned[request].request.count;
@@ -274,7 +275,7 @@ impl Pipeline {
             let mut pictures = group.iter().flat_map(pictures).peekable();
             while pictures.peek().is_some() {
                 let batch: Vec<_> = pictures.by_ref().take(most).collect();
-                let batch = Batch::new(self, &planned, batch, stop)?;
+                let batch = Batch::new(self, &planned, batch, &mut encoded, stop)?;
                 batch.run(&mut observer)?;
             }
         }

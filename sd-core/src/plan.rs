@@ -138,16 +138,16 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         .map_err(|problem| problems.push(problem))
         .ok();
     let width = parts.denoiser.context_width();
-    let mut readable = true;
-    for (what, prompt) in [("prompt", &request.prompt), ("negative", &request.negative)] {
-        let problem = prompt_problem(what, prompt, width);
-        readable &= problem.is_none();
-        problems.extend(problem);
-    }
     // One that is too long is not read.
-    let read = |prompt, side| readable.then(|| Read::new(prompt, side, &request.prompt_options));
-    let prompt = read(&request.prompt, Side::Positive);
-    let negative = read(&request.negative, Side::Negative);
+    let mut read = |what, prompt, side| match prompt_problem(what, prompt, width) {
+        Some(problem) => {
+            problems.push(problem);
+            None
+        }
+        None => Some(Read::new(prompt, side, &request.prompt_options)),
+    };
+    let prompt = read("prompt", &request.prompt, Side::Positive);
+    let negative = read("negative", &request.negative, Side::Negative);
     let branches = prompt.as_ref().map_or(1, Read::branches);
     if branches > MAX_BRANCHES {
         let expected = format!("at most {MAX_BRANCHES} parts between ANDs");
@@ -168,15 +168,21 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     let (rungs, clip_skip) = (rungs?, clip_skip?);
     let (prompt, negative) = (prompt?, negative?);
     let row = request.scheduler.row(&parts.scheduler);
+    let reading = Reading {
+        options: request.prompt_options,
+        clip_skip,
+        steps: request.steps * calls_a_step(row, &*sampler, &rungs),
+    };
+    if branches <= MAX_BRANCHES {
+        for (what, read) in [("prompt", &prompt), ("negative", &negative)] {
+            problems.extend(reading.problem(&parts.prompts, what, read));
+        }
+    }
     problems.is_empty().then(|| Planned {
         request: request.clone(),
         size,
         latents,
-        reading: Reading {
-            options: request.prompt_options,
-            clip_skip,
-            steps: request.steps * calls_a_step(row, &*sampler, &rungs),
-        },
+        reading,
         row,
         sampler,
         ladder,

@@ -7,7 +7,7 @@ use sd_text::{
     ClipSkip, EncodeOptions, EncodedBranch, PromptEmbedding, PromptEncoder, PromptText, Side,
 };
 
-use crate::{Conditioning, Error, Prompt, PromptOptions};
+use crate::{Conditioning, Error, MAX_WINDOWS, Problem, Prompt, PromptOptions};
 
 /// A prompt that has been read.
 #[derive(Debug)]
@@ -56,46 +56,66 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// What is done to both prompts of a request: how many tokens they come to is what the two may have to agree on.
-    fn options(&self, encoder: &PromptEncoder, both: &[&Read]) -> EncodeOptions {
-        let PromptOptions {
-            syntax,
-            emphasis,
-            chunking,
-            cleanup,
-            same_length,
-        } = self.options;
-        let options = EncodeOptions::default()
+    fn options(&self) -> EncodeOptions {
+        EncodeOptions::default()
             .clip_skip(self.clip_skip)
-            .syntax(syntax)
-            .emphasis(emphasis)
-            .chunking(chunking)
-            .cleanup(cleanup);
-        if !same_length || both.len() < 2 {
-            return options;
-        }
-        let chunks = both.iter().map(|read| match read {
-            Read::Text(text) => encoder.longest(text, self.steps, &options),
-            Read::Embedding(embedding) => {
-                let tokens = embedding.dim().1;
-                tokens.div_ceil(encoder.tokenizer().max_length())
+            .syntax(self.options.syntax)
+            .emphasis(self.options.emphasis)
+            .chunking(self.options.chunking)
+            .cleanup(self.options.cleanup)
+    }
+
+    /// What is wrong with a prompt that can be read, but for the number of its branches.
+    pub fn problem(
+        &self,
+        encoder: &PromptEncoder,
+        what: &'static str,
+        read: &Read,
+    ) -> Option<Problem> {
+        let Read::Text(text) = read else {
+            return None;
+        };
+        let options = self.options();
+        let (mut texts, mut longest) = (0, 0);
+        for chunks in encoder.all_chunks(text, self.steps, &options) {
+            let chunks = chunks.chunks;
+            let weights = || chunks.iter().flat_map(|chunk| &chunk.weights);
+            if let Some(weight) = weights().find(|weight| !weight.is_finite()) {
+                return Some(Problem::new(what, "weights of finite numbers", weight));
             }
-        });
-        let most = chunks.max().unwrap_or(0);
-        options.min_chunks(most)
+            texts += 1;
+            longest = longest.max(chunks.len());
+            // Before all the others are tokenized.
+            if texts * longest > MAX_WINDOWS {
+                let expected = format!("at most {MAX_WINDOWS} windows of tokens");
+                let found = format!("of more: {longest} in one text, and {texts} texts so far");
+                return Some(Problem::new(what, expected, found));
+            }
+        }
+        None
     }
 
     /// How many tokens each of the prompts comes to.
     pub fn tokens(&self, encoder: &PromptEncoder, prompts: &[&Read]) -> Vec<usize> {
-        let options = self.options(encoder, prompts);
-        let tokens = |read: &&Read| match read {
-            Read::Text(text) => {
-                let chunks = encoder.longest(text, self.steps, &options);
-                chunks * encoder.tokenizer().max_length()
-            }
+        let (options, window) = (self.options(), encoder.tokenizer().max_length());
+        let own = |read: &&Read| match read {
+            Read::Text(text) => window * encoder.longest(text, self.steps, &options),
             Read::Embedding(embedding) => embedding.dim().1,
         };
-        prompts.iter().map(tokens).collect()
+        let own: Vec<_> = prompts.iter().map(own).collect();
+        let missing =
+            |read: &Read, tokens| tokens + window * self.missing(read, tokens, &own, window);
+        let all = prompts.iter().zip(&own);
+        all.map(|(read, &tokens)| missing(read, tokens)).collect()
+    }
+
+    /// How many empty windows a prompt of so many tokens needs to be as long as the longest, if that is wanted.
+    fn missing(&self, read: &Read, tokens: usize, all: &[usize], window: usize) -> usize {
+        let most = all.iter().max().copied().unwrap_or(tokens);
+        match read {
+            Read::Text(_) if self.options.same_length => (most - tokens).div_ceil(window),
+            _ => 0,
+        }
     }
 
     /// Encodes each of the prompts.
@@ -106,7 +126,7 @@ impl Reading {
     ) -> Result<Vec<Conditioning>, Error> {
         let span = tracing::info_span!("encode", clip_skip = self.clip_skip.number());
         let _entered = span.entered();
-        let options = self.options(encoder, prompts);
+        let options = self.options();
         let encode = |read: &&Read| match read {
             Read::Text(text) => {
                 let branches = encoder.encode_prompt(text, self.steps, &options)?;
@@ -114,7 +134,22 @@ impl Reading {
             }
             Read::Embedding(embedding) => Ok(Conditioning::of_embedding(embedding.clone())),
         };
-        prompts.iter().map(encode).collect()
+        let mut encoded = prompts
+            .iter()
+            .map(encode)
+            .collect::<Result<Vec<_>, Error>>()?;
+        let tokens = |one: &Conditioning| one.branches[0].tokens();
+        let (all, window): (Vec<_>, _) = (
+            encoded.iter().map(tokens).collect(),
+            encoder.tokenizer().max_length(),
+        );
+        for (read, one) in prompts.iter().zip(&mut encoded) {
+            for _ in 0..self.missing(read, tokens(one), &all, window) {
+                let empty = encoder.encode_with("", &options)?;
+                one.append(empty.embedding.view());
+            }
+        }
+        Ok(encoded)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The loop: from noise to pictures.
 
 use std::{
+    collections::HashMap,
     ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
@@ -27,6 +28,9 @@ pub(crate) struct Batch<'a> {
     stop: &'a StopToken,
 }
 
+/// The prompts of requests that have more pictures to come.
+pub(crate) type Prompts = HashMap<usize, (Conditioning, Option<Conditioning>)>;
+
 /// The prompts of a picture.
 struct Encoded {
     prompt: Conditioning,
@@ -40,16 +44,23 @@ impl<'a> Batch<'a> {
         pipeline: &'a Pipeline,
         planned: &'a [Arc<Planned>],
         pictures: Vec<(usize, usize)>,
+        encoded: &mut Prompts,
         stop: &'a StopToken,
     ) -> Result<Self, Error> {
         let mut conditionings = Vec::with_capacity(pictures.len());
-        for &(request, _) in &pictures {
+        for &(request, index) in &pictures {
             if stop.is_stopped() {
                 return Err(Error::Stopped(Box::default()));
             }
             let started = Instant::now();
             let plan = &planned[request];
-            let (prompt, negative) = plan.encode(&pipeline.parts.prompts)?;
+            let (prompt, negative) = match encoded.remove(&request) {
+                Some(known) => known,
+                None => plan.encode(&pipeline.parts.prompts)?,
+            };
+            if index + 1 < plan.request.count {
+                encoded.insert(request, (prompt.clone(), negative.clone()));
+            }
             conditionings.push(Encoded {
                 prompt,
                 negative,

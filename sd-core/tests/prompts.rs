@@ -12,7 +12,7 @@ use ndarray::{Array3, ArrayView3, ArrayView4, ArrayViewMut4};
 use sd_core::{
     BoxError, Denoiser, Error, MAX_BRANCHES, Pipeline, Prompt, PromptOptions, Request,
     SchedulerConfig, StopToken,
-    schedulers::{Euler, EulerCfgPp, Heun, Ladder},
+    schedulers::{Euler, EulerCfgPp, Heun, Scheduler, TABLE, from_webui},
     text::{Cleanup, ClipSkip, Emphasis, EncodeOptions, PromptEncoder, Syntax},
 };
 
@@ -143,6 +143,45 @@ fn the_text_changes_at_webuis_call() {
     );
 }
 
+/// Those that WebUI's `sd_samplers_kdiffusion.py` calls second-order.
+const TWICE: [&str; 6] = [
+    "Heun",
+    "DPM2",
+    "DPM2 a",
+    "DPM++ SDE",
+    "DPM++ 2S a",
+    "Restart",
+];
+
+#[test]
+fn schedules_are_twice_as_long_for_webuis_samplers_of_second_order() {
+    let watched = Watched::new();
+    let (fox, empty, mut seen) = (watched.of("fox"), watched.of(""), Vec::new());
+    for name in TABLE.iter().filter_map(|row| row.webui) {
+        let preset = from_webui(name, None).unwrap();
+        for scheduler in [Scheduler::from(preset.row), preset.sampler.into()] {
+            let request = alone("[fox:owl:0.5]", 10)
+                .scheduler(scheduler)
+                .ladder(preset.ladder.clone());
+            let Ok(_) = watched.pipeline.generate(&request) else {
+                continue;
+            };
+            let mut contexts = std::mem::take(&mut *watched.spy.0.lock().unwrap());
+            contexts.retain(|context| *context != empty);
+            let calls = contexts
+                .iter()
+                .take_while(|context| **context == fox)
+                .count();
+            let expected = if TWICE.contains(&name) { 11 } else { 6 };
+            assert_eq!(calls, expected, "{name}");
+            seen.push(name);
+        }
+        watched.spy.0.lock().unwrap().clear();
+    }
+    assert!(TWICE.iter().all(|name| seen.contains(name)));
+    assert!(seen.len() >= 30, "{seen:?}");
+}
+
 #[test]
 fn each_text_is_encoded_once() {
     let watched = Watched::new();
@@ -245,6 +284,26 @@ fn a_branch_costs_a_call() {
 }
 
 #[test]
+fn what_is_too_much_is_refused() {
+    let pipeline = Fakes::new().pipeline();
+    let error = |prompt: &str, steps| {
+        let request = alone(prompt, steps).negative("a:1");
+        let made = pipeline.generate(&request).map(|_| ());
+        made.unwrap_err().to_string()
+    };
+    let windows = error(&"BREAK ".repeat(4100), 1);
+    assert!(
+        windows.starts_with("prompt is of more: 41") && windows.contains("at most 4096 windows"),
+        "{windows}"
+    );
+    let turns: Vec<_> = (0..20).map(|turn| turn.to_string()).collect();
+    let texts = format!("{} [{}]", "BREAK ".repeat(300), turns.join("|"));
+    assert!(error(&texts, 30).contains("at most 4096 windows"));
+    let weight = error(&format!("(a:1{})", "0".repeat(40)), 1);
+    assert_eq!(weight, "prompt is inf, expected weights of finite numbers");
+}
+
+#[test]
 fn each_prompt_keeps_its_length() {
     let watched = Watched::new();
     let long = "fox ".repeat(76);
@@ -272,6 +331,16 @@ fn each_prompt_keeps_its_length() {
     let contexts = watched.contexts(&parts);
     let short = watched.of("fox ");
     assert!((77..154).all(|token| contexts[0][[0, token, 2]] == short[[0, 76, 2]]));
+    // Empty windows come behind all of that, as in WebUI.
+    let longer = "fox ".repeat(151);
+    let parts = parts.negative(&longer).prompt_options(same);
+    assert_eq!(lengths(&parts), [231, 231, 231]);
+    let contexts = watched.contexts(&parts);
+    let empty = watched.of("");
+    for token in 0..77 {
+        assert_eq!(contexts[0][[0, 77 + token, 2]], short[[0, 76, 2]]);
+        assert_eq!(contexts[0][[0, 154 + token, 2]], empty[[0, token, 2]]);
+    }
     // An embedding stays as it is.
     let given = Array3::from_elem((1, 80, 4), 0.5);
     let given = alone("", 1).prompt(Prompt::from(given)).guidance(2.0);
@@ -360,5 +429,4 @@ fn a_picture_says_how_its_prompt_was_read() {
         picture.prompt.embedding,
         picture.prompt.branches[0].at(0).embedding
     );
-    assert_eq!(request.ladder, None::<Ladder>);
 }

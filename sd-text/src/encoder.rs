@@ -8,7 +8,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use ndarray::{ArcArray, Array2, Array3, ArrayView2, Axis, Ix3};
+use ndarray::{ArcArray, Array2, Array3, ArrayView2, ArrayView3, Axis, Ix3};
 
 use crate::{
     Chunks, ClipSkip, ClipTokenizer, Cut, Emphasis, PromptText, Tokens, attention, emphasis,
@@ -186,18 +186,28 @@ impl PromptEncoder {
             .chunks(&segments, &options.chunking, options.cleanup)
     }
 
-    /// How many chunks the longest text has that [`encode_prompt`](Self::encode_prompt) encodes, at least
-    /// [`EncodeOptions::min_chunks`].
-    pub fn longest(&self, prompt: &PromptText, steps: usize, options: &EncodeOptions) -> usize {
+    /// The chunks of each distinct text that [`encode_prompt`](Self::encode_prompt) encodes, made as they are asked for.
+    pub fn all_chunks(
+        &self,
+        prompt: &PromptText,
+        steps: usize,
+        options: &EncodeOptions,
+    ) -> impl Iterator<Item = Chunks> {
         let options = options.clone().syntax(prompt.syntax());
         let mut texts = HashSet::new();
         for branch in prompt.branches() {
             let schedule = branch.schedule(steps);
             texts.extend(schedule.entries().iter().map(|entry| entry.text.clone()));
         }
-        let chunks = texts
-            .iter()
-            .map(|text| self.chunks(text, &options).chunks.len());
+        texts
+            .into_iter()
+            .map(move |text| self.chunks(&text, &options))
+    }
+
+    /// How many chunks the longest of those texts has, at least [`EncodeOptions::min_chunks`].
+    pub fn longest(&self, prompt: &PromptText, steps: usize, options: &EncodeOptions) -> usize {
+        let all = self.all_chunks(prompt, steps, options);
+        let chunks = all.map(|text| text.chunks.len());
         chunks.max().unwrap_or(1).max(options.min_chunks)
     }
 
@@ -392,22 +402,38 @@ impl EncodedBranch {
     }
 
     /// The branch with each of its embeddings [repeating its last vector](PromptEmbedding::repeat_last) up to `length` tokens.
-    pub fn repeat_last(mut self, length: usize) -> Self {
+    pub fn repeat_last(self, length: usize) -> Self {
         if self.tokens() >= length {
             return self;
         }
-        // Entries of one text go on sharing one embedding.
-        let mut repeated: HashMap<*const PromptEmbedding, Arc<PromptEmbedding>> = HashMap::new();
+        self.map(|embedding| embedding.repeat_last(length))
+    }
+
+    /// The branch with `tail`, `[1, tokens, width]`, behind each of its embeddings.
+    ///
+    /// # Panics
+    /// If its width is another.
+    pub fn append(self, tail: ArrayView3<'_, f32>) -> Self {
+        self.map(|embedding| {
+            let views = [embedding.embedding.view(), tail];
+            let joined = ndarray::concatenate(Axis(1), &views);
+            joined.expect("one width").into_shared()
+        })
+    }
+
+    /// Entries of one text go on sharing one embedding.
+    fn map(mut self, longer: impl Fn(&PromptEmbedding) -> ArcArray<f32, Ix3>) -> Self {
+        let mut mapped: HashMap<*const PromptEmbedding, Arc<PromptEmbedding>> = HashMap::new();
         for entry in &mut self.entries {
-            let known = repeated.entry(Arc::as_ptr(&entry.embedding));
-            let longer = known.or_insert_with(|| {
-                let embedding = entry.embedding.repeat_last(length);
+            let known = mapped.entry(Arc::as_ptr(&entry.embedding));
+            let new = known.or_insert_with(|| {
+                let embedding = longer(&entry.embedding);
                 Arc::new(PromptEmbedding {
                     embedding,
                     ..PromptEmbedding::clone(&entry.embedding)
                 })
             });
-            entry.embedding = longer.clone();
+            entry.embedding = new.clone();
         }
         self
     }

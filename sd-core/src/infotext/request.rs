@@ -421,6 +421,10 @@ impl<'a> Reading<'a> {
 
     /// What a prompt names that is not here.
     fn networks(&mut self, request: &Request) {
+        // What is not applied here was not applied to a picture of ours.
+        if !self.foreign {
+            return;
+        }
         let syntax = request.prompt_options.syntax;
         if let Prompt::Text(text) = &request.prompt {
             for network in PromptText::parse(text, Side::Positive, syntax).networks() {
