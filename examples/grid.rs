@@ -310,17 +310,8 @@ impl Axis {
             name,
             values: Vec::new(),
         };
-        // `[a|b]` is for the prompt language.
-        let mut depth = 0_usize;
-        let between = |letter: char| {
-            match letter {
-                '[' => depth += 1,
-                ']' => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            letter == separator && depth == 0
-        };
-        for text in values.split(between).map(str::trim) {
+        let texts = split(values, separator)?;
+        for text in texts {
             if text.is_empty() && name != "negative" {
                 return Err("a value is empty".to_owned());
             }
@@ -333,6 +324,27 @@ impl Axis {
         }
         Ok(axis)
     }
+}
+
+/// The values between separators. In square brackets, `[a|b]`, one of `|` is of the prompt language.
+fn split(values: &str, separator: char) -> Result<Vec<&str>, String> {
+    let (mut depth, mut escaped, mut inside) = (0_usize, false, false);
+    let between = |letter: char| {
+        match letter {
+            _ if escaped || separator != '|' => {}
+            '[' => depth += 1,
+            ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        escaped = letter == '\\' && !escaped;
+        inside = depth > 0 && (inside || letter == separator);
+        letter == separator && depth == 0
+    };
+    let texts = values.split(between).map(str::trim).collect();
+    if inside {
+        return Err(r"a [ with a | behind it is not closed: \[ is just a bracket".to_owned());
+    }
+    Ok(texts)
 }
 
 impl Value {

@@ -167,6 +167,13 @@ fn write_page(
             "{NETWORK}{name}{NETWORK:#} {arguments}: nothing acts on it yet"
         )?;
     }
+    if arguments.step > arguments.steps {
+        let (call, steps) = (arguments.step, arguments.steps);
+        writeln!(
+            page,
+            "{DIM}call {call} is past the end of {steps} steps, where the first text of a schedule is in force again, as in WebUI{DIM:#}"
+        )?;
+    }
     let count = prompt.branches().count();
     for (index, branch) in prompt.branches().enumerate() {
         writeln!(page)?;

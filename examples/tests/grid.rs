@@ -138,7 +138,7 @@ fn every_parameter_can_be_an_axis() {
     }
     let prompts = [
         "--x",
-        "prompt= fox, on blue |[cat|dog]",
+        "prompt= fox, on blue |[cat|dog] \\[on",
         "--seed",
         "3",
         "--steps",
@@ -151,7 +151,7 @@ fn every_parameter_can_be_an_axis() {
     let places = places(
         folder.path(),
         "g.png",
-        &[&one("fox, on blue"), &one("[cat|dog]")],
+        &[&one("fox, on blue"), &one("[cat|dog] \\[on")],
     );
     assert!(places[1].0 > places[0].0 && places[1].1 == places[0].1);
 }
@@ -169,7 +169,11 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         format!("steps={}", many.trim_end_matches(',')),
         format!("seed={}", many.trim_end_matches(',')),
     ];
-    let cases: [(&[&str], &str); 31] = [
+    let cases: [(&[&str], &str); 32] = [
+        (
+            &["--x", "prompt=a fox|an [owl|a cat"],
+            "a [ with a | behind it is not closed",
+        ),
         (&["fox"], "required arguments were not provided: --x"),
         (&["--x", "steps=1,2"], "there is no prompt"),
         (&["fox", "--x", "steps"], "expected a name, = and values"),

@@ -136,6 +136,14 @@ fn a_page_to_read() {
         !page.contains('\u{1b}'),
         "no colours where nobody sees them"
     );
+    let late = |step| run(&["[a:b:3]", "--steps", "10", "--step", step]);
+    assert!(
+        late("10").contains("> calls 4 to 9   b\n"),
+        "{}",
+        late("10")
+    );
+    let past = "call 11 is past the end of 10 steps";
+    assert!(late("11").contains(past) && late("11").contains("> calls 0 to 3   a\n"));
     let page = run(&["a | b\u{1b}[2J"]);
     assert!(page.contains("warning at byte 2: `|` outside"), "{page}");
     assert!(page.starts_with("a | b\u{fffd}[2J\n"), "{page}");

@@ -11,7 +11,7 @@ use sd_text::{ClipSkip, PromptEncoder, Side};
 
 use crate::{
     Conditioning, Error, ImageSize, MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES, Problem, Problems,
-    Prompt, Request,
+    Prompt, Request, StopToken,
     pipeline::Parts,
     prompts::{Read, Reading},
 };
@@ -56,8 +56,9 @@ impl Planned {
     pub fn encode(
         &self,
         encoder: &PromptEncoder,
+        stop: &StopToken,
     ) -> Result<(Conditioning, Option<Conditioning>), Error> {
-        let encoded = self.reading.encode(encoder, &self.prompts())?;
+        let encoded = self.reading.encode(encoder, &self.prompts(), stop)?;
         let mut encoded = encoded.into_iter();
         let prompt = encoded.next().expect("the prompt is always looked at");
         Ok((prompt, encoded.next()))
@@ -68,15 +69,13 @@ impl Planned {
         self.sampler.needs().one_picture
     }
 
-    /// Whether pictures of the two can be made in one batch: everything the loop is made of is the same, and their prompts
-    /// have as many branches and tokens.
-    fn fits(&self, other: &Self, encoder: &PromptEncoder) -> bool {
-        let tokens = |planned: &Self| planned.reading.tokens(encoder, &planned.prompts());
+    /// Whether pictures of the two can be made in one batch, given that their prompts have as many tokens: everything the loop is made of
+    /// is the same, and they have as many branches.
+    fn fits(&self, other: &Self) -> bool {
         self.latents == other.latents
             && self.rungs == other.rungs
             && same(&*self.sampler, &*other.sampler)
             && self.prompt.branches() == other.prompt.branches()
-            && tokens(self) == tokens(other)
     }
 }
 
@@ -425,11 +424,14 @@ pub(crate) fn groups(
     if batch == 1 {
         return (0..planned.len()).map(|request| vec![request]).collect();
     }
+    let tokens = |plan: &Arc<Planned>| plan.reading.tokens(encoder, &plan.prompts());
+    let tokens: Vec<_> = planned.iter().map(tokens).collect();
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (request, plan) in planned.iter().enumerate() {
-        let group = groups
-            .iter_mut()
-            .find(|group| planned[group[0]].fits(plan, encoder));
+        let group = groups.iter_mut().find(|group| {
+            let first = group[0];
+            tokens[first] == tokens[request] && planned[first].fits(plan)
+        });
         match group {
             Some(group) => group.push(request),
             None => groups.push(vec![request]),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use ndarray::{ArcArray, ArrayView3, Axis, Ix3};
 use sd_text::{
     ClipSkip, EncodeOptions, EncodedBranch, PromptEmbedding, PromptEncoder, PromptText, Side,
+    TextError,
 };
 
-use crate::{Conditioning, Error, MAX_WINDOWS, Problem, Prompt, PromptOptions};
+use crate::{Conditioning, Error, MAX_WINDOWS, Problem, Prompt, PromptOptions, StopToken};
 
 /// A prompt that has been read.
 #[derive(Debug)]
@@ -123,13 +124,20 @@ impl Reading {
         &self,
         encoder: &PromptEncoder,
         prompts: &[&Read],
+        stop: &StopToken,
     ) -> Result<Vec<Conditioning>, Error> {
         let span = tracing::info_span!("encode", clip_skip = self.clip_skip.number());
         let _entered = span.entered();
         let options = self.options();
         let encode = |read: &&Read| match read {
             Read::Text(text) => {
-                let branches = encoder.encode_prompt(text, self.steps, &options)?;
+                let go_on = || !stop.is_stopped();
+                let branches = encoder
+                    .encode_prompt_while(text, self.steps, &options, &go_on)
+                    .map_err(|error| match error {
+                        TextError::Stopped => Error::Stopped(Box::default()),
+                        error => error.into(),
+                    })?;
                 Ok(Conditioning::of_text(text.clone(), same_length(branches)))
             }
             Read::Embedding(embedding) => Ok(Conditioning::of_embedding(embedding.clone())),

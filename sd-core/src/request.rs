@@ -260,11 +260,12 @@ impl Request {
 /// ```
 /// use sd_core::{PromptOptions, Request, text::{Emphasis, Syntax}};
 ///
-/// let options = PromptOptions { syntax: Syntax::ComfyUi, emphasis: Emphasis::Interpolate, ..PromptOptions::default() };
+/// let options = PromptOptions::default().syntax(Syntax::ComfyUi).emphasis(Emphasis::Interpolate);
 /// let request = Request::new("a (blue:1.3) fox").prompt_options(options);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct PromptOptions {
     /// Whose language they are in. Default: WebUI's.
     pub syntax: Syntax,
@@ -277,6 +278,38 @@ pub struct PromptOptions {
     /// Whether the shorter of prompt and negative prompt is made as long as the other by empty windows, WebUI's "Pad prompt/negative
     /// prompt to be same length". Default false: each keeps its own length.
     pub same_length: bool,
+}
+
+impl PromptOptions {
+    /// Sets [`syntax`](Self::syntax).
+    pub fn syntax(mut self, syntax: Syntax) -> Self {
+        self.syntax = syntax;
+        self
+    }
+
+    /// Sets [`emphasis`](Self::emphasis).
+    pub fn emphasis(mut self, emphasis: Emphasis) -> Self {
+        self.emphasis = emphasis;
+        self
+    }
+
+    /// Sets [`chunking`](Self::chunking).
+    pub fn chunking(mut self, chunking: Chunking) -> Self {
+        self.chunking = chunking;
+        self
+    }
+
+    /// Sets [`cleanup`](Self::cleanup).
+    pub fn cleanup(mut self, cleanup: Cleanup) -> Self {
+        self.cleanup = cleanup;
+        self
+    }
+
+    /// Sets [`same_length`](Self::same_length).
+    pub fn same_length(mut self, same: bool) -> Self {
+        self.same_length = same;
+        self
+    }
 }
 
 /// A prompt: text, or what a text model made of one. With serde it is a string, or ndarray's form of an array.

@@ -56,7 +56,7 @@ impl<'a> Batch<'a> {
             let plan = &planned[request];
             let (prompt, negative) = match encoded.remove(&request) {
                 Some(known) => known,
-                None => plan.encode(&pipeline.parts.prompts)?,
+                None => plan.encode(&pipeline.parts.prompts, stop)?,
             };
             if index + 1 < plan.request.count {
                 encoded.insert(request, (prompt.clone(), negative.clone()));

@@ -5,20 +5,20 @@
 
 mod common;
 
-use std::{collections::BTreeMap, num::NonZeroUsize};
+use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc};
 
 use common::Fakes;
-use ndarray::{Array3, Array4};
+use ndarray::{Array2, Array3, Array4};
 use sd_core::{
     ClassifierFree, Error, Guide, Infotext, Pipeline, PipelineBuilder, Prompt, PromptOptions,
-    Request,
+    Request, SchedulerConfig,
     guidance::{Apg, Memory, Method, Moment},
     guide,
     schedulers::{
         AlignYourSteps, AlignedModel, DpmPlusPlus2M, Euler, EulerAncestral, Ladder, NoiseKind,
         Scheduler, Shape, Slerp, Spacing, TABLE, Variation, from_comfyui,
     },
-    text::{Chunking, Cleanup, Emphasis, Syntax},
+    text::{Chunking, Cleanup, Emphasis, PromptEncoder, Syntax, TextualInversion},
 };
 
 fn builder() -> PipelineBuilder {
@@ -185,10 +185,7 @@ fn each_setting_changes_its_key() {
         interval: [0.25, 1.0],
         ..ClassifierFree::from(3.0)
     };
-    let ignoring = PromptOptions {
-        emphasis: Emphasis::Ignore,
-        ..PromptOptions::default()
-    };
+    let ignoring = PromptOptions::default().emphasis(Emphasis::Ignore);
     let whole = Variation {
         slerp: Slerp::Whole,
         ..varied()
@@ -434,19 +431,17 @@ fn every_setting_comes_back_to_the_bit() {
         assert_comes_back(&pipeline, &other, &base().guidance(guidance));
     }
     for options in [
-        PromptOptions {
-            syntax: Syntax::Compel,
-            same_length: true,
-            ..PromptOptions::default()
-        },
-        PromptOptions {
-            emphasis: Emphasis::KeepMean,
-            chunking: Chunking::default()
-                .comma_reach(3)
-                .at_most(NonZeroUsize::MIN),
-            cleanup: Cleanup::Ftfy,
-            ..PromptOptions::default()
-        },
+        PromptOptions::default()
+            .syntax(Syntax::Compel)
+            .same_length(true),
+        PromptOptions::default()
+            .emphasis(Emphasis::KeepMean)
+            .chunking(
+                Chunking::default()
+                    .comma_reach(3)
+                    .at_most(NonZeroUsize::MIN),
+            )
+            .cleanup(Cleanup::Ftfy),
     ] {
         let request = base().prompt("(it’s:1.5) a++ fox, ".repeat(30));
         assert_comes_back(&pipeline, &other, &request.prompt_options(options));
@@ -658,6 +653,43 @@ fn values_of_ones_own_are_differences() {
     assert_eq!(
         found,
         ["the initial noise of shape 1x4x2x3 was given, and has to be again"]
+    );
+}
+
+#[test]
+fn textual_inversions_are_named() {
+    let mut tokenizer = common::tokenizer();
+    let mut hashes = Vec::new();
+    for name in ["by: Wumpus", "zqvx"] {
+        let values = Array2::from_elem((1, 4), name.len() as f32);
+        let inversion = TextualInversion::new(name, values).unwrap();
+        let first = tokenizer.vocab_size() as u32;
+        tokenizer.add_inversion(&inversion, first).unwrap();
+        hashes.push(inversion.sha256()[..12].to_owned());
+    }
+    let fakes = Fakes::new();
+    let encoder = PromptEncoder::new(Arc::new(tokenizer), fakes.text.clone()).unwrap();
+    let (model, codec) = (fakes.model.clone(), fakes.codec.clone());
+    let pipeline = Pipeline::builder(encoder, model, codec, SchedulerConfig::default());
+    let pipeline = pipeline.size(24, 16).build().unwrap();
+    let of = |request: Request| {
+        let infotext = infotext(&pipeline, &request);
+        infotext.get("TI hashes").map(str::to_owned)
+    };
+    let (wumpus, zqvx) = (&hashes[0], &hashes[1]);
+    let negative = base().prompt("a fox").negative("zqvx");
+    assert_eq!(of(negative.clone()), Some(format!("zqvx: {zqvx}")));
+    // Not looked at.
+    assert_eq!(of(negative.guidance(1.0)), None);
+    let later = base().prompt("[fox:zqvx:1] AND by: wumpus");
+    let both = format!("zqvx: {zqvx}, by Wumpus: {wumpus}");
+    assert_eq!(of(later.clone()), Some(both.clone()));
+    let again = Infotext::parse(&infotext(&pipeline, &later).to_string()).request();
+    assert_eq!(again.differences.len(), 1);
+    assert!(
+        again.differences[0].contains(&both),
+        "{:?}",
+        again.differences
     );
 }
 

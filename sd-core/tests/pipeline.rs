@@ -593,10 +593,7 @@ fn nul_bytes_and_the_longest_prompt_are_read() {
     let all = prompt(&long);
     assert_eq!(all.embedding.dim().1, 77 * foxes.div_ceil(75));
     assert_eq!(all.tokens.unwrap().cut, None);
-    let options = PromptOptions {
-        chunking: Chunking::default().at_most(NonZeroUsize::MIN),
-        ..PromptOptions::default()
-    };
+    let options = PromptOptions::default().chunking(Chunking::default().at_most(NonZeroUsize::MIN));
     let first = prompt(&long.prompt_options(options));
     assert_eq!(first.embedding.dim().1, 77);
     assert_eq!(first.tokens.unwrap().cut.unwrap().tokens, foxes - 75);

@@ -5,15 +5,21 @@
 
 mod common;
 
-use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
+use std::{
+    num::NonZeroUsize,
+    ops::ControlFlow::Continue,
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+};
 
-use common::{Codec, Fakes, Text, base, latents, prompts};
-use ndarray::{Array3, ArrayView3, ArrayView4, ArrayViewMut4};
+use common::{Codec, Fakes, Text, base, latents, prompts, tokenizer};
+use ndarray::{Array3, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4};
 use sd_core::{
     BoxError, Denoiser, Error, MAX_BRANCHES, Pipeline, Prompt, PromptOptions, Request,
     SchedulerConfig, StopToken,
     schedulers::{Euler, EulerCfgPp, Heun, Scheduler, TABLE, from_webui},
-    text::{Cleanup, ClipSkip, Emphasis, EncodeOptions, PromptEncoder, Syntax},
+    text::{
+        Chunking, Cleanup, ClipSkip, Emphasis, EncodeOptions, PromptEncoder, Syntax, TextModel,
+    },
 };
 
 /// Remembers what it was given, and predicts noise that is a number of the context.
@@ -195,10 +201,7 @@ fn each_text_is_encoded_once() {
     assert_eq!(encoded(), 0);
     watched.pipeline.generate(&turns.clip_skip(2)).unwrap();
     assert_eq!(encoded(), 3);
-    let ignoring = PromptOptions {
-        emphasis: Emphasis::Ignore,
-        ..PromptOptions::default()
-    };
+    let ignoring = PromptOptions::default().emphasis(Emphasis::Ignore);
     let weighted = alone("(fox:1.5)", 1);
     watched.pipeline.generate(&weighted).unwrap();
     watched
@@ -313,10 +316,7 @@ fn each_prompt_keeps_its_length() {
     };
     let request = alone(&long, 1).guidance(2.0);
     assert_eq!(lengths(&request), [154, 77]);
-    let same = PromptOptions {
-        same_length: true,
-        ..PromptOptions::default()
-    };
+    let same = PromptOptions::default().same_length(true);
     assert_eq!(lengths(&request.clone().prompt_options(same)), [154, 154]);
     let other_way = alone("fox", 1).negative(&long).guidance(2.0);
     assert_eq!(lengths(&other_way), [77, 154]);
@@ -357,22 +357,13 @@ fn options_are_followed() {
             .remove(0)
     };
     let default = PromptOptions::default();
-    let plain = PromptOptions {
-        syntax: Syntax::Plain,
-        ..default
-    };
+    let plain = default.syntax(Syntax::Plain);
     assert_eq!(with("a fox", default), with("a fox", plain));
     assert_ne!(with("a (fox:1.5)", default), with("a (fox:1.5)", plain));
-    let comfy = PromptOptions {
-        syntax: Syntax::ComfyUi,
-        ..default
-    };
+    let comfy = default.syntax(Syntax::ComfyUi);
     let once = with("((fox:1.5):2)", comfy);
     assert_eq!(once, with("(fox:1.5)", default));
-    let ftfy = PromptOptions {
-        cleanup: Cleanup::Ftfy,
-        ..default
-    };
+    let ftfy = default.cleanup(Cleanup::Ftfy);
     assert_eq!(with("it’s", ftfy), with("it's", default));
     assert_ne!(with("it’s", default), with("it's", default));
     let json = serde_json::to_string(&ftfy).unwrap();
@@ -413,6 +404,102 @@ fn batches_of_prompts() {
             request.prompt
         );
     }
+}
+
+/// How many tokens a prompt comes to is reckoned before it is encoded: pictures of a batch must have as many.
+#[test]
+fn batches_of_prompts_of_all_lengths() {
+    let fakes = Fakes::new();
+    let single = fakes.pipeline();
+    let batched = fakes.build(fakes.builder().batch(8));
+    let long = "fox, ".repeat(50);
+    let default = PromptOptions::default();
+    let all_options = [
+        default,
+        default.same_length(true),
+        default.chunking(Chunking::default().at_most(NonZeroUsize::MIN)),
+        default
+            .syntax(Syntax::Compel)
+            .emphasis(Emphasis::Interpolate),
+    ];
+    let prompts = [
+        "",
+        "a fox",
+        &long,
+        "a BREAK fox",
+        "[a|b BREAK c]",
+        "[fox:owl BREAK:9] AND snow",
+        "a AND b BREAK c",
+        "(fox, snow)1.2",
+    ];
+    let mut requests = Vec::new();
+    for options in all_options {
+        for prompt in prompts {
+            for negative in ["", &*long, "[red|blue BREAK green]"] {
+                let request = base().prompt(prompt).negative(negative);
+                requests.push(request.prompt_options(options));
+            }
+        }
+    }
+    for tokens in [77, 80, 154] {
+        let given = Array3::from_elem((1, tokens, 4), 0.5);
+        requests.push(base().prompt(Prompt::from(given.clone())));
+        requests.push(base().negative(Prompt::from(given)));
+    }
+    fakes.model.batch.swap(0, Relaxed);
+    let pictures = batched.generate_all(&requests).unwrap().pictures;
+    assert_eq!(fakes.model.batch.swap(0, Relaxed), 8);
+    for (request, picture) in requests.iter().zip(&pictures) {
+        let (prompt, negative) = (&request.prompt, &request.negative);
+        let alone = latents(&single, request);
+        assert_eq!(picture.latents, alone, "{prompt:?} {negative:?}");
+    }
+}
+
+/// Stops at the second text that it encodes.
+struct Stopping(Text, StopToken);
+
+impl TextModel for Stopping {
+    fn layers(&self) -> usize {
+        self.0.layers()
+    }
+    fn width(&self) -> usize {
+        self.0.width()
+    }
+    fn max_length(&self) -> usize {
+        self.0.max_length()
+    }
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+    fn hidden_states(
+        &self,
+        ids: ArrayView2<'_, i64>,
+        clip_skip: ClipSkip,
+    ) -> Result<Array3<f32>, BoxError> {
+        if self.0.calls.load(Relaxed) == 1 {
+            self.1.stop();
+        }
+        self.0.hidden_states(ids, clip_skip)
+    }
+}
+
+#[test]
+fn a_stop_reaches_into_a_long_prompt() {
+    let fakes = Fakes::new();
+    let stop = StopToken::new();
+    let text = Arc::new(Stopping(Text::default(), stop.clone()));
+    let encoder = PromptEncoder::new(Arc::new(tokenizer()), text.clone()).unwrap();
+    let config = SchedulerConfig::default();
+    let pipeline = Pipeline::builder(encoder, fakes.model.clone(), fakes.codec.clone(), config)
+        .size(64, 48)
+        .build()
+        .unwrap();
+    let request = base().prompt("a BREAK b BREAK c BREAK d");
+    let run = |stop| pipeline.run(std::slice::from_ref(&request), stop, |_| Continue(()));
+    assert!(run(&stop).unwrap_err().is_stopped());
+    assert_eq!(text.0.calls.load(Relaxed), 2);
+    run(&StopToken::new()).unwrap();
 }
 
 #[test]

@@ -328,17 +328,14 @@ fn prompts_are_read_as_webui_reads_them() {
     // There it is text.
     assert_eq!(differences("a\nNegative prompt: <lora:b:1>", ""), [""; 0]);
     let options = |entries: &str| read(&format!("Euler{entries}")).0.prompt_options;
-    let webui = PromptOptions {
-        cleanup: Cleanup::Ftfy,
-        ..PromptOptions::default()
-    };
+    let webui = PromptOptions::default().cleanup(Cleanup::Ftfy);
     assert_eq!(options(""), webui);
     assert_eq!(options(", Emphasis: Original"), webui);
     for (name, emphasis) in [
         ("No norm", Emphasis::Multiply),
         ("Ignore", Emphasis::Ignore),
     ] {
-        let expected = PromptOptions { emphasis, ..webui };
+        let expected = webui.emphasis(emphasis);
         assert_eq!(options(&format!(", Emphasis: {name}")), expected);
     }
     let padded = options(", Pad conds: True");

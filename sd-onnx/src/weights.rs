@@ -167,6 +167,9 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
         .collect()
 }
 
+/// The longest header that the safetensors crate reads.
+const MOST_HEADER: usize = 100_000_000;
+
 /// The checked header of a safetensors file, and the byte where its data begins.
 fn read_header(path: &Path) -> Result<(usize, Metadata), Error> {
     let file = File::open(path).map_err(Error::io(path))?;
@@ -185,11 +188,21 @@ fn read_header(path: &Path) -> Result<(usize, Metadata), Error> {
     #[allow(unsafe_code)]
     let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
     let header = u64::from_le_bytes(map[..8].try_into().expect("8 bytes, checked above"));
+    // The crate's sum (0.8.0) would overflow, which panics in a debug build.
+    let far = |(_, info): &(String, TensorInfo)| {
+        info.data_offsets.1.checked_add(8 + MOST_HEADER).is_none()
+    };
+    if let Some((name, info)) = tensors(&map, header).find(far) {
+        let end = info.data_offsets.1;
+        return Err(wrong(format!(
+            "the data of tensor `{name}` ends {end} bytes behind the header, but the file has {length} in all"
+        )));
+    }
     let (header_length, metadata) = safetensors::SafeTensors::read_metadata(&map).map_err(|error| {
         use SafeTensorError as E;
         wrong(match error {
             E::HeaderTooLarge | E::InvalidHeaderLength => format!(
-                "bytes 0 to 7 say that the header has {header} bytes, but the file has {length} in all and headers at most 100,000,000"
+                "bytes 0 to 7 say that the header has {header} bytes, but the file has {length} in all and headers at most {MOST_HEADER}"
             ),
             E::InvalidHeader(e) => format!("the header, bytes 8 to {}, is not UTF-8: {e}", header + 7),
             E::InvalidHeaderDeserialization(e) => format!("the header, bytes 8 to {}, is not valid JSON: {e}", header + 7),
@@ -210,7 +223,10 @@ fn read_header(path: &Path) -> Result<(usize, Metadata), Error> {
 
 /// What a header of that length says of its tensors, as far as it can be read: to say which one is at fault.
 fn tensors(map: &[u8], header: u64) -> impl Iterator<Item = (String, TensorInfo)> {
-    let text = map.get(8..8 + header as usize).unwrap_or_default();
+    let length = usize::try_from(header).ok();
+    let length = length.filter(|&length| length <= MOST_HEADER);
+    let text = length.and_then(|length| map[8..].get(..length));
+    let text = text.unwrap_or_default();
     let entries: BTreeMap<String, serde_json::Value> =
         serde_json::from_slice(text).unwrap_or_default();
     let info = |(name, value)| Some((name, serde_json::from_value(value).ok()?));

@@ -92,7 +92,7 @@ impl ClipTokenizer {
                 chunks.push(self.chunk(std::mem::take(&mut chunk)));
                 continue;
             };
-            let text = self.cleaned(text, cleanup);
+            let text = cleanup.apply(text);
             let pieces = self.pieces(&text);
             for (position, piece) in pieces.iter().enumerate() {
                 let last = chunks.len() + 1 >= at_most;
@@ -175,7 +175,7 @@ impl ClipTokenizer {
         };
         for segment in &segments[index + usize::from(within.is_some())..] {
             if let Segment::Text { text: rest, .. } = segment {
-                let rest = self.cleaned(rest, cleanup);
+                let rest = cleanup.apply(rest);
                 tokens += count(&self.pieces(&rest));
                 text.push_str(&rest);
             }

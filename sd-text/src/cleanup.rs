@@ -2,9 +2,9 @@
 
 mod ftfy;
 
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
-pub(crate) use ftfy::clean;
+use serde::{Deserialize, Serialize};
 
 /// Which tokenizer's clean-up of a text is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -20,4 +20,21 @@ pub enum Cleanup {
     ///
     /// ftfy also decodes mojibake, UTF-8 that was read as something else (`schÃ¶n`). We don't.
     Ftfy,
+}
+
+impl Cleanup {
+    /// The text as it goes into the tokenizer, whose own first step is [`Transformers`](Self::Transformers): that leaves it as it is.
+    ///
+    /// ```
+    /// use sd_text::Cleanup;
+    ///
+    /// assert_eq!(Cleanup::Ftfy.apply("a “fox” &amp; its den"), "a \"fox\" & its den");
+    /// assert_eq!(Cleanup::Transformers.apply("a “fox”"), "a “fox”");
+    /// ```
+    pub fn apply<'t>(self, text: &'t str) -> Cow<'t, str> {
+        match self {
+            Self::Transformers => text.into(),
+            Self::Ftfy => ftfy::clean(text).into(),
+        }
+    }
 }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use ndarray::{ArcArray, Array2, Array3, ArrayView2, ArrayView3, Axis, Ix3};
 
 use crate::{
-    Chunks, ClipSkip, ClipTokenizer, Cut, Emphasis, PromptText, Tokens, attention, emphasis,
+    Chunks, ClipSkip, ClipTokenizer, Cut, Emphasis, NamedInversion, PromptText, Tokens, attention,
+    emphasis,
     prompt::{self, ScheduleEntry},
 };
 
@@ -111,7 +112,8 @@ impl PromptEncoder {
         self.encode_with(text, &EncodeOptions::default().clip_skip(clip_skip))
     }
 
-    /// Encodes one text, one that a schedule shows or one without a schedule.
+    /// Encodes one text, one that a schedule shows or one without a schedule. A weight of so many digits
+    /// that it is infinite makes states that are infinite or NaN; a pipeline refuses it.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -120,8 +122,10 @@ impl PromptEncoder {
         text: &str,
         options: &EncodeOptions,
     ) -> Result<PromptEmbedding, TextError> {
-        let mut states = States::new(self, options.clip_skip)?;
-        let key = (Arc::from(text), options.clone());
+        let mut states = States::new(self, options.clip_skip, &|| true)?;
+        // 0 and 1 are the same, and share an entry of the cache with `encode_prompt`.
+        let options = options.clone().min_chunks(options.min_chunks.max(1));
+        let key = (Arc::from(text), options);
         let embedding = self.cached(key, None, &mut states)?;
         Ok(PromptEmbedding::clone(&embedding))
     }
@@ -138,7 +142,22 @@ impl PromptEncoder {
         steps: usize,
         options: &EncodeOptions,
     ) -> Result<Vec<EncodedBranch>, TextError> {
-        let mut states = States::new(self, options.clip_skip)?;
+        self.encode_prompt_while(prompt, steps, options, &|| true)
+    }
+
+    /// As [`encode_prompt`](Self::encode_prompt), as long as `go_on` says so, which is asked before each run of the model: a prompt of
+    /// thousands of chunks takes minutes.
+    ///
+    /// # Errors
+    /// As `encode_prompt`, and [`TextError::Stopped`].
+    pub fn encode_prompt_while(
+        &self,
+        prompt: &PromptText,
+        steps: usize,
+        options: &EncodeOptions,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Vec<EncodedBranch>, TextError> {
+        let mut states = States::new(self, options.clip_skip, go_on)?;
         let mut embeddings: HashMap<(Arc<str>, usize), Arc<PromptEmbedding>> = HashMap::new();
         let options = options.clone().syntax(prompt.syntax());
         let mut branches = Vec::new();
@@ -260,6 +279,11 @@ impl PromptEncoder {
             }
         }
         let used = chunks.iter().map(|chunk| chunk.used).sum();
+        let mut inversions: Vec<NamedInversion> = Vec::new();
+        for &id in chunks.iter().flat_map(|chunk| &chunk.ids) {
+            let named = self.tokenizer.inversion(id);
+            inversions.extend(named.filter(|named| !inversions.contains(named)).cloned());
+        }
         let (mut ids, mut weights) = (Vec::new(), Vec::new());
         for chunk in chunks {
             ids.extend(chunk.ids);
@@ -269,6 +293,7 @@ impl PromptEncoder {
             embedding: embedding.into_shared(),
             tokens: Tokens { ids, used, cut },
             weights,
+            inversions,
         })
     }
 }
@@ -277,11 +302,16 @@ impl PromptEncoder {
 struct States<'a> {
     model: &'a dyn TextModel,
     clip_skip: ClipSkip,
+    go_on: &'a dyn Fn() -> bool,
     known: HashMap<Vec<u32>, Arc<Array2<f32>>>,
 }
 
 impl<'a> States<'a> {
-    fn new(encoder: &'a PromptEncoder, clip_skip: ClipSkip) -> Result<Self, TextError> {
+    fn new(
+        encoder: &'a PromptEncoder,
+        clip_skip: ClipSkip,
+        go_on: &'a dyn Fn() -> bool,
+    ) -> Result<Self, TextError> {
         let layers = encoder.model.layers();
         if clip_skip.number() > layers {
             return Err(TextError::ClipSkip {
@@ -292,6 +322,7 @@ impl<'a> States<'a> {
         Ok(Self {
             model: &*encoder.model,
             clip_skip,
+            go_on,
             known: HashMap::new(),
         })
     }
@@ -300,6 +331,9 @@ impl<'a> States<'a> {
     fn of(&mut self, ids: &[u32]) -> Result<Arc<Array2<f32>>, TextError> {
         if let Some(hidden) = self.known.get(ids) {
             return Ok(hidden.clone());
+        }
+        if !(self.go_on)() {
+            return Err(TextError::Stopped);
         }
         let batch = Array2::from_shape_fn((1, ids.len()), |(_, index)| i64::from(ids[index]));
         let hidden = self
@@ -339,6 +373,8 @@ pub struct PromptEmbedding {
     pub tokens: Tokens,
     /// The weight of each token.
     pub weights: Vec<f32>,
+    /// The textual inversions that the text names, each once.
+    pub inversions: Vec<NamedInversion>,
 }
 
 impl PromptEmbedding {
@@ -368,6 +404,7 @@ impl From<ArcArray<f32, Ix3>> for PromptEmbedding {
                 cut: None,
             },
             weights: Vec::new(),
+            inversions: Vec::new(),
         }
     }
 }
@@ -501,6 +538,9 @@ pub enum TextError {
         /// What does not fit.
         cut: Cut,
     },
+    /// [`PromptEncoder::encode_prompt_while`] was not to go on. No failure.
+    #[error("stopped")]
+    Stopped,
     /// The model failed.
     #[error("the text model failed: {0}")]
     Model(#[source] BoxError),

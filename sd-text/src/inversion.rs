@@ -12,6 +12,7 @@ use half::{bf16, f16};
 use ndarray::{Array2, ArrayView2};
 use safetensors::{Dtype, tensor::TensorInfo};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 /// Far above what there is, 75 vectors for each of SDXL's two text models: 600 kB.
 const MOST_BYTES: usize = 16 << 20;
@@ -36,6 +37,7 @@ const CLIP_G: &str = "clip_g";
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextualInversion {
     name: String,
+    sha256: String,
     path: PathBuf,
     /// One, or `clip_l` and `clip_g`; all of as many rows, at least one, and of at least one column.
     tensors: Vec<(String, Array2<f32>)>,
@@ -86,7 +88,12 @@ impl TextualInversion {
         let name = name.into();
         let path = PathBuf::from(&name);
         check(&path, &name, &vectors)?;
+        let bytes: Vec<u8> = vectors
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         Ok(Self {
+            sha256: sha256(&bytes),
             tensors: vec![(name.clone(), vectors)],
             name,
             path,
@@ -102,6 +109,12 @@ impl TextualInversion {
     /// What a prompt calls it by.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The SHA-256 of its file in hexadecimal digits, by which infotexts name it; of vectors of one's own that of their numbers, each as
+    /// four bytes, the lowest first.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// The file it is from, or, of one that is from none, its first name.
@@ -156,6 +169,7 @@ impl TextualInversion {
         }
         Ok(Self {
             name: name.to_owned(),
+            sha256: sha256(bytes),
             path: path.into(),
             tensors,
         })
@@ -185,6 +199,21 @@ impl TextualInversion {
         let names: Vec<&str> = self.tensors.iter().map(|(name, _)| name.as_str()).collect();
         names.join(", ")
     }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A textual inversion that a text names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NamedInversion {
+    /// [`TextualInversion::name`].
+    pub name: String,
+    /// [`TextualInversion::sha256`].
+    pub sha256: String,
 }
 
 /// Why a textual inversion cannot be used.

@@ -61,7 +61,7 @@ pub use encoder::{
     BoxError, EncodeOptions, EncodedBranch, EncodedEntry, PromptEmbedding, PromptEncoder,
     TextError, TextModel,
 };
-pub use inversion::{InversionError, TextualInversion};
+pub use inversion::{InversionError, NamedInversion, TextualInversion};
 pub use prompt::{
     Branch, Network, PromptText, Schedule, Segment, Side, Syntax, Warning, attention,
 };

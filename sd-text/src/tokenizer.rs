@@ -6,7 +6,6 @@ mod names;
 #[cfg(feature = "vocabulary")]
 mod vocabulary;
 
-use std::borrow::Cow;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -24,7 +23,7 @@ use files::Files;
 use names::Names;
 pub(crate) use names::{Piece, count};
 
-use crate::{Cleanup, InversionError, TextualInversion, cleanup};
+use crate::{Cleanup, InversionError, NamedInversion, TextualInversion};
 
 /// CLIP's tokenizer, read from a model's own `tokenizer` folder.
 ///
@@ -210,7 +209,11 @@ impl ClipTokenizer {
         if let Some(found) = taken {
             return Err(inversion.name_taken(found));
         }
-        self.names.add(inversion.name(), tokens, ids.clone());
+        let named = NamedInversion {
+            name: inversion.name().to_owned(),
+            sha256: inversion.sha256().to_owned(),
+        };
+        self.names.add(named, tokens, ids.clone());
         self.vocab_size = ids.end as usize;
         Ok(ids)
     }
@@ -247,18 +250,23 @@ impl ClipTokenizer {
 
     /// All ids of a text, of any content and length, without BOS, EOS and padding.
     pub fn tokenize(&self, text: &str, cleanup: Cleanup) -> Vec<u32> {
-        let pieces = self.pieces(&self.cleaned(text, cleanup)).into_iter();
+        let pieces = self.pieces(&cleanup.apply(text)).into_iter();
         pieces.flat_map(|piece| piece.ids).collect()
     }
 
     /// What an id stands for: `fox</w>`, where `</w>` is the end of a word; a textual inversion's name for each of its
     /// ids. None if nothing has that id. Bytes that are no text of their own are shown as `�`.
     pub fn token(&self, id: u32) -> Option<String> {
-        if let Some(name) = self.names.of(id) {
-            return Some(name.to_owned());
+        if let Some(inversion) = self.inversion(id) {
+            return Some(inversion.name.clone());
         }
         let token = self.tokenizer.id_to_token(id)?;
         Some(letters::decode(&token).unwrap_or(token))
+    }
+
+    /// The textual inversion that an id is a vector of.
+    pub fn inversion(&self, id: u32) -> Option<&NamedInversion> {
+        self.names.of(id)
     }
 
     /// One more than the largest id: the rows an embedding needs. 49408 in CLIP.
@@ -289,15 +297,6 @@ impl ClipTokenizer {
     /// The id that fills the rest: that of `<|endoftext|>` in Stable Diffusion 1.x, 0 (`!`) in 2.x.
     pub fn pad(&self) -> u32 {
         self.pad
-    }
-
-    /// A text as it goes into [`pieces`](Self::pieces).
-    pub(crate) fn cleaned<'t>(&self, text: &'t str, cleanup: Cleanup) -> Cow<'t, str> {
-        match cleanup {
-            // The tokenizer's own first step.
-            Cleanup::Transformers => text.into(),
-            Cleanup::Ftfy => cleanup::clean(text).into(),
-        }
     }
 
     /// The tokens of a text, and the byte at which each begins.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use ndarray::{Array2, Array3, ArrayView2};
 use sd_text::{
     BoxError, Chunking, Cleanup, ClipSkip, ClipTokenizer, Emphasis, EncodeOptions, PromptEncoder,
-    PromptText, Side, Syntax, TextError, TextModel,
+    PromptText, Side, Syntax, TextError, TextModel, TextualInversion,
 };
 
 use common::{emoji, load, tiny};
@@ -272,9 +272,8 @@ fn prompts_that_change() {
     );
     let single = |text: &str| encoder.encode(text, ClipSkip::LAST).unwrap().embedding;
 
-    // "a fox", "a owl", "a snow", "a hill", and the empty chunk that pads "a snow" and follows the BREAK.
-    let asked = model.asked.lock().unwrap().len();
-    assert!(asked <= 5, "{asked}");
+    // "a fox", "a owl", "a snow", "a hill": nothing follows the BREAK.
+    assert_eq!(model.asked.lock().unwrap().len(), 4);
 
     let alternating = &branches[0];
     assert_eq!(alternating.entries().len(), 6);
@@ -301,6 +300,61 @@ fn prompts_that_change() {
     );
     assert_eq!(turning.at(2).embedding.dim(), turning.at(3).embedding.dim());
     assert_eq!(turning.at(3).embedding, single(" a hill BREAK"));
+}
+
+#[test]
+fn a_prompt_is_left_when_it_is_not_to_go_on() {
+    let (encoder, model) = echo();
+    let asked = || model.asked.lock().unwrap().len();
+    let prompt = PromptText::parse("a BREAK b BREAK c BREAK a", Side::Positive, Syntax::WebUi);
+    let encode = |most: usize| {
+        let go_on = || asked() < most;
+        encoder.encode_prompt_while(&prompt, 6, &EncodeOptions::default(), &go_on)
+    };
+    assert!(matches!(encode(2), Err(TextError::Stopped)));
+    assert_eq!(asked(), 2);
+    // Nothing of it is kept.
+    assert!(matches!(encode(4), Err(TextError::Stopped)));
+    let branches = encode(7).unwrap();
+    assert_eq!(asked(), 7);
+    let whole = encoder.encode(prompt.text(), ClipSkip::LAST).unwrap();
+    assert_eq!(**branches[0].at(0), whole);
+}
+
+#[test]
+fn inversions_are_named_once() {
+    let mut tokenizer = ClipTokenizer::load(emoji()).unwrap();
+    let wumpus = TextualInversion::new("Wumpus", Array2::ones((2, 2))).unwrap();
+    let other = TextualInversion::new("zqvx", Array2::zeros((1, 2))).unwrap();
+    for inversion in [&other, &wumpus] {
+        let first = tokenizer.vocab_size() as u32;
+        tokenizer.add_inversion(inversion, first).unwrap();
+    }
+    let model = Arc::new(Fake {
+        vocab_size: 49_411,
+        ..Fake::default()
+    });
+    let encoder = PromptEncoder::new(Arc::new(tokenizer), model).unwrap();
+    let named = |text: &str| encoder.encode(text, ClipSkip::LAST).unwrap().inversions;
+    assert_eq!(named("a fox"), []);
+    let found = named("(wumpus:1.2), zqvx BREAK a WUMPUS");
+    let names: Vec<_> = found
+        .iter()
+        .map(|named| (&*named.name, &*named.sha256))
+        .collect();
+    assert_eq!(
+        names,
+        [("Wumpus", wumpus.sha256()), ("zqvx", other.sha256())]
+    );
+    // `printf '\0\0\200\077\0\0\200\077\0\0\200\077\0\0\200\077' | sha256sum`, and of eight zeros.
+    assert_eq!(
+        names[0].1,
+        "f6bb1294da2f78cd935b01c7656280df5eaa0439e9d97bc03775825a41a508e4"
+    );
+    assert_eq!(
+        names[1].1,
+        "af5570f5a1810b7af78caf4bc70a660f0df51e42baf91d4de5b2328de0e83dfc"
+    );
 }
 
 #[test]

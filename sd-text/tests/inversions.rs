@@ -17,6 +17,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use sd_text::{
     Chunking, Cleanup, ClipTokenizer, Cut, InversionError, Syntax, TextualInversion, attention,
 };
+use sha2::{Digest, Sha256};
 
 use common::{chunk_rows, emoji, golden, load, tiny};
 
@@ -199,6 +200,9 @@ fn three_kinds_of_file() {
         let read = TextualInversion::load(&path).unwrap();
         assert_eq!(read.path(), path);
         let from_bytes = TextualInversion::from_bytes("My Name", &file(tensors)).unwrap();
+        let digest = Sha256::digest(file(tensors));
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!([from_bytes.sha256(), read.sha256()], [&hex, &hex]);
         assert_eq!(from_bytes.vectors(4).ok(), read.vectors(4).ok());
         assert_eq!(from_bytes.name(), read.name());
         read

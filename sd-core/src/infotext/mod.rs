@@ -36,6 +36,7 @@
 //! | `SD noise` | ours | noise that `RNG` does not name or not wholly, as its name or JSON | noise |
 //! | `SD slerp` | ours | the way of a variation that is not WebUI's | variation |
 //! | `SD prompt options` | ours | how prompts are read, where that is not the default, as its JSON | prompt options; those of WebUI's files by `Emphasis` and `Pad conds`, with [`Cleanup::Ftfy`](sd_text::Cleanup::Ftfy) |
+//! | `TI hashes` | WebUI | the textual inversions that the prompts name, each with the first 12 digits of its file's SHA-256 | a difference: they have to be loaded |
 //! | `SD prompt embedding`, `SD negative prompt embedding` | ours | the shape of what was given for a text | a difference |
 //! | `SD initial noise` | ours | the shape of what was given | a difference |
 //! | `SD prompt`, `SD negative prompt` | ours | the text as it was, where this format would not give it back byte for byte | prompts |
@@ -73,7 +74,8 @@ pub struct Reproduction {
     /// A request for one picture with everything in it that the infotext tells, and the default where it does not.
     pub request: Request,
     /// Each reason why the picture may come out another, in a sentence; rounding on another machine and another model are
-    /// none. Empty for a picture made here, in a batch of one and without values of one's own.
+    /// none. Empty for a picture made here, in a batch of one, without values of one's own and textual inversions:
+    /// whether those are the same, [`TextualInversion::sha256`](sd_text::TextualInversion::sha256) and `TI hashes` tell.
     pub differences: Vec<String>,
 }
 

@@ -62,6 +62,7 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     request.prompt_options = reading.prompt_options();
     reading.made();
     reading.networks(&request);
+    reading.inversions();
     reading.others(draws);
     Reproduction {
         request,
@@ -70,7 +71,7 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
 }
 
 /// Keys that are read elsewhere, and those that say nothing of how the picture was made.
-const KNOWN: [&str; 38] = [
+const KNOWN: [&str; 39] = [
     "Steps",
     "Sampler",
     "Schedule type",
@@ -99,6 +100,7 @@ const KNOWN: [&str; 38] = [
     "SD prompt options",
     "Emphasis",
     "Pad conds",
+    "TI hashes",
     "Version",
     "Model",
     "Model hash",
@@ -431,6 +433,15 @@ impl<'a> Reading<'a> {
                 let named = &text[network.span.clone()];
                 self.note(format!("`{named}` is not applied"));
             }
+        }
+    }
+
+    /// What prompts may name that a pipeline has to be given.
+    fn inversions(&mut self) {
+        if let Some(named) = self.infotext.get("TI hashes") {
+            self.note(format!(
+                "the prompts name textual inversions, which have to be loaded: `{named}`"
+            ));
         }
     }
 

@@ -99,6 +99,25 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     if request.prompt_options != PromptOptions::default() {
         add("SD prompt options", written(request.prompt_options));
     }
+    let prompts = [Some(&picture.prompt), picture.negative.as_ref()];
+    let branches = prompts
+        .into_iter()
+        .flatten()
+        .flat_map(|prompt| &prompt.branches);
+    let entries_of = branches.flat_map(|branch| branch.entries());
+    let mut inversions: Vec<String> = Vec::new();
+    for named in entries_of.flat_map(|entry| &entry.embedding.inversions) {
+        // As WebUI writes them.
+        let name = named.name.replace([':', ','], "");
+        let hash: String = named.sha256.chars().take(12).collect();
+        let named = format!("{name}: {hash}");
+        if !inversions.contains(&named) {
+            inversions.push(named);
+        }
+    }
+    if !inversions.is_empty() {
+        add("TI hashes", inversions.join(", "));
+    }
     for (key, prompt) in [
         ("SD prompt embedding", &request.prompt),
         ("SD negative prompt embedding", &request.negative),

@@ -35,7 +35,7 @@ impl TextModel for Text {
         77
     }
     fn vocab_size(&self) -> usize {
-        49408
+        49500
     }
     fn hidden_states(
         &self,
@@ -156,9 +156,13 @@ impl LatentCodec for Codec {
     }
 }
 
-pub fn prompts(text: &Arc<Text>) -> PromptEncoder {
+pub fn tokenizer() -> ClipTokenizer {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/emoji/tokenizer");
-    PromptEncoder::new(Arc::new(ClipTokenizer::load(folder).unwrap()), text.clone()).unwrap()
+    ClipTokenizer::load(folder).unwrap()
+}
+
+pub fn prompts(text: &Arc<Text>) -> PromptEncoder {
+    PromptEncoder::new(Arc::new(tokenizer()), text.clone()).unwrap()
 }
 
 /// A pipeline and the fakes in it.

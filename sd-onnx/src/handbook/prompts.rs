@@ -43,7 +43,7 @@
 //! # let pipeline = sd_onnx::builder().load(folder)?;
 //! use sd_onnx::{PromptOptions, Request, text::{Emphasis, Syntax}};
 //!
-//! let of_comfyui = PromptOptions { syntax: Syntax::ComfyUi, emphasis: Emphasis::Interpolate, ..PromptOptions::default() };
+//! let of_comfyui = PromptOptions::default().syntax(Syntax::ComfyUi).emphasis(Emphasis::Interpolate);
 //! let request = Request::new("a fox on ((red:1.2):1.1)").prompt_options(of_comfyui).steps(2);
 //! # pipeline.generate(&request)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())

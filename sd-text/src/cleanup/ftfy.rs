@@ -11,7 +11,7 @@ use crate::prompt::is_space;
 /// no end, but takes time that grows with the square of such a text's length.
 const ROUNDS: usize = 64;
 
-pub(crate) fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let mut fixed = String::with_capacity(text.len());
     // HTML entities are left alone from the first line on in which mark-up may be.
     let mut entities = true;

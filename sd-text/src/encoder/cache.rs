@@ -64,7 +64,9 @@ impl Cache {
 }
 
 fn bytes((text, _): &Key, embedding: &PromptEmbedding) -> usize {
-    text.len() + size_of::<f32>() * (embedding.embedding.len() + 2 * embedding.weights.len())
+    let cut = embedding.tokens.cut.as_ref();
+    let texts = text.len() + cut.map_or(0, |cut| cut.text.len());
+    texts + size_of::<f32>() * (embedding.embedding.len() + 2 * embedding.weights.len())
 }
 
 #[cfg(test)]
@@ -88,6 +90,7 @@ mod tests {
                 cut: None,
             },
             weights: Vec::new(),
+            inversions: Vec::new(),
         })
     }
 

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use crate::NamedInversion;
+
 /// A token of a text, or a name in it with all its ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Piece {
@@ -26,18 +28,18 @@ pub(super) struct Names {
 
 #[derive(Debug)]
 struct Name {
-    name: String,
+    inversion: NamedInversion,
     tokens: Vec<u32>,
     ids: Range<u32>,
 }
 
 impl Names {
     /// `tokens`, at least one, that no other name has, stand for `ids`, at least one, that no other has either.
-    pub fn add(&mut self, name: &str, tokens: &[u32], ids: Range<u32>) {
+    pub fn add(&mut self, inversion: NamedInversion, tokens: &[u32], ids: Range<u32>) {
         let names = self.by_first.entry(tokens[0]).or_default();
         let at = names.partition_point(|other| other.tokens.len() >= tokens.len());
         let name = Name {
-            name: name.to_owned(),
+            inversion,
             tokens: tokens.to_vec(),
             ids,
         };
@@ -48,14 +50,14 @@ impl Names {
     pub fn named(&self, tokens: &[u32]) -> Option<&str> {
         self.first_of(tokens)
             .find(|name| name.tokens == tokens)
-            .map(|name| name.name.as_str())
+            .map(|name| name.inversion.name.as_str())
     }
 
     /// The name that an id is of.
-    pub fn of(&self, id: u32) -> Option<&str> {
+    pub fn of(&self, id: u32) -> Option<&NamedInversion> {
         let mut all = self.by_first.values().flatten();
         all.find(|name| name.ids.contains(&id))
-            .map(|name| name.name.as_str())
+            .map(|name| &name.inversion)
     }
 
     /// The pieces that tokens at these bytes are.
@@ -91,10 +93,14 @@ mod tests {
     #[test]
     fn the_longest_name_wins() {
         let mut names = Names::default();
-        names.add("a b", &[1, 2], 100..102);
-        names.add("a b c", &[1, 2, 3], 102..103);
-        names.add("a d", &[1, 4], 103..104);
-        names.add("b a", &[2, 1], 104..105);
+        let named = |name: &str| NamedInversion {
+            name: name.to_owned(),
+            sha256: format!("of {name}"),
+        };
+        names.add(named("a b"), &[1, 2], 100..102);
+        names.add(named("a b c"), &[1, 2, 3], 102..103);
+        names.add(named("a d"), &[1, 4], 103..104);
+        names.add(named("b a"), &[2, 1], 104..105);
         let found = |tokens: &[u32]| {
             let offsets: Vec<_> = (0..tokens.len()).map(|at| (10 * at, 0)).collect();
             let pieces = names.pieces(tokens, &offsets);
@@ -110,7 +116,7 @@ mod tests {
         assert_eq!(found(&[1, 2, 1, 4]), [(100, 2, 0), (103, 1, 20)]);
         assert_eq!(found(&[2, 1, 2]), [(104, 1, 0), (2, 1, 20)]);
         assert_eq!(found(&[1, 1]), [(1, 1, 0), (1, 1, 10)]);
-        assert_eq!(names.of(101), Some("a b"));
+        assert_eq!(names.of(101), Some(&named("a b")));
         assert_eq!(names.of(1), None);
         assert_eq!(names.named(&[1, 4]), Some("a d"));
         assert_eq!(names.named(&[1]), None);

@@ -272,7 +272,11 @@ def main():
         attention.append([text, 0 if pieces == [[text, 1.0]] else pieces if pieces == "error" else [x for piece, weight in pieces for x in (piece, repr(weight))]])
     compact = {"separators": (",", ":"), "ensure_ascii": True}
     with open(HERE / "prompts.json", "w", encoding="ascii") as file:
-        file.write('{"versions":{"lark":"1.1.2","stable-diffusion-webui":"28bd8e142d5f77b71ae8d7d7140b5da1b3a49906"},\n')
+        versions = {
+            "lark": "1.1.2", "stable-diffusion-webui, prompt parser": "28bd8e142d5f77b71ae8d7d7140b5da1b3a49906",
+            "stable-diffusion-webui, comments and extra networks": "1.9.3",
+        }
+        file.write('{"versions":' + json.dumps(versions, **compact) + ",\n")
         for name, items in [("texts", attention), *rows.items()]:
             file.write(f'"{name}":[\n' + ",\n".join(json.dumps(row, **compact) for row in items) + "\n]" + (",\n" if name != "calls" else "}\n"))
     print(f"{len(prepared)} prompts, {len(branches)} branches of which {len(varying)} vary with the hash seed, {len(texts)} texts")
