@@ -69,17 +69,20 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut cases = read_cases(&train.join("prompts.txt"), &scenes)?;
     cases.truncate(arguments.prompts.unwrap_or(usize::MAX));
     let readme = folder.join("README.md");
-    let text = match arguments.dry_run {
-        true => MARKS.concat(),
-        false => fs::read_to_string(&readme).map_err(Failure::at(&readme))?,
+    let with_figures = |figures: &str| -> Result<String, Failure> {
+        let text = fs::read_to_string(&readme).map_err(Failure::at(&readme))?;
+        let [begin, end] = MARKS;
+        let (before, after) = around_figures(&text).ok_or_else(|| {
+            let (readme, begin, end) = (readme.display(), begin.trim(), end.trim());
+            Failure::Work(format!(
+                "{readme}: no place for figures, expected {begin} and {end}"
+            ))
+        })?;
+        Ok(format!("{before}{begin}\n{figures}\n{end}{after}"))
     };
-    let (before, after) = around_figures(&text).ok_or_else(|| {
-        let [begin, end] = MARKS.map(str::trim);
-        let readme = readme.display();
-        Failure::Work(format!(
-            "{readme}: no place for figures, expected {begin} and {end}"
-        ))
-    })?;
+    if !arguments.dry_run {
+        with_figures("")?;
+    }
 
     let pipeline = sd_onnx::builder()
         .load(&folder)
@@ -105,8 +108,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let encoded = sheet.write_to(&mut png, ImageFormat::Png);
     encoded.map_err(|error| Failure::at(&picture)(io::Error::other(error)))?;
     files::write(&picture, &png.into_inner()).map_err(Failure::at(&picture))?;
-    let [begin, end] = MARKS;
-    let text = format!("{before}{begin}\n{figures}\n{end}{after}");
+    let text = with_figures(&figures)?;
     files::write(&readme, text.as_bytes()).map_err(Failure::at(&readme))
 }
 

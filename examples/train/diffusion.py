@@ -21,6 +21,7 @@ STEPS = 11_000
 DECAY = 0.3  # the last part of the steps, in which the learning rate falls to zero
 DROPPED = 0.1  # of the captions, so that guidance has something to guide away from
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "v_prediction"}
+ALPHAS = DDPMScheduler(**NOISE).alphas_cumprod
 SHEET = [
     "a fox", "a fox on a blue background", "a small fox in the top left corner on yellow", "a cat on white", "strawberry on white",
     "small rocket on a blue background", "a banana on black", "a pizza", "two owls", "three balloons on pink", "a fox and an apple",
@@ -67,6 +68,22 @@ def latents(vae, device):
     return all_scenes, encoded, buckets, round(1 / deviation, 5)
 
 
+def loss_of(unet, x, context, device):
+    """The loss at random timesteps of latents [B, 4, H, W] with their prompts [B, 77, 64]."""
+    # Fewer of the small timesteps, at which there is little left to decide.
+    t = (1000 * torch.rand(len(x)) ** 0.75).long()
+    a = ALPHAS[t][:, None, None, None]
+    noise = torch.randn_like(x)
+    noisy, target = a.sqrt() * x + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x
+    # min-SNR (arXiv 2303.09556) with gamma 5 on top of the v loss.
+    weight = (5 * (1 - a) / a).clamp(max=1)
+    if device == "cpu":
+        noisy = noisy.to(memory_format=torch.channels_last)
+    with torch.autocast(device, torch.bfloat16):
+        v = unet(noisy.to(device), t.to(device), context).sample
+    return (weight.to(device) * (v.float() - target.to(device)).square()).mean()
+
+
 def train(vae, device):
     all_scenes, encoded, buckets, scaling = latents(vae, device)
     print(f"scaling factor {scaling}", flush=True)
@@ -86,7 +103,6 @@ def train(vae, device):
         0.9995,
     )
     tokenizer = text_stage.load_tokenizer()
-    alphas = DDPMScheduler(**NOISE).alphas_cumprod
     mean_loss = None
     while training.step < STEPS:
         step = training.step
@@ -97,19 +113,9 @@ def train(vae, device):
         x = torch.stack([encoded[i] for i in chosen]).float() * scaling
         captions = ["" if rng.random() < DROPPED else caption(rng, all_scenes[i]) for i in chosen]
         ids = tokens(tokenizer, captions, rng)
-        # Fewer of the small timesteps, at which there is little left to decide.
-        t = (1000 * torch.rand(BATCH) ** 0.75).long()
-        a = alphas[t][:, None, None, None]
-        noise = torch.randn_like(x)
-        noisy, target = a.sqrt() * x + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x
-        # min-SNR (arXiv 2303.09556) with gamma 5 on top of the v loss.
-        weight = (5 * (1 - a) / a).clamp(max=1)
-        if device == "cpu":
-            noisy = noisy.to(memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16):
             context = read(text, ids.to(device), 2 if rng.random() < SKIPPED else 1)
-            v = unet(noisy.to(device), t.to(device), context).sample
-        loss = (weight.to(device) * (v.float() - target.to(device)).square()).mean()
+        loss = loss_of(unet, x, context, device)
         rate = min(1, (step + 1) / 200, (STEPS - step) / (STEPS * DECAY))
         training.update(loss, rate)
         mean_loss = loss.item() if mean_loss is None else mean_loss + (loss.item() - mean_loss) / 100
