@@ -71,10 +71,9 @@ fn bytes((text, _): &Key, embedding: &PromptEmbedding) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use ndarray::ArcArray;
+    use ndarray::{ArcArray, Ix3};
 
     use super::*;
-    use crate::Tokens;
 
     fn key(text: &str) -> Key {
         (text.into(), EncodeOptions::default())
@@ -82,16 +81,8 @@ mod tests {
 
     /// One of this many MiB.
     fn embedding(mebibytes: usize) -> Arc<PromptEmbedding> {
-        Arc::new(PromptEmbedding {
-            embedding: ArcArray::zeros((1, 1024 * mebibytes, 256)),
-            tokens: Tokens {
-                ids: Vec::new(),
-                used: 0,
-                cut: None,
-            },
-            weights: Vec::new(),
-            inversions: Vec::new(),
-        })
+        let zeros: ArcArray<f32, Ix3> = ArcArray::zeros((1, 1024 * mebibytes, 256));
+        Arc::new(zeros.into())
     }
 
     #[test]
