@@ -13,13 +13,17 @@ pub(super) fn is_word(c: char) -> bool {
     c == '_' || c.is_alphanumeric()
 }
 
-/// Where `word` stands with no word character next to it: `\bword\b`.
+/// Where `word`, in ASCII, stands with no word character next to it: `\bword\b`.
 pub(super) fn whole_words(text: &str, word: &'static str) -> impl Iterator<Item = usize> {
-    text.match_indices(word)
+    // Looked for by its first letter: preparing a search for all of it takes longer than reading a short prompt.
+    let first = char::from(word.as_bytes()[0]);
+    text.match_indices(first)
         .map(|(at, _)| at)
         .filter(move |&at| {
-            let before = text[..at].chars().next_back();
-            let after = text[at + word.len()..].chars().next();
+            let Some(rest) = text[at..].strip_prefix(word) else {
+                return false;
+            };
+            let (before, after) = (text[..at].chars().next_back(), rest.chars().next());
             !before.is_some_and(is_word) && !after.is_some_and(is_word)
         })
 }

@@ -1,6 +1,6 @@
 //! Which text is in force when.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::tree::{Node, NodeKind};
@@ -54,16 +54,16 @@ impl Schedule {
                 _ => {}
             }
         }
-        let mut texts: HashMap<String, Arc<str>> = HashMap::new();
+        // An alternation shows the same few texts again and again.
+        let mut texts: BTreeSet<Arc<str>> = BTreeSet::new();
         let entries = ends.into_iter().map(|end| {
             let text = text_at(branch, end, steps);
-            let text = texts
-                .entry(text)
-                .or_insert_with_key(|text| text.as_str().into());
-            ScheduleEntry {
-                end,
-                text: text.clone(),
-            }
+            let text = texts.get(text.as_str()).cloned().unwrap_or_else(|| {
+                let text: Arc<str> = text.into();
+                texts.insert(text.clone());
+                text
+            });
+            ScheduleEntry { end, text }
         });
         Self {
             entries: entries.collect(),
