@@ -163,7 +163,8 @@ impl ClipTokenizer {
     ///
     /// The name is found as WebUI finds it: by its tokens, so that case does not count, wherever they follow each other, at the
     /// end of a longer word too. Of several names the one of the most tokens is taken. A sign that the tokenizer joins to
-    /// the name's end hides it: the last token of `<cat-toy>,` is `>,`.
+    /// the name's end hides it: the last token of `<cat-toy>,` is `>,`. A name that [`Cleanup::Ftfy`] writes otherwise, such as
+    /// one with a curly apostrophe, is found in both spellings.
     ///
     /// # Errors
     /// [`InversionError::Name`] if the name has no tokens, is a single token of the vocabulary, has a special token in it, or
@@ -192,10 +193,29 @@ impl ClipTokenizer {
                 expected: vocabulary,
             });
         }
-        let encoding = self.encoding(inversion.name());
-        let tokens = encoding.get_ids();
+        let mut spellings = Vec::new();
+        for cleanup in [Cleanup::Transformers, Cleanup::Ftfy] {
+            let encoding = self.encoding(&cleanup.apply(inversion.name()));
+            let tokens = encoding.get_ids();
+            if let Some(found) = self.taken(tokens) {
+                return Err(inversion.name_taken(found));
+            }
+            spellings.push(tokens.to_vec());
+        }
+        spellings.dedup();
+        let named = NamedInversion {
+            name: inversion.name().to_owned(),
+            sha256: inversion.sha256().to_owned(),
+        };
+        self.names.add(named, spellings, ids.clone());
+        self.vocab_size = ids.end as usize;
+        Ok(ids)
+    }
+
+    /// What keeps tokens from being a name.
+    fn taken(&self, tokens: &[u32]) -> Option<String> {
         let special = |id: &&u32| **id == self.bos || **id == self.eos;
-        let taken = match tokens {
+        match tokens {
             [] => Some("nothing that is a token".to_owned()),
             [id] => Some(self.described(*id)),
             _ => match tokens.iter().find(special) {
@@ -205,17 +225,7 @@ impl ClipTokenizer {
                     .named(tokens)
                     .map(|other| format!("the textual inversion {other:?}")),
             },
-        };
-        if let Some(found) = taken {
-            return Err(inversion.name_taken(found));
         }
-        let named = NamedInversion {
-            name: inversion.name().to_owned(),
-            sha256: inversion.sha256().to_owned(),
-        };
-        self.names.add(named, tokens, ids.clone());
-        self.vocab_size = ids.end as usize;
-        Ok(ids)
     }
 
     /// The ids of a prompt, of any content and length: BOS, the text, EOS, then padding up to

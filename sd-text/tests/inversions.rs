@@ -110,6 +110,35 @@ fn names_stand_for_their_ids() {
 }
 
 #[test]
+fn names_are_found_as_ftfy_writes_them() {
+    let (tokenizer, _) = tokenizer(&[
+        ("karen\u{2019}s style", 2),
+        ("badhand\u{ff08}v4\u{ff09}", 1),
+    ]);
+    for cleanup in [Cleanup::Transformers, Cleanup::Ftfy] {
+        for (text, ids) in [
+            ("a karen\u{2019}s style", vec![49_408, 49_409]),
+            ("a karen's style", vec![49_408, 49_409]),
+            ("a badhand\u{ff08}v4\u{ff09}", vec![49_410]),
+            ("a badhand(v4)", vec![49_410]),
+        ] {
+            assert_eq!(
+                tokenizer.tokenize(text, cleanup)[1..],
+                ids,
+                "{text} {cleanup:?}"
+            );
+        }
+    }
+    let (mut taken, _) = self::tokenizer(&[("karen's style", 1)]);
+    let same = inversion("karen\u{2019}s style", 1);
+    let error = taken.add_inversion(&same, 49_409).unwrap_err().to_string();
+    assert!(
+        error.ends_with("found the textual inversion \"karen's style\""),
+        "{error}"
+    );
+}
+
+#[test]
 fn an_inversion_is_cut_whole() {
     let (tokenizer, _) = tokenizer(&[("Wumpus", 3)]);
     let one = Chunking::default().at_most(std::num::NonZeroUsize::MIN);

@@ -22,42 +22,43 @@ pub(crate) fn count(pieces: &[Piece]) -> usize {
 
 #[derive(Debug, Default)]
 pub(super) struct Names {
+    /// By ascending ids.
+    inversions: Vec<(Range<u32>, NamedInversion)>,
     /// By the first token, those of the most tokens first.
     by_first: HashMap<u32, Vec<Name>>,
 }
 
 #[derive(Debug)]
 struct Name {
-    inversion: NamedInversion,
     tokens: Vec<u32>,
-    ids: Range<u32>,
+    /// Which of the inversions.
+    inversion: usize,
 }
 
 impl Names {
-    /// `tokens`, at least one, that no other name has, stand for `ids`, at least one, that no other has either.
-    pub fn add(&mut self, inversion: NamedInversion, tokens: &[u32], ids: Range<u32>) {
-        let names = self.by_first.entry(tokens[0]).or_default();
-        let at = names.partition_point(|other| other.tokens.len() >= tokens.len());
-        let name = Name {
-            inversion,
-            tokens: tokens.to_vec(),
-            ids,
-        };
-        names.insert(at, name);
+    /// Each of `spellings`, of at least one token that no other name has, stands for `ids`, at least one, above those of all others.
+    pub fn add(&mut self, inversion: NamedInversion, spellings: Vec<Vec<u32>>, ids: Range<u32>) {
+        for tokens in spellings {
+            let names = self.by_first.entry(tokens[0]).or_default();
+            let at = names.partition_point(|other| other.tokens.len() >= tokens.len());
+            let inversion = self.inversions.len();
+            names.insert(at, Name { tokens, inversion });
+        }
+        self.inversions.push((ids, inversion));
     }
 
     /// The name that has these tokens.
     pub fn named(&self, tokens: &[u32]) -> Option<&str> {
-        self.first_of(tokens)
-            .find(|name| name.tokens == tokens)
-            .map(|name| name.inversion.name.as_str())
+        let mut names = self.first_of(tokens);
+        let name = names.find(|name| name.tokens == tokens)?;
+        Some(&self.inversions[name.inversion].1.name)
     }
 
     /// The name that an id is of.
     pub fn of(&self, id: u32) -> Option<&NamedInversion> {
-        let mut all = self.by_first.values().flatten();
-        all.find(|name| name.ids.contains(&id))
-            .map(|name| &name.inversion)
+        let after = self.inversions.partition_point(|(ids, _)| ids.start <= id);
+        let (ids, inversion) = &self.inversions[after.checked_sub(1)?];
+        ids.contains(&id).then_some(inversion)
     }
 
     /// The pieces that tokens at these bytes are.
@@ -70,7 +71,7 @@ impl Names {
                 .first_of(rest)
                 .find(|name| rest.starts_with(&name.tokens));
             let (ids, length) = match name {
-                Some(name) => (name.ids.clone(), name.tokens.len()),
+                Some(name) => (self.inversions[name.inversion].0.clone(), name.tokens.len()),
                 None => (token..token + 1, 1),
             };
             pieces.push(Piece { ids, start });
@@ -97,10 +98,10 @@ mod tests {
             name: name.to_owned(),
             sha256: format!("of {name}"),
         };
-        names.add(named("a b"), &[1, 2], 100..102);
-        names.add(named("a b c"), &[1, 2, 3], 102..103);
-        names.add(named("a d"), &[1, 4], 103..104);
-        names.add(named("b a"), &[2, 1], 104..105);
+        names.add(named("a b"), vec![vec![1, 2]], 100..102);
+        names.add(named("a b c"), vec![vec![1, 2, 3], vec![3, 5, 3]], 102..103);
+        names.add(named("a d"), vec![vec![1, 4]], 103..104);
+        names.add(named("b a"), vec![vec![2, 1]], 110..111);
         let found = |tokens: &[u32]| {
             let offsets: Vec<_> = (0..tokens.len()).map(|at| (10 * at, 0)).collect();
             let pieces = names.pieces(tokens, &offsets);
@@ -114,10 +115,13 @@ mod tests {
         assert_eq!(found(&[1, 2, 3]), [(102, 1, 0)]);
         assert_eq!(found(&[1, 2, 4]), [(100, 2, 0), (4, 1, 20)]);
         assert_eq!(found(&[1, 2, 1, 4]), [(100, 2, 0), (103, 1, 20)]);
-        assert_eq!(found(&[2, 1, 2]), [(104, 1, 0), (2, 1, 20)]);
+        assert_eq!(found(&[2, 1, 2]), [(110, 1, 0), (2, 1, 20)]);
+        assert_eq!(found(&[3, 5, 3]), [(102, 1, 0)]);
         assert_eq!(found(&[1, 1]), [(1, 1, 0), (1, 1, 10)]);
         assert_eq!(names.of(101), Some(&named("a b")));
-        assert_eq!(names.of(1), None);
+        assert_eq!(names.of(102), Some(&named("a b c")));
+        assert_eq!(names.of(110), Some(&named("b a")));
+        assert_eq!([1, 99, 104, 109, 111].map(|id| names.of(id)), [None; 5]);
         assert_eq!(names.named(&[1, 4]), Some("a d"));
         assert_eq!(names.named(&[1]), None);
     }
