@@ -5,7 +5,7 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 use image::RgbImage;
 use ndarray::{ArcArray, Array3, Array4, ArrayView3, Axis, Ix3};
 use sd_schedulers::Seeds;
-use sd_text::{EncodedBranch, PromptEmbedding, PromptText, Tokens};
+use sd_text::{EncodedBranch, PromptText, Tokens};
 
 use crate::{Infotext, files, infotext, model_id::ModelId, plan::Planned, preview::to_byte};
 
@@ -117,17 +117,10 @@ impl Conditioning {
         }
     }
 
-    /// Puts `tail` behind all of its embeddings.
-    pub(crate) fn append(&mut self, tail: ArrayView3<'_, f32>) {
-        let branches = std::mem::take(&mut self.branches).into_iter();
-        self.branches = branches.map(|branch| branch.append(tail)).collect();
-        self.embedding = self.branches[0].at(0).embedding.clone();
-    }
-
-    pub(crate) fn of_embedding(embedding: ArcArray<f32, Ix3>) -> Self {
+    pub(crate) fn of_embedding(branches: Vec<EncodedBranch>) -> Self {
         Self {
-            branches: vec![PromptEmbedding::from(embedding.clone()).into()],
-            embedding,
+            embedding: branches[0].at(0).embedding.clone(),
+            branches,
             tokens: None,
             text: None,
         }

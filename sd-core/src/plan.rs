@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use ndarray::ArrayView3;
 use sd_schedulers::{
-    CallFormula, Calls, Ladder, LadderError, NoiseError, NoiseKind, Row, Rungs, Sampler, Seeds,
-    same,
+    Calls, Ladder, LadderError, NoiseError, NoiseKind, Row, Rungs, Sampler, Seeds, same,
 };
 use sd_text::{ClipSkip, PromptEncoder, Side};
 
@@ -170,11 +169,14 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     let reading = Reading {
         options: request.prompt_options,
         clip_skip,
-        steps: request.steps * calls_a_step(row, &*sampler, &rungs),
+        steps: schedule_steps(parts, &*sampler, &rungs, request.steps),
     };
     if branches <= MAX_BRANCHES {
-        for (what, read) in [("prompt", &prompt), ("negative", &negative)] {
-            problems.extend(reading.problem(&parts.prompts, what, read));
+        let prompts = [("prompt", &prompt), ("negative", &negative)];
+        let alone = prompts.map(|(what, read)| reading.problem(&parts.prompts, what, read));
+        match alone {
+            [None, None] => problems.extend(reading.problem_together(&parts.prompts, prompts)),
+            alone => problems.extend(alone.into_iter().flatten()),
         }
     }
     problems.is_empty().then(|| Planned {
@@ -192,19 +194,28 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     })
 }
 
-/// Whether a sampler calls the model once or twice a step, as WebUI counts for the schedules of prompts: twice under those that mostly do,
-/// also in a run of a single step.
-fn calls_a_step(row: Option<&'static Row>, sampler: &dyn Sampler, rungs: &Rungs) -> usize {
-    let steps = rungs.steps();
-    let twice = match row {
-        Some(row) => row.calls == CallFormula::TwoNLess1,
-        None => match sampler.calls(rungs) {
-            Calls::Exactly(calls) => steps > 1 && calls + 1 >= 2 * steps,
-            Calls::AtMost(_) => false,
-        },
+/// The steps that schedules of prompts are made for, as WebUI counts them: twice those of the run for samplers that call the model twice
+/// in most steps. None of its samplers goes on past that end but DPM adaptive, whose calls nobody knows before; for
+/// others that would, such as PNDM, the end is their last call.
+fn schedule_steps(parts: &Parts, sampler: &dyn Sampler, rungs: &Rungs, steps: usize) -> usize {
+    let calls = |rungs: &Rungs| match sampler.calls(rungs) {
+        Calls::Exactly(calls) => Some(calls),
+        Calls::AtMost(_) => None,
     };
-    if twice { 2 } else { 1 }
+    // A run of one step says nothing, nor one of a few with calls more in the first.
+    let ladder = match sampler.conventions().on_grid_only {
+        true => Ladder::leading(),
+        false => Ladder::karras(),
+    };
+    let many = ladder.rungs(&parts.schedule, MANY, &sampler.conventions());
+    let many = many.ok().and_then(|rungs| calls(&rungs));
+    let twice = many.is_some_and(|calls| calls + 1 >= 2 * MANY);
+    let steps = if twice { 2 * steps } else { steps };
+    calls(rungs).map_or(steps, |calls| steps.max(calls.saturating_sub(1)))
 }
+
+/// Steps of a run that shows how often a sampler calls the model in most steps.
+const MANY: usize = 50;
 
 /// What decides the noise of the first picture.
 fn seeds(parts: &Parts, request: &Request) -> Seeds {

@@ -1,11 +1,12 @@
 //! What a request's prompts ask for, and what the denoiser is given for them from call to call.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use ndarray::{ArcArray, ArrayView3, Axis, Ix3};
 use sd_text::{
-    ClipSkip, EncodeOptions, EncodedBranch, PromptEmbedding, PromptEncoder, PromptText, Side,
-    TextError,
+    Branch, ClipSkip, EncodeOptions, EncodedBranch, PromptEmbedding, PromptEncoder, PromptText,
+    Side, TextError,
 };
 
 use crate::{Conditioning, Error, MAX_WINDOWS, Problem, Prompt, PromptOptions, StopToken};
@@ -76,24 +77,60 @@ impl Reading {
         let Read::Text(text) = read else {
             return None;
         };
-        let options = self.options();
-        let (mut texts, mut longest) = (0, 0);
-        for chunks in encoder.all_chunks(text, self.steps, &options) {
+        let infinite = |weight| {
+            Problem::new(
+                what,
+                "weights of finite numbers",
+                format!("of weight {weight}"),
+            )
+        };
+        let mut weights = text.branches().map(|branch| branch.weight() as f32);
+        if let Some(weight) = weights.find(|weight| !weight.is_finite()) {
+            return Some(infinite(weight));
+        }
+        let texts = self.texts(text);
+        let mut longest = 0;
+        for chunks in encoder.all_chunks(text, self.steps, &self.options()) {
             let chunks = chunks.chunks;
-            let weights = || chunks.iter().flat_map(|chunk| &chunk.weights);
-            if let Some(weight) = weights().find(|weight| !weight.is_finite()) {
-                return Some(Problem::new(what, "weights of finite numbers", weight));
+            let mut weights = chunks.iter().flat_map(|chunk| &chunk.weights);
+            if let Some(&weight) = weights.find(|weight| !weight.is_finite()) {
+                return Some(infinite(weight));
             }
-            texts += 1;
             longest = longest.max(chunks.len());
             // Before all the others are tokenized.
-            if texts * longest > MAX_WINDOWS {
-                let expected = format!("at most {MAX_WINDOWS} windows of tokens");
-                let found = format!("of more: {longest} in one text, and {texts} texts so far");
-                return Some(Problem::new(what, expected, found));
+            if let Some(problem) = too_long(what, texts, longest) {
+                return Some(problem);
             }
         }
         None
+    }
+
+    /// How many texts are kept of a prompt: those that each of its branches shows, of which none differ in length.
+    fn texts(&self, text: &PromptText) -> usize {
+        let of_branch = |branch: Branch<'_>| {
+            let schedule = branch.schedule(self.steps);
+            let texts = schedule.entries().iter().map(|entry| &entry.text);
+            texts.collect::<HashSet<_>>().len()
+        };
+        text.branches().map(of_branch).sum()
+    }
+
+    /// Which of the prompts, none of which has a problem by itself, is too long once they are made as long as each other.
+    pub fn problem_together(
+        &self,
+        encoder: &PromptEncoder,
+        prompts: [(&'static str, &Read); 2],
+    ) -> Option<Problem> {
+        if !self.options.same_length {
+            return None;
+        }
+        let window = encoder.tokenizer().max_length();
+        let tokens = self.tokens(encoder, &prompts.map(|(_, read)| read));
+        let mut all = prompts.into_iter().zip(tokens);
+        all.find_map(|((what, read), tokens)| match read {
+            Read::Text(text) => too_long(what, self.texts(text), tokens.div_ceil(window)),
+            Read::Embedding(_) => None,
+        })
     }
 
     /// How many tokens each of the prompts comes to.
@@ -119,7 +156,7 @@ impl Reading {
         }
     }
 
-    /// Encodes each of the prompts.
+    /// Encodes each of the prompts, the first of which is the positive one.
     pub fn encode(
         &self,
         encoder: &PromptEncoder,
@@ -129,36 +166,57 @@ impl Reading {
         let span = tracing::info_span!("encode", clip_skip = self.clip_skip.number());
         let _entered = span.entered();
         let options = self.options();
-        let encode = |read: &&Read| match read {
+        let encode = |(what, read): (&str, &&Read)| match read {
             Read::Text(text) => {
                 let go_on = || !stop.is_stopped();
                 let branches = encoder
                     .encode_prompt_while(text, self.steps, &options, &go_on)
                     .map_err(|error| match error {
                         TextError::Stopped => Error::Stopped(Box::default()),
+                        TextError::Model(source) => {
+                            Error::backend(format!("text encoder, {what}"))(source)
+                        }
                         error => error.into(),
                     })?;
-                Ok(Conditioning::of_text(text.clone(), same_length(branches)))
+                Ok(same_length(branches))
             }
-            Read::Embedding(embedding) => Ok(Conditioning::of_embedding(embedding.clone())),
+            Read::Embedding(embedding) => {
+                let embedding = PromptEmbedding::from(embedding.clone());
+                Ok(vec![embedding.into()])
+            }
         };
-        let mut encoded = prompts
-            .iter()
-            .map(encode)
-            .collect::<Result<Vec<_>, Error>>()?;
-        let tokens = |one: &Conditioning| one.branches[0].tokens();
-        let (all, window): (Vec<_>, _) = (
-            encoded.iter().map(tokens).collect(),
-            encoder.tokenizer().max_length(),
-        );
-        for (read, one) in prompts.iter().zip(&mut encoded) {
-            for _ in 0..self.missing(read, tokens(one), &all, window) {
-                let empty = encoder.encode_with("", &options)?;
-                one.append(empty.embedding.view());
+        let named = ["prompt", "negative prompt"].into_iter().zip(prompts);
+        let encoded = named.map(encode).collect::<Result<Vec<_>, Error>>()?;
+        let tokens: Vec<_> = encoded.iter().map(|one| one[0].tokens()).collect();
+        let window = encoder.tokenizer().max_length();
+        let mut conditionings = Vec::with_capacity(encoded.len());
+        for ((read, mut branches), &own) in prompts.iter().zip(encoded).zip(&tokens) {
+            let missing = self.missing(read, own, &tokens, window);
+            if missing > 0 {
+                // All in one piece: to put one after the other would copy those before again and again.
+                let empty = encoder.encode_with("", &options.clone().min_chunks(missing))?;
+                let longer = branches.into_iter().map(|branch| branch.append(&empty));
+                branches = longer.collect();
             }
+            conditionings.push(match read {
+                Read::Text(text) => Conditioning::of_text(text.clone(), branches),
+                Read::Embedding(_) => Conditioning::of_embedding(branches),
+            });
         }
-        Ok(encoded)
+        Ok(conditionings)
     }
+}
+
+/// What is wrong with so many texts of so many windows each.
+fn too_long(what: &'static str, texts: usize, windows: usize) -> Option<Problem> {
+    (texts * windows > MAX_WINDOWS).then(|| {
+        let expected = format!("at most {MAX_WINDOWS} windows of tokens");
+        let texts = match texts {
+            1 => String::new(),
+            _ => format!(" in each of {texts} texts"),
+        };
+        Problem::new(what, expected, format!("of {windows} or more{texts}"))
+    })
 }
 
 /// Branches of as many tokens as the longest: the others repeat their last vector, as in WebUI.

@@ -10,8 +10,9 @@ use crate::{Guidance, prompts::Read};
 /// The longest prompt that is read, in bytes: 64 KiB.
 pub const MAX_PROMPT_BYTES: usize = 1 << 16;
 
-/// The most windows of 75 tokens that a prompt may come to: its longest text's, times the number of texts that it shows over a run. 4096
-/// take 1 GB in Stable Diffusion 1.x.
+/// The most windows of 75 tokens that a prompt may come to: those of its longest text, or of the other prompt's where both are to be of the
+/// [same length](PromptOptions::same_length), times the number of texts that its branches show over a run. 4096 take 1 GB in Stable
+/// Diffusion 1.x.
 pub const MAX_WINDOWS: usize = 4096;
 
 /// The most parts that `AND` may part a prompt into, each of which costs a call of the denoiser in every step.
@@ -47,8 +48,8 @@ pub const MAX_COUNT: usize = 1 << 16;
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Request {
-    /// What to draw, in WebUI's [prompt language](sd_text::prompt), at most [`MAX_PROMPT_BYTES`]. It may be of any number of windows of 75
-    /// tokens.
+    /// What to draw, in WebUI's [prompt language](sd_text::prompt): at most [`MAX_PROMPT_BYTES`], [`MAX_WINDOWS`] windows of 75 tokens and
+    /// [`MAX_BRANCHES`] parts between ANDs.
     pub prompt: Prompt,
     /// What the picture is pushed away from, by guidance. Default: the empty prompt.
     #[serde(default)]

@@ -16,7 +16,9 @@ use ndarray::{Array3, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4};
 use sd_core::{
     BoxError, Denoiser, Error, MAX_BRANCHES, Pipeline, Prompt, PromptOptions, Request,
     SchedulerConfig, StopToken,
-    schedulers::{Euler, EulerCfgPp, Heun, Scheduler, TABLE, from_webui},
+    schedulers::{
+        Euler, EulerCfgPp, Heun, Restart, RestartSegment, Scheduler, TABLE, by_name, from_webui,
+    },
     text::{
         Chunking, Cleanup, ClipSkip, Emphasis, EncodeOptions, PromptEncoder, Syntax, TextModel,
     },
@@ -188,6 +190,46 @@ fn schedules_are_twice_as_long_for_webuis_samplers_of_second_order() {
     assert!(seen.len() >= 30, "{seen:?}");
 }
 
+/// What makes of a schedule for how many calls the first text is shown, and for how many all are.
+fn shown(watched: &Watched, scheduler: impl Into<Scheduler>, steps: usize) -> [usize; 2] {
+    let request = alone("[fox:owl:0.5]", steps).scheduler(scheduler);
+    let contexts = watched.contexts(&request);
+    let [fox, owl] = ["fox", "owl"].map(|text| watched.of(text));
+    let first = contexts.iter().take_while(|context| **context == fox);
+    let first = first.count();
+    let mut rest = contexts[first..].iter();
+    assert!(rest.all(|context| *context == owl), "the first comes again");
+    [first, contexts.len()]
+}
+
+#[test]
+fn schedules_last_as_long_as_the_calls() {
+    let watched = Watched::new();
+    // No sampler of WebUI's: half of the calls, none of which is past the end.
+    let named = |name| by_name(name).unwrap();
+    assert_eq!(shown(&watched, named("pndm"), 10), [10, 19]);
+    assert_eq!(shown(&watched, named("plms"), 10), [6, 11]);
+    let restart = |steps| RestartSegment {
+        low: 0.1,
+        high: 2.0,
+        steps,
+        times: 2,
+    };
+    let often = Restart {
+        segments: Some(vec![restart(9)]),
+        ..Restart::default()
+    };
+    let [foxes, calls] = shown(&watched, often, 10);
+    assert_eq!((foxes, calls > 40), (calls / 2 + 1, true), "{calls}");
+    // Its second-order ones in a run of one step, however they are made: after step 1 of 2.
+    for name in TWICE {
+        let preset = from_webui(name, None).unwrap();
+        assert_eq!(shown(&watched, preset.row, 1), [1, 1], "{name}");
+        assert_eq!(shown(&watched, preset.sampler, 1), [1, 1], "{name}");
+    }
+    assert_eq!(shown(&watched, Euler::default(), 1), [0, 1]);
+}
+
 #[test]
 fn each_text_is_encoded_once() {
     let watched = Watched::new();
@@ -294,16 +336,67 @@ fn what_is_too_much_is_refused() {
         let made = pipeline.generate(&request).map(|_| ());
         made.unwrap_err().to_string()
     };
-    let windows = error(&"BREAK ".repeat(4100), 1);
-    assert!(
-        windows.starts_with("prompt is of more: 41") && windows.contains("at most 4096 windows"),
-        "{windows}"
+    assert_eq!(
+        error(&"BREAK ".repeat(4100), 1),
+        "prompt is of 4100 or more, expected at most 4096 windows of tokens"
     );
     let turns: Vec<_> = (0..20).map(|turn| turn.to_string()).collect();
     let texts = format!("{} [{}]", "BREAK ".repeat(300), turns.join("|"));
-    assert!(error(&texts, 30).contains("at most 4096 windows"));
-    let weight = error(&format!("(a:1{})", "0".repeat(40)), 1);
-    assert_eq!(weight, "prompt is inf, expected weights of finite numbers");
+    assert_eq!(
+        error(&texts, 30),
+        "prompt is of 301 or more in each of 20 texts, expected at most 4096 windows of tokens"
+    );
+    // Every part is made as long as the longest, also one whose text others have too.
+    let parts = format!("{}a{}", "BREAK ".repeat(80), " AND b".repeat(63));
+    assert_eq!(
+        error(&parts, 1),
+        "prompt is of 81 or more in each of 64 texts, expected at most 4096 windows of tokens"
+    );
+    for weight in [
+        format!("(a:1{})", "0".repeat(40)),
+        format!("a AND b :1{}", "0".repeat(40)),
+        format!("a :{}", "9".repeat(400)),
+    ] {
+        assert_eq!(
+            error(&weight, 1),
+            "prompt is of weight inf, expected weights of finite numbers"
+        );
+    }
+
+    // One is made as long as the other.
+    let same = PromptOptions::default().same_length(true);
+    let both = alone(&format!("[{}]", turns.join("|")), 30).negative("BREAK ".repeat(301));
+    let both = both.guidance(2.0);
+    assert!(pipeline.generate(&both).is_ok());
+    let error = pipeline.generate(&both.prompt_options(same)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "prompt is of 301 or more in each of 20 texts, expected at most 4096 windows of tokens"
+    );
+    let long = alone("a", 1).negative("BREAK ".repeat(4096)).guidance(2.0);
+    let drawn = pipeline.generate(&long.prompt_options(same)).unwrap();
+    let conditioning = &drawn.pictures[0].prompt;
+    assert_eq!(conditioning.embedding.dim().1, 4096 * 77);
+    assert_eq!(conditioning.tokens.as_ref().unwrap().ids.len(), 4096 * 77);
+    assert_eq!(conditioning.branches[0].at(0).weights.len(), 4096 * 77);
+}
+
+#[test]
+fn the_prompt_that_could_not_be_encoded_is_named() {
+    for (fails_at, named) in [
+        (1, "text encoder, prompt"),
+        (2, "text encoder, negative prompt"),
+    ] {
+        let text = Arc::new(Text {
+            fails_at,
+            ..Text::default()
+        });
+        let (model, codec) = (Arc::<Spy>::default(), Arc::new(Codec::new(4)));
+        let pipeline = Pipeline::builder(prompts(&text), model, codec, SchedulerConfig::default());
+        let request = alone("a fox", 1).guidance(2.0).size(64, 64);
+        let error = pipeline.build().unwrap().generate(&request).unwrap_err();
+        assert_eq!(error.to_string(), format!("{named}: out of memory"));
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use ndarray::{ArcArray, Array2, Array3, ArrayView2, ArrayView3, Axis, Ix3};
+use ndarray::{ArcArray, Array2, Array3, ArrayView2, Axis, Ix3};
 
 use crate::{
     Chunks, ClipSkip, ClipTokenizer, Cut, Emphasis, NamedInversion, PromptText, Tokens, attention,
@@ -205,7 +205,7 @@ impl PromptEncoder {
             .chunks(&segments, &options.chunking, options.cleanup)
     }
 
-    /// The chunks of each distinct text that [`encode_prompt`](Self::encode_prompt) encodes, made as they are asked for.
+    /// The chunks of each distinct text that [`encode_prompt`](Self::encode_prompt) encodes, in that order, made as they are asked for.
     pub fn all_chunks(
         &self,
         prompt: &PromptText,
@@ -213,10 +213,11 @@ impl PromptEncoder {
         options: &EncodeOptions,
     ) -> impl Iterator<Item = Chunks> {
         let options = options.clone().syntax(prompt.syntax());
-        let mut texts = HashSet::new();
+        let (mut known, mut texts) = (HashSet::new(), Vec::new());
         for branch in prompt.branches() {
             let schedule = branch.schedule(steps);
-            texts.extend(schedule.entries().iter().map(|entry| entry.text.clone()));
+            let all = schedule.entries().iter().map(|entry| &entry.text);
+            texts.extend(all.filter(|text| known.insert(Arc::clone(text))).cloned());
         }
         texts
             .into_iter()
@@ -378,18 +379,38 @@ pub struct PromptEmbedding {
 }
 
 impl PromptEmbedding {
-    /// The embedding with its last vector repeated up to `length` tokens: how parts of an `AND` become as long as the
-    /// longest. One that is longer stays so.
-    pub fn repeat_last(&self, length: usize) -> ArcArray<f32, Ix3> {
+    /// The embedding with its last vector, with that one's token and weight, repeated up to `length` tokens: how parts of an
+    /// `AND` become as long as the longest. One that is longer stays so.
+    pub fn repeat_last(&self, length: usize) -> Self {
+        let mut longer = self.clone();
         let (batch, tokens, width) = self.embedding.dim();
         if tokens == 0 || tokens >= length {
-            return self.embedding.clone();
+            return longer;
         }
         let row = |index: usize| index.min(tokens - 1);
         let repeated = Array3::from_shape_fn((batch, length, width), |(b, index, w)| {
             self.embedding[[b, row(index), w]]
         });
-        repeated.into_shared()
+        longer.embedding = repeated.into_shared();
+        if let (Some(&id), Some(&weight)) = (self.tokens.ids.last(), self.weights.last()) {
+            longer.tokens.ids.resize(length, id);
+            longer.weights.resize(length, weight);
+        }
+        longer
+    }
+
+    /// The embedding with `tail`, of the same width, behind it. One of whose tokens nothing is known stays so.
+    fn with_tail(&self, tail: &Self) -> Self {
+        let mut longer = self.clone();
+        let views = [self.embedding.view(), tail.embedding.view()];
+        let joined = ndarray::concatenate(Axis(1), &views);
+        longer.embedding = joined.expect("one width").into_shared();
+        if !self.tokens.ids.is_empty() {
+            longer.tokens.ids.extend(&tail.tokens.ids);
+            longer.tokens.used += tail.tokens.used;
+            longer.weights.extend(&tail.weights);
+        }
+        longer
     }
 }
 
@@ -446,30 +467,20 @@ impl EncodedBranch {
         self.map(|embedding| embedding.repeat_last(length))
     }
 
-    /// The branch with `tail`, `[1, tokens, width]`, behind each of its embeddings.
+    /// The branch with `tail` behind each of its embeddings.
     ///
     /// # Panics
     /// If its width is another.
-    pub fn append(self, tail: ArrayView3<'_, f32>) -> Self {
-        self.map(|embedding| {
-            let views = [embedding.embedding.view(), tail];
-            let joined = ndarray::concatenate(Axis(1), &views);
-            joined.expect("one width").into_shared()
-        })
+    pub fn append(self, tail: &PromptEmbedding) -> Self {
+        self.map(|embedding| embedding.with_tail(tail))
     }
 
     /// Entries of one text go on sharing one embedding.
-    fn map(mut self, longer: impl Fn(&PromptEmbedding) -> ArcArray<f32, Ix3>) -> Self {
+    fn map(mut self, longer: impl Fn(&PromptEmbedding) -> PromptEmbedding) -> Self {
         let mut mapped: HashMap<*const PromptEmbedding, Arc<PromptEmbedding>> = HashMap::new();
         for entry in &mut self.entries {
             let known = mapped.entry(Arc::as_ptr(&entry.embedding));
-            let new = known.or_insert_with(|| {
-                let embedding = longer(&entry.embedding);
-                Arc::new(PromptEmbedding {
-                    embedding,
-                    ..PromptEmbedding::clone(&entry.embedding)
-                })
-            });
+            let new = known.or_insert_with(|| Arc::new(longer(&entry.embedding)));
             entry.embedding = new.clone();
         }
         self

@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex};
 
 use ndarray::{Array2, Array3, ArrayView2};
 use sd_text::{
-    BoxError, Chunking, Cleanup, ClipSkip, ClipTokenizer, Emphasis, EncodeOptions, PromptEncoder,
-    PromptText, Side, Syntax, TextError, TextModel, TextualInversion,
+    BoxError, Chunking, Cleanup, ClipSkip, ClipTokenizer, Emphasis, EncodeOptions, EncodedBranch,
+    PromptEmbedding, PromptEncoder, PromptText, Side, Syntax, TextError, TextModel,
+    TextualInversion,
 };
 
 use common::{emoji, load, tiny};
@@ -374,10 +375,37 @@ fn lengths_within_a_branch_are_the_longest() {
     );
 
     let long = fox.repeat_last(154);
-    assert_eq!(long.dim(), (1, 154, 2));
-    assert_eq!(long.slice(ndarray::s![.., ..77, ..]), fox.embedding);
-    assert!((77..154).all(|token| long[[0, token, 1]] == fox.embedding[[0, 76, 1]]));
-    assert_eq!(fox.repeat_last(1), fox.embedding);
+    assert_eq!(long.embedding.dim(), (1, 154, 2));
+    assert_eq!(
+        long.embedding.slice(ndarray::s![.., ..77, ..]),
+        fox.embedding
+    );
+    assert!((77..154).all(|token| long.embedding[[0, token, 1]] == fox.embedding[[0, 76, 1]]));
+    assert_eq!(long.tokens.ids[..77], fox.tokens.ids);
+    assert_eq!(long.tokens.ids[77..], [fox.tokens.ids[76]; 77]);
+    assert_eq!((long.tokens.used, long.weights.len()), (3, 154));
+    assert_eq!(fox.repeat_last(1), fox);
+
+    // What is put behind brings its tokens and weights, but to an embedding of whose tokens nothing is known.
+    let weighed = encoder.encode("(owl:1.5)", ClipSkip::LAST).unwrap();
+    let both = EncodedBranch::from(fox.clone())
+        .append(&weighed)
+        .at(0)
+        .clone();
+    let expected = ndarray::concatenate![ndarray::Axis(1), fox.embedding, weighed.embedding];
+    assert_eq!(both.embedding, expected);
+    assert_eq!(
+        both.tokens.ids,
+        [&fox.tokens.ids[..], &weighed.tokens.ids].concat()
+    );
+    assert_eq!(both.weights, [&fox.weights[..], &weighed.weights].concat());
+    assert_eq!(both.tokens.used, 6);
+    let unknown = PromptEmbedding::from(fox.embedding.clone());
+    let unknown = EncodedBranch::from(unknown).append(&weighed).at(0).clone();
+    assert_eq!(
+        (&unknown.embedding, unknown.weights.len()),
+        (&expected.into_shared(), 0)
+    );
 }
 
 #[test]

@@ -22,6 +22,8 @@ use sd_core::{
 #[derive(Default)]
 pub struct Text {
     pub calls: AtomicUsize,
+    /// The call that fails, from 1; 0 for none.
+    pub fails_at: usize,
 }
 
 impl TextModel for Text {
@@ -42,7 +44,9 @@ impl TextModel for Text {
         ids: ArrayView2<'_, i64>,
         clip_skip: ClipSkip,
     ) -> Result<Array3<f32>, BoxError> {
-        self.calls.fetch_add(1, Relaxed);
+        if self.calls.fetch_add(1, Relaxed) + 1 == self.fails_at {
+            return Err("out of memory".into());
+        }
         let skip = clip_skip.number() as f32;
         Ok(Array3::from_shape_fn((1, 77, 4), |(_, token, i)| {
             (ids[[0, token]] as f32 * skip + i as f32).sin()
