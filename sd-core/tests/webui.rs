@@ -187,6 +187,51 @@ fn samplers_over_timesteps_depend_on_the_version_and_the_steps() {
     }
 }
 
+#[test]
+fn early_versions_read_prompts_otherwise() {
+    let differences = |prompt: &str, negative: &str, way: &str| {
+        let text = format!(
+            "{prompt}\nNegative prompt: {negative}\nSteps: 20, Sampler: {way}, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU"
+        );
+        Infotext::parse(&text).request().differences
+    };
+    let timeline = |schedule: &str| {
+        format!(
+            "in `{schedule}` WebUI took numbers of 1 and more for steps, also with a point, and those below for parts of them, also \
+             without; here it is the point that says which"
+        )
+    };
+    let old = "Euler, Version: v1.5.1";
+    let told = differences(
+        "a [fox:(owl:1.2):1.0], [b:3], [b:0.5], [b:0]",
+        "[[c:5e-1]:2.5]",
+        old,
+    );
+    let expected = ["[fox:(owl:1.2):1.0]", "[[c:5e-1]:2.5]", "[c:5e-1]"].map(timeline);
+    assert_eq!(told, expected);
+    let embedded = "a [b:1.0] AND [fox::2.] :0.5";
+    assert_eq!(differences(embedded, "", old).len(), 2);
+    for new in ["Euler, Version: v1.6.0", "Euler, Version: v1.10.1"] {
+        assert_eq!(differences(embedded, "", new), [""; 0]);
+    }
+
+    let long = "fox, ".repeat(40);
+    let padded = |sampler| {
+        format!(
+            "{sampler} cut a negative prompt to the prompt's length, or repeated its last vector, here each keeps its own"
+        )
+    };
+    for sampler in ["DDIM", "PLMS"] {
+        let old = format!("{sampler}, Version: v1.5.1");
+        assert_eq!(differences(&long, "a", &old), [padded(sampler)]);
+        assert_eq!(differences("a", "b BREAK c", &old), [padded(sampler)]);
+        assert_eq!(differences("a", "b", &old), [""; 0]);
+        let new = format!("{sampler}, Version: v1.6.0");
+        assert_eq!(differences(&long, "a", &new), [""; 0]);
+    }
+    assert_eq!(differences(&long, "a", old), [""; 0]);
+}
+
 /// Of CFG++, whose scale WebUI has from 0 to 12.5.
 #[test]
 fn the_scale_of_cfg_pp_is_divided() {

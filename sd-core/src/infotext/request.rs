@@ -1,12 +1,15 @@
 //! From an infotext to the request that makes the picture again.
 
-use std::{collections::HashSet, num::NonZeroUsize, str::FromStr, sync::Arc};
+use std::{collections::HashSet, iter, num::NonZeroUsize, str::FromStr, sync::Arc};
 
 use sd_schedulers::{
     Ladder, NoiseKind, Row, Sampler, Scheduler, SchedulerConfig, Slerp, TABLE, Variation,
     from_webui,
 };
-use sd_text::{Cleanup, Emphasis, PromptText, Side};
+use sd_text::{
+    Cleanup, Emphasis, PromptText, Side,
+    prompt::{NodeKind, When},
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -61,6 +64,7 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     request.noise = reading.noise();
     request.prompt_options = reading.prompt_options();
     reading.made();
+    reading.early_prompts(&request);
     reading.networks(&request);
     reading.inversions();
     reading.others(draws);
@@ -263,15 +267,9 @@ impl<'a> Reading<'a> {
         };
         // Points of `range(0, 1000, 1000 // steps)`.
         let points = 1000_usize.div_ceil((1000 / steps).max(1));
-        // Versions before 1.6, the first ones without a number. Forks have others, which began later.
-        let early = self.infotext.get("Version").is_none_or(|version| {
-            let minor = version.trim_start_matches('v').strip_prefix("1.");
-            let minor = minor.and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
-            minor.is_some_and(|minor| minor < 6)
-        });
         match preset.row.name {
             // Another implementation, which took the last step as diffusers does.
-            "ddim" if early => {
+            "ddim" if self.early() => {
                 if points != steps {
                     self.note(format!(
                         "DDIM visited {points} timesteps for {steps} steps, here as many as steps"
@@ -296,6 +294,15 @@ impl<'a> Reading<'a> {
             draws: preset.ensd || preset.sampler.needs().brownian,
             scheduler: self.first_x(preset.sampler).into(),
         }
+    }
+
+    /// Whether a version before 1.6 made it, the first of which have no number. Forks have others, which began later.
+    fn early(&self) -> bool {
+        self.infotext.get("Version").is_none_or(|version| {
+            let minor = version.trim_start_matches('v').strip_prefix("1.");
+            let minor = minor.and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+            minor.is_some_and(|minor| minor < 6)
+        })
     }
 
     /// A sampler of WebUI's, beginning as the picture did.
@@ -418,6 +425,50 @@ impl<'a> Reading<'a> {
             same_length,
             cleanup: Cleanup::Ftfy,
             ..PromptOptions::default()
+        }
+    }
+
+    /// What versions before 1.6 made of prompts otherwise; `backcompat` of WebUI's `modules/infotext_versions.py` has the list.
+    fn early_prompts(&mut self, request: &Request) {
+        if !self.foreign || !self.early() {
+            return;
+        }
+        let syntax = request.prompt_options.syntax;
+        let prompts = [
+            (&request.prompt, Side::Positive),
+            (&request.negative, Side::Negative),
+        ];
+        let texts = prompts.map(|(prompt, side)| match prompt {
+            Prompt::Text(text) => (text.as_str(), side),
+            Prompt::Embedding(_) => ("", side),
+        });
+        for (text, side) in texts {
+            let read = PromptText::parse(text, side, syntax);
+            let nodes = read.tree().nodes();
+            let all = nodes.flat_map(|node| iter::once(node).chain(node.descendants()));
+            let other = all.filter(|node| {
+                matches!(*node.kind(), NodeKind::Schedule { when } if match when {
+                    When::Fraction(part) => part >= 1.0,
+                    When::Step(step) => 0.0 < step && step < 1.0,
+                })
+            });
+            for node in other {
+                self.note(format!(
+                    "in `{}` WebUI took numbers of 1 and more for steps, also with a point, and those below for parts of them, \
+                     also without; here it is the point that says which",
+                    node.text()
+                ));
+            }
+        }
+        let sampler = split(self.infotext.get("Sampler").unwrap_or_default()).0;
+        // A window has 75 tokens, of a byte or more.
+        let long = texts
+            .iter()
+            .any(|(text, _)| text.len() > 75 || text.contains("BREAK"));
+        if long && matches!(sampler, "DDIM" | "PLMS") {
+            self.note(format!(
+                "{sampler} cut a negative prompt to the prompt's length, or repeated its last vector, here each keeps its own"
+            ));
         }
     }
 
