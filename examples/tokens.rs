@@ -14,8 +14,8 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
-use clap::Parser;
-use sd_examples::{Failure, options::positive, print};
+use clap::{Parser, builder::TypedValueParser};
+use sd_examples::{Failure, print};
 use sd_text::{
     Branch, Chunk, Chunking, Cleanup, ClipTokenizer, PromptText, Schedule, Side, Syntax, Warning,
     attention,
@@ -40,7 +40,7 @@ struct Arguments {
     #[arg(long, value_name = "S", default_value = "0")]
     step: usize,
     /// Steps that there are; twice that for samplers that call the model twice a step
-    #[arg(long, value_name = "N", default_value = "20", value_parser = positive)]
+    #[arg(long, value_name = "N", default_value = "20", value_parser = steps())]
     steps: usize,
     /// Folder of a model whose tokenizer is taken [default: CLIP's]
     #[arg(long, value_name = "DIR")]
@@ -50,11 +50,27 @@ struct Arguments {
     json: bool,
 }
 
+/// A schedule has a text for each of them.
+fn steps() -> impl TypedValueParser<Value = usize> {
+    let range = clap::value_parser!(u16).range(1..=10_000);
+    range.map(usize::from)
+}
+
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report {
     branches: Vec<Part>,
     warnings: Vec<Remark>,
+}
+
+impl Report {
+    fn is_finite(&self) -> bool {
+        let mut parts = self.branches.iter();
+        parts.all(|part| {
+            let mut weights = part.chunks.iter().flat_map(|chunk| &chunk.weights);
+            part.weight.is_finite() && weights.all(|weight| weight.is_finite())
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -94,6 +110,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let prompt = PromptText::parse(&arguments.prompt, side, Syntax::WebUi);
     if arguments.json {
         let report = report(&prompt, &tokenizer, arguments);
+        if !report.is_finite() {
+            let message = "the prompt has an infinite weight, which JSON cannot say";
+            return Err(Failure::Work(message.to_owned()));
+        }
         let json = serde_json::to_string(&report).expect("strings and numbers are JSON");
         return print(format_args!("{json}"));
     }

@@ -150,6 +150,16 @@ fn a_page_to_read() {
 }
 
 #[test]
+fn an_infinite_weight_is_shown_but_not_in_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let zeros = "0".repeat(400);
+    for prompt in [format!("(a:1{zeros})"), format!("a :1{zeros}")] {
+        TOKENS.fail(folder.path(), &[&prompt, "--json"], 1, "an infinite weight");
+        run(&[&prompt]);
+    }
+}
+
+#[test]
 fn colours_where_they_are_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let coloured = |prompt: &str| {
@@ -176,10 +186,11 @@ fn colours_where_they_are_asked_for() {
 #[test]
 fn bad_arguments() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 3] = [
+    let cases: [(&[&str], &str); 4] = [
         (&[], "required arguments were not provided: <PROMPT>"),
         (&["fox", "--step=-1"], "--step"),
-        (&["fox", "--steps", "0"], "expected at least 1"),
+        (&["fox", "--steps", "0"], "1..=10000"),
+        (&["[a|b]", "--steps", "10000000000"], "1..=10000"),
     ];
     for (arguments, part) in cases {
         TOKENS.fail(folder.path(), arguments, 2, part);

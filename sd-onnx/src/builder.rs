@@ -8,7 +8,7 @@ use std::{
 
 use ndarray::{Array2, Axis};
 use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig};
-use sd_text::{ClipTokenizer, PromptEncoder, TextualInversion};
+use sd_text::{ClipTokenizer, PromptEncoder, TextError, TextualInversion};
 
 use crate::{
     Device, Error, TextEncoder,
@@ -94,7 +94,9 @@ impl Builder {
         self
     }
 
-    /// The clip skip of requests that name none, in WebUI's numbering. Default 1, CLIP's last layer.
+    /// The clip skip of requests that name none, in WebUI's numbering. Default 1, CLIP's last layer. Only a pipeline has it: of what
+    /// [`load_prompt_encoder`](Self::load_prompt_encoder) and [`load_text_encoder`](Self::load_text_encoder) give,
+    /// [`EncodeOptions`](crate::text::EncodeOptions) and [`TextEncoder::clip_skip`] say the layer.
     pub fn clip_skip(mut self, layer: usize) -> Self {
         self.clip_skip = layer;
         self
@@ -240,6 +242,12 @@ impl Builder {
             let shape = weights.shape(&format!("{PROJECTION}.weight"));
             config.projection = shape.and_then(|shape| shape.first().copied());
         }
+        // Before there are inversions, whose files would be blamed.
+        let (ids, rows) = (tokenizer.vocab_size(), config.vocab_size);
+        if ids > rows {
+            let (tokenizer, model) = (ids, rows);
+            return Err(unfit(folder, TextError::Vocabulary { tokenizer, model }));
+        }
         let mut more = Array2::<f32>::zeros((0, config.width));
         for inversion in inversions::read(&self.inversions)? {
             let vectors = inversion.vectors(config.width)?;
@@ -313,10 +321,14 @@ fn prompt_encoder(
     tokenizer: &Arc<ClipTokenizer>,
     model: &Arc<OnnxTextModel>,
 ) -> Result<PromptEncoder, Error> {
-    PromptEncoder::new(tokenizer.clone(), model.clone()).map_err(|error| Error::Pipeline {
+    PromptEncoder::new(tokenizer.clone(), model.clone()).map_err(|error| unfit(folder, error))
+}
+
+fn unfit(folder: &ModelFolder, error: TextError) -> Error {
+    Error::Pipeline {
         path: folder.path().to_path_buf(),
         source: error.into(),
-    })
+    }
 }
 
 fn scheduler_config(folder: &Path) -> Result<SchedulerConfig, Error> {

@@ -162,6 +162,20 @@ fn inversion_file(folder: &Path, file: &str, tensor: &str, name: &str) {
 }
 
 #[test]
+fn a_tokenizer_with_more_ids_than_rows_is_told_before_inversions_are_read() {
+    let folder = folder(Dtype::F32);
+    let path = folder.path().join("text_encoder").join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["vocab_size"] = 1000.into();
+    fs::write(&path, config.to_string()).unwrap();
+    let inversion = TextualInversion::new("wumpus", Array2::zeros((1, 4))).unwrap();
+    let builder = sd_onnx::builder().embedding(inversion);
+    let error = builder.load_text_encoder(folder.path()).unwrap_err();
+    let expected = "the tokenizer has ids up to 1013, the text model's embedding only 1000 rows";
+    assert!(error.to_string().contains(expected), "{error}");
+}
+
+#[test]
 fn textual_inversions_as_diffusers() {
     let cases = cases();
     let names = strings(&cases["inversions"]["names"]);
