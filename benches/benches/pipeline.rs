@@ -30,17 +30,17 @@ fn stages(c: &mut Criterion) {
     });
     let mut output = latents.clone();
     let unet = pipeline.denoiser();
-    group.bench_function("UNet", |b| {
-        b.iter(|| {
-            unet.predict(
-                latents.view(),
-                500.0,
-                prompt.embedding.view(),
-                output.view_mut(),
-                &StopToken::new(),
-            )
-        });
-    });
+    let mut predict = || {
+        unet.predict(
+            latents.view(),
+            500.0,
+            prompt.embedding.view(),
+            output.view_mut(),
+            &StopToken::new(),
+        )
+    };
+    predict().expect("12 × 12 latents");
+    group.bench_function("UNet", |b| b.iter(&mut predict));
     assert!(output.iter().all(|v| v.is_finite()) && output != latents);
 
     let codec = pipeline.codec();

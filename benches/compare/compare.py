@@ -15,6 +15,7 @@ The rows `sd-onnx` are the program `stage` of this package on MODEL, and on DIR 
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -89,7 +90,8 @@ def in_process(arguments, step, part, dtype):
 
 
 def run_sd_onnx(arguments, part, folder):
-    stage = Path(__file__).parents[2] / "target" / "release" / "stage"
+    target = Path(os.environ.get("CARGO_TARGET_DIR", Path(__file__).parents[2] / "target"))
+    stage = target / "release" / "stage"
     width, height = arguments.latents.split("x")
     command = [stage, folder, part.replace("_", "-"), "--calls", arguments.runs, "--width", width, "--height", height,
                "--threads", arguments.threads]

@@ -1,6 +1,6 @@
 """A step of our samplers beside `step` of diffusers' classes, on the CPU, in one sitting.
 
-    pip install -r requirements.txt scipy==1.17.1
+    pip install -r requirements.txt
     python schedulers.py [--json FILE] [--quick]
 
 Runs `cargo bench -p benches --bench schedulers`, then the classes: 20 steps over latents of 4 × 64 × 64 and 4 × 128 × 128 on a model

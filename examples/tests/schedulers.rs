@@ -157,9 +157,9 @@ fn trajectories_are_those_of_the_golden_suite() {
             assert_eq!(found["draws"], case["draws"][i], "{what}");
             let x = &found["x"].as_array().unwrap()[1..];
             assert_eq!(x.len(), expected.len(), "{what}");
-            // On a flow model DPM2 a and DPM fast lose digits: see golden.rs of sd-schedulers.
-            let adds = prediction == "flow" && ["dpm2-a", "dpm-fast"].contains(&name);
-            let tolerance = if adds { 1e-3 } else { 1e-5 };
+            // On a flow model DPM2 a loses digits: see golden.rs of sd-schedulers.
+            let loses = prediction == "flow" && name == "dpm2-a";
+            let tolerance = if loses { 3e-4 } else { 1e-5 };
             for (x, expected) in x.iter().zip(expected) {
                 let square = |v: f64| v * v;
                 let apart = numbers(x).into_iter().zip(expected);

@@ -12,11 +12,12 @@ import diffusion
 import export
 import vae
 import weights
+from checkpoint import RUN
 
 if __name__ == "__main__":
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder, spent = vae.train(device)
     models, scaling, more = diffusion.train(encoder, device)
     models, last = weights.train(encoder, *models, scaling, device)
-    export.write(sys.argv[1] if len(sys.argv) > 1 else "run/model", encoder, *models, scaling)
+    export.write(sys.argv[1] if len(sys.argv) > 1 else RUN / "model", encoder, *models, scaling)
     print(f"autoencoder {spent / 60:.0f} minutes, diffusion {more / 60:.0f} minutes, weights {last / 60:.0f} minutes, on {device}")

@@ -7,10 +7,10 @@ mod common;
 
 use std::ops::ControlFlow;
 
-use common::{Fakes, base, latents};
+use common::{Fakes, Model, base, latents};
 use ndarray::Array3;
 use sd_core::{
-    ClassifierFree, Guide, ImageSize, Request,
+    ClassifierFree, Guide, ImageSize, Request, StopToken,
     guidance::{Apg, ApgForm, Memory, Method, Moment, ZeroStar},
     schedulers::{
         Clip, Conventions, EulerAncestral, EulerCfgPp, Ladder, Needs, Path, Prediction, Run, Rung,
@@ -430,6 +430,24 @@ fn samplers_of_cfg_pp_have_both_halves_whatever_the_scale() {
         latents(&pipeline, &cfg_pp)
     );
     assert_eq!(fakes.calls(), 16);
+}
+
+#[test]
+fn a_token_interrupts_the_plain_function() {
+    let waiting = Fakes::with(Model {
+        waits_at: 1,
+        ..Model::default()
+    });
+    let pipeline = waiting.pipeline();
+    let prompt = Array3::<f32>::ones((1, 7, 4));
+    let size = ImageSize::new(64, 48).unwrap();
+    let guided = pipeline.guided(size, prompt.view(), None, ClassifierFree::from(1.0));
+    let stop = StopToken::new();
+    stop.stop();
+    let mut guided = guided.unwrap().stopped_by(stop);
+    let (x, mut denoised) = (vec![0.5; 192], vec![0.0; 192]);
+    let error = guided.denoise(&x, rung(3, 1.0), &mut denoised).unwrap_err();
+    assert!(error.to_string().contains("interrupted"), "{error}");
 }
 
 #[test]

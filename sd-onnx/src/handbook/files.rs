@@ -16,7 +16,7 @@
 //! (`.bin`, `.ckpt`) can run code when they are read, and are refused. Inpainting models, SDXL and single-file checkpoints are not
 //! read yet.
 //!
-//! The library downloads no model. Get one with the publisher's own tool, for instance `huggingface-cli download`.
+//! The library downloads no model. Get one with the publisher's own tool, for instance `hf download`.
 //!
 //! # PNG files
 //! [`Picture::save_png`](crate::Picture::save_png) writes how the picture was made into the file, in the text that WebUI and its

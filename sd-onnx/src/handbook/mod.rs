@@ -3,7 +3,7 @@
 //! Every example runs in the project's tests, on the small model that it ships with; put the folder of your own in its place.
 //!
 //! 1. [`parameters`]: what each of them does to the picture, and what too much of it does.
-//! 2. [`prompts`]: the prompt language, and texts of any length.
+//! 2. [`prompts`]: the prompt language, and long texts.
 //! 3. [`sampling`]: which sampler, which noise levels, and what other programs call them.
 //! 4. [`programs`]: servers, windows, games: sharing a pipeline, watching, stopping and streaming runs.
 //! 5. [`pieces`]: embeddings, textual inversions, latents, noise, samplers and guidance of one's own.

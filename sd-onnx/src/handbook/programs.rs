@@ -160,6 +160,6 @@
 //! # What can go wrong
 //! Nothing that a user types makes the library panic. [`Error`](crate::Error) is what loading a model fails with, and names the file,
 //! the tensor and what was expected of it; [`GenerateError`](crate::GenerateError) is what drawing fails with. Prompts are at most 64 KiB
-//! ([`text`](crate::text) says what CLIP makes of long ones), pictures at most 4096 × 4096 pixels unless
+//! ([of long ones](super::prompts#length)), pictures at most 4096 × 4096 pixels unless
 //! [`Builder::max_pixels`](crate::Builder::max_pixels) says otherwise: a server wants less. Where memory runs out within ONNX
 //! Runtime, that is an error too, as far as the system says so and does not end the process.

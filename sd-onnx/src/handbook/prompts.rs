@@ -31,7 +31,7 @@
 //! # When
 //! A number without a point is a step, one with a point is a part of all steps: `1` is after the first step, `1.0` never. What counts are
 //! calls of the model, for which a schedule is made that is twice as long under the samplers that call it twice a step (Heun, DPM2, DPM++ SDE
-//! and so on). As in WebUI a text stays one call longer than it says: `[a:b:3]` shows a in four.
+//! and so on), and as long as the calls under others that call it more often (PNDM). As in WebUI a text stays one call longer than it says: `[a:b:3]` shows a in four.
 //!
 //! # Weights
 //! A token's embedding is multiplied by its weight, then all of its window so that their mean is what it was. WebUI calls it "Original", and takes
@@ -50,9 +50,11 @@
 //! ```
 //!
 //! # Length
-//! A prompt may be of any length: it is parted into windows of 75 tokens, at a comma if one is near, and the denoiser sees all of them. Prompt
+//! A long prompt is parted into windows of 75 tokens, at a comma if one is near, and the denoiser sees all of them. Prompt
 //! and negative prompt need not be equally long ([`same_length`](crate::PromptOptions::same_length) makes them). Nothing is cut off unless
-//! [`Chunking::at_most`](crate::text::Chunking::at_most) says so, and then [`Tokens::cut`](crate::text::Tokens::cut) has what.
+//! [`Chunking::at_most`](crate::text::Chunking::at_most) says so, and then [`Tokens::cut`](crate::text::Tokens::cut) has what. More than
+//! [`MAX_PROMPT_BYTES`](crate::MAX_PROMPT_BYTES) (64 KiB), [`MAX_WINDOWS`](crate::MAX_WINDOWS) (4096, over all texts that the prompt shows) or
+//! [`MAX_BRANCHES`](crate::MAX_BRANCHES) (64) are refused.
 //!
 //! # Parts
 //! Each part of an `AND` costs a call of the denoiser a step, and the negative prompt is always one more: the parts are weighed against it,

@@ -155,9 +155,14 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
     if let Some((cache, release)) = cache.zip(release) {
         return fetch::fetch(release, &cache);
     }
-    let cached = cached.map_or("the cache folder (this system has none)".into(), |path| {
-        path.display().to_string()
-    });
+    let cached = match (cached, release) {
+        (Some(path), _) => path.display().to_string(),
+        (None, Some(_)) => "the cache folder (this system has none)".into(),
+        (None, None) => {
+            let (os, architecture) = (std::env::consts::OS, std::env::consts::ARCH);
+            format!("the cache folder (which can have none for {os} on {architecture})")
+        }
+    };
     Err(RuntimeError::NotFound {
         searched: vec!["ORT_DYLIB_PATH (not set)".into(), cached],
         hint: format!(

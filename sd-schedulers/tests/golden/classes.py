@@ -18,7 +18,7 @@ import numpy as np
 import suite
 from reference import multistep, ode, sde
 from reference.rungs import SD, Rungs
-from reference.toy import ELEMENTS, STEPS, Toy, distance, output, start
+from reference.toy import STEPS, Toy, distance, output, start
 
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample", "flow_prediction": "flow"}
 # The shift by the size of a picture of 1024 × 1024.

@@ -274,12 +274,6 @@ def shift(sigma, factor):
     return factor * sigma / (1 + (factor - 1) * sigma)
 
 
-def dynamic_mu(tokens, base=0.5, most=1.15, base_tokens=256, most_tokens=4096):
-    """The straight line through (256, 0.5) and (4096, 1.15) at the number of image tokens."""
-    slope = (most - base) / (most_tokens - base_tokens)
-    return tokens * slope + base - slope * base_tokens
-
-
 def dynamic_factor(mu, kind="exponential"):
     """diffusers' time_shift, sigma 1: `exponential` is `shift` by e^mu, `linear` is `shift` by mu."""
     return math.exp(mu) if kind == "exponential" else mu
@@ -321,30 +315,6 @@ def flow_unipc(steps, factor=1.0, count=1000):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Which rungs a part of a run keeps
-
-
-def strength_diffusers(steps, strength):
-    """Rungs left out before an img2img run; steps - that many are run. SD 1.x, 2.x and XL."""
-    return steps - min(int(steps * strength), steps)
-
-
-def strength_diffusers_sd3(steps, strength):
-    """SD 3, Flux: the product is not cut off first, so 0.35 of 10 leaves 6, not 7."""
-    return int(max(steps - min(steps * strength, steps), 0))
-
-
-def strength_webui(steps, strength, fixed=False):
-    """(steps of the whole ladder, rungs left out). A ladder of N rungs keeps t_enc + 1 of them, t_enc = int(strength * N).
-
-    `fixed`: the option "do exactly the number of steps the slider specifies"."""
-    if fixed:
-        return (int(steps / min(strength, 0.999)) if strength > 0 else 0), None
-    return steps, steps - int(min(strength, 0.999) * steps) - 1
-
-
-def strength_comfyui(steps, strength):
-    """Steps of the whole ladder, of which the last `steps` are run; none when strength is 0."""
-    return steps if strength > 0.9999 else int(steps / strength) if strength > 0 else 0
 
 
 def part(timesteps, start=None, end=None, count=1000):

@@ -78,8 +78,8 @@ impl Schedule {
     /// The entry in force at model call `call`, from 0: the first whose end is `call` or more.
     ///
     /// That is one call more than the numbers say, `[a:b:3]` shows a in four calls and `[a|b]` a, a, b: calls count from 0
-    /// and steps from 1, and WebUI compares them so. Past the end it is the first entry again, as in WebUI; samplers
-    /// that call more often than their steps say get there.
+    /// and steps from 1, and WebUI compares them so. Past the end it is the first entry again, as in WebUI, whose
+    /// DPM adaptive gets there: who knows of more calls than steps makes the schedule for as many.
     pub fn at(&self, call: usize) -> &ScheduleEntry {
         &self.entries[in_force(self.entries.iter().map(|entry| entry.end), call)]
     }
