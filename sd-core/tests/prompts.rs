@@ -17,7 +17,8 @@ use sd_core::{
     BoxError, Denoiser, Error, MAX_BRANCHES, Pipeline, Prompt, PromptOptions, Request,
     SchedulerConfig, StopToken,
     schedulers::{
-        Euler, EulerCfgPp, Heun, Restart, RestartSegment, Scheduler, TABLE, by_name, from_webui,
+        Euler, EulerCfgPp, Heun, Prediction, Restart, RestartSegment, Scheduler, TABLE, by_name,
+        from_webui,
     },
     text::{
         Chunking, Cleanup, ClipSkip, Emphasis, EncodeOptions, PromptEncoder, Syntax, TextModel,
@@ -63,8 +64,11 @@ struct Watched {
 
 impl Watched {
     fn new() -> Self {
+        Self::of_model(SchedulerConfig::default())
+    }
+
+    fn of_model(config: SchedulerConfig) -> Self {
         let (text, spy) = (Arc::<Text>::default(), Arc::<Spy>::default());
-        let config = SchedulerConfig::default();
         let codec = Arc::new(Codec::new(4));
         let pipeline = Pipeline::builder(prompts(&text), spy.clone(), codec, config)
             .size(64, 48)
@@ -228,6 +232,28 @@ fn schedules_last_as_long_as_the_calls() {
         assert_eq!(shown(&watched, preset.sampler, 1), [1, 1], "{name}");
     }
     assert_eq!(shown(&watched, Euler::default(), 1), [0, 1]);
+    // On every kind of model.
+    let edm = Prediction::Edm {
+        sigma_data: 0.5,
+        v: false,
+    };
+    for prediction in [Prediction::V, Prediction::Flow, edm] {
+        let config = SchedulerConfig {
+            prediction,
+            ..SchedulerConfig::default()
+        };
+        let watched = Watched::of_model(config);
+        assert_eq!(
+            shown(&watched, Heun::default(), 1),
+            [1, 1],
+            "{prediction:?}"
+        );
+        assert_eq!(
+            shown(&watched, Heun::default(), 8),
+            [9, 15],
+            "{prediction:?}"
+        );
+    }
 }
 
 #[test]
