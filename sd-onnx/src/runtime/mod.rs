@@ -160,7 +160,7 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
         (None, Some(_)) => "the cache folder (this system has none)".into(),
         (None, None) => {
             let (os, architecture) = (std::env::consts::OS, std::env::consts::ARCH);
-            format!("the cache folder (which can have none for {os} on {architecture})")
+            format!("the cache folder (there is no pinned release for {os} on {architecture})")
         }
     };
     Err(RuntimeError::NotFound {
