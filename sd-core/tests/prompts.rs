@@ -194,7 +194,7 @@ fn schedules_are_twice_as_long_for_webuis_samplers_of_second_order() {
     assert!(seen.len() >= 30, "{seen:?}");
 }
 
-/// What makes of a schedule for how many calls the first text is shown, and for how many all are.
+/// For how many calls fox of `[fox:owl:0.5]` is shown, and how many calls there are.
 fn shown(watched: &Watched, scheduler: impl Into<Scheduler>, steps: usize) -> [usize; 2] {
     let request = alone("[fox:owl:0.5]", steps).scheduler(scheduler);
     let contexts = watched.contexts(&request);
@@ -213,14 +213,14 @@ fn schedules_last_as_long_as_the_calls() {
     let named = |name| by_name(name).unwrap();
     assert_eq!(shown(&watched, named("pndm"), 10), [10, 19]);
     assert_eq!(shown(&watched, named("plms"), 10), [6, 11]);
-    let restart = |steps| RestartSegment {
+    let segment = RestartSegment {
         low: 0.1,
         high: 2.0,
-        steps,
+        steps: 9,
         times: 2,
     };
     let often = Restart {
-        segments: Some(vec![restart(9)]),
+        segments: Some(vec![segment]),
         ..Restart::default()
     };
     let [foxes, calls] = shown(&watched, often, 10);

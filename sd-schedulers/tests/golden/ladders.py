@@ -314,17 +314,6 @@ def flow_unipc(steps, factor=1.0, count=1000):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Which rungs a part of a run keeps
-
-
-def part(timesteps, start=None, end=None, count=1000):
-    """SDXL's denoising_start and denoising_end: kept are timesteps t with cut(end) <= t < cut(start)."""
-    cut = lambda fraction: int(round(count - fraction * count))  # noqa: E731
-    t = np.asarray(timesteps)
-    return t[(t < (np.inf if start is None else cut(start))) & (t >= (-np.inf if end is None else cut(end)))]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Beta distribution
 
 
