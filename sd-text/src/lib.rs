@@ -50,6 +50,8 @@ pub mod clip_skip;
 pub mod emphasis;
 mod encoder;
 mod inversion;
+#[doc(hidden)]
+pub mod outside;
 pub mod prompt;
 mod tokenizer;
 

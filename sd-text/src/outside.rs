@@ -1,0 +1,244 @@
+//! Text and files from outside the program: text is made safe to print, files are opened with care.
+//!
+//! The crates of this workspace share this module. It is public for them and no part of the API.
+
+use std::{
+    fmt::Display,
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+};
+
+/// The most characters of a text that [`printable`] keeps.
+const MOST_CHARACTERS: usize = 400;
+/// The most items that [`list`] names.
+const MOST_ITEMS: usize = 8;
+
+/// Returns `text` in a form that is safe and short enough for a message of one line.
+///
+/// Names and values from a file can hold anything. Characters that a terminal acts on or does not show (escapes,
+/// newlines, other controls, bidirectional marks) become Rust's escapes such as `\u{1b}`. The middle of a text of more
+/// than 400 characters is replaced by the number of characters left out.
+pub fn printable(text: impl Display) -> String {
+    let text = text.to_string();
+    let count = text.chars().count();
+    if count <= MOST_CHARACTERS {
+        return escaped(text.chars());
+    }
+    let (kept, rest) = (MOST_CHARACTERS / 2, count - MOST_CHARACTERS / 2);
+    let start = escaped(text.chars().take(kept));
+    let end = escaped(text.chars().skip(rest));
+    format!("{start}… ({} characters) …{end}", rest - kept)
+}
+
+/// Returns the items as a list for a message: each one [`printable`], separated by commas, at most eight of them and then
+/// how many more there are.
+pub fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
+    let mut items = items.into_iter();
+    let mut shown: Vec<String> = items.by_ref().take(MOST_ITEMS).map(printable).collect();
+    let more = items.count();
+    if more > 0 {
+        shown.push(format!("and {more} more"));
+    }
+    shown.join(", ")
+}
+
+fn escaped(text: impl Iterator<Item = char>) -> String {
+    let mut out = String::new();
+    let mut buffer = [0; 5];
+    for character in text {
+        if matches!(character, '"' | '\'' | '\\') {
+            out.push(character);
+            continue;
+        }
+        // Behind a letter, so that a combining mark is not escaped for standing first.
+        buffer[0] = b'a';
+        let length = 1 + character.encode_utf8(&mut buffer[1..]).len();
+        let pair = std::str::from_utf8(&buffer[..length]).expect("a letter and a character");
+        out.extend(pair.escape_debug().skip(1));
+    }
+    out
+}
+
+/// Opens a file for reading if it is a regular file. Opening a pipe or a device could wait forever.
+///
+/// # Errors
+/// Those of the system, and [`InvalidInput`](io::ErrorKind::InvalidInput) for a folder, a pipe, a device or a socket.
+pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
+    let path = path.as_ref();
+    // Before it is opened, and again after, as it may have been replaced in between.
+    check_regular(&fs::metadata(path)?)?;
+    let file = File::open(path)?;
+    check_regular(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// Reads a whole regular file of at most `most` bytes.
+///
+/// # Errors
+/// Those of [`open`]; [`InvalidData`](io::ErrorKind::InvalidData) when the file is empty (which files of `/proc` are by
+/// their length), is longer than `most`, or is something else than a model's file (see [`stand_in`]).
+pub fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
+    let file = open(path)?;
+    let length = file.metadata()?.len();
+    if length == 0 {
+        return Err(invalid("the file is empty"));
+    }
+    if length > most {
+        return Err(invalid(format!(
+            "the file is {length} bytes long, expected at most {most}"
+        )));
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.take(length).read_to_end(&mut bytes)?;
+    match stand_in(&bytes) {
+        Some(what) => Err(invalid(what)),
+        None => Ok(bytes),
+    }
+}
+
+/// As [`read`], for a file of UTF-8 text. A byte order mark is left out.
+///
+/// # Errors
+/// Those of [`read`], and [`InvalidData`](io::ErrorKind::InvalidData) naming the first byte that is not UTF-8.
+pub fn read_to_string(path: impl AsRef<Path>, most: u64) -> io::Result<String> {
+    let text = String::from_utf8(read(path, most)?).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        invalid(format!("not UTF-8 text: byte {at} is wrong"))
+    })?;
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    })
+}
+
+/// Returns what a file is that stands in the place of another: a pointer of Git LFS, a web page, or a text with the marks
+/// of a merge conflict. The file's first kilobyte is enough for the first two.
+pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
+    let start = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    if start.starts_with(b"version https://git-lfs.github.com/spec/") {
+        return Some(
+            "this is a pointer of Git LFS and not the file itself; get the file with `git lfs pull`",
+        );
+    }
+    let page = start.trim_ascii_start();
+    let is_page = ["<!doctype html", "<html", "<head", "<?xml"]
+        .iter()
+        .any(|tag| {
+            page.get(..tag.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()))
+        });
+    if is_page {
+        return Some("this is a web page and not the file itself; download the file again");
+    }
+    let is_mark = |line: &[u8], mark: &[u8]| line.starts_with(mark);
+    let mut lines = bytes.split(|&byte| byte == b'\n');
+    if lines.any(|line| is_mark(line, b"<<<<<<< ")) && lines.any(|line| is_mark(line, b">>>>>>> "))
+    {
+        return Some("the file holds the marks of a merge conflict (`<<<<<<<`)");
+    }
+    None
+}
+
+fn check_regular(metadata: &fs::Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let problem = if metadata.is_dir() {
+        "this is a folder, expected a file"
+    } else {
+        "this is a pipe, a device or a socket, expected a regular file"
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
+}
+
+fn invalid(problem: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_acts_on_is_escaped() {
+        assert_eq!(
+            printable("a fox, \"naïve\" c:\\x"),
+            "a fox, \"naïve\" c:\\x"
+        );
+        assert_eq!(printable("狐 हिन्दी e\u{301}"), "狐 हिन्दी e\u{301}");
+        assert_eq!(
+            printable("\u{1b}[2J\r\n\u{9d}0;x\u{7}\u{202e}"),
+            "\\u{1b}[2J\\r\\n\\u{9d}0;x\\u{7}\\u{202e}"
+        );
+    }
+
+    #[test]
+    fn long_text_keeps_its_ends() {
+        let text = format!("start{}end", "x".repeat(100_000));
+        let short = printable(&text);
+        assert!(short.starts_with("startxxx") && short.ends_with("xxxend"));
+        assert!(short.contains("(99608 characters)"), "{short}");
+        assert!(short.len() < 500);
+        // The worst case: every character becomes an escape.
+        assert!(printable("\u{10fffe}".repeat(1000)).len() < 5000);
+        assert_eq!(printable("x".repeat(400)), "x".repeat(400));
+    }
+
+    #[test]
+    fn long_lists_are_counted() {
+        assert_eq!(list(["a", "b\n"]), "a, b\\n");
+        assert_eq!(list(0..10), "0, 1, 2, 3, 4, 5, 6, 7, and 2 more");
+        assert_eq!(list(Vec::<String>::new()), "");
+    }
+
+    #[test]
+    fn only_regular_files_within_the_bound_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let problem = |most| read_to_string(&path, most).unwrap_err().to_string();
+        fs::write(&path, "\u{feff}{}").unwrap();
+        assert_eq!(read_to_string(&path, 5).unwrap(), "{}");
+        assert_eq!(problem(4), "the file is 5 bytes long, expected at most 4");
+        fs::write(&path, b"ab\xff").unwrap();
+        assert_eq!(problem(9), "not UTF-8 text: byte 2 is wrong");
+        fs::write(&path, "").unwrap();
+        assert_eq!(problem(9), "the file is empty");
+        let error = read(folder.path(), 9).unwrap_err();
+        assert_eq!(error.to_string(), "this is a folder, expected a file");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn devices_and_files_without_a_length_are_refused() {
+        for path in [
+            "/dev/zero",
+            "/dev/stdin",
+            "/proc/kmsg",
+            "/proc/self/environ",
+        ] {
+            assert!(read(path, 1 << 20).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn files_in_the_place_of_others_are_named() {
+        let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n";
+        for (bytes, what) in [
+            (&lfs[..], Some("Git LFS")),
+            (b"\n <!DOCTYPE html><html>", Some("web page")),
+            (b"<HTML>", Some("web page")),
+            (
+                b"{\n<<<<<<< HEAD\n\"a\": 1\n=======\n\"a\": 2\n>>>>>>> other\n}",
+                Some("merge conflict"),
+            ),
+            (b"{\"a\": \"<<<<<<< \"}", None),
+            (b"<<<<<<< \n", None),
+            (b"", None),
+        ] {
+            let found = stand_in(bytes);
+            assert_eq!(found.is_some(), what.is_some(), "{found:?}");
+            assert!(found.unwrap_or("").contains(what.unwrap_or("")));
+        }
+    }
+}
