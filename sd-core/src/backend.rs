@@ -1,33 +1,170 @@
 //! What a backend implements. The third part, `TextModel`, is in [`sd_text`].
 
-use ndarray::{Array4, ArrayView3, ArrayView4, ArrayViewMut4};
+use ndarray::{Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis};
 
-use crate::{LatentRgb, StopToken};
+use crate::{LatentRgb, SizeIds, StopToken};
 
 /// Any error, as a backend returns it.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub use sd_text::BoxError;
 
 /// The network that predicts the noise (or v, or the sample) in noisy latents.
 pub trait Denoiser: Send + Sync {
-    /// Channels of the latents, 4 for Stable Diffusion 1.x.
-    fn latent_channels(&self) -> usize;
+    /// What the network takes. A pipeline checks its other parts and every request against it.
+    fn inputs(&self) -> &Inputs;
 
-    /// Width of the text embeddings it attends to, 768 for Stable Diffusion 1.x.
-    fn context_width(&self) -> usize;
-
-    /// The network's raw output for `latents` `[batch, channels, h, w]`, in the scaling it was trained on (variance-preserving; that
-    /// of the straight path for a flow model), at `timestep` (0 to `num_train_timesteps` − 1, on a flow model 1 more; fractional on some
-    /// ladders), under `context` `[batch, tokens, width]`. Every element of `output`, which has the shape of `latents`, is written.
+    /// Writes the network's raw output for a [`Call`] to `output`, which has the shape of [`Call::latents`]. Every element
+    /// is written.
     ///
-    /// When `stop` is stopped the call may return early, with any error; one that is short need not look at it.
-    fn predict(
-        &self,
-        latents: ArrayView4<'_, f32>,
+    /// When [`Call::stop`] is stopped the call may return early, with any error. A short one need not look at it.
+    fn predict(&self, call: &Call<'_>, output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError>;
+}
+
+/// What a denoiser takes.
+///
+/// ```
+/// use sd_core::{Inputs, SizeIds};
+///
+/// let sd15 = Inputs::new(4, 768);
+/// let sdxl = Inputs::new(4, 2048).pooled(1280).sizes(SizeIds::Target);
+/// let inpainting = Inputs::new(4, 768).beside(5);
+/// # assert_eq!((sd15.pooled, sdxl.pooled, inpainting.beside), (None, Some(1280), 5));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Inputs {
+    /// The channels of the latents: 4 in Stable Diffusion.
+    pub channels: usize,
+    /// The width of the text embeddings that the network attends to: 768 in Stable Diffusion 1.x, 2048 in SDXL.
+    pub context: usize,
+    /// The width of the pooled text embedding, 1280 in SDXL. Default: `None`, not taken.
+    pub pooled: Option<usize>,
+    /// Which sizes the network is told. Default: `None`, not taken.
+    pub sizes: Option<SizeIds>,
+    /// Whether the network takes the guidance scale as an input, as latent consistency models do. Such a network is called
+    /// once in every step, without a negative prompt. Default: false.
+    pub guidance: bool,
+    /// The channels of a picture that stands beside the latents: 5 for inpainting (mask and masked latents), 4 for
+    /// instruct-pix2pix. Default: 0.
+    pub beside: usize,
+    /// The side of the patches that the network divides latents into. The sides of latents must be multiples of it.
+    /// Default: 1; 2 in Stable Diffusion 3 and Flux.
+    pub patch: usize,
+}
+
+impl Inputs {
+    /// Latents of so many channels, and text embeddings of this width: Stable Diffusion 1.x and 2.x.
+    pub fn new(channels: usize, context: usize) -> Self {
+        Self {
+            channels,
+            context,
+            pooled: None,
+            sizes: None,
+            guidance: false,
+            beside: 0,
+            patch: 1,
+        }
+    }
+
+    /// Sets [`pooled`](Self::pooled).
+    pub fn pooled(mut self, width: usize) -> Self {
+        self.pooled = Some(width);
+        self
+    }
+
+    /// Sets [`sizes`](Self::sizes).
+    pub fn sizes(mut self, ids: SizeIds) -> Self {
+        self.sizes = Some(ids);
+        self
+    }
+
+    /// Sets [`guidance`](Self::guidance).
+    pub fn guidance(mut self, taken: bool) -> Self {
+        self.guidance = taken;
+        self
+    }
+
+    /// Sets [`beside`](Self::beside).
+    pub fn beside(mut self, channels: usize) -> Self {
+        self.beside = channels;
+        self
+    }
+
+    /// Sets [`patch`](Self::patch).
+    pub fn patch(mut self, side: usize) -> Self {
+        self.patch = side;
+        self
+    }
+}
+
+/// One call of a denoiser. It is borrowed and [`Copy`], so that a denoiser around another one passes it on, changed or not.
+///
+/// A pipeline sets all that the network's [`Inputs`] say it takes, and nothing else.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Call<'a> {
+    /// The noisy latents `[batch, channels, h, w]`, in the scaling that the network was trained on: variance-preserving, or
+    /// that of the straight path for a flow model.
+    pub latents: ArrayView4<'a, f32>,
+    /// The training timestep, 0 to `num_train_timesteps` − 1 (on a flow model 1 more), fractional on some ladders. For an EDM
+    /// model it is 0.25 · ln σ.
+    pub timestep: f32,
+    /// The text embeddings `[batch, tokens, width]`.
+    pub context: ArrayView3<'a, f32>,
+    /// The pooled text embeddings `[batch, width]`.
+    pub pooled: Option<ArrayView2<'a, f32>>,
+    /// The sizes `[batch, ids]`, in the order of [`SizeIds`].
+    pub sizes: Option<ArrayView2<'a, f32>>,
+    /// The guidance scale of each picture, `[batch]`.
+    pub guidance: Option<ArrayView1<'a, f32>>,
+    /// The picture beside the latents, `[batch, channels, h, w]`.
+    pub beside: Option<ArrayView4<'a, f32>>,
+    /// Ends the call early.
+    pub stop: &'a StopToken,
+}
+
+impl<'a> Call<'a> {
+    /// A call with latents, timestep and text alone: all that Stable Diffusion 1.x and 2.x take.
+    pub fn new(
+        latents: ArrayView4<'a, f32>,
         timestep: f32,
-        context: ArrayView3<'_, f32>,
-        output: ArrayViewMut4<'_, f32>,
-        stop: &StopToken,
-    ) -> Result<(), BoxError>;
+        context: ArrayView3<'a, f32>,
+        stop: &'a StopToken,
+    ) -> Self {
+        Self {
+            latents,
+            timestep,
+            context,
+            pooled: None,
+            sizes: None,
+            guidance: None,
+            beside: None,
+            stop,
+        }
+    }
+
+    /// Sets [`pooled`](Self::pooled).
+    pub fn pooled(mut self, pooled: ArrayView2<'a, f32>) -> Self {
+        self.pooled = Some(pooled);
+        self
+    }
+
+    /// Sets [`sizes`](Self::sizes).
+    pub fn sizes(mut self, sizes: ArrayView2<'a, f32>) -> Self {
+        self.sizes = Some(sizes);
+        self
+    }
+
+    /// Sets [`guidance`](Self::guidance).
+    pub fn guidance(mut self, scales: ArrayView1<'a, f32>) -> Self {
+        self.guidance = Some(scales);
+        self
+    }
+
+    /// Sets [`beside`](Self::beside).
+    pub fn beside(mut self, picture: ArrayView4<'a, f32>) -> Self {
+        self.beside = Some(picture);
+        self
+    }
 }
 
 /// The autoencoder between latents and pictures.
@@ -38,16 +175,22 @@ pub trait LatentCodec: Send + Sync {
     /// Pixels per latent on each side, 8 for Stable Diffusion 1.x.
     fn factor(&self) -> usize;
 
-    /// `[batch, channels, h, w]` in the pipeline's scaling → `[batch, 3, h·factor, w·factor]`, about −1 to 1, not
-    /// clamped. Undoing the scaling is the codec's. `stop` is as for [`Denoiser::predict`].
+    /// Decodes latents `[batch, channels, h, w]`, in the pipeline's scaling, to pictures `[batch, 3, h·factor, w·factor]`
+    /// of about −1 to 1, not clamped. Undoing the scaling is the codec's. When `stop` is stopped the call may return early,
+    /// with any error.
     fn decode(
         &self,
         latents: ArrayView4<'_, f32>,
         stop: &StopToken,
     ) -> Result<Array4<f32>, BoxError>;
 
-    /// `[batch, 3, H, W]`, −1 to 1, → what the latents of that picture may be.
-    fn encode(&self, image: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError>;
+    /// Encodes pictures `[batch, 3, H, W]` of −1 to 1 to what their latents may be. `stop` is as for
+    /// [`decode`](Self::decode).
+    fn encode(
+        &self,
+        image: ArrayView4<'_, f32>,
+        stop: &StopToken,
+    ) -> Result<LatentDistribution, BoxError>;
 
     /// The coefficients of a cheap look at latents, where they are known. Default: they are
     /// [fitted](LatentRgb::fit) when the first one is asked for.
@@ -61,17 +204,26 @@ pub trait LatentCodec: Send + Sync {
 pub struct LatentDistribution {
     /// `[batch, channels, h, w]`, in the autoencoder's own scaling.
     pub mean: Array4<f32>,
-    /// Logarithm of the variance, clamped to −30 to 20, of the same shape.
+    /// Logarithm of the variance, clamped to −30 to 20, of the same shape. Minus infinity for an autoencoder that gives
+    /// latents without a distribution, such as TAESD.
     pub log_variance: Array4<f32>,
-    /// What the pipeline's latents are multiplied by (`scaling_factor`), after `shift` is subtracted.
-    pub scale: f32,
-    /// What is subtracted (`shift_factor`; 0 for most).
-    pub shift: f32,
+    /// What latents are multiplied by for the pipeline, after `shift` is subtracted: a value for each channel. It is
+    /// `scaling_factor`, for Playground 2.5 divided by `latents_std`.
+    pub scale: Vec<f32>,
+    /// What is subtracted from each channel: `shift_factor` or `latents_mean`, 0 for most models.
+    pub shift: Vec<f32>,
 }
 
 impl LatentDistribution {
     /// The most likely latents, in the pipeline's scaling.
     pub fn mode(&self) -> Array4<f32> {
-        (&self.mean - self.shift) * self.scale
+        let mut latents = self.mean.clone();
+        for (mut channel, (scale, shift)) in latents
+            .axis_iter_mut(Axis(1))
+            .zip(self.scale.iter().zip(&self.shift))
+        {
+            channel.mapv_inplace(|value| (value - shift) * scale);
+        }
+        latents
     }
 }

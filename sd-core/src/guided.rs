@@ -1,10 +1,10 @@
 //! The denoiser as a sampler calls it: guided, in its scaling.
 
-use ndarray::{ArrayView3, ArrayView4, ArrayViewMut4};
+use ndarray::{ArcArray, Array1, Array2, ArrayView4, ArrayViewMut4, Ix4};
 use sd_schedulers::{Prediction, Rung, Rungs};
 
 use crate::{
-    BoxError, Denoiser, Error, Guidance, StopToken,
+    BoxError, Call, Denoiser, Error, Guidance, StopToken,
     guidance::{Memory, Moment},
     guide,
     prompts::Contexts,
@@ -16,12 +16,10 @@ use crate::{
 /// It is for one run: guidance may keep something from one call to the next (the momentum of
 /// [`Apg`](crate::guidance::Apg)).
 pub struct Guided<'a> {
-    denoiser: &'a dyn Denoiser,
+    network: Network<'a>,
     prediction: Prediction,
-    /// `[batch, channels, h, w]`.
-    shape: [usize; 4],
-    prompt: Contexts,
-    negative: Option<Contexts>,
+    prompt: Half,
+    negative: Option<Half>,
     /// How often it has been called.
     calls: usize,
     /// One for each picture, as are the memories.
@@ -31,13 +29,54 @@ pub struct Guided<'a> {
     steps: Option<usize>,
     /// The place of the first rung in the whole run.
     first: usize,
-    stop: StopToken,
-    /// The noisy latents as the network wants them scaled.
-    input: Vec<f32>,
     /// The prediction for the negative prompt; empty without one.
     unconditional: Vec<f32>,
     /// The prediction for a further branch; empty where there is only one.
     branch: Vec<f32>,
+}
+
+/// What the network is conditioned on, for the prompt or for the negative prompt.
+pub(crate) struct Half {
+    pub contexts: Contexts,
+    /// `[batch, ids]`, where the network takes sizes.
+    pub sizes: Option<Array2<f32>>,
+    /// `[batch, channels, h, w]`, where the network takes a picture beside the latents.
+    pub beside: Option<ArcArray<f32, Ix4>>,
+}
+
+/// The network, and all that is the same for both halves of guidance.
+struct Network<'a> {
+    denoiser: &'a dyn Denoiser,
+    /// `[batch, channels, h, w]`.
+    shape: [usize; 4],
+    /// The noisy latents as the network wants them scaled.
+    latents: Vec<f32>,
+    /// The scale of each picture, where the network takes it as an input.
+    scales: Option<Array1<f32>>,
+    stop: StopToken,
+}
+
+impl Network<'_> {
+    /// Writes the raw output under one branch of a half.
+    fn predict(
+        &self,
+        half: &Half,
+        branch: usize,
+        at: Rung,
+        output: &mut [f32],
+    ) -> Result<(), BoxError> {
+        let span = tracing::debug_span!("unet", timestep = at.timestep, sigma = at.sigma);
+        let _entered = span.entered();
+        let latents = ArrayView4::from_shape(self.shape, &self.latents)?;
+        let context = half.contexts.context(branch);
+        let mut call = Call::new(latents, at.timestep, context, &self.stop);
+        call.pooled = half.contexts.pooled(branch);
+        call.sizes = half.sizes.as_ref().map(|sizes| sizes.view());
+        call.guidance = self.scales.as_ref().map(|scales| scales.view());
+        call.beside = half.beside.as_ref().map(|beside| beside.view());
+        self.denoiser
+            .predict(&call, ArrayViewMut4::from_shape(self.shape, output)?)
+    }
 }
 
 impl<'a> Guided<'a> {
@@ -46,34 +85,40 @@ impl<'a> Guided<'a> {
         denoiser: &'a dyn Denoiser,
         prediction: Prediction,
         shape: [usize; 4],
-        prompt: Contexts,
-        negative: Option<Contexts>,
+        prompt: Half,
+        negative: Option<Half>,
         guidance: Vec<Guidance>,
         stop: StopToken,
     ) -> Self {
         let length = shape.iter().product();
-        let further = prompt.branches() > 1;
+        let further = prompt.contexts.branches() > 1;
+        let scales = denoiser.inputs().guidance.then(|| {
+            let scale = |guidance: &Guidance| guidance.scale().unwrap_or(1.0);
+            guidance.iter().map(scale).collect()
+        });
         Self {
-            denoiser,
+            network: Network {
+                denoiser,
+                shape,
+                latents: vec![0.0; length],
+                scales,
+                stop,
+            },
             prediction,
-            shape,
             prompt,
             calls: 0,
             memories: vec![Memory::default(); guidance.len()],
             guidance,
             steps: None,
             first: 0,
-            stop,
-            input: vec![0.0; length],
             unconditional: vec![0.0; if negative.is_some() { length } else { 0 }],
             branch: vec![0.0; if further { length } else { 0 }],
             negative,
         }
     }
 
-    /// Says which steps of how many these rungs are, also where they are a part of a run: what the
-    /// [interval](crate::ClassifierFree::interval) of guidance is measured by. Default: that is not known; guidance is on in all of them,
-    /// and the first one is the first of the run.
+    /// Sets where in the whole run these rungs lie, so that an [interval](crate::ClassifierFree::interval) of guidance can be
+    /// placed. Default: unknown. Guidance is then on in all of them, and the first one is the first of the run.
     pub fn rungs(mut self, rungs: &Rungs) -> Self {
         self.steps = Some(rungs.steps_of_whole());
         self.first = rungs.index_in_whole(0);
@@ -82,13 +127,13 @@ impl<'a> Guided<'a> {
 
     /// Lets a token interrupt the network, which then fails.
     pub fn stopped_by(mut self, stop: StopToken) -> Self {
-        self.stop = stop;
+        self.network.stop = stop;
         self
     }
 
     /// `[batch, channels, h, w]` of the latents.
     pub fn shape(&self) -> [usize; 4] {
-        self.shape
+        self.network.shape
     }
 
     /// Writes D(x; sigma), the model's guess of the clean latents in the noisy `x`, to `denoised`. Both have as many
@@ -124,7 +169,7 @@ impl<'a> Guided<'a> {
         denoised: &mut [f32],
         both: Option<&mut [f32]>,
     ) -> Result<(), BoxError> {
-        let length = self.input.len();
+        let length = self.network.latents.len();
         let other = both.as_ref().map_or(length, |both| both.len());
         if [x.len(), denoised.len(), other] != [length; 3] {
             let (x, denoised) = (x.len(), denoised.len());
@@ -134,88 +179,118 @@ impl<'a> Guided<'a> {
             .into());
         }
         let scale = self.prediction.input_scale(at);
-        for (input, x) in self.input.iter_mut().zip(x) {
+        for (input, x) in self.network.latents.iter_mut().zip(x) {
             *input = x * scale;
         }
         let call = self.calls;
         self.calls += 1;
-        self.prompt.turn(call);
+        self.prompt.contexts.turn(call);
         if let Some(negative) = &mut self.negative {
-            negative.turn(call);
+            negative.contexts.turn(call);
         }
-        self.predict(self.prompt.context(0), at, denoised)?;
+        self.network.predict(&self.prompt, 0, at, denoised)?;
+        self.guide(x, at, denoised, both.is_some())?;
+        self.convert(x, at, denoised, both);
+        Ok(())
+    }
 
-        let (prediction, steps) = (self.prediction, self.steps);
-        let asked = both.is_some();
+    /// The call as the guide of a picture sees it, `both` if the sampler asks for the unconditional sample too.
+    fn moment<'x>(&self, x: &'x [f32], at: Rung, both: bool) -> Moment<'x> {
         let index = self.first + at.index;
-        let moment = |x| Moment {
+        Moment {
             x,
             rung: Rung { index, ..at },
-            steps,
-            prediction,
-            both: asked,
-        };
-        let one = length / self.shape[0];
+            steps: self.steps,
+            prediction: self.prediction,
+            both,
+        }
+    }
+
+    /// The values of one picture.
+    fn one(&self) -> usize {
+        self.network.latents.len() / self.network.shape[0]
+    }
+
+    /// Merges the prediction for the negative prompt, and those of further branches, into the one for the prompt, where it is
+    /// wanted.
+    fn guide(
+        &mut self,
+        x: &[f32],
+        at: Rung,
+        denoised: &mut [f32],
+        both: bool,
+    ) -> Result<(), BoxError> {
+        let one = self.one();
         let wanted = |(guidance, x): (&Guidance, _)| {
             let guide = guidance.guide();
-            guide.needs_unconditional(&moment(x))
+            guide.needs_unconditional(&self.moment(x, at, both))
         };
-        let needed = asked
-            || self.prompt.any_composes()
-            || self.guidance.iter().zip(x.chunks_exact(one)).any(wanted);
-        if let Some(negative) = self.negative.as_ref().filter(|_| needed) {
-            let mut unconditional = std::mem::take(&mut self.unconditional);
-            let predicted = self.predict(negative.context(0), at, &mut unconditional);
-            self.unconditional = unconditional;
-            predicted?;
-            if self.prompt.any_composes() {
-                self.compose(at, denoised)?;
-            }
-            let pictures = denoised
-                .chunks_exact_mut(one)
-                .zip(self.unconditional.chunks_exact(one))
-                .zip(x.chunks_exact(one));
-            let guidance = self.guidance.iter().zip(&mut self.memories);
-            for (((conditional, unconditional), x), (guidance, memory)) in pictures.zip(guidance) {
-                let (guide, moment) = (guidance.guide(), moment(x));
-                if guide.needs_unconditional(&moment) {
-                    guide.merge(conditional, unconditional, &moment, memory);
-                }
-            }
+        let composes = self.prompt.contexts.any_composes();
+        let needed = both || composes || self.guidance.iter().zip(x.chunks_exact(one)).any(wanted);
+        let Some(negative) = self.negative.as_ref().filter(|_| needed) else {
+            return Ok(());
+        };
+        self.network
+            .predict(negative, 0, at, &mut self.unconditional)?;
+        if composes {
+            self.compose(at, denoised)?;
         }
-
-        prediction.denoised(denoised, x, at);
-        let pictures = denoised
+        for (picture, (conditional, x)) in denoised
             .chunks_exact_mut(one)
             .zip(x.chunks_exact(one))
-            .zip(self.guidance.iter().zip(&mut self.memories));
-        for ((denoised, x), (guidance, memory)) in pictures {
-            guidance.guide().finish(denoised, &moment(x), memory);
-        }
-        if let Some(both) = both {
-            if self.negative.is_some() {
-                both.copy_from_slice(&self.unconditional);
-                prediction.denoised(both, x, at);
-            } else {
-                both.copy_from_slice(denoised);
+            .enumerate()
+        {
+            let (guide, moment) = (self.guidance[picture].guide(), self.moment(x, at, both));
+            if guide.needs_unconditional(&moment) {
+                let unconditional = &self.unconditional[picture * one..(picture + 1) * one];
+                guide.merge(
+                    conditional,
+                    unconditional,
+                    &moment,
+                    &mut self.memories[picture],
+                );
             }
         }
         Ok(())
     }
 
+    /// Makes the denoised sample of the merged prediction, and of the one for the negative prompt where it is asked for.
+    fn convert(&mut self, x: &[f32], at: Rung, denoised: &mut [f32], both: Option<&mut [f32]>) {
+        let one = self.one();
+        self.prediction.denoised(denoised, x, at);
+        for (picture, (denoised, x)) in denoised
+            .chunks_exact_mut(one)
+            .zip(x.chunks_exact(one))
+            .enumerate()
+        {
+            let (guide, moment) = (
+                self.guidance[picture].guide(),
+                self.moment(x, at, both.is_some()),
+            );
+            guide.finish(denoised, &moment, &mut self.memories[picture]);
+        }
+        if let Some(both) = both {
+            if self.negative.is_some() {
+                both.copy_from_slice(&self.unconditional);
+                self.prediction.denoised(both, x, at);
+            } else {
+                both.copy_from_slice(denoised);
+            }
+        }
+    }
+
     /// Composable diffusion, <https://arxiv.org/abs/2206.01714>: makes the prediction of the first branch, in `denoised`, that of all of them,
     /// `unconditional + sum of weight · (branch − unconditional)`.
     fn compose(&mut self, at: Rung, denoised: &mut [f32]) -> Result<(), BoxError> {
-        let one = denoised.len() / self.shape[0];
-        for branch in 0..self.prompt.branches() {
+        let one = self.one();
+        let contexts = &self.prompt.contexts;
+        for branch in 0..contexts.branches() {
             if branch > 0 {
-                let mut predicted = std::mem::take(&mut self.branch);
-                let result = self.predict(self.prompt.context(branch), at, &mut predicted);
-                self.branch = predicted;
-                result?;
+                self.network
+                    .predict(&self.prompt, branch, at, &mut self.branch)?;
             }
-            for (picture, &weight) in self.prompt.weights(branch).iter().enumerate() {
-                if !self.prompt.composes(picture) {
+            for (picture, &weight) in contexts.weights(branch).iter().enumerate() {
+                if !contexts.composes(picture) {
                     continue;
                 }
                 let own = picture * one..(picture + 1) * one;
@@ -233,23 +308,6 @@ impl<'a> Guided<'a> {
         }
         Ok(())
     }
-
-    fn predict(
-        &self,
-        context: ArrayView3<'_, f32>,
-        at: Rung,
-        output: &mut [f32],
-    ) -> Result<(), BoxError> {
-        let span = tracing::debug_span!("unet", timestep = at.timestep, sigma = at.sigma);
-        let _entered = span.entered();
-        self.denoiser.predict(
-            ArrayView4::from_shape(self.shape, &self.input)?,
-            at.timestep,
-            context,
-            ArrayViewMut4::from_shape(self.shape, output)?,
-            &self.stop,
-        )
-    }
 }
 
 fn failed(at: Rung, source: BoxError) -> Error {
@@ -260,7 +318,7 @@ fn failed(at: Rung, source: BoxError) -> Error {
 impl std::fmt::Debug for Guided<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Guided")
-            .field("shape", &self.shape)
+            .field("shape", &self.network.shape)
             .field("prediction", &self.prediction)
             .field("guidance", &self.guidance)
             .finish_non_exhaustive()

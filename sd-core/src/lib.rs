@@ -6,36 +6,36 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4};
-//! use sd_core::{BoxError, Denoiser, LatentCodec, LatentDistribution, Pipeline, Request, SchedulerConfig, StopToken};
-//! use sd_text::{ClipSkip, ClipTokenizer, PromptEncoder, TextModel};
+//! use ndarray::{Array3, Array4, ArrayView2, ArrayView4, ArrayViewMut4};
+//! use sd_core::{
+//!     BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, Pipeline, Request,
+//!     SchedulerConfig, StopToken,
+//! };
+//! use sd_text::{ClipTokenizer, Layer, PromptEncoder, TextModel, TextShape, TextStates};
 //!
 //! /// Reads every prompt as zeros.
 //! struct Mute;
 //! impl TextModel for Mute {
-//!     fn layers(&self) -> usize { 12 }
-//!     fn width(&self) -> usize { 8 }
-//!     fn max_length(&self) -> usize { 77 }
-//!     fn vocab_size(&self) -> usize { 49408 }
-//!     fn hidden_states(&self, ids: ArrayView2<'_, i64>, _: ClipSkip) -> Result<Array3<f32>, BoxError> {
-//!         Ok(Array3::zeros((ids.nrows(), ids.ncols(), 8)))
+//!     fn shape(&self) -> TextShape {
+//!         TextShape::new(12, 8)
+//!     }
+//!     fn run(&self, ids: ArrayView2<'_, i64>, _: Layer) -> Result<TextStates, BoxError> {
+//!         Ok(Array3::zeros((ids.nrows(), ids.ncols(), 8)).into())
 //!     }
 //! }
 //!
 //! /// Predicts that everything it sees is noise.
-//! struct AllNoise;
+//! struct AllNoise(Inputs);
 //! impl Denoiser for AllNoise {
-//!     fn latent_channels(&self) -> usize { 4 }
-//!     fn context_width(&self) -> usize { 8 }
+//!     fn inputs(&self) -> &Inputs {
+//!         &self.0
+//!     }
 //!     fn predict(
 //!         &self,
-//!         latents: ArrayView4<'_, f32>,
-//!         _timestep: f32,
-//!         _context: ArrayView3<'_, f32>,
+//!         call: &Call<'_>,
 //!         mut output: ArrayViewMut4<'_, f32>,
-//!         _stop: &StopToken,
 //!     ) -> Result<(), BoxError> {
-//!         output.assign(&latents);
+//!         output.assign(&call.latents);
 //!         Ok(())
 //!     }
 //! }
@@ -45,11 +45,21 @@
 //! impl LatentCodec for Blocks {
 //!     fn latent_channels(&self) -> usize { 4 }
 //!     fn factor(&self) -> usize { 8 }
-//!     fn decode(&self, latents: ArrayView4<'_, f32>, _stop: &StopToken) -> Result<Array4<f32>, BoxError> {
+//!     fn decode(
+//!         &self,
+//!         latents: ArrayView4<'_, f32>,
+//!         _stop: &StopToken,
+//!     ) -> Result<Array4<f32>, BoxError> {
 //!         let (n, _, h, w) = latents.dim();
-//!         Ok(Array4::from_shape_fn((n, 3, 8 * h, 8 * w), |(n, c, y, x)| latents[[n, c, y / 8, x / 8]]))
+//!         Ok(Array4::from_shape_fn((n, 3, 8 * h, 8 * w), |(n, c, y, x)| {
+//!             latents[[n, c, y / 8, x / 8]]
+//!         }))
 //!     }
-//!     fn encode(&self, _image: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError> {
+//!     fn encode(
+//!         &self,
+//!         _image: ArrayView4<'_, f32>,
+//!         _stop: &StopToken,
+//!     ) -> Result<LatentDistribution, BoxError> {
 //!         Err("this codec only decodes".into())
 //!     }
 //! }
@@ -57,7 +67,13 @@
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji/tokenizer");
 //! let tokenizer = ClipTokenizer::load(folder)?;
 //! let prompts = PromptEncoder::new(Arc::new(tokenizer), Arc::new(Mute))?;
-//! let pipeline = Pipeline::builder(prompts, Arc::new(AllNoise), Arc::new(Blocks), SchedulerConfig::default()).build()?;
+//! let pipeline = Pipeline::builder(
+//!     prompts,
+//!     Arc::new(AllNoise(Inputs::new(4, 8))),
+//!     Arc::new(Blocks),
+//!     SchedulerConfig::default(),
+//! )
+//! .build()?;
 //!
 //! let generation = pipeline.generate(&Request::new("a fox").size(64, 64).steps(4).seed(1))?;
 //! assert_eq!(generation.image().dimensions(), (64, 64));
@@ -82,9 +98,10 @@ mod prompts;
 mod request;
 mod run;
 mod size;
+mod sizes;
 mod stop;
 
-pub use backend::{BoxError, Denoiser, LatentCodec, LatentDistribution};
+pub use backend::{BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution};
 pub use error::{Error, Problem, Problems, Stopped, Unfinished};
 pub use event::{Event, Progress, StepInfo};
 pub use events::{EventStream, Events, Update};
@@ -101,4 +118,5 @@ pub use request::{
 pub use sd_schedulers::{self as schedulers, SchedulerConfig};
 pub use sd_text::{self as text};
 pub use size::ImageSize;
+pub use sizes::{SizeIds, Sizes};
 pub use stop::{OnStop, StopToken};

@@ -3,7 +3,7 @@
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use image::RgbImage;
-use ndarray::{ArcArray, Array3, Array4, ArrayView3, Axis, Ix3};
+use ndarray::{ArcArray, Array3, Array4, ArrayView3, Axis, Ix2, Ix3};
 use sd_schedulers::Seeds;
 use sd_text::{EncodedBranch, PromptText, Tokens};
 
@@ -98,6 +98,8 @@ impl Picture {
 pub struct Conditioning {
     /// `[1, tokens, width]`, that of the first branch at the first model call: for most prompts all there is. Cheap to clone.
     pub embedding: ArcArray<f32, Ix3>,
+    /// The pooled output of the same, `[1, width]`, of models that have one.
+    pub pooled: Option<ArcArray<f32, Ix2>>,
     /// The tokens it was made of; none where the request brought the embedding.
     pub tokens: Option<Tokens>,
     /// The branches (parts of an `AND`), each with its embeddings from call to call, all of one length: at least one.
@@ -111,6 +113,7 @@ impl Conditioning {
         let first = branches[0].at(0).clone();
         Self {
             embedding: first.embedding.clone(),
+            pooled: first.pooled.clone(),
             tokens: Some(first.tokens.clone()),
             branches,
             text: Some(text),
@@ -118,8 +121,10 @@ impl Conditioning {
     }
 
     pub(crate) fn of_embedding(branches: Vec<EncodedBranch>) -> Self {
+        let first = branches[0].at(0).clone();
         Self {
-            embedding: branches[0].at(0).embedding.clone(),
+            embedding: first.embedding.clone(),
+            pooled: first.pooled.clone(),
             branches,
             tokens: None,
             text: None,

@@ -3,16 +3,17 @@
 use std::{io, ops::ControlFlow, sync::Arc};
 
 use image::RgbImage;
-use ndarray::{Array4, ArrayView3, ArrayView4, Axis};
+use ndarray::{Array4, ArrayView4, Axis, s};
 use sd_schedulers::{NoiseSchedule, SchedulerConfig};
-use sd_text::PromptEncoder;
+use sd_text::{PromptEmbedding, PromptEncoder};
 
 use crate::{
     Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, LatentCodec,
     LatentDistribution, LatentRgb, Problem, Problems, Request, StopToken,
+    guided::Half,
     model_id::ModelId,
     picture::{from_rgb, to_rgb},
-    plan::{checked_clip_skip, checked_size, embedding_problem, groups, plan},
+    plan::{checked_clip_skip, checked_size, embedding_problem, groups, plan, size_values},
     prompts::Contexts,
     run::{Batch, Prompts},
 };
@@ -48,6 +49,7 @@ pub(crate) struct Parts {
     pub schedule: Arc<NoiseSchedule>,
     pub size: ImageSize,
     pub clip_skip: usize,
+    pub zero_empty_negative: bool,
     pub max_pixels: u64,
     pub batch: usize,
     pub model: Option<Arc<ModelId>>,
@@ -62,6 +64,7 @@ pub struct PipelineBuilder {
     scheduler: SchedulerConfig,
     size: [u32; 2],
     clip_skip: usize,
+    zero_empty_negative: bool,
     max_pixels: u64,
     batch: usize,
     model: Option<Arc<ModelId>>,
@@ -74,9 +77,17 @@ impl PipelineBuilder {
         self
     }
 
-    /// The clip skip of a request that names none, in WebUI's numbering: 1, the default, is CLIP's last layer.
+    /// Sets the clip skip of a request that names none, in WebUI's numbering: 1 is CLIP's last layer, 0 the model's own.
+    /// Default: 0.
     pub fn clip_skip(mut self, layer: usize) -> Self {
         self.clip_skip = layer;
+        self
+    }
+
+    /// Sets whether an empty negative prompt is zeros instead of what the text model makes of it:
+    /// `force_zeros_for_empty_prompt` of diffusers, true for SDXL. Default: false.
+    pub fn zero_empty_negative(mut self, zeros: bool) -> Self {
+        self.zero_empty_negative = zeros;
         self
     }
 
@@ -120,11 +131,13 @@ impl PipelineBuilder {
             scheduler,
             size,
             clip_skip,
+            zero_empty_negative,
             max_pixels,
             batch,
             model,
         } = self;
-        let (latents, decoded) = (denoiser.latent_channels(), codec.latent_channels());
+        let inputs = denoiser.inputs();
+        let (latents, decoded) = (inputs.channels, codec.latent_channels());
         if latents == 0 || codec.factor() == 0 {
             return Err(Error::Parts(format!(
                 "the denoiser has {latents} latent channels and the codec {} pixels to a latent, expected at least 1",
@@ -136,7 +149,19 @@ impl PipelineBuilder {
                 "the denoiser has {latents} latent channels, the codec {decoded}"
             )));
         }
-        let (wanted, given) = (denoiser.context_width(), prompts.model().width());
+        if inputs.patch == 0 {
+            let problem = "the denoiser has patches of 0 latents, expected at least 1";
+            return Err(Error::Parts(problem.into()));
+        }
+        let (wanted, given) = (inputs.pooled, prompts.pooled_width());
+        if wanted.is_some() && wanted != given {
+            let width = |width: Option<usize>| width.map_or("none".into(), |w| format!("{w} wide"));
+            let (wanted, given) = (width(wanted), width(given));
+            return Err(Error::Parts(format!(
+                "the denoiser takes a pooled text embedding {wanted}, the prompt encoder's is {given}"
+            )));
+        }
+        let (wanted, given) = (inputs.context, prompts.width());
         if wanted != given {
             return Err(Error::Parts(format!(
                 "the denoiser attends to embeddings {wanted} wide, the text model's are {given} wide"
@@ -148,7 +173,7 @@ impl PipelineBuilder {
         }
         let size = ImageSize::new(size[0], size[1])?;
         checked_size(size, max_pixels, codec.factor())?;
-        checked_clip_skip(clip_skip, prompts.model().layers())?;
+        checked_clip_skip(clip_skip, prompts.layers())?;
         if !(1..=MAX_BATCH).contains(&batch) {
             return Err(Problem::new("batch", format!("1 to {MAX_BATCH}"), batch).into());
         }
@@ -165,6 +190,7 @@ impl PipelineBuilder {
             schedule,
             size,
             clip_skip,
+            zero_empty_negative,
             max_pixels,
             batch,
             model,
@@ -190,7 +216,8 @@ impl Pipeline {
             codec,
             scheduler,
             size: [512, 512],
-            clip_skip: 1,
+            clip_skip: 0,
+            zero_empty_negative: false,
             max_pixels: MAX_PIXELS,
             batch: 1,
             model: None,
@@ -303,33 +330,49 @@ impl Pipeline {
         Events::start(self.clone(), requests)
     }
 
-    /// D(x; sigma) of this model, guided, for a sampler of one's own: latents of a picture of `size` under prompts of shape
-    /// `[1, tokens, width]`. Guidance on an [interval](crate::ClassifierFree::interval) has to be told the
-    /// [rungs](Guided::rungs).
+    /// Returns D(x; sigma) of this model, guided, for a sampler of one's own, for latents of a picture of `size`. A model that
+    /// takes sizes is told that the picture is neither scaled nor cropped. Guidance on an
+    /// [interval](crate::ClassifierFree::interval) needs the [rungs](Guided::rungs).
     ///
     /// # Errors
-    /// [`Error::Request`] when the size, an embedding's shape or the guidance cannot be used.
+    /// [`Error::Request`] when the size, an embedding's shape or the guidance cannot be used, or the model takes a picture
+    /// beside the latents.
     pub fn guided<'a>(
         &'a self,
         size: ImageSize,
-        prompt: ArrayView3<'_, f32>,
-        negative: Option<ArrayView3<'_, f32>>,
+        prompt: &PromptEmbedding,
+        negative: Option<&PromptEmbedding>,
         guidance: impl Into<Guidance>,
     ) -> Result<Guided<'a>, Error> {
         let parts = &*self.parts;
         let (_, [height, width]) = checked_size(size, parts.max_pixels, parts.codec.factor())?;
         let guidance = guidance.into();
-        let wide = parts.denoiser.context_width();
+        let inputs = parts.denoiser.inputs();
         let mut problems = guidance.problems();
-        problems.extend(embedding_problem("prompt", prompt, wide));
-        problems.extend(negative.and_then(|it| embedding_problem("negative", it, wide)));
+        problems.extend(embedding_problem("prompt", prompt, inputs));
+        problems.extend(negative.and_then(|it| embedding_problem("negative", it, inputs)));
+        if inputs.beside > 0 {
+            let expected = "a model that takes latents only";
+            problems.push(Problem::new("beside", expected, inputs.beside));
+        }
         Problems::check(problems)?;
+        let request = Request::new("");
+        let sizes = size_values(inputs, &request, size);
+        let half = |embedding, row: usize| Half {
+            contexts: Contexts::constant(embedding),
+            sizes: sizes
+                .as_ref()
+                .map(|sizes| sizes.slice(s![row..row + 1, ..]).to_owned()),
+            beside: None,
+        };
         Ok(Guided::new(
             &*parts.denoiser,
             parts.scheduler.prediction,
-            [1, parts.denoiser.latent_channels(), height, width],
-            Contexts::constant(prompt),
-            negative.map(Contexts::constant),
+            [1, inputs.channels, height, width],
+            half(prompt, 0),
+            negative
+                .filter(|_| !inputs.guidance)
+                .map(|negative| half(negative, 1)),
             vec![guidance],
             StopToken::new(),
         ))
@@ -371,7 +414,9 @@ impl Pipeline {
         let size = ImageSize::new(image.width(), image.height())?;
         let (_, latents) = checked_size(size, parts.max_pixels, parts.codec.factor())?;
         let failed = |source| Error::backend("encoding the image")(source);
-        let encoded = parts.codec.encode(from_rgb(image).view()).map_err(failed)?;
+        let pixels = from_rgb(image);
+        let encoded = parts.codec.encode(pixels.view(), &StopToken::new());
+        let encoded = encoded.map_err(failed)?;
         let [height, width] = latents;
         let expected = (1, parts.codec.latent_channels(), height, width);
         let found = [encoded.mean.dim(), encoded.log_variance.dim()];
@@ -456,8 +501,8 @@ impl std::fmt::Debug for Pipeline {
             clip_skip,
             ..
         } = &*self.parts;
-        let mut s = f.debug_struct("Pipeline");
-        s.field("scheduler", scheduler)
+        let mut f = f.debug_struct("Pipeline");
+        f.field("scheduler", scheduler)
             .field("size", size)
             .field("clip_skip", clip_skip)
             .finish_non_exhaustive()
@@ -466,8 +511,8 @@ impl std::fmt::Debug for Pipeline {
 
 impl std::fmt::Debug for PipelineBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut s = f.debug_struct("PipelineBuilder");
-        s.field("size", &self.size)
+        let mut f = f.debug_struct("PipelineBuilder");
+        f.field("size", &self.size)
             .field("clip_skip", &self.clip_skip)
             .finish_non_exhaustive()
     }

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use ndarray::ArrayView3;
+use ndarray::{ArcArray, Array2, Axis, Ix4};
 use sd_schedulers::{
     Calls, Ladder, LadderError, NoiseError, NoiseKind, Row, Rungs, Sampler, Seeds, same,
 };
-use sd_text::{ClipSkip, PromptEncoder, Side};
+use sd_text::{ClipSkip, PromptEmbedding, PromptEncoder, Side};
 
 use crate::{
-    Conditioning, Error, ImageSize, MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES, Problem, Problems,
-    Prompt, Request, StopToken,
+    Conditioning, Error, ImageSize, Inputs, MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES, Problem,
+    Problems, Prompt, Request, Sizes, StopToken,
     pipeline::Parts,
     prompts::{Read, Reading},
 };
@@ -33,11 +33,20 @@ pub(crate) struct Planned {
     pub reading: Reading,
     /// Of the first picture.
     pub seeds: Seeds,
+    /// What the network is told of the size, `[2, ids]`: for the prompt and for the negative prompt.
+    pub sizes: Option<Array2<f32>>,
+    /// The layer that the model's first tower is read at where none is asked for.
+    pub own_clip_skip: ClipSkip,
+    /// Whether the guidance scale is an input of the network.
+    guidance_input: bool,
 }
 
 impl Planned {
     /// The negative prompt, if it is looked at.
     fn negative(&self) -> Option<&Read> {
+        if self.guidance_input {
+            return None;
+        }
         let used = self.sampler.needs().unconditional
             || self.request.guidance.uses_negative(self.rungs.steps())
             || self.prompt.composes();
@@ -132,20 +141,45 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     let rungs = rungs(parts, request.steps, &sized, &*sampler, problems);
 
     let clip_skip = request.clip_skip.unwrap_or(parts.clip_skip);
-    let clip_skip = checked_clip_skip(clip_skip, parts.prompts.model().layers())
+    let clip_skip = checked_clip_skip(clip_skip, parts.prompts.layers())
         .map_err(|problem| problems.push(problem))
         .ok();
-    let width = parts.denoiser.context_width();
+    let inputs = parts.denoiser.inputs();
+    check_inputs(inputs, request, &*sampler, problems);
     // One that is too long is not read.
-    let mut read = |what, prompt, side| match prompt_problem(what, prompt, width) {
-        Some(problem) => {
-            problems.push(problem);
-            None
+    let mut read = |[what, what_2]: [&'static str; 2], prompt, second: &Option<String>, side| {
+        let second_problem = second.as_ref().and_then(|second| {
+            second_problem(what_2, prompt, second, parts.prompts.towers().len())
+        });
+        match prompt_problem(what, prompt, inputs).or(second_problem) {
+            Some(problem) => {
+                problems.push(problem);
+                None
+            }
+            None => {
+                let read = Read::new(prompt, second.as_deref(), side, &request.prompt_options);
+                let expected = read.branches();
+                if let Some(found) = read.second_branches().filter(|&found| found != expected) {
+                    let expected = format!("as many parts between ANDs as `{what}`, {expected}");
+                    problems.push(Problem::new(what_2, expected, found));
+                    return None;
+                }
+                Some(read)
+            }
         }
-        None => Some(Read::new(prompt, side, &request.prompt_options)),
     };
-    let prompt = read("prompt", &request.prompt, Side::Positive);
-    let negative = read("negative", &request.negative, Side::Negative);
+    let prompt = read(
+        ["prompt", "prompt_2"],
+        &request.prompt,
+        &request.prompt_2,
+        Side::Positive,
+    );
+    let negative = read(
+        ["negative", "negative_2"],
+        &request.negative,
+        &request.negative_2,
+        Side::Negative,
+    );
     let branches = prompt.as_ref().map_or(1, Read::branches);
     if branches > MAX_BRANCHES {
         let expected = format!("at most {MAX_BRANCHES} parts between ANDs");
@@ -154,14 +188,20 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
 
     let (size, latents) = size?;
     if let Some(noise) = &request.initial_noise {
-        let channels = parts.denoiser.latent_channels();
-        let expected = (request.count, channels, latents[0], latents[1]);
+        let expected = (request.count, inputs.channels, latents[0], latents[1]);
         if noise.dim() != expected {
             let (expected, found) = (format!("{expected:?}"), format!("{:?}", noise.dim()));
             problems.push(Problem::new("initial_noise", expected, found));
         } else if let Some(value) = noise.iter().find(|value| !value.is_finite()) {
             problems.push(Problem::new("initial_noise", "finite numbers", value));
         }
+    }
+    if let Some(beside) = &request.beside {
+        problems.extend(beside_problem(inputs, beside, request.count, latents));
+    }
+    if let Some(side) = latents.into_iter().find(|side| side % inputs.patch != 0) {
+        let expected = format!("latents of sides that are multiples of {}", inputs.patch);
+        problems.push(Problem::new("size", expected, side));
     }
     let (rungs, clip_skip) = (rungs?, clip_skip?);
     let (prompt, negative) = (prompt?, negative?);
@@ -170,6 +210,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         options: request.prompt_options,
         clip_skip,
         steps: schedule_steps(parts, &*sampler, &rungs, request.steps),
+        zero_empty_negative: parts.zero_empty_negative && !request.prompt_options.encode_empty,
     };
     if branches <= MAX_BRANCHES {
         let prompts = [("prompt", &prompt), ("negative", &negative)];
@@ -181,6 +222,9 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     }
     problems.is_empty().then(|| Planned {
         request: request.clone(),
+        sizes: size_values(inputs, request, size),
+        own_clip_skip: parts.prompts.towers()[0].own_layer().skip,
+        guidance_input: inputs.guidance,
         size,
         latents,
         reading,
@@ -355,44 +399,174 @@ pub(crate) fn checked_size(
     Ok((size, size.latents(factor)?))
 }
 
-pub(crate) fn checked_clip_skip(layer: usize, layers: usize) -> Result<ClipSkip, Problem> {
-    match ClipSkip::new(layer) {
-        Ok(clip_skip) if layer <= layers => Ok(clip_skip),
-        _ => Err(Problem::new(
-            "clip_skip",
-            format!("1 to {layers}, the model's text layers"),
-            layer,
-        )),
+/// None for 0, the model's own layer.
+pub(crate) fn checked_clip_skip(layer: usize, layers: usize) -> Result<Option<ClipSkip>, Problem> {
+    if layer > layers {
+        let expected = format!("0, the model's own, or 1 to {layers}, the model's text layers");
+        return Err(Problem::new("clip_skip", expected, layer));
+    }
+    Ok(ClipSkip::new(layer).ok())
+}
+
+/// What of the request the network does not take, or needs.
+fn check_inputs(
+    inputs: &Inputs,
+    request: &Request,
+    sampler: &dyn Sampler,
+    problems: &mut Vec<Problem>,
+) {
+    let mut refuse = |what, expected: &str, found: &dyn std::fmt::Display| {
+        problems.push(Problem::new(what, expected, found));
+    };
+    if inputs.sizes.is_none() {
+        let none = "nothing, as this model does not take sizes";
+        if request.sizes != Sizes::default() {
+            refuse("sizes", none, &"given");
+        }
+        if request.negative_sizes.is_some() {
+            refuse("negative_sizes", none, &"given");
+        }
+    }
+    for (what, score) in [
+        ("aesthetic_score", request.aesthetic_score),
+        ("negative_aesthetic_score", request.negative_aesthetic_score),
+    ] {
+        if !score.is_finite() {
+            refuse(what, "a finite number", &score);
+        }
+    }
+    if request.beside.is_none() && inputs.beside > 0 {
+        let expected = format!(
+            "latents of {} channels beside those of the picture",
+            inputs.beside
+        );
+        refuse("beside", &expected, &"none");
+    }
+    if inputs.guidance {
+        if request.guidance.scale().is_none() {
+            let expected = "a scale, which this model takes as an input";
+            refuse("guidance", expected, &"a guide of one's own");
+        }
+        if sampler.needs().unconditional {
+            let expected =
+                "one without an unconditional prediction, which this model does not make";
+            refuse("scheduler", expected, &"one of CFG++");
+        }
     }
 }
 
-fn prompt_problem(what: &'static str, prompt: &Prompt, width: usize) -> Option<Problem> {
-    match prompt {
-        Prompt::Text(text) if text.len() > MAX_PROMPT_BYTES => {
-            let expected = format!("at most {MAX_PROMPT_BYTES} bytes");
-            Some(Problem::new(
-                what,
-                expected,
-                format!("{} bytes long", text.len()),
-            ))
+fn beside_problem(
+    inputs: &Inputs,
+    beside: &ArcArray<f32, Ix4>,
+    count: usize,
+    [height, width]: [usize; 2],
+) -> Option<Problem> {
+    if inputs.beside == 0 {
+        let expected = "nothing, as this model takes no picture beside the latents";
+        return Some(Problem::new("beside", expected, "given"));
+    }
+    let expected = (count, inputs.beside, height, width);
+    let found = beside.dim();
+    if found != expected && found != (1, inputs.beside, height, width) {
+        let expected = format!("{expected:?}, or 1 in the first place");
+        return Some(Problem::new("beside", expected, format!("{found:?}")));
+    }
+    let value = beside.iter().find(|value| !value.is_finite())?;
+    Some(Problem::new("beside", "finite numbers", value))
+}
+
+/// What the network is told of the size, `[2, ids]`: for the prompt and for the negative prompt.
+pub(crate) fn size_values(
+    inputs: &Inputs,
+    request: &Request,
+    size: ImageSize,
+) -> Option<Array2<f32>> {
+    let ids = inputs.sizes?;
+    // diffusers' rule: without both of them the others do not count.
+    let negative = request
+        .negative_sizes
+        .filter(|sizes| sizes.original.is_some() && sizes.target.is_some());
+    let rows = [
+        (request.sizes, request.aesthetic_score),
+        (
+            negative.unwrap_or(request.sizes),
+            request.negative_aesthetic_score,
+        ),
+    ];
+    let mut values = Array2::zeros((2, ids.count()));
+    for (mut row, (sizes, score)) in values.axis_iter_mut(Axis(0)).zip(rows) {
+        for (value, known) in row.iter_mut().zip(ids.values(&sizes, size, score)) {
+            *value = known;
         }
-        Prompt::Text(_) => None,
-        Prompt::Embedding(embedding) => embedding_problem(what, embedding.view(), width),
+    }
+    Some(values)
+}
+
+/// What is wrong with a text for the second tower.
+fn second_problem(
+    what: &'static str,
+    prompt: &Prompt,
+    second: &str,
+    towers: usize,
+) -> Option<Problem> {
+    if towers < 2 {
+        let expected = "nothing, as this model has one text encoder";
+        return Some(Problem::new(what, expected, "given"));
+    }
+    match prompt {
+        Prompt::Embedding { .. } => {
+            let expected = "nothing beside an embedding";
+            Some(Problem::new(what, expected, "given"))
+        }
+        Prompt::Text(_) => length_problem(what, second),
+    }
+}
+
+fn length_problem(what: &'static str, text: &str) -> Option<Problem> {
+    (text.len() > MAX_PROMPT_BYTES).then(|| {
+        let expected = format!("at most {MAX_PROMPT_BYTES} bytes");
+        Problem::new(what, expected, format!("{} bytes long", text.len()))
+    })
+}
+
+fn prompt_problem(what: &'static str, prompt: &Prompt, inputs: &Inputs) -> Option<Problem> {
+    match prompt {
+        Prompt::Text(text) => length_problem(what, text),
+        Prompt::Embedding { embedding, pooled } => {
+            let mut given = PromptEmbedding::from(embedding.clone());
+            given.pooled = pooled.clone();
+            embedding_problem(what, &given, inputs)
+        }
     }
 }
 
 pub(crate) fn embedding_problem(
     what: &'static str,
-    embedding: ArrayView3<'_, f32>,
-    width: usize,
+    given: &PromptEmbedding,
+    inputs: &Inputs,
 ) -> Option<Problem> {
-    let (batch, tokens, found) = embedding.dim();
+    let width = inputs.context;
+    let (batch, tokens, found) = given.embedding.dim();
     if batch != 1 || tokens == 0 || found != width {
         let expected = format!("(1, tokens, {width})");
-        let found = format!("an embedding of shape {:?}", embedding.dim());
+        let found = format!("an embedding of shape {:?}", given.embedding.dim());
         return Some(Problem::new(what, expected, found));
     }
-    let value = embedding.iter().find(|value| !value.is_finite())?;
+    let found = given.pooled.as_ref().map(|pooled| pooled.dim());
+    // A pooled output that the model does not take does no harm.
+    if let Some(width) = inputs.pooled
+        && found != Some((1, width))
+    {
+        let expected = format!("an embedding with a pooled output of shape (1, {width})");
+        let found = match found {
+            Some(shape) => format!("one of shape {shape:?}"),
+            None => "none".into(),
+        };
+        return Some(Problem::new(what, expected, found));
+    }
+    let pooled = given.pooled.iter().flatten();
+    let value = given.embedding.iter().chain(pooled);
+    let value = value.into_iter().find(|value| !value.is_finite())?;
     Some(Problem::new(what, "an embedding of finite numbers", value))
 }
 

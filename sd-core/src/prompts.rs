@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use ndarray::{ArcArray, ArrayView3, Axis, Ix3};
+use ndarray::{ArcArray, ArrayView2, ArrayView3, Axis, Ix2, Ix3};
 use sd_text::{
     Branch, ClipSkip, EncodeOptions, EncodedBranch, PromptEmbedding, PromptEncoder, PromptText,
     Side, TextError,
@@ -14,30 +14,59 @@ use crate::{Conditioning, Error, MAX_WINDOWS, Problem, Prompt, PromptOptions, St
 /// A prompt that has been read.
 #[derive(Debug)]
 pub(crate) enum Read {
-    Text(PromptText),
-    Embedding(ArcArray<f32, Ix3>),
+    /// A text for all towers of the prompt encoder, or one for the first and one for the others.
+    Text(Vec<PromptText>),
+    Embedding(PromptEmbedding),
 }
 
 impl Read {
-    pub fn new(prompt: &Prompt, side: Side, options: &PromptOptions) -> Self {
+    /// Reads a prompt, with the text that the second tower is given in its place.
+    pub fn new(prompt: &Prompt, second: Option<&str>, side: Side, options: &PromptOptions) -> Self {
         match prompt {
-            Prompt::Text(text) => Self::Text(PromptText::parse(text, side, options.syntax)),
-            Prompt::Embedding(embedding) => Self::Embedding(embedding.clone()),
+            Prompt::Text(text) => {
+                let texts = std::iter::once(text.as_str()).chain(second);
+                let read = |text| PromptText::parse(text, side, options.syntax);
+                Self::Text(texts.map(read).collect())
+            }
+            Prompt::Embedding { embedding, pooled } => {
+                let mut read = PromptEmbedding::from(embedding.clone());
+                read.pooled = pooled.clone();
+                Self::Embedding(read)
+            }
+        }
+    }
+
+    /// The first text; none of an embedding.
+    fn text(&self) -> Option<&PromptText> {
+        match self {
+            Self::Text(texts) => texts.first(),
+            Self::Embedding(_) => None,
         }
     }
 
     /// How many branches it has, each of which costs an evaluation.
     pub fn branches(&self) -> usize {
+        self.text().map_or(1, |text| text.branches().count())
+    }
+
+    /// How many branches the text for the second tower has, if there is one.
+    pub fn second_branches(&self) -> Option<usize> {
         match self {
-            Self::Text(text) => text.branches().count(),
-            Self::Embedding(_) => 1,
+            Self::Text(texts) => texts.get(1).map(|text| text.branches().count()),
+            Self::Embedding(_) => None,
         }
     }
 
     /// Whether its branches are weighed against the negative prompt, which is then needed whatever the guidance says.
     pub fn composes(&self) -> bool {
+        let weights = |text: &PromptText| composes(text.branches().map(|branch| branch.weight()));
+        self.text().is_some_and(weights)
+    }
+
+    /// Whether it is a text of no characters, for every tower.
+    fn is_empty(&self) -> bool {
         match self {
-            Self::Text(text) => composes(text.branches().map(|branch| branch.weight())),
+            Self::Text(texts) => texts.iter().all(|text| text.text().is_empty()),
             Self::Embedding(_) => false,
         }
     }
@@ -52,9 +81,12 @@ fn composes(mut weights: impl Iterator<Item = f64>) -> bool {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
     pub options: PromptOptions,
-    pub clip_skip: ClipSkip,
+    /// None for the layers that the model's towers are read at.
+    pub clip_skip: Option<ClipSkip>,
     /// The number of steps that schedules are made for.
     pub steps: usize,
+    /// Whether an empty negative prompt is zeros instead of what the text model makes of it.
+    pub zero_empty_negative: bool,
 }
 
 impl Reading {
@@ -74,7 +106,7 @@ impl Reading {
         what: &'static str,
         read: &Read,
     ) -> Option<Problem> {
-        let Read::Text(text) = read else {
+        let Read::Text(all) = read else {
             return None;
         };
         let infinite = |weight| {
@@ -84,35 +116,41 @@ impl Reading {
                 format!("of weight {weight}"),
             )
         };
-        let mut weights = text.branches().map(|branch| branch.weight() as f32);
+        let mut weights = all
+            .iter()
+            .flat_map(|text| text.branches().map(|branch| branch.weight() as f32));
         if let Some(weight) = weights.find(|weight| !weight.is_finite()) {
             return Some(infinite(weight));
         }
-        let texts = self.texts(text);
-        let mut longest = 0;
-        for chunks in encoder.all_chunks(text, self.steps, &self.options()) {
-            let chunks = chunks.chunks;
-            let mut weights = chunks.iter().flat_map(|chunk| &chunk.weights);
-            if let Some(&weight) = weights.find(|weight| !weight.is_finite()) {
-                return Some(infinite(weight));
-            }
-            longest = longest.max(chunks.len());
-            // Before all the others are tokenized.
-            if let Some(problem) = too_long(what, texts, longest) {
-                return Some(problem);
+        let texts = self.texts(all);
+        for (tower, text) in encoder.read_by_towers(&all.iter().collect::<Vec<_>>()) {
+            let mut longest = 0;
+            for chunks in tower.all_chunks(text, self.steps, &self.options()) {
+                let chunks = chunks.chunks;
+                let mut weights = chunks.iter().flat_map(|chunk| &chunk.weights);
+                if let Some(&weight) = weights.find(|weight| !weight.is_finite()) {
+                    return Some(infinite(weight));
+                }
+                longest = longest.max(chunks.len());
+                // Before all the others are tokenized.
+                if let Some(problem) = too_long(what, texts, longest) {
+                    return Some(problem);
+                }
             }
         }
         None
     }
 
-    /// How many texts are kept of a prompt: those that each of its branches shows, of which none differ in length.
-    fn texts(&self, text: &PromptText) -> usize {
+    /// The most embeddings that are kept of a prompt: those of the texts that each of its branches shows, of which none
+    /// differ in length. Where each tower has a text, every one of the first may meet every one of the second.
+    fn texts(&self, texts: &[PromptText]) -> usize {
         let of_branch = |branch: Branch<'_>| {
             let schedule = branch.schedule(self.steps);
             let texts = schedule.entries().iter().map(|entry| &entry.text);
             texts.collect::<HashSet<_>>().len()
         };
-        text.branches().map(of_branch).sum()
+        let of_text = |text: &PromptText| text.branches().map(of_branch).sum::<usize>();
+        texts.iter().map(of_text).fold(1, usize::saturating_mul)
     }
 
     /// Which of the prompts, none of which has a problem by itself, is too long once they are made as long as each other.
@@ -128,7 +166,7 @@ impl Reading {
         let tokens = self.tokens(encoder, &prompts.map(|(_, read)| read));
         let mut all = prompts.into_iter().zip(tokens);
         all.find_map(|((what, read), tokens)| match read {
-            Read::Text(text) => too_long(what, self.texts(text), tokens.div_ceil(window)),
+            Read::Text(texts) => too_long(what, self.texts(texts), tokens.div_ceil(window)),
             Read::Embedding(_) => None,
         })
     }
@@ -137,8 +175,11 @@ impl Reading {
     pub fn tokens(&self, encoder: &PromptEncoder, prompts: &[&Read]) -> Vec<usize> {
         let (options, window) = (self.options(), encoder.tokenizer().max_length());
         let own = |read: &&Read| match read {
-            Read::Text(text) => window * encoder.longest(text, self.steps, &options),
-            Read::Embedding(embedding) => embedding.dim().1,
+            Read::Text(texts) => {
+                let texts: Vec<_> = texts.iter().collect();
+                window * encoder.longest(&texts, self.steps, &options)
+            }
+            Read::Embedding(embedding) => embedding.embedding.dim().1,
         };
         let own: Vec<_> = prompts.iter().map(own).collect();
         let missing =
@@ -163,14 +204,15 @@ impl Reading {
         prompts: &[&Read],
         stop: &StopToken,
     ) -> Result<Vec<Conditioning>, Error> {
-        let span = tracing::info_span!("encode", clip_skip = self.clip_skip.number());
+        let span = tracing::info_span!("encode", clip_skip = self.clip_skip.map(ClipSkip::number));
         let _entered = span.entered();
         let options = self.options();
         let encode = |(what, read): (&str, &&Read)| match read {
-            Read::Text(text) => {
+            Read::Text(texts) => {
                 let go_on = || !stop.is_stopped();
+                let texts: Vec<_> = texts.iter().collect();
                 let branches = encoder
-                    .encode_prompt_while(text, self.steps, &options, &go_on)
+                    .encode_prompt_while(&texts, self.steps, &options, &go_on)
                     .map_err(|error| match error {
                         TextError::Stopped => Error::Stopped(Box::default()),
                         TextError::Model(source) => {
@@ -180,17 +222,16 @@ impl Reading {
                     })?;
                 Ok(same_length(branches))
             }
-            Read::Embedding(embedding) => {
-                let embedding = PromptEmbedding::from(embedding.clone());
-                Ok(vec![embedding.into()])
-            }
+            Read::Embedding(embedding) => Ok(vec![embedding.clone().into()]),
         };
         let named = ["prompt", "negative prompt"].into_iter().zip(prompts);
         let encoded = named.map(encode).collect::<Result<Vec<_>, Error>>()?;
         let tokens: Vec<_> = encoded.iter().map(|one| one[0].tokens()).collect();
         let window = encoder.tokenizer().max_length();
         let mut conditionings = Vec::with_capacity(encoded.len());
-        for ((read, mut branches), &own) in prompts.iter().zip(encoded).zip(&tokens) {
+        for (index, ((read, mut branches), &own)) in
+            prompts.iter().zip(encoded).zip(&tokens).enumerate()
+        {
             let missing = self.missing(read, own, &tokens, window);
             if missing > 0 {
                 // All in one piece: to put one after the other would copy those before again and again.
@@ -198,9 +239,12 @@ impl Reading {
                 let longer = branches.into_iter().map(|branch| branch.append(&empty));
                 branches = longer.collect();
             }
-            conditionings.push(match read {
-                Read::Text(text) => Conditioning::of_text(text.clone(), branches),
-                Read::Embedding(_) => Conditioning::of_embedding(branches),
+            if index > 0 && self.zero_empty_negative && read.is_empty() {
+                branches = branches.iter().map(EncodedBranch::zeroed).collect();
+            }
+            conditionings.push(match read.text() {
+                Some(text) => Conditioning::of_text(text.clone(), branches),
+                None => Conditioning::of_embedding(branches),
             });
         }
         Ok(conditionings)
@@ -242,6 +286,8 @@ struct Context {
     shown: Vec<Arc<PromptEmbedding>>,
     /// `[batch, tokens, width]` of what is shown.
     joined: ArcArray<f32, Ix3>,
+    /// `[batch, width]`, where all that is shown has a pooled output.
+    pooled: Option<ArcArray<f32, Ix2>>,
 }
 
 impl Contexts {
@@ -260,10 +306,9 @@ impl Contexts {
         }
     }
 
-    /// Of one embedding that stays, `[1, tokens, width]`.
-    pub fn constant(embedding: ArrayView3<'_, f32>) -> Self {
-        let embedding = PromptEmbedding::from(embedding.to_owned().into_shared());
-        Self::new(&[&[EncodedBranch::from(embedding)]])
+    /// Of one embedding that stays.
+    pub fn constant(embedding: &PromptEmbedding) -> Self {
+        Self::new(&[&[EncodedBranch::from(embedding.clone())]])
     }
 
     /// Takes up what is in force at this model call, from 0.
@@ -281,6 +326,14 @@ impl Contexts {
     /// `[batch, tokens, width]` of a branch, as taken up last.
     pub fn context(&self, branch: usize) -> ArrayView3<'_, f32> {
         self.branches[branch].joined.view()
+    }
+
+    /// The pooled output `[batch, width]` of a branch, as taken up last.
+    pub fn pooled(&self, branch: usize) -> Option<ArrayView2<'_, f32>> {
+        self.branches[branch]
+            .pooled
+            .as_ref()
+            .map(|pooled| pooled.view())
     }
 
     /// The weight of a branch for each picture.
@@ -302,37 +355,51 @@ impl Contexts {
 impl Context {
     fn new(pictures: Vec<EncodedBranch>) -> Self {
         let shown: Vec<_> = pictures.iter().map(|branch| branch.at(0).clone()).collect();
-        let joined = match &shown[..] {
-            [one] => one.embedding.clone(),
-            all => {
-                let views: Vec<_> = all.iter().map(|one| one.embedding.view()).collect();
-                ndarray::concatenate(Axis(0), &views)
-                    .expect("pictures of a batch have as many tokens each")
-                    .into_shared()
-            }
-        };
-        Self {
+        let mut context = Self {
             weights: pictures.iter().map(|branch| branch.weight as f32).collect(),
             pictures,
+            joined: shown[0].embedding.clone(),
+            pooled: shown[0].pooled.clone(),
             shown,
-            joined,
+        };
+        context.join();
+        context
+    }
+
+    /// Joins what is shown.
+    fn join(&mut self) {
+        if let [one] = &self.shown[..] {
+            self.joined = one.embedding.clone();
+            self.pooled = one.pooled.clone();
+            return;
         }
+        let views: Vec<_> = self.shown.iter().map(|one| one.embedding.view()).collect();
+        self.joined = ndarray::concatenate(Axis(0), &views)
+            .expect("pictures of a batch have as many tokens each")
+            .into_shared();
+        let pooled = self
+            .shown
+            .iter()
+            .map(|one| Some(one.pooled.as_ref()?.view()));
+        let pooled: Option<Vec<_>> = pooled.collect();
+        self.pooled = pooled.map(|views| {
+            ndarray::concatenate(Axis(0), &views)
+                .expect("pooled outputs of one width, checked in the plan")
+                .into_shared()
+        });
     }
 
     fn turn(&mut self, call: usize) {
-        let alone = self.pictures.len() == 1;
-        for (i, (branch, shown)) in self.pictures.iter().zip(&mut self.shown).enumerate() {
+        let mut changed = false;
+        for (branch, shown) in self.pictures.iter().zip(&mut self.shown) {
             let next = branch.at(call);
-            if Arc::ptr_eq(next, shown) {
-                continue;
+            if !Arc::ptr_eq(next, shown) {
+                *shown = next.clone();
+                changed = true;
             }
-            *shown = next.clone();
-            if alone {
-                self.joined = next.embedding.clone();
-            } else {
-                let mut row = self.joined.index_axis_mut(Axis(0), i);
-                row.assign(&next.embedding.index_axis(Axis(0), 0));
-            }
+        }
+        if changed {
+            self.join();
         }
     }
 }

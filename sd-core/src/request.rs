@@ -1,11 +1,11 @@
 //! What to draw, and how.
 
-use ndarray::{ArcArray, Array, Ix3, Ix4};
+use ndarray::{ArcArray, Array, Ix2, Ix3, Ix4};
 use sd_schedulers::{DpmPlusPlus2M, Ladder, NoiseKind, Scheduler, SchedulerConfig, Variation};
 use sd_text::{Chunking, Cleanup, Emphasis, PromptEmbedding, Side, Syntax};
 use serde::{Deserialize, Serialize};
 
-use crate::{Guidance, prompts::Read};
+use crate::{Guidance, Sizes, prompts::Read};
 
 /// The longest prompt that is read, in bytes: 64 KiB.
 pub const MAX_PROMPT_BYTES: usize = 1 << 16;
@@ -54,7 +54,14 @@ pub struct Request {
     /// What the picture is pushed away from, by guidance. Default: the empty prompt.
     #[serde(default)]
     pub negative: Prompt,
-    /// How the two are read.
+    /// The text that the second tower of SDXL reads in the place of [`prompt`](Self::prompt), with equally many parts between
+    /// ANDs. Default: `None`, both towers read the same.
+    #[serde(default)]
+    pub prompt_2: Option<String>,
+    /// The same for [`negative`](Self::negative).
+    #[serde(default)]
+    pub negative_2: Option<String>,
+    /// How the prompts are read.
     #[serde(default)]
     pub prompt_options: PromptOptions,
     /// Width and height in pixels, multiples of 8 and of the model's factor. Default: the size the model was made for.
@@ -91,9 +98,28 @@ pub struct Request {
     /// of a strength that is not 0, the same seed and the variation's + `i`. Each is what it would be alone.
     #[serde(default = "default_count")]
     pub count: usize,
-    /// Which layer of CLIP is read, from the last: 1 is the last, 2 the one before. Default: the pipeline's.
+    /// Which layer of CLIP is read, from the last: 1 is the last, 2 the one before, 0 the model's own, which is 1 for Stable
+    /// Diffusion 1.x and 2 for SDXL. Default: the pipeline's, which is 0 where nothing else is set.
     #[serde(default)]
     pub clip_skip: Option<usize>,
+    /// What an SDXL model is told of the picture's size. Default: that it is neither scaled nor cropped.
+    #[serde(default)]
+    pub sizes: Sizes,
+    /// What it is told for the negative prompt. Counts only if both [`original`](Sizes::original) and
+    /// [`target`](Sizes::target) are set, as in diffusers. Default: `None`, the same as for the prompt.
+    #[serde(default)]
+    pub negative_sizes: Option<Sizes>,
+    /// The aesthetic score that SDXL's refiner aims at, about 1 to 10. Default: 6.
+    #[serde(default = "default_score")]
+    pub aesthetic_score: f32,
+    /// The aesthetic score that it moves away from. Default: 2.5.
+    #[serde(default = "default_negative_score")]
+    pub negative_aesthetic_score: f32,
+    /// The picture that stands beside the latents of models such as inpainting ones, `[1 or count, channels, h, w]` in the
+    /// sides of the latents: mask, then masked latents for inpainting; latents, not scaled, for instruct-pix2pix. Models that
+    /// take one need it. Default: `None`.
+    #[serde(default)]
+    pub beside: Option<ArcArray<f32, Ix4>>,
     /// The sampler. Default DPM++ 2M.
     #[serde(default = "default_scheduler")]
     pub scheduler: Scheduler,
@@ -116,6 +142,14 @@ fn default_guidance() -> Guidance {
     Guidance::from(7.5)
 }
 
+fn default_score() -> f32 {
+    6.0
+}
+
+fn default_negative_score() -> f32 {
+    2.5
+}
+
 fn default_count() -> usize {
     1
 }
@@ -130,6 +164,8 @@ impl Request {
         Self {
             prompt: prompt.into(),
             negative: Prompt::default(),
+            prompt_2: None,
+            negative_2: None,
             prompt_options: PromptOptions::default(),
             size: None,
             steps: default_steps(),
@@ -141,6 +177,11 @@ impl Request {
             ensd: 0,
             count: default_count(),
             clip_skip: None,
+            sizes: Sizes::default(),
+            negative_sizes: None,
+            aesthetic_score: default_score(),
+            negative_aesthetic_score: default_negative_score(),
+            beside: None,
             scheduler: default_scheduler(),
             ladder: None,
             initial_noise: None,
@@ -156,6 +197,18 @@ impl Request {
     /// Sets [`negative`](Self::negative).
     pub fn negative(mut self, prompt: impl Into<Prompt>) -> Self {
         self.negative = prompt.into();
+        self
+    }
+
+    /// Sets [`prompt_2`](Self::prompt_2).
+    pub fn prompt_2(mut self, text: impl Into<String>) -> Self {
+        self.prompt_2 = Some(text.into());
+        self
+    }
+
+    /// Sets [`negative_2`](Self::negative_2).
+    pub fn negative_2(mut self, text: impl Into<String>) -> Self {
+        self.negative_2 = Some(text.into());
         self
     }
 
@@ -226,6 +279,31 @@ impl Request {
         self
     }
 
+    /// Sets [`sizes`](Self::sizes).
+    pub fn sizes(mut self, sizes: Sizes) -> Self {
+        self.sizes = sizes;
+        self
+    }
+
+    /// Sets [`negative_sizes`](Self::negative_sizes).
+    pub fn negative_sizes(mut self, sizes: Sizes) -> Self {
+        self.negative_sizes = Some(sizes);
+        self
+    }
+
+    /// Sets [`aesthetic_score`](Self::aesthetic_score) and
+    /// [`negative_aesthetic_score`](Self::negative_aesthetic_score).
+    pub fn aesthetic_scores(mut self, score: f32, negative: f32) -> Self {
+        (self.aesthetic_score, self.negative_aesthetic_score) = (score, negative);
+        self
+    }
+
+    /// Sets [`beside`](Self::beside).
+    pub fn beside(mut self, picture: Array<f32, Ix4>) -> Self {
+        self.beside = Some(picture.into_shared());
+        self
+    }
+
     /// Sets [`scheduler`](Self::scheduler): a sampler with its options, or a named one
     /// (`"euler-a".parse::<Scheduler>()`), which takes its options from the model.
     pub fn scheduler(mut self, scheduler: impl Into<Scheduler>) -> Self {
@@ -252,7 +330,7 @@ impl Request {
         let sampler = self.scheduler.sampler(&SchedulerConfig::default());
         sampler.needs().unconditional
             || self.guidance.uses_negative(self.steps)
-            || Read::new(&self.prompt, Side::Positive, &self.prompt_options).composes()
+            || Read::new(&self.prompt, None, Side::Positive, &self.prompt_options).composes()
     }
 }
 
@@ -279,6 +357,9 @@ pub struct PromptOptions {
     /// Whether the shorter of prompt and negative prompt is made as long as the other by empty windows, WebUI's "Pad prompt/negative
     /// prompt to be same length". Default false: each keeps its own length.
     pub same_length: bool,
+    /// Whether an empty negative prompt is encoded like any other also by a model that wants zeros in its place, as SDXL does
+    /// (`force_zeros_for_empty_prompt`). Default: false.
+    pub encode_empty: bool,
 }
 
 impl PromptOptions {
@@ -311,19 +392,31 @@ impl PromptOptions {
         self.same_length = same;
         self
     }
+
+    /// Sets [`encode_empty`](Self::encode_empty).
+    pub fn encode_empty(mut self, encode: bool) -> Self {
+        self.encode_empty = encode;
+        self
+    }
 }
 
-/// A prompt: text, or what a text model made of one. With serde it is a string, or ndarray's form of an array.
+/// A prompt: text, or what a text model made of one. With serde it is a string, or an object of arrays in ndarray's form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected a prompt: a string, or an array of shape [1, tokens, width] in ndarray's form"
+    expecting = "expected a prompt: a string, or an object with `embedding`, an array of shape [1, tokens, width] in ndarray's form"
 )]
 pub enum Prompt {
     /// Encoded by the pipeline.
     Text(String),
-    /// `[1, tokens, width]`, used as it is; the clip skip does not apply. Cheap to clone.
-    Embedding(ArcArray<f32, Ix3>),
+    /// Used as it is; the clip skip does not apply. Cheap to clone.
+    Embedding {
+        /// The states of the tokens, `[1, tokens, width]`.
+        embedding: ArcArray<f32, Ix3>,
+        /// The pooled output `[1, width]`, for models that take one.
+        #[serde(default)]
+        pooled: Option<ArcArray<f32, Ix2>>,
+    },
 }
 
 impl Default for Prompt {
@@ -352,12 +445,18 @@ impl From<&str> for Prompt {
 
 impl From<PromptEmbedding> for Prompt {
     fn from(prompt: PromptEmbedding) -> Self {
-        Self::Embedding(prompt.embedding)
+        Self::Embedding {
+            embedding: prompt.embedding,
+            pooled: prompt.pooled,
+        }
     }
 }
 
 impl From<Array<f32, Ix3>> for Prompt {
     fn from(embedding: Array<f32, Ix3>) -> Self {
-        Self::Embedding(embedding.into_shared())
+        Self::Embedding {
+            embedding: embedding.into_shared(),
+            pooled: None,
+        }
     }
 }

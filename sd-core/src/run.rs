@@ -7,12 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ndarray::{Array4, ArrayView3, Axis};
+use ndarray::{ArcArray, Array2, Array4, ArrayView3, Axis, Ix4};
 use sd_schedulers::{Calls, NoiseError, NoiseSource, Run, Rung, Seeds, Step};
 
 use crate::{
     Conditioning, Error, Event, Guided, Picture, Pipeline, Progress, StepInfo, StopToken, Stopped,
     Timings, Unfinished,
+    guided::Half,
     picture::{Made, to_rgb},
     plan::Planned,
     prompts::Contexts,
@@ -84,7 +85,7 @@ impl<'a> Batch<'a> {
         let [height, width] = plan.latents;
         let shape = [
             self.pictures.len(),
-            parts.denoiser.latent_channels(),
+            parts.denoiser.inputs().channels,
             height,
             width,
         ];
@@ -109,11 +110,15 @@ impl<'a> Batch<'a> {
         let mut latents = &initial_noise * plan.rungs.initial_scale();
 
         let encoded = &self.conditionings;
-        let contexts = |prompts: Vec<&Conditioning>| {
+        let half = |prompts: Vec<&Conditioning>, row: usize| {
             let branches = prompts.iter().map(|prompt| &prompt.branches[..]);
-            Contexts::new(&branches.collect::<Vec<_>>())
+            Half {
+                contexts: Contexts::new(&branches.collect::<Vec<_>>()),
+                sizes: self.sizes(row),
+                beside: self.beside(),
+            }
         };
-        let prompt = contexts(encoded.iter().map(|encoded| &encoded.prompt).collect());
+        let prompt = half(encoded.iter().map(|encoded| &encoded.prompt).collect(), 0);
         let negative = encoded.iter().map(|encoded| encoded.negative.as_ref());
         let negative: Option<Vec<_>> = negative.collect();
         let guidance = self
@@ -140,7 +145,7 @@ impl<'a> Batch<'a> {
                 parts.scheduler.prediction,
                 shape,
                 prompt,
-                negative.map(contexts),
+                negative.map(|negative| half(negative, 1)),
                 guidance,
                 self.stop.clone(),
             )
@@ -180,6 +185,28 @@ impl<'a> Batch<'a> {
             run.denoised,
             observer,
         )
+    }
+
+    /// What the network is told of the size of each picture, `[batch, ids]`: row 0 for the prompt, 1 for the negative prompt.
+    fn sizes(&self, row: usize) -> Option<Array2<f32>> {
+        let of = |&(request, _): &(usize, usize)| {
+            let sizes = self.planned[request].sizes.as_ref()?;
+            Some(sizes.index_axis(Axis(0), row))
+        };
+        let rows: Vec<_> = self.pictures.iter().map(of).collect::<Option<_>>()?;
+        Some(ndarray::stack(Axis(0), &rows).expect("as many sizes for each picture"))
+    }
+
+    /// What stands beside the latents of each picture, `[batch, channels, h, w]`.
+    fn beside(&self) -> Option<ArcArray<f32, Ix4>> {
+        let of = |&(request, index): &(usize, usize)| {
+            let beside = self.planned[request].request.beside.as_ref()?;
+            let index = index.min(beside.dim().0 - 1);
+            Some(beside.index_axis(Axis(0), index))
+        };
+        let all: Vec<_> = self.pictures.iter().map(of).collect::<Option<_>>()?;
+        let all = ndarray::stack(Axis(0), &all).expect("one shape for each picture");
+        Some(all.into_shared())
     }
 
     /// Decodes the pictures and hands them over.
@@ -268,7 +295,7 @@ impl<'a> Batch<'a> {
         denoised: Option<&[f32]>,
     ) -> Error {
         let plan = &self.planned[self.pictures[0].0];
-        let channels = self.pipeline.parts.denoiser.latent_channels();
+        let channels = self.pipeline.parts.denoiser.inputs().channels;
         let shape = (1, channels, plan.latents[0], plan.latents[1]);
         let length = latents.len() / self.pictures.len();
         let one = |i: usize, all: &[f32]| {

@@ -16,6 +16,7 @@ use sd_core::{
         Clip, Conventions, EulerAncestral, EulerCfgPp, Ladder, Needs, Path, Prediction, Run, Rung,
         Rungs, Sampler, Step,
     },
+    text::PromptEmbedding,
 };
 
 #[derive(serde::Deserialize)]
@@ -439,9 +440,9 @@ fn a_token_interrupts_the_plain_function() {
         ..Model::default()
     });
     let pipeline = waiting.pipeline();
-    let prompt = Array3::<f32>::ones((1, 7, 4));
+    let prompt = PromptEmbedding::from(Array3::<f32>::ones((1, 7, 4)));
     let size = ImageSize::new(64, 48).unwrap();
-    let guided = pipeline.guided(size, prompt.view(), None, ClassifierFree::from(1.0));
+    let guided = pipeline.guided(size, &prompt, None, ClassifierFree::from(1.0));
     let stop = StopToken::new();
     stop.stop();
     let mut guided = guided.unwrap().stopped_by(stop);
@@ -454,26 +455,24 @@ fn a_token_interrupts_the_plain_function() {
 fn the_plain_function_has_both_halves_too() {
     let pipeline = Fakes::new().pipeline();
     let (prompt, negative) = (
-        Array3::<f32>::ones((1, 7, 4)),
-        Array3::<f32>::from_elem((1, 7, 4), 0.5),
+        PromptEmbedding::from(Array3::<f32>::ones((1, 7, 4))),
+        PromptEmbedding::from(Array3::<f32>::from_elem((1, 7, 4), 0.5)),
     );
     let size = ImageSize::new(64, 48).unwrap();
     let guided = |negative, guidance: ClassifierFree| {
-        pipeline
-            .guided(size, prompt.view(), negative, guidance)
-            .unwrap()
+        pipeline.guided(size, &prompt, negative, guidance).unwrap()
     };
     let x = vec![0.5; 192];
     let at = rung(3, 1.0);
     let half = |scale| {
         let mut denoised = vec![0.0; 192];
-        let mut guided = guided(Some(negative.view()), ClassifierFree::from(scale));
+        let mut guided = guided(Some(&negative), ClassifierFree::from(scale));
         guided.denoise(&x, at, &mut denoised).unwrap();
         denoised
     };
     let mut both = [vec![0.0; 192], vec![0.0; 192]];
     let [denoised, unconditional] = &mut both;
-    guided(Some(negative.view()), ClassifierFree::from(7.5))
+    guided(Some(&negative), ClassifierFree::from(7.5))
         .denoise_both(&x, at, denoised, unconditional)
         .unwrap();
     assert_eq!(both[0], half(7.5));
@@ -495,7 +494,7 @@ fn the_plain_function_has_both_halves_too() {
     let mut found = [vec![0.0; 192], vec![0.0; 192], vec![0.0; 192]];
     let steps = [None, Some(6), Some(8)];
     for (steps, denoised) in steps.into_iter().zip(&mut found) {
-        let guided = guided(Some(negative.view()), late);
+        let guided = guided(Some(&negative), late);
         let mut guided = match steps {
             Some(steps) => {
                 let ladder = Ladder::karras();

@@ -22,7 +22,7 @@ use sd_core::{
         DpmAdaptive, DpmFast, DpmPlusPlus2M, DpmPlusPlusSde, Euler, EulerAncestral, Ladder,
         NoiseKind, NoiseSource, Scheduler, Seeds, Shape, Slerp, TorchRng, Variation,
     },
-    text::{Chunking, ClipSkip},
+    text::{Chunking, ClipSkip, PromptEmbedding},
 };
 
 #[test]
@@ -631,7 +631,7 @@ fn a_request_is_json_and_back() {
     let embedded = Request::new(Array3::from_elem((1, 2, 4), 0.5_f32));
     let back: Request = serde_json::from_str(&serde_json::to_string(&embedded).unwrap()).unwrap();
     assert!(
-        matches!(back.prompt, Prompt::Embedding(e) if e.dim() == (1, 2, 4) && e[[0, 1, 3]] == 0.5)
+        matches!(back.prompt, Prompt::Embedding { embedding: e, pooled: None } if e.dim() == (1, 2, 4) && e[[0, 1, 3]] == 0.5)
     );
 
     for wrong in [
@@ -843,23 +843,24 @@ fn the_preview_of_a_linear_codec_is_what_it_decodes() {
 #[test]
 fn what_the_plain_function_is_given_is_checked() {
     let pipeline = Fakes::new().pipeline();
-    let embedding = Array3::zeros((1, 7, 4));
+    let zeros = |width| PromptEmbedding::from(Array3::zeros((1, 7, width)));
+    let embedding = zeros(4);
     let size = ImageSize::new(64, 48).unwrap();
-    let guided = |prompt: &Array3<f32>| {
+    let guided = |prompt: &PromptEmbedding| {
         pipeline
-            .guided(size, prompt.view(), None, 1.0)
+            .guided(size, prompt, None, 1.0)
             .map(|guided| guided.shape())
     };
     assert_eq!(guided(&embedding).unwrap(), [1, 4, 6, 8]);
-    assert!(guided(&Array3::zeros((1, 7, 5))).is_err());
-    let wrong = pipeline.guided(size, embedding.view(), None, f32::NAN);
+    assert!(guided(&zeros(5)).is_err());
+    let wrong = pipeline.guided(size, &embedding, None, f32::NAN);
     assert_eq!(
         wrong.unwrap_err().to_string(),
         "guidance is NaN, expected a finite number"
     );
     let large = ImageSize::new(8192, 8192).unwrap();
-    assert!(pipeline.guided(large, embedding.view(), None, 1.0).is_err());
-    let mut at_work = pipeline.guided(size, embedding.view(), None, 1.0).unwrap();
+    assert!(pipeline.guided(large, &embedding, None, 1.0).is_err());
+    let mut at_work = pipeline.guided(size, &embedding, None, 1.0).unwrap();
     let rung = Ladder::karras()
         .rungs(
             pipeline.schedule(),

@@ -12,45 +12,41 @@ use std::{
 };
 
 use common::{Codec, Fakes, Text, base, latents, prompts, tokenizer};
-use ndarray::{Array3, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4};
+use ndarray::{Array3, ArrayView2, ArrayView3, ArrayViewMut4};
 use sd_core::{
-    BoxError, Denoiser, Error, MAX_BRANCHES, Pipeline, Prompt, PromptOptions, Request,
-    SchedulerConfig, StopToken,
+    BoxError, Call, Denoiser, Error, Inputs, MAX_BRANCHES, Pipeline, Prompt, PromptOptions,
+    Request, SchedulerConfig, StopToken,
     schedulers::{
         Euler, EulerCfgPp, Heun, Prediction, Restart, RestartSegment, Scheduler, TABLE, by_name,
         from_webui,
     },
     text::{
-        Chunking, Cleanup, ClipSkip, Emphasis, EncodeOptions, PromptEncoder, Syntax, TextModel,
+        Chunking, Cleanup, ClipSkip, Emphasis, EncodeOptions, Layer, PromptEncoder, Syntax,
+        TextModel, TextShape, TextStates,
     },
 };
 
 /// Remembers what it was given, and predicts noise that is a number of the context.
-#[derive(Default)]
-struct Spy(Mutex<Vec<Array3<f32>>>);
+struct Spy(Mutex<Vec<Array3<f32>>>, Inputs);
+
+impl Default for Spy {
+    fn default() -> Self {
+        Self(Mutex::default(), Inputs::new(4, 4))
+    }
+}
 
 fn predicted(context: ArrayView3<'_, f32>) -> f32 {
     context.sum() / context.len() as f32
 }
 
 impl Denoiser for Spy {
-    fn latent_channels(&self) -> usize {
-        4
+    fn inputs(&self) -> &Inputs {
+        &self.1
     }
-    fn context_width(&self) -> usize {
-        4
-    }
-    fn predict(
-        &self,
-        latents: ArrayView4<'_, f32>,
-        _: f32,
-        context: ArrayView3<'_, f32>,
-        mut output: ArrayViewMut4<'_, f32>,
-        _: &StopToken,
-    ) -> Result<(), BoxError> {
-        assert_eq!(latents.dim(), output.dim());
-        output.fill(predicted(context));
-        self.0.lock().unwrap().push(context.to_owned());
+    fn predict(&self, call: &Call<'_>, mut output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError> {
+        assert_eq!(call.latents.dim(), output.dim());
+        output.fill(predicted(call.context));
+        self.0.lock().unwrap().push(call.context.to_owned());
         Ok(())
     }
 }
@@ -579,27 +575,14 @@ fn batches_of_prompts_of_all_lengths() {
 struct Stopping(Text, StopToken);
 
 impl TextModel for Stopping {
-    fn layers(&self) -> usize {
-        self.0.layers()
+    fn shape(&self) -> TextShape {
+        self.0.shape()
     }
-    fn width(&self) -> usize {
-        self.0.width()
-    }
-    fn max_length(&self) -> usize {
-        self.0.max_length()
-    }
-    fn vocab_size(&self) -> usize {
-        self.0.vocab_size()
-    }
-    fn hidden_states(
-        &self,
-        ids: ArrayView2<'_, i64>,
-        clip_skip: ClipSkip,
-    ) -> Result<Array3<f32>, BoxError> {
+    fn run(&self, ids: ArrayView2<'_, i64>, layer: Layer) -> Result<TextStates, BoxError> {
         if self.0.calls.load(Relaxed) == 1 {
             self.1.stop();
         }
-        self.0.hidden_states(ids, clip_skip)
+        self.0.run(ids, layer)
     }
 }
 

@@ -361,12 +361,12 @@ fn a_sampler_of_ones_own_makes_the_picture_of_the_pipeline() {
     let pipeline = Fakes::new().pipeline();
     let encode = |text| {
         let encoded = pipeline.prompt_encoder().encode(text, ClipSkip::LAST);
-        encoded.unwrap().embedding
+        encoded.unwrap()
     };
     let (prompt, negative) = (encode("a fox"), encode("blurry"));
     let size = ImageSize::new(64, 48).unwrap();
     let mut guided = pipeline
-        .guided(size, prompt.view(), Some(negative.view()), 7.5)
+        .guided(size, &prompt, Some(&negative), 7.5)
         .unwrap();
     let sampler = Heun::default();
     let rungs = Ladder::karras()

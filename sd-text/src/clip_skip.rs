@@ -21,13 +21,16 @@ use std::num::NonZeroUsize;
 /// Which layer's output conditions the denoiser, counted from the end: 1 is the last layer, 2 the penultimate. The
 /// final layer norm always follows.
 ///
-/// At least 1; how many layers there are is the model's to say ([`TextModel::layers`](crate::TextModel::layers)).
+/// At least 1; how many layers there are is the model's to say ([`TextShape::layers`](crate::TextShape::layers)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClipSkip(NonZeroUsize);
 
 impl ClipSkip {
     /// The last layer: nothing is skipped. The default, as in WebUI and diffusers.
     pub const LAST: Self = Self(NonZeroUsize::MIN);
+
+    /// The layer before the last: SDXL's own.
+    pub const PENULTIMATE: Self = Self(NonZeroUsize::MIN.saturating_add(1));
 
     /// WebUI's number: 1 is the last layer, 2 the penultimate.
     ///

@@ -1,104 +1,95 @@
 //! Prompt → token ids → hidden states.
 
 mod cache;
+mod embedding;
+mod error;
+mod model;
 mod options;
+mod tower;
 
-use std::collections::{HashMap, HashSet};
-use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 
-use ndarray::{ArcArray, Array2, Array3, ArrayView2, Axis, Ix3};
+use crate::{Chunks, ClipSkip, ClipTokenizer, PromptText};
 
-use crate::{
-    Chunks, ClipSkip, ClipTokenizer, Cut, Emphasis, NamedInversion, PromptText, Tokens, attention,
-    emphasis,
-    prompt::{self, ScheduleEntry},
-};
-
-use cache::Cache;
+pub use embedding::{EncodedBranch, EncodedEntry, PromptEmbedding};
+pub use error::TextError;
+pub use model::{BoxError, Layer, TextModel, TextShape, TextStates};
 pub use options::EncodeOptions;
+pub use tower::Tower;
 
-/// What a backend may fail with.
-pub type BoxError = Box<dyn Error + Send + Sync>;
-
-/// A CLIP text model. Backends implement it; a program only hands it on.
-pub trait TextModel: Send + Sync {
-    /// How many transformer layers it has (12 in Stable Diffusion 1.x): the greatest [`ClipSkip`] it can serve.
-    fn layers(&self) -> usize;
-
-    /// Channels of a hidden state (768 in Stable Diffusion 1.x, 1024 in 2.x).
-    fn width(&self) -> usize;
-
-    /// The most tokens it takes at once (77 in all of CLIP).
-    fn max_length(&self) -> usize;
-
-    /// Rows of its token embedding (49408 in CLIP): every id must be below.
-    fn vocab_size(&self) -> usize;
-
-    /// The hidden states of the layer that `clip_skip` names, after the final layer norm: `ids` `[batch, length]` gives
-    /// `[batch, length, width]`.
-    ///
-    /// # Errors
-    /// Whatever stops the backend: ids or a length out of range, a clip skip beyond [`layers`](Self::layers), an engine
-    /// that fails.
-    fn hidden_states(
-        &self,
-        ids: ArrayView2<'_, i64>,
-        clip_skip: ClipSkip,
-    ) -> Result<Array3<f32>, BoxError>;
-}
-
-/// A tokenizer and the text model it belongs to. Cheap to clone, usable from several threads.
+/// One or several [`Tower`]s that read the same prompt: one in Stable Diffusion 1.x and 2.x, two in SDXL. Cheap to clone,
+/// usable from several threads.
 ///
-/// It keeps up to 64 MiB of the embeddings that it was asked for last, which its clones share: a text that comes again, with the same
-/// options, costs nothing.
-#[derive(Clone)]
+/// The hidden states of the towers stand side by side in an embedding, so that their widths are added. The pooled output is
+/// that of the tower that has one.
+#[derive(Debug, Clone)]
 pub struct PromptEncoder {
-    tokenizer: Arc<ClipTokenizer>,
-    model: Arc<dyn TextModel>,
-    cache: Arc<Cache>,
+    /// At least one.
+    towers: Arc<[Tower]>,
 }
 
 impl PromptEncoder {
-    /// Joins the two.
+    /// An encoder of one tower, which is read at its last layer, with the final norm: that of Stable Diffusion 1.x and 2.x.
     ///
     /// # Errors
-    /// [`TextError::Vocabulary`] or [`TextError::Length`] if the tokenizer can give ids, or a number of them, that the
-    /// model doesn't take.
+    /// As [`Tower::new`].
     pub fn new(
         tokenizer: Arc<ClipTokenizer>,
         model: Arc<dyn TextModel>,
     ) -> Result<Self, TextError> {
-        let (ids, rows) = (tokenizer.vocab_size(), model.vocab_size());
-        if ids > rows {
-            return Err(TextError::Vocabulary {
-                tokenizer: ids,
-                model: rows,
-            });
-        }
-        let (length, most) = (tokenizer.max_length(), model.max_length());
-        if length > most {
-            return Err(TextError::Length {
-                tokenizer: length,
-                model: most,
-            });
+        Self::of_towers(vec![Tower::new(tokenizer, model)?])
+    }
+
+    /// An encoder of several towers, in the order in which their states stand side by side.
+    ///
+    /// # Errors
+    /// [`TextError::Towers`] if there is none, or if two have a pooled output; [`TextError::Length`] if their tokenizers do
+    /// not give equally many tokens.
+    pub fn of_towers(towers: Vec<Tower>) -> Result<Self, TextError> {
+        let pooled = towers
+            .iter()
+            .filter_map(|tower| tower.model().shape().pooled);
+        let pooled = pooled.count();
+        let Some(first) = towers.first().filter(|_| pooled <= 1) else {
+            let towers = towers.len();
+            return Err(TextError::Towers { towers, pooled });
+        };
+        let model = first.tokenizer().max_length();
+        let mut lengths = towers.iter().map(|tower| tower.tokenizer().max_length());
+        if let Some(tokenizer) = lengths.find(|&length| length != model) {
+            return Err(TextError::Length { tokenizer, model });
         }
         Ok(Self {
-            tokenizer,
-            model,
-            cache: Arc::default(),
+            towers: towers.into(),
         })
     }
 
-    /// The tokenizer, to count the tokens of a prompt without running the model.
-    pub fn tokenizer(&self) -> &ClipTokenizer {
-        &self.tokenizer
+    /// The towers, at least one.
+    pub fn towers(&self) -> &[Tower] {
+        &self.towers
     }
 
-    /// The text model.
-    pub fn model(&self) -> &dyn TextModel {
-        &*self.model
+    /// The tokenizer of the first tower, to count the tokens of a prompt without running the model.
+    pub fn tokenizer(&self) -> &ClipTokenizer {
+        self.towers[0].tokenizer()
+    }
+
+    /// The greatest clip skip: the layers of the tower that has the fewest.
+    pub fn layers(&self) -> usize {
+        let layers = self.towers.iter().map(|tower| tower.model().shape().layers);
+        layers.min().unwrap_or(0)
+    }
+
+    /// The width of an embedding: the sum over the towers.
+    pub fn width(&self) -> usize {
+        let widths = self.towers.iter().map(|tower| tower.model().shape().width);
+        widths.sum()
+    }
+
+    /// The width of the pooled output, if a tower has one.
+    pub fn pooled_width(&self) -> Option<usize> {
+        let mut pooled = self.towers.iter().map(|tower| tower.model().shape().pooled);
+        pooled.find_map(|width| width)
     }
 
     /// Encodes one text with the default [`EncodeOptions`] but for the layer: WebUI's weights and `BREAK`s are read, and a
@@ -106,8 +97,8 @@ impl PromptEncoder {
     /// [`encode_prompt`](Self::encode_prompt).
     ///
     /// # Errors
-    /// [`TextError::ClipSkip`] if the model has fewer layers, [`TextError::Model`] if it fails, [`TextError::Shape`] if
-    /// it answers in another shape than it said.
+    /// [`TextError::ClipSkip`] if a tower has fewer layers, [`TextError::Model`] if one fails, [`TextError::Shape`] or
+    /// [`TextError::Pooled`] if one answers in another shape than it declares.
     pub fn encode(&self, text: &str, clip_skip: ClipSkip) -> Result<PromptEmbedding, TextError> {
         self.encode_with(text, &EncodeOptions::default().clip_skip(clip_skip))
     }
@@ -122,12 +113,15 @@ impl PromptEncoder {
         text: &str,
         options: &EncodeOptions,
     ) -> Result<PromptEmbedding, TextError> {
-        let mut states = States::new(self, options.clip_skip, &|| true)?;
-        // 0 and 1 are the same, and share an entry of the cache with `encode_prompt`.
-        let options = options.clone().min_chunks(options.min_chunks.max(1));
-        let key = (Arc::from(text), options);
-        let embedding = self.cached(key, None, &mut states)?;
-        Ok(PromptEmbedding::clone(&embedding))
+        let mut options = options.clone();
+        if self.towers.len() > 1 {
+            let lengths = self.towers.iter().map(|tower| tower.chunks(text, &options));
+            let longest = lengths.map(|chunks| chunks.chunks.len()).max();
+            options.min_chunks = options.min_chunks.max(longest.unwrap_or(1));
+        }
+        let encode = |tower: &Tower| tower.encode(text, &options);
+        let towers: Vec<_> = self.towers.iter().map(encode).collect::<Result<_, _>>()?;
+        Ok(PromptEmbedding::clone(&PromptEmbedding::joined(&towers)))
     }
 
     /// Encodes all texts that a prompt shows over `steps` steps (see [`Branch::schedule`](crate::Branch::schedule)), each
@@ -142,417 +136,85 @@ impl PromptEncoder {
         steps: usize,
         options: &EncodeOptions,
     ) -> Result<Vec<EncodedBranch>, TextError> {
-        self.encode_prompt_while(prompt, steps, options, &|| true)
+        self.encode_prompt_while(&[prompt], steps, options, &|| true)
     }
 
-    /// As [`encode_prompt`](Self::encode_prompt), as long as `go_on` says so, which is asked before each run of the model: a prompt of
-    /// thousands of chunks takes minutes.
+    /// As [`encode_prompt`](Self::encode_prompt), with a prompt for each tower, the last of which is also that of the towers
+    /// behind it, and as long as `go_on` returns true. It is called before each run of a network: a prompt of thousands of
+    /// chunks takes minutes.
     ///
     /// # Errors
-    /// As `encode_prompt`, and [`TextError::Stopped`].
+    /// As `encode_prompt`; [`TextError::Stopped`]; [`TextError::Parts`] if the prompts do not have equally many branches.
     pub fn encode_prompt_while(
         &self,
-        prompt: &PromptText,
+        prompts: &[&PromptText],
         steps: usize,
         options: &EncodeOptions,
         go_on: &dyn Fn() -> bool,
     ) -> Result<Vec<EncodedBranch>, TextError> {
-        let mut states = States::new(self, options.clip_skip, go_on)?;
-        let mut embeddings: HashMap<(Arc<str>, usize), Arc<PromptEmbedding>> = HashMap::new();
-        let options = options.clone().syntax(prompt.syntax());
-        let mut branches = Vec::new();
-        for branch in prompt.branches() {
-            let schedule = branch.schedule(steps);
-            let mut parted: HashMap<&str, Chunks> = HashMap::new();
-            for ScheduleEntry { text, .. } in schedule.entries() {
-                parted
-                    .entry(text)
-                    .or_insert_with(|| self.chunks(text, &options));
-            }
-            let lengths = parted.values().map(|chunks| chunks.chunks.len());
-            let longest = lengths.max().unwrap_or(1);
-            let options = options.clone().min_chunks(options.min_chunks.max(longest));
-
-            let mut entries = Vec::with_capacity(schedule.entries().len());
-            for ScheduleEntry { end, text } in schedule.entries() {
-                // Texts that another branch shows too are shared with it if they are of one length.
-                let key = (text.clone(), longest);
-                if let Some(chunks) = parted.remove(&**text)
-                    && !embeddings.contains_key(&key)
-                {
-                    let cached = (text.clone(), options.clone());
-                    let embedding = self.cached(cached, Some(chunks), &mut states)?;
-                    embeddings.insert(key.clone(), embedding);
-                }
-                let embedding = embeddings[&key].clone();
-                entries.push(EncodedEntry {
-                    end: *end,
-                    embedding,
-                });
-            }
-            branches.push(EncodedBranch {
-                weight: branch.weight(),
-                entries,
-            });
+        let read = self.read_by_towers(prompts);
+        let found: Vec<_> = read
+            .iter()
+            .map(|(_, prompt)| prompt.branches().count())
+            .collect();
+        if found.iter().any(|&count| count != found[0]) {
+            return Err(TextError::Parts { found });
         }
-        Ok(branches)
+        let least = self.lengths(prompts, steps, options);
+        let mut branches: Vec<Vec<EncodedBranch>> = vec![Vec::new(); found[0]];
+        for (tower, prompt) in read {
+            let encoded = tower.encode_prompt(prompt, steps, options, &least, go_on)?;
+            for (all, branch) in branches.iter_mut().zip(encoded) {
+                all.push(branch);
+            }
+        }
+        Ok(branches.into_iter().map(EncodedBranch::joined).collect())
     }
 
-    /// The chunks of a text, to see its tokens and their weights without running the model.
+    /// The chunks of a text, to see its tokens and their weights without running the model. Those of the first tower.
     pub fn chunks(&self, text: &str, options: &EncodeOptions) -> Chunks {
-        let segments = attention(text, options.syntax);
-        self.tokenizer
-            .chunks(&segments, &options.chunking, options.cleanup)
+        self.towers[0].chunks(text, options)
     }
 
-    /// The chunks of each distinct text that [`encode_prompt`](Self::encode_prompt) encodes, in that order, made as they are asked for.
-    pub fn all_chunks(
+    /// How many chunks the longest text of the prompts has, at least [`EncodeOptions::min_chunks`]. The prompts are as for
+    /// [`encode_prompt_while`](Self::encode_prompt_while).
+    pub fn longest(&self, prompts: &[&PromptText], steps: usize, options: &EncodeOptions) -> usize {
+        let towers = self.read_by_towers(prompts).into_iter();
+        let lengths = towers.flat_map(|(tower, prompt)| tower.lengths(prompt, steps, options));
+        lengths.max().unwrap_or(1).max(options.min_chunks)
+    }
+
+    /// Each tower with the prompt that it reads.
+    pub fn read_by_towers<'a>(
+        &'a self,
+        prompts: &[&'a PromptText],
+    ) -> Vec<(&'a Tower, &'a PromptText)> {
+        let last = prompts.len() - 1;
+        let prompt = |index: usize| prompts[index.min(last)];
+        let towers = self.towers.iter().enumerate();
+        towers
+            .map(|(index, tower)| (tower, prompt(index)))
+            .collect()
+    }
+
+    /// How many chunks each branch has at least, so that the towers have equally many. Nothing is counted for one tower.
+    fn lengths(
         &self,
-        prompt: &PromptText,
+        prompts: &[&PromptText],
         steps: usize,
         options: &EncodeOptions,
-    ) -> impl Iterator<Item = Chunks> {
-        let options = options.clone().syntax(prompt.syntax());
-        let (mut known, mut texts) = (HashSet::new(), Vec::new());
-        for branch in prompt.branches() {
-            let schedule = branch.schedule(steps);
-            let all = schedule.entries().iter().map(|entry| &entry.text);
-            texts.extend(all.filter(|text| known.insert(Arc::clone(text))).cloned());
+    ) -> Vec<usize> {
+        let mut longest = Vec::new();
+        if self.towers.len() < 2 {
+            return longest;
         }
-        texts
-            .into_iter()
-            .map(move |text| self.chunks(&text, &options))
-    }
-
-    /// How many chunks the longest of those texts has, at least [`EncodeOptions::min_chunks`].
-    pub fn longest(&self, prompt: &PromptText, steps: usize, options: &EncodeOptions) -> usize {
-        let all = self.all_chunks(prompt, steps, options);
-        let chunks = all.map(|text| text.chunks.len());
-        chunks.max().unwrap_or(1).max(options.min_chunks)
-    }
-
-    /// The embedding of a text, whose `chunks` may be known.
-    fn cached(
-        &self,
-        key: (Arc<str>, EncodeOptions),
-        chunks: Option<Chunks>,
-        states: &mut States<'_>,
-    ) -> Result<Arc<PromptEmbedding>, TextError> {
-        if let Some(known) = self.cache.get(&key) {
-            return Ok(known);
-        }
-        let (text, options) = &key;
-        let chunks = chunks.unwrap_or_else(|| self.chunks(text, options));
-        let embedding = Arc::new(self.embed(chunks, options, states)?);
-        self.cache.put(key, embedding.clone());
-        Ok(embedding)
-    }
-
-    fn embed(
-        &self,
-        chunks: Chunks,
-        options: &EncodeOptions,
-        states: &mut States<'_>,
-    ) -> Result<PromptEmbedding, TextError> {
-        let Chunks { mut chunks, cut } = chunks;
-        if chunks.len() < options.min_chunks {
-            chunks.resize(options.min_chunks, self.tokenizer.empty_chunk());
-        }
-        let (length, width) = (self.tokenizer.max_length(), self.model.width());
-        let mut embedding = Array3::zeros((1, chunks.len() * length, width));
-        for (chunk, mut slot) in chunks
-            .iter()
-            .zip(embedding.axis_chunks_iter_mut(Axis(1), length))
-        {
-            let mut hidden = slot.index_axis_mut(Axis(0), 0);
-            hidden.assign(&states.of(&chunk.ids)?);
-            if emphasis::neutral(&chunk.weights) {
-                continue;
-            }
-            match options.emphasis {
-                Emphasis::KeepMean => emphasis::keep_mean(hidden, &chunk.weights),
-                Emphasis::Multiply => emphasis::multiply(hidden, &chunk.weights),
-                Emphasis::Interpolate => {
-                    let empty = states.of(&self.tokenizer.empty_chunk().ids)?;
-                    emphasis::interpolate(hidden, &chunk.weights, empty.view());
-                }
-                Emphasis::Ignore => {}
+        for (tower, prompt) in self.read_by_towers(prompts) {
+            let lengths = tower.lengths(prompt, steps, options);
+            longest.resize(lengths.len().max(longest.len()), 1);
+            for (longest, length) in longest.iter_mut().zip(lengths) {
+                *longest = length.max(*longest);
             }
         }
-        let used = chunks.iter().map(|chunk| chunk.used).sum();
-        let mut inversions: Vec<NamedInversion> = Vec::new();
-        for &id in chunks.iter().flat_map(|chunk| &chunk.ids) {
-            let named = self.tokenizer.inversion(id);
-            inversions.extend(named.filter(|named| !inversions.contains(named)).cloned());
-        }
-        let (mut ids, mut weights) = (Vec::new(), Vec::new());
-        for chunk in chunks {
-            ids.extend(chunk.ids);
-            weights.extend(chunk.weights);
-        }
-        Ok(PromptEmbedding {
-            embedding: embedding.into_shared(),
-            tokens: Tokens { ids, used, cut },
-            weights,
-            inversions,
-        })
+        longest
     }
-}
-
-/// The hidden states of chunks, each asked for once.
-struct States<'a> {
-    model: &'a dyn TextModel,
-    clip_skip: ClipSkip,
-    go_on: &'a dyn Fn() -> bool,
-    known: HashMap<Vec<u32>, Arc<Array2<f32>>>,
-}
-
-impl<'a> States<'a> {
-    fn new(
-        encoder: &'a PromptEncoder,
-        clip_skip: ClipSkip,
-        go_on: &'a dyn Fn() -> bool,
-    ) -> Result<Self, TextError> {
-        let layers = encoder.model.layers();
-        if clip_skip.number() > layers {
-            return Err(TextError::ClipSkip {
-                got: clip_skip,
-                layers,
-            });
-        }
-        Ok(Self {
-            model: &*encoder.model,
-            clip_skip,
-            go_on,
-            known: HashMap::new(),
-        })
-    }
-
-    /// Chunks are encoded one at a time, so that what one becomes doesn't depend on the others.
-    fn of(&mut self, ids: &[u32]) -> Result<Arc<Array2<f32>>, TextError> {
-        if let Some(hidden) = self.known.get(ids) {
-            return Ok(hidden.clone());
-        }
-        if !(self.go_on)() {
-            return Err(TextError::Stopped);
-        }
-        let batch = Array2::from_shape_fn((1, ids.len()), |(_, index)| i64::from(ids[index]));
-        let hidden = self
-            .model
-            .hidden_states(batch.view(), self.clip_skip)
-            .map_err(TextError::Model)?;
-        let expected = (1, ids.len(), self.model.width());
-        if hidden.dim() != expected {
-            return Err(TextError::Shape {
-                expected,
-                got: hidden.dim(),
-            });
-        }
-        let hidden = Arc::new(hidden.index_axis_move(Axis(0), 0));
-        self.known.insert(ids.to_vec(), hidden.clone());
-        Ok(hidden)
-    }
-}
-
-impl fmt::Debug for PromptEncoder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PromptEncoder")
-            .field("tokenizer", &self.tokenizer)
-            .finish_non_exhaustive()
-    }
-}
-
-/// An encoded text.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct PromptEmbedding {
-    /// `[1, length, width]`: the tokenizer's [`max_length`](ClipTokenizer::max_length) tokens for each chunk, padding
-    /// included, by the model's [`width`](TextModel::width). Cheap to clone.
-    pub embedding: ArcArray<f32, Ix3>,
-    /// The ids of all chunks, one after the other, how many of them are no padding, and what was cut off if that was asked
-    /// for ([`Chunks::cut`]).
-    pub tokens: Tokens,
-    /// The weight of each token.
-    pub weights: Vec<f32>,
-    /// The textual inversions that the text names, each once.
-    pub inversions: Vec<NamedInversion>,
-}
-
-impl PromptEmbedding {
-    /// The embedding with its last vector, with that one's token and weight, repeated up to `length` tokens: how parts of an
-    /// `AND` become as long as the longest. One that is longer stays so.
-    pub fn repeat_last(&self, length: usize) -> Self {
-        let mut longer = self.clone();
-        let (batch, tokens, width) = self.embedding.dim();
-        if tokens == 0 || tokens >= length {
-            return longer;
-        }
-        let row = |index: usize| index.min(tokens - 1);
-        let repeated = Array3::from_shape_fn((batch, length, width), |(b, index, w)| {
-            self.embedding[[b, row(index), w]]
-        });
-        longer.embedding = repeated.into_shared();
-        if let (Some(&id), Some(&weight)) = (self.tokens.ids.last(), self.weights.last()) {
-            longer.tokens.ids.resize(length, id);
-            longer.weights.resize(length, weight);
-        }
-        longer
-    }
-
-    /// The embedding with `tail`, of the same width, behind it. One of whose tokens nothing is known stays so.
-    fn with_tail(&self, tail: &Self) -> Self {
-        let mut longer = self.clone();
-        let views = [self.embedding.view(), tail.embedding.view()];
-        let joined = ndarray::concatenate(Axis(1), &views);
-        longer.embedding = joined.expect("one width").into_shared();
-        if !self.tokens.ids.is_empty() {
-            longer.tokens.ids.extend(&tail.tokens.ids);
-            longer.tokens.used += tail.tokens.used;
-            longer.weights.extend(&tail.weights);
-        }
-        longer
-    }
-}
-
-impl From<ArcArray<f32, Ix3>> for PromptEmbedding {
-    /// An embedding from elsewhere, of whose tokens nothing is known.
-    fn from(embedding: ArcArray<f32, Ix3>) -> Self {
-        Self {
-            embedding,
-            tokens: Tokens {
-                ids: Vec::new(),
-                used: 0,
-                cut: None,
-            },
-            weights: Vec::new(),
-            inversions: Vec::new(),
-        }
-    }
-}
-
-/// A branch of an encoded prompt.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EncodedBranch {
-    /// [`Branch::weight`](crate::Branch::weight).
-    pub weight: f64,
-    /// At least one.
-    entries: Vec<EncodedEntry>,
-}
-
-/// An encoded text of a schedule.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EncodedEntry {
-    /// The last step, from 1, that shows it.
-    pub end: usize,
-    /// It. Entries of the same text share it.
-    pub embedding: Arc<PromptEmbedding>,
-}
-
-impl EncodedBranch {
-    /// At least one, all of one length, as those of the [`Schedule`](crate::Schedule).
-    pub fn entries(&self) -> &[EncodedEntry] {
-        &self.entries
-    }
-
-    /// How many tokens each of its embeddings has.
-    pub fn tokens(&self) -> usize {
-        self.entries[0].embedding.embedding.dim().1
-    }
-
-    /// The branch with each of its embeddings [repeating its last vector](PromptEmbedding::repeat_last) up to `length` tokens.
-    pub fn repeat_last(self, length: usize) -> Self {
-        if self.tokens() >= length {
-            return self;
-        }
-        self.map(|embedding| embedding.repeat_last(length))
-    }
-
-    /// The branch with `tail` behind each of its embeddings.
-    ///
-    /// # Panics
-    /// If its width is another.
-    pub fn append(self, tail: &PromptEmbedding) -> Self {
-        self.map(|embedding| embedding.with_tail(tail))
-    }
-
-    /// Entries of one text go on sharing one embedding.
-    fn map(mut self, longer: impl Fn(&PromptEmbedding) -> PromptEmbedding) -> Self {
-        let mut mapped: HashMap<*const PromptEmbedding, Arc<PromptEmbedding>> = HashMap::new();
-        for entry in &mut self.entries {
-            let known = mapped.entry(Arc::as_ptr(&entry.embedding));
-            let new = known.or_insert_with(|| Arc::new(longer(&entry.embedding)));
-            entry.embedding = new.clone();
-        }
-        self
-    }
-
-    /// The embedding in force at model call `call`, from 0: see [`Schedule::at`](crate::Schedule::at).
-    pub fn at(&self, call: usize) -> &Arc<PromptEmbedding> {
-        &self.entries[prompt::in_force(self.entries.iter().map(|entry| entry.end), call)].embedding
-    }
-}
-
-impl From<PromptEmbedding> for EncodedBranch {
-    /// One that never changes, of weight 1.
-    fn from(embedding: PromptEmbedding) -> Self {
-        Self {
-            weight: 1.0,
-            entries: vec![EncodedEntry {
-                end: usize::MAX,
-                embedding: Arc::new(embedding),
-            }],
-        }
-    }
-}
-
-/// Why a prompt could not be encoded.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TextError {
-    /// The tokenizer gives ids that the model has no embedding for.
-    #[error("the tokenizer has ids up to {}, the text model's embedding only {model} rows", .tokenizer - 1)]
-    Vocabulary {
-        /// [`ClipTokenizer::vocab_size`].
-        tokenizer: usize,
-        /// [`TextModel::vocab_size`].
-        model: usize,
-    },
-    /// The tokenizer pads to more tokens than the model takes.
-    #[error("the tokenizer gives {tokenizer} tokens, the text model takes at most {model}")]
-    Length {
-        /// [`ClipTokenizer::max_length`].
-        tokenizer: usize,
-        /// [`TextModel::max_length`].
-        model: usize,
-    },
-    /// The clip skip leaves no layer over.
-    #[error("clip skip is {got}, expected 1 to {layers}: the text model has {layers} layers")]
-    ClipSkip {
-        /// What was asked for.
-        got: ClipSkip,
-        /// [`TextModel::layers`].
-        layers: usize,
-    },
-    /// The model's answer has another shape than it declares.
-    #[error("the text model returned {got:?}, expected (batch, length, width) = {expected:?}")]
-    Shape {
-        /// `(1, length, width)`.
-        expected: (usize, usize, usize),
-        /// What came.
-        got: (usize, usize, usize),
-    },
-    /// A text that must fit the model as a whole is too long for it.
-    #[error("text {index} is too long: {} tokens from byte {} on do not fit the text model", .cut.tokens, .cut.offset)]
-    TooLong {
-        /// Which of the texts, from 0.
-        index: usize,
-        /// What does not fit.
-        cut: Cut,
-    },
-    /// [`PromptEncoder::encode_prompt_while`] was not to go on. No failure.
-    #[error("stopped")]
-    Stopped,
-    /// The model failed.
-    #[error("the text model failed: {0}")]
-    Model(#[source] BoxError),
 }

@@ -2,10 +2,10 @@
 //!
 //! - [`ClipTokenizer`] turns text into CLIP's token ids, the same ones as `CLIPTokenizer` of transformers 5.23, and
 //!   says what part of the text did not fit ([`Cut`]).
-//! - [`TextModel`] is what a backend implements: token ids in, hidden states out.
+//! - [`TextModel`] is what a backend implements: token ids in, hidden states out. One with its tokenizer is a [`Tower`].
 //! - [`ClipSkip`] says from which layer; its module holds the table of the three conventions in use.
 //! - [`PromptText`] reads the prompt language: weights, `BREAK`, `AND`, what changes from step to step; [`prompt`] says how.
-//! - [`PromptEncoder`] joins them: a prompt of any length to embeddings, in [`Chunk`]s, its weights applied ([`Emphasis`]).
+//! - [`PromptEncoder`] joins them, for one tower or several: a prompt of any length to embeddings, in [`Chunk`]s, its weights applied ([`Emphasis`]).
 //! - [`TextualInversion`] reads learned vectors that a prompt calls by a name.
 //!
 //! With the Cargo feature `vocabulary` the crate carries CLIP's vocabulary (196 kB, MIT, OpenAI), and `ClipTokenizer::clip`
@@ -15,20 +15,22 @@
 //! use std::sync::Arc;
 //!
 //! use ndarray::{Array3, ArrayView2};
-//! use sd_text::{BoxError, ClipSkip, ClipTokenizer, PromptEncoder, TextModel};
+//! use sd_text::{
+//!     BoxError, ClipSkip, ClipTokenizer, Layer, PromptEncoder, TextModel, TextShape, TextStates,
+//! };
 //!
 //! /// A stand-in for a network: every channel of a token holds the token's id.
 //! struct Ids;
 //!
 //! impl TextModel for Ids {
-//!     fn layers(&self) -> usize { 4 }
-//!     fn width(&self) -> usize { 64 }
-//!     fn max_length(&self) -> usize { 77 }
-//!     fn vocab_size(&self) -> usize { 49408 }
+//!     fn shape(&self) -> TextShape {
+//!         TextShape::new(4, 64)
+//!     }
 //!
-//!     fn hidden_states(&self, ids: ArrayView2<'_, i64>, _: ClipSkip) -> Result<Array3<f32>, BoxError> {
+//!     fn run(&self, ids: ArrayView2<'_, i64>, _: Layer) -> Result<TextStates, BoxError> {
 //!         let (batch, length) = ids.dim();
-//!         Ok(Array3::from_shape_fn((batch, length, 64), |(b, l, _)| ids[[b, l]] as f32))
+//!         let states = Array3::from_shape_fn((batch, length, 64), |(b, l, _)| ids[[b, l]] as f32);
+//!         Ok(states.into())
 //!     }
 //! }
 //!
@@ -60,8 +62,8 @@ pub use cleanup::Cleanup;
 pub use clip_skip::{ClipSkip, ClipSkipError};
 pub use emphasis::Emphasis;
 pub use encoder::{
-    BoxError, EncodeOptions, EncodedBranch, EncodedEntry, PromptEmbedding, PromptEncoder,
-    TextError, TextModel,
+    BoxError, EncodeOptions, EncodedBranch, EncodedEntry, Layer, PromptEmbedding, PromptEncoder,
+    TextError, TextModel, TextShape, TextStates, Tower,
 };
 pub use inversion::{InversionError, NamedInversion, TextualInversion};
 pub use prompt::{

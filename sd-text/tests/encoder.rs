@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 use ndarray::{Array2, Array3, ArrayView2};
 use sd_text::{
     BoxError, Chunking, Cleanup, ClipSkip, ClipTokenizer, Emphasis, EncodeOptions, EncodedBranch,
-    PromptEmbedding, PromptEncoder, PromptText, Side, Syntax, TextError, TextModel,
-    TextualInversion,
+    Layer, PromptEmbedding, PromptEncoder, PromptText, Side, Syntax, TextError, TextModel,
+    TextShape, TextStates, TextualInversion,
 };
 
 use common::{emoji, load, tiny};
@@ -39,28 +39,17 @@ impl Default for Fake {
 }
 
 impl TextModel for Fake {
-    fn layers(&self) -> usize {
-        12
+    fn shape(&self) -> TextShape {
+        let shape = TextShape::new(12, 3).max_length(self.max_length);
+        shape.vocab_size(self.vocab_size)
     }
-    fn width(&self) -> usize {
-        3
-    }
-    fn max_length(&self) -> usize {
-        self.max_length
-    }
-    fn vocab_size(&self) -> usize {
-        self.vocab_size
-    }
-    fn hidden_states(
-        &self,
-        ids: ArrayView2<'_, i64>,
-        clip_skip: ClipSkip,
-    ) -> Result<Array3<f32>, BoxError> {
-        *self.asked.lock().unwrap() = Some((ids.to_owned(), clip_skip));
+    fn run(&self, ids: ArrayView2<'_, i64>, layer: Layer) -> Result<TextStates, BoxError> {
+        assert!(layer.final_norm);
+        *self.asked.lock().unwrap() = Some((ids.to_owned(), layer.skip));
         if ids[[0, 1]] == ids[[0, 2]] && ids[[0, 1]] != 49407 {
             return Err("the same word twice".into());
         }
-        Ok(Array3::from_elem(self.answer, 0.5))
+        Ok(Array3::from_elem(self.answer, 0.5).into())
     }
 }
 
@@ -87,7 +76,7 @@ fn hands_on_ids_and_clip_skip() {
         assert_eq!(embedding.tokens.used, 4);
         assert_eq!(embedding.embedding, Array3::from_elem((1, 77, 3), 0.5));
     }
-    assert_eq!(encoder.model().width(), 3);
+    assert_eq!(encoder.width(), 3);
     assert_eq!(encoder.tokenizer().max_length(), 77);
 }
 
@@ -134,35 +123,21 @@ struct Echo {
 }
 
 impl TextModel for Echo {
-    fn layers(&self) -> usize {
-        12
+    fn shape(&self) -> TextShape {
+        TextShape::new(12, 2)
     }
-    fn width(&self) -> usize {
-        2
-    }
-    fn max_length(&self) -> usize {
-        77
-    }
-    fn vocab_size(&self) -> usize {
-        49408
-    }
-    fn hidden_states(
-        &self,
-        ids: ArrayView2<'_, i64>,
-        clip_skip: ClipSkip,
-    ) -> Result<Array3<f32>, BoxError> {
+    fn run(&self, ids: ArrayView2<'_, i64>, layer: Layer) -> Result<TextStates, BoxError> {
+        let clip_skip = layer.skip;
         assert_eq!(ids.dim(), (1, 77));
         self.asked
             .lock()
             .unwrap()
             .push((ids.iter().copied().collect(), clip_skip));
-        Ok(Array3::from_shape_fn(
-            (1, 77, 2),
-            |(_, token, channel)| match channel {
-                0 => ids[[0, token]] as f32 / 100.0,
-                _ => token as f32 + clip_skip.number() as f32,
-            },
-        ))
+        let states = Array3::from_shape_fn((1, 77, 2), |(_, token, channel)| match channel {
+            0 => ids[[0, token]] as f32 / 100.0,
+            _ => token as f32 + clip_skip.number() as f32,
+        });
+        Ok(states.into())
     }
 }
 
@@ -310,7 +285,7 @@ fn a_prompt_is_left_when_it_is_not_to_go_on() {
     let prompt = PromptText::parse("a BREAK b BREAK c BREAK a", Side::Positive, Syntax::WebUi);
     let encode = |most: usize| {
         let go_on = || asked() < most;
-        encoder.encode_prompt_while(&prompt, 6, &EncodeOptions::default(), &go_on)
+        encoder.encode_prompt_while(&[&prompt], 6, &EncodeOptions::default(), &go_on)
     };
     assert!(matches!(encode(2), Err(TextError::Stopped)));
     assert_eq!(asked(), 2);

@@ -29,7 +29,7 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     };
     let prompt = reading.prompt("SD prompt", &infotext.prompt);
     let negative = reading.prompt("SD negative prompt", &infotext.negative);
-    let mut request = Request::new(prompt).negative(negative).clip_skip(1);
+    let mut request = Request::new(prompt).negative(negative).clip_skip(0);
 
     if let Some(steps) = reading.number::<NonZeroUsize>("Steps") {
         request = request.steps(steps.get());
@@ -440,7 +440,7 @@ impl<'a> Reading<'a> {
         ];
         let texts = prompts.map(|(prompt, side)| match prompt {
             Prompt::Text(text) => (text.as_str(), side),
-            Prompt::Embedding(_) => ("", side),
+            Prompt::Embedding { .. } => ("", side),
         });
         for (text, side) in texts {
             let read = PromptText::parse(text, side, syntax);

@@ -54,8 +54,10 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     if let Some([width, height]) = request.seed_resize {
         add("Seed resize from", format!("{width}x{height}"));
     }
-    if planned.reading.clip_skip.skipped() > 0 {
-        add("Clip skip", planned.reading.clip_skip.to_string());
+    if let Some(clip_skip) = planned.reading.clip_skip
+        && clip_skip != planned.own_clip_skip
+    {
+        add("Clip skip", clip_skip.to_string());
     }
     if seeds.sampler_offset != 0 {
         add("ENSD", seeds.sampler_offset.to_string());
@@ -122,7 +124,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
         ("SD prompt embedding", &request.prompt),
         ("SD negative prompt embedding", &request.negative),
     ] {
-        if let Prompt::Embedding(embedding) = prompt {
+        if let Prompt::Embedding { embedding, .. } = prompt {
             add(key, shape(embedding.shape()));
         }
     }
@@ -170,7 +172,7 @@ fn written(value: impl Serialize) -> String {
 fn shown(prompt: &Prompt) -> String {
     match prompt {
         Prompt::Text(text) => text.replace('\0', " "),
-        Prompt::Embedding(_) => String::new(),
+        Prompt::Embedding { .. } => String::new(),
     }
 }
 

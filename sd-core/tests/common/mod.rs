@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis};
+use ndarray::{Array3, Array4, ArrayView2, ArrayView4, ArrayViewMut4, Axis};
 use sd_core::{
-    BoxError, Denoiser, LatentCodec, LatentDistribution, Pipeline, PipelineBuilder, Request,
-    SchedulerConfig, StopToken,
-    text::{ClipSkip, ClipTokenizer, PromptEncoder, TextModel},
+    BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, Pipeline, PipelineBuilder,
+    Request, SchedulerConfig, StopToken,
+    text::{ClipTokenizer, Layer, PromptEncoder, TextModel, TextShape, TextStates},
 };
 
 /// Embeddings that depend on every id and on the clip skip.
@@ -28,36 +28,25 @@ pub struct Text {
 }
 
 impl TextModel for Text {
-    fn layers(&self) -> usize {
-        3
+    fn shape(&self) -> TextShape {
+        TextShape::new(3, 4).vocab_size(49500)
     }
-    fn width(&self) -> usize {
-        4
-    }
-    fn max_length(&self) -> usize {
-        77
-    }
-    fn vocab_size(&self) -> usize {
-        49500
-    }
-    fn hidden_states(
-        &self,
-        ids: ArrayView2<'_, i64>,
-        clip_skip: ClipSkip,
-    ) -> Result<Array3<f32>, BoxError> {
+    fn run(&self, ids: ArrayView2<'_, i64>, layer: Layer) -> Result<TextStates, BoxError> {
         if self.calls.fetch_add(1, Relaxed) + 1 == self.fails_at {
             return Err("out of memory".into());
         }
-        let skip = clip_skip.number() as f32;
-        Ok(Array3::from_shape_fn((1, 77, 4), |(_, token, i)| {
+        let skip = layer.skip.number() as f32;
+        let states = Array3::from_shape_fn((1, 77, 4), |(_, token, i)| {
             (ids[[0, token]] as f32 * skip + i as f32).sin()
-        }))
+        });
+        Ok(states.into())
     }
 }
 
 /// A prediction that depends on everything it is given, and a count of the calls.
-#[derive(Default)]
 pub struct Model {
+    /// Latents of 4 channels, embeddings 4 wide.
+    pub inputs: Inputs,
     pub calls: AtomicUsize,
     /// The most pictures that a call had.
     pub batch: AtomicUsize,
@@ -67,21 +56,30 @@ pub struct Model {
     pub waits_at: usize,
 }
 
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            inputs: Inputs::new(4, 4),
+            calls: AtomicUsize::new(0),
+            batch: AtomicUsize::new(0),
+            fails_at: 0,
+            waits_at: 0,
+        }
+    }
+}
+
 impl Denoiser for Model {
-    fn latent_channels(&self) -> usize {
-        4
+    fn inputs(&self) -> &Inputs {
+        &self.inputs
     }
-    fn context_width(&self) -> usize {
-        4
-    }
-    fn predict(
-        &self,
-        latents: ArrayView4<'_, f32>,
-        timestep: f32,
-        context: ArrayView3<'_, f32>,
-        mut output: ArrayViewMut4<'_, f32>,
-        stop: &StopToken,
-    ) -> Result<(), BoxError> {
+    fn predict(&self, call: &Call<'_>, mut output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError> {
+        let Call {
+            latents,
+            timestep,
+            context,
+            stop,
+            ..
+        } = *call;
         assert_eq!((context.dim().0, context.dim().2), (latents.dim().0, 4));
         let call = self.calls.fetch_add(1, Relaxed) + 1;
         self.batch.fetch_max(latents.dim().0, Relaxed);
@@ -144,7 +142,11 @@ impl LatentCodec for Codec {
             },
         ))
     }
-    fn encode(&self, image: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError> {
+    fn encode(
+        &self,
+        image: ArrayView4<'_, f32>,
+        _: &StopToken,
+    ) -> Result<LatentDistribution, BoxError> {
         let (n, _, h, w) = image.dim();
         let mean = Array4::from_shape_fn((n, 4, h / 8, w / 8), |(n, c, y, x)| {
             if c == 3 {
@@ -156,8 +158,8 @@ impl LatentCodec for Codec {
         Ok(LatentDistribution {
             log_variance: Array4::from_elem(mean.dim(), -30.0),
             mean,
-            scale: 1.0,
-            shift: 0.0,
+            scale: vec![1.0; 4],
+            shift: vec![0.0; 4],
         })
     }
 }

@@ -6,8 +6,8 @@ use crate::{Chunking, Cleanup, ClipSkip, Emphasis, Syntax};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub struct EncodeOptions {
-    /// The layer. Default: the last.
-    pub clip_skip: ClipSkip,
+    /// The layer, of every tower. Default: `None`, each tower's [own](crate::Tower::own_layer).
+    pub clip_skip: Option<ClipSkip>,
     /// Whose weights are read. Default: WebUI's, with `BREAK`.
     pub syntax: Syntax,
     /// How weights act. Default: multiplied, each chunk keeping its mean, as in WebUI.
@@ -22,8 +22,8 @@ pub struct EncodeOptions {
 
 impl EncodeOptions {
     /// Sets [`clip_skip`](Self::clip_skip).
-    pub fn clip_skip(mut self, clip_skip: ClipSkip) -> Self {
-        self.clip_skip = clip_skip;
+    pub fn clip_skip(mut self, clip_skip: impl Into<Option<ClipSkip>>) -> Self {
+        self.clip_skip = clip_skip.into();
         self
     }
 

@@ -1,0 +1,115 @@
+//! What SDXL is told of the size of a picture.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ImageSize;
+
+/// The sizes that SDXL was trained to know of each picture ("micro-conditioning", section 2.2 of
+/// <https://arxiv.org/abs/2307.01952>): they change what is drawn, not how large it is.
+///
+/// A small [`original`](Self::original) gives the look of a small picture that was enlarged, a [`crop`](Self::crop) that is
+/// not 0 a subject that is cut off. Models without such an input ignore none of this: a pipeline refuses sizes there.
+///
+/// ```
+/// use sd_core::{Request, Sizes};
+///
+/// let request = Request::new("a fox").sizes(Sizes::default().original(512, 512).crop(0, 64));
+/// # assert_eq!(request.sizes.crop, [0, 64]);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Sizes {
+    /// Width and height of the training picture before it was scaled, in pixels. Default: those of the picture.
+    pub original: Option<[u32; 2]>,
+    /// Where the training picture was cropped: x and y of the upper left corner, in pixels. Default: 0, 0, not at all.
+    pub crop: [u32; 2],
+    /// Width and height that the training picture was cropped to, in pixels. Default: those of the picture.
+    pub target: Option<[u32; 2]>,
+}
+
+impl Sizes {
+    /// Sets [`original`](Self::original).
+    pub fn original(mut self, width: u32, height: u32) -> Self {
+        self.original = Some([width, height]);
+        self
+    }
+
+    /// Sets [`crop`](Self::crop).
+    pub fn crop(mut self, x: u32, y: u32) -> Self {
+        self.crop = [x, y];
+        self
+    }
+
+    /// Sets [`target`](Self::target).
+    pub fn target(mut self, width: u32, height: u32) -> Self {
+        self.target = Some([width, height]);
+        self
+    }
+}
+
+/// Which sizes a network takes, and in which order: `add_time_ids` of diffusers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SizeIds {
+    /// Six: height and width of the original, y and x of the crop, height and width of the target. SDXL.
+    Target,
+    /// Five: height and width of the original, y and x of the crop, and the aesthetic score. SDXL's refiner.
+    Score,
+}
+
+impl SizeIds {
+    /// How many values there are.
+    pub fn count(self) -> usize {
+        match self {
+            Self::Target => 6,
+            Self::Score => 5,
+        }
+    }
+
+    /// The values for a picture of `size`.
+    pub fn values(self, sizes: &Sizes, size: ImageSize, score: f32) -> Vec<f32> {
+        let own = [size.width(), size.height()];
+        let [width, height] = sizes.original.unwrap_or(own);
+        let [x, y] = sizes.crop;
+        let mut values = vec![height, width, y, x]
+            .into_iter()
+            .map(|v| v as f32)
+            .collect::<Vec<_>>();
+        match self {
+            Self::Target => {
+                let [width, height] = sizes.target.unwrap_or(own);
+                values.extend([height as f32, width as f32]);
+            }
+            Self::Score => values.push(score),
+        }
+        values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heights_come_first() {
+        let size = ImageSize::new(1024, 768).unwrap();
+        let none = Sizes::default();
+        let all = none.original(1, 2).crop(3, 4).target(5, 6);
+        assert_eq!(
+            SizeIds::Target.values(&none, size, 0.0),
+            [768.0, 1024.0, 0.0, 0.0, 768.0, 1024.0]
+        );
+        assert_eq!(
+            SizeIds::Target.values(&all, size, 0.0),
+            [2.0, 1.0, 4.0, 3.0, 6.0, 5.0]
+        );
+        assert_eq!(
+            SizeIds::Score.values(&all, size, 6.0),
+            [2.0, 1.0, 4.0, 3.0, 6.0]
+        );
+        for ids in [SizeIds::Target, SizeIds::Score] {
+            assert_eq!(ids.values(&all, size, 6.0).len(), ids.count());
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! One tower: a tokenizer and the text network it belongs to.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use ndarray::{Array1, Array2, Array3, Axis};
+
+use super::{
+    EncodedBranch, EncodedEntry, Layer, PromptEmbedding, TextError, TextModel, cache::Cache,
+};
+use crate::{
+    Chunks, ClipTokenizer, Emphasis, EncodeOptions, NamedInversion, PromptText, Tokens, attention,
+    emphasis, prompt::ScheduleEntry,
+};
+
+/// A tokenizer, the text network it belongs to, and the layer that is read of it. Cheap to clone.
+///
+/// It keeps up to 64 MiB of the embeddings that it was asked for last, which its clones share: a text that comes again,
+/// with the same options, costs nothing.
+#[derive(Clone)]
+pub struct Tower {
+    tokenizer: Arc<ClipTokenizer>,
+    model: Arc<dyn TextModel>,
+    layer: Layer,
+    cache: Arc<Cache>,
+}
+
+impl Tower {
+    /// A tower that is read at its last layer, with the final norm.
+    ///
+    /// # Errors
+    /// [`TextError::Vocabulary`] or [`TextError::Length`] if the tokenizer can give ids, or a number of them, that the
+    /// model doesn't take.
+    pub fn new(
+        tokenizer: Arc<ClipTokenizer>,
+        model: Arc<dyn TextModel>,
+    ) -> Result<Self, TextError> {
+        let shape = model.shape();
+        let (ids, rows) = (tokenizer.vocab_size(), shape.vocab_size);
+        if ids > rows {
+            return Err(TextError::Vocabulary {
+                tokenizer: ids,
+                model: rows,
+            });
+        }
+        let (length, most) = (tokenizer.max_length(), shape.max_length);
+        if length > most {
+            return Err(TextError::Length {
+                tokenizer: length,
+                model: most,
+            });
+        }
+        Ok(Self {
+            tokenizer,
+            model,
+            layer: Layer::LAST,
+            cache: Arc::default(),
+        })
+    }
+
+    /// Sets the layer that is read. A [clip skip](EncodeOptions::clip_skip) that is asked for takes the place of its number;
+    /// the final norm stays as it is here. Default: [`Layer::LAST`].
+    pub fn layer(mut self, layer: Layer) -> Self {
+        self.layer = layer;
+        // What it holds was read at another layer.
+        self.cache = Arc::default();
+        self
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &ClipTokenizer {
+        &self.tokenizer
+    }
+
+    /// The text network.
+    pub fn model(&self) -> &dyn TextModel {
+        &*self.model
+    }
+
+    /// The layer that is read where none is asked for.
+    pub fn own_layer(&self) -> Layer {
+        self.layer
+    }
+
+    /// The layer that these options read.
+    fn chosen(&self, options: &EncodeOptions) -> Result<Layer, TextError> {
+        let layer = Layer {
+            skip: options.clip_skip.unwrap_or(self.layer.skip),
+            ..self.layer
+        };
+        let layers = self.model.shape().layers;
+        if layer.skip.number() > layers {
+            return Err(TextError::ClipSkip {
+                got: layer.skip,
+                layers,
+            });
+        }
+        Ok(layer)
+    }
+
+    /// The embedding of one text.
+    pub(super) fn encode(
+        &self,
+        text: &str,
+        options: &EncodeOptions,
+    ) -> Result<Arc<PromptEmbedding>, TextError> {
+        let mut states = States::new(self, options, &|| true)?;
+        // 0 and 1 are the same, and share an entry of the cache with `encode_prompt`.
+        let options = options.clone().min_chunks(options.min_chunks.max(1));
+        self.cached((Arc::from(text), options), None, &mut states)
+    }
+
+    /// The branches of a prompt, each of at least so many chunks as `least` says of it.
+    pub(super) fn encode_prompt(
+        &self,
+        prompt: &PromptText,
+        steps: usize,
+        options: &EncodeOptions,
+        least: &[usize],
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Vec<EncodedBranch>, TextError> {
+        let mut states = States::new(self, options, go_on)?;
+        let mut embeddings: HashMap<(Arc<str>, usize), Arc<PromptEmbedding>> = HashMap::new();
+        let options = options.clone().syntax(prompt.syntax());
+        let mut branches = Vec::new();
+        for (index, branch) in prompt.branches().enumerate() {
+            let schedule = branch.schedule(steps);
+            let mut parted: HashMap<&str, Chunks> = HashMap::new();
+            for ScheduleEntry { text, .. } in schedule.entries() {
+                parted
+                    .entry(text)
+                    .or_insert_with(|| self.chunks(text, &options));
+            }
+            let lengths = parted.values().map(|chunks| chunks.chunks.len());
+            let least = least.get(index).copied().unwrap_or(1);
+            let longest = lengths.max().unwrap_or(1).max(least);
+            let options = options.clone().min_chunks(options.min_chunks.max(longest));
+
+            let mut entries = Vec::with_capacity(schedule.entries().len());
+            for ScheduleEntry { end, text } in schedule.entries() {
+                // Texts that another branch shows too are shared with it if they are of one length.
+                let key = (text.clone(), longest);
+                if let Some(chunks) = parted.remove(&**text)
+                    && !embeddings.contains_key(&key)
+                {
+                    let cached = (text.clone(), options.clone());
+                    let embedding = self.cached(cached, Some(chunks), &mut states)?;
+                    embeddings.insert(key.clone(), embedding);
+                }
+                let embedding = embeddings[&key].clone();
+                entries.push(EncodedEntry {
+                    end: *end,
+                    embedding,
+                });
+            }
+            branches.push(EncodedBranch {
+                weight: branch.weight(),
+                entries,
+            });
+        }
+        Ok(branches)
+    }
+
+    /// How many chunks the longest text of each branch has.
+    pub(super) fn lengths(
+        &self,
+        prompt: &PromptText,
+        steps: usize,
+        options: &EncodeOptions,
+    ) -> Vec<usize> {
+        let options = options.clone().syntax(prompt.syntax());
+        let of_branch = |branch: crate::Branch<'_>| {
+            let schedule = branch.schedule(steps);
+            let texts: HashSet<&str> = schedule
+                .entries()
+                .iter()
+                .map(|entry| &*entry.text)
+                .collect();
+            let lengths = texts
+                .into_iter()
+                .map(|text| self.chunks(text, &options).chunks.len());
+            lengths.max().unwrap_or(1)
+        };
+        prompt.branches().map(of_branch).collect()
+    }
+
+    /// The chunks of a text, to see its tokens and their weights without running the model.
+    pub fn chunks(&self, text: &str, options: &EncodeOptions) -> Chunks {
+        let segments = attention(text, options.syntax);
+        self.tokenizer
+            .chunks(&segments, &options.chunking, options.cleanup)
+    }
+
+    /// The chunks of each distinct text that [`PromptEncoder::encode_prompt`](crate::PromptEncoder::encode_prompt) encodes, in that order, made as they are asked for.
+    pub fn all_chunks(
+        &self,
+        prompt: &PromptText,
+        steps: usize,
+        options: &EncodeOptions,
+    ) -> impl Iterator<Item = Chunks> {
+        let options = options.clone().syntax(prompt.syntax());
+        let (mut known, mut texts) = (HashSet::new(), Vec::new());
+        for branch in prompt.branches() {
+            let schedule = branch.schedule(steps);
+            let all = schedule.entries().iter().map(|entry| &entry.text);
+            texts.extend(all.filter(|text| known.insert(Arc::clone(text))).cloned());
+        }
+        texts
+            .into_iter()
+            .map(move |text| self.chunks(&text, &options))
+    }
+
+    /// How many chunks the longest of those texts has, at least [`EncodeOptions::min_chunks`].
+    pub fn longest(&self, prompt: &PromptText, steps: usize, options: &EncodeOptions) -> usize {
+        let all = self.all_chunks(prompt, steps, options);
+        let chunks = all.map(|text| text.chunks.len());
+        chunks.max().unwrap_or(1).max(options.min_chunks)
+    }
+
+    /// The embedding of a text, whose `chunks` may be known.
+    fn cached(
+        &self,
+        key: (Arc<str>, EncodeOptions),
+        chunks: Option<Chunks>,
+        states: &mut States<'_>,
+    ) -> Result<Arc<PromptEmbedding>, TextError> {
+        if let Some(known) = self.cache.get(&key) {
+            return Ok(known);
+        }
+        let (text, options) = &key;
+        let chunks = chunks.unwrap_or_else(|| self.chunks(text, options));
+        let embedding = Arc::new(self.embed(chunks, options, states)?);
+        self.cache.put(key, embedding.clone());
+        Ok(embedding)
+    }
+
+    fn embed(
+        &self,
+        chunks: Chunks,
+        options: &EncodeOptions,
+        states: &mut States<'_>,
+    ) -> Result<PromptEmbedding, TextError> {
+        let Chunks { mut chunks, cut } = chunks;
+        if chunks.len() < options.min_chunks {
+            chunks.resize(options.min_chunks, self.tokenizer.empty_chunk());
+        }
+        let (length, width) = (self.tokenizer.max_length(), self.model.shape().width);
+        let mut embedding = Array3::zeros((1, chunks.len() * length, width));
+        // That of the first chunk, as in WebUI.
+        let mut pooled = None;
+        for (chunk, mut slot) in chunks
+            .iter()
+            .zip(embedding.axis_chunks_iter_mut(Axis(1), length))
+        {
+            let mut hidden = slot.index_axis_mut(Axis(0), 0);
+            let found = states.of(&chunk.ids)?;
+            hidden.assign(&found.hidden);
+            pooled = pooled.or_else(|| found.pooled.clone());
+            if emphasis::neutral(&chunk.weights) {
+                continue;
+            }
+            match options.emphasis {
+                Emphasis::KeepMean => emphasis::keep_mean(hidden, &chunk.weights),
+                Emphasis::Multiply => emphasis::multiply(hidden, &chunk.weights),
+                Emphasis::Interpolate => {
+                    let empty = states.of(&self.tokenizer.empty_chunk().ids)?;
+                    emphasis::interpolate(hidden, &chunk.weights, empty.hidden.view());
+                }
+                Emphasis::Ignore => {}
+            }
+        }
+        let used = chunks.iter().map(|chunk| chunk.used).sum();
+        let mut inversions: Vec<NamedInversion> = Vec::new();
+        for &id in chunks.iter().flat_map(|chunk| &chunk.ids) {
+            let named = self.tokenizer.inversion(id);
+            inversions.extend(named.filter(|named| !inversions.contains(named)).cloned());
+        }
+        let (mut ids, mut weights) = (Vec::new(), Vec::new());
+        for chunk in chunks {
+            ids.extend(chunk.ids);
+            weights.extend(chunk.weights);
+        }
+        Ok(PromptEmbedding {
+            embedding: embedding.into_shared(),
+            pooled: pooled.map(|pooled| pooled.insert_axis(Axis(0)).into_shared()),
+            tokens: Tokens { ids, used, cut },
+            weights,
+            inversions,
+        })
+    }
+}
+
+/// The states of chunks, each asked for once.
+struct States<'a> {
+    model: &'a dyn TextModel,
+    layer: Layer,
+    go_on: &'a dyn Fn() -> bool,
+    known: HashMap<Vec<u32>, Arc<Chunk>>,
+}
+
+/// The states of one chunk.
+struct Chunk {
+    /// `[length, width]`
+    hidden: Array2<f32>,
+    pooled: Option<Array1<f32>>,
+}
+
+impl<'a> States<'a> {
+    fn new(
+        tower: &'a Tower,
+        options: &EncodeOptions,
+        go_on: &'a dyn Fn() -> bool,
+    ) -> Result<Self, TextError> {
+        Ok(Self {
+            model: &*tower.model,
+            layer: tower.chosen(options)?,
+            go_on,
+            known: HashMap::new(),
+        })
+    }
+
+    /// Chunks are encoded one at a time, so that what one becomes doesn't depend on the others.
+    fn of(&mut self, ids: &[u32]) -> Result<Arc<Chunk>, TextError> {
+        if let Some(chunk) = self.known.get(ids) {
+            return Ok(chunk.clone());
+        }
+        if !(self.go_on)() {
+            return Err(TextError::Stopped);
+        }
+        let batch = Array2::from_shape_fn((1, ids.len()), |(_, index)| i64::from(ids[index]));
+        let found = self
+            .model
+            .run(batch.view(), self.layer)
+            .map_err(TextError::Model)?;
+        let shape = self.model.shape();
+        let expected = (1, ids.len(), shape.width);
+        if found.hidden.dim() != expected {
+            return Err(TextError::Shape {
+                expected,
+                got: found.hidden.dim(),
+            });
+        }
+        let expected = shape.pooled.map(|width| (1, width));
+        let got = found.pooled.as_ref().map(|pooled| pooled.dim());
+        if got != expected {
+            return Err(TextError::Pooled { expected, got });
+        }
+        let chunk = Arc::new(Chunk {
+            hidden: found.hidden.index_axis_move(Axis(0), 0),
+            pooled: found
+                .pooled
+                .map(|pooled| pooled.index_axis_move(Axis(0), 0)),
+        });
+        self.known.insert(ids.to_vec(), chunk.clone());
+        Ok(chunk)
+    }
+}
+
+impl fmt::Debug for Tower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tower")
+            .field("tokenizer", &self.tokenizer)
+            .field("shape", &self.model.shape())
+            .field("layer", &self.layer)
+            .finish_non_exhaustive()
+    }
+}
