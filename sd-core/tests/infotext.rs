@@ -291,7 +291,7 @@ fn each_setting_changes_its_key() {
             base().prompt_options(ignoring),
             "SD prompt options",
             Some(
-                r#"{"chunking":{"at_most":null,"comma_reach":20},"cleanup":"transformers","emphasis":"ignore","same_length":false,"syntax":"webui"}"#,
+                r#"{"chunking":{"at_most":null,"comma_reach":20},"cleanup":"transformers","emphasis":"ignore","encode_empty":false,"same_length":false,"syntax":"webui"}"#,
             ),
         ),
         (
