@@ -60,6 +60,11 @@ impl Config {
         }
     }
 
+    /// Whether the key has a value that is not null.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.value(key).is_some()
+    }
+
     /// Whether the key is there with the value null.
     pub fn is_null(&self, key: &str) -> bool {
         self.map.get(key).is_some_and(Value::is_null)
@@ -166,6 +171,38 @@ impl Config {
         }
     }
 
+    /// A number, 1 to 64 and by default 1, for each of `count` levels, or a list of numbers for the layers of a level. A
+    /// number in the place of the list stands for all levels.
+    pub fn per_level_or_layer(&self, key: &str, count: usize) -> Result<Vec<PerLevel>, Error> {
+        const LAYERS: RangeInclusive<usize> = 1..=64;
+        let wrong = || {
+            let expected = format!(
+                "a number from {} to {} or a list of {count}, each a number or a list of numbers",
+                LAYERS.start(),
+                LAYERS.end()
+            );
+            self.wrong(key, expected)
+        };
+        let level = |value: &Value| match value {
+            Value::Array(layers) if !layers.is_empty() && layers.len() <= *LAYERS.end() => {
+                let layers = layers.iter().map(|value| whole(value, &LAYERS));
+                layers.collect::<Option<_>>().map(PerLevel::Each)
+            }
+            value => whole(value, &LAYERS).map(PerLevel::Same),
+        };
+        match self.value(key) {
+            None => Ok(vec![PerLevel::Same(1); count]),
+            Some(Value::Array(levels)) if levels.len() == count => {
+                let levels = levels.iter().map(level).collect::<Option<_>>();
+                levels.ok_or_else(wrong)
+            }
+            Some(value) => {
+                let layers = whole(value, &LAYERS).ok_or_else(wrong)?;
+                Ok(vec![PerLevel::Same(layers); count])
+            }
+        }
+    }
+
     /// Refuses a key whose value is not one of `allowed`; missing counts as allowed. For what the graphs do not have.
     pub fn only(&self, key: &str, allowed: &[Value]) -> Result<(), Error> {
         match self.map.get(key) {
@@ -185,6 +222,13 @@ impl Config {
     fn value(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|v| !v.is_null())
     }
+}
+
+/// A number for all layers of a level, or one for each.
+#[derive(Debug, Clone)]
+pub(crate) enum PerLevel {
+    Same(usize),
+    Each(Vec<usize>),
 }
 
 fn whole(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {

@@ -1,12 +1,13 @@
 //! The denoising UNet of latent diffusion (Rombach et al. 2021, arXiv 2112.10752), as diffusers'
-//! `UNet2DConditionModel` computes it for Stable Diffusion 1.x and its relatives.
+//! `UNet2DConditionModel` computes it for Stable Diffusion 1.x, 2.x, SDXL and their relatives.
 
+use sd_core::{Inputs, SizeIds};
 use serde_json::json;
 
 use super::blocks::{Norm, Time, norm_silu, resnet};
 use crate::{
     Error,
-    config::{Config, SIZE},
+    config::{Config, PerLevel, SIZE},
     graph::{Activation, Conv, Dim, Graph, Model, Value},
     weights::Weights,
 };
@@ -14,13 +15,18 @@ use crate::{
 /// The shape of a UNet, from its `config.json`. Missing keys are at `UNet2DConditionModel`'s defaults.
 #[derive(Debug, Clone)]
 pub(crate) struct UnetConfig {
-    pub in_channels: usize,
-    pub cross_attention_dim: usize,
+    /// What the network takes.
+    pub inputs: Inputs,
     /// Latent side the model was made for.
     pub sample_size: [usize; 2],
-    out_channels: usize,
     levels: Vec<Level>,
     mid_block: MidBlock,
+    /// Transformer layers of the middle block.
+    mid_transformer_layers: usize,
+    /// The pooled text and the sizes that are added to the time embedding, in SDXL.
+    added: Option<Added>,
+    /// The width of the sinusoids of the guidance scale, in latent consistency models.
+    guidance_width: Option<usize>,
     use_linear_projection: bool,
     norm: Norm,
     conv_in_kernel: usize,
@@ -36,12 +42,23 @@ pub(crate) struct UnetConfig {
 struct Level {
     channels: usize,
     resnets: usize,
-    /// Transformer layers after each resnet.
-    transformer_layers: usize,
+    /// Transformer layers after each resnet of the down block.
+    transformer_layers_down: Vec<usize>,
+    /// And of the up block, which has one resnet more.
+    transformer_layers_up: Vec<usize>,
     heads: usize,
     attention_down: bool,
     /// Of the up block at this resolution.
     attention_up: bool,
+}
+
+/// `addition_embed_type: "text_time"`.
+#[derive(Debug, Clone, Copy)]
+struct Added {
+    /// The width of the sinusoids of each size.
+    size_width: usize,
+    /// `projection_class_embeddings_input_dim`: the pooled text and all sinusoids.
+    width: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +70,9 @@ enum MidBlock {
 }
 
 impl UnetConfig {
-    pub fn new(config: &Config) -> Result<Self, Error> {
+    /// `sizes` are the ids that a model takes whose `addition_embed_type` is `text_time`: its configuration has only their
+    /// width, together with that of the pooled text.
+    pub fn new(config: &Config, sizes: SizeIds) -> Result<Self, Error> {
         refuse_what_is_not_written(config)?;
         let channels = config.sizes("block_out_channels", &[320, 640, 1280, 1280])?;
         let count = channels.len();
@@ -70,7 +89,7 @@ impl UnetConfig {
         let mut up = attention_blocks(config, "up_block_types", &["UpBlock2D", up, up, up], count)?;
         up.reverse();
         let resnets = config.per_level("layers_per_block", 2, count)?;
-        let transformer_layers = config.per_level("transformer_layers_per_block", 1, count)?;
+        let transformer_layers = transformer_layers(config, &resnets, [&down, &up])?;
         // What diffusers calls `attention_head_dim` is the number of heads (its issue 2011).
         let heads = config.per_level("attention_head_dim", 8, count)?;
         let widths = config.per_level("cross_attention_dim", 1280, count)?;
@@ -91,13 +110,8 @@ impl UnetConfig {
                     format!("at most the level's channels, {c}"),
                 ));
             }
-            if resnets[level] > 64 || transformer_layers[level] > 64 {
-                let key = if resnets[level] > 64 {
-                    "layers_per_block"
-                } else {
-                    "transformer_layers_per_block"
-                };
-                return Err(config.wrong(key, "at most 64"));
+            if resnets[level] > MOST_LAYERS {
+                return Err(config.wrong("layers_per_block", format!("at most {MOST_LAYERS}")));
             }
         }
         if channels[0] % 2 != 0 {
@@ -113,16 +127,24 @@ impl UnetConfig {
         let level = |i: usize| Level {
             channels: channels[i],
             resnets: resnets[i],
-            transformer_layers: transformer_layers[i],
+            transformer_layers_down: transformer_layers.down[i].clone(),
+            transformer_layers_up: transformer_layers.up[i].clone(),
             heads: heads[i],
             attention_down: down[i],
             attention_up: up[i],
         };
         let sample_size = config.per_level("sample_size", 64, 2)?;
+        let (inputs, added) = inputs(config, widths[0], sizes)?;
+        let guidance_width = match config.usize("time_cond_proj_dim", 0, SIZE)? {
+            0 => None,
+            width if width % 2 == 0 && width > 2 => Some(width),
+            _ => return Err(config.wrong("time_cond_proj_dim", "an even number from 4 on")),
+        };
         Ok(Self {
-            in_channels: config.usize("in_channels", 4, SIZE)?,
-            out_channels: config.usize("out_channels", 4, SIZE)?,
-            cross_attention_dim: widths[0],
+            inputs: inputs.guidance(guidance_width.is_some()),
+            added,
+            guidance_width,
+            mid_transformer_layers: transformer_layers.mid,
             sample_size: [sample_size[0], sample_size[1]],
             levels: (0..count).map(level).collect(),
             mid_block: match config.text("mid_block_type", "UNetMidBlock2DCrossAttn")? {
@@ -149,7 +171,112 @@ impl UnetConfig {
     }
 }
 
-/// Options of the class that Stable Diffusion 1.x leaves at these values.
+/// The most layers of a block.
+const MOST_LAYERS: usize = 64;
+
+/// Transformer layers after each resnet, of each level. The lists of a level without attention may be empty.
+struct TransformerLayers {
+    down: Vec<Vec<usize>>,
+    up: Vec<Vec<usize>>,
+    mid: usize,
+}
+
+/// `transformer_layers_per_block` is one number, or one for each down block, or a list for each, with a number for each
+/// resnet. `reverse_transformer_layers_per_block` has the same for the up blocks, in their order; without it they are those of
+/// the down blocks, from the last on.
+fn transformer_layers(
+    config: &Config,
+    resnets: &[usize],
+    [down_attention, up_attention]: [&[bool]; 2],
+) -> Result<TransformerLayers, Error> {
+    const DOWN: &str = "transformer_layers_per_block";
+    const UP: &str = "reverse_transformer_layers_per_block";
+    let count = resnets.len();
+    let down = config.per_level_or_layer(DOWN, count)?;
+    let up = match config.is_set(UP) {
+        true => {
+            let mut up = config.per_level_or_layer(UP, count)?;
+            up.reverse();
+            up
+        }
+        false => down.clone(),
+    };
+    let of_level = |key: &str, layers: &PerLevel, attention: bool, blocks: usize| match layers {
+        _ if !attention => Ok(Vec::new()),
+        PerLevel::Same(layers) => Ok(vec![*layers; blocks]),
+        PerLevel::Each(layers) if layers.len() == blocks => Ok(layers.clone()),
+        PerLevel::Each(_) => Err(config.wrong(
+            key,
+            format!("as many numbers as a block has resnets, {blocks}"),
+        )),
+    };
+    let key_up = if config.is_set(UP) { UP } else { DOWN };
+    let levels = 0..count;
+    Ok(TransformerLayers {
+        mid: match &down[count - 1] {
+            PerLevel::Same(layers) => *layers,
+            PerLevel::Each(layers) => layers[0],
+        },
+        down: levels
+            .clone()
+            .map(|i| of_level(DOWN, &down[i], down_attention[i], resnets[i]))
+            .collect::<Result<_, _>>()?,
+        up: levels
+            .map(|i| of_level(key_up, &up[i], up_attention[i], resnets[i] + 1))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// What the network takes beside the guidance scale.
+fn inputs(
+    config: &Config,
+    context: usize,
+    sizes: SizeIds,
+) -> Result<(Inputs, Option<Added>), Error> {
+    let channels = config.usize("out_channels", 4, SIZE)?;
+    let all = config.usize("in_channels", 4, SIZE)?;
+    let beside = match all.checked_sub(channels) {
+        // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of a picture.
+        Some(beside) if beside == 0 || beside == channels || beside == channels + 1 => beside,
+        _ => {
+            let what = match all {
+                5 => "; 5 is a depth-to-image model",
+                7 => "; 7 is the ×4 upscaler",
+                _ => "",
+            };
+            return Err(config.wrong(
+                "in_channels",
+                format!(
+                    "{channels} as out_channels, {} for instruct-pix2pix or {} for inpainting{what}",
+                    2 * channels,
+                    2 * channels + 1
+                ),
+            ));
+        }
+    };
+    let inputs = Inputs::new(channels, context).beside(beside);
+    if config.text("addition_embed_type", "none")? != "text_time" {
+        return Ok((inputs, None));
+    }
+    let size_width = config.usize("addition_time_embed_dim", 256, 2..=1 << 16)?;
+    if size_width % 2 != 0 {
+        return Err(config.wrong("addition_time_embed_dim", "an even number"));
+    }
+    let width = config.usize("projection_class_embeddings_input_dim", 2816, SIZE)?;
+    let ids = size_width * sizes.count();
+    let Some(pooled) = width.checked_sub(ids).filter(|&pooled| pooled > 0) else {
+        return Err(config.wrong(
+            "projection_class_embeddings_input_dim",
+            format!("more than {ids}, for {} sizes of {size_width} each", sizes.count()),
+        ));
+    };
+    Ok((
+        inputs.pooled(pooled).sizes(sizes),
+        Some(Added { size_width, width }),
+    ))
+}
+
+/// Options of the class that no Stable Diffusion model sets to anything else.
 fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
     let off = [json!(false)];
     let one = [json!(1), json!(1.0)];
@@ -158,16 +285,14 @@ fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
         "encoder_hid_dim",
         "encoder_hid_dim_type",
         "class_embed_type",
-        "addition_embed_type",
         "num_class_embeds",
         "time_embedding_act_fn",
         "timestep_post_act",
-        "time_cond_proj_dim",
         "cross_attention_norm",
-        "reverse_transformer_layers_per_block",
     ] {
         config.only(key, &[])?;
     }
+    config.only("addition_embed_type", &[json!("text_time")])?;
     for key in [
         "center_input_sample",
         "mid_block_only_cross_attention",
@@ -219,8 +344,25 @@ fn attention_blocks(
     blocks.iter().map(has).collect()
 }
 
-/// `sample` `[batch, in_channels, h, w]`, `timestep` `[1]`, `encoder_hidden_states` `[batch, length,
-/// cross_attention_dim]` → `output` `[batch, out_channels, h, w]`.
+/// The names of the graph's inputs.
+pub(crate) mod input {
+    /// `[batch, channels, h, w]`
+    pub const LATENTS: &str = "sample";
+    /// `[batch, channels, h, w]`, where the network takes a picture beside the latents.
+    pub const BESIDE: &str = "beside";
+    /// `[1]`
+    pub const TIMESTEP: &str = "timestep";
+    /// `[batch, length, width]`
+    pub const CONTEXT: &str = "encoder_hidden_states";
+    /// `[batch, width]`, of SDXL.
+    pub const POOLED: &str = "text_embeds";
+    /// `[batch, ids]`, of SDXL.
+    pub const SIZES: &str = "time_ids";
+    /// `[batch, width]`: [`guidance_sinusoids`](super::guidance_sinusoids), of latent consistency models.
+    pub const GUIDANCE: &str = "timestep_cond";
+}
+
+/// From the [inputs](input) that the configuration has to `output` `[batch, channels, h, w]`.
 pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Error> {
     let mut g = Graph::new("unet", weights);
     let image = |channels| {
@@ -231,16 +373,32 @@ pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Err
             Dim::Any("width"),
         ]
     };
-    let sample = g.input("sample", &image(config.in_channels));
-    let timestep = g.input("timestep", &[Dim::Fixed(1)]);
+    let takes = &config.inputs;
+    let vector = |width| [Dim::Any("batch"), Dim::Fixed(width)];
+    let mut sample = g.input(input::LATENTS, &image(takes.channels));
+    let timestep = g.input(input::TIMESTEP, &[Dim::Fixed(1)]);
     let context = [
         Dim::Any("batch"),
         Dim::Any("length"),
-        Dim::Fixed(config.cross_attention_dim),
+        Dim::Fixed(takes.context),
     ];
-    let context = g.input("encoder_hidden_states", &context);
-
-    let time = time_embedding(&mut g, config, timestep)?;
+    let context = g.input(input::CONTEXT, &context);
+    if takes.beside > 0 {
+        let beside = g.input(input::BESIDE, &image(takes.beside));
+        sample = g.concat(&[sample, beside], 1);
+    }
+    let mut time = time_embedding(&mut g, config, timestep)?;
+    if let (Some(added), Some(pooled), Some(sizes)) = (config.added, takes.pooled, takes.sizes) {
+        let pooled = g.input(input::POOLED, &vector(pooled));
+        let sizes = g.input(input::SIZES, &vector(sizes.count()));
+        let added = added_embedding(&mut g, config, added, pooled, sizes)?;
+        time = g.add(time, added);
+    }
+    let time = Time {
+        // Every resnet begins with it.
+        embedding: g.activation(time, Activation::Silu),
+        width: config.time_width,
+    };
     let mut unet = Unet {
         g,
         config,
@@ -248,14 +406,45 @@ pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Err
         context,
     };
     let output = unet.forward(sample)?;
-    unet.g.output("output", output, &image(config.out_channels));
+    unet.g.output("output", output, &image(takes.channels));
     Ok(unet.g.finish())
 }
 
-/// Sinusoids of the timestep, two linear layers with SiLU between, and the SiLU that every resnet begins with.
-fn time_embedding(g: &mut Graph, config: &UnetConfig, timestep: Value) -> Result<Time, Error> {
+/// Sinusoids of the timestep, and two linear layers with SiLU between.
+fn time_embedding(g: &mut Graph, config: &UnetConfig, timestep: Value) -> Result<Value, Error> {
     let channels = config.levels[0].channels;
-    let half = channels / 2;
+    let mut x = sinusoids(g, config, timestep, channels);
+    if let Some(width) = config.guidance_width {
+        let guidance = g.input(input::GUIDANCE, &[Dim::Any("batch"), Dim::Fixed(width)]);
+        let projected =
+            g.linear_without_bias(guidance, "time_embedding.cond_proj", width, channels)?;
+        x = g.add(x, projected);
+    }
+    two_layers(g, "time_embedding", x, [channels, config.time_width])
+}
+
+/// What SDXL adds to the time embedding: the pooled text and the sinusoids of each size, side by side, through two linear
+/// layers.
+fn added_embedding(
+    g: &mut Graph,
+    config: &UnetConfig,
+    added: Added,
+    pooled: Value,
+    sizes: Value,
+) -> Result<Value, Error> {
+    // `[batch, ids]` → `[batch, ids, 1]` → `[batch, ids, width]` → `[batch, ids · width]`.
+    let each = g.dims(&[0, -1, 1]);
+    let each = g.reshape(sizes, each);
+    let x = sinusoids(g, config, each, added.size_width);
+    let flat = g.dims(&[0, -1]);
+    let x = g.reshape(x, flat);
+    let x = g.concat(&[pooled, x], -1);
+    two_layers(g, "add_embedding", x, [added.width, config.time_width])
+}
+
+/// `width` sinusoids of the last axis of `x`, which is 1 long.
+fn sinusoids(g: &mut Graph, config: &UnetConfig, x: Value, width: usize) -> Value {
+    let half = width / 2;
     // In f32, step by step, as `get_timestep_embedding` has it: the largest angle is near 1000, so that the last bit of a
     // frequency counts.
     let frequency = |i: usize| {
@@ -264,26 +453,41 @@ fn time_embedding(g: &mut Graph, config: &UnetConfig, timestep: Value) -> Result
     };
     let frequencies: Vec<f32> = (0..half).map(frequency).collect();
     let frequencies = g.constant(&frequencies, &[1, half]);
-    let angles = g.mul(timestep, frequencies);
+    let angles = g.mul(x, frequencies);
     let (sin, cos) = (g.sin(angles), g.cos(angles));
     let order = if config.flip_sin_to_cos {
         [cos, sin]
     } else {
         [sin, cos]
     };
-    let x = g.concat(&order, -1);
-    let x = g.linear(x, "time_embedding.linear_1", channels, config.time_width)?;
+    g.concat(&order, -1)
+}
+
+/// diffusers' `TimestepEmbedding`: linear, SiLU, linear.
+fn two_layers(
+    g: &mut Graph,
+    name: &str,
+    x: Value,
+    [input, output]: [usize; 2],
+) -> Result<Value, Error> {
+    let x = g.linear(x, &format!("{name}.linear_1"), input, output)?;
     let x = g.activation(x, Activation::Silu);
-    let x = g.linear(
-        x,
-        "time_embedding.linear_2",
-        config.time_width,
-        config.time_width,
-    )?;
-    Ok(Time {
-        embedding: g.activation(x, Activation::Silu),
-        width: config.time_width,
-    })
+    g.linear(x, &format!("{name}.linear_2"), output, output)
+}
+
+/// The sinusoids of a guidance scale that a latent consistency model takes: `get_guidance_scale_embedding` of diffusers'
+/// `pipeline_latent_consistency_text2img.py`, of scale − 1. Sines come first, and the frequencies are divided by one less
+/// than half the width.
+pub(crate) fn guidance_sinusoids(scale: f32, width: usize) -> Vec<f32> {
+    let half = width / 2;
+    // In f32, step by step, as it is there: angles go into the thousands.
+    let step = 10_000f64.ln() as f32 / (half as f32 - 1.0);
+    let angle = |i: usize| {
+        let frequency = f64::from(i as f32 * -step).exp() as f32;
+        f64::from((scale - 1.0) * 1000.0 * frequency)
+    };
+    let sines = (0..half).map(|i| angle(i).sin() as f32);
+    sines.chain((0..half).map(|i| angle(i).cos() as f32)).collect()
 }
 
 struct Unet<'a, 'w> {
@@ -301,7 +505,7 @@ impl Unet<'_, '_> {
         let mut x = self.g.conv2d(
             sample,
             "conv_in",
-            [config.in_channels, first],
+            [config.inputs.channels + config.inputs.beside, first],
             Conv::same(config.conv_in_kernel),
         )?;
 
@@ -318,7 +522,8 @@ impl Unet<'_, '_> {
                 )?;
                 channels = level.channels;
                 if level.attention_down {
-                    x = self.transformer(&format!("{name}.attentions.{layer}"), x, level)?;
+                    let layers = level.transformer_layers_down[layer];
+                    x = self.transformer(&format!("{name}.attentions.{layer}"), x, level, layers)?;
                 }
                 skips.push((x, channels));
             }
@@ -359,7 +564,8 @@ impl Unet<'_, '_> {
                 )?;
                 channels = level.channels;
                 if level.attention_up {
-                    x = self.transformer(&format!("{name}.attentions.{layer}"), x, level)?;
+                    let layers = level.transformer_layers_up[layer];
+                    x = self.transformer(&format!("{name}.attentions.{layer}"), x, level, layers)?;
                 }
             }
             if i + 1 < levels.len() {
@@ -379,7 +585,7 @@ impl Unet<'_, '_> {
         self.g.conv2d(
             x,
             "conv_out",
-            [channels, config.out_channels],
+            [channels, config.inputs.channels],
             Conv::same(config.conv_out_kernel),
         )
     }
@@ -398,7 +604,8 @@ impl Unet<'_, '_> {
         if self.config.mid_block == MidBlock::Plain {
             return Ok(x);
         }
-        let x = self.transformer("mid_block.attentions.0", x, level)?;
+        let layers = self.config.mid_transformer_layers;
+        let x = self.transformer("mid_block.attentions.0", x, level, layers)?;
         self.resnet("mid_block.resnets.1", x, channels)
     }
 
@@ -414,7 +621,13 @@ impl Unet<'_, '_> {
     }
 
     /// diffusers' `Transformer2DModel`.
-    fn transformer(&mut self, name: &str, image: Value, level: &Level) -> Result<Value, Error> {
+    fn transformer(
+        &mut self,
+        name: &str,
+        image: Value,
+        level: &Level,
+        layers: usize,
+    ) -> Result<Value, Error> {
         let channels = level.channels;
         let width = channels / level.heads * level.heads;
         let g = &mut self.g;
@@ -433,7 +646,7 @@ impl Unet<'_, '_> {
             let projected = g.conv2d(normed, &proj_in, [channels, width], Conv::POINT)?;
             (projected, g.image_to_sequence(projected))
         };
-        for layer in 0..level.transformer_layers {
+        for layer in 0..layers {
             x = self.transformer_block(
                 &format!("{name}.transformer_blocks.{layer}"),
                 x,
@@ -472,7 +685,7 @@ impl Unet<'_, '_> {
         let x = self.g.add(attended, x);
 
         let normed = self.g.layer_norm(x, &format!("{name}.norm2"), width, EPS)?;
-        let widths = [width, self.config.cross_attention_dim];
+        let widths = [width, self.config.inputs.context];
         let attended = self.attention(
             &format!("{name}.attn2"),
             normed,

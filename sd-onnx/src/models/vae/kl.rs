@@ -1,72 +1,81 @@
 //! The autoencoder between pictures and latents (Rombach et al. 2021, arXiv 2112.10752), as diffusers'
-//! `AutoencoderKL` computes it.
+//! `AutoencoderKL` computes it, and `AsymmetricAutoencoderKL` without a mask (Zhu et al. 2023, arXiv 2306.04632): that one's
+//! decoder is wider and deeper than its encoder.
 
 use serde_json::json;
 
-use super::blocks::{Norm, norm_silu, resnet};
+use super::image_dims;
 use crate::{
     Error,
     config::{Config, SIZE},
-    graph::{Conv, Dim, Graph, Model, Value},
+    graph::{Conv, Graph, Model, Value},
+    models::blocks::{Norm, norm_silu, resnet},
     weights::Weights,
 };
 
-/// The shape of an autoencoder, from its `config.json`. Missing keys are at `AutoencoderKL`'s defaults.
+/// The shape of an autoencoder, from its `config.json`. Missing keys are at the class's defaults.
 #[derive(Debug, Clone)]
-pub(crate) struct VaeConfig {
-    pub latent_channels: usize,
-    pub scaling_factor: f32,
-    pub shift_factor: f32,
-    image_channels: [usize; 2],
-    channels: Vec<usize>,
-    resnets: usize,
+pub(crate) struct KlConfig {
+    latent_channels: usize,
+    encoder: Half,
+    decoder: Half,
     norm: Norm,
     mid_block_attention: bool,
     quant_conv: bool,
     post_quant_conv: bool,
 }
 
-impl VaeConfig {
-    pub fn new(config: &Config) -> Result<Self, Error> {
+/// The encoder or the decoder.
+#[derive(Debug, Clone)]
+struct Half {
+    /// The channels of each level, the one of the picture's size first.
+    channels: Vec<usize>,
+    /// The resnets of a level; the decoder has one more.
+    resnets: usize,
+}
+
+impl KlConfig {
+    pub fn new(config: &Config, latent_channels: usize) -> Result<Self, Error> {
         config.only("act_fn", &[json!("silu"), json!("swish")])?;
-        let channels = config.sizes("block_out_channels", &[64])?;
-        if !(1..=10).contains(&channels.len()) {
-            return Err(config.wrong("block_out_channels", "1 to 10 levels"));
-        }
-        for (key, block) in [
-            ("down_block_types", "DownEncoderBlock2D"),
-            ("up_block_types", "UpDecoderBlock2D"),
-        ] {
-            let blocks = config.texts(key, &[block])?;
-            if blocks.len() != channels.len() || blocks.iter().any(|&b| b != block) {
-                return Err(config.wrong(
-                    key,
-                    format!(
-                        "{} × \"{block}\", as many as block_out_channels",
-                        channels.len()
-                    ),
-                ));
-            }
-        }
         let groups = config.usize("norm_num_groups", 32, SIZE)?;
-        if channels.iter().any(|c| c % groups != 0) {
-            return Err(config.wrong(
-                "norm_num_groups",
-                format!("a divisor of block_out_channels, {channels:?}"),
-            ));
+        let both = ["block_out_channels", "layers_per_block"];
+        let [down, up] = match config.class() {
+            Some("AsymmetricAutoencoderKL") => [
+                ["down_block_out_channels", "layers_per_down_block"],
+                ["up_block_out_channels", "layers_per_up_block"],
+            ],
+            _ => [both, both],
+        };
+        let half = |[channels_key, layers_key]: [&str; 2], blocks_key: &str, block: &str| {
+            let channels = config.sizes(channels_key, &[64])?;
+            if !(1..=10).contains(&channels.len()) {
+                return Err(config.wrong(channels_key, "1 to 10 levels"));
+            }
+            let blocks = config.texts(blocks_key, &[block])?;
+            if blocks.len() != channels.len() || blocks.iter().any(|&b| b != block) {
+                let count = channels.len();
+                let expected = format!("{count} × \"{block}\", as many as {channels_key}");
+                return Err(config.wrong(blocks_key, expected));
+            }
+            if channels.iter().any(|c| c % groups != 0) {
+                let expected = format!("a divisor of {channels_key}, {channels:?}");
+                return Err(config.wrong("norm_num_groups", expected));
+            }
+            Ok(Half {
+                channels,
+                resnets: config.usize(layers_key, 1, 1..=64)?,
+            })
+        };
+        let encoder = half(down, "down_block_types", "DownEncoderBlock2D")?;
+        let decoder = half(up, "up_block_types", "UpDecoderBlock2D")?;
+        if encoder.channels.len() != decoder.channels.len() {
+            let expected = format!("{} levels, as many as {}", encoder.channels.len(), down[0]);
+            return Err(config.wrong(up[0], expected));
         }
         Ok(Self {
-            latent_channels: config.usize("latent_channels", 4, SIZE)?,
-            scaling_factor: config.positive("scaling_factor")?.unwrap_or(0.18215),
-            shift_factor: config.finite("shift_factor")?.unwrap_or(0.0),
-            image_channels: {
-                // Three each, or there is no picture.
-                config.only("in_channels", &[json!(3)])?;
-                config.only("out_channels", &[json!(3)])?;
-                [3, 3]
-            },
-            channels,
-            resnets: config.usize("layers_per_block", 1, 1..=64)?,
+            latent_channels,
+            encoder,
+            decoder,
             norm: Norm { groups, eps: 1e-6 },
             mid_block_attention: config.bool("mid_block_add_attention", true)?,
             quant_conv: config.bool("use_quant_conv", true)?,
@@ -76,67 +85,58 @@ impl VaeConfig {
 
     /// Pixels per latent, on each side.
     pub fn factor(&self) -> usize {
-        1 << (self.channels.len() - 1)
+        1 << (self.encoder.channels.len() - 1)
     }
 }
 
 /// `latents` `[batch, latent_channels, h, w]`, already divided by the scaling factor → `image` `[batch, 3, h·factor,
 /// w·factor]`, about −1 to 1.
-pub(crate) fn decoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Error> {
+pub(crate) fn decoder(config: &KlConfig, weights: &Weights) -> Result<Model, Error> {
     let mut g = Graph::new("vae_decoder", weights);
-    let latent = config.latent_channels;
+    let (latent, half) = (config.latent_channels, &config.decoder);
     let mut x = g.input("latents", &image_dims(latent));
     if config.post_quant_conv {
         x = g.conv2d(x, "post_quant_conv", [latent, latent], Conv::POINT)?;
     }
-    let mut channels = *config
+    let mut channels = *half
         .channels
         .last()
         .expect("at least one level, checked when read");
     x = g.conv2d(x, "decoder.conv_in", [latent, channels], Conv::SAME)?;
     x = mid_block(&mut g, config, "decoder.mid_block", x, channels)?;
-    for (i, &output) in config.channels.iter().rev().enumerate() {
-        for layer in 0..=config.resnets {
+    for (i, &output) in half.channels.iter().rev().enumerate() {
+        for layer in 0..=half.resnets {
             let name = format!("decoder.up_blocks.{i}.resnets.{layer}");
             x = resnet(&mut g, &name, x, [channels, output], config.norm, None)?;
             channels = output;
         }
-        if i + 1 < config.channels.len() {
+        if i + 1 < half.channels.len() {
             x = g.upsample(x);
             let name = format!("decoder.up_blocks.{i}.upsamplers.0.conv");
             x = g.conv2d(x, &name, [channels, channels], Conv::SAME)?;
         }
     }
     x = norm_silu(&mut g, "decoder.conv_norm_out", x, channels, config.norm)?;
-    x = g.conv2d(
-        x,
-        "decoder.conv_out",
-        [channels, config.image_channels[1]],
-        Conv::SAME,
-    )?;
-    g.output("image", x, &image_dims(config.image_channels[1]));
+    x = g.conv2d(x, "decoder.conv_out", [channels, 3], Conv::SAME)?;
+    g.output("image", x, &image_dims(3));
     Ok(g.finish())
 }
 
 /// `image` `[batch, 3, H, W]`, −1 to 1 → `moments` `[batch, 2·latent_channels, H/factor, W/factor]`: the mean of the
 /// latents, then their log-variance, neither scaled nor clamped.
-pub(crate) fn encoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Error> {
+pub(crate) fn encoder(config: &KlConfig, weights: &Weights) -> Result<Model, Error> {
     let mut g = Graph::new("vae_encoder", weights);
-    let mut channels = config.channels[0];
-    let mut x = g.input("image", &image_dims(config.image_channels[0]));
-    x = g.conv2d(
-        x,
-        "encoder.conv_in",
-        [config.image_channels[0], channels],
-        Conv::SAME,
-    )?;
-    for (i, &output) in config.channels.iter().enumerate() {
-        for layer in 0..config.resnets {
+    let half = &config.encoder;
+    let mut channels = half.channels[0];
+    let mut x = g.input("image", &image_dims(3));
+    x = g.conv2d(x, "encoder.conv_in", [3, channels], Conv::SAME)?;
+    for (i, &output) in half.channels.iter().enumerate() {
+        for layer in 0..half.resnets {
             let name = format!("encoder.down_blocks.{i}.resnets.{layer}");
             x = resnet(&mut g, &name, x, [channels, output], config.norm, None)?;
             channels = output;
         }
-        if i + 1 < config.channels.len() {
+        if i + 1 < half.channels.len() {
             let conv = Conv {
                 kernel: 3,
                 stride: 2,
@@ -158,19 +158,10 @@ pub(crate) fn encoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Er
     Ok(g.finish())
 }
 
-fn image_dims(channels: usize) -> [Dim; 4] {
-    [
-        Dim::Any("batch"),
-        Dim::Fixed(channels),
-        Dim::Any("height"),
-        Dim::Any("width"),
-    ]
-}
-
 /// A resnet, attention of every place to every place where the model has it, and a resnet.
 fn mid_block(
     g: &mut Graph,
-    config: &VaeConfig,
+    config: &KlConfig,
     name: &str,
     x: Value,
     channels: usize,
@@ -199,7 +190,7 @@ fn mid_block(
 /// One head as wide as the channels.
 fn attention(
     g: &mut Graph,
-    config: &VaeConfig,
+    config: &KlConfig,
     name: &str,
     image: Value,
     channels: usize,

@@ -1,0 +1,107 @@
+//! The autoencoders between pictures and latents.
+
+mod kl;
+mod tiny;
+
+use serde_json::json;
+
+use self::{kl::KlConfig, tiny::TinyConfig};
+use crate::{
+    Error,
+    config::{Config, SIZE},
+    graph::{Dim, Model},
+    weights::Weights,
+};
+
+/// The shape of an autoencoder, from its `config.json`.
+#[derive(Debug, Clone)]
+pub(crate) struct VaeConfig {
+    pub latent_channels: usize,
+    /// What latents are multiplied by for the pipeline, after `shift` is subtracted: a value for each channel.
+    pub scale: Vec<f32>,
+    pub shift: Vec<f32>,
+    network: Network,
+}
+
+#[derive(Debug, Clone)]
+enum Network {
+    Kl(KlConfig),
+    Tiny(TinyConfig),
+}
+
+impl VaeConfig {
+    pub fn new(config: &Config) -> Result<Self, Error> {
+        // Three each, or there is no picture.
+        config.only("in_channels", &[json!(3)])?;
+        config.only("out_channels", &[json!(3)])?;
+        let latent_channels = config.usize("latent_channels", 4, SIZE)?;
+        let is_tiny = config.class() == Some("AutoencoderTiny");
+        let factor = config.positive("scaling_factor")?;
+        let factor = factor.unwrap_or(if is_tiny { 1.0 } else { 0.18215 });
+        // diffusers: latents · std / factor + mean. Both keys, or neither.
+        let mean = config.numbers("latents_mean", latent_channels)?;
+        let std = config.numbers("latents_std", latent_channels)?;
+        let (scale, shift) = match (mean, std) {
+            (Some(mean), Some(std)) => {
+                if std.iter().any(|&std| std <= 0.0) {
+                    return Err(config.wrong("latents_std", "positive numbers"));
+                }
+                (std.iter().map(|std| factor / std).collect(), mean)
+            }
+            _ => {
+                let shift = config.finite("shift_factor")?.unwrap_or(0.0);
+                (vec![factor; latent_channels], vec![shift; latent_channels])
+            }
+        };
+        Ok(Self {
+            latent_channels,
+            scale,
+            shift,
+            network: match is_tiny {
+                true => Network::Tiny(TinyConfig::new(config, latent_channels)?),
+                false => Network::Kl(KlConfig::new(config, latent_channels)?),
+            },
+        })
+    }
+
+    /// Pixels per latent, on each side.
+    pub fn factor(&self) -> usize {
+        match &self.network {
+            Network::Kl(config) => config.factor(),
+            Network::Tiny(config) => config.factor(),
+        }
+    }
+
+    /// Whether the encoder's output is the mean and the log-variance of the latents. If not it is the latents.
+    pub fn is_variational(&self) -> bool {
+        matches!(self.network, Network::Kl(_))
+    }
+}
+
+/// From `latents` `[batch, latent_channels, h, w]` in the network's own scaling to `image`
+/// `[batch, 3, h·factor, w·factor]` of about −1 to 1.
+pub(crate) fn decoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Error> {
+    match &config.network {
+        Network::Kl(config) => kl::decoder(config, weights),
+        Network::Tiny(config) => tiny::decoder(config, weights),
+    }
+}
+
+/// From `image` `[batch, 3, H, W]` of −1 to 1 to `moments`: the mean of the latents, then their log-variance, neither
+/// scaled nor clamped, `[batch, 2·latent_channels, H/factor, W/factor]`; or the latents alone, of a network that is
+/// not [variational](VaeConfig::is_variational).
+pub(crate) fn encoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Error> {
+    match &config.network {
+        Network::Kl(config) => kl::encoder(config, weights),
+        Network::Tiny(config) => tiny::encoder(config, weights),
+    }
+}
+
+fn image_dims(channels: usize) -> [Dim; 4] {
+    [
+        Dim::Any("batch"),
+        Dim::Fixed(channels),
+        Dim::Any("height"),
+        Dim::Any("width"),
+    ]
+}
