@@ -62,4 +62,4 @@ pub use sd_core::{
     Request, SchedulerConfig, StepInfo, StopToken, Stopped, Timings, Unfinished, Update, files,
     guidance, guide, infotext, schedulers, slerp, text,
 };
-pub use text_encoder::{TextEmbeddings, TextEncoder, similarity};
+pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
