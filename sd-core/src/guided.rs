@@ -136,6 +136,12 @@ impl<'a> Guided<'a> {
         self.network.shape
     }
 
+    /// Goes on where another model was: with its count of calls, by which prompts change, and what guidance remembers.
+    pub(crate) fn take_over(&mut self, other: &mut Self) {
+        self.calls = other.calls;
+        std::mem::swap(&mut self.memories, &mut other.memories);
+    }
+
     /// Writes D(x; sigma), the model's guess of the clean latents in the noisy `x`, to `denoised`. Both have as many
     /// values as [`shape`](Self::shape), `x` in the scaling that the rung says.
     ///

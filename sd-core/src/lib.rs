@@ -113,7 +113,8 @@ pub use picture::{Conditioning, Generation, Picture, Timings};
 pub use pipeline::{MAX_PIXELS, Pipeline, PipelineBuilder};
 pub use preview::LatentRgb;
 pub use request::{
-    MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES, MAX_WINDOWS, Prompt, PromptOptions, Request,
+    MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES, MAX_WINDOWS, Prompt, PromptOptions, RefinerShare,
+    RefinerSwitch, Request,
 };
 pub use sd_schedulers::{self as schedulers, SchedulerConfig};
 pub use sd_text::{self as text};

@@ -8,7 +8,7 @@ use sd_schedulers::{NoiseSchedule, SchedulerConfig};
 use sd_text::{PromptEmbedding, PromptEncoder};
 
 use crate::{
-    Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, LatentCodec,
+    Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, Inputs, LatentCodec,
     LatentDistribution, LatentRgb, Problem, Problems, Request, StopToken,
     guided::Half,
     model_id::ModelId,
@@ -53,7 +53,14 @@ pub(crate) struct Parts {
     pub max_pixels: u64,
     pub batch: usize,
     pub model: Option<Arc<ModelId>>,
+    pub refiner: Option<Refiner>,
     latent_rgb: LatentRgb,
+}
+
+/// A second model that makes the last steps.
+pub(crate) struct Refiner {
+    pub prompts: PromptEncoder,
+    pub denoiser: Arc<dyn Denoiser>,
 }
 
 /// Puts a [`Pipeline`] together from its parts.
@@ -68,6 +75,7 @@ pub struct PipelineBuilder {
     max_pixels: u64,
     batch: usize,
     model: Option<Arc<ModelId>>,
+    refiner: Option<Refiner>,
 }
 
 impl PipelineBuilder {
@@ -117,6 +125,13 @@ impl PipelineBuilder {
         self
     }
 
+    /// Sets a model that makes the last steps of each picture, such as SDXL's refiner, with the prompt encoder that belongs to
+    /// it. [`Request::refiner`] says when it takes over. Default: none.
+    pub fn refiner(mut self, prompts: PromptEncoder, denoiser: Arc<dyn Denoiser>) -> Self {
+        self.refiner = Some(Refiner { prompts, denoiser });
+        self
+    }
+
     /// The pipeline. If the codec has no [`latent_rgb`](LatentCodec::latent_rgb) of its own, it is [fitted](LatentRgb::fit)
     /// now, at the price of eight decodes of 8 × 8 latents.
     ///
@@ -135,6 +150,7 @@ impl PipelineBuilder {
             max_pixels,
             batch,
             model,
+            refiner,
         } = self;
         let inputs = denoiser.inputs();
         let (latents, decoded) = (inputs.channels, codec.latent_channels());
@@ -153,19 +169,20 @@ impl PipelineBuilder {
             let problem = "the denoiser has patches of 0 latents, expected at least 1";
             return Err(Error::Parts(problem.into()));
         }
-        let (wanted, given) = (inputs.pooled, prompts.pooled_width());
-        if wanted.is_some() && wanted != given {
-            let width = |width: Option<usize>| width.map_or("none".into(), |w| format!("{w} wide"));
-            let (wanted, given) = (width(wanted), width(given));
-            return Err(Error::Parts(format!(
-                "the denoiser takes a pooled text embedding {wanted}, the prompt encoder's is {given}"
-            )));
-        }
-        let (wanted, given) = (inputs.context, prompts.width());
-        if wanted != given {
-            return Err(Error::Parts(format!(
-                "the denoiser attends to embeddings {wanted} wide, the text model's are {given} wide"
-            )));
+        check_prompts("denoiser", inputs, &prompts)?;
+        if let Some(Refiner { prompts, denoiser }) = &refiner {
+            let refines = denoiser.inputs();
+            check_prompts("refiner", refines, prompts)?;
+            if (refines.channels, refines.patch, refines.beside) != (latents, inputs.patch, 0) {
+                return Err(Error::Parts(format!(
+                    "the refiner takes latents of {} channels with {} beside them, the denoiser has {latents} latent channels",
+                    refines.channels, refines.beside
+                )));
+            }
+            if refines.guidance != inputs.guidance {
+                let problem = "only one of denoiser and refiner takes the guidance scale";
+                return Err(Error::Parts(problem.into()));
+            }
         }
         if max_pixels > MOST_PIXELS {
             let expected = format!("at most {MOST_PIXELS}");
@@ -194,12 +211,32 @@ impl PipelineBuilder {
             max_pixels,
             batch,
             model,
+            refiner,
             latent_rgb,
         };
         Ok(Pipeline {
             parts: Arc::new(parts),
         })
     }
+}
+
+/// Checks that a network takes what its prompt encoder gives.
+fn check_prompts(what: &str, inputs: &Inputs, prompts: &PromptEncoder) -> Result<(), Error> {
+    let (wanted, given) = (inputs.pooled, prompts.pooled_width());
+    if wanted.is_some() && wanted != given {
+        let width = |width: Option<usize>| width.map_or("none".into(), |w| format!("{w} wide"));
+        let (wanted, given) = (width(wanted), width(given));
+        return Err(Error::Parts(format!(
+            "the {what} takes a pooled text embedding {wanted}, the prompt encoder's is {given}"
+        )));
+    }
+    let (wanted, given) = (inputs.context, prompts.width());
+    if wanted != given {
+        return Err(Error::Parts(format!(
+            "the {what} attends to embeddings {wanted} wide, the text model's are {given} wide"
+        )));
+    }
+    Ok(())
 }
 
 impl Pipeline {
@@ -221,6 +258,7 @@ impl Pipeline {
             max_pixels: MAX_PIXELS,
             batch: 1,
             model: None,
+            refiner: None,
         }
     }
 

@@ -10,7 +10,7 @@ use sd_text::{ClipSkip, PromptEmbedding, PromptEncoder, Side};
 
 use crate::{
     Conditioning, Error, ImageSize, Inputs, MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES, Problem,
-    Problems, Prompt, Request, Sizes, StopToken,
+    Problems, Prompt, RefinerShare, RefinerSwitch, Request, Sizes, StopToken,
     pipeline::Parts,
     prompts::{Read, Reading},
 };
@@ -35,6 +35,10 @@ pub(crate) struct Planned {
     pub seeds: Seeds,
     /// What the network is told of the size, `[2, ids]`: for the prompt and for the negative prompt.
     pub sizes: Option<Array2<f32>>,
+    /// What the refiner is told of the size.
+    pub refiner_sizes: Option<Array2<f32>>,
+    /// The step, from 0, at which the refiner takes over; none if it does not.
+    pub refiner_from: Option<usize>,
     /// The layer that the model's first tower is read at where none is asked for.
     pub own_clip_skip: ClipSkip,
     /// Whether the guidance scale is an input of the network.
@@ -60,16 +64,28 @@ impl Planned {
             .collect()
     }
 
-    /// Encodes the prompts that are looked at.
-    pub fn encode(
-        &self,
-        encoder: &PromptEncoder,
-        stop: &StopToken,
-    ) -> Result<(Conditioning, Option<Conditioning>), Error> {
-        let encoded = self.reading.encode(encoder, &self.prompts(), stop)?;
-        let mut encoded = encoded.into_iter();
-        let prompt = encoded.next().expect("the prompt is always looked at");
-        Ok((prompt, encoded.next()))
+    /// Encodes the prompts that are looked at, for the model or, where it takes over in this run, for its refiner.
+    pub fn encode(&self, parts: &Parts, stop: &StopToken) -> Result<Encoded, Error> {
+        let encode = |encoder, reading: &Reading| {
+            let mut encoded = reading.encode(encoder, &self.prompts(), stop)?.into_iter();
+            let prompt = encoded.next().expect("the prompt is always looked at");
+            Ok::<_, Error>((prompt, encoded.next()))
+        };
+        let refiner = self.refiner_from.and(parts.refiner.as_ref());
+        Ok(Encoded {
+            model: encode(&parts.prompts, &self.reading)?,
+            refiner: match refiner {
+                Some(refiner) => {
+                    let zero_empty_negative = false;
+                    let reading = Reading {
+                        zero_empty_negative,
+                        ..self.reading
+                    };
+                    Some(encode(&refiner.prompts, &reading)?)
+                }
+                None => None,
+            },
+        })
     }
 
     /// Whether pictures that its sampler is given at once would change one another.
@@ -82,9 +98,21 @@ impl Planned {
     fn fits(&self, other: &Self) -> bool {
         self.latents == other.latents
             && self.rungs == other.rungs
+            && self.refiner_from == other.refiner_from
             && same(&*self.sampler, &*other.sampler)
             && self.prompt.branches() == other.prompt.branches()
     }
+}
+
+/// Prompt and negative prompt as a network is given them; no negative prompt where it is not looked at.
+pub(crate) type Halves = (Conditioning, Option<Conditioning>);
+
+/// The prompts of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Encoded {
+    pub model: Halves,
+    /// None where no refiner takes over.
+    pub refiner: Option<Halves>,
 }
 
 /// Checks all requests; every problem in any of them is told.
@@ -122,6 +150,14 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
             format!("1 to {MAX_COUNT}"),
             request.count,
         ));
+    }
+    if let Some(RefinerSwitch { at, .. }) = request.refiner {
+        if parts.refiner.is_none() {
+            let expected = "nothing, as this pipeline has no refiner";
+            problems.push(Problem::new("refiner", expected, "given"));
+        } else if !(0.0..=1.0).contains(&at) {
+            problems.push(Problem::new("refiner", "a share of 0 to 1", at));
+        }
     }
     let seeds = seeds(parts, request);
     problems.extend(seeds_problems(seeds, request.count));
@@ -223,6 +259,15 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     problems.is_empty().then(|| Planned {
         request: request.clone(),
         sizes: size_values(inputs, request, size),
+        refiner_sizes: parts
+            .refiner
+            .as_ref()
+            .and_then(|refiner| size_values(refiner.denoiser.inputs(), request, size)),
+        refiner_from: parts
+            .refiner
+            .is_some()
+            .then(|| refiner_from(request, &rungs))
+            .flatten(),
         own_clip_skip: parts.prompts.towers()[0].own_layer().skip,
         guidance_input: inputs.guidance,
         size,
@@ -500,6 +545,20 @@ pub(crate) fn size_values(
         }
     }
     Some(values)
+}
+
+/// The step at which the refiner takes over; none where it is behind the last one.
+fn refiner_from(request: &Request, rungs: &Rungs) -> Option<usize> {
+    let RefinerSwitch { at, by } = request.refiner.unwrap_or_default();
+    let steps = rungs.steps();
+    (0..steps).find(|&step| match by {
+        // diffusers' cutoff, and WebUI's: what is left of the training timesteps.
+        RefinerShare::Timesteps => {
+            let trained = rungs.schedule().num_train_timesteps() as f32;
+            rungs.rung(step).timestep < (trained - at * trained).round()
+        }
+        RefinerShare::Steps => step as f32 >= at * steps as f32,
+    })
 }
 
 /// What is wrong with a text for the second tower.

@@ -115,6 +115,9 @@ pub struct Request {
     /// The aesthetic score that it moves away from. Default: 2.5.
     #[serde(default = "default_negative_score")]
     pub negative_aesthetic_score: f32,
+    /// When the pipeline's refiner takes over. Default: `None`, at 0.8 of the training timesteps if the pipeline has one.
+    #[serde(default)]
+    pub refiner: Option<RefinerSwitch>,
     /// The picture that stands beside the latents of models such as inpainting ones, `[1 or count, channels, h, w]` in the
     /// sides of the latents: mask, then masked latents for inpainting; latents, not scaled, for instruct-pix2pix. Models that
     /// take one need it. Default: `None`.
@@ -181,6 +184,7 @@ impl Request {
             negative_sizes: None,
             aesthetic_score: default_score(),
             negative_aesthetic_score: default_negative_score(),
+            refiner: None,
             beside: None,
             scheduler: default_scheduler(),
             ladder: None,
@@ -298,6 +302,12 @@ impl Request {
         self
     }
 
+    /// Sets [`refiner`](Self::refiner): the share of the run, 0 to 1, that the model itself makes, or a [`RefinerSwitch`].
+    pub fn refiner(mut self, switch: impl Into<RefinerSwitch>) -> Self {
+        self.refiner = Some(switch.into());
+        self
+    }
+
     /// Sets [`beside`](Self::beside).
     pub fn beside(mut self, picture: Array<f32, Ix4>) -> Self {
         self.beside = Some(picture.into_shared());
@@ -331,6 +341,42 @@ impl Request {
         sampler.needs().unconditional
             || self.guidance.uses_negative(self.steps)
             || Read::new(&self.prompt, None, Side::Positive, &self.prompt_options).composes()
+    }
+}
+
+/// When a refiner takes over from the model: between two steps, with the sampler going on as if nothing had happened.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RefinerSwitch {
+    /// The share of the run that the model itself makes, 0 to 1. At 1 the refiner does nothing. Default: 0.8.
+    pub at: f32,
+    /// What it is a share of. Default: the training timesteps.
+    pub by: RefinerShare,
+}
+
+/// What the share of a [`RefinerSwitch`] is measured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefinerShare {
+    /// Training timesteps: with 1000 of them, 0.8 is every step below timestep 200. As diffusers' `denoising_end` and WebUI.
+    #[default]
+    Timesteps,
+    /// Steps of the run: WebUI's option "Switch to refiner by sampling steps".
+    Steps,
+}
+
+impl Default for RefinerSwitch {
+    fn default() -> Self {
+        0.8.into()
+    }
+}
+
+impl From<f32> for RefinerSwitch {
+    fn from(at: f32) -> Self {
+        Self {
+            at,
+            by: RefinerShare::default(),
+        }
     }
 }
 

@@ -11,11 +11,11 @@ use ndarray::{ArcArray, Array2, Array4, ArrayView3, Axis, Ix4};
 use sd_schedulers::{Calls, NoiseError, NoiseSource, Run, Rung, Seeds, Step};
 
 use crate::{
-    Conditioning, Error, Event, Guided, Picture, Pipeline, Progress, StepInfo, StopToken, Stopped,
-    Timings, Unfinished,
+    Conditioning, Denoiser, Error, Event, Guided, Picture, Pipeline, Progress, StepInfo, StopToken,
+    Stopped, Timings, Unfinished,
     guided::Half,
     picture::{Made, to_rgb},
-    plan::Planned,
+    plan::{Encoded, Planned},
     prompts::Contexts,
 };
 
@@ -25,19 +25,13 @@ pub(crate) struct Batch<'a> {
     planned: &'a [Arc<Planned>],
     /// Request and index of each.
     pictures: Vec<(usize, usize)>,
-    conditionings: Vec<Encoded>,
+    /// The prompts of each, and how long it took to encode them.
+    conditionings: Vec<(Encoded, Duration)>,
     stop: &'a StopToken,
 }
 
 /// The prompts of requests that have more pictures to come.
-pub(crate) type Prompts = HashMap<usize, (Conditioning, Option<Conditioning>)>;
-
-/// The prompts of a picture.
-struct Encoded {
-    prompt: Conditioning,
-    negative: Option<Conditioning>,
-    took: Duration,
-}
+pub(crate) type Prompts = HashMap<usize, Encoded>;
 
 impl<'a> Batch<'a> {
     /// Encodes the prompts of the pictures.
@@ -55,18 +49,14 @@ impl<'a> Batch<'a> {
             }
             let started = Instant::now();
             let plan = &planned[request];
-            let (prompt, negative) = match encoded.remove(&request) {
+            let found = match encoded.remove(&request) {
                 Some(known) => known,
-                None => plan.encode(&pipeline.parts.prompts, stop)?,
+                None => plan.encode(&pipeline.parts, stop)?,
             };
             if index + 1 < plan.request.count {
-                encoded.insert(request, (prompt.clone(), negative.clone()));
+                encoded.insert(request, found.clone());
             }
-            conditionings.push(Encoded {
-                prompt,
-                negative,
-                took: started.elapsed(),
-            });
+            conditionings.push((found, started.elapsed()));
         }
         Ok(Self {
             pipeline,
@@ -109,23 +99,6 @@ impl<'a> Batch<'a> {
         }
         let mut latents = &initial_noise * plan.rungs.initial_scale();
 
-        let encoded = &self.conditionings;
-        let half = |prompts: Vec<&Conditioning>, row: usize| {
-            let branches = prompts.iter().map(|prompt| &prompt.branches[..]);
-            Half {
-                contexts: Contexts::new(&branches.collect::<Vec<_>>()),
-                sizes: self.sizes(row),
-                beside: self.beside(),
-            }
-        };
-        let prompt = half(encoded.iter().map(|encoded| &encoded.prompt).collect(), 0);
-        let negative = encoded.iter().map(|encoded| encoded.negative.as_ref());
-        let negative: Option<Vec<_>> = negative.collect();
-        let guidance = self
-            .pictures
-            .iter()
-            .map(|&(request, _)| self.planned[request].request.guidance.clone())
-            .collect();
         let span = tracing::info_span!(
             "denoise",
             seed = seeds[0].seed,
@@ -140,16 +113,12 @@ impl<'a> Batch<'a> {
         let now = Instant::now();
         let mut run = BatchRun {
             batch: &self,
-            guided: Guided::new(
-                &*parts.denoiser,
-                parts.scheduler.prediction,
-                shape,
-                prompt,
-                negative.map(|negative| half(negative, 1)),
-                guidance,
-                self.stop.clone(),
-            )
-            .rungs(&plan.rungs),
+            guided: self.guided(&*parts.denoiser, shape, false),
+            refiner: parts
+                .refiner
+                .as_ref()
+                .zip(plan.refiner_from)
+                .map(|(refiner, from)| (from, self.guided(&*refiner.denoiser, shape, true))),
             seeds: &seeds,
             noise,
             observer,
@@ -187,10 +156,57 @@ impl<'a> Batch<'a> {
         )
     }
 
+    /// The guided model, or its refiner.
+    fn guided<'d>(
+        &self,
+        denoiser: &'d dyn Denoiser,
+        shape: [usize; 4],
+        refiner: bool,
+    ) -> Guided<'d> {
+        let plan = &self.planned[self.pictures[0].0];
+        let encoded = self
+            .conditionings
+            .iter()
+            .filter_map(|(encoded, _)| match refiner {
+                false => Some(&encoded.model),
+                true => encoded.refiner.as_ref(),
+            });
+        let (prompts, negatives): (Vec<_>, Vec<_>) = encoded
+            .map(|(prompt, negative)| (prompt, negative.as_ref()))
+            .unzip();
+        let negatives: Option<Vec<_>> = negatives.into_iter().collect();
+        let half = |prompts: Vec<&Conditioning>, row: usize| {
+            let branches = prompts.iter().map(|prompt| &prompt.branches[..]);
+            Half {
+                contexts: Contexts::new(&branches.collect::<Vec<_>>()),
+                sizes: self.sizes(row, refiner),
+                beside: self.beside(),
+            }
+        };
+        let guidance = self
+            .pictures
+            .iter()
+            .map(|&(request, _)| &self.planned[request]);
+        Guided::new(
+            denoiser,
+            self.pipeline.parts.scheduler.prediction,
+            shape,
+            half(prompts, 0),
+            negatives.map(|negatives| half(negatives, 1)),
+            guidance.map(|plan| plan.request.guidance.clone()).collect(),
+            self.stop.clone(),
+        )
+        .rungs(&plan.rungs)
+    }
+
     /// What the network is told of the size of each picture, `[batch, ids]`: row 0 for the prompt, 1 for the negative prompt.
-    fn sizes(&self, row: usize) -> Option<Array2<f32>> {
+    fn sizes(&self, row: usize, refiner: bool) -> Option<Array2<f32>> {
         let of = |&(request, _): &(usize, usize)| {
-            let sizes = self.planned[request].sizes.as_ref()?;
+            let plan = &self.planned[request];
+            let sizes = match refiner {
+                false => plan.sizes.as_ref()?,
+                true => plan.refiner_sizes.as_ref()?,
+            };
             Some(sizes.index_axis(Axis(0), row))
         };
         let rows: Vec<_> = self.pictures.iter().map(of).collect::<Option<_>>()?;
@@ -224,7 +240,7 @@ impl<'a> Batch<'a> {
             self.stopped(steps.len(), from, seeds, latents, Some(&denoised))
         };
         let mut failed = None;
-        for (i, encoded) in self.conditionings.iter().enumerate() {
+        for (i, (encoded, took)) in self.conditionings.iter().enumerate() {
             let (request, index) = self.pictures[i];
             let not_finite = Error::NotFinite {
                 request,
@@ -263,10 +279,10 @@ impl<'a> Batch<'a> {
                 pixels,
                 latents,
                 initial_noise: one(initial_noise),
-                prompt: encoded.prompt.clone(),
-                negative: encoded.negative.clone(),
+                prompt: encoded.model.0.clone(),
+                negative: encoded.model.1.clone(),
                 timings: Timings {
-                    encode: encoded.took,
+                    encode: *took,
                     steps: steps.clone(),
                     decode: started.elapsed(),
                 },
@@ -342,6 +358,8 @@ fn most_steps(plan: &Planned) -> usize {
 struct BatchRun<'a> {
     batch: &'a Batch<'a>,
     guided: Guided<'a>,
+    /// The refiner, and the step at which it takes over.
+    refiner: Option<(usize, Guided<'a>)>,
     seeds: &'a [Seeds],
     /// One for each picture.
     noise: Vec<Box<dyn NoiseSource + Send>>,
@@ -379,6 +397,16 @@ impl BatchRun<'_> {
     ) -> ControlFlow<()> {
         if self.batch.stop.is_stopped() || self.broke || self.error.is_some() {
             return ControlFlow::Break(());
+        }
+        if self
+            .refiner
+            .as_ref()
+            .is_some_and(|(from, _)| at.index >= *from)
+            && let Some((_, mut refiner)) = self.refiner.take()
+        {
+            tracing::debug!(timestep = at.timestep, "the refiner takes over");
+            refiner.take_over(&mut self.guided);
+            self.guided = refiner;
         }
         match self.guided.try_denoise(x, at, denoised, both) {
             Ok(()) => ControlFlow::Continue(()),

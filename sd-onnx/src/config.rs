@@ -126,6 +126,23 @@ impl Config {
         value.as_str().ok_or_else(|| self.wrong(key, "a string"))
     }
 
+    /// What the file says its class is.
+    pub fn class(&self) -> Option<&str> {
+        self.value("_class_name").and_then(Value::as_str)
+    }
+
+    /// A list of so many finite numbers; none where the key is missing or null.
+    pub fn numbers(&self, key: &str, count: usize) -> Result<Option<Vec<f32>>, Error> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        let number = |value: &Value| value.as_f64().map(|v| v as f32).filter(|v| v.is_finite());
+        let list = value.as_array().filter(|list| list.len() == count);
+        let list = list.and_then(|list| list.iter().map(number).collect());
+        list.map(Some)
+            .ok_or_else(|| self.wrong(key, format!("a list of {count} finite numbers")))
+    }
+
     /// A list of strings.
     pub fn texts<'a>(&'a self, key: &str, default: &[&'a str]) -> Result<Vec<&'a str>, Error> {
         let Some(value) = self.value(key) else {

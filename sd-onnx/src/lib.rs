@@ -37,6 +37,7 @@
 mod builder;
 mod config;
 mod device;
+mod engine;
 mod error;
 mod folder;
 mod graph;

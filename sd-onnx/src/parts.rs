@@ -1,21 +1,23 @@
 //! The parts of a pipeline on ONNX Runtime: text model, denoiser, codec.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use ndarray::{
-    Array3, Array4, ArrayD, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis, Slice,
+    Array2, Array4, ArrayD, ArrayView2, ArrayView4, ArrayViewMut4, Axis, CowArray, Dimension, Slice,
 };
-use sd_core::{BoxError, Denoiser, LatentCodec, LatentDistribution, LatentRgb, StopToken};
-use sd_text::{ClipSkip, TextModel};
+use sd_core::{
+    BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, LatentRgb, StopToken,
+};
+use sd_text::{Layer, TextModel, TextShape, TextStates};
 
 use crate::{
     Error,
+    engine::Engine,
     models::{
-        clip_text::{self, ClipTextConfig},
-        unet::{self, UnetConfig},
+        clip_text::{self, ClipTextConfig, PROJECTION},
+        unet::{self, UnetConfig, input},
         vae::{self, VaeConfig},
     },
-    runtime::Runtime,
     session::{Input, Session},
     weights::Weights,
 };
@@ -24,8 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct OnnxTextModel {
     config: ClipTextConfig,
-    /// Those of the file and those behind them.
-    vocab_size: usize,
+    shape: TextShape,
     session: Session,
 }
 
@@ -35,29 +36,22 @@ impl OnnxTextModel {
         config: ClipTextConfig,
         weights: &Weights,
         more: ArrayView2<'_, f32>,
-        runtime: &Arc<Runtime>,
-        threads: u16,
+        engine: &Engine,
     ) -> Result<Self, Error> {
-        let session = Session::new(
-            "text encoder",
-            &clip_text::graph(&config, weights, more)?,
-            runtime,
-            threads,
-        )?;
+        let graph = clip_text::graph(&config, weights, more)?;
+        let mut shape = TextShape::new(config.layers, config.width)
+            .max_length(config.max_length)
+            .vocab_size(config.vocab_size + more.nrows());
+        shape.pooled = config.projection;
         Ok(Self {
-            vocab_size: config.vocab_size + more.nrows(),
+            session: engine.session("text encoder", &graph)?,
+            shape,
             config,
-            session,
         })
     }
 
-    /// The width of the output [`clip_text::PROJECTION`], if there is one.
-    pub fn projection(&self) -> Option<usize> {
-        self.config.projection
-    }
-
     /// What the outputs of these names hold for `ids` `[batch, length]`, and for one token of each text, at `ends`.
-    pub fn run(
+    pub fn outputs(
         &self,
         ids: ArrayView2<'_, i64>,
         ends: &[i64],
@@ -70,37 +64,32 @@ impl OnnxTextModel {
             ("input_ids", Input::I64(&shape, ids)),
             ("ends", Input::I64(&[ends.len(), 1], ends)),
         ];
-        Ok(self.session.run_for(inputs, outputs)?)
+        Ok(self.session.run_for(&inputs, outputs)?)
     }
 }
 
 impl TextModel for OnnxTextModel {
-    fn layers(&self) -> usize {
-        self.config.layers
+    fn shape(&self) -> TextShape {
+        self.shape
     }
 
-    fn width(&self) -> usize {
-        self.config.width
-    }
-
-    fn max_length(&self) -> usize {
-        self.config.max_length
-    }
-
-    fn vocab_size(&self) -> usize {
-        self.vocab_size
-    }
-
-    fn hidden_states(
-        &self,
-        ids: ArrayView2<'_, i64>,
-        clip_skip: ClipSkip,
-    ) -> Result<Array3<f32>, BoxError> {
-        let output = clip_text::output_name(clip_skip.number());
-        // Nothing is pooled.
-        let ends = vec![0; ids.nrows()];
-        let states = self.run(ids, &ends, &[&output])?.remove(0);
-        Ok(states.into_dimensionality()?)
+    fn run(&self, ids: ArrayView2<'_, i64>, layer: Layer) -> Result<TextStates, BoxError> {
+        let ends: Vec<_> = ids
+            .outer_iter()
+            .map(|ids| self.config.end_of(ids))
+            .collect();
+        let name = clip_text::output_name(layer);
+        let mut names = vec![name.as_str()];
+        names.extend(self.config.projection.map(|_| PROJECTION));
+        let mut outputs = self.outputs(ids, &ends, &names)?.into_iter();
+        let hidden = outputs.next().expect("an array for each name");
+        Ok(TextStates {
+            hidden: hidden.into_dimensionality()?,
+            pooled: match outputs.next() {
+                Some(pooled) => Some(pooled.into_dimensionality()?),
+                None => None,
+            },
+        })
     }
 }
 
@@ -111,13 +100,8 @@ pub(crate) struct OnnxDenoiser {
 }
 
 impl OnnxDenoiser {
-    pub fn new(
-        config: UnetConfig,
-        weights: &Weights,
-        runtime: &Arc<Runtime>,
-        threads: u16,
-    ) -> Result<Self, Error> {
-        let session = Session::new("UNet", &unet::graph(&config, weights)?, runtime, threads)?;
+    pub fn new(config: UnetConfig, weights: &Weights, engine: &Engine) -> Result<Self, Error> {
+        let session = engine.session("UNet", &unet::graph(&config, weights)?)?;
         Ok(Self { config, session })
     }
 
@@ -128,40 +112,84 @@ impl OnnxDenoiser {
 }
 
 impl Denoiser for OnnxDenoiser {
-    fn latent_channels(&self) -> usize {
-        self.config.in_channels
+    fn inputs(&self) -> &Inputs {
+        &self.config.inputs
     }
 
-    fn context_width(&self) -> usize {
-        self.config.cross_attention_dim
-    }
-
-    fn predict(
-        &self,
-        latents: ArrayView4<'_, f32>,
-        timestep: f32,
-        context: ArrayView3<'_, f32>,
-        mut output: ArrayViewMut4<'_, f32>,
-        stop: &StopToken,
-    ) -> Result<(), BoxError> {
-        let (shape, context_shape) = (latents.shape(), context.shape());
-        let (latents, context) = (latents.as_standard_layout(), context.as_standard_layout());
-        let inputs = [
+    fn predict(&self, call: &Call<'_>, mut output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError> {
+        let latents = Contiguous::new(call.latents);
+        let context = Contiguous::new(call.context);
+        let pooled = call.pooled.map(Contiguous::new);
+        let sizes = call.sizes.map(Contiguous::new);
+        let beside = call.beside.map(Contiguous::new);
+        let guidance = self.config.guidance_width.zip(call.guidance);
+        let guidance = guidance.map(|(width, scales)| {
+            let rows = scales
+                .iter()
+                .map(|&scale| unet::guidance_sinusoids(scale, width));
+            let values: Vec<f32> = rows.flatten().collect();
+            Array2::from_shape_vec((scales.len(), width), values).expect("a row for each scale")
+        });
+        let guidance = guidance
+            .as_ref()
+            .map(|sinusoids| Contiguous::new(sinusoids.view()));
+        let mut inputs = vec![
+            (input::LATENTS, latents.input()),
             (
-                "sample",
-                Input::F32(shape, latents.as_slice().expect("standard layout")),
+                input::TIMESTEP,
+                Input::F32(&[1], std::slice::from_ref(&call.timestep)),
             ),
-            ("timestep", Input::F32(&[1], &[timestep])),
-            (
-                "encoder_hidden_states",
-                Input::F32(context_shape, context.as_slice().expect("standard layout")),
-            ),
+            (input::CONTEXT, context.input()),
         ];
+        let takes = &self.config.inputs;
+        for (name, taken, given) in [
+            (
+                input::BESIDE,
+                takes.beside > 0,
+                beside.as_ref().map(Contiguous::input),
+            ),
+            (
+                input::POOLED,
+                takes.pooled.is_some(),
+                pooled.as_ref().map(Contiguous::input),
+            ),
+            (
+                input::SIZES,
+                takes.sizes.is_some(),
+                sizes.as_ref().map(Contiguous::input),
+            ),
+            (
+                input::GUIDANCE,
+                takes.guidance,
+                guidance.as_ref().map(Contiguous::input),
+            ),
+        ] {
+            if taken {
+                let missing = || format!("the call has no `{name}`, which this UNet takes");
+                inputs.push((name, given.ok_or_else(missing)?));
+            }
+        }
         let dim = output.dim();
-        self.session.run(inputs, stop, |_, data| {
+        self.session.run(&inputs, call.stop, |_, data| {
             ArrayView4::from_shape(dim, data).map(|prediction| output.assign(&prediction))
         })??;
         Ok(())
+    }
+}
+
+/// An array in the order in which ONNX Runtime reads it, copied only if it is not.
+struct Contiguous<'a, D: Dimension>(CowArray<'a, f32, D>);
+
+impl<'a, D: Dimension> Contiguous<'a, D> {
+    fn new(array: ndarray::ArrayView<'a, f32, D>) -> Self {
+        Self(match array.is_standard_layout() {
+            true => array.into(),
+            false => array.as_standard_layout().into_owned().into(),
+        })
+    }
+
+    fn input(&self) -> Input<'_> {
+        Input::F32(self.0.shape(), self.0.as_slice().expect("standard layout"))
     }
 }
 
@@ -170,30 +198,17 @@ pub(crate) struct OnnxCodec {
     config: VaeConfig,
     decoder: Session,
     weights: Weights,
-    runtime: Arc<Runtime>,
-    threads: u16,
+    engine: Engine,
     encoder: OnceLock<Session>,
 }
 
 impl OnnxCodec {
-    pub fn new(
-        config: VaeConfig,
-        weights: Weights,
-        runtime: &Arc<Runtime>,
-        threads: u16,
-    ) -> Result<Self, Error> {
-        let decoder = Session::new(
-            "VAE decoder",
-            &vae::decoder(&config, &weights)?,
-            runtime,
-            threads,
-        )?;
+    pub fn new(config: VaeConfig, weights: Weights, engine: &Engine) -> Result<Self, Error> {
         Ok(Self {
+            decoder: engine.session("VAE decoder", &vae::decoder(&config, &weights)?)?,
             config,
-            decoder,
             weights,
-            runtime: runtime.clone(),
-            threads,
+            engine: engine.clone(),
             encoder: OnceLock::new(),
         })
     }
@@ -203,7 +218,7 @@ impl OnnxCodec {
             return Ok(encoder);
         }
         let model = vae::encoder(&self.config, &self.weights)?;
-        let encoder = Session::new("VAE encoder", &model, &self.runtime, self.threads)?;
+        let encoder = self.engine.session("VAE encoder", &model)?;
         // Two threads may both have made one; the first stays.
         Ok(self.encoder.get_or_init(|| encoder))
     }
@@ -223,40 +238,52 @@ impl LatentCodec for OnnxCodec {
         latents: ArrayView4<'_, f32>,
         stop: &StopToken,
     ) -> Result<Array4<f32>, BoxError> {
-        let VaeConfig {
-            scaling_factor,
-            shift_factor,
-            ..
-        } = self.config;
-        let latents = latents.mapv(|v| v / scaling_factor + shift_factor);
-        let latents = latents.as_standard_layout();
+        let mut latents = latents.as_standard_layout().into_owned();
+        let channels = self.config.scale.iter().zip(&self.config.shift);
+        for (mut channel, (scale, shift)) in latents.axis_iter_mut(Axis(1)).zip(channels) {
+            channel.mapv_inplace(|value| value / scale + shift);
+        }
         run_image(&self.decoder, "latents", latents.view(), stop)
     }
 
-    fn encode(&self, image: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError> {
-        let moments = run_image(self.encoder()?, "image", image, &StopToken::new())?;
+    fn encode(
+        &self,
+        image: ArrayView4<'_, f32>,
+        stop: &StopToken,
+    ) -> Result<LatentDistribution, BoxError> {
+        let moments = run_image(self.encoder()?, "image", image, stop)?;
         let channels = self.config.latent_channels as isize;
         let part = |from, to| {
             moments
                 .slice_axis(Axis(1), Slice::new(from, Some(to), 1))
                 .to_owned()
         };
-        Ok(LatentDistribution {
-            mean: part(0, channels),
+        let mean = part(0, channels);
+        let log_variance = match self.config.is_variational() {
             // As diffusers' `DiagonalGaussianDistribution` clamps it.
-            log_variance: part(channels, 2 * channels).mapv_into(|v| v.clamp(-30.0, 20.0)),
-            scale: self.config.scaling_factor,
-            shift: self.config.shift_factor,
+            true => part(channels, 2 * channels).mapv_into(|v| v.clamp(-30.0, 20.0)),
+            false => Array4::from_elem(mean.dim(), f32::NEG_INFINITY),
+        };
+        Ok(LatentDistribution {
+            mean,
+            log_variance,
+            scale: self.config.scale.clone(),
+            shift: self.config.shift.clone(),
         })
     }
 
     fn latent_rgb(&self) -> Option<LatentRgb> {
         let config = &self.config;
-        let is_sd1 = config.latent_channels == 4
-            && config.factor() == 8
-            && config.scaling_factor == 0.18215
-            && config.shift_factor == 0.0;
-        is_sd1.then(sd1_latent_rgb)
+        if config.latent_channels != 4 || config.factor() != 8 || config.shift != [0.0; 4] {
+            return None;
+        }
+        if config.scale == [0.18215; 4] {
+            Some(sd1_latent_rgb())
+        } else if config.scale == [0.13025; 4] {
+            Some(sdxl_latent_rgb())
+        } else {
+            None
+        }
     }
 }
 
@@ -274,6 +301,19 @@ fn sd1_latent_rgb() -> LatentRgb {
     }
 }
 
+/// The same of SDXL's latents, which have a bias: `SDXL` in that file.
+fn sdxl_latent_rgb() -> LatentRgb {
+    LatentRgb {
+        weights: vec![
+            [0.3651, 0.4232, 0.4341],
+            [-0.2533, -0.0042, 0.1068],
+            [0.1076, 0.1111, -0.0362],
+            [-0.3165, -0.2492, -0.2188],
+        ],
+        bias: [0.1084, -0.0175, -0.0011],
+    }
+}
+
 /// Runs a session of one image input and one image output.
 fn run_image(
     session: &Session,
@@ -287,7 +327,7 @@ fn run_image(
         input,
         Input::F32(shape, x.as_slice().expect("standard layout")),
     )];
-    Ok(session.run(inputs, stop, |shape, data| {
+    Ok(session.run(&inputs, stop, |shape, data| {
         let dims: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
         let [n, c, h, w] = dims[..] else {
             unreachable!("the graph's output has four dimensions")

@@ -11,7 +11,7 @@ use ort::{
 };
 use sd_core::StopToken;
 
-use crate::{Error, graph::Model, runtime::Runtime, weights::not_utf8};
+use crate::{Error, engine::Engine, graph::Model, weights::not_utf8};
 
 /// The session option under which ONNX Runtime looks for external data of a model given as bytes.
 const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
@@ -24,28 +24,24 @@ pub(crate) struct Session {
 }
 
 /// An input of a call.
+#[derive(Clone, Copy)]
 pub(crate) enum Input<'a> {
     F32(&'a [usize], &'a [f32]),
     I64(&'a [usize], &'a [i64]),
 }
 
 impl Session {
-    /// Loads `model`; `threads` 0 is one per physical core.
-    pub fn new(
-        name: &'static str,
-        model: &Model,
-        runtime: &Arc<Runtime>,
-        threads: u16,
-    ) -> Result<Self, Error> {
+    /// Loads `model`: [`Engine::session`].
+    pub(super) fn new(name: &'static str, model: &Model, engine: &Engine) -> Result<Self, Error> {
         let _span = tracing::info_span!("load", session = name).entered();
         let failed = |error: ort::Error| Error::onnx(format!("loading the {name}"))(error);
         let folder = model
             .weights_root
             .to_str()
             .ok_or_else(|| not_utf8(&model.weights_root))?;
-        let mut builder = ort::session::Session::builder(&runtime.environment)
+        let mut builder = ort::session::Session::builder(&engine.runtime.environment)
             .map_err(failed)?
-            .with_intra_threads(threads.into())
+            .with_intra_threads(engine.threads.into())
             .map_err(|e| failed(e.into()))?
             .with_config_entry(WEIGHTS_FOLDER, folder)
             .map_err(|e| failed(e.into()))?;
@@ -61,9 +57,9 @@ impl Session {
 
     /// Runs a graph of one output, whose shape and values `read` is given, unless `stop` is stopped before the end: while
     /// it waits for another call or within its own.
-    pub fn run<const N: usize, T>(
+    pub fn run<T>(
         &self,
-        inputs: [(&str, Input<'_>); N],
+        inputs: &[(&str, Input<'_>)],
         stop: &StopToken,
         read: impl FnOnce(&[i64], &[f32]) -> T,
     ) -> Result<T, Error> {
@@ -91,9 +87,9 @@ impl Session {
     }
 
     /// Runs what of the graph the outputs called `names` need, to its end, and returns them in their order.
-    pub fn run_for<const N: usize>(
+    pub fn run_for(
         &self,
-        inputs: [(&str, Input<'_>); N],
+        inputs: &[(&str, Input<'_>)],
         names: &[&str],
     ) -> Result<Vec<ArrayD<f32>>, Error> {
         let outputs = names
@@ -117,15 +113,15 @@ impl Session {
         self.call(session, inputs, &options, read)
     }
 
-    fn call<const N: usize, T>(
+    fn call<T>(
         &self,
         mut session: Taken<'_>,
-        inputs: [(&str, Input<'_>); N],
+        inputs: &[(&str, Input<'_>)],
         options: &RunOptions<impl SelectedOutputMarker>,
         read: impl FnOnce(&SessionOutputs<'_>) -> ort::Result<T>,
     ) -> Result<T, Error> {
-        let inputs = inputs.into_iter().map(
-            |(name, input)| -> ort::Result<(String, SessionInputValue<'_>)> {
+        let inputs = inputs.iter().map(
+            |&(name, input)| -> ort::Result<(String, SessionInputValue<'_>)> {
                 Ok((
                     name.to_owned(),
                     match input {

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use ndarray::{Array2, Array3, ArrayView1, Axis};
-use sd_text::{ClipSkip, ClipTokenizer, TextError, TextModel, Tokens};
+use sd_text::{ClipSkip, ClipTokenizer, Layer, TextError, TextModel, Tokens};
 
 use crate::{
     Error, builder,
@@ -131,7 +131,7 @@ impl TextEncoder {
 
     /// How many layers there are: the largest clip skip.
     pub fn layers(&self) -> usize {
-        self.model.layers()
+        self.model.shape().layers
     }
 
     /// Encodes any number of texts, each of their tokens. The hidden states take 4 bytes for each channel of each token:
@@ -145,7 +145,7 @@ impl TextEncoder {
         &self,
         texts: impl IntoIterator<Item = T>,
     ) -> Result<TextEmbeddings, TextError> {
-        let layers = self.model.layers();
+        let layers = self.model.shape().layers;
         if self.clip_skip.number() > layers {
             return Err(TextError::ClipSkip {
                 got: self.clip_skip,
@@ -154,7 +154,7 @@ impl TextEncoder {
         }
         let tokens = self.tokens(texts)?;
         let longest = tokens.iter().map(|tokens| tokens.used).max();
-        let shape = (tokens.len(), longest.unwrap_or(0), self.model.width());
+        let shape = (tokens.len(), longest.unwrap_or(0), self.model.shape().width);
         let mut hidden = Array3::zeros(shape);
         let PooledEmbeddings {
             pooled,
@@ -202,15 +202,16 @@ impl TextEncoder {
         mut hidden: Option<&mut Array3<f32>>,
     ) -> Result<PooledEmbeddings, TextError> {
         let count = tokens.len();
-        let mut pooled = Array2::zeros((count, self.model.width()));
-        let mut projected = self
-            .model
-            .projection()
-            .map(|width| Array2::zeros((count, width)));
+        let mut pooled = Array2::zeros((count, self.model.shape().width));
+        let projection = self.model.shape().pooled;
+        let mut projected = projection.map(|width| Array2::zeros((count, width)));
 
         let mut outputs = vec![POOLED];
         outputs.extend(projected.as_ref().map(|_| PROJECTION));
-        let layer = output_name(self.clip_skip.number());
+        let layer = output_name(Layer {
+            skip: self.clip_skip,
+            final_norm: true,
+        });
         outputs.extend(hidden.as_ref().map(|_| layer.as_str()));
 
         let mut order: Vec<usize> = (0..count).collect();
@@ -230,7 +231,7 @@ impl TextEncoder {
                 .iter()
                 .map(|&text| self.end_of_text(&tokens[text].ids));
             let ends: Vec<i64> = ends.collect();
-            let states = self.model.run(ids.view(), &ends, &outputs);
+            let states = self.model.outputs(ids.view(), &ends, &outputs);
             let mut states = states.map_err(TextError::Model)?.into_iter();
             let wanted = [Some(&mut pooled), projected.as_mut()];
             for (all, states) in wanted.into_iter().flatten().zip(&mut states) {

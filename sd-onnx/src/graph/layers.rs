@@ -82,22 +82,32 @@ impl Graph<'_> {
         x: Value,
         name: &str,
         [input, output]: [usize; 2],
-        Conv {
-            kernel,
-            stride,
-            padding,
-        }: Conv,
+        conv: Conv,
     ) -> Result<Value, Error> {
-        let weight = self.weight(&format!("{name}.weight"), &[output, input, kernel, kernel])?;
+        let weight = self.kernel(name, [input, output], conv)?;
         let bias = self.weight(&format!("{name}.bias"), &[output])?;
-        Ok(self.conv(
-            x,
-            weight,
-            bias,
-            kernel as i64,
-            stride as i64,
-            padding as i64,
-        ))
+        Ok(self.conv(x, weight, Some(bias), conv))
+    }
+
+    /// As [`conv2d`](Self::conv2d).
+    pub fn conv2d_without_bias(
+        &mut self,
+        x: Value,
+        name: &str,
+        channels: [usize; 2],
+        conv: Conv,
+    ) -> Result<Value, Error> {
+        let weight = self.kernel(name, channels, conv)?;
+        Ok(self.conv(x, weight, None, conv))
+    }
+
+    fn kernel(
+        &mut self,
+        name: &str,
+        [input, output]: [usize; 2],
+        Conv { kernel, .. }: Conv,
+    ) -> Result<Value, Error> {
+        self.weight(&format!("{name}.weight"), &[output, input, kernel, kernel])
     }
 
     /// Over the last axis.

@@ -197,6 +197,14 @@ impl<'w> Graph<'w> {
         self.op("Mul", &[a, b], [])
     }
 
+    pub fn relu(&mut self, x: Value) -> Value {
+        self.op("Relu", &[x], [])
+    }
+
+    pub fn tanh(&mut self, x: Value) -> Value {
+        self.op("Tanh", &[x], [])
+    }
+
     pub fn sin(&mut self, x: Value) -> Value {
         self.op("Sin", &[x], [])
     }
@@ -304,21 +312,15 @@ impl<'w> Graph<'w> {
         )
     }
 
-    fn conv(
-        &mut self,
-        x: Value,
-        weight: Value,
-        bias: Value,
-        kernel: i64,
-        stride: i64,
-        padding: i64,
-    ) -> Value {
+    fn conv(&mut self, x: Value, weight: Value, bias: Option<Value>, conv: Conv) -> Value {
+        let [kernel, stride, padding] = [conv.kernel, conv.stride, conv.padding].map(|n| n as i64);
         let attributes = [
             ints("kernel_shape", &[kernel; 2]),
             ints("strides", &[stride; 2]),
             ints("pads", &[padding; 4]),
         ];
-        self.op("Conv", &[x, weight, bias], attributes)
+        let inputs: Vec<_> = [x, weight].into_iter().chain(bias).collect();
+        self.op("Conv", &inputs, attributes)
     }
 
     fn layer_norm_op(&mut self, x: Value, scale: Value, bias: Value, eps: f32) -> Value {

@@ -1,6 +1,7 @@
 //! CLIP's text transformer (Radford et al. 2021, arXiv 2103.00020), as transformers' `CLIPTextModel` computes it.
 
-use ndarray::ArrayView2;
+use ndarray::{ArrayView1, ArrayView2};
+use sd_text::{ClipSkip, Layer};
 
 use crate::{
     Error,
@@ -20,6 +21,9 @@ pub(crate) struct ClipTextConfig {
     inner_width: usize,
     eps: f32,
     activation: Activation,
+    /// The id that ends a text. `None` where the configuration says 2, as it did for long: then it is the largest id of a
+    /// text.
+    pub end: Option<i64>,
     /// The width of what `text_projection` makes of a state, where that is wanted and there.
     pub projection: Option<usize>,
 }
@@ -48,8 +52,25 @@ impl ClipTextConfig {
                 "gelu" => Activation::Gelu,
                 _ => return Err(config.wrong("hidden_act", "\"quick_gelu\" or \"gelu\"")),
             },
+            end: match config.usize("eos_token_id", 49407, 0..=*SIZE.end())? {
+                2 => None,
+                id => Some(id as i64),
+            },
             projection: None,
         })
+    }
+
+    /// Where a text ends: the place of the first end-of-text token, as `CLIPTextModel` finds it. Ids beyond the stored
+    /// embedding, which textual inversions have, are not looked at.
+    pub fn end_of(&self, ids: ArrayView1<'_, i64>) -> i64 {
+        let stored = |&(_, &id): &(usize, &i64)| (id as usize) < self.vocab_size;
+        let ids = ids.iter().enumerate().filter(stored);
+        let place = match self.end {
+            Some(end) => ids.into_iter().find(|&(_, &id)| id == end),
+            // The first of the largest.
+            None => ids.rev().max_by_key(|&(_, &id)| id),
+        };
+        place.map_or(0, |(place, _)| place as i64)
     }
 }
 
@@ -58,14 +79,15 @@ pub(crate) const POOLED: &str = "pooled";
 /// The layer that makes one embedding of texts and pictures out of a pooled state, and the output of it.
 pub(crate) const PROJECTION: &str = "text_projection";
 
-/// The name of the output for a clip skip.
-pub(crate) fn output_name(clip_skip: usize) -> String {
-    format!("clip_skip_{clip_skip}")
+/// The name of the output of a layer.
+pub(crate) fn output_name(layer: Layer) -> String {
+    let norm = if layer.final_norm { "" } else { "_raw" };
+    format!("clip_skip_{}{norm}", layer.skip)
 }
 
 /// The inputs are `input_ids` i64 `[batch, length]`, at most `max_length` long, and `ends` i64 `[batch, 1]`, the place of a
-/// token in each text. There is an output per clip skip 1..=layers: that hidden state, counted from the last, through the
-/// final layer norm, `[batch, length, width]`. [`POOLED`] is the last of them at `ends`, `[batch, width]`, and
+/// token in each text. There are two outputs for each clip skip 1..=layers, `[batch, length, width]`: that hidden state,
+/// counted from the last, with and without the final layer norm. [`POOLED`] is the last one with the norm at `ends`, `[batch, width]`, and
 /// [`PROJECTION`] its projection, if the configuration has a width for it. `more` `[any, width]` are rows of the token
 /// embedding behind the stored ones.
 pub(crate) fn graph(
@@ -107,7 +129,10 @@ pub(crate) fn graph(
         )?;
         let normed = g.layer_norm(x, &format!("{prefix}final_layer_norm"), width, eps)?;
         let dims = [Dim::Any("batch"), Dim::Any("length"), Dim::Fixed(width)];
-        g.output(&output_name(config.layers - layer), normed, &dims);
+        let skip = ClipSkip::new(config.layers - layer).expect("the layers are counted down to 1");
+        for (final_norm, states) in [(true, normed), (false, x)] {
+            g.output(&output_name(Layer { skip, final_norm }), states, &dims);
+        }
         if layer + 1 < config.layers {
             continue;
         }

@@ -267,7 +267,10 @@ fn inputs(
     let Some(pooled) = width.checked_sub(ids).filter(|&pooled| pooled > 0) else {
         return Err(config.wrong(
             "projection_class_embeddings_input_dim",
-            format!("more than {ids}, for {} sizes of {size_width} each", sizes.count()),
+            format!(
+                "more than {ids}, for {} sizes of {size_width} each",
+                sizes.count()
+            ),
         ));
     };
     Ok((
@@ -487,7 +490,9 @@ pub(crate) fn guidance_sinusoids(scale: f32, width: usize) -> Vec<f32> {
         f64::from((scale - 1.0) * 1000.0 * frequency)
     };
     let sines = (0..half).map(|i| angle(i).sin() as f32);
-    sines.chain((0..half).map(|i| angle(i).cos() as f32)).collect()
+    sines
+        .chain((0..half).map(|i| angle(i).cos() as f32))
+        .collect()
 }
 
 struct Unet<'a, 'w> {
@@ -523,7 +528,8 @@ impl Unet<'_, '_> {
                 channels = level.channels;
                 if level.attention_down {
                     let layers = level.transformer_layers_down[layer];
-                    x = self.transformer(&format!("{name}.attentions.{layer}"), x, level, layers)?;
+                    x =
+                        self.transformer(&format!("{name}.attentions.{layer}"), x, level, layers)?;
                 }
                 skips.push((x, channels));
             }
@@ -565,7 +571,8 @@ impl Unet<'_, '_> {
                 channels = level.channels;
                 if level.attention_up {
                     let layers = level.transformer_layers_up[layer];
-                    x = self.transformer(&format!("{name}.attentions.{layer}"), x, level, layers)?;
+                    x =
+                        self.transformer(&format!("{name}.attentions.{layer}"), x, level, layers)?;
                 }
             }
             if i + 1 < levels.len() {

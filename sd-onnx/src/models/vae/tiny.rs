@@ -51,8 +51,16 @@ impl TinyConfig {
                 blocks,
             })
         };
-        let encoder = half("encoder_block_out_channels", "num_encoder_blocks", &[1, 3, 3, 3])?;
-        let decoder = half("decoder_block_out_channels", "num_decoder_blocks", &[3, 3, 3, 1])?;
+        let encoder = half(
+            "encoder_block_out_channels",
+            "num_encoder_blocks",
+            &[1, 3, 3, 3],
+        )?;
+        let decoder = half(
+            "decoder_block_out_channels",
+            "num_decoder_blocks",
+            &[3, 3, 3, 1],
+        )?;
         if encoder.blocks.len() != decoder.blocks.len() {
             let expected = format!("{} levels, as many as the encoder", encoder.blocks.len());
             return Err(config.wrong("num_decoder_blocks", expected));
@@ -79,7 +87,12 @@ pub(crate) fn decoder(config: &TinyConfig, weights: &Weights) -> Result<Model, E
     x = g.mul(x, third);
     x = g.tanh(x);
     x = g.mul(x, three);
-    x = g.conv2d(x, "decoder.layers.0", [config.latent_channels, channels], Conv::SAME)?;
+    x = g.conv2d(
+        x,
+        "decoder.layers.0",
+        [config.latent_channels, channels],
+        Conv::SAME,
+    )?;
     x = g.relu(x);
     // The names of the layers count the activation before and the upsamplings too.
     let mut layer = 2;
@@ -145,7 +158,12 @@ fn block(g: &mut Graph, name: &str, x: Value, channels: usize) -> Result<Value, 
         if layer > 0 {
             h = g.relu(h);
         }
-        h = g.conv2d(h, &format!("{name}.conv.{layer}"), [channels; 2], Conv::SAME)?;
+        h = g.conv2d(
+            h,
+            &format!("{name}.conv.{layer}"),
+            [channels; 2],
+            Conv::SAME,
+        )?;
     }
     let sum = g.add(h, x);
     Ok(g.relu(sum))
