@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    io,
+    io::{self, IsTerminal, Read},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -14,7 +14,11 @@ use std::{
 use clap::Parser;
 use ndarray::{Array, Dimension};
 use safetensors::{Dtype, tensor::TensorView};
-use sd_examples::{Failure, check_output, options::positive, print, save_new, shipped_model};
+use sd_examples::{
+    Failure, SAFETENSORS, check_output,
+    options::{positive, threads},
+    print, save_new, shipped_model, tell,
+};
 use sd_onnx::{
     TextEmbeddings, files,
     text::{ClipSkip, TextError},
@@ -51,10 +55,11 @@ struct Arguments {
     /// Texts that go through the model at once
     #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
     batch: usize,
-    /// Threads, 1 to 1024 [default: one for each physical core]
+    /// Threads, 1 to 1024, of which at most as many are used as the machine runs at once [default: one for each physical
+    /// core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// File to write [default: texts.safetensors in this folder, never overwriting]
+    /// File to write, in place of a file of that name [default: texts.safetensors in this folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -67,7 +72,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let clip_skip = ClipSkip::new(arguments.clip_skip)
         .map_err(|error| Failure::Arguments(error.to_string()))?;
     if let Some(path) = &arguments.output {
-        check_output("output", path)?;
+        check_output("output", path, SAFETENSORS)?;
     }
     let texts = match &arguments.texts[..] {
         [] => lines().map_err(Failure::at(Path::new("standard input")))?,
@@ -77,7 +82,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Err(Failure::Arguments("expected at least one text".to_owned()));
     }
 
-    let mut builder = sd_onnx::builder().threads(arguments.threads.unwrap_or(0));
+    let mut builder = sd_onnx::builder().threads(threads(arguments.threads));
     if let Some(variant) = &arguments.variant {
         builder = builder.variant(variant);
     }
@@ -110,8 +115,27 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     print(format_args!("{}", saved.display()))
 }
 
+/// The longest standard input, in bytes: a hundred thousand captions, whose embeddings fill most memories.
+const MAX_INPUT: u64 = 16 << 20;
+
 fn lines() -> io::Result<Vec<String>> {
-    io::stdin().lines().collect()
+    let input = io::stdin().lock();
+    if input.is_terminal() {
+        let end = if cfg!(windows) {
+            "Ctrl-Z and Enter"
+        } else {
+            "Ctrl-D"
+        };
+        tell(format_args!("Reading texts, one a line, until {end}:"));
+    }
+    let mut bytes = Vec::new();
+    input.take(MAX_INPUT + 1).read_to_end(&mut bytes)?;
+    let invalid = |problem: String| io::Error::new(io::ErrorKind::InvalidData, problem);
+    if bytes.len() as u64 > MAX_INPUT {
+        return Err(invalid(format!("longer than {MAX_INPUT} bytes")));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| invalid(error.to_string()))?;
+    Ok(text.lines().map(str::to_owned).collect())
 }
 
 fn file(texts: &[String], found: &TextEmbeddings) -> io::Result<Vec<u8>> {

@@ -12,7 +12,7 @@
 use std::{
     collections::HashMap,
     fmt::Write,
-    fs, io,
+    io,
     ops::ControlFlow,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -26,12 +26,14 @@ use sd_examples::{
     Failure,
     options::positive,
     progress_bar,
-    scenes::{Scene, Scenes, Variety, lines, nearest},
+    scenes::{MAX_TEXT, Scene, Scenes, Variety, lines, nearest},
     shipped_model, stopped_by_ctrl_c, tell,
 };
 use sd_onnx::{Event, Pipeline, Request, StopToken, files};
+use sd_text::outside;
 
-/// Draws the evaluation's prompts in every way and writes the figures into the README of the model.
+/// Draws the evaluation's prompts in every way, writes the figures into the README of the model and the pictures as
+/// evaluation.png beside it, in place of the ones there.
 #[derive(Parser)]
 #[command(name = "evaluate", version)]
 struct Arguments {
@@ -70,7 +72,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     cases.truncate(arguments.prompts.unwrap_or(usize::MAX));
     let readme = folder.join("README.md");
     let with_figures = |figures: &str| -> Result<String, Failure> {
-        let text = fs::read_to_string(&readme).map_err(Failure::at(&readme))?;
+        let text = outside::read_to_string(&readme, MAX_TEXT).map_err(Failure::at(&readme))?;
         let [begin, end] = MARKS;
         let (before, after) = around_figures(&text).ok_or_else(|| {
             let (readme, begin, end) = (readme.display(), begin.trim(), end.trim());
@@ -94,12 +96,14 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         scenes: &scenes,
         references: HashMap::new(),
         stop: stopped_by_ctrl_c(),
-        bar: progress_bar(pictures as u64),
+        bar: progress_bar(pictures as u64, "pictures"),
     };
     let figures = judge.figures(&cases, &runs);
     judge.bar.finish_and_clear();
     let (figures, sheet) = figures?;
-    tell(format_args!("{figures}"));
+    for line in figures.lines() {
+        tell(format_args!("{line}"));
+    }
     if arguments.dry_run {
         return Ok(());
     }
@@ -120,7 +124,7 @@ fn around_figures(text: &str) -> Option<(&str, &str)> {
 }
 
 fn read_cases(path: &Path, scenes: &Scenes) -> Result<Vec<Case>, Failure> {
-    let text = fs::read_to_string(path).map_err(Failure::at(path))?;
+    let text = outside::read_to_string(path, MAX_TEXT).map_err(Failure::at(path))?;
     let case = |line: &str| {
         let [kind, concept, background, position, prompt] =
             line.split('\t').collect::<Vec<_>>().try_into().ok()?;
@@ -363,7 +367,8 @@ impl Judge<'_> {
             for concept in 0..self.scenes.concepts.len() {
                 for background in 0..backgrounds {
                     if self.stop.is_stopped() {
-                        return Err(Failure::Stopped);
+                        let reason = "stopped while the pictures were compared";
+                        return Err(Failure::Stopped(reason.to_owned()));
                     }
                     let scene = Scene {
                         concept,

@@ -8,16 +8,16 @@ use std::{ops::ControlFlow, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use sd_examples::{
-    Failure, check_output,
-    options::{Options, check_ladder, finite, ladder_name, positive, summary, tell_of_prompts},
+    Failure, PNG, check_output,
+    options::{
+        Named, Options, check_ladder, finite, ladder, ladder_name, positive, prompt_warnings,
+        scheduler, seed, summary, tell_warnings,
+    },
     progress_bar, save_sheet,
     sheet::{self, Sheet},
     stopped_by_ctrl_c, tell,
 };
-use sd_onnx::{
-    Event, ImageSize, Prompt, Request,
-    schedulers::{Ladder, Row, Scheduler},
-};
+use sd_onnx::{Event, ImageSize, Prompt, Request, schedulers::Ladder};
 
 /// More pictures than anybody looks at.
 const MAX_PICTURES: usize = 10_000;
@@ -45,7 +45,7 @@ struct Arguments {
     y: Option<Axis>,
     #[command(flatten)]
     options: Options,
-    /// PNG to write [default: the prompt and the seed, in this folder, never overwriting]
+    /// PNG to write, in place of a file of that name [default: the prompt and the seed, in this folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -58,9 +58,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let options = &arguments.options;
     let grid = Grid::new(arguments)?;
     if let Some(path) = &arguments.output {
-        check_output("output", path)?;
+        check_output("output", path, PNG)?;
     }
-    tell_of_prompts(&grid.requests(&grid.base).collect::<Vec<_>>());
+    let warnings = prompt_warnings(&grid.requests(&grid.base).collect::<Vec<_>>());
+    tell_warnings(warnings.into_iter().map(|warning| (None, warning)));
     let pipeline = options.load(1)?;
     let stop = stopped_by_ctrl_c();
     let base = options.sized(grid.base.clone(), &pipeline);
@@ -76,9 +77,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     ));
 
     let requests: Vec<_> = grid.requests(&base).collect();
-    let bar = progress_bar(requests.iter().fold(0, |sum: u64, request| {
+    let steps = requests.iter().fold(0, |sum: u64, request| {
         sum.saturating_add(request.steps as u64)
-    }));
+    });
+    let bar = progress_bar(steps, "steps");
     let result = pipeline.run(&requests, &stop, |event| {
         match event {
             Event::Picture(picture) => {
@@ -138,11 +140,30 @@ impl Grid {
                 _ => options.width.is_some() || options.height.is_some(),
             };
             if given {
-                return wrong(format!(
-                    "the {} is given twice: by itself and as {option}",
-                    axis.name
-                ));
+                let other = match axis.name {
+                    "prompt" => "the prompt as an argument".to_owned(),
+                    "size" => "--width or --height".to_owned(),
+                    name => format!("--{name}"),
+                };
+                return wrong(twice(&other, option, axis.name));
             }
+        }
+        // A scheduler's name may say the ladder.
+        let named = options
+            .scheduler
+            .as_ref()
+            .map(|named| ("--scheduler", named));
+        let values = axes.iter().flat_map(|&(option, axis)| {
+            let values = axis.values.iter();
+            values.filter_map(move |value| Some((option, value.scheduler()?)))
+        });
+        let mut named = named.into_iter().chain(values);
+        let of_axis = axes.iter().find(|(_, axis)| axis.name == "ladder");
+        let of_axis = of_axis.map(|&(option, _)| option);
+        if let Some(ladder) = options.ladder.as_ref().map(|_| "--ladder").or(of_axis)
+            && let Some((option, _)) = named.find(|(_, named)| named.ladder.is_some())
+        {
+            return wrong(twice(option, ladder, "ladder"));
         }
         let has = |name: &str| axes.iter().any(|(_, axis)| axis.name == name);
         if arguments.prompt.is_none() && !has("prompt") {
@@ -256,6 +277,11 @@ impl Grid {
     }
 }
 
+/// The error of a parameter that is given in two ways.
+fn twice(one: &str, other: &str, what: &str) -> String {
+    format!("{one} and {other} both set {what}; give only one of them")
+}
+
 /// A parameter and the values it takes: at least one, no two the same.
 #[derive(Clone)]
 struct Axis {
@@ -270,7 +296,7 @@ enum Value {
     Guidance(f32),
     ClipSkip(usize),
     Seed(u64),
-    Scheduler(&'static Row),
+    Scheduler(Named),
     Ladder(Ladder),
     Size([u32; 2]),
     Prompt(String),
@@ -354,13 +380,9 @@ impl Value {
             "steps" => Self::Steps(positive(text)?),
             "guidance" => Self::Guidance(finite(text)?),
             "clip-skip" => Self::ClipSkip(positive(text)?),
-            "seed" => Self::Seed(text.parse().map_err(|error| format!("{error}"))?),
-            "scheduler" => match text.parse() {
-                Ok(Scheduler::Named(row)) => Self::Scheduler(row),
-                Ok(Scheduler::Own(_)) => unreachable!("a name is of a row"),
-                Err(error) => return Err(error.to_string()),
-            },
-            "ladder" => Self::Ladder(text.parse().map_err(|error| format!("{error}"))?),
+            "seed" => Self::Seed(seed(text)?),
+            "scheduler" => Self::Scheduler(scheduler(text)?),
+            "ladder" => Self::Ladder(ladder(text)?),
             "size" => {
                 let sides = text
                     .split_once('x')
@@ -381,6 +403,16 @@ impl Value {
         match (self, other) {
             // The generator of the noise takes 32 bits.
             (Self::Seed(a), Self::Seed(b)) => *a as u32 == *b as u32,
+            // Without a ladder in its name a sampler has its usual one.
+            (Self::Scheduler(a), Self::Scheduler(b)) => {
+                let ladder = |named: &Named| {
+                    named
+                        .ladder
+                        .clone()
+                        .unwrap_or(named.row.default_ladder.clone())
+                };
+                a.row.name == b.row.name && ladder(a) == ladder(b)
+            }
             _ => self.label() == other.label(),
         }
     }
@@ -391,7 +423,13 @@ impl Value {
             Self::Guidance(scale) => request.guidance(*scale),
             Self::ClipSkip(layer) => request.clip_skip(*layer),
             Self::Seed(seed) => request.seed(*seed),
-            Self::Scheduler(row) => request.scheduler(*row),
+            Self::Scheduler(Named { row, ladder }) => {
+                let request = request.scheduler(*row);
+                match ladder {
+                    Some(ladder) => request.ladder(ladder.clone()),
+                    None => request,
+                }
+            }
             Self::Ladder(ladder) => request.ladder(ladder.clone()),
             Self::Size([width, height]) => request.size(*width, *height),
             Self::Prompt(prompt) => request.prompt(prompt),
@@ -404,11 +442,24 @@ impl Value {
             Self::Steps(number) | Self::ClipSkip(number) => number.to_string(),
             Self::Guidance(scale) => scale.to_string(),
             Self::Seed(seed) => seed.to_string(),
-            Self::Scheduler(row) => row.title.to_owned(),
+            Self::Scheduler(Named { row, ladder: None }) => row.title.to_owned(),
+            Self::Scheduler(Named {
+                row,
+                ladder: Some(ladder),
+            }) => {
+                format!("{} on {}", row.title, ladder_name(ladder))
+            }
             Self::Ladder(ladder) => ladder_name(ladder),
             Self::Size([width, height]) => format!("{width}×{height}"),
             Self::Negative(text) if text.is_empty() => "(none)".to_owned(),
             Self::Prompt(text) | Self::Negative(text) => text.clone(),
+        }
+    }
+
+    fn scheduler(&self) -> Option<&Named> {
+        match self {
+            Self::Scheduler(named) => Some(named),
+            _ => None,
         }
     }
 

@@ -5,23 +5,24 @@
 //! cargo run --release --example schedulers -- --scheduler dpmpp-2m --ladder karras --steps 5 --json
 //! ```
 
-use std::{any::Any, fs, ops::ControlFlow, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{any::Any, ops::ControlFlow, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use sd_examples::{
-    Failure, check_output,
-    options::{finite, positive},
-    print, tell,
+    Failure, PNG, check_output,
+    options::{Named, finite, ladder, positive, scheduler},
+    print, print_json, tell,
 };
 use sd_onnx::{
     SchedulerConfig, files,
     schedulers::{
         Ddim, Dpm2Ancestral, DpmAdaptive, DpmFast, DpmPlusPlus2MSde, DpmPlusPlus2SAncestral,
         DpmPlusPlus3MSde, DpmPlusPlusSde, EulerAncestral, EulerCfgPp, Ladder, NoiseSchedule, Path,
-        Prediction, Row, Run, Rung, Rungs, SaSolver, Sampler, Scheduler, Step, TABLE, Tcd,
-        WithConventions, from_config, row_of,
+        Prediction, Row, Run, Rung, Rungs, SaSolver, Sampler, Step, TABLE, Tcd, WithConventions,
+        from_config, row_of,
     },
 };
+use sd_text::outside;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -51,9 +52,10 @@ struct Arguments {
     /// Print the samplers, with other programs' names for them, their orders and how often they call the model for N steps
     #[arg(long, conflicts_with_all = ["scheduler", "ladder", "steps", "prediction", "config", "eta", "plot"])]
     list: bool,
-    /// The sampler, by any of its names [default: that of the configuration]
-    #[arg(long, value_name = "NAME", value_parser = scheduler)]
-    scheduler: Option<&'static Row>,
+    /// The sampler, by any of its names, also with WebUI's schedule type behind it, such as "DPM++ 2M Karras" [default: that
+    /// of the configuration]
+    #[arg(long, value_name = "NAME", value_parser = scheduler, verbatim_doc_comment)]
+    scheduler: Option<Named>,
     /// The noise levels: a name, or an object such as {"karras": {"rho": 5}} [default: those of the configuration, else the
     /// sampler's usual ones]
     #[arg(long, value_name = "NAME", value_parser = ladder, verbatim_doc_comment)]
@@ -74,7 +76,7 @@ struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Draw the ladder, beside all others, and the path of x, as a PNG
+    /// Draw the ladder, beside all others, and the path of x, as a PNG, in place of a file of that name
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -88,7 +90,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         return list(arguments.json);
     }
     if let Some(path) = &arguments.plot {
-        check_output("plot", path)?;
+        check_output("plot", path, PNG)?;
     }
     let chosen = Chosen::new(arguments)?;
     let record = chosen.run()?;
@@ -98,7 +100,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         tell(format_args!("{}", path.display()));
     }
     if arguments.json {
-        return print(format_args!("{}", text(&record)?));
+        return print_json(&record);
     }
     print(format_args!(
         "{}: {} calls, {} draws",
@@ -126,7 +128,7 @@ fn list(as_json: bool) -> Result<(), Failure> {
             })
         };
         let rows: Vec<_> = TABLE.iter().map(row).collect();
-        return print(format_args!("{}", text(&rows)?));
+        return print_json(&rows);
     }
     for row in TABLE.iter() {
         let aliases: Vec<_> = row.aliases().collect();
@@ -140,25 +142,6 @@ fn list(as_json: bool) -> Result<(), Failure> {
     }
     let names: Vec<_> = Ladder::NAMED.iter().map(|(name, _)| *name).collect();
     print(format_args!("ladders: {}", names.join(", ")))
-}
-
-fn text(value: &impl Serialize) -> Result<String, Failure> {
-    serde_json::to_string(value).map_err(|error| Failure::Work(error.to_string()))
-}
-
-fn scheduler(name: &str) -> Result<&'static Row, String> {
-    match name.parse() {
-        Ok(Scheduler::Named(row)) => Ok(row),
-        Ok(Scheduler::Own(_)) => unreachable!("a name is of a row"),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn ladder(text: &str) -> Result<Ladder, String> {
-    if text.trim_start().starts_with('{') {
-        return serde_json::from_str(text).map_err(|error| error.to_string());
-    }
-    text.parse().map_err(|error| format!("{error}"))
 }
 
 /// Our names and diffusers'.
@@ -185,6 +168,9 @@ fn with_prediction(config: &str, prediction: Prediction) -> String {
     }
 }
 
+/// The longest configuration, in bytes. Published ones have less than 2 KiB; one may list every beta.
+const MAX_CONFIG: u64 = 1 << 20;
+
 /// What is to be run.
 struct Chosen {
     /// Its name in the table, or that of its class in diffusers.
@@ -202,8 +188,9 @@ impl Chosen {
         let configured = match &arguments.config {
             None => None,
             Some(path) => {
-                let mut text = fs::read_to_string(path).map_err(Failure::at(path))?;
-                if let (Some(prediction), None) = (arguments.prediction, arguments.scheduler) {
+                let text = outside::read_to_string(path, MAX_CONFIG);
+                let mut text = text.map_err(Failure::at(path))?;
+                if let (Some(prediction), None) = (arguments.prediction, &arguments.scheduler) {
                     // Some classes make another sampler of it.
                     text = with_prediction(&text, prediction);
                 }
@@ -228,8 +215,9 @@ impl Chosen {
                 _ => config.prediction = prediction,
             }
         }
-        let (name, sampler): (_, Arc<dyn Sampler>) = match (arguments.scheduler, &configured) {
-            (Some(row), _) => (row.name, Arc::from((row.build)(&config))),
+        let scheduler = arguments.scheduler.as_ref();
+        let (name, sampler): (_, Arc<dyn Sampler>) = match (scheduler, &configured) {
+            (Some(Named { row, .. }), _) => (row.name, Arc::from((row.build)(&config))),
             (None, Some(configured)) => {
                 let row = row_of(&*configured.sampler, &configured.config);
                 let name = row.map_or(configured.class, |row| row.name);
@@ -245,8 +233,13 @@ impl Chosen {
             Some(eta) => with_eta(&*sampler, eta)
                 .ok_or_else(|| Failure::Arguments(format!("--eta: {name} has no eta")))?,
         };
-        let of_row = arguments.scheduler.map(|row| row.default_ladder.clone());
-        let ladder = arguments.ladder.clone();
+        let of_row = scheduler.map(|named| named.row.default_ladder.clone());
+        let of_name = scheduler.and_then(|named| named.ladder.clone());
+        if of_name.is_some() && arguments.ladder.is_some() {
+            let reason = "--scheduler and --ladder both set the ladder; give only one of them";
+            return Err(Failure::Arguments(reason.to_owned()));
+        }
+        let ladder = arguments.ladder.clone().or(of_name);
         let ladder = ladder.or_else(|| configured.map(|configured| configured.ladder));
         let ladder = ladder.or(of_row).unwrap_or_else(Ladder::karras);
         let schedule = NoiseSchedule::new(&config).map_err(|error| wrong(&error))?;

@@ -4,14 +4,14 @@
 //! cargo run --release --example steps -- "a fox" --steps 10 --output steps.png
 //! ```
 
-use std::{ops::ControlFlow, path::PathBuf, process::ExitCode};
+use std::{ops::ControlFlow, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Parser;
 use image::{RgbImage, imageops};
 use ndarray::{Array3, ArrayView3, Axis};
 use sd_examples::{
-    Failure, check_output,
-    options::{Options, summary, tell_of_prompts},
+    Failure, PNG, check_output,
+    options::{Options, prompt_warnings, summary, tell_warnings},
     progress_bar, save_sheet,
     sheet::{self, Sheet},
     stopped_by_ctrl_c, tell,
@@ -43,7 +43,7 @@ struct Arguments {
     /// Show linear previews, a block for each latent, instead of decoding
     #[arg(long)]
     preview: bool,
-    /// PNG to write [default: the prompt and the seed, in this folder, never overwriting]
+    /// PNG to write, in place of a file of that name [default: the prompt and the seed, in this folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -69,9 +69,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let options = &arguments.options;
     let request = options.request(Request::new(&arguments.prompt))?;
     if let Some(path) = &arguments.output {
-        check_output("output", path)?;
+        check_output("output", path, PNG)?;
     }
-    tell_of_prompts([&request]);
+    let warnings = prompt_warnings([&request]);
+    tell_warnings(warnings.into_iter().map(|warning| (None, warning)));
     let pipeline = options.load(1)?;
     let stop = stopped_by_ctrl_c();
     let request = options.sized(request, &pipeline);
@@ -98,7 +99,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     sheet(vec![String::new(); shown.len()])?;
 
-    let bar = progress_bar((steps + 2 * shown.len()) as u64);
+    let started = Instant::now();
+    let bar = progress_bar(steps as u64, "steps");
     let mut seen: Vec<Seen> = Vec::with_capacity(shown.len());
     let picked = |index: usize| shown.binary_search(&index).is_ok();
     let result = pipeline.run(std::slice::from_ref(&request), &stop, |event| {
@@ -119,12 +121,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         ControlFlow::Continue(())
     });
-    if let Err(error) = result {
-        bar.finish_and_clear();
-        return Err(error.into());
-    }
+    bar.finish_and_clear();
+    result?;
     let labels = seen.iter().map(Seen::label).collect();
     let mut sheet = sheet(labels)?;
+    let bar = progress_bar(2 * seen.len() as u64, "pictures");
     for (column, seen) in seen.iter().enumerate() {
         for (row, latents) in [&seen.denoised, &seen.variance_preserving()]
             .into_iter()
@@ -132,7 +133,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         {
             if stop.is_stopped() {
                 bar.finish_and_clear();
-                return Err(Failure::Stopped);
+                let reason = "stopped after the last step, while its pictures were decoded";
+                return Err(Failure::Stopped(reason.to_owned()));
             }
             let picture = if arguments.preview {
                 preview(&pipeline, latents.view())
@@ -143,9 +145,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             bar.inc(1);
         }
     }
-    let took = bar.elapsed().as_secs_f32();
     bar.finish_and_clear();
-    tell(format_args!("{took:.2} s"));
+    tell(format_args!("{:.2} s", started.elapsed().as_secs_f32()));
 
     let output = arguments.output.as_deref();
     let seed = request.seed.unwrap_or_default();

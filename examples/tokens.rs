@@ -15,7 +15,8 @@ use std::{
 
 use anstyle::{AnsiColor, Style};
 use clap::{Parser, builder::TypedValueParser};
-use sd_examples::{Failure, print};
+use sd_examples::{Failure, print_json};
+use sd_text::outside::escaped;
 use sd_text::{
     Branch, Chunk, Chunking, Cleanup, ClipTokenizer, PromptText, Schedule, Side, Syntax, Warning,
     attention,
@@ -114,8 +115,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             let message = "the prompt has an infinite weight, which JSON cannot say";
             return Err(Failure::Work(message.to_owned()));
         }
-        let json = serde_json::to_string(&report).expect("strings and numbers are JSON");
-        return print(format_args!("{json}"));
+        return print_json(&report);
     }
     let mut page = String::new();
     write_page(&mut page, &prompt, &tokenizer, arguments).expect("a string takes any text");
@@ -176,7 +176,7 @@ fn write_page(
 ) -> fmt::Result {
     write_prompt(page, prompt)?;
     for warning in prompt.warnings() {
-        let (at, text) = (warning.span.start, &warning.text);
+        let (at, text) = (warning.span.start, shown(&warning.text));
         writeln!(page, "{WARNING}warning{WARNING:#} at byte {at}: {text}")?;
     }
     for network in prompt.networks() {
@@ -263,7 +263,7 @@ fn write_leaf(page: &mut String, prompt: &PromptText, leaf: Node<'_>, style: Sty
     let mut at = span.start;
     for Warning { span: odd, .. } in prompt.warnings() {
         if at <= odd.start && odd.end <= span.end {
-            let (before, odd_text) = (shown(&text[at..odd.start]), &text[odd.clone()]);
+            let (before, odd_text) = (shown(&text[at..odd.start]), shown(&text[odd.clone()]));
             write!(
                 page,
                 "{style}{before}{style:#}{WARNING}{odd_text}{WARNING:#}"
@@ -325,12 +325,8 @@ fn write_tokens(page: &mut String, chunk: &Chunk, tokenizer: &ClipTokenizer) -> 
     writeln!(page)
 }
 
-/// Without characters that a terminal acts on, but for line breaks.
+/// Escapes what a terminal acts on, except line breaks.
 fn shown(text: &str) -> String {
-    let seen = |c: char| match c {
-        '\n' => '\n',
-        c if c.is_control() => '\u{fffd}',
-        c => c,
-    };
-    text.chars().map(seen).collect()
+    let lines: Vec<_> = text.split('\n').map(escaped).collect();
+    lines.join("\n")
 }

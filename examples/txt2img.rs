@@ -15,13 +15,14 @@ use std::{
 use clap::Parser;
 use safetensors::{Dtype, tensor::TensorView};
 use sd_examples::{
-    Failure, check_output, numbered,
-    options::{Options, positive, summary, tell_of_prompts},
+    Failure, PNG, SAFETENSORS, check_output, numbered,
+    options::{Options, positive, prompt_warnings, summary, tell_warnings},
     print, progress_bar, save_new, slug, stopped_by_ctrl_c, tell,
 };
 use sd_onnx::{
     Conditioning, Event, Infotext, Picture, Pipeline, Prompt, Request, StopToken, files,
 };
+use sd_text::outside::printable;
 
 /// Draws a prompt with Stable Diffusion on ONNX Runtime.
 #[derive(Parser)]
@@ -41,10 +42,11 @@ struct Arguments {
     /// Pictures that go through the model at once; more than 1 is slower on a CPU, and changes pictures a little
     #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
     batch: usize,
-    /// PNG to write [default: the prompt and the seed, in this folder, never overwriting]
+    /// PNG to write, in place of a file of that name; with --count, name-1.png, name-2.png … [default: the prompt and the
+    /// seed, in this folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Also write embeddings, noise, latents and unrounded pixels, as safetensors
+    /// Also write embeddings, noise, latents and unrounded pixels, as safetensors, in place of a file of that name
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
 }
@@ -56,16 +58,22 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let options = &arguments.options;
     let like = arguments.like.as_deref().map(Like::read).transpose()?;
-    let mut request = match &like {
-        Some(like) => like.request(),
-        None => Request::new(""),
+    let (mut request, differences) = match &like {
+        Some(like) => {
+            let again = like.infotext.request();
+            (again.request, again.differences)
+        }
+        None => (Request::new(""), Vec::new()),
     };
     if let Some(prompt) = &arguments.prompt {
         request = request.prompt(prompt);
     }
     let request = options.request(request)?.count(arguments.count);
     check_outputs(arguments)?;
-    tell_of_prompts([&request]);
+    let of_file = differences.into_iter();
+    let of_file = of_file.map(|difference| (arguments.like.as_deref(), difference));
+    let of_prompts = prompt_warnings([&request]).into_iter();
+    tell_warnings(of_file.chain(of_prompts.map(|warning| (None, warning))));
 
     let started = Instant::now();
     let pipeline = options.load(arguments.batch)?;
@@ -99,18 +107,6 @@ impl<'a> Like<'a> {
         }
     }
 
-    /// What draws the picture again; tells what will be different.
-    fn request(&self) -> Request {
-        let again = self.infotext.request();
-        for difference in again.differences {
-            tell(format_args!(
-                "warning: {}: {difference}",
-                self.path.display()
-            ));
-        }
-        again.request
-    }
-
     /// Warns if the hash of the model is known to be another.
     fn tell_another_model(&self, pipeline: &Pipeline) {
         let (Some(made_with), Some((name, Some(hash)))) =
@@ -122,9 +118,11 @@ impl<'a> Like<'a> {
         // Those of 8 digits, which WebUI wrote until 2023, are no SHA-256.
         if made_with.len() >= 10 && !hash.starts_with(&made_with.to_ascii_lowercase()) {
             tell(format_args!(
-                "warning: {}: made with the model {} ({made_with}), this one is {name} ({short})",
+                "warning: {}: made with the model {} ({}), this one is {} ({short})",
                 self.path.display(),
-                self.infotext.get("Model").unwrap_or("of no name"),
+                printable(self.infotext.get("Model").unwrap_or("of no name")),
+                printable(made_with),
+                printable(name),
             ));
         }
     }
@@ -132,10 +130,11 @@ impl<'a> Like<'a> {
 
 /// What can be known to be wrong with them before there is anything to write.
 fn check_outputs(arguments: &Arguments) -> Result<(), Failure> {
-    for (name, path) in [("output", &arguments.output), ("dump", &arguments.dump)] {
-        if let Some(path) = path {
-            check_output(name, path)?;
-        }
+    if let Some(path) = &arguments.output {
+        check_output("output", path, PNG)?;
+    }
+    if let Some(path) = &arguments.dump {
+        check_output("dump", path, SAFETENSORS)?;
     }
     match (&arguments.output, &arguments.dump) {
         (Some(output), Some(dump)) if same_place(output, dump) => Err(Failure::Arguments(format!(
@@ -168,7 +167,7 @@ fn generate(
     stop: &StopToken,
     arguments: &Arguments,
 ) -> Result<(), Failure> {
-    let bar = progress_bar(request.steps.saturating_mul(request.count) as u64);
+    let bar = progress_bar(request.steps.saturating_mul(request.count) as u64, "steps");
     let (mut timings, mut failure) = (Vec::new(), None);
     let result = pipeline.run(std::slice::from_ref(request), stop, |event| {
         match event {

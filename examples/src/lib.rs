@@ -12,9 +12,12 @@ use std::{
     process::ExitCode,
 };
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use image::{ImageFormat, RgbImage};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use sd_onnx::{StopToken, files};
+use sd_text::outside::escaped;
+use serde::Serialize;
 
 /// Where the model that ships with the project is.
 pub fn shipped_model() -> PathBuf {
@@ -28,8 +31,8 @@ pub enum Failure {
     Arguments(String),
     /// The work failed: exit code 1.
     Work(String),
-    /// Ctrl-C: exit code 130, as shells have it.
-    Stopped,
+    /// Ctrl-C, and how far the work was: exit code 130, as shells have it.
+    Stopped(String),
 }
 
 impl Failure {
@@ -43,7 +46,7 @@ impl Failure {
         let (code, reason) = match self {
             Self::Arguments(reason) => (2, reason),
             Self::Work(reason) => (1, reason),
-            Self::Stopped => (130, "stopped".to_owned()),
+            Self::Stopped(reason) => (130, reason),
         };
         let line: Vec<_> = reason.split_whitespace().collect();
         tell(format_args!("error: {}", line.join(" ")));
@@ -75,8 +78,22 @@ fn arguments<A: clap::Parser>() -> Result<A, ExitCode> {
         // clap puts the reason first, then a blank line and usage hints.
         let text = error.to_string();
         let reason = text.split("\n\n").next().unwrap_or(&text);
-        Failure::Arguments(reason.trim_start_matches("error: ").to_owned()).report()
+        let mut reason = reason.trim_start_matches("error: ").to_owned();
+        if is_second_word::<A>(&error) {
+            reason += "; quote a prompt of several words: \"a fox\"";
+        }
+        Failure::Arguments(reason).report()
     })
+}
+
+/// Whether the error is about a word behind the prompt, most probably one of the same prompt.
+fn is_second_word<A: clap::Parser>(error: &clap::Error) -> bool {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else {
+        return false;
+    };
+    let command = A::command();
+    let takes_prompt = command.get_positionals().any(|it| it.get_id() == "prompt");
+    error.kind() == ErrorKind::UnknownArgument && takes_prompt && !word.starts_with('-')
 }
 
 /// A token that the first Ctrl-C stops; the second ends the program at once.
@@ -93,27 +110,49 @@ pub fn stopped_by_ctrl_c() -> StopToken {
     stop
 }
 
-/// A progress bar: steps, steps per second, time to go.
-pub fn progress_bar(steps: u64) -> ProgressBar {
+/// A progress bar over `count` of `what`, such as steps: how many are done, how many are done in a second, time to go.
+pub fn progress_bar(count: u64, what: &'static str) -> ProgressBar {
     let speed = |state: &ProgressState, out: &mut dyn fmt::Write| {
         // A bar that is not shown has nobody to tell.
         let _ = write!(out, "{:.2} it/s", state.per_sec());
     };
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}, {speed}, ETA {eta}")
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}, {speed}, ETA {eta}")
         .expect("the template is a constant")
         .with_key("speed", speed);
-    let bar = ProgressBar::new(steps).with_style(style);
+    let bar = ProgressBar::new(count).with_style(style).with_message(what);
     bar.tick();
     bar
 }
 
-/// That `path`, of an option's `name`, can be that of a file, as far as that can be seen before it is written.
-pub fn check_output(name: &str, path: &Path) -> Result<(), Failure> {
+/// What the names of pictures end in.
+pub const PNG: &[&str] = &["png"];
+
+/// What the names of files of tensors end in.
+pub const SAFETENSORS: &[&str] = &["safetensors", "st"];
+
+/// Checks a path before anything is written to it: that it can be a file's, and that its extension, if it has one, is one
+/// of the format's. `name` is the option that it comes from.
+///
+/// # Errors
+/// [`Failure::Arguments`] says what is expected; [`Failure::Work`] when the folder is not there.
+pub fn check_output(name: &str, path: &Path, extensions: &[&str]) -> Result<(), Failure> {
     let ends_as_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
     if path.file_name().is_none() || path.is_dir() || ends_as_folder {
         let path = path.display();
         return Err(Failure::Arguments(format!(
             "--{name} is {path}, expected a file"
+        )));
+    }
+    if let Some(extension) = path.extension()
+        && !extensions
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    {
+        let expected: Vec<_> = extensions.iter().map(|known| format!(".{known}")).collect();
+        return Err(Failure::Arguments(format!(
+            "--{name} is {}, expected a name that ends in {}: it is the only format that is written",
+            path.display(),
+            expected.join(" or ")
         )));
     }
     let folder = path
@@ -167,14 +206,21 @@ pub fn save_new(path: &Path, bytes: &[u8]) -> Result<PathBuf, Failure> {
     unreachable!("the names do not end")
 }
 
-/// A line on stderr. That nobody can read it is no reason to end.
+/// Prints one line on stderr. Whatever a terminal would act on is escaped, since names and values may come from files.
+/// That nobody can read the line is no reason to end.
 pub fn tell(line: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", escaped(line));
 }
 
-/// A line on stdout.
+/// Prints one line on stdout, escaped as by [`tell`].
 pub fn print(line: fmt::Arguments<'_>) -> Result<(), Failure> {
-    writeln!(io::stdout(), "{line}").map_err(Failure::at(Path::new("standard output")))
+    writeln!(io::stdout(), "{}", escaped(line)).map_err(Failure::at(Path::new("standard output")))
+}
+
+/// Prints a value on stdout as JSON in one line, for other programs to read.
+pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let json = serde_json::to_string(value).map_err(|error| Failure::Work(error.to_string()))?;
+    writeln!(io::stdout(), "{json}").map_err(Failure::at(Path::new("standard output")))
 }
 
 /// Text as a part of a file name: letters and digits in lower case with single hyphens between, at most 60 characters and 120 bytes: names of

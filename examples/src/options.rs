@@ -1,16 +1,22 @@
 //! The options that the examples share.
 
-use std::{collections::HashSet, path::PathBuf};
-
-use clap::{
-    Args,
-    builder::{PossibleValuesParser, TypedValueParser},
+use std::{
+    any::Any,
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
+
+use clap::Args;
 use sd_onnx::{
-    GenerateError, ImageSize, Pipeline, Prompt, Request,
-    schedulers::{self, Ladder, Row, Scheduler, SchedulerConfig},
+    GenerateError, ImageSize, Pipeline, Prompt, Request, Stopped,
+    schedulers::{
+        Ladder, Row, Sampler, Scheduler, SchedulerConfig, TABLE, WithConventions, from_comfyui,
+        from_webui, row_of, same,
+    },
     text::{PromptText, Side, Warning},
 };
+use sd_text::outside::printable;
 
 use crate::{Failure, shipped_model, tell};
 
@@ -42,19 +48,22 @@ pub struct Options {
     /// [default: 7.5]
     #[arg(long, value_name = "F", value_parser = finite, allow_negative_numbers = true)]
     pub guidance: Option<f32>,
-    /// What decides the noise [default: random below 2^32]
-    #[arg(long, value_name = "N")]
+    /// What decides the noise; -1 is a random one [default: random below 2^32]
+    #[arg(long, value_name = "N", value_parser = seed)]
     pub seed: Option<u64>,
-    /// The sampler [default: dpmpp-2m]
-    #[arg(long, value_name = "NAME", value_parser = scheduler_names())]
-    pub scheduler: Option<&'static Row>,
-    /// The noise levels it steps through [default: the sampler's usual ones, mostly karras]
-    #[arg(long, value_name = "NAME", value_parser = ladder_names())]
+    /// The sampler, by any name that `schedulers --list` shows; also with WebUI's schedule type behind it, such as
+    /// "DPM++ 2M Karras" [default: dpmpp-2m]
+    #[arg(long, value_name = "NAME", value_parser = scheduler)]
+    pub scheduler: Option<Named>,
+    /// The noise levels it steps through: a name that `schedulers --list` shows, or an object such as
+    /// {"karras": {"rho": 5}} [default: the sampler's usual ones, mostly karras]
+    #[arg(long, value_name = "NAME", value_parser = ladder)]
     pub ladder: Option<Ladder>,
     /// Layer of CLIP that is read, counted from the last as WebUI does [default: 1]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub clip_skip: Option<usize>,
-    /// Threads, 1 to 1024 [default: one for each physical core]
+    /// Threads, 1 to 1024, of which at most as many are used as the machine runs at once [default: one for each physical
+    /// core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
@@ -77,14 +86,56 @@ pub fn finite(text: &str) -> Result<f32, String> {
     }
 }
 
-fn scheduler_names() -> impl TypedValueParser<Value = &'static Row> {
-    PossibleValuesParser::new(schedulers::TABLE.iter().map(|row| row.name))
-        .map(|name| schedulers::by_name(&name).expect("clap lets only names of the table through"))
+/// A seed: a whole number below 2^64, or -1, which is replaced by a random number below 2^32.
+pub fn seed(text: &str) -> Result<u64, String> {
+    match text {
+        "-1" => Ok(rand::random::<u32>().into()),
+        _ => text
+            .parse()
+            .map_err(|error| format!("{error}, expected 0 to 2^64 - 1, or -1 for a random seed")),
+    }
 }
 
-fn ladder_names() -> impl TypedValueParser<Value = Ladder> {
-    PossibleValuesParser::new(Ladder::NAMED.iter().map(|(name, _)| *name))
-        .map(|name| name.parse().expect("clap lets only named ladders through"))
+/// A sampler by its name, and the ladder that the name may hold.
+#[derive(Debug, Clone)]
+pub struct Named {
+    /// The sampler.
+    pub row: &'static Row,
+    /// The ladder; none if the name does not say.
+    pub ladder: Option<Ladder>,
+}
+
+/// A sampler by any of its names, or by a name of WebUI's that says the ladder too: `DPM++ 2M Karras`, `k_dpmpp_2m_ka`.
+pub fn scheduler(name: &str) -> Result<Named, String> {
+    match (name.parse(), from_webui(name, None)) {
+        (Ok(Scheduler::Named(row)), _) => Ok(Named { row, ladder: None }),
+        (Ok(Scheduler::Own(_)), _) => unreachable!("a name is of a row"),
+        (Err(_), Ok(preset)) => Ok(Named {
+            row: preset.row,
+            ladder: Some(preset.ladder),
+        }),
+        (Err(error), Err(_)) => Err(error.to_string()),
+    }
+}
+
+/// A ladder by its name, or as JSON.
+pub fn ladder(text: &str) -> Result<Ladder, String> {
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text).map_err(|error| error.to_string());
+    }
+    text.parse().map_err(|error| format!("{error}"))
+}
+
+/// The threads that are used where an option asks for some: no more than the machine runs at once, which is told.
+pub fn threads(asked: Option<u16>) -> u16 {
+    let asked = asked.unwrap_or(0);
+    let most = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
+    if usize::from(asked) > most {
+        tell(format_args!(
+            "warning: --threads is {asked}, but this machine runs {most} at once, which are used"
+        ));
+    }
+    asked.min(most.try_into().unwrap_or(u16::MAX))
 }
 
 impl Options {
@@ -108,8 +159,15 @@ impl Options {
         if let Some(guidance) = self.guidance {
             request = request.guidance(guidance);
         }
-        if let Some(row) = self.scheduler {
-            request = request.scheduler(row);
+        if let Some(Named { row, ladder }) = &self.scheduler {
+            request = request.scheduler(*row);
+            if ladder.is_some() && self.ladder.is_some() {
+                let reason = "--scheduler and --ladder both set the ladder; give only one of them";
+                return Err(Failure::Arguments(reason.to_owned()));
+            }
+            if let Some(ladder) = ladder {
+                request = request.ladder(ladder.clone());
+            }
         }
         if let Some(ladder) = &self.ladder {
             request = request.ladder(ladder.clone());
@@ -136,7 +194,7 @@ impl Options {
     /// [`Failure::Work`] when it cannot be loaded.
     pub fn load(&self, batch: usize) -> Result<Pipeline, Failure> {
         let mut builder = sd_onnx::builder()
-            .threads(self.threads.unwrap_or(0))
+            .threads(threads(self.threads))
             .batch(batch);
         if let Some(variant) = &self.variant {
             builder = builder.variant(variant);
@@ -155,15 +213,49 @@ impl From<GenerateError> for Failure {
     fn from(error: GenerateError) -> Self {
         match error {
             GenerateError::Request(_) => Self::Arguments(error.to_string()),
-            GenerateError::Stopped(_) => Self::Stopped,
+            GenerateError::Stopped(stopped) => Self::Stopped(how_far(&stopped)),
             _ => Self::Work(error.to_string()),
         }
     }
 }
 
-/// Says, once for each prompt, what of it is probably not meant as it stands.
-pub fn tell_of_prompts<'a>(requests: impl IntoIterator<Item = &'a Request>) {
-    let mut told = HashSet::new();
+/// How far a run was when it was stopped.
+fn how_far(stopped: &Stopped) -> String {
+    let s = if stopped.steps == 1 { "" } else { "s" };
+    let steps = format!("stopped after {} step{s}", stopped.steps);
+    // A run has one request or makes one picture of each, so one of the two numbers is 0.
+    match stopped.pictures.first() {
+        Some(first) if first.request + first.picture > 0 => {
+            format!("{steps} of picture {}", first.request + first.picture + 1)
+        }
+        _ => steps,
+    }
+}
+
+/// The most warnings that [`tell_warnings`] prints.
+const MOST_WARNINGS: usize = 20;
+
+/// Prints warnings, each once even if two places give it, and at most 20 of them.
+pub fn tell_warnings<'a>(warnings: impl IntoIterator<Item = (Option<&'a Path>, String)>) {
+    let (mut told, mut more) = (HashSet::new(), 0);
+    for (file, text) in warnings {
+        if !told.insert(text.clone()) {
+            continue;
+        }
+        match file {
+            _ if told.len() > MOST_WARNINGS => more += 1,
+            Some(file) => tell(format_args!("warning: {}: {text}", file.display())),
+            None => tell(format_args!("warning: {text}")),
+        }
+    }
+    if more > 0 {
+        tell(format_args!("warning: {more} more warnings are not shown"));
+    }
+}
+
+/// What is probably not meant as it stands in the prompts of the requests.
+pub fn prompt_warnings<'a>(requests: impl IntoIterator<Item = &'a Request>) -> Vec<String> {
+    let (mut warnings, mut seen) = (Vec::new(), HashSet::new());
     for request in requests {
         let negative = request.uses_negative().then_some(&request.negative);
         let prompts = [
@@ -174,22 +266,21 @@ pub fn tell_of_prompts<'a>(requests: impl IntoIterator<Item = &'a Request>) {
             let Some(Prompt::Text(text)) = prompt else {
                 continue;
             };
-            if !told.insert((what, text)) {
+            if !seen.insert((what, text)) {
                 continue;
             }
             let read = PromptText::parse(text, side, request.prompt_options.syntax);
             for Warning { span, text } in read.warnings() {
-                tell(format_args!(
-                    "warning: the {what}, at byte {}: {text}",
-                    span.start
-                ));
+                warnings.push(format!("the {what}, at byte {}: {text}", span.start));
             }
             for network in read.networks() {
-                let named = &text[network.span.clone()];
-                tell(format_args!("warning: {named} is not applied"));
+                // In the words of `Infotext::request`, so that it is told once.
+                let named = printable(&text[network.span.clone()]);
+                warnings.push(format!("`{named}` is not applied"));
             }
         }
     }
+    warnings
 }
 
 /// That the scheduler of a request can run on its ladder.
@@ -212,7 +303,7 @@ pub fn check_ladder(request: &Request) -> Result<(), Failure> {
 /// How a request is drawn, in a line: everything but its prompt and what is in `varies`, by the names of [`Options`].
 pub fn summary(request: &Request, config: &SchedulerConfig, varies: &[&str]) -> String {
     let same = |name: &str| !varies.contains(&name);
-    let scheduler = request.scheduler.row(config).map_or("own", |row| row.title);
+    let scheduler = title(&request.scheduler, config);
     let ladder = match (same("scheduler"), &request.ladder) {
         (_, Some(ladder)) => ladder_name(ladder),
         (true, None) => ladder_name(&request.scheduler.default_ladder(config)),
@@ -253,14 +344,93 @@ pub fn summary(request: &Request, config: &SchedulerConfig, varies: &[&str]) -> 
         && !text.trim().is_empty()
         && same("negative")
     {
-        parts.push(format!("negative {:?}", text.trim()));
+        parts.push(format!("negative \"{}\"", printable(text.trim())));
     }
     parts.join(", ")
 }
 
-/// The name of a ladder.
+/// The title of a sampler: also of one with other conventions, or with WebUI's or ComfyUI's options.
+fn title(scheduler: &Scheduler, config: &SchedulerConfig) -> &'static str {
+    fn inner(sampler: &Arc<dyn Sampler>) -> &dyn Sampler {
+        match (&**sampler as &dyn Any).downcast_ref::<WithConventions>() {
+            Some(wrapped) => &*wrapped.sampler,
+            None => &**sampler,
+        }
+    }
+    let sampler = scheduler.sampler(config);
+    let named = scheduler
+        .row(config)
+        .or_else(|| row_of(inner(&sampler), config));
+    let has_options_of = |row: &&Row| {
+        let presets = [
+            row.webui.and_then(|name| from_webui(name, None).ok()),
+            row.comfyui
+                .and_then(|name| from_comfyui(name, "normal").ok()),
+        ];
+        let mut presets = presets.into_iter().flatten();
+        presets.any(|preset| same(inner(&preset.sampler), inner(&sampler)))
+    };
+    let row = named.or_else(|| TABLE.iter().find(has_options_of));
+    row.map_or("own", |row| row.title)
+}
+
+/// The name of a ladder, or its JSON if it has options.
 pub fn ladder_name(ladder: &Ladder) -> String {
-    ladder
-        .name()
-        .map_or_else(|| format!("{ladder:?}"), str::to_owned)
+    match (ladder.name(), serde_json::to_string(ladder)) {
+        (Some(name), _) => name.to_owned(),
+        (None, Ok(json)) => printable(json),
+        (None, Err(_)) => ladder.kind().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    // In a test it is the failure.
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn every_name_is_a_scheduler() {
+        for row in TABLE {
+            for name in row.aliases().chain([row.name]) {
+                assert!(scheduler(name).unwrap().ladder.is_none(), "{name}");
+            }
+        }
+        for (name, row, ladder) in [
+            ("DPM++ 2M Karras", "dpmpp-2m", "karras"),
+            ("DPM++ 2M SDE SGM Uniform", "dpmpp-2m-sde", "sgm-uniform"),
+            ("k_dpmpp_2m_ka", "dpmpp-2m", "karras"),
+        ] {
+            let named = scheduler(name).unwrap();
+            let found = (named.row.name, named.ladder.unwrap().name());
+            assert_eq!(found, (row, Some(ladder)), "{name}");
+        }
+        let error = scheduler("DPM++ 2M Karas").unwrap_err();
+        assert!(error.contains("is no scheduler, expected "), "{error}");
+    }
+
+    #[test]
+    fn samplers_of_other_programs_have_their_names() {
+        let config = SchedulerConfig::default();
+        for row in TABLE {
+            let webui = row.webui.and_then(|name| from_webui(name, None).ok());
+            let comfyui = row
+                .comfyui
+                .and_then(|name| from_comfyui(name, "karras").ok());
+            for preset in [webui, comfyui].into_iter().flatten() {
+                let scheduler = Scheduler::from(preset.sampler);
+                assert_eq!(title(&scheduler, &config), preset.row.title);
+            }
+        }
+    }
+
+    #[test]
+    fn seeds_are_whole_numbers_or_minus_one() {
+        assert_eq!(seed("18446744073709551615"), Ok(u64::MAX));
+        assert!(seed("-1").unwrap() < 1 << 32);
+        for wrong in ["-2", "", "1.5", "18446744073709551616"] {
+            assert!(seed(wrong).unwrap_err().contains("or -1"), "{wrong}");
+        }
+    }
 }

@@ -1,11 +1,17 @@
 //! The pictures that the small model was taught, drawn as `train/scenes.py` draws them, by the same rules and from the same sprites.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use image::{Rgb, RgbImage, Rgba, RgbaImage, imageops};
+use sd_text::outside;
 use serde::Deserialize;
 
 use crate::Failure;
+
+/// The longest text that is read, in bytes. The longest of ours has 40 KiB.
+pub const MAX_TEXT: u64 = 1 << 20;
+/// The largest sheet of sprites, in bytes. Ours has 1 MiB.
+const MAX_SHEET: u64 = 64 << 20;
 
 /// Side of a sprite, and sprites beside each other, on the sheet: `concepts.py`.
 const SIDE: u32 = 112;
@@ -60,17 +66,18 @@ impl Scenes {
     pub fn load(folder: &Path) -> Result<Self, Failure> {
         let [concepts, rules, sheet] =
             ["concepts.txt", "scenes.json", "sprites.png"].map(|name| folder.join(name));
-        let text = fs::read_to_string(&concepts).map_err(Failure::at(&concepts))?;
+        let text = outside::read_to_string(&concepts, MAX_TEXT).map_err(Failure::at(&concepts))?;
         let named = lines(&text)
             .map(|line| {
                 let wrong = || Failure::Work(format!("{}: {line:?}", concepts.display()));
                 called(line).ok_or_else(wrong)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let json = fs::read(&rules).map_err(Failure::at(&rules))?;
+        let json = outside::read(&rules, MAX_TEXT).map_err(Failure::at(&rules))?;
         let rules = serde_json::from_slice(&json)
             .map_err(|error| Failure::Work(format!("{}: {error}", rules.display())))?;
-        let picture = image::open(&sheet)
+        let picture = outside::read(&sheet, MAX_SHEET).map_err(Failure::at(&sheet))?;
+        let picture = image::load_from_memory(&picture)
             .map_err(|error| Failure::Work(format!("{}: {error}", sheet.display())))?
             .into_rgba8();
         let rows = (named.len() as u32).div_ceil(COLUMNS);

@@ -114,9 +114,44 @@ fn lines_of_standard_input() {
 }
 
 #[test]
+fn standard_input_without_an_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = ENCODE.command(folder.path());
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // Until nobody reads any more.
+    while stdin.write_all(&vec![b'\n'; 1 << 20]).is_ok() {}
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "error: standard input: longer than 16777216 bytes\n"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn on_a_terminal_it_says_what_it_waits_for() {
+    let folder = tempfile::tempdir().unwrap();
+    if let Some(shown) = ENCODE.on_a_terminal(folder.path(), &[]) {
+        let expected = "Reading texts, one a line, until Ctrl-D:";
+        assert!(shown.contains(expected), "{shown:?}");
+    }
+}
+
+#[test]
 fn bad_arguments() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], i32, &str); 4] = [
+    let cases: [(&[&str], i32, &str); 5] = [
+        (
+            &["fox", "--output", "f.npy"],
+            2,
+            "--output is f.npy, expected a name that ends in .safetensors or .st",
+        ),
         (&["fox", "--clip-skip", "0"], 2, "expected at least 1"),
         (&["fox", "--clip-skip", "99"], 2, "clip skip is 99"),
         (&["fox", "--model", "no-such-model"], 1, "no-such-model"),

@@ -157,6 +157,33 @@ fn every_parameter_can_be_an_axis() {
 }
 
 #[test]
+fn a_scheduler_may_bring_its_ladder_and_a_seed_be_random() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "fox",
+        "--steps",
+        "2",
+        "--x",
+        "scheduler=Euler Karras,Euler SGM Uniform",
+        "--y",
+        "seed=-1,5,-1",
+        "--output",
+        "g.png",
+    ];
+    GRID.succeed(folder.path(), &arguments);
+    let one = |ladder| {
+        let base = ["fox", "--steps", "2", "--seed", "5", "--scheduler", "euler"];
+        [&base[..], &["--ladder", ladder]].concat()
+    };
+    let places = places(
+        folder.path(),
+        "g.png",
+        &[&one("karras"), &one("sgm-uniform")],
+    );
+    assert!(places[1].0 > places[0].0 && places[1].1 == places[0].1);
+}
+
+#[test]
 fn the_default_name_is_the_prompt_and_the_seed_and_overwrites_nothing() {
     GRID.names_its_sheet(&["A fox!", "--x", "steps=1", "--seed", "3"], "a-fox-3-grid");
 }
@@ -169,7 +196,24 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         format!("steps={}", many.trim_end_matches(',')),
         format!("seed={}", many.trim_end_matches(',')),
     ];
-    let cases: [(&[&str], &str); 32] = [
+    let cases: [(&[&str], &str); 37] = [
+        (&["a", "fox", "--x", "steps=1"], "quote a prompt"),
+        (
+            &["fox", "--x", "steps=1", "--output", "g.webp"],
+            "--output is g.webp, expected a name that ends in .png",
+        ),
+        (
+            &["fox", "--x", "scheduler=DPM++ 2M,DPM++ 2M Karras"],
+            "\"DPM++ 2M Karras\" draws the same as \"DPM++ 2M\" before it",
+        ),
+        (
+            &["fox", "--x", "scheduler=Euler Karras", "--y", "ladder=beta"],
+            "--x and --y both set ladder; give only one of them",
+        ),
+        (
+            &["fox", "--x", "scheduler=Euler Karras", "--ladder", "karras"],
+            "--x and --ladder both set ladder",
+        ),
         (
             &["--x", "prompt=a fox|an [owl|a cat"],
             "a [ with a | behind it is not closed",
@@ -212,7 +256,7 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
             &["fox", "--x", "clip-skip=1,5"],
             "request 1: clip_skip is 5, expected 1 to 4",
         ),
-        (&["fox", "--x", "seed=-1"], "\"-1\": invalid digit"),
+        (&["fox", "--x", "seed=-2"], "\"-2\": invalid digit"),
         (
             &["fox", "--x", "scheduler=euler,snake"],
             "\"snake\" is no scheduler",
@@ -231,15 +275,15 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         (&["--x", "prompt=fox||cat"], "a value is empty"),
         (
             &["fox", "--x", "prompt=fox|cat"],
-            "the prompt is given twice: by itself and as --x",
+            "the prompt as an argument and --x both set prompt; give only one of them",
         ),
         (
             &["fox", "--steps", "3", "--x", "seed=1,2", "--y", "steps=1,2"],
-            "the steps is given twice: by itself and as --y",
+            "--steps and --y both set steps; give only one of them",
         ),
         (
             &["fox", "--width", "64", "--x", "size=64x64,72x72"],
-            "the size is given twice",
+            "--width or --height and --x both set size",
         ),
         (
             &["fox", "--x", "steps=1,2", "--y", "steps=3,4"],

@@ -64,6 +64,18 @@ fn the_program_in_the_readme_builds_and_draws() {
         String::from_utf8_lossy(&output.stderr)
     );
 
+    // Without a model it says so in words.
+    let empty = tempfile::tempdir().unwrap();
+    let name = format!("readme{}", std::env::consts::EXE_SUFFIX);
+    let failed = Command::new(folder.join("target/debug").join(name))
+        .current_dir(&empty)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(failed.stderr).unwrap();
+    assert_eq!(failed.status.code(), Some(1), "{said}");
+    let expected = "error: stable-diffusion-v1-5: the model folder not found";
+    assert!(said.starts_with(expected), "{said}");
+
     let pipeline = sd_onnx::builder().load(&model).unwrap();
     let infotext = sd_onnx::Infotext::read_png(&picture).unwrap().unwrap();
     let again = pipeline.generate(&infotext.request().request).unwrap();

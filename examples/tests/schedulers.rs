@@ -203,6 +203,8 @@ fn options_change_the_run() {
         "4",
     ]);
     assert_eq!(by_alias, whole);
+    let with_ladder = ["--scheduler", "Euler a Karras", "--steps", "4"];
+    assert_eq!(run(&with_ladder), whole);
     let bent = run(&[
         "--scheduler",
         "euler-a",
@@ -290,6 +292,34 @@ fn a_configuration_says_sampler_ladder_and_prediction() {
         "skip_prk_stepz",
     );
     SCHEDULERS.fail(folder.path(), &["--config", "none.json"], 1, "none.json: ");
+    let long = " ".repeat((1 << 20) + 1);
+    fail(
+        &long,
+        "bad.json: the file is 1048577 bytes long, expected at most 1048576",
+    );
+    let escape = r#"{"_class_name": "\u001b]0;x\u0007"}"#;
+    fs::write(folder.path().join("bad.json"), escape).unwrap();
+    let mut command = SCHEDULERS.command(folder.path());
+    let output = command.args(["--config", "bad.json"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("0;x") && !said.contains(['\u{1b}', '\u{7}']),
+        "{said:?}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_configuration_that_is_no_file_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let mkfifo = std::process::Command::new("mkfifo")
+        .arg(folder.path().join("pipe"))
+        .status();
+    assert!(mkfifo.unwrap().success());
+    for path in ["pipe", "/dev/zero"] {
+        let part = format!("{path}: this is a pipe, a device or a socket");
+        SCHEDULERS.fail(folder.path(), &["--config", path], 1, &part);
+    }
 }
 
 #[test]
@@ -317,8 +347,16 @@ fn the_plot_is_a_picture() {
 #[test]
 fn bad_arguments_end_with_2() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 12] = [
         (&[], "expected --scheduler, --config or --list"),
+        (
+            &["--scheduler", "euler", "--plot", "x.svg"],
+            "--plot is x.svg, expected a name that ends in .png",
+        ),
+        (
+            &["--scheduler", "Euler Karras", "--ladder", "karras"],
+            "--scheduler and --ladder both set the ladder",
+        ),
         (&["--scheduler", "eulr"], "euler"),
         (
             &["--scheduler", "euler", "--ladder", "cosine"],

@@ -150,7 +150,12 @@ fn the_default_name_is_the_prompt_and_the_seed_and_overwrites_nothing() {
 #[test]
 fn bad_arguments_end_with_2_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 10] = [
+        (&["a", "fox"], "quote a prompt of several words"),
+        (
+            &["fox", "--output", "f.gif"],
+            "expected a name that ends in .png",
+        ),
         (&[], "required arguments were not provided: <PROMPT>"),
         (&["fox", "--columns", "1"], "--columns"),
         (&["fox", "--columns", "many"], "--columns"),
@@ -177,6 +182,19 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         "{:?}",
         files(folder.path())
     );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn progress_counts_steps_and_then_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["fox", "--steps", "4", "--columns", "3"];
+    let Some(shown) = STEPS.on_a_terminal(folder.path(), &arguments) else {
+        return;
+    };
+    assert!(shown.contains(" 0/4 steps, "), "{shown:?}");
+    assert!(shown.contains(" 0/6 pictures, "), "{shown:?}");
+    assert!(!shown.contains("/10"), "{shown:?}");
 }
 
 #[cfg(target_os = "linux")]

@@ -146,7 +146,19 @@ fn a_page_to_read() {
     assert!(late("11").contains(past) && late("11").contains("> calls 0 to 3   a\n"));
     let page = run(&["a | b\u{1b}[2J"]);
     assert!(page.contains("warning at byte 2: `|` outside"), "{page}");
-    assert!(page.starts_with("a | b\u{fffd}[2J\n"), "{page}");
+    assert!(page.starts_with("a | b\\u{1b}[2J\n"), "{page}");
+    let escape = "\u{1b}]0;x\u{7}\u{9b}2J\u{202e}";
+    let prompt =
+        format!("({escape}:1.2) <lora:{escape}:1> [{escape}|b] AND {escape} | [a:{escape}");
+    for prompt in [
+        prompt,
+        escape.to_owned(),
+        format!("(a:{escape}) [b:{escape}:{escape}]"),
+    ] {
+        let page = run(&[&prompt]);
+        let raw = |c: char| c == '\u{202e}' || c.is_control() && c != '\n';
+        assert!(!page.contains(raw), "{page:?}");
+    }
 }
 
 #[test]
@@ -186,7 +198,8 @@ fn colours_where_they_are_asked_for() {
 #[test]
 fn bad_arguments() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 5] = [
+        (&["a", "fox"], "quote a prompt of several words"),
         (&[], "required arguments were not provided: <PROMPT>"),
         (&["fox", "--step=-1"], "--step"),
         (&["fox", "--steps", "0"], "1..=10000"),

@@ -230,8 +230,34 @@ fn the_options_change_the_picture() {
 #[test]
 fn bad_arguments_end_with_2_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 24] = [
+    let cases: [(&[&str], &str); 29] = [
         (&[], "required arguments were not provided: <PROMPT>"),
+        (
+            &["a", "fox"],
+            "unexpected argument 'fox' found; quote a prompt of several words",
+        ),
+        (
+            &["fox", "--output", "x.jpg"],
+            "--output is x.jpg, expected a name that ends in .png",
+        ),
+        (
+            &["fox", "--dump", "x.npz"],
+            "--dump is x.npz, expected a name that ends in .safetensors or .st",
+        ),
+        (
+            &["fox", "--scheduler", "DPM++ 2M Karas"],
+            "\"DPM++ 2M Karas\" is no scheduler",
+        ),
+        (
+            &[
+                "fox",
+                "--scheduler",
+                "DPM++ 2M Karras",
+                "--ladder",
+                "linspace",
+            ],
+            "--scheduler and --ladder both set the ladder",
+        ),
         (
             &["fox", "--steps", "0"],
             "for '--steps <N>': expected at least 1",
@@ -253,7 +279,7 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         ),
         (&["fox", "--guidance", "NaN"], "expected a finite number"),
         (&["fox", "--guidance", "inf"], "expected a finite number"),
-        (&["fox", "--seed", "-1"], "--seed"),
+        (&["fox", "--seed", "-2"], "or -1 for a random seed"),
         (&["fox", "--seed", "18446744073709551616"], "--seed"),
         (&["fox", "--scheduler", "euler2"], "euler2"),
         (&["fox", "--ladder", "snakes"], "snakes"),
@@ -269,8 +295,8 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         (&["fox", "--threads", "4294967297"], "--threads"),
         (&["fox", "--output", "folder/"], "expected a file"),
         (
-            &["fox", "--output", "a.png", "--dump", "./a.png"],
-            "--output and --dump are both ./a.png",
+            &["fox", "--output", "a", "--dump", "./a"],
+            "--output and --dump are both ./a",
         ),
         (&["fox", "--no-such-option"], "--no-such-option"),
     ];
@@ -328,11 +354,15 @@ fn what_is_odd_in_a_prompt_is_said() {
         let arguments = [&["--steps", "1", "--output", "f.png"], more].concat();
         TXT2IMG.succeed(folder.path(), &arguments).1
     };
-    let stderr = draw(&["a (fox|owl) <lora:moss:0.5>", "--negative", "b|c"]);
+    let stderr = draw(&[
+        "a (fox|owl) <lora:moss:0.5> <lora:moss:0.5>",
+        "--negative",
+        "b|c",
+    ]);
     for warning in [
         "warning: the prompt, at byte 6: `|` outside of an alternation",
         "warning: the negative prompt, at byte 1: `|` outside of an alternation",
-        "warning: <lora:moss:0.5> is not applied",
+        "warning: `<lora:moss:0.5>` is not applied",
     ] {
         assert_eq!(stderr.matches(warning).count(), 1, "{warning}: {stderr}");
     }
@@ -340,6 +370,64 @@ fn what_is_odd_in_a_prompt_is_said() {
     let long = "fox ".repeat(200);
     let stderr = draw(&[&long, "--negative", "b|c", "--guidance", "1"]);
     assert!(!stderr.contains("warning"), "{stderr}");
+}
+
+#[test]
+fn a_flood_of_warnings_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let networks: String = (0..50).map(|i| format!("<lora:{i}:1>")).collect();
+    let arguments = [&networks, "--steps", "1", "--output", "f.png"];
+    let (_, stderr) = TXT2IMG.succeed(folder.path(), &arguments);
+    assert_eq!(stderr.matches("is not applied").count(), 20, "{stderr}");
+    assert!(stderr.contains("warning: 30 more warnings are not shown"));
+}
+
+#[test]
+fn a_seed_of_minus_one_is_random() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let draw = ["fox", "--steps", "1", "--seed", "5", "--output", "f.png"];
+    TXT2IMG.succeed(path, &draw);
+    let seed = |more: &[&str]| -> u64 {
+        let arguments = [more, &["--steps", "1", "--seed", "-1"]].concat();
+        let (stdout, _) = TXT2IMG.succeed(path, &arguments);
+        let (_, seed) = stdout.trim_end().rsplit_once("(seed ").unwrap();
+        seed.trim_end_matches(')').parse().unwrap()
+    };
+    let seeds = [seed(&["fox"]), seed(&["fox"]), seed(&["--like", "f.png"])];
+    assert!(seeds.iter().all(|&seed| seed < 1 << 32), "{seeds:?}");
+    assert!(seeds[0] != seeds[1] && seeds[2] != 5, "{seeds:?}");
+}
+
+#[test]
+fn the_ladder_may_be_in_the_name_of_the_scheduler() {
+    let folder = tempfile::tempdir().unwrap();
+    let draw = |more: &[&str]| {
+        let base = ["fox", "--steps", "3", "--seed", "1", "--output", "f.png"];
+        let (_, stderr) = TXT2IMG.succeed(folder.path(), &[&base[..], more].concat());
+        (fs::read(folder.path().join("f.png")).unwrap(), stderr)
+    };
+    let (named, stderr) = draw(&["--scheduler", "Euler a SGM Uniform"]);
+    assert!(stderr.contains("Euler a on sgm-uniform, "), "{stderr}");
+    let apart = draw(&["--scheduler", "euler-a", "--ladder", "sgm-uniform"]);
+    assert_eq!(named, apart.0);
+    let (_, stderr) = draw(&["--ladder", r#"{"karras": {"rho": 5}}"#]);
+    assert!(stderr.contains(r#"on {"karras":{"rho":5.0"#), "{stderr}");
+}
+
+#[test]
+fn more_threads_than_the_machine_runs_are_lowered() {
+    let folder = tempfile::tempdir().unwrap();
+    let draw = |threads: &str| {
+        let arguments = ["fox", "--steps", "1", "--threads", threads];
+        TXT2IMG.succeed(folder.path(), &arguments).1
+    };
+    let most = std::thread::available_parallelism().unwrap().get();
+    let warning = format!("warning: --threads is 1024, but this machine runs {most} at once");
+    if most < 1024 {
+        assert!(draw("1024").contains(&warning));
+    }
+    assert!(!draw("1").contains("warning"));
 }
 
 #[test]
@@ -569,6 +657,38 @@ fn like_a_picture_of_another_program_says_what_differs() {
         "{stderr}"
     );
 
+    // WebUI's samplers have conventions of their own, and are called by their names all the same.
+    let karras =
+        "Steps: 2, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 3, Seed: 5, Size: 64x64";
+    with_text("karras.png", &format!("a fox <lora:x:1>\n{karras}"));
+    let (_, stderr) = TXT2IMG.succeed(
+        folder.path(),
+        &["--like", "karras.png", "--output", "f.png"],
+    );
+    assert!(stderr.contains("\nDPM++ 2M on karras, 2 steps"), "{stderr}");
+    assert_eq!(stderr.matches("<lora:x:1>").count(), 1, "{stderr}");
+
+    // Nothing in a file reaches the terminal as it is.
+    let escape = "\u{1b}]0;x\u{7}\u{9b}2J";
+    with_text(
+        "escape.png",
+        &format!(
+            "a|b <lora:{escape}:1>\nNegative prompt: {escape}\n{parameters}, Model hash: 0123456789{escape}, \
+             Model: {escape}, Emphasis: {escape}, Unknown key: {escape}"
+        ),
+    );
+    let (_, stderr) = TXT2IMG.succeed(
+        folder.path(),
+        &["--like", "escape.png", "--output", "f.png"],
+    );
+    assert!(
+        stderr.contains("made with the model \\u{1b}]0;x"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("negative \"\\u{1b}]0;x"), "{stderr}");
+    let raw = |c: char| c.is_control() && c != '\n';
+    assert!(!stderr.contains(raw), "{stderr:?}");
+
     TXT2IMG.fail(
         folder.path(),
         &["--like", "none.png"],
@@ -640,6 +760,7 @@ fn help_is_no_failure() {
         "--dump",
         "--like",
         "--batch",
+        "in place of a file of that name",
     ] {
         assert!(stdout.contains(option), "{option}");
     }

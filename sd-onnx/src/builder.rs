@@ -74,9 +74,18 @@ impl Builder {
         self
     }
 
-    /// Threads within an operator, of each network by itself. Default 0: one for each physical core.
+    /// Sets the threads within an operator, for each network by itself. Default: 0, which is one for each physical core.
+    ///
+    /// At most as many threads are used as the machine runs at once for this process
+    /// ([`available_parallelism`](std::thread::available_parallelism)). A larger number is lowered to that, with a
+    /// warning through `tracing`: threads that wait for a core spin, and 1,024 on two cores are hundreds of times as slow
+    /// as two.
     pub fn threads(mut self, threads: u16) -> Self {
-        self.threads = threads;
+        let most = available_threads();
+        if threads > most {
+            tracing::warn!(asked = threads, used = most, "more threads than cores");
+        }
+        self.threads = threads.min(most);
         self
     }
 
@@ -312,6 +321,12 @@ impl fmt::Debug for Builder {
             .field("inversions", inversions)
             .finish()
     }
+}
+
+/// How many threads the machine runs at once; any number where that is unknown.
+fn available_threads() -> u16 {
+    let count = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
+    count.try_into().unwrap_or(u16::MAX)
 }
 
 fn prompt_encoder(

@@ -32,7 +32,17 @@
 //! # ONNX Runtime
 //! The library is loaded at run time, 1.23 or newer: from [`Builder::runtime`], else from `ORT_DYLIB_PATH`, else from
 //! the cache folder. With the Cargo feature `fetch`, off by default, it is downloaded there when it is missing. A process
-//! has one ONNX Runtime: the first start wins, and asking for another one is an error.
+//! has one ONNX Runtime: the first start wins, and asking for another one is an error. A library in the cache folder
+//! whose SHA-256 is not the release's is never loaded: with `fetch` it is downloaded again, else it is
+//! [`RuntimeError::Damaged`].
+//!
+//! # Nothing is sent anywhere
+//! Microsoft's builds of ONNX Runtime collect telemetry by default. This crate turns it off: before it loads the library
+//! it sets the environment variable `ORT_DISABLE_TELEMETRY` to 1, and afterwards it calls `DisableTelemetryEvents`. So
+//! ONNX Runtime writes no device ID and no events, and contacts no server.
+//!
+//! A variable that is already set keeps its value. A program whose other threads run C code that reads the environment
+//! should set it itself, at the start of `main`: setting a variable while C code reads one is a data race on Unix.
 
 mod builder;
 mod config;

@@ -30,6 +30,16 @@ fn max_pixels_is_the_largest_picture() {
     );
 }
 
+#[test]
+fn threads_are_at_most_as_many_as_the_machine_runs() {
+    let most = std::thread::available_parallelism().unwrap();
+    let threads = |asked| format!("{:?}", sd_onnx::builder().threads(asked));
+    for (asked, used) in [(0, 0), (1, 1), (u16::MAX, most.get())] {
+        let expected = format!(" threads: {used},");
+        assert!(threads(asked).contains(&expected), "{}", threads(asked));
+    }
+}
+
 /// Which picture each step was of.
 fn order(pipeline: &Pipeline) -> Vec<usize> {
     let request = Request::new("a fox").steps(2).count(3);

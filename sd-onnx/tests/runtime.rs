@@ -6,14 +6,17 @@
 mod common;
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use common::Model;
 use sd_onnx::Device;
 
-/// Loads a model with each library named in `SD_TEST_RUNTIMES` in turn (empty: none named), and prints what came of it.
+/// Loads a model with each library named in `SD_TEST_RUNTIMES` in turn (empty: none named), prints what came of it, and
+/// lives on for `SD_TEST_SECONDS`.
 #[test]
 #[ignore = "a process of its own, started by the other tests"]
 fn child() {
@@ -30,6 +33,8 @@ fn child() {
             Err(error) => println!("RESULT {error}"),
         }
     }
+    let seconds = std::env::var("SD_TEST_SECONDS").map_or(0, |seconds| seconds.parse().unwrap());
+    std::thread::sleep(Duration::from_secs(seconds));
 }
 
 struct Case {
@@ -231,6 +236,206 @@ fn the_environment_variable_is_taken_at_its_word() {
     assert!(said.contains("/no/such.so (from ORT_DYLIB_PATH)"), "{said}");
 }
 
+/// A line that is seen also where the test passes, when the harness keeps what is printed to itself.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// All that lies below a folder.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(below(&entry.path()));
+        }
+        found.push(entry.path());
+    }
+    found
+}
+
+/// Where one of these is set, ONNX Runtime 1.32 is silent by itself.
+const SILENCERS: [&str; 15] = [
+    "CI",
+    "TF_BUILD",
+    "GITHUB_ACTIONS",
+    "GITLAB_CI",
+    "CIRCLECI",
+    "TRAVIS",
+    "JENKINS_URL",
+    "CODEBUILD_BUILD_ID",
+    "BUILDKITE",
+    "TEAMCITY_VERSION",
+    "APPVEYOR",
+    "BITBUCKET_BUILD_NUMBER",
+    "SYSTEM_TEAMFOUNDATIONCOLLECTIONURI",
+    "ORT_RUNNING_UNIT_TESTS",
+    "ORT_DISABLE_TELEMETRY",
+];
+
+/// A command with no variable that silences ONNX Runtime, and with all that it may write to in `home`.
+#[cfg(unix)]
+fn unsilenced(mut command: Command, home: &Path) -> Command {
+    for variable in SILENCERS {
+        command.env_remove(variable);
+    }
+    command
+        .env("ORT_DYLIB_PATH", real_library())
+        .env("HOME", home)
+        .env("XDG_CACHE_HOME", home)
+        .env("TMPDIR", home)
+        .current_dir(home);
+    command
+}
+
+/// ONNX Runtime's telemetry leaves a device ID and a database of events under the cache folder, at once.
+#[cfg(unix)]
+#[test]
+fn nothing_is_written_for_telemetry() {
+    let case = Case::new();
+    let written = |value: Option<&str>| {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = unsilenced(case.command(&[Path::new("")]), home.path());
+        command.envs(value.map(|value| ("ORT_DISABLE_TELEMETRY", value)));
+        assert_eq!(results(command.output().unwrap()), ["loaded"]);
+        below(home.path())
+    };
+    assert_eq!(written(None), Vec::<PathBuf>::new());
+    // A value that is set stays. And without ours there would have been something to see.
+    let on = written(Some("0"));
+    if on.is_empty() {
+        say(
+            "SKIPPED: this ONNX Runtime has no telemetry, so nothing_is_written_for_telemetry shows nothing",
+        );
+    } else {
+        let names: Vec<_> = on.iter().filter_map(|path| path.file_name()).collect();
+        assert!(names.contains(&"deviceid".as_ref()), "{on:?}");
+    }
+}
+
+/// Its uploader looks for the server 9 seconds after the start.
+#[cfg(target_os = "linux")]
+#[test]
+fn nobody_is_called_for_telemetry() {
+    let works = Command::new("strace").args(["-f", "true"]).output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        say(
+            "SKIPPED: nobody_is_called_for_telemetry needs `strace`, which is not there or may not trace",
+        );
+        return;
+    }
+    let case = Case::new();
+    let home = tempfile::tempdir().unwrap();
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    let inner = case.command(&[Path::new("")]);
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-qq", "-e", "trace=network", "-o"])
+        .arg(trace.path())
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .envs(
+            inner
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    let mut command = unsilenced(command, home.path());
+    command.env("SD_TEST_SECONDS", "15");
+    assert_eq!(results(command.output().unwrap()), ["loaded"]);
+    let trace = std::fs::read_to_string(trace.path()).unwrap();
+    assert!(!trace.contains("socket("), "{trace}");
+}
+
+/// The cached library of a pinned release, in a cache folder of its own.
+fn cached(cache: &Path) -> PathBuf {
+    let real = real_library();
+    let folder = real.parent().unwrap().file_name().unwrap();
+    let folder = cache.join("sd-onnx").join(folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let copy = folder.join(real.file_name().unwrap());
+    std::fs::copy(&real, &copy).unwrap();
+    copy
+}
+
+/// Loading a library that was cut short ends the process. Its length may be right: the end may never have reached the disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_damaged_library_in_the_cache_is_not_loaded() {
+    if std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| !path.is_empty()) {
+        say(
+            "SKIPPED: a_damaged_library_in_the_cache_is_not_loaded needs the pinned release: unset ORT_DYLIB_PATH",
+        );
+        return;
+    }
+    let case = Case::new();
+    let cache = tempfile::tempdir().unwrap();
+    let library = cached(cache.path());
+    let said = || {
+        let mut command = case.command(&[Path::new("")]);
+        // No Python, so that it cannot be fetched again.
+        command
+            .env("XDG_CACHE_HOME", cache.path())
+            .env("PATH", "/nowhere");
+        let [said] = &results(command.output().unwrap())[..] else {
+            panic!()
+        };
+        said.clone()
+    };
+    assert_eq!(said(), "loaded");
+    let whole = std::fs::read(&library).unwrap();
+    let mut zeros = whole.clone();
+    zeros[whole.len() / 2..].fill(0);
+    for damaged in [&whole[..whole.len() / 2], &zeros, b""] {
+        std::fs::write(&library, damaged).unwrap();
+        let said = said();
+        let path = library.to_str().unwrap();
+        assert!(
+            said.contains(path) && said.contains("is damaged: it has SHA-256"),
+            "{said}"
+        );
+        // Without the feature `fetch` it is up to the user.
+        assert_eq!(
+            said.ends_with("delete the file"),
+            cfg!(not(feature = "fetch")),
+            "{said}"
+        );
+    }
+    std::fs::write(&library, &whole).unwrap();
+    assert_eq!(
+        said(),
+        "loaded",
+        "what was remembered of the damaged file is not believed"
+    );
+}
+
+/// Opening a pipe would wait for a writer.
+#[cfg(unix)]
+#[test]
+fn a_library_that_is_no_regular_file_is_refused() {
+    let case = Case::new();
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.so");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let results = case.results(&[&pipe, folder.path()]);
+    let [pipe_said, folder_said] = &results[..] else {
+        panic!("{results:?}")
+    };
+    assert!(
+        pipe_said.contains("pipe.so: not an ONNX Runtime library: this is a pipe"),
+        "{pipe_said}"
+    );
+    assert!(
+        folder_said.contains("this is a folder, expected a file"),
+        "{folder_said}"
+    );
+}
+
 #[test]
 fn a_device_that_cannot_be_had_is_an_error() {
     let model = tempfile::tempdir().unwrap();
@@ -278,16 +483,50 @@ mod fetch {
         );
     }
 
-    /// pip that leaves a wheel which is cut short, or another one.
-    #[test]
-    fn a_wheel_with_another_checksum_is_refused_and_leaves_nothing() {
-        let case = Case::new();
-        let (cache, bin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let script = "#!/bin/sh\nfor folder in \"$@\"; do :; done\necho short > \"$folder/onnxruntime-1.32.0.whl\"\n";
+    /// A folder with a `python3` that leaves a wheel which is cut short, or another one, and then does `more`.
+    fn short_wheel(more: &str) -> tempfile::TempDir {
+        let bin = tempfile::tempdir().unwrap();
+        let script = format!(
+            "#!/bin/sh\nfor folder in \"$@\"; do :; done\necho short > \"$folder/onnxruntime-1.32.0.whl\"\n{more}\n"
+        );
         let python = bin.path().join("python3");
         std::fs::write(&python, script).unwrap();
         std::fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .unwrap();
+        bin
+    }
+
+    #[test]
+    fn a_wheel_with_another_checksum_is_refused_and_leaves_nothing() {
+        let case = Case::new();
+        let cache = tempfile::tempdir().unwrap();
+        // A process that was killed while it fetched leaves its folder, until the next one comes.
+        let folder = cache.path().join("sd-onnx");
+        let bin = short_wheel("exec /bin/sleep 10");
+        let mut child = case
+            .command(&[Path::new("")])
+            .env("XDG_CACHE_HOME", cache.path())
+            .env("PATH", bin.path())
+            .spawn()
+            .unwrap();
+        while !folder.is_dir()
+            || below(&folder)
+                .iter()
+                .all(|path| path.extension() != Some("whl".as_ref()))
+        {
+            assert_eq!(child.try_wait().unwrap(), None);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let left = below(&folder);
+        assert!(
+            left.iter()
+                .any(|path| path.extension() == Some("whl".as_ref())),
+            "{left:?}"
+        );
+
+        let bin = short_wheel("");
         let mut command = case.command(&[Path::new("")]);
         let [said] = &results(
             command

@@ -23,12 +23,17 @@ pub fn printable(text: impl Display) -> String {
     let text = text.to_string();
     let count = text.chars().count();
     if count <= MOST_CHARACTERS {
-        return escaped(text.chars());
+        return escape(text.chars());
     }
     let (kept, rest) = (MOST_CHARACTERS / 2, count - MOST_CHARACTERS / 2);
-    let start = escaped(text.chars().take(kept));
-    let end = escaped(text.chars().skip(rest));
+    let start = escape(text.chars().take(kept));
+    let end = escape(text.chars().skip(rest));
     format!("{start}… ({} characters) …{end}", rest - kept)
+}
+
+/// As [`printable`], but the text keeps its length.
+pub fn escaped(text: impl Display) -> String {
+    escape(text.to_string().chars())
 }
 
 /// Returns the items as a list for a message: each one [`printable`], separated by commas, at most eight of them and then
@@ -43,7 +48,7 @@ pub fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     shown.join(", ")
 }
 
-fn escaped(text: impl Iterator<Item = char>) -> String {
+fn escape(text: impl Iterator<Item = char>) -> String {
     let mut out = String::new();
     let mut buffer = [0; 5];
     for character in text {
@@ -183,6 +188,7 @@ mod tests {
         // The worst case: every character becomes an escape.
         assert!(printable("\u{10fffe}".repeat(1000)).len() < 5000);
         assert_eq!(printable("x".repeat(400)), "x".repeat(400));
+        assert_eq!(escaped("\n".repeat(401)), "\\n".repeat(401));
     }
 
     #[test]

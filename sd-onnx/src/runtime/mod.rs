@@ -3,26 +3,33 @@
 //! The library is looked for at the path given to [`Builder::runtime`](crate::Builder::runtime), then at the one in the
 //! environment variable `ORT_DYLIB_PATH`, then in the cache folder. With the Cargo feature `fetch` it is downloaded
 //! into that folder when it is nowhere; without, that is [`RuntimeError::NotFound`].
+//!
+//! A library in the cache folder is loaded only if it has the SHA-256 of its release, because loading one that was cut
+//! short ends the process. The hash is remembered by the file's path, length and time of change, as models' hashes are.
 
 #[cfg(feature = "fetch")]
 mod fetch;
 mod release;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use ort::{LoadDynamicError, environment::Environment};
 
-use crate::Device;
+use sd_text::outside::{self, list, printable};
+
+use crate::{Device, hash};
+use release::Release;
 
 /// Why there is no ONNX Runtime, or not the one that was asked for.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuntimeError {
     /// No library at any of the places.
-    #[error("ONNX Runtime not found: looked at {}; {hint}", searched.join(", "))]
+    #[error("ONNX Runtime not found: looked at {}; {hint}", list(searched))]
     NotFound {
         /// The places.
         searched: Vec<String>,
@@ -30,7 +37,7 @@ pub enum RuntimeError {
         hint: String,
     },
     /// The library is older than the oldest that works.
-    #[error("{}: this is ONNX Runtime {found}, which is too old; expected 1.{}.0 or newer", path.display(), ort::MINOR_VERSION)]
+    #[error("{}: this is ONNX Runtime {}, which is too old; expected 1.{}.0 or newer", printable(path.display()), printable(found), ort::MINOR_VERSION)]
     TooOld {
         /// The library.
         path: PathBuf,
@@ -38,15 +45,24 @@ pub enum RuntimeError {
         found: String,
     },
     /// The file is no library, or another one.
-    #[error("{}: not an ONNX Runtime library: {problem}", path.display())]
+    #[error("{}: not an ONNX Runtime library: {}", printable(path.display()), printable(problem))]
     NotOnnxRuntime {
         /// The file.
         path: PathBuf,
         /// Why it cannot be one.
         problem: String,
     },
+    /// The library in the cache folder is not the one that was put there: it was cut short or changed. With the Cargo
+    /// feature `fetch` it is downloaded again instead.
+    #[error("{}: the ONNX Runtime library in the cache folder is damaged: {problem}; delete the file", printable(path.display()))]
+    Damaged {
+        /// The library.
+        path: PathBuf,
+        /// Its SHA-256 and the expected one, or why it cannot be read.
+        problem: String,
+    },
     /// A process has one ONNX Runtime, and it is another.
-    #[error("this process runs ONNX Runtime from {}, it cannot also use {}", running.display(), asked.display())]
+    #[error("this process runs ONNX Runtime from {}, it cannot also use {}", printable(running.display()), printable(asked.display()))]
     OtherRunning {
         /// The library that was started first.
         running: PathBuf,
@@ -54,7 +70,7 @@ pub enum RuntimeError {
         asked: PathBuf,
     },
     /// The library was loaded but did not start.
-    #[error("{}: ONNX Runtime did not start: {problem}", path.display())]
+    #[error("{}: ONNX Runtime did not start: {}", printable(path.display()), printable(problem))]
     Start {
         /// The library.
         path: PathBuf,
@@ -62,7 +78,7 @@ pub enum RuntimeError {
         problem: String,
     },
     /// The device that was asked for can't be had. It is never replaced by another.
-    #[error("the device `{device}` can't be had with ONNX Runtime from {}; available: {}", path.display(), available.join(", "))]
+    #[error("the device `{device}` can't be had with ONNX Runtime from {}; available: {}", printable(path.display()), available.join(", "))]
     NoDevice {
         /// The device.
         device: Device,
@@ -105,6 +121,7 @@ impl Runtime {
             };
         }
         let path = locate(explicit)?;
+        turn_telemetry_off();
         let builder = ort::init_from(&path).map_err(|error| load_error(error, &path))?;
         let start = |error: ort::Error| RuntimeError::Start {
             path: path.clone(),
@@ -122,6 +139,28 @@ impl Runtime {
     }
 }
 
+/// Sets the environment variable `ORT_DISABLE_TELEMETRY` to 1 if it is not set.
+///
+/// Microsoft's builds of ONNX Runtime for Linux and macOS send events about the sessions to a server of Microsoft. 1.32
+/// reads this variable when the environment is made, and then writes no device ID, no database of events, and looks for
+/// no server. `EnvironmentBuilder::with_telemetry` comes too late for all of that: it takes an environment that has been
+/// made. On Windows the library knows only that call; its events stay on the machine unless a trace session collects
+/// them.
+fn turn_telemetry_off() {
+    const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
+    if std::env::var_os(VARIABLE).is_some() {
+        return;
+    }
+    // Safety: outside of Windows, no other thread may read or write the environment meanwhile except through `std::env`,
+    // which takes a lock. Rust code does so. C code that calls `getenv` in another thread at this moment is a data race,
+    // which this function cannot rule out. It is as short as possible: one write in the life of the process, before the
+    // library is loaded, and none if the program has set the variable, as the crate's documentation recommends.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::env::set_var(VARIABLE, "1");
+    }
+}
+
 /// An absolute path, so that `ort` does not search for it.
 fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
     let variable = std::env::var_os("ORT_DYLIB_PATH")
@@ -131,14 +170,19 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
         .map(|path| (path.to_path_buf(), ""))
         .or(variable.map(|path| (path, " (from ORT_DYLIB_PATH)")))
     {
-        return match std::path::absolute(&path) {
-            Ok(absolute) if absolute.exists() => Ok(absolute),
-            // It was named, so no other is taken in its place.
-            _ => Err(RuntimeError::NotFound {
+        let named = std::path::absolute(&path).and_then(|path| outside::open(&path).map(|_| path));
+        // It was named, so no other is taken in its place.
+        return named.map_err(|error| match error.kind() {
+            // Loading a pipe would wait forever.
+            io::ErrorKind::InvalidInput => RuntimeError::NotOnnxRuntime {
+                path,
+                problem: error.to_string(),
+            },
+            _ => RuntimeError::NotFound {
                 searched: vec![format!("{}{origin}", path.display())],
-                hint: "there is no such file".into(),
-            }),
-        };
+                hint: error.to_string(),
+            },
+        });
     }
     let cache = dirs::cache_dir().map(|cache| cache.join("sd-onnx"));
     let release = release::for_this_platform();
@@ -146,10 +190,17 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
         .as_ref()
         .zip(release)
         .map(|(cache, release)| cache.join(release.folder()).join(release.file()));
-    if let Some(cached) = &cached
+    if let Some((cached, release)) = cached.as_ref().zip(release)
         && cached.exists()
     {
-        return Ok(cached.clone());
+        match check(cached, release) {
+            Ok(()) => return Ok(cached.clone()),
+            Err(_) if cfg!(feature = "fetch") => {}
+            Err(problem) => {
+                let path = cached.clone();
+                return Err(RuntimeError::Damaged { path, problem });
+            }
+        }
     }
     #[cfg(feature = "fetch")]
     if let Some((cache, release)) = cache.zip(release) {
@@ -170,6 +221,23 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
             release::VERSION
         ),
     })
+}
+
+/// Checks that the file is the library of the release, byte for byte.
+fn check(library: &Path, release: &Release) -> Result<(), String> {
+    outside::open(library).map_err(|error| error.to_string())?;
+    let files = [library.to_path_buf()];
+    let expected = release.library_sha256;
+    let remembered = hash::remembered(&files, hash::cache().as_deref());
+    if remembered.is_ok_and(|found| found == expected) {
+        return Ok(());
+    }
+    // Only a right hash is believed from memory: a mended file may have the length and the time of the damaged one.
+    let found = hash::sha256(&files).map_err(|error| error.to_string())?;
+    if found == expected {
+        return Ok(());
+    }
+    Err(format!("it has SHA-256 {found}, expected {expected}"))
 }
 
 fn load_error(error: LoadDynamicError, path: &Path) -> RuntimeError {

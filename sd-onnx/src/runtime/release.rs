@@ -21,10 +21,6 @@ pub(super) struct Release {
     pub wheel_sha256: &'static str,
     /// The library's path in the wheel.
     pub member: &'static str,
-    #[cfg_attr(
-        not(feature = "fetch"),
-        expect(dead_code, reason = "only fetching needs it")
-    )]
     pub library_sha256: &'static str,
 }
 
