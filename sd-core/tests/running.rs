@@ -277,7 +277,7 @@ fn an_observer_that_panics_does_no_harm() {
 fn a_stream_tells_what_an_observer_is_told() {
     let pipeline = Fakes::new().pipeline();
     let mut told = Vec::new();
-    for event in pipeline.events(vec![base().count(2)]) {
+    for event in pipeline.events(vec![base().count(2)], &StopToken::new()) {
         match event.unwrap() {
             Update::Step { step, preview } => {
                 assert_eq!(preview.dimensions(), (8, 6));
@@ -300,7 +300,7 @@ fn a_stream_tells_what_an_observer_is_told() {
         .chain(["picture 1".into()]);
     assert_eq!(told, expected.collect::<Vec<_>>());
 
-    let mut wrong = pipeline.events(vec![base().steps(0)]);
+    let mut wrong = pipeline.events(vec![base().steps(0)], &StopToken::new());
     assert!(matches!(wrong.next(), Some(Err(Error::Request(_)))));
     assert!(wrong.next().is_none() && wrong.next().is_none());
 }
@@ -310,17 +310,21 @@ fn a_stream_is_stopped_by_its_token_and_by_dropping_it() {
     let fakes = Fakes::new();
     let pipeline = fakes.pipeline();
     let long = base().steps(1000);
-    let mut events = pipeline.events(vec![long.clone()]);
+    let stop = StopToken::new();
+    let mut events = pipeline.events(vec![long.clone()], &stop);
     assert!(matches!(events.next(), Some(Ok(Update::Step { .. }))));
-    events.stop_token().clone().stop();
+    stop.stop();
     let last = events.by_ref().find_map(Result::err).unwrap();
     assert!(last.is_stopped() && events.next().is_none());
     assert!(fakes.calls() < 20, "it is never far ahead");
 
     let model = Arc::downgrade(&fakes.model);
-    let mut events = pipeline.events(vec![long]);
+    // The token may be shared with other runs, which go on.
+    let shared = StopToken::new();
+    let mut events = pipeline.events(vec![long], &shared);
     assert!(events.next().is_some());
     drop((pipeline, fakes, events));
+    assert!(!shared.is_stopped());
     for _ in 0..1000 {
         if model.upgrade().is_none() {
             return;
@@ -341,7 +345,7 @@ fn a_stream_wakes_its_executor() {
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
-    let mut events = Fakes::new().pipeline().events(vec![base()]).into_stream();
+    let mut events = Fakes::new().pipeline().events(vec![base()], &StopToken::new()).into_stream();
     let mut count = 0;
     loop {
         match Pin::new(&mut events).poll_next(&mut context) {

@@ -12,12 +12,16 @@ use sd_core::{
     text::{Cleanup, Emphasis},
 };
 
+fn parse(text: &str) -> Infotext {
+    Infotext::parse(text).unwrap()
+}
+
 /// The request and the differences that stem from `sampler` (with what follows it) in an otherwise plain file of WebUI.
 fn read(sampler: &str) -> (Request, Vec<String>) {
     let text = format!(
         "a fox\nSteps: 20, Sampler: {sampler}, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU"
     );
-    let again = Infotext::parse(&text).request();
+    let again = parse(&text).request();
     (again.request, again.differences)
 }
 
@@ -162,7 +166,7 @@ fn samplers_over_timesteps_depend_on_the_version_and_the_steps() {
         let text = format!(
             "a\nSteps: {steps}, Sampler: {sampler}, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU"
         );
-        Infotext::parse(&text).request().differences
+        parse(&text).request().differences
     };
     assert_eq!(differences("DDIM", 50), [""; 0]);
     assert_eq!(
@@ -193,7 +197,7 @@ fn early_versions_read_prompts_otherwise() {
         let text = format!(
             "{prompt}\nNegative prompt: {negative}\nSteps: 20, Sampler: {way}, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU"
         );
-        Infotext::parse(&text).request().differences
+        parse(&text).request().differences
     };
     let timeline = |schedule: &str| {
         format!(
@@ -236,7 +240,7 @@ fn early_versions_read_prompts_otherwise() {
 #[test]
 fn the_scale_of_cfg_pp_is_divided() {
     let text = "a\nSteps: 20, Sampler: DDIM CFG++, CFG scale: 7.5, Seed: 1, Size: 64x64, RNG: CPU, Version: v1.10.1";
-    let read = Infotext::parse(text).request();
+    let read = parse(text).request();
     assert_eq!(read.request.guidance.scale(), Some(0.6));
     assert_eq!(read.differences, [""; 0]);
 }
@@ -246,7 +250,7 @@ fn differences(prompt: &str, entries: &str) -> Vec<String> {
     let text = format!(
         "{prompt}\nSteps: 20, Sampler: Euler a, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU{entries}"
     );
-    Infotext::parse(&text).request().differences
+    parse(&text).request().differences
 }
 
 #[test]
@@ -293,7 +297,7 @@ fn noise_is_read_and_drawn_again() {
         let text = format!(
             "a\nSteps: 20, Sampler: Euler a, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 64x64{entries}"
         );
-        let again = Infotext::parse(&text).request();
+        let again = parse(&text).request();
         (again.request, again.differences)
     };
     for (entries, noise, difference) in [
@@ -397,7 +401,7 @@ fn prompts_are_read_as_webui_reads_them() {
 
 #[test]
 fn values_that_cannot_be_used_and_values_that_are_not_there() {
-    let again = Infotext::parse(
+    let again = parse(
         "a\nSteps: x, Sampler: Euler, Schedule type: Karras, CFG scale: inf, Seed: -1, Size: 1, Clip skip: 0, RNG: CPU",
     )
     .request();
@@ -419,11 +423,10 @@ fn values_that_cannot_be_used_and_values_that_are_not_there() {
     } = again.request;
     assert_eq!((steps, seed, size, clip_skip), (20, None, None, Some(1)));
 
-    let again = Infotext::parse("").request();
+    let again = parse("").request();
     let missing = |key| format!("`{key}` is missing, the default stands in");
-    let mut expected = ["Steps", "Sampler", "CFG scale", "Seed", "Size"]
-        .map(missing)
-        .to_vec();
+    let mut expected = vec!["the infotext has no prompt: the empty one stands in".to_owned()];
+    expected.extend(["Steps", "Sampler", "CFG scale", "Seed", "Size"].map(missing));
     expected.push(GPU.to_owned());
     assert_eq!(again.differences, expected);
     assert!(is(&again.request, "DPM++ 2M"));
@@ -434,5 +437,25 @@ fn values_that_cannot_be_used_and_values_that_are_not_there() {
             [unusable(&format!("Size: {size}"))],
             "{size}"
         );
+    }
+}
+
+#[test]
+fn tmp_dump() {
+    for entry in std::fs::read_dir("tests/data/infotexts").unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().unwrap() != "txt" { continue; }
+        let text = std::fs::read_to_string(&path).unwrap();
+        println!("=== {}", path.display());
+        match Infotext::parse(&text) {
+            Err(e) => println!("ERR {e}"),
+            Ok(i) => {
+                println!("P {:?} N {:?}", i.prompt, i.negative);
+                for e in &i.entries { println!("   {e:?}"); }
+                let r = i.request();
+                println!("R {:?} {:?} {:?} steps {} size {:?} noise {:?}", r.request.scheduler, r.request.ladder, r.request.guidance.scale(), r.request.steps, r.request.size, r.request.noise);
+                for d in r.differences { println!("   - {d}"); }
+            }
+        }
     }
 }
