@@ -161,7 +161,11 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn new(what: &'static str, expected: impl ToString, found: impl fmt::Display) -> Self {
+    pub(crate) fn new(
+        what: &'static str,
+        expected: impl ToString,
+        found: impl fmt::Display,
+    ) -> Self {
         Self {
             request: None,
             what,
@@ -183,5 +187,37 @@ impl fmt::Display for Problem {
             ..
         } = self;
         write!(f, "{what} is {found}, expected {expected}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_are_short_and_safe_to_print() {
+        let problem = Problem::new(
+            "steps",
+            "1 to 1000",
+            format!("\u{1b}[2J{}", "x".repeat(99_000)),
+        );
+        assert!(problem.to_string().starts_with("steps is \\u{1b}[2Jxxx"));
+        assert!(problem.to_string().len() < 600);
+        let many = Problems(vec![problem; 1000]);
+        assert!(many.to_string().ends_with("; and 992 more"));
+        assert!(many.to_string().len() < 6000);
+    }
+
+    #[test]
+    fn problems_are_json() {
+        let mut problem = Problem::new("steps", "1 to 1000", 0);
+        let json = r#"{"request":null,"what":"steps","expected":"1 to 1000","found":"0"}"#;
+        assert_eq!(serde_json::to_string(&problem).unwrap(), json);
+        problem.request = Some(2);
+        let json = format!("[{}]", json.replace("null", "2"));
+        assert_eq!(
+            serde_json::to_string(&Problems(vec![problem])).unwrap(),
+            json
+        );
     }
 }

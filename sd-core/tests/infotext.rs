@@ -10,8 +10,8 @@ use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc};
 use common::Fakes;
 use ndarray::{Array2, Array3, Array4};
 use sd_core::{
-    ClassifierFree, Error, Guide, Infotext, InfotextError, Pipeline, PipelineBuilder, Prompt, PromptOptions,
-    Request, SchedulerConfig,
+    ClassifierFree, Error, Guide, Infotext, InfotextError, Pipeline, PipelineBuilder, Prompt,
+    PromptOptions, Request, SchedulerConfig,
     guidance::{Apg, Memory, Method, Moment},
     guide,
     schedulers::{
@@ -798,9 +798,18 @@ fn the_last_of_several_texts_counts() {
     let international = |prompt: &str| text_chunk(format!("\0\0\0\0{prompt}").as_bytes());
     let cases = [
         ([(b"tEXt", text("one")), (b"tEXt", text("two"))], "two"),
-        ([(b"iTXt", international("one")), (b"tEXt", text("two"))], "two"),
-        ([(b"tEXt", text("one")), (b"iTXt", international("two"))], "two"),
-        ([(b"tEXt", text("one")), (b"tEXt", b"other\0two".to_vec())], "one"),
+        (
+            [(b"iTXt", international("one")), (b"tEXt", text("two"))],
+            "two",
+        ),
+        (
+            [(b"tEXt", text("one")), (b"iTXt", international("two"))],
+            "two",
+        ),
+        (
+            [(b"tEXt", text("one")), (b"tEXt", b"other\0two".to_vec())],
+            "one",
+        ),
     ];
     for (chunks, prompt) in cases {
         let png = png_with(&chunks);
@@ -818,9 +827,18 @@ fn what_other_programs_write_is_named() {
     let fooocus = br#"{"adm_guidance": "(1.5, 0.8, 0.3)", "prompt": "a fox", "steps": 30, "version": "Fooocus v2.5.5"}"#;
     for (chunk, program) in [
         (text_chunk(fooocus), "Fooocus's JSON"),
-        (text_chunk(br#"{"sui_image_params": {"prompt": "a fox"}}"#), "SwarmUI's JSON"),
-        (text_chunk(br#"{"3": {"inputs": {"cfg": NaN}, "class_type": "KSampler"}}"#), "ComfyUI's workflow"),
-        (text_chunk(b"{\n \"prompt\": \"a fox\"\n}"), "the JSON of another program"),
+        (
+            text_chunk(br#"{"sui_image_params": {"prompt": "a fox"}}"#),
+            "SwarmUI's JSON",
+        ),
+        (
+            text_chunk(br#"{"3": {"inputs": {"cfg": NaN}, "class_type": "KSampler"}}"#),
+            "ComfyUI's workflow",
+        ),
+        (
+            text_chunk(b"{\n \"prompt\": \"a fox\"\n}"),
+            "the JSON of another program",
+        ),
         (b"workflow\0{\"nodes\": []}".to_vec(), "ComfyUI's workflow"),
         (b"invokeai_metadata\0{}".to_vec(), "InvokeAI's metadata"),
         (b"Software\0NovelAI".to_vec(), "NovelAI's metadata"),
@@ -859,7 +877,10 @@ fn damaged_chunks_and_long_texts_are_refused() {
     let long = text_chunk(&[b'x'; (2 << 20) + 1]);
     let too_long = InfotextError::TooLong.to_string();
     assert_eq!(problem(&png_with(&[(b"tEXt", long)])), too_long);
-    assert_eq!(Infotext::parse(&"x".repeat((2 << 20) + 1)), Err(InfotextError::TooLong));
+    assert_eq!(
+        Infotext::parse(&"x".repeat((2 << 20) + 1)),
+        Err(InfotextError::TooLong)
+    );
     assert!(Infotext::parse(&"x".repeat(2 << 20)).is_ok());
     // A length beyond the end of the file.
     let mut beyond = good.clone();

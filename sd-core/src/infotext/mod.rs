@@ -54,8 +54,8 @@ use std::fmt;
 
 use crate::Request;
 pub use read::InfotextError;
-pub(crate) use write::of;
 use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, UNKNOWN, is_space, strip};
+pub(crate) use write::of;
 
 /// How a picture was made: see the [module](self).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

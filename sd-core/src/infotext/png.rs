@@ -108,7 +108,9 @@ fn read(mut png: impl BufRead + Seek) -> io::Result<Option<Infotext>> {
             crc.update(&kind);
             crc.update(&chunk);
             if u32::from_be_bytes(array(&mut png)?) != crc.sum() {
-                return Err(invalid("the chunk of the infotext is damaged: its checksum is wrong"));
+                return Err(invalid(
+                    "the chunk of the infotext is damaged: its checksum is wrong",
+                ));
             }
             last = Some((kind, chunk.split_off(KEYWORD.len() + 1)));
         } else {
@@ -139,7 +141,9 @@ fn program(start: &[u8]) -> Option<&'static str> {
         (b"Software\0NovelAI", super::NOVELAI),
         (b"Comment\0{", super::UNKNOWN),
     ];
-    let (_, program) = keywords.into_iter().find(|(known, _)| start.starts_with(known))?;
+    let (_, program) = keywords
+        .into_iter()
+        .find(|(known, _)| start.starts_with(known))?;
     Some(program)
 }
 
@@ -155,8 +159,15 @@ fn text(kind: [u8; 4], chunk: &[u8]) -> io::Result<String> {
             let (&compressed, chunk) = chunk.split_first().ok_or_else(cut_short)?;
             let (_method, chunk) = chunk.split_first().ok_or_else(cut_short)?;
             // A language and the keyword in that language.
-            let text = chunk.splitn(3, |&byte| byte == 0).nth(2).ok_or_else(cut_short)?;
-            let text = if compressed == 1 { inflated(text)? } else { text.to_owned() };
+            let text = chunk
+                .splitn(3, |&byte| byte == 0)
+                .nth(2)
+                .ok_or_else(cut_short)?;
+            let text = if compressed == 1 {
+                inflated(text)?
+            } else {
+                text.to_owned()
+            };
             String::from_utf8(text).map_err(|_| invalid("the infotext is not UTF-8"))
         }
     }
@@ -164,14 +175,21 @@ fn text(kind: [u8; 4], chunk: &[u8]) -> io::Result<String> {
 
 /// UTF-8 if the bytes are that, and otherwise Latin-1.
 fn decoded(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes)
-        .unwrap_or_else(|error| error.as_bytes().iter().map(|&byte| char::from(byte)).collect())
+    String::from_utf8(bytes).unwrap_or_else(|error| {
+        error
+            .as_bytes()
+            .iter()
+            .map(|&byte| char::from(byte))
+            .collect()
+    })
 }
 
 fn inflated(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     // One byte more than is allowed, so that a longer text is known as such.
-    ZlibDecoder::new(bytes).take(MAX_BYTES as u64 + 1).read_to_end(&mut text)?;
+    ZlibDecoder::new(bytes)
+        .take(MAX_BYTES as u64 + 1)
+        .read_to_end(&mut text)?;
     if text.len() > MAX_BYTES {
         return Err(invalid(InfotextError::TooLong));
     }

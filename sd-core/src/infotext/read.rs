@@ -111,7 +111,10 @@ fn other_format(text: &str) -> Option<&'static str> {
 fn templates(text: &str) -> (&str, Vec<(String, String)>) {
     let key_of = |line: &str| {
         let mut keys = ["Template", "Negative Template"].into_iter();
-        keys.find(|key| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':')))
+        keys.find(|key| {
+            line.strip_prefix(key)
+                .is_some_and(|rest| rest.starts_with(':'))
+        })
     };
     // The last line of entries that has a template right below it.
     let (mut start, mut at, mut below) = (None, 0, "");
@@ -236,9 +239,8 @@ static ENTRY: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// What the entries of every program begin with.
-static STEPS: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?:^|\s)Steps: ?[0-9]+,").expect("the expression is constant")
-});
+static STEPS: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?:^|\s)Steps: ?[0-9]+,").expect("the expression is constant"));
 
 /// Whitespace as Python's `str.strip` knows it.
 pub(super) fn is_space(c: char) -> bool {

@@ -263,10 +263,7 @@ impl<'a> Reading<'a> {
     }
 
     fn row(&mut self) -> &'static Row {
-        if let Some(own) = self
-            .get("SD sampler")
-            .filter(|own| *own != OF_WEBUI)
-        {
+        if let Some(own) = self.get("SD sampler").filter(|own| *own != OF_WEBUI) {
             let row = row_of_type(own);
             let title = row.title;
             self.note(format!(
@@ -318,14 +315,21 @@ impl<'a> Reading<'a> {
             return way;
         }
         // SD.Next writes the class of diffusers.
-        let class = self.get("Scheduler").filter(|class| class.ends_with("Scheduler"));
+        let class = self
+            .get("Scheduler")
+            .filter(|class| class.ends_with("Scheduler"));
         if let Some(row) = class.and_then(row_of_diffusers) {
             return self.way_of_diffusers(name, row);
         }
         let (name, in_name) = split(name);
         // Before 1.9 a ladder other than Uniform was in the sampler's name.
-        let label = in_name.or(self.get("Schedule type")).or(self.get("Scheduler"));
-        let of_sdnext = || self.get("Sampler sigma").filter(|&sigma| sigma != "default");
+        let label = in_name
+            .or(self.get("Schedule type"))
+            .or(self.get("Scheduler"));
+        let of_sdnext = || {
+            self.get("Sampler sigma")
+                .filter(|&sigma| sigma != "default")
+        };
         let label = label.or_else(of_sdnext).unwrap_or("Uniform");
         let is_known = from_webui(name, None).is_ok();
         if !is_known {
@@ -387,7 +391,9 @@ impl<'a> Reading<'a> {
         let in_its_own = split_comfyui(name);
         let found = in_its_own.or_else(|| says_so.then(in_webuis_words)?);
         let (sampler, behind) = found?;
-        let scheduler = behind.or(self.get("Schedule type")).or(self.get("Scheduler"));
+        let scheduler = behind
+            .or(self.get("Schedule type"))
+            .or(self.get("Scheduler"));
         let preset = scheduler.and_then(|scheduler| of_comfyui(sampler, scheduler));
         if let Some(scheduler) = scheduler.filter(|_| preset.is_none()) {
             self.note(format!(
@@ -397,7 +403,9 @@ impl<'a> Reading<'a> {
         }
         let preset = preset.or_else(|| of_comfyui(sampler, "normal"))?;
         if sampler.ends_with("_gpu") {
-            self.note(format!("{sampler} drew its noise on a GPU, here it is drawn on the CPU"));
+            self.note(format!(
+                "{sampler} drew its noise on a GPU, here it is drawn on the CPU"
+            ));
         }
         self.program = Program::ComfyUi;
         Some(Way {
@@ -416,7 +424,9 @@ impl<'a> Reading<'a> {
         ));
         self.program = Program::Diffusers;
         let sigma = self.get("Sampler sigma").and_then(ladder_called);
-        let spacing = self.get("Sampler spacing").and_then(|name| name.parse().ok());
+        let spacing = self
+            .get("Sampler spacing")
+            .and_then(|name| name.parse().ok());
         let label = self.get("Schedule type").or(self.get("Scheduler"));
         let label = label.filter(|label| row_of_diffusers(label).is_none());
         let ladder = sigma.or(spacing).or_else(|| self.ladder_of_others(label?));
@@ -701,7 +711,10 @@ impl<'a> Reading<'a> {
             let inert = match (key.as_str(), value.as_str()) {
                 ("Eta", _) => !draws,
                 ("Denoise" | "Denoising strength", value) => value.parse() == Ok(1.0_f32),
-                ("Operations", "txt2img") | ("Parser", "a1111") => true,
+                ("Operations", "txt2img")
+                | ("Parser", "a1111")
+                | ("Pipeline", "StableDiffusionPipeline")
+                | ("Sampler type", "epsilon") => true,
                 ("Sampler sigma", _) => self.program != Program::ComfyUi,
                 ("Sampler spacing", _) => self.program == Program::Diffusers,
                 ("App", "SD.Next") => {

@@ -52,7 +52,9 @@ pub(super) fn ladder_called(name: &str) -> Option<Ladder> {
 /// What ComfyUI has under these names. WebUI's relatives write the scheduler's as a title: `Linear Quadratic`.
 pub(super) fn of_comfyui(sampler: &str, scheduler: &str) -> Option<Preset> {
     let preset = from_comfyui(sampler, scheduler);
-    preset.or_else(|_| from_comfyui(sampler, &as_in_comfyui(scheduler))).ok()
+    preset
+        .or_else(|_| from_comfyui(sampler, &as_in_comfyui(scheduler)))
+        .ok()
 }
 
 /// A sampler of ComfyUI, and the scheduler that nodes which save pictures write behind it: `euler_karras`,
@@ -79,7 +81,10 @@ pub(super) fn from_forge(name: &str) -> Option<Preset> {
 fn as_in_comfyui(name: &str) -> String {
     // All of ComfyUI's names are shorter.
     let name: String = name.chars().take(64).collect();
-    let name = name.to_lowercase().replace([' ', '-'], "_").replace("++", "_pp");
+    let name = name
+        .to_lowercase()
+        .replace([' ', '-'], "_")
+        .replace("++", "_pp");
     name.replace("_a_", "_ancestral_")
 }
 
