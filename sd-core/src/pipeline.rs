@@ -352,9 +352,10 @@ impl Pipeline {
     ///
     /// ```
     /// # fn example(pipeline: &sd_core::Pipeline) -> Result<(), sd_core::Error> {
-    /// use sd_core::{Request, Update};
+    /// use sd_core::{Request, StopToken, Update};
     ///
-    /// for event in pipeline.events(vec![Request::new("a fox")]) {
+    /// let stop = StopToken::new();
+    /// for event in pipeline.events(vec![Request::new("a fox")], &stop) {
     ///     match event? {
     ///         Update::Step { step, preview } => println!("{}: {:?}", step.index, preview.dimensions()),
     ///         Update::Picture(picture) => println!("seed {}", picture.seed),
@@ -364,8 +365,8 @@ impl Pipeline {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn events(&self, requests: Vec<Request>) -> Events {
-        Events::start(self.clone(), requests)
+    pub fn events(&self, requests: Vec<Request>, stop: &StopToken) -> Events {
+        Events::start(self.clone(), requests, stop)
     }
 
     /// Returns D(x; sigma) of this model, guided, for a sampler of one's own, for latents of a picture of `size`. A model that
