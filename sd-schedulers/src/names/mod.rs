@@ -10,6 +10,7 @@ use thiserror::Error;
 pub use comfyui::from_comfyui;
 pub use webui::from_webui;
 
+use crate::printable::printable;
 use crate::{Ladder, Row, Sampler};
 
 /// What a name of another program stands for: see [`from_webui`] and [`from_comfyui`].
@@ -30,7 +31,7 @@ pub struct Preset {
 
 /// A name that is none of those known.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{name:?} is no {what}, expected {}", known.join(", "))]
+#[error("\"{name}\" is no {what}, expected {}", known.join(", "))]
 pub struct UnknownName {
     pub(crate) what: &'static str,
     pub(crate) name: String,
@@ -45,7 +46,7 @@ pub(crate) fn unknown(
 ) -> UnknownName {
     UnknownName {
         what,
-        name: name.to_owned(),
+        name: printable(name),
         known: near(name, known),
     }
 }
