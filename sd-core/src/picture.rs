@@ -174,6 +174,8 @@ pub(crate) struct Made {
     /// From 0.
     pub batch_position: usize,
     pub model: Option<Arc<ModelId>>,
+    /// The name of the pipeline's refiner.
+    pub refiner: Option<Arc<str>>,
 }
 
 /// `[1, 3, h, w]` or `[3, h, w]` of −1 to 1 → 8 bits per channel, rounded to nearest. NaN becomes black.

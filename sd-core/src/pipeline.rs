@@ -5,11 +5,12 @@ use std::{io, ops::ControlFlow, sync::Arc};
 use image::RgbImage;
 use ndarray::{Array4, ArrayView4, Axis, s};
 use sd_schedulers::{NoiseSchedule, SchedulerConfig};
-use sd_text::{PromptEmbedding, PromptEncoder};
+use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 
 use crate::{
-    Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, Inputs, LatentCodec,
-    LatentDistribution, LatentRgb, Problem, Problems, Request, StopToken,
+    Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, Infotext, Inputs,
+    LatentCodec, LatentDistribution, LatentRgb, Problem, Problems, Reproduction, Request,
+    StopToken,
     guided::Half,
     model_id::ModelId,
     picture::{from_rgb, to_rgb},
@@ -23,6 +24,9 @@ const MOST_PIXELS: u64 = 1 << 30;
 
 /// The most pictures of a batch.
 const MAX_BATCH: usize = 1024;
+
+/// The width of the text embeddings of Stable Diffusion 1.x.
+const SD1_WIDTH: usize = 768;
 
 /// The largest picture where nothing else is said, in pixels: 4096 × 4096. Attention over all places of a larger one needs
 /// more memory than most machines have.
@@ -59,6 +63,7 @@ pub(crate) struct Parts {
 
 /// A second model that makes the last steps.
 pub(crate) struct Refiner {
+    pub name: Arc<str>,
     pub prompts: PromptEncoder,
     pub denoiser: Arc<dyn Denoiser>,
 }
@@ -125,10 +130,19 @@ impl PipelineBuilder {
         self
     }
 
-    /// Sets a model that makes the last steps of each picture, such as SDXL's refiner, with the prompt encoder that belongs to
-    /// it. [`Request::refiner`] says when it takes over. Default: none.
-    pub fn refiner(mut self, prompts: PromptEncoder, denoiser: Arc<dyn Denoiser>) -> Self {
-        self.refiner = Some(Refiner { prompts, denoiser });
+    /// Sets a model that makes the last steps of each picture, such as SDXL's refiner: its name, for the infotext, and its
+    /// parts. [`Request::refiner`] says when it takes over. Default: none.
+    pub fn refiner(
+        mut self,
+        name: impl Into<String>,
+        prompts: PromptEncoder,
+        denoiser: Arc<dyn Denoiser>,
+    ) -> Self {
+        self.refiner = Some(Refiner {
+            name: name.into().into(),
+            prompts,
+            denoiser,
+        });
         self
     }
 
@@ -170,7 +184,10 @@ impl PipelineBuilder {
             return Err(Error::Parts(problem.into()));
         }
         check_prompts("denoiser", inputs, &prompts)?;
-        if let Some(Refiner { prompts, denoiser }) = &refiner {
+        if let Some(Refiner {
+            prompts, denoiser, ..
+        }) = &refiner
+        {
             let refines = denoiser.inputs();
             check_prompts("refiner", refines, prompts)?;
             if (refines.channels, refines.patch, refines.beside) != (latents, inputs.patch, 0) {
@@ -506,6 +523,30 @@ impl Pipeline {
     pub fn model(&self) -> Option<(&str, Option<&str>)> {
         let model = self.parts.model.as_ref()?;
         Some((&model.name, model.hash()))
+    }
+
+    /// Returns the request that makes a picture again with this model: that of [`Infotext::request`], without what this model
+    /// cannot do, each with a difference. A clip skip of WebUI's is left out for models on which WebUI does not apply it, SDXL
+    /// and Stable Diffusion 2, and a refiner where this pipeline has none.
+    pub fn reproduction(&self, infotext: &Infotext) -> Reproduction {
+        let mut again = infotext.request();
+        let layer = again.request.clip_skip.unwrap_or(0);
+        // WebUI applies it to the text model of Stable Diffusion 1.x, which is 768 wide.
+        if infotext.is_foreign() && layer > 0 && self.parts.prompts.width() > SD1_WIDTH {
+            again.request.clip_skip = Some(0);
+            let note =
+                format!("`Clip skip: {layer}` is not applied: WebUI ignores it for such models");
+            again.differences.push(note);
+        }
+        if again.request.refiner.is_some() && self.parts.refiner.is_none() {
+            again.request.refiner = None;
+            let name = infotext.get("Refiner").unwrap_or("of unknown name");
+            again.differences.push(format!(
+                "the refiner {} made the last steps, and this pipeline has none",
+                printable(name)
+            ));
+        }
+        again
     }
 
     /// What the codec makes of the latents, checked.

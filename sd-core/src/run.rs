@@ -292,6 +292,12 @@ impl<'a> Batch<'a> {
                     batch_size: self.pictures.len(),
                     batch_position: i,
                     model: self.pipeline.parts.model.clone(),
+                    refiner: self
+                        .pipeline
+                        .parts
+                        .refiner
+                        .as_ref()
+                        .map(|it| it.name.clone()),
                 },
             };
             if observer(Event::Picture(Box::new(picture))).is_break() {

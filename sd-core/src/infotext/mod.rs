@@ -26,7 +26,8 @@
 //! | `Batch size`, `Batch pos` | WebUI | where pictures were made more than one at a time: how many, and which of them, from 0 | a difference |
 //! | `Variation seed`, `Variation seed strength` | WebUI | that of this picture; where the strength is not 0 | variation |
 //! | `Seed resize from` | WebUI | `512x768`, width first | seed resize |
-//! | `Clip skip` | WebUI | above 1 only | clip skip, 1 where absent |
+//! | `Clip skip` | WebUI | where it is not the model's own | clip skip; the model's own where absent. [`Pipeline::reproduction`](crate::Pipeline::reproduction) leaves out one that WebUI did not apply |
+//! | `Refiner`, `Refiner switch at`, `Refiner switch by sampling steps` | WebUI | where a refiner made the last steps: its name, the share of the run before, and `True` where that is a share of the steps | [refiner](crate::Request::refiner) |
 //! | `ENSD` | WebUI | what is added to the seed for the noise on the way; where that is not 0 | ENSD |
 //! | `RNG` | WebUI | `CPU`: torch's generator, `NV`: WebUI's own of that name, `GPU`: torch's on a CUDA device | noise; of a GPU, which is also meant where there is no `RNG`, `NV` stands in, a difference |
 //! | `SGM noise multiplier` | WebUI | `True` where the first x is noise times sqrt(σ² + 1), not σ | scheduler, of WebUI's |
@@ -35,9 +36,12 @@
 //! | `SD guidance` | ours | guidance with more than a scale, as its JSON; or one's own, as its `Debug`, and then there is no `CFG scale` | guidance; one's own is a difference |
 //! | `SD noise` | ours | noise that `RNG` does not name or not wholly, as its name or JSON | noise |
 //! | `SD slerp` | ours | the way of a variation that is not WebUI's | variation |
+//! | `SD sizes`, `SD negative sizes`, `SD aesthetic scores` | ours | what an SDXL model is told of the size, where that is not the default, as their JSON | sizes, scores |
+//! | `SD prompt 2`, `SD negative prompt 2` | ours | the texts for the second tower, where they are others | `prompt_2`, `negative_2` |
 //! | `SD prompt options` | ours | how prompts are read, where that is not the default, as its JSON | prompt options; those of WebUI's files by `Emphasis` and `Pad conds`, with [`Cleanup::Ftfy`](sd_text::Cleanup::Ftfy) |
 //! | `TI hashes` | WebUI | the textual inversions that the prompts name, each with the first 12 digits of its file's SHA-256 | a difference: they have to be loaded |
 //! | `SD prompt embedding`, `SD negative prompt embedding` | ours | the shape of what was given for a text | a difference |
+//! | `SD beside` | ours | the shape of what stood beside the latents | a difference |
 //! | `SD initial noise` | ours | the shape of what was given | a difference |
 //! | `SD prompt`, `SD negative prompt` | ours | the text as it was, where this format would not give it back byte for byte | prompts |
 //! | `Version` | WebUI | `sd-onnx` and this crate's version | whether the file is ours |
@@ -112,6 +116,12 @@ impl Infotext {
         entries
             .find(|(found, _)| found == key)
             .map(|(_, value)| &**value)
+    }
+
+    /// Whether another program than this one wrote it.
+    pub(crate) fn is_foreign(&self) -> bool {
+        let ours = |version: &str| version.starts_with("sd-onnx ");
+        !self.get("Version").is_some_and(ours)
     }
 
     /// The request that makes the picture again, from an infotext of ours or of WebUI, and each reason why it may come out

@@ -21,14 +21,16 @@ use super::{
         row_of_diffusers, split, split_comfyui, with_sgm_noise,
     },
 };
-use crate::{ClassifierFree, Guidance, ImageSize, Prompt, PromptOptions, Request};
+use crate::{
+    ClassifierFree, Guidance, ImageSize, Prompt, PromptOptions, RefinerShare, RefinerSwitch,
+    Request,
+};
 
 /// What [`Infotext::request`] does.
 pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
-    let ours = |version: &str| version.starts_with("sd-onnx ");
     let mut reading = Reading {
         infotext,
-        foreign: !infotext.get("Version").is_some_and(ours),
+        foreign: infotext.is_foreign(),
         program: Program::WebUi,
         differences: Vec::new(),
         unlisted: 0,
@@ -67,6 +69,10 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     {
         request = request.clip_skip(layer.get());
     }
+    reading.sizes(&mut request);
+    request.refiner = reading.refiner();
+    request.prompt_2 = infotext.get("SD prompt 2").map(str::to_owned);
+    request.negative_2 = infotext.get("SD negative prompt 2").map(str::to_owned);
     request.noise = reading.noise();
     request.prompt_options = reading.prompt_options();
     reading.made();
@@ -81,7 +87,7 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
 const MOST_DIFFERENCES: usize = 50;
 
 /// Keys that are read elsewhere, and those that say nothing of how the picture was made.
-const KNOWN: [&str; 44] = [
+const KNOWN: [&str; 53] = [
     "Steps",
     "Sampler",
     "Schedule type",
@@ -110,6 +116,15 @@ const KNOWN: [&str; 44] = [
     "SD negative prompt",
     "SD negative prompt embedding",
     "SD initial noise",
+    "SD beside",
+    "SD prompt 2",
+    "SD negative prompt 2",
+    "SD sizes",
+    "SD negative sizes",
+    "SD aesthetic scores",
+    "Refiner",
+    "Refiner switch at",
+    "Refiner switch by sampling steps",
     "SD prompt options",
     "Emphasis",
     "Pad conds",
@@ -222,6 +237,32 @@ impl<'a> Reading<'a> {
             self.note("the infotext has no prompt: the empty one stands in");
         }
         prompt
+    }
+
+    /// What an SDXL model is told of the size.
+    fn sizes(&mut self, request: &mut Request) {
+        if self.get("SD sizes").is_some() {
+            request.sizes = self.value("SD sizes", named).unwrap_or_default();
+        }
+        if self.get("SD negative sizes").is_some() {
+            request.negative_sizes = self.value("SD negative sizes", named);
+        }
+        if self.get("SD aesthetic scores").is_some()
+            && let Some([score, negative]) = self.value("SD aesthetic scores", named::<[f32; 2]>)
+        {
+            (request.aesthetic_score, request.negative_aesthetic_score) = (score, negative);
+        }
+    }
+
+    /// When the refiner took over.
+    fn refiner(&mut self) -> Option<RefinerSwitch> {
+        self.get("Refiner switch at")?;
+        let at = self.number::<f32>("Refiner switch at")?;
+        let by = match self.get("Refiner switch by sampling steps") {
+            Some("True") => RefinerShare::Steps,
+            _ => RefinerShare::Timesteps,
+        };
+        Some(RefinerSwitch { at, by })
     }
 
     fn size(&mut self) -> Option<ImageSize> {
@@ -581,6 +622,12 @@ impl<'a> Reading<'a> {
         if let Some(shape) = self.get("SD initial noise") {
             self.note(format!(
                 "the initial noise of shape {} was given, and has to be again",
+                printable(shape)
+            ));
+        }
+        if let Some(shape) = self.get("SD beside") {
+            self.note(format!(
+                "latents of shape {} stood beside those of the picture, and have to be given again",
                 printable(shape)
             ));
         }

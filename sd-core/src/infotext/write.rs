@@ -8,7 +8,7 @@ use super::{
     Infotext, OF_WEBUI,
     webui::{label_of, name_of, noise_called, rng_of},
 };
-use crate::{Guidance, Picture, Prompt, PromptOptions};
+use crate::{Guidance, Picture, Prompt, PromptOptions, RefinerShare, Request, Sizes};
 
 /// The infotext of a picture.
 pub(crate) fn of(picture: &Picture) -> Infotext {
@@ -59,6 +59,14 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     {
         add("Clip skip", clip_skip.to_string());
     }
+    if let Some(name) = &made.refiner {
+        let refiner = request.refiner.unwrap_or_default();
+        add("Refiner", name.to_string());
+        add("Refiner switch at", refiner.at.to_string());
+        if refiner.by == RefinerShare::Steps {
+            add("Refiner switch by sampling steps", "True".to_owned());
+        }
+    }
     if seeds.sampler_offset != 0 {
         add("ENSD", seeds.sampler_offset.to_string());
     }
@@ -98,6 +106,27 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     {
         add("SD slerp", written(variation.slerp));
     }
+    if planned.sizes.is_some() || planned.refiner_sizes.is_some() {
+        if request.sizes != Sizes::default() {
+            add("SD sizes", written(request.sizes));
+        }
+        if let Some(sizes) = request.negative_sizes {
+            add("SD negative sizes", written(sizes));
+        }
+        let scores = [request.aesthetic_score, request.negative_aesthetic_score];
+        let plain = Request::new("");
+        if scores != [plain.aesthetic_score, plain.negative_aesthetic_score] {
+            add("SD aesthetic scores", written(scores));
+        }
+    }
+    for (key, text) in [
+        ("SD prompt 2", &request.prompt_2),
+        ("SD negative prompt 2", &request.negative_2),
+    ] {
+        if let Some(text) = text {
+            add(key, text.clone());
+        }
+    }
     if request.prompt_options != PromptOptions::default() {
         add("SD prompt options", written(request.prompt_options));
     }
@@ -130,6 +159,9 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     }
     if let Some(noise) = &request.initial_noise {
         add("SD initial noise", shape(noise.shape()));
+    }
+    if let Some(beside) = &request.beside {
+        add("SD beside", shape(beside.shape()));
     }
 
     let mut infotext = Infotext {

@@ -60,33 +60,7 @@ impl Model {
     /// The model of a shape: each tensor is `offset + scale · randn(seed)`, rounded to f16.
     pub fn of_shape(shape: &str) -> Self {
         let recipe = golden_json(shape, "weights.json");
-        let component = |name: &'static str| {
-            let tensors = recipe[name].as_array().unwrap().iter().map(|tensor| {
-                let dims: Vec<usize> = tensor["shape"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .map(|d| d.as_u64().unwrap() as usize)
-                    .collect();
-                let mut values = vec![0.0; dims.iter().product()];
-                TorchRng::new(tensor["seed"].as_u64().unwrap()).fill(&mut values);
-                let (scale, offset) = (
-                    tensor["scale"].as_f64().unwrap() as f32,
-                    tensor["offset"].as_f64().unwrap() as f32,
-                );
-                for value in &mut values {
-                    *value = f16::from_f32(offset + scale * *value).to_f32();
-                }
-                (
-                    tensor["name"].as_str().unwrap().to_owned(),
-                    Tensor {
-                        shape: dims,
-                        values,
-                    },
-                )
-            });
-            (name, tensors.collect())
-        };
+        let component = |name: &'static str| (name, replayed(&recipe[name]));
         let config = |name: &'static str| (name, golden_json(shape, &format!("{name}.json")));
         Self {
             weights: ["text_encoder", "unet", "vae"].map(component).into(),
@@ -134,9 +108,83 @@ impl Model {
     }
 }
 
+/// The tensors of a component's recipe: each is `offset + scale · randn(seed)`, rounded to f16.
+fn replayed(recipe: &Value) -> Tensors {
+    let tensor = |tensor: &Value| {
+        let dims: Vec<usize> = tensor["shape"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|d| d.as_u64().unwrap() as usize)
+            .collect();
+        let mut values = vec![0.0; dims.iter().product()];
+        TorchRng::new(tensor["seed"].as_u64().unwrap()).fill(&mut values);
+        let (scale, offset) = (
+            tensor["scale"].as_f64().unwrap() as f32,
+            tensor["offset"].as_f64().unwrap() as f32,
+        );
+        for value in &mut values {
+            *value = f16::from_f32(offset + scale * *value).to_f32();
+        }
+        (
+            tensor["name"].as_str().unwrap().to_owned(),
+            Tensor {
+                shape: dims,
+                values,
+            },
+        )
+    };
+    recipe.as_array().unwrap().iter().map(tensor).collect()
+}
+
+/// The folder of a family's golden files.
+pub fn family(shape: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden/families")
+        .join(shape)
+}
+
+/// Writes the model of a family as a diffusers folder.
+pub fn write_family(shape: &str, folder: &Path) {
+    let from = |file: String| family(shape).join(file);
+    fs::create_dir_all(folder).unwrap();
+    fs::copy(from("model_index.json".into()), folder.join("model_index.json")).unwrap();
+    let recipe = fs::read_to_string(from("weights.json".into())).unwrap();
+    let recipe: Value = serde_json::from_str(&recipe).unwrap();
+    for component in ["text_encoder", "text_encoder_2", "unet", "vae", "scheduler"] {
+        let config = from(format!("{component}.json"));
+        if !config.exists() {
+            continue;
+        }
+        let to = folder.join(component);
+        fs::create_dir_all(&to).unwrap();
+        if component == "scheduler" {
+            fs::copy(config, to.join("scheduler_config.json")).unwrap();
+            continue;
+        }
+        fs::copy(config, to.join("config.json")).unwrap();
+        let tensors = replayed(&recipe[component]);
+        write_tensors(&to.join(plain_file(component)), &tensors, Dtype::F32);
+    }
+    for (config, tokenizer) in [
+        ("tokenizer_config.json", "tokenizer"),
+        ("tokenizer_config_2.json", "tokenizer_2"),
+    ] {
+        if !from(config.into()).exists() {
+            continue;
+        }
+        let to = folder.join(tokenizer);
+        fs::create_dir_all(&to).unwrap();
+        fs::copy(from(config.into()), to.join("tokenizer_config.json")).unwrap();
+        for file in ["vocab.json", "merges.txt"] {
+            fs::copy(golden("tokenizer").join(file), to.join(file)).unwrap();
+        }
+    }
+}
+
 /// The name of a component's weight file.
 pub fn plain_file(component: &str) -> &'static str {
-    if component == "text_encoder" {
+    if component.starts_with("text_encoder") {
         "model.safetensors"
     } else {
         "diffusion_pytorch_model.safetensors"
@@ -185,10 +233,14 @@ impl Golden {
 
     /// The shape and the values of a tensor that is there.
     pub fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        self.find(name)
+            .unwrap_or_else(|| panic!("no golden {name}"))
+    }
+
+    /// The shape and the values of a tensor.
+    pub fn find(&self, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
         let file = SafeTensors::deserialize(&self.0).unwrap();
-        let view = file
-            .tensor(name)
-            .unwrap_or_else(|_| panic!("no golden {name}"));
+        let view = file.tensor(name).ok()?;
         let data = view.data();
         let values = match view.dtype() {
             Dtype::F32 => data
@@ -201,7 +253,7 @@ impl Golden {
                 .collect(),
             other => panic!("{name} is {other:?}"),
         };
-        (view.shape().to_vec(), values)
+        Some((view.shape().to_vec(), values))
     }
 }
 

@@ -105,7 +105,9 @@ mod tests {
         let name = format!("\u{1b}[2J\u{202e}\n{}", "x".repeat(100_000));
         let error = unknown("sampler of WebUI", &name, ["Euler"]).to_string();
         assert!(error.starts_with("\"\\u{1b}[2J\\u{202e}\\nxxx"), "{error}");
-        assert!(error.contains("x… (") && error.ends_with("\" is no sampler of WebUI, expected Euler"));
+        assert!(
+            error.contains("x… (") && error.ends_with("\" is no sampler of WebUI, expected Euler")
+        );
         assert!(error.chars().count() < 200);
     }
 }

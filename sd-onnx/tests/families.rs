@@ -1,0 +1,261 @@
+//! Each family of models against diffusers 0.42.1, on random-weight models of two shapes or more.
+//! `tests/golden/families.py` wrote the values, and its README says what each of them is.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{Golden, family, load, relative_error, write_family};
+use ndarray::{Array2, Array3, Array4, Axis, Slice};
+use sd_onnx::{
+    Call, Picture, Pipeline, PromptOptions, Request, Sizes, StopToken,
+    schedulers::from_config,
+    text::{EncodeOptions, PromptText, Side, Syntax},
+};
+use serde_json::Value;
+
+/// One network's output: f32 sums in another order.
+const ONE_CALL: f64 = 1e-5;
+/// A run of a few steps, in which guidance and the model itself enlarge differences.
+const WHOLE_RUN: f64 = 1e-4;
+
+/// The folders of `tests/golden/families`.
+fn shapes() -> Vec<String> {
+    let folders = std::fs::read_dir(family("")).unwrap();
+    let mut names: Vec<String> = folders
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert!(names.len() >= 12, "{names:?}");
+    names
+}
+
+fn cases(shape: &str) -> Value {
+    let text = std::fs::read_to_string(family(shape).join("cases.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn golden(shape: &str) -> Golden {
+    Golden::of_file(&family(shape).join("golden.safetensors"))
+}
+
+fn written(shape: &str, folder: &Path) -> PathBuf {
+    let path = folder.join(shape);
+    write_family(shape, &path);
+    path
+}
+
+/// Prints a figure and checks it.
+fn within(limit: f64, what: &str, error: f64) {
+    println!("{what}: {error:.1e}");
+    assert!(
+        error <= limit,
+        "{what}: relative L2 error {error:.2e}, expected at most {limit:.0e}"
+    );
+}
+
+fn list<'a>(cases: &'a Value, key: &str) -> &'a [Value] {
+    cases[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text<'a>(case: &'a Value, key: &str) -> &'a str {
+    case[key].as_str().unwrap_or_default()
+}
+
+fn number(case: &Value, key: &str) -> Option<f64> {
+    case[key].as_f64()
+}
+
+/// Runs a check on each shape that has cases of this kind.
+fn with_each(kind: &str, check: impl Fn(&str, &Pipeline, &Golden, &Value)) {
+    for shape in shapes() {
+        let all = cases(&shape);
+        if list(&all, kind).is_empty() || text(&all, "pipeline").is_empty() {
+            continue;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let pipeline = load(&written(&shape, folder.path()));
+        check(&shape, &pipeline, &golden(&shape), &all);
+    }
+}
+
+#[test]
+fn text_embeddings_and_pooled_outputs() {
+    with_each("text", |shape, pipeline, golden, cases| {
+        for case in list(cases, "text") {
+            let name = text(case, "name");
+            let read = |text: &str| PromptText::parse(text, Side::Positive, Syntax::None);
+            let mut prompts = vec![read(text(case, "prompt"))];
+            prompts.extend(case["prompt_2"].as_str().map(read));
+            let clip_skip = case["clip_skip"].as_u64().map(|n| (n as usize).try_into().unwrap());
+            let options = EncodeOptions::default()
+                .clip_skip(clip_skip)
+                .min_chunks(case["windows"].as_u64().unwrap() as usize);
+            let found = pipeline
+                .prompt_encoder()
+                .encode_prompt_while(&prompts.iter().collect::<Vec<_>>(), 1, &options, &|| true)
+                .unwrap();
+            let found = found[0].at(0);
+            let (dims, expected) = golden.tensor(&format!("{name}.tokens"));
+            assert_eq!(found.embedding.shape(), dims);
+            let error = relative_error(&found.embedding, &expected);
+            within(ONE_CALL, &format!("{shape} {name}"), error);
+            if let Some((dims, expected)) = golden.find(&format!("{name}.pooled")) {
+                let pooled = found.pooled.as_ref().unwrap();
+                assert_eq!(pooled.shape(), dims);
+                let error = relative_error(pooled, &expected);
+                within(ONE_CALL, &format!("{shape} {name} pooled"), error);
+            } else {
+                assert!(found.pooled.is_none(), "{shape} {name}");
+            }
+        }
+    });
+}
+
+/// The stored texts of a call, one for each row: tokens and pooled outputs. Zeros stand for null.
+fn context(golden: &Golden, case: &Value) -> (Array3<f32>, Option<Array2<f32>>) {
+    let names: Vec<Option<&str>> = list(case, "context").iter().map(Value::as_str).collect();
+    let known = names.iter().flatten().next().unwrap();
+    let stacked = |part: &str| {
+        let (dims, _) = golden.find(&format!("{known}.{part}"))?;
+        let row: usize = dims.iter().product();
+        let values: Vec<f32> = names
+            .iter()
+            .flat_map(|name| match name {
+                Some(name) => golden.tensor(&format!("{name}.{part}")).1,
+                None => vec![0.0; row],
+            })
+            .collect();
+        Some((dims, values))
+    };
+    let (dims, values) = stacked("tokens").unwrap();
+    let tokens = Array3::from_shape_vec((names.len(), dims[1], dims[2]), values).unwrap();
+    let pooled = stacked("pooled").map(|(dims, values)| {
+        Array2::from_shape_vec((names.len(), dims[1]), values).unwrap()
+    });
+    (tokens, pooled)
+}
+
+#[test]
+fn one_unet_call() {
+    with_each("unet", |shape, pipeline, golden, cases| {
+        let inputs = pipeline.denoiser().inputs();
+        for case in list(cases, "unet") {
+            let name = text(case, "name");
+            let (dims, sample) = golden.tensor(&format!("{name}.sample"));
+            let sample = Array4::from_shape_vec([dims[0], dims[1], dims[2], dims[3]], sample);
+            let sample = sample.unwrap();
+            let split = inputs.channels as isize;
+            let latents = sample.slice_axis(Axis(1), Slice::new(0, Some(split), 1));
+            let beside = sample.slice_axis(Axis(1), Slice::new(split, None, 1));
+            assert_eq!(beside.dim().1, inputs.beside);
+            let (tokens, pooled) = context(golden, case);
+            let sizes = golden.find(&format!("{name}.time_ids")).map(|(dims, values)| {
+                Array2::from_shape_vec((dims[0], dims[1]), values).unwrap()
+            });
+            let scales = number(case, "guidance").map(|scale| vec![scale as f32; dims[0]]);
+            let scales = scales.map(ndarray::Array1::from_vec);
+            let stop = StopToken::new();
+            let timestep = number(case, "timestep").unwrap() as f32;
+            let mut call = Call::new(latents, timestep, tokens.view(), &stop);
+            call.pooled = pooled.as_ref().map(|pooled| pooled.view());
+            call.sizes = sizes.as_ref().map(|sizes| sizes.view());
+            call.guidance = scales.as_ref().map(|scales| scales.view());
+            call.beside = (inputs.beside > 0).then_some(beside);
+            let mut output = Array4::zeros(latents.dim());
+            pipeline.denoiser().predict(&call, output.view_mut()).unwrap();
+            let (_, expected) = golden.tensor(&format!("{name}.output"));
+            let error = relative_error(&output, &expected);
+            within(ONE_CALL, &format!("{shape} {name}"), error);
+        }
+    });
+}
+
+#[test]
+fn whole_runs() {
+    with_each("runs", |shape, pipeline, golden, cases| {
+        for case in list(cases, "runs") {
+            let name = text(case, "name");
+            let folder = tempfile::tempdir().unwrap();
+            let refined = case["base"].as_str().map(|base| {
+                let refiner = written(shape, folder.path());
+                let base = written(base, folder.path());
+                sd_onnx::builder().refiner(refiner).load(base).unwrap()
+            });
+            let picture = run(refined.as_ref().unwrap_or(pipeline), golden, case, shape);
+            let (_, noise) = golden.tensor(text(case, "noise"));
+            assert!(
+                picture.initial_noise.iter().eq(&noise),
+                "{shape} {name}: the initial noise differs"
+            );
+            let (_, latents) = golden.tensor(&format!("{name}.latents"));
+            let error = relative_error(&picture.latents, &latents);
+            within(WHOLE_RUN, &format!("{shape} {name}"), error);
+            let (_, image) = golden.tensor(&format!("{name}.image"));
+            let pixels = picture.pixels.iter().zip(&image);
+            let far = pixels.filter(|(found, expected)| (*found - *expected).abs() > 2.0 / 255.0);
+            let far = far.count() as f64 / image.len() as f64;
+            assert!(
+                far <= 0.001,
+                "{shape} {name}: {far} of the image's values are off by more than 2/255"
+            );
+        }
+    });
+}
+
+fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Picture {
+    // The base's scheduler makes the run, also where a refiner ends it.
+    let of = case["base"].as_str().unwrap_or(shape);
+    let scheduler = std::fs::read_to_string(family(of).join("scheduler.json")).unwrap();
+    let mut scheduler: Value = serde_json::from_str(&scheduler).unwrap();
+    scheduler["_class_name"] = case["scheduler"].clone();
+    for (key, value) in case["scheduler_changes"].as_object().unwrap() {
+        scheduler[key] = value.clone();
+    }
+    let configured = from_config(&scheduler.to_string()).unwrap();
+    let whole = |key: &str| case[key].as_u64().unwrap();
+    let mut request = Request::new(text(case, "prompt"))
+        .negative(text(case, "negative"))
+        .size(whole("width") as u32, whole("height") as u32)
+        .steps(whole("steps") as usize)
+        .guidance(number(case, "guidance").unwrap() as f32)
+        .seed(whole("seed"))
+        .scheduler(configured.sampler)
+        .ladder(configured.ladder)
+        .prompt_options(
+            PromptOptions::default()
+                .syntax(Syntax::None)
+                // diffusers encodes an empty negative prompt that is given, and zeroes one that is not.
+                .encode_empty(!case["embeddings"]["negative"].is_null()),
+        );
+    request.prompt_2 = case["prompt_2"].as_str().map(str::to_owned);
+    request.negative_2 = case["negative_2"].as_str().map(str::to_owned);
+    let pair = |key: &str| {
+        let values = case[key].as_array()?;
+        Some([0, 1].map(|i| values[i].as_u64().unwrap() as u32))
+    };
+    let sizes = |prefix: &str| {
+        let mut sizes = Sizes::default();
+        sizes.original = pair(&format!("{prefix}original_size"));
+        sizes.target = pair(&format!("{prefix}target_size"));
+        sizes.crop = pair(&format!("{prefix}crop")).unwrap_or_default();
+        sizes
+    };
+    request.sizes = sizes("");
+    request.negative_sizes = Some(sizes("negative_")).filter(|&sizes| sizes != Sizes::default());
+    if pipeline.denoiser().inputs().sizes.is_none() {
+        assert_eq!((request.sizes, request.negative_sizes), (Sizes::default(), None));
+    }
+    if let Some(at) = number(case, "switch") {
+        request = request.refiner(at as f32);
+    }
+    if let Some(beside) = case["beside"].as_str() {
+        let (dims, values) = golden.tensor(beside);
+        let beside = Array4::from_shape_vec([dims[0], dims[1], dims[2], dims[3]], values);
+        request = request.beside(beside.unwrap());
+    }
+    pipeline.generate(&request).unwrap().pictures.remove(0)
+}
