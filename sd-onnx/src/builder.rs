@@ -12,6 +12,8 @@ use sd_text::{ClipTokenizer, PromptEncoder, TextError, TextualInversion};
 
 use crate::{
     Device, Error, TextEncoder,
+    config::{self, Config, MOST_CONFIG},
+    corrections::Corrections,
     folder::ModelFolder,
     hash,
     inversions::{self, Inversions},
@@ -23,6 +25,9 @@ use crate::{
     parts::{OnnxCodec, OnnxDenoiser, OnnxTextModel},
     runtime::Runtime,
 };
+
+/// The longest side of a default size, in pixels, whatever a model's files say. Published ones have at most 1024.
+const MOST_SIDE: usize = 2048;
 
 /// How a model is loaded. [`builder`] makes one, [`load`](Self::load) ends it.
 ///
@@ -154,15 +159,21 @@ impl Builder {
             components.push("vae");
         }
         let folder = self.open(path, &components)?;
-        let scheduler = scheduler_config(&folder.component("scheduler")?)?;
+        let corrections = folder.corrections()?;
+        let scheduler = scheduler_config(&folder.component("scheduler")?, corrections)?;
         let prompts = self.prompts(&folder)?;
-        let denoiser = self.denoiser(&folder)?;
+        let unet = folder.config("unet")?;
+        let denoiser = self.denoiser(&folder, &unet)?;
+        let mut sample_size = denoiser.sample_size();
+        if let Some(change) = corrections.sample_size(&unet, &mut sample_size)? {
+            tracing::warn!("unet/config.json: {change}");
+        }
         let codec = match &self.codec {
             Some(codec) => codec.clone(),
             None => Arc::new(self.vae(&folder)?),
         };
-        let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(4096) as u32;
-        let [height, width] = denoiser.sample_size().map(side);
+        let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(MOST_SIDE) as u32;
+        let [height, width] = sample_size.map(side);
         let files = folder.weight_files("unet")?;
         Pipeline::builder(prompts, Arc::new(denoiser), codec, scheduler)
             .size(width, height)
@@ -205,9 +216,8 @@ impl Builder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_denoiser(&self, folder: impl AsRef<Path>) -> Result<Arc<dyn Denoiser>, Error> {
-        Ok(Arc::new(
-            self.denoiser(&self.open(folder.as_ref(), &["unet"])?)?,
-        ))
+        let folder = self.open(folder.as_ref(), &["unet"])?;
+        Ok(Arc::new(self.denoiser(&folder, &folder.config("unet")?)?))
     }
 
     /// Only the autoencoder of a folder, for a pipeline of one's own parts.
@@ -234,9 +244,7 @@ impl Builder {
         projected: bool,
     ) -> Result<(Arc<ClipTokenizer>, Arc<OnnxTextModel>), Error> {
         let mut tokenizer = ClipTokenizer::load(folder.component("tokenizer")?)?;
-        let config = folder.config("text_encoder")?;
-        // CLIP's own folders have a network for pictures too.
-        let mut config = ClipTextConfig::new(&config.section("text_config"))?;
+        let mut config = ClipTextConfig::new(folder.config("text_encoder")?)?;
         let weights = folder.weights("text_encoder")?;
         if projected {
             let shape = weights.shape(&format!("{PROJECTION}.weight"));
@@ -261,10 +269,9 @@ impl Builder {
         Ok((Arc::new(tokenizer), Arc::new(model)))
     }
 
-    fn denoiser(&self, folder: &ModelFolder) -> Result<OnnxDenoiser, Error> {
-        let config = UnetConfig::new(&folder.config("unet")?)?;
+    fn denoiser(&self, folder: &ModelFolder, config: &Config) -> Result<OnnxDenoiser, Error> {
         OnnxDenoiser::new(
-            config,
+            UnetConfig::new(config)?,
             &folder.weights("unet")?,
             &self.start_runtime()?,
             self.threads,
@@ -331,8 +338,15 @@ fn unfit(folder: &ModelFolder, error: TextError) -> Error {
     }
 }
 
-fn scheduler_config(folder: &Path) -> Result<SchedulerConfig, Error> {
+/// The model's facts in its scheduler's file, corrected as its pipeline class does it.
+fn scheduler_config(folder: &Path, corrections: Corrections) -> Result<SchedulerConfig, Error> {
     let path = folder.join("scheduler_config.json");
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    SchedulerConfig::from_json(&text).map_err(|source| Error::Scheduler { path, source })
+    let text = config::read_text(&path, MOST_CONFIG)?;
+    let file = Config::parse(&path, &text)?;
+    let mut config =
+        SchedulerConfig::from_json(&text).map_err(|source| Error::Scheduler { path, source })?;
+    for change in corrections.scheduler(&file, &mut config)? {
+        tracing::warn!("scheduler/scheduler_config.json: {change}");
+    }
+    Ok(config)
 }

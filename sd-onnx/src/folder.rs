@@ -2,12 +2,16 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
+use sd_text::outside::{list, printable};
+
 use crate::{
     Error,
-    config::Config,
+    config::{Config, MOST_CONFIG},
+    corrections::{Corrections, DEFAULT_CLASS},
     weights::{self, Weights},
 };
 
@@ -36,16 +40,17 @@ impl ModelFolder {
             variant: variant.map(str::to_owned),
             flat: false,
         };
-        for name in components {
-            folder.component(name)?;
-        }
+        // First, for SDXL's refiner has no other.
         if path.join("text_encoder_2").exists() {
             return Err(Error::Config {
                 path: path.join("model_index.json"),
                 key: "text_encoder_2".into(),
                 expected: "a Stable Diffusion 1.x model, with one text encoder".into(),
-                found: "a second one".into(),
+                found: "there, as in SDXL and later models, which are not supported yet".into(),
             });
+        }
+        for name in components {
+            folder.component(name)?;
         }
         folder.check_variant()?;
         Ok(folder)
@@ -90,7 +95,23 @@ impl ModelFolder {
 
     /// A component's `config.json`.
     pub fn config(&self, component: &str) -> Result<Config, Error> {
-        Config::open(&self.component(component)?.join("config.json"))
+        Config::open(&self.component(component)?.join("config.json"), MOST_CONFIG)
+    }
+
+    /// What the folder's pipeline class corrects in its configurations.
+    pub fn corrections(&self) -> Result<Corrections, Error> {
+        let index = match Config::open(&self.path.join("model_index.json"), MOST_CONFIG) {
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                return Ok(Corrections::of_class(DEFAULT_CLASS));
+            }
+            index => index?,
+        };
+        // A class of one's own is a list of its file and its name.
+        let class = match index.value("_class_name") {
+            None => DEFAULT_CLASS,
+            Some(class) => class.as_str().unwrap_or_default(),
+        };
+        Ok(Corrections::of_class(class))
     }
 
     /// A component's weights.
@@ -171,11 +192,11 @@ impl ModelFolder {
         let found = if found.is_empty() {
             "none".into()
         } else {
-            found.join(", ")
+            list(found)
         };
         Err(Error::Missing {
             path: self.path.clone(),
-            what: format!("the variant `{variant}`"),
+            what: format!("the variant `{}`", printable(variant)),
             hint: format!("variants that are there: {found}"),
         })
     }
@@ -240,8 +261,9 @@ fn no_safetensors(folder: PathBuf, stem: &str) -> Error {
         });
     let hint = match pickled {
         Some(name) => format!(
-            "there is only `{name}`, a pickle, which can run code when it is read; save the model again as safetensors: \
-             in Python, `StableDiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`"
+            "there is only `{}`, a pickle, which can run code when it is read; save the model again as safetensors: \
+             in Python, `StableDiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`",
+            printable(name)
         ),
         None => "the folder has no weights".into(),
     };

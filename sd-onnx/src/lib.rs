@@ -36,6 +36,7 @@
 
 mod builder;
 mod config;
+mod corrections;
 mod device;
 mod error;
 mod folder;

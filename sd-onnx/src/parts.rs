@@ -36,12 +36,11 @@ impl OnnxTextModel {
         runtime: &Arc<Runtime>,
         threads: u16,
     ) -> Result<Self, Error> {
-        let session = Session::new(
-            "text encoder",
-            &clip_text::graph(&config, weights, more)?,
-            runtime,
-            threads,
-        )?;
+        let graph = clip_text::graph(&config, weights, more)?;
+        weights.check_all_used(clip_text::CLASS, |name| {
+            clip_text::is_left_out(&config, name)
+        })?;
+        let session = Session::new("text encoder", &graph, runtime, threads)?;
         Ok(Self {
             vocab_size: config.vocab_size + more.nrows(),
             config,
@@ -111,7 +110,9 @@ impl OnnxDenoiser {
         runtime: &Arc<Runtime>,
         threads: u16,
     ) -> Result<Self, Error> {
-        let session = Session::new("UNet", &unet::graph(&config, weights)?, runtime, threads)?;
+        let graph = unet::graph(&config, weights)?;
+        weights.check_all_used(unet::CLASS, |_| false)?;
+        let session = Session::new("UNet", &graph, runtime, threads)?;
         Ok(Self { config, session })
     }
 
@@ -123,7 +124,7 @@ impl OnnxDenoiser {
 
 impl Denoiser for OnnxDenoiser {
     fn latent_channels(&self) -> usize {
-        self.config.in_channels
+        self.config.latent_channels
     }
 
     fn context_width(&self) -> usize {
@@ -176,12 +177,12 @@ impl OnnxCodec {
         runtime: &Arc<Runtime>,
         threads: u16,
     ) -> Result<Self, Error> {
-        let decoder = Session::new(
-            "VAE decoder",
-            &vae::decoder(&config, &weights)?,
-            runtime,
-            threads,
-        )?;
+        let decoder = vae::decoder(&config, &weights)?;
+        // The encoder's session may never be needed; its graph shows here which tensors are its own. Where one is missing,
+        // the first use of the encoder says so.
+        let has_encoder = vae::encoder(&config, &weights).is_ok();
+        weights.check_all_used(vae::CLASS, |name| !has_encoder && vae::is_of_encoder(name))?;
+        let decoder = Session::new("VAE decoder", &decoder, runtime, threads)?;
         Ok(Self {
             config,
             decoder,

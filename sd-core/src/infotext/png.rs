@@ -1,12 +1,12 @@
 //! The `parameters` chunk of PNG files.
 
 use std::{
-    fs::File,
     io::{self, BufRead, BufReader, Cursor, Seek},
     path::Path,
 };
 
 use image::RgbImage;
+use sd_text::outside;
 
 use super::Infotext;
 
@@ -21,9 +21,9 @@ impl Infotext {
     /// (`iTXt`), before or after the picture. None if it has none.
     ///
     /// # Errors
-    /// When the file can't be read, is no PNG, or has a compressed text of more than 2 MiB.
+    /// When the file can't be read, is no regular file or no PNG, or has a compressed text of more than 2 MiB.
     pub fn read_png(path: impl AsRef<Path>) -> io::Result<Option<Self>> {
-        read(BufReader::new(File::open(path)?))
+        read(BufReader::new(outside::open_binary(path)?))
     }
 
     /// As [`read_png`](Self::read_png), of the bytes of a file.

@@ -1,6 +1,8 @@
 //! The denoising UNet of latent diffusion (Rombach et al. 2021, arXiv 2112.10752), as diffusers'
 //! `UNet2DConditionModel` computes it for Stable Diffusion 1.x and its relatives.
 
+use std::ops::RangeInclusive;
+
 use serde_json::json;
 
 use super::blocks::{Norm, Time, norm_silu, resnet};
@@ -11,14 +13,20 @@ use crate::{
     weights::Weights,
 };
 
+/// The class in diffusers.
+pub(crate) const CLASS: &str = "UNet2DConditionModel";
+
+/// The latent sides that a model may have been made for. 256 are 2048 pixels; published ones have at most 128.
+const SAMPLE_SIZE: RangeInclusive<usize> = 1..=256;
+
 /// The shape of a UNet, from its `config.json`. Missing keys are at `UNet2DConditionModel`'s defaults.
 #[derive(Debug, Clone)]
 pub(crate) struct UnetConfig {
-    pub in_channels: usize,
+    /// Of its input and of its output.
+    pub latent_channels: usize,
     pub cross_attention_dim: usize,
     /// Latent side the model was made for.
     pub sample_size: [usize; 2],
-    out_channels: usize,
     levels: Vec<Level>,
     mid_block: MidBlock,
     use_linear_projection: bool,
@@ -54,6 +62,8 @@ enum MidBlock {
 
 impl UnetConfig {
     pub fn new(config: &Config) -> Result<Self, Error> {
+        config.only("_class_name", &[json!(CLASS)])?;
+        refuse_other_models(config)?;
         refuse_what_is_not_written(config)?;
         let channels = config.sizes("block_out_channels", &[320, 640, 1280, 1280])?;
         let count = channels.len();
@@ -119,9 +129,12 @@ impl UnetConfig {
             attention_up: up[i],
         };
         let sample_size = config.per_level("sample_size", 64, 2)?;
+        if sample_size.iter().any(|side| !SAMPLE_SIZE.contains(side)) {
+            let (least, most) = (SAMPLE_SIZE.start(), SAMPLE_SIZE.end());
+            return Err(config.wrong("sample_size", format!("{least} to {most}")));
+        }
         Ok(Self {
-            in_channels: config.usize("in_channels", 4, SIZE)?,
-            out_channels: config.usize("out_channels", 4, SIZE)?,
+            latent_channels: config.usize("in_channels", 4, SIZE)?,
             cross_attention_dim: widths[0],
             sample_size: [sample_size[0], sample_size[1]],
             levels: (0..count).map(level).collect(),
@@ -146,6 +159,44 @@ impl UnetConfig {
             flip_sin_to_cos: config.bool("flip_sin_to_cos", true)?,
             freq_shift: config.finite("freq_shift")?.unwrap_or(0.0),
         })
+    }
+}
+
+/// Refuses the UNets of other models by the models' names, which say more than a key.
+fn refuse_other_models(config: &Config) -> Result<(), Error> {
+    let refuse = |key, expected: &str, what: &str| {
+        let problem = format!("{expected}: this is the UNet of {what}, which is not supported yet");
+        Err(config.wrong(key, problem))
+    };
+    let is = |key, value: &str| config.value(key).is_some_and(|found| found == value);
+    if is("addition_embed_type", "text_time") {
+        return refuse("addition_embed_type", "null", "SDXL");
+    }
+    if is("class_embed_type", "projection") {
+        return refuse("class_embed_type", "null", "Stable unCLIP");
+    }
+    if config.value("time_cond_proj_dim").is_some() {
+        let what = "a latent consistency model (LCM)";
+        return refuse("time_cond_proj_dim", "null", what);
+    }
+    let [input, output] = ["in_channels", "out_channels"].map(|key| config.usize(key, 4, SIZE));
+    let (input, output) = (input?, output?);
+    // What it takes besides the latents.
+    let what = match input.saturating_sub(output) {
+        _ if output != 4 => None,
+        1 => Some("a depth-to-image model, with a depth map"),
+        3 => Some("the x4 upscaler, with a small picture"),
+        4 => Some("an instruct-pix2pix model, with a picture's latents"),
+        5 => Some("an inpainting model, with a mask and a picture's latents"),
+        _ => None,
+    };
+    match what {
+        Some(what) => refuse("in_channels", "4", what),
+        None if input != output => {
+            let expected = format!("{input}, as in_channels, the latents' channels");
+            Err(config.wrong("out_channels", expected))
+        }
+        None => Ok(()),
     }
 }
 
@@ -219,8 +270,8 @@ fn attention_blocks(
     blocks.iter().map(has).collect()
 }
 
-/// `sample` `[batch, in_channels, h, w]`, `timestep` `[1]`, `encoder_hidden_states` `[batch, length,
-/// cross_attention_dim]` → `output` `[batch, out_channels, h, w]`.
+/// `sample` `[batch, latent_channels, h, w]`, `timestep` `[1]`, `encoder_hidden_states` `[batch, length,
+/// cross_attention_dim]` → `output` `[batch, latent_channels, h, w]`.
 pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Error> {
     let mut g = Graph::new("unet", weights);
     let image = |channels| {
@@ -231,7 +282,7 @@ pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Err
             Dim::Any("width"),
         ]
     };
-    let sample = g.input("sample", &image(config.in_channels));
+    let sample = g.input("sample", &image(config.latent_channels));
     let timestep = g.input("timestep", &[Dim::Fixed(1)]);
     let context = [
         Dim::Any("batch"),
@@ -248,7 +299,8 @@ pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Err
         context,
     };
     let output = unet.forward(sample)?;
-    unet.g.output("output", output, &image(config.out_channels));
+    unet.g
+        .output("output", output, &image(config.latent_channels));
     Ok(unet.g.finish())
 }
 
@@ -301,7 +353,7 @@ impl Unet<'_, '_> {
         let mut x = self.g.conv2d(
             sample,
             "conv_in",
-            [config.in_channels, first],
+            [config.latent_channels, first],
             Conv::same(config.conv_in_kernel),
         )?;
 
@@ -379,7 +431,7 @@ impl Unet<'_, '_> {
         self.g.conv2d(
             x,
             "conv_out",
-            [channels, config.out_channels],
+            [channels, config.latent_channels],
             Conv::same(config.conv_out_kernel),
         )
     }

@@ -11,6 +11,9 @@ use crate::{
     weights::Weights,
 };
 
+/// The class in diffusers.
+pub(crate) const CLASS: &str = "AutoencoderKL";
+
 /// The shape of an autoencoder, from its `config.json`. Missing keys are at `AutoencoderKL`'s defaults.
 #[derive(Debug, Clone)]
 pub(crate) struct VaeConfig {
@@ -28,6 +31,7 @@ pub(crate) struct VaeConfig {
 
 impl VaeConfig {
     pub fn new(config: &Config) -> Result<Self, Error> {
+        config.only("_class_name", &[json!(CLASS)])?;
         config.only("act_fn", &[json!("silu"), json!("swish")])?;
         let channels = config.sizes("block_out_channels", &[64])?;
         if !(1..=10).contains(&channels.len()) {
@@ -156,6 +160,11 @@ pub(crate) fn encoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Er
     }
     g.output("moments", x, &image_dims(moments));
     Ok(g.finish())
+}
+
+/// Whether a tensor is the encoder's.
+pub(crate) fn is_of_encoder(name: &str) -> bool {
+    name.starts_with("encoder.") || name.starts_with("quant_conv.")
 }
 
 fn image_dims(channels: usize) -> [Dim; 4] {
