@@ -6,22 +6,29 @@ use std::{
     sync::Arc,
 };
 
+use ndarray::Array2;
 use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig};
-use sd_text::{ClipTokenizer, PromptEncoder, TextError, TextualInversion};
+use sd_text::{ClipTokenizer, PromptEncoder, TextError, TextualInversion, Tower, outside::list};
 
 use crate::{
     Device, Error, TextEncoder,
-    folder::ModelFolder,
+    config::{self, Config, MOST_CONFIG},
+    corrections::Corrections,
+    engine::Engine,
+    folder::{ModelFolder, TowerFolder},
     hash,
-    inversions::{self, Inversions},
+    inversions::{self, Inversions, Rows},
     models::{
         clip_text::{ClipTextConfig, PROJECTION},
         unet::UnetConfig,
         vae::VaeConfig,
     },
     parts::{OnnxCodec, OnnxDenoiser, OnnxTextModel},
-    runtime::Runtime,
+    weights::Weights,
 };
+
+/// The longest side of a default size, in pixels, whatever a model's files say. Published ones have at most 1024.
+const MOST_SIDE: usize = 2048;
 
 /// How a model is loaded. [`builder`] makes one, [`load`](Self::load) ends it.
 ///
@@ -50,6 +57,7 @@ pub struct Builder {
     batch: usize,
     codec: Option<Arc<dyn LatentCodec>>,
     inversions: Vec<Inversions>,
+    refiner: Option<PathBuf>,
 }
 
 /// A builder at its defaults: the CPU with a thread for each physical core, clip skip 1.
@@ -59,11 +67,12 @@ pub fn builder() -> Builder {
         threads: 0,
         runtime: None,
         variant: None,
-        clip_skip: 1,
+        clip_skip: 0,
         max_pixels: MAX_PIXELS,
         batch: 1,
         codec: None,
         inversions: Vec::new(),
+        refiner: None,
     }
 }
 
@@ -102,7 +111,7 @@ impl Builder {
         self
     }
 
-    /// The clip skip of requests that name none, in WebUI's numbering. Default 1, CLIP's last layer. Only a pipeline has it: of what
+    /// Sets the clip skip of requests that name none, in WebUI's numbering: 1 is CLIP's last layer, 0 the model's own. Default: 0. Only a pipeline has it: of what
     /// [`load_prompt_encoder`](Self::load_prompt_encoder) and [`load_text_encoder`](Self::load_text_encoder) give,
     /// [`EncodeOptions`](crate::text::EncodeOptions) and [`TextEncoder::clip_skip`] say the layer.
     pub fn clip_skip(mut self, layer: usize) -> Self {
@@ -154,7 +163,15 @@ impl Builder {
         self
     }
 
-    /// Reads a Stable Diffusion 1.x folder in the diffusers layout and gets it ready to draw.
+    /// Sets the folder of a model that makes the last steps of each picture, such as SDXL's refiner: only its UNet and its text
+    /// encoder are read. [`Request::refiner`](crate::Request::refiner) says when it takes over. Default: none.
+    pub fn refiner(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.refiner = Some(folder.into());
+        self
+    }
+
+    /// Reads a Stable Diffusion folder in the diffusers layout and gets it ready to draw: Stable Diffusion 1.x, 2.x, SDXL or
+    /// one of their relatives, as its files say.
     ///
     /// # Errors
     /// [`Error`] names the file and what in it is missing or wrong; [`Error::Runtime`] when there is no usable ONNX
@@ -162,54 +179,72 @@ impl Builder {
     pub fn load(self, folder: impl AsRef<Path>) -> Result<Pipeline, Error> {
         let path = folder.as_ref();
         let _span = tracing::info_span!("load", model = %path.display()).entered();
-        let mut components = vec!["unet", "text_encoder", "tokenizer", "scheduler"];
+        let mut components = vec!["unet", "scheduler"];
         if self.codec.is_none() {
             components.push("vae");
         }
         let folder = self.open(path, &components)?;
-        let scheduler = scheduler_config(&folder.component("scheduler")?)?;
-        let prompts = self.prompts(&folder)?;
-        let denoiser = self.denoiser(&folder)?;
+        let corrections = folder.corrections();
+        let scheduler = scheduler_config(&folder.component("scheduler")?, corrections)?;
+        let engine = self.engine()?;
+        let prompts = self.prompts(&folder, &engine)?;
+        let unet = folder.config("unet")?;
+        let denoiser = denoiser(&folder, &unet, &engine)?;
+        let mut sample_size = denoiser.sample_size();
+        if let Some(change) = corrections.sample_size(&unet, &mut sample_size)? {
+            tracing::warn!("unet/config.json: {change}");
+        }
         let codec = match &self.codec {
             Some(codec) => codec.clone(),
-            None => Arc::new(self.vae(&folder)?),
+            None => Arc::new(codec_of(&folder, &engine)?),
         };
-        let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(4096) as u32;
-        let [height, width] = denoiser.sample_size().map(side);
+        let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(MOST_SIDE) as u32;
+        let [height, width] = sample_size.map(side);
         let files = folder.weight_files("unet")?;
-        Pipeline::builder(prompts, Arc::new(denoiser), codec, scheduler)
+        let mut pipeline = Pipeline::builder(prompts, Arc::new(denoiser), codec, scheduler)
             .size(width, height)
             .clip_skip(self.clip_skip)
+            .zero_empty_negative(folder.zero_empty_negative())
             .max_pixels(self.max_pixels)
             .batch(self.batch)
             .model(folder.name(), move || {
                 hash::remembered(&files, hash::cache().as_deref())
-            })
-            .build()
-            .map_err(|source| Error::Pipeline {
-                path: path.to_path_buf(),
-                source,
-            })
+            });
+        if let Some(path) = &self.refiner {
+            let folder = self.open(path, &["unet"])?;
+            let prompts = self.prompts(&folder, &engine)?;
+            let refiner = denoiser_of(&folder, &engine)?;
+            pipeline = pipeline.refiner(folder.name(), prompts, Arc::new(refiner));
+        }
+        pipeline.build().map_err(|source| Error::Pipeline {
+            path: path.to_path_buf(),
+            source,
+        })
     }
 
-    /// Only the tokenizer and the text model of a folder, to encode prompts with.
+    /// Only the tokenizers and the text models of a folder, to encode prompts with.
     ///
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_prompt_encoder(&self, folder: impl AsRef<Path>) -> Result<PromptEncoder, Error> {
-        self.prompts(&self.open(folder.as_ref(), &["text_encoder", "tokenizer"])?)
+        self.prompts(&self.open(folder.as_ref(), &[])?, &self.engine()?)
     }
 
     /// Only the tokenizer and the text model, as a [`TextEncoder`] of plain texts. Besides a Stable Diffusion model's folder it
-    /// may be one with the files of a CLIP model in it: `config.json`, `model.safetensors` and the tokenizer's.
+    /// may be one with the files of a CLIP model in it: `config.json`, `model.safetensors` and the tokenizer's. Of SDXL it is
+    /// the first of the two.
     ///
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_text_encoder(&self, folder: impl AsRef<Path>) -> Result<TextEncoder, Error> {
         let folder = ModelFolder::open_text(folder.as_ref(), self.variant.as_deref())?;
-        let (tokenizer, model) = self.text(&folder, true)?;
+        let mut files = TextFiles::read(&folder, TowerFolder::ONLY)?;
+        let shape = files.weights.shape(&format!("{PROJECTION}.weight"));
+        files.config.projection = shape.and_then(|shape| shape.first().copied());
+        let more = inversions::add(&self.inversions, &mut [files.rows()])?.remove(0);
+        let (tokenizer, model) = files.model(&more, &self.engine()?)?;
         // It sees whether they fit each other.
-        prompt_encoder(&folder, &tokenizer, &model)?;
+        Tower::new(tokenizer.clone(), model.clone()).map_err(|error| unfit(&folder, error))?;
         Ok(TextEncoder::new(tokenizer, model))
     }
 
@@ -218,9 +253,8 @@ impl Builder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_denoiser(&self, folder: impl AsRef<Path>) -> Result<Arc<dyn Denoiser>, Error> {
-        Ok(Arc::new(
-            self.denoiser(&self.open(folder.as_ref(), &["unet"])?)?,
-        ))
+        let folder = self.open(folder.as_ref(), &["unet"])?;
+        Ok(Arc::new(denoiser_of(&folder, &self.engine()?)?))
     }
 
     /// Only the autoencoder of a folder, for a pipeline of one's own parts.
@@ -228,72 +262,95 @@ impl Builder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_codec(&self, folder: impl AsRef<Path>) -> Result<Arc<dyn LatentCodec>, Error> {
-        Ok(Arc::new(self.vae(&self.open(folder.as_ref(), &["vae"])?)?))
+        let folder = self.open(folder.as_ref(), &["vae"])?;
+        Ok(Arc::new(codec_of(&folder, &self.engine()?)?))
     }
 
     fn open(&self, folder: &Path, components: &[&str]) -> Result<ModelFolder, Error> {
         ModelFolder::open(folder, self.variant.as_deref(), components)
     }
 
-    fn prompts(&self, folder: &ModelFolder) -> Result<PromptEncoder, Error> {
-        let (tokenizer, model) = self.text(folder, false)?;
-        prompt_encoder(folder, &tokenizer, &model)
+    fn engine(&self) -> Result<Engine, Error> {
+        Engine::new(self.device, self.threads, self.runtime.as_deref())
     }
 
-    /// The tokenizer and the text model, with what `text_projection` makes of its states if that is wanted and there.
-    fn text(
-        &self,
-        folder: &ModelFolder,
-        projected: bool,
-    ) -> Result<(Arc<ClipTokenizer>, Arc<OnnxTextModel>), Error> {
-        let mut tokenizer = ClipTokenizer::load(folder.component("tokenizer")?)?;
-        let config = folder.config("text_encoder")?;
-        // CLIP's own folders have a network for pictures too.
-        let mut config = ClipTextConfig::new(&config.section("text_config"))?;
-        let weights = folder.weights("text_encoder")?;
-        if projected {
-            let shape = weights.shape(&format!("{PROJECTION}.weight"));
-            config.projection = shape.and_then(|shape| shape.first().copied());
+    fn prompts(&self, folder: &ModelFolder, engine: &Engine) -> Result<PromptEncoder, Error> {
+        let read = |&tower| TextFiles::read(folder, tower);
+        let mut files: Vec<_> = folder.towers().iter().map(read).collect::<Result<_, _>>()?;
+        let mut rows: Vec<_> = files.iter_mut().map(TextFiles::rows).collect();
+        let more = inversions::add(&self.inversions, &mut rows)?;
+        let mut towers = Vec::with_capacity(files.len());
+        for ((files, more), tower) in files.into_iter().zip(&more).zip(folder.towers()) {
+            let (tokenizer, model) = files.model(more, engine)?;
+            let made = Tower::new(tokenizer, model).map_err(|error| unfit(folder, error))?;
+            towers.push(made.layer(tower.layer));
         }
+        PromptEncoder::of_towers(towers).map_err(|error| unfit(folder, error))
+    }
+}
+
+/// The files of a text encoder, read.
+struct TextFiles {
+    tokenizer: ClipTokenizer,
+    config: ClipTextConfig,
+    weights: Weights,
+}
+
+impl TextFiles {
+    fn read(folder: &ModelFolder, tower: TowerFolder) -> Result<Self, Error> {
+        let tokenizer = ClipTokenizer::load(folder.component(tower.tokenizer)?)?;
+        let mut config = ClipTextConfig::new(folder.config(tower.encoder)?)?;
+        config.projection = tower.pooled.then_some(config.projection_width);
+        let weights = folder.weights(tower.encoder)?;
         // Before there are inversions, whose files would be blamed.
         let (ids, rows) = (tokenizer.vocab_size(), config.vocab_size);
         if ids > rows {
             let (tokenizer, model) = (ids, rows);
             return Err(unfit(folder, TextError::Vocabulary { tokenizer, model }));
         }
-        let (rows, width) = (config.vocab_size, config.width);
-        let more = inversions::add(&self.inversions, &mut tokenizer, rows, width)?;
-        let runtime = self.start_runtime()?;
-        let model = OnnxTextModel::new(config, &weights, more.view(), &runtime, self.threads)?;
-        Ok((Arc::new(tokenizer), Arc::new(model)))
-    }
-
-    fn denoiser(&self, folder: &ModelFolder) -> Result<OnnxDenoiser, Error> {
-        let config = UnetConfig::new(&folder.config("unet")?)?;
-        OnnxDenoiser::new(
+        Ok(Self {
+            tokenizer,
             config,
-            &folder.weights("unet")?,
-            &self.start_runtime()?,
-            self.threads,
-        )
+            weights,
+        })
     }
 
-    fn vae(&self, folder: &ModelFolder) -> Result<OnnxCodec, Error> {
-        let config = VaeConfig::new(&folder.config("vae")?)?;
-        OnnxCodec::new(
-            config,
-            folder.weights("vae")?,
-            &self.start_runtime()?,
-            self.threads,
-        )
+    /// Where textual inversions are added.
+    fn rows(&mut self) -> Rows<'_> {
+        Rows {
+            tokenizer: &mut self.tokenizer,
+            first: self.config.vocab_size,
+            width: self.config.width,
+        }
     }
 
-    /// The process's ONNX Runtime, with the device.
-    fn start_runtime(&self) -> Result<Arc<Runtime>, Error> {
-        let runtime = Runtime::start(self.runtime.as_deref())?;
-        self.device.check(&runtime)?;
-        Ok(runtime)
+    /// The text model, with `more` rows of the token embedding.
+    fn model(
+        self,
+        more: &Array2<f32>,
+        engine: &Engine,
+    ) -> Result<(Arc<ClipTokenizer>, Arc<OnnxTextModel>), Error> {
+        let model = OnnxTextModel::new(self.config, &self.weights, more.view(), engine)?;
+        Ok((Arc::new(self.tokenizer), Arc::new(model)))
     }
+}
+
+fn denoiser_of(folder: &ModelFolder, engine: &Engine) -> Result<OnnxDenoiser, Error> {
+    denoiser(folder, &folder.config("unet")?, engine)
+}
+
+fn denoiser(
+    folder: &ModelFolder,
+    config: &Config,
+    engine: &Engine,
+) -> Result<OnnxDenoiser, Error> {
+    let config = UnetConfig::new(config, folder.sizes())?;
+    OnnxDenoiser::new(config, &folder.weights("unet")?, engine)
+}
+
+fn codec_of(folder: &ModelFolder, engine: &Engine) -> Result<OnnxCodec, Error> {
+    let config = VaeConfig::new(&folder.config("vae")?)?;
+    OnnxCodec::new(config, folder.weights("vae")?, engine)
 }
 
 impl fmt::Debug for Builder {
@@ -308,6 +365,7 @@ impl fmt::Debug for Builder {
             batch,
             codec,
             inversions,
+            refiner,
         } = self;
         f.debug_struct("Builder")
             .field("device", device)
@@ -319,6 +377,7 @@ impl fmt::Debug for Builder {
             .field("batch", batch)
             .field("codec", &codec.as_ref().map(|_| "given"))
             .field("inversions", inversions)
+            .field("refiner", refiner)
             .finish()
     }
 }
@@ -329,14 +388,6 @@ fn available_threads() -> u16 {
     count.try_into().unwrap_or(u16::MAX)
 }
 
-fn prompt_encoder(
-    folder: &ModelFolder,
-    tokenizer: &Arc<ClipTokenizer>,
-    model: &Arc<OnnxTextModel>,
-) -> Result<PromptEncoder, Error> {
-    PromptEncoder::new(tokenizer.clone(), model.clone()).map_err(|error| unfit(folder, error))
-}
-
 fn unfit(folder: &ModelFolder, error: TextError) -> Error {
     Error::Pipeline {
         path: folder.path().to_path_buf(),
@@ -344,17 +395,19 @@ fn unfit(folder: &ModelFolder, error: TextError) -> Error {
     }
 }
 
-fn scheduler_config(folder: &Path) -> Result<SchedulerConfig, Error> {
+/// The model's facts in its scheduler's file, corrected as its pipeline class does it.
+fn scheduler_config(folder: &Path, corrections: Corrections) -> Result<SchedulerConfig, Error> {
     let path = folder.join("scheduler_config.json");
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    match SchedulerConfig::from_json(&text) {
-        Ok(config) => {
-            if !config.ignored.is_empty() {
-                let keys = config.ignored.join(", ");
-                tracing::warn!(path = %path.display(), keys, "keys of the scheduler are ignored");
-            }
-            Ok(config)
-        }
-        Err(source) => Err(Error::Scheduler { path, source }),
+    let text = config::read_text(&path, MOST_CONFIG)?;
+    let file = Config::parse(&path, &text)?;
+    let mut config =
+        SchedulerConfig::from_json(&text).map_err(|source| Error::Scheduler { path, source })?;
+    for change in corrections.scheduler(&file, &mut config)? {
+        tracing::warn!("scheduler/scheduler_config.json: {change}");
     }
+    if !config.ignored.is_empty() {
+        let keys = list(&config.ignored);
+        tracing::warn!("scheduler/scheduler_config.json: keys that are ignored: {keys}");
+    }
+    Ok(config)
 }

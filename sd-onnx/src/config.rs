@@ -5,9 +5,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use sd_schedulers::config::without_infinities;
+use sd_text::outside::{self, printable};
 use serde_json::{Map, Value};
 
 use crate::Error;
+
+/// The longest configuration that is read, in bytes. Published ones have a few thousand; a scheduler's may list a beta for
+/// each of at most 100,000 training timesteps.
+pub(crate) const MOST_CONFIG: u64 = 4 << 20;
+/// The longest list under a key that is read: a network has at most 16 levels.
+const MOST_ITEMS: usize = 64;
 
 /// The sizes that any real model stays far within; beyond them arithmetic or memory would end the program.
 pub(crate) const SIZE: RangeInclusive<usize> = 1..=1 << 20;
@@ -20,14 +28,15 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads `path`, which must hold a JSON object.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let value: Value = serde_json::from_str(&text).map_err(|source| Error::Json {
-            path: path.to_path_buf(),
-            source,
-        })?;
-        match value {
+    /// Reads `path`, which must hold a JSON object in at most `most` bytes. The infinities that Python writes are null.
+    pub fn open(path: &Path, most: u64) -> Result<Self, Error> {
+        Self::parse(path, &read_text(path, most)?)
+    }
+
+    /// As [`open`](Self::open), of the text of `path`.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
+        let value = serde_json::from_str(&without_infinities(text));
+        match value.map_err(Error::json(path))? {
             Value::Object(map) => Ok(Self {
                 path: path.to_path_buf(),
                 map,
@@ -41,6 +50,21 @@ impl Config {
         }
     }
 
+    /// Whether the file has the key, be its value null.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// The value of a key, none where it is missing or null.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|v| !v.is_null())
+    }
+
+    /// The object under `key`, if there is one.
+    pub fn object(&self, key: &str) -> Option<&Map<String, Value>> {
+        self.map.get(key).and_then(Value::as_object)
+    }
+
     /// The object under `key`, or this one where there is none.
     pub fn section(mut self, key: &str) -> Self {
         if let Some(Value::Object(section)) = self.map.get_mut(key) {
@@ -49,14 +73,18 @@ impl Config {
         self
     }
 
+    /// The value of `key` for a message.
+    pub fn found(&self, key: &str) -> String {
+        self.map.get(key).map_or("missing".into(), short)
+    }
+
     /// An error about `key`.
     pub fn wrong(&self, key: &str, expected: impl Into<String>) -> Error {
-        let found = self.map.get(key).map_or("missing".into(), short);
         Error::Config {
             path: self.path.clone(),
             key: key.to_owned(),
             expected: expected.into(),
-            found,
+            found: self.found(key),
         }
     }
 
@@ -148,10 +176,9 @@ impl Config {
         let Some(value) = self.value(key) else {
             return Ok(default.to_vec());
         };
-        let list = value
-            .as_array()
-            .and_then(|list| list.iter().map(Value::as_str).collect());
-        list.ok_or_else(|| self.wrong(key, "a list of strings"))
+        let list = value.as_array().filter(|list| list.len() <= MOST_ITEMS);
+        let list = list.and_then(|list| list.iter().map(Value::as_str).collect());
+        list.ok_or_else(|| self.wrong(key, format!("a list of at most {MOST_ITEMS} strings")))
     }
 
     /// A list of sizes.
@@ -159,13 +186,13 @@ impl Config {
         let Some(value) = self.value(key) else {
             return Ok(default.to_vec());
         };
-        let list = value
-            .as_array()
-            .and_then(|list| list.iter().map(|v| whole(v, &SIZE)).collect());
+        let list = value.as_array().filter(|list| list.len() <= MOST_ITEMS);
+        let list = list.and_then(|list| list.iter().map(|v| whole(v, &SIZE)).collect());
         list.ok_or_else(|| {
+            let most = SIZE.end();
             self.wrong(
                 key,
-                format!("a list of whole numbers from 1 to {}", SIZE.end()),
+                format!("a list of at most {MOST_ITEMS} whole numbers from 1 to {most}"),
             )
         })
     }
@@ -235,10 +262,11 @@ impl Config {
             _ => Ok(()),
         }
     }
+}
 
-    fn value(&self, key: &str) -> Option<&Value> {
-        self.map.get(key).filter(|v| !v.is_null())
-    }
+/// Reads the text of a JSON file.
+pub(crate) fn read_text(path: &Path, most: u64) -> Result<String, Error> {
+    outside::read_to_string(path, most).map_err(Error::io(path))
 }
 
 /// A number for all layers of a level, or one for each.
@@ -259,7 +287,7 @@ fn whole(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {
 fn short(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
+        Some((end, _)) => printable(format_args!("{}…", &text[..end])),
+        None => printable(text),
     }
 }

@@ -1,6 +1,8 @@
 //! Everything that can go wrong between a folder and a running session.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use sd_text::outside::{list, printable};
 
 use crate::runtime::RuntimeError;
 
@@ -9,7 +11,7 @@ use crate::runtime::RuntimeError;
 #[non_exhaustive]
 pub enum Error {
     /// A file or folder could not be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", shown(path))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -17,7 +19,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A part of the model folder is not there.
-    #[error("{}: {what} not found; {hint}", path.display())]
+    #[error("{}: {what} not found; {hint}", shown(path))]
     Missing {
         /// The folder that was searched, or the file itself.
         path: PathBuf,
@@ -27,7 +29,11 @@ pub enum Error {
         hint: String,
     },
     /// Several weight files fit and none is the plain one.
-    #[error("{}: no {plain}, but several variants: {}; choose one by its name", path.display(), found.join(", "))]
+    #[error(
+        "{}: no {plain}, but several variants: {}; choose one by its name",
+        shown(path),
+        list(found)
+    )]
     Variants {
         /// The folder.
         path: PathBuf,
@@ -37,7 +43,7 @@ pub enum Error {
         found: Vec<String>,
     },
     /// A JSON file that is no JSON.
-    #[error("{}: not valid JSON: {source}", path.display())]
+    #[error("{}: not valid JSON: {}", shown(path), printable(source))]
     Json {
         /// The file.
         path: PathBuf,
@@ -45,7 +51,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A key of a configuration has a value that cannot be used.
-    #[error("{}: `{key}` is {found}, expected {expected}", path.display())]
+    #[error("{}: `{key}` is {found}, expected {expected}", shown(path))]
     Config {
         /// The file.
         path: PathBuf,
@@ -57,7 +63,7 @@ pub enum Error {
         found: String,
     },
     /// A weight file is not a well-formed safetensors file.
-    #[error("{}: not a usable safetensors file: {problem}", path.display())]
+    #[error("{}: not a usable safetensors file: {problem}", shown(path))]
     Safetensors {
         /// The file.
         path: PathBuf,
@@ -65,7 +71,10 @@ pub enum Error {
         problem: String,
     },
     /// A tensor that the model's configuration calls for is not in its files.
-    #[error("{}: tensor `{tensor}` is missing, expected with shape {expected:?}", path.display())]
+    #[error(
+        "{}: tensor `{tensor}` is missing, expected with shape {expected:?}",
+        shown(path)
+    )]
     MissingTensor {
         /// The file, or the index of a sharded model.
         path: PathBuf,
@@ -75,7 +84,7 @@ pub enum Error {
         expected: Vec<usize>,
     },
     /// A tensor has another shape than the model's configuration calls for.
-    #[error("{}: tensor `{tensor}` has shape {found:?}, expected {expected:?}", path.display())]
+    #[error("{}: tensor `{tensor}` has shape {}, expected {expected:?}", shown(path), printable(format_args!("{found:?}")))]
     TensorShape {
         /// The file.
         path: PathBuf,
@@ -87,7 +96,10 @@ pub enum Error {
         found: Vec<usize>,
     },
     /// A tensor has a data type that is no weight.
-    #[error("{}: tensor `{tensor}` has type {found}, expected F32, F16 or BF16", path.display())]
+    #[error(
+        "{}: tensor `{tensor}` has type {found}, expected F32, F16 or BF16",
+        shown(path)
+    )]
     TensorType {
         /// The file.
         path: PathBuf,
@@ -95,6 +107,17 @@ pub enum Error {
         tensor: String,
         /// The type in the file.
         found: String,
+    },
+    /// A weight file has tensors that the network of its `config.json` has no place for, so that it would draw something
+    /// else than the model's author did.
+    #[error("{}: the {class} that config.json describes has no place for {} of its tensors: {}", shown(path), tensors.len(), list(tensors))]
+    UnusedTensors {
+        /// The file, or the index of a sharded model.
+        path: PathBuf,
+        /// The class of the network in diffusers or transformers.
+        class: &'static str,
+        /// The names of the tensors, sorted.
+        tensors: Vec<String>,
     },
     /// ONNX Runtime could not be found, fetched or started, or lacks the device.
     #[error(transparent)]
@@ -117,7 +140,7 @@ pub enum Error {
     #[error(transparent)]
     Inversion(#[from] sd_text::InversionError),
     /// The scheduler's configuration cannot be used.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", shown(path))]
     Scheduler {
         /// The file.
         path: PathBuf,
@@ -125,7 +148,7 @@ pub enum Error {
         source: sd_schedulers::ConfigError,
     },
     /// The parts of the folder do not fit each other.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", shown(path))]
     Pipeline {
         /// The model folder.
         path: PathBuf,
@@ -134,7 +157,17 @@ pub enum Error {
     },
 }
 
+/// The path in a form that is safe to print.
+fn shown(path: &Path) -> String {
+    printable(path.display())
+}
+
 impl Error {
+    pub(crate) fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Json { path, source }
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
@@ -142,14 +175,16 @@ impl Error {
 
     pub(crate) fn onnx(stage: impl Into<String>) -> impl FnOnce(ort::Error) -> Self {
         let stage = stage.into();
-        // The message may hold a graph's whole path in several lines; a user reads one.
+        // The message may hold a graph's whole path in several lines, and names of files; a user reads one line.
         move |error| Self::Onnx {
             stage,
-            message: error
-                .message()
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" "),
+            message: printable(
+                error
+                    .message()
+                    .split_whitespace()
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            ),
         }
     }
 }

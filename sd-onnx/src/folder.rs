@@ -2,12 +2,20 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
+};
+
+use sd_core::SizeIds;
+use sd_text::{
+    Layer,
+    outside::{list, printable},
 };
 
 use crate::{
     Error,
-    config::Config,
+    config::{Config, MOST_CONFIG},
+    corrections::{Corrections, DEFAULT_CLASS},
     weights::{self, Weights},
 };
 
@@ -18,10 +26,60 @@ pub(crate) struct ModelFolder {
     variant: Option<String>,
     /// Whether the components have no folders of their own.
     flat: bool,
+    index: Index,
 }
 
+/// What `model_index.json` says; the defaults where there is none.
+#[derive(Debug, Default)]
+struct Index {
+    /// The pipeline class. None for a class of one's own, which is a list of its file and its name.
+    class: Option<String>,
+    zeros_for_empty: Option<bool>,
+    aesthetics_score: Option<bool>,
+}
+
+/// A text encoder of a model: its folder, its tokenizer's, and how it is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TowerFolder {
+    pub encoder: &'static str,
+    pub tokenizer: &'static str,
+    pub layer: Layer,
+    /// Whether it has a pooled output.
+    pub pooled: bool,
+}
+
+impl TowerFolder {
+    /// The text encoder of Stable Diffusion 1.x and 2.x.
+    pub const ONLY: Self = Self {
+        encoder: "text_encoder",
+        tokenizer: "tokenizer",
+        layer: Layer::LAST,
+        pooled: false,
+    };
+    /// The first one of SDXL.
+    const FIRST: Self = Self {
+        layer: Layer::SDXL,
+        ..Self::ONLY
+    };
+    /// The second one of SDXL, and the only one of its refiner.
+    const SECOND: Self = Self {
+        encoder: "text_encoder_2",
+        tokenizer: "tokenizer_2",
+        layer: Layer::SDXL,
+        pooled: true,
+    };
+}
+
+/// Pipeline classes whose models need what is not here.
+const REFUSED: [(&str, &str); 4] = [
+    ("StableDiffusionDepth2ImgPipeline", "a depth-to-image model"),
+    ("StableDiffusionUpscalePipeline", "the x4 upscaler"),
+    ("StableUnCLIPPipeline", "Stable unCLIP"),
+    ("StableUnCLIPImg2ImgPipeline", "Stable unCLIP"),
+];
+
 impl ModelFolder {
-    /// Checks that the folder is a Stable Diffusion 1.x model that has these components.
+    /// Checks that the folder is a Stable Diffusion model that has these components.
     pub fn open(path: &Path, variant: Option<&str>, components: &[&str]) -> Result<Self, Error> {
         if !path.is_dir() {
             return Err(Error::Missing {
@@ -35,17 +93,11 @@ impl ModelFolder {
             path: path.to_path_buf(),
             variant: variant.map(str::to_owned),
             flat: false,
+            index: Index::read(path)?,
         };
+        folder.refuse_other_models()?;
         for name in components {
             folder.component(name)?;
-        }
-        if path.join("text_encoder_2").exists() {
-            return Err(Error::Config {
-                path: path.join("model_index.json"),
-                key: "text_encoder_2".into(),
-                expected: "a Stable Diffusion 1.x model, with one text encoder".into(),
-                found: "a second one".into(),
-            });
         }
         folder.check_variant()?;
         Ok(folder)
@@ -61,9 +113,63 @@ impl ModelFolder {
             path: path.to_path_buf(),
             variant: variant.map(str::to_owned),
             flat: true,
+            index: Index::default(),
         };
         folder.check_variant()?;
         Ok(folder)
+    }
+
+    /// Names the models that are no Stable Diffusion UNet, or one of another kind.
+    fn refuse_other_models(&self) -> Result<(), Error> {
+        let refuse = |what: &str| {
+            Err(Error::Config {
+                path: self.path.join("model_index.json"),
+                key: "_class_name".into(),
+                expected: "the pipeline of a Stable Diffusion model".into(),
+                found: format!("that of {what}, which is not supported"),
+            })
+        };
+        for component in ["transformer", "text_encoder_3"] {
+            if self.path.join(component).exists() {
+                return refuse("a later model, such as Stable Diffusion 3 or Flux");
+            }
+        }
+        let class = self.index.class.as_deref();
+        match REFUSED.iter().find(|(name, _)| class == Some(name)) {
+            Some((_, what)) => refuse(what),
+            None => Ok(()),
+        }
+    }
+
+    /// The text encoders, in the order in which their states stand side by side.
+    pub fn towers(&self) -> &'static [TowerFolder] {
+        let [first, second] =
+            ["text_encoder", "text_encoder_2"].map(|name| self.path.join(name).is_dir());
+        match (first, second) {
+            (true, true) => &[TowerFolder::FIRST, TowerFolder::SECOND],
+            (false, true) => &[TowerFolder::SECOND],
+            _ => &[TowerFolder::ONLY],
+        }
+    }
+
+    /// Which sizes the UNet is told, if it is one of SDXL: the refiner, which has one text encoder, wants a score.
+    pub fn sizes(&self) -> SizeIds {
+        let is_refiner = matches!(self.towers(), [tower] if tower.pooled);
+        match self.index.aesthetics_score.unwrap_or(is_refiner) {
+            true => SizeIds::Score,
+            false => SizeIds::Target,
+        }
+    }
+
+    /// Whether an empty negative prompt is zeros. Default: for SDXL's base.
+    pub fn zero_empty_negative(&self) -> bool {
+        let is_base = self.towers().len() == 2;
+        self.index.zeros_for_empty.unwrap_or(is_base)
+    }
+
+    /// The pipeline class that `model_index.json` names.
+    pub fn class(&self) -> Option<&str> {
+        self.index.class.as_deref()
     }
 
     /// The folder itself.
@@ -90,7 +196,12 @@ impl ModelFolder {
 
     /// A component's `config.json`.
     pub fn config(&self, component: &str) -> Result<Config, Error> {
-        Config::open(&self.component(component)?.join("config.json"))
+        Config::open(&self.component(component)?.join("config.json"), MOST_CONFIG)
+    }
+
+    /// What the folder's pipeline class corrects in its configurations.
+    pub fn corrections(&self) -> Corrections {
+        Corrections::of_class(self.index.class.as_deref().unwrap_or_default())
     }
 
     /// A component's weights.
@@ -154,7 +265,7 @@ impl ModelFolder {
             return Ok(());
         };
         let mut found = Vec::new();
-        for component in ["unet", "vae", "text_encoder"] {
+        for component in ["unet", "vae", "text_encoder", "text_encoder_2"] {
             // One that is not there is not needed: see `open`.
             let Ok(folder) = self.component(component) else {
                 continue;
@@ -171,19 +282,45 @@ impl ModelFolder {
         let found = if found.is_empty() {
             "none".into()
         } else {
-            found.join(", ")
+            list(found)
         };
         Err(Error::Missing {
             path: self.path.clone(),
-            what: format!("the variant `{variant}`"),
+            what: format!("the variant `{}`", printable(variant)),
             hint: format!("variants that are there: {found}"),
+        })
+    }
+}
+
+impl Index {
+    fn read(folder: &Path) -> Result<Self, Error> {
+        let index = match Config::open(&folder.join("model_index.json"), MOST_CONFIG) {
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                return Ok(Self {
+                    class: Some(DEFAULT_CLASS.to_owned()),
+                    ..Self::default()
+                });
+            }
+            index => index?,
+        };
+        let flag = |key| match index.is_set(key) {
+            true => index.bool(key, false).map(Some),
+            false => Ok(None),
+        };
+        Ok(Self {
+            zeros_for_empty: flag("force_zeros_for_empty_prompt")?,
+            aesthetics_score: flag("requires_aesthetics_score")?,
+            class: match index.value("_class_name") {
+                None => Some(DEFAULT_CLASS.to_owned()),
+                Some(class) => class.as_str().map(str::to_owned),
+            },
         })
     }
 }
 
 /// What transformers and diffusers call their weight files.
 fn stem(component: &str) -> &'static str {
-    if component == "text_encoder" {
+    if component.starts_with("text_encoder") {
         "model"
     } else {
         "diffusion_pytorch_model"
@@ -240,8 +377,9 @@ fn no_safetensors(folder: PathBuf, stem: &str) -> Error {
         });
     let hint = match pickled {
         Some(name) => format!(
-            "there is only `{name}`, a pickle, which can run code when it is read; save the model again as safetensors: \
-             in Python, `StableDiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`"
+            "there is only `{}`, a pickle, which can run code when it is read; save the model again as safetensors: \
+             in Python, `StableDiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`",
+            printable(name)
         ),
         None => "the folder has no weights".into(),
     };
@@ -263,6 +401,7 @@ mod tests {
                 path: path.into(),
                 variant: None,
                 flat: false,
+                index: Index::default(),
             }
             .name()
         };

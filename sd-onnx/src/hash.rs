@@ -1,12 +1,13 @@
 //! The SHA-256 of model files, remembered from run to run.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Read},
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
 
+use sd_text::outside::{self, printable};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -45,7 +46,7 @@ pub(crate) fn sha256(files: &[PathBuf]) -> io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     for path in files {
-        let mut file = File::open(path).map_err(|error| at(path, error))?;
+        let mut file = outside::open(path).map_err(|error| at(path, error))?;
         loop {
             match file.read(&mut buffer) {
                 Ok(0) => break,
@@ -93,9 +94,12 @@ fn stamps(files: &[PathBuf]) -> io::Result<Vec<Stamp>> {
         .collect()
 }
 
+/// The longest cache that is read, in bytes: those of some 10,000 models. A longer one is begun anew.
+const MOST_CACHE: u64 = 4 << 20;
+
 /// What is not readable, or no cache, is an empty one.
 fn read_cache(path: &Path) -> Vec<Known> {
-    let bytes = fs::read(path).unwrap_or_default();
+    let bytes = outside::read(path, MOST_CACHE).unwrap_or_default();
     serde_json::from_slice(&bytes).unwrap_or_default()
 }
 
@@ -118,14 +122,20 @@ fn remember(path: &Path, files: Vec<Stamp>, sha256: &str) -> io::Result<()> {
 }
 
 fn at(path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    io::Error::new(
+        error.kind(),
+        format!("{}: {error}", printable(path.display())),
+    )
 }
 
 #[cfg(test)]
 // In a test it is the failure.
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::{
+        fs::File,
+        time::{Duration, SystemTime},
+    };
 
     use super::*;
 

@@ -24,33 +24,49 @@ pub(crate) enum Inversions {
     Given(TextualInversion),
 }
 
-/// Adds all of them to the tokenizer, with ids from `first` on, those of a folder by their paths. Returns their vectors
-/// `[any, width]`, the rows of the token embedding at these ids.
+/// A tokenizer that is given inversions, and the text model's rows of the token embedding that they become.
+pub(crate) struct Rows<'a> {
+    pub tokenizer: &'a mut ClipTokenizer,
+    /// The number of the first row behind the stored ones.
+    pub first: usize,
+    /// The width of a row.
+    pub width: usize,
+}
+
+/// Adds all of them to each tokenizer, those of a folder by their paths. Returns for each the vectors `[any, width]`, the
+/// rows of its token embedding from `first` on.
 ///
-/// A file of a folder that cannot be used is reported and left out.
+/// An inversion that does not have vectors for every text model cannot be used. A file of a folder that cannot be used is
+/// reported and left out.
 pub(crate) fn add(
     sources: &[Inversions],
-    tokenizer: &mut ClipTokenizer,
-    first: usize,
-    width: usize,
-) -> Result<Array2<f32>, Error> {
-    let mut rows = Array2::zeros((0, width));
+    towers: &mut [Rows<'_>],
+) -> Result<Vec<Array2<f32>>, Error> {
+    let empty = |tower: &Rows<'_>| Array2::zeros((0, tower.width));
+    let mut all: Vec<_> = towers.iter().map(empty).collect();
     let mut report = Report::default();
     let mut add = |inversion: &TextualInversion, report: &mut Report| {
-        let vectors = inversion.vectors(width)?;
-        let ids = tokenizer.add_inversion(inversion, (first + rows.nrows()) as u32)?;
-        rows.append(Axis(0), vectors)
-            .expect("the vectors are as wide as the model, asked for so");
-        let mut names = inversion.names().iter();
-        if let Some(name) = names.find(|name| {
-            let found = tokenizer.tokenize(name, Cleanup::Transformers);
-            !found.into_iter().eq(ids.clone())
-        }) {
-            let path = printable(inversion.path().display());
-            let name = printable(name);
-            report.warn(format!(
-                "{path}: a prompt cannot call it \"{name}\", only by its other name"
-            ));
+        for tower in towers.iter() {
+            inversion.vectors(tower.width)?;
+        }
+        for (index, (tower, rows)) in towers.iter_mut().zip(&mut all).enumerate() {
+            let first = (tower.first + rows.nrows()) as u32;
+            let ids = tower.tokenizer.add_inversion(inversion, first)?;
+            rows.append(Axis(0), inversion.vectors(tower.width)?)
+                .expect("the vectors are as wide as the model, asked for so");
+            let unheard = |name: &&String| {
+                let found = tower.tokenizer.tokenize(name, Cleanup::Transformers);
+                !found.into_iter().eq(ids.clone())
+            };
+            if index == 0
+                && let Some(name) = inversion.names().iter().find(unheard)
+            {
+                let path = printable(inversion.path().display());
+                let name = printable(name);
+                report.warn(format!(
+                    "{path}: a prompt cannot call it \"{name}\", only by its other name"
+                ));
+            }
         }
         Ok::<_, InversionError>(())
     };
@@ -68,7 +84,7 @@ pub(crate) fn add(
         }
     }
     report.finish();
-    Ok(rows)
+    Ok(all)
 }
 
 /// The safetensors files in a folder and in the folders within it, sorted.

@@ -46,6 +46,7 @@
 
 mod builder;
 mod config;
+mod corrections;
 mod device;
 mod engine;
 mod error;

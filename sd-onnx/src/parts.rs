@@ -43,6 +43,9 @@ impl OnnxTextModel {
             .max_length(config.max_length)
             .vocab_size(config.vocab_size + more.nrows());
         shape.pooled = config.projection;
+        weights.check_all_used(clip_text::CLASS, |name| {
+            clip_text::is_left_out(&config, name)
+        })?;
         Ok(Self {
             session: engine.session("text encoder", &graph)?,
             shape,
@@ -101,7 +104,9 @@ pub(crate) struct OnnxDenoiser {
 
 impl OnnxDenoiser {
     pub fn new(config: UnetConfig, weights: &Weights, engine: &Engine) -> Result<Self, Error> {
-        let session = engine.session("UNet", &unet::graph(&config, weights)?)?;
+        let graph = unet::graph(&config, weights)?;
+        weights.check_all_used(unet::CLASS, |_| false)?;
+        let session = engine.session("UNet", &graph)?;
         Ok(Self { config, session })
     }
 
@@ -204,8 +209,15 @@ pub(crate) struct OnnxCodec {
 
 impl OnnxCodec {
     pub fn new(config: VaeConfig, weights: Weights, engine: &Engine) -> Result<Self, Error> {
+        let decoder = vae::decoder(&config, &weights)?;
+        // The encoder's session may never be needed; its graph shows here which tensors are its own. Where one is missing,
+        // the first use of the encoder says so.
+        let has_encoder = vae::encoder(&config, &weights).is_ok();
+        weights.check_all_used(config.class(), |name| {
+            vae::is_left_out(name) || (!has_encoder && vae::is_of_encoder(name))
+        })?;
         Ok(Self {
-            decoder: engine.session("VAE decoder", &vae::decoder(&config, &weights)?)?,
+            decoder: engine.session("VAE decoder", &decoder)?,
             config,
             weights,
             engine: engine.clone(),

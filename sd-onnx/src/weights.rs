@@ -1,77 +1,108 @@
-//! Weight files: memory-mapped safetensors, one or sharded, as named places in files.
+//! Weight files: safetensors, one or sharded, as named places in files.
 //!
-//! No weight is copied here. A tensor is a (file, offset, length) that goes into the ONNX graph as *external data*, so
-//! that ONNX Runtime maps the user's own file.
+//! No weight is read here. A tensor is a (file, offset, length) that goes into the ONNX graph as *external data*, so that
+//! ONNX Runtime maps the user's own file. Only the headers are read, by ordinary reads: a file that shrinks meanwhile is
+//! an error, where one that is mapped would end the process.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fs::File,
+    collections::{BTreeSet, HashMap, hash_map::Entry as MapEntry},
+    fmt,
+    io::Read,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
-use memmap2::Mmap;
-use safetensors::{
-    Dtype, SafeTensorError,
-    tensor::{Metadata, TensorInfo},
-};
+use safetensors::{Dtype, tensor::TensorInfo};
+use sd_text::outside::{self, printable};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use crate::Error;
+use crate::{Error, config::Config};
 
 /// The tensors of one model component, by name.
 #[derive(Debug)]
 pub(crate) struct Weights {
     /// What an error names: the file as the user has it, or the index of a sharded model.
     path: PathBuf,
-    tensors: HashMap<String, Entry>,
+    files: Vec<WeightFile>,
+    tensors: HashMap<String, Tensor>,
     /// The deepest folder that holds all the real files, after links are resolved.
     root: PathBuf,
 }
 
-/// Where one tensor lies.
-#[derive(Debug, Clone)]
-pub(crate) struct Entry {
-    /// The file as the user has it.
-    pub path: PathBuf,
+#[derive(Debug)]
+struct WeightFile {
+    /// As the user has it.
+    path: PathBuf,
     /// The real file, relative to [`Weights::root`].
-    pub location: String,
+    location: String,
+}
+
+#[derive(Debug)]
+struct Tensor {
+    /// Which of [`Weights::files`].
+    file: usize,
+    /// Bytes from the start of the file.
+    offset: u64,
+    /// Length in bytes.
+    length: u64,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// Whether a graph has asked for it.
+    used: AtomicBool,
+}
+
+/// Where one tensor lies.
+#[derive(Debug)]
+pub(crate) struct Entry<'w> {
+    /// The real file, relative to [`Weights::root`].
+    pub location: &'w str,
     /// Bytes from the start of the file.
     pub offset: u64,
     /// Length in bytes.
     pub length: u64,
     pub dtype: Dtype,
-    pub shape: Vec<usize>,
 }
 
 impl Weights {
     /// Opens one safetensors file, or all shards that a `*.index.json` names.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let files = files(path)?;
+        let paths = files(path)?;
         // ONNX Runtime refuses files that are links out of its folder: give it the real ones.
-        let real = files
+        let real = paths
             .iter()
             .map(|file| std::fs::canonicalize(file).map_err(Error::io(file)))
             .collect::<Result<Vec<_>, _>>()?;
         let root = common_folder(&real);
 
-        let mut tensors = HashMap::new();
-        for (file, real) in files.iter().zip(&real) {
-            let (data_start, metadata) = read_header(file)?;
+        let (mut files, mut tensors) = (Vec::new(), HashMap::new());
+        for (path, real) in paths.into_iter().zip(&real) {
+            let (data_start, header) = read_header(&path)?;
             let location = relative(real, &root).ok_or_else(|| not_utf8(real))?;
-            for (name, info) in metadata.tensors() {
+            tensors.reserve(header.len());
+            for (name, info) in header {
                 let (start, end) = info.data_offsets;
-                let entry = Entry {
-                    path: file.clone(),
-                    location: location.clone(),
-                    offset: (data_start + start) as u64,
+                let tensor = Tensor {
+                    file: files.len(),
+                    offset: data_start + start as u64,
                     length: (end - start) as u64,
                     dtype: info.dtype,
-                    shape: info.shape.clone(),
+                    shape: info.shape,
+                    used: AtomicBool::new(false),
                 };
-                tensors.insert(name, entry);
+                match tensors.entry(name) {
+                    MapEntry::Vacant(place) => place.insert(tensor),
+                    MapEntry::Occupied(other) => {
+                        let name = printable(other.key());
+                        let problem = format!("tensor `{name}` is there twice");
+                        return Err(Error::Safetensors { path, problem });
+                    }
+                };
             }
+            files.push(WeightFile { path, location });
         }
         Ok(Self {
             path: path.to_path_buf(),
+            files,
             tensors,
             root,
         })
@@ -89,33 +120,99 @@ impl Weights {
 
     /// The shape of the tensor of that name.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|entry| entry.shape.as_slice())
+        self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
     }
 
-    /// The floating-point tensor of that name, whose shape must be `expected`.
-    pub fn tensor(&self, name: &str, expected: &[usize]) -> Result<&Entry, Error> {
-        let entry = self.tensors.get(name).ok_or_else(|| Error::MissingTensor {
+    /// The floating-point tensor of that name, whose shape must be `expected`. From now on it counts as used.
+    pub fn tensor(&self, name: &str, expected: &[usize]) -> Result<Entry<'_>, Error> {
+        let tensor = self.tensors.get(name).ok_or_else(|| Error::MissingTensor {
             path: self.path.clone(),
             tensor: name.to_owned(),
             expected: expected.to_vec(),
         })?;
-        if entry.shape != expected {
+        let file = &self.files[tensor.file];
+        if tensor.shape != expected {
             return Err(Error::TensorShape {
-                path: entry.path.clone(),
+                path: file.path.clone(),
                 tensor: name.to_owned(),
                 expected: expected.to_vec(),
-                found: entry.shape.clone(),
+                found: tensor.shape.clone(),
             });
         }
-        match entry.dtype {
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(entry),
-            other => Err(Error::TensorType {
-                path: entry.path.clone(),
-                tensor: name.to_owned(),
-                found: format!("{other:?}"),
-            }),
+        match tensor.dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => {}
+            other => {
+                return Err(Error::TensorType {
+                    path: file.path.clone(),
+                    tensor: name.to_owned(),
+                    found: format!("{other:?}"),
+                });
+            }
         }
+        tensor.used.store(true, Ordering::Relaxed);
+        Ok(Entry {
+            location: &file.location,
+            offset: tensor.offset,
+            length: tensor.length,
+            dtype: tensor.dtype,
+        })
     }
+
+    /// Refuses tensors that no graph has asked for. The graphs of the component, whose class is `class`, must all have
+    /// been written before. `skipped` says which other tensors the class knows and leaves out here.
+    pub fn check_all_used(
+        &self,
+        class: &'static str,
+        skipped: impl Fn(&str) -> bool,
+    ) -> Result<(), Error> {
+        let unused = self.tensors.iter().filter(|(name, tensor)| {
+            !tensor.used.load(Ordering::Relaxed) && !is_no_weight(name) && !skipped(name)
+        });
+        let mut tensors: Vec<String> = unused.map(|(name, _)| name.clone()).collect();
+        if tensors.is_empty() {
+            return Ok(());
+        }
+        tensors.sort();
+        Err(Error::UnusedTensors {
+            path: self.path.clone(),
+            class,
+            tensors,
+        })
+    }
+}
+
+/// Tensors that training or an older library left in files and that no network computes with, by the end of their names:
+/// transformers' numbers of positions, CLIP's temperature, OpenCLIP's mask, the averaging's state, the noise schedule of
+/// latent diffusion's and k-diffusion's wrappers.
+const NO_WEIGHTS: [&str; 20] = [
+    "position_ids",
+    "logit_scale",
+    "attn_mask",
+    "model_ema.decay",
+    "model_ema.num_updates",
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+    "logvar",
+    "denoiser.sigmas",
+    "denoiser.log_sigmas",
+];
+
+fn is_no_weight(name: &str) -> bool {
+    let ends_with = |end: &&str| {
+        name.strip_suffix(end)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    NO_WEIGHTS.iter().any(|end| ends_with(&end))
 }
 
 /// ONNX wants paths in UTF-8.
@@ -136,118 +233,151 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
+/// The longest index that is read, in bytes: some 100,000 tensors. Published ones have a few thousand.
+const MOST_INDEX: u64 = 16 << 20;
+/// The most shards. Published models have ten at most.
+const MOST_SHARDS: usize = 1000;
+
 /// The files that an index names, each once, in the index's folder.
 fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
+    let config = Config::open(index, MOST_INDEX)?;
+    let key = "weight_map";
+    let names: Option<BTreeSet<&str>> = config
+        .object(key)
+        .and_then(|map| map.values().map(|name| name.as_str()).collect());
+    let Some(names) = names else {
+        return Err(config.wrong(key, "an object that gives each tensor the name of its file"));
+    };
+    if !(1..=MOST_SHARDS).contains(&names.len()) {
+        let expected = format!("the names of 1 to {MOST_SHARDS} files");
+        return Err(config.wrong(key, expected));
     }
-    let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
-    let Index { weight_map } = serde_json::from_str(&text).map_err(|source| Error::Json {
-        path: index.to_path_buf(),
-        source,
-    })?;
-    let mut names: Vec<_> = weight_map.into_values().collect();
-    names.sort();
-    names.dedup();
     let folder = index.parent().unwrap_or(Path::new(""));
     names
         .into_iter()
         .map(
-            |name| match Path::new(&name).components().collect::<Vec<_>>()[..] {
+            |name| match Path::new(name).components().collect::<Vec<_>>()[..] {
                 [std::path::Component::Normal(file)] => Ok(folder.join(file)),
                 _ => Err(Error::Config {
                     path: index.to_path_buf(),
-                    key: "weight_map".into(),
+                    key: key.into(),
                     expected: "file names in the index's own folder".into(),
-                    found: format!("{name:?}"),
+                    found: printable(format_args!("{name:?}")),
                 }),
             },
         )
         .collect()
 }
 
-/// The longest header that the safetensors crate reads.
-const MOST_HEADER: usize = 100_000_000;
+/// The longest header, in bytes: what the safetensors library reads at most. A model's has some 100 bytes a tensor.
+const MOST_HEADER: u64 = 100_000_000;
 
 /// The checked header of a safetensors file, and the byte where its data begins.
-fn read_header(path: &Path) -> Result<(usize, Metadata), Error> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let length = file.metadata().map_err(Error::io(path))?.len();
+fn read_header(path: &Path) -> Result<(u64, Vec<(String, TensorInfo)>), Error> {
     let wrong = |problem: String| Error::Safetensors {
         path: path.to_path_buf(),
         problem,
     };
+    let mut file = outside::open_binary(path).map_err(Error::io(path))?;
+    let length = file.metadata().map_err(Error::io(path))?.len();
     if length < 8 {
         return Err(wrong(format!(
             "{length} bytes, expected at least the 8 of the header's length"
         )));
     }
-    // Safety: the map is read once, below, while this function runs. A file that another process shortens meanwhile
-    // would end this one, as it would for every program that maps files; model files are not written to in use.
-    #[allow(unsafe_code)]
-    let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
-    let header = u64::from_le_bytes(map[..8].try_into().expect("8 bytes, checked above"));
-    // The crate's sum (0.8.0) would overflow, which panics in a debug build.
-    let far = |(_, info): &(String, TensorInfo)| {
-        info.data_offsets.1.checked_add(8 + MOST_HEADER).is_none()
-    };
-    if let Some((name, info)) = tensors(&map, header).find(far) {
-        let end = info.data_offsets.1;
+    let mut bytes = [0; 8];
+    file.read_exact(&mut bytes).map_err(Error::io(path))?;
+    let header = u64::from_le_bytes(bytes);
+    if header > MOST_HEADER || header > length - 8 {
         return Err(wrong(format!(
-            "the data of tensor `{name}` ends {end} bytes behind the header, but the file has {length} in all"
+            "bytes 0 to 7 say that the header has {header} bytes, but the file has {length} in all and headers at most \
+             {MOST_HEADER}"
         )));
     }
-    let (header_length, metadata) = safetensors::SafeTensors::read_metadata(&map).map_err(|error| {
-        use SafeTensorError as E;
-        wrong(match error {
-            E::HeaderTooLarge | E::InvalidHeaderLength => format!(
-                "bytes 0 to 7 say that the header has {header} bytes, but the file has {length} in all and headers at most {MOST_HEADER}"
-            ),
-            E::InvalidHeader(e) => format!("the header, bytes 8 to {}, is not UTF-8: {e}", header + 7),
-            E::InvalidHeaderDeserialization(e) => format!("the header, bytes 8 to {}, is not valid JSON: {e}", header + 7),
-            E::InvalidOffset(name) => {
-                format!("the data of tensor `{name}` overlaps another's, leaves a gap, or ends before it begins")
-            }
-            E::TensorInvalidInfo | E::ValidationOverflow | E::MisalignedSlice => misfit(&map, header),
-            E::MetadataIncompleteBuffer => {
-                let end = tensors(&map, header).map(|(_, info)| info.data_offsets.1).max().unwrap_or(0);
-                let expected = header + 8 + end as u64;
-                format!("by its header it ends at byte {expected}, but the file has {length}: truncated, or with bytes to spare")
-            }
-            other => other.to_string(),
-        })
+    let mut text = vec![0; header as usize];
+    file.read_exact(&mut text).map_err(Error::io(path))?;
+    let Header(mut tensors) = serde_json::from_slice(&text).map_err(|error| {
+        wrong(format!(
+            "the header, bytes 8 to {}, is not a JSON object of tensors: {}",
+            header + 7,
+            printable(error)
+        ))
     })?;
-    Ok((8 + header_length, metadata))
+    drop(text);
+    tensors.sort_unstable_by_key(|(_, info)| info.data_offsets);
+    let end = check_places(&tensors).map_err(wrong)?;
+    let expected = 8 + u128::from(header) + end as u128;
+    if expected != u128::from(length) {
+        return Err(wrong(format!(
+            "by its header it ends at byte {expected}, but the file has {length}: truncated, or with bytes to spare"
+        )));
+    }
+    Ok((8 + header, tensors))
 }
 
-/// What a header of that length says of its tensors, as far as it can be read: to say which one is at fault.
-fn tensors(map: &[u8], header: u64) -> impl Iterator<Item = (String, TensorInfo)> {
-    let length = usize::try_from(header).ok();
-    let length = length.filter(|&length| length <= MOST_HEADER);
-    let text = length.and_then(|length| map[8..].get(..length));
-    let text = text.unwrap_or_default();
-    let entries: BTreeMap<String, serde_json::Value> =
-        serde_json::from_slice(text).unwrap_or_default();
-    let info = |(name, value)| Some((name, serde_json::from_value(value).ok()?));
-    entries.into_iter().filter_map(info)
-}
-
-/// Names the tensor whose data is not as long as its shape and type make it.
-fn misfit(map: &[u8], header: u64) -> String {
-    let at_fault = tensors(map, header).find_map(|(name, info)| {
-        let elements = info.shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side));
-        let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize()));
+/// Checks that the data of the tensors, sorted by their places, lies end to end, each as long as its shape and type make
+/// it; returns where the last one ends.
+fn check_places(tensors: &[(String, TensorInfo)]) -> Result<usize, String> {
+    let mut last = 0;
+    for (name, info) in tensors {
         let (start, end) = info.data_offsets;
-        let found = end.checked_sub(start)?;
-        (bits != found.checked_mul(8)).then(|| {
-            format!(
-                "tensor `{name}` has {found} bytes of data, which does not fit its shape {:?} of {:?}",
-                info.shape, info.dtype
-            )
-        })
-    });
-    at_fault.unwrap_or_else(|| "a tensor's data length does not fit its shape and type".into())
+        if start != last || end < start {
+            return Err(format!(
+                "the data of tensor `{}` overlaps another's, leaves a gap, or ends before it begins",
+                printable(name)
+            ));
+        }
+        last = end;
+        let elements = info
+            .shape
+            .iter()
+            .try_fold(1usize, |n, &side| n.checked_mul(side));
+        let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize()));
+        if bits.is_none_or(|bits| Some(bits) != (end - start).checked_mul(8)) {
+            return Err(format!(
+                "tensor `{}` has {} bytes of data, which does not fit its shape {} of {:?}",
+                printable(name),
+                end - start,
+                printable(format_args!("{:?}", info.shape)),
+                info.dtype
+            ));
+        }
+    }
+    Ok(last)
+}
+
+/// The tensors that a header lists, in its order.
+struct Header(Vec<(String, TensorInfo)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Tensors)
+    }
+}
+
+struct Tensors;
+
+impl<'de> Visitor<'de> for Tensors {
+    type Value = Header;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+        let mut tensors = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let info = map.next_value().map_err(|error| {
+                A::Error::custom(format_args!("tensor `{}`: {error}", printable(&name)))
+            })?;
+            tensors.push((name, info));
+        }
+        Ok(Header(tensors))
+    }
 }
 
 /// The deepest folder that holds every one of `files`, which are absolute.

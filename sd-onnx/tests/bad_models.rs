@@ -101,11 +101,42 @@ fn pickles() {
 
 #[test]
 fn other_models() {
-    refused(&["text_encoder_2"], |_, folder| {
+    refused(&["text_encoder_2", "SDXL"], |_, folder| {
+        fs::remove_dir_all(folder.join("text_encoder")).unwrap();
         fs::create_dir(folder.join("text_encoder_2")).unwrap()
     });
-    // Inpainting: the UNet sees nine channels.
-    refused(&["9 latent channels", "4"], |model, folder| {
+    // By a key of the UNet alone.
+    for (key, value, name) in [
+        ("in_channels", json!(9), "an inpainting model"),
+        ("in_channels", json!(8), "an instruct-pix2pix model"),
+        ("in_channels", json!(5), "a depth-to-image model"),
+        ("in_channels", json!(7), "the x4 upscaler"),
+        ("addition_embed_type", json!("text_time"), "SDXL"),
+        ("class_embed_type", json!("projection"), "Stable unCLIP"),
+        (
+            "time_cond_proj_dim",
+            json!(256),
+            "a latent consistency model",
+        ),
+    ] {
+        let found = value.to_string();
+        let parts = [&format!("`{key}` is {found}"), name, "not supported yet"];
+        refused(&parts, |model, folder| {
+            model.configs.get_mut("unet").unwrap()[key] = value;
+            model.write_without_weights(folder);
+        });
+    }
+    // A picture's latents among the input, learned variances among the output.
+    for (input, output) in [(4, 8), (6, 4), (3, 4)] {
+        let expected = format!("`out_channels` is {output}, expected {input}");
+        refused(&["config.json", &expected], |model, folder| {
+            let unet = model.configs.get_mut("unet").unwrap();
+            (unet["in_channels"], unet["out_channels"]) = (input.into(), output.into());
+            model.write_without_weights(folder);
+        });
+    }
+    // With the weights of nine channels.
+    refused(&["an inpainting model"], |model, folder| {
         model.configs.get_mut("unet").unwrap()["in_channels"] = 9.into();
         model.write_without_weights(folder);
         let conv = model
@@ -284,7 +315,7 @@ fn lying_headers() {
         |header| header["conv_in.bias"]["shape"] = json!([u64::MAX, u64::MAX]),
     );
     // Together they end so far behind that a number of 64 bits hardly holds it.
-    edited(&["tensor `t7` ends 18446744073709551608 bytes"], |header| {
+    edited(&["ends at byte 184467440737095", "truncated"], |header| {
         let size = (1u64 << 61) - 1;
         let tensor = |i| {
             let offsets = [i * size, (i + 1) * size];
@@ -303,8 +334,17 @@ fn lying_headers() {
 
 #[test]
 fn broken_indices() {
-    let cases: [(&[&str], &str); 4] = [
-        (&["not valid JSON", "weight_map"], "{}"),
+    let cases: [(&[&str], &str); 7] = [
+        (&["`weight_map` is [\"a\"]"], r#"{"weight_map": ["a"]}"#),
+        (
+            &["`weight_map`", "1 to 1000 files"],
+            r#"{"weight_map": {}}"#,
+        ),
+        (
+            &["`weight_map` is {\"conv_in.bias\":7}"],
+            r#"{"weight_map": {"conv_in.bias": 7}}"#,
+        ),
+        (&["`weight_map` is missing", "an object"], "{}"),
         (&["not valid JSON", "line 1"], "{\"weight_map\": {"),
         (
             &["`weight_map`", "../vae/diffusion_pytorch_model.safetensors"],
@@ -331,10 +371,9 @@ fn broken_indices() {
 fn configs_that_are_not_json() {
     for component in ["unet", "vae", "text_encoder"] {
         for (text, part) in [
-            ("", "not valid JSON"),
+            ("", "the file is empty"),
             ("{\"a\": ", "line 1"),
             ("[1, 2]", "a JSON object"),
-            ("\u{feff}{}", "not valid JSON"),
         ] {
             refused(&[component, "config.json", part], |_, folder| {
                 fs::write(folder.join(component).join("config.json"), text).unwrap();
@@ -374,8 +413,13 @@ fn unknown_kinds() {
         json!("UNetMidBlock2DSimpleCrossAttn"),
     );
     refused_config("unet", "act_fn", json!("mish"));
-    refused_config("unet", "addition_embed_type", json!("text_time"));
-    refused_config("unet", "time_cond_proj_dim", json!(256));
+    refused_config("unet", "_class_name", json!("UNet2DModel"));
+    refused_config("vae", "_class_name", json!("AsymmetricAutoencoderKL"));
+    refused_config("vae", "_class_name", json!("AutoencoderTiny"));
+    refused_config("text_encoder", "architectures", json!(["T5EncoderModel"]));
+    refused_config("text_encoder", "model_type", json!("t5"));
+    refused_config("unet", "addition_embed_type", json!("image"));
+    refused_config("unet", "class_embed_type", json!("timestep"));
     refused_config("unet", "resnet_time_scale_shift", json!("scale_shift"));
     refused_config("unet", "only_cross_attention", json!(true));
     refused_config(
@@ -438,6 +482,10 @@ fn absurd_sizes() {
     refused_config("unet", "norm_eps", json!(-1e-5));
     refused_config("unet", "norm_num_groups", json!(7));
     refused_config("unet", "attention_head_dim", json!([3, 5, 5]));
+    refused_config("unet", "sample_size", json!(257));
+    refused_config("unet", "sample_size", json!([64, 1 << 20]));
+    refused_config("unet", "block_out_channels", json!(vec![8; 65]));
+    refused_config("unet", "down_block_types", json!(vec!["DownBlock2D"; 65]));
     refused_config("unet", "attention_head_dim", json!([3, 5, 5, 100]));
     refused_config("unet", "layers_per_block", json!(1000));
     for (key, value) in [
@@ -466,8 +514,219 @@ fn absurd_sizes() {
     refused(
         &["tensor `conv_in.weight` has shape [24, 4, 3, 3], expected [24, 1048576, 3, 3]"],
         |model, folder| {
-            model.configs.get_mut("unet").unwrap()["in_channels"] = (1 << 20).into();
+            let unet = model.configs.get_mut("unet").unwrap();
+            (unet["in_channels"], unet["out_channels"]) = ((1 << 20).into(), (1 << 20).into());
             model.write_without_weights(folder);
         },
     );
+}
+
+#[test]
+fn tensors_that_no_graph_has_a_place_for() {
+    for (component, class, name) in [
+        (
+            "unet",
+            "UNet2DConditionModel",
+            "add_embedding.linear_1.bias",
+        ),
+        (
+            "vae",
+            "AutoencoderKL",
+            "decoder.condition_encoder.layers.0.bias",
+        ),
+        ("vae", "AutoencoderKL", "encoder.extra.weight"),
+        (
+            "text_encoder",
+            "CLIPTextModel",
+            "encoder.layers.0.self_attn.extra.bias",
+        ),
+        // One by one they are known, but to other classes.
+        ("unet", "UNet2DConditionModel", "text_projection.weight"),
+        ("vae", "AutoencoderKL", "quant_conv.weight"),
+    ] {
+        let parts = [
+            plain_file(component),
+            class,
+            "no place for 1 of its tensors",
+            name,
+        ];
+        refused(&parts, |model, folder| {
+            let one = common::Tensor {
+                shape: vec![1],
+                values: vec![0.5],
+            };
+            let tensors = model.weights.get_mut(component).unwrap();
+            assert!(tensors.insert(name.into(), one).is_none());
+            let file = weight_file(folder, component);
+            write_tensors(&file, &model.weights[component], Dtype::F32);
+        });
+    }
+}
+
+#[test]
+fn a_tensor_in_two_shards() {
+    refused(
+        &["second.safetensors", "`conv_in.bias` is there twice"],
+        |model, folder| {
+            let unet = folder.join("unet");
+            fs::rename(weight_file(folder, "unet"), unet.join("first.safetensors")).unwrap();
+            let second = unet.join("second.safetensors");
+            let tensors = model.weights.get_mut("unet").unwrap();
+            tensors.retain(|name, _| name == "conv_in.bias");
+            write_tensors(&second, tensors, Dtype::F32);
+            let index =
+                json!({"weight_map": {"a": "first.safetensors", "b": "second.safetensors"}});
+            let name = "diffusion_pytorch_model.safetensors.index.json";
+            fs::write(unet.join(name), index.to_string()).unwrap();
+        },
+    );
+}
+
+/// Every file that is read, but for the tokenizer's.
+const FILES: [&str; 8] = [
+    "model_index.json",
+    "unet/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "scheduler/scheduler_config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+];
+
+#[test]
+fn files_in_the_place_of_others() {
+    let pointer = format!(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 4\n",
+        "0".repeat(64)
+    );
+    for file in FILES {
+        let name = file.split('/').next_back().unwrap();
+        for (text, what) in [
+            (&*pointer, "git lfs pull"),
+            ("<!DOCTYPE html>\n<html>404</html>", "web page"),
+            (
+                "{\n<<<<<<< HEAD\n\"a\": 1\n=======\n>>>>>>> b\n}",
+                "merge conflict",
+            ),
+        ] {
+            refused(&[name, what], |_, folder| {
+                fs::write(folder.join(file), text).unwrap();
+            });
+        }
+        refused(&[name, "this is a folder"], |_, folder| {
+            let _ = fs::remove_file(folder.join(file));
+            fs::create_dir(folder.join(file)).unwrap();
+        });
+    }
+    refused(&["index.json", "git lfs pull"], |_, folder| {
+        let file = weight_file(folder, "unet");
+        fs::write(file.with_extension("safetensors.index.json"), pointer).unwrap();
+        fs::remove_file(file).unwrap();
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn devices_pipes_and_files_without_a_length() {
+    for file in FILES {
+        let name = file.split('/').next_back().unwrap();
+        for target in ["/dev/zero", "/dev/full", "/proc/self/environ", "pipe"] {
+            refused(&[name], |_, folder| {
+                let _ = fs::remove_file(folder.join(file));
+                if target == "pipe" {
+                    let made = std::process::Command::new("mkfifo")
+                        .arg(folder.join(file))
+                        .status();
+                    assert!(made.unwrap().success());
+                } else {
+                    std::os::unix::fs::symlink(target, folder.join(file)).unwrap();
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn configurations_have_a_longest_length() {
+    for file in [
+        "model_index.json",
+        "unet/config.json",
+        "scheduler/scheduler_config.json",
+    ] {
+        refused(
+            &[file.split('/').next_back().unwrap(), "at most 4194304"],
+            |_, folder| {
+                fs::write(folder.join(file), " ".repeat((4 << 20) + 1)).unwrap();
+            },
+        );
+    }
+}
+
+/// What a terminal acts on, in each place where a name or a value from a file goes into a message.
+#[test]
+fn names_from_files_are_printed_in_safe_characters() {
+    let evil = format!("\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\n{}", "x".repeat(1 << 20));
+    let safe = |spoil: &dyn Fn(&mut Model, &Path)| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut model = Model::of_shape(SHAPE);
+        model.write(folder.path());
+        spoil(&mut model, folder.path());
+        let error = sd_onnx::builder()
+            .load(folder.path())
+            .unwrap_err()
+            .to_string();
+        println!("{error}");
+        let is_bad = |c: char| c.is_control() || c == '\u{202e}';
+        assert!(!error.contains(is_bad), "{error:?}");
+        assert!(
+            error.contains("\\u{") && error.len() < 6000,
+            "{} bytes",
+            error.len()
+        );
+    };
+    for (component, key) in [
+        ("unet", "_class_name"),
+        ("unet", "act_fn"),
+        ("unet", "norm_num_groups"),
+        ("vae", "scaling_factor"),
+        ("text_encoder", "model_type"),
+    ] {
+        safe(&|model, folder| {
+            model.configs.get_mut(component).unwrap()[key] = (&*evil).into();
+            model.write_without_weights(folder);
+        });
+    }
+    let header = |edit: &dyn Fn(&mut serde_json::Value)| {
+        safe(&|_, folder| edit_header(&weight_file(folder, "unet"), edit));
+    };
+    // Names of tensors: one too many, one without its data, one of an unknown kind; and a type.
+    header(&|header| {
+        header[&evil] = json!({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]});
+    });
+    header(&|header| {
+        header[&evil] = json!({"dtype": "F32", "shape": [9], "data_offsets": [0, 0]});
+    });
+    header(&|header| header[&evil] = json!({"dtype": "F32"}));
+    header(&|header| header["conv_in.bias"]["dtype"] = (&*evil).into());
+    let index = |index: serde_json::Value| {
+        safe(&|_, folder| {
+            let file = weight_file(folder, "unet");
+            fs::remove_file(&file).unwrap();
+            let path = file.with_extension("safetensors.index.json");
+            fs::write(path, index.to_string()).unwrap();
+        });
+    };
+    index(json!({"weight_map": {"a": evil}}));
+    index(json!({"weight_map": {"a": format!("../{evil}")}}));
+    index(json!({"weight_map": {"a": "\u{1b}[2J\u{202e}.safetensors"}}));
+    #[cfg(unix)]
+    safe(&|_, folder| {
+        let file = weight_file(folder, "unet");
+        for i in 0..20 {
+            let name = format!("diffusion_pytorch_model.\u{1b}[2J\u{202e}{i}.safetensors");
+            fs::copy(&file, file.with_file_name(name)).unwrap();
+        }
+        fs::remove_file(file).unwrap();
+    });
 }

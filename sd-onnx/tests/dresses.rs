@@ -345,18 +345,76 @@ fn paths_with_spaces_and_other_letters() {
 }
 
 #[test]
-fn tensors_nobody_asked_for_are_ignored() {
+fn tensors_that_are_no_weights_are_ignored() {
+    let one = || Tensor {
+        shape: vec![1],
+        values: vec![0.5],
+    };
     same_bits(|model, folder| {
         for tensors in model.weights.values_mut() {
-            tensors.insert(
-                "model_ema.decay".into(),
-                Tensor {
-                    shape: vec![],
-                    values: vec![0.5],
-                },
-            );
+            for name in ["model_ema.decay", "betas", "wrapper.alphas_cumprod"] {
+                tensors.insert(name.into(), one());
+            }
+        }
+        let text = model.weights.get_mut("text_encoder").unwrap();
+        for name in [
+            "logit_scale",
+            "text_projection.weight",
+            "text_projection",
+            "text_model.attn_mask",
+            "visual_projection.weight",
+            "vision_model.encoder.layers.0.mlp.fc1.bias",
+        ] {
+            text.insert(name.into(), one());
         }
         model.write(folder);
+    });
+}
+
+#[test]
+fn layers_behind_the_last_are_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = Model::of_shape(SHAPE);
+    model.write(folder.path());
+    let encode = |clip_skip| {
+        let prompts = sd_onnx::builder()
+            .load_prompt_encoder(folder.path())
+            .unwrap();
+        let clip_skip = ClipSkip::new(clip_skip).unwrap();
+        prompts.encode("a fox", clip_skip).unwrap().embedding
+    };
+    let second = encode(2);
+    let layers = &mut model.configs.get_mut("text_encoder").unwrap()["num_hidden_layers"];
+    *layers = (layers.as_u64().unwrap() - 1).into();
+    model.write(folder.path());
+    assert_eq!(encode(1), second);
+}
+
+#[test]
+fn a_vae_without_its_encoder_decodes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = Model::of_shape(SHAPE);
+    let vae = model.weights.get_mut("vae").unwrap();
+    vae.remove("encoder.mid_block.resnets.0.conv1.weight")
+        .unwrap();
+    model.write(folder.path());
+    let pipeline = load(folder.path());
+    let request = Request::new("a fox").size(64, 64).steps(1);
+    assert!(pipeline.generate(&request).is_ok());
+    let image = Array4::zeros((1, 3, 64, 64));
+    let error = pipeline.codec().encode(image.view()).unwrap_err();
+    let part = "tensor `encoder.mid_block.resnets.0.conv1.weight` is missing";
+    assert!(error.to_string().contains(part), "{error}");
+}
+
+#[test]
+fn a_configuration_with_a_byte_order_mark() {
+    same_bits(|model, folder| {
+        model.write(folder);
+        for file in ["unet/config.json", "scheduler/scheduler_config.json"] {
+            let text = fs::read_to_string(folder.join(file)).unwrap();
+            fs::write(folder.join(file), format!("\u{feff}{text}")).unwrap();
+        }
     });
 }
 

@@ -87,7 +87,7 @@ fn text_embeddings_and_pooled_outputs() {
     with_each("text", |shape, pipeline, golden, cases| {
         for case in list(cases, "text") {
             let name = text(case, "name");
-            let read = |text: &str| PromptText::parse(text, Side::Positive, Syntax::None);
+            let read = |text: &str| PromptText::parse(text, Side::Positive, Syntax::Plain);
             let mut prompts = vec![read(text(case, "prompt"))];
             prompts.extend(case["prompt_2"].as_str().map(read));
             let clip_skip = case["clip_skip"].as_u64().map(|n| (n as usize).try_into().unwrap());
@@ -227,7 +227,7 @@ fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Pictu
         .ladder(configured.ladder)
         .prompt_options(
             PromptOptions::default()
-                .syntax(Syntax::None)
+                .syntax(Syntax::Plain)
                 // diffusers encodes an empty negative prompt that is given, and zeroes one that is not.
                 .encode_empty(!case["embeddings"]["negative"].is_null()),
         );

@@ -168,6 +168,8 @@ fn whole_runs() {
             let name = case["name"].as_str().unwrap();
             let rescaled = SchedulerConfig {
                 rescale_betas_zero_snr: case["rescale_betas_zero_snr"].as_bool().unwrap(),
+                // The file's, which loading it as a Stable Diffusion model has corrected.
+                steps_offset: case["steps_offset"].as_u64().unwrap() as usize,
                 ..pipeline.scheduler_config().clone()
             };
             let picture = run(&with_scheduler(pipeline, rescaled), cases, case);

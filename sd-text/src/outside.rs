@@ -5,7 +5,7 @@
 use std::{
     fmt::Display,
     fs::{self, File},
-    io::{self, Read},
+    io::{self, Read, Seek},
     path::Path,
 };
 
@@ -75,6 +75,22 @@ pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
     check_regular(&fs::metadata(path)?)?;
     let file = File::open(path)?;
     check_regular(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// As [`open`], for a binary file: one whose first kilobyte shows that it stands in the place of another (see [`stand_in`])
+/// is refused.
+///
+/// # Errors
+/// Those of [`open`], and [`InvalidData`](io::ErrorKind::InvalidData) naming what the file is.
+pub fn open_binary(path: impl AsRef<Path>) -> io::Result<File> {
+    let mut file = open(path)?;
+    let mut start = Vec::new();
+    file.by_ref().take(1024).read_to_end(&mut start)?;
+    if let Some(what) = stand_in(&start) {
+        return Err(invalid(what));
+    }
+    file.rewind()?;
     Ok(file)
 }
 
@@ -225,6 +241,18 @@ mod tests {
         ] {
             assert!(read(path, 1 << 20).is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn binary_files_are_opened_at_their_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, vec![7; 3000]).unwrap();
+        let mut bytes = Vec::new();
+        open_binary(&path).unwrap().read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, vec![7; 3000]);
+        fs::write(&path, "<html>").unwrap();
+        assert!(open_binary(&path).is_err());
     }
 
     #[test]

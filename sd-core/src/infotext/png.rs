@@ -31,7 +31,7 @@ impl Infotext {
     /// error of kind [`InvalidData`](ErrorKind::InvalidData) when the file holds what another program writes
     /// (ComfyUI's workflow, InvokeAI's metadata, …), or a text that [`parse`](Self::parse) refuses.
     pub fn read_png(path: impl AsRef<Path>) -> io::Result<Option<Self>> {
-        read(BufReader::new(outside::open(path)?))
+        read(BufReader::new(outside::open_binary(path)?))
     }
 
     /// Reads the infotext from the bytes of a PNG file, as [`read_png`](Self::read_png) does.

@@ -357,7 +357,7 @@ impl<'w> Graph<'w> {
             value,
         };
         let external_data = vec![
-            pair("location", entry.location.clone()),
+            pair("location", entry.location.to_owned()),
             pair("offset", entry.offset.to_string()),
             pair("length", entry.length.to_string()),
         ];

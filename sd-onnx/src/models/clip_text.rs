@@ -2,6 +2,7 @@
 
 use ndarray::{ArrayView1, ArrayView2};
 use sd_text::{ClipSkip, Layer};
+use serde_json::json;
 
 use crate::{
     Error,
@@ -24,13 +25,23 @@ pub(crate) struct ClipTextConfig {
     /// The id that ends a text. `None` where the configuration says 2, as it did for long: then it is the largest id of a
     /// text.
     pub end: Option<i64>,
-    /// The width of what `text_projection` makes of a state, where that is wanted and there.
+    /// The width of what `text_projection` makes of a state, where that is wanted.
     pub projection: Option<usize>,
+    /// The width that `text_projection` has in a model that has it.
+    pub projection_width: usize,
 }
 
 impl ClipTextConfig {
-    pub fn new(config: &Config) -> Result<Self, Error> {
-        config.only("use_attention_mask", &[serde_json::json!(false)])?;
+    /// Reads the `config.json` of a text model, or of a whole CLIP, which has a network for pictures too.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        let classes = config.texts("architectures", &[])?;
+        if !classes.is_empty() && !classes.iter().any(|class| CLASSES.contains(class)) {
+            let expected = CLASSES.map(|class| format!("\"{class}\"")).join(" or ");
+            return Err(config.wrong("architectures", format!("{expected} in it")));
+        }
+        config.only("model_type", &[json!("clip_text_model"), json!("clip")])?;
+        let config = config.section("text_config");
+        config.only("use_attention_mask", &[json!(false)])?;
         let width = config.usize("hidden_size", 512, SIZE)?;
         let heads = config.usize("num_attention_heads", 8, SIZE)?;
         if width % heads != 0 {
@@ -57,6 +68,7 @@ impl ClipTextConfig {
                 id => Some(id as i64),
             },
             projection: None,
+            projection_width: config.usize("projection_dim", 512, SIZE)?,
         })
     }
 
@@ -72,6 +84,24 @@ impl ClipTextConfig {
         };
         place.map_or(0, |(place, _)| place as i64)
     }
+}
+
+/// The class in transformers.
+pub(crate) const CLASS: &str = CLASSES[0];
+
+/// The classes of transformers whose text model is the one written here.
+const CLASSES: [&str; 3] = ["CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"];
+
+/// Whether a tensor is known and left out on purpose: it belongs to CLIP's network for pictures or to what makes an embedding
+/// comparable with one, or to a layer behind the last that the configuration asks for. A `num_hidden_layers` below the
+/// file's is how clip skip is written into a folder.
+pub(crate) fn is_left_out(config: &ClipTextConfig, name: &str) -> bool {
+    let name = name.strip_prefix("text_model.").unwrap_or(name);
+    let part = name.split('.').next().unwrap_or_default();
+    let layer = name.strip_prefix("encoder.layers.");
+    let layer = layer.and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    ["vision_model", "visual_projection", PROJECTION].contains(&part)
+        || layer.is_some_and(|layer| layer >= config.layers)
 }
 
 /// The output of the last layer's state at one token of each text.

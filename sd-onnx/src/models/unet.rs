@@ -1,6 +1,8 @@
 //! The denoising UNet of latent diffusion (Rombach et al. 2021, arXiv 2112.10752), as diffusers'
 //! `UNet2DConditionModel` computes it for Stable Diffusion 1.x, 2.x, SDXL and their relatives.
 
+use std::ops::RangeInclusive;
+
 use sd_core::{Inputs, SizeIds};
 use serde_json::json;
 
@@ -11,6 +13,12 @@ use crate::{
     graph::{Activation, Conv, Dim, Graph, Model, Value},
     weights::Weights,
 };
+
+/// The class in diffusers.
+pub(crate) const CLASS: &str = "UNet2DConditionModel";
+
+/// The latent sides that a model may have been made for. 256 are 2048 pixels; published ones have at most 128.
+const SAMPLE_SIZE: RangeInclusive<usize> = 1..=256;
 
 /// The shape of a UNet, from its `config.json`. Missing keys are at `UNet2DConditionModel`'s defaults.
 #[derive(Debug, Clone)]
@@ -26,7 +34,7 @@ pub(crate) struct UnetConfig {
     /// The pooled text and the sizes that are added to the time embedding, in SDXL.
     added: Option<Added>,
     /// The width of the sinusoids of the guidance scale, in latent consistency models.
-    guidance_width: Option<usize>,
+    pub guidance_width: Option<usize>,
     use_linear_projection: bool,
     norm: Norm,
     conv_in_kernel: usize,
@@ -73,6 +81,7 @@ impl UnetConfig {
     /// `sizes` are the ids that a model takes whose `addition_embed_type` is `text_time`: its configuration has only their
     /// width, together with that of the pooled text.
     pub fn new(config: &Config, sizes: SizeIds) -> Result<Self, Error> {
+        config.only("_class_name", &[json!(CLASS)])?;
         refuse_what_is_not_written(config)?;
         let channels = config.sizes("block_out_channels", &[320, 640, 1280, 1280])?;
         let count = channels.len();
@@ -134,6 +143,10 @@ impl UnetConfig {
             attention_up: up[i],
         };
         let sample_size = config.per_level("sample_size", 64, 2)?;
+        if sample_size.iter().any(|side| !SAMPLE_SIZE.contains(side)) {
+            let (least, most) = (SAMPLE_SIZE.start(), SAMPLE_SIZE.end());
+            return Err(config.wrong("sample_size", format!("{least} to {most}")));
+        }
         let (inputs, added) = inputs(config, widths[0], sizes)?;
         let guidance_width = match config.usize("time_cond_proj_dim", 0, SIZE)? {
             0 => None,
@@ -227,7 +240,7 @@ fn transformer_layers(
     })
 }
 
-/// What the network takes beside the guidance scale.
+/// What the network takes beside the guidance scale. Refuses the UNets of other models by their names.
 fn inputs(
     config: &Config,
     context: usize,
@@ -235,23 +248,24 @@ fn inputs(
 ) -> Result<(Inputs, Option<Added>), Error> {
     let channels = config.usize("out_channels", 4, SIZE)?;
     let all = config.usize("in_channels", 4, SIZE)?;
+    let refuse = |key, what: &str| {
+        let problem = format!("another value: this is the UNet of {what}, which is not supported");
+        Err(config.wrong(key, problem))
+    };
+    if config.value("class_embed_type").is_some_and(|found| found == "projection") {
+        return refuse("class_embed_type", "Stable unCLIP");
+    }
+    // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of a picture.
     let beside = match all.checked_sub(channels) {
-        // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of a picture.
         Some(beside) if beside == 0 || beside == channels || beside == channels + 1 => beside,
+        Some(1) => return refuse("in_channels", "a depth-to-image model, with a depth map"),
+        Some(3) => return refuse("in_channels", "the x4 upscaler, with a small picture"),
         _ => {
-            let what = match all {
-                5 => "; 5 is a depth-to-image model",
-                7 => "; 7 is the ×4 upscaler",
-                _ => "",
-            };
-            return Err(config.wrong(
-                "in_channels",
-                format!(
-                    "{channels} as out_channels, {} for instruct-pix2pix or {} for inpainting{what}",
-                    2 * channels,
-                    2 * channels + 1
-                ),
-            ));
+            let (double, more) = (2 * channels, 2 * channels + 1);
+            let expected = format!(
+                "{channels}, as out_channels, {double} for instruct-pix2pix or {more} for inpainting"
+            );
+            return Err(config.wrong("in_channels", expected));
         }
     };
     let inputs = Inputs::new(channels, context).beside(beside);

@@ -126,8 +126,8 @@ pub(super) fn numbers(value: &Value) -> Option<Vec<f32>> {
         .collect()
 }
 
-/// The text with Python's `NaN` and infinities, outside of strings, made null.
-fn without_infinities(text: &str) -> String {
+/// Replaces the `NaN` and the infinities that Python writes into JSON, outside of strings, by null.
+pub fn without_infinities(text: &str) -> String {
     let (mut out, mut rest) = (String::with_capacity(text.len()), text);
     let (mut quoted, mut escaped) = (false, false);
     while let Some(next) = rest.chars().next() {

@@ -10,6 +10,8 @@ mod tests;
 pub use crate::betas::BetaSchedule;
 pub use configured::{Configured, from_config};
 pub use error::ConfigError;
+#[doc(hidden)] // For the other crates of this workspace.
+pub use json::without_infinities;
 
 use crate::printable::printable;
 use crate::{Clip, Prediction};

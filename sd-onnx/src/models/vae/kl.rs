@@ -35,16 +35,21 @@ struct Half {
 }
 
 impl KlConfig {
-    pub fn new(config: &Config, latent_channels: usize) -> Result<Self, Error> {
+    /// `asymmetric` if the two halves have shapes of their own.
+    pub fn new(
+        config: &Config,
+        asymmetric: bool,
+        latent_channels: usize,
+    ) -> Result<Self, Error> {
         config.only("act_fn", &[json!("silu"), json!("swish")])?;
         let groups = config.usize("norm_num_groups", 32, SIZE)?;
         let both = ["block_out_channels", "layers_per_block"];
-        let [down, up] = match config.class() {
-            Some("AsymmetricAutoencoderKL") => [
+        let [down, up] = match asymmetric {
+            true => [
                 ["down_block_out_channels", "layers_per_down_block"],
                 ["up_block_out_channels", "layers_per_up_block"],
             ],
-            _ => [both, both],
+            false => [both, both],
         };
         let half = |[channels_key, layers_key]: [&str; 2], blocks_key: &str, block: &str| {
             let channels = config.sizes(channels_key, &[64])?;

@@ -13,9 +13,16 @@ use crate::{
     weights::Weights,
 };
 
+/// The classes in diffusers.
+const KL: &str = "AutoencoderKL";
+const ASYMMETRIC: &str = "AsymmetricAutoencoderKL";
+const TINY: &str = "AutoencoderTiny";
+const CLASSES: [&str; 3] = [KL, ASYMMETRIC, TINY];
+
 /// The shape of an autoencoder, from its `config.json`.
 #[derive(Debug, Clone)]
 pub(crate) struct VaeConfig {
+    class: &'static str,
     pub latent_channels: usize,
     /// What latents are multiplied by for the pipeline, after `shift` is subtracted: a value for each channel.
     pub scale: Vec<f32>,
@@ -31,11 +38,14 @@ enum Network {
 
 impl VaeConfig {
     pub fn new(config: &Config) -> Result<Self, Error> {
+        config.only("_class_name", &CLASSES.map(|class| json!(class)))?;
         // Three each, or there is no picture.
         config.only("in_channels", &[json!(3)])?;
         config.only("out_channels", &[json!(3)])?;
         let latent_channels = config.usize("latent_channels", 4, SIZE)?;
-        let is_tiny = config.class() == Some("AutoencoderTiny");
+        let class = config.text("_class_name", KL)?;
+        let class = CLASSES.into_iter().find(|&known| known == class).unwrap_or(KL);
+        let is_tiny = class == TINY;
         let factor = config.positive("scaling_factor")?;
         let factor = factor.unwrap_or(if is_tiny { 1.0 } else { 0.18215 });
         // diffusers: latents · std / factor + mean. Both keys, or neither.
@@ -54,14 +64,20 @@ impl VaeConfig {
             }
         };
         Ok(Self {
+            class,
             latent_channels,
             scale,
             shift,
             network: match is_tiny {
                 true => Network::Tiny(TinyConfig::new(config, latent_channels)?),
-                false => Network::Kl(KlConfig::new(config, latent_channels)?),
+                false => Network::Kl(KlConfig::new(config, class == ASYMMETRIC, latent_channels)?),
             },
         })
+    }
+
+    /// The class in diffusers.
+    pub fn class(&self) -> &'static str {
+        self.class
     }
 
     /// Pixels per latent, on each side.
@@ -95,6 +111,17 @@ pub(crate) fn encoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Er
         Network::Kl(config) => kl::encoder(config, weights),
         Network::Tiny(config) => tiny::encoder(config, weights),
     }
+}
+
+/// Whether a tensor is the encoder's.
+pub(crate) fn is_of_encoder(name: &str) -> bool {
+    name.starts_with("encoder.") || name.starts_with("quant_conv.")
+}
+
+/// Whether a tensor is known and left out on purpose: the part of an asymmetric autoencoder that sees a mask and the picture
+/// around it.
+pub(crate) fn is_left_out(name: &str) -> bool {
+    name.starts_with("decoder.condition_encoder.")
 }
 
 fn image_dims(channels: usize) -> [Dim; 4] {

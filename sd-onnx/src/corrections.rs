@@ -1,0 +1,211 @@
+//! What a pipeline class of diffusers 0.42.1 corrects in a model's configuration when it is built.
+//!
+//! Models of 2022 were published with values that their pipelines have replaced ever since: without the corrections such a
+//! model draws another picture than in diffusers. `model_index.json` names the class.
+
+use sd_core::schedulers::{Clip, SchedulerConfig};
+
+use crate::{Error, config::Config};
+
+/// The class of a folder without a `model_index.json`.
+pub(crate) const DEFAULT_CLASS: &str = "StableDiffusionPipeline";
+
+/// Which corrections a pipeline class makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Corrections {
+    class: &'static str,
+    /// `steps_offset` becomes 1.
+    steps_offset: bool,
+    /// `clip_sample` becomes false.
+    clip_sample: bool,
+    /// A `sample_size` of a UNet from before diffusers 0.9 becomes 64 if it is less.
+    sample_size: bool,
+}
+
+/// By the classes' `__init__`. Classes that are not here correct nothing, among them those of ControlNet, SDXL, LCM and
+/// instruct-pix2pix. Inpainting and DiffEdit also set `skip_prk_steps`, an option of the PNDM sampler: here samplers come
+/// with the request and take no options from the file.
+#[rustfmt::skip]
+const CLASSES: [Corrections; 15] = [
+    of("AltDiffusionImg2ImgPipeline", true, true, true),
+    of("AltDiffusionPipeline", true, true, true),
+    of("CycleDiffusionPipeline", true, false, true),
+    of("LEditsPPPipelineStableDiffusion", true, true, true),
+    of("StableDiffusionDepth2ImgPipeline", false, false, true),
+    of("StableDiffusionDiffEditPipeline", true, false, true),
+    of("StableDiffusionImageVariationPipeline", false, false, true),
+    of("StableDiffusionImg2ImgPipeline", true, true, true),
+    of("StableDiffusionInpaintPipeline", true, false, true),
+    of("StableDiffusionInpaintPipelineLegacy", true, true, true),
+    of("StableDiffusionPAGImg2ImgPipeline", true, true, true),
+    of("StableDiffusionPAGInpaintPipeline", true, true, true),
+    of("StableDiffusionPAGPipeline", true, true, true),
+    of(DEFAULT_CLASS, true, true, true),
+    of("StableDiffusionPipelineSafe", true, true, true),
+];
+
+const fn of(
+    class: &'static str,
+    steps_offset: bool,
+    clip_sample: bool,
+    sample_size: bool,
+) -> Corrections {
+    Corrections {
+        class,
+        steps_offset,
+        clip_sample,
+        sample_size,
+    }
+}
+
+/// The only class of diffusion models that has no key `steps_offset`.
+const WITHOUT_OFFSET: &str = "DPMSolverSinglestepScheduler";
+/// What a UNet from before diffusers 0.9 draws at, at least: 512 × 512 pixels.
+const LEAST_SAMPLE_SIZE: usize = 64;
+
+impl Corrections {
+    /// Those of the class of this name.
+    pub fn of_class(name: &str) -> Self {
+        let found = CLASSES.into_iter().find(|known| known.class == name);
+        found.unwrap_or(of("", false, false, false))
+    }
+
+    /// Corrects `config`, which was read from `file`, and returns what was changed and why.
+    pub fn scheduler(
+        self,
+        file: &Config,
+        config: &mut SchedulerConfig,
+    ) -> Result<Vec<String>, Error> {
+        let mut changes = Vec::new();
+        // A class fills in its own default, 0, where the file lacks the key.
+        let has_offset = file.has("steps_offset")
+            || file.text("_class_name", "PNDMScheduler")? != WITHOUT_OFFSET;
+        if self.steps_offset && has_offset && config.steps_offset != 1 {
+            config.steps_offset = 1;
+            changes.push(self.change("steps_offset", &file.found("steps_offset"), "1"));
+        }
+        if self.clip_sample && matches!(config.clip, Clip::Range(_)) {
+            config.clip = Clip::None;
+            changes.push(self.change("clip_sample", &file.found("clip_sample"), "false"));
+        }
+        Ok(changes)
+    }
+
+    /// Corrects `size`, the height and width of the latents that `file` of a UNet asks for, and returns what was changed
+    /// and why.
+    pub fn sample_size(
+        self,
+        file: &Config,
+        size: &mut [usize; 2],
+    ) -> Result<Option<String>, Error> {
+        let is_number = file.value("sample_size").is_some_and(|v| v.is_u64());
+        let is_old = is_before_0_9(file.text("_diffusers_version", "")?);
+        if !(self.sample_size && is_number && is_old && size[0] < LEAST_SAMPLE_SIZE) {
+            return Ok(None);
+        }
+        *size = [LEAST_SAMPLE_SIZE; 2];
+        Ok(Some(self.change(
+            "sample_size",
+            &file.found("sample_size"),
+            &LEAST_SAMPLE_SIZE.to_string(),
+        )))
+    }
+
+    fn change(self, key: &str, found: &str, now: &str) -> String {
+        let class = self.class;
+        format!("`{key}` is {found} and counts as {now}: diffusers' {class} makes this correction")
+    }
+}
+
+/// Whether a version of diffusers is older than 0.9.0, leaving out what follows its numbers, such as `.dev0`. One that
+/// cannot be read is not.
+fn is_before_0_9(version: &str) -> bool {
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let mut number = || numbers.next()?.parse::<u64>().ok();
+    matches!((number(), number()), (Some(0), Some(minor)) if minor < 9)
+}
+
+#[cfg(test)]
+// In a test it is the failure.
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    /// What diffusers makes of many files, from `tests/golden/pipelines.py`.
+    fn golden() -> Value {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pipelines.json");
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    fn file(json: &Value) -> Config {
+        Config::parse(Path::new("config.json"), &json.to_string()).unwrap()
+    }
+
+    #[test]
+    fn schedulers_are_corrected_as_in_diffusers() {
+        let golden = golden();
+        let cases = golden["schedulers"].as_array().unwrap();
+        let (mut changed, mut unchanged) = (0, 0);
+        for case in cases {
+            let corrections = Corrections::of_class(case["pipeline"].as_str().unwrap());
+            let file = file(&case["file"]);
+            let mut config = SchedulerConfig::from_json(&case["file"].to_string()).unwrap();
+            let changes = corrections.scheduler(&file, &mut config).unwrap();
+            // A key that neither the class nor the file has is nothing to correct, and 0 and false here.
+            let offset = case["steps_offset"].as_u64().unwrap_or(0);
+            assert_eq!(config.steps_offset as u64, offset, "{case}");
+            let clips = case["clip_sample"].as_bool().unwrap_or(false);
+            assert_eq!(matches!(config.clip, Clip::Range(_)), clips, "{case}");
+            assert_eq!(
+                changes.len() as u64,
+                case["changes"].as_u64().unwrap(),
+                "{case}"
+            );
+            match changes.len() {
+                0 => unchanged += 1,
+                _ => changed += 1,
+            }
+        }
+        assert!(changed >= 50 && unchanged >= 50, "{changed}, {unchanged}");
+    }
+
+    #[test]
+    fn small_sample_sizes_of_old_unets_become_64() {
+        let golden = golden();
+        let cases = golden["unets"].as_array().unwrap();
+        assert!(cases.len() >= 40);
+        for case in cases {
+            let corrections = Corrections::of_class(case["pipeline"].as_str().unwrap());
+            let sides = |value: &Value| match value.as_u64() {
+                Some(side) => [side as usize; 2],
+                None => [0, 1].map(|i| value[i].as_u64().unwrap() as usize),
+            };
+            let mut size = sides(&case["file"]["sample_size"]);
+            let before = size;
+            let change = corrections
+                .sample_size(&file(&case["file"]), &mut size)
+                .unwrap();
+            assert_eq!(size, sides(&case["sample_size"]), "{case}");
+            assert_eq!(change.is_some(), size != before, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_change_says_what_was_there() {
+        let file = file(&serde_json::json!({"_class_name": "DDIMScheduler", "steps_offset": 0}));
+        let mut config = SchedulerConfig::default();
+        (config.steps_offset, config.clip) = (0, Clip::Range(1.0));
+        let changes = Corrections::of_class(DEFAULT_CLASS).scheduler(&file, &mut config);
+        assert_eq!(
+            changes.unwrap(),
+            [
+                "`steps_offset` is 0 and counts as 1: diffusers' StableDiffusionPipeline makes this correction",
+                "`clip_sample` is missing and counts as false: diffusers' StableDiffusionPipeline makes this correction",
+            ]
+        );
+    }
+}

@@ -1,0 +1,91 @@
+//! What diffusers' `StableDiffusionPipeline` corrects in the configurations of 2022, on whole models. The cases of
+//! `src/corrections.rs` are more and need no model.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{fs, path::Path};
+
+use common::{Golden, Model, golden, load, relative_error};
+use sd_onnx::{
+    Pipeline, Request,
+    schedulers::{Ladder, by_name},
+};
+use serde_json::{Value, json};
+
+/// The run that `tests/golden/pipelines.py` made with a DDIM file that lacks `clip_sample` and `steps_offset`.
+fn run() -> Value {
+    let text = fs::read_to_string(golden("pipelines.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["run"].take()
+}
+
+/// Writes the model of the run with an index that names a pipeline class, or without an index.
+fn outdated(run: &Value, class: Option<Value>, folder: &Path) -> Pipeline {
+    let mut model = Model::of_shape(run["shape"].as_str().unwrap());
+    model.scheduler = run["scheduler"].to_string();
+    model.write(folder);
+    if let Some(class) = class {
+        let index = json!({ "_class_name": class }).to_string();
+        fs::write(folder.join("model_index.json"), index).unwrap();
+    }
+    load(folder)
+}
+
+/// The error of the run's latents against diffusers.
+fn error(run: &Value, pipeline: &Pipeline) -> f64 {
+    let number = |key: &str| run[key].as_u64().unwrap();
+    let request = Request::new(run["prompt"].as_str().unwrap())
+        .negative(run["negative"].as_str().unwrap())
+        .size(number("width") as u32, number("height") as u32)
+        .steps(number("steps") as usize)
+        .guidance(run["guidance"].as_f64().unwrap() as f32)
+        .seed(number("seed"))
+        .scheduler(by_name("ddim").unwrap())
+        .ladder(Ladder::leading());
+    let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
+    let (_, expected) = Golden::of_file(&golden("pipelines.safetensors")).tensor("latents");
+    relative_error(&picture.latents, &expected)
+}
+
+#[test]
+fn a_ddim_file_of_2022_draws_as_in_diffusers() {
+    let run = run();
+    for class in [None, Some(json!("StableDiffusionPipeline"))] {
+        let folder = tempfile::tempdir().unwrap();
+        let error = error(&run, &outdated(&run, class, folder.path()));
+        println!("{error:.1e}");
+        assert!(error <= 1e-4, "{error}");
+    }
+    // Other classes follow the file.
+    for class in [
+        json!("StableDiffusionControlNetPipeline"),
+        json!(["mine", "Mine"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(error(&run, &outdated(&run, Some(class), folder.path())) > 0.1);
+    }
+}
+
+#[test]
+fn an_old_unet_with_a_small_sample_size_draws_at_512() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = Model::of_shape("four");
+    let default_size = |model: &Model| {
+        model.write(folder.path());
+        let size = load(folder.path()).default_size();
+        (size.width(), size.height())
+    };
+    let unet = |model: &mut Model, version: &str, size: Value| {
+        let config = model.configs.get_mut("unet").unwrap();
+        config["_diffusers_version"] = version.into();
+        config["sample_size"] = size;
+    };
+    unet(&mut model, "0.6.0", json!(32));
+    assert_eq!(default_size(&model), (512, 512));
+    unet(&mut model, "0.9.0.dev0", json!(32));
+    assert_eq!(default_size(&model), (256, 256));
+    unet(&mut model, "0.6.0", json!([32, 40]));
+    assert_eq!(default_size(&model), (320, 256));
+}
