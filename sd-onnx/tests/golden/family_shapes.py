@@ -78,3 +78,155 @@ SHAPES["sd2-base"] = dict(
         run("no-guidance", **euler(timestep_spacing="linspace"), guidance=1.0, seed=7),
     ],
 )
+
+# ------------------------------------------------------------------------------------------- SDXL
+
+
+def xl_unet(channels, attention, widths, pooled, ids=6, **rest):
+    """A UNet that takes pooled text and sizes; `widths` are those of the towers."""
+    rest = dict(addition_embed_type="text_time", addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=pooled + 8 * ids,
+                use_linear_projection=True) | rest
+    return unet(channels, attention, sum(widths), **rest)
+
+
+def text_2(width, layers, heads, projection, **ids):
+    return text(width, layers, heads, "gelu") | OPEN_CLIP_IDS | dict(projection_dim=projection) | ids
+
+
+SIZES = dict(
+    original_size=(768, 1280), crops_coords_top_left=(24, 200), target_size=(512, 640),
+    negative_original_size=(256, 384), negative_crops_coords_top_left=(8, 3),
+    negative_target_size=(1024, 896),
+)
+
+# SDXL base in little: the published ids (pooled at the largest id), depths per level.
+SHAPES["sdxl-base"] = dict(
+    pipeline="StableDiffusionXLPipeline",
+    options=dict(force_zeros_for_empty_prompt=True),
+    text=text(24, 3, 3, "quick_gelu") | OLD_IDS,
+    text_2=text_2(32, 4, 4, 32, **OLD_IDS),
+    pads=["<|endoftext|>", "!"],
+    unet=xl_unet([32, 48, 64], "-xx", (24, 32), 32, layers_per_block=1,
+                 transformer_layers_per_block=[1, 2, 3], attention_head_dim=[2, 3, 4],
+                 norm_num_groups=16),
+    vae=vae([16, 16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.13025),
+    scheduler=("EulerDiscreteScheduler", EULER | dict(use_karras_sigmas=False)),
+    size=(56, 32), steps=6, guidance=5.0, knobs=dict(attention=1.2), clip_skips=[1, 3],
+    runs=[
+        run("euler"),
+        run("sizes", sizes=SIZES, size=(40, 48)),
+        run("zeros", negative=None),
+        run("two-prompts", prompt_2=SECOND, negative_2="a red car", **dpmpp_2m(use_karras_sigmas=True)),
+        run("no-guidance", guidance=1.0, seed=7),
+    ],
+)
+
+# SSD-1B and Vega in little: depths per transformer, others on the way up, a middle block that is
+# one residual block; the tokenizer's own ids, and an empty negative prompt that is encoded.
+SHAPES["sdxl-ssd"] = dict(
+    pipeline="StableDiffusionXLPipeline",
+    options=dict(force_zeros_for_empty_prompt=False),
+    text=text(20, 4, 5, "quick_gelu"),
+    text_2=text_2(36, 3, 6, 20),
+    pads=["<|endoftext|>", "!"],
+    unet=xl_unet([24, 40, 80], "-xx", (20, 36), 20, layers_per_block=2,
+                 transformer_layers_per_block=[[1], [1, 2], [2, 1]],
+                 reverse_transformer_layers_per_block=[[2, 1, 3], [1, 2, 1], 1],
+                 mid_block_type="UNetMidBlock2D", attention_head_dim=[3, 5, 8],
+                 norm_num_groups=8),
+    vae=vae([16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.13025),
+    scheduler=("EulerDiscreteScheduler", EULER),
+    size=(24, 40), steps=5, guidance=7.0, knobs={},
+    runs=[
+        run("euler", **euler(timestep_spacing="trailing")),
+        run("empty", negative=None, **dpmpp_2m(timestep_spacing="leading")),
+        run("long", prompt=LONG, windows=2),
+        # The size of the negative counts only with its target.
+        run("one-negative-size", seed=8, sizes=dict(
+            original_size=(512, 300), crops_coords_top_left=(0, 64), target_size=(400, 700),
+            negative_original_size=(64, 32), negative_crops_coords_top_left=(5, 6))),
+    ],
+)
+
+# ---------------------------------------------------------------------------------------- refiner
+
+# The refiner in little: one tower, the second one's rules, sizes with an aesthetic score and no
+# target. It finishes the runs of its base, which has the same autoencoder.
+SHAPES["refiner"] = dict(
+    pipeline="StableDiffusionXLImg2ImgPipeline", base="sdxl-base",
+    options=dict(force_zeros_for_empty_prompt=False, requires_aesthetics_score=True),
+    text_2=text_2(40, 4, 5, 40, **OLD_IDS),
+    pads=["!"],
+    unet=xl_unet([24, 48, 48, 96], "-xx-", (40,), 40, ids=5, layers_per_block=1,
+                 transformer_layers_per_block=2, attention_head_dim=[3, 6, 8, 12],
+                 norm_num_groups=8),
+    vae=SHAPES["sdxl-base"]["vae"],
+    scheduler=("EulerDiscreteScheduler", EULER | dict(use_karras_sigmas=False)),
+    size=(56, 32), steps=8, guidance=5.0, knobs=dict(output=2.5, added=3.0, resnet=2.0),
+    runs=[
+        run("euler", switch=0.8),
+        run("empty", switch=0.6, negative=None, seed=9),
+        run("sizes", switch=0.8, sizes=SIZES, size=(40, 48)),
+    ],
+)
+
+# Another one, deeper in one level only, whose projection is narrower than its tower.
+SHAPES["refiner-ssd"] = dict(
+    pipeline="StableDiffusionXLImg2ImgPipeline", base="sdxl-ssd",
+    options=dict(force_zeros_for_empty_prompt=False, requires_aesthetics_score=True),
+    text_2=text_2(36, 3, 4, 28),
+    pads=["!"],
+    unet=xl_unet([32, 48, 64], "x-x", (36,), 28, ids=5, layers_per_block=2,
+                 transformer_layers_per_block=[2, 1, 1], attention_head_dim=[4, 6, 16],
+                 norm_num_groups=16),
+    vae=SHAPES["sdxl-ssd"]["vae"],
+    scheduler=("EulerDiscreteScheduler", EULER),
+    size=(24, 40), steps=8, guidance=7.0, knobs=dict(output=2.5, added=2.0, resnet=2.0, attention=1.3),
+    runs=[
+        run("euler", switch=0.7, **euler(timestep_spacing="trailing")),
+        run("no-guidance", switch=0.45, guidance=1.0, seed=8),
+    ],
+)
+
+# -------------------------------------------------------------------------------------------- LCM
+
+LCM = SCALED_LINEAR | dict(original_inference_steps=50, set_alpha_to_one=True, steps_offset=0,
+                           clip_sample=False, timestep_spacing="leading")
+
+# The LCM of Dreamshaper in little: Stable Diffusion 1 with a guidance input.
+SHAPES["lcm"] = dict(
+    pipeline="LatentConsistencyModelPipeline",
+    text=text(32, 3, 4, "quick_gelu") | OLD_IDS,
+    pads=["<|endoftext|>"],
+    unet=unet([32, 48, 64], "xx-", 32, layers_per_block=2, attention_head_dim=4, norm_num_groups=16,
+              time_cond_proj_dim=32),
+    vae=vae([16, 16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.18215),
+    scheduler=("LCMScheduler", LCM),
+    size=(40, 56), steps=4, guidance=8.5, knobs={},
+    runs=[
+        run("lcm", negative=None),
+        run("weak", negative=None, guidance=1.0, steps=2, size=(64, 32)),
+        run("large", negative=None, guidance=7.0, steps=8, seed=2**32 + 7, size=(24, 32)),
+    ],
+)
+
+# SDXL with a guidance input.
+SHAPES["lcm-xl"] = dict(
+    pipeline="StableDiffusionXLPipeline",
+    options=dict(force_zeros_for_empty_prompt=True),
+    text=text(16, 3, 2, "quick_gelu") | OLD_IDS,
+    text_2=text_2(40, 3, 5, 24, **OLD_IDS),
+    pads=["<|endoftext|>", "!"],
+    unet=xl_unet([24, 40, 64], "-xx", (16, 40), 24, layers_per_block=1,
+                 transformer_layers_per_block=[1, 1, 2], attention_head_dim=[3, 5, 8],
+                 norm_num_groups=8, time_cond_proj_dim=18),
+    vae=vae([16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.13025),
+    scheduler=("LCMScheduler", LCM),
+    size=(32, 24), steps=4, guidance=8.5, knobs={},
+    runs=[
+        run("lcm", negative=None),
+        run("sizes", negative=None, guidance=3.0, steps=3, prompt_2=SECOND, sizes=dict(
+            original_size=(600, 900), crops_coords_top_left=(16, 40), target_size=(512, 384))),
+    ],
+)
