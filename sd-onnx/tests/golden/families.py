@@ -206,6 +206,8 @@ class Reference:
 
     def guided(self, case):
         """Whether the pipeline calls the UNet for the negative prompt too."""
+        if case.get("image_guidance", 1) < 1:
+            return False
         return case["guidance"] > 1 and self.unet.config.time_cond_proj_dim is None
 
     def encode(self, text, text_2=None, windows=1, order=None, pad=None, pooled="end", **wrong):
@@ -292,17 +294,53 @@ class Reference:
             if negative:
                 options["negative_pooled_prompt_embeds"] = negative[1].to(dtype)
             options |= case["sizes"]
+        if "picture" in case:
+            options |= self.extra_inputs(case, dtype)
         if "switch" in case:
             if "image" not in rest:
                 rest["image"] = self.handed(case, dtype, stir)
             rest.setdefault("denoising_start", case["switch"])
             del options["latents"]
-        else:
+        elif "image_guidance" not in case:  # instruct-pix2pix takes the size of the picture
             options |= dict(width=case["size"][0], height=case["size"][1])
         pipeline = self.pipeline
         pipeline.scheduler, pipeline.unet = self.scheduler(case), unet or self.unet
         with steady_noise():
             return pipeline(**options | rest).images
+
+    @functools.lru_cache
+    def picture(self, seed, width, height):
+        """A picture in [-1, 1] with a wide range of colours, and a mask with a slanted edge."""
+        generator = torch.Generator().manual_seed(seed)
+        rough = torch.randn((1, 3, height // 8, width // 8), generator=generator)
+        smooth = torch.nn.functional.interpolate(rough, size=(height, width), mode="bilinear")
+        rows, columns = torch.arange(height).view(-1, 1), torch.arange(width)
+        mask = (3 * rows + 2 * columns > height + width).float().view(1, 1, height, width)
+        return torch.tanh(smooth), mask
+
+    def extra(self, case):
+        """The channels that follow the noisy latents: mask and masked latents, or the picture's."""
+        picture, mask = self.picture(case["picture"], *case["size"])
+        if "image_guidance" in case:
+            return self.vae.encode(picture).latent_dist.mode()
+        latents = self.vae.encode(picture * (mask < 0.5)).latent_dist.mode()
+        small = torch.nn.functional.interpolate(mask, size=latents.shape[2:])
+        return torch.cat([small, latents * self.vae.config.scaling_factor], dim=1)
+
+    def extra_inputs(self, case, dtype):
+        """The arguments by which the pipeline gets these channels."""
+        extra = self.extra(case).to(dtype)
+        if "image_guidance" in case:
+            return dict(image=extra, image_guidance_scale=case["image_guidance"])
+        _, mask = self.picture(case["picture"], *case["size"])
+        return dict(image=torch.zeros_like(extra[:, 1:]), mask_image=mask, strength=1.0,
+                    masked_image_latents=extra[:, 1:])
+
+    def rows(self, case, prompt, negative):
+        """Prompt and negative in the order in which the UNet gets them."""
+        if not self.guided(case):
+            return [prompt]
+        return [prompt, negative, negative] if "image_guidance" in case else [negative, prompt]
 
     def handed(self, case, dtype=torch.float32, stir=0.0):
         """The latents that the base model hands to the refiner."""
@@ -417,7 +455,7 @@ class Record:
         image = reference.run(case, output_type="pt") * 2 - 1
         assert (image - reference.decode(latents)).abs().max() < 1e-5, name
         self.tensors[f"{name}.image"] = reference.decode(latents).to(torch.float16)
-        contexts = [negative, prompt] if reference.guided(case) else [prompt]
+        contexts = reference.rows(case, prompt, negative)
         # The calls of the other runs differ in what goes in, which their first call shows.
         for index in sorted({0, len(seen) // 2} if not self.calls else {0}):
             self.call(f"unet.{case['name']}.{index}", seen[index], contexts, case["guidance"])
@@ -430,6 +468,16 @@ class Record:
             scheduler_changes=case["changes"], steps=case["steps"],
             timesteps=[float(call["timestep"]) for call in seen],
             width=width, height=height, guidance=case["guidance"], seed=case["seed"], noise=noise)
+        if "picture" in case:
+            picture, mask = reference.picture(case["picture"], *case["size"])
+            extra = reference.extra(case)
+            assert torch.equal(seen[0]["sample"][:1, -extra.shape[1] :], extra)
+            self.tensors[f"{name}.extra"] = extra
+            self.tensors[f"{name}.picture"] = picture
+            if "image_guidance" in case:
+                found["image_guidance"] = case["image_guidance"]
+            else:
+                self.tensors[f"{name}.mask"] = mask
         if "switch" in case:
             found |= dict(base=reference.shape["base"], switch=case["switch"])
             base_calls = []
@@ -479,8 +527,7 @@ class Record:
             ids = added["time_ids"]
             factor = torch.arange(1, ids.numel() + 1, dtype=ids.dtype).reshape(ids.shape)
             kwargs["added_cond_kwargs"] = added | dict(time_ids=ids + 13.5 * factor)
-        contexts = [run["embeddings"]["negative"], run["embeddings"]["prompt"]]
-        contexts = contexts if reference.guided(case) else contexts[1:]
+        contexts = reference.rows(case, **run["embeddings"])
         self.call("unet.odd", kwargs, contexts, case["guidance"])
 
 
@@ -622,6 +669,10 @@ def input_mistakes(reference, record):
             reference, record, case, embeddings=reference.embeddings(other))
     for case in reference.runs:
         name = case["name"]
+        if "image_guidance" in case and reference.guided(case):
+            for scale in (1.0, case["guidance"]):
+                found[f"{name}: image guidance {scale}"] = moved(
+                    reference, record, case | dict(image_guidance=scale))
         if "switch" in case:
             handed = reference.handed(case)
             for switch in (case["switch"] - 0.15, case["switch"] + 0.1):
@@ -643,7 +694,59 @@ def edits(reference, case):
         found |= size_edits(reference, case)
     if reference.unet.config.time_cond_proj_dim:
         found |= guidance_edits(reference, case)
+    if "picture" in case:
+        found |= extra_edits(reference, case)
     return found
+
+
+def extra_edits(reference, case):
+    """Mistakes in the channels that follow the noisy latents."""
+    channels = reference.vae.config.latent_channels
+    factor = reference.vae.config.scaling_factor
+
+    def changed(change):
+        def edit(kwargs):
+            sample = kwargs["sample"]
+            kwargs["sample"] = change(sample[:, :channels], sample[:, channels:])
+
+        return edit
+
+    def with_extra(change):
+        return changed(lambda noisy, extra: torch.cat([noisy, change(extra)], dim=1))
+
+    def scaled_with_noise(noisy, extra):
+        scheduler = reference.pipeline.scheduler
+        sigma = scheduler.sigmas[scheduler.step_index]
+        return torch.cat([noisy, extra / (sigma**2 + 1) ** 0.5], dim=1)
+
+    wrong = {
+        "first": changed(lambda noisy, extra: torch.cat([extra, noisy], dim=1)),
+        "zeros": with_extra(torch.zeros_like),
+    }
+    if "image_guidance" in case:
+        wrong |= {
+            "times the scaling factor": with_extra(lambda extra: extra * factor),
+            "scaled with the noise": changed(scaled_with_noise),
+        }
+        if reference.guided(case):
+            wrong |= {
+                "in every row": with_extra(lambda extra: extra[:1].expand_as(extra)),
+                "in the first row only": with_extra(
+                    lambda extra: torch.cat([extra[:1], torch.zeros_like(extra[1:])])),
+            }
+    else:
+        wrong |= {
+            "mask inverted": with_extra(
+                lambda extra: torch.cat([1 - extra[:, :1], extra[:, 1:]], dim=1)),
+            "mask last": with_extra(
+                lambda extra: torch.cat([extra[:, 1:], extra[:, :1]], dim=1)),
+            "masked latents unscaled": with_extra(
+                lambda extra: torch.cat([extra[:, :1], extra[:, 1:] / factor], dim=1)),
+        }
+        if reference.guided(case):
+            wrong["zeros for the negative"] = with_extra(
+                lambda extra: torch.cat([torch.zeros_like(extra[:1]), extra[1:]]))
+    return {f"extra channels: {what}": edit for what, edit in wrong.items()}
 
 
 def guidance_edits(reference, case):

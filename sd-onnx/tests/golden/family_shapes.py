@@ -230,3 +230,75 @@ SHAPES["lcm-xl"] = dict(
             original_size=(600, 900), crops_coords_top_left=(16, 40), target_size=(512, 384))),
     ],
 )
+
+# ------------------------------------------------------------------- inpainting, instruct-pix2pix
+
+# The inpainting model of Stable Diffusion 1.5 in little: nine channels in.
+SHAPES["inpaint"] = dict(
+    pipeline="StableDiffusionInpaintPipeline",
+    text=text(36, 3, 6, "quick_gelu"),
+    pads=["<|endoftext|>"],
+    unet=unet([32, 48, 64], "xx-", 36, layers_per_block=1, attention_head_dim=4, norm_num_groups=16,
+              in_channels=9, out_channels=4),
+    vae=vae([16, 16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.18215),
+    scheduler=("DDIMScheduler", DDIM),
+    size=(48, 40), steps=6, guidance=7.5, knobs={},
+    runs=[
+        run("ddim", picture=1),
+        run("no-guidance", picture=2, guidance=1.0, size=(32, 56),
+            **euler(timestep_spacing="trailing")),
+    ],
+)
+
+# The inpainting model of SDXL in little.
+SHAPES["inpaint-xl"] = dict(
+    pipeline="StableDiffusionXLInpaintPipeline",
+    options=dict(force_zeros_for_empty_prompt=True, requires_aesthetics_score=False),
+    text=text(24, 3, 4, "quick_gelu") | OLD_IDS,
+    text_2=text_2(28, 3, 7, 20, **OLD_IDS),
+    pads=["<|endoftext|>", "!"],
+    unet=xl_unet([24, 32, 48], "-xx", (24, 28), 20, layers_per_block=1,
+                 transformer_layers_per_block=[1, 2, 2], attention_head_dim=[3, 4, 6],
+                 norm_num_groups=8, in_channels=9, out_channels=4),
+    vae=vae([16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.13025),
+    scheduler=("EulerDiscreteScheduler", EULER),
+    size=(24, 32), steps=5, guidance=6.0, knobs={},
+    runs=[
+        run("euler", picture=3),
+        run("zeros", picture=4, negative=None, size=(32, 16), **dpmpp_2m(use_karras_sigmas=True)),
+    ],
+)
+
+# Instruct-pix2pix in little: eight channels in, guided by the text and by the picture.
+SHAPES["pix2pix"] = dict(
+    pipeline="StableDiffusionInstructPix2PixPipeline",
+    text=text(32, 4, 4, "quick_gelu"),
+    pads=["<|endoftext|>"],
+    unet=unet([32, 64, 64], "xx-", 32, layers_per_block=1, attention_head_dim=8, norm_num_groups=8,
+              in_channels=8, out_channels=4),
+    vae=vae([16, 16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.18215),
+    scheduler=("EulerDiscreteScheduler", EULER),
+    size=(40, 48), steps=6, guidance=7.5, knobs={},
+    runs=[
+        run("euler", picture=5, image_guidance=1.5),
+        run("ancestral", picture=6, image_guidance=1.2, guidance=5.0, negative="",
+            scheduler="EulerAncestralDiscreteScheduler", size=(56, 32)),
+        # Guided by neither: one row, with the latents of the picture.
+        run("no-guidance", picture=8, image_guidance=1.5, guidance=1.0),
+    ],
+)
+
+# Another one, wider than deep, whose first level has no attention and whose factor is 2.
+SHAPES["pix2pix-2"] = dict(
+    pipeline="StableDiffusionInstructPix2PixPipeline",
+    text=text(40, 3, 5, "gelu") | OPEN_CLIP_IDS,
+    pads=["!"],
+    unet=unet([48, 80], "-x", 40, layers_per_block=2, attention_head_dim=[6, 10],
+              norm_num_groups=8, use_linear_projection=True, in_channels=8, out_channels=4),
+    vae=vae([16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.5),
+    scheduler=("DDIMScheduler", DDIM | dict(prediction_type="v_prediction")),
+    size=(32, 24), steps=5, guidance=4.0, knobs={},
+    runs=[
+        run("euler", picture=7, image_guidance=2.0, **euler(timestep_spacing="trailing")),
+    ],
+)
