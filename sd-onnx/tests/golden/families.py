@@ -91,13 +91,19 @@ def configured(shape):
     class_name, scheduler = shape["scheduler"]
     return models | {
         "unet": diffusers.UNet2DConditionModel(**shape["unet"]),
-        "vae": diffusers.AutoencoderKL(**shape["vae"]),
+        "vae": getattr(diffusers, shape.get("vae_class", "AutoencoderKL"))(**shape["vae"]),
         "scheduler": getattr(diffusers, class_name)(**scheduler),
     }
 
 
 def first_seed(name):
     return FIRST_SEED + 10_000 * list(SHAPES).index(name)
+
+
+def override(recipes, shape):
+    """Other scales and offsets for tensors of the autoencoder that the rule does not know."""
+    for recipe in recipes:
+        recipe |= shape.get("overrides", {}).get(recipe["name"], {})
 
 
 class Tower:
@@ -154,6 +160,7 @@ class Reference:
         self.name, self.shape = name, SHAPES[name]
         models = configured(self.shape)
         self.parts = recipes_of(models, first_seed(name), self.shape["knobs"])
+        override(self.parts["vae"], self.shape)
         self.base = Reference(self.shape["base"]) if "base" in self.shape else None
         if self.base:
             # Both models of such a pair have the same autoencoder.
@@ -540,6 +547,7 @@ def check(reference, record):
     for kind in (text_mistakes, input_mistakes, unet_mistakes):
         found = kind(reference, record)
         wrong |= found
+    wrong |= image_mistakes(reference, record)
     branches = left_out(reference, record)
     rounding = rounded(reference, record)
     if os.environ.get("VERBOSE"):
@@ -657,7 +665,7 @@ def input_mistakes(reference, record):
     """Mistakes in the inputs of the UNet besides the text."""
     found = {}
     case = reference.runs[0]
-    if case["guidance"] != 1:
+    if reference.guided(case) or reference.unet.config.time_cond_proj_dim:
         found["guidance less by 0.5"] = moved(
             reference, record, case | dict(guidance=case["guidance"] - 0.5))
     other = case | dict(prompt="a red car")
@@ -687,6 +695,23 @@ def input_mistakes(reference, record):
     return found
 
 
+def image_mistakes(reference, record):
+    """Mistakes between the final latents and the autoencoder, by what they do to the image."""
+    name = f"run.{reference.runs[0]['name']}"
+    latents = record.tensors[f"{name}.latents"]
+    config, found = reference.vae.config, {}
+    image = reference.decode(latents)
+    others = {"scaling_factor": 2 * config.scaling_factor}
+    if config.get("latents_mean"):
+        others |= dict(latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
+    for key, other in others.items():
+        value = config[key]
+        reference.vae.register_to_config(**{key: other})
+        found[f"image: another {key}"] = relative(image, reference.decode(latents))
+        reference.vae.register_to_config(**{key: value})
+    return found
+
+
 def edits(reference, case):
     """Wrong inputs of the UNet by name, for one run."""
     found = {}
@@ -696,7 +721,26 @@ def edits(reference, case):
         found |= guidance_edits(reference, case)
     if "picture" in case:
         found |= extra_edits(reference, case)
+    if reference.shape["scheduler"][0].startswith("EDM"):
+        found |= timestep_edits()
     return found
+
+
+def timestep_edits():
+    """The timestep of EDM is 0.25 · ln σ."""
+
+    def changed(change):
+        def edit(kwargs):
+            kwargs["timestep"] = change(kwargs["timestep"])
+
+        return edit
+
+    wrong = {
+        "ln σ": lambda timestep: 4 * timestep,
+        "σ": lambda timestep: torch.exp(4 * timestep),
+        "a whole number": lambda timestep: timestep.round(),
+    }
+    return {f"timestep: {what}": changed(change) for what, change in wrong.items()}
 
 
 def extra_edits(reference, case):
@@ -850,6 +894,9 @@ def unet_mistakes(reference, record):
         value = {"flip_sin_to_cos": True, "freq_shift": 0} | reference.shape["unet"]
         unet = other_unet(reference, {key: type(value[key])(1 - value[key])})
         found[f"other {key}"] = moved(reference, record, case, unet=unet)
+    if any(reference.shape["unet"].get("only_cross_attention", [])):
+        unet = other_unet(reference, dict(only_cross_attention=False))
+        found["self-attention in every level"] = moved(reference, record, case, unet=unet)
     if reference.is_xl:
         pooled = reference.shape["text_2"]["projection_dim"]
 

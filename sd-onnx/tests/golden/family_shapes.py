@@ -40,6 +40,12 @@ def euler(**changes):
     return dict(scheduler="EulerDiscreteScheduler", changes=changes)
 
 
+def tiny_output(layer, scale):
+    """Puts the output of a tiny decoder, whose last layer this is, between 0 and 1."""
+    return {f"decoder.layers.{layer}.weight": dict(scale=scale),
+            f"decoder.layers.{layer}.bias": dict(offset=0.5)}
+
+
 SHAPES = {}
 
 # ------------------------------------------------------------------------------- Stable Diffusion 2
@@ -300,5 +306,168 @@ SHAPES["pix2pix-2"] = dict(
     size=(32, 24), steps=5, guidance=4.0, knobs={},
     runs=[
         run("euler", picture=7, image_guidance=2.0, **euler(timestep_spacing="trailing")),
+    ],
+)
+
+# -------------------------------------------------------------------------------- distilled UNets
+
+# BK-SDM Small in little: one block less in each level, and no middle block.
+SHAPES["bk-small"] = dict(
+    pipeline="StableDiffusionPipeline",
+    text=text(48, 3, 6, "quick_gelu"),
+    pads=["<|endoftext|>"],
+    unet=unet([32, 48, 64, 80], "xxx-", 48, layers_per_block=1, mid_block_type=None,
+              attention_head_dim=8, norm_num_groups=16),
+    vae=vae([16, 16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.18215),
+    scheduler=("PNDMScheduler", SCALED_LINEAR | dict(set_alpha_to_one=False, steps_offset=1,
+                                                     skip_prk_steps=True)),
+    size=(48, 40), steps=6, guidance=7.5, knobs={},
+    runs=[
+        run("euler", **euler(timestep_spacing="leading")),
+        run("dpmpp-2m", **dpmpp_2m(timestep_spacing="trailing"), size=(40, 56)),
+    ],
+)
+
+# BK-SDM Tiny of Stable Diffusion 2, and tiny-sd, in little: attention at the innermost level, too.
+SHAPES["bk-tiny"] = dict(
+    pipeline="StableDiffusionPipeline",
+    text=text(40, 3, 4, "gelu") | OLD_IDS,
+    pads=["!"],
+    unet=unet([24, 40, 72], "xxx", 40, layers_per_block=1, mid_block_type=None,
+              attention_head_dim=[3, 5, 9], norm_num_groups=8, use_linear_projection=True,
+              upcast_attention=True),
+    vae=vae([16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.18215),
+    scheduler=("DDIMScheduler", DDIM | dict(prediction_type="v_prediction")),
+    size=(40, 24), steps=6, guidance=6.0, knobs={},
+    runs=[
+        run("ddim"),
+        run("dpmpp-2m", **dpmpp_2m(timestep_spacing="trailing"), negative="", size=(16, 32)),
+    ],
+)
+
+# SDXS 0.9 in little: the first level attends to the text only, also where a transformer would
+# attend to itself (its width is that of the text, so that the weights fit both); a middle block
+# that is one residual block; one step; and the tiny autoencoder.
+SHAPES["sdxs"] = dict(
+    pipeline="StableDiffusionPipeline",
+    text=text(32, 3, 4, "gelu") | OLD_IDS,
+    pads=["!"],
+    unet=unet([32, 48, 64], "xxx", 32, layers_per_block=1, mid_block_type="UNetMidBlock2D",
+              only_cross_attention=[True, False, False], attention_head_dim=[4, 6, 8],
+              norm_num_groups=16, use_linear_projection=True),
+    vae_class="AutoencoderTiny",
+    vae=dict(encoder_block_out_channels=[16, 16, 16], decoder_block_out_channels=[16, 16, 16],
+             num_encoder_blocks=[1, 2, 1], num_decoder_blocks=[2, 1, 1]),
+    overrides=tiny_output(10, 0.02),
+    scheduler=("EulerDiscreteScheduler", EULER | dict(timestep_spacing="trailing")),
+    size=(40, 56), steps=1, guidance=0.0, knobs={},
+    runs=[
+        run("one-step"),
+        run("guided", steps=5, guidance=4.0, size=(48, 32)),
+    ],
+)
+
+# KOALA 700M in little: SDXL without a middle block.
+SHAPES["koala"] = dict(
+    pipeline="StableDiffusionXLPipeline",
+    options=dict(force_zeros_for_empty_prompt=True),
+    text=text(16, 3, 4, "quick_gelu") | OLD_IDS,
+    text_2=text_2(24, 3, 3, 32, **OLD_IDS),
+    pads=["<|endoftext|>", "!"],
+    unet=xl_unet([32, 48, 64], "-xx", (16, 24), 32, layers_per_block=1, mid_block_type=None,
+                 transformer_layers_per_block=[0, 2, 3], attention_head_dim=[4, 6, 8],
+                 norm_num_groups=8),
+    vae=vae([16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.13025),
+    scheduler=("EulerDiscreteScheduler", EULER),
+    size=(40, 32), steps=5, guidance=3.5, knobs={},
+    runs=[
+        run("euler", negative=None),
+        run("trailing", **euler(timestep_spacing="trailing"), size=(24, 48), sizes=dict(
+            original_size=(320, 640), crops_coords_top_left=(32, 0), target_size=(48, 24))),
+    ],
+)
+
+# ------------------------------------------------------------------------------------------ Turbo
+
+# SD-Turbo in little: Stable Diffusion 2 drawn in one step, without guidance.
+SHAPES["sd-turbo"] = dict(
+    pipeline="StableDiffusionPipeline",
+    text=text(36, 3, 4, "gelu") | OLD_IDS,
+    pads=["!"],
+    unet=unet([32, 48, 80], "xx-", 36, layers_per_block=1, attention_head_dim=[4, 6, 10],
+              norm_num_groups=16, use_linear_projection=True),
+    vae=vae([16, 16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.18215),
+    scheduler=("EulerAncestralDiscreteScheduler", SCALED_LINEAR | dict(
+        steps_offset=1, timestep_spacing="trailing")),
+    size=(56, 40), steps=1, guidance=0.0, knobs={},
+    runs=[
+        run("one-step"),
+        run("four-steps", steps=4, seed=11),
+    ],
+)
+
+# SDXL-Turbo in little.
+SHAPES["sdxl-turbo"] = dict(
+    pipeline="StableDiffusionXLPipeline",
+    options=dict(force_zeros_for_empty_prompt=True),
+    text=text(20, 3, 4, "quick_gelu") | OLD_IDS,
+    text_2=text_2(28, 4, 7, 28, **OLD_IDS),
+    pads=["<|endoftext|>", "!"],
+    unet=xl_unet([24, 48, 64], "-xx", (20, 28), 28, layers_per_block=1,
+                 transformer_layers_per_block=[1, 1, 2], attention_head_dim=[3, 6, 8],
+                 norm_num_groups=8),
+    vae=vae([16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.13025),
+    scheduler=("EulerAncestralDiscreteScheduler", SCALED_LINEAR | dict(
+        steps_offset=1, timestep_spacing="trailing")),
+    size=(32, 40), steps=1, guidance=0.0, knobs={},
+    runs=[
+        run("one-step"),
+        run("three-steps", steps=3, prompt_2=SECOND, seed=12, size=(40, 16)),
+    ],
+)
+
+# -------------------------------------------------------------------------------------------- EDM
+
+# Playground 2.5 in little: SDXL under EDM, and latents with a mean and a deviation per channel.
+SHAPES["playground"] = dict(
+    pipeline="StableDiffusionXLPipeline",
+    options=dict(force_zeros_for_empty_prompt=True),
+    text=text(24, 3, 3, "quick_gelu") | OLD_IDS,
+    text_2=text_2(32, 3, 8, 32, **OLD_IDS),
+    pads=["<|endoftext|>", "!"],
+    unet=xl_unet([24, 40, 64], "-xx", (24, 32), 32, layers_per_block=1,
+                 transformer_layers_per_block=[1, 2, 2], attention_head_dim=[3, 5, 8],
+                 norm_num_groups=8),
+    vae=vae([16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.5,
+            latents_mean=[-1.6574, 1.886, -1.383, 2.5155],
+            latents_std=[8.4927, 5.9022, 6.5498, 5.2299]),
+    scheduler=("EDMDPMSolverMultistepScheduler", dict(
+        sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, rho=7.0, solver_order=2,
+        algorithm_type="dpmsolver++", solver_type="midpoint", final_sigmas_type="zero")),
+    size=(32, 40), steps=7, guidance=3.0, knobs={},
+    runs=[
+        run("dpmpp-2m"),
+        run("euler", negative=None, scheduler="EDMEulerScheduler", size=(40, 24)),
+    ],
+)
+
+# CosXL in little: EDM with v-prediction on exponential sigmas.
+SHAPES["cosxl"] = dict(
+    pipeline="StableDiffusionXLPipeline",
+    options=dict(force_zeros_for_empty_prompt=True),
+    text=text(16, 4, 4, "quick_gelu"),
+    text_2=text_2(32, 3, 4, 16),
+    pads=["<|endoftext|>", "!"],
+    unet=xl_unet([32, 48, 48], "-xx", (16, 32), 16, layers_per_block=2,
+                 transformer_layers_per_block=[1, 1, 2], attention_head_dim=[4, 6, 6],
+                 norm_num_groups=16),
+    vae=vae([16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.13025),
+    scheduler=("EDMEulerScheduler", dict(
+        sigma_min=0.002, sigma_max=120.0, sigma_data=1.0, sigma_schedule="exponential",
+        prediction_type="v_prediction")),
+    size=(24, 32), steps=7, guidance=3.0, knobs=dict(attention=1.0, self=1.5),
+    runs=[
+        run("euler"),
+        run("dpmpp-2m", negative=None, scheduler="EDMDPMSolverMultistepScheduler", seed=5),
     ],
 )
