@@ -62,20 +62,7 @@ def main():
                            help="the full CLIP tokenizer: copied by --full; without it and --write, cut down anew")
     arguments = arguments.parse_args()
 
-    versions = {"diffusers": diffusers, "transformers": transformers, "torch": torch, "numpy": numpy,
-                "safetensors": safetensors, "tokenizers": tokenizers}
-    for line in (HERE / "requirements.txt").read_text().split():
-        name, version = line.split("==")
-        found = versions[name].__version__.split("+")[0]
-        assert found == version, f"{name} is {found}, the golden values need {version}"
-    assert torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"), "torch.randn has other last bits without AVX2"
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    torch.set_grad_enabled(False)
-    warnings.filterwarnings("ignore")
-    diffusers.logging.set_verbosity_error()
-    logging.disable(logging.WARNING)
-
+    settle()
     names = [arguments.shape] if arguments.shape else list(SHAPES)
     dtype = getattr(torch, arguments.dtype)
     if arguments.full:
@@ -89,6 +76,23 @@ def main():
             cut_tokenizer(arguments.tokenizer)
         check_tokenizer()
         print_table({name: golden(name) for name in names})
+
+
+def settle():
+    """Checks the versions and makes torch deterministic and the libraries quiet."""
+    versions = {"diffusers": diffusers, "transformers": transformers, "torch": torch, "numpy": numpy,
+                "safetensors": safetensors, "tokenizers": tokenizers}
+    for line in (HERE / "requirements.txt").read_text().split():
+        name, version = line.split("==")
+        found = versions[name].__version__.split("+")[0]
+        assert found == version, f"{name} is {found}, the golden values need {version}"
+    assert torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"), "torch.randn has other last bits without AVX2"
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.set_grad_enabled(False)
+    warnings.filterwarnings("ignore")
+    diffusers.logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
 
 
 # ---------------------------------------------------------------- models
@@ -106,16 +110,20 @@ def configured(shape):
 
 
 def recipes(shape, first_seed):
+    return recipes_of(configured(shape), first_seed, shape["knobs"])
+
+
+def recipes_of(models, first_seed, knobs):
     """One recipe per tensor, seeds counted up from `first_seed` so that no two tensors share one."""
     parts, seed = {}, first_seed
-    for part, model in configured(shape).items():
+    for part, model in models.items():
         if part == "scheduler":
             continue
         parts[part] = []
         for name, tensor in model.state_dict().items():
             if name.endswith("position_ids"):
                 continue
-            scale, offset = scale_and_offset(part, name, tensor.shape, shape["knobs"])
+            scale, offset = scale_and_offset(part, name, tensor.shape, knobs)
             parts[part].append(dict(name=name, shape=list(tensor.shape), seed=seed, scale=scale, offset=offset))
             seed += 1
     return parts
@@ -134,7 +142,11 @@ def tensor_of(recipe):
 
 
 def build(shape, parts):
-    models = configured(shape)
+    return filled(configured(shape), parts)
+
+
+def filled(models, parts):
+    """The models with the weights of their recipes."""
     for part, tensors in parts.items():
         missing, unexpected = models[part].load_state_dict({r["name"]: tensor_of(r) for r in tensors}, strict=False)
         assert not unexpected and all(name.endswith("position_ids") for name in missing), (missing, unexpected)
@@ -205,14 +217,7 @@ def golden(name):
     folder.mkdir(exist_ok=True)
     parts = recipes(shape, 1000 * (1 + list(SHAPES).index(name)) * 10)
     models = build(shape, parts)
-    for part, model in models.items():
-        model.save_config(folder) if part != "text_encoder" else model.config.save_pretrained(folder)
-        written = {"text_encoder": "config.json", "scheduler": "scheduler_config.json"}.get(part, "config.json")
-        (folder / written).rename(folder / f"{part}.json")
-    scheduler = json.loads((folder / "scheduler.json").read_text())
-    (folder / "scheduler.json").write_text(json.dumps(scheduler, indent=None if scheduler.get("trained_betas") else 2) + "\n")
-    lines = [f'"{p}":[\n' + ",\n".join(json.dumps(r, separators=(",", ":")) for r in t) + "\n]" for p, t in parts.items()]
-    (folder / "weights.json").write_text("{" + ",\n".join(lines) + "}\n")
+    write_model(folder, models, parts)
 
     reference = Reference(shape, models)
     tensors, cases = {}, dict(prompt=PROMPT, negative=NEGATIVE)
@@ -220,12 +225,29 @@ def golden(name):
     unet_cases(reference, tensors, cases)
     vae_cases(reference, tensors, cases)
     run_cases(reference, tensors, cases)
+    write_cases(folder, tensors, cases)
+    return check(name, reference, tensors, cases)
+
+
+def write_model(folder, models, parts):
+    """The configurations and the recipes of a shape."""
+    for part, model in models.items():
+        model.config.save_pretrained(folder) if part.startswith("text_encoder") else model.save_config(folder)
+        written = "scheduler_config.json" if part == "scheduler" else "config.json"
+        (folder / written).rename(folder / f"{part}.json")
+    if "scheduler" in models:
+        scheduler = json.loads((folder / "scheduler.json").read_text())
+        (folder / "scheduler.json").write_text(json.dumps(scheduler, indent=None if scheduler.get("trained_betas") else 2) + "\n")
+    lines = [f'"{p}":[\n' + ",\n".join(json.dumps(r, separators=(",", ":")) for r in t) + "\n]" for p, t in parts.items()]
+    (folder / "weights.json").write_text("{" + ",\n".join(lines) + "}\n")
+
+
+def write_cases(folder, tensors, cases):
     tensors = {k: v.contiguous() for k, v in tensors.items()}
     assert all(torch.isfinite(v).all() for v in tensors.values())
     safetensors.torch.save_file(tensors, folder / "golden.safetensors")
     (folder / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
     (folder / "golden.safetensors").chmod(0o644)
-    return check(name, reference, tensors, cases)
 
 
 class Reference:

@@ -122,6 +122,9 @@ KNOBS = dict(
     input=1.0,            # the UNet's first convolution, against its bias
     input_bias=0.05,
     output=0.5,           # the UNet's answer
+    added=1.0,            # the embedding of pooled text and sizes, against the time embedding
+    guidance=1.0,         # the guidance input, against the sinusoids of the time
+    pooled=1.0,           # the projected pooled text
     vae_input=0.1,        # the VAE decoder's first convolution
     vae_self=6.0,         # what the VAE's attention adds
     image=0.7,            # the VAE decoder's answer
@@ -142,12 +145,13 @@ def scale_and_offset(part, name, shape, knobs):
         return (0.5, 0.0) if "token" in name else (0.2, 0.0)
     gain = {
         "text_encoder": [("q_proj", k["text_attention"]), ("k_proj", k["text_attention"]),
-                         ("out_proj", 2 * k["text_branch"]), ("fc2", 1.5 * k["text_branch"])],
+                         ("out_proj", 2 * k["text_branch"]), ("fc2", 1.5 * k["text_branch"]), ("text_projection", k["pooled"])],
         "unet": [("time_emb_proj", k["time"]), ("conv2", k["resnet"]), ("to_q", k["attention"]), ("to_k", k["attention"]),
                  ("attn1.to_out", k["self"]), ("attn2.to_out", k["cross"]), ("ff.net.2", 1.5),
-                 ("proj_out", k["transformer"]), ("conv_in", k["input"]), ("conv_out", k["output"])],
+                 ("proj_out", k["transformer"]), ("conv_in", k["input"]), ("conv_out", k["output"]),
+                 ("add_embedding.linear_2", k["added"]), ("cond_proj", k["guidance"])],
         "vae": [("decoder.conv_in", k["vae_input"]), ("decoder.conv_out", k["image"]), ("encoder.conv_out", k["moments"]),
                 ("to_out", k["vae_self"])],
-    }[part]
+    }[part.removesuffix("_2")]
     factor = next((g for key, g in gain if key in name), 1.0)
     return float(f"{factor / math.sqrt(math.prod(shape[1:])):.4g}"), 0.0
