@@ -227,7 +227,7 @@ fn save(picture: &Picture, request: &Request, arguments: &Arguments) -> Result<(
         None => {
             let prompt = match &request.prompt {
                 Prompt::Text(text) => slug(text),
-                Prompt::Embedding(_) => slug(""),
+                Prompt::Embedding { .. } => slug(""),
             };
             let first = request.seed.unwrap_or(picture.seed);
             let path = of_many(Path::new(&format!("{prompt}-{first}.png")));

@@ -18,12 +18,12 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4};
 use sd_benches::shipped_model;
 use sd_onnx::{
-    ClassifierFree, Denoiser, Event, LatentCodec, LatentDistribution, Pipeline, Request,
-    SchedulerConfig, StopToken,
+    Call, ClassifierFree, Denoiser, Event, Inputs, LatentCodec, LatentDistribution, Pipeline,
+    Request, SchedulerConfig, StopToken,
     guidance::{Apg, Method},
     guide,
     schedulers::{Clip, DpmPlusPlusSde, Euler},
-    text::{BoxError, ClipSkip, ClipTokenizer, PromptEncoder, TextModel},
+    text::{BoxError, ClipTokenizer, Layer, PromptEncoder, TextModel, TextShape, TextStates},
 };
 
 /// The system's allocator, counting.
@@ -53,51 +53,30 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Networks that cost a fill at most: embeddings of zeros, a constant for the noise, grey pictures.
-struct Free;
+struct Free(Inputs);
+
+impl Free {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(Inputs::new(4, 768)))
+    }
+}
 
 impl TextModel for Free {
-    fn layers(&self) -> usize {
-        12
+    fn shape(&self) -> TextShape {
+        TextShape::new(12, 768)
     }
 
-    fn width(&self) -> usize {
-        768
-    }
-
-    fn max_length(&self) -> usize {
-        77
-    }
-
-    fn vocab_size(&self) -> usize {
-        49408
-    }
-
-    fn hidden_states(
-        &self,
-        ids: ArrayView2<'_, i64>,
-        _: ClipSkip,
-    ) -> Result<Array3<f32>, BoxError> {
-        Ok(Array3::zeros((ids.nrows(), ids.ncols(), 768)))
+    fn run(&self, ids: ArrayView2<'_, i64>, _: Layer) -> Result<TextStates, BoxError> {
+        Ok(Array3::zeros((ids.nrows(), ids.ncols(), 768)).into())
     }
 }
 
 impl Denoiser for Free {
-    fn latent_channels(&self) -> usize {
-        4
+    fn inputs(&self) -> &Inputs {
+        &self.0
     }
 
-    fn context_width(&self) -> usize {
-        768
-    }
-
-    fn predict(
-        &self,
-        _: ArrayView4<'_, f32>,
-        _: f32,
-        _: ArrayView3<'_, f32>,
-        mut output: ArrayViewMut4<'_, f32>,
-        _: &StopToken,
-    ) -> Result<(), BoxError> {
+    fn predict(&self, _: &Call<'_>, mut output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError> {
         output.fill(0.1);
         Ok(())
     }
@@ -117,7 +96,11 @@ impl LatentCodec for Free {
         Ok(Array4::zeros((n, 3, 8 * h, 8 * w)))
     }
 
-    fn encode(&self, _: ArrayView4<'_, f32>) -> Result<LatentDistribution, BoxError> {
+    fn encode(
+        &self,
+        _: ArrayView4<'_, f32>,
+        _: &StopToken,
+    ) -> Result<LatentDistribution, BoxError> {
         Err("this codec only decodes".into())
     }
 }
@@ -125,9 +108,9 @@ impl LatentCodec for Free {
 fn pipeline() -> Pipeline {
     let tokenizer = ClipTokenizer::load(shipped_model().join("tokenizer"));
     let tokenizer = Arc::new(tokenizer.expect("the shipped tokenizer"));
-    let prompts = PromptEncoder::new(tokenizer, Arc::new(Free)).expect("parts that fit");
+    let prompts = PromptEncoder::new(tokenizer, Free::new()).expect("parts that fit");
     let config = SchedulerConfig::default();
-    let parts = Pipeline::builder(prompts, Arc::new(Free), Arc::new(Free), config);
+    let parts = Pipeline::builder(prompts, Free::new(), Free::new(), config);
     parts.size(512, 512).build().expect("parts that fit")
 }
 

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array4;
 use sd_benches::shipped_model;
-use sd_onnx::{Pipeline, Request, StopToken, text::ClipSkip};
+use sd_onnx::{Call, Pipeline, Request, StopToken, text::ClipSkip};
 
 fn stages(c: &mut Criterion) {
     let mut group = c.benchmark_group("emoji, 96×96");
@@ -31,13 +31,9 @@ fn stages(c: &mut Criterion) {
     let mut output = latents.clone();
     let unet = pipeline.denoiser();
     let mut predict = || {
-        unet.predict(
-            latents.view(),
-            500.0,
-            prompt.embedding.view(),
-            output.view_mut(),
-            &StopToken::new(),
-        )
+        let stop = StopToken::new();
+        let call = Call::new(latents.view(), 500.0, prompt.embedding.view(), &stop);
+        unet.predict(&call, output.view_mut())
     };
     predict().expect("12 × 12 latents");
     group.bench_function("UNet", |b| b.iter(&mut predict));
@@ -52,7 +48,7 @@ fn stages(c: &mut Criterion) {
         b.iter(|| codec.decode(black_box(latents.view()), &StopToken::new()))
     });
     group.bench_function("VAE encoder", |b| {
-        b.iter(|| codec.encode(black_box(image.view())))
+        b.iter(|| codec.encode(black_box(image.view()), &StopToken::new()))
     });
     group.finish();
 

@@ -339,11 +339,7 @@ fn denoiser_of(folder: &ModelFolder, engine: &Engine) -> Result<OnnxDenoiser, Er
     denoiser(folder, &folder.config("unet")?, engine)
 }
 
-fn denoiser(
-    folder: &ModelFolder,
-    config: &Config,
-    engine: &Engine,
-) -> Result<OnnxDenoiser, Error> {
+fn denoiser(folder: &ModelFolder, config: &Config, engine: &Engine) -> Result<OnnxDenoiser, Error> {
     let config = UnetConfig::new(config, folder.sizes())?;
     OnnxDenoiser::new(config, &folder.weights("unet")?, engine)
 }

@@ -14,7 +14,7 @@ use std::{
 use common::{Model, Tensor, Tensors, load, plain_file, write_tensors};
 use ndarray::Array4;
 use safetensors::{Dtype, tensor::TensorView};
-use sd_onnx::{Pipeline, Request, text::ClipSkip};
+use sd_onnx::{Pipeline, Request, StopToken, text::ClipSkip};
 
 /// Stable Diffusion 1.5 in little: its configuration is at the classes' defaults where the real one's is.
 const SHAPE: &str = "four";
@@ -30,7 +30,10 @@ fn bits(pipeline: &Pipeline) -> Vec<u32> {
     let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
     let encoded = pipeline
         .codec()
-        .encode(Array4::from_elem((1, 3, 64, 64), 0.25).view())
+        .encode(
+            Array4::from_elem((1, 3, 64, 64), 0.25).view(),
+            &StopToken::new(),
+        )
         .unwrap();
     let all = picture
         .latents

@@ -90,7 +90,9 @@ fn text_embeddings_and_pooled_outputs() {
             let read = |text: &str| PromptText::parse(text, Side::Positive, Syntax::Plain);
             let mut prompts = vec![read(text(case, "prompt"))];
             prompts.extend(case["prompt_2"].as_str().map(read));
-            let clip_skip = case["clip_skip"].as_u64().map(|n| (n as usize).try_into().unwrap());
+            let clip_skip = case["clip_skip"]
+                .as_u64()
+                .map(|n| (n as usize).try_into().unwrap());
             let options = EncodeOptions::default()
                 .clip_skip(clip_skip)
                 .min_chunks(case["windows"].as_u64().unwrap() as usize);
@@ -133,9 +135,8 @@ fn context(golden: &Golden, case: &Value) -> (Array3<f32>, Option<Array2<f32>>) 
     };
     let (dims, values) = stacked("tokens").unwrap();
     let tokens = Array3::from_shape_vec((names.len(), dims[1], dims[2]), values).unwrap();
-    let pooled = stacked("pooled").map(|(dims, values)| {
-        Array2::from_shape_vec((names.len(), dims[1]), values).unwrap()
-    });
+    let pooled = stacked("pooled")
+        .map(|(dims, values)| Array2::from_shape_vec((names.len(), dims[1]), values).unwrap());
     (tokens, pooled)
 }
 
@@ -153,9 +154,9 @@ fn one_unet_call() {
             let beside = sample.slice_axis(Axis(1), Slice::new(split, None, 1));
             assert_eq!(beside.dim().1, inputs.beside);
             let (tokens, pooled) = context(golden, case);
-            let sizes = golden.find(&format!("{name}.time_ids")).map(|(dims, values)| {
-                Array2::from_shape_vec((dims[0], dims[1]), values).unwrap()
-            });
+            let sizes = golden
+                .find(&format!("{name}.time_ids"))
+                .map(|(dims, values)| Array2::from_shape_vec((dims[0], dims[1]), values).unwrap());
             let scales = number(case, "guidance").map(|scale| vec![scale as f32; dims[0]]);
             let scales = scales.map(ndarray::Array1::from_vec);
             let stop = StopToken::new();
@@ -166,7 +167,10 @@ fn one_unet_call() {
             call.guidance = scales.as_ref().map(|scales| scales.view());
             call.beside = (inputs.beside > 0).then_some(beside);
             let mut output = Array4::zeros(latents.dim());
-            pipeline.denoiser().predict(&call, output.view_mut()).unwrap();
+            pipeline
+                .denoiser()
+                .predict(&call, output.view_mut())
+                .unwrap();
             let (_, expected) = golden.tensor(&format!("{name}.output"));
             let error = relative_error(&output, &expected);
             within(ONE_CALL, &format!("{shape} {name}"), error);
@@ -247,7 +251,10 @@ fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Pictu
     request.sizes = sizes("");
     request.negative_sizes = Some(sizes("negative_")).filter(|&sizes| sizes != Sizes::default());
     if pipeline.denoiser().inputs().sizes.is_none() {
-        assert_eq!((request.sizes, request.negative_sizes), (Sizes::default(), None));
+        assert_eq!(
+            (request.sizes, request.negative_sizes),
+            (Sizes::default(), None)
+        );
     }
     if let Some(at) = number(case, "switch") {
         request = request.refiner(at as f32);

@@ -10,8 +10,8 @@ mod common;
 use common::{Golden, Model, SHAPES, golden_json, load, relative_error};
 use ndarray::{Array3, Array4, Axis};
 use sd_onnx::{
-    Picture, Pipeline, Request, SchedulerConfig, StopToken, schedulers, schedulers::Ladder,
-    text::ClipSkip,
+    Call, LatentDistribution, Picture, Pipeline, Request, SchedulerConfig, StopToken, schedulers,
+    schedulers::Ladder, text::ClipSkip,
 };
 use serde_json::Value;
 
@@ -82,16 +82,10 @@ fn one_unet_call() {
             let timestep = case["timestep"].as_f64().unwrap() as f32;
             let sample = array4(golden.tensor(&format!("{name}.sample")));
             let mut output = Array4::zeros(sample.dim());
-            pipeline
-                .denoiser()
-                .predict(
-                    sample.view(),
-                    timestep,
-                    context.view(),
-                    output.view_mut(),
-                    &StopToken::new(),
-                )
-                .unwrap();
+            let stop = StopToken::new();
+            let call = Call::new(sample.view(), timestep, context.view(), &stop);
+            let denoiser = pipeline.denoiser();
+            denoiser.predict(&call, output.view_mut()).unwrap();
             let (_, expected) = golden.tensor(&format!("{name}.output"));
             within(
                 ONE_CALL,
@@ -111,9 +105,13 @@ fn vae_decode_and_encode() {
             // The golden has the autoencoder's own input; the pipeline's latents are scaled.
             let scaling = pipeline
                 .codec()
-                .encode(Array4::zeros((1, 3, 64, 64)).view())
+                .encode(Array4::zeros((1, 3, 64, 64)).view(), &StopToken::new())
                 .unwrap();
-            let latents = (latents - scaling.shift) * scaling.scale;
+            let scaled = LatentDistribution {
+                mean: latents,
+                ..scaling
+            };
+            let latents = scaled.mode();
             let image = pipeline
                 .codec()
                 .decode(latents.view(), &StopToken::new())
@@ -128,7 +126,10 @@ fn vae_decode_and_encode() {
         for case in cases["vae_encode"].as_array().unwrap() {
             let name = case["name"].as_str().unwrap();
             let image = array4(golden.tensor(&format!("{name}.image")));
-            let found = pipeline.codec().encode(image.view()).unwrap();
+            let found = pipeline
+                .codec()
+                .encode(image.view(), &StopToken::new())
+                .unwrap();
             for (part, found) in [("mean", &found.mean), ("logvar", &found.log_variance)] {
                 let (_, expected) = golden.tensor(&format!("{name}.{part}"));
                 within(

@@ -18,7 +18,7 @@ use std::{
 use common::{emoji, load, relative_error};
 use ndarray::{Array3, Array4};
 use sd_onnx::{
-    Event, GenerateError, Picture, Pipeline, Request, StopToken,
+    Call, Event, GenerateError, Picture, Pipeline, Request, StopToken,
     schedulers::{self, NoiseSource, TorchRng},
 };
 
@@ -362,13 +362,12 @@ fn a_stop_does_not_wait_for_anothers_call() {
     let _alone = alone();
     let pipeline = load(&emoji());
     let x = Array4::from_elem((1, 4, 128, 128), 0.5);
-    let context = Array3::from_elem((1, 77, pipeline.denoiser().context_width()), 0.1);
+    let context = Array3::from_elem((1, 77, pipeline.denoiser().inputs().context), 0.1);
     let call = |stop: &StopToken| {
         let mut output = Array4::zeros(x.dim());
         let denoiser = pipeline.denoiser();
-        denoiser
-            .predict(x.view(), 500.0, context.view(), output.view_mut(), stop)
-            .map(|()| output)
+        let call = Call::new(x.view(), 500.0, context.view(), stop);
+        denoiser.predict(&call, output.view_mut()).map(|()| output)
     };
     let [first, (expected, second)] = [(); 2].map(|()| time(|| call(&StopToken::new()).unwrap()));
     let full = first.1.min(second);

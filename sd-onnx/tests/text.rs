@@ -325,7 +325,6 @@ fn inversions_that_do_not_fit() {
     let width = sd_onnx::builder()
         .load_prompt_encoder(emoji())
         .unwrap()
-        .model()
         .width();
     let of = |name: &str, width| TextualInversion::new(name, Array2::zeros((1, width))).unwrap();
     assert_eq!(

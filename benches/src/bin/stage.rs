@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Instant};
 use clap::{Parser, ValueEnum};
 use ndarray::{Array3, Array4};
 use sd_onnx::{
-    StopToken,
+    Call, StopToken,
     text::{BoxError, ClipSkip},
 };
 
@@ -51,19 +51,15 @@ fn main() -> Result<(), BoxError> {
         Stage::Unet => {
             let unet = builder.load_denoiser(&arguments.model)?;
             let latents =
-                Array4::from_shape_fn((1, unet.latent_channels(), height, width), ripple4);
-            let context = Array3::from_shape_fn((1, 77, unet.context_width()), |(_, i, j)| {
+                Array4::from_shape_fn((1, unet.inputs().channels, height, width), ripple4);
+            let context = Array3::from_shape_fn((1, 77, unet.inputs().context), |(_, i, j)| {
                 ((i * 7 + j) as f32).sin()
             });
             let mut output = Array4::zeros(latents.dim());
+            let stop = StopToken::new();
             Box::new(move || {
-                unet.predict(
-                    latents.view(),
-                    500.0,
-                    context.view(),
-                    output.view_mut(),
-                    &StopToken::new(),
-                )
+                let call = Call::new(latents.view(), 500.0, context.view(), &stop);
+                unet.predict(&call, output.view_mut())
             })
         }
         Stage::VaeDecoder => {

@@ -36,7 +36,7 @@
 //! use ndarray::Array2;
 //! use sd_onnx::text::{ClipSkip, TextualInversion};
 //!
-//! let width = sd_onnx::builder().load_prompt_encoder(folder)?.model().width();
+//! let width = sd_onnx::builder().load_prompt_encoder(folder)?.width();
 //! let mine = TextualInversion::new("my style", Array2::from_elem((2, width), 0.25))?;
 //! let encoder = sd_onnx::builder().embedding(mine).load_prompt_encoder(folder)?;
 //! let fox = encoder.encode("a fox in My Style", ClipSkip::LAST)?;
@@ -95,9 +95,9 @@
 //!
 //! let encode = |text| pipeline.prompt_encoder().encode(text, ClipSkip::LAST);
 //! let (prompt, negative) = (encode("a fox")?, encode("")?);
-//! let (size, negative) = (pipeline.default_size(), Some(negative.embedding.view()));
+//! let size = pipeline.default_size();
 //! let rungs = Ladder::karras().rungs(pipeline.schedule(), 4, &Conventions::default())?;
-//! let model = pipeline.guided(size, prompt.embedding.view(), negative, 7.5)?;
+//! let model = pipeline.guided(size, &prompt, Some(&negative), 7.5)?;
 //! let mut model = model.rungs(&rungs);
 //!
 //! let mut latents = ndarray::Array4::zeros(model.shape());
@@ -164,25 +164,16 @@
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! use std::sync::{Arc, atomic::{AtomicUsize, Ordering::Relaxed}};
-//! use ndarray::{ArrayView3, ArrayView4, ArrayViewMut4};
-//! use sd_onnx::{Denoiser, Pipeline, Request, StopToken, text::BoxError};
+//! use sd_onnx::{Call, Denoiser, Inputs, Pipeline, Request, ndarray::ArrayViewMut4, text::BoxError};
 //!
 //! /// Counts the calls of another.
 //! struct Counted { inner: Arc<dyn Denoiser>, calls: AtomicUsize }
 //!
 //! impl Denoiser for Counted {
-//!     fn latent_channels(&self) -> usize { self.inner.latent_channels() }
-//!     fn context_width(&self) -> usize { self.inner.context_width() }
-//!     fn predict(
-//!         &self,
-//!         latents: ArrayView4<'_, f32>,
-//!         timestep: f32,
-//!         context: ArrayView3<'_, f32>,
-//!         output: ArrayViewMut4<'_, f32>,
-//!         stop: &StopToken,
-//!     ) -> Result<(), BoxError> {
+//!     fn inputs(&self) -> &Inputs { self.inner.inputs() }
+//!     fn predict(&self, call: &Call<'_>, output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError> {
 //!         self.calls.fetch_add(1, Relaxed);
-//!         self.inner.predict(latents, timestep, context, output, stop)
+//!         self.inner.predict(call, output)
 //!     }
 //! }
 //!

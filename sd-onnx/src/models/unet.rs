@@ -252,7 +252,10 @@ fn inputs(
         let problem = format!("another value: this is the UNet of {what}, which is not supported");
         Err(config.wrong(key, problem))
     };
-    if config.value("class_embed_type").is_some_and(|found| found == "projection") {
+    if config
+        .value("class_embed_type")
+        .is_some_and(|found| found == "projection")
+    {
         return refuse("class_embed_type", "Stable unCLIP");
     }
     // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of a picture.

@@ -36,11 +36,7 @@ struct Half {
 
 impl KlConfig {
     /// `asymmetric` if the two halves have shapes of their own.
-    pub fn new(
-        config: &Config,
-        asymmetric: bool,
-        latent_channels: usize,
-    ) -> Result<Self, Error> {
+    pub fn new(config: &Config, asymmetric: bool, latent_channels: usize) -> Result<Self, Error> {
         config.only("act_fn", &[json!("silu"), json!("swish")])?;
         let groups = config.usize("norm_num_groups", 32, SIZE)?;
         let both = ["block_out_channels", "layers_per_block"];

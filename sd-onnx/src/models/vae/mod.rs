@@ -44,7 +44,10 @@ impl VaeConfig {
         config.only("out_channels", &[json!(3)])?;
         let latent_channels = config.usize("latent_channels", 4, SIZE)?;
         let class = config.text("_class_name", KL)?;
-        let class = CLASSES.into_iter().find(|&known| known == class).unwrap_or(KL);
+        let class = CLASSES
+            .into_iter()
+            .find(|&known| known == class)
+            .unwrap_or(KL);
         let is_tiny = class == TINY;
         let factor = config.positive("scaling_factor")?;
         let factor = factor.unwrap_or(if is_tiny { 1.0 } else { 0.18215 });
