@@ -88,7 +88,7 @@ fn as_in_comfyui(name: &str) -> String {
     name.replace("_a_", "_ancestral_")
 }
 
-/// The row of a sampler of SD.Next, or of diffusers, by its name or its class.
+/// The row of a sampler that SD.Next has by this name, or only diffusers.
 pub(super) fn row_of_diffusers(name: &str) -> Option<&'static Row> {
     const OF_SDNEXT: [(&str, &str); 6] = [
         ("DPM SDE", "dpmpp-sde"),
@@ -98,15 +98,17 @@ pub(super) fn row_of_diffusers(name: &str) -> Option<&'static Row> {
         ("LMSD", "lms"),
         ("SA Solver", "sa-solver"),
     ];
-    let of_class = |row: &&Row| {
-        let mut classes = row.diffusers.unwrap_or_default().split(", ");
-        classes.any(|class| class == name)
-    };
     let known = OF_SDNEXT.into_iter().find(|(known, _)| *known == name);
-    match known {
-        Some((_, row)) => by_name(row),
-        None => TABLE.iter().find(of_class).or_else(|| row_called(name)),
-    }
+    row_called(known.map_or(name, |(_, row)| row))
+}
+
+/// The row of a class of diffusers.
+pub(super) fn row_of_class(class: &str) -> Option<&'static Row> {
+    let is_of = |row: &&Row| {
+        let mut classes = row.diffusers.unwrap_or_default().split(", ");
+        class.ends_with("Scheduler") && classes.any(|known| known == class)
+    };
+    TABLE.iter().find(is_of)
 }
 
 /// The label of the schedule type that is this very ladder.
