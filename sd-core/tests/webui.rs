@@ -837,8 +837,35 @@ fn names_of_comfyui_forge_and_sdnext() {
         assert_eq!(request.ladder, Some(ladder), "{text}");
         assert_eq!(found, differences, "{text}");
     }
-    let deis = read("DEIS, Scheduler: DEISMultistepScheduler").0;
-    assert_eq!(row_of(&deis), "deis", "of diffusers, which is another one");
+    for (text, row) in [
+        // Another one than ComfyUI's.
+        ("DEIS, Scheduler: DEISMultistepScheduler", "deis"),
+        (
+            "DPM++ 2M, Scheduler: DPMSolverMultistepScheduler",
+            "dpmpp-2m",
+        ),
+        (
+            "DPM++ 2M SDE, Scheduler: DPMSolverMultistepScheduler",
+            "dpmpp-2m-sde",
+        ),
+        (
+            "DPM++ 3M, Scheduler: DPMSolverMultistepScheduler",
+            "dpmpp-3m",
+        ),
+        (
+            "DPM++ 1S, Scheduler: DPMSolverSinglestepScheduler",
+            "dpmpp-2s",
+        ),
+        (
+            "KDPM2 a, Scheduler: KDPM2AncestralDiscreteScheduler",
+            "dpm2-a",
+        ),
+        ("UniPC, Scheduler: UniPCMultistepScheduler", "unipc"),
+    ] {
+        let (request, _) = read(text);
+        assert_eq!(row_of(&request), row, "{text}");
+        assert_eq!(request.ladder, Some(Ladder::linspace()), "{text}");
+    }
 
     // ComfyUI's noise is that of torch on the CPU, and its weights have another meaning.
     let comfyui = "(a:1.2)\nSteps: 5, Sampler: euler, Scheduler: normal, CFG Scale: 6.5, Seed: 1, Size: 64x64";
@@ -954,6 +981,9 @@ fn hostile_texts_are_read_fast_and_told_shortly() {
             assert!(!difference.contains('\u{202e}'), "{difference:?}");
         }
     }
-    let differences = parse(&texts[0]).request().differences;
-    assert_eq!(differences[50], "and 79950 more differences");
+    let last = |text| parse(text).request().differences.pop().unwrap();
+    assert_eq!(last(&texts[0]), "and 79950 more differences");
+    let nested = format!("{}a{}\n{keys}", "[".repeat(60), ":1.5]".repeat(60));
+    let counted = "and 10 more differences";
+    assert_eq!(last(&nested), counted);
 }

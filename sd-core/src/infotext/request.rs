@@ -319,7 +319,7 @@ impl<'a> Reading<'a> {
         }
         let [schedule_type, scheduler] = ["Schedule type", "Scheduler"].map(|key| self.get(key));
         // SD.Next writes the class of diffusers.
-        if let Some(row) = scheduler.and_then(row_of_class) {
+        if let Some(row) = scheduler.and_then(|class| row_of_class(name, class)) {
             return self.way_of_diffusers(name, row, schedule_type);
         }
         let (name, in_name) = split(name);
@@ -648,19 +648,21 @@ impl<'a> Reading<'a> {
             let read = PromptText::parse(text, side, syntax);
             let nodes = read.tree().nodes();
             let all = nodes.flat_map(|node| iter::once(node).chain(node.descendants()));
-            let other = all.filter(|node| {
+            let mut other = all.filter(|node| {
                 matches!(*node.kind(), NodeKind::Schedule { when } if match when {
                     When::Fraction(part) => part >= 1.0,
                     When::Step(step) => 0.0 < step && step < 1.0,
                 })
             });
-            for node in other.take(MOST_DIFFERENCES) {
+            // Texts of nested nodes are in each other: to print all would take quadratic time.
+            for node in other.by_ref().take(MOST_DIFFERENCES) {
                 self.note(format!(
                     "in `{}` WebUI took numbers of 1 and more for steps, also with a point, and those below for parts of them, \
                      also without; here it is the point that says which",
                     printable(node.text())
                 ));
             }
+            self.unlisted += other.count();
         }
         let sampler = split(self.get("Sampler").unwrap_or_default()).0;
         // A window has 75 tokens, of a byte or more.
