@@ -76,7 +76,7 @@ struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Draw the ladder, beside all others, and the path of x, as a PNG, in place of a file of that name
+    /// Draw the ladder, beside all others, and the path of x, as a PNG, replacing a file of that name
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }

@@ -62,8 +62,7 @@ pub struct Options {
     /// Layer of CLIP that is read, counted from the last as WebUI does [default: 1]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub clip_skip: Option<usize>,
-    /// Threads, 1 to 1024, of which at most as many are used as the machine runs at once [default: one for each physical
-    /// core]
+    /// Threads, 1 to 1024, but never more than the machine runs at once [default: one for each physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
