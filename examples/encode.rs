@@ -55,11 +55,10 @@ struct Arguments {
     /// Texts that go through the model at once
     #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
     batch: usize,
-    /// Threads, 1 to 1024, of which at most as many are used as the machine runs at once [default: one for each physical
-    /// core]
+    /// Threads, 1 to 1024, but never more than the machine runs at once [default: one for each physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// File to write, in place of a file of that name [default: texts.safetensors in this folder, never overwriting]
+    /// File to write, replacing a file of that name [default: texts.safetensors in this folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

@@ -10,7 +10,7 @@ use std::{any::Any, ops::ControlFlow, path::PathBuf, process::ExitCode, sync::Ar
 use clap::Parser;
 use sd_examples::{
     Failure, PNG, check_output,
-    options::{Named, finite, ladder, positive, scheduler},
+    options::{Named, chosen_ladder, finite, ladder, positive, scheduler},
     print, print_json, tell,
 };
 use sd_onnx::{
@@ -76,7 +76,7 @@ struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Draw the ladder, beside all others, and the path of x, as a PNG, in place of a file of that name
+    /// Draw the ladder, beside all others, and the path of x, as a PNG, replacing a file of that name
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -234,12 +234,7 @@ impl Chosen {
                 .ok_or_else(|| Failure::Arguments(format!("--eta: {name} has no eta")))?,
         };
         let of_row = scheduler.map(|named| named.row.default_ladder.clone());
-        let of_name = scheduler.and_then(|named| named.ladder.clone());
-        if of_name.is_some() && arguments.ladder.is_some() {
-            let reason = "--scheduler and --ladder both set the ladder; give only one of them";
-            return Err(Failure::Arguments(reason.to_owned()));
-        }
-        let ladder = arguments.ladder.clone().or(of_name);
+        let ladder = chosen_ladder(scheduler, arguments.ladder.as_ref())?;
         let ladder = ladder.or_else(|| configured.map(|configured| configured.ladder));
         let ladder = ladder.or(of_row).unwrap_or_else(Ladder::karras);
         let schedule = NoiseSchedule::new(&config).map_err(|error| wrong(&error))?;

@@ -42,11 +42,11 @@ struct Arguments {
     /// Pictures that go through the model at once; more than 1 is slower on a CPU, and changes pictures a little
     #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
     batch: usize,
-    /// PNG to write, in place of a file of that name; with --count, name-1.png, name-2.png … [default: the prompt and the
+    /// PNG to write, replacing a file of that name; with --count, name-1.png, name-2.png … [default: the prompt and the
     /// seed, in this folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Also write embeddings, noise, latents and unrounded pixels, as safetensors, in place of a file of that name
+    /// Also write embeddings, noise, latents and unrounded pixels, as safetensors, replacing a file of that name
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
 }

@@ -150,7 +150,7 @@ pub fn check_output(name: &str, path: &Path, extensions: &[&str]) -> Result<(), 
     {
         let expected: Vec<_> = extensions.iter().map(|known| format!(".{known}")).collect();
         return Err(Failure::Arguments(format!(
-            "--{name} is {}, expected a name that ends in {}: it is the only format that is written",
+            "--{name} is {}, expected a name that ends in {}: no other format can be written",
             path.display(),
             expected.join(" or ")
         )));

@@ -62,8 +62,7 @@ pub struct Options {
     /// Layer of CLIP that is read, counted from the last as WebUI does [default: 1]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub clip_skip: Option<usize>,
-    /// Threads, 1 to 1024, of which at most as many are used as the machine runs at once [default: one for each physical
-    /// core]
+    /// Threads, 1 to 1024, but never more than the machine runs at once [default: one for each physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
@@ -118,6 +117,23 @@ pub fn scheduler(name: &str) -> Result<Named, String> {
     }
 }
 
+/// The ladder that the options say: in the scheduler's name, or by itself.
+///
+/// # Errors
+/// [`Failure::Arguments`] when both say one.
+pub fn chosen_ladder(
+    scheduler: Option<&Named>,
+    ladder: Option<&Ladder>,
+) -> Result<Option<Ladder>, Failure> {
+    match (scheduler.and_then(|named| named.ladder.as_ref()), ladder) {
+        (Some(_), Some(_)) => {
+            let reason = "--scheduler and --ladder both set the ladder; give only one of them";
+            Err(Failure::Arguments(reason.to_owned()))
+        }
+        (of_name, ladder) => Ok(of_name.or(ladder).cloned()),
+    }
+}
+
 /// A ladder by its name, or as JSON.
 pub fn ladder(text: &str) -> Result<Ladder, String> {
     if text.trim_start().starts_with('{') {
@@ -126,13 +142,13 @@ pub fn ladder(text: &str) -> Result<Ladder, String> {
     text.parse().map_err(|error| format!("{error}"))
 }
 
-/// The threads that are used where an option asks for some: no more than the machine runs at once, which is told.
+/// The threads to use where an option asks for some: no more than the machine runs at once. Warns if that is fewer.
 pub fn threads(asked: Option<u16>) -> u16 {
     let asked = asked.unwrap_or(0);
     let most = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
     if usize::from(asked) > most {
         tell(format_args!(
-            "warning: --threads is {asked}, but this machine runs {most} at once, which are used"
+            "warning: --threads is {asked}, but this machine runs {most} at once; {most} are used"
         ));
     }
     asked.min(most.try_into().unwrap_or(u16::MAX))
@@ -159,18 +175,11 @@ impl Options {
         if let Some(guidance) = self.guidance {
             request = request.guidance(guidance);
         }
-        if let Some(Named { row, ladder }) = &self.scheduler {
-            request = request.scheduler(*row);
-            if ladder.is_some() && self.ladder.is_some() {
-                let reason = "--scheduler and --ladder both set the ladder; give only one of them";
-                return Err(Failure::Arguments(reason.to_owned()));
-            }
-            if let Some(ladder) = ladder {
-                request = request.ladder(ladder.clone());
-            }
+        if let Some(named) = &self.scheduler {
+            request = request.scheduler(named.row);
         }
-        if let Some(ladder) = &self.ladder {
-            request = request.ladder(ladder.clone());
+        if let Some(ladder) = chosen_ladder(self.scheduler.as_ref(), self.ladder.as_ref())? {
+            request = request.ladder(ladder);
         }
         if let Some(layer) = self.clip_skip {
             request = request.clip_skip(layer);

@@ -8,9 +8,9 @@ use serde::Deserialize;
 
 use crate::Failure;
 
-/// The longest text that is read, in bytes. The longest of ours has 40 KiB.
+/// The longest text that is read, in bytes. The longest of ours has 18 KiB.
 pub const MAX_TEXT: u64 = 1 << 20;
-/// The largest sheet of sprites, in bytes. Ours has 1 MiB.
+/// The largest sheet of sprites, in bytes. Ours has 2 MiB.
 const MAX_SHEET: u64 = 64 << 20;
 
 /// Side of a sprite, and sprites beside each other, on the sheet: `concepts.py`.

@@ -760,7 +760,7 @@ fn help_is_no_failure() {
         "--dump",
         "--like",
         "--batch",
-        "in place of a file of that name",
+        "replacing a file of that name",
     ] {
         assert!(stdout.contains(option), "{option}");
     }

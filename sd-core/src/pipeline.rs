@@ -365,7 +365,7 @@ impl Pipeline {
     }
 
     /// [`run`](Self::run) on a thread of its own, as an iterator over its events; [`Events::into_stream`] makes a `Stream`
-    /// of it, for any async executor. Dropping either stops the run.
+    /// of it, for any async executor. The run ends early when `stop` is stopped, or when either is dropped.
     ///
     /// ```
     /// # fn example(pipeline: &sd_core::Pipeline) -> Result<(), sd_core::Error> {

@@ -85,10 +85,10 @@ impl Builder {
 
     /// Sets the threads within an operator, for each network by itself. Default: 0, which is one for each physical core.
     ///
-    /// At most as many threads are used as the machine runs at once for this process
-    /// ([`available_parallelism`](std::thread::available_parallelism)). A larger number is lowered to that, with a
-    /// warning through `tracing`: threads that wait for a core spin, and 1,024 on two cores are hundreds of times as slow
-    /// as two.
+    /// A number above the threads that the machine runs at once for this process
+    /// ([`available_parallelism`](std::thread::available_parallelism)) is lowered to that, with a warning through
+    /// `tracing`. The threads spin while they wait for each other: on two cores, 64 of them take forty times as long as
+    /// two.
     pub fn threads(mut self, threads: u16) -> Self {
         let most = available_threads();
         if threads > most {

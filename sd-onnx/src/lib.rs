@@ -39,7 +39,8 @@
 //! # Nothing is sent anywhere
 //! Microsoft's builds of ONNX Runtime collect telemetry by default. This crate turns it off: before it loads the library
 //! it sets the environment variable `ORT_DISABLE_TELEMETRY` to 1, and afterwards it calls `DisableTelemetryEvents`. So
-//! ONNX Runtime writes no device ID and no events, and contacts no server.
+//! ONNX Runtime writes no device ID and no events, and contacts no server. (On Windows only the call counts: there
+//! ONNX Runtime 1.32 hands its events to the system's tracing and does not read the variable.)
 //!
 //! A variable that is already set keeps its value. A program whose other threads run C code that reads the environment
 //! should set it itself, at the start of `main`: setting a variable while C code reads one is a data race on Unix.

@@ -574,5 +574,19 @@ mod fetch {
             .env("XDG_CACHE_HOME", cache.path())
             .env("PATH", "/nowhere");
         assert_eq!(results(offline.output().unwrap()), ["loaded"]);
+
+        // What was damaged since then is fetched again.
+        let libraries = below(&cache.path().join("sd-onnx"));
+        let is_library = |path: &&PathBuf| path.to_string_lossy().contains("libonnxruntime.so");
+        let library = libraries.iter().find(is_library).unwrap();
+        std::fs::write(library, "short").unwrap();
+        let mut again = case.command(&[Path::new("")]);
+        let output = again.env("XDG_CACHE_HOME", cache.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            said.contains("libonnxruntime.so.1.32.0 is damaged: it has SHA-256"),
+            "{said}"
+        );
+        assert_eq!(results(output), ["loaded"]);
     }
 }

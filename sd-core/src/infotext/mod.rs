@@ -16,11 +16,11 @@
 //! | key | whose | value | read as |
 //! |---|---|---|---|
 //! | `Steps` | WebUI | whole number | steps |
-//! | `Sampler` | WebUI | the [title](sd_schedulers::Row::title) of the sampler's row | scheduler; in a file of WebUI's by [`from_webui`](sd_schedulers::from_webui), also old names with the ladder in them (`DPM++ 2M Karras`) and aliases (`k_dpmpp_2m`) |
+//! | `Sampler` | WebUI | the [title](sd_schedulers::Row::title) of the sampler's row | scheduler; in a file of WebUI's by [`from_webui`](sd_schedulers::from_webui), also old names with the ladder in them (`DPM++ 2M Karras`) and aliases (`k_dpmpp_2m`); for other programs' names see [below](#other-programs) |
 //! | `Schedule type` | WebUI, or a [name](sd_schedulers::Ladder::NAMED) of ours | WebUI's label where that is this very ladder; else our name | ladder |
 //! | `CFG scale` | WebUI | the shortest number that is read back as the same `f32` | guidance; of WebUI's "DDIM CFG++" divided by 12.5, as WebUI does: there it is 0 to 12.5, here 0 to 1 |
 //! | `Seed` | WebUI | that of this picture, whatever its place in a request | seed |
-//! | `Size` | WebUI | `512x768`, width first | size |
+//! | `Size` | WebUI | `512x768`, width first | size; sides are rounded down to multiples of 8, a difference |
 //! | `Model hash` | WebUI | first 10 digits of the SHA-256 of the UNet's file | not read: only the caller can compare it |
 //! | `Model` | WebUI | its name | not read |
 //! | `Batch size`, `Batch pos` | WebUI | where pictures were made more than one at a time: how many, and which of them, from 0 | a difference |
@@ -46,6 +46,21 @@
 //! | `SD prompt`, `SD negative prompt` | ours | the text as it was, where this format would not give it back byte for byte | prompts |
 //! | `Version` | WebUI | `sd-onnx` and this crate's version | whether the file is ours |
 //!
+//! # Other programs
+//! Several programs write this format with names of their own. These are read:
+//! - Nodes of ComfyUI that save pictures: `Sampler: dpmpp_2m_sde_gpu` with `Scheduler: karras`, `Sampler: euler_karras`, or
+//!   WebUI's names with `Version: ComfyUI`. The sampler is that of [`from_comfyui`](sd_schedulers::from_comfyui), the
+//!   noise torch's on the CPU, and the prompts are read as [`Syntax::ComfyUi`](sd_text::Syntax::ComfyUi) with
+//!   [`Emphasis::Interpolate`](sd_text::Emphasis::Interpolate).
+//! - Forge and reForge: samplers that they took from ComfyUI (`DDPM`, `IPNDM`, `DEIS`, `Euler CFG++`, …), with WebUI's first x.
+//! - SD.Next: samplers of diffusers, by their class (`Scheduler: DPMSolverSDEScheduler`) or name (`DPM SDE`, `TCD`), and
+//!   the ladder by `Sampler sigma` or `Sampler spacing`. The sampler has the options of its
+//!   [row](sd_schedulers::TABLE), a difference.
+//! - Fooocus, if it is set to WebUI's format, and Civitai, also as a text of a single line.
+//!
+//! An unknown schedule type leaves the sampler as it is, and an unknown sampler that begins with a known name
+//! (`DPM++ 2M Turbo`) becomes that one. Both are differences.
+//!
 //! Followed: `create_infotext` and `parse_generation_parameters` of WebUI 1.10.
 
 pub(crate) mod png;
@@ -58,7 +73,7 @@ use std::fmt;
 
 use crate::Request;
 pub use read::InfotextError;
-use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, UNKNOWN, is_space, strip};
+use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, is_space, strip};
 pub(crate) use write::of;
 
 /// How a picture was made: see the [module](self).
@@ -81,16 +96,18 @@ pub struct Reproduction {
     /// Each reason why the picture may come out another, in a sentence; rounding on another machine and another model are
     /// none. Empty for a picture made here, in a batch of one, without values of one's own and textual inversions:
     /// whether those are the same, [`TextualInversion::sha256`](sd_text::TextualInversion::sha256) and `TI hashes` tell.
+    ///
+    /// At most 50, and then one that counts the others. Each is short and safe to print, whatever the infotext holds.
     pub differences: Vec<String>,
 }
 
 impl Infotext {
-    /// Reads an infotext, by the rules of WebUI's own parser, and where that would lose something by these:
+    /// Reads an infotext by the rules of WebUI's own parser, with three additions where those lose something:
     /// - A value that is a JSON object or array is read whole. WebUI ends it at its first comma.
     /// - `Template:` and `Negative Template:` below the entries, as the extension Dynamic Prompts writes them, are
     ///   entries. For WebUI everything is the prompt then.
-    /// - In a text of one line, as Civitai has them, the prompts end where their marks stand: `a fox Negative prompt: bad
-    ///   Steps: 20, Sampler: …`. WebUI finds no prompt there.
+    /// - A text of a single line, as Civitai has them, is divided at its marks: `a fox Negative prompt: bad Steps: 20,
+    ///   Sampler: …`. WebUI finds no prompt there.
     ///
     /// A text without entries is a prompt.
     ///

@@ -131,7 +131,7 @@ fn read(mut png: impl BufRead + Seek) -> io::Result<Option<Infotext>> {
 
 /// The program that writes text chunks which begin like this, and no infotext.
 fn program(start: &[u8]) -> Option<&'static str> {
-    let keywords: [(&[u8], &str); 8] = [
+    let keywords: [(&[u8], &str); 7] = [
         (b"prompt\0{", super::COMFYUI),
         (b"workflow\0{", super::COMFYUI),
         (b"invokeai_metadata\0", super::INVOKEAI),
@@ -139,7 +139,6 @@ fn program(start: &[u8]) -> Option<&'static str> {
         (b"sd-metadata\0", super::INVOKEAI),
         (b"Dream\0", super::INVOKEAI),
         (b"Software\0NovelAI", super::NOVELAI),
-        (b"Comment\0{", super::UNKNOWN),
     ];
     let (_, program) = keywords
         .into_iter()

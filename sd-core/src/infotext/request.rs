@@ -18,7 +18,7 @@ use super::{
     Infotext, OF_WEBUI, Reproduction,
     webui::{
         default_row, from_forge, ladder_called, nearest, noise_called, of_comfyui, row_called,
-        row_of_diffusers, split, split_comfyui, with_sgm_noise,
+        row_of_class, row_of_diffusers, split, split_comfyui, with_sgm_noise,
     },
 };
 use crate::{
@@ -144,6 +144,9 @@ const KNOWN: [&str; 53] = [
     "Raw negative prompt",
 ];
 
+/// The `App` of a relative of WebUI that runs diffusers.
+const SDNEXT: &str = "SD.Next";
+
 /// How the latents were made of the noise.
 struct Way {
     scheduler: Scheduler,
@@ -234,7 +237,7 @@ impl<'a> Reading<'a> {
         }
         let prompt = self.get(key).unwrap_or(shown);
         if self.foreign && key == "SD prompt" && prompt.is_empty() {
-            self.note("the infotext has no prompt: the empty one stands in");
+            self.note("the infotext has no prompt: an empty one is used");
         }
         prompt
     }
@@ -355,38 +358,31 @@ impl<'a> Reading<'a> {
         if let Some(way) = self.way_of_comfyui(name) {
             return way;
         }
+        let [schedule_type, scheduler] = ["Schedule type", "Scheduler"].map(|key| self.get(key));
         // SD.Next writes the class of diffusers.
-        let class = self
-            .get("Scheduler")
-            .filter(|class| class.ends_with("Scheduler"));
-        if let Some(row) = class.and_then(row_of_diffusers) {
-            return self.way_of_diffusers(name, row);
+        if let Some(row) = scheduler.and_then(|class| row_of_class(name, class)) {
+            return self.way_of_diffusers(name, row, schedule_type);
         }
         let (name, in_name) = split(name);
         // Before 1.9 a ladder other than Uniform was in the sampler's name.
-        let label = in_name
-            .or(self.get("Schedule type"))
-            .or(self.get("Scheduler"));
-        let of_sdnext = || {
-            self.get("Sampler sigma")
-                .filter(|&sigma| sigma != "default")
-        };
-        let label = label.or_else(of_sdnext).unwrap_or("Uniform");
+        let label = in_name.or(schedule_type).or(scheduler);
         let is_known = from_webui(name, None).is_ok();
         if !is_known {
-            let app = self.get("App");
-            let of_forge = from_forge(name).filter(|_| app != Some("SD.Next"));
-            if let Some(preset) = of_forge {
+            let of_sdnext = self.get("App") == Some(SDNEXT);
+            if let Some(preset) = from_forge(name).filter(|_| !of_sdnext) {
+                let ladder = label.and_then(|label| self.ladder_of_others(label));
                 return Way {
-                    ladder: self.ladder_of_others(label).unwrap_or(preset.ladder),
+                    ladder: ladder.unwrap_or(preset.ladder),
                     draws: preset.row.stochastic,
                     scheduler: self.first_x(preset.sampler).into(),
                 };
             }
             if let Some(row) = row_of_diffusers(name) {
-                return self.way_of_diffusers(name, row);
+                return self.way_of_diffusers(name, row, label);
             }
         }
+        let of_sdnext = || self.get("Sampler sigma").filter(|&it| it != "default");
+        let label = label.or_else(of_sdnext).unwrap_or("Uniform");
         let known = if is_known {
             name
         } else {
@@ -457,7 +453,7 @@ impl<'a> Reading<'a> {
     }
 
     /// What SD.Next made, whose samplers are those of diffusers.
-    fn way_of_diffusers(&mut self, name: &str, row: &'static Row) -> Way {
+    fn way_of_diffusers(&mut self, name: &str, row: &'static Row, label: Option<&str>) -> Way {
         self.note(format!(
             "`{}` is a sampler of diffusers: {} with the usual options stands in",
             printable(name),
@@ -465,15 +461,17 @@ impl<'a> Reading<'a> {
         ));
         self.program = Program::Diffusers;
         let sigma = self.get("Sampler sigma").and_then(ladder_called);
-        let spacing = self
-            .get("Sampler spacing")
-            .and_then(|name| name.parse().ok());
-        let label = self.get("Schedule type").or(self.get("Scheduler"));
-        let label = label.filter(|label| row_of_diffusers(label).is_none());
-        let ladder = sigma.or(spacing).or_else(|| self.ladder_of_others(label?));
+        let spacing = || self.get("Sampler spacing")?.parse().ok();
+        let ladder = sigma.or_else(spacing);
+        let ladder = ladder.or_else(|| self.ladder_of_others(label?));
+        // SD.Next has linspace where we have a shape.
+        let usual = || match &row.default_ladder {
+            Ladder::Shaped { .. } => Ladder::linspace(),
+            ladder => ladder.clone(),
+        };
         Way {
             scheduler: row.into(),
-            ladder: ladder.unwrap_or_else(|| row.default_ladder.clone()),
+            ladder: ladder.unwrap_or_else(usual),
             draws: row.stochastic,
         }
     }
@@ -619,6 +617,9 @@ impl<'a> Reading<'a> {
 
     /// What was given to the picture, or came from others beside it.
     fn made(&mut self) {
+        if self.get("App") == Some(SDNEXT) {
+            self.note("SD.Next made the picture, which computes in other ways than WebUI");
+        }
         if let Some(shape) = self.get("SD initial noise") {
             self.note(format!(
                 "the initial noise of shape {} was given, and has to be again",
@@ -694,19 +695,21 @@ impl<'a> Reading<'a> {
             let read = PromptText::parse(text, side, syntax);
             let nodes = read.tree().nodes();
             let all = nodes.flat_map(|node| iter::once(node).chain(node.descendants()));
-            let other = all.filter(|node| {
+            let mut other = all.filter(|node| {
                 matches!(*node.kind(), NodeKind::Schedule { when } if match when {
                     When::Fraction(part) => part >= 1.0,
                     When::Step(step) => 0.0 < step && step < 1.0,
                 })
             });
-            for node in other.take(MOST_DIFFERENCES) {
+            // Texts of nested nodes are in each other: to print all would take quadratic time.
+            for node in other.by_ref().take(MOST_DIFFERENCES) {
                 self.note(format!(
                     "in `{}` WebUI took numbers of 1 and more for steps, also with a point, and those below for parts of them, \
                      also without; here it is the point that says which",
                     printable(node.text())
                 ));
             }
+            self.unlisted += other.count();
         }
         let sampler = split(self.get("Sampler").unwrap_or_default()).0;
         // A window has 75 tokens, of a byte or more.
@@ -764,10 +767,7 @@ impl<'a> Reading<'a> {
                 | ("Sampler type", "epsilon") => true,
                 ("Sampler sigma", _) => self.program != Program::ComfyUi,
                 ("Sampler spacing", _) => self.program == Program::Diffusers,
-                ("App", "SD.Next") => {
-                    self.note("SD.Next made the picture, which computes in other ways than WebUI");
-                    true
-                }
+                ("App", SDNEXT) => true,
                 (key, _) => KNOWN.contains(&key),
             };
             if !inert && named.insert(key) {

@@ -88,7 +88,7 @@ fn as_in_comfyui(name: &str) -> String {
     name.replace("_a_", "_ancestral_")
 }
 
-/// The row of a sampler of SD.Next, or of diffusers, by its name or its class.
+/// The row of a sampler that SD.Next has by this name, or only diffusers.
 pub(super) fn row_of_diffusers(name: &str) -> Option<&'static Row> {
     const OF_SDNEXT: [(&str, &str); 6] = [
         ("DPM SDE", "dpmpp-sde"),
@@ -98,15 +98,18 @@ pub(super) fn row_of_diffusers(name: &str) -> Option<&'static Row> {
         ("LMSD", "lms"),
         ("SA Solver", "sa-solver"),
     ];
-    let of_class = |row: &&Row| {
-        let mut classes = row.diffusers.unwrap_or_default().split(", ");
-        classes.any(|class| class == name)
-    };
     let known = OF_SDNEXT.into_iter().find(|(known, _)| *known == name);
-    match known {
-        Some((_, row)) => by_name(row),
-        None => TABLE.iter().find(of_class).or_else(|| row_called(name)),
-    }
+    row_called(known.map_or(name, |(_, row)| row))
+}
+
+/// The row of a sampler of SD.Next by its name and its class of diffusers, which may be that of several rows.
+pub(super) fn row_of_class(name: &str, class: &str) -> Option<&'static Row> {
+    let is_class = |part: &str| part.ends_with("Scheduler");
+    let parts = |row: &Row| row.diffusers.unwrap_or_default().split(", ");
+    let is_of = |row: &&Row| is_class(class) && parts(row).any(|part| part == class);
+    let without_options = |row: &&Row| is_of(row) && parts(row).all(is_class);
+    let named = row_of_diffusers(name).filter(is_of);
+    named.or_else(|| TABLE.iter().find(without_options))
 }
 
 /// The label of the schedule type that is this very ladder.
@@ -141,9 +144,9 @@ fn with_first_x(sampler: Arc<dyn Sampler>, first_x: FirstX) -> Arc<dyn Sampler> 
 /// The name of the sampler of WebUI's that is nearest to one that is unknown: the one that the name begins with
 /// (`DPM++ 2M Turbo`, `euler_beta57`), else one of the same kind, with fresh noise in each step or without.
 pub(super) fn nearest(name: &str) -> &'static str {
-    let mut gaps = name.rmatch_indices([' ', '_']).map(|(at, _)| at);
+    let gaps = name.rmatch_indices([' ', '_']).map(|(at, _)| at);
     // All known names are shorter.
-    let begins = gaps.by_ref().filter(|&at| at < 32).find_map(|at| {
+    let begins = gaps.filter(|&at| at < 32).find_map(|at| {
         let name = &name[..at];
         let of_webui = from_webui(name, None).ok();
         let preset = of_webui.or_else(|| from_comfyui(name, "normal").ok())?;
