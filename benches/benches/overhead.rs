@@ -15,7 +15,7 @@ use std::{
 };
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4};
+use ndarray::{Array3, Array4, ArrayView2, ArrayView4, ArrayViewMut4};
 use sd_benches::shipped_model;
 use sd_onnx::{
     Call, ClassifierFree, Denoiser, Event, Inputs, LatentCodec, LatentDistribution, Pipeline,

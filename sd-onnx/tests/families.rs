@@ -29,7 +29,7 @@ fn shapes() -> Vec<String> {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert!(names.len() >= 12, "{names:?}");
+    assert!(names.len() >= 2, "{names:?}");
     names
 }
 
