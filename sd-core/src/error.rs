@@ -3,6 +3,8 @@
 use std::fmt;
 
 use ndarray::Array4;
+use sd_text::outside::printable;
+use serde::Serialize;
 
 use crate::BoxError;
 
@@ -93,7 +95,10 @@ pub struct Unfinished {
 }
 
 /// All that is wrong with the requests of a call, at least one thing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// `Display` prints the first eight and how many more there are. With serde it is an array.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
 pub struct Problems(pub(crate) Vec<Problem>);
 
 impl Problems {
@@ -123,20 +128,26 @@ impl<'a> IntoIterator for &'a Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.0.iter().enumerate() {
+        const MOST: usize = 8;
+        for (i, problem) in self.0.iter().take(MOST).enumerate() {
             if i > 0 {
                 f.write_str("; ")?;
             }
             problem.fmt(f)?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(MOST) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
     }
 }
 
 impl std::error::Error for Problems {}
 
 /// A value that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// With serde it is an object of its fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Problem {
     /// Which of several requests, from 0; none where there is only one.
@@ -145,17 +156,21 @@ pub struct Problem {
     pub what: &'static str,
     /// What can be used.
     pub expected: String,
-    /// What was asked for.
+    /// What was asked for, made short and safe to print: it may come from a file.
     pub found: String,
 }
 
 impl Problem {
-    pub(crate) fn new(what: &'static str, expected: impl ToString, found: impl ToString) -> Self {
+    pub(crate) fn new(
+        what: &'static str,
+        expected: impl ToString,
+        found: impl fmt::Display,
+    ) -> Self {
         Self {
             request: None,
             what,
             expected: expected.to_string(),
-            found: found.to_string(),
+            found: printable(found),
         }
     }
 }
@@ -172,5 +187,37 @@ impl fmt::Display for Problem {
             ..
         } = self;
         write!(f, "{what} is {found}, expected {expected}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_are_short_and_safe_to_print() {
+        let problem = Problem::new(
+            "steps",
+            "1 to 1000",
+            format!("\u{1b}[2J{}", "x".repeat(99_000)),
+        );
+        assert!(problem.to_string().starts_with("steps is \\u{1b}[2Jxxx"));
+        assert!(problem.to_string().len() < 600);
+        let many = Problems(vec![problem; 1000]);
+        assert!(many.to_string().ends_with("; and 992 more"));
+        assert!(many.to_string().len() < 6000);
+    }
+
+    #[test]
+    fn problems_are_json() {
+        let mut problem = Problem::new("steps", "1 to 1000", 0);
+        let json = r#"{"request":null,"what":"steps","expected":"1 to 1000","found":"0"}"#;
+        assert_eq!(serde_json::to_string(&problem).unwrap(), json);
+        problem.request = Some(2);
+        let json = format!("[{}]", json.replace("null", "2"));
+        assert_eq!(
+            serde_json::to_string(&Problems(vec![problem])).unwrap(),
+            json
+        );
     }
 }

@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use image::RgbImage;
 use ndarray::{ArrayView3, Axis};
+use serde::Serialize;
 
-use crate::{Error, Picture, Pipeline, StopToken, picture::to_rgb};
+use crate::{
+    Error, Picture, Pipeline, StopToken,
+    picture::{seconds, to_rgb},
+};
 
 /// What has just happened in a [run](Pipeline::run).
 #[derive(Debug)]
@@ -18,7 +22,9 @@ pub enum Event<'a> {
 }
 
 /// Where a run is, in numbers.
-#[derive(Debug, Clone, Copy, PartialEq)]
+///
+/// With serde it is an object of its fields, times in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct StepInfo {
     /// Which request of the call, from 0.
@@ -37,8 +43,10 @@ pub struct StepInfo {
     /// Noise level that it arrived at.
     pub next: f32,
     /// What the step took, of all pictures of a batch together, without observers.
+    #[serde(serialize_with = "seconds")]
     pub took: Duration,
     /// Since the picture's first step began, observers and all.
+    #[serde(serialize_with = "seconds")]
     pub elapsed: Duration,
 }
 
@@ -58,6 +66,7 @@ pub struct Progress<'a> {
 
 impl Progress<'_> {
     /// A small picture of [`denoised`](Self::denoised), a pixel for each latent: see [`LatentRgb`](crate::LatentRgb).
+    /// [`files::png`](crate::files::png) makes a PNG of it.
     pub fn preview(&self) -> RgbImage {
         self.pipeline.latent_rgb().picture(self.denoised)
     }

@@ -12,7 +12,7 @@ use async_channel::{Receiver, Sender};
 use futures_core::Stream;
 use image::RgbImage;
 
-use crate::{Error, Event, Picture, Pipeline, Request, StepInfo, StopToken};
+use crate::{Error, Event, OnStop, Picture, Pipeline, Request, StepInfo, StopToken};
 
 /// What [`Events`] yield.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub enum Update {
 /// A run on a thread of its own, as an iterator over its events: [`Pipeline::events`] starts it.
 ///
 /// Ends after the last picture or the first error; a run that was stopped yields [`Error::Stopped`] last. The run waits
-/// when it is two events ahead of who reads them. Dropping this stops it.
+/// when it is two events ahead of who reads them. Dropping this stops the run, and leaves the caller's token as it is.
 pub struct Events(Running);
 
 /// [`Events`] as a `Stream`, for any async executor.
@@ -41,16 +41,21 @@ pub struct EventStream(Running);
 
 struct Running {
     receiver: Pin<Box<Receiver<Item>>>,
+    /// Stops this run alone. The caller's token may be that of other runs.
     stop: StopToken,
+    /// Passes the caller's stop on.
+    _callers: OnStop,
     thread: Option<JoinHandle<()>>,
 }
 
 type Item = Result<Update, Error>;
 
 impl Events {
-    pub(crate) fn start(pipeline: Pipeline, requests: Vec<Request>) -> Self {
+    pub(crate) fn start(pipeline: Pipeline, requests: Vec<Request>, callers: &StopToken) -> Self {
         let (sender, receiver) = async_channel::bounded(2);
         let stop = StopToken::new();
+        let stopped = stop.clone();
+        let callers = callers.on_stop(move || stopped.stop());
         let (token, sender_there) = (stop.clone(), sender.clone());
         let run = move || send(&pipeline, &requests, &token, &sender_there);
         let thread = std::thread::Builder::new()
@@ -64,25 +69,14 @@ impl Events {
         Self(Running {
             receiver: Box::pin(receiver),
             stop,
+            _callers: callers,
             thread: thread.ok(),
         })
-    }
-
-    /// The run's token.
-    pub fn stop_token(&self) -> &StopToken {
-        &self.0.stop
     }
 
     /// The same events as a `Stream`.
     pub fn into_stream(self) -> EventStream {
         EventStream(self.0)
-    }
-}
-
-impl EventStream {
-    /// The run's token.
-    pub fn stop_token(&self) -> &StopToken {
-        &self.0.stop
     }
 }
 

@@ -1,10 +1,12 @@
-//! Files that are whole or not there.
+//! Files that are whole or not there, and the bytes of PNG files.
 
 use std::{
     fs,
     io::{self, Write},
     path::Path,
 };
+
+pub use crate::infotext::png::png;
 
 /// Writes a file: it appears under its name when it is whole, replacing one of that name, whose permissions it takes. A
 /// link to a file is followed; what is no regular file (a device, a pipe) is written to as it is.

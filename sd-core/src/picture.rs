@@ -6,6 +6,7 @@ use image::RgbImage;
 use ndarray::{ArcArray, Array3, Array4, ArrayView3, Axis, Ix3};
 use sd_schedulers::Seeds;
 use sd_text::{EncodedBranch, PromptText, Tokens};
+use serde::{Serialize, Serializer};
 
 use crate::{Infotext, files, infotext, model_id::ModelId, plan::Planned, preview::to_byte};
 
@@ -88,7 +89,7 @@ impl Picture {
     /// # Errors
     /// When the picture is too large for a PNG.
     pub fn png(&self) -> io::Result<Vec<u8>> {
-        infotext::png(&self.image, &self.infotext())
+        files::png(&self.image, Some(&self.infotext()))
     }
 }
 
@@ -127,15 +128,20 @@ impl Conditioning {
     }
 }
 
-/// What a picture took.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// How long the parts of making a picture took.
+///
+/// With serde it is an object of seconds: `{"encode": 0.1, "steps": [0.5, 0.5], "decode": 1.5}`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Timings {
     /// Encoding its prompts; next to nothing where a picture before it had the same.
+    #[serde(serialize_with = "seconds")]
     pub encode: Duration,
     /// Each step, of all pictures of its batch together, without observers.
+    #[serde(serialize_with = "each_in_seconds")]
     pub steps: Vec<Duration>,
     /// Decoding its latents.
+    #[serde(serialize_with = "seconds")]
     pub decode: Duration,
 }
 
@@ -144,6 +150,14 @@ impl Timings {
     pub fn total(&self) -> Duration {
         self.encode + self.steps.iter().sum::<Duration>() + self.decode
     }
+}
+
+pub(crate) fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
+fn each_in_seconds<S: Serializer>(times: &[Duration], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(times.iter().map(Duration::as_secs_f64))
 }
 
 /// What a picture was made from, for its infotext.

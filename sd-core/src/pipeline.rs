@@ -283,13 +283,14 @@ impl Pipeline {
     }
 
     /// [`run`](Self::run) on a thread of its own, as an iterator over its events; [`Events::into_stream`] makes a `Stream`
-    /// of it, for any async executor. Dropping either stops the run.
+    /// of it, for any async executor. The run ends early when `stop` is stopped, or when either is dropped.
     ///
     /// ```
     /// # fn example(pipeline: &sd_core::Pipeline) -> Result<(), sd_core::Error> {
-    /// use sd_core::{Request, Update};
+    /// use sd_core::{Request, StopToken, Update};
     ///
-    /// for event in pipeline.events(vec![Request::new("a fox")]) {
+    /// let stop = StopToken::new();
+    /// for event in pipeline.events(vec![Request::new("a fox")], &stop) {
     ///     match event? {
     ///         Update::Step { step, preview } => println!("{}: {:?}", step.index, preview.dimensions()),
     ///         Update::Picture(picture) => println!("seed {}", picture.seed),
@@ -299,8 +300,8 @@ impl Pipeline {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn events(&self, requests: Vec<Request>) -> Events {
-        Events::start(self.clone(), requests)
+    pub fn events(&self, requests: Vec<Request>, stop: &StopToken) -> Events {
+        Events::start(self.clone(), requests, stop)
     }
 
     /// D(x; sigma) of this model, guided, for a sampler of one's own: latents of a picture of `size` under prompts of shape

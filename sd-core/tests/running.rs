@@ -18,7 +18,7 @@ use common::{Fakes, Model, base, latents};
 use futures_core::Stream;
 use ndarray::Array4;
 use sd_core::{
-    Error, Event, ImageSize, Pipeline, Request, StopToken, Stopped, Update,
+    Error, Event, ImageSize, Infotext, Pipeline, Request, StopToken, Stopped, Update, files,
     schedulers::{Heun, Ladder, NoiseSource, Run, Rungs, Sampler, Step, TorchRng, sample},
     slerp,
     text::ClipSkip,
@@ -277,7 +277,7 @@ fn an_observer_that_panics_does_no_harm() {
 fn a_stream_tells_what_an_observer_is_told() {
     let pipeline = Fakes::new().pipeline();
     let mut told = Vec::new();
-    for event in pipeline.events(vec![base().count(2)]) {
+    for event in pipeline.events(vec![base().count(2)], &StopToken::new()) {
         match event.unwrap() {
             Update::Step { step, preview } => {
                 assert_eq!(preview.dimensions(), (8, 6));
@@ -300,7 +300,7 @@ fn a_stream_tells_what_an_observer_is_told() {
         .chain(["picture 1".into()]);
     assert_eq!(told, expected.collect::<Vec<_>>());
 
-    let mut wrong = pipeline.events(vec![base().steps(0)]);
+    let mut wrong = pipeline.events(vec![base().steps(0)], &StopToken::new());
     assert!(matches!(wrong.next(), Some(Err(Error::Request(_)))));
     assert!(wrong.next().is_none() && wrong.next().is_none());
 }
@@ -310,17 +310,21 @@ fn a_stream_is_stopped_by_its_token_and_by_dropping_it() {
     let fakes = Fakes::new();
     let pipeline = fakes.pipeline();
     let long = base().steps(1000);
-    let mut events = pipeline.events(vec![long.clone()]);
+    let stop = StopToken::new();
+    let mut events = pipeline.events(vec![long.clone()], &stop);
     assert!(matches!(events.next(), Some(Ok(Update::Step { .. }))));
-    events.stop_token().clone().stop();
+    stop.stop();
     let last = events.by_ref().find_map(Result::err).unwrap();
     assert!(last.is_stopped() && events.next().is_none());
     assert!(fakes.calls() < 20, "it is never far ahead");
 
     let model = Arc::downgrade(&fakes.model);
-    let mut events = pipeline.events(vec![long]);
+    // The token may be shared with other runs, which go on.
+    let shared = StopToken::new();
+    let mut events = pipeline.events(vec![long], &shared);
     assert!(events.next().is_some());
     drop((pipeline, fakes, events));
+    assert!(!shared.is_stopped());
     for _ in 0..1000 {
         if model.upgrade().is_none() {
             return;
@@ -341,7 +345,10 @@ fn a_stream_wakes_its_executor() {
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
-    let mut events = Fakes::new().pipeline().events(vec![base()]).into_stream();
+    let mut events = Fakes::new()
+        .pipeline()
+        .events(vec![base()], &StopToken::new())
+        .into_stream();
     let mut count = 0;
     loop {
         match Pin::new(&mut events).poll_next(&mut context) {
@@ -535,4 +542,57 @@ fn spans_have_the_fields_names() {
     let unet = "unet(timestep sigma)";
     let expected = ["encode(clip_skip)", denoise, unet, unet, "step", "decode()"];
     assert_eq!(*notes.0.lock().unwrap(), expected);
+}
+
+#[test]
+fn steps_and_times_are_json() {
+    let pipeline = Fakes::new().pipeline();
+    let mut steps = Vec::new();
+    let mut timings = None;
+    let observe = |event: Event<'_>| {
+        match event {
+            Event::Step(progress) => steps.push(serde_json::to_value(progress.step).unwrap()),
+            Event::Picture(picture) => timings = Some(picture.timings),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    };
+    let requests = [base().seed(7)];
+    pipeline.run(&requests, &StopToken::new(), observe).unwrap();
+    let step = &steps[0];
+    let numbers = ["request", "picture", "seed", "index", "total"].map(|key| step[key].as_u64());
+    assert_eq!(numbers, [0, 0, 7, 0, 4].map(Some));
+    for key in ["sigma", "next", "took", "elapsed"] {
+        assert!(step[key].is_f64(), "{key}: {step}");
+    }
+    assert_eq!(step.as_object().unwrap().len(), 9);
+    let timings = timings.unwrap();
+    let json = serde_json::to_value(&timings).unwrap();
+    assert_eq!(json["decode"], timings.decode.as_secs_f64());
+    let seconds: Vec<_> = timings.steps.iter().map(Duration::as_secs_f64).collect();
+    assert_eq!(json["steps"], serde_json::json!(seconds));
+    assert_eq!(json["encode"], timings.encode.as_secs_f64());
+}
+
+#[test]
+fn a_preview_is_a_png_like_a_picture() {
+    let pipeline = Fakes::new().pipeline();
+    let stop = StopToken::new();
+    for event in pipeline.events(vec![base()], &stop) {
+        let (image, bytes) = match event.unwrap() {
+            Update::Step { preview, .. } => {
+                let bytes = files::png(&preview, None).unwrap();
+                assert_eq!(Infotext::from_png(&bytes).unwrap(), None);
+                (preview, bytes)
+            }
+            Update::Picture(picture) => {
+                let bytes = files::png(&picture.image, Some(&picture.infotext())).unwrap();
+                assert_eq!(bytes, picture.png().unwrap());
+                (picture.image, bytes)
+            }
+            _ => continue,
+        };
+        let read: sd_core::image::RgbImage = image::load_from_memory(&bytes).unwrap().to_rgb8();
+        assert_eq!(read, image);
+    }
 }

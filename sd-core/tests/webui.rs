@@ -4,20 +4,24 @@
 #![allow(clippy::unwrap_used)]
 
 use sd_core::{
-    Infotext, PromptOptions, Request,
+    Infotext, InfotextError, PromptOptions, Request,
     schedulers::{
-        AlignYourSteps, AlignedModel, FirstX, Ladder, NoiseKind, Scheduler, SchedulerConfig, Shape,
-        Slerp, TABLE, Variation, from_webui, same,
+        AlignYourSteps, AlignedModel, FirstX, Ladder, NoiseKind, Sampler, Scheduler,
+        SchedulerConfig, Shape, Slerp, TABLE, Variation, from_webui, same,
     },
-    text::{Cleanup, Emphasis},
+    text::{Cleanup, Emphasis, Syntax},
 };
+
+fn parse(text: &str) -> Infotext {
+    Infotext::parse(text).unwrap()
+}
 
 /// The request and the differences that stem from `sampler` (with what follows it) in an otherwise plain file of WebUI.
 fn read(sampler: &str) -> (Request, Vec<String>) {
     let text = format!(
         "a fox\nSteps: 20, Sampler: {sampler}, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU"
     );
-    let again = Infotext::parse(&text).request();
+    let again = parse(&text).request();
     (again.request, again.differences)
 }
 
@@ -162,7 +166,7 @@ fn samplers_over_timesteps_depend_on_the_version_and_the_steps() {
         let text = format!(
             "a\nSteps: {steps}, Sampler: {sampler}, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU"
         );
-        Infotext::parse(&text).request().differences
+        parse(&text).request().differences
     };
     assert_eq!(differences("DDIM", 50), [""; 0]);
     assert_eq!(
@@ -193,7 +197,7 @@ fn early_versions_read_prompts_otherwise() {
         let text = format!(
             "{prompt}\nNegative prompt: {negative}\nSteps: 20, Sampler: {way}, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU"
         );
-        Infotext::parse(&text).request().differences
+        parse(&text).request().differences
     };
     let timeline = |schedule: &str| {
         format!(
@@ -236,7 +240,7 @@ fn early_versions_read_prompts_otherwise() {
 #[test]
 fn the_scale_of_cfg_pp_is_divided() {
     let text = "a\nSteps: 20, Sampler: DDIM CFG++, CFG scale: 7.5, Seed: 1, Size: 64x64, RNG: CPU, Version: v1.10.1";
-    let read = Infotext::parse(text).request();
+    let read = parse(text).request();
     assert_eq!(read.request.guidance.scale(), Some(0.6));
     assert_eq!(read.differences, [""; 0]);
 }
@@ -246,7 +250,7 @@ fn differences(prompt: &str, entries: &str) -> Vec<String> {
     let text = format!(
         "{prompt}\nSteps: 20, Sampler: Euler a, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU{entries}"
     );
-    Infotext::parse(&text).request().differences
+    parse(&text).request().differences
 }
 
 #[test]
@@ -293,7 +297,7 @@ fn noise_is_read_and_drawn_again() {
         let text = format!(
             "a\nSteps: 20, Sampler: Euler a, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 64x64{entries}"
         );
-        let again = Infotext::parse(&text).request();
+        let again = parse(&text).request();
         (again.request, again.differences)
     };
     for (entries, noise, difference) in [
@@ -397,7 +401,7 @@ fn prompts_are_read_as_webui_reads_them() {
 
 #[test]
 fn values_that_cannot_be_used_and_values_that_are_not_there() {
-    let again = Infotext::parse(
+    let again = parse(
         "a\nSteps: x, Sampler: Euler, Schedule type: Karras, CFG scale: inf, Seed: -1, Size: 1, Clip skip: 0, RNG: CPU",
     )
     .request();
@@ -419,11 +423,10 @@ fn values_that_cannot_be_used_and_values_that_are_not_there() {
     } = again.request;
     assert_eq!((steps, seed, size, clip_skip), (20, None, None, Some(1)));
 
-    let again = Infotext::parse("").request();
+    let again = parse("").request();
     let missing = |key| format!("`{key}` is missing, the default stands in");
-    let mut expected = ["Steps", "Sampler", "CFG scale", "Seed", "Size"]
-        .map(missing)
-        .to_vec();
+    let mut expected = vec!["the infotext has no prompt: an empty one is used".to_owned()];
+    expected.extend(["Steps", "Sampler", "CFG scale", "Seed", "Size"].map(missing));
     expected.push(GPU.to_owned());
     assert_eq!(again.differences, expected);
     assert!(is(&again.request, "DPM++ 2M"));
@@ -435,4 +438,552 @@ fn values_that_cannot_be_used_and_values_that_are_not_there() {
             "{size}"
         );
     }
+}
+
+/// Of files that people published, with other prompts and smaller sizes.
+#[test]
+fn published_infotexts() {
+    let adetailer = [
+        "`Hires steps: 20`",
+        "`Hires upscale: 2.2`",
+        "`Hires upscaler: 8x_NMKD`",
+        "`ADetailer model: face.pt`",
+        "`ADetailer prompt: photo, (film grain)`",
+        "`UnrealisticDream: 1.3)\"`",
+        "`ADetailer version: 23.6.1.post0`",
+        "`Denoising strength: 0.46`",
+        "`ADetailer negative prompt: \"BadDream`",
+        "`ADetailer dilate/erode 2nd: 4`",
+        "`ADetailer negative prompt 2nd: \"BadDream`",
+        "`ADetailer denoising strength 2nd: 0.3`",
+    ]
+    .map(|entry| format!("{entry} is not followed"));
+    let mut of_adetailer = vec![GPU];
+    of_adetailer.extend(adetailer.iter().map(String::as_str));
+    type Case<'a> = (&'a str, [&'a str; 2], &'a str, Ladder, Vec<&'a str>);
+    let cases: [Case<'_>; 11] = [
+        (
+            include_str!("data/infotexts/d01-hashes-json.txt"),
+            [
+                "a fox, movie poster, <lora:posters:0.8>, 1960s \\(style\\)",
+                "blurry",
+            ],
+            "dpmpp-2m",
+            Ladder::karras(),
+            vec!["`<lora:posters:0.8>` is not applied"],
+        ),
+        (
+            include_str!("data/infotexts/d02-template-lines.txt"),
+            ["a red fox", "blurry"],
+            "euler",
+            Ladder::normal(),
+            vec![],
+        ),
+        (
+            include_str!("data/infotexts/d03-civitai-one-line.txt"),
+            ["a fox on a blue background, FOG", ""],
+            "dpmpp-2m",
+            Ladder::normal(),
+            vec!["there is no sampler `Undefined`: DPM++ 2M stands in", GPU],
+        ),
+        (
+            include_str!("data/infotexts/d04-civitai-resources.txt"),
+            ["a fox,\nambient, vivid colors", "greyscale"],
+            "dpmpp-2m",
+            Ladder::karras(),
+            vec![GPU],
+        ),
+        (
+            include_str!("data/infotexts/d05-sdnext.txt"),
+            ["a fox in rain", "batman, comic"],
+            "dpmpp-sde",
+            Ladder::karras(),
+            vec![
+                "`DPM SDE` is a sampler of diffusers: DPM++ SDE with the usual options stands in",
+                GPU,
+                "SD.Next made the picture, which computes in other ways than WebUI",
+                "`CFG rescale: 0.8` is not followed",
+                "`CFG end: 0.9` is not followed",
+                "`Sampler beta schedule: linear` is not followed",
+                "`FreeU: b1=1.1 b2=1.15 s1=0.7 s2=0.6` is not followed",
+            ],
+        ),
+        (
+            include_str!("data/infotexts/d07-forge-neo.txt"),
+            ["<lora:detail:0.8>, fox", "bad"],
+            "euler-a",
+            Ladder::normal(),
+            vec![
+                "`<lora:detail:0.8>` is not applied",
+                "`forge_couple: True` is not followed",
+                r"`forge_couple_separator: \n` is not followed",
+                "`forge_couple_common_parser: { }` is not followed",
+                "`Module 1: vae` is not followed",
+            ],
+        ),
+        (
+            include_str!("data/infotexts/d08-size-540x960.txt"),
+            ["a fox", ""],
+            "euler",
+            Ladder::normal(),
+            vec!["the size was 140x100, here it is 136x96: sides are multiples of 8"],
+        ),
+        (
+            include_str!("data/infotexts/d09-comfy-names.txt"),
+            ["a red fox in the snow", "blurry"],
+            "dpmpp-2m-sde",
+            Ladder::karras(),
+            vec!["dpmpp_2m_sde_gpu drew its noise on a GPU, here it is drawn on the CPU"],
+        ),
+        (
+            include_str!("data/infotexts/d10-adetailer-quotes.txt"),
+            ["(masterpiece), a fox", "BadDream, (UnrealisticDream:1.3)"],
+            "dpmpp-sde",
+            Ladder::karras(),
+            of_adetailer,
+        ),
+        (
+            include_str!("data/infotexts/d11-regional.txt"),
+            [
+                "2foxes,outdoors,\nADDCOMM mint dress,\nADDCOL brown,(dark:1.2),",
+                "verybadimagenegative_v1.3,",
+            ],
+            "dpmpp-2m",
+            Ladder::karras(),
+            vec![
+                GPU,
+                "the prompts name textual inversions, which have to be loaded: \
+                 `verybadimagenegative_v1.3: d70463f87042`",
+                "`Denoising strength: 0.4` is not followed",
+                "`RP Active: True` is not followed",
+                "`RP Divide mode: Matrix` is not followed",
+                "`RP Ratios: 1,1` is not followed",
+                "`RP Base Ratios: 0.2` is not followed",
+                "`RP Use Base: False` is not followed",
+                "`Hires upscale: 2` is not followed",
+                "`Hires upscaler: 4x` is not followed",
+            ],
+        ),
+        (
+            include_str!("data/infotexts/d22-ensd.txt"),
+            ["a fox (crystal:1.3)", ""],
+            "euler-a",
+            Ladder::normal(),
+            vec![GPU],
+        ),
+    ];
+    for (text, [prompt, negative], row, ladder, differences) in cases {
+        let infotext = parse(text);
+        assert_eq!([&*infotext.prompt, &*infotext.negative], [prompt, negative]);
+        let again = infotext.request();
+        assert_eq!(row_of(&again.request), row, "{text}");
+        assert_eq!(again.request.ladder, Some(ladder), "{text}");
+        assert_eq!(again.differences, differences, "{text}");
+    }
+    let sdnext = parse(include_str!("data/infotexts/d05-sdnext.txt"));
+    let variation = sdnext.request().request.variation.unwrap();
+    assert_eq!((variation.seed, variation.strength), (999, 0.3));
+    let templates = parse(include_str!("data/infotexts/d02-template-lines.txt"));
+    assert_eq!(templates.get("Template"), Some("a {red|blue} fox"));
+    assert_eq!(templates.get("Negative Template"), Some("{blurry|dark}"));
+}
+
+/// The name of the row of a request's sampler: with the same options if there is one, else of the same type.
+fn row_of(request: &Request) -> &'static str {
+    let config = SchedulerConfig::default();
+    let options = |sampler: &dyn Sampler| {
+        let debug = format!("{sampler:?}");
+        let inner = debug.strip_prefix("WithConventions { sampler: ");
+        let inner = inner.unwrap_or(&debug);
+        inner.split(", conventions: ").next().unwrap().to_owned()
+    };
+    let kind = |options: &str| options.split(' ').next().unwrap().to_owned();
+    let found = options(&*request.scheduler.sampler(&config));
+    let with = |same: &dyn Fn(&str) -> bool| {
+        let mut rows = TABLE.iter();
+        rows.find(|row| same(&options(&*(row.build)(&config))))
+    };
+    let row = with(&|built| built == found).or_else(|| with(&|built| kind(built) == kind(&found)));
+    row.unwrap().name
+}
+
+#[test]
+fn templates_stand_below_the_entries() {
+    let keys = "Steps: 20, Sampler: Euler, Seed: 1";
+    let of = |text: &str| {
+        let infotext = parse(text);
+        let value = |key| infotext.get(key).map(str::to_owned);
+        let found = [
+            value("Steps"),
+            value("Template"),
+            value("Negative Template"),
+        ];
+        (infotext.prompt.clone(), infotext.negative.clone(), found)
+    };
+    let some = |value: &str| Some(value.to_owned());
+    let (prompt, negative, found) = of(&format!(
+        "a\nNegative prompt: b\n{keys}\nTemplate: {{a|c}},\n(d:1.2), (e:1.3), (f:1.4)\nNegative Template: b"
+    ));
+    assert_eq!((&*prompt, &*negative), ("a", "b"));
+    let template = some("{a|c},\n(d:1.2), (e:1.3), (f:1.4)");
+    assert_eq!(found, [some("20"), template, some("b")]);
+    let (prompt, _, found) = of(&format!("a\n{keys}\nNegative Template: b"));
+    assert_eq!((&*prompt, found), ("a", [some("20"), None, some("b")]));
+    // In a prompt they are text.
+    let (prompt, _, found) = of(&format!("a\nTemplate: b\n{keys}"));
+    assert_eq!(
+        (&*prompt, found),
+        ("a\nTemplate: b", [some("20"), None, None])
+    );
+    let (prompt, _, found) = of(&format!("a\n{keys}\nTemplate: b\n{keys}"));
+    assert_eq!(prompt, format!("a\n{keys}\nTemplate: b"));
+    assert_eq!(found, [some("20"), None, None]);
+}
+
+#[test]
+fn prompts_on_the_line_of_the_entries() {
+    let keys = "Steps: 20, Sampler: Euler, Seed: 1";
+    let prompts = |text: &str| {
+        let infotext = parse(text);
+        assert_eq!(infotext.get("Steps"), Some("20"), "{text}");
+        (infotext.prompt, infotext.negative)
+    };
+    for (text, prompt, negative) in [
+        ("a fox Negative prompt: b, c: d ", "a fox", "b, c: d"),
+        ("a fox, an owl, ", "a fox, an owl,", ""),
+        ("a: b Negative prompt: ", "a: b", ""),
+        ("Negative prompt: b ", "", "b"),
+        ("", "", ""),
+        ("Size: 64x64, ", "", ""),
+    ] {
+        let found = prompts(&format!("{text}{keys}"));
+        assert_eq!(found, (prompt.to_owned(), negative.to_owned()), "{text}");
+    }
+    for text in [
+        format!("a Steps: 3, b Negative prompt: c {keys}"),
+        format!("a Negative prompt: b Negative prompt: c {keys}"),
+        "a fox, Sampler: Euler, Seed: 1, Size: 64x64".to_owned(),
+    ] {
+        assert_eq!(
+            Infotext::parse(&text),
+            Err(InfotextError::PromptNotFound),
+            "{text}"
+        );
+    }
+    let text = format!("{keys}, CFG scale: 7, Size: 8x8, RNG: CPU");
+    let differences = parse(&text).request().differences;
+    let without = "the infotext has no prompt: an empty one is used";
+    assert_eq!(differences, [without]);
+}
+
+#[test]
+fn names_of_comfyui_forge_and_sdnext() {
+    let gone =
+        |name: &str, instead: &str| format!("there is no sampler `{name}`: {instead} stands in");
+    let of_diffusers = |name: &str, title: &str| {
+        format!("`{name}` is a sampler of diffusers: {title} with the usual options stands in")
+    };
+    let no_type =
+        |name: &str| format!("there is no schedule type `{name}`: the sampler's own stands in");
+    let no_scheduler = |name: &str| format!("there is no scheduler `{name}`: normal stands in");
+    let (karras, normal) = (Ladder::karras, Ladder::normal);
+    let cases = [
+        // ComfyUI, as different nodes write it.
+        ("euler, Scheduler: normal", "euler", normal(), vec![]),
+        ("dpmpp_2m, Scheduler: karras", "dpmpp-2m", karras(), vec![]),
+        (
+            "dpmpp_2m_karras, Version: ComfyUI",
+            "dpmpp-2m",
+            karras(),
+            vec![],
+        ),
+        (
+            "dpmpp_2m sgm_uniform",
+            "dpmpp-2m",
+            Ladder::sgm_uniform(),
+            vec![],
+        ),
+        (
+            "euler_ancestral_ddim_uniform",
+            "euler-a",
+            Ladder::ddim_uniform(),
+            vec![],
+        ),
+        (
+            "DPM++ 2M Karras, Version: ComfyUI",
+            "dpmpp-2m",
+            karras(),
+            vec![],
+        ),
+        (
+            "res_multistep, Scheduler: Karras",
+            "res-2m",
+            karras(),
+            vec![],
+        ),
+        (
+            "dpmpp_2m, Scheduler: bong",
+            "dpmpp-2m",
+            normal(),
+            vec![no_scheduler("bong")],
+        ),
+        (
+            "euler_beta57",
+            "euler",
+            normal(),
+            vec![gone("euler_beta57", "Euler")],
+        ),
+        // Fooocus writes WebUI's name and ComfyUI's.
+        (
+            "DPM++ 2M SDE Karras, Scheduler: karras",
+            "dpmpp-2m-sde",
+            karras(),
+            vec![],
+        ),
+        (
+            "DPM++ 2M, Scheduler: kl_optimal",
+            "dpmpp-2m",
+            kl_optimal(),
+            vec![],
+        ),
+        // Forge and reForge.
+        ("DDPM, Schedule type: Karras", "ddpm", karras(), vec![]),
+        ("DDPM Karras", "ddpm", karras(), vec![]),
+        ("IPNDM, Schedule type: Automatic", "ipndm", normal(), vec![]),
+        ("IPNDM_V", "ipndm-v", normal(), vec![]),
+        (
+            "DEIS, Schedule type: Beta",
+            "deis-tab",
+            Ladder::beta(),
+            vec![],
+        ),
+        ("Euler CFG++", "euler-cfg-pp", normal(), vec![]),
+        ("Euler a CFG++", "euler-a-cfg-pp", normal(), vec![]),
+        ("Euler Ancestral CFG++", "euler-a-cfg-pp", normal(), vec![]),
+        ("RES Multistep", "res-2m", normal(), vec![]),
+        ("SA-Solver", "sa-solver", normal(), vec![]),
+        ("ER SDE", "er-sde", normal(), vec![]),
+        (
+            "Euler, Schedule type: Linear Quadratic",
+            "euler",
+            Ladder::linear_quadratic(),
+            vec![],
+        ),
+        (
+            "Euler a, Schedule type: Turbo",
+            "euler-a",
+            normal(),
+            vec![no_type("Turbo")],
+        ),
+        (
+            "DEIS, Schedule type: Phi",
+            "deis-tab",
+            normal(),
+            vec![no_type("Phi")],
+        ),
+        (
+            "Euler a Turbo",
+            "euler-a",
+            normal(),
+            vec![gone("Euler a Turbo", "Euler a")],
+        ),
+        (
+            "DPM++ 2M SDE Turbo",
+            "dpmpp-2m-sde",
+            normal(),
+            vec![gone("DPM++ 2M SDE Turbo", "DPM++ 2M SDE")],
+        ),
+        (
+            "UniPC, Schedule type: Phi",
+            "unipc",
+            Ladder::sgm_uniform(),
+            vec![no_type("Phi")],
+        ),
+        // SD.Next, and names that only diffusers has.
+        (
+            "TCD",
+            "tcd",
+            Ladder::lcm(),
+            vec![of_diffusers("TCD", "TCD")],
+        ),
+        (
+            "TCD, Schedule type: Karras",
+            "tcd",
+            karras(),
+            vec![of_diffusers("TCD", "TCD")],
+        ),
+        (
+            "DPM SDE",
+            "dpmpp-sde",
+            Ladder::linspace(),
+            vec![of_diffusers("DPM SDE", "DPM++ SDE")],
+        ),
+        (
+            "DDIM, Scheduler: DDIMScheduler, Sampler spacing: leading",
+            "ddim",
+            Ladder::leading(),
+            vec![of_diffusers("DDIM", "DDIM")],
+        ),
+        (
+            "DPM++ 2M, Sampler sigma: karras",
+            "dpmpp-2m",
+            karras(),
+            vec![],
+        ),
+    ];
+    for (text, row, ladder, differences) in cases {
+        let (request, found) = read(text);
+        assert_eq!(row_of(&request), row, "{text}");
+        assert_eq!(request.ladder, Some(ladder), "{text}");
+        assert_eq!(found, differences, "{text}");
+    }
+    for (text, row) in [
+        // Another one than ComfyUI's.
+        ("DEIS, Scheduler: DEISMultistepScheduler", "deis"),
+        (
+            "DPM++ 2M, Scheduler: DPMSolverMultistepScheduler",
+            "dpmpp-2m",
+        ),
+        (
+            "DPM++ 2M SDE, Scheduler: DPMSolverMultistepScheduler",
+            "dpmpp-2m-sde",
+        ),
+        (
+            "DPM++ 3M, Scheduler: DPMSolverMultistepScheduler",
+            "dpmpp-3m",
+        ),
+        (
+            "DPM++ 1S, Scheduler: DPMSolverSinglestepScheduler",
+            "dpmpp-2s",
+        ),
+        (
+            "KDPM2 a, Scheduler: KDPM2AncestralDiscreteScheduler",
+            "dpm2-a",
+        ),
+        ("UniPC, Scheduler: UniPCMultistepScheduler", "unipc"),
+    ] {
+        let (request, _) = read(text);
+        assert_eq!(row_of(&request), row, "{text}");
+        assert_eq!(request.ladder, Some(Ladder::linspace()), "{text}");
+    }
+
+    // ComfyUI's noise is that of torch on the CPU, and its weights have another meaning.
+    let comfyui = "(a:1.2)\nSteps: 5, Sampler: euler, Scheduler: normal, CFG Scale: 6.5, Seed: 1, Size: 64x64";
+    let again = parse(comfyui).request();
+    assert_eq!(again.differences, [""; 0]);
+    assert_eq!(again.request.noise, NoiseKind::Torch);
+    assert_eq!(again.request.guidance.scale(), Some(6.5));
+    let options = PromptOptions::default().syntax(Syntax::ComfyUi);
+    let options = options.emphasis(Emphasis::Interpolate);
+    assert_eq!(again.request.prompt_options, options);
+    let sampler = again.request.scheduler.sampler(&SchedulerConfig::default());
+    assert_eq!(sampler.conventions().first_x, FirstX::VariancePreserving);
+    // In lower case WebUI has these names, too.
+    for webui in ["Version: v1.6.0", "Schedule type: Normal"] {
+        let (request, _) = read(&format!("euler, {webui}"));
+        assert!(is(&request, "Euler"), "{webui}");
+    }
+    // Those of Forge begin as WebUI's do.
+    let sampler = read("DDPM")
+        .0
+        .scheduler
+        .sampler(&SchedulerConfig::default());
+    assert_eq!(sampler.conventions().first_x, FirstX::BySpacing);
+}
+
+/// Which ends at the smallest sigma.
+fn kl_optimal() -> Ladder {
+    Ladder::shaped(Shape::KlOptimal {
+        ends_at_lowest: true,
+    })
+}
+
+#[test]
+fn values_that_say_nothing_of_the_picture_are_not_named() {
+    for entries in [
+        "Denoise: 1",
+        "Denoising strength: 1.0",
+        "Hashes: {\"lora:a: b\": \"1\", \"embed:c\": \"2\"}",
+        "Civitai resources: [{\"modelName\":\"Style: Double\"}, {\"a\": [1, 2]}], Civitai metadata: {}",
+    ] {
+        assert_eq!(
+            differences("a fox", &format!(", {entries}, Model: m")),
+            [""; 0]
+        );
+    }
+    // What is not JSON ends at a comma, as in WebUI.
+    let infotext = parse("a\nSteps: 1, Hashes: {b, Style: c, Seed: 2");
+    assert_eq!(
+        (infotext.get("Hashes"), infotext.get("Style")),
+        (Some("{b"), Some("c"))
+    );
+}
+
+/// Messages hold what the file holds, but not as much of it, and nothing that a terminal acts on.
+#[test]
+fn hostile_texts_are_read_fast_and_told_shortly() {
+    let keys = "Steps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU";
+    let long = "x".repeat(1_900_000);
+    let escape = "\u{1b}]0;x\u{7}\u{9b}2J\u{202e}";
+    let many = |piece: fn(usize) -> String| (0..80_000).map(piece).collect::<String>();
+    let texts = [
+        format!("a\n{keys}{}", many(|i| format!(", Key {i}: 1"))),
+        format!("a\n{keys}, Long: {long}"),
+        format!("a\n{keys}, Sampler: {long}"),
+        format!("a\n{keys}, Sampler: {}", "a_".repeat(900_000)),
+        format!("a\n{keys}, Schedule type: {long}"),
+        format!("a\n{keys}, Size: {0}, Seed: {0}", &long[1_000_000..]),
+        format!("a\n{keys}, RNG: {escape}, Sampler: {escape}, {escape}: 1, Emphasis: {escape}"),
+        format!("a\n{keys}, SD ladder: {escape}, SD sampler: {escape}, Version: sd-onnx 0.1.0"),
+        format!("{}\n{keys}", many(|i| format!("<lora:{i}:1>"))),
+        format!("{}\n{keys}", many(|i| format!("[a:b:{}.5] ", i % 9))),
+        format!(
+            "{}a{}\n{keys}",
+            "[".repeat(300_000),
+            ":1.5]".repeat(300_000)
+        ),
+        format!(
+            "{}a{}\n{keys}",
+            "(".repeat(300_000),
+            ":1.5)".repeat(300_000)
+        ),
+        format!("a\n{keys}, {}", "Key: [".repeat(300_000)),
+        format!("a\n{keys}, Key: {}", "[".repeat(1_900_000)),
+        format!("a\n{keys}, {}", "Key: \"x, ".repeat(200_000)),
+        format!("a\n{keys}, {}", "Key: \"\\".repeat(200_000)),
+        format!("a\n{keys}, {}", many(|i| format!("Key {i}: [\"Key: [\", "))),
+        format!("a\n{}{keys}", " ".repeat(1_900_000)),
+        format!("a\n{keys}{}", " a".repeat(900_000)),
+        format!("{}\n{keys}", "Steps: 1, a: b\nTemplate: ".repeat(70_000)),
+        format!("{} {keys}", "Negative prompt: ".repeat(100_000)),
+        format!("{}{keys}", "Steps: 1, ".repeat(100_000)),
+        "{\"".repeat(900_000) + "}",
+    ];
+    for text in &texts {
+        let start = &text[..text.len().min(60)];
+        assert!(text.len() <= 2 << 20, "{start}: {} bytes", text.len());
+        let started = std::time::Instant::now();
+        let Ok(infotext) = Infotext::parse(text) else {
+            continue;
+        };
+        let differences = infotext.request().differences;
+        let took = started.elapsed();
+        // Some 50 times what it takes, and less than any quadratic reading would.
+        assert!(took.as_secs() < 10, "{start}: {took:?}");
+        assert!(differences.len() <= 51, "{start}: {}", differences.len());
+        for difference in differences {
+            assert!(
+                difference.len() < 6000,
+                "{start}: {} bytes",
+                difference.len()
+            );
+            assert!(!difference.contains(char::is_control), "{difference:?}");
+            assert!(!difference.contains('\u{202e}'), "{difference:?}");
+        }
+    }
+    let last = |text| parse(text).request().differences.pop().unwrap();
+    assert_eq!(last(&texts[0]), "and 79950 more differences");
+    let nested = format!("{}a{}\n{keys}", "[".repeat(60), ":1.5]".repeat(60));
+    let counted = "and 10 more differences";
+    assert_eq!(last(&nested), counted);
 }

@@ -67,10 +67,10 @@ pub use error::Error;
 pub use runtime::RuntimeError;
 pub use sd_core::{
     ClassifierFree, Conditioning, Denoiser, Error as GenerateError, Event, EventStream, Events,
-    Generation, Guidance, Guide, Guided, ImageSize, Infotext, LatentCodec, LatentDistribution,
-    LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, MAX_WINDOWS, OnStop, Picture,
-    Pipeline, PipelineBuilder, Problem, Problems, Progress, Prompt, PromptOptions, Reproduction,
-    Request, SchedulerConfig, StepInfo, StopToken, Stopped, Timings, Unfinished, Update, files,
-    guidance, guide, infotext, schedulers, slerp, text,
+    Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError, LatentCodec,
+    LatentDistribution, LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES,
+    MAX_WINDOWS, OnStop, Picture, Pipeline, PipelineBuilder, Problem, Problems, Progress, Prompt,
+    PromptOptions, Reproduction, Request, SchedulerConfig, StepInfo, StopToken, Stopped, Timings,
+    Unfinished, Update, files, guidance, guide, image, infotext, ndarray, schedulers, slerp, text,
 };
 pub use text_encoder::{TextEmbeddings, TextEncoder, similarity};

@@ -16,11 +16,11 @@
 //! | key | whose | value | read as |
 //! |---|---|---|---|
 //! | `Steps` | WebUI | whole number | steps |
-//! | `Sampler` | WebUI | the [title](sd_schedulers::Row::title) of the sampler's row | scheduler; in a file of WebUI's by [`from_webui`](sd_schedulers::from_webui), also old names with the ladder in them (`DPM++ 2M Karras`) and aliases (`k_dpmpp_2m`) |
+//! | `Sampler` | WebUI | the [title](sd_schedulers::Row::title) of the sampler's row | scheduler; in a file of WebUI's by [`from_webui`](sd_schedulers::from_webui), also old names with the ladder in them (`DPM++ 2M Karras`) and aliases (`k_dpmpp_2m`); for other programs' names see [below](#other-programs) |
 //! | `Schedule type` | WebUI, or a [name](sd_schedulers::Ladder::NAMED) of ours | WebUI's label where that is this very ladder; else our name | ladder |
 //! | `CFG scale` | WebUI | the shortest number that is read back as the same `f32` | guidance; of WebUI's "DDIM CFG++" divided by 12.5, as WebUI does: there it is 0 to 12.5, here 0 to 1 |
 //! | `Seed` | WebUI | that of this picture, whatever its place in a request | seed |
-//! | `Size` | WebUI | `512x768`, width first | size |
+//! | `Size` | WebUI | `512x768`, width first | size; sides are rounded down to multiples of 8, a difference |
 //! | `Model hash` | WebUI | first 10 digits of the SHA-256 of the UNet's file | not read: only the caller can compare it |
 //! | `Model` | WebUI | its name | not read |
 //! | `Batch size`, `Batch pos` | WebUI | where pictures were made more than one at a time: how many, and which of them, from 0 | a difference |
@@ -42,19 +42,35 @@
 //! | `SD prompt`, `SD negative prompt` | ours | the text as it was, where this format would not give it back byte for byte | prompts |
 //! | `Version` | WebUI | `sd-onnx` and this crate's version | whether the file is ours |
 //!
+//! # Other programs
+//! Several programs write this format with names of their own. These are read:
+//! - Nodes of ComfyUI that save pictures: `Sampler: dpmpp_2m_sde_gpu` with `Scheduler: karras`, `Sampler: euler_karras`, or
+//!   WebUI's names with `Version: ComfyUI`. The sampler is that of [`from_comfyui`](sd_schedulers::from_comfyui), the
+//!   noise torch's on the CPU, and the prompts are read as [`Syntax::ComfyUi`](sd_text::Syntax::ComfyUi) with
+//!   [`Emphasis::Interpolate`](sd_text::Emphasis::Interpolate).
+//! - Forge and reForge: samplers that they took from ComfyUI (`DDPM`, `IPNDM`, `DEIS`, `Euler CFG++`, …), with WebUI's first x.
+//! - SD.Next: samplers of diffusers, by their class (`Scheduler: DPMSolverSDEScheduler`) or name (`DPM SDE`, `TCD`), and
+//!   the ladder by `Sampler sigma` or `Sampler spacing`. The sampler has the options of its
+//!   [row](sd_schedulers::TABLE), a difference.
+//! - Fooocus, if it is set to WebUI's format, and Civitai, also as a text of a single line.
+//!
+//! An unknown schedule type leaves the sampler as it is, and an unknown sampler that begins with a known name
+//! (`DPM++ 2M Turbo`) becomes that one. Both are differences.
+//!
 //! Followed: `create_infotext` and `parse_generation_parameters` of WebUI 1.10.
 
-mod png;
+pub(crate) mod png;
+mod read;
 mod request;
 mod webui;
 mod write;
 
-use std::{fmt, sync::LazyLock};
-
-use regex::Regex;
+use std::fmt;
 
 use crate::Request;
-pub(crate) use {png::png, write::of};
+pub use read::InfotextError;
+use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, is_space, strip};
+pub(crate) use write::of;
 
 /// How a picture was made: see the [module](self).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -76,57 +92,35 @@ pub struct Reproduction {
     /// Each reason why the picture may come out another, in a sentence; rounding on another machine and another model are
     /// none. Empty for a picture made here, in a batch of one, without values of one's own and textual inversions:
     /// whether those are the same, [`TextualInversion::sha256`](sd_text::TextualInversion::sha256) and `TI hashes` tell.
+    ///
+    /// At most 50, and then one that counts the others. Each is short and safe to print, whatever the infotext holds.
     pub differences: Vec<String>,
 }
 
 impl Infotext {
-    /// Reads an infotext, by the rules of WebUI's own parser. Any text is one: what is no entry is the prompt.
+    /// Reads an infotext by the rules of WebUI's own parser, with three additions where those lose something:
+    /// - A value that is a JSON object or array is read whole. WebUI ends it at its first comma.
+    /// - `Template:` and `Negative Template:` below the entries, as the extension Dynamic Prompts writes them, are
+    ///   entries. For WebUI everything is the prompt then.
+    /// - A text of a single line, as Civitai has them, is divided at its marks: `a fox Negative prompt: bad Steps: 20,
+    ///   Sampler: …`. WebUI finds no prompt there.
+    ///
+    /// A text without entries is a prompt.
     ///
     /// ```
     /// let infotext = sd_core::Infotext::parse(
     ///     "a fox\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, Seed: 42, Model: \"a, b\"",
-    /// );
+    /// )?;
     /// assert_eq!((&*infotext.prompt, &*infotext.negative), ("a fox", "blurry"));
     /// assert_eq!(infotext.get("Model"), Some("a, b"));
+    /// # Ok::<(), sd_core::InfotextError>(())
     /// ```
-    pub fn parse(text: &str) -> Self {
-        let text = strip(text);
-        let (above, last) = text.rsplit_once('\n').unwrap_or(("", text));
-        let found: Vec<_> = ENTRY
-            .captures_iter(last)
-            .map(|entry| (entry[1].to_owned(), entry[2].to_owned()))
-            .collect();
-        let (prompts, entries) = if found.len() < 3 {
-            (text, Vec::new())
-        } else {
-            (above, found)
-        };
-        let mut infotext = Self {
-            entries: entries
-                .into_iter()
-                // WebUI trips over an empty value and goes on with the next.
-                .filter(|(_, value)| !value.is_empty())
-                .map(|(key, value)| (key, unquote(value)))
-                .collect(),
-            ..Self::default()
-        };
-        let mut negative = false;
-        for line in prompts.split('\n') {
-            let mut line = strip(line);
-            if let Some(rest) = line.strip_prefix(NEGATIVE) {
-                (negative, line) = (true, strip(rest));
-            }
-            let text = if negative {
-                &mut infotext.negative
-            } else {
-                &mut infotext.prompt
-            };
-            if !text.is_empty() {
-                text.push('\n');
-            }
-            text.push_str(line);
-        }
-        infotext
+    ///
+    /// # Errors
+    /// An [`InfotextError`] when the text is something else than an infotext, when its prompt cannot be found, or when
+    /// it is longer than 2 MiB.
+    pub fn parse(text: &str) -> Result<Self, InfotextError> {
+        read::infotext(text)
     }
 
     /// The value of a key: of its last entry, as in WebUI.
@@ -147,12 +141,14 @@ impl Infotext {
     /// ```
     /// use sd_core::{Infotext, schedulers::Ladder};
     ///
-    /// let infotext = Infotext::parse("a fox\nSteps: 20, Sampler: Euler Karras, CFG scale: 7, Seed: 42, Size: 512x512");
+    /// let text = "a fox\nSteps: 20, Sampler: Euler Karras, CFG scale: 7, Seed: 42, Size: 512x512";
+    /// let infotext = Infotext::parse(text)?;
     /// let again = infotext.request();
     /// assert_eq!((again.request.steps, again.request.ladder), (20, Some(Ladder::karras())));
     /// // On that of most GPUs, the seed stands for the same noise at this size.
     /// assert_eq!(again.differences.len(), 1);
     /// assert!(again.differences[0].starts_with("the noise was drawn on a GPU"));
+    /// # Ok::<(), sd_core::InfotextError>(())
     /// ```
     pub fn request(&self) -> Reproduction {
         request::reproduction(self)
@@ -180,23 +176,6 @@ const OF_WEBUI: &str = "webui";
 /// What the lines of the negative prompt begin with.
 const NEGATIVE: &str = "Negative prompt:";
 
-/// WebUI's own expression, with Python's `\w` and `\s`, which are narrower and wider than this crate's.
-static ENTRY: LazyLock<Regex> = LazyLock::new(|| {
-    let (word, space) = (r"\p{L}\p{N}_", r"[\s\x1C-\x1F]*");
-    let expression =
-        format!(r#"{space}([{word}][{word} \-/]+):{space}("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)"#);
-    Regex::new(&expression).expect("the expression is constant")
-});
-
-/// Whitespace as Python's `str.strip` knows it.
-fn is_space(c: char) -> bool {
-    c.is_whitespace() || ('\x1C'..='\x1F').contains(&c)
-}
-
-fn strip(text: &str) -> &str {
-    text.trim_matches(is_space)
-}
-
 /// A value as it is written: as a JSON string where WebUI does so, and where it would not be read back otherwise.
 fn quote(value: &str) -> String {
     let webui = value.contains([',', ':', '\n']);
@@ -209,14 +188,6 @@ fn quote(value: &str) -> String {
         serde_json::Value::from(value).to_string()
     } else {
         value.to_owned()
-    }
-}
-
-fn unquote(value: String) -> String {
-    if value.starts_with('"') && value.ends_with('"') {
-        serde_json::from_str(&value).unwrap_or(value)
-    } else {
-        value
     }
 }
 
@@ -247,18 +218,20 @@ mod tests {
             "\u{85}",
             "a\u{2028}b",
             "狐, 🦊",
+            "{",
+            "[1",
+            "{}",
+            "[\"a\"",
+            "{\"a\": [1, 2]}",
         ];
         for value in values {
-            let entries = ["Key one", "Key two", "Key three"].map(|key| (key.into(), value.into()));
+            let entries = ["Steps", "Key two", "Key three"].map(|key| (key.into(), value.into()));
             let infotext = Infotext {
                 entries: entries.into(),
                 ..Infotext::default()
             };
-            assert_eq!(
-                Infotext::parse(&infotext.to_string()),
-                infotext,
-                "{value:?}"
-            );
+            let read = Infotext::parse(&infotext.to_string());
+            assert_eq!(read, Ok(infotext), "{value:?}");
         }
     }
 }

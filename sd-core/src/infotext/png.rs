@@ -1,54 +1,72 @@
 //! The `parameters` chunk of PNG files.
 
 use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, Cursor, Seek},
+    io::{self, BufRead, BufReader, Cursor, ErrorKind, Read, Seek},
     path::Path,
 };
 
+use flate2::{Crc, read::ZlibDecoder};
 use image::RgbImage;
+use sd_text::outside;
 
-use super::Infotext;
+use super::{Infotext, InfotextError, MAX_BYTES};
 
 /// WebUI's keyword.
 const KEYWORD: &str = "parameters";
 
-/// The longest text that a compressed chunk may hold.
-const MAX_TEXT_BYTES: usize = 2 << 20;
+const SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
+
+/// The start of a text chunk that is enough to tell whose it is: the longest keyword with its NUL, and some of the text.
+const START_BYTES: u32 = 100;
 
 impl Infotext {
-    /// Reads the infotext of a PNG file: its `parameters` chunk, plain or compressed, Latin-1 (`tEXt`, `zTXt`) or UTF-8
-    /// (`iTXt`), before or after the picture. None if it has none.
+    /// Reads the infotext of a PNG file: its `parameters` chunk, plain (`tEXt`), compressed (`zTXt`) or international
+    /// (`iTXt`), before or after the picture. Returns `None` if the file says nothing about how it was made.
+    ///
+    /// Of several chunks the last one counts, of whatever kind, as in Pillow. A `tEXt` or `zTXt` is Latin-1 by the
+    /// standard; bytes that are UTF-8 are read as UTF-8, as some programs write it.
     ///
     /// # Errors
-    /// When the file can't be read, is no PNG, or has a compressed text of more than 2 MiB.
+    /// When the file cannot be read, is not a regular file, is not a PNG or is damaged. An [`InfotextError`] within an
+    /// error of kind [`InvalidData`](ErrorKind::InvalidData) when the file holds what another program writes
+    /// (ComfyUI's workflow, InvokeAI's metadata, …), or a text that [`parse`](Self::parse) refuses.
     pub fn read_png(path: impl AsRef<Path>) -> io::Result<Option<Self>> {
-        read(BufReader::new(File::open(path)?))
+        read(BufReader::new(outside::open(path)?))
     }
 
-    /// As [`read_png`](Self::read_png), of the bytes of a file.
+    /// Reads the infotext from the bytes of a PNG file, as [`read_png`](Self::read_png) does.
     ///
     /// # Errors
-    /// When they are no PNG, or have a compressed text of more than 2 MiB.
+    /// Those of `read_png`, except that no file is opened.
     pub fn from_png(bytes: &[u8]) -> io::Result<Option<Self>> {
         read(Cursor::new(bytes))
     }
 }
 
-/// A PNG with an infotext: as Latin-1 if that can hold it, else UTF-8, as Pillow does for WebUI. The infotext has no NUL,
-/// which no text chunk can hold.
-pub(crate) fn png(image: &RgbImage, infotext: &Infotext) -> io::Result<Vec<u8>> {
+/// Returns the bytes of a PNG, with an infotext if one is given. A preview has none:
+/// `files::write("preview.png", &files::png(&preview, None)?)`.
+///
+/// The infotext is a Latin-1 chunk (`tEXt`) where that can hold it, as Pillow writes it for WebUI, and otherwise UTF-8
+/// (`iTXt`).
+///
+/// # Errors
+/// When the picture has no pixels or is too large for a PNG.
+pub fn png(image: &RgbImage, infotext: Option<&Infotext>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, image.width(), image.height());
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     // Twenty times as fast as the default, for files up to twice as large.
     encoder.set_compression(png::Compression::Fast);
-    let (keyword, text) = (KEYWORD.to_owned(), infotext.to_string());
-    if text.chars().all(|c| u8::try_from(c).is_ok()) {
-        encoder.add_text_chunk(keyword, text)?;
-    } else {
-        encoder.add_itxt_chunk(keyword, text)?;
+    if let Some(infotext) = infotext {
+        let (keyword, text) = (KEYWORD.to_owned(), infotext.to_string());
+        let latin1: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
+        // What would be read as another text (`Ã©` in Latin-1 is `é` in UTF-8) goes into a chunk that is UTF-8 always.
+        if latin1.is_some_and(|latin1| decoded(latin1) == text) {
+            encoder.add_text_chunk(keyword, text)?;
+        } else {
+            encoder.add_itxt_chunk(keyword, text)?;
+        }
     }
     let mut writer = encoder.write_header()?;
     writer.write_image_data(image.as_raw())?;
@@ -56,35 +74,137 @@ pub(crate) fn png(image: &RgbImage, infotext: &Infotext) -> io::Result<Vec<u8>> 
     Ok(bytes)
 }
 
-fn read(png: impl BufRead + Seek) -> io::Result<Option<Infotext>> {
-    let mut reader = png::Decoder::new(png).read_info()?;
-    let mut text = parameters(reader.info())?;
-    if text.is_none() {
-        reader.finish()?;
-        text = parameters(reader.info())?;
+/// Goes from chunk to chunk and reads only texts. Pixels are skipped, and only the last text is decompressed.
+fn read(mut png: impl BufRead + Seek) -> io::Result<Option<Infotext>> {
+    let mut signature = [0; SIGNATURE.len()];
+    png.read_exact(&mut signature)?;
+    if signature != SIGNATURE {
+        return Err(invalid("the file is not a PNG"));
     }
-    Ok(text.map(|text| Infotext::parse(&text)))
+    let mut last = None;
+    let mut other = None;
+    loop {
+        let length = u32::from_be_bytes(array(&mut png)?);
+        let kind: [u8; 4] = array(&mut png)?;
+        let mut start = Vec::new();
+        match &kind {
+            b"IEND" => break,
+            b"tEXt" | b"zTXt" | b"iTXt" => {
+                let bytes = length.min(START_BYTES);
+                png.by_ref().take(bytes.into()).read_to_end(&mut start)?;
+            }
+            _ => {}
+        }
+        let rest = u64::from(length) - start.len() as u64;
+        let keyword = start.split(|&byte| byte == 0).next().unwrap_or_default();
+        if keyword == KEYWORD.as_bytes() && start.len() > keyword.len() {
+            // The keyword, a language and the like are within the bytes that are added.
+            if length as usize > MAX_BYTES + START_BYTES as usize {
+                return Err(invalid(InfotextError::TooLong));
+            }
+            let mut chunk = start;
+            png.by_ref().take(rest).read_to_end(&mut chunk)?;
+            let mut crc = Crc::new();
+            crc.update(&kind);
+            crc.update(&chunk);
+            if u32::from_be_bytes(array(&mut png)?) != crc.sum() {
+                return Err(invalid(
+                    "the chunk of the infotext is damaged: its checksum is wrong",
+                ));
+            }
+            last = Some((kind, chunk.split_off(KEYWORD.len() + 1)));
+        } else {
+            other = other.or(program(&start));
+            // The checksum, too.
+            png.seek_relative(rest as i64 + 4)?;
+        }
+    }
+    match (last, other) {
+        (Some((kind, chunk)), _) => {
+            let text = text(kind, &chunk)?;
+            Infotext::parse(&text).map(Some).map_err(invalid)
+        }
+        (None, Some(program)) => Err(invalid(InfotextError::OtherFormat(program))),
+        (None, None) => Ok(None),
+    }
 }
 
-fn parameters(info: &png::Info<'_>) -> io::Result<Option<String>> {
-    let (plain, compressed, utf8) = (
-        &info.uncompressed_latin1_text,
-        &info.compressed_latin1_text,
-        &info.utf8_text,
-    );
-    if let Some(chunk) = plain.iter().find(|chunk| chunk.keyword == KEYWORD) {
-        return Ok(Some(chunk.text.clone()));
+/// The program that writes text chunks which begin like this, and no infotext.
+fn program(start: &[u8]) -> Option<&'static str> {
+    let keywords: [(&[u8], &str); 7] = [
+        (b"prompt\0{", super::COMFYUI),
+        (b"workflow\0{", super::COMFYUI),
+        (b"invokeai_metadata\0", super::INVOKEAI),
+        (b"invokeai_graph\0", super::INVOKEAI),
+        (b"sd-metadata\0", super::INVOKEAI),
+        (b"Dream\0", super::INVOKEAI),
+        (b"Software\0NovelAI", super::NOVELAI),
+    ];
+    let (_, program) = keywords
+        .into_iter()
+        .find(|(known, _)| start.starts_with(known))?;
+    Some(program)
+}
+
+/// The text of a chunk, from behind its keyword.
+fn text(kind: [u8; 4], chunk: &[u8]) -> io::Result<String> {
+    match &kind {
+        b"tEXt" => Ok(decoded(chunk.to_owned())),
+        b"zTXt" => {
+            let (_method, text) = chunk.split_first().ok_or_else(cut_short)?;
+            Ok(decoded(inflated(text)?))
+        }
+        _ => {
+            let (&compressed, chunk) = chunk.split_first().ok_or_else(cut_short)?;
+            let (_method, chunk) = chunk.split_first().ok_or_else(cut_short)?;
+            // A language and the keyword in that language.
+            let text = chunk
+                .splitn(3, |&byte| byte == 0)
+                .nth(2)
+                .ok_or_else(cut_short)?;
+            let text = if compressed == 1 {
+                inflated(text)?
+            } else {
+                text.to_owned()
+            };
+            String::from_utf8(text).map_err(|_| invalid("the infotext is not UTF-8"))
+        }
     }
-    if let Some(chunk) = compressed.iter().find(|chunk| chunk.keyword == KEYWORD) {
-        let mut chunk = chunk.clone();
-        // Of itself the text would be as long as the file says.
-        chunk.decompress_text_with_limit(MAX_TEXT_BYTES)?;
-        return Ok(Some(chunk.get_text()?));
+}
+
+/// UTF-8 if the bytes are that, and otherwise Latin-1.
+fn decoded(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| {
+        error
+            .as_bytes()
+            .iter()
+            .map(|&byte| char::from(byte))
+            .collect()
+    })
+}
+
+fn inflated(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    // One byte more than is allowed, so that a longer text is known as such.
+    ZlibDecoder::new(bytes)
+        .take(MAX_BYTES as u64 + 1)
+        .read_to_end(&mut text)?;
+    if text.len() > MAX_BYTES {
+        return Err(invalid(InfotextError::TooLong));
     }
-    if let Some(chunk) = utf8.iter().find(|chunk| chunk.keyword == KEYWORD) {
-        let mut chunk = chunk.clone();
-        chunk.decompress_text_with_limit(MAX_TEXT_BYTES)?;
-        return Ok(Some(chunk.get_text()?));
-    }
-    Ok(None)
+    Ok(text)
+}
+
+fn array<const N: usize>(png: &mut impl Read) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    png.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn cut_short() -> io::Error {
+    invalid("the chunk of the infotext is cut short")
+}
+
+fn invalid(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, problem)
 }

@@ -7,7 +7,8 @@ use sd_schedulers::{
     from_webui,
 };
 use sd_text::{
-    Cleanup, Emphasis, PromptText, Side,
+    Cleanup, Emphasis, PromptText, Side, Syntax,
+    outside::printable,
     prompt::{NodeKind, When},
 };
 use serde::de::DeserializeOwned;
@@ -15,7 +16,10 @@ use serde_json::Value;
 
 use super::{
     Infotext, OF_WEBUI, Reproduction,
-    webui::{default_row, ladder_called, nearest, noise_called, row_called, split, with_sgm_noise},
+    webui::{
+        default_row, from_forge, ladder_called, nearest, noise_called, of_comfyui, row_called,
+        row_of_class, row_of_diffusers, split, split_comfyui, with_sgm_noise,
+    },
 };
 use crate::{ClassifierFree, Guidance, ImageSize, Prompt, PromptOptions, Request};
 
@@ -25,7 +29,9 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     let mut reading = Reading {
         infotext,
         foreign: !infotext.get("Version").is_some_and(ours),
+        program: Program::WebUi,
         differences: Vec::new(),
+        unlisted: 0,
     };
     let prompt = reading.prompt("SD prompt", &infotext.prompt);
     let negative = reading.prompt("SD negative prompt", &infotext.negative);
@@ -46,7 +52,7 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     if let Some(seed) = reading.number("Seed") {
         request = request.seed(seed);
     }
-    if let Some(size) = reading.value("Size", size) {
+    if let Some(size) = reading.size() {
         request = request.size(size.width(), size.height());
     }
     request.variation = reading.variation();
@@ -68,22 +74,25 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     reading.networks(&request);
     reading.inversions();
     reading.others(draws);
-    Reproduction {
-        request,
-        differences: reading.differences,
-    }
+    reading.done(request)
 }
 
+/// How many differences are listed. A file that is not made to flood has fewer.
+const MOST_DIFFERENCES: usize = 50;
+
 /// Keys that are read elsewhere, and those that say nothing of how the picture was made.
-const KNOWN: [&str; 39] = [
+const KNOWN: [&str; 44] = [
     "Steps",
     "Sampler",
     "Schedule type",
+    "Scheduler",
     "CFG scale",
+    "CFG Scale",
     "Seed",
     "Size",
     "Variation seed",
     "Variation seed strength",
+    "Variation strength",
     "Seed resize from",
     "Clip skip",
     "ENSD",
@@ -115,7 +124,13 @@ const KNOWN: [&str; 39] = [
     "Civitai resources",
     "Civitai metadata",
     "Hashes",
+    // Of which Fooocus made the prompts.
+    "Raw prompt",
+    "Raw negative prompt",
 ];
+
+/// The `App` of a relative of WebUI that runs diffusers.
+const SDNEXT: &str = "SD.Next";
 
 /// How the latents were made of the noise.
 struct Way {
@@ -125,27 +140,68 @@ struct Way {
     draws: bool,
 }
 
+/// What made the picture, as far as the names tell.
+#[derive(PartialEq)]
+enum Program {
+    /// WebUI, a relative of it, or this one.
+    WebUi,
+    ComfyUi,
+    /// SD.Next, which runs diffusers.
+    Diffusers,
+}
+
 /// An infotext on its way to a request.
 struct Reading<'a> {
     infotext: &'a Infotext,
     /// Whether WebUI made the picture, or who knows what.
     foreign: bool,
+    program: Program,
     differences: Vec<String>,
+    /// How many differences there are more than are listed.
+    unlisted: usize,
 }
 
 impl<'a> Reading<'a> {
+    /// Values of the infotext in a difference have to be `printable`.
     fn note(&mut self, difference: impl Into<String>) {
-        self.differences.push(difference.into());
+        if self.differences.len() < MOST_DIFFERENCES {
+            self.differences.push(difference.into());
+        } else {
+            self.unlisted += 1;
+        }
+    }
+
+    fn done(mut self, request: Request) -> Reproduction {
+        if self.unlisted > 0 {
+            let more = format!("and {} more differences", self.unlisted);
+            self.differences.push(more);
+        }
+        Reproduction {
+            request,
+            differences: self.differences,
+        }
+    }
+
+    /// The value of a key, also where another program spells the key in another way.
+    fn get(&self, key: &str) -> Option<&'a str> {
+        let other = match key {
+            "CFG scale" => "CFG Scale",
+            "Variation seed strength" => "Variation strength",
+            _ => key,
+        };
+        let value = self.infotext.get(key);
+        value.or_else(|| self.infotext.get(other))
     }
 
     /// What `read` makes of a value; else a difference.
     fn value<T>(&mut self, key: &str, read: impl FnOnce(&'a str) -> Option<T>) -> Option<T> {
-        let found = self.infotext.get(key);
+        let found = self.get(key);
         let value = found.and_then(read);
         match found {
             Some(_) if value.is_some() => {}
             Some(found) => self.note(format!(
-                "`{key}: {found}` cannot be used, the default stands in"
+                "`{key}: {}` cannot be used, the default stands in",
+                printable(found)
             )),
             None => self.note(format!("`{key}` is missing, the default stands in")),
         }
@@ -157,22 +213,41 @@ impl<'a> Reading<'a> {
     }
 
     fn prompt(&mut self, key: &str, shown: &'a str) -> &'a str {
-        if let Some(shape) = self.infotext.get(&format!("{key} embedding")) {
+        if let Some(shape) = self.get(&format!("{key} embedding")) {
             self.note(format!(
-                "the {} was an embedding of shape {shape}, which has to be given again",
-                key.trim_start_matches("SD ")
+                "the {} was an embedding of shape {}, which has to be given again",
+                key.trim_start_matches("SD "),
+                printable(shape)
             ));
         }
-        self.infotext.get(key).unwrap_or(shown)
+        let prompt = self.get(key).unwrap_or(shown);
+        if self.foreign && key == "SD prompt" && prompt.is_empty() {
+            self.note("the infotext has no prompt: an empty one is used");
+        }
+        prompt
+    }
+
+    fn size(&mut self) -> Option<ImageSize> {
+        let size = self.value("Size", size)?;
+        let sides = [size.width(), size.height()];
+        if let Some([width, height]) = self.get("Size").and_then(self::sides)
+            && [width, height] != sides
+        {
+            self.note(format!(
+                "the size was {width}x{height}, here it is {}x{}: sides are multiples of 8",
+                sides[0], sides[1]
+            ));
+        }
+        Some(size)
     }
 
     /// The sampler and its ladder.
     fn way(&mut self, steps: usize) -> Way {
         if self.foreign {
-            return self.way_of_webui(steps);
+            return self.way_of_others(steps);
         }
-        let preset = match self.infotext.get("SD sampler") {
-            Some(OF_WEBUI) => self.infotext.get("Sampler"),
+        let preset = match self.get("SD sampler") {
+            Some(OF_WEBUI) => self.get("Sampler"),
             _ => None,
         };
         if let Some(preset) = preset.and_then(|name| from_webui(name, None).ok()) {
@@ -191,15 +266,12 @@ impl<'a> Reading<'a> {
     }
 
     fn row(&mut self) -> &'static Row {
-        if let Some(own) = self
-            .infotext
-            .get("SD sampler")
-            .filter(|own| *own != OF_WEBUI)
-        {
+        if let Some(own) = self.get("SD sampler").filter(|own| *own != OF_WEBUI) {
             let row = row_of_type(own);
             let title = row.title;
             self.note(format!(
-                "the sampler was `{own}`, with options of its own: {title} with the usual ones stands in"
+                "the sampler was `{}`, with options of its own: {title} with the usual ones stands in",
+                printable(own)
             ));
             return row;
         }
@@ -208,22 +280,22 @@ impl<'a> Reading<'a> {
         };
         row_called(name).unwrap_or_else(|| {
             let row = default_row();
-            let title = row.title;
-            self.note(format!("there is no sampler `{name}`: {title} stands in"));
+            self.no_sampler(name, row.title);
             row
         })
     }
 
     fn ladder(&mut self, row: &Row) -> Ladder {
-        if let Some(json) = self.infotext.get("SD ladder") {
+        if let Some(json) = self.get("SD ladder") {
             return serde_json::from_str(json).unwrap_or_else(|_| {
                 self.note(format!(
-                    "`SD ladder: {json}` cannot be used, the default stands in"
+                    "`SD ladder: {}` cannot be used, the default stands in",
+                    printable(json)
                 ));
                 row.default_ladder.clone()
             });
         }
-        let Some(name) = self.infotext.get("Schedule type") else {
+        let Some(name) = self.get("Schedule type") else {
             self.note("`Schedule type` is missing, the default stands in");
             return row.default_ladder.clone();
         };
@@ -232,32 +304,150 @@ impl<'a> Reading<'a> {
         let ladder = ours.or_else(|| ladder_called(name));
         ladder.unwrap_or_else(|| {
             self.note(format!(
-                "there is no schedule type `{name}`: the default stands in"
+                "there is no schedule type `{}`: the default stands in",
+                printable(name)
             ));
             row.default_ladder.clone()
         })
     }
 
-    fn way_of_webui(&mut self, steps: usize) -> Way {
-        let default = default_row();
-        let name = self.value("Sampler", Some).unwrap_or(default.title);
+    /// The sampler and the ladder of WebUI and its relatives, ComfyUI and SD.Next.
+    fn way_of_others(&mut self, steps: usize) -> Way {
+        let name = self.value("Sampler", Some).unwrap_or(default_row().title);
+        if let Some(way) = self.way_of_comfyui(name) {
+            return way;
+        }
+        let [schedule_type, scheduler] = ["Schedule type", "Scheduler"].map(|key| self.get(key));
+        // SD.Next writes the class of diffusers.
+        if let Some(row) = scheduler.and_then(|class| row_of_class(name, class)) {
+            return self.way_of_diffusers(name, row, schedule_type);
+        }
         let (name, in_name) = split(name);
-        // Before 1.9 a ladder other than this one was in the sampler's name.
-        let schedule_type = in_name.or(self.infotext.get("Schedule type"));
-        let schedule_type = schedule_type.unwrap_or("Uniform");
-        let known = if from_webui(name, None).is_ok() {
+        // Before 1.9 a ladder other than Uniform was in the sampler's name.
+        let label = in_name.or(schedule_type).or(scheduler);
+        let is_known = from_webui(name, None).is_ok();
+        if !is_known {
+            let of_sdnext = self.get("App") == Some(SDNEXT);
+            if let Some(preset) = from_forge(name).filter(|_| !of_sdnext) {
+                let ladder = label.and_then(|label| self.ladder_of_others(label));
+                return Way {
+                    ladder: ladder.unwrap_or(preset.ladder),
+                    draws: preset.row.stochastic,
+                    scheduler: self.first_x(preset.sampler).into(),
+                };
+            }
+            if let Some(row) = row_of_diffusers(name) {
+                return self.way_of_diffusers(name, row, label);
+            }
+        }
+        let of_sdnext = || self.get("Sampler sigma").filter(|&it| it != "default");
+        let label = label.or_else(of_sdnext).unwrap_or("Uniform");
+        let known = if is_known {
             name
         } else {
             let nearest = nearest(name);
-            self.note(format!("there is no sampler `{name}`: {nearest} stands in"));
+            self.no_sampler(name, nearest);
             nearest
         };
-        let preset = from_webui(known, Some(schedule_type)).or_else(|_| {
+        self.way_of_webui(known, label, steps)
+    }
+
+    fn no_sampler(&mut self, name: &str, instead: &str) {
+        let name = printable(name);
+        self.note(format!("there is no sampler `{name}`: {instead} stands in"));
+    }
+
+    /// A schedule type of any program; else a difference.
+    fn ladder_of_others(&mut self, label: &str) -> Option<Ladder> {
+        let of_comfyui = || Some(of_comfyui("euler", label)?.ladder);
+        let ladder = ladder_called(label).or_else(of_comfyui);
+        if ladder.is_none() {
             self.note(format!(
-                "there is no schedule type `{schedule_type}`: the sampler's own stands in"
+                "there is no schedule type `{}`: the sampler's own stands in",
+                printable(label)
             ));
-            from_webui(known, None)
+        }
+        ladder
+    }
+
+    /// What ComfyUI made, whose pictures are saved with infotexts by nodes of others.
+    fn way_of_comfyui(&mut self, name: &str) -> Option<Way> {
+        let version = self.get("Version").unwrap_or_default();
+        let says_so = version == "ComfyUI";
+        // WebUI takes its samplers' names in lower case, too.
+        let of_webui = self.get("Schedule type").is_some() || version.starts_with("v1.");
+        if of_webui && !says_so {
+            return None;
+        }
+        let in_webuis_words = || {
+            let (name, behind) = split(name);
+            let row = from_webui(name, None).ok()?.row;
+            Some((row.comfyui?, behind))
+        };
+        let in_its_own = split_comfyui(name);
+        let found = in_its_own.or_else(|| says_so.then(in_webuis_words)?);
+        let (sampler, behind) = found?;
+        let scheduler = behind
+            .or(self.get("Schedule type"))
+            .or(self.get("Scheduler"));
+        let preset = scheduler.and_then(|scheduler| of_comfyui(sampler, scheduler));
+        if let Some(scheduler) = scheduler.filter(|_| preset.is_none()) {
+            self.note(format!(
+                "there is no scheduler `{}`: normal stands in",
+                printable(scheduler)
+            ));
+        }
+        let preset = preset.or_else(|| of_comfyui(sampler, "normal"))?;
+        if sampler.ends_with("_gpu") {
+            self.note(format!(
+                "{sampler} drew its noise on a GPU, here it is drawn on the CPU"
+            ));
+        }
+        self.program = Program::ComfyUi;
+        Some(Way {
+            scheduler: preset.sampler.into(),
+            ladder: preset.ladder,
+            draws: preset.row.stochastic,
+        })
+    }
+
+    /// What SD.Next made, whose samplers are those of diffusers.
+    fn way_of_diffusers(&mut self, name: &str, row: &'static Row, label: Option<&str>) -> Way {
+        self.note(format!(
+            "`{}` is a sampler of diffusers: {} with the usual options stands in",
+            printable(name),
+            row.title
+        ));
+        self.program = Program::Diffusers;
+        let sigma = self.get("Sampler sigma").and_then(ladder_called);
+        let spacing = || self.get("Sampler spacing")?.parse().ok();
+        let ladder = sigma.or_else(spacing);
+        let ladder = ladder.or_else(|| self.ladder_of_others(label?));
+        // SD.Next has linspace where we have a shape.
+        let usual = || match &row.default_ladder {
+            Ladder::Shaped { .. } => Ladder::linspace(),
+            ladder => ladder.clone(),
+        };
+        Way {
+            scheduler: row.into(),
+            ladder: ladder.unwrap_or_else(usual),
+            draws: row.stochastic,
+        }
+    }
+
+    /// A sampler that WebUI knows on a ladder that it may not know.
+    fn way_of_webui(&mut self, known: &str, label: &str, steps: usize) -> Way {
+        let preset = from_webui(known, Some(label)).or_else(|_| {
+            let mut preset = from_webui(known, None)?;
+            let other = Ladder::polyexponential();
+            // Some samplers of WebUI's stay on their own ladder.
+            let takes_any = from_webui(known, Some("Polyexponential"))?.ladder == other;
+            if let Some(ladder) = self.ladder_of_others(label).filter(|_| takes_any) {
+                preset.ladder = ladder;
+            }
+            Ok::<_, sd_schedulers::UnknownName>(preset)
         });
+        let default = default_row();
         let Ok(preset) = preset else {
             return Way {
                 scheduler: default.into(),
@@ -298,7 +488,7 @@ impl<'a> Reading<'a> {
 
     /// Whether a version before 1.6 made it, the first of which have no number. Forks have others, which began later.
     fn early(&self) -> bool {
-        self.infotext.get("Version").is_none_or(|version| {
+        self.get("Version").is_none_or(|version| {
             let minor = version.trim_start_matches('v').strip_prefix("1.");
             let minor = minor.and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
             minor.is_some_and(|minor| minor < 6)
@@ -307,25 +497,26 @@ impl<'a> Reading<'a> {
 
     /// A sampler of WebUI's, beginning as the picture did.
     fn first_x(&self, sampler: Arc<dyn Sampler>) -> Arc<dyn Sampler> {
-        match self.infotext.get("SGM noise multiplier") {
+        match self.get("SGM noise multiplier") {
             Some("True") => with_sgm_noise(sampler),
             _ => sampler,
         }
     }
 
     fn guidance(&mut self) -> Option<Guidance> {
-        if let Some(own) = self.infotext.get("SD guidance") {
+        if let Some(own) = self.get("SD guidance") {
             if let Ok(guidance) = serde_json::from_str::<ClassifierFree>(own) {
                 return Some(guidance.into());
             }
             self.note(format!(
-                "the guidance was `{own}`, one's own: the default scale stands in"
+                "the guidance was `{}`, one's own: the default scale stands in",
+                printable(own)
             ));
             return None;
         }
         let finite = |value: &str| value.parse().ok().filter(|scale: &f32| scale.is_finite());
         let scale = self.value("CFG scale", finite)?;
-        let name = self.infotext.get("Sampler").unwrap_or_default();
+        let name = self.get("Sampler").unwrap_or_default();
         if self.foreign
             && from_webui(split(name).0, None).is_ok_and(|it| it.row.name == "ddim-cfg-pp")
         {
@@ -340,7 +531,7 @@ impl<'a> Reading<'a> {
 
     fn variation(&mut self) -> Option<Variation> {
         let keys = ["Variation seed", "Variation seed strength"];
-        if keys.iter().all(|key| self.infotext.get(key).is_none()) {
+        if keys.iter().all(|key| self.get(key).is_none()) {
             return None;
         }
         let seed = self.number(keys[0]);
@@ -349,7 +540,7 @@ impl<'a> Reading<'a> {
             strength.filter(|strength| (0.0..=1.0).contains(strength))
         };
         let strength = self.value(keys[1], within);
-        let slerp = match self.infotext.get("SD slerp") {
+        let slerp = match self.get("SD slerp") {
             Some(_) => self.value("SD slerp", named::<Slerp>),
             None => Some(Slerp::Columns),
         };
@@ -361,10 +552,11 @@ impl<'a> Reading<'a> {
     }
 
     fn noise(&mut self) -> NoiseKind {
-        if self.infotext.get("SD noise").is_some() {
+        if self.get("SD noise").is_some() {
             return self.value("SD noise", named).unwrap_or_default();
         }
-        match self.infotext.get("RNG") {
+        match self.get("RNG") {
+            None if self.program == Program::ComfyUi => NoiseKind::Torch,
             None | Some("GPU") => {
                 self.note(
                     "the noise was drawn on a GPU that is not named, here it is that of `RNG: NV`: the same where the GPU has a \
@@ -374,7 +566,8 @@ impl<'a> Reading<'a> {
             }
             Some(rng) => noise_called(rng).unwrap_or_else(|| {
                 self.note(format!(
-                    "the noise was drawn by `RNG: {rng}`, here it is that of torch's CPU generator"
+                    "the noise was drawn by `RNG: {}`, here it is that of torch's CPU generator",
+                    printable(rng)
                 ));
                 NoiseKind::Torch
             }),
@@ -383,14 +576,19 @@ impl<'a> Reading<'a> {
 
     /// What was given to the picture, or came from others beside it.
     fn made(&mut self) {
-        if let Some(shape) = self.infotext.get("SD initial noise") {
+        if self.get("App") == Some(SDNEXT) {
+            self.note("SD.Next made the picture, which computes in other ways than WebUI");
+        }
+        if let Some(shape) = self.get("SD initial noise") {
             self.note(format!(
-                "the initial noise of shape {shape} was given, and has to be again"
+                "the initial noise of shape {} was given, and has to be again",
+                printable(shape)
             ));
         }
-        if let Some(size) = self.infotext.get("Batch size").filter(|&size| size != "1") {
+        if let Some(size) = self.get("Batch size").filter(|&size| size != "1") {
             self.note(format!(
-                "the picture was one of a batch of {size}, alone it is the same but for rounding"
+                "the picture was one of a batch of {}, alone it is the same but for rounding",
+                printable(size)
             ));
         }
     }
@@ -398,25 +596,29 @@ impl<'a> Reading<'a> {
     /// How the prompts were read.
     fn prompt_options(&mut self) -> PromptOptions {
         if !self.foreign {
-            return match self.infotext.get("SD prompt options") {
+            return match self.get("SD prompt options") {
                 Some(_) => self.value("SD prompt options", named).unwrap_or_default(),
                 None => PromptOptions::default(),
             };
         }
-        let emphasis = match self.infotext.get("Emphasis") {
+        if self.program == Program::ComfyUi {
+            let options = PromptOptions::default().syntax(Syntax::ComfyUi);
+            return options.emphasis(Emphasis::Interpolate);
+        }
+        let emphasis = match self.get("Emphasis") {
             None | Some("Original") => Emphasis::KeepMean,
             Some("No norm") => Emphasis::Multiply,
             Some("Ignore") => Emphasis::Ignore,
             Some(other) => {
-                self.note(format!("`Emphasis: {other}` is not followed"));
+                self.not_followed("Emphasis", other);
                 Emphasis::KeepMean
             }
         };
-        let same_length = match self.infotext.get("Pad conds") {
+        let same_length = match self.get("Pad conds") {
             None => false,
             Some("True") => true,
             Some(other) => {
-                self.note(format!("`Pad conds: {other}` is not followed"));
+                self.not_followed("Pad conds", other);
                 false
             }
         };
@@ -430,7 +632,7 @@ impl<'a> Reading<'a> {
 
     /// What versions before 1.6 made of prompts otherwise; `backcompat` of WebUI's `modules/infotext_versions.py` has the list.
     fn early_prompts(&mut self, request: &Request) {
-        if !self.foreign || !self.early() {
+        if !self.foreign || !self.early() || self.program != Program::WebUi {
             return;
         }
         let syntax = request.prompt_options.syntax;
@@ -446,21 +648,23 @@ impl<'a> Reading<'a> {
             let read = PromptText::parse(text, side, syntax);
             let nodes = read.tree().nodes();
             let all = nodes.flat_map(|node| iter::once(node).chain(node.descendants()));
-            let other = all.filter(|node| {
+            let mut other = all.filter(|node| {
                 matches!(*node.kind(), NodeKind::Schedule { when } if match when {
                     When::Fraction(part) => part >= 1.0,
                     When::Step(step) => 0.0 < step && step < 1.0,
                 })
             });
-            for node in other {
+            // Texts of nested nodes are in each other: to print all would take quadratic time.
+            for node in other.by_ref().take(MOST_DIFFERENCES) {
                 self.note(format!(
                     "in `{}` WebUI took numbers of 1 and more for steps, also with a point, and those below for parts of them, \
                      also without; here it is the point that says which",
-                    node.text()
+                    printable(node.text())
                 ));
             }
+            self.unlisted += other.count();
         }
-        let sampler = split(self.infotext.get("Sampler").unwrap_or_default()).0;
+        let sampler = split(self.get("Sampler").unwrap_or_default()).0;
         // A window has 75 tokens, of a byte or more.
         let long = texts
             .iter()
@@ -482,18 +686,24 @@ impl<'a> Reading<'a> {
         if let Prompt::Text(text) = &request.prompt {
             for network in PromptText::parse(text, Side::Positive, syntax).networks() {
                 let named = &text[network.span.clone()];
-                self.note(format!("`{named}` is not applied"));
+                self.note(format!("`{}` is not applied", printable(named)));
             }
         }
     }
 
     /// What prompts may name that a pipeline has to be given.
     fn inversions(&mut self) {
-        if let Some(named) = self.infotext.get("TI hashes") {
+        if let Some(named) = self.get("TI hashes") {
             self.note(format!(
-                "the prompts name textual inversions, which have to be loaded: `{named}`"
+                "the prompts name textual inversions, which have to be loaded: `{}`",
+                printable(named)
             ));
         }
+    }
+
+    fn not_followed(&mut self, key: &str, value: &str) {
+        let entry = printable(format_args!("{key}: {value}"));
+        self.note(format!("`{entry}` is not followed"));
     }
 
     /// Everything else that has a key changes the picture, as far as anyone knows.
@@ -501,20 +711,29 @@ impl<'a> Reading<'a> {
         let infotext = self.infotext;
         let mut named = HashSet::new();
         for (key, value) in &infotext.entries {
-            let inert = match key.as_str() {
-                "Eta" => !draws,
-                key => KNOWN.contains(&key),
+            let inert = match (key.as_str(), value.as_str()) {
+                ("Eta", _) => !draws,
+                ("Denoise" | "Denoising strength", value) => value.parse() == Ok(1.0_f32),
+                ("Operations", "txt2img")
+                | ("Parser", "a1111")
+                | ("Pipeline", "StableDiffusionPipeline")
+                | ("Sampler type", "epsilon") => true,
+                ("Sampler sigma", _) => self.program != Program::ComfyUi,
+                ("Sampler spacing", _) => self.program == Program::Diffusers,
+                ("App", SDNEXT) => true,
+                (key, _) => KNOWN.contains(&key),
             };
             if !inert && named.insert(key) {
-                self.note(format!("`{key}: {value}` is not followed"));
+                self.not_followed(key, value);
             }
         }
     }
 }
 
+/// As many pixels as WebUI draws of sides that are no multiples of 8.
 fn size(value: &str) -> Option<ImageSize> {
     let [width, height] = sides(value)?;
-    ImageSize::new(width, height).ok()
+    ImageSize::new(width / 8 * 8, height / 8 * 8).ok()
 }
 
 /// `512x768`.

@@ -1,10 +1,10 @@
-//! Samplers, schedule types and noise by WebUI's names.
+//! Samplers, schedule types and noise by the names of WebUI and its relatives.
 
 use std::sync::Arc;
 
 use sd_schedulers::{
-    Conventions, FirstX, Ladder, NoiseKind, Row, Sampler, SchedulerConfig, TABLE, WithConventions,
-    by_name, from_webui, same,
+    Conventions, FirstX, Ladder, NoiseKind, Preset, Row, Sampler, SchedulerConfig, TABLE,
+    WithConventions, by_name, from_comfyui, from_webui, same,
 };
 
 use crate::Request;
@@ -49,6 +49,69 @@ pub(super) fn ladder_called(name: &str) -> Option<Ladder> {
     Some(preset.ladder)
 }
 
+/// What ComfyUI has under these names. WebUI's relatives write the scheduler's as a title: `Linear Quadratic`.
+pub(super) fn of_comfyui(sampler: &str, scheduler: &str) -> Option<Preset> {
+    let preset = from_comfyui(sampler, scheduler);
+    preset
+        .or_else(|_| from_comfyui(sampler, &as_in_comfyui(scheduler)))
+        .ok()
+}
+
+/// A sampler of ComfyUI, and the scheduler that nodes which save pictures write behind it: `euler_karras`,
+/// `euler karras`.
+pub(super) fn split_comfyui(name: &str) -> Option<(&str, Option<&str>)> {
+    let known = |sampler: &str, scheduler: &str| from_comfyui(sampler, scheduler).is_ok();
+    if known(name, "normal") {
+        return Some((name, None));
+    }
+    // No scheduler has more words.
+    let mut gaps = name.rmatch_indices(['_', ' ']).map(|(at, _)| at).take(3);
+    let at = gaps.find(|&at| known(&name[..at], &name[at + 1..]))?;
+    Some((&name[..at], Some(&name[at + 1..])))
+}
+
+/// A sampler that Forge and its relatives took from ComfyUI: `IPNDM_V`, `Euler a CFG++`. It begins as WebUI's do.
+pub(super) fn from_forge(name: &str) -> Option<Preset> {
+    let mut preset = from_comfyui(&as_in_comfyui(name), "normal").ok()?;
+    preset.sampler = with_first_x(preset.sampler, FirstX::BySpacing);
+    Some(preset)
+}
+
+/// A name of WebUI's relatives in ComfyUI's spelling.
+fn as_in_comfyui(name: &str) -> String {
+    // All of ComfyUI's names are shorter.
+    let name: String = name.chars().take(64).collect();
+    let name = name
+        .to_lowercase()
+        .replace([' ', '-'], "_")
+        .replace("++", "_pp");
+    name.replace("_a_", "_ancestral_")
+}
+
+/// The row of a sampler that SD.Next has by this name, or only diffusers.
+pub(super) fn row_of_diffusers(name: &str) -> Option<&'static Row> {
+    const OF_SDNEXT: [(&str, &str); 6] = [
+        ("DPM SDE", "dpmpp-sde"),
+        ("DPM++ 1S", "dpmpp-2s"),
+        ("KDPM2", "dpm2"),
+        ("KDPM2 a", "dpm2-a"),
+        ("LMSD", "lms"),
+        ("SA Solver", "sa-solver"),
+    ];
+    let known = OF_SDNEXT.into_iter().find(|(known, _)| *known == name);
+    row_called(known.map_or(name, |(_, row)| row))
+}
+
+/// The row of a sampler of SD.Next by its name and its class of diffusers, which may be that of several rows.
+pub(super) fn row_of_class(name: &str, class: &str) -> Option<&'static Row> {
+    let is_class = |part: &str| part.ends_with("Scheduler");
+    let parts = |row: &Row| row.diffusers.unwrap_or_default().split(", ");
+    let is_of = |row: &&Row| is_class(class) && parts(row).any(|part| part == class);
+    let without_options = |row: &&Row| is_of(row) && parts(row).all(is_class);
+    let named = row_of_diffusers(name).filter(is_of);
+    named.or_else(|| TABLE.iter().find(without_options))
+}
+
 /// The label of the schedule type that is this very ladder.
 pub(super) fn label_of(ladder: &Ladder) -> Option<&'static str> {
     let is = |label: &&str| ladder_called(label).as_ref() == Some(ladder);
@@ -67,20 +130,35 @@ pub(super) fn name_of(sampler: &dyn Sampler) -> Option<&'static str> {
 
 /// As under WebUI's option "SGM noise multiplier".
 pub(super) fn with_sgm_noise(sampler: Arc<dyn Sampler>) -> Arc<dyn Sampler> {
+    with_first_x(sampler, FirstX::VariancePreserving)
+}
+
+fn with_first_x(sampler: Arc<dyn Sampler>, first_x: FirstX) -> Arc<dyn Sampler> {
     let conventions = Conventions {
-        first_x: FirstX::VariancePreserving,
+        first_x,
         ..sampler.conventions()
     };
     WithConventions::wrap(sampler, conventions)
 }
 
-/// The name of a sampler of WebUI's that is of the same kind as one that is none: with fresh noise in each step, or without.
+/// The name of the sampler of WebUI's that is nearest to one that is unknown: the one that the name begins with
+/// (`DPM++ 2M Turbo`, `euler_beta57`), else one of the same kind, with fresh noise in each step or without.
 pub(super) fn nearest(name: &str) -> &'static str {
-    if name.ends_with(" a") || name.contains("SDE") {
-        "Euler a"
-    } else {
-        "DPM++ 2M"
-    }
+    let gaps = name.rmatch_indices([' ', '_']).map(|(at, _)| at);
+    // All known names are shorter.
+    let begins = gaps.filter(|&at| at < 32).find_map(|at| {
+        let name = &name[..at];
+        let of_webui = from_webui(name, None).ok();
+        let preset = of_webui.or_else(|| from_comfyui(name, "normal").ok())?;
+        preset.row.webui
+    });
+    begins.unwrap_or_else(|| {
+        if name.ends_with(" a") || name.contains("SDE") {
+            "Euler a"
+        } else {
+            "DPM++ 2M"
+        }
+    })
 }
 
 /// By the value of `RNG`.

@@ -136,7 +136,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
         entries,
     };
     // What comes back is the judge of what the format can hold.
-    let read = Infotext::parse(&infotext.to_string());
+    let read = Infotext::parse(&infotext.to_string()).unwrap_or_default();
     for (key, prompt, read) in [
         ("SD prompt", &request.prompt, read.prompt),
         ("SD negative prompt", &request.negative, read.negative),

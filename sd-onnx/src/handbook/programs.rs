@@ -133,11 +133,11 @@
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! # let pipeline = sd_onnx::builder().load(folder)?;
 //! use futures_lite::{StreamExt, future::block_on};
-//! use sd_onnx::{Request, Update};
+//! use sd_onnx::{Request, StopToken, Update};
 //!
 //! block_on(async {
 //!     let requests = vec![Request::new("a fox").steps(4)];
-//!     let mut events = pipeline.events(requests).into_stream();
+//!     let mut events = pipeline.events(requests, &StopToken::new()).into_stream();
 //!     while let Some(event) = events.next().await {
 //!         match event? {
 //!             Update::Step { step, preview } => {

@@ -37,23 +37,30 @@ pub struct UnknownName {
     pub(crate) known: Vec<&'static str>,
 }
 
-/// The error of a name, which tells those that are spelled most like it.
+/// The most characters of an unknown name that an error keeps: all known names are shorter.
+const MOST_CHARACTERS: usize = 64;
+
+/// The error of a name, with the known names that are spelled most like it.
 pub(crate) fn unknown(
     what: &'static str,
     name: &str,
     known: impl IntoIterator<Item = &'static str>,
 ) -> UnknownName {
+    let mut short: String = name.chars().take(MOST_CHARACTERS).collect();
+    if short.len() < name.len() {
+        short.push('…');
+    }
     UnknownName {
         what,
-        name: name.to_owned(),
-        known: near(name, known),
+        known: near(&short, known),
+        name: short,
     }
 }
 
 /// The few of the names that are spelled most like one.
 pub(crate) fn near(name: &str, known: impl IntoIterator<Item = &'static str>) -> Vec<&'static str> {
-    // The longest of all known names is shorter.
-    let name: Vec<char> = name.to_lowercase().chars().take(64).collect();
+    let name = name.to_lowercase();
+    let name: Vec<char> = name.chars().take(MOST_CHARACTERS).collect();
     let mut known: Vec<(usize, &'static str)> = known
         .into_iter()
         .map(|known| (distance(&name, &known.to_lowercase()), known))
@@ -94,5 +101,14 @@ mod tests {
         assert_eq!(near("EULERA", known)[..2], ["Euler", "Euler a"]);
         assert_eq!(near("", known).len(), 5);
         near(&"x".repeat(100_000), known);
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_shortly_and_escaped() {
+        let name = format!("\u{1b}[2J\u{202e}\n{}", "x".repeat(100_000));
+        let error = unknown("sampler of WebUI", &name, ["Euler"]).to_string();
+        assert!(error.starts_with("\"\\u{1b}[2J\\u{202e}\\nxxx"), "{error}");
+        assert!(error.ends_with("xxx…\" is no sampler of WebUI, expected Euler"));
+        assert!(error.chars().count() < 150);
     }
 }
