@@ -79,6 +79,12 @@ fn problem(request: &mut Value, path: &Path, message: &str) -> Problem {
     if is_unknown_field(message) || message.starts_with("unknown option") {
         return Problem::new(what, expected, "unknown");
     }
+    if expected == "newtype variant" || expected == "struct variant" {
+        // The path ends with the name, which stands where an object should.
+        let (what, name) = what.rsplit_once('.').unwrap_or(("request", &what));
+        let expected = format!("an object, {{\"{name}\": …}}");
+        return Problem::new(what.to_owned(), expected, format!("\"{name}\" alone"));
+    }
     let found = at(request, path).map(|value| value.to_string());
     let expected = match expected {
         "usize" | "u64" => "a whole number, 0 or more".to_owned(),
@@ -88,10 +94,6 @@ fn problem(request: &mut Value, path: &Path, message: &str) -> Problem {
         "a boolean" => "true or false".to_owned(),
         "a sequence" => "an array".to_owned(),
         "unit" => "the name alone, as a string".to_owned(),
-        "newtype variant" | "struct variant" => {
-            let name = found.as_deref().unwrap_or("the name");
-            format!("an object of the name and its value, {{{name}: …}}")
-        }
         "string or map" => one_of(request, path),
         structure if structure.starts_with("struct ") => "an object".to_owned(),
         other => other.to_owned(),

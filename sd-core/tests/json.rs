@@ -51,7 +51,7 @@ fn every_wrong_value_has_its_path() {
         ),
         (
             r#""prompt_options": {"syntax": 3}"#,
-            "prompt_options.syntax is 3, expected one of `webui`, `compel`, `comfyui`, `plain`, as a string or as the key of an object",
+            "prompt_options.syntax is 3, expected one of `webui`, `comfyui`, `compel`, `plain`, as a string or as the key of an object",
         ),
         (
             r#""prompt_options": {"same_length": "yes"}"#,
@@ -79,7 +79,7 @@ fn every_wrong_value_has_its_path() {
         ),
         (
             r#""guidance": {"method": "apg"}"#,
-            r#"guidance.method is "apg", expected an object of the name and its value, {"apg": …}"#,
+            r#"guidance.method is "apg" alone, expected an object, {"apg": …}"#,
         ),
         (
             r#""guidance": {"method": {"plain": 3}}"#,
@@ -169,10 +169,13 @@ fn every_wrong_value_has_its_path() {
             r#""ladder": {"flow": {"levels": {"of": {"sigmas": [1, "x"]}}}}"#,
             r#"ladder.flow.levels.of.sigmas[1] is "x", expected a number"#,
         ),
-        (r#""ladder": {"karras": {}, "beta": {}}"#, "expected one"),
+        (
+            r#""ladder": {"karras": {}, "beta": {}}"#,
+            r#"ladder is {"beta":{},"karras":{}}, expected one ladder"#,
+        ),
         (
             r#""initial_noise": [1, 2]"#,
-            "initial_noise is [1,2], expected ",
+            "initial_noise[1] is 2, expected an array of length 4",
         ),
         (
             r#""initial_noise": {"v": 1, "dim": [1, 1, 1, 9], "data": [1]}"#,
