@@ -147,7 +147,7 @@ impl<'a> Guided<'a> {
 
         let (prediction, steps) = (self.prediction, self.steps);
         let asked = both.is_some();
-        let index = self.first + at.index;
+        let index = self.first.saturating_add(at.index);
         let moment = |x| Moment {
             x,
             rung: Rung { index, ..at },

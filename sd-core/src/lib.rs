@@ -73,6 +73,7 @@ pub mod guidance;
 mod guided;
 pub mod infotext;
 mod interpolate;
+mod json;
 mod model_id;
 mod picture;
 mod pipeline;

@@ -349,5 +349,14 @@ fn unfit(folder: &ModelFolder, error: TextError) -> Error {
 fn scheduler_config(folder: &Path) -> Result<SchedulerConfig, Error> {
     let path = folder.join("scheduler_config.json");
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    SchedulerConfig::from_json(&text).map_err(|source| Error::Scheduler { path, source })
+    match SchedulerConfig::from_json(&text) {
+        Ok(config) => {
+            if !config.ignored.is_empty() {
+                let keys = config.ignored.join(", ");
+                tracing::warn!(path = %path.display(), keys, "keys of the scheduler are ignored");
+            }
+            Ok(config)
+        }
+        Err(source) => Err(Error::Scheduler { path, source }),
+    }
 }

@@ -189,6 +189,7 @@ mod ladder;
 mod names;
 mod noise;
 mod prediction;
+mod printable;
 mod run;
 mod rungs;
 mod samplers;

@@ -128,16 +128,15 @@ pub struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    /// The step that left rung `index` for the next one, in a run of as many steps as there are rungs.
-    ///
-    /// # Panics
-    /// If `index` is not below [`Rungs::steps`].
+    /// The step that left rung `index` for the next one, in a run of as many steps as there are rungs. A later step, of a sampler
+    /// that makes more, stays at the last sigma.
     pub fn new(rungs: &Rungs, index: usize, x: &'a mut [f32], denoised: &'a [f32]) -> Self {
+        let sigma = |index: usize| rungs.sigmas()[index.min(rungs.steps())];
         Self {
             index,
-            total: rungs.steps(),
-            sigma: rungs.rung(index).sigma,
-            next: rungs.sigmas()[index + 1],
+            total: rungs.steps().max(index.saturating_add(1)),
+            sigma: sigma(index),
+            next: sigma(index.saturating_add(1)),
             x,
             denoised,
         }

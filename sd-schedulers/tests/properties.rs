@@ -84,7 +84,7 @@ fn refused(row: &Row, ladder: &str, prediction: Prediction, steps: usize) -> Opt
     } else if model.is_some() {
         model
     } else if on_grid_only && !(of_diffusion && timesteps.contains(&ladder)) {
-        Some("can only stand on whole training timesteps")
+        Some("needs whole training timesteps")
     } else if ladder == "turbo" && steps > 10 {
         Some("expected 1 to 10")
     } else {

@@ -1,7 +1,9 @@
 //! The scheduler classes of diffusers 0.42.1, their keys, and what they take missing ones to be.
 
+use super::json::Keys;
 use super::{BetaSchedule, ConfigError};
 use crate::Prediction;
+use crate::printable::printable;
 
 /// A class whose model this crate can sample.
 pub(super) struct Class {
@@ -17,6 +19,8 @@ pub(super) struct Class {
     pub(super) set_alpha_to_one: bool,
     /// Whether it has the key `rescale_betas_zero_snr`.
     pub(super) zero_snr: bool,
+    /// Whether it has the keys `use_karras_sigmas`, `use_exponential_sigmas` and `use_beta_sigmas`.
+    pub(super) shapes: bool,
 }
 
 /// What a class's model is, and which way it goes.
@@ -43,6 +47,7 @@ impl Class {
             clip_sample: false,
             set_alpha_to_one: true,
             zero_snr: false,
+            shapes: false,
         }
     }
 
@@ -50,10 +55,35 @@ impl Class {
         let found = CLASSES.iter().find(|class| class.name == name);
         found.ok_or_else(|| ConfigError::Class {
             found: match OTHERS.iter().find(|(other, _)| *other == name) {
-                Some((_, why)) => format!("{name} ({why})"),
-                None => name.to_owned(),
+                Some((_, why)) => format!("`{name}` ({why})"),
+                None => format!("`{}`", printable(name)),
             },
         })
+    }
+
+    /// Whether it has the key `use_flow_sigmas`.
+    pub(super) fn has_flow_sigmas(&self) -> bool {
+        self.predictions.contains(&FLOW)
+    }
+
+    /// Whether it has keys for betas.
+    pub(super) fn has_betas(&self) -> bool {
+        !matches!(self.kind, Kind::Flow | Kind::Edm)
+    }
+
+    /// Whether a key has no effect although its author wanted one: no class has it, or this class lacks it and others would
+    /// draw another picture. Other keys of other classes are left over in nearly every published file.
+    pub(super) fn ignores(&self, key: &str, keys: &Keys) -> bool {
+        match key {
+            _ if key.starts_with('_') => false,
+            "use_karras_sigmas" | "use_exponential_sigmas" | "use_beta_sigmas" => {
+                !self.shapes && keys.is(key, true)
+            }
+            "use_flow_sigmas" => !self.has_flow_sigmas() && keys.is(key, true),
+            "use_lu_lambdas" => self.name != "DPMSolverMultistepScheduler" && keys.is(key, true),
+            "trained_betas" => !self.has_betas() && !keys.is_null(key),
+            _ => !KEYS.contains(&key),
+        }
     }
 }
 
@@ -86,12 +116,8 @@ pub(super) const PREDICTIONS: [(&str, Prediction); 3] = [
     ("sample", Prediction::Sample),
 ];
 const WITHOUT_SAMPLE: [(&str, Prediction); 2] = [PREDICTIONS[0], PREDICTIONS[1]];
-const WITH_FLOW: [(&str, Prediction); 4] = [
-    PREDICTIONS[0],
-    PREDICTIONS[1],
-    PREDICTIONS[2],
-    ("flow_prediction", Prediction::Flow),
-];
+const FLOW: (&str, Prediction) = ("flow_prediction", Prediction::Flow);
+const WITH_FLOW: [(&str, Prediction); 4] = [PREDICTIONS[0], PREDICTIONS[1], PREDICTIONS[2], FLOW];
 const EULER_PREDICTIONS: [(&str, Prediction); 4] = [
     PREDICTIONS[0],
     PREDICTIONS[1],
@@ -112,6 +138,7 @@ const fn pixels(name: &'static str) -> Class {
 const fn dpm(name: &'static str) -> Class {
     Class {
         predictions: &WITH_FLOW,
+        shapes: true,
         ..Class::new(name, DDPM)
     }
 }
@@ -119,6 +146,13 @@ const fn dpm(name: &'static str) -> Class {
 const fn without_sample(class: Class) -> Class {
     Class {
         predictions: &WITHOUT_SAMPLE,
+        ..class
+    }
+}
+
+const fn with_shapes(class: Class) -> Class {
+    Class {
+        shapes: true,
         ..class
     }
 }
@@ -145,27 +179,27 @@ pub(super) static CLASSES: [Class; 26] = [
     dpm("DEISMultistepScheduler"),
     of_kind(Kind::Inverse, dpm("DPMSolverMultistepInverseScheduler")),
     with_zero_snr(dpm("DPMSolverMultistepScheduler")),
-    without_sample(Class::new("DPMSolverSDEScheduler", KARRAS)),
+    with_shapes(without_sample(Class::new("DPMSolverSDEScheduler", KARRAS))),
     dpm("DPMSolverSinglestepScheduler"),
     of_kind(Kind::Edm, Class::new("EDMDPMSolverMultistepScheduler", LATENT)),
     of_kind(Kind::Edm, Class::new("EDMEulerScheduler", LATENT)),
     with_zero_snr(without_sample(Class::new("EulerAncestralDiscreteScheduler", DDPM))),
-    Class { predictions: &EULER_PREDICTIONS, ..with_zero_snr(Class::new("EulerDiscreteScheduler", DDPM)) },
-    of_kind(Kind::Flow, Class::new("FlowMatchEulerDiscreteScheduler", LATENT)),
+    Class { predictions: &EULER_PREDICTIONS, ..with_shapes(with_zero_snr(Class::new("EulerDiscreteScheduler", DDPM))) },
+    of_kind(Kind::Flow, with_shapes(Class::new("FlowMatchEulerDiscreteScheduler", LATENT))),
     of_kind(Kind::Flow, Class::new("FlowMatchHeunDiscreteScheduler", LATENT)),
-    of_kind(Kind::Flow, Class::new("FlowMatchLCMScheduler", LATENT)),
-    Class { beta_schedules: &HEUN_BETAS, ..Class::new("HeunDiscreteScheduler", KARRAS) },
-    without_sample(Class::new("KDPM2AncestralDiscreteScheduler", KARRAS)),
-    without_sample(Class::new("KDPM2DiscreteScheduler", KARRAS)),
+    of_kind(Kind::Flow, with_shapes(Class::new("FlowMatchLCMScheduler", LATENT))),
+    Class { beta_schedules: &HEUN_BETAS, ..with_shapes(Class::new("HeunDiscreteScheduler", KARRAS)) },
+    with_shapes(without_sample(Class::new("KDPM2AncestralDiscreteScheduler", KARRAS))),
+    with_shapes(without_sample(Class::new("KDPM2DiscreteScheduler", KARRAS))),
     with_zero_snr(Class::new("LCMScheduler", LATENT)),
-    Class::new("LMSDiscreteScheduler", DDPM),
+    with_shapes(Class::new("LMSDiscreteScheduler", DDPM)),
     Class { set_alpha_to_one: false, ..without_sample(Class::new("PNDMScheduler", DDPM)) },
     dpm("SASolverScheduler"),
     with_zero_snr(Class::new("TCDScheduler", LATENT)),
     with_zero_snr(dpm("UniPCMultistepScheduler")),
 ];
 
-/// The other classes, and why they are none.
+/// The other classes, and why they can't be used.
 #[rustfmt::skip]
 static OTHERS: [(&str, &str); 25] = [
     ("AmusedScheduler", "of masked image tokens"),
@@ -175,27 +209,28 @@ static OTHERS: [(&str, &str); 25] = [
     ("CogVideoXDPMScheduler", "of video, with a shift of its own"),
     ("ConsistencyDecoderScheduler", "of a decoder of latents"),
     ("CosineDPMSolverMultistepScheduler", "of sound"),
-    ("DDPMWuerstchenScheduler", "on a continuous cosine from 1 to 0"),
+    ("DDPMWuerstchenScheduler", "its schedule is continuous"),
     ("DiscreteDDIMScheduler", "of text tokens"),
     ("EntropyBoundScheduler", "of text tokens"),
-    ("FlowMapEulerDiscreteScheduler", "of flow maps, which are told two times"),
+    ("FlowMapEulerDiscreteScheduler", "of flow maps, whose model is given two times"),
     ("HeliosDMDScheduler", "of video, in stages"),
     ("HeliosScheduler", "of video, in stages"),
-    ("IPNDMScheduler", "on a cosine from 1 to 0 of its own; the sampler is `ipndm`"),
+    ("IPNDMScheduler", "its model is trained on a schedule of its own; `ipndm` is its sampler"),
     ("KarrasVeScheduler", "of pixels, deprecated"),
     ("LTXEulerAncestralRFScheduler", "of video"),
     ("MiniMaxH3Scheduler", "of video"),
     ("PiflowScheduler", "of flow models distilled to policies"),
     ("RFD4ProteinaScheduler", "of proteins"),
     ("RePaintScheduler", "goes back and forth under a mask"),
-    ("SCMScheduler", "of TrigFlow"),
+    ("SCMScheduler", "of TrigFlow models"),
     ("ScoreSdeVeScheduler", "of pixels"),
     ("ScoreSdeVpScheduler", "of pixels, deprecated"),
     ("UnCLIPScheduler", "of unCLIP, with a learned variance"),
     ("VQDiffusionScheduler", "of discrete tokens"),
 ];
 
-/// The keys of all classes, those of the others too: a file that was made from another class's carries its keys along.
+/// The keys of all classes, also of those that can't be used: a file that diffusers made from another class's file keeps its
+/// keys.
 #[rustfmt::skip]
 pub(super) static KEYS: [&str; 101] = [
     "algorithm_type", "alpha_cum_end", "alpha_cum_start", "base_image_seq_len", "base_shift", "beta_end", "beta_max",

@@ -1,18 +1,17 @@
 use thiserror::Error;
 
-/// A configuration that can't be used. Each says the key, what was expected and what was found.
+/// A configuration that can't be used. Each message names the key, what was expected and what was found. Text from the file
+/// is escaped and cut in it.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The text is not JSON, or not a JSON object.
     #[error("the scheduler configuration is not a JSON object: {0}")]
     Json(String),
-    /// The configuration is of a scheduler whose model this crate can't sample, can't sample so, or doesn't know.
-    #[error(
-        "`_class_name`: expected a scheduler class of Stable Diffusion that can be used here, found `{found}`"
-    )]
+    /// The scheduler class is unknown, or its model is one that this crate can't sample.
+    #[error("`_class_name`: expected a scheduler class that this program can use, found {found}")]
     Class {
-        /// The class found, and why not, if that is known.
+        /// The class found, and why it can't be used, if that is known.
         found: String,
     },
     /// A value has the wrong type, is out of range, or can't stand beside another one.
@@ -25,17 +24,9 @@ pub enum ConfigError {
         /// What it is.
         found: String,
     },
-    /// A key that no class of diffusers has.
-    #[error("`{key}`: expected a key of a scheduler class, such as {like}")]
-    Key {
-        /// The key.
-        key: String,
-        /// Keys that are spelled alike.
-        like: String,
-    },
-    /// The betas make a noise schedule whose sigmas do not rise, as float32, at this training timestep.
+    /// The betas make a noise schedule whose sigmas, as float32, do not rise at this training timestep.
     #[error(
-        "the betas: expected finite sigmas that rise with every timestep, found {sigma} at timestep {timestep}"
+        "the betas: expected betas whose sigmas are finite and rise with every timestep, found sigma {sigma} at timestep {timestep}"
     )]
     Sigmas {
         /// The first timestep at fault.

@@ -3,6 +3,7 @@ use std::fmt::Display;
 use serde_json::{Map, Value};
 
 use super::ConfigError;
+use crate::printable::printable;
 
 /// The keys of a configuration. One that is null is as if it were missing.
 pub(super) struct Keys(Map<String, Value>);
@@ -12,7 +13,7 @@ impl Keys {
         let parsed = serde_json::from_str(&without_infinities(text));
         parsed
             .map(Self)
-            .map_err(|error| ConfigError::Json(error.to_string()))
+            .map_err(|error| ConfigError::Json(printable(error.to_string())))
     }
 
     /// The names of all keys, those of null too.
@@ -34,6 +35,15 @@ impl Keys {
                 None => Err(self.refuse(key, expected)),
             },
         }
+    }
+
+    /// Whether a key is there with this boolean. One with anything else is as if it were missing.
+    pub(super) fn is(&self, key: &str, flag: bool) -> bool {
+        self.0.get(key).and_then(Value::as_bool) == Some(flag)
+    }
+
+    pub(super) fn is_null(&self, key: &str) -> bool {
+        self.0.get(key).is_none_or(Value::is_null)
     }
 
     pub(super) fn text(&self, key: &'static str) -> Result<Option<&str>, ConfigError> {
@@ -77,7 +87,8 @@ impl Keys {
     /// The error that another value of this key was expected.
     pub(super) fn refuse(&self, key: &'static str, expected: impl Into<String>) -> ConfigError {
         let found = self.0.get(key);
-        wrong(key, expected, found.map_or("nothing".to_owned(), excerpt))
+        let found = found.map_or("nothing".to_owned(), |value| printable(value.to_string()));
+        wrong(key, expected, found)
     }
 }
 
@@ -132,15 +143,6 @@ fn without_infinities(text: &str) -> String {
         rest = &rest[word.map_or(next.len_utf8(), str::len)..];
     }
     out
-}
-
-/// The value as JSON, cut to a length that fits a message.
-fn excerpt(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
 }
 
 #[cfg(test)]

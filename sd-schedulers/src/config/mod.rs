@@ -11,6 +11,7 @@ pub use crate::betas::BetaSchedule;
 pub use configured::{Configured, from_config};
 pub use error::ConfigError;
 
+use crate::printable::printable;
 use crate::{Clip, Prediction};
 use class::{Class, Kind, PREDICTIONS};
 use json::{Keys, numbers, wrong};
@@ -46,6 +47,10 @@ pub struct SchedulerConfig {
     /// Rescale the betas so that the last timestep is (all but) pure noise: <https://arxiv.org/abs/2305.08891>.
     /// Default false.
     pub rescale_betas_zero_snr: bool,
+    /// Keys of the file that have no effect, for a warning: keys that no class of diffusers has, such as `tensor_format`, and
+    /// ladders or betas that are asked for but that the file's class lacks, such as `use_karras_sigmas` of DDIM. Each name is
+    /// escaped and cut so that it can be printed. After eight names comes how many more there are. Default none.
+    pub ignored: Vec<String>,
 }
 
 impl Default for SchedulerConfig {
@@ -62,6 +67,7 @@ impl Default for SchedulerConfig {
             clip: Clip::None,
             sigma_range: EDM_RANGE,
             rescale_betas_zero_snr: false,
+            ignored: Vec::new(),
         }
     }
 }
@@ -78,6 +84,10 @@ impl SchedulerConfig {
     /// Python writes infinite numbers as `Infinity`, which is not JSON (`lambda_min_clipped` of DPM-Solver); they are
     /// read as null.
     ///
+    /// Keys that the class lacks are ignored, as in diffusers; see [`ignored`](Self::ignored). One of them would draw another
+    /// picture: `predict_epsilon` false, with which files before `prediction_type` said that the model predicts the sample.
+    /// It is an error where `prediction_type` is missing.
+    ///
     /// # Errors
     /// [`ConfigError`] for text that is not a JSON object, a class of no diffusion model, a value of the wrong type
     /// or out of range. That the betas make a usable schedule is seen by [`NoiseSchedule::new`](crate::NoiseSchedule::new).
@@ -85,10 +95,10 @@ impl SchedulerConfig {
         let keys = Keys::parse(text)?;
         let class = Class::find(keys.text("_class_name")?.unwrap_or("PNDMScheduler"))?;
         let found = match class.kind {
-            Kind::Flow => Some(format!("{} (of flow models)", class.name)),
-            Kind::Edm => Some(format!("{} (of EDM models)", class.name)),
-            _ if keys.flag("use_flow_sigmas", false)? => {
-                Some(format!("{} with use_flow_sigmas", class.name))
+            Kind::Flow => Some(format!("`{}` (of flow models)", class.name)),
+            Kind::Edm => Some(format!("`{}` (of EDM models)", class.name)),
+            _ if class.has_flow_sigmas() && keys.flag("use_flow_sigmas", false)? => {
+                Some(format!("`{}` with `use_flow_sigmas`", class.name))
             }
             _ => None,
         };
@@ -101,15 +111,18 @@ impl SchedulerConfig {
 
     /// The facts of a model that predicts this.
     fn of(keys: &Keys, class: &Class, prediction: Prediction) -> Result<Self, ConfigError> {
+        if class.has_betas() && keys.is("predict_epsilon", false) && keys.is_null("prediction_type")
+        {
+            let expected = "true, or `prediction_type`: `sample` beside it";
+            return Err(keys.refuse("predict_epsilon", expected));
+        }
         let (beta_start, beta_end, beta_schedule) = class.betas;
-        let config = Self {
+        let mut config = Self {
             num_train_timesteps: keys.integer("num_train_timesteps")?.unwrap_or(1000),
-            beta_start: keys.number("beta_start")?.unwrap_or(beta_start),
-            beta_end: keys.number("beta_end")?.unwrap_or(beta_end),
-            beta_schedule: keys
-                .one_of("beta_schedule", class.beta_schedules)?
-                .unwrap_or(beta_schedule),
-            trained_betas: keys.get("trained_betas", "an array of numbers", numbers)?,
+            beta_start,
+            beta_end,
+            beta_schedule,
+            trained_betas: None,
             steps_offset: keys.integer("steps_offset")?.unwrap_or(0),
             prediction,
             set_alpha_to_one: keys.flag("set_alpha_to_one", class.set_alpha_to_one)?,
@@ -125,7 +138,15 @@ impl SchedulerConfig {
                 _ => EDM_RANGE,
             },
             rescale_betas_zero_snr: keys.flag("rescale_betas_zero_snr", false)?,
+            ignored: ignored(keys, class),
         };
+        if class.has_betas() {
+            config.beta_start = keys.number("beta_start")?.unwrap_or(beta_start);
+            config.beta_end = keys.number("beta_end")?.unwrap_or(beta_end);
+            let rises = keys.one_of("beta_schedule", class.beta_schedules)?;
+            config.beta_schedule = rises.unwrap_or(beta_schedule);
+            config.trained_betas = keys.get("trained_betas", "an array of numbers", numbers)?;
+        }
         config.validate()?;
         Ok(config)
     }
@@ -230,6 +251,20 @@ impl SchedulerConfig {
 
 /// What EDM's authors trained on: table 1 of <https://arxiv.org/abs/2206.00364>.
 const EDM_RANGE: [f64; 2] = [0.002, 80.0];
+
+/// [`SchedulerConfig::ignored`].
+fn ignored(keys: &Keys, class: &Class) -> Vec<String> {
+    let mut names = keys.names().filter(|key| class.ignores(key, keys));
+    let mut shown: Vec<String> = names.by_ref().take(MOST_IGNORED).map(printable).collect();
+    let more = names.count();
+    if more > 0 {
+        shown.push(format!("{more} more"));
+    }
+    shown
+}
+
+/// The most names of ignored keys that are kept.
+const MOST_IGNORED: usize = 8;
 
 /// [`Clip::Range`], or none.
 fn clip_sample(keys: &Keys, default: bool) -> Result<Clip, ConfigError> {

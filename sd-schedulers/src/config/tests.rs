@@ -86,6 +86,7 @@ fn every_key_changes_its_field() {
         clip: Clip::Range(2.5),
         sigma_range: EDM_RANGE,
         rescale_betas_zero_snr: true,
+        ignored: Vec::new(),
     };
     assert_eq!(SchedulerConfig::from_json(text).unwrap(), expected);
 }
@@ -161,7 +162,7 @@ fn errors_name_the_key_and_what_was_found() {
         ),
         (
             r#"{"_class_name": "IPNDMScheduler"}"#,
-            "IPNDMScheduler (on a cosine",
+            "found `IPNDMScheduler` (its model",
         ),
         (
             r#"{"_class_name": "EulerScheduler"}"#,
@@ -245,6 +246,18 @@ fn errors_name_the_key_and_what_was_found() {
             "`rescale_betas_zero_snr`: expected a boolean",
         ),
     ];
+    let hostile = "\\u001b[2J\u{9d}\u{202e}".repeat(1 << 20);
+    for text in [
+        format!(r#"{{"_class_name": "{hostile}"}}"#),
+        format!(r#"{{"beta_start": "{hostile}"}}"#),
+        format!(r#"{{"trained_betas": ["{hostile}"]}}"#),
+        format!(r#""{hostile}""#),
+    ] {
+        let message = SchedulerConfig::from_json(&text).unwrap_err().to_string();
+        assert!(message.len() < 2000, "{}", message.len());
+        let shown = |c: char| !c.is_control() && c != '\u{202e}';
+        assert!(message.chars().all(shown), "{message}");
+    }
     for (text, expected) in cases {
         let message = SchedulerConfig::from_json(text).unwrap_err().to_string();
         assert!(message.contains(expected), "{text}: {message}");

@@ -1,10 +1,12 @@
 use thiserror::Error;
 
+use super::Ladder;
+
 /// A ladder that can't be made.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum LadderError {
-    /// No steps, or more than the ladder can have: mostly the number of training timesteps.
+    /// No steps, or more than the ladder can have, which is usually the number of training timesteps.
     #[error("steps: expected 1 to {max}, found {steps}")]
     Steps {
         /// The number asked for.
@@ -21,21 +23,22 @@ pub enum LadderError {
         min: usize,
     },
     /// A ladder of one's own has another number of rungs.
-    #[error("steps: expected {given}, the rungs of the ladder, found {steps}")]
+    #[error("steps: expected {given}, as many as the ladder has rungs, found {steps}")]
     Given {
         /// The number asked for.
         steps: usize,
         /// The rungs of the ladder.
         given: usize,
     },
-    /// The sampler can only stand on whole training timesteps, and the ladder leaves them or the model has none.
+    /// The sampler needs whole training timesteps, and the ladder leaves them or the model has none.
     #[error(
-        "the sampler can only stand on whole training timesteps: expected a diffusion model and a ladder over timesteps"
+        "the sampler needs whole training timesteps: expected a diffusion model and one of the ladders {}",
+        on_grid()
     )]
     OffGrid,
     /// The ladder's numbers, or timesteps at all, mean nothing to this kind of model: those too that the sampler computes with
     /// ([`Conventions::training_timesteps`](crate::Conventions::training_timesteps)).
-    #[error("{ladder} is not for {model} model")]
+    #[error("{ladder} can't be used with {model} model")]
     Model {
         /// The ladder's [kind](crate::Ladder::kind), or what else was asked for.
         ladder: &'static str,
@@ -52,17 +55,19 @@ pub enum LadderError {
         /// What it is.
         found: f64,
     },
-    /// The sigmas that a shape goes between are not finite, above 0 and rising.
-    #[error("the range of sigmas: expected finite ones, above 0 and rising, found {min} to {max}")]
+    /// The sigmas that a shape goes between are not finite, not above 0 or not in order.
+    #[error(
+        "the range of sigmas: expected finite sigmas above 0, the smallest first, found {min} to {max}"
+    )]
     Span {
         /// The smallest.
         min: f64,
         /// The largest.
         max: f64,
     },
-    /// A run needs one sigma per timestep and one that it ends at.
+    /// A run needs one sigma for each timestep and one more, at which it ends.
     #[error(
-        "expected one timestep or more and one sigma more than timesteps, found {sigmas} sigmas and {timesteps} timesteps"
+        "rungs: expected at least one timestep, and one sigma more than timesteps, found {sigmas} sigmas and {timesteps} timesteps"
     )]
     Lengths {
         /// The number of sigmas.
@@ -70,9 +75,9 @@ pub enum LadderError {
         /// The number of timesteps.
         timesteps: usize,
     },
-    /// A sigma does not fall below the one before it, is not finite, or the last is below 0.
+    /// A sigma is not finite or not below the sigma before it, or the last sigma is below 0.
     #[error(
-        "sigma {index}: expected finite sigmas (of a flow model at most 1) that fall strictly to a last one of at least 0, found {sigma}"
+        "sigma {index}: expected finite sigmas, each below the one before it and the last at least 0 (of a flow model at most 1), found {sigma}"
     )]
     Sigma {
         /// Its place.
@@ -96,7 +101,9 @@ pub enum LadderError {
     #[error("initial scale: expected a finite number above 0, found {0}")]
     InitialScale(f32),
     /// A part of a run without rungs.
-    #[error("a part of the run: expected one or more of its {steps} rungs, found {first} to {end}")]
+    #[error(
+        "a part of the run: expected at least one of its {steps} rungs, found {first} to {end}"
+    )]
     Part {
         /// The first rung of the part.
         first: usize,
@@ -105,4 +112,14 @@ pub enum LadderError {
         /// The rungs there are.
         steps: usize,
     },
+}
+
+/// The names of the ladders that stay on the training timesteps.
+fn on_grid() -> String {
+    let named = Ladder::NAMED.iter();
+    let on_grid = named.filter(|(_, ladder)| ladder.on_grid());
+    on_grid
+        .map(|(name, _)| *name)
+        .collect::<Vec<_>>()
+        .join(", ")
 }

@@ -94,10 +94,10 @@ pub enum Ladder {
     },
     /// Even sigmas of a flow model, shifted.
     Flow(Flow),
-    /// One's own sigmas, N and the one that the run ends at (0, mostly), on the path that the schedule's are given in. The steps asked for
-    /// have to be N.
+    /// One's own sigmas: N of the rungs and the sigma at which the run ends, usually 0, in the scaling of the schedule's. A run
+    /// on it has N steps.
     Sigmas(Arc<[f32]>),
-    /// One's own N timesteps, sigma read linearly between whole ones. The steps asked for have to be N.
+    /// One's own N timesteps. Sigma is read linearly between whole timesteps. A run on it has N steps.
     Timesteps(Arc<[f32]>),
 }
 
@@ -116,6 +116,26 @@ impl Ladder {
             Self::Flow(_) => "flow",
             Self::Sigmas(_) => "sigmas",
             Self::Timesteps(_) => "timesteps",
+        }
+    }
+
+    /// The number of steps of a run on a ladder of one's own, [`Sigmas`](Self::Sigmas) or [`Timesteps`](Self::Timesteps).
+    /// `None` for other ladders, which can have any number.
+    ///
+    /// ```
+    /// # use sd_schedulers::Ladder;
+    /// assert_eq!(Ladder::sigmas([14.6, 2.0, 0.0]).given_steps(), Some(2));
+    /// assert_eq!(Ladder::karras().given_steps(), None);
+    /// ```
+    pub fn given_steps(&self) -> Option<usize> {
+        match self {
+            Self::Sigmas(sigmas) => Some(sigmas.len().saturating_sub(1)),
+            Self::Timesteps(timesteps) => Some(timesteps.len()),
+            Self::Flow(Flow {
+                levels: FlowLevels::Of(ladder),
+                ..
+            }) => ladder.given_steps(),
+            _ => None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The ladders that have a name.
 
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -8,20 +9,40 @@ use super::{
     Span, Timing, Vp,
 };
 use crate::UnknownName;
+use crate::printable::printable;
 
 impl FromStr for Ladder {
     type Err = UnknownName;
 
-    /// One of [`NAMED`](Ladder::NAMED), upper or lower case.
+    /// One of [`NAMED`](Ladder::NAMED), upper or lower case. Ladders with options are read by serde.
     fn from_str(name: &str) -> Result<Self, UnknownName> {
         let named = |(known, _): &&(&str, Self)| known.eq_ignore_ascii_case(name);
         match Self::NAMED.iter().find(named) {
             Some((_, ladder)) => Ok(ladder.clone()),
             None => Err(UnknownName {
                 what: "ladder",
-                name: name.to_owned(),
+                name: printable(name),
                 known: Self::NAMED.iter().map(|(known, _)| *known).collect(),
             }),
+        }
+    }
+}
+
+/// Writes the [name](Ladder::name), which [`FromStr`] reads again, or for other options than the named ladder's the JSON that
+/// serde reads.
+///
+/// ```
+/// use sd_schedulers::{Ladder, Shape};
+///
+/// assert_eq!(Ladder::karras().to_string(), "karras");
+/// let ladder = Ladder::shaped(Shape::Karras { rho: 5.0 });
+/// assert_eq!(ladder.to_string(), r#"{"karras":{"rho":5.0}}"#);
+/// ```
+impl fmt::Display for Ladder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.pad(name),
+            None => f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?),
         }
     }
 }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::levels::Levels;
-use super::{
-    Conventions, End, FirstX, Flow, FlowLevels, Ladder, LadderError, Shape, Spacing, Told,
-};
+use super::{Conventions, End, FirstX, Ladder, LadderError, Shape, Spacing, Told};
 use crate::schedule::Kind;
 use crate::{BetaSchedule, NoiseSchedule, Path, Rungs};
 
@@ -32,7 +30,7 @@ impl Ladder {
         steps: usize,
         conventions: &Conventions,
     ) -> Result<Rungs, LadderError> {
-        let one_more = conventions.drop_next_to_last && !self.is_ones_own();
+        let one_more = conventions.drop_next_to_last && self.given_steps().is_none();
         let more = usize::from(one_more);
         let max = schedule.num_train_timesteps() - more;
         if !(1..=max).contains(&steps) {
@@ -89,17 +87,6 @@ impl Ladder {
             Path::Exploding => rungs.explode(&sigmas),
             Path::Flow => rungs,
         })
-    }
-
-    fn is_ones_own(&self) -> bool {
-        match self {
-            Self::Sigmas(_) | Self::Timesteps(_) => true,
-            Self::Flow(Flow {
-                levels: FlowLevels::Of(ladder),
-                ..
-            }) => ladder.is_ones_own(),
-            _ => false,
-        }
     }
 
     /// The timestep as the model is told it.

@@ -19,6 +19,7 @@ fn names_and_serde() {
         assert_eq!(name.to_uppercase().parse::<Ladder>().as_ref(), Ok(ladder));
         assert_eq!((ladder.name(), ladder.kind()), (Some(*name), *name));
         assert_eq!(written(ladder), format!("\"{name}\""));
+        assert_eq!(ladder.to_string().parse::<Ladder>().as_ref(), Ok(ladder));
         assert_eq!(read(&format!("{{\"{name}\": {{}}}}")).as_ref(), Ok(ladder));
     }
     let karras = |over| Ladder::Shaped {
@@ -60,6 +61,7 @@ fn names_and_serde() {
     ];
     for (ladder, json) in examples {
         assert_eq!(written(&ladder), json);
+        assert_eq!(ladder.to_string(), json.trim_matches('"'));
         assert_eq!(read(json), Ok(ladder));
     }
     let rho = read(r#"{"karras": {"rho": 5, "over": null}}"#);
@@ -69,19 +71,48 @@ fn names_and_serde() {
             r#""cosine""#,
             "expected leading, linspace, trailing, karras",
         ),
-        ("5", "a ladder's name"),
-        ("{}", "a ladder's name"),
-        (r#"{"karras": {}, "x": 1}"#, "found `karras` and `x`"),
+        ("5", "expected a ladder: its name"),
+        ("{}", "expected a ladder: its name"),
+        (
+            r#"{"karras": {}, "x": 1}"#,
+            "two ladders `karras` and `x`, expected one",
+        ),
         (
             r#"{"karras": {"alpha": 1}}"#,
-            "`karras` has no option alpha",
+            "unknown option `alpha`, expected an option of the ladder: `karras` has rho, over, sigma_min, sigma_max",
         ),
-        (r#"{"karras": {"rhoo": 1}}"#, "unknown field `rhoo`"),
+        (
+            r#"{"turbo": {"rho": 1}}"#,
+            "unknown option `rho`, expected an option of the ladder: `turbo` has none",
+        ),
+        (
+            r#"{"lu": {"rho": 1}}"#,
+            "expected an option of the ladder: `lu` has over, sigma_min, sigma_max",
+        ),
+        (
+            r#"{"flow": 3}"#,
+            "expected an object of options: `flow` has levels, shift, terminal",
+        ),
+        (
+            r#"{"karras": {"rho": 5, "rho": 6}}"#,
+            "duplicate field `rho`",
+        ),
+        (r#"{"karras": {"rho": "x"}}"#, "expected f64"),
         (r#"{"cosine": {}}"#, "cosine"),
     ];
     for (json, expected) in wrong {
         let error = read(json).unwrap_err();
         assert!(error.contains(expected), "{json}: {error}");
+    }
+    let long = "\\u001b[2J\u{202e}".repeat(1 << 16);
+    for json in [
+        format!("\"{long}\""),
+        format!("{{\"{long}\": {{}}}}"),
+        format!("{{\"karras\": {{\"{long}\": 1}}}}"),
+        format!("{{\"karras\": {{}}, \"{long}\": 1}}"),
+    ] {
+        let error = read(&json).unwrap_err();
+        assert!(error.len() < 2000 && !error.contains(['\u{1b}', '\u{202e}']));
     }
 }
 

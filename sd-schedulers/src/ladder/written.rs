@@ -1,12 +1,15 @@
-//! Ladders in serde: a name, or an object of one name and its options, of which those that are missing are the named ladder's.
+//! Ladders in serde: a name, or an object of one name and its options. Options that are missing are the named ladder's.
 
 use std::fmt;
 
-use serde::de::{self, Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{
+    self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess,
+    Visitor,
+};
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use serde_json::Value;
 
-use super::{Flow, FlowLevels, Ladder, Shape, Shift, Spacing, Timing};
+use super::{Flow, Ladder, Shape, Timing};
+use crate::printable::printable;
 
 impl Serialize for Ladder {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -18,7 +21,7 @@ impl Serialize for Ladder {
             Self::Sigmas(values) | Self::Timesteps(values) => {
                 map.serialize_entry(self.kind(), &values[..])?;
             }
-            _ => map.serialize_entry(self.kind(), &Options::of(self))?,
+            _ => map.serialize_entry(self.kind(), &OptionsOf(self))?,
         }
         map.end()
     }
@@ -36,7 +39,9 @@ impl<'de> Visitor<'de> for Written {
     type Value = Ladder;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(r#"a ladder's name or an object of one, {"karras": {"rho": …, "over": …}}"#)
+        f.write_str(
+            r#"a ladder: its name, such as "karras", or an object, such as {"karras": {"rho": 5.0}} or {"sigmas": [14.6, 2.0, 0.0]}"#,
+        )
     }
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<Ladder, E> {
@@ -50,184 +55,265 @@ impl<'de> Visitor<'de> for Written {
         let ladder = match name.as_str() {
             "sigmas" => Ladder::sigmas(map.next_value::<Vec<f32>>()?),
             "timesteps" => Ladder::timesteps(map.next_value::<Vec<f32>>()?),
+            // Not among the named ones: its sigmas are those of `exponential`.
+            "lu" => map.next_value_seed(Onto(Ladder::shaped(Shape::Lu)))?,
             name => {
-                let ladder = match name {
-                    // Not among the named ones: its sigmas are those of `exponential`.
-                    "lu" => Ladder::shaped(Shape::Lu),
-                    name => name.parse::<Ladder>().map_err(A::Error::custom)?,
-                };
-                let options = map.next_value::<Options>()?;
-                options.onto(ladder).map_err(A::Error::custom)?
+                let ladder = name.parse().map_err(A::Error::custom)?;
+                map.next_value_seed(Onto(ladder))?
             }
         };
         match map.next_key::<String>()? {
             None => Ok(ladder),
             Some(second) => Err(de::Error::custom(format!(
-                "expected a ladder's name or an object of one, found `{name}` and `{second}`"
+                "two ladders `{}` and `{}`, expected one ladder",
+                printable(name),
+                printable(second)
             ))),
         }
     }
 }
 
-/// The options of all ladders.
-#[derive(Default, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Options {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rho: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    alpha: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    beta: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mu: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ends_at_lowest: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    over: Option<Spacing>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sigma_min: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sigma_max: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    original_steps: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    strength: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    beta_d: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    beta_min: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    epsilon: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    threshold: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    linear_steps: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    three_digits: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    keep_last: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    coefficient: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    levels: Option<FlowLevels>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    shift: Option<Shift>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    terminal: Option<f64>,
+/// Reads an object of options onto a ladder.
+struct Onto(Ladder);
+
+impl<'de> DeserializeSeed<'de> for Onto {
+    type Value = Ladder;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Ladder, D::Error> {
+        deserializer.deserialize_map(self)
+    }
 }
 
-impl Options {
-    /// All that a ladder has.
+impl<'de> Visitor<'de> for Onto {
+    type Value = Ladder;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an object of options: {}", Names::of(&self.0))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ladder, A::Error> {
+        let Self(mut ladder) = self;
+        let names = Names::of(&ladder);
+        let mut seen = Vec::new();
+        while let Some(name) = map.next_key_seed(&names)? {
+            if seen.contains(&name) {
+                return Err(de::Error::duplicate_field(name));
+            }
+            seen.push(name);
+            let mut read = Read {
+                name,
+                map: &mut map,
+                result: Ok(()),
+            };
+            visit(&mut ladder, &mut read);
+            read.result?;
+        }
+        Ok(ladder)
+    }
+}
+
+/// The names of a ladder's options.
+struct Names {
+    ladder: &'static str,
+    options: Vec<&'static str>,
+}
+
+impl Names {
     fn of(ladder: &Ladder) -> Self {
-        let mut options = Self::default();
-        options.visit(&mut ladder.clone(), Walk::Write);
-        options
-    }
-
-    /// The ladder with these options instead of its own.
-    fn onto(mut self, mut ladder: Ladder) -> Result<Ladder, String> {
-        self.visit(&mut ladder, Walk::Read);
-        if self == Self::default() {
-            return Ok(ladder);
-        }
-        let left = match serde_json::to_value(&self) {
-            Ok(Value::Object(left)) => left.keys().cloned().collect::<Vec<_>>().join(", "),
-            _ => String::new(),
+        let mut names = Self {
+            ladder: ladder.kind(),
+            options: Vec::new(),
         };
-        Err(format!("`{}` has no option {left}", ladder.kind()))
+        visit(&mut ladder.clone(), &mut names);
+        names
     }
+}
 
-    /// Goes over the options that the ladder has.
-    fn visit(&mut self, ladder: &mut Ladder, walk: Walk) {
-        match ladder {
-            Ladder::Timed(Timing::BetaTimesteps { alpha, beta }) => {
-                walk.one(&mut self.alpha, alpha);
-                walk.one(&mut self.beta, beta);
-            }
-            Ladder::Timed(Timing::Lcm {
-                original_steps,
-                strength,
-            }) => {
-                walk.one(&mut self.original_steps, original_steps);
-                walk.one(&mut self.strength, strength);
-            }
-            Ladder::Timed(Timing::LcmEven { original_steps }) => {
-                walk.one(&mut self.original_steps, original_steps);
-            }
-            Ladder::Shaped { shape, over } => {
-                self.visit_shape(shape, walk);
-                walk.maybe(&mut self.over, &mut over.spacing);
-                walk.maybe(&mut self.sigma_min, &mut over.sigma_min);
-                walk.maybe(&mut self.sigma_max, &mut over.sigma_max);
-            }
-            Ladder::Vp(vp) => {
-                walk.one(&mut self.beta_d, &mut vp.beta_d);
-                walk.one(&mut self.beta_min, &mut vp.beta_min);
-                walk.one(&mut self.epsilon, &mut vp.epsilon);
-            }
-            Ladder::LinearQuadratic(curve) => {
-                walk.one(&mut self.threshold, &mut curve.threshold);
-                walk.maybe(&mut self.linear_steps, &mut curve.linear_steps);
-            }
-            Ladder::AlignYourSteps(table) => {
-                walk.one(&mut self.three_digits, &mut table.three_digits);
-                walk.one(&mut self.keep_last, &mut table.keep_last);
-            }
-            Ladder::Gits { coefficient } => walk.one(&mut self.coefficient, coefficient),
-            Ladder::Flow(Flow {
-                levels,
-                shift,
-                terminal,
-            }) => {
-                walk.one(&mut self.levels, levels);
-                walk.one(&mut self.shift, shift);
-                walk.maybe(&mut self.terminal, terminal);
-            }
-            Ladder::Spaced(_) | Ladder::Timed(_) | Ladder::Sigmas(_) | Ladder::Timesteps(_) => {}
-        }
-    }
-
-    fn visit_shape(&mut self, shape: &mut Shape, walk: Walk) {
-        match shape {
-            Shape::Karras { rho } | Shape::Polyexponential { rho } => walk.one(&mut self.rho, rho),
-            Shape::Beta { alpha, beta } => {
-                walk.one(&mut self.alpha, alpha);
-                walk.one(&mut self.beta, beta);
-            }
-            Shape::KlOptimal { ends_at_lowest } => {
-                walk.one(&mut self.ends_at_lowest, ends_at_lowest);
-            }
-            Shape::Laplace { mu, beta } => {
-                walk.one(&mut self.mu, mu);
-                walk.one(&mut self.beta, beta);
-            }
-            Shape::Exponential | Shape::Lu => {}
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.options[..] {
+            [] => write!(f, "`{}` has none", self.ladder),
+            options => write!(f, "`{}` has {}", self.ladder, options.join(", ")),
         }
     }
 }
 
-/// Which way an option goes.
-#[derive(Clone, Copy)]
-enum Walk {
-    /// Out of what was read, onto the ladder.
-    Read,
-    /// From the ladder to what is written.
-    Write,
+/// Reads one of the names.
+impl<'de> DeserializeSeed<'de> for &Names {
+    type Value = &'static str;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<&'static str, D::Error> {
+        let found = String::deserialize(deserializer)?;
+        let known = self.options.iter().find(|option| **option == found);
+        known.copied().ok_or_else(|| {
+            let found = printable(found);
+            D::Error::custom(format!(
+                "unknown option `{found}`, expected an option of the ladder: {self}"
+            ))
+        })
+    }
 }
 
-impl Walk {
-    fn one<T: Clone>(self, option: &mut Option<T>, field: &mut T) {
-        match self {
-            Self::Write => *option = Some(field.clone()),
-            Self::Read => *field = option.take().unwrap_or_else(|| field.clone()),
+/// A ladder whose options are written as an object.
+struct OptionsOf<'a>(&'a Ladder);
+
+impl Serialize for OptionsOf<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut write = Write {
+            map: serializer.serialize_map(None)?,
+            result: Ok(()),
+        };
+        visit(&mut self.0.clone(), &mut write);
+        write.result?;
+        write.map.end()
+    }
+}
+
+/// What is done to each option of a ladder.
+trait Visit {
+    fn one<T: Serialize + DeserializeOwned>(&mut self, name: &'static str, option: &mut T);
+
+    /// An option that may be missing.
+    fn maybe<T: Serialize + DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        option: &mut Option<T>,
+    );
+}
+
+impl Visit for Names {
+    fn one<T: Serialize + DeserializeOwned>(&mut self, name: &'static str, _: &mut T) {
+        self.options.push(name);
+    }
+
+    fn maybe<T: Serialize + DeserializeOwned>(&mut self, name: &'static str, _: &mut Option<T>) {
+        self.options.push(name);
+    }
+}
+
+struct Write<M: SerializeMap> {
+    map: M,
+    result: Result<(), M::Error>,
+}
+
+impl<M: SerializeMap> Visit for Write<M> {
+    fn one<T: Serialize + DeserializeOwned>(&mut self, name: &'static str, option: &mut T) {
+        if self.result.is_ok() {
+            self.result = self.map.serialize_entry(name, option);
         }
     }
 
-    fn maybe<T: Clone>(self, option: &mut Option<T>, field: &mut Option<T>) {
-        match self {
-            Self::Write => option.clone_from(field),
-            Self::Read => *field = option.take().or_else(|| field.clone()),
+    fn maybe<T: Serialize + DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        option: &mut Option<T>,
+    ) {
+        if let Some(option) = option {
+            self.one(name, option);
         }
+    }
+}
+
+/// Reads the value of the option of this name. One that is null is as if it were missing.
+struct Read<'a, 'de, A: MapAccess<'de>> {
+    name: &'static str,
+    map: &'a mut A,
+    result: Result<(), A::Error>,
+}
+
+impl<'de, A: MapAccess<'de>> Read<'_, 'de, A> {
+    fn value<T: DeserializeOwned>(&mut self, name: &'static str) -> Option<T> {
+        if name != self.name {
+            return None;
+        }
+        let value = self.map.next_value();
+        value.unwrap_or_else(|error| {
+            self.result = Err(error);
+            None
+        })
+    }
+}
+
+impl<'de, A: MapAccess<'de>> Visit for Read<'_, 'de, A> {
+    fn one<T: Serialize + DeserializeOwned>(&mut self, name: &'static str, option: &mut T) {
+        if let Some(value) = self.value(name) {
+            *option = value;
+        }
+    }
+
+    fn maybe<T: Serialize + DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        option: &mut Option<T>,
+    ) {
+        if let Some(value) = self.value(name) {
+            *option = Some(value);
+        }
+    }
+}
+
+/// Goes over the options that a ladder has.
+fn visit(ladder: &mut Ladder, walk: &mut impl Visit) {
+    match ladder {
+        Ladder::Timed(Timing::BetaTimesteps { alpha, beta }) => {
+            walk.one("alpha", alpha);
+            walk.one("beta", beta);
+        }
+        Ladder::Timed(Timing::Lcm {
+            original_steps,
+            strength,
+        }) => {
+            walk.one("original_steps", original_steps);
+            walk.one("strength", strength);
+        }
+        Ladder::Timed(Timing::LcmEven { original_steps }) => {
+            walk.one("original_steps", original_steps);
+        }
+        Ladder::Shaped { shape, over } => {
+            visit_shape(shape, walk);
+            walk.maybe("over", &mut over.spacing);
+            walk.maybe("sigma_min", &mut over.sigma_min);
+            walk.maybe("sigma_max", &mut over.sigma_max);
+        }
+        Ladder::Vp(vp) => {
+            walk.one("beta_d", &mut vp.beta_d);
+            walk.one("beta_min", &mut vp.beta_min);
+            walk.one("epsilon", &mut vp.epsilon);
+        }
+        Ladder::LinearQuadratic(curve) => {
+            walk.one("threshold", &mut curve.threshold);
+            walk.maybe("linear_steps", &mut curve.linear_steps);
+        }
+        Ladder::AlignYourSteps(table) => {
+            walk.one("three_digits", &mut table.three_digits);
+            walk.one("keep_last", &mut table.keep_last);
+        }
+        Ladder::Gits { coefficient } => walk.one("coefficient", coefficient),
+        Ladder::Flow(Flow {
+            levels,
+            shift,
+            terminal,
+        }) => {
+            walk.one("levels", levels);
+            walk.one("shift", shift);
+            walk.maybe("terminal", terminal);
+        }
+        Ladder::Spaced(_) | Ladder::Timed(_) | Ladder::Sigmas(_) | Ladder::Timesteps(_) => {}
+    }
+}
+
+fn visit_shape(shape: &mut Shape, walk: &mut impl Visit) {
+    match shape {
+        Shape::Karras { rho } | Shape::Polyexponential { rho } => walk.one("rho", rho),
+        Shape::Beta { alpha, beta } => {
+            walk.one("alpha", alpha);
+            walk.one("beta", beta);
+        }
+        Shape::KlOptimal { ends_at_lowest } => walk.one("ends_at_lowest", ends_at_lowest),
+        Shape::Laplace { mu, beta } => {
+            walk.one("beta", beta);
+            walk.one("mu", mu);
+        }
+        Shape::Exponential | Shape::Lu => {}
     }
 }

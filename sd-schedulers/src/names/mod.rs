@@ -10,6 +10,7 @@ use thiserror::Error;
 pub use comfyui::from_comfyui;
 pub use webui::from_webui;
 
+use crate::printable::printable;
 use crate::{Ladder, Row, Sampler};
 
 /// What a name of another program stands for: see [`from_webui`] and [`from_comfyui`].
@@ -30,14 +31,14 @@ pub struct Preset {
 
 /// A name that is none of those known.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{name:?} is no {what}, expected {}", known.join(", "))]
+#[error("\"{name}\" is no {what}, expected {}", known.join(", "))]
 pub struct UnknownName {
     pub(crate) what: &'static str,
     pub(crate) name: String,
     pub(crate) known: Vec<&'static str>,
 }
 
-/// The most characters of an unknown name that an error keeps: all known names are shorter.
+/// The most characters of a name that are compared: all known names are shorter.
 const MOST_CHARACTERS: usize = 64;
 
 /// The error of a name, with the known names that are spelled most like it.
@@ -46,14 +47,10 @@ pub(crate) fn unknown(
     name: &str,
     known: impl IntoIterator<Item = &'static str>,
 ) -> UnknownName {
-    let mut short: String = name.chars().take(MOST_CHARACTERS).collect();
-    if short.len() < name.len() {
-        short.push('…');
-    }
     UnknownName {
         what,
-        known: near(&short, known),
-        name: short,
+        name: printable(name),
+        known: near(name, known),
     }
 }
 
@@ -108,7 +105,9 @@ mod tests {
         let name = format!("\u{1b}[2J\u{202e}\n{}", "x".repeat(100_000));
         let error = unknown("sampler of WebUI", &name, ["Euler"]).to_string();
         assert!(error.starts_with("\"\\u{1b}[2J\\u{202e}\\nxxx"), "{error}");
-        assert!(error.ends_with("xxx…\" is no sampler of WebUI, expected Euler"));
-        assert!(error.chars().count() < 150);
+        assert!(
+            error.contains("x… (") && error.ends_with("\" is no sampler of WebUI, expected Euler")
+        );
+        assert!(error.chars().count() < 200);
     }
 }

@@ -1,8 +1,13 @@
+use std::fmt;
 use std::str::FromStr;
 
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Error as _, MapAccess, Visitor},
+    ser::SerializeMap,
+};
 
 use super::{
     BrownianTree, CARDS, NoiseError, NoiseSource, NumpyRng, Philox, RandNormal, TorchRng,
@@ -10,13 +15,13 @@ use super::{
 };
 use crate::UnknownName;
 use crate::names::unknown;
+use crate::printable::printable;
 
 /// Whose noise a seed stands for.
 ///
 /// With serde it is its [name](Self::NAMED), such as `"philox"`, or an object for a graphics card: `{"cuda": {"threads": 196608}}` or
 /// `{"cuda": {"card": "RTX 4090"}}`, of which the first is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Written", into = "Written")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NoiseKind {
     /// torch on a CPU ([`TorchRng`]), bit for bit: most diffusers programs, ComfyUI, and WebUI with "CPU". The default.
     #[default]
@@ -47,6 +52,17 @@ impl NoiseKind {
     pub fn name(&self) -> Option<&'static str> {
         let named = Self::NAMED.iter().find(|(_, kind)| kind == self);
         named.map(|(name, _)| *name)
+    }
+
+    /// The name that it has or would have: `cuda` for any number of threads.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Torch => "torch",
+            Self::Philox => "philox",
+            Self::Cuda { .. } => "cuda",
+            Self::Numpy => "numpy",
+            Self::Rand => "rand",
+        }
     }
 
     /// A generator of this seed.
@@ -116,27 +132,83 @@ impl FromStr for NoiseKind {
             Some((_, kind)) => Ok(*kind),
             None => Err(UnknownName {
                 what: "kind of noise",
-                name: name.to_owned(),
+                name: printable(name),
                 known: Self::NAMED.iter().map(|(known, _)| *known).collect(),
             }),
         }
     }
 }
 
-/// A kind as serde has it.
-#[derive(Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = r#"expected a kind of noise: its name, {"cuda": {"threads": …}} or {"cuda": {"card": …}}"#
-)]
-enum Written {
-    Name(String),
-    Cuda(WrittenCuda),
+/// Writes the [name](NoiseKind::name), which [`FromStr`] reads again, or for a graphics card the JSON that serde reads.
+///
+/// ```
+/// use sd_schedulers::NoiseKind;
+///
+/// assert_eq!(NoiseKind::Philox.to_string(), "philox");
+/// let card = NoiseKind::Cuda { threads: 196608 };
+/// assert_eq!(card.to_string(), r#"{"cuda":{"threads":196608}}"#);
+/// ```
+impl fmt::Display for NoiseKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.pad(name),
+            None => f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?),
+        }
+    }
 }
 
-#[derive(Serialize, Deserialize)]
+impl Serialize for NoiseKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self::Cuda { threads } = *self else {
+            return serializer.serialize_str(self.kind());
+        };
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry(self.kind(), &Device::Threads(threads))?;
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for NoiseKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Written)
+    }
+}
+
+/// A kind as serde has it.
+struct Written;
+
+impl<'de> Visitor<'de> for Written {
+    type Value = NoiseKind;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            r#"a kind of noise: its name, such as "torch", or {CUDA}"#
+        )
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<NoiseKind, E> {
+        if name.eq_ignore_ascii_case("cuda") {
+            let problem = format!("\"{name}\" without a graphics card, expected {CUDA}");
+            return Err(E::custom(problem));
+        }
+        name.parse().map_err(E::custom)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<NoiseKind, A::Error> {
+        let object = de::value::MapAccessDeserializer::new(map);
+        let Object { cuda } = Object::deserialize(object)?;
+        let (Device::Threads(threads) | Device::Card(threads)) = cuda;
+        Ok(NoiseKind::Cuda { threads })
+    }
+}
+
+/// How the noise of a graphics card is written.
+const CUDA: &str = r#"{"cuda": {"card": "RTX 4090"}} or {"cuda": {"threads": 196608}}"#;
+
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenCuda {
+struct Object {
     cuda: Device,
 }
 
@@ -144,41 +216,15 @@ struct WrittenCuda {
 #[serde(rename_all = "kebab-case")]
 enum Device {
     Threads(u32),
-    Card(String),
+    /// The threads of a card, which is read by its name.
+    #[serde(skip_serializing)]
+    Card(#[serde(deserialize_with = "threads_of_card")] u32),
 }
 
-impl From<NoiseKind> for Written {
-    fn from(kind: NoiseKind) -> Self {
-        let name = match kind {
-            NoiseKind::Torch => "torch",
-            NoiseKind::Philox => "philox",
-            NoiseKind::Numpy => "numpy",
-            NoiseKind::Rand => "rand",
-            NoiseKind::Cuda { threads } => {
-                let cuda = Device::Threads(threads);
-                return Self::Cuda(WrittenCuda { cuda });
-            }
-        };
-        Self::Name(name.to_owned())
-    }
-}
-
-impl TryFrom<Written> for NoiseKind {
-    type Error = UnknownName;
-
-    fn try_from(written: Written) -> Result<Self, UnknownName> {
-        let threads = match written {
-            Written::Name(name) => return name.parse(),
-            Written::Cuda(WrittenCuda { cuda }) => match cuda {
-                Device::Threads(threads) => threads,
-                Device::Card(name) => {
-                    let cards = CARDS.iter().map(|(known, _)| *known);
-                    cuda_threads(&name).ok_or_else(|| unknown("card", &name, cards))?
-                }
-            },
-        };
-        Ok(Self::Cuda { threads })
-    }
+fn threads_of_card<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let cards = CARDS.iter().map(|(known, _)| *known);
+    cuda_threads(&name).ok_or_else(|| D::Error::custom(unknown("card", &name, cards)))
 }
 
 #[cfg(test)]
@@ -189,7 +235,8 @@ mod tests {
     fn names_and_serde() {
         for (name, kind) in NoiseKind::NAMED {
             assert_eq!(name.to_uppercase().parse(), Ok(kind));
-            assert_eq!(kind.name(), Some(name));
+            assert_eq!((kind.name(), kind.kind()), (Some(name), name));
+            assert_eq!(kind.to_string().parse(), Ok(kind));
             let json = serde_json::to_string(&kind).unwrap();
             assert_eq!(json, format!("{name:?}"));
             assert_eq!(serde_json::from_str::<NoiseKind>(&json).unwrap(), kind);
@@ -210,11 +257,17 @@ mod tests {
                 r#"{"cuda":{"card":"RTX 4099"}}"#,
                 "\"RTX 4099\" is no card, expected RTX 4090,",
             ),
+            (r#"{"cuda":{"threads":1,"card":"T4"}}"#, "expected"),
+            (r#"{"cuda":{"threads":5000000000}}"#, "expected u32"),
+            (r#"{"cud":{"threads":1}}"#, "unknown field `cud`"),
             (
-                r#"{"cuda":{"threads":1,"card":"T4"}}"#,
-                "its name, {\"cuda\"",
+                r#""CUDA""#,
+                "without a graphics card, expected {\"cuda\": {\"card\"",
             ),
-            (r#"{"cuda":5}"#, "its name, {\"cuda\""),
+            (
+                "5",
+                "a kind of noise: its name, such as \"torch\", or {\"cuda\"",
+            ),
         ] {
             let error = serde_json::from_str::<NoiseKind>(wrong).unwrap_err();
             assert!(error.to_string().contains(message), "{error}");

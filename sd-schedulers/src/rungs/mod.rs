@@ -180,7 +180,7 @@ impl Rungs {
 
     /// The rung that the step from rung `index` leads to, be it in this part of the run or the first of the next one. None where the run ends.
     pub fn after(&self, index: usize) -> Option<Rung> {
-        let place = self.index_in_whole(index) + 1;
+        let place = self.index_in_whole(index).saturating_add(1);
         let timestep = *self.timesteps.get(place)?;
         Some(Rung {
             index: index + 1,
@@ -190,12 +190,18 @@ impl Rungs {
         })
     }
 
-    /// A noise level within the step that leaves rung `index`: of that rung's sigma or the next one's, it is that rung; of another
-    /// sigma, the timestep is that of the schedule, not rounded.
+    /// A noise level within the step that leaves rung `index`. At the sigma of that rung or of the next one it has their timestep;
+    /// at another sigma it has the schedule's, not rounded.
     ///
-    /// # Panics
-    /// If `index` is not below [`steps`](Self::steps).
+    /// A sampler that makes more steps than there are rungs may go on counting: from [`steps`](Self::steps) on the step is the
+    /// one that the sigma falls into.
     pub fn at(&self, index: usize, sigma: f32) -> Rung {
+        if index >= self.steps() {
+            return Rung {
+                index,
+                ..self.at_sigma(sigma)
+            };
+        }
         let known = [Some(self.rung(index)), self.after(index)];
         let mut known = known.into_iter().flatten();
         match known.find(|rung| rung.sigma == sigma) {

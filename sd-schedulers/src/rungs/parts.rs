@@ -82,7 +82,7 @@ impl Rungs {
 
     /// The place of rung `index` among those of the whole run.
     pub fn index_in_whole(&self, index: usize) -> usize {
-        self.part.start + index
+        self.part.start.saturating_add(index)
     }
 
     /// The number of steps that are left of the whole run at rung `index`, the one from there included: 1 at its last rung.

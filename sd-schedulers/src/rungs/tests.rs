@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Prediction, SchedulerConfig};
+use crate::{Prediction, SchedulerConfig, Step};
 
 #[test]
 fn rungs_of_ones_own_are_checked() {
@@ -103,6 +103,37 @@ fn flow_rungs_explode() {
     let above = flow(&[1.5, 0.5, 0.0], 1.0);
     let sigma = 1.5;
     assert_eq!(above, Err(LadderError::Sigma { index: 0, sigma }));
+}
+
+#[test]
+fn steps_past_the_rungs_are_told_by_sigma() {
+    let schedule = Arc::new(NoiseSchedule::new(&SchedulerConfig::default()).unwrap());
+    let sigmas = vec![8.0, 4.0, 2.0, 1.0, 0.0];
+    // None is the schedule's.
+    let timesteps = vec![900.0, 800.0, 700.0, 600.0];
+    let whole = Rungs::new(&schedule, sigmas, timesteps, 8.0).unwrap();
+    let part = whole.clone().starting_at(1).unwrap().ending_at(2).unwrap();
+    for rungs in [whole, part] {
+        for index in [rungs.steps(), rungs.steps() + 1, usize::MAX] {
+            for (place, rung) in rungs.iter().enumerate() {
+                let found = rungs.at(index, rung.sigma);
+                assert_eq!(found, Rung { index, ..rung }, "{place}");
+            }
+            let between = rungs.at(index, 3.0);
+            assert_eq!((between.index, between.sigma), (index, 3.0));
+            assert_eq!(between.timestep, schedule.timestep_at(3.0));
+            for sigma in [0.0, -1.0, 1e9, f32::INFINITY, f32::NAN] {
+                assert!(rungs.at(index, sigma).timestep.is_finite(), "{sigma}");
+                assert!(rungs.at(0, sigma).timestep.is_finite(), "{sigma}");
+            }
+        }
+        assert_eq!(rungs.after(usize::MAX), None);
+        assert_eq!(rungs.steps_left(usize::MAX), 0);
+        let end = rungs.sigmas()[rungs.steps()];
+        let step = Step::new(&rungs, 6, &mut [], &[]);
+        assert_eq!((step.index, step.total), (6, 7));
+        assert_eq!((step.sigma, step.next), (end, end));
+    }
 }
 
 #[test]

@@ -1,7 +1,12 @@
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Visitor},
+    ser,
+};
 
 use super::{Row, TABLE, by_name, row_of};
 use crate::names::unknown;
@@ -83,6 +88,24 @@ impl FromStr for Scheduler {
     }
 }
 
+/// Writes the name of the row that builds the sampler from the default configuration, which [`FromStr`] reads again. A sampler
+/// that no row builds so is written as its `Debug` does.
+///
+/// ```
+/// use sd_schedulers::{Euler, Scheduler};
+///
+/// assert_eq!(Scheduler::from(Euler::default()).to_string(), "euler");
+/// ```
+impl fmt::Display for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.row(&SchedulerConfig::default()), self) {
+            (Some(row), _) => f.pad(row.name),
+            (None, Self::Own(sampler)) => write!(f, "{sampler:?}"),
+            (None, Self::Named(row)) => f.pad(row.name),
+        }
+    }
+}
+
 impl Serialize for Scheduler {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.row(&SchedulerConfig::default()) {
@@ -96,9 +119,21 @@ impl Serialize for Scheduler {
 
 impl<'de> Deserialize<'de> for Scheduler {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        deserializer.deserialize_str(Name)
+    }
+}
+
+struct Name;
+
+impl Visitor<'_> for Name {
+    type Value = Scheduler;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(r#"the name of a scheduler, such as "dpmpp-2m""#)
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<Scheduler, E> {
+        name.parse().map_err(E::custom)
     }
 }
 
@@ -162,6 +197,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_row_is_written_as_its_name() {
+        for row in TABLE {
+            let written = Scheduler::from(row).to_string();
+            assert_eq!(written, row.name);
+            let back = written.parse::<Scheduler>().unwrap();
+            assert!(matches!(back, Scheduler::Named(found) if found.name == row.name));
+        }
+        assert_eq!(Scheduler::from(DpmPlusPlus2M).to_string(), "dpmpp-2m");
+        assert!(Scheduler::from(HALF).to_string().contains("eta: 0.5"));
     }
 
     #[test]

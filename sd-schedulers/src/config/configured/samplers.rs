@@ -81,7 +81,7 @@ impl File<'_> {
             }
             "EDMDPMSolverMultistepScheduler" => self.edm_multistep(),
             name => Err(ConfigError::Class {
-                found: format!("{name} (from picture to noise)"),
+                found: format!("`{name}` (from picture to noise)"),
             }),
         }
     }

@@ -447,6 +447,105 @@ fn keys_of_other_classes_and_private_ones_are_ignored() {
 }
 
 #[test]
+fn keys_without_effect_are_listed() {
+    let ignored = |class, keys: &str| {
+        let found = read(class, keys).unwrap();
+        let bare = read(class, "").unwrap();
+        assert!(same(&*found.sampler, &*bare.sampler) && found.ladder == bare.ladder);
+        let config = SchedulerConfig {
+            ignored: Vec::new(),
+            ..found.config.clone()
+        };
+        assert_eq!(config, bare.config, "{class} {keys}");
+        found.config.ignored
+    };
+    let (ddim, flow) = ("DDIMScheduler", "FlowMatchEulerDiscreteScheduler");
+    let old = r#""timestep_values": null, "tensor_format": "pt", "predict_epsilon": true,
+        "force_zeros_for_empty_prompt": true, "use_karas_sigmas": true, "_private": 1, "skip_prk_steps": true"#;
+    assert_eq!(
+        ignored(ddim, old),
+        [
+            "force_zeros_for_empty_prompt",
+            "predict_epsilon",
+            "tensor_format",
+            "timestep_values",
+            "use_karas_sigmas"
+        ]
+    );
+    for switch in [
+        "use_karras_sigmas",
+        "use_exponential_sigmas",
+        "use_beta_sigmas",
+        "use_flow_sigmas",
+        "use_lu_lambdas",
+    ] {
+        assert_eq!(ignored(ddim, &format!(r#""{switch}": true"#)), [switch]);
+        assert!(ignored(ddim, &format!(r#""{switch}": false"#)).is_empty());
+        let text = format!(r#"{{"_class_name": "{ddim}", "{switch}": true}}"#);
+        let config = SchedulerConfig::from_json(&text).unwrap();
+        assert_eq!(config.ignored, [switch]);
+    }
+    assert!(
+        read("EulerDiscreteScheduler", r#""use_karras_sigmas": true"#)
+            .unwrap()
+            .config
+            .ignored
+            .is_empty()
+    );
+    let betas = r#""trained_betas": [0.1], "beta_schedule": "x", "beta_start": 7"#;
+    assert_eq!(ignored(flow, betas), ["trained_betas"]);
+    assert_eq!(ignored("EDMEulerScheduler", betas), ["trained_betas"]);
+}
+
+/// The column `shapes` of the classes, by what they make of the keys.
+#[test]
+fn the_keys_of_shapes_count_in_the_classes_that_have_them() {
+    for class in CLASSES.iter().filter(|class| class.kind != Kind::Inverse) {
+        for (key, _) in SHAPES {
+            let found = read(class.name, &format!(r#""{key}": true"#)).unwrap();
+            let changed = found.ladder != read(class.name, "").unwrap().ladder;
+            assert_eq!(changed, class.shapes, "{} {key}", class.name);
+            assert_eq!(found.config.ignored.is_empty(), class.shapes);
+        }
+    }
+}
+
+#[test]
+fn what_is_ignored_is_short_and_printable() {
+    let mut keys: Vec<String> = (0..100_000).map(|i| format!(r#""k{i:06}": 0"#)).collect();
+    keys.push(format!(r#""a{}": 0"#, r"\u001b[2J\u202e".repeat(100_000)));
+    let ignored = read("DDIMScheduler", &keys.join(", "))
+        .unwrap()
+        .config
+        .ignored;
+    assert_eq!(ignored.len(), 9);
+    assert!(ignored[0].starts_with(r"a\u{1b}[2J\u{202e}") && ignored[0].len() < 1000);
+    assert_eq!(ignored[8], "99993 more");
+}
+
+#[test]
+fn a_model_of_samples_is_not_taken_for_one_of_noise() {
+    let ddpm = "DDPMScheduler";
+    let error = read(ddpm, r#""predict_epsilon": false"#).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`predict_epsilon`: expected true, or `prediction_type`: `sample` beside it, found false"
+    );
+    for (keys, prediction) in [
+        (
+            r#""predict_epsilon": false, "prediction_type": "sample""#,
+            Prediction::Sample,
+        ),
+        (r#""predict_epsilon": true"#, Prediction::Epsilon),
+        (r#""predict_epsilon": "no""#, Prediction::Epsilon),
+    ] {
+        let config = read(ddpm, keys).unwrap().config;
+        assert_eq!(config.prediction, prediction);
+        assert_eq!(config.ignored, ["predict_epsilon"]);
+    }
+}
+
+#[test]
 fn what_can_not_be_meant_is_refused_by_the_name_of_its_key() {
     let flow = r#""use_flow_sigmas": true, "prediction_type": "flow_prediction""#;
     let flow_and = |more: &str| format!("{flow}, {more}");
@@ -457,7 +556,6 @@ fn what_can_not_be_meant_is_refused_by_the_name_of_its_key() {
     let (match_euler, sa) = ("FlowMatchEulerDiscreteScheduler", "SASolverScheduler");
     let single = "DPMSolverSinglestepScheduler";
     let cases: &[(&str, &str, &str)] = &[
-        (euler, r#""use_karas_sigmas": true"#, "use_karas_sigmas"),
         (euler, r#""timestep_spacing": "even""#, "timestep_spacing"),
         (
             euler,
@@ -623,6 +721,4 @@ fn what_can_not_be_meant_is_refused_by_the_name_of_its_key() {
     }
     let error = from_config("{}").unwrap_err().to_string();
     assert!(error.starts_with("`_class_name`: "), "{error}");
-    let error = read(euler, r#""use_karas_sigmas": true"#).unwrap_err();
-    assert!(error.to_string().contains("such as use_karras_sigmas"));
 }
