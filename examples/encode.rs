@@ -22,8 +22,9 @@ use sd_onnx::{
 
 /// Writes CLIP's embeddings of texts as safetensors.
 ///
-/// The file has hidden, [texts, tokens, width], pooled, [texts, width], and ids, [texts, tokens]; of a model with a text
-/// projection also projected. There are as many tokens as the longest text has. The metadata has the texts, as JSON.
+/// The file has hidden, [texts, tokens, width], pooled, [texts, width], and ids, [texts, tokens];
+/// of a model with a text projection also projected. There are as many tokens as the longest text
+/// has. The metadata has the texts, as JSON.
 #[derive(Parser)]
 #[command(name = "encode", version, verbatim_doc_comment)]
 struct Arguments {
@@ -148,13 +149,21 @@ struct Embeddings {
 fn file(texts: &[String], found: &Embeddings) -> io::Result<Vec<u8>> {
     let longest = found.tokens.iter().map(|tokens| tokens.used).max();
     let longest = longest.unwrap_or(0);
-    let ids = found.tokens.iter().flat_map(|tokens| &tokens.ids[..longest]);
+    let ids = found
+        .tokens
+        .iter()
+        .flat_map(|tokens| &tokens.ids[..longest]);
     let ids = ids.flat_map(|&id| i64::from(id).to_le_bytes()).collect();
     let mut tensors = vec![
         ("pooled", values(&found.pooled)),
         ("ids", (Dtype::I64, vec![found.tokens.len(), longest], ids)),
     ];
-    tensors.extend(found.hidden.as_ref().map(|hidden| ("hidden", values(hidden))));
+    tensors.extend(
+        found
+            .hidden
+            .as_ref()
+            .map(|hidden| ("hidden", values(hidden))),
+    );
     let projected = found.projected.as_ref();
     tensors.extend(projected.map(|projected| ("projected", values(projected))));
     let views = tensors.iter().map(|(name, (dtype, shape, data))| {

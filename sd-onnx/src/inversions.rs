@@ -11,7 +11,8 @@ use sd_text::{Cleanup, ClipTokenizer, InversionError, TextualInversion, outside:
 
 use crate::Error;
 
-/// The most files and folders that are looked at in one folder. Large collections have a few thousand.
+/// The most files and folders that are looked at in one folder. Large collections have a few
+/// thousand.
 const MOST_ENTRIES: usize = 20_000;
 /// The most files that are reported one by one.
 const MOST_REPORTED: usize = 16;
@@ -24,8 +25,8 @@ pub(crate) enum Inversions {
     Given(TextualInversion),
 }
 
-/// Adds all of them to the tokenizer, with ids from `first` on, those of a folder by their paths. Returns their vectors
-/// `[any, width]`, the rows of the token embedding at these ids.
+/// Adds all of them to the tokenizer, with ids from `first` on, those of a folder by their paths.
+/// Returns their vectors `[any, width]`, the rows of the token embedding at these ids.
 ///
 /// A file of a folder that cannot be used is reported and left out.
 pub(crate) fn add(

@@ -56,7 +56,8 @@ impl OnnxTextModel {
         self.config.projection
     }
 
-    /// What the outputs of these names hold for `ids` `[batch, length]`, and for one token of each text, at `ends`.
+    /// What the outputs of these names hold for `ids` `[batch, length]`, and for one token of each
+    /// text, at `ends`.
     pub fn run(
         &self,
         ids: ArrayView2<'_, i64>,

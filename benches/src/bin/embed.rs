@@ -1,6 +1,6 @@
-//! How long it takes to encode texts. Each line of standard input is a JSON list of texts, encoded as one batch; each line of
-//! standard output has the seconds it took and the first numbers of every embedding, as JSON. `compare/embed.py` runs it
-//! next to transformers.
+//! How long it takes to encode texts. Each line of standard input is a JSON list of texts, encoded
+//! as one batch; each line of standard output has the seconds it took and the first numbers of
+//! every embedding, as JSON. `compare/embed.py` runs it next to transformers.
 
 use std::{io, path::PathBuf, time::Instant};
 
@@ -29,7 +29,10 @@ fn main() -> Result<(), BoxError> {
         let seconds = started.elapsed().as_secs_f64();
         let first = found.pooled.slice(s![.., ..8]);
         let first: Vec<Vec<f32>> = first.outer_iter().map(|row| row.to_vec()).collect();
-        println!("{}", serde_json::json!({"seconds": seconds, "pooled": first}));
+        println!(
+            "{}",
+            serde_json::json!({"seconds": seconds, "pooled": first})
+        );
     }
     Ok(())
 }

@@ -55,7 +55,8 @@ impl ClipTextConfig {
 
 /// The output of the last layer's state at one token of each text.
 pub(crate) const POOLED: &str = "pooled";
-/// The layer that makes one embedding of texts and pictures out of a pooled state, and the output of it.
+/// The layer that makes one embedding of texts and pictures out of a pooled state, and the output
+/// of it.
 pub(crate) const PROJECTION: &str = "text_projection";
 
 /// The name of the output for a clip skip.
@@ -63,10 +64,11 @@ pub(crate) fn output_name(clip_skip: usize) -> String {
     format!("clip_skip_{clip_skip}")
 }
 
-/// The inputs are `input_ids` i64 `[batch, length]`, at most `max_length` long, and `ends` i64 `[batch, 1]`, the place of a
-/// token in each text. There is an output per clip skip 1..=layers: that hidden state, counted from the last, through the
-/// final layer norm, `[batch, length, width]`. [`POOLED`] is the last of them at `ends`, `[batch, width]`, and
-/// [`PROJECTION`] its projection, if the configuration has a width for it. `more` `[any, width]` are rows of the token
+/// The inputs are `input_ids` i64 `[batch, length]`, at most `max_length` long, and `ends` i64
+/// `[batch, 1]`, the place of a token in each text. There is an output per clip skip 1..=layers:
+/// that hidden state, counted from the last, through the final layer norm, `[batch, length,
+/// width]`. [`POOLED`] is the last of them at `ends`, `[batch, width]`, and [`PROJECTION`] its
+/// projection, if the configuration has a width for it. `more` `[any, width]` are rows of the token
 /// embedding behind the stored ones.
 pub(crate) fn graph(
     config: &ClipTextConfig,
