@@ -6,7 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use ndarray::{Array2, Axis};
 use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig};
 use sd_text::{ClipTokenizer, PromptEncoder, TextError, TextualInversion};
 
@@ -134,10 +133,17 @@ impl Builder {
         self
     }
 
-    /// A textual inversion file, or a folder of which every `.safetensors` file is one (those in folders within it are not
-    /// looked at): vectors that a prompt calls by a name, which is mostly the file's. [`TextualInversion::load`] says which
-    /// files there are, [`ClipTokenizer::add_inversion`](crate::text::ClipTokenizer::add_inversion) where the name is found
-    /// in a prompt. Can be asked for several times. Default: none.
+    /// A textual inversion file, or a folder with such files in it and in the folders within:
+    /// vectors that a prompt calls by a name, which is mostly the file's.
+    /// [`TextualInversion::load`] says which files there are,
+    /// [`ClipTokenizer::add_inversion`](crate::text::ClipTokenizer::add_inversion) where the name
+    /// is found in a prompt. Can be asked for several times. Default: none.
+    ///
+    /// A file that was named by itself must be usable. Of a folder, every `.safetensors` file is
+    /// tried, at most 20,000 files and folders in all. A file that cannot be used (of another
+    /// model's width, not a textual inversion, of a name that is taken) and the pickles `.pt` and
+    /// `.bin` are left out, each with a warning of the `tracing` crate that says why. After 16
+    /// warnings a last one counts the others.
     pub fn embeddings(mut self, path: impl Into<PathBuf>) -> Self {
         self.inversions.push(Inversions::At(path.into()));
         self
@@ -257,14 +263,8 @@ impl Builder {
             let (tokenizer, model) = (ids, rows);
             return Err(unfit(folder, TextError::Vocabulary { tokenizer, model }));
         }
-        let mut more = Array2::<f32>::zeros((0, config.width));
-        for inversion in inversions::read(&self.inversions)? {
-            let vectors = inversion.vectors(config.width)?;
-            let first = config.vocab_size + more.nrows();
-            tokenizer.add_inversion(&inversion, first as u32)?;
-            more.append(Axis(0), vectors)
-                .expect("the vectors are as wide as the model, asked for so");
-        }
+        let (rows, width) = (config.vocab_size, config.width);
+        let more = inversions::add(&self.inversions, &mut tokenizer, rows, width)?;
         let runtime = self.start_runtime()?;
         let model = OnnxTextModel::new(config, &weights, more.view(), &runtime, self.threads)?;
         Ok((Arc::new(tokenizer), Arc::new(model)))

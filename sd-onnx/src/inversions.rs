@@ -1,14 +1,21 @@
 //! Textual inversions that a builder was given.
 
 use std::{
-    ffi::OsStr,
-    fs,
+    collections::HashSet,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
-use sd_text::TextualInversion;
+use ndarray::{Array2, Axis};
+use sd_text::{Cleanup, ClipTokenizer, InversionError, TextualInversion, outside::printable};
 
 use crate::Error;
+
+/// The most files and folders that are looked at in one folder. Large collections have a few
+/// thousand.
+const MOST_ENTRIES: usize = 20_000;
+/// The most files that are reported one by one.
+const MOST_REPORTED: usize = 16;
 
 /// One, or where some are.
 #[derive(Debug, Clone)]
@@ -18,43 +25,126 @@ pub(crate) enum Inversions {
     Given(TextualInversion),
 }
 
-/// All of them, those of a folder by their names.
-pub(crate) fn read(sources: &[Inversions]) -> Result<Vec<TextualInversion>, Error> {
-    let mut inversions = Vec::new();
+/// Adds all of them to the tokenizer, with ids from `first` on, those of a folder by their paths.
+/// Returns their vectors `[any, width]`, the rows of the token embedding at these ids.
+///
+/// A file of a folder that cannot be used is reported and left out.
+pub(crate) fn add(
+    sources: &[Inversions],
+    tokenizer: &mut ClipTokenizer,
+    first: usize,
+    width: usize,
+) -> Result<Array2<f32>, Error> {
+    let mut rows = Array2::zeros((0, width));
+    let mut report = Report::default();
+    let mut add = |inversion: &TextualInversion, report: &mut Report| {
+        let vectors = inversion.vectors(width)?;
+        let ids = tokenizer.add_inversion(inversion, (first + rows.nrows()) as u32)?;
+        rows.append(Axis(0), vectors)
+            .expect("the vectors are as wide as the model, asked for so");
+        let mut names = inversion.names().iter();
+        if let Some(name) = names.find(|name| {
+            let found = tokenizer.tokenize(name, Cleanup::Transformers);
+            !found.into_iter().eq(ids.clone())
+        }) {
+            let path = printable(inversion.path().display());
+            let name = printable(name);
+            report.warn(format!(
+                "{path}: a prompt cannot call it \"{name}\", only by its other name"
+            ));
+        }
+        Ok::<_, InversionError>(())
+    };
     for source in sources {
         match source {
-            Inversions::Given(inversion) => inversions.push(inversion.clone()),
+            Inversions::Given(inversion) => add(inversion, &mut report)?,
             Inversions::At(path) if path.is_dir() => {
-                for file in files(path)? {
-                    inversions.push(TextualInversion::load(file)?);
+                for file in files(path, &mut report)? {
+                    let added = TextualInversion::load(file)
+                        .and_then(|inversion| add(&inversion, &mut report));
+                    added.unwrap_or_else(|error| report.left_out(error));
                 }
             }
-            Inversions::At(path) => inversions.push(TextualInversion::load(path)?),
+            Inversions::At(path) => add(&TextualInversion::load(path)?, &mut report)?,
         }
     }
-    Ok(inversions)
+    report.finish();
+    Ok(rows)
 }
 
-fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+/// The safetensors files in a folder and in the folders within it, sorted.
+fn files(top: &Path, report: &mut Report) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        let is = |extension: &OsStr| {
-            path.extension()
-                .is_some_and(|other| other.eq_ignore_ascii_case(extension))
+    let mut folders = vec![top.to_owned()];
+    // Each folder once: links can lead back.
+    let mut known = HashSet::new();
+    let mut entries = 0;
+    while let Some(folder) = folders.pop() {
+        let mut read = || -> io::Result<()> {
+            if !known.insert(fs::canonicalize(&folder)?) {
+                return Ok(());
+            }
+            for entry in fs::read_dir(&folder)? {
+                entries += 1;
+                if entries > MOST_ENTRIES {
+                    break;
+                }
+                let path = entry?.path();
+                let is = |extension: &str| {
+                    path.extension()
+                        .is_some_and(|other| other.eq_ignore_ascii_case(extension))
+                };
+                if path.is_dir() {
+                    folders.push(path);
+                } else if is("safetensors") {
+                    files.push(path);
+                } else if is("pt") || is("bin") {
+                    report.left_out(format!(
+                        "{}: a pickle, which can run code when it is read; save it again as safetensors",
+                        printable(path.display())
+                    ));
+                }
+            }
+            Ok(())
         };
-        if path.is_dir() {
-            continue;
+        match read() {
+            Err(error) if folder == top => return Err(Error::io(top)(error)),
+            Err(error) => report.left_out(Error::io(&folder)(error)),
+            Ok(()) => {}
         }
-        if is(OsStr::new("safetensors")) {
-            files.push(path);
-        } else if is(OsStr::new("pt")) || is(OsStr::new("bin")) {
-            tracing::warn!(
-                file = %path.display(),
-                "left out: a pickle, which can run code when it is read; save it again as safetensors"
+        if entries > MOST_ENTRIES {
+            let problem = format!(
+                "more than {MOST_ENTRIES} files and folders in it, expected a folder of textual inversions"
             );
+            return Err(Error::io(top)(io::Error::other(problem)));
         }
     }
     files.sort();
     Ok(files)
+}
+
+/// Warnings: the first few one by one, then how many more there are.
+#[derive(Default)]
+struct Report {
+    count: usize,
+}
+
+impl Report {
+    fn left_out(&mut self, problem: impl fmt::Display) {
+        self.warn(format!("textual inversion left out: {problem}"));
+    }
+
+    fn warn(&mut self, problem: String) {
+        self.count += 1;
+        if self.count <= MOST_REPORTED {
+            tracing::warn!("{problem}");
+        }
+    }
+
+    fn finish(self) {
+        let more = self.count.saturating_sub(MOST_REPORTED);
+        if more > 0 {
+            tracing::warn!("{more} more warnings about textual inversions");
+        }
+    }
 }

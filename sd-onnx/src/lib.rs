@@ -73,4 +73,4 @@ pub use sd_core::{
     PromptOptions, Reproduction, Request, SchedulerConfig, StepInfo, StopToken, Stopped, Timings,
     Unfinished, Update, files, guidance, guide, image, infotext, ndarray, schedulers, slerp, text,
 };
-pub use text_encoder::{TextEmbeddings, TextEncoder, similarity};
+pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use ndarray::{Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis, Slice};
+use ndarray::{
+    Array3, Array4, ArrayD, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis, Slice,
+};
 use sd_core::{BoxError, Denoiser, LatentCodec, LatentDistribution, LatentRgb, StopToken};
 use sd_text::{ClipSkip, TextModel};
 
@@ -54,20 +56,22 @@ impl OnnxTextModel {
         self.config.projection
     }
 
-    /// What the outputs of these names hold for `ids` `[batch, length]`: each `[batch, length, its width]`.
+    /// What the outputs of these names hold for `ids` `[batch, length]`, and for one token of each
+    /// text, at `ends`.
     pub fn run(
         &self,
         ids: ArrayView2<'_, i64>,
+        ends: &[i64],
         outputs: &[&str],
-    ) -> Result<Vec<Array3<f32>>, BoxError> {
+    ) -> Result<Vec<ArrayD<f32>>, BoxError> {
         let shape = [ids.nrows(), ids.ncols()];
         let ids = ids.as_standard_layout();
         let ids = ids.as_slice().expect("standard layout");
-        let inputs = [("input_ids", Input::I64(&shape, ids))];
-        let arrays = self.session.run_for(inputs, outputs)?.into_iter();
-        Ok(arrays
-            .map(|array| array.into_dimensionality())
-            .collect::<Result<_, _>>()?)
+        let inputs = [
+            ("input_ids", Input::I64(&shape, ids)),
+            ("ends", Input::I64(&[ends.len(), 1], ends)),
+        ];
+        Ok(self.session.run_for(inputs, outputs)?)
     }
 }
 
@@ -94,7 +98,10 @@ impl TextModel for OnnxTextModel {
         clip_skip: ClipSkip,
     ) -> Result<Array3<f32>, BoxError> {
         let output = clip_text::output_name(clip_skip.number());
-        Ok(self.run(ids, &[&output])?.remove(0))
+        // Nothing is pooled.
+        let ends = vec![0; ids.nrows()];
+        let states = self.run(ids, &ends, &[&output])?.remove(0);
+        Ok(states.into_dimensionality()?)
     }
 }
 

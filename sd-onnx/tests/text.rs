@@ -6,7 +6,11 @@
 
 mod common;
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use common::{
     Golden, Model, Tensor, Tensors, emoji, golden, plain_file, relative_error, write_tensors,
@@ -81,8 +85,37 @@ fn hidden_and_pooled() {
             close(&what, &found.hidden, &format!("hidden.{skip}"));
             close(&what, &found.pooled, "pooled");
             assert_eq!(found.projected, None);
+            // Whatever order the texts go through the model in.
+            let pooled = encoder.encode_pooled(strings(&cases["texts"])).unwrap();
+            close(&what, &pooled.pooled, "pooled");
+            assert_eq!((pooled.projected, pooled.tokens), (None, found.tokens));
         }
     }
+}
+
+/// As many tokens as the longest text has, each the same as in the whole window.
+#[test]
+fn hidden_states_are_as_long_as_the_longest_text() {
+    let encoder = TextEncoder::load(emoji()).unwrap();
+    let prompts = sd_onnx::builder().load_prompt_encoder(emoji()).unwrap();
+    let whole = |text| prompts.encode(text, ClipSkip::LAST).unwrap().embedding;
+    let texts = ["a fox", "an old stone bridge in the rain", ""];
+    let found = encoder.encode(texts).unwrap();
+    assert_eq!(found.hidden.dim(), (3, 9, 64));
+    for (text, hidden) in texts.iter().zip(found.hidden.outer_iter()) {
+        let whole = whole(text);
+        let expected = whole.slice(s![0, ..9, ..]);
+        assert!(
+            hidden
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() < 1e-4)
+        );
+    }
+    assert_eq!(encoder.encode([""]).unwrap().hidden.dim(), (1, 2, 64));
+    let long = "fox ".repeat(75);
+    assert_eq!(encoder.encode([long]).unwrap().hidden.dim(), (1, 77, 64));
+    assert_eq!(encoder.encode([""; 0]).unwrap().hidden.dim(), (0, 0, 64));
 }
 
 /// A folder of a CLIP model, everything in it, as OpenAI's are: configurations within one, old ids, a projection.
@@ -123,6 +156,10 @@ fn projected() {
         found.projected.as_ref().unwrap(),
         "projected",
     );
+
+    let pooled = encoder.encode_pooled(strings(&cases()["texts"])).unwrap();
+    close("CLIP's folder", &pooled.pooled, "pooled");
+    close("CLIP's folder", &pooled.projected.unwrap(), "projected");
 
     let skipped = encoder.clone().clip_skip(ClipSkip::new(3).unwrap());
     let skipped = skipped.encode(strings(&cases()["texts"])).unwrap();
@@ -183,7 +220,7 @@ fn textual_inversions_as_diffusers() {
         panic!("two names")
     };
     let embeddings = tempfile::tempdir().unwrap();
-    inversion_file(embeddings.path(), "a.safetensors", low_poly, low_poly);
+    inversion_file(embeddings.path(), "1.safetensors", low_poly, low_poly);
     let file = format!("{zorgmuster}.safetensors");
     inversion_file(embeddings.path(), &file, "emb_params", zorgmuster);
     fs::write(embeddings.path().join("note.txt"), "not looked at").unwrap();
@@ -201,7 +238,13 @@ fn textual_inversions_as_diffusers() {
                 let encoder = encoder.clone().clip_skip(skip);
                 let found = encoder.encode([prompt]).unwrap();
                 let name = format!("inverted.{index}");
-                close(prompt, &found.hidden, &format!("{name}.{skip}"));
+                // The golden states are of the whole window.
+                let (length, width) = (found.tokens[0].used, found.hidden.dim().2);
+                assert_eq!(found.hidden.dim(), (1, length, width));
+                let (_, mut states) = expected().tensor(&format!("{name}.{skip}"));
+                states.truncate(length * width);
+                let error = relative_error(&found.hidden, &states);
+                assert!(error <= LIMIT, "{prompt}, {name}.{skip}: {error:.2e}");
                 close(prompt, &found.pooled, &format!("{name}.pooled"));
             }
         }
@@ -291,7 +334,7 @@ fn inversions_that_do_not_fit() {
             "wumpus: tensor `wumpus` has vectors of [768] numbers, expected {width}, the text model's width"
         )
     );
-    assert!(refused(of("cat", width)).contains("found the vocabulary's token \"cat</w>\""));
+    assert!(refused(of("", width)).contains("found nothing that is a token"));
     assert_eq!(of("cat", width).named("cat-toy").name(), "cat-toy");
     let builder = sd_onnx::builder().embedding(of("cat", width).named("cat-toy"));
     assert!(builder.load_prompt_encoder(emoji()).is_ok());
@@ -307,15 +350,169 @@ fn inversions_that_do_not_fit() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.safetensors");
     fs::write(&path, "not one").unwrap();
-    for at in [
-        folder.path(),
-        path.as_path(),
-        Path::new("no/such/x.safetensors"),
-    ] {
+    for at in [path.as_path(), Path::new("no/such/x.safetensors")] {
         let builder = sd_onnx::builder().embeddings(at);
         let error = builder.load(emoji()).map(drop).unwrap_err().to_string();
         assert!(error.contains("x.safetensors"), "{error}");
     }
+}
+
+/// The warnings of what runs on this thread.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Message(String);
+        impl tracing::field::Visit for Message {
+            fn record_debug(&mut self, _: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0 = format!("{value:?}");
+            }
+        }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        self.0.lock().unwrap().push(message.0);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// An encoder of the small model with the inversions of a folder, and the warnings of its load.
+fn with_folder(folder: &Path) -> (TextEncoder, Vec<String>) {
+    let warnings = Warnings::default();
+    let encoder = tracing::subscriber::with_default(warnings.clone(), || {
+        let builder = sd_onnx::builder().embeddings(folder);
+        builder.load_text_encoder(emoji()).unwrap()
+    });
+    let warnings = warnings.0.lock().unwrap().clone();
+    (encoder, warnings)
+}
+
+#[test]
+fn what_is_unusable_in_a_folder_is_left_out_and_reported() {
+    const WIDTH: usize = 64;
+    let folder = tempfile::tempdir().unwrap();
+    let within = folder.path().join("more/and more");
+    fs::create_dir_all(&within).unwrap();
+    let write = |path: &str, tensors: &[(&str, usize, usize)]| {
+        let tensors = tensors.iter().map(|&(name, rows, width)| {
+            let tensor = Tensor {
+                shape: vec![rows, width],
+                values: vec![0.5; rows * width],
+            };
+            (name.to_owned(), tensor)
+        });
+        let path = folder.path().join(path);
+        write_tensors(&path, &tensors.collect(), Dtype::F32);
+    };
+    write("good.safetensors", &[("*", 2, WIDTH)]);
+    write(
+        "more/and more/deep.safetensors",
+        &[("<deep-down>", 1, WIDTH)],
+    );
+    write("more/x.safetensors", &[("<deep-down>", 1, WIDTH)]);
+    write(
+        "1-sdxl.safetensors",
+        &[("clip_g", 1, 1280), ("clip_l", 1, 768)],
+    );
+    write("2-lora.safetensors", &[("lora_a", 4, 4), ("lora_b", 4, 4)]);
+    write("3-many.safetensors", &[("emb_params", 76, WIDTH)]);
+    write("more/GOOD.safetensors", &[("emb_params", 1, WIDTH)]);
+    for (name, content) in [
+        ("4-empty.safetensors", ""),
+        ("5-corrupt.safetensors", "not one"),
+        ("6-page.safetensors", "<!doctype html>"),
+        ("7-old.pt", "not read"),
+        ("more/8-old.BIN", "not read"),
+        ("note.txt", "not looked at"),
+    ] {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    let mut expected = vec![
+        ("1-sdxl.safetensors", "expected 64, the text model's width"),
+        ("2-lora.safetensors", "2 tensors (`lora_a`, `lora_b`)"),
+        ("3-many.safetensors", "76 vectors, expected at most 75"),
+        ("GOOD.safetensors", "the textual inversion \"good\""),
+        ("4-empty.safetensors", "the file is empty"),
+        ("5-corrupt.safetensors", "it has 7 bytes"),
+        ("6-page.safetensors", "web page"),
+        ("7-old.pt", "a pickle"),
+        ("8-old.BIN", "a pickle"),
+        ("x.safetensors", "cannot call it \"<deep-down>\""),
+    ];
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::symlink;
+        // A way back, and what would never end or never begin.
+        symlink(folder.path(), within.join("back")).unwrap();
+        symlink("/dev/zero", within.join("9-zero.safetensors")).unwrap();
+        symlink("nowhere", within.join("0-nowhere.safetensors")).unwrap();
+        expected.push(("9-zero.safetensors", "expected a regular file"));
+        expected.push(("0-nowhere.safetensors", "nowhere"));
+    }
+
+    let (encoder, warnings) = with_folder(folder.path());
+    let tokenizer = encoder.tokenizer();
+    assert_eq!(tokenizer.vocab_size(), 49_408 + 2 + 1 + 1);
+    for (text, id) in [
+        ("good", 49_408),
+        ("deep", 49_410),
+        ("<deep-down>", 49_410),
+        ("x", 49_411),
+    ] {
+        assert_eq!(tokenizer.encode(text).ids[1], id, "{text}");
+    }
+    assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
+    for (file, reason) in expected {
+        let found = warnings.iter().filter(|text| text.contains(file));
+        let found: Vec<_> = found.collect();
+        assert!(
+            found.len() == 1 && found[0].contains(reason),
+            "{file}: {found:?}"
+        );
+    }
+    // Each of them fails when it was named.
+    for file in [
+        "1-sdxl",
+        "2-lora",
+        "3-many",
+        "4-empty",
+        "5-corrupt",
+        "6-page",
+    ] {
+        let path = folder.path().join(format!("{file}.safetensors"));
+        let builder = sd_onnx::builder().embeddings(path);
+        let error = builder.load_text_encoder(emoji()).unwrap_err().to_string();
+        assert!(error.contains(file), "{error}");
+    }
+}
+
+#[test]
+fn many_unusable_files_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    for n in 0..100 {
+        fs::write(folder.path().join(format!("{n}.safetensors")), "").unwrap();
+    }
+    let (_, warnings) = with_folder(folder.path());
+    assert_eq!(warnings.len(), 17);
+    assert_eq!(warnings[16], "84 more warnings about textual inversions");
+    for n in 0..20_000 {
+        fs::write(folder.path().join(format!("{n}")), "").unwrap();
+    }
+    let builder = sd_onnx::builder().embeddings(folder.path());
+    let error = builder.load_text_encoder(emoji()).unwrap_err().to_string();
+    assert!(
+        error.contains("more than 20000 files and folders in it"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -334,13 +531,19 @@ fn every_setting_counts() {
     let normal = encoder.clone().normalised(true).encode(texts).unwrap();
     assert_ne!(normal.pooled, found.pooled);
     assert_eq!(normal.hidden, found.hidden);
+    let only = |encoder: &TextEncoder| encoder.encode_pooled(texts).unwrap().pooled;
+    let normal = encoder.clone().normalised(true);
+    assert_ne!(only(&normal), only(&encoder));
     assert_eq!(encoder.encode([] as [&str; 0]).unwrap().pooled.nrows(), 0);
+    assert_eq!(encoder.encode_pooled([""; 0]).unwrap().pooled.nrows(), 0);
     assert_eq!(
         encoder.clone().batch(0).encode(texts).unwrap().tokens,
         found.tokens
     );
 
     let long = "fox ".repeat(80);
+    let error = encoder.encode_pooled(["a", long.as_str()]).unwrap_err();
+    assert!(matches!(error, TextError::TooLong { index: 1, .. }));
     let error = encoder.encode(["a", long.as_str()]).unwrap_err();
     assert!(matches!(error, TextError::TooLong { index: 1, .. }));
     assert_eq!(

@@ -553,6 +553,6 @@ pub enum TextError {
     #[error("stopped")]
     Stopped,
     /// The model failed.
-    #[error("the text model failed: {0}")]
+    #[error("the text model failed: {}", crate::outside::printable(.0))]
     Model(#[source] BoxError),
 }

@@ -4,8 +4,7 @@
 //! tokens of their own: [`ClipTokenizer::add_inversion`](crate::ClipTokenizer::add_inversion).
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -14,14 +13,20 @@ use safetensors::{Dtype, tensor::TensorInfo};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::outside::{self, list, printable};
+
 /// Far above what there is, 75 vectors for each of SDXL's two text models: 600 kB.
 const MOST_BYTES: usize = 16 << 20;
 /// The header names one tensor or two, and perhaps who trained them.
 const MOST_HEADER: usize = 1 << 20;
 const CLIP_L: &str = "clip_l";
 const CLIP_G: &str = "clip_g";
+/// What a tensor is called that says nothing of the inversion's name; the last is WebUI's.
+const NO_NAMES: [&str; 4] = [CLIP_L, CLIP_G, "emb_params", "*"];
+/// How a tensor's name begins when a file of WebUI was converted key by key.
+const CONVERTED: &str = "string_to_param.";
 
-/// A name and its vectors.
+/// Learned vectors and the names that a prompt calls them by.
 ///
 /// ```no_run
 /// use sd_text::{ClipTokenizer, TextualInversion};
@@ -36,7 +41,8 @@ const CLIP_G: &str = "clip_g";
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextualInversion {
-    name: String,
+    /// At least one.
+    names: Vec<String>,
     sha256: String,
     path: PathBuf,
     /// One, or `clip_l` and `clip_g`; all of as many rows, at least one, and of at least one column.
@@ -44,30 +50,29 @@ pub struct TextualInversion {
 }
 
 impl TextualInversion {
-    /// Reads a safetensors file. What its tensors are called says which of three kinds it is of:
+    /// Reads a safetensors file of one tensor, or of the tensors `clip_l` and `clip_g` for the two
+    /// text models of SDXL. The vectors of `clip_l` also fit Stable Diffusion 1.x, which has the
+    /// same text model.
     ///
-    /// - `emb_params`, as WebUI and kohya's scripts write it. The name is that of the file, less `.safetensors`;
-    /// - `clip_l` and `clip_g`, for the two text models of SDXL, or one of them. The name is that of the file. The vectors
-    ///   of `clip_l` also fit Stable Diffusion 1.x, which has the same text model;
-    /// - a single tensor of another name, as diffusers writes it. The name is the tensor's: `<cat-toy>`.
+    /// A prompt can call the inversion by the name of the file, less `.safetensors`, as in WebUI.
+    /// If the single tensor has a name of its own, such as diffusers' `<cat-toy>`, a prompt can
+    /// call it by that too, and it is the first of the [`names`](Self::names). `emb_params`,
+    /// `clip_l`, `clip_g` and `*` are no names of their own, and neither is a `string_to_param.` in
+    /// front. [`named`](Self::named) gives the inversion another name.
     ///
-    /// [`named`](Self::named) gives it another. A tensor is `[vectors, width]`, or of one vector `[width]`, in f32, f16 or
-    /// bf16. Files of more than 16 MiB are not read.
+    /// A tensor is `[vectors, width]`, or of one vector `[width]`, in f64, f32, f16 or bf16. Files
+    /// of more than 16 MiB are not read.
     ///
     /// # Errors
     /// [`InversionError::Read`], [`InversionError::File`] or [`InversionError::Tensor`] name the file and what in it is
     /// wrong.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, InversionError> {
         let path = path.as_ref();
-        let read = |source| InversionError::Read {
-            path: path.into(),
-            source,
-        };
-        let mut bytes = Vec::new();
-        // One byte more tells that there are more.
-        File::open(path)
-            .and_then(|file| file.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes))
-            .map_err(read)?;
+        let bytes =
+            outside::read(path, MOST_BYTES as u64).map_err(|source| InversionError::Read {
+                path: path.into(),
+                source,
+            })?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         Self::parse(&name, path, &bytes)
     }
@@ -95,20 +100,25 @@ impl TextualInversion {
         Ok(Self {
             sha256: sha256(&bytes),
             tensors: vec![(name.clone(), vectors)],
-            name,
+            names: vec![name],
             path,
         })
     }
 
-    /// The same under another name.
+    /// Replaces all its names by this one.
     pub fn named(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
+        self.names = vec![name.into()];
         self
     }
 
-    /// What a prompt calls it by.
+    /// What a prompt calls it by: the first of its [`names`](Self::names).
     pub fn name(&self) -> &str {
-        &self.name
+        &self.names[0]
+    }
+
+    /// All that a prompt can call it by, at least one.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// The SHA-256 of its file in hexadecimal digits, by which infotexts name it; of vectors of one's own that of their numbers, each as
@@ -152,11 +162,13 @@ impl TextualInversion {
         for (tensor, Stored { info, data }) in &stored {
             tensors.push((tensor.clone(), matrix(path, tensor, info, data)?));
         }
-        let of_file = [CLIP_L, CLIP_G, "emb_params"];
-        let name = match &tensors[..] {
-            [(tensor, _)] if !of_file.contains(&tensor.as_str()) => tensor.as_str(),
-            _ => name,
-        };
+        let mut names = vec![name.to_owned()];
+        if let [(tensor, _)] = &tensors[..] {
+            let own = tensor.strip_prefix(CONVERTED).unwrap_or(tensor);
+            if !NO_NAMES.contains(&own) && own != name {
+                names.insert(0, own.to_owned());
+            }
+        }
         if let [(_, first), (tensor, second)] = &tensors[..]
             && first.nrows() != second.nrows()
         {
@@ -168,7 +180,7 @@ impl TextualInversion {
             });
         }
         Ok(Self {
-            name: name.to_owned(),
+            names,
             sha256: sha256(bytes),
             path: path.into(),
             tensors,
@@ -185,19 +197,18 @@ impl TextualInversion {
         }
     }
 
-    /// That its name is something else already.
+    /// That its first name is something else already.
     pub(crate) fn name_taken(&self, found: String) -> InversionError {
         InversionError::Name {
             path: self.path.clone(),
             tensor: self.tensor_names(),
-            name: self.name.clone(),
+            name: self.name().to_owned(),
             found,
         }
     }
 
     fn tensor_names(&self) -> String {
-        let names: Vec<&str> = self.tensors.iter().map(|(name, _)| name.as_str()).collect();
-        names.join(", ")
+        list(self.tensors.iter().map(|(name, _)| name))
     }
 }
 
@@ -220,8 +231,9 @@ pub struct NamedInversion {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InversionError {
-    /// The file can't be read.
-    #[error("{}: {source}", .path.display())]
+    /// The file can't be read: it is no regular file, too large, empty, or a web page or a pointer
+    /// of Git LFS in the place of the file.
+    #[error("{}: {}", printable(.path.display()), printable(.source))]
     Read {
         /// The file.
         path: PathBuf,
@@ -229,15 +241,15 @@ pub enum InversionError {
         source: io::Error,
     },
     /// The file is no safetensors file, or not one of a textual inversion.
-    #[error("{}: no usable textual inversion: {problem}", .path.display())]
+    #[error("{}: no usable textual inversion: {problem}", printable(.path.display()))]
     File {
         /// The file.
         path: PathBuf,
-        /// What was expected, and what was found.
+        /// What was expected, and what was found, in printable characters.
         problem: String,
     },
     /// A tensor is not of a form that vectors have.
-    #[error("{}: tensor `{tensor}` is {found}, expected {expected}", .path.display())]
+    #[error("{}: tensor `{}` is {}, expected {expected}", printable(.path.display()), printable(.tensor), printable(.found))]
     Tensor {
         /// The file.
         path: PathBuf,
@@ -249,7 +261,7 @@ pub enum InversionError {
         expected: String,
     },
     /// The vectors are of another width than the text model's: it was trained for another one.
-    #[error("{}: tensor `{tensor}` has vectors of {found:?} numbers, expected {expected}, the text model's width", .path.display())]
+    #[error("{}: tensor `{}` has vectors of {found:?} numbers, expected {expected}, the text model's width", printable(.path.display()), printable(.tensor))]
     Width {
         /// The file.
         path: PathBuf,
@@ -261,7 +273,7 @@ pub enum InversionError {
         found: Vec<usize>,
     },
     /// The name can't be told from something else in a prompt.
-    #[error("{}: tensor `{tensor}` is called {name:?}, expected a name of its own, found {found}", .path.display())]
+    #[error("{}: tensor `{}` is called \"{}\", expected a name of its own, found {}", printable(.path.display()), printable(.tensor), printable(.name), printable(.found))]
     Name {
         /// The file.
         path: PathBuf,
@@ -273,7 +285,7 @@ pub enum InversionError {
         found: String,
     },
     /// The ids for its vectors are others' already.
-    #[error("{}: its ids begin at {found}, expected at least {expected}: those below are taken", .path.display())]
+    #[error("{}: its ids begin at {found}, expected at least {expected}: those below are taken", printable(.path.display()))]
     Ids {
         /// The file.
         path: PathBuf,
@@ -303,6 +315,9 @@ fn stored(bytes: &[u8]) -> Result<Vec<(String, Stored<'_>)>, String> {
     if bytes.len() > MOST_BYTES {
         return Err(format!("it has more than {MOST_BYTES} bytes"));
     }
+    if let Some(what) = outside::stand_in(bytes) {
+        return Err(what.to_owned());
+    }
     // `torch.save` makes ZIP files of pickles, and once made bare pickles of a magic number first.
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02\x8a\x0a") {
         let hint =
@@ -324,19 +339,17 @@ fn stored(bytes: &[u8]) -> Result<Vec<(String, Stored<'_>)>, String> {
             )
         })?;
     let Header { mut tensors, .. } = serde_json::from_slice(header).map_err(|error| {
-        format!("the header, from byte 8 on, is not that of safetensors: {error}")
+        format!(
+            "the header, from byte 8 on, is not that of safetensors: {}",
+            printable(error)
+        )
     })?;
 
     let names: Vec<&str> = tensors.keys().map(String::as_str).collect();
     if names.len() != 1 && names != [CLIP_G, CLIP_L] {
-        let shown = names
-            .iter()
-            .take(4)
-            .map(|name| format!("`{}`", short(name)));
         let shown = match names.len() {
             0 => String::new(),
-            1..=4 => format!(" ({})", shown.collect::<Vec<_>>().join(", ")),
-            _ => format!(" ({}, …)", shown.collect::<Vec<_>>().join(", ")),
+            _ => format!(" ({})", list(names.iter().map(|name| format!("`{name}`")))),
         };
         return Err(format!(
             "it has {} tensors{shown}, expected one, or `{CLIP_L}` and `{CLIP_G}`",
@@ -351,7 +364,7 @@ fn stored(bytes: &[u8]) -> Result<Vec<(String, Stored<'_>)>, String> {
             let (start, end) = info.data_offsets;
             let place = data.get(start..end);
             let problem = || {
-                let (name, length) = (short(&name), data.len());
+                let (name, length) = (printable(&name), data.len());
                 format!("tensor `{name}` is from byte {start} to {end} of {length}")
             };
             let data = place.ok_or_else(problem)?;
@@ -367,7 +380,7 @@ fn matrix(
     info: &TensorInfo,
     data: &[u8],
 ) -> Result<Array2<f32>, InversionError> {
-    let of_shape = || short(&format!("of shape {:?}", info.shape));
+    let of_shape = || format!("of shape {:?}", info.shape);
     let (rows, width) = match info.shape[..] {
         [width] => (1, width),
         [rows, width] => (rows, width),
@@ -381,6 +394,9 @@ fn matrix(
         }
     };
     let values: Vec<f32> = match info.dtype {
+        Dtype::F64 => words(data)
+            .map(|word| f64::from_le_bytes(word) as f32)
+            .collect(),
         Dtype::F32 => words(data).map(f32::from_le_bytes).collect(),
         Dtype::F16 => words(data)
             .map(|word| f16::from_le_bytes(word).to_f32())
@@ -390,7 +406,7 @@ fn matrix(
             .collect(),
         other => {
             let found = format!("of type {other}");
-            return Err(wrong(path, tensor, found, "F32, F16 or BF16"));
+            return Err(wrong(path, tensor, found, "F64, F32, F16 or BF16"));
         }
     };
     if values.len() * info.dtype.bitsize() != data.len() * 8
@@ -426,16 +442,8 @@ fn check(path: &Path, tensor: &str, vectors: &Array2<f32>) -> Result<(), Inversi
 fn wrong(path: &Path, tensor: &str, found: String, expected: &str) -> InversionError {
     InversionError::Tensor {
         path: path.into(),
-        tensor: short(tensor),
+        tensor: tensor.to_owned(),
         found,
         expected: expected.to_owned(),
-    }
-}
-
-/// The beginning of a text, for a message.
-fn short(text: &str) -> String {
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
     }
 }

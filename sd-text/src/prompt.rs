@@ -59,6 +59,10 @@ pub(crate) use schedule::in_force;
 pub use schedule::{Schedule, ScheduleEntry, When};
 pub use tree::{Node, NodeKind, Tree};
 
+/// The most warnings of a prompt, but for one that counts the others: a long prompt could have
+/// thousands.
+const MOST_WARNINGS: usize = 16;
+
 /// Which of a request's two prompts a text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Side {
@@ -136,15 +140,27 @@ impl PromptText {
             Side::Negative => vec![conjunction::whole(&source.text)],
         };
 
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<Warning> = Vec::new();
+        let mut more: Option<(usize, Range<usize>)> = None;
         let mut builder = Builder::new(source);
         for part in parts {
             builder.conjunction(part.text.start);
             if let Err(at) = builder.branch(part.text, part.weight) {
-                warnings.push(literal(&builder, at));
+                let warning = literal(&builder, at);
+                if warnings.len() < MOST_WARNINGS {
+                    warnings.push(warning);
+                } else {
+                    let (count, span) = more.get_or_insert((0, warning.span.clone()));
+                    *count += 1;
+                    span.end = warning.span.end;
+                }
             }
             builder.tail(part.end);
         }
+        warnings.extend(more.map(|(count, span)| Warning {
+            span,
+            text: format!("{count} more parts are taken literally, for the same reasons"),
+        }));
         Self {
             tree: builder.finish(),
             networks,
@@ -176,7 +192,8 @@ impl PromptText {
         &self.networks
     }
 
-    /// What is probably not meant as it stands, in the order of the text.
+    /// What is probably not meant as it stands, in the order of the text. After 16 warnings a last
+    /// one counts the others; its span is from the first to the last of them.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }

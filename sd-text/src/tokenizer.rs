@@ -23,7 +23,10 @@ use files::Files;
 use names::Names;
 pub(crate) use names::{Piece, count};
 
-use crate::{Cleanup, InversionError, NamedInversion, TextualInversion};
+use crate::{Cleanup, InversionError, NamedInversion, TextualInversion, outside::printable};
+
+/// The most tokens of a textual inversion's name: as many as the bytes that a file's name can have.
+const MOST_NAME: usize = 255;
 
 /// CLIP's tokenizer, read from a model's own `tokenizer` folder.
 ///
@@ -158,18 +161,24 @@ impl ClipTokenizer {
         })
     }
 
-    /// Makes the name of a textual inversion stand for its vectors, as ids from `first` on, which it returns: the rows at
-    /// which the text model is to find them.
+    /// Makes the names of a textual inversion stand for its vectors, as ids from `first` on, which
+    /// it returns: the rows at which the text model is to find them.
     ///
-    /// The name is found as WebUI finds it: by its tokens, so that case does not count, wherever they follow each other, at the
-    /// end of a longer word too. Of several names the one of the most tokens is taken. A sign that the tokenizer joins to
-    /// the name's end hides it: the last token of `<cat-toy>,` is `>,`. A name that [`Cleanup::Ftfy`] writes otherwise, such as
-    /// one with a curly apostrophe, is found in both spellings.
+    /// A name is found as WebUI finds it: by its tokens, so that case does not count, wherever they
+    /// follow each other, at the end of a longer word too. Of several names the one of the most
+    /// tokens is taken. A name of one token, such as `tree`, takes the place of that word. A sign
+    /// that the tokenizer joins to the name's end hides it: the last token of `<cat-toy>,` is `>,`.
+    /// A name that [`Cleanup::Ftfy`] writes otherwise, such as one with a curly apostrophe, is
+    /// found in both spellings.
+    ///
+    /// Of two [`names`](TextualInversion::names) one that cannot be used is left out;
+    /// [`inversion`](Self::inversion) then has the other.
     ///
     /// # Errors
-    /// [`InversionError::Name`] if the name has no tokens, is a single token of the vocabulary, has a special token in it, or
-    /// is another inversion's; [`InversionError::Tensor`] if there are more vectors than a chunk has room for;
-    /// [`InversionError::Ids`] if `first` is below [`vocab_size`](Self::vocab_size).
+    /// [`InversionError::Name`] if every name has no tokens or more than 255, has the first or the
+    /// last token of a text in it, or is another inversion's; [`InversionError::Tensor`] if there
+    /// are more vectors than a chunk has room for; [`InversionError::Ids`] if `first` is below
+    /// [`vocab_size`](Self::vocab_size).
     pub fn add_inversion(
         &mut self,
         inversion: &TextualInversion,
@@ -193,39 +202,48 @@ impl ClipTokenizer {
                 expected: vocabulary,
             });
         }
-        let mut spellings = Vec::new();
-        for cleanup in [Cleanup::Transformers, Cleanup::Ftfy] {
-            let encoding = self.encoding(&cleanup.apply(inversion.name()));
-            let tokens = encoding.get_ids();
-            if let Some(found) = self.taken(tokens) {
-                return Err(inversion.name_taken(found));
+        let mut usable = Vec::new();
+        let mut problem = None;
+        for name in inversion.names() {
+            match self.spellings(name) {
+                Ok(spellings) => usable.push((name, spellings)),
+                Err(found) => problem = problem.or(Some(found)),
             }
-            spellings.push(tokens.to_vec());
         }
-        spellings.dedup();
+        let Some((name, _)) = usable.first() else {
+            return Err(inversion.name_taken(problem.unwrap_or_default()));
+        };
         let named = NamedInversion {
-            name: inversion.name().to_owned(),
+            name: name.to_string(),
             sha256: inversion.sha256().to_owned(),
         };
+        let spellings = usable.into_iter().flat_map(|(_, spellings)| spellings);
         self.names.add(named, spellings, ids.clone());
         self.vocab_size = ids.end as usize;
         Ok(ids)
     }
 
-    /// What keeps tokens from being a name.
-    fn taken(&self, tokens: &[u32]) -> Option<String> {
-        let special = |id: &&u32| **id == self.bos || **id == self.eos;
-        match tokens {
-            [] => Some("nothing that is a token".to_owned()),
-            [id] => Some(self.described(*id)),
-            _ => match tokens.iter().find(special) {
-                Some(id) => Some(format!("{} in it", self.described(*id))),
-                None => self
-                    .names
-                    .named(tokens)
-                    .map(|other| format!("the textual inversion {other:?}")),
-            },
+    /// The tokens by which a name is found, or what keeps it from being one.
+    fn spellings(&self, name: &str) -> Result<[Vec<u32>; 2], String> {
+        let spellings = [Cleanup::Transformers, Cleanup::Ftfy]
+            .map(|cleanup| self.encoding(&cleanup.apply(name)).get_ids().to_vec());
+        for tokens in &spellings {
+            let special = |id: &&u32| **id == self.bos || **id == self.eos;
+            if tokens.is_empty() {
+                return Err("nothing that is a token".to_owned());
+            }
+            if tokens.len() > MOST_NAME {
+                return Err(format!("{} tokens, more than {MOST_NAME}", tokens.len()));
+            }
+            if let Some(&id) = tokens.iter().find(special) {
+                let token = self.token(id).unwrap_or_default();
+                return Err(format!("the vocabulary's token {token:?} ({id}) in it"));
+            }
+            if let Some(other) = self.names.named(tokens) {
+                return Err(format!("the textual inversion \"{}\"", printable(other)));
+            }
         }
+        Ok(spellings)
     }
 
     /// The ids of a prompt, of any content and length: BOS, the text, EOS, then padding up to
@@ -321,13 +339,6 @@ impl ClipTokenizer {
             .encode(text, false)
             .expect("the only text-dependent failure is an unknown token outside the vocabulary, which loading has ruled out")
     }
-
-    fn described(&self, id: u32) -> String {
-        format!(
-            "the vocabulary's token {:?} ({id})",
-            self.token(id).unwrap_or_default()
-        )
-    }
 }
 
 /// A tokenized prompt.
@@ -358,15 +369,16 @@ pub struct Cut {
 #[non_exhaustive]
 pub enum TokenizerError {
     /// There is no vocabulary in the folder.
-    #[error("no tokenizer in {}: expected `tokenizer.json`, or `vocab.json` and `merges.txt`; missing is `{missing}`", .dir.display())]
+    #[error("no tokenizer in {}: expected `tokenizer.json`, or `vocab.json` and `merges.txt`; missing is `{missing}`", printable(.dir.display()))]
     Missing {
         /// The folder.
         dir: PathBuf,
         /// The file that was looked for last.
         missing: &'static str,
     },
-    /// A file is there but can't be read, or isn't UTF-8.
-    #[error("{}: {source}", .path.display())]
+    /// A file is there but can't be read: it is no regular file, too large, empty, not UTF-8, or a
+    /// web page or a pointer of Git LFS in the place of the file.
+    #[error("{}: {}", printable(.path.display()), printable(.source))]
     Read {
         /// The file.
         path: PathBuf,
@@ -374,7 +386,7 @@ pub enum TokenizerError {
         source: io::Error,
     },
     /// A file isn't JSON, or not of the form it should have.
-    #[error("{}: {}{source}", .path.display(), .key.as_ref().map(|key| format!("`{key}`: ")).unwrap_or_default())]
+    #[error("{}: {}{}", printable(.path.display()), .key.as_ref().map(|key| format!("`{}`: ", printable(key))).unwrap_or_default(), printable(.source))]
     Json {
         /// The file.
         path: PathBuf,
@@ -384,7 +396,7 @@ pub enum TokenizerError {
         source: serde_json::Error,
     },
     /// An id is too large to be one.
-    #[error("{}: token {token:?} has the id {id}, expected at most {}", .path.display(), i32::MAX)]
+    #[error("{}: token \"{}\" has the id {id}, expected at most {}", printable(.path.display()), printable(.token), i32::MAX)]
     Id {
         /// The file.
         path: PathBuf,
@@ -394,7 +406,7 @@ pub enum TokenizerError {
         id: u32,
     },
     /// A merge isn't two tokens.
-    #[error("{}: merge {number} is {text:?}, expected two tokens with a space between", .path.display())]
+    #[error("{}: merge {number} is \"{}\", expected two tokens with a space between", printable(.path.display()), printable(.text))]
     Merge {
         /// The file.
         path: PathBuf,
@@ -404,7 +416,7 @@ pub enum TokenizerError {
         text: String,
     },
     /// A merge needs a token that the vocabulary lacks.
-    #[error("{}: merge {number} needs the token {token:?}, which is not in the vocabulary", .path.display())]
+    #[error("{}: merge {number} needs the token \"{}\", which is not in the vocabulary", printable(.path.display()), printable(.token))]
     MergeToken {
         /// The file.
         path: PathBuf,
@@ -414,7 +426,7 @@ pub enum TokenizerError {
         token: String,
     },
     /// A special token has no id.
-    #[error("{}: the {role} {token:?} is not in the vocabulary", .path.display())]
+    #[error("{}: the {role} \"{}\" is not in the vocabulary", printable(.path.display()), printable(.token))]
     SpecialToken {
         /// The file that holds the vocabulary.
         path: PathBuf,
@@ -424,7 +436,7 @@ pub enum TokenizerError {
         token: String,
     },
     /// A setting has a value that no CLIP model can have.
-    #[error("{}: `{key}` is {got}, expected {expected}", .path.display())]
+    #[error("{}: `{key}` is {}, expected {expected}", printable(.path.display()), printable(.got))]
     Setting {
         /// The file.
         path: PathBuf,
@@ -436,7 +448,7 @@ pub enum TokenizerError {
         expected: &'static str,
     },
     /// The tokenizer library refuses what the files say.
-    #[error("{}: {source}", .dir.display())]
+    #[error("{}: {}", printable(.dir.display()), printable(.source))]
     Backend {
         /// The folder.
         dir: PathBuf,

@@ -8,6 +8,7 @@
 mod common;
 
 use std::fs;
+use std::time::Instant;
 
 use sd_text::{ClipTokenizer, TokenizerError};
 use serde_json::{Value, json};
@@ -99,6 +100,98 @@ fn files_that_are_no_text() {
 }
 
 #[test]
+fn files_in_the_place_of_others() {
+    let lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n";
+    let conflict = "{\n<<<<<<< HEAD\n=======\n>>>>>>> other\n}";
+    for name in [
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.json",
+        CONFIG,
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ] {
+        for (content, says) in [
+            ("", "empty"),
+            (lfs, "Git LFS"),
+            ("<!DOCTYPE html><html>", "web page"),
+            (conflict, "merge conflict"),
+        ] {
+            refused(&with(name, content), &[name, says]);
+        }
+        let dir = tiny();
+        let file = fs::File::create(dir.path().join(name)).unwrap();
+        // Never read: it says so at once.
+        file.set_len(1 << 40).unwrap();
+        refused(&dir, &[name, "1099511627776 bytes long, expected at most"]);
+        #[cfg(unix)]
+        {
+            fs::remove_file(dir.path().join(name)).unwrap();
+            std::os::unix::fs::symlink("/dev/zero", dir.path().join(name)).unwrap();
+            refused(&dir, &[name, "expected a regular file"]);
+        }
+    }
+}
+
+#[test]
+fn names_and_values_are_printable_and_short() {
+    let name = format!("\u{1b}[2J\u{202e}\n{}", "x".repeat(100_000));
+    let line = name.replace('\n', "");
+    let one = json!({ name.clone(): u32::MAX }).to_string();
+    for dir in [
+        with("vocab.json", &one),
+        with("merges.txt", &line),
+        with("merges.txt", &format!("a {line}")),
+        config(json!({ "pad_token": name })),
+        config(json!({ "added_tokens_decoder": name })),
+        config(json!({ "model_max_length": name })),
+        config(json!({ "padding_side": name })),
+        config(json!({ format!("{name}_token"): "fine", "split_special_tokens": name })),
+        with("tokenizer.json", &json!({ "model": name }).to_string()),
+    ] {
+        let text = ClipTokenizer::load(dir.path()).unwrap_err().to_string();
+        assert!(text.len() < 1500, "{} bytes", text.len());
+        assert!(!text.contains(['\u{1b}', '\n', '\u{202e}']), "{text:?}");
+        assert!(
+            text.contains("1b") && text.contains("characters) …"),
+            "{text}"
+        );
+    }
+}
+
+/// A hundred thousand tokens of every kind, which take a time linear in their number.
+#[test]
+fn many_special_tokens() {
+    let names: Vec<String> = (0..100_000).map(|n| format!("<{n:05}>")).collect();
+    let keys = names
+        .iter()
+        .map(|name| (format!("{name}_token"), name.clone().into()));
+    let ids = names
+        .iter()
+        .zip(7..)
+        .map(|(name, id)| (name.clone(), id.into()));
+    let named: serde_json::Map<String, Value> = keys.collect();
+    let listed: serde_json::Map<String, Value> = ids.collect();
+    for (file, content, tokens) in [
+        (CONFIG, json!({ "extra_special_tokens": names }), 100_007),
+        (CONFIG, named.into(), 100_007),
+        ("added_tokens.json", listed.into(), 100_007),
+    ] {
+        let dir = with(file, &content.to_string());
+        if file != CONFIG {
+            let config = json!({ "extra_special_tokens": names });
+            write(dir.path(), CONFIG, &config.to_string());
+        }
+        let start = Instant::now();
+        let tokenizer = load(&dir);
+        println!("{file}: {:.2?}", start.elapsed());
+        assert_eq!(tokenizer.vocab_size(), tokens);
+        assert_eq!(tokenizer.encode("<99999>").ids[1], 100_006);
+        assert!(start.elapsed().as_secs() < 6, "{:?}", start.elapsed());
+    }
+}
+
+#[test]
 fn files_that_are_not_json() {
     for name in [
         "vocab.json",
@@ -107,7 +200,7 @@ fn files_that_are_not_json() {
         "special_tokens_map.json",
         "added_tokens.json",
     ] {
-        for content in ["", "{", "[1]", "{\"a\": }", "null and void", "\"text\""] {
+        for content in ["{", "[1]", "{\"a\": }", "null and void", "\"text\""] {
             assert!(
                 matches!(
                     refused(&with(name, content), &[name]),
@@ -189,7 +282,7 @@ fn vocabulary_without_the_special_tokens() {
             )
             .to_string(),
         );
-        write(dir.path(), "merges.txt", "");
+        write(dir.path(), "merges.txt", "#version: 0.2\n");
         dir
     };
     refused(

@@ -10,6 +10,7 @@ mod common;
 
 use std::fs;
 use std::ops::Range;
+use std::time::Instant;
 
 use half::{bf16, f16};
 use ndarray::{Array2, arr2};
@@ -17,6 +18,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use sd_text::{
     Chunking, Cleanup, ClipTokenizer, Cut, InversionError, Syntax, TextualInversion, attention,
 };
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use common::{chunk_rows, emoji, golden, load, tiny};
@@ -47,6 +49,14 @@ fn tokenizer(names: &[(&str, usize)]) -> (ClipTokenizer, Vec<Range<u32>>) {
 #[test]
 fn places_as_webui() {
     let golden = golden("inversions.json");
+    let count = compare(&golden, 200);
+    assert!(count > 2000, "{count}");
+    let count = compare(&golden["words"], 40);
+    assert!(count > 500, "{count}");
+}
+
+/// Compares a number of prompts, and returns how many ids in them are those of vectors.
+fn compare(golden: &Value, prompts: usize) -> usize {
     let names: Vec<(&str, usize)> = golden["names"]
         .as_object()
         .unwrap()
@@ -55,8 +65,8 @@ fn places_as_webui() {
         .collect();
     let (tokenizer, _) = tokenizer(&names);
     let mut count = 0;
-    let rows = chunk_rows(&golden);
-    assert_eq!(rows.len(), 200);
+    let rows = chunk_rows(golden);
+    assert_eq!(rows.len(), prompts);
     for (text, expected) in rows {
         let segments = attention(&text, Syntax::WebUi);
         let parted = tokenizer.chunks(&segments, &Chunking::default(), Cleanup::Transformers);
@@ -71,7 +81,7 @@ fn places_as_webui() {
             count += chunk.ids.iter().filter(|&&id| id >= 49_408).count();
         }
     }
-    assert!(count > 2000, "{count}");
+    count
 }
 
 #[test]
@@ -107,6 +117,78 @@ fn names_stand_for_their_ids() {
         offset: 296,
     };
     assert_eq!(tokens.cut, Some(cut));
+}
+
+#[test]
+fn a_name_of_one_token_takes_the_place_of_the_word() {
+    let (tokenizer, ids) = tokenizer(&[("Tree", 2), ("!", 1), ("tree house", 1)]);
+    assert_eq!(ids, [49_408..49_410, 49_410..49_411, 49_411..49_412]);
+    let found = |text| tokenizer.tokenize(text, Cleanup::Transformers);
+    assert_eq!(found("a TREE")[1..], [49_408, 49_409]);
+    assert_eq!(found("tree house tree !"), [49_411, 49_408, 49_409, 49_410]);
+    // Other words, which have other tokens.
+    for text in ["trees", "treehouse", "street"] {
+        assert!(found(text).iter().all(|&id| id < 49_408), "{text}");
+    }
+}
+
+/// A file's name and a tensor's, of which one may be taken.
+#[test]
+fn two_names() {
+    let one = |file: &str, tensor: &str| {
+        let bytes = file_of(tensor, Dtype::F32, &[1, 4], bytes(&vectors(1)));
+        TextualInversion::from_bytes(file, &bytes).unwrap()
+    };
+    let mut tokenizer = ClipTokenizer::load(emoji()).unwrap();
+    let mut add = |inversion: &TextualInversion| {
+        let first = tokenizer.vocab_size() as u32;
+        tokenizer
+            .add_inversion(inversion, first)
+            .map(|ids| ids.start)
+    };
+    assert_eq!(add(&one("zorgmuster", "<cat-toy>")).unwrap(), 49_408);
+    // The tensor's name is the first one's; so is the file's; so are both.
+    assert_eq!(add(&one("qxy-1", "<cat-toy>")).unwrap(), 49_409);
+    assert_eq!(add(&one("Zorgmuster", "<dog-toy>")).unwrap(), 49_410);
+    let error = add(&one("zorgmuster", "<cat-toy>")).unwrap_err();
+    assert!(matches!(error, InversionError::Name { name, .. } if name == "<cat-toy>"));
+    // Two names of the same tokens, and one that is none.
+    assert_eq!(add(&one("foxling", "FOXLING")).unwrap(), 49_411);
+    assert_eq!(add(&one(" ", "owlling")).unwrap(), 49_412);
+    for (text, id, name) in [
+        ("zorgmuster", 49_408, "<cat-toy>"),
+        ("<cat-toy>", 49_408, "<cat-toy>"),
+        ("qxy-1", 49_409, "qxy-1"),
+        ("<dog-toy>", 49_410, "<dog-toy>"),
+        ("foxling", 49_411, "FOXLING"),
+        ("owlling", 49_412, "owlling"),
+    ] {
+        assert_eq!(
+            tokenizer.tokenize(text, Cleanup::Transformers),
+            [id],
+            "{text}"
+        );
+        assert_eq!(tokenizer.inversion(id).unwrap().name, name);
+    }
+    let named = one("zorgmuster", "<cat-toy>").named("wumpus");
+    assert_eq!(named.names(), ["wumpus"]);
+}
+
+/// Twenty thousand names that begin with the same token, in a time linear in their number.
+#[test]
+fn many_names() {
+    let start = Instant::now();
+    let mut tokenizer = ClipTokenizer::load(emoji()).unwrap();
+    for name in 0..20_000 {
+        let first = tokenizer.vocab_size() as u32;
+        let one = inversion(&format!("<{name:05} fox>"), 1);
+        tokenizer.add_inversion(&one, first).unwrap();
+    }
+    let text = "<19999 fox> ".repeat(20_000);
+    let ids = tokenizer.tokenize(&text, Cleanup::Transformers);
+    assert_eq!(ids, [49_408 + 19_999; 20_000]);
+    println!("{:.2?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 4, "{:?}", start.elapsed());
 }
 
 #[test]
@@ -171,14 +253,15 @@ fn refused(inversion: &TextualInversion, first: u32) -> String {
 #[test]
 fn names_that_are_taken() {
     for (name, found) in [
-        ("cat", "the vocabulary's token \"cat</w>\" (2368)"),
-        ("CAT", "the vocabulary's token \"cat</w>\" (2368)"),
-        ("sks", "the vocabulary's token \"sks</w>\" (48136)"),
         (" ", "nothing that is a token"),
         ("", "nothing that is a token"),
         ("wumpus", "the textual inversion \"Wumpus\""),
         (
             "a<|endoftext|>",
+            "the vocabulary's token \"<|endoftext|>\" (49407) in it",
+        ),
+        (
+            "<|endoftext|>",
             "the vocabulary's token \"<|endoftext|>\" (49407) in it",
         ),
     ] {
@@ -198,6 +281,9 @@ fn names_that_are_taken() {
         "zqvx: its ids begin at 49409, expected at least 49410: those below are taken"
     );
     assert!(refused(&inversion("zqvx", 2), u32::MAX).contains("its ids begin at 4294967295"));
+    let long = inversion(&"a ".repeat(256), 1);
+    let said = refused(&long, 49_410);
+    assert!(said.ends_with("found 256 tokens, more than 255"), "{said}");
     // With no letters but a and b: what is unknown is the end token.
     let mut small = load(&tiny());
     let error = small.add_inversion(&inversion("axa", 1), 7).unwrap_err();
@@ -212,6 +298,10 @@ fn file(tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Vec<u8> {
         (*name, view)
     });
     safetensors::serialize(views, None).unwrap()
+}
+
+fn file_of(name: &str, dtype: Dtype, shape: &[usize], data: Vec<u8>) -> Vec<u8> {
+    file(&[(name, dtype, shape, data)])
 }
 
 fn bytes(vectors: &Array2<f32>) -> Vec<u8> {
@@ -237,6 +327,12 @@ fn three_kinds_of_file() {
         read
     };
     for (dtype, data) in [
+        (
+            Dtype::F64,
+            two.iter()
+                .flat_map(|&v| f64::from(v).to_le_bytes())
+                .collect(),
+        ),
         (Dtype::F32, bytes(&two)),
         (
             Dtype::F16,
@@ -258,7 +354,17 @@ fn three_kinds_of_file() {
 
     let diffusers = read(&[("<cat-toy>", Dtype::F32, &[4], bytes(&one))]);
     assert_eq!((diffusers.name(), diffusers.count()), ("<cat-toy>", 1));
+    assert_eq!(diffusers.names(), ["<cat-toy>", "My Name"]);
     assert_eq!(diffusers.vectors(4).unwrap(), one);
+    for (tensor, names) in [
+        ("*", &["My Name"][..]),
+        ("string_to_param.*", &["My Name"]),
+        ("string_to_param.<cat-toy>", &["<cat-toy>", "My Name"]),
+        ("My Name", &["My Name"]),
+    ] {
+        let read = read(&[(tensor, Dtype::F32, &[4], bytes(&one))]);
+        assert_eq!(read.names(), names, "{tensor}");
+    }
     assert_eq!(diffusers.named("cat-toy").name(), "cat-toy");
 
     let sdxl = read(&[
@@ -366,12 +472,18 @@ fn files_that_are_none() {
     );
     assert_eq!(
         said(&[("a", Dtype::I32, &[1, 4], one)]),
-        "tensor `a` is of type I32, expected F32, F16 or BF16"
+        "tensor `a` is of type I32, expected F64, F32, F16 or BF16"
     );
     let odd = bytes(&arr2(&[[0.0, 1.0], [f32::NAN, 2.0]]));
     assert_eq!(
         said(&[("a", Dtype::F32, &[2, 2], odd)]),
         "tensor `a` is NaN at (1, 0), expected finite"
+    );
+    // More than an f32 can hold.
+    let large = f64::MAX.to_le_bytes().to_vec();
+    assert_eq!(
+        said(&[("a", Dtype::F64, &[1], large)]),
+        "tensor `a` is inf at (0, 0), expected finite"
     );
     assert!(TextualInversion::new("x", Array2::zeros((0, 4))).is_err());
     assert!(TextualInversion::new("x", Array2::from_elem((1, 1), f32::INFINITY)).is_err());
@@ -379,4 +491,63 @@ fn files_that_are_none() {
         TextualInversion::load("no/such/file.safetensors"),
         Err(InversionError::Read { .. })
     ));
+}
+
+#[test]
+fn files_in_the_place_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let said = || TextualInversion::load(&path).unwrap_err().to_string();
+    for (content, says) in [
+        ("", "the file is empty"),
+        ("version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        ("<!DOCTYPE html><html>", "web page"),
+    ] {
+        fs::write(&path, content).unwrap();
+        assert!(said().contains(says), "{}", said());
+        if !content.is_empty() {
+            let error = TextualInversion::from_bytes("a", content.as_bytes()).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+    // Never read: it says so at once.
+    fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+    assert!(said().contains("bytes long, expected at most 16777216"));
+    #[cfg(unix)]
+    {
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(said().contains("expected a regular file"), "{}", said());
+    }
+}
+
+#[test]
+fn names_are_printable_and_short() {
+    let name = format!("\u{1b}[2J\u{202e}\n{}", "x".repeat(100_000));
+    let one = || bytes(&vectors(1));
+    let (f32, shape) = (Dtype::F32, &[1, 4][..]);
+    let read = |tensors: &[_]| TextualInversion::from_bytes(&name, &file(tensors));
+    let many: Vec<String> = (0..10_000)
+        .map(|n| format!("{n}\u{1b}{}", &name[..900]))
+        .collect();
+    let many: Vec<_> = many
+        .iter()
+        .map(|name| (name.as_str(), f32, shape, one()))
+        .collect();
+    let mut tokenizer = ClipTokenizer::load(emoji()).unwrap();
+    let long = read(&[(&name, f32, shape, one())]).unwrap();
+    for error in [
+        read(&[(&name, Dtype::I32, shape, one())]).unwrap_err(),
+        read(&[(&name, f32, &[1; 100_000], one()[..4].to_vec())]).unwrap_err(),
+        read(&many[..500]).unwrap_err(),
+        long.vectors(8).unwrap_err(),
+        tokenizer.add_inversion(&long, 0).unwrap_err(),
+        tokenizer.add_inversion(&long, 49_408).unwrap_err(),
+        TextualInversion::load(&name[..200]).unwrap_err(),
+    ] {
+        let text = error.to_string();
+        assert!(text.len() < 5000, "{} bytes", text.len());
+        assert!(!text.contains(['\u{1b}', '\n', '\u{202e}']), "{text:?}");
+        assert!(text.contains("\\u{1b}[2J\\u{202e}\\n"), "{text}");
+    }
 }

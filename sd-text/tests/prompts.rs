@@ -173,3 +173,20 @@ fn text_of_every_model_call() {
         }
     }
 }
+
+/// However many causes there are, the warnings are few and the last one counts the rest.
+#[test]
+fn warnings_are_counted() {
+    for (parts, listed) in [(16, 16), (17, 17), (100_000, 17)] {
+        let text = vec!["a|b"; parts].join(" AND ");
+        let prompt = PromptText::parse(&text, Side::Positive, Syntax::WebUi);
+        let warnings = prompt.warnings();
+        assert_eq!(warnings.len(), listed);
+        assert_eq!(warnings[15].span, 15 * 8 + 1..15 * 8 + 2);
+        if parts > 16 {
+            let more = format!("{} more parts are taken literally", parts - 16);
+            assert!(warnings[16].text.contains(&more), "{}", warnings[16].text);
+            assert_eq!(warnings[16].span, 16 * 8 + 1..(parts - 1) * 8 + 2);
+        }
+    }
+}

@@ -120,6 +120,17 @@ impl<'w> Graph<'w> {
         Ok(self.op("Where", &[is_stored, stored, own], []))
     }
 
+    /// One row of each text of `x` `[batch, length, width]`: `[batch, width]`. A new i64 input
+    /// called `input`, `[batch, 1]`, says which.
+    pub fn row_of_each(&mut self, x: Value, input: &str) -> Value {
+        let dims = [Dim::Any("batch"), Dim::Fixed(1)];
+        self.graph
+            .input
+            .push(value_info(input, proto::DataType::Int64, &dims));
+        let rows = self.named_input(input);
+        self.op("GatherND", &[x, rows], [int("batch_dims", 1)])
+    }
+
     /// Rows of the stored table `name`, as f32.
     fn picked(&mut self, name: &str, shape: [usize; 2], ids: Value) -> Result<Value, Error> {
         let (table, is_f32) = self.stored(name, &shape)?;

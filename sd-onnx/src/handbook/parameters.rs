@@ -98,6 +98,29 @@
 //! steps of the noise**, and costs and saves next to nothing. Models that were trained on the second to last layer (many of
 //! those for anime) want 2; all others were trained on 1, and 2 gives them a reading that is a little off.
 //!
+//! The setting applies to the prompt and to the negative prompt, as in WebUI. diffusers numbers the
+//! layers from 0 (its 1 is 2 here) and applies `clip_skip` to the prompt only: its negative prompt
+//! always comes from the last layer. A picture drawn by diffusers with a `clip_skip` therefore
+//! differs from the picture with the same settings here, unless each prompt is encoded with its own
+//! layer:
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! # let pipeline = sd_onnx::builder().load(folder)?;
+//! use sd_onnx::{Request, text::ClipSkip};
+//!
+//! let encoder = pipeline.prompt_encoder();
+//! let prompt = encoder.encode("a fox", ClipSkip::from_diffusers(Some(1)))?;
+//! let negative = encoder.encode("a pizza", ClipSkip::LAST)?;
+//! let request = Request::new(prompt).steps(2).seed(1);
+//! let as_diffusers = pipeline.generate(&request.negative(negative))?;
+//!
+//! let request = Request::new("a fox").negative("a pizza").steps(2).seed(1);
+//! let as_webui = pipeline.generate(&request.clip_skip(2))?;
+//! assert_ne!(as_diffusers.image(), as_webui.image());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Scheduler and ladder
 //! The scheduler (in the papers: the sampler) is the rule by which a step is made; the ladder is the list of noise levels that
 //! the steps go through. They are chosen apart from each other; only some, DDIM as diffusers has it among them, can't leave the

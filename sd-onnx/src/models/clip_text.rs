@@ -53,7 +53,10 @@ impl ClipTextConfig {
     }
 }
 
-/// The layer that makes one embedding of texts and pictures out of a state.
+/// The output of the last layer's state at one token of each text.
+pub(crate) const POOLED: &str = "pooled";
+/// The layer that makes one embedding of texts and pictures out of a pooled state, and the output
+/// of it.
 pub(crate) const PROJECTION: &str = "text_projection";
 
 /// The name of the output for a clip skip.
@@ -61,10 +64,12 @@ pub(crate) fn output_name(clip_skip: usize) -> String {
     format!("clip_skip_{clip_skip}")
 }
 
-/// `input_ids` i64 `[batch, length]`, at most `max_length` long, → one output per clip skip 1..=layers: that hidden state, counted from the
-/// last, through the final layer norm, `[batch, length, width]`; and, if the configuration has a width for it, the output
-/// `text_projection`, the projection of each of the last ones. `more` `[any, width]` are rows of the token embedding
-/// behind the stored ones.
+/// The inputs are `input_ids` i64 `[batch, length]`, at most `max_length` long, and `ends` i64
+/// `[batch, 1]`, the place of a token in each text. There is an output per clip skip 1..=layers:
+/// that hidden state, counted from the last, through the final layer norm, `[batch, length,
+/// width]`. [`POOLED`] is the last of them at `ends`, `[batch, width]`, and [`PROJECTION`] its
+/// projection, if the configuration has a width for it. `more` `[any, width]` are rows of the token
+/// embedding behind the stored ones.
 pub(crate) fn graph(
     config: &ClipTextConfig,
     weights: &Weights,
@@ -105,10 +110,15 @@ pub(crate) fn graph(
         let normed = g.layer_norm(x, &format!("{prefix}final_layer_norm"), width, eps)?;
         let dims = [Dim::Any("batch"), Dim::Any("length"), Dim::Fixed(width)];
         g.output(&output_name(config.layers - layer), normed, &dims);
-        if let Some(projected) = config.projection.filter(|_| layer + 1 == config.layers) {
-            let states = g.linear_without_bias(normed, PROJECTION, width, projected)?;
-            let dims = [Dim::Any("batch"), Dim::Any("length"), Dim::Fixed(projected)];
-            g.output(PROJECTION, states, &dims);
+        if layer + 1 < config.layers {
+            continue;
+        }
+        let pooled = g.row_of_each(normed, "ends");
+        g.output(POOLED, pooled, &[Dim::Any("batch"), Dim::Fixed(width)]);
+        if let Some(projected) = config.projection {
+            let state = g.linear_without_bias(pooled, PROJECTION, width, projected)?;
+            let dims = [Dim::Any("batch"), Dim::Fixed(projected)];
+            g.output(PROJECTION, state, &dims);
         }
     }
     Ok(g.finish())

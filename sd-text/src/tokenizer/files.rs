@@ -2,7 +2,6 @@
 //! (`PreTrainedTokenizerBase._from_pretrained`, `TokenizersBackend.__init__`).
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -11,6 +10,7 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::TokenizerError;
+use crate::outside;
 
 pub(super) const BOS: &str = "<|startoftext|>";
 pub(super) const EOS: &str = "<|endoftext|>";
@@ -30,6 +30,12 @@ const CLIP_LENGTH: usize = 77;
 const MOST_LENGTH: u64 = 65_536;
 /// What transformers takes for "no limit" (`LARGE_INTEGER`).
 const NO_LIMIT: f64 = 1e20;
+/// The most bytes of `tokenizer.json`, `vocab.json` and `merges.txt`. CLIP's have 2.2, 0.9 and 0.5
+/// MB.
+const MOST_VOCABULARY: u64 = 16 << 20;
+/// The most bytes of each of the other files. Those of published models have a few kB; 4 MiB hold
+/// about 30,000 tokens with all their settings.
+const MOST_SETTINGS: u64 = 4 << 20;
 
 pub(super) use tokenizers::models::bpe::Vocab;
 pub(super) type Merges = Vec<(String, String)>;
@@ -74,7 +80,7 @@ impl Files {
     }
 
     pub fn read(dir: &Path) -> Result<Self, TokenizerError> {
-        let whole: Option<TokenizerJson> = optional(&dir.join("tokenizer.json"))?;
+        let whole: Option<TokenizerJson> = optional(&dir.join("tokenizer.json"), MOST_VOCABULARY)?;
         let mut settings = Settings {
             dir,
             values: BTreeMap::new(),
@@ -106,12 +112,17 @@ impl Files {
             Some(by_id) => by_id,
             None => {
                 let mut by_id = BTreeMap::new();
-                let legacy: Vocab = optional(&dir.join("added_tokens.json"))?.unwrap_or_default();
-                for (content, id) in legacy {
-                    // The defaults of names that the files leave out don't count here.
-                    let special = named.iter().any(|(key, entry)| {
-                        settings.get(key).is_some() && entry.content == content
-                    }) || extra.iter().any(|entry| entry.content == content);
+                let legacy: Option<Vocab> =
+                    optional(&dir.join("added_tokens.json"), MOST_SETTINGS)?;
+                // The defaults of names that the files leave out don't count here.
+                let typed = named.iter().filter(|(key, _)| settings.get(key).is_some());
+                let typed: HashSet<&str> = typed
+                    .map(|(_, entry)| entry)
+                    .chain(&extra)
+                    .map(|entry| entry.content.as_str())
+                    .collect();
+                for (content, id) in legacy.unwrap_or_default() {
+                    let special = typed.contains(content.as_str());
                     by_id.insert(
                         id.into(),
                         Entry {
@@ -138,30 +149,32 @@ impl Files {
             .collect();
         // A token named twice is added twice, and the second spelling wins: with Stable Diffusion 1.x's files the pad
         // token, a plain string, makes the end token match as typed only.
-        let mut special: Vec<AddedToken> = Vec::new();
-        for token in named.iter().map(|(_, entry)| entry.token(true)).chain(
-            extra
-                .iter()
-                .map(|entry| entry.token(names.contains(entry.content.as_str()))),
-        ) {
-            if !declared.iter().any(|known| known.content == token.content)
-                && !special.contains(&token)
-            {
-                special.push(token);
-            }
-        }
+        let listed: HashSet<&str> = declared
+            .iter()
+            .map(|token| token.content.as_str())
+            .collect();
+        let mut known = HashSet::new();
+        let special = named
+            .iter()
+            .map(|(_, entry)| entry.token(true))
+            .chain(
+                extra
+                    .iter()
+                    .map(|entry| entry.token(names.contains(entry.content.as_str()))),
+            )
+            .filter(|token| !listed.contains(token.content.as_str()))
+            .filter(|token| known.insert(token.clone()))
+            .collect();
 
-        for (key, section) in [
-            ("truncation_side", "truncation"),
-            ("padding_side", "padding"),
+        let direction = |section: fn(&TokenizerJson) -> &Value| {
+            let side = section(whole.as_ref()?).get("direction")?;
+            Some(("tokenizer.json", side))
+        };
+        for (key, inside) in [
+            ("truncation_side", direction(|file| &file.truncation)),
+            ("padding_side", direction(|file| &file.padding)),
         ] {
-            let inside = || {
-                Some((
-                    "tokenizer.json",
-                    whole.as_ref()?.rest.get(section)?.get("direction")?,
-                ))
-            };
-            if let Some((file, side)) = settings.get(key).or_else(inside)
+            if let Some((file, side)) = settings.get(key).or(inside)
                 && !side
                     .as_str()
                     .is_some_and(|side| side.eq_ignore_ascii_case("right"))
@@ -251,8 +264,10 @@ struct TokenizerJson {
     model: Model,
     #[serde(default)]
     added_tokens: Vec<Listed>,
-    #[serde(flatten)]
-    rest: Map<String, Value>,
+    #[serde(default)]
+    truncation: Value,
+    #[serde(default)]
+    padding: Value,
 }
 
 #[derive(Deserialize)]
@@ -297,8 +312,8 @@ fn vocabulary(
                 missing,
             };
             let (path, merges_path) = (dir.join("vocab.json"), dir.join("merges.txt"));
-            let vocab = optional(&path)?.ok_or_else(|| missing("vocab.json"))?;
-            let text = text(&merges_path)?.ok_or_else(|| missing("merges.txt"))?;
+            let vocab = optional(&path, MOST_VOCABULARY)?.ok_or_else(|| missing("vocab.json"))?;
+            let text = text(&merges_path, MOST_VOCABULARY)?.ok_or_else(|| missing("merges.txt"))?;
             let lines = text.lines().filter(|line| !line.starts_with("#version"));
             (
                 path,
@@ -355,8 +370,8 @@ struct Settings<'a> {
 
 impl Settings<'_> {
     fn overlay(&mut self, file: &'static str) -> Result<(), TokenizerError> {
-        let map: Map<String, Value> = optional(&self.dir.join(file))?.unwrap_or_default();
-        for (key, mut value) in map {
+        let map: Option<Map<String, Value>> = optional(&self.dir.join(file), MOST_SETTINGS)?;
+        for (key, mut value) in map.unwrap_or_default() {
             // Of the extra tokens those of both files count.
             if let ("extra_special_tokens", Some((_, Value::Array(known))), Value::Array(more)) =
                 (key.as_str(), self.values.get(&key), &mut value)
@@ -449,20 +464,20 @@ impl Settings<'_> {
     }
 }
 
-/// The JSON of a file, or `None` if there is no such file.
-fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TokenizerError> {
+/// The JSON of a file of at most `most` bytes, or `None` if there is no such file.
+fn optional<T: DeserializeOwned>(path: &Path, most: u64) -> Result<Option<T>, TokenizerError> {
     let json = |source| TokenizerError::Json {
         path: path.into(),
         key: None,
         source,
     };
-    text(path)?
+    text(path, most)?
         .map(|text| serde_json::from_str(&text).map_err(json))
         .transpose()
 }
 
-fn text(path: &Path) -> Result<Option<String>, TokenizerError> {
-    match fs::read_to_string(path) {
+fn text(path: &Path, most: u64) -> Result<Option<String>, TokenizerError> {
+    match outside::read_to_string(path, most) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(TokenizerError::Read {

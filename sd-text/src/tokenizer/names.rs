@@ -24,34 +24,34 @@ pub(crate) fn count(pieces: &[Piece]) -> usize {
 pub(super) struct Names {
     /// By ascending ids.
     inversions: Vec<(Range<u32>, NamedInversion)>,
-    /// By the first token, those of the most tokens first.
-    by_first: HashMap<u32, Vec<Name>>,
-}
-
-#[derive(Debug)]
-struct Name {
-    tokens: Vec<u32>,
-    /// Which of the inversions.
-    inversion: usize,
+    /// Which of the inversions the tokens of a name stand for.
+    by_tokens: HashMap<Vec<u32>, usize>,
+    /// How many tokens names have that begin with this one: each number once, the largest first.
+    lengths: HashMap<u32, Vec<usize>>,
 }
 
 impl Names {
     /// Each of `spellings`, of at least one token that no other name has, stands for `ids`, at least one, above those of all others.
-    pub fn add(&mut self, inversion: NamedInversion, spellings: Vec<Vec<u32>>, ids: Range<u32>) {
+    pub fn add(
+        &mut self,
+        inversion: NamedInversion,
+        spellings: impl IntoIterator<Item = Vec<u32>>,
+        ids: Range<u32>,
+    ) {
         for tokens in spellings {
-            let names = self.by_first.entry(tokens[0]).or_default();
-            let at = names.partition_point(|other| other.tokens.len() >= tokens.len());
-            let inversion = self.inversions.len();
-            names.insert(at, Name { tokens, inversion });
+            let lengths = self.lengths.entry(tokens[0]).or_default();
+            if let Err(at) = lengths.binary_search_by(|length| tokens.len().cmp(length)) {
+                lengths.insert(at, tokens.len());
+            }
+            self.by_tokens.insert(tokens, self.inversions.len());
         }
         self.inversions.push((ids, inversion));
     }
 
     /// The name that has these tokens.
     pub fn named(&self, tokens: &[u32]) -> Option<&str> {
-        let mut names = self.first_of(tokens);
-        let name = names.find(|name| name.tokens == tokens)?;
-        Some(&self.inversions[name.inversion].1.name)
+        let &index = self.by_tokens.get(tokens)?;
+        Some(&self.inversions[index].1.name)
     }
 
     /// The name that an id is of.
@@ -67,23 +67,17 @@ impl Names {
         let mut at = 0;
         while let (Some(&token), Some(&(start, _))) = (tokens.get(at), offsets.get(at)) {
             let rest = &tokens[at..];
-            let name = self
-                .first_of(rest)
-                .find(|name| rest.starts_with(&name.tokens));
-            let (ids, length) = match name {
-                Some(name) => (self.inversions[name.inversion].0.clone(), name.tokens.len()),
-                None => (token..token + 1, 1),
-            };
+            let name = self.lengths.get(&token).and_then(|lengths| {
+                lengths.iter().find_map(|&length| {
+                    let &index = self.by_tokens.get(rest.get(..length)?)?;
+                    Some((self.inversions[index].0.clone(), length))
+                })
+            });
+            let (ids, length) = name.unwrap_or((token..token + 1, 1));
             pieces.push(Piece { ids, start });
             at += length;
         }
         pieces
-    }
-
-    /// Names that begin as `tokens` do.
-    fn first_of(&self, tokens: &[u32]) -> impl Iterator<Item = &Name> {
-        let names = tokens.first().and_then(|first| self.by_first.get(first));
-        names.into_iter().flatten()
     }
 }
 
@@ -102,6 +96,7 @@ mod tests {
         names.add(named("a b c"), vec![vec![1, 2, 3], vec![3, 5, 3]], 102..103);
         names.add(named("a d"), vec![vec![1, 4]], 103..104);
         names.add(named("b a"), vec![vec![2, 1]], 110..111);
+        names.add(named("e"), vec![vec![6]], 111..113);
         let found = |tokens: &[u32]| {
             let offsets: Vec<_> = (0..tokens.len()).map(|at| (10 * at, 0)).collect();
             let pieces = names.pieces(tokens, &offsets);
@@ -117,11 +112,12 @@ mod tests {
         assert_eq!(found(&[1, 2, 1, 4]), [(100, 2, 0), (103, 1, 20)]);
         assert_eq!(found(&[2, 1, 2]), [(110, 1, 0), (2, 1, 20)]);
         assert_eq!(found(&[3, 5, 3]), [(102, 1, 0)]);
+        assert_eq!(found(&[6, 1, 6]), [(111, 2, 0), (1, 1, 10), (111, 2, 20)]);
         assert_eq!(found(&[1, 1]), [(1, 1, 0), (1, 1, 10)]);
         assert_eq!(names.of(101), Some(&named("a b")));
         assert_eq!(names.of(102), Some(&named("a b c")));
         assert_eq!(names.of(110), Some(&named("b a")));
-        assert_eq!([1, 99, 104, 109, 111].map(|id| names.of(id)), [None; 5]);
+        assert_eq!([1, 99, 104, 109, 113].map(|id| names.of(id)), [None; 5]);
         assert_eq!(names.named(&[1, 4]), Some("a d"));
         assert_eq!(names.named(&[1]), None);
     }
