@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::Parser;
-use ndarray::{Array, Dimension};
+use ndarray::{Array, Array2, Array3, Dimension};
 use safetensors::{Dtype, tensor::TensorView};
 use sd_examples::{
     Failure, SAFETENSORS, check_output,
@@ -20,14 +20,15 @@ use sd_examples::{
     print, save_new, shipped_model, tell,
 };
 use sd_onnx::{
-    TextEmbeddings, files,
-    text::{ClipSkip, TextError},
+    files,
+    text::{ClipSkip, TextError, Tokens},
 };
 
 /// Writes CLIP's embeddings of texts as safetensors.
 ///
-/// The file has hidden, [texts, tokens, width], pooled, [texts, width], and ids, [texts, tokens]; of a model with a text
-/// projection also projected. Its metadata has the texts, as JSON.
+/// The file has hidden, [texts, tokens, width], pooled, [texts, width], and ids, [texts, tokens];
+/// of a model with a text projection also projected. There are as many tokens as the longest text
+/// has. The metadata has the texts, as JSON.
 #[derive(Parser)]
 #[command(name = "encode", version, verbatim_doc_comment)]
 struct Arguments {
@@ -46,6 +47,9 @@ struct Arguments {
     /// Layer that hidden is from, counted from the last as WebUI does
     #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
     clip_skip: usize,
+    /// Leave hidden out, which takes the most time and room
+    #[arg(long, conflicts_with = "clip_skip")]
+    pooled: bool,
     /// Scale pooled and projected to length 1
     #[arg(long)]
     normalise: bool,
@@ -96,10 +100,30 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .normalised(arguments.normalise)
         .truncated(arguments.truncate)
         .batch(arguments.batch);
-    let found = encoder.encode(&texts).map_err(|error| match error {
+    let failed = |error: TextError| match error {
         TextError::ClipSkip { .. } => Failure::Arguments(error.to_string()),
         _ => Failure::Work(error.to_string()),
-    })?;
+    };
+    let found = match arguments.pooled {
+        true => {
+            let found = encoder.encode_pooled(&texts).map_err(failed)?;
+            Embeddings {
+                hidden: None,
+                pooled: found.pooled,
+                projected: found.projected,
+                tokens: found.tokens,
+            }
+        }
+        false => {
+            let found = encoder.encode(&texts).map_err(failed)?;
+            Embeddings {
+                hidden: Some(found.hidden),
+                pooled: found.pooled,
+                projected: found.projected,
+                tokens: found.tokens,
+            }
+        }
+    };
 
     let default = PathBuf::from("texts.safetensors");
     let path = arguments.output.as_ref().unwrap_or(&default);
@@ -137,21 +161,34 @@ fn lines() -> io::Result<Vec<String>> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-fn file(texts: &[String], found: &TextEmbeddings) -> io::Result<Vec<u8>> {
-    let ids = found.tokens.iter().flat_map(|tokens| &tokens.ids);
+/// What is written.
+struct Embeddings {
+    hidden: Option<Array3<f32>>,
+    pooled: Array2<f32>,
+    projected: Option<Array2<f32>>,
+    tokens: Vec<Tokens>,
+}
+
+fn file(texts: &[String], found: &Embeddings) -> io::Result<Vec<u8>> {
+    let longest = found.tokens.iter().map(|tokens| tokens.used).max();
+    let longest = longest.unwrap_or(0);
+    let ids = found
+        .tokens
+        .iter()
+        .flat_map(|tokens| &tokens.ids[..longest]);
     let ids = ids.flat_map(|&id| i64::from(id).to_le_bytes()).collect();
-    let (count, length, _) = found.hidden.dim();
     let mut tensors = vec![
-        ("hidden", values(&found.hidden)),
         ("pooled", values(&found.pooled)),
-        ("ids", (Dtype::I64, vec![count, length], ids)),
+        ("ids", (Dtype::I64, vec![found.tokens.len(), longest], ids)),
     ];
     tensors.extend(
         found
-            .projected
+            .hidden
             .as_ref()
-            .map(|projected| ("projected", values(projected))),
+            .map(|hidden| ("hidden", values(hidden))),
     );
+    let projected = found.projected.as_ref();
+    tensors.extend(projected.map(|projected| ("projected", values(projected))));
     let views = tensors.iter().map(|(name, (dtype, shape, data))| {
         let view = TensorView::new(*dtype, shape.clone(), data);
         (*name, view.expect("as many bytes as the shape has numbers"))

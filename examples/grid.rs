@@ -78,7 +78,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     let requests: Vec<_> = grid.requests(&base).collect();
     let steps = requests.iter().fold(0, |sum: u64, request| {
-        sum.saturating_add(request.steps as u64)
+        sum.saturating_add(request.step_count() as u64)
     });
     let bar = progress_bar(steps, "steps");
     let result = pipeline.run(&requests, &stop, |event| {

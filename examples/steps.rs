@@ -80,7 +80,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let note = summary(&request, pipeline.scheduler_config(), &[]);
     tell(format_args!("{note}"));
     // More steps than there are is told by the run.
-    let steps = request.steps.min(pipeline.schedule().num_train_timesteps());
+    let steps = request
+        .step_count()
+        .min(pipeline.schedule().num_train_timesteps());
     let shown = columns_of(steps, arguments.columns.map_or(steps, |n| n as usize));
     // The labels are not known yet, but all are short; a sheet that is too large is found before the work.
     let columns = |labels: Vec<String>| sheet::Axis {

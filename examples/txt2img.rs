@@ -167,7 +167,10 @@ fn generate(
     stop: &StopToken,
     arguments: &Arguments,
 ) -> Result<(), Failure> {
-    let bar = progress_bar(request.steps.saturating_mul(request.count) as u64, "steps");
+    let bar = progress_bar(
+        request.step_count().saturating_mul(request.count) as u64,
+        "steps",
+    );
     let (mut timings, mut failure) = (Vec::new(), None);
     let result = pipeline.run(std::slice::from_ref(request), stop, |event| {
         match event {

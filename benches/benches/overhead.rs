@@ -129,7 +129,11 @@ fn between_steps(pipeline: &Pipeline, request: &Request) -> (u32, Duration, usiz
         })
         .expect("nothing to fail");
     let first = first.expect("at least a step");
-    (request.steps as u32 - 1, last.0 - first.0, last.1 - first.1)
+    (
+        request.step_count() as u32 - 1,
+        last.0 - first.0,
+        last.1 - first.1,
+    )
 }
 
 fn step(c: &mut Criterion) {

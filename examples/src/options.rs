@@ -326,8 +326,8 @@ pub fn summary(request: &Request, config: &SchedulerConfig, varies: &[&str]) -> 
         (false, false) => {}
     }
     if same("steps") {
-        let s = if request.steps == 1 { "" } else { "s" };
-        parts.push(format!("{} step{s}", request.steps));
+        let s = if request.step_count() == 1 { "" } else { "s" };
+        parts.push(format!("{} step{s}", request.step_count()));
     }
     if let Some(scale) = request.guidance.scale()
         && same("guidance")

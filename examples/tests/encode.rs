@@ -52,10 +52,10 @@ fn strings_in_safetensors_out() {
     );
     let ids = SafeTensors::deserialize(&file).unwrap();
     let ids = ids.tensor("ids").unwrap();
-    assert_eq!((ids.dtype(), ids.shape()), (Dtype::I64, &[2, 77][..]));
+    assert_eq!((ids.dtype(), ids.shape()), (Dtype::I64, &[2, 8][..]));
     let (ids, _) = ids.data().as_chunks::<8>();
     let ids = ids.iter().map(|&id| i64::from_le_bytes(id));
-    let expected = found.tokens.iter().flat_map(|tokens| &tokens.ids);
+    let expected = found.tokens.iter().flat_map(|tokens| &tokens.ids[..8]);
     assert!(ids.eq(expected.map(|&id| i64::from(id))));
 
     let (_, metadata) = SafeTensors::read_metadata(&file).unwrap();
@@ -74,6 +74,10 @@ fn every_option_counts() {
     let (_, pooled) = tensor(&run(&["--normalise"]), "pooled");
     let square: f32 = pooled.iter().map(|value| value * value).sum();
     assert!((square - 1.0).abs() < 1e-4, "{square}");
+    let only = run(&["--pooled"]);
+    let names = SafeTensors::deserialize(&only).unwrap();
+    assert!(names.tensor("hidden").is_err());
+    assert_eq!(tensor(&only, "pooled").0, tensor(&plain, "pooled").0);
     let long = "fox ".repeat(80);
     ENCODE.fail(
         folder.path(),
@@ -110,7 +114,7 @@ fn lines_of_standard_input() {
     drop(stdin);
     assert!(child.wait_with_output().unwrap().status.success());
     let file = fs::read(folder.path().join("texts.safetensors")).unwrap();
-    assert_eq!(tensor(&file, "hidden").0[..2], [3, 77]);
+    assert_eq!(tensor(&file, "hidden").0[..2], [3, 4]);
 }
 
 #[test]

@@ -468,7 +468,7 @@ fn a_picture_of_no_numbers_is_none() {
         folder.path(),
         &["fox", "--guidance", "3e38", "--seed", "4"],
         1,
-        "picture 0 of request 0, seed 4, is not of finite numbers",
+        "picture 0 of request 0, seed 4, contains NaN or infinity",
     );
     assert!(files(folder.path()).is_empty());
 }

@@ -1,6 +1,6 @@
 //! Why a picture could not be made.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use ndarray::Array4;
 use sd_text::outside::printable;
@@ -12,7 +12,7 @@ use crate::BoxError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Values that cannot be used: all that are wrong in the requests of a call, or a default of the pipeline.
+    /// Values that cannot be used: all wrong values in the requests of a call, or a default of the pipeline.
     #[error(transparent)]
     Request(#[from] Problems),
     /// Two parts of a pipeline do not fit each other.
@@ -29,12 +29,12 @@ pub enum Error {
     Backend {
         /// Which network, and at which step.
         stage: String,
-        /// What it said.
+        /// The error that it returned.
         source: BoxError,
     },
-    /// The latents or the pixels of a picture came out infinite or as no numbers. Others of its batch were finished.
+    /// The latents or the pixels of a picture contain NaN or infinity. The other pictures of its batch were finished.
     #[error(
-        "picture {picture} of request {request}, seed {seed}, is not of finite numbers: a guidance that is far too large, or weights that overflow"
+        "picture {picture} of request {request}, seed {seed}, contains NaN or infinity: the guidance may be far too large, or the weights may overflow"
     )]
     NotFinite {
         /// Which request of the call, from 0.
@@ -44,7 +44,7 @@ pub enum Error {
         /// Its seed.
         seed: u64,
     },
-    /// An observer or a [`StopToken`](crate::StopToken) ended the run. No failure.
+    /// An observer or a [`StopToken`](crate::StopToken) ended the run. This is not a failure.
     #[error("stopped after {} steps", .0.steps)]
     Stopped(Box<Stopped>),
 }
@@ -94,7 +94,7 @@ pub struct Unfinished {
     pub denoised: Option<Array4<f32>>,
 }
 
-/// All that is wrong with the requests of a call, at least one thing.
+/// Everything that is wrong with the requests of a call: at least one problem.
 ///
 /// `Display` prints the first eight and how many more there are. With serde it is an array.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -111,7 +111,7 @@ impl Problems {
         }
     }
 
-    /// Each of them, by request.
+    /// The problems, by request.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.0.iter()
     }
@@ -152,8 +152,9 @@ impl std::error::Error for Problems {}
 pub struct Problem {
     /// Which of several requests, from 0; none where there is only one.
     pub request: Option<usize>,
-    /// Which value: a field of [`Request`](crate::Request), or a part or setting that has a name of its own, such as `width`.
-    pub what: &'static str,
+    /// Which value: a field of [`Request`](crate::Request), the path of a value within one, such as `ladder.karras.rho`, or a
+    /// setting that has another name, such as `width`.
+    pub what: Cow<'static, str>,
     /// What can be used.
     pub expected: String,
     /// What was asked for, made short and safe to print: it may come from a file.
@@ -162,13 +163,13 @@ pub struct Problem {
 
 impl Problem {
     pub(crate) fn new(
-        what: &'static str,
+        what: impl Into<Cow<'static, str>>,
         expected: impl ToString,
         found: impl fmt::Display,
     ) -> Self {
         Self {
             request: None,
-            what,
+            what: what.into(),
             expected: expected.to_string(),
             found: printable(found),
         }

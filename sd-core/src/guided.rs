@@ -202,7 +202,7 @@ impl<'a> Guided<'a> {
 
     /// The call as the guide of a picture sees it, `both` if the sampler asks for the unconditional sample too.
     fn moment<'x>(&self, x: &'x [f32], at: Rung, both: bool) -> Moment<'x> {
-        let index = self.first + at.index;
+        let index = self.first.saturating_add(at.index);
         Moment {
             x,
             rung: Rung { index, ..at },

@@ -37,8 +37,8 @@ pub fn slerp<D: Dimension>(
         let (expected, found) = (format!("{:?}", from.shape()), format!("{:?}", to.shape()));
         return Err(Problem::new(
             "to",
-            format!("of shape {expected}"),
-            format!("of shape {found}"),
+            format!("one of shape {expected}"),
+            format!("an array of shape {found}"),
         )
         .into());
     }
@@ -98,7 +98,7 @@ mod tests {
         let error = slerp(x.view(), array![1.0_f32].view(), 0.5).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "to is of shape [1], expected of shape [2]"
+            "to is an array of shape [1], expected one of shape [2]"
         );
     }
 }

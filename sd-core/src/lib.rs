@@ -89,6 +89,7 @@ pub mod guidance;
 mod guided;
 pub mod infotext;
 mod interpolate;
+mod json;
 mod model_id;
 mod picture;
 mod pipeline;

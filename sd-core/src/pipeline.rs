@@ -445,16 +445,18 @@ impl Pipeline {
         let channels = self.parts.codec.latent_channels();
         let (batch, found, height, width) = latents.dim();
         if batch != 1 || found != channels || height == 0 || width == 0 {
-            let found = format!("of shape {:?}", latents.dim());
-            return Err(Problem::new("latents", format!("(1, {channels}, h, w)"), found).into());
+            let expected = format!("one of shape (1, {channels}, h, w)");
+            let found = format!("an array of shape {:?}", latents.dim());
+            return Err(Problem::new("latents", expected, found).into());
         }
         let factor = self.parts.codec.factor();
         let pixels = [height, width, factor, factor]
             .iter()
             .fold(1, |product: u64, &side| product.saturating_mul(side as u64));
         if pixels > self.parts.max_pixels {
-            let expected = format!("at most {} pixels", self.parts.max_pixels);
-            return Err(Problem::new("latents", expected, pixels).into());
+            let expected = format!("at most {}", self.parts.max_pixels);
+            let found = format!("{pixels} pixels");
+            return Err(Problem::new("latents", expected, found).into());
         }
         let pixels = self.pixels(latents, &StopToken::new())?;
         Ok(to_rgb(pixels.index_axis(Axis(0), 0)))

@@ -115,7 +115,7 @@ pub(crate) struct Encoded {
     pub refiner: Option<Halves>,
 }
 
-/// Checks all requests; every problem in any of them is told.
+/// Checks all requests. The error has every problem of every request.
 pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Arc<Planned>>, Error> {
     let mut problems = Vec::new();
     if requests.is_empty() {
@@ -174,7 +174,8 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         }
         None => ladder.clone(),
     };
-    let rungs = rungs(parts, request.steps, &sized, &*sampler, problems);
+    let steps = request.step_count();
+    let rungs = rungs(parts, request, &sized, &*sampler, problems);
 
     let clip_skip = request.clip_skip.unwrap_or(parts.clip_skip);
     let clip_skip = checked_clip_skip(clip_skip, parts.prompts.layers())
@@ -218,15 +219,17 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     );
     let branches = prompt.as_ref().map_or(1, Read::branches);
     if branches > MAX_BRANCHES {
-        let expected = format!("at most {MAX_BRANCHES} parts between ANDs");
-        problems.push(Problem::new("prompt", expected, format!("of {branches}")));
+        let expected = format!("at most {MAX_BRANCHES}");
+        let found = format!("{branches} parts between ANDs");
+        problems.push(Problem::new("prompt", expected, found));
     }
 
     let (size, latents) = size?;
     if let Some(noise) = &request.initial_noise {
         let expected = (request.count, inputs.channels, latents[0], latents[1]);
         if noise.dim() != expected {
-            let (expected, found) = (format!("{expected:?}"), format!("{:?}", noise.dim()));
+            let expected = format!("one of shape {expected:?}");
+            let found = format!("an array of shape {:?}", noise.dim());
             problems.push(Problem::new("initial_noise", expected, found));
         } else if let Some(value) = noise.iter().find(|value| !value.is_finite()) {
             problems.push(Problem::new("initial_noise", "finite numbers", value));
@@ -245,7 +248,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     let reading = Reading {
         options: request.prompt_options,
         clip_skip,
-        steps: schedule_steps(parts, &*sampler, &rungs, request.steps),
+        steps: schedule_steps(parts, &*sampler, &rungs, steps),
         zero_empty_negative: parts.zero_empty_negative && !request.prompt_options.encode_empty,
     };
     if branches <= MAX_BRANCHES {
@@ -288,10 +291,10 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
 /// others that would, such as PNDM, the end is their last call.
 fn schedule_steps(parts: &Parts, sampler: &dyn Sampler, rungs: &Rungs, steps: usize) -> usize {
     let calls = |rungs: &Rungs| match sampler.calls(rungs) {
-        Calls::Exactly(calls) => Some(calls),
+        Calls::Exactly(calls) => Some(calls.min(MOST_CALLS)),
         Calls::AtMost(_) => None,
     };
-    // A run of one step says nothing, nor one of a few with calls more in the first.
+    // Short runs mislead: some samplers make extra calls in the first steps.
     let ladder = match sampler.conventions().on_grid_only {
         true => Ladder::leading(),
         false => Ladder::karras(),
@@ -305,6 +308,10 @@ fn schedule_steps(parts: &Parts, sampler: &dyn Sampler, rungs: &Rungs, steps: us
 
 /// Steps of a run that shows how often a sampler calls the model in most steps.
 const MANY: usize = 50;
+
+/// The most calls that a sampler is believed to make, because a schedule of alternating texts has an entry for each. It is twice
+/// the most training timesteps, and somewhat more.
+const MOST_CALLS: usize = 1 << 18;
 
 /// What decides the noise of the first picture.
 fn seeds(parts: &Parts, request: &Request) -> Seeds {
@@ -365,7 +372,7 @@ fn seeds_problems(seeds: Seeds, count: usize) -> Vec<Problem> {
         problems.push(match error {
             NoiseError::NumpySeed(_) if what == "ensd" => Problem::new(
                 what,
-                "so much that seed and ensd are at most 4294967295 together, numpy's last seed",
+                "a number with which seed + ensd is at most 4294967295, numpy's last seed",
                 seeds.sampler_offset,
             ),
             NoiseError::NumpySeed(seed) => Problem::new(
@@ -373,13 +380,19 @@ fn seeds_problems(seeds: Seeds, count: usize) -> Vec<Problem> {
                 "0 to 4294967295 for every picture, numpy's seeds",
                 seed,
             ),
-            NoiseError::Strength(strength) => Problem::new(what, "a strength of 0 to 1", strength),
+            NoiseError::Strength(strength) => {
+                Problem::new("variation.strength", "0 to 1", strength)
+            }
             NoiseError::ResizeFrom { height, width, max } => Problem::new(
                 what,
                 format!("1 to {max} latents each way"),
                 format!("{width}×{height} latents"),
             ),
-            other => Problem::new(what, "another", other),
+            other => Problem::new(
+                what,
+                "a value that can be drawn",
+                format!("refused ({other})"),
+            ),
         });
     }
     problems
@@ -388,14 +401,15 @@ fn seeds_problems(seeds: Seeds, count: usize) -> Vec<Problem> {
 /// The rungs, or at least one problem.
 fn rungs(
     parts: &Parts,
-    steps: usize,
+    request: &Request,
     ladder: &Ladder,
     sampler: &dyn Sampler,
     problems: &mut Vec<Problem>,
 ) -> Option<Rungs> {
+    let problem = |error| ladder_problem(error, parts, request, ladder);
     let conventions = sampler.conventions();
     let of = |steps| ladder.rungs(&parts.schedule, steps, &conventions);
-    let rungs = match of(steps) {
+    let rungs = match of(request.step_count()) {
         Ok(rungs) => rungs,
         Err(error) => {
             // A wrong number of steps says nothing of the ladder: that is seen with a right one.
@@ -408,8 +422,8 @@ fn rungs(
             };
             let other = right.and_then(|steps| of(steps).err());
             let other = other.filter(|other| !is_of_steps(other));
-            problems.extend(other.map(|other| ladder_problem(other, ladder)));
-            problems.push(ladder_problem(error, ladder));
+            problems.extend(other.map(problem));
+            problems.push(problem(error));
             return None;
         }
     };
@@ -417,8 +431,14 @@ fn rungs(
     if sampler.needs().brownian
         && let Err(error) = Seeds::default().tree(rungs.sigmas(), 0)
     {
-        let expected = format!("one with noise on the way: {error}");
-        problems.push(Problem::new("ladder", expected, ladder.kind()));
+        problems.push(match error {
+            NoiseError::Range { min, max, limit } => Problem::new(
+                "ladder",
+                format!("sigmas from above 0 to {limit}, for the noise of this scheduler"),
+                format!("{} with sigmas {min} to {max}", ladder.kind()),
+            ),
+            other => Problem::new("ladder", "another", format!("{} ({other})", ladder.kind())),
+        });
         return None;
     }
     Some(rungs)
@@ -629,33 +649,96 @@ pub(crate) fn embedding_problem(
     Some(Problem::new(what, "an embedding of finite numbers", value))
 }
 
-fn ladder_problem(error: LadderError, ladder: &Ladder) -> Problem {
+fn ladder_problem(
+    error: LadderError,
+    parts: &Parts,
+    request: &Request,
+    ladder: &Ladder,
+) -> Problem {
+    let kind = ladder.kind();
+    let scheduler = |expected: &str| Problem::new("scheduler", expected, &request.scheduler);
     match error {
-        LadderError::Steps { steps, max } => Problem::new(
-            "steps",
-            format!("1 to {max}, the model's training timesteps"),
-            steps,
+        // Nobody asked for a number of steps.
+        LadderError::Steps { steps, max }
+            if request.steps.is_none() && ladder.given_steps().is_some() =>
+        {
+            let found = format!("{kind} with {steps} rungs");
+            Problem::new("ladder", format!("1 to {max} rungs"), found)
+        }
+        LadderError::Steps { steps, max } => {
+            let why = if max == parts.schedule.num_train_timesteps() {
+                "the model's training timesteps"
+            } else {
+                "the most with this scheduler and ladder"
+            };
+            Problem::new("steps", format!("1 to {max}, {why}"), steps)
+        }
+        LadderError::TooFew { steps, min } => {
+            let expected = format!("at least {min} with this scheduler and ladder");
+            Problem::new("steps", expected, steps)
+        }
+        LadderError::Given { steps, given } => {
+            let expected = format!("{given}, as many as the ladder has rungs");
+            Problem::new("steps", expected, steps)
+        }
+        LadderError::OffGrid if ladder.on_grid() => {
+            scheduler("a scheduler that does not need the training timesteps of a diffusion model")
+        }
+        LadderError::OffGrid => {
+            let named = Ladder::NAMED.iter();
+            let on_grid = named.filter(|(_, ladder)| ladder.on_grid());
+            let names: Vec<_> = on_grid.map(|(name, _)| *name).collect();
+            let names = names.join(", ");
+            let expected = format!("{names}: this scheduler needs whole training timesteps");
+            Problem::new("ladder", expected, kind)
+        }
+        LadderError::Model { ladder, model } if ladder == kind => {
+            Problem::new("ladder", format!("a ladder for {model} model"), kind)
+        }
+        LadderError::Model { model, .. } => scheduler(&format!("a scheduler for {model} model")),
+        LadderError::Value {
+            option,
+            expected,
+            found,
+        } => Problem::new(format!("ladder.{kind}.{option}"), expected, found),
+        LadderError::Span { min, max } => Problem::new(
+            format!("ladder.{kind}"),
+            "finite sigmas above 0, the smallest first",
+            format!("from sigma {min} to {max}"),
         ),
-        LadderError::TooFew { steps, min } => Problem::new(
-            "steps",
-            format!("at least {min} with this scheduler and ladder"),
-            steps,
-        ),
-        LadderError::Given { steps, given } => Problem::new(
-            "steps",
-            format!("{given}, as many as the ladder has rungs"),
-            steps,
-        ),
-        LadderError::OffGrid => Problem::new(
-            "ladder",
-            "leading or another over training timesteps: the scheduler can stand on nothing else",
-            ladder.kind(),
-        ),
+        LadderError::Sigma { index, sigma } => {
+            let expected = "finite sigmas, each below the one before it and the last at least 0";
+            let (what, found) = place(ladder, "sigma", index, sigma);
+            Problem::new(what, expected, found)
+        }
+        LadderError::Timestep {
+            index,
+            timestep,
+            min,
+            max,
+        } => {
+            let (what, found) = place(ladder, "timestep", index, timestep);
+            Problem::new(what, format!("timesteps from {min} to {max}"), found)
+        }
         other => Problem::new(
             "ladder",
-            format!("one that can be made: {other}"),
-            ladder.kind(),
+            "a ladder that can be made",
+            format!("{kind} ({other})"),
         ),
+    }
+}
+
+/// What to call a number of a ladder, and what was found there.
+fn place(ladder: &Ladder, what: &str, index: usize, found: f32) -> (String, String) {
+    match ladder {
+        Ladder::Sigmas(_) | Ladder::Timesteps(_) => {
+            let kind = ladder.kind();
+            (format!("ladder.{kind}[{index}]"), found.to_string())
+        }
+        _ => {
+            let found = format!("{} with {what} {found} at rung {index}", ladder.kind());
+            ("ladder".to_owned(), found)
+        }
     }
 }
 

@@ -112,8 +112,8 @@ impl Reading {
         let infinite = |weight| {
             Problem::new(
                 what,
-                "weights of finite numbers",
-                format!("of weight {weight}"),
+                "finite weights",
+                format!("a text with weight {weight}"),
             )
         };
         let mut weights = all
@@ -254,12 +254,13 @@ impl Reading {
 /// What is wrong with so many texts of so many windows each.
 fn too_long(what: &'static str, texts: usize, windows: usize) -> Option<Problem> {
     (texts * windows > MAX_WINDOWS).then(|| {
-        let expected = format!("at most {MAX_WINDOWS} windows of tokens");
+        let expected = format!("at most {MAX_WINDOWS}");
         let texts = match texts {
             1 => String::new(),
             _ => format!(" in each of {texts} texts"),
         };
-        Problem::new(what, expected, format!("of {windows} or more{texts}"))
+        let found = format!("{windows} or more windows of tokens{texts}");
+        Problem::new(what, expected, found)
     })
 }
 

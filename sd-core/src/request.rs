@@ -5,7 +5,7 @@ use sd_schedulers::{DpmPlusPlus2M, Ladder, NoiseKind, Scheduler, SchedulerConfig
 use sd_text::{Chunking, Cleanup, Emphasis, PromptEmbedding, Side, Syntax};
 use serde::{Deserialize, Serialize};
 
-use crate::{Guidance, Sizes, prompts::Read};
+use crate::{Guidance, Problems, Sizes, json, prompts::Read};
 
 /// The longest prompt that is read, in bytes: 64 KiB.
 pub const MAX_PROMPT_BYTES: usize = 1 << 16;
@@ -35,15 +35,8 @@ pub const MAX_COUNT: usize = 1 << 16;
 ///     .scheduler(Euler::default())
 ///     .ladder(Ladder::leading());
 /// ```
-/// With serde a request is an object of its fields, all but the prompt optional:
-/// ```
-/// # use sd_core::Request;
-/// let request: Request = serde_json::from_str(
-///     r#"{"prompt": "a fox", "steps": 30, "scheduler": "euler-a", "ladder": "karras", "size": [512, 768]}"#,
-/// )?;
-/// assert_eq!((request.steps, request.size, request.seed), (30, Some([512, 768]), None));
-/// # Ok::<(), serde_json::Error>(())
-/// ```
+/// With serde a request is an object of its fields, all but the prompt optional. [`from_json`](Self::from_json) reads it from
+/// text and names everything that is wrong.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -67,10 +60,13 @@ pub struct Request {
     /// Width and height in pixels, multiples of 8 and of the model's factor. Default: the size the model was made for.
     #[serde(default)]
     pub size: Option<[u32; 2]>,
-    /// Steps from noise to picture, 1 to the model's `num_train_timesteps`. Default 20. Few leave the picture rough; past
-    /// 30 or so most samplers only spend time.
-    #[serde(default = "default_steps")]
-    pub steps: usize,
+    /// Steps from noise to picture, 1 to the model's `num_train_timesteps`. Few steps leave the picture rough; beyond about 30
+    /// most samplers only spend time.
+    ///
+    /// Default: as many as a ladder of one's own has rungs ([`Ladder::sigmas`], [`Ladder::timesteps`]), and 20 on any other
+    /// ladder. [`step_count`](Self::step_count) returns the number.
+    #[serde(default)]
+    pub steps: Option<usize>,
     /// The classifier-free guidance ("CFG") scale, or more than that: [`ClassifierFree`](crate::ClassifierFree), or a
     /// [`Guide`](crate::Guide) of one's own. Default 7.5. At 1 and below the negative prompt is not looked at and each step costs half. The
     /// samplers of CFG++ want a scale of 0 to 1.
@@ -137,10 +133,6 @@ pub struct Request {
     pub initial_noise: Option<ArcArray<f32, Ix4>>,
 }
 
-fn default_steps() -> usize {
-    20
-}
-
 fn default_guidance() -> Guidance {
     Guidance::from(7.5)
 }
@@ -171,7 +163,7 @@ impl Request {
             negative_2: None,
             prompt_options: PromptOptions::default(),
             size: None,
-            steps: default_steps(),
+            steps: None,
             guidance: default_guidance(),
             seed: None,
             noise: NoiseKind::default(),
@@ -190,6 +182,44 @@ impl Request {
             ladder: None,
             initial_noise: None,
         }
+    }
+
+    /// Reads a request from the text of a JSON object.
+    ///
+    /// ```
+    /// use sd_core::Request;
+    ///
+    /// let request = Request::from_json(
+    ///     r#"{"prompt": "a fox", "steps": 30, "scheduler": "euler-a", "ladder": "karras", "size": [512, 768]}"#,
+    /// )?;
+    /// assert_eq!((request.steps, request.size, request.seed), (Some(30), Some([512, 768]), None));
+    ///
+    /// let wrong = Request::from_json(r#"{"prompt": "a fox", "steps": "many", "ladder": {"karras": {"rho": "x"}}}"#);
+    /// let problems = wrong.unwrap_err();
+    /// let what: Vec<_> = problems.iter().map(|problem| &*problem.what).collect();
+    /// assert_eq!(what, ["ladder.karras.rho", "steps"]);
+    /// # Ok::<(), sd_core::Problems>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Problems`]: the first wrong value of every field, with its path, and all unknown fields. Values that are out of range are
+    /// found when the request is drawn.
+    pub fn from_json(text: &str) -> Result<Self, Problems> {
+        serde_json::from_str(text).map_err(|error| json::problems(text, &error))
+    }
+
+    /// The number of steps: [`steps`](Self::steps), or its default.
+    ///
+    /// ```
+    /// use sd_core::{Request, schedulers::Ladder};
+    ///
+    /// let request = Request::new("a fox");
+    /// assert_eq!(request.step_count(), 20);
+    /// assert_eq!(request.ladder(Ladder::sigmas([14.0, 1.0, 0.0])).step_count(), 2);
+    /// ```
+    pub fn step_count(&self) -> usize {
+        let given = || self.ladder.as_ref().and_then(Ladder::given_steps);
+        self.steps.or_else(given).unwrap_or(20)
     }
 
     /// Sets [`prompt`](Self::prompt).
@@ -230,7 +260,7 @@ impl Request {
 
     /// Sets [`steps`](Self::steps).
     pub fn steps(mut self, steps: usize) -> Self {
-        self.steps = steps;
+        self.steps = Some(steps);
         self
     }
 
@@ -339,7 +369,7 @@ impl Request {
     pub fn uses_negative(&self) -> bool {
         let sampler = self.scheduler.sampler(&SchedulerConfig::default());
         sampler.needs().unconditional
-            || self.guidance.uses_negative(self.steps)
+            || self.guidance.uses_negative(self.step_count())
             || Read::new(&self.prompt, None, Side::Positive, &self.prompt_options).composes()
     }
 }

@@ -523,7 +523,7 @@ fn what_cannot_be_used_is_told() {
     assert_eq!(
         error.to_string(),
         "guidance is NaN, expected a finite number; \
-         guidance is of rescale 2, expected a rescale of 0 to 1; \
-         guidance is of the interval 0.5 to 0.25, expected an interval from 0 or above and below 1 to no less and at most 1"
+         guidance.rescale is 2, expected 0 to 1; \
+         guidance.interval is [0.5, 0.25], expected [start, stop] with 0 <= start < 1 and start <= stop <= 1"
     );
 }

@@ -20,7 +20,7 @@ use sd_core::{
     guide,
     schedulers::{
         DpmAdaptive, DpmFast, DpmPlusPlus2M, DpmPlusPlusSde, Euler, EulerAncestral, Ladder,
-        NoiseKind, NoiseSource, Scheduler, Seeds, Shape, Slerp, TorchRng, Variation,
+        NoiseKind, NoiseSource, Scheduler, Seeds, Shape, Slerp, Span, TorchRng, Variation,
     },
     text::{Chunking, ClipSkip, PromptEmbedding},
 };
@@ -284,7 +284,10 @@ fn a_brownian_path_belongs_to_its_picture() {
     let far = Ladder::sigmas([2e7, 1.0, 0.0]);
     let error = alone.generate(&request.steps(2).ladder(far)).unwrap_err();
     let error = error.to_string();
-    assert!(error.starts_with("ladder is sigmas, expected"), "{error}");
+    assert!(
+        error.starts_with("ladder is sigmas with sigmas 1 to 20000000, expected"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -475,11 +478,11 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
         ),
         (
             base().scheduler(ddim).ladder(Ladder::karras()),
-            "ladder is karras, expected leading",
+            "ladder is karras, expected leading, linspace, trailing, beta-timesteps,",
         ),
         (
             base().ladder(Ladder::shaped(Shape::Karras { rho: -1.0 })),
-            "rho: expected a finite number above 0, found -1",
+            "ladder.karras.rho is -1, expected a finite number above 0",
         ),
         (
             base().ladder(Ladder::sigmas([2.0, 1.0, 0.0])),
@@ -498,11 +501,11 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
         ),
         (
             base().noise(NoiseKind::Numpy).ensd(u32::MAX.into()),
-            "ensd is 4294967295, expected so much that seed and ensd are at most 4294967295 together",
+            "ensd is 4294967295, expected a number with which seed + ensd is at most 4294967295",
         ),
         (
             base().variation(varied(1.5)),
-            "variation is 1.5, expected a strength of 0 to 1",
+            "variation.strength is 1.5, expected 0 to 1",
         ),
         (
             base().seed_resize(64, 7),
@@ -525,7 +528,7 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
         (base().prompt(embedding((1, 7, 4)) / 0.0), "prompt is NaN"),
         (
             base().initial_noise(Array4::zeros((1, 4, 8, 6))),
-            "initial_noise is (1, 4, 8, 6), expected (1, 4, 6, 8)",
+            "initial_noise is an array of shape (1, 4, 8, 6), expected one of shape (1, 4, 6, 8)",
         ),
         (
             base().initial_noise(Array4::from_elem((1, 4, 6, 8), f32::INFINITY)),
@@ -573,11 +576,106 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
     let Error::Request(problems) = error else {
         panic!("another error")
     };
-    let what: Vec<_> = problems.iter().map(|problem| problem.what).collect();
-    assert_eq!(what, ["ladder", "steps"]);
+    let what: Vec<_> = problems.iter().map(|problem| &*problem.what).collect();
+    assert_eq!(what, ["ladder.karras.rho", "steps"]);
     let error = pipeline.generate_all(&[]).unwrap_err().to_string();
     assert_eq!(error, "requests is 0, expected at least 1");
     assert_eq!(fakes.calls() + fakes.text.calls.load(Relaxed), 0);
+}
+
+#[test]
+fn unset_steps_follow_a_given_ladder() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let request = Request::new("a fox").size(64, 48).seed(7);
+    let steps = |request: &Request| {
+        let made = pipeline.generate(request).unwrap();
+        assert_eq!(made.pictures[0].timings.steps.len(), request.step_count());
+        request.step_count()
+    };
+    assert_eq!(steps(&request), 20);
+    assert_eq!(steps(&request.clone().ladder(Ladder::karras())), 20);
+    let two = Ladder::sigmas([14.0, 1.0, 0.0]);
+    assert_eq!(steps(&request.clone().ladder(two.clone())), 2);
+    assert_eq!(
+        steps(&request.clone().ladder(Ladder::sigmas([14.0, 1.0]))),
+        1
+    );
+    let three = Ladder::timesteps([900.0, 500.0, 0.5]);
+    assert_eq!(steps(&request.clone().ladder(three)), 3);
+    assert_eq!(
+        latents(&pipeline, &request.clone().ladder(two.clone())),
+        latents(&pipeline, &request.clone().ladder(two).steps(2))
+    );
+    let json = r#"{"prompt": "a fox", "size": [64, 48], "ladder": {"sigmas": [9, 3, 1, 0]}}"#;
+    let read = Request::from_json(json).unwrap();
+    assert_eq!(steps(&read), 3);
+    let json = serde_json::to_string(&read).unwrap();
+    assert_eq!(Request::from_json(&json).unwrap().steps, None);
+
+    let long: Vec<f32> = (0..1_000_001).map(|i| 1e6 - i as f32).collect();
+    for (ladder, expected) in [
+        (
+            Ladder::sigmas(long),
+            "ladder is sigmas with 1000000 rungs, expected 1 to 1000 rungs",
+        ),
+        (
+            Ladder::sigmas([]),
+            "ladder is sigmas with 0 rungs, expected 1 to 1000 rungs",
+        ),
+        (
+            Ladder::timesteps([]),
+            "ladder is timesteps with 0 rungs, expected 1 to 1000 rungs",
+        ),
+    ] {
+        let error = pipeline.generate(&request.clone().ladder(ladder));
+        assert_eq!(error.unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn ladders_and_schedulers_that_do_not_fit_are_named() {
+    let pipeline = Fakes::new().pipeline();
+    let ddim = || base().scheduler("ddim".parse::<Scheduler>().unwrap());
+    let span = |low, high| Ladder::Shaped {
+        shape: Shape::Exponential,
+        over: Span::between(low, high),
+    };
+    for (request, expected) in [
+        (
+            base().ladder(Ladder::sigmas([9.0, 10.0, 1.0, 0.5, 0.0])),
+            "ladder.sigmas[1] is 10, expected finite sigmas, each below the one before it and the last at least 0",
+        ),
+        (
+            base().ladder(Ladder::timesteps([900.0, 1e6, 2.0, 1.0])),
+            "ladder.timesteps[1] is 1000000, expected timesteps from 0 to 999",
+        ),
+        (
+            base().ladder(span(10.0, 1.0)),
+            "ladder.exponential is from sigma 10 to 1, expected finite sigmas above 0, the smallest first",
+        ),
+        (
+            base().ladder(Ladder::shaped(Shape::Karras { rho: 1e30 })),
+            "ladder is karras with sigma ",
+        ),
+        (
+            base().ladder(Ladder::flow()),
+            "ladder is flow, expected a ladder for a diffusion model",
+        ),
+        (
+            base().ladder(Ladder::turbo()).steps(11),
+            "steps is 11, expected 1 to 10, the most with this scheduler and ladder",
+        ),
+        (
+            ddim().ladder(Ladder::karras()),
+            "ladder is karras, expected leading, linspace, trailing, beta-timesteps, normal, sgm-uniform, simple, \
+             ddim-uniform, turbo, lcm, lcm-even: this scheduler needs whole training timesteps",
+        ),
+    ] {
+        let error = pipeline.generate(&request).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+        assert!(error.matches("expected").count() == 1, "{error}");
+    }
 }
 
 #[test]
@@ -794,7 +892,9 @@ fn a_picture_goes_to_latents_and_back() {
     for shape in [(2, 4, 6, 8), (1, 3, 6, 8), (1, 4, 0, 8)] {
         let error = pipeline.decode(Array4::zeros(shape).view()).unwrap_err();
         assert!(
-            error.to_string().contains("expected (1, 4, h, w)"),
+            error
+                .to_string()
+                .contains("expected one of shape (1, 4, h, w)"),
             "{error}"
         );
     }
@@ -804,7 +904,7 @@ fn a_picture_goes_to_latents_and_back() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "latents is 3584, expected at most 3072 pixels"
+        "latents is 3584 pixels, expected at most 3072"
     );
     let odd = image::RgbImage::new(64, 44);
     let error = pipeline.encode_image(&odd).unwrap_err().to_string();

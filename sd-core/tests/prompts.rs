@@ -346,7 +346,7 @@ fn a_branch_costs_a_call() {
     assert!(matches!(error, Error::Request(_)));
     assert_eq!(
         error.to_string(),
-        "prompt is of 65, expected at most 64 parts between ANDs"
+        "prompt is 65 parts between ANDs, expected at most 64"
     );
 }
 
@@ -360,19 +360,19 @@ fn what_is_too_much_is_refused() {
     };
     assert_eq!(
         error(&"BREAK ".repeat(4100), 1),
-        "prompt is of 4100 or more, expected at most 4096 windows of tokens"
+        "prompt is 4100 or more windows of tokens, expected at most 4096"
     );
     let turns: Vec<_> = (0..20).map(|turn| turn.to_string()).collect();
     let texts = format!("{} [{}]", "BREAK ".repeat(300), turns.join("|"));
     assert_eq!(
         error(&texts, 30),
-        "prompt is of 301 or more in each of 20 texts, expected at most 4096 windows of tokens"
+        "prompt is 301 or more windows of tokens in each of 20 texts, expected at most 4096"
     );
     // Every part is made as long as the longest, also one whose text others have too.
     let parts = format!("{}a{}", "BREAK ".repeat(80), " AND b".repeat(63));
     assert_eq!(
         error(&parts, 1),
-        "prompt is of 81 or more in each of 64 texts, expected at most 4096 windows of tokens"
+        "prompt is 81 or more windows of tokens in each of 64 texts, expected at most 4096"
     );
     for weight in [
         format!("(a:1{})", "0".repeat(40)),
@@ -381,7 +381,7 @@ fn what_is_too_much_is_refused() {
     ] {
         assert_eq!(
             error(&weight, 1),
-            "prompt is of weight inf, expected weights of finite numbers"
+            "prompt is a text with weight inf, expected finite weights"
         );
     }
 
@@ -393,7 +393,7 @@ fn what_is_too_much_is_refused() {
     let error = pipeline.generate(&both.prompt_options(same)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "prompt is of 301 or more in each of 20 texts, expected at most 4096 windows of tokens"
+        "prompt is 301 or more windows of tokens in each of 20 texts, expected at most 4096"
     );
     let long = alone("a", 1).negative("BREAK ".repeat(4096)).guidance(2.0);
     let drawn = pipeline.generate(&long.prompt_options(same)).unwrap();

@@ -18,8 +18,11 @@ use common::{Fakes, Model, base, latents};
 use futures_core::Stream;
 use ndarray::Array4;
 use sd_core::{
-    Error, Event, ImageSize, Infotext, Pipeline, Request, StopToken, Stopped, Update, files,
-    schedulers::{Heun, Ladder, NoiseSource, Run, Rungs, Sampler, Step, TorchRng, sample},
+    ClassifierFree, Error, Event, ImageSize, Infotext, Pipeline, Request, StopToken, Stopped,
+    Update, files,
+    schedulers::{
+        Calls, Heun, Ladder, Needs, NoiseSource, Run, Rung, Rungs, Sampler, Step, TorchRng, sample,
+    },
     slerp,
     text::ClipSkip,
 };
@@ -471,6 +474,74 @@ fn a_sampler_of_ones_own_may_be_wrong() {
         assert_eq!(error, expected);
     }
     assert!(pipeline.generate(&base()).is_ok());
+}
+
+/// Makes more steps than there are rungs, and hands over numbers that mean nothing.
+#[derive(Debug)]
+struct Wild(fn(&Rungs, usize) -> Rung);
+
+const WILD: [fn(&Rungs, usize) -> Rung; 5] = [
+    |rungs, i| rungs.at(i, rungs.sigmas()[0]),
+    |rungs, _| rungs.at(usize::MAX, 0.5),
+    |rungs, _| rungs.at(usize::MAX, f32::NAN),
+    |rungs, _| rungs.at(0, f32::INFINITY),
+    |rungs, i| Rung {
+        index: usize::MAX,
+        sigma: -1.0,
+        timestep: f32::NAN,
+        ..rungs.at(i, 0.0)
+    },
+];
+
+impl Sampler for Wild {
+    fn calls(&self, _: &Rungs) -> Calls {
+        Calls::Exactly(usize::MAX)
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            brownian: true,
+            ..Needs::default()
+        }
+    }
+
+    fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
+        let (mut denoised, mut noise) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        for i in [0, rungs.steps(), rungs.steps() + 1, usize::MAX] {
+            let at = (self.0)(rungs, i);
+            run.denoise(x, at, &mut denoised)?;
+            run.noise(at.sigma, f32::NAN, &mut noise);
+            run.noise(at.sigma, -at.sigma, &mut noise);
+            run.step(Step::new(rungs, i, x, &denoised))?;
+        }
+        x.fill(0.5);
+        Continue(())
+    }
+}
+
+#[test]
+fn a_wild_sampler_of_ones_own_does_not_panic() {
+    let pipeline = Fakes::new().pipeline();
+    for at in WILD {
+        let guidance = ClassifierFree {
+            interval: [0.0, 0.5],
+            ..ClassifierFree::from(7.0)
+        };
+        let request = base()
+            .prompt("a [red|blue] fox, [a:b:0.5]")
+            .guidance(guidance)
+            .scheduler(Wild(at));
+        let mut steps = Vec::new();
+        let result = pipeline.run(&[request], &StopToken::new(), |event| {
+            if let Event::Step(progress) = event {
+                steps.push((progress.step.index, progress.step.total));
+            }
+            Continue(())
+        });
+        result.unwrap();
+        let last = (usize::MAX, usize::MAX);
+        assert_eq!(steps, [(0, 4), (4, 5), (5, 6), last]);
+    }
 }
 
 #[test]

@@ -421,7 +421,7 @@ fn values_that_cannot_be_used_and_values_that_are_not_there() {
         clip_skip,
         ..
     } = again.request;
-    assert_eq!((steps, seed, size, clip_skip), (20, None, None, Some(0)));
+    assert_eq!((steps, seed, size, clip_skip), (None, None, None, Some(0)));
 
     let again = parse("").request();
     let missing = |key| format!("`{key}` is missing, the default stands in");

@@ -142,15 +142,17 @@ impl Builder {
         self
     }
 
-    /// A textual inversion file, or a folder with such files in it and in the folders within: vectors that a prompt calls by
-    /// a name, which is mostly the file's. [`TextualInversion::load`] says which files there are,
-    /// [`ClipTokenizer::add_inversion`](crate::text::ClipTokenizer::add_inversion) where the name is found in a prompt. Can
-    /// be asked for several times. Default: none.
+    /// A textual inversion file, or a folder with such files in it and in the folders within:
+    /// vectors that a prompt calls by a name, which is mostly the file's.
+    /// [`TextualInversion::load`] says which files there are,
+    /// [`ClipTokenizer::add_inversion`](crate::text::ClipTokenizer::add_inversion) where the name
+    /// is found in a prompt. Can be asked for several times. Default: none.
     ///
-    /// A file that was named by itself must be usable. Of a folder, every `.safetensors` file is tried, at most 20,000 files
-    /// and folders in all. A file that cannot be used (of another model's width, not a textual inversion, of a name that is
-    /// taken) and the pickles `.pt` and `.bin` are left out, each with a warning of the `tracing` crate that says why.
-    /// After 16 warnings a last one counts the others.
+    /// A file that was named by itself must be usable. Of a folder, every `.safetensors` file is
+    /// tried, at most 20,000 files and folders in all. A file that cannot be used (of another
+    /// model's width, not a textual inversion, of a name that is taken) and the pickles `.pt` and
+    /// `.bin` are left out, each with a warning of the `tracing` crate that says why. After 16
+    /// warnings a last one counts the others.
     pub fn embeddings(mut self, path: impl Into<PathBuf>) -> Self {
         self.inversions.push(Inversions::At(path.into()));
         self

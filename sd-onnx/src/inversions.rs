@@ -11,7 +11,8 @@ use sd_text::{Cleanup, ClipTokenizer, InversionError, TextualInversion, outside:
 
 use crate::Error;
 
-/// The most files and folders that are looked at in one folder. Large collections have a few thousand.
+/// The most files and folders that are looked at in one folder. Large collections have a few
+/// thousand.
 const MOST_ENTRIES: usize = 20_000;
 /// The most files that are reported one by one.
 const MOST_REPORTED: usize = 16;

@@ -14,8 +14,9 @@ use crate::{
 /// CLIP's embeddings of texts, as transformers' `CLIPTextModel` gives them: each text is one window of (mostly) 77 tokens,
 /// with no prompt language. For that, and longer texts, there is [`PromptEncoder`](crate::text::PromptEncoder).
 ///
-/// The model runs on as many tokens as the texts have, not on the whole window, as transformers does with
-/// `padding="longest"`. In CLIP no token sees those behind it, so the states are the same and only the padding is shorter.
+/// The model runs on as many tokens as the texts have, not on the whole window, as transformers
+/// does with `padding="longest"`. In CLIP no token sees those behind it, so the states are the same
+/// and only the padding is shorter.
 ///
 /// Cheap to clone, usable from several threads.
 ///
@@ -49,9 +50,10 @@ pub struct TextEncoder {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TextEmbeddings {
-    /// Hidden states of the layer asked for, after the final layer norm, `[texts, length, width]`: one for each token.
-    /// `length` is the number of tokens of the longest text, [`Tokens::used`]. A shorter text is followed by the states of
-    /// its padding. They are the first states of the whole window; for all 77, as a picture is drawn with, there is
+    /// Hidden states of the layer asked for, after the final layer norm, `[texts, length, width]`:
+    /// one for each token. `length` is the number of tokens of the longest text, [`Tokens::used`].
+    /// A shorter text is followed by the states of its padding. They are the first states of the
+    /// whole window; for all 77, as a picture is drawn with, there is
     /// [`PromptEncoder`](crate::text::PromptEncoder).
     pub hidden: Array3<f32>,
     /// As [`PooledEmbeddings::pooled`], always of the last layer.
@@ -104,8 +106,8 @@ impl TextEncoder {
         self
     }
 
-    /// Whether [`pooled`](PooledEmbeddings::pooled) and [`projected`](PooledEmbeddings::projected) are scaled to length 1.
-    /// Default: not.
+    /// Whether [`pooled`](PooledEmbeddings::pooled) and [`projected`](PooledEmbeddings::projected)
+    /// are scaled to length 1. Default: not.
     pub fn normalised(mut self, normalised: bool) -> Self {
         self.normalised = normalised;
         self
@@ -134,13 +136,15 @@ impl TextEncoder {
         self.model.shape().layers
     }
 
-    /// Encodes any number of texts, each of their tokens. The hidden states take 4 bytes for each channel of each token:
-    /// 30 kB for a text of ten tokens in Stable Diffusion 1.x. All texts are as long as the longest, so texts of like
-    /// lengths in one call take the least time and memory. Where only pooled embeddings are wanted,
-    /// [`encode_pooled`](Self::encode_pooled) is quicker and holds no hidden states.
+    /// Encodes any number of texts, each of their tokens. The hidden states take 4 bytes for each
+    /// channel of each token: 30 kB for a text of ten tokens in Stable Diffusion 1.x. All texts are
+    /// as long as the longest, so texts of like lengths in one call take the least time and memory.
+    /// Where only pooled embeddings are wanted, [`encode_pooled`](Self::encode_pooled) is quicker
+    /// and holds no hidden states.
     ///
     /// # Errors
-    /// As [`encode_pooled`](Self::encode_pooled), and [`TextError::ClipSkip`] if the model has fewer layers.
+    /// As [`encode_pooled`](Self::encode_pooled), and [`TextError::ClipSkip`] if the model has
+    /// fewer layers.
     pub fn encode<T: AsRef<str>>(
         &self,
         texts: impl IntoIterator<Item = T>,
@@ -169,11 +173,12 @@ impl TextEncoder {
         })
     }
 
-    /// Encodes any number of texts, each as a whole. Texts of like lengths go through the model together.
-    /// [`clip_skip`](Self::clip_skip) changes nothing.
+    /// Encodes any number of texts, each as a whole. Texts of like lengths go through the model
+    /// together. [`clip_skip`](Self::clip_skip) changes nothing.
     ///
     /// # Errors
-    /// [`TextError::TooLong`] names a text that has too many tokens; [`TextError::Model`] if ONNX Runtime fails.
+    /// [`TextError::TooLong`] names a text that has too many tokens; [`TextError::Model`] if ONNX
+    /// Runtime fails.
     pub fn encode_pooled<T: AsRef<str>>(
         &self,
         texts: impl IntoIterator<Item = T>,
@@ -195,7 +200,8 @@ impl TextEncoder {
         tokens.collect()
     }
 
-    /// `hidden` `[texts, length, width]` is filled, if it is wanted, and every batch is as long as it.
+    /// `hidden` `[texts, length, width]` is filled, if it is wanted, and every batch is as long as
+    /// it.
     fn run(
         &self,
         tokens: Vec<Tokens>,
@@ -265,8 +271,9 @@ impl TextEncoder {
     }
 }
 
-/// The cosine of the angle between two embeddings, such as [`pooled`](PooledEmbeddings::pooled) ones: 1 if they point the same
-/// way, 0 at a right angle, −1 if they are opposite. NaN if they are of different lengths or one is all zeros.
+/// The cosine of the angle between two embeddings, such as [`pooled`](PooledEmbeddings::pooled)
+/// ones: 1 if they point the same way, 0 at a right angle, −1 if they are opposite. NaN if they are
+/// of different lengths or one is all zeros.
 pub fn similarity(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> f32 {
     if a.len() != b.len() {
         return f32::NAN;

@@ -405,7 +405,10 @@ fn a_vae_without_its_encoder_decodes() {
     let request = Request::new("a fox").size(64, 64).steps(1);
     assert!(pipeline.generate(&request).is_ok());
     let image = Array4::zeros((1, 3, 64, 64));
-    let error = pipeline.codec().encode(image.view(), &StopToken::new()).unwrap_err();
+    let error = pipeline
+        .codec()
+        .encode(image.view(), &StopToken::new())
+        .unwrap_err();
     let part = "tensor `encoder.mid_block.resnets.0.conv1.weight` is missing";
     assert!(error.to_string().contains(part), "{error}");
 }

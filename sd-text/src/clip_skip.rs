@@ -9,10 +9,11 @@
 //! | `k` layers before the last | `k + 1` | `k` | `k − 1` |
 //! | then the final layer norm? | yes | yes | **no** |
 //!
-//! WebUI applies the setting to the prompt and the negative prompt alike, and so does this workspace. diffusers applies it
-//! to the prompt only: its negative prompt is always from the layer of `None`. The two agree where that is the layer asked
-//! for, and where the negative prompt is not used. To draw as diffusers does, encode each prompt by itself, with the layer
-//! it needs, and give a request the embeddings.
+//! WebUI applies the setting to the prompt and the negative prompt alike, and so does this
+//! workspace. diffusers applies it to the prompt only: its negative prompt is always from the layer
+//! of `None`. The two agree where that is the layer asked for, and where the negative prompt is not
+//! used. To draw as diffusers does, encode each prompt by itself, with the layer it needs, and give
+//! a request the embeddings.
 //!
 //! Followed: `modules/sd_hijack_clip.py` of AUTOMATIC1111's WebUI; `encode_prompt` of
 //! `pipeline_stable_diffusion.py` and `pipeline_stable_diffusion_xl.py` of diffusers 0.42.

@@ -50,16 +50,18 @@ pub struct TextualInversion {
 }
 
 impl TextualInversion {
-    /// Reads a safetensors file of one tensor, or of the tensors `clip_l` and `clip_g` for the two text models of SDXL. The
-    /// vectors of `clip_l` also fit Stable Diffusion 1.x, which has the same text model.
+    /// Reads a safetensors file of one tensor, or of the tensors `clip_l` and `clip_g` for the two
+    /// text models of SDXL. The vectors of `clip_l` also fit Stable Diffusion 1.x, which has the
+    /// same text model.
     ///
-    /// A prompt can call the inversion by the name of the file, less `.safetensors`, as in WebUI. If the single tensor has
-    /// a name of its own, such as diffusers' `<cat-toy>`, a prompt can call it by that too, and it is the first of the
-    /// [`names`](Self::names). `emb_params`, `clip_l`, `clip_g` and `*` are no names of their own, and neither is a
-    /// `string_to_param.` in front. [`named`](Self::named) gives the inversion another name.
+    /// A prompt can call the inversion by the name of the file, less `.safetensors`, as in WebUI.
+    /// If the single tensor has a name of its own, such as diffusers' `<cat-toy>`, a prompt can
+    /// call it by that too, and it is the first of the [`names`](Self::names). `emb_params`,
+    /// `clip_l`, `clip_g` and `*` are no names of their own, and neither is a `string_to_param.` in
+    /// front. [`named`](Self::named) gives the inversion another name.
     ///
-    /// A tensor is `[vectors, width]`, or of one vector `[width]`, in f64, f32, f16 or bf16. Files of more than 16 MiB are
-    /// not read.
+    /// A tensor is `[vectors, width]`, or of one vector `[width]`, in f64, f32, f16 or bf16. Files
+    /// of more than 16 MiB are not read.
     ///
     /// # Errors
     /// [`InversionError::Read`], [`InversionError::File`] or [`InversionError::Tensor`] name the file and what in it is
@@ -229,8 +231,8 @@ pub struct NamedInversion {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InversionError {
-    /// The file can't be read: it is no regular file, too large, empty, or a web page or a pointer of Git LFS in the place
-    /// of the file.
+    /// The file can't be read: it is no regular file, too large, empty, or a web page or a pointer
+    /// of Git LFS in the place of the file.
     #[error("{}: {}", printable(.path.display()), printable(.source))]
     Read {
         /// The file.

@@ -59,7 +59,8 @@ pub(crate) use schedule::in_force;
 pub use schedule::{Schedule, ScheduleEntry, When};
 pub use tree::{Node, NodeKind, Tree};
 
-/// The most warnings of a prompt, but for one that counts the others: a long prompt could have thousands.
+/// The most warnings of a prompt, but for one that counts the others: a long prompt could have
+/// thousands.
 const MOST_WARNINGS: usize = 16;
 
 /// Which of a request's two prompts a text is.
@@ -191,8 +192,8 @@ impl PromptText {
         &self.networks
     }
 
-    /// What is probably not meant as it stands, in the order of the text. After 16 warnings a last one counts the others;
-    /// its span is from the first to the last of them.
+    /// What is probably not meant as it stands, in the order of the text. After 16 warnings a last
+    /// one counts the others; its span is from the first to the last of them.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }

@@ -161,22 +161,24 @@ impl ClipTokenizer {
         })
     }
 
-    /// Makes the names of a textual inversion stand for its vectors, as ids from `first` on, which it returns: the rows at
-    /// which the text model is to find them.
+    /// Makes the names of a textual inversion stand for its vectors, as ids from `first` on, which
+    /// it returns: the rows at which the text model is to find them.
     ///
-    /// A name is found as WebUI finds it: by its tokens, so that case does not count, wherever they follow each other, at the
-    /// end of a longer word too. Of several names the one of the most tokens is taken. A name of one token, such as `tree`,
-    /// takes the place of that word. A sign that the tokenizer joins to the name's end hides it: the last token of
-    /// `<cat-toy>,` is `>,`. A name that [`Cleanup::Ftfy`] writes otherwise, such as one with a curly apostrophe, is found
-    /// in both spellings.
+    /// A name is found as WebUI finds it: by its tokens, so that case does not count, wherever they
+    /// follow each other, at the end of a longer word too. Of several names the one of the most
+    /// tokens is taken. A name of one token, such as `tree`, takes the place of that word. A sign
+    /// that the tokenizer joins to the name's end hides it: the last token of `<cat-toy>,` is `>,`.
+    /// A name that [`Cleanup::Ftfy`] writes otherwise, such as one with a curly apostrophe, is
+    /// found in both spellings.
     ///
-    /// Of two [`names`](TextualInversion::names) one that cannot be used is left out; [`inversion`](Self::inversion)
-    /// then has the other.
+    /// Of two [`names`](TextualInversion::names) one that cannot be used is left out;
+    /// [`inversion`](Self::inversion) then has the other.
     ///
     /// # Errors
-    /// [`InversionError::Name`] if every name has no tokens or more than 255, has the first or the last token of a text in
-    /// it, or is another inversion's; [`InversionError::Tensor`] if there are more vectors than a chunk has room for;
-    /// [`InversionError::Ids`] if `first` is below [`vocab_size`](Self::vocab_size).
+    /// [`InversionError::Name`] if every name has no tokens or more than 255, has the first or the
+    /// last token of a text in it, or is another inversion's; [`InversionError::Tensor`] if there
+    /// are more vectors than a chunk has room for; [`InversionError::Ids`] if `first` is below
+    /// [`vocab_size`](Self::vocab_size).
     pub fn add_inversion(
         &mut self,
         inversion: &TextualInversion,
@@ -374,8 +376,8 @@ pub enum TokenizerError {
         /// The file that was looked for last.
         missing: &'static str,
     },
-    /// A file is there but can't be read: it is no regular file, too large, empty, not UTF-8, or a web page or a pointer
-    /// of Git LFS in the place of the file.
+    /// A file is there but can't be read: it is no regular file, too large, empty, not UTF-8, or a
+    /// web page or a pointer of Git LFS in the place of the file.
     #[error("{}: {}", printable(.path.display()), printable(.source))]
     Read {
         /// The file.

@@ -18,6 +18,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use sd_text::{
     Chunking, Cleanup, ClipTokenizer, Cut, InversionError, Syntax, TextualInversion, attention,
 };
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use common::{chunk_rows, emoji, golden, load, tiny};
@@ -48,6 +49,14 @@ fn tokenizer(names: &[(&str, usize)]) -> (ClipTokenizer, Vec<Range<u32>>) {
 #[test]
 fn places_as_webui() {
     let golden = golden("inversions.json");
+    let count = compare(&golden, 200);
+    assert!(count > 2000, "{count}");
+    let count = compare(&golden["words"], 40);
+    assert!(count > 500, "{count}");
+}
+
+/// Compares a number of prompts, and returns how many ids in them are those of vectors.
+fn compare(golden: &Value, prompts: usize) -> usize {
     let names: Vec<(&str, usize)> = golden["names"]
         .as_object()
         .unwrap()
@@ -56,8 +65,8 @@ fn places_as_webui() {
         .collect();
     let (tokenizer, _) = tokenizer(&names);
     let mut count = 0;
-    let rows = chunk_rows(&golden);
-    assert_eq!(rows.len(), 200);
+    let rows = chunk_rows(golden);
+    assert_eq!(rows.len(), prompts);
     for (text, expected) in rows {
         let segments = attention(&text, Syntax::WebUi);
         let parted = tokenizer.chunks(&segments, &Chunking::default(), Cleanup::Transformers);
@@ -72,7 +81,7 @@ fn places_as_webui() {
             count += chunk.ids.iter().filter(|&&id| id >= 49_408).count();
         }
     }
-    assert!(count > 2000, "{count}");
+    count
 }
 
 #[test]

@@ -140,33 +140,42 @@ impl ClassifierFree {
             ..
         } = *self;
         let mut checks = vec![
-            (scale.is_finite(), "a finite number", scale.to_string()),
+            (
+                scale.is_finite(),
+                "guidance",
+                "a finite number",
+                scale.to_string(),
+            ),
             (
                 (0.0..=1.0).contains(&rescale),
-                "a rescale of 0 to 1",
-                format!("of rescale {rescale}"),
+                "guidance.rescale",
+                "0 to 1",
+                rescale.to_string(),
             ),
             (
                 (0.0..1.0).contains(&start) && (start..=1.0).contains(&stop),
-                "an interval from 0 or above and below 1 to no less and at most 1",
-                format!("of the interval {start} to {stop}"),
+                "guidance.interval",
+                "[start, stop] with 0 <= start < 1 and start <= stop <= 1",
+                format!("[{start}, {stop}]"),
             ),
             (
                 is_usable(self.threshold),
-                "a finite threshold above 0, of a ratio of 0 to 1",
-                format!("of the threshold {:?}", self.threshold),
+                "guidance.threshold",
+                "a finite number above 0, and a ratio of 0 to 1",
+                format!("{:?}", self.threshold),
             ),
         ];
         if let Method::Apg(method) = self.method {
             checks.push((
                 method.is_usable(),
-                "an APG of finite numbers, its threshold 0 or more",
-                format!("of {method:?}"),
+                "guidance.method.apg",
+                "finite numbers, and a norm_threshold of 0 or more",
+                format!("{method:?}"),
             ));
         }
         let wrong = checks.into_iter().filter(|(usable, ..)| !usable);
         wrong
-            .map(|(_, expected, found)| Problem::new("guidance", expected, found))
+            .map(|(_, what, expected, found)| Problem::new(what, expected, found))
             .collect()
     }
 }
@@ -253,36 +262,39 @@ mod tests {
                     rescale: 1.5,
                     ..plain
                 },
-                "guidance is of rescale 1.5, expected a rescale of 0 to 1",
+                "guidance.rescale is 1.5, expected 0 to 1",
             ),
-            (with_interval([1.0, 1.0]), "of the interval 1 to 1"),
-            (with_interval([0.5, 0.4]), "of the interval 0.5 to 0.4"),
-            (with_interval([0.0, f64::NAN]), "of the interval 0 to NaN"),
-            (with_interval([-0.1, 0.4]), "of the interval -0.1"),
+            (
+                with_interval([1.0, 1.0]),
+                "guidance.interval is [1, 1], expected",
+            ),
+            (with_interval([0.5, 0.4]), "is [0.5, 0.4]"),
+            (with_interval([0.0, f64::NAN]), "is [0, NaN]"),
+            (with_interval([-0.1, 0.4]), "is [-0.1, 0.4]"),
             (
                 with_threshold(Clip::Range(0.0)),
-                "of the threshold Range(0.0)",
+                "guidance.threshold is Range(0.0)",
             ),
             (
                 with_threshold(Clip::Dynamic {
                     ratio: 1.1,
                     max: 1.0,
                 }),
-                "of the threshold Dynamic",
+                "is Dynamic",
             ),
             (
                 apg(Apg {
                     norm_threshold: -1.0,
                     ..Apg::default()
                 }),
-                "of Apg {",
+                "guidance.method.apg is Apg {",
             ),
             (
                 apg(Apg {
                     momentum: f32::INFINITY,
                     ..Apg::default()
                 }),
-                "of Apg {",
+                "guidance.method.apg is Apg {",
             ),
         ];
         for (guidance, expected) in wrong {

@@ -230,7 +230,7 @@ impl<'de> Visitor<'de> for Written {
     type Value = Guidance;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a guidance: its scale, or an object of that and more")
+        f.write_str("a guidance: its scale, such as 7.5, or an object, such as {\"scale\": 7.5}")
     }
 
     fn visit_f64<E: de::Error>(self, scale: f64) -> Result<Guidance, E> {

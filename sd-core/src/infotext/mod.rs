@@ -154,7 +154,7 @@ impl Infotext {
     /// let text = "a fox\nSteps: 20, Sampler: Euler Karras, CFG scale: 7, Seed: 42, Size: 512x512";
     /// let infotext = Infotext::parse(text)?;
     /// let again = infotext.request();
-    /// assert_eq!((again.request.steps, again.request.ladder), (20, Some(Ladder::karras())));
+    /// assert_eq!((again.request.step_count(), again.request.ladder), (20, Some(Ladder::karras())));
     /// // On that of most GPUs, the seed stands for the same noise at this size.
     /// assert_eq!(again.differences.len(), 1);
     /// assert!(again.differences[0].starts_with("the noise was drawn on a GPU"));

@@ -46,7 +46,7 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
         scheduler,
         ladder,
         draws,
-    } = reading.way(request.steps);
+    } = reading.way(request.step_count());
     request = request.scheduler(scheduler).ladder(ladder);
     if let Some(guidance) = reading.guidance() {
         request.guidance = guidance;

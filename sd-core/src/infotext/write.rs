@@ -18,7 +18,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     let mut entries: Vec<(String, String)> = Vec::new();
     let mut add = |key: &str, value: String| entries.push((key.to_owned(), value));
 
-    add("Steps", request.steps.to_string());
+    add("Steps", request.step_count().to_string());
     let of_webui = match planned.row {
         Some(_) => None,
         None => name_of(&*planned.sampler),

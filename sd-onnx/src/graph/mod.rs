@@ -120,8 +120,8 @@ impl<'w> Graph<'w> {
         Ok(self.op("Where", &[is_stored, stored, own], []))
     }
 
-    /// One row of each text of `x` `[batch, length, width]`: `[batch, width]`. A new i64 input called `input`, `[batch, 1]`,
-    /// says which.
+    /// One row of each text of `x` `[batch, length, width]`: `[batch, width]`. A new i64 input
+    /// called `input`, `[batch, 1]`, says which.
     pub fn row_of_each(&mut self, x: Value, input: &str) -> Value {
         let dims = [Dim::Any("batch"), Dim::Fixed(1)];
         self.graph

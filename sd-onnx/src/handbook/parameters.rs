@@ -98,10 +98,11 @@
 //! steps of the noise**, and costs and saves next to nothing. Models that were trained on the second to last layer (many of
 //! those for anime) want 2; all others were trained on 1, and 2 gives them a reading that is a little off.
 //!
-//! The setting applies to the prompt and to the negative prompt, as in WebUI. diffusers numbers the layers from 0 (its 1 is 2
-//! here) and applies `clip_skip` to the prompt only: its negative prompt always comes from the last layer. A picture drawn
-//! by diffusers with a `clip_skip` therefore differs from the picture with the same settings here, unless each prompt is
-//! encoded with its own layer:
+//! The setting applies to the prompt and to the negative prompt, as in WebUI. diffusers numbers the
+//! layers from 0 (its 1 is 2 here) and applies `clip_skip` to the prompt only: its negative prompt
+//! always comes from the last layer. A picture drawn by diffusers with a `clip_skip` therefore
+//! differs from the picture with the same settings here, unless each prompt is encoded with its own
+//! layer:
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");

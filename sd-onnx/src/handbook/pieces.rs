@@ -28,8 +28,11 @@
 //! [`TextEncoder`](crate::TextEncoder): its page has the example.
 //!
 //! # Textual inversion
-//! Learned vectors take the place of a name in prompts. As a rule they come in a file, or a folder full of them:
-//! `.embeddings("EasyNegative.safetensors")`, `.embeddings("embeddings")`. Here they are made up.
+//! Learned vectors take the place of a name in prompts. As a rule they come in a file, or a folder
+//! full of them: `.embeddings("EasyNegative.safetensors")`, `.embeddings("embeddings")`. A prompt
+//! calls them by the name of the file, and also by the name that diffusers gave them within it
+//! (`<cat-toy>`). A name that is an ordinary word, such as `tree`, takes the place of the word in
+//! every prompt, as in WebUI. Here they are made up.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");

@@ -106,7 +106,8 @@ pub(crate) fn is_left_out(config: &ClipTextConfig, name: &str) -> bool {
 
 /// The output of the last layer's state at one token of each text.
 pub(crate) const POOLED: &str = "pooled";
-/// The layer that makes one embedding of texts and pictures out of a pooled state, and the output of it.
+/// The layer that makes one embedding of texts and pictures out of a pooled state, and the output
+/// of it.
 pub(crate) const PROJECTION: &str = "text_projection";
 
 /// The name of the output of a layer.

@@ -3,7 +3,7 @@ use std::fmt::Display;
 use serde_json::{Map, Value};
 
 use super::ConfigError;
-use crate::printable::printable;
+use crate::{Prediction, printable::printable};
 
 /// The keys of a configuration. One that is null is as if it were missing.
 pub(super) struct Keys(Map<String, Value>);
@@ -44,6 +44,15 @@ impl Keys {
 
     pub(super) fn is_null(&self, key: &str) -> bool {
         self.0.get(key).is_none_or(Value::is_null)
+    }
+
+    /// What a model in the preconditioning of EDM predicts.
+    pub(super) fn edm(&self) -> Result<Prediction, ConfigError> {
+        let signs = [("epsilon", false), ("v_prediction", true)];
+        Ok(Prediction::Edm {
+            sigma_data: self.positive("sigma_data")?.unwrap_or(0.5) as f32,
+            v: self.one_of("prediction_type", &signs)?.unwrap_or(false),
+        })
     }
 
     pub(super) fn text(&self, key: &'static str) -> Result<Option<&str>, ConfigError> {

@@ -98,7 +98,6 @@ impl SchedulerConfig {
         let class = Class::find(keys.text("_class_name")?.unwrap_or("PNDMScheduler"))?;
         let found = match class.kind {
             Kind::Flow => Some(format!("`{}` (of flow models)", class.name)),
-            Kind::Edm => Some(format!("`{}` (of EDM models)", class.name)),
             _ if class.has_flow_sigmas() && keys.flag("use_flow_sigmas", false)? => {
                 Some(format!("`{}` with `use_flow_sigmas`", class.name))
             }
@@ -107,8 +106,13 @@ impl SchedulerConfig {
         if let Some(found) = found {
             return Err(ConfigError::Class { found });
         }
-        let prediction = keys.one_of("prediction_type", &PREDICTIONS)?;
-        Self::of(&keys, class, prediction.unwrap_or_default())
+        let prediction = match class.kind {
+            Kind::Edm => keys.edm()?,
+            _ => keys
+                .one_of("prediction_type", &PREDICTIONS)?
+                .unwrap_or_default(),
+        };
+        Self::of(&keys, class, prediction)
     }
 
     /// The facts of a model that predicts this.

@@ -148,6 +148,23 @@ fn pythons_infinities_are_null() {
 }
 
 #[test]
+fn edm_models_say_what_they_predict() {
+    for (keys, sigma_data, v) in [
+        ("", 0.5, false),
+        (
+            r#", "sigma_data": 1.0, "prediction_type": "v_prediction""#,
+            1.0,
+            true,
+        ),
+    ] {
+        let text = format!(r#"{{"_class_name": "EDMEulerScheduler"{keys}}}"#);
+        let found = SchedulerConfig::from_json(&text).unwrap();
+        assert_eq!(found.prediction, Prediction::Edm { sigma_data, v });
+        assert_eq!(found, from_config(&text).unwrap().config);
+    }
+}
+
+#[test]
 fn errors_name_the_key_and_what_was_found() {
     let cases = [
         ("", "not a JSON object"),
@@ -155,10 +172,6 @@ fn errors_name_the_key_and_what_was_found() {
         (
             r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#,
             "FlowMatchEulerDiscreteScheduler",
-        ),
-        (
-            r#"{"_class_name": "EDMEulerScheduler"}"#,
-            "EDMEulerScheduler",
         ),
         (
             r#"{"_class_name": "IPNDMScheduler"}"#,

@@ -65,7 +65,7 @@ impl<'de> Visitor<'de> for Written {
         match map.next_key::<String>()? {
             None => Ok(ladder),
             Some(second) => Err(de::Error::custom(format!(
-                "two ladders `{}` and `{}`, expected one",
+                "two ladders `{}` and `{}`, expected one ladder",
                 printable(name),
                 printable(second)
             ))),

@@ -30,10 +30,11 @@ const CLIP_LENGTH: usize = 77;
 const MOST_LENGTH: u64 = 65_536;
 /// What transformers takes for "no limit" (`LARGE_INTEGER`).
 const NO_LIMIT: f64 = 1e20;
-/// The most bytes of `tokenizer.json`, `vocab.json` and `merges.txt`. CLIP's have 2.2, 0.9 and 0.5 MB.
+/// The most bytes of `tokenizer.json`, `vocab.json` and `merges.txt`. CLIP's have 2.2, 0.9 and 0.5
+/// MB.
 const MOST_VOCABULARY: u64 = 16 << 20;
-/// The most bytes of each of the other files. Those of published models have a few kB; 4 MiB hold about 30,000 tokens
-/// with all their settings.
+/// The most bytes of each of the other files. Those of published models have a few kB; 4 MiB hold
+/// about 30,000 tokens with all their settings.
 const MOST_SETTINGS: u64 = 4 << 20;
 
 pub(super) use tokenizers::models::bpe::Vocab;

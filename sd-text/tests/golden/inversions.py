@@ -6,9 +6,10 @@ The argument is a checkout of AUTOMATIC1111/stable-diffusion-webui (AGPL-3.0; it
 `tokenize_line` is run, as in `chunks.py`, over names that are looked up by their tokens, of several the longest, as
 `EmbeddingDatabase` does it. WebUI writes the id 0 in the place of every vector; no prompt here has a `!`, whose id that is.
 
-Each row is as in chunks.json.
+Each row is as in chunks.json. The names of `words` are words of the vocabulary, whose places they take.
 """
 
+import itertools
 import json
 import random
 import sys
@@ -19,6 +20,7 @@ from transformers import CLIPTokenizer
 
 # Names and how many vectors they have. Some begin as others do, some are of several words.
 NAMES = {"EasyNegative": 8, "zorgmuster": 1, "foxling": 2, "foxling dawn": 3, "foxling dawn sky": 1, "<cat-toy>": 4, "badhandv4": 6, "zqvx": 75, "qxy-1": 16}
+WORDS_AS_NAMES = {"tree": 2, "Fox": 1, "fox sky": 3, "sks": 74}
 
 
 def prompts():
@@ -42,15 +44,20 @@ def prompts():
         yield "".join(part + rng.choice([", ", " ", " ", ",", " BREAK "]) for part in parts)
 
 
+def prompts_of_words():
+    yield from ["tree", "TREE", "a tree house", "trees", "treefox", "street tree.", "tree,", "tree, owl", "(tree:1.3) [fox]", "fox sky", "fox  SKY tree", "fox, sky", "foxes sky", "sks", "a sks fox", "sks tree", "tree " * 80, "owl " * 74 + "tree", "owl " * 60 + ", " + "fox " * 20]
+    rng = random.Random(8)
+    for _ in range(21):
+        yield "".join(rng.choice([*WORDS, *WORDS_AS_NAMES, "tree"]) + rng.choice([", ", " ", " ", ",", " BREAK "]) for _ in range(rng.randint(1, 60)))
+
+
 class Vectors:
     def __init__(self, name, vectors):
         self.name, self.vectors = name, vectors
 
 
-def main():
-    tokenizer = CLIPTokenizer.from_pretrained(HERE.parents[2] / "examples/models/emoji/tokenizer")
-    names = [(tokenizer(name, add_special_tokens=False).input_ids, Vectors(name, count)) for name, count in NAMES.items()]
-    assert all(len(ids) > 1 for ids, _ in names)
+def rows_of(tokenizer, vectors, prompts):
+    names = [(tokenizer(name, add_special_tokens=False).input_ids, Vectors(name, count)) for name, count in vectors.items()]
     names.sort(key=lambda entry: -len(entry[0]))
 
     def find(tokens, position):
@@ -60,17 +67,22 @@ def main():
         return None, None
 
     embedder = embedder_of(sys.argv[1], tokenizer, types.SimpleNamespace(find_embedding_at_position=find))
-    rows = []
-    for prompt in prompts():
-        if len(rows) == 200:
-            break
-        rows.append(row_of(prompt, embedder.tokenize_line(prompt)[0]))
+    rows = [row_of(prompt, embedder.tokenize_line(prompt)[0]) for prompt in prompts]
+    assert all(len(ids) <= LENGTH for row in rows for ids in row[1::2])
     places = sum(id == 0 for row in rows for ids in row[1::2] for id in ids)
-    assert all(len(ids) <= LENGTH for row in rows for ids in row[1::2]) and places > 2000
-    with open(HERE / "inversions.json", "w", encoding="ascii") as file:
-        lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-        file.write(f'{{"names":{json.dumps(NAMES)},\n"prompts":[\n{lines}\n]}}\n')
     print(f"{len(rows)} prompts, {places} vectors")
+    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+    return f'{{"names":{json.dumps(vectors)},\n"prompts":[\n{lines}\n]', places
+
+
+def main():
+    tokenizer = CLIPTokenizer.from_pretrained(HERE.parents[2] / "examples/models/emoji/tokenizer")
+    several, places = rows_of(tokenizer, NAMES, itertools.islice(prompts(), 200))
+    assert places > 2000
+    words, places = rows_of(tokenizer, WORDS_AS_NAMES, prompts_of_words())
+    assert places > 500
+    with open(HERE / "inversions.json", "w", encoding="ascii") as file:
+        file.write(f'{several},\n"words":{words}}}}}\n')
 
 
 main()

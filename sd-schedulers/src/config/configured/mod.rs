@@ -67,13 +67,7 @@ pub fn from_config(json: &str) -> Result<Configured, ConfigError> {
     let class = Class::find(name)?;
     let prediction = match class.kind {
         Kind::Flow => Prediction::Flow,
-        Kind::Edm => {
-            let signs = [("epsilon", false), ("v_prediction", true)];
-            Prediction::Edm {
-                sigma_data: keys.positive("sigma_data")?.unwrap_or(0.5) as f32,
-                v: keys.one_of("prediction_type", &signs)?.unwrap_or(false),
-            }
-        }
+        Kind::Edm => keys.edm()?,
         Kind::Diffusion | Kind::Inverse => keys
             .one_of("prediction_type", class.predictions)?
             .unwrap_or_default(),
