@@ -97,7 +97,8 @@ def xl_unet(channels, attention, widths, pooled, ids=6, **rest):
 
 
 def text_2(width, layers, heads, projection, **ids):
-    return text(width, layers, heads, "gelu") | OPEN_CLIP_IDS | dict(projection_dim=projection) | ids
+    config = text(width, layers, heads, "gelu") | dict(projection_dim=projection)
+    return config | OPEN_CLIP_IDS | ids
 
 
 SIZES = dict(
@@ -123,7 +124,8 @@ SHAPES["sdxl-base"] = dict(
         run("euler"),
         run("sizes", sizes=SIZES, size=(40, 48)),
         run("zeros", negative=None),
-        run("two-prompts", prompt_2=SECOND, negative_2="a red car", **dpmpp_2m(use_karras_sigmas=True)),
+        run("two-prompts", prompt_2=SECOND, negative_2="a red car",
+            **dpmpp_2m(use_karras_sigmas=True)),
         run("no-guidance", guidance=1.0, seed=7),
     ],
 )
@@ -188,7 +190,8 @@ SHAPES["refiner-ssd"] = dict(
                  norm_num_groups=16),
     vae=SHAPES["sdxl-ssd"]["vae"],
     scheduler=("EulerDiscreteScheduler", EULER),
-    size=(24, 40), steps=8, guidance=7.0, knobs=dict(output=2.5, added=2.0, resnet=2.0, attention=1.3),
+    size=(24, 40), steps=8, guidance=7.0,
+    knobs=dict(output=2.5, added=2.0, resnet=2.0, attention=1.3),
     runs=[
         run("euler", switch=0.7, **euler(timestep_spacing="trailing")),
         run("no-guidance", switch=0.45, guidance=1.0, seed=8),
@@ -309,6 +312,25 @@ SHAPES["pix2pix-2"] = dict(
     ],
 )
 
+# Instruct-pix2pix on SDXL in little. Like the first one, it gets the picture's latents unscaled.
+SHAPES["pix2pix-xl"] = dict(
+    pipeline="StableDiffusionXLInstructPix2PixPipeline",
+    options=dict(force_zeros_for_empty_prompt=True),
+    text=text(20, 3, 5, "quick_gelu") | OLD_IDS,
+    text_2=text_2(32, 3, 4, 20, **OLD_IDS),
+    pads=["<|endoftext|>", "!"],
+    unet=xl_unet([24, 32, 64], "-xx", (20, 32), 20, layers_per_block=1,
+                 transformer_layers_per_block=[1, 1, 2], attention_head_dim=[3, 4, 8],
+                 norm_num_groups=8, in_channels=8, out_channels=4),
+    vae=vae([16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.13025),
+    scheduler=("EulerDiscreteScheduler", EULER),
+    size=(24, 32), steps=5, guidance=5.0, knobs={},
+    runs=[
+        run("euler", picture=9, image_guidance=1.5),
+        run("zeros", picture=10, image_guidance=1.3, negative=None, prompt_2=SECOND, size=(32, 16)),
+    ],
+)
+
 # -------------------------------------------------------------------------------- distilled UNets
 
 # BK-SDM Small in little: one block less in each level, and no middle block.
@@ -321,7 +343,7 @@ SHAPES["bk-small"] = dict(
     vae=vae([16, 16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.18215),
     scheduler=("PNDMScheduler", SCALED_LINEAR | dict(set_alpha_to_one=False, steps_offset=1,
                                                      skip_prk_steps=True)),
-    size=(48, 40), steps=6, guidance=7.5, knobs={},
+    size=(48, 40), steps=6, guidance=7.5, knobs=dict(attention=1.2),
     runs=[
         run("euler", **euler(timestep_spacing="leading")),
         run("dpmpp-2m", **dpmpp_2m(timestep_spacing="trailing"), size=(40, 56)),
@@ -399,7 +421,7 @@ SHAPES["sd-turbo"] = dict(
     vae=vae([16, 16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.18215),
     scheduler=("EulerAncestralDiscreteScheduler", SCALED_LINEAR | dict(
         steps_offset=1, timestep_spacing="trailing")),
-    size=(56, 40), steps=1, guidance=0.0, knobs={},
+    size=(56, 40), steps=1, guidance=0.0, knobs=dict(attention=1.2),
     runs=[
         run("one-step"),
         run("four-steps", steps=4, seed=11),
@@ -470,4 +492,57 @@ SHAPES["cosxl"] = dict(
         run("euler"),
         run("dpmpp-2m", negative=None, scheduler="EDMDPMSolverMultistepScheduler", seed=5),
     ],
+)
+
+# ----------------------------------------------------------------------------------- autoencoders
+
+# Autoencoders by themselves. `deviation` is that of the latents that are decoded.
+AUTOENCODERS = {
+    # TAESD in little: factor 8, the block counts of the published configuration.
+    "taesd": dict(
+        vae_class="AutoencoderTiny",
+        vae=dict(encoder_block_out_channels=[16] * 4, decoder_block_out_channels=[16] * 4),
+        overrides=tiny_output(18, 0.03), deviation=2.0, knobs={},
+    ),
+    # Another one: factor 4, more latent channels, other widths on either side.
+    "taesd-16": dict(
+        vae_class="AutoencoderTiny",
+        vae=dict(encoder_block_out_channels=[12] * 3, decoder_block_out_channels=[20] * 3,
+                 num_encoder_blocks=[2, 1, 3], num_decoder_blocks=[1, 2, 2], latent_channels=16),
+        overrides=tiny_output(11, 0.03), deviation=2.0, knobs={},
+    ),
+    # The asymmetric autoencoder ×1.5 in little: the decoder is wider and deeper than the encoder.
+    "asymmetric": dict(
+        vae_class="AsymmetricAutoencoderKL",
+        vae=dict(down_block_types=["DownEncoderBlock2D"] * 3,
+                 up_block_types=["UpDecoderBlock2D"] * 3,
+                 down_block_out_channels=[16, 24, 24], up_block_out_channels=[24, 32, 32],
+                 layers_per_down_block=1, layers_per_up_block=2, norm_num_groups=8,
+                 scaling_factor=0.18215),
+        deviation=5.0, knobs={},
+    ),
+    # Another one: factor 2, eight latent channels, a shallow decoder.
+    "asymmetric-2": dict(
+        vae_class="AsymmetricAutoencoderKL",
+        vae=dict(down_block_types=["DownEncoderBlock2D"] * 2,
+                 up_block_types=["UpDecoderBlock2D"] * 2,
+                 down_block_out_channels=[16, 32], up_block_out_channels=[32, 48],
+                 layers_per_down_block=2, layers_per_up_block=1, norm_num_groups=16,
+                 latent_channels=8, scaling_factor=0.5),
+        deviation=5.0, knobs={},
+    ),
+}
+
+# The published configuration of SDXL base 1.0.
+FULL_XL = dict(
+    text=text(768, 12, 12, "quick_gelu") | OLD_IDS | dict(vocab_size=49408),
+    text_2=text_2(1280, 32, 20, 1280, **OLD_IDS) | dict(vocab_size=49408),
+    unet=xl_unet([320, 640, 1280], "-xx", (768, 1280), 1280, layers_per_block=2,
+                 transformer_layers_per_block=[1, 2, 10], attention_head_dim=[5, 10, 20],
+                 addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
+                 sample_size=128),
+    vae=vae([128, 256, 512, 512], layers_per_block=2, norm_num_groups=32, scaling_factor=0.13025,
+            sample_size=1024),
+    scheduler=SHAPES["sdxl-base"]["scheduler"],
+    knobs={},
 )
