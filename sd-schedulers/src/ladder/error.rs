@@ -38,7 +38,7 @@ pub enum LadderError {
     OffGrid,
     /// The ladder's numbers, or timesteps at all, mean nothing to this kind of model: those too that the sampler computes with
     /// ([`Conventions::training_timesteps`](crate::Conventions::training_timesteps)).
-    #[error("{ladder} can't be used with {model} model")]
+    #[error("{ladder} is not for {model} model")]
     Model {
         /// The ladder's [kind](crate::Ladder::kind), or what else was asked for.
         ladder: &'static str,

@@ -171,7 +171,7 @@ impl File<'_> {
         }
         let on_noise = matches!(algorithm, DpmAlgorithm::Noise | DpmAlgorithm::SdeNoise);
         if on_noise && self.is_flow() {
-            let expected = "one of the denoised sample with `flow_prediction`";
+            let expected = "`dpmsolver++` or `sde-dpmsolver++` with `flow_prediction`";
             return Err(self.refuse("algorithm_type", expected));
         }
         Ok((algorithm, end))
@@ -214,7 +214,7 @@ impl File<'_> {
     fn fixed_variance(&self) -> Result<(), ConfigError> {
         match self.keys.text("variance_type")? {
             Some("learned" | "learned_range") => {
-                Err(self.refuse("variance_type", "one that is not learned"))
+                Err(self.refuse("variance_type", "a variance that is not learned"))
             }
             _ => Ok(()),
         }
