@@ -20,6 +20,9 @@ pub struct Guided<'a> {
     prediction: Prediction,
     prompt: Half,
     negative: Option<Half>,
+    /// The negative prompt without the picture beside the latents, and the scale for the picture of each picture of the
+    /// batch, of an instruct-pix2pix model.
+    blank: Option<(Half, Vec<f32>)>,
     /// How often it has been called.
     calls: usize,
     /// One for each picture, as are the memories.
@@ -33,6 +36,8 @@ pub struct Guided<'a> {
     unconditional: Vec<f32>,
     /// The prediction for a further branch; empty where there is only one.
     branch: Vec<f32>,
+    /// The prediction without the picture; empty without one.
+    blank_prediction: Vec<f32>,
 }
 
 /// What the network is conditioned on, for the prompt or for the negative prompt.
@@ -114,7 +119,19 @@ impl<'a> Guided<'a> {
             unconditional: vec![0.0; if negative.is_some() { length } else { 0 }],
             branch: vec![0.0; if further { length } else { 0 }],
             negative,
+            blank: None,
+            blank_prediction: Vec::new(),
         }
+    }
+
+    /// Adds guidance by the picture beside the latents, section 3.2 of <https://arxiv.org/abs/2211.09800>, where there is a
+    /// negative prompt: `half` is that one without the picture, `scales` are one for each picture of the batch.
+    pub(crate) fn guided_by_picture(mut self, half: Half, scales: Vec<f32>) -> Self {
+        if self.negative.is_some() {
+            self.blank_prediction = vec![0.0; self.network.latents.len()];
+            self.blank = Some((half, scales));
+        }
+        self
     }
 
     /// Sets where in the whole run these rungs lie, so that an [interval](crate::ClassifierFree::interval) of guidance can be
@@ -194,6 +211,9 @@ impl<'a> Guided<'a> {
         if let Some(negative) = &mut self.negative {
             negative.contexts.turn(call);
         }
+        if let Some((blank, _)) = &mut self.blank {
+            blank.contexts.turn(call);
+        }
         self.network.predict(&self.prompt, 0, at, denoised)?;
         self.guide(x, at, denoised, both.is_some())?;
         self.convert(x, at, denoised, both);
@@ -255,6 +275,19 @@ impl<'a> Guided<'a> {
                     &moment,
                     &mut self.memories[picture],
                 );
+            }
+        }
+        if let Some((blank, scales)) = &self.blank {
+            self.network
+                .predict(blank, 0, at, &mut self.blank_prediction)?;
+            let pictures = denoised
+                .chunks_exact_mut(one)
+                .zip(self.unconditional.chunks_exact(one))
+                .zip(self.blank_prediction.chunks_exact(one));
+            for (((merged, with), without), scale) in pictures.zip(scales) {
+                for ((merged, with), without) in merged.iter_mut().zip(with).zip(without) {
+                    *merged += (scale - 1.0) * (with - without);
+                }
             }
         }
         Ok(())

@@ -495,6 +495,7 @@ fn check_inputs(
     for (what, score) in [
         ("aesthetic_score", request.aesthetic_score),
         ("negative_aesthetic_score", request.negative_aesthetic_score),
+        ("image_guidance", request.image_guidance),
     ] {
         if !score.is_finite() {
             refuse(what, "a finite number", &score);

@@ -175,28 +175,42 @@ impl<'a> Batch<'a> {
             .map(|(prompt, negative)| (prompt, negative.as_ref()))
             .unzip();
         let negatives: Option<Vec<_>> = negatives.into_iter().collect();
-        let half = |prompts: Vec<&Conditioning>, row: usize| {
+        let inputs = denoiser.inputs();
+        let beside = || self.beside().filter(|_| inputs.beside > 0);
+        let half = |prompts: &[&Conditioning], row: usize| {
             let branches = prompts.iter().map(|prompt| &prompt.branches[..]);
             Half {
                 contexts: Contexts::new(&branches.collect::<Vec<_>>()),
                 sizes: self.sizes(row, refiner),
-                beside: self.beside(),
+                beside: beside(),
             }
         };
-        let guidance = self
-            .pictures
-            .iter()
-            .map(|&(request, _)| &self.planned[request]);
-        Guided::new(
+        let requests = || {
+            let plans = self.pictures.iter();
+            plans.map(|&(request, _)| &self.planned[request].request)
+        };
+        let guided = Guided::new(
             denoiser,
             self.pipeline.parts.scheduler.prediction,
             shape,
-            half(prompts, 0),
-            negatives.map(|negatives| half(negatives, 1)),
-            guidance.map(|plan| plan.request.guidance.clone()).collect(),
+            half(&prompts, 0),
+            negatives.as_ref().map(|negatives| half(negatives, 1)),
+            requests().map(|request| request.guidance.clone()).collect(),
             self.stop.clone(),
-        )
-        .rungs(&plan.rungs)
+        );
+        let guided = match (negatives, beside()) {
+            // The latents of a picture: an instruct-pix2pix model.
+            (Some(negatives), Some(picture)) if inputs.beside == inputs.channels => {
+                let mut blank = half(&negatives, 1);
+                blank.beside = Some(ArcArray::zeros(picture.dim()));
+                guided.guided_by_picture(
+                    blank,
+                    requests().map(|request| request.image_guidance).collect(),
+                )
+            }
+            _ => guided,
+        };
+        guided.rungs(&plan.rungs)
     }
 
     /// What the network is told of the size of each picture, `[batch, ids]`: row 0 for the prompt, 1 for the negative prompt.

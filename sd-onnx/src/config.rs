@@ -154,11 +154,6 @@ impl Config {
         value.as_str().ok_or_else(|| self.wrong(key, "a string"))
     }
 
-    /// What the file says its class is.
-    pub fn class(&self) -> Option<&str> {
-        self.value("_class_name").and_then(Value::as_str)
-    }
-
     /// A list of so many finite numbers; none where the key is missing or null.
     pub fn numbers(&self, key: &str, count: usize) -> Result<Option<Vec<f32>>, Error> {
         let Some(value) = self.value(key) else {
@@ -215,10 +210,23 @@ impl Config {
         }
     }
 
-    /// A number, 1 to 64 and by default 1, for each of `count` levels, or a list of numbers for the layers of a level. A
+    /// True or false, by default false, for each of `count` levels. One value stands for all levels.
+    pub fn flag_per_level(&self, key: &str, count: usize) -> Result<Vec<bool>, Error> {
+        let wrong = || self.wrong(key, format!("true, false or a list of {count} of them"));
+        match self.value(key) {
+            Some(Value::Array(flags)) if flags.len() == count => {
+                let flags = flags.iter().map(Value::as_bool).collect::<Option<_>>();
+                flags.ok_or_else(wrong)
+            }
+            Some(Value::Array(_)) => Err(wrong()),
+            _ => Ok(vec![self.bool(key, false)?; count]),
+        }
+    }
+
+    /// A number, 0 to 64 and by default 1, for each of `count` levels, or a list of numbers for the layers of a level. A
     /// number in the place of the list stands for all levels.
     pub fn per_level_or_layer(&self, key: &str, count: usize) -> Result<Vec<PerLevel>, Error> {
-        const LAYERS: RangeInclusive<usize> = 1..=64;
+        const LAYERS: RangeInclusive<usize> = 0..=64;
         let wrong = || {
             let expected = format!(
                 "a number from {} to {} or a list of {count}, each a number or a list of numbers",

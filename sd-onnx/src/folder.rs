@@ -167,11 +167,6 @@ impl ModelFolder {
         self.index.zeros_for_empty.unwrap_or(is_base)
     }
 
-    /// The pipeline class that `model_index.json` names.
-    pub fn class(&self) -> Option<&str> {
-        self.index.class.as_deref()
-    }
-
     /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.path

@@ -157,7 +157,8 @@ fn one_unet_call() {
             let sizes = golden
                 .find(&format!("{name}.time_ids"))
                 .map(|(dims, values)| Array2::from_shape_vec((dims[0], dims[1]), values).unwrap());
-            let scales = number(case, "guidance").map(|scale| vec![scale as f32; dims[0]]);
+            let scales = number(case, "guidance").filter(|_| inputs.guidance);
+            let scales = scales.map(|scale| vec![scale as f32; dims[0]]);
             let scales = scales.map(ndarray::Array1::from_vec);
             let stop = StopToken::new();
             let timestep = number(case, "timestep").unwrap() as f32;
@@ -233,7 +234,7 @@ fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Pictu
             PromptOptions::default()
                 .syntax(Syntax::Plain)
                 // diffusers encodes an empty negative prompt that is given, and zeroes one that is not.
-                .encode_empty(!case["embeddings"]["negative"].is_null()),
+                .encode_empty(case["negative"].is_string()),
         );
     request.prompt_2 = case["prompt_2"].as_str().map(str::to_owned);
     request.negative_2 = case["negative_2"].as_str().map(str::to_owned);
@@ -256,11 +257,13 @@ fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Pictu
             (Sizes::default(), None)
         );
     }
+    if let Some(scale) = number(case, "image_guidance") {
+        request = request.image_guidance(scale as f32);
+    }
     if let Some(at) = number(case, "switch") {
         request = request.refiner(at as f32);
     }
-    if let Some(beside) = case["beside"].as_str() {
-        let (dims, values) = golden.tensor(beside);
+    if let Some((dims, values)) = golden.find(&format!("{}.extra", text(case, "name"))) {
         let beside = Array4::from_shape_vec([dims[0], dims[1], dims[2], dims[3]], values);
         request = request.beside(beside.unwrap());
     }

@@ -31,6 +31,8 @@ pub(crate) struct UnetConfig {
     mid_block: MidBlock,
     /// Transformer layers of the middle block.
     mid_transformer_layers: usize,
+    /// Whether they attend to the prompt twice and not to themselves.
+    mid_only_cross_attention: bool,
     /// The pooled text and the sizes that are added to the time embedding, in SDXL.
     added: Option<Added>,
     /// The width of the sinusoids of the guidance scale, in latent consistency models.
@@ -58,6 +60,8 @@ struct Level {
     attention_down: bool,
     /// Of the up block at this resolution.
     attention_up: bool,
+    /// Whether the transformers attend to the prompt twice and not to themselves.
+    only_cross_attention: bool,
 }
 
 /// `addition_embed_type: "text_time"`.
@@ -105,6 +109,12 @@ impl UnetConfig {
         if widths.iter().any(|&width| width != widths[0]) {
             return Err(config.wrong("cross_attention_dim", "the same width at every level"));
         }
+        // diffusers gives the up blocks the flags from the last on, so that each belongs to a level.
+        let only_cross_attention = config.flag_per_level("only_cross_attention", count)?;
+        let mid_only_cross_attention = config.bool(
+            "mid_block_only_cross_attention",
+            config.value("only_cross_attention") == Some(&json!(true)),
+        )?;
         let groups = config.usize("norm_num_groups", 32, SIZE)?;
         for (level, &c) in channels.iter().enumerate() {
             if c % groups != 0 {
@@ -141,6 +151,7 @@ impl UnetConfig {
             heads: heads[i],
             attention_down: down[i],
             attention_up: up[i],
+            only_cross_attention: only_cross_attention[i],
         };
         let sample_size = config.per_level("sample_size", 64, 2)?;
         if sample_size.iter().any(|side| !SAMPLE_SIZE.contains(side)) {
@@ -158,6 +169,7 @@ impl UnetConfig {
             added,
             guidance_width,
             mid_transformer_layers: transformer_layers.mid,
+            mid_only_cross_attention,
             sample_size: [sample_size[0], sample_size[1]],
             levels: (0..count).map(level).collect(),
             mid_block: match config.text("mid_block_type", "UNetMidBlock2DCrossAttn")? {
@@ -315,21 +327,12 @@ fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
     config.only("addition_embed_type", &[json!("text_time")])?;
     for key in [
         "center_input_sample",
-        "mid_block_only_cross_attention",
         "dual_cross_attention",
         "resnet_skip_time_act",
         "class_embeddings_concat",
     ] {
         config.only(key, &off)?;
     }
-    // One for all levels, or one each.
-    let count = config
-        .sizes("block_out_channels", &[320, 640, 1280, 1280])?
-        .len();
-    config.only(
-        "only_cross_attention",
-        &[json!(false), json!(vec![false; count])],
-    )?;
     config.only("mid_block_scale_factor", &one)?;
     config.only("resnet_out_scale_factor", &one)?;
     config.only("act_fn", &[json!("silu"), json!("swish")])?;
@@ -628,6 +631,10 @@ impl Unet<'_, '_> {
         if self.config.mid_block == MidBlock::Plain {
             return Ok(x);
         }
+        let level = &Level {
+            only_cross_attention: self.config.mid_only_cross_attention,
+            ..level.clone()
+        };
         let layers = self.config.mid_transformer_layers;
         let x = self.transformer("mid_block.attentions.0", x, level, layers)?;
         self.resnet("mid_block.resnets.1", x, channels)
@@ -675,7 +682,7 @@ impl Unet<'_, '_> {
                 &format!("{name}.transformer_blocks.{layer}"),
                 x,
                 width,
-                level.heads,
+                level,
             )?;
         }
         let g = &mut self.g;
@@ -695,26 +702,25 @@ impl Unet<'_, '_> {
         name: &str,
         x: Value,
         width: usize,
-        heads: usize,
+        level: &Level,
     ) -> Result<Value, Error> {
         const EPS: f32 = 1e-5;
+        let heads = level.heads;
+        let to_prompt = [width, self.config.inputs.context];
         let normed = self.g.layer_norm(x, &format!("{name}.norm1"), width, EPS)?;
-        let attended = self.attention(
-            &format!("{name}.attn1"),
-            normed,
-            normed,
-            [width, width],
-            heads,
-        )?;
+        let (context, widths) = match level.only_cross_attention {
+            true => (self.context, to_prompt),
+            false => (normed, [width, width]),
+        };
+        let attended = self.attention(&format!("{name}.attn1"), normed, context, widths, heads)?;
         let x = self.g.add(attended, x);
 
         let normed = self.g.layer_norm(x, &format!("{name}.norm2"), width, EPS)?;
-        let widths = [width, self.config.inputs.context];
         let attended = self.attention(
             &format!("{name}.attn2"),
             normed,
             self.context,
-            widths,
+            to_prompt,
             heads,
         )?;
         let g = &mut self.g;
