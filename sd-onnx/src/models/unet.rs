@@ -130,8 +130,8 @@ impl UnetConfig {
         };
         let sample_size = config.per_level("sample_size", 64, 2)?;
         if sample_size.iter().any(|side| !SAMPLE_SIZE.contains(side)) {
-            let (least, most) = (SAMPLE_SIZE.start(), SAMPLE_SIZE.end());
-            return Err(config.wrong("sample_size", format!("{least} to {most}")));
+            let most = SAMPLE_SIZE.end();
+            return Err(config.wrong("sample_size", format!("at most {most} latents a side")));
         }
         Ok(Self {
             latent_channels: config.usize("in_channels", 4, SIZE)?,
