@@ -165,7 +165,8 @@ impl UnetConfig {
 /// Refuses the UNets of other models by the models' names, which say more than a key.
 fn refuse_other_models(config: &Config) -> Result<(), Error> {
     let refuse = |key, expected: &str, what: &str| {
-        let problem = format!("{expected}: this is the UNet of {what}, which is not supported yet");
+        let problem =
+            format!("{expected}: this is the UNet of {what}; such models are not supported yet");
         Err(config.wrong(key, problem))
     };
     let is = |key, value: &str| config.value(key).is_some_and(|found| found == value);
@@ -184,10 +185,10 @@ fn refuse_other_models(config: &Config) -> Result<(), Error> {
     // What it takes besides the latents.
     let what = match input.saturating_sub(output) {
         _ if output != 4 => None,
-        1 => Some("a depth-to-image model, with a depth map"),
-        3 => Some("the x4 upscaler, with a small picture"),
-        4 => Some("an instruct-pix2pix model, with a picture's latents"),
-        5 => Some("an inpainting model, with a mask and a picture's latents"),
+        1 => Some("a depth-to-image model, which also takes a depth map"),
+        3 => Some("the x4 upscaler, which also takes a small picture"),
+        4 => Some("an instruct-pix2pix model, which also takes a picture's latents"),
+        5 => Some("an inpainting model, which also takes a mask and a picture's latents"),
         _ => None,
     };
     match what {
