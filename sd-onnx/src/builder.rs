@@ -175,6 +175,13 @@ impl Builder {
     /// Reads a Stable Diffusion folder in the diffusers layout and gets it ready to draw: Stable Diffusion 1.x, 2.x, SDXL or
     /// one of their relatives, as its files say.
     ///
+    /// Outdated values of the scheduler and the UNet are corrected as diffusers' pipelines do it, each with a warning: see
+    /// [`handbook::files`](crate::handbook::files). A request without a size is drawn at the UNet's `sample_size`, at most
+    /// 2048 pixels a side.
+    ///
+    /// The weight files must not be changed in place while the model is loaded: a file that is shortened ends the process,
+    /// as ONNX Runtime maps it. Replacing a file by renaming another is safe.
+    ///
     /// # Errors
     /// [`Error`] names the file and what in it is missing or wrong; [`Error::Runtime`] when there is no usable ONNX
     /// Runtime or the device can't be had.

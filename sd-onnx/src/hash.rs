@@ -104,6 +104,10 @@ fn read_cache(path: &Path) -> Vec<Known> {
 }
 
 fn remember(path: &Path, files: Vec<Stamp>, sha256: &str) -> io::Result<()> {
+    // `files::write` would write into a pipe, which can wait forever.
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     // Again: another process may have added to it while this one read the model.
     let mut known = read_cache(path);
     let of_these = |known: &Known| {
@@ -207,11 +211,31 @@ mod tests {
             assert_eq!(case.hash(), ABC);
             assert_eq!(read_cache(&case.cache).len(), 1, "replaced");
         }
+        // Reading this one would never end, nor would writing into it.
+        #[cfg(target_os = "linux")]
+        {
+            fs::remove_file(&case.cache).unwrap();
+            let made = std::process::Command::new("mkfifo")
+                .arg(&case.cache)
+                .status();
+            assert!(made.unwrap().success());
+            assert_eq!(case.hash(), ABC);
+            fs::remove_file(&case.cache).unwrap();
+        }
+        fs::write(&case.cache, vec![b' '; MOST_CACHE as usize + 1]).unwrap();
+        assert_eq!(case.hash(), ABC);
+        assert_eq!(read_cache(&case.cache).len(), 1, "begun anew");
         // A file where its folder should be: not even root can write there.
         fs::remove_dir_all(case.cache.parent().unwrap()).unwrap();
         fs::write(case.cache.parent().unwrap(), "").unwrap();
         assert_eq!(case.hash(), ABC);
         assert_eq!(case.hash(), ABC);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn devices_are_not_hashed() {
+        assert!(sha256(&["/dev/zero".into()]).is_err());
     }
 
     #[test]

@@ -208,11 +208,10 @@ const NO_WEIGHTS: [&str; 20] = [
 ];
 
 fn is_no_weight(name: &str) -> bool {
-    let ends_with = |end: &&str| {
-        name.strip_suffix(end)
-            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    };
-    NO_WEIGHTS.iter().any(|end| ends_with(&end))
+    NO_WEIGHTS.iter().any(|end| {
+        let rest = name.strip_suffix(*end);
+        rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    })
 }
 
 /// ONNX wants paths in UTF-8.

@@ -413,6 +413,25 @@ fn a_vae_without_its_encoder_decodes() {
     assert!(error.to_string().contains(part), "{error}");
 }
 
+/// What the handbook allows while a model is loaded: its f32 weights stay those of the old file.
+#[cfg(unix)]
+#[test]
+fn a_weight_file_may_be_replaced_while_it_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = Model::of_shape(SHAPE);
+    model.write(folder.path());
+    let pipeline = load(folder.path());
+    let before = bits(&pipeline);
+    let unet = model.weights.get_mut("unet").unwrap();
+    unet.get_mut("conv_out.bias").unwrap().values.fill(0.5);
+    let file = folder.path().join("unet").join(plain_file("unet"));
+    let other = file.with_extension("new");
+    write_tensors(&other, &model.weights["unet"], Dtype::F32);
+    fs::rename(other, file).unwrap();
+    assert!(bits(&pipeline) == before);
+    assert!(bits(&load(folder.path())) != before);
+}
+
 #[test]
 fn a_configuration_with_a_byte_order_mark() {
     same_bits(|model, folder| {

@@ -233,6 +233,8 @@ fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Pictu
         .prompt_options(
             PromptOptions::default()
                 .syntax(Syntax::Plain)
+                // The pipelines of diffusers want prompts of one length.
+                .same_length(true)
                 // diffusers encodes an empty negative prompt that is given, and zeroes one that is not.
                 .encode_empty(case["negative"].is_string()),
         );

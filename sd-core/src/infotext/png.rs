@@ -208,3 +208,28 @@ fn cut_short() -> io::Error {
 fn invalid(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, problem)
 }
+
+#[cfg(test)]
+// In a test it is the failure.
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_no_png_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let problem = || Infotext::read_png(&path).unwrap_err().to_string();
+        std::fs::write(&path, "version https://git-lfs.github.com/spec/v1\n").unwrap();
+        assert!(problem().contains("git lfs pull"));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(problem().contains("a folder"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn devices_are_not_read() {
+        assert!(Infotext::read_png("/dev/zero").is_err());
+    }
+}

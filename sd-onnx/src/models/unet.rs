@@ -155,8 +155,8 @@ impl UnetConfig {
         };
         let sample_size = config.per_level("sample_size", 64, 2)?;
         if sample_size.iter().any(|side| !SAMPLE_SIZE.contains(side)) {
-            let (least, most) = (SAMPLE_SIZE.start(), SAMPLE_SIZE.end());
-            return Err(config.wrong("sample_size", format!("{least} to {most}")));
+            let most = SAMPLE_SIZE.end();
+            return Err(config.wrong("sample_size", format!("at most {most} latents a side")));
         }
         let (inputs, added) = inputs(config, widths[0], sizes)?;
         let guidance_width = match config.usize("time_cond_proj_dim", 0, SIZE)? {
