@@ -19,7 +19,8 @@
 //! - [`handbook::sampling`]: which sampler, which noise levels, and what diffusers, WebUI and ComfyUI call them.
 //! - [`handbook::programs`]: sharing a pipeline, many requests, watching, stopping, streaming.
 //! - [`handbook::pieces`]: embeddings, noise, latents, samplers, guidance and networks of one's own.
-//! - [`handbook::files`]: models, and what a PNG says about itself.
+//! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
+//! - [`handbook::files`]: model files, and what a PNG says about itself.
 //! - [`schedulers`]: the samplers, ladders and sources of noise, each with its paper. [`guidance`]: how the prompt is followed.
 //!   [`text`]: the prompt language, tokens and clip skip.
 //! - [`TextEncoder`]: CLIP's embeddings of texts, for programs that want nothing else.

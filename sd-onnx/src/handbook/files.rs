@@ -1,4 +1,4 @@
-//! What models are read, and what a PNG says about itself.
+//! What files are read, and what a PNG says about itself.
 //!
 //! # Models
 //! A folder in the diffusers layout, as published since 2022 or as diffusers writes it today:
@@ -9,12 +9,15 @@
 //! | `vae` | `config.json`, `diffusion_pytorch_model.safetensors` |
 //! | `text_encoder` | `config.json`, `model.safetensors` |
 //! | `tokenizer` | `vocab.json` and `merges.txt`, or `tokenizer.json` |
+//! | `text_encoder_2`, `tokenizer_2` | the same, of SDXL |
 //! | `scheduler` | `scheduler_config.json` |
+//! | (the folder itself) | `model_index.json`, which may be missing |
+//!
+//! The [chapter on families](super::families) says which models these are.
 //!
 //! Weights are f32, f16 or bf16, and are computed with in f32 on the CPU. Where a component has
 //! several variants, [`Builder::variant`](crate::Builder::variant) says which. A snapshot in the Hugging Face cache, which is made of links, works as it is. Pickles
-//! (`.bin`, `.ckpt`) can run code when they are read, and are refused. Inpainting models, SDXL and single-file checkpoints are not
-//! read yet.
+//! (`.bin`, `.ckpt`) can run code when they are read, and are refused. Single-file checkpoints are not read yet.
 //!
 //! **What is checked.** The class that a `config.json` names must be one that this library computes (`_class_name` of the UNet
 //! and the VAE, `architectures` and `model_type` of the text encoder), and every tensor of a file must have its place in that

@@ -148,11 +148,13 @@ pub fn family(shape: &str) -> PathBuf {
 pub fn write_family(shape: &str, folder: &Path) {
     let from = |file: String| family(shape).join(file);
     fs::create_dir_all(folder).unwrap();
-    fs::copy(
-        from("model_index.json".into()),
-        folder.join("model_index.json"),
-    )
-    .unwrap();
+    if from("model_index.json".into()).exists() {
+        fs::copy(
+            from("model_index.json".into()),
+            folder.join("model_index.json"),
+        )
+        .unwrap();
+    }
     let recipe = fs::read_to_string(from("weights.json".into())).unwrap();
     let recipe: Value = serde_json::from_str(&recipe).unwrap();
     for component in ["text_encoder", "text_encoder_2", "unet", "vae", "scheduler"] {
