@@ -467,7 +467,7 @@ pub(crate) fn checked_size(
 /// None for 0, the model's own layer.
 pub(crate) fn checked_clip_skip(layer: usize, layers: usize) -> Result<Option<ClipSkip>, Problem> {
     if layer > layers {
-        let expected = format!("0, the model's own, or 1 to {layers}, the model's text layers");
+        let expected = format!("1 to {layers}, the model's text layers, or 0 for the model's own");
         return Err(Problem::new("clip_skip", expected, layer));
     }
     Ok(ClipSkip::new(layer).ok())

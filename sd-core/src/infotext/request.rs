@@ -259,7 +259,12 @@ impl<'a> Reading<'a> {
 
     /// When the refiner took over.
     fn refiner(&mut self) -> Option<RefinerSwitch> {
-        self.get("Refiner switch at")?;
+        if self.get("Refiner switch at").is_none() {
+            if let Some(name) = self.get("Refiner") {
+                self.note(format!("`Refiner: {}` is not followed", printable(name)));
+            }
+            return None;
+        }
         let at = self.number::<f32>("Refiner switch at")?;
         let by = match self.get("Refiner switch by sampling steps") {
             Some("True") => RefinerShare::Steps,
