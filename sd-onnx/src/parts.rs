@@ -214,7 +214,7 @@ impl OnnxCodec {
         // the first use of the encoder says so.
         let has_encoder = vae::encoder(&config, &weights).is_ok();
         weights.check_all_used(config.class(), |name| {
-            vae::is_left_out(name) || (!has_encoder && vae::is_of_encoder(name))
+            vae::is_left_out(&config, name) || (!has_encoder && vae::is_of_encoder(name))
         })?;
         Ok(Self {
             decoder: engine.session("VAE decoder", &decoder)?,

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use common::{Golden, family, load, relative_error, write_family};
 use ndarray::{Array2, Array3, Array4, Axis, Slice};
+use safetensors::{Dtype, tensor::TensorView};
 use sd_onnx::{
     Call, LatentDistribution, Picture, Pipeline, PromptOptions, Request, Sizes, StopToken,
     schedulers::from_config,
-    text::{EncodeOptions, PromptText, Side, Syntax},
+    text::{EncodeOptions, PromptText, Side, Syntax, TextualInversion},
 };
 use serde_json::Value;
 
@@ -326,4 +327,66 @@ fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Pictu
         request = request.beside(beside.unwrap());
     }
     pipeline.generate(&request).unwrap().pictures.remove(0)
+}
+
+/// The row of a token in a stored token embedding.
+fn row(folder: &Path, encoder: &str, token: u32) -> Array2<f32> {
+    let file = Golden::of_file(&folder.join(encoder).join("model.safetensors"));
+    let names = ["", "text_model."].map(|it| format!("{it}embeddings.token_embedding.weight"));
+    let (dims, values) = names.iter().find_map(|name| file.find(name)).unwrap();
+    let start = token as usize * dims[1];
+    let values = values[start..start + dims[1]].to_vec();
+    Array2::from_shape_vec((1, dims[1]), values).unwrap()
+}
+
+/// A textual inversion file of these tensors.
+fn inversion(tensors: &[(&str, &Array2<f32>)]) -> TextualInversion {
+    let stored: Vec<(&str, Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, rows)| {
+            let bytes = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+            (*name, rows.shape().to_vec(), bytes)
+        })
+        .collect();
+    let views = stored.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();
+        (*name, view)
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    TextualInversion::from_bytes("wumpus", &bytes).unwrap()
+}
+
+#[test]
+fn textual_inversions_of_both_text_encoders() {
+    // In the first shape the end of a text is the largest id, which those of inversions exceed.
+    for shape in ["sdxl-base", "sdxl-ssd"] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = written(shape, folder.path());
+        let plain = load(&folder);
+        let encode = |pipeline: &Pipeline, text: &str| {
+            let encoder = pipeline.prompt_encoder();
+            encoder
+                .encode_with(text, &EncodeOptions::default())
+                .unwrap()
+        };
+        let word = encode(&plain, "q");
+        assert_eq!(word.tokens.used, 3);
+        let [first, second] = ["text_encoder", "text_encoder_2"]
+            .map(|encoder| row(&folder, encoder, word.tokens.ids[1]));
+        let both = inversion(&[("clip_l", &first), ("clip_g", &second)]);
+        let pipeline = sd_onnx::builder().embedding(both).load(&folder).unwrap();
+        let named = encode(&pipeline, "wumpus");
+        assert_eq!(named.inversions.len(), 1);
+        assert_eq!(named.embedding, word.embedding, "{shape}");
+        assert_eq!(named.pooled, word.pooled, "{shape}");
+        assert_ne!(word.pooled, encode(&plain, "z").pooled);
+        // One for the first text encoder alone does not fit.
+        let half = inversion(&[("clip_l", &first)]);
+        let error = sd_onnx::builder()
+            .embedding(half)
+            .load(&folder)
+            .unwrap_err();
+        let width = second.ncols().to_string();
+        assert!(error.to_string().contains(&width), "{error}");
+    }
 }

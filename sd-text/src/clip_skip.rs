@@ -4,7 +4,7 @@
 //!
 //! | the hidden state of | [`ClipSkip`] and WebUI's "Clip skip" | `clip_skip` of diffusers, SD 1.x and 2.x | `clip_skip` of diffusers, SDXL |
 //! |---|---|---|---|
-//! | the last layer | 1 ([`ClipSkip::LAST`], the default) | `None` or 0 | – |
+//! | the last layer | 1 ([`ClipSkip::LAST`]) | `None` or 0 | – |
 //! | the one before it, the penultimate | 2 | 1 | `None` or 0 |
 //! | `k` layers before the last | `k + 1` | `k` | `k − 1` |
 //! | then the final layer norm? | yes | yes | **no** |
@@ -18,14 +18,18 @@
 //! Followed: `modules/sd_hijack_clip.py` of AUTOMATIC1111's WebUI; `encode_prompt` of
 //! `pipeline_stable_diffusion.py` and `pipeline_stable_diffusion_xl.py` of diffusers 0.42.
 //!
-//! Stable Diffusion 2.x was trained on the penultimate layer of OpenCLIP ViT-H. Its diffusers folders leave the last
-//! layer out (`num_hidden_layers` is 23), so that 1 is right for them too.
+//! Where no layer is asked for, each model is read at its own, which its
+//! [`Tower`](crate::Tower::own_layer) knows: 1 with the norm for Stable Diffusion 1.x, 2 without it
+//! for SDXL. Stable Diffusion 2.x was trained on the penultimate layer of OpenCLIP ViT-H. Its
+//! diffusers folders leave the last layer out (`num_hidden_layers` is 23), so that 1 is right for
+//! them too. WebUI ignores the setting for Stable Diffusion 2.x and SDXL.
 
 use std::fmt;
 use std::num::NonZeroUsize;
 
-/// Which layer's output conditions the denoiser, counted from the end: 1 is the last layer, 2 the penultimate. The
-/// final layer norm always follows.
+/// Which layer's output conditions the denoiser, counted from the end: 1 is the last layer, 2 the
+/// penultimate. Whether the final layer norm follows is the model's to say, in a
+/// [`Layer`](crate::Layer).
 ///
 /// At least 1; how many layers there are is the model's to say ([`TextShape::layers`](crate::TextShape::layers)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

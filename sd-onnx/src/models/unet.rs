@@ -228,6 +228,7 @@ fn transformer_layers(
     };
     let of_level = |key: &str, layers: &PerLevel, attention: bool, blocks: usize| match layers {
         _ if !attention => Ok(Vec::new()),
+        PerLevel::Same(0) => Err(config.wrong(key, "1 or more at a level with attention")),
         PerLevel::Same(layers) => Ok(vec![*layers; blocks]),
         PerLevel::Each(layers) if layers.len() == blocks => Ok(layers.clone()),
         PerLevel::Each(_) => Err(config.wrong(

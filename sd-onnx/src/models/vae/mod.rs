@@ -123,8 +123,8 @@ pub(crate) fn is_of_encoder(name: &str) -> bool {
 
 /// Whether a tensor is known and left out on purpose: the part of an asymmetric autoencoder that sees a mask and the picture
 /// around it.
-pub(crate) fn is_left_out(name: &str) -> bool {
-    name.starts_with("decoder.condition_encoder.")
+pub(crate) fn is_left_out(config: &VaeConfig, name: &str) -> bool {
+    config.class == ASYMMETRIC && name.starts_with("decoder.condition_encoder.")
 }
 
 fn image_dims(channels: usize) -> [Dim; 4] {
