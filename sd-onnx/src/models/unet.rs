@@ -253,7 +253,7 @@ fn transformer_layers(
     })
 }
 
-/// What the network takes beside the guidance scale. Refuses the UNets of other models by their names.
+/// What the network takes beside the guidance scale.
 fn inputs(
     config: &Config,
     context: usize,
@@ -261,21 +261,23 @@ fn inputs(
 ) -> Result<(Inputs, Option<Added>), Error> {
     let channels = config.usize("out_channels", 4, SIZE)?;
     let all = config.usize("in_channels", 4, SIZE)?;
-    let refuse = |key, what: &str| {
-        let problem = format!("another value: this is the UNet of {what}, which is not supported");
-        Err(config.wrong(key, problem))
-    };
-    if config
-        .value("class_embed_type")
-        .is_some_and(|found| found == "projection")
-    {
-        return refuse("class_embed_type", "Stable unCLIP");
-    }
     // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of a picture.
     let beside = match all.checked_sub(channels) {
         Some(beside) if beside == 0 || beside == channels || beside == channels + 1 => beside,
-        Some(1) => return refuse("in_channels", "a depth-to-image model, with a depth map"),
-        Some(3) => return refuse("in_channels", "the x4 upscaler, with a small picture"),
+        Some(1) => {
+            return Err(other_model(
+                config,
+                "in_channels",
+                "a depth-to-image model, with a depth map",
+            ));
+        }
+        Some(3) => {
+            return Err(other_model(
+                config,
+                "in_channels",
+                "the x4 upscaler, with a small picture",
+            ));
+        }
         _ => {
             let (double, more) = (2 * channels, 2 * channels + 1);
             let expected = format!(
@@ -309,8 +311,18 @@ fn inputs(
     ))
 }
 
+/// The error for a key that only the UNet of another model has, which says more than the key.
+fn other_model(config: &Config, key: &str, what: &str) -> Error {
+    let expected = format!("another value: this is the UNet of {what}, which is not supported");
+    config.wrong(key, expected)
+}
+
 /// Options of the class that no Stable Diffusion model sets to anything else.
 fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
+    let class = config.value("class_embed_type");
+    if class.is_some_and(|found| found == "projection") {
+        return Err(other_model(config, "class_embed_type", "Stable unCLIP"));
+    }
     let off = [json!(false)];
     let one = [json!(1), json!(1.0)];
     for key in [
