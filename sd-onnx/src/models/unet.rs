@@ -430,7 +430,7 @@ pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Err
     };
     let output = unet.forward(sample)?;
     unet.g.output("output", output, &image(takes.channels));
-    Ok(unet.g.finish())
+    unet.g.finish()
 }
 
 /// Sinusoids of the timestep, and two linear layers with SiLU between.
