@@ -20,6 +20,7 @@
 //! - [`handbook::programs`]: sharing a pipeline, many requests, watching, stopping, streaming.
 //! - [`handbook::pieces`]: embeddings, noise, latents, samplers, guidance and networks of one's own.
 //! - [`handbook::files`]: models, and what a PNG says about itself.
+//! - [`handbook::where_it_goes`]: for changes to this project, which file each of them touches.
 //! - [`schedulers`]: the samplers, ladders and sources of noise, each with its paper. [`guidance`]: how the prompt is followed.
 //!   [`text`]: the prompt language, tokens and clip skip.
 //! - [`TextEncoder`]: CLIP's embeddings of texts, for programs that want nothing else.

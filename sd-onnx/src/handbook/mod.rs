@@ -8,6 +8,7 @@
 //! 4. [`programs`]: servers, windows, games: sharing a pipeline, watching, stopping and streaming runs.
 //! 5. [`pieces`]: embeddings, textual inversions, latents, noise, samplers and guidance of one's own.
 //! 6. [`files`]: what models are read, and what a PNG says about itself.
+//! 7. [`where_it_goes`]: which file a change to this project touches.
 
 pub mod files;
 pub mod parameters;
@@ -15,3 +16,4 @@ pub mod pieces;
 pub mod programs;
 pub mod prompts;
 pub mod sampling;
+pub mod where_it_goes;
