@@ -1,7 +1,7 @@
 //! Where does it go? Which file of this project a change touches, for those who want to change it.
 //!
 //! # The map
-//! There are four crates. Each one uses only those below it.
+//! There are four crates. Each one uses only crates that stand below it.
 //!
 //! | crate | what it knows | what it does not know |
 //! |---|---|---|
@@ -19,6 +19,7 @@
 //! |---|---|
 //! | the algorithm and its options | a new file in `sd-schedulers/src/samplers` |
 //! | its name, its paper and its usual ladder | a row in `sd-schedulers/src/samplers/table.rs` |
+//! | `mod` and `pub use` | `sd-schedulers/src/samplers/mod.rs`, `sd-schedulers/src/lib.rs` |
 //! | its names in WebUI, ComfyUI and diffusers | `sd-schedulers/src/names`, `sd-schedulers/src/config` |
 //! | reference values | `sd-schedulers/tests/golden` |
 //!
@@ -32,18 +33,20 @@
 //! | change | file |
 //! |---|---|
 //! | read the key of `config.json`, write the layers, no longer refuse the key | `sd-onnx/src/models/unet.rs` |
-//! | a small model with this option, whose values diffusers computes | `sd-onnx/tests/golden/family_shapes.py` |
+//! | describe a small model with this option | `sd-onnx/tests/golden/family_shapes.py` |
 //!
-//! Nothing else knows the option. The test that compares each small model with diffusers finds the
-//! new one by its folder. For example, `encoder_hid_dim`, a projection of the prompt in front of
-//! the UNet of Kolors, was added by these two files and a line in the tests' README.
+//! `families.py` in the same folder then runs diffusers on the small model and writes the reference
+//! values. Nothing else knows the option: the test that compares small models with diffusers finds
+//! the new one by its folder. For example, `encoder_hid_dim`, a projection of the prompt in front
+//! of the UNet of Kolors, was added in these two files and a line of the tests' README.
 //!
 //! Some families need more:
 //!
 //! | change | file |
 //! |---|---|
 //! | an operator or a layer that no network has yet | `sd-onnx/src/graph/mod.rs` for operators, `graph/layers.rs` for layers |
-//! | a new input of the denoiser | `sd-core/src/backend.rs`: `Inputs` declares it, `Call` carries it; `sd-onnx/src/parts.rs` hands it to the session |
+//! | a new input of the denoiser | `Inputs` declares it and `Call` carries it, in `sd-core/src/backend.rs`; `sd-onnx/src/parts.rs` hands it to the session |
+//! | where the value of that input comes from | `sd-core/src/request.rs` asks for it, `plan.rs` checks it, `run.rs` and `guided.rs` pass it on |
 //! | a class of diffusers' pipelines: its text encoders, what it corrects | `sd-onnx/src/folder.rs`, `sd-onnx/src/corrections.rs` |
 //! | another autoencoder | a new file in `sd-onnx/src/models/vae`, and a variant of `Network` in `vae/mod.rs` |
 //! | another kind of denoiser, such as a transformer | a new file in `sd-onnx/src/models`, beside `unet.rs` |
@@ -76,6 +79,7 @@
 //! |---|---|
 //! | the network | a new file in `sd-onnx/src/models`, beside `clip_text.rs`, and its `TextModel` in `sd-onnx/src/parts.rs` |
 //! | which folder it is in, and which of its layers is read | `TowerFolder` in `sd-onnx/src/folder.rs` |
+//! | reading its `config.json` when a model is loaded | `TextFiles` in `sd-onnx/src/builder.rs` |
 //! | how the towers of one model are joined | `sd-text/src/encoder.rs` |
 //! | another tokenizer | `sd-text/src/tokenizer.rs` and the folder of that name |
 //!

@@ -238,3 +238,28 @@ pub(crate) fn not_utf8(path: &Path) -> Error {
         reason,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    // In a test it is the failure.
+    #![allow(clippy::unwrap_used)]
+
+    use ::safetensors::{serialize_to_file, tensor::TensorView};
+
+    use super::*;
+
+    #[test]
+    fn a_tensor_under_its_older_name_and_todays_is_there_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let views = ["query", "to_q"].map(|name| {
+            let name = format!("decoder.mid_block.attentions.0.{name}.bias");
+            (name, TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap())
+        });
+        serialize_to_file(views, None, &path).unwrap();
+        let error = Weights::open(&path).unwrap_err().to_string();
+        for part in [".0.query.bias`", ".0.to_q.bias`", "is there twice, also as"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
