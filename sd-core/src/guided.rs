@@ -5,9 +5,9 @@ use sd_schedulers::{Prediction, Rung, Rungs};
 
 use crate::{
     BoxError, Call, Denoiser, Error, Guidance, StopToken,
+    conditioning::Contexts,
     guidance::{Memory, Moment},
     guide,
-    prompts::Contexts,
 };
 
 /// D(x; sigma) under prompts and guidance, of one picture or a batch of them: what a sampler calls, as a plain function.

@@ -3,7 +3,7 @@
 use std::{io, ops::ControlFlow, sync::Arc};
 
 use image::RgbImage;
-use ndarray::{Array4, ArrayView4, Axis, s};
+use ndarray::{ArrayView4, Axis, s};
 use sd_schedulers::{NoiseSchedule, SchedulerConfig};
 use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 
@@ -11,11 +11,12 @@ use crate::{
     Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, Infotext, Inputs,
     LatentCodec, LatentDistribution, LatentRgb, Problem, Problems, Reproduction, Request,
     StopToken,
+    conditioning::Contexts,
     guided::Half,
     model_id::ModelId,
+    parts::{Parts, Refiner},
     picture::{from_rgb, to_rgb},
     plan::{checked_clip_skip, checked_size, embedding_problem, groups, plan, size_values},
-    prompts::Contexts,
     run::{Batch, Prompts},
 };
 
@@ -43,29 +44,6 @@ pub const MAX_PIXELS: u64 = 4096 * 4096;
 #[derive(Clone)]
 pub struct Pipeline {
     pub(crate) parts: Arc<Parts>,
-}
-
-pub(crate) struct Parts {
-    pub prompts: PromptEncoder,
-    pub denoiser: Arc<dyn Denoiser>,
-    pub codec: Arc<dyn LatentCodec>,
-    pub scheduler: SchedulerConfig,
-    pub schedule: Arc<NoiseSchedule>,
-    pub size: ImageSize,
-    pub clip_skip: usize,
-    pub zero_empty_negative: bool,
-    pub max_pixels: u64,
-    pub batch: usize,
-    pub model: Option<Arc<ModelId>>,
-    pub refiner: Option<Refiner>,
-    latent_rgb: LatentRgb,
-}
-
-/// A second model that makes the last steps.
-pub(crate) struct Refiner {
-    pub name: Arc<str>,
-    pub prompts: PromptEncoder,
-    pub denoiser: Arc<dyn Denoiser>,
 }
 
 /// Puts a [`Pipeline`] together from its parts.
@@ -357,7 +335,7 @@ impl Pipeline {
             let mut pictures = group.iter().flat_map(pictures).peekable();
             while pictures.peek().is_some() {
                 let batch: Vec<_> = pictures.by_ref().take(most).collect();
-                let batch = Batch::new(self, &planned, batch, &mut encoded, stop)?;
+                let batch = Batch::new(parts, &planned, batch, &mut encoded, stop)?;
                 batch.run(&mut observer)?;
             }
         }
@@ -458,7 +436,7 @@ impl Pipeline {
             let found = format!("{pixels} pixels");
             return Err(Problem::new("latents", expected, found).into());
         }
-        let pixels = self.pixels(latents, &StopToken::new())?;
+        let pixels = self.parts.pixels(latents, &StopToken::new())?;
         Ok(to_rgb(pixels.index_axis(Axis(0), 0)))
     }
 
@@ -549,29 +527,6 @@ impl Pipeline {
             ));
         }
         again
-    }
-
-    /// What the codec makes of the latents, checked.
-    pub(crate) fn pixels(
-        &self,
-        latents: ArrayView4<'_, f32>,
-        stop: &StopToken,
-    ) -> Result<Array4<f32>, Error> {
-        let _span = tracing::info_span!("decode").entered();
-        let codec = &self.parts.codec;
-        let (_, _, height, width) = latents.dim();
-        let expected = (1, 3, height * codec.factor(), width * codec.factor());
-        let pixels = codec
-            .decode(latents, stop)
-            .map_err(Error::backend("decoding the latents"))?;
-        if pixels.dim() != expected {
-            let problem = format!(
-                "the codec returned {:?}, expected {expected:?}",
-                pixels.dim()
-            );
-            return Err(Error::backend("decoding the latents")(problem.into()));
-        }
-        Ok(pixels)
     }
 }
 

@@ -11,7 +11,7 @@ use sd_text::{ClipSkip, PromptEmbedding, PromptEncoder, Side};
 use crate::{
     Conditioning, Error, ImageSize, Inputs, MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES, Problem,
     Problems, Prompt, RefinerShare, RefinerSwitch, Request, Sizes, StopToken,
-    pipeline::Parts,
+    parts::Parts,
     prompts::{Read, Reading},
 };
 

@@ -7,9 +7,9 @@ use crate::{Device, Error, graph::Model, runtime::Runtime, session::Session};
 /// ONNX Runtime, the device that networks run on, and the threads that each may use. Makes [`Session`]s.
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
-    pub(crate) runtime: Arc<Runtime>,
+    runtime: Arc<Runtime>,
     /// 0 for one per physical core.
-    pub(crate) threads: u16,
+    threads: u16,
 }
 
 impl Engine {
@@ -22,6 +22,6 @@ impl Engine {
 
     /// Gets a graph ready to run. Errors call it by `name`.
     pub fn session(&self, name: &'static str, model: &Model) -> Result<Session, Error> {
-        Session::new(name, model, self)
+        Session::new(name, model, &self.runtime, self.threads)
     }
 }

@@ -21,6 +21,7 @@
 //! - [`handbook::pieces`]: embeddings, noise, latents, samplers, guidance and networks of one's own.
 //! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
 //! - [`handbook::files`]: model files, and what a PNG says about itself.
+//! - [`handbook::where_it_goes`]: for changes to this project, which file each of them touches.
 //! - [`schedulers`]: the samplers, ladders and sources of noise, each with its paper. [`guidance`]: how the prompt is followed.
 //!   [`text`]: the prompt language, tokens and clip skip.
 //! - [`TextEncoder`]: CLIP's embeddings of texts, for programs that want nothing else.

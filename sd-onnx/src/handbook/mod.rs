@@ -9,6 +9,7 @@
 //! 5. [`pieces`]: embeddings, textual inversions, latents, noise, samplers and guidance of one's own.
 //! 6. [`families`]: SDXL, its refiner, LCM and other models: what each of them wants.
 //! 7. [`files`]: what files are read, and what a PNG says about itself.
+//! 8. [`where_it_goes`]: which file a change to this project touches.
 
 pub mod families;
 pub mod files;
@@ -17,3 +18,4 @@ pub mod pieces;
 pub mod programs;
 pub mod prompts;
 pub mod sampling;
+pub mod where_it_goes;

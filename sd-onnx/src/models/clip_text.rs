@@ -96,7 +96,6 @@ const CLASSES: [&str; 3] = ["CLIPTextModel", "CLIPTextModelWithProjection", "CLI
 /// comparable with one, or to a layer behind the last that the configuration asks for. A `num_hidden_layers` below the
 /// file's is how clip skip is written into a folder.
 pub(crate) fn is_left_out(config: &ClipTextConfig, name: &str) -> bool {
-    let name = name.strip_prefix("text_model.").unwrap_or(name);
     let part = name.split('.').next().unwrap_or_default();
     let layer = name.strip_prefix("encoder.layers.");
     let layer = layer.and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
@@ -133,32 +132,22 @@ pub(crate) fn graph(
         ..
     } = config;
     let mut g = Graph::new("text_encoder", weights);
-    // transformers 5 dropped the prefix; everything older has it.
-    let prefix = if g.has("text_model.final_layer_norm.weight") {
-        "text_model."
-    } else {
-        ""
-    };
-
     let ids = [Dim::Any("batch"), Dim::Any("length")];
-    let table = format!("{prefix}embeddings.token_embedding.weight");
     let rows = [config.vocab_size, width];
-    let tokens = g.embedding(&table, rows, more, "input_ids", &ids)?;
-    let positions = g.weight(
-        &format!("{prefix}embeddings.position_embedding.weight"),
-        &[max_length, width],
+    let tokens = g.embedding(
+        "embeddings.token_embedding.weight",
+        rows,
+        more,
+        "input_ids",
+        &ids,
     )?;
+    let positions = g.weight("embeddings.position_embedding.weight", &[max_length, width])?;
     let positions = g.first_rows(positions, tokens);
     let mut x = g.add(tokens, positions);
 
     for layer in 0..config.layers {
-        x = encoder_layer(
-            &mut g,
-            config,
-            &format!("{prefix}encoder.layers.{layer}"),
-            x,
-        )?;
-        let normed = g.layer_norm(x, &format!("{prefix}final_layer_norm"), width, eps)?;
+        x = encoder_layer(&mut g, config, &format!("encoder.layers.{layer}"), x)?;
+        let normed = g.layer_norm(x, "final_layer_norm", width, eps)?;
         let dims = [Dim::Any("batch"), Dim::Any("length"), Dim::Fixed(width)];
         let skip = ClipSkip::new(config.layers - layer).expect("the layers are counted down to 1");
         for (final_norm, states) in [(true, normed), (false, x)] {
@@ -175,7 +164,7 @@ pub(crate) fn graph(
             g.output(PROJECTION, state, &dims);
         }
     }
-    Ok(g.finish())
+    g.finish()
 }
 
 fn encoder_layer(

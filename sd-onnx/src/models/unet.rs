@@ -27,6 +27,10 @@ pub(crate) struct UnetConfig {
     pub inputs: Inputs,
     /// Latent side the model was made for.
     pub sample_size: [usize; 2],
+    /// The width of the prompt as the transformers attend to it.
+    context_width: usize,
+    /// Whether a linear layer projects the prompt to that width first, as in Kolors.
+    projects_context: bool,
     levels: Vec<Level>,
     mid_block: MidBlock,
     /// Transformer layers of the middle block.
@@ -109,6 +113,14 @@ impl UnetConfig {
         if widths.iter().any(|&width| width != widths[0]) {
             return Err(config.wrong("cross_attention_dim", "the same width at every level"));
         }
+        let prompt_width = match config.usize("encoder_hid_dim", 0, SIZE)? {
+            0 if config.is_set("encoder_hid_dim_type") => {
+                let expected = "the width of the prompt, as encoder_hid_dim_type is given";
+                return Err(config.wrong("encoder_hid_dim", expected));
+            }
+            0 => None,
+            width => Some(width),
+        };
         // diffusers gives the up blocks the flags from the last on, so that each belongs to a level.
         let only_cross_attention = config.flag_per_level("only_cross_attention", count)?;
         let mid_only_cross_attention = config.bool(
@@ -158,7 +170,7 @@ impl UnetConfig {
             let most = SAMPLE_SIZE.end();
             return Err(config.wrong("sample_size", format!("at most {most} latents a side")));
         }
-        let (inputs, added) = inputs(config, widths[0], sizes)?;
+        let (inputs, added) = inputs(config, prompt_width.unwrap_or(widths[0]), sizes)?;
         let guidance_width = match config.usize("time_cond_proj_dim", 0, SIZE)? {
             0 => None,
             width if width % 2 == 0 && width > 2 => Some(width),
@@ -166,6 +178,8 @@ impl UnetConfig {
         };
         Ok(Self {
             inputs: inputs.guidance(guidance_width.is_some()),
+            context_width: widths[0],
+            projects_context: prompt_width.is_some(),
             added,
             guidance_width,
             mid_transformer_layers: transformer_layers.mid,
@@ -327,8 +341,6 @@ fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
     let one = [json!(1), json!(1.0)];
     for key in [
         "num_attention_heads",
-        "encoder_hid_dim",
-        "encoder_hid_dim_type",
         "class_embed_type",
         "num_class_embeds",
         "time_embedding_act_fn",
@@ -338,6 +350,7 @@ fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
         config.only(key, &[])?;
     }
     config.only("addition_embed_type", &[json!("text_time")])?;
+    config.only("encoder_hid_dim_type", &[json!("text_proj")])?;
     for key in [
         "center_input_sample",
         "dual_cross_attention",
@@ -418,7 +431,11 @@ pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Err
         Dim::Any("length"),
         Dim::Fixed(takes.context),
     ];
-    let context = g.input(input::CONTEXT, &context);
+    let mut context = g.input(input::CONTEXT, &context);
+    if config.projects_context {
+        let widths = [takes.context, config.context_width];
+        context = g.linear(context, "encoder_hid_proj", widths[0], widths[1])?;
+    }
     if takes.beside > 0 {
         let beside = g.input(input::BESIDE, &image(takes.beside));
         sample = g.concat(&[sample, beside], 1);
@@ -443,7 +460,7 @@ pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Err
     };
     let output = unet.forward(sample)?;
     unet.g.output("output", output, &image(takes.channels));
-    Ok(unet.g.finish())
+    unet.g.finish()
 }
 
 /// Sinusoids of the timestep, and two linear layers with SiLU between.
@@ -719,7 +736,7 @@ impl Unet<'_, '_> {
     ) -> Result<Value, Error> {
         const EPS: f32 = 1e-5;
         let heads = level.heads;
-        let to_prompt = [width, self.config.inputs.context];
+        let to_prompt = [width, self.config.context_width];
         let normed = self.g.layer_norm(x, &format!("{name}.norm1"), width, EPS)?;
         let (context, widths) = match level.only_cross_attention {
             true => (self.context, to_prompt),

@@ -116,7 +116,7 @@ pub(crate) fn decoder(config: &TinyConfig, weights: &Weights) -> Result<Model, E
     x = g.mul(x, two);
     x = g.add(x, one);
     g.output("image", x, &image_dims(3));
-    Ok(g.finish())
+    g.finish()
 }
 
 pub(crate) fn encoder(config: &TinyConfig, weights: &Weights) -> Result<Model, Error> {
@@ -148,7 +148,7 @@ pub(crate) fn encoder(config: &TinyConfig, weights: &Weights) -> Result<Model, E
     let name = format!("encoder.layers.{layer}");
     x = g.conv2d(x, &name, [channels, config.latent_channels], Conv::SAME)?;
     g.output("moments", x, &image_dims(config.latent_channels));
-    Ok(g.finish())
+    g.finish()
 }
 
 /// diffusers' `AutoencoderTinyBlock`: three convolutions with ReLU between, plus the input, and ReLU.
