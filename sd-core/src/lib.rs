@@ -81,6 +81,7 @@
 //! ```
 
 mod backend;
+mod defaults;
 mod error;
 mod event;
 mod events;
@@ -103,6 +104,7 @@ mod sizes;
 mod stop;
 
 pub use backend::{BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution};
+pub use defaults::Defaults;
 pub use error::{Error, Problem, Problems, Stopped, Unfinished};
 pub use event::{Event, Progress, StepInfo};
 pub use events::{EventStream, Events, Update};
