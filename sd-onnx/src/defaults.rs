@@ -5,7 +5,7 @@
 
 use sd_core::{
     Defaults, Inputs, SchedulerConfig,
-    schedulers::{Ladder, Scheduler, from_config},
+    schedulers::{Ladder, Scheduler, by_name, from_config},
 };
 
 use crate::folder::ModelFolder;
@@ -90,7 +90,13 @@ fn chosen(class: &str, name: &str, inputs: &Inputs, scheduler: &str) -> (Default
     let defaults = plain.steps(steps).guidance(guidance);
     match configured {
         Ok(configured) => {
-            let row = configured.row();
+            // Their `__init__` in diffusers sets `skip_prk_steps`, without which a file means PNDM.
+            let skips = class == "StableDiffusionInpaintPipeline"
+                || class == "StableDiffusionDiffEditPipeline";
+            let row = match configured.row() {
+                Some(row) if skips && row.name == "pndm" => by_name("plms"),
+                row => row,
+            };
             let scheduler = row.map_or_else(|| configured.sampler.into(), Scheduler::from);
             let defaults = defaults.scheduler(scheduler).ladder(configured.ladder);
             (defaults, why)
@@ -255,6 +261,14 @@ mod tests {
             assert_eq!(scheduler, "lcm");
             assert_eq!(ladder, Some(from_config(json).unwrap().ladder));
         }
+    }
+
+    #[test]
+    fn inpainting_skips_the_first_steps_of_pndm() {
+        let json = r#"{"_class_name": "PNDMScheduler"}"#;
+        let of = |class| found(class, "x", sd1().beside(5), json).2;
+        assert_eq!(of("StableDiffusionInpaintPipeline"), "plms");
+        assert_eq!(of("StableDiffusionInstructPix2PixPipeline"), "pndm");
     }
 
     #[test]

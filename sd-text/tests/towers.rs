@@ -204,7 +204,7 @@ fn towers_that_do_not_fit() {
     let short = Tower::new(Arc::new(load(&short)), Arc::new(SECOND)).unwrap();
     assert_eq!(
         refused(vec![tower(FIRST), short]),
-        "the tokenizer gives 40 tokens, the text model takes at most 77"
+        "the tokenizers of the towers give [77, 40] tokens, expected equally many"
     );
     let encoder = of(vec![tower(FIRST), tower(SECOND)]);
     let error = encoder.encode("a", ClipSkip::new(13).unwrap()).unwrap_err();

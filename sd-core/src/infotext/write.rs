@@ -118,7 +118,9 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
         let scores = [request.aesthetic_score, request.negative_aesthetic_score];
         let plain = Request::new("");
         if scores != [plain.aesthetic_score, plain.negative_aesthetic_score] {
-            add("SD aesthetic scores", written(scores));
+            // Not as a `Value`, which has the digits of an `f64`.
+            let scores = serde_json::to_string(&scores);
+            add("SD aesthetic scores", scores.expect("finite numbers"));
         }
     }
     for (key, text) in [

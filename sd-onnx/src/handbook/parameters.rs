@@ -12,9 +12,13 @@
 //! | [`variation`](crate::Request::variation) | none | 0.05 to 0.3 | the seed's picture | the other seed's picture |
 //! | [`noise`](crate::Request::noise) | torch's, on a CPU | another program's | | |
 //! | [`size`](crate::Request::size) | the model's | near the model's | mush: the model never saw so small a picture | the subject is repeated, for the model draws several pictures side by side |
-//! | [`clip_skip`](crate::Request::clip_skip) | 1 | 1 or 2 | | the prompt is read too superficially: another picture |
+//! | [`clip_skip`](crate::Request::clip_skip) | the model's, 1 | 1 or 2 | | the prompt is read too superficially: another picture |
 //! | [`scheduler`](crate::Request::scheduler) | DPM++ 2M | | | |
 //! | [`ladder`](crate::Request::ladder) | the scheduler's | | | |
+//!
+//! The defaults of steps, guidance, scheduler and ladder here are those of Stable Diffusion 1.x. Other models want others, and
+//! get them: [`Builder::load`](crate::Builder::load#defaults) has the table. [`Pipeline::defaults`](crate::Pipeline::defaults)
+//! returns those of a loaded model.
 //!
 //! # Seed and size
 //! They decide the noise, unless one of the following is set. The same seed at the same size begins as the same noise whatever the prompt, model, steps
