@@ -29,6 +29,9 @@ use sd_onnx::{
 /// The file has hidden, [texts, tokens, width], pooled, [texts, width], and ids, [texts, tokens];
 /// of a model with a text projection also projected. There are as many tokens as the longest text
 /// has. The metadata has the texts, as JSON.
+///
+/// Of a model with two text encoders, such as SDXL, the first one is read: its last layer with the final norm, as CLIP's
+/// own model has it. SDXL itself draws with layers without that norm, which `txt2img --dump` writes.
 #[derive(Parser)]
 #[command(name = "encode", version, verbatim_doc_comment)]
 struct Arguments {

@@ -75,9 +75,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     tell_warnings(warnings.into_iter().map(|warning| (None, warning)));
     let pipeline = options.load(1)?;
     let stop = stopped_by_ctrl_c();
-    let request = options.sized(request, &pipeline);
+    let request = pipeline.with_defaults(options.sized(request, &pipeline));
     let [width, height] = request.size.unwrap_or_default();
-    let note = summary(&request, pipeline.scheduler_config(), &[]);
+    let note = summary(&request, &pipeline, &[]);
     tell(format_args!("{note}"));
     // More steps than there are is told by the run.
     let steps = request

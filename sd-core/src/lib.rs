@@ -82,6 +82,7 @@
 
 mod backend;
 mod conditioning;
+mod defaults;
 mod error;
 mod event;
 mod events;
@@ -106,6 +107,7 @@ mod stop;
 
 pub use backend::{BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution};
 pub use conditioning::Conditioning;
+pub use defaults::Defaults;
 pub use error::{Error, Problem, Problems, Stopped, Unfinished};
 pub use event::{Event, Progress, StepInfo};
 pub use events::{EventStream, Events, Update};

@@ -6,7 +6,9 @@ use ndarray::{Array4, ArrayView4};
 use sd_schedulers::{NoiseSchedule, SchedulerConfig};
 use sd_text::PromptEncoder;
 
-use crate::{Denoiser, Error, ImageSize, LatentCodec, LatentRgb, StopToken, model_id::ModelId};
+use crate::{
+    Defaults, Denoiser, Error, ImageSize, LatentCodec, LatentRgb, StopToken, model_id::ModelId,
+};
 
 /// The parts of a [`Pipeline`](crate::Pipeline), which agree with each other, and its defaults.
 pub(crate) struct Parts {
@@ -16,6 +18,7 @@ pub(crate) struct Parts {
     pub scheduler: SchedulerConfig,
     pub schedule: Arc<NoiseSchedule>,
     pub size: ImageSize,
+    pub defaults: Defaults,
     pub clip_skip: usize,
     pub zero_empty_negative: bool,
     pub max_pixels: u64,

@@ -8,8 +8,8 @@ use sd_schedulers::{NoiseSchedule, SchedulerConfig};
 use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 
 use crate::{
-    Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, Infotext, Inputs,
-    LatentCodec, LatentDistribution, LatentRgb, Problem, Problems, Reproduction, Request,
+    Defaults, Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, Infotext,
+    Inputs, LatentCodec, LatentDistribution, LatentRgb, Problem, Problems, Reproduction, Request,
     StopToken,
     conditioning::Contexts,
     guided::Half,
@@ -53,6 +53,7 @@ pub struct PipelineBuilder {
     codec: Arc<dyn LatentCodec>,
     scheduler: SchedulerConfig,
     size: [u32; 2],
+    defaults: Defaults,
     clip_skip: usize,
     zero_empty_negative: bool,
     max_pixels: u64,
@@ -65,6 +66,13 @@ impl PipelineBuilder {
     /// The size of a picture whose request names none, in pixels. Default 512 × 512.
     pub fn size(mut self, width: u32, height: u32) -> Self {
         self.size = [width, height];
+        self
+    }
+
+    /// Sets the steps, guidance, sampler and ladder of a request that names none. Default: [`Defaults::default`], which is
+    /// right for Stable Diffusion 1.x.
+    pub fn defaults(mut self, defaults: Defaults) -> Self {
+        self.defaults = defaults;
         self
     }
 
@@ -137,6 +145,7 @@ impl PipelineBuilder {
             codec,
             scheduler,
             size,
+            defaults,
             clip_skip,
             zero_empty_negative,
             max_pixels,
@@ -201,6 +210,7 @@ impl PipelineBuilder {
             scheduler,
             schedule,
             size,
+            defaults,
             clip_skip,
             zero_empty_negative,
             max_pixels,
@@ -248,6 +258,7 @@ impl Pipeline {
             codec,
             scheduler,
             size: [512, 512],
+            defaults: Defaults::default(),
             clip_skip: 0,
             zero_empty_negative: false,
             max_pixels: MAX_PIXELS,
@@ -481,6 +492,37 @@ impl Pipeline {
     /// The size of a picture whose request names none.
     pub fn default_size(&self) -> ImageSize {
         self.parts.size
+    }
+
+    /// The steps, guidance, sampler and ladder of a request that names none.
+    pub fn defaults(&self) -> &Defaults {
+        &self.parts.defaults
+    }
+
+    /// Returns a request with this pipeline's choices for what it leaves open: size, steps, guidance, sampler, ladder and
+    /// clip skip. It draws what the request itself draws.
+    ///
+    /// ```
+    /// # fn example(pipeline: &sd_core::Pipeline) {
+    /// use sd_core::Request;
+    ///
+    /// let request = pipeline.with_defaults(Request::new("a fox"));
+    /// println!("{} steps, guidance {:?}", request.step_count(), request.guidance);
+    /// # }
+    /// ```
+    pub fn with_defaults(&self, request: Request) -> Request {
+        let parts = &*self.parts;
+        let chosen = parts.defaults.chosen(&request, &parts.scheduler);
+        let size = [parts.size.width(), parts.size.height()];
+        Request {
+            size: request.size.or(Some(size)),
+            steps: Some(chosen.steps),
+            guidance: Some(chosen.guidance),
+            scheduler: Some(chosen.scheduler),
+            ladder: Some(chosen.ladder),
+            clip_skip: request.clip_skip.or(Some(parts.clip_skip)),
+            ..request
+        }
     }
 
     /// The part that reads prompts.

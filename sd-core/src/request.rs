@@ -1,11 +1,11 @@
 //! What to draw, and how.
 
 use ndarray::{ArcArray, Array, Ix2, Ix3, Ix4};
-use sd_schedulers::{DpmPlusPlus2M, Ladder, NoiseKind, Scheduler, SchedulerConfig, Variation};
+use sd_schedulers::{Ladder, NoiseKind, Scheduler, SchedulerConfig, Variation};
 use sd_text::{Chunking, Cleanup, Emphasis, PromptEmbedding, Side, Syntax};
 use serde::{Deserialize, Serialize};
 
-use crate::{Guidance, Problems, Sizes, json, prompts::Read};
+use crate::{Defaults, Guidance, Problems, Sizes, json, prompts::Read};
 
 /// The longest prompt that is read, in bytes: 64 KiB.
 pub const MAX_PROMPT_BYTES: usize = 1 << 16;
@@ -63,15 +63,17 @@ pub struct Request {
     /// Steps from noise to picture, 1 to the model's `num_train_timesteps`. Few steps leave the picture rough; beyond about 30
     /// most samplers only spend time.
     ///
-    /// Default: as many as a ladder of one's own has rungs ([`Ladder::sigmas`], [`Ladder::timesteps`]), and 20 on any other
-    /// ladder. [`step_count`](Self::step_count) returns the number.
+    /// Default: the rungs of a ladder that lists them ([`Ladder::sigmas`], [`Ladder::timesteps`]), and on any other ladder
+    /// the pipeline's [default](Defaults::steps), 20 for most models. [`step_count`](Self::step_count) returns the number.
     #[serde(default)]
     pub steps: Option<usize>,
     /// The classifier-free guidance ("CFG") scale, or more than that: [`ClassifierFree`](crate::ClassifierFree), or a
-    /// [`Guide`](crate::Guide) of one's own. Default 7.5. At 1 and below the negative prompt is not looked at and each step costs half. The
-    /// samplers of CFG++ want a scale of 0 to 1.
-    #[serde(default = "default_guidance")]
-    pub guidance: Guidance,
+    /// [`Guide`](crate::Guide) of one's own. At 1 and below the negative prompt is not looked at and each step costs half.
+    /// The samplers of CFG++ want a scale of 0 to 1.
+    ///
+    /// Default: the pipeline's [default](Defaults::guidance), 7.5 for Stable Diffusion 1.x.
+    #[serde(default)]
+    pub guidance: Option<Guidance>,
     /// What decides the noise, together with the size. Default: a random one below 2³² (numpy: 2³¹), told in the result. Of
     /// [`noise`](Self::noise) that is torch's CPU generator, the default, the low 32 bits count.
     #[serde(default)]
@@ -123,11 +125,14 @@ pub struct Request {
     /// 1.5. It acts where guidance does, and costs a third call in each step.
     #[serde(default = "default_image_guidance")]
     pub image_guidance: f32,
-    /// The sampler. Default DPM++ 2M.
-    #[serde(default = "default_scheduler")]
-    pub scheduler: Scheduler,
-    /// The noise levels it steps through. Default: those the sampler is mostly run on, Karras over the model's full range
-    /// for DPM++ 2M. A shift by the picture's size ([`Ladder::for_size`]) is by that of this one.
+    /// The sampler. Default: the pipeline's [default](Defaults::scheduler), DPM++ 2M for Stable Diffusion 1.x.
+    #[serde(default)]
+    pub scheduler: Option<Scheduler>,
+    /// The noise levels that the sampler steps through. A shift by the picture's size ([`Ladder::for_size`]) uses the size
+    /// of this picture.
+    ///
+    /// Default: the ladder that the [scheduler](Self::scheduler) is usually run on, Karras over the model's full range for
+    /// DPM++ 2M. Where the request names no scheduler either, it is the pipeline's [default](Defaults::ladder).
     #[serde(default)]
     pub ladder: Option<Ladder>,
     /// Unit normal noise to begin as, `[count, channels, height / factor, width / factor]`, instead of the seed's with all that is mixed in.
@@ -135,10 +140,6 @@ pub struct Request {
     /// draw it again. (diffusers does not skip the first, so that an ancestral sampler adds the noise it began as.)
     #[serde(default)]
     pub initial_noise: Option<ArcArray<f32, Ix4>>,
-}
-
-fn default_guidance() -> Guidance {
-    Guidance::from(7.5)
 }
 
 fn default_image_guidance() -> f32 {
@@ -157,10 +158,6 @@ fn default_count() -> usize {
     1
 }
 
-fn default_scheduler() -> Scheduler {
-    DpmPlusPlus2M.into()
-}
-
 impl Request {
     /// A picture of `prompt` (text, or an embedding), everything else at its default.
     pub fn new(prompt: impl Into<Prompt>) -> Self {
@@ -172,7 +169,7 @@ impl Request {
             prompt_options: PromptOptions::default(),
             size: None,
             steps: None,
-            guidance: default_guidance(),
+            guidance: None,
             seed: None,
             noise: NoiseKind::default(),
             variation: None,
@@ -187,7 +184,7 @@ impl Request {
             refiner: None,
             beside: None,
             image_guidance: default_image_guidance(),
-            scheduler: default_scheduler(),
+            scheduler: None,
             ladder: None,
             initial_noise: None,
         }
@@ -217,7 +214,10 @@ impl Request {
         serde_json::from_str(text).map_err(|error| json::problems(text, &error))
     }
 
-    /// The number of steps: [`steps`](Self::steps), or its default.
+    /// Returns the number of steps: [`steps`](Self::steps), the rungs of a ladder that lists them, or 20.
+    ///
+    /// A pipeline may have another [default](Defaults::steps) than 20:
+    /// [`Pipeline::with_defaults`](crate::Pipeline::with_defaults) sets it in a request.
     ///
     /// ```
     /// use sd_core::{Request, schedulers::Ladder};
@@ -228,7 +228,9 @@ impl Request {
     /// ```
     pub fn step_count(&self) -> usize {
         let given = || self.ladder.as_ref().and_then(Ladder::given_steps);
-        self.steps.or_else(given).unwrap_or(20)
+        self.steps
+            .or_else(given)
+            .unwrap_or_else(|| Defaults::default().steps)
     }
 
     /// Sets [`prompt`](Self::prompt).
@@ -276,7 +278,7 @@ impl Request {
     /// Sets [`guidance`](Self::guidance): a scale, [`ClassifierFree`](crate::ClassifierFree) guidance with more than that, or a
     /// [`Guide`](crate::Guide) of one's own.
     pub fn guidance(mut self, guidance: impl Into<Guidance>) -> Self {
-        self.guidance = guidance.into();
+        self.guidance = Some(guidance.into());
         self
     }
 
@@ -362,7 +364,7 @@ impl Request {
     /// Sets [`scheduler`](Self::scheduler): a sampler with its options, or a named one
     /// (`"euler-a".parse::<Scheduler>()`), which takes its options from the model.
     pub fn scheduler(mut self, scheduler: impl Into<Scheduler>) -> Self {
-        self.scheduler = scheduler.into();
+        self.scheduler = Some(scheduler.into());
         self
     }
 
@@ -378,13 +380,18 @@ impl Request {
         self
     }
 
-    /// Whether the negative prompt is looked at: with a guidance that ever asks for it, under the samplers of CFG++, and where the prompt has
-    /// parts that are to be weighed (`AND`). An estimate where the ladder has another number of rungs than [`steps`](Self::steps) and guidance
-    /// is on in an interval.
+    /// Returns whether the negative prompt is looked at: with a guidance that ever asks for it, with the samplers of CFG++,
+    /// and where the prompt has several parts (`AND`).
+    ///
+    /// What the request leaves open counts as in [`Defaults::default`]. The result is an estimate where guidance is on in an
+    /// interval and the ladder has another number of rungs than [`steps`](Self::steps).
     pub fn uses_negative(&self) -> bool {
-        let sampler = self.scheduler.sampler(&SchedulerConfig::default());
+        let defaults = Defaults::default();
+        let scheduler = self.scheduler.as_ref().unwrap_or(&defaults.scheduler);
+        let guidance = self.guidance.as_ref().unwrap_or(&defaults.guidance);
+        let sampler = scheduler.sampler(&SchedulerConfig::default());
         sampler.needs().unconditional
-            || self.guidance.uses_negative(self.step_count())
+            || guidance.uses_negative(self.step_count())
             || Read::new(&self.prompt, None, Side::Positive, &self.prompt_options).composes()
     }
 }

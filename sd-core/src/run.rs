@@ -107,7 +107,7 @@ impl<'a> Batch<'a> {
             width = plan.size.width(),
             height = plan.size.height(),
             scheduler = ?plan.sampler,
-            ladder = ?plan.ladder,
+            ladder = ?plan.chosen.ladder,
             batch = self.pictures.len(),
         );
         let entered = span.entered();
@@ -186,9 +186,9 @@ impl<'a> Batch<'a> {
                 beside: beside(),
             }
         };
-        let requests = || {
-            let plans = self.pictures.iter();
-            plans.map(|&(request, _)| &self.planned[request].request)
+        let plans = || {
+            let pictures = self.pictures.iter();
+            pictures.map(|&(request, _)| &*self.planned[request])
         };
         let guided = Guided::new(
             denoiser,
@@ -196,7 +196,7 @@ impl<'a> Batch<'a> {
             shape,
             half(&prompts, 0),
             negatives.as_ref().map(|negatives| half(negatives, 1)),
-            requests().map(|request| request.guidance.clone()).collect(),
+            plans().map(|plan| plan.chosen.guidance.clone()).collect(),
             self.stop.clone(),
         );
         let guided = match (negatives, beside()) {
@@ -206,7 +206,7 @@ impl<'a> Batch<'a> {
                 blank.beside = Some(ArcArray::zeros(picture.dim()));
                 guided.guided_by_picture(
                     blank,
-                    requests().map(|request| request.image_guidance).collect(),
+                    plans().map(|plan| plan.request.image_guidance).collect(),
                 )
             }
             _ => guided,

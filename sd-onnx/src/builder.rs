@@ -14,6 +14,7 @@ use crate::{
     Device, Error, TextEncoder,
     config::{self, Config, MOST_CONFIG},
     corrections::Corrections,
+    defaults,
     engine::Engine,
     folder::{ModelFolder, TowerFolder},
     hash,
@@ -179,6 +180,22 @@ impl Builder {
     /// [`handbook::files`](crate::handbook::files). A request without a size is drawn at the UNet's `sample_size`, at most
     /// 2048 pixels a side.
     ///
+    /// # Defaults
+    /// What a request leaves open is chosen by the model, and reported through `tracing` at the level `info`:
+    ///
+    /// | model | steps | guidance | sampler and ladder |
+    /// |---|---|---|---|
+    /// | Stable Diffusion 1.x | 20 | 7.5 | DPM++ 2M on Karras |
+    /// | Stable Diffusion 2.x, inpainting, instruct-pix2pix | 20 | 7.5 | as `scheduler_config.json` says |
+    /// | SDXL | 20 | 5, for inpainting 7.5 | as the file says |
+    /// | LCM, by the UNet's guidance input, the pipeline class or the scheduler | 4 | 8.5, without the input 1 | as the file says |
+    /// | Turbo, by its name, or by Euler a on trailing timesteps | 1 | 1 | as the file says |
+    /// | Lightning, Hyper, DMD2, SDXS, by a word of the folder's name | 4, 8, 4, 1 | 1 | as the file says |
+    /// | Playground, by a word of the folder's name | 20 | 3 | as the file says |
+    ///
+    /// Steps in a name, such as `sdxl_lightning_4step`, count for distilled models. The guidance of SD and SDXL is the default
+    /// of diffusers' pipelines, that of the others is in their model cards. 20 steps is WebUI's default for every model.
+    ///
     /// The weight files must not be changed in place while the model is loaded: a file that is shortened ends the process,
     /// as ONNX Runtime maps it. Replacing a file by renaming another is safe.
     ///
@@ -194,7 +211,7 @@ impl Builder {
         }
         let folder = self.open(path, &components)?;
         let corrections = folder.corrections();
-        let scheduler = scheduler_config(&folder.component("scheduler")?, corrections)?;
+        let (scheduler, text) = scheduler_config(&folder.component("scheduler")?, corrections)?;
         let engine = self.engine()?;
         let prompts = self.prompts(&folder, &engine)?;
         let unet = folder.config("unet")?;
@@ -210,8 +227,10 @@ impl Builder {
         let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(MOST_SIDE) as u32;
         let [height, width] = sample_size.map(side);
         let files = folder.weight_files("unet")?;
+        let defaults = defaults::of(&folder, denoiser.inputs(), &text, &scheduler);
         let mut pipeline = Pipeline::builder(prompts, Arc::new(denoiser), codec, scheduler)
             .size(width, height)
+            .defaults(defaults)
             .clip_skip(self.clip_skip)
             .zero_empty_negative(folder.zero_empty_negative())
             .max_pixels(self.max_pixels)
@@ -400,8 +419,11 @@ fn unfit(folder: &ModelFolder, error: TextError) -> Error {
     }
 }
 
-/// The model's facts in its scheduler's file, corrected as its pipeline class does it.
-fn scheduler_config(folder: &Path, corrections: Corrections) -> Result<SchedulerConfig, Error> {
+/// The model's facts in its scheduler's file, corrected as its pipeline class does it, and the text of the file.
+fn scheduler_config(
+    folder: &Path,
+    corrections: Corrections,
+) -> Result<(SchedulerConfig, String), Error> {
     let path = folder.join("scheduler_config.json");
     let text = config::read_text(&path, MOST_CONFIG)?;
     let file = Config::parse(&path, &text)?;
@@ -414,5 +436,5 @@ fn scheduler_config(folder: &Path, corrections: Corrections) -> Result<Scheduler
         let keys = list(&config.ignored);
         tracing::warn!("scheduler/scheduler_config.json: keys that are ignored: {keys}");
     }
-    Ok(config)
+    Ok((config, text))
 }

@@ -23,8 +23,8 @@ pub(crate) struct Corrections {
 }
 
 /// By the classes' `__init__`. Classes that are not here correct nothing, among them those of ControlNet, SDXL, LCM and
-/// instruct-pix2pix. Inpainting and DiffEdit also set `skip_prk_steps`, an option of the PNDM sampler: here samplers come
-/// with the request and take no options from the file.
+/// instruct-pix2pix. Inpainting and DiffEdit also set `skip_prk_steps`, an option of the PNDM sampler: see
+/// [`defaults`](crate::defaults), which choose the sampler.
 #[rustfmt::skip]
 const CLASSES: [Corrections; 15] = [
     of("AltDiffusionImg2ImgPipeline", true, true, true),

@@ -194,9 +194,14 @@ impl ModelFolder {
         Config::open(&self.component(component)?.join("config.json"), MOST_CONFIG)
     }
 
+    /// The pipeline class, empty for a class of one's own.
+    pub fn class(&self) -> &str {
+        self.index.class.as_deref().unwrap_or_default()
+    }
+
     /// What the folder's pipeline class corrects in its configurations.
     pub fn corrections(&self) -> Corrections {
-        Corrections::of_class(self.index.class.as_deref().unwrap_or_default())
+        Corrections::of_class(self.class())
     }
 
     /// A component's weights.

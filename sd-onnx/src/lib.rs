@@ -50,6 +50,7 @@
 mod builder;
 mod config;
 mod corrections;
+mod defaults;
 mod device;
 mod engine;
 mod error;
@@ -70,9 +71,9 @@ pub use device::Device;
 pub use error::Error;
 pub use runtime::RuntimeError;
 pub use sd_core::{
-    Call, ClassifierFree, Conditioning, Denoiser, Error as GenerateError, Event, EventStream,
-    Events, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError, Inputs,
-    LatentCodec, LatentDistribution, LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
+    Call, ClassifierFree, Conditioning, Defaults, Denoiser, Error as GenerateError, Event,
+    EventStream, Events, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError,
+    Inputs, LatentCodec, LatentDistribution, LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
     MAX_PROMPT_BYTES, MAX_WINDOWS, OnStop, Picture, Pipeline, PipelineBuilder, Problem, Problems,
     Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request,
     SchedulerConfig, SizeIds, Sizes, StepInfo, StopToken, Stopped, Timings, Unfinished, Update,

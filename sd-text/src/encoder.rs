@@ -43,21 +43,21 @@ impl PromptEncoder {
     /// An encoder of several towers, in the order in which their states stand side by side.
     ///
     /// # Errors
-    /// [`TextError::Towers`] if there is none, or if two have a pooled output; [`TextError::Length`] if their tokenizers do
+    /// [`TextError::Towers`] if there is none, or if two have a pooled output; [`TextError::Lengths`] if their tokenizers do
     /// not give equally many tokens.
     pub fn of_towers(towers: Vec<Tower>) -> Result<Self, TextError> {
         let pooled = towers
             .iter()
             .filter_map(|tower| tower.model().shape().pooled);
         let pooled = pooled.count();
-        let Some(first) = towers.first().filter(|_| pooled <= 1) else {
+        if towers.is_empty() || pooled > 1 {
             let towers = towers.len();
             return Err(TextError::Towers { towers, pooled });
-        };
-        let model = first.tokenizer().max_length();
-        let mut lengths = towers.iter().map(|tower| tower.tokenizer().max_length());
-        if let Some(tokenizer) = lengths.find(|&length| length != model) {
-            return Err(TextError::Length { tokenizer, model });
+        }
+        let lengths = towers.iter().map(|tower| tower.tokenizer().max_length());
+        let found: Vec<_> = lengths.collect();
+        if found.iter().any(|&length| length != found[0]) {
+            return Err(TextError::Lengths { found });
         }
         Ok(Self {
             towers: towers.into(),

@@ -32,7 +32,7 @@
 //! | `RNG` | WebUI | `CPU`: torch's generator, `NV`: WebUI's own of that name, `GPU`: torch's on a CUDA device | noise; of a GPU, which is also meant where there is no `RNG`, `NV` stands in, a difference |
 //! | `SGM noise multiplier` | WebUI | `True` where the first x is noise times sqrt(σ² + 1), not σ | scheduler, of WebUI's |
 //! | `SD ladder` | ours | a ladder that has no name, as its JSON | ladder |
-//! | `SD sampler` | ours | `webui`: the `Sampler` is the one that WebUI has under this name, with its conventions; or one with options of its own, as its `Debug`, and then there is no `Sampler` | scheduler; one with options of its own is a difference |
+//! | `SD sampler` | ours | `webui`: the `Sampler` is the one that WebUI has under this name, with its conventions; `model`: the model's default, where that has no name; or one with options of its own, as its `Debug`. Without a name there is no `Sampler` | scheduler; one with options of its own is a difference |
 //! | `SD guidance` | ours | guidance with more than a scale, as its JSON; or one's own, as its `Debug`, and then there is no `CFG scale` | guidance; one's own is a difference |
 //! | `SD noise` | ours | noise that `RNG` does not name or not wholly, as its name or JSON | noise |
 //! | `SD slerp` | ours | the way of a variation that is not WebUI's | variation |
@@ -182,6 +182,9 @@ impl fmt::Display for Infotext {
 
 /// What `SD sampler` says of a sampler by WebUI's conventions in a file of ours.
 const OF_WEBUI: &str = "webui";
+
+/// What `SD sampler` says of a sampler that is the model's default and has no name.
+const OF_MODEL: &str = "model";
 
 /// What the lines of the negative prompt begin with.
 const NEGATIVE: &str = "Negative prompt:";

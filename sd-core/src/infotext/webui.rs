@@ -7,7 +7,7 @@ use sd_schedulers::{
     WithConventions, by_name, from_comfyui, from_webui, same,
 };
 
-use crate::Request;
+use crate::Defaults;
 
 /// The schedule types of WebUI 1.10 by label. Its Normal is Uniform by another name.
 const SCHEDULE_TYPES: [&str; 10] = [
@@ -182,8 +182,10 @@ pub(super) fn row_called(name: &str) -> Option<&'static Row> {
     TABLE.iter().find(title).or_else(|| by_name(name))
 }
 
-/// That of a request which names no sampler.
+/// The sampler that stands in for one that is not named.
 pub(super) fn default_row() -> &'static Row {
-    let named = Request::new("").scheduler.row(&SchedulerConfig::default());
+    let named = Defaults::default()
+        .scheduler
+        .row(&SchedulerConfig::default());
     named.unwrap_or(&TABLE[0])
 }

@@ -34,10 +34,10 @@ pub fn emoji() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/emoji")
 }
 
-/// The folder of a shape's golden files.
+/// The folder of a shape's golden files. Tests of other packages use this file too.
 pub fn golden(shape: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
+        .join("../sd-onnx/tests/golden")
         .join(shape)
 }
 
@@ -139,9 +139,7 @@ fn replayed(recipe: &Value) -> Tensors {
 
 /// The folder of a family's golden files.
 pub fn family(shape: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden/families")
-        .join(shape)
+    golden("families").join(shape)
 }
 
 /// Writes the model of a family as a diffusers folder.

@@ -47,6 +47,12 @@ pub enum TextError {
         /// What came.
         got: Option<(usize, usize)>,
     },
+    /// The tokenizers of the towers do not give equally many tokens.
+    #[error("the tokenizers of the towers give {found:?} tokens, expected equally many")]
+    Lengths {
+        /// [`ClipTokenizer::max_length`](crate::ClipTokenizer::max_length) of each.
+        found: Vec<usize>,
+    },
     /// The prompts for the towers do not have equally many parts between ANDs.
     #[error("the prompts for the towers have {found:?} parts between ANDs, expected equally many")]
     Parts {
