@@ -30,8 +30,9 @@ use sd_onnx::{
 /// of a model with a text projection also projected. There are as many tokens as the longest text
 /// has. The metadata has the texts, as JSON.
 ///
-/// Of a model with two text encoders, such as SDXL, the first one is read: its last layer with the final norm, as CLIP's
-/// own model has it. SDXL itself draws with layers without that norm, which `txt2img --dump` writes.
+/// If the model has two text encoders, as SDXL has, the first one is used, at the same layer as for
+/// any other model. SDXL itself draws with both, at an earlier layer and without the final norm:
+/// txt2img --dump writes those embeddings.
 #[derive(Parser)]
 #[command(name = "encode", version, verbatim_doc_comment)]
 struct Arguments {

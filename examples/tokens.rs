@@ -26,10 +26,11 @@ use serde::Serialize;
 
 /// Shows how a prompt is read.
 ///
-/// First the prompt, its language in colours. Then each of its parts between ANDs with the text in force at a model call,
-/// and that text's chunks of 77 tokens, of which the first, the last and the padding are not shown. A token that does not
-/// end a word has a + behind it; then come its id and, if it is not 1, its weight. Of a model with two text encoders, such
-/// as SDXL, the second one's chunks follow where its tokens differ.
+/// First the prompt, its language in colours. Then each of its parts between ANDs with the text in
+/// force at a model call, and that text's chunks of 77 tokens, of which the first, the last and the
+/// padding are not shown. A token that does not end a word has a + behind it; then come its id and,
+/// if it is not 1, its weight. If the model has two text encoders, as SDXL has, the chunks of the
+/// second one follow where its tokens differ.
 #[derive(Parser)]
 #[command(name = "tokens", version, verbatim_doc_comment)]
 struct Arguments {
@@ -47,8 +48,9 @@ struct Arguments {
     /// Folder of a model whose tokenizers are taken [default: CLIP's]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Print JSON: {"branches":[{"weight","text","chunks":[{"ids","weights"}]}],"warnings":[{"span","text"}]}; a branch also
-    /// has chunks_2 where a second tokenizer gives other ids, padding included
+    /// Print JSON:
+    /// {"branches":[{"weight","text","chunks":[{"ids","weights"}]}],"warnings":[{"span","text"}]};
+    /// a branch also has chunks_2 where a second tokenizer gives other ids, padding included
     #[arg(long)]
     json: bool,
 }

@@ -46,8 +46,8 @@ struct Arguments {
     /// seed, in this folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Also write embeddings (with pooled ones where the model has them), noise, latents and unrounded pixels, as
-    /// safetensors, replacing a file of that name
+    /// Also write embeddings (with pooled ones where the model has them), noise, latents and
+    /// unrounded pixels, as safetensors, replacing a file of that name
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
 }
@@ -65,7 +65,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Ok::<_, Failure>(options.request(request)?.count(arguments.count))
     };
-    // What is wrong with the arguments is told before the model is loaded.
+    // Reports wrong arguments before the model is loaded.
     let request = with_options(match &like {
         Some(like) => like.infotext.request().request,
         None => Request::new(""),
@@ -75,7 +75,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let started = Instant::now();
     let pipeline = options.load(arguments.batch)?;
     let loaded = started.elapsed();
-    // Only the model says what it cannot do again.
+    // Only a loaded pipeline knows which settings of an infotext it cannot reproduce.
     let (request, differences) = match &like {
         Some(like) => {
             let again = pipeline.reproduction(&like.infotext);

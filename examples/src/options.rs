@@ -51,7 +51,8 @@ pub struct Options {
     /// Pixels, a multiple of 8 [default: the model's own]
     #[arg(long, value_name = "N")]
     pub height: Option<u32>,
-    /// Steps from noise to picture, 1 to what the model was trained with (mostly 1000) [default: the model's, mostly 20]
+    /// Steps from noise to picture, 1 to what the model was trained with (mostly 1000) [default:
+    /// the model's, mostly 20]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub steps: Option<usize>,
     /// Classifier-free guidance (CFG) scale; at 1 and below the negative prompt is left out and steps cost half
@@ -65,15 +66,17 @@ pub struct Options {
     /// "DPM++ 2M Karras" [default: the model's, dpmpp-2m for Stable Diffusion 1.x]
     #[arg(long, value_name = "NAME", value_parser = scheduler)]
     pub scheduler: Option<Named>,
-    /// The noise levels it steps through: a name that `schedulers --list` shows, or an object such as
-    /// {"karras": {"rho": 5}} [default: the sampler's usual ones, mostly karras; with the model's sampler, the model's]
+    /// The noise levels it steps through: a name that `schedulers --list` shows, or an object such
+    /// as {"karras": {"rho": 5}} [default: the sampler's usual ones, mostly karras; with the
+    /// model's sampler, the model's]
     #[arg(long, value_name = "NAME", value_parser = ladder)]
     pub ladder: Option<Ladder>,
-    /// Layer of CLIP that is read, counted from the last as WebUI does; 0 is the model's own, which is 1 for Stable
-    /// Diffusion 1.x and 2 for SDXL [default: 0]
+    /// Layer of CLIP that is read, counted from the last as WebUI does; 0 is the model's own, which
+    /// is 1 for Stable Diffusion 1.x and 2 for SDXL [default: 0]
     #[arg(long, value_name = "N")]
     pub clip_skip: Option<usize>,
-    /// Size that SDXL is told the picture had before it was scaled; a small one looks enlarged [default: the picture's]
+    /// Size that SDXL is told the picture had before it was scaled; a small one looks enlarged
+    /// [default: the picture's]
     #[arg(long, value_name = "WxH", value_parser = sides)]
     pub original_size: Option<[u32; 2]>,
     /// Pixels that SDXL is told were cut off, at the left and at the top [default: 0,0]
@@ -82,13 +85,16 @@ pub struct Options {
     /// Size that SDXL is told the picture was cropped to [default: the picture's]
     #[arg(long, value_name = "WxH", value_parser = sides)]
     pub target_size: Option<[u32; 2]>,
-    /// --original-size for the negative prompt; needs --negative-target-size [default: --original-size]
+    /// --original-size for the negative prompt; needs --negative-target-size [default:
+    /// --original-size]
     #[arg(long, value_name = "WxH", value_parser = sides)]
     pub negative_original_size: Option<[u32; 2]>,
-    /// --crop for the negative prompt; needs the two sizes for the negative prompt [default: --crop]
+    /// --crop for the negative prompt; needs the two sizes for the negative prompt [default:
+    /// --crop]
     #[arg(long, value_name = "X,Y", value_parser = corner)]
     pub negative_crop: Option<[u32; 2]>,
-    /// --target-size for the negative prompt; needs --negative-original-size [default: --target-size]
+    /// --target-size for the negative prompt; needs --negative-original-size [default:
+    /// --target-size]
     #[arg(long, value_name = "WxH", value_parser = sides)]
     pub negative_target_size: Option<[u32; 2]>,
     /// Aesthetic score that SDXL's refiner aims at, about 1 to 10 [default: 6]
@@ -449,8 +455,8 @@ pub fn check_ladder(request: &Request) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How a pipeline draws a request, in a line: everything but its prompt and what is in `varies`, by the names of
-/// [`Options`].
+/// How a pipeline draws a request, in a line: everything but its prompt and what is in `varies`, by
+/// the names of [`Options`].
 pub fn summary(request: &Request, pipeline: &Pipeline, varies: &[&str]) -> String {
     let same = |name: &str| !varies.contains(&name);
     let has_ladder = request.ladder.is_some();

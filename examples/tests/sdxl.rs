@@ -167,7 +167,7 @@ fn each_option_changes_the_picture() {
             "--refiner",
             "refiner",
             "--refiner-at",
-            "0.9",
+            "0.1",
             "--refiner-by",
             "steps",
         ],

@@ -4,7 +4,8 @@ use sd_schedulers::{DpmPlusPlus2M, Ladder, Scheduler, SchedulerConfig};
 
 use crate::{Guidance, Request};
 
-/// Steps, guidance, sampler and noise levels of requests that do not name them: models are trained for different ones.
+/// Steps, guidance, sampler and noise levels of requests that do not name them: models are trained
+/// for different ones.
 ///
 /// [`PipelineBuilder::defaults`](crate::PipelineBuilder::defaults) sets them, and
 /// [`Pipeline::with_defaults`](crate::Pipeline::with_defaults) applies them to a request.
@@ -28,8 +29,9 @@ pub struct Defaults {
     pub guidance: Guidance,
     /// The sampler. Default: DPM++ 2M.
     pub scheduler: Scheduler,
-    /// The noise levels of the sampler above. A request that names another sampler gets the usual ladder of that one.
-    /// Default: `None`, the sampler's [usual ladder](Scheduler::default_ladder), which is Karras for DPM++ 2M.
+    /// The noise levels of the sampler above. A request that names another sampler gets the usual
+    /// ladder of that one. Default: `None`, the sampler's [usual
+    /// ladder](Scheduler::default_ladder), which is Karras for DPM++ 2M.
     pub ladder: Option<Ladder>,
 }
 

@@ -69,8 +69,8 @@ impl PipelineBuilder {
         self
     }
 
-    /// Sets the steps, guidance, sampler and ladder of a request that names none. Default: [`Defaults::default`], which is
-    /// right for Stable Diffusion 1.x.
+    /// Sets the steps, guidance, sampler and ladder of a request that names none. Default:
+    /// [`Defaults::default`], which is right for Stable Diffusion 1.x.
     pub fn defaults(mut self, defaults: Defaults) -> Self {
         self.defaults = defaults;
         self
@@ -499,8 +499,8 @@ impl Pipeline {
         &self.parts.defaults
     }
 
-    /// Returns a request with this pipeline's choices for what it leaves open: size, steps, guidance, sampler, ladder and
-    /// clip skip. It draws what the request itself draws.
+    /// Returns a request with this pipeline's choices for what it leaves open: size, steps,
+    /// guidance, sampler, ladder and clip skip. It draws what the request itself draws.
     ///
     /// ```
     /// # fn example(pipeline: &sd_core::Pipeline) {

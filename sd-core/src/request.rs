@@ -63,13 +63,15 @@ pub struct Request {
     /// Steps from noise to picture, 1 to the model's `num_train_timesteps`. Few steps leave the picture rough; beyond about 30
     /// most samplers only spend time.
     ///
-    /// Default: the rungs of a ladder that lists them ([`Ladder::sigmas`], [`Ladder::timesteps`]), and on any other ladder
-    /// the pipeline's [default](Defaults::steps), 20 for most models. [`step_count`](Self::step_count) returns the number.
+    /// Default: the rungs of a ladder that lists them ([`Ladder::sigmas`], [`Ladder::timesteps`]),
+    /// and on any other ladder the pipeline's [default](Defaults::steps), 20 for most models.
+    /// [`step_count`](Self::step_count) returns the number.
     #[serde(default)]
     pub steps: Option<usize>,
-    /// The classifier-free guidance ("CFG") scale, or more than that: [`ClassifierFree`](crate::ClassifierFree), or a
-    /// [`Guide`](crate::Guide) of one's own. At 1 and below the negative prompt is not looked at and each step costs half.
-    /// The samplers of CFG++ want a scale of 0 to 1.
+    /// The classifier-free guidance ("CFG") scale, or more than that:
+    /// [`ClassifierFree`](crate::ClassifierFree), or a [`Guide`](crate::Guide) of one's own. At 1
+    /// and below the negative prompt is not looked at and each step costs half. The samplers of
+    /// CFG++ want a scale of 0 to 1.
     ///
     /// Default: the pipeline's [default](Defaults::guidance), 7.5 for Stable Diffusion 1.x.
     #[serde(default)]
@@ -125,14 +127,16 @@ pub struct Request {
     /// 1.5. It acts where guidance does, and costs a third call in each step.
     #[serde(default = "default_image_guidance")]
     pub image_guidance: f32,
-    /// The sampler. Default: the pipeline's [default](Defaults::scheduler), DPM++ 2M for Stable Diffusion 1.x.
+    /// The sampler. Default: the pipeline's [default](Defaults::scheduler), DPM++ 2M for Stable
+    /// Diffusion 1.x.
     #[serde(default)]
     pub scheduler: Option<Scheduler>,
-    /// The noise levels that the sampler steps through. A shift by the picture's size ([`Ladder::for_size`]) uses the size
-    /// of this picture.
+    /// The noise levels that the sampler steps through. A shift by the picture's size
+    /// ([`Ladder::for_size`]) uses the size of this picture.
     ///
-    /// Default: the ladder that the [scheduler](Self::scheduler) is usually run on, Karras over the model's full range for
-    /// DPM++ 2M. Where the request names no scheduler either, it is the pipeline's [default](Defaults::ladder).
+    /// Default: the ladder that the [scheduler](Self::scheduler) is usually run on, Karras over the
+    /// model's full range for DPM++ 2M. Where the request names no scheduler either, it is the
+    /// pipeline's [default](Defaults::ladder).
     #[serde(default)]
     pub ladder: Option<Ladder>,
     /// Unit normal noise to begin as, `[count, channels, height / factor, width / factor]`, instead of the seed's with all that is mixed in.
@@ -214,7 +218,8 @@ impl Request {
         serde_json::from_str(text).map_err(|error| json::problems(text, &error))
     }
 
-    /// Returns the number of steps: [`steps`](Self::steps), the rungs of a ladder that lists them, or 20.
+    /// Returns the number of steps: [`steps`](Self::steps), the rungs of a ladder that lists them,
+    /// or 20.
     ///
     /// A pipeline may have another [default](Defaults::steps) than 20:
     /// [`Pipeline::with_defaults`](crate::Pipeline::with_defaults) sets it in a request.
@@ -380,11 +385,12 @@ impl Request {
         self
     }
 
-    /// Returns whether the negative prompt is looked at: with a guidance that ever asks for it, with the samplers of CFG++,
-    /// and where the prompt has several parts (`AND`).
+    /// Returns whether the negative prompt is looked at: with a guidance that ever asks for it,
+    /// with the samplers of CFG++, and where the prompt has several parts (`AND`).
     ///
-    /// What the request leaves open counts as in [`Defaults::default`]. The result is an estimate where guidance is on in an
-    /// interval and the ladder has another number of rungs than [`steps`](Self::steps).
+    /// What the request leaves open counts as in [`Defaults::default`]. The result is an estimate
+    /// where guidance is on in an interval and the ladder has another number of rungs than
+    /// [`steps`](Self::steps).
     pub fn uses_negative(&self) -> bool {
         let defaults = Defaults::default();
         let scheduler = self.scheduler.as_ref().unwrap_or(&defaults.scheduler);

@@ -1,5 +1,5 @@
-//! What the models after Stable Diffusion 1.x are given: two towers, pooled outputs, sizes, a refiner, guidance as an input, a
-//! picture beside the latents; and the defaults of a pipeline.
+//! What the models after Stable Diffusion 1.x are given: two towers, pooled outputs, sizes, a
+//! refiner, guidance as an input, a picture beside the latents; and the defaults of a pipeline.
 
 // In a test it is the failure.
 #![allow(clippy::unwrap_used)]
@@ -27,7 +27,8 @@ use sd_core::{
     },
 };
 
-/// States that depend on every id, on the layer and on the norm, and a pooled output that depends on every id.
+/// States that depend on every id, on the layer and on the norm, and a pooled output that depends
+/// on every id.
 struct Text {
     width: usize,
     pooled: Option<usize>,
@@ -103,7 +104,8 @@ struct Seen {
     beside: Option<Array4<f32>>,
 }
 
-/// Keeps its calls, and predicts noise that depends on the latents, the context and the picture beside.
+/// Keeps its calls, and predicts noise that depends on the latents, the context and the picture
+/// beside.
 struct Spy {
     inputs: Inputs,
     seen: Mutex<Vec<Seen>>,
@@ -410,7 +412,8 @@ impl Refined {
     }
 }
 
-/// Ten steps without a negative prompt: as many calls. The steps of Karras' ladder are not even in timesteps.
+/// Ten steps without a negative prompt: as many calls. The steps of Karras' ladder are not even in
+/// timesteps.
 fn ten() -> Request {
     base().steps(10).guidance(1.0).ladder(Ladder::karras())
 }
@@ -628,7 +631,8 @@ fn image_guidance_makes_three_calls() {
     let zeros = Array4::zeros((1, 4, 6, 8));
     assert_eq!((&blank.context, &blank.beside), (&blurry, &Some(zeros)));
 
-    // From sigma 2 to 0 in one step: each unit of the scale adds the difference that the picture makes, 0.3, to the noise.
+    // From sigma 2 to 0 in one step: each unit of the scale adds the difference that the picture
+    // makes, 0.3, to the noise.
     let scaled = latents(&pipeline, &request.clone().image_guidance(2.5));
     for (first, scaled) in first.iter().zip(&scaled) {
         assert!(

@@ -181,7 +181,8 @@ impl Builder {
     /// 2048 pixels a side.
     ///
     /// # Defaults
-    /// What a request leaves open is chosen by the model, and reported through `tracing` at the level `info`:
+    /// What a request leaves open is chosen by the model, and reported through `tracing` at the
+    /// level `info`:
     ///
     /// | model | steps | guidance | sampler and ladder |
     /// |---|---|---|---|
@@ -193,8 +194,9 @@ impl Builder {
     /// | Lightning, Hyper, DMD2, SDXS, by a word of the folder's name | 4, 8, 4, 1 | 1 | as the file says |
     /// | Playground, by a word of the folder's name | 20 | 3 | as the file says |
     ///
-    /// Steps in a name, such as `sdxl_lightning_4step`, count for distilled models. The guidance of SD and SDXL is the default
-    /// of diffusers' pipelines, that of the others is in their model cards. 20 steps is WebUI's default for every model.
+    /// Steps in a name, such as `sdxl_lightning_4step`, count for distilled models. The guidance of
+    /// SD and SDXL is the default of diffusers' pipelines, that of the others is in their model
+    /// cards. 20 steps is WebUI's default for every model.
     ///
     /// The weight files must not be changed in place while the model is loaded: a file that is shortened ends the process,
     /// as ONNX Runtime maps it. Replacing a file by renaming another is safe.
@@ -419,7 +421,8 @@ fn unfit(folder: &ModelFolder, error: TextError) -> Error {
     }
 }
 
-/// The model's facts in its scheduler's file, corrected as its pipeline class does it, and the text of the file.
+/// The model's facts in its scheduler's file, corrected as its pipeline class does it, and the text
+/// of the file.
 fn scheduler_config(
     folder: &Path,
     corrections: Corrections,

@@ -22,9 +22,9 @@ pub(crate) struct Corrections {
     sample_size: bool,
 }
 
-/// By the classes' `__init__`. Classes that are not here correct nothing, among them those of ControlNet, SDXL, LCM and
-/// instruct-pix2pix. Inpainting and DiffEdit also set `skip_prk_steps`, an option of the PNDM sampler: see
-/// [`defaults`](crate::defaults), which choose the sampler.
+/// By the classes' `__init__`. Classes that are not here correct nothing, among them those of
+/// ControlNet, SDXL, LCM and instruct-pix2pix. Inpainting and DiffEdit also set `skip_prk_steps`,
+/// an option of the PNDM sampler: see [`defaults`](crate::defaults), which choose the sampler.
 #[rustfmt::skip]
 const CLASSES: [Corrections; 15] = [
     of("AltDiffusionImg2ImgPipeline", true, true, true),

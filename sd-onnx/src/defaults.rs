@@ -1,7 +1,8 @@
 //! Steps, guidance, sampler and ladder of requests that do not name them, by model.
 //!
-//! A folder says which sampler its author runs, in `scheduler_config.json`. It does not say how many steps and how much
-//! guidance the model wants. Those follow from the pipeline class, the UNet's inputs, the scheduler and the folder's name.
+//! A folder says which sampler its author runs, in `scheduler_config.json`. It does not say how
+//! many steps and how much guidance the model wants. Those follow from the pipeline class, the
+//! UNet's inputs, the scheduler and the folder's name.
 
 use sd_core::{
     Defaults, Inputs, SchedulerConfig,
@@ -10,12 +11,13 @@ use sd_core::{
 
 use crate::folder::ModelFolder;
 
-/// What distilled models and a few others want, by a word in the folder's name. Steps that the name says itself, as
-/// `sdxl_lightning_4step` does, come first. At guidance 1 the negative prompt is not looked at; the model cards say 0,
-/// which is diffusers' number for the same.
+/// What distilled models and a few others want, by a word in the folder's name. Steps that the name
+/// says itself, as `sdxl_lightning_4step` does, come first. At guidance 1 the negative prompt is
+/// not looked at; the model cards say 0, which is diffusers' number for the same.
 ///
-/// The sources are the model cards: stabilityai/sdxl-turbo, ByteDance/SDXL-Lightning, ByteDance/Hyper-SD,
-/// tianweiy/DMD2, IDKiro/sdxs-512-0.9 and playgroundai/playground-v2.5-1024px-aesthetic.
+/// The sources are the model cards: stabilityai/sdxl-turbo, ByteDance/SDXL-Lightning,
+/// ByteDance/Hyper-SD, tianweiy/DMD2, IDKiro/sdxs-512-0.9 and
+/// playgroundai/playground-v2.5-1024px-aesthetic.
 const NAMED: [(&str, usize, f32); 6] = [
     ("turbo", 1, 1.0),
     ("lightning", 4, 1.0),
@@ -31,8 +33,8 @@ const MOST_NAMED_STEPS: usize = 50;
 /// The widest text embeddings of Stable Diffusion 1.x.
 const SD1_WIDTH: usize = 768;
 
-/// The defaults of a model. `scheduler` is the text of its `scheduler_config.json`, and `config` what that says about the
-/// model, corrected.
+/// The defaults of a model. `scheduler` is the text of its `scheduler_config.json`, and `config`
+/// what that says about the model, corrected.
 pub(crate) fn of(
     folder: &ModelFolder,
     inputs: &Inputs,
@@ -71,7 +73,8 @@ fn chosen(class: &str, name: &str, inputs: &Inputs, scheduler: &str) -> (Default
     let plain = Defaults::default();
     let (steps, guidance, why) = match named {
         Some((word, steps, guidance)) => (steps_of_name(name).unwrap_or(steps), guidance, word),
-        // The defaults of diffusers' LatentConsistencyModelPipeline. Without an input for it guidance is built in.
+        // The defaults of diffusers' LatentConsistencyModelPipeline. Without an input for it
+        // guidance is built in.
         None if is_lcm => {
             let scale = if inputs.guidance { 8.5 } else { 1.0 };
             let steps = steps_of_name(name).unwrap_or(4);

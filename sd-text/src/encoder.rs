@@ -43,8 +43,8 @@ impl PromptEncoder {
     /// An encoder of several towers, in the order in which their states stand side by side.
     ///
     /// # Errors
-    /// [`TextError::Towers`] if there is none, or if two have a pooled output; [`TextError::Lengths`] if their tokenizers do
-    /// not give equally many tokens.
+    /// [`TextError::Towers`] if there is none, or if two have a pooled output;
+    /// [`TextError::Lengths`] if their tokenizers do not give equally many tokens.
     pub fn of_towers(towers: Vec<Tower>) -> Result<Self, TextError> {
         let pooled = towers
             .iter()

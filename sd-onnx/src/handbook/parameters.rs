@@ -16,9 +16,9 @@
 //! | [`scheduler`](crate::Request::scheduler) | DPM++ 2M | | | |
 //! | [`ladder`](crate::Request::ladder) | the scheduler's | | | |
 //!
-//! The defaults of steps, guidance, scheduler and ladder here are those of Stable Diffusion 1.x. Other models want others, and
-//! get them: [`Builder::load`](crate::Builder::load#defaults) has the table. [`Pipeline::defaults`](crate::Pipeline::defaults)
-//! returns those of a loaded model.
+//! The defaults of steps, guidance, scheduler and ladder here are those of Stable Diffusion 1.x.
+//! Other models want others, and get them: [`Builder::load`](crate::Builder::load#defaults) has the
+//! table. [`Pipeline::defaults`](crate::Pipeline::defaults) returns those of a loaded model.
 //!
 //! # Seed and size
 //! They decide the noise, unless one of the following is set. The same seed at the same size begins as the same noise whatever the prompt, model, steps
