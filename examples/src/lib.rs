@@ -3,6 +3,7 @@
 pub mod options;
 pub mod scenes;
 pub mod sheet;
+mod warnings;
 
 use std::{
     ffi::OsString,
@@ -54,12 +55,14 @@ impl Failure {
     }
 }
 
-/// What every example does: reads the command line, runs, says what went wrong.
+/// What every example does: reads the command line, runs, says what went wrong. Warnings of the libraries go to stderr.
 pub fn main<A: clap::Parser>(run: impl FnOnce(&A) -> Result<(), Failure>) -> ExitCode {
     let arguments = match arguments::<A>() {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
+    // Fails only if there is a subscriber, which prints them then.
+    let _ = tracing::subscriber::set_global_default(warnings::Warnings);
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

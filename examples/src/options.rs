@@ -18,6 +18,7 @@ use sd_onnx::{
     text::{PromptText, Side, Warning},
 };
 use sd_text::outside::printable;
+use serde_json::{Value, json};
 
 use crate::{Failure, shipped_model, tell};
 
@@ -230,7 +231,15 @@ pub fn chosen_ladder(
 /// A ladder by its name, or as JSON.
 pub fn ladder(text: &str) -> Result<Ladder, String> {
     if text.trim_start().starts_with('{') {
-        return serde_json::from_str(text).map_err(|error| error.to_string());
+        return serde_json::from_str(text).map_err(|error| {
+            // A request explains what is wrong with its fields.
+            let value = serde_json::from_str::<Value>(text);
+            let request = value.map(|ladder| json!({"prompt": "", "ladder": ladder}).to_string());
+            match request.map(|request| Request::from_json(&request)) {
+                Ok(Err(problems)) => problems.to_string(),
+                _ => error.to_string(),
+            }
+        });
     }
     text.parse().map_err(|error| format!("{error}"))
 }
@@ -484,8 +493,7 @@ pub fn summary(request: &Request, pipeline: &Pipeline, varies: &[&str]) -> Strin
     {
         parts.push(format!("guidance {scale}"));
     }
-    if let Some(layer) = request.clip_skip
-        && layer > 0
+    if let Some(layer) = request.clip_skip.filter(|&layer| layer > 0)
         && same("clip-skip")
     {
         parts.push(format!("clip skip {layer}"));
@@ -583,6 +591,27 @@ mod tests {
                 assert_eq!(title(&scheduler, &config), preset.row.title);
             }
         }
+    }
+
+    #[test]
+    fn a_ladder_that_cannot_be_read_is_explained() {
+        assert!(ladder(r#"{"karras": {"rho": 5}}"#).is_ok());
+        for (text, part) in [
+            (r#"{"karras": {"rho": "x"}}"#, "karras.rho"),
+            (r#"{"karras": {"shift": 3}}"#, "rho"),
+            (r#"{"karras": {}}, "steps": 5"#, "trailing characters"),
+        ] {
+            let error = ladder(text).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_models_own_layer_is_not_named() {
+        let config = SchedulerConfig::default();
+        let summary = |layer| summary(&Request::new("a").clip_skip(layer), &config, &[]);
+        assert!(!summary(0).contains("clip skip"), "{}", summary(0));
+        assert!(summary(2).contains("clip skip 2"));
     }
 
     #[test]

@@ -373,6 +373,27 @@ fn what_is_odd_in_a_prompt_is_said() {
 }
 
 #[test]
+fn the_warnings_of_a_load_are_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let inversions = folder.path().join("inversions");
+    fs::create_dir(&inversions).unwrap();
+    fs::write(inversions.join("\u{1b}[31m.safetensors"), "junk").unwrap();
+    let arguments = ["fox", "--steps", "1", "--embeddings", "inversions"];
+    let (_, stderr) = TXT2IMG.succeed(folder.path(), &arguments);
+    let warnings: Vec<_> = stderr
+        .lines()
+        .filter(|l| l.starts_with("warning: "))
+        .collect();
+    assert_eq!(warnings.len(), 1, "{stderr}");
+    assert!(
+        warnings[0].starts_with("warning: textual inversion left out: ")
+            && warnings[0].contains("\\u{1b}[31m.safetensors")
+            && !stderr.contains('\u{1b}'),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn a_flood_of_warnings_is_counted() {
     let folder = tempfile::tempdir().unwrap();
     let networks: String = (0..50).map(|i| format!("<lora:{i}:1>")).collect();

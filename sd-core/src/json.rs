@@ -56,9 +56,16 @@ pub(crate) fn problems(text: &str, error: &Error) -> Problems {
 
 /// The place and the text of the error with which a request is refused.
 fn refused(value: &Value) -> Option<(Path, String)> {
-    let error = serde_path_to_error::deserialize::<_, Request>(value).err()?;
-    let path = error.path().clone();
-    Some((path, error.into_inner().to_string()))
+    if let Err(error) = serde_path_to_error::deserialize::<_, Request>(value) {
+        return Some((error.path().clone(), error.into_inner().to_string()));
+    }
+    // A number beyond the range of its type is infinite in a `Value`. In a text it is refused.
+    let text = value.to_string();
+    let mut text = serde_json::Deserializer::from_str(&text);
+    let error = serde_path_to_error::deserialize::<_, Request>(&mut text).err()?;
+    let (path, message) = (error.path().clone(), error.into_inner().to_string());
+    let message = message.split(" at line ").next().unwrap_or_default();
+    Some((path, message.to_owned()))
 }
 
 fn is_unknown_field(message: &str) -> bool {
@@ -93,6 +100,7 @@ fn problem(request: &mut Value, path: &Path, message: &str) -> Problem {
         "f32" | "f64" => "a number".to_owned(),
         "a boolean" => "true or false".to_owned(),
         "a sequence" => "an array".to_owned(),
+        "number out of range" => format!("a number of at most {:e} in size", f32::MAX),
         "unit" => "the name alone, as a string".to_owned(),
         "string or map" => one_of(request, path),
         structure if structure.starts_with("struct ") => "an object".to_owned(),

@@ -243,6 +243,10 @@ fn what_is_no_object_is_named() {
             r#"{"prompt": "a", "ladder": {"karras": {"rho": 3, "rho": 4}}}"#,
             "duplicate field `rho`",
         ),
+        (
+            r#"{"prompt": "a", "aesthetic_score": 1e39, "sizes": 3}"#,
+            "aesthetic_score is 1e+39, expected a number of at most 3.4028235e38 in size; sizes is 3",
+        ),
     ] {
         let error = Request::from_json(json).unwrap_err().to_string();
         assert!(error.contains(expected), "{json}: {error}");

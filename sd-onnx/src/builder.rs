@@ -8,6 +8,7 @@ use std::{
 
 use ndarray::Array2;
 use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig};
+use sd_schedulers::Prediction;
 use sd_text::{ClipTokenizer, PromptEncoder, TextError, TextualInversion, Tower, outside::list};
 
 use crate::{
@@ -167,7 +168,8 @@ impl Builder {
     }
 
     /// Sets the folder of a model that makes the last steps of each picture, such as SDXL's refiner: only its UNet and its text
-    /// encoder are read. [`Request::refiner`](crate::Request::refiner) says when it takes over. Default: none.
+    /// encoder are used. Its `prediction_type` and its autoencoder's scaling, where the folder has them, must be the model's.
+    /// [`Request::refiner`](crate::Request::refiner) says when it takes over. Default: none.
     pub fn refiner(mut self, folder: impl Into<PathBuf>) -> Self {
         self.refiner = Some(folder.into());
         self
@@ -230,6 +232,7 @@ impl Builder {
         let [height, width] = sample_size.map(side);
         let files = folder.weight_files("unet")?;
         let defaults = defaults::of(&folder, denoiser.inputs(), &text, &scheduler);
+        let prediction = scheduler.prediction;
         let mut pipeline = Pipeline::builder(prompts, Arc::new(denoiser), codec, scheduler)
             .size(width, height)
             .defaults(defaults)
@@ -241,10 +244,14 @@ impl Builder {
                 hash::remembered(&files, hash::cache().as_deref())
             });
         if let Some(path) = &self.refiner {
-            let folder = self.open(path, &["unet"])?;
-            let prompts = self.prompts(&folder, &engine)?;
-            let refiner = denoiser_of(&folder, &engine)?;
-            pipeline = pipeline.refiner(folder.name(), prompts, Arc::new(refiner));
+            let refiner = self.open(path, &["unet"])?;
+            check_prediction(&refiner, prediction)?;
+            if self.codec.is_none() {
+                check_latents(&refiner, &folder)?;
+            }
+            let prompts = self.prompts(&refiner, &engine)?;
+            let denoiser = denoiser_of(&refiner, &engine)?;
+            pipeline = pipeline.refiner(refiner.name(), prompts, Arc::new(denoiser));
         }
         pipeline.build().map_err(|source| Error::Pipeline {
             path: path.to_path_buf(),
@@ -419,6 +426,49 @@ fn unfit(folder: &ModelFolder, error: TextError) -> Error {
         path: folder.path().to_path_buf(),
         source: error.into(),
     }
+}
+
+/// Checks that a refiner predicts what the model predicts, as far as its folder says: the model's scheduler makes the whole
+/// run.
+fn check_prediction(refiner: &ModelFolder, model: Prediction) -> Result<(), Error> {
+    let Ok(folder) = refiner.component("scheduler") else {
+        return Ok(());
+    };
+    let path = folder.join("scheduler_config.json");
+    let found = match SchedulerConfig::from_json(&config::read_text(&path, MOST_CONFIG)?) {
+        Ok(config) => config.prediction,
+        Err(source) => return Err(Error::Scheduler { path, source }),
+    };
+    if found == model {
+        return Ok(());
+    }
+    Err(Error::Config {
+        path,
+        key: "prediction_type".into(),
+        expected: format!("{model:?}, what the model predicts that this one refines"),
+        found: format!("{found:?}"),
+    })
+}
+
+/// Checks that a refiner works on the latents of the model, as far as its folder says: that the autoencoders scale them
+/// alike. `AutoencoderTiny`, which stands in for others, does not scale.
+fn check_latents(refiner: &ModelFolder, model: &ModelFolder) -> Result<(), Error> {
+    let (Ok(path), Ok(_)) = (refiner.component("vae"), model.component("vae")) else {
+        return Ok(());
+    };
+    let found = VaeConfig::new(&refiner.config("vae")?)?;
+    let model = VaeConfig::new(&model.config("vae")?)?;
+    let same = (&found.scale, &found.shift) == (&model.scale, &model.shift);
+    if same || !found.is_variational() || !model.is_variational() {
+        return Ok(());
+    }
+    let of = |config: &VaeConfig| format!("{:?} with the shift {:?}", config.scale, config.shift);
+    Err(Error::Config {
+        path: path.join("config.json"),
+        key: "scaling_factor".into(),
+        expected: format!("{}, as in the model that this one refines", of(&model)),
+        found: of(&found),
+    })
 }
 
 /// The model's facts in its scheduler's file, corrected as its pipeline class does it, and the text

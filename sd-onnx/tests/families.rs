@@ -268,6 +268,42 @@ fn whole_runs() {
     });
 }
 
+#[test]
+fn a_refiner_of_another_prediction_or_other_latents_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = written("sdxl-base", folder.path());
+    let refiner = written("refiner", folder.path());
+    let load = || sd_onnx::builder().refiner(&refiner).load(&base);
+    load().unwrap();
+    for (file, key, value, part) in [
+        (
+            "scheduler/scheduler_config.json",
+            "prediction_type",
+            Value::from("v_prediction"),
+            "`prediction_type` is V, expected Epsilon",
+        ),
+        (
+            "vae/config.json",
+            "scaling_factor",
+            Value::from(0.5),
+            "`scaling_factor` is [0.5, ",
+        ),
+    ] {
+        let path = refiner.join(file);
+        let before = std::fs::read_to_string(&path).unwrap();
+        let mut config: Value = serde_json::from_str(&before).unwrap();
+        config[key] = value;
+        std::fs::write(&path, config.to_string()).unwrap();
+        let error = load().map(drop).unwrap_err().to_string();
+        assert!(error.contains(file) && error.contains(part), "{error}");
+        std::fs::write(&path, before).unwrap();
+    }
+    // What the folder does not have is not checked.
+    std::fs::remove_dir_all(refiner.join("scheduler")).unwrap();
+    std::fs::remove_dir_all(refiner.join("vae")).unwrap();
+    load().unwrap();
+}
+
 fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Picture {
     // The base's scheduler makes the run, also where a refiner ends it.
     let of = case["base"].as_str().unwrap_or(shape);

@@ -65,17 +65,23 @@ fn escape(text: impl Iterator<Item = char>) -> String {
     out
 }
 
-/// Opens a file for reading if it is a regular file. Opening a pipe or a device could wait forever.
+/// Opens a file for reading if it is a regular file with something in it. Opening a pipe or a device could wait forever, and
+/// so could reading a file of `/proc`, whose length is 0.
 ///
 /// # Errors
-/// Those of the system, and [`InvalidInput`](io::ErrorKind::InvalidInput) for a folder, a pipe, a device or a socket.
+/// Those of the system, [`InvalidInput`](io::ErrorKind::InvalidInput) for a folder, a pipe, a device or a socket, and
+/// [`InvalidData`](io::ErrorKind::InvalidData) for an empty file.
 pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
     let path = path.as_ref();
     // Before it is opened, and again after, as it may have been replaced in between.
     check_regular(&fs::metadata(path)?)?;
     let file = File::open(path)?;
-    check_regular(&file.metadata()?)?;
-    Ok(file)
+    let metadata = file.metadata()?;
+    check_regular(&metadata)?;
+    match metadata.len() {
+        0 => Err(invalid("the file is empty")),
+        _ => Ok(file),
+    }
 }
 
 /// As [`open`], for a binary file: one whose first kilobyte shows that it stands in the place of another (see [`stand_in`])
@@ -97,14 +103,11 @@ pub fn open_binary(path: impl AsRef<Path>) -> io::Result<File> {
 /// Reads a whole regular file of at most `most` bytes.
 ///
 /// # Errors
-/// Those of [`open`]; [`InvalidData`](io::ErrorKind::InvalidData) when the file is empty (which files of `/proc` are by
-/// their length), is longer than `most`, or is something else than a model's file (see [`stand_in`]).
+/// Those of [`open`]; [`InvalidData`](io::ErrorKind::InvalidData) when the file is longer than `most` or is something else
+/// than a model's file (see [`stand_in`]).
 pub fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let length = file.metadata()?.len();
-    if length == 0 {
-        return Err(invalid("the file is empty"));
-    }
     if length > most {
         return Err(invalid(format!(
             "the file is {length} bytes long, expected at most {most}"
@@ -240,6 +243,9 @@ mod tests {
             "/proc/self/environ",
         ] {
             assert!(read(path, 1 << 20).is_err(), "{path}");
+            // Reading `/proc/kmsg` waits for the kernel's next message.
+            assert!(open(path).is_err(), "{path}");
+            assert!(open_binary(path).is_err(), "{path}");
         }
     }
 

@@ -174,10 +174,12 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
         // It was named, so no other is taken in its place.
         return named.map_err(|error| match error.kind() {
             // Loading a pipe would wait forever.
-            io::ErrorKind::InvalidInput => RuntimeError::NotOnnxRuntime {
-                path,
-                problem: error.to_string(),
-            },
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+                RuntimeError::NotOnnxRuntime {
+                    path,
+                    problem: error.to_string(),
+                }
+            }
             _ => RuntimeError::NotFound {
                 searched: vec![format!("{}{origin}", path.display())],
                 hint: error.to_string(),
