@@ -14,8 +14,9 @@ use ndarray::{Array2, Array3, ArrayView2};
 use sd_text::{
     BoxError, Chunking, Cleanup, ClipSkip, ClipTokenizer, Emphasis, EncodeOptions, EncodedBranch,
     Layer, PromptEmbedding, PromptEncoder, PromptText, Side, Syntax, TextError, TextModel,
-    TextShape, TextStates, TextualInversion,
+    TextShape, TextStates, TextualInversion, Tower,
 };
+use serde_json::json;
 
 use common::{emoji, load, tiny};
 
@@ -91,6 +92,28 @@ fn clip_skip_beyond_the_model() {
         "clip skip is 13, expected 1 to 12: the text model has 12 layers"
     );
     assert!(model.asked.lock().unwrap().is_none());
+}
+
+#[test]
+fn towers_of_other_windows_are_refused() {
+    let towers = [77, 64].map(|length| {
+        let folder = common::full(&json!({ "model_max_length": length }));
+        Tower::new(Arc::new(load(&folder)), Arc::new(Fake::default())).unwrap()
+    });
+    let error = PromptEncoder::of_towers(towers.into()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the tokenizers of the towers give [77, 64] tokens, expected equally many"
+    );
+}
+
+#[test]
+fn no_prompts_are_an_error() {
+    let (encoder, _) = encoder(Fake::default()).unwrap();
+    let options = EncodeOptions::default();
+    let encoded = encoder.encode_prompt_while(&[], 4, &options, &|| true);
+    assert!(matches!(encoded, Err(TextError::Parts { found }) if found.is_empty()));
+    assert_eq!(encoder.longest(&[], 4, &options), 1);
 }
 
 #[test]
