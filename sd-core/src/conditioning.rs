@@ -1,4 +1,4 @@
-//! What the denoiser is given for prompts, from call to call.
+//! The inputs that the denoiser is given for prompts, from call to call.
 
 use std::sync::Arc;
 
@@ -9,10 +9,11 @@ use sd_text::{EncodedBranch, PromptEmbedding, PromptText, Tokens};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Conditioning {
-    /// `[1, tokens, width]`, that of the first branch at the first model call: for most prompts all
-    /// there is. Cheap to clone.
+    /// The embedding of the first branch at the first model call, `[1, tokens, width]`. Most prompts
+    /// have no other. Cheap to clone.
     pub embedding: ArcArray<f32, Ix3>,
-    /// The pooled output of the same, `[1, width]`, of models that have one.
+    /// The pooled output of the first branch at the first model call, `[1, width]`, for models that
+    /// have one.
     pub pooled: Option<ArcArray<f32, Ix2>>,
     /// The tokens it was made of; none where the request brought the embedding.
     pub tokens: Option<Tokens>,
@@ -25,25 +26,15 @@ pub struct Conditioning {
 }
 
 impl Conditioning {
-    pub(crate) fn of_text(text: PromptText, branches: Vec<EncodedBranch>) -> Self {
+    /// `text` is what the branches were made of, none where the request brought an embedding.
+    pub(crate) fn new(text: Option<PromptText>, branches: Vec<EncodedBranch>) -> Self {
         let first = branches[0].at(0).clone();
         Self {
             embedding: first.embedding.clone(),
             pooled: first.pooled.clone(),
-            tokens: Some(first.tokens.clone()),
+            tokens: text.is_some().then(|| first.tokens.clone()),
             branches,
-            text: Some(text),
-        }
-    }
-
-    pub(crate) fn of_embedding(branches: Vec<EncodedBranch>) -> Self {
-        let first = branches[0].at(0).clone();
-        Self {
-            embedding: first.embedding.clone(),
-            pooled: first.pooled.clone(),
-            branches,
-            tokens: None,
-            text: None,
+            text,
         }
     }
 }
@@ -68,7 +59,7 @@ struct Context {
 }
 
 impl Contexts {
-    /// Of the branches of each picture: as many for all of them, of as many tokens each.
+    /// Takes the branches of each picture: equally many for all pictures, of equally many tokens.
     pub fn new(pictures: &[&[EncodedBranch]]) -> Self {
         let composes = pictures
             .iter()
@@ -83,34 +74,32 @@ impl Contexts {
         }
     }
 
-    /// Of one embedding that stays.
+    /// Makes the contexts of one picture from one embedding that never changes.
     pub fn constant(embedding: &PromptEmbedding) -> Self {
         Self::new(&[&[EncodedBranch::from(embedding.clone())]])
     }
 
-    /// Takes up what is in force at this model call, from 0.
+    /// Switches to the embeddings in force at this model call, counted from 0.
     pub fn turn(&mut self, call: usize) {
         for branch in &mut self.branches {
             branch.turn(call);
         }
     }
 
-    /// How many there are: at least one.
+    /// The number of branches, at least one.
     pub fn branches(&self) -> usize {
         self.branches.len()
     }
 
-    /// `[batch, tokens, width]` of a branch, as taken up last.
+    /// The embeddings `[batch, tokens, width]` of a branch now in force.
     pub fn context(&self, branch: usize) -> ArrayView3<'_, f32> {
         self.branches[branch].joined.view()
     }
 
-    /// The pooled output `[batch, width]` of a branch, as taken up last.
+    /// The pooled outputs `[batch, width]` of a branch now in force.
     pub fn pooled(&self, branch: usize) -> Option<ArrayView2<'_, f32>> {
-        self.branches[branch]
-            .pooled
-            .as_ref()
-            .map(|pooled| pooled.view())
+        let pooled = self.branches[branch].pooled.as_ref()?;
+        Some(pooled.view())
     }
 
     /// The weight of a branch for each picture.
@@ -123,7 +112,7 @@ impl Contexts {
         self.composes.contains(&true)
     }
 
-    /// Whether those of this picture are.
+    /// Whether the branches of this picture are weighed against the negative prompt.
     pub fn composes(&self, picture: usize) -> bool {
         self.composes[picture]
     }

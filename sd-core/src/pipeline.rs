@@ -333,7 +333,7 @@ impl Pipeline {
         let parts = &*self.parts;
         let planned = plan(parts, requests)?;
         let mut encoded = Prompts::new();
-        for group in groups(&planned, parts.batch, &parts.prompts) {
+        for group in groups(parts, &planned) {
             let pictures = |&request: &usize| {
                 let count = planned[request].request.count;
                 (0..count).map(move |index| (request, index))

@@ -748,15 +748,19 @@ fn place(ladder: &Ladder, what: &str, index: usize, found: f32) -> (String, Stri
 }
 
 /// The requests whose pictures share batches, in the order of the first of each; each alone where a batch is of one.
-pub(crate) fn groups(
-    planned: &[Arc<Planned>],
-    batch: usize,
-    encoder: &PromptEncoder,
-) -> Vec<Vec<usize>> {
-    if batch == 1 {
+pub(crate) fn groups(parts: &Parts, planned: &[Arc<Planned>]) -> Vec<Vec<usize>> {
+    if parts.batch == 1 {
         return (0..planned.len()).map(|request| vec![request]).collect();
     }
-    let tokens = |plan: &Arc<Planned>| plan.reading.tokens(encoder, &plan.prompts());
+    // The refiner's text encoder may read another text than the model's longest.
+    let tokens = |plan: &Arc<Planned>| {
+        let of = |encoder| plan.reading.tokens(encoder, &plan.prompts());
+        let refiner = plan.refiner_from.and(parts.refiner.as_ref());
+        (
+            of(&parts.prompts),
+            refiner.map(|refiner| of(&refiner.prompts)),
+        )
+    };
     let tokens: Vec<_> = planned.iter().map(tokens).collect();
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (request, plan) in planned.iter().enumerate() {

@@ -21,7 +21,7 @@ pub(crate) enum Read {
 }
 
 impl Read {
-    /// Reads a prompt, with the text that the second tower is given in its place.
+    /// Reads a prompt. The towers behind the first read the text `second` instead, if there is one.
     pub fn new(prompt: &Prompt, second: Option<&str>, side: Side, options: &PromptOptions) -> Self {
         match prompt {
             Prompt::Text(text) => {
@@ -77,7 +77,7 @@ impl Read {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
     pub options: PromptOptions,
-    /// None for the layers that the model's towers are read at.
+    /// None for each tower's own layer.
     pub clip_skip: Option<ClipSkip>,
     /// The number of steps that schedules are made for.
     pub steps: usize,
@@ -137,8 +137,9 @@ impl Reading {
         None
     }
 
-    /// The most embeddings that are kept of a prompt: those of the texts that each of its branches shows, of which none
-    /// differ in length. Where each tower has a text, every one of the first may meet every one of the second.
+    /// The most embeddings that are kept of a prompt: one for each text that one of its branches
+    /// shows. If the towers read two prompts, every text of the first may meet every text of the
+    /// second.
     fn texts(&self, texts: &[PromptText]) -> usize {
         let of_branch = |branch: Branch<'_>| {
             let schedule = branch.schedule(self.steps);
@@ -238,10 +239,7 @@ impl Reading {
             if index > 0 && self.zero_empty_negative && read.is_empty() {
                 branches = branches.iter().map(EncodedBranch::zeroed).collect();
             }
-            conditionings.push(match read.text() {
-                Some(text) => Conditioning::of_text(text.clone(), branches),
-                None => Conditioning::of_embedding(branches),
-            });
+            conditionings.push(Conditioning::new(read.text().cloned(), branches));
         }
         Ok(conditionings)
     }

@@ -177,13 +177,13 @@ impl<'a> Batch<'a> {
             .unzip();
         let negatives: Option<Vec<_>> = negatives.into_iter().collect();
         let inputs = denoiser.inputs();
-        let beside = || self.beside().filter(|_| inputs.beside > 0);
+        let beside = self.beside().filter(|_| inputs.beside > 0);
         let half = |prompts: &[&Conditioning], row: usize| {
             let branches = prompts.iter().map(|prompt| &prompt.branches[..]);
             Half {
                 contexts: Contexts::new(&branches.collect::<Vec<_>>()),
                 sizes: self.sizes(row, refiner),
-                beside: beside(),
+                beside: beside.clone(),
             }
         };
         let plans = || {
@@ -199,7 +199,7 @@ impl<'a> Batch<'a> {
             plans().map(|plan| plan.chosen.guidance.clone()).collect(),
             self.stop.clone(),
         );
-        let guided = match (negatives, beside()) {
+        let guided = match (negatives, &beside) {
             // The latents of a picture: an instruct-pix2pix model.
             (Some(negatives), Some(picture)) if inputs.beside == inputs.channels => {
                 let mut blank = half(&negatives, 1);
@@ -214,7 +214,8 @@ impl<'a> Batch<'a> {
         guided.rungs(&plan.rungs)
     }
 
-    /// What the network is told of the size of each picture, `[batch, ids]`: row 0 for the prompt, 1 for the negative prompt.
+    /// The sizes that the network takes for each picture, `[batch, ids]`: row 0 for the prompt, row 1
+    /// for the negative prompt.
     fn sizes(&self, row: usize, refiner: bool) -> Option<Array2<f32>> {
         let of = |&(request, _): &(usize, usize)| {
             let plan = &self.planned[request];
@@ -228,7 +229,7 @@ impl<'a> Batch<'a> {
         Some(ndarray::stack(Axis(0), &rows).expect("as many sizes for each picture"))
     }
 
-    /// What stands beside the latents of each picture, `[batch, channels, h, w]`.
+    /// The picture beside the latents of each picture, `[batch, channels, h, w]`.
     fn beside(&self) -> Option<ArcArray<f32, Ix4>> {
         let of = |&(request, index): &(usize, usize)| {
             let beside = self.planned[request].request.beside.as_ref()?;

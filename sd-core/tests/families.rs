@@ -480,6 +480,29 @@ fn schedules_of_prompts_go_on_under_the_refiner() {
 }
 
 #[test]
+fn texts_of_other_lengths_under_the_refiner_are_not_in_one_batch() {
+    let spy = Spy::new(sdxl());
+    let refiner = Spy::new(Inputs::new(4, 3).pooled(6).sizes(SizeIds::Score));
+    let long = "fox ".repeat(80);
+    // As long as each other for the model, but not for the refiner, which reads the first text.
+    let requests = [
+        base().prompt(long.as_str()).prompt_2("fox"),
+        base().prompt("fox").prompt_2(long.as_str()),
+    ]
+    .map(|request| request.negative("").refiner(0.5));
+    let pipeline = |batch| {
+        let builder = builder(&spy).refiner("r", prompts(&[1]), refiner.clone());
+        builder.batch(batch).build().unwrap()
+    };
+    let of = |batch| {
+        let made = pipeline(batch).generate_all(&requests).unwrap();
+        let pictures = made.pictures.into_iter();
+        pictures.map(|picture| picture.latents).collect::<Vec<_>>()
+    };
+    assert_eq!(of(2), of(1));
+}
+
+#[test]
 fn sampler_and_guidance_remember_across_the_switch() {
     // The refiner is the model itself, so that the switch must change nothing.
     let spy = Spy::new(sdxl());
@@ -775,7 +798,7 @@ fn a_plain_clip_skip_is_of_the_towers_layers() {
     let spy = Spy::new(sdxl());
     let pipeline = builder(&spy).build().unwrap();
     assert_eq!(pipeline.prompt_encoder().layers(), 3);
-    let wrong = "clip_skip is 4, expected 0, the model's own, or 1 to 3";
+    let wrong = "clip_skip is 4, expected 1 to 3, the model's text layers, or 0";
     refused(&pipeline, &base().clip_skip(4), wrong);
     assert_eq!(ClipSkip::PENULTIMATE.number(), 2);
 }

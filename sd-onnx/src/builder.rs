@@ -35,13 +35,16 @@ const MOST_SIDE: usize = 2048;
 /// How a model is loaded. [`builder`] makes one, [`load`](Self::load) ends it.
 ///
 /// # What runs at once and what waits
-/// Any number of threads may draw with a pipeline and its clones. Its networks (text encoder, UNet, decoder, encoder) each
-/// run one call at a time, on all threads of the [setting](Self::threads); who comes meanwhile waits, for as long as one call
-/// takes, not one picture. Who is next is not decided by who came first. So two threads each get half the speed, while the
-/// UNet of one and the decoder of the other run at once and share the cores. A
-/// [stop](crate::StopToken) ends the call that runs for its own request only, within one operator on the CPU (see
-/// [`Device`]), and the waiting of its own request at once; the next call finds the network as it was. The text encoder,
-/// which takes a moment, and the VAE's encoder run to their ends.
+/// Any number of threads may draw with a pipeline and its clones. Its networks (text encoder, UNet,
+/// decoder, encoder) each run one call at a time, on all threads of the [setting](Self::threads).
+/// Other callers wait until the current network call ends, not until its picture is finished. The
+/// order in which they continue is unspecified. So two threads each get half the speed, while the
+/// UNet of one and the decoder of the other run at once and share the cores.
+///
+/// A [stop](crate::StopToken) ends only calls for its own request: a running call within one operator
+/// on the CPU (see [`Device`]), a waiting one at once. The next call finds the network as it was. The
+/// text encoder, which takes a moment, runs to its end, and so does
+/// [`Pipeline::encode`](crate::Pipeline::encode).
 ///
 /// # What sharing costs
 /// A clone of a pipeline costs nothing. Loading a model again costs all of its memory again, which in f32 is four bytes a
@@ -62,7 +65,8 @@ pub struct Builder {
     refiner: Option<PathBuf>,
 }
 
-/// A builder at its defaults: the CPU with a thread for each physical core, clip skip 1.
+/// A builder at its defaults: the CPU with a thread for each physical core, and the model's own clip
+/// skip.
 pub fn builder() -> Builder {
     Builder {
         device: Device::Cpu,
@@ -79,7 +83,7 @@ pub fn builder() -> Builder {
 }
 
 impl Builder {
-    /// What the model runs on. Default: the CPU.
+    /// Sets the device that the networks run on. Default: the CPU.
     pub fn device(mut self, device: Device) -> Self {
         self.device = device;
         self
@@ -113,24 +117,31 @@ impl Builder {
         self
     }
 
-    /// Sets the clip skip of requests that name none, in WebUI's numbering: 1 is CLIP's last layer, 0 the model's own. Default: 0. Only a pipeline has it: of what
-    /// [`load_prompt_encoder`](Self::load_prompt_encoder) and [`load_text_encoder`](Self::load_text_encoder) give,
-    /// [`EncodeOptions`](crate::text::EncodeOptions) and [`TextEncoder::clip_skip`] say the layer.
+    /// Sets the clip skip of requests that name none, in WebUI's numbering: 1 is CLIP's last layer, 0
+    /// the model's own layer. Default: 0.
+    ///
+    /// Only [`load`](Self::load) uses this setting. With
+    /// [`load_prompt_encoder`](Self::load_prompt_encoder) the layer is chosen by
+    /// [`EncodeOptions`](crate::text::EncodeOptions), with
+    /// [`load_text_encoder`](Self::load_text_encoder) by [`TextEncoder::clip_skip`].
     pub fn clip_skip(mut self, layer: usize) -> Self {
         self.clip_skip = layer;
         self
     }
 
-    /// The largest picture that a request may ask for, in pixels. At most 2³⁰, default [`MAX_PIXELS`], 4096 × 4096. Memory and time grow
-    /// with it, those of attention with its square.
+    /// Sets the largest picture that a request may ask for, in pixels, at most 2³⁰. Default:
+    /// [`MAX_PIXELS`], 4096 × 4096. Memory and time grow with the pixels, those of attention with
+    /// their square.
     pub fn max_pixels(mut self, pixels: u64) -> Self {
         self.max_pixels = pixels;
         self
     }
 
-    /// How many pictures, 1 to 1024, the UNet is given at once, of a call whose requests allow it (same size, steps,
-    /// sampler, ladder and length of prompts, and all or none with a negative one). Default 1: on the CPU a batch of two takes longer than two calls. A picture from a batch is what
-    /// it would be alone but for rounding.
+    /// Sets the largest batch, 1 to 1024: how many pictures go through the UNet together. Only pictures
+    /// of requests with the same size, steps, sampler, ladder, refiner and length of prompts share a
+    /// batch, and only if all or none of them have a negative prompt. Except for rounding, a picture
+    /// from a batch is the picture that its request makes alone. Default: 1, because on the CPU a
+    /// batch of two takes longer than two calls.
     pub fn batch(mut self, pictures: usize) -> Self {
         self.batch = pictures;
         self
@@ -144,39 +155,40 @@ impl Builder {
         self
     }
 
-    /// A textual inversion file, or a folder with such files in it and in the folders within:
-    /// vectors that a prompt calls by a name, which is mostly the file's.
-    /// [`TextualInversion::load`] says which files there are,
+    /// Adds a textual inversion file, or a folder with such files in it and in the folders within:
+    /// vectors that a prompt calls by a name, usually the name of the file.
+    /// [`TextualInversion::load`] describes the files, and
     /// [`ClipTokenizer::add_inversion`](crate::text::ClipTokenizer::add_inversion) where the name
-    /// is found in a prompt. Can be asked for several times. Default: none.
+    /// is found in a prompt. Can be called several times. Default: none.
     ///
-    /// A file that was named by itself must be usable. Of a folder, every `.safetensors` file is
-    /// tried, at most 20,000 files and folders in all. A file that cannot be used (of another
-    /// model's width, not a textual inversion, of a name that is taken) and the pickles `.pt` and
-    /// `.bin` are left out, each with a warning of the `tracing` crate that says why. After 16
-    /// warnings a last one counts the others.
+    /// A file that is given by itself must be usable. In a folder, every `.safetensors` file is
+    /// tried, at most 20,000 files and folders in all. A file that cannot be used (made for another
+    /// model's width, not a textual inversion, its name taken) and the pickles `.pt` and `.bin` are
+    /// left out, each with a warning of the `tracing` crate that says why. After 16 warnings a last
+    /// one counts the others.
     pub fn embeddings(mut self, path: impl Into<PathBuf>) -> Self {
         self.inversions.push(Inversions::At(path.into()));
         self
     }
 
-    /// A textual inversion that was read or made before, under another name perhaps; otherwise as
+    /// Adds a textual inversion that was read or made before; otherwise as
     /// [`embeddings`](Self::embeddings).
     pub fn embedding(mut self, inversion: TextualInversion) -> Self {
         self.inversions.push(Inversions::Given(inversion));
         self
     }
 
-    /// Sets the folder of a model that makes the last steps of each picture, such as SDXL's refiner: only its UNet and its text
-    /// encoder are used. Its `prediction_type` and its autoencoder's scaling, where the folder has them, must be the model's.
+    /// Sets the folder of a model that makes the last steps of each picture, such as SDXL's refiner.
+    /// Only its UNet and its text encoder are used. Its `prediction_type` and the scaling of its
+    /// autoencoder, where the folder has them, must be the model's.
     /// [`Request::refiner`](crate::Request::refiner) says when it takes over. Default: none.
     pub fn refiner(mut self, folder: impl Into<PathBuf>) -> Self {
         self.refiner = Some(folder.into());
         self
     }
 
-    /// Reads a Stable Diffusion folder in the diffusers layout and gets it ready to draw: Stable Diffusion 1.x, 2.x, SDXL or
-    /// one of their relatives, as its files say.
+    /// Reads a folder in the diffusers layout and gets the model ready to draw: Stable Diffusion 1.x,
+    /// 2.x, SDXL or one of their relatives, as its files say.
     ///
     /// Outdated values of the scheduler and the UNet are corrected as diffusers' pipelines do it, each with a warning: see
     /// [`handbook::files`](crate::handbook::files). A request without a size is drawn at the UNet's `sample_size`, at most
@@ -259,7 +271,7 @@ impl Builder {
         })
     }
 
-    /// Only the tokenizers and the text models of a folder, to encode prompts with.
+    /// Loads only the tokenizers and the text models of a folder, to encode prompts with.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -267,9 +279,9 @@ impl Builder {
         self.prompts(&self.open(folder.as_ref(), &[])?, &self.engine()?)
     }
 
-    /// Only the tokenizer and the text model, as a [`TextEncoder`] of plain texts. Besides a Stable Diffusion model's folder it
-    /// may be one with the files of a CLIP model in it: `config.json`, `model.safetensors` and the tokenizer's. Of SDXL it is
-    /// the first of the two.
+    /// Loads only the tokenizer and the text model, as a [`TextEncoder`] of plain texts. The folder may
+    /// be a Stable Diffusion model's, or have the files of a CLIP model in it: `config.json`,
+    /// `model.safetensors` and the tokenizer's files. For SDXL it is the first text encoder.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -285,7 +297,7 @@ impl Builder {
         Ok(TextEncoder::new(tokenizer, model))
     }
 
-    /// Only the UNet of a folder, for a pipeline of one's own parts.
+    /// Loads only the UNet of a folder, for a pipeline of one's own parts.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -294,7 +306,7 @@ impl Builder {
         Ok(Arc::new(denoiser_of(&folder, &self.engine()?)?))
     }
 
-    /// Only the autoencoder of a folder, for a pipeline of one's own parts.
+    /// Loads only the autoencoder of a folder, for a pipeline of one's own parts.
     ///
     /// # Errors
     /// As [`load`](Self::load).

@@ -117,13 +117,9 @@ impl Config {
 
     /// A positive, finite number; none where the key is missing or null.
     pub fn positive(&self, key: &str) -> Result<Option<f32>, Error> {
-        let Some(value) = self.finite(key)? else {
-            return Ok(None);
-        };
-        if value > 0.0 {
-            Ok(Some(value))
-        } else {
-            Err(self.wrong(key, "a positive number"))
+        match self.finite(key)? {
+            Some(value) if value <= 0.0 => Err(self.wrong(key, "a positive number")),
+            value => Ok(value),
         }
     }
 
@@ -132,8 +128,7 @@ impl Config {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        let number = value.as_f64().map(|v| v as f32).filter(|v| v.is_finite());
-        number
+        finite(value)
             .map(Some)
             .ok_or_else(|| self.wrong(key, "a finite number"))
     }
@@ -154,14 +149,13 @@ impl Config {
         value.as_str().ok_or_else(|| self.wrong(key, "a string"))
     }
 
-    /// A list of so many finite numbers; none where the key is missing or null.
+    /// A list of `count` finite numbers; none where the key is missing or null.
     pub fn numbers(&self, key: &str, count: usize) -> Result<Option<Vec<f32>>, Error> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        let number = |value: &Value| value.as_f64().map(|v| v as f32).filter(|v| v.is_finite());
         let list = value.as_array().filter(|list| list.len() == count);
-        let list = list.and_then(|list| list.iter().map(number).collect());
+        let list = list.and_then(|list| list.iter().map(finite).collect());
         list.map(Some)
             .ok_or_else(|| self.wrong(key, format!("a list of {count} finite numbers")))
     }
@@ -210,7 +204,7 @@ impl Config {
         }
     }
 
-    /// True or false, by default false, for each of `count` levels. One value stands for all levels.
+    /// True or false for each of `count` levels. One value stands for all levels. Default: false.
     pub fn flag_per_level(&self, key: &str, count: usize) -> Result<Vec<bool>, Error> {
         let wrong = || self.wrong(key, format!("true, false or a list of {count} of them"));
         match self.value(key) {
@@ -223,8 +217,8 @@ impl Config {
         }
     }
 
-    /// A number, 0 to 64 and by default 1, for each of `count` levels, or a list of numbers for the layers of a level. A
-    /// number in the place of the list stands for all levels.
+    /// For each of `count` levels a number, 0 to 64, or a list of numbers, one for each layer. A single
+    /// number stands for all levels. Default: 1.
     pub fn per_level_or_layer(&self, key: &str, count: usize) -> Result<Vec<PerLevel>, Error> {
         const LAYERS: RangeInclusive<usize> = 0..=64;
         let wrong = || {
@@ -282,6 +276,11 @@ pub(crate) fn read_text(path: &Path, most: u64) -> Result<String, Error> {
 pub(crate) enum PerLevel {
     Same(usize),
     Each(Vec<usize>),
+}
+
+fn finite(value: &Value) -> Option<f32> {
+    let number = value.as_f64()? as f32;
+    number.is_finite().then_some(number)
 }
 
 fn whole(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {

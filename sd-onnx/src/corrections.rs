@@ -64,7 +64,7 @@ const WITHOUT_OFFSET: &str = "DPMSolverSinglestepScheduler";
 const LEAST_SAMPLE_SIZE: usize = 64;
 
 impl Corrections {
-    /// Those of the class of this name.
+    /// The corrections that the class of this name makes.
     pub fn of_class(name: &str) -> Self {
         let found = CLASSES.into_iter().find(|known| known.class == name);
         found.unwrap_or(of("", false, false, false))

@@ -53,7 +53,8 @@ impl OnnxTextModel {
         })
     }
 
-    /// What the outputs of these names hold for `ids` `[batch, length]`, and for one token of each text, at `ends`.
+    /// Returns the outputs of these names for `ids` `[batch, length]`. `ends` is the place of one token
+    /// in each text.
     pub fn outputs(
         &self,
         ids: ArrayView2<'_, i64>,
@@ -182,7 +183,7 @@ impl Denoiser for OnnxDenoiser {
     }
 }
 
-/// An array in the order in which ONNX Runtime reads it, copied only if it is not.
+/// An array in row-major order, as ONNX Runtime reads it. Copied only if it is in another order.
 struct Contiguous<'a, D: Dimension>(CowArray<'a, f32, D>);
 
 impl<'a, D: Dimension> Contiguous<'a, D> {

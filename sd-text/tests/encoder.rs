@@ -14,8 +14,9 @@ use ndarray::{Array2, Array3, ArrayView2};
 use sd_text::{
     BoxError, Chunking, Cleanup, ClipSkip, ClipTokenizer, Emphasis, EncodeOptions, EncodedBranch,
     Layer, PromptEmbedding, PromptEncoder, PromptText, Side, Syntax, TextError, TextModel,
-    TextShape, TextStates, TextualInversion,
+    TextShape, TextStates, TextualInversion, Tower,
 };
+use serde_json::json;
 
 use common::{emoji, load, tiny};
 
@@ -91,6 +92,15 @@ fn clip_skip_beyond_the_model() {
         "clip skip is 13, expected 1 to 12: the text model has 12 layers"
     );
     assert!(model.asked.lock().unwrap().is_none());
+}
+
+#[test]
+fn no_prompts_are_an_error() {
+    let (encoder, _) = encoder(Fake::default()).unwrap();
+    let options = EncodeOptions::default();
+    let encoded = encoder.encode_prompt_while(&[], 4, &options, &|| true);
+    assert!(matches!(encoded, Err(TextError::Parts { found }) if found.is_empty()));
+    assert_eq!(encoder.longest(&[], 4, &options), 1);
 }
 
 #[test]

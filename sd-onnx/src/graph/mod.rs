@@ -138,15 +138,17 @@ impl<'w> Graph<'w> {
 
     /// An f32 input.
     pub fn input(&mut self, name: &str, dims: &[Dim]) -> Value {
-        self.graph
-            .input
-            .push(value_info(name, proto::DataType::Float, dims));
+        self.typed_input(name, proto::DataType::Float, dims)
+    }
+
+    fn typed_input(&mut self, name: &str, data_type: proto::DataType, dims: &[Dim]) -> Value {
+        self.graph.input.push(value_info(name, data_type, dims));
         Value(self.named(name.to_owned()))
     }
 
-    /// Rows of the table `name` `[rows, width]`, picked by a new i64 input called `input` of shape `dims`.
-    /// The table stays as it is in the file; only the rows picked become f32. Behind its rows come those of `more`
-    /// `[any, width]`.
+    /// Rows of the table `name` `[rows, width]`, picked by a new i64 input called `input` of shape
+    /// `dims`. The table stays as it is in the file; only the rows picked become f32. The rows of
+    /// `more` `[any, width]` follow those of the table.
     pub fn embedding(
         &mut self,
         name: &str,
@@ -155,10 +157,7 @@ impl<'w> Graph<'w> {
         input: &str,
         dims: &[Dim],
     ) -> Result<Value, Error> {
-        self.graph
-            .input
-            .push(value_info(input, proto::DataType::Int64, dims));
-        let ids = Value(self.named(input.to_owned()));
+        let ids = self.typed_input(input, proto::DataType::Int64, dims);
         if more.is_empty() {
             return self.picked(name, [rows, width], ids);
         }
@@ -181,10 +180,7 @@ impl<'w> Graph<'w> {
     /// called `input`, `[batch, 1]`, says which.
     pub fn row_of_each(&mut self, x: Value, input: &str) -> Value {
         let dims = [Dim::Any("batch"), Dim::Fixed(1)];
-        self.graph
-            .input
-            .push(value_info(input, proto::DataType::Int64, &dims));
-        let rows = Value(self.named(input.to_owned()));
+        let rows = self.typed_input(input, proto::DataType::Int64, &dims);
         self.op("GatherND", &[x, rows], [int("batch_dims", 1)])
     }
 

@@ -1,7 +1,7 @@
-//! Which models there are, and what each of them wants.
+//! The families of models, and what each of them needs.
 //!
-//! [`Builder::load`](crate::Builder::load) finds out from a folder's files what it holds. Nothing
-//! has to be chosen, and a request stays the same:
+//! [`Builder::load`](crate::Builder::load) finds out from a folder's files which model it is.
+//! Nothing has to be chosen, and the same request works for every family:
 //!
 //! | family | what is different | requests also have |
 //! |---|---|---|
@@ -22,19 +22,19 @@
 //!
 //! # SDXL
 //! Two text encoders read the prompt. Their hidden states stand side by side in the embedding, and
-//! the second one also gives a pooled embedding of the whole text, for a long prompt that of its
-//! first window. Weights, `BREAK`, `AND` and schedules act on both encoders; weights leave the
-//! pooled embedding alone. [`prompt_2`](crate::Request::prompt_2) gives the second encoder a text
-//! of its own. A textual inversion must hold vectors for both (`clip_l` and `clip_g`).
+//! the second one also gives a pooled embedding: of the whole text, or of the first window of a long
+//! one. Weights, `BREAK`, `AND` and schedules act on both encoders; weights leave the pooled
+//! embedding alone. [`prompt_2`](crate::Request::prompt_2) gives the second encoder another
+//! text. A textual inversion must hold vectors for both (`clip_l` and `clip_g`).
 //!
-//! **An empty negative prompt** is zeros, in the embedding and in the pooled one, where the model's
-//! `force_zeros_for_empty_prompt` says so, as for SDXL's base.
+//! **An empty negative prompt** becomes zeros, in the embedding and in the pooled embedding, if the
+//! model's `force_zeros_for_empty_prompt` is true, as in SDXL's base.
 //! [`PromptOptions::encode_empty`](crate::PromptOptions::encode_empty) encodes it instead. diffusers
-//! does the same for a negative prompt that is not given, and encodes `""`.
+//! uses zeros only if no negative prompt is given, and encodes `""`.
 //!
-//! **Sizes.** The model was trained to know how large each picture had been and how it was cropped.
-//! [`Sizes`](crate::Sizes) tells it: a small `original` gives a soft, enlarged look, a `crop` a
-//! subject that is cut off. The negative prompt has the same sizes unless
+//! **Sizes.** In training the model knew how large each picture had been and how it was cropped.
+//! [`Sizes`](crate::Sizes) sets these values: a small `original` gives a soft, enlarged look, a
+//! `crop` a subject that is cut off. The negative prompt has the same sizes unless
 //! [`negative_sizes`](crate::Request::negative_sizes) sets both `original` and `target`.
 //!
 //! ```
@@ -61,11 +61,11 @@
 //! 200 are the refiner's. [`RefinerShare::Steps`](crate::RefinerShare::Steps) counts steps instead.
 //!
 //! # Clip skip
-//! The programs disagree about what clip skip is in these models. This library applies a number
-//! that is asked for to every text encoder, in WebUI's numbering, and keeps each family's rule on
-//! the final layer norm:
+//! Programs disagree about what clip skip means for these models. This library applies the number
+//! to every text encoder, in WebUI's numbering, and keeps each family's rule on the final layer
+//! norm:
 //!
-//! | | layer where nothing is asked for | final norm | N asked for here | WebUI | diffusers |
+//! | | layer by default | final norm | clip skip N here | N in WebUI | N in diffusers |
 //! |---|---|---|---|---|---|
 //! | Stable Diffusion 1.x | 1, the last | yes | layer N | layer N | layer N + 1, for the prompt only |
 //! | Stable Diffusion 2.x | 1, the last of the 23 in the folder | yes | layer N | ignores it | layer N + 1, for the prompt only |
@@ -85,8 +85,8 @@
 //!   [`image_guidance`](crate::Request::image_guidance) says how closely the result keeps to them.
 //!
 //! # What a denoiser takes
-//! [`Denoiser::inputs`](crate::Denoiser::inputs) says all of this as a value, and a pipeline checks
-//! its parts and every request against it:
+//! [`Denoiser::inputs`](crate::Denoiser::inputs) describes all of this, and a pipeline checks its
+//! parts and every request against it:
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");

@@ -24,7 +24,8 @@
 //! network: a left-over tensor means that the model would draw something else than its author's pictures, and is an error.
 //! Known left-overs that no network computes with are ignored: `position_ids`, `logit_scale`, `attn_mask`, the state of
 //! an averaged training (`model_ema.decay`), noise schedules (`alphas_cumprod` and the like), and in a text encoder
-//! `text_projection`, CLIP's network for pictures and layers behind `num_hidden_layers`. Only regular files are opened.
+//! an unused `text_projection`, CLIP's network for pictures and layers behind `num_hidden_layers`. Only regular files are
+//! opened.
 //!
 //! **What is corrected.** Models of 2022 were published with values that diffusers' pipelines replace when they are
 //! built. So does [`Builder::load`](crate::Builder::load), by the class in `model_index.json` (without that file,

@@ -25,9 +25,9 @@ pub(crate) struct ClipTextConfig {
     /// The id that ends a text. `None` where the configuration says 2, as it did for long: then it is the largest id of a
     /// text.
     pub end: Option<i64>,
-    /// The width of what `text_projection` makes of a state, where that is wanted.
+    /// The width of the projected pooled state, if the graph gives it.
     pub projection: Option<usize>,
-    /// The width that `text_projection` has in a model that has it.
+    /// `projection_dim`. A model without `text_projection` may have it too.
     pub projection_width: usize,
 }
 
@@ -105,8 +105,8 @@ pub(crate) fn is_left_out(config: &ClipTextConfig, name: &str) -> bool {
 
 /// The output of the last layer's state at one token of each text.
 pub(crate) const POOLED: &str = "pooled";
-/// The layer that makes one embedding of texts and pictures out of a pooled state, and the output
-/// of it.
+/// The layer that projects a pooled state to the embedding that texts and pictures share, and the
+/// graph's output of that name.
 pub(crate) const PROJECTION: &str = "text_projection";
 
 /// The name of the output of a layer.
@@ -115,11 +115,14 @@ pub(crate) fn output_name(layer: Layer) -> String {
     format!("clip_skip_{}{norm}", layer.skip)
 }
 
-/// The inputs are `input_ids` i64 `[batch, length]`, at most `max_length` long, and `ends` i64 `[batch, 1]`, the place of a
-/// token in each text. There are two outputs for each clip skip 1..=layers, `[batch, length, width]`: that hidden state,
-/// counted from the last, with and without the final layer norm. [`POOLED`] is the last one with the norm at `ends`, `[batch, width]`, and
-/// [`PROJECTION`] its projection, if the configuration has a width for it. `more` `[any, width]` are rows of the token
-/// embedding behind the stored ones.
+/// Writes the graph. Its inputs are `input_ids` i64 `[batch, length]`, at most `max_length` long, and
+/// `ends` i64 `[batch, 1]`, the place of a token in each text.
+///
+/// There are two outputs for each clip skip 1..=layers, `[batch, length, width]`: the hidden state of
+/// that layer, counted from the last, with and without the final layer norm. [`POOLED`] is the state
+/// of the last layer at `ends`, with the norm, `[batch, width]`. [`PROJECTION`] is its projection, if
+/// the configuration has a width for it. `more` `[any, width]` are rows of the token embedding behind
+/// the stored ones.
 pub(crate) fn graph(
     config: &ClipTextConfig,
     weights: &Weights,

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use sd_core::{Inputs, SizeIds};
 use serde_json::json;
 
-use super::blocks::{Norm, Time, norm_silu, resnet};
+use super::blocks::{Norm, Time, image_dims, norm_silu, resnet};
 use crate::{
     Error,
     config::{Config, PerLevel, SIZE},
@@ -25,7 +25,7 @@ const SAMPLE_SIZE: RangeInclusive<usize> = 1..=256;
 pub(crate) struct UnetConfig {
     /// What the network takes.
     pub inputs: Inputs,
-    /// Latent side the model was made for.
+    /// Height and width of the latents that the model was made for.
     pub sample_size: [usize; 2],
     /// The width of the prompt as the transformers attend to it.
     context_width: usize,
@@ -86,8 +86,8 @@ enum MidBlock {
 }
 
 impl UnetConfig {
-    /// `sizes` are the ids that a model takes whose `addition_embed_type` is `text_time`: its configuration has only their
-    /// width, together with that of the pooled text.
+    /// `sizes` are the ids that the network takes if its `addition_embed_type` is `text_time`. The
+    /// configuration has only the sum of their width and the pooled text's width.
     pub fn new(config: &Config, sizes: SizeIds) -> Result<Self, Error> {
         config.only("_class_name", &[json!(CLASS)])?;
         refuse_what_is_not_written(config)?;
@@ -414,17 +414,9 @@ pub(crate) mod input {
 /// From the [inputs](input) that the configuration has to `output` `[batch, channels, h, w]`.
 pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Error> {
     let mut g = Graph::new("unet", weights);
-    let image = |channels| {
-        [
-            Dim::Any("batch"),
-            Dim::Fixed(channels),
-            Dim::Any("height"),
-            Dim::Any("width"),
-        ]
-    };
     let takes = &config.inputs;
     let vector = |width| [Dim::Any("batch"), Dim::Fixed(width)];
-    let mut sample = g.input(input::LATENTS, &image(takes.channels));
+    let mut sample = g.input(input::LATENTS, &image_dims(takes.channels));
     let timestep = g.input(input::TIMESTEP, &[Dim::Fixed(1)]);
     let context = [
         Dim::Any("batch"),
@@ -437,7 +429,7 @@ pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Err
         context = g.linear(context, "encoder_hid_proj", widths[0], widths[1])?;
     }
     if takes.beside > 0 {
-        let beside = g.input(input::BESIDE, &image(takes.beside));
+        let beside = g.input(input::BESIDE, &image_dims(takes.beside));
         sample = g.concat(&[sample, beside], 1);
     }
     let mut time = time_embedding(&mut g, config, timestep)?;
@@ -459,7 +451,7 @@ pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Err
         context,
     };
     let output = unet.forward(sample)?;
-    unet.g.output("output", output, &image(takes.channels));
+    unet.g.output("output", output, &image_dims(takes.channels));
     unet.g.finish()
 }
 

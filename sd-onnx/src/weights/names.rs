@@ -1,4 +1,4 @@
-//! The names that tensors had before.
+//! Tables of older names of tensors.
 //!
 //! The networks in `models` ask for tensors by the names that diffusers and transformers give them
 //! today. A file with older names is read as if it had today's.

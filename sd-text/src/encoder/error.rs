@@ -56,7 +56,7 @@ pub enum TextError {
     /// The prompts for the towers do not have equally many parts between ANDs.
     #[error("the prompts for the towers have {found:?} parts between ANDs, expected equally many")]
     Parts {
-        /// How many each has.
+        /// The number of parts of each prompt.
         found: Vec<usize>,
     },
     /// An encoder needs a tower, and at most one with a pooled output.
@@ -77,7 +77,8 @@ pub enum TextError {
         /// What does not fit.
         cut: Cut,
     },
-    /// [`PromptEncoder::encode_prompt_while`](crate::PromptEncoder::encode_prompt_while) was not to go on. No failure.
+    /// The caller of [`PromptEncoder::encode_prompt_while`](crate::PromptEncoder::encode_prompt_while)
+    /// ended it. This is not a failure.
     #[error("stopped")]
     Stopped,
     /// The model failed.

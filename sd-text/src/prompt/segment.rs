@@ -5,9 +5,9 @@
 pub enum Segment {
     /// Text.
     Text {
-        /// It, without brackets and escapes.
+        /// The text, without brackets and escapes.
         text: String,
-        /// What it is multiplied by: 1 outside of brackets. May be 0, negative or infinite.
+        /// The weight: 1 outside of brackets. It may be 0, negative or infinite.
         weight: f64,
     },
     /// What follows begins a new chunk.

@@ -4,12 +4,11 @@
 
 use serde_json::json;
 
-use super::image_dims;
 use crate::{
     Error,
     config::{Config, SIZE},
     graph::{Conv, Graph, Model, Value},
-    models::blocks::{Norm, norm_silu, resnet},
+    models::blocks::{Norm, image_dims, norm_silu, resnet},
     weights::Weights,
 };
 

@@ -9,7 +9,7 @@ use self::{kl::KlConfig, tiny::TinyConfig};
 use crate::{
     Error,
     config::{Config, SIZE},
-    graph::{Dim, Model},
+    graph::Model,
     weights::Weights,
 };
 
@@ -24,7 +24,8 @@ const CLASSES: [&str; 3] = [KL, ASYMMETRIC, TINY];
 pub(crate) struct VaeConfig {
     class: &'static str,
     pub latent_channels: usize,
-    /// What latents are multiplied by for the pipeline, after `shift` is subtracted: a value for each channel.
+    /// The factor of each channel, applied after `shift` is subtracted, that gives the pipeline's
+    /// latents.
     pub scale: Vec<f32>,
     pub shift: Vec<f32>,
     network: Network,
@@ -125,13 +126,4 @@ pub(crate) fn is_of_encoder(name: &str) -> bool {
 /// around it.
 pub(crate) fn is_left_out(config: &VaeConfig, name: &str) -> bool {
     config.class == ASYMMETRIC && name.starts_with("decoder.condition_encoder.")
-}
-
-fn image_dims(channels: usize) -> [Dim; 4] {
-    [
-        Dim::Any("batch"),
-        Dim::Fixed(channels),
-        Dim::Any("height"),
-        Dim::Any("width"),
-    ]
 }

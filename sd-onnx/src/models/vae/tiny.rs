@@ -3,11 +3,11 @@
 
 use serde_json::json;
 
-use super::image_dims;
 use crate::{
     Error,
     config::Config,
     graph::{Conv, Graph, Model, Value},
+    models::blocks::image_dims,
     weights::Weights,
 };
 
@@ -112,9 +112,9 @@ pub(crate) fn decoder(config: &TinyConfig, weights: &Weights) -> Result<Model, E
         }
     }
     // 0 to 1 → −1 to 1.
-    let [two, one] = [2.0, -1.0].map(|value| g.constant(&[value], &[1]));
+    let [two, minus_one] = [2.0, -1.0].map(|value| g.constant(&[value], &[1]));
     x = g.mul(x, two);
-    x = g.add(x, one);
+    x = g.add(x, minus_one);
     g.output("image", x, &image_dims(3));
     g.finish()
 }
