@@ -17,7 +17,7 @@ use crate::{
 pub(crate) enum Read {
     /// A text for all towers of the prompt encoder, or one for the first and one for the others.
     Text(Vec<PromptText>),
-    Embedding(PromptEmbedding),
+    Embedding(Box<PromptEmbedding>),
 }
 
 impl Read {
@@ -32,7 +32,7 @@ impl Read {
             Prompt::Embedding { embedding, pooled } => {
                 let mut read = PromptEmbedding::from(embedding.clone());
                 read.pooled = pooled.clone();
-                Self::Embedding(read)
+                Self::Embedding(Box::new(read))
             }
         }
     }
@@ -219,7 +219,7 @@ impl Reading {
                     })?;
                 Ok(same_length(branches))
             }
-            Read::Embedding(embedding) => Ok(vec![embedding.clone().into()]),
+            Read::Embedding(embedding) => Ok(vec![PromptEmbedding::clone(embedding).into()]),
         };
         let named = ["prompt", "negative prompt"].into_iter().zip(prompts);
         let encoded = named.map(encode).collect::<Result<Vec<_>, Error>>()?;

@@ -102,8 +102,11 @@ fn a_tensor_in_memory_has_the_length_of_its_shape() {
     );
 }
 
+/// The name, the shape and the bytes of a tensor.
+type Stored = (&'static str, Vec<usize>, Arc<[u8]>);
+
 /// `layer.weight` `[2, 2]` and `layer.bias` `[2]`.
-fn layer(values: [f32; 6]) -> [(&'static str, Vec<usize>, Arc<[u8]>); 2] {
+fn layer(values: [f32; 6]) -> [Stored; 2] {
     let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
     let (weight, bias) = values.split_at(4);
     [
