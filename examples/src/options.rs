@@ -607,14 +607,6 @@ mod tests {
     }
 
     #[test]
-    fn the_models_own_layer_is_not_named() {
-        let config = SchedulerConfig::default();
-        let summary = |layer| summary(&Request::new("a").clip_skip(layer), &config, &[]);
-        assert!(!summary(0).contains("clip skip"), "{}", summary(0));
-        assert!(summary(2).contains("clip skip 2"));
-    }
-
-    #[test]
     fn seeds_are_whole_numbers_or_minus_one() {
         assert_eq!(seed("18446744073709551615"), Ok(u64::MAX));
         assert!(seed("-1").unwrap() < 1 << 32);

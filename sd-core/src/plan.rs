@@ -6,7 +6,7 @@ use ndarray::{ArcArray, Array2, Axis, Ix4};
 use sd_schedulers::{
     Calls, Ladder, LadderError, NoiseError, NoiseKind, Row, Rungs, Sampler, Seeds, same,
 };
-use sd_text::{ClipSkip, PromptEmbedding, PromptEncoder, Side};
+use sd_text::{ClipSkip, PromptEmbedding, Side};
 
 use crate::{
     Conditioning, Error, ImageSize, Inputs, MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES, Problem,
