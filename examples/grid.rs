@@ -45,7 +45,8 @@ struct Arguments {
     y: Option<Axis>,
     #[command(flatten)]
     options: Options,
-    /// PNG to write, replacing a file of that name [default: the prompt and the seed, in this folder, never overwriting]
+    /// PNG to write, replacing a file of that name [default: the prompt and the seed, in this
+    /// folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

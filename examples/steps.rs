@@ -43,7 +43,8 @@ struct Arguments {
     /// Show linear previews, a block for each latent, instead of decoding
     #[arg(long)]
     preview: bool,
-    /// PNG to write, replacing a file of that name [default: the prompt and the seed, in this folder, never overwriting]
+    /// PNG to write, replacing a file of that name [default: the prompt and the seed, in this
+    /// folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

@@ -42,8 +42,8 @@ struct Arguments {
     /// Pictures that go through the model at once; more than 1 is slower on a CPU, and changes pictures a little
     #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
     batch: usize,
-    /// PNG to write, replacing a file of that name; with --count, name-1.png, name-2.png … [default: the prompt and the
-    /// seed, in this folder, never overwriting]
+    /// PNG to write, replacing a file of that name; with --count, name-1.png, name-2.png …
+    /// [default: the prompt and the seed, in this folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Also write embeddings (with pooled ones where the model has them), noise, latents and

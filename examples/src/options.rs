@@ -63,8 +63,9 @@ pub struct Options {
     /// What decides the noise; -1 is a random one [default: random below 2^32]
     #[arg(long, value_name = "N", value_parser = seed)]
     pub seed: Option<u64>,
-    /// The sampler, by any name that `schedulers --list` shows; also with WebUI's schedule type behind it, such as
-    /// "DPM++ 2M Karras" [default: the model's, dpmpp-2m for Stable Diffusion 1.x]
+    /// The sampler, by any name that `schedulers --list` shows; also with WebUI's schedule type
+    /// behind it, such as "DPM++ 2M Karras" [default: the model's, dpmpp-2m for Stable Diffusion
+    /// 1.x]
     #[arg(long, value_name = "NAME", value_parser = scheduler)]
     pub scheduler: Option<Named>,
     /// The noise levels it steps through: a name that `schedulers --list` shows, or an object such
@@ -113,7 +114,8 @@ pub struct Options {
     /// What --refiner-at is a share of [default: timesteps]
     #[arg(long, value_name = "WHAT", value_enum, requires = "refiner")]
     pub refiner_by: Option<Share>,
-    /// Threads, 1 to 1024, but never more than the machine runs at once [default: one for each physical core]
+    /// Threads, 1 to 1024, but never more than the machine runs at once [default: one for each
+    /// physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
@@ -198,7 +200,8 @@ pub struct Named {
     pub ladder: Option<Ladder>,
 }
 
-/// A sampler by any of its names, or by a name of WebUI's that says the ladder too: `DPM++ 2M Karras`, `k_dpmpp_2m_ka`.
+/// A sampler by any of its names, or by a name of WebUI's that says the ladder too:
+/// `DPM++ 2M Karras`, `k_dpmpp_2m_ka`.
 pub fn scheduler(name: &str) -> Result<Named, String> {
     match (name.parse(), from_webui(name, None)) {
         (Ok(Scheduler::Named(row)), _) => Ok(Named { row, ladder: None }),
@@ -244,7 +247,8 @@ pub fn ladder(text: &str) -> Result<Ladder, String> {
     text.parse().map_err(|error| format!("{error}"))
 }
 
-/// The threads to use where an option asks for some: no more than the machine runs at once. Warns if that is fewer.
+/// The threads to use where an option asks for some: no more than the machine runs at once. Warns
+/// if that is fewer.
 pub fn threads(asked: Option<u16>) -> u16 {
     let asked = asked.unwrap_or(0);
     let most = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
@@ -517,7 +521,8 @@ pub fn summary(request: &Request, pipeline: &Pipeline, varies: &[&str]) -> Strin
     parts.join(", ")
 }
 
-/// The title of a sampler: also of one with other conventions, or with WebUI's or ComfyUI's options.
+/// The title of a sampler: also of one with other conventions, or with WebUI's or ComfyUI's
+/// options.
 fn title(scheduler: &Scheduler, config: &SchedulerConfig) -> &'static str {
     fn inner(sampler: &Arc<dyn Sampler>) -> &dyn Sampler {
         match (&**sampler as &dyn Any).downcast_ref::<WithConventions>() {

@@ -9,16 +9,16 @@ pub use sd_text::BoxError;
 
 /// The network that predicts the noise (or v, or the sample) in noisy latents.
 pub trait Denoiser: Send + Sync {
-    /// Describes what the network takes. A pipeline checks its other parts and every request against
-    /// it.
+    /// Describes what the network takes. A pipeline checks its other parts and every request
+    /// against it.
     fn inputs(&self) -> &Inputs;
 
     /// Writes the network's raw output for a [`Call`] to `output`, which has the shape of
     /// [`Call::latents`]. Every element is written.
     ///
     /// # Errors
-    /// Whatever stops the backend. When [`Call::stop`] is stopped the call may return early, with any
-    /// error. A short call need not look at it.
+    /// Whatever stops the backend. When [`Call::stop`] is stopped the call may return early, with
+    /// any error. A short call need not look at it.
     fn predict(&self, call: &Call<'_>, output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError>;
 }
 
@@ -37,17 +37,18 @@ pub trait Denoiser: Send + Sync {
 pub struct Inputs {
     /// The channels of the latents: 4 in Stable Diffusion.
     pub channels: usize,
-    /// The width of the text embeddings that the network attends to: 768 in Stable Diffusion 1.x, 2048 in SDXL.
+    /// The width of the text embeddings that the network attends to: 768 in Stable Diffusion 1.x,
+    /// 2048 in SDXL.
     pub context: usize,
     /// The width of the pooled text embedding, 1280 in SDXL. Default: `None`, not taken.
     pub pooled: Option<usize>,
     /// The sizes that the network takes, and their order. Default: `None`, not taken.
     pub sizes: Option<SizeIds>,
-    /// Whether the network takes the guidance scale as an input, as latent consistency models do. Such a network is called
-    /// once in every step, without a negative prompt. Default: false.
+    /// Whether the network takes the guidance scale as an input, as latent consistency models do.
+    /// Such a network is called once in every step, without a negative prompt. Default: false.
     pub guidance: bool,
-    /// The channels of a picture that stands beside the latents: 5 for inpainting (mask and masked latents), 4 for
-    /// instruct-pix2pix. Default: 0.
+    /// The channels of a picture that stands beside the latents: 5 for inpainting (mask and masked
+    /// latents), 4 for instruct-pix2pix. Default: 0.
     pub beside: usize,
     /// The side, in latents, of the patches that the network divides latents into. The sides of
     /// latents must be multiples of it. Default: 1. Stable Diffusion 3 and Flux have 2.
@@ -110,8 +111,8 @@ pub struct Call<'a> {
     /// The noisy latents `[batch, channels, h, w]`, in the scaling that the network was trained on:
     /// variance-preserving, or for a flow model on the straight path from the picture to the noise.
     pub latents: ArrayView4<'a, f32>,
-    /// The training timestep, fractional on some ladders: `0.0..=num_train_timesteps − 1`, for a flow
-    /// model `0.0..=num_train_timesteps`. For an EDM model it is 0.25 · ln σ.
+    /// The training timestep, fractional on some ladders: `0.0..=num_train_timesteps − 1`, for a
+    /// flow model `0.0..=num_train_timesteps`. For an EDM model it is 0.25 · ln σ.
     pub timestep: f32,
     /// The text embeddings `[batch, tokens, width]`.
     pub context: ArrayView3<'a, f32>,
@@ -182,10 +183,12 @@ pub trait LatentCodec: Send + Sync {
     fn factor(&self) -> usize;
 
     /// Decodes latents `[batch, channels, h, w]`, in the pipeline's scaling, to pictures
-    /// `[batch, 3, h·factor, w·factor]` of about −1 to 1, not clamped. The codec undoes the scaling.
+    /// `[batch, 3, h·factor, w·factor]` of about −1 to 1, not clamped. The codec undoes the
+    /// scaling.
     ///
     /// # Errors
-    /// Whatever stops the backend. When `stop` is stopped the call may return early, with any error.
+    /// Whatever stops the backend. When `stop` is stopped the call may return early, with any
+    /// error.
     fn decode(
         &self,
         latents: ArrayView4<'_, f32>,

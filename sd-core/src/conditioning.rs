@@ -9,8 +9,8 @@ use sd_text::{EncodedBranch, PromptEmbedding, PromptText, Tokens};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Conditioning {
-    /// The embedding of the first branch at the first model call, `[1, tokens, width]`. Most prompts
-    /// have no other. Cheap to clone.
+    /// The embedding of the first branch at the first model call, `[1, tokens, width]`. Most
+    /// prompts have no other. Cheap to clone.
     pub embedding: ArcArray<f32, Ix3>,
     /// The pooled output of the first branch at the first model call, `[1, width]`, for models that
     /// have one.

@@ -136,8 +136,9 @@ impl<'a> Guided<'a> {
         self
     }
 
-    /// Sets where in the whole run these rungs lie, so that an [interval](crate::ClassifierFree::interval) of guidance can be
-    /// placed. Default: unknown. Guidance is then on in all of them, and the first one is the first of the run.
+    /// Sets where in the whole run these rungs lie, so that an
+    /// [interval](crate::ClassifierFree::interval) of guidance can be placed. Default: unknown.
+    /// Guidance is then on in all of them, and the first one is the first of the run.
     pub fn rungs(mut self, rungs: &Rungs) -> Self {
         self.steps = Some(rungs.steps_of_whole());
         self.first = rungs.index_in_whole(0);
@@ -224,7 +225,8 @@ impl<'a> Guided<'a> {
         Ok(())
     }
 
-    /// The call as the guide of a picture sees it, `both` if the sampler asks for the unconditional sample too.
+    /// The call as the guide of a picture sees it, `both` if the sampler asks for the unconditional
+    /// sample too.
     fn moment<'x>(&self, x: &'x [f32], at: Rung, both: bool) -> Moment<'x> {
         let index = self.first.saturating_add(at.index);
         Moment {
@@ -249,8 +251,8 @@ impl<'a> Guided<'a> {
         self.network.latents.len() / self.network.shape[0]
     }
 
-    /// Merges the prediction for the negative prompt, and those of further branches, into the one for the prompt, where it is
-    /// wanted.
+    /// Merges the prediction for the negative prompt, and those of further branches, into the one
+    /// for the prompt, where it is wanted.
     fn guide(
         &mut self,
         x: &[f32],
@@ -305,7 +307,8 @@ impl<'a> Guided<'a> {
         Ok(())
     }
 
-    /// Makes the denoised sample of the merged prediction, and of the one for the negative prompt where it is asked for.
+    /// Makes the denoised sample of the merged prediction, and of the one for the negative prompt
+    /// where it is asked for.
     fn convert(&mut self, x: &[f32], at: Rung, denoised: &mut [f32], both: Option<&mut [f32]>) {
         let one = self.one();
         self.prediction.denoised(denoised, x, at);

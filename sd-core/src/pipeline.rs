@@ -76,8 +76,8 @@ impl PipelineBuilder {
         self
     }
 
-    /// Sets the clip skip of a request that names none, in WebUI's numbering: 1 is CLIP's last layer, 0 the model's own.
-    /// Default: 0.
+    /// Sets the clip skip of a request that names none, in WebUI's numbering: 1 is CLIP's last
+    /// layer, 0 the model's own. Default: 0.
     pub fn clip_skip(mut self, layer: usize) -> Self {
         self.clip_skip = layer;
         self
@@ -116,8 +116,9 @@ impl PipelineBuilder {
         self
     }
 
-    /// Sets a model that makes the last steps of each picture, such as SDXL's refiner: its name, for the infotext, and its
-    /// parts. [`Request::refiner`] says when it takes over. Default: none.
+    /// Sets a model that makes the last steps of each picture, such as SDXL's refiner: its name,
+    /// for the infotext, and its parts. [`Request::refiner`] says when it takes over. Default:
+    /// none.
     pub fn refiner(
         mut self,
         name: impl Into<String>,
@@ -353,8 +354,9 @@ impl Pipeline {
         Ok(())
     }
 
-    /// [`run`](Self::run) on a thread of its own, as an iterator over its events; [`Events::into_stream`] makes a `Stream`
-    /// of it, for any async executor. The run ends early when `stop` is stopped, or when either is dropped.
+    /// [`run`](Self::run) on a thread of its own, as an iterator over its events;
+    /// [`Events::into_stream`] makes a `Stream` of it, for any async executor. The run ends early
+    /// when `stop` is stopped, or when either is dropped.
     ///
     /// ```
     /// # fn example(pipeline: &sd_core::Pipeline) -> Result<(), sd_core::Error> {
@@ -375,13 +377,14 @@ impl Pipeline {
         Events::start(self.clone(), requests, stop)
     }
 
-    /// Returns D(x; sigma) of this model, guided, for a sampler of one's own, for latents of a picture of `size`. A model that
-    /// takes sizes is told that the picture is neither scaled nor cropped. Guidance on an
-    /// [interval](crate::ClassifierFree::interval) needs the [rungs](Guided::rungs).
+    /// Returns D(x; sigma) of this model, guided, for a sampler of one's own, for latents of a
+    /// picture of `size`. A model that takes sizes is told that the picture is neither scaled nor
+    /// cropped. Guidance on an [interval](crate::ClassifierFree::interval) needs the
+    /// [rungs](Guided::rungs).
     ///
     /// # Errors
-    /// [`Error::Request`] when the size, an embedding's shape or the guidance cannot be used, or the model takes a picture
-    /// beside the latents.
+    /// [`Error::Request`] when the size, an embedding's shape or the guidance cannot be used, or
+    /// the model takes a picture beside the latents.
     pub fn guided<'a>(
         &'a self,
         size: ImageSize,
@@ -547,9 +550,10 @@ impl Pipeline {
         Some((&model.name, model.hash()))
     }
 
-    /// Returns the request that makes a picture again with this model: that of [`Infotext::request`], without what this model
-    /// cannot do, each with a difference. A clip skip of WebUI's is left out for models on which WebUI does not apply it, SDXL
-    /// and Stable Diffusion 2, and a refiner where this pipeline has none.
+    /// Returns the request that makes a picture again with this model: that of
+    /// [`Infotext::request`], without what this model cannot do, each with a difference. A clip
+    /// skip of WebUI's is left out for models on which WebUI does not apply it, SDXL and Stable
+    /// Diffusion 2, and a refiner where this pipeline has none.
     pub fn reproduction(&self, infotext: &Infotext) -> Reproduction {
         let mut again = infotext.request();
         let layer = again.request.clip_skip.unwrap_or(0);

@@ -35,7 +35,8 @@ pub(crate) struct Planned {
     pub reading: Reading,
     /// Of the first picture.
     pub seeds: Seeds,
-    /// What the network is told of the size, `[2, ids]`: for the prompt and for the negative prompt.
+    /// What the network is told of the size, `[2, ids]`: for the prompt and for the negative
+    /// prompt.
     pub sizes: Option<Array2<f32>>,
     /// What the refiner is told of the size.
     pub refiner_sizes: Option<Array2<f32>>,
@@ -66,7 +67,8 @@ impl Planned {
             .collect()
     }
 
-    /// Encodes the prompts that are looked at, for the model or, where it takes over in this run, for its refiner.
+    /// Encodes the prompts that are looked at, for the model or, where it takes over in this run,
+    /// for its refiner.
     pub fn encode(&self, parts: &Parts, stop: &StopToken) -> Result<Encoded, Error> {
         let encode = |encoder, reading: &Reading| {
             let mut encoded = reading.encode(encoder, &self.prompts(), stop)?.into_iter();
@@ -106,7 +108,8 @@ impl Planned {
     }
 }
 
-/// Prompt and negative prompt as a network is given them; no negative prompt where it is not looked at.
+/// Prompt and negative prompt as a network is given them; no negative prompt where it is not looked
+/// at.
 pub(crate) type Halves = (Conditioning, Option<Conditioning>);
 
 /// The prompts of a request.
@@ -310,8 +313,8 @@ fn schedule_steps(parts: &Parts, sampler: &dyn Sampler, rungs: &Rungs, steps: us
 /// Steps of a run that shows how often a sampler calls the model in most steps.
 const MANY: usize = 50;
 
-/// The most calls that a sampler is believed to make, because a schedule of alternating texts has an entry for each. It is twice
-/// the most training timesteps, and somewhat more.
+/// The most calls that a sampler is believed to make, because a schedule of alternating texts has
+/// an entry for each. It is twice the most training timesteps, and somewhat more.
 const MOST_CALLS: usize = 1 << 18;
 
 /// What decides the noise of the first picture.

@@ -35,8 +35,8 @@ pub const MAX_COUNT: usize = 1 << 16;
 ///     .scheduler(Euler::default())
 ///     .ladder(Ladder::leading());
 /// ```
-/// With serde a request is an object of its fields, all but the prompt optional. [`from_json`](Self::from_json) reads it from
-/// text and names everything that is wrong.
+/// With serde a request is an object of its fields, all but the prompt optional.
+/// [`from_json`](Self::from_json) reads it from text and names everything that is wrong.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -47,8 +47,8 @@ pub struct Request {
     /// What the picture is pushed away from, by guidance. Default: the empty prompt.
     #[serde(default)]
     pub negative: Prompt,
-    /// The text that the second tower of SDXL reads in the place of [`prompt`](Self::prompt), with equally many parts between
-    /// ANDs. Default: `None`, both towers read the same.
+    /// The text that the second tower of SDXL reads in the place of [`prompt`](Self::prompt), with
+    /// equally many parts between ANDs. Default: `None`, both towers read the same.
     #[serde(default)]
     pub prompt_2: Option<String>,
     /// The same for [`negative`](Self::negative).
@@ -60,8 +60,8 @@ pub struct Request {
     /// Width and height in pixels, multiples of 8 and of the model's factor. Default: the size the model was made for.
     #[serde(default)]
     pub size: Option<[u32; 2]>,
-    /// Steps from noise to picture, 1 to the model's `num_train_timesteps`. Few steps leave the picture rough; beyond about 30
-    /// most samplers only spend time.
+    /// Steps from noise to picture, 1 to the model's `num_train_timesteps`. Few steps leave the
+    /// picture rough; beyond about 30 most samplers only spend time.
     ///
     /// Default: the rungs of a ladder that lists them ([`Ladder::sigmas`], [`Ladder::timesteps`]),
     /// and on any other ladder the pipeline's [default](Defaults::steps), 20 for most models.
@@ -98,15 +98,18 @@ pub struct Request {
     /// of a strength that is not 0, the same seed and the variation's + `i`. Each is what it would be alone.
     #[serde(default = "default_count")]
     pub count: usize,
-    /// Which layer of CLIP is read, from the last: 1 is the last, 2 the one before, 0 the model's own, which is 1 for Stable
-    /// Diffusion 1.x and 2 for SDXL. Default: the pipeline's, which is 0 where nothing else is set.
+    /// Which layer of CLIP is read, from the last: 1 is the last, 2 the one before, 0 the model's
+    /// own, which is 1 for Stable Diffusion 1.x and 2 for SDXL. Default: the pipeline's, which is 0
+    /// where nothing else is set.
     #[serde(default)]
     pub clip_skip: Option<usize>,
-    /// What an SDXL model is told of the picture's size. Default: that it is neither scaled nor cropped.
+    /// What an SDXL model is told of the picture's size. Default: that it is neither scaled nor
+    /// cropped.
     #[serde(default)]
     pub sizes: Sizes,
-    /// What it is told for the negative prompt. Counts only if both [`original`](Sizes::original) and
-    /// [`target`](Sizes::target) are set, as in diffusers. Default: `None`, the same as for the prompt.
+    /// What it is told for the negative prompt. Counts only if both [`original`](Sizes::original)
+    /// and [`target`](Sizes::target) are set, as in diffusers. Default: `None`, the same as for the
+    /// prompt.
     #[serde(default)]
     pub negative_sizes: Option<Sizes>,
     /// The aesthetic score that SDXL's refiner aims at, about 1 to 10. Default: 6.
@@ -115,16 +118,19 @@ pub struct Request {
     /// The aesthetic score that it moves away from. Default: 2.5.
     #[serde(default = "default_negative_score")]
     pub negative_aesthetic_score: f32,
-    /// When the pipeline's refiner takes over. Default: `None`, at 0.8 of the training timesteps if the pipeline has one.
+    /// When the pipeline's refiner takes over. Default: `None`, at 0.8 of the training timesteps if
+    /// the pipeline has one.
     #[serde(default)]
     pub refiner: Option<RefinerSwitch>,
-    /// The picture that stands beside the latents of models such as inpainting ones, `[1 or count, channels, h, w]` in the
-    /// sides of the latents: mask, then masked latents for inpainting; latents, not scaled, for instruct-pix2pix. Models that
-    /// take one need it. Default: `None`.
+    /// The picture that stands beside the latents of models such as inpainting ones,
+    /// `[1 or count, channels, h, w]` in the sides of the latents: mask, then masked latents for
+    /// inpainting; latents, not scaled, for instruct-pix2pix. Models that take one need it.
+    /// Default: `None`.
     #[serde(default)]
     pub beside: Option<ArcArray<f32, Ix4>>,
-    /// How closely an instruct-pix2pix model keeps to the picture [beside](Self::beside) the latents, about 1 to 2. Default:
-    /// 1.5. It acts where guidance does, and costs a third call in each step.
+    /// How closely an instruct-pix2pix model keeps to the picture [beside](Self::beside) the
+    /// latents, about 1 to 2. Default: 1.5. It acts where guidance does, and costs a third call in
+    /// each step.
     #[serde(default = "default_image_guidance")]
     pub image_guidance: f32,
     /// The sampler. Default: the pipeline's [default](Defaults::scheduler), DPM++ 2M for Stable
@@ -212,8 +218,8 @@ impl Request {
     /// ```
     ///
     /// # Errors
-    /// [`Problems`]: the first wrong value of every field, with its path, and all unknown fields. Values that are out of range are
-    /// found when the request is drawn.
+    /// [`Problems`]: the first wrong value of every field, with its path, and all unknown fields.
+    /// Values that are out of range are found when the request is drawn.
     pub fn from_json(text: &str) -> Result<Self, Problems> {
         serde_json::from_str(text).map_err(|error| json::problems(text, &error))
     }
@@ -348,7 +354,8 @@ impl Request {
         self
     }
 
-    /// Sets [`refiner`](Self::refiner): the share of the run, 0 to 1, that the model itself makes, or a [`RefinerSwitch`].
+    /// Sets [`refiner`](Self::refiner): the share of the run, 0 to 1, that the model itself makes,
+    /// or a [`RefinerSwitch`].
     pub fn refiner(mut self, switch: impl Into<RefinerSwitch>) -> Self {
         self.refiner = Some(switch.into());
         self
@@ -402,11 +409,13 @@ impl Request {
     }
 }
 
-/// When a refiner takes over from the model: between two steps, with the sampler going on as if nothing had happened.
+/// When a refiner takes over from the model: between two steps, with the sampler going on as if
+/// nothing had happened.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RefinerSwitch {
-    /// The share of the run that the model itself makes, 0 to 1. At 1 the refiner does nothing. Default: 0.8.
+    /// The share of the run that the model itself makes, 0 to 1. At 1 the refiner does nothing.
+    /// Default: 0.8.
     pub at: f32,
     /// What it is a share of. Default: the training timesteps.
     pub by: RefinerShare,
@@ -416,7 +425,8 @@ pub struct RefinerSwitch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefinerShare {
-    /// Training timesteps: with 1000 of them, 0.8 is every step below timestep 200. As diffusers' `denoising_end` and WebUI.
+    /// Training timesteps: with 1000 of them, 0.8 is every step below timestep 200. As diffusers'
+    /// `denoising_end` and WebUI.
     #[default]
     Timesteps,
     /// Steps of the run: WebUI's option "Switch to refiner by sampling steps".
@@ -461,8 +471,8 @@ pub struct PromptOptions {
     /// Whether the shorter of prompt and negative prompt is made as long as the other by empty windows, WebUI's "Pad prompt/negative
     /// prompt to be same length". Default false: each keeps its own length.
     pub same_length: bool,
-    /// Whether an empty negative prompt is encoded like any other also by a model that wants zeros in its place, as SDXL does
-    /// (`force_zeros_for_empty_prompt`). Default: false.
+    /// Whether an empty negative prompt is encoded like any other also by a model that wants zeros
+    /// in its place, as SDXL does (`force_zeros_for_empty_prompt`). Default: false.
     pub encode_empty: bool,
 }
 
@@ -504,7 +514,8 @@ impl PromptOptions {
     }
 }
 
-/// A prompt: text, or what a text model made of one. With serde it is a string, or an object of arrays in ndarray's form.
+/// A prompt: text, or what a text model made of one. With serde it is a string, or an object of
+/// arrays in ndarray's form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(
     untagged,

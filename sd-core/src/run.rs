@@ -214,8 +214,8 @@ impl<'a> Batch<'a> {
         guided.rungs(&plan.rungs)
     }
 
-    /// The sizes that the network takes for each picture, `[batch, ids]`: row 0 for the prompt, row 1
-    /// for the negative prompt.
+    /// The sizes that the network takes for each picture, `[batch, ids]`: row 0 for the prompt, row
+    /// 1 for the negative prompt.
     fn sizes(&self, row: usize, refiner: bool) -> Option<Array2<f32>> {
         let of = |&(request, _): &(usize, usize)| {
             let plan = &self.planned[request];

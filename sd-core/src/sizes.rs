@@ -24,11 +24,11 @@ pub struct Sizes {
     /// Width and height of the training picture before it was scaled, in pixels. Default: the size
     /// of the requested picture.
     pub original: Option<[u32; 2]>,
-    /// Where the training picture was cropped: x and y of the upper left corner, in pixels. Default:
-    /// `[0, 0]`, not cropped.
+    /// Where the training picture was cropped: x and y of the upper left corner, in pixels.
+    /// Default: `[0, 0]`, not cropped.
     pub crop: [u32; 2],
-    /// Width and height that the training picture was cropped to, in pixels. Default: the size of the
-    /// requested picture.
+    /// Width and height that the training picture was cropped to, in pixels. Default: the size of
+    /// the requested picture.
     pub target: Option<[u32; 2]>,
 }
 
@@ -56,9 +56,11 @@ impl Sizes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SizeIds {
-    /// Six: height and width of the original, y and x of the crop, height and width of the target. SDXL.
+    /// Six: height and width of the original, y and x of the crop, height and width of the target.
+    /// SDXL.
     Target,
-    /// Five: height and width of the original, y and x of the crop, and the aesthetic score. SDXL's refiner.
+    /// Five: height and width of the original, y and x of the crop, and the aesthetic score. SDXL's
+    /// refiner.
     Score,
 }
 

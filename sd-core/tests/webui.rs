@@ -598,7 +598,8 @@ fn published_infotexts() {
     assert_eq!(templates.get("Negative Template"), Some("{blurry|dark}"));
 }
 
-/// The name of the row of a request's sampler: with the same options if there is one, else of the same type.
+/// The name of the row of a request's sampler: with the same options if there is one, else of the
+/// same type.
 fn row_of(request: &Request) -> &'static str {
     let config = SchedulerConfig::default();
     let options = |sampler: &dyn Sampler| {

@@ -29,7 +29,8 @@ use crate::{
     weights::Weights,
 };
 
-/// The longest side of a default size, in pixels, whatever a model's files say. Published ones have at most 1024.
+/// The longest side of a default size, in pixels, whatever a model's files say. Published ones have
+/// at most 1024.
 const MOST_SIDE: usize = 2048;
 
 /// How a model is loaded. [`builder`] makes one, [`load`](Self::load) ends it.
@@ -41,9 +42,9 @@ const MOST_SIDE: usize = 2048;
 /// order in which they continue is unspecified. So two threads each get half the speed, while the
 /// UNet of one and the decoder of the other run at once and share the cores.
 ///
-/// A [stop](crate::StopToken) ends only calls for its own request: a running call within one operator
-/// on the CPU (see [`Device`]), a waiting one at once. The next call finds the network as it was. The
-/// text encoder, which takes a moment, runs to its end, and so does
+/// A [stop](crate::StopToken) ends only calls for its own request: a running call within one
+/// operator on the CPU (see [`Device`]), a waiting one at once. The next call finds the network as
+/// it was. The text encoder, which takes a moment, runs to its end, and so does
 /// [`Pipeline::encode`](crate::Pipeline::encode).
 ///
 /// # What sharing costs
@@ -65,8 +66,8 @@ pub struct Builder {
     refiner: Option<PathBuf>,
 }
 
-/// A builder at its defaults: the CPU with a thread for each physical core, and the model's own clip
-/// skip.
+/// A builder at its defaults: the CPU with a thread for each physical core, and the model's own
+/// clip skip.
 pub fn builder() -> Builder {
     Builder {
         device: Device::Cpu,
@@ -89,12 +90,13 @@ impl Builder {
         self
     }
 
-    /// Sets the threads within an operator, for each network by itself. Default: 0, which is one for each physical core.
+    /// Sets the threads within an operator, for each network by itself. Default: 0, which is one
+    /// for each physical core.
     ///
     /// A number above the threads that the machine runs at once for this process
-    /// ([`available_parallelism`](std::thread::available_parallelism)) is lowered to that, with a warning through
-    /// `tracing`. The threads spin while they wait for each other: on two cores, 64 of them take forty times as long as
-    /// two.
+    /// ([`available_parallelism`](std::thread::available_parallelism)) is lowered to that, with a
+    /// warning through `tracing`. The threads spin while they wait for each other: on two cores, 64
+    /// of them take forty times as long as two.
     pub fn threads(mut self, threads: u16) -> Self {
         let most = available_threads();
         if threads > most {
@@ -117,8 +119,8 @@ impl Builder {
         self
     }
 
-    /// Sets the clip skip of requests that name none, in WebUI's numbering: 1 is CLIP's last layer, 0
-    /// the model's own layer. Default: 0.
+    /// Sets the clip skip of requests that name none, in WebUI's numbering: 1 is CLIP's last layer,
+    /// 0 the model's own layer. Default: 0.
     ///
     /// Only [`load`](Self::load) uses this setting. With
     /// [`load_prompt_encoder`](Self::load_prompt_encoder) the layer is chosen by
@@ -137,11 +139,11 @@ impl Builder {
         self
     }
 
-    /// Sets the largest batch, 1 to 1024: how many pictures go through the UNet together. Only pictures
-    /// of requests with the same size, steps, sampler, ladder, refiner and length of prompts share a
-    /// batch, and only if all or none of them have a negative prompt. Except for rounding, a picture
-    /// from a batch is the picture that its request makes alone. Default: 1, because on the CPU a
-    /// batch of two takes longer than two calls.
+    /// Sets the largest batch, 1 to 1024: how many pictures go through the UNet together. Only
+    /// pictures of requests with the same size, steps, sampler, ladder, refiner and length of
+    /// prompts share a batch, and only if all or none of them have a negative prompt. Except for
+    /// rounding, a picture from a batch is the picture that its request makes alone. Default: 1,
+    /// because on the CPU a batch of two takes longer than two calls.
     pub fn batch(mut self, pictures: usize) -> Self {
         self.batch = pictures;
         self
@@ -178,21 +180,21 @@ impl Builder {
         self
     }
 
-    /// Sets the folder of a model that makes the last steps of each picture, such as SDXL's refiner.
-    /// Only its UNet and its text encoder are used. Its `prediction_type` and the scaling of its
-    /// autoencoder, where the folder has them, must be the model's.
+    /// Sets the folder of a model that makes the last steps of each picture, such as SDXL's
+    /// refiner. Only its UNet and its text encoder are used. Its `prediction_type` and the scaling
+    /// of its autoencoder, where the folder has them, must be the model's.
     /// [`Request::refiner`](crate::Request::refiner) says when it takes over. Default: none.
     pub fn refiner(mut self, folder: impl Into<PathBuf>) -> Self {
         self.refiner = Some(folder.into());
         self
     }
 
-    /// Reads a folder in the diffusers layout and gets the model ready to draw: Stable Diffusion 1.x,
-    /// 2.x, SDXL or one of their relatives, as its files say.
+    /// Reads a folder in the diffusers layout and gets the model ready to draw: Stable Diffusion
+    /// 1.x, 2.x, SDXL or one of their relatives, as its files say.
     ///
-    /// Outdated values of the scheduler and the UNet are corrected as diffusers' pipelines do it, each with a warning: see
-    /// [`handbook::files`](crate::handbook::files). A request without a size is drawn at the UNet's `sample_size`, at most
-    /// 2048 pixels a side.
+    /// Outdated values of the scheduler and the UNet are corrected as diffusers' pipelines do it,
+    /// each with a warning: see [`handbook::files`](crate::handbook::files). A request without a
+    /// size is drawn at the UNet's `sample_size`, at most 2048 pixels a side.
     ///
     /// # Defaults
     /// What a request leaves open is chosen by the model, and reported through `tracing` at the
@@ -212,8 +214,9 @@ impl Builder {
     /// SD and SDXL is the default of diffusers' pipelines, that of the others is in their model
     /// cards. 20 steps is WebUI's default for every model.
     ///
-    /// The weight files must not be changed in place while the model is loaded: a file that is shortened ends the process,
-    /// as ONNX Runtime maps it. Replacing a file by renaming another is safe.
+    /// The weight files must not be changed in place while the model is loaded: a file that is
+    /// shortened ends the process, as ONNX Runtime maps it. Replacing a file by renaming another is
+    /// safe.
     ///
     /// # Errors
     /// [`Error`] names the file and what in it is missing or wrong; [`Error::Runtime`] when there is no usable ONNX
@@ -279,8 +282,8 @@ impl Builder {
         self.prompts(&self.open(folder.as_ref(), &[])?, &self.engine()?)
     }
 
-    /// Loads only the tokenizer and the text model, as a [`TextEncoder`] of plain texts. The folder may
-    /// be a Stable Diffusion model's, or have the files of a CLIP model in it: `config.json`,
+    /// Loads only the tokenizer and the text model, as a [`TextEncoder`] of plain texts. The folder
+    /// may be a Stable Diffusion model's, or have the files of a CLIP model in it: `config.json`,
     /// `model.safetensors` and the tokenizer's files. For SDXL it is the first text encoder.
     ///
     /// # Errors
@@ -440,8 +443,8 @@ fn unfit(folder: &ModelFolder, error: TextError) -> Error {
     }
 }
 
-/// Checks that a refiner predicts what the model predicts, as far as its folder says: the model's scheduler makes the whole
-/// run.
+/// Checks that a refiner predicts what the model predicts, as far as its folder says: the model's
+/// scheduler makes the whole run.
 fn check_prediction(refiner: &ModelFolder, model: Prediction) -> Result<(), Error> {
     let Ok(folder) = refiner.component("scheduler") else {
         return Ok(());
@@ -462,8 +465,8 @@ fn check_prediction(refiner: &ModelFolder, model: Prediction) -> Result<(), Erro
     })
 }
 
-/// Checks that a refiner works on the latents of the model, as far as its folder says: that the autoencoders scale them
-/// alike. `AutoencoderTiny`, which stands in for others, does not scale.
+/// Checks that a refiner works on the latents of the model, as far as its folder says: that the
+/// autoencoders scale them alike. `AutoencoderTiny`, which stands in for others, does not scale.
 fn check_latents(refiner: &ModelFolder, model: &ModelFolder) -> Result<(), Error> {
     let (Ok(path), Ok(_)) = (refiner.component("vae"), model.component("vae")) else {
         return Ok(());

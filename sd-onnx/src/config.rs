@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 
-/// The longest configuration that is read, in bytes. Published ones have a few thousand; a scheduler's may list a beta for
-/// each of at most 100,000 training timesteps.
+/// The longest configuration that is read, in bytes. Published ones have a few thousand; a
+/// scheduler's may list a beta for each of at most 100,000 training timesteps.
 pub(crate) const MOST_CONFIG: u64 = 4 << 20;
 /// The longest list under a key that is read: a network has at most 16 levels.
 const MOST_ITEMS: usize = 64;
@@ -28,7 +28,8 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads `path`, which must hold a JSON object in at most `most` bytes. The infinities that Python writes are null.
+    /// Reads `path`, which must hold a JSON object in at most `most` bytes. The infinities that
+    /// Python writes are null.
     pub fn open(path: &Path, most: u64) -> Result<Self, Error> {
         Self::parse(path, &read_text(path, most)?)
     }
@@ -217,8 +218,8 @@ impl Config {
         }
     }
 
-    /// For each of `count` levels a number, 0 to 64, or a list of numbers, one for each layer. A single
-    /// number stands for all levels. Default: 1.
+    /// For each of `count` levels a number, 0 to 64, or a list of numbers, one for each layer. A
+    /// single number stands for all levels. Default: 1.
     pub fn per_level_or_layer(&self, key: &str, count: usize) -> Result<Vec<PerLevel>, Error> {
         const LAYERS: RangeInclusive<usize> = 0..=64;
         let wrong = || {

@@ -1,7 +1,8 @@
 //! What a pipeline class of diffusers 0.42.1 corrects in a model's configuration when it is built.
 //!
-//! Models of 2022 were published with values that their pipelines have replaced ever since: without the corrections such a
-//! model draws another picture than in diffusers. `model_index.json` names the class.
+//! Models of 2022 were published with values that their pipelines have replaced ever since: without
+//! the corrections such a model draws another picture than in diffusers. `model_index.json` names
+//! the class.
 
 use sd_core::schedulers::{Clip, SchedulerConfig};
 
@@ -91,8 +92,8 @@ impl Corrections {
         Ok(changes)
     }
 
-    /// Corrects `size`, the height and width of the latents that `file` of a UNet asks for, and returns what was changed
-    /// and why.
+    /// Corrects `size`, the height and width of the latents that `file` of a UNet asks for, and
+    /// returns what was changed and why.
     pub fn sample_size(
         self,
         file: &Config,
@@ -117,8 +118,8 @@ impl Corrections {
     }
 }
 
-/// Whether a version of diffusers is older than 0.9.0, leaving out what follows its numbers, such as `.dev0`. One that
-/// cannot be read is not.
+/// Whether a version of diffusers is older than 0.9.0, leaving out what follows its numbers, such
+/// as `.dev0`. One that cannot be read is not.
 fn is_before_0_9(version: &str) -> bool {
     let mut numbers = version.trim_start_matches('v').split('.');
     let mut number = || numbers.next()?.parse::<u64>().ok();
@@ -155,7 +156,8 @@ mod tests {
             let file = file(&case["file"]);
             let mut config = SchedulerConfig::from_json(&case["file"].to_string()).unwrap();
             let changes = corrections.scheduler(&file, &mut config).unwrap();
-            // A key that neither the class nor the file has is nothing to correct, and 0 and false here.
+            // A key that neither the class nor the file has is nothing to correct, and 0 and false
+            // here.
             let offset = case["steps_offset"].as_u64().unwrap_or(0);
             assert_eq!(config.steps_offset as u64, offset, "{case}");
             let clips = case["clip_sample"].as_bool().unwrap_or(false);

@@ -4,7 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use crate::{Device, Error, graph::Model, runtime::Runtime, session::Session};
 
-/// ONNX Runtime, the device that networks run on, and the threads that each may use. Makes [`Session`]s.
+/// ONNX Runtime, the device that networks run on, and the threads that each may use. Makes
+/// [`Session`]s.
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
     runtime: Arc<Runtime>,
@@ -13,7 +14,8 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Starts ONNX Runtime, from `library` or where else it is found, and checks that it has the device.
+    /// Starts ONNX Runtime, from `library` or where else it is found, and checks that it has the
+    /// device.
     pub fn new(device: Device, threads: u16, library: Option<&Path>) -> Result<Self, Error> {
         let runtime = Runtime::start(library)?;
         device.check(&runtime)?;

@@ -104,7 +104,8 @@ impl ModelFolder {
     }
 
     /// Opens a folder of which only the text encoder and the tokenizer are used. It may be a Stable
-    /// Diffusion model's folder, or have the files of both directly in it, as CLIP's own folders do.
+    /// Diffusion model's folder, or have the files of both directly in it, as CLIP's own folders
+    /// do.
     pub fn open_text(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
         if path.join("text_encoder").is_dir() || !path.join("config.json").is_file() {
             return Self::open(path, variant, &["text_encoder", "tokenizer"]);
@@ -152,8 +153,8 @@ impl ModelFolder {
         }
     }
 
-    /// The sizes that the UNet takes, if it is an SDXL UNet. The refiner, which has one text encoder,
-    /// takes a score.
+    /// The sizes that the UNet takes, if it is an SDXL UNet. The refiner, which has one text
+    /// encoder, takes a score.
     pub fn sizes(&self) -> SizeIds {
         let is_refiner = matches!(self.towers(), [tower] if tower.pooled);
         match self.index.aesthetics_score.unwrap_or(is_refiner) {
@@ -162,8 +163,8 @@ impl ModelFolder {
         }
     }
 
-    /// Whether an empty negative prompt is zeros. Default: only with two text encoders, as in SDXL's
-    /// base.
+    /// Whether an empty negative prompt is zeros. Default: only with two text encoders, as in
+    /// SDXL's base.
     pub fn zero_empty_negative(&self) -> bool {
         let is_base = self.towers().len() == 2;
         self.index.zeros_for_empty.unwrap_or(is_base)

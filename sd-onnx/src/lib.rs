@@ -32,20 +32,23 @@
 //! maps. Every weight's name, shape and type is checked against what the graph needs first.
 //!
 //! # ONNX Runtime
-//! The library is loaded at run time, 1.23 or newer: from [`Builder::runtime`], else from `ORT_DYLIB_PATH`, else from
-//! the cache folder. With the Cargo feature `fetch`, off by default, it is downloaded there when it is missing. A process
-//! has one ONNX Runtime: the first start wins, and asking for another one is an error. A library in the cache folder
-//! whose SHA-256 is not the release's is never loaded: with `fetch` it is downloaded again, else it is
+//! The library is loaded at run time, 1.23 or newer: from [`Builder::runtime`], else from
+//! `ORT_DYLIB_PATH`, else from the cache folder. With the Cargo feature `fetch`, off by default, it
+//! is downloaded there when it is missing. A process has one ONNX Runtime: the first start wins,
+//! and asking for another one is an error. A library in the cache folder whose SHA-256 is not the
+//! release's is never loaded: with `fetch` it is downloaded again, else it is
 //! [`RuntimeError::Damaged`].
 //!
 //! # Nothing is sent anywhere
-//! Microsoft's builds of ONNX Runtime collect telemetry by default. This crate turns it off: before it loads the library
-//! it sets the environment variable `ORT_DISABLE_TELEMETRY` to 1, and afterwards it calls `DisableTelemetryEvents`. So
-//! ONNX Runtime writes no device ID and no events, and contacts no server. (On Windows only the call counts: there
-//! ONNX Runtime 1.32 hands its events to the system's tracing and does not read the variable.)
+//! Microsoft's builds of ONNX Runtime collect telemetry by default. This crate turns it off: before
+//! it loads the library it sets the environment variable `ORT_DISABLE_TELEMETRY` to 1, and
+//! afterwards it calls `DisableTelemetryEvents`. So ONNX Runtime writes no device ID and no events,
+//! and contacts no server. (On Windows only the call counts: there ONNX Runtime 1.32 hands its
+//! events to the system's tracing and does not read the variable.)
 //!
-//! A variable that is already set keeps its value. A program whose other threads run C code that reads the environment
-//! should set it itself, at the start of `main`: setting a variable while C code reads one is a data race on Unix.
+//! A variable that is already set keeps its value. A program whose other threads run C code that
+//! reads the environment should set it itself, at the start of `main`: setting a variable while C
+//! code reads one is a data race on Unix.
 
 mod builder;
 mod config;

@@ -53,8 +53,8 @@ impl OnnxTextModel {
         })
     }
 
-    /// Returns the outputs of these names for `ids` `[batch, length]`. `ends` is the place of one token
-    /// in each text.
+    /// Returns the outputs of these names for `ids` `[batch, length]`. `ends` is the place of one
+    /// token in each text.
     pub fn outputs(
         &self,
         ids: ArrayView2<'_, i64>,
@@ -211,8 +211,8 @@ pub(crate) struct OnnxCodec {
 impl OnnxCodec {
     pub fn new(config: VaeConfig, weights: Weights, engine: &Engine) -> Result<Self, Error> {
         let decoder = vae::decoder(&config, &weights)?;
-        // The encoder's session may never be needed; its graph shows here which tensors are its own. Where one is missing,
-        // the first use of the encoder says so.
+        // The encoder's session may never be needed; its graph shows here which tensors are its
+        // own. Where one is missing, the first use of the encoder says so.
         let has_encoder = vae::encoder(&config, &weights).is_ok();
         weights.check_all_used(config.class(), |name| {
             vae::is_left_out(&config, name) || (!has_encoder && vae::is_of_encoder(name))

@@ -80,9 +80,10 @@ pub struct PooledEmbeddings {
 }
 
 impl TextEncoder {
-    /// Reads the tokenizer and the text model of a folder: a Stable Diffusion model in the diffusers
-    /// layout, or a folder with the files of a CLIP model in it. For threads, a variant of the weights
-    /// or textual inversions see [`Builder::load_text_encoder`](crate::Builder::load_text_encoder).
+    /// Reads the tokenizer and the text model of a folder: a Stable Diffusion model in the
+    /// diffusers layout, or a folder with the files of a CLIP model in it. For threads, a variant
+    /// of the weights or textual inversions see
+    /// [`Builder::load_text_encoder`](crate::Builder::load_text_encoder).
     ///
     /// # Errors
     /// As [`Builder::load`](crate::Builder::load).
@@ -101,8 +102,8 @@ impl TextEncoder {
         }
     }
 
-    /// Sets the layer that [`TextEmbeddings::hidden`] is from. Pooled embeddings are always of the last
-    /// layer. Default: [`ClipSkip::LAST`], also for SDXL.
+    /// Sets the layer that [`TextEmbeddings::hidden`] is from. Pooled embeddings are always of the
+    /// last layer. Default: [`ClipSkip::LAST`], also for SDXL.
     pub fn clip_skip(mut self, clip_skip: ClipSkip) -> Self {
         self.clip_skip = clip_skip;
         self

@@ -134,7 +134,8 @@ fn other_models() {
             model.write_without_weights(folder);
         });
     }
-    // A number of channels that no model has beside the latents, learned variances among the output.
+    // A number of channels that no model has beside the latents, learned variances among the
+    // output.
     for (input, output) in [(4, 8), (6, 4), (3, 4)] {
         let expected = format!("`in_channels` is {input}, expected {output}");
         refused(&["config.json", &expected], |model, folder| {

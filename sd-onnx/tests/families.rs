@@ -328,7 +328,8 @@ fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Pictu
                 .syntax(Syntax::Plain)
                 // The pipelines of diffusers want prompts of one length.
                 .same_length(true)
-                // diffusers encodes an empty negative prompt that is given, and zeroes one that is not.
+                // diffusers encodes an empty negative prompt that is given, and zeroes one that is
+                // not.
                 .encode_empty(case["negative"].is_string()),
         );
     request.prompt_2 = case["prompt_2"].as_str().map(str::to_owned);

@@ -11,9 +11,9 @@
 //!
 //! WebUI applies the setting to the prompt and the negative prompt alike, and so does this
 //! workspace. diffusers applies it to the prompt only: its negative prompt always comes from the
-//! layer that `None` stands for. The two agree if that layer is asked for, or if the negative prompt
-//! is not used. To draw as diffusers does, encode each prompt with the layer it needs, and give the
-//! embeddings to a request.
+//! layer that `None` stands for. The two agree if that layer is asked for, or if the negative
+//! prompt is not used. To draw as diffusers does, encode each prompt with the layer it needs, and
+//! give the embeddings to a request.
 //!
 //! Followed: `modules/sd_hijack_clip.py` of AUTOMATIC1111's WebUI; `encode_prompt` of
 //! `pipeline_stable_diffusion.py` and `pipeline_stable_diffusion_xl.py` of diffusers 0.42.

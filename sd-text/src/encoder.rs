@@ -98,8 +98,9 @@ impl PromptEncoder {
     /// [`encode_prompt`](Self::encode_prompt).
     ///
     /// # Errors
-    /// [`TextError::ClipSkip`] if a tower has fewer layers, [`TextError::Model`] if one fails, [`TextError::Shape`] or
-    /// [`TextError::Pooled`] if one answers in another shape than it declares.
+    /// [`TextError::ClipSkip`] if a tower has fewer layers, [`TextError::Model`] if one fails,
+    /// [`TextError::Shape`] or [`TextError::Pooled`] if one answers in another shape than it
+    /// declares.
     pub fn encode(&self, text: &str, clip_skip: ClipSkip) -> Result<PromptEmbedding, TextError> {
         self.encode_with(text, &EncodeOptions::default().clip_skip(clip_skip))
     }
@@ -141,9 +142,9 @@ impl PromptEncoder {
     }
 
     /// As [`encode_prompt`](Self::encode_prompt), with a prompt for each tower, and as long as
-    /// `go_on` returns true. If there are fewer prompts than towers, the last prompt is also read by
-    /// the remaining towers. `go_on` is called before each run of a network: a prompt of thousands
-    /// of chunks takes minutes.
+    /// `go_on` returns true. If there are fewer prompts than towers, the last prompt is also read
+    /// by the remaining towers. `go_on` is called before each run of a network: a prompt of
+    /// thousands of chunks takes minutes.
     ///
     /// # Errors
     /// As `encode_prompt`; [`TextError::Stopped`] when `go_on` returned false; [`TextError::Parts`]
@@ -177,8 +178,8 @@ impl PromptEncoder {
         Ok(branches.into_iter().map(EncodedBranch::joined).collect())
     }
 
-    /// Returns the chunks of a text for the first tower, to see the tokens and their weights without
-    /// running the model.
+    /// Returns the chunks of a text for the first tower, to see the tokens and their weights
+    /// without running the model.
     pub fn chunks(&self, text: &str, options: &EncodeOptions) -> Chunks {
         self.towers[0].chunks(text, options)
     }

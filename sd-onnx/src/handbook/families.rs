@@ -22,15 +22,15 @@
 //!
 //! # SDXL
 //! Two text encoders read the prompt. Their hidden states stand side by side in the embedding, and
-//! the second one also gives a pooled embedding: of the whole text, or of the first window of a long
-//! one. Weights, `BREAK`, `AND` and schedules act on both encoders; weights leave the pooled
-//! embedding alone. [`prompt_2`](crate::Request::prompt_2) gives the second encoder another
-//! text. A textual inversion must hold vectors for both (`clip_l` and `clip_g`).
+//! the second one also gives a pooled embedding: of the whole text, or of the first window of a
+//! long one. Weights, `BREAK`, `AND` and schedules act on both encoders; weights leave the pooled
+//! embedding alone. [`prompt_2`](crate::Request::prompt_2) gives the second encoder another text. A
+//! textual inversion must hold vectors for both (`clip_l` and `clip_g`).
 //!
 //! **An empty negative prompt** becomes zeros, in the embedding and in the pooled embedding, if the
 //! model's `force_zeros_for_empty_prompt` is true, as in SDXL's base.
-//! [`PromptOptions::encode_empty`](crate::PromptOptions::encode_empty) encodes it instead. diffusers
-//! uses zeros only if no negative prompt is given, and encodes `""`.
+//! [`PromptOptions::encode_empty`](crate::PromptOptions::encode_empty) encodes it instead.
+//! diffusers uses zeros only if no negative prompt is given, and encodes `""`.
 //!
 //! **Sizes.** In training the model knew how large each picture had been and how it was cropped.
 //! [`Sizes`](crate::Sizes) sets these values: a small `original` gives a soft, enlarged look, a
@@ -81,8 +81,9 @@
 //! - inpainting: the mask (1 where something new is drawn), then the latents of the picture with
 //!   the masked part gray, in the pipeline's scaling;
 //! - instruct-pix2pix: the latents of the picture, *not* scaled (the
-//!   [`mean`](crate::LatentDistribution::mean) that the encoder gives). Without the prompt they are zeros, and
-//!   [`image_guidance`](crate::Request::image_guidance) says how closely the result keeps to them.
+//!   [`mean`](crate::LatentDistribution::mean) that the encoder gives). Without the prompt they are
+//!   zeros, and [`image_guidance`](crate::Request::image_guidance) says how closely the result
+//!   keeps to them.
 //!
 //! # What a denoiser takes
 //! [`Denoiser::inputs`](crate::Denoiser::inputs) describes all of this, and a pipeline checks its

@@ -97,11 +97,12 @@
 //! 7.5 elsewhere.
 //!
 //! # Clip skip
-//! The text model reads the prompt in layers (12 in Stable Diffusion 1.x), each working on what the one before made of it.
-//! Clip skip takes the result of an earlier layer: 1 is the last, 2 the one before. **It skips layers of the text model, not
-//! steps of the noise**, and costs and saves next to nothing. Models that were trained on the second to last layer (many of
-//! those for anime) want 2; all others were trained on 1, and 2 gives them a reading that is a little off. SDXL
-//! has [a rule of its own](super::families#clip-skip).
+//! The text model reads the prompt in layers (12 in Stable Diffusion 1.x), each working on what the
+//! one before made of it. Clip skip takes the result of an earlier layer: 1 is the last, 2 the one
+//! before. **It skips layers of the text model, not steps of the noise**, and costs and saves next
+//! to nothing. Models that were trained on the second to last layer (many of those for anime) want
+//! 2; all others were trained on 1, and 2 gives them a reading that is a little off. SDXL has [a
+//! rule of its own](super::families#clip-skip).
 //!
 //! The setting applies to the prompt and to the negative prompt, as in WebUI. diffusers numbers the
 //! layers from 0 (its 1 is 2 here) and applies `clip_skip` to the prompt only: its negative prompt

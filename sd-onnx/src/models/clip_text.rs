@@ -22,8 +22,8 @@ pub(crate) struct ClipTextConfig {
     inner_width: usize,
     eps: f32,
     activation: Activation,
-    /// The id that ends a text. `None` where the configuration says 2, as it did for long: then it is the largest id of a
-    /// text.
+    /// The id that ends a text. `None` where the configuration says 2, as it did for long: then it
+    /// is the largest id of a text.
     pub end: Option<i64>,
     /// The width of the projected pooled state, if the graph gives it.
     pub projection: Option<usize>,
@@ -32,7 +32,8 @@ pub(crate) struct ClipTextConfig {
 }
 
 impl ClipTextConfig {
-    /// Reads the `config.json` of a text model, or of a whole CLIP, which has a network for pictures too.
+    /// Reads the `config.json` of a text model, or of a whole CLIP, which has a network for
+    /// pictures too.
     pub fn new(config: Config) -> Result<Self, Error> {
         let classes = config.texts("architectures", &[])?;
         if !classes.is_empty() && !classes.iter().any(|class| CLASSES.contains(class)) {
@@ -72,8 +73,8 @@ impl ClipTextConfig {
         })
     }
 
-    /// Where a text ends: the place of the first end-of-text token, as `CLIPTextModel` finds it. Ids beyond the stored
-    /// embedding, which textual inversions have, are not looked at.
+    /// Where a text ends: the place of the first end-of-text token, as `CLIPTextModel` finds it.
+    /// Ids beyond the stored embedding, which textual inversions have, are not looked at.
     pub fn end_of(&self, ids: ArrayView1<'_, i64>) -> i64 {
         let stored = |&(_, &id): &(usize, &i64)| (id as usize) < self.vocab_size;
         let ids = ids.iter().enumerate().filter(stored);
@@ -92,9 +93,10 @@ pub(crate) const CLASS: &str = CLASSES[0];
 /// The classes of transformers whose text model is the one written here.
 const CLASSES: [&str; 3] = ["CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"];
 
-/// Whether a tensor is known and left out on purpose: it belongs to CLIP's network for pictures or to what makes an embedding
-/// comparable with one, or to a layer behind the last that the configuration asks for. A `num_hidden_layers` below the
-/// file's is how clip skip is written into a folder.
+/// Whether a tensor is known and left out on purpose: it belongs to CLIP's network for pictures or
+/// to what makes an embedding comparable with one, or to a layer behind the last that the
+/// configuration asks for. A `num_hidden_layers` below the file's is how clip skip is written into
+/// a folder.
 pub(crate) fn is_left_out(config: &ClipTextConfig, name: &str) -> bool {
     let part = name.split('.').next().unwrap_or_default();
     let layer = name.strip_prefix("encoder.layers.");
@@ -115,14 +117,14 @@ pub(crate) fn output_name(layer: Layer) -> String {
     format!("clip_skip_{}{norm}", layer.skip)
 }
 
-/// Writes the graph. Its inputs are `input_ids` i64 `[batch, length]`, at most `max_length` long, and
-/// `ends` i64 `[batch, 1]`, the place of a token in each text.
+/// Writes the graph. Its inputs are `input_ids` i64 `[batch, length]`, at most `max_length` long,
+/// and `ends` i64 `[batch, 1]`, the place of a token in each text.
 ///
-/// There are two outputs for each clip skip 1..=layers, `[batch, length, width]`: the hidden state of
-/// that layer, counted from the last, with and without the final layer norm. [`POOLED`] is the state
-/// of the last layer at `ends`, with the norm, `[batch, width]`. [`PROJECTION`] is its projection, if
-/// the configuration has a width for it. `more` `[any, width]` are rows of the token embedding behind
-/// the stored ones.
+/// There are two outputs for each clip skip 1..=layers, `[batch, length, width]`: the hidden state
+/// of that layer, counted from the last, with and without the final layer norm. [`POOLED`] is the
+/// state of the last layer at `ends`, with the norm, `[batch, width]`. [`PROJECTION`] is its
+/// projection, if the configuration has a width for it. `more` `[any, width]` are rows of the token
+/// embedding behind the stored ones.
 pub(crate) fn graph(
     config: &ClipTextConfig,
     weights: &Weights,

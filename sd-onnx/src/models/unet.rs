@@ -17,7 +17,8 @@ use crate::{
 /// The class in diffusers.
 pub(crate) const CLASS: &str = "UNet2DConditionModel";
 
-/// The latent sides that a model may have been made for. 256 are 2048 pixels; published ones have at most 128.
+/// The latent sides that a model may have been made for. 256 are 2048 pixels; published ones have
+/// at most 128.
 const SAMPLE_SIZE: RangeInclusive<usize> = 1..=256;
 
 /// The shape of a UNet, from its `config.json`. Missing keys are at `UNet2DConditionModel`'s defaults.
@@ -121,7 +122,8 @@ impl UnetConfig {
             0 => None,
             width => Some(width),
         };
-        // diffusers gives the up blocks the flags from the last on, so that each belongs to a level.
+        // diffusers gives the up blocks the flags from the last on, so that each belongs to a
+        // level.
         let only_cross_attention = config.flag_per_level("only_cross_attention", count)?;
         let mid_only_cross_attention = config.bool(
             "mid_block_only_cross_attention",
@@ -213,16 +215,17 @@ impl UnetConfig {
 /// The most layers of a block.
 const MOST_LAYERS: usize = 64;
 
-/// Transformer layers after each resnet, of each level. The lists of a level without attention may be empty.
+/// Transformer layers after each resnet, of each level. The lists of a level without attention may
+/// be empty.
 struct TransformerLayers {
     down: Vec<Vec<usize>>,
     up: Vec<Vec<usize>>,
     mid: usize,
 }
 
-/// `transformer_layers_per_block` is one number, or one for each down block, or a list for each, with a number for each
-/// resnet. `reverse_transformer_layers_per_block` has the same for the up blocks, in their order; without it they are those of
-/// the down blocks, from the last on.
+/// `transformer_layers_per_block` is one number, or one for each down block, or a list for each,
+/// with a number for each resnet. `reverse_transformer_layers_per_block` has the same for the up
+/// blocks, in their order; without it they are those of the down blocks, from the last on.
 fn transformer_layers(
     config: &Config,
     resnets: &[usize],
@@ -275,7 +278,8 @@ fn inputs(
 ) -> Result<(Inputs, Option<Added>), Error> {
     let channels = config.usize("out_channels", 4, SIZE)?;
     let all = config.usize("in_channels", 4, SIZE)?;
-    // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of a picture.
+    // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of
+    // a picture.
     let beside = match all.checked_sub(channels) {
         Some(beside) if beside == 0 || beside == channels || beside == channels + 1 => beside,
         Some(1) => {
@@ -407,7 +411,8 @@ pub(crate) mod input {
     pub const POOLED: &str = "text_embeds";
     /// `[batch, ids]`, of SDXL.
     pub const SIZES: &str = "time_ids";
-    /// `[batch, width]`: [`guidance_sinusoids`](super::guidance_sinusoids), of latent consistency models.
+    /// `[batch, width]`: [`guidance_sinusoids`](super::guidance_sinusoids), of latent consistency
+    /// models.
     pub const GUIDANCE: &str = "timestep_cond";
 }
 
@@ -468,8 +473,8 @@ fn time_embedding(g: &mut Graph, config: &UnetConfig, timestep: Value) -> Result
     two_layers(g, "time_embedding", x, [channels, config.time_width])
 }
 
-/// What SDXL adds to the time embedding: the pooled text and the sinusoids of each size, side by side, through two linear
-/// layers.
+/// What SDXL adds to the time embedding: the pooled text and the sinusoids of each size, side by
+/// side, through two linear layers.
 fn added_embedding(
     g: &mut Graph,
     config: &UnetConfig,
@@ -520,9 +525,9 @@ fn two_layers(
     g.linear(x, &format!("{name}.linear_2"), output, output)
 }
 
-/// The sinusoids of a guidance scale that a latent consistency model takes: `get_guidance_scale_embedding` of diffusers'
-/// `pipeline_latent_consistency_text2img.py`, of scale − 1. Sines come first, and the frequencies are divided by one less
-/// than half the width.
+/// The sinusoids of a guidance scale that a latent consistency model takes:
+/// `get_guidance_scale_embedding` of diffusers' `pipeline_latent_consistency_text2img.py`, of scale
+/// − 1. Sines come first, and the frequencies are divided by one less than half the width.
 pub(crate) fn guidance_sinusoids(scale: f32, width: usize) -> Vec<f32> {
     let half = width / 2;
     // In f32, step by step, as it is there: angles go into the thousands.

@@ -4,7 +4,8 @@
 //! today. A file with older names is read as if it had today's.
 
 /// What a name began with before, and what it begins with today. transformers 5 dropped the prefix
-/// from `CLIPTextModel`. Its `CLIPTextModelWithProjection` still has the prefix, and is read without.
+/// from `CLIPTextModel`. Its `CLIPTextModelWithProjection` still has the prefix, and is read
+/// without.
 const BEGINNINGS: [(&str, &str); 1] = [("text_model.", "")];
 
 /// What was within a name before, and what is there today: the attention of the autoencoder, whose

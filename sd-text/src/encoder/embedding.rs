@@ -48,8 +48,8 @@ impl PromptEmbedding {
         }
     }
 
-    /// The embeddings of one text by several towers, in order, as one: side by side, with the pooled output of the tower
-    /// that has one. All are of one length.
+    /// The embeddings of one text by several towers, in order, as one: side by side, with the
+    /// pooled output of the tower that has one. All are of one length.
     pub(super) fn joined(towers: &[Arc<Self>]) -> Arc<Self> {
         let [first, rest @ ..] = towers else {
             unreachable!("an encoder has a tower")
@@ -71,8 +71,9 @@ impl PromptEmbedding {
         Arc::new(joined)
     }
 
-    /// The embedding with its last vector, with that one's token and weight, repeated up to `length` tokens: how parts of an
-    /// `AND` become as long as the longest. One that is longer stays so.
+    /// The embedding with its last vector, with that one's token and weight, repeated up to
+    /// `length` tokens: how parts of an `AND` become as long as the longest. One that is longer
+    /// stays so.
     pub fn repeat_last(&self, length: usize) -> Self {
         let mut longer = self.clone();
         let (batch, tokens, width) = self.embedding.dim();
@@ -91,7 +92,8 @@ impl PromptEmbedding {
         longer
     }
 
-    /// The embedding with `tail`, of the same width, behind it. One of whose tokens nothing is known stays so.
+    /// The embedding with `tail`, of the same width, behind it. One of whose tokens nothing is
+    /// known stays so.
     fn with_tail(&self, tail: &Self) -> Self {
         let mut longer = self.clone();
         let views = [self.embedding.view(), tail.embedding.view()];
@@ -194,7 +196,8 @@ impl EncodedBranch {
         self.entries[0].embedding.embedding.dim().1
     }
 
-    /// The branch with each of its embeddings [repeating its last vector](PromptEmbedding::repeat_last) up to `length` tokens.
+    /// The branch with each of its embeddings [repeating its last
+    /// vector](PromptEmbedding::repeat_last) up to `length` tokens.
     pub fn repeat_last(self, length: usize) -> Self {
         if self.tokens() >= length {
             return self;
@@ -226,7 +229,8 @@ impl EncodedBranch {
         self
     }
 
-    /// The embedding in force at model call `call`, from 0: see [`Schedule::at`](crate::Schedule::at).
+    /// The embedding in force at model call `call`, from 0: see
+    /// [`Schedule::at`](crate::Schedule::at).
     pub fn at(&self, call: usize) -> &Arc<PromptEmbedding> {
         &self.entries[prompt::in_force(self.entries.iter().map(|entry| entry.end), call)].embedding
     }

@@ -77,8 +77,9 @@ pub enum TextError {
         /// What does not fit.
         cut: Cut,
     },
-    /// The caller of [`PromptEncoder::encode_prompt_while`](crate::PromptEncoder::encode_prompt_while)
-    /// ended it. This is not a failure.
+    /// The caller of
+    /// [`PromptEncoder::encode_prompt_while`](crate::PromptEncoder::encode_prompt_while) ended it.
+    /// This is not a failure.
     #[error("stopped")]
     Stopped,
     /// The model failed.

@@ -17,8 +17,8 @@ pub trait TextModel: Send + Sync {
     /// Runs the network on `ids` `[batch, length]`, and returns the hidden states of `layer`.
     ///
     /// # Errors
-    /// Whatever stops the backend: ids or a length out of range, a clip skip beyond [`TextShape::layers`], an engine
-    /// that fails.
+    /// Whatever stops the backend: ids or a length out of range, a clip skip beyond
+    /// [`TextShape::layers`], an engine that fails.
     fn run(&self, ids: ArrayView2<'_, i64>, layer: Layer) -> Result<TextStates, BoxError>;
 }
 
@@ -109,9 +109,9 @@ impl Default for Layer {
 pub struct TextStates {
     /// The hidden states of the layer asked for, `[batch, length, width]`.
     pub hidden: Array3<f32>,
-    /// The pooled output `[batch, pooled width]`, if the network has one: the projection of the last
-    /// layer's state, after the final norm, at the first end-of-text token. It does not depend on
-    /// the layer asked for.
+    /// The pooled output `[batch, pooled width]`, if the network has one: the projection of the
+    /// last layer's state, after the final norm, at the first end-of-text token. It does not depend
+    /// on the layer asked for.
     pub pooled: Option<Array2<f32>>,
 }
 

@@ -17,8 +17,8 @@ use crate::{
 /// A tokenizer, the text network that it belongs to, and the layer that is read of the network.
 /// Cheap to clone.
 ///
-/// A tower keeps up to 64 MiB of the embeddings that it was asked for last, and shares them with its
-/// clones: a text that comes again with the same options costs nothing.
+/// A tower keeps up to 64 MiB of the embeddings that it was asked for last, and shares them with
+/// its clones: a text that comes again with the same options costs nothing.
 #[derive(Clone)]
 pub struct Tower {
     tokenizer: Arc<ClipTokenizer>,
@@ -196,8 +196,8 @@ impl Tower {
     }
 
     /// Iterates over the chunks of each distinct text that
-    /// [`PromptEncoder::encode_prompt`](crate::PromptEncoder::encode_prompt) encodes, in that order.
-    /// A text is tokenized when its turn comes.
+    /// [`PromptEncoder::encode_prompt`](crate::PromptEncoder::encode_prompt) encodes, in that
+    /// order. A text is tokenized when its turn comes.
     pub fn all_chunks(
         &self,
         prompt: &PromptText,

@@ -92,7 +92,8 @@ impl VaeConfig {
         }
     }
 
-    /// Whether the encoder's output is the mean and the log-variance of the latents. If not it is the latents.
+    /// Whether the encoder's output is the mean and the log-variance of the latents. If not it is
+    /// the latents.
     pub fn is_variational(&self) -> bool {
         matches!(self.network, Network::Kl(_))
     }
@@ -107,9 +108,9 @@ pub(crate) fn decoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Er
     }
 }
 
-/// From `image` `[batch, 3, H, W]` of −1 to 1 to `moments`: the mean of the latents, then their log-variance, neither
-/// scaled nor clamped, `[batch, 2·latent_channels, H/factor, W/factor]`; or the latents alone, of a network that is
-/// not [variational](VaeConfig::is_variational).
+/// From `image` `[batch, 3, H, W]` of −1 to 1 to `moments`: the mean of the latents, then their
+/// log-variance, neither scaled nor clamped, `[batch, 2·latent_channels, H/factor, W/factor]`; or
+/// the latents alone, of a network that is not [variational](VaeConfig::is_variational).
 pub(crate) fn encoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Error> {
     match &config.network {
         Network::Kl(config) => kl::encoder(config, weights),
@@ -122,8 +123,8 @@ pub(crate) fn is_of_encoder(name: &str) -> bool {
     name.starts_with("encoder.") || name.starts_with("quant_conv.")
 }
 
-/// Whether a tensor is known and left out on purpose: the part of an asymmetric autoencoder that sees a mask and the picture
-/// around it.
+/// Whether a tensor is known and left out on purpose: the part of an asymmetric autoencoder that
+/// sees a mask and the picture around it.
 pub(crate) fn is_left_out(config: &VaeConfig, name: &str) -> bool {
     config.class == ASYMMETRIC && name.starts_with("decoder.condition_encoder.")
 }

@@ -1,5 +1,6 @@
-//! TAESD, the tiny autoencoder of Ollin Boer Bohan (<https://github.com/madebyollin/taesd>), as diffusers'
-//! `AutoencoderTiny` computes it: no distribution, no normalisation, a fiftieth of the time.
+//! TAESD, the tiny autoencoder of Ollin Boer Bohan (<https://github.com/madebyollin/taesd>), as
+//! diffusers' `AutoencoderTiny` computes it: no distribution, no normalisation, a fiftieth of the
+//! time.
 
 use serde_json::json;
 
@@ -11,7 +12,8 @@ use crate::{
     weights::Weights,
 };
 
-/// The shape of a tiny autoencoder, from its `config.json`. Missing keys are at the class's defaults.
+/// The shape of a tiny autoencoder, from its `config.json`. Missing keys are at the class's
+/// defaults.
 #[derive(Debug, Clone)]
 pub(crate) struct TinyConfig {
     latent_channels: usize,
@@ -151,7 +153,8 @@ pub(crate) fn encoder(config: &TinyConfig, weights: &Weights) -> Result<Model, E
     g.finish()
 }
 
-/// diffusers' `AutoencoderTinyBlock`: three convolutions with ReLU between, plus the input, and ReLU.
+/// diffusers' `AutoencoderTinyBlock`: three convolutions with ReLU between, plus the input, and
+/// ReLU.
 fn block(g: &mut Graph, name: &str, x: Value, channels: usize) -> Result<Value, Error> {
     let mut h = x;
     for layer in [0, 2, 4] {
