@@ -45,7 +45,7 @@ const MOST_SIDE: usize = 2048;
 /// A [stop](crate::StopToken) ends only calls for its own request: a running call within one
 /// operator on the CPU (see [`Device`]), a waiting one at once. The next call finds the network as
 /// it was. The text encoder, which takes a moment, runs to its end, and so does
-/// [`Pipeline::encode`](crate::Pipeline::encode).
+/// [`Pipeline::encode_image`](crate::Pipeline::encode_image).
 ///
 /// # What sharing costs
 /// A clone of a pipeline costs nothing. Loading a model again costs all of its memory again, which in f32 is four bytes a

@@ -14,9 +14,8 @@ use ndarray::{Array2, Array3, ArrayView2};
 use sd_text::{
     BoxError, Chunking, Cleanup, ClipSkip, ClipTokenizer, Emphasis, EncodeOptions, EncodedBranch,
     Layer, PromptEmbedding, PromptEncoder, PromptText, Side, Syntax, TextError, TextModel,
-    TextShape, TextStates, TextualInversion, Tower,
+    TextShape, TextStates, TextualInversion,
 };
-use serde_json::json;
 
 use common::{emoji, load, tiny};
 

@@ -17,7 +17,7 @@
 //! | [`ladder`](crate::Request::ladder) | the scheduler's | | | |
 //!
 //! The defaults of steps, guidance, scheduler and ladder here are those of Stable Diffusion 1.x.
-//! Other models want others, and get them: [`Builder::load`](crate::Builder::load#defaults) has the
+//! Other models want others, and get them: [`Builder::load`](crate::Builder::load) has the
 //! table. [`Pipeline::defaults`](crate::Pipeline::defaults) returns those of a loaded model.
 //!
 //! # Seed and size
