@@ -29,6 +29,10 @@ use sd_onnx::{
 /// The file has hidden, [texts, tokens, width], pooled, [texts, width], and ids, [texts, tokens];
 /// of a model with a text projection also projected. There are as many tokens as the longest text
 /// has. The metadata has the texts, as JSON.
+///
+/// If the model has two text encoders, as SDXL has, the first one is used, at the same layer as for
+/// any other model. SDXL itself draws with both, at an earlier layer and without the final norm:
+/// txt2img --dump writes those embeddings.
 #[derive(Parser)]
 #[command(name = "encode", version, verbatim_doc_comment)]
 struct Arguments {
@@ -59,10 +63,12 @@ struct Arguments {
     /// Texts that go through the model at once
     #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
     batch: usize,
-    /// Threads, 1 to 1024, but never more than the machine runs at once [default: one for each physical core]
+    /// Threads, 1 to 1024, but never more than the machine runs at once [default: one for each
+    /// physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// File to write, replacing a file of that name [default: texts.safetensors in this folder, never overwriting]
+    /// File to write, replacing a file of that name [default: texts.safetensors in this folder,
+    /// never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -138,7 +144,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     print(format_args!("{}", saved.display()))
 }
 
-/// The longest standard input, in bytes: a hundred thousand captions, whose embeddings fill most memories.
+/// The longest standard input, in bytes: a hundred thousand captions, whose embeddings fill most
+/// memories.
 const MAX_INPUT: u64 = 16 << 20;
 
 fn lines() -> io::Result<Vec<String>> {

@@ -32,8 +32,8 @@ use sd_examples::{
 use sd_onnx::{Event, Pipeline, Request, StopToken, files};
 use sd_text::outside;
 
-/// Draws the evaluation's prompts in every way, writes the figures into the README of the model and the pictures as
-/// evaluation.png beside it, in place of the ones there.
+/// Draws the evaluation's prompts in every way, writes the figures into the README of the model and
+/// the pictures as evaluation.png beside it, in place of the ones there.
 #[derive(Parser)]
 #[command(name = "evaluate", version)]
 struct Arguments {

@@ -45,7 +45,8 @@ struct Arguments {
     y: Option<Axis>,
     #[command(flatten)]
     options: Options,
-    /// PNG to write, replacing a file of that name [default: the prompt and the seed, in this folder, never overwriting]
+    /// PNG to write, replacing a file of that name [default: the prompt and the seed, in this
+    /// folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -68,7 +69,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (columns, rows) = grid.sides(base.size.unwrap_or_default());
     let title = grid.prompt_of_all().unwrap_or_default();
     let varies: Vec<_> = grid.axes().map(|axis| axis.name).collect();
-    let note = summary(&base, pipeline.scheduler_config(), &varies);
+    let note = summary(&base, &pipeline, &varies);
     let mut sheet = Sheet::new(&title, &note, &columns, &rows)
         .map_err(|error| Failure::Arguments(error.to_string()))?;
     tell(format_args!(
@@ -76,7 +77,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         grid.x.values.len() * grid.rows()
     ));
 
-    let requests: Vec<_> = grid.requests(&base).collect();
+    let requests = grid.requests(&base);
+    let requests: Vec<_> = requests
+        .map(|request| pipeline.with_defaults(request))
+        .collect();
     let steps = requests.iter().fold(0, |sum: u64, request| {
         sum.saturating_add(request.step_count() as u64)
     });

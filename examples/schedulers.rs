@@ -52,8 +52,8 @@ struct Arguments {
     /// Print the samplers, with other programs' names for them, their orders and how often they call the model for N steps
     #[arg(long, conflicts_with_all = ["scheduler", "ladder", "steps", "prediction", "config", "eta", "plot"])]
     list: bool,
-    /// The sampler, by any of its names, also with WebUI's schedule type behind it, such as "DPM++ 2M Karras" [default: that
-    /// of the configuration]
+    /// The sampler, by any of its names, also with WebUI's schedule type behind it, such as "DPM++
+    /// 2M Karras" [default: that of the configuration]
     #[arg(long, value_name = "NAME", value_parser = scheduler, verbatim_doc_comment)]
     scheduler: Option<Named>,
     /// The noise levels: a name, or an object such as {"karras": {"rho": 5}} [default: those of the configuration, else the
@@ -76,7 +76,8 @@ struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Draw the ladder, beside all others, and the path of x, as a PNG, replacing a file of that name
+    /// Draw the ladder, beside all others, and the path of x, as a PNG, replacing a file of that
+    /// name
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -168,7 +169,8 @@ fn with_prediction(config: &str, prediction: Prediction) -> String {
     }
 }
 
-/// The longest configuration, in bytes. Published ones have less than 2 KiB; one may list every beta.
+/// The longest configuration, in bytes. Published ones have less than 2 KiB; one may list every
+/// beta.
 const MAX_CONFIG: u64 = 1 << 20;
 
 /// What is to be run.

@@ -43,7 +43,8 @@ struct Arguments {
     /// Show linear previews, a block for each latent, instead of decoding
     #[arg(long)]
     preview: bool,
-    /// PNG to write, replacing a file of that name [default: the prompt and the seed, in this folder, never overwriting]
+    /// PNG to write, replacing a file of that name [default: the prompt and the seed, in this
+    /// folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -75,9 +76,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     tell_warnings(warnings.into_iter().map(|warning| (None, warning)));
     let pipeline = options.load(1)?;
     let stop = stopped_by_ctrl_c();
-    let request = options.sized(request, &pipeline);
+    let request = pipeline.with_defaults(options.sized(request, &pipeline));
     let [width, height] = request.size.unwrap_or_default();
-    let note = summary(&request, pipeline.scheduler_config(), &[]);
+    let note = summary(&request, &pipeline, &[]);
     tell(format_args!("{note}"));
     // More steps than there are is told by the run.
     let steps = request

@@ -26,9 +26,11 @@ use serde::Serialize;
 
 /// Shows how a prompt is read.
 ///
-/// First the prompt, its language in colours. Then each of its parts between ANDs with the text in force at a model call,
-/// and that text's chunks of 77 tokens, of which the first, the last and the padding are not shown. A token that does not
-/// end a word has a + behind it; then come its id and, if it is not 1, its weight.
+/// First the prompt, its language in colours. Then each of its parts between ANDs with the text in
+/// force at a model call, and that text's chunks of 77 tokens, of which the first, the last and the
+/// padding are not shown. A token that does not end a word has a + behind it; then come its id and,
+/// if it is not 1, its weight. If the model has two text encoders, as SDXL has, the chunks of the
+/// second one follow where its tokens differ.
 #[derive(Parser)]
 #[command(name = "tokens", version, verbatim_doc_comment)]
 struct Arguments {
@@ -43,10 +45,12 @@ struct Arguments {
     /// Steps that there are; twice that for samplers that call the model twice a step
     #[arg(long, value_name = "N", default_value = "20", value_parser = steps())]
     steps: usize,
-    /// Folder of a model whose tokenizer is taken [default: CLIP's]
+    /// Folder of a model whose tokenizers are taken [default: CLIP's]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Print JSON: {"branches":[{"weight","text","chunks":[{"ids","weights"}]}],"warnings":[{"span","text"}]}
+    /// Print JSON:
+    /// {"branches":[{"weight","text","chunks":[{"ids","weights"}]}],"warnings":[{"span","text"}]};
+    /// a branch also has chunks_2 where a second tokenizer gives other ids, padding included
     #[arg(long)]
     json: bool,
 }
@@ -79,10 +83,13 @@ struct Part {
     weight: f64,
     text: String,
     chunks: Vec<Tokens>,
+    /// Those of the second text encoder, where they differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunks_2: Option<Vec<Tokens>>,
 }
 
 /// All of a chunk's, padding included.
-#[derive(Serialize)]
+#[derive(PartialEq, Serialize)]
 struct Tokens {
     ids: Vec<u32>,
     weights: Vec<f32>,
@@ -100,9 +107,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let tokenizer = match &arguments.model {
+    let tokenizers = match &arguments.model {
         Some(folder) => load(folder)?,
-        None => ClipTokenizer::clip(),
+        None => vec![ClipTokenizer::clip()],
     };
     let side = match arguments.negative {
         true => Side::Negative,
@@ -110,7 +117,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let prompt = PromptText::parse(&arguments.prompt, side, Syntax::WebUi);
     if arguments.json {
-        let report = report(&prompt, &tokenizer, arguments);
+        let report = report(&prompt, &tokenizers, arguments);
         if !report.is_finite() {
             let message = "the prompt has an infinite weight, which JSON cannot say";
             return Err(Failure::Work(message.to_owned()));
@@ -118,16 +125,24 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         return print_json(&report);
     }
     let mut page = String::new();
-    write_page(&mut page, &prompt, &tokenizer, arguments).expect("a string takes any text");
+    write_page(&mut page, &prompt, &tokenizers, arguments).expect("a string takes any text");
     anstream::stdout()
         .write_all(page.as_bytes())
         .map_err(Failure::at(Path::new("standard output")))
 }
 
-fn load(folder: &Path) -> Result<ClipTokenizer, Failure> {
-    let within = folder.join("tokenizer");
-    let folder = if within.is_dir() { &within } else { folder };
-    ClipTokenizer::load(folder).map_err(|error| Failure::Work(error.to_string()))
+/// The tokenizers of a model, at least one. SDXL has two, its refiner the second only.
+fn load(folder: &Path) -> Result<Vec<ClipTokenizer>, Failure> {
+    let within = ["tokenizer", "tokenizer_2"].map(|name| folder.join(name));
+    let mut folders: Vec<_> = within.iter().filter(|within| within.is_dir()).collect();
+    let alone = folder.to_path_buf();
+    if folders.is_empty() {
+        folders.push(&alone);
+    }
+    let load = |folder: &PathBuf| {
+        ClipTokenizer::load(folder).map_err(|error| Failure::Work(error.to_string()))
+    };
+    folders.into_iter().map(load).collect()
 }
 
 fn chunks(tokenizer: &ClipTokenizer, text: &str) -> Vec<Chunk> {
@@ -136,15 +151,22 @@ fn chunks(tokenizer: &ClipTokenizer, text: &str) -> Vec<Chunk> {
     parted.chunks
 }
 
-fn report(prompt: &PromptText, tokenizer: &ClipTokenizer, arguments: &Arguments) -> Report {
+fn report(prompt: &PromptText, tokenizers: &[ClipTokenizer], arguments: &Arguments) -> Report {
     let part = |branch: Branch<'_>| {
         let schedule = branch.schedule(arguments.steps);
         let text = &schedule.at(arguments.step).text;
         let tokens = |Chunk { ids, weights, .. }| Tokens { ids, weights };
+        let read = |tokenizer| {
+            let chunks = chunks(tokenizer, text).into_iter();
+            chunks.map(tokens).collect::<Vec<_>>()
+        };
+        let first = read(&tokenizers[0]);
+        let second = tokenizers.get(1).map(read);
         Part {
             weight: branch.weight(),
             text: text.to_string(),
-            chunks: chunks(tokenizer, text).into_iter().map(tokens).collect(),
+            chunks_2: second.filter(|second| *second != first),
+            chunks: first,
         }
     };
     let remark = |warning: &Warning| Remark {
@@ -171,7 +193,7 @@ const WARNING: Style = AnsiColor::Red.on_default().bold();
 fn write_page(
     page: &mut String,
     prompt: &PromptText,
-    tokenizer: &ClipTokenizer,
+    tokenizers: &[ClipTokenizer],
     arguments: &Arguments,
 ) -> fmt::Result {
     write_prompt(page, prompt)?;
@@ -206,16 +228,31 @@ fn write_page(
         }
         let schedule = branch.schedule(arguments.steps);
         write_schedule(page, &schedule, arguments)?;
-        let chunks = chunks(tokenizer, &schedule.at(arguments.step).text);
-        for (index, chunk) in chunks.iter().enumerate() {
-            let (number, of, room) = (index + 1, chunks.len(), chunk.ids.len() - 2);
-            writeln!(
-                page,
-                "chunk {number} of {of}: {} of {room} tokens",
-                chunk.used - 2
-            )?;
-            write_tokens(page, chunk, tokenizer)?;
+        let text = &schedule.at(arguments.step).text;
+        let first = chunks(&tokenizers[0], text);
+        write_chunks(page, &first, &tokenizers[0])?;
+        if let Some(tokenizer) = tokenizers.get(1) {
+            let second = chunks(tokenizer, text);
+            // Padding is not shown, and differs in every model of SDXL.
+            let shown = |chunk: &Chunk| chunk.ids[1..chunk.used - 1].to_vec();
+            if !first.iter().map(shown).eq(second.iter().map(shown)) {
+                writeln!(page, "{HEADING}second text encoder{HEADING:#}")?;
+                write_chunks(page, &second, tokenizer)?;
+            }
         }
+    }
+    Ok(())
+}
+
+fn write_chunks(page: &mut String, chunks: &[Chunk], tokenizer: &ClipTokenizer) -> fmt::Result {
+    for (index, chunk) in chunks.iter().enumerate() {
+        let (number, of, room) = (index + 1, chunks.len(), chunk.ids.len() - 2);
+        writeln!(
+            page,
+            "chunk {number} of {of}: {} of {room} tokens",
+            chunk.used - 2
+        )?;
+        write_tokens(page, chunk, tokenizer)?;
     }
     Ok(())
 }

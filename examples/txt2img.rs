@@ -42,11 +42,12 @@ struct Arguments {
     /// Pictures that go through the model at once; more than 1 is slower on a CPU, and changes pictures a little
     #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
     batch: usize,
-    /// PNG to write, replacing a file of that name; with --count, name-1.png, name-2.png … [default: the prompt and the
-    /// seed, in this folder, never overwriting]
+    /// PNG to write, replacing a file of that name; with --count, name-1.png, name-2.png …
+    /// [default: the prompt and the seed, in this folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Also write embeddings, noise, latents and unrounded pixels, as safetensors, replacing a file of that name
+    /// Also write embeddings (with pooled ones where the model has them), noise, latents and
+    /// unrounded pixels, as safetensors, replacing a file of that name
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
 }
@@ -58,31 +59,40 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let options = &arguments.options;
     let like = arguments.like.as_deref().map(Like::read).transpose()?;
-    let (mut request, differences) = match &like {
-        Some(like) => {
-            let again = like.infotext.request();
-            (again.request, again.differences)
+    let with_options = |mut request: Request| {
+        if let Some(prompt) = &arguments.prompt {
+            request = request.prompt(prompt);
         }
-        None => (Request::new(""), Vec::new()),
+        Ok::<_, Failure>(options.request(request)?.count(arguments.count))
     };
-    if let Some(prompt) = &arguments.prompt {
-        request = request.prompt(prompt);
-    }
-    let request = options.request(request)?.count(arguments.count);
+    // Reports wrong arguments before the model is loaded.
+    let request = with_options(match &like {
+        Some(like) => like.infotext.request().request,
+        None => Request::new(""),
+    })?;
     check_outputs(arguments)?;
+
+    let started = Instant::now();
+    let pipeline = options.load(arguments.batch)?;
+    let loaded = started.elapsed();
+    // Only a loaded pipeline knows which settings of an infotext it cannot reproduce.
+    let (request, differences) = match &like {
+        Some(like) => {
+            let again = pipeline.reproduction(&like.infotext);
+            (with_options(again.request)?, again.differences)
+        }
+        None => (request, Vec::new()),
+    };
     let of_file = differences.into_iter();
     let of_file = of_file.map(|difference| (arguments.like.as_deref(), difference));
     let of_prompts = prompt_warnings([&request]).into_iter();
     tell_warnings(of_file.chain(of_prompts.map(|warning| (None, warning))));
-
-    let started = Instant::now();
-    let pipeline = options.load(arguments.batch)?;
     let stop = stopped_by_ctrl_c();
-    let request = options.sized(request, &pipeline);
+    let request = pipeline.with_defaults(options.sized(request, &pipeline));
     tell(format_args!(
         "{} (loaded in {:.1} s)",
-        summary(&request, pipeline.scheduler_config(), &[]),
-        started.elapsed().as_secs_f32(),
+        summary(&request, &pipeline, &[]),
+        loaded.as_secs_f32(),
     ));
     if let Some(like) = &like {
         like.tell_another_model(&pipeline);
@@ -254,6 +264,10 @@ fn dump(path: &Path, picture: &Picture) -> io::Result<()> {
             bytes(prompt.embedding.iter()),
         )
     };
+    let pooled = |prompt: &Conditioning| {
+        let pooled = prompt.pooled.as_ref()?;
+        Some((pooled.shape().to_vec(), bytes(pooled.iter())))
+    };
     let mut tensors = vec![
         ("prompt_embeds", embedding(&picture.prompt)),
         (
@@ -284,6 +298,13 @@ fn dump(path: &Path, picture: &Picture) -> io::Result<()> {
             .as_ref()
             .map(|negative| ("negative_prompt_embeds", embedding(negative))),
     );
+    let negative = picture.negative.as_ref();
+    for (name, found) in [
+        ("pooled_prompt_embeds", pooled(&picture.prompt)),
+        ("negative_pooled_prompt_embeds", negative.and_then(pooled)),
+    ] {
+        tensors.extend(found.map(|pooled| (name, pooled)));
+    }
     let views = tensors.iter().map(|(name, (shape, data))| {
         (
             *name,

@@ -55,7 +55,8 @@ impl Failure {
     }
 }
 
-/// What every example does: reads the command line, runs, says what went wrong. Warnings of the libraries go to stderr.
+/// What every example does: reads the command line, runs, says what went wrong. Warnings of the
+/// libraries go to stderr.
 pub fn main<A: clap::Parser>(run: impl FnOnce(&A) -> Result<(), Failure>) -> ExitCode {
     let arguments = match arguments::<A>() {
         Ok(arguments) => arguments,
@@ -113,7 +114,8 @@ pub fn stopped_by_ctrl_c() -> StopToken {
     stop
 }
 
-/// A progress bar over `count` of `what`, such as steps: how many are done, how many are done in a second, time to go.
+/// A progress bar over `count` of `what`, such as steps: how many are done, how many are done in a
+/// second, time to go.
 pub fn progress_bar(count: u64, what: &'static str) -> ProgressBar {
     let speed = |state: &ProgressState, out: &mut dyn fmt::Write| {
         // A bar that is not shown has nobody to tell.
@@ -133,8 +135,8 @@ pub const PNG: &[&str] = &["png"];
 /// What the names of files of tensors end in.
 pub const SAFETENSORS: &[&str] = &["safetensors", "st"];
 
-/// Checks a path before anything is written to it: that it can be a file's, and that its extension, if it has one, is one
-/// of the format's. `name` is the option that it comes from.
+/// Checks a path before anything is written to it: that it can be a file's, and that its extension,
+/// if it has one, is one of the format's. `name` is the option that it comes from.
 ///
 /// # Errors
 /// [`Failure::Arguments`] says what is expected; [`Failure::Work`] when the folder is not there.
@@ -209,8 +211,8 @@ pub fn save_new(path: &Path, bytes: &[u8]) -> Result<PathBuf, Failure> {
     unreachable!("the names do not end")
 }
 
-/// Prints one line on stderr. Whatever a terminal would act on is escaped, since names and values may come from files.
-/// That nobody can read the line is no reason to end.
+/// Prints one line on stderr. Whatever a terminal would act on is escaped, since names and values
+/// may come from files. That nobody can read the line is no reason to end.
 pub fn tell(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{}", escaped(line));
 }

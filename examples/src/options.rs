@@ -7,9 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use sd_onnx::{
-    GenerateError, ImageSize, Pipeline, Prompt, Request, Stopped,
+    GenerateError, Guidance, ImageSize, Pipeline, Prompt, RefinerShare, RefinerSwitch, Request,
+    Sizes, Stopped,
     schedulers::{
         Ladder, Row, Sampler, Scheduler, SchedulerConfig, TABLE, WithConventions, from_comfyui,
         from_webui, row_of, same,
@@ -36,36 +37,130 @@ pub struct Options {
     /// What to push away from
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub negative: Option<String>,
+    /// Prompt for the second text encoder of SDXL [default: the prompt]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt_2: Option<String>,
+    /// Negative prompt for the second text encoder of SDXL [default: the negative prompt]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub negative_2: Option<String>,
+    /// Encode an empty negative prompt also where the model wants zeros in its place, as SDXL does
+    #[arg(long)]
+    pub encode_empty: bool,
     /// Pixels, a multiple of 8 [default: the model's own]
     #[arg(long, value_name = "N")]
     pub width: Option<u32>,
     /// Pixels, a multiple of 8 [default: the model's own]
     #[arg(long, value_name = "N")]
     pub height: Option<u32>,
-    /// Steps from noise to picture, 1 to what the model was trained with (mostly 1000) [default: 20]
+    /// Steps from noise to picture, 1 to what the model was trained with (mostly 1000) [default:
+    /// the model's, mostly 20]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub steps: Option<usize>,
     /// Classifier-free guidance (CFG) scale; at 1 and below the negative prompt is left out and steps cost half
-    /// [default: 7.5]
+    /// [default: the model's, 7.5 for Stable Diffusion 1.x]
     #[arg(long, value_name = "F", value_parser = finite, allow_negative_numbers = true)]
     pub guidance: Option<f32>,
     /// What decides the noise; -1 is a random one [default: random below 2^32]
     #[arg(long, value_name = "N", value_parser = seed)]
     pub seed: Option<u64>,
-    /// The sampler, by any name that `schedulers --list` shows; also with WebUI's schedule type behind it, such as
-    /// "DPM++ 2M Karras" [default: dpmpp-2m]
+    /// The sampler, by any name that `schedulers --list` shows; also with WebUI's schedule type
+    /// behind it, such as "DPM++ 2M Karras" [default: the model's, dpmpp-2m for Stable Diffusion
+    /// 1.x]
     #[arg(long, value_name = "NAME", value_parser = scheduler)]
     pub scheduler: Option<Named>,
-    /// The noise levels it steps through: a name that `schedulers --list` shows, or an object such as
-    /// {"karras": {"rho": 5}} [default: the sampler's usual ones, mostly karras]
+    /// The noise levels it steps through: a name that `schedulers --list` shows, or an object such
+    /// as {"karras": {"rho": 5}} [default: the sampler's usual ones, mostly karras; with the
+    /// model's sampler, the model's]
     #[arg(long, value_name = "NAME", value_parser = ladder)]
     pub ladder: Option<Ladder>,
-    /// Layer of CLIP that is read, counted from the last as WebUI does [default: 1]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    /// Layer of CLIP that is read, counted from the last as WebUI does; 0 is the model's own, which
+    /// is 1 for Stable Diffusion 1.x and 2 for SDXL [default: 0]
+    #[arg(long, value_name = "N")]
     pub clip_skip: Option<usize>,
-    /// Threads, 1 to 1024, but never more than the machine runs at once [default: one for each physical core]
+    /// Size that SDXL is told the picture had before it was scaled; a small one looks enlarged
+    /// [default: the picture's]
+    #[arg(long, value_name = "WxH", value_parser = sides)]
+    pub original_size: Option<[u32; 2]>,
+    /// Pixels that SDXL is told were cut off, at the left and at the top [default: 0,0]
+    #[arg(long, value_name = "X,Y", value_parser = corner)]
+    pub crop: Option<[u32; 2]>,
+    /// Size that SDXL is told the picture was cropped to [default: the picture's]
+    #[arg(long, value_name = "WxH", value_parser = sides)]
+    pub target_size: Option<[u32; 2]>,
+    /// --original-size for the negative prompt; needs --negative-target-size [default:
+    /// --original-size]
+    #[arg(long, value_name = "WxH", value_parser = sides)]
+    pub negative_original_size: Option<[u32; 2]>,
+    /// --crop for the negative prompt; needs the two sizes for the negative prompt [default:
+    /// --crop]
+    #[arg(long, value_name = "X,Y", value_parser = corner)]
+    pub negative_crop: Option<[u32; 2]>,
+    /// --target-size for the negative prompt; needs --negative-original-size [default:
+    /// --target-size]
+    #[arg(long, value_name = "WxH", value_parser = sides)]
+    pub negative_target_size: Option<[u32; 2]>,
+    /// Aesthetic score that SDXL's refiner aims at, about 1 to 10 [default: 6]
+    #[arg(long, value_name = "F", value_parser = finite, allow_negative_numbers = true)]
+    pub aesthetic_score: Option<f32>,
+    /// Aesthetic score that SDXL's refiner moves away from [default: 2.5]
+    #[arg(long, value_name = "F", value_parser = finite, allow_negative_numbers = true)]
+    pub negative_aesthetic_score: Option<f32>,
+    /// Folder of a model that makes the last steps, such as SDXL's refiner [default: none]
+    #[arg(long, value_name = "DIR")]
+    pub refiner: Option<PathBuf>,
+    /// Share of the run, 0 to 1, after which the refiner takes over [default: 0.8]
+    #[arg(long, value_name = "F", value_parser = share, requires = "refiner")]
+    pub refiner_at: Option<f32>,
+    /// What --refiner-at is a share of [default: timesteps]
+    #[arg(long, value_name = "WHAT", value_enum, requires = "refiner")]
+    pub refiner_by: Option<Share>,
+    /// Threads, 1 to 1024, but never more than the machine runs at once [default: one for each
+    /// physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+}
+
+/// What [`Options::refiner_at`] is a share of.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Share {
+    /// Training timesteps, as in diffusers and WebUI
+    Timesteps,
+    /// Steps of the run
+    Steps,
+}
+
+impl From<Share> for RefinerShare {
+    fn from(share: Share) -> Self {
+        match share {
+            Share::Timesteps => Self::Timesteps,
+            Share::Steps => Self::Steps,
+        }
+    }
+}
+
+/// Two whole numbers with `between` between them.
+fn pair(text: &str, between: char) -> Option<[u32; 2]> {
+    let (first, second) = text.split_once(between)?;
+    Some([first.trim().parse().ok()?, second.trim().parse().ok()?])
+}
+
+/// Width and height, as `1024x768`.
+pub fn sides(text: &str) -> Result<[u32; 2], String> {
+    let sides = pair(text, 'x').filter(|sides| !sides.contains(&0));
+    sides.ok_or_else(|| "expected width x height in pixels, such as 1024x768".to_owned())
+}
+
+/// A place in a picture, as `0,64`.
+pub fn corner(text: &str) -> Result<[u32; 2], String> {
+    pair(text, ',').ok_or_else(|| "expected x,y in pixels, such as 0,64".to_owned())
+}
+
+/// A share of the whole.
+fn share(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0 to 1".to_owned()),
+    }
 }
 
 /// A whole number of at least 1.
@@ -105,7 +200,8 @@ pub struct Named {
     pub ladder: Option<Ladder>,
 }
 
-/// A sampler by any of its names, or by a name of WebUI's that says the ladder too: `DPM++ 2M Karras`, `k_dpmpp_2m_ka`.
+/// A sampler by any of its names, or by a name of WebUI's that says the ladder too:
+/// `DPM++ 2M Karras`, `k_dpmpp_2m_ka`.
 pub fn scheduler(name: &str) -> Result<Named, String> {
     match (name.parse(), from_webui(name, None)) {
         (Ok(Scheduler::Named(row)), _) => Ok(Named { row, ladder: None }),
@@ -151,7 +247,8 @@ pub fn ladder(text: &str) -> Result<Ladder, String> {
     text.parse().map_err(|error| format!("{error}"))
 }
 
-/// The threads to use where an option asks for some: no more than the machine runs at once. Warns if that is fewer.
+/// The threads to use where an option asks for some: no more than the machine runs at once. Warns
+/// if that is fewer.
 pub fn threads(asked: Option<u16>) -> u16 {
     let asked = asked.unwrap_or(0);
     let most = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
@@ -193,10 +290,60 @@ impl Options {
         if let Some(layer) = self.clip_skip {
             request = request.clip_skip(layer);
         }
+        self.set_sdxl(&mut request)?;
         let seed = self.seed.or(request.seed);
         request = request.seed(seed.unwrap_or_else(|| rand::random::<u32>().into()));
         check_ladder(&request)?;
         Ok(request)
+    }
+
+    /// Sets what only SDXL and its refiner take. Models refuse what they do not take.
+    fn set_sdxl(&self, request: &mut Request) -> Result<(), Failure> {
+        for (text, option) in [
+            (&mut request.prompt_2, &self.prompt_2),
+            (&mut request.negative_2, &self.negative_2),
+        ] {
+            if option.is_some() {
+                text.clone_from(option);
+            }
+        }
+        request.prompt_options.encode_empty |= self.encode_empty;
+        let set = |sizes: &mut Sizes, [original, crop, target]: [Option<[u32; 2]>; 3]| {
+            sizes.original = original.or(sizes.original);
+            sizes.crop = crop.unwrap_or(sizes.crop);
+            sizes.target = target.or(sizes.target);
+        };
+        let sizes = [self.original_size, self.crop, self.target_size];
+        set(&mut request.sizes, sizes);
+        let sizes = [
+            self.negative_original_size,
+            self.negative_crop,
+            self.negative_target_size,
+        ];
+        if sizes.iter().any(Option::is_some) {
+            let negative = request.negative_sizes.get_or_insert_default();
+            set(negative, sizes);
+            if negative.original.is_none() || negative.target.is_none() {
+                return Err(Failure::Arguments(
+                    "sizes for the negative prompt need both --negative-original-size and --negative-target-size"
+                        .to_owned(),
+                ));
+            }
+        }
+        if let Some(score) = self.aesthetic_score {
+            request.aesthetic_score = score;
+        }
+        if let Some(score) = self.negative_aesthetic_score {
+            request.negative_aesthetic_score = score;
+        }
+        if self.refiner_at.is_some() || self.refiner_by.is_some() {
+            let RefinerSwitch { at, by } = request.refiner.unwrap_or_default();
+            request.refiner = Some(RefinerSwitch {
+                at: self.refiner_at.unwrap_or(at),
+                by: self.refiner_by.map_or(by, Share::into),
+            });
+        }
+        Ok(())
     }
 
     /// The request at the size that it, these options and, for a side that neither has, the model say.
@@ -219,6 +366,9 @@ impl Options {
         }
         for path in &self.embeddings {
             builder = builder.embeddings(path);
+        }
+        if let Some(folder) = &self.refiner {
+            builder = builder.refiner(folder);
         }
         let model = self.model.clone().unwrap_or_else(shipped_model);
         builder
@@ -306,7 +456,7 @@ pub fn prompt_warnings<'a>(requests: impl IntoIterator<Item = &'a Request>) -> V
 /// # Errors
 /// [`Failure::Arguments`] names both.
 pub fn check_ladder(request: &Request) -> Result<(), Failure> {
-    if let (Scheduler::Named(row), Some(ladder)) = (&request.scheduler, &request.ladder)
+    if let (Some(Scheduler::Named(row)), Some(ladder)) = (&request.scheduler, &request.ladder)
         && !row.fits(ladder)
     {
         return Err(Failure::Arguments(format!(
@@ -318,15 +468,19 @@ pub fn check_ladder(request: &Request) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How a request is drawn, in a line: everything but its prompt and what is in `varies`, by the names of [`Options`].
-pub fn summary(request: &Request, config: &SchedulerConfig, varies: &[&str]) -> String {
+/// How a pipeline draws a request, in a line: everything but its prompt and what is in `varies`, by
+/// the names of [`Options`].
+pub fn summary(request: &Request, pipeline: &Pipeline, varies: &[&str]) -> String {
     let same = |name: &str| !varies.contains(&name);
-    let scheduler = title(&request.scheduler, config);
-    let ladder = match (same("scheduler"), &request.ladder) {
-        (_, Some(ladder)) => ladder_name(ladder),
-        (true, None) => ladder_name(&request.scheduler.default_ladder(config)),
-        (false, None) => "its usual ladder".to_owned(),
-    };
+    let has_ladder = request.ladder.is_some();
+    let request = &pipeline.with_defaults(request.clone());
+    let scheduler = request.scheduler.as_ref();
+    let scheduler = scheduler.map_or("own", |it| title(it, pipeline.scheduler_config()));
+    let ladder = request
+        .ladder
+        .as_ref()
+        .filter(|_| has_ladder || same("scheduler"));
+    let ladder = ladder.map_or_else(|| "its usual ladder".to_owned(), ladder_name);
     let mut parts = Vec::new();
     match (same("scheduler"), same("ladder")) {
         (true, true) => parts.push(format!("{scheduler} on {ladder}")),
@@ -338,7 +492,7 @@ pub fn summary(request: &Request, config: &SchedulerConfig, varies: &[&str]) -> 
         let s = if request.step_count() == 1 { "" } else { "s" };
         parts.push(format!("{} step{s}", request.step_count()));
     }
-    if let Some(scale) = request.guidance.scale()
+    if let Some(scale) = request.guidance.as_ref().and_then(Guidance::scale)
         && same("guidance")
     {
         parts.push(format!("guidance {scale}"));
@@ -367,7 +521,8 @@ pub fn summary(request: &Request, config: &SchedulerConfig, varies: &[&str]) -> 
     parts.join(", ")
 }
 
-/// The title of a sampler: also of one with other conventions, or with WebUI's or ComfyUI's options.
+/// The title of a sampler: also of one with other conventions, or with WebUI's or ComfyUI's
+/// options.
 fn title(scheduler: &Scheduler, config: &SchedulerConfig) -> &'static str {
     fn inner(sampler: &Arc<dyn Sampler>) -> &dyn Sampler {
         match (&**sampler as &dyn Any).downcast_ref::<WithConventions>() {
@@ -454,14 +609,6 @@ mod tests {
             let error = ladder(text).unwrap_err();
             assert!(error.contains(part), "{error}");
         }
-    }
-
-    #[test]
-    fn the_models_own_layer_is_not_named() {
-        let config = SchedulerConfig::default();
-        let summary = |layer| summary(&Request::new("a").clip_skip(layer), &config, &[]);
-        assert!(!summary(0).contains("clip skip"), "{}", summary(0));
-        assert!(summary(2).contains("clip skip 2"));
     }
 
     #[test]

@@ -254,7 +254,7 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         ),
         (
             &["fox", "--x", "clip-skip=1,5"],
-            "request 1: clip_skip is 5, expected 1 to 4",
+            "request 1: clip_skip is 5, expected 0, the model's own, or 1 to 4",
         ),
         (&["fox", "--x", "seed=-2"], "\"-2\": invalid digit"),
         (

@@ -288,8 +288,8 @@ fn a_configuration_says_sampler_ladder_and_prediction() {
         "VQDiffusionScheduler",
     );
     fail(
-        r#"{"_class_name": "DDIMScheduler", "skip_prk_stepz": 1}"#,
-        "skip_prk_stepz",
+        r#"{"_class_name": "DDIMScheduler", "steps_offset": "1"}"#,
+        "steps_offset",
     );
     SCHEDULERS.fail(folder.path(), &["--config", "none.json"], 1, "none.json: ");
     let long = " ".repeat((1 << 20) + 1);

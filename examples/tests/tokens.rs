@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::{fs, path::Path};
+
 use common::Example;
 use sd_examples::shipped_model;
 use serde_json::{Value, json};
@@ -113,6 +115,58 @@ fn a_models_own_tokenizer() {
         1,
         "no tokenizer in no-such-model",
     );
+}
+
+/// A copy of a tokenizer's folder, with changes to its configuration.
+fn copied(from: &Path, to: &Path, changes: &[(&str, &str)]) {
+    fs::create_dir_all(to).unwrap();
+    for file in ["vocab.json", "merges.txt", "tokenizer_config.json"] {
+        fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+    let config = to.join("tokenizer_config.json");
+    let mut json: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    for (key, value) in changes {
+        json[key] = json!(value);
+    }
+    fs::write(config, json.to_string()).unwrap();
+}
+
+#[test]
+fn the_second_text_encoder_where_it_differs() {
+    let clip = shipped_model().join("tokenizer");
+    let folder = tempfile::tempdir().unwrap();
+    copied(&clip, &folder.path().join("tokenizer"), &[]);
+    let second = folder.path().join("tokenizer_2");
+    let model = folder.path().to_str().unwrap();
+    let arguments = ["a fox", "--model", model];
+
+    // As in SDXL only the padding differs, which the page does not show.
+    copied(&clip, &second, &[("pad_token", "!")]);
+    assert!(!run(&arguments).contains("second text encoder"));
+    let branch = &report(&arguments)["branches"][0];
+    assert_eq!(branch["chunks"][0]["ids"][76], 49_407);
+    assert_eq!(branch["chunks_2"][0]["ids"][76], 0);
+    assert_eq!(
+        branch["chunks_2"][0]["weights"],
+        branch["chunks"][0]["weights"]
+    );
+
+    copied(&clip, &second, &[]);
+    let branch = &report(&arguments)["branches"][0];
+    assert_eq!(branch.get("chunks_2"), None);
+
+    // Other ids altogether.
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sd-onnx/tests/golden/tokenizer");
+    copied(&tiny, &second, &[]);
+    let page = run(&arguments);
+    assert_eq!(page.matches("chunk 1 of 1").count(), 2, "{page}");
+    assert!(page.contains("second text encoder\nchunk 1 of 1"), "{page}");
+
+    // The refiner of SDXL has the second one only.
+    fs::remove_dir_all(folder.path().join("tokenizer")).unwrap();
+    let alone = ["a fox", "--model", second.to_str().unwrap()];
+    assert_eq!(report(&arguments), report(&alone));
+    assert_ne!(report(&arguments), report(&["a fox"]));
 }
 
 #[test]

@@ -284,10 +284,10 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         (&["fox", "--scheduler", "euler2"], "euler2"),
         (&["fox", "--ladder", "snakes"], "snakes"),
         (&["fox", "--ladder"], "--ladder"),
-        (&["fox", "--clip-skip", "0"], "expected at least 1"),
+        (&["fox", "--clip-skip=-1"], "--clip-skip"),
         (
             &["fox", "--clip-skip", "5"],
-            "clip_skip is 5, expected 1 to 4",
+            "clip_skip is 5, expected 0, the model's own, or 1 to 4",
         ),
         (&["fox", "--count", "0"], "expected at least 1"),
         (&["fox", "--batch", "0"], "expected at least 1"),

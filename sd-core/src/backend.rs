@@ -9,13 +9,16 @@ pub use sd_text::BoxError;
 
 /// The network that predicts the noise (or v, or the sample) in noisy latents.
 pub trait Denoiser: Send + Sync {
-    /// What the network takes. A pipeline checks its other parts and every request against it.
+    /// Describes what the network takes. A pipeline checks its other parts and every request
+    /// against it.
     fn inputs(&self) -> &Inputs;
 
-    /// Writes the network's raw output for a [`Call`] to `output`, which has the shape of [`Call::latents`]. Every element
-    /// is written.
+    /// Writes the network's raw output for a [`Call`] to `output`, which has the shape of
+    /// [`Call::latents`]. Every element is written.
     ///
-    /// When [`Call::stop`] is stopped the call may return early, with any error. A short one need not look at it.
+    /// # Errors
+    /// Whatever stops the backend. When [`Call::stop`] is stopped the call may return early, with
+    /// any error. A short call need not look at it.
     fn predict(&self, call: &Call<'_>, output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError>;
 }
 
@@ -34,25 +37,27 @@ pub trait Denoiser: Send + Sync {
 pub struct Inputs {
     /// The channels of the latents: 4 in Stable Diffusion.
     pub channels: usize,
-    /// The width of the text embeddings that the network attends to: 768 in Stable Diffusion 1.x, 2048 in SDXL.
+    /// The width of the text embeddings that the network attends to: 768 in Stable Diffusion 1.x,
+    /// 2048 in SDXL.
     pub context: usize,
     /// The width of the pooled text embedding, 1280 in SDXL. Default: `None`, not taken.
     pub pooled: Option<usize>,
-    /// Which sizes the network is told. Default: `None`, not taken.
+    /// The sizes that the network takes, and their order. Default: `None`, not taken.
     pub sizes: Option<SizeIds>,
-    /// Whether the network takes the guidance scale as an input, as latent consistency models do. Such a network is called
-    /// once in every step, without a negative prompt. Default: false.
+    /// Whether the network takes the guidance scale as an input, as latent consistency models do.
+    /// Such a network is called once in every step, without a negative prompt. Default: false.
     pub guidance: bool,
-    /// The channels of a picture that stands beside the latents: 5 for inpainting (mask and masked latents), 4 for
-    /// instruct-pix2pix. Default: 0.
+    /// The channels of a picture that stands beside the latents: 5 for inpainting (mask and masked
+    /// latents), 4 for instruct-pix2pix. Default: 0.
     pub beside: usize,
-    /// The side of the patches that the network divides latents into. The sides of latents must be multiples of it.
-    /// Default: 1; 2 in Stable Diffusion 3 and Flux.
+    /// The side, in latents, of the patches that the network divides latents into. The sides of
+    /// latents must be multiples of it. Default: 1. Stable Diffusion 3 and Flux have 2.
     pub patch: usize,
 }
 
 impl Inputs {
-    /// Latents of so many channels, and text embeddings of this width: Stable Diffusion 1.x and 2.x.
+    /// Describes a network that takes latents of `channels` channels and text embeddings of width
+    /// `context`, and nothing else: Stable Diffusion 1.x and 2.x.
     pub fn new(channels: usize, context: usize) -> Self {
         Self {
             channels,
@@ -96,17 +101,18 @@ impl Inputs {
     }
 }
 
-/// One call of a denoiser. It is borrowed and [`Copy`], so that a denoiser around another one passes it on, changed or not.
+/// One call of a denoiser. It is borrowed and [`Copy`], so that a denoiser that wraps another one
+/// can pass it on, changed or not.
 ///
-/// A pipeline sets all that the network's [`Inputs`] say it takes, and nothing else.
+/// A pipeline sets every input that the network's [`Inputs`] declare, and no other.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Call<'a> {
-    /// The noisy latents `[batch, channels, h, w]`, in the scaling that the network was trained on: variance-preserving, or
-    /// that of the straight path for a flow model.
+    /// The noisy latents `[batch, channels, h, w]`, in the scaling that the network was trained on:
+    /// variance-preserving, or for a flow model on the straight path from the picture to the noise.
     pub latents: ArrayView4<'a, f32>,
-    /// The training timestep, 0 to `num_train_timesteps` − 1 (on a flow model 1 more), fractional on some ladders. For an EDM
-    /// model it is 0.25 · ln σ.
+    /// The training timestep, fractional on some ladders: `0.0..=num_train_timesteps − 1`, for a
+    /// flow model `0.0..=num_train_timesteps`. For an EDM model it is 0.25 · ln σ.
     pub timestep: f32,
     /// The text embeddings `[batch, tokens, width]`.
     pub context: ArrayView3<'a, f32>,
@@ -123,7 +129,8 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// A call with latents, timestep and text alone: all that Stable Diffusion 1.x and 2.x take.
+    /// Makes a call with latents, timestep and text alone: all that Stable Diffusion 1.x and 2.x
+    /// take.
     pub fn new(
         latents: ArrayView4<'a, f32>,
         timestep: f32,
@@ -175,17 +182,23 @@ pub trait LatentCodec: Send + Sync {
     /// Pixels per latent on each side, 8 for Stable Diffusion 1.x.
     fn factor(&self) -> usize;
 
-    /// Decodes latents `[batch, channels, h, w]`, in the pipeline's scaling, to pictures `[batch, 3, h·factor, w·factor]`
-    /// of about −1 to 1, not clamped. Undoing the scaling is the codec's. When `stop` is stopped the call may return early,
-    /// with any error.
+    /// Decodes latents `[batch, channels, h, w]`, in the pipeline's scaling, to pictures
+    /// `[batch, 3, h·factor, w·factor]` of about −1 to 1, not clamped. The codec undoes the
+    /// scaling.
+    ///
+    /// # Errors
+    /// Whatever stops the backend. When `stop` is stopped the call may return early, with any
+    /// error.
     fn decode(
         &self,
         latents: ArrayView4<'_, f32>,
         stop: &StopToken,
     ) -> Result<Array4<f32>, BoxError>;
 
-    /// Encodes pictures `[batch, 3, H, W]` of −1 to 1 to what their latents may be. `stop` is as for
-    /// [`decode`](Self::decode).
+    /// Encodes pictures `[batch, 3, H, W]` of −1 to 1 to the distribution of their latents.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
     fn encode(
         &self,
         image: ArrayView4<'_, f32>,
@@ -204,13 +217,13 @@ pub trait LatentCodec: Send + Sync {
 pub struct LatentDistribution {
     /// `[batch, channels, h, w]`, in the autoencoder's own scaling.
     pub mean: Array4<f32>,
-    /// Logarithm of the variance, clamped to −30 to 20, of the same shape. Minus infinity for an autoencoder that gives
-    /// latents without a distribution, such as TAESD.
+    /// Logarithm of the variance, `-30.0..=20.0`, of the same shape. Minus infinity for an
+    /// autoencoder that gives latents without a distribution, such as TAESD.
     pub log_variance: Array4<f32>,
-    /// What latents are multiplied by for the pipeline, after `shift` is subtracted: a value for each channel. It is
-    /// `scaling_factor`, for Playground 2.5 divided by `latents_std`.
+    /// The factor of each channel, applied after `shift` is subtracted, that gives the pipeline's
+    /// latents: `scaling_factor`, for Playground 2.5 divided by `latents_std`.
     pub scale: Vec<f32>,
-    /// What is subtracted from each channel: `shift_factor` or `latents_mean`, 0 for most models.
+    /// The value subtracted from each channel: `shift_factor` or `latents_mean`, 0 for most models.
     pub shift: Vec<f32>,
 }
 

@@ -12,7 +12,8 @@ use crate::BoxError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Values that cannot be used: all wrong values in the requests of a call, or a default of the pipeline.
+    /// Values that cannot be used: all wrong values in the requests of a call, or a default of the
+    /// pipeline.
     #[error(transparent)]
     Request(#[from] Problems),
     /// Two parts of a pipeline do not fit each other.
@@ -32,7 +33,8 @@ pub enum Error {
         /// The error that it returned.
         source: BoxError,
     },
-    /// The latents or the pixels of a picture contain NaN or infinity. The other pictures of its batch were finished.
+    /// The latents or the pixels of a picture contain NaN or infinity. The other pictures of its
+    /// batch were finished.
     #[error(
         "picture {picture} of request {request}, seed {seed}, contains NaN or infinity: the guidance may be far too large, or the weights may overflow"
     )]
@@ -152,8 +154,8 @@ impl std::error::Error for Problems {}
 pub struct Problem {
     /// Which of several requests, from 0; none where there is only one.
     pub request: Option<usize>,
-    /// Which value: a field of [`Request`](crate::Request), the path of a value within one, such as `ladder.karras.rho`, or a
-    /// setting that has another name, such as `width`.
+    /// Which value: a field of [`Request`](crate::Request), the path of a value within one, such as
+    /// `ladder.karras.rho`, or a setting that has another name, such as `width`.
     pub what: Cow<'static, str>,
     /// What can be used.
     pub expected: String,

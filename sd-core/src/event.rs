@@ -7,11 +7,12 @@ use ndarray::{ArrayView3, Axis};
 use serde::Serialize;
 
 use crate::{
-    Error, Picture, Pipeline, StopToken,
+    Error, Picture, StopToken,
+    parts::Parts,
     picture::{seconds, to_rgb},
 };
 
-/// What has just happened in a [run](Pipeline::run).
+/// What has just happened in a [run](crate::Pipeline::run).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -60,7 +61,7 @@ pub struct Progress<'a> {
     pub latents: ArrayView3<'a, f32>,
     /// What the model took for the finished latents at this step, of the same shape.
     pub denoised: ArrayView3<'a, f32>,
-    pub(crate) pipeline: &'a Pipeline,
+    pub(crate) parts: &'a Parts,
     pub(crate) stop: &'a StopToken,
 }
 
@@ -68,7 +69,7 @@ impl Progress<'_> {
     /// A small picture of [`denoised`](Self::denoised), a pixel for each latent: see [`LatentRgb`](crate::LatentRgb).
     /// [`files::png`](crate::files::png) makes a PNG of it.
     pub fn preview(&self) -> RgbImage {
-        self.pipeline.latent_rgb().picture(self.denoised)
+        self.parts.latent_rgb.picture(self.denoised)
     }
 
     /// The picture that [`denoised`](Self::denoised) is, at full size: as much work as decoding the finished one.
@@ -78,7 +79,7 @@ impl Progress<'_> {
     /// run too.
     pub fn decode(&self) -> Result<RgbImage, Error> {
         let latents = self.denoised.insert_axis(Axis(0));
-        match self.pipeline.pixels(latents, self.stop) {
+        match self.parts.pixels(latents, self.stop) {
             Ok(pixels) => Ok(to_rgb(pixels.index_axis(Axis(0), 0))),
             Err(_) if self.stop.is_stopped() => Err(Error::Stopped(Box::default())),
             Err(error) => Err(error),

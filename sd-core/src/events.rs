@@ -32,8 +32,9 @@ pub enum Update {
 
 /// A run on a thread of its own, as an iterator over its events: [`Pipeline::events`] starts it.
 ///
-/// Ends after the last picture or the first error; a run that was stopped yields [`Error::Stopped`] last. The run waits
-/// when it is two events ahead of who reads them. Dropping this stops the run, and leaves the caller's token as it is.
+/// Ends after the last picture or the first error; a run that was stopped yields [`Error::Stopped`]
+/// last. The run waits when it is two events ahead of who reads them. Dropping this stops the run,
+/// and leaves the caller's token as it is.
 pub struct Events(Running);
 
 /// [`Events`] as a `Stream`, for any async executor.

@@ -5,25 +5,25 @@ use sd_schedulers::{Prediction, Rung, Rungs};
 
 use crate::{
     BoxError, Call, Denoiser, Error, Guidance, StopToken,
+    conditioning::Contexts,
     guidance::{Memory, Moment},
     guide,
-    prompts::Contexts,
 };
 
-/// D(x; sigma) under prompts and guidance, of one picture or a batch of them: what a sampler calls, as a plain function.
-/// [`Pipeline::guided`](crate::Pipeline::guided) makes one.
+/// D(x; sigma) under prompts and guidance, for one picture or a batch: the function that a sampler
+/// calls. [`Pipeline::guided`](crate::Pipeline::guided) makes one.
 ///
-/// It is for one run: guidance may keep something from one call to the next (the momentum of
-/// [`Apg`](crate::guidance::Apg)).
+/// It is for one run: guidance may keep something from one call to the next, such as the momentum
+/// of [`Apg`](crate::guidance::Apg).
 pub struct Guided<'a> {
     network: Network<'a>,
     prediction: Prediction,
     prompt: Half,
     negative: Option<Half>,
-    /// The negative prompt without the picture beside the latents, and the scale for the picture of each picture of the
-    /// batch, of an instruct-pix2pix model.
+    /// For an instruct-pix2pix model: the negative prompt without the picture beside the latents,
+    /// and for each picture of the batch the scale of guidance by that picture.
     blank: Option<(Half, Vec<f32>)>,
-    /// How often it has been called.
+    /// The number of calls so far.
     calls: usize,
     /// One for each picture, as are the memories.
     guidance: Vec<Guidance>,
@@ -75,7 +75,8 @@ impl Network<'_> {
         let latents = ArrayView4::from_shape(self.shape, &self.latents)?;
         let context = half.contexts.context(branch);
         let mut call = Call::new(latents, at.timestep, context, &self.stop);
-        call.pooled = half.contexts.pooled(branch);
+        let takes_pooled = self.denoiser.inputs().pooled.is_some();
+        call.pooled = half.contexts.pooled(branch).filter(|_| takes_pooled);
         call.sizes = half.sizes.as_ref().map(|sizes| sizes.view());
         call.guidance = self.scales.as_ref().map(|scales| scales.view());
         call.beside = half.beside.as_ref().map(|beside| beside.view());
@@ -124,8 +125,9 @@ impl<'a> Guided<'a> {
         }
     }
 
-    /// Adds guidance by the picture beside the latents, section 3.2 of <https://arxiv.org/abs/2211.09800>, where there is a
-    /// negative prompt: `half` is that one without the picture, `scales` are one for each picture of the batch.
+    /// Adds guidance by the picture beside the latents, section 3.2 of
+    /// <https://arxiv.org/abs/2211.09800>, if there is a negative prompt. `half` is the negative
+    /// prompt without the picture, `scales` has a scale for each picture of the batch.
     pub(crate) fn guided_by_picture(mut self, half: Half, scales: Vec<f32>) -> Self {
         if self.negative.is_some() {
             self.blank_prediction = vec![0.0; self.network.latents.len()];
@@ -134,33 +136,35 @@ impl<'a> Guided<'a> {
         self
     }
 
-    /// Sets where in the whole run these rungs lie, so that an [interval](crate::ClassifierFree::interval) of guidance can be
-    /// placed. Default: unknown. Guidance is then on in all of them, and the first one is the first of the run.
+    /// Sets where in the whole run these rungs lie, so that an
+    /// [interval](crate::ClassifierFree::interval) of guidance can be placed. Default: unknown.
+    /// Guidance is then on in all of them, and the first one is the first of the run.
     pub fn rungs(mut self, rungs: &Rungs) -> Self {
         self.steps = Some(rungs.steps_of_whole());
         self.first = rungs.index_in_whole(0);
         self
     }
 
-    /// Lets a token interrupt the network, which then fails.
+    /// Sets the token that interrupts the network. A call that is interrupted fails.
     pub fn stopped_by(mut self, stop: StopToken) -> Self {
         self.network.stop = stop;
         self
     }
 
-    /// `[batch, channels, h, w]` of the latents.
+    /// The shape of the latents, `[batch, channels, h, w]`.
     pub fn shape(&self) -> [usize; 4] {
         self.network.shape
     }
 
-    /// Goes on where another model was: with its count of calls, by which prompts change, and what guidance remembers.
+    /// Continues where another model stopped. Takes over its number of calls, by which prompts
+    /// change, and what guidance remembers.
     pub(crate) fn take_over(&mut self, other: &mut Self) {
         self.calls = other.calls;
         std::mem::swap(&mut self.memories, &mut other.memories);
     }
 
-    /// Writes D(x; sigma), the model's guess of the clean latents in the noisy `x`, to `denoised`. Both have as many
-    /// values as [`shape`](Self::shape), `x` in the scaling that the rung says.
+    /// Writes D(x; sigma), the model's guess of the clean latents in the noisy `x`, to `denoised`.
+    /// Both have as many values as [`shape`](Self::shape). `x` is in the scaling of the rung `at`.
     ///
     /// # Errors
     /// [`Error::Backend`] when the network fails or a length does not fit.
@@ -169,8 +173,9 @@ impl<'a> Guided<'a> {
             .map_err(|source| failed(at, source))
     }
 
-    /// As [`denoise`](Self::denoise), and what it would be for the negative prompt alone to `unconditional`: what the samplers of
-    /// CFG++ ask for. The two are the same where there is no negative prompt.
+    /// As [`denoise`](Self::denoise), and also writes the guess for the negative prompt alone to
+    /// `unconditional`, which the samplers of CFG++ ask for. Without a negative prompt the two are
+    /// the same.
     ///
     /// # Errors
     /// As [`denoise`](Self::denoise).
@@ -220,7 +225,8 @@ impl<'a> Guided<'a> {
         Ok(())
     }
 
-    /// The call as the guide of a picture sees it, `both` if the sampler asks for the unconditional sample too.
+    /// The call as the guide of a picture sees it, `both` if the sampler asks for the unconditional
+    /// sample too.
     fn moment<'x>(&self, x: &'x [f32], at: Rung, both: bool) -> Moment<'x> {
         let index = self.first.saturating_add(at.index);
         Moment {
@@ -232,13 +238,21 @@ impl<'a> Guided<'a> {
         }
     }
 
-    /// The values of one picture.
+    /// Whether this picture of the batch needs the negative prompt at this call.
+    fn needs_negative(&self, picture: usize, x: &[f32], at: Rung, both: bool) -> bool {
+        let one = self.one();
+        let moment = self.moment(&x[picture * one..(picture + 1) * one], at, both);
+        let guide = self.guidance[picture].guide();
+        both || self.prompt.contexts.composes(picture) || guide.needs_unconditional(&moment)
+    }
+
+    /// The number of values of one picture.
     fn one(&self) -> usize {
         self.network.latents.len() / self.network.shape[0]
     }
 
-    /// Merges the prediction for the negative prompt, and those of further branches, into the one for the prompt, where it is
-    /// wanted.
+    /// Merges the prediction for the negative prompt, and those of further branches, into the one
+    /// for the prompt, where it is wanted.
     fn guide(
         &mut self,
         x: &[f32],
@@ -247,18 +261,14 @@ impl<'a> Guided<'a> {
         both: bool,
     ) -> Result<(), BoxError> {
         let one = self.one();
-        let wanted = |(guidance, x): (&Guidance, _)| {
-            let guide = guidance.guide();
-            guide.needs_unconditional(&self.moment(x, at, both))
-        };
-        let composes = self.prompt.contexts.any_composes();
-        let needed = both || composes || self.guidance.iter().zip(x.chunks_exact(one)).any(wanted);
+        let mut pictures = 0..self.guidance.len();
+        let needed = pictures.any(|picture| self.needs_negative(picture, x, at, both));
         let Some(negative) = self.negative.as_ref().filter(|_| needed) else {
             return Ok(());
         };
         self.network
             .predict(negative, 0, at, &mut self.unconditional)?;
-        if composes {
+        if self.prompt.contexts.any_composes() {
             self.compose(at, denoised)?;
         }
         for (picture, (conditional, x)) in denoised
@@ -284,7 +294,11 @@ impl<'a> Guided<'a> {
                 .chunks_exact_mut(one)
                 .zip(self.unconditional.chunks_exact(one))
                 .zip(self.blank_prediction.chunks_exact(one));
-            for (((merged, with), without), scale) in pictures.zip(scales) {
+            for (picture, (((merged, with), without), scale)) in pictures.zip(scales).enumerate() {
+                // Alone, it would not have been called for this one.
+                if !self.needs_negative(picture, x, at, both) {
+                    continue;
+                }
                 for ((merged, with), without) in merged.iter_mut().zip(with).zip(without) {
                     *merged += (scale - 1.0) * (with - without);
                 }
@@ -293,7 +307,8 @@ impl<'a> Guided<'a> {
         Ok(())
     }
 
-    /// Makes the denoised sample of the merged prediction, and of the one for the negative prompt where it is asked for.
+    /// Makes the denoised sample of the merged prediction, and of the one for the negative prompt
+    /// where it is asked for.
     fn convert(&mut self, x: &[f32], at: Rung, denoised: &mut [f32], both: Option<&mut [f32]>) {
         let one = self.one();
         self.prediction.denoised(denoised, x, at);
@@ -318,8 +333,8 @@ impl<'a> Guided<'a> {
         }
     }
 
-    /// Composable diffusion, <https://arxiv.org/abs/2206.01714>: makes the prediction of the first branch, in `denoised`, that of all of them,
-    /// `unconditional + sum of weight · (branch − unconditional)`.
+    /// Composable diffusion, <https://arxiv.org/abs/2206.01714>. `denoised` holds the prediction of
+    /// the first branch; it becomes `unconditional + sum of weight · (branch − unconditional)`.
     fn compose(&mut self, at: Rung, denoised: &mut [f32]) -> Result<(), BoxError> {
         let one = self.one();
         let contexts = &self.prompt.contexts;

@@ -72,7 +72,8 @@ fn is_unknown_field(message: &str) -> bool {
     message.starts_with("unknown field")
 }
 
-/// The problem with a value within `request`, in which serde's text is split and worded for people who do not know Rust.
+/// The problem with a value within `request`, in which serde's text is split and worded for people
+/// who do not know Rust.
 fn problem(request: &mut Value, path: &Path, message: &str) -> Problem {
     let what = printable(path);
     let missing = message.strip_prefix("missing field `");
@@ -109,7 +110,8 @@ fn problem(request: &mut Value, path: &Path, message: &str) -> Problem {
     Problem::new(what, expected, found.unwrap_or_else(|| message.to_owned()))
 }
 
-/// The names of an enum where something else than a name was found. serde lists them only for a wrong name.
+/// The names of an enum where something else than a name was found. serde lists them only for a
+/// wrong name.
 fn one_of(request: &mut Value, path: &Path) -> String {
     if let Some(value) = at(request, path) {
         *value = "?".into();

@@ -81,6 +81,8 @@
 //! ```
 
 mod backend;
+mod conditioning;
+mod defaults;
 mod error;
 mod event;
 mod events;
@@ -91,6 +93,7 @@ pub mod infotext;
 mod interpolate;
 mod json;
 mod model_id;
+mod parts;
 mod picture;
 mod pipeline;
 mod plan;
@@ -103,6 +106,8 @@ mod sizes;
 mod stop;
 
 pub use backend::{BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution};
+pub use conditioning::Conditioning;
+pub use defaults::Defaults;
 pub use error::{Error, Problem, Problems, Stopped, Unfinished};
 pub use event::{Event, Progress, StepInfo};
 pub use events::{EventStream, Events, Update};
@@ -112,7 +117,7 @@ pub use image;
 pub use infotext::{Infotext, InfotextError, Reproduction};
 pub use interpolate::slerp;
 pub use ndarray;
-pub use picture::{Conditioning, Generation, Picture, Timings};
+pub use picture::{Generation, Picture, Timings};
 pub use pipeline::{MAX_PIXELS, Pipeline, PipelineBuilder};
 pub use preview::LatentRgb;
 pub use request::{

@@ -3,12 +3,13 @@
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use image::RgbImage;
-use ndarray::{ArcArray, Array3, Array4, ArrayView3, Axis, Ix2, Ix3};
+use ndarray::{Array3, Array4, ArrayView3, Axis};
 use sd_schedulers::Seeds;
-use sd_text::{EncodedBranch, PromptText, Tokens};
 use serde::{Serialize, Serializer};
 
-use crate::{Infotext, files, infotext, model_id::ModelId, plan::Planned, preview::to_byte};
+use crate::{
+    Conditioning, Infotext, files, infotext, model_id::ModelId, plan::Planned, preview::to_byte,
+};
 
 /// The pictures of a call.
 #[derive(Debug, Clone)]
@@ -90,46 +91,6 @@ impl Picture {
     /// When the picture is too large for a PNG.
     pub fn png(&self) -> io::Result<Vec<u8>> {
         files::png(&self.image, Some(&self.infotext()))
-    }
-}
-
-/// A prompt as the denoiser was given it.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Conditioning {
-    /// `[1, tokens, width]`, that of the first branch at the first model call: for most prompts all there is. Cheap to clone.
-    pub embedding: ArcArray<f32, Ix3>,
-    /// The pooled output of the same, `[1, width]`, of models that have one.
-    pub pooled: Option<ArcArray<f32, Ix2>>,
-    /// The tokens it was made of; none where the request brought the embedding.
-    pub tokens: Option<Tokens>,
-    /// The branches (parts of an `AND`), each with its embeddings from call to call, all of one length: at least one.
-    pub branches: Vec<EncodedBranch>,
-    /// The prompt as it was read, with what it warns of and the extra networks it names; none where the request brought the embedding.
-    pub text: Option<PromptText>,
-}
-
-impl Conditioning {
-    pub(crate) fn of_text(text: PromptText, branches: Vec<EncodedBranch>) -> Self {
-        let first = branches[0].at(0).clone();
-        Self {
-            embedding: first.embedding.clone(),
-            pooled: first.pooled.clone(),
-            tokens: Some(first.tokens.clone()),
-            branches,
-            text: Some(text),
-        }
-    }
-
-    pub(crate) fn of_embedding(branches: Vec<EncodedBranch>) -> Self {
-        let first = branches[0].at(0).clone();
-        Self {
-            embedding: first.embedding.clone(),
-            pooled: first.pooled.clone(),
-            branches,
-            tokens: None,
-            text: None,
-        }
     }
 }
 

@@ -3,19 +3,20 @@
 use std::{io, ops::ControlFlow, sync::Arc};
 
 use image::RgbImage;
-use ndarray::{Array4, ArrayView4, Axis, s};
+use ndarray::{ArrayView4, Axis, s};
 use sd_schedulers::{NoiseSchedule, SchedulerConfig};
 use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 
 use crate::{
-    Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, Infotext, Inputs,
-    LatentCodec, LatentDistribution, LatentRgb, Problem, Problems, Reproduction, Request,
+    Defaults, Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, Infotext,
+    Inputs, LatentCodec, LatentDistribution, LatentRgb, Problem, Problems, Reproduction, Request,
     StopToken,
+    conditioning::Contexts,
     guided::Half,
     model_id::ModelId,
+    parts::{Parts, Refiner},
     picture::{from_rgb, to_rgb},
     plan::{checked_clip_skip, checked_size, embedding_problem, groups, plan, size_values},
-    prompts::Contexts,
     run::{Batch, Prompts},
 };
 
@@ -45,29 +46,6 @@ pub struct Pipeline {
     pub(crate) parts: Arc<Parts>,
 }
 
-pub(crate) struct Parts {
-    pub prompts: PromptEncoder,
-    pub denoiser: Arc<dyn Denoiser>,
-    pub codec: Arc<dyn LatentCodec>,
-    pub scheduler: SchedulerConfig,
-    pub schedule: Arc<NoiseSchedule>,
-    pub size: ImageSize,
-    pub clip_skip: usize,
-    pub zero_empty_negative: bool,
-    pub max_pixels: u64,
-    pub batch: usize,
-    pub model: Option<Arc<ModelId>>,
-    pub refiner: Option<Refiner>,
-    latent_rgb: LatentRgb,
-}
-
-/// A second model that makes the last steps.
-pub(crate) struct Refiner {
-    pub name: Arc<str>,
-    pub prompts: PromptEncoder,
-    pub denoiser: Arc<dyn Denoiser>,
-}
-
 /// Puts a [`Pipeline`] together from its parts.
 pub struct PipelineBuilder {
     prompts: PromptEncoder,
@@ -75,6 +53,7 @@ pub struct PipelineBuilder {
     codec: Arc<dyn LatentCodec>,
     scheduler: SchedulerConfig,
     size: [u32; 2],
+    defaults: Defaults,
     clip_skip: usize,
     zero_empty_negative: bool,
     max_pixels: u64,
@@ -90,8 +69,15 @@ impl PipelineBuilder {
         self
     }
 
-    /// Sets the clip skip of a request that names none, in WebUI's numbering: 1 is CLIP's last layer, 0 the model's own.
-    /// Default: 0.
+    /// Sets the steps, guidance, sampler and ladder of a request that names none. Default:
+    /// [`Defaults::default`], which is right for Stable Diffusion 1.x.
+    pub fn defaults(mut self, defaults: Defaults) -> Self {
+        self.defaults = defaults;
+        self
+    }
+
+    /// Sets the clip skip of a request that names none, in WebUI's numbering: 1 is CLIP's last
+    /// layer, 0 the model's own. Default: 0.
     pub fn clip_skip(mut self, layer: usize) -> Self {
         self.clip_skip = layer;
         self
@@ -130,8 +116,9 @@ impl PipelineBuilder {
         self
     }
 
-    /// Sets a model that makes the last steps of each picture, such as SDXL's refiner: its name, for the infotext, and its
-    /// parts. [`Request::refiner`] says when it takes over. Default: none.
+    /// Sets a model that makes the last steps of each picture, such as SDXL's refiner: its name,
+    /// for the infotext, and its parts. [`Request::refiner`] says when it takes over. Default:
+    /// none.
     pub fn refiner(
         mut self,
         name: impl Into<String>,
@@ -159,6 +146,7 @@ impl PipelineBuilder {
             codec,
             scheduler,
             size,
+            defaults,
             clip_skip,
             zero_empty_negative,
             max_pixels,
@@ -223,6 +211,7 @@ impl PipelineBuilder {
             scheduler,
             schedule,
             size,
+            defaults,
             clip_skip,
             zero_empty_negative,
             max_pixels,
@@ -270,6 +259,7 @@ impl Pipeline {
             codec,
             scheduler,
             size: [512, 512],
+            defaults: Defaults::default(),
             clip_skip: 0,
             zero_empty_negative: false,
             max_pixels: MAX_PIXELS,
@@ -344,7 +334,7 @@ impl Pipeline {
         let parts = &*self.parts;
         let planned = plan(parts, requests)?;
         let mut encoded = Prompts::new();
-        for group in groups(&planned, parts.batch, &parts.prompts) {
+        for group in groups(parts, &planned) {
             let pictures = |&request: &usize| {
                 let count = planned[request].request.count;
                 (0..count).map(move |index| (request, index))
@@ -357,15 +347,16 @@ impl Pipeline {
             let mut pictures = group.iter().flat_map(pictures).peekable();
             while pictures.peek().is_some() {
                 let batch: Vec<_> = pictures.by_ref().take(most).collect();
-                let batch = Batch::new(self, &planned, batch, &mut encoded, stop)?;
+                let batch = Batch::new(parts, &planned, batch, &mut encoded, stop)?;
                 batch.run(&mut observer)?;
             }
         }
         Ok(())
     }
 
-    /// [`run`](Self::run) on a thread of its own, as an iterator over its events; [`Events::into_stream`] makes a `Stream`
-    /// of it, for any async executor. The run ends early when `stop` is stopped, or when either is dropped.
+    /// [`run`](Self::run) on a thread of its own, as an iterator over its events;
+    /// [`Events::into_stream`] makes a `Stream` of it, for any async executor. The run ends early
+    /// when `stop` is stopped, or when either is dropped.
     ///
     /// ```
     /// # fn example(pipeline: &sd_core::Pipeline) -> Result<(), sd_core::Error> {
@@ -386,13 +377,14 @@ impl Pipeline {
         Events::start(self.clone(), requests, stop)
     }
 
-    /// Returns D(x; sigma) of this model, guided, for a sampler of one's own, for latents of a picture of `size`. A model that
-    /// takes sizes is told that the picture is neither scaled nor cropped. Guidance on an
-    /// [interval](crate::ClassifierFree::interval) needs the [rungs](Guided::rungs).
+    /// Returns D(x; sigma) of this model, guided, for a sampler of one's own, for latents of a
+    /// picture of `size`. A model that takes sizes is told that the picture is neither scaled nor
+    /// cropped. Guidance on an [interval](crate::ClassifierFree::interval) needs the
+    /// [rungs](Guided::rungs).
     ///
     /// # Errors
-    /// [`Error::Request`] when the size, an embedding's shape or the guidance cannot be used, or the model takes a picture
-    /// beside the latents.
+    /// [`Error::Request`] when the size, an embedding's shape or the guidance cannot be used, or
+    /// the model takes a picture beside the latents.
     pub fn guided<'a>(
         &'a self,
         size: ImageSize,
@@ -458,7 +450,7 @@ impl Pipeline {
             let found = format!("{pixels} pixels");
             return Err(Problem::new("latents", expected, found).into());
         }
-        let pixels = self.pixels(latents, &StopToken::new())?;
+        let pixels = self.parts.pixels(latents, &StopToken::new())?;
         Ok(to_rgb(pixels.index_axis(Axis(0), 0)))
     }
 
@@ -505,6 +497,37 @@ impl Pipeline {
         self.parts.size
     }
 
+    /// The steps, guidance, sampler and ladder of a request that names none.
+    pub fn defaults(&self) -> &Defaults {
+        &self.parts.defaults
+    }
+
+    /// Returns a request with this pipeline's choices for what it leaves open: size, steps,
+    /// guidance, sampler, ladder and clip skip. It draws what the request itself draws.
+    ///
+    /// ```
+    /// # fn example(pipeline: &sd_core::Pipeline) {
+    /// use sd_core::Request;
+    ///
+    /// let request = pipeline.with_defaults(Request::new("a fox"));
+    /// println!("{} steps, guidance {:?}", request.step_count(), request.guidance);
+    /// # }
+    /// ```
+    pub fn with_defaults(&self, request: Request) -> Request {
+        let parts = &*self.parts;
+        let chosen = parts.defaults.chosen(&request, &parts.scheduler);
+        let size = [parts.size.width(), parts.size.height()];
+        Request {
+            size: request.size.or(Some(size)),
+            steps: Some(chosen.steps),
+            guidance: Some(chosen.guidance),
+            scheduler: Some(chosen.scheduler),
+            ladder: Some(chosen.ladder),
+            clip_skip: request.clip_skip.or(Some(parts.clip_skip)),
+            ..request
+        }
+    }
+
     /// The part that reads prompts.
     pub fn prompt_encoder(&self) -> &PromptEncoder {
         &self.parts.prompts
@@ -527,9 +550,10 @@ impl Pipeline {
         Some((&model.name, model.hash()))
     }
 
-    /// Returns the request that makes a picture again with this model: that of [`Infotext::request`], without what this model
-    /// cannot do, each with a difference. A clip skip of WebUI's is left out for models on which WebUI does not apply it, SDXL
-    /// and Stable Diffusion 2, and a refiner where this pipeline has none.
+    /// Returns the request that makes a picture again with this model: that of
+    /// [`Infotext::request`], without what this model cannot do, each with a difference. A clip
+    /// skip of WebUI's is left out for models on which WebUI does not apply it, SDXL and Stable
+    /// Diffusion 2, and a refiner where this pipeline has none.
     pub fn reproduction(&self, infotext: &Infotext) -> Reproduction {
         let mut again = infotext.request();
         let layer = again.request.clip_skip.unwrap_or(0);
@@ -549,29 +573,6 @@ impl Pipeline {
             ));
         }
         again
-    }
-
-    /// What the codec makes of the latents, checked.
-    pub(crate) fn pixels(
-        &self,
-        latents: ArrayView4<'_, f32>,
-        stop: &StopToken,
-    ) -> Result<Array4<f32>, Error> {
-        let _span = tracing::info_span!("decode").entered();
-        let codec = &self.parts.codec;
-        let (_, _, height, width) = latents.dim();
-        let expected = (1, 3, height * codec.factor(), width * codec.factor());
-        let pixels = codec
-            .decode(latents, stop)
-            .map_err(Error::backend("decoding the latents"))?;
-        if pixels.dim() != expected {
-            let problem = format!(
-                "the codec returned {:?}, expected {expected:?}",
-                pixels.dim()
-            );
-            return Err(Error::backend("decoding the latents")(problem.into()));
-        }
-        Ok(pixels)
     }
 }
 

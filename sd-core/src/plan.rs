@@ -6,12 +6,13 @@ use ndarray::{ArcArray, Array2, Axis, Ix4};
 use sd_schedulers::{
     Calls, Ladder, LadderError, NoiseError, NoiseKind, Row, Rungs, Sampler, Seeds, same,
 };
-use sd_text::{ClipSkip, PromptEmbedding, PromptEncoder, Side};
+use sd_text::{ClipSkip, PromptEmbedding, Side};
 
 use crate::{
     Conditioning, Error, ImageSize, Inputs, MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES, Problem,
     Problems, Prompt, RefinerShare, RefinerSwitch, Request, Sizes, StopToken,
-    pipeline::Parts,
+    defaults::Chosen,
+    parts::Parts,
     prompts::{Read, Reading},
 };
 
@@ -19,13 +20,14 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Planned {
     pub request: Request,
+    pub chosen: Chosen,
+    /// Whether the sampler is the pipeline's default.
+    pub default_sampler: bool,
     pub size: ImageSize,
     /// Height and width of the latents.
     pub latents: [usize; 2],
     pub sampler: Arc<dyn Sampler>,
     pub row: Option<&'static Row>,
-    /// As it was asked for, whatever the size makes of it.
-    pub ladder: Ladder,
     pub rungs: Rungs,
     pub prompt: Read,
     /// It may not be looked at: see [`Self::negative`].
@@ -33,7 +35,8 @@ pub(crate) struct Planned {
     pub reading: Reading,
     /// Of the first picture.
     pub seeds: Seeds,
-    /// What the network is told of the size, `[2, ids]`: for the prompt and for the negative prompt.
+    /// What the network is told of the size, `[2, ids]`: for the prompt and for the negative
+    /// prompt.
     pub sizes: Option<Array2<f32>>,
     /// What the refiner is told of the size.
     pub refiner_sizes: Option<Array2<f32>>,
@@ -52,7 +55,7 @@ impl Planned {
             return None;
         }
         let used = self.sampler.needs().unconditional
-            || self.request.guidance.uses_negative(self.rungs.steps())
+            || self.chosen.guidance.uses_negative(self.rungs.steps())
             || self.prompt.composes();
         used.then_some(&self.negative)
     }
@@ -64,7 +67,8 @@ impl Planned {
             .collect()
     }
 
-    /// Encodes the prompts that are looked at, for the model or, where it takes over in this run, for its refiner.
+    /// Encodes the prompts that are looked at, for the model or, where it takes over in this run,
+    /// for its refiner.
     pub fn encode(&self, parts: &Parts, stop: &StopToken) -> Result<Encoded, Error> {
         let encode = |encoder, reading: &Reading| {
             let mut encoded = reading.encode(encoder, &self.prompts(), stop)?.into_iter();
@@ -104,7 +108,8 @@ impl Planned {
     }
 }
 
-/// Prompt and negative prompt as a network is given them; no negative prompt where it is not looked at.
+/// Prompt and negative prompt as a network is given them; no negative prompt where it is not looked
+/// at.
 pub(crate) type Halves = (Conditioning, Option<Conditioning>);
 
 /// The prompts of a request.
@@ -136,6 +141,7 @@ pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Arc<Planne
 
 /// The plan of a request, or at least one problem.
 fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Option<Planned> {
+    let chosen = parts.defaults.chosen(request, &parts.scheduler);
     let size = match request.size {
         Some([width, height]) => ImageSize::new(width, height),
         None => Ok(parts.size),
@@ -143,7 +149,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     let size = size.and_then(|size| checked_size(size, parts.max_pixels, parts.codec.factor()));
     let size = size.map_err(|found| problems.extend(found.0)).ok();
 
-    problems.extend(request.guidance.problems());
+    problems.extend(chosen.guidance.problems());
     if !(1..=MAX_COUNT).contains(&request.count) {
         problems.push(Problem::new(
             "count",
@@ -162,27 +168,23 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     let seeds = seeds(parts, request);
     problems.extend(seeds_problems(seeds, request.count));
 
-    let sampler = request.scheduler.sampler(&parts.scheduler);
-    let ladder = match &request.ladder {
-        Some(ladder) => ladder.clone(),
-        None => request.scheduler.default_ladder(&parts.scheduler),
-    };
+    let sampler = chosen.scheduler.sampler(&parts.scheduler);
+    let ladder = chosen.ladder.clone();
     let sized = match size {
         Some((size, _)) => {
             let [width, height] = [size.width(), size.height()].map(|side| side as usize);
-            ladder.clone().for_size(width, height)
+            ladder.for_size(width, height)
         }
-        None => ladder.clone(),
+        None => ladder,
     };
-    let steps = request.step_count();
-    let rungs = rungs(parts, request, &sized, &*sampler, problems);
+    let rungs = rungs(parts, request, &chosen, &sized, &*sampler, problems);
 
     let clip_skip = request.clip_skip.unwrap_or(parts.clip_skip);
     let clip_skip = checked_clip_skip(clip_skip, parts.prompts.layers())
         .map_err(|problem| problems.push(problem))
         .ok();
     let inputs = parts.denoiser.inputs();
-    check_inputs(inputs, request, &*sampler, problems);
+    check_inputs(inputs, request, &chosen, &*sampler, problems);
     // One that is too long is not read.
     let mut read = |[what, what_2]: [&'static str; 2], prompt, second: &Option<String>, side| {
         let second_problem = second.as_ref().and_then(|second| {
@@ -244,11 +246,12 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     }
     let (rungs, clip_skip) = (rungs?, clip_skip?);
     let (prompt, negative) = (prompt?, negative?);
-    let row = request.scheduler.row(&parts.scheduler);
+    let row = chosen.scheduler.row(&parts.scheduler);
+    let default = parts.defaults.scheduler.sampler(&parts.scheduler);
     let reading = Reading {
         options: request.prompt_options,
         clip_skip,
-        steps: schedule_steps(parts, &*sampler, &rungs, steps),
+        steps: schedule_steps(parts, &*sampler, &rungs, chosen.steps),
         zero_empty_negative: parts.zero_empty_negative && !request.prompt_options.encode_empty,
     };
     if branches <= MAX_BRANCHES {
@@ -277,8 +280,9 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         latents,
         reading,
         row,
+        default_sampler: same(&*sampler, &*default),
         sampler,
-        ladder,
+        chosen,
         rungs,
         prompt,
         negative,
@@ -309,8 +313,8 @@ fn schedule_steps(parts: &Parts, sampler: &dyn Sampler, rungs: &Rungs, steps: us
 /// Steps of a run that shows how often a sampler calls the model in most steps.
 const MANY: usize = 50;
 
-/// The most calls that a sampler is believed to make, because a schedule of alternating texts has an entry for each. It is twice
-/// the most training timesteps, and somewhat more.
+/// The most calls that a sampler is believed to make, because a schedule of alternating texts has
+/// an entry for each. It is twice the most training timesteps, and somewhat more.
 const MOST_CALLS: usize = 1 << 18;
 
 /// What decides the noise of the first picture.
@@ -402,14 +406,15 @@ fn seeds_problems(seeds: Seeds, count: usize) -> Vec<Problem> {
 fn rungs(
     parts: &Parts,
     request: &Request,
+    chosen: &Chosen,
     ladder: &Ladder,
     sampler: &dyn Sampler,
     problems: &mut Vec<Problem>,
 ) -> Option<Rungs> {
-    let problem = |error| ladder_problem(error, parts, request, ladder);
+    let problem = |error| ladder_problem(error, parts, request, chosen, ladder);
     let conventions = sampler.conventions();
     let of = |steps| ladder.rungs(&parts.schedule, steps, &conventions);
-    let rungs = match of(request.step_count()) {
+    let rungs = match of(chosen.steps) {
         Ok(rungs) => rungs,
         Err(error) => {
             // A wrong number of steps says nothing of the ladder: that is seen with a right one.
@@ -467,7 +472,7 @@ pub(crate) fn checked_size(
 /// None for 0, the model's own layer.
 pub(crate) fn checked_clip_skip(layer: usize, layers: usize) -> Result<Option<ClipSkip>, Problem> {
     if layer > layers {
-        let expected = format!("0, the model's own, or 1 to {layers}, the model's text layers");
+        let expected = format!("1 to {layers}, the model's text layers, or 0 for the model's own");
         return Err(Problem::new("clip_skip", expected, layer));
     }
     Ok(ClipSkip::new(layer).ok())
@@ -477,6 +482,7 @@ pub(crate) fn checked_clip_skip(layer: usize, layers: usize) -> Result<Option<Cl
 fn check_inputs(
     inputs: &Inputs,
     request: &Request,
+    chosen: &Chosen,
     sampler: &dyn Sampler,
     problems: &mut Vec<Problem>,
 ) {
@@ -509,7 +515,7 @@ fn check_inputs(
         refuse("beside", &expected, &"none");
     }
     if inputs.guidance {
-        if request.guidance.scale().is_none() {
+        if chosen.guidance.scale().is_none() {
             let expected = "a scale, which this model takes as an input";
             refuse("guidance", expected, &"a guide of one's own");
         }
@@ -654,10 +660,11 @@ fn ladder_problem(
     error: LadderError,
     parts: &Parts,
     request: &Request,
+    chosen: &Chosen,
     ladder: &Ladder,
 ) -> Problem {
     let kind = ladder.kind();
-    let scheduler = |expected: &str| Problem::new("scheduler", expected, &request.scheduler);
+    let scheduler = |expected: &str| Problem::new("scheduler", expected, &chosen.scheduler);
     match error {
         // Nobody asked for a number of steps.
         LadderError::Steps { steps, max }
@@ -744,15 +751,19 @@ fn place(ladder: &Ladder, what: &str, index: usize, found: f32) -> (String, Stri
 }
 
 /// The requests whose pictures share batches, in the order of the first of each; each alone where a batch is of one.
-pub(crate) fn groups(
-    planned: &[Arc<Planned>],
-    batch: usize,
-    encoder: &PromptEncoder,
-) -> Vec<Vec<usize>> {
-    if batch == 1 {
+pub(crate) fn groups(parts: &Parts, planned: &[Arc<Planned>]) -> Vec<Vec<usize>> {
+    if parts.batch == 1 {
         return (0..planned.len()).map(|request| vec![request]).collect();
     }
-    let tokens = |plan: &Arc<Planned>| plan.reading.tokens(encoder, &plan.prompts());
+    // The refiner's text encoder may read another text than the model's longest.
+    let tokens = |plan: &Arc<Planned>| {
+        let of = |encoder| plan.reading.tokens(encoder, &plan.prompts());
+        let refiner = plan.refiner_from.and(parts.refiner.as_ref());
+        (
+            of(&parts.prompts),
+            refiner.map(|refiner| of(&refiner.prompts)),
+        )
+    };
     let tokens: Vec<_> = planned.iter().map(tokens).collect();
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (request, plan) in planned.iter().enumerate() {

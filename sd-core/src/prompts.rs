@@ -1,26 +1,27 @@
-//! What a request's prompts ask for, and what the denoiser is given for them from call to call.
+//! What a request's prompts ask for.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
-use ndarray::{ArcArray, ArrayView2, ArrayView3, Axis, Ix2, Ix3};
 use sd_text::{
     Branch, ClipSkip, EncodeOptions, EncodedBranch, PromptEmbedding, PromptEncoder, PromptText,
     Side, TextError,
 };
 
-use crate::{Conditioning, Error, MAX_WINDOWS, Problem, Prompt, PromptOptions, StopToken};
+use crate::{
+    Conditioning, Error, MAX_WINDOWS, Problem, Prompt, PromptOptions, StopToken,
+    conditioning::composes,
+};
 
 /// A prompt that has been read.
 #[derive(Debug)]
 pub(crate) enum Read {
     /// A text for all towers of the prompt encoder, or one for the first and one for the others.
     Text(Vec<PromptText>),
-    Embedding(PromptEmbedding),
+    Embedding(Box<PromptEmbedding>),
 }
 
 impl Read {
-    /// Reads a prompt, with the text that the second tower is given in its place.
+    /// Reads a prompt. The towers behind the first read the text `second` instead, if there is one.
     pub fn new(prompt: &Prompt, second: Option<&str>, side: Side, options: &PromptOptions) -> Self {
         match prompt {
             Prompt::Text(text) => {
@@ -31,7 +32,7 @@ impl Read {
             Prompt::Embedding { embedding, pooled } => {
                 let mut read = PromptEmbedding::from(embedding.clone());
                 read.pooled = pooled.clone();
-                Self::Embedding(read)
+                Self::Embedding(Box::new(read))
             }
         }
     }
@@ -72,16 +73,11 @@ impl Read {
     }
 }
 
-/// Whether branches of these weights are anything but a plain prompt.
-fn composes(mut weights: impl Iterator<Item = f64>) -> bool {
-    weights.next().is_some_and(|weight| weight != 1.0) || weights.next().is_some()
-}
-
 /// How the prompts of a request are read and encoded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
     pub options: PromptOptions,
-    /// None for the layers that the model's towers are read at.
+    /// None for each tower's own layer.
     pub clip_skip: Option<ClipSkip>,
     /// The number of steps that schedules are made for.
     pub steps: usize,
@@ -141,8 +137,9 @@ impl Reading {
         None
     }
 
-    /// The most embeddings that are kept of a prompt: those of the texts that each of its branches shows, of which none
-    /// differ in length. Where each tower has a text, every one of the first may meet every one of the second.
+    /// The most embeddings that are kept of a prompt: one for each text that one of its branches
+    /// shows. If the towers read two prompts, every text of the first may meet every text of the
+    /// second.
     fn texts(&self, texts: &[PromptText]) -> usize {
         let of_branch = |branch: Branch<'_>| {
             let schedule = branch.schedule(self.steps);
@@ -222,7 +219,7 @@ impl Reading {
                     })?;
                 Ok(same_length(branches))
             }
-            Read::Embedding(embedding) => Ok(vec![embedding.clone().into()]),
+            Read::Embedding(embedding) => Ok(vec![PromptEmbedding::clone(embedding).into()]),
         };
         let named = ["prompt", "negative prompt"].into_iter().zip(prompts);
         let encoded = named.map(encode).collect::<Result<Vec<_>, Error>>()?;
@@ -242,10 +239,7 @@ impl Reading {
             if index > 0 && self.zero_empty_negative && read.is_empty() {
                 branches = branches.iter().map(EncodedBranch::zeroed).collect();
             }
-            conditionings.push(match read.text() {
-                Some(text) => Conditioning::of_text(text.clone(), branches),
-                None => Conditioning::of_embedding(branches),
-            });
+            conditionings.push(Conditioning::new(read.text().cloned(), branches));
         }
         Ok(conditionings)
     }
@@ -270,137 +264,4 @@ fn same_length(branches: Vec<EncodedBranch>) -> Vec<EncodedBranch> {
     let longest = longest.unwrap_or(0);
     let branches = branches.into_iter();
     branches.map(|branch| branch.repeat_last(longest)).collect()
-}
-
-/// What the denoiser is conditioned on, for each branch and each picture of a batch.
-pub(crate) struct Contexts {
-    branches: Vec<Context>,
-    /// Of each picture, whether its branches are weighed against the negative prompt.
-    composes: Vec<bool>,
-}
-
-/// A branch.
-struct Context {
-    /// One for each picture, as are the others.
-    pictures: Vec<EncodedBranch>,
-    weights: Vec<f32>,
-    shown: Vec<Arc<PromptEmbedding>>,
-    /// `[batch, tokens, width]` of what is shown.
-    joined: ArcArray<f32, Ix3>,
-    /// `[batch, width]`, where all that is shown has a pooled output.
-    pooled: Option<ArcArray<f32, Ix2>>,
-}
-
-impl Contexts {
-    /// Of the branches of each picture: as many for all of them, of as many tokens each.
-    pub fn new(pictures: &[&[EncodedBranch]]) -> Self {
-        let composes = pictures
-            .iter()
-            .map(|branches| composes(branches.iter().map(|branch| branch.weight)));
-        let branches = (0..pictures[0].len()).map(|branch| {
-            let pictures = pictures.iter().map(|branches| branches[branch].clone());
-            Context::new(pictures.collect())
-        });
-        Self {
-            composes: composes.collect(),
-            branches: branches.collect(),
-        }
-    }
-
-    /// Of one embedding that stays.
-    pub fn constant(embedding: &PromptEmbedding) -> Self {
-        Self::new(&[&[EncodedBranch::from(embedding.clone())]])
-    }
-
-    /// Takes up what is in force at this model call, from 0.
-    pub fn turn(&mut self, call: usize) {
-        for branch in &mut self.branches {
-            branch.turn(call);
-        }
-    }
-
-    /// How many there are: at least one.
-    pub fn branches(&self) -> usize {
-        self.branches.len()
-    }
-
-    /// `[batch, tokens, width]` of a branch, as taken up last.
-    pub fn context(&self, branch: usize) -> ArrayView3<'_, f32> {
-        self.branches[branch].joined.view()
-    }
-
-    /// The pooled output `[batch, width]` of a branch, as taken up last.
-    pub fn pooled(&self, branch: usize) -> Option<ArrayView2<'_, f32>> {
-        self.branches[branch]
-            .pooled
-            .as_ref()
-            .map(|pooled| pooled.view())
-    }
-
-    /// The weight of a branch for each picture.
-    pub fn weights(&self, branch: usize) -> &[f32] {
-        &self.branches[branch].weights
-    }
-
-    /// Whether the branches of any picture are weighed against the negative prompt.
-    pub fn any_composes(&self) -> bool {
-        self.composes.contains(&true)
-    }
-
-    /// Whether those of this picture are.
-    pub fn composes(&self, picture: usize) -> bool {
-        self.composes[picture]
-    }
-}
-
-impl Context {
-    fn new(pictures: Vec<EncodedBranch>) -> Self {
-        let shown: Vec<_> = pictures.iter().map(|branch| branch.at(0).clone()).collect();
-        let mut context = Self {
-            weights: pictures.iter().map(|branch| branch.weight as f32).collect(),
-            pictures,
-            joined: shown[0].embedding.clone(),
-            pooled: shown[0].pooled.clone(),
-            shown,
-        };
-        context.join();
-        context
-    }
-
-    /// Joins what is shown.
-    fn join(&mut self) {
-        if let [one] = &self.shown[..] {
-            self.joined = one.embedding.clone();
-            self.pooled = one.pooled.clone();
-            return;
-        }
-        let views: Vec<_> = self.shown.iter().map(|one| one.embedding.view()).collect();
-        self.joined = ndarray::concatenate(Axis(0), &views)
-            .expect("pictures of a batch have as many tokens each")
-            .into_shared();
-        let pooled = self
-            .shown
-            .iter()
-            .map(|one| Some(one.pooled.as_ref()?.view()));
-        let pooled: Option<Vec<_>> = pooled.collect();
-        self.pooled = pooled.map(|views| {
-            ndarray::concatenate(Axis(0), &views)
-                .expect("pooled outputs of one width, checked in the plan")
-                .into_shared()
-        });
-    }
-
-    fn turn(&mut self, call: usize) {
-        let mut changed = false;
-        for (branch, shown) in self.pictures.iter().zip(&mut self.shown) {
-            let next = branch.at(call);
-            if !Arc::ptr_eq(next, shown) {
-                *shown = next.clone();
-                changed = true;
-            }
-        }
-        if changed {
-            self.join();
-        }
-    }
 }

@@ -1,11 +1,11 @@
 //! What to draw, and how.
 
 use ndarray::{ArcArray, Array, Ix2, Ix3, Ix4};
-use sd_schedulers::{DpmPlusPlus2M, Ladder, NoiseKind, Scheduler, SchedulerConfig, Variation};
+use sd_schedulers::{Ladder, NoiseKind, Scheduler, SchedulerConfig, Variation};
 use sd_text::{Chunking, Cleanup, Emphasis, PromptEmbedding, Side, Syntax};
 use serde::{Deserialize, Serialize};
 
-use crate::{Guidance, Problems, Sizes, json, prompts::Read};
+use crate::{Defaults, Guidance, Problems, Sizes, json, prompts::Read};
 
 /// The longest prompt that is read, in bytes: 64 KiB.
 pub const MAX_PROMPT_BYTES: usize = 1 << 16;
@@ -35,8 +35,8 @@ pub const MAX_COUNT: usize = 1 << 16;
 ///     .scheduler(Euler::default())
 ///     .ladder(Ladder::leading());
 /// ```
-/// With serde a request is an object of its fields, all but the prompt optional. [`from_json`](Self::from_json) reads it from
-/// text and names everything that is wrong.
+/// With serde a request is an object of its fields, all but the prompt optional.
+/// [`from_json`](Self::from_json) reads it from text and names everything that is wrong.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -47,8 +47,8 @@ pub struct Request {
     /// What the picture is pushed away from, by guidance. Default: the empty prompt.
     #[serde(default)]
     pub negative: Prompt,
-    /// The text that the second tower of SDXL reads in the place of [`prompt`](Self::prompt), with equally many parts between
-    /// ANDs. Default: `None`, both towers read the same.
+    /// The text that the second tower of SDXL reads in the place of [`prompt`](Self::prompt), with
+    /// equally many parts between ANDs. Default: `None`, both towers read the same.
     #[serde(default)]
     pub prompt_2: Option<String>,
     /// The same for [`negative`](Self::negative).
@@ -60,18 +60,22 @@ pub struct Request {
     /// Width and height in pixels, multiples of 8 and of the model's factor. Default: the size the model was made for.
     #[serde(default)]
     pub size: Option<[u32; 2]>,
-    /// Steps from noise to picture, 1 to the model's `num_train_timesteps`. Few steps leave the picture rough; beyond about 30
-    /// most samplers only spend time.
+    /// Steps from noise to picture, 1 to the model's `num_train_timesteps`. Few steps leave the
+    /// picture rough; beyond about 30 most samplers only spend time.
     ///
-    /// Default: as many as a ladder of one's own has rungs ([`Ladder::sigmas`], [`Ladder::timesteps`]), and 20 on any other
-    /// ladder. [`step_count`](Self::step_count) returns the number.
+    /// Default: the rungs of a ladder that lists them ([`Ladder::sigmas`], [`Ladder::timesteps`]),
+    /// and on any other ladder the pipeline's [default](Defaults::steps), 20 for most models.
+    /// [`step_count`](Self::step_count) returns the number.
     #[serde(default)]
     pub steps: Option<usize>,
-    /// The classifier-free guidance ("CFG") scale, or more than that: [`ClassifierFree`](crate::ClassifierFree), or a
-    /// [`Guide`](crate::Guide) of one's own. Default 7.5. At 1 and below the negative prompt is not looked at and each step costs half. The
-    /// samplers of CFG++ want a scale of 0 to 1.
-    #[serde(default = "default_guidance")]
-    pub guidance: Guidance,
+    /// The classifier-free guidance ("CFG") scale, or more than that:
+    /// [`ClassifierFree`](crate::ClassifierFree), or a [`Guide`](crate::Guide) of one's own. At 1
+    /// and below the negative prompt is not looked at and each step costs half. The samplers of
+    /// CFG++ want a scale of 0 to 1.
+    ///
+    /// Default: the pipeline's [default](Defaults::guidance), 7.5 for Stable Diffusion 1.x.
+    #[serde(default)]
+    pub guidance: Option<Guidance>,
     /// What decides the noise, together with the size. Default: a random one below 2³² (numpy: 2³¹), told in the result. Of
     /// [`noise`](Self::noise) that is torch's CPU generator, the default, the low 32 bits count.
     #[serde(default)]
@@ -94,15 +98,18 @@ pub struct Request {
     /// of a strength that is not 0, the same seed and the variation's + `i`. Each is what it would be alone.
     #[serde(default = "default_count")]
     pub count: usize,
-    /// Which layer of CLIP is read, from the last: 1 is the last, 2 the one before, 0 the model's own, which is 1 for Stable
-    /// Diffusion 1.x and 2 for SDXL. Default: the pipeline's, which is 0 where nothing else is set.
+    /// Which layer of CLIP is read, from the last: 1 is the last, 2 the one before, 0 the model's
+    /// own, which is 1 for Stable Diffusion 1.x and 2 for SDXL. Default: the pipeline's, which is 0
+    /// where nothing else is set.
     #[serde(default)]
     pub clip_skip: Option<usize>,
-    /// What an SDXL model is told of the picture's size. Default: that it is neither scaled nor cropped.
+    /// What an SDXL model is told of the picture's size. Default: that it is neither scaled nor
+    /// cropped.
     #[serde(default)]
     pub sizes: Sizes,
-    /// What it is told for the negative prompt. Counts only if both [`original`](Sizes::original) and
-    /// [`target`](Sizes::target) are set, as in diffusers. Default: `None`, the same as for the prompt.
+    /// What it is told for the negative prompt. Counts only if both [`original`](Sizes::original)
+    /// and [`target`](Sizes::target) are set, as in diffusers. Default: `None`, the same as for the
+    /// prompt.
     #[serde(default)]
     pub negative_sizes: Option<Sizes>,
     /// The aesthetic score that SDXL's refiner aims at, about 1 to 10. Default: 6.
@@ -111,23 +118,31 @@ pub struct Request {
     /// The aesthetic score that it moves away from. Default: 2.5.
     #[serde(default = "default_negative_score")]
     pub negative_aesthetic_score: f32,
-    /// When the pipeline's refiner takes over. Default: `None`, at 0.8 of the training timesteps if the pipeline has one.
+    /// When the pipeline's refiner takes over. Default: `None`, at 0.8 of the training timesteps if
+    /// the pipeline has one.
     #[serde(default)]
     pub refiner: Option<RefinerSwitch>,
-    /// The picture that stands beside the latents of models such as inpainting ones, `[1 or count, channels, h, w]` in the
-    /// sides of the latents: mask, then masked latents for inpainting; latents, not scaled, for instruct-pix2pix. Models that
-    /// take one need it. Default: `None`.
+    /// The picture that stands beside the latents of models such as inpainting ones,
+    /// `[1 or count, channels, h, w]` in the sides of the latents: mask, then masked latents for
+    /// inpainting; latents, not scaled, for instruct-pix2pix. Models that take one need it.
+    /// Default: `None`.
     #[serde(default)]
     pub beside: Option<ArcArray<f32, Ix4>>,
-    /// How closely an instruct-pix2pix model keeps to the picture [beside](Self::beside) the latents, about 1 to 2. Default:
-    /// 1.5. It acts where guidance does, and costs a third call in each step.
+    /// How closely an instruct-pix2pix model keeps to the picture [beside](Self::beside) the
+    /// latents, about 1 to 2. Default: 1.5. It acts where guidance does, and costs a third call in
+    /// each step.
     #[serde(default = "default_image_guidance")]
     pub image_guidance: f32,
-    /// The sampler. Default DPM++ 2M.
-    #[serde(default = "default_scheduler")]
-    pub scheduler: Scheduler,
-    /// The noise levels it steps through. Default: those the sampler is mostly run on, Karras over the model's full range
-    /// for DPM++ 2M. A shift by the picture's size ([`Ladder::for_size`]) is by that of this one.
+    /// The sampler. Default: the pipeline's [default](Defaults::scheduler), DPM++ 2M for Stable
+    /// Diffusion 1.x.
+    #[serde(default)]
+    pub scheduler: Option<Scheduler>,
+    /// The noise levels that the sampler steps through. A shift by the picture's size
+    /// ([`Ladder::for_size`]) uses the size of this picture.
+    ///
+    /// Default: the ladder that the [scheduler](Self::scheduler) is usually run on, Karras over the
+    /// model's full range for DPM++ 2M. Where the request names no scheduler either, it is the
+    /// pipeline's [default](Defaults::ladder).
     #[serde(default)]
     pub ladder: Option<Ladder>,
     /// Unit normal noise to begin as, `[count, channels, height / factor, width / factor]`, instead of the seed's with all that is mixed in.
@@ -135,10 +150,6 @@ pub struct Request {
     /// draw it again. (diffusers does not skip the first, so that an ancestral sampler adds the noise it began as.)
     #[serde(default)]
     pub initial_noise: Option<ArcArray<f32, Ix4>>,
-}
-
-fn default_guidance() -> Guidance {
-    Guidance::from(7.5)
 }
 
 fn default_image_guidance() -> f32 {
@@ -157,10 +168,6 @@ fn default_count() -> usize {
     1
 }
 
-fn default_scheduler() -> Scheduler {
-    DpmPlusPlus2M.into()
-}
-
 impl Request {
     /// A picture of `prompt` (text, or an embedding), everything else at its default.
     pub fn new(prompt: impl Into<Prompt>) -> Self {
@@ -172,7 +179,7 @@ impl Request {
             prompt_options: PromptOptions::default(),
             size: None,
             steps: None,
-            guidance: default_guidance(),
+            guidance: None,
             seed: None,
             noise: NoiseKind::default(),
             variation: None,
@@ -187,7 +194,7 @@ impl Request {
             refiner: None,
             beside: None,
             image_guidance: default_image_guidance(),
-            scheduler: default_scheduler(),
+            scheduler: None,
             ladder: None,
             initial_noise: None,
         }
@@ -211,13 +218,17 @@ impl Request {
     /// ```
     ///
     /// # Errors
-    /// [`Problems`]: the first wrong value of every field, with its path, and all unknown fields. Values that are out of range are
-    /// found when the request is drawn.
+    /// [`Problems`]: the first wrong value of every field, with its path, and all unknown fields.
+    /// Values that are out of range are found when the request is drawn.
     pub fn from_json(text: &str) -> Result<Self, Problems> {
         serde_json::from_str(text).map_err(|error| json::problems(text, &error))
     }
 
-    /// The number of steps: [`steps`](Self::steps), or its default.
+    /// Returns the number of steps: [`steps`](Self::steps), the rungs of a ladder that lists them,
+    /// or 20.
+    ///
+    /// A pipeline may have another [default](Defaults::steps) than 20:
+    /// [`Pipeline::with_defaults`](crate::Pipeline::with_defaults) sets it in a request.
     ///
     /// ```
     /// use sd_core::{Request, schedulers::Ladder};
@@ -228,7 +239,9 @@ impl Request {
     /// ```
     pub fn step_count(&self) -> usize {
         let given = || self.ladder.as_ref().and_then(Ladder::given_steps);
-        self.steps.or_else(given).unwrap_or(20)
+        self.steps
+            .or_else(given)
+            .unwrap_or_else(|| Defaults::default().steps)
     }
 
     /// Sets [`prompt`](Self::prompt).
@@ -276,7 +289,7 @@ impl Request {
     /// Sets [`guidance`](Self::guidance): a scale, [`ClassifierFree`](crate::ClassifierFree) guidance with more than that, or a
     /// [`Guide`](crate::Guide) of one's own.
     pub fn guidance(mut self, guidance: impl Into<Guidance>) -> Self {
-        self.guidance = guidance.into();
+        self.guidance = Some(guidance.into());
         self
     }
 
@@ -341,7 +354,8 @@ impl Request {
         self
     }
 
-    /// Sets [`refiner`](Self::refiner): the share of the run, 0 to 1, that the model itself makes, or a [`RefinerSwitch`].
+    /// Sets [`refiner`](Self::refiner): the share of the run, 0 to 1, that the model itself makes,
+    /// or a [`RefinerSwitch`].
     pub fn refiner(mut self, switch: impl Into<RefinerSwitch>) -> Self {
         self.refiner = Some(switch.into());
         self
@@ -362,7 +376,7 @@ impl Request {
     /// Sets [`scheduler`](Self::scheduler): a sampler with its options, or a named one
     /// (`"euler-a".parse::<Scheduler>()`), which takes its options from the model.
     pub fn scheduler(mut self, scheduler: impl Into<Scheduler>) -> Self {
-        self.scheduler = scheduler.into();
+        self.scheduler = Some(scheduler.into());
         self
     }
 
@@ -378,22 +392,30 @@ impl Request {
         self
     }
 
-    /// Whether the negative prompt is looked at: with a guidance that ever asks for it, under the samplers of CFG++, and where the prompt has
-    /// parts that are to be weighed (`AND`). An estimate where the ladder has another number of rungs than [`steps`](Self::steps) and guidance
-    /// is on in an interval.
+    /// Returns whether the negative prompt is looked at: with a guidance that ever asks for it,
+    /// with the samplers of CFG++, and where the prompt has several parts (`AND`).
+    ///
+    /// What the request leaves open counts as in [`Defaults::default`]. The result is an estimate
+    /// where guidance is on in an interval and the ladder has another number of rungs than
+    /// [`steps`](Self::steps).
     pub fn uses_negative(&self) -> bool {
-        let sampler = self.scheduler.sampler(&SchedulerConfig::default());
+        let defaults = Defaults::default();
+        let scheduler = self.scheduler.as_ref().unwrap_or(&defaults.scheduler);
+        let guidance = self.guidance.as_ref().unwrap_or(&defaults.guidance);
+        let sampler = scheduler.sampler(&SchedulerConfig::default());
         sampler.needs().unconditional
-            || self.guidance.uses_negative(self.step_count())
+            || guidance.uses_negative(self.step_count())
             || Read::new(&self.prompt, None, Side::Positive, &self.prompt_options).composes()
     }
 }
 
-/// When a refiner takes over from the model: between two steps, with the sampler going on as if nothing had happened.
+/// When a refiner takes over from the model: between two steps, with the sampler going on as if
+/// nothing had happened.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RefinerSwitch {
-    /// The share of the run that the model itself makes, 0 to 1. At 1 the refiner does nothing. Default: 0.8.
+    /// The share of the run that the model itself makes, 0 to 1. At 1 the refiner does nothing.
+    /// Default: 0.8.
     pub at: f32,
     /// What it is a share of. Default: the training timesteps.
     pub by: RefinerShare,
@@ -403,7 +425,8 @@ pub struct RefinerSwitch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefinerShare {
-    /// Training timesteps: with 1000 of them, 0.8 is every step below timestep 200. As diffusers' `denoising_end` and WebUI.
+    /// Training timesteps: with 1000 of them, 0.8 is every step below timestep 200. As diffusers'
+    /// `denoising_end` and WebUI.
     #[default]
     Timesteps,
     /// Steps of the run: WebUI's option "Switch to refiner by sampling steps".
@@ -448,8 +471,8 @@ pub struct PromptOptions {
     /// Whether the shorter of prompt and negative prompt is made as long as the other by empty windows, WebUI's "Pad prompt/negative
     /// prompt to be same length". Default false: each keeps its own length.
     pub same_length: bool,
-    /// Whether an empty negative prompt is encoded like any other also by a model that wants zeros in its place, as SDXL does
-    /// (`force_zeros_for_empty_prompt`). Default: false.
+    /// Whether an empty negative prompt is encoded like any other also by a model that wants zeros
+    /// in its place, as SDXL does (`force_zeros_for_empty_prompt`). Default: false.
     pub encode_empty: bool,
 }
 
@@ -491,7 +514,8 @@ impl PromptOptions {
     }
 }
 
-/// A prompt: text, or what a text model made of one. With serde it is a string, or an object of arrays in ndarray's form.
+/// A prompt: text, or what a text model made of one. With serde it is a string, or an object of
+/// arrays in ndarray's form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(
     untagged,

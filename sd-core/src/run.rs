@@ -11,17 +11,18 @@ use ndarray::{ArcArray, Array2, Array4, ArrayView3, Axis, Ix4};
 use sd_schedulers::{Calls, NoiseError, NoiseSource, Run, Rung, Seeds, Step};
 
 use crate::{
-    Conditioning, Denoiser, Error, Event, Guided, Picture, Pipeline, Progress, StepInfo, StopToken,
-    Stopped, Timings, Unfinished,
+    Conditioning, Denoiser, Error, Event, Guided, Picture, Progress, StepInfo, StopToken, Stopped,
+    Timings, Unfinished,
+    conditioning::Contexts,
     guided::Half,
+    parts::Parts,
     picture::{Made, to_rgb},
     plan::{Encoded, Planned},
-    prompts::Contexts,
 };
 
 /// Pictures that go through the loop together; mostly one.
 pub(crate) struct Batch<'a> {
-    pipeline: &'a Pipeline,
+    parts: &'a Parts,
     planned: &'a [Arc<Planned>],
     /// Request and index of each.
     pictures: Vec<(usize, usize)>,
@@ -36,7 +37,7 @@ pub(crate) type Prompts = HashMap<usize, Encoded>;
 impl<'a> Batch<'a> {
     /// Encodes the prompts of the pictures.
     pub fn new(
-        pipeline: &'a Pipeline,
+        parts: &'a Parts,
         planned: &'a [Arc<Planned>],
         pictures: Vec<(usize, usize)>,
         encoded: &mut Prompts,
@@ -51,7 +52,7 @@ impl<'a> Batch<'a> {
             let plan = &planned[request];
             let found = match encoded.remove(&request) {
                 Some(known) => known,
-                None => plan.encode(&pipeline.parts, stop)?,
+                None => plan.encode(parts, stop)?,
             };
             if index + 1 < plan.request.count {
                 encoded.insert(request, found.clone());
@@ -59,7 +60,7 @@ impl<'a> Batch<'a> {
             conditionings.push((found, started.elapsed()));
         }
         Ok(Self {
-            pipeline,
+            parts,
             planned,
             pictures,
             conditionings,
@@ -69,7 +70,7 @@ impl<'a> Batch<'a> {
 
     /// Makes the pictures.
     pub fn run(self, observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<(), Error> {
-        let parts = &*self.pipeline.parts;
+        let parts = self.parts;
         // All that the loop is made of is the same for all of them.
         let plan = &self.planned[self.pictures[0].0];
         let [height, width] = plan.latents;
@@ -106,7 +107,7 @@ impl<'a> Batch<'a> {
             width = plan.size.width(),
             height = plan.size.height(),
             scheduler = ?plan.sampler,
-            ladder = ?plan.ladder,
+            ladder = ?plan.chosen.ladder,
             batch = self.pictures.len(),
         );
         let entered = span.entered();
@@ -176,36 +177,36 @@ impl<'a> Batch<'a> {
             .unzip();
         let negatives: Option<Vec<_>> = negatives.into_iter().collect();
         let inputs = denoiser.inputs();
-        let beside = || self.beside().filter(|_| inputs.beside > 0);
+        let beside = self.beside().filter(|_| inputs.beside > 0);
         let half = |prompts: &[&Conditioning], row: usize| {
             let branches = prompts.iter().map(|prompt| &prompt.branches[..]);
             Half {
                 contexts: Contexts::new(&branches.collect::<Vec<_>>()),
                 sizes: self.sizes(row, refiner),
-                beside: beside(),
+                beside: beside.clone(),
             }
         };
-        let requests = || {
-            let plans = self.pictures.iter();
-            plans.map(|&(request, _)| &self.planned[request].request)
+        let plans = || {
+            let pictures = self.pictures.iter();
+            pictures.map(|&(request, _)| &*self.planned[request])
         };
         let guided = Guided::new(
             denoiser,
-            self.pipeline.parts.scheduler.prediction,
+            self.parts.scheduler.prediction,
             shape,
             half(&prompts, 0),
             negatives.as_ref().map(|negatives| half(negatives, 1)),
-            requests().map(|request| request.guidance.clone()).collect(),
+            plans().map(|plan| plan.chosen.guidance.clone()).collect(),
             self.stop.clone(),
         );
-        let guided = match (negatives, beside()) {
+        let guided = match (negatives, &beside) {
             // The latents of a picture: an instruct-pix2pix model.
             (Some(negatives), Some(picture)) if inputs.beside == inputs.channels => {
                 let mut blank = half(&negatives, 1);
                 blank.beside = Some(ArcArray::zeros(picture.dim()));
                 guided.guided_by_picture(
                     blank,
-                    requests().map(|request| request.image_guidance).collect(),
+                    plans().map(|plan| plan.request.image_guidance).collect(),
                 )
             }
             _ => guided,
@@ -213,7 +214,8 @@ impl<'a> Batch<'a> {
         guided.rungs(&plan.rungs)
     }
 
-    /// What the network is told of the size of each picture, `[batch, ids]`: row 0 for the prompt, 1 for the negative prompt.
+    /// The sizes that the network takes for each picture, `[batch, ids]`: row 0 for the prompt, row
+    /// 1 for the negative prompt.
     fn sizes(&self, row: usize, refiner: bool) -> Option<Array2<f32>> {
         let of = |&(request, _): &(usize, usize)| {
             let plan = &self.planned[request];
@@ -227,7 +229,7 @@ impl<'a> Batch<'a> {
         Some(ndarray::stack(Axis(0), &rows).expect("as many sizes for each picture"))
     }
 
-    /// What stands beside the latents of each picture, `[batch, channels, h, w]`.
+    /// The picture beside the latents of each picture, `[batch, channels, h, w]`.
     fn beside(&self) -> Option<ArcArray<f32, Ix4>> {
         let of = |&(request, index): &(usize, usize)| {
             let beside = self.planned[request].request.beside.as_ref()?;
@@ -272,7 +274,7 @@ impl<'a> Batch<'a> {
                 return Err(stopped(i));
             }
             let started = Instant::now();
-            let decoded = self.pipeline.pixels(latents.view(), self.stop);
+            let decoded = self.parts.pixels(latents.view(), self.stop);
             let mut pixels = decoded.map_err(|error| {
                 if self.stop.is_stopped() {
                     stopped(i)
@@ -305,13 +307,8 @@ impl<'a> Batch<'a> {
                     seeds: seeds[i],
                     batch_size: self.pictures.len(),
                     batch_position: i,
-                    model: self.pipeline.parts.model.clone(),
-                    refiner: self
-                        .pipeline
-                        .parts
-                        .refiner
-                        .as_ref()
-                        .map(|it| it.name.clone()),
+                    model: self.parts.model.clone(),
+                    refiner: self.parts.refiner.as_ref().map(|it| it.name.clone()),
                 },
             };
             if observer(Event::Picture(Box::new(picture))).is_break() {
@@ -331,7 +328,7 @@ impl<'a> Batch<'a> {
         denoised: Option<&[f32]>,
     ) -> Error {
         let plan = &self.planned[self.pictures[0].0];
-        let channels = self.pipeline.parts.denoiser.inputs().channels;
+        let channels = self.parts.denoiser.inputs().channels;
         let shape = (1, channels, plan.latents[0], plan.latents[1]);
         let length = latents.len() / self.pictures.len();
         let one = |i: usize, all: &[f32]| {
@@ -506,7 +503,7 @@ impl Run for BatchRun<'_> {
                 },
                 latents: share(step.x, i, shape),
                 denoised: share(step.denoised, i, shape),
-                pipeline: self.batch.pipeline,
+                parts: self.batch.parts,
                 stop: self.batch.stop,
             };
             if (self.observer)(Event::Step(progress)).is_break() {

@@ -1,14 +1,15 @@
-//! What SDXL is told of the size of a picture.
+//! The sizes that SDXL takes as inputs.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ImageSize;
 
-/// The sizes that SDXL was trained to know of each picture ("micro-conditioning", section 2.2 of
-/// <https://arxiv.org/abs/2307.01952>): they change what is drawn, not how large it is.
+/// The sizes that SDXL knew of each picture in training ("micro-conditioning", section 2.2 of
+/// <https://arxiv.org/abs/2307.01952>): they change what is drawn, not how large the picture is.
 ///
-/// A small [`original`](Self::original) gives the look of a small picture that was enlarged, a [`crop`](Self::crop) that is
-/// not 0 a subject that is cut off. Models without such an input ignore none of this: a pipeline refuses sizes there.
+/// A small [`original`](Self::original) gives the look of a small picture that was enlarged. A
+/// [`crop`](Self::crop) that is not 0 gives a subject that is cut off. A pipeline refuses sizes if
+/// its model does not take them.
 ///
 /// ```
 /// use sd_core::{Request, Sizes};
@@ -20,11 +21,14 @@ use crate::ImageSize;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Sizes {
-    /// Width and height of the training picture before it was scaled, in pixels. Default: those of the picture.
+    /// Width and height of the training picture before it was scaled, in pixels. Default: the size
+    /// of the requested picture.
     pub original: Option<[u32; 2]>,
-    /// Where the training picture was cropped: x and y of the upper left corner, in pixels. Default: 0, 0, not at all.
+    /// Where the training picture was cropped: x and y of the upper left corner, in pixels.
+    /// Default: `[0, 0]`, not cropped.
     pub crop: [u32; 2],
-    /// Width and height that the training picture was cropped to, in pixels. Default: those of the picture.
+    /// Width and height that the training picture was cropped to, in pixels. Default: the size of
+    /// the requested picture.
     pub target: Option<[u32; 2]>,
 }
 
@@ -52,14 +56,16 @@ impl Sizes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SizeIds {
-    /// Six: height and width of the original, y and x of the crop, height and width of the target. SDXL.
+    /// Six: height and width of the original, y and x of the crop, height and width of the target.
+    /// SDXL.
     Target,
-    /// Five: height and width of the original, y and x of the crop, and the aesthetic score. SDXL's refiner.
+    /// Five: height and width of the original, y and x of the crop, and the aesthetic score. SDXL's
+    /// refiner.
     Score,
 }
 
 impl SizeIds {
-    /// How many values there are.
+    /// The number of values.
     pub fn count(self) -> usize {
         match self {
             Self::Target => 6,
@@ -67,15 +73,13 @@ impl SizeIds {
         }
     }
 
-    /// The values for a picture of `size`.
+    /// Returns the values for a picture of `size`. `score` is the aesthetic score, which
+    /// [`Target`](Self::Target) does not have.
     pub fn values(self, sizes: &Sizes, size: ImageSize, score: f32) -> Vec<f32> {
         let own = [size.width(), size.height()];
         let [width, height] = sizes.original.unwrap_or(own);
         let [x, y] = sizes.crop;
-        let mut values = vec![height, width, y, x]
-            .into_iter()
-            .map(|v| v as f32)
-            .collect::<Vec<_>>();
+        let mut values = [height, width, y, x].map(|value| value as f32).to_vec();
         match self {
             Self::Target => {
                 let [width, height] = sizes.target.unwrap_or(own);

@@ -8,9 +8,9 @@ mod common;
 use std::ops::ControlFlow;
 
 use common::{Fakes, Model, base, latents};
-use ndarray::Array3;
+use ndarray::{Array3, Array4};
 use sd_core::{
-    ClassifierFree, Guide, ImageSize, Request, StopToken,
+    ClassifierFree, Guide, ImageSize, Inputs, Request, StopToken,
     guidance::{Apg, ApgForm, Memory, Method, Moment, ZeroStar},
     schedulers::{
         Clip, Conventions, EulerAncestral, EulerCfgPp, Ladder, Needs, Path, Prediction, Run, Rung,
@@ -301,6 +301,34 @@ fn the_other_half_is_computed_only_where_it_is_needed() {
     ];
     pipeline.generate_all(&requests).unwrap();
     assert_eq!(fakes.calls(), 4 + 2);
+}
+
+#[test]
+fn guidance_by_a_picture_ends_with_the_interval_in_a_batch_too() {
+    let fakes = Fakes::with(Model {
+        inputs: Inputs::new(4, 4).beside(4),
+        ..Model::default()
+    });
+    let request = |interval| {
+        let guidance = ClassifierFree {
+            interval,
+            ..ClassifierFree::default()
+        };
+        base()
+            .guidance(guidance)
+            .beside(Array4::from_elem((1, 4, 6, 8), 0.5))
+            .image_guidance(1.5)
+    };
+    let requests = [request([0.0, 0.75]), request([0.25, 0.5])];
+    let alone = fakes.pipeline();
+    let batched = fakes.build(fakes.builder().batch(2));
+    let pictures = batched.generate_all(&requests).unwrap().pictures;
+    for picture in pictures {
+        let request = requests[picture.request].clone();
+        assert_eq!(picture.latents, latents(&alone, &request));
+        let other = latents(&alone, &request.image_guidance(2.0));
+        assert_ne!(picture.latents, other);
+    }
 }
 
 #[test]

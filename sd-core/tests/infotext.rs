@@ -7,18 +7,22 @@ mod common;
 
 use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc};
 
-use common::Fakes;
-use ndarray::{Array2, Array3, Array4};
+use common::{Fakes, Model};
+use ndarray::{Array2, Array3, Array4, ArrayView2};
 use sd_core::{
-    ClassifierFree, Error, Guide, Infotext, InfotextError, Pipeline, PipelineBuilder, Prompt,
-    PromptOptions, Request, SchedulerConfig,
+    BoxError, ClassifierFree, Defaults, Error, Guide, Infotext, InfotextError, Inputs, Pipeline,
+    PipelineBuilder, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Request, SchedulerConfig,
+    SizeIds, Sizes,
     guidance::{Apg, Memory, Method, Moment},
     guide,
     schedulers::{
         AlignYourSteps, AlignedModel, DpmPlusPlus2M, Euler, EulerAncestral, Ladder, NoiseKind,
         Scheduler, Shape, Slerp, Spacing, TABLE, Variation, from_comfyui,
     },
-    text::{Chunking, Cleanup, Emphasis, PromptEncoder, Syntax, TextualInversion},
+    text::{
+        Chunking, Cleanup, Emphasis, Layer, PromptEncoder, Syntax, TextModel, TextShape,
+        TextStates, TextualInversion, Tower,
+    },
 };
 
 fn builder() -> PipelineBuilder {
@@ -385,7 +389,13 @@ fn each_setting_changes_its_key() {
 #[test]
 fn every_setting_comes_back_to_the_bit() {
     let pipeline = pipeline();
-    let other = builder().size(512, 512).clip_skip(2).build().unwrap();
+    let defaults = Defaults::default()
+        .steps(3)
+        .guidance(1.0)
+        .scheduler(EulerAncestral::default())
+        .ladder(Ladder::trailing());
+    let other = builder().size(512, 512).clip_skip(2).defaults(defaults);
+    let other = other.build().unwrap();
     let mut ladders: Vec<_> = Ladder::NAMED
         .iter()
         .map(|(_, ladder)| ladder.clone())
@@ -493,6 +503,234 @@ fn every_setting_comes_back_to_the_bit() {
     // What a request does not say.
     let request = Request::new("a fox").steps(2);
     assert_comes_back(&pipeline, &other, &request.seed(3));
+}
+
+/// A text model with a pooled output, 2 wide, so that two are as wide as the fakes' denoiser.
+struct Narrow {
+    pooled: bool,
+}
+
+impl TextModel for Narrow {
+    fn shape(&self) -> TextShape {
+        let shape = TextShape::new(3, 2).vocab_size(49500);
+        if self.pooled { shape.pooled(3) } else { shape }
+    }
+    fn run(&self, ids: ArrayView2<'_, i64>, layer: Layer) -> Result<TextStates, BoxError> {
+        let skip = layer.skip.number() as f32;
+        let states = Array3::from_shape_fn((1, 77, 2), |(_, token, i)| {
+            (ids[[0, token]] as f32 * skip + i as f32).sin()
+        });
+        let mut states = TextStates::from(states);
+        states.pooled = self.pooled.then(|| Array2::zeros((1, 3)));
+        Ok(states)
+    }
+}
+
+/// A small SDXL; the fakes' denoiser with other inputs.
+fn sdxl() -> PipelineBuilder {
+    let tower = |pooled| {
+        let tokenizer = Arc::new(common::tokenizer());
+        let tower = Tower::new(tokenizer, Arc::new(Narrow { pooled })).unwrap();
+        tower.layer(Layer::SDXL)
+    };
+    let prompts = PromptEncoder::of_towers(vec![tower(false), tower(true)]).unwrap();
+    let fakes = Fakes::with(Model {
+        inputs: Inputs::new(4, 4).pooled(3).sizes(SizeIds::Target),
+        ..Model::default()
+    });
+    let config = SchedulerConfig::default();
+    Pipeline::builder(prompts, fakes.model, fakes.codec, config).size(24, 16)
+}
+
+/// A refiner that is the fakes' model.
+fn refined(builder: PipelineBuilder) -> Pipeline {
+    let fakes = Fakes::new();
+    let prompts = common::prompts(&fakes.text);
+    let refined = builder.refiner("xl, refiner", prompts, fakes.model);
+    refined.build().unwrap()
+}
+
+#[test]
+fn settings_of_sdxl_change_their_keys_and_come_back() {
+    let pipeline = sdxl().build().unwrap();
+    let other = sdxl().size(512, 512).clip_skip(1).build().unwrap();
+    let plain = infotext(&pipeline, &base());
+    let sizes = Sizes::default().original(1, 2).crop(3, 4);
+    let negative = Sizes::default().original(5, 6).target(7, 8);
+    for (request, key, value) in [
+        (
+            base().sizes(sizes),
+            "SD sizes",
+            r#"{"crop":[3,4],"original":[1,2],"target":null}"#,
+        ),
+        (
+            base().negative_sizes(negative),
+            "SD negative sizes",
+            r#"{"crop":[0,0],"original":[5,6],"target":[7,8]}"#,
+        ),
+        (
+            base().aesthetic_scores(7.5, 2.5),
+            "SD aesthetic scores",
+            "[7.5,2.5]",
+        ),
+        (
+            base().aesthetic_scores(6.0, 0.1),
+            "SD aesthetic scores",
+            "[6.0,0.1]",
+        ),
+        (base().prompt_2("an owl, red"), "SD prompt 2", "an owl, red"),
+        (base().prompt_2(""), "SD prompt 2", ""),
+        (base().negative_2("\n"), "SD negative prompt 2", "\n"),
+        (base().clip_skip(1), "Clip skip", "1"),
+        (base().clip_skip(3), "Clip skip", "3"),
+    ] {
+        let found = infotext(&pipeline, &request);
+        assert_eq!(found.get(key), Some(value), "{request:?}");
+        assert_eq!(plain.get(key), None, "{key}");
+        assert_comes_back(&pipeline, &other, &request);
+        let again = parse(&found.to_string()).request().request;
+        assert_eq!(
+            (again.sizes, again.negative_sizes),
+            (request.sizes, request.negative_sizes)
+        );
+        let scores = |it: &Request| [it.aesthetic_score, it.negative_aesthetic_score];
+        assert_eq!(scores(&again), scores(&request));
+        assert_eq!(
+            (again.prompt_2, again.negative_2),
+            (request.prompt_2, request.negative_2)
+        );
+    }
+    // 2 is the model's own.
+    assert_eq!(infotext(&pipeline, &base().clip_skip(2)), plain);
+    assert_comes_back(&pipeline, &other, &base());
+    for wrong in [
+        "SD sizes: x",
+        "SD negative sizes: 3",
+        "SD aesthetic scores: [1]",
+    ] {
+        let text = format!("{plain}, {wrong}");
+        let found = parse(&text).request().differences;
+        let expected = format!("`{wrong}` cannot be used, the default stands in");
+        assert_eq!(found, [expected]);
+    }
+}
+
+#[test]
+fn a_refiner_is_named_with_its_switch_and_comes_back() {
+    let pipeline = refined(builder());
+    let other = refined(builder().size(512, 512));
+    let keys = [
+        "Refiner",
+        "Refiner switch at",
+        "Refiner switch by sampling steps",
+    ];
+    let by_steps = RefinerSwitch {
+        at: 0.5,
+        by: RefinerShare::Steps,
+    };
+    for (request, values) in [
+        (base(), [Some("xl, refiner"), Some("0.8"), None]),
+        (
+            base().refiner(0.3),
+            [Some("xl, refiner"), Some("0.3"), None],
+        ),
+        (base().refiner(1.0), [Some("xl, refiner"), Some("1"), None]),
+        (
+            base().refiner(by_steps),
+            [Some("xl, refiner"), Some("0.5"), Some("True")],
+        ),
+    ] {
+        let found = infotext(&pipeline, &request);
+        assert_eq!(keys.map(|key| found.get(key)), values);
+        assert_comes_back(&pipeline, &other, &request);
+        let again = parse(&found.to_string()).request().request;
+        assert_eq!(again.refiner, Some(request.refiner.unwrap_or_default()));
+    }
+    let none = infotext(&self::pipeline(), &base());
+    assert_eq!(keys.map(|key| none.get(key)), [None; 3]);
+    assert_eq!(none.request().request.refiner, None);
+
+    for (entries, at, difference) in [
+        (
+            "Refiner: a",
+            0.8,
+            "`Refiner switch at` is missing, the default stands in",
+        ),
+        (
+            "Refiner: a, Refiner switch at: 1.5",
+            0.8,
+            "`Refiner switch at: 1.5` cannot be used, the default stands in",
+        ),
+        ("Refiner: a, Refiner switch at: 0.7", 0.7, ""),
+    ] {
+        let again = parse(&format!("{none}, {entries}")).request();
+        assert_eq!(again.request.refiner, Some(at.into()), "{entries}");
+        assert_eq!(again.differences.join(""), difference);
+    }
+}
+
+#[test]
+fn what_a_model_cannot_do_again_is_a_difference() {
+    let text = |version: &str| {
+        let entries =
+            "Steps: 2, Sampler: Euler, Schedule type: Uniform, CFG scale: 7, Seed: 1, Size: 24x16";
+        parse(&format!(
+            "a fox\n{entries}, Clip skip: 2, RNG: CPU, Version: {version}"
+        ))
+    };
+    let of_webui = text("v1.10.1");
+    // WebUI applies it to Stable Diffusion 1.x, which is narrow.
+    let narrow = pipeline().reproduction(&of_webui);
+    assert_eq!(narrow.request.clip_skip, Some(2));
+    assert_eq!(narrow.differences, [""; 0]);
+
+    let wide = wide();
+    let again = wide.reproduction(&of_webui);
+    assert_eq!(again.request.clip_skip, Some(0));
+    assert_eq!(
+        again.differences,
+        ["`Clip skip: 2` is not applied: WebUI ignores it for such models"]
+    );
+    // Ours is what was done.
+    let again = wide.reproduction(&text("sd-onnx 0.1.0"));
+    assert_eq!(again.request.clip_skip, Some(2));
+    assert_eq!(again.differences.len(), 0, "{:?}", again.differences);
+
+    let of_refined = infotext(&refined(builder()), &base().refiner(0.3));
+    let again = pipeline().reproduction(&of_refined);
+    assert_eq!(again.request.refiner, None);
+    assert_eq!(
+        again.differences,
+        ["the refiner xl, refiner made the last steps, and this pipeline has none"]
+    );
+    pipeline().generate(&again.request).unwrap();
+    let again = refined(builder()).reproduction(&of_refined);
+    assert_eq!(again.request.refiner, Some(0.3.into()));
+    assert_eq!(again.differences, [""; 0]);
+}
+
+/// A text model as wide as that of Stable Diffusion 2.
+struct Wide;
+
+impl TextModel for Wide {
+    fn shape(&self) -> TextShape {
+        TextShape::new(3, 1024).vocab_size(49500)
+    }
+    fn run(&self, _: ArrayView2<'_, i64>, _: Layer) -> Result<TextStates, BoxError> {
+        Ok(Array3::zeros((1, 77, 1024)).into())
+    }
+}
+
+fn wide() -> Pipeline {
+    let tokenizer = Arc::new(common::tokenizer());
+    let prompts = PromptEncoder::new(tokenizer, Arc::new(Wide)).unwrap();
+    let fakes = Fakes::with(Model {
+        inputs: Inputs::new(4, 1024),
+        ..Model::default()
+    });
+    let config = SchedulerConfig::default();
+    let wide = Pipeline::builder(prompts, fakes.model, fakes.codec, config);
+    wide.build().unwrap()
 }
 
 #[test]
@@ -645,7 +883,7 @@ fn values_of_ones_own_are_differences() {
         (again.request, again.differences)
     };
     let (request, found) = differences(base().scheduler(half_ancestral()));
-    assert!(matches!(&request.scheduler, Scheduler::Named(row) if row.name == "euler-a"));
+    assert!(matches!(&request.scheduler, Some(Scheduler::Named(row)) if row.name == "euler-a"));
     assert_eq!(
         found,
         [format!(

@@ -468,14 +468,8 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
         (base().guidance(f32::INFINITY), "guidance is inf"),
         (base().count(0), "count is 0, expected 1 to 65536"),
         (base().count(usize::MAX), "count is 18446744073709551615"),
-        (
-            base().clip_skip(5),
-            "clip_skip is 5, expected 0, the model's own, or 1 to 3",
-        ),
-        (
-            base().clip_skip(4),
-            "clip_skip is 4, expected 0, the model's own, or 1 to 3",
-        ),
+        (base().clip_skip(5), "clip_skip is 5, expected 1 to 3"),
+        (base().clip_skip(4), "clip_skip is 4, expected 1 to 3"),
         (
             base().scheduler(ddim).ladder(Ladder::karras()),
             "ladder is karras, expected leading, linspace, trailing, beta-timesteps,",
@@ -567,7 +561,7 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
         error.to_string(),
         "width is 63, expected a positive multiple of 8; height is 1, expected a positive multiple of 8; \
          guidance is NaN, expected a finite number; count is 0, expected 1 to 65536; steps is 0, expected 1 to 1000, the model's training timesteps; \
-         clip_skip is 9, expected 0, the model's own, or 1 to 3, the model's text layers"
+         clip_skip is 9, expected 1 to 3, the model's text layers, or 0 for the model's own"
     );
     let both = Ladder::shaped(Shape::Karras { rho: -1.0 });
     let error = pipeline

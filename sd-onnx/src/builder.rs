@@ -15,6 +15,7 @@ use crate::{
     Device, Error, TextEncoder,
     config::{self, Config, MOST_CONFIG},
     corrections::Corrections,
+    defaults,
     engine::Engine,
     folder::{ModelFolder, TowerFolder},
     hash,
@@ -28,19 +29,23 @@ use crate::{
     weights::Weights,
 };
 
-/// The longest side of a default size, in pixels, whatever a model's files say. Published ones have at most 1024.
+/// The longest side of a default size, in pixels, whatever a model's files say. Published ones have
+/// at most 1024.
 const MOST_SIDE: usize = 2048;
 
 /// How a model is loaded. [`builder`] makes one, [`load`](Self::load) ends it.
 ///
 /// # What runs at once and what waits
-/// Any number of threads may draw with a pipeline and its clones. Its networks (text encoder, UNet, decoder, encoder) each
-/// run one call at a time, on all threads of the [setting](Self::threads); who comes meanwhile waits, for as long as one call
-/// takes, not one picture. Who is next is not decided by who came first. So two threads each get half the speed, while the
-/// UNet of one and the decoder of the other run at once and share the cores. A
-/// [stop](crate::StopToken) ends the call that runs for its own request only, within one operator on the CPU (see
-/// [`Device`]), and the waiting of its own request at once; the next call finds the network as it was. The text encoder,
-/// which takes a moment, and the VAE's encoder run to their ends.
+/// Any number of threads may draw with a pipeline and its clones. Its networks (text encoder, UNet,
+/// decoder, encoder) each run one call at a time, on all threads of the [setting](Self::threads).
+/// Other callers wait until the current network call ends, not until its picture is finished. The
+/// order in which they continue is unspecified. So two threads each get half the speed, while the
+/// UNet of one and the decoder of the other run at once and share the cores.
+///
+/// A [stop](crate::StopToken) ends only calls for its own request: a running call within one
+/// operator on the CPU (see [`Device`]), a waiting one at once. The next call finds the network as
+/// it was. The text encoder, which takes a moment, runs to its end, and so does
+/// [`Pipeline::encode_image`](crate::Pipeline::encode_image).
 ///
 /// # What sharing costs
 /// A clone of a pipeline costs nothing. Loading a model again costs all of its memory again, which in f32 is four bytes a
@@ -61,7 +66,8 @@ pub struct Builder {
     refiner: Option<PathBuf>,
 }
 
-/// A builder at its defaults: the CPU with a thread for each physical core, clip skip 1.
+/// A builder at its defaults: the CPU with a thread for each physical core, and the model's own
+/// clip skip.
 pub fn builder() -> Builder {
     Builder {
         device: Device::Cpu,
@@ -78,18 +84,19 @@ pub fn builder() -> Builder {
 }
 
 impl Builder {
-    /// What the model runs on. Default: the CPU.
+    /// Sets the device that the networks run on. Default: the CPU.
     pub fn device(mut self, device: Device) -> Self {
         self.device = device;
         self
     }
 
-    /// Sets the threads within an operator, for each network by itself. Default: 0, which is one for each physical core.
+    /// Sets the threads within an operator, for each network by itself. Default: 0, which is one
+    /// for each physical core.
     ///
     /// A number above the threads that the machine runs at once for this process
-    /// ([`available_parallelism`](std::thread::available_parallelism)) is lowered to that, with a warning through
-    /// `tracing`. The threads spin while they wait for each other: on two cores, 64 of them take forty times as long as
-    /// two.
+    /// ([`available_parallelism`](std::thread::available_parallelism)) is lowered to that, with a
+    /// warning through `tracing`. The threads spin while they wait for each other: on two cores, 64
+    /// of them take forty times as long as two.
     pub fn threads(mut self, threads: u16) -> Self {
         let most = available_threads();
         if threads > most {
@@ -112,24 +119,31 @@ impl Builder {
         self
     }
 
-    /// Sets the clip skip of requests that name none, in WebUI's numbering: 1 is CLIP's last layer, 0 the model's own. Default: 0. Only a pipeline has it: of what
-    /// [`load_prompt_encoder`](Self::load_prompt_encoder) and [`load_text_encoder`](Self::load_text_encoder) give,
-    /// [`EncodeOptions`](crate::text::EncodeOptions) and [`TextEncoder::clip_skip`] say the layer.
+    /// Sets the clip skip of requests that name none, in WebUI's numbering: 1 is CLIP's last layer,
+    /// 0 the model's own layer. Default: 0.
+    ///
+    /// Only [`load`](Self::load) uses this setting. With
+    /// [`load_prompt_encoder`](Self::load_prompt_encoder) the layer is chosen by
+    /// [`EncodeOptions`](crate::text::EncodeOptions), with
+    /// [`load_text_encoder`](Self::load_text_encoder) by [`TextEncoder::clip_skip`].
     pub fn clip_skip(mut self, layer: usize) -> Self {
         self.clip_skip = layer;
         self
     }
 
-    /// The largest picture that a request may ask for, in pixels. At most 2³⁰, default [`MAX_PIXELS`], 4096 × 4096. Memory and time grow
-    /// with it, those of attention with its square.
+    /// Sets the largest picture that a request may ask for, in pixels, at most 2³⁰. Default:
+    /// [`MAX_PIXELS`], 4096 × 4096. Memory and time grow with the pixels, those of attention with
+    /// their square.
     pub fn max_pixels(mut self, pixels: u64) -> Self {
         self.max_pixels = pixels;
         self
     }
 
-    /// How many pictures, 1 to 1024, the UNet is given at once, of a call whose requests allow it (same size, steps,
-    /// sampler, ladder and length of prompts, and all or none with a negative one). Default 1: on the CPU a batch of two takes longer than two calls. A picture from a batch is what
-    /// it would be alone but for rounding.
+    /// Sets the largest batch, 1 to 1024: how many pictures go through the UNet together. Only
+    /// pictures of requests with the same size, steps, sampler, ladder, refiner and length of
+    /// prompts share a batch, and only if all or none of them have a negative prompt. Except for
+    /// rounding, a picture from a batch is the picture that its request makes alone. Default: 1,
+    /// because on the CPU a batch of two takes longer than two calls.
     pub fn batch(mut self, pictures: usize) -> Self {
         self.batch = pictures;
         self
@@ -143,46 +157,66 @@ impl Builder {
         self
     }
 
-    /// A textual inversion file, or a folder with such files in it and in the folders within:
-    /// vectors that a prompt calls by a name, which is mostly the file's.
-    /// [`TextualInversion::load`] says which files there are,
+    /// Adds a textual inversion file, or a folder with such files in it and in the folders within:
+    /// vectors that a prompt calls by a name, usually the name of the file.
+    /// [`TextualInversion::load`] describes the files, and
     /// [`ClipTokenizer::add_inversion`](crate::text::ClipTokenizer::add_inversion) where the name
-    /// is found in a prompt. Can be asked for several times. Default: none.
+    /// is found in a prompt. Can be called several times. Default: none.
     ///
-    /// A file that was named by itself must be usable. Of a folder, every `.safetensors` file is
-    /// tried, at most 20,000 files and folders in all. A file that cannot be used (of another
-    /// model's width, not a textual inversion, of a name that is taken) and the pickles `.pt` and
-    /// `.bin` are left out, each with a warning of the `tracing` crate that says why. After 16
-    /// warnings a last one counts the others.
+    /// A file that is given by itself must be usable. In a folder, every `.safetensors` file is
+    /// tried, at most 20,000 files and folders in all. A file that cannot be used (made for another
+    /// model's width, not a textual inversion, its name taken) and the pickles `.pt` and `.bin` are
+    /// left out, each with a warning of the `tracing` crate that says why. After 16 warnings a last
+    /// one counts the others.
     pub fn embeddings(mut self, path: impl Into<PathBuf>) -> Self {
         self.inversions.push(Inversions::At(path.into()));
         self
     }
 
-    /// A textual inversion that was read or made before, under another name perhaps; otherwise as
+    /// Adds a textual inversion that was read or made before; otherwise as
     /// [`embeddings`](Self::embeddings).
     pub fn embedding(mut self, inversion: TextualInversion) -> Self {
         self.inversions.push(Inversions::Given(inversion));
         self
     }
 
-    /// Sets the folder of a model that makes the last steps of each picture, such as SDXL's refiner: only its UNet and its text
-    /// encoder are used. Its `prediction_type` and its autoencoder's scaling, where the folder has them, must be the model's.
+    /// Sets the folder of a model that makes the last steps of each picture, such as SDXL's
+    /// refiner. Only its UNet and its text encoder are used. Its `prediction_type` and the scaling
+    /// of its autoencoder, where the folder has them, must be the model's.
     /// [`Request::refiner`](crate::Request::refiner) says when it takes over. Default: none.
     pub fn refiner(mut self, folder: impl Into<PathBuf>) -> Self {
         self.refiner = Some(folder.into());
         self
     }
 
-    /// Reads a Stable Diffusion folder in the diffusers layout and gets it ready to draw: Stable Diffusion 1.x, 2.x, SDXL or
-    /// one of their relatives, as its files say.
+    /// Reads a folder in the diffusers layout and gets the model ready to draw: Stable Diffusion
+    /// 1.x, 2.x, SDXL or one of their relatives, as its files say.
     ///
-    /// Outdated values of the scheduler and the UNet are corrected as diffusers' pipelines do it, each with a warning: see
-    /// [`handbook::files`](crate::handbook::files). A request without a size is drawn at the UNet's `sample_size`, at most
-    /// 2048 pixels a side.
+    /// Outdated values of the scheduler and the UNet are corrected as diffusers' pipelines do it,
+    /// each with a warning: see [`handbook::files`](crate::handbook::files). A request without a
+    /// size is drawn at the UNet's `sample_size`, at most 2048 pixels a side.
     ///
-    /// The weight files must not be changed in place while the model is loaded: a file that is shortened ends the process,
-    /// as ONNX Runtime maps it. Replacing a file by renaming another is safe.
+    /// # Defaults
+    /// What a request leaves open is chosen by the model, and reported through `tracing` at the
+    /// level `info`:
+    ///
+    /// | model | steps | guidance | sampler and ladder |
+    /// |---|---|---|---|
+    /// | Stable Diffusion 1.x | 20 | 7.5 | DPM++ 2M on Karras |
+    /// | Stable Diffusion 2.x, inpainting, instruct-pix2pix | 20 | 7.5 | as `scheduler_config.json` says |
+    /// | SDXL | 20 | 5, for inpainting 7.5 | as the file says |
+    /// | LCM, by the UNet's guidance input, the pipeline class or the scheduler | 4 | 8.5, without the input 1 | as the file says |
+    /// | Turbo, by its name, or by Euler a on trailing timesteps | 1 | 1 | as the file says |
+    /// | Lightning, Hyper, DMD2, SDXS, by a word of the folder's name | 4, 8, 4, 1 | 1 | as the file says |
+    /// | Playground, by a word of the folder's name | 20 | 3 | as the file says |
+    ///
+    /// Steps in a name, such as `sdxl_lightning_4step`, count for distilled models. The guidance of
+    /// SD and SDXL is the default of diffusers' pipelines, that of the others is in their model
+    /// cards. 20 steps is WebUI's default for every model.
+    ///
+    /// The weight files must not be changed in place while the model is loaded: a file that is
+    /// shortened ends the process, as ONNX Runtime maps it. Replacing a file by renaming another is
+    /// safe.
     ///
     /// # Errors
     /// [`Error`] names the file and what in it is missing or wrong; [`Error::Runtime`] when there is no usable ONNX
@@ -196,7 +230,7 @@ impl Builder {
         }
         let folder = self.open(path, &components)?;
         let corrections = folder.corrections();
-        let scheduler = scheduler_config(&folder.component("scheduler")?, corrections)?;
+        let (scheduler, text) = scheduler_config(&folder.component("scheduler")?, corrections)?;
         let engine = self.engine()?;
         let prompts = self.prompts(&folder, &engine)?;
         let unet = folder.config("unet")?;
@@ -212,9 +246,11 @@ impl Builder {
         let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(MOST_SIDE) as u32;
         let [height, width] = sample_size.map(side);
         let files = folder.weight_files("unet")?;
+        let defaults = defaults::of(&folder, denoiser.inputs(), &text, &scheduler);
         let prediction = scheduler.prediction;
         let mut pipeline = Pipeline::builder(prompts, Arc::new(denoiser), codec, scheduler)
             .size(width, height)
+            .defaults(defaults)
             .clip_skip(self.clip_skip)
             .zero_empty_negative(folder.zero_empty_negative())
             .max_pixels(self.max_pixels)
@@ -238,7 +274,7 @@ impl Builder {
         })
     }
 
-    /// Only the tokenizers and the text models of a folder, to encode prompts with.
+    /// Loads only the tokenizers and the text models of a folder, to encode prompts with.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -246,9 +282,9 @@ impl Builder {
         self.prompts(&self.open(folder.as_ref(), &[])?, &self.engine()?)
     }
 
-    /// Only the tokenizer and the text model, as a [`TextEncoder`] of plain texts. Besides a Stable Diffusion model's folder it
-    /// may be one with the files of a CLIP model in it: `config.json`, `model.safetensors` and the tokenizer's. Of SDXL it is
-    /// the first of the two.
+    /// Loads only the tokenizer and the text model, as a [`TextEncoder`] of plain texts. The folder
+    /// may be a Stable Diffusion model's, or have the files of a CLIP model in it: `config.json`,
+    /// `model.safetensors` and the tokenizer's files. For SDXL it is the first text encoder.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -264,7 +300,7 @@ impl Builder {
         Ok(TextEncoder::new(tokenizer, model))
     }
 
-    /// Only the UNet of a folder, for a pipeline of one's own parts.
+    /// Loads only the UNet of a folder, for a pipeline of one's own parts.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -273,7 +309,7 @@ impl Builder {
         Ok(Arc::new(denoiser_of(&folder, &self.engine()?)?))
     }
 
-    /// Only the autoencoder of a folder, for a pipeline of one's own parts.
+    /// Loads only the autoencoder of a folder, for a pipeline of one's own parts.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -407,8 +443,8 @@ fn unfit(folder: &ModelFolder, error: TextError) -> Error {
     }
 }
 
-/// Checks that a refiner predicts what the model predicts, as far as its folder says: the model's scheduler makes the whole
-/// run.
+/// Checks that a refiner predicts what the model predicts, as far as its folder says: the model's
+/// scheduler makes the whole run.
 fn check_prediction(refiner: &ModelFolder, model: Prediction) -> Result<(), Error> {
     let Ok(folder) = refiner.component("scheduler") else {
         return Ok(());
@@ -429,10 +465,10 @@ fn check_prediction(refiner: &ModelFolder, model: Prediction) -> Result<(), Erro
     })
 }
 
-/// Checks that a refiner works on the latents of the model, as far as its folder says: that the autoencoders scale them
-/// alike. `AutoencoderTiny`, which stands in for others, does not scale.
+/// Checks that a refiner works on the latents of the model, as far as its folder says: that the
+/// autoencoders scale them alike. `AutoencoderTiny`, which stands in for others, does not scale.
 fn check_latents(refiner: &ModelFolder, model: &ModelFolder) -> Result<(), Error> {
-    let Ok(path) = refiner.component("vae") else {
+    let (Ok(path), Ok(_)) = (refiner.component("vae"), model.component("vae")) else {
         return Ok(());
     };
     let found = VaeConfig::new(&refiner.config("vae")?)?;
@@ -450,8 +486,12 @@ fn check_latents(refiner: &ModelFolder, model: &ModelFolder) -> Result<(), Error
     })
 }
 
-/// The model's facts in its scheduler's file, corrected as its pipeline class does it.
-fn scheduler_config(folder: &Path, corrections: Corrections) -> Result<SchedulerConfig, Error> {
+/// The model's facts in its scheduler's file, corrected as its pipeline class does it, and the text
+/// of the file.
+fn scheduler_config(
+    folder: &Path,
+    corrections: Corrections,
+) -> Result<(SchedulerConfig, String), Error> {
     let path = folder.join("scheduler_config.json");
     let text = config::read_text(&path, MOST_CONFIG)?;
     let file = Config::parse(&path, &text)?;
@@ -464,5 +504,5 @@ fn scheduler_config(folder: &Path, corrections: Corrections) -> Result<Scheduler
         let keys = list(&config.ignored);
         tracing::warn!("scheduler/scheduler_config.json: keys that are ignored: {keys}");
     }
-    Ok(config)
+    Ok((config, text))
 }

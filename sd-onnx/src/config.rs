@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 
-/// The longest configuration that is read, in bytes. Published ones have a few thousand; a scheduler's may list a beta for
-/// each of at most 100,000 training timesteps.
+/// The longest configuration that is read, in bytes. Published ones have a few thousand; a
+/// scheduler's may list a beta for each of at most 100,000 training timesteps.
 pub(crate) const MOST_CONFIG: u64 = 4 << 20;
 /// The longest list under a key that is read: a network has at most 16 levels.
 const MOST_ITEMS: usize = 64;
@@ -28,7 +28,8 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads `path`, which must hold a JSON object in at most `most` bytes. The infinities that Python writes are null.
+    /// Reads `path`, which must hold a JSON object in at most `most` bytes. The infinities that
+    /// Python writes are null.
     pub fn open(path: &Path, most: u64) -> Result<Self, Error> {
         Self::parse(path, &read_text(path, most)?)
     }
@@ -117,13 +118,9 @@ impl Config {
 
     /// A positive, finite number; none where the key is missing or null.
     pub fn positive(&self, key: &str) -> Result<Option<f32>, Error> {
-        let Some(value) = self.finite(key)? else {
-            return Ok(None);
-        };
-        if value > 0.0 {
-            Ok(Some(value))
-        } else {
-            Err(self.wrong(key, "a positive number"))
+        match self.finite(key)? {
+            Some(value) if value <= 0.0 => Err(self.wrong(key, "a positive number")),
+            value => Ok(value),
         }
     }
 
@@ -132,8 +129,7 @@ impl Config {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        let number = value.as_f64().map(|v| v as f32).filter(|v| v.is_finite());
-        number
+        finite(value)
             .map(Some)
             .ok_or_else(|| self.wrong(key, "a finite number"))
     }
@@ -154,14 +150,13 @@ impl Config {
         value.as_str().ok_or_else(|| self.wrong(key, "a string"))
     }
 
-    /// A list of so many finite numbers; none where the key is missing or null.
+    /// A list of `count` finite numbers; none where the key is missing or null.
     pub fn numbers(&self, key: &str, count: usize) -> Result<Option<Vec<f32>>, Error> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        let number = |value: &Value| value.as_f64().map(|v| v as f32).filter(|v| v.is_finite());
         let list = value.as_array().filter(|list| list.len() == count);
-        let list = list.and_then(|list| list.iter().map(number).collect());
+        let list = list.and_then(|list| list.iter().map(finite).collect());
         list.map(Some)
             .ok_or_else(|| self.wrong(key, format!("a list of {count} finite numbers")))
     }
@@ -210,7 +205,7 @@ impl Config {
         }
     }
 
-    /// True or false, by default false, for each of `count` levels. One value stands for all levels.
+    /// True or false for each of `count` levels. One value stands for all levels. Default: false.
     pub fn flag_per_level(&self, key: &str, count: usize) -> Result<Vec<bool>, Error> {
         let wrong = || self.wrong(key, format!("true, false or a list of {count} of them"));
         match self.value(key) {
@@ -223,8 +218,8 @@ impl Config {
         }
     }
 
-    /// A number, 0 to 64 and by default 1, for each of `count` levels, or a list of numbers for the layers of a level. A
-    /// number in the place of the list stands for all levels.
+    /// For each of `count` levels a number, 0 to 64, or a list of numbers, one for each layer. A
+    /// single number stands for all levels. Default: 1.
     pub fn per_level_or_layer(&self, key: &str, count: usize) -> Result<Vec<PerLevel>, Error> {
         const LAYERS: RangeInclusive<usize> = 0..=64;
         let wrong = || {
@@ -282,6 +277,11 @@ pub(crate) fn read_text(path: &Path, most: u64) -> Result<String, Error> {
 pub(crate) enum PerLevel {
     Same(usize),
     Each(Vec<usize>),
+}
+
+fn finite(value: &Value) -> Option<f32> {
+    let number = value.as_f64()? as f32;
+    number.is_finite().then_some(number)
 }
 
 fn whole(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {

@@ -1,7 +1,8 @@
 //! What a pipeline class of diffusers 0.42.1 corrects in a model's configuration when it is built.
 //!
-//! Models of 2022 were published with values that their pipelines have replaced ever since: without the corrections such a
-//! model draws another picture than in diffusers. `model_index.json` names the class.
+//! Models of 2022 were published with values that their pipelines have replaced ever since: without
+//! the corrections such a model draws another picture than in diffusers. `model_index.json` names
+//! the class.
 
 use sd_core::schedulers::{Clip, SchedulerConfig};
 
@@ -22,9 +23,9 @@ pub(crate) struct Corrections {
     sample_size: bool,
 }
 
-/// By the classes' `__init__`. Classes that are not here correct nothing, among them those of ControlNet, SDXL, LCM and
-/// instruct-pix2pix. Inpainting and DiffEdit also set `skip_prk_steps`, an option of the PNDM sampler: here samplers come
-/// with the request and take no options from the file.
+/// By the classes' `__init__`. Classes that are not here correct nothing, among them those of
+/// ControlNet, SDXL, LCM and instruct-pix2pix. Inpainting and DiffEdit also set `skip_prk_steps`,
+/// an option of the PNDM sampler: see [`defaults`](crate::defaults), which choose the sampler.
 #[rustfmt::skip]
 const CLASSES: [Corrections; 15] = [
     of("AltDiffusionImg2ImgPipeline", true, true, true),
@@ -64,7 +65,7 @@ const WITHOUT_OFFSET: &str = "DPMSolverSinglestepScheduler";
 const LEAST_SAMPLE_SIZE: usize = 64;
 
 impl Corrections {
-    /// Those of the class of this name.
+    /// The corrections that the class of this name makes.
     pub fn of_class(name: &str) -> Self {
         let found = CLASSES.into_iter().find(|known| known.class == name);
         found.unwrap_or(of("", false, false, false))
@@ -91,8 +92,8 @@ impl Corrections {
         Ok(changes)
     }
 
-    /// Corrects `size`, the height and width of the latents that `file` of a UNet asks for, and returns what was changed
-    /// and why.
+    /// Corrects `size`, the height and width of the latents that `file` of a UNet asks for, and
+    /// returns what was changed and why.
     pub fn sample_size(
         self,
         file: &Config,
@@ -117,8 +118,8 @@ impl Corrections {
     }
 }
 
-/// Whether a version of diffusers is older than 0.9.0, leaving out what follows its numbers, such as `.dev0`. One that
-/// cannot be read is not.
+/// Whether a version of diffusers is older than 0.9.0, leaving out what follows its numbers, such
+/// as `.dev0`. One that cannot be read is not.
 fn is_before_0_9(version: &str) -> bool {
     let mut numbers = version.trim_start_matches('v').split('.');
     let mut number = || numbers.next()?.parse::<u64>().ok();
@@ -155,7 +156,8 @@ mod tests {
             let file = file(&case["file"]);
             let mut config = SchedulerConfig::from_json(&case["file"].to_string()).unwrap();
             let changes = corrections.scheduler(&file, &mut config).unwrap();
-            // A key that neither the class nor the file has is nothing to correct, and 0 and false here.
+            // A key that neither the class nor the file has is nothing to correct, and 0 and false
+            // here.
             let offset = case["steps_offset"].as_u64().unwrap_or(0);
             assert_eq!(config.steps_offset as u64, offset, "{case}");
             let clips = case["clip_sample"].as_bool().unwrap_or(false);

@@ -108,8 +108,8 @@ pub enum Error {
         /// The type in the file.
         found: String,
     },
-    /// A weight file has tensors that the network of its `config.json` has no place for, so that it would draw something
-    /// else than the model's author did.
+    /// A weight file has tensors that the network of its `config.json` has no place for, so that it
+    /// would draw something else than the model's author did.
     #[error("{}: the {class} that config.json describes has no place for {} of its tensors: {}", shown(path), tensors.len(), list(tensors))]
     UnusedTensors {
         /// The file, or the index of a sharded model.
@@ -175,7 +175,8 @@ impl Error {
 
     pub(crate) fn onnx(stage: impl Into<String>) -> impl FnOnce(ort::Error) -> Self {
         let stage = stage.into();
-        // The message may hold a graph's whole path in several lines, and names of files; a user reads one line.
+        // The message may hold a graph's whole path in several lines, and names of files; a user
+        // reads one line.
         move |error| Self::Onnx {
             stage,
             message: printable(

@@ -38,7 +38,7 @@ struct Index {
     aesthetics_score: Option<bool>,
 }
 
-/// A text encoder of a model: its folder, its tokenizer's, and how it is read.
+/// A text encoder of a model: its folder, the folder of its tokenizer, and the layer that is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TowerFolder {
     pub encoder: &'static str,
@@ -56,12 +56,12 @@ impl TowerFolder {
         layer: Layer::LAST,
         pooled: false,
     };
-    /// The first one of SDXL.
+    /// The first text encoder of SDXL.
     const FIRST: Self = Self {
         layer: Layer::SDXL,
         ..Self::ONLY
     };
-    /// The second one of SDXL, and the only one of its refiner.
+    /// The second text encoder of SDXL, and the only one of its refiner.
     const SECOND: Self = Self {
         encoder: "text_encoder_2",
         tokenizer: "tokenizer_2",
@@ -70,7 +70,7 @@ impl TowerFolder {
     };
 }
 
-/// Pipeline classes whose models need what is not here.
+/// Pipeline classes of models that are not supported, and what they are.
 const REFUSED: [(&str, &str); 4] = [
     ("StableDiffusionDepth2ImgPipeline", "a depth-to-image model"),
     ("StableDiffusionUpscalePipeline", "the x4 upscaler"),
@@ -103,8 +103,9 @@ impl ModelFolder {
         Ok(folder)
     }
 
-    /// A folder of which only the text encoder and the tokenizer count. Besides a Stable Diffusion model's that may be one
-    /// with their files in it, as CLIP's own are.
+    /// Opens a folder of which only the text encoder and the tokenizer are used. It may be a Stable
+    /// Diffusion model's folder, or have the files of both directly in it, as CLIP's own folders
+    /// do.
     pub fn open_text(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
         if path.join("text_encoder").is_dir() || !path.join("config.json").is_file() {
             return Self::open(path, variant, &["text_encoder", "tokenizer"]);
@@ -119,7 +120,7 @@ impl ModelFolder {
         Ok(folder)
     }
 
-    /// Names the models that are no Stable Diffusion UNet, or one of another kind.
+    /// Refuses models that are known and not supported, by their names.
     fn refuse_other_models(&self) -> Result<(), Error> {
         let refuse = |what: &str| {
             Err(Error::Config {
@@ -152,7 +153,8 @@ impl ModelFolder {
         }
     }
 
-    /// Which sizes the UNet is told, if it is one of SDXL: the refiner, which has one text encoder, wants a score.
+    /// The sizes that the UNet takes, if it is an SDXL UNet. The refiner, which has one text
+    /// encoder, takes a score.
     pub fn sizes(&self) -> SizeIds {
         let is_refiner = matches!(self.towers(), [tower] if tower.pooled);
         match self.index.aesthetics_score.unwrap_or(is_refiner) {
@@ -161,7 +163,8 @@ impl ModelFolder {
         }
     }
 
-    /// Whether an empty negative prompt is zeros. Default: for SDXL's base.
+    /// Whether an empty negative prompt is zeros. Default: only with two text encoders, as in
+    /// SDXL's base.
     pub fn zero_empty_negative(&self) -> bool {
         let is_base = self.towers().len() == 2;
         self.index.zeros_for_empty.unwrap_or(is_base)
@@ -194,9 +197,14 @@ impl ModelFolder {
         Config::open(&self.component(component)?.join("config.json"), MOST_CONFIG)
     }
 
+    /// The pipeline class, empty for a class of one's own.
+    pub fn class(&self) -> &str {
+        self.index.class.as_deref().unwrap_or_default()
+    }
+
     /// What the folder's pipeline class corrects in its configurations.
     pub fn corrections(&self) -> Corrections {
-        Corrections::of_class(self.index.class.as_deref().unwrap_or_default())
+        Corrections::of_class(self.class())
     }
 
     /// A component's weights.
@@ -298,9 +306,11 @@ impl Index {
             }
             index => index?,
         };
-        let flag = |key| match index.is_set(key) {
-            true => index.bool(key, false).map(Some),
-            false => Ok(None),
+        let flag = |key| {
+            index
+                .is_set(key)
+                .then(|| index.bool(key, false))
+                .transpose()
         };
         Ok(Self {
             zeros_for_empty: flag("force_zeros_for_empty_prompt")?,

@@ -94,7 +94,8 @@ fn stamps(files: &[PathBuf]) -> io::Result<Vec<Stamp>> {
         .collect()
 }
 
-/// The longest cache that is read, in bytes: those of some 10,000 models. A longer one is begun anew.
+/// The longest cache that is read, in bytes: those of some 10,000 models. A longer one is begun
+/// anew.
 const MOST_CACHE: u64 = 4 << 20;
 
 /// What is not readable, or no cache, is an empty one.

@@ -25,7 +25,8 @@ pub(crate) enum Inversions {
     Given(TextualInversion),
 }
 
-/// A tokenizer that is given inversions, and the text model's rows of the token embedding that they become.
+/// A tokenizer that is given inversions, and the text model's rows of the token embedding that they
+/// become.
 pub(crate) struct Rows<'a> {
     pub tokenizer: &'a mut ClipTokenizer,
     /// The number of the first row behind the stored ones.
@@ -34,11 +35,11 @@ pub(crate) struct Rows<'a> {
     pub width: usize,
 }
 
-/// Adds all of them to each tokenizer, those of a folder by their paths. Returns for each the vectors `[any, width]`, the
-/// rows of its token embedding from `first` on.
+/// Adds all of them to each tokenizer, those of a folder by their paths. Returns for each the
+/// vectors `[any, width]`, the rows of its token embedding from `first` on.
 ///
-/// An inversion that does not have vectors for every text model cannot be used. A file of a folder that cannot be used is
-/// reported and left out.
+/// An inversion that does not have vectors for every text model cannot be used. A file of a folder
+/// that cannot be used is reported and left out.
 pub(crate) fn add(
     sources: &[Inversions],
     towers: &mut [Rows<'_>],

@@ -19,7 +19,9 @@
 //! - [`handbook::sampling`]: which sampler, which noise levels, and what diffusers, WebUI and ComfyUI call them.
 //! - [`handbook::programs`]: sharing a pipeline, many requests, watching, stopping, streaming.
 //! - [`handbook::pieces`]: embeddings, noise, latents, samplers, guidance and networks of one's own.
-//! - [`handbook::files`]: models, and what a PNG says about itself.
+//! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
+//! - [`handbook::files`]: model files, and what a PNG says about itself.
+//! - [`handbook::where_it_goes`]: for changes to this project, which file each of them touches.
 //! - [`schedulers`]: the samplers, ladders and sources of noise, each with its paper. [`guidance`]: how the prompt is followed.
 //!   [`text`]: the prompt language, tokens and clip skip.
 //! - [`TextEncoder`]: CLIP's embeddings of texts, for programs that want nothing else.
@@ -30,24 +32,28 @@
 //! maps. Every weight's name, shape and type is checked against what the graph needs first.
 //!
 //! # ONNX Runtime
-//! The library is loaded at run time, 1.23 or newer: from [`Builder::runtime`], else from `ORT_DYLIB_PATH`, else from
-//! the cache folder. With the Cargo feature `fetch`, off by default, it is downloaded there when it is missing. A process
-//! has one ONNX Runtime: the first start wins, and asking for another one is an error. A library in the cache folder
-//! whose SHA-256 is not the release's is never loaded: with `fetch` it is downloaded again, else it is
+//! The library is loaded at run time, 1.23 or newer: from [`Builder::runtime`], else from
+//! `ORT_DYLIB_PATH`, else from the cache folder. With the Cargo feature `fetch`, off by default, it
+//! is downloaded there when it is missing. A process has one ONNX Runtime: the first start wins,
+//! and asking for another one is an error. A library in the cache folder whose SHA-256 is not the
+//! release's is never loaded: with `fetch` it is downloaded again, else it is
 //! [`RuntimeError::Damaged`].
 //!
 //! # Nothing is sent anywhere
-//! Microsoft's builds of ONNX Runtime collect telemetry by default. This crate turns it off: before it loads the library
-//! it sets the environment variable `ORT_DISABLE_TELEMETRY` to 1, and afterwards it calls `DisableTelemetryEvents`. So
-//! ONNX Runtime writes no device ID and no events, and contacts no server. (On Windows only the call counts: there
-//! ONNX Runtime 1.32 hands its events to the system's tracing and does not read the variable.)
+//! Microsoft's builds of ONNX Runtime collect telemetry by default. This crate turns it off: before
+//! it loads the library it sets the environment variable `ORT_DISABLE_TELEMETRY` to 1, and
+//! afterwards it calls `DisableTelemetryEvents`. So ONNX Runtime writes no device ID and no events,
+//! and contacts no server. (On Windows only the call counts: there ONNX Runtime 1.32 hands its
+//! events to the system's tracing and does not read the variable.)
 //!
-//! A variable that is already set keeps its value. A program whose other threads run C code that reads the environment
-//! should set it itself, at the start of `main`: setting a variable while C code reads one is a data race on Unix.
+//! A variable that is already set keeps its value. A program whose other threads run C code that
+//! reads the environment should set it itself, at the start of `main`: setting a variable while C
+//! code reads one is a data race on Unix.
 
 mod builder;
 mod config;
 mod corrections;
+mod defaults;
 mod device;
 mod engine;
 mod error;
@@ -68,9 +74,9 @@ pub use device::Device;
 pub use error::Error;
 pub use runtime::RuntimeError;
 pub use sd_core::{
-    Call, ClassifierFree, Conditioning, Denoiser, Error as GenerateError, Event, EventStream,
-    Events, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError, Inputs,
-    LatentCodec, LatentDistribution, LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
+    Call, ClassifierFree, Conditioning, Defaults, Denoiser, Error as GenerateError, Event,
+    EventStream, Events, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError,
+    Inputs, LatentCodec, LatentDistribution, LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
     MAX_PROMPT_BYTES, MAX_WINDOWS, OnStop, Picture, Pipeline, PipelineBuilder, Problem, Problems,
     Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request,
     SchedulerConfig, SizeIds, Sizes, StepInfo, StopToken, Stopped, Timings, Unfinished, Update,

@@ -53,7 +53,8 @@ impl OnnxTextModel {
         })
     }
 
-    /// What the outputs of these names hold for `ids` `[batch, length]`, and for one token of each text, at `ends`.
+    /// Returns the outputs of these names for `ids` `[batch, length]`. `ends` is the place of one
+    /// token in each text.
     pub fn outputs(
         &self,
         ids: ArrayView2<'_, i64>,
@@ -182,7 +183,7 @@ impl Denoiser for OnnxDenoiser {
     }
 }
 
-/// An array in the order in which ONNX Runtime reads it, copied only if it is not.
+/// An array in row-major order, as ONNX Runtime reads it. Copied only if it is in another order.
 struct Contiguous<'a, D: Dimension>(CowArray<'a, f32, D>);
 
 impl<'a, D: Dimension> Contiguous<'a, D> {
@@ -210,11 +211,11 @@ pub(crate) struct OnnxCodec {
 impl OnnxCodec {
     pub fn new(config: VaeConfig, weights: Weights, engine: &Engine) -> Result<Self, Error> {
         let decoder = vae::decoder(&config, &weights)?;
-        // The encoder's session may never be needed; its graph shows here which tensors are its own. Where one is missing,
-        // the first use of the encoder says so.
+        // The encoder's session may never be needed; its graph shows here which tensors are its
+        // own. Where one is missing, the first use of the encoder says so.
         let has_encoder = vae::encoder(&config, &weights).is_ok();
         weights.check_all_used(config.class(), |name| {
-            vae::is_left_out(name) || (!has_encoder && vae::is_of_encoder(name))
+            vae::is_left_out(&config, name) || (!has_encoder && vae::is_of_encoder(name))
         })?;
         Ok(Self {
             decoder: engine.session("VAE decoder", &decoder)?,

@@ -11,7 +11,7 @@ use ort::{
 };
 use sd_core::StopToken;
 
-use crate::{Error, engine::Engine, graph::Model, weights::not_utf8};
+use crate::{Error, graph::Model, runtime::Runtime, weights::not_utf8};
 
 /// The session option under which ONNX Runtime looks for external data of a model given as bytes.
 const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
@@ -31,17 +31,22 @@ pub(crate) enum Input<'a> {
 }
 
 impl Session {
-    /// Loads `model`: [`Engine::session`].
-    pub(super) fn new(name: &'static str, model: &Model, engine: &Engine) -> Result<Self, Error> {
+    /// Loads `model`, to run on `threads` threads, or on one per physical core where that is 0.
+    pub fn new(
+        name: &'static str,
+        model: &Model,
+        runtime: &Runtime,
+        threads: u16,
+    ) -> Result<Self, Error> {
         let _span = tracing::info_span!("load", session = name).entered();
         let failed = |error: ort::Error| Error::onnx(format!("loading the {name}"))(error);
         let folder = model
             .weights_root
             .to_str()
             .ok_or_else(|| not_utf8(&model.weights_root))?;
-        let mut builder = ort::session::Session::builder(&engine.runtime.environment)
+        let mut builder = ort::session::Session::builder(&runtime.environment)
             .map_err(failed)?
-            .with_intra_threads(engine.threads.into())
+            .with_intra_threads(threads.into())
             .map_err(|e| failed(e.into()))?
             .with_config_entry(WEIGHTS_FOLDER, folder)
             .map_err(|e| failed(e.into()))?;

@@ -71,16 +71,18 @@ pub struct PooledEmbeddings {
     /// The last layer's state of the first end-of-text token, `[texts, width]`: transformers' `pooler_output`. That is the
     /// token itself, not what older configurations call it (`"eos_token_id": 2`).
     pub pooled: Array2<f32>,
-    /// What the model's text projection makes of [`pooled`](Self::pooled), `[texts, width of that]`: transformers' `text_embeds`, what CLIP
-    /// compares pictures with. Stable Diffusion 1.x leaves it out; CLIP's own folders have it.
+    /// The text projection of [`pooled`](Self::pooled), `[texts, projected width]`: transformers'
+    /// `text_embeds`, which CLIP compares with pictures. Stable Diffusion 1.x has no such layer;
+    /// CLIP's own folders have it.
     pub projected: Option<Array2<f32>>,
     /// The tokens of each text, padded to the whole window, and what of it was cut off.
     pub tokens: Vec<Tokens>,
 }
 
 impl TextEncoder {
-    /// Reads the tokenizer and the text model out of a folder: that of a Stable Diffusion model in the diffusers layout, or one
-    /// with the files of a CLIP model in it. For threads, a variant of the weights, textual inversions and so on see
+    /// Reads the tokenizer and the text model of a folder: a Stable Diffusion model in the
+    /// diffusers layout, or a folder with the files of a CLIP model in it. For threads, a variant
+    /// of the weights or textual inversions see
     /// [`Builder::load_text_encoder`](crate::Builder::load_text_encoder).
     ///
     /// # Errors
@@ -100,27 +102,29 @@ impl TextEncoder {
         }
     }
 
-    /// Which layer [`TextEmbeddings::hidden`] is from. Default: the last. What is pooled is always the last.
+    /// Sets the layer that [`TextEmbeddings::hidden`] is from. Pooled embeddings are always of the
+    /// last layer. Default: [`ClipSkip::LAST`], also for SDXL.
     pub fn clip_skip(mut self, clip_skip: ClipSkip) -> Self {
         self.clip_skip = clip_skip;
         self
     }
 
-    /// Whether [`pooled`](PooledEmbeddings::pooled) and [`projected`](PooledEmbeddings::projected)
-    /// are scaled to length 1. Default: not.
+    /// Sets whether [`pooled`](PooledEmbeddings::pooled) and
+    /// [`projected`](PooledEmbeddings::projected) are scaled to length 1. Default: false.
     pub fn normalised(mut self, normalised: bool) -> Self {
         self.normalised = normalised;
         self
     }
 
-    /// Whether the end of a text that is too long is cut off, and told in [`Tokens::cut`]. Default: it is an error.
+    /// Sets whether the end of a text that is too long is cut off, and reported in [`Tokens::cut`].
+    /// Default: false, such a text is an error.
     pub fn truncated(mut self, truncated: bool) -> Self {
         self.truncated = truncated;
         self
     }
 
-    /// How many texts go through the model at once; 0 counts as 1. Default 16. What a text becomes depends on the others
-    /// by rounding only.
+    /// Sets how many texts go through the model at once; 0 counts as 1. The other texts change an
+    /// embedding by rounding only. Default: 16.
     pub fn batch(mut self, texts: usize) -> Self {
         self.batch = texts.max(1);
         self

@@ -1,5 +1,5 @@
-//! What diffusers' `StableDiffusionPipeline` corrects in the configurations of 2022, on whole models. The cases of
-//! `src/corrections.rs` are more and need no model.
+//! What diffusers' `StableDiffusionPipeline` corrects in the configurations of 2022, on whole
+//! models. The cases of `src/corrections.rs` are more and need no model.
 
 // In a test it is the failure.
 #![allow(clippy::unwrap_used)]
@@ -15,7 +15,8 @@ use sd_onnx::{
 };
 use serde_json::{Value, json};
 
-/// The run that `tests/golden/pipelines.py` made with a DDIM file that lacks `clip_sample` and `steps_offset`.
+/// The run that `tests/golden/pipelines.py` made with a DDIM file that lacks `clip_sample` and
+/// `steps_offset`.
 fn run() -> Value {
     let text = fs::read_to_string(golden("pipelines.json")).unwrap();
     serde_json::from_str::<Value>(&text).unwrap()["run"].take()

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use common::{Golden, family, load, relative_error, write_family};
 use ndarray::{Array2, Array3, Array4, Axis, Slice};
+use safetensors::{Dtype, tensor::TensorView};
 use sd_onnx::{
-    Call, Picture, Pipeline, PromptOptions, Request, Sizes, StopToken,
+    Call, LatentDistribution, Picture, Pipeline, PromptOptions, Request, Sizes, StopToken,
     schedulers::from_config,
-    text::{EncodeOptions, PromptText, Side, Syntax},
+    text::{EncodeOptions, PromptText, Side, Syntax, TextualInversion},
 };
 use serde_json::Value;
 
@@ -29,7 +30,7 @@ fn shapes() -> Vec<String> {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert!(names.len() >= 2, "{names:?}");
+    assert!(names.len() >= 24, "{names:?}");
     names
 }
 
@@ -73,7 +74,7 @@ fn number(case: &Value, key: &str) -> Option<f64> {
 fn with_each(kind: &str, check: impl Fn(&str, &Pipeline, &Golden, &Value)) {
     for shape in shapes() {
         let all = cases(&shape);
-        if list(&all, kind).is_empty() || text(&all, "pipeline").is_empty() {
+        if list(&all, kind).is_empty() {
             continue;
         }
         let folder = tempfile::tempdir().unwrap();
@@ -179,6 +180,62 @@ fn one_unet_call() {
     });
 }
 
+fn array4((dims, values): (Vec<usize>, Vec<f32>)) -> Array4<f32> {
+    Array4::from_shape_vec([dims[0], dims[1], dims[2], dims[3]], values).unwrap()
+}
+
+#[test]
+fn autoencoders_of_other_classes() {
+    let mut checked = 0;
+    for shape in shapes() {
+        let (cases, golden) = (cases(&shape), golden(&shape));
+        if list(&cases, "vae_decode").is_empty() {
+            continue;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let folder = written(&shape, folder.path());
+        let codec = sd_onnx::builder().load_codec(folder).unwrap();
+        let stop = StopToken::new();
+        for case in list(&cases, "vae_encode") {
+            let name = text(case, "name");
+            let image = array4(golden.tensor(&format!("{name}.image")));
+            let found = codec.encode(image.view(), &stop).unwrap();
+            let is_tiny = golden.find(&format!("{name}.latents")).is_some();
+            let parts = match is_tiny {
+                true => vec![("latents", &found.mean)],
+                false => vec![("mean", &found.mean), ("logvar", &found.log_variance)],
+            };
+            // Without a distribution nothing is drawn from it.
+            assert_eq!(
+                found.log_variance[[0, 0, 0, 0]] == f32::NEG_INFINITY,
+                is_tiny
+            );
+            for (part, found) in parts {
+                let (_, expected) = golden.tensor(&format!("{name}.{part}"));
+                let error = relative_error(found, &expected);
+                within(ONE_CALL, &format!("{shape} {name} {part}"), error);
+            }
+        }
+        for case in list(&cases, "vae_decode") {
+            let name = text(case, "name");
+            // The golden has the autoencoder's own input; the pipeline's latents are scaled.
+            let factor = codec.factor();
+            let image = Array4::zeros((1, 3, 8 * factor, 8 * factor));
+            let scaling = codec.encode(image.view(), &stop).unwrap();
+            let latents = LatentDistribution {
+                mean: array4(golden.tensor(&format!("{name}.latents"))),
+                ..scaling
+            };
+            let found = codec.decode(latents.mode().view(), &stop).unwrap();
+            let (_, expected) = golden.tensor(&format!("{name}.image"));
+            let error = relative_error(&found, &expected);
+            within(ONE_CALL, &format!("{shape} {name}"), error);
+            checked += 1;
+        }
+    }
+    assert!(checked >= 4, "{checked} pictures");
+}
+
 #[test]
 fn whole_runs() {
     with_each("runs", |shape, pipeline, golden, cases| {
@@ -271,7 +328,8 @@ fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Pictu
                 .syntax(Syntax::Plain)
                 // The pipelines of diffusers want prompts of one length.
                 .same_length(true)
-                // diffusers encodes an empty negative prompt that is given, and zeroes one that is not.
+                // diffusers encodes an empty negative prompt that is given, and zeroes one that is
+                // not.
                 .encode_empty(case["negative"].is_string()),
         );
     request.prompt_2 = case["prompt_2"].as_str().map(str::to_owned);
@@ -306,4 +364,66 @@ fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Pictu
         request = request.beside(beside.unwrap());
     }
     pipeline.generate(&request).unwrap().pictures.remove(0)
+}
+
+/// The row of a token in a stored token embedding.
+fn row(folder: &Path, encoder: &str, token: u32) -> Array2<f32> {
+    let file = Golden::of_file(&folder.join(encoder).join("model.safetensors"));
+    let names = ["", "text_model."].map(|it| format!("{it}embeddings.token_embedding.weight"));
+    let (dims, values) = names.iter().find_map(|name| file.find(name)).unwrap();
+    let start = token as usize * dims[1];
+    let values = values[start..start + dims[1]].to_vec();
+    Array2::from_shape_vec((1, dims[1]), values).unwrap()
+}
+
+/// A textual inversion file of these tensors.
+fn inversion(tensors: &[(&str, &Array2<f32>)]) -> TextualInversion {
+    let stored: Vec<(&str, Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, rows)| {
+            let bytes = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+            (*name, rows.shape().to_vec(), bytes)
+        })
+        .collect();
+    let views = stored.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();
+        (*name, view)
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    TextualInversion::from_bytes("wumpus", &bytes).unwrap()
+}
+
+#[test]
+fn textual_inversions_of_both_text_encoders() {
+    // In the first shape the end of a text is the largest id, which those of inversions exceed.
+    for shape in ["sdxl-base", "sdxl-ssd"] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = written(shape, folder.path());
+        let plain = load(&folder);
+        let encode = |pipeline: &Pipeline, text: &str| {
+            let encoder = pipeline.prompt_encoder();
+            encoder
+                .encode_with(text, &EncodeOptions::default())
+                .unwrap()
+        };
+        let word = encode(&plain, "q");
+        assert_eq!(word.tokens.used, 3);
+        let [first, second] = ["text_encoder", "text_encoder_2"]
+            .map(|encoder| row(&folder, encoder, word.tokens.ids[1]));
+        let both = inversion(&[("clip_l", &first), ("clip_g", &second)]);
+        let pipeline = sd_onnx::builder().embedding(both).load(&folder).unwrap();
+        let named = encode(&pipeline, "wumpus");
+        assert_eq!(named.inversions.len(), 1);
+        assert_eq!(named.embedding, word.embedding, "{shape}");
+        assert_eq!(named.pooled, word.pooled, "{shape}");
+        assert_ne!(word.pooled, encode(&plain, "z").pooled);
+        // One for the first text encoder alone does not fit.
+        let half = inversion(&[("clip_l", &first)]);
+        let error = sd_onnx::builder()
+            .embedding(half)
+            .load(&folder)
+            .unwrap_err();
+        let width = second.ncols().to_string();
+        assert!(error.to_string().contains(&width), "{error}");
+    }
 }

@@ -15,8 +15,8 @@ use std::{
 use common::Model;
 use sd_onnx::Device;
 
-/// Loads a model with each library named in `SD_TEST_RUNTIMES` in turn (empty: none named), prints what came of it, and
-/// lives on for `SD_TEST_SECONDS`.
+/// Loads a model with each library named in `SD_TEST_RUNTIMES` in turn (empty: none named), prints
+/// what came of it, and lives on for `SD_TEST_SECONDS`.
 #[test]
 #[ignore = "a process of its own, started by the other tests"]
 fn child() {
@@ -236,7 +236,8 @@ fn the_environment_variable_is_taken_at_its_word() {
     assert!(said.contains("/no/such.so (from ORT_DYLIB_PATH)"), "{said}");
 }
 
-/// A line that is seen also where the test passes, when the harness keeps what is printed to itself.
+/// A line that is seen also where the test passes, when the harness keeps what is printed to
+/// itself.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
@@ -273,7 +274,8 @@ const SILENCERS: [&str; 15] = [
     "ORT_DISABLE_TELEMETRY",
 ];
 
-/// A command with no variable that silences ONNX Runtime, and with all that it may write to in `home`.
+/// A command with no variable that silences ONNX Runtime, and with all that it may write to in
+/// `home`.
 #[cfg(unix)]
 fn unsilenced(mut command: Command, home: &Path) -> Command {
     for variable in SILENCERS {
@@ -288,7 +290,8 @@ fn unsilenced(mut command: Command, home: &Path) -> Command {
     command
 }
 
-/// ONNX Runtime's telemetry leaves a device ID and a database of events under the cache folder, at once.
+/// ONNX Runtime's telemetry leaves a device ID and a database of events under the cache folder, at
+/// once.
 #[cfg(unix)]
 #[test]
 fn nothing_is_written_for_telemetry() {
@@ -357,7 +360,8 @@ fn cached(cache: &Path) -> PathBuf {
     copy
 }
 
-/// Loading a library that was cut short ends the process. Its length may be right: the end may never have reached the disk.
+/// Loading a library that was cut short ends the process. Its length may be right: the end may
+/// never have reached the disk.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_damaged_library_in_the_cache_is_not_loaded() {
@@ -487,7 +491,8 @@ mod fetch {
         );
     }
 
-    /// A folder with a `python3` that leaves a wheel which is cut short, or another one, and then does `more`.
+    /// A folder with a `python3` that leaves a wheel which is cut short, or another one, and then
+    /// does `more`.
     fn short_wheel(more: &str) -> tempfile::TempDir {
         let bin = tempfile::tempdir().unwrap();
         let script = format!(

@@ -561,7 +561,7 @@ fn what_cannot_be_drawn_is_named() {
         ),
         (
             base().clip_skip(5),
-            "clip_skip is 5, expected 1 to 4, the model's text layers",
+            "clip_skip is 5, expected 1 to 4, the model's text layers, or 0 for the model's own",
         ),
         (
             base().guidance(f32::NAN),

@@ -3,10 +3,12 @@
 /// The most characters of a text that a message shows.
 const MOST_CHARACTERS: usize = 100;
 
-/// Returns the text in a form that is safe and short enough for a message of one line: characters that a terminal acts on
-/// or does not show become Rust's escapes, and the rest of a long text is replaced by its number of characters.
+/// Returns the text in a form that is safe and short enough for a message of one line: characters
+/// that a terminal acts on or does not show become Rust's escapes, and the rest of a long text is
+/// replaced by its number of characters.
 ///
-/// `sd_text::outside::printable` does the same for the other crates, on which this one does not depend.
+/// `sd_text::outside::printable` does the same for the other crates, on which this one does not
+/// depend.
 pub(crate) fn printable(text: impl AsRef<str>) -> String {
     let mut out = String::new();
     let mut characters = text.as_ref().chars();

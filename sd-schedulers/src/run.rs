@@ -128,8 +128,8 @@ pub struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    /// The step that left rung `index` for the next one, in a run of as many steps as there are rungs. A later step, of a sampler
-    /// that makes more, stays at the last sigma.
+    /// The step that left rung `index` for the next one, in a run of as many steps as there are
+    /// rungs. A later step, of a sampler that makes more, stays at the last sigma.
     pub fn new(rungs: &Rungs, index: usize, x: &'a mut [f32], denoised: &'a [f32]) -> Self {
         let sigma = |index: usize| rungs.sigmas()[index.min(rungs.steps())];
         Self {

@@ -4,38 +4,41 @@
 //!
 //! | the hidden state of | [`ClipSkip`] and WebUI's "Clip skip" | `clip_skip` of diffusers, SD 1.x and 2.x | `clip_skip` of diffusers, SDXL |
 //! |---|---|---|---|
-//! | the last layer | 1 ([`ClipSkip::LAST`], the default) | `None` or 0 | – |
+//! | the last layer | 1 ([`ClipSkip::LAST`]) | `None` or 0 | – |
 //! | the one before it, the penultimate | 2 | 1 | `None` or 0 |
 //! | `k` layers before the last | `k + 1` | `k` | `k − 1` |
 //! | then the final layer norm? | yes | yes | **no** |
 //!
 //! WebUI applies the setting to the prompt and the negative prompt alike, and so does this
-//! workspace. diffusers applies it to the prompt only: its negative prompt is always from the layer
-//! of `None`. The two agree where that is the layer asked for, and where the negative prompt is not
-//! used. To draw as diffusers does, encode each prompt by itself, with the layer it needs, and give
-//! a request the embeddings.
+//! workspace. diffusers applies it to the prompt only: its negative prompt always comes from the
+//! layer that `None` stands for. The two agree if that layer is asked for, or if the negative
+//! prompt is not used. To draw as diffusers does, encode each prompt with the layer it needs, and
+//! give the embeddings to a request.
 //!
 //! Followed: `modules/sd_hijack_clip.py` of AUTOMATIC1111's WebUI; `encode_prompt` of
 //! `pipeline_stable_diffusion.py` and `pipeline_stable_diffusion_xl.py` of diffusers 0.42.
 //!
-//! Stable Diffusion 2.x was trained on the penultimate layer of OpenCLIP ViT-H. Its diffusers folders leave the last
-//! layer out (`num_hidden_layers` is 23), so that 1 is right for them too.
+//! If no layer is asked for, each text model is read at
+//! [its own layer](crate::Tower::own_layer): 1 with the norm for Stable Diffusion 1.x, 2 without it
+//! for SDXL. Stable Diffusion 2.x was trained on the penultimate layer of OpenCLIP ViT-H. Its
+//! diffusers folders leave the last layer out (`num_hidden_layers` is 23), so that 1 is right for
+//! them too. WebUI ignores the setting for Stable Diffusion 2.x and SDXL.
 
 use std::fmt;
 use std::num::NonZeroUsize;
 
-/// Which layer's output conditions the denoiser, counted from the end: 1 is the last layer, 2 the penultimate. The
-/// final layer norm always follows.
+/// Which layer's output conditions the denoiser, counted from the end: 1 is the last layer, 2 the
+/// penultimate. Range: 1 to the model's [`TextShape::layers`](crate::TextShape::layers).
 ///
-/// At least 1; how many layers there are is the model's to say ([`TextShape::layers`](crate::TextShape::layers)).
+/// The model decides whether the final layer norm follows: see [`Layer`](crate::Layer).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClipSkip(NonZeroUsize);
 
 impl ClipSkip {
-    /// The last layer: nothing is skipped. The default, as in WebUI and diffusers.
+    /// The last layer: nothing is skipped. The own layer of Stable Diffusion 1.x and 2.x.
     pub const LAST: Self = Self(NonZeroUsize::MIN);
 
-    /// The layer before the last: SDXL's own.
+    /// The layer before the last. The own layer of SDXL.
     pub const PENULTIMATE: Self = Self(NonZeroUsize::MIN.saturating_add(1));
 
     /// WebUI's number: 1 is the last layer, 2 the penultimate.

@@ -17,11 +17,11 @@ pub use model::{BoxError, Layer, TextModel, TextShape, TextStates};
 pub use options::EncodeOptions;
 pub use tower::Tower;
 
-/// One or several [`Tower`]s that read the same prompt: one in Stable Diffusion 1.x and 2.x, two in SDXL. Cheap to clone,
-/// usable from several threads.
+/// One or several [`Tower`]s that read the same prompt: one in Stable Diffusion 1.x and 2.x, two in
+/// SDXL. Cheap to clone, usable from several threads.
 ///
-/// The hidden states of the towers stand side by side in an embedding, so that their widths are added. The pooled output is
-/// that of the tower that has one.
+/// The hidden states of the towers stand side by side in an embedding, so that their widths are
+/// added. At most one tower has a pooled output.
 #[derive(Debug, Clone)]
 pub struct PromptEncoder {
     /// At least one.
@@ -29,7 +29,8 @@ pub struct PromptEncoder {
 }
 
 impl PromptEncoder {
-    /// An encoder of one tower, which is read at its last layer, with the final norm: that of Stable Diffusion 1.x and 2.x.
+    /// Makes an encoder of one tower, which is read at its last layer, with the final norm, as in
+    /// Stable Diffusion 1.x and 2.x.
     ///
     /// # Errors
     /// As [`Tower::new`].
@@ -40,24 +41,24 @@ impl PromptEncoder {
         Self::of_towers(vec![Tower::new(tokenizer, model)?])
     }
 
-    /// An encoder of several towers, in the order in which their states stand side by side.
+    /// Makes an encoder of several towers, in the order in which their states stand side by side.
     ///
     /// # Errors
-    /// [`TextError::Towers`] if there is none, or if two have a pooled output; [`TextError::Length`] if their tokenizers do
-    /// not give equally many tokens.
+    /// [`TextError::Towers`] if there is no tower, or if two have a pooled output;
+    /// [`TextError::Lengths`] if their tokenizers do not give equally many tokens.
     pub fn of_towers(towers: Vec<Tower>) -> Result<Self, TextError> {
         let pooled = towers
             .iter()
             .filter_map(|tower| tower.model().shape().pooled);
         let pooled = pooled.count();
-        let Some(first) = towers.first().filter(|_| pooled <= 1) else {
+        if towers.is_empty() || pooled > 1 {
             let towers = towers.len();
             return Err(TextError::Towers { towers, pooled });
-        };
-        let model = first.tokenizer().max_length();
-        let mut lengths = towers.iter().map(|tower| tower.tokenizer().max_length());
-        if let Some(tokenizer) = lengths.find(|&length| length != model) {
-            return Err(TextError::Length { tokenizer, model });
+        }
+        let lengths = towers.iter().map(|tower| tower.tokenizer().max_length());
+        let found: Vec<_> = lengths.collect();
+        if found.iter().any(|&length| length != found[0]) {
+            return Err(TextError::Lengths { found });
         }
         Ok(Self {
             towers: towers.into(),
@@ -88,8 +89,8 @@ impl PromptEncoder {
 
     /// The width of the pooled output, if a tower has one.
     pub fn pooled_width(&self) -> Option<usize> {
-        let mut pooled = self.towers.iter().map(|tower| tower.model().shape().pooled);
-        pooled.find_map(|width| width)
+        let mut towers = self.towers.iter();
+        towers.find_map(|tower| tower.model().shape().pooled)
     }
 
     /// Encodes one text with the default [`EncodeOptions`] but for the layer: WebUI's weights and `BREAK`s are read, and a
@@ -97,8 +98,9 @@ impl PromptEncoder {
     /// [`encode_prompt`](Self::encode_prompt).
     ///
     /// # Errors
-    /// [`TextError::ClipSkip`] if a tower has fewer layers, [`TextError::Model`] if one fails, [`TextError::Shape`] or
-    /// [`TextError::Pooled`] if one answers in another shape than it declares.
+    /// [`TextError::ClipSkip`] if a tower has fewer layers, [`TextError::Model`] if one fails,
+    /// [`TextError::Shape`] or [`TextError::Pooled`] if one answers in another shape than it
+    /// declares.
     pub fn encode(&self, text: &str, clip_skip: ClipSkip) -> Result<PromptEmbedding, TextError> {
         self.encode_with(text, &EncodeOptions::default().clip_skip(clip_skip))
     }
@@ -139,12 +141,14 @@ impl PromptEncoder {
         self.encode_prompt_while(&[prompt], steps, options, &|| true)
     }
 
-    /// As [`encode_prompt`](Self::encode_prompt), with a prompt for each tower, the last of which is also that of the towers
-    /// behind it, and as long as `go_on` returns true. It is called before each run of a network: a prompt of thousands of
-    /// chunks takes minutes.
+    /// As [`encode_prompt`](Self::encode_prompt), with a prompt for each tower, and as long as
+    /// `go_on` returns true. If there are fewer prompts than towers, the last prompt is also read
+    /// by the remaining towers. `go_on` is called before each run of a network: a prompt of
+    /// thousands of chunks takes minutes.
     ///
     /// # Errors
-    /// As `encode_prompt`; [`TextError::Stopped`]; [`TextError::Parts`] if the prompts do not have equally many branches.
+    /// As `encode_prompt`; [`TextError::Stopped`] when `go_on` returned false; [`TextError::Parts`]
+    /// if the prompts do not have equally many branches, or if there is no prompt.
     pub fn encode_prompt_while(
         &self,
         prompts: &[&PromptText],
@@ -157,11 +161,14 @@ impl PromptEncoder {
             .iter()
             .map(|(_, prompt)| prompt.branches().count())
             .collect();
-        if found.iter().any(|&count| count != found[0]) {
+        let Some(&count) = found
+            .first()
+            .filter(|first| found.iter().all(|n| n == *first))
+        else {
             return Err(TextError::Parts { found });
-        }
+        };
         let least = self.lengths(prompts, steps, options);
-        let mut branches: Vec<Vec<EncodedBranch>> = vec![Vec::new(); found[0]];
+        let mut branches: Vec<Vec<EncodedBranch>> = vec![Vec::new(); count];
         for (tower, prompt) in read {
             let encoded = tower.encode_prompt(prompt, steps, options, &least, go_on)?;
             for (all, branch) in branches.iter_mut().zip(encoded) {
@@ -171,12 +178,14 @@ impl PromptEncoder {
         Ok(branches.into_iter().map(EncodedBranch::joined).collect())
     }
 
-    /// The chunks of a text, to see its tokens and their weights without running the model. Those of the first tower.
+    /// Returns the chunks of a text for the first tower, to see the tokens and their weights
+    /// without running the model.
     pub fn chunks(&self, text: &str, options: &EncodeOptions) -> Chunks {
         self.towers[0].chunks(text, options)
     }
 
-    /// How many chunks the longest text of the prompts has, at least [`EncodeOptions::min_chunks`]. The prompts are as for
+    /// The number of chunks of the longest text of the prompts, at least
+    /// [`EncodeOptions::min_chunks`]. The towers share `prompts` as in
     /// [`encode_prompt_while`](Self::encode_prompt_while).
     pub fn longest(&self, prompts: &[&PromptText], steps: usize, options: &EncodeOptions) -> usize {
         let towers = self.read_by_towers(prompts).into_iter();
@@ -184,20 +193,19 @@ impl PromptEncoder {
         lengths.max().unwrap_or(1).max(options.min_chunks)
     }
 
-    /// Each tower with the prompt that it reads.
+    /// Each tower with the prompt that it reads: see
+    /// [`encode_prompt_while`](Self::encode_prompt_while). Empty if there is no prompt.
     pub fn read_by_towers<'a>(
         &'a self,
         prompts: &[&'a PromptText],
     ) -> Vec<(&'a Tower, &'a PromptText)> {
-        let last = prompts.len() - 1;
-        let prompt = |index: usize| prompts[index.min(last)];
-        let towers = self.towers.iter().enumerate();
-        towers
-            .map(|(index, tower)| (tower, prompt(index)))
-            .collect()
+        let last = prompts.last().into_iter().cycle();
+        let prompts = prompts.iter().chain(last).copied();
+        self.towers.iter().zip(prompts).collect()
     }
 
-    /// How many chunks each branch has at least, so that the towers have equally many. Nothing is counted for one tower.
+    /// The least number of chunks of each branch that gives all towers equally many. Empty for one
+    /// tower.
     fn lengths(
         &self,
         prompts: &[&PromptText],

@@ -2,10 +2,13 @@
 //!
 //! - [`ClipTokenizer`] turns text into CLIP's token ids, the same ones as `CLIPTokenizer` of transformers 5.23, and
 //!   says what part of the text did not fit ([`Cut`]).
-//! - [`TextModel`] is what a backend implements: token ids in, hidden states out. One with its tokenizer is a [`Tower`].
-//! - [`ClipSkip`] says from which layer; its module holds the table of the three conventions in use.
+//! - [`TextModel`] is what a backend implements: token ids in, hidden states out. A [`Tower`] is a
+//!   text model with its tokenizer.
+//! - [`ClipSkip`] names the layer that is read; its module holds the table of the three conventions
+//!   in use.
 //! - [`PromptText`] reads the prompt language: weights, `BREAK`, `AND`, what changes from step to step; [`prompt`] says how.
-//! - [`PromptEncoder`] joins them, for one tower or several: a prompt of any length to embeddings, in [`Chunk`]s, its weights applied ([`Emphasis`]).
+//! - [`PromptEncoder`] joins them, for one tower or several: it turns a prompt of any length into
+//!   embeddings, in [`Chunk`]s, with the weights applied ([`Emphasis`]).
 //! - [`TextualInversion`] reads learned vectors that a prompt calls by a name.
 //!
 //! With the Cargo feature `vocabulary` the crate carries CLIP's vocabulary (196 kB, MIT, OpenAI), and `ClipTokenizer::clip`

@@ -43,6 +43,7 @@ mod conjunction;
 mod grammar;
 mod networks;
 mod schedule;
+mod segment;
 mod source;
 mod tree;
 
@@ -52,12 +53,13 @@ use builder::Builder;
 use serde::{Deserialize, Serialize};
 use source::Source;
 
-pub use attention::{Segment, attention};
+pub use attention::attention;
 pub(crate) use characters::is_space;
 pub use networks::Network;
 pub(crate) use schedule::in_force;
-pub use schedule::{Schedule, ScheduleEntry, When};
-pub use tree::{Node, NodeKind, Tree};
+pub use schedule::{Schedule, ScheduleEntry};
+pub use segment::Segment;
+pub use tree::{Node, NodeKind, Tree, When};
 
 /// The most warnings of a prompt, but for one that counts the others: a long prompt could have
 /// thousands.

@@ -94,6 +94,15 @@ fn clip_skip_beyond_the_model() {
 }
 
 #[test]
+fn no_prompts_are_an_error() {
+    let (encoder, _) = encoder(Fake::default()).unwrap();
+    let options = EncodeOptions::default();
+    let encoded = encoder.encode_prompt_while(&[], 4, &options, &|| true);
+    assert!(matches!(encoded, Err(TextError::Parts { found }) if found.is_empty()));
+    assert_eq!(encoder.longest(&[], 4, &options), 1);
+}
+
+#[test]
 fn long_prompts_are_not_cut() {
     let (encoder, _) = encoder(Fake::default()).unwrap();
     let prompt = encoder

@@ -104,7 +104,8 @@ impl Example {
         );
     }
 
-    /// All that it prints on a terminal that has nothing typed in; none where there is no `script` to make one.
+    /// All that it prints on a terminal that has nothing typed in; none where there is no `script`
+    /// to make one.
     #[cfg(target_os = "linux")]
     pub fn on_a_terminal(&self, folder: &Path, arguments: &[&str]) -> Option<String> {
         let quoted = |argument: &&str| format!("'{argument}'");

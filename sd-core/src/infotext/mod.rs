@@ -32,7 +32,7 @@
 //! | `RNG` | WebUI | `CPU`: torch's generator, `NV`: WebUI's own of that name, `GPU`: torch's on a CUDA device | noise; of a GPU, which is also meant where there is no `RNG`, `NV` stands in, a difference |
 //! | `SGM noise multiplier` | WebUI | `True` where the first x is noise times sqrt(σ² + 1), not σ | scheduler, of WebUI's |
 //! | `SD ladder` | ours | a ladder that has no name, as its JSON | ladder |
-//! | `SD sampler` | ours | `webui`: the `Sampler` is the one that WebUI has under this name, with its conventions; or one with options of its own, as its `Debug`, and then there is no `Sampler` | scheduler; one with options of its own is a difference |
+//! | `SD sampler` | ours | `webui`: the `Sampler` is the one that WebUI has under this name, with its conventions; `model`: the model's default, where that has no name; or one with options of its own, as its `Debug`. Without a name there is no `Sampler` | scheduler; one with options of its own is a difference |
 //! | `SD guidance` | ours | guidance with more than a scale, as its JSON; or one's own, as its `Debug`, and then there is no `CFG scale` | guidance; one's own is a difference |
 //! | `SD noise` | ours | noise that `RNG` does not name or not wholly, as its name or JSON | noise |
 //! | `SD slerp` | ours | the way of a variation that is not WebUI's | variation |
@@ -48,18 +48,20 @@
 //!
 //! # Other programs
 //! Several programs write this format with names of their own. These are read:
-//! - Nodes of ComfyUI that save pictures: `Sampler: dpmpp_2m_sde_gpu` with `Scheduler: karras`, `Sampler: euler_karras`, or
-//!   WebUI's names with `Version: ComfyUI`. The sampler is that of [`from_comfyui`](sd_schedulers::from_comfyui), the
-//!   noise torch's on the CPU, and the prompts are read as [`Syntax::ComfyUi`](sd_text::Syntax::ComfyUi) with
+//! - Nodes of ComfyUI that save pictures: `Sampler: dpmpp_2m_sde_gpu` with `Scheduler: karras`,
+//!   `Sampler: euler_karras`, or WebUI's names with `Version: ComfyUI`. The sampler is that of
+//!   [`from_comfyui`](sd_schedulers::from_comfyui), the noise torch's on the CPU, and the prompts
+//!   are read as [`Syntax::ComfyUi`](sd_text::Syntax::ComfyUi) with
 //!   [`Emphasis::Interpolate`](sd_text::Emphasis::Interpolate).
-//! - Forge and reForge: samplers that they took from ComfyUI (`DDPM`, `IPNDM`, `DEIS`, `Euler CFG++`, …), with WebUI's first x.
-//! - SD.Next: samplers of diffusers, by their class (`Scheduler: DPMSolverSDEScheduler`) or name (`DPM SDE`, `TCD`), and
-//!   the ladder by `Sampler sigma` or `Sampler spacing`. The sampler has the options of its
-//!   [row](sd_schedulers::TABLE), a difference.
+//! - Forge and reForge: samplers that they took from ComfyUI (`DDPM`, `IPNDM`, `DEIS`,
+//!   `Euler CFG++`, …), with WebUI's first x.
+//! - SD.Next: samplers of diffusers, by their class (`Scheduler: DPMSolverSDEScheduler`) or name
+//!   (`DPM SDE`, `TCD`), and the ladder by `Sampler sigma` or `Sampler spacing`. The sampler has
+//!   the options of its [row](sd_schedulers::TABLE), a difference.
 //! - Fooocus, if it is set to WebUI's format, and Civitai, also as a text of a single line.
 //!
-//! An unknown schedule type leaves the sampler as it is, and an unknown sampler that begins with a known name
-//! (`DPM++ 2M Turbo`) becomes that one. Both are differences.
+//! An unknown schedule type leaves the sampler as it is, and an unknown sampler that begins with a
+//! known name (`DPM++ 2M Turbo`) becomes that one. Both are differences.
 //!
 //! Followed: `create_infotext` and `parse_generation_parameters` of WebUI 1.10.
 
@@ -97,17 +99,19 @@ pub struct Reproduction {
     /// none. Empty for a picture made here, in a batch of one, without values of one's own and textual inversions:
     /// whether those are the same, [`TextualInversion::sha256`](sd_text::TextualInversion::sha256) and `TI hashes` tell.
     ///
-    /// At most 50, and then one that counts the others. Each is short and safe to print, whatever the infotext holds.
+    /// At most 50, and then one that counts the others. Each is short and safe to print, whatever
+    /// the infotext holds.
     pub differences: Vec<String>,
 }
 
 impl Infotext {
-    /// Reads an infotext by the rules of WebUI's own parser, with three additions where those lose something:
+    /// Reads an infotext by the rules of WebUI's own parser, with three additions where those lose
+    /// something:
     /// - A value that is a JSON object or array is read whole. WebUI ends it at its first comma.
-    /// - `Template:` and `Negative Template:` below the entries, as the extension Dynamic Prompts writes them, are
-    ///   entries. For WebUI everything is the prompt then.
-    /// - A text of a single line, as Civitai has them, is divided at its marks: `a fox Negative prompt: bad Steps: 20,
-    ///   Sampler: …`. WebUI finds no prompt there.
+    /// - `Template:` and `Negative Template:` below the entries, as the extension Dynamic Prompts
+    ///   writes them, are entries. For WebUI everything is the prompt then.
+    /// - A text of a single line, as Civitai has them, is divided at its marks:
+    ///   `a fox Negative prompt: bad Steps: 20, Sampler: …`. WebUI finds no prompt there.
     ///
     /// A text without entries is a prompt.
     ///
@@ -121,8 +125,8 @@ impl Infotext {
     /// ```
     ///
     /// # Errors
-    /// An [`InfotextError`] when the text is something else than an infotext, when its prompt cannot be found, or when
-    /// it is longer than 2 MiB.
+    /// An [`InfotextError`] when the text is something else than an infotext, when its prompt
+    /// cannot be found, or when it is longer than 2 MiB.
     pub fn parse(text: &str) -> Result<Self, InfotextError> {
         read::infotext(text)
     }
@@ -182,6 +186,9 @@ impl fmt::Display for Infotext {
 
 /// What `SD sampler` says of a sampler by WebUI's conventions in a file of ours.
 const OF_WEBUI: &str = "webui";
+
+/// What `SD sampler` says of a sampler that is the model's default and has no name.
+const OF_MODEL: &str = "model";
 
 /// What the lines of the negative prompt begin with.
 const NEGATIVE: &str = "Negative prompt:";

@@ -16,20 +16,23 @@ const KEYWORD: &str = "parameters";
 
 const SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
 
-/// The start of a text chunk that is enough to tell whose it is: the longest keyword with its NUL, and some of the text.
+/// The start of a text chunk that is enough to tell whose it is: the longest keyword with its NUL,
+/// and some of the text.
 const START_BYTES: u32 = 100;
 
 impl Infotext {
-    /// Reads the infotext of a PNG file: its `parameters` chunk, plain (`tEXt`), compressed (`zTXt`) or international
-    /// (`iTXt`), before or after the picture. Returns `None` if the file says nothing about how it was made.
+    /// Reads the infotext of a PNG file: its `parameters` chunk, plain (`tEXt`), compressed
+    /// (`zTXt`) or international (`iTXt`), before or after the picture. Returns `None` if the file
+    /// says nothing about how it was made.
     ///
-    /// Of several chunks the last one counts, of whatever kind, as in Pillow. A `tEXt` or `zTXt` is Latin-1 by the
-    /// standard; bytes that are UTF-8 are read as UTF-8, as some programs write it.
+    /// Of several chunks the last one counts, of whatever kind, as in Pillow. A `tEXt` or `zTXt` is
+    /// Latin-1 by the standard; bytes that are UTF-8 are read as UTF-8, as some programs write it.
     ///
     /// # Errors
-    /// When the file cannot be read, is not a regular file, is not a PNG or is damaged. An [`InfotextError`] within an
-    /// error of kind [`InvalidData`](ErrorKind::InvalidData) when the file holds what another program writes
-    /// (ComfyUI's workflow, InvokeAI's metadata, …), or a text that [`parse`](Self::parse) refuses.
+    /// When the file cannot be read, is not a regular file, is not a PNG or is damaged. An
+    /// [`InfotextError`] within an error of kind [`InvalidData`](ErrorKind::InvalidData) when the
+    /// file holds what another program writes (ComfyUI's workflow, InvokeAI's metadata, …), or a
+    /// text that [`parse`](Self::parse) refuses.
     pub fn read_png(path: impl AsRef<Path>) -> io::Result<Option<Self>> {
         read(BufReader::new(outside::open_binary(path)?))
     }
@@ -46,8 +49,8 @@ impl Infotext {
 /// Returns the bytes of a PNG, with an infotext if one is given. A preview has none:
 /// `files::write("preview.png", &files::png(&preview, None)?)`.
 ///
-/// The infotext is a Latin-1 chunk (`tEXt`) where that can hold it, as Pillow writes it for WebUI, and otherwise UTF-8
-/// (`iTXt`).
+/// The infotext is a Latin-1 chunk (`tEXt`) where that can hold it, as Pillow writes it for WebUI,
+/// and otherwise UTF-8 (`iTXt`).
 ///
 /// # Errors
 /// When the picture has no pixels or is too large for a PNG.
@@ -61,7 +64,8 @@ pub fn png(image: &RgbImage, infotext: Option<&Infotext>) -> io::Result<Vec<u8>>
     if let Some(infotext) = infotext {
         let (keyword, text) = (KEYWORD.to_owned(), infotext.to_string());
         let latin1: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
-        // What would be read as another text (`Ã©` in Latin-1 is `é` in UTF-8) goes into a chunk that is UTF-8 always.
+        // What would be read as another text (`Ã©` in Latin-1 is `é` in UTF-8) goes into a chunk
+        // that is UTF-8 always.
         if latin1.is_some_and(|latin1| decoded(latin1) == text) {
             encoder.add_text_chunk(keyword, text)?;
         } else {
@@ -74,7 +78,8 @@ pub fn png(image: &RgbImage, infotext: Option<&Infotext>) -> io::Result<Vec<u8>>
     Ok(bytes)
 }
 
-/// Goes from chunk to chunk and reads only texts. Pixels are skipped, and only the last text is decompressed.
+/// Goes from chunk to chunk and reads only texts. Pixels are skipped, and only the last text is
+/// decompressed.
 fn read(mut png: impl BufRead + Seek) -> io::Result<Option<Infotext>> {
     let mut signature = [0; SIGNATURE.len()];
     png.read_exact(&mut signature)?;

@@ -7,8 +7,8 @@ use serde::de::IgnoredAny;
 
 use super::{Infotext, NEGATIVE};
 
-/// The longest infotext in bytes. Two prompts of 64 KiB, as they are and once more as JSON in which every character is
-/// escaped, take 0.9 MiB.
+/// The longest infotext in bytes. Two prompts of 64 KiB, as they are and once more as JSON in which
+/// every character is escaped, take 0.9 MiB.
 pub(super) const MAX_BYTES: usize = 2 << 20;
 
 /// WebUI takes fewer entries for a line of the prompt.
@@ -88,7 +88,8 @@ pub(super) fn infotext(text: &str) -> Result<Infotext, InfotextError> {
 fn other_format(text: &str) -> Option<&'static str> {
     let inside = text.strip_prefix('{')?.strip_suffix('}')?;
     let last = text.rsplit('\n').next()?;
-    // Not parsed, as Python writes `NaN` into JSON. A prompt may begin like this, and entries end like this.
+    // Not parsed, as Python writes `NaN` into JSON. A prompt may begin like this, and entries end
+    // like this.
     if !inside.trim_start().starts_with('"') || last.starts_with("Steps:") {
         return None;
     }
@@ -107,7 +108,8 @@ fn other_format(text: &str) -> Option<&'static str> {
     Some(known.map_or(UNKNOWN, |(_, format)| format))
 }
 
-/// The text without the lines that the extension Dynamic Prompts writes below the entries, and those lines as entries.
+/// The text without the lines that the extension Dynamic Prompts writes below the entries, and
+/// those lines as entries.
 fn templates(text: &str) -> (&str, Vec<(String, String)>) {
     let key_of = |line: &str| {
         let mut keys = ["Template", "Negative Template"].into_iter();
@@ -230,7 +232,8 @@ fn one_line(line: &str) -> Option<(Cow<'_, str>, Vec<Entry<'_>>)> {
     Some((prompts.into(), found))
 }
 
-/// WebUI's own expression, with Python's `\w` and `\s`, which are narrower and wider than this crate's.
+/// WebUI's own expression, with Python's `\w` and `\s`, which are narrower and wider than this
+/// crate's.
 static ENTRY: LazyLock<Regex> = LazyLock::new(|| {
     let (word, space) = (r"\p{L}\p{N}_", r"[\s\x1C-\x1F]*");
     let expression =

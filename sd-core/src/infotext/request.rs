@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Infotext, OF_WEBUI, Reproduction,
+    Infotext, OF_MODEL, OF_WEBUI, Reproduction,
     webui::{
         default_row, from_forge, ladder_called, nearest, noise_called, of_comfyui, row_called,
         row_of_class, row_of_diffusers, split, split_comfyui, with_sgm_noise,
@@ -47,10 +47,9 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
         ladder,
         draws,
     } = reading.way(request.step_count());
-    request = request.scheduler(scheduler).ladder(ladder);
-    if let Some(guidance) = reading.guidance() {
-        request.guidance = guidance;
-    }
+    request = request.ladder(ladder);
+    request.scheduler = scheduler;
+    request.guidance = reading.guidance();
     if let Some(seed) = reading.number("Seed") {
         request = request.seed(seed);
     }
@@ -149,7 +148,8 @@ const SDNEXT: &str = "SD.Next";
 
 /// How the latents were made of the noise.
 struct Way {
-    scheduler: Scheduler,
+    /// `None` for the default of the model.
+    scheduler: Option<Scheduler>,
     ladder: Ladder,
     /// Whether the sampler draws noise.
     draws: bool,
@@ -257,10 +257,12 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// When the refiner took over.
+    /// When the refiner took over; none where there was no refiner.
     fn refiner(&mut self) -> Option<RefinerSwitch> {
-        self.get("Refiner switch at")?;
-        let at = self.number::<f32>("Refiner switch at")?;
+        self.get("Refiner").or(self.get("Refiner switch at"))?;
+        let share = |value: &str| value.parse().ok().filter(|at| (0.0..=1.0).contains(at));
+        let at = self.value("Refiner switch at", share);
+        let at = at.unwrap_or(RefinerSwitch::default().at);
         let by = match self.get("Refiner switch by sampling steps") {
             Some("True") => RefinerShare::Steps,
             _ => RefinerShare::Timesteps,
@@ -294,13 +296,20 @@ impl<'a> Reading<'a> {
         if let Some(preset) = preset.and_then(|name| from_webui(name, None).ok()) {
             return Way {
                 ladder: self.ladder(preset.row),
-                scheduler: self.first_x(preset.sampler).into(),
+                scheduler: Some(self.first_x(preset.sampler).into()),
+                draws: true,
+            };
+        }
+        if self.get("SD sampler") == Some(OF_MODEL) {
+            return Way {
+                scheduler: None,
+                ladder: self.ladder(default_row()),
                 draws: true,
             };
         }
         let row = self.row();
         Way {
-            scheduler: row.into(),
+            scheduler: Some(row.into()),
             ladder: self.ladder(row),
             draws: true,
         }
@@ -374,7 +383,7 @@ impl<'a> Reading<'a> {
                 return Way {
                     ladder: ladder.unwrap_or(preset.ladder),
                     draws: preset.row.stochastic,
-                    scheduler: self.first_x(preset.sampler).into(),
+                    scheduler: Some(self.first_x(preset.sampler).into()),
                 };
             }
             if let Some(row) = row_of_diffusers(name) {
@@ -446,7 +455,7 @@ impl<'a> Reading<'a> {
         }
         self.program = Program::ComfyUi;
         Some(Way {
-            scheduler: preset.sampler.into(),
+            scheduler: Some(preset.sampler.into()),
             ladder: preset.ladder,
             draws: preset.row.stochastic,
         })
@@ -470,7 +479,7 @@ impl<'a> Reading<'a> {
             ladder => ladder.clone(),
         };
         Way {
-            scheduler: row.into(),
+            scheduler: Some(row.into()),
             ladder: ladder.unwrap_or_else(usual),
             draws: row.stochastic,
         }
@@ -491,7 +500,7 @@ impl<'a> Reading<'a> {
         let default = default_row();
         let Ok(preset) = preset else {
             return Way {
-                scheduler: default.into(),
+                scheduler: Some(default.into()),
                 ladder: default.default_ladder.clone(),
                 draws: true,
             };
@@ -507,7 +516,7 @@ impl<'a> Reading<'a> {
                     ));
                 }
                 return Way {
-                    scheduler: preset.row.into(),
+                    scheduler: Some(preset.row.into()),
                     ladder: Ladder::leading(),
                     draws: false,
                 };
@@ -523,7 +532,7 @@ impl<'a> Reading<'a> {
         Way {
             ladder: preset.ladder,
             draws: preset.ensd || preset.sampler.needs().brownian,
-            scheduler: self.first_x(preset.sampler).into(),
+            scheduler: Some(self.first_x(preset.sampler).into()),
         }
     }
 

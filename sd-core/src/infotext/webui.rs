@@ -7,7 +7,7 @@ use sd_schedulers::{
     WithConventions, by_name, from_comfyui, from_webui, same,
 };
 
-use crate::Request;
+use crate::Defaults;
 
 /// The schedule types of WebUI 1.10 by label. Its Normal is Uniform by another name.
 const SCHEDULE_TYPES: [&str; 10] = [
@@ -49,7 +49,8 @@ pub(super) fn ladder_called(name: &str) -> Option<Ladder> {
     Some(preset.ladder)
 }
 
-/// What ComfyUI has under these names. WebUI's relatives write the scheduler's as a title: `Linear Quadratic`.
+/// What ComfyUI has under these names. WebUI's relatives write the scheduler's as a title:
+/// `Linear Quadratic`.
 pub(super) fn of_comfyui(sampler: &str, scheduler: &str) -> Option<Preset> {
     let preset = from_comfyui(sampler, scheduler);
     preset
@@ -57,8 +58,8 @@ pub(super) fn of_comfyui(sampler: &str, scheduler: &str) -> Option<Preset> {
         .ok()
 }
 
-/// A sampler of ComfyUI, and the scheduler that nodes which save pictures write behind it: `euler_karras`,
-/// `euler karras`.
+/// A sampler of ComfyUI, and the scheduler that nodes which save pictures write behind it:
+/// `euler_karras`, `euler karras`.
 pub(super) fn split_comfyui(name: &str) -> Option<(&str, Option<&str>)> {
     let known = |sampler: &str, scheduler: &str| from_comfyui(sampler, scheduler).is_ok();
     if known(name, "normal") {
@@ -70,7 +71,8 @@ pub(super) fn split_comfyui(name: &str) -> Option<(&str, Option<&str>)> {
     Some((&name[..at], Some(&name[at + 1..])))
 }
 
-/// A sampler that Forge and its relatives took from ComfyUI: `IPNDM_V`, `Euler a CFG++`. It begins as WebUI's do.
+/// A sampler that Forge and its relatives took from ComfyUI: `IPNDM_V`, `Euler a CFG++`. It begins
+/// as WebUI's do.
 pub(super) fn from_forge(name: &str) -> Option<Preset> {
     let mut preset = from_comfyui(&as_in_comfyui(name), "normal").ok()?;
     preset.sampler = with_first_x(preset.sampler, FirstX::BySpacing);
@@ -102,7 +104,8 @@ pub(super) fn row_of_diffusers(name: &str) -> Option<&'static Row> {
     row_called(known.map_or(name, |(_, row)| row))
 }
 
-/// The row of a sampler of SD.Next by its name and its class of diffusers, which may be that of several rows.
+/// The row of a sampler of SD.Next by its name and its class of diffusers, which may be that of
+/// several rows.
 pub(super) fn row_of_class(name: &str, class: &str) -> Option<&'static Row> {
     let is_class = |part: &str| part.ends_with("Scheduler");
     let parts = |row: &Row| row.diffusers.unwrap_or_default().split(", ");
@@ -141,8 +144,9 @@ fn with_first_x(sampler: Arc<dyn Sampler>, first_x: FirstX) -> Arc<dyn Sampler> 
     WithConventions::wrap(sampler, conventions)
 }
 
-/// The name of the sampler of WebUI's that is nearest to one that is unknown: the one that the name begins with
-/// (`DPM++ 2M Turbo`, `euler_beta57`), else one of the same kind, with fresh noise in each step or without.
+/// The name of the sampler of WebUI's that is nearest to one that is unknown: the one that the name
+/// begins with (`DPM++ 2M Turbo`, `euler_beta57`), else one of the same kind, with fresh noise in
+/// each step or without.
 pub(super) fn nearest(name: &str) -> &'static str {
     let gaps = name.rmatch_indices([' ', '_']).map(|(at, _)| at);
     // All known names are shorter.
@@ -182,8 +186,10 @@ pub(super) fn row_called(name: &str) -> Option<&'static Row> {
     TABLE.iter().find(title).or_else(|| by_name(name))
 }
 
-/// That of a request which names no sampler.
+/// The sampler that stands in for one that is not named.
 pub(super) fn default_row() -> &'static Row {
-    let named = Request::new("").scheduler.row(&SchedulerConfig::default());
+    let named = Defaults::default()
+        .scheduler
+        .row(&SchedulerConfig::default());
     named.unwrap_or(&TABLE[0])
 }

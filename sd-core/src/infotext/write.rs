@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Infotext, OF_WEBUI,
+    Infotext, OF_MODEL, OF_WEBUI,
     webui::{label_of, name_of, noise_called, rng_of},
 };
 use crate::{Guidance, Picture, Prompt, PromptOptions, RefinerShare, Request, Sizes};
@@ -18,7 +18,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     let mut entries: Vec<(String, String)> = Vec::new();
     let mut add = |key: &str, value: String| entries.push((key.to_owned(), value));
 
-    add("Steps", request.step_count().to_string());
+    add("Steps", planned.chosen.steps.to_string());
     let of_webui = match planned.row {
         Some(_) => None,
         None => name_of(&*planned.sampler),
@@ -26,11 +26,11 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     if let Some(name) = planned.row.map(|row| row.title).or(of_webui) {
         add("Sampler", name.to_owned());
     }
-    let schedule_type = schedule_type(&planned.ladder);
+    let schedule_type = schedule_type(&planned.chosen.ladder);
     if let Some(name) = schedule_type {
         add("Schedule type", name.to_owned());
     }
-    if let Some(scale) = request.guidance.scale() {
+    if let Some(scale) = planned.chosen.guidance.scale() {
         add("CFG scale", scale.to_string());
     }
     add("Seed", seeds.seed.to_string());
@@ -79,15 +79,17 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     }
 
     if schedule_type.is_none() {
-        let ladder = serde_json::to_string(&planned.ladder);
+        let ladder = serde_json::to_string(&planned.chosen.ladder);
         add("SD ladder", ladder.expect("a ladder is names and numbers"));
     }
     if of_webui.is_some() {
         add("SD sampler", OF_WEBUI.to_owned());
+    } else if planned.row.is_none() && planned.default_sampler {
+        add("SD sampler", OF_MODEL.to_owned());
     } else if planned.row.is_none() {
         add("SD sampler", format!("{:?}", planned.sampler));
     }
-    match &request.guidance {
+    match &planned.chosen.guidance {
         Guidance::ClassifierFree(guidance) if guidance.is_plain() => {}
         Guidance::ClassifierFree(guidance) => {
             let guidance = serde_json::to_string(guidance);
@@ -116,7 +118,9 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
         let scores = [request.aesthetic_score, request.negative_aesthetic_score];
         let plain = Request::new("");
         if scores != [plain.aesthetic_score, plain.negative_aesthetic_score] {
-            add("SD aesthetic scores", written(scores));
+            // Not as a `Value`, which has the digits of an `f64`.
+            let scores = serde_json::to_string(&scores);
+            add("SD aesthetic scores", scores.expect("finite numbers"));
         }
     }
     for (key, text) in [

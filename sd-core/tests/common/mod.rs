@@ -77,6 +77,7 @@ impl Denoiser for Model {
             latents,
             timestep,
             context,
+            beside,
             stop,
             ..
         } = *call;
@@ -98,7 +99,8 @@ impl Denoiser for Model {
             let weighted = context
                 .indexed_iter()
                 .map(|((token, _), value)| value * (token + 1) as f32);
-            let push = weighted.sum::<f32>() / 100.0 + timestep / 1000.0;
+            let beside = beside.map_or(0.0, |beside| beside.index_axis(Axis(0), i).sum());
+            let push = weighted.sum::<f32>() / 100.0 + timestep / 1000.0 + beside / 100.0;
             output.index_axis_mut(Axis(0), i).zip_mut_with(
                 &latents.index_axis(Axis(0), i),
                 |o, x| {

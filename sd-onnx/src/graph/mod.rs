@@ -1,17 +1,29 @@
-//! A small writer of ONNX graphs whose weights stay in the user's own files.
+//! A small writer of ONNX graphs whose weights stay in the user's own files, or in memory.
 //!
 //! One method per operator here, one per layer in [`layers`]. A [`Value`] is a handle to an f32 tensor in the graph, a
 //! [`Dims`] one to a vector of sizes, so the two cannot be mixed up.
 
+mod external;
 mod layers;
 mod proto;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub(crate) use layers::{Activation, Conv};
 use ndarray::ArrayView2;
 use prost::Message;
 use safetensors::Dtype;
 
-use crate::{Error, weights::Weights};
+use crate::{
+    Error,
+    weights::{Place, Weights},
+};
 
 /// ONNX's operator set. The oldest that has `Gelu`; every ONNX Runtime from 1.17 on runs it.
 const OPSET: i64 = 20;
@@ -19,7 +31,7 @@ const OPSET: i64 = 20;
 const MICROSOFT: &str = "com.microsoft";
 
 /// A tensor of f32 in a graph under construction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Value(usize);
 
 /// A 1-D tensor of i64 in a graph under construction: sizes for `Reshape` and `Resize`.
@@ -38,17 +50,29 @@ pub(crate) enum Dim {
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     pub bytes: Vec<u8>,
-    pub weights_root: std::path::PathBuf,
+    pub weights_root: PathBuf,
 }
 
-/// A graph under construction over one component's weights.
+/// A graph under construction over one or several components' weights.
 pub(crate) struct Graph<'w> {
+    /// What names of tensors are looked up in at present.
     weights: &'w Weights,
+    /// What the initializers of these weights are called before their tensors' names.
+    prefix: String,
     graph: proto::Graph,
-    values: usize,
+    /// The name of each value.
+    names: Vec<String>,
+    /// The tensors that have been asked for, by their set of weights and their name, with whether
+    /// they are f32.
+    stored: HashMap<(*const Weights, String), (Value, bool)>,
+    /// What they are cast to.
+    casts: HashMap<Value, Value>,
+    /// Which initializers lie in which files.
+    external: Vec<(usize, Arc<Path>)>,
 }
 
 impl<'w> Graph<'w> {
+    /// An empty graph over `weights`. The initializers bear the names of their tensors.
     pub fn new(name: &str, weights: &'w Weights) -> Self {
         let graph = proto::Graph {
             name: name.to_owned(),
@@ -56,13 +80,46 @@ impl<'w> Graph<'w> {
         };
         Self {
             weights,
+            prefix: String::new(),
             graph,
-            values: 0,
+            names: Vec::new(),
+            stored: HashMap::new(),
+            casts: HashMap::new(),
+            external: Vec::new(),
         }
     }
 
+    /// Writes a part of the graph over another component's weights: within `write`, names of
+    /// tensors are looked up in `weights`. Their initializers are called `set/name`; each component
+    /// needs a `set` that no other one has.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for a ControlNet beside a UNet")
+    )]
+    pub fn over<T>(
+        &mut self,
+        set: &str,
+        weights: &'w Weights,
+        write: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let outer = std::mem::replace(&mut self.weights, weights);
+        let prefix = std::mem::replace(&mut self.prefix, format!("{set}/"));
+        let written = write(self);
+        (self.weights, self.prefix) = (outer, prefix);
+        written
+    }
+
     /// The finished model.
-    pub fn finish(self) -> Model {
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the path of a weight file cannot be written into a graph.
+    pub fn finish(mut self) -> Result<Model, Error> {
+        let (initializers, files): (Vec<_>, Vec<_>) = self.external.into_iter().unzip();
+        let (weights_root, locations) = external::locate(&files)?;
+        for (initializer, location) in initializers.into_iter().zip(locations) {
+            let data = &mut self.graph.initializer[initializer].external_data;
+            data.push(pair("location", location));
+        }
         let opset = |domain: &str, version| proto::OperatorSet {
             domain: domain.to_owned(),
             version,
@@ -73,23 +130,25 @@ impl<'w> Graph<'w> {
             graph: Some(self.graph),
             opset_import: vec![opset("", OPSET), opset(MICROSOFT, 1)],
         };
-        Model {
+        Ok(Model {
             bytes: model.encode_to_vec(),
-            weights_root: self.weights.root().to_path_buf(),
-        }
+            weights_root,
+        })
     }
 
     /// An f32 input.
     pub fn input(&mut self, name: &str, dims: &[Dim]) -> Value {
-        self.graph
-            .input
-            .push(value_info(name, proto::DataType::Float, dims));
-        self.named_input(name)
+        self.typed_input(name, proto::DataType::Float, dims)
     }
 
-    /// Rows of the table `name` `[rows, width]`, picked by a new i64 input called `input` of shape `dims`.
-    /// The table stays as it is in the file; only the rows picked become f32. Behind its rows come those of `more`
-    /// `[any, width]`.
+    fn typed_input(&mut self, name: &str, data_type: proto::DataType, dims: &[Dim]) -> Value {
+        self.graph.input.push(value_info(name, data_type, dims));
+        Value(self.named(name.to_owned()))
+    }
+
+    /// Rows of the table `name` `[rows, width]`, picked by a new i64 input called `input` of shape
+    /// `dims`. The table stays as it is in the file; only the rows picked become f32. The rows of
+    /// `more` `[any, width]` follow those of the table.
     pub fn embedding(
         &mut self,
         name: &str,
@@ -98,10 +157,7 @@ impl<'w> Graph<'w> {
         input: &str,
         dims: &[Dim],
     ) -> Result<Value, Error> {
-        self.graph
-            .input
-            .push(value_info(input, proto::DataType::Int64, dims));
-        let ids = self.named_input(input);
+        let ids = self.typed_input(input, proto::DataType::Int64, dims);
         if more.is_empty() {
             return self.picked(name, [rows, width], ids);
         }
@@ -124,10 +180,7 @@ impl<'w> Graph<'w> {
     /// called `input`, `[batch, 1]`, says which.
     pub fn row_of_each(&mut self, x: Value, input: &str) -> Value {
         let dims = [Dim::Any("batch"), Dim::Fixed(1)];
-        self.graph
-            .input
-            .push(value_info(input, proto::DataType::Int64, &dims));
-        let rows = self.named_input(input);
+        let rows = self.typed_input(input, proto::DataType::Int64, &dims);
         self.op("GatherND", &[x, rows], [int("batch_dims", 1)])
     }
 
@@ -157,19 +210,19 @@ impl<'w> Graph<'w> {
             .push(value_info(name, proto::DataType::Float, dims));
     }
 
-    /// Whether the weights have a tensor of that name.
-    pub fn has(&self, name: &str) -> bool {
-        self.weights.contains(name)
-    }
-
-    /// The weight `name`, which must have this shape, as f32. Other types are cast; ONNX Runtime folds the cast.
+    /// The weight `name`, which must have this shape, as f32. Other types are cast; ONNX Runtime
+    /// folds the cast.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Value, Error> {
         let (value, is_f32) = self.stored(name, shape)?;
-        Ok(if is_f32 {
-            value
-        } else {
-            self.cast_to_f32(value)
-        })
+        if is_f32 {
+            return Ok(value);
+        }
+        if let Some(&cast) = self.casts.get(&value) {
+            return Ok(cast);
+        }
+        let cast = self.cast_to_f32(value);
+        self.casts.insert(value, cast);
+        Ok(cast)
     }
 
     /// A constant of f32.
@@ -220,7 +273,7 @@ impl<'w> Graph<'w> {
     /// The two halves of the last axis.
     pub fn halves(&mut self, x: Value) -> [Value; 2] {
         let halves = [self.fresh(), self.fresh()];
-        let outputs = halves.iter().map(|&v| value_name(v)).collect();
+        let outputs = halves.iter().map(|&v| self.name(v)).collect();
         let node = self.node(
             "Split",
             "",
@@ -338,39 +391,52 @@ impl<'w> Graph<'w> {
             text("coordinate_transformation_mode", "asymmetric"),
             text("nearest_mode", "floor"),
         ];
-        let node = self.node("Resize", "", &inputs, vec![value_name(output)], attributes);
+        let node = self.node("Resize", "", &inputs, vec![self.name(output)], attributes);
         self.graph.node.push(node);
         Value(output)
     }
 
-    /// The stored tensor `name`, which must have this shape, as an initializer that points into the file; and whether it
-    /// is f32.
+    /// The stored tensor `name`, which must have this shape, as an initializer, and whether it is
+    /// f32. One that lies in a file stays there.
     fn stored(&mut self, name: &str, shape: &[usize]) -> Result<(Value, bool), Error> {
-        let entry = self.weights.tensor(name, shape)?;
-        let data_type = match entry.dtype {
+        let tensor = self.weights.tensor(name, shape)?;
+        let key = (std::ptr::from_ref(self.weights), name.to_owned());
+        if let Some(&known) = self.stored.get(&key) {
+            return Ok(known);
+        }
+        let data_type = match tensor.dtype {
             Dtype::F16 => proto::DataType::Float16,
             Dtype::BF16 => proto::DataType::BFloat16,
             _ => proto::DataType::Float,
         };
-        let pair = |key: &str, value: String| proto::StringPair {
-            key: key.to_owned(),
-            value,
-        };
-        let external_data = vec![
-            pair("location", entry.location.to_owned()),
-            pair("offset", entry.offset.to_string()),
-            pair("length", entry.length.to_string()),
-        ];
-        let value = self.fresh();
-        self.graph.initializer.push(proto::Tensor {
+        let value = self.named(format!("{}{name}", self.prefix));
+        let mut initializer = proto::Tensor {
             dims: shape.iter().map(|&d| d as i64).collect(),
             data_type: data_type as i32,
-            name: value_name(value),
-            external_data,
-            data_location: proto::DataLocation::External as i32,
+            name: self.name(value),
             ..Default::default()
-        });
-        Ok((Value(value), data_type == proto::DataType::Float))
+        };
+        match &tensor.place {
+            Place::Memory(bytes) => initializer.raw_data = bytes.to_vec(),
+            Place::File {
+                path,
+                offset,
+                length,
+            } => {
+                // The location follows when all files are known.
+                initializer.external_data = vec![
+                    pair("offset", offset.to_string()),
+                    pair("length", length.to_string()),
+                ];
+                initializer.data_location = proto::DataLocation::External as i32;
+                let index = self.graph.initializer.len();
+                self.external.push((index, path.clone()));
+            }
+        }
+        self.graph.initializer.push(initializer);
+        let stored = (Value(value), data_type == proto::DataType::Float);
+        self.stored.insert(key, stored);
+        Ok(stored)
     }
 
     fn cast_to_f32(&mut self, x: Value) -> Value {
@@ -387,7 +453,7 @@ impl<'w> Graph<'w> {
         self.graph.initializer.push(proto::Tensor {
             dims: shape.iter().map(|&d| d as i64).collect(),
             data_type: data_type as i32,
-            name: value_name(value),
+            name: self.name(value),
             raw_data,
             ..Default::default()
         });
@@ -421,7 +487,7 @@ impl<'w> Graph<'w> {
         attributes: Vec<proto::Attribute>,
     ) -> Value {
         let output = self.fresh();
-        let node = self.node(op, domain, inputs, vec![value_name(output)], attributes);
+        let node = self.node(op, domain, inputs, vec![self.name(output)], attributes);
         self.graph.node.push(node);
         Value(output)
     }
@@ -434,7 +500,7 @@ impl<'w> Graph<'w> {
         output: Vec<String>,
         attribute: Vec<proto::Attribute>,
     ) -> proto::Node {
-        let name = |input: &Option<usize>| input.map_or_else(String::new, value_name);
+        let name = |input: &Option<usize>| input.map_or_else(String::new, |value| self.name(value));
         proto::Node {
             input: inputs.iter().map(name).collect(),
             output,
@@ -445,27 +511,27 @@ impl<'w> Graph<'w> {
         }
     }
 
-    /// A value for the input called `name`, so that all values have names of one kind.
-    fn named_input(&mut self, name: &str) -> Value {
-        let value = self.fresh();
-        self.graph.node.push(proto::Node {
-            input: vec![name.to_owned()],
-            output: vec![value_name(value)],
-            name: format!("Identity_{}", self.graph.node.len()),
-            op_type: "Identity".to_owned(),
-            ..Default::default()
-        });
-        Value(value)
+    /// A value of this name: an input or a stored tensor.
+    fn named(&mut self, name: String) -> usize {
+        self.names.push(name);
+        self.names.len() - 1
     }
 
+    /// Any other value.
     fn fresh(&mut self) -> usize {
-        self.values += 1;
-        self.values
+        self.named(format!("v{}", self.names.len()))
+    }
+
+    fn name(&self, value: usize) -> String {
+        self.names[value].clone()
     }
 }
 
-fn value_name(value: usize) -> String {
-    format!("v{value}")
+fn pair(key: &str, value: String) -> proto::StringPair {
+    proto::StringPair {
+        key: key.to_owned(),
+        value,
+    }
 }
 
 fn value_info(name: &str, data_type: proto::DataType, dims: &[Dim]) -> proto::ValueInfo {

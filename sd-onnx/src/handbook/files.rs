@@ -1,4 +1,4 @@
-//! What models are read, and what a PNG says about itself.
+//! What files are read, and what a PNG says about itself.
 //!
 //! # Models
 //! A folder in the diffusers layout, as published since 2022 or as diffusers writes it today:
@@ -9,23 +9,30 @@
 //! | `vae` | `config.json`, `diffusion_pytorch_model.safetensors` |
 //! | `text_encoder` | `config.json`, `model.safetensors` |
 //! | `tokenizer` | `vocab.json` and `merges.txt`, or `tokenizer.json` |
+//! | `text_encoder_2`, `tokenizer_2` | the same, of SDXL |
 //! | `scheduler` | `scheduler_config.json` |
+//! | (the folder itself) | `model_index.json`, which may be missing |
+//!
+//! The [chapter on families](super::families) says which models these are.
 //!
 //! Weights are f32, f16 or bf16, and are computed with in f32 on the CPU. Where a component has
-//! several variants, [`Builder::variant`](crate::Builder::variant) says which. A snapshot in the Hugging Face cache, which is made of links, works as it is. Pickles
-//! (`.bin`, `.ckpt`) can run code when they are read, and are refused. Inpainting models, SDXL and single-file checkpoints are not
-//! read yet.
+//! several variants, [`Builder::variant`](crate::Builder::variant) says which. A snapshot in the
+//! Hugging Face cache, which is made of links, works as it is. Pickles (`.bin`, `.ckpt`) can run
+//! code when they are read, and are refused. Single-file checkpoints are not read yet.
 //!
-//! **What is checked.** The class that a `config.json` names must be one that this library computes (`_class_name` of the UNet
-//! and the VAE, `architectures` and `model_type` of the text encoder), and every tensor of a file must have its place in that
-//! network: a left-over tensor means that the model would draw something else than its author's pictures, and is an error.
-//! Known left-overs that no network computes with are ignored: `position_ids`, `logit_scale`, `attn_mask`, the state of
-//! an averaged training (`model_ema.decay`), noise schedules (`alphas_cumprod` and the like), and in a text encoder
-//! `text_projection`, CLIP's network for pictures and layers behind `num_hidden_layers`. Only regular files are opened.
+//! **What is checked.** The class that a `config.json` names must be one that this library computes
+//! (`_class_name` of the UNet and the VAE, `architectures` and `model_type` of the text encoder),
+//! and every tensor of a file must have its place in that network: a left-over tensor means that
+//! the model would draw something else than its author's pictures, and is an error. Known
+//! left-overs that no network computes with are ignored: `position_ids`, `logit_scale`,
+//! `attn_mask`, the state of an averaged training (`model_ema.decay`), noise schedules
+//! (`alphas_cumprod` and the like), and in a text encoder an unused `text_projection`, CLIP's
+//! network for pictures and layers behind `num_hidden_layers`. Only regular files are opened.
 //!
-//! **What is corrected.** Models of 2022 were published with values that diffusers' pipelines replace when they are
-//! built. So does [`Builder::load`](crate::Builder::load), by the class in `model_index.json` (without that file,
-//! `StableDiffusionPipeline`), and reports each correction as a warning of [`tracing`](https://docs.rs/tracing):
+//! **What is corrected.** Models of 2022 were published with values that diffusers' pipelines
+//! replace when they are built. So does [`Builder::load`](crate::Builder::load), by the class in
+//! `model_index.json` (without that file, `StableDiffusionPipeline`), and reports each correction
+//! as a warning of [`tracing`](https://docs.rs/tracing):
 //!
 //! | value | becomes | if |
 //! |---|---|---|
@@ -33,14 +40,16 @@
 //! | `clip_sample` of the scheduler | false | it is true, or missing from a class where true is the default |
 //! | `sample_size` of the UNet | 64 (512 pixels) | it is one number below 64, written by diffusers before 0.9.0 |
 //!
-//! `StableDiffusionInpaintPipeline` leaves `clip_sample` as it is; the classes of ControlNet, SDXL and LCM correct
-//! nothing. [`SchedulerConfig::from_json`](crate::SchedulerConfig::from_json) never does.
+//! `StableDiffusionInpaintPipeline` leaves `clip_sample` as it is; the classes of ControlNet, SDXL
+//! and LCM correct nothing. [`SchedulerConfig::from_json`](crate::SchedulerConfig::from_json) never
+//! does.
 //!
-//! **Leave a model's files as they are while it is loaded.** ONNX Runtime maps weight files into memory and reads f32 weights out
-//! of them during every call. If another program shortens such a file, the operating system ends this process (`SIGBUS` on
-//! Linux); if it overwrites the file, the pictures change. Replacing a file is safe: write the new file under
-//! another name and rename it, as download tools do and as [`files::write`](crate::files::write) does. Weights in
-//! f16 and bf16 are copied while the model is loaded, and their files are not needed afterwards.
+//! **Leave a model's files as they are while it is loaded.** ONNX Runtime maps weight files into
+//! memory and reads f32 weights out of them during every call. If another program shortens such a
+//! file, the operating system ends this process (`SIGBUS` on Linux); if it overwrites the file, the
+//! pictures change. Replacing a file is safe: write the new file under another name and rename it,
+//! as download tools do and as [`files::write`](crate::files::write) does. Weights in f16 and bf16
+//! are copied while the model is loaded, and their files are not needed afterwards.
 //!
 //! The library downloads no model. Get one with the publisher's own tool, for instance `hf download`.
 //!

@@ -7,11 +7,15 @@
 //! 3. [`sampling`]: which sampler, which noise levels, and what other programs call them.
 //! 4. [`programs`]: servers, windows, games: sharing a pipeline, watching, stopping and streaming runs.
 //! 5. [`pieces`]: embeddings, textual inversions, latents, noise, samplers and guidance of one's own.
-//! 6. [`files`]: what models are read, and what a PNG says about itself.
+//! 6. [`families`]: SDXL, its refiner, LCM and other models: what each of them wants.
+//! 7. [`files`]: what files are read, and what a PNG says about itself.
+//! 8. [`where_it_goes`]: which file a change to this project touches.
 
+pub mod families;
 pub mod files;
 pub mod parameters;
 pub mod pieces;
 pub mod programs;
 pub mod prompts;
 pub mod sampling;
+pub mod where_it_goes;

@@ -12,9 +12,13 @@
 //! | [`variation`](crate::Request::variation) | none | 0.05 to 0.3 | the seed's picture | the other seed's picture |
 //! | [`noise`](crate::Request::noise) | torch's, on a CPU | another program's | | |
 //! | [`size`](crate::Request::size) | the model's | near the model's | mush: the model never saw so small a picture | the subject is repeated, for the model draws several pictures side by side |
-//! | [`clip_skip`](crate::Request::clip_skip) | 1 | 1 or 2 | | the prompt is read too superficially: another picture |
+//! | [`clip_skip`](crate::Request::clip_skip) | the model's own | 1 or 2 | | the prompt is read too superficially: another picture |
 //! | [`scheduler`](crate::Request::scheduler) | DPM++ 2M | | | |
 //! | [`ladder`](crate::Request::ladder) | the scheduler's | | | |
+//!
+//! The defaults of steps, guidance, scheduler and ladder here are those of Stable Diffusion 1.x.
+//! Other models want others, and get them: [`Builder::load`](crate::Builder::load) has the
+//! table. [`Pipeline::defaults`](crate::Pipeline::defaults) returns those of a loaded model.
 //!
 //! # Seed and size
 //! They decide the noise, unless one of the following is set. The same seed at the same size begins as the same noise whatever the prompt, model, steps
@@ -93,10 +97,12 @@
 //! 7.5 elsewhere.
 //!
 //! # Clip skip
-//! The text model reads the prompt in layers (12 in Stable Diffusion 1.x), each working on what the one before made of it.
-//! Clip skip takes the result of an earlier layer: 1 is the last, 2 the one before. **It skips layers of the text model, not
-//! steps of the noise**, and costs and saves next to nothing. Models that were trained on the second to last layer (many of
-//! those for anime) want 2; all others were trained on 1, and 2 gives them a reading that is a little off.
+//! The text model reads the prompt in layers (12 in Stable Diffusion 1.x), each working on what the
+//! one before made of it. Clip skip takes the result of an earlier layer: 1 is the last, 2 the one
+//! before. **It skips layers of the text model, not steps of the noise**, and costs and saves next
+//! to nothing. Models that were trained on the second to last layer (many of those for anime) want
+//! 2; all others were trained on 1, and 2 gives them a reading that is a little off. SDXL has [a
+//! rule of its own](super::families#clip-skip).
 //!
 //! The setting applies to the prompt and to the negative prompt, as in WebUI. diffusers numbers the
 //! layers from 0 (its 1 is 2 here) and applies `clip_skip` to the prompt only: its negative prompt

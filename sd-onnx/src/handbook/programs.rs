@@ -58,8 +58,9 @@
 //! assert_eq!(what.collect::<Vec<_>>(), ["width", "steps"]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//! A request is a plain value. [`Request::from_json`](crate::Request::from_json) reads it from what a web page sends,
-//! `{"prompt": "a fox", "steps": 30, "scheduler": "euler-a"}`, and names every field that is wrong.
+//! A request is a plain value. [`Request::from_json`](crate::Request::from_json) reads it from what
+//! a web page sends, `{"prompt": "a fox", "steps": 30, "scheduler": "euler-a"}`, and names every
+//! field that is wrong.
 //!
 //! # Watching
 //! [`run`](crate::Pipeline::run) tells a closure of every step and hands over every picture as it is finished. A step says how

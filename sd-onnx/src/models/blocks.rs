@@ -1,9 +1,19 @@
-//! What the UNet and the VAE share: the residual block and the resampling layers.
+//! What the UNet and the VAE share: the residual block and the shape of a picture.
 
 use crate::{
     Error,
-    graph::{Activation, Conv, Graph, Value},
+    graph::{Activation, Conv, Dim, Graph, Value},
 };
+
+/// `[batch, channels, height, width]`, for an input or an output of a graph.
+pub(crate) fn image_dims(channels: usize) -> [Dim; 4] {
+    [
+        Dim::Any("batch"),
+        Dim::Fixed(channels),
+        Dim::Any("height"),
+        Dim::Any("width"),
+    ]
+}
 
 /// How a network normalises: the groups of its group norms and their epsilon.
 #[derive(Debug, Clone, Copy)]

@@ -22,17 +22,18 @@ pub(crate) struct ClipTextConfig {
     inner_width: usize,
     eps: f32,
     activation: Activation,
-    /// The id that ends a text. `None` where the configuration says 2, as it did for long: then it is the largest id of a
-    /// text.
+    /// The id that ends a text. `None` where the configuration says 2, as it did for long: then it
+    /// is the largest id of a text.
     pub end: Option<i64>,
-    /// The width of what `text_projection` makes of a state, where that is wanted.
+    /// The width of the projected pooled state, if the graph gives it.
     pub projection: Option<usize>,
-    /// The width that `text_projection` has in a model that has it.
+    /// `projection_dim`. A model without `text_projection` may have it too.
     pub projection_width: usize,
 }
 
 impl ClipTextConfig {
-    /// Reads the `config.json` of a text model, or of a whole CLIP, which has a network for pictures too.
+    /// Reads the `config.json` of a text model, or of a whole CLIP, which has a network for
+    /// pictures too.
     pub fn new(config: Config) -> Result<Self, Error> {
         let classes = config.texts("architectures", &[])?;
         if !classes.is_empty() && !classes.iter().any(|class| CLASSES.contains(class)) {
@@ -72,8 +73,8 @@ impl ClipTextConfig {
         })
     }
 
-    /// Where a text ends: the place of the first end-of-text token, as `CLIPTextModel` finds it. Ids beyond the stored
-    /// embedding, which textual inversions have, are not looked at.
+    /// Where a text ends: the place of the first end-of-text token, as `CLIPTextModel` finds it.
+    /// Ids beyond the stored embedding, which textual inversions have, are not looked at.
     pub fn end_of(&self, ids: ArrayView1<'_, i64>) -> i64 {
         let stored = |&(_, &id): &(usize, &i64)| (id as usize) < self.vocab_size;
         let ids = ids.iter().enumerate().filter(stored);
@@ -92,11 +93,11 @@ pub(crate) const CLASS: &str = CLASSES[0];
 /// The classes of transformers whose text model is the one written here.
 const CLASSES: [&str; 3] = ["CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"];
 
-/// Whether a tensor is known and left out on purpose: it belongs to CLIP's network for pictures or to what makes an embedding
-/// comparable with one, or to a layer behind the last that the configuration asks for. A `num_hidden_layers` below the
-/// file's is how clip skip is written into a folder.
+/// Whether a tensor is known and left out on purpose: it belongs to CLIP's network for pictures or
+/// to what makes an embedding comparable with one, or to a layer behind the last that the
+/// configuration asks for. A `num_hidden_layers` below the file's is how clip skip is written into
+/// a folder.
 pub(crate) fn is_left_out(config: &ClipTextConfig, name: &str) -> bool {
-    let name = name.strip_prefix("text_model.").unwrap_or(name);
     let part = name.split('.').next().unwrap_or_default();
     let layer = name.strip_prefix("encoder.layers.");
     let layer = layer.and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
@@ -106,8 +107,8 @@ pub(crate) fn is_left_out(config: &ClipTextConfig, name: &str) -> bool {
 
 /// The output of the last layer's state at one token of each text.
 pub(crate) const POOLED: &str = "pooled";
-/// The layer that makes one embedding of texts and pictures out of a pooled state, and the output
-/// of it.
+/// The layer that projects a pooled state to the embedding that texts and pictures share, and the
+/// graph's output of that name.
 pub(crate) const PROJECTION: &str = "text_projection";
 
 /// The name of the output of a layer.
@@ -116,10 +117,13 @@ pub(crate) fn output_name(layer: Layer) -> String {
     format!("clip_skip_{}{norm}", layer.skip)
 }
 
-/// The inputs are `input_ids` i64 `[batch, length]`, at most `max_length` long, and `ends` i64 `[batch, 1]`, the place of a
-/// token in each text. There are two outputs for each clip skip 1..=layers, `[batch, length, width]`: that hidden state,
-/// counted from the last, with and without the final layer norm. [`POOLED`] is the last one with the norm at `ends`, `[batch, width]`, and
-/// [`PROJECTION`] its projection, if the configuration has a width for it. `more` `[any, width]` are rows of the token
+/// Writes the graph. Its inputs are `input_ids` i64 `[batch, length]`, at most `max_length` long,
+/// and `ends` i64 `[batch, 1]`, the place of a token in each text.
+///
+/// There are two outputs for each clip skip 1..=layers, `[batch, length, width]`: the hidden state
+/// of that layer, counted from the last, with and without the final layer norm. [`POOLED`] is the
+/// state of the last layer at `ends`, with the norm, `[batch, width]`. [`PROJECTION`] is its
+/// projection, if the configuration has a width for it. `more` `[any, width]` are rows of the token
 /// embedding behind the stored ones.
 pub(crate) fn graph(
     config: &ClipTextConfig,
@@ -133,32 +137,22 @@ pub(crate) fn graph(
         ..
     } = config;
     let mut g = Graph::new("text_encoder", weights);
-    // transformers 5 dropped the prefix; everything older has it.
-    let prefix = if g.has("text_model.final_layer_norm.weight") {
-        "text_model."
-    } else {
-        ""
-    };
-
     let ids = [Dim::Any("batch"), Dim::Any("length")];
-    let table = format!("{prefix}embeddings.token_embedding.weight");
     let rows = [config.vocab_size, width];
-    let tokens = g.embedding(&table, rows, more, "input_ids", &ids)?;
-    let positions = g.weight(
-        &format!("{prefix}embeddings.position_embedding.weight"),
-        &[max_length, width],
+    let tokens = g.embedding(
+        "embeddings.token_embedding.weight",
+        rows,
+        more,
+        "input_ids",
+        &ids,
     )?;
+    let positions = g.weight("embeddings.position_embedding.weight", &[max_length, width])?;
     let positions = g.first_rows(positions, tokens);
     let mut x = g.add(tokens, positions);
 
     for layer in 0..config.layers {
-        x = encoder_layer(
-            &mut g,
-            config,
-            &format!("{prefix}encoder.layers.{layer}"),
-            x,
-        )?;
-        let normed = g.layer_norm(x, &format!("{prefix}final_layer_norm"), width, eps)?;
+        x = encoder_layer(&mut g, config, &format!("encoder.layers.{layer}"), x)?;
+        let normed = g.layer_norm(x, "final_layer_norm", width, eps)?;
         let dims = [Dim::Any("batch"), Dim::Any("length"), Dim::Fixed(width)];
         let skip = ClipSkip::new(config.layers - layer).expect("the layers are counted down to 1");
         for (final_norm, states) in [(true, normed), (false, x)] {
@@ -175,7 +169,7 @@ pub(crate) fn graph(
             g.output(PROJECTION, state, &dims);
         }
     }
-    Ok(g.finish())
+    g.finish()
 }
 
 fn encoder_layer(

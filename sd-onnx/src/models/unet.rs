@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use sd_core::{Inputs, SizeIds};
 use serde_json::json;
 
-use super::blocks::{Norm, Time, norm_silu, resnet};
+use super::blocks::{Norm, Time, image_dims, norm_silu, resnet};
 use crate::{
     Error,
     config::{Config, PerLevel, SIZE},
@@ -17,7 +17,8 @@ use crate::{
 /// The class in diffusers.
 pub(crate) const CLASS: &str = "UNet2DConditionModel";
 
-/// The latent sides that a model may have been made for. 256 are 2048 pixels; published ones have at most 128.
+/// The latent sides that a model may have been made for. 256 are 2048 pixels; published ones have
+/// at most 128.
 const SAMPLE_SIZE: RangeInclusive<usize> = 1..=256;
 
 /// The shape of a UNet, from its `config.json`. Missing keys are at `UNet2DConditionModel`'s defaults.
@@ -25,8 +26,12 @@ const SAMPLE_SIZE: RangeInclusive<usize> = 1..=256;
 pub(crate) struct UnetConfig {
     /// What the network takes.
     pub inputs: Inputs,
-    /// Latent side the model was made for.
+    /// Height and width of the latents that the model was made for.
     pub sample_size: [usize; 2],
+    /// The width of the prompt as the transformers attend to it.
+    context_width: usize,
+    /// Whether a linear layer projects the prompt to that width first, as in Kolors.
+    projects_context: bool,
     levels: Vec<Level>,
     mid_block: MidBlock,
     /// Transformer layers of the middle block.
@@ -82,8 +87,8 @@ enum MidBlock {
 }
 
 impl UnetConfig {
-    /// `sizes` are the ids that a model takes whose `addition_embed_type` is `text_time`: its configuration has only their
-    /// width, together with that of the pooled text.
+    /// `sizes` are the ids that the network takes if its `addition_embed_type` is `text_time`. The
+    /// configuration has only the sum of their width and the pooled text's width.
     pub fn new(config: &Config, sizes: SizeIds) -> Result<Self, Error> {
         config.only("_class_name", &[json!(CLASS)])?;
         refuse_what_is_not_written(config)?;
@@ -109,7 +114,16 @@ impl UnetConfig {
         if widths.iter().any(|&width| width != widths[0]) {
             return Err(config.wrong("cross_attention_dim", "the same width at every level"));
         }
-        // diffusers gives the up blocks the flags from the last on, so that each belongs to a level.
+        let prompt_width = match config.usize("encoder_hid_dim", 0, SIZE)? {
+            0 if config.is_set("encoder_hid_dim_type") => {
+                let expected = "the width of the prompt, as encoder_hid_dim_type is given";
+                return Err(config.wrong("encoder_hid_dim", expected));
+            }
+            0 => None,
+            width => Some(width),
+        };
+        // diffusers gives the up blocks the flags from the last on, so that each belongs to a
+        // level.
         let only_cross_attention = config.flag_per_level("only_cross_attention", count)?;
         let mid_only_cross_attention = config.bool(
             "mid_block_only_cross_attention",
@@ -158,7 +172,7 @@ impl UnetConfig {
             let most = SAMPLE_SIZE.end();
             return Err(config.wrong("sample_size", format!("at most {most} latents a side")));
         }
-        let (inputs, added) = inputs(config, widths[0], sizes)?;
+        let (inputs, added) = inputs(config, prompt_width.unwrap_or(widths[0]), sizes)?;
         let guidance_width = match config.usize("time_cond_proj_dim", 0, SIZE)? {
             0 => None,
             width if width % 2 == 0 && width > 2 => Some(width),
@@ -166,6 +180,8 @@ impl UnetConfig {
         };
         Ok(Self {
             inputs: inputs.guidance(guidance_width.is_some()),
+            context_width: widths[0],
+            projects_context: prompt_width.is_some(),
             added,
             guidance_width,
             mid_transformer_layers: transformer_layers.mid,
@@ -199,16 +215,17 @@ impl UnetConfig {
 /// The most layers of a block.
 const MOST_LAYERS: usize = 64;
 
-/// Transformer layers after each resnet, of each level. The lists of a level without attention may be empty.
+/// Transformer layers after each resnet, of each level. The lists of a level without attention may
+/// be empty.
 struct TransformerLayers {
     down: Vec<Vec<usize>>,
     up: Vec<Vec<usize>>,
     mid: usize,
 }
 
-/// `transformer_layers_per_block` is one number, or one for each down block, or a list for each, with a number for each
-/// resnet. `reverse_transformer_layers_per_block` has the same for the up blocks, in their order; without it they are those of
-/// the down blocks, from the last on.
+/// `transformer_layers_per_block` is one number, or one for each down block, or a list for each,
+/// with a number for each resnet. `reverse_transformer_layers_per_block` has the same for the up
+/// blocks, in their order; without it they are those of the down blocks, from the last on.
 fn transformer_layers(
     config: &Config,
     resnets: &[usize],
@@ -228,6 +245,7 @@ fn transformer_layers(
     };
     let of_level = |key: &str, layers: &PerLevel, attention: bool, blocks: usize| match layers {
         _ if !attention => Ok(Vec::new()),
+        PerLevel::Same(0) => Err(config.wrong(key, "1 or more at a level with attention")),
         PerLevel::Same(layers) => Ok(vec![*layers; blocks]),
         PerLevel::Each(layers) if layers.len() == blocks => Ok(layers.clone()),
         PerLevel::Each(_) => Err(config.wrong(
@@ -252,7 +270,7 @@ fn transformer_layers(
     })
 }
 
-/// What the network takes beside the guidance scale. Refuses the UNets of other models by their names.
+/// What the network takes beside the guidance scale.
 fn inputs(
     config: &Config,
     context: usize,
@@ -260,21 +278,24 @@ fn inputs(
 ) -> Result<(Inputs, Option<Added>), Error> {
     let channels = config.usize("out_channels", 4, SIZE)?;
     let all = config.usize("in_channels", 4, SIZE)?;
-    let refuse = |key, what: &str| {
-        let problem = format!("another value: this is the UNet of {what}, which is not supported");
-        Err(config.wrong(key, problem))
-    };
-    if config
-        .value("class_embed_type")
-        .is_some_and(|found| found == "projection")
-    {
-        return refuse("class_embed_type", "Stable unCLIP");
-    }
-    // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of a picture.
+    // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of
+    // a picture.
     let beside = match all.checked_sub(channels) {
         Some(beside) if beside == 0 || beside == channels || beside == channels + 1 => beside,
-        Some(1) => return refuse("in_channels", "a depth-to-image model, with a depth map"),
-        Some(3) => return refuse("in_channels", "the x4 upscaler, with a small picture"),
+        Some(1) => {
+            return Err(other_model(
+                config,
+                "in_channels",
+                "a depth-to-image model, with a depth map",
+            ));
+        }
+        Some(3) => {
+            return Err(other_model(
+                config,
+                "in_channels",
+                "the x4 upscaler, with a small picture",
+            ));
+        }
         _ => {
             let (double, more) = (2 * channels, 2 * channels + 1);
             let expected = format!(
@@ -308,14 +329,22 @@ fn inputs(
     ))
 }
 
+/// The error for a key that only the UNet of another model has, which says more than the key.
+fn other_model(config: &Config, key: &str, what: &str) -> Error {
+    let expected = format!("another value: this is the UNet of {what}, which is not supported");
+    config.wrong(key, expected)
+}
+
 /// Options of the class that no Stable Diffusion model sets to anything else.
 fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
+    let class = config.value("class_embed_type");
+    if class.is_some_and(|found| found == "projection") {
+        return Err(other_model(config, "class_embed_type", "Stable unCLIP"));
+    }
     let off = [json!(false)];
     let one = [json!(1), json!(1.0)];
     for key in [
         "num_attention_heads",
-        "encoder_hid_dim",
-        "encoder_hid_dim_type",
         "class_embed_type",
         "num_class_embeds",
         "time_embedding_act_fn",
@@ -325,6 +354,7 @@ fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
         config.only(key, &[])?;
     }
     config.only("addition_embed_type", &[json!("text_time")])?;
+    config.only("encoder_hid_dim_type", &[json!("text_proj")])?;
     for key in [
         "center_input_sample",
         "dual_cross_attention",
@@ -381,33 +411,30 @@ pub(crate) mod input {
     pub const POOLED: &str = "text_embeds";
     /// `[batch, ids]`, of SDXL.
     pub const SIZES: &str = "time_ids";
-    /// `[batch, width]`: [`guidance_sinusoids`](super::guidance_sinusoids), of latent consistency models.
+    /// `[batch, width]`: [`guidance_sinusoids`](super::guidance_sinusoids), of latent consistency
+    /// models.
     pub const GUIDANCE: &str = "timestep_cond";
 }
 
 /// From the [inputs](input) that the configuration has to `output` `[batch, channels, h, w]`.
 pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Error> {
     let mut g = Graph::new("unet", weights);
-    let image = |channels| {
-        [
-            Dim::Any("batch"),
-            Dim::Fixed(channels),
-            Dim::Any("height"),
-            Dim::Any("width"),
-        ]
-    };
     let takes = &config.inputs;
     let vector = |width| [Dim::Any("batch"), Dim::Fixed(width)];
-    let mut sample = g.input(input::LATENTS, &image(takes.channels));
+    let mut sample = g.input(input::LATENTS, &image_dims(takes.channels));
     let timestep = g.input(input::TIMESTEP, &[Dim::Fixed(1)]);
     let context = [
         Dim::Any("batch"),
         Dim::Any("length"),
         Dim::Fixed(takes.context),
     ];
-    let context = g.input(input::CONTEXT, &context);
+    let mut context = g.input(input::CONTEXT, &context);
+    if config.projects_context {
+        let widths = [takes.context, config.context_width];
+        context = g.linear(context, "encoder_hid_proj", widths[0], widths[1])?;
+    }
     if takes.beside > 0 {
-        let beside = g.input(input::BESIDE, &image(takes.beside));
+        let beside = g.input(input::BESIDE, &image_dims(takes.beside));
         sample = g.concat(&[sample, beside], 1);
     }
     let mut time = time_embedding(&mut g, config, timestep)?;
@@ -429,8 +456,8 @@ pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Err
         context,
     };
     let output = unet.forward(sample)?;
-    unet.g.output("output", output, &image(takes.channels));
-    Ok(unet.g.finish())
+    unet.g.output("output", output, &image_dims(takes.channels));
+    unet.g.finish()
 }
 
 /// Sinusoids of the timestep, and two linear layers with SiLU between.
@@ -446,8 +473,8 @@ fn time_embedding(g: &mut Graph, config: &UnetConfig, timestep: Value) -> Result
     two_layers(g, "time_embedding", x, [channels, config.time_width])
 }
 
-/// What SDXL adds to the time embedding: the pooled text and the sinusoids of each size, side by side, through two linear
-/// layers.
+/// What SDXL adds to the time embedding: the pooled text and the sinusoids of each size, side by
+/// side, through two linear layers.
 fn added_embedding(
     g: &mut Graph,
     config: &UnetConfig,
@@ -498,9 +525,9 @@ fn two_layers(
     g.linear(x, &format!("{name}.linear_2"), output, output)
 }
 
-/// The sinusoids of a guidance scale that a latent consistency model takes: `get_guidance_scale_embedding` of diffusers'
-/// `pipeline_latent_consistency_text2img.py`, of scale − 1. Sines come first, and the frequencies are divided by one less
-/// than half the width.
+/// The sinusoids of a guidance scale that a latent consistency model takes:
+/// `get_guidance_scale_embedding` of diffusers' `pipeline_latent_consistency_text2img.py`, of scale
+/// − 1. Sines come first, and the frequencies are divided by one less than half the width.
 pub(crate) fn guidance_sinusoids(scale: f32, width: usize) -> Vec<f32> {
     let half = width / 2;
     // In f32, step by step, as it is there: angles go into the thousands.
@@ -706,7 +733,7 @@ impl Unet<'_, '_> {
     ) -> Result<Value, Error> {
         const EPS: f32 = 1e-5;
         let heads = level.heads;
-        let to_prompt = [width, self.config.inputs.context];
+        let to_prompt = [width, self.config.context_width];
         let normed = self.g.layer_norm(x, &format!("{name}.norm1"), width, EPS)?;
         let (context, widths) = match level.only_cross_attention {
             true => (self.context, to_prompt),

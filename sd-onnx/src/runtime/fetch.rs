@@ -81,8 +81,9 @@ pub(super) fn fetch(release: &Release, cache: &Path) -> Result<PathBuf, RuntimeE
     Ok(library)
 }
 
-/// Removes the temporary folders of processes that were killed while they fetched. The caller holds the lock, so nobody
-/// uses these folders. Temporary files are left alone: another process may be writing its hashes.
+/// Removes the temporary folders of processes that were killed while they fetched. The caller holds
+/// the lock, so nobody uses these folders. Temporary files are left alone: another process may be
+/// writing its hashes.
 fn remove_leftovers(cache: &Path) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let name = entry.file_name();

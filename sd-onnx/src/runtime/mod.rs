@@ -4,8 +4,9 @@
 //! environment variable `ORT_DYLIB_PATH`, then in the cache folder. With the Cargo feature `fetch` it is downloaded
 //! into that folder when it is nowhere; without, that is [`RuntimeError::NotFound`].
 //!
-//! A library in the cache folder is loaded only if it has the SHA-256 of its release, because loading one that was cut
-//! short ends the process. The hash is remembered by the file's path, length and time of change, as models' hashes are.
+//! A library in the cache folder is loaded only if it has the SHA-256 of its release, because
+//! loading one that was cut short ends the process. The hash is remembered by the file's path,
+//! length and time of change, as models' hashes are.
 
 #[cfg(feature = "fetch")]
 mod fetch;
@@ -52,8 +53,8 @@ pub enum RuntimeError {
         /// Why it cannot be one.
         problem: String,
     },
-    /// The library in the cache folder is not the one that was put there: it was cut short or changed. With the Cargo
-    /// feature `fetch` it is downloaded again instead.
+    /// The library in the cache folder is not the one that was put there: it was cut short or
+    /// changed. With the Cargo feature `fetch` it is downloaded again instead.
     #[error("{}: the ONNX Runtime library in the cache folder is damaged: {problem}; delete the file", printable(path.display()))]
     Damaged {
         /// The library.
@@ -141,20 +142,22 @@ impl Runtime {
 
 /// Sets the environment variable `ORT_DISABLE_TELEMETRY` to 1 if it is not set.
 ///
-/// Microsoft's builds of ONNX Runtime for Linux and macOS send events about the sessions to a server of Microsoft. 1.32
-/// reads this variable when the environment is made, and then writes no device ID, no database of events, and looks for
-/// no server. `EnvironmentBuilder::with_telemetry` comes too late for all of that: it takes an environment that has been
-/// made. On Windows the library knows only that call; its events stay on the machine unless a trace session collects
+/// Microsoft's builds of ONNX Runtime for Linux and macOS send events about the sessions to a
+/// server of Microsoft. 1.32 reads this variable when the environment is made, and then writes no
+/// device ID, no database of events, and looks for no server. `EnvironmentBuilder::with_telemetry`
+/// comes too late for all of that: it takes an environment that has been made. On Windows the
+/// library knows only that call; its events stay on the machine unless a trace session collects
 /// them.
 fn turn_telemetry_off() {
     const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
     if std::env::var_os(VARIABLE).is_some() {
         return;
     }
-    // Safety: outside of Windows, no other thread may read or write the environment meanwhile except through `std::env`,
-    // which takes a lock. Rust code does so. C code that calls `getenv` in another thread at this moment is a data race,
-    // which this function cannot rule out. It is as short as possible: one write in the life of the process, before the
-    // library is loaded, and none if the program has set the variable, as the crate's documentation recommends.
+    // Safety: outside of Windows, no other thread may read or write the environment meanwhile
+    // except through `std::env`, which takes a lock. Rust code does so. C code that calls `getenv`
+    // in another thread at this moment is a data race, which this function cannot rule out. It is
+    // as short as possible: one write in the life of the process, before the library is loaded, and
+    // none if the program has set the variable, as the crate's documentation recommends.
     #[allow(unsafe_code)]
     unsafe {
         std::env::set_var(VARIABLE, "1");
@@ -234,7 +237,8 @@ fn check(library: &Path, release: &Release) -> Result<(), String> {
     if remembered.is_ok_and(|found| found == expected) {
         return Ok(());
     }
-    // Only a right hash is believed from memory: a mended file may have the length and the time of the damaged one.
+    // Only a right hash is believed from memory: a mended file may have the length and the time of
+    // the damaged one.
     let found = hash::sha256(&files).map_err(|error| error.to_string())?;
     if found == expected {
         return Ok(());

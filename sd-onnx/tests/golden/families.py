@@ -57,10 +57,12 @@ def main():
             source = HERE / "families" / name
             write(source, arguments.write / name, HERE / "tokenizer", dtype)
         return
-    rows = []
+    figures = {}
     for name in arguments.shape:
-        rows.append(golden(name) if name in SHAPES else golden_autoencoder(name))
-    print("\n".join(rows))
+        figures[name] = golden(name) if name in SHAPES else golden_autoencoder(name)
+        size = sum(file.stat().st_size for file in (HERE / "families" / name).iterdir())
+        print(f"{name}: {size} bytes", flush=True)
+    print_tables(figures)
 
 
 def golden(name):
@@ -81,19 +83,23 @@ def golden(name):
         record.text(first["prompt"], first["prompt_2"], first["windows"], clip_skip)
     cases = dict(pipeline=shape["pipeline"], text=record.texts, unet=record.calls, runs=runs)
     write_cases(folder, record.tensors, cases)
-    return report(folder, *check(reference, record))
+    return check(reference, record)
 
 
-def report(folder, wrong, branches, *rounding):
-    """Prints the size of a folder and returns its row of the table in `README.md`."""
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"{folder.name}: {size} bytes", flush=True)
-    cells = [folder.name, len(wrong)]
-    for found in (wrong, branches):
-        least = min(found, key=found.get, default=None)
-        cells += [f"{found[least]:.2g} ({least})" if found else ""]
-    cells += [f"{most:.1g}" if most is not None else "" for most in rounding]
-    return "| " + " | ".join(map(str, cells)) + " |"
+def print_tables(figures):
+    """Prints the tables of `README.md`: the least effect of each mistake, and figures by shape."""
+    least = {}
+    for shape, (wrong, *_) in figures.items():
+        for what, far in wrong.items():
+            least[what] = min(least.get(what, (far, shape)), (far, shape))
+    print("| mistake | least effect | shape |\n|---|---|---|")
+    for what, (far, shape) in sorted(least.items()):
+        print(f"| {what} | {far:.2g} | `{shape}` |")
+    print("\n| shape | mistakes | least branch | rounding, runs | rounding, calls |")
+    print("|---|---|---|---|---|")
+    for shape, (_, made, branches, runs, calls) in figures.items():
+        branch, runs = f"{min(branches.values()):.2g}", "" if runs is None else f"{runs:.1g}"
+        print(f"| `{shape}` | {made} | {branch} | {runs} | {calls:.1g} |")
 
 
 class Record:
@@ -299,7 +305,7 @@ def golden_autoencoder(name):
     images = [v for k, v in right.items() if k.endswith(".image")]
     assert max((image.abs() > 1).float().mean() for image in images) <= 0.3
     assert min(image.std() for image in images) >= 0.1
-    return report(folder, wrong, branches, None, rounding)
+    return wrong, len(wrong), branches, None, rounding
 
 
 # ---------------------------------------------------------------- folders

@@ -14,11 +14,21 @@ MOST = 0.3 * TOLERANCE  # what rounding may move them by
 ONE_CALL = 0.4e-5       # what rounding may move one call of a network by
 
 
+class Effects(dict):
+    """The least effect of each kind of mistake, and how many mistakes were made."""
+
+    made = 0
+
+    def add(self, what, far):
+        self[what] = min(far, self.get(what, far))
+        self.made += 1
+
+
 def check(reference, record):
     """Asserts that the runs of a shape move with each mistake and stay when they are rounded."""
-    wrong = {}
+    wrong = Effects()
     for mistakes in (text_mistakes, input_mistakes, unet_mistakes, image_mistakes):
-        wrong |= mistakes(reference, record)
+        mistakes(reference, record, wrong)
     branches = left_out(reference, record)
     rounding = rounded(reference, record)
     smallest = min(wrong, key=wrong.get)
@@ -35,7 +45,7 @@ def check(reference, record):
     assert min(image.std() for image in images) >= 0.05
     assert max((image.abs() == 1).float().mean() for image in images) <= 0.2
     rounding = [max(found.values()) for found in rounding.values()]
-    return wrong, branches, *rounding
+    return wrong, wrong.made, branches, *rounding
 
 
 def moved(reference, record, case, **options):
@@ -43,7 +53,7 @@ def moved(reference, record, case, **options):
     return relative(record.tensors[f"run.{case['name']}.latents"], reference.run(case, **options))
 
 
-def text_mistakes(reference, record):
+def text_mistakes(reference, record, found):
     """Makes mistakes in the text encoders, on the first run if every run can show them."""
     case, towers = reference.runs[0], range(len(reference.towers))
     penultimate = reference.is_xl
@@ -66,46 +76,47 @@ def text_mistakes(reference, record):
         if text_2["hidden_size"] == text_2["projection_dim"]:
             pooling.append("unprojected")
     wrong |= {f"pooled: {mistake}": dict(pooled=mistake) for mistake in pooling}
-    found = {what: moved(reference, record, case, embeddings=reference.embeddings(case, **how))
-             for what, how in wrong.items()}
+    for what, how in wrong.items():
+        found.add(what, moved(
+            reference, record, case, embeddings=reference.embeddings(case, **how)))
     if len(towers) == 2 and (
             reference.shape["text"]["hidden_size"] == reference.shape["text_2"]["projection_dim"]):
         embeddings = reference.embeddings(case)
         texts = [case["prompt"], case["negative"]]
         first = reference.towers[0]
-        found["pooled: of the first tower"] = moved(reference, record, case, embeddings=[
+        found.add("pooled: of the first tower", moved(reference, record, case, embeddings=[
             e and (e[0], first.model(first.windows(text or "", 1)).pooler_output)
-            for e, text in zip(embeddings, texts)])
+            for e, text in zip(embeddings, texts)]))
     for case in reference.runs:
         name = case["name"]
         if case["windows"] > 1:
-            found[f"{name}: pooled of the second window"] = moved(
+            found.add("pooled of the second window", moved(
                 reference, record, case,
-                embeddings=reference.embeddings(case, pooled="second window"))
+                embeddings=reference.embeddings(case, pooled="second window")))
             positive, negative = reference.embeddings(case)
             cut = [(s[0][:, :77], s[1]) if s else None for s in (positive, negative)]
-            found[f"{name}: only one window"] = moved(reference, record, case, embeddings=cut)
+            found.add("only one window", moved(reference, record, case, embeddings=cut))
         if case["prompt_2"]:
-            found[f"{name}: one prompt for both towers"] = moved(
+            found.add("one prompt for both towers", moved(
                 reference, record, case, embeddings=reference.embeddings(
-                    case | dict(prompt_2=None)))
-            found[f"{name}: prompts swapped"] = moved(
+                    case | dict(prompt_2=None))))
+            found.add("prompts swapped", moved(
                 reference, record, case, embeddings=reference.embeddings(
-                    case | dict(prompt=case["prompt_2"], prompt_2=case["prompt"])))
+                    case | dict(prompt=case["prompt_2"], prompt_2=case["prompt"]))))
         if case["negative_2"]:
-            found[f"{name}: one negative for both towers"] = moved(
+            found.add("one negative for both towers", moved(
                 reference, record, case, embeddings=reference.embeddings(
-                    case | dict(negative_2=None)))
+                    case | dict(negative_2=None))))
         if reference.guided(case) and not case["negative"]:
             positive, negative = reference.embeddings(case)
             other = (reference.encode("", windows=case["windows"]) if reference.zeros_for(case)
                      else tuple(torch.zeros_like(t) if t is not None else t for t in positive))
             kind = "encoded" if reference.zeros_for(case) else "zeroed"
-            found[f"{name}: empty negative {kind}"] = moved(
-                reference, record, case, embeddings=(positive, (other[0], negative[1])))
+            found.add(f"empty negative {kind}", moved(
+                reference, record, case, embeddings=(positive, (other[0], negative[1]))))
             if reference.is_xl:
-                found[f"{name}: empty negative's pooled {kind}"] = moved(
-                    reference, record, case, embeddings=(positive, (negative[0], other[1])))
+                found.add(f"empty negative's pooled {kind}", moved(
+                    reference, record, case, embeddings=(positive, (negative[0], other[1]))))
     case = reference.runs[0]
     for index, tower in enumerate(reference.towers):
         config = tower.inner.config
@@ -113,8 +124,8 @@ def text_mistakes(reference, record):
                  if config.hidden_size % n == 0 and n != config.num_attention_heads]
         act = "gelu" if config.hidden_act == "quick_gelu" else "quick_gelu"
         changes = {
-            f"{heads[0]} heads": dict(num_attention_heads=heads[0]),
-            act: dict(hidden_act=act),
+            "another number of heads": dict(num_attention_heads=heads[0]),
+            "another activation": dict(hidden_act=act),
         }
         original = tower.model, tower.inner
         for what, change in changes.items():
@@ -125,50 +136,48 @@ def text_mistakes(reference, record):
             tower.model, tower.inner = model, getattr(model, "text_model", model)
             embeddings = reference.embeddings(case)
             tower.model, tower.inner = original
-            found[f"tower {index + 1}: {what}"] = moved(
-                reference, record, case, embeddings=embeddings)
-    return found
+            found.add(f"tower {index + 1}: {what}", moved(
+                reference, record, case, embeddings=embeddings))
 
 
-def input_mistakes(reference, record):
+def input_mistakes(reference, record, found):
     """Makes mistakes in the inputs of the UNet other than the text."""
-    found = {}
     case = reference.runs[0]
     if reference.guided(case) or reference.unet.config.time_cond_proj_dim:
-        found["guidance less by 0.5"] = moved(
-            reference, record, case | dict(guidance=case["guidance"] - 0.5))
+        found.add("guidance less by 0.5", moved(
+            reference, record, case | dict(guidance=case["guidance"] - 0.5)))
     other = case | dict(prompt="a red car")
-    found["another prompt"] = moved(
-        reference, record, case, embeddings=reference.embeddings(other))
+    found.add("another prompt", moved(
+        reference, record, case, embeddings=reference.embeddings(other)))
     if case["guidance"] > 1 and reference.guided(case):
         other = case | dict(negative="a red car")
-        found["another negative prompt"] = moved(
-            reference, record, case, embeddings=reference.embeddings(other))
+        found.add("another negative prompt", moved(
+            reference, record, case, embeddings=reference.embeddings(other)))
     for case in reference.runs:
         name = case["name"]
         if "image_guidance" in case and reference.guided(case):
-            for scale in (1.0, case["guidance"]):
-                found[f"{name}: image guidance {scale}"] = moved(
-                    reference, record, case | dict(image_guidance=scale))
+            for what, scale in (("of 1", 1.0), ("equal to the text's", case["guidance"])):
+                found.add(f"image guidance {what}", moved(
+                    reference, record, case | dict(image_guidance=scale)))
         if "switch" in case:
             handed = reference.handed(case)
-            for switch in (case["switch"] - 0.15, case["switch"] + 0.1):
-                found[f"{name}: the refiner from {switch:.2f} on"] = moved(
-                    reference, record, case, image=handed, denoising_start=switch)
+            for what, change in (("early", -0.15), ("late", 0.1)):
+                found.add(f"the refiner too {what}", moved(
+                    reference, record, case, image=handed,
+                    denoising_start=case["switch"] + change))
             plain = {k: v for k, v in case.items() if k != "switch"}
-            found[f"{name}: the base alone"] = relative(
-                record.tensors[f"run.{name}.latents"], reference.base.run(plain))
+            found.add("the base alone", relative(
+                record.tensors[f"run.{name}.latents"], reference.base.run(plain)))
         for what, edit in edits(reference, case).items():
             with unet_inputs(reference.unet, edit):
-                found[f"{case['name']}: {what}"] = moved(reference, record, case)
-    return found
+                found.add(what, moved(reference, record, case))
 
 
-def image_mistakes(reference, record):
+def image_mistakes(reference, record, found):
     """Makes mistakes in unscaling the final latents, and measures the image."""
     name = f"run.{reference.runs[0]['name']}"
     latents = record.tensors[f"{name}.latents"]
-    config, found = reference.vae.config, {}
+    config = reference.vae.config
     image = reference.decode(latents)
     others = {"scaling_factor": 2 * config.scaling_factor}
     if config.get("latents_mean"):
@@ -176,9 +185,8 @@ def image_mistakes(reference, record):
     for key, other in others.items():
         value = config[key]
         reference.vae.register_to_config(**{key: other})
-        found[f"image: another {key}"] = relative(image, reference.decode(latents))
+        found.add(f"image: another {key}", relative(image, reference.decode(latents)))
         reference.vae.register_to_config(**{key: value})
-    return found
 
 
 def edits(reference, case):
@@ -343,9 +351,9 @@ def other_unet(reference, changes):
     return unet.eval()
 
 
-def unet_mistakes(reference, record):
+def unet_mistakes(reference, record, found):
     """Makes mistakes in the configuration of the UNet."""
-    case, found = reference.runs[0], {}
+    case = reference.runs[0]
     config = reference.unet.config
     widths = config.block_out_channels
     heads = config.attention_head_dim
@@ -359,14 +367,14 @@ def unet_mistakes(reference, record):
     for other in tried:
         if other != heads and all(width % h == 0 for width, h in zip(widths, other)):
             unet = other_unet(reference, dict(attention_head_dim=other))
-            found[f"heads {other} for {heads}"] = moved(reference, record, case, unet=unet)
+            found.add("another number of heads", moved(reference, record, case, unet=unet))
     for key in ("flip_sin_to_cos", "freq_shift"):
         value = {"flip_sin_to_cos": True, "freq_shift": 0} | reference.shape["unet"]
         unet = other_unet(reference, {key: type(value[key])(1 - value[key])})
-        found[f"other {key}"] = moved(reference, record, case, unet=unet)
+        found.add(f"other {key}", moved(reference, record, case, unet=unet))
     if any(reference.shape["unet"].get("only_cross_attention", [])):
         unet = other_unet(reference, dict(only_cross_attention=False))
-        found["self-attention in every level"] = moved(reference, record, case, unet=unet)
+        found.add("self-attention in every level", moved(reference, record, case, unet=unet))
     if reference.is_xl:
         pooled = reference.shape["text_2"]["projection_dim"]
 
@@ -374,16 +382,15 @@ def unet_mistakes(reference, record):
             return (torch.cat([args[0][:, pooled:], args[0][:, :pooled]], dim=1),)
 
         handle = reference.unet.add_embedding.register_forward_pre_hook(sizes_first)
-        found["sizes before pooled"] = moved(reference, record, case)
+        found.add("sizes before pooled", moved(reference, record, case))
         handle.remove()
         sinusoids = reference.unet.add_time_proj
         sinusoids.flip_sin_to_cos = not sinusoids.flip_sin_to_cos
-        found["sizes' sine before cosine"] = moved(reference, record, case)
+        found.add("sizes' sine before cosine", moved(reference, record, case))
         sinusoids.flip_sin_to_cos = not sinusoids.flip_sin_to_cos
     if reference.shape["unet"].get("mid_block_type", "") is None:
         unet = other_unet(reference, dict(mid_block_type="UNetMidBlock2DCrossAttn"))
-        found["a middle block"] = moved(reference, record, case, unet=unet)
-    return found
+        found.add("a middle block", moved(reference, record, case, unet=unet))
 
 
 def left_out(reference, record):

@@ -45,7 +45,10 @@ def override(recipes, shape):
 
 
 class Tower:
-    """A text encoder with its tokenizer, and the rules by which the pipelines read it."""
+    """A text encoder with its tokenizer.
+
+    SDXL reads the penultimate layer without the final norm; the others read the last one, with it.
+    """
 
     def __init__(self, tokenizer, model, penultimate):
         self.tokenizer, self.model, self.penultimate = tokenizer, model, penultimate
@@ -79,6 +82,7 @@ class Tower:
         return state, self.pooled(ids, output, pooled)
 
     def pooled(self, ids, output, mistake):
+        """Returns the pooled state, "end", or what `mistake` makes of it."""
         if mistake == "end":
             return output.text_embeds[:1]
         window = 1 if mistake == "second window" else 0
@@ -158,8 +162,9 @@ class Reference:
     def encode(self, text, text_2=None, windows=1, order=None, pad=None, pooled="end", **wrong):
         """Returns the tokens that the UNet attends to, and the pooled state.
 
-        `order` permutes the towers, `pad` pads all of them with another id; `pooled`, `norm` and
-        `layer` are for the towers by index."""
+        Mistakes: `order` permutes the towers, `pad` is another padding id for all of them,
+        `pooled` is for `Tower.pooled`, and `norm` and `layer` are dicts by tower for
+        `Tower.states`."""
         states, found = [], None
         texts = [text] if len(self.towers) == 1 else [text, text_2 or text]
         for index, (tower, text) in enumerate(zip(self.towers, texts)):

@@ -494,6 +494,30 @@ SHAPES["cosxl"] = dict(
     ],
 )
 
+# --------------------------------------------------------------------------------- projected prompts
+
+# The UNet of Kolors in little: SDXL's, with a projection of the prompt to the width that it
+# attends to.
+# The published one gets the prompt from another text encoder, of width 4096.
+SHAPES["kolors"] = dict(
+    pipeline="StableDiffusionXLPipeline",
+    options=dict(force_zeros_for_empty_prompt=False),
+    text=text(20, 3, 4, "quick_gelu") | OLD_IDS,
+    text_2=text_2(28, 3, 7, 24, **OLD_IDS),
+    pads=["<|endoftext|>", "!"],
+    unet=xl_unet([24, 40, 64], "-xx", (20, 28), 24, layers_per_block=1,
+                 transformer_layers_per_block=[1, 1, 2], attention_head_dim=[3, 5, 8],
+                 norm_num_groups=8, cross_attention_dim=32, encoder_hid_dim=48,
+                 encoder_hid_dim_type="text_proj"),
+    vae=vae([16, 24], layers_per_block=1, norm_num_groups=8, scaling_factor=0.13025),
+    scheduler=("EulerDiscreteScheduler", EULER | dict(beta_end=0.014)),
+    size=(32, 24), steps=5, guidance=5.0, knobs={},
+    runs=[
+        run("euler"),
+        run("dpmpp-2m", negative=None, **dpmpp_2m(use_karras_sigmas=True), size=(24, 40)),
+    ],
+)
+
 # ----------------------------------------------------------------------------------- autoencoders
 
 # Autoencoders by themselves. `deviation` is that of the latents that are decoded.

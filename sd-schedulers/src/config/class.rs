@@ -71,8 +71,9 @@ impl Class {
         !matches!(self.kind, Kind::Flow | Kind::Edm)
     }
 
-    /// Whether a key has no effect although its author wanted one: no class has it, or this class lacks it and others would
-    /// draw another picture. Other keys of other classes are left over in nearly every published file.
+    /// Whether a key has no effect although its author wanted one: no class has it, or this class
+    /// lacks it and others would draw another picture. Other keys of other classes are left over in
+    /// nearly every published file.
     pub(super) fn ignores(&self, key: &str, keys: &Keys) -> bool {
         match key {
             _ if key.starts_with('_') => false,
@@ -229,8 +230,8 @@ static OTHERS: [(&str, &str); 25] = [
     ("VQDiffusionScheduler", "of discrete tokens"),
 ];
 
-/// The keys of all classes, also of those that can't be used: a file that diffusers made from another class's file keeps its
-/// keys.
+/// The keys of all classes, also of those that can't be used: a file that diffusers made from
+/// another class's file keeps its keys.
 #[rustfmt::skip]
 pub(super) static KEYS: [&str; 101] = [
     "algorithm_type", "alpha_cum_end", "alpha_cum_start", "base_image_seq_len", "base_shift", "beta_end", "beta_max",

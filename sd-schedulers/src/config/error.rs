@@ -1,7 +1,7 @@
 use thiserror::Error;
 
-/// A configuration that can't be used. Each message names the key, what was expected and what was found. Text from the file
-/// is escaped and cut in it.
+/// A configuration that can't be used. Each message names the key, what was expected and what was
+/// found. Text from the file is escaped and cut in it.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -24,7 +24,8 @@ pub enum ConfigError {
         /// What it is.
         found: String,
     },
-    /// The betas make a noise schedule whose sigmas, as float32, do not rise at this training timestep.
+    /// The betas make a noise schedule whose sigmas, as float32, do not rise at this training
+    /// timestep.
     #[error(
         "the betas: expected betas whose sigmas are finite and rise with every timestep, found sigma {sigma} at timestep {timestep}"
     )]

@@ -49,9 +49,10 @@ pub struct SchedulerConfig {
     /// Rescale the betas so that the last timestep is (all but) pure noise: <https://arxiv.org/abs/2305.08891>.
     /// Default false.
     pub rescale_betas_zero_snr: bool,
-    /// Keys of the file that have no effect, for a warning: keys that no class of diffusers has, such as `tensor_format`, and
-    /// ladders or betas that are asked for but that the file's class lacks, such as `use_karras_sigmas` of DDIM. Each name is
-    /// escaped and cut so that it can be printed. After eight names comes how many more there are. Default none.
+    /// Keys of the file that have no effect, for a warning: keys that no class of diffusers has,
+    /// such as `tensor_format`, and ladders or betas that are asked for but that the file's class
+    /// lacks, such as `use_karras_sigmas` of DDIM. Each name is escaped and cut so that it can be
+    /// printed. After eight names comes how many more there are. Default none.
     pub ignored: Vec<String>,
 }
 
@@ -86,9 +87,10 @@ impl SchedulerConfig {
     /// Python writes infinite numbers as `Infinity`, which is not JSON (`lambda_min_clipped` of DPM-Solver); they are
     /// read as null.
     ///
-    /// Keys that the class lacks are ignored, as in diffusers; see [`ignored`](Self::ignored). One of them would draw another
-    /// picture: `predict_epsilon` false, with which files before `prediction_type` said that the model predicts the sample.
-    /// It is an error where `prediction_type` is missing.
+    /// Keys that the class lacks are ignored, as in diffusers; see [`ignored`](Self::ignored). One
+    /// of them would draw another picture: `predict_epsilon` false, with which files before
+    /// `prediction_type` said that the model predicts the sample. It is an error where
+    /// `prediction_type` is missing.
     ///
     /// # Errors
     /// [`ConfigError`] for text that is not a JSON object, a class of no diffusion model, a value of the wrong type

@@ -6,7 +6,8 @@ use super::Ladder;
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum LadderError {
-    /// No steps, or more than the ladder can have, which is usually the number of training timesteps.
+    /// No steps, or more than the ladder can have, which is usually the number of training
+    /// timesteps.
     #[error("steps: expected 1 to {max}, found {steps}")]
     Steps {
         /// The number asked for.
@@ -30,7 +31,8 @@ pub enum LadderError {
         /// The rungs of the ladder.
         given: usize,
     },
-    /// The sampler needs whole training timesteps, and the ladder leaves them or the model has none.
+    /// The sampler needs whole training timesteps, and the ladder leaves them or the model has
+    /// none.
     #[error(
         "the sampler needs whole training timesteps: expected a diffusion model and one of the ladders {}",
         on_grid()

@@ -94,10 +94,11 @@ pub enum Ladder {
     },
     /// Even sigmas of a flow model, shifted.
     Flow(Flow),
-    /// One's own sigmas: N of the rungs and the sigma at which the run ends, usually 0, in the scaling of the schedule's. A run
-    /// on it has N steps.
+    /// One's own sigmas: N of the rungs and the sigma at which the run ends, usually 0, in the
+    /// scaling of the schedule's. A run on it has N steps.
     Sigmas(Arc<[f32]>),
-    /// One's own N timesteps. Sigma is read linearly between whole timesteps. A run on it has N steps.
+    /// One's own N timesteps. Sigma is read linearly between whole timesteps. A run on it has N
+    /// steps.
     Timesteps(Arc<[f32]>),
 }
 
@@ -119,8 +120,8 @@ impl Ladder {
         }
     }
 
-    /// The number of steps of a run on a ladder of one's own, [`Sigmas`](Self::Sigmas) or [`Timesteps`](Self::Timesteps).
-    /// `None` for other ladders, which can have any number.
+    /// The number of steps of a run on a ladder of one's own, [`Sigmas`](Self::Sigmas) or
+    /// [`Timesteps`](Self::Timesteps). `None` for other ladders, which can have any number.
     ///
     /// ```
     /// # use sd_schedulers::Ladder;

@@ -14,7 +14,8 @@ use crate::printable::printable;
 impl FromStr for Ladder {
     type Err = UnknownName;
 
-    /// One of [`NAMED`](Ladder::NAMED), upper or lower case. Ladders with options are read by serde.
+    /// One of [`NAMED`](Ladder::NAMED), upper or lower case. Ladders with options are read by
+    /// serde.
     fn from_str(name: &str) -> Result<Self, UnknownName> {
         let named = |(known, _): &&(&str, Self)| known.eq_ignore_ascii_case(name);
         match Self::NAMED.iter().find(named) {
@@ -28,8 +29,8 @@ impl FromStr for Ladder {
     }
 }
 
-/// Writes the [name](Ladder::name), which [`FromStr`] reads again, or for other options than the named ladder's the JSON that
-/// serde reads.
+/// Writes the [name](Ladder::name), which [`FromStr`] reads again, or for other options than the
+/// named ladder's the JSON that serde reads.
 ///
 /// ```
 /// use sd_schedulers::{Ladder, Shape};

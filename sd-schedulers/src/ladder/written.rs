@@ -1,4 +1,5 @@
-//! Ladders in serde: a name, or an object of one name and its options. Options that are missing are the named ladder's.
+//! Ladders in serde: a name, or an object of one name and its options. Options that are missing are
+//! the named ladder's.
 
 use std::fmt;
 

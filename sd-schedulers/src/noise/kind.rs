@@ -139,7 +139,8 @@ impl FromStr for NoiseKind {
     }
 }
 
-/// Writes the [name](NoiseKind::name), which [`FromStr`] reads again, or for a graphics card the JSON that serde reads.
+/// Writes the [name](NoiseKind::name), which [`FromStr`] reads again, or for a graphics card the
+/// JSON that serde reads.
 ///
 /// ```
 /// use sd_schedulers::NoiseKind;

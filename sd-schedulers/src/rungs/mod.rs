@@ -190,11 +190,11 @@ impl Rungs {
         })
     }
 
-    /// A noise level within the step that leaves rung `index`. At the sigma of that rung or of the next one it has their timestep;
-    /// at another sigma it has the schedule's, not rounded.
+    /// A noise level within the step that leaves rung `index`. At the sigma of that rung or of the
+    /// next one it has their timestep; at another sigma it has the schedule's, not rounded.
     ///
-    /// A sampler that makes more steps than there are rungs may go on counting: from [`steps`](Self::steps) on the step is the
-    /// one that the sigma falls into.
+    /// A sampler that makes more steps than there are rungs may go on counting: from
+    /// [`steps`](Self::steps) on the step is the one that the sigma falls into.
     pub fn at(&self, index: usize, sigma: f32) -> Rung {
         if index >= self.steps() {
             return Rung {

@@ -88,8 +88,8 @@ impl FromStr for Scheduler {
     }
 }
 
-/// Writes the name of the row that builds the sampler from the default configuration, which [`FromStr`] reads again. A sampler
-/// that no row builds so is written as its `Debug` does.
+/// Writes the name of the row that builds the sampler from the default configuration, which
+/// [`FromStr`] reads again. A sampler that no row builds so is written as its `Debug` does.
 ///
 /// ```
 /// use sd_schedulers::{Euler, Scheduler};

@@ -12,14 +12,15 @@ use crate::{NamedInversion, Tokens, prompt};
 #[non_exhaustive]
 pub struct PromptEmbedding {
     /// The states of the tokens, `[1, length, width]`. Each chunk has the tokenizer's
-    /// [`max_length`](crate::ClipTokenizer::max_length) tokens, padding included. The towers of a prompt encoder stand side
-    /// by side: their widths are added. Cheap to clone.
+    /// [`max_length`](crate::ClipTokenizer::max_length) tokens, padding included. The states of
+    /// several towers stand side by side: their widths are added. Cheap to clone.
     pub embedding: ArcArray<f32, Ix3>,
-    /// The pooled output for the first chunk, `[1, pooled width]`, of models that have one, such as SDXL. Weights do not
-    /// change it.
+    /// The pooled output for the first chunk, `[1, pooled width]`, of models that have one, such as
+    /// SDXL. Weights in the prompt do not change it.
     pub pooled: Option<ArcArray<f32, Ix2>>,
-    /// The ids of all chunks, one after the other, how many of them are no padding, and what was cut off if that was asked
-    /// for ([`Chunks::cut`](crate::Chunks::cut)). Those of the first tower.
+    /// The ids that the first tower reads, one chunk after the other, how many of them are no
+    /// padding, and what was cut off if that was asked for
+    /// ([`Chunks::cut`](crate::Chunks::cut)). No ids if the embedding is from elsewhere.
     pub tokens: Tokens,
     /// The weight of each of these tokens.
     pub weights: Vec<f32>,
@@ -28,14 +29,14 @@ pub struct PromptEmbedding {
 }
 
 impl PromptEmbedding {
-    /// Sets [`pooled`](Self::pooled), of an embedding from elsewhere.
+    /// Sets [`pooled`](Self::pooled), for an embedding that no prompt encoder made.
     pub fn with_pooled(mut self, pooled: impl Into<ArcArray<f32, Ix2>>) -> Self {
         self.pooled = Some(pooled.into());
         self
     }
 
-    /// The embedding with zeros in the place of all states and of the pooled output: what SDXL is given for an empty
-    /// negative prompt (`force_zeros_for_empty_prompt` of diffusers).
+    /// Returns the embedding with zeros in the place of all states and of the pooled output: what
+    /// SDXL is given for an empty negative prompt (`force_zeros_for_empty_prompt` of diffusers).
     pub fn zeroed(&self) -> Self {
         Self {
             embedding: ArcArray::zeros(self.embedding.dim()),
@@ -47,8 +48,8 @@ impl PromptEmbedding {
         }
     }
 
-    /// The embeddings of one text by several towers, in order, as one: side by side, with the pooled output of the tower
-    /// that has one. All are of one length.
+    /// The embeddings of one text by several towers, in order, as one: side by side, with the
+    /// pooled output of the tower that has one. All are of one length.
     pub(super) fn joined(towers: &[Arc<Self>]) -> Arc<Self> {
         let [first, rest @ ..] = towers else {
             unreachable!("an encoder has a tower")
@@ -70,8 +71,9 @@ impl PromptEmbedding {
         Arc::new(joined)
     }
 
-    /// The embedding with its last vector, with that one's token and weight, repeated up to `length` tokens: how parts of an
-    /// `AND` become as long as the longest. One that is longer stays so.
+    /// The embedding with its last vector, with that one's token and weight, repeated up to
+    /// `length` tokens: how parts of an `AND` become as long as the longest. One that is longer
+    /// stays so.
     pub fn repeat_last(&self, length: usize) -> Self {
         let mut longer = self.clone();
         let (batch, tokens, width) = self.embedding.dim();
@@ -90,7 +92,8 @@ impl PromptEmbedding {
         longer
     }
 
-    /// The embedding with `tail`, of the same width, behind it. One of whose tokens nothing is known stays so.
+    /// The embedding with `tail`, of the same width, behind it. One of whose tokens nothing is
+    /// known stays so.
     fn with_tail(&self, tail: &Self) -> Self {
         let mut longer = self.clone();
         let views = [self.embedding.view(), tail.embedding.view()];
@@ -141,14 +144,15 @@ pub struct EncodedBranch {
 /// An encoded text of a schedule.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncodedEntry {
-    /// The last step, from 1, that shows it.
+    /// The last step, from 1, that shows the text.
     pub end: usize,
-    /// It. Entries of the same text share it.
+    /// The embedding of the text. Entries of the same text share it.
     pub embedding: Arc<PromptEmbedding>,
 }
 
 impl EncodedBranch {
-    /// The branch of one prompt as several towers encoded it, as one branch: it changes where that of any tower does.
+    /// Joins one branch as several towers encoded it. The result changes whenever the embedding of
+    /// any tower does.
     pub(super) fn joined(towers: Vec<Self>) -> Self {
         if towers.len() == 1 {
             return towers.into_iter().next().expect("one");
@@ -192,7 +196,8 @@ impl EncodedBranch {
         self.entries[0].embedding.embedding.dim().1
     }
 
-    /// The branch with each of its embeddings [repeating its last vector](PromptEmbedding::repeat_last) up to `length` tokens.
+    /// The branch with each of its embeddings [repeating its last
+    /// vector](PromptEmbedding::repeat_last) up to `length` tokens.
     pub fn repeat_last(self, length: usize) -> Self {
         if self.tokens() >= length {
             return self;
@@ -214,17 +219,18 @@ impl EncodedBranch {
     }
 
     /// Entries of one text go on sharing one embedding.
-    fn map(mut self, longer: impl Fn(&PromptEmbedding) -> PromptEmbedding) -> Self {
+    fn map(mut self, change: impl Fn(&PromptEmbedding) -> PromptEmbedding) -> Self {
         let mut mapped: HashMap<*const PromptEmbedding, Arc<PromptEmbedding>> = HashMap::new();
         for entry in &mut self.entries {
             let known = mapped.entry(Arc::as_ptr(&entry.embedding));
-            let new = known.or_insert_with(|| Arc::new(longer(&entry.embedding)));
+            let new = known.or_insert_with(|| Arc::new(change(&entry.embedding)));
             entry.embedding = new.clone();
         }
         self
     }
 
-    /// The embedding in force at model call `call`, from 0: see [`Schedule::at`](crate::Schedule::at).
+    /// The embedding in force at model call `call`, from 0: see
+    /// [`Schedule::at`](crate::Schedule::at).
     pub fn at(&self, call: usize) -> &Arc<PromptEmbedding> {
         &self.entries[prompt::in_force(self.entries.iter().map(|entry| entry.end), call)].embedding
     }

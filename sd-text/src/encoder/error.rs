@@ -47,10 +47,16 @@ pub enum TextError {
         /// What came.
         got: Option<(usize, usize)>,
     },
+    /// The tokenizers of the towers do not give equally many tokens.
+    #[error("the tokenizers of the towers give {found:?} tokens, expected equally many")]
+    Lengths {
+        /// [`ClipTokenizer::max_length`](crate::ClipTokenizer::max_length) of each.
+        found: Vec<usize>,
+    },
     /// The prompts for the towers do not have equally many parts between ANDs.
     #[error("the prompts for the towers have {found:?} parts between ANDs, expected equally many")]
     Parts {
-        /// How many each has.
+        /// The number of parts of each prompt.
         found: Vec<usize>,
     },
     /// An encoder needs a tower, and at most one with a pooled output.
@@ -71,7 +77,9 @@ pub enum TextError {
         /// What does not fit.
         cut: Cut,
     },
-    /// [`PromptEncoder::encode_prompt_while`](crate::PromptEncoder::encode_prompt_while) was not to go on. No failure.
+    /// The caller of
+    /// [`PromptEncoder::encode_prompt_while`](crate::PromptEncoder::encode_prompt_while) ended it.
+    /// This is not a failure.
     #[error("stopped")]
     Stopped,
     /// The model failed.

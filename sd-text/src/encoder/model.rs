@@ -17,8 +17,8 @@ pub trait TextModel: Send + Sync {
     /// Runs the network on `ids` `[batch, length]`, and returns the hidden states of `layer`.
     ///
     /// # Errors
-    /// Whatever stops the backend: ids or a length out of range, a clip skip beyond [`TextShape::layers`], an engine
-    /// that fails.
+    /// Whatever stops the backend: ids or a length out of range, a clip skip beyond
+    /// [`TextShape::layers`], an engine that fails.
     fn run(&self, ids: ArrayView2<'_, i64>, layer: Layer) -> Result<TextStates, BoxError>;
 }
 
@@ -32,14 +32,15 @@ pub struct TextShape {
     pub width: usize,
     /// The most tokens that the network takes at once: 77 in all of CLIP.
     pub max_length: usize,
-    /// The rows of the token embedding, 49408 in CLIP. Every id is below.
+    /// The rows of the token embedding, 49408 in CLIP. Every id is below this number.
     pub vocab_size: usize,
-    /// The width of the pooled output, 1280 for the second tower of SDXL. Default: `None`, the network has no such output.
+    /// The width of the pooled output, 1280 for the second tower of SDXL. Default: `None`, the
+    /// network has no such output.
     pub pooled: Option<usize>,
 }
 
 impl TextShape {
-    /// The shape of a network of CLIP's length and vocabulary, without a pooled output.
+    /// Describes a network of 77 tokens and 49408 ids, as CLIP has them, without a pooled output.
     pub fn new(layers: usize, width: usize) -> Self {
         Self {
             layers,
@@ -108,8 +109,9 @@ impl Default for Layer {
 pub struct TextStates {
     /// The hidden states of the layer asked for, `[batch, length, width]`.
     pub hidden: Array3<f32>,
-    /// The pooled output `[batch, pooled width]`, if the network has one: the projection of the last layer's state, after
-    /// the final norm, at the first end-of-text token. It does not depend on the layer asked for.
+    /// The pooled output `[batch, pooled width]`, if the network has one: the projection of the
+    /// last layer's state, after the final norm, at the first end-of-text token. It does not depend
+    /// on the layer asked for.
     pub pooled: Option<Array2<f32>>,
 }
 

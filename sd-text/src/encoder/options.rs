@@ -6,7 +6,8 @@ use crate::{Chunking, Cleanup, ClipSkip, Emphasis, Syntax};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub struct EncodeOptions {
-    /// The layer, of every tower. Default: `None`, each tower's [own](crate::Tower::own_layer).
+    /// The layer that every tower is read at. Default: `None`, each tower's
+    /// [own layer](crate::Tower::own_layer).
     pub clip_skip: Option<ClipSkip>,
     /// Whose weights are read. Default: WebUI's, with `BREAK`.
     pub syntax: Syntax,

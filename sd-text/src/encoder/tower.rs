@@ -14,10 +14,11 @@ use crate::{
     emphasis, prompt::ScheduleEntry,
 };
 
-/// A tokenizer, the text network it belongs to, and the layer that is read of it. Cheap to clone.
+/// A tokenizer, the text network that it belongs to, and the layer that is read of the network.
+/// Cheap to clone.
 ///
-/// It keeps up to 64 MiB of the embeddings that it was asked for last, which its clones share: a text that comes again,
-/// with the same options, costs nothing.
+/// A tower keeps up to 64 MiB of the embeddings that it was asked for last, and shares them with
+/// its clones: a text that comes again with the same options costs nothing.
 #[derive(Clone)]
 pub struct Tower {
     tokenizer: Arc<ClipTokenizer>,
@@ -27,11 +28,11 @@ pub struct Tower {
 }
 
 impl Tower {
-    /// A tower that is read at its last layer, with the final norm.
+    /// Makes a tower that is read at its last layer, with the final norm.
     ///
     /// # Errors
-    /// [`TextError::Vocabulary`] or [`TextError::Length`] if the tokenizer can give ids, or a number of them, that the
-    /// model doesn't take.
+    /// [`TextError::Vocabulary`] if the tokenizer has ids that the model has no embedding for;
+    /// [`TextError::Length`] if it gives more tokens than the model takes.
     pub fn new(
         tokenizer: Arc<ClipTokenizer>,
         model: Arc<dyn TextModel>,
@@ -59,8 +60,9 @@ impl Tower {
         })
     }
 
-    /// Sets the layer that is read. A [clip skip](EncodeOptions::clip_skip) that is asked for takes the place of its number;
-    /// the final norm stays as it is here. Default: [`Layer::LAST`].
+    /// Sets the layer that is read. [`EncodeOptions::clip_skip`] can choose another layer for a
+    /// call; whether the final norm follows stays as it is here. The tower and its clones no longer
+    /// share embeddings. Default: [`Layer::LAST`].
     pub fn layer(mut self, layer: Layer) -> Self {
         self.layer = layer;
         // What it holds was read at another layer.
@@ -111,7 +113,8 @@ impl Tower {
         self.cached((Arc::from(text), options), None, &mut states)
     }
 
-    /// The branches of a prompt, each of at least so many chunks as `least` says of it.
+    /// Encodes the branches of a prompt. Each gets at least as many chunks as `least` has for it;
+    /// 1 where `least` is too short.
     pub(super) fn encode_prompt(
         &self,
         prompt: &PromptText,
@@ -192,7 +195,9 @@ impl Tower {
             .chunks(&segments, &options.chunking, options.cleanup)
     }
 
-    /// The chunks of each distinct text that [`PromptEncoder::encode_prompt`](crate::PromptEncoder::encode_prompt) encodes, in that order, made as they are asked for.
+    /// Iterates over the chunks of each distinct text that
+    /// [`PromptEncoder::encode_prompt`](crate::PromptEncoder::encode_prompt) encodes, in that
+    /// order. A text is tokenized when its turn comes.
     pub fn all_chunks(
         &self,
         prompt: &PromptText,
@@ -209,13 +214,6 @@ impl Tower {
         texts
             .into_iter()
             .map(move |text| self.chunks(&text, &options))
-    }
-
-    /// How many chunks the longest of those texts has, at least [`EncodeOptions::min_chunks`].
-    pub fn longest(&self, prompt: &PromptText, steps: usize, options: &EncodeOptions) -> usize {
-        let all = self.all_chunks(prompt, steps, options);
-        let chunks = all.map(|text| text.chunks.len());
-        chunks.max().unwrap_or(1).max(options.min_chunks)
     }
 
     /// The embedding of a text, whose `chunks` may be known.
@@ -247,7 +245,7 @@ impl Tower {
         }
         let (length, width) = (self.tokenizer.max_length(), self.model.shape().width);
         let mut embedding = Array3::zeros((1, chunks.len() * length, width));
-        // That of the first chunk, as in WebUI.
+        // The pooled output of the first chunk, as in WebUI.
         let mut pooled = None;
         for (chunk, mut slot) in chunks
             .iter()

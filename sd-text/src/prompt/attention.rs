@@ -1,36 +1,8 @@
 //! The weights of a text that is in force, and its `BREAK`s.
 
 use super::characters::{is_space, unsigned, whole_words};
+use super::segment::Segment;
 use super::{Syntax, comfy, compel};
-
-/// A stretch of text of one weight, or a `BREAK` between two.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Segment {
-    /// Text.
-    Text {
-        /// It, without brackets and escapes.
-        text: String,
-        /// What it is multiplied by: 1 outside of brackets. May be 0, negative or infinite.
-        weight: f64,
-    },
-    /// What follows begins a new chunk.
-    Break,
-}
-
-impl Segment {
-    /// A text of weight 1.
-    pub fn plain(text: impl Into<String>) -> Self {
-        Self::weighted(text, 1.0)
-    }
-
-    /// A text.
-    pub fn weighted(text: impl Into<String>, weight: f64) -> Self {
-        Self::Text {
-            text: text.into(),
-            weight,
-        }
-    }
-}
 
 /// The stretches of a text in their order, at least one.
 ///

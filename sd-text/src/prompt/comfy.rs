@@ -5,7 +5,7 @@
 //! are brackets in the text. Brackets that don't match are text, but a text that begins with an open one and ends with a
 //! closed one counts as bracketed.
 
-use super::attention::Segment;
+use super::segment::Segment;
 
 /// Brackets that nest deeper are text: ComfyUI fails at some depth, and reading every level takes time.
 const DEEPEST: usize = 64;

@@ -8,8 +8,8 @@
 
 use std::collections::HashSet;
 
-use super::attention::Segment;
 use super::characters::digits;
+use super::segment::Segment;
 
 /// Brackets that nest deeper are text.
 const DEEPEST: usize = 64;

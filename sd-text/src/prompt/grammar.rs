@@ -17,7 +17,7 @@
 //! makes every bracket still open text.
 
 use super::characters::{digits, is_space, unsigned};
-use super::schedule::When;
+use super::tree::When;
 
 /// A bracket, colon or bar.
 #[derive(Debug, Clone, Copy)]

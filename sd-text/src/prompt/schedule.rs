@@ -5,27 +5,6 @@ use std::sync::Arc;
 
 use super::tree::{Node, NodeKind};
 
-/// When a schedule turns from one text to the other.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum When {
-    /// After that step: `[a:b:3]` shows a in the steps 1 to 3. Below 1: before the first.
-    Step(f64),
-    /// After that part of the steps, rounded down: written with a point. 1.0 is never.
-    Fraction(f64),
-}
-
-impl When {
-    /// The last of `steps` steps with the first text, 0 if there is none.
-    pub fn step(self, steps: usize) -> usize {
-        let step = match self {
-            Self::Step(step) => step,
-            Self::Fraction(fraction) => fraction * steps as f64,
-        };
-        // Towards zero, and what is too large, or no number at all, to the end of the range.
-        (step as usize).min(steps)
-    }
-}
-
 /// The texts of a branch over the steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {

@@ -25,7 +25,7 @@ const NAMED: [(&str, Option<&str>); 7] = [
     ("mask_token", None),
 ];
 /// The length when the files name none: that of every CLIP text model.
-const CLIP_LENGTH: usize = 77;
+pub(super) const CLIP_LENGTH: usize = 77;
 /// Far above any text model, and low enough that a broken file can't ask for gigabytes.
 const MOST_LENGTH: u64 = 65_536;
 /// What transformers takes for "no limit" (`LARGE_INTEGER`).
@@ -58,27 +58,6 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// What a folder with CLIP's vocabulary and nothing else says.
-    #[cfg(feature = "vocabulary")]
-    pub fn clip() -> Self {
-        let (vocab, merges) = super::vocabulary::read();
-        Self {
-            vocab_file: "CLIP's vocabulary".into(),
-            vocab,
-            merges,
-            unk: EOS.to_owned(),
-            bos: BOS.to_owned(),
-            eos: EOS.to_owned(),
-            pad: EOS.to_owned(),
-            declared: Vec::new(),
-            special: [BOS, EOS]
-                .map(|token| Entry::from(token).token(true))
-                .into(),
-            split_special: false,
-            max_length: CLIP_LENGTH,
-        }
-    }
-
     pub fn read(dir: &Path) -> Result<Self, TokenizerError> {
         let whole: Option<TokenizerJson> = optional(&dir.join("tokenizer.json"), MOST_VOCABULARY)?;
         let mut settings = Settings {

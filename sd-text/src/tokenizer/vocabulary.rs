@@ -4,14 +4,36 @@
 //! and two special ones (`SimpleTokenizer` of OpenAI's CLIP). So a merge can be told by the ids of its two parts, and
 //! `vocabulary/merges.bin` is these, four bytes a merge, little-endian. `tests/vocabulary.rs` makes it from `merges.txt`.
 
-use super::files::{BOS, EOS, Merges, Vocab};
+use tokenizers::AddedToken;
+
+use super::files::{BOS, CLIP_LENGTH, EOS, Files, Merges, Vocab};
 use super::letters;
 
 /// MIT, OpenAI: see `vocabulary/LICENSE`.
 static MERGES: &[u8] = include_bytes!("vocabulary/merges.bin");
 const WORD_END: &str = "</w>";
 
-pub(super) fn read() -> (Vocab, Merges) {
+impl Files {
+    /// What a folder with CLIP's vocabulary and nothing else says.
+    pub fn clip() -> Self {
+        let (vocab, merges) = read();
+        Self {
+            vocab_file: "CLIP's vocabulary".into(),
+            vocab,
+            merges,
+            unk: EOS.to_owned(),
+            bos: BOS.to_owned(),
+            eos: EOS.to_owned(),
+            pad: EOS.to_owned(),
+            declared: Vec::new(),
+            special: [BOS, EOS].map(|token| AddedToken::from(token, true)).into(),
+            split_special: false,
+            max_length: CLIP_LENGTH,
+        }
+    }
+}
+
+fn read() -> (Vocab, Merges) {
     let (pairs, _) = MERGES.as_chunks::<4>();
     let bytes = || letters::alphabet().map(|(_, letter)| letter.to_string());
     let mut tokens: Vec<String> = bytes()

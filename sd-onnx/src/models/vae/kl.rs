@@ -4,12 +4,11 @@
 
 use serde_json::json;
 
-use super::image_dims;
 use crate::{
     Error,
     config::{Config, SIZE},
     graph::{Conv, Graph, Model, Value},
-    models::blocks::{Norm, norm_silu, resnet},
+    models::blocks::{Norm, image_dims, norm_silu, resnet},
     weights::Weights,
 };
 
@@ -120,7 +119,7 @@ pub(crate) fn decoder(config: &KlConfig, weights: &Weights) -> Result<Model, Err
     x = norm_silu(&mut g, "decoder.conv_norm_out", x, channels, config.norm)?;
     x = g.conv2d(x, "decoder.conv_out", [channels, 3], Conv::SAME)?;
     g.output("image", x, &image_dims(3));
-    Ok(g.finish())
+    g.finish()
 }
 
 /// `image` `[batch, 3, H, W]`, −1 to 1 → `moments` `[batch, 2·latent_channels, H/factor, W/factor]`: the mean of the
@@ -156,7 +155,7 @@ pub(crate) fn encoder(config: &KlConfig, weights: &Weights) -> Result<Model, Err
         x = g.conv2d(x, "quant_conv", [moments, moments], Conv::POINT)?;
     }
     g.output("moments", x, &image_dims(moments));
-    Ok(g.finish())
+    g.finish()
 }
 
 /// A resnet, attention of every place to every place where the model has it, and a resnet.
@@ -196,13 +195,6 @@ fn attention(
     image: Value,
     channels: usize,
 ) -> Result<Value, Error> {
-    // The names before diffusers 0.18, which most published folders have.
-    let old = g.has(&format!("{name}.query.weight"));
-    let [to_q, to_k, to_v, to_out] = if old {
-        ["query", "key", "value", "proj_attn"]
-    } else {
-        ["to_q", "to_k", "to_v", "to_out.0"]
-    };
     let normed = g.group_norm(
         image,
         &format!("{name}.group_norm"),
@@ -211,11 +203,11 @@ fn attention(
         config.norm.eps,
     )?;
     let x = g.image_to_sequence(normed);
-    let q = g.linear(x, &format!("{name}.{to_q}"), channels, channels)?;
-    let k = g.linear(x, &format!("{name}.{to_k}"), channels, channels)?;
-    let v = g.linear(x, &format!("{name}.{to_v}"), channels, channels)?;
+    let q = g.linear(x, &format!("{name}.to_q"), channels, channels)?;
+    let k = g.linear(x, &format!("{name}.to_k"), channels, channels)?;
+    let v = g.linear(x, &format!("{name}.to_v"), channels, channels)?;
     let attended = g.attention(q, k, v, 1, false);
-    let out = g.linear(attended, &format!("{name}.{to_out}"), channels, channels)?;
+    let out = g.linear(attended, &format!("{name}.to_out.0"), channels, channels)?;
     let out = g.sequence_to_image(out, image);
     Ok(g.add(out, image))
 }

@@ -9,7 +9,7 @@ use self::{kl::KlConfig, tiny::TinyConfig};
 use crate::{
     Error,
     config::{Config, SIZE},
-    graph::{Dim, Model},
+    graph::Model,
     weights::Weights,
 };
 
@@ -24,7 +24,8 @@ const CLASSES: [&str; 3] = [KL, ASYMMETRIC, TINY];
 pub(crate) struct VaeConfig {
     class: &'static str,
     pub latent_channels: usize,
-    /// What latents are multiplied by for the pipeline, after `shift` is subtracted: a value for each channel.
+    /// The factor of each channel, applied after `shift` is subtracted, that gives the pipeline's
+    /// latents.
     pub scale: Vec<f32>,
     pub shift: Vec<f32>,
     network: Network,
@@ -91,7 +92,8 @@ impl VaeConfig {
         }
     }
 
-    /// Whether the encoder's output is the mean and the log-variance of the latents. If not it is the latents.
+    /// Whether the encoder's output is the mean and the log-variance of the latents. If not it is
+    /// the latents.
     pub fn is_variational(&self) -> bool {
         matches!(self.network, Network::Kl(_))
     }
@@ -106,9 +108,9 @@ pub(crate) fn decoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Er
     }
 }
 
-/// From `image` `[batch, 3, H, W]` of −1 to 1 to `moments`: the mean of the latents, then their log-variance, neither
-/// scaled nor clamped, `[batch, 2·latent_channels, H/factor, W/factor]`; or the latents alone, of a network that is
-/// not [variational](VaeConfig::is_variational).
+/// From `image` `[batch, 3, H, W]` of −1 to 1 to `moments`: the mean of the latents, then their
+/// log-variance, neither scaled nor clamped, `[batch, 2·latent_channels, H/factor, W/factor]`; or
+/// the latents alone, of a network that is not [variational](VaeConfig::is_variational).
 pub(crate) fn encoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Error> {
     match &config.network {
         Network::Kl(config) => kl::encoder(config, weights),
@@ -121,17 +123,8 @@ pub(crate) fn is_of_encoder(name: &str) -> bool {
     name.starts_with("encoder.") || name.starts_with("quant_conv.")
 }
 
-/// Whether a tensor is known and left out on purpose: the part of an asymmetric autoencoder that sees a mask and the picture
-/// around it.
-pub(crate) fn is_left_out(name: &str) -> bool {
-    name.starts_with("decoder.condition_encoder.")
-}
-
-fn image_dims(channels: usize) -> [Dim; 4] {
-    [
-        Dim::Any("batch"),
-        Dim::Fixed(channels),
-        Dim::Any("height"),
-        Dim::Any("width"),
-    ]
+/// Whether a tensor is known and left out on purpose: the part of an asymmetric autoencoder that
+/// sees a mask and the picture around it.
+pub(crate) fn is_left_out(config: &VaeConfig, name: &str) -> bool {
+    config.class == ASYMMETRIC && name.starts_with("decoder.condition_encoder.")
 }

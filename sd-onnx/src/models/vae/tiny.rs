@@ -1,17 +1,19 @@
-//! TAESD, the tiny autoencoder of Ollin Boer Bohan (<https://github.com/madebyollin/taesd>), as diffusers'
-//! `AutoencoderTiny` computes it: no distribution, no normalisation, a fiftieth of the time.
+//! TAESD, the tiny autoencoder of Ollin Boer Bohan (<https://github.com/madebyollin/taesd>), as
+//! diffusers' `AutoencoderTiny` computes it: no distribution, no normalisation, a fiftieth of the
+//! time.
 
 use serde_json::json;
 
-use super::image_dims;
 use crate::{
     Error,
     config::Config,
     graph::{Conv, Graph, Model, Value},
+    models::blocks::image_dims,
     weights::Weights,
 };
 
-/// The shape of a tiny autoencoder, from its `config.json`. Missing keys are at the class's defaults.
+/// The shape of a tiny autoencoder, from its `config.json`. Missing keys are at the class's
+/// defaults.
 #[derive(Debug, Clone)]
 pub(crate) struct TinyConfig {
     latent_channels: usize,
@@ -112,11 +114,11 @@ pub(crate) fn decoder(config: &TinyConfig, weights: &Weights) -> Result<Model, E
         }
     }
     // 0 to 1 → −1 to 1.
-    let [two, one] = [2.0, -1.0].map(|value| g.constant(&[value], &[1]));
+    let [two, minus_one] = [2.0, -1.0].map(|value| g.constant(&[value], &[1]));
     x = g.mul(x, two);
-    x = g.add(x, one);
+    x = g.add(x, minus_one);
     g.output("image", x, &image_dims(3));
-    Ok(g.finish())
+    g.finish()
 }
 
 pub(crate) fn encoder(config: &TinyConfig, weights: &Weights) -> Result<Model, Error> {
@@ -148,10 +150,11 @@ pub(crate) fn encoder(config: &TinyConfig, weights: &Weights) -> Result<Model, E
     let name = format!("encoder.layers.{layer}");
     x = g.conv2d(x, &name, [channels, config.latent_channels], Conv::SAME)?;
     g.output("moments", x, &image_dims(config.latent_channels));
-    Ok(g.finish())
+    g.finish()
 }
 
-/// diffusers' `AutoencoderTinyBlock`: three convolutions with ReLU between, plus the input, and ReLU.
+/// diffusers' `AutoencoderTinyBlock`: three convolutions with ReLU between, plus the input, and
+/// ReLU.
 fn block(g: &mut Graph, name: &str, x: Value, channels: usize) -> Result<Value, Error> {
     let mut h = x;
     for layer in [0, 2, 4] {

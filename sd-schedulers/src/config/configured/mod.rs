@@ -50,15 +50,17 @@ impl Configured {
 /// DPM-Solver multistep, singlestep and SDE, DEIS, UniPC, SA-Solver), those of flow matching (Euler, Heun, LCM) and of EDM (Euler, DPM-Solver).
 /// What diffusers takes as an argument of `step` instead of a key, such as DDIM's eta, has its default.
 ///
-/// Every key means what it means to the class: also one that is missing or null, which has the class's default. Keys that the
-/// class does not have are ignored, as in diffusers; [`SchedulerConfig::ignored`] lists those that a user should hear of.
+/// Every key means what it means to the class: also one that is missing or null, which has the
+/// class's default. Keys that the class does not have are ignored, as in diffusers;
+/// [`SchedulerConfig::ignored`] lists those that a user should hear of.
 ///
 /// # Errors
-/// [`ConfigError`], naming the key, for values that the class does not take, or takes and then fails; for values that
-/// contradict each other; for `predict_epsilon` false (see [`SchedulerConfig::from_json`]); and for what this crate lacks: a
-/// learned variance, a `lambda_min_clipped` that leaves timesteps out, `interpolation_type` `log_linear` on a spacing,
-/// `timestep_type` `continuous` with `v_prediction`, `solver_p`, `tau_func`, `invert_sigmas`, `scale_factors`, solver orders
-/// above 3.
+/// [`ConfigError`], naming the key, for values that the class does not take, or takes and then
+/// fails; for values that contradict each other; for `predict_epsilon` false (see
+/// [`SchedulerConfig::from_json`]); and for what this crate lacks: a learned variance, a
+/// `lambda_min_clipped` that leaves timesteps out, `interpolation_type` `log_linear` on a spacing,
+/// `timestep_type` `continuous` with `v_prediction`, `solver_p`, `tau_func`, `invert_sigmas`,
+/// `scale_factors`, solver orders above 3.
 pub fn from_config(json: &str) -> Result<Configured, ConfigError> {
     let keys = Keys::parse(json)?;
     let Some(name) = keys.text("_class_name")? else {

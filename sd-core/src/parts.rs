@@ -1,0 +1,61 @@
+//! The parts that a pipeline is made of.
+
+use std::sync::Arc;
+
+use ndarray::{Array4, ArrayView4};
+use sd_schedulers::{NoiseSchedule, SchedulerConfig};
+use sd_text::PromptEncoder;
+
+use crate::{
+    Defaults, Denoiser, Error, ImageSize, LatentCodec, LatentRgb, StopToken, model_id::ModelId,
+};
+
+/// The parts of a [`Pipeline`](crate::Pipeline), which agree with each other, and its defaults.
+pub(crate) struct Parts {
+    pub prompts: PromptEncoder,
+    pub denoiser: Arc<dyn Denoiser>,
+    pub codec: Arc<dyn LatentCodec>,
+    pub scheduler: SchedulerConfig,
+    pub schedule: Arc<NoiseSchedule>,
+    pub size: ImageSize,
+    pub defaults: Defaults,
+    pub clip_skip: usize,
+    pub zero_empty_negative: bool,
+    pub max_pixels: u64,
+    pub batch: usize,
+    pub model: Option<Arc<ModelId>>,
+    pub refiner: Option<Refiner>,
+    pub latent_rgb: LatentRgb,
+}
+
+/// A second model that makes the last steps.
+pub(crate) struct Refiner {
+    pub name: Arc<str>,
+    pub prompts: PromptEncoder,
+    pub denoiser: Arc<dyn Denoiser>,
+}
+
+impl Parts {
+    /// What the codec makes of the latents, checked.
+    pub fn pixels(
+        &self,
+        latents: ArrayView4<'_, f32>,
+        stop: &StopToken,
+    ) -> Result<Array4<f32>, Error> {
+        let _span = tracing::info_span!("decode").entered();
+        let codec = &self.codec;
+        let (_, _, height, width) = latents.dim();
+        let expected = (1, 3, height * codec.factor(), width * codec.factor());
+        let pixels = codec
+            .decode(latents, stop)
+            .map_err(Error::backend("decoding the latents"))?;
+        if pixels.dim() != expected {
+            let problem = format!(
+                "the codec returned {:?}, expected {expected:?}",
+                pixels.dim()
+            );
+            return Err(Error::backend("decoding the latents")(problem.into()));
+        }
+        Ok(pixels)
+    }
+}

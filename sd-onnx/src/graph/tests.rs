@@ -1,0 +1,195 @@
+//! Graphs over weights in several places, run on ONNX Runtime.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ndarray::{Array2, Array4};
+use prost::Message;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use sd_core::{LatentCodec, StopToken};
+
+use super::{Dim, Graph, Model, proto};
+use crate::{
+    Device, Error,
+    config::{Config, MOST_CONFIG},
+    engine::Engine,
+    models::{
+        clip_text::{self, ClipTextConfig},
+        vae::VaeConfig,
+    },
+    parts::OnnxCodec,
+    session::Input,
+    weights::{Place, Weights},
+};
+
+/// A component of the small trained model that ships with the examples.
+fn emoji(component: &str, file: &str) -> (Config, PathBuf) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = root.join("../examples/models/emoji").join(component);
+    let config = Config::open(&folder.join("config.json"), MOST_CONFIG).unwrap();
+    (config, folder.join(file))
+}
+
+fn engine() -> Engine {
+    Engine::new(Device::Cpu, 1, None).unwrap()
+}
+
+/// The names of the initializers that are stored tensors: the others have the names of values.
+fn stored(model: &Model) -> Vec<String> {
+    let graph = proto::Model::decode(&model.bytes[..]).unwrap().graph;
+    let names = graph.unwrap().initializer.into_iter().map(|it| it.name);
+    let is_value = |name: &str| name[1..].parse::<usize>().is_ok();
+    names.filter(|name| !is_value(name)).collect()
+}
+
+#[test]
+fn a_tensor_in_memory_takes_the_place_of_one_in_a_file() {
+    const NAME: &str = "decoder.conv_in.weight";
+    let (config, path) = emoji("vae", "diffusion_pytorch_model.safetensors");
+    let config = VaeConfig::new(&config).unwrap();
+    let engine = engine();
+    let latents = Array4::from_shape_fn((1, config.latent_channels, 2, 3), |(_, c, y, x)| {
+        c as f32 - y as f32 * 0.5 + x as f32
+    });
+    let decoded = |change: Option<fn(&mut [u8])>| {
+        let mut weights = Weights::open(&path).unwrap();
+        if let Some(change) = change {
+            let shape = weights.shape(NAME).unwrap().to_vec();
+            let tensor = weights.tensor(NAME, &shape).unwrap();
+            let Place::File {
+                path,
+                offset,
+                length,
+            } = &tensor.place
+            else {
+                panic!("it is in a file")
+            };
+            let mut bytes = vec![0; *length as usize];
+            let mut file = File::open(path).unwrap();
+            file.seek(SeekFrom::Start(*offset)).unwrap();
+            file.read_exact(&mut bytes).unwrap();
+            change(&mut bytes);
+            let dtype = tensor.dtype;
+            weights.put(NAME, dtype, &shape, bytes.into()).unwrap();
+        }
+        let codec = OnnxCodec::new(config.clone(), weights, &engine).unwrap();
+        codec.decode(latents.view(), &StopToken::new()).unwrap()
+    };
+    let from_file = decoded(None);
+    assert_eq!(decoded(Some(|_| {})), from_file);
+    assert_ne!(decoded(Some(|bytes| bytes.fill(0))), from_file);
+}
+
+#[test]
+fn a_tensor_in_memory_has_the_length_of_its_shape() {
+    let (_, path) = emoji("vae", "diffusion_pytorch_model.safetensors");
+    let mut weights = Weights::open(&path).unwrap();
+    let error = weights.put("conv", Dtype::F32, &[2, 3], vec![0; 23].into());
+    let error = error.unwrap_err();
+    assert!(matches!(error, Error::Safetensors { .. }));
+    let error = error.to_string();
+    assert!(
+        error.contains("`conv` has 23 bytes of data, which does not fit its shape [2, 3] of F32"),
+        "{error}"
+    );
+}
+
+/// The name, the shape and the bytes of a tensor.
+type Stored = (&'static str, Vec<usize>, Arc<[u8]>);
+
+/// `layer.weight` `[2, 2]` and `layer.bias` `[2]`.
+fn layer(values: [f32; 6]) -> [Stored; 2] {
+    let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let (weight, bias) = values.split_at(4);
+    [
+        ("layer.weight", vec![2, 2], bytes(weight)),
+        ("layer.bias", vec![2], bytes(bias)),
+    ]
+}
+
+#[test]
+fn a_graph_over_weights_in_two_folders_and_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = [
+        [1.0, 2.0, 3.0, 4.0, 0.5, -0.5],
+        [0.0, 1.0, 1.0, 0.0, 10.0, 20.0],
+    ];
+    let [mut first, mut second] = [(0, "a/first"), (1, "b/c/second")].map(|(i, file)| {
+        let path = folder.path().join(format!("{file}.safetensors"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let layer = layer(layers[i]);
+        let views = layer.iter().map(|(name, shape, bytes)| {
+            (
+                name,
+                TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap(),
+            )
+        });
+        safetensors::serialize_to_file(views, None, &path).unwrap();
+        Weights::open(&path).unwrap()
+    });
+    let engine = engine();
+    let check = |first: &Weights, second: &Weights, root: &Path| {
+        let mut g = Graph::new("two", first);
+        let x = g.input("x", &[Dim::Fixed(1), Dim::Fixed(2)]);
+        let x = g.linear(x, "layer", 2, 2).unwrap();
+        let x = g
+            .over("other", second, |g| g.linear(x, "layer", 2, 2))
+            .unwrap();
+        // Over the first ones again.
+        let x = g.linear(x, "layer", 2, 2).unwrap();
+        g.output("y", x, &[Dim::Fixed(1), Dim::Fixed(2)]);
+        let model = g.finish().unwrap();
+        let expected = [
+            "layer.weight",
+            "layer.bias",
+            "other/layer.weight",
+            "other/layer.bias",
+        ];
+        assert_eq!(stored(&model), expected);
+        assert_eq!(model.weights_root, root);
+        let session = engine.session("two", &model).unwrap();
+        let inputs = [("x", Input::F32(&[1, 2], &[1.0, 1.0]))];
+        let y = session.run(&inputs, &StopToken::new(), |_, y| y.to_vec());
+        assert_eq!(y.unwrap(), [64.0, 143.0]);
+    };
+    let root = folder.path().canonicalize().unwrap();
+    check(&first, &second, &root);
+    let put = |weights: &mut Weights, values| {
+        for (name, shape, bytes) in layer(values) {
+            weights.put(name, Dtype::F32, &shape, bytes).unwrap();
+        }
+    };
+    put(&mut second, layers[1]);
+    check(&first, &second, &root.join("a"));
+    put(&mut first, layers[0]);
+    check(&first, &second, Path::new(""));
+}
+
+#[test]
+fn initializers_have_the_names_of_their_tensors() {
+    let (config, path) = emoji("text_encoder", "model.safetensors");
+    let config = ClipTextConfig::new(config).unwrap();
+    let weights = Weights::open(&path).unwrap();
+    let model = clip_text::graph(&config, &weights, Array2::zeros((0, 0)).view()).unwrap();
+    let names = stored(&model);
+    let unique: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    // The final norm is asked for after each layer.
+    assert!(config.layers > 1);
+    assert_eq!(unique.len(), names.len());
+    let file = fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&file).unwrap();
+    let mut expected: BTreeSet<&str> = file.names().into_iter().collect();
+    expected.retain(|name| !name.ends_with("position_ids"));
+    let expected = expected
+        .into_iter()
+        .map(|name| name.trim_start_matches("text_model."));
+    assert_eq!(unique, expected.collect());
+}

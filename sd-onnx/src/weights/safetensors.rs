@@ -1,0 +1,180 @@
+//! The files themselves: which ones a model's weights lie in, and the headers of safetensors files.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use safetensors::{Dtype, tensor::TensorInfo};
+use sd_text::outside::{self, printable};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+
+use crate::{Error, config::Config};
+
+/// The safetensors file itself, or all shards that a `*.index.json` names, in their order.
+pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    if path.extension().is_some_and(|e| e == "json") {
+        shards(path)
+    } else {
+        Ok(vec![path.to_path_buf()])
+    }
+}
+
+/// The longest index that is read, in bytes: some 100,000 tensors. Published ones have a few
+/// thousand.
+const MOST_INDEX: u64 = 16 << 20;
+/// The most shards. Published models have ten at most.
+const MOST_SHARDS: usize = 1000;
+
+/// The files that an index names, each once, in the index's folder.
+fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
+    let config = Config::open(index, MOST_INDEX)?;
+    let key = "weight_map";
+    let names: Option<BTreeSet<&str>> = config
+        .object(key)
+        .and_then(|map| map.values().map(|name| name.as_str()).collect());
+    let Some(names) = names else {
+        return Err(config.wrong(key, "an object that gives each tensor the name of its file"));
+    };
+    if !(1..=MOST_SHARDS).contains(&names.len()) {
+        let expected = format!("the names of 1 to {MOST_SHARDS} files");
+        return Err(config.wrong(key, expected));
+    }
+    let folder = index.parent().unwrap_or(Path::new(""));
+    names
+        .into_iter()
+        .map(
+            |name| match Path::new(name).components().collect::<Vec<_>>()[..] {
+                [std::path::Component::Normal(file)] => Ok(folder.join(file)),
+                _ => Err(Error::Config {
+                    path: index.to_path_buf(),
+                    key: key.into(),
+                    expected: "file names in the index's own folder".into(),
+                    found: printable(format_args!("{name:?}")),
+                }),
+            },
+        )
+        .collect()
+}
+
+/// The longest header, in bytes: what the safetensors library reads at most. A model's has some 100
+/// bytes a tensor.
+const MOST_HEADER: u64 = 100_000_000;
+
+/// The checked header of a safetensors file, and the byte where its data begins.
+pub(super) fn read_header(path: &Path) -> Result<(u64, Vec<(String, TensorInfo)>), Error> {
+    let wrong = |problem: String| Error::Safetensors {
+        path: path.to_path_buf(),
+        problem,
+    };
+    let mut file = outside::open_binary(path).map_err(Error::io(path))?;
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    if length < 8 {
+        return Err(wrong(format!(
+            "{length} bytes, expected at least the 8 of the header's length"
+        )));
+    }
+    let mut bytes = [0; 8];
+    file.read_exact(&mut bytes).map_err(Error::io(path))?;
+    let header = u64::from_le_bytes(bytes);
+    if header > MOST_HEADER || header > length - 8 {
+        return Err(wrong(format!(
+            "bytes 0 to 7 say that the header has {header} bytes, but the file has {length} in all and headers at most \
+             {MOST_HEADER}"
+        )));
+    }
+    let mut text = vec![0; header as usize];
+    file.read_exact(&mut text).map_err(Error::io(path))?;
+    let Header(mut tensors) = serde_json::from_slice(&text).map_err(|error| {
+        wrong(format!(
+            "the header, bytes 8 to {}, is not a JSON object of tensors: {}",
+            header + 7,
+            printable(error)
+        ))
+    })?;
+    drop(text);
+    tensors.sort_unstable_by_key(|(_, info)| info.data_offsets);
+    let end = check_places(&tensors).map_err(wrong)?;
+    let expected = 8 + u128::from(header) + end as u128;
+    if expected != u128::from(length) {
+        return Err(wrong(format!(
+            "by its header it ends at byte {expected}, but the file has {length}: truncated, or with bytes to spare"
+        )));
+    }
+    Ok((8 + header, tensors))
+}
+
+/// Checks that the data of the tensors, sorted by their places, lies end to end, each as long as
+/// its shape and type make it; returns where the last one ends.
+fn check_places(tensors: &[(String, TensorInfo)]) -> Result<usize, String> {
+    let mut last = 0;
+    for (name, info) in tensors {
+        let (start, end) = info.data_offsets;
+        if start != last || end < start {
+            return Err(format!(
+                "the data of tensor `{}` overlaps another's, leaves a gap, or ends before it begins",
+                printable(name)
+            ));
+        }
+        last = end;
+        check_length(name, info.dtype, &info.shape, end - start)?;
+    }
+    Ok(last)
+}
+
+/// Checks that a tensor's data is as long, in bytes, as its shape and type make it.
+pub(super) fn check_length(
+    name: &str,
+    dtype: Dtype,
+    shape: &[usize],
+    length: usize,
+) -> Result<(), String> {
+    let elements = shape
+        .iter()
+        .try_fold(1usize, |n, &side| n.checked_mul(side));
+    let bits = elements.and_then(|n| n.checked_mul(dtype.bitsize()));
+    if bits.is_none_or(|bits| Some(bits) != length.checked_mul(8)) {
+        return Err(format!(
+            "tensor `{}` has {length} bytes of data, which does not fit its shape {} of {dtype:?}",
+            printable(name),
+            printable(format_args!("{shape:?}")),
+        ));
+    }
+    Ok(())
+}
+
+/// The tensors that a header lists, in its order.
+struct Header(Vec<(String, TensorInfo)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Tensors)
+    }
+}
+
+struct Tensors;
+
+impl<'de> Visitor<'de> for Tensors {
+    type Value = Header;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+        let mut tensors = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let info = map.next_value().map_err(|error| {
+                A::Error::custom(format_args!("tensor `{}`: {error}", printable(&name)))
+            })?;
+            tensors.push((name, info));
+        }
+        Ok(Header(tensors))
+    }
+}
