@@ -9,8 +9,8 @@ use sd_schedulers::{
 use sd_text::{ClipSkip, PromptEmbedding, Side};
 
 use crate::{
-    Conditioning, Error, ImageSize, Inputs, MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES, Problem,
-    Problems, Prompt, RefinerShare, RefinerSwitch, Request, Sizes, StopToken,
+    Conditioning, Error, Guidance, ImageSize, Inputs, MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES,
+    Problem, Problems, Prompt, RefinerShare, RefinerSwitch, Request, SizeIds, Sizes, StopToken,
     defaults::Chosen,
     parts::Parts,
     prompts::{Read, Reading},
@@ -184,7 +184,11 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         .map_err(|problem| problems.push(problem))
         .ok();
     let inputs = parts.denoiser.inputs();
-    check_inputs(inputs, request, &chosen, &*sampler, problems);
+    let refiner = parts
+        .refiner
+        .as_ref()
+        .map(|refiner| refiner.denoiser.inputs());
+    check_inputs(inputs, refiner, request, &chosen, &*sampler, problems);
     // One that is too long is not read.
     let mut read = |[what, what_2]: [&'static str; 2], prompt, second: &Option<String>, side| {
         let second_problem = second.as_ref().and_then(|second| {
@@ -481,6 +485,7 @@ pub(crate) fn checked_clip_skip(layer: usize, layers: usize) -> Result<Option<Cl
 /// What of the request the network does not take, or needs.
 fn check_inputs(
     inputs: &Inputs,
+    refiner: Option<&Inputs>,
     request: &Request,
     chosen: &Chosen,
     sampler: &dyn Sampler,
@@ -498,13 +503,34 @@ fn check_inputs(
             refuse("negative_sizes", none, &"given");
         }
     }
-    for (what, score) in [
-        ("aesthetic_score", request.aesthetic_score),
-        ("negative_aesthetic_score", request.negative_aesthetic_score),
-        ("image_guidance", request.image_guidance),
+    let plain = Request::new("");
+    let takes_score = |inputs: &Inputs| inputs.sizes == Some(SizeIds::Score);
+    let takes_score = takes_score(inputs) || refiner.is_some_and(takes_score);
+    for (what, found, default, taken) in [
+        (
+            "aesthetic_score",
+            request.aesthetic_score,
+            plain.aesthetic_score,
+            takes_score,
+        ),
+        (
+            "negative_aesthetic_score",
+            request.negative_aesthetic_score,
+            plain.negative_aesthetic_score,
+            takes_score,
+        ),
+        (
+            "image_guidance",
+            request.image_guidance,
+            plain.image_guidance,
+            inputs.beside == inputs.channels,
+        ),
     ] {
-        if !score.is_finite() {
-            refuse(what, "a finite number", &score);
+        if !found.is_finite() {
+            refuse(what, "a finite number", &found);
+        } else if found != default && !taken {
+            let expected = format!("{default}, the default, as this model does not take it");
+            refuse(what, &expected, &found);
         }
     }
     if request.beside.is_none() && inputs.beside > 0 {
@@ -515,9 +541,13 @@ fn check_inputs(
         refuse("beside", &expected, &"none");
     }
     if inputs.guidance {
-        if chosen.guidance.scale().is_none() {
-            let expected = "a scale, which this model takes as an input";
-            refuse("guidance", expected, &"a guide of one's own");
+        let is_plain = match &chosen.guidance {
+            Guidance::ClassifierFree(guidance) => guidance.is_plain(),
+            Guidance::Own(_) => false,
+        };
+        if !is_plain {
+            let expected = "a scale and nothing else, which this model takes as an input";
+            refuse("guidance", expected, &"more than a scale");
         }
         if sampler.needs().unconditional {
             let expected =

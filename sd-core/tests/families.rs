@@ -575,8 +575,24 @@ fn guidance_as_an_input_costs_one_call_a_step() {
     assert_eq!(seen.len(), 2);
     assert!(seen.iter().all(|it| it.guidance == Some(array![3.0, 8.0])));
 
-    let own = "guidance is a guide of one's own, expected a scale";
-    refused(&pipeline, &base().guidance(Own), own);
+    let more = "guidance is more than a scale, expected a scale and nothing else";
+    refused(&pipeline, &base().guidance(Own), more);
+    let rescaled = ClassifierFree {
+        rescale: 0.7,
+        ..ClassifierFree::from(8.5)
+    };
+    refused(&pipeline, &base().guidance(rescaled), more);
+    // What the model does not take.
+    for (request, what) in [
+        (base().aesthetic_scores(7.0, 2.5), "aesthetic_score is 7"),
+        (
+            base().aesthetic_scores(6.0, 1.0),
+            "negative_aesthetic_score is 1",
+        ),
+        (base().image_guidance(2.0), "image_guidance is 2"),
+    ] {
+        refused(&pipeline, &request, what);
+    }
     let both = base().scheduler(EulerCfgPp::default());
     refused(&pipeline, &both, "scheduler is one of CFG++");
 }

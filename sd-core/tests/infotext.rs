@@ -544,7 +544,10 @@ fn sdxl() -> PipelineBuilder {
 
 /// A refiner that is the fakes' model.
 fn refined(builder: PipelineBuilder) -> Pipeline {
-    let fakes = Fakes::new();
+    let fakes = Fakes::with(Model {
+        inputs: Inputs::new(4, 4).sizes(SizeIds::Score),
+        ..Model::default()
+    });
     let prompts = common::prompts(&fakes.text);
     let refined = builder.refiner("xl, refiner", prompts, fakes.model);
     refined.build().unwrap()
@@ -552,8 +555,9 @@ fn refined(builder: PipelineBuilder) -> Pipeline {
 
 #[test]
 fn settings_of_sdxl_change_their_keys_and_come_back() {
-    let pipeline = sdxl().build().unwrap();
-    let other = sdxl().size(512, 512).clip_skip(1).build().unwrap();
+    // With a refiner, which takes the scores.
+    let pipeline = refined(sdxl());
+    let other = refined(sdxl().size(512, 512).clip_skip(1));
     let plain = infotext(&pipeline, &base());
     let sizes = Sizes::default().original(1, 2).crop(3, 4);
     let negative = Sizes::default().original(5, 6).target(7, 8);
