@@ -1,10 +1,13 @@
 """The same model in this project, in ONNX Runtime on a plain torch.onnx export, and in diffusers.
 
     cargo build --release -p benches
-    compare.py MODEL [--also DIR] [--latents 64x64] [--threads N] [--runs 5] [--bf16] [--exports DIR] [--json FILE]
+    compare.py MODEL [--also DIR] [--latents 64x64] [--threads N] [--runs 5] [--rounds 1] [--bf16]
+               [--exports DIR | --no-export] [--json FILE]
 
-MODEL is a diffusers folder. The UNet and the VAE decoder are exported once (f32, weights as external data) into DIR,
-by default a temporary folder; then each engine runs each network in a process of its own, one image, on the CPU.
+MODEL is a diffusers folder of SD 1.x, SD 2.x or SDXL. The UNet and the VAE decoder are exported once (f32, weights as
+external data) into DIR, by default a temporary folder; then each engine runs each network in a process of its own, one
+image, on the CPU. With `--rounds` the engines take turns so many times; a row then has the median of the rounds' loads
+and calls, and the largest peak.
 
 The rows `sd-onnx` are the program `stage` of this package on MODEL, and on DIR too (the same model in half precision, say).
 
@@ -37,7 +40,10 @@ def main():
     arguments.add_argument("--threads", type=int, default=0, help="0: each engine's default")
     arguments.add_argument("--runs", type=int, default=5)
     arguments.add_argument("--bf16", action="store_true", help="diffusers in bfloat16 too")
+    arguments.add_argument("--rounds", type=int, default=1)
     arguments.add_argument("--exports", type=Path, metavar="DIR", help="keep the exports, and use those that are there")
+    arguments.add_argument("--no-export", action="store_true",
+                           help="leave out the plain export: making SDXL's needs more than 24 GB")
     arguments.add_argument("--json", type=Path, metavar="FILE")
     arguments.add_argument("--step", nargs=3, help=argparse.SUPPRESS)  # one process: STEP PART DTYPE
     arguments = arguments.parse_args()
@@ -52,25 +58,40 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         arguments.exports = arguments.exports or Path(temporary)
-        plan = [("onnxruntime", "float32"), ("diffusers", "float32")] + [("diffusers", "bfloat16")] * arguments.bf16
+        plan = [("onnxruntime", "float32")] * (not arguments.no_export)
+        plan += [("diffusers", "float32")] + [("diffusers", "bfloat16")] * arguments.bf16
         folders = [arguments.model] + [arguments.also] * (arguments.also is not None)
         for part in ("unet", "vae_decoder"):
-            if not onnx_file(arguments, part).exists():
+            if not arguments.no_export and not onnx_file(arguments, part).exists():
                 in_process(arguments, "export", part, "float32")
-            rows += [run_sd_onnx(arguments, part, folder) for folder in folders]
-            rows += [in_process(arguments, step, part, dtype) for step, dtype in plan]
+            rounds = []
+            for _ in range(arguments.rounds):
+                turn = [run_sd_onnx(arguments, part, folder) for folder in folders]
+                rounds.append(turn + [in_process(arguments, step, part, dtype) for step, dtype in plan])
+            rows += [merged(engine) for engine in zip(*rounds)]
+            if arguments.no_export:
+                continue
             # A comparison of speed means something when both engines computed the same thing.
             exported, original = (numpy.load(answer_file(arguments, part, engine)) for engine, _ in plan[:2])
             apart = numpy.linalg.norm(exported - original) / numpy.linalg.norm(original)
             assert apart <= 1e-3, f"{part}: the two engines' answers are {apart:.1e} apart"
-    print(f"{'engine':14}{'type':10}{'network':13}{'load s':>9}{'call s':>9}{'bare MB':>9}{'peak MB':>9}")
+    print(f"{'engine':14}{'type':10}{'network':13}{'load s':>9}{'call s':>9}{'least s':>9}"
+          f"{'bare MB':>9}{'peak MB':>9}")
     for row in rows:
         print(f"{row['engine']:14}{row['dtype']:10}{row['network']:13}{row['load_s']:9.3f}{row['call_s']:9.3f}"
-              f"{row['bare_mb']:9.0f}{row['peak_mb']:9.0f}")
+              f"{row['fastest_s']:9.3f}{row['bare_mb']:9.0f}{row['peak_mb']:9.0f}")
     if arguments.json:
         arguments.json.write_text(json.dumps(dict(
             model=arguments.model.name, latents=arguments.latents, threads=arguments.threads, runs=arguments.runs,
-            versions={name: version(name) for name in ("torch", "diffusers", "onnxruntime")}, rows=rows), indent=1) + "\n")
+            rounds=arguments.rounds, versions={name: version(name) for name in ("torch", "diffusers", "onnxruntime")},
+            rows=rows), indent=1) + "\n")
+
+
+def merged(rows):
+    """One row for an engine's rounds."""
+    together = dict(load_s=statistics.median, call_s=statistics.median, fastest_s=min, slowest_s=max,
+                    bare_mb=max, peak_mb=max)
+    return rows[0] | {key: join(row[key] for row in rows) for key, join in together.items()}
 
 
 def check_versions():
@@ -165,7 +186,9 @@ def measured(arguments, engine, dtype, part, bare, load, call):
     assert numpy.isfinite(answer).all()
     peak = peak_mb()
     if dtype == "float32":
-        numpy.save(answer_file(arguments, part, engine), answer)
+        file = answer_file(arguments, part, engine)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        numpy.save(file, answer)
     return dict(engine=engine, dtype=dtype, network=part, load_s=load, call_s=statistics.median(seconds),
                 fastest_s=min(seconds), slowest_s=max(seconds), bare_mb=bare, peak_mb=peak)
 
@@ -189,8 +212,14 @@ def numpy_inputs(arguments, part):
     sample = normal(1, unet["in_channels"], height, width)
     if part == "vae_decoder":
         return dict(latents=sample)
-    return dict(sample=sample, timestep=numpy.array([500.0], dtype=numpy.float32),
-                encoder_hidden_states=normal(1, CONTEXT, unet["cross_attention_dim"]))
+    inputs = dict(sample=sample, timestep=numpy.array([500.0], dtype=numpy.float32),
+                  encoder_hidden_states=normal(1, CONTEXT, unet["cross_attention_dim"]))
+    if unet.get("addition_embed_type") == "text_time":
+        pooled = unet["projection_class_embeddings_input_dim"] - 6 * unet["addition_time_embed_dim"]
+        sides = [8 * height, 8 * width]
+        inputs |= dict(text_embeds=normal(1, pooled),
+                       time_ids=numpy.array([[*sides, 0, 0, *sides]], dtype=numpy.float32))
+    return inputs
 
 
 def torch_network(arguments, part, dtype):
@@ -203,8 +232,9 @@ def torch_network(arguments, part, dtype):
             self.unet = UNet2DConditionModel.from_pretrained(arguments.model, subfolder="unet",
                                                              torch_dtype=dtype, local_files_only=True)
 
-        def forward(self, sample, timestep, encoder_hidden_states):
-            return self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+        def forward(self, sample, timestep, encoder_hidden_states, text_embeds=None, time_ids=None):
+            added = None if time_ids is None else dict(text_embeds=text_embeds, time_ids=time_ids)
+            return self.unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=added, return_dict=False)[0]
 
     class Decoder(torch.nn.Module):
         def __init__(self):
@@ -216,7 +246,7 @@ def torch_network(arguments, part, dtype):
             return self.vae.decode(latents, return_dict=False)[0]
 
     network = (Unet if part == "unet" else Decoder)().eval()
-    inputs = {name: torch.from_numpy(array).to(dtype if name != "timestep" else torch.float32)
+    inputs = {name: torch.from_numpy(array).to(torch.float32 if name in ("timestep", "time_ids") else dtype)
               for name, array in numpy_inputs(arguments, part).items()}
     return network, inputs
 

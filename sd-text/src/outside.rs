@@ -5,7 +5,7 @@
 use std::{
     fmt::Display,
     fs::{self, File},
-    io::{self, Read, Seek},
+    io::{self, BufRead, Read, Seek},
     path::Path,
 };
 
@@ -158,11 +158,23 @@ pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
     if is_page {
         return Some("this is a web page and not the file itself; download the file again");
     }
-    let is_mark = |line: &[u8], mark: &[u8]| line.starts_with(mark);
-    let mut lines = bytes.split(|&byte| byte == b'\n');
-    if lines.any(|line| is_mark(line, b"<<<<<<< ")) && lines.any(|line| is_mark(line, b">>>>>>> "))
-    {
+    let ours = after_mark(bytes, b"<<<<<<< ");
+    if ours.is_some_and(|rest| after_mark(rest, b">>>>>>> ").is_some()) {
         return Some("the file holds the marks of a merge conflict (`<<<<<<<`)");
+    }
+    None
+}
+
+/// Returns what follows the first byte of the first line that starts with `mark`.
+fn after_mark<'a>(text: &'a [u8], mark: &[u8]) -> Option<&'a [u8]> {
+    let mut rest = text;
+    // By the rare first byte and not line by line, which would take a few percent of a tokenizer's loading.
+    while rest.skip_until(mark[0]).is_ok_and(|skipped| skipped > 0) {
+        let at = text.len() - rest.len() - 1;
+        let starts_line = text[..at].last().is_none_or(|&byte| byte == b'\n');
+        if starts_line && text[at..].starts_with(mark) {
+            return Some(rest);
+        }
     }
     None
 }

@@ -1,12 +1,12 @@
 //! One stage of a model by itself, in a process of its own: seconds to load it, seconds for a call, and the most memory
-//! that the process ever had. `compare/compare.py` runs it next to other programs.
+//! that the process had, once it was loaded and at the end. `compare/compare.py` runs it next to other programs.
 
 use std::{path::PathBuf, time::Instant};
 
 use clap::{Parser, ValueEnum};
-use ndarray::{Array3, Array4};
+use ndarray::{Array2, Array3, Array4};
 use sd_onnx::{
-    Call, StopToken,
+    Call, ImageSize, Sizes, StopToken,
     text::{BoxError, ClipSkip},
 };
 
@@ -50,15 +50,27 @@ fn main() -> Result<(), BoxError> {
         }
         Stage::Unet => {
             let unet = builder.load_denoiser(&arguments.model)?;
-            let latents =
-                Array4::from_shape_fn((1, unet.inputs().channels, height, width), ripple4);
-            let context = Array3::from_shape_fn((1, 77, unet.inputs().context), |(_, i, j)| {
+            let inputs = unet.inputs();
+            let latents = Array4::from_shape_fn((1, inputs.channels, height, width), ripple4);
+            let context = Array3::from_shape_fn((1, 77, inputs.context), |(_, i, j)| {
                 ((i * 7 + j) as f32).sin()
             });
+            let pooled = inputs
+                .pooled
+                .map(|width| Array2::from_shape_fn((1, width), |(_, j)| (j as f32).sin()));
+            let size = ImageSize::new(8 * width as u32, 8 * height as u32)?;
+            let sizes = inputs
+                .sizes
+                .map(|ids| ids.values(&Sizes::default(), size, 6.0));
+            let sizes = sizes
+                .map(|values| Array2::from_shape_vec((1, values.len()), values))
+                .transpose()?;
             let mut output = Array4::zeros(latents.dim());
             let stop = StopToken::new();
             Box::new(move || {
-                let call = Call::new(latents.view(), 500.0, context.view(), &stop);
+                let mut call = Call::new(latents.view(), 500.0, context.view(), &stop);
+                call.pooled = pooled.as_ref().map(|pooled| pooled.view());
+                call.sizes = sizes.as_ref().map(|sizes| sizes.view());
                 unet.predict(&call, output.view_mut())
             })
         }
@@ -69,7 +81,7 @@ fn main() -> Result<(), BoxError> {
             Box::new(move || codec.decode(latents.view(), &StopToken::new()).map(drop))
         }
     };
-    let load = started.elapsed().as_secs_f64();
+    let (load, loaded) = (started.elapsed().as_secs_f64(), peak_mib()?);
     call()?;
     let mut seconds = Vec::new();
     for _ in 0..arguments.calls.max(1) {
@@ -84,6 +96,7 @@ fn main() -> Result<(), BoxError> {
         "fastest_s": seconds[0],
         "slowest_s": seconds[seconds.len() - 1],
         "bare_mb": bare,
+        "load_peak_mb": loaded,
         "peak_mb": peak_mib()?,
     });
     println!("{figures}");
