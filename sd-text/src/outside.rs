@@ -152,13 +152,24 @@ pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
     if is_page {
         return Some("this is a web page and not the file itself; download the file again");
     }
-    let is_mark = |line: &[u8], mark: &[u8]| line.starts_with(mark);
-    let mut lines = bytes.split(|&byte| byte == b'\n');
-    if lines.any(|line| is_mark(line, b"<<<<<<< ")) && lines.any(|line| is_mark(line, b">>>>>>> "))
-    {
+    let ours = marked_line(bytes, b"<<<<<<< ");
+    if ours.is_some_and(|at| marked_line(&bytes[at..], b">>>>>>> ").is_some()) {
         return Some("the file holds the marks of a merge conflict (`<<<<<<<`)");
     }
     None
+}
+
+/// Returns where the first line begins that starts with `mark`, which is seven equal bytes and a space.
+fn marked_line(bytes: &[u8], mark: &[u8; 8]) -> Option<usize> {
+    let starts_line = |&at: &usize| {
+        let is_first = bytes[..at].last().is_none_or(|&byte| byte == b'\n');
+        is_first && bytes[at..].starts_with(mark)
+    };
+    // One byte of every seven is enough to look at. All of them would take a few percent of a tokenizer's loading.
+    (6..bytes.len())
+        .step_by(7)
+        .filter(|&at| bytes[at] == mark[0])
+        .find_map(|at| (at - 6..=at).find(starts_line))
 }
 
 fn check_regular(metadata: &fs::Metadata) -> io::Result<()> {
@@ -273,6 +284,10 @@ mod tests {
             let found = stand_in(bytes);
             assert_eq!(found.is_some(), what.is_some(), "{found:?}");
             assert!(found.unwrap_or("").contains(what.unwrap_or("")));
+        }
+        for before in 0..20 {
+            let text = format!("{}\n<<<<<<< a\n>>>>>>> b", "x".repeat(before));
+            assert!(stand_in(text.as_bytes()).is_some(), "{before}");
         }
     }
 }
