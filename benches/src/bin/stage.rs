@@ -43,8 +43,12 @@ fn main() -> Result<(), BoxError> {
     let mut call: Box<dyn FnMut() -> Result<(), BoxError>> = match arguments.stage {
         Stage::TextEncoder => {
             let encoder = builder.load_prompt_encoder(&arguments.model)?;
+            let mut calls = 0;
             Box::new(move || {
-                encoder.encode("a cute fox girl, watercolour", ClipSkip::LAST)?;
+                calls += 1;
+                // The encoder remembers prompts, so each call has another one.
+                let prompt = format!("a cute fox girl, watercolour {calls}");
+                encoder.encode(&prompt, ClipSkip::LAST)?;
                 Ok(())
             })
         }
