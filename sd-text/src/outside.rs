@@ -16,9 +16,10 @@ const MOST_ITEMS: usize = 8;
 
 /// Returns `text` in a form that is safe and short enough for a message of one line.
 ///
-/// Names and values from a file can hold anything. Characters that a terminal acts on or does not show (escapes,
-/// newlines, other controls, bidirectional marks) become Rust's escapes such as `\u{1b}`. The middle of a text of more
-/// than 400 characters is replaced by the number of characters left out.
+/// Names and values from a file can hold anything. Characters that a terminal acts on or does not
+/// show (escapes, newlines, other controls, bidirectional marks) become Rust's escapes such as
+/// `\u{1b}`. The middle of a text of more than 400 characters is replaced by the number of
+/// characters left out.
 pub fn printable(text: impl Display) -> String {
     let text = text.to_string();
     let count = text.chars().count();
@@ -36,8 +37,8 @@ pub fn escaped(text: impl Display) -> String {
     escape(text.to_string().chars())
 }
 
-/// Returns the items as a list for a message: each one [`printable`], separated by commas, at most eight of them and then
-/// how many more there are.
+/// Returns the items as a list for a message: each one [`printable`], separated by commas, at most
+/// eight of them and then how many more there are.
 pub fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     let mut items = items.into_iter();
     let mut shown: Vec<String> = items.by_ref().take(MOST_ITEMS).map(printable).collect();
@@ -65,21 +66,27 @@ fn escape(text: impl Iterator<Item = char>) -> String {
     out
 }
 
-/// Opens a file for reading if it is a regular file. Opening a pipe or a device could wait forever.
+/// Opens a file for reading if it is a regular file with something in it. Opening a pipe or a
+/// device could wait forever, and so could reading a file of `/proc`, whose length is 0.
 ///
 /// # Errors
-/// Those of the system, and [`InvalidInput`](io::ErrorKind::InvalidInput) for a folder, a pipe, a device or a socket.
+/// Those of the system, [`InvalidInput`](io::ErrorKind::InvalidInput) for a folder, a pipe, a
+/// device or a socket, and [`InvalidData`](io::ErrorKind::InvalidData) for an empty file.
 pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
     let path = path.as_ref();
     // Before it is opened, and again after, as it may have been replaced in between.
     check_regular(&fs::metadata(path)?)?;
     let file = File::open(path)?;
-    check_regular(&file.metadata()?)?;
-    Ok(file)
+    let metadata = file.metadata()?;
+    check_regular(&metadata)?;
+    match metadata.len() {
+        0 => Err(invalid("the file is empty")),
+        _ => Ok(file),
+    }
 }
 
-/// As [`open`], for a binary file: one whose first kilobyte shows that it stands in the place of another (see [`stand_in`])
-/// is refused.
+/// As [`open`], for a binary file: one whose first kilobyte shows that it stands in the place of
+/// another (see [`stand_in`]) is refused.
 ///
 /// # Errors
 /// Those of [`open`], and [`InvalidData`](io::ErrorKind::InvalidData) naming what the file is.
@@ -97,14 +104,11 @@ pub fn open_binary(path: impl AsRef<Path>) -> io::Result<File> {
 /// Reads a whole regular file of at most `most` bytes.
 ///
 /// # Errors
-/// Those of [`open`]; [`InvalidData`](io::ErrorKind::InvalidData) when the file is empty (which files of `/proc` are by
-/// their length), is longer than `most`, or is something else than a model's file (see [`stand_in`]).
+/// Those of [`open`]; [`InvalidData`](io::ErrorKind::InvalidData) when the file is longer than
+/// `most` or is something else than a model's file (see [`stand_in`]).
 pub fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let length = file.metadata()?.len();
-    if length == 0 {
-        return Err(invalid("the file is empty"));
-    }
     if length > most {
         return Err(invalid(format!(
             "the file is {length} bytes long, expected at most {most}"
@@ -121,7 +125,8 @@ pub fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
 /// As [`read`], for a file of UTF-8 text. A byte order mark is left out.
 ///
 /// # Errors
-/// Those of [`read`], and [`InvalidData`](io::ErrorKind::InvalidData) naming the first byte that is not UTF-8.
+/// Those of [`read`], and [`InvalidData`](io::ErrorKind::InvalidData) naming the first byte that is
+/// not UTF-8.
 pub fn read_to_string(path: impl AsRef<Path>, most: u64) -> io::Result<String> {
     let text = String::from_utf8(read(path, most)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -133,8 +138,9 @@ pub fn read_to_string(path: impl AsRef<Path>, most: u64) -> io::Result<String> {
     })
 }
 
-/// Returns what a file is that stands in the place of another: a pointer of Git LFS, a web page, or a text with the marks
-/// of a merge conflict. The file's first kilobyte is enough for the first two.
+/// Returns what a file is that stands in the place of another: a pointer of Git LFS, a web page, or
+/// a text with the marks of a merge conflict. The file's first kilobyte is enough for the first
+/// two.
 pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
     let start = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     if start.starts_with(b"version https://git-lfs.github.com/spec/") {
@@ -251,6 +257,9 @@ mod tests {
             "/proc/self/environ",
         ] {
             assert!(read(path, 1 << 20).is_err(), "{path}");
+            // Reading `/proc/kmsg` waits for the kernel's next message.
+            assert!(open(path).is_err(), "{path}");
+            assert!(open_binary(path).is_err(), "{path}");
         }
     }
 
