@@ -13,11 +13,9 @@ use sd_text::{ClipTokenizer, PromptEncoder, TextError, TextualInversion, Tower, 
 
 use crate::{
     Device, Error, TextEncoder,
-    config::{self, Config, MOST_CONFIG},
-    corrections::Corrections,
+    config::Config,
     defaults,
     engine::Engine,
-    folder::{ModelFolder, TowerFolder},
     hash,
     inversions::{self, Inversions, Rows},
     models::{
@@ -26,6 +24,7 @@ use crate::{
         vae::VaeConfig,
     },
     parts::{OnnxCodec, OnnxDenoiser, OnnxTextModel},
+    source::{Elsewhere, Source, TowerParts},
     weights::Weights,
 };
 
@@ -64,6 +63,9 @@ pub struct Builder {
     codec: Option<Arc<dyn LatentCodec>>,
     inversions: Vec<Inversions>,
     refiner: Option<PathBuf>,
+    elsewhere: Elsewhere,
+    prediction: Option<Prediction>,
+    zero_terminal_snr: Option<bool>,
 }
 
 /// A builder at its defaults: the CPU with a thread for each physical core, and the model's own
@@ -80,6 +82,9 @@ pub fn builder() -> Builder {
         codec: None,
         inversions: Vec::new(),
         refiner: None,
+        elsewhere: Elsewhere::default(),
+        prediction: None,
+        zero_terminal_snr: None,
     }
 }
 
@@ -189,6 +194,59 @@ impl Builder {
         self
     }
 
+    /// Takes the UNet from another file or folder in place of the model's own: a file with a UNet
+    /// alone, a checkpoint, a model folder, or the folder of a UNet with its `config.json`. Its
+    /// noise schedule comes with it, except from the folder of a UNet. Default: the model's own.
+    pub fn unet(mut self, path: impl Into<PathBuf>) -> Self {
+        self.elsewhere.unet = Some(path.into());
+        self
+    }
+
+    /// Takes the autoencoder (VAE) from another file or folder in place of the model's own: a VAE
+    /// file, a checkpoint, a model folder, or the folder of a VAE with its `config.json`. Default:
+    /// the model's own.
+    pub fn vae(mut self, path: impl Into<PathBuf>) -> Self {
+        self.elsewhere.vae = Some(path.into());
+        self
+    }
+
+    /// Takes the text encoder, of SDXL the first one, from another file or folder in place of the
+    /// model's own. Default: the model's own.
+    pub fn text_encoder(mut self, path: impl Into<PathBuf>) -> Self {
+        self.elsewhere.text_encoder = Some(path.into());
+        self
+    }
+
+    /// Takes SDXL's second text encoder from another file or folder in place of the model's own.
+    /// Default: the model's own.
+    pub fn text_encoder_2(mut self, path: impl Into<PathBuf>) -> Self {
+        self.elsewhere.text_encoder_2 = Some(path.into());
+        self
+    }
+
+    /// Reads the tokenizer from a folder of tokenizer files, or from the `tokenizer` and
+    /// `tokenizer_2` folders in it. Default: the model folder's own, and for a checkpoint file,
+    /// which has none, CLIP's tokenizer out of this crate.
+    pub fn tokenizer(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.elsewhere.tokenizer = Some(folder.into());
+        self
+    }
+
+    /// Sets what the UNet predicts, over what the model's files say. Default: what they say. See
+    /// [`handbook::files`](crate::handbook::files) for how it is recognised in a checkpoint.
+    pub fn prediction(mut self, prediction: Prediction) -> Self {
+        self.prediction = Some(prediction);
+        self
+    }
+
+    /// Sets whether the noise schedule is rescaled so that its last step is pure noise (zero
+    /// terminal SNR, Lin et al. 2023, arXiv 2305.08891), over what the model's files say. Default:
+    /// what they say.
+    pub fn zero_terminal_snr(mut self, rescaled: bool) -> Self {
+        self.zero_terminal_snr = Some(rescaled);
+        self
+    }
+
     /// Reads a folder in the diffusers layout and gets the model ready to draw: Stable Diffusion
     /// 1.x, 2.x, SDXL or one of their relatives, as its files say.
     ///
@@ -221,48 +279,52 @@ impl Builder {
     /// # Errors
     /// [`Error`] names the file and what in it is missing or wrong; [`Error::Runtime`] when there is no usable ONNX
     /// Runtime or the device can't be had.
-    pub fn load(self, folder: impl AsRef<Path>) -> Result<Pipeline, Error> {
-        let path = folder.as_ref();
+    pub fn load(self, path: impl AsRef<Path>) -> Result<Pipeline, Error> {
+        let path = path.as_ref();
         let _span = tracing::info_span!("load", model = %path.display()).entered();
-        let mut components = vec!["unet", "scheduler"];
+        let mut components = vec!["unet"];
         if self.codec.is_none() {
             components.push("vae");
         }
-        let folder = self.open(path, &components)?;
-        let corrections = folder.corrections();
-        let (scheduler, text) = scheduler_config(&folder.component("scheduler")?, corrections)?;
+        let model = self.open(path, &components)?;
+        let (scheduler, text) = self.scheduler_config(&model)?;
         let engine = self.engine()?;
-        let prompts = self.prompts(&folder, &engine)?;
-        let unet = folder.config("unet")?;
-        let denoiser = denoiser(&folder, &unet, &engine)?;
+        let prompts = self.prompts(&model, &engine)?;
+        let unet = model.config("unet")?;
+        let denoiser = denoiser(&model, &unet, &engine)?;
         let mut sample_size = denoiser.sample_size();
-        if let Some(change) = corrections.sample_size(&unet, &mut sample_size)? {
+        if let Some(change) = model.corrections().sample_size(&unet, &mut sample_size)? {
             tracing::warn!("unet/config.json: {change}");
         }
         let codec = match &self.codec {
             Some(codec) => codec.clone(),
-            None => Arc::new(codec_of(&folder, &engine)?),
+            None => Arc::new(codec_of(&model, &engine)?),
         };
         let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(MOST_SIDE) as u32;
         let [height, width] = sample_size.map(side);
-        let files = folder.weight_files("unet")?;
-        let defaults = defaults::of(&folder, denoiser.inputs(), &text, &scheduler);
+        let files = model.weight_files("unet")?;
+        let defaults = defaults::of(&model, denoiser.inputs(), &text, &scheduler);
         let prediction = scheduler.prediction;
         let mut pipeline = Pipeline::builder(prompts, Arc::new(denoiser), codec, scheduler)
             .size(width, height)
             .defaults(defaults)
             .clip_skip(self.clip_skip)
-            .zero_empty_negative(folder.zero_empty_negative())
+            .zero_empty_negative(model.zero_empty_negative())
             .max_pixels(self.max_pixels)
             .batch(self.batch)
-            .model(folder.name(), move || {
+            .model(model.name(), move || {
                 hash::remembered(&files, hash::cache().as_deref())
             });
         if let Some(path) = &self.refiner {
-            let refiner = self.open(path, &["unet"])?;
+            let refiner = Source::open(
+                path,
+                self.variant.as_deref(),
+                &Elsewhere::default(),
+                &["unet"],
+            )?;
             check_prediction(&refiner, prediction)?;
             if self.codec.is_none() {
-                check_latents(&refiner, &folder)?;
+                check_latents(&refiner, &model)?;
             }
             let prompts = self.prompts(&refiner, &engine)?;
             let denoiser = denoiser_of(&refiner, &engine)?;
@@ -289,8 +351,9 @@ impl Builder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_text_encoder(&self, folder: impl AsRef<Path>) -> Result<TextEncoder, Error> {
-        let folder = ModelFolder::open_text(folder.as_ref(), self.variant.as_deref())?;
-        let mut files = TextFiles::read(&folder, TowerFolder::ONLY)?;
+        let variant = self.variant.as_deref();
+        let folder = Source::open_text(folder.as_ref(), variant, &self.elsewhere)?;
+        let mut files = TextFiles::read(&folder, TowerParts::ONLY)?;
         let shape = files.weights.shape(&format!("{PROJECTION}.weight"));
         files.config.projection = shape.and_then(|shape| shape.first().copied());
         let more = inversions::add(&self.inversions, &mut [files.rows()])?.remove(0);
@@ -318,15 +381,60 @@ impl Builder {
         Ok(Arc::new(codec_of(&folder, &self.engine()?)?))
     }
 
-    fn open(&self, folder: &Path, components: &[&str]) -> Result<ModelFolder, Error> {
-        ModelFolder::open(folder, self.variant.as_deref(), components)
+    fn open(&self, path: &Path, components: &[&str]) -> Result<Source, Error> {
+        Source::open(path, self.variant.as_deref(), &self.elsewhere, components)
+    }
+
+    /// The text of a scheduler's configuration with the user's values in it.
+    fn overridden(&self, path: &Path, text: &str) -> Result<String, Error> {
+        let mut file = Config::parse(path, text)?;
+        if let Some(prediction) = self.prediction {
+            let name = match prediction {
+                Prediction::Epsilon => "epsilon",
+                Prediction::V => "v_prediction",
+                Prediction::Sample => "sample",
+                other => {
+                    return Err(Error::Config {
+                        path: path.to_path_buf(),
+                        key: "prediction_type".into(),
+                        expected: "Epsilon, V or Sample, as given to the builder".into(),
+                        found: format!("{other:?}"),
+                    });
+                }
+            };
+            file.set("prediction_type", name.into());
+        }
+        if let Some(rescaled) = self.zero_terminal_snr {
+            file.set("rescale_betas_zero_snr", rescaled.into());
+        }
+        Ok(file.to_json())
+    }
+
+    /// The model's facts in its scheduler's configuration, as the user overrides them and as its
+    /// pipeline class corrects them, and the text of the configuration.
+    fn scheduler_config(&self, model: &Source) -> Result<(SchedulerConfig, String), Error> {
+        let (path, mut text) = model.scheduler()?;
+        if self.prediction.is_some() || self.zero_terminal_snr.is_some() {
+            text = self.overridden(&path, &text)?;
+        }
+        let file = Config::parse(&path, &text)?;
+        let mut config =
+            SchedulerConfig::from_json(&text).map_err(|source| Error::Scheduler { path, source })?;
+        for change in model.corrections().scheduler(&file, &mut config)? {
+            tracing::warn!("scheduler/scheduler_config.json: {change}");
+        }
+        if !config.ignored.is_empty() {
+            let keys = list(&config.ignored);
+            tracing::warn!("scheduler/scheduler_config.json: keys that are ignored: {keys}");
+        }
+        Ok((config, text))
     }
 
     fn engine(&self) -> Result<Engine, Error> {
         Engine::new(self.device, self.threads, self.runtime.as_deref())
     }
 
-    fn prompts(&self, folder: &ModelFolder, engine: &Engine) -> Result<PromptEncoder, Error> {
+    fn prompts(&self, folder: &Source, engine: &Engine) -> Result<PromptEncoder, Error> {
         let read = |&tower| TextFiles::read(folder, tower);
         let mut files: Vec<_> = folder.towers().iter().map(read).collect::<Result<_, _>>()?;
         let mut rows: Vec<_> = files.iter_mut().map(TextFiles::rows).collect();
@@ -349,8 +457,8 @@ struct TextFiles {
 }
 
 impl TextFiles {
-    fn read(folder: &ModelFolder, tower: TowerFolder) -> Result<Self, Error> {
-        let tokenizer = ClipTokenizer::load(folder.component(tower.tokenizer)?)?;
+    fn read(folder: &Source, tower: TowerParts) -> Result<Self, Error> {
+        let tokenizer = folder.tokenizer(tower)?;
         let mut config = ClipTextConfig::new(folder.config(tower.encoder)?)?;
         config.projection = tower.pooled.then_some(config.projection_width);
         let weights = folder.weights(tower.encoder)?;
@@ -387,16 +495,16 @@ impl TextFiles {
     }
 }
 
-fn denoiser_of(folder: &ModelFolder, engine: &Engine) -> Result<OnnxDenoiser, Error> {
+fn denoiser_of(folder: &Source, engine: &Engine) -> Result<OnnxDenoiser, Error> {
     denoiser(folder, &folder.config("unet")?, engine)
 }
 
-fn denoiser(folder: &ModelFolder, config: &Config, engine: &Engine) -> Result<OnnxDenoiser, Error> {
+fn denoiser(folder: &Source, config: &Config, engine: &Engine) -> Result<OnnxDenoiser, Error> {
     let config = UnetConfig::new(config, folder.sizes())?;
     OnnxDenoiser::new(config, &folder.weights("unet")?, engine)
 }
 
-fn codec_of(folder: &ModelFolder, engine: &Engine) -> Result<OnnxCodec, Error> {
+fn codec_of(folder: &Source, engine: &Engine) -> Result<OnnxCodec, Error> {
     let config = VaeConfig::new(&folder.config("vae")?)?;
     OnnxCodec::new(config, folder.weights("vae")?, engine)
 }
@@ -414,6 +522,9 @@ impl fmt::Debug for Builder {
             codec,
             inversions,
             refiner,
+            elsewhere,
+            prediction,
+            zero_terminal_snr,
         } = self;
         f.debug_struct("Builder")
             .field("device", device)
@@ -426,6 +537,9 @@ impl fmt::Debug for Builder {
             .field("codec", &codec.as_ref().map(|_| "given"))
             .field("inversions", inversions)
             .field("refiner", refiner)
+            .field("elsewhere", elsewhere)
+            .field("prediction", prediction)
+            .field("zero_terminal_snr", zero_terminal_snr)
             .finish()
     }
 }
@@ -436,7 +550,7 @@ fn available_threads() -> u16 {
     count.try_into().unwrap_or(u16::MAX)
 }
 
-fn unfit(folder: &ModelFolder, error: TextError) -> Error {
+fn unfit(folder: &Source, error: TextError) -> Error {
     Error::Pipeline {
         path: folder.path().to_path_buf(),
         source: error.into(),
@@ -445,12 +559,11 @@ fn unfit(folder: &ModelFolder, error: TextError) -> Error {
 
 /// Checks that a refiner predicts what the model predicts, as far as its folder says: the model's
 /// scheduler makes the whole run.
-fn check_prediction(refiner: &ModelFolder, model: Prediction) -> Result<(), Error> {
-    let Ok(folder) = refiner.component("scheduler") else {
+fn check_prediction(refiner: &Source, model: Prediction) -> Result<(), Error> {
+    let Ok((path, text)) = refiner.scheduler() else {
         return Ok(());
     };
-    let path = folder.join("scheduler_config.json");
-    let found = match SchedulerConfig::from_json(&config::read_text(&path, MOST_CONFIG)?) {
+    let found = match SchedulerConfig::from_json(&text) {
         Ok(config) => config.prediction,
         Err(source) => return Err(Error::Scheduler { path, source }),
     };
@@ -467,10 +580,10 @@ fn check_prediction(refiner: &ModelFolder, model: Prediction) -> Result<(), Erro
 
 /// Checks that a refiner works on the latents of the model, as far as its folder says: that the
 /// autoencoders scale them alike. `AutoencoderTiny`, which stands in for others, does not scale.
-fn check_latents(refiner: &ModelFolder, model: &ModelFolder) -> Result<(), Error> {
-    let (Ok(path), Ok(_)) = (refiner.component("vae"), model.component("vae")) else {
+fn check_latents(refiner: &Source, model: &Source) -> Result<(), Error> {
+    if !refiner.has("vae") || !model.has("vae") {
         return Ok(());
-    };
+    }
     let found = VaeConfig::new(&refiner.config("vae")?)?;
     let model = VaeConfig::new(&model.config("vae")?)?;
     let same = (&found.scale, &found.shift) == (&model.scale, &model.shift);
@@ -479,30 +592,9 @@ fn check_latents(refiner: &ModelFolder, model: &ModelFolder) -> Result<(), Error
     }
     let of = |config: &VaeConfig| format!("{:?} with the shift {:?}", config.scale, config.shift);
     Err(Error::Config {
-        path: path.join("config.json"),
+        path: refiner.path().join("vae/config.json"),
         key: "scaling_factor".into(),
         expected: format!("{}, as in the model that this one refines", of(&model)),
         found: of(&found),
     })
-}
-
-/// The model's facts in its scheduler's file, corrected as its pipeline class does it, and the text
-/// of the file.
-fn scheduler_config(
-    folder: &Path,
-    corrections: Corrections,
-) -> Result<(SchedulerConfig, String), Error> {
-    let path = folder.join("scheduler_config.json");
-    let text = config::read_text(&path, MOST_CONFIG)?;
-    let file = Config::parse(&path, &text)?;
-    let mut config =
-        SchedulerConfig::from_json(&text).map_err(|source| Error::Scheduler { path, source })?;
-    for change in corrections.scheduler(&file, &mut config)? {
-        tracing::warn!("scheduler/scheduler_config.json: {change}");
-    }
-    if !config.ignored.is_empty() {
-        let keys = list(&config.ignored);
-        tracing::warn!("scheduler/scheduler_config.json: keys that are ignored: {keys}");
-    }
-    Ok((config, text))
 }

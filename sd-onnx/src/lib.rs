@@ -57,7 +57,6 @@ mod defaults;
 mod device;
 mod engine;
 mod error;
-mod folder;
 mod graph;
 pub mod handbook;
 mod hash;
@@ -66,6 +65,7 @@ mod models;
 mod parts;
 mod runtime;
 mod session;
+mod source;
 mod text_encoder;
 mod weights;
 

@@ -410,8 +410,12 @@ impl<'w> Graph<'w> {
             _ => proto::DataType::Float,
         };
         let value = self.named(format!("{}{name}", self.prefix));
+        let mut dims: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
+        if tensor.transposed {
+            dims.reverse();
+        }
         let mut initializer = proto::Tensor {
-            dims: shape.iter().map(|&d| d as i64).collect(),
+            dims,
             data_type: data_type as i32,
             name: self.name(value),
             ..Default::default()
@@ -434,7 +438,12 @@ impl<'w> Graph<'w> {
             }
         }
         self.graph.initializer.push(initializer);
-        let stored = (Value(value), data_type == proto::DataType::Float);
+        let mut value = Value(value);
+        if tensor.transposed {
+            // ONNX Runtime folds it, at a cost that only large matrices show.
+            value = self.transpose(value, &[1, 0]);
+        }
+        let stored = (value, data_type == proto::DataType::Float);
         self.stored.insert(key, stored);
         Ok(stored)
     }

@@ -1,12 +1,14 @@
-//! A model component's weights: each is a place in a safetensors file, or bytes in memory.
+//! A model component's weights: each is a place in a file, or bytes in memory.
 //!
 //! No weight is read from a file here. A tensor in a file is a (file, offset, length) that goes
 //! into the ONNX graph as *external data*, so that ONNX Runtime maps the user's own file. Only the
 //! headers are read, by ordinary reads: a file that shrinks meanwhile is an error, where one that
 //! is mapped would end the process.
 //!
-//! Tensors go by the names that diffusers and transformers give them today ([`names`]).
+//! [`WeightFile`] is what a file holds, under its own names. [`Weights`] are the tensors of one
+//! component by the names that diffusers and transformers give them today ([`names`]).
 
+mod file;
 mod names;
 mod safetensors;
 
@@ -22,7 +24,10 @@ use std::{
 use ::safetensors::Dtype;
 use sd_text::outside::printable;
 
-pub(crate) use self::safetensors::files;
+pub(crate) use self::{
+    file::{Stored, WeightFile},
+    safetensors::files,
+};
 use crate::Error;
 
 /// The tensors of one model component, by today's names.
@@ -38,13 +43,41 @@ pub(crate) struct Weights {
 pub(crate) struct Tensor {
     pub place: Place,
     pub dtype: Dtype,
+    /// As the networks ask for it.
     shape: Vec<usize>,
+    /// Whether the bytes are those of the matrix with its two axes exchanged.
+    pub transposed: bool,
     /// The file as the user has it.
     file: Arc<Path>,
     /// The name in that file.
     stored_name: String,
     /// Whether a graph has asked for it.
     used: AtomicBool,
+}
+
+/// A tensor of a component, by its name of today, and the tensor of the file that it is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mapped {
+    pub name: String,
+    /// The name in the file.
+    pub stored: String,
+    pub view: View,
+}
+
+/// Which part of a stored tensor a weight is, and how its numbers lie there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum View {
+    Whole,
+    /// Rows of the first axis, as of OpenCLIP's `in_proj_weight`, which is three matrices in one.
+    Rows {
+        from: usize,
+        count: usize,
+    },
+    /// The same numbers in the same order under another shape: a linear layer that is stored as a
+    /// 1 × 1 convolution, or the reverse.
+    Reshaped(Vec<usize>),
+    /// A matrix that is stored `[in, out]`, as OpenCLIP's `text_projection`.
+    Transposed,
 }
 
 /// Where the bytes of a tensor are, little-endian and in row-major order.
@@ -62,47 +95,65 @@ pub(crate) enum Place {
 }
 
 impl Weights {
-    /// Opens one safetensors file, or all shards that a `*.index.json` names.
+    /// Opens one file, or all shards that a `*.index.json` names.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut tensors = HashMap::new();
-        for file in files(path)? {
-            let real = std::fs::canonicalize(&file).map_err(Error::io(&file))?;
-            let (data_start, header) = safetensors::read_header(&file)?;
-            let (file, real): (Arc<Path>, Arc<Path>) = (file.into(), real.into());
-            tensors.reserve(header.len());
-            for (stored_name, info) in header {
-                let (start, end) = info.data_offsets;
-                match tensors.entry(names::today(&stored_name)) {
-                    Entry::Vacant(entry) => entry.insert(Tensor {
-                        place: Place::File {
-                            path: real.clone(),
-                            offset: data_start + start as u64,
-                            length: (end - start) as u64,
-                        },
-                        dtype: info.dtype,
-                        shape: info.shape,
-                        file: file.clone(),
-                        stored_name,
-                        used: AtomicBool::new(false),
-                    }),
-                    Entry::Occupied(other) => {
-                        let other: &Tensor = other.get();
-                        let mut problem =
-                            format!("tensor `{}` is there twice", printable(&stored_name));
-                        if other.stored_name != stored_name {
-                            let older = printable(&other.stored_name);
-                            problem = format!("{problem}, also as `{older}`");
-                        }
-                        let path = file.to_path_buf();
-                        return Err(Error::Safetensors { path, problem });
-                    }
-                };
+        let file = WeightFile::open(path)?;
+        let mut weights = Self::new(path, file.tensors.len());
+        for stored in file.tensors {
+            weights.insert(names::today(&stored.name), stored, false)?;
+        }
+        Ok(weights)
+    }
+
+    /// Those of a component of a file that has tensors of other names: see [`Mapped`].
+    pub fn mapped(file: &WeightFile, tensors: &[Mapped]) -> Result<Self, Error> {
+        let by_name: HashMap<&str, &Stored> = file
+            .tensors
+            .iter()
+            .map(|stored| (stored.name.as_str(), stored))
+            .collect();
+        let mut weights = Self::new(&file.path, tensors.len());
+        for Mapped { name, stored, view } in tensors {
+            let stored = by_name.get(stored.as_str());
+            let stored = *stored.expect("the names are the file's");
+            let (stored, transposed) = viewed(stored, view)?;
+            weights.insert(name.clone(), stored, transposed)?;
+        }
+        Ok(weights)
+    }
+
+    fn new(path: &Path, count: usize) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            tensors: HashMap::with_capacity(count),
+        }
+    }
+
+    fn insert(&mut self, name: String, stored: Stored, transposed: bool) -> Result<(), Error> {
+        match self.tensors.entry(name) {
+            Entry::Vacant(entry) => {
+                entry.insert(Tensor {
+                    place: stored.place,
+                    dtype: stored.dtype,
+                    shape: stored.shape,
+                    transposed,
+                    file: stored.file,
+                    stored_name: stored.name,
+                    used: AtomicBool::new(false),
+                });
+                Ok(())
+            }
+            Entry::Occupied(other) => {
+                let other: &Tensor = other.get();
+                let mut problem = format!("tensor `{}` is there twice", printable(&stored.name));
+                if other.stored_name != stored.name {
+                    let older = printable(&other.stored_name);
+                    problem = format!("{problem}, also as `{older}`");
+                }
+                let path = stored.file.to_path_buf();
+                Err(Error::Safetensors { path, problem })
             }
         }
-        Ok(Self {
-            path: path.to_path_buf(),
-            tensors,
-        })
     }
 
     /// Puts a tensor from memory in the place of the one called `name`, or beside the others where
@@ -131,6 +182,7 @@ impl Weights {
             place: Place::Memory(bytes),
             dtype,
             shape: shape.to_vec(),
+            transposed: false,
             file: self.path.as_path().into(),
             stored_name: name.to_owned(),
             used: AtomicBool::new(false),
@@ -194,6 +246,69 @@ impl Weights {
             class,
             tensors,
         })
+    }
+}
+
+/// A stored tensor as a view shows it, and whether its two axes are exchanged.
+fn viewed(stored: &Stored, view: &View) -> Result<(Stored, bool), Error> {
+    let mut seen = stored.clone();
+    let wrong = |expected: String| Error::Safetensors {
+        path: stored.file.to_path_buf(),
+        problem: format!(
+            "tensor `{}` has shape {}, expected {expected}",
+            printable(&stored.name),
+            printable(format_args!("{:?}", stored.shape))
+        ),
+    };
+    let count = |shape: &[usize]| shape.iter().product::<usize>();
+    match view {
+        View::Whole => {}
+        View::Rows { from, count } => {
+            let rows = stored.shape.first().copied().unwrap_or(0);
+            let end = from.checked_add(*count).filter(|&end| end <= rows);
+            let Some(end) = end.filter(|_| rows > 0) else {
+                return Err(wrong(format!("at least {from} + {count} rows")));
+            };
+            seen.shape[0] = *count;
+            seen.place = stored.place.part(*from, end, rows);
+        }
+        View::Reshaped(shape) => {
+            if count(shape) != count(&stored.shape) {
+                return Err(wrong(format!("as many numbers as {shape:?}")));
+            }
+            seen.shape = shape.clone();
+        }
+        View::Transposed => {
+            let [rows, columns] = stored.shape[..] else {
+                return Err(wrong("a matrix".to_owned()));
+            };
+            seen.shape = vec![columns, rows];
+        }
+    }
+    Ok((seen, *view == View::Transposed))
+}
+
+impl Place {
+    /// The bytes of rows `from..to` of `rows` equally long ones.
+    fn part(&self, from: usize, to: usize, rows: usize) -> Self {
+        match self {
+            Self::File {
+                path,
+                offset,
+                length,
+            } => {
+                let row = length / rows as u64;
+                Self::File {
+                    path: path.clone(),
+                    offset: offset + row * from as u64,
+                    length: row * (to - from) as u64,
+                }
+            }
+            Self::Memory(bytes) => {
+                let row = bytes.len() / rows;
+                Self::Memory(bytes[row * from..row * to].into())
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The files themselves: which ones a model's weights lie in, and the headers of safetensors files.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     io::Read,
     path::{Path, PathBuf},
@@ -9,7 +9,8 @@ use std::{
 
 use safetensors::{Dtype, tensor::TensorInfo};
 use sd_text::outside::{self, printable};
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Value;
 
 use crate::{Error, config::Config};
 
@@ -63,8 +64,17 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
 /// bytes a tensor.
 const MOST_HEADER: u64 = 100_000_000;
 
-/// The checked header of a safetensors file, and the byte where its data begins.
-pub(super) fn read_header(path: &Path) -> Result<(u64, Vec<(String, TensorInfo)>), Error> {
+/// The header of a safetensors file.
+pub(super) struct Header {
+    /// The byte where the data begins.
+    pub data_start: u64,
+    /// The tensors by their places, checked.
+    pub tensors: Vec<(String, TensorInfo)>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Reads and checks the header of a safetensors file.
+pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
     let wrong = |problem: String| Error::Safetensors {
         path: path.to_path_buf(),
         problem,
@@ -87,7 +97,10 @@ pub(super) fn read_header(path: &Path) -> Result<(u64, Vec<(String, TensorInfo)>
     }
     let mut text = vec![0; header as usize];
     file.read_exact(&mut text).map_err(Error::io(path))?;
-    let Header(mut tensors) = serde_json::from_slice(&text).map_err(|error| {
+    let Entries {
+        mut tensors,
+        metadata,
+    } = serde_json::from_slice(&text).map_err(|error| {
         wrong(format!(
             "the header, bytes 8 to {}, is not a JSON object of tensors: {}",
             header + 7,
@@ -103,7 +116,11 @@ pub(super) fn read_header(path: &Path) -> Result<(u64, Vec<(String, TensorInfo)>
             "by its header it ends at byte {expected}, but the file has {length}: truncated, or with bytes to spare"
         )));
     }
-    Ok((8 + header, tensors))
+    Ok(Header {
+        data_start: 8 + header,
+        tensors,
+        metadata,
+    })
 }
 
 /// Checks that the data of the tensors, sorted by their places, lies end to end, each as long as
@@ -145,36 +162,49 @@ pub(super) fn check_length(
     Ok(())
 }
 
-/// The tensors that a header lists, in its order.
-struct Header(Vec<(String, TensorInfo)>);
+/// What a header lists, in its order.
+struct Entries {
+    tensors: Vec<(String, TensorInfo)>,
+    metadata: BTreeMap<String, String>,
+}
 
-impl<'de> Deserialize<'de> for Header {
+impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Tensors)
+        deserializer.deserialize_map(EntriesVisitor)
     }
 }
 
-struct Tensors;
+struct EntriesVisitor;
 
-impl<'de> Visitor<'de> for Tensors {
-    type Value = Header;
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of tensors")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-        let mut tensors = Vec::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+        let mut entries = Entries {
+            tensors: Vec::new(),
+            metadata: BTreeMap::new(),
+        };
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
-                map.next_value::<IgnoredAny>()?;
+                // Texts by the format. Some tools write other values, which say nothing here.
+                if let Value::Object(values) = map.next_value()? {
+                    let texts = values.into_iter().filter_map(|(key, value)| match value {
+                        Value::String(text) => Some((key, text)),
+                        _ => None,
+                    });
+                    entries.metadata.extend(texts);
+                }
                 continue;
             }
             let info = map.next_value().map_err(|error| {
                 A::Error::custom(format_args!("tensor `{}`: {error}", printable(&name)))
             })?;
-            tensors.push((name, info));
+            entries.tensors.push((name, info));
         }
-        Ok(Header(tensors))
+        Ok(entries)
     }
 }

@@ -6,16 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sd_core::SizeIds;
-use sd_text::{
-    Layer,
-    outside::{list, printable},
-};
+use sd_text::outside::{list, printable};
 
 use crate::{
     Error,
     config::{Config, MOST_CONFIG},
-    corrections::{Corrections, DEFAULT_CLASS},
+    corrections::DEFAULT_CLASS,
     weights::{self, Weights},
 };
 
@@ -38,38 +34,6 @@ struct Index {
     aesthetics_score: Option<bool>,
 }
 
-/// A text encoder of a model: its folder, the folder of its tokenizer, and the layer that is read.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TowerFolder {
-    pub encoder: &'static str,
-    pub tokenizer: &'static str,
-    pub layer: Layer,
-    /// Whether it has a pooled output.
-    pub pooled: bool,
-}
-
-impl TowerFolder {
-    /// The text encoder of Stable Diffusion 1.x and 2.x.
-    pub const ONLY: Self = Self {
-        encoder: "text_encoder",
-        tokenizer: "tokenizer",
-        layer: Layer::LAST,
-        pooled: false,
-    };
-    /// The first text encoder of SDXL.
-    const FIRST: Self = Self {
-        layer: Layer::SDXL,
-        ..Self::ONLY
-    };
-    /// The second text encoder of SDXL, and the only one of its refiner.
-    const SECOND: Self = Self {
-        encoder: "text_encoder_2",
-        tokenizer: "tokenizer_2",
-        layer: Layer::SDXL,
-        pooled: true,
-    };
-}
-
 /// Pipeline classes of models that are not supported, and what they are.
 const REFUSED: [(&str, &str); 4] = [
     ("StableDiffusionDepth2ImgPipeline", "a depth-to-image model"),
@@ -79,16 +43,8 @@ const REFUSED: [(&str, &str); 4] = [
 ];
 
 impl ModelFolder {
-    /// Checks that the folder is a Stable Diffusion model that has these components.
-    pub fn open(path: &Path, variant: Option<&str>, components: &[&str]) -> Result<Self, Error> {
-        if !path.is_dir() {
-            return Err(Error::Missing {
-                path: path.to_path_buf(),
-                what: "the model folder".into(),
-                hint: "expected a folder in the diffusers layout, with unet, vae, text_encoder, tokenizer and scheduler in it"
-                    .into(),
-            });
-        }
+    /// Opens a folder in the diffusers layout.
+    pub fn open(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
         let folder = Self {
             path: path.to_path_buf(),
             variant: variant.map(str::to_owned),
@@ -96,20 +52,12 @@ impl ModelFolder {
             index: Index::read(path)?,
         };
         folder.refuse_other_models()?;
-        for name in components {
-            folder.component(name)?;
-        }
         folder.check_variant()?;
         Ok(folder)
     }
 
-    /// Opens a folder of which only the text encoder and the tokenizer are used. It may be a Stable
-    /// Diffusion model's folder, or have the files of both directly in it, as CLIP's own folders
-    /// do.
-    pub fn open_text(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
-        if path.join("text_encoder").is_dir() || !path.join("config.json").is_file() {
-            return Self::open(path, variant, &["text_encoder", "tokenizer"]);
-        }
+    /// Opens a folder that has the files of one component directly in it.
+    pub fn flat(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
         let folder = Self {
             path: path.to_path_buf(),
             variant: variant.map(str::to_owned),
@@ -142,37 +90,29 @@ impl ModelFolder {
         }
     }
 
-    /// The text encoders, in the order in which their states stand side by side.
-    pub fn towers(&self) -> &'static [TowerFolder] {
-        let [first, second] =
-            ["text_encoder", "text_encoder_2"].map(|name| self.path.join(name).is_dir());
-        match (first, second) {
-            (true, true) => &[TowerFolder::FIRST, TowerFolder::SECOND],
-            (false, true) => &[TowerFolder::SECOND],
-            _ => &[TowerFolder::ONLY],
-        }
+    /// Whether the UNet takes an aesthetic score, if `model_index.json` says.
+    pub fn takes_score(&self) -> Option<bool> {
+        self.index.aesthetics_score
     }
 
-    /// The sizes that the UNet takes, if it is an SDXL UNet. The refiner, which has one text
-    /// encoder, takes a score.
-    pub fn sizes(&self) -> SizeIds {
-        let is_refiner = matches!(self.towers(), [tower] if tower.pooled);
-        match self.index.aesthetics_score.unwrap_or(is_refiner) {
-            true => SizeIds::Score,
-            false => SizeIds::Target,
-        }
-    }
-
-    /// Whether an empty negative prompt is zeros. Default: only with two text encoders, as in
-    /// SDXL's base.
-    pub fn zero_empty_negative(&self) -> bool {
-        let is_base = self.towers().len() == 2;
-        self.index.zeros_for_empty.unwrap_or(is_base)
+    /// Whether an empty negative prompt is zeros, if `model_index.json` says.
+    pub fn zeros_for_empty(&self) -> Option<bool> {
+        self.index.zeros_for_empty
     }
 
     /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is the folder of one component.
+    pub fn is_flat(&self) -> bool {
+        self.flat
+    }
+
+    /// Whether it has the folder of a component.
+    pub fn has(&self, component: &str) -> bool {
+        self.flat || self.path.join(component).is_dir()
     }
 
     /// The folder of a component.
@@ -200,11 +140,6 @@ impl ModelFolder {
     /// The pipeline class, empty for a class of one's own.
     pub fn class(&self) -> &str {
         self.index.class.as_deref().unwrap_or_default()
-    }
-
-    /// What the folder's pipeline class corrects in its configurations.
-    pub fn corrections(&self) -> Corrections {
-        Corrections::of_class(self.class())
     }
 
     /// A component's weights.
