@@ -70,6 +70,14 @@ pub enum Error {
         /// What is wrong, with the tensor or byte where it is known.
         problem: String,
     },
+    /// A file of weights is not a model that can be used.
+    #[error("{}: {problem}", shown(path))]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What the file is, or what in it cannot be used.
+        problem: String,
+    },
     /// A tensor that the model's configuration calls for is not in its files.
     #[error(
         "{}: tensor `{tensor}` is missing, expected with shape {expected:?}",
