@@ -17,8 +17,8 @@ use std::env;
 use std::fmt;
 use std::fs;
 use std::ops::Range;
-use std::path::Path;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use safetensors::{Dtype, tensor::TensorView};
@@ -253,12 +253,24 @@ fn pickles() -> Vec<Parts> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pickles");
     let read = |name: &str| fs::read(folder.join(name)).unwrap();
     let mut all = Vec::new();
-    for name in ["zip-2.pt", "zip-5.pt", "torch1.pt", "lightning.ckpt", "webui.pt", "first.pt"] {
+    for name in [
+        "zip-2.pt",
+        "zip-5.pt",
+        "torch1.pt",
+        "lightning.ckpt",
+        "webui.pt",
+        "first.pt",
+    ] {
         let mut parts = made::entries(&read(name));
         parts.sort_by_key(|(name, _)| !name.ends_with("/data.pkl"));
         all.push(parts);
     }
-    for name in ["legacy-1.pt", "legacy-4.pt", "lightning-legacy.ckpt", "webui-parameter.pt"] {
+    for name in [
+        "legacy-1.pt",
+        "legacy-4.pt",
+        "lightning-legacy.ckpt",
+        "webui-parameter.pt",
+    ] {
         all.push(vec![(String::new(), read(name))]);
     }
     for name in ["deflated.pt", "behind.pt", "zip64.pt", "big-endian.pt"] {
@@ -275,12 +287,46 @@ fn pickles() -> Vec<Parts> {
 /// What pickles are made of.
 fn opcode(random: &mut Random) -> Vec<u8> {
     const WORDS: [&[u8]; 40] = [
-        b"(", b")", b"]", b"}", b"\x8f", b"t", b"l", b"d", b"s", b"u", b"a", b"e", b"\x90", b"0", b"1",
-        b"2", b"R", b"\x81", b"\x92", b"o", b"b", b"Q", b".", b"N", b"\x88", b"\x85", b"\x86", b"\x87",
-        b"\x94", b"\x93", b"K\x02", b"J\xff\xff\xff\x7f", b"J\xff\xff\xff\xff",
-        b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", b"ccollections\nOrderedDict\n",
-        b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nHalfStorage\n", b"ctorch\nSize\n",
-        b"ctorch.nn.modules.container\nParameterDict\n", b"X\x0b\0\0\0_parameters",
+        b"(",
+        b")",
+        b"]",
+        b"}",
+        b"\x8f",
+        b"t",
+        b"l",
+        b"d",
+        b"s",
+        b"u",
+        b"a",
+        b"e",
+        b"\x90",
+        b"0",
+        b"1",
+        b"2",
+        b"R",
+        b"\x81",
+        b"\x92",
+        b"o",
+        b"b",
+        b"Q",
+        b".",
+        b"N",
+        b"\x88",
+        b"\x85",
+        b"\x86",
+        b"\x87",
+        b"\x94",
+        b"\x93",
+        b"K\x02",
+        b"J\xff\xff\xff\x7f",
+        b"J\xff\xff\xff\xff",
+        b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f",
+        b"ccollections\nOrderedDict\n",
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"ctorch\nHalfStorage\n",
+        b"ctorch\nSize\n",
+        b"ctorch.nn.modules.container\nParameterDict\n",
+        b"X\x0b\0\0\0_parameters",
     ];
     match random.below(6) {
         0 => vec![random.below(256) as u8],
@@ -298,7 +344,11 @@ fn pickles_of_torch() {
         let mut parts = corpus[which].clone();
         let other = corpus[random.below(corpus.len())][0].1.clone();
         // Mostly in the pickle, sometimes in a storage.
-        let part = if random.below(8) == 0 { random.below(parts.len()) } else { 0 };
+        let part = if random.below(8) == 0 {
+            random.below(parts.len())
+        } else {
+            0
+        };
         for _ in 0..=random.below(4) {
             let piece = opcode(random);
             let length = parts[part].1.len();
@@ -320,7 +370,10 @@ fn pickles_of_torch() {
             corpus = pickles();
         }
         let [(name, file)] = &parts[..] else {
-            let parts: Vec<_> = parts.iter().map(|(name, data)| (&**name, &**data)).collect();
+            let parts: Vec<_> = parts
+                .iter()
+                .map(|(name, data)| (&**name, &**data))
+                .collect();
             let mut file = zip(&parts);
             // And sometimes around them.
             if random.below(8) == 0 {
@@ -362,7 +415,10 @@ fn pickles_of_torch() {
         assert!(slowest.as_secs() < 2, "{slowest:?}");
     };
     fuzz("pickles", next, check);
-    println!("{read} read, {tensors} tensors, {slowest:.2?} at most, {}", most_memory());
+    println!(
+        "{read} read, {tensors} tensors, {slowest:.2?} at most, {}",
+        most_memory()
+    );
     assert!(read > 0 && tensors > 0);
 }
 
