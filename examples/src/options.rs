@@ -55,7 +55,7 @@ pub struct Options {
     /// Variant of the weights, such as fp16 [default: the plain file, else the only one there]
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
-    /// Textual inversions: a safetensors file, or a folder of such files; can be given several times. A prompt calls one by the file's name, or the token that the file names
+    /// Textual inversions: a .safetensors, .pt or .bin file, or a folder of such files; can be given several times. A prompt calls one by the file's name, or the token that the file names
     #[arg(long, value_name = "PATH")]
     pub embeddings: Vec<PathBuf>,
     /// What to push away from

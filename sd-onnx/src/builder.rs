@@ -169,11 +169,11 @@ impl Builder {
     /// [`ClipTokenizer::add_inversion`](crate::text::ClipTokenizer::add_inversion) where the name
     /// is found in a prompt. Can be called several times. Default: none.
     ///
-    /// A file that is given by itself must be usable. In a folder, every `.safetensors` file is
-    /// tried, at most 20,000 files and folders in all. A file that cannot be used (made for another
-    /// model's width, not a textual inversion, its name taken) and the pickles `.pt` and `.bin` are
-    /// left out, each with a warning of the `tracing` crate that says why. After 16 warnings a last
-    /// one counts the others.
+    /// A file that is given by itself must be usable. In a folder, every `.safetensors`, `.pt` and
+    /// `.bin` file is tried, at most 20,000 files and folders in all. A file that cannot be used
+    /// (made for another model's width, not a textual inversion, its name taken, a pickle that asks
+    /// for anything but tensors) is left out with a warning of the `tracing` crate that says why.
+    /// After 16 warnings a last one counts the others.
     pub fn embeddings(mut self, path: impl Into<PathBuf>) -> Self {
         self.inversions.push(Inversions::At(path.into()));
         self

@@ -59,6 +59,10 @@ impl Machine<'_> {
 
     /// The storage that a persistent id names.
     pub fn storage(&mut self, id: Id) -> Result<StorageRef, Stop> {
+        if !matches!(self.cell(id), Cell::Value(Value::Tuple(_))) {
+            let found = self.cell(id).what();
+            return Err(format!("a storage named by {found}, expected a tuple").into());
+        }
         let items = self.arguments(id)?;
         let [tag, class, key, location, count, view @ ..] = &items[..] else {
             let problem = format!("a storage of {} values, expected 5 or 6", items.len());

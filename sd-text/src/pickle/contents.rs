@@ -84,8 +84,8 @@ pub(super) fn of<'s>(
                     shape: raw.shape,
                     data,
                 };
-                if matches!(tensor.data, Data::Gathered(_)) {
-                    gathered = gathered.saturating_add(tensor.length());
+                if let Data::Gathered(gather) = &tensor.data {
+                    gathered = gathered.saturating_add(gather.cost());
                 }
                 if gathered > most {
                     let problem = "tensors that repeat or share the numbers of the file too often";

@@ -120,11 +120,8 @@ const TABLE: &[(&str, &[&str], Kind)] = &[
     ("argparse", &["Namespace"], Kind::Inert),
     ("typing", &["Any"], Kind::Inert),
     ("copyreg", &["_reconstructor"], Kind::Inert),
-    (
-        "pathlib",
-        &["PosixPath", "WindowsPath", "PurePosixPath"],
-        Kind::Inert,
-    ),
+    ("pathlib", PATHS, Kind::Inert),
+    ("pathlib._local", PATHS, Kind::Inert),
     ("omegaconf.dictconfig", &["DictConfig"], Kind::Inert),
     ("omegaconf.listconfig", &["ListConfig"], Kind::Inert),
     (
@@ -135,6 +132,7 @@ const TABLE: &[(&str, &[&str], Kind)] = &[
     ("omegaconf.nodes", OMEGACONF, Kind::Inert),
 ];
 
+const PATHS: &[&str] = &["PosixPath", "WindowsPath"];
 const PLAIN: &[&str] = &["bool", "int", "float", "complex", "str", "object"];
 const PARAMETERS: &[&str] = &["_rebuild_parameter", "_rebuild_parameter_with_state"];
 const OMEGACONF: &[&str] = &[

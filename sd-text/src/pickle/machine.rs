@@ -15,7 +15,7 @@ use super::value::{Id, Value};
 
 /// The most steps: opcodes, and values that a step copies from one container to another. A training
 /// checkpoint of SDXL with its optimizer takes about half a million.
-const MOST_STEPS: usize = 1 << 22;
+const MOST_STEPS: usize = 1 << 21;
 /// The newest protocol there is.
 const NEWEST: u8 = 5;
 

@@ -29,18 +29,6 @@ pub(super) fn tensors(
         depth: 0,
     }];
     while let Some(next) = open.pop() {
-        entries += 1;
-        if entries > MOST_ENTRIES || next.depth > DEEPEST {
-            let problem = "its values hold each other too often, or too deep";
-            return Err(problem.to_owned());
-        }
-        let value = &values[next.id.index()];
-        if !matches!(
-            value,
-            Value::Tensor(_) | Value::Dict(_) | Value::List(_) | Value::Tuple(_)
-        ) {
-            continue;
-        }
         let name = next.name(values);
         bytes += name.len();
         if bytes > MOST_BYTES {
@@ -48,29 +36,45 @@ pub(super) fn tensors(
                 "the names of its tensors have more than {MOST_BYTES} bytes"
             ));
         }
-        let within: Rc<str> = name.as_str().into();
-        let inside = |id, key| Open {
-            id,
-            within: within.clone(),
-            key,
-            depth: next.depth + 1,
-        };
-        let before = open.len();
-        match value {
-            Value::Tensor(_) => found.push((name, next.id)),
+        let children: Vec<(Id, Key)> = match &values[next.id.index()] {
             Value::Dict(pairs) => {
                 let pairs = pairs.iter().enumerate();
-                let pairs =
-                    pairs.filter(|(_, (_, value))| Some(*value) != except || next.depth > 0);
-                open.extend(pairs.map(|(n, &(key, value))| inside(value, Key::Of(key, n))));
+                pairs
+                    .map(|(place, &(key, value))| (value, Key::Of(key, place)))
+                    .collect()
             }
             Value::List(items) | Value::Tuple(items) => {
                 let items = items.iter().enumerate();
-                open.extend(items.map(|(n, &item)| inside(item, Key::Place(n))));
+                items
+                    .map(|(place, &item)| (item, Key::Place(place)))
+                    .collect()
             }
-            _ => {}
+            Value::Tensor(_) => {
+                found.push((name, next.id));
+                continue;
+            }
+            _ => continue,
+        };
+        entries += children.len();
+        if entries > MOST_ENTRIES || next.depth == DEEPEST {
+            return Err("its values hold each other too often, or too deep".to_owned());
         }
-        open[before..].reverse();
+        let within: Rc<str> = name.into();
+        for (id, key) in children.into_iter().rev() {
+            let is_left_out = next.depth == 0 && Some(id) == except;
+            let is_looked_at = matches!(
+                values[id.index()],
+                Value::Tensor(_) | Value::Dict(_) | Value::List(_) | Value::Tuple(_)
+            );
+            if is_looked_at && !is_left_out {
+                open.push(Open {
+                    id,
+                    within: within.clone(),
+                    key,
+                    depth: next.depth + 1,
+                });
+            }
+        }
     }
     let mut known = HashSet::new();
     match found.iter().find(|(name, _)| !known.insert(name.as_str())) {

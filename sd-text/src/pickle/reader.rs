@@ -63,9 +63,7 @@ impl<'b> Reader<'b> {
         let left = self.bytes.len() - self.at;
         match usize::try_from(length) {
             Ok(length) if length <= left => Ok(length),
-            _ => Err(format!(
-                "it has {length} bytes of content, and {left} bytes are left"
-            )),
+            _ => Err(format!("it needs {length} bytes, and {left} are left")),
         }
     }
 

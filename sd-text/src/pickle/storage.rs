@@ -110,7 +110,7 @@ impl Raw {
             (true, Dtype::C64) => 4,
             (true, _) => size as usize,
         };
-        if self.is_contiguous() && !stored.deflated && swap == 1 {
+        if is_contiguous(&self.shape, &self.strides, 1) && !stored.deflated && swap == 1 {
             let offset = stored.offset + span.start;
             return Ok(Data::File { offset, length });
         }
@@ -128,22 +128,19 @@ impl Raw {
             length,
         }))
     }
-
-    fn is_contiguous(&self) -> bool {
-        let mut expected = 1;
-        self.shape
-            .iter()
-            .zip(&self.strides)
-            .rev()
-            .all(|(&length, &stride)| {
-                let fits = length == 1 || stride == expected;
-                expected = usize::saturating_mul(expected, length);
-                fits
-            })
-    }
 }
 
 impl Gather {
+    /// How many bytes are read, unpacked or made for it, whichever is most.
+    pub(super) fn cost(&self) -> u64 {
+        let read = if self.stored.deflated {
+            self.stored.length
+        } else {
+            self.span.end - self.span.start
+        };
+        read.max(self.length)
+    }
+
     /// Reads the numbers, in row-major order and with the lowest byte first.
     pub(super) fn bytes(&self, source: &Source) -> Result<Vec<u8>, Problem> {
         let span = if self.stored.deflated {
@@ -155,7 +152,7 @@ impl Gather {
             let start = self.stored.offset + self.span.start;
             source.read(start, self.span.end - self.span.start)?
         };
-        let mut bytes = match self.is_contiguous() {
+        let mut bytes = match is_contiguous(&self.shape, &self.strides, self.size) {
             true => span,
             false => self.in_order(&span),
         };
@@ -163,19 +160,6 @@ impl Gather {
             bytes.chunks_exact_mut(self.swap).for_each(<[u8]>::reverse);
         }
         Ok(bytes)
-    }
-
-    fn is_contiguous(&self) -> bool {
-        let mut expected = self.size;
-        self.shape
-            .iter()
-            .zip(&self.strides)
-            .rev()
-            .all(|(&length, &stride)| {
-                let fits = length == 1 || stride == expected;
-                expected = usize::saturating_mul(expected, length);
-                fits
-            })
     }
 
     fn in_order(&self, span: &[u8]) -> Vec<u8> {
@@ -206,4 +190,15 @@ impl Gather {
                 .sum();
         }
     }
+}
+
+/// Whether the numbers lie in row-major order without gaps, one `unit` each.
+fn is_contiguous(shape: &[usize], strides: &[usize], unit: usize) -> bool {
+    let mut expected = unit;
+    let mut axes = shape.iter().zip(strides).rev();
+    axes.all(|(&length, &stride)| {
+        let fits = length == 1 || stride == expected;
+        expected = expected.saturating_mul(length);
+        fits
+    })
 }
