@@ -78,6 +78,14 @@ pub enum Error {
         /// What is wrong, with the byte where it was seen.
         problem: String,
     },
+    /// A file of weights is not a model that can be used.
+    #[error("{}: {problem}", shown(path))]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What the file is, or what in it cannot be used.
+        problem: String,
+    },
     /// A tensor that the model's configuration calls for is not in its files.
     #[error(
         "{}: tensor `{tensor}` is missing, expected with shape {expected:?}",
@@ -155,6 +163,9 @@ pub enum Error {
     /// The tokenizer's files cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] sd_text::TokenizerError),
+    /// A pickle cannot be read, or asks for something that is not harmless.
+    #[error(transparent)]
+    Pickle(#[from] sd_text::pickle::PickleError),
     /// A textual inversion cannot be used, at all or with this model.
     #[error(transparent)]
     Inversion(#[from] sd_text::InversionError),

@@ -93,6 +93,22 @@ impl ClipTokenizer {
             .expect("a vocabulary that never changes, and was tested")
     }
 
+    /// Fills texts up with another token, such as `!`, which is what Stable Diffusion 2 and the
+    /// second text encoder of SDXL were trained with. `None` if there is no such token.
+    ///
+    /// ```
+    /// # #[cfg(feature = "vocabulary")]
+    /// # {
+    /// let tokenizer = sd_text::ClipTokenizer::clip().padded_with("!").unwrap();
+    /// assert_eq!(tokenizer.pad(), 0);
+    /// assert!(tokenizer.padded_with("no such token").is_none());
+    /// # }
+    /// ```
+    pub fn padded_with(mut self, token: &str) -> Option<Self> {
+        self.pad = self.tokenizer.token_to_id(token)?;
+        Some(self)
+    }
+
     fn new(files: Files, dir: &Path) -> Result<Self, TokenizerError> {
         let Files {
             vocab_file,
