@@ -12,6 +12,7 @@ mod decode;
 mod file;
 mod gguf;
 mod names;
+mod pickle;
 mod safetensors;
 mod scales;
 mod types;
@@ -29,7 +30,7 @@ use std::{
 use sd_text::outside::printable;
 
 pub(crate) use self::{
-    file::{Stored, WeightFile},
+    file::{Format, Sizes, Stored, WeightFile},
     safetensors::files,
     scales::Scale,
     types::{Type, Use},
@@ -198,6 +199,12 @@ impl Weights {
         };
         self.tensors.insert(name.to_owned(), tensor);
         Ok(())
+    }
+
+    /// How much the tensors are.
+    pub fn sizes(&self) -> Sizes {
+        let tensors = self.tensors.values();
+        Sizes::of(tensors.map(|tensor| (tensor.dtype, tensor.shape.as_slice(), &tensor.place)))
     }
 
     /// The shape of the tensor of that name.
