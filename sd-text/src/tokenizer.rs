@@ -93,20 +93,29 @@ impl ClipTokenizer {
             .expect("a vocabulary that never changes, and was tested")
     }
 
-    /// Fills texts up with another token, such as `!`, which is what Stable Diffusion 2 and the
-    /// second text encoder of SDXL were trained with. `None` if there is no such token.
+    /// Fills texts up with another token, such as `!`, which Stable Diffusion 2 and the second text
+    /// encoder of SDXL were trained with.
     ///
     /// ```
     /// # #[cfg(feature = "vocabulary")]
     /// # {
-    /// let tokenizer = sd_text::ClipTokenizer::clip().padded_with("!").unwrap();
+    /// let tokenizer = sd_text::ClipTokenizer::clip().padded_with("!")?;
     /// assert_eq!(tokenizer.pad(), 0);
-    /// assert!(tokenizer.padded_with("no such token").is_none());
+    /// assert!(tokenizer.padded_with("no such token").is_err());
     /// # }
+    /// # Ok::<(), sd_text::TokenizerError>(())
     /// ```
-    pub fn padded_with(mut self, token: &str) -> Option<Self> {
-        self.pad = self.tokenizer.token_to_id(token)?;
-        Some(self)
+    ///
+    /// # Errors
+    /// [`TokenizerError::SpecialToken`] if the vocabulary has no such token.
+    pub fn padded_with(mut self, token: &str) -> Result<Self, TokenizerError> {
+        let id = self.tokenizer.token_to_id(token);
+        self.pad = id.ok_or_else(|| TokenizerError::SpecialToken {
+            path: "the vocabulary".into(),
+            role: "pad_token",
+            token: token.to_owned(),
+        })?;
+        Ok(self)
     }
 
     fn new(files: Files, dir: &Path) -> Result<Self, TokenizerError> {
