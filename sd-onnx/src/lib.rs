@@ -51,6 +51,7 @@
 //! code reads one is a data race on Unix.
 
 mod builder;
+mod checkpoint;
 mod config;
 mod corrections;
 mod defaults;
