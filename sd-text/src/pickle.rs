@@ -221,8 +221,14 @@ fn entry(values: &[Value], id: Id, key: &str) -> Option<Id> {
 }
 
 fn is_legacy(start: &[u8]) -> bool {
-    let binary = matches!(start, [0x80, 2..=5, rest @ ..] if rest.starts_with(legacy::MAGIC_BYTES));
-    binary || start.starts_with(legacy::MAGIC_LINE)
+    let behind_protocol = match start {
+        // From protocol 4 on with the length of a frame.
+        [0x80, 4..=5, 0x95, rest @ ..] => rest.get(8..),
+        [0x80, 2..=5, rest @ ..] => Some(rest),
+        _ => None,
+    };
+    behind_protocol.is_some_and(|rest| rest.starts_with(legacy::MAGIC_BYTES))
+        || start.starts_with(legacy::MAGIC_LINE)
 }
 
 fn is_tar(start: &[u8]) -> bool {
