@@ -471,6 +471,14 @@ fn tensors_that_lie() {
         ),
         (of(&six.replace("tQ", "NNtQ")), "more than 6 values"),
         (of("(tQ"), "a storage of 0 values"),
+        (
+            of("(Vmodule\nVos\nNNtQ"),
+            "a module that is a text, expected a class",
+        ),
+        (
+            of("(Vmodule\ncbuiltins\nset\nNNtQ"),
+            "a tensor of a class or a function",
+        ),
         (of("NQ"), "a storage named by None, expected a tuple"),
         (
             of("Vstorage\nQ"),

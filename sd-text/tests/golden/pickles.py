@@ -7,7 +7,7 @@
 
 `pickles_old.py` is run before, by old versions of torch. Files of other machines and forms are imitated: the entries of a
 ZIP file are changed and written again, and `torch.load` must read the result as before. Classes of lightning and omegaconf
-are stubs with the names of the real ones.
+are stubs with the names of the real ones. Legacy files name storages by addresses, so they differ from run to run.
 """
 
 import argparse
@@ -205,7 +205,7 @@ def named(value, name=()):
     if isinstance(value, torch.Tensor):
         yield ".".join(name), value
     elif isinstance(value, torch.nn.ParameterDict):
-        yield from named(dict(value.items()), name)
+        yield from named(dict(value._parameters), name)
     elif isinstance(value, dict):
         for key, inner in value.items():
             shown = f"{key.__module__}.{key.__qualname__}" if isinstance(key, type) else str(key)
@@ -249,7 +249,8 @@ def main():
         "sdxl.pt": saved({"clip_g": numbers(2, 80), "clip_l": numbers(2, 64)}),
     }
     for path in OUT.iterdir():
-        path.unlink()
+        if path.name not in old:
+            path.unlink()
     files |= old
     torch.serialization.set_crc32_options(False)
     files["no-checksums.pt"] = saved(plain)
@@ -263,7 +264,8 @@ def main():
 
     for name, data in files.items():
         (OUT / name).write_bytes(data)
-        value = torch.load(io.BytesIO(data), weights_only=False)
+        # Bytes of Python 2 are texts.
+        value = torch.load(io.BytesIO(data), weights_only=False, encoding="latin1" if "python2" in name else "utf-8")
         wrapped = isinstance(value.get("state_dict"), dict)
         rows_of[name] = [shared(value["state_dict"] if wrapped else value)]
         if wrapped:
