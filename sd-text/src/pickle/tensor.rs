@@ -158,23 +158,18 @@ impl Machine<'_> {
     }
 
     /// Refuses a tensor whose numbers stand for others: the conjugate, or the negative.
-    fn check_metadata(&self, metadata: Id) -> Result<(), Stop> {
-        match self.cell(metadata) {
-            Cell::Value(Value::None) => Ok(()),
-            Cell::Value(Value::Dict(entries)) => {
-                let odd = entries.iter().find(|(_, value)| {
-                    !matches!(self.cell(*value), Cell::Value(Value::Bool(false)))
-                });
-                match odd {
-                    None => Ok(()),
-                    Some(&(key, _)) => {
-                        let key = self.cell(key).shown();
-                        Err(format!("a tensor marked as {key}, which is not supported").into())
-                    }
-                }
-            }
-            other => Err(format!("a tensor whose metadata is {}", other.what()).into()),
+    fn check_metadata(&mut self, metadata: Id) -> Result<(), Stop> {
+        let entries = match self.cell(metadata) {
+            Cell::Value(Value::None) => return Ok(()),
+            Cell::Value(Value::Dict(entries)) => entries,
+            other => return Err(format!("a tensor whose metadata is {}", other.what()).into()),
+        };
+        let is_off = |value| matches!(self.cell(value), Cell::Value(Value::Bool(false)));
+        if let Some(&(key, _)) = entries.iter().find(|(_, value)| !is_off(*value)) {
+            let key = self.cell(key).shown();
+            return Err(format!("a tensor marked as {key}, which is not supported").into());
         }
+        self.spend(entries.len())
     }
 
     fn natural(&self, id: Id, what: &str) -> Result<u64, Stop> {
