@@ -10,9 +10,9 @@
 //! pickle shares them, containers that hold themselves are no loops, and each limit is at the top of
 //! the file that it is for.
 //!
-//! Crates that read pickles were no help: `serde-pickle` refuses persistent ids, which are how torch
-//! names its storages, and every global; `repugnant-pickle` is a first version of 2023 that accepts
-//! any global and follows values by recursion.
+//! Crates that read pickles were no help: `serde-pickle` has no persistent ids, by which torch names
+//! its storages; `repugnant-pickle`, a first version of 2023, accepts any global, expands what a
+//! pickle shares, and finds no tensor below the outermost dictionary.
 //!
 //! The crates of this workspace share this module. It is public for them and no part of the API.
 
