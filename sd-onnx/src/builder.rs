@@ -17,6 +17,7 @@ use crate::{
     corrections::Corrections,
     defaults,
     engine::Engine,
+    exported::{self, Codec, TextFile},
     folder::{ModelFolder, TowerFolder},
     hash,
     inversions::{self, Inversions, Rows},
@@ -225,7 +226,7 @@ impl Builder {
         let path = folder.as_ref();
         let _span = tracing::info_span!("load", model = %path.display()).entered();
         let mut components = vec!["unet", "scheduler"];
-        if self.codec.is_none() {
+        if self.codec.is_none() && !exported::has_codec(path)? {
             components.push("vae");
         }
         let folder = self.open(path, &components)?;
@@ -233,10 +234,11 @@ impl Builder {
         let (scheduler, text) = scheduler_config(&folder.component("scheduler")?, corrections)?;
         let engine = self.engine()?;
         let prompts = self.prompts(&folder, &engine)?;
-        let unet = folder.config("unet")?;
-        let denoiser = denoiser(&folder, &unet, &engine)?;
+        let (denoiser, unet) = denoiser(&folder, &engine)?;
         let mut sample_size = denoiser.sample_size();
-        if let Some(change) = corrections.sample_size(&unet, &mut sample_size)? {
+        if let Some(unet) = &unet
+            && let Some(change) = corrections.sample_size(unet, &mut sample_size)?
+        {
             tracing::warn!("unet/config.json: {change}");
         }
         let codec = match &self.codec {
@@ -291,8 +293,7 @@ impl Builder {
     pub fn load_text_encoder(&self, folder: impl AsRef<Path>) -> Result<TextEncoder, Error> {
         let folder = ModelFolder::open_text(folder.as_ref(), self.variant.as_deref())?;
         let mut files = TextFiles::read(&folder, TowerFolder::ONLY)?;
-        let shape = files.weights.shape(&format!("{PROJECTION}.weight"));
-        files.config.projection = shape.and_then(|shape| shape.first().copied());
+        files.project();
         let more = inversions::add(&self.inversions, &mut [files.rows()])?.remove(0);
         let (tokenizer, model) = files.model(&more, &self.engine()?)?;
         // It sees whether they fit each other.
@@ -314,7 +315,12 @@ impl Builder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_codec(&self, folder: impl AsRef<Path>) -> Result<Arc<dyn LatentCodec>, Error> {
-        let folder = self.open(folder.as_ref(), &["vae"])?;
+        let path = folder.as_ref();
+        let vae: &[&str] = match exported::has_codec(path)? {
+            true => &[],
+            false => &["vae"],
+        };
+        let folder = self.open(path, vae)?;
         Ok(Arc::new(codec_of(&folder, &self.engine()?)?))
     }
 
@@ -344,35 +350,58 @@ impl Builder {
 /// The files of a text encoder, read.
 struct TextFiles {
     tokenizer: ClipTokenizer,
-    config: ClipTextConfig,
-    weights: Weights,
+    network: TextNetwork,
+}
+
+/// The network of a text encoder.
+enum TextNetwork {
+    Weights(Box<ClipTextConfig>, Weights),
+    Exported(Box<TextFile>),
 }
 
 impl TextFiles {
     fn read(folder: &ModelFolder, tower: TowerFolder) -> Result<Self, Error> {
         let tokenizer = ClipTokenizer::load(folder.component(tower.tokenizer)?)?;
-        let mut config = ClipTextConfig::new(folder.config(tower.encoder)?)?;
-        config.projection = tower.pooled.then_some(config.projection_width);
-        let weights = folder.weights(tower.encoder)?;
+        let network = match exported::graph_in(&folder.component(tower.encoder)?)? {
+            Some(graph) => TextNetwork::Exported(exported::text(&graph, tower.pooled)?.into()),
+            None => {
+                let mut config = ClipTextConfig::new(folder.config(tower.encoder)?)?;
+                config.projection = tower.pooled.then_some(config.projection_width);
+                TextNetwork::Weights(config.into(), folder.weights(tower.encoder)?)
+            }
+        };
+        let files = Self { tokenizer, network };
         // Before there are inversions, whose files would be blamed.
-        let (ids, rows) = (tokenizer.vocab_size(), config.vocab_size);
+        let (ids, rows) = (files.tokenizer.vocab_size(), files.config().vocab_size);
         if ids > rows {
             let (tokenizer, model) = (ids, rows);
             return Err(unfit(folder, TextError::Vocabulary { tokenizer, model }));
         }
-        Ok(Self {
-            tokenizer,
-            config,
-            weights,
-        })
+        Ok(files)
+    }
+
+    fn config(&self) -> &ClipTextConfig {
+        match &self.network {
+            TextNetwork::Weights(config, _) => config,
+            TextNetwork::Exported(file) => file.config(),
+        }
+    }
+
+    /// Makes the text model give its projected state, if it has one.
+    fn project(&mut self) {
+        if let TextNetwork::Weights(config, weights) = &mut self.network {
+            let shape = weights.shape(&format!("{PROJECTION}.weight"));
+            config.projection = shape.and_then(|shape| shape.first().copied());
+        }
     }
 
     /// Where textual inversions are added.
     fn rows(&mut self) -> Rows<'_> {
+        let (first, width) = (self.config().vocab_size, self.config().width);
         Rows {
             tokenizer: &mut self.tokenizer,
-            first: self.config.vocab_size,
-            width: self.config.width,
+            first,
+            width,
         }
     }
 
@@ -382,21 +411,40 @@ impl TextFiles {
         more: &Array2<f32>,
         engine: &Engine,
     ) -> Result<(Arc<ClipTokenizer>, Arc<OnnxTextModel>), Error> {
-        let model = OnnxTextModel::new(self.config, &self.weights, more.view(), engine)?;
+        let model = match self.network {
+            TextNetwork::Weights(config, weights) => {
+                OnnxTextModel::new(*config, &weights, more.view(), engine)?
+            }
+            TextNetwork::Exported(file) => OnnxTextModel::exported(&file, more.view(), engine)?,
+        };
         Ok((Arc::new(self.tokenizer), Arc::new(model)))
     }
 }
 
 fn denoiser_of(folder: &ModelFolder, engine: &Engine) -> Result<OnnxDenoiser, Error> {
-    denoiser(folder, &folder.config("unet")?, engine)
+    Ok(denoiser(folder, engine)?.0)
 }
 
-fn denoiser(folder: &ModelFolder, config: &Config, engine: &Engine) -> Result<OnnxDenoiser, Error> {
-    let config = UnetConfig::new(config, folder.sizes())?;
-    OnnxDenoiser::new(config, &folder.weights("unet")?, engine)
+/// The UNet, and its `config.json`, which an exported one may lack.
+fn denoiser(
+    folder: &ModelFolder,
+    engine: &Engine,
+) -> Result<(OnnxDenoiser, Option<Config>), Error> {
+    if let Some(graph) = exported::graph_in(&folder.component("unet")?)? {
+        let (graph, config) = exported::unet(&graph, folder.sizes())?;
+        return Ok((OnnxDenoiser::exported(graph, engine)?, config));
+    }
+    let config = folder.config("unet")?;
+    let unet = UnetConfig::new(&config, folder.sizes())?;
+    let denoiser = OnnxDenoiser::new(unet, &folder.weights("unet")?, engine)?;
+    Ok((denoiser, Some(config)))
 }
 
 fn codec_of(folder: &ModelFolder, engine: &Engine) -> Result<OnnxCodec, Error> {
+    if exported::has_codec(folder.path())? {
+        let is_xl = folder.towers().iter().any(|tower| tower.pooled);
+        return OnnxCodec::exported(Codec::open(folder.path(), is_xl)?, engine);
+    }
     let config = VaeConfig::new(&folder.config("vae")?)?;
     OnnxCodec::new(config, folder.weights("vae")?, engine)
 }

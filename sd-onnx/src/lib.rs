@@ -57,6 +57,7 @@ mod defaults;
 mod device;
 mod engine;
 mod error;
+mod exported;
 mod folder;
 mod graph;
 pub mod handbook;
