@@ -149,7 +149,7 @@ def make(name):
         for component in FOLDERS:
             if (target / component).exists():
                 places[component] = keep(component, target, folder, tensors)
-        shutil.copy(target / "model_index.json", folder)
+        copy_json(target / "model_index.json", folder / "model_index.json")
     lines = [f'"{component}":{json.dumps(files, separators=(",", ":"))}'
              for component, files in places.items()]
     record = f'{{"family":"{family}",\n"places":{{{",".join(lines)}}}}}\n'
@@ -179,8 +179,9 @@ def write_source(family, tensors, folder):
         file = "diffusion_pytorch_model"
         if component.startswith("text_encoder"):
             file = "model"
-            own = ("text_projection.",)
-            weights = {k if k.startswith(own) else f"text_model.{k}": v for k, v in weights.items()}
+            # Today's names of one of the two classes have no prefix.
+            whole = ("text_projection.", "text_model.")
+            weights = {k if k.startswith(whole) else f"text_model.{k}": v for k, v in weights.items()}
         safetensors.torch.save_file({k: v.contiguous() for k, v in weights.items()},
                                     folder / component / f"{file}.safetensors", {"format": "pt"})
     for suffix in ("", "_2"):
@@ -217,7 +218,7 @@ def keep(component, target, folder, tensors):
     found = {}
     files = sorted(file for file in (target / component).iterdir() if file.suffix != ".json")
     contents = {file.name: bytearray(file.read_bytes()) for file in files}
-    raws = [raw for raw in map(raw_of, tensors_in(model.graph)) if len(raw) >= LEAST]
+    raws = [it.raw_data for it in tensors_in(model.graph) if len(it.raw_data) >= LEAST]
     by_bytes = {}
     for name, tensor in weights.items():
         for transposed in (False, True):
@@ -246,11 +247,18 @@ def keep(component, target, folder, tensors):
                 packed.write(content)
     config = target / component / "config.json"
     if config.exists():
-        shutil.copy(config, folder / f"{component}.json")
+        copy_json(config, folder / f"{component}.json")
     ports = {kind: [f"{port.name}: {shown(port)}" for port in ports]
              for kind, ports in (("in", model.graph.input), ("out", model.graph.output))}
     print(f"  {component}: {ports}, {left} bytes kept", flush=True)
     return found
+
+
+def copy_json(source, target):
+    """Copies a configuration without the folder that it was made in."""
+    config = json.loads(source.read_text())
+    config.pop("_name_or_path", None)
+    target.write_text(json.dumps(config, indent=1) + "\n")
 
 
 def tensors_in(graph):
@@ -260,10 +268,6 @@ def tensors_in(graph):
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
-
-
-def raw_of(tensor):
-    return tensor.raw_data
 
 
 def shown(port):
