@@ -98,7 +98,7 @@ pub struct Hashes {
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 /// let found = sd_onnx::inspect(folder)?;
 /// assert_eq!(found.format, "diffusers folder");
-/// assert_eq!(found.prediction.as_deref(), Some("epsilon"));
+/// assert_eq!(found.prediction.as_deref(), Some("v_prediction"));
 /// assert!(found.problems.is_empty());
 /// let unet = found.parts.iter().find(|part| part.name == "unet").unwrap();
 /// println!("{} parameters in {} bytes", unet.parameters, unet.bytes);

@@ -21,6 +21,7 @@ use crate::{
     checkpoint::Predicts,
     config::{Config, read_text},
     corrections::Corrections,
+    exported,
     weights::Weights,
 };
 
@@ -120,7 +121,10 @@ impl Source {
                 .collect::<Result<_, _>>()?,
             tokenizer: elsewhere.tokenizer.clone(),
         };
-        for name in components {
+        for &name in components {
+            if name == "vae" && source.exported_codec()?.is_some() {
+                continue;
+            }
             source.of(name).require(name)?;
         }
         Ok(source)
@@ -287,6 +291,25 @@ impl Source {
         match self.of(component) {
             Base::Folder(folder) => folder.config(component),
             Base::File(file) => file.config(component),
+        }
+    }
+
+    /// The file of a component's graph, if another tool exported it as one.
+    pub fn graph(&self, component: &str) -> Result<Option<PathBuf>, Error> {
+        match self.of(component) {
+            Base::Folder(folder) => exported::graph_in(&folder.component(component)?),
+            Base::File(_) => Ok(None),
+        }
+    }
+
+    /// The model folder whose autoencoder is exported graphs.
+    pub fn exported_codec(&self) -> Result<Option<&Path>, Error> {
+        match self.of("vae") {
+            Base::Folder(folder) if !folder.is_flat() => {
+                let path = folder.path();
+                Ok(exported::has_codec(path)?.then_some(path))
+            }
+            _ => Ok(None),
         }
     }
 
