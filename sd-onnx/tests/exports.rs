@@ -12,10 +12,11 @@ use std::{fs, path::Path};
 
 use common::{load, relative_error, write_family};
 use ndarray::{Array1, Array2, Array3, Array4, Axis};
+use safetensors::{Dtype, tensor::TensorView};
 use sd_onnx::{
     Call, Pipeline, Request, StopToken,
     schedulers::{Ladder, NoiseSource, TorchRng},
-    text::{EncodeOptions, PromptText, Side, Syntax},
+    text::{EncodeOptions, PromptText, Side, Syntax, TextualInversion},
 };
 use written::{family_of, write_export};
 
@@ -342,4 +343,177 @@ fn a_model_may_be_exported_in_part() {
         let expected: Vec<f32> = draw(&other, 2, [48, 64]).0.into_iter().collect();
         within(WHOLE_RUN, "mixed", relative_error(&latents, &expected));
     }
+}
+
+/// A textual inversion of two random vectors for each width, by the name of its tensor.
+fn inversion(widths: &[(&str, usize)]) -> TextualInversion {
+    let stored: Vec<(&str, Vec<usize>, Vec<u8>)> = widths
+        .iter()
+        .map(|&(name, width)| {
+            let values = noise([2, width], 9);
+            let bytes = values.iter().flat_map(|v| (0.5 * v).to_le_bytes());
+            (name, vec![2, width], bytes.collect())
+        })
+        .collect();
+    let views = stored.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();
+        (*name, view)
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    TextualInversion::from_bytes("wumpus", &bytes).unwrap()
+}
+
+#[test]
+fn textual_inversions_are_rows_behind_the_token_embedding() {
+    for (name, widths) in [
+        ("optimum-sd1", &[("emb_params", 48)][..]),
+        ("optimum-sd2", &[("emb_params", 40)]),
+        ("diffusers-2022", &[("emb_params", 56)]),
+        // The end of a text is the largest id there, which those of inversions exceed.
+        ("optimum-xl", &[("clip_l", 24), ("clip_g", 32)]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let export = write_export(name, folder.path());
+        let own = folder.path().join("own");
+        write_family(&family_of(name), &own);
+        let [export, own] = [export, own].map(|path| {
+            let builder = sd_onnx::builder().embedding(inversion(widths));
+            builder.load(path).unwrap()
+        });
+        for prompt in ["a wumpus, watercolour", PROMPT] {
+            let (found, pooled) = encode(&export, prompt, 0);
+            let (expected, expected_pooled) = encode(&own, prompt, 0);
+            let expected: Vec<f32> = expected.into_iter().collect();
+            within(
+                ONE_CALL,
+                &format!("{name} {prompt}"),
+                relative_error(&found, &expected),
+            );
+            if let (Some(pooled), Some(expected)) = (pooled, expected_pooled) {
+                let expected: Vec<f32> = expected.into_iter().collect();
+                let what = format!("{name} {prompt}, pooled");
+                within(ONE_CALL, &what, relative_error(&pooled, &expected));
+            }
+        }
+        let [with, without] = ["a wumpus", "a "].map(|prompt| encode(&export, prompt, 0).0);
+        assert_ne!(with, without);
+    }
+}
+
+#[test]
+fn embeddings_of_texts() {
+    for name in ["optimum-sd1", "diffusers-2022"] {
+        let folder = tempfile::tempdir().unwrap();
+        let export = write_export(name, folder.path());
+        let own = folder.path().join("own");
+        write_family(&family_of(name), &own);
+        let [found, expected] = [export, own].map(|path| {
+            let encoder = sd_onnx::TextEncoder::load(path).unwrap();
+            encoder.encode(["a fox", "a red fox"]).unwrap()
+        });
+        let expected_pooled: Vec<f32> = expected.pooled.into_iter().collect();
+        within(
+            ONE_CALL,
+            name,
+            relative_error(&found.pooled, &expected_pooled),
+        );
+        let expected: Vec<f32> = expected.hidden.into_iter().collect();
+        within(ONE_CALL, name, relative_error(&found.hidden, &expected));
+    }
+}
+
+#[test]
+fn a_layer_that_is_not_found_is_an_error_when_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let export = write_export("optimum-sd1", folder.path());
+    let path = export.join("text_encoder/config.json");
+    let config = fs::read_to_string(&path).unwrap();
+    assert!(config.contains("\"num_hidden_layers\": 3"));
+    let config = config.replace("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4");
+    fs::write(&path, config).unwrap();
+    let pipeline = load(&export);
+    let request = Request::new(PROMPT).size(32, 32).steps(1);
+    pipeline.generate(&request).unwrap();
+    let error = pipeline.generate(&request.clip_skip(2)).unwrap_err();
+    let error = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+    let error = error
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ");
+    for part in [
+        "text_encoder",
+        "model.onnx",
+        "clip skip 2 cannot be had",
+        "3 layers, expected 4",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn parts_that_are_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let export = write_export("diffusers-2022", folder.path());
+    let error = || {
+        sd_onnx::builder()
+            .load(&export)
+            .map(drop)
+            .unwrap_err()
+            .to_string()
+    };
+
+    // Only pictures to start from need the encoder.
+    fs::remove_dir_all(export.join("vae_encoder")).unwrap();
+    let pipeline = load(&export);
+    draw(&pipeline, 0, [32, 32]);
+    let image = Array4::zeros((1, 3, 32, 32));
+    let codec = pipeline.codec().encode(image.view(), &StopToken::new());
+    let problem = codec.unwrap_err().to_string();
+    assert!(
+        problem.contains("vae_encoder") && problem.contains("no encoder"),
+        "{problem}"
+    );
+    drop(pipeline);
+
+    let weights = export.join("unet/weights.pb");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() - 1]).unwrap();
+    let problem = error();
+    assert!(problem.contains("of `weights.pb`, which has"), "{problem}");
+    fs::remove_file(&weights).unwrap();
+    let problem = error();
+    assert!(
+        problem.contains("lies in `weights.pb`, which cannot be read"),
+        "{problem}"
+    );
+    fs::write(&weights, &whole).unwrap();
+    load(&export);
+
+    fs::write(export.join("unet/model.onnx"), "<html>").unwrap();
+    let problem = error();
+    assert!(problem.contains("model.onnx"), "{problem}");
+    fs::remove_dir_all(export.join("vae_decoder")).unwrap();
+    let problem = error();
+    assert!(problem.contains("`vae` not found"), "{problem}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_snapshot_of_links_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let export = write_export("diffusers-2022", folder.path());
+    let blobs = folder.path().join("blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    for (index, file) in ["model.onnx", "weights.pb"].into_iter().enumerate() {
+        let path = export.join("unet").join(file);
+        let blob = blobs.join(index.to_string());
+        fs::rename(&path, &blob).unwrap();
+        std::os::unix::fs::symlink(Path::new("../../blobs").join(index.to_string()), &path)
+            .unwrap();
+    }
+    let own = folder.path().join("own");
+    write_family(&family_of("diffusers-2022"), &own);
+    let found = predict(&load(&export), 1, [8, 8], 501.0);
+    let expected: Vec<f32> = predict(&load(&own), 1, [8, 8], 501.0).into_iter().collect();
+    within(ONE_CALL, "links", relative_error(&found, &expected));
 }

@@ -281,8 +281,8 @@ impl Limits {
         Err(Error::graph(
             &self.path,
             format!(
-                "the graph was exported for `{name}` of [{dims}], and this call needs {shape:?}; only a graph \
-                 exported with dynamic axes takes other sizes"
+                "the graph was exported for `{name}` of [{dims}], and this call needs {shape:?}; \
+                 only a graph exported with dynamic axes takes other sizes"
             ),
         ))
     }

@@ -24,8 +24,8 @@ use crate::{
 const MOST_BYTES: u64 = i32::MAX as u64;
 /// The oldest operator set that the nodes written here work under.
 const OLDEST_OPSET: i64 = 13;
-/// Weights from this length on stay in the file. ONNX Runtime wants shorter ones, such as shapes, in
-/// the graph.
+/// Weights from this length on stay in the file. ONNX Runtime wants shorter ones, such as shapes,
+/// in the graph.
 const LEAST_EXTERNAL: u64 = 1024;
 /// The domains of operators that ONNX Runtime has.
 const DOMAINS: [&str; 6] = [
@@ -120,8 +120,8 @@ impl OnnxFile {
         let length = file.metadata().map_err(Error::io(path))?.len();
         if length > MOST_BYTES {
             return Err(wrong(format!(
-                "{length} bytes long, but an ONNX file has at most {MOST_BYTES}: the weights of a larger model \
-                 lie in a second file"
+                "{length} bytes long, but an ONNX file has at most {MOST_BYTES}: the \
+                 weights of a larger model lie in a second file"
             )));
         }
         let real: Arc<Path> = fs::canonicalize(path).map_err(Error::io(path))?.into();

@@ -1,6 +1,6 @@
-//! Finds the layers of a CLIP text model in a graph, by its structure: the final layer norm, and the
-//! sums before it in which the output of each attention and of each feed-forward network is added
-//! to their input.
+//! Finds the layers of a CLIP text model in a graph, by its structure: the final layer norm, and
+//! the sums before it in which the output of each attention and of each feed-forward network is
+//! added to their input.
 //!
 //! A layer is two such sums, the attention's and the feed-forward network's, and its state is the
 //! second one: transformers' `hidden_states`. Exporters give values and nodes other names from
@@ -172,7 +172,7 @@ impl<'f> Flow<'f> {
         places
     }
 
-    /// What the layer norm that ends in `output` is computed from, whether it is one node or several.
+    /// What the layer norm that ends in `output` is computed from. It is one node or several.
     fn norm_input(&self, output: &'f str) -> Result<&'f str, String> {
         let value = self.through(output);
         let Some((_, node)) = self.producer(value) else {
@@ -191,8 +191,8 @@ impl<'f> Flow<'f> {
             }
             ("", "Add") => self.decomposed_norm(node).ok_or_else(not_norm),
             (_, "SkipLayerNormalization") => Err(
-                "the graph was fused by an optimiser (SkipLayerNormalization); one exported without \
-                 optimisation has what is needed"
+                "the graph was fused by an optimiser (SkipLayerNormalization); one exported \
+                 without optimisation has what is needed"
                     .into(),
             ),
             _ => Err(not_norm()),
@@ -244,7 +244,7 @@ impl<'f> Flow<'f> {
         }
     }
 
-    /// If `value` is a state to which a branch was added: the state before, and which branch it was.
+    /// If `value` is a state to which a branch was added: the state before, and the branch.
     fn residual(&self, value: &'f str) -> Option<(&'f str, Branch)> {
         let [a, b] = &self.made_by(value, "Add")?.inputs[..] else {
             return None;

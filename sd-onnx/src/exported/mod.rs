@@ -1,4 +1,5 @@
-//! ONNX graphs that other tools exported: optimum's, and diffusers' of `OnnxStableDiffusionPipeline`.
+//! ONNX graphs that other tools exported: optimum's, and those of diffusers'
+//! `OnnxStableDiffusionPipeline`.
 //!
 //! Such a graph has other inputs and outputs from tool to tool and from year to year. They are read
 //! from the file, and the graph is rewritten so that it takes and gives what the graphs of

@@ -57,15 +57,17 @@ impl TextGraph {
         if self.outputs.iter().any(|known| known == output) {
             return Ok(());
         }
-        let what = match output {
-            POOLED => "the state of a text's last token".to_owned(),
-            PROJECTION => "a projected state".to_owned(),
-            layer => format!("the layer of `{layer}`"),
+        let what = match output.strip_prefix("clip_skip_") {
+            Some(skip) => match skip.strip_suffix("_raw") {
+                Some(skip) => format!("clip skip {skip} without the final norm"),
+                None => format!("clip skip {skip}"),
+            },
+            None => format!("the output `{output}`"),
         };
         Err(Error::graph(
             &self.file,
             format!(
-                "{what} is not among the outputs of this graph, and cannot be found within it: {}",
+                "{what} cannot be had from this graph, as an output or within it: {}",
                 self.missing
             ),
         ))
@@ -238,8 +240,8 @@ impl TextFile {
         let end = graph.sizes(&[rows[0] as i64], &[]);
         let zero = graph.sizes(&[0], &[]);
         let is_stored = graph.node(At::Start, "Less", &[ids, &end], &[]);
-        // Ids beyond the table become 0. A graph finds the end of a text as the first of an id or of
-        // the largest one, and 0 is neither.
+        // Ids beyond the table become 0. A graph finds the end of a text as the first of an id or
+        // of the largest one, and 0 is neither.
         let stored = graph.node(At::Start, "Where", &[&is_stored, ids, &zero], &[]);
         graph.feed(port, &stored);
         let beyond = graph.node(At::Start, "Sub", &[ids, &end], &[]);

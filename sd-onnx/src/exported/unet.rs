@@ -60,7 +60,8 @@ pub(crate) fn graph(
     let all = unet.size(sample, 1, "in_channels", Some(channels))?;
     let Some(beside) = all.checked_sub(channels) else {
         return Err(file.wrong(format!(
-            "`{}` has {all} channels and the output {channels}, expected at least as many in the input",
+            "`{}` has {all} channels and the output {channels}, expected at least as \
+             many in the input",
             sample.name
         )));
     };
@@ -197,8 +198,8 @@ impl<'f> Unet<'f> {
             (None, Some(size)) => Ok(size),
             (None, None) => default.ok_or_else(|| {
                 self.file.wrong(format!(
-                    "`{}` is {}: the graph does not fix its size in place {}, and there is no `{key}` in a \
-                     config.json",
+                    "`{}` is {}: the graph does not fix its size in place {}, and there is \
+                     no `{key}` in a config.json",
                     printable(&port.name),
                     port.shown(),
                     place + 1

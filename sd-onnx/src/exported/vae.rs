@@ -51,7 +51,8 @@ pub(crate) fn config(path: &Path, config: Option<Config>, is_xl: bool) -> Result
     };
     tracing::info!(
         file = %printable(path.display()),
-        "no config.json says how the latents are scaled: {scale} counts, and {} pixels for a latent",
+        "no config.json says how the latents are scaled: {scale} counts, and {} pixels for a \
+         latent",
         1 << levels
     );
     let json = json!({
@@ -76,8 +77,8 @@ pub(crate) fn decoder(path: &Path, config: &VaeConfig) -> Result<VaeGraph, Error
     half.finish()
 }
 
-/// Reads the file of an encoder. One that draws its latents is made to give what it draws them from:
-/// the noise is the caller's.
+/// Reads the file of an encoder. One that draws its latents is made to give what it draws them
+/// from: the noise is the caller's.
 pub(crate) fn encoder(path: &Path, config: &VaeConfig) -> Result<VaeGraph, Error> {
     let file = OnnxFile::open(path)?;
     let (image, latents) = ends(&file)?;
@@ -171,7 +172,8 @@ impl<'f> Half<'f> {
         let file = self.graph.file;
         let unknown = || {
             file.wrong(format!(
-                "the graph draws the latents itself, with `{}`, and their mean and deviation are not found",
+                "the graph draws the latents itself, with `{}`, and their mean and deviation are \
+                 not found",
                 file.nodes[noise].op
             ))
         };

@@ -55,7 +55,8 @@ impl<R: Read + Seek> Wire<R> {
                 if length > end - self.at {
                     let left = end - self.at;
                     return Err(self.wrong(format!(
-                        "a field of {length} bytes, expected at most {left}, the rest of its message"
+                        "a field of {length} bytes, expected at most {left}, the rest of its \
+                         message"
                     )));
                 }
                 Value::Bytes(length)
