@@ -391,7 +391,13 @@ impl Builder {
 
     fn open(&self, path: &Path, components: &[&str]) -> Result<Source, Error> {
         let predicts = self.predicts();
-        Source::open(path, self.variant.as_deref(), &self.elsewhere, predicts, components)
+        Source::open(
+            path,
+            self.variant.as_deref(),
+            &self.elsewhere,
+            predicts,
+            components,
+        )
     }
 
     /// What the user says that the UNet predicts, for the recognition of a file.
@@ -414,13 +420,19 @@ impl Builder {
                 Prediction::V => "v_prediction",
                 Prediction::Sample => "sample",
                 Prediction::Edm { v, .. } if file.text("_class_name", "")?.starts_with("EDM") => {
-                    if v { "v_prediction" } else { "epsilon" }
+                    if v {
+                        "v_prediction"
+                    } else {
+                        "epsilon"
+                    }
                 }
                 other => {
                     return Err(Error::Config {
                         path: path.to_path_buf(),
                         key: "prediction_type".into(),
-                        expected: "Epsilon, V or Sample from the builder, or Edm for a model of EDM".into(),
+                        expected:
+                            "Epsilon, V or Sample from the builder, or Edm for a model of EDM"
+                                .into(),
                         found: format!("{other:?}"),
                     });
                 }
@@ -441,8 +453,8 @@ impl Builder {
             text = self.overridden(&path, &text)?;
         }
         let file = Config::parse(&path, &text)?;
-        let mut config =
-            SchedulerConfig::from_json(&text).map_err(|source| Error::Scheduler { path, source })?;
+        let mut config = SchedulerConfig::from_json(&text)
+            .map_err(|source| Error::Scheduler { path, source })?;
         for change in model.corrections().scheduler(&file, &mut config)? {
             tracing::warn!("scheduler/scheduler_config.json: {change}");
         }

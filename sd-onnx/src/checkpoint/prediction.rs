@@ -200,7 +200,7 @@ fn claims(file: &File<'_>, yaml: &Yaml, warnings: &mut Vec<String>) -> Vec<Claim
     }
     if let Some((predicts, key)) = &yaml.predicts {
         claim(
-            predicts,
+            *predicts,
             &format!("the .yaml beside the file has {key}"),
             false,
         );

@@ -368,11 +368,7 @@ impl Source {
 }
 
 impl Base {
-    fn open(
-        path: &Path,
-        variant: Option<&str>,
-        predicts: Option<Predicts>,
-    ) -> Result<Self, Error> {
+    fn open(path: &Path, variant: Option<&str>, predicts: Option<Predicts>) -> Result<Self, Error> {
         if path.is_dir() {
             return ModelFolder::open(path, variant).map(Self::Folder);
         }
@@ -382,9 +378,10 @@ impl Base {
         Err(Error::Missing {
             path: path.to_path_buf(),
             what: "the model".into(),
-            hint: "expected a checkpoint file, or a folder in the diffusers layout, with unet, vae, \
+            hint:
+                "expected a checkpoint file, or a folder in the diffusers layout, with unet, vae, \
                    text_encoder, tokenizer and scheduler in it"
-                .into(),
+                    .into(),
         })
     }
 
