@@ -78,6 +78,14 @@ pub enum Error {
         /// What is wrong, with the byte where it was seen.
         problem: String,
     },
+    /// A file of weights is not a model that can be used.
+    #[error("{}: {problem}", shown(path))]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What the file is, or what in it cannot be used.
+        problem: String,
+    },
     /// A tensor that the model's configuration calls for is not in its files.
     #[error(
         "{}: tensor `{tensor}` is missing, expected with shape {expected:?}",
@@ -138,6 +146,14 @@ pub enum Error {
         /// The names of the tensors, sorted.
         tensors: Vec<String>,
     },
+    /// An ONNX file, exported by another tool, cannot be used, or not for this call.
+    #[error("{}: {problem}", shown(path))]
+    Graph {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the input, operator or tensor where it is known.
+        problem: String,
+    },
     /// ONNX Runtime could not be found, fetched or started, or lacks the device.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -155,6 +171,9 @@ pub enum Error {
     /// The tokenizer's files cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] sd_text::TokenizerError),
+    /// A pickle cannot be read, or asks for something that is not harmless.
+    #[error(transparent)]
+    Pickle(#[from] sd_text::pickle::PickleError),
     /// A textual inversion cannot be used, at all or with this model.
     #[error(transparent)]
     Inversion(#[from] sd_text::InversionError),
@@ -182,6 +201,13 @@ fn shown(path: &Path) -> String {
 }
 
 impl Error {
+    pub(crate) fn graph(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Graph {
+            path: path.to_path_buf(),
+            problem: problem.into(),
+        }
+    }
+
     pub(crate) fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Json { path, source }

@@ -51,15 +51,18 @@
 //! code reads one is a data race on Unix.
 
 mod builder;
+mod checkpoint;
 mod config;
 mod corrections;
 mod defaults;
 mod device;
 mod engine;
 mod error;
+mod exported;
 mod graph;
 pub mod handbook;
 mod hash;
+mod inspect;
 mod inversions;
 mod models;
 mod parts;
@@ -72,6 +75,7 @@ mod weights;
 pub use builder::{Builder, builder};
 pub use device::Device;
 pub use error::Error;
+pub use inspect::{Hashes, Inspection, Part, hashes, inspect};
 pub use runtime::RuntimeError;
 pub use sd_core::{
     Call, ClassifierFree, Conditioning, Defaults, Denoiser, Error as GenerateError, Event,

@@ -12,6 +12,7 @@ mod decode;
 mod file;
 mod gguf;
 mod names;
+mod pickle;
 mod safetensors;
 mod scales;
 mod types;
@@ -29,7 +30,7 @@ use std::{
 use sd_text::outside::printable;
 
 pub(crate) use self::{
-    file::{Stored, WeightFile},
+    file::{Format, Sizes, Stored, WeightFile},
     safetensors::files,
     scales::Scale,
     types::{Type, Use},
@@ -197,6 +198,12 @@ impl Weights {
         };
         self.tensors.insert(name.to_owned(), tensor);
         Ok(())
+    }
+
+    /// How much the tensors are.
+    pub fn sizes(&self) -> Sizes {
+        let tensors = self.tensors.values();
+        Sizes::of(tensors.map(|tensor| (tensor.dtype, tensor.shape.as_slice(), &tensor.place)))
     }
 
     /// The shape of the tensor of that name.
@@ -370,7 +377,7 @@ const NO_WEIGHTS: [&str; 20] = [
     "denoiser.log_sigmas",
 ];
 
-fn is_no_weight(name: &str) -> bool {
+pub(crate) fn is_no_weight(name: &str) -> bool {
     NO_WEIGHTS.iter().any(|end| {
         let rest = name.strip_suffix(*end);
         rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
