@@ -50,6 +50,7 @@ def main():
     for name in SHAPES:
         shape = widened(name)
         models = build(shape)
+        fill(models, shape)
         table = table_of(models, shape, name)
         check(models, table, name)
         if arguments.draw:
@@ -82,6 +83,17 @@ def build(shape):
     models["unet"] = diffusers.UNet2DConditionModel(**shape["unet"])
     models["vae"] = getattr(diffusers, shape.get("vae_class", "AutoencoderKL"))(**shape["vae"])
     return models
+
+
+def fill(models, shape):
+    """Gives every tensor values of its own, so that no two can be taken for each other."""
+    for part, model in models.items():
+        for name, tensor in model.state_dict().items():
+            if not name.endswith("position_ids"):
+                today = name.removeprefix("text_model.")
+                scale, offset = scale_and_offset(part, today, tensor.shape, shape["knobs"])
+                tensor.copy_(offset + scale * torch.randn(tensor.shape))
+        model.eval()
 
 
 def is_sd2(models):
@@ -352,13 +364,6 @@ def draw(models, shape, table, name):
     """Asserts that diffusers draws the same latents from the file as from the networks."""
     if name in ("kolors", "lcm", "lcm-xl", "sdxs"):
         return  # diffusers leaves some of their tensors behind.
-    for model in models.values():
-        for key, tensor in model.state_dict().items():
-            part = next(p for p in models if models[p] is model)
-            scale, offset = scale_and_offset(part, key.removeprefix("text_model."), tensor.shape,
-                                             shape["knobs"])
-            tensor.copy_(offset + scale * torch.randn(tensor.shape))
-        model.eval()
     kind = getattr(diffusers, shape["pipeline"])
     scheduler, config = shape["scheduler"]
     with tempfile.TemporaryDirectory() as folder:
