@@ -13,11 +13,11 @@ use sd_text::{ClipTokenizer, PromptEncoder, TextError, TextualInversion, Tower, 
 
 use crate::{
     Device, Error, TextEncoder,
-    config::{self, Config, MOST_CONFIG},
-    corrections::Corrections,
+    checkpoint::Predicts,
+    config::Config,
     defaults,
     engine::Engine,
-    folder::{ModelFolder, TowerFolder},
+    exported::{self, Codec, TextFile},
     hash,
     inversions::{self, Inversions, Rows},
     models::{
@@ -26,6 +26,7 @@ use crate::{
         vae::VaeConfig,
     },
     parts::{OnnxCodec, OnnxDenoiser, OnnxTextModel},
+    source::{Elsewhere, Source, TowerParts},
     weights::Weights,
 };
 
@@ -64,6 +65,9 @@ pub struct Builder {
     codec: Option<Arc<dyn LatentCodec>>,
     inversions: Vec<Inversions>,
     refiner: Option<PathBuf>,
+    elsewhere: Elsewhere,
+    prediction: Option<Prediction>,
+    zero_terminal_snr: Option<bool>,
 }
 
 /// A builder at its defaults: the CPU with a thread for each physical core, and the model's own
@@ -80,6 +84,9 @@ pub fn builder() -> Builder {
         codec: None,
         inversions: Vec::new(),
         refiner: None,
+        elsewhere: Elsewhere::default(),
+        prediction: None,
+        zero_terminal_snr: None,
     }
 }
 
@@ -163,11 +170,11 @@ impl Builder {
     /// [`ClipTokenizer::add_inversion`](crate::text::ClipTokenizer::add_inversion) where the name
     /// is found in a prompt. Can be called several times. Default: none.
     ///
-    /// A file that is given by itself must be usable. In a folder, every `.safetensors` file is
-    /// tried, at most 20,000 files and folders in all. A file that cannot be used (made for another
-    /// model's width, not a textual inversion, its name taken) and the pickles `.pt` and `.bin` are
-    /// left out, each with a warning of the `tracing` crate that says why. After 16 warnings a last
-    /// one counts the others.
+    /// A file that is given by itself must be usable. In a folder, every `.safetensors`, `.pt` and
+    /// `.bin` file is tried, at most 20,000 files and folders in all. A file that cannot be used
+    /// (made for another model's width, not a textual inversion, its name taken, a pickle that asks
+    /// for anything but tensors) is left out with a warning of the `tracing` crate that says why.
+    /// After 16 warnings a last one counts the others.
     pub fn embeddings(mut self, path: impl Into<PathBuf>) -> Self {
         self.inversions.push(Inversions::At(path.into()));
         self
@@ -189,8 +196,62 @@ impl Builder {
         self
     }
 
+    /// Takes the UNet from another file or folder in place of the model's own: a file with a UNet
+    /// alone, a checkpoint, a model folder, or the folder of a UNet with its `config.json`. Its
+    /// noise schedule comes with it, except from the folder of a UNet. Default: the model's own.
+    pub fn unet(mut self, path: impl Into<PathBuf>) -> Self {
+        self.elsewhere.unet = Some(path.into());
+        self
+    }
+
+    /// Takes the autoencoder (VAE) from another file or folder in place of the model's own: a VAE
+    /// file, a checkpoint, a model folder, or the folder of a VAE with its `config.json`. Default:
+    /// the model's own.
+    pub fn vae(mut self, path: impl Into<PathBuf>) -> Self {
+        self.elsewhere.vae = Some(path.into());
+        self
+    }
+
+    /// Takes the text encoder, of SDXL the first one, from another file or folder in place of the
+    /// model's own. Default: the model's own.
+    pub fn text_encoder(mut self, path: impl Into<PathBuf>) -> Self {
+        self.elsewhere.text_encoder = Some(path.into());
+        self
+    }
+
+    /// Takes SDXL's second text encoder from another file or folder in place of the model's own.
+    /// Default: the model's own.
+    pub fn text_encoder_2(mut self, path: impl Into<PathBuf>) -> Self {
+        self.elsewhere.text_encoder_2 = Some(path.into());
+        self
+    }
+
+    /// Reads the tokenizer from a folder of tokenizer files, or from the `tokenizer` and
+    /// `tokenizer_2` folders in it. Default: the model folder's own, and for a checkpoint file,
+    /// which has none, CLIP's tokenizer out of this crate.
+    pub fn tokenizer(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.elsewhere.tokenizer = Some(folder.into());
+        self
+    }
+
+    /// Sets what the UNet predicts, over what the model's files say. Default: what they say. See
+    /// [`handbook::files`](crate::handbook::files) for how it is recognised in a checkpoint.
+    pub fn prediction(mut self, prediction: Prediction) -> Self {
+        self.prediction = Some(prediction);
+        self
+    }
+
+    /// Sets whether the noise schedule is rescaled so that its last step is pure noise (zero
+    /// terminal SNR, Lin et al. 2023, arXiv 2305.08891), over what the model's files say. Default:
+    /// what they say.
+    pub fn zero_terminal_snr(mut self, rescaled: bool) -> Self {
+        self.zero_terminal_snr = Some(rescaled);
+        self
+    }
+
     /// Reads a folder in the diffusers layout and gets the model ready to draw: Stable Diffusion
-    /// 1.x, 2.x, SDXL or one of their relatives, as its files say.
+    /// 1.x, 2.x, SDXL or one of their relatives, as its files say. Components may be ONNX graphs
+    /// that another tool exported: see [`handbook::files`](crate::handbook::files).
     ///
     /// Outdated values of the scheduler and the UNet are corrected as diffusers' pipelines do it,
     /// each with a warning: see [`handbook::files`](crate::handbook::files). A request without a
@@ -221,48 +282,54 @@ impl Builder {
     /// # Errors
     /// [`Error`] names the file and what in it is missing or wrong; [`Error::Runtime`] when there is no usable ONNX
     /// Runtime or the device can't be had.
-    pub fn load(self, folder: impl AsRef<Path>) -> Result<Pipeline, Error> {
-        let path = folder.as_ref();
+    pub fn load(self, path: impl AsRef<Path>) -> Result<Pipeline, Error> {
+        let path = path.as_ref();
         let _span = tracing::info_span!("load", model = %path.display()).entered();
-        let mut components = vec!["unet", "scheduler"];
+        let mut components = vec!["unet"];
         if self.codec.is_none() {
             components.push("vae");
         }
-        let folder = self.open(path, &components)?;
-        let corrections = folder.corrections();
-        let (scheduler, text) = scheduler_config(&folder.component("scheduler")?, corrections)?;
+        let model = self.open(path, &components)?;
+        let (scheduler, text) = self.scheduler_config(&model)?;
         let engine = self.engine()?;
-        let prompts = self.prompts(&folder, &engine)?;
-        let unet = folder.config("unet")?;
-        let denoiser = denoiser(&folder, &unet, &engine)?;
+        let prompts = self.prompts(&model, &engine)?;
+        let (denoiser, unet) = denoiser(&model, &engine)?;
         let mut sample_size = denoiser.sample_size();
-        if let Some(change) = corrections.sample_size(&unet, &mut sample_size)? {
+        if let Some(unet) = &unet
+            && let Some(change) = model.corrections().sample_size(unet, &mut sample_size)?
+        {
             tracing::warn!("unet/config.json: {change}");
         }
         let codec = match &self.codec {
             Some(codec) => codec.clone(),
-            None => Arc::new(codec_of(&folder, &engine)?),
+            None => Arc::new(codec_of(&model, &engine)?),
         };
         let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(MOST_SIDE) as u32;
         let [height, width] = sample_size.map(side);
-        let files = folder.weight_files("unet")?;
-        let defaults = defaults::of(&folder, denoiser.inputs(), &text, &scheduler);
+        let files = model.weight_files("unet")?;
+        let defaults = defaults::of(&model, denoiser.inputs(), &text, &scheduler);
         let prediction = scheduler.prediction;
         let mut pipeline = Pipeline::builder(prompts, Arc::new(denoiser), codec, scheduler)
             .size(width, height)
             .defaults(defaults)
             .clip_skip(self.clip_skip)
-            .zero_empty_negative(folder.zero_empty_negative())
+            .zero_empty_negative(model.zero_empty_negative())
             .max_pixels(self.max_pixels)
             .batch(self.batch)
-            .model(folder.name(), move || {
+            .model(model.name(), move || {
                 hash::remembered(&files, hash::cache().as_deref())
             });
         if let Some(path) = &self.refiner {
-            let refiner = self.open(path, &["unet"])?;
+            let refiner = Source::open(
+                path,
+                self.variant.as_deref(),
+                &Elsewhere::default(),
+                None,
+                &["unet"],
+            )?;
             check_prediction(&refiner, prediction)?;
             if self.codec.is_none() {
-                check_latents(&refiner, &folder)?;
+                check_latents(&refiner, &model)?;
             }
             let prompts = self.prompts(&refiner, &engine)?;
             let denoiser = denoiser_of(&refiner, &engine)?;
@@ -289,10 +356,10 @@ impl Builder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_text_encoder(&self, folder: impl AsRef<Path>) -> Result<TextEncoder, Error> {
-        let folder = ModelFolder::open_text(folder.as_ref(), self.variant.as_deref())?;
-        let mut files = TextFiles::read(&folder, TowerFolder::ONLY)?;
-        let shape = files.weights.shape(&format!("{PROJECTION}.weight"));
-        files.config.projection = shape.and_then(|shape| shape.first().copied());
+        let variant = self.variant.as_deref();
+        let folder = Source::open_text(folder.as_ref(), variant, &self.elsewhere)?;
+        let mut files = TextFiles::read(&folder, TowerParts::ONLY)?;
+        files.project();
         let more = inversions::add(&self.inversions, &mut [files.rows()])?.remove(0);
         let (tokenizer, model) = files.model(&more, &self.engine()?)?;
         // It sees whether they fit each other.
@@ -314,19 +381,96 @@ impl Builder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_codec(&self, folder: impl AsRef<Path>) -> Result<Arc<dyn LatentCodec>, Error> {
-        let folder = self.open(folder.as_ref(), &["vae"])?;
+        let path = folder.as_ref();
+        let vae: &[&str] = match exported::has_codec(path)? {
+            true => &[],
+            false => &["vae"],
+        };
+        let folder = self.open(path, vae)?;
         Ok(Arc::new(codec_of(&folder, &self.engine()?)?))
     }
 
-    fn open(&self, folder: &Path, components: &[&str]) -> Result<ModelFolder, Error> {
-        ModelFolder::open(folder, self.variant.as_deref(), components)
+    fn open(&self, path: &Path, components: &[&str]) -> Result<Source, Error> {
+        let predicts = self.predicts();
+        Source::open(
+            path,
+            self.variant.as_deref(),
+            &self.elsewhere,
+            predicts,
+            components,
+        )
+    }
+
+    /// What the user says that the UNet predicts, for the recognition of a file.
+    fn predicts(&self) -> Option<Predicts> {
+        match self.prediction? {
+            Prediction::V => Some(Predicts::V),
+            Prediction::Epsilon => Some(Predicts::Epsilon),
+            Prediction::Edm { v: false, .. } => Some(Predicts::Edm),
+            Prediction::Edm { v: true, .. } => Some(Predicts::EdmV),
+            _ => None,
+        }
+    }
+
+    /// The text of a scheduler's configuration with the user's values in it.
+    fn overridden(&self, path: &Path, text: &str) -> Result<String, Error> {
+        let mut file = Config::parse(path, text)?;
+        if let Some(prediction) = self.prediction {
+            let name = match prediction {
+                Prediction::Epsilon => "epsilon",
+                Prediction::V => "v_prediction",
+                Prediction::Sample => "sample",
+                Prediction::Edm { v, .. } if file.text("_class_name", "")?.starts_with("EDM") => {
+                    if v {
+                        "v_prediction"
+                    } else {
+                        "epsilon"
+                    }
+                }
+                other => {
+                    return Err(Error::Config {
+                        path: path.to_path_buf(),
+                        key: "prediction_type".into(),
+                        expected:
+                            "Epsilon, V or Sample from the builder, or Edm for a model of EDM"
+                                .into(),
+                        found: format!("{other:?}"),
+                    });
+                }
+            };
+            file.set("prediction_type", name.into());
+        }
+        if let Some(rescaled) = self.zero_terminal_snr {
+            file.set("rescale_betas_zero_snr", rescaled.into());
+        }
+        Ok(file.to_json())
+    }
+
+    /// The model's facts in its scheduler's configuration, as the user overrides them and as its
+    /// pipeline class corrects them, and the text of the configuration.
+    fn scheduler_config(&self, model: &Source) -> Result<(SchedulerConfig, String), Error> {
+        let (path, mut text) = model.scheduler()?;
+        if self.prediction.is_some() || self.zero_terminal_snr.is_some() {
+            text = self.overridden(&path, &text)?;
+        }
+        let file = Config::parse(&path, &text)?;
+        let mut config = SchedulerConfig::from_json(&text)
+            .map_err(|source| Error::Scheduler { path, source })?;
+        for change in model.corrections().scheduler(&file, &mut config)? {
+            tracing::warn!("scheduler/scheduler_config.json: {change}");
+        }
+        if !config.ignored.is_empty() {
+            let keys = list(&config.ignored);
+            tracing::warn!("scheduler/scheduler_config.json: keys that are ignored: {keys}");
+        }
+        Ok((config, text))
     }
 
     fn engine(&self) -> Result<Engine, Error> {
         Engine::new(self.device, self.threads, self.runtime.as_deref())
     }
 
-    fn prompts(&self, folder: &ModelFolder, engine: &Engine) -> Result<PromptEncoder, Error> {
+    fn prompts(&self, folder: &Source, engine: &Engine) -> Result<PromptEncoder, Error> {
         let read = |&tower| TextFiles::read(folder, tower);
         let mut files: Vec<_> = folder.towers().iter().map(read).collect::<Result<_, _>>()?;
         let mut rows: Vec<_> = files.iter_mut().map(TextFiles::rows).collect();
@@ -344,35 +488,58 @@ impl Builder {
 /// The files of a text encoder, read.
 struct TextFiles {
     tokenizer: ClipTokenizer,
-    config: ClipTextConfig,
-    weights: Weights,
+    network: TextNetwork,
+}
+
+/// The network of a text encoder.
+enum TextNetwork {
+    Weights(Box<ClipTextConfig>, Weights),
+    Exported(Box<TextFile>),
 }
 
 impl TextFiles {
-    fn read(folder: &ModelFolder, tower: TowerFolder) -> Result<Self, Error> {
-        let tokenizer = ClipTokenizer::load(folder.component(tower.tokenizer)?)?;
-        let mut config = ClipTextConfig::new(folder.config(tower.encoder)?)?;
-        config.projection = tower.pooled.then_some(config.projection_width);
-        let weights = folder.weights(tower.encoder)?;
+    fn read(folder: &Source, tower: TowerParts) -> Result<Self, Error> {
+        let tokenizer = folder.tokenizer(tower)?;
+        let network = match folder.graph(tower.encoder)? {
+            Some(graph) => TextNetwork::Exported(exported::text(&graph, tower.pooled)?.into()),
+            None => {
+                let mut config = ClipTextConfig::new(folder.config(tower.encoder)?)?;
+                config.projection = tower.pooled.then_some(config.projection_width);
+                TextNetwork::Weights(config.into(), folder.weights(tower.encoder)?)
+            }
+        };
+        let files = Self { tokenizer, network };
         // Before there are inversions, whose files would be blamed.
-        let (ids, rows) = (tokenizer.vocab_size(), config.vocab_size);
+        let (ids, rows) = (files.tokenizer.vocab_size(), files.config().vocab_size);
         if ids > rows {
             let (tokenizer, model) = (ids, rows);
             return Err(unfit(folder, TextError::Vocabulary { tokenizer, model }));
         }
-        Ok(Self {
-            tokenizer,
-            config,
-            weights,
-        })
+        Ok(files)
+    }
+
+    fn config(&self) -> &ClipTextConfig {
+        match &self.network {
+            TextNetwork::Weights(config, _) => config,
+            TextNetwork::Exported(file) => file.config(),
+        }
+    }
+
+    /// Makes the text model give its projected state, if it has one.
+    fn project(&mut self) {
+        if let TextNetwork::Weights(config, weights) = &mut self.network {
+            let shape = weights.shape(&format!("{PROJECTION}.weight"));
+            config.projection = shape.and_then(|shape| shape.first().copied());
+        }
     }
 
     /// Where textual inversions are added.
     fn rows(&mut self) -> Rows<'_> {
+        let (first, width) = (self.config().vocab_size, self.config().width);
         Rows {
             tokenizer: &mut self.tokenizer,
-            first: self.config.vocab_size,
-            width: self.config.width,
+            first,
+            width,
         }
     }
 
@@ -382,21 +549,37 @@ impl TextFiles {
         more: &Array2<f32>,
         engine: &Engine,
     ) -> Result<(Arc<ClipTokenizer>, Arc<OnnxTextModel>), Error> {
-        let model = OnnxTextModel::new(self.config, &self.weights, more.view(), engine)?;
+        let model = match self.network {
+            TextNetwork::Weights(config, weights) => {
+                OnnxTextModel::new(*config, &weights, more.view(), engine)?
+            }
+            TextNetwork::Exported(file) => OnnxTextModel::exported(&file, more.view(), engine)?,
+        };
         Ok((Arc::new(self.tokenizer), Arc::new(model)))
     }
 }
 
-fn denoiser_of(folder: &ModelFolder, engine: &Engine) -> Result<OnnxDenoiser, Error> {
-    denoiser(folder, &folder.config("unet")?, engine)
+fn denoiser_of(folder: &Source, engine: &Engine) -> Result<OnnxDenoiser, Error> {
+    Ok(denoiser(folder, engine)?.0)
 }
 
-fn denoiser(folder: &ModelFolder, config: &Config, engine: &Engine) -> Result<OnnxDenoiser, Error> {
-    let config = UnetConfig::new(config, folder.sizes())?;
-    OnnxDenoiser::new(config, &folder.weights("unet")?, engine)
+/// The UNet, and its `config.json`, which an exported one may lack.
+fn denoiser(folder: &Source, engine: &Engine) -> Result<(OnnxDenoiser, Option<Config>), Error> {
+    if let Some(graph) = folder.graph("unet")? {
+        let (graph, config) = exported::unet(&graph, folder.sizes())?;
+        return Ok((OnnxDenoiser::exported(graph, engine)?, config));
+    }
+    let config = folder.config("unet")?;
+    let unet = UnetConfig::new(&config, folder.sizes())?;
+    let denoiser = OnnxDenoiser::new(unet, &folder.weights("unet")?, engine)?;
+    Ok((denoiser, Some(config)))
 }
 
-fn codec_of(folder: &ModelFolder, engine: &Engine) -> Result<OnnxCodec, Error> {
+fn codec_of(folder: &Source, engine: &Engine) -> Result<OnnxCodec, Error> {
+    if let Some(path) = folder.exported_codec()? {
+        let is_xl = folder.towers().iter().any(|tower| tower.pooled);
+        return OnnxCodec::exported(Codec::open(path, is_xl)?, engine);
+    }
     let config = VaeConfig::new(&folder.config("vae")?)?;
     OnnxCodec::new(config, folder.weights("vae")?, engine)
 }
@@ -414,6 +597,9 @@ impl fmt::Debug for Builder {
             codec,
             inversions,
             refiner,
+            elsewhere,
+            prediction,
+            zero_terminal_snr,
         } = self;
         f.debug_struct("Builder")
             .field("device", device)
@@ -426,6 +612,9 @@ impl fmt::Debug for Builder {
             .field("codec", &codec.as_ref().map(|_| "given"))
             .field("inversions", inversions)
             .field("refiner", refiner)
+            .field("elsewhere", elsewhere)
+            .field("prediction", prediction)
+            .field("zero_terminal_snr", zero_terminal_snr)
             .finish()
     }
 }
@@ -436,7 +625,7 @@ fn available_threads() -> u16 {
     count.try_into().unwrap_or(u16::MAX)
 }
 
-fn unfit(folder: &ModelFolder, error: TextError) -> Error {
+fn unfit(folder: &Source, error: TextError) -> Error {
     Error::Pipeline {
         path: folder.path().to_path_buf(),
         source: error.into(),
@@ -445,12 +634,11 @@ fn unfit(folder: &ModelFolder, error: TextError) -> Error {
 
 /// Checks that a refiner predicts what the model predicts, as far as its folder says: the model's
 /// scheduler makes the whole run.
-fn check_prediction(refiner: &ModelFolder, model: Prediction) -> Result<(), Error> {
-    let Ok(folder) = refiner.component("scheduler") else {
+fn check_prediction(refiner: &Source, model: Prediction) -> Result<(), Error> {
+    let Ok((path, text)) = refiner.scheduler() else {
         return Ok(());
     };
-    let path = folder.join("scheduler_config.json");
-    let found = match SchedulerConfig::from_json(&config::read_text(&path, MOST_CONFIG)?) {
+    let found = match SchedulerConfig::from_json(&text) {
         Ok(config) => config.prediction,
         Err(source) => return Err(Error::Scheduler { path, source }),
     };
@@ -467,10 +655,10 @@ fn check_prediction(refiner: &ModelFolder, model: Prediction) -> Result<(), Erro
 
 /// Checks that a refiner works on the latents of the model, as far as its folder says: that the
 /// autoencoders scale them alike. `AutoencoderTiny`, which stands in for others, does not scale.
-fn check_latents(refiner: &ModelFolder, model: &ModelFolder) -> Result<(), Error> {
-    let (Ok(path), Ok(_)) = (refiner.component("vae"), model.component("vae")) else {
+fn check_latents(refiner: &Source, model: &Source) -> Result<(), Error> {
+    if !refiner.has("vae") || !model.has("vae") {
         return Ok(());
-    };
+    }
     let found = VaeConfig::new(&refiner.config("vae")?)?;
     let model = VaeConfig::new(&model.config("vae")?)?;
     let same = (&found.scale, &found.shift) == (&model.scale, &model.shift);
@@ -479,30 +667,9 @@ fn check_latents(refiner: &ModelFolder, model: &ModelFolder) -> Result<(), Error
     }
     let of = |config: &VaeConfig| format!("{:?} with the shift {:?}", config.scale, config.shift);
     Err(Error::Config {
-        path: path.join("config.json"),
+        path: refiner.path().join("vae/config.json"),
         key: "scaling_factor".into(),
         expected: format!("{}, as in the model that this one refines", of(&model)),
         found: of(&found),
     })
-}
-
-/// The model's facts in its scheduler's file, corrected as its pipeline class does it, and the text
-/// of the file.
-fn scheduler_config(
-    folder: &Path,
-    corrections: Corrections,
-) -> Result<(SchedulerConfig, String), Error> {
-    let path = folder.join("scheduler_config.json");
-    let text = config::read_text(&path, MOST_CONFIG)?;
-    let file = Config::parse(&path, &text)?;
-    let mut config =
-        SchedulerConfig::from_json(&text).map_err(|source| Error::Scheduler { path, source })?;
-    for change in corrections.scheduler(&file, &mut config)? {
-        tracing::warn!("scheduler/scheduler_config.json: {change}");
-    }
-    if !config.ignored.is_empty() {
-        let keys = list(&config.ignored);
-        tracing::warn!("scheduler/scheduler_config.json: keys that are ignored: {keys}");
-    }
-    Ok((config, text))
 }

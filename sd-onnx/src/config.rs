@@ -51,6 +51,24 @@ impl Config {
         }
     }
 
+    /// The values that a file would have. Errors name `path`.
+    pub fn of(path: &Path, map: Map<String, Value>) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            map,
+        }
+    }
+
+    /// Replaces the value of a key.
+    pub fn set(&mut self, key: &str, value: Value) {
+        self.map.insert(key.to_owned(), value);
+    }
+
+    /// The whole object as JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&self.map).expect("an object with text keys")
+    }
+
     /// Whether the file has the key, be its value null.
     pub fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)

@@ -9,7 +9,7 @@ use sd_core::{
     schedulers::{Ladder, Scheduler, by_name, from_config},
 };
 
-use crate::folder::ModelFolder;
+use crate::source::Source;
 
 /// What distilled models and a few others want, by a word in the folder's name. Steps that the name
 /// says itself, as `sdxl_lightning_4step` does, come first. At guidance 1 the negative prompt is
@@ -36,12 +36,12 @@ const SD1_WIDTH: usize = 768;
 /// The defaults of a model. `scheduler` is the text of its `scheduler_config.json`, and `config`
 /// what that says about the model, corrected.
 pub(crate) fn of(
-    folder: &ModelFolder,
+    model: &Source,
     inputs: &Inputs,
     scheduler: &str,
     config: &SchedulerConfig,
 ) -> Defaults {
-    let (defaults, why) = chosen(folder.class(), &folder.name(), inputs, scheduler);
+    let (defaults, why) = chosen(model.class(), &model.name(), inputs, scheduler);
     let ladder = match &defaults.ladder {
         Some(ladder) => ladder.clone(),
         None => defaults.scheduler.default_ladder(config),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sd_text::outside::{list, printable};
 
-use crate::runtime::RuntimeError;
+use crate::{runtime::RuntimeError, weights::Type};
 
 /// What went wrong while a model was read, its graphs were written or its sessions were made.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,22 @@ pub enum Error {
         /// What is wrong, with the tensor or byte where it is known.
         problem: String,
     },
+    /// A file that begins as GGUF files do is not a well-formed one.
+    #[error("{}: not a usable GGUF file: {problem}", shown(path))]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the byte where it was seen.
+        problem: String,
+    },
+    /// A file of weights is not a model that can be used.
+    #[error("{}: {problem}", shown(path))]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What the file is, or what in it cannot be used.
+        problem: String,
+    },
     /// A tensor that the model's configuration calls for is not in its files.
     #[error(
         "{}: tensor `{tensor}` is missing, expected with shape {expected:?}",
@@ -97,8 +113,9 @@ pub enum Error {
     },
     /// A tensor has a data type that is no weight.
     #[error(
-        "{}: tensor `{tensor}` has type {found}, expected F32, F16 or BF16",
-        shown(path)
+        "{}: tensor `{tensor}` has type {found}, expected {}",
+        shown(path),
+        Type::USABLE
     )]
     TensorType {
         /// The file.
@@ -107,6 +124,16 @@ pub enum Error {
         tensor: String,
         /// The type in the file.
         found: String,
+    },
+    /// The numbers of a tensor cannot be used: their type, their scale, or how many there are.
+    #[error("{}: tensor `{}` {problem}", shown(path), printable(tensor))]
+    TensorValues {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// A weight file has tensors that the network of its `config.json` has no place for, so that it
     /// would draw something else than the model's author did.
@@ -118,6 +145,14 @@ pub enum Error {
         class: &'static str,
         /// The names of the tensors, sorted.
         tensors: Vec<String>,
+    },
+    /// An ONNX file, exported by another tool, cannot be used, or not for this call.
+    #[error("{}: {problem}", shown(path))]
+    Graph {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the input, operator or tensor where it is known.
+        problem: String,
     },
     /// ONNX Runtime could not be found, fetched or started, or lacks the device.
     #[error(transparent)]
@@ -136,6 +171,9 @@ pub enum Error {
     /// The tokenizer's files cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] sd_text::TokenizerError),
+    /// A pickle cannot be read, or asks for something that is not harmless.
+    #[error(transparent)]
+    Pickle(#[from] sd_text::pickle::PickleError),
     /// A textual inversion cannot be used, at all or with this model.
     #[error(transparent)]
     Inversion(#[from] sd_text::InversionError),
@@ -163,6 +201,13 @@ fn shown(path: &Path) -> String {
 }
 
 impl Error {
+    pub(crate) fn graph(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Graph {
+            path: path.to_path_buf(),
+            problem: problem.into(),
+        }
+    }
+
     pub(crate) fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Json { path, source }

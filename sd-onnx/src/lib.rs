@@ -58,21 +58,24 @@ mod defaults;
 mod device;
 mod engine;
 mod error;
-mod folder;
+mod exported;
 mod graph;
 pub mod handbook;
 mod hash;
+mod inspect;
 mod inversions;
 mod models;
 mod parts;
 mod runtime;
 mod session;
+mod source;
 mod text_encoder;
 mod weights;
 
 pub use builder::{Builder, builder};
 pub use device::Device;
 pub use error::Error;
+pub use inspect::{Hashes, Inspection, Part, hashes, inspect};
 pub use runtime::RuntimeError;
 pub use sd_core::{
     Call, ClassifierFree, Conditioning, Defaults, Denoiser, Error as GenerateError, Event,

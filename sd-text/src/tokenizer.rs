@@ -93,6 +93,31 @@ impl ClipTokenizer {
             .expect("a vocabulary that never changes, and was tested")
     }
 
+    /// Fills texts up with another token, such as `!`, which Stable Diffusion 2 and the second text
+    /// encoder of SDXL were trained with.
+    ///
+    /// ```
+    /// # #[cfg(feature = "vocabulary")]
+    /// # {
+    /// let tokenizer = sd_text::ClipTokenizer::clip().padded_with("!")?;
+    /// assert_eq!(tokenizer.pad(), 0);
+    /// assert!(tokenizer.padded_with("no such token").is_err());
+    /// # }
+    /// # Ok::<(), sd_text::TokenizerError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`TokenizerError::SpecialToken`] if the vocabulary has no such token.
+    pub fn padded_with(mut self, token: &str) -> Result<Self, TokenizerError> {
+        let id = self.tokenizer.token_to_id(token);
+        self.pad = id.ok_or_else(|| TokenizerError::SpecialToken {
+            path: "the vocabulary".into(),
+            role: "pad_token",
+            token: token.to_owned(),
+        })?;
+        Ok(self)
+    }
+
     fn new(files: Files, dir: &Path) -> Result<Self, TokenizerError> {
         let Files {
             vocab_file,

@@ -99,9 +99,14 @@ pub struct Tensor {
 pub enum DataType {
     Undefined = 0,
     Float = 1,
+    Int32 = 6,
     Int64 = 7,
+    Bool = 9,
     Float16 = 10,
+    Double = 11,
     BFloat16 = 16,
+    Float8E4M3Fn = 17,
+    Float8E5M2 = 19,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]

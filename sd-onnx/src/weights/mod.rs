@@ -1,14 +1,22 @@
-//! A model component's weights: each is a place in a safetensors file, or bytes in memory.
+//! A model component's weights: each is a place in a file, or bytes in memory.
 //!
 //! No weight is read from a file here. A tensor in a file is a (file, offset, length) that goes
 //! into the ONNX graph as *external data*, so that ONNX Runtime maps the user's own file. Only the
 //! headers are read, by ordinary reads: a file that shrinks meanwhile is an error, where one that
 //! is mapped would end the process.
 //!
-//! Tensors go by the names that diffusers and transformers give them today ([`names`]).
+//! [`WeightFile`] is what a file holds, under its own names. [`Weights`] are the tensors of one
+//! component by the names that diffusers and transformers give them today ([`names`]).
 
+mod decode;
+mod file;
+mod gguf;
 mod names;
+mod pickle;
 mod safetensors;
+mod scales;
+mod types;
+mod values;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -19,10 +27,15 @@ use std::{
     },
 };
 
-use ::safetensors::Dtype;
 use sd_text::outside::printable;
 
-pub(crate) use self::safetensors::files;
+pub(crate) use self::{
+    file::{Format, Sizes, Stored, WeightFile},
+    safetensors::files,
+    scales::Scale,
+    types::{Type, Use},
+    values::Source,
+};
 use crate::Error;
 
 /// The tensors of one model component, by today's names.
@@ -37,14 +50,44 @@ pub(crate) struct Weights {
 #[derive(Debug)]
 pub(crate) struct Tensor {
     pub place: Place,
-    pub dtype: Dtype,
+    pub dtype: Type,
+    /// What the stored values are multiplied with.
+    pub scale: Option<Scale>,
+    /// As the networks ask for it.
     shape: Vec<usize>,
+    /// Whether the bytes are those of the matrix with its two axes exchanged.
+    pub transposed: bool,
     /// The file as the user has it.
-    file: Arc<Path>,
+    pub file: Arc<Path>,
     /// The name in that file.
     stored_name: String,
     /// Whether a graph has asked for it.
     used: AtomicBool,
+}
+
+/// A tensor of a component, by its name of today, and the tensor of the file that it is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mapped {
+    pub name: String,
+    /// The name in the file.
+    pub stored: String,
+    pub view: View,
+}
+
+/// Which part of a stored tensor a weight is, and how its numbers lie there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum View {
+    Whole,
+    /// Rows of the first axis, as of OpenCLIP's `in_proj_weight`, which is three matrices in one.
+    Rows {
+        from: usize,
+        count: usize,
+    },
+    /// The same numbers in the same order under another shape: a linear layer that is stored as a
+    /// 1 × 1 convolution, or the reverse.
+    Reshaped(Vec<usize>),
+    /// A matrix that is stored `[in, out]`, as OpenCLIP's `text_projection`.
+    Transposed,
 }
 
 /// Where the bytes of a tensor are, little-endian and in row-major order.
@@ -62,64 +105,80 @@ pub(crate) enum Place {
 }
 
 impl Weights {
-    /// Opens one safetensors file, or all shards that a `*.index.json` names.
+    /// Opens one file, or all shards that a `*.index.json` names.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut tensors = HashMap::new();
-        for file in files(path)? {
-            let real = std::fs::canonicalize(&file).map_err(Error::io(&file))?;
-            let (data_start, header) = safetensors::read_header(&file)?;
-            let (file, real): (Arc<Path>, Arc<Path>) = (file.into(), real.into());
-            tensors.reserve(header.len());
-            for (stored_name, info) in header {
-                let (start, end) = info.data_offsets;
-                match tensors.entry(names::today(&stored_name)) {
-                    Entry::Vacant(entry) => entry.insert(Tensor {
-                        place: Place::File {
-                            path: real.clone(),
-                            offset: data_start + start as u64,
-                            length: (end - start) as u64,
-                        },
-                        dtype: info.dtype,
-                        shape: info.shape,
-                        file: file.clone(),
-                        stored_name,
-                        used: AtomicBool::new(false),
-                    }),
-                    Entry::Occupied(other) => {
-                        let other: &Tensor = other.get();
-                        let mut problem =
-                            format!("tensor `{}` is there twice", printable(&stored_name));
-                        if other.stored_name != stored_name {
-                            let older = printable(&other.stored_name);
-                            problem = format!("{problem}, also as `{older}`");
-                        }
-                        let path = file.to_path_buf();
-                        return Err(Error::Safetensors { path, problem });
-                    }
-                };
+        let file = WeightFile::open(path)?;
+        gguf::check_architecture(&file)?;
+        let mut weights = Self::new(path, file.tensors.len());
+        for stored in file.tensors {
+            weights.insert(names::today(&stored.name), stored, false)?;
+        }
+        Ok(weights)
+    }
+
+    /// Those of a component of a file that has tensors of other names: see [`Mapped`].
+    pub fn mapped(file: &WeightFile, tensors: &[Mapped]) -> Result<Self, Error> {
+        gguf::check_architecture(file)?;
+        let by_name: HashMap<&str, &Stored> = file
+            .tensors
+            .iter()
+            .map(|stored| (stored.name.as_str(), stored))
+            .collect();
+        let mut weights = Self::new(&file.path, tensors.len());
+        for Mapped { name, stored, view } in tensors {
+            let stored = by_name.get(stored.as_str());
+            let stored = *stored.expect("the names are the file's");
+            let (stored, transposed) = viewed(stored, view)?;
+            weights.insert(name.clone(), stored, transposed)?;
+        }
+        Ok(weights)
+    }
+
+    fn new(path: &Path, count: usize) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            tensors: HashMap::with_capacity(count),
+        }
+    }
+
+    fn insert(&mut self, name: String, stored: Stored, transposed: bool) -> Result<(), Error> {
+        match self.tensors.entry(name) {
+            Entry::Vacant(entry) => {
+                entry.insert(Tensor {
+                    place: stored.place,
+                    dtype: stored.dtype,
+                    scale: stored.scale,
+                    shape: stored.shape,
+                    transposed,
+                    file: stored.file,
+                    stored_name: stored.name,
+                    used: AtomicBool::new(false),
+                });
+                Ok(())
+            }
+            Entry::Occupied(other) => {
+                let other: &Tensor = other.get();
+                let mut problem = format!("tensor `{}` is there twice", printable(&stored.name));
+                if other.stored_name != stored.name {
+                    let older = printable(&other.stored_name);
+                    problem = format!("{problem}, also as `{older}`");
+                }
+                let path = stored.file.to_path_buf();
+                Err(Error::Safetensors { path, problem })
             }
         }
-        Ok(Self {
-            path: path.to_path_buf(),
-            tensors,
-        })
     }
 
     /// Puts a tensor from memory in the place of the one called `name`, or beside the others where
-    /// there is none: weights that a LoRA is merged into, or wider values of a type that ONNX
-    /// Runtime does not compute with. The graph holds a copy of the bytes, and ONNX limits a graph
-    /// to 2 GiB.
+    /// there is none: weights that a LoRA is merged into.
     ///
     /// # Errors
     /// [`Error::Safetensors`] when `bytes` are more or fewer than the shape has in that type.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for merged LoRAs and wider types")
-    )]
+    #[cfg_attr(not(test), expect(dead_code, reason = "for merged LoRAs"))]
     pub fn put(
         &mut self,
         name: &str,
-        dtype: Dtype,
+        dtype: Type,
         shape: &[usize],
         bytes: Arc<[u8]>,
     ) -> Result<(), Error> {
@@ -130,13 +189,21 @@ impl Weights {
         let tensor = Tensor {
             place: Place::Memory(bytes),
             dtype,
+            scale: None,
             shape: shape.to_vec(),
+            transposed: false,
             file: self.path.as_path().into(),
             stored_name: name.to_owned(),
             used: AtomicBool::new(false),
         };
         self.tensors.insert(name.to_owned(), tensor);
         Ok(())
+    }
+
+    /// How much the tensors are.
+    pub fn sizes(&self) -> Sizes {
+        let tensors = self.tensors.values();
+        Sizes::of(tensors.map(|tensor| (tensor.dtype, tensor.shape.as_slice(), &tensor.place)))
     }
 
     /// The shape of the tensor of that name.
@@ -160,11 +227,11 @@ impl Weights {
                 found: tensor.shape.clone(),
             });
         }
-        if !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+        if tensor.dtype.usage() == Use::Refused {
             return Err(Error::TensorType {
                 path: tensor.file.to_path_buf(),
                 tensor: tensor.stored_name.clone(),
-                found: format!("{:?}", tensor.dtype),
+                found: tensor.dtype.to_string(),
             });
         }
         tensor.used.store(true, Ordering::Relaxed);
@@ -194,6 +261,93 @@ impl Weights {
             class,
             tensors,
         })
+    }
+}
+
+/// A stored tensor as a view shows it, and whether its two axes are exchanged.
+fn viewed(stored: &Stored, view: &View) -> Result<(Stored, bool), Error> {
+    let mut seen = stored.clone();
+    let wrong = |expected: String| Error::Safetensors {
+        path: stored.file.to_path_buf(),
+        problem: format!(
+            "tensor `{}` has shape {}, expected {expected}",
+            printable(&stored.name),
+            printable(format_args!("{:?}", stored.shape))
+        ),
+    };
+    let count = |shape: &[usize]| shape.iter().product::<usize>();
+    match view {
+        View::Whole => {}
+        View::Rows { from, count } => {
+            let rows = stored.shape.first().copied().unwrap_or(0);
+            let end = from.checked_add(*count).filter(|&end| end <= rows);
+            let Some(end) = end.filter(|_| rows > 0) else {
+                return Err(wrong(format!("at least {from} + {count} rows")));
+            };
+            seen.shape[0] = 1;
+            if stored.dtype.length(&seen.shape).is_none() {
+                return Err(wrong(format!("rows of whole blocks of {}", stored.dtype)));
+            }
+            seen.shape[0] = *count;
+            seen.place = stored.place.part(*from, end, rows);
+            if let Some(Scale::Rows(scales)) = &stored.scale {
+                seen.scale = Some(Scale::Rows(scales[*from..end].into()));
+            }
+        }
+        View::Reshaped(shape) => {
+            if count(shape) != count(&stored.shape) {
+                return Err(wrong(format!("as many numbers as {shape:?}")));
+            }
+            if matches!(stored.scale, Some(Scale::Rows(_))) && shape.first() != stored.shape.first()
+            {
+                return Err(wrong("as many rows as scales".to_owned()));
+            }
+            seen.shape = shape.clone();
+        }
+        View::Transposed => {
+            let [rows, columns] = stored.shape[..] else {
+                return Err(wrong("a matrix".to_owned()));
+            };
+            seen.shape = vec![columns, rows];
+        }
+    }
+    Ok((seen, *view == View::Transposed))
+}
+
+impl Tensor {
+    /// Reads its numbers, without the scale.
+    pub fn source(&self) -> Source<'_> {
+        Source {
+            place: &self.place,
+            dtype: self.dtype,
+            shape: &self.shape,
+            file: &self.file,
+            name: &self.stored_name,
+        }
+    }
+}
+
+impl Place {
+    /// The bytes of rows `from..to` of `rows` equally long ones.
+    fn part(&self, from: usize, to: usize, rows: usize) -> Self {
+        match self {
+            Self::File {
+                path,
+                offset,
+                length,
+            } => {
+                let row = length / rows as u64;
+                Self::File {
+                    path: path.clone(),
+                    offset: offset + row * from as u64,
+                    length: row * (to - from) as u64,
+                }
+            }
+            Self::Memory(bytes) => {
+                let row = bytes.len() / rows;
+                Self::Memory(bytes[row * from..row * to].into())
+            }
+        }
     }
 }
 
@@ -244,7 +398,7 @@ mod tests {
     // In a test it is the failure.
     #![allow(clippy::unwrap_used)]
 
-    use ::safetensors::{serialize_to_file, tensor::TensorView};
+    use ::safetensors::{Dtype, serialize_to_file, tensor::TensorView};
 
     use super::*;
 

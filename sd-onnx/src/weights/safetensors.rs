@@ -1,16 +1,18 @@
 //! The files themselves: which ones a model's weights lie in, and the headers of safetensors files.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     io::Read,
     path::{Path, PathBuf},
 };
 
-use safetensors::{Dtype, tensor::TensorInfo};
+use safetensors::tensor::TensorInfo;
 use sd_text::outside::{self, printable};
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Value;
 
+use super::types::Type;
 use crate::{Error, config::Config};
 
 /// The safetensors file itself, or all shards that a `*.index.json` names, in their order.
@@ -63,8 +65,26 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
 /// bytes a tensor.
 const MOST_HEADER: u64 = 100_000_000;
 
-/// The checked header of a safetensors file, and the byte where its data begins.
-pub(super) fn read_header(path: &Path) -> Result<(u64, Vec<(String, TensorInfo)>), Error> {
+/// The header of a safetensors file.
+pub(super) struct Header {
+    /// The byte where the data begins.
+    pub data_start: u64,
+    /// The tensors by their places, checked.
+    pub tensors: Vec<Entry>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A tensor of a header.
+pub(super) struct Entry {
+    pub name: String,
+    pub dtype: Type,
+    pub shape: Vec<usize>,
+    /// Its first byte and the one behind its last, from the start of the data.
+    pub data_offsets: (usize, usize),
+}
+
+/// Reads and checks the header of a safetensors file.
+pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
     let wrong = |problem: String| Error::Safetensors {
         path: path.to_path_buf(),
         problem,
@@ -87,7 +107,10 @@ pub(super) fn read_header(path: &Path) -> Result<(u64, Vec<(String, TensorInfo)>
     }
     let mut text = vec![0; header as usize];
     file.read_exact(&mut text).map_err(Error::io(path))?;
-    let Header(mut tensors) = serde_json::from_slice(&text).map_err(|error| {
+    let Entries {
+        mut tensors,
+        metadata,
+    } = serde_json::from_slice(&text).map_err(|error| {
         wrong(format!(
             "the header, bytes 8 to {}, is not a JSON object of tensors: {}",
             header + 7,
@@ -95,7 +118,7 @@ pub(super) fn read_header(path: &Path) -> Result<(u64, Vec<(String, TensorInfo)>
         ))
     })?;
     drop(text);
-    tensors.sort_unstable_by_key(|(_, info)| info.data_offsets);
+    tensors.sort_unstable_by_key(|entry| entry.data_offsets);
     let end = check_places(&tensors).map_err(wrong)?;
     let expected = 8 + u128::from(header) + end as u128;
     if expected != u128::from(length) {
@@ -103,23 +126,27 @@ pub(super) fn read_header(path: &Path) -> Result<(u64, Vec<(String, TensorInfo)>
             "by its header it ends at byte {expected}, but the file has {length}: truncated, or with bytes to spare"
         )));
     }
-    Ok((8 + header, tensors))
+    Ok(Header {
+        data_start: 8 + header,
+        tensors,
+        metadata,
+    })
 }
 
 /// Checks that the data of the tensors, sorted by their places, lies end to end, each as long as
 /// its shape and type make it; returns where the last one ends.
-fn check_places(tensors: &[(String, TensorInfo)]) -> Result<usize, String> {
+fn check_places(tensors: &[Entry]) -> Result<usize, String> {
     let mut last = 0;
-    for (name, info) in tensors {
-        let (start, end) = info.data_offsets;
+    for entry in tensors {
+        let (start, end) = entry.data_offsets;
         if start != last || end < start {
             return Err(format!(
                 "the data of tensor `{}` overlaps another's, leaves a gap, or ends before it begins",
-                printable(name)
+                printable(&entry.name)
             ));
         }
         last = end;
-        check_length(name, info.dtype, &info.shape, end - start)?;
+        check_length(&entry.name, entry.dtype, &entry.shape, end - start)?;
     }
     Ok(last)
 }
@@ -127,17 +154,13 @@ fn check_places(tensors: &[(String, TensorInfo)]) -> Result<usize, String> {
 /// Checks that a tensor's data is as long, in bytes, as its shape and type make it.
 pub(super) fn check_length(
     name: &str,
-    dtype: Dtype,
+    dtype: Type,
     shape: &[usize],
     length: usize,
 ) -> Result<(), String> {
-    let elements = shape
-        .iter()
-        .try_fold(1usize, |n, &side| n.checked_mul(side));
-    let bits = elements.and_then(|n| n.checked_mul(dtype.bitsize()));
-    if bits.is_none_or(|bits| Some(bits) != length.checked_mul(8)) {
+    if dtype.length(shape) != Some(length) {
         return Err(format!(
-            "tensor `{}` has {length} bytes of data, which does not fit its shape {} of {dtype:?}",
+            "tensor `{}` has {length} bytes of data, which does not fit its shape {} of {dtype}",
             printable(name),
             printable(format_args!("{shape:?}")),
         ));
@@ -145,36 +168,57 @@ pub(super) fn check_length(
     Ok(())
 }
 
-/// The tensors that a header lists, in its order.
-struct Header(Vec<(String, TensorInfo)>);
+/// What a header lists, in its order.
+struct Entries {
+    tensors: Vec<Entry>,
+    metadata: BTreeMap<String, String>,
+}
 
-impl<'de> Deserialize<'de> for Header {
+impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Tensors)
+        deserializer.deserialize_map(EntriesVisitor)
     }
 }
 
-struct Tensors;
+struct EntriesVisitor;
 
-impl<'de> Visitor<'de> for Tensors {
-    type Value = Header;
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of tensors")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-        let mut tensors = Vec::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+        let mut entries = Entries {
+            tensors: Vec::new(),
+            metadata: BTreeMap::new(),
+        };
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
-                map.next_value::<IgnoredAny>()?;
+                // Texts by the format. Some tools write other values, which say nothing here.
+                if let Value::Object(values) = map.next_value()? {
+                    let texts = values.into_iter().filter_map(|(key, value)| match value {
+                        Value::String(text) => Some((key, text)),
+                        _ => None,
+                    });
+                    entries.metadata.extend(texts);
+                }
                 continue;
             }
-            let info = map.next_value().map_err(|error| {
-                A::Error::custom(format_args!("tensor `{}`: {error}", printable(&name)))
-            })?;
-            tensors.push((name, info));
+            let wrong = |problem: &dyn fmt::Display| {
+                A::Error::custom(format_args!("tensor `{}`: {problem}", printable(&name)))
+            };
+            let info: TensorInfo = map.next_value().map_err(|error| wrong(&error))?;
+            let dtype = Type::of_safetensors(info.dtype)
+                .ok_or_else(|| wrong(&format_args!("type {:?}", info.dtype)))?;
+            entries.tensors.push(Entry {
+                name,
+                dtype,
+                shape: info.shape,
+                data_offsets: info.data_offsets,
+            });
         }
-        Ok(Header(tensors))
+        Ok(entries)
     }
 }

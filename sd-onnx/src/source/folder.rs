@@ -6,16 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sd_core::SizeIds;
-use sd_text::{
-    Layer,
-    outside::{list, printable},
-};
+use sd_text::outside::{list, printable};
 
 use crate::{
     Error,
     config::{Config, MOST_CONFIG},
-    corrections::{Corrections, DEFAULT_CLASS},
+    corrections::DEFAULT_CLASS,
+    exported,
     weights::{self, Weights},
 };
 
@@ -38,40 +35,9 @@ struct Index {
     aesthetics_score: Option<bool>,
 }
 
-/// A text encoder of a model: its folder, the folder of its tokenizer, and the layer that is read.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TowerFolder {
-    pub encoder: &'static str,
-    pub tokenizer: &'static str,
-    pub layer: Layer,
-    /// Whether it has a pooled output.
-    pub pooled: bool,
-}
-
-impl TowerFolder {
-    /// The text encoder of Stable Diffusion 1.x and 2.x.
-    pub const ONLY: Self = Self {
-        encoder: "text_encoder",
-        tokenizer: "tokenizer",
-        layer: Layer::LAST,
-        pooled: false,
-    };
-    /// The first text encoder of SDXL.
-    const FIRST: Self = Self {
-        layer: Layer::SDXL,
-        ..Self::ONLY
-    };
-    /// The second text encoder of SDXL, and the only one of its refiner.
-    const SECOND: Self = Self {
-        encoder: "text_encoder_2",
-        tokenizer: "tokenizer_2",
-        layer: Layer::SDXL,
-        pooled: true,
-    };
-}
-
 /// Pipeline classes of models that are not supported, and what they are.
-const REFUSED: [(&str, &str); 4] = [
+const REFUSED: [(&str, &str); 5] = [
+    ("OnnxStableDiffusionUpscalePipeline", "the x4 upscaler"),
     ("StableDiffusionDepth2ImgPipeline", "a depth-to-image model"),
     ("StableDiffusionUpscalePipeline", "the x4 upscaler"),
     ("StableUnCLIPPipeline", "Stable unCLIP"),
@@ -79,16 +45,8 @@ const REFUSED: [(&str, &str); 4] = [
 ];
 
 impl ModelFolder {
-    /// Checks that the folder is a Stable Diffusion model that has these components.
-    pub fn open(path: &Path, variant: Option<&str>, components: &[&str]) -> Result<Self, Error> {
-        if !path.is_dir() {
-            return Err(Error::Missing {
-                path: path.to_path_buf(),
-                what: "the model folder".into(),
-                hint: "expected a folder in the diffusers layout, with unet, vae, text_encoder, tokenizer and scheduler in it"
-                    .into(),
-            });
-        }
+    /// Opens a folder in the diffusers layout.
+    pub fn open(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
         let folder = Self {
             path: path.to_path_buf(),
             variant: variant.map(str::to_owned),
@@ -96,20 +54,12 @@ impl ModelFolder {
             index: Index::read(path)?,
         };
         folder.refuse_other_models()?;
-        for name in components {
-            folder.component(name)?;
-        }
         folder.check_variant()?;
         Ok(folder)
     }
 
-    /// Opens a folder of which only the text encoder and the tokenizer are used. It may be a Stable
-    /// Diffusion model's folder, or have the files of both directly in it, as CLIP's own folders
-    /// do.
-    pub fn open_text(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
-        if path.join("text_encoder").is_dir() || !path.join("config.json").is_file() {
-            return Self::open(path, variant, &["text_encoder", "tokenizer"]);
-        }
+    /// Opens a folder that has the files of one component directly in it.
+    pub fn flat(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
         let folder = Self {
             path: path.to_path_buf(),
             variant: variant.map(str::to_owned),
@@ -142,37 +92,29 @@ impl ModelFolder {
         }
     }
 
-    /// The text encoders, in the order in which their states stand side by side.
-    pub fn towers(&self) -> &'static [TowerFolder] {
-        let [first, second] =
-            ["text_encoder", "text_encoder_2"].map(|name| self.path.join(name).is_dir());
-        match (first, second) {
-            (true, true) => &[TowerFolder::FIRST, TowerFolder::SECOND],
-            (false, true) => &[TowerFolder::SECOND],
-            _ => &[TowerFolder::ONLY],
-        }
+    /// Whether the UNet takes an aesthetic score, if `model_index.json` says.
+    pub fn takes_score(&self) -> Option<bool> {
+        self.index.aesthetics_score
     }
 
-    /// The sizes that the UNet takes, if it is an SDXL UNet. The refiner, which has one text
-    /// encoder, takes a score.
-    pub fn sizes(&self) -> SizeIds {
-        let is_refiner = matches!(self.towers(), [tower] if tower.pooled);
-        match self.index.aesthetics_score.unwrap_or(is_refiner) {
-            true => SizeIds::Score,
-            false => SizeIds::Target,
-        }
-    }
-
-    /// Whether an empty negative prompt is zeros. Default: only with two text encoders, as in
-    /// SDXL's base.
-    pub fn zero_empty_negative(&self) -> bool {
-        let is_base = self.towers().len() == 2;
-        self.index.zeros_for_empty.unwrap_or(is_base)
+    /// Whether an empty negative prompt is zeros, if `model_index.json` says.
+    pub fn zeros_for_empty(&self) -> Option<bool> {
+        self.index.zeros_for_empty
     }
 
     /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is the folder of one component.
+    pub fn is_flat(&self) -> bool {
+        self.flat
+    }
+
+    /// Whether it has the folder of a component.
+    pub fn has(&self, component: &str) -> bool {
+        self.flat || self.path.join(component).is_dir()
     }
 
     /// The folder of a component.
@@ -202,18 +144,17 @@ impl ModelFolder {
         self.index.class.as_deref().unwrap_or_default()
     }
 
-    /// What the folder's pipeline class corrects in its configurations.
-    pub fn corrections(&self) -> Corrections {
-        Corrections::of_class(self.class())
-    }
-
     /// A component's weights.
     pub fn weights(&self, component: &str) -> Result<Weights, Error> {
         Weights::open(&self.weight_file(component)?)
     }
 
-    /// The files that a component's weights lie in: one, or its shards in their order.
+    /// The files that a component's weights lie in: one, or its shards in their order, or an
+    /// exported graph and what its weights lie in.
     pub fn weight_files(&self, component: &str) -> Result<Vec<PathBuf>, Error> {
+        if let Some(graph) = exported::graph_in(&self.component(component)?)? {
+            return exported::files(&graph);
+        }
         weights::files(&self.weight_file(component)?)
     }
 
@@ -238,25 +179,40 @@ impl ModelFolder {
         repository.unwrap_or_else(|| name.into_owned())
     }
 
-    /// The safetensors file of a component, or the index of its shards: the variant asked for where the component has
-    /// it, else the plain one, else the only one there.
+    /// The weight file of a component, or the index of its shards: the variant asked for where the
+    /// component has it, else the plain one, else the only one there. A pickle is taken where there
+    /// is no safetensors file for it.
     fn weight_file(&self, component: &str) -> Result<PathBuf, Error> {
         let folder = self.component(component)?;
-        let mut files = candidates(&folder, stem(component))?;
-        let wanted = self
-            .variant
-            .as_ref()
-            .and_then(|variant| files.iter().position(|(v, _)| v == variant));
-        let plain = files.iter().position(|(variant, _)| variant.is_empty());
-        if let Some(found) = wanted.or(plain) {
+        let [mut files, mut pickles] = candidates(&folder, component)?;
+        let wanted = |files: &[(String, PathBuf)]| {
+            let variant = self.variant.as_ref()?;
+            files.iter().position(|(found, _)| found == variant)
+        };
+        let plain =
+            |files: &[(String, PathBuf)]| files.iter().position(|(found, _)| found.is_empty());
+        let (of_files, of_pickles) = (wanted(&files), wanted(&pickles));
+        if of_files.is_none()
+            && let Some(found) = of_pickles
+        {
+            return Ok(pickles.swap_remove(found).1);
+        }
+        if files.is_empty() {
+            files = pickles;
+        }
+        if let Some(found) = of_files.or(plain(&files)) {
             return Ok(files.swap_remove(found).1);
         }
         match files.len() {
             1 => Ok(files.swap_remove(0).1),
-            0 => Err(no_safetensors(folder, stem(component))),
+            0 => Err(Error::Missing {
+                path: folder,
+                what: plain_file(component).to_owned(),
+                hint: "the folder has no weights".into(),
+            }),
             _ => Err(Error::Variants {
                 path: folder,
-                plain: format!("{}.safetensors", stem(component)),
+                plain: plain_file(component).to_owned(),
                 found: files.into_iter().map(|(variant, _)| variant).collect(),
             }),
         }
@@ -273,8 +229,8 @@ impl ModelFolder {
             let Ok(folder) = self.component(component) else {
                 continue;
             };
-            let files = candidates(&folder, stem(component))?;
-            found.extend(files.into_iter().map(|(variant, _)| variant));
+            let files = candidates(&folder, component)?.into_iter().flatten();
+            found.extend(files.map(|(variant, _)| variant));
         }
         found.retain(|v| !v.is_empty());
         if found.contains(variant) {
@@ -317,81 +273,78 @@ impl Index {
             aesthetics_score: flag("requires_aesthetics_score")?,
             class: match index.value("_class_name") {
                 None => Some(DEFAULT_CLASS.to_owned()),
-                Some(class) => class.as_str().map(str::to_owned),
+                Some(class) => class.as_str().map(|class| {
+                    // optimum's pipelines are diffusers' classes with this in front.
+                    class.strip_prefix("ORT").unwrap_or(class).to_owned()
+                }),
             },
         })
     }
 }
 
-/// What transformers and diffusers call their weight files.
-fn stem(component: &str) -> &'static str {
+/// What transformers and diffusers call their safetensors files and their pickles, without the
+/// extension.
+fn stems(component: &str) -> [&'static str; 2] {
     if component.starts_with("text_encoder") {
-        "model"
+        ["model", "pytorch_model"]
     } else {
-        "diffusion_pytorch_model"
+        ["diffusion_pytorch_model"; 2]
     }
 }
 
-/// The safetensors files and shard indices of a component, each with its variant (empty for the plain one), whole
-/// files before indices.
-fn candidates(folder: &Path, stem: &str) -> Result<Vec<(String, PathBuf)>, Error> {
-    let mut files = Vec::new();
+/// The name of a component's safetensors file without a variant.
+fn plain_file(component: &str) -> &'static str {
+    match stems(component)[0] {
+        "model" => "model.safetensors",
+        _ => "diffusion_pytorch_model.safetensors",
+    }
+}
+
+/// The extensions of weight files: safetensors and pickles.
+const EXTENSIONS: [&str; 2] = [".safetensors", ".bin"];
+
+/// The safetensors files and the pickles of a component, both with shard indices. Each has its
+/// variant (empty for the plain one). Whole files stand before indices.
+fn candidates(folder: &Path, component: &str) -> Result<[Vec<(String, PathBuf)>; 2], Error> {
+    let mut all = [Vec::new(), Vec::new()];
+    let stems = stems(component);
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
         let name = entry.map_err(Error::io(folder))?.file_name();
-        if let Some(variant) = name.to_str().and_then(|name| variant_of(name, stem)) {
-            files.push((variant.to_owned(), folder.join(&name)));
+        let Some(text) = name.to_str() else {
+            continue;
+        };
+        for ((files, stem), extension) in all.iter_mut().zip(stems).zip(EXTENSIONS) {
+            if let Some(variant) = variant_of(text, stem, extension) {
+                files.push((variant.to_owned(), folder.join(&name)));
+            }
         }
     }
-    files.sort_by_key(|(variant, path)| {
-        (
-            path.extension().is_some_and(|e| e == "json"),
-            variant.clone(),
-        )
-    });
-    files.dedup_by(|(later, _), (earlier, _)| later == earlier);
-    Ok(files)
+    for files in &mut all {
+        files.sort_by_key(|(variant, path)| {
+            let is_index = path.extension().is_some_and(|e| e == "json");
+            (is_index, variant.clone())
+        });
+        files.dedup_by(|(later, _), (earlier, _)| later == earlier);
+    }
+    Ok(all)
 }
 
-/// The variant of a weight file or an index, empty for the plain one; none for a shard or another file.
-fn variant_of<'a>(name: &'a str, stem: &str) -> Option<&'a str> {
+/// The variant of a weight file or an index, empty for the plain one. None for a shard or another
+/// file.
+fn variant_of<'a>(name: &'a str, stem: &str, extension: &str) -> Option<&'a str> {
     let rest = name.strip_prefix(stem)?;
     let variant = if let Some(rest) = rest.strip_suffix(".json") {
         // `.safetensors.index`, with the variant after it or, for a while, before `index`.
-        let rest = rest.strip_prefix(".safetensors")?;
+        let rest = rest.strip_prefix(extension)?;
         rest.strip_prefix(".index")
             .or_else(|| rest.strip_suffix(".index"))?
     } else {
-        rest.strip_suffix(".safetensors")?
+        rest.strip_suffix(extension)?
     };
     match variant.strip_prefix('.') {
         Some(variant) if !variant.is_empty() && !variant.contains("-of-") => Some(variant),
         None if variant.is_empty() => Some(""),
         _ => None,
-    }
-}
-
-/// There is no safetensors file: says what to do with what is there instead.
-fn no_safetensors(folder: PathBuf, stem: &str) -> Error {
-    let pickled = fs::read_dir(&folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .find_map(|entry| {
-            let name = entry.file_name().to_str()?.to_owned();
-            (name.ends_with(".bin") || name.ends_with(".ckpt")).then_some(name)
-        });
-    let hint = match pickled {
-        Some(name) => format!(
-            "there is only `{}`, a pickle, which can run code when it is read; save the model again as safetensors: \
-             in Python, `StableDiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`",
-            printable(name)
-        ),
-        None => "the folder has no weights".into(),
-    };
-    Error::Missing {
-        path: folder,
-        what: format!("{stem}.safetensors"),
-        hint,
     }
 }
 
@@ -436,7 +389,16 @@ mod tests {
             ("pytorch_model.safetensors", None),
             ("model.json", None),
         ] {
-            assert_eq!(variant_of(name, "model"), variant, "{name}");
+            assert_eq!(variant_of(name, "model", ".safetensors"), variant, "{name}");
+        }
+        for (name, variant) in [
+            ("pytorch_model.bin", Some("")),
+            ("pytorch_model.fp16.bin", Some("fp16")),
+            ("pytorch_model.bin.index.json", Some("")),
+            ("pytorch_model-00001-of-00002.bin", None),
+            ("model.bin", None),
+        ] {
+            assert_eq!(variant_of(name, "pytorch_model", ".bin"), variant, "{name}");
         }
     }
 }

@@ -1,0 +1,281 @@
+//! A model, or a part of one, in one file.
+
+use std::{collections::BTreeMap, path::Path};
+
+use sd_text::{
+    ClipTokenizer,
+    outside::{self, list},
+};
+
+use super::TowerParts;
+use crate::{
+    Error,
+    checkpoint::{self, Checkpoint, Component, Family, Predicts},
+    config::Config,
+    models::{clip_text, unet},
+    weights::{Format, Stored, WeightFile, Weights},
+};
+
+/// The longest `.yaml` file that is read, in bytes. Published ones have 2,000.
+const MOST_YAML: u64 = 1 << 20;
+
+/// A checkpoint, recognised.
+#[derive(Debug)]
+pub(crate) struct ModelFile {
+    file: WeightFile,
+    checkpoint: Checkpoint,
+}
+
+impl ModelFile {
+    /// Recognises a file. `predicts` is what the user says that the UNet predicts.
+    pub fn open(path: &Path, predicts: Option<Predicts>) -> Result<Self, Error> {
+        let file = open_with_pair(path)?;
+        let checkpoint = recognise(&file, predicts, checkpoint::read)?;
+        for warning in &checkpoint.warnings {
+            tracing::warn!("{}: {warning}", outside::printable(path.display()));
+        }
+        if checkpoint.family.is_some() {
+            tracing::info!(
+                model = checkpoint.title(),
+                "the UNet predicts {}, {}",
+                checkpoint.predicts.name(),
+                checkpoint.predicts_because
+            );
+        }
+        Ok(Self { file, checkpoint })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// What the model is called: the file's name without its extension.
+    pub fn name(&self) -> String {
+        stem(&self.file.path)
+    }
+
+    pub fn format(&self) -> Format {
+        self.file.format
+    }
+
+    /// What the model is, in words.
+    pub fn title(&self) -> String {
+        self.checkpoint.title()
+    }
+
+    /// Why the prediction is believed to be what it is.
+    pub fn because(&self) -> &str {
+        &self.checkpoint.predicts_because
+    }
+
+    /// What the file says about itself.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.file.metadata
+    }
+
+    /// What the user should know about the file.
+    pub fn warnings(&self) -> &[String] {
+        &self.checkpoint.warnings
+    }
+
+    /// The pipeline class in diffusers.
+    pub fn class(&self) -> &str {
+        self.checkpoint.class
+    }
+
+    /// Whether the model has a first text encoder and a second one, in SDXL's count. Its family
+    /// says so, also where the file has none of them.
+    pub fn text_encoders(&self) -> [bool; 2] {
+        let needed = match self.checkpoint.family {
+            Some(family) => family.components().to_vec(),
+            None => self.checkpoint.components.keys().copied().collect(),
+        };
+        ["text_encoder", "text_encoder_2"].map(|name| needed.contains(&name))
+    }
+
+    /// Whether the UNet takes an aesthetic score.
+    pub fn takes_score(&self) -> Option<bool> {
+        self.checkpoint.aesthetics_score
+    }
+
+    /// Whether an empty negative prompt is zeros.
+    pub fn zeros_for_empty(&self) -> Option<bool> {
+        self.checkpoint.zeros_for_empty
+    }
+
+    pub fn has(&self, component: &str) -> bool {
+        self.component(component).is_some()
+    }
+
+    /// Checks that a component is there and has no tensor that is not understood.
+    pub fn require(&self, component: &str) -> Result<(), Error> {
+        self.found(component).map(drop)
+    }
+
+    /// What a component's `config.json` would say.
+    pub fn config(&self, component: &str) -> Result<Config, Error> {
+        let found = self.found(component)?;
+        Ok(Config::of(&self.file.path, found.config.clone()))
+    }
+
+    /// A component's weights, by today's names.
+    pub fn weights(&self, component: &str) -> Result<Weights, Error> {
+        Weights::mapped(&self.file, &self.found(component)?.tensors)
+    }
+
+    /// What `scheduler_config.json` would say.
+    pub fn scheduler(&self) -> String {
+        Config::of(&self.file.path, self.checkpoint.scheduler.clone()).to_json()
+    }
+
+    /// CLIP's tokenizer, with the padding of the model's family.
+    pub fn tokenizer(&self, tower: TowerParts) -> ClipTokenizer {
+        let tokenizer = ClipTokenizer::clip();
+        match self.pad(tower) {
+            Some(pad) => tokenizer.padded_with(pad).expect("a token of CLIP's"),
+            None => tokenizer,
+        }
+    }
+
+    /// The token that fills a text up to the window of a text encoder.
+    pub fn pad(&self, tower: TowerParts) -> Option<&'static str> {
+        let pads = &self.checkpoint.pads;
+        pads.get(tower.tokenizer).copied()
+    }
+
+    /// A component by its name in diffusers. A file with one text encoder serves as either.
+    fn component(&self, name: &str) -> Option<&Component> {
+        let components = &self.checkpoint.components;
+        let other = match (self.checkpoint.family, name) {
+            (None, "text_encoder") => "text_encoder_2",
+            (None, "text_encoder_2") => "text_encoder",
+            _ => name,
+        };
+        components.get(name).or_else(|| components.get(other))
+    }
+
+    fn found(&self, name: &str) -> Result<&Component, Error> {
+        let Some(component) = self.component(name) else {
+            return Err(self.missing(name));
+        };
+        if component.unused.is_empty() {
+            return Ok(component);
+        }
+        let mut tensors = component.unused.clone();
+        tensors.sort();
+        Err(Error::UnusedTensors {
+            path: self.file.path.clone(),
+            class: match name {
+                "unet" => unet::CLASS,
+                "vae" => "autoencoder",
+                _ => clip_text::CLASS,
+            },
+            tensors,
+        })
+    }
+
+    /// The error for a component that the file lacks: what the file has, and what could serve.
+    fn missing(&self, name: &str) -> Error {
+        let (what, setter) = match name {
+            "unet" => ("a UNet", "unet"),
+            "vae" => ("an autoencoder (VAE)", "vae"),
+            "text_encoder_2" => ("a second text encoder", "text_encoder_2"),
+            _ => ("a text encoder", "text_encoder"),
+        };
+        let serves = match (name, self.checkpoint.family) {
+            ("unet", _) => "a checkpoint, or a file with a UNet alone",
+            ("vae", Some(Family::Xl | Family::Refiner)) => {
+                "an SDXL checkpoint, or a VAE file such as `sdxl_vae.safetensors`"
+            }
+            ("vae", _) => {
+                "a checkpoint of the same family, or a VAE file such as \
+                 `vae-ft-mse-840000-ema-pruned.safetensors`"
+            }
+            ("text_encoder_2", _) => {
+                "an SDXL checkpoint, or a file with OpenCLIP ViT-bigG such as `clip_g.safetensors`"
+            }
+            (_, Some(Family::Sd2)) => {
+                "a Stable Diffusion 2 checkpoint, or a file with OpenCLIP ViT-H"
+            }
+            _ => {
+                "a checkpoint of the same family, or a file with CLIP ViT-L such as \
+                 `clip_l.safetensors`"
+            }
+        };
+        Error::Missing {
+            path: self.file.path.clone(),
+            what: what.to_owned(),
+            hint: format!(
+                "the file has {}; `Builder::{setter}` takes one from elsewhere: {serves}",
+                list(self.checkpoint.components.keys())
+            ),
+        }
+    }
+}
+
+/// Gives the recogniser what it wants to know of a file.
+pub(crate) fn recognise<T>(
+    file: &WeightFile,
+    predicts: Option<Predicts>,
+    read: impl FnOnce(&checkpoint::File<'_>) -> Result<T, checkpoint::Problem>,
+) -> Result<T, Error> {
+    let shapes: BTreeMap<&str, &[usize]> = file
+        .tensors
+        .iter()
+        .map(|stored| (stored.name.as_str(), stored.shape.as_slice()))
+        .collect();
+    let yaml = match outside::read_to_string(&file.path.with_extension("yaml"), MOST_YAML) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(Error::io(file.path.with_extension("yaml"))(error)),
+    };
+    let facts = checkpoint::File {
+        name: &stem(&file.path),
+        shapes,
+        metadata: &file.metadata,
+        yaml: yaml.as_deref(),
+        predicts,
+        values: &|name| file.values(name),
+    };
+    read(&facts).map_err(|problem| match problem {
+        checkpoint::Problem::Values(error) => error,
+        problem => Error::Checkpoint {
+            path: file.path.clone(),
+            problem: problem.to_string(),
+        },
+    })
+}
+
+/// Opens a file. Of TAESD, whose encoder and decoder are two files, the other half is looked for
+/// beside it: `taesd_encoder.safetensors` beside `taesd_decoder.safetensors`.
+fn open_with_pair(path: &Path) -> Result<WeightFile, Error> {
+    let mut file = WeightFile::open(path)?;
+    let has = |name: &str| file.tensors.iter().any(|stored| stored.name == name);
+    let (own, other) = if has("1.weight") && has("3.conv.0.weight") {
+        ("decoder", "encoder")
+    } else if has("0.weight") && has("1.conv.0.weight") {
+        ("encoder", "decoder")
+    } else {
+        return Ok(file);
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(name.replace(own, other));
+    let half = |tensors: Vec<Stored>, which| {
+        let named = tensors.into_iter().map(move |stored| Stored {
+            name: format!("taesd_{which}.{}", stored.name),
+            ..stored
+        });
+        named.collect::<Vec<_>>()
+    };
+    file.tensors = half(std::mem::take(&mut file.tensors), own);
+    if beside != path && beside.is_file() {
+        file.tensors
+            .extend(half(WeightFile::open(&beside)?.tensors, other));
+    }
+    Ok(file)
+}
+
+fn stem(path: &Path) -> String {
+    let name = path.file_stem().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}

@@ -1,0 +1,423 @@
+//! What a model is loaded from: a folder or one file, and parts from elsewhere.
+//!
+//! Both give the same things for each network: the values of a `config.json`, and the weights by
+//! today's names. What is made from them does not know where they came from.
+
+mod file;
+mod folder;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use sd_core::{Inputs, SizeIds};
+use sd_text::{ClipTokenizer, Layer};
+
+pub(crate) use self::file::recognise;
+use self::{file::ModelFile, folder::ModelFolder};
+use crate::{
+    Error,
+    checkpoint::Predicts,
+    config::{Config, read_text},
+    corrections::Corrections,
+    exported,
+    weights::Weights,
+};
+
+/// A model: a folder or a file, with parts that come from elsewhere in place of its own.
+#[derive(Debug)]
+pub(crate) struct Source {
+    base: Base,
+    elsewhere: Vec<(&'static str, Base)>,
+    /// A folder of tokenizer files in place of the model's own.
+    tokenizer: Option<PathBuf>,
+}
+
+/// Where parts of a model come from in place of the model itself: each a file or a folder.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Elsewhere {
+    pub unet: Option<PathBuf>,
+    pub vae: Option<PathBuf>,
+    pub text_encoder: Option<PathBuf>,
+    pub text_encoder_2: Option<PathBuf>,
+    /// A folder of tokenizer files, or a model folder.
+    pub tokenizer: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+enum Base {
+    Folder(ModelFolder),
+    File(Box<ModelFile>),
+}
+
+/// A text encoder of a model: the names of its parts, and the layer that is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TowerParts {
+    pub encoder: &'static str,
+    pub tokenizer: &'static str,
+    pub layer: Layer,
+    /// Whether it has a pooled output.
+    pub pooled: bool,
+}
+
+impl TowerParts {
+    /// The text encoder of Stable Diffusion 1.x and 2.x.
+    pub const ONLY: Self = Self {
+        encoder: "text_encoder",
+        tokenizer: "tokenizer",
+        layer: Layer::LAST,
+        pooled: false,
+    };
+    /// The first text encoder of SDXL.
+    const FIRST: Self = Self {
+        layer: Layer::SDXL,
+        ..Self::ONLY
+    };
+    /// The second text encoder of SDXL, and the only one of its refiner.
+    const SECOND: Self = Self {
+        encoder: "text_encoder_2",
+        tokenizer: "tokenizer_2",
+        layer: Layer::SDXL,
+        pooled: true,
+    };
+}
+
+/// The text encoders of a model that has these, in the order in which their states stand side by
+/// side.
+fn towers_of([first, second]: [bool; 2]) -> &'static [TowerParts] {
+    match (first, second) {
+        (true, true) => &[TowerParts::FIRST, TowerParts::SECOND],
+        (false, true) => &[TowerParts::SECOND],
+        _ => &[TowerParts::ONLY],
+    }
+}
+
+impl Source {
+    /// Opens a model that must have these components, of its own or from elsewhere. `predicts` is
+    /// what the user says that the UNet predicts.
+    pub fn open(
+        path: &Path,
+        variant: Option<&str>,
+        elsewhere: &Elsewhere,
+        predicts: Option<Predicts>,
+        components: &[&str],
+    ) -> Result<Self, Error> {
+        let parts = [
+            ("unet", &elsewhere.unet),
+            ("vae", &elsewhere.vae),
+            ("text_encoder", &elsewhere.text_encoder),
+            ("text_encoder_2", &elsewhere.text_encoder_2),
+        ];
+        let given = |(name, path): (&'static str, &Option<PathBuf>)| {
+            let path = path.as_ref()?;
+            Some(Base::part(path, variant, predicts, name).map(|base| (name, base)))
+        };
+        let source = Self {
+            base: Base::open(path, variant, predicts)?,
+            elsewhere: parts
+                .into_iter()
+                .filter_map(given)
+                .collect::<Result<_, _>>()?,
+            tokenizer: elsewhere.tokenizer.clone(),
+        };
+        for &name in components {
+            if name == "vae" && source.exported_codec()?.is_some() {
+                continue;
+            }
+            source.of(name).require(name)?;
+        }
+        Ok(source)
+    }
+
+    /// Opens what only the text encoder and the tokenizer are used of. It may be a model, or a
+    /// folder that has the files of both directly in it, as CLIP's own folders do.
+    pub fn open_text(
+        path: &Path,
+        variant: Option<&str>,
+        elsewhere: &Elsewhere,
+    ) -> Result<Self, Error> {
+        if path.join("text_encoder").is_dir() || !path.join("config.json").is_file() {
+            return Self::open(path, variant, elsewhere, None, &["text_encoder"]);
+        }
+        Ok(Self {
+            base: Base::Folder(ModelFolder::flat(path, variant)?),
+            elsewhere: Vec::new(),
+            tokenizer: elsewhere.tokenizer.clone(),
+        })
+    }
+
+    /// Where a component comes from.
+    fn of(&self, component: &str) -> &Base {
+        let part = self.elsewhere.iter().find(|(name, _)| *name == component);
+        part.map_or(&self.base, |(_, base)| base)
+    }
+
+    /// What says how the model draws: a UNet from elsewhere, if that is more than a bare component
+    /// folder, brings its own noise schedule and text encoders.
+    fn model(&self) -> &Base {
+        match self.of("unet") {
+            Base::Folder(folder) if folder.is_flat() => &self.base,
+            base => base,
+        }
+    }
+
+    /// The text encoders, in the order in which their states stand side by side.
+    pub fn towers(&self) -> &'static [TowerParts] {
+        match self.model() {
+            Base::File(file) => towers_of(file.text_encoders()),
+            Base::Folder(folder) => {
+                let has = |name| {
+                    let given = self.elsewhere.iter().any(|(part, _)| *part == name);
+                    given || folder.has(name)
+                };
+                towers_of(["text_encoder", "text_encoder_2"].map(has))
+            }
+        }
+    }
+
+    /// The sizes that the UNet takes, if it is an SDXL UNet. The refiner, which has one text
+    /// encoder, takes a score.
+    pub fn sizes(&self) -> SizeIds {
+        let is_refiner = matches!(self.towers(), [tower] if tower.pooled);
+        let takes_score = match self.model() {
+            Base::Folder(folder) => folder.takes_score(),
+            Base::File(file) => file.takes_score(),
+        };
+        match takes_score.unwrap_or(is_refiner) {
+            true => SizeIds::Score,
+            false => SizeIds::Target,
+        }
+    }
+
+    /// Whether an empty negative prompt is zeros. Default: only with two text encoders, as in
+    /// SDXL's base.
+    pub fn zero_empty_negative(&self) -> bool {
+        let is_base = self.towers().len() == 2;
+        let said = match self.model() {
+            Base::Folder(folder) => folder.zeros_for_empty(),
+            Base::File(file) => file.zeros_for_empty(),
+        };
+        said.unwrap_or(is_base)
+    }
+
+    /// The folder or the file itself.
+    pub fn path(&self) -> &Path {
+        self.base.path()
+    }
+
+    /// What the model is called.
+    pub fn name(&self) -> String {
+        match &self.base {
+            Base::Folder(folder) => folder.name(),
+            Base::File(file) => file.name(),
+        }
+    }
+
+    /// The pipeline class in diffusers, empty for a class of one's own.
+    pub fn class(&self) -> &str {
+        match self.model() {
+            Base::Folder(folder) => folder.class(),
+            Base::File(file) => file.class(),
+        }
+    }
+
+    /// What the pipeline class corrects in the configurations. Those of a file need no correction.
+    pub fn corrections(&self) -> Corrections {
+        match self.model() {
+            Base::Folder(folder) => Corrections::of_class(folder.class()),
+            Base::File(_) => Corrections::of_class(""),
+        }
+    }
+
+    /// How it is stored.
+    pub fn format(&self) -> String {
+        match &self.base {
+            Base::Folder(_) => "diffusers folder".to_owned(),
+            Base::File(file) => file.format().to_string(),
+        }
+    }
+
+    /// What the model is, in words. `inputs` are its UNet's.
+    pub fn title(&self, inputs: Option<&Inputs>) -> String {
+        match (self.model(), inputs) {
+            (Base::File(file), _) => file.title(),
+            (_, None) => "parts of a model".to_owned(),
+            (_, Some(inputs)) if inputs.sizes == Some(SizeIds::Score) => "SDXL refiner".to_owned(),
+            (_, Some(inputs)) if inputs.pooled.is_some() => "SDXL".to_owned(),
+            (_, Some(inputs)) if inputs.context <= 768 => "Stable Diffusion 1.x".to_owned(),
+            _ => "Stable Diffusion 2.x".to_owned(),
+        }
+    }
+
+    /// Why the prediction is believed to be what [`scheduler`](Self::scheduler) says.
+    pub fn because(&self) -> String {
+        match self.model() {
+            Base::Folder(_) => "because scheduler_config.json says so".to_owned(),
+            Base::File(file) => file.because().to_owned(),
+        }
+    }
+
+    /// What the file says about itself; empty for a folder.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        match &self.base {
+            Base::Folder(_) => BTreeMap::new(),
+            Base::File(file) => file.metadata().clone(),
+        }
+    }
+
+    /// The components that the model needs and has neither of its own nor from elsewhere.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let towers = self.towers().iter().map(|tower| tower.encoder);
+        let needed = ["unet", "vae"].into_iter().chain(towers);
+        needed.filter(|component| !self.has(component)).collect()
+    }
+
+    /// What the user should know about the file.
+    pub fn warnings(&self) -> &[String] {
+        match &self.base {
+            Base::Folder(_) => &[],
+            Base::File(file) => file.warnings(),
+        }
+    }
+
+    /// Whether a component is there.
+    pub fn has(&self, component: &str) -> bool {
+        self.of(component).has(component)
+    }
+
+    /// A component's `config.json`.
+    pub fn config(&self, component: &str) -> Result<Config, Error> {
+        match self.of(component) {
+            Base::Folder(folder) => folder.config(component),
+            Base::File(file) => file.config(component),
+        }
+    }
+
+    /// The file of a component's graph, if another tool exported it as one.
+    pub fn graph(&self, component: &str) -> Result<Option<PathBuf>, Error> {
+        match self.of(component) {
+            Base::Folder(folder) => exported::graph_in(&folder.component(component)?),
+            Base::File(_) => Ok(None),
+        }
+    }
+
+    /// The model folder whose autoencoder is exported graphs.
+    pub fn exported_codec(&self) -> Result<Option<&Path>, Error> {
+        match self.of("vae") {
+            Base::Folder(folder) if !folder.is_flat() => {
+                let path = folder.path();
+                Ok(exported::has_codec(path)?.then_some(path))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// A component's weights.
+    pub fn weights(&self, component: &str) -> Result<Weights, Error> {
+        match self.of(component) {
+            Base::Folder(folder) => folder.weights(component),
+            Base::File(file) => file.weights(component),
+        }
+    }
+
+    /// The files that a component's weights lie in: one, or its shards in their order.
+    pub fn weight_files(&self, component: &str) -> Result<Vec<PathBuf>, Error> {
+        match self.of(component) {
+            Base::Folder(folder) => folder.weight_files(component),
+            Base::File(file) => Ok(vec![file.path().to_path_buf()]),
+        }
+    }
+
+    /// The path of `scheduler_config.json` and its text. For a file, its own path and what
+    /// diffusers would write.
+    pub fn scheduler(&self) -> Result<(PathBuf, String), Error> {
+        match self.model() {
+            Base::Folder(folder) => {
+                let path = folder.component("scheduler")?.join("scheduler_config.json");
+                let text = read_text(&path, crate::config::MOST_CONFIG)?;
+                Ok((path, text))
+            }
+            Base::File(file) => Ok((file.path().to_path_buf(), file.scheduler())),
+        }
+    }
+
+    /// The tokenizer of a text encoder.
+    pub fn tokenizer(&self, tower: TowerParts) -> Result<ClipTokenizer, Error> {
+        if let Some(folder) = &self.tokenizer {
+            let of_model = folder.join(tower.tokenizer);
+            if of_model.is_dir() {
+                return Ok(ClipTokenizer::load(of_model)?);
+            }
+            let tokenizer = ClipTokenizer::load(folder)?;
+            // One folder for several text encoders, which differ in what they fill texts up with.
+            let pad = match self.model() {
+                Base::File(file) => file.pad(tower),
+                Base::Folder(_) => None,
+            };
+            return Ok(match pad {
+                Some(pad) => tokenizer.padded_with(pad)?,
+                None => tokenizer,
+            });
+        }
+        match self.model() {
+            Base::Folder(folder) => Ok(ClipTokenizer::load(folder.component(tower.tokenizer)?)?),
+            Base::File(file) => Ok(file.tokenizer(tower)),
+        }
+    }
+}
+
+impl Base {
+    fn open(path: &Path, variant: Option<&str>, predicts: Option<Predicts>) -> Result<Self, Error> {
+        if path.is_dir() {
+            return ModelFolder::open(path, variant).map(Self::Folder);
+        }
+        if path.exists() {
+            return ModelFile::open(path, predicts).map(|file| Self::File(Box::new(file)));
+        }
+        Err(Error::Missing {
+            path: path.to_path_buf(),
+            what: "the model".into(),
+            hint:
+                "expected a checkpoint file, or a folder in the diffusers layout, with unet, vae, \
+                   text_encoder, tokenizer and scheduler in it"
+                    .into(),
+        })
+    }
+
+    /// Opens what a component is taken from: a folder of it alone, or as a model.
+    fn part(
+        path: &Path,
+        variant: Option<&str>,
+        predicts: Option<Predicts>,
+        component: &str,
+    ) -> Result<Self, Error> {
+        let base = match path.join("config.json").is_file() {
+            true => Self::Folder(ModelFolder::flat(path, variant)?),
+            false => Self::open(path, variant, predicts)?,
+        };
+        base.require(component)?;
+        Ok(base)
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Folder(folder) => folder.path(),
+            Self::File(file) => file.path(),
+        }
+    }
+
+    fn has(&self, component: &str) -> bool {
+        match self {
+            Self::Folder(folder) => folder.has(component),
+            Self::File(file) => file.has(component),
+        }
+    }
+
+    fn require(&self, component: &str) -> Result<(), Error> {
+        match self {
+            Self::Folder(folder) => folder.component(component).map(drop),
+            Self::File(file) => file.require(component),
+        }
+    }
+}
