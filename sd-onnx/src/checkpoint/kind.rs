@@ -241,5 +241,5 @@ fn is_inversion(file: &File<'_>) -> bool {
     };
     let count = file.shapes.len();
     let two = file.shapes.contains_key("clip_l") && file.shapes.contains_key("clip_g");
-    (count == 1 || count == 2 && two) && file.shapes.values().all(|shape| is_rows(&shape))
+    (count == 1 || count == 2 && two) && file.shapes.values().all(is_rows)
 }

@@ -158,10 +158,10 @@ impl Unet {
             is_same.then_some(first)
         });
         let per_level: Option<Vec<_>> = per_level.collect();
-        if let Some(per_level) = &per_level {
-            if self.mid.is_none_or(|mid| mid == per_level[last]) {
-                return Ok([same(per_level.iter().copied()), Value::Null]);
-            }
+        if let Some(per_level) = &per_level
+            && self.mid.is_none_or(|mid| mid == per_level[last])
+        {
+            return Ok([same(per_level.iter().copied()), Value::Null]);
         }
         let list = |layers: &[usize], default: usize| match layers.first() {
             Some(&first) if first > 0 => json!(layers),
