@@ -217,8 +217,8 @@ impl<'w> Graph<'w> {
     }
 
     /// Rows of the table `name` `[rows, width]`, picked by a new i64 input called `input` of shape
-    /// `dims`. The table stays as it is in the file; only the rows picked become f32. The rows of
-    /// `more` `[any, width]` follow those of the table.
+    /// `dims`. The table stays as it is in the file, unless its type has 8 bits; only the rows picked
+    /// become f32. The rows of `more` `[any, width]` follow those of the table.
     pub fn embedding(
         &mut self,
         name: &str,
@@ -256,6 +256,11 @@ impl<'w> Graph<'w> {
 
     /// Rows of the stored table `name`, as f32.
     fn picked(&mut self, name: &str, shape: [usize; 2], ids: Value) -> Result<Value, Error> {
+        if self.weights.tensor(name, &shape)?.dtype.is_f8() {
+            // ONNX's `Gather` takes no types of 8 bits.
+            let table = self.weight(name, &shape)?;
+            return Ok(self.op("Gather", &[table, ids], [int("axis", 0)]));
+        }
         let (table, is_f32) = self.stored(name, &shape)?;
         let picked = self.op("Gather", &[table, ids], [int("axis", 0)]);
         Ok(if is_f32 {
