@@ -53,10 +53,13 @@ pub(crate) struct Model {
     pub weights_root: PathBuf,
     /// External data that is in memory, by its location in the model: none of it or all of it.
     /// ONNX Runtime copies it when it makes a session.
-    pub memory: Vec<(String, Arc<[u8]>)>,
+    pub memory: Vec<InMemory>,
     /// Whether weights have scales, which ONNX Runtime must multiply them with as it loads.
     pub has_scales: bool,
 }
+
+/// A location in a model, and the bytes that are there.
+pub(crate) type InMemory = (String, Arc<[u8]>);
 
 /// A graph under construction over one or several components' weights.
 pub(crate) struct Graph<'w> {
@@ -194,7 +197,7 @@ impl<'w> Graph<'w> {
 
     /// Writes names for the bytes of all tensors, and reads those of files: ONNX Runtime takes
     /// external data from files or from memory, not from both. Returns the bytes by their names.
-    fn write_beside(&mut self, stored: Vec<External>) -> Result<Vec<(String, Arc<[u8]>)>, Error> {
+    fn write_beside(&mut self, stored: Vec<External>) -> Result<Vec<InMemory>, Error> {
         let mut memory = Vec::with_capacity(stored.len());
         for of in stored {
             let bytes = of.place.bytes(&of.file)?;
