@@ -45,7 +45,7 @@ struct Arguments {
     /// Variant of the weights, such as fp16 [default: the plain file, else the only one there]
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
-    /// Textual inversions: a safetensors file, or a folder of such files; can be given several times
+    /// Textual inversions: a .safetensors, .pt or .bin file, or a folder of such files; can be given several times
     #[arg(long, value_name = "PATH")]
     embeddings: Vec<PathBuf>,
     /// Layer that hidden is from, counted from the last as WebUI does

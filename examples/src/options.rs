@@ -12,7 +12,7 @@ use sd_onnx::{
     GenerateError, Guidance, ImageSize, Pipeline, Prompt, RefinerShare, RefinerSwitch, Request,
     Sizes, Stopped,
     schedulers::{
-        Ladder, Row, Sampler, Scheduler, SchedulerConfig, TABLE, WithConventions, from_comfyui,
+        Ladder, Prediction, Row, Sampler, Scheduler, SchedulerConfig, TABLE, WithConventions, from_comfyui,
         from_webui, row_of, same,
     },
     text::{PromptText, Side, Warning},
@@ -25,13 +25,37 @@ use crate::{Failure, shipped_model, tell};
 /// What to load and how to draw.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// Model folder in the diffusers layout [default: the small model that ships with the examples]
-    #[arg(long, value_name = "DIR")]
+    /// Model: a checkpoint file (safetensors, pickle or GGUF), or a folder in the diffusers layout or
+    /// of ONNX graphs [default: the small model that ships with the examples]
+    #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
+    /// Take the UNet from another file or folder [default: the model's own]
+    #[arg(long, value_name = "PATH")]
+    pub unet: Option<PathBuf>,
+    /// Take the autoencoder (VAE) from another file or folder [default: the model's own]
+    #[arg(long, value_name = "PATH")]
+    pub vae: Option<PathBuf>,
+    /// Take the text encoder, of SDXL the first one, from another file or folder [default: the
+    /// model's own]
+    #[arg(long, value_name = "PATH")]
+    pub text_encoder: Option<PathBuf>,
+    /// Take SDXL's second text encoder from another file or folder [default: the model's own]
+    #[arg(long, value_name = "PATH")]
+    pub text_encoder_2: Option<PathBuf>,
+    /// Folder with the files of a tokenizer [default: the model's own, for a file CLIP's]
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+    /// What the UNet predicts, if the model's files do not say it right [default: what they say]
+    #[arg(long, value_name = "TYPE", value_enum)]
+    pub prediction: Option<Predicts>,
+    /// Whether the noise schedule ends in pure noise (zero terminal SNR), as it often does with
+    /// v-prediction [default: what the model's files say]
+    #[arg(long, value_name = "BOOL")]
+    pub zero_terminal_snr: Option<bool>,
     /// Variant of the weights, such as fp16 [default: the plain file, else the only one there]
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
-    /// Textual inversions: a safetensors file, or a folder of such files; can be given several times. A prompt calls one by the file's name, or the token that the file names
+    /// Textual inversions: a .safetensors, .pt or .bin file, or a folder of such files; can be given several times. A prompt calls one by the file's name, or the token that the file names
     #[arg(long, value_name = "PATH")]
     pub embeddings: Vec<PathBuf>,
     /// What to push away from
@@ -105,8 +129,8 @@ pub struct Options {
     /// Aesthetic score that SDXL's refiner moves away from [default: 2.5]
     #[arg(long, value_name = "F", value_parser = finite, allow_negative_numbers = true)]
     pub negative_aesthetic_score: Option<f32>,
-    /// Folder of a model that makes the last steps, such as SDXL's refiner [default: none]
-    #[arg(long, value_name = "DIR")]
+    /// Model that makes the last steps, such as SDXL's refiner: a file or a folder [default: none]
+    #[arg(long, value_name = "PATH")]
     pub refiner: Option<PathBuf>,
     /// Share of the run, 0 to 1, after which the refiner takes over [default: 0.8]
     #[arg(long, value_name = "F", value_parser = share, requires = "refiner")]
@@ -367,13 +391,55 @@ impl Options {
         for path in &self.embeddings {
             builder = builder.embeddings(path);
         }
-        if let Some(folder) = &self.refiner {
-            builder = builder.refiner(folder);
+        if let Some(path) = &self.refiner {
+            builder = builder.refiner(path);
+        }
+        if let Some(path) = &self.unet {
+            builder = builder.unet(path);
+        }
+        if let Some(path) = &self.vae {
+            builder = builder.vae(path);
+        }
+        if let Some(path) = &self.text_encoder {
+            builder = builder.text_encoder(path);
+        }
+        if let Some(path) = &self.text_encoder_2 {
+            builder = builder.text_encoder_2(path);
+        }
+        if let Some(path) = &self.tokenizer {
+            builder = builder.tokenizer(path);
+        }
+        if let Some(prediction) = self.prediction {
+            builder = builder.prediction(prediction.into());
+        }
+        if let Some(rescaled) = self.zero_terminal_snr {
+            builder = builder.zero_terminal_snr(rescaled);
         }
         let model = self.model.clone().unwrap_or_else(shipped_model);
         builder
             .load(model)
             .map_err(|error| Failure::Work(error.to_string()))
+    }
+}
+
+/// What a UNet predicts, by diffusers' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Predicts {
+    /// The noise
+    Epsilon,
+    /// The velocity
+    V,
+    /// The picture without noise
+    Sample,
+}
+
+impl From<Predicts> for Prediction {
+    fn from(predicts: Predicts) -> Self {
+        match predicts {
+            Predicts::Epsilon => Self::Epsilon,
+            Predicts::V => Self::V,
+            Predicts::Sample => Self::Sample,
+        }
     }
 }
 

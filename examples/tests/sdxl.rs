@@ -249,6 +249,6 @@ fn what_cannot_be_used_is_said() {
         models.path(),
         &missing,
         1,
-        "no-refiner: the model folder not found",
+        "no-refiner: the model not found",
     );
 }

@@ -318,7 +318,7 @@ fn failures_end_with_1() {
         folder.path(),
         &["fox", "--model", "nowhere"],
         1,
-        "nowhere: the model folder not found",
+        "nowhere: the model not found",
     );
     TXT2IMG.fail(
         folder.path(),

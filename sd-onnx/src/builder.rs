@@ -13,6 +13,7 @@ use sd_text::{ClipTokenizer, PromptEncoder, TextError, TextualInversion, Tower, 
 
 use crate::{
     Device, Error, TextEncoder,
+    checkpoint::Predicts,
     config::Config,
     defaults,
     engine::Engine,
@@ -168,11 +169,11 @@ impl Builder {
     /// [`ClipTokenizer::add_inversion`](crate::text::ClipTokenizer::add_inversion) where the name
     /// is found in a prompt. Can be called several times. Default: none.
     ///
-    /// A file that is given by itself must be usable. In a folder, every `.safetensors` file is
-    /// tried, at most 20,000 files and folders in all. A file that cannot be used (made for another
-    /// model's width, not a textual inversion, its name taken) and the pickles `.pt` and `.bin` are
-    /// left out, each with a warning of the `tracing` crate that says why. After 16 warnings a last
-    /// one counts the others.
+    /// A file that is given by itself must be usable. In a folder, every `.safetensors`, `.pt` and
+    /// `.bin` file is tried, at most 20,000 files and folders in all. A file that cannot be used
+    /// (made for another model's width, not a textual inversion, its name taken, a pickle that asks
+    /// for anything but tensors) is left out with a warning of the `tracing` crate that says why.
+    /// After 16 warnings a last one counts the others.
     pub fn embeddings(mut self, path: impl Into<PathBuf>) -> Self {
         self.inversions.push(Inversions::At(path.into()));
         self
@@ -320,6 +321,7 @@ impl Builder {
                 path,
                 self.variant.as_deref(),
                 &Elsewhere::default(),
+                None,
                 &["unet"],
             )?;
             check_prediction(&refiner, prediction)?;
@@ -382,7 +384,19 @@ impl Builder {
     }
 
     fn open(&self, path: &Path, components: &[&str]) -> Result<Source, Error> {
-        Source::open(path, self.variant.as_deref(), &self.elsewhere, components)
+        let predicts = self.predicts();
+        Source::open(path, self.variant.as_deref(), &self.elsewhere, predicts, components)
+    }
+
+    /// What the user says that the UNet predicts, for the recognition of a file.
+    fn predicts(&self) -> Option<Predicts> {
+        match self.prediction? {
+            Prediction::V => Some(Predicts::V),
+            Prediction::Epsilon => Some(Predicts::Epsilon),
+            Prediction::Edm { v: false, .. } => Some(Predicts::Edm),
+            Prediction::Edm { v: true, .. } => Some(Predicts::EdmV),
+            _ => None,
+        }
     }
 
     /// The text of a scheduler's configuration with the user's values in it.
@@ -393,11 +407,14 @@ impl Builder {
                 Prediction::Epsilon => "epsilon",
                 Prediction::V => "v_prediction",
                 Prediction::Sample => "sample",
+                Prediction::Edm { v, .. } if file.text("_class_name", "")?.starts_with("EDM") => {
+                    if v { "v_prediction" } else { "epsilon" }
+                }
                 other => {
                     return Err(Error::Config {
                         path: path.to_path_buf(),
                         key: "prediction_type".into(),
-                        expected: "Epsilon, V or Sample, as given to the builder".into(),
+                        expected: "Epsilon, V or Sample from the builder, or Edm for a model of EDM".into(),
                         found: format!("{other:?}"),
                     });
                 }

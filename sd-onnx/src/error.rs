@@ -144,6 +144,9 @@ pub enum Error {
     /// The tokenizer's files cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] sd_text::TokenizerError),
+    /// A pickle cannot be read, or asks for something that is not harmless.
+    #[error(transparent)]
+    Pickle(#[from] sd_text::pickle::PickleError),
     /// A textual inversion cannot be used, at all or with this model.
     #[error(transparent)]
     Inversion(#[from] sd_text::InversionError),

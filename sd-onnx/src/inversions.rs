@@ -89,7 +89,8 @@ pub(crate) fn add(
     Ok(all)
 }
 
-/// The safetensors files in a folder and in the folders within it, sorted.
+/// The files in a folder, and in the folders within it, whose names are those of textual
+/// inversions, sorted.
 fn files(top: &Path, report: &mut Report) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
     let mut folders = vec![top.to_owned()];
@@ -113,13 +114,8 @@ fn files(top: &Path, report: &mut Report) -> Result<Vec<PathBuf>, Error> {
                 };
                 if path.is_dir() {
                     folders.push(path);
-                } else if is("safetensors") {
+                } else if is("safetensors") || is("pt") || is("bin") {
                     files.push(path);
-                } else if is("pt") || is("bin") {
-                    report.left_out(format!(
-                        "{}: a pickle, which can run code when it is read; save it again as safetensors",
-                        printable(path.display())
-                    ));
                 }
             }
             Ok(())

@@ -51,6 +51,7 @@
 //! code reads one is a data race on Unix.
 
 mod builder;
+mod checkpoint;
 mod config;
 mod corrections;
 mod defaults;
@@ -60,6 +61,7 @@ mod error;
 mod graph;
 pub mod handbook;
 mod hash;
+mod inspect;
 mod inversions;
 mod models;
 mod parts;
@@ -72,6 +74,7 @@ mod weights;
 pub use builder::{Builder, builder};
 pub use device::Device;
 pub use error::Error;
+pub use inspect::{Hashes, Inspection, Part, hashes, inspect};
 pub use runtime::RuntimeError;
 pub use sd_core::{
     Call, ClassifierFree, Conditioning, Defaults, Denoiser, Error as GenerateError, Event,

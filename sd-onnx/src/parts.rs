@@ -13,6 +13,7 @@ use sd_text::{Layer, TextModel, TextShape, TextStates};
 use crate::{
     Error,
     engine::Engine,
+    graph::Model,
     models::{
         clip_text::{self, ClipTextConfig, PROJECTION},
         unet::{self, UnetConfig, input},
@@ -38,14 +39,11 @@ impl OnnxTextModel {
         more: ArrayView2<'_, f32>,
         engine: &Engine,
     ) -> Result<Self, Error> {
-        let graph = clip_text::graph(&config, weights, more)?;
+        let graph = text_graph(&config, weights, more)?;
         let mut shape = TextShape::new(config.layers, config.width)
             .max_length(config.max_length)
             .vocab_size(config.vocab_size + more.nrows());
         shape.pooled = config.projection;
-        weights.check_all_used(clip_text::CLASS, |name| {
-            clip_text::is_left_out(&config, name)
-        })?;
         Ok(Self {
             session: engine.session("text encoder", &graph)?,
             shape,
@@ -97,6 +95,19 @@ impl TextModel for OnnxTextModel {
     }
 }
 
+/// Writes the graph of a text encoder and checks that it uses all weights.
+pub(crate) fn text_graph(
+    config: &ClipTextConfig,
+    weights: &Weights,
+    more: ArrayView2<'_, f32>,
+) -> Result<Model, Error> {
+    let graph = clip_text::graph(config, weights, more)?;
+    weights.check_all_used(clip_text::CLASS, |name| {
+        clip_text::is_left_out(config, name)
+    })?;
+    Ok(graph)
+}
+
 /// The UNet.
 pub(crate) struct OnnxDenoiser {
     config: UnetConfig,
@@ -105,8 +116,7 @@ pub(crate) struct OnnxDenoiser {
 
 impl OnnxDenoiser {
     pub fn new(config: UnetConfig, weights: &Weights, engine: &Engine) -> Result<Self, Error> {
-        let graph = unet::graph(&config, weights)?;
-        weights.check_all_used(unet::CLASS, |_| false)?;
+        let graph = unet_graph(&config, weights)?;
         let session = engine.session("UNet", &graph)?;
         Ok(Self { config, session })
     }
@@ -115,6 +125,13 @@ impl OnnxDenoiser {
     pub fn sample_size(&self) -> [usize; 2] {
         self.config.sample_size
     }
+}
+
+/// Writes the graph of a UNet and checks that it uses all weights.
+pub(crate) fn unet_graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Error> {
+    let graph = unet::graph(config, weights)?;
+    weights.check_all_used(unet::CLASS, |_| false)?;
+    Ok(graph)
 }
 
 impl Denoiser for OnnxDenoiser {
@@ -210,13 +227,7 @@ pub(crate) struct OnnxCodec {
 
 impl OnnxCodec {
     pub fn new(config: VaeConfig, weights: Weights, engine: &Engine) -> Result<Self, Error> {
-        let decoder = vae::decoder(&config, &weights)?;
-        // The encoder's session may never be needed; its graph shows here which tensors are its
-        // own. Where one is missing, the first use of the encoder says so.
-        let has_encoder = vae::encoder(&config, &weights).is_ok();
-        weights.check_all_used(config.class(), |name| {
-            vae::is_left_out(&config, name) || (!has_encoder && vae::is_of_encoder(name))
-        })?;
+        let decoder = decoder_graph(&config, &weights)?;
         Ok(Self {
             decoder: engine.session("VAE decoder", &decoder)?,
             config,
@@ -235,6 +246,18 @@ impl OnnxCodec {
         // Two threads may both have made one; the first stays.
         Ok(self.encoder.get_or_init(|| encoder))
     }
+}
+
+/// Writes the graph of a decoder and checks that it and the encoder use all weights.
+pub(crate) fn decoder_graph(config: &VaeConfig, weights: &Weights) -> Result<Model, Error> {
+    let decoder = vae::decoder(config, weights)?;
+    // The encoder's session may never be needed; its graph shows here which tensors are its own.
+    // Where one is missing, the first use of the encoder says so.
+    let has_encoder = vae::encoder(config, weights).is_ok();
+    weights.check_all_used(config.class(), |name| {
+        vae::is_left_out(config, name) || (!has_encoder && vae::is_of_encoder(name))
+    })?;
+    Ok(decoder)
 }
 
 impl LatentCodec for OnnxCodec {

@@ -224,7 +224,7 @@ fn textual_inversions_as_diffusers() {
     let file = format!("{zorgmuster}.safetensors");
     inversion_file(embeddings.path(), &file, "emb_params", zorgmuster);
     fs::write(embeddings.path().join("note.txt"), "not looked at").unwrap();
-    fs::write(embeddings.path().join("old.pt"), "not read").unwrap();
+    fs::write(embeddings.path().join("old.pt"), "not usable").unwrap();
     fs::create_dir(embeddings.path().join("more.safetensors")).unwrap();
     // Weights that stay f16 in the file, and such that need not be cast.
     for dtype in [Dtype::F32, Dtype::F16] {
@@ -429,12 +429,16 @@ fn what_is_unusable_in_a_folder_is_left_out_and_reported() {
         ("4-empty.safetensors", ""),
         ("5-corrupt.safetensors", "not one"),
         ("6-page.safetensors", "<!doctype html>"),
-        ("7-old.pt", "not read"),
-        ("more/8-old.BIN", "not read"),
+        ("more/8-old.BIN", "not a pickle"),
         ("note.txt", "not looked at"),
     ] {
         fs::write(folder.path().join(name), content).unwrap();
     }
+    let legacy = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.I1001\n.(dVlittle_endian\nI01\ns.";
+    let hostile = [&legacy[..], b"cos\nsystem\n(Vtrue\ntR."].concat();
+    fs::write(folder.path().join("7-old.pt"), hostile).unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sd-text/tests/golden/pickles");
+    fs::copy(golden.join("webui.pt"), folder.path().join("zorg.pt")).unwrap();
     let mut expected = vec![
         ("1-sdxl.safetensors", "expected 64, the text model's width"),
         ("2-lora.safetensors", "2 tensors (`lora_a`, `lora_b`)"),
@@ -443,8 +447,8 @@ fn what_is_unusable_in_a_folder_is_left_out_and_reported() {
         ("4-empty.safetensors", "the file is empty"),
         ("5-corrupt.safetensors", "it has 7 bytes"),
         ("6-page.safetensors", "web page"),
-        ("7-old.pt", "a pickle"),
-        ("8-old.BIN", "a pickle"),
+        ("7-old.pt", "it asks for `os.system`"),
+        ("8-old.BIN", "expected at most"),
         ("x.safetensors", "cannot call it \"<deep-down>\""),
     ];
     #[cfg(unix)]
@@ -460,12 +464,13 @@ fn what_is_unusable_in_a_folder_is_left_out_and_reported() {
 
     let (encoder, warnings) = with_folder(folder.path());
     let tokenizer = encoder.tokenizer();
-    assert_eq!(tokenizer.vocab_size(), 49_408 + 2 + 1 + 1);
+    assert_eq!(tokenizer.vocab_size(), 49_408 + 2 + 1 + 1 + 2);
     for (text, id) in [
         ("good", 49_408),
         ("deep", 49_410),
         ("<deep-down>", 49_410),
         ("x", 49_411),
+        ("zorg", 49_412),
     ] {
         assert_eq!(tokenizer.encode(text).ids[1], id, "{text}");
     }

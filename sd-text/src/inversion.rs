@@ -3,22 +3,20 @@
 //! Gal et al. 2022, arXiv 2208.01618. In the text model's embedding such vectors take rows of their own, in the prompt
 //! tokens of their own: [`ClipTokenizer::add_inversion`](crate::ClipTokenizer::add_inversion).
 
-use std::collections::BTreeMap;
+mod stored;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use ndarray::{Array2, ArrayView2};
-use safetensors::{Dtype, tensor::TensorInfo};
-use serde::Deserialize;
+use safetensors::Dtype;
 use sha2::{Digest, Sha256};
 
 use crate::outside::{self, list, printable};
 
-/// Far above what there is, 75 vectors for each of SDXL's two text models: 600 kB.
-const MOST_BYTES: usize = 16 << 20;
-/// The header names one tensor or two, and perhaps who trained them.
-const MOST_HEADER: usize = 1 << 20;
+use stored::{MOST_BYTES, Stored, stored};
+
 const CLIP_L: &str = "clip_l";
 const CLIP_G: &str = "clip_g";
 /// What a tensor is called that says nothing of the inversion's name; the last is WebUI's.
@@ -50,11 +48,17 @@ pub struct TextualInversion {
 }
 
 impl TextualInversion {
-    /// Reads a safetensors file of one tensor, or of the tensors `clip_l` and `clip_g` for the two
-    /// text models of SDXL. The vectors of `clip_l` also fit Stable Diffusion 1.x, which has the
-    /// same text model.
+    /// Reads a file of one tensor, or of the tensors `clip_l` and `clip_g` for the two text models
+    /// of SDXL. The vectors of `clip_l` also fit Stable Diffusion 1.x, which has the same text
+    /// model.
     ///
-    /// A prompt can call the inversion by the name of the file, less `.safetensors`, as in WebUI.
+    /// The file is safetensors or a file of `torch.save` (`.pt`, `.bin`), whatever its name. A file
+    /// of `torch.save` holds the tensors in a dictionary; WebUI has them within that under
+    /// `string_to_param`, where the name of the tensor then begins with `string_to_param.`. Such
+    /// files are programs in Python. Here they are read without running them, and one that asks for
+    /// anything but tensors is refused.
+    ///
+    /// A prompt can call the inversion by the name of the file, less its extension, as in WebUI.
     /// If the single tensor has a name of its own, such as diffusers' `<cat-toy>`, a prompt can
     /// call it by that too, and it is the first of the [`names`](Self::names). `emb_params`,
     /// `clip_l`, `clip_g` and `*` are no names of their own, and neither is a `string_to_param.` in
@@ -159,8 +163,9 @@ impl TextualInversion {
             problem,
         })?;
         let mut tensors = Vec::with_capacity(stored.len());
-        for (tensor, Stored { info, data }) in &stored {
-            tensors.push((tensor.clone(), matrix(path, tensor, info, data)?));
+        for (tensor, stored) in stored {
+            let vectors = matrix(path, &tensor, &stored)?;
+            tensors.push((tensor, vectors));
         }
         let mut names = vec![name.to_owned()];
         if let [(tensor, _)] = &tensors[..] {
@@ -240,7 +245,8 @@ pub enum InversionError {
         /// Why.
         source: io::Error,
     },
-    /// The file is no safetensors file, or not one of a textual inversion.
+    /// The file is neither safetensors nor a harmless file of `torch.save`, or not one of a textual
+    /// inversion.
     #[error("{}: no usable textual inversion: {problem}", printable(.path.display()))]
     File {
         /// The file.
@@ -296,92 +302,11 @@ pub enum InversionError {
     },
 }
 
-/// A tensor in a file.
-struct Stored<'b> {
-    info: TensorInfo,
-    data: &'b [u8],
-}
-
-/// The tensors of a file: one, or `clip_l` before `clip_g`.
-fn stored(bytes: &[u8]) -> Result<Vec<(String, Stored<'_>)>, String> {
-    #[derive(Deserialize)]
-    struct Header {
-        #[serde(rename = "__metadata__", default)]
-        _metadata: Option<serde::de::IgnoredAny>,
-        #[serde(flatten)]
-        tensors: BTreeMap<String, TensorInfo>,
-    }
-
-    if bytes.len() > MOST_BYTES {
-        return Err(format!("it has more than {MOST_BYTES} bytes"));
-    }
-    if let Some(what) = outside::stand_in(bytes) {
-        return Err(what.to_owned());
-    }
-    // `torch.save` makes ZIP files of pickles, and once made bare pickles of a magic number first.
-    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02\x8a\x0a") {
-        let hint =
-            "it is a pickle, which can run code when it is read; save it again as safetensors";
-        return Err(hint.to_owned());
-    }
-    let (length, rest) = bytes
-        .split_first_chunk::<8>()
-        .ok_or_else(|| format!("it has {} bytes, expected at least 8", bytes.len()))?;
-    let length = u64::from_le_bytes(*length);
-    let (header, data) = usize::try_from(length)
-        .ok()
-        .filter(|&length| length <= MOST_HEADER)
-        .and_then(|length| rest.split_at_checked(length))
-        .ok_or_else(|| {
-            format!(
-                "bytes 0 to 7 say that the header has {length} bytes, expected at most {}",
-                rest.len().min(MOST_HEADER)
-            )
-        })?;
-    let Header { mut tensors, .. } = serde_json::from_slice(header).map_err(|error| {
-        format!(
-            "the header, from byte 8 on, is not that of safetensors: {}",
-            printable(error)
-        )
-    })?;
-
-    let names: Vec<&str> = tensors.keys().map(String::as_str).collect();
-    if names.len() != 1 && names != [CLIP_G, CLIP_L] {
-        let shown = match names.len() {
-            0 => String::new(),
-            _ => format!(" ({})", list(names.iter().map(|name| format!("`{name}`")))),
-        };
-        return Err(format!(
-            "it has {} tensors{shown}, expected one, or `{CLIP_L}` and `{CLIP_G}`",
-            names.len(),
-        ));
-    }
-    let first = tensors.remove_entry(CLIP_L);
-    first
-        .into_iter()
-        .chain(tensors)
-        .map(|(name, info)| {
-            let (start, end) = info.data_offsets;
-            let place = data.get(start..end);
-            let problem = || {
-                let (name, length) = (printable(&name), data.len());
-                format!("tensor `{name}` is from byte {start} to {end} of {length}")
-            };
-            let data = place.ok_or_else(problem)?;
-            Ok((name, Stored { info, data }))
-        })
-        .collect()
-}
-
 /// A tensor's values, `[vectors, width]`.
-fn matrix(
-    path: &Path,
-    tensor: &str,
-    info: &TensorInfo,
-    data: &[u8],
-) -> Result<Array2<f32>, InversionError> {
-    let of_shape = || format!("of shape {:?}", info.shape);
-    let (rows, width) = match info.shape[..] {
+fn matrix(path: &Path, tensor: &str, stored: &Stored<'_>) -> Result<Array2<f32>, InversionError> {
+    let Stored { dtype, shape, data } = stored;
+    let of_shape = || format!("of shape {shape:?}");
+    let (rows, width) = match shape[..] {
         [width] => (1, width),
         [rows, width] => (rows, width),
         _ => {
@@ -393,7 +318,7 @@ fn matrix(
             ));
         }
     };
-    let values: Vec<f32> = match info.dtype {
+    let values: Vec<f32> = match dtype {
         Dtype::F64 => words(data)
             .map(|word| f64::from_le_bytes(word) as f32)
             .collect(),
@@ -409,7 +334,7 @@ fn matrix(
             return Err(wrong(path, tensor, found, "F64, F32, F16 or BF16"));
         }
     };
-    if values.len() * info.dtype.bitsize() != data.len() * 8
+    if values.len() * dtype.bitsize() != data.len() * 8
         || rows.checked_mul(width) != Some(values.len())
     {
         let found = format!("{} with {} bytes of data", of_shape(), data.len());

@@ -57,6 +57,8 @@ mod encoder;
 mod inversion;
 #[doc(hidden)]
 pub mod outside;
+#[doc(hidden)]
+pub mod pickle;
 pub mod prompt;
 mod tokenizer;
 

@@ -1,4 +1,4 @@
-//! The prompt language and the loader of textual inversions under input that is changed at random, a second each, or
+//! The prompt language, the loader of textual inversions and the reader of pickles under input that is changed at random, a second each, or
 //!
 //! ```sh
 //! SD_FUZZ_SECONDS=600 SD_FUZZ_SEED=2 cargo test -p sd-text --test fuzz -- --nocapture
@@ -15,13 +15,16 @@ mod common;
 
 use std::env;
 use std::fmt;
+use std::fs;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use safetensors::{Dtype, tensor::TensorView};
-use sd_text::{Cleanup, TextualInversion};
+use sd_text::{Cleanup, TextualInversion, pickle};
 
+use common::pickles::{self as made, dict, legacy, storage, tensor, tensor_of, zip};
 use common::random::{Random, exercise};
 use common::{golden, load, tiny};
 
@@ -239,4 +242,189 @@ fn textual_inversions() {
     };
     fuzz("textual inversions", next, check);
     assert!(read > 0);
+}
+
+/// A file of `torch.save`: the entries of a ZIP file, of which the first is the pickle, or a whole
+/// legacy file without names.
+type Parts = Vec<(String, Vec<u8>)>;
+
+/// The committed files of the usual lengths, and small ones.
+fn pickles() -> Vec<Parts> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pickles");
+    let read = |name: &str| fs::read(folder.join(name)).unwrap();
+    let mut all = Vec::new();
+    for name in [
+        "zip-2.pt",
+        "zip-5.pt",
+        "torch1.pt",
+        "lightning.ckpt",
+        "webui.pt",
+        "first.pt",
+    ] {
+        let mut parts = made::entries(&read(name));
+        parts.sort_by_key(|(name, _)| !name.ends_with("/data.pkl"));
+        all.push(parts);
+    }
+    for name in [
+        "legacy-1.pt",
+        "legacy-4.pt",
+        "lightning-legacy.ckpt",
+        "webui-parameter.pt",
+    ] {
+        all.push(vec![(String::new(), read(name))]);
+    }
+    for name in ["deflated.pt", "behind.pt", "zip64.pt", "big-endian.pt"] {
+        all.push(vec![(String::new(), read(name))]);
+    }
+    let small = dict(&tensor("0", "3 2", "1 3"));
+    let view = storage("HalfStorage", "12").replace("tQ", "(V1\nI2\nI6\nttQ");
+    let old = dict(&tensor_of(&view, "1", "5", "1", ""));
+    all.push(made::entries(&made::file(&small)));
+    all.push(vec![(String::new(), legacy(&old, "0", 12, &[7; 24]))]);
+    all
+}
+
+/// What pickles are made of.
+fn opcode(random: &mut Random) -> Vec<u8> {
+    const WORDS: [&[u8]; 40] = [
+        b"(",
+        b")",
+        b"]",
+        b"}",
+        b"\x8f",
+        b"t",
+        b"l",
+        b"d",
+        b"s",
+        b"u",
+        b"a",
+        b"e",
+        b"\x90",
+        b"0",
+        b"1",
+        b"2",
+        b"R",
+        b"\x81",
+        b"\x92",
+        b"o",
+        b"b",
+        b"Q",
+        b".",
+        b"N",
+        b"\x88",
+        b"\x85",
+        b"\x86",
+        b"\x87",
+        b"\x94",
+        b"\x93",
+        b"K\x02",
+        b"J\xff\xff\xff\x7f",
+        b"J\xff\xff\xff\xff",
+        b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f",
+        b"ccollections\nOrderedDict\n",
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"ctorch\nHalfStorage\n",
+        b"ctorch\nSize\n",
+        b"ctorch.nn.modules.container\nParameterDict\n",
+        b"X\x0b\0\0\0_parameters",
+    ];
+    match random.below(6) {
+        0 => vec![random.below(256) as u8],
+        1 => vec![b'h', random.below(64) as u8],
+        2 => vec![b'q', random.below(64) as u8],
+        _ => WORDS[random.below(WORDS.len())].into(),
+    }
+}
+
+#[test]
+fn pickles_of_torch() {
+    let mut corpus = pickles();
+    let next = |random: &mut Random| {
+        let which = random.below(corpus.len());
+        let mut parts = corpus[which].clone();
+        let other = corpus[random.below(corpus.len())][0].1.clone();
+        // Mostly in the pickle, sometimes in a storage.
+        let part = if random.below(8) == 0 {
+            random.below(parts.len())
+        } else {
+            0
+        };
+        for _ in 0..=random.below(4) {
+            let piece = opcode(random);
+            let length = parts[part].1.len();
+            let mut bytes = std::mem::take(&mut parts[part].1);
+            // Longer ones are not cut here.
+            let at = random.below(length.max(1)).saturating_sub(LONGEST / 2);
+            let rest = bytes.split_off(length.min(at + LONGEST / 2));
+            let mut middle = bytes.split_off(at);
+            change(random, &mut middle, &other, piece);
+            bytes.extend(middle);
+            bytes.extend(rest);
+            parts[part].1 = bytes;
+        }
+        if random.below(8) == 0 {
+            corpus[which] = parts.clone();
+        }
+        // Most changes break a file for good.
+        if random.below(64) == 0 {
+            corpus = pickles();
+        }
+        let [(name, file)] = &parts[..] else {
+            let parts: Vec<_> = parts
+                .iter()
+                .map(|(name, data)| (&**name, &**data))
+                .collect();
+            let mut file = zip(&parts);
+            // And sometimes around them.
+            if random.below(8) == 0 {
+                let piece = vec![random.below(256) as u8; 1 + random.below(4)];
+                let at = file.len() - random.below(file.len().min(200)) - 1;
+                let end = file.len().min(at + piece.len());
+                file.splice(at..end, piece);
+            }
+            return Bytes(file);
+        };
+        assert_eq!(name, "");
+        Bytes(file.clone())
+    };
+    let (mut read, mut tensors, mut slowest) = (0_u64, 0_u64, Duration::ZERO);
+    let check = |Bytes(file): &Bytes| {
+        let begun = Instant::now();
+        match pickle::from_bytes("a b", file.clone()) {
+            Ok(pickle) => {
+                read += 1;
+                for (_, tensor) in pickle.tensors().chain(pickle.beside()) {
+                    let bytes = pickle.bytes(tensor);
+                    // Compressed numbers may turn out to be damaged.
+                    let length = bytes.map_or(tensor.length(), |bytes| bytes.len() as u64);
+                    assert_eq!(length, tensor.length());
+                    let count: usize = tensor.shape.iter().product();
+                    assert_eq!(length, (count * tensor.dtype.bitsize() / 8) as u64);
+                    tensors += 1;
+                }
+            }
+            Err(error) => {
+                let said = error.to_string();
+                assert!(said.starts_with("a b: ") && said.len() < 4000, "{said}");
+            }
+        }
+        if let Ok(inversion) = TextualInversion::from_bytes("a b", file) {
+            assert!(inversion.count() > 0);
+        }
+        slowest = slowest.max(begun.elapsed());
+        assert!(slowest.as_secs() < 2, "{slowest:?}");
+    };
+    fuzz("pickles", next, check);
+    println!(
+        "{read} read, {tensors} tensors, {slowest:.2?} at most, {}",
+        most_memory()
+    );
+    assert!(read > 0 && tensors > 0);
+}
+
+/// The most memory that the process had, where the system says so.
+fn most_memory() -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM"));
+    line.unwrap_or("no word of the memory").replace('\t', " ")
 }

@@ -15,11 +15,69 @@
 //!
 //! The [chapter on families](super::families) says which models these are.
 //!
-//! Weights are f32, f16 or bf16, and are computed with in f32 on the CPU. Where a component has
-//! several variants, [`Builder::variant`](crate::Builder::variant) says which. A snapshot in the
-//! Hugging Face cache, which is made of links, works as it is. Pickles (`.bin`, `.ckpt`) can run
-//! code when they are read, and are refused. Single-file checkpoints are not read yet.
+//! Where a component has several variants, [`Builder::variant`](crate::Builder::variant) chooses
+//! one. A snapshot in the Hugging Face cache, which is made of links, works as it is.
 //!
+//! # Checkpoint files
+//! [`Builder::load`](crate::Builder::load) also takes one file: a `.safetensors` checkpoint as most
+//! models are shared, an older `.ckpt`, or a `.gguf`. The content decides, not the name. No copy is
+//! converted or written: ONNX Runtime reads the weights where they lie.
+//!
+//! ```no_run
+//! # use sd_onnx::Request;
+//! let pipeline = sd_onnx::builder()
+//!     .vae("sdxl_vae.safetensors") // in place of the checkpoint's own
+//!     .load("sdxl-checkpoint.safetensors")?;
+//! pipeline.generate(&Request::new("a fox"))?.pictures[0].save_png("fox.png")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The shapes of the networks are read from the tensors. The family is recognised by them too:
+//! Stable Diffusion 1.x, 2.x, SDXL, its refiner, and their inpainting, instruct-pix2pix and
+//! distilled relatives. The family supplies what no tensor says: the number of attention heads, the
+//! scaling factor of the autoencoder, the noise schedule, and the tokenizer, which is CLIP's and
+//! comes with this crate.
+//!
+//! **What the UNet predicts** is not in the weights either. The first of these that says something
+//! decides, and a later one that disagrees is a warning:
+//!
+//! 1. [`Builder::prediction`](crate::Builder::prediction);
+//! 2. marker tensors: `edm_mean` and `edm_std` (Playground 2.5), `edm_vpred.sigma_max` and
+//!    `.sigma_min` (CosXL), `v_pred`, and `ztsnr` for a zero terminal SNR;
+//! 3. a `.yaml` file of the same name beside the checkpoint;
+//! 4. the header of a safetensors file: `modelspec.prediction_type`, `modelspec.predict_key`,
+//!    `ss_v_parameterization`, `ss_zero_terminal_snr`;
+//! 5. for Stable Diffusion 2, the spread of one bias of the UNet, by which ComfyUI tells the two
+//!    kinds of these models apart;
+//! 6. otherwise the noise (`epsilon`).
+//!
+//! [`inspect`](crate::inspect) shows what is recognised and why, in less than a second.
+//!
+//! **Parts from elsewhere.** [`Builder::unet`](crate::Builder::unet),
+//! [`vae`](crate::Builder::vae), [`text_encoder`](crate::Builder::text_encoder) and
+//! [`text_encoder_2`](crate::Builder::text_encoder_2) take a network from another file or folder.
+//! If a checkpoint lacks a network, as a file with a UNet alone does, the error names the method
+//! and the kind of file that fits.
+//!
+//! **What is left out.** Averaged copies of the weights (`model_ema.*`) and the state of a training
+//! are not used, with one warning for all of them. A tensor that stands among a network's own and
+//! has no place in it is an error.
+//!
+//! # Types of weights
+//! | type | how it is read |
+//! |---|---|
+//! | f32, f16, bf16, f64 | in place |
+//! | fp8 (`e4m3fn`, `e5m2`), also with the scales that ComfyUI writes | in place; value × scale in f32 |
+//! | GGUF: F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K | decoded to f32 when the model is loaded |
+//!
+//! One file may mix types. Other types are an error that names them. On the CPU every type is
+//! computed with in f32, so a smaller file does not need less memory once it is loaded.
+//!
+//! **Pickles** (`.ckpt`, `.pt`, `.bin`) are programs, and reading one with Python runs what is in
+//! it. Here a reader of this project builds tensors and plain values and calls nothing. A file that
+//! asks for any other function is refused, with the name of the function and its place.
+//!
+//! # Checks and corrections
 //! **What is checked.** The class that a `config.json` names must be one that this library computes
 //! (`_class_name` of the UNet and the VAE, `architectures` and `model_type` of the text encoder),
 //! and every tensor of a file must have its place in that network: a left-over tensor means that
@@ -44,6 +102,7 @@
 //! and LCM correct nothing. [`SchedulerConfig::from_json`](crate::SchedulerConfig::from_json) never
 //! does.
 //!
+//! # While a model is loaded
 //! **Leave a model's files as they are while it is loaded.** ONNX Runtime maps weight files into
 //! memory and reads f32 weights out of them during every call. If another program shortens such a
 //! file, the operating system ends this process (`SIGBUS` on Linux); if it overwrites the file, the

@@ -47,7 +47,7 @@
 //! | an operator or a layer that no network has yet | `sd-onnx/src/graph/mod.rs` for operators, `graph/layers.rs` for layers |
 //! | a new input of the denoiser | `Inputs` declares it and `Call` carries it, in `sd-core/src/backend.rs`; `sd-onnx/src/parts.rs` hands it to the session |
 //! | where the value of that input comes from | `sd-core/src/request.rs` asks for it, `plan.rs` checks it, `run.rs` and `guided.rs` pass it on |
-//! | a class of diffusers' pipelines: its text encoders, what it corrects | `sd-onnx/src/folder.rs`, `sd-onnx/src/corrections.rs` |
+//! | a class of diffusers' pipelines: its text encoders, what it corrects | `sd-onnx/src/source/folder.rs`, `sd-onnx/src/corrections.rs` |
 //! | another autoencoder | a new file in `sd-onnx/src/models/vae`, and a variant of `Network` in `vae/mod.rs` |
 //! | another kind of denoiser, such as a transformer | a new file in `sd-onnx/src/models`, beside `unet.rs` |
 //!
@@ -68,17 +68,19 @@
 //!
 //! | change | file |
 //! |---|---|
-//! | other names for the same tensors, as in a single-file checkpoint | a table in `sd-onnx/src/weights/names.rs` |
-//! | another container than safetensors | a new file in `sd-onnx/src/weights`, beside `safetensors.rs` |
-//! | a type of values that ONNX Runtime does not compute with | `sd-onnx/src/weights/mod.rs`: widen the values, and put them back from memory |
-//! | another layout of folders | `sd-onnx/src/folder.rs` |
+//! | older names of diffusers and transformers for the same tensors | a table in `sd-onnx/src/weights/names.rs` |
+//! | names of another program, as in a checkpoint file | tables in `sd-onnx/src/checkpoint`, one file for each kind of network |
+//! | another way in which a checkpoint says what it predicts | `sd-onnx/src/checkpoint/prediction.rs` |
+//! | another container than safetensors | a new file in `sd-onnx/src/weights`, and a line in `weights/file.rs`, which recognises it |
+//! | a type of numbers | `sd-onnx/src/weights/types.rs`, and `decode.rs` if ONNX Runtime does not cast it |
+//! | another layout of folders | `sd-onnx/src/source/folder.rs` |
 //! | weights that come from two components, as with a ControlNet | `Graph::over` in `sd-onnx/src/graph/mod.rs` |
 //!
 //! # A text encoder
 //! | change | file |
 //! |---|---|
 //! | the network | a new file in `sd-onnx/src/models`, beside `clip_text.rs`, and its `TextModel` in `sd-onnx/src/parts.rs` |
-//! | which folder it is in, and which of its layers is read | `TowerFolder` in `sd-onnx/src/folder.rs` |
+//! | which folder it is in, and which of its layers is read | `TowerParts` in `sd-onnx/src/source/mod.rs` |
 //! | reading its `config.json` when a model is loaded | `TextFiles` in `sd-onnx/src/builder.rs` |
 //! | how the towers of one model are joined | `sd-text/src/encoder.rs` |
 //! | another tokenizer | `sd-text/src/tokenizer.rs` and the folder of that name |

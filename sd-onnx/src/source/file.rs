@@ -16,7 +16,7 @@ use crate::{
     checkpoint::{self, Checkpoint, Component, Family, Predicts},
     config::Config,
     models::{clip_text, unet},
-    weights::{Stored, WeightFile, Weights},
+    weights::{Format, Stored, WeightFile, Weights},
 };
 
 /// The longest `.yaml` file that is read, in bytes. Published ones have 2,000.
@@ -40,8 +40,8 @@ impl ModelFile {
         if checkpoint.family.is_some() {
             tracing::info!(
                 model = checkpoint.title(),
-                "{}, {}",
-                checkpoint.predicts,
+                "the UNet predicts {}, {}",
+                checkpoint.predicts.name(),
                 checkpoint.predicts_because
             );
         }
@@ -55,6 +55,30 @@ impl ModelFile {
     /// What the model is called: the file's name without its extension.
     pub fn name(&self) -> String {
         stem(&self.file.path)
+    }
+
+    pub fn format(&self) -> Format {
+        self.file.format
+    }
+
+    /// What the model is, in words.
+    pub fn title(&self) -> String {
+        self.checkpoint.title()
+    }
+
+    /// Why the prediction is believed to be what it is.
+    pub fn because(&self) -> &str {
+        &self.checkpoint.predicts_because
+    }
+
+    /// What the file says about itself.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.file.metadata
+    }
+
+    /// What the user should know about the file.
+    pub fn warnings(&self) -> &[String] {
+        &self.checkpoint.warnings
     }
 
     /// The pipeline class in diffusers.

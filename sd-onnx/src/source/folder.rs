@@ -173,25 +173,40 @@ impl ModelFolder {
         repository.unwrap_or_else(|| name.into_owned())
     }
 
-    /// The safetensors file of a component, or the index of its shards: the variant asked for where the component has
-    /// it, else the plain one, else the only one there.
+    /// The weight file of a component, or the index of its shards: the variant asked for where the
+    /// component has it, else the plain one, else the only one there. A pickle is taken where there
+    /// is no safetensors file for it.
     fn weight_file(&self, component: &str) -> Result<PathBuf, Error> {
         let folder = self.component(component)?;
-        let mut files = candidates(&folder, stem(component))?;
-        let wanted = self
-            .variant
-            .as_ref()
-            .and_then(|variant| files.iter().position(|(v, _)| v == variant));
-        let plain = files.iter().position(|(variant, _)| variant.is_empty());
-        if let Some(found) = wanted.or(plain) {
+        let [mut files, mut pickles] = candidates(&folder, component)?;
+        let wanted = |files: &[(String, PathBuf)]| {
+            let variant = self.variant.as_ref()?;
+            files.iter().position(|(found, _)| found == variant)
+        };
+        let plain =
+            |files: &[(String, PathBuf)]| files.iter().position(|(found, _)| found.is_empty());
+        let (of_files, of_pickles) = (wanted(&files), wanted(&pickles));
+        if of_files.is_none()
+            && let Some(found) = of_pickles
+        {
+            return Ok(pickles.swap_remove(found).1);
+        }
+        if files.is_empty() {
+            files = pickles;
+        }
+        if let Some(found) = of_files.or(plain(&files)) {
             return Ok(files.swap_remove(found).1);
         }
         match files.len() {
             1 => Ok(files.swap_remove(0).1),
-            0 => Err(no_safetensors(folder, stem(component))),
+            0 => Err(Error::Missing {
+                path: folder,
+                what: plain_file(component).to_owned(),
+                hint: "the folder has no weights".into(),
+            }),
             _ => Err(Error::Variants {
                 path: folder,
-                plain: format!("{}.safetensors", stem(component)),
+                plain: plain_file(component).to_owned(),
                 found: files.into_iter().map(|(variant, _)| variant).collect(),
             }),
         }
@@ -208,8 +223,8 @@ impl ModelFolder {
             let Ok(folder) = self.component(component) else {
                 continue;
             };
-            let files = candidates(&folder, stem(component))?;
-            found.extend(files.into_iter().map(|(variant, _)| variant));
+            let files = candidates(&folder, component)?.into_iter().flatten();
+            found.extend(files.map(|(variant, _)| variant));
         }
         found.retain(|v| !v.is_empty());
         if found.contains(variant) {
@@ -258,75 +273,69 @@ impl Index {
     }
 }
 
-/// What transformers and diffusers call their weight files.
-fn stem(component: &str) -> &'static str {
+/// What transformers and diffusers call their safetensors files and their pickles, without the
+/// extension.
+fn stems(component: &str) -> [&'static str; 2] {
     if component.starts_with("text_encoder") {
-        "model"
+        ["model", "pytorch_model"]
     } else {
-        "diffusion_pytorch_model"
+        ["diffusion_pytorch_model"; 2]
     }
 }
 
-/// The safetensors files and shard indices of a component, each with its variant (empty for the plain one), whole
-/// files before indices.
-fn candidates(folder: &Path, stem: &str) -> Result<Vec<(String, PathBuf)>, Error> {
-    let mut files = Vec::new();
+/// The name of a component's safetensors file without a variant.
+fn plain_file(component: &str) -> &'static str {
+    match stems(component)[0] {
+        "model" => "model.safetensors",
+        _ => "diffusion_pytorch_model.safetensors",
+    }
+}
+
+/// The extensions of weight files: safetensors and pickles.
+const EXTENSIONS: [&str; 2] = [".safetensors", ".bin"];
+
+/// The safetensors files and the pickles of a component, both with shard indices. Each has its
+/// variant (empty for the plain one). Whole files stand before indices.
+fn candidates(folder: &Path, component: &str) -> Result<[Vec<(String, PathBuf)>; 2], Error> {
+    let mut all = [Vec::new(), Vec::new()];
+    let stems = stems(component);
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
         let name = entry.map_err(Error::io(folder))?.file_name();
-        if let Some(variant) = name.to_str().and_then(|name| variant_of(name, stem)) {
-            files.push((variant.to_owned(), folder.join(&name)));
+        let Some(text) = name.to_str() else {
+            continue;
+        };
+        for ((files, stem), extension) in all.iter_mut().zip(stems).zip(EXTENSIONS) {
+            if let Some(variant) = variant_of(text, stem, extension) {
+                files.push((variant.to_owned(), folder.join(&name)));
+            }
         }
     }
-    files.sort_by_key(|(variant, path)| {
-        (
-            path.extension().is_some_and(|e| e == "json"),
-            variant.clone(),
-        )
-    });
-    files.dedup_by(|(later, _), (earlier, _)| later == earlier);
-    Ok(files)
+    for files in &mut all {
+        files.sort_by_key(|(variant, path)| {
+            let is_index = path.extension().is_some_and(|e| e == "json");
+            (is_index, variant.clone())
+        });
+        files.dedup_by(|(later, _), (earlier, _)| later == earlier);
+    }
+    Ok(all)
 }
 
-/// The variant of a weight file or an index, empty for the plain one; none for a shard or another file.
-fn variant_of<'a>(name: &'a str, stem: &str) -> Option<&'a str> {
+/// The variant of a weight file or an index, empty for the plain one. None for a shard or another
+/// file.
+fn variant_of<'a>(name: &'a str, stem: &str, extension: &str) -> Option<&'a str> {
     let rest = name.strip_prefix(stem)?;
     let variant = if let Some(rest) = rest.strip_suffix(".json") {
         // `.safetensors.index`, with the variant after it or, for a while, before `index`.
-        let rest = rest.strip_prefix(".safetensors")?;
+        let rest = rest.strip_prefix(extension)?;
         rest.strip_prefix(".index")
             .or_else(|| rest.strip_suffix(".index"))?
     } else {
-        rest.strip_suffix(".safetensors")?
+        rest.strip_suffix(extension)?
     };
     match variant.strip_prefix('.') {
         Some(variant) if !variant.is_empty() && !variant.contains("-of-") => Some(variant),
         None if variant.is_empty() => Some(""),
         _ => None,
-    }
-}
-
-/// There is no safetensors file: says what to do with what is there instead.
-fn no_safetensors(folder: PathBuf, stem: &str) -> Error {
-    let pickled = fs::read_dir(&folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .find_map(|entry| {
-            let name = entry.file_name().to_str()?.to_owned();
-            (name.ends_with(".bin") || name.ends_with(".ckpt")).then_some(name)
-        });
-    let hint = match pickled {
-        Some(name) => format!(
-            "there is only `{}`, a pickle, which can run code when it is read; save the model again as safetensors: \
-             in Python, `StableDiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`",
-            printable(name)
-        ),
-        None => "the folder has no weights".into(),
-    };
-    Error::Missing {
-        path: folder,
-        what: format!("{stem}.safetensors"),
-        hint,
     }
 }
 
@@ -371,7 +380,16 @@ mod tests {
             ("pytorch_model.safetensors", None),
             ("model.json", None),
         ] {
-            assert_eq!(variant_of(name, "model"), variant, "{name}");
+            assert_eq!(variant_of(name, "model", ".safetensors"), variant, "{name}");
+        }
+        for (name, variant) in [
+            ("pytorch_model.bin", Some("")),
+            ("pytorch_model.fp16.bin", Some("fp16")),
+            ("pytorch_model.bin.index.json", Some("")),
+            ("pytorch_model-00001-of-00002.bin", None),
+            ("model.bin", None),
+        ] {
+            assert_eq!(variant_of(name, "pytorch_model", ".bin"), variant, "{name}");
         }
     }
 }

@@ -6,15 +6,19 @@
 mod file;
 mod folder;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use sd_core::SizeIds;
+use sd_core::{Inputs, SizeIds};
 use sd_text::{ClipTokenizer, Layer};
-use serde_json::{Value, json};
 
+pub(crate) use self::file::recognise;
 use self::{file::ModelFile, folder::ModelFolder};
 use crate::{
     Error,
+    checkpoint::Predicts,
     config::{Config, read_text},
     corrections::Corrections,
     weights::Weights,
@@ -89,11 +93,13 @@ fn towers_of([first, second]: [bool; 2]) -> &'static [TowerParts] {
 }
 
 impl Source {
-    /// Opens a model that must have these components, of its own or from elsewhere.
+    /// Opens a model that must have these components, of its own or from elsewhere. `predicts` is
+    /// what the user says that the UNet predicts.
     pub fn open(
         path: &Path,
         variant: Option<&str>,
         elsewhere: &Elsewhere,
+        predicts: Option<Predicts>,
         components: &[&str],
     ) -> Result<Self, Error> {
         let parts = [
@@ -104,10 +110,10 @@ impl Source {
         ];
         let given = |(name, path): (&'static str, &Option<PathBuf>)| {
             let path = path.as_ref()?;
-            Some(Base::part(path, variant, name).map(|base| (name, base)))
+            Some(Base::part(path, variant, predicts, name).map(|base| (name, base)))
         };
         let source = Self {
-            base: Base::open(path, variant)?,
+            base: Base::open(path, variant, predicts)?,
             elsewhere: parts
                 .into_iter()
                 .filter_map(given)
@@ -128,7 +134,7 @@ impl Source {
         elsewhere: &Elsewhere,
     ) -> Result<Self, Error> {
         if path.join("text_encoder").is_dir() || !path.join("config.json").is_file() {
-            return Self::open(path, variant, elsewhere, &["text_encoder"]);
+            return Self::open(path, variant, elsewhere, None, &["text_encoder"]);
         }
         Ok(Self {
             base: Base::Folder(ModelFolder::flat(path, variant)?),
@@ -220,6 +226,57 @@ impl Source {
         }
     }
 
+    /// How it is stored.
+    pub fn format(&self) -> String {
+        match &self.base {
+            Base::Folder(_) => "diffusers folder".to_owned(),
+            Base::File(file) => file.format().to_string(),
+        }
+    }
+
+    /// What the model is, in words. `inputs` are its UNet's.
+    pub fn title(&self, inputs: Option<&Inputs>) -> String {
+        match (self.model(), inputs) {
+            (Base::File(file), _) => file.title(),
+            (_, None) => "parts of a model".to_owned(),
+            (_, Some(inputs)) if inputs.sizes == Some(SizeIds::Score) => "SDXL refiner".to_owned(),
+            (_, Some(inputs)) if inputs.pooled.is_some() => "SDXL".to_owned(),
+            (_, Some(inputs)) if inputs.context <= 768 => "Stable Diffusion 1.x".to_owned(),
+            _ => "Stable Diffusion 2.x".to_owned(),
+        }
+    }
+
+    /// Why the prediction is believed to be what [`scheduler`](Self::scheduler) says.
+    pub fn because(&self) -> String {
+        match self.model() {
+            Base::Folder(_) => "because scheduler_config.json says so".to_owned(),
+            Base::File(file) => file.because().to_owned(),
+        }
+    }
+
+    /// What the file says about itself; empty for a folder.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        match &self.base {
+            Base::Folder(_) => BTreeMap::new(),
+            Base::File(file) => file.metadata().clone(),
+        }
+    }
+
+    /// The components that the model needs and has neither of its own nor from elsewhere.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let towers = self.towers().iter().map(|tower| tower.encoder);
+        let needed = ["unet", "vae"].into_iter().chain(towers);
+        needed.filter(|component| !self.has(component)).collect()
+    }
+
+    /// What the user should know about the file.
+    pub fn warnings(&self) -> &[String] {
+        match &self.base {
+            Base::Folder(_) => &[],
+            Base::File(file) => file.warnings(),
+        }
+    }
+
     /// Whether a component is there.
     pub fn has(&self, component: &str) -> bool {
         self.of(component).has(component)
@@ -266,8 +323,17 @@ impl Source {
     pub fn tokenizer(&self, tower: TowerParts) -> Result<ClipTokenizer, Error> {
         if let Some(folder) = &self.tokenizer {
             let of_model = folder.join(tower.tokenizer);
-            let folder = if of_model.is_dir() { &of_model } else { folder };
-            return Ok(ClipTokenizer::load(folder)?);
+            if of_model.is_dir() {
+                return Ok(ClipTokenizer::load(of_model)?);
+            }
+            let tokenizer = ClipTokenizer::load(folder)?;
+            // One folder for several text encoders, which differ in what they fill texts up with.
+            let pad = match self.model() {
+                Base::File(file) => file.pad(tower),
+                Base::Folder(_) => None,
+            };
+            let padded = pad.and_then(|pad| tokenizer.clone().padded_with(pad));
+            return Ok(padded.unwrap_or(tokenizer));
         }
         match self.model() {
             Base::Folder(folder) => Ok(ClipTokenizer::load(folder.component(tower.tokenizer)?)?),
@@ -277,12 +343,16 @@ impl Source {
 }
 
 impl Base {
-    fn open(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
+    fn open(
+        path: &Path,
+        variant: Option<&str>,
+        predicts: Option<Predicts>,
+    ) -> Result<Self, Error> {
         if path.is_dir() {
             return ModelFolder::open(path, variant).map(Self::Folder);
         }
         if path.exists() {
-            return ModelFile::open(path).map(|file| Self::File(Box::new(file)));
+            return ModelFile::open(path, predicts).map(|file| Self::File(Box::new(file)));
         }
         Err(Error::Missing {
             path: path.to_path_buf(),
@@ -294,10 +364,15 @@ impl Base {
     }
 
     /// Opens what a component is taken from: a folder of it alone, or as a model.
-    fn part(path: &Path, variant: Option<&str>, component: &str) -> Result<Self, Error> {
+    fn part(
+        path: &Path,
+        variant: Option<&str>,
+        predicts: Option<Predicts>,
+        component: &str,
+    ) -> Result<Self, Error> {
         let base = match path.join("config.json").is_file() {
             true => Self::Folder(ModelFolder::flat(path, variant)?),
-            false => Self::open(path, variant)?,
+            false => Self::open(path, variant, predicts)?,
         };
         base.require(component)?;
         Ok(base)

@@ -1,6 +1,7 @@
 //! Tokenizer folders for tests.
 #![allow(dead_code, reason = "every test file uses a part")]
 
+pub mod pickles;
 pub mod random;
 
 use std::fs;

@@ -1,0 +1,143 @@
+//! What a model file or folder is, without loading it.
+//!
+//! ```sh
+//! cargo run --release --example inspect -- examples/models/emoji
+//! ```
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use sd_examples::{Failure, print, print_json};
+use sd_onnx::{Hashes, Inspection, Part};
+use sd_text::outside::printable;
+use serde::Serialize;
+
+/// Shows what a model file or folder is, without loading its weights.
+///
+/// It reads checkpoints, UNets, VAEs, text encoders, LoRA, textual inversions, ControlNets and
+/// upscalers as safetensors, pickle or GGUF files, and model folders of diffusers or of ONNX
+/// graphs. The memory that is shown is that of the weights in f32, as they are computed with;
+/// working memory comes on top.
+#[derive(Parser)]
+#[command(name = "inspect", version, verbatim_doc_comment)]
+struct Arguments {
+    /// File or folder
+    path: PathBuf,
+    /// Add the hashes that WebUI and model sites show, for which the whole file is read
+    #[arg(long)]
+    hash: bool,
+    /// Print JSON: the fields of `sd_onnx::Inspection`, with --hash also `hashes`
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Found<'a> {
+    #[serde(flatten)]
+    inspection: &'a Inspection,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hashes: Option<&'a Hashes>,
+}
+
+fn main() -> ExitCode {
+    sd_examples::main(run)
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let failed = |error: sd_onnx::Error| Failure::Work(error.to_string());
+    let inspection = sd_onnx::inspect(&arguments.path).map_err(failed)?;
+    let hashes = arguments.hash.then(|| sd_onnx::hashes(&arguments.path));
+    let hashes = hashes.transpose().map_err(failed)?;
+    if arguments.json {
+        return print_json(&Found {
+            inspection: &inspection,
+            hashes: hashes.as_ref(),
+        });
+    }
+    print(format_args!("{}", text(&inspection, hashes.as_ref())))
+}
+
+/// The most metadata values that are shown.
+const MOST_METADATA: usize = 40;
+/// The longest metadata value that is shown whole, in characters.
+const LONGEST: usize = 100;
+
+fn text(found: &Inspection, hashes: Option<&Hashes>) -> String {
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(out, "{name:<12} {}", printable(value));
+    };
+    let name = found.path.file_name().map(Path::new).unwrap_or(&found.path);
+    line(&printable(name.display()), "");
+    line("what", &found.what);
+    line("format", &found.format);
+    if let (Some(prediction), Some(because)) = (&found.prediction, &found.prediction_because) {
+        line("predicts", &format!("{prediction}, {because}"));
+    }
+    if let Some(class) = &found.class {
+        line("class", class);
+    }
+    for part in &found.parts {
+        line(&part.name, &sizes(part));
+    }
+    if let Some(memory) = found.memory {
+        line("memory", &format!("{} of weights once loaded", gigabytes(memory)));
+    }
+    for missing in &found.missing {
+        line("missing", missing);
+    }
+    for problem in &found.problems {
+        line("problem", problem);
+    }
+    for warning in &found.warnings {
+        line("warning", warning);
+    }
+    if let Some(hashes) = hashes {
+        line("sha256", &hashes.sha256);
+        line("hash", &format!("{} (of 2022: {})", hashes.short, hashes.old));
+        if let Some(data) = &hashes.data {
+            line("data sha256", data);
+        }
+    }
+    for (key, value) in found.metadata.iter().take(MOST_METADATA) {
+        let value = match value.char_indices().nth(LONGEST) {
+            Some((end, _)) => format!("{}… ({} characters)", &value[..end], value.chars().count()),
+            None => value.clone(),
+        };
+        line("metadata", &format!("{key}: {value}"));
+    }
+    if found.metadata.len() > MOST_METADATA {
+        line("metadata", &format!("and {} more", found.metadata.len() - MOST_METADATA));
+    }
+    out.trim_end().to_owned()
+}
+
+fn sizes(part: &Part) -> String {
+    let types = part.types.iter();
+    let types = types.map(|(name, count)| match part.types.len() {
+        1 => name.clone(),
+        _ => format!("{name} × {count}"),
+    });
+    format!(
+        "{} tensors, {} parameters, {} of {}",
+        part.tensors,
+        part.parameters,
+        gigabytes(part.bytes),
+        types.collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// Bytes in a unit that leaves one to four digits.
+fn gigabytes(bytes: u64) -> String {
+    match bytes as f64 {
+        bytes if bytes >= 1e9 => format!("{:.2} GB", bytes / 1e9),
+        bytes if bytes >= 1e6 => format!("{:.1} MB", bytes / 1e6),
+        bytes => format!("{:.1} kB", bytes / 1e3),
+    }
+}

@@ -1,0 +1,232 @@
+//! The numbers of stored tensors as f32.
+//!
+//! GGUF's blocks are decoded as `ggml-quants.c` of llama.cpp and PyPI's `gguf` do it, with the same
+//! products and sums in the same order, so that the values are equal bit for bit.
+
+use half::{bf16, f16};
+
+use super::types::Type;
+
+/// The values of `bytes`, which are whole blocks of the type, into `out`, which has as many numbers
+/// as the blocks. Whole numbers become the nearest f32.
+///
+/// # Errors
+/// The type itself, where nothing here decodes it.
+pub(super) fn decode(dtype: Type, bytes: &[u8], out: &mut [f32]) -> Result<(), Type> {
+    match dtype {
+        Type::F64 => each(bytes, out, |b| f64::from_le_bytes(b) as f32),
+        Type::F32 => each(bytes, out, f32::from_le_bytes),
+        Type::F16 => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+        Type::BF16 => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+        Type::F8_E4M3 => each(bytes, out, |[b]| f8_e4m3(b)),
+        Type::F8_E5M2 => each(bytes, out, |[b]| f8_e5m2(b)),
+        Type::I64 => each(bytes, out, |b| i64::from_le_bytes(b) as f32),
+        Type::I32 => each(bytes, out, |b| i32::from_le_bytes(b) as f32),
+        Type::I16 => each(bytes, out, |b| i16::from_le_bytes(b).into()),
+        Type::I8 => each(bytes, out, |b| i8::from_le_bytes(b).into()),
+        Type::U64 => each(bytes, out, |b| u64::from_le_bytes(b) as f32),
+        Type::U32 => each(bytes, out, |b| u32::from_le_bytes(b) as f32),
+        Type::U16 => each(bytes, out, |b| u16::from_le_bytes(b).into()),
+        Type::U8 | Type::BOOL => each(bytes, out, |[b]| b.into()),
+        Type::Q4_0 => blocks(bytes, out, q4_0),
+        Type::Q4_1 => blocks(bytes, out, q4_1),
+        Type::Q5_0 => blocks(bytes, out, q5_0),
+        Type::Q5_1 => blocks(bytes, out, q5_1),
+        Type::Q8_0 => blocks(bytes, out, q8_0),
+        Type::Q2_K => blocks(bytes, out, q2_k),
+        Type::Q3_K => blocks(bytes, out, q3_k),
+        Type::Q4_K => blocks(bytes, out, q4_k),
+        Type::Q5_K => blocks(bytes, out, q5_k),
+        Type::Q6_K => blocks(bytes, out, q6_k),
+        other => return Err(other),
+    }
+    Ok(())
+}
+
+fn each<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+    let (numbers, _) = bytes.as_chunks::<N>();
+    for (out, &number) in out.iter_mut().zip(numbers) {
+        *out = value(number);
+    }
+}
+
+fn blocks<const BYTES: usize, const NUMBERS: usize>(
+    bytes: &[u8],
+    out: &mut [f32],
+    block: impl Fn(&[u8; BYTES], &mut [f32; NUMBERS]),
+) {
+    let (bytes, _) = bytes.as_chunks::<BYTES>();
+    let (out, _) = out.as_chunks_mut::<NUMBERS>();
+    for (bytes, out) in bytes.iter().zip(out) {
+        block(bytes, out);
+    }
+}
+
+/// The value of torch's `float8_e4m3fn`, "Fn" for finite: 4 bits of exponent, 3 of mantissa, and
+/// only the codes whose bits are all set are no numbers.
+fn f8_e4m3(code: u8) -> f32 {
+    let sign = u32::from(code & 0x80) << 24;
+    let (exponent, mantissa) = (u32::from(code >> 3 & 15), u32::from(code & 7));
+    let bits = match (exponent, mantissa) {
+        (15, 7) => 0x7ff0_0000,
+        // Steps of 2⁻⁹.
+        (0, _) => (mantissa as f32 / 512.0).to_bits(),
+        // The exponent's bias is 7, that of f32 is 127.
+        _ => (exponent + 120) << 23 | mantissa << 20,
+    };
+    f32::from_bits(sign | bits)
+}
+
+/// The value of torch's `float8_e5m2`.
+fn f8_e5m2(code: u8) -> f32 {
+    f16::from_bits(u16::from(code) << 8).to_f32()
+}
+
+/// The f16 at a byte of a block.
+fn half_at(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+/// The 16 low halves of the bytes, then the 16 high ones.
+fn nibbles(bytes: &[u8], index: usize) -> u8 {
+    match index {
+        0..16 => bytes[index] & 15,
+        _ => bytes[index - 16] >> 4,
+    }
+}
+
+/// The fifth bits of the numbers of a block of `Q5_0` or `Q5_1`, in the place of their value.
+fn fifth_bit(bytes: &[u8], index: usize) -> u8 {
+    (bytes[index / 8] >> (index % 8) & 1) << 4
+}
+
+fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
+    let scale = half_at(block, 0);
+    for (index, out) in out.iter_mut().enumerate() {
+        *out = scale * f32::from(nibbles(&block[2..], index) as i8 - 8);
+    }
+}
+
+fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
+    let (scale, least) = (half_at(block, 0), half_at(block, 2));
+    for (index, out) in out.iter_mut().enumerate() {
+        *out = scale * f32::from(nibbles(&block[4..], index)) + least;
+    }
+}
+
+fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
+    let scale = half_at(block, 0);
+    for (index, out) in out.iter_mut().enumerate() {
+        let code = nibbles(&block[6..], index) | fifth_bit(&block[2..6], index);
+        *out = scale * f32::from(code as i8 - 16);
+    }
+}
+
+fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
+    let (scale, least) = (half_at(block, 0), half_at(block, 2));
+    for (index, out) in out.iter_mut().enumerate() {
+        let code = nibbles(&block[8..], index) | fifth_bit(&block[4..8], index);
+        *out = scale * f32::from(code) + least;
+    }
+}
+
+fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
+    let scale = half_at(block, 0);
+    for (out, &code) in out.iter_mut().zip(&block[2..]) {
+        *out = scale * f32::from(code as i8);
+    }
+}
+
+/// Sixteen groups of 16 numbers of 2 bits, each group with a scale and a minimum of 4 bits.
+fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
+    let (scales, codes) = (&block[..16], &block[16..80]);
+    let (scale, least) = (half_at(block, 80), half_at(block, 82));
+    for (index, out) in out.iter_mut().enumerate() {
+        let group = scales[index / 16];
+        let code = codes[index / 128 * 32 + index % 32] >> (index / 32 % 4 * 2) & 3;
+        let (scale, least) = (
+            scale * f32::from(group & 15),
+            least * f32::from(group >> 4),
+        );
+        *out = scale * f32::from(code) - least;
+    }
+}
+
+/// Sixteen groups of 16 numbers of 3 bits, each group with a scale of 6 bits.
+fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
+    let (high, codes, scales) = (&block[..32], &block[32..96], &block[96..108]);
+    let scale = half_at(block, 108);
+    let group_scale = |group: usize| {
+        let low = scales[group % 8] >> (group / 8 * 4) & 15;
+        let high = scales[8 + group % 4] >> (group / 4 * 2) & 3;
+        scale * f32::from((low | high << 4) as i8 - 32)
+    };
+    for (index, out) in out.iter_mut().enumerate() {
+        let low = codes[index / 128 * 32 + index % 32] >> (index / 32 % 4 * 2) & 3;
+        let is_high = high[index % 32] >> (index / 32) & 1;
+        let code = low as i8 - if is_high == 1 { 0 } else { 4 };
+        *out = group_scale(index / 16) * f32::from(code);
+    }
+}
+
+/// The scale and the minimum, of 6 bits each, of one of the eight groups of `Q4_K` and `Q5_K`.
+fn scale_and_least(scales: &[u8], group: usize) -> (f32, f32) {
+    let (scale, least) = match group {
+        0..4 => (scales[group] & 63, scales[group + 4] & 63),
+        _ => {
+            let both = scales[group + 4];
+            (
+                both & 15 | scales[group - 4] >> 6 << 4,
+                both >> 4 | scales[group] >> 6 << 4,
+            )
+        }
+    };
+    (scale.into(), least.into())
+}
+
+/// Eight groups of 32 numbers of 4 bits.
+fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
+    let (scale, least) = (half_at(block, 0), half_at(block, 2));
+    let (scales, codes) = (&block[4..16], &block[16..]);
+    for (group, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (group_scale, group_least) = scale_and_least(scales, group);
+        let (scale, least) = (scale * group_scale, least * group_least);
+        let codes = &codes[group / 2 * 32..];
+        for (out, &code) in out.iter_mut().zip(codes) {
+            *out = scale * f32::from(code >> (group % 2 * 4) & 15) - least;
+        }
+    }
+}
+
+/// Eight groups of 32 numbers of 5 bits.
+fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
+    let (scale, least) = (half_at(block, 0), half_at(block, 2));
+    let (scales, high, codes) = (&block[4..16], &block[16..48], &block[48..]);
+    for (group, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (group_scale, group_least) = scale_and_least(scales, group);
+        let (scale, least) = (scale * group_scale, least * group_least);
+        let codes = codes[group / 2 * 32..].iter().zip(high);
+        for (out, (&code, &high)) in out.iter_mut().zip(codes) {
+            let code = code >> (group % 2 * 4) & 15 | (high >> group & 1) << 4;
+            *out = scale * f32::from(code) - least;
+        }
+    }
+}
+
+/// Sixteen groups of 16 numbers of 6 bits, each group with a scale of 8 bits.
+fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
+    let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
+    let scale = half_at(block, 208);
+    for (group, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        // The groups of 128 numbers have 64 bytes of low bits and 32 of high ones.
+        let (half, quarter) = (group / 4, group % 4);
+        let low = &low[half * 64 + quarter % 2 * 32..];
+        let high = &high[half * 32..];
+        for (index, out) in out.iter_mut().enumerate() {
+            let low = low[index] >> (quarter / 2 * 4) & 15;
+            let high = high[index] >> (quarter * 2) & 3;
+            let scale = scale * f32::from(scales[group * 2 + index / 16] as i8);
+            *out = scale * f32::from((low | high << 4) as i8 - 32);
+        }
+    }
+}

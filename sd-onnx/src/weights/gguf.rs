@@ -1,0 +1,400 @@
+//! Headers of GGUF files: the metadata and where the tensors lie.
+//!
+//! The format is llama.cpp's, version 2 or 3, little-endian. A header is counts, key-value pairs,
+//! and one entry for each tensor; the data follows at the next multiple of the alignment.
+//! Files of diffusion models come from ComfyUI-GGUF's tools and from stable-diffusion.cpp. The
+//! former store a tensor whose rows are not whole blocks under another shape, and the one it had in
+//! `comfy.gguf.orig_shape.<tensor>`.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::File,
+    io::{BufReader, Read},
+    path::Path,
+};
+
+use sd_text::outside::{self, printable};
+
+use super::types::Type;
+use crate::Error;
+
+/// The first four bytes.
+pub(super) const MAGIC: &[u8; 4] = b"GGUF";
+
+/// The longest header that is read, in bytes. A UNet's has some 200 kB; the longest are those of
+/// language models with their vocabularies.
+const MOST_HEADER: u64 = 100_000_000;
+/// The most tensors. A UNet of SDXL has 1680.
+const MOST_TENSORS: u64 = 100_000;
+/// The most key-value pairs. A UNet's has some hundred, one for each tensor of another shape.
+const MOST_PAIRS: u64 = 100_000;
+/// The most dimensions of a tensor.
+const MOST_DIMS: u32 = 8;
+/// The largest alignment. All known files have 32.
+const MOST_ALIGNMENT: u64 = 1 << 20;
+/// The most items of an array that the metadata shows.
+const MOST_SHOWN: usize = 16;
+/// The key of a tensor's own shape, before the tensor's name.
+const SHAPE_KEY: &str = "comfy.gguf.orig_shape.";
+
+/// What a GGUF file says of itself.
+#[derive(Debug)]
+pub(super) struct Header {
+    /// The tensors by their places.
+    pub tensors: Vec<Entry>,
+    /// The key-value pairs as text; long arrays only by their number of items.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A tensor's place in a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub name: String,
+    pub dtype: Type,
+    /// In the order of torch, the reverse of GGUF's.
+    pub shape: Vec<usize>,
+    /// Bytes from the start of the file.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+/// Reads and checks the header of a GGUF file.
+pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
+    let file = outside::open_binary(path).map_err(Error::io(path))?;
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    let mut reader = Reader {
+        file: BufReader::new(file),
+        at: 0,
+        end: length.min(MOST_HEADER),
+    };
+    reader
+        .header(length)
+        .map_err(|Wrong { at, problem }| match problem {
+            Problem::Io(source) => Error::io(path)(source),
+            Problem::Text(problem) => Error::Gguf {
+                path: path.to_path_buf(),
+                problem: format!("byte {at}: {problem}"),
+            },
+        })
+}
+
+/// What is wrong, and the byte where it was seen.
+struct Wrong {
+    at: u64,
+    problem: Problem,
+}
+
+enum Problem {
+    Io(std::io::Error),
+    Text(String),
+}
+
+struct Reader {
+    file: BufReader<File>,
+    /// The next byte.
+    at: u64,
+    /// Where the header must have ended.
+    end: u64,
+}
+
+/// A value of a key.
+enum Item {
+    Text(String),
+    Number(String),
+    Numbers(Vec<String>),
+    /// An array that is too long, or of something else than numbers.
+    Long(u64),
+}
+
+impl Reader {
+    fn header(&mut self, length: u64) -> Result<Header, Wrong> {
+        if &self.bytes::<4>()? != MAGIC {
+            return Err(self.wrong("expected `GGUF`"));
+        }
+        let version = self.u32()?;
+        if !matches!(version, 2 | 3) {
+            let swapped = version.swap_bytes();
+            return Err(self.wrong(match swapped {
+                2 | 3 => "the file is big-endian, which is not supported".to_owned(),
+                _ => format!("version {version}, expected 2 or 3"),
+            }));
+        }
+        let tensors = self.count("tensors", MOST_TENSORS)?;
+        let pairs = self.count("key-value pairs", MOST_PAIRS)?;
+        let mut metadata = BTreeMap::new();
+        let mut shapes = BTreeMap::new();
+        let mut alignment = 32;
+        for _ in 0..pairs {
+            let key = self.text()?;
+            let kind = self.u32()?;
+            let item = self.item(kind)?;
+            if let Some(tensor) = key.strip_prefix(SHAPE_KEY) {
+                shapes.insert(tensor.to_owned(), self.shape_of(item)?);
+                continue;
+            }
+            if key == "general.alignment" {
+                alignment = self.alignment(&item)?;
+            }
+            if metadata.contains_key(&key) {
+                return Err(self.wrong(format!("the key `{}` is there twice", printable(&key))));
+            }
+            metadata.insert(key, item.text());
+        }
+        let mut entries = Vec::new();
+        let mut names = HashSet::new();
+        for _ in 0..tensors {
+            let entry = self.entry(&mut shapes)?;
+            if !names.insert(entry.name.clone()) {
+                let name = printable(&entry.name);
+                return Err(self.wrong(format!("tensor `{name}` is there twice")));
+            }
+            entries.push(entry);
+        }
+        if let Some(tensor) = shapes.keys().next() {
+            let key = printable(format_args!("{SHAPE_KEY}{tensor}"));
+            return Err(self.wrong(format!("the key `{key}` is of no tensor of the file")));
+        }
+        self.place(&mut entries, alignment, length)?;
+        Ok(Header {
+            tensors: entries,
+            metadata,
+        })
+    }
+
+    /// A tensor; its offset is still from the start of the data.
+    fn entry(&mut self, shapes: &mut BTreeMap<String, Vec<usize>>) -> Result<Entry, Wrong> {
+        let name = self.text()?;
+        let named = |problem: String| format!("tensor `{}`: {problem}", printable(&name));
+        let dims = self.u32()?;
+        if dims > MOST_DIMS {
+            return Err(self.wrong(named(format!(
+                "{dims} dimensions, expected at most {MOST_DIMS}"
+            ))));
+        }
+        let mut stored = Vec::new();
+        for _ in 0..dims {
+            let side = self.u64()?;
+            let Ok(side) = usize::try_from(side) else {
+                return Err(self.wrong(named(format!("a side of {side}"))));
+            };
+            stored.push(side);
+        }
+        stored.reverse();
+        let number = self.u32()?;
+        let Some(dtype) = Type::of_gguf(number) else {
+            return Err(self.wrong(named(format!("of type {number}, which is not known"))));
+        };
+        let length = dtype.length(&stored);
+        let shape = shapes.remove(&name).unwrap_or_else(|| stored.clone());
+        // The same numbers under another shape.
+        let Some(length) = length.filter(|_| dtype.length(&shape) == length) else {
+            let [stored, shape] = [stored, shape].map(|shape| printable(format_args!("{shape:?}")));
+            return Err(self.wrong(named(format!(
+                "its shapes, {stored} as stored and {shape} as it was, are not the same whole \
+                 number of blocks of {dtype}"
+            ))));
+        };
+        let offset = self.u64()?;
+        Ok(Entry {
+            name,
+            dtype,
+            shape,
+            offset,
+            length: length as u64,
+        })
+    }
+
+    /// Turns offsets in the data into offsets in the file, sorts the tensors by them, and checks
+    /// that they lie in the file and do not overlap.
+    fn place(&self, entries: &mut [Entry], alignment: u64, length: u64) -> Result<(), Wrong> {
+        let start = self.at.next_multiple_of(alignment);
+        entries.sort_by_key(|entry| (entry.offset, entry.length));
+        let mut last = start;
+        for entry in entries {
+            let name = printable(&entry.name);
+            let offset = start.checked_add(entry.offset);
+            let end = offset.and_then(|offset| offset.checked_add(entry.length));
+            let (Some(offset), Some(end)) = (offset, end.filter(|&end| end <= length)) else {
+                return Err(self.wrong(format!(
+                    "the data of tensor `{name}`, {} bytes from byte {} of the data on, ends \
+                     behind the file of {length} bytes: truncated",
+                    entry.length, entry.offset
+                )));
+            };
+            if offset < last {
+                return Err(self.wrong(format!("the data of tensor `{name}` overlaps another's")));
+            }
+            if !entry.offset.is_multiple_of(alignment) {
+                return Err(self.wrong(format!(
+                    "the data of tensor `{name}` begins at byte {} of the data, which is no \
+                     multiple of the alignment {alignment}",
+                    entry.offset
+                )));
+            }
+            entry.offset = offset;
+            last = end;
+        }
+        Ok(())
+    }
+
+    /// The value of a key.
+    fn item(&mut self, kind: u32) -> Result<Item, Wrong> {
+        match kind {
+            8 => Ok(Item::Text(self.text()?)),
+            9 => self.array(),
+            _ => Ok(Item::Number(self.number(kind)?)),
+        }
+    }
+
+    fn array(&mut self) -> Result<Item, Wrong> {
+        let kind = self.u32()?;
+        let count = self.u64()?;
+        let mut numbers = Vec::new();
+        // Every item has a byte at least, so the header's limit bounds the loop.
+        for _ in 0..count {
+            match kind {
+                8 => {
+                    let length = self.u64()?;
+                    self.skip(length)?;
+                }
+                9 => return Err(self.wrong("an array of arrays, which is not supported")),
+                _ => {
+                    let number = self.number(kind)?;
+                    if numbers.len() <= MOST_SHOWN {
+                        numbers.push(number);
+                    }
+                }
+            }
+        }
+        let is_short = kind != 8 && count <= MOST_SHOWN as u64;
+        Ok(match is_short {
+            true => Item::Numbers(numbers),
+            false => Item::Long(count),
+        })
+    }
+
+    /// A number or truth value, as text.
+    fn number(&mut self, kind: u32) -> Result<String, Wrong> {
+        Ok(match kind {
+            0 => u8::from_le_bytes(self.bytes()?).to_string(),
+            1 => i8::from_le_bytes(self.bytes()?).to_string(),
+            2 => u16::from_le_bytes(self.bytes()?).to_string(),
+            3 => i16::from_le_bytes(self.bytes()?).to_string(),
+            4 => self.u32()?.to_string(),
+            5 => i32::from_le_bytes(self.bytes()?).to_string(),
+            6 => f32::from_le_bytes(self.bytes()?).to_string(),
+            7 => (self.bytes()? != [0u8]).to_string(),
+            10 => self.u64()?.to_string(),
+            11 => i64::from_le_bytes(self.bytes()?).to_string(),
+            12 => f64::from_le_bytes(self.bytes()?).to_string(),
+            _ => return Err(self.wrong(format!("a value of kind {kind}, expected 0 to 12"))),
+        })
+    }
+
+    /// The shape that a tensor had before it was stored under another.
+    fn shape_of(&self, item: Item) -> Result<Vec<usize>, Wrong> {
+        let shape = match &item {
+            Item::Numbers(sides) => sides.iter().map(|side| side.parse().ok()).collect(),
+            _ => None,
+        };
+        shape.ok_or_else(|| {
+            let found = printable(item.text());
+            self.wrong(format!("a tensor's own shape is {found}, expected a list of sizes"))
+        })
+    }
+
+    fn alignment(&self, item: &Item) -> Result<u64, Wrong> {
+        let alignment = match item {
+            Item::Number(number) => number.parse().ok(),
+            _ => None,
+        };
+        alignment
+            .filter(|&n: &u64| n.is_power_of_two() && n <= MOST_ALIGNMENT)
+            .ok_or_else(|| self.wrong("the alignment is no power of two up to 2²⁰"))
+    }
+
+    fn count(&mut self, what: &str, most: u64) -> Result<u64, Wrong> {
+        let count = self.u64()?;
+        match count <= most {
+            true => Ok(count),
+            false => Err(self.wrong(format!("{count} {what}, expected at most {most}"))),
+        }
+    }
+
+    fn text(&mut self) -> Result<String, Wrong> {
+        let length = self.u64()?;
+        let mut bytes = Vec::new();
+        self.reserve(length)?;
+        // Grows with what is there, not with what is said.
+        let read = self.file.by_ref().take(length).read_to_end(&mut bytes);
+        read.map_err(|error| self.io(error))?;
+        if (bytes.len() as u64) < length {
+            return Err(self.io(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.at += length;
+        String::from_utf8(bytes).map_err(|_| self.wrong("a text that is not UTF-8"))
+    }
+
+    fn skip(&mut self, length: u64) -> Result<(), Wrong> {
+        self.reserve(length)?;
+        self.file
+            .seek_relative(length as i64)
+            .map_err(|error| self.io(error))?;
+        self.at += length;
+        Ok(())
+    }
+
+    fn u32(&mut self) -> Result<u32, Wrong> {
+        self.bytes().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, Wrong> {
+        self.bytes().map(u64::from_le_bytes)
+    }
+
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Wrong> {
+        self.reserve(N as u64)?;
+        let mut bytes = [0; N];
+        self.file
+            .read_exact(&mut bytes)
+            .map_err(|error| self.io(error))?;
+        self.at += N as u64;
+        Ok(bytes)
+    }
+
+    /// Checks that so many bytes more are in the header.
+    fn reserve(&self, length: u64) -> Result<(), Wrong> {
+        match self.at.checked_add(length).is_some_and(|at| at <= self.end) {
+            true => Ok(()),
+            false => Err(self.wrong(format!(
+                "the header goes on for {length} bytes, but ends at byte {} at the latest",
+                self.end
+            ))),
+        }
+    }
+
+    fn wrong(&self, problem: impl Into<String>) -> Wrong {
+        Wrong {
+            at: self.at,
+            problem: Problem::Text(problem.into()),
+        }
+    }
+
+    fn io(&self, error: std::io::Error) -> Wrong {
+        Wrong {
+            at: self.at,
+            problem: Problem::Io(error),
+        }
+    }
+}
+
+impl Item {
+    fn text(&self) -> String {
+        match self {
+            Self::Text(text) | Self::Number(text) => text.clone(),
+            Self::Numbers(numbers) => format!("[{}]", numbers.join(", ")),
+            Self::Long(count) => format!("[{count} items]"),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Reads the numbers of stored tensors: of small ones that a program looks at, and of weights that
+//! ONNX Runtime does not read as they are.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    num::NonZero,
+    path::Path,
+    sync::Arc,
+    thread,
+};
+
+use sd_text::outside::{self, printable};
+
+use super::{Place, decode::decode, types::Type};
+use crate::Error;
+
+/// The most numbers or bytes of a tensor that are read for a look. The largest such tensor is a
+/// row of scales.
+const MOST: usize = 1 << 20;
+
+/// The numbers that one step decodes: 128 kB of f32, which stay in a core's cache.
+const STEP: usize = 1 << 15;
+
+/// A tensor whose numbers are read, and how errors call it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub place: &'a Place,
+    pub dtype: Type,
+    pub shape: &'a [usize],
+    /// The file as the user has it.
+    pub file: &'a Path,
+    /// The name in that file.
+    pub name: &'a str,
+}
+
+impl Source<'_> {
+    /// The numbers of a tensor of at most 2²⁰ of them, as f32.
+    ///
+    /// # Errors
+    /// [`Error::TensorValues`] when it has more, or a type that is not decoded; [`Error::Io`] when
+    /// the file can't be read.
+    pub fn values(&self) -> Result<Vec<f32>, Error> {
+        let count = self.count()?;
+        if count > MOST {
+            let problem = format!("has {count} numbers, expected at most {MOST}");
+            return Err(self.wrong(problem));
+        }
+        let mut values = vec![0.0; count];
+        self.reader()?.numbers(self.dtype, &mut values, self)?;
+        Ok(values)
+    }
+
+    /// The bytes of a tensor of at most 2²⁰ of them.
+    ///
+    /// # Errors
+    /// As [`values`](Self::values).
+    pub fn small_bytes(&self) -> Result<Vec<u8>, Error> {
+        let length = self.place.length();
+        if length > MOST as u64 {
+            let problem = format!("has {length} bytes, expected at most {MOST}");
+            return Err(self.wrong(problem));
+        }
+        Ok(self.bytes()?.to_vec())
+    }
+
+    /// All bytes of a tensor, as they are stored.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file can't be read.
+    pub fn bytes(&self) -> Result<Arc<[u8]>, Error> {
+        if let Place::Memory(bytes) = self.place {
+            return Ok(bytes.clone());
+        }
+        let mut bytes = zeros(self.place.length() as usize);
+        let all = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
+        self.reader()?.bytes(all, self)?;
+        Ok(bytes)
+    }
+
+    /// The numbers of a weight as f32, in little-endian bytes. Every thread of the machine reads
+    /// and decodes a part of them.
+    ///
+    /// # Errors
+    /// [`Error::TensorValues`] when the type is not decoded, [`Error::Io`] when the file can't be
+    /// read.
+    pub fn widened(&self) -> Result<Arc<[u8]>, Error> {
+        let count = self.count()?;
+        let (numbers, _) = self.dtype.block();
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        // Whole steps, which are whole blocks of every type.
+        let part = count.div_ceil(threads).next_multiple_of(STEP);
+        debug_assert!(STEP.is_multiple_of(numbers));
+        let Some(length) = count.checked_mul(size_of::<f32>()) else {
+            return Err(self.wrong(format!("has {count} numbers, which is too many")));
+        };
+        let mut out = zeros(length);
+        let all = Arc::get_mut(&mut out).expect("nobody else has it yet");
+        thread::scope(|scope| {
+            let parts = all.chunks_mut(part * size_of::<f32>()).enumerate();
+            let parts = parts.map(|(index, out)| scope.spawn(move || self.part(index * part, out)));
+            // All are spawned before the first is waited for.
+            let parts: Vec<_> = parts.collect();
+            parts.into_iter().try_for_each(|part| {
+                let panicked = "decoding does not panic";
+                part.join().expect(panicked)
+            })
+        })?;
+        Ok(out)
+    }
+
+    /// The numbers from `first` on, a whole number of blocks, into `out`.
+    fn part(&self, first: usize, out: &mut [u8]) -> Result<(), Error> {
+        let mut reader = self.reader()?;
+        let (numbers, bytes) = self.dtype.block();
+        reader.skip((first / numbers * bytes) as u64, self)?;
+        let mut values = vec![0.0; STEP.min(out.len() / size_of::<f32>())];
+        for out in out.chunks_mut(STEP * size_of::<f32>()) {
+            let values = &mut values[..out.len() / size_of::<f32>()];
+            reader.numbers(self.dtype, values, self)?;
+            let (out, _) = out.as_chunks_mut::<{ size_of::<f32>() }>();
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = value.to_le_bytes();
+            }
+        }
+        Ok(())
+    }
+
+    /// The numbers that the shape has, whose bytes are as many as the place has.
+    fn count(&self) -> Result<usize, Error> {
+        let length = self.dtype.length(self.shape);
+        if length.map(|length| length as u64) != Some(self.place.length()) {
+            return Err(self.wrong(format!(
+                "has {} bytes of data, which does not fit its shape {} of {}",
+                self.place.length(),
+                printable(format_args!("{:?}", self.shape)),
+                self.dtype
+            )));
+        }
+        Ok(self.shape.iter().product())
+    }
+
+    fn reader(&self) -> Result<Reader<'_>, Error> {
+        Ok(match self.place {
+            Place::Memory(bytes) => Reader::Memory(bytes),
+            Place::File { path, offset, .. } => {
+                let mut file = outside::open(path).map_err(Error::io(self.file))?;
+                file.seek(SeekFrom::Start(*offset))
+                    .map_err(Error::io(self.file))?;
+                Reader::File(file, Vec::new())
+            }
+        })
+    }
+
+    fn wrong(&self, problem: impl Into<String>) -> Error {
+        Error::TensorValues {
+            path: self.file.to_path_buf(),
+            tensor: self.name.to_owned(),
+            problem: problem.into(),
+        }
+    }
+}
+
+impl Place {
+    /// The length in bytes.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::File { length, .. } => *length,
+            Self::Memory(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+/// Where the next bytes of a tensor come from.
+enum Reader<'a> {
+    Memory(&'a [u8]),
+    /// The file, and what was read last.
+    File(File, Vec<u8>),
+}
+
+impl Reader<'_> {
+    fn skip(&mut self, count: u64, of: &Source<'_>) -> Result<(), Error> {
+        match self {
+            Self::Memory(bytes) => *bytes = &bytes[count as usize..],
+            Self::File(file, _) => {
+                file.seek_relative(count as i64)
+                    .map_err(Error::io(of.file))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&mut self, out: &mut [u8], of: &Source<'_>) -> Result<(), Error> {
+        match self {
+            Self::Memory(bytes) => {
+                let (next, rest) = bytes.split_at(out.len());
+                out.copy_from_slice(next);
+                *bytes = rest;
+                Ok(())
+            }
+            Self::File(file, _) => file.read_exact(out).map_err(Error::io(of.file)),
+        }
+    }
+
+    fn numbers(&mut self, dtype: Type, out: &mut [f32], of: &Source<'_>) -> Result<(), Error> {
+        let (numbers, size) = dtype.block();
+        let length = out.len() / numbers * size;
+        let decoded = match self {
+            Self::Memory(bytes) => {
+                let (next, rest) = bytes.split_at(length);
+                *bytes = rest;
+                decode(dtype, next, out)
+            }
+            Self::File(file, buffer) => {
+                buffer.resize(length, 0);
+                file.read_exact(buffer).map_err(Error::io(of.file))?;
+                decode(dtype, buffer, out)
+            }
+        };
+        decoded.map_err(|dtype| of.wrong(format!("is of {dtype}, which is not supported")))
+    }
+}
+
+/// Zeros that can be shared once they are written over.
+fn zeros(length: usize) -> Arc<[u8]> {
+    std::iter::repeat_n(0, length).collect()
+}

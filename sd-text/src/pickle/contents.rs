@@ -1,0 +1,103 @@
+//! What a pickle's machine left, with the tensors' numbers found in the file.
+
+use super::archive::Stored;
+use super::error::Problem;
+use super::machine::{Cell, Run};
+use super::value::{Data, Id, PickledTensor, Value};
+use crate::outside::printable;
+
+/// Numbers that are not in the file as they are may have this many times the file's bytes in all,
+/// and [`SMALL`] more, so that a small file cannot ask for much memory.
+const MOST_GROWTH: u64 = 16;
+const SMALL: u64 = 16 << 20;
+
+pub(super) struct Contents {
+    pub values: Vec<Value>,
+    pub root: Id,
+}
+
+/// What is to be known of a file.
+pub(super) struct Form<'a> {
+    pub big_endian: bool,
+    /// The file's length.
+    pub length: u64,
+    /// The pickle's name, for errors.
+    pub pickle: &'a str,
+}
+
+/// Finds each tensor's numbers in the storages, which `find` finds by their names.
+pub(super) fn of<'s>(
+    run: Run,
+    find: impl Fn(&str) -> Option<&'s Stored>,
+    form: Form<'_>,
+) -> Result<Contents, Problem> {
+    let wrong = |byte: usize, problem| {
+        let pickle = form.pickle.to_owned();
+        Problem::Pickle {
+            pickle,
+            byte: byte as u64,
+            problem,
+        }
+    };
+    let most = form
+        .length
+        .saturating_mul(MOST_GROWTH)
+        .saturating_add(SMALL);
+    let mut stored = Vec::with_capacity(run.storages.len());
+    for storage in &run.storages {
+        let key = run.text(storage.key);
+        let problem = |problem: String| {
+            wrong(
+                storage.at,
+                format!("storage `{}` {problem}", printable(key)),
+            )
+        };
+        let found = find(key).ok_or_else(|| problem("is not in the file".to_owned()))?;
+        if found.length != storage.length {
+            let (said, found) = (storage.length, found.length);
+            return Err(problem(format!(
+                "has {said} bytes, and {found} in the file"
+            )));
+        }
+        // What is not compressed is in the file.
+        if found.length > most {
+            let length = found.length;
+            return Err(problem(format!(
+                "has {length} bytes, expected at most {most}"
+            )));
+        }
+        stored.push(found);
+    }
+
+    let mut gathered = 0_u64;
+    let mut value = |cell| {
+        Ok(match cell {
+            Cell::Value(value) => value,
+            Cell::Global { name, .. } | Cell::Object { name } => Value::Inert(name),
+            Cell::Storage(_) => Value::Inert("torch.UntypedStorage".into()),
+            Cell::Tensor(raw) => {
+                let storage = &run.storages[raw.storage];
+                let data = raw.place(storage, stored[raw.storage], form.big_endian);
+                let data = data.map_err(|problem| wrong(raw.at, problem))?;
+                let tensor = PickledTensor {
+                    dtype: raw.dtype,
+                    shape: raw.shape,
+                    data,
+                };
+                if let Data::Gathered(gather) = &tensor.data {
+                    gathered = gathered.saturating_add(gather.cost());
+                }
+                if gathered > most {
+                    let problem = "tensors that repeat or share the numbers of the file too often";
+                    return Err(wrong(raw.at, problem.to_owned()));
+                }
+                Value::Tensor(Box::new(tensor))
+            }
+        })
+    };
+    let values: Result<Vec<_>, Problem> = run.cells.into_iter().map(&mut value).collect();
+    Ok(Contents {
+        values: values?,
+        root: run.root,
+    })
+}
