@@ -93,6 +93,26 @@ impl ClipTokenizer {
             .expect("a vocabulary that never changes, and was tested")
     }
 
+    /// The files of a folder with CLIP's own vocabulary, by their names, as transformers' slow
+    /// `CLIPTokenizer` writes them: `vocab.json`, `merges.txt`, `tokenizer_config.json` and
+    /// `special_tokens_map.json`. `pad` is the token that fills texts up: `<|endoftext|>` in Stable
+    /// Diffusion 1.x, `!` in Stable Diffusion 2 and in the second text encoder of SDXL.
+    ///
+    /// [`load`](Self::load) of such a folder gives the tokenizer that [`clip`](Self::clip) and
+    /// [`padded_with`](Self::padded_with) give, with one difference: in a folder the padding token is
+    /// a special one, which is found as such in a prompt.
+    #[cfg(feature = "vocabulary")]
+    pub fn clip_files(pad: &str) -> [(&'static str, String); 4] {
+        vocabulary::files(pad)
+    }
+
+    /// Whether another tokenizer has the same tokens, special tokens and length.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let marks = |it: &Self| (it.max_length, it.vocab_size, it.bos, it.eos, it.pad);
+        let vocabulary = |it: &Self| it.tokenizer.get_vocab(true);
+        marks(self) == marks(other) && vocabulary(self) == vocabulary(other)
+    }
+
     /// Fills texts up with another token, such as `!`, which is what Stable Diffusion 2 and the
     /// second text encoder of SDXL were trained with. `None` if there is no such token.
     ///

@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use serde_json::Value;
+use sd_text::ClipTokenizer;
+use serde_json::{Map, Value};
 
 use super::{Steps, index, output::Output, parts::Parts, tensors};
 use crate::{
     Error,
+    config::{Config, MOST_CONFIG},
     source::{TokenizerFiles, TowerParts},
 };
 
@@ -69,6 +71,7 @@ pub(super) fn common(
     output.write(&root.join("model_index.json"), pretty(&Value::Object(index)))
 }
 
+/// Writes a tokenizer's files, and checks that they are read as the model's.
 fn tokenizer(
     parts: &Parts,
     tower: &TowerParts,
@@ -85,12 +88,31 @@ fn tokenizer(
         TokenizerFiles::Copied(files) => {
             for from in files {
                 let name = from.file_name().unwrap_or_default();
+                // It was read before, by a reader that knows how long it may be.
                 let bytes = fs::read(&from).map_err(Error::io(&from))?;
                 output.write(&folder.join(name), bytes)?;
             }
         }
     }
-    Ok(())
+    let expected = parts.source.tokenizer(*tower)?;
+    if ClipTokenizer::load(folder)?.is_same(&expected) {
+        return Ok(());
+    }
+    // A folder of the caller's for a model whose family fills texts up with another token.
+    let pad = expected.token(expected.pad()).unwrap_or_default();
+    for name in ["tokenizer_config.json", "special_tokens_map.json"] {
+        let path = folder.join(name);
+        let mut config = match path.is_file() {
+            true => Config::open(&path, MOST_CONFIG)?,
+            false => Config::of(&path, Map::new()),
+        };
+        config.set("pad_token", Value::String(pad.clone()));
+        output.write(&path, pretty(&Value::Object(config.into_map())))?;
+    }
+    match ClipTokenizer::load(folder)?.is_same(&expected) {
+        true => Ok(()),
+        false => Err(parts.failed(format!("the files of `{}` cannot say what it is", tower.tokenizer))),
+    }
 }
 
 /// JSON as Python's libraries write it.

@@ -19,8 +19,10 @@ const ABSENT: [(&str, &[&str]); 2] = [
     ("", &["feature_extractor", "image_encoder", "safety_checker"]),
 ];
 
-/// What the index of a model says.
+/// What the index of a model says. Whatever the old one says beside classes, such as whether an
+/// empty prompt is zeros, it says too.
 pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Value>, Error> {
+    let mut index = parts.source.index()?;
     let class = match parts.source.class() {
         "" => {
             let class = by_family(parts.family());
@@ -32,38 +34,40 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
         }
         class => class,
     };
-    let mut index = Map::new();
+    let is_there = |value: &Value| value.as_array().is_some_and(|list| !list[..].contains(&Value::Null));
+    let written = ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"];
+    for (name, _) in index.iter().filter(|(_, value)| is_there(value)) {
+        if !written.contains(&name.as_str()) && !["scheduler", "_class_name"].contains(&name.as_str()) {
+            lost.push(format!("`{}` is not converted, and left out", printable(name)));
+        }
+    }
+    index.retain(|key, value| !value.is_array() && !key.starts_with('_'));
     let mut set = |key: &str, value: Value| index.insert(key.to_owned(), value);
     set("_class_name", json!(class));
     set("_diffusers_version", json!(VERSION));
+    let is_xl = class.starts_with("StableDiffusionXL");
     let absent = ABSENT.iter().find(|(start, _)| class.starts_with(start));
     for name in absent.map_or(&[][..], |(_, names)| names) {
         set(name, json!([null, null]));
     }
-    if !class.starts_with("StableDiffusionXL") {
-        set("requires_safety_checker", json!(false));
-    } else {
-        set(
-            "force_zeros_for_empty_prompt",
-            json!(parts.source.zero_empty_negative()),
-        );
-        // A part that only some pipelines of SDXL do without.
+    if is_xl {
+        let zeros = parts.source.zero_empty_negative();
+        set("force_zeros_for_empty_prompt", json!(zeros));
+        // The refiner has none of its own.
         for name in ["text_encoder", "tokenizer"] {
             set(name, json!([null, null]));
         }
-    }
-    if let Some(score) = parts.source.takes_score() {
-        set("requires_aesthetics_score", json!(score));
-    }
-    if parts.source.is_cosxl_edit() {
-        set("is_cosxl_edit", json!(true));
+    } else {
+        set("requires_safety_checker", json!(false));
     }
     for network in &parts.networks {
-        let named = |key| network.config.get(key).and_then(Value::as_str);
         let (library, class) = match network.component {
             "text_encoder" => ("transformers", "CLIPTextModel"),
             "text_encoder_2" => ("transformers", "CLIPTextModelWithProjection"),
-            "vae" => ("diffusers", named("_class_name").unwrap_or("AutoencoderKL")),
+            "vae" => {
+                let class = network.config.get("_class_name").and_then(Value::as_str);
+                ("diffusers", class.unwrap_or("AutoencoderKL"))
+            }
             _ => ("diffusers", "UNet2DConditionModel"),
         };
         set(network.component, json!([library, class]));
@@ -71,15 +75,9 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
     for tower in parts.source.towers() {
         set(tower.tokenizer, json!(["transformers", "CLIPTokenizer"]));
     }
-    let scheduler: Value = parts.scheduler_values()?;
-    let class = scheduler["_class_name"].as_str().unwrap_or("PNDMScheduler");
-    set("scheduler", json!(["diffusers", printable(class)]));
-    for name in parts.source.other_components() {
-        lost.push(format!(
-            "`{}` is not converted, and the new model does without it",
-            printable(name)
-        ));
-    }
+    let scheduler = parts.scheduler_values()?;
+    let class = scheduler.get("_class_name").and_then(Value::as_str);
+    set("scheduler", json!(["diffusers", class.unwrap_or("PNDMScheduler")]));
     Ok(index)
 }
 

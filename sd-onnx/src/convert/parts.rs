@@ -95,6 +95,28 @@ impl Parts {
         }
     }
 
+    /// The values of `scheduler_config.json`. The infinities that Python writes are null.
+    pub fn scheduler_values(&self) -> Result<Map<String, Value>, Error> {
+        let path = self.source.path();
+        Ok(Config::parse(path, &self.scheduler)?.into_map())
+    }
+
+    /// What a scheduler's configuration that needs no correction means.
+    pub fn meaning(&self, config: &Config) -> Result<SchedulerConfig, Error> {
+        SchedulerConfig::from_json(&config.to_json()).map_err(|source| Error::Scheduler {
+            path: config.path().to_path_buf(),
+            source,
+        })
+    }
+
+    /// Height and width of the latents that the model is for, corrected.
+    pub fn sample_size(&self) -> Result<[usize; 2], Error> {
+        let config = self.source.config("unet")?;
+        let mut size = UnetConfig::new(&config, self.source.sizes())?.sample_size;
+        self.source.corrections().sample_size(&config, &mut size)?;
+        Ok(size)
+    }
+
     /// An error about the form that the model is converted to.
     pub fn failed(&self, problem: impl Into<String>) -> Error {
         Error::conversion(self.source.path(), problem)
@@ -169,6 +191,18 @@ impl Network {
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         let names = self.names.iter();
         names.filter_map(|name| Some((name.as_str(), self.weights.get(name)?)))
+    }
+
+    /// The weights of a text encoder under the names that all versions of transformers load. Its
+    /// version 5 dropped the beginning from the names of `CLIPTextModel`, and still reads it.
+    pub fn whole_text(&self, conversion: &Conversion) -> Vec<New<'_>> {
+        let mut tensors = self.whole(conversion, "");
+        for tensor in &mut tensors {
+            if !tensor.name.starts_with(clip_text::PROJECTION) {
+                tensor.name.insert_str(0, "text_model.");
+            }
+        }
+        tensors
     }
 
     /// The weights as they are, called by today's names behind `before`.
