@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sd_text::outside::{list, printable};
 
-use crate::runtime::RuntimeError;
+use crate::{runtime::RuntimeError, weights::Type};
 
 /// What went wrong while a model was read, its graphs were written or its sessions were made.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,14 @@ pub enum Error {
         /// What is wrong, with the tensor or byte where it is known.
         problem: String,
     },
+    /// A file that begins as GGUF files do is not a well-formed one.
+    #[error("{}: not a usable GGUF file: {problem}", shown(path))]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the byte where it was seen.
+        problem: String,
+    },
     /// A file of weights is not a model that can be used.
     #[error("{}: {problem}", shown(path))]
     Checkpoint {
@@ -105,8 +113,9 @@ pub enum Error {
     },
     /// A tensor has a data type that is no weight.
     #[error(
-        "{}: tensor `{tensor}` has type {found}, expected F32, F16 or BF16",
-        shown(path)
+        "{}: tensor `{tensor}` has type {found}, expected {}",
+        shown(path),
+        Type::USABLE
     )]
     TensorType {
         /// The file.
@@ -115,6 +124,16 @@ pub enum Error {
         tensor: String,
         /// The type in the file.
         found: String,
+    },
+    /// The numbers of a tensor cannot be used: their type, their scale, or how many there are.
+    #[error("{}: tensor `{}` {problem}", shown(path), printable(tensor))]
+    TensorValues {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// A weight file has tensors that the network of its `config.json` has no place for, so that it
     /// would draw something else than the model's author did.

@@ -16,6 +16,11 @@ use crate::{Error, graph::Model, runtime::Runtime, weights::not_utf8};
 /// The session option under which ONNX Runtime looks for external data of a model given as bytes.
 const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
+/// The session option that has `DequantizeLinear` folded like every other operator of constants. In
+/// networks of whole numbers, which are not written here, it stands before the operators that
+/// compute with them, and is kept.
+const FOLD_SCALES: &str = "session.disable_quant_qdq";
+
 /// A session and the name that errors call it by. Runs one call at a time; others wait.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -54,6 +59,17 @@ impl Session {
             .map_err(|e| failed(e.into()))?
             .with_config_entry(WEIGHTS_FOLDER, folder)
             .map_err(|e| failed(e.into()))?;
+        if model.has_scales {
+            // Otherwise it would multiply weights with their scales anew in every call.
+            builder = builder
+                .with_config_entry(FOLD_SCALES, "1")
+                .map_err(|e| failed(e.into()))?;
+        }
+        for (name, bytes) in &model.memory {
+            builder = builder
+                .with_external_initializer_file_in_memory(name, bytes.clone())
+                .map_err(|e| failed(e.into()))?;
+        }
         let session = builder.commit_from_memory(&model.bytes).map_err(failed)?;
         Ok(Self {
             name,

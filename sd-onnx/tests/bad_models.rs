@@ -198,7 +198,7 @@ fn wrong_tensors() {
         );
     }
     refused(
-        &["`conv_in.bias` has type I32, expected F32, F16 or BF16"],
+        &["`conv_in.bias` has type I32, expected F64, F32, F16, BF16, F8_E4M3"],
         |_, folder| {
             edit_header(&weight_file(folder, "unet"), |header| {
                 header["conv_in.bias"]["dtype"] = "I32".into()

@@ -18,11 +18,10 @@ use std::{
 pub(crate) use layers::{Activation, Conv};
 use ndarray::ArrayView2;
 use prost::Message;
-use safetensors::Dtype;
 
 use crate::{
     Error,
-    weights::{Place, Weights},
+    weights::{Place, Scale, Type, Use, Weights},
 };
 
 /// ONNX's operator set. The oldest that has `Gelu`; every ONNX Runtime from 1.17 on runs it.
@@ -46,11 +45,17 @@ pub(crate) enum Dim {
     Any(&'static str),
 }
 
-/// An ONNX model as bytes, and the folder that its weights are relative to.
+/// An ONNX model as bytes, and where its weights are.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     pub bytes: Vec<u8>,
+    /// The folder that the model's external data is relative to.
     pub weights_root: PathBuf,
+    /// External data that is in memory, by its location in the model: none of it or all of it.
+    /// ONNX Runtime copies it when it makes a session.
+    pub memory: Vec<(String, Arc<[u8]>)>,
+    /// Whether weights have scales, which ONNX Runtime must multiply them with as it loads.
+    pub has_scales: bool,
 }
 
 /// A graph under construction over one or several components' weights.
@@ -67,8 +72,22 @@ pub(crate) struct Graph<'w> {
     stored: HashMap<(*const Weights, String), (Value, bool)>,
     /// What they are cast to.
     casts: HashMap<Value, Value>,
-    /// Which initializers lie in which files.
-    external: Vec<(usize, Arc<Path>)>,
+    /// The initializers that are stored tensors.
+    external: Vec<External>,
+    has_scales: bool,
+}
+
+/// The most bytes of weights from memory that are written into the graph itself. ONNX limits a
+/// graph to 2 GiB, and ONNX Runtime copies it twice.
+const MOST_WITHIN: usize = 256 << 20;
+
+/// An initializer that is a stored tensor.
+struct External {
+    /// Which one.
+    initializer: usize,
+    place: Place,
+    /// The file as the user has it, for errors.
+    file: Arc<Path>,
 }
 
 impl<'w> Graph<'w> {
@@ -86,6 +105,7 @@ impl<'w> Graph<'w> {
             stored: HashMap::new(),
             casts: HashMap::new(),
             external: Vec::new(),
+            has_scales: false,
         }
     }
 
@@ -113,13 +133,21 @@ impl<'w> Graph<'w> {
     ///
     /// # Errors
     /// [`Error::Io`] when the path of a weight file cannot be written into a graph.
-    pub fn finish(mut self) -> Result<Model, Error> {
-        let (initializers, files): (Vec<_>, Vec<_>) = self.external.into_iter().unzip();
-        let (weights_root, locations) = external::locate(&files)?;
-        for (initializer, location) in initializers.into_iter().zip(locations) {
-            let data = &mut self.graph.initializer[initializer].external_data;
-            data.push(pair("location", location));
-        }
+    pub fn finish(self) -> Result<Model, Error> {
+        self.finish_with(MOST_WITHIN)
+    }
+
+    /// The finished model, with at most so many bytes of weights from memory within the graph.
+    fn finish_with(mut self, most_within: usize) -> Result<Model, Error> {
+        let stored = std::mem::take(&mut self.external);
+        let in_memory = stored.iter().filter_map(|of| match &of.place {
+            Place::Memory(bytes) => Some(bytes.len()),
+            Place::File { .. } => None,
+        });
+        let (weights_root, memory) = match in_memory.sum::<usize>() <= most_within {
+            true => (self.write_external(stored)?, Vec::new()),
+            false => (PathBuf::new(), self.write_beside(stored)?),
+        };
         let opset = |domain: &str, version| proto::OperatorSet {
             domain: domain.to_owned(),
             version,
@@ -133,7 +161,49 @@ impl<'w> Graph<'w> {
         Ok(Model {
             bytes: model.encode_to_vec(),
             weights_root,
+            memory,
+            has_scales: self.has_scales,
         })
+    }
+
+    /// Writes where the tensors of files are, and the bytes of the others. Returns the folder that
+    /// the files are relative to.
+    fn write_external(&mut self, stored: Vec<External>) -> Result<PathBuf, Error> {
+        let mut files = Vec::new();
+        let mut locations = Vec::new();
+        for of in stored {
+            let index = of.initializer;
+            match of.place {
+                Place::Memory(bytes) => self.graph.initializer[index].raw_data = bytes.to_vec(),
+                Place::File {
+                    path,
+                    offset,
+                    length,
+                } => {
+                    locations.push((index, offset, length));
+                    files.push(path);
+                }
+            }
+        }
+        let (root, names) = external::locate(&files)?;
+        for ((index, offset, length), name) in locations.into_iter().zip(names) {
+            set_external(&mut self.graph.initializer[index], name, offset, length);
+        }
+        Ok(root)
+    }
+
+    /// Writes names for the bytes of all tensors, and reads those of files: ONNX Runtime takes
+    /// external data from files or from memory, not from both. Returns the bytes by their names.
+    fn write_beside(&mut self, stored: Vec<External>) -> Result<Vec<(String, Arc<[u8]>)>, Error> {
+        let mut memory = Vec::with_capacity(stored.len());
+        for of in stored {
+            let bytes = of.place.bytes(&of.file)?;
+            let name = format!("memory-{}", of.initializer);
+            let initializer = &mut self.graph.initializer[of.initializer];
+            set_external(initializer, name.clone(), 0, bytes.len() as u64);
+            memory.push((name, bytes));
+        }
+        Ok(memory)
     }
 
     /// An f32 input.
@@ -404,48 +474,50 @@ impl<'w> Graph<'w> {
         if let Some(&known) = self.stored.get(&key) {
             return Ok(known);
         }
-        let data_type = match tensor.dtype {
-            Dtype::F16 => proto::DataType::Float16,
-            Dtype::BF16 => proto::DataType::BFloat16,
-            _ => proto::DataType::Float,
+        let (place, dtype) = match tensor.dtype.usage() {
+            Use::Widened => (Place::Memory(tensor.source().widened()?), Type::F32),
+            _ => (tensor.place.clone(), tensor.dtype),
         };
         let value = self.named(format!("{}{name}", self.prefix));
         let mut dims: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
         if tensor.transposed {
             dims.reverse();
         }
-        let mut initializer = proto::Tensor {
+        let initializer = proto::Tensor {
             dims,
-            data_type: data_type as i32,
+            data_type: data_type(dtype) as i32,
             name: self.name(value),
             ..Default::default()
         };
-        match &tensor.place {
-            Place::Memory(bytes) => initializer.raw_data = bytes.to_vec(),
-            Place::File {
-                path,
-                offset,
-                length,
-            } => {
-                // The location follows when all files are known.
-                initializer.external_data = vec![
-                    pair("offset", offset.to_string()),
-                    pair("length", length.to_string()),
-                ];
-                initializer.data_location = proto::DataLocation::External as i32;
-                let index = self.graph.initializer.len();
-                self.external.push((index, path.clone()));
-            }
-        }
+        self.external.push(External {
+            initializer: self.graph.initializer.len(),
+            place,
+            file: tensor.file.clone(),
+        });
         self.graph.initializer.push(initializer);
         let mut value = Value(value);
+        if let Some(scale) = &tensor.scale {
+            value = self.scaled(value, scale);
+        }
         if tensor.transposed {
             // ONNX Runtime folds it, at a cost that only large matrices show.
             value = self.transpose(value, &[1, 0]);
         }
-        let stored = (value, data_type == proto::DataType::Float);
+        let is_f32 = dtype == Type::F32 || tensor.scale.is_some();
+        let stored = (value, is_f32);
         self.stored.insert(key, stored);
         Ok(stored)
+    }
+
+    /// The values of `x`, of 8 bits, as f32 times their scale. In one operator: with a `Cast` and a
+    /// `Mul` ONNX Runtime would keep both results until all weights are folded.
+    fn scaled(&mut self, x: Value, scale: &Scale) -> Value {
+        self.has_scales = true;
+        let scale = match scale {
+            Scale::All(scale) => self.constant(&[*scale], &[]),
+            Scale::Rows(scales) => self.constant(scales, &[scales.len()]),
+        };
+        self.op("DequantizeLinear", &[x, scale], [int("axis", 0)])
     }
 
     fn cast_to_f32(&mut self, x: Value) -> Value {
@@ -543,6 +615,16 @@ fn pair(key: &str, value: String) -> proto::StringPair {
     }
 }
 
+/// Says that the data of an initializer lies elsewhere.
+fn set_external(initializer: &mut proto::Tensor, location: String, offset: u64, length: u64) {
+    initializer.data_location = proto::DataLocation::External as i32;
+    initializer.external_data = vec![
+        pair("location", location),
+        pair("offset", offset.to_string()),
+        pair("length", length.to_string()),
+    ];
+}
+
 fn value_info(name: &str, data_type: proto::DataType, dims: &[Dim]) -> proto::ValueInfo {
     let dimension = |dim: &Dim| proto::Dimension {
         size: Some(match *dim {
@@ -562,6 +644,18 @@ fn value_info(name: &str, data_type: proto::DataType, dims: &[Dim]) -> proto::Va
         r#type: Some(proto::Type {
             tensor_type: Some(tensor),
         }),
+    }
+}
+
+/// ONNX's name of a type that ONNX Runtime reads in place.
+fn data_type(dtype: Type) -> proto::DataType {
+    match dtype {
+        Type::F64 => proto::DataType::Double,
+        Type::F16 => proto::DataType::Float16,
+        Type::BF16 => proto::DataType::BFloat16,
+        Type::F8_E4M3 => proto::DataType::Float8E4M3Fn,
+        Type::F8_E5M2 => proto::DataType::Float8E5M2,
+        _ => proto::DataType::Float,
     }
 }
 

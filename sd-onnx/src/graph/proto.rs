@@ -101,7 +101,10 @@ pub enum DataType {
     Float = 1,
     Int64 = 7,
     Float16 = 10,
+    Double = 11,
     BFloat16 = 16,
+    Float8E4M3Fn = 17,
+    Float8E5M2 = 19,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]

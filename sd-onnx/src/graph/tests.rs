@@ -27,7 +27,7 @@ use crate::{
     },
     parts::OnnxCodec,
     session::Input,
-    weights::{Place, Weights},
+    weights::{Place, Type, Weights},
 };
 
 /// A component of the small trained model that ships with the examples.
@@ -92,7 +92,7 @@ fn a_tensor_in_memory_takes_the_place_of_one_in_a_file() {
 fn a_tensor_in_memory_has_the_length_of_its_shape() {
     let (_, path) = emoji("vae", "diffusion_pytorch_model.safetensors");
     let mut weights = Weights::open(&path).unwrap();
-    let error = weights.put("conv", Dtype::F32, &[2, 3], vec![0; 23].into());
+    let error = weights.put("conv", Type::F32, &[2, 3], vec![0; 23].into());
     let error = error.unwrap_err();
     assert!(matches!(error, Error::Safetensors { .. }));
     let error = error.to_string();
@@ -164,13 +164,100 @@ fn a_graph_over_weights_in_two_folders_and_in_memory() {
     check(&first, &second, &root);
     let put = |weights: &mut Weights, values| {
         for (name, shape, bytes) in layer(values) {
-            weights.put(name, Dtype::F32, &shape, bytes).unwrap();
+            weights.put(name, Type::F32, &shape, bytes).unwrap();
         }
     };
     put(&mut second, layers[1]);
     check(&first, &second, &root.join("a"));
     put(&mut first, layers[0]);
     check(&first, &second, Path::new(""));
+}
+
+#[test]
+fn much_memory_lies_beside_the_graph() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("first.safetensors");
+    let stored = layer([1.0, 2.0, 3.0, 4.0, 0.5, -0.5]);
+    let views = stored.iter().map(|(name, shape, bytes)| {
+        (
+            name,
+            TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap(),
+        )
+    });
+    safetensors::serialize_to_file(views, None, &path).unwrap();
+    let mut weights = Weights::open(&path).unwrap();
+    let [(name, shape, _), _] = stored;
+    let bytes = layer([0.0, 1.0, 1.0, 0.0, 0.0, 0.0])[0].2.clone();
+    weights.put(name, Type::F32, &shape, bytes).unwrap();
+    let engine = engine();
+    for (most, beside) in [(15, 2), (16, 0)] {
+        let mut g = Graph::new("one", &weights);
+        let x = g.input("x", &[Dim::Fixed(1), Dim::Fixed(2)]);
+        let x = g.linear(x, "layer", 2, 2).unwrap();
+        g.output("y", x, &[Dim::Fixed(1), Dim::Fixed(2)]);
+        let model = g.finish_with(most).unwrap();
+        // The one from the file is read as well.
+        assert_eq!(model.memory.len(), beside);
+        let session = engine.session("one", &model).unwrap();
+        // The session has a copy.
+        drop(model);
+        let inputs = [("x", Input::F32(&[1, 2], &[1.0, 3.0]))];
+        let y = session.run(&inputs, &StopToken::new(), |_, y| y.to_vec());
+        assert_eq!(y.unwrap(), [3.5, 0.5]);
+    }
+}
+
+/// Checks every code of the types of 8 bits, as it is and times a scale, against torch's values.
+#[test]
+fn types_of_8_bits_have_the_values_of_torch() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let golden = fs::read(golden.join("number_types.safetensors")).unwrap();
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    let codes: Vec<u8> = (0..=255).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let engine = engine();
+    for (dtype, name) in [
+        (Dtype::F8_E4M3, "f8_e4m3fn"),
+        (Dtype::F8_E5M2, "f8_e5m2"),
+    ] {
+        for (scale, expected) in [
+            (None, name.to_owned()),
+            (Some("scale"), format!("{name}.scaled")),
+            (Some("rows"), format!("{name}.rows")),
+        ] {
+            let mut views = vec![(
+                "a.weight",
+                TensorView::new(dtype, vec![16, 16], &codes).unwrap(),
+            )];
+            if let Some(scale) = scale {
+                views.push(("a.weight_scale", golden.tensor(scale).unwrap()));
+            }
+            safetensors::serialize_to_file(views, None, &path).unwrap();
+            let weights = Weights::open(&path).unwrap();
+            let sides = [Dim::Fixed(16), Dim::Fixed(16)];
+            let mut g = Graph::new("values", &weights);
+            let x = g.input("x", &sides);
+            let weight = g.weight("a.weight", &[16, 16]).unwrap();
+            let y = g.mul(x, weight);
+            g.output("y", y, &sides);
+            let model = g.finish().unwrap();
+            assert_eq!(model.has_scales, scale.is_some());
+            let session = engine.session("values", &model).unwrap();
+            let inputs = [("x", Input::F32(&[16, 16], &[1.0; 256]))];
+            let found = session.run(&inputs, &StopToken::new(), |_, y| y.to_vec());
+            let expected = golden.tensor(&expected).unwrap();
+            let (expected, _) = expected.data().as_chunks::<4>();
+            for (code, (&expected, found)) in expected.iter().zip(found.unwrap()).enumerate() {
+                let expected = f32::from_le_bytes(expected);
+                let is_equal = found.to_bits() == expected.to_bits();
+                assert!(
+                    is_equal || (found.is_nan() && expected.is_nan()),
+                    "{dtype:?} {scale:?} {code:#x}: {found}, expected {expected}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -230,3 +230,63 @@ fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
         }
     }
 }
+
+#[cfg(test)]
+// In a test it is the failure.
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    /// Checks all values that `tests/golden/number_types.py` made, bit for bit.
+    #[test]
+    fn values_are_those_of_torch_and_gguf() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let file = fs::read(folder.join("number_types.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&file).unwrap();
+        let codes: Vec<u8> = (0..=255).collect();
+        let mut cases = vec![
+            (Type::F8_E4M3, "f8_e4m3fn".to_owned(), codes.clone()),
+            (Type::F8_E5M2, "f8_e5m2".to_owned(), codes),
+        ];
+        for number in [2, 3, 6, 7, 8, 10, 11, 12, 13, 14] {
+            let dtype = Type::of_gguf(number).unwrap();
+            let blocks = file.tensor(&format!("{dtype}.blocks")).unwrap();
+            cases.push((dtype, format!("{dtype}.values"), blocks.data().to_vec()));
+        }
+        for (dtype, name, bytes) in cases {
+            let expected = file.tensor(&name).unwrap();
+            let (expected, _) = expected.data().as_chunks::<4>();
+            let mut found = vec![0.0; expected.len()];
+            assert_eq!(dtype.length(&[found.len()]), Some(bytes.len()));
+            decode(dtype, &bytes, &mut found).unwrap();
+            for (index, (&expected, found)) in expected.iter().zip(&found).enumerate() {
+                assert_eq!(
+                    found.to_bits(),
+                    u32::from_le_bytes(expected),
+                    "{dtype} {index}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn plain_numbers() {
+        let decoded = |dtype, bytes: &[u8]| {
+            let mut value = [0.0];
+            decode(dtype, bytes, &mut value).map(|()| value[0])
+        };
+        assert_eq!(decoded(Type::F64, &1.0e-3f64.to_le_bytes()), Ok(1.0e-3));
+        assert_eq!(decoded(Type::F64, &1.0e300f64.to_le_bytes()), Ok(f32::INFINITY));
+        assert_eq!(decoded(Type::F32, &2.5f32.to_le_bytes()), Ok(2.5));
+        assert_eq!(decoded(Type::F16, &[0, 0x3c]), Ok(1.0));
+        assert_eq!(decoded(Type::BF16, &[0x80, 0x3f]), Ok(1.0));
+        assert_eq!(decoded(Type::I64, &(-3i64).to_le_bytes()), Ok(-3.0));
+        assert_eq!(decoded(Type::U16, &[0xff, 0xff]), Ok(65535.0));
+        assert_eq!(decoded(Type::BOOL, &[1]), Ok(1.0));
+        assert_eq!(decoded(Type::IQ4_NL, &[0; 18]), Err(Type::IQ4_NL));
+    }
+}

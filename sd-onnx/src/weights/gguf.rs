@@ -398,3 +398,151 @@ impl Item {
         }
     }
 }
+
+#[cfg(test)]
+// In a test it is the failure.
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use safetensors::SafeTensors;
+
+    use super::*;
+    use crate::weights::WeightFile;
+
+    fn golden(file: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden")
+            .join(file)
+    }
+
+    /// The error for a file of these bytes.
+    fn error_of(bytes: &[u8]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        fs::write(&path, bytes).unwrap();
+        read_header(&path).unwrap_err().to_string()
+    }
+
+    /// The golden file with the bytes `from`, which it has once, replaced by `to`.
+    fn changed(from: &[u8], to: &[u8]) -> Vec<u8> {
+        let mut bytes = fs::read(golden("number_types.gguf")).unwrap();
+        let at = |bytes: &[u8]| bytes.windows(from.len()).position(|window| window == from);
+        let first = at(&bytes).expect("the bytes are there");
+        assert!(at(&bytes[first + 1..]).is_none(), "the bytes are there once");
+        bytes.splice(first..first + from.len(), to.iter().copied());
+        bytes
+    }
+
+    /// An entry's name as it is in the file, with its length before it.
+    fn text(text: &str) -> Vec<u8> {
+        let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(text.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_file_of_gguf_py_is_read() {
+        let file = WeightFile::open(&golden("number_types.gguf")).unwrap();
+        let metadata = |key: &str| file.metadata[key].as_str();
+        assert_eq!(metadata("general.architecture"), "sd1");
+        assert_eq!(metadata("general.file_type"), "1");
+        let expected = fs::read(golden("number_types.safetensors")).unwrap();
+        let expected = SafeTensors::deserialize(&expected).unwrap();
+        let types = ["F32", "Q4_K", "F16", "Q8_0", "BF16"];
+        assert_eq!(file.tensors.len(), types.len());
+        for (stored, dtype) in file.tensors.iter().zip(types) {
+            let expected = expected.tensor(&format!("gguf.{}", stored.name)).unwrap();
+            assert_eq!(stored.dtype.to_string(), dtype);
+            assert_eq!(stored.shape, expected.shape(), "{}", stored.name);
+            let source = stored.source();
+            assert_eq!(*source.widened().unwrap(), *expected.data());
+            let values = source.values().unwrap();
+            let values: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            assert_eq!(values, expected.data());
+        }
+    }
+
+    #[test]
+    fn lies_of_a_header_are_errors() {
+        let weight = text("out.2.weight");
+        let entry = |dims: &[u64], kind: u32, offset: u64| {
+            let mut bytes = weight.clone();
+            bytes.extend((dims.len() as u32).to_le_bytes());
+            bytes.extend(dims.iter().flat_map(|dim| dim.to_le_bytes()));
+            bytes.extend(kind.to_le_bytes());
+            bytes.extend(offset.to_le_bytes());
+            bytes
+        };
+        // As it is in the file: behind 20 F32 padded to 96 bytes, 2880 of Q4_K and 64 of F16.
+        let honest = entry(&[64, 3], 8, 96 + 2880 + 64);
+        let shape_key = "comfy.gguf.orig_shape.input_blocks.0.0.weight";
+        let sides = |sides: [i32; 2]| {
+            let mut bytes = text(shape_key);
+            bytes.extend([9u32, 5].iter().flat_map(|n| n.to_le_bytes()));
+            bytes.extend(2u64.to_le_bytes());
+            bytes.extend(sides.iter().flat_map(|n| n.to_le_bytes()));
+            bytes
+        };
+        let number = |key: &str, value: u32| {
+            let mut bytes = text(key);
+            bytes.extend([4, value].iter().flat_map(|n: &u32| n.to_le_bytes()));
+            bytes
+        };
+        let counts = |tensors: u64, pairs: u64| {
+            let mut bytes = 3u32.to_le_bytes().to_vec();
+            bytes.extend(tensors.to_le_bytes());
+            bytes.extend(pairs.to_le_bytes());
+            bytes
+        };
+        for (from, to, expected) in [
+            (&honest, &entry(&[64, 3], 99, 3040), "of type 99"),
+            (&honest, &entry(&[63, 3], 8, 3040), "number of blocks of Q8_0"),
+            (&honest, &entry(&[u64::MAX, 3], 8, 3040), "number of blocks of Q8_0"),
+            (&honest, &entry(&[64, 1 << 20], 8, 3040), "behind the file"),
+            (&honest, &entry(&[64, 3], 8, u64::MAX - 31), "behind the file"),
+            (&honest, &entry(&[64, 3], 8, 3041), "multiple of the alignment"),
+            (&honest, &entry(&[64, 3], 8, 32), "overlaps"),
+            (&honest, &entry(&[1; 9], 8, 3040), "9 dimensions"),
+            (&sides([32, 160]), &sides([32, 161]), "[32, 161] as it was"),
+            (&sides([32, 160]), &sides([-32, -160]), "expected a list of sizes"),
+            (&text(shape_key), &text(&shape_key.replace(".0.0.", ".0.1.")), "of no tensor"),
+            (&number("general.file_type", 1), &number("general.alignment", 3), "no power of two"),
+            (&text("general.file_type"), &text("general.architecture"), "there twice"),
+            (&weight, &text("time_embed.0.weight"), "tensor `time_embed.0.weight` is there twice"),
+            (&counts(5, 4), &counts(u64::MAX, 4), "18446744073709551615 tensors"),
+            (&counts(5, 4), &counts(5, 1 << 40), "1099511627776 key-value pairs"),
+            (&counts(5, 4), &counts(6, 4), "byte"),
+        ] {
+            let bytes = changed(from, to);
+            let error = error_of(&bytes);
+            assert!(error.contains(expected), "{error}, expected {expected}");
+            assert!(error.contains("model.gguf: not a usable GGUF file: byte"), "{error}");
+        }
+        let version = |version: [u8; 4]| changed(&[b"GGUF".as_slice(), &[3, 0, 0, 0]].concat(), &[b"GGUF".as_slice(), &version].concat());
+        assert!(error_of(&version([1, 0, 0, 0])).contains("version 1"));
+        assert!(error_of(&version([0, 0, 0, 3])).contains("big-endian"));
+    }
+
+    #[test]
+    fn no_change_of_a_header_is_a_panic() {
+        let good = fs::read(golden("number_types.gguf")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let header = 600;
+        for at in (0..header).chain([good.len() - 1]) {
+            fs::write(&path, &good[..at]).unwrap();
+            assert!(read_header(&path).is_err(), "cut at {at}");
+        }
+        let mut refused = 0;
+        for at in 4..header {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut bytes = good.clone();
+                bytes[at] = value;
+                fs::write(&path, &bytes).unwrap();
+                refused += usize::from(read_header(&path).is_err());
+            }
+        }
+        assert!(refused > header, "{refused}");
+    }
+}

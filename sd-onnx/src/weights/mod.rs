@@ -8,9 +8,14 @@
 //! [`WeightFile`] is what a file holds, under its own names. [`Weights`] are the tensors of one
 //! component by the names that diffusers and transformers give them today ([`names`]).
 
+mod decode;
 mod file;
+mod gguf;
 mod names;
 mod safetensors;
+mod scales;
+mod types;
+mod values;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -21,12 +26,14 @@ use std::{
     },
 };
 
-use ::safetensors::Dtype;
 use sd_text::outside::printable;
 
 pub(crate) use self::{
     file::{Stored, WeightFile},
     safetensors::files,
+    scales::Scale,
+    types::{Type, Use},
+    values::Source,
 };
 use crate::Error;
 
@@ -42,13 +49,15 @@ pub(crate) struct Weights {
 #[derive(Debug)]
 pub(crate) struct Tensor {
     pub place: Place,
-    pub dtype: Dtype,
+    pub dtype: Type,
+    /// What the stored values are multiplied with.
+    pub scale: Option<Scale>,
     /// As the networks ask for it.
     shape: Vec<usize>,
     /// Whether the bytes are those of the matrix with its two axes exchanged.
     pub transposed: bool,
     /// The file as the user has it.
-    file: Arc<Path>,
+    pub file: Arc<Path>,
     /// The name in that file.
     stored_name: String,
     /// Whether a graph has asked for it.
@@ -136,6 +145,7 @@ impl Weights {
                 entry.insert(Tensor {
                     place: stored.place,
                     dtype: stored.dtype,
+                    scale: stored.scale,
                     shape: stored.shape,
                     transposed,
                     file: stored.file,
@@ -158,20 +168,18 @@ impl Weights {
     }
 
     /// Puts a tensor from memory in the place of the one called `name`, or beside the others where
-    /// there is none: weights that a LoRA is merged into, or wider values of a type that ONNX
-    /// Runtime does not compute with. The graph holds a copy of the bytes, and ONNX limits a graph
-    /// to 2 GiB.
+    /// there is none: weights that a LoRA is merged into.
     ///
     /// # Errors
     /// [`Error::Safetensors`] when `bytes` are more or fewer than the shape has in that type.
     #[cfg_attr(
         not(test),
-        expect(dead_code, reason = "for merged LoRAs and wider types")
+        expect(dead_code, reason = "for merged LoRAs")
     )]
     pub fn put(
         &mut self,
         name: &str,
-        dtype: Dtype,
+        dtype: Type,
         shape: &[usize],
         bytes: Arc<[u8]>,
     ) -> Result<(), Error> {
@@ -182,6 +190,7 @@ impl Weights {
         let tensor = Tensor {
             place: Place::Memory(bytes),
             dtype,
+            scale: None,
             shape: shape.to_vec(),
             transposed: false,
             file: self.path.as_path().into(),
@@ -255,11 +264,11 @@ impl Weights {
                 found: tensor.shape.clone(),
             });
         }
-        if !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+        if tensor.dtype.usage() == Use::Refused {
             return Err(Error::TensorType {
                 path: tensor.file.to_path_buf(),
                 tensor: tensor.stored_name.clone(),
-                found: format!("{:?}", tensor.dtype),
+                found: tensor.dtype.to_string(),
             });
         }
         tensor.used.store(true, Ordering::Relaxed);
@@ -312,12 +321,22 @@ fn viewed(stored: &Stored, view: &View) -> Result<(Stored, bool), Error> {
             let Some(end) = end.filter(|_| rows > 0) else {
                 return Err(wrong(format!("at least {from} + {count} rows")));
             };
+            seen.shape[0] = 1;
+            if stored.dtype.length(&seen.shape).is_none() {
+                return Err(wrong(format!("rows of whole blocks of {}", stored.dtype)));
+            }
             seen.shape[0] = *count;
             seen.place = stored.place.part(*from, end, rows);
+            if let Some(Scale::Rows(scales)) = &stored.scale {
+                seen.scale = Some(Scale::Rows(scales[*from..end].into()));
+            }
         }
         View::Reshaped(shape) => {
             if count(shape) != count(&stored.shape) {
                 return Err(wrong(format!("as many numbers as {shape:?}")));
+            }
+            if matches!(stored.scale, Some(Scale::Rows(_))) && shape.first() != stored.shape.first() {
+                return Err(wrong("as many rows as scales".to_owned()));
             }
             seen.shape = shape.clone();
         }
@@ -335,6 +354,17 @@ impl Tensor {
     /// The shape as the networks ask for it.
     pub fn shape(&self) -> &[usize] {
         &self.shape
+    }
+
+    /// Reads its numbers, without the scale.
+    pub fn source(&self) -> Source<'_> {
+        Source {
+            place: &self.place,
+            dtype: self.dtype,
+            shape: &self.shape,
+            file: &self.file,
+            name: &self.stored_name,
+        }
     }
 }
 
@@ -409,7 +439,7 @@ mod tests {
     // In a test it is the failure.
     #![allow(clippy::unwrap_used)]
 
-    use ::safetensors::{serialize_to_file, tensor::TensorView};
+    use ::safetensors::{Dtype, serialize_to_file, tensor::TensorView};
 
     use super::*;
 

@@ -7,11 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use safetensors::{Dtype, tensor::TensorInfo};
+use safetensors::tensor::TensorInfo;
 use sd_text::outside::{self, printable};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
+use super::types::Type;
 use crate::{Error, config::Config};
 
 /// The safetensors file itself, or all shards that a `*.index.json` names, in their order.
@@ -69,8 +70,17 @@ pub(super) struct Header {
     /// The byte where the data begins.
     pub data_start: u64,
     /// The tensors by their places, checked.
-    pub tensors: Vec<(String, TensorInfo)>,
+    pub tensors: Vec<Entry>,
     pub metadata: BTreeMap<String, String>,
+}
+
+/// A tensor of a header.
+pub(super) struct Entry {
+    pub name: String,
+    pub dtype: Type,
+    pub shape: Vec<usize>,
+    /// Its first byte and the one behind its last, from the start of the data.
+    pub data_offsets: (usize, usize),
 }
 
 /// Reads and checks the header of a safetensors file.
@@ -108,7 +118,7 @@ pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
         ))
     })?;
     drop(text);
-    tensors.sort_unstable_by_key(|(_, info)| info.data_offsets);
+    tensors.sort_unstable_by_key(|entry| entry.data_offsets);
     let end = check_places(&tensors).map_err(wrong)?;
     let expected = 8 + u128::from(header) + end as u128;
     if expected != u128::from(length) {
@@ -125,18 +135,18 @@ pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
 
 /// Checks that the data of the tensors, sorted by their places, lies end to end, each as long as
 /// its shape and type make it; returns where the last one ends.
-fn check_places(tensors: &[(String, TensorInfo)]) -> Result<usize, String> {
+fn check_places(tensors: &[Entry]) -> Result<usize, String> {
     let mut last = 0;
-    for (name, info) in tensors {
-        let (start, end) = info.data_offsets;
+    for entry in tensors {
+        let (start, end) = entry.data_offsets;
         if start != last || end < start {
             return Err(format!(
                 "the data of tensor `{}` overlaps another's, leaves a gap, or ends before it begins",
-                printable(name)
+                printable(&entry.name)
             ));
         }
         last = end;
-        check_length(name, info.dtype, &info.shape, end - start)?;
+        check_length(&entry.name, entry.dtype, &entry.shape, end - start)?;
     }
     Ok(last)
 }
@@ -144,17 +154,13 @@ fn check_places(tensors: &[(String, TensorInfo)]) -> Result<usize, String> {
 /// Checks that a tensor's data is as long, in bytes, as its shape and type make it.
 pub(super) fn check_length(
     name: &str,
-    dtype: Dtype,
+    dtype: Type,
     shape: &[usize],
     length: usize,
 ) -> Result<(), String> {
-    let elements = shape
-        .iter()
-        .try_fold(1usize, |n, &side| n.checked_mul(side));
-    let bits = elements.and_then(|n| n.checked_mul(dtype.bitsize()));
-    if bits.is_none_or(|bits| Some(bits) != length.checked_mul(8)) {
+    if dtype.length(shape) != Some(length) {
         return Err(format!(
-            "tensor `{}` has {length} bytes of data, which does not fit its shape {} of {dtype:?}",
+            "tensor `{}` has {length} bytes of data, which does not fit its shape {} of {dtype}",
             printable(name),
             printable(format_args!("{shape:?}")),
         ));
@@ -164,7 +170,7 @@ pub(super) fn check_length(
 
 /// What a header lists, in its order.
 struct Entries {
-    tensors: Vec<(String, TensorInfo)>,
+    tensors: Vec<Entry>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -200,10 +206,18 @@ impl<'de> Visitor<'de> for EntriesVisitor {
                 }
                 continue;
             }
-            let info = map.next_value().map_err(|error| {
-                A::Error::custom(format_args!("tensor `{}`: {error}", printable(&name)))
-            })?;
-            entries.tensors.push((name, info));
+            let wrong = |problem: &dyn fmt::Display| {
+                A::Error::custom(format_args!("tensor `{}`: {problem}", printable(&name)))
+            };
+            let info: TensorInfo = map.next_value().map_err(|error| wrong(&error))?;
+            let dtype = Type::of_safetensors(info.dtype)
+                .ok_or_else(|| wrong(&format_args!("type {:?}", info.dtype)))?;
+            entries.tensors.push(Entry {
+                name,
+                dtype,
+                shape: info.shape,
+                data_offsets: info.data_offsets,
+            });
         }
         Ok(entries)
     }

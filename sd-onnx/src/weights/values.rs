@@ -47,7 +47,7 @@ impl Source<'_> {
             return Err(self.wrong(problem));
         }
         let mut values = vec![0.0; count];
-        self.reader()?.numbers(self.dtype, &mut values, self)?;
+        Reader::new(self.place, self.file)?.numbers(&mut values, self)?;
         Ok(values)
     }
 
@@ -61,21 +61,7 @@ impl Source<'_> {
             let problem = format!("has {length} bytes, expected at most {MOST}");
             return Err(self.wrong(problem));
         }
-        Ok(self.bytes()?.to_vec())
-    }
-
-    /// All bytes of a tensor, as they are stored.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when the file can't be read.
-    pub fn bytes(&self) -> Result<Arc<[u8]>, Error> {
-        if let Place::Memory(bytes) = self.place {
-            return Ok(bytes.clone());
-        }
-        let mut bytes = zeros(self.place.length() as usize);
-        let all = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
-        self.reader()?.bytes(all, self)?;
-        Ok(bytes)
+        Ok(self.place.bytes(self.file)?.to_vec())
     }
 
     /// The numbers of a weight as f32, in little-endian bytes. Every thread of the machine reads
@@ -111,13 +97,13 @@ impl Source<'_> {
 
     /// The numbers from `first` on, a whole number of blocks, into `out`.
     fn part(&self, first: usize, out: &mut [u8]) -> Result<(), Error> {
-        let mut reader = self.reader()?;
+        let mut reader = Reader::new(self.place, self.file)?;
         let (numbers, bytes) = self.dtype.block();
-        reader.skip((first / numbers * bytes) as u64, self)?;
+        reader.skip(first / numbers * bytes, self.file)?;
         let mut values = vec![0.0; STEP.min(out.len() / size_of::<f32>())];
         for out in out.chunks_mut(STEP * size_of::<f32>()) {
             let values = &mut values[..out.len() / size_of::<f32>()];
-            reader.numbers(self.dtype, values, self)?;
+            reader.numbers(values, self)?;
             let (out, _) = out.as_chunks_mut::<{ size_of::<f32>() }>();
             for (out, value) in out.iter_mut().zip(values) {
                 *out = value.to_le_bytes();
@@ -140,18 +126,6 @@ impl Source<'_> {
         Ok(self.shape.iter().product())
     }
 
-    fn reader(&self) -> Result<Reader<'_>, Error> {
-        Ok(match self.place {
-            Place::Memory(bytes) => Reader::Memory(bytes),
-            Place::File { path, offset, .. } => {
-                let mut file = outside::open(path).map_err(Error::io(self.file))?;
-                file.seek(SeekFrom::Start(*offset))
-                    .map_err(Error::io(self.file))?;
-                Reader::File(file, Vec::new())
-            }
-        })
-    }
-
     fn wrong(&self, problem: impl Into<String>) -> Error {
         Error::TensorValues {
             path: self.file.to_path_buf(),
@@ -169,6 +143,20 @@ impl Place {
             Self::Memory(bytes) => bytes.len() as u64,
         }
     }
+
+    /// All bytes, as they are stored in `file`, the user's name of the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file can't be read.
+    pub fn bytes(&self, file: &Path) -> Result<Arc<[u8]>, Error> {
+        if let Self::Memory(bytes) = self {
+            return Ok(bytes.clone());
+        }
+        let mut bytes = zeros(self.length() as usize);
+        let all = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
+        Reader::new(self, file)?.bytes(all, file)?;
+        Ok(bytes)
+    }
 }
 
 /// Where the next bytes of a tensor come from.
@@ -178,19 +166,33 @@ enum Reader<'a> {
     File(File, Vec<u8>),
 }
 
-impl Reader<'_> {
-    fn skip(&mut self, count: u64, of: &Source<'_>) -> Result<(), Error> {
+impl<'a> Reader<'a> {
+    fn new(place: &'a Place, file: &Path) -> Result<Self, Error> {
+        Ok(match place {
+            Place::Memory(bytes) => Self::Memory(bytes),
+            Place::File { path, offset, .. } => {
+                let mut opened = outside::open(path).map_err(Error::io(file))?;
+                opened
+                    .seek(SeekFrom::Start(*offset))
+                    .map_err(Error::io(file))?;
+                Self::File(opened, Vec::new())
+            }
+        })
+    }
+
+    fn skip(&mut self, count: usize, file: &Path) -> Result<(), Error> {
         match self {
-            Self::Memory(bytes) => *bytes = &bytes[count as usize..],
-            Self::File(file, _) => {
-                file.seek_relative(count as i64)
-                    .map_err(Error::io(of.file))?;
+            Self::Memory(bytes) => *bytes = &bytes[count..],
+            Self::File(opened, _) => {
+                opened
+                    .seek_relative(count as i64)
+                    .map_err(Error::io(file))?;
             }
         }
         Ok(())
     }
 
-    fn bytes(&mut self, out: &mut [u8], of: &Source<'_>) -> Result<(), Error> {
+    fn bytes(&mut self, out: &mut [u8], file: &Path) -> Result<(), Error> {
         match self {
             Self::Memory(bytes) => {
                 let (next, rest) = bytes.split_at(out.len());
@@ -198,23 +200,23 @@ impl Reader<'_> {
                 *bytes = rest;
                 Ok(())
             }
-            Self::File(file, _) => file.read_exact(out).map_err(Error::io(of.file)),
+            Self::File(opened, _) => opened.read_exact(out).map_err(Error::io(file)),
         }
     }
 
-    fn numbers(&mut self, dtype: Type, out: &mut [f32], of: &Source<'_>) -> Result<(), Error> {
-        let (numbers, size) = dtype.block();
+    fn numbers(&mut self, out: &mut [f32], of: &Source<'_>) -> Result<(), Error> {
+        let (numbers, size) = of.dtype.block();
         let length = out.len() / numbers * size;
         let decoded = match self {
             Self::Memory(bytes) => {
                 let (next, rest) = bytes.split_at(length);
                 *bytes = rest;
-                decode(dtype, next, out)
+                decode(of.dtype, next, out)
             }
-            Self::File(file, buffer) => {
+            Self::File(opened, buffer) => {
                 buffer.resize(length, 0);
-                file.read_exact(buffer).map_err(Error::io(of.file))?;
-                decode(dtype, buffer, out)
+                opened.read_exact(buffer).map_err(Error::io(of.file))?;
+                decode(of.dtype, buffer, out)
             }
         };
         decoded.map_err(|dtype| of.wrong(format!("is of {dtype}, which is not supported")))
