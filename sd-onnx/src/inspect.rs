@@ -18,7 +18,7 @@ use crate::{
     models::{clip_text::ClipTextConfig, unet::UnetConfig, vae::VaeConfig},
     parts::{decoder_graph, text_graph, unet_graph},
     source::{self, Elsewhere, Source},
-    weights::{Sizes, WeightFile, Weights},
+    weights::{Format, Sizes, WeightFile, Weights},
 };
 
 /// What a file or a folder is, read from its headers and configurations alone.
@@ -139,9 +139,11 @@ pub fn hashes(path: impl AsRef<Path>) -> Result<Hashes, Error> {
         Ok(hash::hex(&hasher.finalize()))
     };
     let old = of(0x10_0000, 0x1_0000).map_err(Error::io(path))?;
-    let data = match WeightFile::open(path)?.data_start {
-        Some(start) => Some(of(start, u64::MAX).map_err(Error::io(path))?),
-        None => None,
+    let data = match WeightFile::open(path)?.format {
+        Format::Safetensors { data_start } => {
+            Some(of(data_start, u64::MAX).map_err(Error::io(path))?)
+        }
+        Format::Pickle | Format::Gguf => None,
     };
     Ok(Hashes {
         short: sha256[..10].to_owned(),

@@ -26,7 +26,9 @@ mod machine;
 mod names;
 mod reader;
 mod source;
+mod stack;
 mod storage;
+mod tensor;
 mod value;
 mod zip;
 

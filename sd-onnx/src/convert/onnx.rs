@@ -82,7 +82,7 @@ pub(super) fn write<'c>(
 /// The weights in the file that they were written to.
 fn written(data: &Path, tensors: &[New<'_>], offsets: &[u64]) -> Weights {
     let path: Arc<Path> = data.into();
-    let mut weights = Weights::new(data, tensors.len());
+    let mut weights = Weights::empty(data);
     for (tensor, &offset) in tensors.iter().zip(offsets) {
         let place = Place::File {
             path: path.clone(),

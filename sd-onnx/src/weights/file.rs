@@ -2,15 +2,16 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use sd_text::outside;
+use sd_text::{outside, pickle::is_pickle};
 
 use super::{
-    Place, gguf, safetensors,
+    Place, gguf, pickle, safetensors,
     scales::{self, Scale},
     types::Type,
     values::Source,
@@ -25,6 +26,31 @@ pub(crate) struct WeightFile {
     pub tensors: Vec<Stored>,
     /// The `__metadata__` of a safetensors file, the key-value pairs of a GGUF file.
     pub metadata: BTreeMap<String, String>,
+    pub format: Format,
+    /// What is left out, for the user.
+    pub warnings: Vec<String>,
+}
+
+/// The format of a file of weights, which its first bytes tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Safetensors {
+        /// The byte where the data begins.
+        data_start: u64,
+    },
+    Pickle,
+    Gguf,
+}
+
+/// How much some tensors are.
+#[derive(Debug, Default)]
+pub(crate) struct Sizes {
+    pub tensors: usize,
+    /// How many numbers they have.
+    pub parameters: u64,
+    pub bytes: u64,
+    /// Their types, each with how many tensors have it.
+    pub types: BTreeMap<String, usize>,
 }
 
 /// A tensor under its name in the file.
@@ -47,41 +73,68 @@ impl WeightFile {
             path: path.to_path_buf(),
             tensors: Vec::new(),
             metadata: BTreeMap::new(),
+            format: Format::Gguf,
+            warnings: Vec::new(),
         };
         for file in safetensors::files(path)? {
             let real = std::fs::canonicalize(&file).map_err(Error::io(&file))?;
-            if is_gguf(&file)? {
-                all.add_gguf(&file, &real)?;
-                continue;
-            }
-            let header = safetensors::read_header(&file)?;
-            all.metadata.extend(header.metadata);
+            let start = start(&file)?;
             let (file, real): (Arc<Path>, Arc<Path>) = (file.into(), real.into());
-            all.tensors.reserve(header.tensors.len());
-            for entry in header.tensors {
-                let (start, end) = entry.data_offsets;
-                all.tensors.push(Stored {
-                    name: entry.name,
-                    dtype: entry.dtype,
-                    scale: None,
-                    shape: entry.shape,
-                    place: Place::File {
-                        path: real.clone(),
-                        offset: header.data_start + start as u64,
-                        length: (end - start) as u64,
-                    },
-                    file: file.clone(),
-                });
+            if start.starts_with(gguf::MAGIC) {
+                all.add_gguf(&file, &real)?;
+            } else if is_pickle(&start) {
+                let contents = pickle::read(&file, &real)?;
+                all.tensors.extend(contents.tensors);
+                all.warnings.extend(contents.warning);
+                all.format = Format::Pickle;
+            } else {
+                all.add_safetensors(&file, &real)?;
             }
         }
         scales::attach(&mut all)?;
         Ok(all)
     }
 
+    /// The numbers of a small tensor.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>, Error> {
+        let found = self.tensors.iter().find(|stored| stored.name == name);
+        found.map_or(Ok(Vec::new()), |stored| stored.source().values())
+    }
+
+    /// How much all tensors are.
+    pub fn sizes(&self) -> Sizes {
+        let tensors = self.tensors.iter();
+        Sizes::of(tensors.map(|stored| (stored.dtype, stored.shape.as_slice(), &stored.place)))
+    }
+
+    fn add_safetensors(&mut self, file: &Arc<Path>, real: &Arc<Path>) -> Result<(), Error> {
+        let header = safetensors::read_header(file)?;
+        self.metadata.extend(header.metadata);
+        self.format = Format::Safetensors {
+            data_start: header.data_start,
+        };
+        let tensors = header.tensors.into_iter().map(|entry| {
+            let (start, end) = entry.data_offsets;
+            Stored {
+                name: entry.name,
+                dtype: entry.dtype,
+                scale: None,
+                shape: entry.shape,
+                place: Place::File {
+                    path: real.clone(),
+                    offset: header.data_start + start as u64,
+                    length: (end - start) as u64,
+                },
+                file: file.clone(),
+            }
+        });
+        self.tensors.extend(tensors);
+        Ok(())
+    }
+
     /// Adds what the header of a GGUF file lists.
-    fn add_gguf(&mut self, file: &Path, real: &Path) -> Result<(), Error> {
+    fn add_gguf(&mut self, file: &Arc<Path>, real: &Arc<Path>) -> Result<(), Error> {
         let header = gguf::read_header(file)?;
-        let (file, real): (Arc<Path>, Arc<Path>) = (file.into(), real.into());
         self.metadata.extend(header.metadata);
         let tensors = header.tensors.into_iter().map(|entry| Stored {
             name: entry.name,
@@ -113,13 +166,37 @@ impl Stored {
     }
 }
 
-/// Whether a file begins as GGUF files do, whatever its name.
-fn is_gguf(file: &Path) -> Result<bool, Error> {
+impl Sizes {
+    pub fn of<'a>(tensors: impl Iterator<Item = (Type, &'a [usize], &'a Place)>) -> Self {
+        let mut sizes = Self::default();
+        for (dtype, shape, place) in tensors {
+            sizes.tensors += 1;
+            sizes.parameters += shape.iter().map(|&side| side as u64).product::<u64>();
+            sizes.bytes += place.length();
+            *sizes.types.entry(dtype.to_string()).or_default() += 1;
+        }
+        sizes
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Safetensors { .. } => "safetensors",
+            Self::Pickle => "pickle",
+            Self::Gguf => "GGUF",
+        })
+    }
+}
+
+/// The first bytes of a file, as many as tell its format.
+fn start(file: &Path) -> Result<Vec<u8>, Error> {
+    const LENGTH: u64 = 262;
     let mut start = Vec::new();
     let opened = outside::open(file).map_err(Error::io(file))?;
     opened
-        .take(gguf::MAGIC.len() as u64)
+        .take(LENGTH)
         .read_to_end(&mut start)
         .map_err(Error::io(file))?;
-    Ok(start == gguf::MAGIC)
+    Ok(start)
 }

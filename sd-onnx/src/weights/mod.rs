@@ -12,6 +12,8 @@ mod decode;
 mod file;
 mod gguf;
 mod names;
+mod outline;
+mod pickle;
 mod safetensors;
 mod scales;
 mod types;
@@ -29,7 +31,7 @@ use std::{
 use sd_text::outside::printable;
 
 pub(crate) use self::{
-    file::{Stored, WeightFile},
+    file::{Format, Sizes, Stored, WeightFile},
     safetensors::files,
     scales::Scale,
     types::{Type, Use},
@@ -131,8 +133,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// No tensors yet.
-    pub fn new(path: &Path, count: usize) -> Self {
+    fn new(path: &Path, count: usize) -> Self {
         Self {
             path: path.to_path_buf(),
             tensors: HashMap::with_capacity(count),
@@ -201,46 +202,10 @@ impl Weights {
         Ok(())
     }
 
-    /// Puts a tensor in a place.
-    pub fn place(&mut self, name: &str, dtype: Type, shape: &[usize], place: Place) {
-        let file: Arc<Path> = self.path.as_path().into();
-        let tensor = Tensor {
-            place,
-            dtype,
-            scale: None,
-            shape: shape.to_vec(),
-            transposed: false,
-            file,
-            stored_name: name.to_owned(),
-            used: AtomicBool::new(false),
-        };
-        self.tensors.insert(name.to_owned(), tensor);
-    }
-
-    /// Tensors of the same names and shapes, without numbers. A graph that is written over them
-    /// shows which tensors a network has, and reads none.
-    pub fn outline(&self) -> Self {
-        let mut outline = Self::new(&self.path, self.tensors.len());
-        for (name, tensor) in &self.tensors {
-            outline.place(name, Type::F32, &tensor.shape, Place::Memory([].into()));
-        }
-        outline
-    }
-
-    /// The names and the shapes of the tensors that graphs have asked for.
-    pub fn used(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        let used = self.tensors.iter().filter(|(_, tensor)| tensor.used.load(Ordering::Relaxed));
-        used.map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))
-    }
-
-    /// The names of all tensors.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
-    }
-
-    /// The tensor of that name, which does not count as used.
-    pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.tensors.get(name)
+    /// How much the tensors are.
+    pub fn sizes(&self) -> Sizes {
+        let tensors = self.tensors.values();
+        Sizes::of(tensors.map(|tensor| (tensor.dtype, tensor.shape.as_slice(), &tensor.place)))
     }
 
     /// The shape of the tensor of that name.
@@ -351,11 +316,6 @@ fn viewed(stored: &Stored, view: &View) -> Result<(Stored, bool), Error> {
 }
 
 impl Tensor {
-    /// The shape as the networks ask for it.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
     /// Reads its numbers, without the scale.
     pub fn source(&self) -> Source<'_> {
         Source {

@@ -6,11 +6,11 @@ use std::collections::HashMap;
 
 use super::MOST_PICKLE;
 use super::archive::Stored;
-use super::call::bytes_of;
 use super::contents::{self, Contents, Form};
 use super::error::Problem;
 use super::machine::{Cell, Machine, Run};
 use super::source::Source;
+use super::tensor::bytes_of;
 use super::value::Value;
 
 /// torch's magic number as a pickle of protocol 2 or newer begins, behind its protocol.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::error::Problem;
 use super::globals::{self, Kind};
 use super::reader::{Reader, text_or_bytes};
+use super::stack::pairs;
 use super::storage::{Raw, StorageRef};
 use super::value::{Id, Value};
 
@@ -83,12 +84,12 @@ impl Run {
 }
 
 pub(super) struct Machine<'b> {
-    reader: Reader<'b>,
+    pub reader: Reader<'b>,
     pub cells: Vec<Cell>,
-    stack: Vec<Id>,
+    pub stack: Vec<Id>,
     /// The heights of the stack at which the open marks are.
-    marks: Vec<usize>,
-    memo: HashMap<u32, Id>,
+    pub marks: Vec<usize>,
+    pub memo: HashMap<u32, Id>,
     pub storages: Vec<StorageRef>,
     steps: usize,
     /// The byte of the opcode that is being done.
@@ -165,9 +166,9 @@ impl<'b> Machine<'b> {
                 self.reader.check(length)?;
             }
 
-            b'N' => self.push(Value::None)?,
-            0x88 => self.push(Value::Bool(true))?,
-            0x89 => self.push(Value::Bool(false))?,
+            b'N' => self.push(Value::None),
+            0x88 => self.push(Value::Bool(true)),
+            0x89 => self.push(Value::Bool(false)),
             b'I' => self.read(Reader::int_line)?,
             b'L' => self.read(Reader::long_line)?,
             b'F' => self.read(Reader::float_line)?,
@@ -188,20 +189,20 @@ impl<'b> Machine<'b> {
             b'B' => self.read(|r| Ok(Value::Bytes(r.medium_bytes()?.to_vec())))?,
             0x8e | 0x96 => self.read(|r| Ok(Value::Bytes(r.long_bytes()?.to_vec())))?,
 
-            b')' => self.push(Value::Tuple(Vec::new()))?,
-            b']' => self.push(Value::List(Vec::new()))?,
-            b'}' => self.push(Value::Dict(Vec::new()))?,
-            0x8f => self.push(Value::Set(Vec::new()))?,
+            b')' => self.push(Value::Tuple(Vec::new())),
+            b']' => self.push(Value::List(Vec::new())),
+            b'}' => self.push(Value::Dict(Vec::new())),
+            0x8f => self.push(Value::Set(Vec::new())),
             0x85 => self.tuple(1)?,
             0x86 => self.tuple(2)?,
             0x87 => self.tuple(3)?,
-            b't' => self.to_mark(Value::Tuple)?,
-            b'l' => self.to_mark(Value::List)?,
-            0x91 => self.to_mark(Value::Set)?,
+            b't' => self.collect(Value::Tuple)?,
+            b'l' => self.collect(Value::List)?,
+            0x91 => self.collect(Value::Set)?,
             b'd' => {
                 let items = self.pop_mark()?;
                 let pairs = pairs(&items)?;
-                self.push(Value::Dict(pairs))?;
+                self.push(Value::Dict(pairs));
             }
             b'a' => {
                 let item = self.pop()?;
@@ -260,33 +261,40 @@ impl<'b> Machine<'b> {
 
             b'c' => {
                 let (module, name) = self.reader.global_lines()?;
-                self.global(&module, &name)?;
+                let id = self.global(&module, &name)?;
+                self.stack.push(id);
             }
-            0x93 => self.stack_global()?,
+            0x93 => {
+                let id = self.stack_global()?;
+                self.stack.push(id);
+            }
             b'R' | 0x81 => {
                 let (arguments, callable) = (self.pop()?, self.pop()?);
                 let arguments = self.arguments(arguments)?;
-                self.call(callable, &arguments)?;
+                let made = self.call(callable, &arguments)?;
+                self.stack.push(made);
             }
             0x92 => {
                 let (named, arguments, callable) = (self.pop()?, self.pop()?, self.pop()?);
                 let arguments = self.arguments(arguments)?;
                 self.check_no_named(callable, named)?;
-                self.call(callable, &arguments)?;
+                let made = self.call(callable, &arguments)?;
+                self.stack.push(made);
             }
             b'i' => {
                 let (module, name) = self.reader.global_lines()?;
                 let arguments = self.pop_mark()?;
-                self.global(&module, &name)?;
-                let callable = self.pop()?;
-                self.call(callable, &arguments)?;
+                let callable = self.global(&module, &name)?;
+                let made = self.call(callable, &arguments)?;
+                self.stack.push(made);
             }
             b'o' => {
                 let items = self.pop_mark()?;
                 let (&callable, arguments) = items
                     .split_first()
                     .ok_or("OBJ without a class".to_owned())?;
-                self.call(callable, arguments)?;
+                let made = self.call(callable, arguments)?;
+                self.stack.push(made);
             }
             b'b' => self.build()?,
             b'Q' => {
@@ -294,7 +302,8 @@ impl<'b> Machine<'b> {
                 let storage = self.storage(id)?;
                 let place = self.storages.len();
                 self.storages.push(storage);
-                self.push_cell(Cell::Storage(place))?;
+                let id = self.add_cell(Cell::Storage(place));
+                self.stack.push(id);
             }
             other => return Err(unknown(other).into()),
         }
@@ -316,132 +325,7 @@ impl<'b> Machine<'b> {
         }
     }
 
-    // Values and the stack.
-
-    fn read(
-        &mut self,
-        read: impl FnOnce(&mut Reader<'b>) -> Result<Value, String>,
-    ) -> Result<(), Stop> {
-        let value = read(&mut self.reader)?;
-        self.push(value)
-    }
-
-    pub fn push(&mut self, value: Value) -> Result<(), Stop> {
-        self.push_cell(Cell::Value(value))
-    }
-
-    pub fn push_cell(&mut self, cell: Cell) -> Result<(), Stop> {
-        // Fewer than the steps, and so fewer than an `Id` can count.
-        let id = Id(self.cells.len() as u32);
-        self.cells.push(cell);
-        self.stack.push(id);
-        Ok(())
-    }
-
-    pub fn push_id(&mut self, id: Id) {
-        self.stack.push(id);
-    }
-
-    pub fn cell(&self, id: Id) -> &Cell {
-        &self.cells[id.index()]
-    }
-
-    /// Whether the stack is empty down to the last mark.
-    fn is_bare(&self) -> bool {
-        self.stack.len() <= self.marks.last().copied().unwrap_or(0)
-    }
-
-    pub fn pop(&mut self) -> Result<Id, Stop> {
-        let top = self.top()?;
-        self.stack.pop();
-        Ok(top)
-    }
-
-    pub fn top(&self) -> Result<Id, Stop> {
-        let top = self.stack.last().filter(|_| !self.is_bare());
-        Ok(*top.ok_or("it needs a value, and the stack is empty".to_owned())?)
-    }
-
-    /// POP takes a mark away where there is one on top.
-    fn drop_top(&mut self) -> Result<(), Stop> {
-        if self.is_bare() && self.marks.pop().is_some() {
-            return Ok(());
-        }
-        self.pop().map(drop)
-    }
-
-    fn pop_mark(&mut self) -> Result<Vec<Id>, Stop> {
-        let mark = self
-            .marks
-            .pop()
-            .ok_or("it needs a mark, and there is none".to_owned())?;
-        Ok(self.stack.split_off(mark))
-    }
-
-    fn tuple(&mut self, count: usize) -> Result<(), Stop> {
-        let mut items = Vec::with_capacity(count);
-        for _ in 0..count {
-            items.push(self.pop()?);
-        }
-        items.reverse();
-        self.push(Value::Tuple(items))
-    }
-
-    fn to_mark(&mut self, make: fn(Vec<Id>) -> Value) -> Result<(), Stop> {
-        let items = self.pop_mark()?;
-        self.push(make(items))
-    }
-
-    fn extend(&mut self, items: Vec<Id>, opcode: &str) -> Result<(), Stop> {
-        let target = self.top()?;
-        match &mut self.cells[target.index()] {
-            Cell::Value(Value::List(list)) if opcode != "ADDITEMS" => list.extend(items),
-            Cell::Value(Value::Set(set)) if opcode == "ADDITEMS" => set.extend(items),
-            // What an inert value holds has no effect.
-            Cell::Object { .. } => {}
-            other => {
-                let expected = if opcode == "ADDITEMS" {
-                    "a set"
-                } else {
-                    "a list"
-                };
-                let found = other.what();
-                return Err(format!("{opcode} to {found}, expected {expected}").into());
-            }
-        }
-        Ok(())
-    }
-
-    fn set_items(&mut self, items: &[Id]) -> Result<(), Stop> {
-        let pairs = pairs(items)?;
-        let target = self.top()?;
-        match &mut self.cells[target.index()] {
-            Cell::Value(Value::Dict(entries)) => entries.extend(pairs),
-            Cell::Object { .. } => {}
-            other => {
-                let found = other.what();
-                return Err(format!("entries for {found}, expected a dictionary").into());
-            }
-        }
-        Ok(())
-    }
-
-    fn remember(&mut self, index: u32) -> Result<(), Stop> {
-        let top = self.top()?;
-        self.memo.insert(index, top);
-        Ok(())
-    }
-
-    fn recall(&mut self, index: u32) -> Result<(), Stop> {
-        let id = self.memo.get(&index);
-        let id = *id.ok_or_else(|| format!("the memo has no entry {index}"))?;
-        self.stack.push(id);
-        Ok(())
-    }
-
-    // Globals.
-
-    fn stack_global(&mut self) -> Result<(), Stop> {
+    fn stack_global(&mut self) -> Result<Id, Stop> {
         let (name, module) = (self.pop()?, self.pop()?);
         let text = |id| match self.cell(id) {
             Cell::Value(Value::Text(text)) => Ok(text.clone()),
@@ -456,13 +340,13 @@ impl<'b> Machine<'b> {
         self.global(&module, &name)
     }
 
-    fn global(&mut self, module: &str, name: &str) -> Result<(), Stop> {
+    fn global(&mut self, module: &str, name: &str) -> Result<Id, Stop> {
         let full = format!("{module}.{name}");
         match globals::lookup(module, name) {
-            Some(kind) => self.push_cell(Cell::Global {
-                kind,
-                name: full.into(),
-            }),
+            Some(kind) => {
+                let name = full.into();
+                Ok(self.add_cell(Cell::Global { kind, name }))
+            }
             None => Err(Stop::Global(full)),
         }
     }
@@ -534,14 +418,6 @@ impl Cell {
                 Value::Inert(_) => "an inert value",
             },
         }
-    }
-}
-
-fn pairs(items: &[Id]) -> Result<Vec<(Id, Id)>, Stop> {
-    let (pairs, rest) = items.as_chunks::<2>();
-    match rest {
-        [] => Ok(pairs.iter().map(|&[key, value]| (key, value)).collect()),
-        _ => Err("a key without a value".to_owned().into()),
     }
 }
 

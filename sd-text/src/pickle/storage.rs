@@ -5,9 +5,9 @@ use std::ops::Range;
 use safetensors::Dtype;
 
 use super::archive::Stored;
-use super::call::bytes_of;
 use super::error::Problem;
 use super::source::Source;
+use super::tensor::bytes_of;
 use super::value::{Data, Id};
 
 /// A storage as a pickle names it.

@@ -1,0 +1,202 @@
+//! What the machine does for storages and tensors.
+
+use safetensors::Dtype;
+
+use super::globals::{Kind, Rebuild};
+use super::machine::{Cell, Machine, Stop};
+use super::storage::{Raw, StorageRef};
+use super::value::{Id, Value};
+use crate::outside::printable;
+
+/// torch has no such limit, and no weights have as many dimensions.
+const MOST_DIMENSIONS: usize = 32;
+/// Storages are named by numbers.
+const LONGEST_KEY: usize = 64;
+
+impl Machine<'_> {
+    /// The storage that a persistent id names.
+    pub fn storage(&mut self, id: Id) -> Result<StorageRef, Stop> {
+        if !matches!(self.cell(id), Cell::Value(Value::Tuple(_))) {
+            let found = self.cell(id).what();
+            return Err(format!("a storage named by {found}, expected a tuple").into());
+        }
+        let items = self.arguments(id)?;
+        let [tag, class, key, location, count, view @ ..] = &items[..] else {
+            let problem = format!("a storage of {} values, expected 5 or 6", items.len());
+            return Err(problem.into());
+        };
+        if !matches!(self.cell(*tag), Cell::Value(Value::Text(text)) if text == "storage") {
+            let problem = "a persistent value that is no storage, expected a storage";
+            return Err(problem.to_owned().into());
+        }
+        let (dtype, size) = match self.cell(*class) {
+            Cell::Global {
+                kind: Kind::Storage(Some(dtype)),
+                ..
+            } => (Some(*dtype), bytes_of(*dtype)),
+            Cell::Global {
+                kind: Kind::UntypedStorage,
+                ..
+            } => (None, 1),
+            Cell::Global { name, .. } => {
+                return Err(format!("a storage of class `{name}`, which no weights have").into());
+            }
+            other => return Err(format!("a storage of class {}", other.what()).into()),
+        };
+        if !matches!(self.cell(*key), Cell::Value(Value::Text(text)) if text.len() <= LONGEST_KEY) {
+            let found = self.cell(*key).shown();
+            return Err(format!("a storage named by {found}, expected a short text").into());
+        }
+        if matches!(self.cell(*location), Cell::Value(Value::Text(text)) if text == "meta") {
+            return Err("a storage without data (of torch's device `meta`)"
+                .to_owned()
+                .into());
+        }
+        let too_long = || format!("a storage of {} numbers", self.cell(*count).shown());
+        let of = |count: u64| count.checked_mul(size).ok_or_else(too_long);
+        let length = of(self.natural(*count, "a storage's length")?)?;
+        let view = match view {
+            [] => None,
+            [view] => match self.cell(*view) {
+                Cell::Value(Value::None) => None,
+                Cell::Value(Value::Tuple(view)) if view.len() == 3 => {
+                    let start = of(self.natural(view[1], "a view's start")?)?;
+                    let length = of(self.natural(view[2], "a view's length")?)?;
+                    Some((start, length))
+                }
+                other => return Err(format!("a view that is {}", other.what()).into()),
+            },
+            _ => return Err("a storage of more than 6 values".to_owned().into()),
+        };
+        let (start, end) = match view {
+            None => (0, length),
+            Some((start, part)) => {
+                let end = start.checked_add(part).filter(|&end| end <= length);
+                let problem = || format!("a view of {part} bytes from byte {start} of {length}");
+                (start, end.ok_or_else(problem)?)
+            }
+        };
+        Ok(StorageRef {
+            key: *key,
+            dtype,
+            length,
+            part: start..end,
+            at: self.opcode,
+        })
+    }
+
+    /// Makes a tensor of a storage.
+    pub fn rebuild(&mut self, rebuild: Rebuild, arguments: &[Id], name: &str) -> Result<Id, Stop> {
+        let count = arguments.len();
+        // A dtype and metadata, which stand behind requires_grad and hooks.
+        let (dtype, metadata) = match (rebuild, arguments) {
+            (Rebuild::V1, [_, _, _, _]) => (None, None),
+            (Rebuild::V2, [_, _, _, _, _, _, metadata @ ..]) if count <= 7 => {
+                (None, metadata.first())
+            }
+            (Rebuild::V3, [_, _, _, _, _, _, dtype, metadata @ ..]) if count <= 8 => {
+                (Some(dtype), metadata.first())
+            }
+            _ => return Err(format!("`{name}` of {count} values").into()),
+        };
+        let &Cell::Storage(storage) = self.cell(arguments[0]) else {
+            let found = self.cell(arguments[0]).what();
+            return Err(format!("a tensor of {found}, expected a storage").into());
+        };
+        let dtype = match dtype.map(|&id| self.cell(id)) {
+            Some(Cell::Global {
+                kind: Kind::Type(dtype),
+                ..
+            }) => *dtype,
+            Some(other) => {
+                return Err(format!("a tensor whose type is {}", other.what()).into());
+            }
+            None => {
+                let problem = "a tensor of a storage without a type";
+                self.storages[storage].dtype.ok_or(problem.to_owned())?
+            }
+        };
+        if let Some(&metadata) = metadata {
+            self.check_metadata(metadata)?;
+        }
+        let offset = self.natural(arguments[1], "a tensor's offset")?;
+        let shape = self.naturals(arguments[2], "a tensor's shape")?;
+        let strides = self.naturals(arguments[3], "a tensor's strides")?;
+        if shape.len() != strides.len() {
+            let (shape, strides) = (shape.len(), strides.len());
+            let problem = format!("a tensor of {shape} dimensions with {strides} strides");
+            return Err(problem.into());
+        }
+        self.spend(16 + 2 * shape.len())?;
+        let raw = Raw {
+            storage,
+            dtype,
+            offset,
+            shape,
+            strides,
+            at: self.opcode,
+        };
+        Ok(self.add_cell(Cell::Tensor(Box::new(raw))))
+    }
+
+    /// Refuses a tensor whose numbers stand for others: the conjugate, or the negative.
+    fn check_metadata(&self, metadata: Id) -> Result<(), Stop> {
+        match self.cell(metadata) {
+            Cell::Value(Value::None) => Ok(()),
+            Cell::Value(Value::Dict(entries)) => {
+                let odd = entries.iter().find(|(_, value)| {
+                    !matches!(self.cell(*value), Cell::Value(Value::Bool(false)))
+                });
+                match odd {
+                    None => Ok(()),
+                    Some(&(key, _)) => {
+                        let key = self.cell(key).shown();
+                        Err(format!("a tensor marked as {key}, which is not supported").into())
+                    }
+                }
+            }
+            other => Err(format!("a tensor whose metadata is {}", other.what()).into()),
+        }
+    }
+
+    fn natural(&self, id: Id, what: &str) -> Result<u64, Stop> {
+        let number = match self.cell(id) {
+            Cell::Value(Value::Int(number)) => u64::try_from(*number).ok(),
+            _ => None,
+        };
+        let found = || format!("{what} is {}, expected 0 or more", self.cell(id).shown());
+        Ok(number.ok_or_else(found)?)
+    }
+
+    fn naturals(&self, id: Id, what: &str) -> Result<Vec<usize>, Stop> {
+        let items = self.items(id, what)?;
+        if items.len() > MOST_DIMENSIONS {
+            let count = items.len();
+            let problem =
+                format!("{what} has {count} dimensions, expected at most {MOST_DIMENSIONS}");
+            return Err(problem.into());
+        }
+        let number = |&item| {
+            let number = self.natural(item, what)?;
+            let too_large = |_| format!("{what} has {number} in it");
+            Ok(usize::try_from(number).map_err(too_large)?)
+        };
+        items.iter().map(number).collect()
+    }
+}
+
+impl Cell {
+    /// A number or a text as it is, of anything else what it is.
+    fn shown(&self) -> String {
+        match self {
+            Self::Value(Value::Int(number)) => number.to_string(),
+            Self::Value(Value::Long(number)) => printable(number),
+            Self::Value(Value::Text(text)) => format!("`{}`", printable(text)),
+            other => other.what().to_owned(),
+        }
+    }
+}
+
+pub(super) fn bytes_of(dtype: Dtype) -> u64 {
+    (dtype.bitsize() / 8) as u64
+}
