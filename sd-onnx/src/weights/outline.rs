@@ -19,7 +19,6 @@ impl Weights {
 
     /// Puts a tensor in a place.
     pub fn place(&mut self, name: &str, dtype: Type, shape: &[usize], place: Place) {
-        
         let tensor = Tensor {
             place,
             dtype,
@@ -38,7 +37,17 @@ impl Weights {
     pub fn outline(&self) -> Self {
         let mut outline = Self::empty(&self.path);
         for (name, tensor) in &self.tensors {
-            outline.place(name, Type::F32, &tensor.shape, Place::Memory([].into()));
+            let of = Tensor {
+                place: Place::Memory([].into()),
+                dtype: Type::F32,
+                scale: None,
+                shape: tensor.shape.clone(),
+                transposed: false,
+                file: tensor.file.clone(),
+                stored_name: tensor.stored_name.clone(),
+                used: AtomicBool::new(false),
+            };
+            outline.tensors.insert(name.clone(), of);
         }
         outline
     }
