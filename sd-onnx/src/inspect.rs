@@ -14,7 +14,9 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Error, checkpoint, hash,
+    Error,
+    checkpoint::{self, Kind},
+    hash,
     models::{clip_text::ClipTextConfig, unet::UnetConfig, vae::VaeConfig},
     parts::{decoder_graph, text_graph, unet_graph},
     source::{self, Elsewhere, Source},
@@ -113,13 +115,13 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     }
     let file = WeightFile::open(path)?;
     let kind = source::recognise(&file, None, |facts| Ok(checkpoint::kind(facts)))?;
-    if kind.is_model() {
+    if matches!(kind, Kind::Model | Kind::Vae | Kind::TextEncoder) {
         return match Source::open(path, None, &Elsewhere::default(), None, &[]) {
             Ok(source) => of_source(path, source),
-            Err(error) => Ok(of_other(&file, kind.name(), error.to_string())),
+            Err(error) => Ok(of_other(&file, name(kind), error.to_string())),
         };
     }
-    Ok(of_other(&file, kind.name(), kind.to_string()))
+    Ok(of_other(&file, name(kind), format!("the file is {kind}")))
 }
 
 /// Reads a whole file and returns its hashes. For 7 GB that takes some 10 s, more where the disk is
@@ -135,7 +137,14 @@ pub fn hashes(path: impl AsRef<Path>) -> Result<Hashes, Error> {
         let mut file = &file;
         file.seek(SeekFrom::Start(from))?;
         let mut hasher = Sha256::new();
-        io::copy(&mut file.take(length), &mut hasher)?;
+        let mut file = file.take(length);
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                read => hasher.update(&buffer[..read]),
+            }
+        }
         Ok(hash::hex(&hasher.finalize()))
     };
     let old = of(0x10_0000, 0x1_0000).map_err(Error::io(path))?;
@@ -187,6 +196,13 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
         problems: problems.iter().map(Error::to_string).collect(),
         warnings: source.warnings().to_vec(),
     })
+}
+
+/// What a kind of file is called, without what follows from it.
+fn name(kind: Kind) -> &'static str {
+    let text = kind.text();
+    let end = [", which", " and not"].iter().find_map(|rest| text.find(rest));
+    &text[..end.unwrap_or(text.len())]
 }
 
 /// What a scheduler's configuration says that the UNet predicts, in diffusers' words.

@@ -93,40 +93,29 @@ impl ClipTokenizer {
             .expect("a vocabulary that never changes, and was tested")
     }
 
-    /// The files of a folder with CLIP's own vocabulary, by their names, as transformers' slow
-    /// `CLIPTokenizer` writes them: `vocab.json`, `merges.txt`, `tokenizer_config.json` and
-    /// `special_tokens_map.json`. `pad` is the token that fills texts up: `<|endoftext|>` in Stable
-    /// Diffusion 1.x, `!` in Stable Diffusion 2 and in the second text encoder of SDXL.
-    ///
-    /// [`load`](Self::load) of such a folder gives the tokenizer that [`clip`](Self::clip) and
-    /// [`padded_with`](Self::padded_with) give, with one difference: in a folder the padding token is
-    /// a special one, which is found as such in a prompt.
-    #[cfg(feature = "vocabulary")]
-    pub fn clip_files(pad: &str) -> [(&'static str, String); 4] {
-        vocabulary::files(pad)
-    }
-
-    /// Whether another tokenizer has the same tokens, special tokens and length.
-    pub fn is_same(&self, other: &Self) -> bool {
-        let marks = |it: &Self| (it.max_length, it.vocab_size, it.bos, it.eos, it.pad);
-        let vocabulary = |it: &Self| it.tokenizer.get_vocab(true);
-        marks(self) == marks(other) && vocabulary(self) == vocabulary(other)
-    }
-
-    /// Fills texts up with another token, such as `!`, which is what Stable Diffusion 2 and the
-    /// second text encoder of SDXL were trained with. `None` if there is no such token.
+    /// Fills texts up with another token, such as `!`, which Stable Diffusion 2 and the second text
+    /// encoder of SDXL were trained with.
     ///
     /// ```
     /// # #[cfg(feature = "vocabulary")]
     /// # {
-    /// let tokenizer = sd_text::ClipTokenizer::clip().padded_with("!").unwrap();
+    /// let tokenizer = sd_text::ClipTokenizer::clip().padded_with("!")?;
     /// assert_eq!(tokenizer.pad(), 0);
-    /// assert!(tokenizer.padded_with("no such token").is_none());
+    /// assert!(tokenizer.padded_with("no such token").is_err());
     /// # }
+    /// # Ok::<(), sd_text::TokenizerError>(())
     /// ```
-    pub fn padded_with(mut self, token: &str) -> Option<Self> {
-        self.pad = self.tokenizer.token_to_id(token)?;
-        Some(self)
+    ///
+    /// # Errors
+    /// [`TokenizerError::SpecialToken`] if the vocabulary has no such token.
+    pub fn padded_with(mut self, token: &str) -> Result<Self, TokenizerError> {
+        let id = self.tokenizer.token_to_id(token);
+        self.pad = id.ok_or_else(|| TokenizerError::SpecialToken {
+            path: "the vocabulary".into(),
+            role: "pad_token",
+            token: token.to_owned(),
+        })?;
+        Ok(self)
     }
 
     fn new(files: Files, dir: &Path) -> Result<Self, TokenizerError> {
@@ -361,6 +350,13 @@ impl ClipTokenizer {
     /// The id that fills the rest: that of `<|endoftext|>` in Stable Diffusion 1.x, 0 (`!`) in 2.x.
     pub fn pad(&self) -> u32 {
         self.pad
+    }
+
+    /// Whether another tokenizer has the same tokens, special tokens and length.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let marks = |it: &Self| (it.max_length, it.vocab_size, it.bos, it.eos, it.pad);
+        let vocabulary = |it: &Self| it.tokenizer.get_vocab(true);
+        marks(self) == marks(other) && vocabulary(self) == vocabulary(other)
     }
 
     /// The tokens of a text, and the byte at which each begins.

@@ -295,10 +295,11 @@ impl Reread<'_> {
         }
         for tower in parts.source.towers() {
             let tokenizer = parts.source.tokenizer(*tower)?;
-            let clip = ClipTokenizer::clip();
-            let pad = read.pads.get(tower.tokenizer).copied();
-            let clip = pad.map_or(Some(ClipTokenizer::clip()), |pad| clip.padded_with(pad));
-            if !clip.is_some_and(|clip| clip.is_same(&tokenizer)) {
+            let mut clip = ClipTokenizer::clip();
+            if let Some(pad) = read.pads.get(tower.tokenizer) {
+                clip = clip.padded_with(pad)?;
+            }
+            if !clip.is_same(&tokenizer) {
                 lost.push(format!(
                     "`{}` is not the one that such files are read with: take it from a folder with \
                      `Builder::tokenizer`",

@@ -1,9 +1,6 @@
 //! A model, or a part of one, in one file.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use sd_text::{
     ClipTokenizer,
@@ -136,7 +133,7 @@ impl ModelFile {
 
     /// A component's weights, by today's names.
     pub fn weights(&self, component: &str) -> Result<Weights, Error> {
-        Weights::mapped(&self.file, self.found(component)?)
+        Weights::mapped(&self.file, &self.found(component)?.tensors)
     }
 
     /// What `scheduler_config.json` would say.

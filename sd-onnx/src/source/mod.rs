@@ -333,8 +333,10 @@ impl Source {
                 Base::File(file) => file.pad(tower),
                 Base::Folder(_) => None,
             };
-            let padded = pad.and_then(|pad| tokenizer.clone().padded_with(pad));
-            return Ok(padded.unwrap_or(tokenizer));
+            return Ok(match pad {
+                Some(pad) => tokenizer.padded_with(pad)?,
+                None => tokenizer,
+            });
         }
         match self.model() {
             Base::Folder(folder) => Ok(ClipTokenizer::load(folder.component(tower.tokenizer)?)?),

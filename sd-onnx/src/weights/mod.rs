@@ -378,7 +378,7 @@ const NO_WEIGHTS: [&str; 20] = [
     "denoiser.log_sigmas",
 ];
 
-fn is_no_weight(name: &str) -> bool {
+pub(crate) fn is_no_weight(name: &str) -> bool {
     NO_WEIGHTS.iter().any(|end| {
         let rest = name.strip_suffix(*end);
         rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokenizers::AddedToken;
 
 use super::files::{BOS, CLIP_LENGTH, EOS, Files, Merges, Vocab};
-use super::letters;
+use super::{ClipTokenizer, letters};
 
 /// MIT, OpenAI: see `vocabulary/LICENSE`.
 static MERGES: &[u8] = include_bytes!("vocabulary/merges.bin");
@@ -34,8 +34,21 @@ impl Files {
     }
 }
 
-/// The files of a folder with CLIP's vocabulary.
-pub(super) fn files(pad: &str) -> [(&'static str, String); 4] {
+impl ClipTokenizer {
+    /// The files of a folder with CLIP's own vocabulary, by their names, as transformers' slow
+    /// `CLIPTokenizer` writes them: `vocab.json`, `merges.txt`, `tokenizer_config.json` and
+    /// `special_tokens_map.json`. `pad` is the token that fills texts up: `<|endoftext|>` in Stable
+    /// Diffusion 1.x, `!` in Stable Diffusion 2 and in the second text encoder of SDXL.
+    ///
+    /// [`load`](Self::load) of such a folder gives the tokenizer that [`clip`](Self::clip) and
+    /// [`padded_with`](Self::padded_with) give, with one difference: in a folder the padding token
+    /// is a special one, which is found as such in a prompt.
+    pub fn clip_files(pad: &str) -> [(&'static str, String); 4] {
+        files(pad)
+    }
+}
+
+fn files(pad: &str) -> [(&'static str, String); 4] {
     let (vocab, merges) = read();
     let mut tokens: Vec<_> = vocab.into_iter().collect();
     tokens.sort_unstable_by_key(|(_, id)| *id);
@@ -90,7 +103,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::ClipTokenizer;
 
     #[test]
     fn the_files_are_read_as_the_vocabulary_they_are_from() {
