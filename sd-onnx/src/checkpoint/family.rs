@@ -1,0 +1,138 @@
+//! The families of models, and what only the family tells.
+
+use super::{Problem, text::Tower, unet::Unet};
+
+/// A family of models with the same text encoders and the same way of naming a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// Stable Diffusion 1.x: CLIP ViT-L.
+    Sd1,
+    /// Stable Diffusion 2.x: OpenCLIP ViT-H.
+    Sd2,
+    /// SDXL: CLIP ViT-L and OpenCLIP ViT-bigG.
+    Xl,
+    /// SDXL's refiner: OpenCLIP ViT-bigG.
+    Refiner,
+}
+
+/// What a model draws from beside the prompt, by the channels that its UNet takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Latents alone.
+    Draw,
+    /// A mask and the latents around it.
+    Inpaint,
+    /// The latents of a picture: instruct-pix2pix.
+    Edit,
+}
+
+/// CLIP's end of text fills up a text for CLIP ViT-L.
+const PAD_CLIP: &str = "<|endoftext|>";
+/// OpenCLIP fills a text up with token 0.
+const PAD_OPEN_CLIP: &str = "!";
+
+/// The width of the sinusoids of each size in SDXL: `addition_time_embed_dim`.
+pub(super) const SIZE_WIDTH: usize = 256;
+
+impl Family {
+    /// Recognises the family of a UNet and of the text encoders beside it.
+    pub(super) fn of(unet: &Unet, towers: &[Tower<'_>]) -> Result<Self, Problem> {
+        let context = unet.context_width();
+        let has = |name| towers.iter().any(|tower| tower.component == name);
+        let Some(added) = unet.added_width() else {
+            return Ok(match context {
+                768 => Self::Sd1,
+                1024 => Self::Sd2,
+                _ if towers.iter().any(Tower::is_open_clip) => Self::Sd2,
+                // Stable Diffusion 2 was the first with linear projections.
+                _ if unet.projects_linearly() => Self::Sd2,
+                _ => Self::Sd1,
+            });
+        };
+        let is_refiner = match (has("text_encoder"), has("text_encoder_2")) {
+            (true, true) => false,
+            (false, true) if !towers.iter().any(|tower| tower.is_embedder_1()) => true,
+            // The pooled text is as wide as the refiner's one text encoder, and five sizes follow.
+            _ => added.checked_sub(5 * SIZE_WIDTH) == Some(context),
+        };
+        Ok(if is_refiner { Self::Refiner } else { Self::Xl })
+    }
+
+    /// The name for a message.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sd1 => "Stable Diffusion 1.x",
+            Self::Sd2 => "Stable Diffusion 2.x",
+            Self::Xl => "SDXL",
+            Self::Refiner => "SDXL refiner",
+        }
+    }
+
+    /// The networks that a whole model has, by the folders' names in diffusers.
+    pub fn components(self) -> &'static [&'static str] {
+        match self {
+            Self::Sd1 | Self::Sd2 => &["unet", "vae", "text_encoder"],
+            Self::Xl => &["unet", "vae", "text_encoder", "text_encoder_2"],
+            Self::Refiner => &["unet", "vae", "text_encoder_2"],
+        }
+    }
+
+    /// The factor that gives the autoencoder's latents a deviation of about 1.
+    pub fn scaling_factor(self) -> f64 {
+        match self {
+            Self::Sd1 | Self::Sd2 => 0.18215,
+            Self::Xl | Self::Refiner => 0.13025,
+        }
+    }
+
+    /// The token that fills a text up, by the tokenizers' folders.
+    pub fn pads(self) -> std::collections::BTreeMap<&'static str, &'static str> {
+        let pads: &[_] = match self {
+            Self::Sd1 => &[("tokenizer", PAD_CLIP)],
+            Self::Sd2 => &[("tokenizer", PAD_OPEN_CLIP)],
+            Self::Xl => &[("tokenizer", PAD_CLIP), ("tokenizer_2", PAD_OPEN_CLIP)],
+            Self::Refiner => &[("tokenizer_2", PAD_OPEN_CLIP)],
+        };
+        pads.iter().copied().collect()
+    }
+
+    /// The token that fills a text up for a text encoder without a model around it.
+    pub(super) fn pad(is_open_clip: bool) -> &'static str {
+        match is_open_clip {
+            true => PAD_OPEN_CLIP,
+            false => PAD_CLIP,
+        }
+    }
+
+    /// Whether an empty negative prompt is zeros. None where the class has no such switch.
+    pub fn zeros_for_empty(self) -> Option<bool> {
+        match self {
+            Self::Sd1 | Self::Sd2 => None,
+            Self::Xl => Some(true),
+            Self::Refiner => Some(false),
+        }
+    }
+
+    /// The pipeline class in diffusers.
+    pub fn class(self, task: Task, is_lcm: bool) -> &'static str {
+        match (self, task) {
+            (Self::Sd1 | Self::Sd2, Task::Draw) if is_lcm => "LatentConsistencyModelPipeline",
+            (Self::Sd1 | Self::Sd2, Task::Draw) => "StableDiffusionPipeline",
+            (Self::Sd1 | Self::Sd2, Task::Inpaint) => "StableDiffusionInpaintPipeline",
+            (Self::Sd1 | Self::Sd2, Task::Edit) => "StableDiffusionInstructPix2PixPipeline",
+            (Self::Xl, Task::Draw) => "StableDiffusionXLPipeline",
+            (Self::Refiner, Task::Draw) => "StableDiffusionXLImg2ImgPipeline",
+            (Self::Xl | Self::Refiner, Task::Inpaint) => "StableDiffusionXLInpaintPipeline",
+            (Self::Xl | Self::Refiner, Task::Edit) => "StableDiffusionXLInstructPix2PixPipeline",
+        }
+    }
+
+    /// The number of attention heads of a level of the UNet: 8 in Stable Diffusion 1.x, and heads
+    /// of 64 channels elsewhere. None where 64 does not divide the channels.
+    pub(super) fn heads(self, channels: usize) -> Option<usize> {
+        match self {
+            Self::Sd1 => (channels % 8 == 0).then_some(8),
+            _ => (channels % 64 == 0).then_some(channels / 64),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What a file is, also where it is no model that can be drawn with.
+
+use std::fmt;
+
+use super::File;
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A UNet with or without other networks.
+    Model,
+    /// An autoencoder alone.
+    Vae,
+    /// One text encoder or two, alone.
+    TextEncoder,
+    Lora,
+    TextualInversion,
+    ControlNet,
+    /// An ESRGAN or one of its relatives.
+    Upscaler,
+    /// Another network or another model, by its name.
+    Other(&'static str),
+    Unknown,
+}
+
+impl Kind {
+    /// Whether [`read`](super::read) goes on.
+    pub(super) fn is_read(self) -> bool {
+        let read = [Self::Model, Self::Vae, Self::TextEncoder, Self::Unknown];
+        read.contains(&self)
+    }
+
+    /// The text in `the file is …`.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Model => "a Stable Diffusion model",
+            Self::Vae => "an autoencoder",
+            Self::TextEncoder => "a text encoder",
+            Self::Lora => "a LoRA, which changes a model and is not one to draw with",
+            Self::TextualInversion => {
+                "a textual inversion, which adds words to a model and is not one to draw with"
+            }
+            Self::ControlNet => "a ControlNet, which guides a model and is not one to draw with",
+            Self::Upscaler => "an upscaler of pictures and not a model to draw with",
+            Self::Other(what) => what,
+            Self::Unknown => "nothing that is known",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+/// What gives a file away.
+enum Sign {
+    /// A name contains it.
+    Has(&'static str),
+    /// A name begins with it.
+    Starts(&'static str),
+    /// A name ends with it.
+    Ends(&'static str),
+    /// A name is it.
+    Is(&'static str),
+}
+
+use Sign::{Ends, Has, Is, Starts};
+
+/// The kinds by their signs. The first sign that is found decides, so that a ControlNet, whose
+/// blocks are a UNet's, stands before one.
+#[rustfmt::skip]
+const SIGNS: [(Sign, Kind); 62] = [
+    (Starts("lora_"), Kind::Lora),
+    (Has(".lora_"), Kind::Lora),
+    (Has("_lora."), Kind::Lora),
+    (Has(".lora."), Kind::Lora),
+    (Has(".lora_down."), Kind::Lora),
+    (Ends(".hada_w1_a"), Kind::Lora),
+    (Ends(".hada_w1_b"), Kind::Lora),
+    (Ends(".lokr_w1"), Kind::Lora),
+    (Ends(".lokr_w1_a"), Kind::Lora),
+    (Ends(".dora_scale"), Kind::Lora),
+    (Ends(".oft_diag"), Kind::Lora),
+    (Ends(".oft_blocks"), Kind::Lora),
+    (Starts("control_model."), Kind::ControlNet),
+    (Starts("input_hint_block."), Kind::ControlNet),
+    (Starts("controlnet_"), Kind::ControlNet),
+    (Starts("zero_convs."), Kind::ControlNet),
+    (Starts("ip_adapter."), Kind::Other("an IP-Adapter, which guides a model and is not one to draw with")),
+    (Starts("image_proj."), Kind::Other("an IP-Adapter, which guides a model and is not one to draw with")),
+    (Starts("adapter.body."), Kind::Other("a T2I-Adapter, which guides a model and is not one to draw with")),
+    (Has("motion_modules."), Kind::Other("AnimateDiff's motion module, which is not supported")),
+    (Has("joint_blocks."), Kind::Other("Stable Diffusion 3, which is not supported")),
+    (Has("double_blocks."), Kind::Other("Flux or one of its relatives, which is not supported")),
+    (Has("single_blocks."), Kind::Other("Flux or one of its relatives, which is not supported")),
+    (Has("single_transformer_blocks."), Kind::Other("Flux or one of its relatives, which is not supported")),
+    (Has("double_layers."), Kind::Other("AuraFlow, which is not supported")),
+    (Has("clip_txt_mapper."), Kind::Other("Stable Cascade, which is not supported")),
+    (Has("clip_txt_pooled_mapper."), Kind::Other("Stable Cascade, which is not supported")),
+    (Has(".channelwise."), Kind::Other("Stable Cascade, which is not supported")),
+    (Has("clip_mapper."), Kind::Other("Stable Cascade, which is not supported")),
+    (Has("effnet_mapper."), Kind::Other("Stable Cascade, which is not supported")),
+    (Has("vquantizer."), Kind::Other("Stable Cascade's autoencoder, which is not supported")),
+    (Has(".time_stack."), Kind::Other("Stable Video Diffusion, which is not supported")),
+    (Has("noise_augmentor."), Kind::Other("Stable unCLIP, which is not supported")),
+    (Starts("embedder.model.visual."), Kind::Other("Stable unCLIP, which is not supported")),
+    (Starts("depth_model."), Kind::Other("a depth-to-image model, which is not supported")),
+    (Starts("low_scale_model."), Kind::Other("the x4 upscaler, which is not supported")),
+    (Has("label_emb.weight"), Kind::Other("the x4 upscaler, which is not supported")),
+    (Has("cap_embedder."), Kind::Other("Lumina or one of its relatives, which is not supported")),
+    (Has("adaln_single."), Kind::Other("PixArt or one of its relatives, which is not supported")),
+    (Has("t_block.1."), Kind::Other("PixArt or one of its relatives, which is not supported")),
+    (Has("scale_shift_table"), Kind::Other("PixArt or one of its relatives, which is not supported")),
+    (Has("mlp_t5."), Kind::Other("Hunyuan-DiT, which is not supported")),
+    (Has("txt_in."), Kind::Other("a diffusion transformer, which is not supported")),
+    (Has("distilled_guidance_layer."), Kind::Other("Chroma, which is not supported")),
+    (Has("patch_embedding."), Kind::Other("a video model, which is not supported")),
+    (Has(".adaLN_modulation."), Kind::Other("a diffusion transformer, which is not supported")),
+    (Is("emb_params"), Kind::TextualInversion),
+    (Starts("string_to_param"), Kind::TextualInversion),
+    (Starts("model.1.sub."), Kind::Upscaler),
+    (Starts("RRDB_trunk."), Kind::Upscaler),
+    (Starts("body.0.rdb1."), Kind::Upscaler),
+    (Starts("body.0.weight"), Kind::Upscaler),
+    (Has(".residual_group."), Kind::Upscaler),
+    (Starts("layers.0.residual_group."), Kind::Upscaler),
+    (Starts("upsampler."), Kind::Upscaler),
+    (Starts("params_ema."), Kind::Upscaler),
+    (Has("input_blocks.0.0.weight"), Kind::Model),
+    (Ends("down_blocks.0.resnets.0.time_emb_proj.weight"), Kind::Model),
+    (Ends("decoder.conv_in.weight"), Kind::Vae),
+    (Ends("encoder.conv_in.weight"), Kind::Vae),
+    (Has("token_embedding.weight"), Kind::TextEncoder),
+    (Ends("coder.layers.0.weight"), Kind::Vae),
+];
+
+/// Recognises a file by the names and the shapes of its tensors.
+pub(super) fn of(file: &File<'_>) -> Kind {
+    for (sign, kind) in &SIGNS {
+        let matches = |name: &&str| match sign {
+            Has(part) => name.contains(part),
+            Starts(start) => name.starts_with(start),
+            Ends(end) => name.ends_with(end),
+            Is(name_of) => name == name_of,
+        };
+        if file.shapes.keys().any(matches) {
+            return by_channels(file, *kind);
+        }
+    }
+    if is_inversion(file) {
+        return Kind::TextualInversion;
+    }
+    let tiny = |prefix: &str, layer: usize| {
+        let conv = format!("{prefix}{layer}.weight");
+        let block = format!("{prefix}{}.conv.0.weight", if layer == 0 { 1 } else { 3 });
+        [conv, block]
+            .iter()
+            .all(|name| file.shapes.contains_key(name.as_str()))
+    };
+    let halves = [
+        ("", 0),
+        ("", 1),
+        ("taesd_encoder.", 0),
+        ("taesd_decoder.", 1),
+    ];
+    match halves
+        .into_iter()
+        .any(|(prefix, layer)| tiny(prefix, layer))
+    {
+        true => Kind::Vae,
+        false => Kind::Unknown,
+    }
+}
+
+/// A model that takes a depth map or a small picture beside the latents, or a picture's embedding
+/// beside the time.
+fn by_channels(file: &File<'_>, kind: Kind) -> Kind {
+    if kind != Kind::Model {
+        return kind;
+    }
+    let prefixes = ["model.diffusion_model.", "diffusion_model.", "unet.", ""];
+    let shape = |name: &str| {
+        let found = prefixes
+            .iter()
+            .find_map(|prefix| file.shapes.get(format!("{prefix}{name}").as_str()));
+        found.map_or(&[][..], |shape| *shape)
+    };
+    let first = [shape("input_blocks.0.0.weight"), shape("conv_in.weight")];
+    let ([&[_, channels, ..], _] | [_, &[_, channels, ..]]) = first else {
+        return kind;
+    };
+    match channels {
+        5 => return Kind::Other("a depth-to-image model, which is not supported"),
+        7 => return Kind::Other("the x4 upscaler, which is not supported"),
+        _ => {}
+    }
+    // Stable unCLIP is a Stable Diffusion 2 that adds a picture's embedding to the time: twice the
+    // width of CLIP ViT-L's or of OpenCLIP ViT-H's.
+    let added = shape("label_emb.0.0.weight").get(1);
+    let class = shape("class_embedding.linear_1.weight");
+    let is_sd2 = file
+        .shapes
+        .keys()
+        .any(|name| name.starts_with("cond_stage_model."))
+        || matches!(added, Some(1536 | 2048));
+    if !class.is_empty() || added.is_some() && is_sd2 {
+        return Kind::Other("Stable unCLIP, which is not supported");
+    }
+    if shape("encoder_hid_proj.weight").get(1) == Some(&4096) {
+        return Kind::Other("Kolors, whose text encoder is not supported");
+    }
+    kind
+}
+
+/// One matrix, or SDXL's two, whose rows are as wide as a text encoder.
+fn is_inversion(file: &File<'_>) -> bool {
+    let is_rows = |shape: &&[usize]| {
+        let width = shape.last().copied().unwrap_or(0);
+        (1..=2).contains(&shape.len()) && [768, 1024, 1280].contains(&width)
+    };
+    let count = file.shapes.len();
+    let two = file.shapes.contains_key("clip_l") && file.shapes.contains_key("clip_g");
+    (count == 1 || count == 2 && two) && file.shapes.values().all(|shape| is_rows(&shape))
+}

@@ -1,0 +1,251 @@
+//! A component's tensors by today's names.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use serde_json::{Map, Value};
+
+use super::Problem;
+use crate::weights::is_no_weight;
+
+/// One network of a checkpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct Component {
+    /// What its `config.json` would say.
+    pub config: Map<String, Value>,
+    /// Its tensors, sorted by today's names.
+    pub tensors: Vec<Mapped>,
+    /// Tensors below its prefix that the network has no place for, by their names in the file.
+    pub unused: Vec<String>,
+    /// For weights that are stored in fp8 with a scale: today's name of the weight, and the name of
+    /// the scale in the file.
+    pub scales: Vec<(String, String)>,
+}
+
+/// A tensor of a component, by its name of today, and the tensor of the file that it is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mapped {
+    pub name: String,
+    /// The name in the file.
+    pub stored: String,
+    pub view: View,
+}
+
+/// Which part of a stored tensor a weight is, and how its numbers lie there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum View {
+    Whole,
+    /// Rows of the first axis, as of OpenCLIP's `in_proj_weight`, which is three matrices in one.
+    Rows {
+        from: usize,
+        count: usize,
+    },
+    /// The same numbers in the same order under another shape: a linear layer that is stored as a
+    /// 1 × 1 convolution, or the reverse.
+    Reshaped(Vec<usize>),
+    /// A matrix that is stored `[in, out]`, as OpenCLIP's `text_projection`.
+    Transposed,
+}
+
+/// A tensor below a component's prefix.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tensor<'a> {
+    /// The name behind the prefix.
+    pub rest: &'a str,
+    /// The name in the file.
+    pub stored: &'a str,
+    pub shape: &'a [usize],
+}
+
+/// What becomes of a tensor.
+pub(super) enum Fate {
+    /// It is one weight, or several.
+    Weights(Vec<(String, View)>),
+    /// It is known and not needed.
+    LeftOut,
+    Unknown,
+}
+
+impl Fate {
+    pub fn whole(name: impl Into<String>) -> Self {
+        Self::Weights(vec![(name.into(), View::Whole)])
+    }
+}
+
+/// A component's tensors by today's names, before its configuration is known.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Renamed {
+    pub tensors: BTreeMap<String, Seen>,
+    unused: Vec<String>,
+    scales: Vec<(String, String)>,
+}
+
+/// A tensor as a view shows it.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    stored: String,
+    view: View,
+    pub shape: Vec<usize>,
+}
+
+/// How fp8 checkpoints call the scale of a weight: ComfyUI's older way and its newer one.
+const SCALES: [&str; 2] = [".scale_weight", ".weight_scale"];
+/// What else they have beside a weight. None of it changes what the weight is: scales of the
+/// activations, and the name of the format.
+const BESIDE_SCALES: [&str; 3] = [".scale_input", ".input_scale", ".comfy_quant"];
+/// Marks that a network is stored in fp8 with scales.
+const SCALED: &str = "scaled_fp8";
+
+impl Renamed {
+    /// Renames each tensor.
+    pub fn of(
+        tensors: &[Tensor<'_>],
+        rename: impl Fn(&Tensor<'_>) -> Fate,
+    ) -> Result<Self, Problem> {
+        let mut renamed = Self::default();
+        for tensor in tensors {
+            renamed.add(tensor, &rename)?;
+        }
+        Ok(renamed)
+    }
+
+    fn add(
+        &mut self,
+        tensor: &Tensor<'_>,
+        rename: &impl Fn(&Tensor<'_>) -> Fate,
+    ) -> Result<(), Problem> {
+        let stored = tensor.stored;
+        if is_no_weight(tensor.rest) || tensor.rest == SCALED {
+            return Ok(());
+        }
+        if BESIDE_SCALES.iter().any(|end| tensor.rest.ends_with(end)) {
+            return Ok(());
+        }
+        let base = SCALES.iter().find_map(|end| tensor.rest.strip_suffix(end));
+        if let Some(base) = base {
+            let weight = format!("{base}.weight");
+            let weight = Tensor {
+                rest: &weight,
+                ..*tensor
+            };
+            match rename(&weight) {
+                Fate::Weights(weights) => {
+                    let names = weights
+                        .into_iter()
+                        .map(|(name, _)| (name, stored.to_owned()));
+                    self.scales.extend(names);
+                }
+                Fate::LeftOut => {}
+                Fate::Unknown => self.unused.push(stored.to_owned()),
+            }
+            return Ok(());
+        }
+        match rename(tensor) {
+            Fate::Weights(weights) => {
+                for (name, view) in weights {
+                    let shape = view.shape(tensor.shape);
+                    let stored = stored.to_owned();
+                    match self.tensors.entry(name) {
+                        Entry::Vacant(entry) => {
+                            entry.insert(Seen {
+                                stored,
+                                view,
+                                shape,
+                            });
+                        }
+                        Entry::Occupied(other) => {
+                            return Err(Problem::Twice(stored, other.get().stored.clone()));
+                        }
+                    }
+                }
+            }
+            Fate::LeftOut => {}
+            Fate::Unknown => self.unused.push(stored.to_owned()),
+        }
+        Ok(())
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The shape of a tensor, empty where there is none.
+    pub fn shape(&self, name: &str) -> &[usize] {
+        self.tensors.get(name).map_or(&[], |seen| &seen.shape)
+    }
+
+    /// The length of an axis of a tensor, 0 where there is none.
+    pub fn dim(&self, name: &str, axis: usize) -> usize {
+        self.shape(name).get(axis).copied().unwrap_or(0)
+    }
+
+    /// The name in the file of a tensor that is whole there.
+    pub fn stored(&self, name: &str) -> Option<&str> {
+        let seen = self.tensors.get(name)?;
+        (seen.view == View::Whole).then_some(seen.stored.as_str())
+    }
+
+    /// How many of the names that `name` makes of 0, 1, 2 … are there without a gap.
+    pub fn count(&self, name: impl Fn(usize) -> String) -> usize {
+        (0..).take_while(|&i| self.has(&name(i))).count()
+    }
+
+    /// Gives each weight the rank that the network wants, where the axes that are more or less are
+    /// 1 long. `rank` returns the rank for a name, none where any is right.
+    pub fn with_rank(&mut self, rank: impl Fn(&str) -> Option<usize>) {
+        for (name, seen) in &mut self.tensors {
+            let Some(rank) = rank(name) else { continue };
+            let is_whole = seen.view == View::Whole;
+            let (short, long) = (rank.min(seen.shape.len()), seen.shape.len());
+            let ones = seen.shape[short..].iter().all(|&dim| dim == 1);
+            if !is_whole || rank == long || long < 2 || !ones {
+                continue;
+            }
+            seen.shape.resize(rank, 1);
+            seen.view = View::Reshaped(seen.shape.clone());
+        }
+    }
+
+    pub fn remove(&mut self, left_out: impl Fn(&str) -> bool) {
+        self.tensors.retain(|name, _| !left_out(name));
+    }
+
+    pub fn component(self, config: Map<String, Value>) -> Component {
+        let tensors = self.tensors.into_iter().map(|(name, seen)| Mapped {
+            name,
+            stored: seen.stored,
+            view: seen.view,
+        });
+        Component {
+            config,
+            tensors: tensors.collect(),
+            unused: self.unused,
+            scales: self.scales,
+        }
+    }
+}
+
+/// The map of a value that was written as one.
+pub(super) fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+impl View {
+    /// The shape of a tensor seen through this.
+    fn shape(&self, stored: &[usize]) -> Vec<usize> {
+        let mut shape = stored.to_vec();
+        match self {
+            Self::Whole => {}
+            Self::Rows { count, .. } => {
+                if let Some(rows) = shape.first_mut() {
+                    *rows = *count;
+                }
+            }
+            Self::Reshaped(new) => shape.clone_from(new),
+            Self::Transposed => shape.reverse(),
+        }
+        shape
+    }
+}

@@ -1,0 +1,426 @@
+//! The UNet: latent diffusion's names, and the configuration that the shapes of its tensors say.
+
+mod names;
+
+use serde_json::{Map, Value, json};
+
+use self::names::Layout;
+use super::{
+    Component, Family, Problem, Task,
+    family::SIZE_WIDTH,
+    names::{Renamed, Tensor, object},
+};
+
+/// The most levels and the most layers of a level that are looked for.
+const MOST: usize = 64;
+
+/// A UNet's tensors by today's names, and its shape.
+#[derive(Debug)]
+pub(crate) struct Unet {
+    tensors: Renamed,
+    levels: Vec<Level>,
+    /// Transformer layers of the middle block; none where it has no transformer.
+    mid: Option<usize>,
+    has_mid: bool,
+}
+
+/// One resolution.
+#[derive(Debug)]
+struct Level {
+    channels: usize,
+    resnets: usize,
+    /// Transformer layers after each resnet of the down block, 0 without a transformer.
+    down: Vec<usize>,
+    /// And of the up block.
+    up: Vec<usize>,
+    /// Whether the transformers attend to the prompt twice and not to themselves.
+    only_cross: bool,
+}
+
+impl Level {
+    fn has_attention(&self) -> [bool; 2] {
+        [&self.down, &self.up].map(|layers| layers.iter().any(|&count| count > 0))
+    }
+}
+
+fn shape(problem: impl Into<String>) -> Problem {
+    Problem::Shape {
+        component: "UNet",
+        problem: problem.into(),
+    }
+}
+
+impl Unet {
+    /// Reads the names and the shapes.
+    pub(super) fn read(tensors: &[Tensor<'_>]) -> Result<Self, Problem> {
+        let layout = Layout::of(tensors);
+        let mut tensors = Renamed::of(tensors, |tensor| layout.rename(tensor.rest))?;
+        let linear = tensors.shape(&first_projection(&tensors)).len() == 2;
+        tensors.with_rank(|name| names::rank(name, linear));
+        let channels = tensors.dim("conv_in.weight", 0);
+        if channels == 0 {
+            return Err(shape("the first convolution, `conv_in`, is missing"));
+        }
+        let levels = (0..MOST)
+            .map(|i| level(&tensors, i))
+            .take_while(Option::is_some)
+            .flatten()
+            .collect();
+        let mut unet = Self {
+            mid: None,
+            has_mid: tensors.has("mid_block.resnets.0.conv1.weight"),
+            levels,
+            tensors,
+        };
+        if unet.levels.is_empty() {
+            return Err(shape("there are no blocks"));
+        }
+        unet.read_ups()?;
+        let mid = unet.layers("mid_block.attentions.0");
+        unet.mid = (mid > 0).then_some(mid);
+        Ok(unet)
+    }
+
+    /// The transformer layers of the up blocks, whose order is the reverse of the down blocks'.
+    fn read_ups(&mut self) -> Result<(), Problem> {
+        let count = self.levels.len();
+        for i in 0..count {
+            let block = format!("up_blocks.{}", count - 1 - i);
+            let resnet = |j| format!("{block}.resnets.{j}.conv1.weight");
+            let (found, expected) = (self.tensors.count(resnet), self.levels[i].resnets + 1);
+            if found != expected {
+                return Err(shape(format!(
+                    "`{block}` has {found} residual blocks, expected {expected}, one more than the \
+                     down block of that size"
+                )));
+            }
+            let layers = |j| self.layers(&format!("{block}.attentions.{j}"));
+            self.levels[i].up = (0..found).map(layers).collect();
+            let name = format!("{block}.attentions.0");
+            self.levels[i].only_cross |= only_cross(&self.tensors, &name).unwrap_or(false);
+            for (layers, way) in [(&self.levels[i].down, "down"), (&self.levels[i].up, "up")] {
+                let with = layers.iter().filter(|&&count| count > 0).count();
+                if with != 0 && with != layers.len() {
+                    return Err(shape(format!(
+                        "only {with} of the {} residual blocks of level {i} on the way {way} are \
+                         followed by a transformer, expected all or none",
+                        layers.len()
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The layers of a transformer, 0 where there is none.
+    fn layers(&self, name: &str) -> usize {
+        layers(&self.tensors, name)
+    }
+
+    /// The width of the prompt as the transformers attend to it.
+    pub fn context_width(&self) -> usize {
+        let named = |name: &&String| name.ends_with("attn2.to_k.weight");
+        let first = self.tensors.tensors.keys().find(named);
+        first.map_or(0, |name| self.tensors.dim(name, 1))
+    }
+
+    /// Whether the transformers project with linear layers and not with convolutions.
+    pub fn projects_linearly(&self) -> bool {
+        self.tensors.shape(&first_projection(&self.tensors)).len() == 2
+    }
+
+    /// Whether pooled text and sizes are added to the time, as in SDXL.
+    pub fn takes_sizes(&self) -> bool {
+        self.added_width().is_some()
+    }
+
+    /// The width of pooled text and sizes.
+    pub fn added_width(&self) -> Option<usize> {
+        let width = self.tensors.dim("add_embedding.linear_1.weight", 1);
+        (width > 0).then_some(width)
+    }
+
+    /// The width of the sinusoids of the guidance scale, in latent consistency models.
+    pub fn guidance_width(&self) -> Option<usize> {
+        let width = self.tensors.dim("time_embedding.cond_proj.weight", 1);
+        (width > 0).then_some(width)
+    }
+
+    /// The channels that go in and come out.
+    pub fn channels(&self) -> [usize; 2] {
+        let tensors = &self.tensors;
+        [
+            tensors.dim("conv_in.weight", 1),
+            tensors.dim("conv_out.weight", 0),
+        ]
+    }
+
+    /// What the model draws from, by its channels.
+    pub fn task(&self) -> Result<Task, Problem> {
+        let [input, output] = self.channels();
+        match input.checked_sub(output) {
+            Some(0) => Ok(Task::Draw),
+            Some(beside) if beside == output => Ok(Task::Edit),
+            Some(beside) if beside.checked_sub(output) == Some(1) => Ok(Task::Inpaint),
+            _ => Err(shape(format!(
+                "it takes {input} channels and returns {output}, which is no model that is known"
+            ))),
+        }
+    }
+
+    /// The tensor in the file whose deviation tells Stable Diffusion 2's v-prediction: ComfyUI's
+    /// `output_blocks.11.1.transformer_blocks.0.norm1.bias`.
+    pub fn statistic(&self) -> Option<&str> {
+        let name = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias";
+        self.tensors.stored(name)
+    }
+
+    /// A closer name for a distilled UNet, by its layers.
+    pub fn variant(&self) -> Option<&'static str> {
+        let down: Vec<&[usize]> = self.levels.iter().map(|level| &*level.down).collect();
+        let plain = self.has_mid && self.mid.is_none();
+        Some(match (&down[..], self.takes_sizes()) {
+            ([[0, 0], [2, 2], [4, 4]], true) if plain => "SSD-1B",
+            ([[0, 0], [1, 1], [2, 2]], true) if plain => "Segmind Vega",
+            ([[0], [2], [5]], true) if !self.has_mid => "KOALA-700M",
+            ([[0], [2], [6]], true) => "KOALA-1B",
+            ([[1], [1], [1], [0]], false) if !self.has_mid => "BK-SDM Small",
+            ([[1], [1], [1], [0]], false) => "BK-SDM Base",
+            ([[1], [1], [1]], false) if !self.has_mid => "BK-SDM Tiny",
+            _ if self.guidance_width().is_some() => "a latent consistency model",
+            _ => return None,
+        })
+    }
+
+    /// The component. `pooled` is the width of the pooled text, where its text encoder is known.
+    pub(super) fn component(
+        self,
+        family: Family,
+        pooled: Option<usize>,
+        sample_size: Value,
+    ) -> Result<Component, Problem> {
+        let config = self.config(family, pooled, sample_size)?;
+        Ok(self.tensors.component(config))
+    }
+
+    fn config(
+        &self,
+        family: Family,
+        pooled: Option<usize>,
+        sample_size: Value,
+    ) -> Result<Map<String, Value>, Problem> {
+        let levels = &self.levels;
+        let [down, up] = [0, 1].map(|way| {
+            let (cross, plain) = match way {
+                0 => ("CrossAttnDownBlock2D", "DownBlock2D"),
+                _ => ("CrossAttnUpBlock2D", "UpBlock2D"),
+            };
+            let named = move |level: &Level| match level.has_attention()[way] {
+                true => cross,
+                false => plain,
+            };
+            levels.iter().map(named).collect::<Vec<_>>()
+        });
+        let up: Vec<_> = up.into_iter().rev().collect();
+        let channels: Vec<_> = levels.iter().map(|level| level.channels).collect();
+        let time_width = self.tensors.dim("time_embedding.linear_1.weight", 0);
+        let only_cross: Vec<_> = levels.iter().map(|level| level.only_cross).collect();
+        let [depths, reverse] = self.depths()?;
+        let mid = match (self.has_mid, self.mid) {
+            (true, Some(_)) => json!("UNetMidBlock2DCrossAttn"),
+            (true, None) => json!("UNetMidBlock2D"),
+            (false, _) => Value::Null,
+        };
+        let projected = self.tensors.shape("encoder_hid_proj.weight");
+        let added = self.added(family, pooled)?;
+        let [input, output] = self.channels();
+        let config = json!({
+            "_class_name": "UNet2DConditionModel",
+            "_diffusers_version": "0.42.1",
+            "act_fn": "silu",
+            "addition_embed_type": added.map(|_| "text_time"),
+            "addition_time_embed_dim": added.map(|(size, _)| size),
+            "attention_head_dim": self.heads(family)?,
+            "block_out_channels": channels,
+            "center_input_sample": false,
+            "conv_in_kernel": self.tensors.dim("conv_in.weight", 2),
+            "conv_out_kernel": self.tensors.dim("conv_out.weight", 2),
+            "cross_attention_dim": self.context_width(),
+            "down_block_types": down,
+            "downsample_padding": 1,
+            "encoder_hid_dim": projected.get(1),
+            "encoder_hid_dim_type": projected.get(1).map(|_| "text_proj"),
+            "flip_sin_to_cos": true,
+            "freq_shift": 0,
+            "in_channels": input,
+            "layers_per_block": same(levels.iter().map(|level| level.resnets)),
+            "mid_block_only_cross_attention": self.mid_only_cross(),
+            "mid_block_scale_factor": 1,
+            "mid_block_type": mid,
+            "norm_eps": 1e-5,
+            "norm_num_groups": 32,
+            "only_cross_attention": match only_cross.contains(&true) {
+                true => json!(only_cross),
+                false => json!(false),
+            },
+            "out_channels": output,
+            "projection_class_embeddings_input_dim": added.map(|(_, width)| width),
+            "reverse_transformer_layers_per_block": reverse,
+            "sample_size": sample_size,
+            "time_cond_proj_dim": self.guidance_width(),
+            "time_embedding_dim": (Some(time_width) != channels[0].checked_mul(4)).then_some(time_width),
+            "transformer_layers_per_block": depths,
+            "up_block_types": up,
+            "use_linear_projection": self.projects_linearly(),
+        });
+        Ok(object(config))
+    }
+
+    /// The width of the sinusoids of a size, and the width of all that is added to the time.
+    fn added(
+        &self,
+        family: Family,
+        pooled: Option<usize>,
+    ) -> Result<Option<(usize, usize)>, Problem> {
+        let Some(width) = self.added_width() else {
+            return Ok(None);
+        };
+        let ids = if family == Family::Refiner { 5 } else { 6 };
+        let size = match pooled {
+            None => SIZE_WIDTH,
+            Some(pooled) => match width.checked_sub(pooled) {
+                Some(sizes) if sizes > 0 && sizes % (2 * ids) == 0 => sizes / ids,
+                _ => {
+                    return Err(shape(format!(
+                        "it adds {width} numbers to the time, which are not the {pooled} of the \
+                         pooled text and {ids} equally wide sizes"
+                    )));
+                }
+            },
+        };
+        Ok(Some((size, width)))
+    }
+
+    /// `attention_head_dim`, which is the number of heads.
+    fn heads(&self, family: Family) -> Result<Value, Problem> {
+        let last = self.levels.len() - 1;
+        let mut heads = Vec::new();
+        for (i, level) in self.levels.iter().enumerate() {
+            let used = level.has_attention().contains(&true) || i == last && self.mid.is_some();
+            heads.push(match family.heads(level.channels) {
+                Some(heads) => heads,
+                None if !used => 1,
+                None => {
+                    return Err(shape(format!(
+                        "level {i} has {} channels, which heads of {} do not divide",
+                        level.channels,
+                        family.name()
+                    )));
+                }
+            });
+        }
+        Ok(same(heads))
+    }
+
+    fn mid_only_cross(&self) -> Option<bool> {
+        let is_cross = only_cross(&self.tensors, "mid_block.attentions.0")?;
+        is_cross.then_some(true)
+    }
+
+    /// `transformer_layers_per_block` and its reverse.
+    fn depths(&self) -> Result<[Value; 2], Problem> {
+        let last = self.levels.len() - 1;
+        let per_level = self.levels.iter().enumerate().map(|(i, level)| {
+            let mut all = level
+                .down
+                .iter()
+                .chain(&level.up)
+                .filter(|&&count| count > 0);
+            // A level without a transformer has any number. The last one's is the middle block's.
+            let default = if i == last { self.mid } else { None };
+            let first = all.next().copied().or(default).unwrap_or(1);
+            let is_same = all.all(|&count| count == first);
+            is_same.then_some(first)
+        });
+        let per_level: Option<Vec<_>> = per_level.collect();
+        if let Some(per_level) = &per_level {
+            if self.mid.is_none_or(|mid| mid == per_level[last]) {
+                return Ok([same(per_level.iter().copied()), Value::Null]);
+            }
+        }
+        let list = |layers: &[usize], default: usize| match layers.first() {
+            Some(&first) if first > 0 => json!(layers),
+            _ => json!(default),
+        };
+        let mid = self.mid.unwrap_or(1);
+        let down = self.levels.iter().enumerate().map(|(i, level)| {
+            let default = if i == last { mid } else { 1 };
+            list(&level.down, default)
+        });
+        let up = self.levels.iter().rev().map(|level| list(&level.up, 1));
+        let first = self.levels[last].down.first().copied().unwrap_or(0);
+        if let Some(mid) = self.mid.filter(|&mid| first > 0 && mid != first) {
+            return Err(shape(format!(
+                "the middle block has {mid} transformer layers and the block before it {first}, \
+                 expected as many"
+            )));
+        }
+        Ok([down.collect(), up.collect()])
+    }
+}
+
+/// A list, or a number where all of it are equal.
+fn same(values: impl IntoIterator<Item = usize>) -> Value {
+    let values: Vec<_> = values.into_iter().collect();
+    match values.iter().all(|value| *value == values[0]) {
+        true => json!(values[0]),
+        false => json!(values),
+    }
+}
+
+/// The level at `i`, none behind the last.
+fn level(tensors: &Renamed, i: usize) -> Option<Level> {
+    let resnets = tensors.count(|j| format!("down_blocks.{i}.resnets.{j}.conv1.weight"));
+    if !(1..=MOST).contains(&resnets) {
+        return None;
+    }
+    let layers = |j| layers(tensors, &format!("down_blocks.{i}.attentions.{j}"));
+    let name = format!("down_blocks.{i}.attentions.0");
+    Some(Level {
+        channels: tensors.dim(&format!("down_blocks.{i}.resnets.0.conv1.weight"), 0),
+        resnets,
+        down: (0..resnets).map(layers).collect(),
+        up: Vec::new(),
+        only_cross: only_cross(tensors, &name).unwrap_or(false),
+    })
+}
+
+fn layers(tensors: &Renamed, name: &str) -> usize {
+    tensors.count(|layer| format!("{name}.transformer_blocks.{layer}.norm1.weight"))
+}
+
+/// Whether a transformer attends to the prompt where others attend to themselves: the keys of its
+/// first attention are made from the prompt. None without a transformer. A prompt as wide as the
+/// picture's state does not tell, and is taken for self-attention.
+fn only_cross(tensors: &Renamed, name: &str) -> Option<bool> {
+    let keys = |attention| {
+        tensors.shape(&format!(
+            "{name}.transformer_blocks.0.{attention}.to_k.weight"
+        ))
+    };
+    let ([width, itself], [_, prompt]) = (keys("attn1"), keys("attn2")) else {
+        return None;
+    };
+    Some(itself != width && itself == prompt)
+}
+
+/// The name of the first projection into a transformer.
+fn first_projection(tensors: &Renamed) -> String {
+    let named = |name: &&String| name.ends_with(".proj_in.weight");
+    tensors
+        .tensors
+        .keys()
+        .find(named)
+        .cloned()
+        .unwrap_or_default()
+}
