@@ -25,7 +25,7 @@ use std::{
 use sd_core::StopToken;
 
 pub use self::numbers::WeightType;
-use self::{output::Output, parts::Parts};
+use self::output::Output;
 use crate::{Builder, Error};
 
 /// A form that a model can be converted to.

@@ -38,6 +38,9 @@ use crate::{
     weights::{Place, Weights},
 };
 
+/// The text model's inputs.
+const IDS: &str = "input_ids";
+const ENDS: &str = "ends";
 /// The name of a graph's file.
 const GRAPH: &str = "model.onnx";
 /// The name of the file that its weights are in.
@@ -230,7 +233,7 @@ impl Graph {
     /// largest one.
     fn end_of_text(&mut self, end: Option<i64>) {
         let graph = self.graph();
-        graph.input.retain(|port| port.name != clip_text::ENDS);
+        graph.input.retain(|port| port.name != ENDS);
         let int = |name: &str, i: i64| proto::Attribute {
             name: name.to_owned(),
             r#type: proto::AttributeType::Int as i32,
@@ -248,7 +251,7 @@ impl Graph {
             }
         };
         let mut nodes = Vec::new();
-        let mut ids = clip_text::IDS;
+        let mut ids = IDS;
         if let Some(end) = end {
             graph.initializer.push(proto::Tensor {
                 data_type: proto::DataType::Int64 as i32,
@@ -263,7 +266,7 @@ impl Graph {
         let to = int("to", proto::DataType::Int32 as i64);
         nodes.push(node("Cast", &[ids], "end_score", vec![to]));
         let first = vec![int("axis", 1), int("keepdims", 1)];
-        nodes.push(node("ArgMax", &["end_score"], clip_text::ENDS, first));
+        nodes.push(node("ArgMax", &["end_score"], ENDS, first));
         graph.node.splice(0..0, nodes);
     }
 

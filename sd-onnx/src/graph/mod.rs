@@ -5,7 +5,7 @@
 
 mod external;
 mod layers;
-mod proto;
+pub(crate) mod proto;
 #[cfg(test)]
 mod tests;
 
