@@ -10,9 +10,9 @@
 //! pickle shares them, containers that hold themselves are no loops, and each limit is at the top of
 //! the file that it is for.
 //!
-//! Crates that read pickles were no help: `serde-pickle` refuses persistent ids, which are how torch
-//! names its storages, and every global; `repugnant-pickle` is a first version of 2023 that accepts
-//! any global and follows values by recursion.
+//! Crates that read pickles were no help: `serde-pickle` has no persistent ids, by which torch names
+//! its storages; `repugnant-pickle`, a first version of 2023, accepts any global, expands what a
+//! pickle shares, and finds no tensor below the outermost dictionary.
 //!
 //! The crates of this workspace share this module. It is public for them and no part of the API.
 
@@ -221,8 +221,14 @@ fn entry(values: &[Value], id: Id, key: &str) -> Option<Id> {
 }
 
 fn is_legacy(start: &[u8]) -> bool {
-    let binary = matches!(start, [0x80, 2..=5, rest @ ..] if rest.starts_with(legacy::MAGIC_BYTES));
-    binary || start.starts_with(legacy::MAGIC_LINE)
+    let behind_protocol = match start {
+        // From protocol 4 on with the length of a frame.
+        [0x80, 4..=5, 0x95, rest @ ..] => rest.get(8..),
+        [0x80, 2..=5, rest @ ..] => Some(rest),
+        _ => None,
+    };
+    behind_protocol.is_some_and(|rest| rest.starts_with(legacy::MAGIC_BYTES))
+        || start.starts_with(legacy::MAGIC_LINE)
 }
 
 fn is_tar(start: &[u8]) -> bool {

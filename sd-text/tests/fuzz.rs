@@ -349,7 +349,7 @@ fn pickles_of_torch() {
         } else {
             0
         };
-        for _ in 0..=random.below(4) {
+        for _ in 0..=random.below(3) {
             let piece = opcode(random);
             let length = parts[part].1.len();
             let mut bytes = std::mem::take(&mut parts[part].1);

@@ -471,6 +471,14 @@ fn tensors_that_lie() {
         ),
         (of(&six.replace("tQ", "NNtQ")), "more than 6 values"),
         (of("(tQ"), "a storage of 0 values"),
+        (
+            of("(Vmodule\nVos\nNNtQ"),
+            "a module that is a text, expected a class",
+        ),
+        (
+            of("(Vmodule\ncbuiltins\nset\nNNtQ"),
+            "a tensor of a class or a function",
+        ),
         (of("NQ"), "a storage named by None, expected a tuple"),
         (
             of("Vstorage\nQ"),
@@ -556,6 +564,35 @@ fn bombs() {
             "length",
             vec![b'N'; (32 << 20) + 1],
             "33554433 bytes, expected at most 33554432",
+        ),
+    ] {
+        let start = Instant::now();
+        let said = refused(file(&pickle));
+        println!("{what}: {:?}", start.elapsed());
+        assert!(said.contains(says), "{what}: {said}");
+    }
+    // Work that is repeated on a long value of the memo: a state, metadata, a text.
+    let entries = [b"(", &b"NI00\n".repeat(100_000)[..], b"dp0\n0"].concat();
+    let state = b"ctorch.nn.modules.container\nParameterDict\n(tRg0\nV_parameters\n(dsb0";
+    let state = state.repeat(50_000);
+    let last = tensor_of(&storage("FloatStorage", "6"), "0", "1", "1", "g0\n");
+    let metadata = format!("{last}0").repeat(20_000);
+    let text = format!("V{}\\ufffd\n", "z".repeat(1 << 20)).into_bytes();
+    let text = [&text[..], b"p1\n0"].concat();
+    let encode = b"c_codecs\nencode\n(g1\nVlatin1\ntR0".repeat(100_000);
+    let global = b"g1\ng1\n\x93".repeat(100_000);
+    for (what, pickle, says) in [
+        ("states", [&entries[..], &state, b"N."].concat(), "steps"),
+        (
+            "metadata",
+            [&entries[..], metadata.as_bytes(), b"N."].concat(),
+            "steps",
+        ),
+        ("encode", [&text[..], &encode, b"N."].concat(), "steps"),
+        (
+            "global",
+            [&text[..], &global, b"N."].concat(),
+            "it asks for `zzz",
         ),
     ] {
         let start = Instant::now();

@@ -15,7 +15,7 @@ use std::{
 
 use sd_text::outside::{self, printable};
 
-use super::types::Type;
+use super::{WeightFile, types::Type};
 use crate::Error;
 
 /// The first four bytes.
@@ -33,7 +33,7 @@ const MOST_DIMS: u32 = 8;
 /// The largest alignment. All known files have 32.
 const MOST_ALIGNMENT: u64 = 1 << 20;
 /// The most items of an array that the metadata shows.
-const MOST_SHOWN: usize = 16;
+const MOST_SHOWN: u64 = 16;
 /// The key of a tensor's own shape, before the tensor's name.
 const SHAPE_KEY: &str = "comfy.gguf.orig_shape.";
 
@@ -77,6 +77,24 @@ pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
                 problem: format!("byte {at}: {problem}"),
             },
         })
+}
+
+/// The architectures whose networks are known. The last two are those of a tool that does not say
+/// which one it is, as stable-diffusion.cpp writes none.
+const ARCHITECTURES: [&str; 4] = ["sd1", "sdxl", "pig", "cow"];
+
+/// Refuses the weights of other networks by the name that the file has for them.
+pub(super) fn check_architecture(file: &WeightFile) -> Result<(), Error> {
+    match file.metadata.get("general.architecture") {
+        Some(found) if !ARCHITECTURES.contains(&found.as_str()) => Err(Error::Gguf {
+            path: file.path.clone(),
+            problem: format!(
+                "its architecture is `{}`, expected `sd1` or `sdxl`",
+                printable(found)
+            ),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// What is wrong, and the byte where it was seen.
@@ -130,14 +148,17 @@ impl Reader {
             let kind = self.u32()?;
             let item = self.item(kind)?;
             if let Some(tensor) = key.strip_prefix(SHAPE_KEY) {
-                shapes.insert(tensor.to_owned(), self.shape_of(item)?);
+                let shape = self.shape_of(item)?;
+                if shapes.insert(tensor.to_owned(), shape).is_some() {
+                    return Err(self.twice(&key));
+                }
                 continue;
             }
             if key == "general.alignment" {
                 alignment = self.alignment(&item)?;
             }
             if metadata.contains_key(&key) {
-                return Err(self.wrong(format!("the key `{}` is there twice", printable(&key))));
+                return Err(self.twice(&key));
             }
             metadata.insert(key, item.text());
         }
@@ -250,28 +271,27 @@ impl Reader {
     fn array(&mut self) -> Result<Item, Wrong> {
         let kind = self.u32()?;
         let count = self.u64()?;
-        let mut numbers = Vec::new();
-        // Every item has a byte at least, so the header's limit bounds the loop.
-        for _ in 0..count {
-            match kind {
-                8 => {
+        let width = match kind {
+            0 | 1 | 7 => 1,
+            2 | 3 => 2,
+            4..=6 => 4,
+            10..=12 => 8,
+            8 => {
+                // Every text has its length at least, so the header's limit bounds the loop.
+                for _ in 0..count {
                     let length = self.u64()?;
                     self.skip(length)?;
                 }
-                9 => return Err(self.wrong("an array of arrays, which is not supported")),
-                _ => {
-                    let number = self.number(kind)?;
-                    if numbers.len() <= MOST_SHOWN {
-                        numbers.push(number);
-                    }
-                }
+                return Ok(Item::Long(count));
             }
+            _ => return Err(self.wrong(format!("an array of kind {kind}, which is not supported"))),
+        };
+        if count <= MOST_SHOWN {
+            let numbers = (0..count).map(|_| self.number(kind));
+            return Ok(Item::Numbers(numbers.collect::<Result<_, _>>()?));
         }
-        let is_short = kind != 8 && count <= MOST_SHOWN as u64;
-        Ok(match is_short {
-            true => Item::Numbers(numbers),
-            false => Item::Long(count),
-        })
+        self.skip(count.saturating_mul(width))?;
+        Ok(Item::Long(count))
     }
 
     /// A number or truth value, as text.
@@ -374,6 +394,10 @@ impl Reader {
         }
     }
 
+    fn twice(&self, key: &str) -> Wrong {
+        self.wrong(format!("the key `{}` is there twice", printable(key)))
+    }
+
     fn wrong(&self, problem: impl Into<String>) -> Wrong {
         Wrong {
             at: self.at,
@@ -408,7 +432,7 @@ mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
-    use crate::weights::WeightFile;
+    use crate::weights::Weights;
 
     fn golden(file: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -461,6 +485,17 @@ mod tests {
             let values: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             assert_eq!(values, expected.data());
         }
+    }
+
+    #[test]
+    fn weights_of_another_network_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        fs::write(&path, changed(&text("sd1"), &text("flu"))).unwrap();
+        let file = WeightFile::open(&path).unwrap();
+        assert_eq!(file.metadata["general.architecture"], "flu");
+        let error = Weights::open(&path).unwrap_err().to_string();
+        assert!(error.contains("its architecture is `flu`"), "{error}");
     }
 
     #[test]

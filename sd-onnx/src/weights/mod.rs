@@ -109,6 +109,7 @@ impl Weights {
     /// Opens one file, or all shards that a `*.index.json` names.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let file = WeightFile::open(path)?;
+        gguf::check_architecture(&file)?;
         let mut weights = Self::new(path, file.tensors.len());
         for stored in file.tensors {
             weights.insert(names::today(&stored.name), stored, false)?;
@@ -118,6 +119,7 @@ impl Weights {
 
     /// Those of a component of a file that has tensors of other names: see [`Mapped`].
     pub fn mapped(file: &WeightFile, tensors: &[Mapped]) -> Result<Self, Error> {
+        gguf::check_architecture(file)?;
         let by_name: HashMap<&str, &Stored> = file
             .tensors
             .iter()

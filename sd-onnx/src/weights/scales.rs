@@ -153,7 +153,7 @@ fn scale(stored: &Stored, of: &Stored, rows: bool) -> Result<Option<Scale>, Erro
     if let Some(value) = values.iter().find(|value| !value.is_finite()) {
         return Err(wrong(stored, format!("has the value {value}")));
     }
-    if values.iter().all(|&value| value == 1.0) {
+    if !values.is_empty() && values.iter().all(|&value| value == 1.0) {
         return Ok(None);
     }
     if !of.dtype.is_f8() {

@@ -11,6 +11,7 @@ use safetensors::Dtype;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(
     non_camel_case_types,
+    clippy::upper_case_acronyms,
     reason = "the names are those of the file formats"
 )]
 pub(crate) enum Type {

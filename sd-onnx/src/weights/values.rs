@@ -75,7 +75,7 @@ impl Source<'_> {
         let (numbers, _) = self.dtype.block();
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
         // Whole steps, which are whole blocks of every type.
-        let part = count.div_ceil(threads).next_multiple_of(STEP);
+        let part = count.div_ceil(threads).next_multiple_of(STEP).max(STEP);
         debug_assert!(STEP.is_multiple_of(numbers));
         let Some(length) = count.checked_mul(size_of::<f32>()) else {
             return Err(self.wrong(format!("has {count} numbers, which is too many")));

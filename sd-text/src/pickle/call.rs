@@ -26,8 +26,8 @@ impl Machine<'_> {
             Kind::Parameter => self.parameter(arguments, &name),
             Kind::FromType => self.typed(arguments, &name),
             Kind::Inert => Ok(self.add_cell(Cell::Object { name })),
-            Kind::Storage(_) | Kind::UntypedStorage | Kind::Type(_) => {
-                Err(format!("a call of `{name}`, which is no function").into())
+            Kind::Storage(_) | Kind::UntypedStorage | Kind::Type(_) | Kind::Class => {
+                Err(format!("a call of `{name}`, which is not supported").into())
             }
         }
     }
@@ -41,7 +41,6 @@ impl Machine<'_> {
             Cell::Value(Value::Dict(_)) => Ok(()),
             Cell::Object { name } if **name == *PARAMETER_DICT => {
                 let entries = self.parameters(state)?;
-                self.spend(entries.len())?;
                 self.cells[target.index()] = Cell::Value(Value::Dict(entries));
                 Ok(())
             }
@@ -114,22 +113,23 @@ impl Machine<'_> {
             Cell::Value(Value::Text(text)) => Some(text.as_str()),
             _ => None,
         };
-        let bytes = match arguments {
+        let content = match arguments {
             [content, encoding] if matches!(text(*encoding), Some("latin1" | "latin-1")) => {
-                let bytes = |text: &str| text.chars().map(|c| u8::try_from(c).ok()).collect();
-                text(*content).and_then(bytes)
+                text(*content)
             }
             _ => None,
         };
-        let bytes: Option<Vec<u8>> = bytes;
-        match bytes {
-            Some(bytes) => {
-                // A copy of a text that the memo may hold.
-                self.spend(bytes.len() / 16)?;
-                Ok(self.add(Value::Bytes(bytes)))
-            }
-            None => Ok(self.add_cell(Cell::Object { name })),
-        }
+        let Some(content) = content else {
+            return Ok(self.add_cell(Cell::Object { name }));
+        };
+        let length = content.len();
+        let bytes: Option<Vec<u8>> = content.chars().map(|c| u8::try_from(c).ok()).collect();
+        // The memo may hold the text for many calls.
+        self.spend(length / 16)?;
+        Ok(match bytes {
+            Some(bytes) => self.add(Value::Bytes(bytes)),
+            None => self.add_cell(Cell::Object { name }),
+        })
     }
 
     fn parameter(&mut self, arguments: &[Id], name: &str) -> Result<Id, Stop> {
@@ -158,20 +158,19 @@ impl Machine<'_> {
     }
 
     /// The entries of `_parameters` in the state of a `ParameterDict`.
-    fn parameters(&self, state: Id) -> Result<Vec<(Id, Id)>, Stop> {
+    fn parameters(&mut self, state: Id) -> Result<Vec<(Id, Id)>, Stop> {
         let entries = |id| match self.cell(id) {
-            Cell::Value(Value::Dict(entries)) => Some(entries),
-            _ => None,
+            Cell::Value(Value::Dict(entries)) => &entries[..],
+            _ => &[],
         };
         let is_ours =
             |key| matches!(self.cell(key), Cell::Value(Value::Text(t)) if t == "_parameters");
-        let found = entries(state)
-            .and_then(|state| state.iter().find(|(key, _)| is_ours(*key)))
-            .and_then(|(_, parameters)| entries(*parameters));
-        match found {
-            Some(entries) => Ok(entries.clone()),
-            None => Err("a ParameterDict without `_parameters`".to_owned().into()),
-        }
+        let state = entries(state);
+        let found = state.iter().rev().find(|(key, _)| is_ours(*key));
+        let &(_, found) = found.ok_or("a ParameterDict without `_parameters`".to_owned())?;
+        let (looked_at, found) = (state.len(), entries(found).to_vec());
+        self.spend(looked_at + found.len())?;
+        Ok(found)
     }
 
     pub fn items(&self, id: Id, what: &str) -> Result<&[Id], Stop> {

@@ -29,6 +29,8 @@ pub(super) enum Kind {
     /// A class of storages without a type: its length is in bytes.
     UntypedStorage,
     Type(Dtype),
+    /// A class that may be named, but not called: what it would make is not supported.
+    Class,
     /// Named by harmless files. Never called: what a call would make is an inert value too.
     Inert,
 }
@@ -82,7 +84,8 @@ const TABLE: &[(&str, &[&str], Kind)] = &[
     ("torch.nn", &["Parameter"], Kind::Parameter),
     ("torch._tensor", &["_rebuild_from_type_v2"], Kind::FromType),
     ("torch", &["Size"], Kind::Tuple),
-    ("torch", &["Tensor", "device", "strided"], Kind::Inert),
+    ("torch", &["Tensor"], Kind::Class),
+    ("torch", &["device", "strided"], Kind::Inert),
     ("torch.serialization", &["_get_layout"], Kind::Inert),
     (
         "torch.nn.modules.container",

@@ -299,10 +299,7 @@ impl<'b> Machine<'b> {
             b'b' => self.build()?,
             b'Q' => {
                 let id = self.pop()?;
-                let storage = self.storage(id)?;
-                let place = self.storages.len();
-                self.storages.push(storage);
-                let id = self.add_cell(Cell::Storage(place));
+                let id = self.persistent(id)?;
                 self.stack.push(id);
             }
             other => return Err(unknown(other).into()),

@@ -14,12 +14,30 @@ const MOST_DIMENSIONS: usize = 32;
 const LONGEST_KEY: usize = 64;
 
 impl Machine<'_> {
-    /// The storage that a persistent id names.
-    pub fn storage(&mut self, id: Id) -> Result<StorageRef, Stop> {
-        if !matches!(self.cell(id), Cell::Value(Value::Tuple(_))) {
+    /// What a persistent id names: a storage, or the class of a module, which the legacy format
+    /// has with its source, for a reader to compare.
+    pub fn persistent(&mut self, id: Id) -> Result<Id, Stop> {
+        let Cell::Value(Value::Tuple(items)) = self.cell(id) else {
             let found = self.cell(id).what();
             return Err(format!("a storage named by {found}, expected a tuple").into());
+        };
+        let is_module =
+            |tag| matches!(self.cell(tag), Cell::Value(Value::Text(text)) if text == "module");
+        if let &[tag, class, _, _] = &items[..]
+            && is_module(tag)
+        {
+            return match self.cell(class) {
+                Cell::Global { .. } => Ok(class),
+                other => Err(format!("a module that is {}, expected a class", other.what()).into()),
+            };
         }
+        let storage = self.storage(id)?;
+        let place = self.storages.len();
+        self.storages.push(storage);
+        Ok(self.add_cell(Cell::Storage(place)))
+    }
+
+    fn storage(&mut self, id: Id) -> Result<StorageRef, Stop> {
         let items = self.arguments(id)?;
         let [tag, class, key, location, count, view @ ..] = &items[..] else {
             let problem = format!("a storage of {} values, expected 5 or 6", items.len());
@@ -140,23 +158,18 @@ impl Machine<'_> {
     }
 
     /// Refuses a tensor whose numbers stand for others: the conjugate, or the negative.
-    fn check_metadata(&self, metadata: Id) -> Result<(), Stop> {
-        match self.cell(metadata) {
-            Cell::Value(Value::None) => Ok(()),
-            Cell::Value(Value::Dict(entries)) => {
-                let odd = entries.iter().find(|(_, value)| {
-                    !matches!(self.cell(*value), Cell::Value(Value::Bool(false)))
-                });
-                match odd {
-                    None => Ok(()),
-                    Some(&(key, _)) => {
-                        let key = self.cell(key).shown();
-                        Err(format!("a tensor marked as {key}, which is not supported").into())
-                    }
-                }
-            }
-            other => Err(format!("a tensor whose metadata is {}", other.what()).into()),
+    fn check_metadata(&mut self, metadata: Id) -> Result<(), Stop> {
+        let entries = match self.cell(metadata) {
+            Cell::Value(Value::None) => return Ok(()),
+            Cell::Value(Value::Dict(entries)) => entries,
+            other => return Err(format!("a tensor whose metadata is {}", other.what()).into()),
+        };
+        let is_off = |value| matches!(self.cell(value), Cell::Value(Value::Bool(false)));
+        if let Some(&(key, _)) = entries.iter().find(|(_, value)| !is_off(*value)) {
+            let key = self.cell(key).shown();
+            return Err(format!("a tensor marked as {key}, which is not supported").into());
         }
+        self.spend(entries.len())
     }
 
     fn natural(&self, id: Id, what: &str) -> Result<u64, Stop> {

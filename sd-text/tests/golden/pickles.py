@@ -5,8 +5,9 @@
 `tests/pickles.rs` compares the reader of pickles with it, exactly. `pickles.json` has for each file the tensors that
 `torch.load` finds in it, under the names that the reader gives them, with their bytes; files with the same tensors share them.
 
-Files of other versions and machines are imitated: the entries of a ZIP file are changed and written again, and `torch.load`
-must read the result as before. Classes of lightning and omegaconf are stubs with the names of the real ones.
+`pickles_old.py` is run before, by old versions of torch. Files of other machines and forms are imitated: the entries of a
+ZIP file are changed and written again, and `torch.load` must read the result as before. Classes of lightning and omegaconf
+are stubs with the names of the real ones. Legacy files name storages by addresses, so they differ from run to run.
 """
 
 import argparse
@@ -204,7 +205,7 @@ def named(value, name=()):
     if isinstance(value, torch.Tensor):
         yield ".".join(name), value
     elif isinstance(value, torch.nn.ParameterDict):
-        yield from named(dict(value.items()), name)
+        yield from named(dict(value._parameters), name)
     elif isinstance(value, dict):
         for key, inner in value.items():
             shown = f"{key.__module__}.{key.__qualname__}" if isinstance(key, type) else str(key)
@@ -225,12 +226,11 @@ def described(value):
 def main():
     assert torch.__version__.split("+")[0] == "2.15.0" and numpy.__version__ == "2.4.6"
     OUT.mkdir(exist_ok=True)
-    for old in OUT.iterdir():
-        old.unlink()
+    old = {path.name: path.read_bytes() for path in OUT.glob("torch-*.pt")}
     plain = {name: tensor for name, tensor in tensors().items() if not name.startswith(("float8", "uint16"))}
     state = saved(tensors())
     files = {f"zip-{protocol}.pt": saved(tensors(), pickle_protocol=protocol) for protocol in range(2, 6)}
-    files |= {f"legacy-{protocol}.pt": saved(tensors(), pickle_protocol=protocol, _use_new_zipfile_serialization=False) for protocol in range(1, 6)}
+    files |= {f"legacy-{protocol}.pt": saved(plain, pickle_protocol=protocol, _use_new_zipfile_serialization=False) for protocol in range(1, 6)}
     files |= {
         "stored.pt": zipped(entries(state)),
         "deflated.pt": zipped(entries(state), zipfile.ZIP_DEFLATED),
@@ -248,6 +248,10 @@ def main():
         "learned_embeds.bin": saved({"<cat-toy>": numbers(64, dtype=torch.float16)}),
         "sdxl.pt": saved({"clip_g": numbers(2, 80), "clip_l": numbers(2, 64)}),
     }
+    for path in OUT.iterdir():
+        if path.name not in old:
+            path.unlink()
+    files |= old
     torch.serialization.set_crc32_options(False)
     files["no-checksums.pt"] = saved(plain)
     values, rows_of = [], {}
@@ -260,7 +264,8 @@ def main():
 
     for name, data in files.items():
         (OUT / name).write_bytes(data)
-        value = torch.load(io.BytesIO(data), weights_only=False)
+        # Bytes of Python 2 are texts.
+        value = torch.load(io.BytesIO(data), weights_only=False, encoding="latin1" if "python2" in name else "utf-8")
         wrapped = isinstance(value.get("state_dict"), dict)
         rows_of[name] = [shared(value["state_dict"] if wrapped else value)]
         if wrapped:
