@@ -21,11 +21,11 @@ use super::{
 };
 use crate::{
     Error,
-    checkpoint::{self, Checkpoint, Family, Predicts, Stored, View},
+    checkpoint::{self, Checkpoint, Family, Predicts, Stored},
     config::Config,
     models::{unet::UnetConfig, vae::VaeConfig},
     source::MOST_YAML,
-    weights::Type,
+    weights::{Mapped, Type, View},
 };
 
 /// Writes the file. Returns what it cannot say.
@@ -220,7 +220,7 @@ impl Reread<'_> {
         };
         let by_name: BTreeMap<&str, &Stored> =
             stored.iter().map(|stored| (stored.name.as_str(), stored)).collect();
-        let is_right = |mapped: &checkpoint::Mapped| {
+        let is_right = |mapped: &Mapped| {
             let Some(stored) = by_name.get(mapped.stored.as_str()) else {
                 return false;
             };
