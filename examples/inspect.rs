@@ -87,7 +87,10 @@ fn text(found: &Inspection, hashes: Option<&Hashes>) -> String {
         line(&part.name, &sizes(part));
     }
     if let Some(memory) = found.memory {
-        line("memory", &format!("{} of weights once loaded", gigabytes(memory)));
+        line(
+            "memory",
+            &format!("{} of weights once loaded", gigabytes(memory)),
+        );
     }
     for missing in &found.missing {
         line("missing", missing);
@@ -100,7 +103,10 @@ fn text(found: &Inspection, hashes: Option<&Hashes>) -> String {
     }
     if let Some(hashes) = hashes {
         line("sha256", &hashes.sha256);
-        line("hash", &format!("{} (of 2022: {})", hashes.short, hashes.old));
+        line(
+            "hash",
+            &format!("{} (of 2022: {})", hashes.short, hashes.old),
+        );
         if let Some(data) = &hashes.data {
             line("data sha256", data);
         }
@@ -113,7 +119,10 @@ fn text(found: &Inspection, hashes: Option<&Hashes>) -> String {
         line("metadata", &format!("{key}: {value}"));
     }
     if found.metadata.len() > MOST_METADATA {
-        line("metadata", &format!("and {} more", found.metadata.len() - MOST_METADATA));
+        line(
+            "metadata",
+            &format!("and {} more", found.metadata.len() - MOST_METADATA),
+        );
     }
     out.trim_end().to_owned()
 }

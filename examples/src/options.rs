@@ -12,8 +12,8 @@ use sd_onnx::{
     GenerateError, Guidance, ImageSize, Pipeline, Prompt, RefinerShare, RefinerSwitch, Request,
     Sizes, Stopped,
     schedulers::{
-        Ladder, Prediction, Row, Sampler, Scheduler, SchedulerConfig, TABLE, WithConventions, from_comfyui,
-        from_webui, row_of, same,
+        Ladder, Prediction, Row, Sampler, Scheduler, SchedulerConfig, TABLE, WithConventions,
+        from_comfyui, from_webui, row_of, same,
     },
     text::{PromptText, Side, Warning},
 };

@@ -17,6 +17,7 @@ use crate::{
     config::Config,
     defaults,
     engine::Engine,
+    exported::{self, Codec, TextFile},
     hash,
     inversions::{self, Inversions, Rows},
     models::{
@@ -291,10 +292,11 @@ impl Builder {
         let (scheduler, text) = self.scheduler_config(&model)?;
         let engine = self.engine()?;
         let prompts = self.prompts(&model, &engine)?;
-        let unet = model.config("unet")?;
-        let denoiser = denoiser(&model, &unet, &engine)?;
+        let (denoiser, unet) = denoiser(&model, &engine)?;
         let mut sample_size = denoiser.sample_size();
-        if let Some(change) = model.corrections().sample_size(&unet, &mut sample_size)? {
+        if let Some(unet) = &unet
+            && let Some(change) = model.corrections().sample_size(unet, &mut sample_size)?
+        {
             tracing::warn!("unet/config.json: {change}");
         }
         let codec = match &self.codec {
@@ -356,8 +358,7 @@ impl Builder {
         let variant = self.variant.as_deref();
         let folder = Source::open_text(folder.as_ref(), variant, &self.elsewhere)?;
         let mut files = TextFiles::read(&folder, TowerParts::ONLY)?;
-        let shape = files.weights.shape(&format!("{PROJECTION}.weight"));
-        files.config.projection = shape.and_then(|shape| shape.first().copied());
+        files.project();
         let more = inversions::add(&self.inversions, &mut [files.rows()])?.remove(0);
         let (tokenizer, model) = files.model(&more, &self.engine()?)?;
         // It sees whether they fit each other.
@@ -379,13 +380,24 @@ impl Builder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_codec(&self, folder: impl AsRef<Path>) -> Result<Arc<dyn LatentCodec>, Error> {
-        let folder = self.open(folder.as_ref(), &["vae"])?;
+        let path = folder.as_ref();
+        let vae: &[&str] = match exported::has_codec(path)? {
+            true => &[],
+            false => &["vae"],
+        };
+        let folder = self.open(path, vae)?;
         Ok(Arc::new(codec_of(&folder, &self.engine()?)?))
     }
 
     pub(crate) fn open(&self, path: &Path, components: &[&str]) -> Result<Source, Error> {
         let predicts = self.predicts();
-        Source::open(path, self.variant.as_deref(), &self.elsewhere, predicts, components)
+        Source::open(
+            path,
+            self.variant.as_deref(),
+            &self.elsewhere,
+            predicts,
+            components,
+        )
     }
 
     /// Why what the builder is set to cannot be a part of a converted model.
@@ -425,13 +437,19 @@ impl Builder {
                 Prediction::V => "v_prediction",
                 Prediction::Sample => "sample",
                 Prediction::Edm { v, .. } if file.text("_class_name", "")?.starts_with("EDM") => {
-                    if v { "v_prediction" } else { "epsilon" }
+                    if v {
+                        "v_prediction"
+                    } else {
+                        "epsilon"
+                    }
                 }
                 other => {
                     return Err(Error::Config {
                         path: path.to_path_buf(),
                         key: "prediction_type".into(),
-                        expected: "Epsilon, V or Sample from the builder, or Edm for a model of EDM".into(),
+                        expected:
+                            "Epsilon, V or Sample from the builder, or Edm for a model of EDM"
+                                .into(),
                         found: format!("{other:?}"),
                     });
                 }
@@ -452,8 +470,8 @@ impl Builder {
             text = self.overridden(&path, &text)?;
         }
         let file = Config::parse(&path, &text)?;
-        let mut config =
-            SchedulerConfig::from_json(&text).map_err(|source| Error::Scheduler { path, source })?;
+        let mut config = SchedulerConfig::from_json(&text)
+            .map_err(|source| Error::Scheduler { path, source })?;
         for change in model.corrections().scheduler(&file, &mut config)? {
             tracing::warn!("scheduler/scheduler_config.json: {change}");
         }
@@ -486,35 +504,58 @@ impl Builder {
 /// The files of a text encoder, read.
 struct TextFiles {
     tokenizer: ClipTokenizer,
-    config: ClipTextConfig,
-    weights: Weights,
+    network: TextNetwork,
+}
+
+/// The network of a text encoder.
+enum TextNetwork {
+    Weights(Box<ClipTextConfig>, Weights),
+    Exported(Box<TextFile>),
 }
 
 impl TextFiles {
     fn read(folder: &Source, tower: TowerParts) -> Result<Self, Error> {
         let tokenizer = folder.tokenizer(tower)?;
-        let mut config = ClipTextConfig::new(folder.config(tower.encoder)?)?;
-        config.projection = tower.pooled.then_some(config.projection_width);
-        let weights = folder.weights(tower.encoder)?;
+        let network = match folder.graph(tower.encoder)? {
+            Some(graph) => TextNetwork::Exported(exported::text(&graph, tower.pooled)?.into()),
+            None => {
+                let mut config = ClipTextConfig::new(folder.config(tower.encoder)?)?;
+                config.projection = tower.pooled.then_some(config.projection_width);
+                TextNetwork::Weights(config.into(), folder.weights(tower.encoder)?)
+            }
+        };
+        let files = Self { tokenizer, network };
         // Before there are inversions, whose files would be blamed.
-        let (ids, rows) = (tokenizer.vocab_size(), config.vocab_size);
+        let (ids, rows) = (files.tokenizer.vocab_size(), files.config().vocab_size);
         if ids > rows {
             let (tokenizer, model) = (ids, rows);
             return Err(unfit(folder, TextError::Vocabulary { tokenizer, model }));
         }
-        Ok(Self {
-            tokenizer,
-            config,
-            weights,
-        })
+        Ok(files)
+    }
+
+    fn config(&self) -> &ClipTextConfig {
+        match &self.network {
+            TextNetwork::Weights(config, _) => config,
+            TextNetwork::Exported(file) => file.config(),
+        }
+    }
+
+    /// Makes the text model give its projected state, if it has one.
+    fn project(&mut self) {
+        if let TextNetwork::Weights(config, weights) = &mut self.network {
+            let shape = weights.shape(&format!("{PROJECTION}.weight"));
+            config.projection = shape.and_then(|shape| shape.first().copied());
+        }
     }
 
     /// Where textual inversions are added.
     fn rows(&mut self) -> Rows<'_> {
+        let (first, width) = (self.config().vocab_size, self.config().width);
         Rows {
             tokenizer: &mut self.tokenizer,
-            first: self.config.vocab_size,
-            width: self.config.width,
+            first,
+            width,
         }
     }
 
@@ -524,21 +565,37 @@ impl TextFiles {
         more: &Array2<f32>,
         engine: &Engine,
     ) -> Result<(Arc<ClipTokenizer>, Arc<OnnxTextModel>), Error> {
-        let model = OnnxTextModel::new(self.config, &self.weights, more.view(), engine)?;
+        let model = match self.network {
+            TextNetwork::Weights(config, weights) => {
+                OnnxTextModel::new(*config, &weights, more.view(), engine)?
+            }
+            TextNetwork::Exported(file) => OnnxTextModel::exported(&file, more.view(), engine)?,
+        };
         Ok((Arc::new(self.tokenizer), Arc::new(model)))
     }
 }
 
 fn denoiser_of(folder: &Source, engine: &Engine) -> Result<OnnxDenoiser, Error> {
-    denoiser(folder, &folder.config("unet")?, engine)
+    Ok(denoiser(folder, engine)?.0)
 }
 
-fn denoiser(folder: &Source, config: &Config, engine: &Engine) -> Result<OnnxDenoiser, Error> {
-    let config = UnetConfig::new(config, folder.sizes())?;
-    OnnxDenoiser::new(config, &folder.weights("unet")?, engine)
+/// The UNet, and its `config.json`, which an exported one may lack.
+fn denoiser(folder: &Source, engine: &Engine) -> Result<(OnnxDenoiser, Option<Config>), Error> {
+    if let Some(graph) = folder.graph("unet")? {
+        let (graph, config) = exported::unet(&graph, folder.sizes())?;
+        return Ok((OnnxDenoiser::exported(graph, engine)?, config));
+    }
+    let config = folder.config("unet")?;
+    let unet = UnetConfig::new(&config, folder.sizes())?;
+    let denoiser = OnnxDenoiser::new(unet, &folder.weights("unet")?, engine)?;
+    Ok((denoiser, Some(config)))
 }
 
 fn codec_of(folder: &Source, engine: &Engine) -> Result<OnnxCodec, Error> {
+    if let Some(path) = folder.exported_codec()? {
+        let is_xl = folder.towers().iter().any(|tower| tower.pooled);
+        return OnnxCodec::exported(Codec::open(path, is_xl)?, engine);
+    }
     let config = VaeConfig::new(&folder.config("vae")?)?;
     OnnxCodec::new(config, folder.weights("vae")?, engine)
 }

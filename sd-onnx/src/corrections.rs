@@ -27,17 +27,21 @@ pub(crate) struct Corrections {
 /// ControlNet, SDXL, LCM and instruct-pix2pix. Inpainting and DiffEdit also set `skip_prk_steps`,
 /// an option of the PNDM sampler: see [`defaults`](crate::defaults), which choose the sampler.
 #[rustfmt::skip]
-const CLASSES: [Corrections; 15] = [
+const CLASSES: [Corrections; 19] = [
     of("AltDiffusionImg2ImgPipeline", true, true, true),
     of("AltDiffusionPipeline", true, true, true),
     of("CycleDiffusionPipeline", true, false, true),
     of("LEditsPPPipelineStableDiffusion", true, true, true),
+    of("OnnxStableDiffusionImg2ImgPipeline", true, true, false),
+    of("OnnxStableDiffusionInpaintPipeline", true, true, false),
+    of("OnnxStableDiffusionPipeline", true, true, false),
     of("StableDiffusionDepth2ImgPipeline", false, false, true),
     of("StableDiffusionDiffEditPipeline", true, false, true),
     of("StableDiffusionImageVariationPipeline", false, false, true),
     of("StableDiffusionImg2ImgPipeline", true, true, true),
     of("StableDiffusionInpaintPipeline", true, false, true),
     of("StableDiffusionInpaintPipelineLegacy", true, true, true),
+    of("StableDiffusionOnnxPipeline", true, true, false),
     of("StableDiffusionPAGImg2ImgPipeline", true, true, true),
     of("StableDiffusionPAGInpaintPipeline", true, true, true),
     of("StableDiffusionPAGPipeline", true, true, true),

@@ -146,6 +146,14 @@ pub enum Error {
         /// The names of the tensors, sorted.
         tensors: Vec<String>,
     },
+    /// An ONNX file, exported by another tool, cannot be used, or not for this call.
+    #[error("{}: {problem}", shown(path))]
+    Graph {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the input, operator or tensor where it is known.
+        problem: String,
+    },
     /// ONNX Runtime could not be found, fetched or started, or lacks the device.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -201,6 +209,13 @@ fn shown(path: &Path) -> String {
 }
 
 impl Error {
+    pub(crate) fn graph(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Graph {
+            path: path.to_path_buf(),
+            problem: problem.into(),
+        }
+    }
+
     pub(crate) fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Json { path, source }

@@ -98,7 +98,7 @@ pub struct Hashes {
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 /// let found = sd_onnx::inspect(folder)?;
 /// assert_eq!(found.format, "diffusers folder");
-/// assert_eq!(found.prediction.as_deref(), Some("epsilon"));
+/// assert_eq!(found.prediction.as_deref(), Some("v_prediction"));
 /// assert!(found.problems.is_empty());
 /// let unet = found.parts.iter().find(|part| part.name == "unet").unwrap();
 /// println!("{} parameters in {} bytes", unet.parameters, unet.bytes);
@@ -111,7 +111,10 @@ pub struct Hashes {
 pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     let path = path.as_ref();
     if path.is_dir() {
-        return of_source(path, Source::open(path, None, &Elsewhere::default(), None, &[])?);
+        return of_source(
+            path,
+            Source::open(path, None, &Elsewhere::default(), None, &[])?,
+        );
     }
     let file = WeightFile::open(path)?;
     let kind = source::recognise(&file, None, |facts| Ok(checkpoint::kind(facts)))?;
@@ -201,7 +204,9 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
 /// What a kind of file is called, without what follows from it.
 fn name(kind: Kind) -> &'static str {
     let text = kind.text();
-    let end = [", which", " and not"].iter().find_map(|rest| text.find(rest));
+    let end = [", which", " and not"]
+        .iter()
+        .find_map(|rest| text.find(rest));
     &text[..end.unwrap_or(text.len())]
 }
 
@@ -228,7 +233,10 @@ fn check(source: &Source, component: &str, weights: &Weights) -> Result<(), Erro
             let mut config = ClipTextConfig::new(config)?;
             let towers = source.towers().iter();
             let pooled = towers.filter(|tower| tower.pooled);
-            if pooled.map(|tower| tower.encoder).any(|name| name == component) {
+            if pooled
+                .map(|tower| tower.encoder)
+                .any(|name| name == component)
+            {
                 config.projection = Some(config.projection_width);
             }
             let none = Array2::zeros((0, config.width));

@@ -59,6 +59,7 @@ mod defaults;
 mod device;
 mod engine;
 mod error;
+mod exported;
 mod graph;
 pub mod handbook;
 mod hash;

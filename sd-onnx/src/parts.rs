@@ -13,9 +13,10 @@ use sd_text::{Layer, TextModel, TextShape, TextStates};
 use crate::{
     Error,
     engine::Engine,
+    exported::{Codec, Limits, TextFile, TextGraph, UnetGraph},
     graph::Model,
     models::{
-        clip_text::{self, ClipTextConfig, PROJECTION},
+        clip_text::{self, ClipTextConfig, ENDS, IDS, PROJECTION},
         unet::{self, UnetConfig, input},
         vae::{self, VaeConfig},
     },
@@ -29,6 +30,8 @@ pub(crate) struct OnnxTextModel {
     config: ClipTextConfig,
     shape: TextShape,
     session: Session,
+    /// What an exported graph has, which may be less than all.
+    exported: Option<TextGraph>,
 }
 
 impl OnnxTextModel {
@@ -40,14 +43,26 @@ impl OnnxTextModel {
         engine: &Engine,
     ) -> Result<Self, Error> {
         let graph = text_graph(&config, weights, more)?;
-        let mut shape = TextShape::new(config.layers, config.width)
-            .max_length(config.max_length)
-            .vocab_size(config.vocab_size + more.nrows());
-        shape.pooled = config.projection;
         Ok(Self {
             session: engine.session("text encoder", &graph)?,
-            shape,
+            shape: text_shape(&config, more),
             config,
+            exported: None,
+        })
+    }
+
+    /// As [`new`](Self::new), of a graph that another tool exported.
+    pub fn exported(
+        file: &TextFile,
+        more: ArrayView2<'_, f32>,
+        engine: &Engine,
+    ) -> Result<Self, Error> {
+        let graph = file.graph(more)?;
+        Ok(Self {
+            session: engine.session("text encoder", &graph.model)?,
+            shape: text_shape(file.config(), more),
+            config: file.config().clone(),
+            exported: Some(graph),
         })
     }
 
@@ -60,11 +75,15 @@ impl OnnxTextModel {
         outputs: &[&str],
     ) -> Result<Vec<ArrayD<f32>>, BoxError> {
         let shape = [ids.nrows(), ids.ncols()];
+        if let Some(graph) = &self.exported {
+            graph.limits.check(IDS, &shape)?;
+            outputs.iter().try_for_each(|output| graph.check(output))?;
+        }
         let ids = ids.as_standard_layout();
         let ids = ids.as_slice().expect("standard layout");
         let inputs = [
-            ("input_ids", Input::I64(&shape, ids)),
-            ("ends", Input::I64(&[ends.len(), 1], ends)),
+            (IDS, Input::I64(&shape, ids)),
+            (ENDS, Input::I64(&[ends.len(), 1], ends)),
         ];
         Ok(self.session.run_for(&inputs, outputs)?)
     }
@@ -108,22 +127,52 @@ pub(crate) fn text_graph(
     Ok(graph)
 }
 
+/// `more` are rows of the token embedding behind the stored ones.
+fn text_shape(config: &ClipTextConfig, more: ArrayView2<'_, f32>) -> TextShape {
+    let mut shape = TextShape::new(config.layers, config.width)
+        .max_length(config.max_length)
+        .vocab_size(config.vocab_size + more.nrows());
+    shape.pooled = config.projection;
+    shape
+}
+
 /// The UNet.
 pub(crate) struct OnnxDenoiser {
-    config: UnetConfig,
+    inputs: Inputs,
+    /// The width of the sinusoids of the guidance scale, if it is an input.
+    guidance_width: Option<usize>,
+    sample_size: [usize; 2],
+    /// The sizes that an exported graph takes.
+    limits: Limits,
     session: Session,
 }
 
 impl OnnxDenoiser {
     pub fn new(config: UnetConfig, weights: &Weights, engine: &Engine) -> Result<Self, Error> {
         let graph = unet_graph(&config, weights)?;
-        let session = engine.session("UNet", &graph)?;
-        Ok(Self { config, session })
+        Ok(Self {
+            session: engine.session("UNet", &graph)?,
+            inputs: config.inputs,
+            guidance_width: config.guidance_width,
+            sample_size: config.sample_size,
+            limits: Limits::default(),
+        })
+    }
+
+    /// A UNet that another tool exported.
+    pub fn exported(graph: UnetGraph, engine: &Engine) -> Result<Self, Error> {
+        Ok(Self {
+            session: engine.session("UNet", &graph.model)?,
+            inputs: graph.inputs,
+            guidance_width: graph.guidance_width,
+            sample_size: graph.sample_size,
+            limits: graph.limits,
+        })
     }
 
     /// Height and width of the latents the model was made for.
     pub fn sample_size(&self) -> [usize; 2] {
-        self.config.sample_size
+        self.sample_size
     }
 }
 
@@ -136,7 +185,7 @@ pub(crate) fn unet_graph(config: &UnetConfig, weights: &Weights) -> Result<Model
 
 impl Denoiser for OnnxDenoiser {
     fn inputs(&self) -> &Inputs {
-        &self.config.inputs
+        &self.inputs
     }
 
     fn predict(&self, call: &Call<'_>, mut output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError> {
@@ -145,7 +194,7 @@ impl Denoiser for OnnxDenoiser {
         let pooled = call.pooled.map(Contiguous::new);
         let sizes = call.sizes.map(Contiguous::new);
         let beside = call.beside.map(Contiguous::new);
-        let guidance = self.config.guidance_width.zip(call.guidance);
+        let guidance = self.guidance_width.zip(call.guidance);
         let guidance = guidance.map(|(width, scales)| {
             let rows = scales
                 .iter()
@@ -164,7 +213,7 @@ impl Denoiser for OnnxDenoiser {
             ),
             (input::CONTEXT, context.input()),
         ];
-        let takes = &self.config.inputs;
+        let takes = &self.inputs;
         for (name, taken, given) in [
             (
                 input::BESIDE,
@@ -191,6 +240,9 @@ impl Denoiser for OnnxDenoiser {
                 let missing = || format!("the call has no `{name}`, which this UNet takes");
                 inputs.push((name, given.ok_or_else(missing)?));
             }
+        }
+        for (name, input) in &inputs {
+            self.limits.check(name, input.shape())?;
         }
         let dim = output.dim();
         self.session.run(&inputs, call.stop, |_, data| {
@@ -219,30 +271,65 @@ impl<'a, D: Dimension> Contiguous<'a, D> {
 /// The autoencoder. The encoder's session is made when it is first used: text to image never needs it.
 pub(crate) struct OnnxCodec {
     config: VaeConfig,
-    decoder: Session,
-    weights: Weights,
+    decoder: Half,
+    networks: Networks,
     engine: Engine,
-    encoder: OnceLock<Session>,
+    encoder: OnceLock<Half>,
+}
+
+/// Where the networks of an autoencoder are from.
+enum Networks {
+    Weights(Weights),
+    Exported(Codec),
+}
+
+/// One network of an autoencoder.
+struct Half {
+    session: Session,
+    /// The sizes that an exported graph takes.
+    limits: Limits,
 }
 
 impl OnnxCodec {
     pub fn new(config: VaeConfig, weights: Weights, engine: &Engine) -> Result<Self, Error> {
         let decoder = decoder_graph(&config, &weights)?;
         Ok(Self {
-            decoder: engine.session("VAE decoder", &decoder)?,
+            decoder: Half {
+                session: engine.session("VAE decoder", &decoder)?,
+                limits: Limits::default(),
+            },
             config,
-            weights,
+            networks: Networks::Weights(weights),
             engine: engine.clone(),
             encoder: OnceLock::new(),
         })
     }
 
-    fn encoder(&self) -> Result<&Session, Error> {
+    /// An autoencoder that another tool exported.
+    pub fn exported(codec: Codec, engine: &Engine) -> Result<Self, Error> {
+        let (decoder, limits) = codec.decoder()?;
+        Ok(Self {
+            decoder: Half {
+                session: engine.session("VAE decoder", &decoder)?,
+                limits,
+            },
+            config: codec.config.clone(),
+            networks: Networks::Exported(codec),
+            engine: engine.clone(),
+            encoder: OnceLock::new(),
+        })
+    }
+
+    fn encoder(&self) -> Result<&Half, Error> {
         if let Some(encoder) = self.encoder.get() {
             return Ok(encoder);
         }
-        let model = vae::encoder(&self.config, &self.weights)?;
-        let encoder = self.engine.session("VAE encoder", &model)?;
+        let (model, limits) = match &self.networks {
+            Networks::Weights(weights) => (vae::encoder(&self.config, weights)?, Limits::default()),
+            Networks::Exported(codec) => codec.encoder()?,
+        };
+        let session = self.engine.session("VAE encoder", &model)?;
+        let encoder = Half { session, limits };
         // Two threads may both have made one; the first stays.
         Ok(self.encoder.get_or_init(|| encoder))
     }
@@ -289,6 +376,15 @@ impl LatentCodec for OnnxCodec {
     ) -> Result<LatentDistribution, BoxError> {
         let moments = run_image(self.encoder()?, "image", image, stop)?;
         let channels = self.config.latent_channels as isize;
+        let (expected, found) = match self.config.is_variational() {
+            true => (2 * channels, moments.dim().1),
+            false => (channels, moments.dim().1),
+        };
+        if found as isize != expected {
+            return Err(
+                format!("the encoder returned {found} channels, expected {expected}").into(),
+            );
+        }
         let part = |from, to| {
             moments
                 .slice_axis(Axis(1), Slice::new(from, Some(to), 1))
@@ -350,24 +446,23 @@ fn sdxl_latent_rgb() -> LatentRgb {
     }
 }
 
-/// Runs a session of one image input and one image output.
+/// Runs a network of one image input and one image output.
 fn run_image(
-    session: &Session,
+    half: &Half,
     input: &str,
     x: ArrayView4<'_, f32>,
     stop: &StopToken,
 ) -> Result<Array4<f32>, BoxError> {
     let shape = x.shape();
+    half.limits.check(input, shape)?;
     let x = x.as_standard_layout();
     let inputs = [(
         input,
         Input::F32(shape, x.as_slice().expect("standard layout")),
     )];
-    Ok(session.run(&inputs, stop, |shape, data| {
+    Ok(half.session.run(&inputs, stop, |shape, data| {
         let dims: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
-        let [n, c, h, w] = dims[..] else {
-            unreachable!("the graph's output has four dimensions")
-        };
-        Array4::from_shape_vec((n, c, h, w), data.to_vec())
+        let found = ArrayD::from_shape_vec(dims, data.to_vec())?;
+        found.into_dimensionality()
     })??)
 }

@@ -35,6 +35,15 @@ pub(crate) enum Input<'a> {
     I64(&'a [usize], &'a [i64]),
 }
 
+impl Input<'_> {
+    /// The sizes of its dimensions.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Self::F32(shape, _) | Self::I64(shape, _) => shape,
+        }
+    }
+}
+
 impl Session {
     /// Loads `model`, to run on `threads` threads, or on one per physical core where that is 0.
     pub fn new(

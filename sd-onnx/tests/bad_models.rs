@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[allow(dead_code, reason = "each test file uses its own part of it")]
 #[path = "../../sd-text/tests/common/pickles.rs"]
 mod pickles;
 
@@ -89,7 +90,12 @@ fn missing_parts() {
 #[test]
 fn pickles() {
     refused(
-        &["unet", "diffusion_pytorch_model.bin", "byte 0", "posix.system"],
+        &[
+            "unet",
+            "diffusion_pytorch_model.bin",
+            "byte 0",
+            "posix.system",
+        ],
         |_, folder| {
             let file = weight_file(folder, "unet");
             fs::remove_file(&file).unwrap();

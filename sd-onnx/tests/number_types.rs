@@ -278,7 +278,10 @@ fn a_unet_in_gguf() {
         }
         text(&mut entries, name);
         entries.extend((dims.len() as u32).to_le_bytes());
-        let sides = dims.iter().rev().flat_map(|&side| (side as u64).to_le_bytes());
+        let sides = dims
+            .iter()
+            .rev()
+            .flat_map(|&side| (side as u64).to_le_bytes());
         entries.extend(sides);
         entries.extend(if is_quantised { 8u32 } else { 0 }.to_le_bytes());
         entries.extend((data.len() as u64).to_le_bytes());

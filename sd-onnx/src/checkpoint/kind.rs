@@ -31,7 +31,7 @@ impl Kind {
     }
 
     /// The text in `the file is …`.
-    fn text(self) -> &'static str {
+    pub fn text(self) -> &'static str {
         match self {
             Self::Model => "a Stable Diffusion model",
             Self::Vae => "an autoencoder",

@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 pub(crate) use self::{
     family::{Family, Task},
     kind::Kind,
-    names::{Component, Mapped, View},
+    names::Component,
     prediction::Predicts,
 };
 use self::{
@@ -34,7 +34,10 @@ use self::{
     split::{Slot, Split},
     unet::Unet,
 };
-use crate::Error;
+use crate::{
+    Error,
+    weights::{Mapped, View},
+};
 
 /// What is known of a file before any weight is read.
 pub(crate) struct File<'a> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use serde_json::{Map, Value};
 
-use super::Problem;
+use super::{Mapped, Problem, View};
 use crate::weights::is_no_weight;
 
 /// One network of a checkpoint.
@@ -19,31 +19,6 @@ pub(crate) struct Component {
     /// For weights that are stored in fp8 with a scale: today's name of the weight, and the name of
     /// the scale in the file.
     pub scales: Vec<(String, String)>,
-}
-
-/// A tensor of a component, by its name of today, and the tensor of the file that it is in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mapped {
-    pub name: String,
-    /// The name in the file.
-    pub stored: String,
-    pub view: View,
-}
-
-/// Which part of a stored tensor a weight is, and how its numbers lie there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum View {
-    Whole,
-    /// Rows of the first axis, as of OpenCLIP's `in_proj_weight`, which is three matrices in one.
-    Rows {
-        from: usize,
-        count: usize,
-    },
-    /// The same numbers in the same order under another shape: a linear layer that is stored as a
-    /// 1 × 1 convolution, or the reverse.
-    Reshaped(Vec<usize>),
-    /// A matrix that is stored `[in, out]`, as OpenCLIP's `text_projection`.
-    Transposed,
 }
 
 /// A tensor below a component's prefix.

@@ -42,7 +42,9 @@ struct Made {
 
 impl Made {
     fn of(names: &[(&str, &[usize])]) -> Self {
-        let shapes = names.iter().map(|(name, shape)| (name.to_string(), shape.to_vec()));
+        let shapes = names
+            .iter()
+            .map(|(name, shape)| (name.to_string(), shape.to_vec()));
         Self {
             shapes: shapes.collect(),
             ..Self::default()
@@ -77,7 +79,8 @@ impl Made {
         }
         for (name, deviation) in published["deviation"].as_object().into_iter().flatten() {
             let deviation = deviation.as_f64().unwrap() as f32;
-            let values = (0..made.shapes[name][0]).map(|i| if i % 2 == 0 { -deviation } else { deviation });
+            let values =
+                (0..made.shapes[name][0]).map(|i| if i % 2 == 0 { -deviation } else { deviation });
             made.values.insert(name.clone(), values.collect());
         }
         made.mark(published);
@@ -136,7 +139,10 @@ impl Made {
         });
         // Only small tensors are read.
         for name in asked.into_inner().unwrap() {
-            assert!(self.shapes[&name].iter().product::<usize>() < 2000, "{name}");
+            assert!(
+                self.shapes[&name].iter().product::<usize>() < 2000,
+                "{name}"
+            );
         }
         result
     }
@@ -201,7 +207,12 @@ fn rows(table: &Value) -> Vec<Row> {
         stored: text(&row[3]),
         view: text(&row[4]),
     };
-    table["tensors"].as_array().unwrap().iter().map(row).collect()
+    table["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(row)
+        .collect()
 }
 
 fn sizes(value: &Value) -> Vec<usize> {
@@ -212,7 +223,10 @@ fn sizes(value: &Value) -> Vec<usize> {
 fn expected(table: &Value) -> BTreeMap<String, Vec<Mapped>> {
     let mut expected: BTreeMap<String, Vec<Mapped>> = BTreeMap::new();
     for row in rows(table) {
-        expected.entry(row.component.clone()).or_default().push(row.mapped());
+        expected
+            .entry(row.component.clone())
+            .or_default()
+            .push(row.mapped());
     }
     for tensors in expected.values_mut() {
         tensors.sort_by(|a, b| a.name.cmp(&b.name));

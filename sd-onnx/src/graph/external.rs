@@ -13,7 +13,7 @@ use crate::{Error, weights::not_utf8};
 /// # Errors
 /// [`Error::Io`] when a relative path is not valid UTF-8, or the files have no folder in common, as
 /// on two drives of Windows.
-pub(super) fn locate<P: AsRef<Path>>(files: &[P]) -> Result<(PathBuf, Vec<String>), Error> {
+pub(crate) fn locate<P: AsRef<Path>>(files: &[P]) -> Result<(PathBuf, Vec<String>), Error> {
     let root = common_folder(files);
     let locations = files.iter().map(|file| {
         let file = file.as_ref();

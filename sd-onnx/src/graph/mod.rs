@@ -3,7 +3,7 @@
 //! One method per operator here, one per layer in [`layers`]. A [`Value`] is a handle to an f32 tensor in the graph, a
 //! [`Dims`] one to a vector of sizes, so the two cannot be mixed up.
 
-mod external;
+pub(crate) mod external;
 mod layers;
 pub(crate) mod proto;
 #[cfg(test)]

@@ -99,7 +99,9 @@ pub struct Tensor {
 pub enum DataType {
     Undefined = 0,
     Float = 1,
+    Int32 = 6,
     Int64 = 7,
+    Bool = 9,
     Float16 = 10,
     Double = 11,
     BFloat16 = 16,

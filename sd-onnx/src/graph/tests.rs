@@ -217,10 +217,7 @@ fn types_of_8_bits_have_the_values_of_torch() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     let engine = engine();
-    for (dtype, name) in [
-        (Dtype::F8_E4M3, "f8_e4m3fn"),
-        (Dtype::F8_E5M2, "f8_e5m2"),
-    ] {
+    for (dtype, name) in [(Dtype::F8_E4M3, "f8_e4m3fn"), (Dtype::F8_E5M2, "f8_e5m2")] {
         for (scale, expected) in [
             (None, name.to_owned()),
             (Some("scale"), format!("{name}.scaled")),

@@ -110,6 +110,36 @@
 //! as download tools do and as [`files::write`](crate::files::write) does. Weights in f16 and bf16
 //! are copied while the model is loaded, and their files are not needed afterwards.
 //!
+//! # ONNX folders
+//! A folder may also hold graphs that another tool exported: optimum, or diffusers for its
+//! `OnnxStableDiffusionPipeline`. A component counts as exported when its folder has a `model.onnx`
+//! and no other weights, so one model may have both kinds.
+//!
+//! | folder | files |
+//! |---|---|
+//! | `unet`, `text_encoder`, `text_encoder_2` | `model.onnx`, with its weights in it or in a file beside it; `config.json`, which may be missing |
+//! | `vae_decoder`, and for pictures to start from `vae_encoder` | the same |
+//! | `tokenizer`, `tokenizer_2`, `scheduler`, `model_index.json` | as above |
+//!
+//! What a graph takes is read from it: timesteps as a number or a list, whole or not; ids of 32 or
+//! 64 bits; f32, f16 or f64; guidance, pooled text and sizes. An input that nothing can be given to
+//! is an error that names it, and so is an operator of another library. Pictures are those that the
+//! same weights draw from a diffusers folder, with these differences:
+//!
+//! - **Sizes.** A graph may have been exported for one size of picture. Other sizes are an error at
+//!   the first call.
+//! - **Clip skip.** The inner layers are found by the structure of the graph. Where an optimiser has
+//!   fused that away, a layer that is no output of the graph is an error when it is asked for.
+//! - **Whole timesteps.** A graph that takes integers gets the nearest ones. Ladders whose timesteps
+//!   are whole, such as [`Ladder::leading`](crate::schedulers::Ladder::leading), lose nothing.
+//! - **Latents drawn within the graph.** An encoder that adds noise of its own is made to return the
+//!   mean and the deviation instead, so that seeds count.
+//! - **No `config.json`.** The graph gives all sizes but the scaling of the latents, which is 0.18215
+//!   then, for SDXL 0.13025.
+//!
+//! Textual inversions work where the token embedding of the graph is found. The weights stay where
+//! they are, as those of safetensors files do: leave them alone while the model is loaded.
+//!
 //! The library downloads no model. Get one with the publisher's own tool, for instance `hf download`.
 //!
 //! # PNG files

@@ -51,6 +51,13 @@
 //! | another autoencoder | a new file in `sd-onnx/src/models/vae`, and a variant of `Network` in `vae/mod.rs` |
 //! | another kind of denoiser, such as a transformer | a new file in `sd-onnx/src/models`, beside `unet.rs` |
 //!
+//! # A graph that another tool exported
+//! | change | file |
+//! |---|---|
+//! | another name, type or shape of an input or output | `sd-onnx/src/exported/unet.rs`, `text.rs` or `vae.rs` |
+//! | another way of writing a layer norm or an attention, for clip skip | `sd-onnx/src/exported/layers.rs` |
+//! | reference exports | `sd-onnx/tests/golden/exports.py` |
+//!
 //! # A provider
 //! A provider is what ONNX Runtime computes with: the CPU, CUDA, OpenVINO.
 //!

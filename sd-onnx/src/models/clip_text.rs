@@ -105,6 +105,10 @@ pub(crate) fn is_left_out(config: &ClipTextConfig, name: &str) -> bool {
         || layer.is_some_and(|layer| layer >= config.layers)
 }
 
+/// The input of the texts' ids.
+pub(crate) const IDS: &str = "input_ids";
+/// The input of the place of a token in each text.
+pub(crate) const ENDS: &str = "ends";
 /// The output of the last layer's state at one token of each text.
 pub(crate) const POOLED: &str = "pooled";
 /// The layer that projects a pooled state to the embedding that texts and pictures share, and the
@@ -117,8 +121,8 @@ pub(crate) fn output_name(layer: Layer) -> String {
     format!("clip_skip_{}{norm}", layer.skip)
 }
 
-/// Writes the graph. Its inputs are `input_ids` i64 `[batch, length]`, at most `max_length` long,
-/// and `ends` i64 `[batch, 1]`, the place of a token in each text.
+/// Writes the graph. Its inputs are [`IDS`] i64 `[batch, length]`, at most `max_length` long,
+/// and [`ENDS`] i64 `[batch, 1]`, the place of a token in each text.
 ///
 /// There are two outputs for each clip skip 1..=layers, `[batch, length, width]`: the hidden state
 /// of that layer, counted from the last, with and without the final layer norm. [`POOLED`] is the
@@ -139,13 +143,7 @@ pub(crate) fn graph(
     let mut g = Graph::new("text_encoder", weights);
     let ids = [Dim::Any("batch"), Dim::Any("length")];
     let rows = [config.vocab_size, width];
-    let tokens = g.embedding(
-        "embeddings.token_embedding.weight",
-        rows,
-        more,
-        "input_ids",
-        &ids,
-    )?;
+    let tokens = g.embedding("embeddings.token_embedding.weight", rows, more, IDS, &ids)?;
     let positions = g.weight("embeddings.position_embedding.weight", &[max_length, width])?;
     let positions = g.first_rows(positions, tokens);
     let mut x = g.add(tokens, positions);
@@ -161,7 +159,7 @@ pub(crate) fn graph(
         if layer + 1 < config.layers {
             continue;
         }
-        let pooled = g.row_of_each(normed, "ends");
+        let pooled = g.row_of_each(normed, ENDS);
         g.output(POOLED, pooled, &[Dim::Any("batch"), Dim::Fixed(width)]);
         if let Some(projected) = config.projection {
             let state = g.linear_without_bias(pooled, PROJECTION, width, projected)?;

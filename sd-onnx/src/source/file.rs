@@ -207,7 +207,9 @@ impl ModelFile {
             ("text_encoder_2", _) => {
                 "an SDXL checkpoint, or a file with OpenCLIP ViT-bigG such as `clip_g.safetensors`"
             }
-            (_, Some(Family::Sd2)) => "a Stable Diffusion 2 checkpoint, or a file with OpenCLIP ViT-H",
+            (_, Some(Family::Sd2)) => {
+                "a Stable Diffusion 2 checkpoint, or a file with OpenCLIP ViT-H"
+            }
             _ => {
                 "a checkpoint of the same family, or a file with CLIP ViT-L such as \
                  `clip_l.safetensors`"
@@ -280,7 +282,8 @@ fn open_with_pair(path: &Path) -> Result<WeightFile, Error> {
     };
     file.tensors = half(std::mem::take(&mut file.tensors), own);
     if beside != path && beside.is_file() {
-        file.tensors.extend(half(WeightFile::open(&beside)?.tensors, other));
+        file.tensors
+            .extend(half(WeightFile::open(&beside)?.tensors, other));
     }
     Ok(file)
 }

@@ -12,6 +12,7 @@ use crate::{
     Error,
     config::{Config, MOST_CONFIG},
     corrections::DEFAULT_CLASS,
+    exported,
     weights::{self, Weights},
 };
 
@@ -147,8 +148,12 @@ impl ModelFolder {
         Weights::open(&self.weight_file(component)?)
     }
 
-    /// The files that a component's weights lie in: one, or its shards in their order.
+    /// The files that a component's weights lie in: one, or its shards in their order, or an
+    /// exported graph and what its weights lie in.
     pub fn weight_files(&self, component: &str) -> Result<Vec<PathBuf>, Error> {
+        if let Some(graph) = exported::graph_in(&self.component(component)?)? {
+            return exported::files(&graph);
+        }
         weights::files(&self.weight_file(component)?)
     }
 
@@ -267,7 +272,10 @@ impl Index {
             aesthetics_score: flag("requires_aesthetics_score")?,
             class: match index.value("_class_name") {
                 None => Some(DEFAULT_CLASS.to_owned()),
-                Some(class) => class.as_str().map(str::to_owned),
+                Some(class) => class.as_str().map(|class| {
+                    // optimum's pipelines are diffusers' classes with this in front.
+                    class.strip_prefix("ORT").unwrap_or(class).to_owned()
+                }),
             },
         })
     }

@@ -22,6 +22,7 @@ use crate::{
     checkpoint::Predicts,
     config::{Config, read_text},
     corrections::Corrections,
+    exported,
     weights::Weights,
 };
 
@@ -121,7 +122,10 @@ impl Source {
                 .collect::<Result<_, _>>()?,
             tokenizer: elsewhere.tokenizer.clone(),
         };
-        for name in components {
+        for &name in components {
+            if name == "vae" && source.exported_codec()?.is_some() {
+                continue;
+            }
             source.of(name).require(name)?;
         }
         Ok(source)
@@ -291,6 +295,25 @@ impl Source {
         }
     }
 
+    /// The file of a component's graph, if another tool exported it as one.
+    pub fn graph(&self, component: &str) -> Result<Option<PathBuf>, Error> {
+        match self.of(component) {
+            Base::Folder(folder) => exported::graph_in(&folder.component(component)?),
+            Base::File(_) => Ok(None),
+        }
+    }
+
+    /// The model folder whose autoencoder is exported graphs.
+    pub fn exported_codec(&self) -> Result<Option<&Path>, Error> {
+        match self.of("vae") {
+            Base::Folder(folder) if !folder.is_flat() => {
+                let path = folder.path();
+                Ok(exported::has_codec(path)?.then_some(path))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// A component's weights.
     pub fn weights(&self, component: &str) -> Result<Weights, Error> {
         match self.of(component) {
@@ -398,11 +421,7 @@ const TOKENIZER_FILES: [&str; 6] = [
 ];
 
 impl Base {
-    fn open(
-        path: &Path,
-        variant: Option<&str>,
-        predicts: Option<Predicts>,
-    ) -> Result<Self, Error> {
+    fn open(path: &Path, variant: Option<&str>, predicts: Option<Predicts>) -> Result<Self, Error> {
         if path.is_dir() {
             return ModelFolder::open(path, variant).map(Self::Folder);
         }
@@ -412,9 +431,10 @@ impl Base {
         Err(Error::Missing {
             path: path.to_path_buf(),
             what: "the model".into(),
-            hint: "expected a checkpoint file, or a folder in the diffusers layout, with unet, vae, \
+            hint:
+                "expected a checkpoint file, or a folder in the diffusers layout, with unet, vae, \
                    text_encoder, tokenizer and scheduler in it"
-                .into(),
+                    .into(),
         })
     }
 

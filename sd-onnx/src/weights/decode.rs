@@ -144,10 +144,7 @@ fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     for (index, out) in out.iter_mut().enumerate() {
         let group = scales[index / 16];
         let code = codes[index / 128 * 32 + index % 32] >> (index / 32 % 4 * 2) & 3;
-        let (scale, least) = (
-            scale * f32::from(group & 15),
-            least * f32::from(group >> 4),
-        );
+        let (scale, least) = (scale * f32::from(group & 15), least * f32::from(group >> 4));
         *out = scale * f32::from(code) - least;
     }
 }
@@ -280,7 +277,10 @@ mod tests {
             decode(dtype, bytes, &mut value).map(|()| value[0])
         };
         assert_eq!(decoded(Type::F64, &1.0e-3f64.to_le_bytes()), Ok(1.0e-3));
-        assert_eq!(decoded(Type::F64, &1.0e300f64.to_le_bytes()), Ok(f32::INFINITY));
+        assert_eq!(
+            decoded(Type::F64, &1.0e300f64.to_le_bytes()),
+            Ok(f32::INFINITY)
+        );
         assert_eq!(decoded(Type::F32, &2.5f32.to_le_bytes()), Ok(2.5));
         assert_eq!(decoded(Type::F16, &[0, 0x3c]), Ok(1.0));
         assert_eq!(decoded(Type::BF16, &[0x80, 0x3f]), Ok(1.0));

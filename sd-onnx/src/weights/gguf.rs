@@ -320,7 +320,9 @@ impl Reader {
         };
         shape.ok_or_else(|| {
             let found = printable(item.text());
-            self.wrong(format!("a tensor's own shape is {found}, expected a list of sizes"))
+            self.wrong(format!(
+                "a tensor's own shape is {found}, expected a list of sizes"
+            ))
         })
     }
 
@@ -453,7 +455,10 @@ mod tests {
         let mut bytes = fs::read(golden("number_types.gguf")).unwrap();
         let at = |bytes: &[u8]| bytes.windows(from.len()).position(|window| window == from);
         let first = at(&bytes).expect("the bytes are there");
-        assert!(at(&bytes[first + 1..]).is_none(), "the bytes are there once");
+        assert!(
+            at(&bytes[first + 1..]).is_none(),
+            "the bytes are there once"
+        );
         bytes.splice(first..first + from.len(), to.iter().copied());
         bytes
     }
@@ -532,29 +537,81 @@ mod tests {
         };
         for (from, to, expected) in [
             (&honest, &entry(&[64, 3], 99, 3040), "of type 99"),
-            (&honest, &entry(&[63, 3], 8, 3040), "number of blocks of Q8_0"),
-            (&honest, &entry(&[u64::MAX, 3], 8, 3040), "number of blocks of Q8_0"),
+            (
+                &honest,
+                &entry(&[63, 3], 8, 3040),
+                "number of blocks of Q8_0",
+            ),
+            (
+                &honest,
+                &entry(&[u64::MAX, 3], 8, 3040),
+                "number of blocks of Q8_0",
+            ),
             (&honest, &entry(&[64, 1 << 20], 8, 3040), "behind the file"),
-            (&honest, &entry(&[64, 3], 8, u64::MAX - 31), "behind the file"),
-            (&honest, &entry(&[64, 3], 8, 3041), "multiple of the alignment"),
+            (
+                &honest,
+                &entry(&[64, 3], 8, u64::MAX - 31),
+                "behind the file",
+            ),
+            (
+                &honest,
+                &entry(&[64, 3], 8, 3041),
+                "multiple of the alignment",
+            ),
             (&honest, &entry(&[64, 3], 8, 32), "overlaps"),
             (&honest, &entry(&[1; 9], 8, 3040), "9 dimensions"),
             (&sides([32, 160]), &sides([32, 161]), "[32, 161] as it was"),
-            (&sides([32, 160]), &sides([-32, -160]), "expected a list of sizes"),
-            (&text(shape_key), &text(&shape_key.replace(".0.0.", ".0.1.")), "of no tensor"),
-            (&number("general.file_type", 1), &number("general.alignment", 3), "no power of two"),
-            (&text("general.file_type"), &text("general.architecture"), "there twice"),
-            (&weight, &text("time_embed.0.weight"), "tensor `time_embed.0.weight` is there twice"),
-            (&counts(5, 4), &counts(u64::MAX, 4), "18446744073709551615 tensors"),
-            (&counts(5, 4), &counts(5, 1 << 40), "1099511627776 key-value pairs"),
+            (
+                &sides([32, 160]),
+                &sides([-32, -160]),
+                "expected a list of sizes",
+            ),
+            (
+                &text(shape_key),
+                &text(&shape_key.replace(".0.0.", ".0.1.")),
+                "of no tensor",
+            ),
+            (
+                &number("general.file_type", 1),
+                &number("general.alignment", 3),
+                "no power of two",
+            ),
+            (
+                &text("general.file_type"),
+                &text("general.architecture"),
+                "there twice",
+            ),
+            (
+                &weight,
+                &text("time_embed.0.weight"),
+                "tensor `time_embed.0.weight` is there twice",
+            ),
+            (
+                &counts(5, 4),
+                &counts(u64::MAX, 4),
+                "18446744073709551615 tensors",
+            ),
+            (
+                &counts(5, 4),
+                &counts(5, 1 << 40),
+                "1099511627776 key-value pairs",
+            ),
             (&counts(5, 4), &counts(6, 4), "byte"),
         ] {
             let bytes = changed(from, to);
             let error = error_of(&bytes);
             assert!(error.contains(expected), "{error}, expected {expected}");
-            assert!(error.contains("model.gguf: not a usable GGUF file: byte"), "{error}");
+            assert!(
+                error.contains("model.gguf: not a usable GGUF file: byte"),
+                "{error}"
+            );
         }
-        let version = |version: [u8; 4]| changed(&[b"GGUF".as_slice(), &[3, 0, 0, 0]].concat(), &[b"GGUF".as_slice(), &version].concat());
+        let version = |version: [u8; 4]| {
+            changed(
+                &[b"GGUF".as_slice(), &[3, 0, 0, 0]].concat(),
+                &[b"GGUF".as_slice(), &version].concat(),
+            )
+        };
         assert!(error_of(&version([1, 0, 0, 0])).contains("version 1"));
         assert!(error_of(&version([0, 0, 0, 3])).contains("big-endian"));
     }

@@ -175,10 +175,7 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::Safetensors`] when `bytes` are more or fewer than the shape has in that type.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for merged LoRAs")
-    )]
+    #[cfg_attr(not(test), expect(dead_code, reason = "for merged LoRAs"))]
     pub fn put(
         &mut self,
         name: &str,
@@ -302,7 +299,8 @@ fn viewed(stored: &Stored, view: &View) -> Result<(Stored, bool), Error> {
             if count(shape) != count(&stored.shape) {
                 return Err(wrong(format!("as many numbers as {shape:?}")));
             }
-            if matches!(stored.scale, Some(Scale::Rows(_))) && shape.first() != stored.shape.first() {
+            if matches!(stored.scale, Some(Scale::Rows(_))) && shape.first() != stored.shape.first()
+            {
                 return Err(wrong("as many rows as scales".to_owned()));
             }
             seen.shape = shape.clone();

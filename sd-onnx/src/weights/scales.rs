@@ -300,7 +300,11 @@ mod tests {
         let length = [format.len()];
         let column = Some(Scale::Rows([2.0, 3.0].into()));
         for (tensors, header, expected) in [
-            (vec![factors("a.scale_weight", &[], &[0.5])], None, Some(Scale::All(0.5))),
+            (
+                vec![factors("a.scale_weight", &[], &[0.5])],
+                None,
+                Some(Scale::All(0.5)),
+            ),
             (
                 vec![
                     factors("a.scale_weight", &[1], &[0.5]),
@@ -348,7 +352,10 @@ mod tests {
 
     #[test]
     fn a_scale_of_nothing_stays_a_tensor() {
-        let file = opened(&[weight("a.weight"), factors("c.scale_weight", &[], &[2.0])], None);
+        let file = opened(
+            &[weight("a.weight"), factors("c.scale_weight", &[], &[2.0])],
+            None,
+        );
         let file = file.unwrap();
         assert!(file.tensors.iter().any(|it| it.name == "c.scale_weight"));
     }
@@ -356,26 +363,82 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_named() {
         let half = || factors("a.weight_scale", &[], &[0.5]);
-        let format = |text: &'static str| json("a.comfy_quant", Box::leak(Box::new([text.len()])), text);
+        let format =
+            |text: &'static str| json("a.comfy_quant", Box::leak(Box::new([text.len()])), text);
         let nvfp4 = r#"{"layers": {"a": {"format": "nvfp4"}}}"#;
         for (tensors, header, expected) in [
-            (vec![format(r#"{"format": "int8_tensorwise"}"#)], None, "`a.comfy_quant` is quantised as int8_tensorwise"),
-            (vec![format(r#"{"format": "mxfp8"}"#)], None, "quantised as mxfp8"),
+            (
+                vec![format(r#"{"format": "int8_tensorwise"}"#)],
+                None,
+                "`a.comfy_quant` is quantised as int8_tensorwise",
+            ),
+            (
+                vec![format(r#"{"format": "mxfp8"}"#)],
+                None,
+                "quantised as mxfp8",
+            ),
             (vec![], Some(nvfp4), "layer `a` is quantised as nvfp4"),
             (vec![], Some("{"), "of the header is not JSON"),
-            (vec![], Some(r#"{"layers": 3}"#), "`layers` that are no object"),
-            (vec![], Some(r#"{"layers": {"a": {}}}"#), "names no `format` of layer `a`"),
-            (vec![format("{}")], None, "`a.comfy_quant` names no `format`"),
+            (
+                vec![],
+                Some(r#"{"layers": 3}"#),
+                "`layers` that are no object",
+            ),
+            (
+                vec![],
+                Some(r#"{"layers": {"a": {}}}"#),
+                "names no `format` of layer `a`",
+            ),
+            (
+                vec![format("{}")],
+                None,
+                "`a.comfy_quant` names no `format`",
+            ),
             (vec![format("")], None, "`a.comfy_quant` is not JSON"),
-            (vec![format(r#"{"format": "float8_e4m3fn"}"#)], None, "`a.weight` has the format float8_e4m3fn, but no scale"),
-            (vec![half(), format(r#"{"format": "float8_e5m2"}"#)], None, "`a.weight` has type F8_E4M3, but its format is float8_e5m2"),
-            (vec![half(), factors("a.scale_weight", &[], &[2.0])], None, "second scale of one weight"),
-            (vec![factors("a.weight_scale", &[], &[f32::NAN])], None, "has the value NaN"),
+            (
+                vec![format(r#"{"format": "float8_e4m3fn"}"#)],
+                None,
+                "`a.weight` has the format float8_e4m3fn, but no scale",
+            ),
+            (
+                vec![half(), format(r#"{"format": "float8_e5m2"}"#)],
+                None,
+                "`a.weight` has type F8_E4M3, but its format is float8_e5m2",
+            ),
+            (
+                vec![half(), factors("a.scale_weight", &[], &[2.0])],
+                None,
+                "second scale of one weight",
+            ),
+            (
+                vec![factors("a.weight_scale", &[], &[f32::NAN])],
+                None,
+                "has the value NaN",
+            ),
             // A list as long as both axes, and one scale for each column.
-            (vec![factors("a.weight_scale", &[2], &[2.0, 3.0])], None, "has shape [2] for a weight of shape [2, 2]"),
-            (vec![factors("a.weight_scale", &[1, 2], &[2.0, 3.0])], None, "has shape [1, 2] for"),
-            (vec![("a.weight_scale", Dtype::U8, &[1], vec![1])], None, "has type U8, expected scales"),
-            (vec![("b.weight", Dtype::F16, &[1], vec![0; 2]), factors("b.weight_scale", &[], &[2.0])], None, "is the scale of a weight of F16"),
+            (
+                vec![factors("a.weight_scale", &[2], &[2.0, 3.0])],
+                None,
+                "has shape [2] for a weight of shape [2, 2]",
+            ),
+            (
+                vec![factors("a.weight_scale", &[1, 2], &[2.0, 3.0])],
+                None,
+                "has shape [1, 2] for",
+            ),
+            (
+                vec![("a.weight_scale", Dtype::U8, &[1], vec![1])],
+                None,
+                "has type U8, expected scales",
+            ),
+            (
+                vec![
+                    ("b.weight", Dtype::F16, &[1], vec![0; 2]),
+                    factors("b.weight_scale", &[], &[2.0]),
+                ],
+                None,
+                "is the scale of a weight of F16",
+            ),
         ] {
             let tensors = [vec![weight("a.weight")], tensors].concat();
             let error = opened(&tensors, header).unwrap_err();

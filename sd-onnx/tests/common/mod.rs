@@ -109,7 +109,7 @@ impl Model {
 }
 
 /// The tensors of a component's recipe: each is `offset + scale · randn(seed)`, rounded to f16.
-fn replayed(recipe: &Value) -> Tensors {
+pub fn replayed(recipe: &Value) -> Tensors {
     let tensor = |tensor: &Value| {
         let dims: Vec<usize> = tensor["shape"]
             .as_array()

@@ -30,9 +30,15 @@ fn network(component: &str, map: &Map<String, Value>, sizes: SizeIds) -> String 
 fn names_are_those_that_diffusers_converts() {
     let mut count = 0;
     for (name, table) in families() {
-        let checkpoint = Made::family(name).read().unwrap_or_else(|e| panic!("{name}: {e}"));
+        let checkpoint = Made::family(name)
+            .read()
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
         let (found, expected) = (tensors(&checkpoint), expected(table));
-        assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{name}");
+        assert_eq!(
+            found.keys().collect::<Vec<_>>(),
+            expected.keys().collect::<Vec<_>>(),
+            "{name}"
+        );
         for (component, expected) in expected {
             let found = &found[&component];
             let names = |of: &[Mapped]| of.iter().map(|m| m.name.clone()).collect::<Vec<_>>();
@@ -100,8 +106,14 @@ fn the_model_index_and_the_schedule_are_the_folders() {
             let expected = index["force_zeros_for_empty_prompt"].as_bool();
             assert_eq!(checkpoint.zeros_for_empty, expected, "{name}");
         }
-        let expected = index["requires_aesthetics_score"].as_bool().unwrap_or(false);
-        assert_eq!(checkpoint.aesthetics_score.unwrap_or(false), expected, "{name}");
+        let expected = index["requires_aesthetics_score"]
+            .as_bool()
+            .unwrap_or(false);
+        assert_eq!(
+            checkpoint.aesthetics_score.unwrap_or(false),
+            expected,
+            "{name}"
+        );
 
         let scheduler = std::fs::read_to_string(folder.join("scheduler.json")).unwrap();
         let expected = SchedulerConfig::from_json(&scheduler).unwrap();
@@ -110,11 +122,20 @@ fn the_model_index_and_the_schedule_are_the_folders() {
         assert_eq!(found.ignored, [""; 0], "{name}");
         let facts = |config: &SchedulerConfig| {
             let train = config.num_train_timesteps;
-            (config.prediction, config.sigma_range, config.rescale_betas_zero_snr, train)
+            (
+                config.prediction,
+                config.sigma_range,
+                config.rescale_betas_zero_snr,
+                train,
+            )
         };
         assert_eq!(facts(&found), facts(&expected), "{name}");
         if name != "kolors" && !matches!(name.as_str(), "playground" | "cosxl") {
-            assert_eq!((found.beta_start, found.beta_end), (0.00085, 0.012), "{name}");
+            assert_eq!(
+                (found.beta_start, found.beta_end),
+                (0.00085, 0.012),
+                "{name}"
+            );
         }
         sd_core::schedulers::from_config(&text).unwrap();
     }

@@ -7,8 +7,12 @@ fn in_todays_names(family: &str, prefixes: [(&str, &str); 4]) -> Made {
     let table = &TABLES["families"][family];
     let mut made = Made::default();
     for row in rows(table) {
-        let (_, prefix) = prefixes.iter().find(|(part, _)| *part == row.component).unwrap();
-        made.shapes.insert(format!("{prefix}{}", row.today), row.shape.clone());
+        let (_, prefix) = prefixes
+            .iter()
+            .find(|(part, _)| *part == row.component)
+            .unwrap();
+        made.shapes
+            .insert(format!("{prefix}{}", row.today), row.shape.clone());
     }
     made.mark(table);
     made
@@ -52,7 +56,10 @@ const FOLDERS: [(&str, &str); 4] = [
 #[test]
 fn diffusers_names_behind_its_folders() {
     for (family, parts) in [
-        ("sdxl-base", &["text_encoder", "text_encoder_2", "unet", "vae"][..]),
+        (
+            "sdxl-base",
+            &["text_encoder", "text_encoder_2", "unet", "vae"][..],
+        ),
         ("inpaint", &["text_encoder", "unet", "vae"]),
         ("refiner", &["text_encoder_2", "unet", "vae"]),
         ("sd2-v", &["text_encoder", "unet", "vae"]),
@@ -67,11 +74,17 @@ fn diffusers_names_behind_its_folders() {
 fn kohyas_file_with_diffusers_names_in_it() {
     // The UNet in latent diffusion's names, the rest in diffusers'.
     let mut made = in_todays_names("lcm", FOLDERS).renamed(|name| {
-        let rest = name.strip_prefix("vae.").map(|rest| format!("first_stage_model.{rest}"));
+        let rest = name
+            .strip_prefix("vae.")
+            .map(|rest| format!("first_stage_model.{rest}"));
         (!name.starts_with("unet.")).then(|| rest.unwrap_or(name.to_owned()))
     });
     let ldm = Made::family("lcm");
-    made.shapes.extend(ldm.shapes.into_iter().filter(|(n, _)| n.starts_with("model.")));
+    made.shapes.extend(
+        ldm.shapes
+            .into_iter()
+            .filter(|(n, _)| n.starts_with("model.")),
+    );
     assert_same(&made, "lcm", &["text_encoder", "unet", "vae"]);
 }
 
@@ -80,8 +93,14 @@ fn text_encoders_without_text_model_and_with_prefixes_of_comfyui() {
     for (from, to) in [
         (".text_model.", "."),
         ("cond_stage_model.transformer.", "cond_stage_model."),
-        ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer."),
-        ("cond_stage_model.transformer.", "text_encoders.clip_l.transformer."),
+        (
+            "cond_stage_model.transformer.",
+            "conditioner.embedders.0.transformer.",
+        ),
+        (
+            "cond_stage_model.transformer.",
+            "text_encoders.clip_l.transformer.",
+        ),
     ] {
         let made = Made::family("lcm").renamed(|name| Some(name.replace(from, to)));
         assert_same(&made, "lcm", &["text_encoder", "unet", "vae"]);
@@ -105,9 +124,15 @@ fn a_unet_alone() {
             let found = assert_same(&made, family, &["unet"]);
             assert_eq!(found.missing, ["vae", "text_encoder"]);
         }
-        let bare = [("unet", ""), ("vae", "vae."), ("text_encoder", "?"), ("text_encoder_2", "?")];
+        let bare = [
+            ("unet", ""),
+            ("vae", "vae."),
+            ("text_encoder", "?"),
+            ("text_encoder_2", "?"),
+        ];
         let mut made = in_todays_names(family, bare);
-        made.shapes.retain(|name, _| !name.starts_with("vae.") && !name.starts_with('?'));
+        made.shapes
+            .retain(|name, _| !name.starts_with("vae.") && !name.starts_with('?'));
         assert_same(&made, family, &["unet"]);
     }
     // Without its text encoders, the widths tell SDXL from its refiner.
@@ -116,7 +141,10 @@ fn a_unet_alone() {
         made.shapes.retain(|name, _| name.starts_with("model."));
         let checkpoint = made.read().unwrap();
         assert_eq!(checkpoint.family, Some(family));
-        assert_eq!(checkpoint.components["unet"].config["addition_time_embed_dim"], 256);
+        assert_eq!(
+            checkpoint.components["unet"].config["addition_time_embed_dim"],
+            256
+        );
     }
 }
 
@@ -129,21 +157,41 @@ fn an_autoencoder_alone() {
         });
         // What training leaves in such files.
         made.shapes.insert(format!("{prefix}loss.logvar"), vec![]);
-        made.shapes.insert(format!("{prefix}loss.discriminator.main.0.weight"), vec![64, 3, 4, 4]);
+        made.shapes.insert(
+            format!("{prefix}loss.discriminator.main.0.weight"),
+            vec![64, 3, 4, 4],
+        );
         made.shapes.insert("model_ema.num_updates".into(), vec![]);
         let found = assert_same(&made, "sd2-v", &["vae"]);
         assert_eq!((found.family, found.class), (None, ""));
-        assert!(!found.components["vae"].config.contains_key("scaling_factor"));
+        assert!(
+            !found.components["vae"]
+                .config
+                .contains_key("scaling_factor")
+        );
         if prefix.is_empty() {
             assert_eq!(made.kind(), Kind::Vae);
         }
     }
     // In diffusers' names before 0.18.
-    let bare = [("vae", ""), ("unet", "?"), ("text_encoder", "?"), ("text_encoder_2", "?")];
+    let bare = [
+        ("vae", ""),
+        ("unet", "?"),
+        ("text_encoder", "?"),
+        ("text_encoder_2", "?"),
+    ];
     let made = in_todays_names("sd2-v", bare).renamed(|name| {
-        let older = [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")];
+        let older = [
+            ("to_q", "query"),
+            ("to_k", "key"),
+            ("to_v", "value"),
+            ("to_out.0", "proj_attn"),
+        ];
         let older = older.iter().fold(name.to_owned(), |name, (today, older)| {
-            name.replace(&format!("attentions.0.{today}"), &format!("attentions.0.{older}"))
+            name.replace(
+                &format!("attentions.0.{today}"),
+                &format!("attentions.0.{older}"),
+            )
         });
         (!name.starts_with('?')).then_some(older)
     });
@@ -155,8 +203,8 @@ fn taesd_in_halves() {
     let expected = Made::family("taesd").read().unwrap();
     for (half, count) in [("encoder", [1, 3, 3, 3]), ("decoder", [3, 3, 3, 1])] {
         let prefix = format!("taesd_{half}.");
-        let made = Made::family("taesd")
-            .renamed(|name| name.strip_prefix(&prefix).map(str::to_owned));
+        let made =
+            Made::family("taesd").renamed(|name| name.strip_prefix(&prefix).map(str::to_owned));
         assert_eq!(made.kind(), Kind::Vae);
         let found = made.read().unwrap();
         let vae = &found.components["vae"];
@@ -166,10 +214,17 @@ fn taesd_in_halves() {
             .filter(|tensor| tensor.name.starts_with(half))
             .map(|tensor| tensor.name.as_str())
             .collect();
-        let names: Vec<_> = vae.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let names: Vec<_> = vae
+            .tensors
+            .iter()
+            .map(|tensor| tensor.name.as_str())
+            .collect();
         assert_eq!(names, of_half);
         assert_eq!(vae.unused, [""; 0]);
-        assert_eq!(vae.config[&format!("num_{half}_blocks")], serde_json::json!(count));
+        assert_eq!(
+            vae.config[&format!("num_{half}_blocks")],
+            serde_json::json!(count)
+        );
     }
     // In diffusers' names.
     let made = Made::family("taesd").renamed(|name| {
@@ -181,13 +236,20 @@ fn taesd_in_halves() {
         Some(format!("{half}.layers.{layer}.{rest}"))
     });
     let found = made.read().unwrap();
-    assert_eq!(found.components["vae"].config, expected.components["vae"].config);
+    assert_eq!(
+        found.components["vae"].config,
+        expected.components["vae"].config
+    );
 }
 
 #[test]
 fn a_text_encoder_alone() {
     for (family, prefix, gelu) in [
-        ("lcm", "cond_stage_model.transformer.text_model.", "quick_gelu"),
+        (
+            "lcm",
+            "cond_stage_model.transformer.text_model.",
+            "quick_gelu",
+        ),
         ("sdxl-base", "conditioner.embedders.1.model.", "gelu"),
     ] {
         let made =
@@ -195,7 +257,10 @@ fn a_text_encoder_alone() {
         assert_eq!(made.kind(), Kind::TextEncoder);
         let found = made.read().unwrap();
         let text = &found.components["text_encoder"];
-        assert_eq!((text.unused.len(), &text.config["hidden_act"]), (0, &gelu.into()));
+        assert_eq!(
+            (text.unused.len(), &text.config["hidden_act"]),
+            (0, &gelu.into())
+        );
         assert!(text.tensors.len() > 40);
     }
 }
@@ -206,15 +271,18 @@ fn stable_diffusion_2_uses_all_layers_but_the_last() {
         let found = made.read().unwrap();
         let text = &found.components["text_encoder"];
         assert_eq!(text.unused, [""; 0]);
-        assert!(text.tensors.iter().all(|tensor| tensor.name != "text_projection.weight"));
+        assert!(
+            text.tensors
+                .iter()
+                .all(|tensor| tensor.name != "text_projection.weight")
+        );
         text.config["num_hidden_layers"].clone()
     };
     let mut made = Made::published("sd-2.1");
     assert_eq!(layers(&made), 23);
     // A file made from a diffusers folder has neither the last layer nor the projection.
-    made.shapes.retain(|name, _| {
-        !name.contains("resblocks.23.") && !name.ends_with("text_projection")
-    });
+    made.shapes
+        .retain(|name, _| !name.contains("resblocks.23.") && !name.ends_with("text_projection"));
     assert_eq!(layers(&made), 23);
 }
 
@@ -225,7 +293,9 @@ fn convolutions_stored_as_linear_layers_and_the_reverse() {
         let mut changed = Vec::new();
         for (name, shape) in &mut made.shapes {
             let is_point = name.starts_with("model.")
-                && [".proj_in.weight", ".proj_out.weight"].iter().any(|end| name.ends_with(end));
+                && [".proj_in.weight", ".proj_out.weight"]
+                    .iter()
+                    .any(|end| name.ends_with(end));
             if is_point {
                 let first = changed.is_empty();
                 changed.push(name.clone());
@@ -258,28 +328,44 @@ fn convolutions_stored_as_linear_layers_and_the_reverse() {
 fn fp8_scales_are_handed_through() {
     let mut made = Made::family("sdxl-base");
     let weights = [
-        ("model.diffusion_model.input_blocks.3.1.proj_in", "down_blocks.1.attentions.0.proj_in.weight"),
-        ("model.diffusion_model.output_blocks.0.0.in_layers.2", "up_blocks.0.resnets.0.conv1.weight"),
+        (
+            "model.diffusion_model.input_blocks.3.1.proj_in",
+            "down_blocks.1.attentions.0.proj_in.weight",
+        ),
+        (
+            "model.diffusion_model.output_blocks.0.0.in_layers.2",
+            "up_blocks.0.resnets.0.conv1.weight",
+        ),
     ];
-    made.shapes.insert("model.diffusion_model.scaled_fp8".into(), vec![0]);
+    made.shapes
+        .insert("model.diffusion_model.scaled_fp8".into(), vec![0]);
     made.shapes.insert("scaled_fp8".into(), vec![0]);
     for (i, end) in ["scale_weight", "weight_scale"].iter().enumerate() {
-        made.shapes.insert(format!("{}.{end}", weights[i].0), vec![]);
+        made.shapes
+            .insert(format!("{}.{end}", weights[i].0), vec![]);
     }
     for end in ["scale_input", "input_scale", "comfy_quant"] {
-        made.shapes.insert(format!("{}.{end}", weights[0].0), vec![1]);
+        made.shapes
+            .insert(format!("{}.{end}", weights[0].0), vec![1]);
     }
     let found = made.read().unwrap();
     let unet = &found.components["unet"];
     assert_eq!(unet.unused, [""; 0]);
     let expected = [
-        (weights[0].1.to_owned(), format!("{}.scale_weight", weights[0].0)),
-        (weights[1].1.to_owned(), format!("{}.weight_scale", weights[1].0)),
+        (
+            weights[0].1.to_owned(),
+            format!("{}.scale_weight", weights[0].0),
+        ),
+        (
+            weights[1].1.to_owned(),
+            format!("{}.weight_scale", weights[1].0),
+        ),
     ];
     assert_eq!(unet.scales, expected);
     assert_eq!(found.warnings, [""; 0]);
     // A scale of a tensor that is none is not known.
-    made.shapes.insert("model.diffusion_model.nothing.weight_scale".into(), vec![]);
+    made.shapes
+        .insert("model.diffusion_model.nothing.weight_scale".into(), vec![]);
     let unused = made.read().unwrap().components["unet"].unused.clone();
     assert_eq!(unused, ["model.diffusion_model.nothing.weight_scale"]);
 }

@@ -8,28 +8,62 @@ const UNET: &str = "model.diffusion_model.";
 fn files_that_are_no_models_are_told_by_name() {
     let one: &[usize] = &[1];
     for (names, kind, text) in [
-        (&[("lora_unet_down_blocks_0.lora_up.weight", one)][..], Kind::Lora, "a LoRA"),
-        (&[("unet.up_blocks.0.attentions.0.lora_A.weight", one)], Kind::Lora, "a LoRA"),
-        (&[("lora_te_text_model.hada_w1_a", one)], Kind::Lora, "a LoRA"),
-        (&[("emb_params", &[4, 768])], Kind::TextualInversion, "a textual inversion"),
-        (&[("<fox>", &[768])], Kind::TextualInversion, "a textual inversion"),
+        (
+            &[("lora_unet_down_blocks_0.lora_up.weight", one)][..],
+            Kind::Lora,
+            "a LoRA",
+        ),
+        (
+            &[("unet.up_blocks.0.attentions.0.lora_A.weight", one)],
+            Kind::Lora,
+            "a LoRA",
+        ),
+        (
+            &[("lora_te_text_model.hada_w1_a", one)],
+            Kind::Lora,
+            "a LoRA",
+        ),
+        (
+            &[("emb_params", &[4, 768])],
+            Kind::TextualInversion,
+            "a textual inversion",
+        ),
+        (
+            &[("<fox>", &[768])],
+            Kind::TextualInversion,
+            "a textual inversion",
+        ),
         (
             &[("clip_g", &[2, 1280]), ("clip_l", &[2, 768])],
             Kind::TextualInversion,
             "a textual inversion",
         ),
-        (&[("control_model.time_embed.0.weight", one)], Kind::ControlNet, "a ControlNet"),
         (
-            &[("controlnet_cond_embedding.conv_in.weight", one), ("conv_in.weight", one)],
+            &[("control_model.time_embed.0.weight", one)],
             Kind::ControlNet,
             "a ControlNet",
         ),
         (
-            &[("model.0.weight", one), ("model.1.sub.0.RDB1.conv1.0.weight", one)],
+            &[
+                ("controlnet_cond_embedding.conv_in.weight", one),
+                ("conv_in.weight", one),
+            ],
+            Kind::ControlNet,
+            "a ControlNet",
+        ),
+        (
+            &[
+                ("model.0.weight", one),
+                ("model.1.sub.0.RDB1.conv1.0.weight", one),
+            ],
             Kind::Upscaler,
             "an upscaler",
         ),
-        (&[("body.0.rdb1.conv1.weight", one)], Kind::Upscaler, "an upscaler"),
+        (
+            &[("body.0.rdb1.conv1.weight", one)],
+            Kind::Upscaler,
+            "an upscaler",
+        ),
     ] {
         let made = Made::of(names);
         assert_eq!(made.kind(), kind);
@@ -37,10 +71,16 @@ fn files_that_are_no_models_are_told_by_name() {
         assert!(error.contains(text), "{error}");
     }
     for (name, what) in [
-        ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"),
+        (
+            "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight",
+            "Stable Diffusion 3",
+        ),
         ("double_blocks.0.img_attn.norm.key_norm.scale", "Flux"),
         ("clip_txt_mapper.weight", "Stable Cascade"),
-        ("down_blocks.0.motion_modules.0.temporal_transformer.norm.weight", "AnimateDiff"),
+        (
+            "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight",
+            "AnimateDiff",
+        ),
         ("ip_adapter.1.to_k_ip.weight", "IP-Adapter"),
     ] {
         let error = Made::of(&[(name, one)]).read().unwrap_err().to_string();
@@ -57,9 +97,19 @@ fn files_that_are_no_models_are_told_by_name() {
 fn relatives_that_cannot_be_drawn_with_are_told_by_name() {
     let first = format!("{UNET}input_blocks.0.0.weight");
     for (model, tensor, shape, what) in [
-        ("sd-2.1", first.as_str(), &[320, 5, 3, 3][..], "a depth-to-image model"),
+        (
+            "sd-2.1",
+            first.as_str(),
+            &[320, 5, 3, 3][..],
+            "a depth-to-image model",
+        ),
         ("sd-2.1", &first, &[320, 7, 3, 3], "the x4 upscaler"),
-        ("sd-2.1", "model.diffusion_model.label_emb.0.0.weight", &[1280, 2048], "Stable unCLIP"),
+        (
+            "sd-2.1",
+            "model.diffusion_model.label_emb.0.0.weight",
+            &[1280, 2048],
+            "Stable unCLIP",
+        ),
     ] {
         let mut made = Made::published(model);
         made.shapes.insert(tensor.to_owned(), shape.to_vec());
@@ -80,30 +130,57 @@ fn relatives_that_cannot_be_drawn_with_are_told_by_name() {
 fn unknown_tensors_below_a_prefix_are_unused_and_elsewhere_one_warning() {
     let mut made = Made::family("sdxl-base");
     let unused = [
-        ("unet", "model.diffusion_model.input_blocks.1.0.extra.weight"),
-        ("unet", "model.diffusion_model.input_blocks.99.0.in_layers.0.weight"),
-        ("unet", "model.diffusion_model.input_blocks.3.1.transformer_blocks.0.attn1.to_q.bias"),
+        (
+            "unet",
+            "model.diffusion_model.input_blocks.1.0.extra.weight",
+        ),
+        (
+            "unet",
+            "model.diffusion_model.input_blocks.99.0.in_layers.0.weight",
+        ),
+        (
+            "unet",
+            "model.diffusion_model.input_blocks.3.1.transformer_blocks.0.attn1.to_q.bias",
+        ),
         ("vae", "first_stage_model.encoder.down.0.attn.0.q.weight"),
-        ("text_encoder", "conditioner.embedders.0.transformer.text_model.extra"),
-        ("text_encoder_2", "conditioner.embedders.1.model.transformer.resblocks.0.ls_1.gamma"),
+        (
+            "text_encoder",
+            "conditioner.embedders.0.transformer.text_model.extra",
+        ),
+        (
+            "text_encoder_2",
+            "conditioner.embedders.1.model.transformer.resblocks.0.ls_1.gamma",
+        ),
     ];
     for (_, name) in unused {
         made.shapes.insert(name.to_owned(), vec![3]);
     }
-    for name in ["optimizer.state.0.exp_avg", "lr_scheduler.step", "model_ema.a"] {
+    for name in [
+        "optimizer.state.0.exp_avg",
+        "lr_scheduler.step",
+        "model_ema.a",
+    ] {
         made.shapes.insert(name.to_owned(), vec![3]);
     }
     let found = made.read().unwrap();
     for (part, name) in unused {
         // A residual block behind a gap becomes one more of today's, which the graph refuses.
-        let is_there = found.components[part].unused.iter().any(|unused| unused == name);
-        let mapped = found.components[part].tensors.iter().any(|tensor| tensor.stored == name);
+        let is_there = found.components[part]
+            .unused
+            .iter()
+            .any(|unused| unused == name);
+        let mapped = found.components[part]
+            .tensors
+            .iter()
+            .any(|tensor| tensor.stored == name);
         assert!(is_there || mapped && name.contains(".99."), "{name}");
     }
     assert_eq!(
         found.warnings,
-        ["2 tensors of the file are of no network that is used and are left out: \
-          lr_scheduler.step, optimizer.state.0.exp_avg"]
+        [
+            "2 tensors of the file are of no network that is used and are left out: \
+          lr_scheduler.step, optimizer.state.0.exp_avg"
+        ]
     );
 }
 
@@ -113,7 +190,11 @@ fn a_tensor_under_two_names_is_an_error() {
     let older = "cond_stage_model.transformer.final_layer_norm.bias";
     made.shapes.insert(older.into(), vec![128]);
     let error = made.read().unwrap_err().to_string();
-    let twice = ["is there twice, also as", older, "text_model.final_layer_norm.bias"];
+    let twice = [
+        "is there twice, also as",
+        older,
+        "text_model.final_layer_norm.bias",
+    ];
     assert!(twice.iter().all(|part| error.contains(part)), "{error}");
 }
 
@@ -130,8 +211,14 @@ fn shapes_that_cannot_be_are_errors() {
     for (part, message) in [
         ("output_blocks.0.0.", "has 1 residual blocks, expected 2"),
         ("input_blocks.0.0.", "`conv_in`, is missing"),
-        ("output_blocks.1.1.", "are followed by a transformer, expected all or none"),
-        ("token_embedding", "the token embedding has shape [], expected a row"),
+        (
+            "output_blocks.1.1.",
+            "are followed by a transformer, expected all or none",
+        ),
+        (
+            "token_embedding",
+            "the token embedding has shape [], expected a row",
+        ),
     ] {
         let error = without("sdxl-base", part);
         assert!(error.contains(message), "{part}: {error}");
@@ -145,17 +232,35 @@ fn shapes_that_cannot_be_are_errors() {
     let error = made.read().unwrap_err().to_string();
     assert!(error.contains("level 2 has 200 channels"), "{error}");
     let mut made = Made::family("sdxl-base");
-    made.shapes.insert(format!("{prefix}label_emb.0.0.weight"), vec![256, 99]);
+    made.shapes
+        .insert(format!("{prefix}label_emb.0.0.weight"), vec![256, 99]);
     let error = made.read().unwrap_err().to_string();
-    assert!(error.contains("adds 99 numbers to the time, which are not the 96"), "{error}");
+    assert!(
+        error.contains("adds 99 numbers to the time, which are not the 96"),
+        "{error}"
+    );
 }
 
 #[test]
 fn nonsense_in_any_shape_is_no_panic() {
-    for family in ["sdxl-ssd", "sd2-v", "refiner", "taesd", "asymmetric", "sdxs", "kolors"] {
+    for family in [
+        "sdxl-ssd",
+        "sd2-v",
+        "refiner",
+        "taesd",
+        "asymmetric",
+        "sdxs",
+        "kolors",
+    ] {
         let whole = Made::family(family);
         for name in whole.shapes.keys() {
-            for shape in [&[][..], &[0], &[0, usize::MAX], &[usize::MAX, 0, usize::MAX], &[1; 9]] {
+            for shape in [
+                &[][..],
+                &[0],
+                &[0, usize::MAX],
+                &[usize::MAX, 0, usize::MAX],
+                &[1; 9],
+            ] {
                 let mut made = whole.clone();
                 made.shapes.insert(name.clone(), shape.to_vec());
                 // Whether it is an error depends on the tensor.

@@ -1,0 +1,447 @@
+//! Rewrites a graph of another tool so that its inputs and outputs are those of the graphs that are
+//! written here.
+//!
+//! The operators stay as they are. Around them come a few that change types and shapes, and the
+//! weights become places in the files that they lie in.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::Cursor,
+    path::Path,
+    sync::Arc,
+};
+
+use prost::Message;
+use sd_text::outside::printable;
+
+use super::{
+    file::{Data, OnnxFile, Port, Side, keep, put, type_name},
+    wire::{Value, Wire},
+};
+use crate::{
+    Error,
+    graph::{
+        Model,
+        external::locate,
+        proto::{self, AttributeType, DataType},
+    },
+};
+
+/// What stands before the names of values that are written here, so that they are no other's.
+const OWN: &str = "sd-onnx:";
+
+/// A graph and what is added to it.
+#[derive(Debug)]
+pub(super) struct Adapter<'f> {
+    pub file: &'f OnnxFile,
+    /// Nodes that come before those of the file.
+    before: Vec<proto::Node>,
+    /// Nodes that come after one of the file's, by its place.
+    within: HashMap<usize, Vec<proto::Node>>,
+    /// Nodes, as messages, that come after those of the file.
+    after: Vec<Vec<u8>>,
+    initializers: Vec<proto::Tensor>,
+    inputs: Vec<proto::ValueInfo>,
+    outputs: Vec<proto::ValueInfo>,
+    /// What values of the file are called instead, where its nodes read them.
+    renamed: HashMap<String, String>,
+    /// The inputs of the file that are given a value.
+    fed: HashSet<String>,
+    values: usize,
+}
+
+/// Where a node is put.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum At {
+    Start,
+    /// Behind a node of the file.
+    Behind(usize),
+    End,
+}
+
+impl<'f> Adapter<'f> {
+    pub fn new(file: &'f OnnxFile) -> Self {
+        Self {
+            file,
+            before: Vec::new(),
+            within: HashMap::new(),
+            after: Vec::new(),
+            initializers: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            renamed: HashMap::new(),
+            fed: HashSet::new(),
+            values: 0,
+        }
+    }
+
+    /// A new input of the graph.
+    pub fn input(&mut self, name: &str, data_type: DataType, dims: &[Option<usize>]) -> String {
+        let sides = dims.iter().map(|side| proto::Dimension {
+            size: side.map(|side| proto::DimensionSize::Value(side as i64)),
+        });
+        let shape = proto::Shape {
+            dim: sides.collect(),
+        };
+        self.inputs
+            .push(value_info(name, data_type as i32, Some(shape)));
+        name.to_owned()
+    }
+
+    /// Gives an input of the file a value of any type, which is cast.
+    pub fn feed(&mut self, port: &Port, value: &str) {
+        let to = [int("to", i64::from(port.data_type))];
+        let cast = self.node(At::Start, "Cast", &[value], &to);
+        self.rename(&port.name, &cast);
+        self.fed.insert(port.name.clone());
+    }
+
+    /// Makes the file's nodes read `value` in place of their own value `name`.
+    pub fn rename(&mut self, name: &str, value: &str) {
+        self.renamed.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// A new node of one output, which is returned.
+    pub fn node(
+        &mut self,
+        at: At,
+        op: &str,
+        inputs: &[&str],
+        attributes: &[proto::Attribute],
+    ) -> String {
+        let output = self.fresh();
+        let node = proto::Node {
+            input: inputs.iter().map(|&name| name.to_owned()).collect(),
+            output: vec![output.clone()],
+            name: output.clone(),
+            op_type: op.to_owned(),
+            attribute: attributes.to_vec(),
+            domain: String::new(),
+        };
+        match at {
+            At::Start => self.before.push(node),
+            At::Behind(place) => self.within.entry(place).or_default().push(node),
+            At::End => self.after.push(node.encode_to_vec()),
+        }
+        output
+    }
+
+    /// Copies nodes of the file, given in their order, so that they read `value` where they read
+    /// `from`, and returns what their copy of `result` is called.
+    pub fn copy(&mut self, nodes: &[usize], from: &str, value: &str, result: &str) -> String {
+        let mut names = self.renamed.clone();
+        names.insert(from.to_owned(), value.to_owned());
+        for &place in nodes {
+            let node = &self.file.nodes[place];
+            let mut own = names.clone();
+            for output in node.outputs.iter().filter(|name| !name.is_empty()) {
+                own.insert(output.clone(), self.fresh());
+            }
+            let bytes = renamed_node(&node.bytes, &names, &own);
+            self.after.push(bytes);
+            names = own;
+        }
+        names.get(result).map_or(result, String::as_str).to_owned()
+    }
+
+    /// A constant of i64.
+    pub fn sizes(&mut self, values: &[i64], shape: &[usize]) -> String {
+        let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(DataType::Int64, shape, raw)
+    }
+
+    /// A constant of f32.
+    pub fn numbers(&mut self, values: &[f32], shape: &[usize]) -> String {
+        let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(DataType::Float, shape, raw)
+    }
+
+    /// A value as f32, given an output's name.
+    pub fn output(&mut self, name: &str, value: &str) {
+        let value = self.node(
+            At::End,
+            "Cast",
+            &[value],
+            &[int("to", DataType::Float as i64)],
+        );
+        let node = proto::Node {
+            input: vec![value],
+            output: vec![name.to_owned()],
+            name: format!("{OWN}{name}"),
+            op_type: "Identity".to_owned(),
+            ..Default::default()
+        };
+        self.after.push(node.encode_to_vec());
+        self.outputs
+            .push(value_info(name, DataType::Float as i32, None));
+    }
+
+    /// The new model.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] names an input of the file that has no value.
+    pub fn finish(self) -> Result<Model, Error> {
+        let file = self.file;
+        if let Some(port) = file
+            .inputs
+            .iter()
+            .find(|port| !self.fed.contains(&port.name))
+        {
+            return Err(file.wrong(format!(
+                "the graph has an input `{}`, {}, and there is nothing to give it",
+                printable(&port.name),
+                port.shown()
+            )));
+        }
+        let mut graph = file.graph.clone();
+        let mut nodes: Vec<Vec<u8>> = self.before.iter().map(Message::encode_to_vec).collect();
+        let none = HashMap::new();
+        for (place, node) in file.nodes.iter().enumerate() {
+            nodes.push(renamed_node(&node.bytes, &self.renamed, &none));
+            let behind = self.within.get(&place).into_iter().flatten();
+            nodes.extend(behind.map(Message::encode_to_vec));
+        }
+        for node in nodes.iter().chain(&self.after) {
+            put(&mut graph, 1, node);
+        }
+        let (initializers, weights_root) = located(file)?;
+        for initializer in initializers {
+            put(&mut graph, 5, &initializer);
+        }
+        for initializer in &self.initializers {
+            put(&mut graph, 5, &initializer.encode_to_vec());
+        }
+        for (number, ports) in [(11, &self.inputs), (12, &self.outputs)] {
+            for port in ports {
+                put(&mut graph, number, &port.encode_to_vec());
+            }
+        }
+        let mut bytes = file.model.clone();
+        put(&mut bytes, 7, &graph);
+        Ok(Model {
+            bytes,
+            weights_root,
+            memory: Vec::new(),
+            has_scales: false,
+        })
+    }
+
+    fn constant(&mut self, data_type: DataType, shape: &[usize], raw_data: Vec<u8>) -> String {
+        let name = self.fresh();
+        self.initializers.push(proto::Tensor {
+            dims: shape.iter().map(|&side| side as i64).collect(),
+            data_type: data_type as i32,
+            name: name.clone(),
+            raw_data,
+            ..Default::default()
+        });
+        name
+    }
+
+    fn fresh(&mut self) -> String {
+        self.values += 1;
+        format!("{OWN}{}", self.values)
+    }
+}
+
+/// The sizes that a graph was exported for, to compare calls with.
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
+    path: std::path::PathBuf,
+    inputs: Vec<(&'static str, Vec<Option<usize>>)>,
+}
+
+impl Limits {
+    pub(super) fn new(file: &OnnxFile) -> Self {
+        Self {
+            path: file.path.clone(),
+            inputs: Vec::new(),
+        }
+    }
+
+    /// Adds an input of the written graph.
+    pub fn add(&mut self, name: &'static str, dims: &[Option<usize>]) {
+        self.inputs.push((name, dims.to_vec()));
+    }
+
+    /// Checks the shape of an input in a call.
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<(), Error> {
+        let Some((_, dims)) = self.inputs.iter().find(|(known, _)| *known == name) else {
+            return Ok(());
+        };
+        let fits = |(side, dim): (&usize, &Option<usize>)| dim.is_none_or(|dim| dim == *side);
+        if shape.len() == dims.len() && shape.iter().zip(dims).all(fits) {
+            return Ok(());
+        }
+        let dims = dims.iter().map(|dim| match dim {
+            Some(side) => side.to_string(),
+            None => "any".to_owned(),
+        });
+        let dims = dims.collect::<Vec<_>>().join(", ");
+        Err(Error::graph(
+            &self.path,
+            format!(
+                "the graph was exported for `{name}` of [{dims}], and this call needs {shape:?}; \
+                 only a graph exported with dynamic axes takes other sizes"
+            ),
+        ))
+    }
+}
+
+/// The sizes of an input of the file that has as many as expected.
+pub(super) fn dims(
+    file: &OnnxFile,
+    port: &Port,
+    count: usize,
+) -> Result<Vec<Option<usize>>, Error> {
+    match port.rank() {
+        None => Ok(vec![None; count]),
+        Some(rank) if rank == count => Ok((0..count).map(|place| port.fixed(place)).collect()),
+        Some(_) => Err(file.wrong(format!(
+            "the input `{}` is {}, expected {count} dimensions",
+            printable(&port.name),
+            port.shown()
+        ))),
+    }
+}
+
+/// Refuses an input or output of another type than numbers.
+pub(super) fn check_type(file: &OnnxFile, port: &Port, allowed: &[DataType]) -> Result<(), Error> {
+    if allowed.iter().any(|&it| it as i32 == port.data_type) {
+        return Ok(());
+    }
+    let allowed: Vec<_> = allowed.iter().map(|&it| type_name(it as i32)).collect();
+    Err(file.wrong(format!(
+        "`{}` is {}, expected {}",
+        printable(&port.name),
+        port.shown(),
+        allowed.join(", ")
+    )))
+}
+
+/// Whether two sizes are one, by their name.
+pub(super) fn same_side(a: Option<&Side>, b: Option<&Side>) -> bool {
+    matches!((a, b), (Some(Side::Any(a)), Some(Side::Any(b))) if a == b && !a.is_empty())
+}
+
+pub(super) fn int(name: &str, value: i64) -> proto::Attribute {
+    proto::Attribute {
+        name: name.to_owned(),
+        r#type: AttributeType::Int as i32,
+        i: value,
+        ..Default::default()
+    }
+}
+
+fn value_info(name: &str, elem_type: i32, shape: Option<proto::Shape>) -> proto::ValueInfo {
+    proto::ValueInfo {
+        name: name.to_owned(),
+        r#type: Some(proto::Type {
+            tensor_type: Some(proto::TensorType { elem_type, shape }),
+        }),
+    }
+}
+
+/// The initializers as messages, and the folder that the files of their values are relative to.
+fn located(file: &OnnxFile) -> Result<(Vec<Vec<u8>>, std::path::PathBuf), Error> {
+    let mut files: Vec<Arc<Path>> = Vec::new();
+    let mut place_of: HashMap<&Path, usize> = HashMap::new();
+    for initializer in &file.initializers {
+        if let Data::At { file, .. } = &initializer.data {
+            place_of.entry(file).or_insert_with(|| {
+                files.push(file.clone());
+                files.len() - 1
+            });
+        }
+    }
+    let (root, locations) = match files.is_empty() {
+        // Any folder will do.
+        true => {
+            let folder = file.path.parent().unwrap_or(Path::new(""));
+            (folder.to_path_buf(), Vec::new())
+        }
+        false => locate(&files)?,
+    };
+    let message = |initializer: &super::file::Initializer| match &initializer.data {
+        Data::Inline(bytes) => bytes.clone(),
+        Data::At {
+            file,
+            offset,
+            length,
+        } => {
+            let pair = |key: &str, value: String| proto::StringPair {
+                key: key.to_owned(),
+                value,
+            };
+            let mut external_data = vec![
+                pair("location", locations[place_of[&**file]].clone()),
+                pair("offset", offset.to_string()),
+            ];
+            external_data.extend(length.map(|length| pair("length", length.to_string())));
+            let tensor = proto::Tensor {
+                dims: initializer.dims.clone(),
+                data_type: initializer.data_type,
+                name: initializer.name.clone(),
+                external_data,
+                data_location: proto::DataLocation::External as i32,
+                ..Default::default()
+            };
+            tensor.encode_to_vec()
+        }
+    };
+    Ok((file.initializers.iter().map(message).collect(), root))
+}
+
+/// A node's message with other names for what it reads, also in its subgraphs, and for its outputs.
+fn renamed_node(
+    bytes: &[u8],
+    inputs: &HashMap<String, String>,
+    outputs: &HashMap<String, String>,
+) -> Vec<u8> {
+    if inputs.is_empty() && outputs.is_empty() {
+        return bytes.to_vec();
+    }
+    changed(bytes, |number, inner| {
+        let names = match number {
+            1 => inputs,
+            2 => outputs,
+            // A copy needs a name of its own.
+            3 if !outputs.is_empty() => return Some(Vec::new()),
+            5 => {
+                return Some(changed(inner, |number, inner| {
+                    // The attribute's graphs, and in them the nodes.
+                    matches!(number, 6 | 11).then(|| {
+                        changed(inner, |number, inner| {
+                            (number == 1).then(|| renamed_node(inner, inputs, &HashMap::new()))
+                        })
+                    })
+                }));
+            }
+            _ => return None,
+        };
+        let name = std::str::from_utf8(inner).ok()?;
+        names.get(name).map(|name| name.as_bytes().to_vec())
+    })
+}
+
+/// A message in which fields of bytes are replaced where `change` returns something.
+fn changed(bytes: &[u8], change: impl Fn(u64, &[u8]) -> Option<Vec<u8>>) -> Vec<u8> {
+    let mut changed_message = Vec::with_capacity(bytes.len() + 64);
+    let end = bytes.len() as u64;
+    let mut wire = Wire::new(Cursor::new(bytes), 0);
+    let mut rewrite = || -> std::io::Result<()> {
+        while let Some(field) = wire.field(end)? {
+            match field.value {
+                Value::Bytes(length) => {
+                    let inner = wire.bytes(length)?;
+                    let inner = change(field.number, &inner).unwrap_or(inner);
+                    put(&mut changed_message, field.number, &inner);
+                }
+                value => keep(&mut wire, field.number, value, &mut changed_message)?,
+            }
+        }
+        Ok(())
+    };
+    rewrite().expect("the message was read before, when the file was opened");
+    changed_message
+}

@@ -1,0 +1,329 @@
+//! A UNet exported by another tool, with the inputs and the output of
+//! [`unet`](crate::models::unet).
+
+use std::path::Path;
+
+use sd_core::{Inputs, SizeIds};
+use sd_text::outside::printable;
+
+use super::{
+    adapter::{Adapter, At, Limits, check_type, dims, int, same_side},
+    file::{OnnxFile, Port, Side},
+    text::FLOATS,
+};
+use crate::{
+    Error,
+    config::{Config, SIZE},
+    graph::{Model, proto::DataType},
+    models::unet::input,
+};
+
+/// The numbers that a timestep is given as.
+const TIMESTEPS: [DataType; 5] = [
+    DataType::Float,
+    DataType::Float16,
+    DataType::Double,
+    DataType::Int64,
+    DataType::Int32,
+];
+
+/// A UNet and what it takes.
+#[derive(Debug)]
+pub(crate) struct UnetGraph {
+    pub model: Model,
+    pub limits: Limits,
+    pub inputs: Inputs,
+    /// The width of the sinusoids of the guidance scale, in latent consistency models.
+    pub guidance_width: Option<usize>,
+    /// Height and width of the latents that the model was made for.
+    pub sample_size: [usize; 2],
+}
+
+/// Reads a UNet's file. `config` is the `config.json` beside it, if there is one. `sizes` are the
+/// ids that the network takes if it takes any and the graph does not say how many.
+pub(crate) fn graph(
+    path: &Path,
+    config: Option<&Config>,
+    sizes: SizeIds,
+) -> Result<UnetGraph, Error> {
+    let file = OnnxFile::open(path)?;
+    let mut unet = Unet {
+        graph: Adapter::new(&file),
+        limits: Limits::new(&file),
+        file: &file,
+        config,
+    };
+    let sample = unet.floats("sample")?;
+    let context = unet.floats("encoder_hidden_states")?;
+    let output = unet.output()?;
+    let channels = unet.size(output, 1, "out_channels", Some(4))?;
+    let all = unet.size(sample, 1, "in_channels", Some(channels))?;
+    let Some(beside) = all.checked_sub(channels) else {
+        return Err(file.wrong(format!(
+            "`{}` has {all} channels and the output {channels}, expected at least as \
+             many in the input",
+            sample.name
+        )));
+    };
+    let width = unet.size(context, 2, "cross_attention_dim", None)?;
+    let mut inputs = Inputs::new(channels, width).beside(beside);
+
+    let sides = dims(&file, sample, 4)?;
+    unet.sample(sample, &sides, channels, beside);
+    unet.timestep(sample)?;
+    let context_sides = dims(&file, context, 3)?;
+    unet.plain(context, input::CONTEXT, &context_sides);
+    if file.input("text_embeds").is_some() {
+        let port = unet.floats("text_embeds")?;
+        let sides = dims(&file, port, 2)?;
+        inputs = inputs.pooled(unet.pooled_width(port, sizes)?);
+        unet.plain(port, input::POOLED, &sides);
+    }
+    if file.input("time_ids").is_some() {
+        let port = unet.floats("time_ids")?;
+        let sides = dims(&file, port, 2)?;
+        inputs = inputs.sizes(match port.fixed(1) {
+            None => sizes,
+            Some(6) => SizeIds::Target,
+            Some(5) => SizeIds::Score,
+            Some(other) => {
+                return Err(file.wrong(format!(
+                    "`time_ids` has {other} sizes, expected 6, or 5 for a refiner"
+                )));
+            }
+        });
+        unet.plain(port, input::SIZES, &sides);
+    }
+    let mut guidance_width = None;
+    if file.input("timestep_cond").is_some() {
+        let port = unet.floats("timestep_cond")?;
+        let sides = dims(&file, port, 2)?;
+        let width = unet.size(port, 1, "time_cond_proj_dim", None)?;
+        if width % 2 != 0 || width < 4 {
+            let problem =
+                format!("`timestep_cond` is {width} wide, expected an even number from 4 on");
+            return Err(file.wrong(problem));
+        }
+        guidance_width = Some(width);
+        inputs = inputs.guidance(true);
+        unet.plain(port, input::GUIDANCE, &sides);
+    }
+    // False, whether it was traced or not: a tuple of one is what a graph returns anyway.
+    if let Some(port) = file.input("return_dict") {
+        check_type(&file, port, &[DataType::Bool])?;
+        let shape: &[usize] = if port.rank() == Some(0) { &[] } else { &[1] };
+        let no = unet.graph.sizes(&[0], shape);
+        unet.graph.feed(port, &no);
+    }
+    let sample_size = unet.sample_size(&sides, &inputs)?;
+    let Unet {
+        mut graph, limits, ..
+    } = unet;
+    graph.output("output", &output.name);
+    Ok(UnetGraph {
+        model: graph.finish()?,
+        limits,
+        inputs,
+        guidance_width,
+        sample_size,
+    })
+}
+
+struct Unet<'f> {
+    file: &'f OnnxFile,
+    config: Option<&'f Config>,
+    graph: Adapter<'f>,
+    limits: Limits,
+}
+
+impl<'f> Unet<'f> {
+    /// An input of the file that takes fractions.
+    fn floats(&self, name: &str) -> Result<&'f Port, Error> {
+        let port = self
+            .file
+            .input(name)
+            .ok_or_else(|| self.file.wrong(format!("the graph has no input `{name}`")))?;
+        check_type(self.file, port, &FLOATS)?;
+        Ok(port)
+    }
+
+    fn output(&self) -> Result<&'f Port, Error> {
+        let outputs = &self.file.outputs;
+        let known = |port: &&Port| port.name == "out_sample" || port.name == "sample";
+        let port = match &outputs[..] {
+            [only] => Some(only),
+            all => all.iter().find(known),
+        };
+        let port = port.ok_or_else(|| {
+            let names = outputs.iter().take(8).map(|port| printable(&port.name));
+            let names = names.collect::<Vec<_>>().join(", ");
+            self.file.wrong(format!(
+                "no output is `out_sample`, the prediction; there are: {names}"
+            ))
+        })?;
+        check_type(self.file, port, &FLOATS)?;
+        Ok(port)
+    }
+
+    /// A size that the graph fixes, or else the configuration under `key`. The two must agree.
+    fn size(
+        &self,
+        port: &Port,
+        place: usize,
+        key: &str,
+        default: Option<usize>,
+    ) -> Result<usize, Error> {
+        let configured = match self.config {
+            Some(config) if config.value(key).is_some_and(|it| it.is_u64()) => {
+                Some(config.usize(key, 0, SIZE)?)
+            }
+            _ => None,
+        };
+        match (port.fixed(place), configured) {
+            // A projection in front of the network takes another width than its transformers.
+            (Some(found), Some(expected)) if found != expected && key != "cross_attention_dim" => {
+                Err(self.file.wrong(format!(
+                    "`{}` is {}, expected {expected} in place {}, the `{key}` of config.json",
+                    printable(&port.name),
+                    port.shown(),
+                    place + 1
+                )))
+            }
+            (Some(size), _) if SIZE.contains(&size) => Ok(size),
+            (Some(_), _) => Err(self.file.wrong(format!(
+                "`{}` is {}, which cannot be",
+                printable(&port.name),
+                port.shown()
+            ))),
+            (None, Some(size)) => Ok(size),
+            (None, None) => default.ok_or_else(|| {
+                self.file.wrong(format!(
+                    "`{}` is {}: the graph does not fix its size in place {}, and there is \
+                     no `{key}` in a config.json",
+                    printable(&port.name),
+                    port.shown(),
+                    place + 1
+                ))
+            }),
+        }
+    }
+
+    /// The width of the pooled text, which the configuration has only in a sum.
+    fn pooled_width(&self, port: &Port, sizes: SizeIds) -> Result<usize, Error> {
+        if let Some(width) = port.fixed(1).filter(|width| SIZE.contains(width)) {
+            return Ok(width);
+        }
+        let of = |config: &Config| -> Result<Option<usize>, Error> {
+            let all = config.usize("projection_class_embeddings_input_dim", 0, 0..=*SIZE.end())?;
+            let each = config.usize("addition_time_embed_dim", 256, SIZE)?;
+            Ok(all.checked_sub(each * sizes.count()).filter(|&it| it > 0))
+        };
+        let width = self.config.map(of).transpose()?.flatten();
+        width.ok_or_else(|| {
+            self.file.wrong(format!(
+                "`{}` is {}: neither the graph nor a config.json has its width",
+                port.name,
+                port.shown()
+            ))
+        })
+    }
+
+    /// An input that is given as it is, but for its type.
+    fn plain(&mut self, port: &Port, name: &'static str, sides: &[Option<usize>]) {
+        self.limits.add(name, sides);
+        let value = self.graph.input(name, DataType::Float, sides);
+        self.graph.feed(port, &value);
+    }
+
+    /// The latents, and what stands beside them.
+    fn sample(&mut self, port: &Port, sides: &[Option<usize>], channels: usize, beside: usize) {
+        let mut sides = sides.to_vec();
+        sides[1] = Some(channels);
+        self.limits.add(input::LATENTS, &sides);
+        let mut value = self.graph.input(input::LATENTS, DataType::Float, &sides);
+        if beside > 0 {
+            sides[1] = Some(beside);
+            let other = self.graph.input(input::BESIDE, DataType::Float, &sides);
+            let both = [&*value, &other];
+            value = self
+                .graph
+                .node(At::Start, "Concat", &both, &[int("axis", 1)]);
+        }
+        self.graph.feed(port, &value);
+    }
+
+    /// The timestep: one number, however the graph takes it.
+    fn timestep(&mut self, sample: &Port) -> Result<(), Error> {
+        let file = self.file;
+        let port = file
+            .input("timestep")
+            .ok_or_else(|| file.wrong("the graph has no input `timestep`"))?;
+        check_type(file, port, &TIMESTEPS)?;
+        let graph = &mut self.graph;
+        let mut value = graph.input(input::TIMESTEP, DataType::Float, &[Some(1)]);
+        if [DataType::Int64, DataType::Int32]
+            .iter()
+            .any(|&it| it as i32 == port.data_type)
+        {
+            // As near as such a graph can be to what it is given. A cast alone would cut off.
+            let half = graph.numbers(&[0.5], &[1]);
+            value = graph.node(At::Start, "Add", &[&value, &half], &[]);
+            value = graph.node(At::Start, "Floor", &[&value], &[]);
+            tracing::info!(
+                file = %printable(file.path.display()),
+                "the UNet takes whole timesteps: those between them are rounded"
+            );
+        }
+        let batch = sample.dims.as_ref().and_then(|dims| dims.first());
+        match port.dims.as_deref() {
+            Some([]) => {
+                let scalar = graph.sizes(&[], &[0]);
+                value = graph.node(At::Start, "Reshape", &[&value, &scalar], &[]);
+            }
+            // One for each picture.
+            Some([side]) if same_side(Some(side), batch) => {
+                let shape = graph.node(At::Start, "Shape", &[input::LATENTS], &[]);
+                let first = graph.sizes(&[0], &[1]);
+                let count = graph.node(At::Start, "Gather", &[&shape, &first], &[]);
+                value = graph.node(At::Start, "Expand", &[&value, &count], &[]);
+            }
+            Some([Side::Fixed(count)]) => {
+                let count = graph.sizes(&[*count as i64], &[1]);
+                value = graph.node(At::Start, "Expand", &[&value, &count], &[]);
+            }
+            Some([Side::Any(_)]) | None => {}
+            Some(_) => {
+                return Err(file.wrong(format!(
+                    "`timestep` is {}, expected a number or a list of them",
+                    port.shown()
+                )));
+            }
+        }
+        graph.feed(port, &value);
+        Ok(())
+    }
+
+    /// The latents' height and width: as the graph fixes them, as the configuration says, or as
+    /// models of this kind have them.
+    fn sample_size(&self, sides: &[Option<usize>], inputs: &Inputs) -> Result<[usize; 2], Error> {
+        let configured = match self.config {
+            Some(config) if config.is_set("sample_size") => {
+                Some(config.per_level("sample_size", 64, 2)?)
+            }
+            _ => None,
+        };
+        let side = |place: usize| {
+            let fixed = sides[2 + place];
+            fixed.or(configured.as_ref().map(|sizes| sizes[place]))
+        };
+        if let (Some(height), Some(width)) = (side(0), side(1)) {
+            return Ok([height, width]);
+        }
+        let usual = if inputs.sizes.is_some() { 128 } else { 64 };
+        tracing::info!(
+            file = %printable(self.file.path.display()),
+            "neither the graph nor a config.json has the size of the latents: {usual} counts"
+        );
+        Ok([usual; 2])
+    }
+}

@@ -1,0 +1,297 @@
+//! An autoencoder exported by another tool, with the inputs and outputs of
+//! [`vae`](crate::models::vae).
+
+use std::path::Path;
+
+use prost::Message;
+use sd_text::outside::printable;
+use serde_json::json;
+
+use super::{
+    adapter::{Adapter, At, Limits, check_type, dims, int},
+    file::{Node, OnnxFile, Port},
+    text::FLOATS,
+};
+use crate::{
+    Error,
+    config::{Config, SIZE},
+    graph::{
+        Model,
+        proto::{self, DataType},
+    },
+    models::vae::VaeConfig,
+};
+
+/// The least log-variance, which stands for none: see diffusers' `DiagonalGaussianDistribution`.
+const NO_VARIANCE: f32 = -30.0;
+/// Operators that draw noise.
+const RANDOM: [&str; 2] = ["RandomNormalLike", "RandomNormal"];
+
+/// Half of an autoencoder.
+#[derive(Debug)]
+pub(crate) struct VaeGraph {
+    pub model: Model,
+    pub limits: Limits,
+}
+
+/// The configuration of an autoencoder, from a `config.json`, or where there is none from the
+/// decoder's graph at `path` and from what its family has in common.
+pub(crate) fn config(path: &Path, config: Option<Config>, is_xl: bool) -> Result<VaeConfig, Error> {
+    if let Some(config) = config {
+        return VaeConfig::new(&config);
+    }
+    let file = OnnxFile::open(path)?;
+    let (latents, _) = ends(&file)?;
+    let scale = if is_xl { 0.13025 } else { 0.18215 };
+    // A decoder doubles the sides of its picture with one node each time.
+    let doubles = |node: &&Node| matches!(node.op.as_str(), "Resize" | "Upsample");
+    let levels = match file.nodes.iter().filter(doubles).count() {
+        count @ 1..=5 => count,
+        _ => 3,
+    };
+    tracing::info!(
+        file = %printable(path.display()),
+        "no config.json says how the latents are scaled: {scale} counts, and {} pixels for a \
+         latent",
+        1 << levels
+    );
+    let json = json!({
+        "latent_channels": latents.fixed(1).filter(|it| SIZE.contains(it)).unwrap_or(4),
+        "scaling_factor": scale,
+        "block_out_channels": vec![32; levels + 1],
+        "down_block_types": vec!["DownEncoderBlock2D"; levels + 1],
+        "up_block_types": vec!["UpDecoderBlock2D"; levels + 1],
+    });
+    VaeConfig::new(&Config::parse(path, &json.to_string())?)
+}
+
+/// Reads the file of a decoder.
+pub(crate) fn decoder(path: &Path, config: &VaeConfig) -> Result<VaeGraph, Error> {
+    let file = OnnxFile::open(path)?;
+    let (latents, image) = ends(&file)?;
+    check_channels(&file, latents, config.latent_channels)?;
+    check_channels(&file, image, 3)?;
+    let mut half = Half::new(&file);
+    half.feed(latents, "latents")?;
+    half.graph.output("image", &image.name);
+    half.finish()
+}
+
+/// Reads the file of an encoder. One that draws its latents is made to give what it draws them
+/// from: the noise is the caller's.
+pub(crate) fn encoder(path: &Path, config: &VaeConfig) -> Result<VaeGraph, Error> {
+    let file = OnnxFile::open(path)?;
+    let (image, latents) = ends(&file)?;
+    check_channels(&file, image, 3)?;
+    let mut half = Half::new(&file);
+    half.feed(image, "image")?;
+    let channels = config.latent_channels;
+    let is_sample = match latents.fixed(1) {
+        Some(found) if found == channels => true,
+        Some(found) if found == 2 * channels && config.is_variational() => false,
+        Some(_) => {
+            let expected = match config.is_variational() {
+                true => format!(
+                    "{channels} channels, or {} with their variance",
+                    2 * channels
+                ),
+                false => format!("{channels} channels"),
+            };
+            let problem = format!(
+                "`{}` is {}, expected {expected}",
+                printable(&latents.name),
+                latents.shown()
+            );
+            return Err(file.wrong(problem));
+        }
+        None => latents.name != "latent_parameters",
+    };
+    let moments = match (is_sample && config.is_variational(), &random(&file)[..]) {
+        (false, []) => latents.name.clone(),
+        (true, []) => half.without_variance(&latents.name),
+        (true, &[place]) => half.drawn(latents, place)?,
+        (_, random) => {
+            let problem = format!(
+                "the graph draws noise in {} places, expected one, in which latents are drawn",
+                random.len()
+            );
+            return Err(file.wrong(problem));
+        }
+    };
+    half.graph.output("moments", &moments);
+    half.finish()
+}
+
+struct Half<'f> {
+    graph: Adapter<'f>,
+    limits: Limits,
+}
+
+impl<'f> Half<'f> {
+    fn new(file: &'f OnnxFile) -> Self {
+        Self {
+            graph: Adapter::new(file),
+            limits: Limits::new(file),
+        }
+    }
+
+    fn feed(&mut self, port: &Port, name: &'static str) -> Result<(), Error> {
+        let file = self.graph.file;
+        let sides = dims(file, port, 4)?;
+        self.limits.add(name, &sides);
+        let value = self.graph.input(name, DataType::Float, &sides);
+        self.graph.feed(port, &value);
+        if let Some(port) = file.input("return_dict") {
+            check_type(file, port, &[DataType::Bool])?;
+            let shape: &[usize] = if port.rank() == Some(0) { &[] } else { &[1] };
+            let no = self.graph.sizes(&[0], shape);
+            self.graph.feed(port, &no);
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<VaeGraph, Error> {
+        Ok(VaeGraph {
+            model: self.graph.finish()?,
+            limits: self.limits,
+        })
+    }
+
+    /// Moments of latents that are not drawn.
+    fn without_variance(&mut self, latents: &str) -> String {
+        let graph = &mut self.graph;
+        let mean = as_f32(graph, latents);
+        let zeros = graph.node(At::End, "Sub", &[&mean, &mean], &[]);
+        let least = graph.numbers(&[NO_VARIANCE], &[]);
+        let variance = graph.node(At::End, "Add", &[&zeros, &least], &[]);
+        concat(graph, &mean, &variance)
+    }
+
+    /// Moments of latents that the graph draws as mean + deviation · noise.
+    fn drawn(&mut self, latents: &Port, noise: usize) -> Result<String, Error> {
+        let file = self.graph.file;
+        let unknown = || {
+            file.wrong(format!(
+                "the graph draws the latents itself, with `{}`, and their mean and deviation are \
+                 not found",
+                file.nodes[noise].op
+            ))
+        };
+        if !is_standard(&file.nodes[noise]) {
+            return Err(unknown());
+        }
+        let noise = file.nodes[noise].outputs.first().ok_or_else(unknown)?;
+        let (deviation, product) = operand(file, noise, "Mul").ok_or_else(unknown)?;
+        let (mean, sum) = operand(file, product, "Add").ok_or_else(unknown)?;
+        if through(file, &latents.name) != sum {
+            return Err(unknown());
+        }
+        let graph = &mut self.graph;
+        let mean = as_f32(graph, mean);
+        let deviation = as_f32(graph, deviation);
+        let logarithm = graph.node(At::End, "Log", &[&deviation], &[]);
+        let two = graph.numbers(&[2.0], &[]);
+        let variance = graph.node(At::End, "Mul", &[&logarithm, &two], &[]);
+        Ok(concat(graph, &mean, &variance))
+    }
+}
+
+fn as_f32(graph: &mut Adapter<'_>, value: &str) -> String {
+    graph.node(
+        At::End,
+        "Cast",
+        &[value],
+        &[int("to", DataType::Float as i64)],
+    )
+}
+
+fn concat(graph: &mut Adapter<'_>, mean: &str, variance: &str) -> String {
+    graph.node(At::End, "Concat", &[mean, variance], &[int("axis", 1)])
+}
+
+/// The input and the output of half an autoencoder.
+fn ends(file: &OnnxFile) -> Result<(&Port, &Port), Error> {
+    let mut inputs = file.inputs.iter().filter(|port| port.name != "return_dict");
+    let (Some(input), None, [output]) = (inputs.next(), inputs.next(), &file.outputs[..]) else {
+        return Err(file.wrong(format!(
+            "the graph has {} inputs and {} outputs, expected one of each",
+            file.inputs.len(),
+            file.outputs.len()
+        )));
+    };
+    check_type(file, input, &FLOATS)?;
+    check_type(file, output, &FLOATS)?;
+    Ok((input, output))
+}
+
+fn check_channels(file: &OnnxFile, port: &Port, expected: usize) -> Result<(), Error> {
+    match port.fixed(1) {
+        Some(found) if found != expected => Err(file.wrong(format!(
+            "`{}` is {}, expected {expected} channels",
+            printable(&port.name),
+            port.shown()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The places of the nodes that draw noise.
+fn random(file: &OnnxFile) -> Vec<usize> {
+    let draws = |(_, node): &(usize, &Node)| RANDOM.contains(&node.op.as_str());
+    let nodes = file.nodes.iter().enumerate().filter(draws);
+    nodes.map(|(place, _)| place).collect()
+}
+
+/// Whether a node draws noise of mean 0 and deviation 1.
+fn is_standard(node: &Node) -> bool {
+    proto::Node::decode(&node.bytes[..]).is_ok_and(|node| {
+        node.attribute.iter().all(|it| match it.name.as_str() {
+            "mean" => it.f == 0.0,
+            "scale" => it.f == 1.0,
+            _ => true,
+        })
+    })
+}
+
+/// The only node that reads `value`, under whatever type, if it is one of this name and two
+/// operands: the other operand, and the node's output.
+fn operand<'f>(file: &'f OnnxFile, value: &str, op: &str) -> Option<(&'f str, &'f str)> {
+    let mut value = value;
+    // More steps than nodes would be a circle.
+    for _ in 0..file.nodes.len() {
+        let reads = |node: &&Node| node.inputs.iter().any(|it| it == value);
+        let mut readers = file.nodes.iter().filter(reads);
+        let (Some(node), None) = (readers.next(), readers.next()) else {
+            return None;
+        };
+        let [output] = &node.outputs[..] else {
+            return None;
+        };
+        match (node.op.as_str(), &node.inputs[..]) {
+            ("Cast" | "Identity", _) => value = output,
+            (found, [a, b]) if found == op && a != b => {
+                return Some((if a == value { b } else { a }, output));
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// The value that this one is under another type or name.
+fn through<'f>(file: &'f OnnxFile, value: &'f str) -> &'f str {
+    let mut value = value;
+    for _ in 0..file.nodes.len() {
+        let makes = |node: &&Node| node.outputs.iter().any(|it| it == value);
+        match file.nodes.iter().find(makes) {
+            Some(node) if matches!(node.op.as_str(), "Cast" | "Identity") => {
+                match node.inputs.first() {
+                    Some(input) => value = input,
+                    None => break,
+                }
+            }
+            _ => break,
+        }
+    }
+    value
+}
