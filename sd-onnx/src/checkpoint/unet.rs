@@ -5,6 +5,7 @@ mod names;
 use serde_json::{Map, Value, json};
 
 use self::names::Layout;
+pub(super) use self::names::{RESNET, SINGLE};
 use super::{
     Component, Family, Problem, Task,
     family::SIZE_WIDTH,

@@ -31,16 +31,13 @@ use crate::{
     config::Config,
     graph::{Model, proto},
     models::{
-        clip_text::{self, ClipTextConfig, POOLED, PROJECTION},
+        clip_text::{self, ClipTextConfig, ENDS, IDS, POOLED, PROJECTION},
         unet::{self, UnetConfig, input},
         vae::{self, VaeConfig},
     },
     weights::{Place, Weights},
 };
 
-/// The text model's inputs.
-const IDS: &str = "input_ids";
-const ENDS: &str = "ends";
 /// The name of a graph's file.
 const GRAPH: &str = "model.onnx";
 /// The name of the file that its weights are in.

@@ -15,7 +15,7 @@ use crate::Error;
 pub(super) struct Output {
     path: PathBuf,
     /// Removed with all that is in it when it is dropped.
-    temporary: TempDir,
+    _temporary: TempDir,
     place: PathBuf,
 }
 
@@ -48,7 +48,7 @@ impl Output {
         Ok(Self {
             path: path.to_path_buf(),
             place: temporary.path().join(name),
-            temporary,
+            _temporary: temporary,
         })
     }
 

@@ -47,6 +47,10 @@ pub(super) struct Network {
     names: Vec<String>,
 }
 
+/// Why a graph that another tool exported cannot be converted.
+const EXPORTED: &str = "a part of the model is a graph of ONNX, which has no names for its weights: \
+                        convert the model that it was exported from";
+
 impl Builder {
     /// Reads a model to convert it.
     pub(super) fn parts(&self, path: &Path) -> Result<Parts, Error> {
@@ -54,6 +58,14 @@ impl Builder {
             return Err(Error::conversion(path, problem));
         }
         let source = self.open(path, &["unet", "vae"])?;
+        for component in ["unet", "text_encoder", "text_encoder_2"] {
+            if source.has(component) && source.graph(component)?.is_some() {
+                return Err(Error::conversion(path, EXPORTED));
+            }
+        }
+        if source.exported_codec()?.is_some() {
+            return Err(Error::conversion(path, EXPORTED));
+        }
         let (corrected, scheduler) = self.scheduler_config(&source)?;
         let mut networks = Vec::new();
         for &tower in source.towers() {
