@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/wide.rs"]
+mod wide;
 
 use std::{
     collections::BTreeMap,
@@ -18,8 +20,10 @@ use std::{
 use common::{family, load, relative_error, write_family};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
+use sd_onnx::schedulers::{Euler, Ladder};
 use sd_onnx::{Conversion, Converted, Error, ModelForm, Pipeline, Request, StopToken, WeightType};
 use serde_json::Value;
+use wide::{stored_names, tables, write_wide};
 
 /// The type, the shape and the bytes of each tensor of a file.
 type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
@@ -52,13 +56,21 @@ fn convert(from: &Path, to: &Path, form: ModelForm) -> Converted {
     converted.unwrap_or_else(|error| panic!("{}: {error}", from.display()))
 }
 
-/// One picture's latents.
+/// One picture's latents. What a folder says about samplers does not count.
 fn latents(pipeline: &Pipeline) -> Vec<f32> {
-    let mut request = Request::new("a fox").negative("blurry").size(56, 32).steps(2).seed(3);
+    let mut request = Request::new("a fox")
+        .negative("blurry")
+        .size(64, 32)
+        .steps(2)
+        .guidance(3.0)
+        .seed(3)
+        .scheduler(Euler::default())
+        .ladder(Ladder::karras());
     let beside = pipeline.denoiser().inputs().beside;
     if beside > 0 {
-        let values = (0..beside * 4 * 7).map(|i| (i as f32).sin()).collect();
-        let beside = ndarray::Array4::from_shape_vec((1, beside, 4, 7), values);
+        let [height, width] = [32, 64].map(|side| side / pipeline.codec().factor());
+        let values = (0..beside * height * width).map(|i| (i as f32).sin()).collect();
+        let beside = ndarray::Array4::from_shape_vec((1, beside, height, width), values);
         request = request.beside(beside.unwrap());
     }
     let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
@@ -69,10 +81,8 @@ fn latents(pipeline: &Pipeline) -> Vec<f32> {
 fn families() -> Vec<String> {
     let folders = fs::read_dir(family("")).unwrap();
     let names = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<_> = names
-        .filter(|name| family(name).join("model_index.json").is_file())
-        // A refiner draws from another model's latents.
-        .collect();
+    let whole = |name: &String| family(name).join("model_index.json").is_file();
+    let mut names: Vec<_> = names.filter(whole).collect();
     names.sort();
     assert!(names.len() >= 22, "{names:?}");
     names
@@ -278,4 +288,174 @@ fn graphs_of_onnx_draw_the_same() {
         // The same operators over the same weights; only their order differs.
         assert!(error < 1e-6, "{name}: {error:.1e}");
     }
+}
+
+/// What a conversion to a file says about a small model.
+fn check_lost(name: &str, lost: &[String]) {
+    let known = ["tokenizer", "latents of", "in the scheduler", "pipeline class"];
+    for lost in lost {
+        assert!(known.iter().any(|part| lost.contains(part)), "{name}: {lost}");
+    }
+    // Its vocabulary is a part of CLIP's.
+    assert!(lost.iter().any(|lost| lost.contains("tokenizer")), "{name}: {lost:?}");
+}
+
+#[test]
+fn one_file_of_each_family_is_the_same_model() {
+    let tables = tables();
+    for name in families() {
+        // The text encoder of Kolors is another one.
+        if name == "kolors" {
+            continue;
+        }
+        let table = &tables[&name];
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| folder.path().join(name));
+        let file = folder.path().join("model.safetensors");
+        write_wide(&name, table, &old);
+        check_lost(&name, &convert(&old, &file, ModelForm::File).lost);
+
+        // The names are those of published files, and the marks that tell what is predicted.
+        let mut names: Vec<_> = tensors(&file).into_keys().collect();
+        let marks = ["edm_", "v_pred", "ztsnr"];
+        names.retain(|name| !marks.iter().any(|mark| name.starts_with(mark)));
+        let mut expected = stored_names(table);
+        if name == "sdxs" {
+            // TAESD, which such files do not have as a rule.
+            names.retain(|name| !name.starts_with("first_stage_model."));
+            expected.retain(|name| !name.starts_with("vae."));
+        }
+        assert_eq!(names, expected, "{name}");
+
+        // And back.
+        let there = sd_onnx::builder().tokenizer(&old);
+        let converted = there.convert(&file, &new, &Conversion::new(ModelForm::Folder));
+        let converted = converted.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(converted.lost, [""; 0], "{name}");
+        for (network, file) in networks(&old) {
+            let [old, new] = [&old, &new].map(|root| tensors(&root.join(network).join(file)));
+            let today = |(name, tensor): (String, _)| {
+                let name = name.strip_prefix("text_model.").unwrap_or(&name).to_owned();
+                (name, tensor)
+            };
+            let [old, new] = [old, new].map(|it| it.into_iter().map(today).collect::<Tensors>());
+            assert_eq!(old.keys().collect::<Vec<_>>(), new.keys().collect::<Vec<_>>());
+            assert!(old == new, "{name} {network}");
+        }
+        if name.starts_with("refiner") {
+            continue;
+        }
+        let expected = latents(&load(&old));
+        assert!(expected.iter().all(|value| value.is_finite()), "{name}");
+        let of_file = sd_onnx::builder().tokenizer(&old).load(&file);
+        assert_eq!(latents(&of_file.unwrap()), expected, "{name}");
+        assert_eq!(latents(&load(&new)), expected, "{name}");
+    }
+}
+
+#[test]
+fn marks_tell_what_a_file_predicts() {
+    let tables = tables();
+    for (name, changes, marks, prediction) in [
+        ("sdxl-base", "{}", &[][..], "epsilon"),
+        ("sdxl-base", r#"{"prediction_type": "v_prediction"}"#, &["v_pred"], "v"),
+        (
+            "sd2-v",
+            r#"{"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"}"#,
+            &["v_pred", "ztsnr"],
+            "v",
+        ),
+        ("playground", "{}", &["edm_mean", "edm_std"], "epsilon"),
+        ("cosxl", "{}", &["edm_vpred.sigma_max", "edm_vpred.sigma_min"], "v"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| folder.path().join(name));
+        let file = folder.path().join("model.safetensors");
+        write_wide(name, &tables[name], &old);
+        let path = old.join("scheduler/scheduler_config.json");
+        let mut config = json(&path);
+        let changes: Value = serde_json::from_str(changes).unwrap();
+        for (key, value) in changes.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        fs::write(&path, config.to_string()).unwrap();
+        check_lost(name, &convert(&old, &file, ModelForm::File).lost);
+        let bytes = fs::read(&file).unwrap();
+        let stored = SafeTensors::deserialize(&bytes).unwrap();
+        let of_marks = |name: &&str| ["edm", "v_pred", "ztsnr"].iter().any(|it| name.starts_with(it));
+        let mut found: Vec<_> = stored.names().into_iter().filter(of_marks).collect();
+        found.sort();
+        assert_eq!(found, marks, "{name}");
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let header = header.metadata().clone().unwrap();
+        assert_eq!(header["modelspec.prediction_type"], prediction, "{name}");
+        assert_eq!(header["format"], "pt");
+        // The schedule comes back from them.
+        convert(&file, &new, ModelForm::Folder);
+        let new = json(&new.join("scheduler/scheduler_config.json"));
+        let keys = ["prediction_type", "rescale_betas_zero_snr", "sigma_max", "sigma_min"];
+        for key in keys.into_iter().filter(|key| !new[key].is_null()) {
+            assert_eq!(new[key], config[key], "{name} {key}");
+        }
+    }
+}
+
+#[test]
+fn what_a_file_has_no_mark_for_is_refused_or_said() {
+    let tables = tables();
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old");
+    write_wide("lcm", &tables["lcm"], &old);
+    let path = old.join("scheduler/scheduler_config.json");
+    let before = json(&path);
+    let changed = |file: &Path, key: &str, value: Value| {
+        let mut config = json(file);
+        config[key] = value;
+        fs::write(file, config.to_string()).unwrap();
+    };
+    changed(&path, "prediction_type", "sample".into());
+    let to_file = Conversion::new(ModelForm::File);
+    let error = refused(&old, &to_file).to_string();
+    assert!(error.contains("predicts Sample"), "{error}");
+    fs::write(&path, before.to_string()).unwrap();
+
+    changed(&path, "beta_end", 0.02.into());
+    let out = folder.path().join("a.safetensors");
+    let lost = convert(&old, &out, ModelForm::File).lost;
+    let said = |lost: &[String], part: &str| lost.iter().any(|lost| lost.contains(part));
+    assert!(said(&lost, "`beta_end` is 0.02, and there 0.012"), "{lost:?}");
+    fs::write(&path, before.to_string()).unwrap();
+
+    let vae = old.join("vae/config.json");
+    let factor = json(&vae)["scaling_factor"].clone();
+    changed(&vae, "scaling_factor", 0.5.into());
+    let error = refused(&old, &to_file).to_string();
+    assert!(error.contains("`scaling_factor` is 0.5"), "{error}");
+    changed(&vae, "scaling_factor", factor);
+
+    changed(&old.join("unet/config.json"), "norm_num_groups", 16.into());
+    let error = refused(&old, &to_file).to_string();
+    assert!(error.contains("`unet`") && error.contains("`norm_num_groups` is 16"), "{error}");
+}
+
+#[test]
+fn parts_from_elsewhere_go_into_the_new_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let [old, other, new] = ["old", "other", "new"].map(|name| folder.path().join(name));
+    write_family("sdxl-base", &old);
+    write_family("sdxl-base", &other);
+    let file = "vae/diffusion_pytorch_model.safetensors";
+    let mut stored = tensors(&other.join(file));
+    let (_, _, bytes) = stored.get_mut("decoder.conv_in.bias").unwrap();
+    bytes.fill(0);
+    write(&other.join(file), &stored);
+    let builder = sd_onnx::builder().vae(other.join("vae"));
+    builder.convert(&old, &new, &Conversion::new(ModelForm::Folder)).unwrap();
+    assert!(tensors(&new.join(file)) == stored);
+    // What is no file cannot be written.
+    let codec = load(&old).codec().clone();
+    let out = folder.path().join("none");
+    let builder = sd_onnx::builder().codec(codec);
+    let error = builder.convert(&old, &out, &Conversion::new(ModelForm::Folder)).unwrap_err();
+    assert!(error.to_string().contains("`Builder::vae`"), "{error}");
 }
