@@ -121,12 +121,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     let bar = bytes_bar();
     let shown = bar.clone();
-    let mut conversion = Conversion::new(form)
-        .stop(stopped_by_ctrl_c())
-        .progress(move |progress| {
-            shown.set_length(progress.total);
-            shown.set_position(progress.done);
-        });
+    let mut conversion =
+        Conversion::new(form)
+            .stop(stopped_by_ctrl_c())
+            .progress(move |progress| {
+                shown.set_length(progress.total);
+                shown.set_position(progress.done);
+            });
     conversion = match arguments.dtype {
         Some(Type::F32) => conversion.dtype(WeightType::F32),
         Some(Type::F16) => conversion.dtype(WeightType::F16),

@@ -24,7 +24,10 @@ fn a_folder_draws_the_same_and_says_what_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let (stdout, stderr) = CONVERT.succeed(folder.path(), &[&model(), "new", "--to", "folder"]);
     assert_eq!(stdout, "new\n");
-    assert!(stderr.contains(" tensors, ") && !stderr.contains("warning"), "{stderr}");
+    assert!(
+        stderr.contains(" tensors, ") && !stderr.contains("warning"),
+        "{stderr}"
+    );
     assert_eq!(files(folder.path()), ["new"]);
     let expected = [
         "model_index.json",
@@ -36,7 +39,9 @@ fn a_folder_draws_the_same_and_says_what_it_is() {
     ];
     assert_eq!(files(&folder.path().join("new")), expected);
     let draw = |model: &str, name: &str| {
-        let arguments = ["a fox", "--model", model, "--steps", "3", "--seed", "1", "--output", name];
+        let arguments = [
+            "a fox", "--model", model, "--steps", "3", "--seed", "1", "--output", name,
+        ];
         TXT2IMG.succeed(folder.path(), &arguments);
         picture(folder.path(), name)
     };
@@ -46,14 +51,26 @@ fn a_folder_draws_the_same_and_says_what_it_is() {
 #[test]
 fn every_type() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, dtype) in [("f32", Dtype::F32), ("f16", Dtype::F16), ("bf16", Dtype::BF16)] {
+    for (name, dtype) in [
+        ("f32", Dtype::F32),
+        ("f16", Dtype::F16),
+        ("bf16", Dtype::BF16),
+    ] {
         let arguments = [&model(), name, "--to", "folder", "--dtype", name];
         CONVERT.succeed(folder.path(), &arguments);
-        let path = folder.path().join(name).join("unet/diffusion_pytorch_model.safetensors");
+        let path = folder
+            .path()
+            .join(name)
+            .join("unet/diffusion_pytorch_model.safetensors");
         let bytes = fs::read(path).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
-        assert!(tensors.iter().all(|(_, tensor)| tensor.dtype() == dtype), "{name}");
-        let arguments = ["a fox", "--model", name, "--steps", "1", "--output", "f.png"];
+        assert!(
+            tensors.iter().all(|(_, tensor)| tensor.dtype() == dtype),
+            "{name}"
+        );
+        let arguments = [
+            "a fox", "--model", name, "--steps", "1", "--output", "f.png",
+        ];
         TXT2IMG.succeed(folder.path(), &arguments);
     }
 }
@@ -64,14 +81,30 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
     fs::create_dir(folder.path().join("old")).unwrap();
     let model = model();
     let cases: [(&[&str], i32, &str); 7] = [
-        (&[&model, "old", "--to", "folder"], 1, "nothing is overwritten"),
+        (
+            &[&model, "old", "--to", "folder"],
+            1,
+            "nothing is overwritten",
+        ),
         (&[&model, "no/new", "--to", "folder"], 1, "no: "),
         (&["none", "new", "--to", "folder"], 1, "none: "),
-        (&[&model, "new.ckpt", "--to", "file"], 2, "the output is new.ckpt"),
+        (
+            &[&model, "new.ckpt", "--to", "file"],
+            2,
+            "the output is new.ckpt",
+        ),
         // Its heads are not those of Stable Diffusion 1.x.
-        (&[&model, "new.safetensors", "--to", "file"], 1, "`attention_head_dim` is 4"),
+        (
+            &[&model, "new.safetensors", "--to", "file"],
+            1,
+            "`attention_head_dim` is 4",
+        ),
         (&[&model, "new", "--to", "zip"], 2, "zip"),
-        (&[&model, "new", "--to", "folder", "--vae", "none"], 1, "none: "),
+        (
+            &[&model, "new", "--to", "folder", "--vae", "none"],
+            1,
+            "none: ",
+        ),
     ];
     for (arguments, code, part) in cases {
         CONVERT.fail(folder.path(), arguments, code, part);
@@ -96,6 +129,13 @@ fn a_full_disk_is_an_error() {
         .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("new/") && stderr.contains("File too large"), "{stderr}");
-    assert!(files(folder.path()).is_empty(), "{:?}", files(folder.path()));
+    assert!(
+        stderr.contains("new/") && stderr.contains("File too large"),
+        "{stderr}"
+    );
+    assert!(
+        files(folder.path()).is_empty(),
+        "{:?}",
+        files(folder.path())
+    );
 }

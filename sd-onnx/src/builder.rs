@@ -464,7 +464,10 @@ impl Builder {
 
     /// The model's facts in its scheduler's configuration, as the user overrides them and as its
     /// pipeline class corrects them, and the text of the configuration.
-    pub(crate) fn scheduler_config(&self, model: &Source) -> Result<(SchedulerConfig, String), Error> {
+    pub(crate) fn scheduler_config(
+        &self,
+        model: &Source,
+    ) -> Result<(SchedulerConfig, String), Error> {
         let (path, mut text) = model.scheduler()?;
         if self.prediction.is_some() || self.zero_terminal_snr.is_some() {
             text = self.overridden(&path, &text)?;

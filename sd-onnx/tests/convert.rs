@@ -32,7 +32,11 @@ fn tensors(path: &Path) -> Tensors {
     let bytes = fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let tensors = file.iter().map(|(name, tensor)| {
-        let parts = (tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec());
+        let parts = (
+            tensor.dtype(),
+            tensor.shape().to_vec(),
+            tensor.data().to_vec(),
+        );
         (name.to_owned(), parts)
     });
     tensors.collect()
@@ -69,7 +73,9 @@ fn latents(pipeline: &Pipeline) -> Vec<f32> {
     let beside = pipeline.denoiser().inputs().beside;
     if beside > 0 {
         let [height, width] = [32, 64].map(|side| side / pipeline.codec().factor());
-        let values = (0..beside * height * width).map(|i| (i as f32).sin()).collect();
+        let values = (0..beside * height * width)
+            .map(|i| (i as f32).sin())
+            .collect();
         let beside = ndarray::Array4::from_shape_vec((1, beside, height, width), values);
         request = request.beside(beside.unwrap());
     }
@@ -119,7 +125,11 @@ fn a_folder_of_each_family_stays_the_same() {
         }
         assert_eq!(converted.tensors, count, "{name}");
         for file in ["scheduler/scheduler_config.json", "model_index.json"] {
-            assert_eq!(json(&old.join(file)), json(&new.join(file)), "{name} {file}");
+            assert_eq!(
+                json(&old.join(file)),
+                json(&new.join(file)),
+                "{name} {file}"
+            );
         }
     }
 }
@@ -150,7 +160,10 @@ fn every_number_is_rounded_to_the_nearest() {
         }
     }
     write(&old.join(file), &stored);
-    for (dtype, expected) in [(WeightType::F16, Dtype::F16), (WeightType::Bf16, Dtype::BF16)] {
+    for (dtype, expected) in [
+        (WeightType::F16, Dtype::F16),
+        (WeightType::Bf16, Dtype::BF16),
+    ] {
         let new = folder.path().join(format!("{dtype:?}"));
         let conversion = Conversion::new(ModelForm::Folder).dtype(dtype);
         sd_onnx::builder().convert(&old, &new, &conversion).unwrap();
@@ -160,7 +173,11 @@ fn every_number_is_rounded_to_the_nearest() {
         for (name, (_, shape, bytes)) in &stored {
             let (dtype, found_shape, found) = &found[name];
             assert_eq!((dtype, found_shape), (&expected, shape), "{name}");
-            let numbers = bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b));
+            let numbers = bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|&b| f32::from_le_bytes(b));
             for (number, &bytes) in numbers.zip(found.as_chunks::<2>().0) {
                 let nearest = match expected {
                     Dtype::F16 => f16::from_f32(number).to_le_bytes(),
@@ -196,7 +213,9 @@ fn refused(from: &Path, conversion: &Conversion) -> Error {
 fn a_number_beyond_the_range_names_its_tensor() {
     let folder = tempfile::tempdir().unwrap();
     write_family("lcm", folder.path());
-    let path = folder.path().join("vae/diffusion_pytorch_model.safetensors");
+    let path = folder
+        .path()
+        .join("vae/diffusion_pytorch_model.safetensors");
     let mut stored = tensors(&path);
     let (_, _, bytes) = stored.get_mut("decoder.conv_in.bias").unwrap();
     bytes[4..8].copy_from_slice(&70_000_f32.to_le_bytes());
@@ -211,7 +230,9 @@ fn a_number_beyond_the_range_names_its_tensor() {
     bytes[4..8].copy_from_slice(&f32::INFINITY.to_le_bytes());
     write(&path, &stored);
     let out = folder.path().join("out");
-    sd_onnx::builder().convert(folder.path(), out, &half).unwrap();
+    sd_onnx::builder()
+        .convert(folder.path(), out, &half)
+        .unwrap();
 }
 
 #[test]
@@ -219,7 +240,9 @@ fn a_missing_or_left_over_tensor_is_an_error() {
     for (name, expected) in [("conv_out.bias", "conv_out.bias"), ("", "conv_more.bias")] {
         let folder = tempfile::tempdir().unwrap();
         write_family("lcm", folder.path());
-        let path = folder.path().join("unet/diffusion_pytorch_model.safetensors");
+        let path = folder
+            .path()
+            .join("unet/diffusion_pytorch_model.safetensors");
         let mut stored = tensors(&path);
         match name {
             "" => _ = stored.insert("conv_more.bias".into(), stored["conv_out.bias"].clone()),
@@ -273,7 +296,15 @@ fn progress_goes_up_to_all_bytes_and_a_stop_ends_it() {
 
 #[test]
 fn graphs_of_onnx_draw_the_same() {
-    for name in ["lcm", "inpaint", "sd2-v", "sdxl-base", "refiner", "lcm-xl", "sdxs"] {
+    for name in [
+        "lcm",
+        "inpaint",
+        "sd2-v",
+        "sdxl-base",
+        "refiner",
+        "lcm-xl",
+        "sdxs",
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let [old, new] = ["old", "new"].map(|name| folder.path().join(name));
         write_family(name, &old);
@@ -292,12 +323,23 @@ fn graphs_of_onnx_draw_the_same() {
 
 /// What a conversion to a file says about a small model.
 fn check_lost(name: &str, lost: &[String]) {
-    let known = ["tokenizer", "latents of", "in the scheduler", "pipeline class"];
+    let known = [
+        "tokenizer",
+        "latents of",
+        "in the scheduler",
+        "pipeline class",
+    ];
     for lost in lost {
-        assert!(known.iter().any(|part| lost.contains(part)), "{name}: {lost}");
+        assert!(
+            known.iter().any(|part| lost.contains(part)),
+            "{name}: {lost}"
+        );
     }
     // Its vocabulary is a part of CLIP's.
-    assert!(lost.iter().any(|lost| lost.contains("tokenizer")), "{name}: {lost:?}");
+    assert!(
+        lost.iter().any(|lost| lost.contains("tokenizer")),
+        "{name}: {lost:?}"
+    );
 }
 
 #[test]
@@ -339,7 +381,10 @@ fn one_file_of_each_family_is_the_same_model() {
                 (name, tensor)
             };
             let [old, new] = [old, new].map(|it| it.into_iter().map(today).collect::<Tensors>());
-            assert_eq!(old.keys().collect::<Vec<_>>(), new.keys().collect::<Vec<_>>());
+            assert_eq!(
+                old.keys().collect::<Vec<_>>(),
+                new.keys().collect::<Vec<_>>()
+            );
             assert!(old == new, "{name} {network}");
         }
         if name.starts_with("refiner") {
@@ -358,7 +403,12 @@ fn marks_tell_what_a_file_predicts() {
     let tables = tables();
     for (name, changes, marks, prediction) in [
         ("sdxl-base", "{}", &[][..], "epsilon"),
-        ("sdxl-base", r#"{"prediction_type": "v_prediction"}"#, &["v_pred"], "v"),
+        (
+            "sdxl-base",
+            r#"{"prediction_type": "v_prediction"}"#,
+            &["v_pred"],
+            "v",
+        ),
         (
             "sd2-v",
             r#"{"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"}"#,
@@ -366,7 +416,12 @@ fn marks_tell_what_a_file_predicts() {
             "v",
         ),
         ("playground", "{}", &["edm_mean", "edm_std"], "epsilon"),
-        ("cosxl", "{}", &["edm_vpred.sigma_max", "edm_vpred.sigma_min"], "v"),
+        (
+            "cosxl",
+            "{}",
+            &["edm_vpred.sigma_max", "edm_vpred.sigma_min"],
+            "v",
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let [old, new] = ["old", "new"].map(|name| folder.path().join(name));
@@ -382,7 +437,11 @@ fn marks_tell_what_a_file_predicts() {
         check_lost(name, &convert(&old, &file, ModelForm::File).lost);
         let bytes = fs::read(&file).unwrap();
         let stored = SafeTensors::deserialize(&bytes).unwrap();
-        let of_marks = |name: &&str| ["edm", "v_pred", "ztsnr"].iter().any(|it| name.starts_with(it));
+        let of_marks = |name: &&str| {
+            ["edm", "v_pred", "ztsnr"]
+                .iter()
+                .any(|it| name.starts_with(it))
+        };
         let mut found: Vec<_> = stored.names().into_iter().filter(of_marks).collect();
         found.sort();
         assert_eq!(found, marks, "{name}");
@@ -393,7 +452,12 @@ fn marks_tell_what_a_file_predicts() {
         // The schedule comes back from them.
         convert(&file, &new, ModelForm::Folder);
         let new = json(&new.join("scheduler/scheduler_config.json"));
-        let keys = ["prediction_type", "rescale_betas_zero_snr", "sigma_max", "sigma_min"];
+        let keys = [
+            "prediction_type",
+            "rescale_betas_zero_snr",
+            "sigma_max",
+            "sigma_min",
+        ];
         for key in keys.into_iter().filter(|key| !new[key].is_null()) {
             assert_eq!(new[key], config[key], "{name} {key}");
         }
@@ -423,7 +487,10 @@ fn what_a_file_has_no_mark_for_is_refused_or_said() {
     let out = folder.path().join("a.safetensors");
     let lost = convert(&old, &out, ModelForm::File).lost;
     let said = |lost: &[String], part: &str| lost.iter().any(|lost| lost.contains(part));
-    assert!(said(&lost, "`beta_end` is 0.02, and there 0.012"), "{lost:?}");
+    assert!(
+        said(&lost, "`beta_end` is 0.02, and there 0.012"),
+        "{lost:?}"
+    );
     fs::write(&path, before.to_string()).unwrap();
 
     let vae = old.join("vae/config.json");
@@ -435,7 +502,10 @@ fn what_a_file_has_no_mark_for_is_refused_or_said() {
 
     changed(&old.join("unet/config.json"), "norm_num_groups", 16.into());
     let error = refused(&old, &to_file).to_string();
-    assert!(error.contains("`unet`") && error.contains("`norm_num_groups` is 16"), "{error}");
+    assert!(
+        error.contains("`unet`") && error.contains("`norm_num_groups` is 16"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -450,12 +520,16 @@ fn parts_from_elsewhere_go_into_the_new_model() {
     bytes.fill(0);
     write(&other.join(file), &stored);
     let builder = sd_onnx::builder().vae(other.join("vae"));
-    builder.convert(&old, &new, &Conversion::new(ModelForm::Folder)).unwrap();
+    builder
+        .convert(&old, &new, &Conversion::new(ModelForm::Folder))
+        .unwrap();
     assert!(tensors(&new.join(file)) == stored);
     // What is no file cannot be written.
     let codec = load(&old).codec().clone();
     let out = folder.path().join("none");
     let builder = sd_onnx::builder().codec(codec);
-    let error = builder.convert(&old, &out, &Conversion::new(ModelForm::Folder)).unwrap_err();
+    let error = builder
+        .convert(&old, &out, &Conversion::new(ModelForm::Folder))
+        .unwrap_err();
     assert!(error.to_string().contains("`Builder::vae`"), "{error}");
 }

@@ -166,8 +166,14 @@ const LAYER: [&str; 8] = [
 
 /// OpenCLIP's names of the weights around the layers.
 pub(super) const OPEN_CLIP: [(&str, &str); 4] = [
-    ("token_embedding.weight", "embeddings.token_embedding.weight"),
-    ("positional_embedding", "embeddings.position_embedding.weight"),
+    (
+        "token_embedding.weight",
+        "embeddings.token_embedding.weight",
+    ),
+    (
+        "positional_embedding",
+        "embeddings.position_embedding.weight",
+    ),
     ("ln_final.weight", "final_layer_norm.weight"),
     ("ln_final.bias", "final_layer_norm.bias"),
 ];

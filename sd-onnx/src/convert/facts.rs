@@ -86,7 +86,10 @@ pub(super) fn scheduler(old: &Map<String, Value>, new: &Map<String, Value>) -> V
         let mut config = configured.config;
         config.ignored.clear();
         let (sampler, ladder) = (configured.sampler, configured.ladder);
-        Some(format!("{} {config:?} {sampler:?} {ladder:?}", configured.class))
+        Some(format!(
+            "{} {config:?} {sampler:?} {ladder:?}",
+            configured.class
+        ))
     };
     let expected = meaning(new.clone());
     differences([old, new], |map| meaning(map) == expected)
@@ -164,20 +167,30 @@ mod tests {
         assert!(ends(text(2), text(49407)).is_empty());
         assert_eq!(ends(text(7), text(49407)), ["eos_token_id"]);
 
-        let [vae, sdxl] = [0.18215, 0.13025].map(|factor| config(json!({"scaling_factor": factor})));
-        assert_eq!(keys(network("vae", [&vae, &sdxl], SizeIds::Target).unwrap()), ["scaling_factor"]);
+        let [vae, sdxl] =
+            [0.18215, 0.13025].map(|factor| config(json!({"scaling_factor": factor})));
+        assert_eq!(
+            keys(network("vae", [&vae, &sdxl], SizeIds::Target).unwrap()),
+            ["scaling_factor"]
+        );
     }
 
     #[test]
     fn a_scheduler_differs_by_what_it_draws() {
         let euler = |more: Value| {
             let mut map = json!({"_class_name": "EulerDiscreteScheduler"});
-            map.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            map.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
             map.as_object().unwrap().clone()
         };
-        let old = euler(json!({"use_karras_sigmas": true, "trained_betas": null, "steps_offset": 0}));
+        let old =
+            euler(json!({"use_karras_sigmas": true, "trained_betas": null, "steps_offset": 0}));
         let found = scheduler(&old, &euler(json!({})));
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].to_string(), "`use_karras_sigmas` is true, and there not given");
+        assert_eq!(
+            found[0].to_string(),
+            "`use_karras_sigmas` is true, and there not given"
+        );
     }
 }

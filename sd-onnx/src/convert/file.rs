@@ -68,7 +68,9 @@ pub(super) fn write<'c>(
 }
 
 fn of_network(parts: &Parts, family: Family, network: &Network) -> Result<Vec<Stored>, Error> {
-    let shapes = network.tensors().map(|(name, tensor)| (name, tensor.shape()));
+    let shapes = network
+        .tensors()
+        .map(|(name, tensor)| (name, tensor.shape()));
     let stored = checkpoint::stored(family, network.component, &shapes.collect());
     stored.map_err(|name| {
         parts.failed(format!(
@@ -81,8 +83,12 @@ fn of_network(parts: &Parts, family: Family, network: &Network) -> Result<Vec<St
 
 fn new<'n>(network: &'n Network, stored: &Stored, steps: &Steps<'_>) -> New<'n> {
     let weights = stored.weights.iter();
-    let weights: Vec<_> = weights.filter_map(|name| network.weights.get(name)).collect();
-    let types = weights.iter().map(|weight| target(weight, steps.conversion.dtype));
+    let weights: Vec<_> = weights
+        .filter_map(|name| network.weights.get(name))
+        .collect();
+    let types = weights
+        .iter()
+        .map(|weight| target(weight, steps.conversion.dtype));
     let mut types = types.collect::<Vec<_>>();
     types.dedup();
     New {
@@ -123,7 +129,12 @@ fn marks(parts: &Parts) -> Result<Vec<(&'static str, Vec<f32>)>, Error> {
     });
     let latents = vae.transpose()?.flatten();
     let zero_snr = config.rescale_betas_zero_snr;
-    Ok(checkpoint::marks(predicts, zero_snr, latents, config.sigma_range))
+    Ok(checkpoint::marks(
+        predicts,
+        zero_snr,
+        latents,
+        config.sigma_range,
+    ))
 }
 
 /// What the file's header says, in the keys of <https://github.com/Stability-AI/ModelSpec>.
@@ -168,7 +179,11 @@ impl Reread<'_> {
         let mut shapes: BTreeMap<&str, &[usize]> = stored
             .map(|stored| (stored.name.as_str(), stored.shape.as_slice()))
             .collect();
-        let counts: Vec<_> = self.marks.iter().map(|(_, values)| [values.len()]).collect();
+        let counts: Vec<_> = self
+            .marks
+            .iter()
+            .map(|(_, values)| [values.len()])
+            .collect();
         let marks = self.marks.iter().zip(&counts);
         shapes.extend(marks.map(|((name, _), count)| (*name, &count[..])));
         let yaml = outside::read_to_string(path.with_extension("yaml"), MOST_YAML).ok();
@@ -180,9 +195,11 @@ impl Reread<'_> {
             predicts: None,
             values: &|name| self.values(name),
         };
-        let read = checkpoint::read(&file).map_err(|problem| self.parts.failed(format!(
-            "the model would not be recognised in one file: {problem}"
-        )))?;
+        let read = checkpoint::read(&file).map_err(|problem| {
+            self.parts.failed(format!(
+                "the model would not be recognised in one file: {problem}"
+            ))
+        })?;
         for (network, stored) in self.stored {
             self.check_network(&read, network, stored)?;
         }
@@ -213,13 +230,17 @@ impl Reread<'_> {
     ) -> Result<(), Error> {
         let component = network.component;
         let fail = |problem: String| {
-            self.parts.failed(format!("in one file `{component}` would be another network: {problem}"))
+            self.parts.failed(format!(
+                "in one file `{component}` would be another network: {problem}"
+            ))
         };
         let Some(found) = read.components.get(component) else {
             return Err(fail("none is recognised".into()));
         };
-        let by_name: BTreeMap<&str, &Stored> =
-            stored.iter().map(|stored| (stored.name.as_str(), stored)).collect();
+        let by_name: BTreeMap<&str, &Stored> = stored
+            .iter()
+            .map(|stored| (stored.name.as_str(), stored))
+            .collect();
         let is_right = |mapped: &Mapped| {
             let Some(stored) = by_name.get(mapped.stored.as_str()) else {
                 return false;
@@ -233,13 +254,20 @@ impl Reread<'_> {
             stored.weights.get(part) == Some(&mapped.name)
         };
         let names: Vec<_> = network.tensors().map(|(name, _)| name).collect();
-        let read_names: Vec<_> = found.tensors.iter().map(|mapped| mapped.name.as_str()).collect();
+        let read_names: Vec<_> = found
+            .tensors
+            .iter()
+            .map(|mapped| mapped.name.as_str())
+            .collect();
         if let Some(name) = names.iter().find(|name| !read_names.contains(name)) {
             return Err(fail(format!("`{}` is not recognised", printable(name))));
         }
         let wrong = found.tensors.iter().find(|mapped| !is_right(mapped));
         if let Some(wrong) = wrong {
-            return Err(fail(format!("`{}` is taken for another", printable(&wrong.stored))));
+            return Err(fail(format!(
+                "`{}` is taken for another",
+                printable(&wrong.stored)
+            )));
         }
         let configs = [&network.config, &found.config];
         let [old, new] = configs.map(|map| Config::of(&network.path, map.clone()));
@@ -283,15 +311,23 @@ impl Reread<'_> {
         if class != read.class {
             lost.push(format!(
                 "the pipeline class is {}, and is read as {}",
-                printable(if class.is_empty() { "of its own" } else { class }),
+                printable(if class.is_empty() {
+                    "of its own"
+                } else {
+                    class
+                }),
                 read.class
             ));
         }
-        let zeros = read.zeros_for_empty.unwrap_or(parts.source.towers().len() == 2);
+        let zeros = read
+            .zeros_for_empty
+            .unwrap_or(parts.source.towers().len() == 2);
         if zeros != parts.source.zero_empty_negative() {
             let [yes, no] = ["stands for zeros", "is encoded as any other"];
             let [old, new] = if zeros { [no, yes] } else { [yes, no] };
-            lost.push(format!("an empty negative prompt {old}, and is read as one that {new}"));
+            lost.push(format!(
+                "an empty negative prompt {old}, and is read as one that {new}"
+            ));
         }
         for tower in parts.source.towers() {
             let tokenizer = parts.source.tokenizer(*tower)?;

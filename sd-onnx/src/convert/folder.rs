@@ -55,11 +55,7 @@ pub(super) fn write<'c>(
 }
 
 /// Writes what a diffusers folder has beside its networks.
-pub(super) fn common(
-    parts: &Parts,
-    output: &Output,
-    lost: &mut Vec<String>,
-) -> Result<(), Error> {
+pub(super) fn common(parts: &Parts, output: &Output, lost: &mut Vec<String>) -> Result<(), Error> {
     let root = output.place();
     let scheduler = root.join("scheduler");
     output.folder(&scheduler)?;
@@ -68,7 +64,10 @@ pub(super) fn common(
         tokenizer(parts, tower, &root.join(tower.tokenizer), output)?;
     }
     let index = index::of(parts, lost)?;
-    output.write(&root.join("model_index.json"), pretty(&Value::Object(index)))
+    output.write(
+        &root.join("model_index.json"),
+        pretty(&Value::Object(index)),
+    )
 }
 
 /// Writes a tokenizer's files, and checks that they are read as the model's.
@@ -111,7 +110,10 @@ fn tokenizer(
     }
     match ClipTokenizer::load(folder)?.is_same(&expected) {
         true => Ok(()),
-        false => Err(parts.failed(format!("the files of `{}` cannot say what it is", tower.tokenizer))),
+        false => Err(parts.failed(format!(
+            "the files of `{}` cannot say what it is",
+            tower.tokenizer
+        ))),
     }
 }
 

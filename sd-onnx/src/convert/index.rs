@@ -12,11 +12,11 @@ const VERSION: &str = "0.42.1";
 /// Parts of a pipeline that are never converted, by the classes that have them. diffusers wants
 /// each one named, with the empty class for one that is not there.
 const ABSENT: [(&str, &[&str]); 2] = [
+    ("StableDiffusionXL", &["feature_extractor", "image_encoder"]),
     (
-        "StableDiffusionXL",
-        &["feature_extractor", "image_encoder"],
+        "",
+        &["feature_extractor", "image_encoder", "safety_checker"],
     ),
-    ("", &["feature_extractor", "image_encoder", "safety_checker"]),
 ];
 
 /// What the index of a model says. Whatever the old one says beside classes, such as whether an
@@ -34,11 +34,27 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
         }
         class => class,
     };
-    let is_there = |value: &Value| value.as_array().is_some_and(|list| !list[..].contains(&Value::Null));
-    let written = ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"];
+    let is_there = |value: &Value| {
+        value
+            .as_array()
+            .is_some_and(|list| !list[..].contains(&Value::Null))
+    };
+    let written = [
+        "unet",
+        "vae",
+        "text_encoder",
+        "text_encoder_2",
+        "tokenizer",
+        "tokenizer_2",
+    ];
     for (name, _) in index.iter().filter(|(_, value)| is_there(value)) {
-        if !written.contains(&name.as_str()) && !["scheduler", "_class_name"].contains(&name.as_str()) {
-            lost.push(format!("`{}` is not converted, and left out", printable(name)));
+        if !written.contains(&name.as_str())
+            && !["scheduler", "_class_name"].contains(&name.as_str())
+        {
+            lost.push(format!(
+                "`{}` is not converted, and left out",
+                printable(name)
+            ));
         }
     }
     index.retain(|key, value| !value.is_array() && !key.starts_with('_'));
@@ -77,7 +93,10 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
     }
     let scheduler = parts.scheduler_values()?;
     let class = scheduler.get("_class_name").and_then(Value::as_str);
-    set("scheduler", json!(["diffusers", class.unwrap_or("PNDMScheduler")]));
+    set(
+        "scheduler",
+        json!(["diffusers", class.unwrap_or("PNDMScheduler")]),
+    );
     Ok(index)
 }
 

@@ -98,10 +98,7 @@ impl Conversion {
     }
 
     /// Sets a function that is called after each tensor. Default: none.
-    pub fn progress(
-        mut self,
-        report: impl Fn(ConversionProgress) + Send + Sync + 'static,
-    ) -> Self {
+    pub fn progress(mut self, report: impl Fn(ConversionProgress) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(report));
         self
     }

@@ -206,7 +206,10 @@ mod tests {
         let numbers: Vec<_> = values.iter().map(|value| value.to_le_bytes()).collect();
         let bytes = cast_f64(&numbers, Type::F16).unwrap();
         let (bytes, _) = bytes.as_chunks::<2>();
-        bytes.iter().map(|&bytes| f16::from_le_bytes(bytes)).collect()
+        bytes
+            .iter()
+            .map(|&bytes| f16::from_le_bytes(bytes))
+            .collect()
     }
 
     /// All finite f16 above zero but the largest.

@@ -59,8 +59,9 @@ pub(super) fn write<'c>(
             graphs.push((network, network.component, all));
             continue;
         }
-        let (encoder, decoder): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|tensor| vae::is_of_encoder(&tensor.name));
+        let (encoder, decoder): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|tensor| vae::is_of_encoder(&tensor.name));
         graphs.push((network, "vae_decoder", decoder));
         graphs.push((network, "vae_encoder", encoder));
     }
@@ -156,7 +157,10 @@ fn text(parts: &Parts, network: &Network, weights: &Weights) -> Result<Graph, Er
     outputs.push((graph.embeddings(), "hidden_states.0".to_owned()));
     for layer in 1..config.layers {
         let skip = config.layers + 1 - layer;
-        outputs.push((format!("clip_skip_{skip}_raw"), format!("hidden_states.{layer}")));
+        outputs.push((
+            format!("clip_skip_{skip}_raw"),
+            format!("hidden_states.{layer}"),
+        ));
     }
     graph.keep(&outputs);
     Ok(graph)
@@ -195,7 +199,8 @@ impl Graph {
     /// Makes one input of two that the graph joins along the channels, if it has the second.
     fn join(&mut self, first: &str, second: &str) {
         let graph = self.graph();
-        let is_join = |node: &proto::Node| node.op_type == "Concat" && node.input == [first, second];
+        let is_join =
+            |node: &proto::Node| node.op_type == "Concat" && node.input == [first, second];
         let Some(place) = graph.node.iter().position(is_join) else {
             return;
         };
@@ -270,7 +275,9 @@ impl Graph {
     /// The sum of the token's embedding and the position's: the first one in the graph.
     fn embeddings(&mut self) -> String {
         let nodes = self.graph().node.iter();
-        let sum = nodes.filter(|node| node.op_type == "Add").find_map(|node| node.output.first());
+        let sum = nodes
+            .filter(|node| node.op_type == "Add")
+            .find_map(|node| node.output.first());
         sum.expect("the embeddings are added").clone()
     }
 
@@ -279,7 +286,10 @@ impl Graph {
         let graph = self.graph();
         let ports = std::mem::take(&mut graph.output);
         // A hidden state without a port of its own is as the others are.
-        let like = ports.iter().find(|port| port.name.starts_with("clip_skip_")).cloned();
+        let like = ports
+            .iter()
+            .find(|port| port.name.starts_with("clip_skip_"))
+            .cloned();
         for (value, name) in outputs {
             let own = ports.iter().find(|port| port.name == *value).cloned();
             let Some(mut port) = own.or(like.clone()) else {
@@ -311,7 +321,9 @@ impl Graph {
         }
         kept.reverse();
         graph.node = kept;
-        graph.initializer.retain(|tensor| needed.contains(&tensor.name));
+        graph
+            .initializer
+            .retain(|tensor| needed.contains(&tensor.name));
     }
 }
 

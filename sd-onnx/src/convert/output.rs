@@ -158,8 +158,14 @@ mod tests {
         let output = Output::new(&path).unwrap();
         output.write(output.place(), "new").unwrap();
         fs::write(&path, "old").unwrap();
-        for error in [output.finish().unwrap_err(), Output::new(&path).unwrap_err()] {
-            assert!(error.to_string().contains("nothing is overwritten"), "{error}");
+        for error in [
+            output.finish().unwrap_err(),
+            Output::new(&path).unwrap_err(),
+        ] {
+            assert!(
+                error.to_string().contains("nothing is overwritten"),
+                "{error}"
+            );
         }
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["model"]);

@@ -144,7 +144,14 @@ impl Network {
         clip_text::graph(&shape, &outline, Array2::zeros((0, 0)).view())?;
         let left_out = |name: &str| clip_text::is_left_out(&shape, name);
         let config = facts::text_config(source.config(tower.encoder)?, tower.pooled);
-        Self::new(tower.encoder, config, weights, &outline, clip_text::CLASS, left_out)
+        Self::new(
+            tower.encoder,
+            config,
+            weights,
+            &outline,
+            clip_text::CLASS,
+            left_out,
+        )
     }
 
     fn unet(source: &Source) -> Result<Self, Error> {
@@ -167,7 +174,10 @@ impl Network {
         let mut network = Self::new("vae", config, weights, &outline, shape.class(), |name| {
             vae::is_left_out(&shape, name)
         })?;
-        let more = network.weights.names().filter(|name| vae::is_left_out(&shape, name));
+        let more = network
+            .weights
+            .names()
+            .filter(|name| vae::is_left_out(&shape, name));
         let more: Vec<_> = more.map(str::to_owned).collect();
         network.names.extend(more);
         network.names.sort();

@@ -126,7 +126,8 @@ pub(super) fn external_data(
     for tensor in tensors {
         let start = end.next_multiple_of(ALIGNMENT);
         let gap = (start - end) as usize;
-        file.write_all(&[0; ALIGNMENT as usize][..gap]).map_err(failed)?;
+        file.write_all(&[0; ALIGNMENT as usize][..gap])
+            .map_err(failed)?;
         tensor.write(&mut file, failed, steps)?;
         offsets.push(start);
         end = start + tensor.length();

@@ -112,7 +112,9 @@ impl ModelFile {
             ("is_cosxl_edit", checkpoint.cosxl_edit),
             ("requires_aesthetics_score", checkpoint.aesthetics_score),
         ];
-        let said = flags.into_iter().filter_map(|(key, flag)| Some((key.to_owned(), flag?.into())));
+        let said = flags
+            .into_iter()
+            .filter_map(|(key, flag)| Some((key.to_owned(), flag?.into())));
         said.collect()
     }
 

@@ -374,7 +374,11 @@ impl Source {
         let folder = match (&self.tokenizer, self.model()) {
             (Some(folder), _) => {
                 let of_model = folder.join(tower.tokenizer);
-                if of_model.is_dir() { of_model } else { folder.clone() }
+                if of_model.is_dir() {
+                    of_model
+                } else {
+                    folder.clone()
+                }
             }
             (None, Base::Folder(folder)) => folder.component(tower.tokenizer)?,
             (None, Base::File(file)) => {
@@ -383,7 +387,9 @@ impl Source {
             }
         };
         let files = TOKENIZER_FILES.iter().map(|name| folder.join(name));
-        Ok(TokenizerFiles::Copied(files.filter(|file| file.is_file()).collect()))
+        Ok(TokenizerFiles::Copied(
+            files.filter(|file| file.is_file()).collect(),
+        ))
     }
 
     /// What `model_index.json` says; of a file, what it would say beside classes.

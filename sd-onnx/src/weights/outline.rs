@@ -54,7 +54,10 @@ impl Weights {
 
     /// The names and the shapes of the tensors that graphs have asked for.
     pub fn used(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        let used = self.tensors.iter().filter(|(_, tensor)| tensor.used.load(Ordering::Relaxed));
+        let used = self
+            .tensors
+            .iter()
+            .filter(|(_, tensor)| tensor.used.load(Ordering::Relaxed));
         used.map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))
     }
 

@@ -25,7 +25,9 @@ pub fn tables() -> Value {
 /// The names that a published file has for the weights of a table, without duplicates.
 pub fn stored_names(table: &Value) -> Vec<String> {
     let rows = table["tensors"].as_array().unwrap().iter();
-    let mut names: Vec<_> = rows.map(|row| row[3].as_str().unwrap().to_owned()).collect();
+    let mut names: Vec<_> = rows
+        .map(|row| row[3].as_str().unwrap().to_owned())
+        .collect();
     names.sort();
     names.dedup();
     names
@@ -39,7 +41,9 @@ pub fn write_wide(name: &str, table: &Value, folder: &Path) {
         let mut values = vec![0.0; shape.iter().product()];
         TorchRng::new(seed as u64).fill(&mut values);
         let [scale, offset] = [5, 6].map(|at| row[at].as_f64().unwrap() as f32);
-        values.iter_mut().for_each(|value| *value = offset + scale * *value);
+        values
+            .iter_mut()
+            .for_each(|value| *value = offset + scale * *value);
         let component = components.entry(row[0].as_str().unwrap()).or_default();
         let name = row[1].as_str().unwrap().to_owned();
         component.insert(name, Tensor { shape, values });

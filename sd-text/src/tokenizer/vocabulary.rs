@@ -59,7 +59,11 @@ fn files(pad: &str) -> [(&'static str, String); 4] {
     });
     let vocab = format!("{{{}}}\n", entries.collect::<Vec<_>>().join(", "));
     let mut lines = vec!["#version: 0.2".to_owned()];
-    lines.extend(merges.into_iter().map(|(left, right)| format!("{left} {right}")));
+    lines.extend(
+        merges
+            .into_iter()
+            .map(|(left, right)| format!("{left} {right}")),
+    );
     let special = json!({
         "bos_token": BOS,
         "eos_token": EOS,

@@ -40,9 +40,7 @@ pub(crate) fn stored(
         (_, Family::Sd1) => text::transformers("cond_stage_model.transformer.", shapes),
         (_, Family::Sd2) => text::open_clip("cond_stage_model.model.", shapes),
         (_, Family::Refiner) => text::open_clip("conditioner.embedders.0.model.", shapes),
-        ("text_encoder_2", Family::Xl) => {
-            text::open_clip("conditioner.embedders.1.model.", shapes)
-        }
+        ("text_encoder_2", Family::Xl) => text::open_clip("conditioner.embedders.1.model.", shapes),
         (_, Family::Xl) => text::transformers("conditioner.embedders.0.transformer.", shapes),
     }
 }

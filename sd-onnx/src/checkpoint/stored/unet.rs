@@ -32,8 +32,18 @@ impl Blocks {
         for level in (0..).take_while(|level| has(&format!("down_blocks.{level}"))) {
             let block = format!("down_blocks.{level}");
             for layer in (0..).take_while(|layer| has(&format!("{block}.resnets.{layer}"))) {
-                blocks.add(&block, "resnets", layer, &format!("input_blocks.{number}.0"));
-                blocks.add(&block, "attentions", layer, &format!("input_blocks.{number}.1"));
+                blocks.add(
+                    &block,
+                    "resnets",
+                    layer,
+                    &format!("input_blocks.{number}.0"),
+                );
+                blocks.add(
+                    &block,
+                    "attentions",
+                    layer,
+                    &format!("input_blocks.{number}.1"),
+                );
                 number += 1;
             }
             let sampler = format!("{block}.downsamplers.0");
@@ -47,8 +57,18 @@ impl Blocks {
             let block = format!("up_blocks.{level}");
             let mut last = 0;
             for layer in (0..).take_while(|layer| has(&format!("{block}.resnets.{layer}"))) {
-                blocks.add(&block, "resnets", layer, &format!("output_blocks.{number}.0"));
-                blocks.add(&block, "attentions", layer, &format!("output_blocks.{number}.1"));
+                blocks.add(
+                    &block,
+                    "resnets",
+                    layer,
+                    &format!("output_blocks.{number}.0"),
+                );
+                blocks.add(
+                    &block,
+                    "attentions",
+                    layer,
+                    &format!("output_blocks.{number}.1"),
+                );
                 last = match has(&format!("{block}.attentions.{layer}")) {
                     true => 1,
                     false => 0,
@@ -68,7 +88,8 @@ impl Blocks {
     }
 
     fn add(&mut self, block: &str, kind: &str, layer: usize, name: &str) {
-        self.0.insert(format!("{block}.{kind}.{layer}"), name.to_owned());
+        self.0
+            .insert(format!("{block}.{kind}.{layer}"), name.to_owned());
     }
 
     /// The name of a tensor.
@@ -78,7 +99,11 @@ impl Blocks {
             return Some(format!("{single}.{leaf}"));
         }
         // `down_blocks.1.attentions.0`, but `mid_block.attentions.0`.
-        let parts = if today.starts_with("mid_block.") { 3 } else { 4 };
+        let parts = if today.starts_with("mid_block.") {
+            3
+        } else {
+            4
+        };
         let (end, _) = today.match_indices('.').nth(parts - 1)?;
         let (block, inside) = (&today[..end], &today[end + 1..]);
         let name = self.0.get(block)?;

@@ -8,7 +8,11 @@ pub(super) fn stored(prefix: &str, shapes: &Shapes<'_>) -> Result<Vec<Stored>, S
         let rest = name.strip_prefix("decoder.up_blocks.")?;
         rest.split('.').next()?.parse::<usize>().ok()
     };
-    let ups = shapes.keys().filter_map(level).max().map_or(0, |last| last + 1);
+    let ups = shapes
+        .keys()
+        .filter_map(level)
+        .max()
+        .map_or(0, |last| last + 1);
     let tensors = shapes.iter().map(|(&today, &shape)| {
         let name = name(today, ups).ok_or_else(|| today.to_owned())?;
         let mut stored = whole(format!("{prefix}{name}"), today, shape);

@@ -19,7 +19,9 @@ fn models() -> Vec<(String, &'static Value)> {
         let tables = TABLES[kind].as_object().unwrap().iter();
         tables.map(|(name, table)| (name.clone(), table))
     });
-    let whole: Vec<_> = tables.filter(|(_, table)| !table["configs"]["unet"].is_null()).collect();
+    let whole: Vec<_> = tables
+        .filter(|(_, table)| !table["configs"]["unet"].is_null())
+        .collect();
     assert!(whole.len() >= 27, "{}", whole.len());
     whole
 }
@@ -50,9 +52,17 @@ fn names_are_those_of_published_files() {
                 weights.sort_by_key(|(view, _)| ["q", "k", "v"].iter().position(|it| it == view));
                 let names: Vec<_> = weights.iter().map(|(_, today)| *today).collect();
                 assert_eq!(tensor.weights, names, "{name} {}", tensor.name);
-                let row = of_component.clone().find(|row| row.stored == tensor.name).unwrap();
+                let row = of_component
+                    .clone()
+                    .find(|row| row.stored == tensor.name)
+                    .unwrap();
                 assert_eq!(tensor.shape, row.stored_shape(), "{name} {}", tensor.name);
-                assert_eq!(tensor.transposed, row.view == "transposed", "{name} {}", tensor.name);
+                assert_eq!(
+                    tensor.transposed,
+                    row.view == "transposed",
+                    "{name} {}",
+                    tensor.name
+                );
             }
         }
     }
