@@ -9,9 +9,10 @@ use crate::{Error, checkpoint::Family};
 /// The version of diffusers whose folders are written.
 const VERSION: &str = "0.42.1";
 
-/// Parts of a pipeline that are never converted, by the classes that have them. diffusers wants
-/// each one named, with the empty class for one that is not there.
-const ABSENT: [(&str, &[&str]); 2] = [
+/// Parts of a pipeline that no checkpoint file has, by the beginnings of the classes' names.
+/// diffusers wants each part of a class named, with null for one that is not there.
+const ABSENT: [(&str, &[&str]); 3] = [
+    ("StableDiffusionXLInstructPix2Pix", &[]),
     ("StableDiffusionXL", &["feature_extractor", "image_encoder"]),
     (
         "",
@@ -57,14 +58,17 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
             ));
         }
     }
-    index.retain(|key, value| !value.is_array() && !key.starts_with('_'));
+    let is_of_folder = index.contains_key("_class_name");
+    index.retain(|key, value| !is_there(value) && !key.starts_with('_'));
     let mut set = |key: &str, value: Value| index.insert(key.to_owned(), value);
     set("_class_name", json!(class));
     set("_diffusers_version", json!(VERSION));
     let is_xl = class.starts_with("StableDiffusionXL");
     let absent = ABSENT.iter().find(|(start, _)| class.starts_with(start));
     for name in absent.map_or(&[][..], |(_, names)| names) {
-        set(name, json!([null, null]));
+        if !is_of_folder {
+            set(name, json!([null, null]));
+        }
     }
     if is_xl {
         let zeros = parts.source.zero_empty_negative();

@@ -234,8 +234,10 @@ impl Graph {
     /// Finds in the graph what the input `ends` says: the place of the first id `end`, or of the
     /// largest one.
     fn end_of_text(&mut self, end: Option<i64>) {
+        let place = "end_of_text";
+        self.graph().input.retain(|port| port.name != ENDS);
+        self.rename(ENDS, place);
         let graph = self.graph();
-        graph.input.retain(|port| port.name != ENDS);
         let int = |name: &str, i: i64| proto::Attribute {
             name: name.to_owned(),
             r#type: proto::AttributeType::Int as i32,
@@ -268,7 +270,7 @@ impl Graph {
         let to = int("to", proto::DataType::Int32 as i64);
         nodes.push(node("Cast", &[ids], "end_score", vec![to]));
         let first = vec![int("axis", 1), int("keepdims", 1)];
-        nodes.push(node("ArgMax", &["end_score"], ENDS, first));
+        nodes.push(node("ArgMax", &["end_score"], place, first));
         graph.node.splice(0..0, nodes);
     }
 
@@ -292,12 +294,16 @@ impl Graph {
             .cloned();
         for (value, name) in outputs {
             let own = ports.iter().find(|port| port.name == *value).cloned();
-            let Some(mut port) = own.or(like.clone()) else {
+            let is_port = own.is_some();
+            if let Some(port) = own.or(like.clone()) {
+                let name = name.clone();
+                self.graph().output.push(proto::ValueInfo { name, ..port });
+            }
+            if is_port {
+                self.rename(value, name);
                 continue;
-            };
-            port.name.clone_from(name);
-            graph.output.push(port);
-            graph.node.push(proto::Node {
+            }
+            self.graph().node.push(proto::Node {
                 input: vec![value.clone()],
                 output: vec![name.clone()],
                 name: format!("Identity_{name}"),
