@@ -178,7 +178,11 @@ impl PipelineBuilder {
         {
             let refines = denoiser.inputs();
             check_prompts("refiner", refines, prompts)?;
-            if (refines.channels, refines.patch, refines.beside) != (latents, inputs.patch, 0) {
+            if refines.patch == 0 {
+                let problem = "the refiner has patches of 0 latents, expected at least 1";
+                return Err(Error::Parts(problem.into()));
+            }
+            if (refines.channels, refines.beside) != (latents, 0) {
                 return Err(Error::Parts(format!(
                     "the refiner takes latents of {} channels with {} beside them, the denoiser has {latents} latent channels",
                     refines.channels, refines.beside

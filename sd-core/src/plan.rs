@@ -244,9 +244,16 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     if let Some(beside) = &request.beside {
         problems.extend(beside_problem(inputs, beside, request.count, latents));
     }
-    if let Some(side) = latents.into_iter().find(|side| side % inputs.patch != 0) {
-        let expected = format!("latents of sides that are multiples of {}", inputs.patch);
-        problems.push(Problem::new("size", expected, side));
+    // Also where this run does without the refiner: one size for all pictures of a model.
+    for patch in [Some(inputs.patch), refiner.map(|inputs| inputs.patch)]
+        .into_iter()
+        .flatten()
+    {
+        if let Some(side) = latents.into_iter().find(|side| side % patch != 0) {
+            let expected = format!("latents of sides that are multiples of {patch}");
+            problems.push(Problem::new("size", expected, side));
+            break;
+        }
     }
     let (rungs, clip_skip) = (rungs?, clip_skip?);
     let (prompt, negative) = (prompt?, negative?);

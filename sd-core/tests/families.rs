@@ -448,6 +448,27 @@ fn the_refiner_takes_over_at_its_timestep_or_step() {
 }
 
 #[test]
+fn sides_fit_the_patches_of_base_and_refiner() {
+    let base_spy = Spy::new(sdxl().patch(2));
+    let refiner = Inputs::new(4, 3).pooled(6).sizes(SizeIds::Score);
+    let pipeline = builder(&base_spy)
+        .refiner("refiner", prompts(&[1]), Spy::new(refiner.patch(4)))
+        .build()
+        .unwrap();
+    let factor = pipeline.codec().factor() as u32;
+    let of = |latents: u32| base().size(latents * factor, 8 * factor);
+    pipeline.generate(&of(12)).unwrap();
+    for (latents, patch) in [(10, 4), (9, 2)] {
+        let expected = format!("latents of sides that are multiples of {patch}");
+        refused(
+            &pipeline,
+            &of(latents),
+            &format!("size is {latents}, expected {expected}"),
+        );
+    }
+}
+
+#[test]
 fn the_refiner_has_its_own_texts_and_sizes() {
     let refined = Refined::new();
     let request = base().negative("").refiner(0.0).aesthetic_scores(7.0, 3.0);

@@ -250,7 +250,8 @@ impl Builder {
     }
 
     /// Reads a folder in the diffusers layout and gets the model ready to draw: Stable Diffusion
-    /// 1.x, 2.x, SDXL or one of their relatives, as its files say.
+    /// 1.x, 2.x, SDXL or one of their relatives, as its files say. Components may be ONNX graphs
+    /// that another tool exported: see [`handbook::files`](crate::handbook::files).
     ///
     /// Outdated values of the scheduler and the UNet are corrected as diffusers' pipelines do it,
     /// each with a warning: see [`handbook::files`](crate::handbook::files). A request without a

@@ -93,7 +93,7 @@ fn pickles() {
         &[
             "unet",
             "diffusion_pytorch_model.bin",
-            "byte 0",
+            "byte 45",
             "posix.system",
         ],
         |_, folder| {

@@ -1,6 +1,6 @@
 //! The families of models, and what only the family tells.
 
-use super::{Problem, text::Tower, unet::Unet};
+use super::{text::Tower, unet::Unet};
 
 /// A family of models with the same text encoders and the same way of naming a size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,26 +36,28 @@ pub(super) const SIZE_WIDTH: usize = 256;
 
 impl Family {
     /// Recognises the family of a UNet and of the text encoders beside it.
-    pub(super) fn of(unet: &Unet, towers: &[Tower<'_>]) -> Result<Self, Problem> {
-        let context = unet.context_width();
-        let has = |name| towers.iter().any(|tower| tower.component == name);
+    pub(super) fn of(unet: &Unet, towers: &[Tower<'_>]) -> Self {
+        let context = unet.prompt_width();
         let Some(added) = unet.added_width() else {
-            return Ok(match context {
+            return match context {
                 768 => Self::Sd1,
                 1024 => Self::Sd2,
                 _ if towers.iter().any(Tower::is_open_clip) => Self::Sd2,
                 // Stable Diffusion 2 was the first with linear projections.
                 _ if unet.projects_linearly() => Self::Sd2,
                 _ => Self::Sd1,
-            });
+            };
         };
-        let is_refiner = match (has("text_encoder"), has("text_encoder_2")) {
-            (true, true) => false,
-            (false, true) if !towers.iter().any(|tower| tower.is_embedder_1()) => true,
-            // The pooled text is as wide as the refiner's one text encoder, and five sizes follow.
-            _ => added.checked_sub(5 * SIZE_WIDTH) == Some(context),
+        // The refiner's prompt comes from the second text encoder alone. Without that encoder, five
+        // sizes follow a pooled text that is as wide as the prompt.
+        let second = towers
+            .iter()
+            .find(|tower| tower.component == "text_encoder_2");
+        let is_refiner = match second {
+            Some(tower) => tower.width() == context,
+            None => added.checked_sub(5 * SIZE_WIDTH) == Some(context),
         };
-        Ok(if is_refiner { Self::Refiner } else { Self::Xl })
+        if is_refiner { Self::Refiner } else { Self::Xl }
     }
 
     /// The name for a message.

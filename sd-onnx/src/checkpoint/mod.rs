@@ -137,7 +137,6 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
     };
     let towers = split.towers(unet.as_ref());
     let family = unet.as_ref().map(|unet| Family::of(unet, &towers));
-    let family = family.transpose()?;
     let mut warnings = Vec::new();
     let evidence = Evidence::of(file, unet.as_ref(), family, &mut warnings)?;
 

@@ -198,9 +198,9 @@ fn claims(file: &File<'_>, yaml: &Yaml, warnings: &mut Vec<String>) -> Vec<Claim
     if has("v_pred") {
         claim(Predicts::V, "the file has the tensor `v_pred`", false);
     }
-    if let Some((predicts, key)) = &yaml.predicts {
+    if let &Some((predicts, ref key)) = &yaml.predicts {
         claim(
-            *predicts,
+            predicts,
             &format!("the .yaml beside the file has {key}"),
             false,
         );

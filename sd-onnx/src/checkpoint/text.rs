@@ -37,13 +37,6 @@ impl<'a> Tower<'a> {
         self.is_open_clip
     }
 
-    /// Whether it is SGM's second embedder, or called the second text encoder otherwise.
-    pub fn is_embedder_1(&self) -> bool {
-        let first = self.tensors.first();
-        self.component == "text_encoder_2"
-            && first.is_some_and(|tensor| !tensor.stored.starts_with("conditioner.embedders.0."))
-    }
-
     /// The width of the token embedding, 0 without one.
     pub fn width(&self) -> usize {
         let is_embedding = |tensor: &&Tensor<'_>| tensor.rest.ends_with("token_embedding.weight");

@@ -125,6 +125,15 @@ impl Unet {
         first.map_or(0, |name| self.tensors.dim(name, 1))
     }
 
+    /// The width of the prompt that goes in, which a layer may project to
+    /// [that width](Self::context_width).
+    pub fn prompt_width(&self) -> usize {
+        match self.tensors.dim("encoder_hid_proj.weight", 1) {
+            0 => self.context_width(),
+            width => width,
+        }
+    }
+
     /// Whether the transformers project with linear layers and not with convolutions.
     pub fn projects_linearly(&self) -> bool {
         self.tensors.shape(&first_projection(&self.tensors)).len() == 2

@@ -38,6 +38,17 @@ const DOMAINS: [&str; 6] = [
 ];
 /// Subgraphs within subgraphs beyond this depth are refused.
 const MOST_DEPTH: usize = 16;
+/// The most nodes and initializers together, the names that all nodes read and write among them.
+/// SDXL's UNet has some ten thousand nodes.
+const MOST_ENTRIES: usize = 1 << 22;
+/// The most names that one node reads and writes, with its subgraphs.
+const MOST_NAMES: usize = 1 << 16;
+/// The most inputs, outputs, operator sets or functions.
+const MOST_PORTS: usize = 1 << 12;
+/// The longest description of an input, an output or of where a tensor's values are, in bytes.
+const MOST_DESCRIPTION: u64 = 1 << 16;
+/// The most dimensions of a tensor.
+const MOST_DIMENSIONS: usize = 64;
 
 /// A graph in a file.
 #[derive(Debug)]
@@ -133,6 +144,7 @@ impl OnnxFile {
             opsets: Vec::new(),
             functions: Vec::new(),
             graph: None,
+            entries: 0,
         };
         let mut wire = Wire::new(BufReader::new(file), 0);
         reader.model(&mut wire, length).map_err(|error| {
@@ -182,6 +194,13 @@ impl OnnxFile {
             }
         }
         files
+    }
+}
+
+impl Node {
+    /// How many names it has.
+    fn names(&self) -> usize {
+        self.inputs.len() + self.outputs.len() + self.captured.len()
     }
 }
 
@@ -288,6 +307,8 @@ struct Reader<'a> {
     /// Domain and name of each function that the model brings along.
     functions: Vec<(String, String)>,
     graph: Option<RawGraph>,
+    /// How many of `MOST_ENTRIES` there are so far.
+    entries: usize,
 }
 
 #[derive(Default)]
@@ -309,8 +330,11 @@ impl Reader<'_> {
                     self.graph = Some(graph);
                 }
                 (7, _) => return Err(wire.wrong("a second graph").into()),
+                (8 | 25, _) if self.opsets.len() + self.functions.len() >= MOST_PORTS => {
+                    return Err(wire.wrong("too many operator sets or functions").into());
+                }
                 (8, Value::Bytes(length)) => {
-                    let bytes = wire.bytes(length)?;
+                    let bytes = described(wire, length)?;
                     self.opsets.push(proto::OperatorSet::decode(&bytes[..])?);
                     put(&mut self.model, field.number, &bytes);
                 }
@@ -329,18 +353,36 @@ impl Reader<'_> {
         let mut graph = RawGraph::default();
         while let Some(field) = wire.field(end)? {
             match (field.number, field.value) {
-                (1, Value::Bytes(length)) => graph.nodes.push(node(wire.bytes(length)?, 0)?),
+                (1, Value::Bytes(length)) => {
+                    let node = node(wire.bytes(length)?, 0)?;
+                    self.entries += 1 + node.names();
+                    graph.nodes.push(node);
+                }
                 (5, Value::Bytes(length)) => {
+                    self.entries += 1;
                     let initializer = self.initializer(wire, length)?;
                     graph.initializers.push(initializer);
                 }
-                (11, Value::Bytes(length)) => graph.inputs.push(port(&wire.bytes(length)?)?),
-                (12, Value::Bytes(length)) => graph.outputs.push(port(&wire.bytes(length)?)?),
+                (11 | 12, Value::Bytes(length)) => {
+                    let port = port(&described(wire, length)?)?;
+                    let ports = match field.number {
+                        11 => &mut graph.inputs,
+                        _ => &mut graph.outputs,
+                    };
+                    // Initializers were once listed among the inputs.
+                    self.entries += 1;
+                    ports.push(port);
+                }
                 (15, _) => {
                     let problem = "sparse initializers are not supported".to_owned();
                     return Err(Error::graph(self.path, problem).into());
                 }
                 _ => keep(wire, field.number, field.value, &mut graph.rest)?,
+            }
+            if self.entries > MOST_ENTRIES {
+                return Err(wire
+                    .wrong("more nodes and tensors than any model has")
+                    .into());
             }
         }
         Ok(graph)
@@ -360,15 +402,12 @@ impl Reader<'_> {
         if head.dims.iter().any(|&side| side < 0) {
             return Err(wrong("a negative size").into());
         }
-        let bytes = head
-            .dims
-            .iter()
-            .try_fold(1u64, |all, &side| all.checked_mul(side as u64))
-            .zip(type_size(head.data_type))
-            .map(|(count, size)| count.checked_mul(size));
-        let bytes = match bytes {
-            Some(None) => return Err(wrong("more elements than memory can have").into()),
-            Some(bytes) => bytes,
+        let mut sides = head.dims.iter().map(|&side| side as u64);
+        let bytes = match type_size(head.data_type) {
+            Some(size) => {
+                let bytes = sides.try_fold(size, |all, side: u64| all.checked_mul(side));
+                Some(bytes.ok_or_else(|| wrong("more elements than memory can have"))?)
+            }
             None => None,
         };
         let data = if head.is_external {
@@ -580,7 +619,7 @@ fn tensor<R: Read + Seek>(wire: &mut Wire<R>, end: u64) -> Result<Head, Problem>
             (1, Value::Varint(side)) => head.dims.push(side as i64),
             (1, Value::Bytes(length)) => {
                 let end = wire.at() + length;
-                while wire.at() < end {
+                while wire.at() < end && head.dims.len() <= MOST_DIMENSIONS {
                     head.dims.push(wire.varint(end)? as i64);
                 }
             }
@@ -591,7 +630,7 @@ fn tensor<R: Read + Seek>(wire: &mut Wire<R>, end: u64) -> Result<Head, Problem>
                 wire.skip(length)?;
             }
             (13, Value::Bytes(length)) => {
-                let pair = proto::StringPair::decode(&wire.bytes(length)?[..])?;
+                let pair = proto::StringPair::decode(&described(wire, length)?[..])?;
                 head.external.push(pair);
             }
             (14, Value::Varint(location)) => {
@@ -599,6 +638,11 @@ fn tensor<R: Read + Seek>(wire: &mut Wire<R>, end: u64) -> Result<Head, Problem>
             }
             (_, Value::Bytes(length)) => wire.skip(length)?,
             _ => {}
+        }
+        if head.dims.len() > MOST_DIMENSIONS || head.external.len() > MOST_DIMENSIONS {
+            return Err(wire
+                .wrong("more dimensions or places of data than any tensor has")
+                .into());
         }
     }
     Ok(head)
@@ -619,6 +663,11 @@ fn node(bytes: Vec<u8>, depth: usize) -> Result<Node, Problem> {
             (5, Value::Bytes(length)) => attribute(&wire.bytes(length)?, depth, &mut captured)?,
             (_, Value::Bytes(length)) => wire.skip(length)?,
             _ => {}
+        }
+        if inputs.len() + outputs.len() + captured.len() > MOST_NAMES {
+            return Err(wire
+                .wrong("more names in a node than any operator has")
+                .into());
         }
     }
     if domain == "ai.onnx" {
@@ -668,6 +717,11 @@ fn subgraph(bytes: &[u8], depth: usize, captured: &mut Vec<String>) -> Result<()
                 let inner = node(wire.bytes(length)?, depth)?;
                 captured.extend(inner.inputs);
                 captured.extend(inner.captured);
+                if captured.len() > MOST_NAMES {
+                    return Err(wire
+                        .wrong("more names in an inner graph than any has")
+                        .into());
+                }
             }
             (5, Value::Bytes(length)) => {
                 let end = wire.at() + length;
@@ -706,6 +760,16 @@ fn function(bytes: &[u8]) -> Result<(String, String), Problem> {
         }
     }
     Ok((domain, name))
+}
+
+/// Reads a message that is short in every file.
+fn described<R: Read + Seek>(wire: &mut Wire<R>, length: u64) -> Result<Vec<u8>, Problem> {
+    if length > MOST_DESCRIPTION {
+        let problem =
+            format!("a description of {length} bytes, expected at most {MOST_DESCRIPTION}");
+        return Err(wire.wrong(problem).into());
+    }
+    Ok(wire.bytes(length)?)
 }
 
 fn port(bytes: &[u8]) -> Result<Port, Problem> {

@@ -146,6 +146,12 @@ fn what_cannot_be_given_or_run_is_named() {
     });
     assert!(error.contains("no `cross_attention_dim`"), "{error}");
 
+    let error = refused(|model, _| graph(model).input[0] = port("sample", float, &[0, 7, 0, 0]));
+    assert!(
+        error.contains("`sample` has 7 channels, expected 4"),
+        "{error}"
+    );
+
     let error = refused(|model, _| drop(graph(model).input.remove(1)));
     assert!(error.contains("no input `timestep`"), "{error}");
 

@@ -8,7 +8,7 @@ use sd_text::outside::printable;
 
 use super::{
     adapter::{Adapter, At, Limits, check_type, dims, int, same_side},
-    file::{OnnxFile, Port, Side},
+    file::{Node, OnnxFile, Port, Side},
     text::FLOATS,
 };
 use crate::{
@@ -26,6 +26,9 @@ const TIMESTEPS: [DataType; 5] = [
     DataType::Int64,
     DataType::Int32,
 ];
+
+/// The most doublings that are counted. Published UNets have two or three.
+const MOST_LEVELS: usize = 6;
 
 /// A UNet and what it takes.
 #[derive(Debug)]
@@ -58,15 +61,23 @@ pub(crate) fn graph(
     let output = unet.output()?;
     let channels = unet.size(output, 1, "out_channels", Some(4))?;
     let all = unet.size(sample, 1, "in_channels", Some(channels))?;
-    let Some(beside) = all.checked_sub(channels) else {
-        return Err(file.wrong(format!(
-            "`{}` has {all} channels and the output {channels}, expected at least as \
-             many in the input",
-            sample.name
-        )));
+    // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of a
+    // picture.
+    let beside = match all.checked_sub(channels) {
+        Some(beside) if beside == 0 || beside == channels || beside == channels + 1 => beside,
+        _ => {
+            let (double, more) = (2 * channels, 2 * channels + 1);
+            return Err(file.wrong(format!(
+                "`sample` has {all} channels, expected {channels}, as the output, {double} for \
+                 instruct-pix2pix or {more} for inpainting (depth-to-image models and upscalers \
+                 are not supported)"
+            )));
+        }
     };
     let width = unet.size(context, 2, "cross_attention_dim", None)?;
-    let mut inputs = Inputs::new(channels, width).beside(beside);
+    let mut inputs = Inputs::new(channels, width)
+        .beside(beside)
+        .patch(patch(&file));
 
     let sides = dims(&file, sample, 4)?;
     unet.sample(sample, &sides, channels, beside);
@@ -127,6 +138,18 @@ pub(crate) fn graph(
         guidance_width,
         sample_size,
     })
+}
+
+/// The number that the sides of latents must be multiples of. Exporters write the way up as
+/// doublings, which does not undo the halving of an odd side.
+fn patch(file: &OnnxFile) -> usize {
+    let doubles = |node: &&Node| match node.op.as_str() {
+        "Upsample" => true,
+        // With sizes as its last input it takes those of the way down.
+        "Resize" => node.inputs.get(3).is_none_or(String::is_empty),
+        _ => false,
+    };
+    1 << file.nodes.iter().filter(doubles).count().min(MOST_LEVELS)
 }
 
 struct Unet<'f> {

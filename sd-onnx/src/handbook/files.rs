@@ -126,8 +126,9 @@
 //! is an error that names it, and so is an operator of another library. Pictures are those that the
 //! same weights draw from a diffusers folder, with these differences:
 //!
-//! - **Sizes.** A graph may have been exported for one size of picture. Other sizes are an error at
-//!   the first call.
+//! - **Sizes.** The sides of pictures must be multiples of 64, as a rule: exporters write a UNet's
+//!   way up as doublings of the smallest level. A graph may also have been exported for one size of
+//!   picture; other sizes are an error at the first call.
 //! - **Clip skip.** The inner layers are found by the structure of the graph. Where an optimiser has
 //!   fused that away, a layer that is no output of the graph is an error when it is asked for.
 //! - **Whole timesteps.** A graph that takes integers gets the nearest ones. Ladders whose timesteps

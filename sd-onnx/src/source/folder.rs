@@ -36,7 +36,8 @@ struct Index {
 }
 
 /// Pipeline classes of models that are not supported, and what they are.
-const REFUSED: [(&str, &str); 4] = [
+const REFUSED: [(&str, &str); 5] = [
+    ("OnnxStableDiffusionUpscalePipeline", "the x4 upscaler"),
     ("StableDiffusionDepth2ImgPipeline", "a depth-to-image model"),
     ("StableDiffusionUpscalePipeline", "the x4 upscaler"),
     ("StableUnCLIPPipeline", "Stable unCLIP"),

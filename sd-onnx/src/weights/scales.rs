@@ -1,10 +1,10 @@
 //! ComfyUI's scaled weights of 8 bits: a weight is its stored value times a scale, in f32.
 //!
 //! Two generations of names are in use. A file of the older one has a tensor `scaled_fp8` as its
-//! mark, and `X.scale_weight` beside `X.weight`; the newer one has `X.weight_scale`, and a JSON text
-//! in `X.comfy_quant` or in the header's `_quantization_metadata` that names the format.
-//! `X.scale_input` and `X.input_scale` are for products in 8 bits, which nothing here computes;
-//! neither is the flag `full_precision_matrix_mult`, which asks for what is done here anyway.
+//! mark, and `X.scale_weight` beside `X.weight`. The newer one has `X.weight_scale`, and a JSON
+//! text in `X.comfy_quant` or in the header's `_quantization_metadata` that names the format.
+//! `X.scale_input` and `X.input_scale` are for products in 8 bits, which nothing here computes. The
+//! flag `full_precision_matrix_mult` asks for products in full precision, which is always done.
 
 use std::{
     collections::{HashMap, HashSet},

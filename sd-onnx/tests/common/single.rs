@@ -1,0 +1,257 @@
+//! Models in one file, and the folders of the same models, from
+//! `tests/golden/single_files.json.gz`.
+//!
+//! A test file that uses this one has `mod common;` too.
+
+// Each test file uses its own part of this, and a fixture that is not there fails the test.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    io::Read,
+    path::Path,
+    sync::LazyLock,
+};
+
+use half::{bf16, f16};
+use safetensors::{Dtype, tensor::TensorView};
+use sd_onnx::schedulers::{NoiseSource, TorchRng};
+use serde_json::{Value, json};
+
+use crate::common::{Tensor, Tensors, family, golden, plain_file, write_tensors};
+
+/// The golden tables.
+static TABLES: LazyLock<Value> = LazyLock::new(|| {
+    let file = fs::File::open(golden("single_files.json.gz")).unwrap();
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(file)
+        .read_to_string(&mut text)
+        .unwrap();
+    serde_json::from_str(&text).unwrap()
+});
+
+/// The families that have a UNet, in little, in widths that a single file can tell.
+pub fn families() -> Vec<&'static str> {
+    let families = TABLES["families"].as_object().unwrap().iter();
+    let whole = families.filter(|(_, table)| !table["configs"]["unet"].is_null());
+    whole.map(|(name, _)| name.as_str()).collect()
+}
+
+/// How a single file is written.
+pub struct Options {
+    /// The type of all weights.
+    pub dtype: Dtype,
+    /// Whether tensors go by diffusers' names, behind the names of the folders.
+    pub todays_names: bool,
+    /// The components that are left out.
+    pub without: Vec<&'static str>,
+    /// Whether the tensors are there that published files have and no network uses.
+    pub extra: bool,
+    /// New names of tensors, by their names in the file; none leaves a tensor out.
+    pub rename: fn(&str) -> Option<String>,
+    /// More of the header's metadata.
+    pub metadata: Vec<(&'static str, &'static str)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            dtype: Dtype::F32,
+            todays_names: false,
+            without: Vec::new(),
+            extra: true,
+            rename: |name| Some(name.to_owned()),
+            metadata: Vec::new(),
+        }
+    }
+}
+
+/// The weights of a family's components by today's names: each tensor is `offset + scale · randn`,
+/// rounded to f16.
+pub fn single_weights(name: &str) -> BTreeMap<String, Tensors> {
+    let mut weights: BTreeMap<String, Tensors> = BTreeMap::new();
+    for (seed, row) in rows(name).iter().enumerate() {
+        let shape = sizes(&row[2]);
+        let mut values = vec![0.0; shape.iter().product()];
+        TorchRng::new(seed as u64 + 1).fill(&mut values);
+        let [scale, offset] = [5, 6].map(|at| row[at].as_f64().unwrap() as f32);
+        for value in &mut values {
+            *value = f16::from_f32(offset + scale * *value).to_f32();
+        }
+        let component = weights.entry(text(&row[0]).to_owned()).or_default();
+        component.insert(text(&row[1]).to_owned(), Tensor { shape, values });
+    }
+    weights
+}
+
+/// Writes a family as a diffusers folder in f32, but without `model_index.json`'s and the
+/// scheduler's difference to a single file: these are the family's golden ones.
+pub fn write_single_folder(name: &str, folder: &Path) {
+    for (component, tensors) in single_weights(name) {
+        let to = folder.join(&component);
+        fs::create_dir_all(&to).unwrap();
+        let config = &TABLES["families"][name]["configs"][&component];
+        fs::write(to.join("config.json"), config.to_string()).unwrap();
+        write_tensors(&to.join(plain_file(&component)), &tensors, Dtype::F32);
+    }
+    let from = family(name);
+    if from.join("model_index.json").exists() {
+        fs::copy(
+            from.join("model_index.json"),
+            folder.join("model_index.json"),
+        )
+        .unwrap();
+        fs::create_dir_all(folder.join("scheduler")).unwrap();
+        let scheduler = folder.join("scheduler/scheduler_config.json");
+        fs::copy(from.join("scheduler.json"), scheduler).unwrap();
+    }
+    for suffix in ["", "_2"] {
+        let config = from.join(format!("tokenizer_config{suffix}.json"));
+        if !config.exists() {
+            continue;
+        }
+        let to = folder.join(format!("tokenizer{suffix}"));
+        fs::create_dir_all(&to).unwrap();
+        fs::copy(config, to.join("tokenizer_config.json")).unwrap();
+        for file in ["vocab.json", "merges.txt"] {
+            fs::copy(golden("tokenizer").join(file), to.join(file)).unwrap();
+        }
+    }
+}
+
+/// Writes a family as one safetensors file with the same weights as
+/// [`write_single_folder`]'s.
+pub fn write_single_file(name: &str, path: &Path, options: &Options) {
+    let table = &TABLES["families"][name];
+    let mut weights = single_weights(name);
+    let mut file = Tensors::new();
+    // Query, key and value of OpenCLIP's fused matrices, in this order.
+    let mut fused: HashMap<String, Vec<(String, Tensor)>> = HashMap::new();
+    for row in rows(name) {
+        let component = text(&row[0]);
+        if options.without.contains(&component) {
+            continue;
+        }
+        let today = text(&row[1]);
+        let mut tensor = weights.get_mut(component).unwrap().remove(today).unwrap();
+        let stored = text(&row[3]).to_owned();
+        if options.todays_names {
+            file.insert(format!("{component}.{today}"), tensor);
+            continue;
+        }
+        match text(&row[4]) {
+            view @ ("q" | "k" | "v") => {
+                fused
+                    .entry(stored)
+                    .or_default()
+                    .push((view.to_owned(), tensor));
+                continue;
+            }
+            "transposed" => tensor = transposed(&tensor),
+            "point" => tensor.shape.extend([1, 1]),
+            _ => {}
+        }
+        file.insert(stored, tensor);
+    }
+    for (stored, mut parts) in fused {
+        let place = |(view, _): &(String, Tensor)| "qkv".find(view.as_str());
+        parts.sort_by_key(place);
+        assert_eq!(parts.len(), 3, "{stored}");
+        let mut shape = parts[0].1.shape.clone();
+        shape[0] *= 3;
+        let values = parts
+            .into_iter()
+            .flat_map(|(_, part)| part.values)
+            .collect();
+        file.insert(stored, Tensor { shape, values });
+    }
+    if options.extra && !options.todays_names {
+        for (stored, shape) in table["extra"].as_object().unwrap() {
+            let shape = sizes(shape);
+            let values = vec![0.5; shape.iter().product()];
+            file.insert(stored.clone(), Tensor { shape, values });
+        }
+    }
+    let renamed = file.into_iter().filter_map(|(name, tensor)| {
+        let name = (options.rename)(&name)?;
+        Some((name, tensor))
+    });
+    let renamed: Tensors = renamed.collect();
+    let marks = table["marks"].as_object().into_iter().flatten();
+    let marks: Vec<(String, Vec<f32>)> = marks
+        .map(|(name, values)| {
+            (
+                name.clone(),
+                serde_json::from_value(values.clone()).unwrap(),
+            )
+        })
+        .collect();
+    let metadata = table["metadata"].as_object().into_iter().flatten();
+    let mut metadata: HashMap<String, String> = metadata
+        .map(|(key, value)| (key.clone(), text(value).to_owned()))
+        .collect();
+    let more = options.metadata.iter();
+    metadata.extend(more.map(|(key, value)| (key.to_string(), value.to_string())));
+    write(path, &renamed, &marks, metadata, options.dtype);
+}
+
+/// Writes weights in `dtype` and marks in f32.
+fn write(
+    path: &Path,
+    tensors: &Tensors,
+    marks: &[(String, Vec<f32>)],
+    metadata: HashMap<String, String>,
+    dtype: Dtype,
+) {
+    let bytes = |values: &[f32], dtype| -> Vec<u8> {
+        let values = values.iter();
+        match dtype {
+            Dtype::F32 => values.flat_map(|v| v.to_le_bytes()).collect(),
+            Dtype::F16 => values
+                .flat_map(|&v| f16::from_f32(v).to_le_bytes())
+                .collect(),
+            Dtype::BF16 => values
+                .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
+                .collect(),
+            other => panic!("no test writes {other:?}"),
+        }
+    };
+    let weights = tensors.iter().map(|(name, tensor)| {
+        let bytes = bytes(&tensor.values, dtype);
+        (name.clone(), dtype, tensor.shape.clone(), bytes)
+    });
+    let marks = marks.iter().map(|(name, values)| {
+        let bytes = bytes(values, Dtype::F32);
+        (name.clone(), Dtype::F32, vec![values.len()], bytes)
+    });
+    let stored: Vec<_> = weights.chain(marks).collect();
+    let views = stored.iter().map(|(name, dtype, shape, bytes)| {
+        (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, Some(metadata), path).unwrap();
+}
+
+fn transposed(tensor: &Tensor) -> Tensor {
+    let [rows, columns] = tensor.shape[..] else {
+        panic!("{:?} is no matrix", tensor.shape)
+    };
+    let at = |i: usize| tensor.values[i % rows * columns + i / rows];
+    Tensor {
+        shape: vec![columns, rows],
+        values: (0..rows * columns).map(at).collect(),
+    }
+}
+
+fn rows(name: &str) -> &'static Vec<Value> {
+    let rows = TABLES["families"][name]["tensors"].as_array();
+    rows.unwrap_or_else(|| panic!("no family {name}: {}", json!(families())))
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+fn sizes(value: &Value) -> Vec<usize> {
+    serde_json::from_value(value.clone()).unwrap()
+}
