@@ -48,14 +48,14 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
         "tokenizer",
         "tokenizer_2",
     ];
-    for (name, _) in index.iter().filter(|(_, value)| is_there(value)) {
-        if !written.contains(&name.as_str())
-            && !["scheduler", "_class_name"].contains(&name.as_str())
-        {
-            lost.push(format!(
-                "`{}` is not converted, and left out",
-                printable(name)
-            ));
+    let kept = |name: &String| {
+        written.contains(&name.as_str()) || name == "scheduler" || name.starts_with('_')
+    };
+    for (name, value) in index.iter_mut() {
+        if is_there(value) && !kept(name) {
+            let name = printable(name);
+            lost.push(format!("`{name}` is not converted, and left out"));
+            *value = json!([null, null]);
         }
     }
     let is_of_folder = index.contains_key("_class_name");
