@@ -20,7 +20,7 @@ use std::{
 use common::{family, load, relative_error, write_family};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
-use sd_onnx::schedulers::{Euler, Ladder};
+use sd_onnx::schedulers::{Euler, Ladder, Prediction};
 use sd_onnx::{Conversion, Converted, Error, ModelForm, Pipeline, Request, StopToken, WeightType};
 use serde_json::Value;
 use single::{Options, write_single_file, write_single_folder};
@@ -511,6 +511,27 @@ fn what_a_file_has_no_mark_for_is_refused_or_said() {
         error.contains("`unet`") && error.contains("`norm_num_groups` is 16"),
         "{error}"
     );
+}
+
+#[test]
+fn what_the_builder_says_about_the_noise_goes_into_the_new_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let new = folder.path().join("new");
+    // Its scheduler has an infinity, which JSON has not and Python writes.
+    let old = common::emoji();
+    let builder = sd_onnx::builder()
+        .prediction(Prediction::Epsilon)
+        .zero_terminal_snr(true);
+    builder
+        .convert(&old, &new, &Conversion::new(ModelForm::Folder))
+        .unwrap();
+    let file = "scheduler/scheduler_config.json";
+    let text = fs::read_to_string(new.join(file)).unwrap();
+    assert!(text.contains("\"lambda_min_clipped\": -Infinity"), "{text}");
+    let [mut old, new] = [&old, &new].map(|root| json(&root.join(file)));
+    old["prediction_type"] = "epsilon".into();
+    old["rescale_betas_zero_snr"] = true.into();
+    assert_eq!(old, new);
 }
 
 #[test]

@@ -59,7 +59,10 @@ pub(super) fn common(parts: &Parts, output: &Output, lost: &mut Vec<String>) -> 
     let root = output.place();
     let scheduler = root.join("scheduler");
     output.folder(&scheduler)?;
-    output.write(&scheduler.join("scheduler_config.json"), &parts.scheduler)?;
+    output.write(
+        &scheduler.join("scheduler_config.json"),
+        scheduler_text(parts)?,
+    )?;
     for tower in parts.source.towers() {
         tokenizer(parts, tower, &root.join(tower.tokenizer), output)?;
     }
@@ -69,6 +72,20 @@ pub(super) fn common(parts: &Parts, output: &Output, lost: &mut Vec<String>) -> 
         pretty(&Value::Object(index)),
     )
 }
+
+/// The text of `scheduler_config.json`: the model's own where it has one and nothing in it is
+/// changed.
+fn scheduler_text(parts: &Parts) -> Result<String, Error> {
+    // Python's infinities, which are null where a text was read and written again.
+    if parts.scheduler.contains('\n') {
+        return Ok(parts.scheduler.clone());
+    }
+    let text = pretty(&Value::Object(parts.scheduler_values()?));
+    Ok(text.replace(LEAST_LAMBDA, &LEAST_LAMBDA.replace("null", "-Infinity")))
+}
+
+/// A key of the classes of DPM-Solver that has no other value without a number.
+const LEAST_LAMBDA: &str = "\"lambda_min_clipped\": null";
 
 /// Writes a tokenizer's files, and checks that they are read as the model's.
 fn tokenizer(

@@ -73,6 +73,8 @@ def check(name, folder, program):
             expected, found = getattr(old, part).state_dict(), getattr(other, part).state_dict()
             assert expected.keys() == found.keys(), (name, part)
             assert all(torch.equal(expected[k], found[k]) for k in found), (name, part)
+    for pipeline in [old, *loaded]:
+        pipeline.set_progress_bar_config(disable=True)
     drawn = draw(name, shape, old, loaded)
     worst = max(graph_error(old, part, folder / "onnx", shape) for part in parts)
     assert worst < 1e-4, (name, worst)
