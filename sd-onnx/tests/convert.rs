@@ -394,7 +394,8 @@ fn one_file_of_each_family_is_the_same_model() {
             );
             assert!(old == new, "{name} {network}");
         }
-        if name.starts_with("refiner") {
+        // Equal networks draw the same; some of them show that the rest is equal, too.
+        if !["cosxl", "inpaint", "lcm", "sd2-v", "sdxl-base"].contains(&name.as_str()) {
             continue;
         }
         let expected = latents(&load(&old));
@@ -493,7 +494,7 @@ fn what_a_file_has_no_mark_for_is_refused_or_said() {
     let lost = convert(&old, &out, ModelForm::File).lost;
     let said = |lost: &[String], part: &str| lost.iter().any(|lost| lost.contains(part));
     assert!(
-        said(&lost, "`beta_end` is 0.02, and there 0.012"),
+        said(&lost, "`beta_end` is 0.02, and is read as 0.012"),
         "{lost:?}"
     );
     fs::write(&path, before.to_string()).unwrap();

@@ -37,7 +37,7 @@ pub(super) struct Difference {
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { key, old, new } = self;
-        write!(f, "`{key}` is {old}, and there {new}")
+        write!(f, "`{key}` is {old}, and is read as {new}")
     }
 }
 
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(
             found[0].to_string(),
-            "`use_karras_sigmas` is true, and there not given"
+            "`use_karras_sigmas` is true, and is read as not given"
         );
     }
 }
