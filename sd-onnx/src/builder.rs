@@ -600,8 +600,13 @@ fn codec_of(folder: &Source, engine: &Engine) -> Result<OnnxCodec, Error> {
         let is_xl = folder.towers().iter().any(|tower| tower.pooled);
         return OnnxCodec::exported(Codec::open(path, is_xl)?, engine);
     }
-    let config = VaeConfig::new(&folder.config("vae")?)?;
-    OnnxCodec::new(config, folder.weights("vae")?, engine)
+    let config = folder.config("vae")?;
+    if folder.is_bare_vae() {
+        let expected = "a checkpoint or a folder: a VAE file does not say how its latents are \
+                        scaled. `Builder::vae` takes the file together with a model, which does";
+        return Err(config.wrong("scaling_factor", expected));
+    }
+    OnnxCodec::new(VaeConfig::new(&config)?, folder.weights("vae")?, engine)
 }
 
 impl fmt::Debug for Builder {

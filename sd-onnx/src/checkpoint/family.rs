@@ -133,8 +133,8 @@ impl Family {
     /// of 64 channels elsewhere. None where 64 does not divide the channels.
     pub(super) fn heads(self, channels: usize) -> Option<usize> {
         match self {
-            Self::Sd1 => (channels % 8 == 0).then_some(8),
-            _ => (channels % 64 == 0).then_some(channels / 64),
+            Self::Sd1 => channels.is_multiple_of(8).then_some(8),
+            _ => channels.is_multiple_of(64).then_some(channels / 64),
         }
     }
 }

@@ -68,6 +68,25 @@ enum Sign {
 
 use Sign::{Ends, Has, Is, Starts};
 
+// Other models and networks, as the text in `the file is …`.
+const IP_ADAPTER: Kind =
+    Kind::Other("an IP-Adapter, which guides a model and is not one to draw with");
+const T2I_ADAPTER: Kind =
+    Kind::Other("a T2I-Adapter, which guides a model and is not one to draw with");
+const MOTION: Kind = Kind::Other("AnimateDiff's motion module, which is not supported");
+const SD3: Kind = Kind::Other("Stable Diffusion 3, which is not supported");
+const FLUX: Kind = Kind::Other("Flux or one of its relatives, which is not supported");
+const CASCADE: Kind = Kind::Other("Stable Cascade, which is not supported");
+const CASCADE_VAE: Kind = Kind::Other("Stable Cascade's autoencoder, which is not supported");
+const SVD: Kind = Kind::Other("Stable Video Diffusion, which is not supported");
+const UNCLIP: Kind = Kind::Other("Stable unCLIP, which is not supported");
+const DEPTH: Kind = Kind::Other("a depth-to-image model, which is not supported");
+const UPSCALER_X4: Kind = Kind::Other("the x4 upscaler, which is not supported");
+const LUMINA: Kind = Kind::Other("Lumina or one of its relatives, which is not supported");
+const PIXART: Kind = Kind::Other("PixArt or one of its relatives, which is not supported");
+const TRANSFORMER: Kind = Kind::Other("a diffusion transformer, which is not supported");
+const VIDEO: Kind = Kind::Other("a video model, which is not supported");
+
 /// The kinds by their signs. The first sign that is found decides, so that a ControlNet, whose
 /// blocks are a UNet's, stands before one.
 #[rustfmt::skip]
@@ -88,36 +107,37 @@ const SIGNS: [(Sign, Kind); 62] = [
     (Starts("input_hint_block."), Kind::ControlNet),
     (Starts("controlnet_"), Kind::ControlNet),
     (Starts("zero_convs."), Kind::ControlNet),
-    (Starts("ip_adapter."), Kind::Other("an IP-Adapter, which guides a model and is not one to draw with")),
-    (Starts("image_proj."), Kind::Other("an IP-Adapter, which guides a model and is not one to draw with")),
-    (Starts("adapter.body."), Kind::Other("a T2I-Adapter, which guides a model and is not one to draw with")),
-    (Has("motion_modules."), Kind::Other("AnimateDiff's motion module, which is not supported")),
-    (Has("joint_blocks."), Kind::Other("Stable Diffusion 3, which is not supported")),
-    (Has("double_blocks."), Kind::Other("Flux or one of its relatives, which is not supported")),
-    (Has("single_blocks."), Kind::Other("Flux or one of its relatives, which is not supported")),
-    (Has("single_transformer_blocks."), Kind::Other("Flux or one of its relatives, which is not supported")),
+    (Starts("ip_adapter."), IP_ADAPTER),
+    (Starts("image_proj."), IP_ADAPTER),
+    (Starts("adapter.body."), T2I_ADAPTER),
+    (Has("motion_modules."), MOTION),
+    (Has("joint_blocks."), SD3),
+    (Has("double_blocks."), FLUX),
+    (Has("single_blocks."), FLUX),
+    (Has("single_transformer_blocks."), FLUX),
     (Has("double_layers."), Kind::Other("AuraFlow, which is not supported")),
-    (Has("clip_txt_mapper."), Kind::Other("Stable Cascade, which is not supported")),
-    (Has("clip_txt_pooled_mapper."), Kind::Other("Stable Cascade, which is not supported")),
-    (Has(".channelwise."), Kind::Other("Stable Cascade, which is not supported")),
-    (Has("clip_mapper."), Kind::Other("Stable Cascade, which is not supported")),
-    (Has("effnet_mapper."), Kind::Other("Stable Cascade, which is not supported")),
-    (Has("vquantizer."), Kind::Other("Stable Cascade's autoencoder, which is not supported")),
-    (Has(".time_stack."), Kind::Other("Stable Video Diffusion, which is not supported")),
-    (Has("noise_augmentor."), Kind::Other("Stable unCLIP, which is not supported")),
-    (Starts("embedder.model.visual."), Kind::Other("Stable unCLIP, which is not supported")),
-    (Starts("depth_model."), Kind::Other("a depth-to-image model, which is not supported")),
-    (Starts("low_scale_model."), Kind::Other("the x4 upscaler, which is not supported")),
-    (Has("label_emb.weight"), Kind::Other("the x4 upscaler, which is not supported")),
-    (Has("cap_embedder."), Kind::Other("Lumina or one of its relatives, which is not supported")),
-    (Has("adaln_single."), Kind::Other("PixArt or one of its relatives, which is not supported")),
-    (Has("t_block.1."), Kind::Other("PixArt or one of its relatives, which is not supported")),
-    (Has("scale_shift_table"), Kind::Other("PixArt or one of its relatives, which is not supported")),
+    (Has("clip_txt_mapper."), CASCADE),
+    (Has("clip_txt_pooled_mapper."), CASCADE),
+    (Has(".channelwise."), CASCADE),
+    (Has("clip_mapper."), CASCADE),
+    (Has("effnet_mapper."), CASCADE),
+    (Has("vquantizer."), CASCADE_VAE),
+    (Has(".time_stack."), SVD),
+    (Has("noise_augmentor."), UNCLIP),
+    (Starts("embedder.model.visual."), UNCLIP),
+    (Starts("depth_model."), DEPTH),
+    (Starts("low_scale_model."), UPSCALER_X4),
+    (Has("label_emb.weight"), UPSCALER_X4),
+    (Has("cap_embedder."), LUMINA),
+    (Has("adaln_single."), PIXART),
+    (Has("t_block.1."), PIXART),
+    (Has("scale_shift_table"), PIXART),
     (Has("mlp_t5."), Kind::Other("Hunyuan-DiT, which is not supported")),
-    (Has("txt_in."), Kind::Other("a diffusion transformer, which is not supported")),
+    (Has("txt_in."), TRANSFORMER),
     (Has("distilled_guidance_layer."), Kind::Other("Chroma, which is not supported")),
-    (Has("patch_embedding."), Kind::Other("a video model, which is not supported")),
-    (Has(".adaLN_modulation."), Kind::Other("a diffusion transformer, which is not supported")),
+    (Starts("patch_embedding."), VIDEO),
+    (Has("diffusion_model.patch_embedding."), VIDEO),
+    (Has(".adaLN_modulation."), TRANSFORMER),
     (Is("emb_params"), Kind::TextualInversion),
     (Starts("string_to_param"), Kind::TextualInversion),
     (Starts("model.1.sub."), Kind::Upscaler),
@@ -125,7 +145,6 @@ const SIGNS: [(Sign, Kind); 62] = [
     (Starts("body.0.rdb1."), Kind::Upscaler),
     (Starts("body.0.weight"), Kind::Upscaler),
     (Has(".residual_group."), Kind::Upscaler),
-    (Starts("layers.0.residual_group."), Kind::Upscaler),
     (Starts("upsampler."), Kind::Upscaler),
     (Starts("params_ema."), Kind::Upscaler),
     (Has("input_blocks.0.0.weight"), Kind::Model),
@@ -192,8 +211,8 @@ fn by_channels(file: &File<'_>, kind: Kind) -> Kind {
         return kind;
     };
     match channels {
-        5 => return Kind::Other("a depth-to-image model, which is not supported"),
-        7 => return Kind::Other("the x4 upscaler, which is not supported"),
+        5 => return DEPTH,
+        7 => return UPSCALER_X4,
         _ => {}
     }
     // Stable unCLIP is a Stable Diffusion 2 that adds a picture's embedding to the time: twice the
@@ -206,7 +225,7 @@ fn by_channels(file: &File<'_>, kind: Kind) -> Kind {
         .any(|name| name.starts_with("cond_stage_model."))
         || matches!(added, Some(1536 | 2048));
     if !class.is_empty() || added.is_some() && is_sd2 {
-        return Kind::Other("Stable unCLIP, which is not supported");
+        return UNCLIP;
     }
     if shape("encoder_hid_proj.weight").get(1) == Some(&4096) {
         return Kind::Other("Kolors, whose text encoder is not supported");
@@ -222,5 +241,5 @@ fn is_inversion(file: &File<'_>) -> bool {
     };
     let count = file.shapes.len();
     let two = file.shapes.contains_key("clip_l") && file.shapes.contains_key("clip_g");
-    (count == 1 || count == 2 && two) && file.shapes.values().all(|shape| is_rows(&shape))
+    (count == 1 || count == 2 && two) && file.shapes.values().all(is_rows)
 }

@@ -64,6 +64,10 @@ pub(crate) struct Checkpoint {
     pub family: Option<Family>,
     /// A closer name, where the shapes tell one: `SSD-1B`.
     pub variant: Option<&'static str>,
+    /// None without a UNet.
+    pub task: Option<Task>,
+    /// The kind of distillation that the file's name or its header says: `Turbo`.
+    pub distilled: Option<&'static str>,
     /// By the folders' names in diffusers: `unet`, `vae`, `text_encoder`, `text_encoder_2`.
     pub components: BTreeMap<&'static str, Component>,
     /// The components that the family needs and the file lacks.
@@ -158,6 +162,8 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
     let mut checkpoint = Checkpoint {
         family,
         variant: unet.as_ref().and_then(Unet::variant),
+        task: unet.as_ref().map(Unet::task).transpose()?,
+        distilled: evidence.distilled_name(),
         missing: Vec::new(),
         class: "",
         zeros_for_empty: None,
@@ -170,14 +176,20 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
         warnings: Vec::new(),
         components,
     };
-    if let (Some(family), Some(unet)) = (family, unet) {
-        let task = unet.task()?;
+    if let (Some(family), Some(task), Some(unet)) = (family, checkpoint.task, unet) {
         let is_lcm = unet.guidance_width().is_some();
         let is_cosxl = matches!(evidence.predicts, Predicts::EdmV);
         checkpoint.class = family.class(task, is_lcm);
         checkpoint.zeros_for_empty = family.zeros_for_empty();
         checkpoint.aesthetics_score = (family == Family::Refiner).then_some(true);
-        checkpoint.cosxl_edit = (is_cosxl && task == Task::Edit).then_some(true);
+        if is_cosxl && task == Task::Edit {
+            checkpoint.cosxl_edit = Some(true);
+            warnings.push(
+                "CosXL's editing model takes the latents of the picture scaled, which is not \
+                 supported yet: its pictures differ from diffusers'"
+                    .to_owned(),
+            );
+        }
         checkpoint.scheduler = evidence.scheduler(family, task, is_lcm);
         checkpoint.pads = family.pads();
         let sample_size = evidence.sample_size(family);
@@ -208,11 +220,21 @@ impl Checkpoint {
     /// What the model is, in words.
     pub fn title(&self) -> String {
         let Some(family) = self.family else {
-            return "parts of a model".to_owned();
+            return "a part of a model".to_owned();
         };
-        match self.variant {
-            Some(variant) => format!("{}, {variant}", family.name()),
-            None => family.name().to_owned(),
-        }
+        let task = match self.task {
+            Some(Task::Inpaint) => Some("inpainting"),
+            Some(Task::Edit) => Some("instruct-pix2pix"),
+            _ => None,
+        };
+        let predicts = match self.predicts {
+            Predicts::Epsilon => None,
+            Predicts::V => Some("v-prediction"),
+            Predicts::Edm => Some("Playground 2.5"),
+            Predicts::EdmV => Some("CosXL"),
+        };
+        let more = [self.variant, self.distilled, predicts, task];
+        let parts = [Some(family.name())].into_iter().chain(more).flatten();
+        parts.collect::<Vec<_>>().join(", ")
     }
 }

@@ -16,9 +16,6 @@ pub(crate) struct Component {
     pub tensors: Vec<Mapped>,
     /// Tensors below its prefix that the network has no place for, by their names in the file.
     pub unused: Vec<String>,
-    /// For weights that are stored in fp8 with a scale: today's name of the weight, and the name of
-    /// the scale in the file.
-    pub scales: Vec<(String, String)>,
 }
 
 /// A tensor below a component's prefix.
@@ -51,7 +48,6 @@ impl Fate {
 pub(super) struct Renamed {
     pub tensors: BTreeMap<String, Seen>,
     unused: Vec<String>,
-    scales: Vec<(String, String)>,
 }
 
 /// A tensor as a view shows it.
@@ -62,10 +58,9 @@ pub(super) struct Seen {
     pub shape: Vec<usize>,
 }
 
-/// How fp8 checkpoints call the scale of a weight: ComfyUI's older way and its newer one.
-const SCALES: [&str; 2] = [".scale_weight", ".weight_scale"];
-/// What else they have beside a weight. None of it changes what the weight is: scales of the
-/// activations, and the name of the format.
+/// What fp8 checkpoints have beside a weight and its scale. None of it changes what the weight is:
+/// scales of the activations, and the name of the format. The scale itself belongs to the weight
+/// when the file is opened; one that is still there is no weight's.
 const BESIDE_SCALES: [&str; 3] = [".scale_input", ".input_scale", ".comfy_quant"];
 /// Marks that a network is stored in fp8 with scales.
 const SCALED: &str = "scaled_fp8";
@@ -93,25 +88,6 @@ impl Renamed {
             return Ok(());
         }
         if BESIDE_SCALES.iter().any(|end| tensor.rest.ends_with(end)) {
-            return Ok(());
-        }
-        let base = SCALES.iter().find_map(|end| tensor.rest.strip_suffix(end));
-        if let Some(base) = base {
-            let weight = format!("{base}.weight");
-            let weight = Tensor {
-                rest: &weight,
-                ..*tensor
-            };
-            match rename(&weight) {
-                Fate::Weights(weights) => {
-                    let names = weights
-                        .into_iter()
-                        .map(|(name, _)| (name, stored.to_owned()));
-                    self.scales.extend(names);
-                }
-                Fate::LeftOut => {}
-                Fate::Unknown => self.unused.push(stored.to_owned()),
-            }
             return Ok(());
         }
         match rename(tensor) {
@@ -194,7 +170,6 @@ impl Renamed {
             config,
             tensors: tensors.collect(),
             unused: self.unused,
-            scales: self.scales,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What the network predicts, and the noise schedule that it was trained with.
 //!
-//! No weight tells it. The evidence counts in this order: the user, marker tensors, a `.yaml` beside
-//! the file, the header's metadata, and for Stable Diffusion 2 a statistic of one tensor, which is
-//! ComfyUI's. Evidence that disagrees with what counts becomes a warning.
+//! No weight tells it. The evidence counts in this order: the user, marker tensors, a `.yaml`
+//! beside the file, the header's metadata, and for Stable Diffusion 2 a statistic of one tensor,
+//! which is ComfyUI's. Evidence that disagrees with what counts becomes a warning.
 
 mod schedule;
 mod yaml;
@@ -57,8 +57,14 @@ pub(super) fn is_mark(name: &str) -> bool {
     MARKS.contains(&name)
 }
 
-/// Words that name distilled models, which want another sampler: see [`schedule`].
-const DISTILLED: [&str; 4] = ["turbo", "lightning", "sdxs", "dmd2"];
+/// Words that name distilled models, which want another sampler (see [`schedule`]), and how people
+/// write them.
+const DISTILLED: [(&str, &str); 4] = [
+    ("turbo", "Turbo"),
+    ("lightning", "Lightning"),
+    ("sdxs", "SDXS"),
+    ("dmd2", "DMD2"),
+];
 
 /// The deviation of Stable Diffusion 2's marker tensor above which the model predicts v.
 const STATISTIC: f64 = 0.09;
@@ -81,7 +87,7 @@ pub(super) struct Evidence {
     /// The autoencoder's scaling factor, from a `.yaml`.
     pub scale_factor: Option<f64>,
     /// The word that names a distilled model.
-    distilled: Option<&'static str>,
+    distilled: Option<(&'static str, &'static str)>,
     /// Width and height of the training pictures, from the header.
     resolution: Option<[usize; 2]>,
 }
@@ -143,6 +149,11 @@ impl Evidence {
             distilled: distilled(file),
             resolution: resolution(file),
         })
+    }
+
+    /// The kind of distillation, as it is written.
+    pub fn distilled_name(&self) -> Option<&'static str> {
+        self.distilled.map(|(_, name)| name)
     }
 
     /// The mean and the deviation of each channel of the latents, of Playground 2.5.
@@ -313,14 +324,14 @@ fn sigmas(file: &File<'_>) -> Result<[f64; 2], Problem> {
 }
 
 /// The word for a distilled model, in the file's name or in the title that its header has.
-fn distilled(file: &File<'_>) -> Option<&'static str> {
+fn distilled(file: &File<'_>) -> Option<(&'static str, &'static str)> {
     let title = file.metadata.get("modelspec.title").map(String::as_str);
     let architecture = file.metadata.get("modelspec.architecture");
     let texts = [Some(file.name), title, architecture.map(String::as_str)];
     texts.into_iter().flatten().find_map(|text| {
         let text = text.to_ascii_lowercase();
         let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
-        words.find_map(|word| DISTILLED.into_iter().find(|&known| known == word))
+        words.find_map(|word| DISTILLED.into_iter().find(|(known, _)| *known == word))
     })
 }
 

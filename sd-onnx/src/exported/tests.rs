@@ -165,6 +165,22 @@ fn what_cannot_be_given_or_run_is_named() {
 }
 
 #[test]
+fn what_would_take_much_memory_is_refused() {
+    let error = refused(|model, _| {
+        let names = vec![""; 70_000];
+        graph(model).node.push(node("Concat", &names, "y"));
+    });
+    assert!(error.contains("more names in a node"), "{error}");
+    let error = refused(|model, _| graph(model).initializer.push(tensor("w", &[1; 65], 4)));
+    assert!(error.contains("more dimensions"), "{error}");
+    let error = refused(|model, _| {
+        let long = "x".repeat(70_000);
+        graph(model).input.push(port(&long, DataType::Float, &[]));
+    });
+    assert!(error.contains("a description of 7"), "{error}");
+}
+
+#[test]
 fn weights_must_be_where_the_graph_says() {
     let with = |tensor: proto::Tensor| {
         refused(move |model, folder| {

@@ -53,10 +53,13 @@ pub(crate) struct Model {
     pub weights_root: PathBuf,
     /// External data that is in memory, by its location in the model: none of it or all of it.
     /// ONNX Runtime copies it when it makes a session.
-    pub memory: Vec<(String, Arc<[u8]>)>,
+    pub memory: Vec<InMemory>,
     /// Whether weights have scales, which ONNX Runtime must multiply them with as it loads.
     pub has_scales: bool,
 }
+
+/// A location in a model, and the bytes that are there.
+pub(crate) type InMemory = (String, Arc<[u8]>);
 
 /// A graph under construction over one or several components' weights.
 pub(crate) struct Graph<'w> {
@@ -194,7 +197,7 @@ impl<'w> Graph<'w> {
 
     /// Writes names for the bytes of all tensors, and reads those of files: ONNX Runtime takes
     /// external data from files or from memory, not from both. Returns the bytes by their names.
-    fn write_beside(&mut self, stored: Vec<External>) -> Result<Vec<(String, Arc<[u8]>)>, Error> {
+    fn write_beside(&mut self, stored: Vec<External>) -> Result<Vec<InMemory>, Error> {
         let mut memory = Vec::with_capacity(stored.len());
         for of in stored {
             let bytes = of.place.bytes(&of.file)?;
@@ -217,8 +220,8 @@ impl<'w> Graph<'w> {
     }
 
     /// Rows of the table `name` `[rows, width]`, picked by a new i64 input called `input` of shape
-    /// `dims`. The table stays as it is in the file; only the rows picked become f32. The rows of
-    /// `more` `[any, width]` follow those of the table.
+    /// `dims`. The table stays as it is in the file, unless its type has 8 bits; only the rows picked
+    /// become f32. The rows of `more` `[any, width]` follow those of the table.
     pub fn embedding(
         &mut self,
         name: &str,
@@ -256,6 +259,11 @@ impl<'w> Graph<'w> {
 
     /// Rows of the stored table `name`, as f32.
     fn picked(&mut self, name: &str, shape: [usize; 2], ids: Value) -> Result<Value, Error> {
+        if self.weights.tensor(name, &shape)?.dtype.is_f8() {
+            // ONNX's `Gather` takes no types of 8 bits.
+            let table = self.weight(name, &shape)?;
+            return Ok(self.op("Gather", &[table, ids], [int("axis", 0)]));
+        }
         let (table, is_f32) = self.stored(name, &shape)?;
         let picked = self.op("Gather", &[table, ids], [int("axis", 0)]);
         Ok(if is_f32 {

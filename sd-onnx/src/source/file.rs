@@ -99,6 +99,11 @@ impl ModelFile {
         self.checkpoint.aesthetics_score
     }
 
+    /// What the UNet's latents are scaled with; none without a UNet.
+    pub fn scaling_factor(&self) -> Option<f64> {
+        self.checkpoint.family.map(Family::scaling_factor)
+    }
+
     /// Whether an empty negative prompt is zeros.
     pub fn zeros_for_empty(&self) -> Option<bool> {
         self.checkpoint.zeros_for_empty

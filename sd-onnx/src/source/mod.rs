@@ -19,10 +19,11 @@ pub(crate) use self::file::{MOST_YAML, recognise};
 use self::{file::ModelFile, folder::ModelFolder};
 use crate::{
     Error,
-    checkpoint::Predicts,
+    checkpoint::{Family, Predicts},
     config::{Config, read_text},
     corrections::Corrections,
     exported,
+    models::vae::KL,
     weights::Weights,
 };
 
@@ -287,12 +288,59 @@ impl Source {
         self.of(component).has(component)
     }
 
-    /// A component's `config.json`.
+    /// A component's `config.json`. What a VAE file cannot say, how the UNet's latents are scaled, is
+    /// the model's.
     pub fn config(&self, component: &str) -> Result<Config, Error> {
-        match self.of(component) {
-            Base::Folder(folder) => folder.config(component),
-            Base::File(file) => file.config(component),
+        let mut config = self.of(component).config(component)?;
+        let is_file = matches!(self.of(component), Base::File(_));
+        if component == "vae" && is_file && config.text("_class_name", KL)? == KL {
+            self.scale(&mut config)?;
         }
+        Ok(config)
+    }
+
+    /// Whether this is a file with an `AutoencoderKL` alone, whose scaling nothing tells.
+    pub fn is_bare_vae(&self) -> bool {
+        let config = self.config("vae");
+        let is_set = config.is_ok_and(|config| {
+            config.is_set("scaling_factor")
+                || config.text("_class_name", KL).is_ok_and(|it| it != KL)
+        });
+        matches!(self.of("vae"), Base::File(_)) && !is_set
+    }
+
+    /// Gives the configuration of an autoencoder the scaling of the model's latents, if it has none.
+    fn scale(&self, config: &mut Config) -> Result<(), Error> {
+        const KEYS: [&str; 4] = [
+            "scaling_factor",
+            "shift_factor",
+            "latents_mean",
+            "latents_std",
+        ];
+        if KEYS.iter().any(|key| config.is_set(key)) {
+            return Ok(());
+        }
+        if self.base.has("vae") && !std::ptr::eq(self.of("vae"), &self.base) {
+            let own = self.base.config("vae")?;
+            for key in KEYS {
+                if let Some(value) = own.value(key) {
+                    config.set(key, value.clone());
+                }
+            }
+        }
+        let factor = match self.model() {
+            Base::File(file) => file.scaling_factor(),
+            Base::Folder(_) if self.towers().iter().any(|tower| tower.pooled) => {
+                Some(Family::Xl.scaling_factor())
+            }
+            Base::Folder(_) => Some(Family::Sd1.scaling_factor()),
+        };
+        if let Some(factor) = factor
+            && !config.is_set(KEYS[0])
+        {
+            config.set(KEYS[0], factor.into());
+        }
+        Ok(())
     }
 
     /// The file of a component's graph, if another tool exported it as one.
@@ -463,6 +511,13 @@ impl Base {
         match self {
             Self::Folder(folder) => folder.path(),
             Self::File(file) => file.path(),
+        }
+    }
+
+    fn config(&self, component: &str) -> Result<Config, Error> {
+        match self {
+            Self::Folder(folder) => folder.config(component),
+            Self::File(file) => file.config(component),
         }
     }
 

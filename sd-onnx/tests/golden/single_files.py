@@ -5,9 +5,10 @@
     single_files.py --headers DIR   the published models' files in full size, without weights
 
 Needs the versions of `requirements.txt`. The names are made here in the direction from diffusers to
-latent diffusion, by tables that no other code shares. diffusers 0.42.1's own functions, which go the
-other way, must give back every tensor: `convert_ldm_unet_checkpoint`, `convert_ldm_vae_checkpoint`,
-`convert_ldm_clip_checkpoint` and `convert_open_clip_checkpoint`. `README.md` describes the file.
+latent diffusion, by tables that no other code shares. The functions of diffusers 0.42.1, which go
+the other way, must give back every tensor: `convert_ldm_unet_checkpoint`,
+`convert_ldm_vae_checkpoint`, `convert_ldm_clip_checkpoint` and `convert_open_clip_checkpoint`.
+`README.md` describes the file.
 """
 
 import argparse
@@ -30,7 +31,6 @@ from single_shapes import (
     FULL,
     MARKS,
     PUBLISHED,
-    SD1,
     widened,
     widened_autoencoder,
 )
@@ -50,6 +50,7 @@ def main():
     for name in SHAPES:
         shape = widened(name)
         models = build(shape)
+        fill(models, shape)
         table = table_of(models, shape, name)
         check(models, table, name)
         if arguments.draw:
@@ -82,6 +83,17 @@ def build(shape):
     models["unet"] = diffusers.UNet2DConditionModel(**shape["unet"])
     models["vae"] = getattr(diffusers, shape.get("vae_class", "AutoencoderKL"))(**shape["vae"])
     return models
+
+
+def fill(models, shape):
+    """Gives every tensor values of its own, so that no two can be taken for each other."""
+    for part, model in models.items():
+        for name, tensor in model.state_dict().items():
+            if not name.endswith("position_ids"):
+                today = name.removeprefix("text_model.")
+                scale, offset = scale_and_offset(part, today, tensor.shape, shape["knobs"])
+                tensor.copy_(offset + scale * torch.randn(tensor.shape))
+        model.eval()
 
 
 def is_sd2(models):
@@ -272,7 +284,8 @@ def extra(models):
         width, layer = config.hidden_size, config.num_hidden_layers
         start = f"cond_stage_model.model.transformer.resblocks.{layer}."
         found |= {
-            start + "attn.in_proj_weight": [3 * width, width], start + "attn.in_proj_bias": [3 * width],
+            start + "attn.in_proj_weight": [3 * width, width],
+            start + "attn.in_proj_bias": [3 * width],
             start + "attn.out_proj.weight": [width, width], start + "attn.out_proj.bias": [width],
             start + "ln_1.weight": [width], start + "ln_1.bias": [width],
             start + "ln_2.weight": [width], start + "ln_2.bias": [width],
@@ -328,7 +341,6 @@ def check(models, table, name):
                 continue
             found = single_file_utils.convert_ldm_vae_checkpoint(dict(state), dict(model.config))
         else:
-            prefix = {row[3].split("model.")[0] for row in table["tensors"] if row[0] == part}
             start = next(row[3] for row in table["tensors"] if row[0] == part)
             if ".transformer.text_model." in start:
                 start = start.split("text_model.")[0]
@@ -352,13 +364,6 @@ def draw(models, shape, table, name):
     """Asserts that diffusers draws the same latents from the file as from the networks."""
     if name in ("kolors", "lcm", "lcm-xl", "sdxs"):
         return  # diffusers leaves some of their tensors behind.
-    for model in models.values():
-        for key, tensor in model.state_dict().items():
-            part = next(p for p in models if models[p] is model)
-            scale, offset = scale_and_offset(part, key.removeprefix("text_model."), tensor.shape,
-                                             shape["knobs"])
-            tensor.copy_(offset + scale * torch.randn(tensor.shape))
-        model.eval()
     kind = getattr(diffusers, shape["pipeline"])
     scheduler, config = shape["scheduler"]
     with tempfile.TemporaryDirectory() as folder:
@@ -390,7 +395,8 @@ def draw(models, shape, table, name):
         return  # They draw from pictures; the weights are equal, which is what counts.
     call = dict(prompt="a fox", num_inference_steps=2, height=64, width=64, output_type="latent",
                 guidance_scale=3.0)
-    latents = [p(**call, generator=torch.Generator().manual_seed(1)).images for p in (whole, single)]
+    latents = [pipeline(**call, generator=torch.Generator().manual_seed(1)).images
+               for pipeline in (whole, single)]
     assert torch.isfinite(latents[0]).all() and latents[0].std() > 0.01
     assert torch.equal(*latents), name
     print(f"{name}: the same latents", flush=True)
@@ -419,7 +425,8 @@ def write_headers(folder):
             count = 1
             for dim in dims:
                 count *= dim
-            header[tensor] = dict(dtype=dtype, shape=dims, data_offsets=[offset, offset + width * count])
+            offsets = [offset, offset + width * count]
+            header[tensor] = dict(dtype=dtype, shape=dims, data_offsets=offsets)
             offset += width * count
         text = json.dumps(header).encode()
         with open(folder / f"{name}.safetensors", "wb") as file:

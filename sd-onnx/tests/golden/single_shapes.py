@@ -6,8 +6,8 @@ channels each elsewhere, and norms have 32 groups. So every width here is a mult
 32 in the autoencoder.
 """
 
-from family_shapes import AUTOENCODERS, EULER, SCALED_LINEAR, SHAPES, text_2, xl_unet
-from shapes import EOS, text, unet, vae
+from family_shapes import AUTOENCODERS, SHAPES, text_2, xl_unet
+from shapes import text, unet, vae
 
 # The families of Stable Diffusion 1.x; the others are 2.x, SDXL or its refiner.
 SD1 = ["lcm", "inpaint", "pix2pix", "bk-small"]

@@ -52,7 +52,7 @@ impl Evidence {
             return ("LCMScheduler", lcm);
         }
         // As the model cards of SDXL-Turbo, SDXL-Lightning, SDXS and DMD2 run them.
-        match self.distilled {
+        match self.distilled.map(|(word, _)| word) {
             Some("turbo") => return ("EulerAncestralDiscreteScheduler", trailing),
             Some("lightning" | "sdxs") => return ("EulerDiscreteScheduler", trailing),
             Some("dmd2") => return ("LCMScheduler", lcm),
@@ -78,7 +78,7 @@ impl Evidence {
             };
         }
         json!(match family {
-            Family::Xl if self.distilled == Some("turbo") => 64,
+            Family::Xl if self.distilled_name() == Some("Turbo") => 64,
             Family::Xl | Family::Refiner => 128,
             Family::Sd2 if self.predicts == Predicts::V => 96,
             Family::Sd1 | Family::Sd2 => 64,

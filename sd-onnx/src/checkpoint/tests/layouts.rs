@@ -325,47 +325,26 @@ fn convolutions_stored_as_linear_layers_and_the_reverse() {
 }
 
 #[test]
-fn fp8_scales_are_handed_through() {
+fn what_is_beside_fp8_weights_is_no_weight() {
     let mut made = Made::family("sdxl-base");
-    let weights = [
-        (
-            "model.diffusion_model.input_blocks.3.1.proj_in",
-            "down_blocks.1.attentions.0.proj_in.weight",
-        ),
-        (
-            "model.diffusion_model.output_blocks.0.0.in_layers.2",
-            "up_blocks.0.resnets.0.conv1.weight",
-        ),
-    ];
-    made.shapes
-        .insert("model.diffusion_model.scaled_fp8".into(), vec![0]);
-    made.shapes.insert("scaled_fp8".into(), vec![0]);
-    for (i, end) in ["scale_weight", "weight_scale"].iter().enumerate() {
-        made.shapes
-            .insert(format!("{}.{end}", weights[i].0), vec![]);
+    let module = "model.diffusion_model.input_blocks.3.1.proj_in";
+    let unet_mark = "model.diffusion_model.scaled_fp8";
+    for mark in [unet_mark, "scaled_fp8"] {
+        made.shapes.insert(mark.into(), vec![0]);
     }
     for end in ["scale_input", "input_scale", "comfy_quant"] {
-        made.shapes
-            .insert(format!("{}.{end}", weights[0].0), vec![1]);
+        made.shapes.insert(format!("{module}.{end}"), vec![1]);
     }
-    let found = made.read().unwrap();
-    let unet = &found.components["unet"];
-    assert_eq!(unet.unused, [""; 0]);
-    let expected = [
-        (
-            weights[0].1.to_owned(),
-            format!("{}.scale_weight", weights[0].0),
-        ),
-        (
-            weights[1].1.to_owned(),
-            format!("{}.weight_scale", weights[1].0),
-        ),
-    ];
-    assert_eq!(unet.scales, expected);
-    assert_eq!(found.warnings, [""; 0]);
-    // A scale of a tensor that is none is not known.
-    made.shapes
-        .insert("model.diffusion_model.nothing.weight_scale".into(), vec![]);
-    let unused = made.read().unwrap().components["unet"].unused.clone();
-    assert_eq!(unused, ["model.diffusion_model.nothing.weight_scale"]);
+    assert_same(
+        &made,
+        "sdxl-base",
+        &["text_encoder", "text_encoder_2", "unet", "vae"],
+    );
+    // Scales belong to their weights before the names are read. These are no weight's.
+    for end in ["scale_weight", "weight_scale"] {
+        let name = format!("{module}.{end}");
+        let mut made = made.clone();
+        made.shapes.insert(name.clone(), vec![]);
+        assert_eq!(made.read().unwrap().components["unet"].unused, [name]);
+    }
 }

@@ -20,7 +20,7 @@ fn published_models_are_recognised() {
         ),
         (
             "sd-1.5-inpainting",
-            sd1,
+            "Stable Diffusion 1.x, inpainting",
             "StableDiffusionInpaintPipeline",
             Epsilon,
             "DDIMScheduler",
@@ -28,7 +28,7 @@ fn published_models_are_recognised() {
         ),
         (
             "pix2pix",
-            sd1,
+            "Stable Diffusion 1.x, instruct-pix2pix",
             "StableDiffusionInstructPix2PixPipeline",
             Epsilon,
             "EulerAncestralDiscreteScheduler",
@@ -44,7 +44,7 @@ fn published_models_are_recognised() {
         ),
         (
             "sd-2.1",
-            sd2,
+            "Stable Diffusion 2.x, v-prediction",
             "StableDiffusionPipeline",
             V,
             "DDIMScheduler",
@@ -84,7 +84,7 @@ fn published_models_are_recognised() {
         ),
         (
             "playground-2.5",
-            xl,
+            "SDXL, Playground 2.5",
             "StableDiffusionXLPipeline",
             Edm,
             "EDMDPMSolverMultistepScheduler",
@@ -92,16 +92,23 @@ fn published_models_are_recognised() {
         ),
         (
             "cosxl",
-            xl,
+            "SDXL, CosXL",
             "StableDiffusionXLPipeline",
             EdmV,
             "EDMEulerScheduler",
             128,
         ),
-        ("noobai-v", xl, "StableDiffusionXLPipeline", V, euler, 128),
+        (
+            "noobai-v",
+            "SDXL, v-prediction",
+            "StableDiffusionXLPipeline",
+            V,
+            euler,
+            128,
+        ),
         (
             "sdxl-turbo",
-            xl,
+            "SDXL, Turbo",
             "StableDiffusionXLPipeline",
             Epsilon,
             "EulerAncestralDiscreteScheduler",

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The classes in diffusers.
-const KL: &str = "AutoencoderKL";
+pub(crate) const KL: &str = "AutoencoderKL";
 const ASYMMETRIC: &str = "AsymmetricAutoencoderKL";
 const TINY: &str = "AutoencoderTiny";
 const CLASSES: [&str; 3] = [KL, ASYMMETRIC, TINY];

@@ -1,0 +1,339 @@
+//! Models in one file: each network computes the same bits as from a folder with the same weights,
+//! whatever the file calls its tensors, and the pictures are the same.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[allow(dead_code, reason = "each test file uses its own part of it")]
+#[path = "../../sd-text/tests/common/pickles.rs"]
+mod pickles;
+#[path = "common/single.rs"]
+mod single;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use ndarray::{Array2, Array3, Array4};
+use safetensors::{Dtype, SafeTensors};
+use sd_onnx::{
+    Builder, Call, ImageSize, Request, Sizes, StopToken,
+    schedulers::{Euler, Ladder, Prediction},
+    text::ClipSkip,
+};
+use single::{Options, families, write_single_file, write_single_folder};
+
+/// A family's model as a folder and as a file.
+struct Pair {
+    folder: tempfile::TempDir,
+}
+
+impl Pair {
+    fn of(family: &str, options: &Options) -> Self {
+        let pair = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        write_single_folder(family, &pair.folder());
+        write_single_file(family, &pair.file(), options);
+        pair
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.folder.path().join("folder")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("model.safetensors")
+    }
+
+    /// The small models have a small vocabulary.
+    fn builder(&self) -> Builder {
+        sd_onnx::builder().threads(1).tokenizer(self.folder())
+    }
+}
+
+/// What each network of a model computes: text encoders with the pooled state, UNet, decoder and
+/// encoder.
+fn networks(builder: &Builder, path: &Path) -> Vec<Vec<f32>> {
+    let prompts = builder.load_prompt_encoder(path).unwrap();
+    let skip = ClipSkip::new(1).unwrap();
+    let prompt = prompts.encode("a small fox, a blue sky", skip).unwrap();
+    let mut all: Vec<Vec<f32>> = vec![prompt.embedding.iter().copied().collect()];
+    all.extend(prompt.pooled.map(|pooled| pooled.iter().copied().collect()));
+
+    let unet = builder.load_denoiser(path).unwrap();
+    let inputs = unet.inputs();
+    let wave = |i: usize| (i as f32 * 0.37).sin();
+    let latents = Array4::from_shape_fn((1, inputs.channels, 8, 8), |(_, c, y, x)| {
+        wave(c * 64 + y * 8 + x)
+    });
+    let context = Array3::from_shape_fn((1, 77, inputs.context), |(_, i, j)| wave(i * 7 + j));
+    let pooled = inputs.pooled;
+    let pooled = pooled.map(|width| Array2::from_shape_fn((1, width), |(_, i)| wave(i)));
+    let size = ImageSize::new(64, 64).unwrap();
+    let sizes = inputs.sizes.map(|ids| {
+        let values = ids.values(&Sizes::default(), size, 6.0);
+        Array2::from_shape_vec((1, values.len()), values).unwrap()
+    });
+    let beside = Array4::from_shape_fn((1, inputs.beside, 8, 8), |(_, c, y, x)| {
+        wave(c + y * 3 + x * 5)
+    });
+    let stop = StopToken::new();
+    let mut call = Call::new(latents.view(), 500.0, context.view(), &stop);
+    call.pooled = pooled.as_ref().map(|pooled| pooled.view());
+    call.sizes = sizes.as_ref().map(|sizes| sizes.view());
+    call.beside = (inputs.beside > 0).then(|| beside.view());
+    let guidance = ndarray::arr1(&[7.5]);
+    call.guidance = inputs.guidance.then(|| guidance.view());
+    let mut output = Array4::zeros(latents.dim());
+    unet.predict(&call, output.view_mut()).unwrap();
+    all.push(output.into_iter().collect());
+
+    let codec = builder.load_codec(path).unwrap();
+    let image = codec.decode(latents.view(), &stop).unwrap();
+    let found = codec.encode(image.view(), &stop).unwrap();
+    all.extend([image, found.mean, found.log_variance].map(|x| x.into_iter().collect()));
+    for values in &all {
+        assert!(values.iter().any(|&value| value != 0.0));
+    }
+    all
+}
+
+#[test]
+fn every_family_computes_the_same_bits_as_its_folder() {
+    for family in families() {
+        println!("{family}");
+        let pair = Pair::of(family, &Options::default());
+        let expected = networks(&pair.builder(), &pair.folder());
+        assert!(
+            networks(&pair.builder(), &pair.file()) == expected,
+            "{family}"
+        );
+    }
+}
+
+#[test]
+fn other_types_and_other_names_are_the_same_model() {
+    let open_clip = |name: &str| Some(name.to_owned());
+    let without_text_model =
+        |name: &str| Some(name.replace("transformer.text_model.", "transformer."));
+    let comfy = |name: &str| {
+        Some(name.replace(
+            "conditioner.embedders.0.transformer.",
+            "text_encoders.clip_l.transformer.",
+        ))
+    };
+    for (family, rename) in [
+        ("bk-small", without_text_model as fn(&str) -> Option<String>),
+        ("sd2-v", open_clip),
+        ("sdxl-base", comfy),
+        ("refiner", open_clip),
+    ] {
+        // Weights of the recipes are rounded to f16, so that all of these hold the same numbers.
+        for options in [
+            Options {
+                dtype: Dtype::F16,
+                ..Options::default()
+            },
+            Options {
+                rename,
+                ..Options::default()
+            },
+            Options {
+                todays_names: true,
+                ..Options::default()
+            },
+        ] {
+            let pair = Pair::of(family, &options);
+            let expected = networks(&pair.builder(), &pair.folder());
+            let found = networks(&pair.builder(), &pair.file());
+            let [what, names] = [
+                format!("{:?}", options.dtype),
+                format!("{}", options.todays_names),
+            ];
+            assert!(found == expected, "{family} {what} today's names: {names}");
+        }
+    }
+}
+
+/// Networks from several files make the same model as the folder.
+#[test]
+fn parts_from_elsewhere() {
+    let pair = Pair::of("sdxl-base", &Options::default());
+    let part = |name: &str, components: &[&'static str]| {
+        let all = ["unet", "vae", "text_encoder", "text_encoder_2"];
+        let without = all.into_iter().filter(|part| !components.contains(part));
+        let path = pair.folder.path().join(name);
+        let options = Options {
+            without: without.collect(),
+            ..Options::default()
+        };
+        write_single_file("sdxl-base", &path, &options);
+        path
+    };
+    let expected = networks(&pair.builder(), &pair.folder());
+    let unet = part("unet.safetensors", &["unet"]);
+    let vae = part("vae.safetensors", &["vae"]);
+    let [first, second] = ["text_encoder", "text_encoder_2"].map(|name| part(name, &[name]));
+
+    // A file with a UNet alone says for each network what is missing, and which method gives it.
+    let load = |builder: &Builder| {
+        builder
+            .clone()
+            .load(&unet)
+            .map(drop)
+            .unwrap_err()
+            .to_string()
+    };
+    let mut builder = pair.builder();
+    for (what, method) in [
+        ("an autoencoder (VAE) not found", "`Builder::vae`"),
+        ("a text encoder not found", "`Builder::text_encoder`"),
+        (
+            "a second text encoder not found",
+            "`Builder::text_encoder_2`",
+        ),
+    ] {
+        let error = load(&builder);
+        assert!(error.contains(what) && error.contains(method), "{error}");
+        builder = match method {
+            "`Builder::vae`" => builder.vae(&vae),
+            "`Builder::text_encoder`" => builder.text_encoder(&first),
+            _ => builder.text_encoder_2(&second),
+        };
+    }
+    assert!(networks(&builder, &unet) == expected);
+    // From folders too, of one network or of a model.
+    let builder = pair
+        .builder()
+        .vae(pair.folder().join("vae"))
+        .text_encoder(pair.folder())
+        .text_encoder_2(pair.folder().join("text_encoder_2"));
+    assert!(networks(&builder, &unet) == expected);
+    // And into a folder, from a file.
+    let builder = pair.builder().unet(&unet).vae(&vae);
+    assert!(networks(&builder, &pair.folder()) == expected);
+}
+
+/// With the same sampler, ladder and prediction a file draws the bits that a folder draws, and the
+/// file decides the prediction.
+#[test]
+fn pictures() {
+    for family in ["bk-small", "sd2-v", "sdxl-base"] {
+        let options = Options {
+            metadata: match family {
+                "sd2-v" => vec![("modelspec.prediction_type", "v")],
+                _ => Vec::new(),
+            },
+            ..Options::default()
+        };
+        let pair = Pair::of(family, &options);
+        let draw = |builder: Builder, path: &Path| {
+            let pipeline = builder.load(path).unwrap();
+            let request = Request::new("a fox").negative("snow").size(64, 64).steps(3);
+            let request = request.scheduler(Euler::default()).ladder(Ladder::karras());
+            pipeline.generate(&request.seed(5)).unwrap().pictures[0].clone()
+        };
+        let file = draw(pair.builder(), &pair.file());
+        let folder = draw(pair.builder(), &pair.folder());
+        assert!(file.image == folder.image, "{family}");
+        // It can fail: the other prediction draws another picture.
+        let other = match family {
+            "sd2-v" => Prediction::Epsilon,
+            _ => Prediction::V,
+        };
+        let other = draw(pair.builder().prediction(other), &pair.file());
+        assert!(other.image != folder.image, "{family}");
+    }
+}
+
+/// The same numbers as a file of torch, in a whole checkpoint and within a folder.
+#[test]
+fn pickles_draw_as_safetensors() {
+    let options = Options {
+        dtype: Dtype::F16,
+        ..Options::default()
+    };
+    let pair = Pair::of("bk-small", &options);
+    let expected = networks(&pair.builder(), &pair.folder());
+    let pickled = pair.folder.path().join("model.ckpt");
+    fs::write(&pickled, pickle(&fs::read(pair.file()).unwrap())).unwrap();
+    assert!(networks(&pair.builder(), &pickled) == expected);
+
+    for component in ["unet", "vae", "text_encoder"] {
+        let [from, to] = match component {
+            "text_encoder" => ["model.safetensors", "pytorch_model.bin"],
+            _ => [
+                "diffusion_pytorch_model.safetensors",
+                "diffusion_pytorch_model.bin",
+            ],
+        };
+        let folder = pair.folder().join(component);
+        let bytes = fs::read(folder.join(from)).unwrap();
+        fs::write(folder.join(to), pickle(&bytes)).unwrap();
+        fs::remove_file(folder.join(from)).unwrap();
+    }
+    assert!(networks(&pair.builder(), &pair.folder()) == expected);
+}
+
+/// A file of torch with the tensors of a safetensors file in a `state_dict`, and a step beside it.
+fn pickle(file: &[u8]) -> Vec<u8> {
+    let file = SafeTensors::deserialize(file).unwrap();
+    let mut program = "(dVglobal_step\nI7\nsVstate_dict\n(d".to_owned();
+    let mut entries = Vec::new();
+    for (number, (name, view)) in file.tensors().into_iter().enumerate() {
+        let kind = match view.dtype() {
+            Dtype::F32 => "FloatStorage",
+            Dtype::F16 => "HalfStorage",
+            other => panic!("no test writes {other:?}"),
+        };
+        let shape = view.shape();
+        let text = |sizes: &[usize]| {
+            let texts: Vec<_> = sizes.iter().map(usize::to_string).collect();
+            texts.join(" ")
+        };
+        let strides: Vec<usize> = (0..shape.len())
+            .map(|axis| shape[axis + 1..].iter().product())
+            .collect();
+        let count = shape.iter().product::<usize>();
+        let storage = pickles::storage(kind, &count.to_string());
+        let storage = storage.replace("V0\n", &format!("V{number}\n"));
+        let tensor = pickles::tensor_of(&storage, "0", &text(shape), &text(&strides), "");
+        program += &format!("V{name}\n{tensor}s");
+        entries.push((format!("archive/data/{number}"), view.data().to_vec()));
+    }
+    program += "s.";
+    let mut all = vec![(pickles::PICKLE, program.as_bytes())];
+    all.extend(
+        entries
+            .iter()
+            .map(|(name, data)| (name.as_str(), data.as_slice())),
+    );
+    pickles::zip(&all)
+}
+
+/// What stands among a network's tensors and has no place in it is an error that names it.
+#[test]
+fn unknown_tensors_of_a_network_are_errors() {
+    let pair = Pair::of(
+        "bk-small",
+        &Options {
+            rename: |name| match name {
+                "model.diffusion_model.out.2.bias" => {
+                    Some("model.diffusion_model.middle_block.7.bias".to_owned())
+                }
+                name => Some(name.to_owned()),
+            },
+            ..Options::default()
+        },
+    );
+    let error = pair.builder().load(pair.file()).map(drop).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("model.diffusion_model.middle_block.7.bias"),
+        "{error}"
+    );
+    assert!(error.contains("model.safetensors"), "{error}");
+}
