@@ -390,7 +390,7 @@ impl Builder {
         Ok(Arc::new(codec_of(&folder, &self.engine()?)?))
     }
 
-    fn open(&self, path: &Path, components: &[&str]) -> Result<Source, Error> {
+    pub(crate) fn open(&self, path: &Path, components: &[&str]) -> Result<Source, Error> {
         let predicts = self.predicts();
         Source::open(
             path,
@@ -399,6 +399,23 @@ impl Builder {
             predicts,
             components,
         )
+    }
+
+    /// Why what the builder is set to cannot be a part of a converted model.
+    pub(crate) fn not_convertible(&self) -> Option<&'static str> {
+        match self {
+            Self { codec: Some(_), .. } => Some(
+                "an autoencoder that is a value of the program cannot be written: give its file to \
+                 `Builder::vae` instead of `Builder::codec`",
+            ),
+            Self {
+                refiner: Some(_), ..
+            } => Some("a model and its refiner are converted one by one"),
+            Self { inversions, .. } if !inversions.is_empty() => {
+                Some("textual inversions stay files of their own and cannot be a part of a model")
+            }
+            _ => None,
+        }
     }
 
     /// What the user says that the UNet predicts, for the recognition of a file.
@@ -448,7 +465,10 @@ impl Builder {
 
     /// The model's facts in its scheduler's configuration, as the user overrides them and as its
     /// pipeline class corrects them, and the text of the configuration.
-    fn scheduler_config(&self, model: &Source) -> Result<(SchedulerConfig, String), Error> {
+    pub(crate) fn scheduler_config(
+        &self,
+        model: &Source,
+    ) -> Result<(SchedulerConfig, String), Error> {
         let (path, mut text) = model.scheduler()?;
         if self.prediction.is_some() || self.zero_terminal_snr.is_some() {
             text = self.overridden(&path, &text)?;

@@ -21,7 +21,7 @@ const MOST_ITEMS: usize = 64;
 pub(crate) const SIZE: RangeInclusive<usize> = 1..=1 << 20;
 
 /// A JSON object and the file it is from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Config {
     path: PathBuf,
     map: Map<String, Value>,
@@ -62,6 +62,20 @@ impl Config {
     /// Replaces the value of a key.
     pub fn set(&mut self, key: &str, value: Value) {
         self.map.insert(key.to_owned(), value);
+    }
+
+    /// The file, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The whole object.
+    pub fn map(&self) -> &Map<String, Value> {
+        &self.map
+    }
+
+    pub fn into_map(self) -> Map<String, Value> {
+        self.map
     }
 
     /// The whole object as JSON.

@@ -168,6 +168,14 @@ pub enum Error {
     /// The call was stopped by its token, before or while ONNX Runtime ran.
     #[error("stopped")]
     Stopped,
+    /// A model cannot be [converted](crate::Builder::convert) to the form that was asked for.
+    #[error("{}: {problem}", shown(path))]
+    Conversion {
+        /// The model.
+        path: PathBuf,
+        /// What the form has no way to say, or what cannot be written.
+        problem: String,
+    },
     /// The tokenizer's files cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] sd_text::TokenizerError),
@@ -211,6 +219,13 @@ impl Error {
     pub(crate) fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Json { path, source }
+    }
+
+    pub(crate) fn conversion(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Conversion {
+            path: path.to_path_buf(),
+            problem: problem.into(),
+        }
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {

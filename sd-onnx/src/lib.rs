@@ -53,6 +53,7 @@
 mod builder;
 mod checkpoint;
 mod config;
+mod convert;
 mod corrections;
 mod defaults;
 mod device;
@@ -73,6 +74,7 @@ mod text_encoder;
 mod weights;
 
 pub use builder::{Builder, builder};
+pub use convert::{Conversion, ConversionProgress, Converted, ModelForm, WeightType};
 pub use device::Device;
 pub use error::Error;
 pub use inspect::{Hashes, Inspection, Part, hashes, inspect};

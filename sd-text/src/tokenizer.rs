@@ -352,6 +352,13 @@ impl ClipTokenizer {
         self.pad
     }
 
+    /// Whether another tokenizer has the same tokens, special tokens and length.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let marks = |it: &Self| (it.max_length, it.vocab_size, it.bos, it.eos, it.pad);
+        let vocabulary = |it: &Self| it.tokenizer.get_vocab(true);
+        marks(self) == marks(other) && vocabulary(self) == vocabulary(other)
+    }
+
     /// The tokens of a text, and the byte at which each begins.
     pub(crate) fn pieces(&self, text: &str) -> Vec<Piece> {
         let encoding = self.encoding(text);

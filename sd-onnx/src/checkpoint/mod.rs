@@ -11,6 +11,7 @@ mod kind;
 mod names;
 mod prediction;
 mod split;
+mod stored;
 mod text;
 mod unet;
 mod vae;
@@ -28,6 +29,7 @@ pub(crate) use self::{
     kind::Kind,
     names::Component,
     prediction::Predicts,
+    stored::{Stored, marks, stored},
 };
 use self::{
     prediction::Evidence,

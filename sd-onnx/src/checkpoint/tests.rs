@@ -8,6 +8,7 @@ mod families;
 mod layouts;
 mod prediction;
 mod refused;
+mod stored;
 
 use std::{
     collections::BTreeMap,

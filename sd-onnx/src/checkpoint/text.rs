@@ -157,6 +157,29 @@ const LAYER: [&str; 8] = [
     "mlp.fc2",
 ];
 
+/// OpenCLIP's names of the weights around the layers.
+pub(super) const OPEN_CLIP: [(&str, &str); 4] = [
+    (
+        "token_embedding.weight",
+        "embeddings.token_embedding.weight",
+    ),
+    (
+        "positional_embedding",
+        "embeddings.position_embedding.weight",
+    ),
+    ("ln_final.weight", "final_layer_norm.weight"),
+    ("ln_final.bias", "final_layer_norm.bias"),
+];
+
+/// OpenCLIP's names of the modules of a layer, without the fused query, key and value.
+pub(super) const OPEN_CLIP_LAYER: [(&str, &str); 5] = [
+    ("ln_1", "layer_norm1"),
+    ("ln_2", "layer_norm2"),
+    ("attn.out_proj", "self_attn.out_proj"),
+    ("mlp.c_fc", "mlp.fc1"),
+    ("mlp.c_proj", "mlp.fc2"),
+];
+
 /// Today's name of a tensor in transformers' names, which had `text_model.` before most of them.
 fn transformers(name: &str) -> Fate {
     let today = name.strip_prefix("text_model.").unwrap_or(name);
@@ -198,15 +221,14 @@ fn transformers(name: &str) -> Fate {
 /// Today's names of a tensor in OpenCLIP's names.
 fn open_clip(tensor: &Tensor<'_>) -> Fate {
     match tensor.rest {
-        "token_embedding.weight" => return Fate::whole("embeddings.token_embedding.weight"),
-        "positional_embedding" => return Fate::whole("embeddings.position_embedding.weight"),
-        "ln_final.weight" => return Fate::whole("final_layer_norm.weight"),
-        "ln_final.bias" => return Fate::whole("final_layer_norm.bias"),
         "text_projection" => return transposed_projection(),
         "text_projection.weight" => return Fate::whole("text_projection.weight"),
         // OpenCLIP's network for pictures.
         rest if rest.starts_with("visual.") => return Fate::LeftOut,
         _ => {}
+    }
+    if let Some((_, today)) = OPEN_CLIP.iter().find(|(stored, _)| *stored == tensor.rest) {
+        return Fate::whole(*today);
     }
     let Some((layer, module)) = tensor
         .rest
@@ -237,15 +259,10 @@ fn open_clip(tensor: &Tensor<'_>) -> Fate {
     let Some((module, leaf @ ("weight" | "bias"))) = module.rsplit_once('.') else {
         return Fate::Unknown;
     };
-    let today = match module {
-        "ln_1" => "layer_norm1",
-        "ln_2" => "layer_norm2",
-        "attn.out_proj" => "self_attn.out_proj",
-        "mlp.c_fc" => "mlp.fc1",
-        "mlp.c_proj" => "mlp.fc2",
-        _ => return Fate::Unknown,
-    };
-    Fate::whole(name(&format!("{today}.{leaf}")))
+    match OPEN_CLIP_LAYER.iter().find(|(stored, _)| *stored == module) {
+        Some((_, today)) => Fate::whole(name(&format!("{today}.{leaf}"))),
+        None => Fate::Unknown,
+    }
 }
 
 fn transposed_projection() -> Fate {

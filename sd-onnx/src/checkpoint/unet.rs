@@ -4,6 +4,7 @@ mod config;
 mod names;
 
 use self::names::Layout;
+pub(super) use self::names::{RESNET, SINGLE};
 use super::{
     Problem, Task,
     names::{Renamed, Tensor},

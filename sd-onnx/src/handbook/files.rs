@@ -143,6 +143,68 @@
 //!
 //! The library downloads no model. Get one with the publisher's own tool, for instance `hf download`.
 //!
+//! # Converting a model
+//! [`Builder::convert`](crate::Builder::convert), and the example `convert`, write a model in
+//! another form. [`Conversion`](crate::Conversion) chooses the form and the type of the weights.
+//!
+//! ```no_run
+//! use sd_onnx::{Conversion, ModelForm, WeightType};
+//!
+//! let conversion = Conversion::new(ModelForm::File).dtype(WeightType::F16);
+//! let converted = sd_onnx::builder()
+//!     .vae("sdxl_vae.safetensors") // goes into the new model
+//!     .convert("my-sdxl", "my-sdxl.safetensors", &conversion)?;
+//! for lost in converted.lost {
+//!     eprintln!("warning: {lost}");
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | form | what is written | who reads it |
+//! |---|---|---|
+//! | [`Folder`](crate::ModelForm::Folder) | a diffusers folder | diffusers, this crate |
+//! | [`File`](crate::ModelForm::File) | one safetensors file in the names of latent diffusion | ComfyUI, WebUI and their relatives, diffusers' `from_single_file`, this crate |
+//! | [`Onnx`](crate::ModelForm::Onnx) | for each network `model.onnx`, with its weights in `model.onnx_data` | ONNX Runtime from any language, optimum, this crate |
+//!
+//! The new model appears under its name when it is whole, and nothing is ever overwritten. Tensors
+//! are converted one by one, so a conversion needs little memory.
+//!
+//! **Types.** Without [`Conversion::dtype`](crate::Conversion::dtype) each tensor keeps its type,
+//! except that fp8 with scales and GGUF's blocks become f32. With it, numbers are rounded to the
+//! nearest one. A number beyond the range of the new type is an error that names its tensor, as
+//! 70000 is in f16. bf16 has the range of f32.
+//!
+//! **What one file cannot say.** A file has no configuration, so whoever reads it takes heads,
+//! activations and the like from the family. Before a file is written, it is read as it will be. If
+//! a network would come out otherwise, the conversion fails and names the key, for instance
+//! `norm_num_groups`. What the model predicts is written as a marker tensor and in the header. A
+//! scheduler's other settings, the size that a model draws at, a tokenizer with other words than
+//! CLIP's and a pipeline class have no place; each difference is listed in
+//! [`Converted::lost`](crate::Converted::lost).
+//!
+//! Stable Diffusion 2 draws with all but the last layer of its text encoder. A folder has 23
+//! layers, a published file has 24, and a file that is made from a folder has 23. Programs that
+//! build all 24 find the last one missing and never use it.
+//!
+//! **What a folder says otherwise.** In a folder whose tokenizer pads with `!`, as for Stable
+//! Diffusion 2 and SDXL's second text encoder, each `!` of a prompt is the padding token, in
+//! transformers and here. For a file it is a word as any other. So a prompt with `!` may draw
+//! another picture after a conversion from a file to a folder, or back.
+//!
+//! **Graphs** have the inputs and outputs that optimum gives them:
+//!
+//! | folder | inputs | outputs |
+//! |---|---|---|
+//! | `text_encoder` | `input_ids` i64 `[batch, length]` | `last_hidden_state`, `pooler_output`, `hidden_states.0` … |
+//! | `text_encoder_2` | `input_ids` | `text_embeds`, `last_hidden_state`, `hidden_states.0` … |
+//! | `unet` | `sample`, `timestep` (one number), `encoder_hidden_states`; in SDXL `text_embeds` and `time_ids`; in latent consistency models `timestep_cond` | `out_sample` |
+//! | `vae_decoder` | `latent_sample`, divided by the scaling factor | `sample` |
+//! | `vae_encoder` | `sample` | `latent_parameters`, or `latent_sample` of TAESD |
+//!
+//! All but the ids are f32, whatever type the weights have. `hidden_states.N` is the state before
+//! layer N, without the final norm. A mask or a picture beside the latents is a part of `sample`.
+//! The graphs use operators of ONNX Runtime's own domain, `com.microsoft`.
+//!
 //! # PNG files
 //! [`Picture::save_png`](crate::Picture::save_png) writes how the picture was made into the file, in the text that WebUI and its
 //! relatives write and read: see [`infotext`](crate::infotext) for the keys. [`Infotext::read_png`](crate::Infotext::read_png) gets it out again, from their files too, and

@@ -51,6 +51,17 @@
 //! | another autoencoder | a new file in `sd-onnx/src/models/vae`, and a variant of `Network` in `vae/mod.rs` |
 //! | another kind of denoiser, such as a transformer | a new file in `sd-onnx/src/models`, beside `unet.rs` |
 //!
+//! # A form that models are converted to
+//! | change | file |
+//! |---|---|
+//! | another name of a tensor in one file | the tables in `sd-onnx/src/checkpoint`, which both ways share; what has no table in `checkpoint/stored` |
+//! | another file of a diffusers folder | `sd-onnx/src/convert/folder.rs`, `index.rs` |
+//! | an input or an output of the graphs | `sd-onnx/src/convert/onnx.rs` |
+//! | another type of weights | `sd-onnx/src/convert/numbers.rs` |
+//!
+//! `tests/golden/convert.py` compares converted models with the originals in diffusers and in
+//! Python's ONNX Runtime; it is run by hand.
+//!
 //! # A graph that another tool exported
 //! | change | file |
 //! |---|---|

@@ -6,6 +6,7 @@ use sd_text::{
     ClipTokenizer,
     outside::{self, list},
 };
+use serde_json::{Map, Value};
 
 use super::TowerParts;
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// The longest `.yaml` file that is read, in bytes. Published ones have 2,000.
-const MOST_YAML: u64 = 1 << 20;
+pub(crate) const MOST_YAML: u64 = 1 << 20;
 
 /// A checkpoint, recognised.
 #[derive(Debug)]
@@ -106,6 +107,20 @@ impl ModelFile {
     /// Whether an empty negative prompt is zeros.
     pub fn zeros_for_empty(&self) -> Option<bool> {
         self.checkpoint.zeros_for_empty
+    }
+
+    /// What `model_index.json` would say beside classes.
+    pub fn index(&self) -> Map<String, Value> {
+        let checkpoint = &self.checkpoint;
+        let flags = [
+            ("force_zeros_for_empty_prompt", checkpoint.zeros_for_empty),
+            ("is_cosxl_edit", checkpoint.cosxl_edit),
+            ("requires_aesthetics_score", checkpoint.aesthetics_score),
+        ];
+        let said = flags
+            .into_iter()
+            .filter_map(|(key, flag)| Some((key.to_owned(), flag?.into())));
+        said.collect()
     }
 
     pub fn has(&self, component: &str) -> bool {

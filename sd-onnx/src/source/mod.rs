@@ -13,8 +13,9 @@ use std::{
 
 use sd_core::{Inputs, SizeIds};
 use sd_text::{ClipTokenizer, Layer};
+use serde_json::{Map, Value};
 
-pub(crate) use self::file::recognise;
+pub(crate) use self::file::{MOST_YAML, recognise};
 use self::{file::ModelFile, folder::ModelFolder};
 use crate::{
     Error,
@@ -414,6 +415,64 @@ impl Source {
         }
     }
 }
+
+impl Source {
+    /// The files of a text encoder's tokenizer.
+    pub fn tokenizer_files(&self, tower: TowerParts) -> Result<TokenizerFiles, Error> {
+        let folder = match (&self.tokenizer, self.model()) {
+            (Some(folder), _) => {
+                let of_model = folder.join(tower.tokenizer);
+                if of_model.is_dir() {
+                    of_model
+                } else {
+                    folder.clone()
+                }
+            }
+            (None, Base::Folder(folder)) => folder.component(tower.tokenizer)?,
+            (None, Base::File(file)) => {
+                let pad = file.pad(tower).unwrap_or("<|endoftext|>");
+                return Ok(TokenizerFiles::Made(ClipTokenizer::clip_files(pad)));
+            }
+        };
+        let files = TOKENIZER_FILES.iter().map(|name| folder.join(name));
+        Ok(TokenizerFiles::Copied(
+            files.filter(|file| file.is_file()).collect(),
+        ))
+    }
+
+    /// What `model_index.json` says; of a file, what it would say beside classes.
+    pub fn index(&self) -> Result<Map<String, Value>, Error> {
+        match self.model() {
+            Base::File(file) => Ok(file.index()),
+            Base::Folder(folder) => {
+                let path = folder.path().join("model_index.json");
+                match path.is_file() {
+                    true => Ok(Config::open(&path, crate::config::MOST_CONFIG)?.into_map()),
+                    false => Ok(Map::new()),
+                }
+            }
+        }
+    }
+}
+
+/// The files of a tokenizer.
+#[derive(Debug)]
+pub(crate) enum TokenizerFiles {
+    /// Files of a folder.
+    Copied(Vec<PathBuf>),
+    /// CLIP's, by their names.
+    Made([(&'static str, String); 4]),
+}
+
+/// The files that a tokenizer is read from.
+const TOKENIZER_FILES: [&str; 6] = [
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
 
 impl Base {
     fn open(path: &Path, variant: Option<&str>, predicts: Option<Predicts>) -> Result<Self, Error> {

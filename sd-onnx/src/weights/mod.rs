@@ -12,6 +12,7 @@ mod decode;
 mod file;
 mod gguf;
 mod names;
+mod outline;
 mod pickle;
 mod safetensors;
 mod scales;

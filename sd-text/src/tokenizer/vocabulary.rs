@@ -4,10 +4,11 @@
 //! and two special ones (`SimpleTokenizer` of OpenAI's CLIP). So a merge can be told by the ids of its two parts, and
 //! `vocabulary/merges.bin` is these, four bytes a merge, little-endian. `tests/vocabulary.rs` makes it from `merges.txt`.
 
+use serde_json::{Value, json};
 use tokenizers::AddedToken;
 
 use super::files::{BOS, CLIP_LENGTH, EOS, Files, Merges, Vocab};
-use super::letters;
+use super::{ClipTokenizer, letters};
 
 /// MIT, OpenAI: see `vocabulary/LICENSE`.
 static MERGES: &[u8] = include_bytes!("vocabulary/merges.bin");
@@ -33,6 +34,56 @@ impl Files {
     }
 }
 
+impl ClipTokenizer {
+    /// The files of a folder with CLIP's own vocabulary, by their names, as transformers' slow
+    /// `CLIPTokenizer` writes them: `vocab.json`, `merges.txt`, `tokenizer_config.json` and
+    /// `special_tokens_map.json`. `pad` is the token that fills texts up: `<|endoftext|>` in Stable
+    /// Diffusion 1.x, `!` in Stable Diffusion 2 and in the second text encoder of SDXL.
+    ///
+    /// [`load`](Self::load) of such a folder gives the tokenizer that [`clip`](Self::clip) and
+    /// [`padded_with`](Self::padded_with) give, with one difference: in a folder the padding token
+    /// is a special one, which is found as such in a prompt.
+    pub fn clip_files(pad: &str) -> [(&'static str, String); 4] {
+        files(pad)
+    }
+}
+
+fn files(pad: &str) -> [(&'static str, String); 4] {
+    let (vocab, merges) = read();
+    let mut tokens: Vec<_> = vocab.into_iter().collect();
+    tokens.sort_unstable_by_key(|(_, id)| *id);
+    // In the order of the ids, which a map of JSON would lose.
+    let entries = tokens.into_iter().map(|(token, id)| {
+        let token = Value::String(token);
+        format!("{token}: {id}")
+    });
+    let vocab = format!("{{{}}}\n", entries.collect::<Vec<_>>().join(", "));
+    let mut lines = vec!["#version: 0.2".to_owned()];
+    lines.extend(
+        merges
+            .into_iter()
+            .map(|(left, right)| format!("{left} {right}")),
+    );
+    let special = json!({
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "pad_token": pad,
+        "unk_token": EOS,
+    });
+    let mut config = special.clone();
+    config["add_prefix_space"] = json!(false);
+    config["do_lower_case"] = json!(true);
+    config["errors"] = json!("replace");
+    config["model_max_length"] = json!(CLIP_LENGTH);
+    config["tokenizer_class"] = json!("CLIPTokenizer");
+    [
+        ("vocab.json", vocab),
+        ("merges.txt", lines.join("\n") + "\n"),
+        ("tokenizer_config.json", format!("{config:#}\n")),
+        ("special_tokens_map.json", format!("{special:#}\n")),
+    ]
+}
+
 fn read() -> (Vocab, Merges) {
     let (pairs, _) = MERGES.as_chunks::<4>();
     let bytes = || letters::alphabet().map(|(_, letter)| letter.to_string());
@@ -48,4 +99,29 @@ fn read() -> (Vocab, Merges) {
     }
     tokens.extend([BOS, EOS].map(str::to_owned));
     (tokens.into_iter().zip(0..).collect(), merges)
+}
+
+#[cfg(test)]
+mod tests {
+    // In a test it is the failure.
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_files_are_read_as_the_vocabulary_they_are_from() {
+        for pad in [EOS, "!"] {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, text) in files(pad) {
+                std::fs::write(folder.path().join(name), text).unwrap();
+            }
+            let read = ClipTokenizer::load(folder.path()).unwrap();
+            let expected = ClipTokenizer::clip().padded_with(pad).unwrap();
+            assert!(read.is_same(&expected), "{pad}");
+            let text = "A fox, watercolour (naïve) 狐 🦊 supercalifragilistic";
+            assert_eq!(read.encode(text), expected.encode(text));
+            let other = if pad == EOS { "!" } else { EOS };
+            assert!(!read.is_same(&ClipTokenizer::clip().padded_with(other).unwrap()));
+        }
+    }
 }

@@ -13,7 +13,7 @@ use crate::checkpoint::names::{Fate, Tensor};
 pub(super) struct Layout(HashMap<String, String>);
 
 /// Modules outside of the blocks.
-const SINGLE: [(&str, &str); 9] = [
+pub(in crate::checkpoint) const SINGLE: [(&str, &str); 9] = [
     ("time_embed.0", "time_embedding.linear_1"),
     ("time_embed.2", "time_embedding.linear_2"),
     ("time_embed.cond_proj", "time_embedding.cond_proj"),
@@ -26,7 +26,7 @@ const SINGLE: [(&str, &str); 9] = [
 ];
 
 /// The modules of a residual block.
-const RESNET: [(&str, &str); 6] = [
+pub(in crate::checkpoint) const RESNET: [(&str, &str); 6] = [
     ("in_layers.0", "norm1"),
     ("in_layers.2", "conv1"),
     ("emb_layers.1", "time_emb_proj"),

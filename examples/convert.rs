@@ -1,0 +1,173 @@
+//! A model in another form: a diffusers folder, one file, or graphs of ONNX.
+//!
+//! ```sh
+//! cargo run --release --example convert -- model.safetensors model --to folder --dtype f16
+//! ```
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, ValueEnum};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use sd_examples::{Failure, SAFETENSORS, check_output, print, stopped_by_ctrl_c, tell};
+use sd_onnx::{Conversion, Error, ModelForm, WeightType, schedulers::Prediction};
+
+/// Writes a model in another form.
+///
+/// The model may be a diffusers folder or a checkpoint file, and parts may come from elsewhere. The
+/// new one appears under its name when it is whole; nothing is overwritten.
+///
+/// Whatever the new form cannot say is printed as a warning, such as the sampler in a
+/// scheduler_config.json, which one file has no place for. A model that would draw something else
+/// in the new form is refused.
+#[derive(Parser)]
+#[command(name = "convert", version, verbatim_doc_comment)]
+struct Arguments {
+    /// Model to read: a diffusers folder or a checkpoint file
+    path: PathBuf,
+    /// File or folder to write, which must not exist
+    out: PathBuf,
+    /// Form of the new model
+    #[arg(long, value_name = "FORM", value_enum)]
+    to: Form,
+    /// Type of all weights, rounded to the nearest number [default: each keeps its type, except
+    /// that GGUF's blocks and 8 bits with a scale become f32]
+    #[arg(long, value_name = "TYPE", value_enum)]
+    dtype: Option<Type>,
+    /// Variant of the weights in a folder, such as fp16 [default: the plain file, else the only one
+    /// there]
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// UNet from another file or folder
+    #[arg(long, value_name = "PATH")]
+    unet: Option<PathBuf>,
+    /// Autoencoder (VAE) from another file or folder
+    #[arg(long, value_name = "PATH")]
+    vae: Option<PathBuf>,
+    /// Text encoder, of SDXL the first one, from another file or folder
+    #[arg(long, value_name = "PATH")]
+    text_encoder: Option<PathBuf>,
+    /// Second text encoder of SDXL from another file or folder
+    #[arg(long, value_name = "PATH")]
+    text_encoder_2: Option<PathBuf>,
+    /// Folder of tokenizer files [default: the model's own; for a file CLIP's]
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
+    /// What the UNet predicts [default: as the model's files say]
+    #[arg(long, value_name = "WHAT", value_enum)]
+    prediction: Option<Predicts>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Form {
+    /// A diffusers folder
+    Folder,
+    /// One safetensors file, as ComfyUI and WebUI read it
+    File,
+    /// A folder with a graph of ONNX for each network and its weights beside it
+    Onnx,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Type {
+    F32,
+    F16,
+    Bf16,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Predicts {
+    Epsilon,
+    V,
+}
+
+fn main() -> ExitCode {
+    sd_examples::main(run)
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let out = &arguments.out;
+    let form = match arguments.to {
+        Form::Folder => ModelForm::Folder,
+        Form::File => ModelForm::File,
+        Form::Onnx => ModelForm::Onnx,
+    };
+    if form == ModelForm::File {
+        check_output("out", out, SAFETENSORS).map_err(as_argument)?;
+    }
+    let mut builder = sd_onnx::builder();
+    if let Some(variant) = &arguments.variant {
+        builder = builder.variant(variant);
+    }
+    if let Some(path) = &arguments.unet {
+        builder = builder.unet(path);
+    }
+    if let Some(path) = &arguments.vae {
+        builder = builder.vae(path);
+    }
+    if let Some(path) = &arguments.text_encoder {
+        builder = builder.text_encoder(path);
+    }
+    if let Some(path) = &arguments.text_encoder_2 {
+        builder = builder.text_encoder_2(path);
+    }
+    if let Some(path) = &arguments.tokenizer {
+        builder = builder.tokenizer(path);
+    }
+    match arguments.prediction {
+        Some(Predicts::Epsilon) => builder = builder.prediction(Prediction::Epsilon),
+        Some(Predicts::V) => builder = builder.prediction(Prediction::V),
+        None => {}
+    }
+
+    let bar = bytes_bar();
+    let shown = bar.clone();
+    let mut conversion =
+        Conversion::new(form)
+            .stop(stopped_by_ctrl_c())
+            .progress(move |progress| {
+                shown.set_length(progress.total);
+                shown.set_position(progress.done);
+            });
+    conversion = match arguments.dtype {
+        Some(Type::F32) => conversion.dtype(WeightType::F32),
+        Some(Type::F16) => conversion.dtype(WeightType::F16),
+        Some(Type::Bf16) => conversion.dtype(WeightType::Bf16),
+        None => conversion,
+    };
+    let converted = builder.convert(&arguments.path, out, &conversion);
+    bar.finish_and_clear();
+    let converted = converted.map_err(|error| match error {
+        Error::Stopped => Failure::Stopped(format!(
+            "stopped after {} of {}; nothing of the new model is left",
+            HumanBytes(bar.position()),
+            HumanBytes(bar.length().unwrap_or(0))
+        )),
+        error => Failure::Work(error.to_string()),
+    })?;
+    for lost in &converted.lost {
+        tell(format_args!("warning: {lost}"));
+    }
+    tell(format_args!(
+        "{} tensors, {}",
+        converted.tensors,
+        HumanBytes(converted.bytes)
+    ));
+    print(format_args!("{}", converted.path.display()))
+}
+
+/// The path is no option, which messages about it begin with.
+fn as_argument(failure: Failure) -> Failure {
+    let named = |reason: String| reason.replacen("--out is", "the output is", 1);
+    match failure {
+        Failure::Arguments(reason) => Failure::Arguments(named(reason)),
+        Failure::Work(reason) => Failure::Work(reason.replacen("for --out", "for the output", 1)),
+        stopped => stopped,
+    }
+}
+
+/// A progress bar over bytes.
+fn bytes_bar() -> ProgressBar {
+    let template = "{bar:40} {bytes}/{total_bytes}, {bytes_per_sec}, ETA {eta}";
+    let style = ProgressStyle::with_template(template).expect("the template is a constant");
+    ProgressBar::new(0).with_style(style)
+}

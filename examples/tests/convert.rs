@@ -1,0 +1,141 @@
+//! `convert` as a user runs it, on the small model.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+
+use common::{Example, files, picture};
+use safetensors::{Dtype, SafeTensors};
+use sd_examples::shipped_model;
+
+const CONVERT: Example = Example("convert");
+const TXT2IMG: Example = Example("txt2img");
+
+/// The path of the small model.
+fn model() -> String {
+    shipped_model().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_folder_draws_the_same_and_says_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (stdout, stderr) = CONVERT.succeed(folder.path(), &[&model(), "new", "--to", "folder"]);
+    assert_eq!(stdout, "new\n");
+    assert!(
+        stderr.contains(" tensors, ") && !stderr.contains("warning"),
+        "{stderr}"
+    );
+    assert_eq!(files(folder.path()), ["new"]);
+    let expected = [
+        "model_index.json",
+        "scheduler",
+        "text_encoder",
+        "tokenizer",
+        "unet",
+        "vae",
+    ];
+    assert_eq!(files(&folder.path().join("new")), expected);
+    let draw = |model: &str, name: &str| {
+        let arguments = [
+            "a fox", "--model", model, "--steps", "3", "--seed", "1", "--output", name,
+        ];
+        TXT2IMG.succeed(folder.path(), &arguments);
+        picture(folder.path(), name)
+    };
+    assert!(draw("new", "new.png") == draw(&model(), "old.png"));
+}
+
+#[test]
+fn every_type() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, dtype) in [
+        ("f32", Dtype::F32),
+        ("f16", Dtype::F16),
+        ("bf16", Dtype::BF16),
+    ] {
+        let arguments = [&model(), name, "--to", "folder", "--dtype", name];
+        CONVERT.succeed(folder.path(), &arguments);
+        let path = folder
+            .path()
+            .join(name)
+            .join("unet/diffusion_pytorch_model.safetensors");
+        let bytes = fs::read(path).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        assert!(
+            tensors.iter().all(|(_, tensor)| tensor.dtype() == dtype),
+            "{name}"
+        );
+        let arguments = [
+            "a fox", "--model", name, "--steps", "1", "--output", "f.png",
+        ];
+        TXT2IMG.succeed(folder.path(), &arguments);
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("old")).unwrap();
+    let model = model();
+    let cases: [(&[&str], i32, &str); 7] = [
+        (
+            &[&model, "old", "--to", "folder"],
+            1,
+            "nothing is overwritten",
+        ),
+        (&[&model, "no/new", "--to", "folder"], 1, "no: "),
+        (&["none", "new", "--to", "folder"], 1, "none: "),
+        (
+            &[&model, "new.ckpt", "--to", "file"],
+            2,
+            "the output is new.ckpt",
+        ),
+        // Its heads are not those of Stable Diffusion 1.x.
+        (
+            &[&model, "new.safetensors", "--to", "file"],
+            1,
+            "`attention_head_dim` is 4",
+        ),
+        (&[&model, "new", "--to", "zip"], 2, "zip"),
+        (
+            &[&model, "new", "--to", "folder", "--vae", "none"],
+            1,
+            "none: ",
+        ),
+    ];
+    for (arguments, code, part) in cases {
+        CONVERT.fail(folder.path(), arguments, code, part);
+        assert_eq!(files(folder.path()), ["old"], "{arguments:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let example = std::env::current_exe().unwrap();
+    let example = example.ancestors().nth(2).unwrap().join("examples/convert");
+    // No file may have more than 64 blocks of 512 bytes or 1 KiB.
+    let limited = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";
+    let output = std::process::Command::new("sh")
+        .current_dir(folder.path())
+        .args(["-c", limited])
+        .arg(example)
+        .args([&model(), "new", "--to", "folder"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("new/") && stderr.contains("File too large"),
+        "{stderr}"
+    );
+    assert!(
+        files(folder.path()).is_empty(),
+        "{:?}",
+        files(folder.path())
+    );
+}

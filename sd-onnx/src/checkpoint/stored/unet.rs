@@ -1,0 +1,123 @@
+//! The UNet's names: its blocks are numbered through, and a downsampling counts as a block.
+
+use std::collections::HashMap;
+
+use super::{Shapes, Stored, reversed, whole};
+use crate::checkpoint::unet::{RESNET, SINGLE};
+
+pub(super) fn stored(prefix: &str, shapes: &Shapes<'_>) -> Result<Vec<Stored>, String> {
+    let blocks = Blocks::of(shapes);
+    let tensors = shapes.iter().map(|(&today, shape)| {
+        let name = blocks.name(today).ok_or_else(|| today.to_owned())?;
+        Ok(whole(format!("{prefix}{name}"), today, shape))
+    });
+    tensors.collect()
+}
+
+/// What latent diffusion calls each of today's blocks: `down_blocks.1.attentions.0` is
+/// `input_blocks.4.1`.
+#[derive(Debug, Default)]
+struct Blocks(HashMap<String, String>);
+
+impl Blocks {
+    fn of(shapes: &Shapes<'_>) -> Self {
+        let has = |start: &str| {
+            let start = format!("{start}.");
+            let from = shapes.range(start.as_str()..).next();
+            from.is_some_and(|(name, _)| name.starts_with(&start))
+        };
+        let mut blocks = Self::default();
+        // The first one is the convolution in front.
+        let mut number = 1;
+        for level in (0..).take_while(|level| has(&format!("down_blocks.{level}"))) {
+            let block = format!("down_blocks.{level}");
+            for layer in (0..).take_while(|layer| has(&format!("{block}.resnets.{layer}"))) {
+                blocks.add(
+                    &block,
+                    "resnets",
+                    layer,
+                    &format!("input_blocks.{number}.0"),
+                );
+                blocks.add(
+                    &block,
+                    "attentions",
+                    layer,
+                    &format!("input_blocks.{number}.1"),
+                );
+                number += 1;
+            }
+            let sampler = format!("{block}.downsamplers.0");
+            if has(&sampler) {
+                blocks.0.insert(sampler, format!("input_blocks.{number}.0"));
+                number += 1;
+            }
+        }
+        let mut number = 0;
+        for level in (0..).take_while(|level| has(&format!("up_blocks.{level}"))) {
+            let block = format!("up_blocks.{level}");
+            let mut last = 0;
+            for layer in (0..).take_while(|layer| has(&format!("{block}.resnets.{layer}"))) {
+                blocks.add(
+                    &block,
+                    "resnets",
+                    layer,
+                    &format!("output_blocks.{number}.0"),
+                );
+                blocks.add(
+                    &block,
+                    "attentions",
+                    layer,
+                    &format!("output_blocks.{number}.1"),
+                );
+                last = match has(&format!("{block}.attentions.{layer}")) {
+                    true => 1,
+                    false => 0,
+                };
+                number += 1;
+            }
+            // It stands behind the parts of the level's last block.
+            let sampler = format!("output_blocks.{}.{}", number.max(1) - 1, last + 1);
+            blocks.0.insert(format!("{block}.upsamplers.0"), sampler);
+        }
+        let parts = ["resnets.0", "attentions.0", "resnets.1"];
+        let parts = parts.map(|part| format!("mid_block.{part}"));
+        for (number, part) in parts.into_iter().filter(|part| has(part)).enumerate() {
+            blocks.0.insert(part, format!("middle_block.{number}"));
+        }
+        blocks
+    }
+
+    fn add(&mut self, block: &str, kind: &str, layer: usize, name: &str) {
+        self.0
+            .insert(format!("{block}.{kind}.{layer}"), name.to_owned());
+    }
+
+    /// The name of a tensor.
+    fn name(&self, today: &str) -> Option<String> {
+        let (module, leaf) = today.rsplit_once('.')?;
+        if let Some(single) = reversed(&SINGLE, module) {
+            return Some(format!("{single}.{leaf}"));
+        }
+        // `down_blocks.1.attentions.0`, but `mid_block.attentions.0`.
+        let parts = if today.starts_with("mid_block.") {
+            3
+        } else {
+            4
+        };
+        let (end, _) = today.match_indices('.').nth(parts - 1)?;
+        let (block, inside) = (&today[..end], &today[end + 1..]);
+        let name = self.0.get(block)?;
+        if block.contains(".attentions.") {
+            // The same inside.
+            return Some(format!("{name}.{inside}"));
+        }
+        let (module, leaf) = inside.rsplit_once('.')?;
+        let module = match block {
+            _ if block.contains(".resnets.") => reversed(&RESNET, module)?,
+            _ if module != "conv" => return None,
+            _ if block.contains(".downsamplers.") => "op",
+            _ => "conv",
+        };
+        Some(format!("{name}.{module}.{leaf}"))
+    }
+}

@@ -1,0 +1,348 @@
+//! One file in the names of latent diffusion.
+//!
+//! A file has no configurations: a reader knows the families, and reads the shapes from the
+//! tensors. So before the file is written, its names, shapes, marks and metadata are read as any
+//! other file's are. A network that would come out otherwise is an error.
+
+use std::collections::BTreeMap;
+
+use sd_core::schedulers::Prediction;
+use sd_text::{
+    ClipTokenizer,
+    outside::{self, printable},
+};
+
+use super::{
+    Steps, facts,
+    numbers::target,
+    output::Output,
+    parts::{Network, Parts},
+    tensors::{self, Content, New},
+};
+use crate::{
+    Error,
+    checkpoint::{self, Checkpoint, Family, Predicts, Stored},
+    config::Config,
+    models::{unet::UnetConfig, vae::VaeConfig},
+    source::MOST_YAML,
+    weights::{Mapped, Type, View},
+};
+
+/// Writes the file. Returns what it cannot say.
+pub(super) fn write<'c>(
+    parts: &Parts,
+    output: &Output,
+    mut steps: Steps<'c>,
+) -> Result<(Steps<'c>, Vec<String>), Error> {
+    let family = parts.family();
+    let mut stored = Vec::new();
+    for network in &parts.networks {
+        stored.push((network, of_network(parts, family, network)?));
+    }
+    let marks = marks(parts)?;
+    let metadata = metadata(parts, family)?;
+    let file = Reread {
+        parts,
+        stored: &stored,
+        marks: &marks,
+        metadata: &metadata,
+    };
+    let lost = file.check(output)?;
+
+    let mut tensors = Vec::new();
+    for (network, all) in &stored {
+        tensors.extend(all.iter().map(|stored| new(network, stored, &steps)));
+    }
+    for (name, values) in &marks {
+        tensors.push(New {
+            name: (*name).to_owned(),
+            dtype: Type::F32,
+            shape: vec![values.len()],
+            content: Content::Given(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        });
+    }
+    steps.expect(&tensors);
+    let path = output.place();
+    tensors::safetensors(output, path, &mut tensors, &metadata, &mut steps)?;
+    Ok((steps, lost))
+}
+
+fn of_network(parts: &Parts, family: Family, network: &Network) -> Result<Vec<Stored>, Error> {
+    let shapes = network
+        .tensors()
+        .map(|(name, tensor)| (name, tensor.shape()));
+    let stored = checkpoint::stored(family, network.component, &shapes.collect());
+    stored.map_err(|name| {
+        parts.failed(format!(
+            "the tensor `{}` of `{}` has no name in a file",
+            printable(name),
+            network.component
+        ))
+    })
+}
+
+fn new<'n>(network: &'n Network, stored: &Stored, steps: &Steps<'_>) -> New<'n> {
+    let weights = stored.weights.iter();
+    let weights: Vec<_> = weights
+        .filter_map(|name| network.weights.get(name))
+        .collect();
+    let types = weights
+        .iter()
+        .map(|weight| target(weight, steps.conversion.dtype));
+    let mut types = types.collect::<Vec<_>>();
+    types.dedup();
+    New {
+        name: stored.name.clone(),
+        dtype: match types[..] {
+            [same] => same,
+            // One tensor has one type, and f32 has the numbers of most others.
+            _ => Type::F32,
+        },
+        shape: stored.shape.clone(),
+        content: match weights[..] {
+            [weight] if stored.transposed => Content::Transposed(weight),
+            _ => Content::Weights(weights),
+        },
+    }
+}
+
+/// The tensors that mark what the model predicts.
+fn marks(parts: &Parts) -> Result<Vec<(&'static str, Vec<f32>)>, Error> {
+    let config = &parts.corrected;
+    let predicts = match config.prediction {
+        Prediction::Epsilon => Predicts::Epsilon,
+        Prediction::V => Predicts::V,
+        Prediction::Edm { v: false, .. } => Predicts::Edm,
+        Prediction::Edm { v: true, .. } => Predicts::EdmV,
+        other => {
+            return Err(parts.failed(format!(
+                "the model predicts {other:?}, and a file has no mark for that"
+            )));
+        }
+    };
+    let vae = parts.network("vae").map(|vae| {
+        let config = Config::of(&vae.path, vae.config.clone());
+        let channels = VaeConfig::new(&config)?.latent_channels;
+        let mean = config.numbers("latents_mean", channels)?;
+        let std = config.numbers("latents_std", channels)?;
+        Ok::<_, Error>(mean.zip(std).map(|(mean, std)| [mean, std]))
+    });
+    let latents = vae.transpose()?.flatten();
+    let zero_snr = config.rescale_betas_zero_snr;
+    Ok(checkpoint::marks(
+        predicts,
+        zero_snr,
+        latents,
+        config.sigma_range,
+    ))
+}
+
+/// What the file's header says, in the keys of <https://github.com/Stability-AI/ModelSpec>.
+fn metadata(parts: &Parts, family: Family) -> Result<BTreeMap<String, String>, Error> {
+    let mut metadata = BTreeMap::new();
+    let mut say = |key: &str, value: String| metadata.insert(key.to_owned(), value);
+    say("format", "pt".into());
+    say("modelspec.title", parts.source.name());
+    let architecture = match family {
+        Family::Sd1 => "stable-diffusion-v1",
+        Family::Sd2 => "stable-diffusion-v2",
+        Family::Xl => "stable-diffusion-xl-v1-base",
+        Family::Refiner => "stable-diffusion-xl-v1-refiner",
+    };
+    say("modelspec.architecture", architecture.into());
+    let is_v = matches!(
+        parts.corrected.prediction,
+        Prediction::V | Prediction::Edm { v: true, .. }
+    );
+    let prediction = if is_v { "v" } else { "epsilon" };
+    say("modelspec.prediction_type", prediction.into());
+    let [height, width] = parts.sample_size()?.map(|side| side * 8);
+    say("modelspec.resolution", format!("{width}x{height}"));
+    Ok(metadata)
+}
+
+/// The file as it will be read.
+struct Reread<'a> {
+    parts: &'a Parts,
+    stored: &'a [(&'a Network, Vec<Stored>)],
+    marks: &'a [(&'static str, Vec<f32>)],
+    metadata: &'a BTreeMap<String, String>,
+}
+
+impl Reread<'_> {
+    /// Reads the file before it is written, and compares it with the model. Returns what differs
+    /// beside the networks.
+    fn check(&self, output: &Output) -> Result<Vec<String>, Error> {
+        let path = output.shown(output.place());
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let stored = self.stored.iter().flat_map(|(_, stored)| stored);
+        let mut shapes: BTreeMap<&str, &[usize]> = stored
+            .map(|stored| (stored.name.as_str(), stored.shape.as_slice()))
+            .collect();
+        let counts: Vec<_> = self
+            .marks
+            .iter()
+            .map(|(_, values)| [values.len()])
+            .collect();
+        let marks = self.marks.iter().zip(&counts);
+        shapes.extend(marks.map(|((name, _), count)| (*name, &count[..])));
+        let yaml = outside::read_to_string(path.with_extension("yaml"), MOST_YAML).ok();
+        let file = checkpoint::File {
+            name: &name,
+            shapes,
+            metadata: self.metadata,
+            yaml: yaml.as_deref(),
+            predicts: None,
+            values: &|name| self.values(name),
+        };
+        let read = checkpoint::read(&file).map_err(|problem| {
+            self.parts.failed(format!(
+                "the model would not be recognised in one file: {problem}"
+            ))
+        })?;
+        for (network, stored) in self.stored {
+            self.check_network(&read, network, stored)?;
+        }
+        self.lost(&read)
+    }
+
+    /// The numbers of a small tensor.
+    fn values(&self, name: &str) -> Result<Vec<f32>, Error> {
+        if let Some((_, values)) = self.marks.iter().find(|(mark, _)| *mark == name) {
+            return Ok(values.clone());
+        }
+        let found = self.stored.iter().find_map(|(network, stored)| {
+            let stored = stored.iter().find(|stored| stored.name == name)?;
+            network.weights.get(stored.weights.first()?)
+        });
+        match found {
+            Some(tensor) => tensor.source().values(),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Checks that a network is read as the same network of the same tensors.
+    fn check_network(
+        &self,
+        read: &Checkpoint,
+        network: &Network,
+        stored: &[Stored],
+    ) -> Result<(), Error> {
+        let component = network.component;
+        let fail = |problem: String| {
+            self.parts.failed(format!(
+                "in one file `{component}` would be another network: {problem}"
+            ))
+        };
+        let Some(found) = read.components.get(component) else {
+            return Err(fail("none is recognised".into()));
+        };
+        let by_name: BTreeMap<&str, &Stored> = stored
+            .iter()
+            .map(|stored| (stored.name.as_str(), stored))
+            .collect();
+        let is_right = |mapped: &Mapped| {
+            let Some(stored) = by_name.get(mapped.stored.as_str()) else {
+                return false;
+            };
+            let part = match &mapped.view {
+                View::Whole | View::Reshaped(_) if !stored.transposed => 0,
+                View::Transposed if stored.transposed => 0,
+                View::Rows { from, count } if *count > 0 && from % count == 0 => from / count,
+                _ => return false,
+            };
+            stored.weights.get(part) == Some(&mapped.name)
+        };
+        let names: Vec<_> = network.tensors().map(|(name, _)| name).collect();
+        let read_names: Vec<_> = found
+            .tensors
+            .iter()
+            .map(|mapped| mapped.name.as_str())
+            .collect();
+        if let Some(name) = names.iter().find(|name| !read_names.contains(name)) {
+            return Err(fail(format!("`{}` is not recognised", printable(name))));
+        }
+        let wrong = found.tensors.iter().find(|mapped| !is_right(mapped));
+        if let Some(wrong) = wrong {
+            return Err(fail(format!(
+                "`{}` is taken for another",
+                printable(&wrong.stored)
+            )));
+        }
+        let configs = [&network.config, &found.config];
+        let [old, new] = configs.map(|map| Config::of(&network.path, map.clone()));
+        let sizes = self.parts.source.sizes();
+        let differences = facts::network(component, [&old, &new], sizes)?;
+        match differences.is_empty() {
+            true => Ok(()),
+            false => Err(fail(outside::list(differences))),
+        }
+    }
+
+    /// What the file does not say, or says otherwise.
+    fn lost(&self, read: &Checkpoint) -> Result<Vec<String>, Error> {
+        let parts = self.parts;
+        let mut lost = read.warnings.clone();
+        let scheduler = parts.scheduler_values()?;
+        let of_read = Config::of(parts.source.path(), read.scheduler.clone());
+        let read_config = parts.meaning(&of_read)?;
+        if read_config.prediction != parts.corrected.prediction {
+            return Err(parts.failed(format!(
+                "in one file the model would be taken for one that predicts {:?}, and it predicts \
+                 {:?}",
+                read_config.prediction, parts.corrected.prediction
+            )));
+        }
+        for difference in facts::scheduler(&scheduler, &read.scheduler) {
+            lost.push(format!("in the scheduler {difference}"));
+        }
+        let old = parts.sample_size()?;
+        if let Some(unet) = read.components.get("unet") {
+            let unet = Config::of(parts.source.path(), unet.config.clone());
+            let new = UnetConfig::new(&unet, parts.source.sizes())?.sample_size;
+            if old != new {
+                lost.push(format!(
+                    "the model is for latents of {} × {}, and is read as one for {} × {}",
+                    old[1], old[0], new[1], new[0]
+                ));
+            }
+        }
+        let class = parts.source.class();
+        if class != read.class {
+            lost.push(format!(
+                "the pipeline class is {}, and is read as {}",
+                printable(if class.is_empty() {
+                    "of its own"
+                } else {
+                    class
+                }),
+                read.class
+            ));
+        }
+        let zeros = read
+            .zeros_for_empty
+            .unwrap_or(parts.source.towers().len() == 2);
+        if zeros != parts.source.zero_empty_negative() {
+            let [yes, no] = ["stands for zeros", "is encoded as any other"];
+            let [old, new] = if zeros { [no, yes] } else { [yes, no] };
+            lost.push(format!(
+                "an empty negative prompt {old}, and is read as one that {new}"
+            ));
+        }
+        for tower in parts.source.towers() {
+            let tokenizer = parts.source.tokenizer(*tower)?;
+            let mut clip = ClipTokenizer::clip();
+            if let Some(pad) = read.pads.get(tower.tokenizer) {
+                clip = clip.padded_with(pad)?;
+            }
+            if !clip.is_same(&tokenizer) {
+                lost.push(format!(
+                    "`{}` is not the one that such files are read with: take it from a folder with \
+                     `Builder::tokenizer`",
+                    tower.tokenizer
+                ));
+            }
+        }
+        Ok(lost)
+    }
+}

@@ -1,0 +1,141 @@
+//! A diffusers folder, as `save_pretrained` of diffusers 0.42.1 writes it.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use sd_text::ClipTokenizer;
+use serde_json::{Map, Value};
+
+use super::{Steps, index, output::Output, parts::Parts, tensors};
+use crate::{
+    Error,
+    config::{Config, MOST_CONFIG},
+    source::{TokenizerFiles, TowerParts},
+};
+
+/// The metadata that transformers asks for.
+fn metadata() -> BTreeMap<String, String> {
+    [("format".to_owned(), "pt".to_owned())].into()
+}
+
+/// Writes the folder. Returns what it cannot say.
+pub(super) fn write<'c>(
+    parts: &Parts,
+    output: &Output,
+    mut steps: Steps<'c>,
+) -> Result<(Steps<'c>, Vec<String>), Error> {
+    let mut lost = Vec::new();
+    let root = output.place();
+    output.folder(root)?;
+    let mut networks = Vec::new();
+    for network in &parts.networks {
+        let is_text = network.component.starts_with("text_encoder");
+        // Every version of transformers loads these names. From 5 on `CLIPTextModel` has none of
+        // the prefix itself, and takes it off.
+        let tensors = match is_text {
+            true => network.whole_text(steps.conversion),
+            false => network.whole(steps.conversion, ""),
+        };
+        steps.expect(&tensors);
+        networks.push((network, tensors));
+    }
+    for (network, mut tensors) in networks {
+        let folder = root.join(network.component);
+        output.folder(&folder)?;
+        let config = pretty(&Value::Object(network.config.clone()));
+        output.write(&folder.join("config.json"), config)?;
+        let name = match network.component.starts_with("text_encoder") {
+            true => "model.safetensors",
+            false => "diffusion_pytorch_model.safetensors",
+        };
+        let path = folder.join(name);
+        tensors::safetensors(output, &path, &mut tensors, &metadata(), &mut steps)?;
+    }
+    common(parts, output, &mut lost)?;
+    Ok((steps, lost))
+}
+
+/// Writes what a diffusers folder has beside its networks.
+pub(super) fn common(parts: &Parts, output: &Output, lost: &mut Vec<String>) -> Result<(), Error> {
+    let root = output.place();
+    let scheduler = root.join("scheduler");
+    output.folder(&scheduler)?;
+    output.write(
+        &scheduler.join("scheduler_config.json"),
+        scheduler_text(parts)?,
+    )?;
+    for tower in parts.source.towers() {
+        tokenizer(parts, tower, &root.join(tower.tokenizer), output)?;
+    }
+    let index = index::of(parts, lost)?;
+    output.write(
+        &root.join("model_index.json"),
+        pretty(&Value::Object(index)),
+    )
+}
+
+/// The text of `scheduler_config.json`: the model's own where it has one and nothing in it is
+/// changed.
+fn scheduler_text(parts: &Parts) -> Result<String, Error> {
+    // Python's infinities, which are null where a text was read and written again.
+    if parts.scheduler.contains('\n') {
+        return Ok(parts.scheduler.clone());
+    }
+    let text = pretty(&Value::Object(parts.scheduler_values()?));
+    Ok(text.replace(LEAST_LAMBDA, &LEAST_LAMBDA.replace("null", "-Infinity")))
+}
+
+/// A key of the classes of DPM-Solver that has no other value without a number.
+const LEAST_LAMBDA: &str = "\"lambda_min_clipped\": null";
+
+/// Writes a tokenizer's files, and checks that they are read as the model's.
+fn tokenizer(
+    parts: &Parts,
+    tower: &TowerParts,
+    folder: &Path,
+    output: &Output,
+) -> Result<(), Error> {
+    output.folder(folder)?;
+    match parts.source.tokenizer_files(*tower)? {
+        TokenizerFiles::Made(files) => {
+            for (name, text) in files {
+                output.write(&folder.join(name), text)?;
+            }
+        }
+        TokenizerFiles::Copied(files) => {
+            for from in files {
+                let name = from.file_name().unwrap_or_default();
+                // It was read before, by a reader that knows how long it may be.
+                let bytes = fs::read(&from).map_err(Error::io(&from))?;
+                output.write(&folder.join(name), bytes)?;
+            }
+        }
+    }
+    let expected = parts.source.tokenizer(*tower)?;
+    if ClipTokenizer::load(folder)?.is_same(&expected) {
+        return Ok(());
+    }
+    // A folder of the caller's for a model whose family fills texts up with another token.
+    let pad = expected.token(expected.pad()).unwrap_or_default();
+    for name in ["tokenizer_config.json", "special_tokens_map.json"] {
+        let path = folder.join(name);
+        let mut config = match path.is_file() {
+            true => Config::open(&path, MOST_CONFIG)?,
+            false => Config::of(&path, Map::new()),
+        };
+        config.set("pad_token", Value::String(pad.clone()));
+        output.write(&path, pretty(&Value::Object(config.into_map())))?;
+    }
+    match ClipTokenizer::load(folder)?.is_same(&expected) {
+        true => Ok(()),
+        false => Err(parts.failed(format!(
+            "the files of `{}` cannot say what it is",
+            tower.tokenizer
+        ))),
+    }
+}
+
+/// JSON as Python's libraries write it.
+pub(super) fn pretty(value: &Value) -> String {
+    let text = serde_json::to_string_pretty(value);
+    text.expect("a value with text keys") + "\n"
+}

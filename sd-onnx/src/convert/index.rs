@@ -1,0 +1,114 @@
+//! `model_index.json`: the pipeline class of diffusers, and the class of each of its parts.
+
+use sd_text::outside::printable;
+use serde_json::{Map, Value, json};
+
+use super::parts::Parts;
+use crate::{Error, checkpoint::Family};
+
+/// The version of diffusers whose folders are written.
+const VERSION: &str = "0.42.1";
+
+/// Parts of a pipeline that no checkpoint file has, by the beginnings of the classes' names.
+/// diffusers wants each part of a class named, with null for one that is not there.
+const ABSENT: [(&str, &[&str]); 3] = [
+    ("StableDiffusionXLInstructPix2Pix", &[]),
+    ("StableDiffusionXL", &["feature_extractor", "image_encoder"]),
+    (
+        "",
+        &["feature_extractor", "image_encoder", "safety_checker"],
+    ),
+];
+
+/// What the index of a model says. Whatever the old one says beside classes, such as whether an
+/// empty prompt is zeros, it says too.
+pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Value>, Error> {
+    let mut index = parts.source.index()?;
+    let class = match parts.source.class() {
+        "" => {
+            let class = by_family(parts.family());
+            lost.push(format!(
+                "the pipeline class is of the model's own, and its code is not copied: {class} \
+                 takes its place"
+            ));
+            class
+        }
+        class => class,
+    };
+    let is_there = |value: &Value| {
+        value
+            .as_array()
+            .is_some_and(|list| !list[..].contains(&Value::Null))
+    };
+    let written = [
+        "unet",
+        "vae",
+        "text_encoder",
+        "text_encoder_2",
+        "tokenizer",
+        "tokenizer_2",
+    ];
+    let kept = |name: &String| {
+        written.contains(&name.as_str()) || name == "scheduler" || name.starts_with('_')
+    };
+    for (name, value) in index.iter_mut() {
+        if is_there(value) && !kept(name) {
+            let name = printable(name);
+            lost.push(format!("`{name}` is not converted, and left out"));
+            *value = json!([null, null]);
+        }
+    }
+    let is_of_folder = index.contains_key("_class_name");
+    index.retain(|key, value| !is_there(value) && !key.starts_with('_'));
+    let mut set = |key: &str, value: Value| index.insert(key.to_owned(), value);
+    set("_class_name", json!(class));
+    set("_diffusers_version", json!(VERSION));
+    let is_xl = class.starts_with("StableDiffusionXL");
+    let absent = ABSENT.iter().find(|(start, _)| class.starts_with(start));
+    for name in absent.map_or(&[][..], |(_, names)| names) {
+        if !is_of_folder {
+            set(name, json!([null, null]));
+        }
+    }
+    if is_xl {
+        let zeros = parts.source.zero_empty_negative();
+        set("force_zeros_for_empty_prompt", json!(zeros));
+        // The refiner has none of its own.
+        for name in ["text_encoder", "tokenizer"] {
+            set(name, json!([null, null]));
+        }
+    } else {
+        set("requires_safety_checker", json!(false));
+    }
+    for network in &parts.networks {
+        let (library, class) = match network.component {
+            "text_encoder" => ("transformers", "CLIPTextModel"),
+            "text_encoder_2" => ("transformers", "CLIPTextModelWithProjection"),
+            "vae" => {
+                let class = network.config.get("_class_name").and_then(Value::as_str);
+                ("diffusers", class.unwrap_or("AutoencoderKL"))
+            }
+            _ => ("diffusers", "UNet2DConditionModel"),
+        };
+        set(network.component, json!([library, class]));
+    }
+    for tower in parts.source.towers() {
+        set(tower.tokenizer, json!(["transformers", "CLIPTokenizer"]));
+    }
+    let scheduler = parts.scheduler_values()?;
+    let class = scheduler.get("_class_name").and_then(Value::as_str);
+    set(
+        "scheduler",
+        json!(["diffusers", class.unwrap_or("PNDMScheduler")]),
+    );
+    Ok(index)
+}
+
+/// diffusers' class for pictures from text.
+fn by_family(family: Family) -> &'static str {
+    match family {
+        Family::Sd1 | Family::Sd2 => "StableDiffusionPipeline",
+        Family::Xl => "StableDiffusionXLPipeline",
+        Family::Refiner => "StableDiffusionXLImg2ImgPipeline",
+    }
+}

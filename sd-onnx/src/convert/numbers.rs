@@ -1,0 +1,290 @@
+//! Numbers of weights in another type.
+
+use half::{bf16, f16};
+
+use crate::{
+    Error,
+    weights::{Scale, Tensor, Type},
+};
+
+/// The type that weights are converted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WeightType {
+    /// 32 bits, as networks compute on a CPU.
+    F32,
+    /// 16 bits, with numbers up to 65504. Most published files have this type.
+    F16,
+    /// 16 bits, with the range of f32 and three digits less than f16.
+    Bf16,
+}
+
+impl WeightType {
+    pub(super) fn stored(self) -> Type {
+        match self {
+            Self::F32 => Type::F32,
+            Self::F16 => Type::F16,
+            Self::Bf16 => Type::BF16,
+        }
+    }
+}
+
+/// The type that a weight is written in. Without a type that is asked for it keeps its own, except
+/// that values with a scale and GGUF's blocks become f32.
+pub(super) fn target(tensor: &Tensor, asked: Option<WeightType>) -> Type {
+    match (asked, tensor.dtype) {
+        (Some(asked), _) => asked.stored(),
+        (None, kept) if tensor.scale.is_none() && KEPT.contains(&kept) => kept,
+        (None, _) => Type::F32,
+    }
+}
+
+/// The types that safetensors has and the networks compute with.
+const KEPT: [Type; 6] = [
+    Type::F64,
+    Type::F32,
+    Type::F16,
+    Type::BF16,
+    Type::F8_E4M3,
+    Type::F8_E5M2,
+];
+
+/// The numbers of a weight as `to`, little-endian and in row-major order. With `transpose` they are
+/// the numbers of the matrix with its two axes exchanged.
+///
+/// # Errors
+/// [`Error::TensorValues`] when a number is beyond the range of `to`; [`Error::Io`] when the file
+/// can't be read.
+pub(super) fn converted(tensor: &Tensor, to: Type, transpose: bool) -> Result<Vec<u8>, Error> {
+    let source = tensor.source();
+    let beyond = |Beyond { place, value }| Error::TensorValues {
+        path: source.file.to_path_buf(),
+        tensor: source.name.to_owned(),
+        problem: format!(
+            "has the number {value} in place {place}, which is beyond the range of {to}"
+        ),
+    };
+    let bytes = match &tensor.scale {
+        None if tensor.dtype == to => tensor.place.bytes(source.file)?.to_vec(),
+        None if tensor.dtype == Type::F64 => {
+            let bytes = tensor.place.bytes(source.file)?;
+            cast_f64(bytes.as_chunks().0, to).map_err(beyond)?
+        }
+        None => cast_f32(source.widened()?.as_chunks().0, to).map_err(beyond)?,
+        Some(scale) => {
+            let mut bytes = source.widened()?.to_vec();
+            multiply(bytes.as_chunks_mut().0, scale);
+            cast_f32(bytes.as_chunks().0, to).map_err(beyond)?
+        }
+    };
+    match (tensor.transposed != transpose, source.shape) {
+        (true, &[first, second]) => {
+            // As the bytes are stored.
+            let (rows, columns) = match tensor.transposed {
+                true => (second, first),
+                false => (first, second),
+            };
+            Ok(transposed(&bytes, rows, columns))
+        }
+        _ => Ok(bytes),
+    }
+}
+
+/// Multiplies the numbers of a tensor with their scale, in f32.
+fn multiply(numbers: &mut [[u8; 4]], scale: &Scale) {
+    let times = |number: &mut [u8; 4], scale: f32| {
+        *number = (f32::from_le_bytes(*number) * scale).to_le_bytes();
+    };
+    match scale {
+        Scale::All(scale) => numbers.iter_mut().for_each(|number| times(number, *scale)),
+        Scale::Rows(scales) => {
+            let row = (numbers.len() / scales.len().max(1)).max(1);
+            for (numbers, &scale) in numbers.chunks_mut(row).zip(&**scales) {
+                numbers.iter_mut().for_each(|number| times(number, scale));
+            }
+        }
+    }
+}
+
+/// A number that the new type does not have, and its place in the tensor.
+#[derive(Debug, PartialEq)]
+struct Beyond {
+    place: usize,
+    value: f64,
+}
+
+/// Rounds to nearest, ties to even.
+fn cast_f32(numbers: &[[u8; 4]], to: Type) -> Result<Vec<u8>, Beyond> {
+    let values = numbers.iter().map(|&bytes| f32::from_le_bytes(bytes));
+    match to {
+        Type::F16 => checked(values, half_bytes),
+        Type::BF16 => checked(values, brain_bytes),
+        _ => Ok(numbers.as_flattened().to_vec()),
+    }
+}
+
+/// Rounds to nearest, ties to even, and only once.
+fn cast_f64(numbers: &[[u8; 8]], to: Type) -> Result<Vec<u8>, Beyond> {
+    let values = numbers.iter().map(|&bytes| f64::from_le_bytes(bytes));
+    match to {
+        Type::F16 => checked(values, |value| half_bytes(to_odd(value))),
+        Type::BF16 => checked(values, |value| brain_bytes(to_odd(value))),
+        _ => checked(values, |value| {
+            let value = value as f32;
+            (value.to_le_bytes(), value.is_infinite())
+        }),
+    }
+}
+
+/// The bytes of a number as f16, and whether it is infinite there.
+fn half_bytes(value: f32) -> ([u8; 2], bool) {
+    let value = f16::from_f32(value);
+    (value.to_le_bytes(), value.is_infinite())
+}
+
+/// The same as bf16.
+fn brain_bytes(value: f32) -> ([u8; 2], bool) {
+    let value = bf16::from_f32(value);
+    (value.to_le_bytes(), value.is_infinite())
+}
+
+/// Casts each number, and refuses one that becomes infinite and was not.
+fn checked<V: Copy + Into<f64>, const N: usize>(
+    values: impl ExactSizeIterator<Item = V>,
+    cast: impl Fn(V) -> ([u8; N], bool),
+) -> Result<Vec<u8>, Beyond> {
+    let mut bytes = Vec::with_capacity(values.len() * N);
+    for (place, value) in values.enumerate() {
+        let (number, is_infinite) = cast(value);
+        let value: f64 = value.into();
+        if is_infinite && !value.is_infinite() {
+            return Err(Beyond { place, value });
+        }
+        bytes.extend_from_slice(&number);
+    }
+    Ok(bytes)
+}
+
+/// The f32 of a number if that is exact, else the one of the two f32 around it whose last bit is
+/// set. Rounded further, to at least two bits less, it gives what the number itself gives (Boldo
+/// and Melquiond 2008, "Emulation of FMA and correctly rounded sums").
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    if f64::from(near) == value || !near.is_finite() {
+        return near;
+    }
+    let bits = near.to_bits();
+    // The sign is in the first bit, so that one less is nearer to zero.
+    let towards_zero = match f64::from(near).abs() > value.abs() {
+        true => bits - 1,
+        false => bits,
+    };
+    f32::from_bits(towards_zero | 1)
+}
+
+/// The matrix `[rows, columns]` with its axes exchanged.
+fn transposed(bytes: &[u8], rows: usize, columns: usize) -> Vec<u8> {
+    let size = bytes.len() / (rows * columns).max(1);
+    let mut out = Vec::with_capacity(bytes.len());
+    for column in 0..columns {
+        for row in 0..rows {
+            let at = (row * columns + column) * size;
+            out.extend_from_slice(&bytes[at..at + size]);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    // In a test it is the failure.
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn halves(values: &[f64]) -> Vec<f16> {
+        let numbers: Vec<_> = values.iter().map(|value| value.to_le_bytes()).collect();
+        let bytes = cast_f64(&numbers, Type::F16).unwrap();
+        let (bytes, _) = bytes.as_chunks::<2>();
+        bytes
+            .iter()
+            .map(|&bytes| f16::from_le_bytes(bytes))
+            .collect()
+    }
+
+    /// All finite f16 above zero but the largest.
+    fn all() -> impl Iterator<Item = (f16, f16)> {
+        (0..0x7bff_u16).map(|bits| (f16::from_bits(bits), f16::from_bits(bits + 1)))
+    }
+
+    #[test]
+    fn ties_go_to_even_and_nothing_is_rounded_twice() {
+        for (low, high) in all() {
+            let middle = (low.to_f64() + high.to_f64()) / 2.0;
+            let even = if low.to_bits() % 2 == 0 { low } else { high };
+            // A middle is exact in f32; the two beside it are not, and round to it there.
+            let a_little = middle * 1e-12;
+            let found = halves(&[
+                middle,
+                middle - a_little,
+                middle + a_little,
+                -middle,
+                low.to_f64(),
+            ]);
+            assert_eq!(found, [even, low, high, -even, low], "{low}");
+            let number = [(middle as f32).to_le_bytes()];
+            assert_eq!(
+                cast_f32(&number, Type::F16).unwrap(),
+                even.to_le_bytes(),
+                "{low}"
+            );
+        }
+    }
+
+    #[test]
+    fn brain_floats_are_rounded_once_too() {
+        for bits in [0x0001_u16, 0x3f80, 0x3f81, 0x7f7e, 0x0080] {
+            let [low, high] = [bits, bits + 1].map(bf16::from_bits);
+            let middle = (low.to_f64() + high.to_f64()) / 2.0;
+            let even = if bits % 2 == 0 { low } else { high };
+            for (value, expected) in [
+                (middle, even),
+                (middle * (1.0 - 1e-12), low),
+                (middle * (1.0 + 1e-12), high),
+            ] {
+                let found = cast_f64(&[value.to_le_bytes()], Type::BF16).unwrap();
+                assert_eq!(found, expected.to_le_bytes(), "{value:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_was_infinite_stays_so() {
+        let cast = |value: f32, to| cast_f32(&[1.0_f32, value].map(f32::to_le_bytes), to);
+        let wide = |value: f64, to| cast_f64(&[1.0_f64, value].map(f64::to_le_bytes), to);
+        let beyond = |value: f64| Err(Beyond { place: 1, value });
+        // The largest f16, and the first number that is rounded beyond it.
+        assert!(cast(65504.0, Type::F16).is_ok() && cast(65519.99, Type::F16).is_ok());
+        assert_eq!(cast(65520.0, Type::F16), beyond(65520.0));
+        assert_eq!(cast(-1e5, Type::F16), beyond(-1e5));
+        assert!(cast(1e5, Type::BF16).is_ok());
+        assert_eq!(cast(f32::MAX, Type::BF16), beyond(f32::MAX.into()));
+        assert_eq!(wide(1e39, Type::F32), beyond(1e39));
+        assert_eq!(wide(1e39, Type::F16), beyond(1e39));
+        for to in [Type::F16, Type::BF16, Type::F32] {
+            assert!(cast(f32::INFINITY, to).is_ok() && wide(f64::NEG_INFINITY, to).is_ok());
+            assert!(cast(f32::NAN, to).is_ok() && wide(f64::NAN, to).is_ok());
+        }
+        let nan = cast(f32::NAN, Type::F16).unwrap();
+        assert!(f16::from_le_bytes([nan[2], nan[3]]).is_nan());
+    }
+
+    #[test]
+    fn a_matrix_is_turned() {
+        let bytes = [1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0];
+        let turned = [1, 0, 4, 0, 2, 0, 5, 0, 3, 0, 6, 0];
+        assert_eq!(transposed(&bytes, 2, 3), turned);
+        assert_eq!(transposed(&turned, 3, 2), bytes);
+        assert!(transposed(&[], 0, 3).is_empty());
+    }
+}

@@ -1,0 +1,137 @@
+//! The tensors of the new model, and the files that they are written to, one tensor in memory at a
+//! time.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufWriter, Write},
+    path::Path,
+};
+
+use serde_json::{Map, Value, json};
+
+use super::{Steps, numbers::converted, output::Output};
+use crate::{
+    Error,
+    weights::{Tensor, Type},
+};
+
+/// A tensor to write.
+#[derive(Debug)]
+pub(super) struct New<'a> {
+    pub name: String,
+    pub dtype: Type,
+    pub shape: Vec<usize>,
+    pub content: Content<'a>,
+}
+
+/// What a tensor to write is made of.
+#[derive(Debug)]
+pub(super) enum Content<'a> {
+    /// Weights, one below the other along the first axis.
+    Weights(Vec<&'a Tensor>),
+    /// A matrix whose axes are exchanged.
+    Transposed(&'a Tensor),
+    Given(Vec<u8>),
+}
+
+impl New<'_> {
+    /// The length in bytes.
+    ///
+    /// # Panics
+    /// Never: a weight of this shape is in a file or in memory, and no type here is longer than
+    /// eight times another.
+    pub fn length(&self) -> u64 {
+        let count: u64 = self.shape.iter().map(|&side| side as u64).product();
+        let (numbers, bytes) = self.dtype.block();
+        count / numbers as u64 * bytes as u64
+    }
+
+    /// Writes its numbers.
+    fn write(
+        &self,
+        file: &mut impl Write,
+        failed: impl Fn(std::io::Error) -> Error,
+        steps: &mut Steps<'_>,
+    ) -> Result<(), Error> {
+        let mut put = |bytes: &[u8]| {
+            file.write_all(bytes).map_err(&failed)?;
+            steps.done(bytes.len() as u64)
+        };
+        match &self.content {
+            Content::Weights(weights) => {
+                for weight in weights {
+                    put(&converted(weight, self.dtype, false)?)?;
+                }
+                Ok(())
+            }
+            Content::Transposed(weight) => put(&converted(weight, self.dtype, true)?),
+            Content::Given(bytes) => put(bytes),
+        }
+    }
+}
+
+/// Writes a safetensors file. The tensors of the longest types come first, as the format's own
+/// library has it, so that each one begins at a multiple of its type's length.
+pub(super) fn safetensors(
+    output: &Output,
+    path: &Path,
+    tensors: &mut [New<'_>],
+    metadata: &BTreeMap<String, String>,
+    steps: &mut Steps<'_>,
+) -> Result<(), Error> {
+    let size = |tensor: &New<'_>| std::cmp::Reverse(tensor.dtype.block().1);
+    tensors.sort_by(|a, b| (size(a), &a.name).cmp(&(size(b), &b.name)));
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), json!(metadata));
+    let mut start = 0;
+    for tensor in &*tensors {
+        let end = start + tensor.length();
+        let entry = json!({
+            "dtype": tensor.dtype.to_string(),
+            "shape": tensor.shape,
+            "data_offsets": [start, end],
+        });
+        header.insert(tensor.name.clone(), entry);
+        start = end;
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let failed = |error| output.failed(path)(error);
+    let mut file = BufWriter::new(File::create_new(path).map_err(failed)?);
+    let length = (header.len() as u64).to_le_bytes();
+    file.write_all(&length).map_err(failed)?;
+    file.write_all(&header).map_err(failed)?;
+    for tensor in &*tensors {
+        tensor.write(&mut file, failed, steps)?;
+    }
+    file.flush().map_err(failed)
+}
+
+/// Where a tensor begins in a file of [`external_data`]: at a multiple of these bytes, as ONNX
+/// Runtime's own files have it, so that a mapped weight is aligned for any instruction.
+const ALIGNMENT: u64 = 64;
+
+/// Writes the tensors one behind the other, as ONNX's external data, and returns where each begins.
+pub(super) fn external_data(
+    output: &Output,
+    path: &Path,
+    tensors: &[New<'_>],
+    steps: &mut Steps<'_>,
+) -> Result<Vec<u64>, Error> {
+    let failed = |error| output.failed(path)(error);
+    let mut file = BufWriter::new(File::create_new(path).map_err(failed)?);
+    let mut offsets = Vec::with_capacity(tensors.len());
+    let mut end: u64 = 0;
+    for tensor in tensors {
+        let start = end.next_multiple_of(ALIGNMENT);
+        let gap = (start - end) as usize;
+        file.write_all(&[0; ALIGNMENT as usize][..gap])
+            .map_err(failed)?;
+        tensor.write(&mut file, failed, steps)?;
+        offsets.push(start);
+        end = start + tensor.length();
+    }
+    file.flush().map_err(failed)?;
+    Ok(offsets)
+}

@@ -1,0 +1,562 @@
+//! Conversions of small models of each family: there and back, and drawn with.
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "common/single.rs"]
+mod single;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use common::{family, load, relative_error, write_family};
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
+use sd_onnx::schedulers::{Euler, Ladder, Prediction};
+use sd_onnx::{Conversion, Converted, Error, ModelForm, Pipeline, Request, StopToken, WeightType};
+use serde_json::Value;
+use single::{Options, write_single_file, write_single_folder};
+
+/// The type, the shape and the bytes of each tensor of a file.
+type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+fn tensors(path: &Path) -> Tensors {
+    let bytes = fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = file.iter().map(|(name, tensor)| {
+        let parts = (
+            tensor.dtype(),
+            tensor.shape().to_vec(),
+            tensor.data().to_vec(),
+        );
+        (name.to_owned(), parts)
+    });
+    tensors.collect()
+}
+
+fn json(path: &Path) -> Value {
+    let text = fs::read_to_string(path).unwrap();
+    // As Python writes it.
+    serde_json::from_str(&text.replace("-Infinity", "null")).unwrap()
+}
+
+/// The components of a model folder that have weights, with the names of their files.
+fn networks(folder: &Path) -> Vec<(&'static str, &'static str)> {
+    let all = ["text_encoder", "text_encoder_2", "unet", "vae"];
+    let there = all.into_iter().filter(|name| folder.join(name).is_dir());
+    there.map(|name| (name, common::plain_file(name))).collect()
+}
+
+fn convert(from: &Path, to: &Path, form: ModelForm) -> Converted {
+    let converted = sd_onnx::builder().convert(from, to, &Conversion::new(form));
+    converted.unwrap_or_else(|error| panic!("{}: {error}", from.display()))
+}
+
+/// One picture's latents. What a folder says about samplers does not count.
+fn latents(pipeline: &Pipeline) -> Vec<f32> {
+    let mut request = Request::new("a fox")
+        .negative("blurry")
+        .size(64, 32)
+        .steps(2)
+        .guidance(3.0)
+        .seed(3)
+        .scheduler(Euler::default())
+        .ladder(Ladder::karras());
+    let beside = pipeline.denoiser().inputs().beside;
+    if beside > 0 {
+        let [height, width] = [32, 64].map(|side| side / pipeline.codec().factor());
+        let values = (0..beside * height * width)
+            .map(|i| (i as f32).sin())
+            .collect();
+        let beside = ndarray::Array4::from_shape_vec((1, beside, height, width), values);
+        request = request.beside(beside.unwrap());
+    }
+    let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
+    picture.latents.iter().copied().collect()
+}
+
+/// The families that have every network.
+fn families() -> Vec<String> {
+    let folders = fs::read_dir(family("")).unwrap();
+    let names = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let whole = |name: &String| family(name).join("model_index.json").is_file();
+    let mut names: Vec<_> = names.filter(whole).collect();
+    names.sort();
+    assert!(names.len() >= 22, "{names:?}");
+    names
+}
+
+#[test]
+fn a_folder_of_each_family_stays_the_same() {
+    for name in families() {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| folder.path().join(name));
+        write_family(&name, &old);
+        let converted = convert(&old, &new, ModelForm::Folder);
+        assert_eq!(converted.lost, [""; 0], "{name}");
+        let mut count = 0;
+        for (network, file) in networks(&old) {
+            let [mut old_tensors, new_tensors] =
+                [&old, &new].map(|root| tensors(&root.join(network).join(file)));
+            old_tensors.retain(|name, _| !name.ends_with("position_ids"));
+            if network == "text_encoder" {
+                // All versions of transformers read these.
+                let named = |(name, tensor): (String, _)| match name.starts_with("text_model.") {
+                    true => (name, tensor),
+                    false => (format!("text_model.{name}"), tensor),
+                };
+                old_tensors = old_tensors.into_iter().map(named).collect();
+            }
+            let names = |tensors: &Tensors| tensors.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(names(&old_tensors), names(&new_tensors), "{name} {network}");
+            assert!(old_tensors == new_tensors, "{name} {network}");
+            count += new_tensors.len();
+            let [old_config, new_config] =
+                [&old, &new].map(|root| json(&root.join(network).join("config.json")));
+            assert_eq!(old_config, new_config, "{name} {network}");
+        }
+        assert_eq!(converted.tensors, count, "{name}");
+        for file in ["scheduler/scheduler_config.json", "model_index.json"] {
+            assert_eq!(
+                json(&old.join(file)),
+                json(&new.join(file)),
+                "{name} {file}"
+            );
+        }
+    }
+}
+
+#[test]
+fn it_draws_the_same_bits() {
+    for name in ["inpaint", "sd2-v", "sdxl-base", "sdxs"] {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| folder.path().join(name));
+        write_family(name, &old);
+        convert(&old, &new, ModelForm::Folder);
+        assert_eq!(latents(&load(&old)), latents(&load(&new)), "{name}");
+    }
+}
+
+#[test]
+fn every_number_is_rounded_to_the_nearest() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old");
+    write_family("sdxl-base", &old);
+    let file = "unet/diffusion_pytorch_model.safetensors";
+    // What the recipe rounds to f16 already.
+    let stirred = |value: f32| value * 1.000_123;
+    let mut stored = tensors(&old.join(file));
+    for (_, _, bytes) in stored.values_mut() {
+        for number in bytes.as_chunks_mut::<4>().0 {
+            *number = stirred(f32::from_le_bytes(*number)).to_le_bytes();
+        }
+    }
+    write(&old.join(file), &stored);
+    for (dtype, expected) in [
+        (WeightType::F16, Dtype::F16),
+        (WeightType::Bf16, Dtype::BF16),
+    ] {
+        let new = folder.path().join(format!("{dtype:?}"));
+        let conversion = Conversion::new(ModelForm::Folder).dtype(dtype);
+        sd_onnx::builder().convert(&old, &new, &conversion).unwrap();
+        let found = tensors(&new.join(file));
+        assert_eq!(found.len(), stored.len());
+        let mut inexact = 0;
+        for (name, (_, shape, bytes)) in &stored {
+            let (dtype, found_shape, found) = &found[name];
+            assert_eq!((dtype, found_shape), (&expected, shape), "{name}");
+            let numbers = bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|&b| f32::from_le_bytes(b));
+            for (number, &bytes) in numbers.zip(found.as_chunks::<2>().0) {
+                let nearest = match expected {
+                    Dtype::F16 => f16::from_f32(number).to_le_bytes(),
+                    _ => bf16::from_f32(number).to_le_bytes(),
+                };
+                assert_eq!(bytes, nearest, "{name}: {number}");
+                inexact += usize::from(f16::from_f32(number).to_f32() != number);
+            }
+        }
+        assert!(inexact > 1000, "{inexact}");
+        load(&new);
+    }
+}
+
+fn write(path: &Path, tensors: &Tensors) {
+    let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+        (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    serialize_to_file(views, None, path).unwrap();
+}
+
+/// A conversion that must fail, and leaves nothing.
+fn refused(from: &Path, conversion: &Conversion) -> Error {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let converted = sd_onnx::builder().convert(from, &out, conversion);
+    let left = fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(left, 0, "{converted:?}");
+    converted.unwrap_err()
+}
+
+#[test]
+fn a_number_beyond_the_range_names_its_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    write_family("lcm", folder.path());
+    let path = folder
+        .path()
+        .join("vae/diffusion_pytorch_model.safetensors");
+    let mut stored = tensors(&path);
+    let (_, _, bytes) = stored.get_mut("decoder.conv_in.bias").unwrap();
+    bytes[4..8].copy_from_slice(&70_000_f32.to_le_bytes());
+    write(&path, &stored);
+    let half = Conversion::new(ModelForm::Folder).dtype(WeightType::F16);
+    let error = refused(folder.path(), &half).to_string();
+    for part in ["vae/", "`decoder.conv_in.bias`", "70000 in place 1", "F16"] {
+        assert!(error.contains(part), "{error}");
+    }
+    // Infinity was no number of any range before.
+    let (_, _, bytes) = stored.get_mut("decoder.conv_in.bias").unwrap();
+    bytes[4..8].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    write(&path, &stored);
+    let out = folder.path().join("out");
+    sd_onnx::builder()
+        .convert(folder.path(), out, &half)
+        .unwrap();
+}
+
+#[test]
+fn a_missing_or_left_over_tensor_is_an_error() {
+    for (name, expected) in [("conv_out.bias", "conv_out.bias"), ("", "conv_more.bias")] {
+        let folder = tempfile::tempdir().unwrap();
+        write_family("lcm", folder.path());
+        let path = folder
+            .path()
+            .join("unet/diffusion_pytorch_model.safetensors");
+        let mut stored = tensors(&path);
+        match name {
+            "" => _ = stored.insert("conv_more.bias".into(), stored["conv_out.bias"].clone()),
+            name => _ = stored.remove(name),
+        }
+        write(&path, &stored);
+        for form in [ModelForm::Folder, ModelForm::File, ModelForm::Onnx] {
+            let error = refused(folder.path(), &Conversion::new(form)).to_string();
+            assert!(error.contains(expected), "{form:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_model_that_a_file_cannot_describe_is_refused() {
+    for (name, part) in [
+        ("sdxl-base", "which heads of 64 do not divide"),
+        ("inpaint", "do not divide"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        write_family(name, folder.path());
+        let error = refused(folder.path(), &Conversion::new(ModelForm::File));
+        assert!(matches!(error, Error::Conversion { .. }), "{name}: {error}");
+        assert!(error.to_string().contains(part), "{name}: {error}");
+    }
+}
+
+#[test]
+fn progress_goes_up_to_all_bytes_and_a_stop_ends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old");
+    write_family("lcm", &old);
+    let last = Arc::new(AtomicU64::new(0));
+    let seen = last.clone();
+    let conversion = Conversion::new(ModelForm::Folder).progress(move |progress| {
+        let before = seen.swap(progress.done, Ordering::Relaxed);
+        assert!(before < progress.done && progress.done <= progress.total);
+    });
+    let out = folder.path().join("out");
+    let converted = sd_onnx::builder().convert(&old, &out, &conversion).unwrap();
+    assert_eq!(last.load(Ordering::Relaxed), converted.bytes);
+
+    let stop = StopToken::new();
+    let stopping = stop.clone();
+    let conversion = Conversion::new(ModelForm::Folder)
+        .stop(stop)
+        .progress(move |_| stopping.stop());
+    assert!(matches!(refused(&old, &conversion), Error::Stopped));
+}
+
+#[test]
+fn graphs_of_onnx_draw_the_same() {
+    for name in [
+        "lcm",
+        "inpaint",
+        "sd2-v",
+        "sdxl-base",
+        "refiner",
+        "lcm-xl",
+        "sdxs",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| folder.path().join(name));
+        write_family(name, &old);
+        let converted = convert(&old, &new, ModelForm::Onnx);
+        assert_eq!(converted.lost, [""; 0], "{name}");
+        if name == "refiner" {
+            continue;
+        }
+        let expected = latents(&load(&old));
+        let error = relative_error(&latents(&load(&new)), &expected);
+        println!("{name}: {error:.1e}");
+        // The same operators over the same weights; only their order differs.
+        assert!(error < 1e-6, "{name}: {error:.1e}");
+    }
+}
+
+/// What a conversion to a file says about a small model.
+fn check_lost(name: &str, lost: &[String]) {
+    let known = [
+        "tokenizer",
+        "latents of",
+        "in the scheduler",
+        "pipeline class",
+        "an empty negative prompt",
+    ];
+    for lost in lost {
+        assert!(
+            known.iter().any(|part| lost.contains(part)),
+            "{name}: {lost}"
+        );
+    }
+    // Its vocabulary is a part of CLIP's.
+    assert!(
+        lost.iter().any(|lost| lost.contains("tokenizer")),
+        "{name}: {lost:?}"
+    );
+}
+
+#[test]
+fn one_file_of_each_family_is_the_same_model() {
+    for name in families() {
+        // The text encoder of Kolors is another one.
+        if name == "kolors" {
+            continue;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| folder.path().join(name));
+        let file = folder.path().join("model.safetensors");
+        write_single_folder(&name, &old);
+        check_lost(&name, &convert(&old, &file, ModelForm::File).lost);
+
+        // The same tensors as another writer's, by tables that diffusers' conversions prove.
+        let like = folder.path().join("like.safetensors");
+        let plain = Options {
+            extra: false,
+            ..Options::default()
+        };
+        write_single_file(&name, &like, &plain);
+        let [mut found, mut expected] = [&file, &like].map(|path| tensors(path));
+        for tensors in [&mut found, &mut expected] {
+            let marks = ["edm_", "v_pred", "ztsnr"];
+            tensors.retain(|name, _| !marks.iter().any(|mark| name.starts_with(mark)));
+            if name == "sdxs" {
+                // TAESD, which such files do not have as a rule.
+                let vae = ["first_stage_model.", "vae."];
+                tensors.retain(|name, _| !vae.iter().any(|start| name.starts_with(start)));
+            }
+        }
+        let names = |tensors: &Tensors| tensors.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&found), names(&expected), "{name}");
+        assert!(found == expected, "{name}");
+
+        // And back.
+        let there = sd_onnx::builder().tokenizer(&old);
+        let converted = there.convert(&file, &new, &Conversion::new(ModelForm::Folder));
+        let converted = converted.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(converted.lost, [""; 0], "{name}");
+        for (network, file) in networks(&old) {
+            let [old, new] = [&old, &new].map(|root| tensors(&root.join(network).join(file)));
+            let today = |(name, tensor): (String, _)| {
+                let name = name.strip_prefix("text_model.").unwrap_or(&name).to_owned();
+                (name, tensor)
+            };
+            let [old, new] = [old, new].map(|it| it.into_iter().map(today).collect::<Tensors>());
+            assert_eq!(
+                old.keys().collect::<Vec<_>>(),
+                new.keys().collect::<Vec<_>>()
+            );
+            assert!(old == new, "{name} {network}");
+        }
+        // Equal networks draw the same; some of them show that the rest is equal, too.
+        if !["cosxl", "inpaint", "lcm", "sd2-v", "sdxl-base"].contains(&name.as_str()) {
+            continue;
+        }
+        let expected = latents(&load(&old));
+        assert!(expected.iter().all(|value| value.is_finite()), "{name}");
+        let of_file = sd_onnx::builder().tokenizer(&old).load(&file);
+        assert_eq!(latents(&of_file.unwrap()), expected, "{name}");
+        assert_eq!(latents(&load(&new)), expected, "{name}");
+    }
+}
+
+#[test]
+fn marks_tell_what_a_file_predicts() {
+    for (name, changes, marks, prediction) in [
+        ("sdxl-base", "{}", &[][..], "epsilon"),
+        (
+            "sdxl-base",
+            r#"{"prediction_type": "v_prediction"}"#,
+            &["v_pred"],
+            "v",
+        ),
+        (
+            "sd2-v",
+            r#"{"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"}"#,
+            &["v_pred", "ztsnr"],
+            "v",
+        ),
+        ("playground", "{}", &["edm_mean", "edm_std"], "epsilon"),
+        (
+            "cosxl",
+            "{}",
+            &["edm_vpred.sigma_max", "edm_vpred.sigma_min"],
+            "v",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| folder.path().join(name));
+        let file = folder.path().join("model.safetensors");
+        write_single_folder(name, &old);
+        let path = old.join("scheduler/scheduler_config.json");
+        let mut config = json(&path);
+        let changes: Value = serde_json::from_str(changes).unwrap();
+        for (key, value) in changes.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        fs::write(&path, config.to_string()).unwrap();
+        check_lost(name, &convert(&old, &file, ModelForm::File).lost);
+        let bytes = fs::read(&file).unwrap();
+        let stored = SafeTensors::deserialize(&bytes).unwrap();
+        let of_marks = |name: &&str| {
+            ["edm", "v_pred", "ztsnr"]
+                .iter()
+                .any(|it| name.starts_with(it))
+        };
+        let mut found: Vec<_> = stored.names().into_iter().filter(of_marks).collect();
+        found.sort();
+        assert_eq!(found, marks, "{name}");
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let header = header.metadata().clone().unwrap();
+        assert_eq!(header["modelspec.prediction_type"], prediction, "{name}");
+        assert_eq!(header["format"], "pt");
+        // The schedule comes back from them.
+        convert(&file, &new, ModelForm::Folder);
+        let new = json(&new.join("scheduler/scheduler_config.json"));
+        let keys = [
+            "prediction_type",
+            "rescale_betas_zero_snr",
+            "sigma_max",
+            "sigma_min",
+        ];
+        for key in keys.into_iter().filter(|key| !new[key].is_null()) {
+            assert_eq!(new[key], config[key], "{name} {key}");
+        }
+    }
+}
+
+#[test]
+fn what_a_file_has_no_mark_for_is_refused_or_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old");
+    write_single_folder("lcm", &old);
+    let path = old.join("scheduler/scheduler_config.json");
+    let before = json(&path);
+    let changed = |file: &Path, key: &str, value: Value| {
+        let mut config = json(file);
+        config[key] = value;
+        fs::write(file, config.to_string()).unwrap();
+    };
+    changed(&path, "prediction_type", "sample".into());
+    let to_file = Conversion::new(ModelForm::File);
+    let error = refused(&old, &to_file).to_string();
+    assert!(error.contains("predicts Sample"), "{error}");
+    fs::write(&path, before.to_string()).unwrap();
+
+    changed(&path, "beta_end", 0.02.into());
+    let out = folder.path().join("a.safetensors");
+    let lost = convert(&old, &out, ModelForm::File).lost;
+    let said = |lost: &[String], part: &str| lost.iter().any(|lost| lost.contains(part));
+    assert!(
+        said(&lost, "`beta_end` is 0.02, and is read as 0.012"),
+        "{lost:?}"
+    );
+    fs::write(&path, before.to_string()).unwrap();
+
+    let vae = old.join("vae/config.json");
+    let factor = json(&vae)["scaling_factor"].clone();
+    changed(&vae, "scaling_factor", 0.5.into());
+    let error = refused(&old, &to_file).to_string();
+    assert!(error.contains("`scaling_factor` is 0.5"), "{error}");
+    changed(&vae, "scaling_factor", factor);
+
+    changed(&old.join("unet/config.json"), "norm_num_groups", 16.into());
+    let error = refused(&old, &to_file).to_string();
+    assert!(
+        error.contains("`unet`") && error.contains("`norm_num_groups` is 16"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_the_builder_says_about_the_noise_goes_into_the_new_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let new = folder.path().join("new");
+    // Its scheduler has an infinity, which JSON has not and Python writes.
+    let old = common::emoji();
+    let builder = sd_onnx::builder()
+        .prediction(Prediction::Epsilon)
+        .zero_terminal_snr(true);
+    builder
+        .convert(&old, &new, &Conversion::new(ModelForm::Folder))
+        .unwrap();
+    let file = "scheduler/scheduler_config.json";
+    let text = fs::read_to_string(new.join(file)).unwrap();
+    assert!(text.contains("\"lambda_min_clipped\": -Infinity"), "{text}");
+    let [mut old, new] = [&old, &new].map(|root| json(&root.join(file)));
+    old["prediction_type"] = "epsilon".into();
+    old["rescale_betas_zero_snr"] = true.into();
+    assert_eq!(old, new);
+}
+
+#[test]
+fn parts_from_elsewhere_go_into_the_new_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let [old, other, new] = ["old", "other", "new"].map(|name| folder.path().join(name));
+    write_family("sdxl-base", &old);
+    write_family("sdxl-base", &other);
+    let file = "vae/diffusion_pytorch_model.safetensors";
+    let mut stored = tensors(&other.join(file));
+    let (_, _, bytes) = stored.get_mut("decoder.conv_in.bias").unwrap();
+    bytes.fill(0);
+    write(&other.join(file), &stored);
+    let builder = sd_onnx::builder().vae(other.join("vae"));
+    builder
+        .convert(&old, &new, &Conversion::new(ModelForm::Folder))
+        .unwrap();
+    assert!(tensors(&new.join(file)) == stored);
+    // What is no file cannot be written.
+    let codec = load(&old).codec().clone();
+    let out = folder.path().join("none");
+    let builder = sd_onnx::builder().codec(codec);
+    let error = builder
+        .convert(&old, &out, &Conversion::new(ModelForm::Folder))
+        .unwrap_err();
+    assert!(error.to_string().contains("`Builder::vae`"), "{error}");
+}
