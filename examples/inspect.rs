@@ -4,11 +4,7 @@
 //! cargo run --release --example inspect -- examples/models/emoji
 //! ```
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use sd_examples::{Failure, print, print_json};
@@ -59,7 +55,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             hashes: hashes.as_ref(),
         });
     }
-    print(format_args!("{}", text(&inspection, hashes.as_ref())))
+    let lines = lines(&inspection, hashes.as_ref());
+    lines
+        .iter()
+        .try_for_each(|line| print(format_args!("{line}")))
 }
 
 /// The most metadata values that are shown.
@@ -67,14 +66,10 @@ const MOST_METADATA: usize = 40;
 /// The longest metadata value that is shown whole, in characters.
 const LONGEST: usize = 100;
 
-fn text(found: &Inspection, hashes: Option<&Hashes>) -> String {
-    let mut out = String::new();
-    // Writing to a string does not fail.
-    let mut line = |name: &str, value: &str| {
-        let _ = writeln!(out, "{name:<12} {}", printable(value));
-    };
-    let name = found.path.file_name().map(Path::new).unwrap_or(&found.path);
-    line(&printable(name.display()), "");
+fn lines(found: &Inspection, hashes: Option<&Hashes>) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = |name: &str, value: &str| lines.push(format!("{name:<14} {}", printable(value)));
+    line("path", &found.path.display().to_string());
     line("what", &found.what);
     line("format", &found.format);
     if let (Some(prediction), Some(because)) = (&found.prediction, &found.prediction_because) {
@@ -124,7 +119,7 @@ fn text(found: &Inspection, hashes: Option<&Hashes>) -> String {
             &format!("and {} more", found.metadata.len() - MOST_METADATA),
         );
     }
-    out.trim_end().to_owned()
+    lines
 }
 
 fn sizes(part: &Part) -> String {
