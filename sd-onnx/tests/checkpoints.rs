@@ -161,47 +161,23 @@ fn other_types_and_other_names_are_the_same_model() {
 /// Networks from several files make the same model as the folder.
 #[test]
 fn parts_from_elsewhere() {
-    let pair = Pair::of("sdxl-base", &Options::default());
-    let part = |name: &str, components: &[&'static str]| {
-        let all = ["unet", "vae", "text_encoder", "text_encoder_2"];
-        let without = all.into_iter().filter(|part| !components.contains(part));
-        let path = pair.folder.path().join(name);
-        let options = Options {
-            without: without.collect(),
-            ..Options::default()
-        };
-        write_single_file("sdxl-base", &path, &options);
-        path
-    };
+    let pair = Pair::of("bk-small", &Options::default());
     let expected = networks(&pair.builder(), &pair.folder());
-    let unet = part("unet.safetensors", &["unet"]);
-    let vae = part("vae.safetensors", &["vae"]);
-    let [first, second] = ["text_encoder", "text_encoder_2"].map(|name| part(name, &[name]));
+    let all = ["unet", "vae", "text_encoder"];
+    let [unet, vae, text] = all.map(|name| part(&pair, "bk-small", &[name]));
 
     // A file with a UNet alone says for each network what is missing, and which method gives it.
-    let load = |builder: &Builder| {
-        builder
-            .clone()
-            .load(&unet)
-            .map(drop)
-            .unwrap_err()
-            .to_string()
-    };
     let mut builder = pair.builder();
     for (what, method) in [
         ("an autoencoder (VAE) not found", "`Builder::vae`"),
         ("a text encoder not found", "`Builder::text_encoder`"),
-        (
-            "a second text encoder not found",
-            "`Builder::text_encoder_2`",
-        ),
     ] {
-        let error = load(&builder);
+        let error = builder.clone().load(&unet).map(drop).unwrap_err();
+        let error = error.to_string();
         assert!(error.contains(what) && error.contains(method), "{error}");
         builder = match method {
             "`Builder::vae`" => builder.vae(&vae),
-            "`Builder::text_encoder`" => builder.text_encoder(&first),
-            _ => builder.text_encoder_2(&second),
+            _ => builder.text_encoder(&text),
         };
     }
     assert!(networks(&builder, &unet) == expected);
@@ -209,12 +185,43 @@ fn parts_from_elsewhere() {
     let builder = pair
         .builder()
         .vae(pair.folder().join("vae"))
-        .text_encoder(pair.folder())
-        .text_encoder_2(pair.folder().join("text_encoder_2"));
+        .text_encoder(pair.folder());
     assert!(networks(&builder, &unet) == expected);
-    // And into a folder, from a file.
-    let builder = pair.builder().unet(&unet).vae(&vae);
+    // And into a folder, from files.
+    let builder = pair.builder().unet(&unet).vae(&vae).text_encoder(&text);
     assert!(networks(&builder, &pair.folder()) == expected);
+    // A VAE file alone does not say how its latents are scaled.
+    let error = pair.builder().load_codec(&vae).map(drop).unwrap_err();
+    assert!(error.to_string().contains("`Builder::vae`"), "{error}");
+}
+
+/// The same with two text encoders. The latents of an SDXL model keep their scaling with a VAE file.
+#[test]
+fn parts_of_sdxl() {
+    let pair = Pair::of("sdxl-base", &Options::default());
+    let expected = networks(&pair.builder(), &pair.folder());
+    let base = part(&pair, "sdxl-base", &["unet", "text_encoder_2"]);
+    let [vae, first] = ["vae", "text_encoder"].map(|name| part(&pair, "sdxl-base", &[name]));
+    let builder = pair.builder().vae(&vae).text_encoder(&first);
+    assert!(networks(&builder, &base) == expected);
+    // The file's own networks stay where nothing is given in their place.
+    let second = part(&pair, "sdxl-base", &["text_encoder_2"]);
+    let builder = pair.builder().text_encoder_2(&second).vae(&vae);
+    assert!(networks(&builder, &pair.file()) == expected);
+}
+
+/// Writes some components of a family to a file of their own.
+fn part(pair: &Pair, family: &str, components: &[&str]) -> PathBuf {
+    let all = ["unet", "vae", "text_encoder", "text_encoder_2"];
+    let without = all.into_iter().filter(|part| !components.contains(part));
+    let name = format!("{}.safetensors", components.join("-"));
+    let path = pair.folder.path().join(name);
+    let options = Options {
+        without: without.collect(),
+        ..Options::default()
+    };
+    write_single_file(family, &path, &options);
+    path
 }
 
 /// With the same sampler, ladder and prediction a file draws the bits that a folder draws, and the

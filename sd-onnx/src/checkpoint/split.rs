@@ -129,6 +129,10 @@ impl<'a> Split<'a> {
                 None => split.left_out.push(stored),
             }
         }
+        // Files without a text encoder may still have its `position_ids`.
+        split
+            .slots
+            .retain(|_, tensors| tensors.iter().any(|tensor| !is_no_weight(tensor.rest)));
         split
     }
 
