@@ -244,7 +244,7 @@ pub(crate) fn recognise<T>(
         .iter()
         .map(|stored| (stored.name.as_str(), stored.shape.as_slice()))
         .collect();
-    let yaml = match outside::read_to_string(&file.path.with_extension("yaml"), MOST_YAML) {
+    let yaml = match outside::read_to_string(file.path.with_extension("yaml"), MOST_YAML) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(Error::io(file.path.with_extension("yaml"))(error)),
