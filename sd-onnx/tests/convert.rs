@@ -472,6 +472,42 @@ fn marks_tell_what_a_file_predicts() {
 }
 
 #[test]
+fn an_asymmetric_autoencoder_keeps_what_only_others_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let [old, vae] = ["old", "vae"].map(|name| folder.path().join(name));
+    write_single_folder("lcm", &old);
+    write_single_folder("asymmetric", &vae);
+    let builder = sd_onnx::builder().vae(vae.join("vae"));
+    let file = "vae/diffusion_pytorch_model.safetensors";
+    let expected = tensors(&vae.join(file));
+    let left_out = |name: &str| name.starts_with("decoder.condition_encoder.");
+    assert!(expected.keys().any(|name| left_out(name)));
+    for (out, form) in [
+        ("folder", ModelForm::Folder),
+        ("model.safetensors", ModelForm::File),
+        ("onnx", ModelForm::Onnx),
+    ] {
+        let out = folder.path().join(out);
+        let converted = builder.convert(&old, &out, &Conversion::new(form)).unwrap();
+        let back = folder.path().join("back");
+        match form {
+            ModelForm::Folder => assert!(tensors(&out.join(file)) == expected),
+            ModelForm::File => {
+                convert(&out, &back, ModelForm::Folder);
+                assert!(tensors(&back.join(file)) == expected);
+            }
+            _ => {
+                let networks = ["unet", "text_encoder"].map(|network| {
+                    tensors(&old.join(network).join(common::plain_file(network))).len()
+                });
+                let vae = expected.keys().filter(|name| !left_out(name)).count();
+                assert_eq!(converted.tensors, networks.iter().sum::<usize>() + vae);
+            }
+        }
+    }
+}
+
+#[test]
 fn what_a_file_has_no_mark_for_is_refused_or_said() {
     let folder = tempfile::tempdir().unwrap();
     let old = folder.path().join("old");

@@ -3,8 +3,8 @@
 //! The model is read as for drawing: the configurations and the weights under today's names, from
 //! whatever it is in. Before anything is written, the graphs of all its networks are made, so that
 //! a tensor that is missing or left over is an error here as it is there. The new model appears
-//! under its name when it is whole ([`output`]), and is never more than a few tensors in memory
-//! ([`tensors`]).
+//! under its name when it is whole ([`output`]), and never more than a few of its tensors are in
+//! memory ([`tensors`]).
 
 mod facts;
 mod file;
@@ -73,8 +73,8 @@ pub struct Converted {
     /// Bytes of weights that were written.
     pub bytes: u64,
     /// What the old model says and the new one cannot say, or says otherwise, each in a sentence.
-    /// Nothing here changes a network, but a scheduler's settings, a tokenizer or defaults may
-    /// have to be given by hand.
+    /// The networks are always the same. What is listed here, such as a scheduler's settings or a
+    /// tokenizer, may have to be given by hand.
     pub lost: Vec<String>,
 }
 
@@ -91,7 +91,7 @@ impl Conversion {
 
     /// Sets the type of all weights. Numbers are rounded to the nearest one of the type, and to the
     /// even one of two that are equally near. Default: each tensor keeps its type, except that
-    /// GGUF's blocks and the 8 bits with a scale become f32, which has each of their values.
+    /// GGUF's blocks and fp8 with a scale become the f32 numbers that they are computed with.
     pub fn dtype(mut self, dtype: WeightType) -> Self {
         self.dtype = Some(dtype);
         self

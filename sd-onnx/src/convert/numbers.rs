@@ -201,6 +201,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::weights::{Place, Weights};
 
     fn halves(values: &[f64]) -> Vec<f16> {
         let numbers: Vec<_> = values.iter().map(|value| value.to_le_bytes()).collect();
@@ -277,6 +278,69 @@ mod tests {
         }
         let nan = cast(f32::NAN, Type::F16).unwrap();
         assert!(f16::from_le_bytes([nan[2], nan[3]]).is_nan());
+    }
+
+    #[test]
+    fn scales_are_of_all_numbers_or_of_rows() {
+        let numbers = [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let scaled = |scale: &Scale| {
+            let mut bytes = numbers.map(f32::to_le_bytes);
+            multiply(&mut bytes, scale);
+            bytes.map(f32::from_le_bytes)
+        };
+        assert_eq!(scaled(&Scale::All(0.5)), numbers.map(|it| it * 0.5));
+        let rows = Scale::Rows([2.0, 0.1].into());
+        // In f32, as the graphs compute it.
+        let expected = [2.0, 4.0, 6.0, 4.0_f32 * 0.1, 5.0 * 0.1, 6.0_f32 * 0.1];
+        assert_eq!(scaled(&rows), expected);
+    }
+
+    #[test]
+    fn every_kind_of_tensor_is_read() {
+        let path = std::path::Path::new("model.safetensors");
+        let mut weights = Weights::empty(path);
+        let mut put = |name: &str, dtype, shape: &[usize], bytes: &[u8]| {
+            weights.place(name, dtype, shape, Place::Memory(bytes.into()));
+        };
+        let halves = [1.5_f32, -2.0].map(|it| f16::from_f32(it).to_le_bytes());
+        put("f16", Type::F16, &[2], halves.as_flattened());
+        // 1 and −448, the largest of the type.
+        put("fp8", Type::F8_E4M3, &[2], &[0x38, 0xfe]);
+        put("f64", Type::F64, &[1], &1e-3_f64.to_le_bytes());
+        put(
+            "large",
+            Type::F32,
+            &[2],
+            [1.0_f32, 1e5].map(f32::to_le_bytes).as_flattened(),
+        );
+        let get = |name: &str| weights.get(name).unwrap();
+        let floats = |name: &str| {
+            let bytes = converted(get(name), Type::F32, false).unwrap();
+            let numbers = bytes.as_chunks().0.iter();
+            numbers
+                .map(|&bytes| f32::from_le_bytes(bytes))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(floats("f16"), [1.5, -2.0]);
+        assert_eq!(floats("fp8"), [1.0, -448.0]);
+        assert_eq!(floats("f64"), [1e-3]);
+        // Without a type that is asked for they stay as they are.
+        for (name, kept) in [
+            ("f16", Type::F16),
+            ("fp8", Type::F8_E4M3),
+            ("f64", Type::F64),
+        ] {
+            assert_eq!(target(get(name), None), kept);
+            assert_eq!(target(get(name), Some(WeightType::Bf16)), Type::BF16);
+            let bytes = converted(get(name), kept, false).unwrap();
+            assert_eq!(bytes, *get(name).place.bytes(path).unwrap());
+        }
+        let error = converted(get("large"), Type::F16, false)
+            .unwrap_err()
+            .to_string();
+        for part in ["model.safetensors", "`large`", "100000 in place 1", "F16"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

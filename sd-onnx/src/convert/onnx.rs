@@ -53,7 +53,13 @@ pub(super) fn write<'c>(
     output.folder(output.place())?;
     let mut graphs = Vec::new();
     for network in &parts.networks {
-        let all = network.whole(steps.conversion, "");
+        let mut all = network.whole(steps.conversion, "");
+        if network.component == "vae" {
+            // What the graphs here do without.
+            let config = Config::of(&network.path, network.config.clone());
+            let config = VaeConfig::new(&config)?;
+            all.retain(|tensor| !vae::is_left_out(&config, &tensor.name));
+        }
         steps.expect(&all);
         if network.component != "vae" {
             graphs.push((network, network.component, all));

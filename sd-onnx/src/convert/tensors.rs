@@ -36,11 +36,8 @@ pub(super) enum Content<'a> {
 }
 
 impl New<'_> {
-    /// The length in bytes.
-    ///
-    /// # Panics
-    /// Never: a weight of this shape is in a file or in memory, and no type here is longer than
-    /// eight times another.
+    /// The length in bytes. It cannot overflow: weights of this shape lie in a file or in memory,
+    /// and no type takes more than eight times the bytes of another.
     pub fn length(&self) -> u64 {
         let count: u64 = self.shape.iter().map(|&side| side as u64).product();
         let (numbers, bytes) = self.dtype.block();
