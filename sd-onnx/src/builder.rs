@@ -1,4 +1,4 @@
-//! From a model folder to a pipeline.
+//! From a model's files to a pipeline.
 
 use std::{
     fmt,
@@ -156,9 +156,9 @@ impl Builder {
         self
     }
 
-    /// An autoencoder in place of the folder's, which is then not looked at: another pipeline's
+    /// An autoencoder in place of the model's, which is then not looked at: another pipeline's
     /// [`codec`](Pipeline::codec), so that two models share one, or one of [`load_codec`](Self::load_codec). Pipelines that
-    /// share one also share its turns: one picture is decoded at a time. Default: the folder's.
+    /// share one also share its turns: one picture is decoded at a time. Default: the model's.
     pub fn codec(mut self, codec: Arc<dyn LatentCodec>) -> Self {
         self.codec = Some(codec);
         self
@@ -187,12 +187,12 @@ impl Builder {
         self
     }
 
-    /// Sets the folder of a model that makes the last steps of each picture, such as SDXL's
+    /// Sets the model, a file or a folder, that makes the last steps of each picture, such as SDXL's
     /// refiner. Only its UNet and its text encoder are used. Its `prediction_type` and the scaling
-    /// of its autoencoder, where the folder has them, must be the model's.
+    /// of its autoencoder, where its files have them, must be the model's.
     /// [`Request::refiner`](crate::Request::refiner) says when it takes over. Default: none.
-    pub fn refiner(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.refiner = Some(folder.into());
+    pub fn refiner(mut self, path: impl Into<PathBuf>) -> Self {
+        self.refiner = Some(path.into());
         self
     }
 
@@ -249,9 +249,9 @@ impl Builder {
         self
     }
 
-    /// Reads a folder in the diffusers layout and gets the model ready to draw: Stable Diffusion
-    /// 1.x, 2.x, SDXL or one of their relatives, as its files say. Components may be ONNX graphs
-    /// that another tool exported: see [`handbook::files`](crate::handbook::files).
+    /// Gets a model ready to draw: Stable Diffusion 1.x, 2.x, SDXL or one of their relatives, as its
+    /// files say. `path` is a checkpoint file, a folder in the diffusers layout, or a folder of ONNX
+    /// graphs that another tool exported: see [`handbook::files`](crate::handbook::files).
     ///
     /// Outdated values of the scheduler and the UNet are corrected as diffusers' pipelines do it,
     /// each with a warning: see [`handbook::files`](crate::handbook::files). A request without a
@@ -268,8 +268,8 @@ impl Builder {
     /// | SDXL | 20 | 5, for inpainting 7.5 | as the file says |
     /// | LCM, by the UNet's guidance input, the pipeline class or the scheduler | 4 | 8.5, without the input 1 | as the file says |
     /// | Turbo, by its name, or by Euler a on trailing timesteps | 1 | 1 | as the file says |
-    /// | Lightning, Hyper, DMD2, SDXS, by a word of the folder's name | 4, 8, 4, 1 | 1 | as the file says |
-    /// | Playground, by a word of the folder's name | 20 | 3 | as the file says |
+    /// | Lightning, Hyper, DMD2, SDXS, by a word of the name | 4, 8, 4, 1 | 1 | as the file says |
+    /// | Playground, by a word of the name | 20 | 3 | as the file says |
     ///
     /// Steps in a name, such as `sdxl_lightning_4step`, count for distilled models. The guidance of
     /// SD and SDXL is the default of diffusers' pipelines, that of the others is in their model
@@ -341,12 +341,12 @@ impl Builder {
         })
     }
 
-    /// Loads only the tokenizers and the text models of a folder, to encode prompts with.
+    /// Loads only the tokenizers and the text models of a model, to encode prompts with.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_prompt_encoder(&self, folder: impl AsRef<Path>) -> Result<PromptEncoder, Error> {
-        self.prompts(&self.open(folder.as_ref(), &[])?, &self.engine()?)
+    pub fn load_prompt_encoder(&self, path: impl AsRef<Path>) -> Result<PromptEncoder, Error> {
+        self.prompts(&self.open(path.as_ref(), &[])?, &self.engine()?)
     }
 
     /// Loads only the tokenizer and the text model, as a [`TextEncoder`] of plain texts. The folder
@@ -355,9 +355,9 @@ impl Builder {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_text_encoder(&self, folder: impl AsRef<Path>) -> Result<TextEncoder, Error> {
+    pub fn load_text_encoder(&self, path: impl AsRef<Path>) -> Result<TextEncoder, Error> {
         let variant = self.variant.as_deref();
-        let folder = Source::open_text(folder.as_ref(), variant, &self.elsewhere)?;
+        let folder = Source::open_text(path.as_ref(), variant, &self.elsewhere)?;
         let mut files = TextFiles::read(&folder, TowerParts::ONLY)?;
         files.project();
         let more = inversions::add(&self.inversions, &mut [files.rows()])?.remove(0);
@@ -367,27 +367,22 @@ impl Builder {
         Ok(TextEncoder::new(tokenizer, model))
     }
 
-    /// Loads only the UNet of a folder, for a pipeline of one's own parts.
+    /// Loads only the UNet of a model, for a pipeline of one's own parts.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_denoiser(&self, folder: impl AsRef<Path>) -> Result<Arc<dyn Denoiser>, Error> {
-        let folder = self.open(folder.as_ref(), &["unet"])?;
+    pub fn load_denoiser(&self, path: impl AsRef<Path>) -> Result<Arc<dyn Denoiser>, Error> {
+        let folder = self.open(path.as_ref(), &["unet"])?;
         Ok(Arc::new(denoiser_of(&folder, &self.engine()?)?))
     }
 
-    /// Loads only the autoencoder of a folder, for a pipeline of one's own parts.
+    /// Loads only the autoencoder of a model, for a pipeline of one's own parts.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_codec(&self, folder: impl AsRef<Path>) -> Result<Arc<dyn LatentCodec>, Error> {
-        let path = folder.as_ref();
-        let vae: &[&str] = match exported::has_codec(path)? {
-            true => &[],
-            false => &["vae"],
-        };
-        let folder = self.open(path, vae)?;
-        Ok(Arc::new(codec_of(&folder, &self.engine()?)?))
+    pub fn load_codec(&self, path: impl AsRef<Path>) -> Result<Arc<dyn LatentCodec>, Error> {
+        let model = self.open(path.as_ref(), &["vae"])?;
+        Ok(Arc::new(codec_of(&model, &self.engine()?)?))
     }
 
     pub(crate) fn open(&self, path: &Path, components: &[&str]) -> Result<Source, Error> {

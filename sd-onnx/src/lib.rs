@@ -1,4 +1,5 @@
-//! Stable Diffusion on ONNX Runtime, straight from a model folder of safetensors: no Python at run time, no export.
+//! Stable Diffusion on ONNX Runtime, straight from the model's own files: no Python at run time, no
+//! export.
 //!
 //! ```no_run
 //! use sd_onnx::{Device, Request, schedulers::{DpmPlusPlus2M, Ladder}};
@@ -20,14 +21,15 @@
 //! - [`handbook::programs`]: sharing a pipeline, many requests, watching, stopping, streaming.
 //! - [`handbook::pieces`]: embeddings, noise, latents, samplers, guidance and networks of one's own.
 //! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
-//! - [`handbook::files`]: model files, and what a PNG says about itself.
+//! - [`handbook::files`]: checkpoint files, model folders, and what a PNG says about itself.
+//!   [`inspect`] says what a model file is.
 //! - [`handbook::where_it_goes`]: for changes to this project, which file each of them touches.
 //! - [`schedulers`]: the samplers, ladders and sources of noise, each with its paper. [`guidance`]: how the prompt is followed.
 //!   [`text`]: the prompt language, tokens and clip skip.
 //! - [`TextEncoder`]: CLIP's embeddings of texts, for programs that want nothing else.
 //!
 //! # What happens at [`Builder::load`]
-//! The model's `config.json` files say how its networks are shaped. For each, an ONNX graph of about a megabyte is
+//! The model's `config.json` files, or the tensors of a checkpoint, say how its networks are shaped. For each, an ONNX graph of about a megabyte is
 //! written in memory, whose weights are *external data*: places in the user's own safetensors files, which ONNX Runtime
 //! maps. Every weight's name, shape and type is checked against what the graph needs first.
 //!

@@ -176,7 +176,9 @@ fn two_names() {
     assert_eq!(named.names(), ["wumpus"]);
 }
 
-/// Twenty thousand names that begin with the same token, in a time linear in their number.
+/// Twenty thousand names that begin with the same token, in a time linear in their number: a
+/// second or two, where the square of the number would take an hour. The limit leaves room for a
+/// busy machine.
 #[test]
 fn many_names() {
     let start = Instant::now();
@@ -190,7 +192,7 @@ fn many_names() {
     let ids = tokenizer.tokenize(&text, Cleanup::Transformers);
     assert_eq!(ids, [49_408 + 19_999; 20_000]);
     println!("{:.2?}", start.elapsed());
-    assert!(start.elapsed().as_secs() < 4, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn a_tensor_in_memory_has_the_length_of_its_shape() {
     let mut weights = Weights::open(&path).unwrap();
     let error = weights.put("conv", Type::F32, &[2, 3], vec![0; 23].into());
     let error = error.unwrap_err();
-    assert!(matches!(error, Error::Safetensors { .. }));
+    assert!(matches!(error, Error::Checkpoint { .. }));
     let error = error.to_string();
     assert!(
         error.contains("`conv` has 23 bytes of data, which does not fit its shape [2, 3] of F32"),

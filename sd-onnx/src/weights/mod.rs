@@ -165,7 +165,7 @@ impl Weights {
                     problem = format!("{problem}, also as `{older}`");
                 }
                 let path = stored.file.to_path_buf();
-                Err(Error::Safetensors { path, problem })
+                Err(Error::Checkpoint { path, problem })
             }
         }
     }
@@ -174,7 +174,7 @@ impl Weights {
     /// there is none: weights that a LoRA is merged into.
     ///
     /// # Errors
-    /// [`Error::Safetensors`] when `bytes` are more or fewer than the shape has in that type.
+    /// [`Error::Checkpoint`] when `bytes` are more or fewer than the shape has in that type.
     #[cfg_attr(not(test), expect(dead_code, reason = "for merged LoRAs"))]
     pub fn put(
         &mut self,
@@ -185,7 +185,7 @@ impl Weights {
     ) -> Result<(), Error> {
         safetensors::check_length(name, dtype, shape, bytes.len()).map_err(|problem| {
             let path = self.path.clone();
-            Error::Safetensors { path, problem }
+            Error::Checkpoint { path, problem }
         })?;
         let tensor = Tensor {
             place: Place::Memory(bytes),
@@ -268,7 +268,7 @@ impl Weights {
 /// A stored tensor as a view shows it, and whether its two axes are exchanged.
 fn viewed(stored: &Stored, view: &View) -> Result<(Stored, bool), Error> {
     let mut seen = stored.clone();
-    let wrong = |expected: String| Error::Safetensors {
+    let wrong = |expected: String| Error::Checkpoint {
         path: stored.file.to_path_buf(),
         problem: format!(
             "tensor `{}` has shape {}, expected {expected}",
