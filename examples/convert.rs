@@ -94,11 +94,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         None => conversion,
     };
     let converted = builder.convert(&arguments.path, out, &conversion);
+    // Clearing moves the bar to its end.
+    let done = bar.position();
     bar.finish_and_clear();
     let converted = converted.map_err(|error| match error {
         Error::Stopped => Failure::Stopped(format!(
             "stopped after {} of {}; nothing of the new model is left",
-            HumanBytes(bar.position()),
+            HumanBytes(done),
             HumanBytes(bar.length().unwrap_or(0))
         )),
         error => Failure::Work(error.to_string()),

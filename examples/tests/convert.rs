@@ -189,7 +189,8 @@ fn what_comes_from_elsewhere_goes_into_the_new_model() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_nothing() {
-    // A process that is done before the signal comes is no failure, but one must be stopped.
+    // A process that is done before the signal comes is no failure, but one must be stopped in the
+    // middle.
     for _ in 0..20 {
         let folder = tempfile::tempdir().unwrap();
         let mut command = CONVERT.command(folder.path());
@@ -216,7 +217,12 @@ fn ctrl_c_leaves_nothing() {
             "{stderr}"
         );
         assert_eq!(files(folder.path()), [""; 0]);
-        return;
+        // A stop between the first tensor and the last one is what this is about.
+        let amounts = stderr.split("stopped after ").nth(1).unwrap();
+        let (done, rest) = amounts.split_once(" of ").unwrap();
+        if !rest.starts_with(done) {
+            return;
+        }
     }
     panic!("no conversion was stopped in time");
 }

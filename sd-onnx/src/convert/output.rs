@@ -1,8 +1,8 @@
 //! A file or a folder that appears under its name when it is whole, or not at all.
 
 use std::{
-    fs,
-    io::{self, ErrorKind},
+    fs::{self, File},
+    io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
@@ -11,6 +11,9 @@ use tempfile::TempDir;
 use crate::Error;
 
 /// A file or a folder under construction, in a hidden folder beside its place.
+///
+/// Each file in it reaches the disk before the next one is begun, so that the name stands for whole
+/// files even if the power fails, and so that a disk which turns out to be full late is an error.
 #[derive(Debug)]
 pub(super) struct Output {
     path: PathBuf,
@@ -79,7 +82,12 @@ impl Output {
 
     /// Writes a small file.
     pub fn write(&self, path: &Path, bytes: impl AsRef<[u8]>) -> Result<(), Error> {
-        fs::write(path, bytes).map_err(self.failed(path))
+        let write = || {
+            let mut file = File::create(path)?;
+            file.write_all(bytes.as_ref())?;
+            file.sync_all()
+        };
+        write().map_err(self.failed(path))
     }
 
     /// Puts the result in its place.

@@ -105,8 +105,7 @@ pub(super) fn safetensors(
     finish(file).map_err(failed)
 }
 
-/// Writes what is in memory to the disk, so that a file which then gets its name is whole even if
-/// the power fails, and so that a disk which is full only now is an error.
+/// Writes what is in memory to the disk.
 fn finish(file: BufWriter<File>) -> io::Result<()> {
     file.into_inner()?.sync_all()
 }
