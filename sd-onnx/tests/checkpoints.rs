@@ -116,7 +116,9 @@ fn every_family_computes_the_same_bits_as_its_folder() {
 
 #[test]
 fn other_types_and_other_names_are_the_same_model() {
-    let open_clip = |name: &str| Some(name.to_owned());
+    let prefixed = |name: &str| {
+        Some(name.replace("model.diffusion_model.", "diffusion_model."))
+    };
     let without_text_model =
         |name: &str| Some(name.replace("transformer.text_model.", "transformer."));
     let comfy = |name: &str| {
@@ -127,9 +129,9 @@ fn other_types_and_other_names_are_the_same_model() {
     };
     for (family, rename) in [
         ("bk-small", without_text_model as fn(&str) -> Option<String>),
-        ("sd2-v", open_clip),
+        ("sd2-v", prefixed),
         ("sdxl-base", comfy),
-        ("refiner", open_clip),
+        ("refiner", prefixed),
     ] {
         // Weights of the recipes are rounded to f16, so that all of these hold the same numbers.
         for options in [

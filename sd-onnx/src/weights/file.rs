@@ -1,14 +1,17 @@
 //! A file of weights as it is: its tensors under its own names, whatever its format.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fmt,
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use sd_text::{outside, pickle::is_pickle};
+use sd_text::{
+    outside::{self, printable},
+    pickle::is_pickle,
+};
 
 use super::{
     Place, gguf, pickle, safetensors,
@@ -91,8 +94,22 @@ impl WeightFile {
                 all.add_safetensors(&file, &real)?;
             }
         }
+        all.refuse_duplicates()?;
         scales::attach(&mut all)?;
         Ok(all)
+    }
+
+    /// Refuses two tensors of one name, in one file or in two shards.
+    fn refuse_duplicates(&self) -> Result<(), Error> {
+        let mut known = HashSet::with_capacity(self.tensors.len());
+        let mut tensors = self.tensors.iter();
+        match tensors.find(|stored| !known.insert(stored.name.as_str())) {
+            None => Ok(()),
+            Some(stored) => Err(Error::Checkpoint {
+                path: stored.file.to_path_buf(),
+                problem: format!("tensor `{}` is there twice", printable(&stored.name)),
+            }),
+        }
     }
 
     /// The numbers of a small tensor.
