@@ -482,11 +482,11 @@ impl Builder {
         let mut config = SchedulerConfig::from_json(&text)
             .map_err(|source| Error::Scheduler { path, source })?;
         for change in model.corrections().scheduler(&file, &mut config)? {
-            tracing::warn!("{}: {change}", at);
+            tracing::warn!("{at}: {change}");
         }
         if !config.ignored.is_empty() {
             let keys = list(&config.ignored);
-            tracing::warn!("{}: keys that are ignored: {keys}", at);
+            tracing::warn!("{at}: keys that are ignored: {keys}");
         }
         Ok((config, text))
     }
