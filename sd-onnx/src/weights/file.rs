@@ -217,3 +217,29 @@ fn start(file: &Path) -> Result<Vec<u8>, Error> {
         .map_err(Error::io(file))?;
     Ok(start)
 }
+
+#[cfg(test)]
+// In a test it is the failure.
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::WeightFile;
+
+    #[test]
+    fn a_name_that_is_there_twice_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let tensor = |from: usize| {
+            format!(
+                r#""a.bias":{{"dtype":"F16","shape":[1],"data_offsets":[{from},{}]}}"#,
+                from + 2
+            )
+        };
+        let header = format!("{{{},{}}}", tensor(0), tensor(2));
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.bytes());
+        bytes.extend([0; 4]);
+        std::fs::write(&path, bytes).unwrap();
+        let error = WeightFile::open(&path).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors: tensor `a.bias` is there twice"), "{error}");
+    }
+}
