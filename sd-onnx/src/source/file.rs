@@ -219,11 +219,15 @@ impl ModelFile {
                  `clip_l.safetensors`"
             }
         };
+        let needs = match self.checkpoint.family {
+            Some(family) => format!(", and {} needs {}", family.name(), list(family.components())),
+            None => String::new(),
+        };
         Error::Missing {
             path: self.file.path.clone(),
             what: what.to_owned(),
             hint: format!(
-                "the file has {}; `Builder::{setter}` takes one from elsewhere: {serves}",
+                "the file has {}{needs}; `Builder::{setter}` takes one from elsewhere: {serves}",
                 list(self.checkpoint.components.keys())
             ),
         }
