@@ -540,6 +540,13 @@ impl TextFiles {
             let (tokenizer, model) = (ids, rows);
             return Err(unfit(folder, TextError::Vocabulary { tokenizer, model }));
         }
+        if ids < rows {
+            let path = printable(folder.path().display());
+            tracing::warn!(
+                "{path}: the tokenizer has {ids} ids and the text encoder {rows}: it may be another \
+                 model's"
+            );
+        }
         Ok(files)
     }
 
@@ -611,6 +618,7 @@ fn codec_of(folder: &Source, engine: &Engine) -> Result<OnnxCodec, Error> {
                         scaled. `Builder::vae` takes the file together with a model, which does";
         return Err(config.wrong("scaling_factor", expected));
     }
+    folder.warn_of_scaling(&config)?;
     OnnxCodec::new(VaeConfig::new(&config)?, folder.weights("vae")?, engine)
 }
 

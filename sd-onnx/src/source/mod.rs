@@ -355,6 +355,37 @@ impl Source {
         Ok(config)
     }
 
+    /// Warns about an autoencoder from elsewhere that scales latents in another way than the model's
+    /// own: it is of another family.
+    pub fn warn_of_scaling(&self, config: &Config) -> Result<(), Error> {
+        let is_from_elsewhere = self.elsewhere.iter().any(|(name, _)| *name == "vae");
+        if !is_from_elsewhere || config.text("_class_name", KL)? != KL {
+            return Ok(());
+        }
+        let expected = match (self.model(), self.towers().iter().any(|tower| tower.pooled)) {
+            _ if self.base.has("vae") => {
+                let own = self.base.config("vae")?;
+                match own.text("_class_name", KL)? == KL {
+                    true => own.finite("scaling_factor")?,
+                    false => None,
+                }
+            }
+            (Base::File(file), _) => file.scaling_factor().map(|factor| factor as f32),
+            (Base::Folder(_), true) => Some(Family::Xl.scaling_factor() as f32),
+            (Base::Folder(_), false) => Some(Family::Sd1.scaling_factor() as f32),
+        };
+        if let (Some(expected), Some(found)) = (expected, config.finite("scaling_factor")?)
+            && (expected - found).abs() > 1e-5
+        {
+            tracing::warn!(
+                "{}: this autoencoder scales latents by {found}, the model by {expected}: it is of \
+                 another family, and the pictures will be wrong",
+                printable(config.path().display())
+            );
+        }
+        Ok(())
+    }
+
     /// Whether this is a file with an `AutoencoderKL` alone, whose scaling nothing tells.
     pub fn is_bare_vae(&self) -> bool {
         let config = self.config("vae");
@@ -550,6 +581,13 @@ impl Base {
             return ModelFolder::open(path, variant).map(Self::Folder);
         }
         if path.exists() {
+            if let Some(variant) = variant {
+                tracing::warn!(
+                    "{}: a file has no variants, `{}` is not looked for",
+                    printable(path.display()),
+                    printable(variant)
+                );
+            }
             return ModelFile::open(path, predicts).map(|file| Self::File(Box::new(file)));
         }
         Err(Error::Missing {
