@@ -23,8 +23,8 @@ use crate::{
 
 /// In work that grows with the square of this, a test takes minutes.
 const NODES: usize = 200_000;
-/// Far more than what is tested takes, on a slow and busy machine too.
-const LIMIT: Duration = Duration::from_secs(20);
+/// Far more than what is tested takes, even on a slow and busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs this and checks that it did not hang.
 fn in_time<T>(what: &str, run: impl FnOnce() -> T) -> T {
