@@ -9,7 +9,10 @@ use std::{
 use ndarray::Array2;
 use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig};
 use sd_schedulers::Prediction;
-use sd_text::{ClipTokenizer, PromptEncoder, TextError, TextualInversion, Tower, outside::list};
+use sd_text::{
+    ClipTokenizer, PromptEncoder, TextError, TextualInversion, Tower,
+    outside::{list, printable},
+};
 
 use crate::{
     Device, Error, TextEncoder,
@@ -242,8 +245,9 @@ impl Builder {
     }
 
     /// Sets whether the noise schedule is rescaled so that its last step is pure noise (zero
-    /// terminal SNR, Lin et al. 2023, arXiv 2305.08891), over what the model's files say. Default:
-    /// what they say.
+    /// terminal SNR, Lin et al. 2023, arXiv 2305.08891), over what the model's files say. With
+    /// `true` the model's own ladder also begins at that step (trailing timesteps). Default: what
+    /// the files say.
     pub fn zero_terminal_snr(mut self, rescaled: bool) -> Self {
         self.zero_terminal_snr = Some(rescaled);
         self
@@ -327,6 +331,7 @@ impl Builder {
                 None,
                 &["unet"],
             )?;
+            check_text_encoder(&refiner)?;
             check_prediction(&refiner, prediction)?;
             if self.codec.is_none() {
                 check_latents(&refiner, &model)?;
@@ -454,6 +459,10 @@ impl Builder {
         }
         if let Some(rescaled) = self.zero_terminal_snr {
             file.set("rescale_betas_zero_snr", rescaled.into());
+            if rescaled {
+                // Of diffusers' spacings the one that begins at the last timestep, pure noise.
+                file.set("timestep_spacing", "trailing".into());
+            }
         }
         Ok(file.to_json())
     }
@@ -465,6 +474,7 @@ impl Builder {
         model: &Source,
     ) -> Result<(SchedulerConfig, String), Error> {
         let (path, mut text) = model.scheduler()?;
+        let at = printable(path.display());
         if self.prediction.is_some() || self.zero_terminal_snr.is_some() {
             text = self.overridden(&path, &text)?;
         }
@@ -472,11 +482,11 @@ impl Builder {
         let mut config = SchedulerConfig::from_json(&text)
             .map_err(|source| Error::Scheduler { path, source })?;
         for change in model.corrections().scheduler(&file, &mut config)? {
-            tracing::warn!("scheduler/scheduler_config.json: {change}");
+            tracing::warn!("{at}: {change}");
         }
         if !config.ignored.is_empty() {
             let keys = list(&config.ignored);
-            tracing::warn!("scheduler/scheduler_config.json: keys that are ignored: {keys}");
+            tracing::warn!("{at}: keys that are ignored: {keys}");
         }
         Ok((config, text))
     }
@@ -652,6 +662,18 @@ fn unfit(folder: &Source, error: TextError) -> Error {
     }
 }
 
+/// Checks that a refiner has its text encoder. Only a model's parts can come from elsewhere.
+fn check_text_encoder(refiner: &Source) -> Result<(), Error> {
+    match refiner.towers().iter().find(|tower| !refiner.has(tower.encoder)) {
+        None => Ok(()),
+        Some(tower) => Err(Error::Missing {
+            path: refiner.path().to_path_buf(),
+            what: format!("the refiner's own `{}`", tower.encoder),
+            hint: "expected a whole refiner, with its text encoder".into(),
+        }),
+    }
+}
+
 /// Checks that a refiner predicts what the model predicts, as far as its folder says: the model's
 /// scheduler makes the whole run.
 fn check_prediction(refiner: &Source, model: Prediction) -> Result<(), Error> {
@@ -679,7 +701,8 @@ fn check_latents(refiner: &Source, model: &Source) -> Result<(), Error> {
     if !refiner.has("vae") || !model.has("vae") {
         return Ok(());
     }
-    let found = VaeConfig::new(&refiner.config("vae")?)?;
+    let config = refiner.config("vae")?;
+    let found = VaeConfig::new(&config)?;
     let model = VaeConfig::new(&model.config("vae")?)?;
     let same = (&found.scale, &found.shift) == (&model.scale, &model.shift);
     if same || !found.is_variational() || !model.is_variational() {
@@ -687,7 +710,7 @@ fn check_latents(refiner: &Source, model: &Source) -> Result<(), Error> {
     }
     let of = |config: &VaeConfig| format!("{:?} with the shift {:?}", config.scale, config.shift);
     Err(Error::Config {
-        path: refiner.path().join("vae/config.json"),
+        path: config.path().to_path_buf(),
         key: "scaling_factor".into(),
         expected: format!("{}, as in the model that this one refines", of(&model)),
         found: of(&found),

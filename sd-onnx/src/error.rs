@@ -135,9 +135,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// A weight file has tensors that the network of its `config.json` has no place for, so that it
+    /// A weight file has tensors that its network has no place for, so that it
     /// would draw something else than the model's author did.
-    #[error("{}: the {class} that config.json describes has no place for {} of its tensors: {}", shown(path), tensors.len(), list(tensors))]
+    #[error("{}: the {class} has no place for {} of its tensors: {}", shown(path), tensors.len(), list(tensors))]
     UnusedTensors {
         /// The file, or the index of a sharded model.
         path: PathBuf,

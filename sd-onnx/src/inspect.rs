@@ -16,9 +16,12 @@ use sha2::{Digest, Sha256};
 use crate::{
     Error,
     checkpoint::{self, Kind},
-    hash,
-    models::{clip_text::ClipTextConfig, unet::UnetConfig, vae::VaeConfig},
-    parts::{decoder_graph, text_graph, unet_graph},
+    exported, hash,
+    models::{
+        clip_text::{self, ClipTextConfig},
+        unet::{self, UnetConfig},
+        vae::{self, VaeConfig},
+    },
     source::{self, Elsewhere, Source},
     weights::{Format, Sizes, WeightFile, Weights},
 };
@@ -168,15 +171,17 @@ pub fn hashes(path: impl AsRef<Path>) -> Result<Hashes, Error> {
 fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
     let mut parts = Vec::new();
     let mut problems = Vec::new();
-    for component in ["unet", "vae", "text_encoder", "text_encoder_2"] {
-        if !source.has(component) {
-            continue;
-        }
-        match source.weights(component) {
-            Ok(weights) => {
+    for component in source.components()? {
+        let graph = source.graph(component)?;
+        let sizes = match graph {
+            Some(graph) => exported::outline(&graph),
+            None => source.weights(component).map(|weights| {
                 problems.extend(check(&source, component, &weights).err());
-                parts.push(Part::of(component, weights.sizes()));
-            }
+                weights.sizes()
+            }),
+        };
+        match sizes {
+            Ok(sizes) => parts.push(Part::of(component, sizes)),
             Err(error) => problems.push(error),
         }
     }
@@ -195,7 +200,7 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
         parts,
         memory: Some(memory),
         metadata: source.metadata(),
-        missing: source.missing().into_iter().map(str::to_owned).collect(),
+        missing: source.missing()?.into_iter().map(str::to_owned).collect(),
         problems: problems.iter().map(Error::to_string).collect(),
         warnings: source.warnings().to_vec(),
     })
@@ -223,24 +228,40 @@ fn prediction(scheduler: &str) -> Option<String> {
     })
 }
 
-/// Finds what loading would refuse, by writing the graph.
+/// Finds what loading would refuse.
 fn check(source: &Source, component: &str, weights: &Weights) -> Result<(), Error> {
     let config = source.config(component)?;
     match component {
-        "unet" => unet_graph(&UnetConfig::new(&config, source.sizes())?, weights).map(drop),
-        "vae" => decoder_graph(&VaeConfig::new(&config)?, weights).map(drop),
+        "unet" => {
+            let config = UnetConfig::new(&config, source.sizes())?;
+            let write = |weights: &Weights| unet::graph(&config, weights).map(drop);
+            weights.check(unet::CLASS, |_| false, write)
+        }
+        "vae" => {
+            let config = VaeConfig::new(&config)?;
+            // A file may have the decoder alone.
+            let has_encoder = vae::encoder(&config, &weights.outline()).is_ok();
+            let write = |weights: &Weights| {
+                if has_encoder {
+                    vae::encoder(&config, weights)?;
+                }
+                vae::decoder(&config, weights).map(drop)
+            };
+            let left_out = |name: &str| {
+                vae::is_left_out(&config, name) || (!has_encoder && vae::is_of_encoder(name))
+            };
+            weights.check(config.class(), left_out, write)
+        }
         _ => {
             let mut config = ClipTextConfig::new(config)?;
-            let towers = source.towers().iter();
-            let pooled = towers.filter(|tower| tower.pooled);
-            if pooled
-                .map(|tower| tower.encoder)
-                .any(|name| name == component)
-            {
-                config.projection = Some(config.projection_width);
-            }
+            let tower = source.towers().iter().find(|it| it.encoder == component);
+            let is_pooled = tower.is_some_and(|tower| tower.pooled);
+            config.projection = is_pooled.then_some(config.projection_width);
+            let left_out = |name: &str| clip_text::is_left_out(&config, name);
             let none = Array2::zeros((0, config.width));
-            text_graph(&config, weights, none.view()).map(drop)
+            let write =
+                |weights: &Weights| clip_text::graph(&config, weights, none.view()).map(drop);
+            weights.check(clip_text::CLASS, left_out, write)
         }
     }
 }
@@ -258,7 +279,7 @@ fn of_other(file: &WeightFile, what: &str, problem: String) -> Inspection {
         metadata: file.metadata.clone(),
         missing: Vec::new(),
         problems: vec![problem],
-        warnings: Vec::new(),
+        warnings: file.warnings.clone(),
     }
 }
 

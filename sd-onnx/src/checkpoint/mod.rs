@@ -151,7 +151,12 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
         if tower.component == "text_encoder_2" {
             pooled = component.config["projection_dim"].as_u64();
         }
-        components.insert(tower.component, component);
+        if components.insert(tower.component, component).is_some() {
+            return Err(Problem::Shape {
+                component: "text encoder",
+                problem: format!("there are two for the place of `{}`", tower.component),
+            });
+        }
     }
     let vae = split.of_slot(Slot::Vae);
     if !vae.is_empty() {

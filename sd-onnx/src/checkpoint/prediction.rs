@@ -43,14 +43,13 @@ impl Predicts {
 }
 
 /// Tensors that mark what a model predicts. They are no weights.
-const MARKS: [&str; 7] = [
+const MARKS: [&str; 6] = [
     "edm_mean",
     "edm_std",
     "edm_vpred.sigma_max",
     "edm_vpred.sigma_min",
     "v_pred",
     "ztsnr",
-    "scaled_fp8",
 ];
 
 pub(super) fn is_mark(name: &str) -> bool {
