@@ -112,8 +112,9 @@
 //!
 //! # ONNX folders
 //! A folder may also hold graphs that another tool exported: optimum, or diffusers for its
-//! `OnnxStableDiffusionPipeline`. A component counts as exported when its folder has a `model.onnx`
-//! and no other weights, so one model may have both kinds.
+//! `OnnxStableDiffusionPipeline`. A component counts as exported if its folder has an ONNX file and
+//! no other weights (`.safetensors`, `.bin`, `.ckpt`, `.pt`), so one model may have components of
+//! both kinds. Of several ONNX files, `model.onnx` is read; if none has that name, loading fails.
 //!
 //! | folder | files |
 //! |---|---|
@@ -121,25 +122,38 @@
 //! | `vae_decoder`, and for pictures to start from `vae_encoder` | the same |
 //! | `tokenizer`, `tokenizer_2`, `scheduler`, `model_index.json` | as above |
 //!
-//! What a graph takes is read from it: timesteps as a number or a list, whole or not; ids of 32 or
-//! 64 bits; f32, f16 or f64; guidance, pooled text and sizes. An input that nothing can be given to
-//! is an error that names it, and so is an operator of another library. Pictures are those that the
-//! same weights draw from a diffusers folder, with these differences:
+//! The types and shapes of the inputs are read from the graph. A timestep may be one number or a
+//! list, in integers or floats; ids may have 32 or 64 bits; other inputs may be f32, f16 or f64.
+//! Pictures are the same as from a diffusers folder with the same weights, with these differences:
 //!
-//! - **Sizes.** The sides of pictures must be multiples of 64, as a rule: exporters write a UNet's
-//!   way up as doublings of the smallest level. A graph may also have been exported for one size of
-//!   picture; other sizes are an error at the first call.
-//! - **Clip skip.** The inner layers are found by the structure of the graph. Where an optimiser has
-//!   fused that away, a layer that is no output of the graph is an error when it is asked for.
-//! - **Whole timesteps.** A graph that takes integers gets the nearest ones. Ladders whose timesteps
-//!   are whole, such as [`Ladder::leading`](crate::schedulers::Ladder::leading), lose nothing.
-//! - **Latents drawn within the graph.** An encoder that adds noise of its own is made to return the
-//!   mean and the deviation instead, so that seeds count.
-//! - **No `config.json`.** The graph gives all sizes but the scaling of the latents, which is 0.18215
-//!   then, for SDXL 0.13025.
+//! - **Sizes.** With most exports the sides of pictures must be multiples of 64, for SDXL of 32,
+//!   because a UNet's way up is written as doublings of the smallest level. A graph may also have
+//!   been exported for one size of picture. Then another size is an error at the first call.
+//! - **Clip skip.** Inner layers are found by the structure of the graph. If an optimiser has fused
+//!   the layers, only those that are outputs of the graph can be used, and asking for another one
+//!   is an error.
+//! - **Whole timesteps.** If a graph takes integers, timesteps are rounded to the nearest one.
+//!   Ladders of whole timesteps, such as [`Ladder::leading`](crate::schedulers::Ladder::leading),
+//!   lose nothing.
+//! - **Noise in the encoder.** Some encoders draw the latents themselves. They are changed to
+//!   return the mean and the deviation, so that the seed of a request counts.
+//! - **No `config.json`.** The sizes come from the graph. The scaling of the latents cannot, and is
+//!   0.18215, for SDXL 0.13025. Give models with another scaling a `config.json`.
 //!
-//! Textual inversions work where the token embedding of the graph is found. The weights stay where
-//! they are, as those of safetensors files do: leave them alone while the model is loaded.
+//! Textual inversions work if the token embedding is found in the graph; otherwise loading fails.
+//! Like those of safetensors files, the weights stay where they are: leave the files as they are
+//! while the model is loaded.
+//!
+//! These do not work, and each is an error that says so:
+//!
+//! - graphs with inputs that this library has no value for, such as the residuals of a ControlNet;
+//! - upscalers and depth-to-image models;
+//! - operators that ONNX Runtime does not have, and operator sets before 13;
+//! - bf16 inputs and outputs, and sparse weights;
+//! - weights in a file outside the folder of their graph;
+//! - [`Builder::convert`](crate::Builder::convert): convert the model that was exported instead.
+//!
+//! [`Builder::variant`](crate::Builder::variant) does not choose between graphs.
 //!
 //! The library downloads no model. Get one with the publisher's own tool, for instance `hf download`.
 //!
