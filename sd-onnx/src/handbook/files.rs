@@ -20,7 +20,8 @@
 //! [`Builder::variant`](crate::Builder::variant) selects one of several variants of the weights,
 //! such as `fp16`. A snapshot in the Hugging Face cache, which is made of links, works as it is.
 //!
-//! The library downloads no model. Get one with the publisher's own tool, for instance `hf download`.
+//! The library downloads no model. Get one with the publisher's own tool, for instance
+//! `hf download`.
 //!
 //! # Checkpoint files
 //! [`Builder::load`](crate::Builder::load) also takes one file: the `.safetensors` checkpoint that
@@ -249,9 +250,9 @@
 //! `com.microsoft` domain, so only ONNX Runtime runs them.
 //!
 //! # PNG files
-//! [`Picture::save_png`](crate::Picture::save_png) writes how the picture was made into the file, in
-//! the text that WebUI and its relatives write and read: see [`infotext`](crate::infotext) for the
-//! keys. [`Infotext::read_png`](crate::Infotext::read_png) reads it back, also from their files;
+//! [`Picture::save_png`](crate::Picture::save_png) writes how the picture was made into the file,
+//! in the text that WebUI and its relatives write and read: see [`infotext`](crate::infotext) for
+//! the keys. [`Infotext::read_png`](crate::Infotext::read_png) reads it back, also from their files;
 //! [`Infotext::request`](crate::Infotext::request) turns it into a request and lists what cannot be
 //! reproduced.
 //!
