@@ -125,7 +125,8 @@ pub enum Error {
         /// The type in the file.
         found: String,
     },
-    /// The numbers of a tensor cannot be used: their values, their scale, or their count.
+    /// The numbers of a tensor cannot be used: their type, their values, their scale,
+    /// or their count.
     #[error("{}: tensor `{}` {problem}", shown(path), printable(tensor))]
     TensorValues {
         /// The file.
