@@ -52,10 +52,11 @@ const MOST_SIDE: usize = 2048;
 /// [`Pipeline::encode_image`](crate::Pipeline::encode_image).
 ///
 /// # What sharing costs
-/// A clone of a pipeline costs nothing. Loading a model again costs all of its memory again, which in f32 is four bytes a
-/// weight, and its own threads: share clones, and a [`codec`](Self::codec) between models. Every network keeps the working
-/// memory of the largest call it has run, for the next one. Dropping the last clone frees it all, so far as the allocator
-/// returns memory to the system. Of ONNX Runtime a process has one, which stays.
+/// A clone of a pipeline costs nothing. Loading a model again costs all of its memory again, which
+/// in f32 is four bytes a weight, and its own threads: share clones, and a [`codec`](Self::codec)
+/// between models. Every network keeps the working memory of the largest call it has run, for the
+/// next one. Dropping the last clone frees it all, so far as the allocator returns memory to the
+/// system. Of ONNX Runtime a process has one, which stays.
 #[derive(Clone)]
 pub struct Builder {
     device: Device,
@@ -124,7 +125,8 @@ impl Builder {
 
     /// Selects a variant of the weights in a folder, such as `fp16` for
     /// `diffusion_pytorch_model.fp16.safetensors`. A component that does not have it uses its plain
-    /// file. A checkpoint file has no variants. Default: the plain file, else the only variant there.
+    /// file. For a checkpoint file the setting is ignored. Default: the plain file, else the only
+    /// variant there.
     pub fn variant(mut self, variant: impl Into<String>) -> Self {
         self.variant = Some(variant.into());
         self
@@ -162,8 +164,8 @@ impl Builder {
 
     /// Sets an autoencoder that is used in place of the model's own, which is not read: another
     /// pipeline's [`codec`](Pipeline::codec), so that two models share one, or one from
-    /// [`load_codec`](Self::load_codec). Pipelines that share an autoencoder take turns: one picture
-    /// is decoded at a time. Default: the model's own.
+    /// [`load_codec`](Self::load_codec). Pipelines that share an autoencoder take turns: one
+    /// picture is decoded at a time. Default: the model's own.
     pub fn codec(mut self, codec: Arc<dyn LatentCodec>) -> Self {
         self.codec = Some(codec);
         self
@@ -221,8 +223,8 @@ impl Builder {
     }
 
     /// Takes the autoencoder (VAE) from another file or folder in place of the model's own: a VAE
-    /// file, a checkpoint, a model folder, or the folder of a VAE with its `config.json`. ONNX graphs
-    /// are not accepted. Default: the model's own.
+    /// file, a checkpoint, a model folder, or the folder of a VAE with its `config.json`. ONNX
+    /// graphs are not accepted. Default: the model's own.
     ///
     /// It must fit the model's latents: an SD 1.x VAE on SDXL draws nonsense without an error.
     ///
@@ -236,8 +238,8 @@ impl Builder {
     }
 
     /// Takes the text encoder (for SDXL, the first) from another file or folder in place of the
-    /// model's own: a file with a text encoder alone, a checkpoint, a model folder, or the folder of
-    /// a text encoder with its `config.json`. Default: the model's own.
+    /// model's own: a file with a text encoder alone, a checkpoint, a model folder, or the folder
+    /// of a text encoder with its `config.json`. Default: the model's own.
     ///
     /// ```no_run
     /// let pipeline = sd_onnx::builder()
@@ -252,9 +254,10 @@ impl Builder {
         self
     }
 
-    /// Takes SDXL's second text encoder, which is the refiner's only one, from another file or folder
-    /// in place of the model's own. The path may be what [`text_encoder`](Self::text_encoder) takes.
-    /// A model without a second text encoder refuses it. Default: the model's own.
+    /// Takes SDXL's second text encoder, which is the refiner's only one, from another file or
+    /// folder in place of the model's own. The path may be what
+    /// [`text_encoder`](Self::text_encoder) takes. A model without a second text encoder refuses
+    /// it. Default: the model's own.
     pub fn text_encoder_2(mut self, path: impl Into<PathBuf>) -> Self {
         self.elsewhere.text_encoder_2 = Some(path.into());
         self
@@ -263,8 +266,8 @@ impl Builder {
     /// Sets the folder to read the tokenizer from: either the files themselves, or a folder with
     /// `tokenizer` and `tokenizer_2` in it.
     ///
-    /// Default: the tokenizer in the model folder that the text encoder is from, else the one in the
-    /// model folder; for a checkpoint file, the CLIP tokenizer built into this crate.
+    /// Default: the tokenizer in the model folder that the text encoder is from, else the one in
+    /// the model folder; for a checkpoint file, the CLIP tokenizer built into this crate.
     pub fn tokenizer(mut self, folder: impl Into<PathBuf>) -> Self {
         self.elsewhere.tokenizer = Some(folder.into());
         self
@@ -288,9 +291,9 @@ impl Builder {
         self
     }
 
-    /// Overrides whether the noise schedule is rescaled to end in pure noise (zero terminal SNR, Lin
-    /// et al. 2023, arXiv 2305.08891). With `true` the model's own ladder also begins at that step
-    /// (trailing timesteps). Default: as the model's files say.
+    /// Overrides whether the noise schedule is rescaled to end in pure noise (zero terminal SNR,
+    /// Lin et al. 2023, arXiv 2305.08891). With `true` the model's own ladder also begins at that
+    /// step (trailing timesteps). Default: as the model's files say.
     pub fn zero_terminal_snr(mut self, rescaled: bool) -> Self {
         self.zero_terminal_snr = Some(rescaled);
         self
@@ -298,11 +301,11 @@ impl Builder {
 
     /// Loads a model: a checkpoint file, a diffusers folder or a folder of ONNX graphs.
     ///
-    /// The family (Stable Diffusion 1.x, 2.x, SDXL or one of their relatives) is recognised from the
-    /// files: see [`handbook::files`](crate::handbook::files). Outdated values of the scheduler and
-    /// the UNet in a diffusers folder are corrected as diffusers' pipelines do it, each with a
-    /// warning. A request without a size is drawn at the UNet's `sample_size`, at most 2048 pixels a
-    /// side.
+    /// The family (Stable Diffusion 1.x, 2.x, SDXL or one of their relatives) is recognised from
+    /// the files: see [`handbook::files`](crate::handbook::files). Outdated values of the scheduler
+    /// and the UNet in a diffusers folder are corrected as diffusers' pipelines do it, each with a
+    /// warning. A request without a size is drawn at the UNet's `sample_size`, at most 2048 pixels
+    /// a side.
     ///
     /// # Defaults
     /// What a request leaves open is chosen by the model, and reported through `tracing` at the
@@ -320,18 +323,18 @@ impl Builder {
     ///
     /// The name is the folder's or the file's. The header of a checkpoint file may also name Turbo,
     /// Lightning, DMD2 or SDXS, and Playground is also recognised by its tensors. "The file" is
-    /// `scheduler_config.json`; for a checkpoint file, the scheduler of the family. Steps in a name,
-    /// such as `sdxl_lightning_4step`, count for distilled models. The guidance of SD and SDXL is
-    /// the default of diffusers' pipelines; the guidance of the others is in their model cards. 20
-    /// steps is WebUI's default for every model.
+    /// `scheduler_config.json`; for a checkpoint file, the scheduler of the family. Steps in a
+    /// name, such as `sdxl_lightning_4step`, count for distilled models. The guidance of SD and
+    /// SDXL is the default of diffusers' pipelines; the guidance of the others is in their model
+    /// cards. 20 steps is WebUI's default for every model.
     ///
     /// The weight files must not be changed in place while the model is loaded: a file that is
     /// shortened ends the process, because ONNX Runtime maps it. Replacing a file by renaming
     /// another is safe.
     ///
     /// # Errors
-    /// [`Error`] names the file and what in it is missing or wrong. [`Error::Runtime`] if there is no
-    /// usable ONNX Runtime or the device is not available.
+    /// [`Error`] names the file and what in it is missing or wrong. [`Error::Runtime`] if there is
+    /// no usable ONNX Runtime or the device is not available.
     pub fn load(self, path: impl AsRef<Path>) -> Result<Pipeline, Error> {
         let path = path.as_ref();
         let _span = tracing::info_span!("load", model = %path.display()).entered();
@@ -401,10 +404,10 @@ impl Builder {
         self.prompts(&self.open(path.as_ref(), &[])?, &self.engine()?)
     }
 
-    /// Loads only the tokenizer and the text encoder of a model, as a [`TextEncoder`] of plain texts.
-    /// The path is the file or folder of a Stable Diffusion model, a file with a text encoder alone,
-    /// or a folder with the files of a CLIP model in it: `config.json`, `model.safetensors` and the
-    /// tokenizer's files. For SDXL, the first text encoder is loaded.
+    /// Loads only the tokenizer and the text encoder of a model, as a [`TextEncoder`] of plain
+    /// texts. The path is the file or folder of a Stable Diffusion model, a file with a text
+    /// encoder alone, or a folder with the files of a CLIP model in it: `config.json`,
+    /// `model.safetensors` and the tokenizer's files. For SDXL, the first text encoder is loaded.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -430,8 +433,8 @@ impl Builder {
     }
 
     /// Loads only the autoencoder of a model, a file or a folder, for a pipeline of custom parts. A
-    /// file with a VAE alone is refused, because it does not say how its latents are scaled: give it
-    /// to [`vae`](Self::vae) and load the model.
+    /// file with an `AutoencoderKL` alone is refused, because it does not say how its latents are
+    /// scaled: give it to [`vae`](Self::vae) and load the model.
     ///
     /// # Errors
     /// As [`load`](Self::load).

@@ -99,8 +99,8 @@ pub struct Hashes {
     pub data: Option<String>,
 }
 
-/// Identifies a file or folder: a checkpoint, part of a model, a diffusers folder, an ONNX folder, a
-/// LoRA, a textual inversion and others.
+/// Identifies a file or folder: a checkpoint, part of a model, a diffusers folder, an ONNX folder,
+/// a LoRA, a textual inversion and others.
 ///
 /// No weights are loaded and ONNX Runtime is not started, so it takes less than a second.
 ///
