@@ -6,6 +6,7 @@ mod names;
 #[cfg(feature = "vocabulary")]
 mod vocabulary;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -352,11 +353,67 @@ impl ClipTokenizer {
         self.pad
     }
 
-    /// Whether another tokenizer has the same tokens, special tokens and length.
+    /// Whether another tokenizer gives the same ids for every text: it has the
+    /// [same tokens](Self::has_same_tokens), and there are no
+    /// [differences in special tokens](Self::special_differences). Names of textual inversions are
+    /// not compared.
     pub fn is_same(&self, other: &Self) -> bool {
+        self.has_same_tokens(other) && self.special_differences(other).is_empty()
+    }
+
+    /// Whether another tokenizer has the same tokens under the same ids, the same length and the
+    /// same first, last and padding token.
+    pub fn has_same_tokens(&self, other: &Self) -> bool {
         let marks = |it: &Self| (it.max_length, it.vocab_size, it.bos, it.eos, it.pad);
         let vocabulary = |it: &Self| it.tokenizer.get_vocab(true);
         marks(self) == marks(other) && vocabulary(self) == vocabulary(other)
+    }
+
+    /// Returns the special tokens, sorted, that a text may have in it and that two tokenizers do
+    /// not read alike: one of the two finds it as a token, wherever it stands, and the other reads
+    /// it as any text. Whether a token in other letters than its own, such as `<|ENDOFTEXT|>`, is
+    /// found too is not compared.
+    ///
+    /// ```
+    /// # #[cfg(feature = "vocabulary")]
+    /// # {
+    /// use sd_text::ClipTokenizer;
+    ///
+    /// let folder = tempfile::tempdir()?;
+    /// for (name, text) in ClipTokenizer::clip_files("!") {
+    ///     std::fs::write(folder.path().join(name), text)?;
+    /// }
+    /// // A folder's padding token is a special one.
+    /// let of_folder = ClipTokenizer::load(folder.path())?;
+    /// let own = ClipTokenizer::clip().padded_with("!")?;
+    /// assert_eq!(own.special_differences(&of_folder), ["!"]);
+    /// assert_eq!([own, of_folder].map(|it| it.encode("!").ids[1]), [256, 0]);
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn special_differences(&self, other: &Self) -> Vec<String> {
+        let [own, others] = [self.found(), other.found()];
+        let all: BTreeSet<_> = own.keys().chain(others.keys()).copied().collect();
+        let differs = all
+            .into_iter()
+            .filter(|token| own.get(token) != others.get(token));
+        differs.map(str::to_owned).collect()
+    }
+
+    /// The tokens that are found in a text before it is split, each with its id and with how much
+    /// of the text around it counts.
+    fn found(&self) -> BTreeMap<&str, (u32, [bool; 3])> {
+        let added = self.tokenizer.get_added_vocabulary();
+        let tokens = added.get_added_tokens_decoder().iter();
+        let found = tokens.filter(|(_, token)| {
+            // A setting of the files: special tokens are text like any other.
+            !(token.special && added.get_encode_special_tokens())
+        });
+        let found = found.map(|(&id, token)| {
+            let around = [token.single_word, token.lstrip, token.rstrip];
+            (token.content.as_str(), (id, around))
+        });
+        found.collect()
     }
 
     /// The tokens of a text, and the byte at which each begins.

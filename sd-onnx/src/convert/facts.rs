@@ -1,8 +1,11 @@
 //! What configurations say, compared by what this crate makes of them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
-use sd_core::{SizeIds, schedulers::from_config};
+use sd_core::{
+    SizeIds,
+    schedulers::{from_config, same},
+};
 use sd_text::outside::printable;
 use serde_json::{Map, Value, json};
 
@@ -25,19 +28,61 @@ pub(super) fn text_config(config: Config, pooled: bool) -> Config {
     config
 }
 
-/// A key that two configurations give different meanings.
+/// A key that two configurations give different meanings, or several that do so together.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Difference {
-    pub key: String,
-    /// The values, in the form for a message.
+    /// At least one.
+    pub keys: Vec<Key>,
+}
+
+/// A key of two configurations, and its values in the form for a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub name: String,
     pub old: String,
     pub new: String,
 }
 
-impl std::fmt::Display for Difference {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { key, old, new } = self;
-        write!(f, "`{key}` is {old}, and is read as {new}")
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, Key { name, old, new }) in self.keys.iter().enumerate() {
+            let and = if place == 0 { "" } else { ", and " };
+            write!(f, "{and}`{name}` is {old}, and is read as {new}")?;
+        }
+        match self.keys.len() {
+            1 => Ok(()),
+            _ => f.write_str(", which together means something else"),
+        }
+    }
+}
+
+/// What this crate makes of a network's configuration.
+#[derive(Debug, PartialEq)]
+enum Network {
+    Unet(UnetConfig),
+    Vae(VaeConfig),
+    Text(ClipTextConfig),
+}
+
+impl Network {
+    fn new(component: &str, config: &Config, sizes: SizeIds) -> Result<Self, Error> {
+        Ok(match component {
+            "unet" => {
+                let mut unet = UnetConfig::new(config, sizes)?;
+                unet.sample_size = [0; 2];
+                Self::Unet(unet)
+            }
+            "vae" => Self::Vae(VaeConfig::new(config)?),
+            _ => {
+                let mut text = ClipTextConfig::new(config.clone())?;
+                // Where it counts, the weights have it.
+                text.projection_width = 0;
+                // The largest id of a text, which is what no id stands for, is the last one of the
+                // vocabulary.
+                text.end = text.end.or(Some(text.vocab_size as i64 - 1));
+                Self::Text(text)
+            }
+        })
     }
 }
 
@@ -51,77 +96,97 @@ pub(super) fn network(
     [old, new]: [&Config; 2],
     sizes: SizeIds,
 ) -> Result<Vec<Difference>, Error> {
-    let meaning = |config: &Config| -> Result<String, Error> {
-        Ok(match component {
-            "unet" => {
-                let mut unet = UnetConfig::new(config, sizes)?;
-                unet.sample_size = [0; 2];
-                format!("{unet:?}")
-            }
-            "vae" => format!("{:?}", VaeConfig::new(config)?),
-            _ => {
-                let mut text = ClipTextConfig::new(config.clone())?;
-                // Where it counts, the weights have it.
-                text.projection_width = 0;
-                // The largest id of a text, which is what no id stands for, is the last one of the
-                // vocabulary.
-                text.end = text.end.or(Some(text.vocab_size as i64 - 1));
-                format!("{text:?}")
-            }
-        })
-    };
-    meaning(old)?;
-    let expected = meaning(new)?;
+    // Both, so that what cannot be computed is an error and no difference.
+    let found = Network::new(component, old, sizes)?;
+    let expected = Network::new(component, new, sizes)?;
+    if found == expected {
+        return Ok(Vec::new());
+    }
     Ok(differences([old.map(), new.map()], |map| {
         let config = Config::of(new.path(), map);
-        meaning(&config).is_ok_and(|found| found == expected)
+        Network::new(component, &config, sizes).is_ok_and(|found| found == expected)
     }))
 }
 
 /// The keys in which two configurations of a scheduler differ, as far as it draws something else by
 /// them.
 pub(super) fn scheduler(old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<Difference> {
-    let meaning = |map: Map<String, Value>| {
-        let configured = from_config(&Value::Object(map).to_string()).ok()?;
-        let mut config = configured.config;
-        config.ignored.clear();
-        let (sampler, ladder) = (configured.sampler, configured.ladder);
-        Some(format!(
-            "{} {config:?} {sampler:?} {ladder:?}",
-            configured.class
-        ))
+    let meaning = |map: &Map<String, Value>| {
+        let mut configured = from_config(&Value::Object(map.clone()).to_string()).ok()?;
+        configured.config.ignored.clear();
+        Some(configured)
     };
-    let expected = meaning(new.clone());
-    differences([old, new], |map| meaning(map) == expected)
+    let expected = meaning(new);
+    let is_expected = |map: &Map<String, Value>| match (&meaning(map), &expected) {
+        (Some(found), Some(expected)) => {
+            found.class == expected.class
+                && found.config == expected.config
+                && same(&*found.sampler, &*expected.sampler)
+                && found.ladder == expected.ladder
+                && found.noise_seed == expected.noise_seed
+        }
+        (None, None) => true,
+        _ => false,
+    };
+    match is_expected(old) {
+        true => Vec::new(),
+        false => differences([old, new], |map| is_expected(&map)),
+    }
 }
 
-/// The keys whose value in `old` changes what `new` means.
+/// The keys whose value in `old` changes what `new` means. If none does so alone, those that do so
+/// together. `old` means something else.
 fn differences(
     [old, new]: [&Map<String, Value>; 2],
     means_the_same: impl Fn(Map<String, Value>) -> bool,
 ) -> Vec<Difference> {
     let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let mut changed: Vec<_> = keys
+        .into_iter()
+        .filter(|&key| old.get(key) != new.get(key))
+        .collect();
+    // `new` with the old values of these keys.
+    let with_old = |keys: &[&String]| {
+        let mut map = new.clone();
+        for &key in keys {
+            match old.get(key) {
+                Some(value) => map.insert(key.clone(), value.clone()),
+                None => map.remove(key),
+            };
+        }
+        map
+    };
     let shown = |value: Option<&Value>| match value {
         None | Some(Value::Null) => "not given".to_owned(),
         Some(value) => printable(value),
     };
-    let differs = |key: &String| {
-        let (old, found) = (old.get(key), new.get(key));
-        if old == found {
-            return None;
-        }
-        let mut changed = new.clone();
-        match old {
-            Some(value) => changed.insert(key.clone(), value.clone()),
-            None => changed.remove(key),
-        };
-        (!means_the_same(changed)).then(|| Difference {
-            key: printable(key),
-            old: shown(old),
-            new: shown(found),
-        })
+    let difference = |keys: &[&String]| Difference {
+        keys: keys
+            .iter()
+            .map(|&key| Key {
+                name: printable(key),
+                old: shown(old.get(key)),
+                new: shown(new.get(key)),
+            })
+            .collect(),
     };
-    keys.into_iter().filter_map(differs).collect()
+    let alone = changed
+        .iter()
+        .filter(|&&key| !means_the_same(with_old(&[key])));
+    let alone: Vec<_> = alone.map(|&key| difference(&[key])).collect();
+    if !alone.is_empty() {
+        return alone;
+    }
+    // Each key that the difference does not need is left out.
+    let mut place = 0;
+    while place < changed.len() {
+        let key = changed.remove(place);
+        if means_the_same(with_old(&changed)) {
+            changed.insert(place, key);
+            place += 1;
+        }
+    }
+    vec![difference(&changed)]
 }
 
 #[cfg(test)]
@@ -138,7 +203,8 @@ mod tests {
     }
 
     fn keys(found: Vec<Difference>) -> Vec<String> {
-        found.into_iter().map(|difference| difference.key).collect()
+        let keys = found.into_iter().flat_map(|difference| difference.keys);
+        keys.map(|key| key.name).collect()
     }
 
     #[test]
@@ -192,5 +258,25 @@ mod tests {
             found[0].to_string(),
             "`use_karras_sigmas` is true, and is read as not given"
         );
+    }
+    #[test]
+    fn what_only_several_keys_change_together_is_found() {
+        // A shift by a mean needs both of its keys.
+        let old = json!({"latents_mean": [1, 2, 3, 4], "latents_std": [1, 1, 1, 2],
+            "_name_or_path": "x"});
+        let [old, new] = [old, json!({})].map(config);
+        let found = network("vae", [&old, &new], SizeIds::Target).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            found[0].to_string(),
+            "`latents_mean` is [1,2,3,4], and is read as not given, and `latents_std` is \
+             [1,1,1,2], and is read as not given, which together means something else"
+        );
+        // Two keys that undo each other are no difference.
+        let same = json!({"latents_mean": [0, 0, 0, 0], "latents_std": [2, 2, 2, 2],
+            "scaling_factor": 0.5});
+        let [same, new] = [same, json!({"scaling_factor": 0.25})].map(config);
+        let found = network("vae", [&same, &new], SizeIds::Target).unwrap();
+        assert_eq!(found, []);
     }
 }

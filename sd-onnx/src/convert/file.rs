@@ -18,6 +18,7 @@ use super::{
     output::Output,
     parts::{Network, Parts},
     tensors::{self, Content, New},
+    tokenizers,
 };
 use crate::{
     Error,
@@ -335,12 +336,13 @@ impl Reread<'_> {
             if let Some(pad) = read.pads.get(tower.tokenizer) {
                 clip = clip.padded_with(pad)?;
             }
-            if !clip.is_same(&tokenizer) {
-                lost.push(format!(
+            match tokenizers::differences(tower.tokenizer, [&tokenizer, &clip]) {
+                Some(words) => lost.extend(words),
+                None => lost.push(format!(
                     "`{}` is not the one that such files are read with: take it from a folder with \
                      `Builder::tokenizer`",
                     tower.tokenizer
-                ));
+                )),
             }
         }
         Ok(lost)

@@ -1,11 +1,11 @@
 //! A diffusers folder, as `save_pretrained` of diffusers 0.42.1 writes it.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, fs, path::Path};
 
 use sd_text::ClipTokenizer;
 use serde_json::{Map, Value};
 
-use super::{Steps, index, output::Output, parts::Parts, tensors};
+use super::{Steps, index, output::Output, parts::Parts, tensors, tokenizers};
 use crate::{
     Error,
     config::{Config, MOST_CONFIG},
@@ -33,7 +33,7 @@ pub(super) fn write<'c>(
         // the prefix itself, and takes it off.
         let tensors = match is_text {
             true => network.whole_text(steps.conversion),
-            false => network.whole(steps.conversion, ""),
+            false => network.whole(steps.conversion),
         };
         steps.expect(&tensors);
         networks.push((network, tensors));
@@ -61,10 +61,10 @@ pub(super) fn common(parts: &Parts, output: &Output, lost: &mut Vec<String>) -> 
     output.folder(&scheduler)?;
     output.write(
         &scheduler.join("scheduler_config.json"),
-        scheduler_text(parts)?,
+        scheduler_text(parts)?.as_bytes(),
     )?;
     for tower in parts.source.towers() {
-        tokenizer(parts, tower, &root.join(tower.tokenizer), output)?;
+        tokenizer(parts, tower, &root.join(tower.tokenizer), output, lost)?;
     }
     let index = index::of(parts, lost)?;
     output.write(
@@ -75,24 +75,29 @@ pub(super) fn common(parts: &Parts, output: &Output, lost: &mut Vec<String>) -> 
 
 /// The text of `scheduler_config.json`: the model's own where it has one and nothing in it is
 /// changed.
-fn scheduler_text(parts: &Parts) -> Result<String, Error> {
-    // Python's infinities, which are null where a text was read and written again.
-    if parts.scheduler.contains('\n') {
-        return Ok(parts.scheduler.clone());
+fn scheduler_text(parts: &Parts) -> Result<Cow<'_, str>, Error> {
+    let (path, own) = parts.source.scheduler()?;
+    // A checkpoint has no such file: its text is made, and the path is the checkpoint's.
+    if path.ends_with("scheduler_config.json") && own == parts.scheduler {
+        return Ok(Cow::Borrowed(&parts.scheduler));
     }
     let text = pretty(&Value::Object(parts.scheduler_values()?));
-    Ok(text.replace(LEAST_LAMBDA, &LEAST_LAMBDA.replace("null", "-Infinity")))
+    // Python's infinities, which are null where a text was read and written again.
+    let infinite = LEAST_LAMBDA.replace("null", "-Infinity");
+    Ok(Cow::Owned(text.replace(LEAST_LAMBDA, &infinite)))
 }
 
 /// A key of the classes of DPM-Solver that has no other value without a number.
 const LEAST_LAMBDA: &str = "\"lambda_min_clipped\": null";
 
-/// Writes a tokenizer's files, and checks that they are read as the model's.
+/// Writes a tokenizer's files, and checks that they are read as the model's. What they cannot say
+/// is lost.
 fn tokenizer(
     parts: &Parts,
     tower: &TowerParts,
     folder: &Path,
     output: &Output,
+    lost: &mut Vec<String>,
 ) -> Result<(), Error> {
     output.folder(folder)?;
     match parts.source.tokenizer_files(*tower)? {
@@ -111,7 +116,14 @@ fn tokenizer(
         }
     }
     let expected = parts.source.tokenizer(*tower)?;
-    if ClipTokenizer::load(folder)?.is_same(&expected) {
+    let differences = || {
+        Ok::<_, Error>(tokenizers::differences(
+            tower.tokenizer,
+            [&expected, &ClipTokenizer::load(folder)?],
+        ))
+    };
+    if let Some(words) = differences()? {
+        lost.extend(words);
         return Ok(());
     }
     // A folder of the caller's for a model whose family fills texts up with another token.
@@ -125,13 +137,14 @@ fn tokenizer(
         config.set("pad_token", Value::String(pad.clone()));
         output.write(&path, pretty(&Value::Object(config.into_map())))?;
     }
-    match ClipTokenizer::load(folder)?.is_same(&expected) {
-        true => Ok(()),
-        false => Err(parts.failed(format!(
+    let Some(words) = differences()? else {
+        return Err(parts.failed(format!(
             "the files of `{}` cannot say what it is",
             tower.tokenizer
-        ))),
-    }
+        )));
+    };
+    lost.extend(words);
+    Ok(())
 }
 
 /// JSON as Python's libraries write it.

@@ -4,7 +4,7 @@ use sd_text::outside::printable;
 use serde_json::{Map, Value, json};
 
 use super::parts::Parts;
-use crate::{Error, checkpoint::Family};
+use crate::{Error, checkpoint::Task};
 
 /// The version of diffusers whose folders are written.
 const VERSION: &str = "0.42.1";
@@ -26,7 +26,7 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
     let mut index = parts.source.index()?;
     let class = match parts.source.class() {
         "" => {
-            let class = by_family(parts.family());
+            let class = parts.family().class(Task::Draw, false);
             lost.push(format!(
                 "the pipeline class is of the model's own, and its code is not copied: {class} \
                  takes its place"
@@ -102,13 +102,4 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
         json!(["diffusers", class.unwrap_or("PNDMScheduler")]),
     );
     Ok(index)
-}
-
-/// diffusers' class for pictures from text.
-fn by_family(family: Family) -> &'static str {
-    match family {
-        Family::Sd1 | Family::Sd2 => "StableDiffusionPipeline",
-        Family::Xl => "StableDiffusionXLPipeline",
-        Family::Refiner => "StableDiffusionXLImg2ImgPipeline",
-    }
 }

@@ -8,6 +8,7 @@
 
 mod facts;
 mod file;
+mod fit;
 mod folder;
 mod index;
 mod numbers;
@@ -15,6 +16,7 @@ mod onnx;
 mod output;
 mod parts;
 mod tensors;
+mod tokenizers;
 
 use std::{
     fmt,
@@ -114,7 +116,8 @@ impl Conversion {
 impl Builder {
     /// Writes a model in another form. `path` is anything that [`load`](Self::load) takes with its
     /// weights in files: a diffusers folder or a checkpoint. `out` must not exist; it is there when
-    /// the conversion has succeeded, whole, and otherwise not.
+    /// the conversion has succeeded, whole, and otherwise not. A process that is killed leaves a
+    /// hidden folder beside `out`, whose name begins with `.converting-` and which can be deleted.
     ///
     /// Parts from elsewhere, such as [`vae`](Self::vae), go into the new model, and so do
     /// [`tokenizer`](Self::tokenizer), [`prediction`](Self::prediction) and
@@ -137,7 +140,8 @@ impl Builder {
     /// ```
     ///
     /// # Errors
-    /// - What [`load`](Self::load) refuses in the model's files.
+    /// - What [`load`](Self::load) refuses in the model's files, and parts that do not fit each
+    ///   other.
     /// - [`Error::Io`] when `out` exists or cannot be written, also because the disk is full.
     /// - [`Error::TensorValues`] when a number is beyond the range of the type asked for, such as
     ///   70000 in f16.

@@ -1,5 +1,7 @@
 //! Numbers of weights in another type.
 
+use std::{ops::Deref, sync::Arc};
+
 use half::{bf16, f16};
 
 use crate::{
@@ -49,13 +51,31 @@ const KEPT: [Type; 6] = [
     Type::F8_E5M2,
 ];
 
+/// Numbers of a tensor, little-endian: as they were read, or made from these.
+#[derive(Debug)]
+pub(super) enum Bytes {
+    Read(Arc<[u8]>),
+    Made(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Read(bytes) => bytes,
+            Self::Made(bytes) => bytes,
+        }
+    }
+}
+
 /// The numbers of a weight as `to`, little-endian and in row-major order. With `transpose` they are
 /// the numbers of the matrix with its two axes exchanged.
 ///
 /// # Errors
 /// [`Error::TensorValues`] when a number is beyond the range of `to`; [`Error::Io`] when the file
 /// can't be read.
-pub(super) fn converted(tensor: &Tensor, to: Type, transpose: bool) -> Result<Vec<u8>, Error> {
+pub(super) fn converted(tensor: &Tensor, to: Type, transpose: bool) -> Result<Bytes, Error> {
     let source = tensor.source();
     let beyond = |Beyond { place, value }| Error::TensorValues {
         path: source.file.to_path_buf(),
@@ -65,16 +85,17 @@ pub(super) fn converted(tensor: &Tensor, to: Type, transpose: bool) -> Result<Ve
         ),
     };
     let bytes = match &tensor.scale {
-        None if tensor.dtype == to => tensor.place.bytes(source.file)?.to_vec(),
+        None if tensor.dtype == to => Bytes::Read(tensor.place.bytes(source.file)?),
         None if tensor.dtype == Type::F64 => {
             let bytes = tensor.place.bytes(source.file)?;
-            cast_f64(bytes.as_chunks().0, to).map_err(beyond)?
+            Bytes::Made(cast_f64(bytes.as_chunks().0, to).map_err(beyond)?)
         }
-        None => cast_f32(source.widened()?.as_chunks().0, to).map_err(beyond)?,
+        None => cast_f32(source.widened()?, to).map_err(beyond)?,
         Some(scale) => {
-            let mut bytes = source.widened()?.to_vec();
-            multiply(bytes.as_chunks_mut().0, scale);
-            cast_f32(bytes.as_chunks().0, to).map_err(beyond)?
+            let mut bytes = source.widened()?;
+            // Nobody else has them, so that nothing is copied.
+            multiply(Arc::make_mut(&mut bytes).as_chunks_mut().0, scale);
+            cast_f32(bytes, to).map_err(beyond)?
         }
     };
     match (tensor.transposed != transpose, source.shape) {
@@ -84,7 +105,7 @@ pub(super) fn converted(tensor: &Tensor, to: Type, transpose: bool) -> Result<Ve
                 true => (second, first),
                 false => (first, second),
             };
-            Ok(transposed(&bytes, rows, columns))
+            Ok(Bytes::Made(transposed(&bytes, rows, columns)))
         }
         _ => Ok(bytes),
     }
@@ -114,12 +135,13 @@ struct Beyond {
 }
 
 /// Rounds to nearest, ties to even.
-fn cast_f32(numbers: &[[u8; 4]], to: Type) -> Result<Vec<u8>, Beyond> {
-    let values = numbers.iter().map(|&bytes| f32::from_le_bytes(bytes));
+fn cast_f32(numbers: Arc<[u8]>, to: Type) -> Result<Bytes, Beyond> {
+    let values = numbers.as_chunks().0.iter();
+    let values = values.map(|&bytes| f32::from_le_bytes(bytes));
     match to {
-        Type::F16 => checked(values, half_bytes),
-        Type::BF16 => checked(values, brain_bytes),
-        _ => Ok(numbers.as_flattened().to_vec()),
+        Type::F16 => checked(values, half_bytes).map(Bytes::Made),
+        Type::BF16 => checked(values, brain_bytes).map(Bytes::Made),
+        _ => Ok(Bytes::Read(numbers)),
     }
 }
 
@@ -233,12 +255,9 @@ mod tests {
                 low.to_f64(),
             ]);
             assert_eq!(found, [even, low, high, -even, low], "{low}");
-            let number = [(middle as f32).to_le_bytes()];
-            assert_eq!(
-                cast_f32(&number, Type::F16).unwrap(),
-                even.to_le_bytes(),
-                "{low}"
-            );
+            let number = (middle as f32).to_le_bytes();
+            let cast = cast_f32(number.into(), Type::F16).unwrap();
+            assert_eq!(*cast, even.to_le_bytes(), "{low}");
         }
     }
 
@@ -261,7 +280,10 @@ mod tests {
 
     #[test]
     fn only_what_was_infinite_stays_so() {
-        let cast = |value: f32, to| cast_f32(&[1.0_f32, value].map(f32::to_le_bytes), to);
+        let cast = |value: f32, to| {
+            let numbers = [1.0_f32, value].map(f32::to_le_bytes);
+            cast_f32(numbers.as_flattened().into(), to).map(|bytes| bytes.to_vec())
+        };
         let wide = |value: f64, to| cast_f64(&[1.0_f64, value].map(f64::to_le_bytes), to);
         let beyond = |value: f64| Err(Beyond { place: 1, value });
         // The largest f16, and the first number that is rounded beyond it.
@@ -333,7 +355,7 @@ mod tests {
             assert_eq!(target(get(name), None), kept);
             assert_eq!(target(get(name), Some(WeightType::Bf16)), Type::BF16);
             let bytes = converted(get(name), kept, false).unwrap();
-            assert_eq!(bytes, *get(name).place.bytes(path).unwrap());
+            assert_eq!(*bytes, *get(name).place.bytes(path).unwrap());
         }
         let error = converted(get("large"), Type::F16, false)
             .unwrap_err()

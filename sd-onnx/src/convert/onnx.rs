@@ -53,7 +53,7 @@ pub(super) fn write<'c>(
     output.folder(output.place())?;
     let mut graphs = Vec::new();
     for network in &parts.networks {
-        let mut all = network.whole(steps.conversion, "");
+        let mut all = network.whole(steps.conversion);
         if network.component == "vae" {
             // What the graphs here do without.
             let config = Config::of(&network.path, network.config.clone());

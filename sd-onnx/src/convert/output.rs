@@ -46,7 +46,8 @@ impl Output {
             // The error itself would name the temporary folder.
             .map_err(|error| Error::io(&parent)(error.kind().into()))?;
         Ok(Self {
-            path: path.to_path_buf(),
+            // Without a slash at the end.
+            path: path.with_file_name(name),
             place: temporary.path().join(name),
             _temporary: temporary,
         })

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::numbers::target;
 use super::tensors::{Content, New};
-use super::{Conversion, facts};
+use super::{Conversion, facts, fit};
 use crate::{
     Builder, Error,
     checkpoint::Family,
@@ -73,6 +73,7 @@ impl Builder {
         }
         networks.push(Network::unet(&source)?);
         networks.push(Network::vae(&source)?);
+        check_fit(&source, corrected.clone())?;
         Ok(Parts {
             source,
             networks,
@@ -80,6 +81,22 @@ impl Builder {
             corrected,
         })
     }
+}
+
+/// Checks that the parts, which may come from several models, fit each other.
+fn check_fit(source: &Source, scheduler: SchedulerConfig) -> Result<(), Error> {
+    let mut towers = Vec::new();
+    for &tower in source.towers() {
+        let mut config = ClipTextConfig::new(source.config(tower.encoder)?)?;
+        config.projection = tower.pooled.then_some(config.projection_width);
+        towers.push((source.tokenizer(tower)?, config));
+    }
+    let unet = UnetConfig::new(&source.config("unet")?, source.sizes())?;
+    let vae = VaeConfig::new(&source.config("vae")?)?;
+    fit::check(towers, unet, &vae, scheduler).map_err(|error| Error::Pipeline {
+        path: source.path().to_path_buf(),
+        source: error,
+    })
 }
 
 impl Parts {
@@ -218,7 +235,7 @@ impl Network {
     /// The weights of a text encoder under the names that all versions of transformers load. Its
     /// version 5 dropped the beginning from the names of `CLIPTextModel`, and still reads it.
     pub fn whole_text(&self, conversion: &Conversion) -> Vec<New<'_>> {
-        let mut tensors = self.whole(conversion, "");
+        let mut tensors = self.whole(conversion);
         for tensor in &mut tensors {
             if !tensor.name.starts_with(clip_text::PROJECTION) {
                 tensor.name.insert_str(0, "text_model.");
@@ -227,10 +244,10 @@ impl Network {
         tensors
     }
 
-    /// The weights as they are, called by today's names behind `before`.
-    pub fn whole(&self, conversion: &Conversion, before: &str) -> Vec<New<'_>> {
+    /// The weights as they are, called by today's names.
+    pub fn whole(&self, conversion: &Conversion) -> Vec<New<'_>> {
         let tensors = self.tensors().map(|(name, tensor)| New {
-            name: format!("{before}{name}"),
+            name: name.to_owned(),
             dtype: target(tensor, conversion.dtype),
             shape: tensor.shape().to_vec(),
             content: Content::Weights(vec![tensor]),

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Write},
     path::Path,
 };
 
@@ -48,7 +48,7 @@ impl New<'_> {
     fn write(
         &self,
         file: &mut impl Write,
-        failed: impl Fn(std::io::Error) -> Error,
+        failed: impl Fn(io::Error) -> Error,
         steps: &mut Steps<'_>,
     ) -> Result<(), Error> {
         let mut put = |bytes: &[u8]| {
@@ -102,7 +102,13 @@ pub(super) fn safetensors(
     for tensor in &*tensors {
         tensor.write(&mut file, failed, steps)?;
     }
-    file.flush().map_err(failed)
+    finish(file).map_err(failed)
+}
+
+/// Writes what is in memory to the disk, so that a file which then gets its name is whole even if
+/// the power fails, and so that a disk which is full only now is an error.
+fn finish(file: BufWriter<File>) -> io::Result<()> {
+    file.into_inner()?.sync_all()
 }
 
 /// Where a tensor begins in a file of [`external_data`]: at a multiple of these bytes, as ONNX
@@ -129,6 +135,6 @@ pub(super) fn external_data(
         offsets.push(start);
         end = start + tensor.length();
     }
-    file.flush().map_err(failed)?;
+    finish(file).map_err(failed)?;
     Ok(offsets)
 }

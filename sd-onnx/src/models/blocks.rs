@@ -16,7 +16,7 @@ pub(crate) fn image_dims(channels: usize) -> [Dim; 4] {
 }
 
 /// How a network normalises: the groups of its group norms and their epsilon.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Norm {
     pub groups: usize,
     pub eps: f32,

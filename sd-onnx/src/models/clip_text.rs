@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The sizes of a text encoder, from its `config.json`. Missing keys are at `CLIPTextConfig`'s defaults.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ClipTextConfig {
     pub vocab_size: usize,
     pub max_length: usize,

@@ -22,7 +22,7 @@ pub(crate) const CLASS: &str = "UNet2DConditionModel";
 const SAMPLE_SIZE: RangeInclusive<usize> = 1..=256;
 
 /// The shape of a UNet, from its `config.json`. Missing keys are at `UNet2DConditionModel`'s defaults.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UnetConfig {
     /// What the network takes.
     pub inputs: Inputs,
@@ -53,7 +53,7 @@ pub(crate) struct UnetConfig {
 }
 
 /// One resolution.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Level {
     channels: usize,
     resnets: usize,
@@ -70,7 +70,7 @@ struct Level {
 }
 
 /// `addition_embed_type: "text_time"`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Added {
     /// The width of the sinusoids of each size.
     size_width: usize,

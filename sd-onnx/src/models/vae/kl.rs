@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The shape of an autoencoder, from its `config.json`. Missing keys are at the class's defaults.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct KlConfig {
     latent_channels: usize,
     encoder: Half,
@@ -25,7 +25,7 @@ pub(crate) struct KlConfig {
 }
 
 /// The encoder or the decoder.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Half {
     /// The channels of each level, the one of the picture's size first.
     channels: Vec<usize>,

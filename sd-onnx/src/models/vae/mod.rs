@@ -20,7 +20,7 @@ const TINY: &str = "AutoencoderTiny";
 const CLASSES: [&str; 3] = [KL, ASYMMETRIC, TINY];
 
 /// The shape of an autoencoder, from its `config.json`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct VaeConfig {
     class: &'static str,
     pub latent_channels: usize,
@@ -31,7 +31,7 @@ pub(crate) struct VaeConfig {
     network: Network,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Network {
     Kl(KlConfig),
     Tiny(TinyConfig),

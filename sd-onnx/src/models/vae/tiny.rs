@@ -14,7 +14,7 @@ use crate::{
 
 /// The shape of a tiny autoencoder, from its `config.json`. Missing keys are at the class's
 /// defaults.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TinyConfig {
     latent_channels: usize,
     encoder: Half,
@@ -22,7 +22,7 @@ pub(crate) struct TinyConfig {
 }
 
 /// The encoder or the decoder.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Half {
     channels: usize,
     /// The blocks of each level, in the order in which they run.

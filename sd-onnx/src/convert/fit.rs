@@ -1,0 +1,110 @@
+//! Whether the parts of a model fit each other, by the checks that a pipeline makes of its parts.
+//!
+//! The parts here have the sizes that their configurations say and no sessions, as nothing runs.
+
+use std::sync::Arc;
+
+use ndarray::{Array4, ArrayView2, ArrayView4, ArrayViewMut4};
+use sd_core::{
+    BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, LatentRgb, Pipeline,
+    SchedulerConfig, StopToken,
+};
+use sd_text::{
+    ClipTokenizer, Layer, PromptEncoder, TextError, TextModel, TextShape, TextStates, Tower,
+};
+
+use crate::models::{clip_text::ClipTextConfig, unet::UnetConfig, vae::VaeConfig};
+
+/// Returns what [`load`](crate::Builder::load) would say about parts that do not fit each other:
+/// tokenizers with more ids than an embedding has rows, text encoders of other widths than the UNet
+/// attends to, a UNet and an autoencoder of different latents.
+pub(super) fn check(
+    towers: Vec<(ClipTokenizer, ClipTextConfig)>,
+    unet: UnetConfig,
+    vae: &VaeConfig,
+    scheduler: SchedulerConfig,
+) -> Result<(), sd_core::Error> {
+    let tower = |(tokenizer, config): (ClipTokenizer, ClipTextConfig)| {
+        let mut shape = TextShape::new(config.layers, config.width)
+            .max_length(config.max_length)
+            .vocab_size(config.vocab_size);
+        shape.pooled = config.projection;
+        Tower::new(Arc::new(tokenizer), Arc::new(Text(shape)))
+    };
+    let towers: Vec<_> = towers
+        .into_iter()
+        .map(tower)
+        .collect::<Result<_, TextError>>()?;
+    let prompts = PromptEncoder::of_towers(towers)?;
+    let codec = Codec {
+        channels: vae.latent_channels,
+        factor: vae.factor(),
+    };
+    let unet = Arc::new(Unet(unet.inputs));
+    let pipeline = Pipeline::builder(prompts, unet, Arc::new(codec), scheduler);
+    pipeline.build().map(drop)
+}
+
+/// Why none of these computes anything.
+fn not_loaded<T>() -> Result<T, BoxError> {
+    Err("the part is described and not loaded".into())
+}
+
+struct Text(TextShape);
+
+impl TextModel for Text {
+    fn shape(&self) -> TextShape {
+        self.0
+    }
+
+    fn run(&self, _ids: ArrayView2<'_, i64>, _layer: Layer) -> Result<TextStates, BoxError> {
+        not_loaded()
+    }
+}
+
+struct Unet(Inputs);
+
+impl Denoiser for Unet {
+    fn inputs(&self) -> &Inputs {
+        &self.0
+    }
+
+    fn predict(&self, _: &Call<'_>, _output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError> {
+        not_loaded()
+    }
+}
+
+struct Codec {
+    channels: usize,
+    factor: usize,
+}
+
+impl LatentCodec for Codec {
+    fn latent_channels(&self) -> usize {
+        self.channels
+    }
+
+    fn factor(&self) -> usize {
+        self.factor
+    }
+
+    fn decode(&self, _: ArrayView4<'_, f32>, _: &StopToken) -> Result<Array4<f32>, BoxError> {
+        not_loaded()
+    }
+
+    fn encode(
+        &self,
+        _image: ArrayView4<'_, f32>,
+        _stop: &StopToken,
+    ) -> Result<LatentDistribution, BoxError> {
+        not_loaded()
+    }
+
+    /// Without these a pipeline would decode to find them.
+    fn latent_rgb(&self) -> Option<LatentRgb> {
+        Some(LatentRgb {
+            weights: Vec::new(),
+            bias: [0.0; 3],
+        })
+    }
+}
