@@ -164,7 +164,10 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
         let latents = evidence.latents(file)?;
         let factor = evidence.scale_factor.or(family.map(Family::scaling_factor));
         let vae = vae::read(vae, factor, latents)?;
-        for (key, layer) in [("use_quant_conv", "quant_conv"), ("use_post_quant_conv", "post_quant_conv")] {
+        for (key, layer) in [
+            ("use_quant_conv", "quant_conv"),
+            ("use_post_quant_conv", "post_quant_conv"),
+        ] {
             if family.is_some() && vae.config.get(key).is_some_and(|has| has == false) {
                 warnings.push(format!(
                     "the autoencoder has no `{layer}`, which those of the family have"

@@ -170,7 +170,8 @@ impl Source {
         if let Some(path) = given.into_iter().flatten().next() {
             return Err(Error::Checkpoint {
                 path: path.clone(),
-                problem: "it is given in place of a part of a CLIP folder, which is used alone".into(),
+                problem: "it is given in place of a part of a CLIP folder, which is used alone"
+                    .into(),
             });
         }
         Ok(Self {
@@ -410,7 +411,10 @@ impl Source {
         if self.base.has("vae") && !std::ptr::eq(self.of("vae"), &self.base) {
             let own = self.base.config("vae")?;
             // Another class of autoencoder scales in its own way.
-            for key in KEYS.iter().filter(|_| own.text("_class_name", KL).is_ok_and(|class| class == KL)) {
+            for key in KEYS
+                .iter()
+                .filter(|_| own.text("_class_name", KL).is_ok_and(|class| class == KL))
+            {
                 if let Some(value) = own.value(key) {
                     config.set(key, value.clone());
                 }
@@ -533,7 +537,9 @@ impl Source {
         let one_for_all = self.tokenizer.as_ref();
         let is_said = match one_for_all {
             Some(folder) => folder.join(tower.tokenizer).is_dir(),
-            None => self.tokenizer_folder(tower).is_ok_and(|folder| folder.is_some()),
+            None => self
+                .tokenizer_folder(tower)
+                .is_ok_and(|folder| folder.is_some()),
         };
         match self.model() {
             Base::File(file) if !is_said => file.pad(tower),

@@ -93,8 +93,13 @@ pub(super) fn attach(file: &mut WeightFile) -> Result<(), Error> {
     }
     for (layer, format) in &formats {
         // Some tools leave the network's prefix out.
-        let names = [format!("{layer}."), format!("model.diffusion_model.{layer}.")];
-        let found = names.iter().find_map(|name| Some((name, *places.get(name)?)));
+        let names = [
+            format!("{layer}."),
+            format!("model.diffusion_model.{layer}."),
+        ];
+        let found = names
+            .iter()
+            .find_map(|name| Some((name, *places.get(name)?)));
         let Some((name, index)) = found else {
             return Err(Error::TensorValues {
                 path: file.path.clone(),
