@@ -1,4 +1,4 @@
-//! Texts become CLIP's embeddings.
+//! Turns texts into CLIP's embeddings.
 //!
 //! ```sh
 //! cargo run --release --example encode -- "a fox" "an owl" --output texts.safetensors
@@ -26,9 +26,9 @@ use sd_onnx::{
 
 /// Writes CLIP's embeddings of texts as safetensors.
 ///
-/// The file has hidden, [texts, tokens, width], pooled, [texts, width], and ids, [texts, tokens];
-/// of a model with a text projection also projected. There are as many tokens as the longest text
-/// has. The metadata has the texts, as JSON.
+/// The file has hidden, [texts, tokens, width], pooled, [texts, width], ids, [texts, tokens], and,
+/// if the model has a text projection, projected. tokens is the length of the longest text. The
+/// metadata has the texts, as JSON.
 ///
 /// If the model has two text encoders, as SDXL has, the first one is used, at the same layer as for
 /// any other model. SDXL itself draws with both, at an earlier layer and without the final norm:
@@ -38,29 +38,30 @@ use sd_onnx::{
 struct Arguments {
     /// Texts, each of at most one window of tokens [default: the lines of standard input]
     texts: Vec<String>,
-    /// Folder of a Stable Diffusion model, or with the files of a CLIP model in it [default: the small model that ships
-    /// with the examples]
-    #[arg(long, value_name = "DIR")]
+    /// Stable Diffusion or CLIP model: a file or a folder [default: the small model that ships with
+    /// the examples]
+    #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// Variant of the weights, such as fp16 [default: the plain file, else the only one there]
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
-    /// Textual inversions: a .safetensors, .pt or .bin file, or a folder of such files; can be given several times
+    /// Textual inversions: a .safetensors, .pt or .bin file, or a folder of such files; can be
+    /// given several times
     #[arg(long, value_name = "PATH")]
     embeddings: Vec<PathBuf>,
-    /// Layer that hidden is from, counted from the last as WebUI does
+    /// Layer that hidden is from, counted from the last, as in WebUI
     #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
     clip_skip: usize,
-    /// Leave hidden out, which takes the most time and room
+    /// Write only pooled, projected and ids: faster and smaller
     #[arg(long, conflicts_with = "clip_skip")]
     pooled: bool,
     /// Scale pooled and projected to length 1
     #[arg(long)]
     normalise: bool,
-    /// Cut the ends of texts that are too long off, instead of failing
+    /// Truncate texts that are too long instead of failing
     #[arg(long)]
     truncate: bool,
-    /// Texts that go through the model at once
+    /// Texts per model call
     #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
     batch: usize,
     /// Threads, 1 to 1024, but never more than the machine runs at once [default: one for each

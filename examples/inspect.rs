@@ -1,4 +1,4 @@
-//! What a model file or folder is, without loading it.
+//! Identifies a model file or folder without loading it.
 //!
 //! ```sh
 //! cargo run --release --example inspect -- examples/models/emoji
@@ -12,18 +12,23 @@ use sd_onnx::{Hashes, Inspection, Part};
 use sd_text::outside::printable;
 use serde::Serialize;
 
-/// Shows what a model file or folder is, without loading its weights.
+/// Identifies a model file or folder without loading its weights.
 ///
 /// It reads checkpoints, UNets, VAEs, text encoders, LoRA, textual inversions, ControlNets and
 /// upscalers as safetensors, pickle or GGUF files, and model folders of diffusers or of ONNX
-/// graphs. The memory that is shown is that of the weights in f32, as they are computed with;
-/// working memory comes on top.
+/// graphs.
+///
+/// memory is the size of the weights in f32, the type used on the CPU. Working memory is extra.
+///
+/// A checkpoint can be loaded if no problem and no missing is shown. In a folder, the files of the
+/// tokenizer and the scheduler and the inputs of ONNX graphs are not checked. The exit code is 0
+/// either way.
 #[derive(Parser)]
 #[command(name = "inspect", version, verbatim_doc_comment)]
 struct Arguments {
     /// File or folder
     path: PathBuf,
-    /// Add the hashes that WebUI and model sites show, for which the whole file is read
+    /// Also print the hashes that WebUI and model sites show; reads the whole file
     #[arg(long)]
     hash: bool,
     /// Print JSON: the fields of `sd_onnx::Inspection`, with --hash also `hashes`

@@ -1,4 +1,5 @@
-//! How a prompt is read: its parts, what each shows when, and its tokens with their weights.
+//! Shows how a prompt is read: its parts, their texts at each step, and the tokens with their
+//! weights.
 //!
 //! ```sh
 //! cargo run --release --example tokens -- "a (cute:1.2) [fox:owl:0.5], <lora:x:1> watercolour AND snow :0.5"
@@ -26,31 +27,31 @@ use serde::Serialize;
 
 /// Shows how a prompt is read.
 ///
-/// First the prompt, its language in colours. Then each of its parts between ANDs with the text in
-/// force at a model call, and that text's chunks of 77 tokens, of which the first, the last and the
-/// padding are not shown. A token that does not end a word has a + behind it; then come its id and,
-/// if it is not 1, its weight. If the model has two text encoders, as SDXL has, the chunks of the
-/// second one follow where its tokens differ.
+/// First the prompt, its language in colours. Then, for each part between ANDs, the text used at the
+/// model call that --step names, and its chunks of 77 tokens, without start, end and padding. A +
+/// marks a token that does not end a word. Its id follows, and its weight if that is not 1. If the
+/// model has two text encoders, as SDXL has, the chunks of the second one follow if its tokens
+/// differ.
 #[derive(Parser)]
 #[command(name = "tokens", version, verbatim_doc_comment)]
 struct Arguments {
-    /// What to read
+    /// Prompt to read
     prompt: String,
-    /// Read it as a negative prompt, in which AND is a word
+    /// Read it as a negative prompt, in which AND is an ordinary word
     #[arg(long)]
     negative: bool,
-    /// The model call, from 0, of which the texts are shown
+    /// Model call whose texts are shown, from 0
     #[arg(long, value_name = "S", default_value = "0")]
     step: usize,
-    /// Steps that there are; twice that for samplers that call the model twice a step
+    /// Number of steps; twice that for samplers that call the model twice a step
     #[arg(long, value_name = "N", default_value = "20", value_parser = steps())]
     steps: usize,
-    /// Folder of a model whose tokenizers are taken [default: CLIP's]
+    /// Folder of a model whose tokenizers are used; files are not accepted [default: CLIP's]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Print JSON:
     /// {"branches":[{"weight","text","chunks":[{"ids","weights"}]}],"warnings":[{"span","text"}]};
-    /// a branch also has chunks_2 where a second tokenizer gives other ids, padding included
+    /// a branch also has chunks_2 if a second tokenizer gives other ids, padding included
     #[arg(long)]
     json: bool,
 }

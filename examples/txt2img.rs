@@ -1,4 +1,4 @@
-//! A prompt becomes a PNG.
+//! Draws a prompt and writes a PNG.
 //!
 //! ```sh
 //! cargo run --release --example txt2img -- "a fox" --seed 7 --steps 20 --output fox.png
@@ -31,23 +31,24 @@ struct Arguments {
     /// What to draw
     #[arg(required_unless_present = "like")]
     prompt: Option<String>,
-    /// PNG with an infotext, of ours or of WebUI: draws the same picture again, but for what other options say
+    /// PNG with an infotext, of ours or of WebUI: draws the same picture again, except for what
+    /// other options change
     #[arg(long, value_name = "FILE")]
     like: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
-    /// Pictures; picture i has the seed + i
+    /// Number of pictures; picture i, counted from 0, has the seed + i
     #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
     count: usize,
-    /// Pictures that go through the model at once; more than 1 is slower on a CPU, and changes pictures a little
+    /// Pictures per model call; more than 1 is slower on a CPU, and changes pictures a little
     #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
     batch: usize,
     /// PNG to write, replacing a file of that name; with --count, name-1.png, name-2.png …
     /// [default: the prompt and the seed, in this folder, never overwriting]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Also write embeddings (with pooled ones where the model has them), noise, latents and
-    /// unrounded pixels, as safetensors, replacing a file of that name
+    /// Also write embeddings (with pooled ones if the model has them), noise, latents and unrounded
+    /// pixels, as safetensors, replacing a file of that name
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
 }

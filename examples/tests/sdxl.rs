@@ -226,7 +226,7 @@ fn what_cannot_be_used_is_said() {
         ),
         (&["--negative-crop", "0,8"], negative),
         (&["--negative-original-size", "8x8"], negative),
-        (&["--refiner-at", "0.5"], "--refiner <DIR>"),
+        (&["--refiner-at", "0.5"], "--refiner <PATH>"),
         (
             &["--refiner", "r", "--refiner-at", "1.5"],
             "expected a number from 0 to 1",

@@ -1,4 +1,4 @@
-//! From a model's files to a pipeline.
+//! Loads a model into a pipeline.
 
 use std::{
     fmt,
@@ -9,7 +9,10 @@ use std::{
 use ndarray::Array2;
 use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig};
 use sd_schedulers::Prediction;
-use sd_text::{ClipTokenizer, PromptEncoder, TextError, TextualInversion, Tower, outside::list};
+use sd_text::{
+    ClipTokenizer, PromptEncoder, TextError, TextualInversion, Tower,
+    outside::{list, printable},
+};
 
 use crate::{
     Device, Error, TextEncoder,
@@ -34,7 +37,7 @@ use crate::{
 /// at most 1024.
 const MOST_SIDE: usize = 2048;
 
-/// How a model is loaded. [`builder`] makes one, [`load`](Self::load) ends it.
+/// Settings for loading a model. Create one with [`builder`]; [`load`](Self::load) consumes it.
 ///
 /// # What runs at once and what waits
 /// Any number of threads may draw with a pipeline and its clones. Its networks (text encoder, UNet,
@@ -49,10 +52,11 @@ const MOST_SIDE: usize = 2048;
 /// [`Pipeline::encode_image`](crate::Pipeline::encode_image).
 ///
 /// # What sharing costs
-/// A clone of a pipeline costs nothing. Loading a model again costs all of its memory again, which in f32 is four bytes a
-/// weight, and its own threads: share clones, and a [`codec`](Self::codec) between models. Every network keeps the working
-/// memory of the largest call it has run, for the next one. Dropping the last clone frees it all, so far as the allocator
-/// returns memory to the system. Of ONNX Runtime a process has one, which stays.
+/// A clone of a pipeline costs nothing. Loading a model again costs all of its memory again, which
+/// in f32 is four bytes a weight, and its own threads: share clones, and a [`codec`](Self::codec)
+/// between models. Every network keeps the working memory of the largest call it has run, for the
+/// next one. Dropping the last clone frees it all, so far as the allocator returns memory to the
+/// system. Of ONNX Runtime a process has one, which stays.
 #[derive(Clone)]
 pub struct Builder {
     device: Device,
@@ -113,14 +117,16 @@ impl Builder {
         self
     }
 
-    /// The ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else the cache folder.
+    /// Sets the path of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else the cache folder.
     pub fn runtime(mut self, library: impl Into<PathBuf>) -> Self {
         self.runtime = Some(library.into());
         self
     }
 
-    /// Which variant of the weights, such as `fp16` for `diffusion_pytorch_model.fp16.safetensors`. A component that
-    /// does not have it uses its plain file. Default: the plain file, else the only variant there.
+    /// Selects a variant of the weights in a folder, such as `fp16` for
+    /// `diffusion_pytorch_model.fp16.safetensors`. A component that does not have it uses its plain
+    /// file. For a checkpoint file the setting is ignored. Default: the plain file, else the only
+    /// variant there.
     pub fn variant(mut self, variant: impl Into<String>) -> Self {
         self.variant = Some(variant.into());
         self
@@ -156,9 +162,10 @@ impl Builder {
         self
     }
 
-    /// An autoencoder in place of the model's, which is then not looked at: another pipeline's
-    /// [`codec`](Pipeline::codec), so that two models share one, or one of [`load_codec`](Self::load_codec). Pipelines that
-    /// share one also share its turns: one picture is decoded at a time. Default: the model's.
+    /// Sets an autoencoder that is used in place of the model's own, which is not read: another
+    /// pipeline's [`codec`](Pipeline::codec), so that two models share one, or one from
+    /// [`load_codec`](Self::load_codec). Pipelines that share an autoencoder take turns: one
+    /// picture is decoded at a time. Default: the model's own.
     pub fn codec(mut self, codec: Arc<dyn LatentCodec>) -> Self {
         self.codec = Some(codec);
         self
@@ -187,75 +194,118 @@ impl Builder {
         self
     }
 
-    /// Sets the model, a file or a folder, that makes the last steps of each picture, such as SDXL's
-    /// refiner. Only its UNet and its text encoder are used. Its `prediction_type` and the scaling
-    /// of its autoencoder, where its files have them, must be the model's.
-    /// [`Request::refiner`](crate::Request::refiner) says when it takes over. Default: none.
+    /// Sets a model, a file or a folder, that makes the last steps of each picture, such as SDXL's
+    /// refiner.
+    ///
+    /// Only its UNet and its text encoder are used. If known, its prediction and the scaling factor
+    /// of its autoencoder must equal the model's. Its tokenizer is its own:
+    /// [`tokenizer`](Self::tokenizer) does not apply to it.
+    /// [`Request::refiner`](crate::Request::refiner) sets when it takes over. Default: none.
     pub fn refiner(mut self, path: impl Into<PathBuf>) -> Self {
         self.refiner = Some(path.into());
         self
     }
 
     /// Takes the UNet from another file or folder in place of the model's own: a file with a UNet
-    /// alone, a checkpoint, a model folder, or the folder of a UNet with its `config.json`. Its
-    /// noise schedule comes with it, except from the folder of a UNet. Default: the model's own.
+    /// alone, a checkpoint, a model folder, or the folder of a UNet with its `config.json`.
+    ///
+    /// The prediction, the noise schedule and the default sampler come from that file, too, except
+    /// from the folder of a UNet, which has none. The default size is always the UNet's. Default:
+    /// the model's own.
+    ///
+    /// ```no_run
+    /// let pipeline = sd_onnx::builder().unet("sdxl-unet.safetensors").load("sdxl-base-1.0")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn unet(mut self, path: impl Into<PathBuf>) -> Self {
         self.elsewhere.unet = Some(path.into());
         self
     }
 
     /// Takes the autoencoder (VAE) from another file or folder in place of the model's own: a VAE
-    /// file, a checkpoint, a model folder, or the folder of a VAE with its `config.json`. Default:
-    /// the model's own.
+    /// file, a checkpoint, a model folder, or the folder of a VAE with its `config.json`. ONNX
+    /// graphs are not accepted. Default: the model's own.
+    ///
+    /// It must fit the model's latents: an SD 1.x VAE on SDXL draws nonsense without an error.
+    ///
+    /// ```no_run
+    /// let pipeline = sd_onnx::builder().vae("sdxl_vae.safetensors").load("sdxl.safetensors")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn vae(mut self, path: impl Into<PathBuf>) -> Self {
         self.elsewhere.vae = Some(path.into());
         self
     }
 
-    /// Takes the text encoder, of SDXL the first one, from another file or folder in place of the
-    /// model's own. Default: the model's own.
+    /// Takes the text encoder (for SDXL, the first) from another file or folder in place of the
+    /// model's own: a file with a text encoder alone, a checkpoint, a model folder, or the folder
+    /// of a text encoder with its `config.json`. Default: the model's own.
+    ///
+    /// ```no_run
+    /// let pipeline = sd_onnx::builder()
+    ///     .vae("sdxl_vae.safetensors")
+    ///     .text_encoder("clip_l.safetensors")
+    ///     .text_encoder_2("clip_g.safetensors")
+    ///     .load("sdxl-unet.gguf")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn text_encoder(mut self, path: impl Into<PathBuf>) -> Self {
         self.elsewhere.text_encoder = Some(path.into());
         self
     }
 
-    /// Takes SDXL's second text encoder from another file or folder in place of the model's own.
-    /// Default: the model's own.
+    /// Takes SDXL's second text encoder, which is the refiner's only one, from another file or
+    /// folder in place of the model's own. The path may be what
+    /// [`text_encoder`](Self::text_encoder) takes. A model without a second text encoder refuses
+    /// it. Default: the model's own.
     pub fn text_encoder_2(mut self, path: impl Into<PathBuf>) -> Self {
         self.elsewhere.text_encoder_2 = Some(path.into());
         self
     }
 
-    /// Reads the tokenizer from a folder of tokenizer files, or from the `tokenizer` and
-    /// `tokenizer_2` folders in it. Default: the model folder's own, and for a checkpoint file,
-    /// which has none, CLIP's tokenizer out of this crate.
+    /// Sets the folder to read the tokenizer from: either the files themselves, or a folder with
+    /// `tokenizer` and `tokenizer_2` in it.
+    ///
+    /// Default: the tokenizer in the model folder that the text encoder is from, else the one in
+    /// the model folder; for a checkpoint file, the CLIP tokenizer built into this crate.
     pub fn tokenizer(mut self, folder: impl Into<PathBuf>) -> Self {
         self.elsewhere.tokenizer = Some(folder.into());
         self
     }
 
-    /// Sets what the UNet predicts, over what the model's files say. Default: what they say. See
-    /// [`handbook::files`](crate::handbook::files) for how it is recognised in a checkpoint.
+    /// Overrides what the UNet predicts. Use it when a v-prediction model without markers draws
+    /// noise. Default: as the model's files say. [`handbook::files`](crate::handbook::files)
+    /// describes how it is recognised in a checkpoint.
+    ///
+    /// ```no_run
+    /// use sd_onnx::schedulers::Prediction;
+    ///
+    /// let pipeline = sd_onnx::builder()
+    ///     .prediction(Prediction::V)
+    ///     .zero_terminal_snr(true) // many of these models need it, too
+    ///     .load("v-prediction.safetensors")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn prediction(mut self, prediction: Prediction) -> Self {
         self.prediction = Some(prediction);
         self
     }
 
-    /// Sets whether the noise schedule is rescaled so that its last step is pure noise (zero
-    /// terminal SNR, Lin et al. 2023, arXiv 2305.08891), over what the model's files say. Default:
-    /// what they say.
+    /// Overrides whether the noise schedule is rescaled to end in pure noise (zero terminal SNR,
+    /// Lin et al. 2023, arXiv 2305.08891). With `true` the model's own ladder also begins at that
+    /// step (trailing timesteps). Default: as the model's files say.
     pub fn zero_terminal_snr(mut self, rescaled: bool) -> Self {
         self.zero_terminal_snr = Some(rescaled);
         self
     }
 
-    /// Gets a model ready to draw: Stable Diffusion 1.x, 2.x, SDXL or one of their relatives, as its
-    /// files say. `path` is a checkpoint file, a folder in the diffusers layout, or a folder of ONNX
-    /// graphs that another tool exported: see [`handbook::files`](crate::handbook::files).
+    /// Loads a model: a checkpoint file, a diffusers folder or a folder of ONNX graphs.
     ///
-    /// Outdated values of the scheduler and the UNet are corrected as diffusers' pipelines do it,
-    /// each with a warning: see [`handbook::files`](crate::handbook::files). A request without a
-    /// size is drawn at the UNet's `sample_size`, at most 2048 pixels a side.
+    /// The family (Stable Diffusion 1.x, 2.x, SDXL or one of their relatives) is recognised from
+    /// the files: see [`handbook::files`](crate::handbook::files). Outdated values of the scheduler
+    /// and the UNet in a diffusers folder are corrected as diffusers' pipelines do it, each with a
+    /// warning. A request without a size is drawn at the UNet's `sample_size`, at most 2048 pixels
+    /// a side.
     ///
     /// # Defaults
     /// What a request leaves open is chosen by the model, and reported through `tracing` at the
@@ -267,21 +317,24 @@ impl Builder {
     /// | Stable Diffusion 2.x, inpainting, instruct-pix2pix | 20 | 7.5 | as `scheduler_config.json` says |
     /// | SDXL | 20 | 5, for inpainting 7.5 | as the file says |
     /// | LCM, by the UNet's guidance input, the pipeline class or the scheduler | 4 | 8.5, without the input 1 | as the file says |
-    /// | Turbo, by its name, or by Euler a on trailing timesteps | 1 | 1 | as the file says |
+    /// | Turbo, by a word of the name, or by Euler a on trailing timesteps | 1 | 1 | as the file says |
     /// | Lightning, Hyper, DMD2, SDXS, by a word of the name | 4, 8, 4, 1 | 1 | as the file says |
     /// | Playground, by a word of the name | 20 | 3 | as the file says |
     ///
-    /// Steps in a name, such as `sdxl_lightning_4step`, count for distilled models. The guidance of
-    /// SD and SDXL is the default of diffusers' pipelines, that of the others is in their model
+    /// The name is the folder's or the file's. The header of a checkpoint file may also name Turbo,
+    /// Lightning, DMD2 or SDXS, and Playground is also recognised by its tensors. "The file" is
+    /// `scheduler_config.json`; for a checkpoint file, the scheduler of the family. Steps in a
+    /// name, such as `sdxl_lightning_4step`, count for distilled models. The guidance of SD and
+    /// SDXL is the default of diffusers' pipelines; the guidance of the others is in their model
     /// cards. 20 steps is WebUI's default for every model.
     ///
     /// The weight files must not be changed in place while the model is loaded: a file that is
-    /// shortened ends the process, as ONNX Runtime maps it. Replacing a file by renaming another is
-    /// safe.
+    /// shortened ends the process, because ONNX Runtime maps it. Replacing a file by renaming
+    /// another is safe.
     ///
     /// # Errors
-    /// [`Error`] names the file and what in it is missing or wrong; [`Error::Runtime`] when there is no usable ONNX
-    /// Runtime or the device can't be had.
+    /// [`Error`] names the file and what in it is missing or wrong. [`Error::Runtime`] if there is
+    /// no usable ONNX Runtime or the device is not available.
     pub fn load(self, path: impl AsRef<Path>) -> Result<Pipeline, Error> {
         let path = path.as_ref();
         let _span = tracing::info_span!("load", model = %path.display()).entered();
@@ -327,6 +380,7 @@ impl Builder {
                 None,
                 &["unet"],
             )?;
+            check_text_encoder(&refiner)?;
             check_prediction(&refiner, prediction)?;
             if self.codec.is_none() {
                 check_latents(&refiner, &model)?;
@@ -341,7 +395,8 @@ impl Builder {
         })
     }
 
-    /// Loads only the tokenizers and the text models of a model, to encode prompts with.
+    /// Loads only the tokenizers and the text encoders of a model, a file or a folder, to encode
+    /// prompts with.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -349,9 +404,10 @@ impl Builder {
         self.prompts(&self.open(path.as_ref(), &[])?, &self.engine()?)
     }
 
-    /// Loads only the tokenizer and the text model, as a [`TextEncoder`] of plain texts. The folder
-    /// may be a Stable Diffusion model's, or have the files of a CLIP model in it: `config.json`,
-    /// `model.safetensors` and the tokenizer's files. For SDXL it is the first text encoder.
+    /// Loads only the tokenizer and the text encoder of a model, as a [`TextEncoder`] of plain
+    /// texts. The path is the file or folder of a Stable Diffusion model, a file with a text
+    /// encoder alone, or a folder with the files of a CLIP model in it: `config.json`,
+    /// `model.safetensors` and the tokenizer's files. For SDXL, the first text encoder is loaded.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -367,7 +423,7 @@ impl Builder {
         Ok(TextEncoder::new(tokenizer, model))
     }
 
-    /// Loads only the UNet of a model, for a pipeline of one's own parts.
+    /// Loads only the UNet of a model, a file or a folder, for a pipeline of custom parts.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -376,7 +432,9 @@ impl Builder {
         Ok(Arc::new(denoiser_of(&folder, &self.engine()?)?))
     }
 
-    /// Loads only the autoencoder of a model, for a pipeline of one's own parts.
+    /// Loads only the autoencoder of a model, a file or a folder, for a pipeline of custom parts. A
+    /// file with an `AutoencoderKL` alone is refused, because it does not say how its latents are
+    /// scaled: give it to [`vae`](Self::vae) and load the model.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -454,6 +512,10 @@ impl Builder {
         }
         if let Some(rescaled) = self.zero_terminal_snr {
             file.set("rescale_betas_zero_snr", rescaled.into());
+            if rescaled {
+                // Of diffusers' spacings the one that begins at the last timestep, pure noise.
+                file.set("timestep_spacing", "trailing".into());
+            }
         }
         Ok(file.to_json())
     }
@@ -465,6 +527,7 @@ impl Builder {
         model: &Source,
     ) -> Result<(SchedulerConfig, String), Error> {
         let (path, mut text) = model.scheduler()?;
+        let at = printable(path.display());
         if self.prediction.is_some() || self.zero_terminal_snr.is_some() {
             text = self.overridden(&path, &text)?;
         }
@@ -472,11 +535,11 @@ impl Builder {
         let mut config = SchedulerConfig::from_json(&text)
             .map_err(|source| Error::Scheduler { path, source })?;
         for change in model.corrections().scheduler(&file, &mut config)? {
-            tracing::warn!("scheduler/scheduler_config.json: {change}");
+            tracing::warn!("{at}: {change}");
         }
         if !config.ignored.is_empty() {
             let keys = list(&config.ignored);
-            tracing::warn!("scheduler/scheduler_config.json: keys that are ignored: {keys}");
+            tracing::warn!("{at}: keys that are ignored: {keys}");
         }
         Ok((config, text))
     }
@@ -529,6 +592,13 @@ impl TextFiles {
         if ids > rows {
             let (tokenizer, model) = (ids, rows);
             return Err(unfit(folder, TextError::Vocabulary { tokenizer, model }));
+        }
+        if ids < rows {
+            let path = printable(folder.path().display());
+            tracing::warn!(
+                "{path}: the tokenizer has {ids} ids and the text encoder {rows}: it may be another \
+                 model's"
+            );
         }
         Ok(files)
     }
@@ -601,6 +671,7 @@ fn codec_of(folder: &Source, engine: &Engine) -> Result<OnnxCodec, Error> {
                         scaled. `Builder::vae` takes the file together with a model, which does";
         return Err(config.wrong("scaling_factor", expected));
     }
+    folder.warn_of_scaling(&config)?;
     OnnxCodec::new(VaeConfig::new(&config)?, folder.weights("vae")?, engine)
 }
 
@@ -652,6 +723,22 @@ fn unfit(folder: &Source, error: TextError) -> Error {
     }
 }
 
+/// Checks that a refiner has its text encoder. Only a model's parts can come from elsewhere.
+fn check_text_encoder(refiner: &Source) -> Result<(), Error> {
+    match refiner
+        .towers()
+        .iter()
+        .find(|tower| !refiner.has(tower.encoder))
+    {
+        None => Ok(()),
+        Some(tower) => Err(Error::Missing {
+            path: refiner.path().to_path_buf(),
+            what: format!("the refiner's own `{}`", tower.encoder),
+            hint: "expected a whole refiner, with its text encoder".into(),
+        }),
+    }
+}
+
 /// Checks that a refiner predicts what the model predicts, as far as its folder says: the model's
 /// scheduler makes the whole run.
 fn check_prediction(refiner: &Source, model: Prediction) -> Result<(), Error> {
@@ -679,7 +766,8 @@ fn check_latents(refiner: &Source, model: &Source) -> Result<(), Error> {
     if !refiner.has("vae") || !model.has("vae") {
         return Ok(());
     }
-    let found = VaeConfig::new(&refiner.config("vae")?)?;
+    let config = refiner.config("vae")?;
+    let found = VaeConfig::new(&config)?;
     let model = VaeConfig::new(&model.config("vae")?)?;
     let same = (&found.scale, &found.shift) == (&model.scale, &model.shift);
     if same || !found.is_variational() || !model.is_variational() {
@@ -687,7 +775,7 @@ fn check_latents(refiner: &Source, model: &Source) -> Result<(), Error> {
     }
     let of = |config: &VaeConfig| format!("{:?} with the shift {:?}", config.scale, config.shift);
     Err(Error::Config {
-        path: refiner.path().join("vae/config.json"),
+        path: config.path().to_path_buf(),
         key: "scaling_factor".into(),
         expected: format!("{}, as in the model that this one refines", of(&model)),
         found: of(&found),

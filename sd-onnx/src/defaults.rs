@@ -41,7 +41,13 @@ pub(crate) fn of(
     scheduler: &str,
     config: &SchedulerConfig,
 ) -> Defaults {
-    let (defaults, why) = chosen(model.class(), &model.name(), inputs, scheduler);
+    let (defaults, why) = chosen(
+        model.class(),
+        &model.name(),
+        model.word(),
+        inputs,
+        scheduler,
+    );
     let ladder = match &defaults.ladder {
         Some(ladder) => ladder.clone(),
         None => defaults.scheduler.default_ladder(config),
@@ -56,8 +62,15 @@ pub(crate) fn of(
     defaults
 }
 
-/// The defaults, and the kind of model that they are for.
-fn chosen(class: &str, name: &str, inputs: &Inputs, scheduler: &str) -> (Defaults, &'static str) {
+/// The defaults, and the kind of model that they are for. `word` is what a file says that it is,
+/// whatever its name.
+fn chosen(
+    class: &str,
+    name: &str,
+    word: Option<&str>,
+    inputs: &Inputs,
+    scheduler: &str,
+) -> (Defaults, &'static str) {
     let configured = from_config(scheduler);
     let of_class = |class: &str| configured.as_ref().is_ok_and(|it| it.class == class);
     let is_lcm =
@@ -67,8 +80,13 @@ fn chosen(class: &str, name: &str, inputs: &Inputs, scheduler: &str) -> (Default
             .as_ref()
             .is_ok_and(|it| it.ladder == Ladder::trailing());
     let words = name.to_ascii_lowercase();
-    let mut words = words.split(|c: char| !c.is_ascii_alphanumeric());
-    let named = words.find_map(|word| NAMED.into_iter().find(|(known, ..)| *known == word));
+    let words = words.split(|c: char| !c.is_ascii_alphanumeric());
+    let mut words = word.into_iter().chain(words);
+    let named = words.find_map(|word| {
+        NAMED
+            .into_iter()
+            .find(|(known, ..)| known.eq_ignore_ascii_case(word))
+    });
 
     let plain = Defaults::default();
     let (steps, guidance, why) = match named {
@@ -105,7 +123,7 @@ fn chosen(class: &str, name: &str, inputs: &Inputs, scheduler: &str) -> (Default
             (defaults, why)
         }
         Err(error) => {
-            tracing::warn!("scheduler/scheduler_config.json: {error}: DPM++ 2M is the default");
+            tracing::warn!("the scheduler's configuration: {error}: DPM++ 2M is the default");
             (defaults, why)
         }
     }
@@ -153,7 +171,7 @@ mod tests {
         inputs: Inputs,
         json: &str,
     ) -> (usize, f32, String, Option<Ladder>) {
-        let (defaults, _) = chosen(class, name, &inputs, json);
+        let (defaults, _) = chosen(class, name, None, &inputs, json);
         let scale = defaults.guidance.scale().unwrap();
         let scheduler = defaults.scheduler.to_string();
         (defaults.steps, scale, scheduler, defaults.ladder)

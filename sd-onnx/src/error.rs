@@ -1,4 +1,4 @@
-//! Everything that can go wrong between a folder and a running session.
+//! Errors of loading and converting models.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use sd_text::outside::{list, printable};
 
 use crate::{runtime::RuntimeError, weights::Type};
 
-/// What went wrong while a model was read, its graphs were written or its sessions were made.
+/// Errors of loading and converting models.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -15,20 +15,20 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A part of the model folder is not there.
+    /// A part of the model is missing.
     #[error("{}: {what} not found; {hint}", shown(path))]
     Missing {
         /// The folder that was searched, or the file itself.
         path: PathBuf,
-        /// What was looked for.
+        /// The missing file, folder or network.
         what: String,
-        /// What a Stable Diffusion folder has there, or what to do.
+        /// What was expected there, or what to do.
         hint: String,
     },
-    /// Several weight files fit and none is the plain one.
+    /// Several variants of the weights are there, and no plain file.
     #[error(
         "{}: no {plain}, but several variants: {}; choose one by its name",
         shown(path),
@@ -37,17 +37,17 @@ pub enum Error {
     Variants {
         /// The folder.
         path: PathBuf,
-        /// The name of the file without a variant.
+        /// The name of the plain file, without a variant.
         plain: String,
-        /// The variants that are there.
+        /// The variants.
         found: Vec<String>,
     },
-    /// A JSON file that is no JSON.
+    /// A JSON file is malformed.
     #[error("{}: not valid JSON: {}", shown(path), printable(source))]
     Json {
         /// The file.
         path: PathBuf,
-        /// Where and why it stopped being JSON.
+        /// The line and the column, and what is wrong there.
         source: serde_json::Error,
     },
     /// A key of a configuration has a value that cannot be used.
@@ -57,9 +57,9 @@ pub enum Error {
         path: PathBuf,
         /// The key.
         key: String,
-        /// What would have been usable.
+        /// The values that can be used.
         expected: String,
-        /// What is there.
+        /// The value in the file.
         found: String,
     },
     /// A weight file is not a well-formed safetensors file.
@@ -67,15 +67,15 @@ pub enum Error {
     Safetensors {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the tensor or byte where it is known.
+        /// What is wrong, with the tensor or byte if it is known.
         problem: String,
     },
-    /// A file that begins as GGUF files do is not a well-formed one.
+    /// A file begins like a GGUF file and is not a well-formed one.
     #[error("{}: not a usable GGUF file: {problem}", shown(path))]
     Gguf {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the byte where it was seen.
+        /// What is wrong, and at which byte.
         problem: String,
     },
     /// A file of weights is not a model that can be used.
@@ -83,10 +83,10 @@ pub enum Error {
     Checkpoint {
         /// The file.
         path: PathBuf,
-        /// What the file is, or what in it cannot be used.
+        /// The kind of file, or what in it cannot be used.
         problem: String,
     },
-    /// A tensor that the model's configuration calls for is not in its files.
+    /// A tensor that the model needs is not in its files.
     #[error(
         "{}: tensor `{tensor}` is missing, expected with shape {expected:?}",
         shown(path)
@@ -94,12 +94,12 @@ pub enum Error {
     MissingTensor {
         /// The file, or the index of a sharded model.
         path: PathBuf,
-        /// Its name as diffusers writes it today.
+        /// The tensor's current name in diffusers or transformers.
         tensor: String,
         /// The shape it must have.
         expected: Vec<usize>,
     },
-    /// A tensor has another shape than the model's configuration calls for.
+    /// A tensor has another shape than the model needs.
     #[error("{}: tensor `{tensor}` has shape {}, expected {expected:?}", shown(path), printable(format_args!("{found:?}")))]
     TensorShape {
         /// The file.
@@ -111,7 +111,7 @@ pub enum Error {
         /// The shape in the file.
         found: Vec<usize>,
     },
-    /// A tensor has a data type that is no weight.
+    /// A tensor has a data type that weights cannot have.
     #[error(
         "{}: tensor `{tensor}` has type {found}, expected {}",
         shown(path),
@@ -125,7 +125,8 @@ pub enum Error {
         /// The type in the file.
         found: String,
     },
-    /// The numbers of a tensor cannot be used: their type, their scale, or how many there are.
+    /// The numbers of a tensor cannot be used: their type, their values, their scale,
+    /// or their count.
     #[error("{}: tensor `{}` {problem}", shown(path), printable(tensor))]
     TensorValues {
         /// The file.
@@ -135,9 +136,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// A weight file has tensors that the network of its `config.json` has no place for, so that it
-    /// would draw something else than the model's author did.
-    #[error("{}: the {class} that config.json describes has no place for {} of its tensors: {}", shown(path), tensors.len(), list(tensors))]
+    /// A network has tensors that it has no place for. Without them the model would draw different
+    /// pictures from its author's.
+    #[error("{}: the {class} has no place for {} of its tensors: {}", shown(path), tensors.len(), list(tensors))]
     UnusedTensors {
         /// The file, or the index of a sharded model.
         path: PathBuf,
@@ -146,23 +147,23 @@ pub enum Error {
         /// The names of the tensors, sorted.
         tensors: Vec<String>,
     },
-    /// An ONNX file, exported by another tool, cannot be used, or not for this call.
+    /// An ONNX file that another tool exported cannot be used, or not for this call.
     #[error("{}: {problem}", shown(path))]
     Graph {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the input, operator or tensor where it is known.
+        /// What is wrong, with the input, operator or tensor if it is known.
         problem: String,
     },
-    /// ONNX Runtime could not be found, fetched or started, or lacks the device.
+    /// ONNX Runtime could not be found, downloaded or started, or lacks the device.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// ONNX Runtime refused a graph or failed while it ran.
     #[error("ONNX Runtime, {stage}: {message}")]
     Onnx {
-        /// What was being done, with the model's part.
+        /// The operation, such as loading, and the network.
         stage: String,
-        /// What ONNX Runtime said.
+        /// The message of ONNX Runtime.
         message: String,
     },
     /// The call was stopped by its token, before or while ONNX Runtime ran.
@@ -173,13 +174,13 @@ pub enum Error {
     Conversion {
         /// The model.
         path: PathBuf,
-        /// What the form has no way to say, or what cannot be written.
+        /// What the new form cannot store, or what cannot be written.
         problem: String,
     },
     /// The tokenizer's files cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] sd_text::TokenizerError),
-    /// A pickle cannot be read, or asks for something that is not harmless.
+    /// A pickle cannot be read, or asks for a function that is not allowed.
     #[error(transparent)]
     Pickle(#[from] sd_text::pickle::PickleError),
     /// A textual inversion cannot be used, at all or with this model.
@@ -193,10 +194,10 @@ pub enum Error {
         /// The key, what was expected and what was found.
         source: sd_schedulers::ConfigError,
     },
-    /// The parts of the folder do not fit each other.
+    /// The parts of the model do not fit each other.
     #[error("{}: {source}", shown(path))]
     Pipeline {
-        /// The model folder.
+        /// The model's file or folder.
         path: PathBuf,
         /// Which parts, and why.
         source: sd_core::Error,

@@ -1,4 +1,4 @@
-//! A look at a model file or folder without loading it.
+//! Inspects a model file or folder without loading it.
 
 use std::{
     collections::BTreeMap,
@@ -16,61 +16,70 @@ use sha2::{Digest, Sha256};
 use crate::{
     Error,
     checkpoint::{self, Kind},
-    hash,
-    models::{clip_text::ClipTextConfig, unet::UnetConfig, vae::VaeConfig},
-    parts::{decoder_graph, text_graph, unet_graph},
+    exported, hash,
+    models::{
+        clip_text::{self, ClipTextConfig},
+        unet::{self, UnetConfig},
+        vae::{self, VaeConfig},
+    },
     source::{self, Elsewhere, Source},
     weights::{Format, Sizes, WeightFile, Weights},
 };
 
-/// What a file or a folder is, read from its headers and configurations alone.
+/// Describes a model file or folder. Returned by [`inspect`].
 ///
-/// [`inspect`] makes one. The fields serialise to JSON under their own names.
+/// A checkpoint file loads by itself if [`problems`](Self::problems) and
+/// [`missing`](Self::missing) are both empty. In a folder, the files of the tokenizer and the
+/// scheduler and the inputs of ONNX graphs are not checked.
+///
+/// The fields serialise to JSON under their own names.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Inspection {
     /// The file or folder.
     pub path: PathBuf,
-    /// How it is stored, such as `safetensors`, `pickle`, `GGUF` or `diffusers folder`.
+    /// The format, such as `safetensors`, `pickle`, `GGUF`, `diffusers folder` or `ONNX folder`.
     pub format: String,
-    /// What it is, such as `SDXL` or `a LoRA`.
+    /// The kind of model or file, such as `SDXL` or `a LoRA`.
     pub what: String,
-    /// What the UNet predicts, such as `v_prediction`. None without a UNet.
+    /// What the UNet predicts, such as `v_prediction`. `None` without a UNet.
     pub prediction: Option<String>,
-    /// Why the prediction is believed to be that.
+    /// The evidence for [`prediction`](Self::prediction), such as a tensor or a key.
     pub prediction_because: Option<String>,
-    /// The pipeline class in diffusers. None where there is no UNet.
+    /// The diffusers pipeline class. `None` without a UNet.
     pub class: Option<String>,
-    /// The networks; for a file that is no model, all its tensors as one part.
+    /// The networks. A file that is not a model has one part, `tensors`.
     pub parts: Vec<Part>,
-    /// Bytes of memory that the weights take once they are loaded, in f32. Working memory comes on
-    /// top: for SDXL at 1024×1024 about 5 GB. None for what cannot be loaded by itself.
+    /// The size of the weights in f32, the type used on the CPU, in bytes. Working memory is extra:
+    /// about 5 GB for SDXL at 1024×1024. `None` for a file that is neither a model nor a part of
+    /// one, or cannot be used.
     pub memory: Option<u64>,
-    /// What the file says about itself: the header metadata of a safetensors file, such as how a
-    /// LoRA was trained.
+    /// The metadata in the header of a safetensors or GGUF file, such as how a LoRA was trained.
+    /// Empty for other formats.
     pub metadata: BTreeMap<String, String>,
-    /// The networks that the model needs and the file lacks.
+    /// Networks that the model needs and the file lacks. Give them with
+    /// [`Builder::vae`](crate::Builder::vae) and the like.
     pub missing: Vec<String>,
-    /// Why it cannot be drawn with, or what of it will not work. Empty if all will.
+    /// Reasons why loading would fail. Empty if there are none.
     pub problems: Vec<String>,
-    /// What a user should know, such as tensors that are left out.
+    /// Other facts worth knowing, such as tensors that are ignored.
     pub warnings: Vec<String>,
 }
 
-/// One network of a model, or all tensors of a file that is no model.
+/// One network of a model, or all tensors of a file that is not a model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Part {
-    /// The folder's name in diffusers: `unet`, `vae`, `text_encoder`, `text_encoder_2`. `tensors`
-    /// for a file that is no model.
+    /// The name of the folder in diffusers: `unet`, `vae`, `text_encoder`, `text_encoder_2`; in an
+    /// ONNX folder also `vae_decoder` and `vae_encoder`. `tensors` for a file that is not a model.
     pub name: String,
-    /// How many tensors there are.
+    /// The number of tensors.
     pub tensors: usize,
-    /// How many numbers the tensors have.
+    /// The number of parameters.
     pub parameters: u64,
-    /// How many bytes they take in the file.
+    /// Their size in the file, in bytes.
     pub bytes: u64,
-    /// The types of the numbers, such as `F16`, each with how many tensors have it.
+    /// The number of tensors of each type, such as `F16`.
     pub types: BTreeMap<String, usize>,
 }
 
@@ -82,17 +91,18 @@ pub struct Hashes {
     pub sha256: String,
     /// WebUI's model hash: the first 10 digits of `sha256`. Model sites call it AutoV2.
     pub short: String,
-    /// WebUI's model hash of 2022: the first 8 digits of the SHA-256 of 65,536 bytes from byte
-    /// 1,048,576 on. Model sites call it AutoV1.
+    /// WebUI's model hash of 2022: the first 8 digits of the SHA-256 of the 65,536 bytes that start
+    /// at byte 1,048,576. Model sites call it AutoV1.
     pub old: String,
-    /// SHA-256 of a safetensors file behind its header, which WebUI shows for LoRA. Its first 12
-    /// digits are what model sites call AutoV3. None for other formats.
+    /// SHA-256 of the bytes after the header of a safetensors file, which WebUI shows for LoRA.
+    /// Model sites call its first 12 digits AutoV3. `None` for other formats.
     pub data: Option<String>,
 }
 
-/// Reads what a file or a folder is: a checkpoint, a part of a model, a diffusers folder, a LoRA, a
-/// textual inversion and others. No weights are loaded and ONNX Runtime is not started, so it takes
-/// less than a second.
+/// Identifies a file or folder: a checkpoint, part of a model, a diffusers folder, an ONNX folder,
+/// a LoRA, a textual inversion and others.
+///
+/// No weights are loaded and ONNX Runtime is not started, so it takes less than a second.
 ///
 /// ```
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -106,8 +116,8 @@ pub struct Hashes {
 /// ```
 ///
 /// # Errors
-/// [`Error`] when the path cannot be read, or is a file of no format that is known. A model that is
-/// understood but cannot be used is no error: see [`Inspection::problems`].
+/// [`Error`] if the path cannot be read or has an unknown format. A recognised model that cannot be
+/// used is not an error: see [`Inspection::problems`].
 pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     let path = path.as_ref();
     if path.is_dir() {
@@ -127,11 +137,11 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     Ok(of_other(&file, name(kind), format!("the file is {kind}")))
 }
 
-/// Reads a whole file and returns its hashes. For 7 GB that takes some 10 s, more where the disk is
-/// slow.
+/// Reads a whole file and returns its hashes. Takes about 10 s for 7 GB, longer on a slow disk.
 ///
 /// # Errors
-/// [`Error::Io`] when the file cannot be read, or is a folder.
+/// [`Error::Io`] if the file cannot be read, or is a folder. Other variants if it has an unknown
+/// format.
 pub fn hashes(path: impl AsRef<Path>) -> Result<Hashes, Error> {
     let path = path.as_ref();
     let sha256 = hash::sha256(&[path.to_path_buf()]).map_err(Error::io(path))?;
@@ -168,17 +178,26 @@ pub fn hashes(path: impl AsRef<Path>) -> Result<Hashes, Error> {
 fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
     let mut parts = Vec::new();
     let mut problems = Vec::new();
-    for component in ["unet", "vae", "text_encoder", "text_encoder_2"] {
-        if !source.has(component) {
-            continue;
-        }
-        match source.weights(component) {
-            Ok(weights) => {
+    for component in source.components()? {
+        let graph = source.graph(component)?;
+        let sizes = match graph {
+            Some(graph) => exported::outline(&graph),
+            None => source.weights(component).map(|weights| {
                 problems.extend(check(&source, component, &weights).err());
-                parts.push(Part::of(component, weights.sizes()));
-            }
+                weights.sizes()
+            }),
+        };
+        match sizes {
+            Ok(sizes) => parts.push(Part::of(component, sizes)),
             Err(error) => problems.push(error),
         }
+    }
+    if parts.is_empty() && problems.is_empty() {
+        return Err(Error::Missing {
+            path: path.to_path_buf(),
+            what: "a model".into(),
+            hint: "expected a folder with `unet`, `vae` or `text_encoder` in it".into(),
+        });
     }
     let unet = source.has("unet").then(|| source.config("unet"));
     let unet = unet.and_then(|config| UnetConfig::new(&config.ok()?, source.sizes()).ok());
@@ -195,13 +214,13 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
         parts,
         memory: Some(memory),
         metadata: source.metadata(),
-        missing: source.missing().into_iter().map(str::to_owned).collect(),
+        missing: source.missing()?.into_iter().map(str::to_owned).collect(),
         problems: problems.iter().map(Error::to_string).collect(),
         warnings: source.warnings().to_vec(),
     })
 }
 
-/// What a kind of file is called, without what follows from it.
+/// Returns the name of a kind of file, without the explanation that follows it.
 fn name(kind: Kind) -> &'static str {
     let text = kind.text();
     let end = [", which", " and not"]
@@ -223,24 +242,40 @@ fn prediction(scheduler: &str) -> Option<String> {
     })
 }
 
-/// Finds what loading would refuse, by writing the graph.
+/// Finds what loading would refuse.
 fn check(source: &Source, component: &str, weights: &Weights) -> Result<(), Error> {
     let config = source.config(component)?;
     match component {
-        "unet" => unet_graph(&UnetConfig::new(&config, source.sizes())?, weights).map(drop),
-        "vae" => decoder_graph(&VaeConfig::new(&config)?, weights).map(drop),
+        "unet" => {
+            let config = UnetConfig::new(&config, source.sizes())?;
+            let write = |weights: &Weights| unet::graph(&config, weights).map(drop);
+            weights.check(unet::CLASS, |_| false, write)
+        }
+        "vae" => {
+            let config = VaeConfig::new(&config)?;
+            // A file may have the decoder alone.
+            let has_encoder = vae::encoder(&config, &weights.outline()).is_ok();
+            let write = |weights: &Weights| {
+                if has_encoder {
+                    vae::encoder(&config, weights)?;
+                }
+                vae::decoder(&config, weights).map(drop)
+            };
+            let left_out = |name: &str| {
+                vae::is_left_out(&config, name) || (!has_encoder && vae::is_of_encoder(name))
+            };
+            weights.check(config.class(), left_out, write)
+        }
         _ => {
             let mut config = ClipTextConfig::new(config)?;
-            let towers = source.towers().iter();
-            let pooled = towers.filter(|tower| tower.pooled);
-            if pooled
-                .map(|tower| tower.encoder)
-                .any(|name| name == component)
-            {
-                config.projection = Some(config.projection_width);
-            }
+            let tower = source.towers().iter().find(|it| it.encoder == component);
+            let is_pooled = tower.is_some_and(|tower| tower.pooled);
+            config.projection = is_pooled.then_some(config.projection_width);
+            let left_out = |name: &str| clip_text::is_left_out(&config, name);
             let none = Array2::zeros((0, config.width));
-            text_graph(&config, weights, none.view()).map(drop)
+            let write =
+                |weights: &Weights| clip_text::graph(&config, weights, none.view()).map(drop);
+            weights.check(clip_text::CLASS, left_out, write)
         }
     }
 }
@@ -258,7 +293,7 @@ fn of_other(file: &WeightFile, what: &str, problem: String) -> Inspection {
         metadata: file.metadata.clone(),
         missing: Vec::new(),
         problems: vec![problem],
-        warnings: Vec::new(),
+        warnings: file.warnings.clone(),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Stable Diffusion on ONNX Runtime, straight from the model's own files: no Python at run time, no
-//! export.
+//! Stable Diffusion on ONNX Runtime, directly from checkpoint files and model folders: no Python at
+//! run time, no export step.
 //!
 //! ```no_run
 //! use sd_onnx::{Device, Request, schedulers::{DpmPlusPlus2M, Ladder}};
@@ -21,17 +21,20 @@
 //! - [`handbook::programs`]: sharing a pipeline, many requests, watching, stopping, streaming.
 //! - [`handbook::pieces`]: embeddings, noise, latents, samplers, guidance and networks of one's own.
 //! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
-//! - [`handbook::files`]: checkpoint files, model folders, and what a PNG says about itself.
-//!   [`inspect`] says what a model file is.
+//! - [`handbook::files`]: model files, what loads, converting, and what a PNG says about itself.
+//! - [`inspect`] identifies a model file without loading it. [`Builder::convert`] writes a model in
+//!   another form.
 //! - [`handbook::where_it_goes`]: for changes to this project, which file each of them touches.
 //! - [`schedulers`]: the samplers, ladders and sources of noise, each with its paper. [`guidance`]: how the prompt is followed.
 //!   [`text`]: the prompt language, tokens and clip skip.
 //! - [`TextEncoder`]: CLIP's embeddings of texts, for programs that want nothing else.
 //!
 //! # What happens at [`Builder::load`]
-//! The model's `config.json` files, or the tensors of a checkpoint, say how its networks are shaped. For each, an ONNX graph of about a megabyte is
-//! written in memory, whose weights are *external data*: places in the user's own safetensors files, which ONNX Runtime
-//! maps. Every weight's name, shape and type is checked against what the graph needs first.
+//! The shapes of the networks come from the `config.json` files of a folder, or from the tensors of
+//! a checkpoint. For each network, an ONNX graph of about a megabyte is written in memory, whose
+//! weights are *external data*: byte ranges of the user's own files (quantised GGUF weights are
+//! decoded into memory), which ONNX Runtime maps. Every weight's name, shape and type is checked
+//! against what the graph needs first.
 //!
 //! # ONNX Runtime
 //! The library is loaded at run time, 1.23 or newer: from [`Builder::runtime`], else from

@@ -234,12 +234,16 @@ fn broken_safetensors() {
     type Spoil = fn(Vec<u8>) -> Vec<u8>;
     let cases: [(&[&str], Spoil); 7] = [
         (&["5 bytes"], |bytes| bytes[..5].to_vec()),
-        (&["by its header it ends at byte", "truncated"], |bytes| {
+        (&["the file is truncated: ", " of ", " bytes"], |bytes| {
             bytes[..bytes.len() - 100].to_vec()
         }),
-        (&["bytes to spare"], |bytes| [bytes, vec![0; 4]].concat()),
-        (&["header"], |bytes| bytes[..200].to_vec()),
-        (&["bytes 0 to 7", "1152921504606846976"], |bytes| {
+        (&["its last tensor ends at byte"], |bytes| {
+            [bytes, vec![0; 4]].concat()
+        }),
+        (&["truncated", "header", "200 in all"], |bytes| {
+            bytes[..200].to_vec()
+        }),
+        (&["not a model file", "1152921504606846976"], |bytes| {
             [&(1u64 << 60).to_le_bytes(), &bytes[8..]].concat()
         }),
         (&["bytes 0 to 7", "18446744073709551615"], |bytes| {
@@ -314,7 +318,7 @@ fn lying_headers() {
         |header| header["conv_in.bias"]["shape"] = json!([u64::MAX, u64::MAX]),
     );
     // Together they end so far behind that a number of 64 bits hardly holds it.
-    edited(&["ends at byte 184467440737095", "truncated"], |header| {
+    edited(&["truncated", "of 184467440737095"], |header| {
         let size = (1u64 << 61) - 1;
         let tensor = |i| {
             let offsets = [i * size, (i + 1) * size];

@@ -116,7 +116,7 @@ fn every_family_computes_the_same_bits_as_its_folder() {
 
 #[test]
 fn other_types_and_other_names_are_the_same_model() {
-    let open_clip = |name: &str| Some(name.to_owned());
+    let prefixed = |name: &str| Some(name.replace("model.diffusion_model.", "diffusion_model."));
     let without_text_model =
         |name: &str| Some(name.replace("transformer.text_model.", "transformer."));
     let comfy = |name: &str| {
@@ -127,9 +127,9 @@ fn other_types_and_other_names_are_the_same_model() {
     };
     for (family, rename) in [
         ("bk-small", without_text_model as fn(&str) -> Option<String>),
-        ("sd2-v", open_clip),
+        ("sd2-v", prefixed),
         ("sdxl-base", comfy),
-        ("refiner", open_clip),
+        ("refiner", prefixed),
     ] {
         // Weights of the recipes are rounded to f16, so that all of these hold the same numbers.
         for options in [
@@ -190,6 +190,22 @@ fn parts_from_elsewhere() {
     // And into a folder, from files.
     let builder = pair.builder().unet(&unet).vae(&vae).text_encoder(&text);
     assert!(networks(&builder, &pair.folder()) == expected);
+    // The folder's own tokenizer stays, whatever file a network is from.
+    let builder = sd_onnx::builder().threads(1);
+    let builder = builder.unet(&unet).vae(&vae).text_encoder(&text);
+    assert!(networks(&builder, &pair.folder()) == expected);
+    // A part that the model has no place for is no part of it.
+    let second = pair.builder().text_encoder_2(&text);
+    let error = second.load(pair.file()).map(drop).unwrap_err().to_string();
+    assert!(error.contains("`text_encoder_2`"), "{error}");
+    assert!(error.contains("does not have"), "{error}");
+    // Another class of autoencoder scales in its own way, which is not the file's.
+    let tiny = pair.folder.path().join("tiny");
+    write_single_folder("taesd", &tiny);
+    fs::remove_dir_all(pair.folder().join("vae")).unwrap();
+    fs::rename(tiny.join("vae"), pair.folder().join("vae")).unwrap();
+    assert!(networks(&pair.builder(), &pair.folder()) != expected);
+    assert!(networks(&pair.builder().vae(&vae), &pair.folder()) == expected);
     // A VAE file alone does not say how its latents are scaled.
     let error = pair.builder().load_codec(&vae).map(drop).unwrap_err();
     assert!(error.to_string().contains("`Builder::vae`"), "{error}");

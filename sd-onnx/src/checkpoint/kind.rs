@@ -90,12 +90,11 @@ const VIDEO: Kind = Kind::Other("a video model, which is not supported");
 /// The kinds by their signs. The first sign that is found decides, so that a ControlNet, whose
 /// blocks are a UNet's, stands before one.
 #[rustfmt::skip]
-const SIGNS: [(Sign, Kind); 62] = [
+const SIGNS: [(Sign, Kind); 61] = [
     (Starts("lora_"), Kind::Lora),
     (Has(".lora_"), Kind::Lora),
     (Has("_lora."), Kind::Lora),
     (Has(".lora."), Kind::Lora),
-    (Has(".lora_down."), Kind::Lora),
     (Ends(".hada_w1_a"), Kind::Lora),
     (Ends(".hada_w1_b"), Kind::Lora),
     (Ends(".lokr_w1"), Kind::Lora),

@@ -58,13 +58,6 @@ pub(super) struct Seen {
     pub shape: Vec<usize>,
 }
 
-/// What fp8 checkpoints have beside a weight and its scale. None of it changes what the weight is:
-/// scales of the activations, and the name of the format. The scale itself belongs to the weight
-/// when the file is opened; one that is still there is no weight's.
-const BESIDE_SCALES: [&str; 3] = [".scale_input", ".input_scale", ".comfy_quant"];
-/// Marks that a network is stored in fp8 with scales.
-const SCALED: &str = "scaled_fp8";
-
 impl Renamed {
     /// Renames each tensor.
     pub fn of(
@@ -84,10 +77,7 @@ impl Renamed {
         rename: &impl Fn(&Tensor<'_>) -> Fate,
     ) -> Result<(), Problem> {
         let stored = tensor.stored;
-        if is_no_weight(tensor.rest) || tensor.rest == SCALED {
-            return Ok(());
-        }
-        if BESIDE_SCALES.iter().any(|end| tensor.rest.ends_with(end)) {
+        if is_no_weight(tensor.rest) {
             return Ok(());
         }
         match rename(tensor) {
@@ -154,6 +144,14 @@ impl Renamed {
             seen.shape.resize(rank, 1);
             seen.view = View::Reshaped(seen.shape.clone());
         }
+    }
+
+    /// Counts tensors as left over.
+    pub fn leave_over(&mut self, is_left: impl Fn(&str) -> bool) {
+        let left = self.tensors.iter().filter(|(name, _)| is_left(name));
+        self.unused
+            .extend(left.map(|(_, seen)| seen.stored.clone()));
+        self.remove(is_left);
     }
 
     pub fn remove(&mut self, left_out: impl Fn(&str) -> bool) {

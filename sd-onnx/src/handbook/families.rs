@@ -1,7 +1,7 @@
 //! The families of models, and what each of them needs.
 //!
-//! [`Builder::load`](crate::Builder::load) finds out from a folder's files which model it is.
-//! Nothing has to be chosen, and the same request works for every family:
+//! [`Builder::load`](crate::Builder::load) recognises the family from the model's files. Nothing has
+//! to be chosen, and the same request works for every family:
 //!
 //! | family | what is different | requests also have |
 //! |---|---|---|
@@ -14,7 +14,7 @@
 //! | BK-SDM, tiny-sd, SDXS | blocks that are shorter or missing | |
 //! | inpainting models | a mask and masked latents beside the latents | [`beside`](crate::Request::beside) |
 //! | instruct-pix2pix models | the latents of a picture beside the latents | [`beside`](crate::Request::beside), [`image_guidance`](crate::Request::image_guidance) |
-//! | TAESD, TAESDXL, `AsymmetricAutoencoderKL` | another autoencoder, in `vae` or by [`Builder::codec`](crate::Builder::codec) | |
+//! | TAESD, TAESDXL, `AsymmetricAutoencoderKL` | another autoencoder, in `vae`, by [`Builder::vae`](crate::Builder::vae) or by [`Builder::codec`](crate::Builder::codec) | |
 //!
 //! Stable Diffusion 2's depth and unCLIP models, the ×4 upscaler, Stable Diffusion 3 and Flux are
 //! refused, with an error that names them. Each family was checked against diffusers 0.42.1 on two

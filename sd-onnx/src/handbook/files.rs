@@ -1,4 +1,4 @@
-//! What files are read, and what a PNG says about itself.
+//! Which model files load, how to convert them, and what a PNG says about itself.
 //!
 //! # Models
 //! A folder in the diffusers layout, as published since 2022 or as diffusers writes it today:
@@ -13,15 +13,21 @@
 //! | `scheduler` | `scheduler_config.json` |
 //! | (the folder itself) | `model_index.json`, which may be missing |
 //!
-//! The [chapter on families](super::families) says which models these are.
+//! Where a component has no safetensors file, its pickle is read:
+//! `diffusion_pytorch_model.bin`, or `pytorch_model.bin` of a text encoder. The
+//! [chapter on families](super::families) says which models these are.
 //!
-//! Where a component has several variants, [`Builder::variant`](crate::Builder::variant) chooses
-//! one. A snapshot in the Hugging Face cache, which is made of links, works as it is.
+//! [`Builder::variant`](crate::Builder::variant) selects one of several variants of the weights,
+//! such as `fp16`. A snapshot in the Hugging Face cache, which is made of links, works as it is.
+//!
+//! The library downloads no model. Get one with the publisher's own tool, for instance
+//! `hf download`.
 //!
 //! # Checkpoint files
-//! [`Builder::load`](crate::Builder::load) also takes one file: a `.safetensors` checkpoint as most
-//! models are shared, an older `.ckpt`, or a `.gguf`. The content decides, not the name. No copy is
-//! converted or written: ONNX Runtime reads the weights where they lie.
+//! [`Builder::load`](crate::Builder::load) also takes one file: the `.safetensors` checkpoint that
+//! most models are shared as, an older `.ckpt`, or a `.gguf`. The format is recognised by the
+//! content, not by the name. No converted copy is written to disk. ONNX Runtime reads most weights
+//! directly from the file; GGUF's quantised blocks are decoded in memory.
 //!
 //! ```no_run
 //! # use sd_onnx::Request;
@@ -32,14 +38,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The shapes of the networks are read from the tensors. The family is recognised by them too:
-//! Stable Diffusion 1.x, 2.x, SDXL, its refiner, and their inpainting, instruct-pix2pix and
-//! distilled relatives. The family supplies what no tensor says: the number of attention heads, the
-//! scaling factor of the autoencoder, the noise schedule, and the tokenizer, which is CLIP's and
-//! comes with this crate.
+//! The tensors give the shapes of the networks and the family: Stable Diffusion 1.x, 2.x, SDXL, its
+//! refiner, and their inpainting, instruct-pix2pix and distilled relatives. The family determines
+//! what the tensors do not: the number of attention heads, the scaling factor of the autoencoder
+//! and the noise schedule. The tokenizer is CLIP's, which is part of this crate;
+//! [`Builder::tokenizer`](crate::Builder::tokenizer) replaces it.
 //!
-//! **What the UNet predicts** is not in the weights either. The first of these that says something
-//! decides, and a later one that disagrees is a warning:
+//! **What the UNet predicts** is not in the weights either. The first source in this list that has
+//! an answer is used. A later source that disagrees causes a warning:
 //!
 //! 1. [`Builder::prediction`](crate::Builder::prediction);
 //! 2. marker tensors: `edm_mean` and `edm_std` (Playground 2.5), `edm_vpred.sigma_max` and
@@ -47,50 +53,74 @@
 //! 3. a `.yaml` file of the same name beside the checkpoint;
 //! 4. the header of a safetensors file: `modelspec.prediction_type`, `modelspec.predict_key`,
 //!    `ss_v_parameterization`, `ss_zero_terminal_snr`;
-//! 5. for Stable Diffusion 2, the spread of one bias of the UNet, by which ComfyUI tells the two
-//!    kinds of these models apart;
+//! 5. for Stable Diffusion 2, the standard deviation of one bias tensor of the UNet, the test that
+//!    ComfyUI uses: above 0.09 means v-prediction;
 //! 6. otherwise the noise (`epsilon`).
 //!
-//! [`inspect`](crate::inspect) shows what is recognised and why, in less than a second.
+//! If a model draws only noise or a brown blur, this is usually wrong. Set it by hand, with
+//! `--prediction v` in the examples:
 //!
-//! **Parts from elsewhere.** [`Builder::unet`](crate::Builder::unet),
+//! ```no_run
+//! use sd_onnx::schedulers::Prediction;
+//!
+//! let pipeline = sd_onnx::builder().prediction(Prediction::V).load("model.safetensors")?;
+//! # Ok::<(), sd_onnx::Error>(())
+//! ```
+//! Such models may also need
+//! [`zero_terminal_snr(true)`](crate::Builder::zero_terminal_snr).
+//!
+//! [`inspect`](crate::inspect) shows what is recognised and why, without loading the weights. A
+//! checkpoint file loads by itself if `problems` and `missing` are both empty. In a folder, the
+//! files of the tokenizer and the scheduler and the inputs of ONNX graphs are not checked.
+//!
+//! **Parts from other files.** [`Builder::unet`](crate::Builder::unet),
 //! [`vae`](crate::Builder::vae), [`text_encoder`](crate::Builder::text_encoder) and
 //! [`text_encoder_2`](crate::Builder::text_encoder_2) take a network from another file or folder.
-//! If a checkpoint lacks a network, as a file with a UNet alone does, the error names the method
-//! and the kind of file that fits.
+//! If a checkpoint lacks a network, the error names the method that supplies it and the kind of
+//! file to give. A GGUF file usually has a UNet alone:
 //!
-//! **What is left out.** Averaged copies of the weights (`model_ema.*`) and the state of a training
-//! are not used, with one warning for all of them. A tensor that stands among a network's own and
-//! has no place in it is an error.
+//! ```no_run
+//! let pipeline = sd_onnx::builder()
+//!     .vae("sdxl_vae.safetensors")
+//!     .text_encoder("clip_l.safetensors")
+//!     .text_encoder_2("clip_g.safetensors")
+//!     .load("sdxl.gguf")?;
+//! # Ok::<(), sd_onnx::Error>(())
+//! ```
+//!
+//! **Ignored tensors.** Averaged copies of the weights (`model_ema.*`) are ignored. Training state
+//! and tensors that belong to no network are ignored with a warning. A tensor whose name places it
+//! in a network that has no such tensor is an error.
 //!
 //! # Types of weights
-//! | type | how it is read |
+//! | in the file | in memory on the CPU |
 //! |---|---|
-//! | f32, f16, bf16, f64 | in place |
-//! | fp8 (`e4m3fn`, `e5m2`), also with the scales that ComfyUI writes | in place; value × scale in f32 |
-//! | GGUF: F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K | decoded to f32 when the model is loaded |
+//! | f32 | f32, mapped from the file and read during every call |
+//! | f16, bf16, f64 | f32, converted when the model is loaded |
+//! | fp8 (`e4m3fn`, `e5m2`), also with the scales that ComfyUI writes | f32, converted when the model is loaded: value × scale |
+//! | GGUF's Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K | f32, decoded when the model is loaded |
 //!
-//! One file may mix types. Other types are an error that names them. On the CPU every type is
-//! computed with in f32, so a smaller file does not need less memory once it is loaded.
+//! One file may mix types. Any other type is an error that names it. The CPU computes in f32, so an
+//! fp8, f16 or GGUF file saves disk space but no memory once it is loaded.
 //!
-//! **Pickles** (`.ckpt`, `.pt`, `.bin`) are programs, and reading one with Python runs what is in
-//! it. Here a reader of this project builds tensors and plain values and calls nothing. A file that
-//! asks for any other function is refused, with the name of the function and its place.
+//! **Pickles** (`.ckpt`, `.pt`, `.bin`) are programs: loading one in Python runs the code in it.
+//! This crate's own reader builds only tensors and plain values and calls nothing. A file that asks
+//! for any other function is refused, and the error names the function and its position.
 //!
 //! # Checks and corrections
 //! **What is checked.** The class that a `config.json` names must be one that this library computes
-//! (`_class_name` of the UNet and the VAE, `architectures` and `model_type` of the text encoder),
-//! and every tensor of a file must have its place in that network: a left-over tensor means that
-//! the model would draw something else than its author's pictures, and is an error. Known
-//! left-overs that no network computes with are ignored: `position_ids`, `logit_scale`,
-//! `attn_mask`, the state of an averaged training (`model_ema.decay`), noise schedules
-//! (`alphas_cumprod` and the like), and in a text encoder an unused `text_projection`, CLIP's
-//! network for pictures and layers behind `num_hidden_layers`. Only regular files are opened.
+//! (`_class_name` of the UNet and the VAE, `architectures` and `model_type` of the text encoder).
+//! Every tensor of a network must have its place in it: a left-over tensor is an error, because the
+//! model would then draw different pictures from its author's. These tensors are ignored, because
+//! no network uses them: `position_ids`, `logit_scale`, `attn_mask`, counters of weight averaging
+//! (`model_ema.decay`, `model_ema.num_updates`), noise schedules (`alphas_cumprod` and the like),
+//! and in a text encoder an unused `text_projection`, CLIP's image network and layers beyond
+//! `num_hidden_layers`. Only regular files are opened.
 //!
-//! **What is corrected.** Models of 2022 were published with values that diffusers' pipelines
-//! replace when they are built. So does [`Builder::load`](crate::Builder::load), by the class in
-//! `model_index.json` (without that file, `StableDiffusionPipeline`), and reports each correction
-//! as a warning of [`tracing`](https://docs.rs/tracing):
+//! **What is corrected.** Models of 2022 have configuration values that diffusers' pipelines
+//! replace at load time. [`Builder::load`](crate::Builder::load) replaces them too. The class in
+//! `model_index.json` (without that file, `StableDiffusionPipeline`) decides which, and each
+//! correction is a warning of [`tracing`](https://docs.rs/tracing):
 //!
 //! | value | becomes | if |
 //! |---|---|---|
@@ -100,48 +130,65 @@
 //!
 //! `StableDiffusionInpaintPipeline` leaves `clip_sample` as it is; the classes of ControlNet, SDXL
 //! and LCM correct nothing. [`SchedulerConfig::from_json`](crate::SchedulerConfig::from_json) never
-//! does.
+//! does. Checkpoint files need no correction.
 //!
 //! # While a model is loaded
 //! **Leave a model's files as they are while it is loaded.** ONNX Runtime maps weight files into
-//! memory and reads f32 weights out of them during every call. If another program shortens such a
-//! file, the operating system ends this process (`SIGBUS` on Linux); if it overwrites the file, the
-//! pictures change. Replacing a file is safe: write the new file under another name and rename it,
-//! as download tools do and as [`files::write`](crate::files::write) does. Weights in f16 and bf16
-//! are copied while the model is loaded, and their files are not needed afterwards.
+//! memory and reads f32 weights from them during every call, whatever the format of the file. If
+//! another program shortens such a file, the operating system ends this process (`SIGBUS` on
+//! Linux); if it overwrites the file, the pictures change. Replacing a file is safe: write the new
+//! file under another name and rename it, as download tools do and as
+//! [`files::write`](crate::files::write) does.
+//!
+//! Weights of other types become f32 in memory while their network is loaded, and the file is not
+//! read after that. The VAE encoder is loaded when the first picture is encoded, and reads its
+//! weights then.
 //!
 //! # ONNX folders
 //! A folder may also hold graphs that another tool exported: optimum, or diffusers for its
-//! `OnnxStableDiffusionPipeline`. A component counts as exported when its folder has a `model.onnx`
-//! and no other weights, so one model may have both kinds.
+//! `OnnxStableDiffusionPipeline`. A component counts as exported if its folder has an ONNX file and
+//! no other weights (`.safetensors`, `.bin`, `.ckpt`, `.pt`), so one model may have components of
+//! both kinds. Of several ONNX files, `model.onnx` is read; if none has that name, loading fails.
 //!
 //! | folder | files |
 //! |---|---|
 //! | `unet`, `text_encoder`, `text_encoder_2` | `model.onnx`, with its weights in it or in a file beside it; `config.json`, which may be missing |
-//! | `vae_decoder`, and for pictures to start from `vae_encoder` | the same |
+//! | `vae_decoder`; `vae_encoder` only to encode pictures | the same |
 //! | `tokenizer`, `tokenizer_2`, `scheduler`, `model_index.json` | as above |
 //!
-//! What a graph takes is read from it: timesteps as a number or a list, whole or not; ids of 32 or
-//! 64 bits; f32, f16 or f64; guidance, pooled text and sizes. An input that nothing can be given to
-//! is an error that names it, and so is an operator of another library. Pictures are those that the
-//! same weights draw from a diffusers folder, with these differences:
+//! The types and shapes of the inputs are read from the graph. A timestep may be one number or a
+//! list, in integers or floats; ids may have 32 or 64 bits; other inputs may be f32, f16 or f64.
+//! Pictures are the same as from a diffusers folder with the same weights, with these differences:
 //!
-//! - **Sizes.** The sides of pictures must be multiples of 64, as a rule: exporters write a UNet's
-//!   way up as doublings of the smallest level. A graph may also have been exported for one size of
-//!   picture; other sizes are an error at the first call.
-//! - **Clip skip.** The inner layers are found by the structure of the graph. Where an optimiser has
-//!   fused that away, a layer that is no output of the graph is an error when it is asked for.
-//! - **Whole timesteps.** A graph that takes integers gets the nearest ones. Ladders whose timesteps
-//!   are whole, such as [`Ladder::leading`](crate::schedulers::Ladder::leading), lose nothing.
-//! - **Latents drawn within the graph.** An encoder that adds noise of its own is made to return the
-//!   mean and the deviation instead, so that seeds count.
-//! - **No `config.json`.** The graph gives all sizes but the scaling of the latents, which is 0.18215
-//!   then, for SDXL 0.13025.
+//! - **Sizes.** With most exports the sides of pictures must be multiples of 64, for SDXL of 32,
+//!   because a UNet's way up is written as doublings of the smallest level. A graph may also have
+//!   been exported for one size of picture. Then another size is an error at the first call.
+//! - **Clip skip.** Inner layers are found by the structure of the graph. If an optimiser has fused
+//!   the layers, only those that are outputs of the graph can be used, and asking for another one
+//!   is an error.
+//! - **Whole timesteps.** If a graph takes integers, timesteps are rounded to the nearest one.
+//!   Ladders of whole timesteps, such as [`Ladder::leading`](crate::schedulers::Ladder::leading),
+//!   lose nothing.
+//! - **Noise in the encoder.** Some encoders draw the latents themselves. They are changed to
+//!   return the mean and the deviation, so that the seed of a request counts.
+//! - **No `config.json`.** The sizes come from the graph. The scaling of the latents cannot, and is
+//!   0.18215, for SDXL 0.13025. Give models with another scaling a `config.json`.
 //!
-//! Textual inversions work where the token embedding of the graph is found. The weights stay where
-//! they are, as those of safetensors files do: leave them alone while the model is loaded.
+//! Textual inversions work if the token embedding is found in the graph; otherwise loading fails.
+//! Like those of safetensors files, the weights stay where they are: leave the files as they are
+//! while the model is loaded.
 //!
-//! The library downloads no model. Get one with the publisher's own tool, for instance `hf download`.
+//! These do not work, and each is an error that says so:
+//!
+//! - graphs with inputs that this library has no value for, such as the residuals of a ControlNet;
+//! - upscalers and depth-to-image models;
+//! - operators that ONNX Runtime does not have, and operator sets before 13;
+//! - bf16 inputs and outputs, and sparse weights;
+//! - weights in a file outside the folder of their graph;
+//! - [`Builder::vae`](crate::Builder::vae) from an ONNX folder;
+//! - [`Builder::convert`](crate::Builder::convert): convert the model that was exported instead.
+//!
+//! [`Builder::variant`](crate::Builder::variant) does not choose between graphs.
 //!
 //! # Converting a model
 //! [`Builder::convert`](crate::Builder::convert), and the example `convert`, write a model in
@@ -152,7 +199,7 @@
 //!
 //! let conversion = Conversion::new(ModelForm::File).dtype(WeightType::F16);
 //! let converted = sd_onnx::builder()
-//!     .vae("sdxl_vae.safetensors") // goes into the new model
+//!     .vae("sdxl_vae.safetensors") // written into the new model
 //!     .convert("my-sdxl", "my-sdxl.safetensors", &conversion)?;
 //! for lost in converted.lost {
 //!     eprintln!("warning: {lost}");
@@ -163,33 +210,38 @@
 //! | form | what is written | who reads it |
 //! |---|---|---|
 //! | [`Folder`](crate::ModelForm::Folder) | a diffusers folder | diffusers, this crate |
-//! | [`File`](crate::ModelForm::File) | one safetensors file in the names of latent diffusion | ComfyUI, WebUI and their relatives, diffusers' `from_single_file`, this crate |
+//! | [`File`](crate::ModelForm::File) | one safetensors file with latent-diffusion tensor names | ComfyUI, WebUI and their relatives, diffusers' `from_single_file`, this crate |
 //! | [`Onnx`](crate::ModelForm::Onnx) | for each network `model.onnx`, with its weights in `model.onnx_data` | ONNX Runtime from any language, optimum, this crate |
 //!
-//! The new model appears under its name when it is whole, and nothing is ever overwritten. Tensors
-//! are converted one by one, so a conversion needs little memory.
+//! The new model appears under its name only when it is complete. An existing file or folder is
+//! never overwritten. Tensors are converted one at a time, so memory use is small. Parts that do not
+//! fit each other are an error, as when a model is loaded. ONNX graphs cannot be converted back.
 //!
 //! **Types.** Without [`Conversion::dtype`](crate::Conversion::dtype) each tensor keeps its type,
-//! except that fp8 with scales and GGUF's blocks become f32. With it, numbers are rounded to the
-//! nearest one. A number beyond the range of the new type is an error that names its tensor, as
-//! 70000 is in f16. bf16 has the range of f32.
+//! except that fp8 with scales and GGUF's blocks become f32. With it, every number is rounded to
+//! the nearest value of the new type. A number outside its range, such as 70000 in f16, is an error
+//! that names the tensor. bf16 has the range of f32.
 //!
-//! **What one file cannot say.** A file has no configuration, so whoever reads it takes heads,
-//! activations and the like from the family. Before a file is written, it is read as it will be. If
-//! a network would come out otherwise, the conversion fails and names the key, for instance
-//! `norm_num_groups`. What the model predicts is written as a marker tensor and in the header. A
-//! scheduler's other settings, the size that a model draws at, a tokenizer with other words than
-//! CLIP's and a pipeline class have no place; each difference is listed in
-//! [`Converted::lost`](crate::Converted::lost).
+//! **What one file cannot store.** A file has no configuration: its reader assumes heads,
+//! activations and the like from the family. Before writing, the conversion checks how the file
+//! would be read. If any network would differ, it fails and names the key, for instance
+//! `num_attention_heads`. The small model that ships with the project is such a case.
 //!
-//! Stable Diffusion 2 draws with all but the last layer of its text encoder. A folder has 23
-//! layers, a published file has 24, and a file that is made from a folder has 23. Programs that
-//! build all 24 find the last one missing and never use it.
+//! v-prediction and EDM are recorded as marker tensors, and the prediction also in the header. The
+//! other scheduler settings (sampler, betas, spacing), a default size that is not a multiple of 64
+//! pixels from 256 to 2048, a vocabulary other than CLIP's and the pipeline class are lost where
+//! they are not what the reader assumes. Each is listed in
+//! [`Converted::lost`](crate::Converted::lost). **Without them the file can draw different
+//! pictures.**
 //!
-//! **What a folder says otherwise.** In a folder whose tokenizer pads with `!`, as for Stable
-//! Diffusion 2 and SDXL's second text encoder, each `!` of a prompt is the padding token, in
-//! transformers and here. For a file it is a word as any other. So a prompt with `!` may draw
-//! another picture after a conversion from a file to a folder, or back.
+//! Stable Diffusion 2 uses the output of the last layer but one of its text encoder. Published
+//! files have all 24 layers; diffusers folders have 23, and so does a file converted from one.
+//! Programs that build 24 layers report the last as missing but do not use it.
+//!
+//! **`!` in prompts.** Some tokenizers in folders (Stable Diffusion 2, SDXL's second) pad with `!`.
+//! With them each `!` of a prompt counts as padding, as in transformers. With a checkpoint file,
+//! `!` is an ordinary word. A prompt with `!` can therefore draw another picture after a conversion,
+//! and [`Converted::lost`](crate::Converted::lost) says so.
 //!
 //! **Graphs** have the inputs and outputs that optimum gives them:
 //!
@@ -198,17 +250,20 @@
 //! | `text_encoder` | `input_ids` i64 `[batch, length]` | `last_hidden_state`, `pooler_output`, `hidden_states.0` … |
 //! | `text_encoder_2` | `input_ids` | `text_embeds`, `last_hidden_state`, `hidden_states.0` … |
 //! | `unet` | `sample`, `timestep` (one number), `encoder_hidden_states`; in SDXL `text_embeds` and `time_ids`; in latent consistency models `timestep_cond` | `out_sample` |
-//! | `vae_decoder` | `latent_sample`, divided by the scaling factor | `sample` |
+//! | `vae_decoder` | `latent_sample`, already divided by the scaling factor | `sample` |
 //! | `vae_encoder` | `sample` | `latent_parameters`, or `latent_sample` of TAESD |
 //!
-//! All but the ids are f32, whatever type the weights have. `hidden_states.N` is the state before
-//! layer N, without the final norm. A mask or a picture beside the latents is a part of `sample`.
-//! The graphs use operators of ONNX Runtime's own domain, `com.microsoft`.
+//! All inputs and outputs except `input_ids` are f32, whatever the type of the weights.
+//! `hidden_states.N` is the state before layer N, without the final norm. For inpainting and
+//! instruct-pix2pix, `sample` also has the extra channels. The graphs contain operators of the
+//! `com.microsoft` domain, so only ONNX Runtime runs them.
 //!
 //! # PNG files
-//! [`Picture::save_png`](crate::Picture::save_png) writes how the picture was made into the file, in the text that WebUI and its
-//! relatives write and read: see [`infotext`](crate::infotext) for the keys. [`Infotext::read_png`](crate::Infotext::read_png) gets it out again, from their files too, and
-//! [`Infotext::request`](crate::Infotext::request) makes a request of it and says what can't be had the same.
+//! [`Picture::save_png`](crate::Picture::save_png) writes how the picture was made into the file,
+//! in the text that WebUI and its relatives write and read: see [`infotext`](crate::infotext) for
+//! the keys. [`Infotext::read_png`](crate::Infotext::read_png) reads it back, also from their files;
+//! [`Infotext::request`](crate::Infotext::request) turns it into a request and lists what cannot be
+//! reproduced.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -227,4 +282,5 @@
 //! # std::fs::remove_file(&path)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//! A file appears under its name when it is whole, or not at all ([`files::write`](crate::files::write)).
+//! A file appears under its name only when it is complete
+//! ([`files::write`](crate::files::write)).

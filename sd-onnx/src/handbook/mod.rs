@@ -8,7 +8,7 @@
 //! 4. [`programs`]: servers, windows, games: sharing a pipeline, watching, stopping and streaming runs.
 //! 5. [`pieces`]: embeddings, textual inversions, latents, noise, samplers and guidance of one's own.
 //! 6. [`families`]: SDXL, its refiner, LCM and other models: what each of them wants.
-//! 7. [`files`]: what files are read, and what a PNG says about itself.
+//! 7. [`files`]: model files, what loads, converting, and what a PNG says about itself.
 //! 8. [`where_it_goes`]: which file a change to this project touches.
 
 pub mod families;

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use sd_text::{
-    ClipTokenizer,
-    outside::{self, list},
-};
+use sd_text::outside::{self, list};
 use serde_json::{Map, Value};
 
 use super::TowerParts;
@@ -31,7 +28,8 @@ impl ModelFile {
     /// Recognises a file. `predicts` is what the user says that the UNet predicts.
     pub fn open(path: &Path, predicts: Option<Predicts>) -> Result<Self, Error> {
         let file = open_with_pair(path)?;
-        let checkpoint = recognise(&file, predicts, checkpoint::read)?;
+        let mut checkpoint = recognise(&file, predicts, checkpoint::read)?;
+        checkpoint.warnings.extend(file.warnings.iter().cloned());
         for warning in &checkpoint.warnings {
             tracing::warn!("{}: {warning}", outside::printable(path.display()));
         }
@@ -62,6 +60,14 @@ impl ModelFile {
     /// What the model is, in words.
     pub fn title(&self) -> String {
         self.checkpoint.title()
+    }
+
+    /// The word for a distilled model, or for Playground, which is recognised by its tensors.
+    pub fn word(&self) -> Option<&'static str> {
+        match self.checkpoint.predicts {
+            Predicts::Edm if self.checkpoint.family.is_some() => Some("playground"),
+            _ => self.checkpoint.distilled,
+        }
     }
 
     /// Why the prediction is believed to be what it is.
@@ -124,7 +130,7 @@ impl ModelFile {
     }
 
     pub fn has(&self, component: &str) -> bool {
-        self.component(component).is_some()
+        self.checkpoint.components.contains_key(component)
     }
 
     /// Checks that a component is there and has no tensor that is not understood.
@@ -146,15 +152,6 @@ impl ModelFile {
     /// What `scheduler_config.json` would say.
     pub fn scheduler(&self) -> String {
         Config::of(&self.file.path, self.checkpoint.scheduler.clone()).to_json()
-    }
-
-    /// CLIP's tokenizer, with the padding of the model's family.
-    pub fn tokenizer(&self, tower: TowerParts) -> ClipTokenizer {
-        let tokenizer = ClipTokenizer::clip();
-        match self.pad(tower) {
-            Some(pad) => tokenizer.padded_with(pad).expect("a token of CLIP's"),
-            None => tokenizer,
-        }
     }
 
     /// The token that fills a text up to the window of a text encoder.
@@ -222,11 +219,19 @@ impl ModelFile {
                  `clip_l.safetensors`"
             }
         };
+        let needs = match self.checkpoint.family {
+            Some(family) => format!(
+                ", and {} needs {}",
+                family.name(),
+                list(family.components())
+            ),
+            None => String::new(),
+        };
         Error::Missing {
             path: self.file.path.clone(),
             what: what.to_owned(),
             hint: format!(
-                "the file has {}; `Builder::{setter}` takes one from elsewhere: {serves}",
+                "the file has {}{needs}; `Builder::{setter}` takes one from elsewhere: {serves}",
                 list(self.checkpoint.components.keys())
             ),
         }
@@ -279,7 +284,11 @@ fn open_with_pair(path: &Path) -> Result<WeightFile, Error> {
         return Ok(file);
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(name.replace(own, other));
+    let beside = match name.rfind(own) {
+        Some(at) => format!("{}{other}{}", &name[..at], &name[at + own.len()..]),
+        None => return Ok(file),
+    };
+    let beside = path.with_file_name(beside);
     let half = |tensors: Vec<Stored>, which| {
         let named = tensors.into_iter().map(move |stored| Stored {
             name: format!("taesd_{which}.{}", stored.name),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use sd_core::{Inputs, SizeIds};
-use sd_text::{ClipTokenizer, Layer};
+use sd_text::{ClipTokenizer, Layer, outside::printable};
 use serde_json::{Map, Value};
 
 pub(crate) use self::file::{MOST_YAML, recognise};
@@ -129,7 +129,26 @@ impl Source {
             }
             source.of(name).require(name)?;
         }
+        source.refuse_unneeded()?;
         Ok(source)
+    }
+
+    /// Refuses parts from elsewhere that the model has no place for.
+    fn refuse_unneeded(&self) -> Result<(), Error> {
+        let towers = self.towers();
+        let is_needed = |name: &str| {
+            ["unet", "vae"].contains(&name) || towers.iter().any(|tower| tower.encoder == name)
+        };
+        match self.elsewhere.iter().find(|(name, _)| !is_needed(name)) {
+            None => Ok(()),
+            Some((name, base)) => Err(Error::Checkpoint {
+                path: base.path().to_path_buf(),
+                problem: format!(
+                    "it is given as `{name}`, which {} does not have",
+                    printable(self.path().display())
+                ),
+            }),
+        }
     }
 
     /// Opens what only the text encoder and the tokenizer are used of. It may be a model, or a
@@ -141,6 +160,19 @@ impl Source {
     ) -> Result<Self, Error> {
         if path.join("text_encoder").is_dir() || !path.join("config.json").is_file() {
             return Self::open(path, variant, elsewhere, None, &["text_encoder"]);
+        }
+        let given = [
+            &elsewhere.unet,
+            &elsewhere.vae,
+            &elsewhere.text_encoder,
+            &elsewhere.text_encoder_2,
+        ];
+        if let Some(path) = given.into_iter().flatten().next() {
+            return Err(Error::Checkpoint {
+                path: path.clone(),
+                problem: "it is given in place of a part of a CLIP folder, which is used alone"
+                    .into(),
+            });
         }
         Ok(Self {
             base: Base::Folder(ModelFolder::flat(path, variant)?),
@@ -234,7 +266,9 @@ impl Source {
 
     /// How it is stored.
     pub fn format(&self) -> String {
+        let is_exported = |name| self.graph(name).is_ok_and(|graph| graph.is_some());
         match &self.base {
+            Base::Folder(_) if self.has("unet") && is_exported("unet") => "ONNX folder".to_owned(),
             Base::Folder(_) => "diffusers folder".to_owned(),
             Base::File(file) => file.format().to_string(),
         }
@@ -249,6 +283,15 @@ impl Source {
             (_, Some(inputs)) if inputs.pooled.is_some() => "SDXL".to_owned(),
             (_, Some(inputs)) if inputs.context <= 768 => "Stable Diffusion 1.x".to_owned(),
             _ => "Stable Diffusion 2.x".to_owned(),
+        }
+    }
+
+    /// The word for a distilled model or another one with defaults of its own, where the tensors or
+    /// the header of a file say it.
+    pub fn word(&self) -> Option<&'static str> {
+        match self.model() {
+            Base::Folder(_) => None,
+            Base::File(file) => file.word(),
         }
     }
 
@@ -268,11 +311,25 @@ impl Source {
         }
     }
 
+    /// The components that are there, of the model's own or from elsewhere. An exported autoencoder
+    /// is two: `vae_decoder` and `vae_encoder`.
+    pub fn components(&self) -> Result<Vec<&'static str>, Error> {
+        const NETWORKS: [&str; 4] = ["unet", "vae", "text_encoder", "text_encoder_2"];
+        let mut there: Vec<_> = NETWORKS.into_iter().filter(|name| self.has(name)).collect();
+        if let Some(path) = self.exported_codec()? {
+            let halves = ["vae_decoder", "vae_encoder"];
+            there.extend(halves.into_iter().filter(|half| path.join(half).is_dir()));
+        }
+        Ok(there)
+    }
+
     /// The components that the model needs and has neither of its own nor from elsewhere.
-    pub fn missing(&self) -> Vec<&'static str> {
+    pub fn missing(&self) -> Result<Vec<&'static str>, Error> {
+        let has_codec = self.exported_codec()?.is_some();
         let towers = self.towers().iter().map(|tower| tower.encoder);
         let needed = ["unet", "vae"].into_iter().chain(towers);
-        needed.filter(|component| !self.has(component)).collect()
+        let is_there = |name: &&str| self.has(name) || (*name == "vae" && has_codec);
+        Ok(needed.filter(|name| !is_there(name)).collect())
     }
 
     /// What the user should know about the file.
@@ -299,6 +356,37 @@ impl Source {
         Ok(config)
     }
 
+    /// Warns about an autoencoder from elsewhere that scales latents in another way than the model's
+    /// own: it is of another family.
+    pub fn warn_of_scaling(&self, config: &Config) -> Result<(), Error> {
+        let is_from_elsewhere = self.elsewhere.iter().any(|(name, _)| *name == "vae");
+        if !is_from_elsewhere || config.text("_class_name", KL)? != KL {
+            return Ok(());
+        }
+        let expected = match (self.model(), self.towers().iter().any(|tower| tower.pooled)) {
+            _ if self.base.has("vae") => {
+                let own = self.base.config("vae")?;
+                match own.text("_class_name", KL)? == KL {
+                    true => own.finite("scaling_factor")?,
+                    false => None,
+                }
+            }
+            (Base::File(file), _) => file.scaling_factor().map(|factor| factor as f32),
+            (Base::Folder(_), true) => Some(Family::Xl.scaling_factor() as f32),
+            (Base::Folder(_), false) => Some(Family::Sd1.scaling_factor() as f32),
+        };
+        if let (Some(expected), Some(found)) = (expected, config.finite("scaling_factor")?)
+            && (expected - found).abs() > 1e-5
+        {
+            tracing::warn!(
+                "{}: this autoencoder scales latents by {found}, the model by {expected}: it is of \
+                 another family, and the pictures will be wrong",
+                printable(config.path().display())
+            );
+        }
+        Ok(())
+    }
+
     /// Whether this is a file with an `AutoencoderKL` alone, whose scaling nothing tells.
     pub fn is_bare_vae(&self) -> bool {
         let config = self.config("vae");
@@ -322,7 +410,11 @@ impl Source {
         }
         if self.base.has("vae") && !std::ptr::eq(self.of("vae"), &self.base) {
             let own = self.base.config("vae")?;
-            for key in KEYS {
+            // Another class of autoencoder scales in its own way.
+            for key in KEYS
+                .iter()
+                .filter(|_| own.text("_class_name", KL).is_ok_and(|class| class == KL))
+            {
                 if let Some(value) = own.value(key) {
                     config.set(key, value.clone());
                 }
@@ -393,51 +485,66 @@ impl Source {
 
     /// The tokenizer of a text encoder.
     pub fn tokenizer(&self, tower: TowerParts) -> Result<ClipTokenizer, Error> {
-        if let Some(folder) = &self.tokenizer {
-            let of_model = folder.join(tower.tokenizer);
-            if of_model.is_dir() {
-                return Ok(ClipTokenizer::load(of_model)?);
-            }
-            let tokenizer = ClipTokenizer::load(folder)?;
-            // One folder for several text encoders, which differ in what they fill texts up with.
-            let pad = match self.model() {
-                Base::File(file) => file.pad(tower),
-                Base::Folder(_) => None,
-            };
-            return Ok(match pad {
-                Some(pad) => tokenizer.padded_with(pad)?,
-                None => tokenizer,
-            });
-        }
-        match self.model() {
-            Base::Folder(folder) => Ok(ClipTokenizer::load(folder.component(tower.tokenizer)?)?),
-            Base::File(file) => Ok(file.tokenizer(tower)),
-        }
+        let tokenizer = match self.tokenizer_folder(tower)? {
+            Some(folder) => ClipTokenizer::load(folder)?,
+            None => ClipTokenizer::clip(),
+        };
+        Ok(match self.pad(tower) {
+            Some(pad) => tokenizer.padded_with(pad)?,
+            None => tokenizer,
+        })
     }
-}
 
-impl Source {
     /// The files of a text encoder's tokenizer.
     pub fn tokenizer_files(&self, tower: TowerParts) -> Result<TokenizerFiles, Error> {
-        let folder = match (&self.tokenizer, self.model()) {
-            (Some(folder), _) => {
-                let of_model = folder.join(tower.tokenizer);
-                if of_model.is_dir() {
-                    of_model
-                } else {
-                    folder.clone()
-                }
-            }
-            (None, Base::Folder(folder)) => folder.component(tower.tokenizer)?,
-            (None, Base::File(file)) => {
-                let pad = file.pad(tower).unwrap_or("<|endoftext|>");
-                return Ok(TokenizerFiles::Made(ClipTokenizer::clip_files(pad)));
-            }
+        let Some(folder) = self.tokenizer_folder(tower)? else {
+            let pad = self.pad(tower).unwrap_or("<|endoftext|>");
+            return Ok(TokenizerFiles::Made(ClipTokenizer::clip_files(pad)));
         };
         let files = TOKENIZER_FILES.iter().map(|name| folder.join(name));
         Ok(TokenizerFiles::Copied(
             files.filter(|file| file.is_file()).collect(),
         ))
+    }
+
+    /// The folder of a text encoder's tokenizer: the user's, that of the folder that the encoder is
+    /// from, or the model's own. None where there is a file alone, which has no tokenizer.
+    fn tokenizer_folder(&self, tower: TowerParts) -> Result<Option<PathBuf>, Error> {
+        if let Some(folder) = &self.tokenizer {
+            let of_model = folder.join(tower.tokenizer);
+            let is_model = of_model.is_dir();
+            return Ok(Some(if is_model { of_model } else { folder.clone() }));
+        }
+        for base in [self.of(tower.encoder), &self.base, self.model()] {
+            match base {
+                // A text encoder's folder alone, as CLIP's own.
+                Base::Folder(folder) if folder.is_flat() && !std::ptr::eq(base, &self.base) => {}
+                Base::Folder(folder) if folder.has(tower.tokenizer) => {
+                    return folder.component(tower.tokenizer).map(Some);
+                }
+                _ => {}
+            }
+        }
+        match self.model() {
+            Base::Folder(folder) => folder.component(tower.tokenizer).map(Some),
+            Base::File(_) => Ok(None),
+        }
+    }
+
+    /// The token that fills texts up, where the files of the tokenizer do not say: of a file's
+    /// model, with CLIP's tokenizer or with one folder for all text encoders.
+    fn pad(&self, tower: TowerParts) -> Option<&'static str> {
+        let one_for_all = self.tokenizer.as_ref();
+        let is_said = match one_for_all {
+            Some(folder) => folder.join(tower.tokenizer).is_dir(),
+            None => self
+                .tokenizer_folder(tower)
+                .is_ok_and(|folder| folder.is_some()),
+        };
+        match self.model() {
+            Base::File(file) if !is_said => file.pad(tower),
+            _ => None,
+        }
     }
 
     /// What `model_index.json` says; of a file, what it would say beside classes.
@@ -480,6 +587,13 @@ impl Base {
             return ModelFolder::open(path, variant).map(Self::Folder);
         }
         if path.exists() {
+            if let Some(variant) = variant {
+                tracing::warn!(
+                    "{}: a file has no variants, `{}` is not looked for",
+                    printable(path.display()),
+                    printable(variant)
+                );
+            }
             return ModelFile::open(path, predicts).map(|file| Self::File(Box::new(file)));
         }
         Err(Error::Missing {
@@ -499,6 +613,13 @@ impl Base {
         predicts: Option<Predicts>,
         component: &str,
     ) -> Result<Self, Error> {
+        if !path.exists() {
+            return Err(Error::Missing {
+                path: path.to_path_buf(),
+                what: format!("the file or folder for `{component}`"),
+                hint: "expected one that a builder's method was given".into(),
+            });
+        }
         let base = match path.join("config.json").is_file() {
             true => Self::Folder(ModelFolder::flat(path, variant)?),
             false => Self::open(path, variant, predicts)?,

@@ -1,14 +1,17 @@
 //! A file of weights as it is: its tensors under its own names, whatever its format.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fmt,
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use sd_text::{outside, pickle::is_pickle};
+use sd_text::{
+    outside::{self, printable},
+    pickle::is_pickle,
+};
 
 use super::{
     Place, gguf, pickle, safetensors,
@@ -91,8 +94,22 @@ impl WeightFile {
                 all.add_safetensors(&file, &real)?;
             }
         }
+        all.refuse_duplicates()?;
         scales::attach(&mut all)?;
         Ok(all)
+    }
+
+    /// Refuses two tensors of one name, in one file or in two shards.
+    fn refuse_duplicates(&self) -> Result<(), Error> {
+        let mut known = HashSet::with_capacity(self.tensors.len());
+        let mut tensors = self.tensors.iter();
+        match tensors.find(|stored| !known.insert(stored.name.as_str())) {
+            None => Ok(()),
+            Some(stored) => Err(Error::Checkpoint {
+                path: stored.file.to_path_buf(),
+                problem: format!("tensor `{}` is there twice", printable(&stored.name)),
+            }),
+        }
     }
 
     /// The numbers of a small tensor.
@@ -199,4 +216,33 @@ fn start(file: &Path) -> Result<Vec<u8>, Error> {
         .read_to_end(&mut start)
         .map_err(Error::io(file))?;
     Ok(start)
+}
+
+#[cfg(test)]
+// In a test it is the failure.
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::WeightFile;
+
+    #[test]
+    fn a_name_that_is_there_twice_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let tensor = |from: usize| {
+            format!(
+                r#""a.bias":{{"dtype":"F16","shape":[1],"data_offsets":[{from},{}]}}"#,
+                from + 2
+            )
+        };
+        let header = format!("{{{},{}}}", tensor(0), tensor(2));
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.bytes());
+        bytes.extend([0; 4]);
+        std::fs::write(&path, bytes).unwrap();
+        let error = WeightFile::open(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("model.safetensors: tensor `a.bias` is there twice"),
+            "{error}"
+        );
+    }
 }

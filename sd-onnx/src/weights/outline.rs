@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{Place, Tensor, Type, Weights};
+use crate::Error;
 
 impl Weights {
     /// No tensors yet, in a file that tensors are written to.
@@ -50,6 +51,22 @@ impl Weights {
             outline.tensors.insert(name.clone(), of);
         }
         outline
+    }
+
+    /// Finds what loading would refuse, without reading a weight: `write` writes the graphs of a
+    /// network of this class, and `left_out` says which other tensors the class knows.
+    pub fn check(
+        &self,
+        class: &'static str,
+        left_out: impl Fn(&str) -> bool,
+        write: impl FnOnce(&Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let outline = self.outline();
+        write(&outline)?;
+        for (name, shape) in outline.used() {
+            self.tensor(name, shape)?;
+        }
+        self.check_all_used(class, left_out)
     }
 
     /// The names and the shapes of the tensors that graphs have asked for.

@@ -1,6 +1,7 @@
 //! The files themselves: which ones a model's weights lie in, and the headers of safetensors files.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt,
     io::Read,
@@ -99,10 +100,20 @@ pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
     let mut bytes = [0; 8];
     file.read_exact(&mut bytes).map_err(Error::io(path))?;
     let header = u64::from_le_bytes(bytes);
-    if header > MOST_HEADER || header > length - 8 {
+    if header > MOST_HEADER {
+        // The other formats were recognised before.
+        return Err(Error::Checkpoint {
+            path: path.to_path_buf(),
+            problem: format!(
+                "not a model file: neither safetensors, pickle nor GGUF (not a usable safetensors \
+                 file: bytes 0 to 7 give its header {header} bytes, expected at most {MOST_HEADER})"
+            ),
+        });
+    }
+    if header > length - 8 {
         return Err(wrong(format!(
-            "bytes 0 to 7 say that the header has {header} bytes, but the file has {length} in all and headers at most \
-             {MOST_HEADER}"
+            "the file is truncated: bytes 0 to 7 give its header {header} bytes, but the file has \
+             {length} in all"
         )));
     }
     let mut text = vec![0; header as usize];
@@ -121,10 +132,18 @@ pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
     tensors.sort_unstable_by_key(|entry| entry.data_offsets);
     let end = check_places(&tensors).map_err(wrong)?;
     let expected = 8 + u128::from(header) + end as u128;
-    if expected != u128::from(length) {
-        return Err(wrong(format!(
-            "by its header it ends at byte {expected}, but the file has {length}: truncated, or with bytes to spare"
-        )));
+    match u128::from(length).cmp(&expected) {
+        Ordering::Equal => {}
+        Ordering::Less => {
+            return Err(wrong(format!(
+                "the file is truncated: {length} of {expected} bytes"
+            )));
+        }
+        Ordering::Greater => {
+            return Err(wrong(format!(
+                "the file has {length} bytes, but its last tensor ends at byte {expected}"
+            )));
+        }
     }
     Ok(Header {
         data_start: 8 + header,

@@ -325,22 +325,10 @@ fn convolutions_stored_as_linear_layers_and_the_reverse() {
 }
 
 #[test]
-fn what_is_beside_fp8_weights_is_no_weight() {
-    let mut made = Made::family("sdxl-base");
+fn a_scale_without_a_weight_is_left_over() {
+    let made = Made::family("sdxl-base");
     let module = "model.diffusion_model.input_blocks.3.1.proj_in";
-    let unet_mark = "model.diffusion_model.scaled_fp8";
-    for mark in [unet_mark, "scaled_fp8"] {
-        made.shapes.insert(mark.into(), vec![0]);
-    }
-    for end in ["scale_input", "input_scale", "comfy_quant"] {
-        made.shapes.insert(format!("{module}.{end}"), vec![1]);
-    }
-    assert_same(
-        &made,
-        "sdxl-base",
-        &["text_encoder", "text_encoder_2", "unet", "vae"],
-    );
-    // Scales belong to their weights before the names are read. These are no weight's.
+    // Opening a file gives scales to their weights. Names that are left are no weight's.
     for end in ["scale_weight", "weight_scale"] {
         let name = format!("{module}.{end}");
         let mut made = made.clone();
