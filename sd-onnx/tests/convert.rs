@@ -335,6 +335,8 @@ fn check_lost(name: &str, lost: &[String]) {
         "in the scheduler",
         "pipeline class",
         "an empty negative prompt",
+        // A small KOALA has not the shape of a published one.
+        "the UNet's middle block is not whole",
     ];
     for lost in lost {
         assert!(
@@ -579,6 +581,8 @@ fn what_the_builder_says_about_the_noise_goes_into_the_new_model() {
     let [mut old, new] = [&old, &new].map(|root| json(&root.join(file)));
     old["prediction_type"] = "epsilon".into();
     old["rescale_betas_zero_snr"] = true.into();
+    // The steps begin at the pure noise.
+    old["timestep_spacing"] = "trailing".into();
     assert_eq!(old, new);
 }
 
