@@ -205,8 +205,9 @@
 //! | [`Onnx`](crate::ModelForm::Onnx) | for each network `model.onnx`, with its weights in `model.onnx_data` | ONNX Runtime from any language, optimum, this crate |
 //!
 //! The new model appears under its name only when it is complete. An existing file or folder is
-//! never overwritten. Tensors are converted one at a time, so memory use is small. Parts that do not
-//! fit each other are an error, as when a model is loaded. ONNX graphs cannot be converted back.
+//! never overwritten. Tensors are converted one at a time, so memory use is small. Parts that do
+//! not fit each other are an error, as when a model is loaded. ONNX graphs cannot be converted
+//! back.
 //!
 //! **Types.** Without [`Conversion::dtype`](crate::Conversion::dtype) each tensor keeps its type,
 //! except that fp8 with scales and GGUF's blocks become f32. With it, every number is rounded to
@@ -231,8 +232,8 @@
 //!
 //! **`!` in prompts.** Some tokenizers in folders (Stable Diffusion 2, SDXL's second) pad with `!`.
 //! With them each `!` of a prompt counts as padding, as in transformers. With a checkpoint file,
-//! `!` is an ordinary word. A prompt with `!` can therefore draw another picture after a conversion,
-//! and [`Converted::lost`](crate::Converted::lost) says so.
+//! `!` is an ordinary word. A prompt with `!` can therefore draw another picture after a
+//! conversion, and [`Converted::lost`](crate::Converted::lost) says so.
 //!
 //! **Graphs** have the inputs and outputs that optimum gives them:
 //!
@@ -252,9 +253,9 @@
 //! # PNG files
 //! [`Picture::save_png`](crate::Picture::save_png) writes how the picture was made into the file,
 //! in the text that WebUI and its relatives write and read: see [`infotext`](crate::infotext) for
-//! the keys. [`Infotext::read_png`](crate::Infotext::read_png) reads it back, also from their files;
-//! [`Infotext::request`](crate::Infotext::request) turns it into a request and lists what cannot be
-//! reproduced.
+//! the keys. [`Infotext::read_png`](crate::Infotext::read_png) reads it back, also from their
+//! files; [`Infotext::request`](crate::Infotext::request) turns it into a request and lists what
+//! cannot be reproduced.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
