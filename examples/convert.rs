@@ -8,8 +8,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use sd_examples::{Failure, SAFETENSORS, check_output, print, stopped_by_ctrl_c, tell};
-use sd_onnx::{Conversion, Error, ModelForm, WeightType, schedulers::Prediction};
+use sd_examples::{
+    Failure, SAFETENSORS, check_output, options::Elsewhere, print, stopped_by_ctrl_c, tell,
+};
+use sd_onnx::{Conversion, Error, ModelForm, WeightType};
 
 /// Writes a model in another form.
 ///
@@ -37,24 +39,8 @@ struct Arguments {
     /// there]
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
-    /// UNet from another file or folder
-    #[arg(long, value_name = "PATH")]
-    unet: Option<PathBuf>,
-    /// Autoencoder (VAE) from another file or folder
-    #[arg(long, value_name = "PATH")]
-    vae: Option<PathBuf>,
-    /// Text encoder, of SDXL the first one, from another file or folder
-    #[arg(long, value_name = "PATH")]
-    text_encoder: Option<PathBuf>,
-    /// Second text encoder of SDXL from another file or folder
-    #[arg(long, value_name = "PATH")]
-    text_encoder_2: Option<PathBuf>,
-    /// Folder of tokenizer files [default: the model's own; for a file CLIP's]
-    #[arg(long, value_name = "DIR")]
-    tokenizer: Option<PathBuf>,
-    /// What the UNet predicts [default: as the model's files say]
-    #[arg(long, value_name = "WHAT", value_enum)]
-    prediction: Option<Predicts>,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -74,12 +60,6 @@ enum Type {
     Bf16,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Predicts {
-    Epsilon,
-    V,
-}
-
 fn main() -> ExitCode {
     sd_examples::main(run)
 }
@@ -94,31 +74,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if form == ModelForm::File {
         check_output("out", out, SAFETENSORS).map_err(as_argument)?;
     }
-    let mut builder = sd_onnx::builder();
+    let mut builder = arguments.elsewhere.apply(sd_onnx::builder());
     if let Some(variant) = &arguments.variant {
         builder = builder.variant(variant);
     }
-    if let Some(path) = &arguments.unet {
-        builder = builder.unet(path);
-    }
-    if let Some(path) = &arguments.vae {
-        builder = builder.vae(path);
-    }
-    if let Some(path) = &arguments.text_encoder {
-        builder = builder.text_encoder(path);
-    }
-    if let Some(path) = &arguments.text_encoder_2 {
-        builder = builder.text_encoder_2(path);
-    }
-    if let Some(path) = &arguments.tokenizer {
-        builder = builder.tokenizer(path);
-    }
-    match arguments.prediction {
-        Some(Predicts::Epsilon) => builder = builder.prediction(Prediction::Epsilon),
-        Some(Predicts::V) => builder = builder.prediction(Prediction::V),
-        None => {}
-    }
-
     let bar = bytes_bar();
     let shown = bar.clone();
     let mut conversion =

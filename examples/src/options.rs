@@ -9,8 +9,8 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use sd_onnx::{
-    GenerateError, Guidance, ImageSize, Pipeline, Prompt, RefinerShare, RefinerSwitch, Request,
-    Sizes, Stopped,
+    Builder, GenerateError, Guidance, ImageSize, Pipeline, Prompt, RefinerShare, RefinerSwitch,
+    Request, Sizes, Stopped,
     schedulers::{
         Ladder, Prediction, Row, Sampler, Scheduler, SchedulerConfig, TABLE, WithConventions,
         from_comfyui, from_webui, row_of, same,
@@ -29,29 +29,9 @@ pub struct Options {
     /// of ONNX graphs [default: the small model that ships with the examples]
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
-    /// Take the UNet from another file or folder [default: the model's own]
-    #[arg(long, value_name = "PATH")]
-    pub unet: Option<PathBuf>,
-    /// Take the autoencoder (VAE) from another file or folder [default: the model's own]
-    #[arg(long, value_name = "PATH")]
-    pub vae: Option<PathBuf>,
-    /// Take the text encoder, of SDXL the first one, from another file or folder [default: the
-    /// model's own]
-    #[arg(long, value_name = "PATH")]
-    pub text_encoder: Option<PathBuf>,
-    /// Take SDXL's second text encoder from another file or folder [default: the model's own]
-    #[arg(long, value_name = "PATH")]
-    pub text_encoder_2: Option<PathBuf>,
-    /// Folder with the files of a tokenizer [default: the model's own, for a file CLIP's]
-    #[arg(long, value_name = "DIR")]
-    pub tokenizer: Option<PathBuf>,
-    /// What the UNet predicts, if the model's files do not say it right [default: what they say]
-    #[arg(long, value_name = "TYPE", value_enum)]
-    pub prediction: Option<Predicts>,
-    /// Whether the noise schedule ends in pure noise (zero terminal SNR), as it often does with
-    /// v-prediction [default: what the model's files say]
-    #[arg(long, value_name = "BOOL")]
-    pub zero_terminal_snr: Option<bool>,
+    /// What comes from elsewhere.
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
     /// Variant of the weights, such as fp16 [default: the plain file, else the only one there]
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
@@ -142,6 +122,83 @@ pub struct Options {
     /// physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+}
+
+/// Parts of a model that come from elsewhere, and what a model's files may say wrongly.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Elsewhere {
+    /// Take the UNet from another file or folder [default: the model's own]
+    #[arg(long, value_name = "PATH")]
+    pub unet: Option<PathBuf>,
+    /// Take the autoencoder (VAE) from another file or folder [default: the model's own]
+    #[arg(long, value_name = "PATH")]
+    pub vae: Option<PathBuf>,
+    /// Take the text encoder, of SDXL the first one, from another file or folder [default: the
+    /// model's own]
+    #[arg(long, value_name = "PATH")]
+    pub text_encoder: Option<PathBuf>,
+    /// Take SDXL's second text encoder from another file or folder [default: the model's own]
+    #[arg(long, value_name = "PATH")]
+    pub text_encoder_2: Option<PathBuf>,
+    /// Folder with the files of a tokenizer [default: the model's own, for a file CLIP's]
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+    /// What the UNet predicts, if the model's files do not say it right [default: what they say]
+    #[arg(long, value_name = "TYPE", value_enum)]
+    pub prediction: Option<Predicts>,
+    /// Whether the noise schedule ends in pure noise (zero terminal SNR), as it often does with
+    /// v-prediction [default: what the model's files say]
+    #[arg(long, value_name = "BOOL")]
+    pub zero_terminal_snr: Option<bool>,
+}
+
+impl Elsewhere {
+    /// The builder with these parts and values in it.
+    pub fn apply(&self, mut builder: Builder) -> Builder {
+        if let Some(path) = &self.unet {
+            builder = builder.unet(path);
+        }
+        if let Some(path) = &self.vae {
+            builder = builder.vae(path);
+        }
+        if let Some(path) = &self.text_encoder {
+            builder = builder.text_encoder(path);
+        }
+        if let Some(path) = &self.text_encoder_2 {
+            builder = builder.text_encoder_2(path);
+        }
+        if let Some(path) = &self.tokenizer {
+            builder = builder.tokenizer(path);
+        }
+        if let Some(prediction) = self.prediction {
+            builder = builder.prediction(prediction.into());
+        }
+        if let Some(rescaled) = self.zero_terminal_snr {
+            builder = builder.zero_terminal_snr(rescaled);
+        }
+        builder
+    }
+}
+
+/// What a UNet predicts, by diffusers' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Predicts {
+    /// The noise
+    Epsilon,
+    /// The velocity
+    V,
+    /// The picture without noise
+    Sample,
+}
+
+impl From<Predicts> for Prediction {
+    fn from(predicts: Predicts) -> Self {
+        match predicts {
+            Predicts::Epsilon => Self::Epsilon,
+            Predicts::V => Self::V,
+            Predicts::Sample => Self::Sample,
+        }
+    }
 }
 
 /// What [`Options::refiner_at`] is a share of.
@@ -382,7 +439,9 @@ impl Options {
     /// # Errors
     /// [`Failure::Work`] when it cannot be loaded.
     pub fn load(&self, batch: usize) -> Result<Pipeline, Failure> {
-        let mut builder = sd_onnx::builder()
+        let mut builder = self
+            .elsewhere
+            .apply(sd_onnx::builder())
             .threads(threads(self.threads))
             .batch(batch);
         if let Some(variant) = &self.variant {
@@ -394,52 +453,10 @@ impl Options {
         if let Some(path) = &self.refiner {
             builder = builder.refiner(path);
         }
-        if let Some(path) = &self.unet {
-            builder = builder.unet(path);
-        }
-        if let Some(path) = &self.vae {
-            builder = builder.vae(path);
-        }
-        if let Some(path) = &self.text_encoder {
-            builder = builder.text_encoder(path);
-        }
-        if let Some(path) = &self.text_encoder_2 {
-            builder = builder.text_encoder_2(path);
-        }
-        if let Some(path) = &self.tokenizer {
-            builder = builder.tokenizer(path);
-        }
-        if let Some(prediction) = self.prediction {
-            builder = builder.prediction(prediction.into());
-        }
-        if let Some(rescaled) = self.zero_terminal_snr {
-            builder = builder.zero_terminal_snr(rescaled);
-        }
         let model = self.model.clone().unwrap_or_else(shipped_model);
         builder
             .load(model)
             .map_err(|error| Failure::Work(error.to_string()))
-    }
-}
-
-/// What a UNet predicts, by diffusers' names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Predicts {
-    /// The noise
-    Epsilon,
-    /// The velocity
-    V,
-    /// The picture without noise
-    Sample,
-}
-
-impl From<Predicts> for Prediction {
-    fn from(predicts: Predicts) -> Self {
-        match predicts {
-            Predicts::Epsilon => Self::Epsilon,
-            Predicts::V => Self::V,
-            Predicts::Sample => Self::Sample,
-        }
     }
 }
 

@@ -5,11 +5,18 @@
 
 mod common;
 
-use std::fs;
+use std::{fs, path::Path};
+#[cfg(unix)]
+use std::{
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use common::{Example, files, picture};
 use safetensors::{Dtype, SafeTensors};
 use sd_examples::shipped_model;
+use serde_json::Value;
 
 const CONVERT: Example = Example("convert");
 const TXT2IMG: Example = Example("txt2img");
@@ -138,4 +145,78 @@ fn a_full_disk_is_an_error() {
         "{:?}",
         files(folder.path())
     );
+}
+
+#[test]
+fn what_comes_from_elsewhere_goes_into_the_new_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = [
+        "--prediction",
+        "epsilon",
+        "--zero-terminal-snr",
+        "false",
+        "--vae",
+        "vae",
+    ];
+    // An autoencoder of its own scaling.
+    let vae = folder.path().join("vae");
+    fs::create_dir(&vae).unwrap();
+    for entry in fs::read_dir(shipped_model().join("vae")).unwrap() {
+        let from = entry.unwrap().path();
+        fs::copy(&from, vae.join(from.file_name().unwrap())).unwrap();
+    }
+    let json = |path: &Path| -> Value {
+        let text = fs::read_to_string(path).unwrap();
+        // As Python writes it.
+        serde_json::from_str(&text.replace("-Infinity", "null")).unwrap()
+    };
+    let mut config = json(&vae.join("config.json"));
+    config["scaling_factor"] = 0.5.into();
+    fs::write(vae.join("config.json"), config.to_string()).unwrap();
+
+    let model = model();
+    let arguments = [&[&*model, "new", "--to", "folder"], &options[..]].concat();
+    CONVERT.succeed(folder.path(), &arguments);
+    let new = folder.path().join("new");
+    let scheduler = "scheduler/scheduler_config.json";
+    let mut expected = json(&shipped_model().join(scheduler));
+    expected["prediction_type"] = "epsilon".into();
+    expected["rescale_betas_zero_snr"] = false.into();
+    assert_eq!(json(&new.join(scheduler)), expected);
+    assert_eq!(json(&new.join("vae/config.json")), config);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_nothing() {
+    // A process that is done before the signal comes is no failure, but one must be stopped.
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = CONVERT.command(folder.path());
+        command
+            .args([&model(), "new", "--to", "folder"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        // It has begun when its hidden folder is there.
+        while files(folder.path()).is_empty() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let id = child.id().to_string();
+        Command::new("kill").args(["-INT", &id]).status().unwrap();
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        if output.status.success() {
+            assert_eq!(files(folder.path()), ["new"]);
+            continue;
+        }
+        assert_eq!(output.status.code(), Some(130), "{stderr}");
+        assert!(
+            stderr.contains("nothing of the new model is left"),
+            "{stderr}"
+        );
+        assert_eq!(files(folder.path()), [""; 0]);
+        return;
+    }
+    panic!("no conversion was stopped in time");
 }

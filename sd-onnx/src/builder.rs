@@ -593,6 +593,13 @@ impl TextFiles {
             let (tokenizer, model) = (ids, rows);
             return Err(unfit(folder, TextError::Vocabulary { tokenizer, model }));
         }
+        if ids < rows {
+            let path = printable(folder.path().display());
+            tracing::warn!(
+                "{path}: the tokenizer has {ids} ids and the text encoder {rows}: it may be another \
+                 model's"
+            );
+        }
         Ok(files)
     }
 
@@ -664,6 +671,7 @@ fn codec_of(folder: &Source, engine: &Engine) -> Result<OnnxCodec, Error> {
                         scaled. `Builder::vae` takes the file together with a model, which does";
         return Err(config.wrong("scaling_factor", expected));
     }
+    folder.warn_of_scaling(&config)?;
     OnnxCodec::new(VaeConfig::new(&config)?, folder.weights("vae")?, engine)
 }
 
@@ -717,7 +725,11 @@ fn unfit(folder: &Source, error: TextError) -> Error {
 
 /// Checks that a refiner has its text encoder. Only a model's parts can come from elsewhere.
 fn check_text_encoder(refiner: &Source) -> Result<(), Error> {
-    match refiner.towers().iter().find(|tower| !refiner.has(tower.encoder)) {
+    match refiner
+        .towers()
+        .iter()
+        .find(|tower| !refiner.has(tower.encoder))
+    {
         None => Ok(()),
         Some(tower) => Err(Error::Missing {
             path: refiner.path().to_path_buf(),

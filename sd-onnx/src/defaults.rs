@@ -41,7 +41,13 @@ pub(crate) fn of(
     scheduler: &str,
     config: &SchedulerConfig,
 ) -> Defaults {
-    let (defaults, why) = chosen(model.class(), &model.name(), model.word(), inputs, scheduler);
+    let (defaults, why) = chosen(
+        model.class(),
+        &model.name(),
+        model.word(),
+        inputs,
+        scheduler,
+    );
     let ladder = match &defaults.ladder {
         Some(ladder) => ladder.clone(),
         None => defaults.scheduler.default_ladder(config),
@@ -76,9 +82,11 @@ fn chosen(
     let words = name.to_ascii_lowercase();
     let words = words.split(|c: char| !c.is_ascii_alphanumeric());
     let mut words = word.into_iter().chain(words);
-    let named = words.find_map(|word| NAMED
+    let named = words.find_map(|word| {
+        NAMED
             .into_iter()
-            .find(|(known, ..)| known.eq_ignore_ascii_case(word)));
+            .find(|(known, ..)| known.eq_ignore_ascii_case(word))
+    });
 
     let plain = Defaults::default();
     let (steps, guidance, why) = match named {

@@ -192,6 +192,13 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
             Err(error) => problems.push(error),
         }
     }
+    if parts.is_empty() && problems.is_empty() {
+        return Err(Error::Missing {
+            path: path.to_path_buf(),
+            what: "a model".into(),
+            hint: "expected a folder with `unet`, `vae` or `text_encoder` in it".into(),
+        });
+    }
     let unet = source.has("unet").then(|| source.config("unet"));
     let unet = unet.and_then(|config| UnetConfig::new(&config.ok()?, source.sizes()).ok());
     let scheduler = source.scheduler().ok().filter(|_| source.has("unet"));

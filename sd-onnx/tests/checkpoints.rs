@@ -116,9 +116,7 @@ fn every_family_computes_the_same_bits_as_its_folder() {
 
 #[test]
 fn other_types_and_other_names_are_the_same_model() {
-    let prefixed = |name: &str| {
-        Some(name.replace("model.diffusion_model.", "diffusion_model."))
-    };
+    let prefixed = |name: &str| Some(name.replace("model.diffusion_model.", "diffusion_model."));
     let without_text_model =
         |name: &str| Some(name.replace("transformer.text_model.", "transformer."));
     let comfy = |name: &str| {

@@ -21,7 +21,10 @@ use common::{family, load, relative_error, write_family};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
 use sd_onnx::schedulers::{Euler, Ladder, Prediction};
-use sd_onnx::{Conversion, Converted, Error, ModelForm, Pipeline, Request, StopToken, WeightType};
+use sd_onnx::text::ClipTokenizer;
+use sd_onnx::{
+    Builder, Conversion, Converted, Error, ModelForm, Pipeline, Request, StopToken, WeightType,
+};
 use serde_json::Value;
 use single::{Options, write_single_file, write_single_folder};
 
@@ -201,9 +204,13 @@ fn write(path: &Path, tensors: &Tensors) {
 
 /// A conversion that must fail, and leaves nothing.
 fn refused(from: &Path, conversion: &Conversion) -> Error {
+    refused_by(&sd_onnx::builder(), from, conversion)
+}
+
+fn refused_by(builder: &Builder, from: &Path, conversion: &Conversion) -> Error {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
-    let converted = sd_onnx::builder().convert(from, &out, conversion);
+    let converted = builder.convert(from, &out, conversion);
     let left = fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(left, 0, "{converted:?}");
     converted.unwrap_err()
@@ -457,7 +464,9 @@ fn marks_tell_what_a_file_predicts() {
         assert_eq!(header["modelspec.prediction_type"], prediction, "{name}");
         assert_eq!(header["format"], "pt");
         // The schedule comes back from them.
-        convert(&file, &new, ModelForm::Folder);
+        let builder = sd_onnx::builder().tokenizer(&old);
+        let to_folder = Conversion::new(ModelForm::Folder);
+        builder.convert(&file, &new, &to_folder).unwrap();
         let new = json(&new.join("scheduler/scheduler_config.json"));
         let keys = [
             "prediction_type",
@@ -493,7 +502,9 @@ fn an_asymmetric_autoencoder_keeps_what_only_others_use() {
         match form {
             ModelForm::Folder => assert!(tensors(&out.join(file)) == expected),
             ModelForm::File => {
-                convert(&out, &back, ModelForm::Folder);
+                let builder = sd_onnx::builder().tokenizer(&old);
+                let to_folder = Conversion::new(ModelForm::Folder);
+                builder.convert(&out, &back, &to_folder).unwrap();
                 assert!(tensors(&back.join(file)) == expected);
             }
             _ => {
@@ -595,4 +606,170 @@ fn parts_from_elsewhere_go_into_the_new_model() {
         .convert(&old, &out, &Conversion::new(ModelForm::Folder))
         .unwrap_err();
     assert!(error.to_string().contains("`Builder::vae`"), "{error}");
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused_as_when_they_are_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for name in [
+        "lcm",
+        "lcm-xl",
+        "koala",
+        "sd2-base",
+        "sdxl-base",
+        "taesd-16",
+    ] {
+        write_family(name, &at(name));
+    }
+    fs::create_dir(at("tokenizer")).unwrap();
+    for (name, text) in ClipTokenizer::clip_files("<|endoftext|>") {
+        fs::write(at("tokenizer").join(name), text).unwrap();
+    }
+    let builder = sd_onnx::builder;
+    for (base, builder, part) in [
+        (
+            "sd2-base",
+            builder().unet(at("lcm/unet")),
+            "embeddings 32 wide",
+        ),
+        ("sd2-base", builder().unet(at("lcm")), "are 56 wide"),
+        (
+            "sdxl-base",
+            builder().text_encoder(at("koala")),
+            "are 48 wide",
+        ),
+        (
+            "sdxl-base",
+            builder().text_encoder_2(at("lcm-xl")),
+            "the prompt encoder's is 24 wide",
+        ),
+        ("lcm", builder().vae(at("taesd-16/vae")), "the codec 16"),
+        (
+            "lcm",
+            builder().tokenizer(at("tokenizer")),
+            "ids up to 49407",
+        ),
+    ] {
+        let expected = builder.clone().load(at(base)).unwrap_err().to_string();
+        assert!(expected.contains(part), "{expected}");
+        for form in [ModelForm::Folder, ModelForm::File, ModelForm::Onnx] {
+            let error = refused_by(&builder, &at(base), &Conversion::new(form));
+            assert_eq!(error.to_string(), expected, "{form:?}");
+        }
+    }
+}
+
+/// `!` fills texts up in Stable Diffusion 2. A tokenizer's files make it a special token by that,
+/// which single files are read without.
+#[test]
+fn words_that_become_other_tokens_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    write_single_folder("sd2-base", &at("small"));
+    convert(&at("small"), &at("small.safetensors"), ModelForm::File);
+    // With an embedding for CLIP's vocabulary.
+    let mut stored = tensors(&at("small.safetensors"));
+    let name = "cond_stage_model.model.token_embedding.weight";
+    let (dtype, shape, bytes) = stored.get_mut(name).unwrap();
+    let row = bytes.len() / shape[0];
+    assert_eq!(*dtype, Dtype::F32);
+    shape[0] = 49408;
+    *bytes = bytes.iter().copied().cycle().take(49408 * row).collect();
+    write(&at("old.safetensors"), &stored);
+
+    let said = |new: u32, old: u32| {
+        [format!(
+            "`!` in a prompt is read otherwise by `tokenizer`: as the token {new} instead of {old}"
+        )]
+    };
+    for form in [ModelForm::Folder, ModelForm::Onnx] {
+        let new = at(&format!("{form:?}"));
+        let lost = convert(&at("old.safetensors"), &new, form).lost;
+        assert_eq!(lost, said(0, 256));
+        let tokenizer = ClipTokenizer::load(new.join("tokenizer")).unwrap();
+        assert_eq!(tokenizer.encode("!").ids[1], 0);
+    }
+    let lost = convert(&at("Folder"), &at("new.safetensors"), ModelForm::File).lost;
+    let words: Vec<_> = lost.iter().filter(|lost| lost.contains("`!`")).collect();
+    assert_eq!(words, said(256, 0).each_ref(), "{lost:?}");
+}
+
+#[test]
+fn a_place_within_the_model_is_a_place_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old");
+    write_family("lcm", &old);
+    let expected = latents(&load(&old));
+    for place in ["new", "unet/new/"] {
+        convert(&old, &old.join(place), ModelForm::Folder);
+        assert_eq!(latents(&load(&old.join(place))), expected, "{place}");
+        assert_eq!(latents(&load(&old)), expected, "{place}");
+    }
+    let to_file = Conversion::new(ModelForm::File);
+    // A file is no folder, and what is there stays as it is.
+    let file = old.join("model_index.json");
+    let before = fs::read(&file).unwrap();
+    for place in ["model_index.json", "model_index.json/new", "none/new"] {
+        let error = sd_onnx::builder()
+            .convert(&old, old.join(place), &to_file)
+            .unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{place}: {error}");
+    }
+    assert_eq!(fs::read(&file).unwrap(), before);
+}
+
+/// Ends this process as the system does when it has no memory left.
+#[cfg(unix)]
+fn die() -> ! {
+    let id = std::process::id().to_string();
+    std::process::Command::new("kill")
+        .args(["-9", &id])
+        .status()
+        .unwrap();
+    unreachable!("killed by {id}")
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_conversion_leaves_only_a_hidden_folder() {
+    const OF_CHILD: &str = "SD_ONNX_TEST_CONVERT_AND_DIE";
+    const FORMS: [ModelForm; 3] = [ModelForm::Folder, ModelForm::File, ModelForm::Onnx];
+    // This test runs itself as another process, which is killed after the second tensor.
+    if let Some(out) = std::env::var_os(OF_CHILD) {
+        let out = Path::new(&out);
+        let is_form = |form: &ModelForm| *format!("{form:?}") == *out.file_name().unwrap();
+        let form = FORMS.into_iter().find(is_form).unwrap();
+        let tensors = AtomicU64::new(0);
+        let conversion = Conversion::new(form).progress(move |_| {
+            if tensors.fetch_add(1, Ordering::Relaxed) == 1 {
+                die();
+            }
+        });
+        let old = out.with_file_name("old");
+        let converted = sd_onnx::builder().convert(old, out, &conversion);
+        panic!("{converted:?}");
+    }
+    for form in FORMS {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, out] = ["old".into(), format!("{form:?}")].map(|name| folder.path().join(name));
+        write_single_folder("lcm", &old);
+        let test = std::thread::current().name().unwrap().to_owned();
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &test])
+            .env(OF_CHILD, &out)
+            .output()
+            .unwrap();
+        let signal = std::os::unix::process::ExitStatusExt::signal(&child.status);
+        assert_eq!(signal, Some(9), "{child:?}");
+        let left = fs::read_dir(folder.path()).unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let left: Vec<_> = left.filter(|name| name != "old").collect();
+        assert!(
+            left.len() == 1 && left[0].starts_with(".converting-"),
+            "{left:?}"
+        );
+        // It is in nobody's way.
+        convert(&old, &out, form);
+    }
 }

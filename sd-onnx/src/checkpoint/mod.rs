@@ -148,6 +148,7 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
     let mut pooled = None;
     for tower in &towers {
         let component = text::read(tower, family)?;
+        warnings.extend(text::unusual(&component));
         if tower.component == "text_encoder_2" {
             pooled = component.config["projection_dim"].as_u64();
         }
@@ -162,7 +163,27 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
     if !vae.is_empty() {
         let latents = evidence.latents(file)?;
         let factor = evidence.scale_factor.or(family.map(Family::scaling_factor));
-        components.insert("vae", vae::read(vae, factor, latents)?);
+        let vae = vae::read(vae, factor, latents)?;
+        for (key, layer) in [
+            ("use_quant_conv", "quant_conv"),
+            ("use_post_quant_conv", "post_quant_conv"),
+        ] {
+            if family.is_some() && vae.config.get(key).is_some_and(|has| has == false) {
+                warnings.push(format!(
+                    "the autoencoder has no `{layer}`, which those of the family have"
+                ));
+            }
+        }
+        components.insert("vae", vae);
+    }
+    if let Some(unet) = &unet
+        && unet.lacks_middle()
+        && evidence.distilled_name().is_none()
+    {
+        warnings.push(
+            "the UNet's middle block is not whole, and no distilled model of this shape is known"
+                .to_owned(),
+        );
     }
     let mut checkpoint = Checkpoint {
         family,

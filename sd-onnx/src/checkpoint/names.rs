@@ -146,6 +146,14 @@ impl Renamed {
         }
     }
 
+    /// Counts tensors as left over.
+    pub fn leave_over(&mut self, is_left: impl Fn(&str) -> bool) {
+        let left = self.tensors.iter().filter(|(name, _)| is_left(name));
+        self.unused
+            .extend(left.map(|(_, seen)| seen.stored.clone()));
+        self.remove(is_left);
+    }
+
     pub fn remove(&mut self, left_out: impl Fn(&str) -> bool) {
         self.tensors.retain(|name, _| !left_out(name));
     }

@@ -229,15 +229,23 @@ fn claims(file: &File<'_>, yaml: &Yaml, warnings: &mut Vec<String>) -> Vec<Claim
         }
     }
     let key = "ss_v_parameterization";
-    let because = |value| format!("the file's header has `{key}` {value}");
+    let because = |value: &str| format!("the file's header has `{key}` {value}");
     match file
         .metadata
         .get(key)
         .map(|value| value.to_ascii_lowercase())
     {
-        Some(value) if value == "true" => claim(Predicts::V, &because("True"), false),
-        Some(value) if value == "false" => claim(Predicts::Epsilon, &because("False"), false),
-        _ => {}
+        Some(value) if ["true", "1"].contains(&value.trim_matches('"')) => {
+            claim(Predicts::V, &because("True"), false);
+        }
+        Some(value) if ["false", "0", "none", ""].contains(&value.trim_matches('"')) => {
+            claim(Predicts::Epsilon, &because("False"), false);
+        }
+        Some(value) => warnings.push(format!(
+            "{}, which is not known and is not looked at",
+            because(printable(value).as_str())
+        )),
+        None => {}
     }
     claims
 }

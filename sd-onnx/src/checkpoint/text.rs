@@ -102,6 +102,9 @@ pub(super) fn read(tower: &Tower<'_>, family: Option<Family>) -> Result<Componen
     }
     let has_projection = tensors.has("text_projection.weight");
     let mut layers = tensors.count(|i| format!("encoder.layers.{i}.layer_norm1.weight"));
+    // Behind a gap: the encoder would end before it, and draw something else.
+    let count = layers;
+    tensors.leave_over(|name| layer_of(name) >= Some(count));
     // A diffusers folder of Stable Diffusion 2 has one layer less than OpenCLIP's model, and so do
     // files that were made from one; those lack the projection too.
     if family == Some(Family::Sd2) || family.is_none() && width == VIT_H.0 {
@@ -138,6 +141,19 @@ pub(super) fn read(tower: &Tower<'_>, family: Option<Family>) -> Result<Componen
     });
     Ok(tensors.component(object(config)))
 }
+
+/// A warning about an encoder that has other layers than published ones of its width.
+pub(super) fn unusual(component: &Component) -> Option<String> {
+    let number = |key: &str| component.config.get(key)?.as_u64();
+    let (width, layers) = (number("hidden_size")?, number("num_hidden_layers")?);
+    let (_, usual) = PUBLISHED.into_iter().find(|(of, _)| *of == width)?;
+    (layers != usual).then(|| {
+        format!("the text encoder has {layers} layers, where others of width {width} have {usual}")
+    })
+}
+
+/// The widths and the layers of the text encoders of Stable Diffusion 1.x, 2.x and SDXL.
+const PUBLISHED: [(u64, u64); 3] = [(768, 12), (1024, 23), (1280, 32)];
 
 /// The number of the layer that a tensor is in.
 fn layer_of(name: &str) -> Option<usize> {

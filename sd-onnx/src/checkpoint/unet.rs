@@ -183,6 +183,11 @@ impl Unet {
         self.tensors.stored(name)
     }
 
+    /// Whether the middle block lacks its attention or is not there, in a UNet of no known shape.
+    pub fn lacks_middle(&self) -> bool {
+        (!self.has_mid || self.mid.is_none()) && self.variant().is_none()
+    }
+
     /// A closer name for a distilled UNet, by its layers.
     pub fn variant(&self) -> Option<&'static str> {
         let down: Vec<&[usize]> = self.levels.iter().map(|level| &*level.down).collect();

@@ -15,8 +15,8 @@ use prost::Message;
 use sd_text::outside::printable;
 
 use super::{
-    file::{Data, OnnxFile, Port, Side, keep, put, type_name},
-    wire::{Value, Wire},
+    file::{Data, Initializer, OnnxFile, Port, Side, type_name},
+    wire::{Value, Wire, keep, put},
 };
 use crate::{
     Error,
@@ -96,6 +96,18 @@ impl<'f> Adapter<'f> {
         self.fed.insert(port.name.clone());
     }
 
+    /// Gives the input `return_dict`, which some exporters leave in, the value false. It chooses
+    /// between two forms of the output, and graphs have only one.
+    pub fn feed_return_dict(&mut self) -> Result<(), Error> {
+        if let Some(port) = self.file.input("return_dict") {
+            check_type(self.file, port, &[DataType::Bool])?;
+            let shape: &[usize] = if port.rank() == Some(0) { &[] } else { &[1] };
+            let no = self.sizes(&[0], shape);
+            self.feed(port, &no);
+        }
+        Ok(())
+    }
+
     /// Makes the file's nodes read `value` in place of their own value `name`.
     pub fn rename(&mut self, name: &str, value: &str) {
         self.renamed.insert(name.to_owned(), value.to_owned());
@@ -133,13 +145,10 @@ impl<'f> Adapter<'f> {
         names.insert(from.to_owned(), value.to_owned());
         for &place in nodes {
             let node = &self.file.nodes[place];
-            let mut own = names.clone();
-            for output in node.outputs.iter().filter(|name| !name.is_empty()) {
-                own.insert(output.clone(), self.fresh());
-            }
-            let bytes = renamed_node(&node.bytes, &names, &own);
-            self.after.push(bytes);
-            names = own;
+            let outputs = node.outputs.iter().filter(|name| !name.is_empty());
+            let own: HashMap<_, _> = outputs.map(|name| (name.clone(), self.fresh())).collect();
+            self.after.push(renamed_node(&node.bytes, &names, &own));
+            names.extend(own);
         }
         names.get(result).map_or(result, String::as_str).to_owned()
     }
@@ -362,7 +371,7 @@ fn located(file: &OnnxFile) -> Result<(Vec<Vec<u8>>, std::path::PathBuf), Error>
         }
         false => locate(&files)?,
     };
-    let message = |initializer: &super::file::Initializer| match &initializer.data {
+    let message = |initializer: &Initializer| match &initializer.data {
         Data::Inline(bytes) => bytes.clone(),
         Data::At {
             file,

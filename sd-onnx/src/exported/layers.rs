@@ -6,9 +6,12 @@
 //! second one: transformers' `hidden_states`. Exporters give values and nodes other names from
 //! version to version, so names are not looked at.
 
-use std::collections::{HashMap, HashSet};
+use sd_text::outside::printable;
 
-use super::file::{Node, OnnxFile};
+use super::{
+    file::{Node, OnnxFile},
+    flow::Flow,
+};
 
 /// The layers of a text model.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub(super) struct Layers<'f> {
 
 /// The most layers that are followed; the largest CLIP has 32.
 const MOST_LAYERS: usize = 200;
+/// The most nodes of the final norm, which is copied for each layer. Exporters write up to 20.
+const MOST_NORM: usize = 64;
 
 impl<'f> Layers<'f> {
     /// Finds the layers before `output`, the last state behind the final norm.
@@ -31,6 +36,12 @@ impl<'f> Layers<'f> {
         let flow = Flow::new(file);
         let input = flow.norm_input(output)?;
         let norm = flow.between(input, output);
+        if norm.len() > MOST_NORM {
+            return Err(format!(
+                "the final layer norm has {} nodes, expected at most {MOST_NORM}",
+                norm.len()
+            ));
+        }
         let mut states = Vec::new();
         let mut state = input;
         while let Some((before, branch)) = flow.residual(state) {
@@ -48,7 +59,7 @@ impl<'f> Layers<'f> {
         }
         if states.is_empty() {
             let before = flow.producer(flow.through(state));
-            let op = before.map_or("an input", |(_, node)| node.op.as_str());
+            let op = before.map_or_else(|| "an input".to_owned(), |node| printable(&node.op));
             return Err(format!(
                 "before the final layer norm is no sum of a layer's two parts, but {op}"
             ));
@@ -64,124 +75,17 @@ enum Branch {
     FeedForward,
 }
 
-/// Who computes what in a graph.
-struct Flow<'f> {
-    file: &'f OnnxFile,
-    producers: HashMap<&'f str, usize>,
-}
-
 impl<'f> Flow<'f> {
-    fn new(file: &'f OnnxFile) -> Self {
-        let mut producers = HashMap::new();
-        for (place, node) in file.nodes.iter().enumerate() {
-            let outputs = node.outputs.iter().filter(|name| !name.is_empty());
-            producers.extend(outputs.map(|name| (name.as_str(), place)));
-        }
-        Self { file, producers }
-    }
-
-    fn producer(&self, value: &str) -> Option<(usize, &'f Node)> {
-        let &place = self.producers.get(value)?;
-        Some((place, &self.file.nodes[place]))
-    }
-
-    /// The producer of a value, if it is one of ONNX's operators of this name.
-    fn made_by(&self, value: &str, op: &str) -> Option<&'f Node> {
-        let (_, node) = self.producer(self.through(value))?;
-        (node.op == op && node.domain.is_empty()).then_some(node)
-    }
-
-    /// The value that this one is under another type or name.
-    fn through<'a>(&self, value: &'a str) -> &'a str
-    where
-        'f: 'a,
-    {
-        let mut value = value;
-        // A graph without circles ends this; one with them does not get past ONNX Runtime, but must
-        // not hang here.
-        for _ in 0..self.file.nodes.len() {
-            match self.producer(value) {
-                Some((_, node)) if matches!(node.op.as_str(), "Cast" | "Identity") => {
-                    let Some(input) = node.inputs.first() else {
-                        break;
-                    };
-                    value = input;
-                }
-                _ => break,
-            }
-        }
-        value
-    }
-
-    /// Whether a value is the same in every call.
-    fn is_constant(&self, value: &str) -> bool {
-        let value = self.through(value);
-        self.file.initializer(value).is_some() || self.made_by(value, "Constant").is_some()
-    }
-
-    /// What a node reads.
-    fn reads(node: &'f Node) -> impl Iterator<Item = &'f str> {
-        let inputs = node.inputs.iter().chain(&node.captured);
-        inputs.map(String::as_str).filter(|name| !name.is_empty())
-    }
-
-    /// Whether `value` is computed from `from`.
-    fn depends(&self, value: &'f str, from: &str) -> bool {
-        let mut seen = HashSet::new();
-        let mut open = vec![value];
-        while let Some(value) = open.pop() {
-            if value == from {
-                return true;
-            }
-            if let Some((place, node)) = self.producer(value)
-                && seen.insert(place)
-            {
-                open.extend(Self::reads(node));
-            }
-        }
-        false
-    }
-
-    /// The places of the nodes by which `to` is computed from `from`, in their order in the file.
-    fn between(&self, from: &str, to: &'f str) -> Vec<usize> {
-        // All that `to` needs, without going past `from`.
-        let mut needed = HashSet::new();
-        let mut open = vec![to];
-        while let Some(value) = open.pop() {
-            if value == from {
-                continue;
-            }
-            if let Some((place, node)) = self.producer(value)
-                && needed.insert(place)
-            {
-                open.extend(Self::reads(node));
-            }
-        }
-        // And of that, what `from` changes. Files list a node behind those that it reads.
-        let mut reached: HashSet<&str> = HashSet::from([from]);
-        let mut places = Vec::new();
-        let mut needed: Vec<usize> = needed.into_iter().collect();
-        needed.sort_unstable();
-        for place in needed {
-            let node = &self.file.nodes[place];
-            if Self::reads(node).any(|name| reached.contains(name)) {
-                reached.extend(node.outputs.iter().map(String::as_str));
-                places.push(place);
-            }
-        }
-        places
-    }
-
     /// What the layer norm that ends in `output` is computed from. It is one node or several.
     fn norm_input(&self, output: &'f str) -> Result<&'f str, String> {
         let value = self.through(output);
-        let Some((_, node)) = self.producer(value) else {
+        let Some(node) = self.producer(value) else {
             return Err("the last state is no node's output".into());
         };
         let not_norm = || {
             format!(
                 "the last state is not a layer norm's output, but {}'s",
-                node.op
+                printable(&node.op)
             )
         };
         match (node.domain.as_str(), node.op.as_str()) {
@@ -212,7 +116,7 @@ impl<'f> Flow<'f> {
             return None;
         };
         let x = self.through(x);
-        let is_mean = |value: &str| {
+        let is_mean = |value: &'f str| {
             let mean = self.made_by(value, "ReduceMean")?;
             (self.through(mean.inputs.first()?) == x).then_some(())
         };

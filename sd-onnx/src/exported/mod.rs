@@ -8,6 +8,7 @@
 
 mod adapter;
 mod file;
+mod flow;
 mod layers;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use crate::{
     config::{Config, MOST_CONFIG},
     graph::Model,
     models::vae::VaeConfig,
+    weights::Sizes,
 };
 
 /// The name of a graph's file as all exporters write it.
@@ -86,6 +88,11 @@ pub(crate) fn has_codec(folder: &Path) -> Result<bool, Error> {
 /// The files of a component: its graph, and what its weights lie in.
 pub(crate) fn files(graph: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(file::OnnxFile::open(graph)?.files())
+}
+
+/// How much the weights of a graph are. None of them is read.
+pub(crate) fn outline(graph: &Path) -> Result<Sizes, Error> {
+    Ok(file::OnnxFile::open(graph)?.sizes())
 }
 
 /// Reads a text model. `pooled` says whether its projected output is needed.

@@ -3,6 +3,8 @@
 // In a test it is the failure.
 #![allow(clippy::unwrap_used)]
 
+mod long;
+
 use std::{
     fs::{self, File},
     path::Path,
@@ -11,7 +13,7 @@ use std::{
 use prost::Message;
 use sd_core::SizeIds;
 
-use super::{file::OnnxFile, graph_in, layers::Layers, unet};
+use super::{file::OnnxFile, graph_in, layers::Layers, outline, unet};
 use crate::graph::proto::{self, DataType};
 
 fn port(name: &str, data_type: DataType, sides: &[i64]) -> proto::ValueInfo {
@@ -171,6 +173,14 @@ fn what_would_take_much_memory_is_refused() {
         graph(model).node.push(node("Concat", &names, "y"));
     });
     assert!(error.contains("more names in a node"), "{error}");
+    let error = refused(|model, _| {
+        let more = (0..4097).map(|index| port(&format!("y{index}"), DataType::Float, &[]));
+        graph(model).output.extend(more);
+    });
+    assert!(
+        error.contains("4098 outputs, expected at most 4096"),
+        "{error}"
+    );
     let error = refused(|model, _| graph(model).initializer.push(tensor("w", &[1; 65], 4)));
     assert!(error.contains("more dimensions"), "{error}");
     let error = refused(|model, _| {
@@ -237,6 +247,60 @@ fn weights_must_be_where_the_graph_says() {
     );
     let error = with(tensor("w", &[-1], 4));
     assert!(error.contains("a negative size"), "{error}");
+}
+
+#[test]
+fn the_weights_of_a_graph_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let weights = File::create(folder.path().join("weights.pb")).unwrap();
+    weights.set_len(1 << 20).unwrap();
+    let at =
+        |name: &str, data_type: DataType, dims: &[i64], pairs: &[(&str, &str)]| proto::Tensor {
+            data_type: data_type as i32,
+            ..external(name, dims, pairs)
+        };
+    let place = ("location", "weights.pb");
+    let mut model = model();
+    graph(&mut model).initializer = vec![
+        // In the graph, in the file behind other fields, and beside it with and without a length.
+        tensor("short", &[3], 12),
+        tensor("long", &[32, 33], 4224),
+        at(
+            "half",
+            DataType::Float16,
+            &[512, 8],
+            &[place, ("length", "8192")],
+        ),
+        at(
+            "other",
+            DataType::Float16,
+            &[8, 8],
+            &[place, ("offset", "8192")],
+        ),
+        at("scalar", DataType::Int64, &[], &[place]),
+    ];
+    fs::write(&path, model.encode_to_vec()).unwrap();
+    let found = outline(&path).unwrap();
+    assert_eq!(found.tensors, 5);
+    assert_eq!(found.parameters, 3 + 1056 + 4096 + 64 + 1);
+    assert_eq!(found.bytes, 12 + 4224 + 8192 + 128 + 8);
+    let types = [("F16", 2), ("F32", 2), ("I64", 1)].map(|(name, count)| (name.to_owned(), count));
+    assert_eq!(found.types, types.into());
+
+    // A graph without weights, and sizes that no memory has.
+    graph(&mut model).initializer.clear();
+    fs::write(&path, model.encode_to_vec()).unwrap();
+    assert_eq!(outline(&path).unwrap().tensors, 0);
+    graph(&mut model).initializer = (0..3)
+        .map(|_| proto::Tensor {
+            // Strings have no size.
+            data_type: 8,
+            ..tensor("w", &[i64::MAX, i64::MAX], 4)
+        })
+        .collect();
+    fs::write(&path, model.encode_to_vec()).unwrap();
+    assert_eq!(outline(&path).unwrap().parameters, u64::MAX);
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! A CLIP text model exported by another tool, with the inputs and outputs of
 //! [`clip_text`](crate::models::clip_text).
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use ndarray::ArrayView2;
-use sd_text::{ClipSkip, Layer, outside::printable};
+use sd_text::{ClipSkip, Layer, outside::list};
 use serde_json::json;
 
 use super::{
@@ -268,12 +268,12 @@ impl TextFile {
 /// The node that picks the rows of the token embedding, with the sizes of that.
 fn token_embedding(file: &OnnxFile) -> Option<(usize, &Node, [usize; 2])> {
     // The ids, and what they are in other shapes and types.
-    let mut ids = vec!["input_ids"];
+    let mut ids = HashSet::from(["input_ids"]);
     let mut found = None;
     for (place, node) in file.nodes.iter().enumerate() {
         let reads = |index: usize| {
             let input = node.inputs.get(index);
-            input.is_some_and(|name| ids.contains(&name.as_str()))
+            input.is_some_and(|name| ids.contains(name.as_str()))
         };
         match node.op.as_str() {
             "Cast" | "Reshape" | "Identity" if reads(0) => {
@@ -298,8 +298,7 @@ fn token_embedding(file: &OnnxFile) -> Option<(usize, &Node, [usize; 2])> {
 
 fn projected(file: &OnnxFile) -> Result<&Port, Error> {
     let port = file.output(PROJECTED).ok_or_else(|| {
-        let names = file.outputs.iter().map(|port| printable(&port.name));
-        let names = names.take(8).collect::<Vec<_>>().join(", ");
+        let names = list(file.outputs.iter().map(|port| &port.name));
         file.wrong(format!(
             "the graph has no output `{PROJECTED}`, the pooled text that SDXL needs, but {names}"
         ))

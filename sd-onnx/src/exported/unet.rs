@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use sd_core::{Inputs, SizeIds};
-use sd_text::outside::printable;
+use sd_text::outside::{list, printable};
 
 use super::{
     adapter::{Adapter, At, Limits, check_type, dims, int, same_side},
@@ -84,48 +84,10 @@ pub(crate) fn graph(
     unet.timestep(sample)?;
     let context_sides = dims(&file, context, 3)?;
     unet.plain(context, input::CONTEXT, &context_sides);
-    if file.input("text_embeds").is_some() {
-        let port = unet.floats("text_embeds")?;
-        let sides = dims(&file, port, 2)?;
-        inputs = inputs.pooled(unet.pooled_width(port, sizes)?);
-        unet.plain(port, input::POOLED, &sides);
-    }
-    if file.input("time_ids").is_some() {
-        let port = unet.floats("time_ids")?;
-        let sides = dims(&file, port, 2)?;
-        inputs = inputs.sizes(match port.fixed(1) {
-            None => sizes,
-            Some(6) => SizeIds::Target,
-            Some(5) => SizeIds::Score,
-            Some(other) => {
-                return Err(file.wrong(format!(
-                    "`time_ids` has {other} sizes, expected 6, or 5 for a refiner"
-                )));
-            }
-        });
-        unet.plain(port, input::SIZES, &sides);
-    }
-    let mut guidance_width = None;
-    if file.input("timestep_cond").is_some() {
-        let port = unet.floats("timestep_cond")?;
-        let sides = dims(&file, port, 2)?;
-        let width = unet.size(port, 1, "time_cond_proj_dim", None)?;
-        if width % 2 != 0 || width < 4 {
-            let problem =
-                format!("`timestep_cond` is {width} wide, expected an even number from 4 on");
-            return Err(file.wrong(problem));
-        }
-        guidance_width = Some(width);
-        inputs = inputs.guidance(true);
-        unet.plain(port, input::GUIDANCE, &sides);
-    }
-    // False, whether it was traced or not: a tuple of one is what a graph returns anyway.
-    if let Some(port) = file.input("return_dict") {
-        check_type(&file, port, &[DataType::Bool])?;
-        let shape: &[usize] = if port.rank() == Some(0) { &[] } else { &[1] };
-        let no = unet.graph.sizes(&[0], shape);
-        unet.graph.feed(port, &no);
-    }
+    inputs = unet.pooled_and_sizes(inputs, sizes)?;
+    let guidance_width = unet.guidance()?;
+    inputs = inputs.guidance(guidance_width.is_some());
+    unet.graph.feed_return_dict()?;
     let sample_size = unet.sample_size(&sides, &inputs)?;
     let Unet {
         mut graph, limits, ..
@@ -178,8 +140,7 @@ impl<'f> Unet<'f> {
             all => all.iter().find(known),
         };
         let port = port.ok_or_else(|| {
-            let names = outputs.iter().take(8).map(|port| printable(&port.name));
-            let names = names.collect::<Vec<_>>().join(", ");
+            let names = list(outputs.iter().map(|port| &port.name));
             self.file.wrong(format!(
                 "no output is `out_sample`, the prediction; there are: {names}"
             ))
@@ -229,6 +190,52 @@ impl<'f> Unet<'f> {
                 ))
             }),
         }
+    }
+
+    /// The pooled text and the sizes of SDXL, if the network takes them.
+    fn pooled_and_sizes(&mut self, mut inputs: Inputs, sizes: SizeIds) -> Result<Inputs, Error> {
+        let file = self.file;
+        if file.input("text_embeds").is_some() {
+            let port = self.floats("text_embeds")?;
+            let sides = dims(file, port, 2)?;
+            inputs = inputs.pooled(self.pooled_width(port, sizes)?);
+            self.plain(port, input::POOLED, &sides);
+        }
+        if file.input("time_ids").is_some() {
+            let port = self.floats("time_ids")?;
+            let sides = dims(file, port, 2)?;
+            inputs = inputs.sizes(match port.fixed(1) {
+                None => sizes,
+                Some(6) => SizeIds::Target,
+                Some(5) => SizeIds::Score,
+                Some(other) => {
+                    return Err(file.wrong(format!(
+                        "`time_ids` has {other} sizes, expected 6, or 5 for a refiner"
+                    )));
+                }
+            });
+            self.plain(port, input::SIZES, &sides);
+        }
+        Ok(inputs)
+    }
+
+    /// The guidance scale of latent consistency models, if the network takes it: the width of its
+    /// sinusoids.
+    fn guidance(&mut self) -> Result<Option<usize>, Error> {
+        let file = self.file;
+        if file.input("timestep_cond").is_none() {
+            return Ok(None);
+        }
+        let port = self.floats("timestep_cond")?;
+        let sides = dims(file, port, 2)?;
+        let width = self.size(port, 1, "time_cond_proj_dim", None)?;
+        if width % 2 != 0 || width < 4 {
+            let problem =
+                format!("`timestep_cond` is {width} wide, expected an even number from 4 on");
+            return Err(file.wrong(problem));
+        }
+        self.plain(port, input::GUIDANCE, &sides);
+        Ok(Some(width))
     }
 
     /// The width of the pooled text, which the configuration has only in a sum.

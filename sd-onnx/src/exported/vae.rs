@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{
     adapter::{Adapter, At, Limits, check_type, dims, int},
     file::{Node, OnnxFile, Port},
+    flow::{Flow, is_renaming},
     text::FLOATS,
 };
 use crate::{
@@ -141,13 +142,7 @@ impl<'f> Half<'f> {
         self.limits.add(name, &sides);
         let value = self.graph.input(name, DataType::Float, &sides);
         self.graph.feed(port, &value);
-        if let Some(port) = file.input("return_dict") {
-            check_type(file, port, &[DataType::Bool])?;
-            let shape: &[usize] = if port.rank() == Some(0) { &[] } else { &[1] };
-            let no = self.graph.sizes(&[0], shape);
-            self.graph.feed(port, &no);
-        }
-        Ok(())
+        self.graph.feed_return_dict()
     }
 
     fn finish(self) -> Result<VaeGraph, Error> {
@@ -168,7 +163,7 @@ impl<'f> Half<'f> {
     }
 
     /// Moments of latents that the graph draws as mean + deviation · noise.
-    fn drawn(&mut self, latents: &Port, noise: usize) -> Result<String, Error> {
+    fn drawn(&mut self, latents: &'f Port, noise: usize) -> Result<String, Error> {
         let file = self.graph.file;
         let unknown = || {
             file.wrong(format!(
@@ -181,9 +176,10 @@ impl<'f> Half<'f> {
             return Err(unknown());
         }
         let noise = file.nodes[noise].outputs.first().ok_or_else(unknown)?;
-        let (deviation, product) = operand(file, noise, "Mul").ok_or_else(unknown)?;
-        let (mean, sum) = operand(file, product, "Add").ok_or_else(unknown)?;
-        if through(file, &latents.name) != sum {
+        let flow = Flow::new(file);
+        let (deviation, product) = operand(&flow, noise, "Mul").ok_or_else(unknown)?;
+        let (mean, sum) = operand(&flow, product, "Add").ok_or_else(unknown)?;
+        if flow.through(&latents.name) != sum {
             return Err(unknown());
         }
         let graph = &mut self.graph;
@@ -255,43 +251,21 @@ fn is_standard(node: &Node) -> bool {
 
 /// The only node that reads `value`, under whatever type, if it is one of this name and two
 /// operands: the other operand, and the node's output.
-fn operand<'f>(file: &'f OnnxFile, value: &str, op: &str) -> Option<(&'f str, &'f str)> {
+fn operand<'f>(flow: &Flow<'f>, value: &'f str, op: &str) -> Option<(&'f str, &'f str)> {
     let mut value = value;
     // More steps than nodes would be a circle.
-    for _ in 0..file.nodes.len() {
-        let reads = |node: &&Node| node.inputs.iter().any(|it| it == value);
-        let mut readers = file.nodes.iter().filter(reads);
-        let (Some(node), None) = (readers.next(), readers.next()) else {
-            return None;
-        };
+    for _ in 0..flow.file.nodes.len() {
+        let node = flow.only_reader(value)?;
         let [output] = &node.outputs[..] else {
             return None;
         };
-        match (node.op.as_str(), &node.inputs[..]) {
-            ("Cast" | "Identity", _) => value = output,
-            (found, [a, b]) if found == op && a != b => {
+        match &node.inputs[..] {
+            _ if is_renaming(node) => value = output,
+            [a, b] if node.op == op && node.domain.is_empty() && a != b => {
                 return Some((if a == value { b } else { a }, output));
             }
             _ => return None,
         }
     }
     None
-}
-
-/// The value that this one is under another type or name.
-fn through<'f>(file: &'f OnnxFile, value: &'f str) -> &'f str {
-    let mut value = value;
-    for _ in 0..file.nodes.len() {
-        let makes = |node: &&Node| node.outputs.iter().any(|it| it == value);
-        match file.nodes.iter().find(makes) {
-            Some(node) if matches!(node.op.as_str(), "Cast" | "Identity") => {
-                match node.inputs.first() {
-                    Some(input) => value = input,
-                    None => break,
-                }
-            }
-            _ => break,
-        }
-    }
-    value
 }

@@ -131,6 +131,38 @@ impl<R: Read + Seek> Wire<R> {
     }
 }
 
+/// Appends a field of bytes to a message.
+pub(super) fn put(to: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+    prost::encoding::encode_varint(number << 3 | 2, to);
+    prost::encoding::encode_varint(bytes.len() as u64, to);
+    to.extend_from_slice(bytes);
+}
+
+/// Appends a field that was begun to be read to another message.
+pub(super) fn keep<R: Read + Seek>(
+    wire: &mut Wire<R>,
+    number: u64,
+    value: Value,
+    to: &mut Vec<u8>,
+) -> Result<()> {
+    match value {
+        Value::Varint(value) => {
+            prost::encoding::encode_varint(number << 3, to);
+            prost::encoding::encode_varint(value, to);
+        }
+        Value::Fixed64(value) => {
+            prost::encoding::encode_varint(number << 3 | 1, to);
+            to.extend_from_slice(&value.to_le_bytes());
+        }
+        Value::Fixed32(value) => {
+            prost::encoding::encode_varint(number << 3 | 5, to);
+            to.extend_from_slice(&value.to_le_bytes());
+        }
+        Value::Bytes(length) => put(to, number, &wire.bytes(length)?),
+    }
+    Ok(())
+}
+
 fn invalid(problem: String) -> Error {
     Error::new(ErrorKind::InvalidData, problem)
 }

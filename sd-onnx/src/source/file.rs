@@ -220,7 +220,11 @@ impl ModelFile {
             }
         };
         let needs = match self.checkpoint.family {
-            Some(family) => format!(", and {} needs {}", family.name(), list(family.components())),
+            Some(family) => format!(
+                ", and {} needs {}",
+                family.name(),
+                list(family.components())
+            ),
             None => String::new(),
         };
         Error::Missing {

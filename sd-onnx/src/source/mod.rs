@@ -170,7 +170,8 @@ impl Source {
         if let Some(path) = given.into_iter().flatten().next() {
             return Err(Error::Checkpoint {
                 path: path.clone(),
-                problem: "it is given in place of a part of a CLIP folder, which is used alone".into(),
+                problem: "it is given in place of a part of a CLIP folder, which is used alone"
+                    .into(),
             });
         }
         Ok(Self {
@@ -355,6 +356,37 @@ impl Source {
         Ok(config)
     }
 
+    /// Warns about an autoencoder from elsewhere that scales latents in another way than the model's
+    /// own: it is of another family.
+    pub fn warn_of_scaling(&self, config: &Config) -> Result<(), Error> {
+        let is_from_elsewhere = self.elsewhere.iter().any(|(name, _)| *name == "vae");
+        if !is_from_elsewhere || config.text("_class_name", KL)? != KL {
+            return Ok(());
+        }
+        let expected = match (self.model(), self.towers().iter().any(|tower| tower.pooled)) {
+            _ if self.base.has("vae") => {
+                let own = self.base.config("vae")?;
+                match own.text("_class_name", KL)? == KL {
+                    true => own.finite("scaling_factor")?,
+                    false => None,
+                }
+            }
+            (Base::File(file), _) => file.scaling_factor().map(|factor| factor as f32),
+            (Base::Folder(_), true) => Some(Family::Xl.scaling_factor() as f32),
+            (Base::Folder(_), false) => Some(Family::Sd1.scaling_factor() as f32),
+        };
+        if let (Some(expected), Some(found)) = (expected, config.finite("scaling_factor")?)
+            && (expected - found).abs() > 1e-5
+        {
+            tracing::warn!(
+                "{}: this autoencoder scales latents by {found}, the model by {expected}: it is of \
+                 another family, and the pictures will be wrong",
+                printable(config.path().display())
+            );
+        }
+        Ok(())
+    }
+
     /// Whether this is a file with an `AutoencoderKL` alone, whose scaling nothing tells.
     pub fn is_bare_vae(&self) -> bool {
         let config = self.config("vae");
@@ -379,7 +411,10 @@ impl Source {
         if self.base.has("vae") && !std::ptr::eq(self.of("vae"), &self.base) {
             let own = self.base.config("vae")?;
             // Another class of autoencoder scales in its own way.
-            for key in KEYS.iter().filter(|_| own.text("_class_name", KL).is_ok_and(|class| class == KL)) {
+            for key in KEYS
+                .iter()
+                .filter(|_| own.text("_class_name", KL).is_ok_and(|class| class == KL))
+            {
                 if let Some(value) = own.value(key) {
                     config.set(key, value.clone());
                 }
@@ -502,7 +537,9 @@ impl Source {
         let one_for_all = self.tokenizer.as_ref();
         let is_said = match one_for_all {
             Some(folder) => folder.join(tower.tokenizer).is_dir(),
-            None => self.tokenizer_folder(tower).is_ok_and(|folder| folder.is_some()),
+            None => self
+                .tokenizer_folder(tower)
+                .is_ok_and(|folder| folder.is_some()),
         };
         match self.model() {
             Base::File(file) if !is_said => file.pad(tower),
@@ -550,6 +587,13 @@ impl Base {
             return ModelFolder::open(path, variant).map(Self::Folder);
         }
         if path.exists() {
+            if let Some(variant) = variant {
+                tracing::warn!(
+                    "{}: a file has no variants, `{}` is not looked for",
+                    printable(path.display()),
+                    printable(variant)
+                );
+            }
             return ModelFile::open(path, predicts).map(|file| Self::File(Box::new(file)));
         }
         Err(Error::Missing {

@@ -240,6 +240,9 @@ mod tests {
         bytes.extend([0; 4]);
         std::fs::write(&path, bytes).unwrap();
         let error = WeightFile::open(&path).unwrap_err().to_string();
-        assert!(error.contains("model.safetensors: tensor `a.bias` is there twice"), "{error}");
+        assert!(
+            error.contains("model.safetensors: tensor `a.bias` is there twice"),
+            "{error}"
+        );
     }
 }

@@ -67,7 +67,6 @@ pub(super) fn attach(file: &mut WeightFile) -> Result<(), Error> {
             said.insert(layer, format_of(stored)?);
         }
     }
-    let mut left = Vec::new();
     let mut scaled = HashSet::new();
     for stored in &beside {
         let (layer, end) = split(&stored.name);
@@ -75,9 +74,7 @@ pub(super) fn attach(file: &mut WeightFile) -> Result<(), Error> {
             continue;
         }
         let Some(&index) = places.get(layer) else {
-            // A scale of nothing is left, to be reported with the tensors that nobody asks for.
-            left.push(stored.clone());
-            continue;
+            return Err(wrong(stored, "is the scale of no weight in the file"));
         };
         if !scaled.insert(layer) {
             return Err(wrong(stored, "is the second scale of one weight"));
@@ -89,20 +86,82 @@ pub(super) fn attach(file: &mut WeightFile) -> Result<(), Error> {
             .is_some_and(|format| format.ends_with(ROWS));
         of.scale = scale(stored, of, rows)?;
     }
-    let from_header = formats
-        .iter()
-        .map(|(layer, format)| (format!("{layer}."), format));
-    let from_tensors = said
-        .iter()
-        .map(|(&layer, format)| (layer.to_owned(), format));
-    for (layer, format) in from_tensors.chain(from_header) {
-        if let Some(&index) = places.get(&layer) {
-            check_format(&weights[index], format, scaled.contains(&*layer))?;
+    for (layer, format) in &said {
+        if let Some(&index) = places.get(*layer) {
+            check_format(&weights[index], format, scaled.contains(layer))?;
         }
     }
-    weights.append(&mut left);
+    for (layer, format) in &formats {
+        // Some tools leave the network's prefix out.
+        let names = [
+            format!("{layer}."),
+            format!("model.diffusion_model.{layer}."),
+        ];
+        let found = names
+            .iter()
+            .find_map(|name| Some((name, *places.get(name)?)));
+        let Some((name, index)) = found else {
+            return Err(Error::TensorValues {
+                path: file.path.clone(),
+                tensor: HEADER.to_owned(),
+                problem: format!(
+                    "of the header names layer `{}`, which is not in the file",
+                    printable(layer)
+                ),
+            });
+        };
+        check_format(&weights[index], format, scaled.contains(name.as_str()))?;
+    }
+    check_all_scaled(&beside, &weights, &scaled)?;
     file.tensors = weights;
     Ok(())
+}
+
+/// Checks that the matrices of a network in 8 bits with scales all have one: without it a weight
+/// would be some other number.
+fn check_all_scaled(
+    beside: &[Stored],
+    weights: &[Stored],
+    scaled: &HashSet<&str>,
+) -> Result<(), Error> {
+    let marks = beside.iter().filter(|stored| {
+        let (_, end) = split(&stored.name);
+        end == MARK || SCALES.contains(&end)
+    });
+    let networks: HashSet<&str> = marks.map(|stored| network(&stored.name)).collect();
+    let lacks = |stored: &&Stored| {
+        let Some(layer) = stored.name.strip_suffix("weight") else {
+            return false;
+        };
+        let of = network(&stored.name);
+        let is_of = networks.contains(of) || networks.contains("");
+        is_of && stored.dtype.is_f8() && stored.shape.len() == 2 && !scaled.contains(layer)
+    };
+    match weights.iter().find(lacks) {
+        None => Ok(()),
+        Some(stored) => Err(wrong(
+            stored,
+            "is in 8 bits without a scale, in a network whose weights have scales",
+        )),
+    }
+}
+
+/// The first part of a name where that is a network's, else nothing: a network alone in its file.
+fn network(name: &str) -> &str {
+    const NETWORKS: [&str; 10] = [
+        "model",
+        "diffusion_model",
+        "unet",
+        "first_stage_model",
+        "vae",
+        "cond_stage_model",
+        "conditioner",
+        "text_encoders",
+        "text_encoder",
+        "text_encoder_2",
+    ];
+    let first = name.split('.').next().unwrap_or_default();
+    if NETWORKS.contains(&first) { first } else { "" }
 }
 
 /// A name up to its last dot, with the dot, and the rest.
@@ -348,16 +407,6 @@ mod tests {
             assert_eq!(scale("a.weight"), expected);
             assert_eq!(scale("b.bias"), None);
         }
-    }
-
-    #[test]
-    fn a_scale_of_nothing_stays_a_tensor() {
-        let file = opened(
-            &[weight("a.weight"), factors("c.scale_weight", &[], &[2.0])],
-            None,
-        );
-        let file = file.unwrap();
-        assert!(file.tensors.iter().any(|it| it.name == "c.scale_weight"));
     }
 
     #[test]
