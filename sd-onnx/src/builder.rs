@@ -125,8 +125,8 @@ impl Builder {
 
     /// Selects a variant of the weights in a folder, such as `fp16` for
     /// `diffusion_pytorch_model.fp16.safetensors`. A component that does not have it uses its plain
-    /// file. For a checkpoint file the setting is ignored. Default: the plain file, else the only
-    /// variant there.
+    /// file. A checkpoint file has no variants: the setting causes a warning. Default: the plain
+    /// file, else the only variant there.
     pub fn variant(mut self, variant: impl Into<String>) -> Self {
         self.variant = Some(variant.into());
         self
@@ -226,7 +226,9 @@ impl Builder {
     /// file, a checkpoint, a model folder, or the folder of a VAE with its `config.json`. ONNX
     /// graphs are not accepted. Default: the model's own.
     ///
-    /// It must fit the model's latents: an SD 1.x VAE on SDXL draws nonsense without an error.
+    /// It must fit the model's latents: an SD 1.x VAE on SDXL draws nonsense without an error. A
+    /// folder or a checkpoint with another scaling factor than the model's causes a warning; a VAE
+    /// file has none and is used with the model's.
     ///
     /// ```no_run
     /// let pipeline = sd_onnx::builder().vae("sdxl_vae.safetensors").load("sdxl.safetensors")?;

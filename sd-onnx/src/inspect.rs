@@ -116,8 +116,8 @@ pub struct Hashes {
 /// ```
 ///
 /// # Errors
-/// [`Error`] if the path cannot be read or has an unknown format. A recognised model that cannot be
-/// used is not an error: see [`Inspection::problems`].
+/// [`Error`] if the path cannot be read, has an unknown format or is a folder without a network. A
+/// recognised model that cannot be used is not an error: see [`Inspection::problems`].
 pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     let path = path.as_ref();
     if path.is_dir() {

@@ -15,18 +15,21 @@
 //! [`builder`] gets a model ready, a [`Request`] says what to draw, a [`Pipeline`] draws it.
 //!
 //! # Where to read on
-//! - [`handbook::parameters`]: what steps, guidance, seed, size, clip skip and schedulers do, and what too much of them does.
+//! - [`handbook::parameters`]: what steps, guidance, seed, size, clip skip and schedulers do, and
+//!   what too much of them does.
 //! - [`handbook::prompts`]: the prompt language, and texts of any length.
-//! - [`handbook::sampling`]: which sampler, which noise levels, and what diffusers, WebUI and ComfyUI call them.
+//! - [`handbook::sampling`]: which sampler, which noise levels, and what diffusers, WebUI and
+//!   ComfyUI call them.
 //! - [`handbook::programs`]: sharing a pipeline, many requests, watching, stopping, streaming.
-//! - [`handbook::pieces`]: embeddings, noise, latents, samplers, guidance and networks of one's own.
+//! - [`handbook::pieces`]: embeddings, noise, latents, samplers, guidance and networks of your
+//!   own.
 //! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
 //! - [`handbook::files`]: model files, what loads, converting, and what a PNG says about itself.
 //! - [`inspect`] identifies a model file without loading it. [`Builder::convert`] writes a model in
 //!   another form.
 //! - [`handbook::where_it_goes`]: for changes to this project, which file each of them touches.
-//! - [`schedulers`]: the samplers, ladders and sources of noise, each with its paper. [`guidance`]: how the prompt is followed.
-//!   [`text`]: the prompt language, tokens and clip skip.
+//! - [`schedulers`]: the samplers, ladders and sources of noise, each with its paper.
+//!   [`guidance`]: how the prompt is followed. [`text`]: the prompt language, tokens and clip skip.
 //! - [`TextEncoder`]: CLIP's embeddings of texts, for programs that want nothing else.
 //!
 //! # What happens at [`Builder::load`]

@@ -145,10 +145,11 @@
 //! weights then.
 //!
 //! # ONNX folders
-//! A folder may also hold graphs that another tool exported: optimum, or diffusers for its
-//! `OnnxStableDiffusionPipeline`. A component counts as exported if its folder has an ONNX file and
-//! no other weights (`.safetensors`, `.bin`, `.ckpt`, `.pt`), so one model may have components of
-//! both kinds. Of several ONNX files, `model.onnx` is read; if none has that name, loading fails.
+//! A folder may also hold graphs that another tool exported, such as optimum, or diffusers'
+//! exporter for its `OnnxStableDiffusionPipeline`. A component counts as exported if its folder has
+//! an ONNX file and no other weights (`.safetensors`, `.bin`, `.ckpt`, `.pt`), so one model may have
+//! components of both kinds. Of several ONNX files, `model.onnx` is read; if none has that name,
+//! loading fails.
 //!
 //! | folder | files |
 //! |---|---|
@@ -156,27 +157,27 @@
 //! | `vae_decoder`; `vae_encoder` only to encode pictures | the same |
 //! | `tokenizer`, `tokenizer_2`, `scheduler`, `model_index.json` | as above |
 //!
-//! The types and shapes of the inputs are read from the graph. A timestep may be one number or a
-//! list, in integers or floats; ids may have 32 or 64 bits; other inputs may be f32, f16 or f64.
-//! Pictures are the same as from a diffusers folder with the same weights, with these differences:
+//! The inputs are read from the graph: a timestep as a scalar or a list, integer or float; token
+//! ids of 32 or 64 bits; values in f32, f16 or f64; optionally guidance, pooled text and sizes. The
+//! pictures equal those of the same weights in a diffusers folder, except for these limits:
 //!
-//! - **Sizes.** With most exports the sides of pictures must be multiples of 64, for SDXL of 32,
-//!   because a UNet's way up is written as doublings of the smallest level. A graph may also have
-//!   been exported for one size of picture. Then another size is an error at the first call.
+//! - **Sizes.** Width and height must usually be multiples of 64 pixels for Stable Diffusion 1.x
+//!   and 2.x and of 32 for SDXL, because exporters write each upsampling as an exact doubling.
+//!   Graphs written by [`Builder::convert`](crate::Builder::convert) have no such limit. A graph
+//!   that was exported for one size gives an error at the first call with another.
 //! - **Clip skip.** Inner layers are found by the structure of the graph. If an optimiser has fused
-//!   the layers, only those that are outputs of the graph can be used, and asking for another one
-//!   is an error.
-//! - **Whole timesteps.** If a graph takes integers, timesteps are rounded to the nearest one.
-//!   Ladders of whole timesteps, such as [`Ladder::leading`](crate::schedulers::Ladder::leading),
-//!   lose nothing.
-//! - **Noise in the encoder.** Some encoders draw the latents themselves. They are changed to
-//!   return the mean and the deviation, so that the seed of a request counts.
-//! - **No `config.json`.** The sizes come from the graph. The scaling of the latents cannot, and is
-//!   0.18215, for SDXL 0.13025. Give models with another scaling a `config.json`.
+//!   that structure, only layers that are outputs of the graph can be used; any other is an error.
+//! - **Integer timesteps.** A graph with integer timesteps receives the nearest ones. Ladders with
+//!   integer timesteps, such as [`Ladder::leading`](crate::schedulers::Ladder::leading), are exact.
+//! - **Sampling inside the VAE encoder.** An exported encoder that adds random noise is changed to
+//!   return mean and deviation, so that results depend only on the seed.
+//! - **No `config.json`.** Shapes come from the graph. The scaling factor is then 0.18215, or
+//!   0.13025 for SDXL: give a model with another one a `config.json`. The default size is the
+//!   graph's if it is fixed, else 512×512, or 1024×1024 for SDXL.
 //!
 //! Textual inversions work if the token embedding is found in the graph; otherwise loading fails.
-//! Like those of safetensors files, the weights stay where they are: leave the files as they are
-//! while the model is loaded.
+//! The weights stay in their files, as those of safetensors files do: leave the files alone while
+//! the model is loaded.
 //!
 //! These do not work, and each is an error that says so:
 //!
@@ -214,8 +215,9 @@
 //! | [`Onnx`](crate::ModelForm::Onnx) | for each network `model.onnx`, with its weights in `model.onnx_data` | ONNX Runtime from any language, optimum, this crate |
 //!
 //! The new model appears under its name only when it is complete. An existing file or folder is
-//! never overwritten. Tensors are converted one at a time, so memory use is small. Parts that do not
-//! fit each other are an error, as when a model is loaded. ONNX graphs cannot be converted back.
+//! never overwritten. Tensors are converted one at a time, so memory use is small. Parts that do
+//! not fit each other are an error, as when a model is loaded. ONNX graphs cannot be converted
+//! back.
 //!
 //! **Types.** Without [`Conversion::dtype`](crate::Conversion::dtype) each tensor keeps its type,
 //! except that fp8 with scales and GGUF's blocks become f32. With it, every number is rounded to
@@ -240,8 +242,8 @@
 //!
 //! **`!` in prompts.** Some tokenizers in folders (Stable Diffusion 2, SDXL's second) pad with `!`.
 //! With them each `!` of a prompt counts as padding, as in transformers. With a checkpoint file,
-//! `!` is an ordinary word. A prompt with `!` can therefore draw another picture after a conversion,
-//! and [`Converted::lost`](crate::Converted::lost) says so.
+//! `!` is an ordinary word. A prompt with `!` can therefore draw another picture after a
+//! conversion, and [`Converted::lost`](crate::Converted::lost) says so.
 //!
 //! **Graphs** have the inputs and outputs that optimum gives them:
 //!
@@ -261,9 +263,9 @@
 //! # PNG files
 //! [`Picture::save_png`](crate::Picture::save_png) writes how the picture was made into the file,
 //! in the text that WebUI and its relatives write and read: see [`infotext`](crate::infotext) for
-//! the keys. [`Infotext::read_png`](crate::Infotext::read_png) reads it back, also from their files;
-//! [`Infotext::request`](crate::Infotext::request) turns it into a request and lists what cannot be
-//! reproduced.
+//! the keys. [`Infotext::read_png`](crate::Infotext::read_png) reads it back, also from their
+//! files; [`Infotext::request`](crate::Infotext::request) turns it into a request and lists what
+//! cannot be reproduced.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
