@@ -183,9 +183,15 @@ impl Unet {
         self.tensors.stored(name)
     }
 
-    /// Whether the middle block lacks its attention or is not there, in a UNet of no known shape.
+    /// Whether the middle block lacks its attention or is not there, in a UNet of no known shape. The
+    /// shapes that are known are as wide as all published UNets.
     pub fn lacks_middle(&self) -> bool {
-        (!self.has_mid || self.mid.is_none()) && self.variant().is_none()
+        const WIDTH: usize = 320;
+        let is_published = self
+            .levels
+            .first()
+            .is_some_and(|level| level.channels == WIDTH);
+        is_published && (!self.has_mid || self.mid.is_none()) && self.variant().is_none()
     }
 
     /// A closer name for a distilled UNet, by its layers.

@@ -384,7 +384,7 @@ mod tests {
             ),
             (
                 vec![factors("a.weight_scale", &[], &[0.25])],
-                Some(r#"{"layers": {"a": {"format": "float8_e4m3fn"}, "b": "float8_e5m2"}}"#),
+                Some(r#"{"layers": {"a": {"format": "float8_e4m3fn"}}}"#),
                 Some(Scale::All(0.25)),
             ),
             (
