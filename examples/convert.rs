@@ -1,4 +1,4 @@
-//! A model in another form: a diffusers folder, one file, or graphs of ONNX.
+//! Converts a model to a diffusers folder, one file, or ONNX graphs.
 //!
 //! ```sh
 //! cargo run --release --example convert -- model.safetensors model --to folder --dtype f16
@@ -15,12 +15,12 @@ use sd_onnx::{Conversion, Error, ModelForm, WeightType};
 
 /// Writes a model in another form.
 ///
-/// The model may be a diffusers folder or a checkpoint file, and parts may come from elsewhere. The
-/// new one appears under its name when it is whole; nothing is overwritten.
+/// The model may be a diffusers folder or a checkpoint file, and parts may come from other files.
+/// The output appears only when it is complete. Nothing is overwritten.
 ///
-/// Whatever the new form cannot say is printed as a warning, such as the sampler in a
-/// scheduler_config.json, which one file has no place for. A model that would draw something else
-/// in the new form is refused.
+/// Anything that the new form cannot store, such as the scheduler's settings, is printed as a
+/// warning; pictures may then differ. If a network would be read differently, the conversion fails.
+/// ONNX graphs cannot be converted.
 #[derive(Parser)]
 #[command(name = "convert", version, verbatim_doc_comment)]
 struct Arguments {
@@ -31,8 +31,8 @@ struct Arguments {
     /// Form of the new model
     #[arg(long, value_name = "FORM", value_enum)]
     to: Form,
-    /// Type of all weights, rounded to the nearest number [default: each keeps its type, except
-    /// that GGUF's blocks and 8 bits with a scale become f32]
+    /// Type of all weights, rounded to the nearest number [default: unchanged; GGUF blocks and
+    /// scaled fp8 become f32]
     #[arg(long, value_name = "TYPE", value_enum)]
     dtype: Option<Type>,
     /// Variant of the weights in a folder, such as fp16 [default: the plain file, else the only one
@@ -49,7 +49,7 @@ enum Form {
     Folder,
     /// One safetensors file, as ComfyUI and WebUI read it
     File,
-    /// A folder with a graph of ONNX for each network and its weights beside it
+    /// A folder of ONNX graphs with their weights, for ONNX Runtime
     Onnx,
 }
 

@@ -133,7 +133,7 @@ pub struct Elsewhere {
     /// Take the autoencoder (VAE) from another file or folder [default: the model's own]
     #[arg(long, value_name = "PATH")]
     pub vae: Option<PathBuf>,
-    /// Take the text encoder, of SDXL the first one, from another file or folder [default: the
+    /// Take the text encoder (for SDXL, the first one) from another file or folder [default: the
     /// model's own]
     #[arg(long, value_name = "PATH")]
     pub text_encoder: Option<PathBuf>,
@@ -143,11 +143,11 @@ pub struct Elsewhere {
     /// Folder with the files of a tokenizer [default: the model's own, for a file CLIP's]
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
-    /// What the UNet predicts, if the model's files do not say it right [default: what they say]
+    /// What the UNet predicts; try `v` if a model draws only noise [default: as the model's files say]
     #[arg(long, value_name = "TYPE", value_enum)]
     pub prediction: Option<Predicts>,
-    /// Whether the noise schedule ends in pure noise (zero terminal SNR), as it often does with
-    /// v-prediction [default: what the model's files say]
+    /// Whether the noise schedule ends in pure noise (zero terminal SNR), as many
+    /// v-prediction models expect [default: as the model's files say]
     #[arg(long, value_name = "BOOL")]
     pub zero_terminal_snr: Option<bool>,
 }

@@ -70,6 +70,27 @@ fn a_folder_and_the_file_made_of_it() {
     );
 }
 
+#[test]
+fn a_folder_of_graphs() {
+    let folder = tempfile::tempdir().unwrap();
+    CONVERT.succeed(folder.path(), &[&model(), "graphs", "--to", "onnx"]);
+    let (text, _) = INSPECT.succeed(folder.path(), &["graphs"]);
+    assert!(text.contains("format         ONNX folder\n"), "{text}");
+    for network in ["unet", "vae_decoder", "vae_encoder", "text_encoder"] {
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{network} ")));
+        assert!(
+            line.is_some_and(|line| line.contains(" tensors, ")),
+            "{network}: {text}"
+        );
+    }
+    assert!(
+        !text.contains("problem") && !text.contains("missing"),
+        "{text}"
+    );
+}
+
 /// The hashes are those of the bytes that they are said to be of.
 #[test]
 fn hashes() {

@@ -446,7 +446,7 @@ impl Builder {
     }
 
     pub(crate) fn open(&self, path: &Path, components: &[&str]) -> Result<Source, Error> {
-        let predicts = self.predicts();
+        let predicts = self.prediction.and_then(Predicts::of);
         Source::open(
             path,
             self.variant.as_deref(),
@@ -469,17 +469,6 @@ impl Builder {
             Self { inversions, .. } if !inversions.is_empty() => {
                 Some("textual inversions stay files of their own and cannot be a part of a model")
             }
-            _ => None,
-        }
-    }
-
-    /// What the user says that the UNet predicts, for the recognition of a file.
-    fn predicts(&self) -> Option<Predicts> {
-        match self.prediction? {
-            Prediction::V => Some(Predicts::V),
-            Prediction::Epsilon => Some(Predicts::Epsilon),
-            Prediction::Edm { v: false, .. } => Some(Predicts::Edm),
-            Prediction::Edm { v: true, .. } => Some(Predicts::EdmV),
             _ => None,
         }
     }

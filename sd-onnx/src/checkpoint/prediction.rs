@@ -7,6 +7,7 @@
 mod schedule;
 mod yaml;
 
+use sd_schedulers::Prediction;
 use sd_text::outside::printable;
 
 use self::yaml::Yaml;
@@ -27,6 +28,17 @@ pub(crate) enum Predicts {
 }
 
 impl Predicts {
+    /// None for a prediction that no file marks.
+    pub fn of(prediction: Prediction) -> Option<Self> {
+        match prediction {
+            Prediction::Epsilon => Some(Self::Epsilon),
+            Prediction::V => Some(Self::V),
+            Prediction::Edm { v: false, .. } => Some(Self::Edm),
+            Prediction::Edm { v: true, .. } => Some(Self::EdmV),
+            _ => None,
+        }
+    }
+
     /// The name for a message.
     pub fn name(self) -> &'static str {
         match self {

@@ -110,17 +110,12 @@ fn new<'n>(network: &'n Network, stored: &Stored, steps: &Steps<'_>) -> New<'n> 
 /// The tensors that mark what the model predicts.
 fn marks(parts: &Parts) -> Result<Vec<(&'static str, Vec<f32>)>, Error> {
     let config = &parts.corrected;
-    let predicts = match config.prediction {
-        Prediction::Epsilon => Predicts::Epsilon,
-        Prediction::V => Predicts::V,
-        Prediction::Edm { v: false, .. } => Predicts::Edm,
-        Prediction::Edm { v: true, .. } => Predicts::EdmV,
-        other => {
-            return Err(parts.failed(format!(
-                "the model predicts {other:?}, and a file has no mark for that"
-            )));
-        }
-    };
+    let predicts = Predicts::of(config.prediction).ok_or_else(|| {
+        let prediction = config.prediction;
+        parts.failed(format!(
+            "the UNet predicts {prediction:?}, which a file cannot record"
+        ))
+    })?;
     let vae = parts.network("vae").map(|vae| {
         let config = Config::of(&vae.path, vae.config.clone());
         let channels = VaeConfig::new(&config)?.latent_channels;

@@ -1,10 +1,9 @@
-//! A model in another form: a diffusers folder, one file, or graphs of ONNX.
+//! Converts a model to another form: a diffusers folder, one file, or ONNX graphs.
 //!
-//! The model is read as for drawing: the configurations and the weights under today's names, from
-//! whatever it is in. Before anything is written, the graphs of all its networks are made, so that
-//! a tensor that is missing or left over is an error here as it is there. The new model appears
-//! under its name when it is whole ([`output`]), and never more than a few of its tensors are in
-//! memory ([`tensors`]).
+//! The model is read as [`Builder::load`] reads it. Before anything is written, the graphs of all
+//! its networks are made, so that a tensor that is missing or left over is an error here as it is
+//! there. The new model appears under its name only when it is complete ([`output`]), and at most a
+//! few of its tensors are in memory at a time ([`tensors`]).
 
 mod facts;
 mod file;
@@ -30,22 +29,22 @@ pub use self::numbers::WeightType;
 use self::output::Output;
 use crate::{Builder, Error};
 
-/// A form that a model can be converted to.
+/// The form to convert a model to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ModelForm {
     /// A folder in the diffusers layout, for diffusers and this crate.
     Folder,
-    /// One safetensors file in the names of latent diffusion, for ComfyUI, WebUI and their
+    /// One safetensors file with latent-diffusion tensor names, for ComfyUI, WebUI and their
     /// relatives, and diffusers' `from_single_file`.
     File,
-    /// A folder with a graph of ONNX for each network and its weights beside it. The graphs have
-    /// the inputs and outputs of optimum's exports, and use operators of ONNX Runtime.
+    /// A folder with an ONNX graph for each network, and the weights in a file beside it. Inputs and
+    /// outputs are named as in optimum's exports. The graphs contain operators of the
+    /// `com.microsoft` domain, so only ONNX Runtime runs them. They cannot be converted back.
     Onnx,
 }
 
-/// How a model is converted: to which form, and whether its weights change their type.
-/// [`Builder::convert`] does it.
+/// The form and the type of weights of a conversion, for [`Builder::convert`].
 #[derive(Clone)]
 pub struct Conversion {
     form: ModelForm,
@@ -54,11 +53,11 @@ pub struct Conversion {
     stop: StopToken,
 }
 
-/// How far a conversion is.
+/// The progress of a conversion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConversionProgress {
-    /// Bytes of weights that are written.
+    /// Bytes of weights written so far.
     pub done: u64,
     /// Bytes of all weights.
     pub total: u64,
@@ -74,14 +73,14 @@ pub struct Converted {
     pub tensors: usize,
     /// Bytes of weights that were written.
     pub bytes: u64,
-    /// What the old model says and the new one cannot say, or says otherwise, each in a sentence.
-    /// The networks are always the same. What is listed here, such as a scheduler's settings or a
-    /// tokenizer, may have to be given by hand.
+    /// What the new form cannot store or stores differently, one sentence each. The networks are
+    /// unchanged, but a lost scheduler setting, tokenizer or default size can change the pictures
+    /// unless it is set by hand.
     pub lost: Vec<String>,
 }
 
 impl Conversion {
-    /// A conversion to a form. Weights keep their types.
+    /// Creates a conversion to `form` that keeps the types of the weights.
     pub fn new(form: ModelForm) -> Self {
         Self {
             form,
@@ -91,22 +90,21 @@ impl Conversion {
         }
     }
 
-    /// Sets the type of all weights. Numbers are rounded to the nearest one of the type, and to the
-    /// even one of two that are equally near. Default: each tensor keeps its type, except that
-    /// GGUF's blocks and fp8 with a scale become the f32 numbers that they are computed with.
+    /// Sets the type of all weights. Numbers are rounded to nearest, ties to even. Default: each
+    /// tensor keeps its type, except that GGUF blocks and fp8 with scales become f32.
     pub fn dtype(mut self, dtype: WeightType) -> Self {
         self.dtype = Some(dtype);
         self
     }
 
-    /// Sets a function that is called after each tensor. Default: none.
+    /// Sets a function to call after each tensor. Default: none.
     pub fn progress(mut self, report: impl Fn(ConversionProgress) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(report));
         self
     }
 
-    /// Sets a token that ends the conversion with [`Error::Stopped`] after the next tensor. Nothing
-    /// of the new model is left then. Default: none.
+    /// Sets a token that ends the conversion with [`Error::Stopped`] after the next tensor. A
+    /// stopped conversion leaves nothing behind. Default: none.
     pub fn stop(mut self, stop: StopToken) -> Self {
         self.stop = stop;
         self
@@ -114,15 +112,15 @@ impl Conversion {
 }
 
 impl Builder {
-    /// Writes a model in another form. `path` is anything that [`load`](Self::load) takes with its
-    /// weights in files: a diffusers folder or a checkpoint. `out` must not exist; it is there when
-    /// the conversion has succeeded, whole, and otherwise not. A process that is killed leaves a
-    /// hidden folder beside `out`, whose name begins with `.converting-` and which can be deleted.
+    /// Writes a model in another form. `path` is a diffusers folder or a checkpoint file; ONNX graphs
+    /// cannot be converted. `out` must not exist, and appears only if the conversion succeeds. A
+    /// process that is killed leaves a hidden folder beside `out`, whose name begins with
+    /// `.converting-` and which can be deleted.
     ///
     /// Parts from elsewhere, such as [`vae`](Self::vae), go into the new model, and so do
     /// [`tokenizer`](Self::tokenizer), [`prediction`](Self::prediction) and
-    /// [`zero_terminal_snr`](Self::zero_terminal_snr). The settings of loading (device, threads,
-    /// clip skip and the like) change nothing.
+    /// [`zero_terminal_snr`](Self::zero_terminal_snr). Load settings such as device, threads and
+    /// clip skip have no effect.
     ///
     /// ```
     /// # let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -140,15 +138,15 @@ impl Builder {
     /// ```
     ///
     /// # Errors
-    /// - What [`load`](Self::load) refuses in the model's files, and parts that do not fit each
-    ///   other.
+    /// - The errors of [`load`](Self::load) about the model's files, and about parts that do not fit
+    ///   each other.
     /// - [`Error::Io`] when `out` exists or cannot be written, also because the disk is full.
     /// - [`Error::TensorValues`] when a number is beyond the range of the type asked for, such as
     ///   70000 in f16.
-    /// - [`Error::Conversion`] when the form has no way to say what the model is. A file cannot say
-    ///   how many heads its networks have, for one, so that a network with other heads than its
-    ///   family would draw something else.
-    /// - [`Error::Stopped`] by [`Conversion::stop`].
+    /// - [`Error::Conversion`] when the form cannot represent the model. For example, a file does not
+    ///   store the number of attention heads, so a network with a number that is unusual for its
+    ///   family is refused.
+    /// - [`Error::Stopped`] when the token of [`Conversion::stop`] was set.
     pub fn convert(
         &self,
         path: impl AsRef<Path>,
