@@ -27,10 +27,11 @@ use serde::Serialize;
 
 /// Shows how a prompt is read.
 ///
-/// First the prompt, its language in colours. Then, for each part between ANDs, the text used at
-/// that model call and its chunks of 77 tokens, without start, end and padding. A token that does
-/// not end a word is marked with +. Its id follows, and its weight if that is not 1. If the model
-/// has two text encoders, as SDXL has, the chunks of the second one follow if its tokens differ.
+/// First the prompt, its language in colours. Then, for each part between ANDs, the text used at the
+/// model call that --step names, and its chunks of 77 tokens, without start, end and padding. A
+/// token that does not end a word is marked with +. Its id follows, and its weight if that is not 1.
+/// If the model has two text encoders, as SDXL has, the chunks of the second one follow if its
+/// tokens differ.
 #[derive(Parser)]
 #[command(name = "tokens", version, verbatim_doc_comment)]
 struct Arguments {
