@@ -33,7 +33,7 @@ fn write(path: &Path, tensors: &[(&str, &[usize])]) {
 }
 
 #[test]
-fn a_folder_and_the_file_made_of_it() {
+fn a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let (text, _) = INSPECT.succeed(folder.path(), &[&model()]);
     for line in [
@@ -50,24 +50,17 @@ fn a_folder_and_the_file_made_of_it() {
         "{text}"
     );
 
-    CONVERT.succeed(
-        folder.path(),
-        &[&model(), "one.safetensors", "--to", "file"],
-    );
-    let arguments = ["one.safetensors", "--json", "--hash"];
-    let (json, _) = INSPECT.succeed(folder.path(), &arguments);
+    let (json, _) = INSPECT.succeed(folder.path(), &[&model(), "--json"]);
     let found: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(found["format"], "safetensors");
+    assert_eq!(found["format"], "diffusers folder");
     assert_eq!(found["prediction"], "v_prediction");
-    let because = found["prediction_because"].as_str().unwrap();
-    assert!(because.contains("the file"), "{because}");
+    assert_eq!(found["class"], "StableDiffusionPipeline");
     assert_eq!(found["parts"][0]["name"], "unet");
     assert_eq!(found["parts"][0]["parameters"], 6_901_828);
-    let sha256 = found["hashes"]["sha256"].as_str().unwrap();
-    assert_eq!(
-        (sha256.len(), &sha256[..10]),
-        (64, found["hashes"]["short"].as_str().unwrap())
-    );
+    assert_eq!(found["parts"][0]["types"]["F16"], 326);
+    assert_eq!(found["problems"], serde_json::json!([]));
+    // Hashes are of one file.
+    INSPECT.fail(folder.path(), &[&model(), "--hash"], 1, "emoji: ");
 }
 
 #[test]
@@ -109,6 +102,7 @@ fn hashes() {
     let found: Value = serde_json::from_str(&json).unwrap();
     let bytes = fs::read(&path).unwrap();
     assert_eq!(found["hashes"]["sha256"], of(&bytes));
+    assert_eq!(found["hashes"]["short"], of(&bytes)[..10]);
     assert_eq!(found["hashes"]["data"], of(&vec![0; 4 * 320 * 2]));
     // The file ends before the place of the hash of 2022.
     assert_eq!(found["hashes"]["old"], of(&[])[..8]);
