@@ -25,8 +25,8 @@ use crate::{Failure, shipped_model, tell};
 /// What to load and how to draw.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// Model: a checkpoint file (safetensors, pickle or GGUF), or a folder in the diffusers layout or
-    /// of ONNX graphs [default: the small model that ships with the examples]
+    /// Model: a checkpoint file (safetensors, pickle or GGUF), or a folder in the diffusers layout
+    /// or of ONNX graphs [default: the small model that ships with the examples]
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
     /// What comes from elsewhere.
@@ -35,7 +35,8 @@ pub struct Options {
     /// Variant of the weights, such as fp16 [default: the plain file, else the only one there]
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
-    /// Textual inversions: a .safetensors, .pt or .bin file, or a folder of such files; can be given several times. A prompt calls one by the file's name, or the token that the file names
+    /// Textual inversions: a .safetensors, .pt or .bin file, or a folder of such files; can be
+    /// given several times. A prompt calls one by the file's name, or the token that the file names
     #[arg(long, value_name = "PATH")]
     pub embeddings: Vec<PathBuf>,
     /// What to push away from
@@ -143,7 +144,8 @@ pub struct Elsewhere {
     /// Folder with the files of a tokenizer [default: the model's own, for a file CLIP's]
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
-    /// What the UNet predicts; try `v` if a model draws only noise [default: as the model's files say]
+    /// What the UNet predicts; try `v` if a model draws only noise [default: as the model's files
+    /// say]
     #[arg(long, value_name = "TYPE", value_enum)]
     pub prediction: Option<Predicts>,
     /// Whether the noise schedule ends in pure noise (zero terminal SNR), as many

@@ -100,7 +100,7 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
             2,
             "the output is new.ckpt",
         ),
-        // Its text encoder has heads of 16, and that of Stable Diffusion 1.x has heads of 64.
+        // Its text encoder has heads of 16; Stable Diffusion 1.x's has heads of 64.
         (
             &[&model, "new.safetensors", "--to", "file"],
             1,
@@ -158,7 +158,7 @@ fn what_comes_from_elsewhere_goes_into_the_new_model() {
         "--vae",
         "vae",
     ];
-    // An autoencoder of its own scaling.
+    // An autoencoder with another scaling.
     let vae = folder.path().join("vae");
     fs::create_dir(&vae).unwrap();
     for entry in fs::read_dir(shipped_model().join("vae")).unwrap() {

@@ -84,7 +84,7 @@ fn a_folder_of_graphs() {
     );
 }
 
-/// The hashes are those of the bytes that they are said to be of.
+/// Each hash is computed from the bytes that its documentation names.
 #[test]
 fn hashes() {
     use sha2::{Digest, Sha256};

@@ -211,7 +211,8 @@ fn parts_from_elsewhere() {
     assert!(error.to_string().contains("`Builder::vae`"), "{error}");
 }
 
-/// The same with two text encoders. The latents of an SDXL model keep their scaling with a VAE file.
+/// The same with two text encoders. The latents of an SDXL model keep their scaling with a VAE
+/// file.
 #[test]
 fn parts_of_sdxl() {
     let pair = Pair::of("sdxl-base", &Options::default());

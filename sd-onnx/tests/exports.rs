@@ -379,7 +379,7 @@ fn textual_inversions_are_rows_behind_the_token_embedding() {
         ("optimum-sd1", &[("emb_params", 48)][..]),
         ("optimum-sd2", &[("emb_params", 40)]),
         ("diffusers-2022", &[("emb_params", 56)]),
-        // The end of a text is the largest id there, which those of inversions exceed.
+        // The end of a text is the largest id there, which ids of inversions exceed.
         ("optimum-xl", &[("clip_l", 24), ("clip_g", 32)]),
     ] {
         let folder = tempfile::tempdir().unwrap();

@@ -6,13 +6,13 @@
 //! (`globals.rs` has the table); nothing is called, and what a call would have made is an inert
 //! value. Any other name is an error.
 //!
-//! Memory and time are bounded by the file's length, whatever the file says: values are shared as the
-//! pickle shares them, containers that hold themselves are no loops, and each limit is at the top of
-//! the file that it is for.
+//! Memory and time are bounded by the file's length, whatever the file says: values are shared as
+//! the pickle shares them, containers that hold themselves are no loops, and each limit is at the
+//! top of the file that it is for.
 //!
-//! Crates that read pickles were no help: `serde-pickle` has no persistent ids, by which torch names
-//! its storages; `repugnant-pickle`, a first version of 2023, accepts any global, expands what a
-//! pickle shares, and finds no tensor below the outermost dictionary.
+//! Crates that read pickles were no help: `serde-pickle` has no persistent ids, by which torch
+//! names its storages; `repugnant-pickle`, a first version of 2023, accepts any global, expands
+//! what a pickle shares, and finds no tensor below the outermost dictionary.
 //!
 //! The crates of this workspace share this module. It is public for them and no part of the API.
 
@@ -43,9 +43,10 @@ use source::Source;
 
 use crate::outside;
 
-/// The longest pickle, without the tensors' numbers. Those of SDXL have half a megabyte.
+/// The longest pickle, without the tensors' numbers. SDXL's pickles have half a megabyte.
 const MOST_PICKLE: u64 = 32 << 20;
-/// The key under which training programs keep the model's tensors, beside the state of the training.
+/// The key under which training programs keep the model's tensors, beside the state of the
+/// training.
 const WRAPPER: &str = "state_dict";
 
 /// A file of `torch.save`.
@@ -137,7 +138,7 @@ impl Pickle {
         self.named(&self.tensors)
     }
 
-    /// Whether the tensors are those of a dictionary `state_dict` in the object.
+    /// Whether the tensors were found in a dictionary `state_dict` in the object.
     pub fn is_unwrapped(&self) -> bool {
         self.unwrapped
     }

@@ -1,4 +1,5 @@
-//! The prompt language, the loader of textual inversions and the reader of pickles under input that is changed at random, a second each, or
+//! The prompt language, the loader of textual inversions and the reader of pickles under input that
+//! is changed at random, a second each, or
 //!
 //! ```sh
 //! SD_FUZZ_SECONDS=600 SD_FUZZ_SEED=2 cargo test -p sd-text --test fuzz -- --nocapture

@@ -170,7 +170,7 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
         ] {
             if family.is_some() && vae.config.get(key).is_some_and(|has| has == false) {
                 warnings.push(format!(
-                    "the autoencoder has no `{layer}`, which those of the family have"
+                    "the autoencoder has no `{layer}`, which other autoencoders of the family have"
                 ));
             }
         }

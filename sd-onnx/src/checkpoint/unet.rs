@@ -183,8 +183,8 @@ impl Unet {
         self.tensors.stored(name)
     }
 
-    /// Whether the middle block lacks its attention or is not there, in a UNet of no known shape. The
-    /// shapes that are known are as wide as all published UNets.
+    /// Whether the middle block lacks its attention or is not there, in a UNet of no known shape.
+    /// The shapes that are known are as wide as all published UNets.
     pub fn lacks_middle(&self) -> bool {
         const WIDTH: usize = 320;
         let is_published = self

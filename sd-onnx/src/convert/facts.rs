@@ -87,7 +87,7 @@ impl Network {
 }
 
 /// The keys in which two configurations of a network differ, as far as it computes something else.
-/// The size that a model draws at unless it is told another one is left out.
+/// The default size of a model's pictures is left out.
 ///
 /// # Errors
 /// When this crate cannot compute either.

@@ -73,7 +73,7 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
     if is_xl {
         let zeros = parts.source.zero_empty_negative();
         set("force_zeros_for_empty_prompt", json!(zeros));
-        // The refiner has none of its own.
+        // The refiner has none.
         for name in ["text_encoder", "tokenizer"] {
             set(name, json!([null, null]));
         }

@@ -38,8 +38,8 @@ pub enum ModelForm {
     /// One safetensors file with latent-diffusion tensor names, for ComfyUI, WebUI and their
     /// relatives, and diffusers' `from_single_file`.
     File,
-    /// A folder with an ONNX graph for each network, and the weights in a file beside it. Inputs and
-    /// outputs are named as in optimum's exports. The graphs contain operators of the
+    /// A folder with an ONNX graph for each network, and the weights in a file beside it. Inputs
+    /// and outputs are named as in optimum's exports. The graphs contain operators of the
     /// `com.microsoft` domain, so only ONNX Runtime runs them. They cannot be converted back.
     Onnx,
 }
@@ -112,10 +112,10 @@ impl Conversion {
 }
 
 impl Builder {
-    /// Writes a model in another form. `path` is a diffusers folder or a checkpoint file; ONNX graphs
-    /// cannot be converted. `out` must not exist, and appears only if the conversion succeeds. A
-    /// process that is killed leaves a hidden folder beside `out`, whose name begins with
-    /// `.converting-` and which can be deleted.
+    /// Writes a model in another form. `path` is a diffusers folder or a checkpoint file; ONNX
+    /// graphs cannot be converted. `out` must not exist, and appears only if the conversion
+    /// succeeds. A process that is killed leaves a hidden folder beside `out`, whose name begins
+    /// with `.converting-` and which can be deleted.
     ///
     /// Parts from elsewhere, such as [`vae`](Self::vae), go into the new model, and so do
     /// [`tokenizer`](Self::tokenizer), [`prediction`](Self::prediction) and

@@ -293,7 +293,7 @@ impl Graph {
     fn keep(&mut self, outputs: &[(String, String)]) {
         let graph = self.graph();
         let ports = std::mem::take(&mut graph.output);
-        // A hidden state without a port of its own is as the others are.
+        // A hidden state without a separate port is as the others are.
         let like = ports
             .iter()
             .find(|port| port.name.starts_with("clip_skip_"))

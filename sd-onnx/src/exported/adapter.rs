@@ -1,4 +1,4 @@
-//! Rewrites a graph of another tool so that its inputs and outputs are those of the graphs that are
+//! Rewrites a graph of another tool so that its inputs and outputs equal the graphs that are
 //! written here.
 //!
 //! The operators stay as they are. Around them come a few that change types and shapes, and the
@@ -34,11 +34,11 @@ const OWN: &str = "sd-onnx:";
 #[derive(Debug)]
 pub(super) struct Adapter<'f> {
     pub file: &'f OnnxFile,
-    /// Nodes that come before those of the file.
+    /// Nodes that come before the file's nodes.
     before: Vec<proto::Node>,
     /// Nodes that come after one of the file's, by its place.
     within: HashMap<usize, Vec<proto::Node>>,
-    /// Nodes, as messages, that come after those of the file.
+    /// Nodes, as messages, that come after the file's nodes.
     after: Vec<Vec<u8>>,
     initializers: Vec<proto::Tensor>,
     inputs: Vec<proto::ValueInfo>,
@@ -414,7 +414,7 @@ fn renamed_node(
         let names = match number {
             1 => inputs,
             2 => outputs,
-            // A copy needs a name of its own.
+            // A copy needs another name.
             3 if !outputs.is_empty() => return Some(Vec::new()),
             5 => {
                 return Some(changed(inner, |number, inner| {

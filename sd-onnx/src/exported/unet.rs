@@ -61,8 +61,8 @@ pub(crate) fn graph(
     let output = unet.output()?;
     let channels = unet.size(output, 1, "out_channels", Some(4))?;
     let all = unet.size(sample, 1, "in_channels", Some(channels))?;
-    // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of a
-    // picture.
+    // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of
+    // a picture.
     let beside = match all.checked_sub(channels) {
         Some(beside) if beside == 0 || beside == channels || beside == channels + 1 => beside,
         _ => {
@@ -107,7 +107,7 @@ pub(crate) fn graph(
 fn patch(file: &OnnxFile) -> usize {
     let doubles = |node: &&Node| match node.op.as_str() {
         "Upsample" => true,
-        // With sizes as its last input it takes those of the way down.
+        // With sizes as its last input it takes the sizes of the way down.
         "Resize" => node.inputs.get(3).is_none_or(String::is_empty),
         _ => false,
     };

@@ -220,8 +220,8 @@ impl<'w> Graph<'w> {
     }
 
     /// Rows of the table `name` `[rows, width]`, picked by a new i64 input called `input` of shape
-    /// `dims`. The table stays as it is in the file, unless its type has 8 bits; only the rows picked
-    /// become f32. The rows of `more` `[any, width]` follow those of the table.
+    /// `dims`. The table stays as it is in the file, unless its type has 8 bits; only the rows
+    /// picked become f32. The rows of `more` `[any, width]` follow those of the table.
     pub fn embedding(
         &mut self,
         name: &str,

@@ -1,7 +1,7 @@
 //! The families of models, and what each of them needs.
 //!
-//! [`Builder::load`](crate::Builder::load) recognises the family from the model's files. Nothing has
-//! to be chosen, and the same request works for every family:
+//! [`Builder::load`](crate::Builder::load) recognises the family from the model's files. Nothing
+//! has to be chosen, and the same request works for every family:
 //!
 //! | family | what is different | requests also have |
 //! |---|---|---|

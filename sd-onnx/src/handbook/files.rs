@@ -147,9 +147,9 @@
 //! # ONNX folders
 //! A folder may also hold graphs that another tool exported, such as optimum, or diffusers'
 //! exporter for its `OnnxStableDiffusionPipeline`. A component counts as exported if its folder has
-//! an ONNX file and no other weights (`.safetensors`, `.bin`, `.ckpt`, `.pt`), so one model may have
-//! components of both kinds. Of several ONNX files, `model.onnx` is read; if none has that name,
-//! loading fails.
+//! an ONNX file and no other weights (`.safetensors`, `.bin`, `.ckpt`, `.pt`), so one model may
+//! have components of both kinds. Of several ONNX files, `model.onnx` is read; if none has that
+//! name, loading fails.
 //!
 //! | folder | files |
 //! |---|---|
@@ -159,7 +159,8 @@
 //!
 //! The inputs are read from the graph: a timestep as a scalar or a list, integer or float; token
 //! ids of 32 or 64 bits; values in f32, f16 or f64; optionally guidance, pooled text and sizes. The
-//! pictures equal those of the same weights in a diffusers folder, except for these limits:
+//! pictures equal the ones that the same weights draw from a diffusers folder, except for these
+//! limits:
 //!
 //! - **Sizes.** Width and height must usually be multiples of 64 pixels for Stable Diffusion 1.x
 //!   and 2.x and of 32 for SDXL, because exporters write each upsampling as an exact doubling.

@@ -31,9 +31,9 @@
 //! Learned vectors take the place of a name in prompts. As a rule they come in a file, or a folder
 //! full of them: `.embeddings("EasyNegative.safetensors")`, `.embeddings("embeddings")`. The
 //! pickles `.pt` and `.bin` are read too, but never run: nothing in them is called, and one that
-//! asks for anything but tensors is refused. A prompt calls them by the name of the file, and also by the name that diffusers gave them within it
-//! (`<cat-toy>`). A name that is an ordinary word, such as `tree`, takes the place of the word in
-//! every prompt, as in WebUI. Here they are made up.
+//! asks for anything but tensors is refused. A prompt calls them by the name of the file, and also
+//! by the name that diffusers gave them within it (`<cat-toy>`). A name that is an ordinary word,
+//! such as `tree`, takes the place of the word in every prompt, as in WebUI. Here they are made up.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");

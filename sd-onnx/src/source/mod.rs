@@ -27,7 +27,7 @@ use crate::{
     weights::Weights,
 };
 
-/// A model: a folder or a file, with parts that come from elsewhere in place of its own.
+/// A model: a folder or a file, with parts from elsewhere that replace the model's parts.
 #[derive(Debug)]
 pub(crate) struct Source {
     base: Base,
@@ -96,7 +96,7 @@ fn towers_of([first, second]: [bool; 2]) -> &'static [TowerParts] {
 }
 
 impl Source {
-    /// Opens a model that must have these components, of its own or from elsewhere. `predicts` is
+    /// Opens a model that must have these components, itself or from elsewhere. `predicts` is
     /// what the user says that the UNet predicts.
     pub fn open(
         path: &Path,
@@ -248,7 +248,7 @@ impl Source {
         }
     }
 
-    /// The pipeline class in diffusers, empty for a class of one's own.
+    /// The pipeline class in diffusers, empty for a custom class.
     pub fn class(&self) -> &str {
         match self.model() {
             Base::Folder(folder) => folder.class(),
@@ -256,7 +256,7 @@ impl Source {
         }
     }
 
-    /// What the pipeline class corrects in the configurations. Those of a file need no correction.
+    /// What the pipeline class corrects in the configurations. A file needs no correction.
     pub fn corrections(&self) -> Corrections {
         match self.model() {
             Base::Folder(folder) => Corrections::of_class(folder.class()),
@@ -323,7 +323,7 @@ impl Source {
         Ok(there)
     }
 
-    /// The components that the model needs and has neither of its own nor from elsewhere.
+    /// The components that the model needs and that neither it nor another file supplies.
     pub fn missing(&self) -> Result<Vec<&'static str>, Error> {
         let has_codec = self.exported_codec()?.is_some();
         let towers = self.towers().iter().map(|tower| tower.encoder);
@@ -345,8 +345,8 @@ impl Source {
         self.of(component).has(component)
     }
 
-    /// A component's `config.json`. What a VAE file cannot say, how the UNet's latents are scaled, is
-    /// the model's.
+    /// A component's `config.json`. What a VAE file cannot say, how the UNet's latents are scaled,
+    /// is the model's.
     pub fn config(&self, component: &str) -> Result<Config, Error> {
         let mut config = self.of(component).config(component)?;
         let is_file = matches!(self.of(component), Base::File(_));
@@ -356,8 +356,8 @@ impl Source {
         Ok(config)
     }
 
-    /// Warns about an autoencoder from elsewhere that scales latents in another way than the model's
-    /// own: it is of another family.
+    /// Warns about an autoencoder from elsewhere that scales latents in another way than the
+    /// model's own: it is of another family.
     pub fn warn_of_scaling(&self, config: &Config) -> Result<(), Error> {
         let is_from_elsewhere = self.elsewhere.iter().any(|(name, _)| *name == "vae");
         if !is_from_elsewhere || config.text("_class_name", KL)? != KL {
@@ -397,7 +397,8 @@ impl Source {
         matches!(self.of("vae"), Base::File(_)) && !is_set
     }
 
-    /// Gives the configuration of an autoencoder the scaling of the model's latents, if it has none.
+    /// Gives the configuration of an autoencoder the scaling of the model's latents, if it has
+    /// none.
     fn scale(&self, config: &mut Config) -> Result<(), Error> {
         const KEYS: [&str; 4] = [
             "scaling_factor",

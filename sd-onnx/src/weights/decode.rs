@@ -71,7 +71,7 @@ fn f8_e4m3(code: u8) -> f32 {
         (15, 7) => 0x7ff0_0000,
         // Steps of 2⁻⁹.
         (0, _) => (mantissa as f32 / 512.0).to_bits(),
-        // The exponent's bias is 7, that of f32 is 127.
+        // The exponent's bias is 7; f32's is 127.
         _ => (exponent + 120) << 23 | mantissa << 20,
     };
     f32::from_bits(sign | bits)

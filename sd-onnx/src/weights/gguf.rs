@@ -79,7 +79,7 @@ pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
         })
 }
 
-/// The architectures whose networks are known. The last two are those of a tool that does not say
+/// The architectures whose networks are known. The last two are from a tool that does not say
 /// which one it is, as stable-diffusion.cpp writes none.
 const ARCHITECTURES: [&str; 4] = ["sd1", "sdxl", "pig", "cow"];
 

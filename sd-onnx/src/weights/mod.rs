@@ -56,7 +56,7 @@ pub(crate) struct Tensor {
     pub scale: Option<Scale>,
     /// As the networks ask for it.
     shape: Vec<usize>,
-    /// Whether the bytes are those of the matrix with its two axes exchanged.
+    /// Whether the bytes hold the matrix with its two axes exchanged.
     pub transposed: bool,
     /// The file as the user has it.
     pub file: Arc<Path>,
@@ -117,7 +117,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Those of a component of a file that has tensors of other names: see [`Mapped`].
+    /// The weights of one component of a file whose tensors have other names: see [`Mapped`].
     pub fn mapped(file: &WeightFile, tensors: &[Mapped]) -> Result<Self, Error> {
         gguf::check_architecture(file)?;
         let by_name: HashMap<&str, &Stored> = file
@@ -187,17 +187,7 @@ impl Weights {
             let path = self.path.clone();
             Error::Checkpoint { path, problem }
         })?;
-        let tensor = Tensor {
-            place: Place::Memory(bytes),
-            dtype,
-            scale: None,
-            shape: shape.to_vec(),
-            transposed: false,
-            file: self.path.as_path().into(),
-            stored_name: name.to_owned(),
-            used: AtomicBool::new(false),
-        };
-        self.tensors.insert(name.to_owned(), tensor);
+        self.place(name, dtype, shape, Place::Memory(bytes));
         Ok(())
     }
 

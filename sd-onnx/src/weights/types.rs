@@ -12,7 +12,7 @@ use safetensors::Dtype;
 #[allow(
     non_camel_case_types,
     clippy::upper_case_acronyms,
-    reason = "the names are those of the file formats"
+    reason = "the file formats spell the names so"
 )]
 pub(crate) enum Type {
     F64,

@@ -3,7 +3,7 @@ types of 8 bits, products with scales, and the blocks of GGUF as PyPI's `gguf` d
 
     pip install -r requirements.txt gguf==0.19.0 && python number_types.py
 
-The blocks of the types that `gguf` quantises are of random numbers; those of the K types are random bytes with finite
+The blocks of the types that `gguf` quantises are of random numbers; blocks of the K types are random bytes with finite
 scales. The file is written by `GGUFWriter` as ComfyUI-GGUF's `tools/convert.py` writes a UNet: dimensions reversed, and a
 tensor whose rows are no whole blocks under another shape, with its own in `comfy.gguf.orig_shape.NAME`.
 

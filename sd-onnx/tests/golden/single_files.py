@@ -86,7 +86,7 @@ def build(shape):
 
 
 def fill(models, shape):
-    """Gives every tensor values of its own, so that no two can be taken for each other."""
+    """Gives every tensor different values, so that no two can be taken for each other."""
     for part, model in models.items():
         for name, tensor in model.state_dict().items():
             if not name.endswith("position_ids"):

@@ -43,7 +43,7 @@ pub(super) fn stored(bytes: &[u8]) -> Result<Vec<(String, Stored<'_>)>, String> 
     Ok(first.into_iter().chain(tensors).collect())
 }
 
-/// Checks, before any number is read, that the tensors are those of an inversion.
+/// Checks, before any number is read, that the tensors belong to an inversion.
 fn check<'n>(names: impl Iterator<Item = &'n str>) -> Result<(), String> {
     let mut names: Vec<&str> = names.collect();
     names.sort_unstable();

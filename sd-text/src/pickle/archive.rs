@@ -280,7 +280,7 @@ struct Header {
     crc: u32,
     packed: u64,
     length: u64,
-    /// Where the entry begins, with a header of its own.
+    /// Where the entry begins, with the entry's header.
     local: u64,
 }
 
@@ -354,7 +354,7 @@ impl Header {
             packed: self.packed,
             length: self.length,
             deflated,
-            // torch writes 0 when it is told to leave checksums out.
+            // torch writes 0 when checksums are switched off.
             crc: (self.crc != 0).then_some(self.crc),
         })
     }

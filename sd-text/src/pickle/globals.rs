@@ -1,7 +1,7 @@
 //! The table of the globals that a pickle may name, and what each of them becomes.
 //!
-//! Nothing here is ever called. A global stands for one of the few things that this reader builds by
-//! itself, or it is inert: kept by its name, and of no effect.
+//! Nothing here is ever called. A global stands for one of the few things that this reader builds
+//! by itself, or it is inert: kept by its name, and of no effect.
 
 use safetensors::Dtype;
 
@@ -46,7 +46,8 @@ pub(super) enum Rebuild {
     V3,
 }
 
-/// A class of `pytorch_lightning`'s callbacks, whichever: a checkpoint names those of its training.
+/// A class of `pytorch_lightning`'s callbacks, whichever: a checkpoint names the callbacks of its
+/// training.
 const CALLBACKS: &str = "pytorch_lightning.callbacks";
 
 /// Modules by [today's name](canonical), names in them, and what the names become.

@@ -1,6 +1,6 @@
-//! The legacy format of `torch.save`: before torch 1.6, and on request today. Five pickles stand one
-//! behind the other: a magic number, the format's version, the writing machine, the object, and the
-//! names of its storages. The storages' bytes follow in the order of the names.
+//! The legacy format of `torch.save`: before torch 1.6, and on request today. Five pickles stand
+//! one behind the other: a magic number, the format's version, the writing machine, the object, and
+//! the names of its storages. The storages' bytes follow in the order of the names.
 
 use std::collections::HashMap;
 

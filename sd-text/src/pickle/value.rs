@@ -26,8 +26,8 @@ pub enum Value {
     Bool(bool),
     /// A whole number.
     Int(i64),
-    /// A whole number beyond 64 bits, in decimal digits or, from `0x` on, in hexadecimal ones of its
-    /// two's complement.
+    /// A whole number beyond 64 bits, in decimal digits or, from `0x` on, in hexadecimal ones of
+    /// its two's complement.
     Long(String),
     /// A number.
     Float(f64),

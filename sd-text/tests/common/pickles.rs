@@ -25,8 +25,8 @@ pub fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     zip_with(&plain)
 }
 
-/// A ZIP file with these entries: names, bytes as they are in the file, the lengths that are said to
-/// be the unpacked ones, and methods. The checksums are those of stored bytes, or none.
+/// A ZIP file with these entries: names, bytes as they are in the file, the lengths that are said
+/// to be the unpacked ones, and methods. The checksums are computed from stored bytes, or none.
 pub fn zip_with(entries: &[(&str, &[u8], usize, u16)]) -> Vec<u8> {
     let (mut file, mut directory) = (Vec::new(), Vec::new());
     for &(name, data, length, method) in entries {
@@ -96,7 +96,7 @@ pub fn patched(mut file: Vec<u8>, tag: &[u8], nth: usize, distance: usize, new: 
     file
 }
 
-/// The opcodes of a storage of class `torch.KIND` with as many numbers, in those of protocol 0.
+/// The opcodes of a storage of class `torch.KIND` with as many numbers, in opcodes of protocol 0.
 pub fn storage(kind: &str, count: &str) -> String {
     format!("(Vstorage\nctorch\n{kind}\nV0\nVcpu\nI{count}\ntQ")
 }

@@ -1,5 +1,5 @@
 //! The `.yaml` that old checkpoints have beside them: latent diffusion's configuration. Only a few
-//! keys matter, each on a line of its own, so that no parser of YAML is needed.
+//! keys matter, each on a separate line, so that no parser of YAML is needed.
 
 use super::Predicts;
 

@@ -1,5 +1,5 @@
-//! The names of CLIP's text encoders: as transformers had them before its version 5, and as OpenCLIP
-//! has them, with query, key and value in one matrix.
+//! The names of CLIP's text encoders: as transformers had them before its version 5, and as
+//! OpenCLIP has them, with query, key and value in one matrix.
 
 use super::{Shapes, Stored, reversed, whole};
 use crate::checkpoint::text::{OPEN_CLIP, OPEN_CLIP_LAYER};

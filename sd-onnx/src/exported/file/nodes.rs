@@ -108,7 +108,7 @@ fn subgraph(bytes: &[u8], depth: usize, captured: &mut Vec<String>) -> Result<()
     Ok(())
 }
 
-/// The domain and the name of a function of the model. Its nodes are checked as those of graphs.
+/// The domain and the name of a function of the model. Its nodes are checked like a graph's.
 pub(super) fn function(bytes: &[u8]) -> Result<(String, String), Problem> {
     let end = bytes.len() as u64;
     let mut wire = Wire::new(Cursor::new(bytes), 0);

@@ -198,7 +198,7 @@ fn an_encoder_that_draws_late() {
     let config = Config::parse(&path, &json!({}).to_string()).unwrap();
     let config = VaeConfig::new(&config).unwrap();
     let half = in_time("encoder", || vae::encoder(&path, &config).unwrap());
-    // The mean and the deviation are those of the graph.
+    // The graph gives the mean and the deviation.
     let model = proto::Model::decode(&half.model.bytes[..]).unwrap();
     let nodes = model.graph.unwrap().node;
     let made: HashMap<_, _> = nodes.iter().map(|node| (&*node.output[0], node)).collect();
