@@ -17,7 +17,7 @@ impl Engine {
     /// Starts ONNX Runtime, from `library` or where else it is found, and checks that it has the
     /// device.
     pub fn new(device: Device, threads: u16, library: Option<&Path>) -> Result<Self, Error> {
-        let runtime = Runtime::start(library)?;
+        let runtime = Runtime::start(library, device)?;
         device.check(&runtime)?;
         Ok(Self { runtime, threads })
     }

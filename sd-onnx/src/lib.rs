@@ -75,6 +75,7 @@ mod inspect;
 mod inversions;
 mod models;
 mod parts;
+mod precision;
 mod runtime;
 mod session;
 mod source;
@@ -83,9 +84,10 @@ mod weights;
 
 pub use builder::{Builder, builder};
 pub use convert::{Conversion, ConversionProgress, Converted, ModelForm, WeightType};
-pub use device::Device;
+pub use device::{Device, ParseDeviceError};
 pub use error::Error;
 pub use inspect::{Hashes, Inspection, Part, hashes, inspect};
+pub use precision::{ParsePrecisionError, Precision};
 pub use runtime::RuntimeError;
 pub use sd_core::{
     Call, ClassifierFree, Conditioning, Defaults, Denoiser, Error as GenerateError, Event,

@@ -10,6 +10,7 @@
 
 #[cfg(feature = "fetch")]
 mod fetch;
+mod openvino;
 mod release;
 
 use std::{
@@ -22,7 +23,8 @@ use ort::{LoadDynamicError, environment::Environment};
 
 use sd_text::outside::{self, list, printable};
 
-use crate::{Device, hash};
+use crate::{Device, Precision, device::one_of, hash};
+pub(crate) use openvino::OpenVino;
 use release::Release;
 
 /// Why there is no ONNX Runtime, or not the one that was asked for.
@@ -78,8 +80,8 @@ pub enum RuntimeError {
         /// What it said.
         problem: String,
     },
-    /// The device that was asked for can't be had. It is never replaced by another.
-    #[error("the device `{device}` can't be had with ONNX Runtime from {}; available: {}", printable(path.display()), available.join(", "))]
+    /// The device that was asked for is not available. It is never replaced by another one.
+    #[error("the device `{device}` can't be had with ONNX Runtime from {}; available: {}{}", printable(path.display()), available.join(", "), after_semicolon(hint))]
     NoDevice {
         /// The device.
         device: Device,
@@ -87,6 +89,26 @@ pub enum RuntimeError {
         path: PathBuf,
         /// The devices that can be had with it.
         available: Vec<String>,
+        /// What to do about it, or empty.
+        hint: String,
+    },
+    /// The device does not compute in the precision that was asked for.
+    #[error("the device `{device}` does not compute in {precision}, expected {}", one_of(device.precisions()))]
+    Precision {
+        /// The device. [`Device::precisions`] lists its precisions.
+        device: Device,
+        /// The precision that was asked for.
+        precision: Precision,
+    },
+    /// The OpenVINO plugin was found, but ONNX Runtime did not take it.
+    #[error("{}: ONNX Runtime from {} does not take this OpenVINO plugin: {}", printable(plugin.display()), printable(path.display()), printable(problem))]
+    Plugin {
+        /// The plugin.
+        plugin: PathBuf,
+        /// The ONNX Runtime library.
+        path: PathBuf,
+        /// What it said.
+        problem: String,
     },
     /// The library could not be downloaded.
     #[error("fetching ONNX Runtime: {problem}")]
@@ -101,14 +123,17 @@ pub enum RuntimeError {
 pub(crate) struct Runtime {
     pub path: PathBuf,
     pub environment: Environment,
+    /// The OpenVINO plugin that is registered.
+    plugin: Mutex<Option<PathBuf>>,
 }
 
 /// The first start wins for the life of the process; ONNX Runtime allows no second environment.
 static RUNNING: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
 
 impl Runtime {
-    /// The running one, or the one at `explicit` or at the first place that has it, started.
-    pub fn start(explicit: Option<&Path>) -> Result<Arc<Self>, RuntimeError> {
+    /// The running one, or the one at `explicit` or at the first place that has it, started. Which
+    /// library is looked for depends on `device`; whether it has that device is not checked.
+    pub fn start(explicit: Option<&Path>, _device: Device) -> Result<Arc<Self>, RuntimeError> {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = &*running {
             return match explicit {
@@ -136,7 +161,13 @@ impl Runtime {
         // What goes wrong comes back as an error; ONNX Runtime would print it too.
         environment.set_log_level(ort::logging::LogLevel::Fatal);
         tracing::info!(path = %path.display(), "started ONNX Runtime");
-        Ok(running.insert(Arc::new(Self { path, environment })).clone())
+        Ok(running
+            .insert(Arc::new(Self {
+                path,
+                environment,
+                plugin: Mutex::new(None),
+            }))
+            .clone())
     }
 }
 
@@ -173,21 +204,7 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
         .map(|path| (path.to_path_buf(), ""))
         .or(variable.map(|path| (path, " (from ORT_DYLIB_PATH)")))
     {
-        let named = std::path::absolute(&path).and_then(|path| outside::open(&path).map(|_| path));
-        // It was named, so no other is taken in its place.
-        return named.map_err(|error| match error.kind() {
-            // Loading a pipe would wait forever.
-            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
-                RuntimeError::NotOnnxRuntime {
-                    path,
-                    problem: error.to_string(),
-                }
-            }
-            _ => RuntimeError::NotFound {
-                searched: vec![format!("{}{origin}", path.display())],
-                hint: error.to_string(),
-            },
-        });
+        return named(path, origin);
     }
     let cache = dirs::cache_dir().map(|cache| cache.join("sd-onnx"));
     let release = release::for_this_platform();
@@ -225,6 +242,22 @@ fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
             "install ONNX Runtime {} (`pip install onnxruntime=={0}` has the library in onnxruntime/capi) and name the library in ORT_DYLIB_PATH",
             release::VERSION
         ),
+    })
+}
+
+/// A library that was named, so that no other is taken in its place.
+fn named(path: PathBuf, origin: &str) -> Result<PathBuf, RuntimeError> {
+    let absolute = std::path::absolute(&path).and_then(|path| outside::open(&path).map(|_| path));
+    absolute.map_err(|error| match error.kind() {
+        // Loading a pipe would wait forever.
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => RuntimeError::NotOnnxRuntime {
+            path,
+            problem: error.to_string(),
+        },
+        _ => RuntimeError::NotFound {
+            searched: vec![format!("{}{origin}", path.display())],
+            hint: error.to_string(),
+        },
     })
 }
 
@@ -266,6 +299,14 @@ fn load_error(error: LoadDynamicError, path: &Path) -> RuntimeError {
             path,
             problem: "its version is not readable".into(),
         },
+    }
+}
+
+/// A further sentence of a message, if there is one.
+fn after_semicolon(hint: &str) -> String {
+    match hint {
+        "" => String::new(),
+        hint => format!("; {}", printable(hint)),
     }
 }
 
