@@ -74,8 +74,10 @@ mod hash;
 mod inspect;
 mod inversions;
 mod models;
+mod network;
 mod parts;
 mod precision;
+mod provider;
 mod runtime;
 mod session;
 mod source;
@@ -92,7 +94,7 @@ pub use runtime::RuntimeError;
 pub use sd_core::{
     Call, ClassifierFree, Conditioning, Defaults, Denoiser, Error as GenerateError, Event,
     EventStream, Events, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError,
-    Inputs, LatentCodec, LatentDistribution, LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
+    Inputs, LatentCodec, LatentDistribution, LatentRgb, NetworkReport, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
     MAX_PROMPT_BYTES, MAX_WINDOWS, OnStop, Picture, Pipeline, PipelineBuilder, Problem, Problems,
     Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request,
     SchedulerConfig, SizeIds, Sizes, StepInfo, StopToken, Stopped, Timings, Unfinished, Update,
