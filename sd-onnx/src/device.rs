@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     Precision,
-    runtime::{Runtime, RuntimeError},
+    runtime::{OpenVino, Runtime, RuntimeError, processor},
 };
 
 /// What a model runs on. A device that is not available is an error, never replaced by another one.
@@ -50,11 +50,13 @@ impl Device {
 
     /// Returns the precisions that networks can be computed in on this device.
     ///
-    /// The lists for a GPU and an NPU are those of OpenVINO's documentation.
+    /// [`OpenVino`](Self::OpenVino) has bf16 where this machine's processor has AVX-512 or
+    /// AVX-NE-CONVERT. The lists for a GPU and an NPU are those of OpenVINO's documentation.
     pub fn precisions(self) -> &'static [Precision] {
         match self {
             Self::Cpu => &[Precision::F32],
-            Self::OpenVino => &[Precision::F32, Precision::Bf16],
+            Self::OpenVino if processor::has_bf16() => &[Precision::F32, Precision::Bf16],
+            Self::OpenVino => &[Precision::F32],
             Self::OpenVinoGpu => &[Precision::F32, Precision::F16],
             Self::OpenVinoNpu => &[Precision::F16],
             Self::Cuda => &[],
@@ -66,7 +68,7 @@ impl Device {
     /// ```
     /// use sd_onnx::{Device, Precision};
     ///
-    /// assert!(Device::OpenVino.check_precision(Precision::Bf16).is_ok());
+    /// assert!(Device::OpenVino.check_precision(Precision::F32).is_ok());
     /// assert!(Device::Cpu.check_precision(Precision::Bf16).is_err());
     /// ```
     ///
@@ -83,21 +85,15 @@ impl Device {
         })
     }
 
-    /// Whether OpenVINO drives it.
-    pub(crate) fn is_openvino(self) -> bool {
-        matches!(self, Self::OpenVino | Self::OpenVinoGpu | Self::OpenVinoNpu)
-    }
-
-    /// Checks that the device is available with this library.
-    pub(crate) fn check(self, runtime: &Runtime) -> Result<(), RuntimeError> {
+    /// Checks that the device is available with this library. If OpenVINO drives it, returns where
+    /// its provider comes from.
+    pub(crate) fn check(self, runtime: &Runtime) -> Result<Option<OpenVino>, RuntimeError> {
         match self {
-            Self::Cpu => Ok(()),
-            device => Err(RuntimeError::NoDevice {
-                device,
-                path: runtime.path.clone(),
-                available: vec![Self::Cpu.to_string()],
-                hint: String::new(),
-            }),
+            Self::Cpu => Ok(None),
+            Self::OpenVino | Self::OpenVinoGpu | Self::OpenVinoNpu => {
+                runtime.openvino(self).map(Some)
+            }
+            Self::Cuda => Err(runtime.no_device(self)),
         }
     }
 }
@@ -168,18 +164,18 @@ mod tests {
             [F32, Bf16, F16].map(|precision| device.check_precision(precision).is_ok())
         };
         assert_eq!(of(Device::Cpu), [true, false, false]);
-        assert_eq!(of(Device::OpenVino), [true, true, false]);
+        assert_eq!(of(Device::OpenVino), [true, processor::has_bf16(), false]);
         assert_eq!(of(Device::OpenVinoGpu), [true, false, true]);
         assert_eq!(of(Device::OpenVinoNpu), [false, false, true]);
         let said =
             |device: Device, precision| device.check_precision(precision).unwrap_err().to_string();
         assert_eq!(
-            said(Device::OpenVino, F16),
-            "the device `openvino` does not compute in f16, expected f32 or bf16"
+            said(Device::OpenVinoGpu, Bf16),
+            "the device `openvino-gpu` does not compute in bf16 on this machine, expected f32 or f16"
         );
         assert_eq!(
             said(Device::OpenVinoNpu, F32),
-            "the device `openvino-npu` does not compute in f32, expected f16"
+            "the device `openvino-npu` does not compute in f32 on this machine, expected f16"
         );
     }
 }

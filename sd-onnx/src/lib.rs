@@ -43,9 +43,19 @@
 //! The library is loaded at run time, 1.23 or newer: from [`Builder::runtime`], else from
 //! `ORT_DYLIB_PATH`, else from the cache folder. With the Cargo feature `fetch`, off by default, it
 //! is downloaded there when it is missing. A process has one ONNX Runtime: the first start wins,
-//! and asking for another one is an error. A library in the cache folder whose SHA-256 is not the
-//! release's is never loaded: with `fetch` it is downloaded again, else it is
-//! [`RuntimeError::Damaged`].
+//! and asking for another one is an error.
+//!
+//! [`Device::OpenVino`] and its kin need OpenVINO's provider. If the library has it built in, as
+//! that of the Python package `onnxruntime-openvino` does, it is used. Otherwise it is a plugin,
+//! `libonnxruntime_providers_openvino_plugin.so` of the Python package `onnxruntime-ep-openvino`
+//! with OpenVINO's libraries beside it: from the path in `ORT_OPENVINO_PLUGIN`, else from the cache
+//! folder, else downloaded as above. OpenVINO's plugin lists only Intel's devices. On a processor
+//! that is not Intel's, a process that starts with [`Device::OpenVino`] therefore looks for ONNX
+//! Runtime 1.24.1 with OpenVINO built in, where it would look for 1.32.0; once 1.32.0 runs,
+//! [`Device::OpenVino`] is [`RuntimeError::NoDevice`] there.
+//!
+//! A file in the cache folder whose SHA-256 is not the release's is never loaded: with `fetch` its
+//! folder is downloaded again, else it is [`RuntimeError::Damaged`].
 //!
 //! # Nothing is sent anywhere
 //! Microsoft's builds of ONNX Runtime collect telemetry by default. This crate turns it off: before
