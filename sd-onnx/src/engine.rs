@@ -24,8 +24,8 @@ pub(crate) struct Engine {
     pub threads: u16,
     /// The sessions of a network that are kept where each size needs one. At least 1.
     pub kept_sizes: usize,
-    /// The only network that has sessions, if there may be but one at a time.
-    only: Option<Arc<Mutex<Weak<Sessions>>>>,
+    /// All networks, if only one of them may be loaded at a time.
+    exclusive: Option<Arc<Mutex<Vec<Weak<Sessions>>>>>,
 }
 
 /// What an [`Engine`] is made of.
@@ -56,7 +56,7 @@ impl Engine {
             openvino,
             threads: settings.threads,
             kept_sizes: settings.kept_sizes.max(1),
-            only: settings.low_memory.then(Arc::default),
+            exclusive: settings.low_memory.then(Arc::default),
         })
     }
 
@@ -67,18 +67,28 @@ impl Engine {
 
     /// Whether networks are unloaded when another one is needed.
     pub fn low_memory(&self) -> bool {
-        self.only.is_some()
+        self.exclusive.is_some()
     }
 
-    /// Unloads the other network that is loaded, if only one may be.
+    /// Adds a network to those of which only one may be loaded, if there is such a limit.
+    pub fn register(&self, sessions: &Arc<Sessions>) {
+        if let Some(all) = &self.exclusive {
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|network| network.strong_count() > 0);
+            all.push(Arc::downgrade(sessions));
+        }
+    }
+
+    /// Unloads all other networks, if only one may be loaded.
     pub fn make_room(&self, sessions: &Arc<Sessions>) {
-        let Some(only) = &self.only else {
+        let Some(all) = &self.exclusive else {
             return;
         };
-        let mut only = only.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(other) = only.upgrade().filter(|other| !Arc::ptr_eq(other, sessions)) {
-            other.unload();
+        let all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        for other in all.iter().filter_map(Weak::upgrade) {
+            if !Arc::ptr_eq(&other, sessions) {
+                other.unload();
+            }
         }
-        *only = Arc::downgrade(sessions);
     }
 }

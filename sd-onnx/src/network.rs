@@ -47,12 +47,14 @@ impl Network {
         fixed_sizes: bool,
         write: impl Fn(Dialect) -> Result<Model, Error> + Send + Sync + 'static,
     ) -> Self {
+        let sessions = Arc::default();
+        engine.register(&sessions);
         Self {
             name,
             engine: engine.clone(),
             write: Box::new(write),
             fixed_sizes: fixed_sizes && engine.dialect().fixed_sizes,
-            sessions: Arc::default(),
+            sessions,
         }
     }
 

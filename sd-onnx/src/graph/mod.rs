@@ -59,6 +59,7 @@ pub(crate) struct Model {
     /// Whether weights have scales, which ONNX Runtime must multiply them with as it loads.
     pub has_scales: bool,
     /// A file that external data lies in, which must be there until ONNX Runtime has mapped it.
+    #[expect(dead_code, reason = "dropping it removes the file")]
     pub spill: Option<Arc<Spill>>,
     /// The number of its operators.
     pub nodes: usize,
