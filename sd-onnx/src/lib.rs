@@ -104,10 +104,10 @@ pub use runtime::RuntimeError;
 pub use sd_core::{
     Call, ClassifierFree, Conditioning, Defaults, Denoiser, Error as GenerateError, Event,
     EventStream, Events, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError,
-    Inputs, LatentCodec, LatentDistribution, LatentRgb, NetworkReport, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
-    MAX_PROMPT_BYTES, MAX_WINDOWS, OnStop, Picture, Pipeline, PipelineBuilder, Problem, Problems,
-    Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request,
-    SchedulerConfig, SizeIds, Sizes, StepInfo, StopToken, Stopped, Timings, Unfinished, Update,
-    files, guidance, guide, image, infotext, ndarray, schedulers, slerp, text,
+    Inputs, LatentCodec, LatentDistribution, LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
+    MAX_PROMPT_BYTES, MAX_WINDOWS, NetworkReport, OnStop, Picture, Pipeline, PipelineBuilder,
+    Problem, Problems, Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction,
+    Request, SchedulerConfig, SizeIds, Sizes, StepInfo, StopToken, Stopped, Timings, Unfinished,
+    Update, files, guidance, guide, image, infotext, ndarray, schedulers, slerp, text,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};

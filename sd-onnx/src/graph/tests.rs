@@ -262,7 +262,13 @@ fn initializers_have_the_names_of_their_tensors() {
     let (config, path) = emoji("text_encoder", "model.safetensors");
     let config = ClipTextConfig::new(config).unwrap();
     let weights = Weights::open(&path).unwrap();
-    let model = clip_text::graph(&config, &weights, Array2::zeros((0, 0)).view(), Dialect::default()).unwrap();
+    let model = clip_text::graph(
+        &config,
+        &weights,
+        Array2::zeros((0, 0)).view(),
+        Dialect::default(),
+    )
+    .unwrap();
     let names = stored(&model);
     let unique: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     // The final norm is asked for after each layer.
