@@ -2,35 +2,98 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::runtime::{Runtime, RuntimeError};
+use crate::{
+    Precision,
+    runtime::{OpenVino, Runtime, RuntimeError, processor},
+};
 
-/// What a model runs on. One that can't be had is an error, never another in its place.
+/// What a model runs on. A device that is not available is an error, never replaced by another one.
 ///
-/// A [`StopToken`](crate::StopToken) ends a call within one operator where ONNX Runtime runs the operators one by one, as on
-/// the CPU: some tens of milliseconds where the call takes a second. A provider that takes the whole graph as one operator,
-/// as OpenVINO's does, ends it when the call is over.
+/// A [`StopToken`](crate::StopToken) ends a call within one operator where ONNX Runtime runs the
+/// operators one by one, as on the CPU: some tens of milliseconds where the call takes a second. A
+/// provider that takes the whole graph as one operator, as OpenVINO's does, ends it when the call
+/// is over.
+///
+/// A device is written and parsed as a short name:
+///
+/// ```
+/// use sd_onnx::Device;
+///
+/// assert_eq!("openvino-gpu".parse(), Ok(Device::OpenVinoGpu));
+/// assert_eq!(Device::OpenVinoGpu.to_string(), "openvino-gpu");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Device {
-    /// ONNX Runtime's own kernels, in f32. The default, and the one that this version drives.
+    /// `cpu`: ONNX Runtime's own kernels, in f32. The default.
     #[default]
     Cpu,
-    /// Intel's OpenVINO provider. Not driven yet: asking for it is [`RuntimeError::NoDevice`].
+    /// `openvino`: the CPU through Intel's OpenVINO, in f32 or bf16. Linux and Windows on x86-64.
     OpenVino,
-    /// NVIDIA's CUDA provider. Not driven yet: asking for it is [`RuntimeError::NoDevice`].
+    /// `openvino-gpu`: an Intel GPU through OpenVINO, in f32 or f16.
+    OpenVinoGpu,
+    /// `openvino-npu`: an Intel NPU through OpenVINO, in f16.
+    OpenVinoNpu,
+    /// `cuda`: NVIDIA's CUDA provider. Not supported yet: it is [`RuntimeError::NoDevice`].
     Cuda,
 }
 
 impl Device {
-    /// Checks that the device can be had with this library.
-    pub(crate) fn check(self, runtime: &Runtime) -> Result<(), RuntimeError> {
+    /// Every device, in the order in which messages list them.
+    const ALL: [Self; 5] = [
+        Self::Cpu,
+        Self::OpenVino,
+        Self::OpenVinoGpu,
+        Self::OpenVinoNpu,
+        Self::Cuda,
+    ];
+
+    /// Returns the precisions that networks can be computed in on this device.
+    ///
+    /// [`OpenVino`](Self::OpenVino) has bf16 where this machine's processor has AVX-512 or
+    /// AVX-NE-CONVERT. The lists for a GPU and an NPU are those of OpenVINO's documentation.
+    pub fn precisions(self) -> &'static [Precision] {
         match self {
-            Self::Cpu => Ok(()),
-            device => Err(RuntimeError::NoDevice {
-                device,
-                path: runtime.path.clone(),
-                available: vec![Self::Cpu.to_string()],
-            }),
+            Self::Cpu => &[Precision::F32],
+            Self::OpenVino if processor::has_bf16() => &[Precision::F32, Precision::Bf16],
+            Self::OpenVino => &[Precision::F32],
+            Self::OpenVinoGpu => &[Precision::F32, Precision::F16],
+            Self::OpenVinoNpu => &[Precision::F16],
+            Self::Cuda => &[],
+        }
+    }
+
+    /// Checks that this device computes in `precision`.
+    ///
+    /// ```
+    /// use sd_onnx::{Device, Precision};
+    ///
+    /// assert!(Device::OpenVino.check_precision(Precision::F32).is_ok());
+    /// assert!(Device::Cpu.check_precision(Precision::Bf16).is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// [`RuntimeError::Precision`] if it does not; the error lists the precisions of the device.
+    pub fn check_precision(self, precision: Precision) -> Result<(), RuntimeError> {
+        // Nothing can be computed on it, so starting it fails and gives the better message.
+        if self == Self::Cuda || self.precisions().contains(&precision) {
+            return Ok(());
+        }
+        Err(RuntimeError::Precision {
+            device: self,
+            precision,
+        })
+    }
+
+    /// Checks that the device is available with this library. If OpenVINO drives it, returns where
+    /// its provider comes from.
+    pub(crate) fn check(self, runtime: &Runtime) -> Result<Option<OpenVino>, RuntimeError> {
+        match self {
+            Self::Cpu => Ok(None),
+            Self::OpenVino | Self::OpenVinoGpu | Self::OpenVinoNpu => {
+                runtime.openvino(self).map(Some)
+            }
+            Self::Cuda => Err(runtime.no_device(self)),
         }
     }
 }
@@ -40,19 +103,79 @@ impl fmt::Display for Device {
         f.write_str(match self {
             Self::Cpu => "cpu",
             Self::OpenVino => "openvino",
+            Self::OpenVinoGpu => "openvino-gpu",
+            Self::OpenVinoNpu => "openvino-npu",
             Self::Cuda => "cuda",
         })
     }
 }
 
 impl FromStr for Device {
-    type Err = String;
+    type Err = ParseDeviceError;
 
-    /// The device that [`Display`](fmt::Display) writes so.
-    fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Cpu, Self::OpenVino, Self::Cuda]
+    /// Parses the name that [`Display`](fmt::Display) writes.
+    fn from_str(text: &str) -> Result<Self, ParseDeviceError> {
+        Self::ALL
             .into_iter()
             .find(|device| device.to_string() == text)
-            .ok_or_else(|| format!("{text:?} is no device, expected cpu, openvino or cuda"))
+            .ok_or_else(|| ParseDeviceError { text: text.into() })
+    }
+}
+
+/// The error for a text that names no [`Device`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no device, expected {}", one_of(&Device::ALL))]
+pub struct ParseDeviceError {
+    text: String,
+}
+
+/// The names of all, joined for a message: "a, b or c".
+pub(crate) fn one_of(all: &[impl fmt::Display]) -> String {
+    let names: Vec<_> = all.iter().map(ToString::to_string).collect();
+    match &names[..] {
+        [] => "none".into(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+// In a test it is the failure.
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_parsed_back() {
+        for device in Device::ALL {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+        let error = "OpenVINO\n".parse::<Device>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "\"OpenVINO\\n\" is no device, expected cpu, openvino, openvino-gpu, openvino-npu or cuda"
+        );
+    }
+
+    #[test]
+    fn each_device_has_its_precisions() {
+        use Precision::{Bf16, F16, F32};
+        let of = |device: Device| {
+            [F32, Bf16, F16].map(|precision| device.check_precision(precision).is_ok())
+        };
+        assert_eq!(of(Device::Cpu), [true, false, false]);
+        assert_eq!(of(Device::OpenVino), [true, processor::has_bf16(), false]);
+        assert_eq!(of(Device::OpenVinoGpu), [true, false, true]);
+        assert_eq!(of(Device::OpenVinoNpu), [false, false, true]);
+        let said =
+            |device: Device, precision| device.check_precision(precision).unwrap_err().to_string();
+        assert_eq!(
+            said(Device::OpenVinoGpu, Bf16),
+            "the device `openvino-gpu` does not compute in bf16 on this machine, expected f32 or f16"
+        );
+        assert_eq!(
+            said(Device::OpenVinoNpu, F32),
+            "the device `openvino-npu` does not compute in f32 on this machine, expected f16"
+        );
     }
 }

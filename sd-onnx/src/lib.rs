@@ -43,9 +43,19 @@
 //! The library is loaded at run time, 1.23 or newer: from [`Builder::runtime`], else from
 //! `ORT_DYLIB_PATH`, else from the cache folder. With the Cargo feature `fetch`, off by default, it
 //! is downloaded there when it is missing. A process has one ONNX Runtime: the first start wins,
-//! and asking for another one is an error. A library in the cache folder whose SHA-256 is not the
-//! release's is never loaded: with `fetch` it is downloaded again, else it is
-//! [`RuntimeError::Damaged`].
+//! and asking for another one is an error.
+//!
+//! [`Device::OpenVino`] and its kin need OpenVINO's provider. If the library has it built in, as
+//! that of the Python package `onnxruntime-openvino` does, it is used. Otherwise it is a plugin,
+//! `libonnxruntime_providers_openvino_plugin.so` of the Python package `onnxruntime-ep-openvino`
+//! with OpenVINO's libraries beside it: from the path in `ORT_OPENVINO_PLUGIN`, else from the cache
+//! folder, else downloaded as above. OpenVINO's plugin lists only Intel's devices. On a processor
+//! that is not Intel's, a process that starts with [`Device::OpenVino`] therefore looks for ONNX
+//! Runtime 1.24.1 with OpenVINO built in, where it would look for 1.32.0; once 1.32.0 runs,
+//! [`Device::OpenVino`] is [`RuntimeError::NoDevice`] there.
+//!
+//! A file in the cache folder whose SHA-256 is not the release's is never loaded: with `fetch` its
+//! folder is downloaded again, else it is [`RuntimeError::Damaged`].
 //!
 //! # Nothing is sent anywhere
 //! Microsoft's builds of ONNX Runtime collect telemetry by default. This crate turns it off: before
@@ -74,7 +84,10 @@ mod hash;
 mod inspect;
 mod inversions;
 mod models;
+mod network;
 mod parts;
+mod precision;
+mod provider;
 mod runtime;
 mod session;
 mod source;
@@ -83,14 +96,15 @@ mod weights;
 
 pub use builder::{Builder, builder};
 pub use convert::{Conversion, ConversionProgress, Converted, ModelForm, WeightType};
-pub use device::Device;
+pub use device::{Device, ParseDeviceError};
 pub use error::Error;
 pub use inspect::{Hashes, Inspection, Part, hashes, inspect};
+pub use precision::{ParsePrecisionError, Precision};
 pub use runtime::RuntimeError;
 pub use sd_core::{
     Call, ClassifierFree, Conditioning, Defaults, Denoiser, Error as GenerateError, Event,
     EventStream, Events, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError,
-    Inputs, LatentCodec, LatentDistribution, LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
+    Inputs, LatentCodec, LatentDistribution, LatentRgb, NetworkReport, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
     MAX_PROMPT_BYTES, MAX_WINDOWS, OnStop, Picture, Pipeline, PipelineBuilder, Problem, Problems,
     Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request,
     SchedulerConfig, SizeIds, Sizes, StepInfo, StopToken, Stopped, Timings, Unfinished, Update,

@@ -15,14 +15,15 @@ use std::{
 use common::Model;
 use sd_onnx::Device;
 
-/// Loads a model with each library named in `SD_TEST_RUNTIMES` in turn (empty: none named), prints
-/// what came of it, and lives on for `SD_TEST_SECONDS`.
+/// Loads a model with each library named in `SD_TEST_RUNTIMES` in turn (empty: none named) on the
+/// device `SD_TEST_DEVICE`, prints what came of it, and lives on for `SD_TEST_SECONDS`.
 #[test]
 #[ignore = "a process of its own, started by the other tests"]
 fn child() {
     let model = PathBuf::from(std::env::var_os("SD_TEST_MODEL").unwrap());
+    let device = std::env::var("SD_TEST_DEVICE").unwrap().parse().unwrap();
     for library in std::env::var("SD_TEST_RUNTIMES").unwrap().split(';') {
-        let builder = sd_onnx::builder();
+        let builder = sd_onnx::builder().device(device);
         let builder = if library.is_empty() {
             builder
         } else {
@@ -61,7 +62,9 @@ impl Case {
             ])
             .env("SD_TEST_MODEL", self.model.path())
             .env("SD_TEST_RUNTIMES", runtimes.join(";"))
+            .env("SD_TEST_DEVICE", "cpu")
             .env_remove("ORT_DYLIB_PATH")
+            .env_remove("ORT_OPENVINO_PLUGIN")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
@@ -134,7 +137,7 @@ fn real_library() -> PathBuf {
                 .map(|entry| entry.unwrap().path());
             let folder = entries
                 .into_iter()
-                .find(|path| path.is_dir() && path.to_string_lossy().contains("onnxruntime-"))
+                .find(|path| path.is_dir() && path.to_string_lossy().contains("onnxruntime-1"))
                 .unwrap();
             std::fs::read_dir(folder)
                 .unwrap()
@@ -403,7 +406,7 @@ fn a_damaged_library_in_the_cache_is_not_loaded() {
         );
         // Without the feature `fetch` it is up to the user.
         assert_eq!(
-            said.ends_with("delete the file"),
+            said.ends_with("delete its folder"),
             cfg!(not(feature = "fetch")),
             "{said}"
         );
@@ -448,19 +451,144 @@ fn a_library_that_is_no_regular_file_is_refused() {
 fn a_device_that_cannot_be_had_is_an_error() {
     let model = tempfile::tempdir().unwrap();
     Model::of_shape("four-last").write(model.path());
-    for device in [Device::Cuda, Device::OpenVino] {
-        let error = sd_onnx::builder()
-            .device(device)
-            .load(model.path())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains(&format!("`{device}` can't be had")) && error.contains("available: cpu"),
-            "{error}"
-        );
+    let error = sd_onnx::builder()
+        .device(Device::Cuda)
+        .load(model.path())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("`cuda` can't be had") && error.contains("available: cpu"),
+        "{error}"
+    );
+}
+
+/// OpenVINO's libraries.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod openvino {
+    use super::*;
+
+    /// What is said about a model on `openvino`, with the named library.
+    fn said(mut command: Command) -> String {
+        command.env("SD_TEST_DEVICE", "openvino");
+        let [said] = &results(command.output().unwrap())[..] else {
+            panic!()
+        };
+        said.clone()
     }
-    assert_eq!("cpu".parse(), Ok(Device::Cpu));
-    assert!("tpu".parse::<Device>().is_err());
+
+    #[test]
+    fn a_plugin_that_cannot_be_used_is_named() {
+        let case = Case::new();
+        let folder = tempfile::tempdir().unwrap();
+        let absent = folder.path().join("absent.so");
+        let text = folder.path().join("text.so");
+        std::fs::write(&text, "no library").unwrap();
+        let other = library(
+            folder.path(),
+            "other",
+            "#[unsafe(no_mangle)] pub extern \"C\" fn f() {}",
+        );
+        // This build has no OpenVINO, so it wants the plugin on every processor.
+        let real = real_library();
+        let with = |plugin: &Path| {
+            let mut command = case.command(&[&real]);
+            command.env("ORT_OPENVINO_PLUGIN", plugin);
+            said(command)
+        };
+        let absent_said = with(&absent);
+        assert!(
+            absent_said.contains("OpenVINO's plugin not found")
+                && absent_said.contains("absent.so (from ORT_OPENVINO_PLUGIN)"),
+            "{absent_said}"
+        );
+        for (plugin, problem) in [
+            (&text, "invalid ELF header"),
+            (&other, "CreateEpFactories"),
+            (&folder.path().to_path_buf(), "this is a folder"),
+        ] {
+            let said = with(plugin);
+            assert!(
+                said.contains(plugin.to_str().unwrap())
+                    && said.contains("does not take this OpenVINO plugin")
+                    && said.contains(problem),
+                "{said}"
+            );
+        }
+    }
+
+    /// The plugin's files in the cache folder, fetched if they are not there.
+    fn plugin() -> Option<PathBuf> {
+        const FOLDER: &str = "sd-onnx/onnxruntime-ep-openvino-1.8.1-linux-x86_64";
+        let folder = dirs::cache_dir().unwrap().join(FOLDER);
+        if cfg!(feature = "fetch") {
+            let case = Case::new();
+            let real = real_library();
+            let mut command = case.command(&[&real]);
+            command.env("SD_TEST_DEVICE", "openvino");
+            results(command.output().unwrap());
+            assert!(folder.is_dir());
+        }
+        folder.is_dir().then_some(folder)
+    }
+
+    /// One file of many is enough, also one that is only loaded when a session is made.
+    #[test]
+    fn a_damaged_plugin_in_the_cache_is_not_loaded() {
+        let Some(plugin) = plugin() else {
+            say(
+                "SKIPPED: a_damaged_plugin_in_the_cache_is_not_loaded needs the plugin in the cache \
+                 folder, or the feature `fetch`",
+            );
+            return;
+        };
+        let case = Case::new();
+        let real = real_library();
+        let cache = tempfile::tempdir().unwrap();
+        let folder = cache
+            .path()
+            .join("sd-onnx")
+            .join(plugin.file_name().unwrap());
+        std::fs::create_dir_all(&folder).unwrap();
+        for file in below(&plugin) {
+            std::fs::copy(&file, folder.join(file.file_name().unwrap())).unwrap();
+        }
+        let said = || {
+            // No Python, so that it cannot be fetched again.
+            let mut command = case.command(&[&real]);
+            command
+                .env("XDG_CACHE_HOME", cache.path())
+                .env("PATH", "/nowhere");
+            said(command)
+        };
+        // Taken from the cache. Whether the processor is then listed depends on who made it.
+        let whole = said();
+        assert!(
+            whole == "loaded" || whole.contains("the device `openvino` can't be had"),
+            "{whole}"
+        );
+
+        let file = folder.join("libopenvino_intel_cpu_plugin.so");
+        let bytes = std::fs::read(&file).unwrap();
+        let refused = |problem: &str| {
+            let said = said();
+            assert!(
+                said.contains(file.to_str().unwrap())
+                    && said.contains(&format!("is damaged: {problem}")),
+                "{said}"
+            );
+            assert_eq!(
+                said.ends_with("delete its folder"),
+                cfg!(not(feature = "fetch")),
+                "{said}"
+            );
+        };
+        std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+        refused("it has SHA-256");
+        std::fs::remove_file(&file).unwrap();
+        refused("No such file");
+        std::fs::write(&file, &bytes).unwrap();
+        assert_eq!(said(), whole);
+    }
 }
 
 /// Needs the package registry, as the first run on any machine does.
@@ -597,5 +725,58 @@ mod fetch {
             "{said}"
         );
         assert_eq!(results(output), ["loaded"]);
+    }
+
+    /// The OpenVINO build on a processor that is not Intel's, ONNX Runtime and the plugin on others:
+    /// both are folders of many files.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn openvino_is_fetched_whole_and_replaced_whole() {
+        let case = Case::new();
+        let cache = tempfile::tempdir().unwrap();
+        let command = || {
+            let mut command = case.command(&[Path::new("")]);
+            command
+                .env("SD_TEST_DEVICE", "openvino")
+                .env("XDG_CACHE_HOME", cache.path());
+            command
+        };
+        let children: Vec<Child> = (0..2).map(|_| command().spawn().unwrap()).collect();
+        let fetched: String = children
+            .into_iter()
+            .map(|child| child.wait_with_output().unwrap())
+            .map(|output| {
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!(results(output), ["loaded"]);
+                said
+            })
+            .collect();
+        let files = below(cache.path());
+        let provider = |path: &&PathBuf| {
+            let name = path.file_name().unwrap().to_string_lossy();
+            name.starts_with("libonnxruntime_providers_openvino")
+        };
+        let folder = files.iter().find(provider).unwrap().parent().unwrap();
+        let releases = if folder.ends_with("onnxruntime-openvino-1.24.1-linux-x86_64") {
+            1
+        } else {
+            2
+        };
+        assert_eq!(fetched.matches("Fetching").count(), releases, "{fetched}");
+        let mut offline = command();
+        offline.env("PATH", "/nowhere");
+        assert_eq!(results(offline.output().unwrap()), ["loaded"]);
+
+        // A damaged file and a missing one: the whole folder is fetched again.
+        std::fs::write(folder.join("libopenvino_intel_cpu_plugin.so"), "short").unwrap();
+        std::fs::remove_file(folder.join("libtbb.so.12")).unwrap();
+        let output = command().output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            said.contains("libopenvino_intel_cpu_plugin.so is damaged: it has SHA-256"),
+            "{said}"
+        );
+        assert_eq!(results(output), ["loaded"]);
+        assert_eq!(below(cache.path()).len(), files.len());
     }
 }

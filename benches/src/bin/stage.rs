@@ -12,7 +12,7 @@ use clap::{Parser, ValueEnum};
 use ndarray::{Array2, Array3, Array4};
 use sd_benches::memory::{AnonymousPeak, anonymous_mib, peak_mib};
 use sd_onnx::{
-    Builder, Call, Device, ImageSize, Request, Sizes, StopToken,
+    Builder, Call, Device, ImageSize, Precision, Request, Sizes, StopToken,
     schedulers::{Euler, Ladder},
     text::{BoxError, ClipSkip},
 };
@@ -38,6 +38,11 @@ struct Arguments {
     threads: u16,
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
+    #[arg(long, default_value_t = Precision::F32)]
+    precision: Precision,
+    /// Keep only one network in memory at a time
+    #[arg(long)]
+    low_memory: bool,
     /// File for the output of the last call, as little-endian f32
     #[arg(long)]
     dump: Option<PathBuf>,
@@ -59,7 +64,10 @@ fn main() -> Result<(), BoxError> {
     let arguments = Arguments::parse();
     let builder = sd_onnx::builder()
         .threads(arguments.threads)
-        .device(arguments.device);
+        .device(arguments.device)
+        .precision(arguments.precision)
+        .low_memory(arguments.low_memory)
+        .size(8 * arguments.width as u32, 8 * arguments.height as u32);
     let anonymous = AnonymousPeak::start()?;
     let (bare, bare_anonymous) = (peak_mib()?, anonymous_mib()?);
     let started = Instant::now();

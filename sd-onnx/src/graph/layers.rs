@@ -72,8 +72,7 @@ impl Graph<'_> {
         input: usize,
         output: usize,
     ) -> Result<Value, Error> {
-        let weight = self.weight(&format!("{name}.weight"), &[output, input])?;
-        Ok(self.matmul_transposed(x, weight))
+        self.matmul_transposed(x, &format!("{name}.weight"), [output, input])
     }
 
     /// `[batch, input, h, w]` → `[batch, output, h', w']`.
@@ -84,9 +83,8 @@ impl Graph<'_> {
         [input, output]: [usize; 2],
         conv: Conv,
     ) -> Result<Value, Error> {
-        let weight = self.kernel(name, [input, output], conv)?;
-        let bias = self.weight(&format!("{name}.bias"), &[output])?;
-        Ok(self.conv(x, weight, Some(bias), conv))
+        let shape = [output, input, conv.kernel, conv.kernel];
+        self.conv(x, name, shape, true, conv)
     }
 
     /// As [`conv2d`](Self::conv2d).
@@ -94,20 +92,11 @@ impl Graph<'_> {
         &mut self,
         x: Value,
         name: &str,
-        channels: [usize; 2],
+        [input, output]: [usize; 2],
         conv: Conv,
     ) -> Result<Value, Error> {
-        let weight = self.kernel(name, channels, conv)?;
-        Ok(self.conv(x, weight, None, conv))
-    }
-
-    fn kernel(
-        &mut self,
-        name: &str,
-        [input, output]: [usize; 2],
-        Conv { kernel, .. }: Conv,
-    ) -> Result<Value, Error> {
-        self.weight(&format!("{name}.weight"), &[output, input, kernel, kernel])
+        let shape = [output, input, conv.kernel, conv.kernel];
+        self.conv(x, name, shape, false, conv)
     }
 
     /// Over the last axis.

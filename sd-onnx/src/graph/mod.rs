@@ -3,9 +3,11 @@
 //! One method per operator here, one per layer in [`layers`]. A [`Value`] is a handle to an f32 tensor in the graph, a
 //! [`Dims`] one to a vector of sizes, so the two cannot be mixed up.
 
+mod dialect;
 pub(crate) mod external;
 mod layers;
 pub(crate) mod proto;
+pub(crate) mod sizes;
 #[cfg(test)]
 mod tests;
 
@@ -15,17 +17,17 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use dialect::Dialect;
 pub(crate) use layers::{Activation, Conv};
 use ndarray::ArrayView2;
 use prost::Message;
 
 use crate::{
     Error,
-    weights::{Place, Scale, Type, Use, Weights},
+    network::Named,
+    weights::{Place, Scale, Spill, Type, Use, Weights},
 };
 
-/// ONNX's operator set. The oldest that has `Gelu`; every ONNX Runtime from 1.17 on runs it.
-const OPSET: i64 = 20;
 /// ONNX Runtime's own operators: `FusedMatMul`, `MultiHeadAttention`, `QuickGelu`.
 const MICROSOFT: &str = "com.microsoft";
 
@@ -56,6 +58,26 @@ pub(crate) struct Model {
     pub memory: Vec<InMemory>,
     /// Whether weights have scales, which ONNX Runtime must multiply them with as it loads.
     pub has_scales: bool,
+    /// A file that external data lies in, which must be there until ONNX Runtime has mapped it.
+    #[expect(dead_code, reason = "dropping it removes the file")]
+    pub spill: Option<Arc<Spill>>,
+    /// The number of its operators.
+    pub nodes: usize,
+}
+
+impl Model {
+    /// The model with the sizes of all `inputs` written into it.
+    pub fn fixed(mut self, name: &str, inputs: &[Named<'_>]) -> Result<Self, Error> {
+        let shapes: Vec<_> = inputs
+            .iter()
+            .map(|(name, input)| (*name, input.shape()))
+            .collect();
+        self.bytes = sizes::fixed(&self.bytes, &shapes).map_err(|error| {
+            let stage = format!("writing sizes into the {name}");
+            Error::onnx(stage)(ort::Error::new(error.to_string()))
+        })?;
+        Ok(self)
+    }
 }
 
 /// A location in a model, and the bytes that are there.
@@ -67,17 +89,20 @@ pub(crate) struct Graph<'w> {
     weights: &'w Weights,
     /// What the initializers of these weights are called before their tensors' names.
     prefix: String,
+    dialect: Dialect,
     graph: proto::Graph,
     /// The name of each value.
     names: Vec<String>,
-    /// The tensors that have been asked for, by their set of weights and their name, with whether
-    /// they are f32.
-    stored: HashMap<(*const Weights, String), (Value, bool)>,
+    /// The tensors that have been asked for, by their set of weights and their name, with the type
+    /// that they have in the graph.
+    stored: HashMap<(*const Weights, String), (Value, proto::DataType)>,
     /// What they are cast to.
     casts: HashMap<Value, Value>,
     /// The initializers that are stored tensors.
     external: Vec<External>,
     has_scales: bool,
+    /// Weights whose type the provider does not read in place.
+    spill: Option<Spill>,
 }
 
 /// The most bytes of weights from memory that are written into the graph itself. ONNX limits a
@@ -94,8 +119,9 @@ struct External {
 }
 
 impl<'w> Graph<'w> {
-    /// An empty graph over `weights`. The initializers bear the names of their tensors.
-    pub fn new(name: &str, weights: &'w Weights) -> Self {
+    /// An empty graph over `weights`, in the form that a provider wants. The initializers bear the
+    /// names of their tensors.
+    pub fn new(name: &str, weights: &'w Weights, dialect: Dialect) -> Self {
         let graph = proto::Graph {
             name: name.to_owned(),
             ..Default::default()
@@ -103,13 +129,20 @@ impl<'w> Graph<'w> {
         Self {
             weights,
             prefix: String::new(),
+            dialect,
             graph,
             names: Vec::new(),
             stored: HashMap::new(),
             casts: HashMap::new(),
             external: Vec::new(),
             has_scales: false,
+            spill: None,
         }
+    }
+
+    /// The form that the graph is written in.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// Writes a part of the graph over another component's weights: within `write`, names of
@@ -155,17 +188,23 @@ impl<'w> Graph<'w> {
             domain: domain.to_owned(),
             version,
         };
+        let nodes = self.graph.node.len();
         let model = proto::Model {
             ir_version: 9,
             producer_name: "sd-onnx".to_owned(),
             graph: Some(self.graph),
-            opset_import: vec![opset("", OPSET), opset(MICROSOFT, 1)],
+            opset_import: vec![
+                opset("", self.dialect.operator_set()),
+                opset(MICROSOFT, 1),
+            ],
         };
         Ok(Model {
             bytes: model.encode_to_vec(),
             weights_root,
             memory,
             has_scales: self.has_scales,
+            spill: self.spill.map(Arc::new),
+            nodes,
         })
     }
 
@@ -264,12 +303,11 @@ impl<'w> Graph<'w> {
             let table = self.weight(name, &shape)?;
             return Ok(self.op("Gather", &[table, ids], [int("axis", 0)]));
         }
-        let (table, is_f32) = self.stored(name, &shape)?;
+        let (table, data_type) = self.stored(name, &shape)?;
         let picked = self.op("Gather", &[table, ids], [int("axis", 0)]);
-        Ok(if is_f32 {
-            picked
-        } else {
-            self.cast_to_f32(picked)
+        Ok(match data_type {
+            proto::DataType::Float => picked,
+            _ => self.cast(picked, proto::DataType::Float),
         })
     }
 
@@ -291,16 +329,37 @@ impl<'w> Graph<'w> {
     /// The weight `name`, which must have this shape, as f32. Other types are cast; ONNX Runtime
     /// folds the cast.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Value, Error> {
-        let (value, is_f32) = self.stored(name, shape)?;
-        if is_f32 {
+        let (value, data_type) = self.stored(name, shape)?;
+        if data_type == proto::DataType::Float {
             return Ok(value);
         }
         if let Some(&cast) = self.casts.get(&value) {
             return Ok(cast);
         }
-        let cast = self.cast_to_f32(value);
+        let cast = self.cast(value, proto::DataType::Float);
         self.casts.insert(value, cast);
         Ok(cast)
+    }
+
+    /// The weight `name`, which must have this shape, as a factor of a product: as bf16 if the
+    /// dialect has such products and the weight is stored in a type with fewer bits than f32, else
+    /// as f32. Returns which of the two it is, too.
+    fn factor(&mut self, name: &str, shape: &[usize]) -> Result<(Value, proto::DataType), Error> {
+        if self.dialect.bf16_products {
+            let (value, data_type) = self.stored(name, shape)?;
+            if data_type == proto::DataType::BFloat16 {
+                return Ok((value, data_type));
+            }
+        }
+        Ok((self.weight(name, shape)?, proto::DataType::Float))
+    }
+
+    /// `value`, which is a `from`, as a `to`.
+    fn converted(&mut self, value: Value, from: proto::DataType, to: proto::DataType) -> Value {
+        if from == to {
+            return value;
+        }
+        self.cast(value, to)
     }
 
     /// A constant of f32.
@@ -421,13 +480,24 @@ impl<'w> Graph<'w> {
         self.op("Gelu", &[x], [])
     }
 
-    /// `x · weightᵀ` for a weight `[out, in]` as PyTorch stores it.
-    pub fn matmul_transposed(&mut self, x: Value, weight: Value) -> Value {
-        self.microsoft(
-            "FusedMatMul",
-            &[Some(x.0), Some(weight.0)],
-            [int("transB", 1)],
-        )
+    /// `x · weightᵀ` for the weight `name` `[output, input]` as PyTorch stores it.
+    pub fn matmul_transposed(
+        &mut self,
+        x: Value,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Value, Error> {
+        let (weight, data_type) = self.factor(name, &shape)?;
+        if data_type == proto::DataType::Float {
+            let inputs = [Some(x.0), Some(weight.0)];
+            return Ok(self.microsoft("FusedMatMul", &inputs, [int("transB", 1)]));
+        }
+        let x = self.cast(x, data_type);
+        // OpenVINO transposes within the product. With `FusedMatMul` it would do so beforehand, and
+        // keep the result as a copy.
+        let weight = self.transpose(weight, &[1, 0]);
+        let product = self.op("MatMul", &[x, weight], []);
+        Ok(self.cast(product, proto::DataType::Float))
     }
 
     /// Softmax(q·kᵀ / √(width / heads))·v over `heads` heads: `[batch, length, width]`; `causal` hides what comes later.
@@ -443,15 +513,33 @@ impl<'w> Graph<'w> {
         )
     }
 
-    fn conv(&mut self, x: Value, weight: Value, bias: Option<Value>, conv: Conv) -> Value {
+    /// A convolution with the weight `name.weight` of this shape and, if `bias` says so, the bias
+    /// `name.bias`.
+    fn conv(
+        &mut self,
+        x: Value,
+        name: &str,
+        shape: [usize; 4],
+        bias: bool,
+        conv: Conv,
+    ) -> Result<Value, Error> {
+        let (weight, data_type) = self.factor(&format!("{name}.weight"), &shape)?;
+        let mut inputs = vec![
+            self.converted(x, proto::DataType::Float, data_type),
+            weight,
+        ];
+        if bias {
+            let (bias, found) = self.factor(&format!("{name}.bias"), &shape[..1])?;
+            inputs.push(self.converted(bias, found, data_type));
+        }
         let [kernel, stride, padding] = [conv.kernel, conv.stride, conv.padding].map(|n| n as i64);
         let attributes = [
             ints("kernel_shape", &[kernel; 2]),
             ints("strides", &[stride; 2]),
             ints("pads", &[padding; 4]),
         ];
-        let inputs: Vec<_> = [x, weight].into_iter().chain(bias).collect();
-        self.op("Conv", &inputs, attributes)
+        let output = self.op("Conv", &inputs, attributes);
+        Ok(self.converted(output, data_type, proto::DataType::Float))
     }
 
     fn layer_norm_op(&mut self, x: Value, scale: Value, bias: Value, eps: f32) -> Value {
@@ -474,15 +562,21 @@ impl<'w> Graph<'w> {
         Value(output)
     }
 
-    /// The stored tensor `name`, which must have this shape, as an initializer, and whether it is
-    /// f32. One that lies in a file stays there.
-    fn stored(&mut self, name: &str, shape: &[usize]) -> Result<(Value, bool), Error> {
+    /// The stored tensor `name`, which must have this shape, as an initializer, and its type in the
+    /// graph. One that lies in a file stays there, unless the dialect wants another type.
+    fn stored(&mut self, name: &str, shape: &[usize]) -> Result<(Value, proto::DataType), Error> {
         let tensor = self.weights.tensor(name, shape)?;
         let key = (std::ptr::from_ref(self.weights), name.to_owned());
         if let Some(&known) = self.stored.get(&key) {
             return Ok(known);
         }
+        let mut scale = tensor.scale.as_ref();
+        let is_read = matches!(tensor.dtype, Type::F32 | Type::BF16) && scale.is_none();
         let (place, dtype) = match tensor.dtype.usage() {
+            _ if self.dialect.bf16_products && !is_read => {
+                let bytes = tensor.source().as_bf16(scale.take())?;
+                (self.spill()?.add(&bytes)?, Type::BF16)
+            }
             Use::Widened => (Place::Memory(tensor.source().widened()?), Type::F32),
             _ => (tensor.place.clone(), tensor.dtype),
         };
@@ -491,9 +585,10 @@ impl<'w> Graph<'w> {
         if tensor.transposed {
             dims.reverse();
         }
+        let mut data_type = data_type(dtype);
         let initializer = proto::Tensor {
             dims,
-            data_type: data_type(dtype) as i32,
+            data_type: data_type as i32,
             name: self.name(value),
             ..Default::default()
         };
@@ -504,17 +599,25 @@ impl<'w> Graph<'w> {
         });
         self.graph.initializer.push(initializer);
         let mut value = Value(value);
-        if let Some(scale) = &tensor.scale {
+        if let Some(scale) = scale {
             value = self.scaled(value, scale);
+            data_type = proto::DataType::Float;
         }
         if tensor.transposed {
             // ONNX Runtime folds it, at a cost that only large matrices show.
             value = self.transpose(value, &[1, 0]);
         }
-        let is_f32 = dtype == Type::F32 || tensor.scale.is_some();
-        let stored = (value, is_f32);
+        let stored = (value, data_type);
         self.stored.insert(key, stored);
         Ok(stored)
+    }
+
+    /// The file for weights of another type, created when it is first needed.
+    fn spill(&mut self) -> Result<&mut Spill, Error> {
+        match &mut self.spill {
+            Some(spill) => Ok(spill),
+            none => Ok(none.insert(Spill::create()?)),
+        }
     }
 
     /// The values of `x`, of 8 bits, as f32 times their scale. In one operator: with a `Cast` and a
@@ -528,8 +631,8 @@ impl<'w> Graph<'w> {
         self.op("DequantizeLinear", &[x, scale], [int("axis", 0)])
     }
 
-    fn cast_to_f32(&mut self, x: Value) -> Value {
-        self.op("Cast", &[x], [int("to", proto::DataType::Float as i64)])
+    fn cast(&mut self, x: Value, to: proto::DataType) -> Value {
+        self.op("Cast", &[x], [int("to", to as i64)])
     }
 
     fn initializer(

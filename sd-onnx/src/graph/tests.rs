@@ -191,7 +191,7 @@ fn much_memory_lies_beside_the_graph() {
     weights.put(name, Type::F32, &shape, bytes).unwrap();
     let engine = engine();
     for (most, beside) in [(15, 2), (16, 0)] {
-        let mut g = Graph::new("one", &weights);
+        let mut g = Graph::new("one", &weights, Dialect::default());
         let x = g.input("x", &[Dim::Fixed(1), Dim::Fixed(2)]);
         let x = g.linear(x, "layer", 2, 2).unwrap();
         g.output("y", x, &[Dim::Fixed(1), Dim::Fixed(2)]);
@@ -233,7 +233,7 @@ fn types_of_8_bits_have_the_values_of_torch() {
             safetensors::serialize_to_file(views, None, &path).unwrap();
             let weights = Weights::open(&path).unwrap();
             let sides = [Dim::Fixed(16), Dim::Fixed(16)];
-            let mut g = Graph::new("values", &weights);
+            let mut g = Graph::new("values", &weights, Dialect::default());
             let x = g.input("x", &sides);
             let weight = g.weight("a.weight", &[16, 16]).unwrap();
             let y = g.mul(x, weight);
@@ -262,7 +262,7 @@ fn initializers_have_the_names_of_their_tensors() {
     let (config, path) = emoji("text_encoder", "model.safetensors");
     let config = ClipTextConfig::new(config).unwrap();
     let weights = Weights::open(&path).unwrap();
-    let model = clip_text::graph(&config, &weights, Array2::zeros((0, 0)).view()).unwrap();
+    let model = clip_text::graph(&config, &weights, Array2::zeros((0, 0)).view(), Dialect::default()).unwrap();
     let names = stored(&model);
     let unique: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     // The final norm is asked for after each layer.

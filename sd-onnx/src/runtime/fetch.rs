@@ -1,7 +1,9 @@
-//! Downloading the library: `pip` fetches the pinned wheel, the one library in it goes to the cache folder.
+//! Downloading a release: `pip` fetches the pinned wheel, the libraries in it go to the cache
+//! folder.
 //!
-//! A lock keeps several processes from fetching at once. The library appears under its name by a rename, after its
-//! checksum was right. One that was damaged later is replaced.
+//! A lock keeps several processes from fetching at once. The release's folder appears under its
+//! name by a rename, after all checksums were right. If a file in it is damaged later, the folder
+//! is replaced.
 
 use std::{
     fs::{self, File},
@@ -10,25 +12,32 @@ use std::{
     process::Command,
 };
 
-use super::{
-    RuntimeError,
-    release::{Release, VERSION},
-};
 use sd_text::outside::printable;
 
+use super::{
+    RuntimeError,
+    locate::Damage,
+    release::{Product, Release},
+};
 use crate::hash;
 
 /// What the names of temporary folders begin with.
 const PREFIX: &str = ".tmp";
 
-/// The library's path in `cache`, fetched if it is not there or damaged.
+/// The path of the release's library in `cache`, fetched if it is not there or damaged.
 pub(super) fn fetch(release: &Release, cache: &Path) -> Result<PathBuf, RuntimeError> {
-    let failed = |what: String| {
-        move |error: io::Error| RuntimeError::Fetch {
-            problem: format!("{what}: {error}"),
-        }
+    fetch_into(release, cache).map_err(|problem| RuntimeError::Fetch {
+        what: release.product.title().into(),
+        problem,
+    })
+}
+
+/// As [`fetch`]; an error says which step failed, and how.
+fn fetch_into(release: &Release, cache: &Path) -> Result<PathBuf, String> {
+    let at = |verb: &'static str, path: &Path| {
+        let path = printable(path.display());
+        move |error: io::Error| format!("{verb} {path}: {error}")
     };
-    let at = |verb: &str, path: &Path| failed(format!("{verb} {}", printable(path.display())));
 
     fs::create_dir_all(cache).map_err(at("creating", cache))?;
     let lock_path = cache.join("fetch.lock");
@@ -39,45 +48,52 @@ pub(super) fn fetch(release: &Release, cache: &Path) -> Result<PathBuf, RuntimeE
     remove_leftovers(cache);
 
     let folder = cache.join(release.folder());
-    let library = folder.join(release.file());
+    let library = folder.join(release.library());
     let mut damage = None;
     if library.exists() {
         // Again, under the lock: another process may have fetched it meanwhile.
-        match super::check(&library, release) {
+        match release.check(&folder) {
             Ok(()) => return Ok(library),
-            Err(problem) => {
-                damage = Some(format!("{} is damaged: {problem}", library.display()));
+            Err(Damage { path, problem }) => {
+                let path = printable(path.display());
+                damage = Some(format!("{path} is damaged: {problem}"));
             }
         }
     }
     // Long work is announced; nobody listening is no reason not to do it.
     let announce = |line: &str| {
-        let _ = writeln!(io::stderr(), "{}", printable(line));
+        let _ = writeln!(io::stderr(), "{line}");
     };
     if let Some(damage) = &damage {
         announce(damage);
     }
     announce(&format!(
-        "Fetching ONNX Runtime {VERSION} with pip, once, into {} …",
-        folder.display()
+        "Fetching {} {} with pip, once, into {} …",
+        release.product.title(),
+        release.product.version(),
+        printable(folder.display())
     ));
     let work = tempfile::Builder::new().prefix(PREFIX).tempdir_in(cache);
     let work = work.map_err(at("creating a folder in", cache))?;
-    let wheel = download(release, work.path()).map_err(|error| match (error, damage) {
-        (RuntimeError::Fetch { problem }, Some(damage)) => RuntimeError::Fetch {
-            problem: format!("{}; {problem}", printable(damage)),
-        },
-        (error, _) => error,
+    let wheel = download(release, work.path()).map_err(|problem| match damage {
+        Some(damage) => format!("{damage}; {problem}"),
+        None => problem,
     })?;
     check(&wheel, release.wheel_sha256)?;
 
-    let unpacked = work.path().join(release.file());
-    unpack(&wheel, release.member, &unpacked).map_err(|error| RuntimeError::Fetch {
-        problem: format!("unpacking {}: {error}", printable(wheel.display())),
-    })?;
-    check(&unpacked, release.library_sha256)?;
-    fs::create_dir_all(&folder).map_err(at("creating", &folder))?;
-    fs::rename(&unpacked, &library).map_err(at("renaming to", &library))?;
+    let unpacked = work.path().join("unpacked");
+    fs::create_dir(&unpacked).map_err(at("creating", &unpacked))?;
+    unpack(&wheel, release, &unpacked)
+        .map_err(|error| format!("unpacking {}: {error}", printable(wheel.display())))?;
+    for member in release.members() {
+        check(&unpacked.join(member.file), member.sha256)?;
+    }
+    if folder.exists() {
+        // A folder that has files cannot be replaced by a rename. It is deleted with `work`.
+        let replaced = work.path().join("replaced");
+        fs::rename(&folder, &replaced).map_err(at("moving away", &folder))?;
+    }
+    fs::rename(&unpacked, &folder).map_err(at("renaming to", &folder))?;
     Ok(library)
 }
 
@@ -96,9 +112,10 @@ fn remove_leftovers(cache: &Path) {
 }
 
 /// The path of the wheel in `folder`.
-fn download(release: &Release, folder: &Path) -> Result<PathBuf, RuntimeError> {
+fn download(release: &Release, folder: &Path) -> Result<PathBuf, String> {
     // The wheel is named by its own tags, so the host's Python can be any that has pip.
-    let requirement = format!("onnxruntime=={VERSION}");
+    let (package, version) = (release.product.package(), release.product.version());
+    let requirement = format!("{package}=={version}");
     let arguments = [
         "-m",
         "pip",
@@ -128,9 +145,7 @@ fn download(release: &Release, folder: &Path) -> Result<PathBuf, RuntimeError> {
                 return wheels
                     .into_iter()
                     .find(|path| path.extension().is_some_and(|e| e == "whl"))
-                    .ok_or_else(|| RuntimeError::Fetch {
-                        problem: format!("`{python} -m pip download` left no wheel"),
-                    });
+                    .ok_or_else(|| format!("`{python} -m pip download` left no wheel"));
             }
             Ok(output) => {
                 let said = String::from_utf8_lossy(&output.stderr);
@@ -149,36 +164,44 @@ fn download(release: &Release, folder: &Path) -> Result<PathBuf, RuntimeError> {
             Err(error) => problems.push(format!("`{python}`: {error}")),
         }
     }
-    problems.push(
-        "Python 3 with pip is needed, or ORT_DYLIB_PATH with the path of an ONNX Runtime library"
-            .into(),
-    );
-    Err(RuntimeError::Fetch {
-        problem: problems.join("; "),
-    })
+    problems.push(format!(
+        "Python 3 with pip is needed, or {} with the path of {}",
+        release.product.variable(),
+        match release.product {
+            Product::OnnxRuntime => "an ONNX Runtime library",
+            Product::OpenVinoBuild => "an ONNX Runtime library that has OpenVINO's provider",
+            Product::OpenVinoPlugin => "its library",
+        }
+    ));
+    Err(problems.join("; "))
 }
 
-fn unpack(wheel: &Path, member: &str, target: &Path) -> Result<(), Box<dyn std::error::Error>> {
+/// Writes the release's files into `folder`.
+fn unpack(
+    wheel: &Path,
+    release: &Release,
+    folder: &Path,
+) -> Result<(), Box<dyn std::error::Error>> {
     let mut archive = zip::ZipArchive::new(File::open(wheel)?)?;
-    let mut file = File::create(target)?;
-    io::copy(&mut archive.by_name(member)?, &mut file)?;
-    // On the disk before the rename, so that a power cut leaves no short file under the right name.
-    file.sync_all()?;
+    for member in release.members() {
+        let name = format!("{}/{}", release.product.source(), member.file);
+        let mut file = File::create(folder.join(member.file))?;
+        io::copy(&mut archive.by_name(&name)?, &mut file)?;
+        // On the disk before the rename, so that a power cut leaves no short file under the right
+        // name.
+        file.sync_all()?;
+    }
     Ok(())
 }
 
-fn check(path: &Path, expected: &str) -> Result<(), RuntimeError> {
-    let found = hash::sha256(&[path.to_path_buf()]).map_err(|error| RuntimeError::Fetch {
-        problem: format!("reading {error}"),
-    })?;
+fn check(path: &Path, expected: &str) -> Result<(), String> {
+    let found = hash::sha256(&[path.to_path_buf()]).map_err(|error| format!("reading {error}"))?;
     if found == expected {
         return Ok(());
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Err(RuntimeError::Fetch {
-        problem: format!(
-            "{} has SHA-256 {found}, expected {expected}",
-            printable(name)
-        ),
-    })
+    Err(format!(
+        "{} has SHA-256 {found}, expected {expected}",
+        printable(name)
+    ))
 }

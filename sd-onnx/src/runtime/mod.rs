@@ -1,114 +1,67 @@
-//! Finding ONNX Runtime and starting it, once for the process.
+//! Finding ONNX Runtime and starting it, once for the process; and OpenVINO's provider for it.
 //!
-//! The library is looked for at the path given to [`Builder::runtime`](crate::Builder::runtime), then at the one in the
-//! environment variable `ORT_DYLIB_PATH`, then in the cache folder. With the Cargo feature `fetch` it is downloaded
-//! into that folder when it is nowhere; without, that is [`RuntimeError::NotFound`].
+//! # Where the library comes from
+//! A process that runs ONNX Runtime keeps it. Otherwise the library is looked for
+//! 1. at the path given to [`Builder::runtime`](crate::Builder::runtime),
+//! 2. at the path in the environment variable `ORT_DYLIB_PATH`,
+//! 3. in the cache folder,
+//! 4. with the Cargo feature `fetch`, in a wheel that `pip` downloads into that folder; without it,
+//!    that is [`RuntimeError::NotFound`].
 //!
-//! A library in the cache folder is loaded only if it has the SHA-256 of its release, because
-//! loading one that was cut short ends the process. The hash is remembered by the file's path,
-//! length and time of change, as models' hashes are.
+//! In 3 and 4 it is ONNX Runtime 1.32.0, except for [`Device::OpenVino`] on a processor that is not
+//! Intel's: OpenVINO's plugin does not list those, so it is 1.24.1 with OpenVINO built in.
+//!
+//! # Where OpenVINO comes from
+//! If the library has OpenVINO's provider built in, it is used. Otherwise the provider is a plugin,
+//! which is registered once for the process. It is looked for at the path in the environment
+//! variable `ORT_OPENVINO_PLUGIN`, and then as in 3 and 4. A path names the plugin's library
+//! `libonnxruntime_providers_openvino_plugin.so` (on Windows
+//! `onnxruntime_providers_openvino_plugin.dll`), which finds OpenVINO's libraries beside it.
+//!
+//! # What is loaded
+//! Files in the cache folder are loaded only if they have the SHA-256 of their release, because
+//! loading a library that was cut short ends the process. The hash is remembered by the file's
+//! path, length and time of change, as models' hashes are. A release appears in the cache folder
+//! whole, by one rename, and is replaced as a whole if a file of it is damaged.
 
+mod error;
 #[cfg(feature = "fetch")]
 mod fetch;
+mod locate;
+mod openvino;
+pub(crate) mod processor;
 mod release;
 
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use ort::{LoadDynamicError, environment::Environment};
 
-use sd_text::outside::{self, list, printable};
-
-use crate::{Device, hash};
-use release::Release;
-
-/// Why there is no ONNX Runtime, or not the one that was asked for.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RuntimeError {
-    /// No library at any of the places.
-    #[error("ONNX Runtime not found: looked at {}; {hint}", list(searched))]
-    NotFound {
-        /// The places.
-        searched: Vec<String>,
-        /// What to install.
-        hint: String,
-    },
-    /// The library is older than the oldest that works.
-    #[error("{}: this is ONNX Runtime {}, which is too old; expected 1.{}.0 or newer", printable(path.display()), printable(found), ort::MINOR_VERSION)]
-    TooOld {
-        /// The library.
-        path: PathBuf,
-        /// Its version.
-        found: String,
-    },
-    /// The file is no library, or another one.
-    #[error("{}: not an ONNX Runtime library: {}", printable(path.display()), printable(problem))]
-    NotOnnxRuntime {
-        /// The file.
-        path: PathBuf,
-        /// Why it cannot be one.
-        problem: String,
-    },
-    /// The library in the cache folder is not the one that was put there: it was cut short or
-    /// changed. With the Cargo feature `fetch` it is downloaded again instead.
-    #[error("{}: the ONNX Runtime library in the cache folder is damaged: {problem}; delete the file", printable(path.display()))]
-    Damaged {
-        /// The library.
-        path: PathBuf,
-        /// Its SHA-256 and the expected one, or why it cannot be read.
-        problem: String,
-    },
-    /// A process has one ONNX Runtime, and it is another.
-    #[error("this process runs ONNX Runtime from {}, it cannot also use {}", printable(running.display()), printable(asked.display()))]
-    OtherRunning {
-        /// The library that was started first.
-        running: PathBuf,
-        /// The library that was asked for now.
-        asked: PathBuf,
-    },
-    /// The library was loaded but did not start.
-    #[error("{}: ONNX Runtime did not start: {}", printable(path.display()), printable(problem))]
-    Start {
-        /// The library.
-        path: PathBuf,
-        /// What it said.
-        problem: String,
-    },
-    /// The device that was asked for can't be had. It is never replaced by another.
-    #[error("the device `{device}` can't be had with ONNX Runtime from {}; available: {}", printable(path.display()), available.join(", "))]
-    NoDevice {
-        /// The device.
-        device: Device,
-        /// The library.
-        path: PathBuf,
-        /// The devices that can be had with it.
-        available: Vec<String>,
-    },
-    /// The library could not be downloaded.
-    #[error("fetching ONNX Runtime: {problem}")]
-    Fetch {
-        /// Which step failed, and how.
-        problem: String,
-    },
-}
+use crate::Device;
+pub use error::RuntimeError;
+use locate::locate;
+pub(crate) use openvino::OpenVino;
+use release::Product;
 
 /// The process's ONNX Runtime.
 #[derive(Debug)]
 pub(crate) struct Runtime {
     pub path: PathBuf,
     pub environment: Environment,
+    /// The OpenVINO plugin that is registered. Locked while the list of devices changes or is read.
+    plugin: Mutex<Option<PathBuf>>,
 }
 
 /// The first start wins for the life of the process; ONNX Runtime allows no second environment.
 static RUNNING: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
 
 impl Runtime {
-    /// The running one, or the one at `explicit` or at the first place that has it, started.
-    pub fn start(explicit: Option<&Path>) -> Result<Arc<Self>, RuntimeError> {
+    /// The running one, or the one at `explicit` or at the first place that has it, started. Which
+    /// release is looked for depends on `device`. Whether the library has that device is for
+    /// [`Device::check`].
+    pub fn start(explicit: Option<&Path>, device: Device) -> Result<Arc<Self>, RuntimeError> {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = &*running {
             return match explicit {
@@ -121,7 +74,7 @@ impl Runtime {
                 _ => Ok(running.clone()),
             };
         }
-        let path = locate(explicit)?;
+        let path = locate(explicit, release_for(device))?;
         turn_telemetry_off();
         let builder = ort::init_from(&path).map_err(|error| load_error(error, &path))?;
         let start = |error: ort::Error| RuntimeError::Start {
@@ -136,7 +89,13 @@ impl Runtime {
         // What goes wrong comes back as an error; ONNX Runtime would print it too.
         environment.set_log_level(ort::logging::LogLevel::Fatal);
         tracing::info!(path = %path.display(), "started ONNX Runtime");
-        Ok(running.insert(Arc::new(Self { path, environment })).clone())
+        Ok(running
+            .insert(Arc::new(Self {
+                path,
+                environment,
+                plugin: Mutex::new(None),
+            }))
+            .clone())
     }
 }
 
@@ -164,86 +123,13 @@ fn turn_telemetry_off() {
     }
 }
 
-/// An absolute path, so that `ort` does not search for it.
-fn locate(explicit: Option<&Path>) -> Result<PathBuf, RuntimeError> {
-    let variable = std::env::var_os("ORT_DYLIB_PATH")
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from);
-    if let Some((path, origin)) = explicit
-        .map(|path| (path.to_path_buf(), ""))
-        .or(variable.map(|path| (path, " (from ORT_DYLIB_PATH)")))
-    {
-        let named = std::path::absolute(&path).and_then(|path| outside::open(&path).map(|_| path));
-        // It was named, so no other is taken in its place.
-        return named.map_err(|error| match error.kind() {
-            // Loading a pipe would wait forever.
-            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
-                RuntimeError::NotOnnxRuntime {
-                    path,
-                    problem: error.to_string(),
-                }
-            }
-            _ => RuntimeError::NotFound {
-                searched: vec![format!("{}{origin}", path.display())],
-                hint: error.to_string(),
-            },
-        });
+/// The release of ONNX Runtime that is looked for where no library is named.
+fn release_for(device: Device) -> Product {
+    // Intel's GPUs and NPUs are listed beside any processor.
+    match device {
+        Device::OpenVino if !processor::is_intel() => Product::OpenVinoBuild,
+        _ => Product::OnnxRuntime,
     }
-    let cache = dirs::cache_dir().map(|cache| cache.join("sd-onnx"));
-    let release = release::for_this_platform();
-    let cached = cache
-        .as_ref()
-        .zip(release)
-        .map(|(cache, release)| cache.join(release.folder()).join(release.file()));
-    if let Some((cached, release)) = cached.as_ref().zip(release)
-        && cached.exists()
-    {
-        match check(cached, release) {
-            Ok(()) => return Ok(cached.clone()),
-            Err(_) if cfg!(feature = "fetch") => {}
-            Err(problem) => {
-                let path = cached.clone();
-                return Err(RuntimeError::Damaged { path, problem });
-            }
-        }
-    }
-    #[cfg(feature = "fetch")]
-    if let Some((cache, release)) = cache.zip(release) {
-        return fetch::fetch(release, &cache);
-    }
-    let cached = match (cached, release) {
-        (Some(path), _) => path.display().to_string(),
-        (None, Some(_)) => "the cache folder (this system has none)".into(),
-        (None, None) => {
-            let (os, architecture) = (std::env::consts::OS, std::env::consts::ARCH);
-            format!("the cache folder (there is no pinned release for {os} on {architecture})")
-        }
-    };
-    Err(RuntimeError::NotFound {
-        searched: vec!["ORT_DYLIB_PATH (not set)".into(), cached],
-        hint: format!(
-            "install ONNX Runtime {} (`pip install onnxruntime=={0}` has the library in onnxruntime/capi) and name the library in ORT_DYLIB_PATH",
-            release::VERSION
-        ),
-    })
-}
-
-/// Checks that the file is the library of the release, byte for byte.
-fn check(library: &Path, release: &Release) -> Result<(), String> {
-    outside::open(library).map_err(|error| error.to_string())?;
-    let files = [library.to_path_buf()];
-    let expected = release.library_sha256;
-    let remembered = hash::remembered(&files, hash::cache().as_deref());
-    if remembered.is_ok_and(|found| found == expected) {
-        return Ok(());
-    }
-    // Only a right hash is believed from memory: a mended file may have the length and the time of
-    // the damaged one.
-    let found = hash::sha256(&files).map_err(|error| error.to_string())?;
-    if found == expected {
-        return Ok(());
-    }
-    Err(format!("it has SHA-256 {found}, expected {expected}"))
 }
 
 fn load_error(error: LoadDynamicError, path: &Path) -> RuntimeError {

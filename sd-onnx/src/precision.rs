@@ -1,0 +1,84 @@
+//! The numbers that a network is computed in.
+
+use std::{fmt, str::FromStr};
+
+use crate::device::one_of;
+
+/// The floating-point format that a network is computed in, whatever its weights are stored in.
+///
+/// Which precisions a [`Device`](crate::Device) has is in
+/// [`Device::precisions`](crate::Device::precisions). Pictures in another precision than f32 are
+/// close to those in f32, but not the same.
+///
+/// A precision is written and parsed as a short name:
+///
+/// ```
+/// use sd_onnx::Precision;
+///
+/// assert_eq!("bf16".parse(), Ok(Precision::Bf16));
+/// assert_eq!(Precision::Bf16.to_string(), "bf16");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Precision {
+    /// `f32`: 32-bit floats. The default.
+    #[default]
+    F32,
+    /// `bf16`: 16-bit floats with the exponent of f32 and 8 bits of precision. Fast on processors
+    /// with AMX or AVX-512 BF16; others compute it no faster than f32.
+    Bf16,
+    /// `f16`: 16-bit floats with 11 bits of precision and values up to 65,504. For GPUs and NPUs.
+    F16,
+}
+
+impl Precision {
+    /// Every precision, in the order in which messages list them.
+    const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
+}
+
+impl FromStr for Precision {
+    type Err = ParsePrecisionError;
+
+    /// Parses the name that [`Display`](fmt::Display) writes.
+    fn from_str(text: &str) -> Result<Self, ParsePrecisionError> {
+        Self::ALL
+            .into_iter()
+            .find(|precision| precision.to_string() == text)
+            .ok_or_else(|| ParsePrecisionError { text: text.into() })
+    }
+}
+
+/// The error for a text that names no [`Precision`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no precision, expected {}", one_of(&Precision::ALL))]
+pub struct ParsePrecisionError {
+    text: String,
+}
+
+#[cfg(test)]
+// In a test it is the failure.
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_parsed_back() {
+        for precision in Precision::ALL {
+            assert_eq!(precision.to_string().parse(), Ok(precision));
+        }
+        assert_eq!(
+            "fp16".parse::<Precision>().unwrap_err().to_string(),
+            "\"fp16\" is no precision, expected f32, bf16 or f16"
+        );
+    }
+}

@@ -1,0 +1,131 @@
+//! OpenVINO's provider: in the library itself, or in a plugin that is registered with it.
+
+use std::sync::PoisonError;
+
+use ort::{ep::ExecutionProvider, memory::DeviceType};
+
+use super::{Runtime, RuntimeError, locate::locate, processor, release::Product};
+use crate::Device;
+
+/// Where OpenVINO's provider comes from, which decides how a session names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OpenVino {
+    /// It is a part of the library: `ort::ep::OpenVINO` adds it to a session.
+    BuiltIn,
+    /// It is a plugin: a session is given its devices, see [`Runtime::with_devices`].
+    Plugin,
+}
+
+impl Runtime {
+    /// Makes OpenVINO's provider ready for `device`, and returns where it comes from.
+    ///
+    /// ONNX Runtime does not list the devices of a provider that is built in: a missing one shows
+    /// when a session is made.
+    pub fn openvino(&self, device: Device) -> Result<OpenVino, RuntimeError> {
+        if self.has_openvino()? {
+            return Ok(OpenVino::BuiltIn);
+        }
+        self.register_plugin()?;
+        if self.with_devices(device, |found| found.is_some()) {
+            return Ok(OpenVino::Plugin);
+        }
+        Err(self.no_device(device))
+    }
+
+    /// Calls `use_it` with what ONNX Runtime lists for `device`, if it does, for
+    /// `SessionBuilder::with_devices`. Of several GPUs it is the first.
+    ///
+    /// Every session should name its device so, or by `ort::ep::OpenVINO`: under the policy that
+    /// `ort` sets, ONNX Runtime may run a session that names none on a registered plugin.
+    ///
+    /// No plugin is registered during the call, for `ort` reads ONNX Runtime's list without a lock:
+    /// here, and in `with_devices` too.
+    pub fn with_devices<T>(
+        &self,
+        device: Device,
+        use_it: impl FnOnce(Option<ort::device::Device<'_>>) -> T,
+    ) -> T {
+        // Beside OpenVINO's provider there is one whose name ends in `.AUTO`, which lets OpenVINO
+        // choose the device.
+        const OPENVINO: &str = "OpenVINOExecutionProvider";
+        let wanted = match device {
+            Device::Cpu => Some(("CPUExecutionProvider", DeviceType::CPU)),
+            Device::OpenVino => Some((OPENVINO, DeviceType::CPU)),
+            Device::OpenVinoGpu => Some((OPENVINO, DeviceType::GPU)),
+            Device::OpenVinoNpu => Some((OPENVINO, DeviceType::NPU)),
+            Device::Cuda => None,
+        };
+        let _locked = self.plugin.lock().unwrap_or_else(PoisonError::into_inner);
+        use_it(self.environment.devices().find(|found| {
+            let provider = found.ep().unwrap_or_default();
+            Some((provider, found.hardware_device().ty())) == wanted
+        }))
+    }
+
+    /// The error for a device that is not available.
+    pub fn no_device(&self, device: Device) -> RuntimeError {
+        let listed = |&device: &Device| self.with_devices(device, |found| found.is_some());
+        let mut available = vec![Device::Cpu];
+        if self.has_openvino().unwrap_or_default() {
+            available.push(Device::OpenVino);
+        }
+        let openvino = [Device::OpenVino, Device::OpenVinoGpu, Device::OpenVinoNpu];
+        available.extend(openvino.into_iter().filter(listed));
+        let hint = match device {
+            Device::OpenVino if !processor::is_intel() => format!(
+                "OpenVINO's plugin lists only Intel's processors; on others, load a model on \
+                 `openvino` before one on another device, or name the library of the Python \
+                 package {} {} in {}",
+                Product::OpenVinoBuild.package(),
+                Product::OpenVinoBuild.version(),
+                Product::OpenVinoBuild.variable(),
+            ),
+            Device::OpenVinoGpu => "an Intel GPU needs its OpenCL driver".into(),
+            Device::OpenVinoNpu => "an Intel NPU needs its driver".into(),
+            _ => String::new(),
+        };
+        RuntimeError::NoDevice {
+            device,
+            path: self.path.clone(),
+            available: available.iter().map(ToString::to_string).collect(),
+            hint,
+        }
+    }
+
+    /// Whether the library has OpenVINO's provider built in.
+    fn has_openvino(&self) -> Result<bool, RuntimeError> {
+        ort::ep::OpenVINO::is_available().map_err(|error| RuntimeError::Start {
+            path: self.path.clone(),
+            problem: error.message().to_owned(),
+        })
+    }
+
+    /// Registers the plugin unless that was done before.
+    fn register_plugin(&self) -> Result<(), RuntimeError> {
+        let lock = || self.plugin.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock().is_some() {
+            return Ok(());
+        }
+        // Not under the lock, because a download takes minutes.
+        let plugin = locate(None, Product::OpenVinoPlugin);
+        let refused = |plugin, problem| RuntimeError::Plugin {
+            plugin,
+            path: self.path.clone(),
+            problem,
+        };
+        let plugin = plugin.map_err(|error| match error {
+            RuntimeError::NotOnnxRuntime { path, problem } => refused(path, problem),
+            error => error,
+        })?;
+        let mut registered = lock();
+        if registered.is_some() {
+            return Ok(());
+        }
+        self.environment
+            .register_ep_library("sd-onnx.openvino", &plugin)
+            .map_err(|error| refused(plugin.clone(), error.message().to_owned()))?;
+        tracing::info!(path = %plugin.display(), "registered OpenVINO's plugin");
+        *registered = Some(plugin);
+        Ok(())
+    }
+}

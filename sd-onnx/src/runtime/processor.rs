@@ -1,0 +1,39 @@
+//! What the processor is, as far as it decides between releases and precisions.
+
+/// Whether Intel made it. OpenVINO's plugin lists no other processors.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn is_intel() -> bool {
+    // Safety: every processor of this architecture has the instruction `cpuid` and its leaf 0.
+    // (Newer compilers know that, and call it safe.)
+    #[allow(unsafe_code, unused_unsafe)]
+    let leaf = unsafe { std::arch::x86_64::__cpuid(0) };
+    [leaf.ebx, leaf.edx, leaf.ecx]
+        .map(u32::to_le_bytes)
+        .as_flattened()
+        == b"GenuineIntel"
+}
+
+/// Whether Intel made it. OpenVINO's plugin lists no other processors.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn is_intel() -> bool {
+    false
+}
+
+/// Whether OpenVINO computes in bf16 on it: it wants AVX-512 or AVX-NE-CONVERT. On other processors
+/// it takes the setting and computes in f32 without a word.
+pub(crate) fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let has = {
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq");
+        let avx2 = is_x86_feature_detected!("avxvnni")
+            && is_x86_feature_detected!("avxvnniint8")
+            && is_x86_feature_detected!("avxneconvert");
+        avx512 || avx2
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let has = false;
+    has
+}
