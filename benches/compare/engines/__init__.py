@@ -1,8 +1,8 @@
 """The engines that run inside `worker.py`.
 
-Each module imports its library, so that the import is no part of the load, and has
-`start(job) -> call`: it loads one part of a model and returns a function that runs the part once
-and returns its output as a float32 array.
+Each module imports its library at the top, so that the import is no part of the load, and has
+`start(job) -> run`. `start` loads one part of a model. `run(number)` runs the part once and returns
+its output as an array; call 0 is not timed, and draws a picture of one step only.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from pathlib import Path
 
 @dataclass
 class Job:
-    engine: str
     part: str  # unet, vae-decoder or picture
     precision: str  # f32, bf16 or f16
     layout: str  # "channels-last" or empty

@@ -1,6 +1,5 @@
 """diffusers on torch."""
 
-import numpy
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from diffusers import AutoPipelineForText2Image
@@ -20,7 +19,7 @@ def start(job):
     if job.part == "picture":
         return picture(job)
     module, arguments = network(job)
-    return lambda: module(*arguments.values()).float().numpy()
+    return lambda call: module(*arguments.values()).float().numpy()
 
 
 def network(job):
@@ -70,12 +69,14 @@ def picture(job):
         pipeline.vae.to(memory_format=torch.channels_last)
     height, width = inputs.sides(job.latents)
 
-    def call():
+    def draw(call):
         generator = torch.Generator().manual_seed(inputs.SEED)
         noise = torch.randn(1, pipeline.unet.config.in_channels, height, width, generator=generator)
-        drawn = pipeline(inputs.PROMPT, negative_prompt=inputs.NEGATIVE, num_inference_steps=inputs.STEPS,
-                         guidance_scale=inputs.GUIDANCE, height=8 * height, width=8 * width,
-                         latents=noise.to(dtype), output_type="np")
-        return (255 * drawn.images[0]).round() / numpy.float32(255)
+        pixels = pipeline(
+            inputs.PROMPT, negative_prompt=inputs.NEGATIVE, num_inference_steps=inputs.STEPS if call else 1,
+            guidance_scale=inputs.GUIDANCE, height=8 * height, width=8 * width, latents=noise.to(dtype),
+            output_type="pt",
+        ).images
+        return 2 * pixels.float().numpy() - 1
 
-    return call
+    return draw

@@ -26,7 +26,7 @@ def start(job):
     if job.threads:
         options["INFERENCE_NUM_THREADS"] = job.threads
     compiled = core.compile_model(model, "CPU", options)
-    return lambda: compiled(arrays)[0]
+    return lambda call: compiled(arrays)[0]
 
 
 def without_sinusoids(core, model, arrays):
