@@ -9,8 +9,8 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use sd_onnx::{
-    Builder, Device, GenerateError, Guidance, ImageSize, Pipeline, Precision, Prompt, RefinerShare, RefinerSwitch,
-    Request, Sizes, Stopped,
+    Builder, Device, GenerateError, Guidance, ImageSize, Pipeline, Precision, Prompt, RefinerShare,
+    RefinerSwitch, Request, Sizes, Stopped,
     schedulers::{
         Ladder, Prediction, Row, Sampler, Scheduler, SchedulerConfig, TABLE, WithConventions,
         from_comfyui, from_webui, row_of, same,

@@ -25,6 +25,7 @@
 //!   own.
 //! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
 //! - [`handbook::files`]: model files, what loads, converting, and what a PNG says about itself.
+//! - [`handbook::devices`]: OpenVINO, bf16, and how much memory a model needs.
 //! - [`inspect`] identifies a model file without loading it. [`Builder::convert`] writes a model in
 //!   another form.
 //! - [`handbook::where_it_goes`]: for changes to this project, which file each of them touches.
