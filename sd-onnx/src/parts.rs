@@ -13,7 +13,7 @@ use sd_core::{
 use sd_text::{Layer, TextModel, TextShape, TextStates};
 
 use crate::{
-    Error,
+    Error, Precision,
     engine::Engine,
     exported::{Codec, Limits, TextFile, TextGraph, UnetGraph},
     graph::{Dialect, Model},
@@ -196,7 +196,7 @@ impl OnnxDenoiser {
 
     /// A UNet that another tool exported.
     pub fn exported(graph: UnetGraph, engine: &Engine) -> Result<Self, Error> {
-        if engine.dialect().sinusoid_inputs {
+        if engine.precision != Precision::F32 {
             return Err(graph.limits.wrong(format!(
                 "an exported UNet computes the sines of the timestep itself, which {} makes wrong \
                  by several percent; use it in f32, or load the model that it was exported from",

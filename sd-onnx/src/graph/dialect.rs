@@ -27,7 +27,7 @@ impl Dialect {
             Device::Cpu | Device::Cuda => Self::default(),
             Device::OpenVino | Device::OpenVinoGpu | Device::OpenVinoNpu => Self {
                 fixed_sizes: true,
-                sinusoid_inputs: precision != Precision::F32,
+                sinusoid_inputs: true,
                 bf16: precision == Precision::Bf16,
             },
         }
