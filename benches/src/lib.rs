@@ -1,5 +1,7 @@
 //! What the benches share.
 
+pub mod memory;
+
 use std::path::{Path, PathBuf};
 
 /// Where the model that ships with the project is.

@@ -4,8 +4,8 @@ use ndarray::{Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewM
 
 use crate::{LatentRgb, SizeIds, StopToken};
 
-/// Any error, as a backend returns it.
-pub use sd_text::BoxError;
+/// Any error, as a backend returns it, and where the nodes of a network run.
+pub use sd_text::{BoxError, NetworkReport};
 
 /// The network that predicts the noise (or v, or the sample) in noisy latents.
 pub trait Denoiser: Send + Sync {
@@ -20,6 +20,11 @@ pub trait Denoiser: Send + Sync {
     /// Whatever stops the backend. When [`Call::stop`] is stopped the call may return early, with
     /// any error. A short call need not look at it.
     fn predict(&self, call: &Call<'_>, output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError>;
+
+    /// Returns where the nodes of the loaded network run. Default: nothing.
+    fn report(&self) -> Vec<NetworkReport> {
+        Vec::new()
+    }
 }
 
 /// What a denoiser takes.
@@ -209,6 +214,11 @@ pub trait LatentCodec: Send + Sync {
     /// [fitted](LatentRgb::fit) when the first one is asked for.
     fn latent_rgb(&self) -> Option<LatentRgb> {
         None
+    }
+
+    /// Returns where the nodes of the loaded networks run. Default: nothing.
+    fn report(&self) -> Vec<NetworkReport> {
+        Vec::new()
     }
 }
 

@@ -105,7 +105,9 @@ mod size;
 mod sizes;
 mod stop;
 
-pub use backend::{BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution};
+pub use backend::{
+    BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, NetworkReport,
+};
 pub use conditioning::Conditioning;
 pub use defaults::Defaults;
 pub use error::{Error, Problem, Problems, Stopped, Unfinished};

@@ -9,8 +9,8 @@ use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 
 use crate::{
     Defaults, Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, Infotext,
-    Inputs, LatentCodec, LatentDistribution, LatentRgb, Problem, Problems, Reproduction, Request,
-    StopToken,
+    Inputs, LatentCodec, LatentDistribution, LatentRgb, NetworkReport, Problem, Problems,
+    Reproduction, Request, StopToken,
     conditioning::Contexts,
     guided::Half,
     model_id::ModelId,
@@ -545,6 +545,37 @@ impl Pipeline {
     /// The part between latents and pictures.
     pub fn codec(&self) -> &Arc<dyn LatentCodec> {
         &self.parts.codec
+    }
+
+    /// Returns where the nodes of every loaded network run: which provider of ONNX Runtime runs how
+    /// many of them. A network that is not loaded at the moment is not listed.
+    ///
+    /// ```
+    /// # fn example(pipeline: &sd_core::Pipeline) {
+    /// for network in pipeline.device_report() {
+    ///     println!("{network}");
+    /// }
+    /// # }
+    /// ```
+    pub fn device_report(&self) -> Vec<NetworkReport> {
+        let parts = &*self.parts;
+        let mut report = Vec::new();
+        let refiner = parts.refiner.as_ref();
+        let prompts = [
+            Some(&parts.prompts),
+            refiner.map(|refiner| &refiner.prompts),
+        ];
+        for tower in prompts
+            .into_iter()
+            .flatten()
+            .flat_map(PromptEncoder::towers)
+        {
+            report.extend(tower.model().report());
+        }
+        report.extend(parts.denoiser.report());
+        report.extend(refiner.into_iter().flat_map(|it| it.denoiser.report()));
+        report.extend(parts.codec.report());
+        report
     }
 
     /// The name of the model and the SHA-256 of its file, as infotexts have them, where they are known. The first call may

@@ -1,29 +1,94 @@
 //! What sessions are made with.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
-use crate::{Device, Error, graph::Model, runtime::Runtime, session::Session};
+use crate::{
+    Device, Error, Precision,
+    graph::Dialect,
+    network::Sessions,
+    runtime::{OpenVino, Runtime},
+};
 
-/// ONNX Runtime, the device that networks run on, and the threads that each may use. Makes
-/// [`Session`]s.
+/// ONNX Runtime, the device that networks run on and how they may use it.
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
-    runtime: Arc<Runtime>,
+    pub runtime: Arc<Runtime>,
+    pub device: Device,
+    pub precision: Precision,
+    /// Where OpenVINO's provider comes from, if it drives the device.
+    pub openvino: Option<OpenVino>,
     /// 0 for one per physical core.
-    threads: u16,
+    pub threads: u16,
+    /// The sessions of a network that are kept where each size needs one. At least 1.
+    pub kept_sizes: usize,
+    /// All networks, if only one of them may be loaded at a time.
+    exclusive: Option<Arc<Mutex<Vec<Weak<Sessions>>>>>,
+}
+
+/// What an [`Engine`] is made of.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings<'a> {
+    pub device: Device,
+    pub precision: Precision,
+    pub threads: u16,
+    pub library: Option<&'a Path>,
+    pub kept_sizes: usize,
+    pub low_memory: bool,
 }
 
 impl Engine {
     /// Starts ONNX Runtime, from `library` or where else it is found, and checks that it has the
-    /// device.
-    pub fn new(device: Device, threads: u16, library: Option<&Path>) -> Result<Self, Error> {
-        let runtime = Runtime::start(library, device)?;
-        device.check(&runtime)?;
-        Ok(Self { runtime, threads })
+    /// device and the device the precision.
+    pub fn new(settings: Settings<'_>) -> Result<Self, Error> {
+        let Settings {
+            device, precision, ..
+        } = settings;
+        device.check_precision(precision)?;
+        let runtime = Runtime::start(settings.library, device)?;
+        let openvino = device.check(&runtime)?;
+        Ok(Self {
+            runtime,
+            device,
+            precision,
+            openvino,
+            threads: settings.threads,
+            kept_sizes: settings.kept_sizes.max(1),
+            exclusive: settings.low_memory.then(Arc::default),
+        })
     }
 
-    /// Gets a graph ready to run. Errors call it by `name`.
-    pub fn session(&self, name: &'static str, model: &Model) -> Result<Session, Error> {
-        Session::new(name, model, &self.runtime, self.threads)
+    /// The form that graphs are written in.
+    pub fn dialect(&self) -> Dialect {
+        Dialect::of(self.device, self.precision)
+    }
+
+    /// Whether networks are unloaded when another one is needed.
+    pub fn low_memory(&self) -> bool {
+        self.exclusive.is_some()
+    }
+
+    /// Adds a network to those of which only one may be loaded, if there is such a limit.
+    pub fn register(&self, sessions: &Arc<Sessions>) {
+        if let Some(all) = &self.exclusive {
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|network| network.strong_count() > 0);
+            all.push(Arc::downgrade(sessions));
+        }
+    }
+
+    /// Unloads all other networks, if only one may be loaded.
+    pub fn make_room(&self, sessions: &Arc<Sessions>) {
+        let Some(all) = &self.exclusive else {
+            return;
+        };
+        let all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        for other in all.iter().filter_map(Weak::upgrade) {
+            if !Arc::ptr_eq(&other, sessions) {
+                other.unload();
+            }
+        }
     }
 }

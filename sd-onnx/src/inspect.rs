@@ -16,7 +16,9 @@ use sha2::{Digest, Sha256};
 use crate::{
     Error,
     checkpoint::{self, Kind},
-    exported, hash,
+    exported,
+    graph::Dialect,
+    hash,
     models::{
         clip_text::{self, ClipTextConfig},
         unet::{self, UnetConfig},
@@ -245,21 +247,22 @@ fn prediction(scheduler: &str) -> Option<String> {
 /// Finds what loading would refuse.
 fn check(source: &Source, component: &str, weights: &Weights) -> Result<(), Error> {
     let config = source.config(component)?;
+    let dialect = Dialect::default();
     match component {
         "unet" => {
             let config = UnetConfig::new(&config, source.sizes())?;
-            let write = |weights: &Weights| unet::graph(&config, weights).map(drop);
+            let write = |weights: &Weights| unet::graph(&config, weights, dialect).map(drop);
             weights.check(unet::CLASS, |_| false, write)
         }
         "vae" => {
             let config = VaeConfig::new(&config)?;
             // A file may have the decoder alone.
-            let has_encoder = vae::encoder(&config, &weights.outline()).is_ok();
+            let has_encoder = vae::encoder(&config, &weights.outline(), dialect).is_ok();
             let write = |weights: &Weights| {
                 if has_encoder {
-                    vae::encoder(&config, weights)?;
+                    vae::encoder(&config, weights, dialect)?;
                 }
-                vae::decoder(&config, weights).map(drop)
+                vae::decoder(&config, weights, dialect).map(drop)
             };
             let left_out = |name: &str| {
                 vae::is_left_out(&config, name) || (!has_encoder && vae::is_of_encoder(name))
@@ -273,8 +276,9 @@ fn check(source: &Source, component: &str, weights: &Weights) -> Result<(), Erro
             config.projection = is_pooled.then_some(config.projection_width);
             let left_out = |name: &str| clip_text::is_left_out(&config, name);
             let none = Array2::zeros((0, config.width));
-            let write =
-                |weights: &Weights| clip_text::graph(&config, weights, none.view()).map(drop);
+            let write = |weights: &Weights| {
+                clip_text::graph(&config, weights, none.view(), dialect).map(drop)
+            };
             weights.check(clip_text::CLASS, left_out, write)
         }
     }

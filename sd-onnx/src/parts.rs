@@ -1,12 +1,14 @@
 //! The parts of a pipeline on ONNX Runtime: text model, denoiser, codec.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use ndarray::{
-    Array2, Array4, ArrayD, ArrayView2, ArrayView4, ArrayViewMut4, Axis, CowArray, Dimension, Slice,
+    Array2, Array3, Array4, ArrayD, ArrayView2, ArrayView4, ArrayViewMut4, Axis, CowArray,
+    Dimension, Ix2, IxDyn, Slice, aview1,
 };
 use sd_core::{
-    BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, LatentRgb, StopToken,
+    BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, LatentRgb, NetworkReport,
+    StopToken,
 };
 use sd_text::{Layer, TextModel, TextShape, TextStates};
 
@@ -14,13 +16,14 @@ use crate::{
     Error,
     engine::Engine,
     exported::{Codec, Limits, TextFile, TextGraph, UnetGraph},
-    graph::Model,
+    graph::{Dialect, Model},
     models::{
         clip_text::{self, ClipTextConfig, ENDS, IDS, PROJECTION},
-        unet::{self, UnetConfig, input},
+        unet::{self, Sinusoids, UnetConfig, input},
         vae::{self, VaeConfig},
     },
-    session::{Input, Session},
+    network::{Named, Network},
+    session::Input,
     weights::Weights,
 };
 
@@ -29,23 +32,30 @@ use crate::{
 pub(crate) struct OnnxTextModel {
     config: ClipTextConfig,
     shape: TextShape,
-    session: Session,
+    network: Network,
     /// What an exported graph has, which may be less than all.
     exported: Option<TextGraph>,
 }
 
 impl OnnxTextModel {
-    /// `more` `[any, width]` are rows of the token embedding behind the stored ones.
+    /// Loads the network. `more` `[any, width]` are rows of the token embedding behind the stored
+    /// ones.
     pub fn new(
         config: ClipTextConfig,
-        weights: &Weights,
+        weights: Weights,
         more: ArrayView2<'_, f32>,
         engine: &Engine,
     ) -> Result<Self, Error> {
-        let graph = text_graph(&config, weights, more)?;
+        let shape = text_shape(&config, more);
+        let (of_graph, more) = (config.clone(), more.to_owned());
+        // Texts have any length, and the network is small.
+        let network = Network::new("text encoder", engine, false, move |dialect| {
+            text_graph(&of_graph, &weights, more.view(), dialect)
+        });
+        network.prepare(&[])?;
         Ok(Self {
-            session: engine.session("text encoder", &graph)?,
-            shape: text_shape(&config, more),
+            network,
+            shape,
             config,
             exported: None,
         })
@@ -58,8 +68,11 @@ impl OnnxTextModel {
         engine: &Engine,
     ) -> Result<Self, Error> {
         let graph = file.graph(more)?;
+        let model = graph.model.clone();
+        let network = Network::new("text encoder", engine, false, move |_| Ok(model.clone()));
+        network.prepare(&[])?;
         Ok(Self {
-            session: engine.session("text encoder", &graph.model)?,
+            network,
             shape: text_shape(file.config(), more),
             config: file.config().clone(),
             exported: Some(graph),
@@ -85,7 +98,7 @@ impl OnnxTextModel {
             (IDS, Input::I64(&shape, ids)),
             (ENDS, Input::I64(&[ends.len(), 1], ends)),
         ];
-        Ok(self.session.run_for(&inputs, outputs)?)
+        Ok(self.network.run_for(&inputs, outputs)?)
     }
 }
 
@@ -112,15 +125,20 @@ impl TextModel for OnnxTextModel {
             },
         })
     }
+
+    fn report(&self) -> Vec<NetworkReport> {
+        self.network.report()
+    }
 }
 
 /// Writes the graph of a text encoder and checks that it uses all weights.
-pub(crate) fn text_graph(
+fn text_graph(
     config: &ClipTextConfig,
     weights: &Weights,
     more: ArrayView2<'_, f32>,
+    dialect: Dialect,
 ) -> Result<Model, Error> {
-    let graph = clip_text::graph(config, weights, more)?;
+    let graph = clip_text::graph(config, weights, more, dialect)?;
     weights.check_all_used(clip_text::CLASS, |name| {
         clip_text::is_left_out(config, name)
     })?;
@@ -141,32 +159,57 @@ pub(crate) struct OnnxDenoiser {
     inputs: Inputs,
     /// The width of the sinusoids of the guidance scale, if it is an input.
     guidance_width: Option<usize>,
+    /// Where the graph takes sinusoids in place of numbers.
+    sinusoids: Option<UnetSinusoids>,
     sample_size: [usize; 2],
     /// The sizes that an exported graph takes.
     limits: Limits,
-    session: Session,
+    network: Network,
+}
+
+/// The sinusoids of the timestep, and of SDXL's sizes.
+struct UnetSinusoids {
+    timestep: Sinusoids,
+    sizes: Option<Sinusoids>,
 }
 
 impl OnnxDenoiser {
-    pub fn new(config: UnetConfig, weights: &Weights, engine: &Engine) -> Result<Self, Error> {
-        let graph = unet_graph(&config, weights)?;
-        Ok(Self {
-            session: engine.session("UNet", &graph)?,
-            inputs: config.inputs,
+    /// A UNet that is not loaded yet.
+    pub fn new(config: UnetConfig, weights: Weights, engine: &Engine) -> Self {
+        let sinusoids = engine.dialect().sinusoid_inputs.then(|| UnetSinusoids {
+            timestep: config.timestep_sinusoids(),
+            sizes: config.size_sinusoids(),
+        });
+        Self {
+            inputs: config.inputs.clone(),
             guidance_width: config.guidance_width,
+            sinusoids,
             sample_size: config.sample_size,
             limits: Limits::default(),
-        })
+            network: Network::new("UNet", engine, true, move |dialect| {
+                let graph = unet::graph(&config, &weights, dialect)?;
+                weights.check_all_used(unet::CLASS, |_| false)?;
+                Ok(graph)
+            }),
+        }
     }
 
     /// A UNet that another tool exported.
     pub fn exported(graph: UnetGraph, engine: &Engine) -> Result<Self, Error> {
+        if engine.dialect().sinusoid_inputs {
+            return Err(graph.limits.wrong(format!(
+                "an exported UNet computes the sines of the timestep itself, which {} makes wrong \
+                 by several percent; use it in f32, or load the model that it was exported from",
+                engine.precision
+            )));
+        }
         Ok(Self {
-            session: engine.session("UNet", &graph.model)?,
             inputs: graph.inputs,
             guidance_width: graph.guidance_width,
+            sinusoids: None,
             sample_size: graph.sample_size,
             limits: graph.limits,
+            network: Network::new("UNet", engine, true, move |_| Ok(graph.model.clone())),
         })
     }
 
@@ -174,43 +217,60 @@ impl OnnxDenoiser {
     pub fn sample_size(&self) -> [usize; 2] {
         self.sample_size
     }
-}
 
-/// Writes the graph of a UNet and checks that it uses all weights.
-pub(crate) fn unet_graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Error> {
-    let graph = unet::graph(config, weights)?;
-    weights.check_all_used(unet::CLASS, |_| false)?;
-    Ok(graph)
-}
-
-impl Denoiser for OnnxDenoiser {
-    fn inputs(&self) -> &Inputs {
-        &self.inputs
+    /// Loads the network for latents of this height and width and prompts of `length` tokens, so
+    /// that the first call finds it ready.
+    pub fn prepare(&self, [height, width]: [usize; 2], length: usize) -> Result<(), Error> {
+        let latents = Array4::zeros((1, self.inputs.channels, height, width));
+        let context = Array3::zeros((1, length, self.inputs.context));
+        let pooled = self.inputs.pooled.map(|width| Array2::zeros((1, width)));
+        let sizes = self.inputs.sizes.map(|ids| Array2::zeros((1, ids.count())));
+        let beside = Array4::zeros((1, self.inputs.beside, height, width));
+        let guidance = ndarray::arr1(&[1.0]);
+        let stop = StopToken::new();
+        let mut call = Call::new(latents.view(), 0.0, context.view(), &stop);
+        call.pooled = pooled.as_ref().map(|pooled| pooled.view());
+        call.sizes = sizes.as_ref().map(|sizes| sizes.view());
+        call.guidance = Some(guidance.view());
+        call.beside = Some(beside.view());
+        self.with_inputs(&call, |inputs| self.network.prepare(inputs))
+            .expect("every input is given")
     }
 
-    fn predict(&self, call: &Call<'_>, mut output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError> {
+    /// Calls `use_them` with what the graph takes of a call.
+    ///
+    /// # Errors
+    /// Names an input that the call does not have.
+    fn with_inputs<T>(
+        &self,
+        call: &Call<'_>,
+        use_them: impl FnOnce(&[Named<'_>]) -> T,
+    ) -> Result<T, String> {
         let latents = Contiguous::new(call.latents);
         let context = Contiguous::new(call.context);
         let pooled = call.pooled.map(Contiguous::new);
-        let sizes = call.sizes.map(Contiguous::new);
+        let mut sizes = call.sizes.map(Contiguous::new);
         let beside = call.beside.map(Contiguous::new);
         let guidance = self.guidance_width.zip(call.guidance);
         let guidance = guidance.map(|(width, scales)| {
             let rows = scales
                 .iter()
                 .map(|&scale| unet::guidance_sinusoids(scale, width));
-            let values: Vec<f32> = rows.flatten().collect();
-            Array2::from_shape_vec((scales.len(), width), values).expect("a row for each scale")
+            rows_of(scales.len(), rows.flatten().collect())
         });
-        let guidance = guidance
-            .as_ref()
-            .map(|sinusoids| Contiguous::new(sinusoids.view()));
+        // Its own value, so that it lives as long as the sinusoids.
+        let number = [call.timestep];
+        let mut timestep = Contiguous::new(aview1(&number)).into_dyn();
+        if let Some(sinusoids) = &self.sinusoids {
+            timestep = rows_of(1, sinusoids.timestep.of(number)).into_dyn();
+            sizes = sizes.zip(sinusoids.sizes.as_ref()).map(|(sizes, of)| {
+                let numbers = of.of(sizes.0.iter().copied());
+                rows_of(sizes.0.nrows(), numbers)
+            });
+        }
         let mut inputs = vec![
             (input::LATENTS, latents.input()),
-            (
-                input::TIMESTEP,
-                Input::F32(&[1], std::slice::from_ref(&call.timestep)),
-            ),
+            (input::TIMESTEP, timestep.input()),
             (input::CONTEXT, context.input()),
         ];
         let takes = &self.inputs;
@@ -241,15 +301,38 @@ impl Denoiser for OnnxDenoiser {
                 inputs.push((name, given.ok_or_else(missing)?));
             }
         }
-        for (name, input) in &inputs {
-            self.limits.check(name, input.shape())?;
-        }
-        let dim = output.dim();
-        self.session.run(&inputs, call.stop, |_, data| {
-            ArrayView4::from_shape(dim, data).map(|prediction| output.assign(&prediction))
-        })??;
-        Ok(())
+        Ok(use_them(&inputs))
     }
+}
+
+impl Denoiser for OnnxDenoiser {
+    fn inputs(&self) -> &Inputs {
+        &self.inputs
+    }
+
+    fn predict(&self, call: &Call<'_>, mut output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError> {
+        let dim = output.dim();
+        self.with_inputs(call, |inputs| -> Result<(), BoxError> {
+            for (name, input) in inputs {
+                self.limits.check(name, input.shape())?;
+            }
+            self.network.run(inputs, call.stop, |_, data| {
+                ArrayView4::from_shape(dim, data).map(|prediction| output.assign(&prediction))
+            })??;
+            Ok(())
+        })?
+    }
+
+    fn report(&self) -> Vec<NetworkReport> {
+        self.network.report()
+    }
+}
+
+/// Numbers as rows of equal length.
+fn rows_of<'a>(rows: usize, numbers: Vec<f32>) -> Contiguous<'a, Ix2> {
+    let width = numbers.len() / rows.max(1);
+    let rows = Array2::from_shape_vec((rows, width), numbers).expect("whole rows");
+    Contiguous(rows.into())
 }
 
 /// An array in row-major order, as ONNX Runtime reads it. Copied only if it is in another order.
@@ -268,7 +351,13 @@ impl<'a, D: Dimension> Contiguous<'a, D> {
     }
 }
 
-/// The autoencoder. The encoder's session is made when it is first used: text to image never needs it.
+impl<'a, D: Dimension> Contiguous<'a, D> {
+    fn into_dyn(self) -> Contiguous<'a, IxDyn> {
+        Contiguous(self.0.into_dyn())
+    }
+}
+
+/// The autoencoder. The encoder is loaded when it is first used: text to image never needs it.
 pub(crate) struct OnnxCodec {
     config: VaeConfig,
     decoder: Half,
@@ -279,23 +368,40 @@ pub(crate) struct OnnxCodec {
 
 /// Where the networks of an autoencoder are from.
 enum Networks {
-    Weights(Weights),
+    Weights(Arc<Weights>),
     Exported(Codec),
 }
 
 /// One network of an autoencoder.
 struct Half {
-    session: Session,
+    network: Network,
     /// The sizes that an exported graph takes.
     limits: Limits,
 }
 
+impl Half {
+    fn exported((model, limits): (Model, Limits), name: &'static str, engine: &Engine) -> Self {
+        Self {
+            network: Network::new(name, engine, true, move |_| Ok(model.clone())),
+            limits,
+        }
+    }
+}
+
 impl OnnxCodec {
+    /// An autoencoder that is not loaded yet.
+    ///
+    /// # Errors
+    /// When the file has tensors that no graph uses, or the decoder lacks some.
     pub fn new(config: VaeConfig, weights: Weights, engine: &Engine) -> Result<Self, Error> {
-        let decoder = decoder_graph(&config, &weights)?;
+        check_codec(&config, &weights)?;
+        let weights = Arc::new(weights);
+        let (of_graph, of_weights) = (config.clone(), weights.clone());
         Ok(Self {
             decoder: Half {
-                session: engine.session("VAE decoder", &decoder)?,
+                network: Network::new("VAE decoder", engine, true, move |dialect| {
+                    vae::decoder(&of_graph, &of_weights, dialect.for_few_weights())
+                }),
                 limits: Limits::default(),
             },
             config,
@@ -307,12 +413,8 @@ impl OnnxCodec {
 
     /// An autoencoder that another tool exported.
     pub fn exported(codec: Codec, engine: &Engine) -> Result<Self, Error> {
-        let (decoder, limits) = codec.decoder()?;
         Ok(Self {
-            decoder: Half {
-                session: engine.session("VAE decoder", &decoder)?,
-                limits,
-            },
+            decoder: Half::exported(codec.decoder()?, "VAE decoder", engine),
             config: codec.config.clone(),
             networks: Networks::Exported(codec),
             engine: engine.clone(),
@@ -320,31 +422,48 @@ impl OnnxCodec {
         })
     }
 
+    /// Loads the decoder for latents of this height and width, so that the first picture finds it
+    /// ready.
+    pub fn prepare(&self, [height, width]: [usize; 2]) -> Result<(), Error> {
+        let latents = Array4::zeros((1, self.config.latent_channels, height, width));
+        let latents = Contiguous::new(latents.view());
+        self.decoder
+            .network
+            .prepare(&[("latents", latents.input())])
+    }
+
     fn encoder(&self) -> Result<&Half, Error> {
         if let Some(encoder) = self.encoder.get() {
             return Ok(encoder);
         }
-        let (model, limits) = match &self.networks {
-            Networks::Weights(weights) => (vae::encoder(&self.config, weights)?, Limits::default()),
-            Networks::Exported(codec) => codec.encoder()?,
+        let name = "VAE encoder";
+        let encoder = match &self.networks {
+            Networks::Weights(weights) => {
+                let (config, weights) = (self.config.clone(), weights.clone());
+                Half {
+                    network: Network::new(name, &self.engine, true, move |dialect| {
+                        vae::encoder(&config, &weights, dialect.for_few_weights())
+                    }),
+                    limits: Limits::default(),
+                }
+            }
+            Networks::Exported(codec) => Half::exported(codec.encoder()?, name, &self.engine),
         };
-        let session = self.engine.session("VAE encoder", &model)?;
-        let encoder = Half { session, limits };
         // Two threads may both have made one; the first stays.
         Ok(self.encoder.get_or_init(|| encoder))
     }
 }
 
-/// Writes the graph of a decoder and checks that it and the encoder use all weights.
-pub(crate) fn decoder_graph(config: &VaeConfig, weights: &Weights) -> Result<Model, Error> {
-    let decoder = vae::decoder(config, weights)?;
-    // The encoder's session may never be needed; its graph shows here which tensors are its own.
-    // Where one is missing, the first use of the encoder says so.
-    let has_encoder = vae::encoder(config, weights).is_ok();
+/// Checks that the decoder has all weights, and that it and the encoder use all there are.
+fn check_codec(config: &VaeConfig, weights: &Weights) -> Result<(), Error> {
+    let dialect = Dialect::default();
+    vae::decoder(config, weights, dialect)?;
+    // The encoder may never be needed; its graph shows here which tensors are its own. Where one is
+    // missing, the first use of the encoder says so.
+    let has_encoder = vae::encoder(config, weights, dialect).is_ok();
     weights.check_all_used(config.class(), |name| {
         vae::is_left_out(config, name) || (!has_encoder && vae::is_of_encoder(name))
-    })?;
-    Ok(decoder)
+    })
 }
 
 impl LatentCodec for OnnxCodec {
@@ -417,6 +536,12 @@ impl LatentCodec for OnnxCodec {
             None
         }
     }
+
+    fn report(&self) -> Vec<NetworkReport> {
+        let halves = [Some(&self.decoder), self.encoder.get()];
+        let networks = halves.into_iter().flatten().map(|half| &half.network);
+        networks.flat_map(Network::report).collect()
+    }
 }
 
 /// The colours of SD 1.x's latents, which SD 2.x has too: the facts of `latent_rgb_factors` of `SD15` in ComfyUI's
@@ -460,7 +585,7 @@ fn run_image(
         input,
         Input::F32(shape, x.as_slice().expect("standard layout")),
     )];
-    Ok(half.session.run(&inputs, stop, |shape, data| {
+    Ok(half.network.run(&inputs, stop, |shape, data| {
         let dims: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
         let found = ArrayD::from_shape_vec(dims, data.to_vec())?;
         found.into_dimensionality()

@@ -9,9 +9,9 @@ use ort::{
     },
     value::TensorRef,
 };
-use sd_core::StopToken;
+use sd_core::{NetworkReport, StopToken};
 
-use crate::{Error, graph::Model, runtime::Runtime, weights::not_utf8};
+use crate::{Error, engine::Engine, graph::Model, provider::on_device, weights::not_utf8};
 
 /// The session option under which ONNX Runtime looks for external data of a model given as bytes.
 const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
@@ -25,6 +25,7 @@ const FOLD_SCALES: &str = "session.disable_quant_qdq";
 #[derive(Debug)]
 pub(crate) struct Session {
     name: &'static str,
+    report: NetworkReport,
     slot: Arc<Slot>,
 }
 
@@ -45,25 +46,21 @@ impl Input<'_> {
 }
 
 impl Session {
-    /// Loads `model`, to run on `threads` threads, or on one per physical core where that is 0.
-    pub fn new(
-        name: &'static str,
-        model: &Model,
-        runtime: &Runtime,
-        threads: u16,
-    ) -> Result<Self, Error> {
+    /// Loads `model`. Errors call it by `name`.
+    pub fn new(name: &'static str, model: &Model, engine: &Engine) -> Result<Self, Error> {
         let _span = tracing::info_span!("load", session = name).entered();
         let failed = |error: ort::Error| Error::onnx(format!("loading the {name}"))(error);
         let folder = model
             .weights_root
             .to_str()
             .ok_or_else(|| not_utf8(&model.weights_root))?;
-        let mut builder = ort::session::Session::builder(&runtime.environment)
+        let mut builder = ort::session::Session::builder(&engine.runtime.environment)
             .map_err(failed)?
-            .with_intra_threads(threads.into())
+            .with_intra_threads(engine.threads.into())
             .map_err(|e| failed(e.into()))?
-            // With it, a second call of the same shape gets one block for all its tensors, beside the memory that the
-            // first call used: 3 GB more for SDXL's decoder at 1024 × 1024, and no faster.
+            // With it, a second call of the same shape gets one block for all its tensors, beside
+            // the memory that the first call used: 3 GB more for SDXL's decoder at 1024 × 1024, and
+            // no faster.
             .with_memory_pattern(false)
             .map_err(|e| failed(e.into()))?
             .with_config_entry(WEIGHTS_FOLDER, folder)
@@ -79,14 +76,21 @@ impl Session {
                 .with_external_initializer_file_in_memory(name, bytes.clone())
                 .map_err(|e| failed(e.into()))?;
         }
+        let (mut builder, placement) = on_device(builder, engine).map_err(failed)?;
         let session = builder.commit_from_memory(&model.bytes).map_err(failed)?;
         Ok(Self {
             name,
+            report: NetworkReport::new(name, placement.providers(model.nodes)),
             slot: Arc::new(Slot {
                 session: Mutex::new(Some(session)),
                 changed: Condvar::new(),
             }),
         })
+    }
+
+    /// Where its nodes run.
+    pub fn report(&self) -> NetworkReport {
+        self.report.clone()
     }
 
     /// Runs a graph of one output, whose shape and values `read` is given, unless `stop` is stopped before the end: while

@@ -60,6 +60,7 @@ pub mod outside;
 #[doc(hidden)]
 pub mod pickle;
 pub mod prompt;
+mod report;
 mod tokenizer;
 
 pub use chunks::{Chunk, Chunking, Chunks};
@@ -74,4 +75,5 @@ pub use inversion::{InversionError, NamedInversion, TextualInversion};
 pub use prompt::{
     Branch, Network, PromptText, Schedule, Segment, Side, Syntax, Warning, attention,
 };
+pub use report::NetworkReport;
 pub use tokenizer::{ClipTokenizer, Cut, TokenizerError, Tokens};

@@ -1,21 +1,31 @@
-//! One stage of a model by itself, in a process of its own: seconds to load it, seconds for a call, and the most memory
-//! that the process had, once it was loaded and at the end. `compare/compare.py` runs it next to other programs.
+//! Loads and runs one stage of a model, and prints as JSON how long it took and the most memory
+//! that the process had.
+//!
+//! `compare/compare.py` runs it next to other programs, each in a process of its own. Times are in
+//! seconds and memory in MiB: `peak_mb` is the largest resident set and `rss_anon_mb` the largest
+//! sample of anonymous memory. The fields that begin `bare` were taken before the load, the fields
+//! that begin `load` after it.
 
-use std::{path::PathBuf, time::Instant};
+use std::{fs, path::PathBuf, time::Instant};
 
 use clap::{Parser, ValueEnum};
 use ndarray::{Array2, Array3, Array4};
+use sd_benches::memory::{AnonymousPeak, anonymous_mib, peak_mib};
 use sd_onnx::{
-    Call, ImageSize, Sizes, StopToken,
+    Builder, Call, Device, ImageSize, Precision, Request, Sizes, StopToken,
+    schedulers::{Euler, Ladder},
     text::{BoxError, ClipSkip},
 };
+
+/// What the text encoder and the picture stage read.
+const PROMPT: &str = "a cute fox girl, watercolour";
 
 #[derive(Parser)]
 struct Arguments {
     /// Model folder in the diffusers layout
     model: PathBuf,
     stage: Stage,
-    /// Timed calls, after one that is not
+    /// Timed calls, after one that is not timed (of one step, for a picture)
     #[arg(long, default_value_t = 5)]
     calls: usize,
     /// Latent height
@@ -26,6 +36,16 @@ struct Arguments {
     width: usize,
     #[arg(long, default_value_t = 0)]
     threads: u16,
+    #[arg(long, default_value_t = Device::Cpu)]
+    device: Device,
+    #[arg(long, default_value_t = Precision::F32)]
+    precision: Precision,
+    /// Keep only one network in memory at a time
+    #[arg(long)]
+    low_memory: bool,
+    /// File for the output of the last call, as little-endian f32
+    #[arg(long)]
+    dump: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -33,92 +53,134 @@ enum Stage {
     TextEncoder,
     Unet,
     VaeDecoder,
+    /// 20 steps of Euler with guidance, from the prompt to pixels of −1 to 1
+    Picture,
 }
+
+/// Runs the stage once and returns its output. The number counts the calls; call 0 is not timed.
+type Run = Box<dyn FnMut(usize) -> Result<Vec<f32>, BoxError>>;
 
 fn main() -> Result<(), BoxError> {
     let arguments = Arguments::parse();
-    let Arguments { height, width, .. } = arguments;
-    let builder = sd_onnx::builder().threads(arguments.threads);
-    let (bare, started) = (peak_mib()?, Instant::now());
-    let mut call: Box<dyn FnMut() -> Result<(), BoxError>> = match arguments.stage {
-        Stage::TextEncoder => {
-            let encoder = builder.load_prompt_encoder(&arguments.model)?;
-            let mut calls = 0;
-            Box::new(move || {
-                calls += 1;
-                // The encoder remembers prompts, so each call has another one.
-                let prompt = format!("a cute fox girl, watercolour {calls}");
-                encoder.encode(&prompt, ClipSkip::LAST)?;
-                Ok(())
-            })
-        }
-        Stage::Unet => {
-            let unet = builder.load_denoiser(&arguments.model)?;
-            let inputs = unet.inputs();
-            let latents = Array4::from_shape_fn((1, inputs.channels, height, width), ripple4);
-            let context = Array3::from_shape_fn((1, 77, inputs.context), |(_, i, j)| {
-                ((i * 7 + j) as f32).sin()
-            });
-            let pooled = inputs
-                .pooled
-                .map(|width| Array2::from_shape_fn((1, width), |(_, j)| (j as f32).sin()));
-            let size = ImageSize::new(8 * width as u32, 8 * height as u32)?;
-            let sizes = inputs
-                .sizes
-                .map(|ids| ids.values(&Sizes::default(), size, 6.0));
-            let sizes = sizes
-                .map(|values| Array2::from_shape_vec((1, values.len()), values))
-                .transpose()?;
-            let mut output = Array4::zeros(latents.dim());
-            let stop = StopToken::new();
-            Box::new(move || {
-                let mut call = Call::new(latents.view(), 500.0, context.view(), &stop);
-                call.pooled = pooled.as_ref().map(|pooled| pooled.view());
-                call.sizes = sizes.as_ref().map(|sizes| sizes.view());
-                unet.predict(&call, output.view_mut())
-            })
-        }
-        Stage::VaeDecoder => {
-            let codec = builder.load_codec(&arguments.model)?;
-            let latents =
-                Array4::from_shape_fn((1, codec.latent_channels(), height, width), ripple4);
-            Box::new(move || codec.decode(latents.view(), &StopToken::new()).map(drop))
-        }
+    let builder = sd_onnx::builder()
+        .threads(arguments.threads)
+        .device(arguments.device)
+        .precision(arguments.precision)
+        .low_memory(arguments.low_memory)
+        .size(8 * arguments.width as u32, 8 * arguments.height as u32);
+    let anonymous = AnonymousPeak::start()?;
+    let (bare, bare_anonymous) = (peak_mib()?, anonymous_mib()?);
+    let started = Instant::now();
+    let mut run = match arguments.stage {
+        Stage::TextEncoder => text_encoder(builder, &arguments)?,
+        Stage::Unet => unet(builder, &arguments)?,
+        Stage::VaeDecoder => vae_decoder(builder, &arguments)?,
+        Stage::Picture => picture(builder, &arguments)?,
     };
-    let (load, loaded) = (started.elapsed().as_secs_f64(), peak_mib()?);
-    call()?;
+    let load = started.elapsed().as_secs_f64();
+    let (load_peak, load_anonymous) = (peak_mib()?, anonymous.mib());
+    run(0)?;
     let mut seconds = Vec::new();
-    for _ in 0..arguments.calls.max(1) {
+    let mut output = Vec::new();
+    for call in 1..=arguments.calls.max(1) {
         let started = Instant::now();
-        call()?;
+        output = run(call)?;
         seconds.push(started.elapsed().as_secs_f64());
     }
-    seconds.sort_by(f64::total_cmp);
+    if let Some(file) = &arguments.dump {
+        let bytes: Vec<u8> = output.iter().flat_map(|x| x.to_le_bytes()).collect();
+        fs::write(file, bytes).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    let mut sorted = seconds.clone();
+    sorted.sort_by(f64::total_cmp);
     let figures = serde_json::json!({
         "load_s": load,
-        "call_s": seconds[seconds.len() / 2],
-        "fastest_s": seconds[0],
-        "slowest_s": seconds[seconds.len() - 1],
+        "calls_s": seconds,
+        "call_s": sorted[sorted.len() / 2],
+        "fastest_s": sorted[0],
+        "slowest_s": sorted[sorted.len() - 1],
         "bare_mb": bare,
-        "load_peak_mb": loaded,
+        "load_peak_mb": load_peak,
         "peak_mb": peak_mib()?,
+        "bare_anon_mb": bare_anonymous,
+        "load_rss_anon_mb": load_anonymous,
+        "rss_anon_mb": anonymous.mib(),
     });
     println!("{figures}");
     Ok(())
 }
 
+fn text_encoder(builder: Builder, arguments: &Arguments) -> Result<Run, BoxError> {
+    let encoder = builder.load_prompt_encoder(&arguments.model)?;
+    Ok(Box::new(move |call| {
+        // The encoder remembers prompts, so each call has another one.
+        let prompt = format!("{PROMPT} {call}");
+        let read = encoder.encode(&prompt, ClipSkip::LAST)?;
+        Ok(read.embedding.iter().copied().collect())
+    }))
+}
+
+fn unet(builder: Builder, arguments: &Arguments) -> Result<Run, BoxError> {
+    let &Arguments { height, width, .. } = arguments;
+    let unet = builder.load_denoiser(&arguments.model)?;
+    let inputs = unet.inputs();
+    let latents = Array4::from_shape_fn((1, inputs.channels, height, width), ripple4);
+    let context = Array3::from_shape_fn((1, 77, inputs.context), |(_, i, j)| {
+        ((i * 7 + j) as f32).sin()
+    });
+    let pooled = inputs
+        .pooled
+        .map(|width| Array2::from_shape_fn((1, width), |(_, j)| (j as f32).sin()));
+    let size = ImageSize::new(8 * width as u32, 8 * height as u32)?;
+    let sizes = inputs
+        .sizes
+        .map(|ids| ids.values(&Sizes::default(), size, 6.0));
+    let sizes = sizes
+        .map(|values| Array2::from_shape_vec((1, values.len()), values))
+        .transpose()?;
+    let mut output = Array4::zeros(latents.dim());
+    let stop = StopToken::new();
+    Ok(Box::new(move |_| {
+        let mut call = Call::new(latents.view(), 500.0, context.view(), &stop);
+        call.pooled = pooled.as_ref().map(|pooled| pooled.view());
+        call.sizes = sizes.as_ref().map(|sizes| sizes.view());
+        unet.predict(&call, output.view_mut())?;
+        Ok(output.iter().copied().collect())
+    }))
+}
+
+fn vae_decoder(builder: Builder, arguments: &Arguments) -> Result<Run, BoxError> {
+    let &Arguments { height, width, .. } = arguments;
+    let codec = builder.load_codec(&arguments.model)?;
+    let latents = Array4::from_shape_fn((1, codec.latent_channels(), height, width), ripple4);
+    Ok(Box::new(move |_| {
+        let pixels = codec.decode(latents.view(), &StopToken::new())?;
+        Ok(pixels.into_iter().collect())
+    }))
+}
+
+fn picture(builder: Builder, arguments: &Arguments) -> Result<Run, BoxError> {
+    let pipeline = builder.load(&arguments.model)?;
+    let request = Request::new(PROMPT)
+        .negative("blurry, low quality")
+        .size(8 * arguments.width as u32, 8 * arguments.height as u32)
+        .scheduler(Euler::default())
+        .ladder(Ladder::leading())
+        .guidance(7.5)
+        .seed(42);
+    Ok(Box::new(move |call| {
+        let request = request.clone();
+        let request = match call {
+            // The pipeline remembers prompts, so the timed calls have other ones.
+            0 => request.prompt("warm").negative("up").steps(1),
+            _ => request.steps(20),
+        };
+        let mut generation = pipeline.generate(&request)?;
+        Ok(generation.pictures.remove(0).pixels.into_iter().collect())
+    }))
+}
+
 /// Values of about unit size without a pattern that a network could use.
 fn ripple4((_, c, y, x): (usize, usize, usize, usize)) -> f32 {
     1.4 * ((c * 4099 + y * 67 + x * 3) as f32 * 0.37).sin()
-}
-
-/// The most memory the process ever had resident, in MiB. Linux tells.
-fn peak_mib() -> Result<f64, BoxError> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .ok_or("no VmHWM: this needs Linux")?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib / 1024.0)
 }

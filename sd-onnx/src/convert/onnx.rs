@@ -29,7 +29,7 @@ use super::{
 use crate::{
     Error,
     config::Config,
-    graph::{Model, proto},
+    graph::{Dialect, Model, proto},
     models::{
         clip_text::{self, ClipTextConfig, ENDS, IDS, POOLED, PROJECTION},
         unet::{self, UnetConfig, input},
@@ -109,10 +109,11 @@ fn graph(
     weights: &Weights,
 ) -> Result<proto::Model, Error> {
     let config = || Config::of(&network.path, network.config.clone());
+    let dialect = Dialect::default();
     let mut graph = match name {
         "unet" => {
             let config = UnetConfig::new(&config(), parts.source.sizes())?;
-            let mut graph = Graph::of(&unet::graph(&config, weights)?);
+            let mut graph = Graph::of(&unet::graph(&config, weights, dialect)?);
             graph.rename("output", "out_sample");
             graph.join(input::LATENTS, input::BESIDE);
             graph.scalar(input::TIMESTEP);
@@ -120,14 +121,14 @@ fn graph(
         }
         "vae_decoder" => {
             let config = VaeConfig::new(&config())?;
-            let mut graph = Graph::of(&vae::decoder(&config, weights)?);
+            let mut graph = Graph::of(&vae::decoder(&config, weights, dialect)?);
             graph.rename("latents", "latent_sample");
             graph.rename("image", "sample");
             graph
         }
         "vae_encoder" => {
             let config = VaeConfig::new(&config())?;
-            let mut graph = Graph::of(&vae::encoder(&config, weights)?);
+            let mut graph = Graph::of(&vae::encoder(&config, weights, dialect)?);
             graph.rename("image", "sample");
             let moments = match config.is_variational() {
                 true => "latent_parameters",
@@ -149,7 +150,8 @@ fn text(parts: &Parts, network: &Network, weights: &Weights) -> Result<Graph, Er
         .filter(|tower| tower.encoder == network.component)
         .any(|tower| tower.pooled);
     config.projection = is_pooled.then_some(config.projection_width);
-    let model = clip_text::graph(&config, weights, Array2::zeros((0, 0)).view())?;
+    let none = Array2::zeros((0, 0));
+    let model = clip_text::graph(&config, weights, none.view(), Dialect::default())?;
     let mut graph = Graph::of(&model);
     graph.end_of_text(config.end);
     let mut outputs = match is_pooled {

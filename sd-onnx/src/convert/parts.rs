@@ -14,6 +14,7 @@ use crate::{
     Builder, Error,
     checkpoint::Family,
     config::Config,
+    graph::Dialect,
     models::{
         clip_text::{self, ClipTextConfig},
         unet::{self, UnetConfig},
@@ -158,7 +159,12 @@ impl Network {
         shape.projection = tower.pooled.then_some(shape.projection_width);
         let weights = source.weights(tower.encoder)?;
         let outline = weights.outline();
-        clip_text::graph(&shape, &outline, Array2::zeros((0, 0)).view())?;
+        clip_text::graph(
+            &shape,
+            &outline,
+            Array2::zeros((0, 0)).view(),
+            Dialect::default(),
+        )?;
         let left_out = |name: &str| clip_text::is_left_out(&shape, name);
         let config = facts::text_config(source.config(tower.encoder)?, tower.pooled);
         Self::new(
@@ -176,7 +182,7 @@ impl Network {
         let shape = UnetConfig::new(&config, source.sizes())?;
         let weights = source.weights("unet")?;
         let outline = weights.outline();
-        unet::graph(&shape, &outline)?;
+        unet::graph(&shape, &outline, Dialect::default())?;
         Self::new("unet", config, weights, &outline, unet::CLASS, |_| false)
     }
 
@@ -185,8 +191,8 @@ impl Network {
         let shape = VaeConfig::new(&config)?;
         let weights = source.weights("vae")?;
         let outline = weights.outline();
-        vae::decoder(&shape, &outline)?;
-        vae::encoder(&shape, &outline)?;
+        vae::decoder(&shape, &outline, Dialect::default())?;
+        vae::encoder(&shape, &outline, Dialect::default())?;
         // The networks here do without these, but they are the model's.
         let mut network = Self::new("vae", config, weights, &outline, shape.class(), |name| {
             vae::is_left_out(&shape, name)

@@ -210,9 +210,11 @@ impl<'f> Adapter<'f> {
             let behind = self.within.get(&place).into_iter().flatten();
             nodes.extend(behind.map(Message::encode_to_vec));
         }
-        for node in nodes.iter().chain(&self.after) {
+        nodes.extend(self.after);
+        for node in &nodes {
             put(&mut graph, 1, node);
         }
+        let nodes = nodes.len();
         let (initializers, weights_root) = located(file)?;
         for initializer in initializers {
             put(&mut graph, 5, &initializer);
@@ -232,6 +234,8 @@ impl<'f> Adapter<'f> {
             weights_root,
             memory: Vec::new(),
             has_scales: false,
+            spill: None,
+            nodes,
         })
     }
 
@@ -266,6 +270,11 @@ impl Limits {
             path: file.path.clone(),
             inputs: Vec::new(),
         }
+    }
+
+    /// An error about the graph.
+    pub fn wrong(&self, problem: impl Into<String>) -> Error {
+        Error::graph(&self.path, problem)
     }
 
     /// Adds an input of the written graph.

@@ -3,9 +3,11 @@
 //! One method per operator here, one per layer in [`layers`]. A [`Value`] is a handle to an f32 tensor in the graph, a
 //! [`Dims`] one to a vector of sizes, so the two cannot be mixed up.
 
+mod dialect;
 pub(crate) mod external;
 mod layers;
 pub(crate) mod proto;
+pub(crate) mod sizes;
 #[cfg(test)]
 mod tests;
 
@@ -15,21 +17,22 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use dialect::Dialect;
+use half::bf16;
 pub(crate) use layers::{Activation, Conv};
 use ndarray::ArrayView2;
 use prost::Message;
 
 use crate::{
     Error,
-    weights::{Place, Scale, Type, Use, Weights},
+    network::Named,
+    weights::{Place, Scale, Spill, Type, Use, Weights},
 };
 
-/// ONNX's operator set. The oldest that has `Gelu`; every ONNX Runtime from 1.17 on runs it.
-const OPSET: i64 = 20;
 /// ONNX Runtime's own operators: `FusedMatMul`, `MultiHeadAttention`, `QuickGelu`.
 const MICROSOFT: &str = "com.microsoft";
 
-/// A tensor of f32 in a graph under construction.
+/// A tensor of numbers in a graph under construction: f32 or what else the dialect computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Value(usize);
 
@@ -56,6 +59,26 @@ pub(crate) struct Model {
     pub memory: Vec<InMemory>,
     /// Whether weights have scales, which ONNX Runtime must multiply them with as it loads.
     pub has_scales: bool,
+    /// A file that external data lies in, which must be there until ONNX Runtime has mapped it.
+    #[expect(dead_code, reason = "dropping it removes the file")]
+    pub spill: Option<Arc<Spill>>,
+    /// The number of its operators.
+    pub nodes: usize,
+}
+
+impl Model {
+    /// The model with the sizes of all `inputs` written into it.
+    pub fn fixed(mut self, name: &str, inputs: &[Named<'_>]) -> Result<Self, Error> {
+        let shapes: Vec<_> = inputs
+            .iter()
+            .map(|(name, input)| (*name, input.shape()))
+            .collect();
+        self.bytes = sizes::fixed(&self.bytes, &shapes).map_err(|error| {
+            let stage = format!("writing sizes into the {name}");
+            Error::onnx(stage)(ort::Error::new(error.to_string()))
+        })?;
+        Ok(self)
+    }
 }
 
 /// A location in a model, and the bytes that are there.
@@ -67,17 +90,20 @@ pub(crate) struct Graph<'w> {
     weights: &'w Weights,
     /// What the initializers of these weights are called before their tensors' names.
     prefix: String,
+    dialect: Dialect,
     graph: proto::Graph,
     /// The name of each value.
     names: Vec<String>,
-    /// The tensors that have been asked for, by their set of weights and their name, with whether
-    /// they are f32.
-    stored: HashMap<(*const Weights, String), (Value, bool)>,
+    /// The tensors that have been asked for, by their set of weights and their name, with the type
+    /// that they are stored in.
+    stored: HashMap<(*const Weights, String), (Value, proto::DataType)>,
     /// What they are cast to.
     casts: HashMap<Value, Value>,
     /// The initializers that are stored tensors.
     external: Vec<External>,
     has_scales: bool,
+    /// Weights whose type the provider does not read in place.
+    spill: Option<Spill>,
 }
 
 /// The most bytes of weights from memory that are written into the graph itself. ONNX limits a
@@ -94,8 +120,9 @@ struct External {
 }
 
 impl<'w> Graph<'w> {
-    /// An empty graph over `weights`. The initializers bear the names of their tensors.
-    pub fn new(name: &str, weights: &'w Weights) -> Self {
+    /// An empty graph over `weights`, in the form that a provider wants. The initializers bear the
+    /// names of their tensors.
+    pub fn new(name: &str, weights: &'w Weights, dialect: Dialect) -> Self {
         let graph = proto::Graph {
             name: name.to_owned(),
             ..Default::default()
@@ -103,13 +130,20 @@ impl<'w> Graph<'w> {
         Self {
             weights,
             prefix: String::new(),
+            dialect,
             graph,
             names: Vec::new(),
             stored: HashMap::new(),
             casts: HashMap::new(),
             external: Vec::new(),
             has_scales: false,
+            spill: None,
         }
+    }
+
+    /// The form that the graph is written in.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// Writes a part of the graph over another component's weights: within `write`, names of
@@ -155,17 +189,20 @@ impl<'w> Graph<'w> {
             domain: domain.to_owned(),
             version,
         };
+        let nodes = self.graph.node.len();
         let model = proto::Model {
             ir_version: 9,
             producer_name: "sd-onnx".to_owned(),
             graph: Some(self.graph),
-            opset_import: vec![opset("", OPSET), opset(MICROSOFT, 1)],
+            opset_import: vec![opset("", self.dialect.operator_set()), opset(MICROSOFT, 1)],
         };
         Ok(Model {
             bytes: model.encode_to_vec(),
             weights_root,
             memory,
             has_scales: self.has_scales,
+            spill: self.spill.map(Arc::new),
+            nodes,
         })
     }
 
@@ -211,7 +248,8 @@ impl<'w> Graph<'w> {
 
     /// An f32 input.
     pub fn input(&mut self, name: &str, dims: &[Dim]) -> Value {
-        self.typed_input(name, proto::DataType::Float, dims)
+        let input = self.typed_input(name, proto::DataType::Float, dims);
+        self.converted(input, proto::DataType::Float)
     }
 
     fn typed_input(&mut self, name: &str, data_type: proto::DataType, dims: &[Dim]) -> Value {
@@ -264,47 +302,60 @@ impl<'w> Graph<'w> {
             let table = self.weight(name, &shape)?;
             return Ok(self.op("Gather", &[table, ids], [int("axis", 0)]));
         }
-        let (table, is_f32) = self.stored(name, &shape)?;
+        let (table, data_type) = self.stored(name, &shape)?;
         let picked = self.op("Gather", &[table, ids], [int("axis", 0)]);
-        Ok(if is_f32 {
-            picked
-        } else {
-            self.cast_to_f32(picked)
-        })
+        Ok(self.converted(picked, data_type))
     }
 
-    /// Makes `value` an output called `name`.
+    /// Makes `value` an output called `name`, an f32.
     pub fn output(&mut self, name: &str, value: Value, dims: &[Dim]) {
-        let node = self.node(
-            "Identity",
-            "",
-            &[Some(value.0)],
-            vec![name.to_owned()],
-            vec![],
-        );
+        let (op, attributes) = match self.dialect.numbers() {
+            proto::DataType::Float => ("Identity", vec![]),
+            _ => ("Cast", vec![int("to", proto::DataType::Float as i64)]),
+        };
+        let outputs = vec![name.to_owned()];
+        let node = self.node(op, "", &[Some(value.0)], outputs, attributes);
         self.graph.node.push(node);
         self.graph
             .output
             .push(value_info(name, proto::DataType::Float, dims));
     }
 
-    /// The weight `name`, which must have this shape, as f32. Other types are cast; ONNX Runtime
-    /// folds the cast.
+    /// The weight `name`, which must have this shape, in the dialect's numbers. Other types are
+    /// cast; the provider folds the cast.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Value, Error> {
-        let (value, is_f32) = self.stored(name, shape)?;
-        if is_f32 {
-            return Ok(value);
-        }
+        let (value, data_type) = self.stored(name, shape)?;
         if let Some(&cast) = self.casts.get(&value) {
             return Ok(cast);
         }
-        let cast = self.cast_to_f32(value);
+        let cast = self.converted(value, data_type);
         self.casts.insert(value, cast);
         Ok(cast)
     }
 
-    /// A constant of f32.
+    /// `value`, which is a `from`, in the dialect's numbers.
+    fn converted(&mut self, value: Value, from: proto::DataType) -> Value {
+        match self.dialect.numbers() {
+            numbers if numbers == from => value,
+            numbers => self.op("Cast", &[value], [int("to", numbers as i64)]),
+        }
+    }
+
+    /// A constant in the dialect's numbers.
     pub fn constant(&mut self, values: &[f32], shape: &[usize]) -> Value {
+        let numbers = self.dialect.numbers();
+        let raw = match numbers {
+            proto::DataType::BFloat16 => {
+                let values = values.iter().map(|&value| bf16::from_f32(value));
+                values.flat_map(bf16::to_le_bytes).collect()
+            }
+            _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        };
+        Value(self.initializer(numbers, shape, raw))
+    }
+
+    /// A constant of f32, whatever the dialect's numbers are.
+    fn f32s(&mut self, values: &[f32], shape: &[usize]) -> Value {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         Value(self.initializer(proto::DataType::Float, shape, raw))
     }
@@ -386,7 +437,7 @@ impl<'w> Graph<'w> {
 
     /// Nearest-neighbour scaling of the last two axes by two.
     pub fn upsample(&mut self, x: Value) -> Value {
-        let scales = self.constant(&[1.0, 1.0, 2.0, 2.0], &[4]);
+        let scales = self.f32s(&[1.0, 1.0, 2.0, 2.0], &[4]);
         self.resize([Some(x.0), None, Some(scales.0), None])
     }
 
@@ -413,7 +464,19 @@ impl<'w> Graph<'w> {
 
     /// x·sigmoid(αx): SiLU with α = 1, CLIP's "quick" GELU with α = 1.702.
     pub fn sigmoid_gate(&mut self, x: Value, alpha: f32) -> Value {
-        self.microsoft("QuickGelu", &[Some(x.0)], [float("alpha", alpha)])
+        if !self.dialect.bf16 {
+            return self.microsoft("QuickGelu", &[Some(x.0)], [float("alpha", alpha)]);
+        }
+        // OpenVINO reads `QuickGelu` of f32 only, and fuses these into one operator of its own.
+        let scaled = match alpha {
+            1.0 => x,
+            alpha => {
+                let alpha = self.constant(&[alpha], &[1]);
+                self.mul(x, alpha)
+            }
+        };
+        let gate = self.op("Sigmoid", &[scaled], []);
+        self.mul(x, gate)
     }
 
     /// The exact GELU, by the error function.
@@ -423,11 +486,14 @@ impl<'w> Graph<'w> {
 
     /// `x · weightᵀ` for a weight `[out, in]` as PyTorch stores it.
     pub fn matmul_transposed(&mut self, x: Value, weight: Value) -> Value {
-        self.microsoft(
-            "FusedMatMul",
-            &[Some(x.0), Some(weight.0)],
-            [int("transB", 1)],
-        )
+        if self.dialect.bf16 {
+            // OpenVINO transposes within the product. With `FusedMatMul` it would do so beforehand,
+            // and keep the result as a copy.
+            let weight = self.transpose(weight, &[1, 0]);
+            return self.op("MatMul", &[x, weight], []);
+        }
+        let inputs = [Some(x.0), Some(weight.0)];
+        self.microsoft("FusedMatMul", &inputs, [int("transB", 1)])
     }
 
     /// Softmax(q·kᵀ / √(width / heads))·v over `heads` heads: `[batch, length, width]`; `causal` hides what comes later.
@@ -474,15 +540,21 @@ impl<'w> Graph<'w> {
         Value(output)
     }
 
-    /// The stored tensor `name`, which must have this shape, as an initializer, and whether it is
-    /// f32. One that lies in a file stays there.
-    fn stored(&mut self, name: &str, shape: &[usize]) -> Result<(Value, bool), Error> {
+    /// The stored tensor `name`, which must have this shape, as an initializer, and its type in the
+    /// graph. One that lies in a file stays there, unless the dialect wants another type.
+    fn stored(&mut self, name: &str, shape: &[usize]) -> Result<(Value, proto::DataType), Error> {
         let tensor = self.weights.tensor(name, shape)?;
         let key = (std::ptr::from_ref(self.weights), name.to_owned());
         if let Some(&known) = self.stored.get(&key) {
             return Ok(known);
         }
+        let mut scale = tensor.scale.as_ref();
+        let is_read = tensor.dtype == Type::BF16 && scale.is_none();
         let (place, dtype) = match tensor.dtype.usage() {
+            _ if self.dialect.bf16 && !is_read => {
+                let bytes = tensor.source().as_bf16(scale.take())?;
+                (self.spill()?.add(&bytes)?, Type::BF16)
+            }
             Use::Widened => (Place::Memory(tensor.source().widened()?), Type::F32),
             _ => (tensor.place.clone(), tensor.dtype),
         };
@@ -491,9 +563,10 @@ impl<'w> Graph<'w> {
         if tensor.transposed {
             dims.reverse();
         }
+        let mut data_type = data_type(dtype);
         let initializer = proto::Tensor {
             dims,
-            data_type: data_type(dtype) as i32,
+            data_type: data_type as i32,
             name: self.name(value),
             ..Default::default()
         };
@@ -504,17 +577,25 @@ impl<'w> Graph<'w> {
         });
         self.graph.initializer.push(initializer);
         let mut value = Value(value);
-        if let Some(scale) = &tensor.scale {
+        if let Some(scale) = scale {
             value = self.scaled(value, scale);
+            data_type = proto::DataType::Float;
         }
         if tensor.transposed {
             // ONNX Runtime folds it, at a cost that only large matrices show.
             value = self.transpose(value, &[1, 0]);
         }
-        let is_f32 = dtype == Type::F32 || tensor.scale.is_some();
-        let stored = (value, is_f32);
+        let stored = (value, data_type);
         self.stored.insert(key, stored);
         Ok(stored)
+    }
+
+    /// The file for weights of another type, created when it is first needed.
+    fn spill(&mut self) -> Result<&mut Spill, Error> {
+        match &mut self.spill {
+            Some(spill) => Ok(spill),
+            none => Ok(none.insert(Spill::create()?)),
+        }
     }
 
     /// The values of `x`, of 8 bits, as f32 times their scale. In one operator: with a `Cast` and a
@@ -522,14 +603,10 @@ impl<'w> Graph<'w> {
     fn scaled(&mut self, x: Value, scale: &Scale) -> Value {
         self.has_scales = true;
         let scale = match scale {
-            Scale::All(scale) => self.constant(&[*scale], &[]),
-            Scale::Rows(scales) => self.constant(scales, &[scales.len()]),
+            Scale::All(scale) => self.f32s(&[*scale], &[]),
+            Scale::Rows(scales) => self.f32s(scales, &[scales.len()]),
         };
         self.op("DequantizeLinear", &[x, scale], [int("axis", 0)])
-    }
-
-    fn cast_to_f32(&mut self, x: Value) -> Value {
-        self.op("Cast", &[x], [int("to", proto::DataType::Float as i64)])
     }
 
     fn initializer(

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     Error,
     config::{Config, SIZE},
-    graph::{Activation, Dim, Graph, Model, Value},
+    graph::{Activation, Dialect, Dim, Graph, Model, Value},
     weights::Weights,
 };
 
@@ -133,6 +133,7 @@ pub(crate) fn graph(
     config: &ClipTextConfig,
     weights: &Weights,
     more: ArrayView2<'_, f32>,
+    dialect: Dialect,
 ) -> Result<Model, Error> {
     let &ClipTextConfig {
         width,
@@ -140,7 +141,7 @@ pub(crate) fn graph(
         eps,
         ..
     } = config;
-    let mut g = Graph::new("text_encoder", weights);
+    let mut g = Graph::new("text_encoder", weights, dialect);
     let ids = [Dim::Any("batch"), Dim::Any("length")];
     let rows = [config.vocab_size, width];
     let tokens = g.embedding("embeddings.token_embedding.weight", rows, more, IDS, &ids)?;

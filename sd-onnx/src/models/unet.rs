@@ -10,7 +10,7 @@ use super::blocks::{Norm, Time, image_dims, norm_silu, resnet};
 use crate::{
     Error,
     config::{Config, PerLevel, SIZE},
-    graph::{Activation, Conv, Dim, Graph, Model, Value},
+    graph::{Activation, Conv, Dialect, Dim, Graph, Model, Value},
     weights::Weights,
 };
 
@@ -403,13 +403,14 @@ pub(crate) mod input {
     pub const LATENTS: &str = "sample";
     /// `[batch, channels, h, w]`, where the network takes a picture beside the latents.
     pub const BESIDE: &str = "beside";
-    /// `[1]`
+    /// `[1]`, or its sinusoids `[1, width]` in a [dialect](crate::graph::Dialect) that has them as
+    /// inputs.
     pub const TIMESTEP: &str = "timestep";
     /// `[batch, length, width]`
     pub const CONTEXT: &str = "encoder_hidden_states";
     /// `[batch, width]`, of SDXL.
     pub const POOLED: &str = "text_embeds";
-    /// `[batch, ids]`, of SDXL.
+    /// `[batch, ids]`, of SDXL, or their sinusoids `[batch, ids · width]` as with the timestep.
     pub const SIZES: &str = "time_ids";
     /// `[batch, width]`: [`guidance_sinusoids`](super::guidance_sinusoids), of latent consistency
     /// models.
@@ -417,12 +418,16 @@ pub(crate) mod input {
 }
 
 /// From the [inputs](input) that the configuration has to `output` `[batch, channels, h, w]`.
-pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Error> {
-    let mut g = Graph::new("unet", weights);
+pub(crate) fn graph(
+    config: &UnetConfig,
+    weights: &Weights,
+    dialect: Dialect,
+) -> Result<Model, Error> {
+    let mut g = Graph::new("unet", weights, dialect);
     let takes = &config.inputs;
     let vector = |width| [Dim::Any("batch"), Dim::Fixed(width)];
     let mut sample = g.input(input::LATENTS, &image_dims(takes.channels));
-    let timestep = g.input(input::TIMESTEP, &[Dim::Fixed(1)]);
+    let mut time = time_embedding(&mut g, config)?;
     let context = [
         Dim::Any("batch"),
         Dim::Any("length"),
@@ -437,11 +442,9 @@ pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Err
         let beside = g.input(input::BESIDE, &image_dims(takes.beside));
         sample = g.concat(&[sample, beside], 1);
     }
-    let mut time = time_embedding(&mut g, config, timestep)?;
     if let (Some(added), Some(pooled), Some(sizes)) = (config.added, takes.pooled, takes.sizes) {
         let pooled = g.input(input::POOLED, &vector(pooled));
-        let sizes = g.input(input::SIZES, &vector(sizes.count()));
-        let added = added_embedding(&mut g, config, added, pooled, sizes)?;
+        let added = added_embedding(&mut g, config, added, pooled, sizes.count())?;
         time = g.add(time, added);
     }
     let time = Time {
@@ -461,9 +464,15 @@ pub(crate) fn graph(config: &UnetConfig, weights: &Weights) -> Result<Model, Err
 }
 
 /// Sinusoids of the timestep, and two linear layers with SiLU between.
-fn time_embedding(g: &mut Graph, config: &UnetConfig, timestep: Value) -> Result<Value, Error> {
+fn time_embedding(g: &mut Graph, config: &UnetConfig) -> Result<Value, Error> {
     let channels = config.levels[0].channels;
-    let mut x = sinusoids(g, config, timestep, channels);
+    let mut x = match g.dialect().sinusoid_inputs {
+        true => g.input(input::TIMESTEP, &[Dim::Fixed(1), Dim::Fixed(channels)]),
+        false => {
+            let timestep = g.input(input::TIMESTEP, &[Dim::Fixed(1)]);
+            sinusoids(g, &config.timestep_sinusoids(), timestep)
+        }
+    };
     if let Some(width) = config.guidance_width {
         let guidance = g.input(input::GUIDANCE, &[Dim::Any("batch"), Dim::Fixed(width)]);
         let projected =
@@ -480,35 +489,86 @@ fn added_embedding(
     config: &UnetConfig,
     added: Added,
     pooled: Value,
-    sizes: Value,
+    sizes: usize,
 ) -> Result<Value, Error> {
-    // `[batch, ids]` → `[batch, ids, 1]` → `[batch, ids, width]` → `[batch, ids · width]`.
-    let each = g.dims(&[0, -1, 1]);
-    let each = g.reshape(sizes, each);
-    let x = sinusoids(g, config, each, added.size_width);
-    let flat = g.dims(&[0, -1]);
-    let x = g.reshape(x, flat);
+    let width = |width| [Dim::Any("batch"), Dim::Fixed(width)];
+    let x = match g.dialect().sinusoid_inputs {
+        true => g.input(input::SIZES, &width(sizes * added.size_width)),
+        false => {
+            let sizes = g.input(input::SIZES, &width(sizes));
+            // `[batch, ids]` → `[batch, ids, 1]` → `[batch, ids, width]` → `[batch, ids · width]`.
+            let each = g.dims(&[0, -1, 1]);
+            let each = g.reshape(sizes, each);
+            let x = sinusoids(g, &config.sinusoids(added.size_width), each);
+            let flat = g.dims(&[0, -1]);
+            g.reshape(x, flat)
+        }
+    };
     let x = g.concat(&[pooled, x], -1);
     two_layers(g, "add_embedding", x, [added.width, config.time_width])
 }
 
-/// `width` sinusoids of the last axis of `x`, which is 1 long.
-fn sinusoids(g: &mut Graph, config: &UnetConfig, x: Value, width: usize) -> Value {
-    let half = width / 2;
-    // In f32, step by step, as `get_timestep_embedding` has it: the largest angle is near 1000, so that the last bit of a
-    // frequency counts.
-    let frequency = |i: usize| {
-        let exponent = -(10_000f64.ln()) as f32 * i as f32 / (half as f32 - config.freq_shift);
-        f64::from(exponent).exp() as f32
-    };
-    let frequencies: Vec<f32> = (0..half).map(frequency).collect();
-    let frequencies = g.constant(&frequencies, &[1, half]);
+/// The sinusoids that a UNet takes of a number: `get_timestep_embedding` of diffusers'
+/// `models/embeddings.py`.
+#[derive(Debug, Clone)]
+pub(crate) struct Sinusoids {
+    /// One for each pair of a sine and a cosine.
+    frequencies: Vec<f32>,
+    cosines_first: bool,
+}
+
+impl Sinusoids {
+    /// The sinusoids of each number, one behind the other.
+    pub fn of(&self, numbers: impl IntoIterator<Item = f32>) -> Vec<f32> {
+        let mut all = Vec::new();
+        for number in numbers {
+            let angles = self.frequencies.iter().map(|frequency| number * frequency);
+            // In f64: the sine of f32 is not the same on every platform.
+            let sines = angles.clone().map(|angle| f64::from(angle).sin() as f32);
+            let cosines = angles.map(|angle| f64::from(angle).cos() as f32);
+            match self.cosines_first {
+                true => all.extend(cosines.chain(sines)),
+                false => all.extend(sines.chain(cosines)),
+            }
+        }
+        all
+    }
+}
+
+impl UnetConfig {
+    /// The sinusoids of the timestep.
+    pub fn timestep_sinusoids(&self) -> Sinusoids {
+        self.sinusoids(self.levels[0].channels)
+    }
+
+    /// The sinusoids of SDXL's sizes, if the network takes sizes.
+    pub fn size_sinusoids(&self) -> Option<Sinusoids> {
+        self.added.map(|added| self.sinusoids(added.size_width))
+    }
+
+    fn sinusoids(&self, width: usize) -> Sinusoids {
+        let half = width / 2;
+        // In f32, step by step, as it is there: the largest angle is near 1000, so that the last
+        // bit of a frequency counts.
+        let frequency = |i: usize| {
+            let exponent = -(10_000f64.ln()) as f32 * i as f32 / (half as f32 - self.freq_shift);
+            f64::from(exponent).exp() as f32
+        };
+        Sinusoids {
+            frequencies: (0..half).map(frequency).collect(),
+            cosines_first: self.flip_sin_to_cos,
+        }
+    }
+}
+
+/// Writes the sinusoids of the last axis of `x`, which is 1 long.
+fn sinusoids(g: &mut Graph, of: &Sinusoids, x: Value) -> Value {
+    let frequencies = g.constant(&of.frequencies, &[1, of.frequencies.len()]);
     let angles = g.mul(x, frequencies);
     let (sin, cos) = (g.sin(angles), g.cos(angles));
-    let order = if config.flip_sin_to_cos {
-        [cos, sin]
-    } else {
-        [sin, cos]
+    let order = match of.cosines_first {
+        true => [cos, sin],
+        false => [sin, cos],
     };
     g.concat(&order, -1)
 }

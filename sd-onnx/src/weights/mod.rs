@@ -16,6 +16,7 @@ mod outline;
 mod pickle;
 mod safetensors;
 mod scales;
+mod spill;
 mod types;
 mod values;
 
@@ -34,6 +35,7 @@ pub(crate) use self::{
     file::{Format, Sizes, Stored, WeightFile},
     safetensors::files,
     scales::Scale,
+    spill::Spill,
     types::{Type, Use},
     values::Source,
 };

@@ -10,9 +10,10 @@ use std::{
     thread,
 };
 
+use half::bf16;
 use sd_text::outside::{self, printable};
 
-use super::{Place, decode::decode, types::Type};
+use super::{Place, Scale, decode::decode, types::Type};
 use crate::Error;
 
 /// The most numbers or bytes of a tensor that are read for a look. The largest such tensor is a
@@ -71,20 +72,37 @@ impl Source<'_> {
     /// [`Error::TensorValues`] when the type is not decoded, [`Error::Io`] when the file can't be
     /// read.
     pub fn widened(&self) -> Result<Arc<[u8]>, Error> {
+        self.written(None, f32::to_le_bytes)
+    }
+
+    /// The numbers of a weight times their scale as bf16, rounded to nearest, ties to even; else as
+    /// [`widened`](Self::widened).
+    pub fn as_bf16(&self, scale: Option<&Scale>) -> Result<Arc<[u8]>, Error> {
+        self.written(scale, |value| bf16::from_f32(value).to_le_bytes())
+    }
+
+    /// The numbers times their scale as `write` writes each.
+    fn written<const N: usize>(
+        &self,
+        scale: Option<&Scale>,
+        write: impl Fn(f32) -> [u8; N] + Copy + Send,
+    ) -> Result<Arc<[u8]>, Error> {
         let count = self.count()?;
         let (numbers, _) = self.dtype.block();
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
         // Whole steps, which are whole blocks of every type.
         let part = count.div_ceil(threads).next_multiple_of(STEP).max(STEP);
         debug_assert!(STEP.is_multiple_of(numbers));
-        let Some(length) = count.checked_mul(size_of::<f32>()) else {
+        let Some(length) = count.checked_mul(N) else {
             return Err(self.wrong(format!("has {count} numbers, which is too many")));
         };
         let mut out = zeros(length);
         let all = Arc::get_mut(&mut out).expect("nobody else has it yet");
         thread::scope(|scope| {
-            let parts = all.chunks_mut(part * size_of::<f32>()).enumerate();
-            let parts = parts.map(|(index, out)| scope.spawn(move || self.part(index * part, out)));
+            let parts = all.chunks_mut(part * N).enumerate();
+            let parts = parts.map(|(index, out)| {
+                scope.spawn(move || self.part(index * part, scale, out, write))
+            });
             // All are spawned before the first is waited for.
             let parts: Vec<_> = parts.collect();
             parts.into_iter().try_for_each(|part| {
@@ -96,20 +114,42 @@ impl Source<'_> {
     }
 
     /// The numbers from `first` on, a whole number of blocks, into `out`.
-    fn part(&self, first: usize, out: &mut [u8]) -> Result<(), Error> {
+    fn part<const N: usize>(
+        &self,
+        first: usize,
+        scale: Option<&Scale>,
+        out: &mut [u8],
+        write: impl Fn(f32) -> [u8; N],
+    ) -> Result<(), Error> {
         let mut reader = Reader::new(self.place, self.file)?;
         let (numbers, bytes) = self.dtype.block();
         reader.skip(first / numbers * bytes, self.file)?;
-        let mut values = vec![0.0; STEP.min(out.len() / size_of::<f32>())];
-        for out in out.chunks_mut(STEP * size_of::<f32>()) {
-            let values = &mut values[..out.len() / size_of::<f32>()];
+        let mut values = vec![0.0; STEP.min(out.len() / N)];
+        for (step, out) in out.chunks_mut(STEP * N).enumerate() {
+            let values = &mut values[..out.len() / N];
             reader.numbers(values, self)?;
-            let (out, _) = out.as_chunks_mut::<{ size_of::<f32>() }>();
-            for (out, value) in out.iter_mut().zip(values) {
-                *out = value.to_le_bytes();
+            if let Some(scale) = scale {
+                self.multiply(values, first + step * STEP, scale);
+            }
+            let (out, _) = out.as_chunks_mut();
+            for (out, &value) in out.iter_mut().zip(&*values) {
+                *out = write(value);
             }
         }
         Ok(())
+    }
+
+    /// Multiplies numbers of the tensor, of which the first is in place `first`, with the scale.
+    fn multiply(&self, values: &mut [f32], first: usize, scale: &Scale) {
+        match scale {
+            Scale::All(scale) => values.iter_mut().for_each(|value| *value *= scale),
+            Scale::Rows(scales) => {
+                let row = self.shape.iter().skip(1).product::<usize>().max(1);
+                for (place, value) in (first..).zip(values) {
+                    *value *= scales[place / row];
+                }
+            }
+        }
     }
 
     /// The numbers that the shape has, whose bytes are as many as the place has.

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use ndarray::{Array2, Array3, ArrayView2};
 
-use crate::ClipSkip;
+use crate::{ClipSkip, NetworkReport};
 
 /// What a backend may fail with.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -20,6 +20,11 @@ pub trait TextModel: Send + Sync {
     /// Whatever stops the backend: ids or a length out of range, a clip skip beyond
     /// [`TextShape::layers`], an engine that fails.
     fn run(&self, ids: ArrayView2<'_, i64>, layer: Layer) -> Result<TextStates, BoxError>;
+
+    /// Returns where the nodes of the loaded network run. Default: nothing.
+    fn report(&self) -> Vec<NetworkReport> {
+        Vec::new()
+    }
 }
 
 /// The sizes of a text network.

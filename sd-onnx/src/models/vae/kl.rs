@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     Error,
     config::{Config, SIZE},
-    graph::{Conv, Graph, Model, Value},
+    graph::{Conv, Dialect, Graph, Model, Value},
     models::blocks::{Norm, image_dims, norm_silu, resnet},
     weights::Weights,
 };
@@ -91,8 +91,12 @@ impl KlConfig {
 
 /// `latents` `[batch, latent_channels, h, w]`, already divided by the scaling factor → `image` `[batch, 3, h·factor,
 /// w·factor]`, about −1 to 1.
-pub(crate) fn decoder(config: &KlConfig, weights: &Weights) -> Result<Model, Error> {
-    let mut g = Graph::new("vae_decoder", weights);
+pub(crate) fn decoder(
+    config: &KlConfig,
+    weights: &Weights,
+    dialect: Dialect,
+) -> Result<Model, Error> {
+    let mut g = Graph::new("vae_decoder", weights, dialect);
     let (latent, half) = (config.latent_channels, &config.decoder);
     let mut x = g.input("latents", &image_dims(latent));
     if config.post_quant_conv {
@@ -124,8 +128,12 @@ pub(crate) fn decoder(config: &KlConfig, weights: &Weights) -> Result<Model, Err
 
 /// `image` `[batch, 3, H, W]`, −1 to 1 → `moments` `[batch, 2·latent_channels, H/factor, W/factor]`: the mean of the
 /// latents, then their log-variance, neither scaled nor clamped.
-pub(crate) fn encoder(config: &KlConfig, weights: &Weights) -> Result<Model, Error> {
-    let mut g = Graph::new("vae_encoder", weights);
+pub(crate) fn encoder(
+    config: &KlConfig,
+    weights: &Weights,
+    dialect: Dialect,
+) -> Result<Model, Error> {
+    let mut g = Graph::new("vae_encoder", weights, dialect);
     let half = &config.encoder;
     let mut channels = half.channels[0];
     let mut x = g.input("image", &image_dims(3));

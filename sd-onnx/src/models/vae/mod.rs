@@ -9,7 +9,7 @@ use self::{kl::KlConfig, tiny::TinyConfig};
 use crate::{
     Error,
     config::{Config, SIZE},
-    graph::Model,
+    graph::{Dialect, Model},
     weights::Weights,
 };
 
@@ -101,20 +101,28 @@ impl VaeConfig {
 
 /// From `latents` `[batch, latent_channels, h, w]` in the network's own scaling to `image`
 /// `[batch, 3, h·factor, w·factor]` of about −1 to 1.
-pub(crate) fn decoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Error> {
+pub(crate) fn decoder(
+    config: &VaeConfig,
+    weights: &Weights,
+    dialect: Dialect,
+) -> Result<Model, Error> {
     match &config.network {
-        Network::Kl(config) => kl::decoder(config, weights),
-        Network::Tiny(config) => tiny::decoder(config, weights),
+        Network::Kl(config) => kl::decoder(config, weights, dialect),
+        Network::Tiny(config) => tiny::decoder(config, weights, dialect),
     }
 }
 
 /// From `image` `[batch, 3, H, W]` of −1 to 1 to `moments`: the mean of the latents, then their
 /// log-variance, neither scaled nor clamped, `[batch, 2·latent_channels, H/factor, W/factor]`; or
 /// the latents alone, of a network that is not [variational](VaeConfig::is_variational).
-pub(crate) fn encoder(config: &VaeConfig, weights: &Weights) -> Result<Model, Error> {
+pub(crate) fn encoder(
+    config: &VaeConfig,
+    weights: &Weights,
+    dialect: Dialect,
+) -> Result<Model, Error> {
     match &config.network {
-        Network::Kl(config) => kl::encoder(config, weights),
-        Network::Tiny(config) => tiny::encoder(config, weights),
+        Network::Kl(config) => kl::encoder(config, weights, dialect),
+        Network::Tiny(config) => tiny::encoder(config, weights, dialect),
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     Error,
     config::Config,
-    graph::{Conv, Graph, Model, Value},
+    graph::{Conv, Dialect, Graph, Model, Value},
     models::blocks::image_dims,
     weights::Weights,
 };
@@ -80,9 +80,13 @@ impl TinyConfig {
     }
 }
 
-pub(crate) fn decoder(config: &TinyConfig, weights: &Weights) -> Result<Model, Error> {
+pub(crate) fn decoder(
+    config: &TinyConfig,
+    weights: &Weights,
+    dialect: Dialect,
+) -> Result<Model, Error> {
     let Half { channels, blocks } = &config.decoder;
-    let (channels, mut g) = (*channels, Graph::new("vae_decoder", weights));
+    let (channels, mut g) = (*channels, Graph::new("vae_decoder", weights, dialect));
     let mut x = g.input("latents", &image_dims(config.latent_channels));
     // Latents far out come in to −3 to 3.
     let [third, three] = [1.0 / 3.0, 3.0].map(|factor| g.constant(&[factor], &[1]));
@@ -121,9 +125,13 @@ pub(crate) fn decoder(config: &TinyConfig, weights: &Weights) -> Result<Model, E
     g.finish()
 }
 
-pub(crate) fn encoder(config: &TinyConfig, weights: &Weights) -> Result<Model, Error> {
+pub(crate) fn encoder(
+    config: &TinyConfig,
+    weights: &Weights,
+    dialect: Dialect,
+) -> Result<Model, Error> {
     let Half { channels, blocks } = &config.encoder;
-    let (channels, mut g) = (*channels, Graph::new("vae_encoder", weights));
+    let (channels, mut g) = (*channels, Graph::new("vae_encoder", weights, dialect));
     let mut x = g.input("image", &image_dims(3));
     // −1 to 1 → 0 to 1.
     let [one, half] = [1.0, 0.5].map(|value| g.constant(&[value], &[1]));

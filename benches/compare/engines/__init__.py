@@ -1,0 +1,21 @@
+"""The engines that run inside `worker.py`.
+
+Each module imports its library at the top, so that the import is no part of the load, and has
+`start(job) -> run`. `start` loads one part of a model. `run(number)` runs the part once and returns
+its output as an array; call 0 is not timed, and draws a picture of one step only.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Job:
+    part: str  # unet, vae-decoder or picture
+    precision: str  # f32, bf16 or f16
+    layout: str  # "channels-last" or empty
+    model: Path  # a diffusers folder
+    graphs: Path  # the model's ONNX graphs, written by the example `convert`
+    exports: Path  # networks exported from torch
+    latents: str  # WIDTHxHEIGHT
+    threads: int  # 0 is the engine's default

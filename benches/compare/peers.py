@@ -1,0 +1,98 @@
+"""The engines that are compared, and how one of them runs one part of a model."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import memory
+
+HERE = Path(__file__).parent
+RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parents[1] / "target")) / "release"
+NETWORKS = ("unet", "vae-decoder")
+PICTURE = ("picture",)
+REFERENCE = "diffusers/f32"  # errors are distances from its output
+
+
+@dataclass(frozen=True)
+class Engine:
+    name: str  # family/…/precision
+    module: str | None  # of `engines`; None is this project
+    precision: str
+    parts: tuple = NETWORKS + PICTURE
+    layout: str = ""
+    device: str = ""
+    package: str | None = None  # what it needs beyond requirements.txt
+
+    @property
+    def family(self):
+        return self.name.split("/")[0]
+
+
+ENGINES = [
+    Engine("sd-onnx/cpu/f32", None, "f32", device="cpu"),
+    Engine("sd-onnx/openvino/f32", None, "f32", device="openvino"),
+    Engine("sd-onnx/openvino/bf16", None, "bf16", device="openvino"),
+    Engine(REFERENCE, "diffusers_torch", "f32"),
+    Engine("diffusers/f32/channels-last", "diffusers_torch", "f32", layout="channels-last"),
+    Engine("diffusers/bf16", "diffusers_torch", "bf16"),
+    Engine("diffusers/bf16/channels-last", "diffusers_torch", "bf16", layout="channels-last"),
+    Engine("openvino-api/f32", "openvino_api", "f32", NETWORKS, package="openvino"),
+    Engine("openvino-api/bf16", "openvino_api", "bf16", NETWORKS, package="openvino"),
+    Engine("openvino-genai/f32", "openvino_genai_pipeline", "f32", PICTURE, package="openvino-genai"),
+    Engine("openvino-genai/bf16", "openvino_genai_pipeline", "bf16", PICTURE, package="openvino-genai"),
+    Engine("torch-export/f32", "onnx_export", "f32", NETWORKS),
+    Engine("stable-diffusion.cpp/f16", "sd_cpp", "f16", PICTURE, package="stable-diffusion-cpp-python"),
+]
+
+
+def missing(engine, options):
+    """Why the engine cannot run, or None."""
+    if engine.family == "openvino-genai" and options.genai is None:
+        return "no --genai DIR"
+    if engine.family == "torch-export" and options.no_export:
+        return "--no-export"
+    if engine.package and engine.family not in options.python:
+        try:
+            metadata.version(engine.package)
+        except metadata.PackageNotFoundError:
+            return f"{engine.package} is not installed"
+    return None
+
+
+def run(engine, part, folder, options, dump):
+    """Runs one part in a process of its own and returns its figures."""
+    calls = {"unet": options.calls, "vae-decoder": (options.calls + 1) // 2, "picture": 1}[part]
+    if engine.module is None:
+        width, height = options.latents.split("x")
+        command = [RELEASE / "stage", folder, part, "--width", width, "--height", height, "--calls", calls,
+                   "--threads", options.threads, "--device", engine.device, "--precision", engine.precision,
+                   "--dump", dump]
+    else:
+        python = options.python.get(engine.family, sys.executable)
+        command = [python, HERE / "worker.py", engine.module, job(engine, part, options), calls, dump]
+    printed, peaks = memory.run(command)
+    figures = json.loads(printed.splitlines()[-1])
+    return {name: figures[name] for name in ("load_s", "calls_s", "bare_anon_mb")} | peaks
+
+
+def job(engine, part, options):
+    exports = options.genai if engine.family == "openvino-genai" else options.work / "exports"
+    return json.dumps(dict(part=part, precision=engine.precision, layout=engine.layout, model=str(options.model),
+                           graphs=str(options.work / "graphs"), exports=str(exports), latents=options.latents,
+                           threads=options.threads))
+
+
+def prepare(engines, options):
+    """Writes the graphs that some engines read, if they are not there."""
+    families = {engine.family for engine in engines}
+    if "openvino-api" in families and not (options.work / "graphs").exists():
+        command = [RELEASE / "examples" / "convert", options.model, options.work / "graphs", "--to", "onnx"]
+        subprocess.run(command, check=True)
+    if "torch-export" in families:
+        engine = next(engine for engine in engines if engine.family == "torch-export")
+        for part in engine.parts:
+            subprocess.run([sys.executable, HERE / "worker.py", "--export", job(engine, part, options)], check=True)

@@ -1,0 +1,144 @@
+//! The provider that a session runs on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ort::{
+    ep::{self, ArbitrarilyConfigurableExecutionProvider},
+    logging::LogLevel,
+    session::builder::{GraphOptimizationLevel, SessionBuilder},
+};
+use serde_json::json;
+
+use crate::{Device, engine::Engine, runtime::OpenVino};
+
+/// ONNX Runtime's own kernels.
+const CPU: &str = "CPUExecutionProvider";
+const OPENVINO: &str = "OpenVINOExecutionProvider";
+
+/// Makes a session run on the device, and returns where its nodes will be placed.
+///
+/// Every session names its provider. Under the policy that `ort` sets, ONNX Runtime may otherwise
+/// choose any that is registered.
+pub(crate) fn on_device(
+    builder: SessionBuilder,
+    engine: &Engine,
+) -> ort::Result<(SessionBuilder, Placement)> {
+    let (runtime, device) = (&engine.runtime, engine.device);
+    let Some(openvino) = engine.openvino else {
+        let named = runtime.with_devices(device, |found| builder.with_devices(found, None));
+        return Ok((named?, Placement::Cpu));
+    };
+    let placed = Arc::new(Mutex::new(Placed::default()));
+    let log = placed.clone();
+    let builder = builder
+        // It optimises the graph itself. With ONNX Runtime's constant folding a UNet of f16 weights
+        // passes Protocol Buffers' limit of 2 GB.
+        .with_optimization_level(GraphOptimizationLevel::Disable)?
+        // ONNX Runtime says only in its log where it places nodes.
+        .with_log_level(LogLevel::Verbose)?
+        .with_logger(Arc::new(move |_, _, _, _, message: &str| {
+            let mut placed = log.lock().unwrap_or_else(PoisonError::into_inner);
+            placed.read(message);
+        }))?;
+    let settings = settings(engine);
+    let builder = match openvino {
+        OpenVino::BuiltIn => {
+            let provider = ep::OpenVINO::default()
+                .with_device_type(name(device))
+                .with_arbitrary_config("load_config", &settings);
+            builder.with_execution_providers([provider.build().error_on_failure()])?
+        }
+        OpenVino::Plugin => {
+            let options = [(format!("{OPENVINO}.load_config"), settings)];
+            runtime.with_devices(device, |found| builder.with_devices(found, Some(&options)))?
+        }
+    };
+    Ok((builder, Placement::OpenVino(placed)))
+}
+
+/// OpenVINO's name of a device.
+fn name(device: Device) -> &'static str {
+    match device {
+        Device::OpenVinoGpu => "GPU",
+        Device::OpenVinoNpu => "NPU",
+        _ => "CPU",
+    }
+}
+
+/// OpenVINO's properties, as JSON. The precision is always among them: left out, it is whatever is
+/// fastest.
+fn settings(engine: &Engine) -> String {
+    let mut properties = json!({ "INFERENCE_PRECISION_HINT": engine.precision.to_string() });
+    if engine.device == Device::OpenVino {
+        // One call has all cores.
+        properties["NUM_STREAMS"] = "1".into();
+        if engine.threads > 0 {
+            properties["INFERENCE_NUM_THREADS"] = engine.threads.to_string().into();
+        }
+    }
+    json!({ name(engine.device): properties }).to_string()
+}
+
+/// Where the nodes of a session are placed.
+pub(crate) enum Placement {
+    /// All on ONNX Runtime's own kernels.
+    Cpu,
+    /// As the session's log says once it is made.
+    OpenVino(Arc<Mutex<Placed>>),
+}
+
+/// The nodes that ONNX Runtime's log says are on its own kernels.
+#[derive(Debug, Default)]
+pub(crate) struct Placed {
+    on_cpu: usize,
+}
+
+impl Placed {
+    /// Reads a message of the log. The one that counts is `Node(s) placed on
+    /// [CPUExecutionProvider]. Number of nodes: 3`; it begins with `All nodes` if there is no other
+    /// provider.
+    fn read(&mut self, message: &str) {
+        let count = message
+            .split_once("placed on [CPUExecutionProvider]. Number of nodes: ")
+            .and_then(|(_, count)| count.trim().parse().ok());
+        if let Some(count) = count {
+            self.on_cpu = count;
+        }
+    }
+}
+
+impl Placement {
+    /// The number of nodes that each provider has, of a graph of so many.
+    pub fn providers(&self, nodes: usize) -> Vec<(String, usize)> {
+        match self {
+            Self::Cpu => vec![(CPU.into(), nodes)],
+            Self::OpenVino(placed) => {
+                let on_cpu = placed.lock().unwrap_or_else(PoisonError::into_inner).on_cpu;
+                let others = nodes.saturating_sub(on_cpu);
+                vec![(OPENVINO.into(), others), (CPU.into(), on_cpu)]
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_says_how_many_nodes_are_left() {
+        let mut placed = Placed::default();
+        for message in [
+            "Node placements",
+            " Node(s) placed on [OpenVINOExecutionProvider]. Number of nodes: 1",
+            " Node(s) placed on [CPUExecutionProvider]. Number of nodes: 3\n",
+        ] {
+            placed.read(message);
+        }
+        assert_eq!(placed.on_cpu, 3);
+        placed.read(" All nodes placed on [CPUExecutionProvider]. Number of nodes: 12");
+        let providers = Placement::OpenVino(Arc::new(Mutex::new(placed))).providers(20);
+        assert_eq!(providers, [(OPENVINO.into(), 8), (CPU.into(), 12)]);
+        assert_eq!(Placement::Cpu.providers(20), [(CPU.into(), 20)]);
+    }
+}

@@ -1,0 +1,97 @@
+//! A temporary file for weights that a provider takes in another type than their file has.
+//!
+//! In memory these bytes would stay beside the provider's own copy of the weights. The provider
+//! maps the file instead, so the system can drop pages that are not read any more.
+
+use std::{
+    fs::{self, File},
+    io::{Result as IoResult, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::Place;
+use crate::{Error, hash};
+
+/// What the names of these files begin and end with.
+const PREFIX: &str = ".tmp";
+const SUFFIX: &str = ".weights";
+
+/// Where a tensor begins: at a multiple of these bytes, aligned for any instruction.
+const ALIGNMENT: u64 = 64;
+
+/// The file. It is removed when this value is dropped. A provider that has mapped it keeps its
+/// bytes.
+#[derive(Debug)]
+pub(crate) struct Spill {
+    /// Canonical, as every path of a weight file.
+    path: Arc<Path>,
+    /// Locked, which shows other processes that the file is in use.
+    file: File,
+    length: u64,
+}
+
+impl Spill {
+    /// Creates the file in the cache folder, or in the system's folder for temporary files if there
+    /// is no cache folder. Removes files that ended processes have left there.
+    pub fn create() -> Result<Self, Error> {
+        let cache = hash::cache().and_then(|file| file.parent().map(Path::to_path_buf));
+        let folder = cache.unwrap_or_else(std::env::temp_dir);
+        let create = || -> IoResult<Self> {
+            fs::create_dir_all(&folder)?;
+            remove_leftovers(&folder);
+            let folder = fs::canonicalize(&folder)?;
+            let mut named = tempfile::Builder::new();
+            let named = named.prefix(PREFIX).suffix(SUFFIX).tempfile_in(folder)?;
+            named.as_file().lock()?;
+            let (file, path) = named.keep()?;
+            Ok(Self {
+                path: path.into(),
+                file,
+                length: 0,
+            })
+        };
+        create().map_err(Error::io(&folder))
+    }
+
+    /// Appends the bytes of a tensor and returns where they are.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<Place, Error> {
+        let offset = self.length.next_multiple_of(ALIGNMENT);
+        let gap = (offset - self.length) as usize;
+        let written = self
+            .file
+            .write_all(&[0; ALIGNMENT as usize][..gap])
+            .and_then(|()| self.file.write_all(bytes));
+        written.map_err(Error::io(&*self.path))?;
+        let length = bytes.len() as u64;
+        self.length = offset + length;
+        Ok(Place::File {
+            path: self.path.clone(),
+            offset,
+            length,
+        })
+    }
+}
+
+impl Drop for Spill {
+    fn drop(&mut self) {
+        // One that stays only takes up space, until the next is created.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Removes files whose processes have ended: nobody holds their locks.
+fn remove_leftovers(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with(PREFIX) || !name.ends_with(SUFFIX) {
+            continue;
+        }
+        let path: PathBuf = entry.path();
+        let in_use = File::open(&path).is_ok_and(|file| file.try_lock().is_err());
+        if !in_use {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
