@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use sd_text::outside::printable;
+
 use crate::{
     Precision,
     runtime::{OpenVino, Runtime, RuntimeError, processor},
@@ -124,7 +126,7 @@ impl FromStr for Device {
 
 /// The error for a text that names no [`Device`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no device, expected {}", one_of(&Device::ALL))]
+#[error("\"{}\" is no device, expected {}", printable(text), one_of(&Device::ALL))]
 pub struct ParseDeviceError {
     text: String,
 }

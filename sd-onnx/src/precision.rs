@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use sd_text::outside::printable;
+
 use crate::device::one_of;
 
 /// The floating-point format that a network is computed in, whatever its weights are stored in.
@@ -60,7 +62,7 @@ impl FromStr for Precision {
 
 /// The error for a text that names no [`Precision`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no precision, expected {}", one_of(&Precision::ALL))]
+#[error("\"{}\" is no precision, expected {}", printable(text), one_of(&Precision::ALL))]
 pub struct ParsePrecisionError {
     text: String,
 }

@@ -502,7 +502,7 @@ mod openvino {
             "{absent_said}"
         );
         for (plugin, problem) in [
-            (&text, "invalid ELF header"),
+            (&text, "Failed to load library"),
             (&other, "CreateEpFactories"),
             (&folder.path().to_path_buf(), "this is a folder"),
         ] {

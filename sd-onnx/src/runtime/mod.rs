@@ -74,7 +74,7 @@ impl Runtime {
                 _ => Ok(running.clone()),
             };
         }
-        let path = locate(explicit, release_for(device))?;
+        let path = locate(explicit, release_for(device, processor::is_intel()))?;
         turn_telemetry_off();
         let builder = ort::init_from(&path).map_err(|error| load_error(error, &path))?;
         let start = |error: ort::Error| RuntimeError::Start {
@@ -123,11 +123,12 @@ fn turn_telemetry_off() {
     }
 }
 
-/// The release of ONNX Runtime that is looked for where no library is named.
-fn release_for(device: Device) -> Product {
+/// The release of ONNX Runtime that is looked for where no library is named, on a processor that is
+/// `intel`'s or not.
+fn release_for(device: Device, intel: bool) -> Product {
     // Intel's GPUs and NPUs are listed beside any processor.
     match device {
-        Device::OpenVino if !processor::is_intel() => Product::OpenVinoBuild,
+        Device::OpenVino if !intel => Product::OpenVinoBuild,
         _ => Product::OnnxRuntime,
     }
 }
@@ -159,5 +160,23 @@ fn same_file(a: &Path, b: &Path) -> bool {
     match (std::fs::canonicalize(a), std::fs::canonicalize(b)) {
         (Ok(a), Ok(b)) => a == b,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_makers_processor_wants_the_openvino_build() {
+        let of = |device| [true, false].map(|intel| release_for(device, intel));
+        let plain = [Product::OnnxRuntime; 2];
+        assert_eq!(of(Device::Cpu), plain);
+        assert_eq!(of(Device::OpenVinoGpu), plain);
+        assert_eq!(of(Device::OpenVinoNpu), plain);
+        assert_eq!(
+            of(Device::OpenVino),
+            [Product::OnnxRuntime, Product::OpenVinoBuild]
+        );
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct Release {
     )]
     pub tag: &'static str,
     #[cfg_attr(
-        not(feature = "fetch"),
+        not(any(feature = "fetch", test)),
         expect(dead_code, reason = "only fetching needs it")
     )]
     pub wheel_sha256: &'static str,
