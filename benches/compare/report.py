@@ -8,6 +8,8 @@ TITLES = {"unet": "UNet call", "vae-decoder": "VAE decode", "picture": "Picture 
 # What the ratios compare with: the quicker of the first, and the second.
 TORCH_BF16 = ("diffusers/bf16", "diffusers/bf16/channels-last")
 OPENVINO_BF16 = ("openvino-api/bf16",)
+# A run is not counted if other programs used more than this share of the processors meanwhile.
+ELSEWHERE = 0.05
 
 
 def markdown(sitting):
@@ -32,6 +34,8 @@ def markdown(sitting):
                       for precision in ("float32", "bfloat16"))
             lines += ["", f"{flops / 1e9:,.0f} GFLOP: at the rates of the matrix products {' and '.join(floors)}."]
         lines.append("")
+    disturbed = sum(run["elsewhere"] > ELSEWHERE for run in sitting["runs"])
+    lines += [f"{disturbed} of {len(sitting['runs'])} runs are not counted: other programs were busy."] * bool(disturbed)
     lines += [f"Left out: {name} ({reason})." for name, reason in sitting["left_out"].items()]
     return "\n".join(lines)
 
@@ -62,7 +66,7 @@ def rows_of(sitting, part):
     """The figures of each engine over all rounds, in the order of the list of engines."""
     runs = {}
     for run in sorted(sitting["runs"], key=lambda run: place(run["engine"])):
-        if run["part"] == part:
+        if run["part"] == part and run["elsewhere"] <= ELSEWHERE:
             runs.setdefault(run["engine"], []).append(run)
     return {name: dict(call=median(second for run in of for second in run["calls_s"]),
                        least=min(second for run in of for second in run["calls_s"]),
