@@ -16,7 +16,7 @@ use ndarray::{Array, Array2, Array3, Dimension};
 use safetensors::{Dtype, tensor::TensorView};
 use sd_examples::{
     Failure, SAFETENSORS, check_output,
-    options::{positive, threads},
+    options::{Machine, positive},
     print, save_new, shipped_model, tell,
 };
 use sd_onnx::{
@@ -64,10 +64,8 @@ struct Arguments {
     /// Texts per model call
     #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
     batch: usize,
-    /// Threads, 1 to 1024, but never more than the machine runs at once [default: one for each
-    /// physical core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    machine: Machine,
     /// File to write, replacing a file of that name [default: texts.safetensors in this folder,
     /// never overwriting]
     #[arg(long, value_name = "FILE")]
@@ -92,7 +90,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Err(Failure::Arguments("expected at least one text".to_owned()));
     }
 
-    let mut builder = sd_onnx::builder().threads(threads(arguments.threads));
+    let mut builder = arguments.machine.apply(sd_onnx::builder());
     if let Some(variant) = &arguments.variant {
         builder = builder.variant(variant);
     }

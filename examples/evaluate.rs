@@ -24,7 +24,7 @@ use indicatif::ProgressBar;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sd_examples::{
     Failure,
-    options::positive,
+    options::{Machine, positive},
     progress_bar,
     scenes::{MAX_TEXT, Scene, Scenes, Variety, lines, nearest},
     shipped_model, stopped_by_ctrl_c, tell,
@@ -46,6 +46,8 @@ struct Arguments {
     /// Print the figures, write nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 /// A line of `prompts.txt`.
@@ -86,7 +88,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         with_figures("")?;
     }
 
-    let pipeline = sd_onnx::builder()
+    let pipeline = arguments
+        .machine
+        .apply(sd_onnx::builder())
         .load(&folder)
         .map_err(|error| Failure::Work(error.to_string()))?;
     let runs = Run::all();

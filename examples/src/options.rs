@@ -9,8 +9,8 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use sd_onnx::{
-    Builder, GenerateError, Guidance, ImageSize, Pipeline, Prompt, RefinerShare, RefinerSwitch,
-    Request, Sizes, Stopped,
+    Builder, Device, GenerateError, Guidance, ImageSize, Pipeline, Precision, Prompt, RefinerShare,
+    RefinerSwitch, Request, Sizes, Stopped,
     schedulers::{
         Ladder, Prediction, Row, Sampler, Scheduler, SchedulerConfig, TABLE, WithConventions,
         from_comfyui, from_webui, row_of, same,
@@ -119,10 +119,39 @@ pub struct Options {
     /// What --refiner-at is a share of [default: timesteps]
     #[arg(long, value_name = "WHAT", value_enum, requires = "refiner")]
     pub refiner_by: Option<Share>,
+    /// What the networks run on.
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// What the networks run on.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Machine {
+    /// Device: cpu, openvino (a CPU through Intel's OpenVINO), openvino-gpu or openvino-npu
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub device: Device,
+    /// Floating-point format that the networks are computed in: f32, bf16 or f16, as far as the
+    /// device has it
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub precision: Precision,
+    /// Keep only one network in memory at a time, and load each when it is needed
+    #[arg(long)]
+    pub low_memory: bool,
     /// Threads, 1 to 1024, but never more than the machine runs at once [default: one for each
     /// physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+}
+
+impl Machine {
+    /// The builder with these settings.
+    pub fn apply(&self, builder: Builder) -> Builder {
+        builder
+            .device(self.device)
+            .precision(self.precision)
+            .low_memory(self.low_memory)
+            .threads(threads(self.threads))
+    }
 }
 
 /// Parts of a model that come from elsewhere, and what a model's files may say wrongly.
@@ -332,7 +361,7 @@ pub fn ladder(text: &str) -> Result<Ladder, String> {
 
 /// The threads to use where an option asks for some: no more than the machine runs at once. Warns
 /// if that is fewer.
-pub fn threads(asked: Option<u16>) -> u16 {
+fn threads(asked: Option<u16>) -> u16 {
     let asked = asked.unwrap_or(0);
     let most = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
     if usize::from(asked) > most {
@@ -441,11 +470,15 @@ impl Options {
     /// # Errors
     /// [`Failure::Work`] when it cannot be loaded.
     pub fn load(&self, batch: usize) -> Result<Pipeline, Failure> {
-        let mut builder = self
-            .elsewhere
-            .apply(sd_onnx::builder())
-            .threads(threads(self.threads))
-            .batch(batch);
+        let builder = self.elsewhere.apply(sd_onnx::builder());
+        let mut builder = self.machine.apply(builder).batch(batch);
+        if let (Some(width), Some(height)) = (self.width, self.height)
+            && self.machine.device != Device::Cpu
+            && ImageSize::new(width, height).is_ok()
+        {
+            // What OpenVINO compiles the networks for. A wrong size is refused with the request.
+            builder = builder.size(width, height);
+        }
         if let Some(variant) = &self.variant {
             builder = builder.variant(variant);
         }

@@ -9,8 +9,8 @@ use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 
 use crate::{
     Defaults, Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, Infotext,
-    Inputs, LatentCodec, LatentDistribution, LatentRgb, NetworkReport, Problem, Problems, Reproduction, Request,
-    StopToken,
+    Inputs, LatentCodec, LatentDistribution, LatentRgb, NetworkReport, Problem, Problems,
+    Reproduction, Request, StopToken,
     conditioning::Contexts,
     guided::Half,
     model_id::ModelId,
@@ -561,8 +561,15 @@ impl Pipeline {
         let parts = &*self.parts;
         let mut report = Vec::new();
         let refiner = parts.refiner.as_ref();
-        let prompts = [Some(&parts.prompts), refiner.map(|refiner| &refiner.prompts)];
-        for tower in prompts.into_iter().flatten().flat_map(PromptEncoder::towers) {
+        let prompts = [
+            Some(&parts.prompts),
+            refiner.map(|refiner| &refiner.prompts),
+        ];
+        for tower in prompts
+            .into_iter()
+            .flatten()
+            .flat_map(PromptEncoder::towers)
+        {
             report.extend(tower.model().report());
         }
         report.extend(parts.denoiser.report());

@@ -29,7 +29,7 @@ pub(crate) struct Engine {
 }
 
 /// What an [`Engine`] is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Settings<'a> {
     pub device: Device,
     pub precision: Precision,

@@ -16,8 +16,9 @@ use sha2::{Digest, Sha256};
 use crate::{
     Error,
     checkpoint::{self, Kind},
-    exported, hash,
+    exported,
     graph::Dialect,
+    hash,
     models::{
         clip_text::{self, ClipTextConfig},
         unet::{self, UnetConfig},
@@ -275,8 +276,9 @@ fn check(source: &Source, component: &str, weights: &Weights) -> Result<(), Erro
             config.projection = is_pooled.then_some(config.projection_width);
             let left_out = |name: &str| clip_text::is_left_out(&config, name);
             let none = Array2::zeros((0, config.width));
-            let write =
-                |weights: &Weights| clip_text::graph(&config, weights, none.view(), dialect).map(drop);
+            let write = |weights: &Weights| {
+                clip_text::graph(&config, weights, none.view(), dialect).map(drop)
+            };
             weights.check(clip_text::CLASS, left_out, write)
         }
     }

@@ -25,6 +25,7 @@
 //!   own.
 //! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
 //! - [`handbook::files`]: model files, what loads, converting, and what a PNG says about itself.
+//! - [`handbook::devices`]: OpenVINO, bf16, and how much memory a model needs.
 //! - [`inspect`] identifies a model file without loading it. [`Builder::convert`] writes a model in
 //!   another form.
 //! - [`handbook::where_it_goes`]: for changes to this project, which file each of them touches.
@@ -104,10 +105,10 @@ pub use runtime::RuntimeError;
 pub use sd_core::{
     Call, ClassifierFree, Conditioning, Defaults, Denoiser, Error as GenerateError, Event,
     EventStream, Events, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError,
-    Inputs, LatentCodec, LatentDistribution, LatentRgb, NetworkReport, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
-    MAX_PROMPT_BYTES, MAX_WINDOWS, OnStop, Picture, Pipeline, PipelineBuilder, Problem, Problems,
-    Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request,
-    SchedulerConfig, SizeIds, Sizes, StepInfo, StopToken, Stopped, Timings, Unfinished, Update,
-    files, guidance, guide, image, infotext, ndarray, schedulers, slerp, text,
+    Inputs, LatentCodec, LatentDistribution, LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
+    MAX_PROMPT_BYTES, MAX_WINDOWS, NetworkReport, OnStop, Picture, Pipeline, PipelineBuilder,
+    Problem, Problems, Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction,
+    Request, SchedulerConfig, SizeIds, Sizes, StepInfo, StopToken, Stopped, Timings, Unfinished,
+    Update, files, guidance, guide, image, infotext, ndarray, schedulers, slerp, text,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};

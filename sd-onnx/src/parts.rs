@@ -400,7 +400,7 @@ impl OnnxCodec {
         Ok(Self {
             decoder: Half {
                 network: Network::new("VAE decoder", engine, true, move |dialect| {
-                    vae::decoder(&of_graph, &of_weights, dialect)
+                    vae::decoder(&of_graph, &of_weights, dialect.for_few_weights())
                 }),
                 limits: Limits::default(),
             },
@@ -427,7 +427,9 @@ impl OnnxCodec {
     pub fn prepare(&self, [height, width]: [usize; 2]) -> Result<(), Error> {
         let latents = Array4::zeros((1, self.config.latent_channels, height, width));
         let latents = Contiguous::new(latents.view());
-        self.decoder.network.prepare(&[("latents", latents.input())])
+        self.decoder
+            .network
+            .prepare(&[("latents", latents.input())])
     }
 
     fn encoder(&self) -> Result<&Half, Error> {
@@ -440,7 +442,7 @@ impl OnnxCodec {
                 let (config, weights) = (self.config.clone(), weights.clone());
                 Half {
                     network: Network::new(name, &self.engine, true, move |dialect| {
-                        vae::encoder(&config, &weights, dialect)
+                        vae::encoder(&config, &weights, dialect.for_few_weights())
                     }),
                     limits: Limits::default(),
                 }

@@ -159,7 +159,12 @@ impl Network {
         shape.projection = tower.pooled.then_some(shape.projection_width);
         let weights = source.weights(tower.encoder)?;
         let outline = weights.outline();
-        clip_text::graph(&shape, &outline, Array2::zeros((0, 0)).view(), Dialect::default())?;
+        clip_text::graph(
+            &shape,
+            &outline,
+            Array2::zeros((0, 0)).view(),
+            Dialect::default(),
+        )?;
         let left_out = |name: &str| clip_text::is_left_out(&shape, name);
         let config = facts::text_config(source.config(tower.encoder)?, tower.pooled);
         Self::new(

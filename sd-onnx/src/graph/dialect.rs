@@ -1,5 +1,6 @@
 //! How a graph is written for the provider that runs it.
 
+use super::proto::DataType;
 use crate::{Device, Precision};
 
 /// The forms of a graph that a provider runs fast and right.
@@ -14,10 +15,10 @@ pub(crate) struct Dialect {
     /// Whether the sinusoids of timesteps and sizes are inputs, computed outside of the graph in
     /// f32. In bf16 the angles lose their last digits: a UNet's output is then wrong by 7 %.
     pub sinusoid_inputs: bool,
-    /// Whether convolutions and matrix products take bf16. Their weights are bf16 constants then,
-    /// which OpenVINO reads where they lie. From weights of any other type than f32 it would make
-    /// an f32 copy and keep it beside its own: 10 GB for SDXL.
-    pub bf16_products: bool,
+    /// Whether all values are bf16. The weights are bf16 constants then, which OpenVINO reads where
+    /// they lie. In a graph of f32 it would make an f32 copy of weights of any other type and keep it
+    /// beside its own copy: 10 GB for SDXL.
+    pub bf16: bool,
 }
 
 impl Dialect {
@@ -27,14 +28,32 @@ impl Dialect {
             Device::OpenVino | Device::OpenVinoGpu | Device::OpenVinoNpu => Self {
                 fixed_sizes: true,
                 sinusoid_inputs: precision != Precision::F32,
-                bf16_products: precision == Precision::Bf16,
+                bf16: precision == Precision::Bf16,
             },
+        }
+    }
+
+    /// The form for a network with few weights: values stay f32, which the provider computes in
+    /// its own precision. That is faster and more exact; only the copy of the weights speaks against
+    /// it.
+    pub fn for_few_weights(self) -> Self {
+        Self {
+            bf16: false,
+            ..self
+        }
+    }
+
+    /// The type of the graph's values.
+    pub fn numbers(self) -> DataType {
+        match self.bf16 {
+            true => DataType::BFloat16,
+            false => DataType::Float,
         }
     }
 
     /// ONNX's operator set.
     pub fn operator_set(self) -> i64 {
-        match self.bf16_products {
+        match self.bf16 {
             // The oldest whose `Conv` takes bf16.
             true => 22,
             // The oldest that has `Gelu`; every ONNX Runtime from 1.17 on runs it.

@@ -72,7 +72,8 @@ impl Graph<'_> {
         input: usize,
         output: usize,
     ) -> Result<Value, Error> {
-        self.matmul_transposed(x, &format!("{name}.weight"), [output, input])
+        let weight = self.weight(&format!("{name}.weight"), &[output, input])?;
+        Ok(self.matmul_transposed(x, weight))
     }
 
     /// `[batch, input, h, w]` → `[batch, output, h', w']`.
@@ -83,8 +84,9 @@ impl Graph<'_> {
         [input, output]: [usize; 2],
         conv: Conv,
     ) -> Result<Value, Error> {
-        let shape = [output, input, conv.kernel, conv.kernel];
-        self.conv(x, name, shape, true, conv)
+        let weight = self.kernel(name, [input, output], conv)?;
+        let bias = self.weight(&format!("{name}.bias"), &[output])?;
+        Ok(self.conv(x, weight, Some(bias), conv))
     }
 
     /// As [`conv2d`](Self::conv2d).
@@ -92,11 +94,20 @@ impl Graph<'_> {
         &mut self,
         x: Value,
         name: &str,
-        [input, output]: [usize; 2],
+        channels: [usize; 2],
         conv: Conv,
     ) -> Result<Value, Error> {
-        let shape = [output, input, conv.kernel, conv.kernel];
-        self.conv(x, name, shape, false, conv)
+        let weight = self.kernel(name, channels, conv)?;
+        Ok(self.conv(x, weight, None, conv))
+    }
+
+    fn kernel(
+        &mut self,
+        name: &str,
+        [input, output]: [usize; 2],
+        Conv { kernel, .. }: Conv,
+    ) -> Result<Value, Error> {
+        self.weight(&format!("{name}.weight"), &[output, input, kernel, kernel])
     }
 
     /// Over the last axis.

@@ -18,6 +18,7 @@ use std::{
 };
 
 pub(crate) use dialect::Dialect;
+use half::bf16;
 pub(crate) use layers::{Activation, Conv};
 use ndarray::ArrayView2;
 use prost::Message;
@@ -31,7 +32,7 @@ use crate::{
 /// ONNX Runtime's own operators: `FusedMatMul`, `MultiHeadAttention`, `QuickGelu`.
 const MICROSOFT: &str = "com.microsoft";
 
-/// A tensor of f32 in a graph under construction.
+/// A tensor of numbers in a graph under construction: f32 or what else the dialect computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Value(usize);
 
@@ -94,7 +95,7 @@ pub(crate) struct Graph<'w> {
     /// The name of each value.
     names: Vec<String>,
     /// The tensors that have been asked for, by their set of weights and their name, with the type
-    /// that they have in the graph.
+    /// that they are stored in.
     stored: HashMap<(*const Weights, String), (Value, proto::DataType)>,
     /// What they are cast to.
     casts: HashMap<Value, Value>,
@@ -193,10 +194,7 @@ impl<'w> Graph<'w> {
             ir_version: 9,
             producer_name: "sd-onnx".to_owned(),
             graph: Some(self.graph),
-            opset_import: vec![
-                opset("", self.dialect.operator_set()),
-                opset(MICROSOFT, 1),
-            ],
+            opset_import: vec![opset("", self.dialect.operator_set()), opset(MICROSOFT, 1)],
         };
         Ok(Model {
             bytes: model.encode_to_vec(),
@@ -250,7 +248,8 @@ impl<'w> Graph<'w> {
 
     /// An f32 input.
     pub fn input(&mut self, name: &str, dims: &[Dim]) -> Value {
-        self.typed_input(name, proto::DataType::Float, dims)
+        let input = self.typed_input(name, proto::DataType::Float, dims);
+        self.converted(input, proto::DataType::Float)
     }
 
     fn typed_input(&mut self, name: &str, data_type: proto::DataType, dims: &[Dim]) -> Value {
@@ -305,65 +304,58 @@ impl<'w> Graph<'w> {
         }
         let (table, data_type) = self.stored(name, &shape)?;
         let picked = self.op("Gather", &[table, ids], [int("axis", 0)]);
-        Ok(match data_type {
-            proto::DataType::Float => picked,
-            _ => self.cast(picked, proto::DataType::Float),
-        })
+        Ok(self.converted(picked, data_type))
     }
 
-    /// Makes `value` an output called `name`.
+    /// Makes `value` an output called `name`, an f32.
     pub fn output(&mut self, name: &str, value: Value, dims: &[Dim]) {
-        let node = self.node(
-            "Identity",
-            "",
-            &[Some(value.0)],
-            vec![name.to_owned()],
-            vec![],
-        );
+        let (op, attributes) = match self.dialect.numbers() {
+            proto::DataType::Float => ("Identity", vec![]),
+            _ => ("Cast", vec![int("to", proto::DataType::Float as i64)]),
+        };
+        let outputs = vec![name.to_owned()];
+        let node = self.node(op, "", &[Some(value.0)], outputs, attributes);
         self.graph.node.push(node);
         self.graph
             .output
             .push(value_info(name, proto::DataType::Float, dims));
     }
 
-    /// The weight `name`, which must have this shape, as f32. Other types are cast; ONNX Runtime
-    /// folds the cast.
+    /// The weight `name`, which must have this shape, in the dialect's numbers. Other types are
+    /// cast; the provider folds the cast.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Value, Error> {
         let (value, data_type) = self.stored(name, shape)?;
-        if data_type == proto::DataType::Float {
-            return Ok(value);
-        }
         if let Some(&cast) = self.casts.get(&value) {
             return Ok(cast);
         }
-        let cast = self.cast(value, proto::DataType::Float);
+        let cast = self.converted(value, data_type);
         self.casts.insert(value, cast);
         Ok(cast)
     }
 
-    /// The weight `name`, which must have this shape, as a factor of a product: as bf16 if the
-    /// dialect has such products and the weight is stored in a type with fewer bits than f32, else
-    /// as f32. Returns which of the two it is, too.
-    fn factor(&mut self, name: &str, shape: &[usize]) -> Result<(Value, proto::DataType), Error> {
-        if self.dialect.bf16_products {
-            let (value, data_type) = self.stored(name, shape)?;
-            if data_type == proto::DataType::BFloat16 {
-                return Ok((value, data_type));
-            }
+    /// `value`, which is a `from`, in the dialect's numbers.
+    fn converted(&mut self, value: Value, from: proto::DataType) -> Value {
+        match self.dialect.numbers() {
+            numbers if numbers == from => value,
+            numbers => self.op("Cast", &[value], [int("to", numbers as i64)]),
         }
-        Ok((self.weight(name, shape)?, proto::DataType::Float))
     }
 
-    /// `value`, which is a `from`, as a `to`.
-    fn converted(&mut self, value: Value, from: proto::DataType, to: proto::DataType) -> Value {
-        if from == to {
-            return value;
-        }
-        self.cast(value, to)
-    }
-
-    /// A constant of f32.
+    /// A constant in the dialect's numbers.
     pub fn constant(&mut self, values: &[f32], shape: &[usize]) -> Value {
+        let numbers = self.dialect.numbers();
+        let raw = match numbers {
+            proto::DataType::BFloat16 => {
+                let values = values.iter().map(|&value| bf16::from_f32(value));
+                values.flat_map(bf16::to_le_bytes).collect()
+            }
+            _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        };
+        Value(self.initializer(numbers, shape, raw))
+    }
+
+    /// A constant of f32, whatever the dialect's numbers are.
+    fn f32s(&mut self, values: &[f32], shape: &[usize]) -> Value {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         Value(self.initializer(proto::DataType::Float, shape, raw))
     }
@@ -445,7 +437,7 @@ impl<'w> Graph<'w> {
 
     /// Nearest-neighbour scaling of the last two axes by two.
     pub fn upsample(&mut self, x: Value) -> Value {
-        let scales = self.constant(&[1.0, 1.0, 2.0, 2.0], &[4]);
+        let scales = self.f32s(&[1.0, 1.0, 2.0, 2.0], &[4]);
         self.resize([Some(x.0), None, Some(scales.0), None])
     }
 
@@ -472,7 +464,19 @@ impl<'w> Graph<'w> {
 
     /// x·sigmoid(αx): SiLU with α = 1, CLIP's "quick" GELU with α = 1.702.
     pub fn sigmoid_gate(&mut self, x: Value, alpha: f32) -> Value {
-        self.microsoft("QuickGelu", &[Some(x.0)], [float("alpha", alpha)])
+        if !self.dialect.bf16 {
+            return self.microsoft("QuickGelu", &[Some(x.0)], [float("alpha", alpha)]);
+        }
+        // OpenVINO reads `QuickGelu` of f32 only, and fuses these into one operator of its own.
+        let scaled = match alpha {
+            1.0 => x,
+            alpha => {
+                let alpha = self.constant(&[alpha], &[1]);
+                self.mul(x, alpha)
+            }
+        };
+        let gate = self.op("Sigmoid", &[scaled], []);
+        self.mul(x, gate)
     }
 
     /// The exact GELU, by the error function.
@@ -480,24 +484,16 @@ impl<'w> Graph<'w> {
         self.op("Gelu", &[x], [])
     }
 
-    /// `x · weightᵀ` for the weight `name` `[output, input]` as PyTorch stores it.
-    pub fn matmul_transposed(
-        &mut self,
-        x: Value,
-        name: &str,
-        shape: [usize; 2],
-    ) -> Result<Value, Error> {
-        let (weight, data_type) = self.factor(name, &shape)?;
-        if data_type == proto::DataType::Float {
-            let inputs = [Some(x.0), Some(weight.0)];
-            return Ok(self.microsoft("FusedMatMul", &inputs, [int("transB", 1)]));
+    /// `x · weightᵀ` for a weight `[out, in]` as PyTorch stores it.
+    pub fn matmul_transposed(&mut self, x: Value, weight: Value) -> Value {
+        if self.dialect.bf16 {
+            // OpenVINO transposes within the product. With `FusedMatMul` it would do so beforehand,
+            // and keep the result as a copy.
+            let weight = self.transpose(weight, &[1, 0]);
+            return self.op("MatMul", &[x, weight], []);
         }
-        let x = self.cast(x, data_type);
-        // OpenVINO transposes within the product. With `FusedMatMul` it would do so beforehand, and
-        // keep the result as a copy.
-        let weight = self.transpose(weight, &[1, 0]);
-        let product = self.op("MatMul", &[x, weight], []);
-        Ok(self.cast(product, proto::DataType::Float))
+        let inputs = [Some(x.0), Some(weight.0)];
+        self.microsoft("FusedMatMul", &inputs, [int("transB", 1)])
     }
 
     /// Softmax(q·kᵀ / √(width / heads))·v over `heads` heads: `[batch, length, width]`; `causal` hides what comes later.
@@ -513,33 +509,15 @@ impl<'w> Graph<'w> {
         )
     }
 
-    /// A convolution with the weight `name.weight` of this shape and, if `bias` says so, the bias
-    /// `name.bias`.
-    fn conv(
-        &mut self,
-        x: Value,
-        name: &str,
-        shape: [usize; 4],
-        bias: bool,
-        conv: Conv,
-    ) -> Result<Value, Error> {
-        let (weight, data_type) = self.factor(&format!("{name}.weight"), &shape)?;
-        let mut inputs = vec![
-            self.converted(x, proto::DataType::Float, data_type),
-            weight,
-        ];
-        if bias {
-            let (bias, found) = self.factor(&format!("{name}.bias"), &shape[..1])?;
-            inputs.push(self.converted(bias, found, data_type));
-        }
+    fn conv(&mut self, x: Value, weight: Value, bias: Option<Value>, conv: Conv) -> Value {
         let [kernel, stride, padding] = [conv.kernel, conv.stride, conv.padding].map(|n| n as i64);
         let attributes = [
             ints("kernel_shape", &[kernel; 2]),
             ints("strides", &[stride; 2]),
             ints("pads", &[padding; 4]),
         ];
-        let output = self.op("Conv", &inputs, attributes);
-        Ok(self.converted(output, data_type, proto::DataType::Float))
+        let inputs: Vec<_> = [x, weight].into_iter().chain(bias).collect();
+        self.op("Conv", &inputs, attributes)
     }
 
     fn layer_norm_op(&mut self, x: Value, scale: Value, bias: Value, eps: f32) -> Value {
@@ -571,9 +549,9 @@ impl<'w> Graph<'w> {
             return Ok(known);
         }
         let mut scale = tensor.scale.as_ref();
-        let is_read = matches!(tensor.dtype, Type::F32 | Type::BF16) && scale.is_none();
+        let is_read = tensor.dtype == Type::BF16 && scale.is_none();
         let (place, dtype) = match tensor.dtype.usage() {
-            _ if self.dialect.bf16_products && !is_read => {
+            _ if self.dialect.bf16 && !is_read => {
                 let bytes = tensor.source().as_bf16(scale.take())?;
                 (self.spill()?.add(&bytes)?, Type::BF16)
             }
@@ -625,14 +603,10 @@ impl<'w> Graph<'w> {
     fn scaled(&mut self, x: Value, scale: &Scale) -> Value {
         self.has_scales = true;
         let scale = match scale {
-            Scale::All(scale) => self.constant(&[*scale], &[]),
-            Scale::Rows(scales) => self.constant(scales, &[scales.len()]),
+            Scale::All(scale) => self.f32s(&[*scale], &[]),
+            Scale::Rows(scales) => self.f32s(scales, &[scales.len()]),
         };
         self.op("DequantizeLinear", &[x, scale], [int("axis", 0)])
-    }
-
-    fn cast(&mut self, x: Value, to: proto::DataType) -> Value {
-        self.op("Cast", &[x], [int("to", to as i64)])
     }
 
     fn initializer(

@@ -11,22 +11,23 @@ use std::{
     sync::Arc,
 };
 
+use half::bf16;
 use ndarray::{Array2, Array4};
 use prost::Message;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sd_core::{LatentCodec, StopToken};
 
-use super::{Dim, Graph, Model, proto};
+use super::{Dialect, Dim, Graph, Model, proto};
 use crate::{
-    Device, Error,
+    Error,
     config::{Config, MOST_CONFIG},
-    engine::Engine,
+    engine::{Engine, Settings},
     models::{
         clip_text::{self, ClipTextConfig},
         vae::VaeConfig,
     },
     parts::OnnxCodec,
-    session::Input,
+    session::{Input, Session},
     weights::{Place, Type, Weights},
 };
 
@@ -39,7 +40,11 @@ fn emoji(component: &str, file: &str) -> (Config, PathBuf) {
 }
 
 fn engine() -> Engine {
-    Engine::new(Device::Cpu, 1, None).unwrap()
+    let settings = Settings {
+        threads: 1,
+        ..Settings::default()
+    };
+    Engine::new(settings).unwrap()
 }
 
 /// The names of the initializers that are stored tensors: the others have the names of values.
@@ -137,7 +142,7 @@ fn a_graph_over_weights_in_two_folders_and_in_memory() {
     });
     let engine = engine();
     let check = |first: &Weights, second: &Weights, root: &Path| {
-        let mut g = Graph::new("two", first);
+        let mut g = Graph::new("two", first, Dialect::default());
         let x = g.input("x", &[Dim::Fixed(1), Dim::Fixed(2)]);
         let x = g.linear(x, "layer", 2, 2).unwrap();
         let x = g
@@ -155,7 +160,7 @@ fn a_graph_over_weights_in_two_folders_and_in_memory() {
         ];
         assert_eq!(stored(&model), expected);
         assert_eq!(model.weights_root, root);
-        let session = engine.session("two", &model).unwrap();
+        let session = Session::new("two", &model, &engine).unwrap();
         let inputs = [("x", Input::F32(&[1, 2], &[1.0, 1.0]))];
         let y = session.run(&inputs, &StopToken::new(), |_, y| y.to_vec());
         assert_eq!(y.unwrap(), [64.0, 143.0]);
@@ -198,7 +203,7 @@ fn much_memory_lies_beside_the_graph() {
         let model = g.finish_with(most).unwrap();
         // The one from the file is read as well.
         assert_eq!(model.memory.len(), beside);
-        let session = engine.session("one", &model).unwrap();
+        let session = Session::new("one", &model, &engine).unwrap();
         // The session has a copy.
         drop(model);
         let inputs = [("x", Input::F32(&[1, 2], &[1.0, 3.0]))];
@@ -240,7 +245,7 @@ fn types_of_8_bits_have_the_values_of_torch() {
             g.output("y", y, &sides);
             let model = g.finish().unwrap();
             assert_eq!(model.has_scales, scale.is_some());
-            let session = engine.session("values", &model).unwrap();
+            let session = Session::new("values", &model, &engine).unwrap();
             let inputs = [("x", Input::F32(&[16, 16], &[1.0; 256]))];
             let found = session.run(&inputs, &StopToken::new(), |_, y| y.to_vec());
             let expected = golden.tensor(&expected).unwrap();
@@ -262,7 +267,13 @@ fn initializers_have_the_names_of_their_tensors() {
     let (config, path) = emoji("text_encoder", "model.safetensors");
     let config = ClipTextConfig::new(config).unwrap();
     let weights = Weights::open(&path).unwrap();
-    let model = clip_text::graph(&config, &weights, Array2::zeros((0, 0)).view(), Dialect::default()).unwrap();
+    let model = clip_text::graph(
+        &config,
+        &weights,
+        Array2::zeros((0, 0)).view(),
+        Dialect::default(),
+    )
+    .unwrap();
     let names = stored(&model);
     let unique: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     // The final norm is asked for after each layer.
@@ -276,4 +287,87 @@ fn initializers_have_the_names_of_their_tensors() {
         .into_iter()
         .map(|name| name.trim_start_matches("text_model."));
     assert_eq!(unique, expected.collect());
+}
+
+/// In bf16, weights of other types are rounded into a file that is there until the model is dropped.
+#[test]
+fn weights_become_bf16_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let halves: Vec<u8> = [1.0, -0.333_251_95, 65504.0, 6e-8]
+        .iter()
+        .flat_map(|&value| half::f16::from_f32(value).to_le_bytes())
+        .collect();
+    // 1, 2, -2 and 448 of f8_e4m3fn.
+    let eighths = [0x38, 0x40, 0xc0, 0x7e];
+    let scales: Vec<u8> = [0.5_f32, 3.0]
+        .iter()
+        .flat_map(|s| s.to_le_bytes())
+        .collect();
+    let brains: Vec<u8> = [7.0, -0.1, 1e30, 0.0]
+        .iter()
+        .flat_map(|&value| bf16::from_f32(value).to_le_bytes())
+        .collect();
+    let view = |dtype, shape: &[usize], bytes| TensorView::new(dtype, shape.into(), bytes).unwrap();
+    let tensors = [
+        ("a.weight", view(Dtype::F16, &[2, 2], &halves)),
+        ("b.weight", view(Dtype::F8_E4M3, &[2, 2], &eighths)),
+        ("b.weight_scale", view(Dtype::F32, &[2], &scales)),
+        ("c.weight", view(Dtype::BF16, &[2, 2], &brains)),
+    ];
+    safetensors::serialize_to_file(tensors, None, &path).unwrap();
+    let weights = Weights::open(&path).unwrap();
+    let dialect = Dialect {
+        bf16: true,
+        ..Dialect::default()
+    };
+    let mut g = Graph::new("brains", &weights, dialect);
+    let mut x = g.input("x", &[Dim::Fixed(2), Dim::Fixed(2)]);
+    for name in ["a.weight", "b.weight", "c.weight"] {
+        let weight = g.weight(name, &[2, 2]).unwrap();
+        x = g.add(x, weight);
+    }
+    g.output("y", x, &[Dim::Fixed(2), Dim::Fixed(2)]);
+    let model = g.finish().unwrap();
+    assert!(!model.has_scales);
+    let graph = proto::Model::decode(&*model.bytes).unwrap().graph.unwrap();
+    let mut files = BTreeSet::new();
+    let mut found = Vec::new();
+    for initializer in &graph.initializer {
+        assert_eq!(initializer.data_type, proto::DataType::BFloat16 as i32);
+        let value = |key: &str| {
+            let pairs = &initializer.external_data;
+            let pair = pairs.iter().find(|pair| pair.key == key).unwrap();
+            pair.value.clone()
+        };
+        let file = model.weights_root.join(value("location"));
+        let bytes = fs::read(&file).unwrap();
+        let (offset, length): (usize, usize) = (
+            value("offset").parse().unwrap(),
+            value("length").parse().unwrap(),
+        );
+        let (numbers, _) = bytes[offset..offset + length].as_chunks();
+        found.extend(numbers.iter().map(|&b| bf16::from_le_bytes(b).to_f32()));
+        files.insert(file);
+    }
+    let expected = [
+        1.0,
+        -0.333_984_38,
+        65536.0,
+        5.960_464_5e-8,
+        0.5,
+        1.0,
+        -6.0,
+        1344.0,
+        7.0,
+        -0.100_097_656,
+        bf16::from_f32(1e30).to_f32(),
+        0.0,
+    ];
+    assert_eq!(found, expected);
+    // The file of the user, where `c` stays, and the temporary one.
+    assert_eq!(files.len(), 2);
+    drop(model);
+    assert_eq!(files.iter().filter(|file| file.exists()).count(), 1);
+    assert!(path.exists());
 }

@@ -9,8 +9,10 @@
 //! 5. [`pieces`]: embeddings, textual inversions, latents, noise, samplers and guidance of one's own.
 //! 6. [`families`]: SDXL, its refiner, LCM and other models: what each of them wants.
 //! 7. [`files`]: model files, what loads, converting, and what a PNG says about itself.
-//! 8. [`where_it_goes`]: which file a change to this project touches.
+//! 8. [`devices`]: OpenVINO, bf16, and how much memory a model needs.
+//! 9. [`where_it_goes`]: which file a change to this project touches.
 
+pub mod devices;
 pub mod families;
 pub mod files;
 pub mod parameters;

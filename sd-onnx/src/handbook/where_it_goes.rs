@@ -74,11 +74,13 @@
 //!
 //! | change | file |
 //! |---|---|
-//! | its name, and the check that this machine has it | `sd-onnx/src/device.rs` |
-//! | the options of its sessions | `sd-onnx/src/engine.rs` and `sd-onnx/src/session.rs` |
-//! | a build of ONNX Runtime that contains it | `sd-onnx/src/runtime/release.rs` |
+//! | its name, its precisions, and the check that this machine has it | `sd-onnx/src/device.rs` |
+//! | the options of its sessions | `sd-onnx/src/provider.rs` |
+//! | the form of graph that it runs fast and right | `sd-onnx/src/graph/dialect.rs` |
+//! | a build of ONNX Runtime that contains it, or its plugin | `sd-onnx/src/runtime/release` |
 //!
-//! All sessions are made by `Engine::session`. Models, parts and the builder do not change.
+//! All sessions are made by `Network` in `sd-onnx/src/network.rs`, which also decides when. Models,
+//! parts and the builder do not change.
 //!
 //! # A file format
 //! A tensor is a place in a file, or bytes in memory. Networks ask for tensors by the names that

@@ -1,0 +1,305 @@
+//! Networks on OpenVINO, against the same networks on ONNX Runtime's own kernels.
+//!
+//! In a process of its own, because a process has one ONNX Runtime and OpenVINO may need another
+//! than the CPU: every test begins with [`openvino`].
+
+// In a test it is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "common/exports.rs"]
+mod written;
+
+use std::{path::Path, thread, time::Instant};
+
+use common::{emoji, family, relative_error, write_family};
+use ndarray::{Array1, Array2, Array3, Array4};
+use sd_onnx::{
+    Builder, Call, Denoiser, Device, Error, NetworkReport, Picture, Pipeline, Precision, Request,
+    RuntimeError, StopToken,
+    schedulers::{NoiseSource, TorchRng},
+};
+
+/// f32 sums in another order.
+const F32: f64 = 1e-5;
+/// Values of 8 bits between the layers, through a whole network.
+const BF16: f64 = 3e-2;
+
+/// A builder for OpenVINO in this precision. None, with a message, on a machine that cannot have
+/// it; a machine that should have it fails.
+fn openvino(precision: Precision) -> Option<Builder> {
+    let builder = sd_onnx::builder()
+        .device(Device::OpenVino)
+        .precision(precision);
+    match builder.load_text_encoder(emoji()) {
+        Ok(_) => Some(builder),
+        Err(Error::Runtime(
+            error @ (RuntimeError::NotFound { .. } | RuntimeError::Precision { .. }),
+        )) => {
+            // A test without the library proves nothing, and says so where it is seen.
+            eprintln!("SKIPPED, not passed: OpenVINO in {precision} is not available: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn noise<const N: usize>(shape: [usize; N], seed: u64) -> Vec<f32> {
+    let mut values = vec![0.0; shape.iter().product()];
+    TorchRng::new(seed).fill(&mut values);
+    values
+}
+
+fn draw(pipeline: &Pipeline, request: &Request) -> Picture {
+    pipeline.generate(request).unwrap().pictures.remove(0)
+}
+
+/// The bits of everything that a network made.
+fn bits(picture: &Picture) -> Vec<u32> {
+    let values = picture.latents.iter().chain(&picture.pixels);
+    values.map(|value| value.to_bits()).collect()
+}
+
+fn fox() -> Request {
+    Request::new("a fox").steps(4).seed(1)
+}
+
+/// The networks in a report, by name.
+fn names(report: &[NetworkReport]) -> Vec<&str> {
+    report
+        .iter()
+        .map(|network| network.network.as_str())
+        .collect()
+}
+
+#[test]
+fn pictures_are_those_of_the_cpu() {
+    for (precision, limit, least) in [
+        (Precision::F32, 1e-4, 0.0),
+        // More than nothing, or it was computed in f32.
+        (Precision::Bf16, 0.05, 1e-4),
+    ] {
+        let Some(builder) = openvino(precision) else {
+            continue;
+        };
+        let pipeline = builder.load(emoji()).unwrap();
+        let report = pipeline.device_report();
+        assert_eq!(names(&report), ["text encoder", "UNet", "VAE decoder"]);
+        for network in &report {
+            println!("{precision}: {network}");
+            assert!(network.nodes("OpenVINOExecutionProvider") > 50, "{network}");
+            assert_eq!(network.nodes("CPUExecutionProvider"), 0, "{network}");
+        }
+        let found = draw(&pipeline, &fox());
+        // Made after OpenVINO's provider was registered, which it must not be given to.
+        let cpu = sd_onnx::builder().load(emoji()).unwrap();
+        for network in cpu.device_report() {
+            assert_eq!(network.providers.len(), 1, "{network}");
+            assert!(network.nodes("CPUExecutionProvider") > 50, "{network}");
+        }
+        let expected = draw(&cpu, &fox());
+        let error = relative_error(&found.latents, expected.latents.as_slice().unwrap());
+        println!("{precision}: relative L2 error of the latents {error:.1e}");
+        assert!(
+            (least..=limit).contains(&error),
+            "{precision}: {error:.2e}, expected {least:.0e} to {limit:.0e}"
+        );
+    }
+}
+
+/// One UNet call and one decoded picture of each kind of model: with pooled text and sizes, with a
+/// guidance input, with channels beside the latents, with other autoencoders.
+#[test]
+fn networks_of_every_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    for shape in [
+        "sd2-v",
+        "sdxl-base",
+        "refiner",
+        "lcm-xl",
+        "inpaint",
+        "taesd-16",
+    ] {
+        let path = folder.path().join(shape);
+        assert!(family(shape).is_dir());
+        write_family(shape, &path);
+        let run = |builder: &Builder| -> [Vec<f32>; 2] {
+            let unet = builder.load_denoiser(&path).unwrap();
+            let codec = builder.load_codec(&path).unwrap();
+            let latents = noise([1, codec.latent_channels(), 8, 16], 7);
+            let latents = Array4::from_shape_vec((1, codec.latent_channels(), 8, 16), latents);
+            let picture = codec.decode(latents.unwrap().view(), &StopToken::new());
+            [
+                call(&*unet, [8, 16]),
+                picture.unwrap().into_iter().collect(),
+            ]
+        };
+        for (precision, limit) in [(Precision::F32, F32), (Precision::Bf16, BF16)] {
+            let Some(builder) = openvino(precision) else {
+                continue;
+            };
+            let (found, expected) = (run(&builder), run(&sd_onnx::builder()));
+            for (what, (found, expected)) in
+                ["UNet", "picture"].iter().zip(found.iter().zip(&expected))
+            {
+                let error = relative_error(found, expected);
+                println!("{shape}, {precision}, {what}: {error:.1e}");
+                assert!(error <= limit, "{shape}, {precision}, {what}: {error:.2e}");
+            }
+        }
+    }
+}
+
+/// The output of one call of a UNet, with noise for every input.
+fn call(unet: &dyn Denoiser, [height, width]: [usize; 2]) -> Vec<f32> {
+    let inputs = unet.inputs();
+    let image = |channels, seed| {
+        let shape = [1, channels, height, width];
+        Array4::from_shape_vec(shape, noise(shape, seed)).unwrap()
+    };
+    let rows = |width, seed| Array2::from_shape_vec([1, width], noise([1, width], seed)).unwrap();
+    let latents = image(inputs.channels, 1);
+    let context = [1, 77, inputs.context];
+    let context = Array3::from_shape_vec(context, noise(context, 2)).unwrap();
+    let stop = StopToken::new();
+    let mut call = Call::new(latents.view(), 601.0, context.view(), &stop);
+    let pooled = inputs.pooled.map(|width| rows(width, 3));
+    call.pooled = pooled.as_ref().map(|it| it.view());
+    let sizes = inputs.sizes.map(|ids| ids.count());
+    let sizes = sizes.map(|ids| Array2::from_shape_fn((1, ids), |(_, id)| 128.0 * id as f32));
+    call.sizes = sizes.as_ref().map(|it| it.view());
+    let guidance = inputs.guidance.then(|| Array1::from_elem(1, 8.0));
+    call.guidance = guidance.as_ref().map(|it| it.view());
+    let beside = (inputs.beside > 0).then(|| image(inputs.beside, 4));
+    call.beside = beside.as_ref().map(|it| it.view());
+    let mut output = Array4::zeros(latents.dim());
+    unet.predict(&call, output.view_mut()).unwrap();
+    output.into_iter().collect()
+}
+
+#[test]
+fn the_same_bits_however_it_is_loaded() {
+    let Some(builder) = openvino(Precision::Bf16) else {
+        return;
+    };
+    let pipeline = builder.clone().load(emoji()).unwrap();
+    let expected = bits(&draw(&pipeline, &fox()));
+    assert_eq!(bits(&draw(&pipeline, &fox())), expected, "once more");
+    let other = fox().size(64, 96);
+    let of_other = bits(&draw(&pipeline, &other));
+    assert_eq!(
+        bits(&draw(&pipeline, &fox())),
+        expected,
+        "after another size"
+    );
+
+    let low = builder.clone().low_memory(true).load(emoji()).unwrap();
+    assert!(low.device_report().is_empty(), "nothing is loaded yet");
+    assert_eq!(bits(&draw(&low, &fox())), expected, "low memory");
+    assert_eq!(names(&low.device_report()), ["VAE decoder"]);
+
+    let both = builder.kept_sizes(2).load(emoji()).unwrap();
+    assert_eq!(bits(&draw(&both, &other)), of_other, "two sizes");
+    assert_eq!(bits(&draw(&both, &fox())), expected, "two sizes");
+    let count = |pipeline: &Pipeline| {
+        let report = pipeline.device_report();
+        names(&report)
+            .iter()
+            .filter(|&&name| name == "UNet")
+            .count()
+    };
+    assert_eq!((count(&pipeline), count(&both)), (1, 2));
+}
+
+#[test]
+fn threads_share_it() {
+    let Some(builder) = openvino(Precision::Bf16) else {
+        return;
+    };
+    let pipeline = builder.load(emoji()).unwrap();
+    let requests = |thread: u64| (0..4).map(move |i| fox().steps(2).seed((thread + i) % 5));
+    let expected: Vec<_> = (0..5)
+        .map(|seed| bits(&draw(&pipeline, &fox().steps(2).seed(seed))))
+        .collect();
+    thread::scope(|scope| {
+        for t in 0..8 {
+            let (pipeline, expected) = (&pipeline, &expected);
+            scope.spawn(move || {
+                for (i, request) in requests(t).enumerate() {
+                    let seed = (t as usize + i) % 5;
+                    assert!(bits(&draw(pipeline, &request)) == expected[seed]);
+                }
+            });
+        }
+    });
+}
+
+/// OpenVINO runs a whole network as one operator: a stop ends the picture after the call in which
+/// it comes.
+#[test]
+fn a_stop_ends_a_picture_within_a_call() {
+    let Some(builder) = openvino(Precision::F32) else {
+        return;
+    };
+    let pipeline = builder.load(emoji()).unwrap();
+    let started = Instant::now();
+    draw(&pipeline, &fox().steps(20));
+    let whole = started.elapsed();
+    let stop = StopToken::new();
+    let stopper = stop.clone();
+    let thread = thread::spawn(move || {
+        thread::sleep(whole / 10);
+        stopper.stop();
+    });
+    let started = Instant::now();
+    let request = fox().steps(2000);
+    let ended = pipeline.run(&[request], &stop, |_| std::ops::ControlFlow::Continue(()));
+    assert!(ended.is_err(), "it was not stopped");
+    thread.join().unwrap();
+    println!(
+        "stopped after {:?}, 20 steps take {whole:?}",
+        started.elapsed()
+    );
+    assert_eq!(
+        bits(&draw(&pipeline, &fox())),
+        bits(&draw(&pipeline, &fox())),
+        "the next call finds the network as it was"
+    );
+}
+
+#[test]
+fn exported_unets_run_in_f32_only() {
+    let Some(builder) = openvino(Precision::F32) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let export = written::write_export("optimum-sd1", folder.path());
+    let run = |builder: &Builder, path: &Path| {
+        let unet = builder.load_denoiser(path).unwrap();
+        call(&*unet, [8, 8])
+    };
+    let expected = run(&sd_onnx::builder(), &export);
+    let error = relative_error(&run(&builder, &export), &expected);
+    assert!(error <= F32, "{error:.2e}");
+
+    let Some(builder) = openvino(Precision::Bf16) else {
+        return;
+    };
+    let error = builder.load_denoiser(&export).err().unwrap().to_string();
+    assert!(error.contains("sines of the timestep"), "{error}");
+}
+
+#[test]
+fn a_device_without_the_precision_is_refused() {
+    for (device, precision) in [
+        (Device::Cpu, Precision::Bf16),
+        (Device::Cpu, Precision::F16),
+        (Device::OpenVino, Precision::F16),
+        (Device::OpenVinoNpu, Precision::F32),
+    ] {
+        let builder = sd_onnx::builder().device(device).precision(precision);
+        let error = builder.load(emoji()).err().unwrap();
+        let of_it = matches!(error, Error::Runtime(RuntimeError::Precision { .. }));
+        assert!(of_it, "{device}, {precision}: {error}");
+    }
+}
