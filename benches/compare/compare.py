@@ -40,7 +40,7 @@ HERE = Path(__file__).parent
 def main():
     options = parsed()
     if options.list:
-        return print("\n".join(f"{engine.name:32}{' '.join(engine.parts)}" for engine in peers.ENGINES))
+        return print("\n".join(f"{engine.name:34}{' '.join(engine.parts)}" for engine in peers.ENGINES))
     if not (options.model / "unet" / "config.json").exists():
         sys.exit(f"{options.model} is not a diffusers folder: it has no unet/config.json")
     check_versions()
@@ -163,7 +163,7 @@ def measure_round(rows, options, sitting):
                 continue
             sitting["runs"].append(dict(round=sitting["rounds"], engine=name, part=part) | figures)
             print(f"round {sitting['rounds']} {part} {name}: {min(figures['calls_s']):.3f} s", file=sys.stderr)
-        for name, _, _ in rows:
+        for name in {run["engine"] for run in sitting["runs"] if run["part"] == part}:
             if (error := distance(options, part, name)) is not None:
                 sitting["errors"].setdefault(part, {})[name] = error
 

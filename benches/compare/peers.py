@@ -24,7 +24,7 @@ class Engine:
     precision: str
     parts: tuple = NETWORKS + PICTURE
     layout: str = ""
-    device: str = ""
+    options: tuple = ()  # of `stage`
     package: str | None = None  # what it needs beyond requirements.txt
 
     @property
@@ -32,10 +32,21 @@ class Engine:
         return self.name.split("/")[0]
 
 
+def ours(device, precision, low_memory=False):
+    """A row of this project. Low memory is about how the networks of a picture follow each other."""
+    name, options = f"sd-onnx/{device}/{precision}", ("--device", device, "--precision", precision)
+    if low_memory:
+        return Engine(f"{name}/low-memory", None, precision, PICTURE, options=(*options, "--low-memory"))
+    return Engine(name, None, precision, options=options)
+
+
 ENGINES = [
-    Engine("sd-onnx/cpu/f32", None, "f32", device="cpu"),
-    Engine("sd-onnx/openvino/f32", None, "f32", device="openvino"),
-    Engine("sd-onnx/openvino/bf16", None, "bf16", device="openvino"),
+    ours("cpu", "f32"),
+    ours("openvino", "f32"),
+    ours("openvino", "bf16"),
+    ours("cpu", "f32", low_memory=True),
+    ours("openvino", "f32", low_memory=True),
+    ours("openvino", "bf16", low_memory=True),
     Engine(REFERENCE, "diffusers_torch", "f32"),
     Engine("diffusers/f32/channels-last", "diffusers_torch", "f32", layout="channels-last"),
     Engine("diffusers/bf16", "diffusers_torch", "bf16"),
@@ -69,8 +80,7 @@ def run(engine, part, folder, options, dump):
     if engine.module is None:
         width, height = options.latents.split("x")
         command = [RELEASE / "stage", folder, part, "--width", width, "--height", height, "--calls", calls,
-                   "--threads", options.threads, "--device", engine.device, "--precision", engine.precision,
-                   "--dump", dump]
+                   "--threads", options.threads, "--dump", dump, *engine.options]
     else:
         python = options.python.get(engine.family, sys.executable)
         command = [python, HERE / "worker.py", engine.module, job(engine, part, options), calls, dump]
@@ -81,18 +91,21 @@ def run(engine, part, folder, options, dump):
 
 def job(engine, part, options):
     exports = options.genai if engine.family == "openvino-genai" else options.work / "exports"
-    return json.dumps(dict(part=part, precision=engine.precision, layout=engine.layout, model=str(options.model),
-                           graphs=str(options.work / "graphs"), exports=str(exports), latents=options.latents,
-                           threads=options.threads))
+    return json.dumps(dict(
+        part=part, precision=engine.precision, layout=engine.layout, model=str(options.model),
+        graphs=str(options.work / "graphs"), checkpoint=str(options.work / "checkpoint.safetensors"),
+        exports=str(exports), latents=options.latents, threads=options.threads))
 
 
 def prepare(engines, options):
-    """Writes the graphs that some engines read, if they are not there."""
-    families = {engine.family for engine in engines}
-    if "openvino-api" in families and not (options.work / "graphs").exists():
-        command = [RELEASE / "examples" / "convert", options.model, options.work / "graphs", "--to", "onnx"]
-        subprocess.run(command, check=True)
-    if "torch-export" in families:
-        engine = next(engine for engine in engines if engine.family == "torch-export")
-        for part in engine.parts:
+    """Writes what some engines read, if it is not there."""
+    by_family = {engine.family: engine for engine in engines}
+    for family, file, form in [("openvino-api", "graphs", "onnx"),
+                               ("stable-diffusion.cpp", "checkpoint.safetensors", "file")]:
+        if family in by_family and not (options.work / file).exists():
+            options.work.mkdir(parents=True, exist_ok=True)
+            command = [RELEASE / "examples" / "convert", options.model, options.work / file, "--to", form]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if engine := by_family.get("torch-export"):
+        for part in set(engine.parts) & set(options.parts):
             subprocess.run([sys.executable, HERE / "worker.py", "--export", job(engine, part, options)], check=True)

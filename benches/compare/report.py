@@ -2,10 +2,14 @@
 
 from statistics import median
 
+from peers import ENGINES
+
 TITLES = {"unet": "UNet call", "vae-decoder": "VAE decode", "picture": "Picture of 20 steps with guidance"}
 # What the ratios compare with: the quicker of the first, and the second.
 TORCH_BF16 = ("diffusers/bf16", "diffusers/bf16/channels-last")
 OPENVINO_BF16 = ("openvino-api/bf16",)
+# A run is not counted if other programs used more than this share of the processors meanwhile.
+ELSEWHERE = 0.05
 
 
 def markdown(sitting):
@@ -17,12 +21,12 @@ def markdown(sitting):
         torch, openvino = (quickest(rows, names) for names in (TORCH_BF16, OPENVINO_BF16))
         errors = sitting["errors"].get(part, {})
         lines += [f"### {title}", "",
-                  "| | call, s: median (least) | of diffusers bf16 | of OpenVINO's API bf16 | load, s "
+                  "| | call, s: median (least) of calls | of diffusers bf16 | of OpenVINO's API bf16 | load, s "
                   "| anon, MB | peak, MB | error |",
                   "|---|---|---|---|---|---|---|---|"]
         for name, row in rows.items():
             error = f"{100 * errors[name]:.2g} %" if errors.get(name) else "–"
-            lines.append(f"| {name} | {row['call']:.2f} ({row['least']:.2f}) | {ratio(row, torch)} "
+            lines.append(f"| {name} | {row['call']:.2f} ({row['least']:.2f}) of {row['calls']} | {ratio(row, torch)} "
                          f"| {ratio(row, openvino)} | {row['load']:.1f} | {row['anon']:,.0f} | {row['peak']:,.0f} "
                          f"| {error} |")
         if flops := sitting["flops"].get(part):
@@ -30,6 +34,8 @@ def markdown(sitting):
                       for precision in ("float32", "bfloat16"))
             lines += ["", f"{flops / 1e9:,.0f} GFLOP: at the rates of the matrix products {' and '.join(floors)}."]
         lines.append("")
+    disturbed = sum(run["elsewhere"] > ELSEWHERE for run in sitting["runs"])
+    lines += [f"{disturbed} of {len(sitting['runs'])} runs are not counted: other programs were busy."] * bool(disturbed)
     lines += [f"Left out: {name} ({reason})." for name, reason in sitting["left_out"].items()]
     return "\n".join(lines)
 
@@ -48,7 +54,7 @@ def rates(sitting):
     versions = ", ".join(f"{name} {version}" for name, version in sitting["versions"].items() if version)
     return (f"{found['cpu']} (family {found['family']}, model {found['model']}, "
             f"{'with' if found['amx'] else 'without'} AMX), {found['cores']} cores, {found['memory_gb']} GB. "
-            f"{sitting['rounds']} rounds. Matrix products: {products}. Copy: {span('copy_gbs')} GB/s. {versions}.")
+            f"Matrix products: {products}. Copy: {span('copy_gbs')} GB/s. {versions}.")
 
 
 def best(sitting, precision):
@@ -57,17 +63,24 @@ def best(sitting, precision):
 
 
 def rows_of(sitting, part):
-    """The figures of each engine over all rounds, in the order in which they first ran."""
+    """The figures of each engine over all rounds, in the order of the list of engines."""
     runs = {}
-    for run in sitting["runs"]:
-        if run["part"] == part:
+    for run in sorted(sitting["runs"], key=lambda run: place(run["engine"])):
+        if run["part"] == part and run["elsewhere"] <= ELSEWHERE:
             runs.setdefault(run["engine"], []).append(run)
     return {name: dict(call=median(second for run in of for second in run["calls_s"]),
                        least=min(second for run in of for second in run["calls_s"]),
+                       calls=sum(len(run["calls_s"]) for run in of),
                        load=median(run["load_s"] for run in of),
                        anon=max(run["rss_anon_mb"] for run in of),
                        peak=max(run["peak_mb"] for run in of))
             for name, of in runs.items()}
+
+
+def place(row):
+    """Where the row stands in tables: this project's rows for other files follow its own."""
+    name, _, weights = row.partition(" from ")
+    return [engine.name for engine in ENGINES].index(name), weights
 
 
 def quickest(rows, names):
@@ -84,6 +97,7 @@ def plot(sitting, file):
     import matplotlib
 
     matplotlib.use("agg")
+    matplotlib.rcParams["svg.fonttype"] = "none"  # letters as text, not as outlines
     from matplotlib import pyplot
 
     parts = [part for part in TITLES if rows_of(sitting, part)]

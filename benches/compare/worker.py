@@ -46,7 +46,7 @@ def main():
 def read(job):
     """The job of the JSON text."""
     fields = json.loads(job)
-    paths = {name: Path(fields[name]) for name in ("model", "graphs", "exports")}
+    paths = {name: Path(fields[name]) for name in ("model", "graphs", "checkpoint", "exports")}
     return Job(**fields | paths)
 
 

@@ -16,6 +16,7 @@ class Job:
     layout: str  # "channels-last" or empty
     model: Path  # a diffusers folder
     graphs: Path  # the model's ONNX graphs, written by the example `convert`
+    checkpoint: Path  # the model as one file, written by the example `convert`
     exports: Path  # networks exported from torch
     latents: str  # WIDTHxHEIGHT
     threads: int  # 0 is the engine's default

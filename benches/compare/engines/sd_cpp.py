@@ -11,7 +11,7 @@ import inputs
 
 def start(job):
     height, width = (8 * side for side in inputs.sides(job.latents))
-    model = StableDiffusion(model_path=str(job.model), wtype=job.precision, n_threads=job.threads or -1,
+    model = StableDiffusion(model_path=str(job.checkpoint), wtype=job.precision, n_threads=job.threads or -1,
                             vae_decode_only=True, diffusion_flash_attn=True, verbose=False)
 
     def draw(call):
