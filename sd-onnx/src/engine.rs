@@ -62,7 +62,7 @@ impl Engine {
 
     /// The form that graphs are written in.
     pub fn dialect(&self) -> Dialect {
-        Dialect::of(self.device, self.precision)
+        Dialect::of(self.openvino, self.precision)
     }
 
     /// Whether networks are unloaded when another one is needed.

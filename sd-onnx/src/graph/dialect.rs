@@ -1,7 +1,7 @@
 //! How a graph is written for the provider that runs it.
 
 use super::proto::DataType;
-use crate::{Device, Precision};
+use crate::{Precision, runtime::OpenVino};
 
 /// The forms of a graph that a provider runs fast and right.
 ///
@@ -22,13 +22,15 @@ pub(crate) struct Dialect {
 }
 
 impl Dialect {
-    pub fn of(device: Device, precision: Precision) -> Self {
-        match device {
-            Device::Cpu | Device::Cuda => Self::default(),
-            Device::OpenVino | Device::OpenVinoGpu | Device::OpenVinoNpu => Self {
+    /// The form for a provider, which is OpenVINO's or else ONNX Runtime's own kernels.
+    pub fn of(openvino: Option<OpenVino>, precision: Precision) -> Self {
+        match openvino {
+            None => Self::default(),
+            Some(provider) => Self {
                 fixed_sizes: true,
                 sinusoid_inputs: true,
-                bf16: precision == Precision::Bf16,
+                // The provider that is built into ONNX Runtime 1.24 does not take such values.
+                bf16: precision == Precision::Bf16 && provider == OpenVino::Plugin,
             },
         }
     }
@@ -59,5 +61,19 @@ impl Dialect {
             // The oldest that has `Gelu`; every ONNX Runtime from 1.17 on runs it.
             false => 20,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_plugin_takes_values_of_bf16() {
+        let bf16 = |provider, precision| Dialect::of(provider, precision).bf16;
+        assert!(bf16(Some(OpenVino::Plugin), Precision::Bf16));
+        assert!(!bf16(Some(OpenVino::Plugin), Precision::F32));
+        assert!(!bf16(Some(OpenVino::BuiltIn), Precision::Bf16));
+        assert_eq!(Dialect::of(None, Precision::F32), Dialect::default());
     }
 }

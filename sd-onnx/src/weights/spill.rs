@@ -41,15 +41,20 @@ impl Spill {
             fs::create_dir_all(&folder)?;
             remove_leftovers(&folder);
             let folder = fs::canonicalize(&folder)?;
-            let mut named = tempfile::Builder::new();
-            let named = named.prefix(PREFIX).suffix(SUFFIX).tempfile_in(folder)?;
-            named.as_file().lock()?;
-            let (file, path) = named.keep()?;
-            Ok(Self {
-                path: path.into(),
-                file,
-                length: 0,
-            })
+            loop {
+                let mut named = tempfile::Builder::new();
+                let named = named.prefix(PREFIX).suffix(SUFFIX);
+                let (file, path) = named.tempfile_in(&folder)?.keep()?;
+                file.lock()?;
+                // Before the lock, another process may have taken it for a leftover.
+                if path.exists() {
+                    return Ok(Self {
+                        path: path.into(),
+                        file,
+                        length: 0,
+                    });
+                }
+            }
         };
         create().map_err(Error::io(&folder))
     }
