@@ -1,6 +1,9 @@
 //! One graph, ready to run.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
 
 use ndarray::ArrayD;
 use ort::{
@@ -21,12 +24,17 @@ const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_pa
 /// compute with them, and is kept.
 const FOLD_SCALES: &str = "session.disable_quant_qdq";
 
+/// The option of a call after which ONNX Runtime gives back the memory that it allocated for
+/// tensors, and its value.
+const GIVE_BACK: (&str, &str) = ("memory.enable_memory_arena_shrinkage", "cpu:0");
+
 /// A session and the name that errors call it by. Runs one call at a time; others wait.
 #[derive(Debug)]
 pub(crate) struct Session {
     name: &'static str,
     report: NetworkReport,
     slot: Arc<Slot>,
+    planned: Planned,
 }
 
 /// An input of a call.
@@ -58,11 +66,6 @@ impl Session {
             .map_err(failed)?
             .with_intra_threads(engine.threads.into())
             .map_err(|e| failed(e.into()))?
-            // With it, a second call of the same shape gets one block for all its tensors, beside
-            // the memory that the first call used: 3 GB more for SDXL's decoder at 1024 × 1024, and
-            // no faster.
-            .with_memory_pattern(false)
-            .map_err(|e| failed(e.into()))?
             .with_config_entry(WEIGHTS_FOLDER, folder)
             .map_err(|e| failed(e.into()))?;
         if model.has_scales {
@@ -85,6 +88,7 @@ impl Session {
                 session: Mutex::new(Some(session)),
                 changed: Condvar::new(),
             }),
+            planned: Planned::default(),
         })
     }
 
@@ -102,7 +106,10 @@ impl Session {
         read: impl FnOnce(&[i64], &[f32]) -> T,
     ) -> Result<T, Error> {
         // Of this call only: a stop that comes late finds nothing to end.
-        let options = Arc::new(RunOptions::new().map_err(|e| self.failed(e))?);
+        let mut options = RunOptions::new().map_err(|e| self.failed(e))?;
+        let first = self.planned.prepare(inputs, &mut options);
+        let first = first.map_err(|e| self.failed(e))?;
+        let options = Arc::new(options);
         let (slot, running) = (self.slot.clone(), options.clone());
         let _on_stop = stop.on_stop(move || {
             // It never fails with options that are there.
@@ -115,13 +122,17 @@ impl Session {
             let (shape, data) = outputs[0].try_extract_tensor::<f32>()?;
             Ok(read(shape, data))
         };
-        self.call(session, inputs, &options, read).map_err(|error| {
-            if stop.is_stopped() {
-                Error::Stopped
-            } else {
-                error
-            }
-        })
+        let result = self
+            .call(session, inputs, &options, read)
+            .map_err(|error| {
+                if stop.is_stopped() {
+                    Error::Stopped
+                } else {
+                    error
+                }
+            })?;
+        self.planned.add(first);
+        Ok(result)
     }
 
     /// Runs what of the graph the outputs called `names` need, to its end, and returns them in their order.
@@ -133,9 +144,10 @@ impl Session {
         let outputs = names
             .iter()
             .fold(OutputSelector::no_default(), |all, name| all.with(*name));
-        let options = RunOptions::new()
-            .map_err(|e| self.failed(e))?
-            .with_outputs(outputs);
+        let mut options = RunOptions::new().map_err(|e| self.failed(e))?;
+        let first = self.planned.prepare(inputs, &mut options);
+        let first = first.map_err(|e| self.failed(e))?;
+        let options = options.with_outputs(outputs);
         let session = self.slot.take(None).expect("nothing stops it");
         let read = |outputs: &SessionOutputs<'_>| -> ort::Result<Vec<ArrayD<f32>>> {
             let mut arrays = Vec::with_capacity(names.len());
@@ -148,7 +160,9 @@ impl Session {
             }
             Ok(arrays)
         };
-        self.call(session, inputs, &options, read)
+        let arrays = self.call(session, inputs, &options, read)?;
+        self.planned.add(first);
+        Ok(arrays)
     }
 
     fn call<T>(
@@ -159,9 +173,9 @@ impl Session {
         read: impl FnOnce(&SessionOutputs<'_>) -> ort::Result<T>,
     ) -> Result<T, Error> {
         let inputs = inputs.iter().map(
-            |&(name, input)| -> ort::Result<(String, SessionInputValue<'_>)> {
+            |&(name, input)| -> ort::Result<(&str, SessionInputValue<'_>)> {
                 Ok((
-                    name.to_owned(),
+                    name,
                     match input {
                         Input::F32(shape, data) => {
                             TensorRef::from_array_view((shape, data))?.into()
@@ -202,6 +216,48 @@ fn give_memory_back() {
     #[allow(unsafe_code)]
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// The shapes of inputs for which ONNX Runtime has planned its memory.
+///
+/// In the first call with some shapes it allocates each tensor by itself, and notes the sizes. Each
+/// later call with these shapes takes one block for all its tensors, which is up to 8 % faster in
+/// small networks. The block would lie beside the memory of the first call, which ONNX Runtime
+/// keeps: 2,091 MB in place of 1,288 for the decoder of Stable Diffusion 1.x at 512 × 512. So that
+/// memory is given back after the first call, and later calls hold less than they would without a
+/// plan: 1,081 MB.
+#[derive(Debug, Default)]
+struct Planned(Mutex<HashSet<Vec<usize>>>);
+
+impl Planned {
+    /// Prepares the options of a call with these inputs. Returns their shapes if there is no plan
+    /// for them yet.
+    fn prepare(
+        &self,
+        inputs: &[(&str, Input<'_>)],
+        options: &mut RunOptions,
+    ) -> ort::Result<Option<Vec<usize>>> {
+        // Flat, because an input always has as many dimensions.
+        let sides = inputs.iter().flat_map(|(_, input)| input.shape());
+        let shapes: Vec<usize> = sides.copied().collect();
+        if self.lock().contains(&shapes) {
+            return Ok(None);
+        }
+        options.set(GIVE_BACK.0, GIVE_BACK.1)?;
+        Ok(Some(shapes))
+    }
+
+    /// Remembers the shapes of a call that ran to its end. A call that was stopped leaves no plan.
+    fn add(&self, shapes: Option<Vec<usize>>) {
+        if let Some(shapes) = shapes {
+            self.lock().insert(shapes);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<Vec<usize>>> {
+        // Nothing panics under the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -115,12 +115,13 @@ impl PromptEncoder {
         text: &str,
         options: &EncodeOptions,
     ) -> Result<PromptEmbedding, TextError> {
-        let mut options = options.clone();
-        if self.towers.len() > 1 {
-            let lengths = self.towers.iter().map(|tower| tower.chunks(text, &options));
-            let longest = lengths.map(|chunks| chunks.chunks.len()).max();
-            options.min_chunks = options.min_chunks.max(longest.unwrap_or(1));
+        if let [tower] = &*self.towers {
+            return Ok(PromptEmbedding::clone(&*tower.encode(text, options)?));
         }
+        let mut options = options.clone();
+        let lengths = self.towers.iter().map(|tower| tower.chunks(text, &options));
+        let longest = lengths.map(|chunks| chunks.chunks.len()).max();
+        options.min_chunks = options.min_chunks.max(longest.unwrap_or(1));
         let encode = |tower: &Tower| tower.encode(text, &options);
         let towers: Vec<_> = self.towers.iter().map(encode).collect::<Result<_, _>>()?;
         Ok(PromptEmbedding::clone(&PromptEmbedding::joined(&towers)))
