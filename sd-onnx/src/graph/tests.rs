@@ -312,7 +312,7 @@ fn weights_become_bf16_in_a_file() {
     let tensors = [
         ("a.weight", view(Dtype::F16, &[2, 2], &halves)),
         ("b.weight", view(Dtype::F8_E4M3, &[2, 2], &eighths)),
-        ("b.weight_scale", view(Dtype::F32, &[2], &scales)),
+        ("b.weight_scale", view(Dtype::F32, &[2, 1], &scales)),
         ("c.weight", view(Dtype::BF16, &[2, 2], &brains)),
     ];
     safetensors::serialize_to_file(tensors, None, &path).unwrap();
