@@ -750,7 +750,7 @@ fn denoiser(folder: &Source, engine: &Engine) -> Result<(OnnxDenoiser, Option<Co
     }
     let config = folder.config("unet")?;
     let unet = UnetConfig::new(&config, folder.sizes())?;
-    let denoiser = OnnxDenoiser::new(unet, folder.weights("unet")?, engine);
+    let denoiser = OnnxDenoiser::new(unet, folder.weights("unet")?, engine)?;
     Ok((denoiser, Some(config)))
 }
 

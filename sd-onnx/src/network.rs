@@ -59,14 +59,12 @@ impl Network {
     }
 
     /// Loads the network for inputs of the sizes of `inputs`, whose values do not matter, so that
-    /// the first call finds it ready. With low memory only writes its graph, which finds most
-    /// faults of its files.
+    /// the first call finds it ready. Does nothing with low memory.
     pub fn prepare(&self, inputs: &[Named<'_>]) -> Result<(), Error> {
-        if self.engine.low_memory() {
-            // Not in the engine's own form, which may have to convert all weights.
-            return (self.write)(Dialect::default()).map(drop);
+        match self.engine.low_memory() {
+            true => Ok(()),
+            false => self.session(inputs).map(drop),
         }
-        self.session(inputs).map(drop)
     }
 
     /// Runs the network as [`Session::run`].

@@ -47,10 +47,15 @@ impl OnnxTextModel {
         engine: &Engine,
     ) -> Result<Self, Error> {
         let shape = text_shape(&config, more);
+        weights.check(
+            clip_text::CLASS,
+            |name| clip_text::is_left_out(&config, name),
+            |outline| clip_text::graph(&config, outline, more, Dialect::default()).map(drop),
+        )?;
         let (of_graph, more) = (config.clone(), more.to_owned());
         // Texts have any length, and the network is small.
         let network = Network::new("text encoder", engine, false, move |dialect| {
-            text_graph(&of_graph, &weights, more.view(), dialect)
+            clip_text::graph(&of_graph, &weights, more.view(), dialect)
         });
         network.prepare(&[])?;
         Ok(Self {
@@ -131,20 +136,6 @@ impl TextModel for OnnxTextModel {
     }
 }
 
-/// Writes the graph of a text encoder and checks that it uses all weights.
-fn text_graph(
-    config: &ClipTextConfig,
-    weights: &Weights,
-    more: ArrayView2<'_, f32>,
-    dialect: Dialect,
-) -> Result<Model, Error> {
-    let graph = clip_text::graph(config, weights, more, dialect)?;
-    weights.check_all_used(clip_text::CLASS, |name| {
-        clip_text::is_left_out(config, name)
-    })?;
-    Ok(graph)
-}
-
 /// `more` are rows of the token embedding behind the stored ones.
 fn text_shape(config: &ClipTextConfig, more: ArrayView2<'_, f32>) -> TextShape {
     let mut shape = TextShape::new(config.layers, config.width)
@@ -175,23 +166,29 @@ struct UnetSinusoids {
 
 impl OnnxDenoiser {
     /// A UNet that is not loaded yet.
-    pub fn new(config: UnetConfig, weights: Weights, engine: &Engine) -> Self {
+    ///
+    /// # Errors
+    /// When tensors are missing, have another shape or are not used.
+    pub fn new(config: UnetConfig, weights: Weights, engine: &Engine) -> Result<Self, Error> {
+        weights.check(
+            unet::CLASS,
+            |_| false,
+            |outline| unet::graph(&config, outline, Dialect::default()).map(drop),
+        )?;
         let sinusoids = engine.dialect().sinusoid_inputs.then(|| UnetSinusoids {
             timestep: config.timestep_sinusoids(),
             sizes: config.size_sinusoids(),
         });
-        Self {
+        Ok(Self {
             inputs: config.inputs.clone(),
             guidance_width: config.guidance_width,
             sinusoids,
             sample_size: config.sample_size,
             limits: Limits::default(),
             network: Network::new("UNet", engine, true, move |dialect| {
-                let graph = unet::graph(&config, &weights, dialect)?;
-                weights.check_all_used(unet::CLASS, |_| false)?;
-                Ok(graph)
+                unet::graph(&config, &weights, dialect)
             }),
-        }
+        })
     }
 
     /// A UNet that another tool exported.
@@ -457,12 +454,16 @@ impl OnnxCodec {
 /// Checks that the decoder has all weights, and that it and the encoder use all there are.
 fn check_codec(config: &VaeConfig, weights: &Weights) -> Result<(), Error> {
     let dialect = Dialect::default();
-    vae::decoder(config, weights, dialect)?;
     // The encoder may never be needed; its graph shows here which tensors are its own. Where one is
     // missing, the first use of the encoder says so.
-    let has_encoder = vae::encoder(config, weights, dialect).is_ok();
-    weights.check_all_used(config.class(), |name| {
-        vae::is_left_out(config, name) || (!has_encoder && vae::is_of_encoder(name))
+    let has_encoder = vae::encoder(config, &weights.outline(), dialect).is_ok();
+    let left_out =
+        |name: &str| vae::is_left_out(config, name) || (!has_encoder && vae::is_of_encoder(name));
+    weights.check(config.class(), left_out, |outline| {
+        if has_encoder {
+            vae::encoder(config, outline, dialect)?;
+        }
+        vae::decoder(config, outline, dialect).map(drop)
     })
 }
 
