@@ -52,6 +52,8 @@ def main():
             for _ in range(options.rounds):
                 measure_round(turn, options, sitting)
                 save(options, sitting)
+    if not options.disturbed:
+        sitting = report.undisturbed(sitting)
     text = report.markdown(sitting)
     print(text)
     if options.markdown:
@@ -76,6 +78,8 @@ def parsed():
     parser.add_argument("--no-export", action="store_true", help="no torch.onnx.export: SDXL's needs over 24 GB")
     parser.add_argument("--python", nargs="+", default=[], metavar="FAMILY=FILE",
                         help="the interpreter of an engine whose packages do not go with the others")
+    parser.add_argument("--disturbed", action="store_true",
+                        help="also report runs during which other programs were busy")
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything that was measured")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="an SVG or PNG, by matplotlib")
@@ -131,10 +135,15 @@ def planned(options, sitting):
         if reason := peers.missing(engine, options):
             sitting["left_out"][engine.name] = reason
             continue
+        try:
+            peers.prepare(engine, options)
+        except subprocess.CalledProcessError:
+            sitting["left_out"][engine.name] = "what it reads could not be written; the message is above"
+            continue
+        sitting["left_out"].pop(engine.name, None)
         rows.append((engine.name, engine, options.model))
         if engine.module is None and options.also:
             rows.append((f"{engine.name} from {stored_type(options.also)}", engine, options.also))
-    peers.prepare([engine for _, engine, _ in rows], options)
     return rows
 
 

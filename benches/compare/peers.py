@@ -97,15 +97,15 @@ def job(engine, part, options):
         exports=str(exports), latents=options.latents, threads=options.threads))
 
 
-def prepare(engines, options):
-    """Writes what some engines read, if it is not there."""
-    by_family = {engine.family: engine for engine in engines}
-    for family, file, form in [("openvino-api", "graphs", "onnx"),
-                               ("stable-diffusion.cpp", "checkpoint.safetensors", "file")]:
-        if family in by_family and not (options.work / file).exists():
+def prepare(engine, options):
+    """Writes what the engine reads, if it is not there. Raises subprocess.CalledProcessError."""
+    converted = {"openvino-api": ("graphs", "onnx"), "stable-diffusion.cpp": ("checkpoint.safetensors", "file")}
+    if engine.family in converted:
+        file, form = converted[engine.family]
+        if not (options.work / file).exists():
             options.work.mkdir(parents=True, exist_ok=True)
             command = [RELEASE / "examples" / "convert", options.model, options.work / file, "--to", form]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    if engine := by_family.get("torch-export"):
+    if engine.family == "torch-export":
         for part in set(engine.parts) & set(options.parts):
             subprocess.run([sys.executable, HERE / "worker.py", "--export", job(engine, part, options)], check=True)

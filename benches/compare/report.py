@@ -12,6 +12,12 @@ OPENVINO_BF16 = ("openvino-api/bf16",)
 ELSEWHERE = 0.05
 
 
+def undisturbed(sitting):
+    """The sitting without the runs during which other programs were busy."""
+    runs = [run for run in sitting["runs"] if run["elsewhere"] <= ELSEWHERE]
+    return sitting | dict(runs=runs, disturbed=len(sitting["runs"]) - len(runs))
+
+
 def markdown(sitting):
     lines = [rates(sitting), ""]
     for part, title in TITLES.items():
@@ -34,8 +40,8 @@ def markdown(sitting):
                       for precision in ("float32", "bfloat16"))
             lines += ["", f"{flops / 1e9:,.0f} GFLOP: at the rates of the matrix products {' and '.join(floors)}."]
         lines.append("")
-    disturbed = sum(run["elsewhere"] > ELSEWHERE for run in sitting["runs"])
-    lines += [f"{disturbed} of {len(sitting['runs'])} runs are not counted: other programs were busy."] * bool(disturbed)
+    if sitting.get("disturbed"):
+        lines.append(f"{sitting['disturbed']} runs are not counted: other programs were busy meanwhile.")
     lines += [f"Left out: {name} ({reason})." for name, reason in sitting["left_out"].items()]
     return "\n".join(lines)
 
@@ -66,7 +72,7 @@ def rows_of(sitting, part):
     """The figures of each engine over all rounds, in the order of the list of engines."""
     runs = {}
     for run in sorted(sitting["runs"], key=lambda run: place(run["engine"])):
-        if run["part"] == part and run["elsewhere"] <= ELSEWHERE:
+        if run["part"] == part:
             runs.setdefault(run["engine"], []).append(run)
     return {name: dict(call=median(second for run in of for second in run["calls_s"]),
                        least=min(second for run in of for second in run["calls_s"]),
@@ -94,13 +100,15 @@ def ratio(row, other):
 
 def plot(sitting, file):
     """One panel for each part: a bar for the median call, a mark for the least."""
+    parts = [part for part in TITLES if rows_of(sitting, part)]
+    if not parts:
+        return
     import matplotlib
 
     matplotlib.use("agg")
     matplotlib.rcParams["svg.fonttype"] = "none"  # letters as text, not as outlines
     from matplotlib import pyplot
 
-    parts = [part for part in TITLES if rows_of(sitting, part)]
     heights = [len(rows_of(sitting, part)) for part in parts]
     figure, panels = pyplot.subplots(len(parts), 1, figsize=(7, 0.25 * sum(heights) + 0.8 * len(parts)), squeeze=False,
                                      height_ratios=heights, layout="constrained")

@@ -1,8 +1,7 @@
 """diffusers on torch."""
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-from diffusers import AutoPipelineForText2Image
+from diffusers import AutoencoderKL, AutoPipelineForText2Image, EulerDiscreteScheduler, UNet2DConditionModel
 from diffusers.utils import logging
 
 import inputs
@@ -10,6 +9,7 @@ import inputs
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 torch.set_grad_enabled(False)
+logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 
@@ -59,10 +59,11 @@ class Decoder(torch.nn.Module):
 
 
 def picture(job):
-    """A whole picture with Euler on the model's own ladder, from the noise that the seed has in float32."""
+    """A whole picture with Euler on the leading ladder, from the noise that the seed has in float32."""
     dtype = DTYPES[job.precision]
     pipeline = AutoPipelineForText2Image.from_pretrained(job.model, torch_dtype=dtype, local_files_only=True)
-    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(
+        pipeline.scheduler.config, timestep_spacing="leading", steps_offset=1, use_karras_sigmas=False)
     pipeline.set_progress_bar_config(disable=True)
     if job.layout:
         pipeline.unet.to(memory_format=torch.channels_last)
