@@ -40,7 +40,9 @@ HERE = Path(__file__).parent
 def main():
     options = parsed()
     if options.list:
-        return print("\n".join(f"{engine.name:34}{' '.join(engine.parts)}" for engine in peers.ENGINES))
+        return print(
+            "\n".join(f"{engine.name:34}{' '.join(engine.parts)}" for engine in peers.ENGINES)
+        )
     if not (options.model / "unet" / "config.json").exists():
         sys.exit(f"{options.model} is not a diffusers folder: it has no unet/config.json")
     check_versions()
@@ -52,6 +54,8 @@ def main():
             for _ in range(options.rounds):
                 measure_round(turn, options, sitting)
                 save(options, sitting)
+    if not options.disturbed:
+        sitting = report.undisturbed(sitting)
     text = report.markdown(sitting)
     print(text)
     if options.markdown:
@@ -61,21 +65,52 @@ def main():
 
 
 def parsed():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, nargs="?", default=Path())
-    parser.add_argument("--list", action="store_true", help="print the names of the engines and their parts")
-    parser.add_argument("--also", type=Path, metavar="DIR", help="a second folder for the rows of this project")
-    parser.add_argument("--engines", nargs="+", default=["*"], metavar="NAME", help="patterns such as 'diffusers/*'")
-    parser.add_argument("--parts", nargs="+", default=[*peers.NETWORKS, *peers.PICTURE], metavar="NAME")
+    parser.add_argument(
+        "--list", action="store_true", help="print the names of the engines and their parts"
+    )
+    parser.add_argument(
+        "--also", type=Path, metavar="DIR", help="a second folder for the rows of this project"
+    )
+    parser.add_argument(
+        "--engines", nargs="+", default=["*"], metavar="NAME", help="patterns such as 'diffusers/*'"
+    )
+    parser.add_argument(
+        "--parts", nargs="+", default=[*peers.NETWORKS, *peers.PICTURE], metavar="NAME"
+    )
     parser.add_argument("--latents", default="64x64", metavar="WxH", help="64x64 is 512x512 pixels")
     parser.add_argument("--threads", type=int, default=0, help="0: each engine's default")
-    parser.add_argument("--calls", type=int, default=5, help="of the UNet; half of them of the VAE, and one picture")
+    parser.add_argument(
+        "--calls", type=int, default=5, help="of the UNet; half of them of the VAE, and one picture"
+    )
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--work", type=Path, metavar="DIR", help="keep graphs and outputs, and use those that are there")
-    parser.add_argument("--genai", type=Path, metavar="DIR", help="the model as optimum-intel exports it")
-    parser.add_argument("--no-export", action="store_true", help="no torch.onnx.export: SDXL's needs over 24 GB")
-    parser.add_argument("--python", nargs="+", default=[], metavar="FAMILY=FILE",
-                        help="the interpreter of an engine whose packages do not go with the others")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="keep graphs and outputs, and use those that are there",
+    )
+    parser.add_argument(
+        "--genai", type=Path, metavar="DIR", help="the model as optimum-intel exports it"
+    )
+    parser.add_argument(
+        "--no-export", action="store_true", help="no torch.onnx.export: SDXL's needs over 24 GB"
+    )
+    parser.add_argument(
+        "--python",
+        nargs="+",
+        default=[],
+        metavar="FAMILY=FILE",
+        help="the interpreter of an engine whose packages do not go with the others",
+    )
+    parser.add_argument(
+        "--disturbed",
+        action="store_true",
+        help="also report runs during which other programs were busy",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything that was measured")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="an SVG or PNG, by matplotlib")
@@ -96,21 +131,41 @@ def opened(options):
     settings = dict(model=options.model.name, latents=options.latents, threads=options.threads)
     if options.json and options.json.exists():
         sitting = json.loads(options.json.read_text())
-        assert sitting["settings"] == settings, f"{options.json} is of {sitting['settings']}, not of {settings}"
+        assert sitting["settings"] == settings, (
+            f"{options.json} is of {sitting['settings']}, not of {settings}"
+        )
         return sitting
-    done = subprocess.run([sys.executable, HERE / "flops.py", options.model, options.latents],
-                          stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, HERE / "flops.py", options.model, options.latents],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     names = ("torch", "diffusers", "transformers", "onnxruntime", "openvino")
-    return dict(settings=settings, machine=machine(), versions={name: version(name) for name in names},
-                flops=json.loads(done.stdout), rounds=0, rates=[], runs=[], errors={}, left_out={})
+    return dict(
+        settings=settings,
+        machine=machine(),
+        versions={name: version(name) for name in names},
+        flops=json.loads(done.stdout),
+        rounds=0,
+        rates=[],
+        runs=[],
+        errors={},
+        left_out={},
+    )
 
 
 def machine():
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    return dict(cpu=cpu.get("model name"), family=cpu.get("cpu family"), model=cpu.get("model"),
-                cores=os.cpu_count(), amx="amx_tile" in cpu.get("flags", ""),
-                memory_gb=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1))
+    return dict(
+        cpu=cpu.get("model name"),
+        family=cpu.get("cpu family"),
+        model=cpu.get("model"),
+        cores=os.cpu_count(),
+        amx="amx_tile" in cpu.get("flags", ""),
+        memory_gb=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
+    )
 
 
 def version(package):
@@ -122,8 +177,11 @@ def version(package):
 
 def planned(options, sitting):
     """The rows of one round: (name, engine, folder), after what they need has been written."""
-    wanted = [engine for engine in peers.ENGINES
-              if any(fnmatch.fnmatch(engine.name, pattern) for pattern in options.engines)]
+    wanted = [
+        engine
+        for engine in peers.ENGINES
+        if any(fnmatch.fnmatch(engine.name, pattern) for pattern in options.engines)
+    ]
     if not wanted:
         sys.exit(f"no engine is called {' or '.join(options.engines)}; --list shows the names")
     rows = []
@@ -131,10 +189,17 @@ def planned(options, sitting):
         if reason := peers.missing(engine, options):
             sitting["left_out"][engine.name] = reason
             continue
+        try:
+            peers.prepare(engine, options)
+        except subprocess.CalledProcessError:
+            sitting["left_out"][engine.name] = (
+                "what it reads could not be written; the message is above"
+            )
+            continue
+        sitting["left_out"].pop(engine.name, None)
         rows.append((engine.name, engine, options.model))
         if engine.module is None and options.also:
             rows.append((f"{engine.name} from {stored_type(options.also)}", engine, options.also))
-    peers.prepare([engine for _, engine, _ in rows], options)
     return rows
 
 
@@ -162,14 +227,21 @@ def measure_round(rows, options, sitting):
                 sitting["left_out"][name] = f"{part} failed: {error}"
                 continue
             sitting["runs"].append(dict(round=sitting["rounds"], engine=name, part=part) | figures)
-            print(f"round {sitting['rounds']} {part} {name}: {min(figures['calls_s']):.3f} s", file=sys.stderr)
+            print(
+                f"round {sitting['rounds']} {part} {name}: {min(figures['calls_s']):.3f} s",
+                file=sys.stderr,
+            )
         for name in {run["engine"] for run in sitting["runs"] if run["part"] == part}:
             if (error := distance(options, part, name)) is not None:
                 sitting["errors"].setdefault(part, {})[name] = error
 
 
 def output(options, part, name):
-    return options.work / "outputs" / f"{part}-{options.latents}-{name.replace('/', '-').replace(' ', '-')}.f32"
+    return (
+        options.work
+        / "outputs"
+        / f"{part}-{options.latents}-{name.replace('/', '-').replace(' ', '-')}.f32"
+    )
 
 
 def distance(options, part, name):

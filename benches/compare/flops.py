@@ -22,12 +22,25 @@ def main():
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(inputs.config(model, "unet"))
         vae = AutoencoderKL.from_config(inputs.config(model, "vae"))
-    given = {name: torch.from_numpy(array).to("meta") for name, array in inputs.unet_inputs(model, latents).items()}
-    sample, timestep, text = (given.pop(name) for name in ("sample", "timestep", "encoder_hidden_states"))
-    print(json.dumps({
-        "unet": counted(lambda: unet(sample, timestep, text, added_cond_kwargs=given)),
-        "vae-decoder": counted(lambda: vae.decode(torch.from_numpy(inputs.vae_input(model, latents)).to("meta"))),
-    }))
+    given = {
+        name: torch.from_numpy(array).to("meta")
+        for name, array in inputs.unet_inputs(model, latents).items()
+    }
+    sample, timestep, text = (
+        given.pop(name) for name in ("sample", "timestep", "encoder_hidden_states")
+    )
+    print(
+        json.dumps(
+            {
+                "unet": counted(lambda: unet(sample, timestep, text, added_cond_kwargs=given)),
+                "vae-decoder": counted(
+                    lambda: vae.decode(
+                        torch.from_numpy(inputs.vae_input(model, latents)).to("meta")
+                    )
+                ),
+            }
+        )
+    )
 
 
 def counted(call):

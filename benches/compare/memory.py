@@ -36,7 +36,9 @@ def run(command):
             raise Failed(f"exit status {process.returncode}")
         output.seek(0)
         others = (after[1] - before[1]) / ((after[0] - before[0]) * os.cpu_count())
-        return output.read(), dict(rss_anon_mb=anonymous / 1024, peak_mb=resident / 1024, elsewhere=max(others, 0))
+        return output.read(), dict(
+            rss_anon_mb=anonymous / 1024, peak_mb=resident / 1024, elsewhere=max(others, 0)
+        )
 
 
 def status(pid):
@@ -49,8 +51,10 @@ def status(pid):
 
 
 def busy_seconds():
-    """Processor time of all programs, and time that the machine's host took away, since the start."""
-    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    """Processor time of all programs and the time that the host took away, since the start."""
+    user, nice, system, _, _, irq, softirq, steal = map(
+        int, Path("/proc/stat").read_text().split()[1:9]
+    )
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 

@@ -33,10 +33,12 @@ class Engine:
 
 
 def ours(device, precision, low_memory=False):
-    """A row of this project. Low memory is about how the networks of a picture follow each other."""
+    """A row of this project. Low memory concerns pictures only: it unloads networks in between."""
     name, options = f"sd-onnx/{device}/{precision}", ("--device", device, "--precision", precision)
     if low_memory:
-        return Engine(f"{name}/low-memory", None, precision, PICTURE, options=(*options, "--low-memory"))
+        return Engine(
+            f"{name}/low-memory", None, precision, PICTURE, options=(*options, "--low-memory")
+        )
     return Engine(name, None, precision, options=options)
 
 
@@ -53,10 +55,16 @@ ENGINES = [
     Engine("diffusers/bf16/channels-last", "diffusers_torch", "bf16", layout="channels-last"),
     Engine("openvino-api/f32", "openvino_api", "f32", NETWORKS, package="openvino"),
     Engine("openvino-api/bf16", "openvino_api", "bf16", NETWORKS, package="openvino"),
-    Engine("openvino-genai/f32", "openvino_genai_pipeline", "f32", PICTURE, package="openvino-genai"),
-    Engine("openvino-genai/bf16", "openvino_genai_pipeline", "bf16", PICTURE, package="openvino-genai"),
+    Engine(
+        "openvino-genai/f32", "openvino_genai_pipeline", "f32", PICTURE, package="openvino-genai"
+    ),
+    Engine(
+        "openvino-genai/bf16", "openvino_genai_pipeline", "bf16", PICTURE, package="openvino-genai"
+    ),
     Engine("torch-export/f32", "onnx_export", "f32", NETWORKS),
-    Engine("stable-diffusion.cpp/f16", "sd_cpp", "f16", PICTURE, package="stable-diffusion-cpp-python"),
+    Engine(
+        "stable-diffusion.cpp/f16", "sd_cpp", "f16", PICTURE, package="stable-diffusion-cpp-python"
+    ),
 ]
 
 
@@ -79,11 +87,32 @@ def run(engine, part, folder, options, dump):
     calls = {"unet": options.calls, "vae-decoder": (options.calls + 1) // 2, "picture": 1}[part]
     if engine.module is None:
         width, height = options.latents.split("x")
-        command = [RELEASE / "stage", folder, part, "--width", width, "--height", height, "--calls", calls,
-                   "--threads", options.threads, "--dump", dump, *engine.options]
+        command = [
+            RELEASE / "stage",
+            folder,
+            part,
+            "--width",
+            width,
+            "--height",
+            height,
+            "--calls",
+            calls,
+            "--threads",
+            options.threads,
+            "--dump",
+            dump,
+            *engine.options,
+        ]
     else:
         python = options.python.get(engine.family, sys.executable)
-        command = [python, HERE / "worker.py", engine.module, job(engine, part, options), calls, dump]
+        command = [
+            python,
+            HERE / "worker.py",
+            engine.module,
+            job(engine, part, options),
+            calls,
+            dump,
+        ]
     printed, peaks = memory.run(command)
     figures = json.loads(printed.splitlines()[-1])
     return {name: figures[name] for name in ("load_s", "calls_s", "bare_anon_mb")} | peaks
@@ -91,21 +120,42 @@ def run(engine, part, folder, options, dump):
 
 def job(engine, part, options):
     exports = options.genai if engine.family == "openvino-genai" else options.work / "exports"
-    return json.dumps(dict(
-        part=part, precision=engine.precision, layout=engine.layout, model=str(options.model),
-        graphs=str(options.work / "graphs"), checkpoint=str(options.work / "checkpoint.safetensors"),
-        exports=str(exports), latents=options.latents, threads=options.threads))
+    return json.dumps(
+        dict(
+            part=part,
+            precision=engine.precision,
+            layout=engine.layout,
+            model=str(options.model),
+            graphs=str(options.work / "graphs"),
+            checkpoint=str(options.work / "checkpoint.safetensors"),
+            exports=str(exports),
+            latents=options.latents,
+            threads=options.threads,
+        )
+    )
 
 
-def prepare(engines, options):
-    """Writes what some engines read, if it is not there."""
-    by_family = {engine.family: engine for engine in engines}
-    for family, file, form in [("openvino-api", "graphs", "onnx"),
-                               ("stable-diffusion.cpp", "checkpoint.safetensors", "file")]:
-        if family in by_family and not (options.work / file).exists():
+def prepare(engine, options):
+    """Writes what the engine reads, if it is not there. Raises subprocess.CalledProcessError."""
+    converted = {
+        "openvino-api": ("graphs", "onnx"),
+        "stable-diffusion.cpp": ("checkpoint.safetensors", "file"),
+    }
+    if engine.family in converted:
+        file, form = converted[engine.family]
+        if not (options.work / file).exists():
             options.work.mkdir(parents=True, exist_ok=True)
-            command = [RELEASE / "examples" / "convert", options.model, options.work / file, "--to", form]
+            command = [
+                RELEASE / "examples" / "convert",
+                options.model,
+                options.work / file,
+                "--to",
+                form,
+            ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    if engine := by_family.get("torch-export"):
+    if engine.family == "torch-export":
         for part in set(engine.parts) & set(options.parts):
-            subprocess.run([sys.executable, HERE / "worker.py", "--export", job(engine, part, options)], check=True)
+            subprocess.run(
+                [sys.executable, HERE / "worker.py", "--export", job(engine, part, options)],
+                check=True,
+            )

@@ -1,8 +1,12 @@
 """diffusers on torch."""
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-from diffusers import AutoPipelineForText2Image
+from diffusers import (
+    AutoencoderKL,
+    AutoPipelineForText2Image,
+    EulerDiscreteScheduler,
+    UNet2DConditionModel,
+)
 from diffusers.utils import logging
 
 import inputs
@@ -10,6 +14,7 @@ import inputs
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 torch.set_grad_enabled(False)
+logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 
@@ -28,9 +33,14 @@ def network(job):
     module = (Unet if job.part == "unet" else Decoder)(job.model, dtype).eval()
     if job.layout:
         module = module.to(memory_format=torch.channels_last)
-    arrays = inputs.unet_inputs(job.model, job.latents) if job.part == "unet" else dict(
-        latents=inputs.vae_input(job.model, job.latents))
-    return module, {name: torch.from_numpy(array).to(kept_dtype(name, dtype)) for name, array in arrays.items()}
+    arrays = (
+        inputs.unet_inputs(job.model, job.latents)
+        if job.part == "unet"
+        else dict(latents=inputs.vae_input(job.model, job.latents))
+    )
+    return module, {
+        name: torch.from_numpy(array).to(kept_dtype(name, dtype)) for name, array in arrays.items()
+    }
 
 
 def kept_dtype(name, dtype):
@@ -42,27 +52,39 @@ class Unet(torch.nn.Module):
     def __init__(self, model, dtype):
         super().__init__()
         self.unet = UNet2DConditionModel.from_pretrained(
-            model, subfolder="unet", torch_dtype=dtype, local_files_only=True)
+            model, subfolder="unet", torch_dtype=dtype, local_files_only=True
+        )
 
     def forward(self, sample, timestep, encoder_hidden_states, text_embeds=None, time_ids=None):
         added = None if time_ids is None else dict(text_embeds=text_embeds, time_ids=time_ids)
-        return self.unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=added, return_dict=False)[0]
+        return self.unet(
+            sample, timestep, encoder_hidden_states, added_cond_kwargs=added, return_dict=False
+        )[0]
 
 
 class Decoder(torch.nn.Module):
     def __init__(self, model, dtype):
         super().__init__()
-        self.vae = AutoencoderKL.from_pretrained(model, subfolder="vae", torch_dtype=dtype, local_files_only=True)
+        self.vae = AutoencoderKL.from_pretrained(
+            model, subfolder="vae", torch_dtype=dtype, local_files_only=True
+        )
 
     def forward(self, latents):
         return self.vae.decode(latents, return_dict=False)[0]
 
 
 def picture(job):
-    """A whole picture with Euler on the model's own ladder, from the noise that the seed has in float32."""
+    """A whole picture with Euler on the leading ladder, from the seed's noise in float32."""
     dtype = DTYPES[job.precision]
-    pipeline = AutoPipelineForText2Image.from_pretrained(job.model, torch_dtype=dtype, local_files_only=True)
-    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    pipeline = AutoPipelineForText2Image.from_pretrained(
+        job.model, torch_dtype=dtype, local_files_only=True
+    )
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(
+        pipeline.scheduler.config,
+        timestep_spacing="leading",
+        steps_offset=1,
+        use_karras_sigmas=False,
+    )
     pipeline.set_progress_bar_config(disable=True)
     if job.layout:
         pipeline.unet.to(memory_format=torch.channels_last)
@@ -73,8 +95,13 @@ def picture(job):
         generator = torch.Generator().manual_seed(inputs.SEED)
         noise = torch.randn(1, pipeline.unet.config.in_channels, height, width, generator=generator)
         pixels = pipeline(
-            inputs.PROMPT, negative_prompt=inputs.NEGATIVE, num_inference_steps=inputs.STEPS if call else 1,
-            guidance_scale=inputs.GUIDANCE, height=8 * height, width=8 * width, latents=noise.to(dtype),
+            inputs.PROMPT,
+            negative_prompt=inputs.NEGATIVE,
+            num_inference_steps=inputs.STEPS if call else 1,
+            guidance_scale=inputs.GUIDANCE,
+            height=8 * height,
+            width=8 * width,
+            latents=noise.to(dtype),
             output_type="pt",
         ).images
         return 2 * pixels.float().numpy() - 1

@@ -32,5 +32,14 @@ def export(job):
 
     module, arguments = diffusers_torch.network(job)
     file(job).parent.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(module, tuple(arguments.values()), file(job), input_names=list(arguments), output_names=["out"],
-                      external_data=True, dynamo=True, optimize=True, verbose=False)
+    torch.onnx.export(
+        module,
+        tuple(arguments.values()),
+        file(job),
+        input_names=list(arguments),
+        output_names=["out"],
+        external_data=True,
+        dynamo=True,
+        optimize=True,
+        verbose=False,
+    )

@@ -33,13 +33,17 @@ def without_sinusoids(core, model, arrays):
     """Cuts the sinusoids out of the model and returns the inputs that it has then."""
     for joined in sinusoids(model):
         part = openvino.Model([joined.output(0)], model.get_parameters(), "sinusoid").clone()
-        value = core.compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": openvino.Type.f32})(arrays)[0]
+        value = core.compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": openvino.Type.f32})(
+            arrays
+        )[0]
         given = opset13.parameter(list(value.shape), openvino.Type.f32, name=joined.friendly_name)
         given.output(0).set_names({given.friendly_name})
         joined.output(0).replace(given.output(0))
         model.add_parameters([given])
         arrays = arrays | {given.friendly_name: value.copy()}
-    used = [parameter for parameter in model.get_parameters() if parameter.output(0).get_target_inputs()]
+    used = [
+        parameter for parameter in model.get_parameters() if parameter.output(0).get_target_inputs()
+    ]
     for parameter in model.get_parameters():
         if parameter not in used:
             arrays.pop(parameter.output(0).any_name)

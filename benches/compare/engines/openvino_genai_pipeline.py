@@ -1,6 +1,6 @@
 """OpenVINO GenAI on a model that optimum-intel exported, with fixed shapes as its guide advises.
 
-Needs packages that do not go together with ours: see `requirements-genai.txt`. Draws whole pictures.
+Draws whole pictures. Needs an environment of its own: see `requirements-genai.txt`.
 """
 
 import numpy
@@ -13,8 +13,12 @@ import inputs
 def start(job):
     height, width = (8 * side for side in inputs.sides(job.latents))
     pipeline = openvino_genai.Text2ImagePipeline(job.exports)
-    pipeline.set_scheduler(openvino_genai.Scheduler.from_config(
-        job.exports / "scheduler" / "scheduler_config.json", openvino_genai.Scheduler.Type.EULER_DISCRETE))
+    pipeline.set_scheduler(
+        openvino_genai.Scheduler.from_config(
+            job.exports / "scheduler" / "scheduler_config.json",
+            openvino_genai.Scheduler.Type.EULER_DISCRETE,
+        )
+    )
     pipeline.reshape(1, height, width, inputs.GUIDANCE)
     options = dict(INFERENCE_PRECISION_HINT=job.precision, PERFORMANCE_HINT="LATENCY")
     if job.threads:
@@ -23,8 +27,12 @@ def start(job):
 
     def draw(call):
         pixels = pipeline.generate(
-            inputs.PROMPT, negative_prompt=inputs.NEGATIVE, num_inference_steps=inputs.STEPS if call else 1,
-            guidance_scale=inputs.GUIDANCE, height=height, width=width,
+            inputs.PROMPT,
+            negative_prompt=inputs.NEGATIVE,
+            num_inference_steps=inputs.STEPS if call else 1,
+            guidance_scale=inputs.GUIDANCE,
+            height=height,
+            width=width,
             generator=openvino_genai.TorchGenerator(inputs.SEED),
         ).data
         return pixels.transpose(0, 3, 1, 2) / numpy.float32(127.5) - 1

@@ -11,13 +11,28 @@ import inputs
 
 def start(job):
     height, width = (8 * side for side in inputs.sides(job.latents))
-    model = StableDiffusion(model_path=str(job.checkpoint), wtype=job.precision, n_threads=job.threads or -1,
-                            vae_decode_only=True, diffusion_flash_attn=True, verbose=False)
+    model = StableDiffusion(
+        model_path=str(job.checkpoint),
+        wtype=job.precision,
+        n_threads=job.threads or -1,
+        vae_decode_only=True,
+        diffusion_flash_attn=True,
+        verbose=False,
+    )
 
     def draw(call):
         (image,) = model.generate_image(
-            inputs.PROMPT, inputs.NEGATIVE, cfg_scale=inputs.GUIDANCE, width=width, height=height,
-            sample_method="euler", sample_steps=inputs.STEPS if call else 1, seed=inputs.SEED)
-        return numpy.asarray(image.convert("RGB"), dtype=numpy.float32).transpose(2, 0, 1) / 127.5 - 1
+            inputs.PROMPT,
+            inputs.NEGATIVE,
+            cfg_scale=inputs.GUIDANCE,
+            width=width,
+            height=height,
+            sample_method="euler",
+            sample_steps=inputs.STEPS if call else 1,
+            seed=inputs.SEED,
+        )
+        return (
+            numpy.asarray(image.convert("RGB"), dtype=numpy.float32).transpose(2, 0, 1) / 127.5 - 1
+        )
 
     return draw
