@@ -135,8 +135,8 @@ impl Builder {
         self
     }
 
-    /// Sets the number of sizes that OpenVINO keeps each of the UNet and the VAE ready for, at least
-    /// 1. Default: 1. On the CPU without OpenVINO a network takes all sizes, and the setting changes
+    /// Sets the number of sizes that OpenVINO keeps each of the UNet and the VAE ready for. 0 counts
+    /// as 1. Default: 1. On [`Device::Cpu`] a network takes all sizes, and the setting changes
     /// nothing.
     ///
     /// OpenVINO compiles a network for one size of pictures, one batch and one length of prompts.

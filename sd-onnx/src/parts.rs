@@ -366,7 +366,7 @@ pub(crate) struct OnnxCodec {
 /// Where the networks of an autoencoder are from.
 enum Networks {
     Weights(Arc<Weights>),
-    Exported(Codec),
+    Exported(Box<Codec>),
 }
 
 /// One network of an autoencoder.
@@ -413,7 +413,7 @@ impl OnnxCodec {
         Ok(Self {
             decoder: Half::exported(codec.decoder()?, "VAE decoder", engine),
             config: codec.config.clone(),
-            networks: Networks::Exported(codec),
+            networks: Networks::Exported(codec.into()),
             engine: engine.clone(),
             encoder: OnceLock::new(),
         })

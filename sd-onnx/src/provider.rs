@@ -25,7 +25,10 @@ pub(crate) fn on_device(
 ) -> ort::Result<(SessionBuilder, Placement)> {
     let (runtime, device) = (&engine.runtime, engine.device);
     let Some(openvino) = engine.openvino else {
-        let named = runtime.with_devices(device, |found| builder.with_devices(found, None));
+        let named = runtime.with_devices(device, |found| {
+            let named = builder.with_devices(found, None);
+            named.map_err(<ort::Error>::from)
+        });
         return Ok((named?, Placement::Cpu));
     };
     let placed = Arc::new(Mutex::new(Placed::default()));
@@ -50,7 +53,10 @@ pub(crate) fn on_device(
         }
         OpenVino::Plugin => {
             let options = [(format!("{OPENVINO}.load_config"), settings)];
-            runtime.with_devices(device, |found| builder.with_devices(found, Some(&options)))?
+            runtime.with_devices(device, |found| {
+                let named = builder.with_devices(found, Some(&options));
+                named.map_err(<ort::Error>::from)
+            })?
         }
     };
     Ok((builder, Placement::OpenVino(placed)))
