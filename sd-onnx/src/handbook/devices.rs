@@ -40,7 +40,7 @@
 //!
 //! # What bf16 changes
 //! bf16 has the range of f32 and 8 bits of precision. The output of one UNet call differs from f32
-//! by 1.5 % to 2 %. A picture has the same composition, and small details differ. The same request
+//! by about 2 %. A picture has the same composition, and small details differ. The same request
 //! on the same machine gives the same bits every time, in every precision.
 //!
 //! Sines of timesteps and sizes are computed in f32, outside of the network. A UNet that another
