@@ -1,4 +1,4 @@
-//! A prompt of any length as chunks of 77 tokens.
+//! Splits a prompt of any length into chunks of 77 tokens.
 
 use std::num::NonZeroUsize;
 
@@ -7,15 +7,20 @@ use serde::{Deserialize, Serialize};
 use crate::tokenizer::{Piece, count};
 use crate::{Cleanup, ClipTokenizer, Cut, Segment};
 
-/// How a long prompt is parted.
+/// How a long prompt is split into chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Chunking {
-    /// When a chunk is full and a comma is among its last so many tokens, what follows the comma moves to the next chunk.
-    /// Default 20, as in WebUI; 0 parts anywhere.
+    /// How far back from the end of a full chunk a comma is looked for, in tokens. If there is a
+    /// comma among the last `comma_reach` tokens, the tokens after it move to the next chunk. 0
+    /// splits anywhere.
+    ///
+    /// Default: 20, as in WebUI.
     pub comma_reach: usize,
-    /// The most chunks; what doesn't fit in them is cut off and told. Default: none, nothing is cut.
+    /// The most chunks. Text that does not fit is cut off and reported in [`Chunks::cut`].
+    ///
+    /// Default: `None`, nothing is cut off.
     pub at_most: Option<NonZeroUsize>,
 }
 
@@ -35,42 +40,69 @@ impl Chunking {
         self
     }
 
-    /// Sets [`at_most`](Self::at_most): truncation.
+    /// Sets [`at_most`](Self::at_most), which truncates long prompts.
     pub fn at_most(mut self, chunks: NonZeroUsize) -> Self {
         self.at_most = Some(chunks);
         self
     }
 }
 
-/// As many tokens as the text model takes at once.
+/// The tokens that the text model takes at once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chunk {
-    /// [`ClipTokenizer::max_length`] ids: BOS, text, EOS, padding.
+    /// The token ids: BOS, text, EOS, padding. There are [`ClipTokenizer::max_length`] of them.
     pub ids: Vec<u32>,
-    /// The weight of each of them; that of BOS, EOS and padding is 1.
+    /// The weight of each token. BOS, EOS and padding have weight 1.
     pub weights: Vec<f32>,
-    /// How many of them come before the padding, BOS and EOS included; at least 2.
+    /// The number of tokens before the padding, including BOS and EOS. At least 2.
     pub used: usize,
 }
 
-/// A prompt in chunks.
+/// A prompt split into chunks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chunks {
-    /// At least one.
+    /// The chunks, at least one.
     pub chunks: Vec<Chunk>,
-    /// What was cut off, if that was asked for and it was too much. The text is that between brackets, the offset a byte
-    /// of all such text joined (with [`Cleanup::Ftfy`], cleaned up): the prompt itself where it has no brackets and escapes.
+    /// The text that was cut off, if [`Chunking::at_most`] was set and the prompt was too long.
+    ///
+    /// Its text and offset refer to the text between brackets: all such text is joined, and with
+    /// [`Cleanup::Ftfy`] cleaned up. This is the prompt itself if the prompt has no brackets and no
+    /// escapes.
     pub cut: Option<Cut>,
 }
 
 impl ClipTokenizer {
-    /// Parts a text, read by [`attention`](crate::attention), into chunks, as WebUI does (`tokenize_line` of
-    /// `modules/sd_hijack_clip.py`): each stretch is tokenized alone; a full chunk ends at a comma if one is near; a
-    /// [`Segment::Break`] ends it in any case. The vectors of a textual inversion stay together: where a chunk has no room
-    /// for all of them, they begin the next. When what follows a comma moves, theirs move along (in WebUI they stay behind,
-    /// in a place that is padding by then).
+    /// Splits a text, already read by [`attention`](crate::attention), into chunks.
     ///
-    /// A tokenizer whose [`max_length`](Self::max_length) is 2 has room for no token, and all text is cut off.
+    /// This follows WebUI (`tokenize_line` of `modules/sd_hijack_clip.py`): each segment is
+    /// tokenized separately, a full chunk ends at a comma if one is near, and a [`Segment::Break`]
+    /// always ends a chunk.
+    ///
+    /// The vectors of a textual inversion stay together. If a chunk has no room for all of them,
+    /// they begin the next chunk. If the text after a comma moves to the next chunk, the vectors in
+    /// it move too. WebUI leaves them behind, at a position that is padding by then.
+    ///
+    /// A tokenizer whose [`max_length`](Self::max_length) is 2 has room for no token, so all text
+    /// is cut off.
+    ///
+    /// ```
+    /// use std::num::NonZeroUsize;
+    ///
+    /// use sd_text::{Chunking, Cleanup, ClipTokenizer, Syntax, attention};
+    ///
+    /// let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji/tokenizer");
+    /// let tokenizer = ClipTokenizer::load(folder)?;
+    /// let segments = attention("a fox BREAK snow", Syntax::WebUi);
+    ///
+    /// let chunks = tokenizer.chunks(&segments, &Chunking::default(), Cleanup::default());
+    /// assert_eq!(chunks.chunks.len(), 2);
+    ///
+    /// let one = Chunking::default().at_most(NonZeroUsize::MIN);
+    /// let chunks = tokenizer.chunks(&segments, &one, Cleanup::default());
+    /// assert_eq!(chunks.chunks.len(), 1);
+    /// assert_eq!(chunks.cut.expect("the second chunk was cut off").text, "snow");
+    /// # Ok::<(), sd_text::TokenizerError>(())
+    /// ```
     pub fn chunks(&self, segments: &[Segment], chunking: &Chunking, cleanup: Cleanup) -> Chunks {
         let room = self.max_length() - 2;
         let at_most = match room {
@@ -79,7 +111,7 @@ impl ClipTokenizer {
         };
         let mut chunks = Vec::new();
         let mut chunk = Filling::default();
-        // Bytes of the stretches before this one.
+        // The bytes of all segments before this one.
         let mut bytes = 0;
         for (index, segment) in segments.iter().enumerate() {
             let last = chunks.len() + 1 >= at_most;
@@ -131,7 +163,7 @@ impl ClipTokenizer {
         Chunks { chunks, cut: None }
     }
 
-    /// The chunk of the empty prompt.
+    /// Returns the chunk of the empty prompt.
     pub fn empty_chunk(&self) -> Chunk {
         self.chunk(Filling::default())
     }
@@ -155,8 +187,9 @@ impl ClipTokenizer {
         Chunk { ids, weights, used }
     }
 
-    /// What is cut off: from a place in a stretch on (its text, and the pieces from there), and all stretches from `index` on
-    /// behind it. `bytes` come before that stretch.
+    /// Describes the text that is cut off. It starts inside segment `index` if `within` gives the
+    /// segment's text and the pieces that do not fit, and at segment `index` otherwise. `bytes` is
+    /// the length of all segments before `index`.
     fn cut(
         &self,
         segments: &[Segment],
@@ -192,6 +225,6 @@ impl ClipTokenizer {
 struct Filling {
     ids: Vec<u32>,
     weights: Vec<f32>,
-    /// Where its last comma is.
+    /// The position of its last comma.
     comma: Option<usize>,
 }

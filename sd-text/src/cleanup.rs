@@ -1,4 +1,4 @@
-//! What is done to a text before it is tokenized.
+//! Cleans up a text before it is tokenized.
 
 mod ftfy;
 
@@ -6,24 +6,34 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-/// Which tokenizer's clean-up of a text is followed.
+/// The clean-up of a text before tokenization.
+///
+/// Default: [`Transformers`](Self::Transformers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Cleanup {
-    /// transformers 5: NFC, runs of white space to one space, lower case. The default.
+    /// The clean-up of transformers 5: NFC, every run of white space replaced by one space, lower
+    /// case.
     #[default]
     Transformers,
-    /// CLIP's own and WebUI's: `fix_text` of the library ftfy 6.3 before that, which decodes HTML entities (where the text has
-    /// no `<`), takes ligatures apart, and makes full-width characters, curly quotes and odd line breaks plain. It matters
+    /// The clean-up of CLIP's own tokenizer and WebUI: first `fix_text` of the ftfy 6.3 library,
+    /// then the steps of [`Transformers`](Self::Transformers).
+    ///
+    /// `fix_text` decodes HTML entities (where the text has no `<`), splits ligatures, and replaces
+    /// full-width characters, curly quotes and unusual line breaks with plain ones. This matters
     /// for `it’s`, `“fox”` and text copied from the web.
     ///
-    /// ftfy also decodes mojibake, UTF-8 that was read as something else (`schÃ¶n`). We don't.
+    /// ftfy also repairs mojibake, which is UTF-8 text decoded as something else (`schÃ¶n`). This
+    /// crate does not.
     Ftfy,
 }
 
 impl Cleanup {
-    /// The text as it goes into the tokenizer, whose own first step is [`Transformers`](Self::Transformers): that leaves it as it is.
+    /// Returns the text to pass to the tokenizer.
+    ///
+    /// [`Transformers`](Self::Transformers) returns the text unchanged, because the tokenizer
+    /// performs that clean-up itself.
     ///
     /// ```
     /// use sd_text::Cleanup;

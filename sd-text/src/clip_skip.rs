@@ -1,47 +1,61 @@
-//! From which layer of the text model the embedding is taken.
+//! The layer of the text model that the embedding is taken from.
 //!
-//! Three conventions are in use for the same thing, all counted from the end of the text model:
+//! Three conventions for this setting are in use. All of them count from the end of the text model:
 //!
-//! | the hidden state of | [`ClipSkip`] and WebUI's "Clip skip" | `clip_skip` of diffusers, SD 1.x and 2.x | `clip_skip` of diffusers, SDXL |
+//! | the hidden state of | [`ClipSkip`], WebUI | diffusers, SD 1.x and 2.x | diffusers, SDXL |
 //! |---|---|---|---|
 //! | the last layer | 1 ([`ClipSkip::LAST`]) | `None` or 0 | – |
-//! | the one before it, the penultimate | 2 | 1 | `None` or 0 |
+//! | the penultimate layer | 2 | 1 | `None` or 0 |
 //! | `k` layers before the last | `k + 1` | `k` | `k − 1` |
-//! | then the final layer norm? | yes | yes | **no** |
+//! | is the final layer norm applied? | yes | yes | **no** |
 //!
-//! WebUI applies the setting to the prompt and the negative prompt alike, and so does this
-//! workspace. diffusers applies it to the prompt only: its negative prompt always comes from the
-//! layer that `None` stands for. The two agree if that layer is asked for, or if the negative
-//! prompt is not used. To draw as diffusers does, encode each prompt with the layer it needs, and
-//! give the embeddings to a request.
+//! The WebUI column is its "Clip skip" setting. The diffusers columns are its `clip_skip` argument.
 //!
-//! Followed: `modules/sd_hijack_clip.py` of AUTOMATIC1111's WebUI; `encode_prompt` of
+//! WebUI applies the setting to both the prompt and the negative prompt, and so does this
+//! workspace. diffusers applies it to the prompt only: its negative prompt always uses the layer
+//! that `None` stands for. The two agree if that layer is chosen or if the negative prompt is not
+//! used. To reproduce diffusers, encode each prompt with the layer it needs and give the embeddings
+//! to the request.
+//!
+//! If no layer is chosen, each text model uses [its own layer](crate::Tower::own_layer): 1 with the
+//! final norm for Stable Diffusion 1.x, 2 without it for SDXL. Stable Diffusion 2.x was trained on
+//! the penultimate layer of OpenCLIP ViT-H, but its diffusers folders omit the last layer
+//! (`num_hidden_layers` is 23), so 1 is right for it too. WebUI ignores the setting for Stable
+//! Diffusion 2.x and SDXL.
+//!
+//! References: `modules/sd_hijack_clip.py` of AUTOMATIC1111's WebUI; `encode_prompt` in
 //! `pipeline_stable_diffusion.py` and `pipeline_stable_diffusion_xl.py` of diffusers 0.42.
-//!
-//! If no layer is asked for, each text model is read at
-//! [its own layer](crate::Tower::own_layer): 1 with the norm for Stable Diffusion 1.x, 2 without it
-//! for SDXL. Stable Diffusion 2.x was trained on the penultimate layer of OpenCLIP ViT-H. Its
-//! diffusers folders leave the last layer out (`num_hidden_layers` is 23), so that 1 is right for
-//! them too. WebUI ignores the setting for Stable Diffusion 2.x and SDXL.
 
 use std::fmt;
 use std::num::NonZeroUsize;
 
-/// Which layer's output conditions the denoiser, counted from the end: 1 is the last layer, 2 the
-/// penultimate. Range: 1 to the model's [`TextShape::layers`](crate::TextShape::layers).
+/// The layer whose output conditions the denoiser, counted from the end: 1 is the last layer, 2 the
+/// penultimate.
 ///
-/// The model decides whether the final layer norm follows: see [`Layer`](crate::Layer).
+/// Range: 1 to the model's [`TextShape::layers`](crate::TextShape::layers).
+///
+/// Default: 1 ([`ClipSkip::LAST`]).
+///
+/// Whether the final layer norm is applied depends on the model: see [`Layer`](crate::Layer).
+///
+/// ```
+/// use sd_text::ClipSkip;
+///
+/// // WebUI's "Clip skip 2" is `clip_skip=1` in diffusers.
+/// assert_eq!(ClipSkip::new(2)?, ClipSkip::from_diffusers(Some(1)));
+/// # Ok::<(), sd_text::ClipSkipError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClipSkip(NonZeroUsize);
 
 impl ClipSkip {
-    /// The last layer: nothing is skipped. The own layer of Stable Diffusion 1.x and 2.x.
+    /// The last layer: nothing is skipped. Stable Diffusion 1.x and 2.x use it.
     pub const LAST: Self = Self(NonZeroUsize::MIN);
 
-    /// The layer before the last. The own layer of SDXL.
+    /// The layer before the last. SDXL uses it.
     pub const PENULTIMATE: Self = Self(NonZeroUsize::MIN.saturating_add(1));
 
-    /// WebUI's number: 1 is the last layer, 2 the penultimate.
+    /// Creates a clip skip from WebUI's number: 1 is the last layer, 2 the penultimate.
     ///
     /// # Errors
     /// [`ClipSkipError`] if `n` is 0.
@@ -49,17 +63,18 @@ impl ClipSkip {
         NonZeroUsize::new(n).map(Self).ok_or(ClipSkipError)
     }
 
-    /// The number diffusers' Stable Diffusion 1.x and 2.x pipelines take: one less than ours, or `None` for the last layer.
+    /// Creates a clip skip from the number that diffusers' Stable Diffusion 1.x and 2.x pipelines
+    /// take. It is one less than WebUI's number, and `None` is the last layer.
     pub fn from_diffusers(clip_skip: Option<usize>) -> Self {
         Self(NonZeroUsize::MIN.saturating_add(clip_skip.unwrap_or(0)))
     }
 
-    /// WebUI's number, at least 1.
+    /// Returns WebUI's number, at least 1.
     pub fn number(self) -> usize {
         self.0.get()
     }
 
-    /// How many layers at the end are left out: 0 for [`LAST`](Self::LAST).
+    /// Returns how many layers at the end are skipped: 0 for [`LAST`](Self::LAST).
     pub fn skipped(self) -> usize {
         self.number() - 1
     }
@@ -85,7 +100,7 @@ impl fmt::Display for ClipSkip {
     }
 }
 
-/// A clip skip of 0.
+/// The error for a clip skip of 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "clip skip is 0, expected 1 (the last layer) or more; diffusers' `clip_skip` is one less, see `ClipSkip::from_diffusers`"

@@ -1,28 +1,37 @@
-//! How the weights of tokens act on a chunk's hidden states.
+//! Applies the weights of tokens to a chunk's hidden states.
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, Zip};
 use serde::{Deserialize, Serialize};
 
-/// How the weights of a prompt act.
+/// How the weights of a prompt act on hidden states.
+///
+/// Default: [`KeepMean`](Self::KeepMean).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Emphasis {
-    /// Each token's state is multiplied by its weight, then the whole chunk so that its mean is what it was: WebUI's
-    /// "Original". The default. WebUI takes the mean over all texts of a schedule at once; here each text keeps its own,
-    /// so that what a text means doesn't depend on the others.
+    /// Multiplies each token's state by its weight, then rescales the whole chunk to its original
+    /// mean. WebUI calls this "Original".
+    ///
+    /// WebUI takes the mean over all texts of a schedule together. Here each text keeps its own
+    /// mean, so that its embedding does not depend on the others.
     #[default]
     KeepMean,
-    /// Each token's state is multiplied by its weight: WebUI's "No norm".
+    /// Multiplies each token's state by its weight. WebUI calls this "No norm".
     Multiply,
-    /// Each token's state is moved away from the one at its place in the empty prompt, or towards it: ComfyUI's.
+    /// Moves each token's state away from, or towards, the state at the same position in the empty
+    /// prompt, as ComfyUI does.
     Interpolate,
-    /// Weights do nothing; the brackets are read all the same: WebUI's "Ignore".
+    /// Ignores the weights. Brackets are still read and removed from the text. WebUI calls this
+    /// "Ignore".
     Ignore,
 }
 
-/// Multiplies each row of `hidden`, `[tokens, width]`, by its weight, then all so that the mean is what it was. Where the
-/// new mean is so close to zero that this gives no number, it stays as it is.
+/// Multiplies each row of `hidden`, `[tokens, width]`, by its weight, then rescales all rows to the
+/// original mean.
+///
+/// If the new mean is so close to zero that the ratio of the means is not finite, the rows are not
+/// rescaled.
 pub fn keep_mean(mut hidden: ArrayViewMut2<'_, f32>, weights: &[f32]) {
     if neutral(weights) {
         return;
@@ -42,8 +51,8 @@ pub fn multiply(mut hidden: ArrayViewMut2<'_, f32>, weights: &[f32]) {
     }
 }
 
-/// Moves each row of `hidden`, `[tokens, width]`, on the line from that of `empty` through it: weight 0 is `empty`, 1 leaves
-/// it as it is.
+/// Moves each row of `hidden`, `[tokens, width]`, along the line through the same row of `empty`.
+/// Weight 0 gives the row of `empty`, and weight 1 leaves the row unchanged.
 pub fn interpolate(
     mut hidden: ArrayViewMut2<'_, f32>,
     weights: &[f32],

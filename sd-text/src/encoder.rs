@@ -1,4 +1,4 @@
-//! Prompt → token ids → hidden states.
+//! Encodes prompts: text to token ids to hidden states.
 
 mod cache;
 mod embedding;
@@ -18,19 +18,19 @@ pub use options::EncodeOptions;
 pub use tower::Tower;
 
 /// One or several [`Tower`]s that read the same prompt: one in Stable Diffusion 1.x and 2.x, two in
-/// SDXL. Cheap to clone, usable from several threads.
+/// SDXL. Cheap to clone and usable from several threads.
 ///
-/// The hidden states of the towers stand side by side in an embedding, so that their widths are
-/// added. At most one tower has a pooled output.
+/// In an embedding, the hidden states of the towers are concatenated along the channels, so the
+/// width is the sum of the towers' widths. At most one tower has a pooled output.
 #[derive(Debug, Clone)]
 pub struct PromptEncoder {
-    /// At least one.
+    /// At least one tower.
     towers: Arc<[Tower]>,
 }
 
 impl PromptEncoder {
-    /// Makes an encoder of one tower, which is read at its last layer, with the final norm, as in
-    /// Stable Diffusion 1.x and 2.x.
+    /// Creates an encoder with one tower that uses its last layer with the final norm, as in Stable
+    /// Diffusion 1.x and 2.x.
     ///
     /// # Errors
     /// As [`Tower::new`].
@@ -41,11 +41,12 @@ impl PromptEncoder {
         Self::of_towers(vec![Tower::new(tokenizer, model)?])
     }
 
-    /// Makes an encoder of several towers, in the order in which their states stand side by side.
+    /// Creates an encoder with several towers, in the order in which their hidden states are
+    /// concatenated.
     ///
     /// # Errors
-    /// [`TextError::Towers`] if there is no tower, or if two have a pooled output;
-    /// [`TextError::Lengths`] if their tokenizers do not give equally many tokens.
+    /// - [`TextError::Towers`] if there is no tower, or if more than one has a pooled output.
+    /// - [`TextError::Lengths`] if their tokenizers return different numbers of tokens.
     pub fn of_towers(towers: Vec<Tower>) -> Result<Self, TextError> {
         let pooled = towers
             .iter()
@@ -65,48 +66,56 @@ impl PromptEncoder {
         })
     }
 
-    /// The towers, at least one.
+    /// Returns the towers, at least one.
     pub fn towers(&self) -> &[Tower] {
         &self.towers
     }
 
-    /// The tokenizer of the first tower, to count the tokens of a prompt without running the model.
+    /// Returns the tokenizer of the first tower, for example to count the tokens of a prompt
+    /// without running the model.
     pub fn tokenizer(&self) -> &ClipTokenizer {
         self.towers[0].tokenizer()
     }
 
-    /// The greatest clip skip: the layers of the tower that has the fewest.
+    /// Returns the greatest clip skip: the number of layers of the tower with the fewest.
     pub fn layers(&self) -> usize {
         let layers = self.towers.iter().map(|tower| tower.model().shape().layers);
         layers.min().unwrap_or(0)
     }
 
-    /// The width of an embedding: the sum over the towers.
+    /// Returns the width of an embedding: the sum of the towers' widths.
     pub fn width(&self) -> usize {
         let widths = self.towers.iter().map(|tower| tower.model().shape().width);
         widths.sum()
     }
 
-    /// The width of the pooled output, if a tower has one.
+    /// Returns the width of the pooled output, if a tower has one.
     pub fn pooled_width(&self) -> Option<usize> {
         let mut towers = self.towers.iter();
         towers.find_map(|tower| tower.model().shape().pooled)
     }
 
-    /// Encodes one text with the default [`EncodeOptions`] but for the layer: WebUI's weights and `BREAK`s are read, and a
-    /// text that is too long for the model becomes several chunks. For what changes from step to step, and `AND`, see
-    /// [`encode_prompt`](Self::encode_prompt).
+    /// Encodes one text with the layer that `clip_skip` selects and the default [`EncodeOptions`]
+    /// otherwise.
+    ///
+    /// WebUI's weights and `BREAK`s are read, and a text that is too long for the model becomes
+    /// several chunks. Use [`encode_prompt`](Self::encode_prompt) for prompts with `AND` or with
+    /// text that changes from step to step.
     ///
     /// # Errors
-    /// [`TextError::ClipSkip`] if a tower has fewer layers, [`TextError::Model`] if one fails,
-    /// [`TextError::Shape`] or [`TextError::Pooled`] if one answers in another shape than it
-    /// declares.
+    /// - [`TextError::ClipSkip`] if a tower has fewer layers.
+    /// - [`TextError::Model`] if a text model fails.
+    /// - [`TextError::Shape`] or [`TextError::Pooled`] if a text model returns another shape than
+    ///   it declares.
     pub fn encode(&self, text: &str, clip_skip: ClipSkip) -> Result<PromptEmbedding, TextError> {
         self.encode_with(text, &EncodeOptions::default().clip_skip(clip_skip))
     }
 
-    /// Encodes one text, one that a schedule shows or one without a schedule. A weight of so many digits
-    /// that it is infinite makes states that are infinite or NaN; a pipeline refuses it.
+    /// Encodes one text with these options: a text without a schedule, or one of the texts that a
+    /// [`Schedule`](crate::Schedule) shows.
+    ///
+    /// A weight with so many digits that it is infinite produces states that are infinite or NaN. A
+    /// pipeline rejects them.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -127,9 +136,43 @@ impl PromptEncoder {
         Ok(PromptEmbedding::clone(&PromptEmbedding::joined(&towers)))
     }
 
-    /// Encodes all texts that a prompt shows over `steps` steps (see [`Branch::schedule`](crate::Branch::schedule)), each
-    /// distinct one once, and each distinct chunk of theirs. The texts of a branch are as long as its longest: to the
-    /// others empty chunks are added, as in WebUI. [`EncodeOptions::syntax`] is not looked at, the prompt has its own.
+    /// Encodes all texts that a prompt shows over `steps` steps (see
+    /// [`Branch::schedule`](crate::Branch::schedule)).
+    ///
+    /// Each distinct text and each distinct chunk is encoded once. All texts of a branch become as
+    /// long as its longest text: empty chunks are added to the others, as in WebUI.
+    /// [`EncodeOptions::syntax`] is ignored, because the prompt has been parsed already.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use ndarray::{Array3, ArrayView2};
+    /// # use sd_text::{BoxError, ClipTokenizer, Layer, TextModel, TextShape, TextStates};
+    /// # struct Ids;
+    /// # impl TextModel for Ids {
+    /// #     fn shape(&self) -> TextShape {
+    /// #         TextShape::new(12, 768)
+    /// #     }
+    /// #     fn run(&self, ids: ArrayView2<'_, i64>, _: Layer) -> Result<TextStates, BoxError> {
+    /// #         let (batch, length) = ids.dim();
+    /// #         let states = Array3::from_shape_fn((batch, length, 768), |(b, l, _)| {
+    /// #             ids[[b, l]] as f32
+    /// #         });
+    /// #         Ok(states.into())
+    /// #     }
+    /// # }
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji/tokenizer");
+    /// # let tokenizer = Arc::new(ClipTokenizer::load(folder)?);
+    /// # let model = Arc::new(Ids);
+    /// use sd_text::{EncodeOptions, PromptEncoder, PromptText, Side, Syntax};
+    ///
+    /// let encoder = PromptEncoder::new(tokenizer, model)?;
+    /// let prompt = PromptText::parse("a [fox:owl:0.5]", Side::Positive, Syntax::WebUi);
+    /// let branches = encoder.encode_prompt(&prompt, 20, &EncodeOptions::default())?;
+    /// assert_eq!(branches.len(), 1);
+    /// assert_eq!(branches[0].entries().len(), 2);
+    /// assert_eq!(branches[0].at(0).embedding.dim(), (1, 77, 768));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -142,14 +185,19 @@ impl PromptEncoder {
         self.encode_prompt_while(&[prompt], steps, options, &|| true)
     }
 
-    /// As [`encode_prompt`](Self::encode_prompt), with a prompt for each tower, and as long as
-    /// `go_on` returns true. If there are fewer prompts than towers, the last prompt is also read
-    /// by the remaining towers. `go_on` is called before each run of a network: a prompt of
-    /// thousands of chunks takes minutes.
+    /// Encodes one prompt for each tower like [`encode_prompt`](Self::encode_prompt), until `go_on`
+    /// returns false.
+    ///
+    /// If there are fewer prompts than towers, the remaining towers read the last prompt. `go_on`
+    /// is called before each run of a network, because a prompt of thousands of chunks takes
+    /// minutes.
     ///
     /// # Errors
-    /// As `encode_prompt`; [`TextError::Stopped`] when `go_on` returned false; [`TextError::Parts`]
-    /// if the prompts do not have equally many branches, or if there is no prompt.
+    /// As `encode_prompt`, and:
+    ///
+    /// - [`TextError::Stopped`] if `go_on` returned false.
+    /// - [`TextError::Parts`] if the prompts have different numbers of branches, or if there is no
+    ///   prompt.
     pub fn encode_prompt_while(
         &self,
         prompts: &[&PromptText],
@@ -179,14 +227,14 @@ impl PromptEncoder {
         Ok(branches.into_iter().map(EncodedBranch::joined).collect())
     }
 
-    /// Returns the chunks of a text for the first tower, to see the tokens and their weights
+    /// Returns the chunks of a text for the first tower. They show its tokens and their weights
     /// without running the model.
     pub fn chunks(&self, text: &str, options: &EncodeOptions) -> Chunks {
         self.towers[0].chunks(text, options)
     }
 
-    /// The number of chunks of the longest text of the prompts, at least
-    /// [`EncodeOptions::min_chunks`]. The towers share `prompts` as in
+    /// Returns the number of chunks of the longest text in the prompts, at least
+    /// [`EncodeOptions::min_chunks`]. `prompts` are assigned to the towers as in
     /// [`encode_prompt_while`](Self::encode_prompt_while).
     pub fn longest(&self, prompts: &[&PromptText], steps: usize, options: &EncodeOptions) -> usize {
         let towers = self.read_by_towers(prompts).into_iter();
@@ -194,8 +242,8 @@ impl PromptEncoder {
         lengths.max().unwrap_or(1).max(options.min_chunks)
     }
 
-    /// Each tower with the prompt that it reads: see
-    /// [`encode_prompt_while`](Self::encode_prompt_while). Empty if there is no prompt.
+    /// Returns each tower with the prompt that it reads (see
+    /// [`encode_prompt_while`](Self::encode_prompt_while)). Empty if there is no prompt.
     pub fn read_by_towers<'a>(
         &'a self,
         prompts: &[&'a PromptText],
@@ -205,8 +253,8 @@ impl PromptEncoder {
         self.towers.iter().zip(prompts).collect()
     }
 
-    /// The least number of chunks of each branch that gives all towers equally many. Empty for one
-    /// tower.
+    /// Returns, for each branch, the fewest chunks that give all towers equally many. Empty if
+    /// there is only one tower.
     fn lengths(
         &self,
         prompts: &[&PromptText],

@@ -1,7 +1,8 @@
-//! Textual inversion: learned vectors that a prompt calls by a name.
+//! Textual inversion: learned vectors that a prompt refers to by name.
 //!
-//! Gal et al. 2022, arXiv 2208.01618. In the text model's embedding such vectors take rows of their own, in the prompt
-//! tokens of their own: [`ClipTokenizer::add_inversion`](crate::ClipTokenizer::add_inversion).
+//! Gal et al. 2022, arXiv 2208.01618. The vectors take additional rows of the text model's
+//! embedding, and their ids appear in place of the name in a prompt: see
+//! [`ClipTokenizer::add_inversion`](crate::ClipTokenizer::add_inversion).
 
 mod stored;
 
@@ -19,12 +20,12 @@ use stored::{MOST_BYTES, Stored, stored};
 
 const CLIP_L: &str = "clip_l";
 const CLIP_G: &str = "clip_g";
-/// What a tensor is called that says nothing of the inversion's name; the last is WebUI's.
+/// Tensor names that do not name the inversion. The last is WebUI's.
 const NO_NAMES: [&str; 4] = [CLIP_L, CLIP_G, "emb_params", "*"];
-/// How a tensor's name begins when a file of WebUI was converted key by key.
+/// The start of a tensor's name if a WebUI file was converted key by key.
 const CONVERTED: &str = "string_to_param.";
 
-/// Learned vectors and the names that a prompt calls them by.
+/// Learned vectors and the names by which a prompt refers to them.
 ///
 /// ```no_run
 /// use sd_text::{ClipTokenizer, TextualInversion};
@@ -39,37 +40,43 @@ const CONVERTED: &str = "string_to_param.";
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextualInversion {
-    /// At least one.
+    /// At least one name.
     names: Vec<String>,
     sha256: String,
     path: PathBuf,
-    /// One, or `clip_l` and `clip_g`; all of as many rows, at least one, and of at least one column.
+    /// One tensor, or `clip_l` and `clip_g`. All have the same number of rows, at least one row and
+    /// at least one column.
     tensors: Vec<(String, Array2<f32>)>,
 }
 
 impl TextualInversion {
-    /// Reads a file of one tensor, or of the tensors `clip_l` and `clip_g` for the two text models
-    /// of SDXL. The vectors of `clip_l` also fit Stable Diffusion 1.x, which has the same text
-    /// model.
+    /// Reads a textual inversion from a file.
     ///
-    /// The file is safetensors or a file of `torch.save` (`.pt`, `.bin`), whatever its name. A file
-    /// of `torch.save` holds the tensors in a dictionary; WebUI has them within that under
-    /// `string_to_param`, where the name of the tensor then begins with `string_to_param.`. Such
-    /// files are programs in Python. Here they are read without running them, and one that asks for
-    /// anything but tensors is refused.
+    /// The file has one tensor, or the tensors `clip_l` and `clip_g` for the two text models of
+    /// SDXL. The vectors of `clip_l` also fit Stable Diffusion 1.x, which has the same text model.
     ///
-    /// A prompt can call the inversion by the name of the file, less its extension, as in WebUI.
-    /// If the single tensor has a name of its own, such as diffusers' `<cat-toy>`, a prompt can
-    /// call it by that too, and it is the first of the [`names`](Self::names). `emb_params`,
-    /// `clip_l`, `clip_g` and `*` are no names of their own, and neither is a `string_to_param.` in
-    /// front. [`named`](Self::named) gives the inversion another name.
+    /// The format is safetensors or that of `torch.save` (`.pt`, `.bin`). It is detected from the
+    /// contents, whatever the file's name. A `torch.save` file contains a dictionary of tensors.
+    /// WebUI nests them under the key `string_to_param`, and the names of these tensors then begin
+    /// with `string_to_param.`. A `torch.save` file is a Python program. This crate reads it
+    /// without running it, and refuses a file that asks for anything but tensors.
     ///
-    /// A tensor is `[vectors, width]`, or of one vector `[width]`, in f64, f32, f16 or bf16. Files
-    /// of more than 16 MiB are not read.
+    /// A prompt can refer to the inversion by the file name without its extension, as in WebUI. If
+    /// the single tensor has a meaningful name, such as diffusers' `<cat-toy>`, a prompt can use it
+    /// too, and it is the first of the [`names`](Self::names). `emb_params`, `clip_l`, `clip_g` and
+    /// `*` are not meaningful names, and a `string_to_param.` at the start is removed.
+    /// [`named`](Self::named) sets another name.
+    ///
+    /// A tensor has the shape `[vectors, width]`, or `[width]` for a single vector, and the type
+    /// f64, f32, f16 or bf16. Files of more than 16 MiB are refused.
     ///
     /// # Errors
-    /// [`InversionError::Read`], [`InversionError::File`] or [`InversionError::Tensor`] name the file and what in it is
-    /// wrong.
+    /// All errors name the file and the problem.
+    ///
+    /// - [`InversionError::Read`] if the file cannot be read.
+    /// - [`InversionError::File`] if the file is not a textual inversion.
+    /// - [`InversionError::Tensor`] if a tensor has another shape or type, or a value that is not
+    ///   finite.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, InversionError> {
         let path = path.as_ref();
         let bytes =
@@ -81,18 +88,30 @@ impl TextualInversion {
         Self::parse(&name, path, &bytes)
     }
 
-    /// Reads the bytes of such a file. `name` stands for that of the file, also in errors.
+    /// Reads the bytes of a file that [`load`](Self::load) accepts. `name` replaces the file name,
+    /// also in errors.
     ///
     /// # Errors
-    /// As [`load`](Self::load).
+    /// As [`load`](Self::load), except for [`InversionError::Read`].
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, InversionError> {
         Self::parse(name, Path::new(name), bytes)
     }
 
-    /// Vectors of one's own, `[vectors, width]`.
+    /// Creates an inversion from vectors, `[vectors, width]`.
+    ///
+    /// ```
+    /// use ndarray::Array2;
+    /// use sd_text::TextualInversion;
+    ///
+    /// let inversion = TextualInversion::new("wumpus", Array2::zeros((2, 768)))?;
+    /// assert_eq!(inversion.count(), 2);
+    /// assert_eq!(inversion.vectors(768)?.dim(), (2, 768));
+    /// assert!(inversion.vectors(1024).is_err());
+    /// # Ok::<(), sd_text::InversionError>(())
+    /// ```
     ///
     /// # Errors
-    /// [`InversionError::Tensor`] if there are none, or a value is not finite.
+    /// [`InversionError::Tensor`] if there are no vectors, or if a value is not finite.
     pub fn new(name: impl Into<String>, vectors: Array2<f32>) -> Result<Self, InversionError> {
         let name = name.into();
         let path = PathBuf::from(&name);
@@ -109,42 +128,53 @@ impl TextualInversion {
         })
     }
 
-    /// Replaces all its names by this one.
+    /// Replaces all names with this one.
+    ///
+    /// ```
+    /// use ndarray::Array2;
+    /// use sd_text::TextualInversion;
+    ///
+    /// let inversion = TextualInversion::new("wumpus", Array2::zeros((1, 768)))?;
+    /// assert_eq!(inversion.named("<wumpus>").name(), "<wumpus>");
+    /// # Ok::<(), sd_text::InversionError>(())
+    /// ```
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.names = vec![name.into()];
         self
     }
 
-    /// What a prompt calls it by: the first of its [`names`](Self::names).
+    /// Returns the first of the [`names`](Self::names).
     pub fn name(&self) -> &str {
         &self.names[0]
     }
 
-    /// All that a prompt can call it by, at least one.
+    /// Returns all names by which a prompt can refer to the inversion. There is at least one.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// The SHA-256 of its file in hexadecimal digits, by which infotexts name it; of vectors of one's own that of their numbers, each as
-    /// four bytes, the lowest first.
+    /// Returns the SHA-256 of the file in hexadecimal digits, by which infotexts name the
+    /// inversion. If the inversion was created from vectors, it is the SHA-256 of their f32 values
+    /// as little-endian bytes.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
-    /// The file it is from, or, of one that is from none, its first name.
+    /// Returns the path of the file, or the first name if there is no file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many vectors it has, at least 1, and so how many tokens it takes in a prompt.
+    /// Returns the number of vectors, at least 1. The inversion takes as many tokens in a prompt.
     pub fn count(&self) -> usize {
         self.tensors[0].1.nrows()
     }
 
-    /// The vectors for a text model of this width, `[vectors, width]`.
+    /// Returns the vectors for a text model of this width, `[vectors, width]`.
     ///
     /// # Errors
-    /// [`InversionError::Width`] if it was trained for another model.
+    /// [`InversionError::Width`] if there are no vectors of this width, because the inversion was
+    /// trained for another model.
     pub fn vectors(&self, width: usize) -> Result<ArrayView2<'_, f32>, InversionError> {
         let mut all = self.tensors.iter();
         all.find(|(_, vectors)| vectors.ncols() == width)
@@ -181,7 +211,7 @@ impl TextualInversion {
                 path: path.into(),
                 tensor: tensor.clone(),
                 found: format!("{} vectors", second.nrows()),
-                expected: format!("{}, as the other tensor", first.nrows()),
+                expected: format!("{}, as in the other tensor", first.nrows()),
             });
         }
         Ok(Self {
@@ -192,7 +222,7 @@ impl TextualInversion {
         })
     }
 
-    /// That the vectors are `found`, and not `expected`.
+    /// Returns the error that the vectors are `found` instead of `expected`.
     pub(crate) fn unfit(&self, found: String, expected: String) -> InversionError {
         InversionError::Tensor {
             path: self.path.clone(),
@@ -202,7 +232,7 @@ impl TextualInversion {
         }
     }
 
-    /// That its first name is something else already.
+    /// Returns the error that the name cannot be used, because it is `found`.
     pub(crate) fn name_taken(&self, found: String) -> InversionError {
         InversionError::Name {
             path: self.path.clone(),
@@ -226,83 +256,83 @@ fn sha256(bytes: &[u8]) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NamedInversion {
-    /// [`TextualInversion::name`].
+    /// The name: the first of [`TextualInversion::names`] that the tokenizer could use.
     pub name: String,
-    /// [`TextualInversion::sha256`].
+    /// The SHA-256: [`TextualInversion::sha256`].
     pub sha256: String,
 }
 
-/// Why a textual inversion cannot be used.
+/// The error of loading or adding a textual inversion.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InversionError {
-    /// The file can't be read: it is no regular file, too large, empty, or a web page or a pointer
-    /// of Git LFS in the place of the file.
+    /// The file cannot be read: it is not a regular file, too large or empty, or it is a web page
+    /// or a Git LFS pointer instead of the file.
     #[error("{}: {}", printable(.path.display()), printable(.source))]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// The file is neither safetensors nor a harmless file of `torch.save`, or not one of a textual
-    /// inversion.
-    #[error("{}: no usable textual inversion: {problem}", printable(.path.display()))]
+    /// The file is not safetensors, not a harmless `torch.save` file, or not a textual inversion.
+    #[error("{}: not a usable textual inversion: {problem}", printable(.path.display()))]
     File {
         /// The file.
         path: PathBuf,
-        /// What was expected, and what was found, in printable characters.
+        /// What was expected and what was found, in printable characters.
         problem: String,
     },
-    /// A tensor is not of a form that vectors have.
+    /// A tensor cannot hold the vectors: its shape, its type, its size or a value is wrong.
     #[error("{}: tensor `{}` is {}, expected {expected}", printable(.path.display()), printable(.tensor), printable(.found))]
     Tensor {
         /// The file.
         path: PathBuf,
-        /// The tensor's name in it.
+        /// The name of the tensor in the file.
         tensor: String,
-        /// What it is.
+        /// What was found.
         found: String,
-        /// What it should be.
+        /// What was expected.
         expected: String,
     },
-    /// The vectors are of another width than the text model's: it was trained for another one.
+    /// The vectors do not have the text model's width: the inversion was trained for another model.
     #[error("{}: tensor `{}` has vectors of {found:?} numbers, expected {expected}, the text model's width", printable(.path.display()), printable(.tensor))]
     Width {
         /// The file.
         path: PathBuf,
-        /// The tensor's name in it, or of both.
+        /// The name of the tensor in the file, or the names of both tensors.
         tensor: String,
         /// The width of the text model.
         expected: usize,
-        /// That of each tensor.
+        /// The width of each tensor.
         found: Vec<usize>,
     },
-    /// The name can't be told from something else in a prompt.
-    #[error("{}: tensor `{}` is called \"{}\", expected a name of its own, found {}", printable(.path.display()), printable(.tensor), printable(.name), printable(.found))]
+    /// The name cannot be used: it is not 1 to 255 tokens long, or it already means something else
+    /// in a prompt.
+    #[error("{}: tensor `{}` is called \"{}\", expected a unique name of 1 to 255 tokens, found {}", printable(.path.display()), printable(.tensor), printable(.name), printable(.found))]
     Name {
         /// The file.
         path: PathBuf,
-        /// The tensor's name in it, or of both.
+        /// The name of the tensor in the file, or the names of both tensors.
         tensor: String,
-        /// The name.
+        /// The name of the inversion.
         name: String,
-        /// What else it is.
+        /// What the name consists of or already means.
         found: String,
     },
-    /// The ids for its vectors are others' already.
-    #[error("{}: its ids begin at {found}, expected at least {expected}: those below are taken", printable(.path.display()))]
+    /// The ids for the vectors are taken already, or too large.
+    #[error("{}: its ids begin at {found}, expected free ids from {expected} to 2147483646", printable(.path.display()))]
     Ids {
         /// The file.
         path: PathBuf,
-        /// The first id that was asked for.
+        /// The first id that was requested.
         found: u32,
-        /// How many there are.
+        /// The lowest id that is free.
         expected: usize,
     },
 }
 
-/// A tensor's values, `[vectors, width]`.
+/// Reads a tensor's values, `[vectors, width]`.
 fn matrix(path: &Path, tensor: &str, stored: &Stored<'_>) -> Result<Array2<f32>, InversionError> {
     let Stored { dtype, shape, data } = stored;
     let of_shape = || format!("of shape {shape:?}");
@@ -338,10 +368,15 @@ fn matrix(path: &Path, tensor: &str, stored: &Stored<'_>) -> Result<Array2<f32>,
         || rows.checked_mul(width) != Some(values.len())
     {
         let found = format!("{} with {} bytes of data", of_shape(), data.len());
-        return Err(wrong(path, tensor, found, "as many as shape and type make"));
+        return Err(wrong(
+            path,
+            tensor,
+            found,
+            "as many bytes as shape and type need",
+        ));
     }
     let vectors = Array2::from_shape_vec((rows, width), values)
-        .expect("the values are as many as the shape says, checked above");
+        .expect("the number of values was checked above");
     check(path, tensor, &vectors)?;
     Ok(vectors)
 }
@@ -350,7 +385,7 @@ fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> {
     data.as_chunks::<N>().0.iter().copied()
 }
 
-/// That there are values, all of them finite.
+/// Checks that there are values and that all of them are finite.
 fn check(path: &Path, tensor: &str, vectors: &Array2<f32>) -> Result<(), InversionError> {
     if vectors.is_empty() {
         let found = format!("of shape {:?}", vectors.shape());

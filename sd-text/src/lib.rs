@@ -1,18 +1,22 @@
-//! From a prompt to what a Stable Diffusion denoiser is conditioned on.
+//! Prompt parsing, CLIP tokenization and prompt encoding for Stable Diffusion.
 //!
-//! - [`ClipTokenizer`] turns text into CLIP's token ids, the same ones as `CLIPTokenizer` of transformers 5.23, and
-//!   says what part of the text did not fit ([`Cut`]).
-//! - [`TextModel`] is what a backend implements: token ids in, hidden states out. A [`Tower`] is a
-//!   text model with its tokenizer.
-//! - [`ClipSkip`] names the layer that is read; its module holds the table of the three conventions
-//!   in use.
-//! - [`PromptText`] reads the prompt language: weights, `BREAK`, `AND`, what changes from step to step; [`prompt`] says how.
-//! - [`PromptEncoder`] joins them, for one tower or several: it turns a prompt of any length into
-//!   embeddings, in [`Chunk`]s, with the weights applied ([`Emphasis`]).
-//! - [`TextualInversion`] reads learned vectors that a prompt calls by a name.
+//! This crate turns a prompt into the text embeddings that condition a denoiser. It knows nothing
+//! of ONNX: a backend supplies the text model through a trait.
 //!
-//! With the Cargo feature `vocabulary` the crate carries CLIP's vocabulary (196 kB, MIT, OpenAI), and `ClipTokenizer::clip`
-//! needs no files.
+//! - [`PromptText`] parses the prompt language: weights, `BREAK`, `AND`, and text that changes from
+//!   step to step. The module [`prompt`] describes the language.
+//! - [`ClipTokenizer`] turns text into the same CLIP token ids as `CLIPTokenizer` of transformers
+//!   5.23. It reports the text that did not fit as a [`Cut`].
+//! - [`TextModel`] is the trait that a backend implements: it takes token ids and returns hidden
+//!   states. A [`Tower`] is a text model together with its tokenizer.
+//! - [`ClipSkip`] selects the layer of the text model whose output is used. The module
+//!   [`clip_skip`] compares the three numbering conventions in use.
+//! - [`PromptEncoder`] combines these parts, for one tower or several. It turns a prompt of any
+//!   length into embeddings, splits it into [`Chunk`]s and applies the weights (see [`Emphasis`]).
+//! - [`TextualInversion`] reads learned vectors that a prompt refers to by name.
+//!
+//! With the Cargo feature `vocabulary`, the crate contains CLIP's vocabulary (196 kB, MIT, OpenAI),
+//! and `ClipTokenizer::clip` needs no files.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -44,7 +48,7 @@
 //! let prompt = encoder.encode("a cute fox girl, watercolour", ClipSkip::new(2)?)?;
 //! assert_eq!(prompt.embedding.dim(), (1, 77, 64));
 //! assert_eq!(prompt.embedding[[0, 0, 0]], 49406.0); // <|startoftext|>
-//! assert_eq!(prompt.tokens.used, 8); // of 77, the first and the last token included
+//! assert_eq!(prompt.tokens.used, 8); // of 77, including <|startoftext|> and <|endoftext|>
 //! assert!(prompt.tokens.cut.is_none());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -1,6 +1,8 @@
-//! Text and files from outside the program: text is made safe to print, files are opened with care.
+//! Handles text and files from outside the program: makes text safe to print and opens files
+//! safely.
 //!
-//! The crates of this workspace share this module. It is public for them and no part of the API.
+//! The crates of this workspace share this module. It is public only for them and is not part of
+//! the API.
 
 use std::{
     fmt::Display,
@@ -14,11 +16,11 @@ const MOST_CHARACTERS: usize = 400;
 /// The most items that [`list`] names.
 const MOST_ITEMS: usize = 8;
 
-/// Returns `text` in a form that is safe and short enough for a message of one line.
+/// Returns `text` in a form that is safe and short enough for a one-line message.
 ///
-/// Names and values from a file can hold anything. Characters that a terminal acts on or does not
-/// show (escapes, newlines, other controls, bidirectional marks) become Rust's escapes such as
-/// `\u{1b}`. The middle of a text of more than 400 characters is replaced by the number of
+/// Names and values from a file may contain anything. Characters that a terminal acts on or does
+/// not show (escapes, newlines, other controls, bidirectional marks) become Rust escapes such as
+/// `\u{1b}`. If a text has more than 400 characters, its middle is replaced by the number of
 /// characters left out.
 pub fn printable(text: impl Display) -> String {
     let text = text.to_string();
@@ -32,13 +34,13 @@ pub fn printable(text: impl Display) -> String {
     format!("{start}… ({} characters) …{end}", rest - kept)
 }
 
-/// As [`printable`], but the text keeps its length.
+/// Escapes like [`printable`], but does not shorten the text.
 pub fn escaped(text: impl Display) -> String {
     escape(text.to_string().chars())
 }
 
-/// Returns the items as a list for a message: each one [`printable`], separated by commas, at most
-/// eight of them and then how many more there are.
+/// Returns the items as a list for a message. Each item is made [`printable`], and items are
+/// separated by commas. After eight items, the list ends with the number of items left out.
 pub fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     let mut items = items.into_iter();
     let mut shown: Vec<String> = items.by_ref().take(MOST_ITEMS).map(printable).collect();
@@ -57,24 +59,28 @@ fn escape(text: impl Iterator<Item = char>) -> String {
             out.push(character);
             continue;
         }
-        // Behind a letter, so that a combining mark is not escaped for standing first.
+        // A letter comes first, so that a combining mark is not escaped merely for its position.
         buffer[0] = b'a';
         let length = 1 + character.encode_utf8(&mut buffer[1..]).len();
-        let pair = std::str::from_utf8(&buffer[..length]).expect("a letter and a character");
+        let pair = std::str::from_utf8(&buffer[..length]).expect("two whole characters");
         out.extend(pair.escape_debug().skip(1));
     }
     out
 }
 
-/// Opens a file for reading if it is a regular file with something in it. Opening a pipe or a
-/// device could wait forever, and so could reading a file of `/proc`, whose length is 0.
+/// Opens a regular, non-empty file for reading.
+///
+/// Other files are refused: opening a pipe or a device could wait forever, and so could reading a
+/// file of `/proc`, whose length is 0.
 ///
 /// # Errors
-/// Those of the system, [`InvalidInput`](io::ErrorKind::InvalidInput) for a folder, a pipe, a
-/// device or a socket, and [`InvalidData`](io::ErrorKind::InvalidData) for an empty file.
+/// - [`InvalidInput`](io::ErrorKind::InvalidInput) if the path is a folder, a pipe, a device or a
+///   socket.
+/// - [`InvalidData`](io::ErrorKind::InvalidData) if the file is empty.
+/// - Any error of the operating system.
 pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
     let path = path.as_ref();
-    // Before it is opened, and again after, as it may have been replaced in between.
+    // Checked before opening and again afterwards, because the file may be replaced in between.
     check_regular(&fs::metadata(path)?)?;
     let file = File::open(path)?;
     let metadata = file.metadata()?;
@@ -85,11 +91,12 @@ pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
     }
 }
 
-/// As [`open`], for a binary file: one whose first kilobyte shows that it stands in the place of
-/// another (see [`stand_in`]) is refused.
+/// Opens a binary file like [`open`], but refuses a file whose first kilobyte shows that it is a
+/// stand-in for the real file (see [`stand_in`]).
 ///
 /// # Errors
-/// Those of [`open`], and [`InvalidData`](io::ErrorKind::InvalidData) naming what the file is.
+/// As [`open`]; also [`InvalidData`](io::ErrorKind::InvalidData), naming what the file is, if it is
+/// a stand-in.
 pub fn open_binary(path: impl AsRef<Path>) -> io::Result<File> {
     let mut file = open(path)?;
     let mut start = Vec::new();
@@ -104,8 +111,8 @@ pub fn open_binary(path: impl AsRef<Path>) -> io::Result<File> {
 /// Reads a whole regular file of at most `most` bytes.
 ///
 /// # Errors
-/// Those of [`open`]; [`InvalidData`](io::ErrorKind::InvalidData) when the file is longer than
-/// `most` or is something else than a model's file (see [`stand_in`]).
+/// As [`open`]; also [`InvalidData`](io::ErrorKind::InvalidData) if the file is longer than `most`
+/// bytes or is a stand-in for the real file (see [`stand_in`]).
 pub fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let length = file.metadata()?.len();
@@ -122,15 +129,15 @@ pub fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// As [`read`], for a file of UTF-8 text. A byte order mark is left out.
+/// Reads a UTF-8 text file like [`read`]. A byte order mark is removed.
 ///
 /// # Errors
-/// Those of [`read`], and [`InvalidData`](io::ErrorKind::InvalidData) naming the first byte that is
-/// not UTF-8.
+/// As [`read`]; also [`InvalidData`](io::ErrorKind::InvalidData), naming the first byte that is not
+/// UTF-8.
 pub fn read_to_string(path: impl AsRef<Path>, most: u64) -> io::Result<String> {
     let text = String::from_utf8(read(path, most)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        invalid(format!("not UTF-8 text: byte {at} is wrong"))
+        invalid(format!("not UTF-8 text: byte {at} is invalid"))
     })?;
     Ok(match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
@@ -138,14 +145,15 @@ pub fn read_to_string(path: impl AsRef<Path>, most: u64) -> io::Result<String> {
     })
 }
 
-/// Returns what a file is that stands in the place of another: a pointer of Git LFS, a web page, or
-/// a text with the marks of a merge conflict. The file's first kilobyte is enough for the first
-/// two.
+/// Returns a description if the bytes are a stand-in for the real file: a Git LFS pointer, a web
+/// page, or a text with merge conflict markers.
+///
+/// The first kilobyte of a file is enough to detect the first two.
 pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
     let start = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     if start.starts_with(b"version https://git-lfs.github.com/spec/") {
         return Some(
-            "this is a pointer of Git LFS and not the file itself; get the file with `git lfs pull`",
+            "this is a Git LFS pointer, not the file itself; get the file with `git lfs pull`",
         );
     }
     let page = start.trim_ascii_start();
@@ -156,22 +164,24 @@ pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
                 .is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()))
         });
     if is_page {
-        return Some("this is a web page and not the file itself; download the file again");
+        return Some("this is a web page, not the file itself; download the file again");
     }
     let ours = marked_line(bytes, b"<<<<<<< ");
     if ours.is_some_and(|at| marked_line(&bytes[at..], b">>>>>>> ").is_some()) {
-        return Some("the file holds the marks of a merge conflict (`<<<<<<<`)");
+        return Some("the file contains merge conflict markers (`<<<<<<<`)");
     }
     None
 }
 
-/// Returns where the first line begins that starts with `mark`, which is seven equal bytes and a space.
+/// Returns the position of the first line that starts with `mark`, which is seven equal bytes and a
+/// space.
 fn marked_line(bytes: &[u8], mark: &[u8; 8]) -> Option<usize> {
     let starts_line = |&at: &usize| {
         let is_first = bytes[..at].last().is_none_or(|&byte| byte == b'\n');
         is_first && bytes[at..].starts_with(mark)
     };
-    // One byte of every seven is enough to look at. All of them would take a few percent of a tokenizer's loading.
+    // A mark has seven equal bytes, so looking at every seventh byte is enough. Looking at every
+    // byte would take a few percent of a tokenizer's loading time.
     (6..bytes.len())
         .step_by(7)
         .filter(|&at| bytes[at] == mark[0])
@@ -240,7 +250,7 @@ mod tests {
         assert_eq!(read_to_string(&path, 5).unwrap(), "{}");
         assert_eq!(problem(4), "the file is 5 bytes long, expected at most 4");
         fs::write(&path, b"ab\xff").unwrap();
-        assert_eq!(problem(9), "not UTF-8 text: byte 2 is wrong");
+        assert_eq!(problem(9), "not UTF-8 text: byte 2 is invalid");
         fs::write(&path, "").unwrap();
         assert_eq!(problem(9), "the file is empty");
         let error = read(folder.path(), 9).unwrap_err();
@@ -257,7 +267,7 @@ mod tests {
             "/proc/self/environ",
         ] {
             assert!(read(path, 1 << 20).is_err(), "{path}");
-            // Reading `/proc/kmsg` waits for the kernel's next message.
+            // Reading `/proc/kmsg` would wait for the kernel's next message.
             assert!(open(path).is_err(), "{path}");
             assert!(open_binary(path).is_err(), "{path}");
         }

@@ -1,20 +1,21 @@
-//! torch's pickles, read without running them.
+//! Reads torch's pickles without running them.
 //!
-//! A pickle is a program that makes an object, and it may call any function of Python on the way.
-//! This reader follows the program and builds the few things that a file of weights consists of:
-//! numbers, texts, containers and tensors. Some harmless classes and functions are known by name
-//! (`globals.rs` has the table); nothing is called, and what a call would have made is an inert
-//! value. Any other name is an error.
+//! A pickle is a program that builds an object, and it may call any Python function on the way.
+//! This reader follows the program but builds only what a file of weights consists of: numbers,
+//! strings, containers and tensors. It knows some harmless classes and functions by name
+//! (`globals.rs` has the table). It calls none of them, and an inert value replaces whatever a call
+//! would have made. Any other name is an error.
 //!
-//! Memory and time are bounded by the file's length, whatever the file says: values are shared as
-//! the pickle shares them, containers that hold themselves are no loops, and each limit is at the
-//! top of the file that it is for.
+//! The length of the file bounds memory and time, whatever the file says. Values that the pickle
+//! shares are shared here too, a container that contains itself causes no loop, and every limit is
+//! a constant at the top of the file that enforces it.
 //!
-//! Crates that read pickles were no help: `serde-pickle` has no persistent ids, by which torch
-//! names its storages; `repugnant-pickle`, a first version of 2023, accepts any global, expands
-//! what a pickle shares, and finds no tensor below the outermost dictionary.
+//! Existing crates for pickles do not fit: `serde-pickle` has no persistent ids, by which torch
+//! names its storages. `repugnant-pickle`, a first version of 2023, accepts any global, copies what
+//! a pickle shares, and finds no tensor below the outermost dictionary.
 //!
-//! The crates of this workspace share this module. It is public for them and no part of the API.
+//! The crates of this workspace share this module. It is public only for them and is not part of
+//! the API.
 
 mod archive;
 mod call;
@@ -43,13 +44,12 @@ use source::Source;
 
 use crate::outside;
 
-/// The longest pickle, without the tensors' numbers. SDXL's pickles have half a megabyte.
+/// The longest pickle in bytes, without the tensors' values. SDXL's pickles have half a megabyte.
 const MOST_PICKLE: u64 = 32 << 20;
-/// The key under which training programs keep the model's tensors, beside the state of the
-/// training.
+/// The key under which training programs store the model's tensors, next to the training state.
 const WRAPPER: &str = "state_dict";
 
-/// A file of `torch.save`.
+/// A file written by `torch.save`.
 #[derive(Debug)]
 pub struct Pickle {
     path: PathBuf,
@@ -65,23 +65,26 @@ pub struct Pickle {
 /// The two formats of `torch.save`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// A ZIP file, since torch 1.6.
+    /// A ZIP file, the format since torch 1.6.
     Zip,
-    /// Pickles and numbers one behind the other.
+    /// Pickles followed by the tensors' values, one after another.
     Legacy,
 }
 
-/// Whether a file with this start (262 bytes are enough) is meant for this reader: a ZIP file, a
-/// pickle with torch's magic number, or torch's format of 2016, which [`open`] refuses by name.
+/// Returns whether this reader handles files that begin with `start`. The first 262 bytes of a file
+/// are enough.
+///
+/// These are ZIP files, pickles with torch's magic number, and torch's format of 2016, which
+/// [`open`] rejects with a specific error.
 pub fn is_pickle(start: &[u8]) -> bool {
     let is_zip = start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06");
     is_zip || is_legacy(start) || is_tar(start)
 }
 
-/// Opens a file of `torch.save` and reads all of it but the tensors' numbers.
+/// Opens a `torch.save` file and reads everything except the tensors' values.
 ///
 /// # Errors
-/// A [`PickleError`] with the file's path: what is damaged, not supported or not harmless, and at
+/// A [`PickleError`] with the path, naming what is damaged, not supported or not harmless, and at
 /// which byte.
 pub fn open(path: impl AsRef<Path>) -> Result<Pickle, PickleError> {
     let path = path.as_ref();
@@ -92,7 +95,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<Pickle, PickleError> {
     })
 }
 
-/// Reads the bytes of such a file. `path` stands for the file's path.
+/// Reads the bytes of a `torch.save` file. `path` is used as its path in errors.
 ///
 /// # Errors
 /// As [`open`].
@@ -106,53 +109,58 @@ pub fn from_bytes(path: impl AsRef<Path>, bytes: Vec<u8>) -> Result<Pickle, Pick
 }
 
 impl Pickle {
-    /// The file's path.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Which format it has.
+    /// Returns the format of the file.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// The whole object.
+    /// Returns the object that the file contains.
     pub fn root(&self) -> Id {
         self.root
     }
 
-    /// A value.
+    /// Returns a value.
     pub fn value(&self, id: Id) -> &Value {
         &self.values[id.index()]
     }
 
-    /// The value under a text in a dictionary; none if `id` is no dictionary or has no such key.
+    /// Returns the value for a string key in a dictionary, or `None` if `id` is not a dictionary or
+    /// has no such key.
     pub fn entry(&self, id: Id, key: &str) -> Option<Id> {
         entry(&self.values, id, key)
     }
 
-    /// The tensors in the file's order. A tensor's name is made of the keys of the dictionaries and
-    /// the places in the lists that it is in, with dots between. Where the object is a dictionary
-    /// with a dictionary `state_dict` in it, these are the tensors in that one, without its name.
+    /// Returns the tensors in the order of the file.
+    ///
+    /// The name of a tensor consists of the dictionary keys and list indices that lead to it,
+    /// separated by dots. If the object is a dictionary that contains a dictionary `state_dict`,
+    /// only the tensors in that dictionary are returned, and `state_dict` is not part of their
+    /// names.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &PickledTensor)> {
         self.named(&self.tensors)
     }
 
-    /// Whether the tensors were found in a dictionary `state_dict` in the object.
+    /// Returns whether the tensors come from a dictionary `state_dict` inside the object.
     pub fn is_unwrapped(&self) -> bool {
         self.unwrapped
     }
 
-    /// The tensors that are not in `state_dict`, where there is one: the state of a training.
+    /// Returns the tensors outside `state_dict`, if there is one. They belong to the training
+    /// state.
     pub fn beside(&self) -> impl ExactSizeIterator<Item = (&str, &PickledTensor)> {
         self.named(&self.beside)
     }
 
-    /// Reads the numbers of one of its tensors in row-major order, the lowest byte first.
+    /// Reads the values of one of its tensors, in row-major order and little-endian.
     ///
     /// # Errors
-    /// [`Problem::Read`] if the file can't be read any more, and [`Problem::File`] if compressed
-    /// numbers are damaged.
+    /// [`Problem::Read`] if the file can no longer be read; [`Problem::File`] if compressed data is
+    /// damaged.
     pub fn bytes(&self, tensor: &PickledTensor) -> Result<Vec<u8>, PickleError> {
         let read = || match &tensor.data {
             Data::File { offset, length } => Ok(self.source.read(*offset, *length)?),
@@ -180,7 +188,7 @@ impl Pickle {
             return Err(Problem::File(what.to_owned()));
         }
         if is_tar(&start) {
-            let problem = "torch's format of before 2017 (a tar file) is not supported; load it \
+            let problem = "torch's format from before 2017 (a tar file) is not supported; load it \
                            with torch and save it again";
             return Err(Problem::File(problem.to_owned()));
         }
@@ -211,7 +219,8 @@ impl Pickle {
     }
 }
 
-/// The value under a text in a dictionary. Of several, which Python does not write, the last.
+/// Returns the value for a string key in a dictionary. If the key occurs more than once, which
+/// Python does not write, the last value is returned.
 fn entry(values: &[Value], id: Id, key: &str) -> Option<Id> {
     let Value::Dict(entries) = &values[id.index()] else {
         return None;
@@ -223,7 +232,7 @@ fn entry(values: &[Value], id: Id, key: &str) -> Option<Id> {
 
 fn is_legacy(start: &[u8]) -> bool {
     let behind_protocol = match start {
-        // From protocol 4 on with the length of a frame.
+        // From protocol 4 on, the length of a frame comes first.
         [0x80, 4..=5, 0x95, rest @ ..] => rest.get(8..),
         [0x80, 2..=5, rest @ ..] => Some(rest),
         _ => None,

@@ -1,24 +1,30 @@
-//! The prompt language: what a prompt asks for at which step, in parts of which weight.
+//! The prompt language: the texts that a prompt shows at each step, and their weights.
 //!
-//! [`PromptText::parse`] reads a prompt as AUTOMATIC1111's WebUI 1.10 does, in its order:
+//! [`PromptText::parse`] reads a prompt as AUTOMATIC1111's WebUI 1.10 does, in this order:
 //!
-//! 1. comments: from `#` to the end of the line;
-//! 2. extra networks of a positive prompt: `<lora:name:0.8>`, taken out of the text and told in [`PromptText::networks`];
-//! 3. `AND` between the parts of a positive prompt, each with a weight at its end (`a fox AND snow :0.5`): a [`Branch`]
-//!    each, of which every one costs an evaluation of the denoiser. In a negative prompt it is a word;
-//! 4. what changes with the step: `[from:to:when]`, `[to:when]`, `[from::when]` and `[a|b|c]`;
-//! 5. attention and `BREAK`, on each text that a schedule shows: [`attention()`].
+//! 1. Comments are removed. A comment runs from `#` to the end of the line.
+//! 2. Extra networks such as `<lora:name:0.8>` are removed from a positive prompt and listed in
+//!    [`PromptText::networks`].
+//! 3. `AND` splits a positive prompt into [`Branch`]es. Each branch may end in a weight
+//!    (`a fox AND snow :0.5`) and costs one evaluation of the denoiser. In a negative prompt, `AND`
+//!    is an ordinary word.
+//! 4. Schedules and alternations choose text by step: `[from:to:when]`, `[to:when]`, `[from::when]`
+//!    and `[a|b|c]`.
+//! 5. [`attention()`] reads emphasis and `BREAK` in each text that a schedule produces.
 //!
-//! The first four make a [`Tree`], which holds the prompt to the last byte; a [`Branch`] gives its texts by step.
+//! The first four steps build a [`Tree`], which covers every byte of the prompt.
+//! [`Branch::schedule`] returns the texts of a branch by step.
 //!
-//! Any text means something. Where the grammar of step 4 fails on a branch, WebUI takes the branch literally, and so do
-//! we, with a [`Warning`] at the byte that caused it: a `|` that is in no alternation (`[cat:dog:0.5] | x`, `(a|b)`), or a
-//! backslash with nothing behind it.
+//! Every text is a valid prompt. If the grammar of step 4 fails on a branch, the whole branch is
+//! taken literally, as in WebUI, and a [`Warning`] points to the byte that caused it. The cause is
+//! a `|` outside any alternation (`[cat:dog:0.5] | x`, `(a|b)`) or a backslash at the end of a line
+//! or of the branch.
 //!
 //! ```
 //! use sd_text::{PromptText, Side, Syntax};
 //!
-//! let prompt = PromptText::parse("a [fox:owl:0.5] AND (snow:1.2) :0.8", Side::Positive, Syntax::WebUi);
+//! let text = "a [fox:owl:0.5] AND (snow:1.2) :0.8";
+//! let prompt = PromptText::parse(text, Side::Positive, Syntax::WebUi);
 //! let branches: Vec<_> = prompt.branches().collect();
 //! assert_eq!((branches[0].weight(), branches[1].weight()), (1.0, 0.8));
 //!
@@ -28,10 +34,12 @@
 //! assert_eq!(branches[1].schedule(20).at(0).text.as_ref(), " (snow:1.2)");
 //! ```
 //!
-//! # Where WebUI has no single answer
-//! Brackets that belong to no construct may stand next to ones that do: `[a:b:3]]`. WebUI's grammar is ambiguous there,
-//! and its parser picks a reading by the hashes of strings, which differ from one start of the program to the next. We
-//! always take the reading in which every construct that can be one is one.
+//! # Prompts that WebUI reads in more than one way
+//!
+//! Brackets that belong to no construct may stand next to brackets that do, as in `[a:b:3]]`.
+//! WebUI's grammar is ambiguous there, and its parser chooses a reading by string hashes, which
+//! differ from one start of the program to the next. This crate always chooses the reading in which
+//! everything that can be a construct is one.
 
 mod attention;
 mod builder;
@@ -61,41 +69,48 @@ pub use schedule::{Schedule, ScheduleEntry};
 pub use segment::Segment;
 pub use tree::{Node, NodeKind, Tree, When};
 
-/// The most warnings of a prompt, but for one that counts the others: a long prompt could have
-/// thousands.
+/// The most warnings that a prompt lists one by one. One more warning counts the rest, because a
+/// long prompt could have thousands.
 const MOST_WARNINGS: usize = 16;
 
-/// Which of a request's two prompts a text is.
+/// Whether a text is the positive or the negative prompt of a request.
+///
+/// Default: [`Positive`](Self::Positive).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Side {
-    /// What to draw: `AND` parts it into branches.
+    /// What to draw. `AND` splits the prompt into branches.
     #[default]
     Positive,
-    /// What to keep away from: `AND` and extra networks are text, all of it a single branch of weight 1.
+    /// What to avoid. `AND` and extra networks are ordinary text, and the whole prompt is a single
+    /// branch of weight 1.
     Negative,
 }
 
-/// Whose prompt language is read.
+/// The program whose prompt language is used.
+///
+/// Default: [`WebUi`](Self::WebUi).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Syntax {
-    /// AUTOMATIC1111's WebUI 1.10, all of it. The default.
+    /// AUTOMATIC1111's WebUI 1.10, the whole language.
     #[default]
     WebUi,
-    /// ComfyUI's weights: `(x)` is 1.1 times its surroundings, `(x:1.3)` is 1.3 whatever surrounds it, `\(` and `\)` are
-    /// brackets in the text. All else is text: there are no schedules, no `AND`, no `BREAK`, no comments, and `[` is a
-    /// bracket.
+    /// ComfyUI's weights. `(x)` multiplies the surrounding weight by 1.1, `(x:1.3)` sets the weight
+    /// to 1.3 whatever surrounds it, and `\(` and `\)` are literal brackets. Everything else is
+    /// text: there are no schedules, no `AND`, no `BREAK` and no comments, and `[` is an ordinary
+    /// character.
     ComfyUi,
-    /// The weights of the library compel: `x+`, `x--`, `(x y)1.3`, `(x y)++`. All else is text.
+    /// The weights of the compel library: `x+`, `x--`, `(x y)1.3`, `(x y)++`. Everything else is
+    /// text.
     Compel,
-    /// No language: every character is text.
+    /// No prompt language. Every character is text.
     Plain,
 }
 
-/// A prompt that has been read.
+/// A parsed prompt.
 ///
-/// `Display` prints the prompt back as it was typed.
+/// Its `Display` implementation prints the prompt exactly as it was written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PromptText {
     tree: Tree,
@@ -104,16 +119,16 @@ pub struct PromptText {
     syntax: Syntax,
 }
 
-/// Something in a prompt that is probably not what was meant.
+/// A part of a prompt that probably does not mean what its author intended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// The bytes of the prompt that caused it.
+    /// The bytes of the prompt that caused the warning.
     pub span: Range<usize>,
-    /// What happens to them.
+    /// What is wrong, and how the text is read instead.
     pub text: String,
 }
 
-/// A part of a prompt between two `AND`s: a conditional branch of its own.
+/// A part of a prompt between two `AND`s. The denoiser is conditioned on each branch separately.
 #[derive(Debug, Clone, Copy)]
 pub struct Branch<'a> {
     node: Node<'a>,
@@ -121,7 +136,20 @@ pub struct Branch<'a> {
 }
 
 impl PromptText {
-    /// Reads a prompt of any content and length, in time linear in its length.
+    /// Parses a prompt of any content and length, in time linear in its length.
+    ///
+    /// ```
+    /// use sd_text::{PromptText, Side, Syntax};
+    ///
+    /// let text = "a fox <lora:watercolour:0.8>";
+    /// let prompt = PromptText::parse(text, Side::Positive, Syntax::WebUi);
+    /// assert_eq!(prompt.networks()[0].arguments, ["watercolour", "0.8"]);
+    /// assert!(prompt.warnings().is_empty());
+    ///
+    /// // A bar outside an alternation is taken literally.
+    /// let prompt = PromptText::parse("a fox | an owl", Side::Positive, Syntax::WebUi);
+    /// assert_eq!(prompt.warnings()[0].span, 6..7);
+    /// ```
     pub fn parse(text: &str, side: Side, syntax: Syntax) -> Self {
         let mut source = Source::new(text);
         if syntax != Syntax::WebUi {
@@ -171,17 +199,17 @@ impl PromptText {
         }
     }
 
-    /// The prompt as it was typed.
+    /// Returns the prompt as it was written.
     pub fn text(&self) -> &str {
         self.tree.text()
     }
 
-    /// What it is made of, to the last byte.
+    /// Returns the syntax tree, which covers every byte of the prompt.
     pub fn tree(&self) -> &Tree {
         &self.tree
     }
 
-    /// The parts between `AND`s, at least one.
+    /// Returns the parts between `AND`s, in order. There is at least one.
     pub fn branches(&self) -> impl Iterator<Item = Branch<'_>> {
         self.tree.nodes().filter_map(|node| match *node.kind() {
             NodeKind::Branch { weight } => Some(Branch { node, weight }),
@@ -189,18 +217,22 @@ impl PromptText {
         })
     }
 
-    /// The extra networks it names, in their order. Nothing acts on them here.
+    /// Returns the extra networks that the prompt names, in order. This crate only lists them and
+    /// does not load them.
     pub fn networks(&self) -> &[Network] {
         &self.networks
     }
 
-    /// What is probably not meant as it stands, in the order of the text. After 16 warnings a last
-    /// one counts the others; its span is from the first to the last of them.
+    /// Returns the warnings, in the order of the text.
+    ///
+    /// After 16 warnings, one last warning counts the rest. Its span reaches from the first to the
+    /// last of the bytes that caused them.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
 
-    /// The language it was read in: what [`attention()`] is to be asked for.
+    /// Returns the prompt language that was used. Pass it to [`attention()`] for the texts of this
+    /// prompt.
     pub fn syntax(&self) -> Syntax {
         self.syntax
     }
@@ -213,20 +245,24 @@ impl std::fmt::Display for PromptText {
 }
 
 impl<'a> Branch<'a> {
-    /// By how much the branch's guidance is multiplied, 1 if the prompt doesn't say. May be negative.
+    /// Returns the factor that multiplies the branch's guidance. It may be negative.
+    ///
+    /// Default: 1, if the prompt gives no weight.
     pub fn weight(&self) -> f64 {
         self.weight
     }
 
-    /// Its node in the prompt's [`Tree`].
+    /// Returns the branch's node in the prompt's [`Tree`].
     pub fn node(&self) -> Node<'a> {
         self.node
     }
 
-    /// Its texts over `steps` steps. For samplers that WebUI calls second-order (Heun, DPM2, DPM2 a, DPM++ SDE,
-    /// DPM++ 2S a, Restart), which call the model about twice a step, `steps` is twice the steps.
+    /// Returns the branch's texts over `steps` steps.
     ///
-    /// An alternation takes an entry for every step.
+    /// Samplers that WebUI calls second-order (Heun, DPM2, DPM2 a, DPM++ SDE, DPM++ 2S a, Restart)
+    /// call the model about twice a step. For them, pass twice the number of steps.
+    ///
+    /// A branch with an alternation has one entry for every step.
     pub fn schedule(&self, steps: usize) -> Schedule {
         Schedule::new(self.node, steps)
     }

@@ -1,19 +1,31 @@
-//! Where the operators of a loaded network run.
+//! Reports which execution providers run the nodes of a loaded network.
 
 use std::fmt;
 
-/// A network that is loaded, and which part of ONNX Runtime runs how many of its nodes.
+/// A loaded network, and how many of its nodes each execution provider of ONNX Runtime runs.
 ///
-/// It is displayed as one line, such as `UNet: OpenVINOExecutionProvider 1544, CPUExecutionProvider
-/// 0`.
+/// Its `Display` implementation prints one line:
+///
+/// ```
+/// use sd_text::NetworkReport;
+///
+/// let providers = [("OpenVINOExecutionProvider", 1544), ("CPUExecutionProvider", 0)];
+/// let providers = providers.map(|(name, nodes)| (name.to_owned(), nodes));
+/// let report = NetworkReport::new("UNet", Vec::from(providers));
+/// assert_eq!(
+///     report.to_string(),
+///     "UNet: OpenVINOExecutionProvider 1544, CPUExecutionProvider 0"
+/// );
+/// assert_eq!(report.nodes("CPUExecutionProvider"), 0);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct NetworkReport {
     /// The name of the network: "text encoder", "UNet", "VAE decoder" or "VAE encoder".
     pub network: String,
-    /// Each provider and the number of the graph's nodes that it runs. Nodes that the device's own
-    /// provider does not take run on ONNX Runtime's CPU kernels, the `CPUExecutionProvider`, which
-    /// is always the last.
+    /// Each provider and the number of graph nodes that it runs. Nodes that the device's own
+    /// provider does not take run on ONNX Runtime's CPU kernels. Their provider,
+    /// `CPUExecutionProvider`, is always last.
     pub providers: Vec<(String, usize)>,
 }
 

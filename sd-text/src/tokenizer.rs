@@ -1,4 +1,5 @@
-//! CLIP's byte-level byte-pair tokenizer: 77 ids for a prompt, and what of it did not fit.
+//! CLIP's byte-level byte-pair tokenizer: turns a prompt into 77 ids and reports the text that did
+//! not fit.
 
 mod files;
 mod letters;
@@ -26,16 +27,22 @@ pub(crate) use names::{Piece, count};
 
 use crate::{Cleanup, InversionError, NamedInversion, TextualInversion, outside::printable};
 
-/// The most tokens of a textual inversion's name: as many as the bytes that a file's name can have.
+/// The most tokens in the name of a textual inversion: the most bytes that a file name can have.
 const MOST_NAME: usize = 255;
 
-/// CLIP's tokenizer, read from a model's own `tokenizer` folder.
+/// CLIP's tokenizer, read from a model's `tokenizer` folder.
 ///
-/// Gives the ids that `CLIPTokenizer` of transformers 5.23 gives (`models/clip/tokenization_clip.py`): NFC, every run of
-/// white space to one space, lower case; split into contractions, runs of letters, single digits and runs of the rest;
-/// bytes; byte pairs merged with `</w>` at the end of a word. Special tokens that stand in the text are found before
-/// that, in the text as it was typed, and have their own ids, as there. The one of Stable Diffusion 2 pads with `!`,
-/// so every `!` in a prompt becomes the padding token, in transformers and here.
+/// It produces the same ids as `CLIPTokenizer` of transformers 5.23
+/// (`models/clip/tokenization_clip.py`):
+///
+/// 1. The text is normalized: NFC, every run of white space replaced by one space, lower case.
+/// 2. It is split into contractions, runs of letters, single digits, and runs of other characters.
+/// 3. The bytes of each piece become tokens, and pairs of tokens are merged. `</w>` marks the end
+///    of a word.
+///
+/// Special tokens in a prompt are found before these steps, in the original text, and keep their
+/// ids. Stable Diffusion 2's tokenizer pads with `!`, so every `!` in a prompt becomes the padding
+/// token, in transformers and here.
 ///
 /// ```
 /// let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji/tokenizer");
@@ -58,31 +65,42 @@ pub struct ClipTokenizer {
 }
 
 impl ClipTokenizer {
-    /// Reads a tokenizer folder, as transformers 5.23's `CLIPTokenizer.from_pretrained` does
-    /// (`tokenization_utils_base.py`, `tokenization_utils_tokenizers.py`):
+    /// Reads a tokenizer folder, as `CLIPTokenizer.from_pretrained` of transformers 5.23 does
+    /// (`tokenization_utils_base.py`, `tokenization_utils_tokenizers.py`).
     ///
-    /// - `tokenizer.json` if it is there, else `vocab.json` and `merges.txt`. Of `tokenizer.json` only the vocabulary,
-    ///   the merges and the added tokens count; its normalizer, splitting and templates are CLIP's own in any case.
-    /// - `tokenizer_config.json`, optional: `bos_token`, `eos_token`, `unk_token`, `pad_token` and other special tokens,
-    ///   as strings or as objects with a `content`; `added_tokens_decoder`; `split_special_tokens`; `model_max_length`,
-    ///   which is 77 when it is absent or says "none" (over 10²⁰). Defaults: `<|startoftext|>` for the first,
-    ///   `<|endoftext|>` for the other three.
-    /// - `special_tokens_map.json`, `added_tokens.json` and `tokenizer.json`'s `added_tokens`, optional, and read only
-    ///   when there is no `added_tokens_decoder`. The first overrides `tokenizer_config.json`.
+    /// These files are read:
     ///
-    /// Where transformers would go on with a tokenizer that can't serve a model (no vocabulary at all, or a named
-    /// special token appended to it without an embedding), this is an error.
+    /// - `tokenizer.json` if it exists, otherwise `vocab.json` and `merges.txt`. Only the
+    ///   vocabulary, the merges and the added tokens of `tokenizer.json` are used. The normalizer,
+    ///   the splitting and the templates are always CLIP's.
+    /// - `tokenizer_config.json`, optional. These keys are used: `bos_token`, `eos_token`,
+    ///   `unk_token`, `pad_token` and other special tokens, as strings or as objects with a
+    ///   `content`; `added_tokens_decoder`; `split_special_tokens`; `model_max_length`, 2 to 65536.
+    /// - `special_tokens_map.json`, `added_tokens.json` and the `added_tokens` of `tokenizer.json`,
+    ///   optional. They are read only if there is no `added_tokens_decoder`.
+    ///   `special_tokens_map.json` overrides `tokenizer_config.json`.
+    ///
+    /// Defaults:
+    ///
+    /// - `bos_token`: `<|startoftext|>`.
+    /// - `eos_token`, `unk_token` and `pad_token`: `<|endoftext|>`.
+    /// - `model_max_length`: 77, also if the file says "none" with a number above 10²⁰.
     ///
     /// # Errors
-    /// [`TokenizerError`], which names the file and what is wrong in it.
+    /// A [`TokenizerError`] that names the file and the problem. Loading also fails where
+    /// transformers would continue with a tokenizer that no model can use: one without a
+    /// vocabulary, or one with a named special token that was appended to the vocabulary without an
+    /// embedding.
     pub fn load(dir: impl AsRef<Path>) -> Result<Self, TokenizerError> {
         let dir = dir.as_ref();
         Self::new(Files::read(dir)?, dir)
     }
 
-    /// CLIP's tokenizer with CLIP's own vocabulary, which this crate carries with its feature `vocabulary`: for models
-    /// that bring none, as single-file checkpoints don't. It is that of Stable Diffusion 1.x, which pads with
-    /// `<|endoftext|>`, and takes 77 tokens.
+    /// Returns CLIP's tokenizer with CLIP's own vocabulary, which the Cargo feature `vocabulary`
+    /// includes in this crate.
+    ///
+    /// Use it for models that come without a vocabulary, such as single-file checkpoints. It is the
+    /// tokenizer of Stable Diffusion 1.x: it pads with `<|endoftext|>` and takes 77 tokens.
     ///
     /// ```
     /// let tokens = sd_text::ClipTokenizer::clip().encode("A cat");
@@ -91,11 +109,11 @@ impl ClipTokenizer {
     #[cfg(feature = "vocabulary")]
     pub fn clip() -> Self {
         Self::new(Files::clip(), Path::new("CLIP's vocabulary"))
-            .expect("a vocabulary that never changes, and was tested")
+            .expect("the vocabulary is constant and tested")
     }
 
-    /// Fills texts up with another token, such as `!`, which Stable Diffusion 2 and the second text
-    /// encoder of SDXL were trained with.
+    /// Sets the padding token. Stable Diffusion 2 and the second text encoder of SDXL were trained
+    /// with `!`.
     ///
     /// ```
     /// # #[cfg(feature = "vocabulary")]
@@ -187,24 +205,43 @@ impl ClipTokenizer {
         })
     }
 
-    /// Makes the names of a textual inversion stand for its vectors, as ids from `first` on, which
-    /// it returns: the rows at which the text model is to find them.
+    /// Maps the names of a textual inversion to ids for its vectors, and returns the ids.
     ///
-    /// A name is found as WebUI finds it: by its tokens, so that case does not count, wherever they
-    /// follow each other, at the end of a longer word too. Of several names the one of the most
-    /// tokens is taken. A name of one token, such as `tree`, takes the place of that word. A sign
-    /// that the tokenizer joins to the name's end hides it: the last token of `<cat-toy>,` is `>,`.
-    /// A name that [`Cleanup::Ftfy`] writes otherwise, such as one with a curly apostrophe, is
+    /// The ids start at `first`. The text model must have the vectors in these rows of its
+    /// embedding.
+    ///
+    /// Names are found as in WebUI, by their tokens wherever these follow each other. So case does
+    /// not matter, a name is also found at the end of a longer word, and the name with the most
+    /// tokens wins. A name of one token, such as `tree`, replaces that word. If the tokenizer joins
+    /// punctuation to the end of a name, the name is not found: the last token of `<cat-toy>,` is
+    /// `>,`. A name that [`Cleanup::Ftfy`] would change, such as one with a curly apostrophe, is
     /// found in both spellings.
     ///
-    /// Of two [`names`](TextualInversion::names) one that cannot be used is left out;
-    /// [`inversion`](Self::inversion) then has the other.
+    /// If one of two [`names`](TextualInversion::names) cannot be used, only the other is added,
+    /// and [`inversion`](Self::inversion) returns it.
+    ///
+    /// ```
+    /// use ndarray::Array2;
+    /// use sd_text::{ClipTokenizer, TextualInversion};
+    ///
+    /// let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji/tokenizer");
+    /// let mut tokenizer = ClipTokenizer::load(folder)?;
+    /// let inversion = TextualInversion::new("<cat-toy>", Array2::zeros((2, 768)))?;
+    /// let first = tokenizer.vocab_size() as u32;
+    /// tokenizer.add_inversion(&inversion, first)?;
+    ///
+    /// let tokens = tokenizer.encode("a <cat-toy>");
+    /// assert_eq!(tokens.ids[2..4], [first, first + 1]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`InversionError::Name`] if every name has no tokens or more than 255, has the first or the
-    /// last token of a text in it, or is another inversion's; [`InversionError::Tensor`] if there
-    /// are more vectors than a chunk has room for; [`InversionError::Ids`] if `first` is below
-    /// [`vocab_size`](Self::vocab_size).
+    /// - [`InversionError::Name`] if no name can be used: a name must have 1 to 255 tokens, must
+    ///   not contain the first or the last token of a text, and must not belong to another
+    ///   inversion.
+    /// - [`InversionError::Tensor`] if there are more vectors than a chunk has room for.
+    /// - [`InversionError::Ids`] if `first` is below [`vocab_size`](Self::vocab_size), or if an id
+    ///   would exceed 2147483646.
     pub fn add_inversion(
         &mut self,
         inversion: &TextualInversion,
@@ -214,7 +251,7 @@ impl ClipTokenizer {
         if inversion.count() > room {
             return Err(inversion.unfit(
                 format!("{} vectors", inversion.count()),
-                format!("at most {room}, what a chunk has room for"),
+                format!("at most {room}, the room in a chunk"),
             ));
         }
         let (vocabulary, ids) = (
@@ -249,7 +286,7 @@ impl ClipTokenizer {
         Ok(ids)
     }
 
-    /// The tokens by which a name is found, or what keeps it from being one.
+    /// Returns the tokens by which a name is found, or the reason why it cannot be used as a name.
     fn spellings(&self, name: &str) -> Result<[Vec<u32>; 2], String> {
         let spellings = [Cleanup::Transformers, Cleanup::Ftfy]
             .map(|cleanup| self.encoding(&cleanup.apply(name)).get_ids().to_vec());
@@ -272,8 +309,9 @@ impl ClipTokenizer {
         Ok(spellings)
     }
 
-    /// The ids of a prompt, of any content and length: BOS, the text, EOS, then padding up to
-    /// [`max_length`](Self::max_length). Text that doesn't fit is left out at the end, and told in [`Tokens::cut`].
+    /// Tokenizes a prompt of any content and length: BOS, the text, EOS, then padding up to
+    /// [`max_length`](Self::max_length). Text that does not fit is cut off at the end and reported
+    /// in [`Tokens::cut`].
     pub fn encode(&self, text: &str) -> Tokens {
         let pieces = self.pieces(text).into_iter();
         let all: Vec<(u32, usize)> = pieces
@@ -302,14 +340,26 @@ impl ClipTokenizer {
         }
     }
 
-    /// All ids of a text, of any content and length, without BOS, EOS and padding.
+    /// Returns all ids of a text of any content and length, without BOS, EOS and padding.
+    ///
+    /// ```
+    /// use sd_text::{Cleanup, ClipTokenizer};
+    ///
+    /// let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji/tokenizer");
+    /// let tokenizer = ClipTokenizer::load(folder)?;
+    /// let plain = tokenizer.tokenize("cat & owl", Cleanup::Transformers);
+    /// assert_eq!(plain.len(), 3);
+    /// assert_eq!(tokenizer.tokenize("cat &amp; owl", Cleanup::Ftfy), plain);
+    /// # Ok::<(), sd_text::TokenizerError>(())
+    /// ```
     pub fn tokenize(&self, text: &str, cleanup: Cleanup) -> Vec<u32> {
         let pieces = self.pieces(&cleanup.apply(text)).into_iter();
         pieces.flat_map(|piece| piece.ids).collect()
     }
 
-    /// What an id stands for: `fox</w>`, where `</w>` is the end of a word; a textual inversion's name for each of its
-    /// ids. None if nothing has that id. Bytes that are no text of their own are shown as `�`.
+    /// Returns the token with an id, such as `fox</w>`, where `</w>` is the end of a word. For the
+    /// ids of a textual inversion, this is the inversion's name. Bytes that are not valid UTF-8 are
+    /// shown as `�`. Returns `None` if nothing has this id.
     pub fn token(&self, id: u32) -> Option<String> {
         if let Some(inversion) = self.inversion(id) {
             return Some(inversion.name.clone());
@@ -318,61 +368,66 @@ impl ClipTokenizer {
         Some(letters::decode(&token).unwrap_or(token))
     }
 
-    /// The textual inversion that an id is a vector of.
+    /// Returns the textual inversion to which an id belongs, if any.
     pub fn inversion(&self, id: u32) -> Option<&NamedInversion> {
         self.names.of(id)
     }
 
-    /// One more than the largest id: the rows an embedding needs. 49408 in CLIP.
+    /// Returns the number of rows that an embedding needs, which is the largest id plus one. 49408
+    /// in CLIP.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
 
-    /// How many ids [`encode`](Self::encode) gives, from 2 on. 77 in CLIP, of which 75 are for the text.
+    /// Returns the number of ids that [`encode`](Self::encode) returns, at least 2. 77 in CLIP, of
+    /// which 75 are for the text.
     pub fn max_length(&self) -> usize {
         self.max_length
     }
 
-    /// The id of the first token, `<|startoftext|>`. 49406 in CLIP.
+    /// Returns the id of the first token, `<|startoftext|>`. 49406 in CLIP.
     pub fn bos(&self) -> u32 {
         self.bos
     }
 
-    /// The id after the text, `<|endoftext|>`. 49407 in CLIP.
+    /// Returns the id after the text, `<|endoftext|>`. 49407 in CLIP.
     pub fn eos(&self) -> u32 {
         self.eos
     }
 
-    /// The id of a comma that is a token of its own, `,</w>`, at which long prompts are parted. 267 in CLIP.
+    /// Returns the id of the token for a separate comma, `,</w>`, at which long prompts are split.
+    /// 267 in CLIP. `None` if the vocabulary has no such token.
     pub fn comma(&self) -> Option<u32> {
         self.comma
     }
 
-    /// The id that fills the rest: that of `<|endoftext|>` in Stable Diffusion 1.x, 0 (`!`) in 2.x.
+    /// Returns the padding id: that of `<|endoftext|>` in Stable Diffusion 1.x, and 0 (`!`) in 2.x.
     pub fn pad(&self) -> u32 {
         self.pad
     }
 
-    /// Whether another tokenizer gives the same ids for every text: it has the
-    /// [same tokens](Self::has_same_tokens), and there are no
-    /// [differences in special tokens](Self::special_differences). Names of textual inversions are
-    /// not compared.
+    /// Returns whether another tokenizer returns the same ids for every text.
+    ///
+    /// This is so if it has the [same tokens](Self::has_same_tokens) and there are no [differences
+    /// in special tokens](Self::special_differences). The names of textual inversions are not
+    /// compared.
     pub fn is_same(&self, other: &Self) -> bool {
         self.has_same_tokens(other) && self.special_differences(other).is_empty()
     }
 
-    /// Whether another tokenizer has the same tokens under the same ids, the same length and the
-    /// same first, last and padding token.
+    /// Returns whether another tokenizer has the same tokens with the same ids, the same length,
+    /// and the same first, last and padding token.
     pub fn has_same_tokens(&self, other: &Self) -> bool {
         let marks = |it: &Self| (it.max_length, it.vocab_size, it.bos, it.eos, it.pad);
         let vocabulary = |it: &Self| it.tokenizer.get_vocab(true);
         marks(self) == marks(other) && vocabulary(self) == vocabulary(other)
     }
 
-    /// Returns the special tokens, sorted, that a text may have in it and that two tokenizers do
-    /// not read alike: one of the two finds it as a token, wherever it stands, and the other reads
-    /// it as any text. Whether a token in other letters than its own, such as `<|ENDOFTEXT|>`, is
-    /// found too is not compared.
+    /// Returns the special tokens that two tokenizers read differently in a text, sorted.
+    ///
+    /// One of the two finds such a token anywhere in a text, and the other reads it as ordinary
+    /// text. Whether a token with other capitalization, such as `<|ENDOFTEXT|>`, is also found is
+    /// not compared.
     ///
     /// ```
     /// # #[cfg(feature = "vocabulary")]
@@ -383,7 +438,7 @@ impl ClipTokenizer {
     /// for (name, text) in ClipTokenizer::clip_files("!") {
     ///     std::fs::write(folder.path().join(name), text)?;
     /// }
-    /// // A folder's padding token is a special one.
+    /// // In a folder, the padding token is a special token.
     /// let of_folder = ClipTokenizer::load(folder.path())?;
     /// let own = ClipTokenizer::clip().padded_with("!")?;
     /// assert_eq!(own.special_differences(&of_folder), ["!"]);
@@ -400,13 +455,13 @@ impl ClipTokenizer {
         differs.map(str::to_owned).collect()
     }
 
-    /// The tokens that are found in a text before it is split, each with its id and with how much
-    /// of the text around it counts.
+    /// Returns the tokens that are found in a text before it is split. Each has its id, whether it
+    /// must be a whole word, and whether it includes the white space before and after it.
     fn found(&self) -> BTreeMap<&str, (u32, [bool; 3])> {
         let added = self.tokenizer.get_added_vocabulary();
         let tokens = added.get_added_tokens_decoder().iter();
         let found = tokens.filter(|(_, token)| {
-            // A setting of the files: special tokens are text like any other.
+            // With this setting of the files, special tokens are ordinary text.
             !(token.special && added.get_encode_special_tokens())
         });
         let found = found.map(|(&id, token)| {
@@ -416,7 +471,7 @@ impl ClipTokenizer {
         found.collect()
     }
 
-    /// The tokens of a text, and the byte at which each begins.
+    /// Returns the tokens of a text, each with the byte at which it begins.
     pub(crate) fn pieces(&self, text: &str) -> Vec<Piece> {
         let encoding = self.encoding(text);
         self.names
@@ -426,65 +481,65 @@ impl ClipTokenizer {
     fn encoding(&self, text: &str) -> Encoding {
         self.tokenizer
             .encode(text, false)
-            .expect("the only text-dependent failure is an unknown token outside the vocabulary, which loading has ruled out")
+            .expect("a text can only fail on an unknown token outside the vocabulary, which loading rules out")
     }
 }
 
 /// A tokenized prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
-    /// [`ClipTokenizer::max_length`] ids: BOS, text, EOS, padding.
+    /// The token ids: BOS, text, EOS, padding. There are [`ClipTokenizer::max_length`] of them.
     pub ids: Vec<u32>,
-    /// How many of them come before the padding, BOS and EOS included; at least 2.
+    /// The number of tokens before the padding, including BOS and EOS. At least 2.
     pub used: usize,
-    /// What did not fit, if anything.
+    /// The text that did not fit, if any.
     pub cut: Option<Cut>,
 }
 
-/// The end of a prompt that did not fit.
+/// The end of a text that did not fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cut {
-    /// How many tokens were dropped, at least 1.
+    /// The number of tokens that were dropped, at least 1.
     pub tokens: usize,
-    /// The text they stand for, as it was typed: all from [`offset`](Self::offset) on. A character of which only some of
-    /// the tokens were kept is part of it.
+    /// The text of the dropped tokens: everything from [`offset`](Self::offset) on. If only some of
+    /// the tokens of a character were dropped, the whole character is included.
     pub text: String,
-    /// The byte of the prompt at which it starts.
+    /// The byte of the tokenized text at which the dropped text starts.
     pub offset: usize,
 }
 
-/// Why a tokenizer folder could not be loaded.
+/// The error of loading a tokenizer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
-    /// There is no vocabulary in the folder.
-    #[error("no tokenizer in {}: expected `tokenizer.json`, or `vocab.json` and `merges.txt`; missing is `{missing}`", printable(.dir.display()))]
+    /// The folder has no vocabulary.
+    #[error("no tokenizer in {}: expected `tokenizer.json`, or `vocab.json` and `merges.txt`; `{missing}` is missing", printable(.dir.display()))]
     Missing {
         /// The folder.
         dir: PathBuf,
-        /// The file that was looked for last.
+        /// The missing file.
         missing: &'static str,
     },
-    /// A file is there but can't be read: it is no regular file, too large, empty, not UTF-8, or a
-    /// web page or a pointer of Git LFS in the place of the file.
+    /// A file exists but cannot be read: it is not a regular file, too large, empty or not UTF-8,
+    /// or it is a web page or a Git LFS pointer instead of the file.
     #[error("{}: {}", printable(.path.display()), printable(.source))]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// A file isn't JSON, or not of the form it should have.
+    /// A file is not JSON, or its JSON does not have the expected form.
     #[error("{}: {}{}", printable(.path.display()), .key.as_ref().map(|key| format!("`{}`: ", printable(key))).unwrap_or_default(), printable(.source))]
     Json {
         /// The file.
         path: PathBuf,
-        /// The entry in it, if it is not the file as a whole.
+        /// The entry in the file, or `None` if the error concerns the whole file.
         key: Option<String>,
-        /// What was expected, and the line and column if the text is no JSON.
+        /// What was expected, with the line and column if the text is not JSON.
         source: serde_json::Error,
     },
-    /// An id is too large to be one.
+    /// An id is too large.
     #[error("{}: token \"{}\" has the id {id}, expected at most {}", printable(.path.display()), printable(.token), i32::MAX)]
     Id {
         /// The file.
@@ -494,30 +549,30 @@ pub enum TokenizerError {
         /// Its id.
         id: u32,
     },
-    /// A merge isn't two tokens.
-    #[error("{}: merge {number} is \"{}\", expected two tokens with a space between", printable(.path.display()), printable(.text))]
+    /// A merge does not consist of two tokens.
+    #[error("{}: merge {number} is \"{}\", expected two tokens separated by one space", printable(.path.display()), printable(.text))]
     Merge {
         /// The file.
         path: PathBuf,
-        /// Which merge, from 1, comment lines not counted.
+        /// The number of the merge, counted from 1. A `#version` line is not counted.
         number: usize,
-        /// What stands there.
+        /// The text of the merge.
         text: String,
     },
-    /// A merge needs a token that the vocabulary lacks.
+    /// A merge needs a token that is not in the vocabulary.
     #[error("{}: merge {number} needs the token \"{}\", which is not in the vocabulary", printable(.path.display()), printable(.token))]
     MergeToken {
         /// The file.
         path: PathBuf,
-        /// Which merge, from 1, comment lines not counted.
+        /// The number of the merge, counted from 1. A `#version` line is not counted.
         number: usize,
-        /// The token: the left one, the right one, or both joined.
+        /// The missing token: the left one, the right one, or both joined.
         token: String,
     },
     /// A special token has no id.
     #[error("{}: the {role} \"{}\" is not in the vocabulary", printable(.path.display()), printable(.token))]
     SpecialToken {
-        /// The file that holds the vocabulary.
+        /// The file that contains the vocabulary.
         path: PathBuf,
         /// `bos_token`, `eos_token`, `unk_token` or `pad_token`.
         role: &'static str,
@@ -533,15 +588,15 @@ pub enum TokenizerError {
         key: &'static str,
         /// Its value, as JSON.
         got: String,
-        /// What is possible.
+        /// The values that are possible.
         expected: &'static str,
     },
-    /// The tokenizer library refuses what the files say.
+    /// The tokenizer library rejects the contents of the files.
     #[error("{}: {}", printable(.dir.display()), printable(.source))]
     Backend {
         /// The folder.
         dir: PathBuf,
-        /// Its reason.
+        /// The library's error.
         source: crate::BoxError,
     },
 }
@@ -562,7 +617,8 @@ fn pre_tokenizer() -> tokenizers::Result<PreTokenizers> {
         SplitDelimiterBehavior::Removed,
         true,
     )?;
-    // Neither a space in front nor offsets less their white space; the pattern of GPT-2 splits on, as it does there.
+    // No space is added in front. `trim_offsets`, the second argument, has no effect in a
+    // pre-tokenizer. GPT-2's pattern then splits further, as it does in transformers.
     let bytes = ByteLevel::new(false, true, true);
     Ok(PreTokenizers::new(vec![split.into(), bytes.into()]))
 }

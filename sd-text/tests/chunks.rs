@@ -1,4 +1,5 @@
-//! Chunks against WebUI's `tokenize_line` over the same ids, `golden/chunks.json` (see `golden/chunks.py`). Exact.
+//! Compares chunks with those of WebUI's `tokenize_line` over the same ids, exactly. The expected
+//! chunks are in `golden/chunks.json` (see `golden/chunks.py`).
 
 #![allow(
     clippy::unwrap_used,
@@ -80,7 +81,8 @@ fn cuts_only_when_asked() {
         cut(&long, Chunking::default().at_most(one)),
         (1, expected(125, 300, &long))
     );
-    // The last chunk is filled to its end, commas or not; brackets are not counted.
+    // The last chunk is filled to its end whether or not there are commas. Brackets do not count in
+    // the text and the offset.
     let commas = format!("({}, (dog:1.2)) {}", "cat ".repeat(60), "fox ".repeat(30));
     let text = format!("{}, dog {}", "cat ".repeat(60), "fox ".repeat(30));
     assert_eq!(

@@ -1,4 +1,5 @@
-//! `Cleanup::Ftfy` against ftfy, `golden/cleanup.json` (see `golden/cleanup.py`).
+//! Compares `Cleanup::Ftfy` with ftfy. The expected texts are in `golden/cleanup.json` (see
+//! `golden/cleanup.py`).
 
 #![allow(
     clippy::unwrap_used,
@@ -14,7 +15,7 @@ use sd_text::{Cleanup, ClipTokenizer};
 
 use common::emoji;
 
-/// Cleaning up and tokenizing is tokenizing what ftfy has cleaned up.
+/// Tokenizing with the clean-up gives the same ids as tokenizing the text that ftfy cleaned up.
 #[test]
 fn as_ftfy() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/cleanup.json");

@@ -1,4 +1,4 @@
-//! Where a prompt is cut, in bytes of what was typed.
+//! Checks where a prompt is cut, in bytes of the original text.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use common::{emoji, full, load};
 
-/// 75 tokens fit. `rest` is expected to be cut from `kept + rest`.
+/// Checks that `rest` is cut off from `kept + rest`. 75 tokens fit.
 #[track_caller]
 fn cut(kept: &str, rest: &str, tokens: usize) {
     let tokenizer = ClipTokenizer::load(emoji()).unwrap();
@@ -60,23 +60,25 @@ fn inside_a_word() {
 #[test]
 fn behind_characters_of_several_bytes() {
     cut(&"é ".repeat(75), "é", 1);
-    // Two tokens each: of the 38th only the first was kept.
+    // Each character has two tokens, and only the first token of the 38th was kept.
     cut(&"世".repeat(37), &"世".repeat(13), 25);
 }
 
 #[test]
 fn behind_what_normalization_shortens_or_lengthens() {
-    // Decomposed é: three bytes that NFC makes two.
+    // NFC shortens the decomposed é from three bytes to two.
     cut(&"e\u{301} ".repeat(75), "e\u{301}", 1);
     cut(&"cafe\u{301} ".repeat(75), "CAFE\u{301} ", 1);
-    // U+0344 becomes two characters under NFC, U+0130 two under lower case, U+212A one of a single byte.
+    // NFC turns U+0344 into two characters. Lower-casing turns U+0130 into two characters and
+    // U+212A into one of a single byte.
     cut(&"\u{212a} ".repeat(75), "\u{212a}at", 1);
     cut(&"cat\u{3000}\u{2028} ".repeat(75), "dog", 1);
 }
 
 #[test]
 fn a_character_of_which_a_part_was_kept() {
-    // Each dotted I is "i" and a mark: the 75th token is the former, the 76th the latter, of one typed character.
+    // Each dotted I becomes "i" and a mark. The 75th token is the "i" and the 76th the mark of one
+    // original character.
     let tokenizer = ClipTokenizer::load(emoji()).unwrap();
     let each = tokenizer.encode("\u{130}").used - 2;
     assert_eq!(each, 2);
@@ -89,7 +91,8 @@ fn special_tokens_in_the_text() {
     cut(&"<|endoftext|> ".repeat(75), "é<|endoftext|>", 2);
 }
 
-/// Words between spaces are tokenized alone, so their own token counts say in which of them every window ends.
+/// Words between spaces are tokenized separately, so their token counts determine the word in which
+/// every window ends.
 #[test]
 fn in_the_word_that_the_counts_say() {
     let units = [
@@ -141,7 +144,7 @@ fn in_the_word_that_the_counts_say() {
     let tokenizer = ClipTokenizer::load(emoji()).unwrap();
     let mut last = 0;
     for kept in 0..all {
-        // Other words in front leave room for that many tokens.
+        // The words in front leave room for `kept` tokens.
         let front = "cat ".repeat(75 - kept);
         let mut cut = tokenizer.encode(&format!("{front}{text}")).cut.unwrap();
         cut.offset -= front.len();

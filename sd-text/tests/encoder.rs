@@ -1,4 +1,4 @@
-//! `PromptEncoder` over models that are not there.
+//! Tests `PromptEncoder` with fake models.
 
 #![allow(
     clippy::unwrap_used,
@@ -125,7 +125,7 @@ fn cut_prompts_say_so() {
     assert_eq!((cut.tokens, cut.offset), (5, 300));
 }
 
-/// A model whose states are its ids and their places, and which counts how often it is asked.
+/// A model whose states are the ids and their positions. It records what it is asked for.
 #[derive(Debug, Default)]
 struct Echo {
     asked: Mutex<Vec<(Vec<i64>, ClipSkip)>>,
@@ -257,13 +257,13 @@ fn prompts_that_change() {
     );
     let single = |text: &str| encoder.encode(text, ClipSkip::LAST).unwrap().embedding;
 
-    // "a fox", "a owl", "a snow", "a hill": nothing follows the BREAK.
+    // The texts "a fox", "a owl", "a snow" and "a hill". Nothing follows the BREAK.
     assert_eq!(model.asked.lock().unwrap().len(), 4);
 
     let alternating = &branches[0];
     assert_eq!(alternating.entries().len(), 6);
     for call in 0..6 {
-        // One call more of the first: calls count from 0.
+        // The first text lasts one call longer, because calls count from 0.
         let text = if call <= 1 || call % 2 == 1 {
             " a fox"
         } else {
@@ -298,7 +298,7 @@ fn a_prompt_is_left_when_it_is_not_to_go_on() {
     };
     assert!(matches!(encode(2), Err(TextError::Stopped)));
     assert_eq!(asked(), 2);
-    // Nothing of it is kept.
+    // The stopped run left nothing in the cache.
     assert!(matches!(encode(4), Err(TextError::Stopped)));
     let branches = encode(7).unwrap();
     assert_eq!(asked(), 7);
@@ -331,7 +331,9 @@ fn inversions_are_named_once() {
         names,
         [("Wumpus", wumpus.sha256()), ("zqvx", other.sha256())]
     );
-    // `printf '\0\0\200\077\0\0\200\077\0\0\200\077\0\0\200\077' | sha256sum`, and of eight zeros.
+    // The SHA-256 of the vectors' bytes:
+    // `printf '\0\0\200\077\0\0\200\077\0\0\200\077\0\0\200\077' | sha256sum`, and of eight zero
+    // bytes.
     assert_eq!(
         names[0].1,
         "f6bb1294da2f78cd935b01c7656280df5eaa0439e9d97bc03775825a41a508e4"
@@ -370,7 +372,8 @@ fn lengths_within_a_branch_are_the_longest() {
     assert_eq!((long.tokens.used, long.weights.len()), (3, 154));
     assert_eq!(fox.repeat_last(1), fox);
 
-    // What is put behind brings its tokens and weights, but to an embedding of whose tokens nothing is known.
+    // The appended embedding brings its tokens and weights, unless nothing is known about the
+    // tokens of the first.
     let weighed = encoder.encode("(owl:1.5)", ClipSkip::LAST).unwrap();
     let both = EncodedBranch::from(fox.clone())
         .append(&weighed)
@@ -410,7 +413,7 @@ fn parts_that_do_not_fit() {
     .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the tokenizer gives 77 tokens, the text model takes at most 76"
+        "the tokenizer returns 77 tokens, the text model takes at most 76"
     );
     // A smaller tokenizer has no id that the model lacks.
     PromptEncoder::new(Arc::new(load(&tiny())), Arc::new(Fake::default())).unwrap();

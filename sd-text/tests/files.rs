@@ -1,4 +1,5 @@
-//! Settings that change what a folder gives, and folders that are broken: an error that names the file and the thing.
+//! Tests settings that change what a tokenizer folder gives, and broken folders, whose error names
+//! the file and the problem.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,7 +33,7 @@ fn refused(dir: &TempDir, says: &[&str]) -> TokenizerError {
     error
 }
 
-/// The tiny folder with one file more, or another one.
+/// The tiny folder with one file added or replaced.
 fn with(name: &str, content: &str) -> TempDir {
     let dir = tiny();
     write(dir.path(), name, content);
@@ -51,7 +52,7 @@ fn tiny_folder() {
         (5, 6, 6)
     );
     assert_eq!((tokenizer.vocab_size(), tokenizer.max_length()), (7, 77));
-    // "c" is unknown, which CLIP writes as the end token.
+    // "c" is unknown, and CLIP writes unknown text as the end token.
     assert_eq!(tokenizer.encode("ab ba c").ids[..7], [5, 4, 1, 2, 6, 6, 6]);
 }
 
@@ -121,7 +122,7 @@ fn files_in_the_place_of_others() {
         }
         let dir = tiny();
         let file = fs::File::create(dir.path().join(name)).unwrap();
-        // Never read: it says so at once.
+        // The file is never read: its length is enough for the error.
         file.set_len(1 << 40).unwrap();
         refused(&dir, &[name, "1099511627776 bytes long, expected at most"]);
         #[cfg(unix)]
@@ -159,7 +160,7 @@ fn names_and_values_are_printable_and_short() {
     }
 }
 
-/// A hundred thousand tokens of every kind, which take a time linear in their number.
+/// A hundred thousand tokens of every kind take time linear in their number.
 #[test]
 fn many_special_tokens() {
     let names: Vec<String> = (0..100_000).map(|n| format!("<{n:05}>")).collect();
@@ -339,7 +340,7 @@ fn merges_that_do_not_fit() {
             "{line}"
         );
     }
-    // A blank line in the middle.
+    // A blank line in the middle is an invalid merge.
     assert!(matches!(
         refused(&with("merges.txt", "a b</w>\n\na b</w>\n"), &["merge 2"]),
         TokenizerError::Merge { .. }

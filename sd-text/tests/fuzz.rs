@@ -1,11 +1,11 @@
-//! The prompt language, the loader of textual inversions and the reader of pickles under input that
-//! is changed at random, a second each, or
+//! Tests the prompt language, the loader of textual inversions and the reader of pickles with
+//! randomly changed input, for one second each. For longer runs:
 //!
 //! ```sh
 //! SD_FUZZ_SECONDS=600 SD_FUZZ_SEED=2 cargo test -p sd-text --test fuzz -- --nocapture
 //! ```
 //!
-//! An input that fails is printed. The profile of tests finds overflows of numbers too.
+//! An input that fails is printed. The test profile also detects arithmetic overflows.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +29,7 @@ use common::pickles::{self as made, dict, legacy, storage, tensor, tensor_of, zi
 use common::random::{Random, exercise};
 use common::{golden, load, tiny};
 
-/// Longer inputs are cut.
+/// The longest input. Longer ones are truncated.
 const LONGEST: usize = 4000;
 
 fn fuzz<T: fmt::Debug>(
@@ -55,14 +55,14 @@ fn fuzz<T: fmt::Debug>(
     println!("{what}: {cases} cases in {seconds} s, seed {seed}");
 }
 
-/// Somewhere in a list of `length`, mostly short.
+/// A random range in a list of `length` elements, usually short.
 fn range(random: &mut Random, length: usize) -> Range<usize> {
     let start = random.below(length + 1);
     let most = if random.below(4) == 0 { length } else { 8 };
     start..length.min(start + random.below(most + 1))
 }
 
-/// One change: left out, doubled, replaced, or put in from another.
+/// Makes one change: removes, duplicates or replaces elements, or inserts others.
 fn change<T: Clone>(random: &mut Random, list: &mut Vec<T>, other: &[T], piece: Vec<T>) {
     let place = range(random, list.len());
     match random.below(5) {
@@ -98,7 +98,7 @@ fn prompts() {
             change(random, &mut text, &corpus[other], piece);
         }
         let input: String = text.iter().collect();
-        // What was changed is changed on.
+        // Some changed inputs replace the original, so that changes accumulate.
         if random.below(8) == 0 {
             corpus[which] = text;
         }
@@ -115,7 +115,7 @@ impl fmt::Debug for Bytes {
     }
 }
 
-/// Files of each kind that there is.
+/// One valid file of each kind.
 fn files() -> Vec<Vec<u8>> {
     let data = [0x3c; 64];
     let tensor = |dtype, shape: &[usize], bytes: usize| {
@@ -142,7 +142,7 @@ fn serialize<const N: usize>(
     safetensors::serialize(tensors, metadata).unwrap()
 }
 
-/// What such files' headers are made of.
+/// A piece of a safetensors header.
 fn word(random: &mut Random) -> Vec<u8> {
     const WORDS: [&str; 24] = [
         "{",
@@ -188,7 +188,7 @@ fn textual_inversions() {
         for _ in 0..=random.below(4) {
             let other = &corpus[random.below(corpus.len())];
             let piece = word(random);
-            // Mostly within the header, whose length is kept right.
+            // Most changes are inside the header, whose length is corrected.
             let length = file
                 .first_chunk::<8>()
                 .map(|length| u64::from_le_bytes(*length) as usize)
@@ -208,7 +208,7 @@ fn textual_inversions() {
         if random.below(8) == 0 {
             corpus[which] = file.clone();
         }
-        // Most changes break a file for good.
+        // Most changes break a file for good, so the corpus is renewed.
         if random.below(64) == 0 {
             corpus = files();
         }
@@ -245,11 +245,11 @@ fn textual_inversions() {
     assert!(read > 0);
 }
 
-/// A file of `torch.save`: the entries of a ZIP file, of which the first is the pickle, or a whole
-/// legacy file without names.
+/// A `torch.save` file: the entries of a ZIP file, the pickle first, or a whole legacy file with an
+/// empty name.
 type Parts = Vec<(String, Vec<u8>)>;
 
-/// The committed files of the usual lengths, and small ones.
+/// The committed files of ordinary length, and small files made here.
 fn pickles() -> Vec<Parts> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pickles");
     let read = |name: &str| fs::read(folder.join(name)).unwrap();
@@ -285,7 +285,7 @@ fn pickles() -> Vec<Parts> {
     all
 }
 
-/// What pickles are made of.
+/// A piece of a pickle.
 fn opcode(random: &mut Random) -> Vec<u8> {
     const WORDS: [&[u8]; 40] = [
         b"(",
@@ -344,7 +344,7 @@ fn pickles_of_torch() {
         let which = random.below(corpus.len());
         let mut parts = corpus[which].clone();
         let other = corpus[random.below(corpus.len())][0].1.clone();
-        // Mostly in the pickle, sometimes in a storage.
+        // Most changes are in the pickle, some in a storage.
         let part = if random.below(8) == 0 {
             random.below(parts.len())
         } else {
@@ -354,7 +354,7 @@ fn pickles_of_torch() {
             let piece = opcode(random);
             let length = parts[part].1.len();
             let mut bytes = std::mem::take(&mut parts[part].1);
-            // Longer ones are not cut here.
+            // Longer files are not truncated: only a part of the file is changed.
             let at = random.below(length.max(1)).saturating_sub(LONGEST / 2);
             let rest = bytes.split_off(length.min(at + LONGEST / 2));
             let mut middle = bytes.split_off(at);
@@ -366,7 +366,7 @@ fn pickles_of_torch() {
         if random.below(8) == 0 {
             corpus[which] = parts.clone();
         }
-        // Most changes break a file for good.
+        // Most changes break a file for good, so the corpus is renewed.
         if random.below(64) == 0 {
             corpus = pickles();
         }
@@ -376,7 +376,7 @@ fn pickles_of_torch() {
                 .map(|(name, data)| (&**name, &**data))
                 .collect();
             let mut file = zip(&parts);
-            // And sometimes around them.
+            // Some changes are near the end of the ZIP file, outside its parts.
             if random.below(8) == 0 {
                 let piece = vec![random.below(256) as u8; 1 + random.below(4)];
                 let at = file.len() - random.below(file.len().min(200)) - 1;
@@ -396,7 +396,7 @@ fn pickles_of_torch() {
                 read += 1;
                 for (_, tensor) in pickle.tensors().chain(pickle.beside()) {
                     let bytes = pickle.bytes(tensor);
-                    // Compressed numbers may turn out to be damaged.
+                    // Compressed values may turn out to be damaged only now.
                     let length = bytes.map_or(tensor.length(), |bytes| bytes.len() as u64);
                     assert_eq!(length, tensor.length());
                     let count: usize = tensor.shape.iter().product();
@@ -423,7 +423,7 @@ fn pickles_of_torch() {
     assert!(read > 0 && tensors > 0);
 }
 
-/// The most memory that the process had, where the system says so.
+/// The peak memory of the process, if the system reports it.
 fn most_memory() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM"));

@@ -1,4 +1,5 @@
-//! Every string of `golden/tokens.json` through every folder, against transformers' ids (see `golden/make.py`). Exact.
+//! Compares the ids of every string in `golden/tokens.json`, with every folder, with those of
+//! transformers, exactly (see `golden/make.py`).
 
 #![allow(
     clippy::unwrap_used,
@@ -30,13 +31,13 @@ struct Vocabulary {
     merges: Vec<(String, String)>,
 }
 
-/// A string, `text` repeated, and its ids in the first folder up to the padding.
+/// A string, which is `text` repeated, and its ids in the first folder up to the padding.
 #[derive(Deserialize)]
 struct Case {
     text: String,
     times: usize,
     ids: Vec<u32>,
-    /// Of strings that are cut: how many ids they have uncut, and their FNV-1a.
+    /// For strings that are cut: the number of ids without the cut, and their FNV-1a hash.
     whole: Option<usize>,
     checksum: Option<String>,
 }
@@ -44,12 +45,13 @@ struct Case {
 #[derive(Deserialize)]
 struct Folder {
     name: String,
-    /// What `vocab.json` and `merges.txt` hold, if they are there.
+    /// The contents of `vocab.json` and `merges.txt`, if the folder has them.
     vocabulary: Option<String>,
-    /// What `tokenizer.json` holds.
+    /// The contents of `tokenizer.json`, if the folder has it.
     inside: Option<String>,
     files: Map<String, Value>,
-    /// Whether only the cases in `differs` are recorded, or all others are as in the first folder.
+    /// Whether only the cases in `differs` are recorded. Otherwise all other cases are as in the
+    /// first folder.
     sampled: bool,
     differs: HashMap<usize, Vec<u32>>,
     bos: u32,
@@ -167,7 +169,8 @@ fn uncut_ids_of_transformers() {
     }
 }
 
-/// What is cut off begins at a character, is the end of the text, and is counted.
+/// The text that is cut off begins at a character, is the end of the text, and its tokens are
+/// counted.
 #[test]
 fn cuts_are_ends_of_the_text() {
     let golden = Golden::read();
@@ -186,7 +189,7 @@ fn cuts_are_ends_of_the_text() {
     }
 }
 
-/// 64-bit FNV-1a over the little-endian bytes of each id.
+/// The 64-bit FNV-1a hash of the ids, each as little-endian bytes.
 fn fnv(ids: &[u32]) -> String {
     let bytes = ids.iter().flat_map(|id| id.to_le_bytes());
     let hash = bytes.fold(0xCBF2_9CE4_8422_2325_u64, |state, byte| {

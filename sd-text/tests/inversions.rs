@@ -1,5 +1,6 @@
-//! Textual inversions: their files, their names in prompts, and their places in chunks against WebUI's `tokenize_line`,
-//! `golden/inversions.json` (see `golden/inversions.py`). Exact.
+//! Tests the files of textual inversions and their names in prompts, and compares their positions
+//! in chunks with WebUI's `tokenize_line`, exactly. The expected chunks are in
+//! `golden/inversions.json` (see `golden/inversions.py`).
 
 #![allow(
     clippy::unwrap_used,
@@ -57,7 +58,7 @@ fn places_as_webui() {
     assert!(count > 500, "{count}");
 }
 
-/// Compares a number of prompts, and returns how many ids in them are those of vectors.
+/// Compares this number of prompts, and returns how many of their ids belong to vectors.
 fn compare(golden: &Value, prompts: usize) -> usize {
     let names: Vec<(&str, usize)> = golden["names"]
         .as_object()
@@ -110,7 +111,7 @@ fn names_stand_for_their_ids() {
     }
     assert_eq!(tokenizer.token(49_414), None);
 
-    // One window of tokens, cut within an inversion or not.
+    // `encode` returns a single window, and may cut inside an inversion.
     let tokens = tokenizer.encode(&format!("{}wumpus fox", "fox ".repeat(74)));
     assert_eq!(tokens.ids[74..77], [fox, 49_408, tokenizer.eos()]);
     let cut = Cut {
@@ -128,13 +129,13 @@ fn a_name_of_one_token_takes_the_place_of_the_word() {
     let found = |text| tokenizer.tokenize(text, Cleanup::Transformers);
     assert_eq!(found("a TREE")[1..], [49_408, 49_409]);
     assert_eq!(found("tree house tree !"), [49_411, 49_408, 49_409, 49_410]);
-    // Other words, which have other tokens.
+    // These are other words with other tokens.
     for text in ["trees", "treehouse", "street"] {
         assert!(found(text).iter().all(|&id| id < 49_408), "{text}");
     }
 }
 
-/// A file's name and a tensor's, of which one may be taken.
+/// An inversion has the names of its file and of its tensor, and one of them may be taken.
 #[test]
 fn two_names() {
     let one = |file: &str, tensor: &str| {
@@ -149,12 +150,12 @@ fn two_names() {
             .map(|ids| ids.start)
     };
     assert_eq!(add(&one("zorgmuster", "<cat-toy>")).unwrap(), 49_408);
-    // The tensor's name is the first one's; so is the file's; so are both.
+    // The tensor's name is taken, then the file's name, then both.
     assert_eq!(add(&one("qxy-1", "<cat-toy>")).unwrap(), 49_409);
     assert_eq!(add(&one("Zorgmuster", "<dog-toy>")).unwrap(), 49_410);
     let error = add(&one("zorgmuster", "<cat-toy>")).unwrap_err();
     assert!(matches!(error, InversionError::Name { name, .. } if name == "<cat-toy>"));
-    // Two names of the same tokens, and one that is none.
+    // Two names with the same tokens, and a name without tokens.
     assert_eq!(add(&one("foxling", "FOXLING")).unwrap(), 49_411);
     assert_eq!(add(&one(" ", "owlling")).unwrap(), 49_412);
     for (text, id, name) in [
@@ -176,9 +177,8 @@ fn two_names() {
     assert_eq!(named.names(), ["wumpus"]);
 }
 
-/// Twenty thousand names that begin with the same token, in a time linear in their number: a
-/// second or two, where the square of the number would take an hour. The limit leaves room for a
-/// busy machine.
+/// Twenty thousand names that begin with the same token take time linear in their number: a second
+/// or two, where quadratic time would take an hour. The limit leaves room for a busy machine.
 #[test]
 fn many_names() {
     let start = Instant::now();
@@ -245,7 +245,7 @@ fn an_inversion_is_cut_whole() {
     }
 }
 
-/// The message of adding a name to a tokenizer with `Wumpus`.
+/// The message of the error of adding an inversion to a tokenizer that already has `Wumpus`.
 fn refused(inversion: &TextualInversion, first: u32) -> String {
     let (mut tokenizer, _) = tokenizer(&[("Wumpus", 2)]);
     let before = tokenizer.vocab_size();
@@ -272,30 +272,30 @@ fn names_that_are_taken() {
         assert_eq!(
             refused(&inversion(name, 1), 49_410),
             format!(
-                "{name}: tensor `{name}` is called {name:?}, expected a name of its own, found {found}"
+                "{name}: tensor `{name}` is called {name:?}, expected a unique name of 1 to 255 tokens, found {found}"
             )
         );
     }
     assert_eq!(
         refused(&inversion("zqvx", 76), 49_410),
-        "zqvx: tensor `zqvx` is 76 vectors, expected at most 75, what a chunk has room for"
+        "zqvx: tensor `zqvx` is 76 vectors, expected at most 75, the room in a chunk"
     );
     assert_eq!(
         refused(&inversion("zqvx", 2), 49_409),
-        "zqvx: its ids begin at 49409, expected at least 49410: those below are taken"
+        "zqvx: its ids begin at 49409, expected free ids from 49410 to 2147483646"
     );
     assert!(refused(&inversion("zqvx", 2), u32::MAX).contains("its ids begin at 4294967295"));
     let long = inversion(&"a ".repeat(256), 1);
     let said = refused(&long, 49_410);
     assert!(said.ends_with("found 256 tokens, more than 255"), "{said}");
-    // With no letters but a and b: what is unknown is the end token.
+    // This vocabulary has no letters but a and b, and unknown text becomes the end token.
     let mut small = load(&tiny());
     let error = small.add_inversion(&inversion("axa", 1), 7).unwrap_err();
     assert!(error.to_string().contains("<|endoftext|>"), "{error}");
     assert!(small.add_inversion(&inversion("aab", 1), 7).is_ok());
 }
 
-/// A safetensors file of these tensors.
+/// A safetensors file with these tensors.
 fn file(tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Vec<u8> {
     let views = tensors.iter().map(|(name, dtype, shape, data)| {
         let view = TensorView::new(*dtype, shape.to_vec(), data).unwrap();
@@ -393,7 +393,7 @@ fn three_kinds_of_file() {
     ));
 }
 
-/// WebUI's and diffusers' files of `torch.save`, against `golden/pickles.json`.
+/// Compares the `torch.save` files of WebUI and diffusers with `golden/pickles.json`.
 #[test]
 fn pickles() {
     let golden = golden("pickles.json");
@@ -428,7 +428,7 @@ fn pickles() {
             let found: String = found.iter().map(hex).collect();
             assert_eq!(row[3], found, "{name}, {tensor}");
         }
-        // By the content, whatever the name.
+        // The format is detected from the content, whatever the name.
         for other in ["safetensors", "pt", "bin"] {
             let path = dir.path().join("x").with_extension(other);
             fs::write(&path, &bytes).unwrap();
@@ -443,7 +443,7 @@ fn pickles() {
             .unwrap_err()
             .to_string();
         let said = error
-            .strip_prefix("x.pt: no usable textual inversion: ")
+            .strip_prefix("x.pt: not a usable textual inversion: ")
             .unwrap();
         said.to_owned()
     };
@@ -473,7 +473,7 @@ fn pickles() {
         state.contains("tensors (`") && state.contains("more), expected one"),
         "{state}"
     );
-    // Many views of the same numbers, which are not read.
+    // Many views of the same values, which are not read.
     let many = format!("({}l.", tensor("0", "6", "1").repeat(10_000));
     assert!(said(&made::file(many.as_bytes())).starts_with("it has 10000 tensors"));
     let mut long = made::file(&dict(&one));
@@ -488,7 +488,7 @@ fn files_that_are_none() {
         let said = error.to_string();
         said.strip_prefix("x.safetensors: ").unwrap().to_owned()
     };
-    let none = |problem: &str| format!("no usable textual inversion: {problem}");
+    let none = |problem: &str| format!("not a usable textual inversion: {problem}");
     assert_eq!(said(b""), none("it has 0 bytes, expected at least 8"));
     assert!(said(b"PK\x03\x04and more").contains("the ZIP file has no directory"));
     assert_eq!(
@@ -526,8 +526,8 @@ fn files_that_are_none() {
     };
     let huge = "[18446744073709551615,18446744073709551615]";
     for (shape, offsets, expected) in [
-        ("[1]", "[0,8]", "tensor `a` is from byte 0 to 8 of 4"),
-        ("[1]", "[4,0]", "tensor `a` is from byte 4 to 0 of 4"),
+        ("[1]", "[0,8]", "tensor `a` spans bytes 0 to 8 of 4"),
+        ("[1]", "[4,0]", "tensor `a` spans bytes 4 to 0 of 4"),
         ("[1]", huge, "of 4"),
         ("[2]", "[0,4]", "of shape [2] with 4 bytes of data"),
         ("[1]", "[0,3]", "of shape [1] with 3 bytes of data"),
@@ -559,7 +559,7 @@ fn files_that_are_none() {
             ("clip_g", Dtype::F32, &[1, 4], one.clone()),
             ("clip_l", Dtype::F32, &[2, 2], one.clone())
         ]),
-        "tensor `clip_g` is 1 vectors, expected 2, as the other tensor"
+        "tensor `clip_g` is 1 vectors, expected 2, as in the other tensor"
     );
     assert_eq!(
         said(&[("a", Dtype::I32, &[1, 4], one)]),
@@ -601,7 +601,7 @@ fn files_in_the_place_of_others() {
             assert!(error.to_string().contains(says), "{error}");
         }
     }
-    // Never read: it says so at once.
+    // The file is never read: its length is enough for the error.
     fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
     assert!(said().contains("bytes long, expected at most 16777216"));
     #[cfg(unix)]

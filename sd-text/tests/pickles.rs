@@ -1,5 +1,5 @@
-//! The reader of torch's pickles: harmless files of every form against `torch.load`,
-//! `golden/pickles.json` (see `golden/pickles.py`), exactly.
+//! Compares the reader of torch's pickles with `torch.load`, exactly, on harmless files of every
+//! form. The expected tensors are in `golden/pickles.json` (see `golden/pickles.py`).
 
 #![allow(
     clippy::unwrap_used,
@@ -29,8 +29,8 @@ fn parse(bytes: Vec<u8>) -> Pickle {
     pickle::from_bytes("a.pt", bytes).unwrap()
 }
 
-/// Compares tensors with rows of names, types, shapes and bytes in hexadecimal digits. Returns how
-/// many are in the file as they are.
+/// Compares tensors with rows of names, types, shapes and hexadecimal bytes. Returns how many
+/// tensors are in the file as they are.
 fn compare<'a>(
     pickle: &Pickle,
     tensors: impl ExactSizeIterator<Item = (&'a str, &'a PickledTensor)>,
@@ -81,7 +81,8 @@ fn files_of_every_form() {
         match name.as_str() {
             "deflated.pt" | "deflated-behind.pt" => assert_eq!(in_place, 1, "the empty one"),
             "big-endian.pt" => assert!(in_place > 0 && in_place < count / 4, "{in_place}"),
-            // A column, a corner, and what is transposed, expanded or has its channels last.
+            // The five others are a column, a corner, and transposed, expanded and channels-last
+            // tensors.
             _ => assert!(
                 in_place == count || in_place == count - 5,
                 "{in_place} of {count}"
@@ -169,7 +170,7 @@ fn training_states_are_inert() {
     }
 }
 
-/// Opcodes that Python writes and `torch.save` does not, or did long ago.
+/// Opcodes that Python writes but `torch.save` does not, or did only long ago.
 #[test]
 fn other_ways_to_write() {
     let plain = tensor("0", "2 3", "3 1");
@@ -258,7 +259,7 @@ fn other_ways_to_write() {
             "{what}"
         );
     }
-    // An OrderedDict of pairs, as Python 2 writes it.
+    // An OrderedDict made of pairs, as Python 2 writes it.
     let pairs = format!("ccollections\nOrderedDict\n((l(lVa\na{plain}aatR.");
     let pickle = parse(file(pairs.as_bytes()));
     assert_eq!(pickle.tensors().next().unwrap().0, "a");
@@ -313,7 +314,7 @@ fn names_of_tensors() {
         names(format!("(dVstate_dict\n{one}s.")),
         of("state_dict", false, 0)
     );
-    // The same dictionary under another name is not named again.
+    // The same dictionary under another name is not listed again.
     assert_eq!(
         names(format!("(dVstate_dict\n{inner}p9\nsVmodel\ng9\ns.")),
         of("x.y 7 #2", true, 0)

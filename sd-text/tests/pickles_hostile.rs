@@ -1,5 +1,5 @@
-//! Pickles that would run a program in Python, that lie, or that ask for time and memory: each is
-//! refused with what it asks for and the byte where.
+//! Tests pickles that would run a program in Python, that lie, or that request much time or memory.
+//! Each is refused with an error that names what it asks for and the byte.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,7 +32,8 @@ fn refused(bytes: Vec<u8>) -> String {
     said
 }
 
-/// The same ZIP file as if it were larger than 4 GB: its last record refers to a longer one.
+/// The same ZIP file in the form for files of more than 4 GB, whose last record refers to a longer
+/// one.
 fn large(file: &[u8]) -> Vec<u8> {
     let (rest, last) = file.split_at(file.len() - 22);
     let number = |at: usize, length: usize| {
@@ -52,7 +53,7 @@ fn large(file: &[u8]) -> Vec<u8> {
     large
 }
 
-/// A text of protocol 4.
+/// A text in protocol 4.
 fn text(text: &str) -> Vec<u8> {
     [&[0x8c, text.len() as u8], text.as_bytes()].concat()
 }
@@ -64,7 +65,7 @@ fn stack_global(module: &str, name: &str) -> Vec<u8> {
 #[test]
 fn globals_are_named_with_their_byte() {
     let mut cases: Vec<(String, usize, Vec<u8>)> = Vec::new();
-    // Each as `module name`, called with an argument.
+    // Each is `module name`, and is called with an argument.
     for global in [
         "os system",
         "posix system",
@@ -130,7 +131,7 @@ fn globals_are_named_with_their_byte() {
             (2, [b"\x80\x02c", lines, argument, b"\x85R."].concat()),
             (2, [b"\x80\x02c", lines, argument, b"\x85\x81."].concat()),
             (2, [b"\x80\x04c", lines, argument, b"\x85}\x92."].concat()),
-            // Not called, and thrown away.
+            // Not called, and dropped.
             (3, [b"\x80\x02(c", lines, b"1}."].concat()),
             (2, [b"\x80\x02c", lines, b"0}."].concat()),
             // INST and OBJ.
@@ -181,7 +182,7 @@ fn globals_are_named_with_their_byte() {
 fn names_that_are_computed() {
     let encoded = |text: &str| format!("c_codecs\nencode\n(V{text}\nVlatin1\ntR");
     for (pickle, says) in [
-        // `_codecs.encode` makes bytes, which name nothing.
+        // `_codecs.encode` returns bytes, which cannot name a global.
         (
             format!("{}{}\u{93}.", encoded("os"), encoded("system")),
             "a global named by bytes",
@@ -199,7 +200,7 @@ fn names_that_are_computed() {
             "Vos\n(Vsystem\nt\u{93}.".to_owned(),
             "a global named by a tuple",
         ),
-        // What is called must be in the table itself.
+        // A called value must itself be in the table.
         (
             "VX\n(I1\ntR.".to_owned(),
             "a call of a text, expected a function",
@@ -224,7 +225,7 @@ fn names_that_are_computed() {
             "ctorch\nSize\n}R.".to_owned(),
             "a call with a dictionary, expected a tuple",
         ),
-        // States change what they are given to: a class, a tensor.
+        // A class or a tensor cannot be given a state.
         (
             "ctorch.nn.modules.container\nParameterDict\n}b.".to_owned(),
             "a state for a class",
@@ -238,7 +239,7 @@ fn names_that_are_computed() {
             "a state for a tensor",
         ),
         ("(l}b.".to_owned(), "a state for a list"),
-        // Entries and items, too.
+        // Nor can entries or items be added to a wrong value.
         (
             "cargparse\nNamespace\nVa\nVb\ns.".to_owned(),
             "entries for a class",
@@ -308,14 +309,14 @@ fn opcodes_that_nobody_writes() {
         (b"N(q\0.", "the stack is empty"),
         (b"h\x07.", "the memo has no entry 7"),
         (b"j\xff\xff\xff\xff.", "the memo has no entry 4294967295"),
-        (b"g-1\n.", "no place of the memo"),
+        (b"g-1\n.", "not an index of the memo"),
         (b"I1.", "a line without an end"),
-        (b"Ix\n.", "no whole number"),
+        (b"Ix\n.", "not a whole number"),
         (
             b"L99999999999999999999999999999999999x\n.",
-            "no whole number",
+            "not a whole number",
         ),
-        (b"Fx\n.", "no number"),
+        (b"Fx\n.", "not a number"),
         (b"S'\n.", "without quotes"),
         (b"S'\\q'\n.", "an escape"),
         (b"V\\ud800\n.", "the character"),
@@ -417,15 +418,15 @@ fn tensors_that_lie() {
         (of("N"), "a tensor of None, expected a storage"),
         (
             of(&storage("FloatStorage", "7")),
-            "storage `0` has 28 bytes, and 24 in the file",
+            "storage `0` has 28 bytes in the pickle, but 24 in the file",
         ),
         (
             of(&storage("FloatStorage", "5")),
-            "storage `0` has 20 bytes, and 24 in the file",
+            "storage `0` has 20 bytes in the pickle, but 24 in the file",
         ),
         (
             of(&storage("DoubleStorage", "6")),
-            "storage `0` has 48 bytes, and 24 in the file",
+            "storage `0` has 48 bytes in the pickle, but 24 in the file",
         ),
         (
             of(&storage("FloatStorage", &last)),
@@ -467,7 +468,7 @@ fn tensors_that_lie() {
         ),
         (
             of(&six.replace("Vstorage\n", "Vmodule\n")),
-            "no storage, expected a storage",
+            "not a storage, expected a storage",
         ),
         (of(&six.replace("tQ", "NNtQ")), "more than 6 values"),
         (of("(tQ"), "a storage of 0 values"),
@@ -514,7 +515,7 @@ fn tensors_that_lie() {
     assert!(said.contains("two tensors named `a`"), "{said}");
 }
 
-/// Programs that are short and ask for much.
+/// Short programs that request much.
 #[test]
 fn bombs() {
     let mut laughs = format!("({}lp0\n0", tensor("0", "1", "1")).into_bytes();
@@ -571,7 +572,7 @@ fn bombs() {
         println!("{what}: {:?}", start.elapsed());
         assert!(said.contains(says), "{what}: {said}");
     }
-    // Work that is repeated on a long value of the memo: a state, metadata, a text.
+    // Work that is repeated on a long value from the memo: a state, metadata, a text.
     let entries = [b"(", &b"NI00\n".repeat(100_000)[..], b"dp0\n0"].concat();
     let state = b"ctorch.nn.modules.container\nParameterDict\n(tRg0\nV_parameters\n(dsb0";
     let state = state.repeat(50_000);
@@ -600,7 +601,7 @@ fn bombs() {
         println!("{what}: {:?}", start.elapsed());
         assert!(said.contains(says), "{what}: {said}");
     }
-    // Deep, but not where a tensor could be: read, and dropped without recursion.
+    // Deep nesting where no tensor can be is read, and dropped without recursion.
     let inert = [
         b"cargparse\nNamespace\n)R",
         &b"]".repeat(500_000)[..],
@@ -608,7 +609,7 @@ fn bombs() {
         b"b.",
     ];
     assert_eq!(read(file(&inert.concat())).unwrap().tensors().len(), 0);
-    // A storage that is said to be long, and compressed.
+    // A compressed storage that claims to be long.
     let pickle = dict(&tensor_of(
         &storage("FloatStorage", "262144000"),
         "0",
@@ -624,7 +625,7 @@ fn bombs() {
         said.contains("has 1048576000 bytes, expected at most"),
         "{said}"
     );
-    // One tensor of all numbers, many times in another order.
+    // One tensor of all values, many times in another order.
     let mut many = b"(".to_vec();
     many.extend(tensor("0", "3 2", "1 3").repeat(10_000).bytes());
     many.extend(b"l.");
@@ -688,7 +689,7 @@ fn zip_files_that_lie() {
         (
             "fewer entries",
             patched(patch(last, 0, 8, b"\x02"), last, 0, 10, b"\x02"),
-            "behind its 2 entries",
+            "after its 2 entries",
         ),
         (
             "more entries",
@@ -718,7 +719,7 @@ fn zip_files_that_lie() {
         (
             "encrypted, in the other",
             patch(local, 1, 6, b"\x01"),
-            "another header before its data",
+            "a different header before its data",
         ),
         ("strong encryption", both(6, b"\x40"), "encrypted"),
         ("a hidden header", both(7, b"\x20"), "encrypted"),
@@ -730,12 +731,12 @@ fn zip_files_that_lie() {
         (
             "two methods",
             patch(local, 1, 8, b"\x08"),
-            "another header before its data",
+            "a different header before its data",
         ),
         (
             "two lengths",
             patch(local, 1, 22, b"\x10"),
-            "another header before its data",
+            "a different header before its data",
         ),
         (
             "stored shorter",
@@ -745,27 +746,27 @@ fn zip_files_that_lie() {
         (
             "two checksums",
             patch(local, 1, 14, b"\xee\xee"),
-            "another header before its data",
+            "a different header before its data",
         ),
         (
             "two names",
             patch(b"archive/data/0", 0, 13, b"1"),
-            "another header before its data",
+            "a different header before its data",
         ),
         (
             "no header",
             patch(local, 1, 0, b"XK"),
-            "another header before its data",
+            "a different header before its data",
         ),
         (
             "another header",
             patch(central, 1, 42, b"\0\0\0\0"),
-            "begins inside of another entry",
+            "begins inside another entry",
         ),
         (
             "behind the end",
             patch(central, 1, 42, b"\xff\xff\xff\x7f"),
-            "another header before its data",
+            "a different header before its data",
         ),
         (
             "numbers that are nowhere",
@@ -842,18 +843,18 @@ fn zip_files_that_lie() {
         (
             "data that is longer",
             zip_with(&[(PICKLE, b"\x4b\x04\x00", 0, 8)]),
-            "another length than the 0 bytes",
+            "does not have the 0 bytes",
         ),
         (
             "data that is shorter",
             zip_with(&[(PICKLE, b"\x4b\x04\x00", 2, 8)]),
-            "another length than the 2 bytes",
+            "does not have the 2 bytes",
         ),
     ] {
         let said = refused(bytes);
         assert!(said.contains(says), "{what}: {said}, expected {says}");
     }
-    // With the record for larger files, which is or is not where and what it is said to be.
+    // The record for larger files, at a right or wrong position and with right or wrong contents.
     let large = large(&good);
     assert!(read(large.clone()).is_ok());
     let (record, locator) = (b"PK\x06\x06", b"PK\x06\x07");
@@ -904,7 +905,7 @@ fn legacy_files_that_lie() {
         (
             "long data",
             legacy(&pickle, "0", 6, &[7; 25]),
-            "1 bytes behind the last storage",
+            "1 bytes after the last storage",
         ),
         (
             "another length",
@@ -919,7 +920,7 @@ fn legacy_files_that_lie() {
         (
             "another storage",
             legacy(&pickle, "1", 6, &data),
-            "one that no tensor names",
+            "one that no tensor uses",
         ),
         (
             "a storage twice",
@@ -929,7 +930,7 @@ fn legacy_files_that_lie() {
                 6,
                 &[&data[..], &6_u64.to_le_bytes(), &data].concat(),
             ),
-            "has one twice",
+            "names one twice",
         ),
         (
             "a version",
@@ -944,7 +945,7 @@ fn legacy_files_that_lie() {
         (
             "a length that is none",
             patched(good.clone(), b"(V0\nl.", 0, 1, b"I"),
-            "one that no tensor names",
+            "one that no tensor uses",
         ),
         (
             "no list",
@@ -956,7 +957,7 @@ fn legacy_files_that_lie() {
         assert!(said.contains(says), "{what}: {said}, expected {says}");
     }
     let other = refused(b"\x80\x04N.".to_vec());
-    assert!(other.contains("none of `torch.save`"), "{other}");
+    assert!(other.contains("not from `torch.save`"), "{other}");
     let mut tar = vec![0; 1024];
     tar[..8].copy_from_slice(b"sys_info");
     tar[257..262].copy_from_slice(b"ustar");
@@ -981,7 +982,7 @@ fn cut_off_at_every_byte() {
             refused(bytes[..length].to_vec());
         }
     }
-    // Also where the file around the pickle is whole.
+    // A pickle that is cut off inside an intact file is refused too.
     let pickle = dict(&tensor("0", "2 3", "3 1"));
     for length in 0..pickle.len() {
         let said = refused(file(&pickle[..length]));
@@ -1003,7 +1004,7 @@ fn files_that_cannot_be_opened() {
         fs::write(&path, content).unwrap();
         assert!(said().contains(says), "{}", said());
     }
-    // What was read once may be gone later.
+    // A file that was read once may be gone later.
     fs::write(&path, file(&dict(&tensor("0", "2 3", "3 1")))).unwrap();
     let pickle = pickle::open(&path).unwrap();
     fs::File::create(&path).unwrap();

@@ -1,4 +1,5 @@
-//! The prompt language against WebUI's own answers, `golden/prompts.json` (see `golden/prompts.py`). Exact.
+//! Compares the prompt language with WebUI's own results, exactly. They are in
+//! `golden/prompts.json` (see `golden/prompts.py`).
 
 #![allow(
     clippy::unwrap_used,
@@ -30,7 +31,7 @@ fn string(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
-/// `[end, text, …]` for each number of steps.
+/// The entries `[end, text, …]` for each number of steps.
 fn written(branch: &Branch<'_>) -> Vec<Vec<(usize, String)>> {
     let entries = |schedule: Schedule| {
         schedule
@@ -66,7 +67,7 @@ fn means_what_it_means_in_webui() {
     for row in prompts {
         let text = string(&row[0]);
         let positive = PromptText::parse(text, Side::Positive, Syntax::WebUi);
-        // WebUI keeps them by kind.
+        // WebUI groups the networks by kind.
         let mut found: Vec<_> = positive.networks().iter().collect();
         let first = |name: &str| {
             positive
@@ -134,7 +135,7 @@ fn attention_of_every_text() {
         let text = string(&row[0]);
         let expected: Vec<Segment> = match &row[1] {
             Value::Number(_) => vec![Segment::plain(text)],
-            // A weight that is no number, where WebUI stops.
+            // A malformed weight, at which WebUI stops with an error.
             Value::String(_) => {
                 failing += 1;
                 continue;
@@ -174,7 +175,7 @@ fn text_of_every_model_call() {
     }
 }
 
-/// However many causes there are, the warnings are few and the last one counts the rest.
+/// However many causes there are, there are few warnings, and the last one counts the rest.
 #[test]
 fn warnings_are_counted() {
     for (parts, listed) in [(16, 16), (17, 17), (100_000, 17)] {

@@ -1,4 +1,4 @@
-//! What holds for any text: it parses, prints as it was, and never overflows the stack.
+//! Properties of every text: it is parsed, prints as it was written, and never overflows the stack.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ fn any_text() {
     }
 }
 
-/// On a stack that a recursion of a few hundred levels would overflow.
+/// Runs on a stack that a recursion of a few hundred levels would overflow.
 #[test]
 fn a_hundred_thousand_brackets() {
     const DEPTH: usize = 100_000;
@@ -65,7 +65,8 @@ fn a_hundred_thousand_brackets() {
     }
 }
 
-/// Ten times the text takes about ten times as long. The bound is loose, the machine may be busy.
+/// Ten times the text takes about ten times as long. The bound is loose, because the machine may be
+/// busy.
 #[test]
 fn time_grows_with_the_length() {
     let shapes = [

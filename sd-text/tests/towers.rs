@@ -1,4 +1,4 @@
-//! `PromptEncoder` over several towers.
+//! Tests `PromptEncoder` with several towers.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,7 +18,7 @@ use serde_json::json;
 
 use common::{emoji, full, load, tiny};
 
-/// States that are the ids times a factor, and for a pooled output their sum.
+/// A model whose states are the ids times a factor, and whose pooled output is the sum of the ids.
 struct Fake {
     factor: f32,
     pooled: bool,
@@ -57,13 +57,13 @@ impl TextModel for Fake {
     }
 }
 
-/// A tower on CLIP's vocabulary.
+/// A tower with CLIP's vocabulary.
 fn tower(fake: Fake) -> Tower {
     let tokenizer = sd_text::ClipTokenizer::load(emoji()).unwrap();
     Tower::new(Arc::new(tokenizer), Arc::new(fake)).unwrap()
 }
 
-/// A tower for which each letter is a token, and which has only a few.
+/// A tower with a vocabulary of a few letters, each of which is a token.
 fn letters(fake: Fake) -> Tower {
     Tower::new(Arc::new(load(&tiny())), Arc::new(fake)).unwrap()
 }
@@ -72,14 +72,14 @@ fn of(towers: Vec<Tower>) -> PromptEncoder {
     PromptEncoder::of_towers(towers).unwrap()
 }
 
-/// What one tower alone makes of a text.
+/// The embedding of a text by one tower alone.
 fn alone(tower: &Tower, text: &str, windows: usize) -> PromptEmbedding {
     let options = EncodeOptions::default().clip_skip(None).min_chunks(windows);
     let encoder = of(vec![tower.clone()]);
     encoder.encode_with(text, &options).unwrap()
 }
 
-/// The states of two texts by two towers, side by side.
+/// The states of two texts by two towers, concatenated along the channels.
 fn joined(towers: [&Tower; 2], texts: [&str; 2], windows: usize) -> Array3<f32> {
     let [first, second] = [0, 1].map(|i| alone(towers[i], texts[i], windows).embedding);
     concatenate![Axis(2), first, second]
@@ -103,7 +103,7 @@ fn widths_are_added_and_the_pooled_output_is_the_one_there_is() {
     assert_eq!(found.pooled, alone(&second, "a fox", 1).pooled);
     assert_eq!(found.tokens, alone(&first, "a fox", 1).tokens);
 
-    // Each tower is read at its own layer, and at the one asked for where one is.
+    // Each tower uses its own layer, unless a layer is requested.
     let skipped = encoder.encode("a fox", ClipSkip::new(3).unwrap()).unwrap();
     let [own, same] = [2, 3].map(|skip| Layer {
         skip: ClipSkip::new(skip).unwrap(),
@@ -117,7 +117,7 @@ fn widths_are_added_and_the_pooled_output_is_the_one_there_is() {
 
 #[test]
 fn towers_have_equally_many_windows() {
-    // Eight tokens of CLIP, and eighty of the letters.
+    // The text has 8 tokens of CLIP and 80 of the letters.
     let text = "abababababb ".repeat(8);
     let (first, second) = (tower(FIRST), letters(SECOND));
     let [few, many] = [&first, &second].map(|tower| alone(tower, &text, 1).embedding.dim().1);
@@ -153,11 +153,11 @@ fn a_prompt_for_each_tower() {
     let branches = encode(["a fox", &long], 1).unwrap();
     let expected = joined([&first, &second], ["a fox", &long], 2);
     assert_eq!(branches[0].at(0).embedding, expected);
-    // The pooled output is of the first window of the second prompt.
+    // The pooled output belongs to the first window of the second prompt.
     let pooled = alone(&second, &"owl ".repeat(75), 1).pooled;
     assert_eq!(branches[0].at(0).pooled, pooled);
 
-    // The schedules of the two are merged: each tower changes at its own calls.
+    // The two schedules are merged: each tower changes at its own calls.
     let branches = encode(["[a:b:2] AND e", "[c:d:5] AND f"], 8).unwrap();
     assert_eq!(branches.len(), 2);
     let ends = |index: usize| {
@@ -194,17 +194,17 @@ fn towers_that_do_not_fit() {
     let refused = |towers| PromptEncoder::of_towers(towers).unwrap_err().to_string();
     assert_eq!(
         refused(Vec::new()),
-        "0 towers of which 0 have a pooled output, expected at least 1 and at most 1"
+        "found 0 towers and 0 pooled outputs, expected at least 1 tower and at most 1 pooled output"
     );
     assert_eq!(
         refused(vec![tower(SECOND), tower(FIRST), tower(SECOND)]),
-        "3 towers of which 2 have a pooled output, expected at least 1 and at most 1"
+        "found 3 towers and 2 pooled outputs, expected at least 1 tower and at most 1 pooled output"
     );
     let short = full(&json!({"model_max_length": 40}));
     let short = Tower::new(Arc::new(load(&short)), Arc::new(SECOND)).unwrap();
     assert_eq!(
         refused(vec![tower(FIRST), short]),
-        "the tokenizers of the towers give [77, 40] tokens, expected equally many"
+        "the tokenizers of the towers return [77, 40] tokens, expected equal numbers"
     );
     let encoder = of(vec![tower(FIRST), tower(SECOND)]);
     let error = encoder.encode("a", ClipSkip::new(13).unwrap()).unwrap_err();

@@ -1,4 +1,5 @@
-//! CLIP's vocabulary as this crate carries it, against the files that it is from, those of the examples' model.
+//! Compares the crate's built-in CLIP vocabulary with the files that it was made from, in the
+//! folder of the examples' model.
 
 #![cfg(feature = "vocabulary")]
 #![allow(
@@ -20,7 +21,7 @@ fn tokens() -> HashMap<String, u32> {
     serde_json::from_str(&fs::read_to_string(emoji().join("vocab.json")).unwrap()).unwrap()
 }
 
-/// This is also how the file was made.
+/// The same computation made the file.
 #[test]
 fn the_merges_are_those_of_the_file() {
     let ids = tokens();
@@ -71,7 +72,8 @@ fn the_tokenizer_is_that_of_the_files() {
     }
 }
 
-/// Every string of `golden/tokens.json`, of which the ids are transformers' with the same two files.
+/// Every string of `golden/tokens.json` has the ids that transformers gives with the same two
+/// files.
 #[test]
 fn the_ids_are_those_of_transformers() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokens.json");

@@ -1,4 +1,5 @@
-//! ComfyUI's and compel's readings of weights against their own, `golden/weights.json` (see `golden/weights.py`).
+//! Compares the readers of ComfyUI's and compel's weights with the originals. The expected weights
+//! are in `golden/weights.json` (see `golden/weights.py`).
 
 #![allow(
     clippy::unwrap_used,
@@ -46,7 +47,7 @@ fn compare(column: usize, syntax: Syntax, least: usize) {
     assert!(compared >= least, "{compared}");
 }
 
-/// The factors of nested brackets may be multiplied in another order.
+/// Compares segments. The factors of nested brackets may be multiplied in another order.
 fn same(found: &[Segment], expected: &[Segment]) -> bool {
     found.len() == expected.len()
         && found.iter().zip(expected).all(|pair| match pair {

@@ -1,19 +1,20 @@
-//! `fix_text` of ftfy 6.3 (Apache-2.0) and CLIP's `whitespace_clean` and lower case.
+//! `fix_text` of ftfy 6.3 (Apache-2.0), and the `whitespace_clean` and lower-casing of CLIP.
 //!
-//! Followed: `ftfy/__init__.py`, `ftfy/fixes.py` and `ftfy/chardata.py` of ftfy 6.3.1, in their order. Left out is
-//! `fix_encoding`, the decoding of mojibake.
+//! Reference: `ftfy/__init__.py`, `ftfy/fixes.py` and `ftfy/chardata.py` of ftfy 6.3.1, in the same
+//! order of steps. `fix_encoding`, which repairs mojibake, is left out.
 
 use tokenizers::NormalizedString;
 
 use crate::prompt::is_space;
 
-/// How often a line is looked over until nothing changes any more. Every time undoes one level of `&amp;amp;amp;`; ftfy knows
-/// no end, but takes time that grows with the square of such a text's length.
+/// The most passes over a line. Passes are repeated until nothing changes, and each pass undoes one
+/// level of `&amp;amp;amp;`. ftfy has no limit, but its time grows with the square of the length of
+/// such a text.
 const ROUNDS: usize = 64;
 
 pub(super) fn clean(text: &str) -> String {
     let mut fixed = String::with_capacity(text.len());
-    // HTML entities are left alone from the first line on in which mark-up may be.
+    // From the first line that may contain mark-up, HTML entities are left alone.
     let mut entities = true;
     for line in text.split_inclusive('\n') {
         entities &= !line.contains('<');
@@ -27,7 +28,7 @@ pub(super) fn clean(text: &str) -> String {
 }
 
 fn fix(line: &str, entities: bool) -> String {
-    // Printable ASCII without an entity in it comes out as it went in.
+    // Printable ASCII without an entity does not change.
     if line
         .bytes()
         .all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte))
@@ -63,7 +64,8 @@ fn fix(line: &str, entities: bool) -> String {
     text
 }
 
-/// C1 controls as Windows-1252 means them, ligatures, widths, quotes.
+/// Appends a character, after decoding C1 controls as Windows-1252, splitting ligatures, and
+/// replacing full-width characters and quotes.
 fn push_character(text: &mut String, c: char) {
     let c = if matches!(c, '\u{80}'..='\u{9f}') {
         windows_1252(c)
@@ -73,7 +75,7 @@ fn push_character(text: &mut String, c: char) {
     let ligature = match c {
         'Ĳ' => "IJ",
         'ĳ' => "ij",
-        // As the table has it, an apostrophe of its own, which the quotes' step then makes plain.
+        // ftfy's ligature table gives U+02BC here, which its step for quotes then replaces.
         'ŉ' => "'n",
         'Ǳ' => "DZ",
         'ǲ' => "Dz",
@@ -107,7 +109,8 @@ fn push_character(text: &mut String, c: char) {
     text.push_str(ligature);
 }
 
-/// What the byte of that number is in Windows-1252, or the control itself where it is nothing.
+/// Returns the character that this byte has in Windows-1252, or the control character itself if it
+/// has none.
 fn windows_1252(c: char) -> char {
     const TABLE: [char; 32] = [
         '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž',
@@ -127,7 +130,7 @@ fn is_control(c: char) -> bool {
     )
 }
 
-/// `ESC [`, digits and semicolons, a letter.
+/// Removes terminal escapes: `ESC [`, digits and semicolons, and a letter.
 fn remove_terminal_escapes(text: &str) -> String {
     let mut left = String::with_capacity(text.len());
     let mut parts = text.split("\u{1b}[");
@@ -145,14 +148,14 @@ fn remove_terminal_escapes(text: &str) -> String {
     left
 }
 
-/// `&name;` and `&#number;`, with their semicolon.
+/// Decodes `&name;` and `&#number;`. The semicolon is required.
 fn decode_entities(text: &str) -> String {
     let mut decoded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('&') {
         decoded.push_str(&rest[..at]);
         rest = &rest[at..];
-        // No name is longer than 24 characters.
+        // The longest name has 24 characters.
         let name = rest
             .bytes()
             .skip(1)
@@ -174,7 +177,7 @@ fn decode_entities(text: &str) -> String {
     decoded
 }
 
-/// What an entity with its `&` and `;` stands for.
+/// Returns the text that an entity, with its `&` and `;`, stands for.
 fn entity(text: &str) -> Option<String> {
     let name = text.strip_prefix('&')?.strip_suffix(';')?;
     if let Some(number) = name.strip_prefix('#') {
@@ -187,8 +190,8 @@ fn entity(text: &str) -> Option<String> {
         let expansion = htmlize::ENTITIES.get(entity.as_bytes())?;
         Some(String::from_utf8_lossy(expansion).into_owned())
     };
-    // Some names that are all lower case are taken in capitals too, and mean the capital letter: all but those that begin
-    // with one that HTML knows in capitals and without a semicolon.
+    // Some lower-case names are also accepted in capitals and then mean the capital letter.
+    // Excluded are names that begin with one that HTML accepts in capitals and without a semicolon.
     let capital = || {
         let legacy = ["AMP", "COPY", "ETH", "GT", "LT", "QUOT", "REG", "THORN"];
         let capitals = name == name.to_ascii_uppercase()
@@ -201,13 +204,14 @@ fn entity(text: &str) -> Option<String> {
     known(text).or_else(capital)
 }
 
-/// As HTML reads numbers: Windows-1252 for C1 controls, nothing for what is no character.
+/// Reads a numeric entity as HTML does: C1 controls as Windows-1252, and nothing for noncharacters
+/// and most other controls.
 fn numeric(number: &str) -> Option<String> {
     let (digits, base) = match number.strip_prefix(['x', 'X']) {
         Some(digits) => (digits, 16),
         None => (number, 10),
     };
-    // 24 characters are the most; signs are none.
+    // The number has at most 24 characters. A sign is not a digit.
     if digits.is_empty() || number.len() > 24 || !digits.chars().all(|c| c.is_digit(base)) {
         return None;
     }
@@ -216,7 +220,7 @@ fn numeric(number: &str) -> Option<String> {
     };
     Some(match (code, char::from_u32(code)) {
         (0, _) | (_, None) => '\u{fffd}'.to_string(),
-        // Decoded it would look like the end of an entity.
+        // A decoded `;` would look like the end of an entity.
         (0x3b, _) => return None,
         (0x80..=0x9f, Some(c)) => windows_1252(c).to_string(),
         (1..=8 | 0xb | 0xe..=0x1f | 0x7f | 0xfdd0..=0xfdef, _) => String::new(),

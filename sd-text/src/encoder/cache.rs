@@ -1,23 +1,23 @@
-//! Texts that have been encoded before.
+//! A cache of embeddings by text and options.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{EncodeOptions, PromptEmbedding};
 
-/// The most that a cache holds, in bytes of embeddings: some 270 windows of Stable Diffusion 1.x.
+/// The most bytes of embeddings that a cache holds: about 270 chunks of Stable Diffusion 1.x.
 const MOST_BYTES: usize = 64 << 20;
 
-/// What decides an embedding, but for the tokenizer and the model.
+/// What an embedding depends on, besides the tokenizer and the model.
 type Key = (Arc<str>, EncodeOptions);
 
-/// The embeddings that were asked for last.
+/// The embeddings that were requested most recently.
 #[derive(Default)]
 pub(super) struct Cache(Mutex<Held>);
 
 #[derive(Default)]
 struct Held {
-    /// The embedding, and when it was asked for.
+    /// Each embedding with the value of `now` at its last use.
     texts: HashMap<Key, (Arc<PromptEmbedding>, u64)>,
     bytes: usize,
     now: u64,
@@ -33,7 +33,8 @@ impl Cache {
         Some(embedding.clone())
     }
 
-    /// Keeps an embedding, and lets go of those that have not been asked for the longest. One that is larger than the whole is not kept.
+    /// Stores an embedding, and drops the least recently requested ones if there is no room. An
+    /// embedding that is larger than the whole cache is not stored.
     pub fn put(&self, key: Key, embedding: Arc<PromptEmbedding>) {
         let mut held = self.lock();
         let new = bytes(&key, &embedding);
@@ -57,7 +58,7 @@ impl Cache {
         }
     }
 
-    /// Nothing is half done where another thread may have panicked.
+    /// Ignores poisoning: no operation that can panic leaves the cache half changed.
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -79,7 +80,7 @@ mod tests {
         (text.into(), EncodeOptions::default())
     }
 
-    /// One of this many MiB.
+    /// Returns an embedding of this many MiB.
     fn embedding(mebibytes: usize) -> Arc<PromptEmbedding> {
         let zeros: ArcArray<f32, Ix3> = ArcArray::zeros((1, 1024 * mebibytes, 256));
         Arc::new(zeros.into())
@@ -99,7 +100,7 @@ mod tests {
                 .iter()
                 .all(|text| cache.get(&key(text)).is_some())
         );
-        // In the place of the one that is there.
+        // This replaces the entry that is already there.
         cache.put(key("d"), embedding(20));
         assert!(cache.get(&key("a")).is_some());
         cache.put(key("e"), embedding(65));

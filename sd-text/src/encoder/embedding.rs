@@ -1,4 +1,4 @@
-//! What a prompt becomes: embeddings, from step to step.
+//! Embeddings of a text and of a prompt that changes from step to step.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,32 +11,32 @@ use crate::{NamedInversion, Tokens, prompt};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct PromptEmbedding {
-    /// The states of the tokens, `[1, length, width]`. Each chunk has the tokenizer's
+    /// The hidden states of the tokens, `[1, length, width]`. Each chunk has the tokenizer's
     /// [`max_length`](crate::ClipTokenizer::max_length) tokens, padding included. The states of
-    /// several towers stand side by side: their widths are added. Cheap to clone.
+    /// several towers are concatenated along the channels, so their widths add up. Cheap to clone.
     pub embedding: ArcArray<f32, Ix3>,
-    /// The pooled output for the first chunk, `[1, pooled width]`, of models that have one, such as
-    /// SDXL. Weights in the prompt do not change it.
+    /// The pooled output for the first chunk, `[1, pooled width]`, if the model has one, as SDXL
+    /// does. Weights in the prompt do not change it.
     pub pooled: Option<ArcArray<f32, Ix2>>,
-    /// The ids that the first tower reads, one chunk after the other, how many of them are no
-    /// padding, and what was cut off if that was asked for
-    /// ([`Chunks::cut`](crate::Chunks::cut)). No ids if the embedding is from elsewhere.
+    /// The token ids that the first tower reads, chunk after chunk, with the number of tokens that
+    /// are not padding and any text that was cut off ([`Chunks::cut`](crate::Chunks::cut)). There
+    /// are no ids if the embedding was not made by a prompt encoder.
     pub tokens: Tokens,
-    /// The weight of each of these tokens.
+    /// The weight of each token in `tokens`.
     pub weights: Vec<f32>,
-    /// The textual inversions that the text names, each once.
+    /// The textual inversions that the text names, each listed once.
     pub inversions: Vec<NamedInversion>,
 }
 
 impl PromptEmbedding {
-    /// Sets [`pooled`](Self::pooled), for an embedding that no prompt encoder made.
+    /// Sets [`pooled`](Self::pooled), for an embedding that was not made by a prompt encoder.
     pub fn with_pooled(mut self, pooled: impl Into<ArcArray<f32, Ix2>>) -> Self {
         self.pooled = Some(pooled.into());
         self
     }
 
-    /// Returns the embedding with zeros in the place of all states and of the pooled output: what
-    /// SDXL is given for an empty negative prompt (`force_zeros_for_empty_prompt` of diffusers).
+    /// Returns the embedding with all hidden states and the pooled output set to zero. SDXL uses
+    /// this for an empty negative prompt (`force_zeros_for_empty_prompt` of diffusers).
     pub fn zeroed(&self) -> Self {
         Self {
             embedding: ArcArray::zeros(self.embedding.dim()),
@@ -48,8 +48,8 @@ impl PromptEmbedding {
         }
     }
 
-    /// The embeddings of one text by several towers, in order, as one: side by side, with the
-    /// pooled output of the tower that has one. All are of one length.
+    /// Concatenates the embeddings of one text by several towers, in order, along the channels,
+    /// with the pooled output of the tower that has one. All must have the same length.
     pub(super) fn joined(towers: &[Arc<Self>]) -> Arc<Self> {
         let [first, rest @ ..] = towers else {
             unreachable!("an encoder has a tower")
@@ -60,7 +60,7 @@ impl PromptEmbedding {
         let views: Vec<_> = towers.iter().map(|one| one.embedding.view()).collect();
         let mut joined = Self::clone(first);
         joined.embedding = ndarray::concatenate(Axis(2), &views)
-            .expect("the towers were given equally many chunks")
+            .expect("all towers have equally many chunks")
             .into_shared();
         joined.pooled = towers.iter().find_map(|one| one.pooled.clone());
         for named in rest.iter().flat_map(|one| &one.inversions) {
@@ -71,9 +71,9 @@ impl PromptEmbedding {
         Arc::new(joined)
     }
 
-    /// The embedding with its last vector, with that one's token and weight, repeated up to
-    /// `length` tokens: how parts of an `AND` become as long as the longest. One that is longer
-    /// stays so.
+    /// Returns the embedding with its last vector, token and weight repeated up to `length` tokens.
+    /// This makes the parts of an `AND` as long as the longest part. A longer embedding is returned
+    /// unchanged.
     pub fn repeat_last(&self, length: usize) -> Self {
         let mut longer = self.clone();
         let (batch, tokens, width) = self.embedding.dim();
@@ -92,13 +92,13 @@ impl PromptEmbedding {
         longer
     }
 
-    /// The embedding with `tail`, of the same width, behind it. One of whose tokens nothing is
-    /// known stays so.
+    /// Returns the embedding with `tail`, which must have the same width, appended. If nothing is
+    /// known about the embedding's tokens, none are appended.
     fn with_tail(&self, tail: &Self) -> Self {
         let mut longer = self.clone();
         let views = [self.embedding.view(), tail.embedding.view()];
         let joined = ndarray::concatenate(Axis(1), &views);
-        longer.embedding = joined.expect("one width").into_shared();
+        longer.embedding = joined.expect("both have the same width").into_shared();
         if !self.tokens.ids.is_empty() {
             longer.tokens.ids.extend(&tail.tokens.ids);
             longer.tokens.used += tail.tokens.used;
@@ -109,14 +109,16 @@ impl PromptEmbedding {
 }
 
 impl From<Array3<f32>> for PromptEmbedding {
-    /// As from an [`ArcArray`].
+    /// Wraps an embedding that was not made by a prompt encoder, like the conversion from an
+    /// [`ArcArray`].
     fn from(embedding: Array3<f32>) -> Self {
         embedding.into_shared().into()
     }
 }
 
 impl From<ArcArray<f32, Ix3>> for PromptEmbedding {
-    /// An embedding from elsewhere, of whose tokens nothing is known.
+    /// Wraps an embedding that was not made by a prompt encoder, so that nothing is known about its
+    /// tokens.
     fn from(embedding: ArcArray<f32, Ix3>) -> Self {
         Self {
             embedding,
@@ -132,36 +134,36 @@ impl From<ArcArray<f32, Ix3>> for PromptEmbedding {
     }
 }
 
-/// A branch of an encoded prompt.
+/// An encoded branch of a prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncodedBranch {
-    /// [`Branch::weight`](crate::Branch::weight).
+    /// The factor that multiplies the branch's guidance: [`Branch::weight`](crate::Branch::weight).
     pub weight: f64,
-    /// At least one.
+    /// At least one entry.
     pub(super) entries: Vec<EncodedEntry>,
 }
 
 /// An encoded text of a schedule.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncodedEntry {
-    /// The last step, from 1, that shows the text.
+    /// The last step that shows the text, counted from 1.
     pub end: usize,
-    /// The embedding of the text. Entries of the same text share it.
+    /// The embedding of the text. Entries with the same text share it.
     pub embedding: Arc<PromptEmbedding>,
 }
 
 impl EncodedBranch {
-    /// Joins one branch as several towers encoded it. The result changes whenever the embedding of
-    /// any tower does.
+    /// Joins the encodings of one branch by several towers. The result has a new entry wherever the
+    /// embedding of any tower changes.
     pub(super) fn joined(towers: Vec<Self>) -> Self {
         if towers.len() == 1 {
-            return towers.into_iter().next().expect("one");
+            return towers.into_iter().next().expect("there is one tower");
         }
         let all = towers.iter().flat_map(|branch| &branch.entries);
         let mut ends: Vec<usize> = all.map(|entry| entry.end).collect();
         ends.sort_unstable();
         ends.dedup();
-        // Entries that show the same embeddings share one.
+        // Entries that show the same embeddings share the joined one.
         let mut known: HashMap<Vec<*const PromptEmbedding>, Arc<PromptEmbedding>> = HashMap::new();
         let entry = |end| {
             let shown = |branch: &Self| {
@@ -186,18 +188,19 @@ impl EncodedBranch {
         }
     }
 
-    /// At least one, all of one length, as those of the [`Schedule`](crate::Schedule).
+    /// Returns the entries, at least one. All embeddings have the same length, and the ends are
+    /// like those of a [`Schedule`](crate::Schedule).
     pub fn entries(&self) -> &[EncodedEntry] {
         &self.entries
     }
 
-    /// How many tokens each of its embeddings has.
+    /// Returns the number of tokens of each embedding.
     pub fn tokens(&self) -> usize {
         self.entries[0].embedding.embedding.dim().1
     }
 
-    /// The branch with each of its embeddings [repeating its last
-    /// vector](PromptEmbedding::repeat_last) up to `length` tokens.
+    /// Returns the branch with the [last vector of each embedding
+    /// repeated](PromptEmbedding::repeat_last) up to `length` tokens.
     pub fn repeat_last(self, length: usize) -> Self {
         if self.tokens() >= length {
             return self;
@@ -205,20 +208,21 @@ impl EncodedBranch {
         self.map(|embedding| embedding.repeat_last(length))
     }
 
-    /// The branch with `tail` behind each of its embeddings.
+    /// Returns the branch with `tail` appended to each of its embeddings.
     ///
     /// # Panics
-    /// If its width is another.
+    /// If the width of `tail` differs.
     pub fn append(self, tail: &PromptEmbedding) -> Self {
         self.map(|embedding| embedding.with_tail(tail))
     }
 
-    /// The branch with [zeros](PromptEmbedding::zeroed) in the place of each of its embeddings.
+    /// Returns the branch with each of its embeddings [set to zero](PromptEmbedding::zeroed).
     pub fn zeroed(&self) -> Self {
         self.clone().map(PromptEmbedding::zeroed)
     }
 
-    /// Entries of one text go on sharing one embedding.
+    /// Applies `change` once to each distinct embedding, so that entries with the same text keep
+    /// sharing one.
     fn map(mut self, change: impl Fn(&PromptEmbedding) -> PromptEmbedding) -> Self {
         let mut mapped: HashMap<*const PromptEmbedding, Arc<PromptEmbedding>> = HashMap::new();
         for entry in &mut self.entries {
@@ -229,7 +233,7 @@ impl EncodedBranch {
         self
     }
 
-    /// The embedding in force at model call `call`, from 0: see
+    /// Returns the embedding in force at model call `call`, counted from 0. See
     /// [`Schedule::at`](crate::Schedule::at).
     pub fn at(&self, call: usize) -> &Arc<PromptEmbedding> {
         &self.entries[prompt::in_force(self.entries.iter().map(|entry| entry.end), call)].embedding
@@ -237,7 +241,7 @@ impl EncodedBranch {
 }
 
 impl From<PromptEmbedding> for EncodedBranch {
-    /// One that never changes, of weight 1.
+    /// Creates a branch of weight 1 whose embedding never changes.
     fn from(embedding: PromptEmbedding) -> Self {
         Self {
             weight: 1.0,

@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! The error of prompt encoding.
 
 use super::BoxError;
 use crate::{ClipSkip, Cut};
@@ -7,82 +7,85 @@ use crate::{ClipSkip, Cut};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
-    /// The tokenizer gives ids that the model has no embedding for.
+    /// The tokenizer has ids for which the text model has no embedding.
     #[error("the tokenizer has ids up to {}, the text model's embedding only {model} rows", .tokenizer - 1)]
     Vocabulary {
-        /// [`ClipTokenizer::vocab_size`](crate::ClipTokenizer::vocab_size).
+        /// The number of ids: [`ClipTokenizer::vocab_size`](crate::ClipTokenizer::vocab_size).
         tokenizer: usize,
-        /// [`TextShape::vocab_size`](crate::TextShape::vocab_size).
+        /// The number of rows: [`TextShape::vocab_size`](crate::TextShape::vocab_size).
         model: usize,
     },
-    /// The tokenizer pads to more tokens than the model takes.
-    #[error("the tokenizer gives {tokenizer} tokens, the text model takes at most {model}")]
+    /// The tokenizer pads to more tokens than the text model takes.
+    #[error("the tokenizer returns {tokenizer} tokens, the text model takes at most {model}")]
     Length {
-        /// [`ClipTokenizer::max_length`](crate::ClipTokenizer::max_length).
+        /// The tokens per chunk: [`ClipTokenizer::max_length`](crate::ClipTokenizer::max_length).
         tokenizer: usize,
-        /// [`TextShape::max_length`](crate::TextShape::max_length).
+        /// The most tokens: [`TextShape::max_length`](crate::TextShape::max_length).
         model: usize,
     },
-    /// The clip skip leaves no layer over.
+    /// The clip skip is larger than the number of layers.
     #[error("clip skip is {got}, expected 1 to {layers}: the text model has {layers} layers")]
     ClipSkip {
-        /// What was asked for.
+        /// The clip skip that was requested.
         got: ClipSkip,
-        /// [`TextShape::layers`](crate::TextShape::layers).
+        /// The number of layers: [`TextShape::layers`](crate::TextShape::layers).
         layers: usize,
     },
-    /// The model's answer has another shape than it declares.
-    #[error("the text model returned {got:?}, expected (batch, length, width) = {expected:?}")]
+    /// The text model returned hidden states of another shape than it declares.
+    #[error(
+        "the text model returned hidden states of shape {got:?}, expected (batch, length, width) = {expected:?}"
+    )]
     Shape {
-        /// `(1, length, width)`.
+        /// The declared shape: `(1, length, width)`.
         expected: (usize, usize, usize),
-        /// What came.
+        /// The shape that it returned.
         got: (usize, usize, usize),
     },
-    /// The model's pooled output has another shape than it declares.
+    /// The text model returned a pooled output of another shape than it declares.
     #[error("the text model returned a pooled output of shape {got:?}, expected {expected:?}")]
     Pooled {
-        /// `(1, width)`, or none.
+        /// The declared shape, `(1, width)`, or `None` if no pooled output is declared.
         expected: Option<(usize, usize)>,
-        /// What came.
+        /// The shape that it returned, or `None` if it returned no pooled output.
         got: Option<(usize, usize)>,
     },
-    /// The tokenizers of the towers do not give equally many tokens.
-    #[error("the tokenizers of the towers give {found:?} tokens, expected equally many")]
+    /// The tokenizers of the towers return different numbers of tokens.
+    #[error("the tokenizers of the towers return {found:?} tokens, expected equal numbers")]
     Lengths {
-        /// [`ClipTokenizer::max_length`](crate::ClipTokenizer::max_length) of each.
+        /// The [`ClipTokenizer::max_length`](crate::ClipTokenizer::max_length) of each tower.
         found: Vec<usize>,
     },
-    /// The prompts for the towers do not have equally many parts between ANDs.
+    /// The prompts for the towers have different numbers of parts between `AND`s, or there is no
+    /// prompt.
     #[error("the prompts for the towers have {found:?} parts between ANDs, expected equally many")]
     Parts {
-        /// The number of parts of each prompt.
+        /// The number of parts that each tower reads.
         found: Vec<usize>,
     },
-    /// An encoder needs a tower, and at most one with a pooled output.
+    /// An encoder must have at least one tower, and at most one with a pooled output.
     #[error(
-        "{towers} towers of which {pooled} have a pooled output, expected at least 1 and at most 1"
+        "found {towers} towers and {pooled} pooled outputs, expected at least 1 tower and at most 1 pooled output"
     )]
     Towers {
-        /// How many towers there are.
+        /// The number of towers.
         towers: usize,
-        /// How many of them have a pooled output.
+        /// The number of towers with a pooled output.
         pooled: usize,
     },
-    /// A text that must fit the model as a whole is too long for it.
+    /// A text that must fit the text model as a whole is too long.
     #[error("text {index} is too long: {} tokens from byte {} on do not fit the text model", .cut.tokens, .cut.offset)]
     TooLong {
-        /// Which of the texts, from 0.
+        /// The index of the text, counted from 0.
         index: usize,
-        /// What does not fit.
+        /// The part that does not fit.
         cut: Cut,
     },
     /// The caller of
-    /// [`PromptEncoder::encode_prompt_while`](crate::PromptEncoder::encode_prompt_while) ended it.
-    /// This is not a failure.
+    /// [`PromptEncoder::encode_prompt_while`](crate::PromptEncoder::encode_prompt_while) stopped
+    /// the encoding. This is not a failure.
     #[error("stopped")]
     Stopped,
-    /// The model failed.
+    /// The text model failed.
     #[error("the text model failed: {}", crate::outside::printable(.0))]
     Model(#[source] BoxError),
 }

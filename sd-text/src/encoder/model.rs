@@ -1,4 +1,4 @@
-//! What a text network is to the rest of the crate.
+//! The interface between this crate and a text network.
 
 use std::error::Error;
 
@@ -6,46 +6,51 @@ use ndarray::{Array2, Array3, ArrayView2};
 
 use crate::{ClipSkip, NetworkReport};
 
-/// What a backend may fail with.
+/// Any error that a backend returns.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A CLIP text model. Backends implement it; a program only hands it on.
+/// A CLIP text model. Backends implement this trait; other programs only pass models on.
 pub trait TextModel: Send + Sync {
-    /// The sizes of the network.
+    /// Returns the dimensions of the network.
     fn shape(&self) -> TextShape;
 
-    /// Runs the network on `ids` `[batch, length]`, and returns the hidden states of `layer`.
+    /// Runs the network on `ids`, `[batch, length]`, and returns the hidden states of `layer`.
     ///
     /// # Errors
-    /// Whatever stops the backend: ids or a length out of range, a clip skip beyond
-    /// [`TextShape::layers`], an engine that fails.
+    /// Any error of the backend: ids or a length out of range, a clip skip beyond
+    /// [`TextShape::layers`], or a failure of the engine.
     fn run(&self, ids: ArrayView2<'_, i64>, layer: Layer) -> Result<TextStates, BoxError>;
 
-    /// Returns where the nodes of the loaded network run. Default: nothing.
+    /// Reports which execution providers run the nodes of the loaded network.
+    ///
+    /// Default: an empty report.
     fn report(&self) -> Vec<NetworkReport> {
         Vec::new()
     }
 }
 
-/// The sizes of a text network.
+/// The dimensions of a text network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TextShape {
-    /// The number of transformer layers (12 in Stable Diffusion 1.x): the greatest [`ClipSkip`].
+    /// The number of transformer layers, which is also the greatest [`ClipSkip`]. 12 in Stable
+    /// Diffusion 1.x.
     pub layers: usize,
-    /// The channels of a hidden state: 768 in Stable Diffusion 1.x, 1024 in 2.x.
+    /// The number of channels of a hidden state: 768 in Stable Diffusion 1.x, 1024 in 2.x.
     pub width: usize,
-    /// The most tokens that the network takes at once: 77 in all of CLIP.
+    /// The most tokens that the network takes at once. 77 in every CLIP model.
     pub max_length: usize,
-    /// The rows of the token embedding, 49408 in CLIP. Every id is below this number.
+    /// The number of rows of the token embedding, 49408 in CLIP. Every id is below this number.
     pub vocab_size: usize,
-    /// The width of the pooled output, 1280 for the second tower of SDXL. Default: `None`, the
-    /// network has no such output.
+    /// The width of the pooled output: 1280 for the second tower of SDXL.
+    ///
+    /// Default: `None`, the network has no pooled output.
     pub pooled: Option<usize>,
 }
 
 impl TextShape {
-    /// Describes a network of 77 tokens and 49408 ids, as CLIP has them, without a pooled output.
+    /// Describes a network that takes 77 tokens and 49408 ids, as CLIP does, and has no pooled
+    /// output.
     pub fn new(layers: usize, width: usize) -> Self {
         Self {
             layers,
@@ -75,18 +80,20 @@ impl TextShape {
     }
 }
 
-/// Which hidden states of a text network are read.
+/// The layer of a text network whose hidden states are used.
 ///
 /// | model | layer |
 /// |---|---|
-/// | Stable Diffusion 1.x | the last, with the final norm ([`Layer::LAST`], the default) |
-/// | Stable Diffusion 2.x | the same: its folders leave the last layer of OpenCLIP out |
+/// | Stable Diffusion 1.x | the last, with the final norm ([`Layer::LAST`]) |
+/// | Stable Diffusion 2.x | the same: its folders omit the last layer of OpenCLIP |
 /// | SDXL, both towers | the penultimate, without the final norm ([`Layer::SDXL`]) |
+///
+/// Default: [`Layer::LAST`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Layer {
-    /// The layer, counted from the last.
+    /// The layer, counted from the end.
     pub skip: ClipSkip,
-    /// Whether the final layer norm follows.
+    /// Whether the final layer norm is applied.
     pub final_norm: bool,
 }
 
@@ -109,19 +116,19 @@ impl Default for Layer {
     }
 }
 
-/// What a text network returns.
+/// The output of a text network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextStates {
-    /// The hidden states of the layer asked for, `[batch, length, width]`.
+    /// The hidden states of the requested layer, `[batch, length, width]`.
     pub hidden: Array3<f32>,
-    /// The pooled output `[batch, pooled width]`, if the network has one: the projection of the
+    /// The pooled output, `[batch, pooled width]`, if the network has one: the projection of the
     /// last layer's state, after the final norm, at the first end-of-text token. It does not depend
-    /// on the layer asked for.
+    /// on the requested layer.
     pub pooled: Option<Array2<f32>>,
 }
 
 impl From<Array3<f32>> for TextStates {
-    /// Hidden states of a network without a pooled output.
+    /// Wraps the hidden states of a network without a pooled output.
     fn from(hidden: Array3<f32>) -> Self {
         Self {
             hidden,

@@ -1,23 +1,46 @@
-//! What can be chosen about encoding a text.
+//! Options for encoding a text.
 
 use crate::{Chunking, Cleanup, ClipSkip, Emphasis, Syntax};
 
-/// How a text is encoded. Built by value: `EncodeOptions::default().clip_skip(skip)`.
+/// How a text is encoded.
+///
+/// ```
+/// use sd_text::{ClipSkip, Emphasis, EncodeOptions};
+///
+/// let options = EncodeOptions::default()
+///     .clip_skip(ClipSkip::PENULTIMATE)
+///     .emphasis(Emphasis::Multiply);
+/// assert_eq!(options.clip_skip, Some(ClipSkip::PENULTIMATE));
+/// assert_eq!(options.min_chunks, 0);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub struct EncodeOptions {
-    /// The layer that every tower is read at. Default: `None`, each tower's
-    /// [own layer](crate::Tower::own_layer).
+    /// The layer that is used in every tower.
+    ///
+    /// Default: `None`, each tower uses its [own layer](crate::Tower::own_layer).
     pub clip_skip: Option<ClipSkip>,
-    /// Whose weights are read. Default: WebUI's, with `BREAK`.
+    /// The program whose prompt language is read.
+    ///
+    /// Default: WebUI's, with `BREAK`.
     pub syntax: Syntax,
-    /// How weights act. Default: multiplied, each chunk keeping its mean, as in WebUI.
+    /// How weights act on hidden states.
+    ///
+    /// Default: [`Emphasis::KeepMean`], which multiplies and keeps the mean of each chunk, as WebUI
+    /// does.
     pub emphasis: Emphasis,
-    /// How a long text is parted, and whether it is cut. Default: at commas, and not.
+    /// How a long text is split into chunks, and whether it is truncated.
+    ///
+    /// Default: it is split at commas and not truncated.
     pub chunking: Chunking,
-    /// What is done to the text first. Default: what transformers does.
+    /// How the text is cleaned up before tokenization.
+    ///
+    /// Default: as in transformers.
     pub cleanup: Cleanup,
-    /// To how many chunks empty ones are added, so that two prompts may be of one length. Default 0, none.
+    /// The fewest chunks. Empty chunks are added to a shorter text, so that two prompts can have
+    /// the same length.
+    ///
+    /// Default: 0, no chunks are added.
     pub min_chunks: usize,
 }
 

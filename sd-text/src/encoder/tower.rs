@@ -1,4 +1,4 @@
-//! One tower: a tokenizer and the text network it belongs to.
+//! A tower: a tokenizer and its text network.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -14,11 +14,11 @@ use crate::{
     emphasis, prompt::ScheduleEntry,
 };
 
-/// A tokenizer, the text network that it belongs to, and the layer that is read of the network.
-/// Cheap to clone.
+/// A tokenizer, its text network, and the layer of the network whose hidden states are used. Cheap
+/// to clone.
 ///
-/// A tower keeps up to 64 MiB of the embeddings that it was asked for last, and shares them with
-/// its clones: a text that comes again with the same options costs nothing.
+/// A tower caches up to 64 MiB of the most recently requested embeddings and shares the cache with
+/// its clones. Encoding a cached text again with the same options costs nothing.
 #[derive(Clone)]
 pub struct Tower {
     tokenizer: Arc<ClipTokenizer>,
@@ -28,11 +28,11 @@ pub struct Tower {
 }
 
 impl Tower {
-    /// Makes a tower that is read at its last layer, with the final norm.
+    /// Creates a tower that uses its last layer with the final norm.
     ///
     /// # Errors
-    /// [`TextError::Vocabulary`] if the tokenizer has ids that the model has no embedding for;
-    /// [`TextError::Length`] if it gives more tokens than the model takes.
+    /// - [`TextError::Vocabulary`] if the tokenizer has ids for which the model has no embedding.
+    /// - [`TextError::Length`] if the tokenizer returns more tokens than the model takes.
     pub fn new(
         tokenizer: Arc<ClipTokenizer>,
         model: Arc<dyn TextModel>,
@@ -60,32 +60,36 @@ impl Tower {
         })
     }
 
-    /// Sets the layer that is read. [`EncodeOptions::clip_skip`] can choose another layer for a
-    /// call; whether the final norm follows stays as it is here. The tower and its clones no longer
-    /// share embeddings. Default: [`Layer::LAST`].
+    /// Sets the layer whose hidden states are used. The tower no longer shares its cache with its
+    /// clones.
+    ///
+    /// [`EncodeOptions::clip_skip`] can select another layer for one call. Whether the final norm
+    /// is applied is always decided here.
+    ///
+    /// Default: [`Layer::LAST`].
     pub fn layer(mut self, layer: Layer) -> Self {
         self.layer = layer;
-        // What it holds was read at another layer.
+        // The cached embeddings come from another layer.
         self.cache = Arc::default();
         self
     }
 
-    /// The tokenizer.
+    /// Returns the tokenizer.
     pub fn tokenizer(&self) -> &ClipTokenizer {
         &self.tokenizer
     }
 
-    /// The text network.
+    /// Returns the text network.
     pub fn model(&self) -> &dyn TextModel {
         &*self.model
     }
 
-    /// The layer that is read where none is asked for.
+    /// Returns the layer that is used unless the options select another one.
     pub fn own_layer(&self) -> Layer {
         self.layer
     }
 
-    /// The layer that these options read.
+    /// Returns the layer that these options select.
     fn chosen(&self, options: &EncodeOptions) -> Result<Layer, TextError> {
         let layer = Layer {
             skip: options.clip_skip.unwrap_or(self.layer.skip),
@@ -101,20 +105,20 @@ impl Tower {
         Ok(layer)
     }
 
-    /// The embedding of one text.
+    /// Encodes one text.
     pub(super) fn encode(
         &self,
         text: &str,
         options: &EncodeOptions,
     ) -> Result<Arc<PromptEmbedding>, TextError> {
         let mut states = States::new(self, options, &|| true)?;
-        // 0 and 1 are the same, and share an entry of the cache with `encode_prompt`.
+        // 0 and 1 mean the same. Using 1 shares the cache entry with `encode_prompt`.
         let options = options.clone().min_chunks(options.min_chunks.max(1));
         self.cached((Arc::from(text), options), None, &mut states)
     }
 
-    /// Encodes the branches of a prompt. Each gets at least as many chunks as `least` has for it;
-    /// 1 where `least` is too short.
+    /// Encodes the branches of a prompt. Branch `i` gets at least `least[i]` chunks, or 1 if
+    /// `least` is too short.
     pub(super) fn encode_prompt(
         &self,
         prompt: &PromptText,
@@ -142,7 +146,8 @@ impl Tower {
 
             let mut entries = Vec::with_capacity(schedule.entries().len());
             for ScheduleEntry { end, text } in schedule.entries() {
-                // Texts that another branch shows too are shared with it if they are of one length.
+                // Branches that show the same text share its embedding if they have the same
+                // length.
                 let key = (text.clone(), longest);
                 if let Some(chunks) = parted.remove(&**text)
                     && !embeddings.contains_key(&key)
@@ -165,7 +170,7 @@ impl Tower {
         Ok(branches)
     }
 
-    /// How many chunks the longest text of each branch has.
+    /// Returns the number of chunks of the longest text of each branch.
     pub(super) fn lengths(
         &self,
         prompt: &PromptText,
@@ -188,7 +193,8 @@ impl Tower {
         prompt.branches().map(of_branch).collect()
     }
 
-    /// The chunks of a text, to see its tokens and their weights without running the model.
+    /// Returns the chunks of a text. They show its tokens and their weights without running the
+    /// model.
     pub fn chunks(&self, text: &str, options: &EncodeOptions) -> Chunks {
         let segments = attention(text, options.syntax);
         self.tokenizer
@@ -197,7 +203,7 @@ impl Tower {
 
     /// Iterates over the chunks of each distinct text that
     /// [`PromptEncoder::encode_prompt`](crate::PromptEncoder::encode_prompt) encodes, in that
-    /// order. A text is tokenized when its turn comes.
+    /// order. The iterator is lazy: it tokenizes a text when it reaches it.
     pub fn all_chunks(
         &self,
         prompt: &PromptText,
@@ -216,7 +222,8 @@ impl Tower {
             .map(move |text| self.chunks(&text, &options))
     }
 
-    /// The embedding of a text, whose `chunks` may be known.
+    /// Returns the embedding of a text from the cache, or computes and caches it. `chunks` are the
+    /// chunks of the text, if they are known already.
     fn cached(
         &self,
         key: (Arc<str>, EncodeOptions),
@@ -245,7 +252,7 @@ impl Tower {
         }
         let (length, width) = (self.tokenizer.max_length(), self.model.shape().width);
         let mut embedding = Array3::zeros((1, chunks.len() * length, width));
-        // The pooled output of the first chunk, as in WebUI.
+        // Only the first chunk's pooled output is used, as in WebUI.
         let mut pooled = None;
         for (chunk, mut slot) in chunks
             .iter()
@@ -289,7 +296,7 @@ impl Tower {
     }
 }
 
-/// The states of chunks, each asked for once.
+/// The hidden states of chunks. Each distinct chunk is encoded once.
 struct States<'a> {
     model: &'a dyn TextModel,
     layer: Layer,
@@ -297,7 +304,7 @@ struct States<'a> {
     known: HashMap<Vec<u32>, Arc<Chunk>>,
 }
 
-/// The states of one chunk.
+/// The hidden states of one chunk.
 struct Chunk {
     /// `[length, width]`
     hidden: Array2<f32>,
@@ -318,7 +325,8 @@ impl<'a> States<'a> {
         })
     }
 
-    /// Chunks are encoded one at a time, so that what one becomes doesn't depend on the others.
+    /// Returns the states of a chunk. Chunks are encoded one at a time, so that the result for a
+    /// chunk does not depend on the others.
     fn of(&mut self, ids: &[u32]) -> Result<Arc<Chunk>, TextError> {
         if let Some(chunk) = self.known.get(ids) {
             return Ok(chunk.clone());

@@ -1,4 +1,4 @@
-//! The tensors of a textual inversion's file, whatever the format.
+//! Reads the tensors of a textual inversion's file in either format.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,18 +10,19 @@ use super::{CLIP_G, CLIP_L, CONVERTED};
 use crate::outside::{self, list, printable};
 use crate::pickle::{self, PickledTensor};
 
-/// Far above what there is, 75 vectors for each of SDXL's two text models: 600 kB.
+/// The most bytes of a file. This is far above the largest in use: 75 vectors for each of SDXL's
+/// two text models take 600 kB.
 pub(super) const MOST_BYTES: usize = 16 << 20;
-/// The header names one tensor or two, and perhaps who trained them.
+/// The most bytes of a safetensors header. It names one tensor or two, and perhaps the author.
 const MOST_HEADER: usize = 1 << 20;
-/// Where WebUI's files have their tensor.
+/// The key of the tensors in WebUI's files.
 const PARAMETERS: &str = "string_to_param";
 
 /// A tensor in a file.
 pub(super) struct Stored<'b> {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// In row-major order, the lowest byte of a number first.
+    /// The values in row-major order, little-endian.
     pub data: Cow<'b, [u8]>,
 }
 
@@ -43,7 +44,7 @@ pub(super) fn stored(bytes: &[u8]) -> Result<Vec<(String, Stored<'_>)>, String> 
     Ok(first.into_iter().chain(tensors).collect())
 }
 
-/// Checks, before any number is read, that the tensors belong to an inversion.
+/// Checks, before any value is read, that these are the tensors of an inversion.
 fn check<'n>(names: impl Iterator<Item = &'n str>) -> Result<(), String> {
     let mut names: Vec<&str> = names.collect();
     names.sort_unstable();
@@ -60,7 +61,7 @@ fn check<'n>(names: impl Iterator<Item = &'n str>) -> Result<(), String> {
     ))
 }
 
-/// The tensors of a file of `torch.save`.
+/// Reads the tensors of a `torch.save` file.
 fn pickled(bytes: &[u8]) -> Result<Tensors<'_>, String> {
     let pickle =
         pickle::from_bytes("", bytes.to_vec()).map_err(|error| error.problem.to_string())?;
@@ -78,7 +79,8 @@ fn pickled(bytes: &[u8]) -> Result<Tensors<'_>, String> {
             },
         ))
     };
-    // The rest of WebUI's is who made it and how; `string_to_token` may be a tensor too.
+    // The other entries of WebUI's files describe the training. Among them, `string_to_token` may
+    // be a tensor too.
     let is_webui = pickle.entry(pickle.root(), PARAMETERS).is_some();
     let prefix = if is_webui { CONVERTED } else { "" };
     let tensors = || {
@@ -90,7 +92,7 @@ fn pickled(bytes: &[u8]) -> Result<Tensors<'_>, String> {
     tensors().map(tensor).collect()
 }
 
-/// The tensors of a safetensors file.
+/// Reads the tensors of a safetensors file.
 fn safetensors(bytes: &[u8]) -> Result<Tensors<'_>, String> {
     #[derive(Deserialize)]
     struct Header {
@@ -116,7 +118,7 @@ fn safetensors(bytes: &[u8]) -> Result<Tensors<'_>, String> {
         })?;
     let Header { tensors, .. } = serde_json::from_slice(header).map_err(|error| {
         format!(
-            "the header, from byte 8 on, is not that of safetensors: {}",
+            "the header, from byte 8 on, is not a safetensors header: {}",
             printable(error)
         )
     })?;
@@ -129,7 +131,7 @@ fn safetensors(bytes: &[u8]) -> Result<Tensors<'_>, String> {
             let place = data.get(start..end);
             let problem = || {
                 let (name, length) = (printable(&name), data.len());
-                format!("tensor `{name}` is from byte {start} to {end} of {length}")
+                format!("tensor `{name}` spans bytes {start} to {end} of {length}")
             };
             let data = place.ok_or_else(problem)?;
             let (dtype, shape) = (info.dtype, info.shape);

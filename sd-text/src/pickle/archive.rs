@@ -1,13 +1,14 @@
-//! The ZIP files that `torch.save` writes, read strictly.
+//! Reads the ZIP files that `torch.save` writes, strictly.
 //!
-//! Readers of ZIP files differ in what they make of a damaged or crafted one: they look for its
-//! directory in other places, take one of two entries with the same name, or believe either of the
-//! two headers that each entry has. What is not the same for all of them is an error here: an entry
-//! is where both headers say, has one name, and shares no byte with another.
+//! ZIP readers treat damaged or crafted files differently: they search for the directory in
+//! different places, choose one of two entries with the same name, or trust either of the two
+//! headers that each entry has. Here, whatever is not the same for all of them is an error: both
+//! headers of an entry must agree, its name must be unique, and it must not share a byte with
+//! another entry.
 //!
-//! The `zip` crate can check the same. It is not used here because it searches the file for a
-//! directory that is not where it is said to be, reads one of any length, and needs several more
-//! crates, while torch writes the plainest of ZIP files.
+//! The `zip` crate can check the same. It is not used because it also accepts a directory that is
+//! not at the declared place, reads directories of any length, and needs several more crates. torch
+//! writes only the simplest ZIP files.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -18,34 +19,34 @@ use super::error::Problem;
 use super::source::Source;
 use crate::outside::printable;
 
-/// Large checkpoints with their training state have some ten thousand.
+/// The most entries. Large checkpoints with their training state have about ten thousand.
 const MOST_ENTRIES: u64 = 1 << 17;
 const MOST_DIRECTORY: u64 = 32 << 20;
 const END: &[u8; 4] = b"PK\x05\x06";
 const END_LENGTH: u64 = 22;
 const LOCATOR_LENGTH: u64 = 20;
-/// In the place of a number that is in the extra field, as it has more than 32 bits.
+/// The value of a number that does not fit 32 bits and is stored in the extra field instead.
 const ELSEWHERE: u64 = 0xffff_ffff;
-/// Encrypted, patched, encrypted in another way, and with a header that is hidden.
+/// The flags of entries that cannot be read: encrypted, patched, strongly encrypted, hidden header.
 const UNREADABLE: u16 = 1 | 1 << 5 | 1 << 6 | 1 << 13;
-/// The sizes are behind the data too, and may be missing before it.
+/// The flag of entries whose sizes follow the data and may be missing before it.
 const SIZES_BEHIND: u16 = 1 << 3;
 
 pub(super) struct Archive {
     entries: HashMap<String, Stored>,
 }
 
-/// The bytes of an entry, or of a storage of the legacy format.
+/// The bytes of an entry, or of a storage in the legacy format.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
-    /// Where it begins in the file.
+    /// Where the bytes begin in the file.
     pub offset: u64,
-    /// How many bytes it takes there.
+    /// How many bytes they take in the file.
     pub packed: u64,
-    /// How many bytes it is.
+    /// How many bytes they are when unpacked.
     pub length: u64,
     pub deflated: bool,
-    /// None where none is written.
+    /// The checksum, if one is written.
     pub crc: Option<u32>,
 }
 
@@ -68,7 +69,7 @@ impl Archive {
         }
         if fields.at != bytes.len() {
             let problem = format!(
-                "the ZIP file's directory has {} bytes behind its {} entries",
+                "the ZIP file's directory has {} bytes after its {} entries",
                 bytes.len() - fields.at,
                 directory.entries
             );
@@ -81,14 +82,15 @@ impl Archive {
         for header in headers {
             let name = printable(&header.name);
             if header.local < free {
-                let (at, problem) = (header.local, "begins inside of another entry");
+                let (at, problem) = (header.local, "begins inside another entry");
                 return Err(wrong(format!("entry `{name}` {problem}, at byte {at}")));
             }
             let stored = header.stored(source)?;
             let end = stored.offset.checked_add(stored.packed);
             free = end.filter(|&end| end <= directory.offset).ok_or_else(|| {
                 let (at, packed) = (stored.offset, stored.packed);
-                let problem = format!("has {packed} bytes from byte {at} on, more than there are");
+                let problem =
+                    format!("has {packed} bytes from byte {at} on, more than there is room for");
                 wrong(format!("entry `{name}` {problem}"))
             })?;
             if entries.insert(header.name, stored).is_some() {
@@ -110,14 +112,14 @@ impl Archive {
 }
 
 impl Stored {
-    /// Reads it whole.
+    /// Reads and unpacks all bytes, and checks them.
     pub fn content(&self, source: &Source) -> Result<Vec<u8>, Problem> {
         let packed = source.read(self.offset, self.packed)?;
         let bytes = match self.deflated {
             false => packed,
             true => {
                 let mut bytes = Vec::new();
-                // One more than expected, to see whether there is more.
+                // One byte more than expected is enough to detect that there are more.
                 let mut data = DeflateDecoder::new(&packed[..]).take(self.length.saturating_add(1));
                 let read = data.read_to_end(&mut bytes);
                 let at = self.offset;
@@ -128,8 +130,8 @@ impl Stored {
                 })?;
                 if bytes.len() as u64 != self.length {
                     let problem = format!(
-                        "the compressed data at byte {at} has another length than the {} bytes \
-                         of its header",
+                        "the compressed data at byte {at} does not have the {} bytes that its \
+                         header gives",
                         self.length
                     );
                     return Err(wrong(problem));
@@ -154,7 +156,7 @@ impl Stored {
     }
 }
 
-/// Where the list of entries is.
+/// The position of the list of entries.
 struct Directory {
     offset: u64,
     length: u64,
@@ -162,12 +164,12 @@ struct Directory {
 }
 
 impl Directory {
-    /// Finds it by the record at the file's very end.
+    /// Finds the directory with the record at the very end of the file.
     fn find(source: &Source) -> Result<Self, Problem> {
         let comment = u64::from(u16::MAX);
         let start = source.length.saturating_sub(END_LENGTH + comment);
         let tail = source.read(start, source.length - start)?;
-        // The last record whose comment ends where the file does.
+        // The last record whose comment ends at the end of the file.
         let end = (0..=tail.len().saturating_sub(END_LENGTH as usize))
             .rev()
             .find(|&at| {
@@ -189,7 +191,7 @@ impl Directory {
         let mut directory = Self::read(&mut fields, false).ok_or_else(damaged)?;
         let mut end = start + end as u64;
 
-        // A record for larger files may be before it, with a short one that says where.
+        // A record for larger files may come before it, followed by a locator with its position.
         if let Some(at) = end.checked_sub(LOCATOR_LENGTH) {
             let locator = source.read(at, LOCATOR_LENGTH)?;
             let mut fields = Fields {
@@ -197,7 +199,7 @@ impl Directory {
                 at: 0,
             };
             if fields.tag(b"PK\x06\x07").is_some() {
-                // The number of its disk, and where it is.
+                // The number of the disk and the position of the record.
                 let large = fields
                     .number(4)
                     .and_then(|_| fields.number(8))
@@ -236,13 +238,13 @@ impl Directory {
         Ok(directory)
     }
 
-    /// The numbers of either record, from the numbers of its disks on.
+    /// Reads the numbers of either record, starting with the disk numbers.
     fn read(fields: &mut Fields<'_>, large: bool) -> Option<Self> {
         let (disk, count, place) = if large { (4, 8, 8) } else { (2, 2, 4) };
         let disks = [fields.number(disk)?, fields.number(disk)?];
         let (here, entries) = (fields.number(count)?, fields.number(count)?);
         let (length, offset) = (fields.number(place)?, fields.number(place)?);
-        // Archives on several disks are none of torch's.
+        // torch writes no archives on several disks.
         let is_whole = disks == [0, 0] && here == entries;
         is_whole.then_some(Self {
             offset,
@@ -257,13 +259,13 @@ impl Directory {
             at: 0,
         };
         fields.tag(b"PK\x06\x06")?;
-        // The length of what follows, and the versions that wrote it and that can read it.
+        // The length of the rest, then the versions that wrote it and that can read it.
         (fields.number(8)? == record.len() as u64 - 12).then_some(())?;
         fields.number(4)?;
         Self::read(&mut fields, true)
     }
 
-    /// Whether each number is the large record's, or is said to be there.
+    /// Whether each number equals that of the large record, or is declared to be stored there.
     fn agrees(&self, large: &Self) -> bool {
         let same = |short: u64, large: u64, elsewhere: u64| short == large || short == elsewhere;
         same(self.offset, large.offset, ELSEWHERE)
@@ -280,7 +282,7 @@ struct Header {
     crc: u32,
     packed: u64,
     length: u64,
-    /// Where the entry begins, with the entry's header.
+    /// The position of the entry, which begins with its own header.
     local: u64,
 }
 
@@ -314,7 +316,8 @@ impl Header {
         })
     }
 
-    /// Where its data is, by the header before the data, which must say the same.
+    /// Returns the position of the entry's data, after checking that the header before the data
+    /// agrees.
     fn stored(&self, source: &Source) -> Result<Stored, Problem> {
         let name = printable(&self.name);
         if self.flags & UNREADABLE != 0 {
@@ -340,7 +343,7 @@ impl Header {
         let (before, differs) = (30 + self.name.len() as u64, || {
             let at = self.local;
             wrong(format!(
-                "entry `{name}` has another header before its data, at byte {at}"
+                "entry `{name}` has a different header before its data, at byte {at}"
             ))
         });
         let header = source.read(self.local, before).map_err(|_| differs())?;
@@ -354,7 +357,7 @@ impl Header {
             packed: self.packed,
             length: self.length,
             deflated,
-            // torch writes 0 when checksums are switched off.
+            // torch writes 0 if checksums are switched off.
             crc: (self.crc != 0).then_some(self.crc),
         })
     }
@@ -382,7 +385,7 @@ impl Header {
     }
 }
 
-/// The part of an extra field with numbers of 64 bits.
+/// The part of an extra field that contains 64-bit numbers.
 struct Large<'b>(Fields<'b>);
 
 impl<'b> Large<'b> {
@@ -403,7 +406,8 @@ impl<'b> Large<'b> {
         Self(Fields { bytes: &[], at: 0 })
     }
 
-    /// A number of the header, or the next one here if it is said to be here.
+    /// Returns the number from the header, or the next number here if the header refers to this
+    /// field.
     fn number(&mut self, short: u64) -> Option<u64> {
         match short {
             ELSEWHERE => self.0.number(8),
@@ -431,7 +435,7 @@ impl<'b> Fields<'b> {
         (self.take(4)? == tag).then_some(())
     }
 
-    /// A number of at most 8 bytes, the lowest first.
+    /// Reads a little-endian number of at most 8 bytes.
     fn number(&mut self, length: u64) -> Option<u64> {
         let bytes = self.take(length)?;
         Some(

@@ -1,5 +1,5 @@
-//! What the machine does where Python would call something: it builds containers and tensors by
-//! itself, and puts an inert value in the place of everything else.
+//! Calls in a pickle: the machine builds containers and tensors itself, and replaces everything
+//! else with an inert value.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use super::value::{Id, Value};
 const PARAMETER_DICT: &str = "torch.nn.modules.container.ParameterDict";
 
 impl Machine<'_> {
-    /// Makes what a call stands for.
+    /// Returns the value that a call stands for.
     pub fn call(&mut self, callable: Id, arguments: &[Id]) -> Result<Id, Stop> {
         let (kind, name) = self.callable(callable)?;
         match kind {
             Kind::Dict => self.new_dict(arguments, &name),
-            // The first argument makes missing values, which there are none of here.
+            // The first argument is the function for missing keys. No key is ever missing here.
             Kind::DefaultDict => self.new_dict(arguments.get(1..).unwrap_or(&[]), &name),
             Kind::List => self.container(arguments, &name, Value::List),
             Kind::Tuple => self.container(arguments, &name, Value::Tuple),
@@ -32,12 +32,12 @@ impl Machine<'_> {
         }
     }
 
-    /// Gives the value on the stack its state, as BUILD does.
+    /// Applies a state to the value on the stack, as BUILD does.
     pub fn build(&mut self) -> Result<(), Stop> {
         let state = self.pop()?;
         let target = self.top()?;
         match self.cell(target) {
-            // An OrderedDict's attributes, such as `_metadata` of a model's state.
+            // An OrderedDict's attributes, such as `_metadata` in a model's state.
             Cell::Value(Value::Dict(_)) => Ok(()),
             Cell::Object { name } if **name == *PARAMETER_DICT => {
                 let entries = self.parameters(state)?;
@@ -61,7 +61,7 @@ impl Machine<'_> {
             [] => Vec::new(),
             [source] => match self.cell(*source) {
                 Cell::Value(Value::Dict(entries)) => entries.clone(),
-                // Pairs, as Python 2 writes an OrderedDict.
+                // A list of pairs, as Python 2 writes an OrderedDict.
                 Cell::Value(Value::List(items) | Value::Tuple(items)) => {
                     let pair = |&item| match self.cell(item) {
                         Cell::Value(Value::List(pair) | Value::Tuple(pair)) => match pair[..] {
@@ -107,7 +107,7 @@ impl Machine<'_> {
         }
     }
 
-    /// Bytes, if they are a text in Latin-1; otherwise an inert value.
+    /// Returns bytes if the text is Latin-1, and an inert value otherwise.
     fn encode(&mut self, arguments: &[Id], name: Arc<str>) -> Result<Id, Stop> {
         let text = |id| match self.cell(id) {
             Cell::Value(Value::Text(text)) => Some(text.as_str()),
@@ -124,7 +124,7 @@ impl Machine<'_> {
         };
         let length = content.len();
         let bytes: Option<Vec<u8>> = content.chars().map(|c| u8::try_from(c).ok()).collect();
-        // The memo may hold the text for many calls.
+        // The memo may provide the same text for many calls.
         self.spend(length / 16)?;
         Ok(match bytes {
             Some(bytes) => self.add(Value::Bytes(bytes)),
@@ -143,7 +143,7 @@ impl Machine<'_> {
         }
     }
 
-    /// A tensor with attributes, which have no effect.
+    /// Builds a tensor with attributes. The attributes have no effect.
     fn typed(&mut self, arguments: &[Id], name: &str) -> Result<Id, Stop> {
         let &[function, _, inner, _] = arguments else {
             return Err(format!("`{name}` of {} values, expected 4", arguments.len()).into());
@@ -157,7 +157,7 @@ impl Machine<'_> {
         }
     }
 
-    /// The entries of `_parameters` in the state of a `ParameterDict`.
+    /// Returns the entries of `_parameters` in the state of a `ParameterDict`.
     fn parameters(&mut self, state: Id) -> Result<Vec<(Id, Id)>, Stop> {
         let entries = |id| match self.cell(id) {
             Cell::Value(Value::Dict(entries)) => &entries[..],

@@ -1,4 +1,4 @@
-//! What a pickle's machine left, with the tensors' numbers found in the file.
+//! The result of a pickle's machine, with the tensors' values located in the file.
 
 use super::archive::Stored;
 use super::error::Problem;
@@ -6,8 +6,8 @@ use super::machine::{Cell, Run};
 use super::value::{Data, Id, PickledTensor, Value};
 use crate::outside::printable;
 
-/// Numbers that are not in the file as they are may have this many times the file's bytes in all,
-/// and [`SMALL`] more, so that a small file cannot ask for much memory.
+/// The most bytes of values that have to be unpacked or reordered, as a multiple of the file's
+/// length. [`SMALL`] bytes are added. The limit keeps a small file from requesting much memory.
 const MOST_GROWTH: u64 = 16;
 const SMALL: u64 = 16 << 20;
 
@@ -16,16 +16,16 @@ pub(super) struct Contents {
     pub root: Id,
 }
 
-/// What is to be known of a file.
+/// What has to be known about a file.
 pub(super) struct Form<'a> {
     pub big_endian: bool,
-    /// The file's length.
+    /// The length of the file in bytes.
     pub length: u64,
-    /// The pickle's name, for errors.
+    /// The name of the pickle, for errors.
     pub pickle: &'a str,
 }
 
-/// Finds each tensor's numbers in the storages, which `find` finds by their names.
+/// Locates each tensor's values in the storages. `find` returns a storage by name.
 pub(super) fn of<'s>(
     run: Run,
     find: impl Fn(&str) -> Option<&'s Stored>,
@@ -56,10 +56,10 @@ pub(super) fn of<'s>(
         if found.length != storage.length {
             let (said, found) = (storage.length, found.length);
             return Err(problem(format!(
-                "has {said} bytes, and {found} in the file"
+                "has {said} bytes in the pickle, but {found} in the file"
             )));
         }
-        // What is not compressed is in the file.
+        // Only compressed data can be longer than the file.
         if found.length > most {
             let length = found.length;
             return Err(problem(format!(

@@ -1,51 +1,51 @@
-//! Why a pickle is not read.
+//! The error of reading a pickle.
 
 use std::{io, path::PathBuf};
 
 use crate::outside::printable;
 
-/// Why a pickle is not read.
+/// The error of reading a pickle.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", printable(.path.display()))]
 pub struct PickleError {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// What is wrong with the file.
     pub problem: Problem,
 }
 
-/// What is wrong with a pickle, in printable characters.
+/// A problem of a pickle, in printable characters.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Problem {
-    /// The file can't be read: it is missing, no regular file, or stands in the place of another.
+    /// The file cannot be read: it is missing, not a regular file, or a stand-in for the real file.
     #[error("{}", printable(.0))]
     Read(#[from] io::Error),
-    /// The file around the pickle is damaged, or of another kind.
+    /// The file around the pickle is damaged or of another kind.
     #[error("{0}")]
     File(String),
-    /// The pickle is damaged, beyond a limit, or holds what no file of weights has.
+    /// The pickle is damaged, exceeds a limit, or contains something that no file of weights has.
     #[error("byte {byte} of {pickle}: {problem}")]
     Pickle {
-        /// Which pickle: the name of a ZIP file's entry, or `the file`.
+        /// The name of the pickle: a ZIP entry, or `the file`.
         pickle: String,
-        /// The byte in it where the opcode begins.
+        /// The byte in the pickle at which the opcode begins.
         byte: u64,
-        /// What was expected, and what was found.
+        /// What was expected and what was found.
         problem: String,
     },
-    /// The pickle asks for a class or a function that no harmless file of weights needs.
+    /// The pickle asks for a class or function that no harmless file of weights needs.
     #[error(
-        "byte {byte} of {pickle}: it asks for `{}`, which files of weights have no use for; \
-         loaded in Python it could run any program, so it is not read",
+        "byte {byte} of {pickle}: it asks for `{}`, which no file of weights needs; in Python it \
+         could run any program, so the file is not read",
         printable(.global)
     )]
     Global {
-        /// Which pickle, as above.
+        /// The name of the pickle: a ZIP entry, or `the file`.
         pickle: String,
-        /// The byte in it where the opcode begins.
+        /// The byte in the pickle at which the opcode begins.
         byte: u64,
-        /// The global's full name.
+        /// The full name of the class or function.
         global: String,
     },
 }

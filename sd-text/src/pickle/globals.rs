@@ -1,41 +1,41 @@
 //! The table of the globals that a pickle may name, and what each of them becomes.
 //!
 //! Nothing here is ever called. A global stands for one of the few things that this reader builds
-//! by itself, or it is inert: kept by its name, and of no effect.
+//! itself, or it is inert: only its name is kept, and it has no effect.
 
 use safetensors::Dtype;
 
 /// What a global becomes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
-    /// A dictionary, also when it is called with pairs.
+    /// A dictionary. A call may pass pairs.
     Dict,
-    /// A dictionary whose first argument makes missing values.
+    /// A dictionary whose first argument is the function for missing keys.
     DefaultDict,
     List,
     Tuple,
     Set,
     /// `bytes` and `bytearray`.
     Bytes,
-    /// `_codecs.encode`: how pickles before protocol 3 write bytes.
+    /// `_codecs.encode`, with which pickles before protocol 3 write bytes.
     Encode,
     Rebuild(Rebuild),
-    /// A tensor's wrapper, whose first argument is the tensor.
+    /// A wrapper of a tensor. Its first argument is the tensor.
     Parameter,
-    /// A tensor's wrapper, called with a function, a class and the function's arguments.
+    /// A wrapper of a tensor that is called with a function, a class and the function's arguments.
     FromType,
-    /// A class of storages, with the type of its numbers if it has one that weights can have.
+    /// A class of storages, with the type of its values if weights can have that type.
     Storage(Option<Dtype>),
-    /// A class of storages without a type: its length is in bytes.
+    /// A class of storages without a type. Its length is in bytes.
     UntypedStorage,
     Type(Dtype),
-    /// A class that may be named, but not called: what it would make is not supported.
+    /// A class that may be named but not called, because what a call would make is not supported.
     Class,
-    /// Named by harmless files. Never called: what a call would make is an inert value too.
+    /// A global that harmless files name. It is never called: a call becomes an inert value too.
     Inert,
 }
 
-/// The functions that make a tensor from a storage.
+/// The functions that make a tensor from a storage, with their arguments.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Rebuild {
     /// `(storage, offset, size, stride)`
@@ -46,11 +46,11 @@ pub(super) enum Rebuild {
     V3,
 }
 
-/// A class of `pytorch_lightning`'s callbacks, whichever: a checkpoint names the callbacks of its
-/// training.
+/// The package of `pytorch_lightning`'s callbacks. A checkpoint names the callbacks of its
+/// training, so every class in the package is inert.
 const CALLBACKS: &str = "pytorch_lightning.callbacks";
 
-/// Modules by [today's name](canonical), names in them, and what the names become.
+/// Modules under their [current name](canonical), names in them, and what these become.
 const TABLE: &[(&str, &[&str], Kind)] = &[
     ("collections", &["OrderedDict", "Counter"], Kind::Dict),
     ("collections", &["defaultdict"], Kind::DefaultDict),
@@ -151,8 +151,7 @@ const NUMPY: &[&str] = &[
     "uint64", "float16", "float32", "float64",
 ];
 
-/// Classes of storages in `torch` and `torch.cuda`. Those without a type hold numbers that no
-/// weights have.
+/// The storage classes in `torch` and `torch.cuda`. `None` means a type that no weights have.
 const STORAGES: &[(&str, Option<Dtype>)] = &[
     ("DoubleStorage", Some(Dtype::F64)),
     ("FloatStorage", Some(Dtype::F32)),
@@ -201,7 +200,7 @@ const TYPES: &[(&str, Dtype)] = &[
     ("complex64", Dtype::C64),
 ];
 
-/// Returns what a global becomes, or none if no harmless file names it.
+/// Returns what a global becomes, or `None` if no harmless file names it.
 pub(super) fn lookup(module: &str, name: &str) -> Option<Kind> {
     let module = canonical(module);
     if module == "torch" || module == "torch.cuda" {
@@ -224,7 +223,7 @@ pub(super) fn lookup(module: &str, name: &str) -> Option<Kind> {
     is_callback(&module, name).then_some(Kind::Inert)
 }
 
-/// The module's name in today's Python, numpy and lightning.
+/// Returns the current name of a module that Python, numpy or lightning has renamed.
 fn canonical(module: &str) -> String {
     const RENAMED: [(&str, &str); 4] = [
         ("__builtin__", "builtins"),
@@ -239,8 +238,8 @@ fn canonical(module: &str) -> String {
     renamed.unwrap_or_else(|| module.to_owned())
 }
 
-/// Whether this is a class of lightning's callbacks: a name of one word in capitalised words, in a
-/// module of the package. A path of attributes such as `ModelCheckpoint.x.y` is none.
+/// Whether this is a class in the callbacks package: a single name in CamelCase, in a module of the
+/// package. A path of attributes such as `ModelCheckpoint.x.y` is not.
 fn is_callback(module: &str, name: &str) -> bool {
     let inside = module.strip_prefix(CALLBACKS);
     let in_package = inside.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));

@@ -1,6 +1,8 @@
-//! The legacy format of `torch.save`: before torch 1.6, and on request today. Five pickles stand
-//! one behind the other: a magic number, the format's version, the writing machine, the object, and
-//! the names of its storages. The storages' bytes follow in the order of the names.
+//! The legacy format of `torch.save`, used before torch 1.6 and on request today.
+//!
+//! Five pickles follow one another: a magic number, the format's version, a description of the
+//! machine, the object, and the names of its storages. The bytes of the storages follow in the
+//! order of their names.
 
 use std::collections::HashMap;
 
@@ -13,17 +15,17 @@ use super::source::Source;
 use super::tensor::bytes_of;
 use super::value::Value;
 
-/// torch's magic number as a pickle of protocol 2 or newer begins, behind its protocol.
+/// torch's magic number at the start of a pickle of protocol 2 or later, after the protocol.
 pub(super) const MAGIC_BYTES: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
-/// The same of protocols 0 and 1.
+/// torch's magic number in a pickle of protocol 0 or 1.
 pub(super) const MAGIC_LINE: &[u8] = b"L119547037146038801333356L\n";
-/// The same as it is read.
+/// The two forms in which the magic number is read.
 const MAGIC: [&str; 2] = ["0x1950a86a20f9469cfc6c", "119547037146038801333356"];
 const VERSION: i64 = 1001;
-/// What the pickles are called in errors.
+/// The name of the pickles in errors.
 const PICKLE: &str = "the file";
 
-/// Runs the pickles, and finds the storages by their names.
+/// Runs the pickles and locates the storages by their names.
 pub(super) fn read(source: &Source) -> Result<Contents, Problem> {
     let bytes = source.read(0, source.length.min(MOST_PICKLE))?;
     let run = |start| {
@@ -38,7 +40,8 @@ pub(super) fn read(source: &Source) -> Result<Contents, Problem> {
         _ => false,
     };
     if !is_magic {
-        let problem = "a pickle, but none of `torch.save`: it does not begin with torch's number";
+        let problem =
+            "a pickle, but not from `torch.save`: it does not begin with torch's magic number";
         return Err(wrong(0, problem));
     }
     let version = run(magic.end)?;
@@ -50,7 +53,7 @@ pub(super) fn read(source: &Source) -> Result<Contents, Problem> {
     }
     let machine = run(version.end)?;
     if !machine.is_little_endian() {
-        let problem = "expected a file of a machine with the lowest byte first (little_endian)";
+        let problem = "expected a file from a little-endian machine (`little_endian`)";
         return Err(wrong(version.end, problem));
     }
     let object = run(machine.end)?;
@@ -79,7 +82,7 @@ fn storages(
         let size = storage.dtype.map_or(1, bytes_of);
         let found = (storage.length, size);
         if *known.entry(object.text(storage.key)).or_insert(found) != found {
-            let problem = "a storage that was named before, with another length or type";
+            let problem = "a storage that was named before with another length or type";
             return Err(at(storage.at, problem.to_owned()));
         }
     }
@@ -96,7 +99,7 @@ fn storages(
         let &(length, size) = known.get(key).ok_or_else(|| {
             at(
                 names_at,
-                "the list of storages has one that no tensor names".to_owned(),
+                "the list of storages names one that no tensor uses".to_owned(),
             )
         })?;
         let count = source.read(place, 8)?.try_into().map(u64::from_le_bytes);
@@ -104,7 +107,7 @@ fn storages(
         if count.checked_mul(size) != Some(length) {
             let expected = length / size;
             let problem = format!(
-                "the storage at byte {place} has {count} numbers, expected {expected} as its tensors say"
+                "the storage at byte {place} has {count} numbers, expected {expected} as in its tensors"
             );
             return Err(Problem::File(problem));
         }
@@ -126,13 +129,13 @@ fn storages(
         if stored.insert(key.to_owned(), entry).is_some() {
             return Err(at(
                 names_at,
-                "the list of storages has one twice".to_owned(),
+                "the list of storages names one twice".to_owned(),
             ));
         }
     }
     if place != source.length {
         let problem = format!(
-            "{} bytes behind the last storage: several objects in one file are not supported",
+            "{} bytes after the last storage: several objects in one file are not supported",
             source.length - place
         );
         return Err(Problem::File(problem));
@@ -145,7 +148,7 @@ impl Run {
         &self.cells[self.root.index()]
     }
 
-    /// Whether this describes a machine as the file must be from.
+    /// Whether this describes a little-endian machine.
     fn is_little_endian(&self) -> bool {
         let Cell::Value(Value::Dict(entries)) = self.root() else {
             return false;

@@ -1,8 +1,8 @@
-//! The machine that a pickle is a program for: a stack, a memo, and some seventy opcodes
-//! (Python's `Lib/pickletools.py`, protocols 0 to 5).
+//! The machine that runs a pickle: a stack, a memo, and about seventy opcodes (Python's
+//! `Lib/pickletools.py`, protocols 0 to 5).
 //!
-//! Values lie in one list and refer to each other by their places in it. So values that the memo
-//! shares are not copied, one may hold itself, and nothing here or later follows them by recursion.
+//! Values are kept in one list and refer to each other by index. So a value that the memo shares is
+//! not copied, a value may contain itself, and no code follows values by recursion.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,23 +14,23 @@ use super::stack::pairs;
 use super::storage::{Raw, StorageRef};
 use super::value::{Id, Value};
 
-/// The most steps: opcodes, and values that a step copies from one container to another. A training
-/// checkpoint of SDXL with its optimizer takes about half a million.
+/// The most steps. A step is an opcode, or a value that an opcode copies from one container to
+/// another. An SDXL training checkpoint with its optimizer takes about half a million.
 const MOST_STEPS: usize = 1 << 21;
-/// The newest protocol there is.
+/// The newest protocol that exists.
 const NEWEST: u8 = 5;
 
-/// Why a pickle is not read, and the opcode where.
+/// Why a pickle is not read, and the opcode that caused it.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub byte: usize,
     pub problem: String,
-    /// The global that was asked for, if that is what is wrong.
+    /// The global that was asked for, if it is the cause.
     pub global: Option<String>,
 }
 
 impl Fault {
-    /// The problem, with the name of the pickle.
+    /// Converts the fault to a problem, adding the name of the pickle.
     pub fn into_problem(self, pickle: &str) -> Problem {
         let (pickle, byte) = (pickle.to_owned(), self.byte as u64);
         match self.global {
@@ -48,7 +48,7 @@ impl Fault {
     }
 }
 
-/// What lies in the list of values while the machine runs.
+/// An element of the list of values while the machine runs.
 pub(super) enum Cell {
     Value(Value),
     Global {
@@ -59,7 +59,7 @@ pub(super) enum Cell {
     Object {
         name: Arc<str>,
     },
-    /// A storage, by its place in the list of storages.
+    /// A storage, as an index in the list of storages.
     Storage(usize),
     Tensor(Box<Raw>),
 }
@@ -69,12 +69,12 @@ pub(super) struct Run {
     pub cells: Vec<Cell>,
     pub root: Id,
     pub storages: Vec<StorageRef>,
-    /// The byte behind the pickle.
+    /// The byte after the pickle.
     pub end: usize,
 }
 
 impl Run {
-    /// A text, which a storage's name must be; nothing for anything else.
+    /// Returns the text of a storage's name, or an empty string if the value is not a text.
     pub fn text(&self, id: Id) -> &str {
         match &self.cells[id.index()] {
             Cell::Value(Value::Text(text)) => text,
@@ -87,17 +87,17 @@ pub(super) struct Machine<'b> {
     pub reader: Reader<'b>,
     pub cells: Vec<Cell>,
     pub stack: Vec<Id>,
-    /// The heights of the stack at which the open marks are.
+    /// The heights of the stack at the open marks.
     pub marks: Vec<usize>,
     pub memo: HashMap<u32, Id>,
     pub storages: Vec<StorageRef>,
     steps: usize,
-    /// The byte of the opcode that is being done.
+    /// The byte of the current opcode.
     pub opcode: usize,
 }
 
 impl<'b> Machine<'b> {
-    /// A machine for the pickle that begins at a byte of `bytes`.
+    /// Creates a machine for the pickle that begins at byte `start` of `bytes`.
     pub fn new(bytes: &'b [u8], start: usize) -> Self {
         Self {
             reader: Reader::new(bytes, start),
@@ -111,7 +111,7 @@ impl<'b> Machine<'b> {
         }
     }
 
-    /// Runs to the opcode STOP.
+    /// Runs until the opcode STOP.
     pub fn run(mut self) -> Result<Run, Fault> {
         loop {
             let byte = self.reader.at();
@@ -146,7 +146,7 @@ impl<'b> Machine<'b> {
         }
     }
 
-    /// Counts work that a step does, so that a small pickle cannot ask for much of it.
+    /// Counts the work of a step, so that a small pickle cannot cause much of it.
     pub fn spend(&mut self, steps: usize) -> Result<(), Stop> {
         self.steps = self.steps.saturating_add(steps);
         match self.steps > MOST_STEPS {
@@ -155,12 +155,12 @@ impl<'b> Machine<'b> {
         }
     }
 
-    /// Does one opcode. Returns the pickle's value at its end.
+    /// Executes one opcode. Returns the pickle's value if it is the last one.
     fn step(&mut self, opcode: u8) -> Result<Option<Id>, Stop> {
         match opcode {
             b'.' => return self.stop().map(Some),
             0x80 => self.protocol()?,
-            // How long the next frame is. It only helps to read ahead.
+            // The length of the next frame, which only helps to read ahead.
             0x95 => {
                 let length = self.reader.u64()?;
                 self.reader.check(length)?;
@@ -181,7 +181,7 @@ impl<'b> Machine<'b> {
 
             b'S' => self.read(Reader::string_line)?,
             b'V' => self.read(Reader::unicode_line)?,
-            // Texts of Python 2 and of Python 3.
+            // Strings of Python 2 and Python 3.
             b'U' | 0x8c => self.read(|r| r.short_bytes().map(text_or_bytes))?,
             b'T' | b'X' => self.read(|r| r.medium_bytes().map(text_or_bytes))?,
             0x8d => self.read(|r| r.long_bytes().map(text_or_bytes))?,
@@ -332,7 +332,7 @@ impl<'b> Machine<'b> {
             )),
         };
         let (module, name) = (text(module)?, text(name)?);
-        // Copies of texts that the memo may hold.
+        // Counts the copied texts, which the memo may provide many times.
         self.spend((module.len() + name.len()) / 16)?;
         self.global(&module, &name)
     }
@@ -348,7 +348,7 @@ impl<'b> Machine<'b> {
         }
     }
 
-    /// The items of a call's tuple.
+    /// Returns the items of a call's tuple of arguments.
     pub fn arguments(&mut self, id: Id) -> Result<Vec<Id>, Stop> {
         match self.cell(id) {
             Cell::Value(Value::Tuple(items)) => {
@@ -373,14 +373,14 @@ impl<'b> Machine<'b> {
         );
         match self.cell(named) {
             Cell::Value(Value::Dict(entries)) if is_inert || entries.is_empty() => Ok(()),
-            _ => Err("NEWOBJ_EX with arguments by name, expected none"
+            _ => Err("NEWOBJ_EX with keyword arguments, expected none"
                 .to_owned()
                 .into()),
         }
     }
 }
 
-/// Why a step is not done.
+/// Why a step fails.
 pub(super) enum Stop {
     Problem(String),
     /// A global that is not in the table.
@@ -394,7 +394,7 @@ impl From<String> for Stop {
 }
 
 impl Cell {
-    /// What it is, for a message.
+    /// Describes the value for a message.
     pub fn what(&self) -> &'static str {
         match self {
             Self::Global { .. } => "a class or a function",
@@ -418,15 +418,15 @@ impl Cell {
     }
 }
 
-/// Says of an opcode what it is, and why it is not done.
+/// Describes an opcode that is not supported, and why.
 fn unknown(opcode: u8) -> String {
     let what = match opcode {
-        0x82 => "EXT1, a global by a number that only the program that wrote it knows",
-        0x83 => "EXT2, a global by a number that only the program that wrote it knows",
-        0x84 => "EXT4, a global by a number that only the program that wrote it knows",
+        0x82 => "EXT1, a global with a number that only the writing program knows",
+        0x83 => "EXT2, a global with a number that only the writing program knows",
+        0x84 => "EXT4, a global with a number that only the writing program knows",
         b'P' => "PERSID, a storage named by a line of text, which torch does not write",
-        0x97 => "NEXT_BUFFER, bytes that are outside of the pickle",
-        0x98 => "READONLY_BUFFER, bytes that are outside of the pickle",
+        0x97 => "NEXT_BUFFER, bytes outside the pickle",
+        0x98 => "READONLY_BUFFER, bytes outside the pickle",
         _ => return format!("opcode 0x{opcode:02x}, which no protocol has"),
     };
     format!("opcode 0x{opcode:02x} ({what}) is not supported")

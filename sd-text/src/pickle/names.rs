@@ -1,4 +1,4 @@
-//! The names of a pickle's tensors: the keys of the dictionaries they are in, with dots between.
+//! The names of a pickle's tensors: the keys that lead to them, separated by dots.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -6,15 +6,15 @@ use std::rc::Rc;
 use super::value::{Id, Value};
 use crate::outside::printable;
 
-/// How deep a tensor may lie. What holds itself goes deeper.
+/// The deepest nesting of a tensor. A container that contains itself exceeds it.
 const DEEPEST: usize = 64;
-/// The most entries that are looked at. Containers that share containers have many times as many as
-/// the pickle has values.
+/// The most entries that are visited. If containers share containers, there can be many times more
+/// entries than values.
 const MOST_ENTRIES: usize = 1 << 22;
 /// The most bytes of all names together.
 const MOST_BYTES: usize = 64 << 20;
 
-/// Lists the tensors in a value, in the file's order, but those below the entry `except`.
+/// Returns the tensors in a value, in the order of the file, except those below the entry `except`.
 pub(super) fn tensors(
     values: &[Value],
     root: Id,
@@ -57,7 +57,7 @@ pub(super) fn tensors(
         };
         entries += children.len();
         if entries > MOST_ENTRIES || next.depth == DEEPEST {
-            return Err("its values hold each other too often, or too deep".to_owned());
+            return Err("its values contain each other too often or too deeply".to_owned());
         }
         let within: Rc<str> = name.into();
         for (id, key) in children.into_iter().rev() {
@@ -83,7 +83,7 @@ pub(super) fn tensors(
     }
 }
 
-/// A value that is still to be looked at.
+/// A value that still has to be visited.
 struct Open {
     id: Id,
     within: Rc<str>,
@@ -93,7 +93,7 @@ struct Open {
 
 enum Key {
     Root,
-    /// A key of a dictionary, and its place.
+    /// A key of a dictionary, and its position.
     Of(Id, usize),
     Place(usize),
 }
@@ -107,7 +107,7 @@ impl Open {
                 Value::Text(text) => text.clone(),
                 Value::Int(number) => number.to_string(),
                 Value::Inert(global) => global.to_string(),
-                // Not a key that a name can be made of.
+                // This key cannot be part of a name.
                 _ => format!("#{place}"),
             },
         };

@@ -1,10 +1,10 @@
-//! The arguments of opcodes, read from a pickle's bytes.
+//! Reads the arguments of opcodes from a pickle's bytes.
 
 use super::value::Value;
 
-/// Lines of numbers and globals are short; longer ones are not read.
+/// The longest line of a number or a global, in bytes.
 const LONGEST_LINE: usize = 4096;
-/// As many bytes a whole number may have.
+/// The most bytes of a whole number.
 const LONGEST_NUMBER: u64 = 256;
 
 pub(super) struct Reader<'b> {
@@ -17,7 +17,7 @@ impl<'b> Reader<'b> {
         Self { bytes, at }
     }
 
-    /// Where the next byte is.
+    /// Returns the position of the next byte.
     pub fn at(&self) -> usize {
         self.at
     }
@@ -40,7 +40,7 @@ impl<'b> Reader<'b> {
 
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
         let bytes = self.take(N as u64)?;
-        Ok(bytes.try_into().expect("as many bytes as were taken"))
+        Ok(bytes.try_into().expect("`take` returns N bytes"))
     }
 
     pub fn short_bytes(&mut self) -> Result<&'b [u8], String> {
@@ -58,7 +58,7 @@ impl<'b> Reader<'b> {
         self.take(length)
     }
 
-    /// Checks that there are as many bytes more.
+    /// Checks that at least `length` bytes are left.
     pub fn check(&self, length: u64) -> Result<usize, String> {
         let left = self.bytes.len() - self.at;
         match usize::try_from(length) {
@@ -67,7 +67,7 @@ impl<'b> Reader<'b> {
         }
     }
 
-    /// A whole number in two's complement, the lowest byte first.
+    /// Reads a whole number in two's complement, little-endian.
     pub fn long(&mut self, length: u64) -> Result<Value, String> {
         if length > LONGEST_NUMBER {
             let most = LONGEST_NUMBER;
@@ -94,7 +94,7 @@ impl<'b> Reader<'b> {
 
     pub fn int_line(&mut self) -> Result<Value, String> {
         match self.line()? {
-            // How protocols 0 and 1 write truth values.
+            // Protocols 0 and 1 write truth values like this.
             "00" => Ok(Value::Bool(false)),
             "01" => Ok(Value::Bool(true)),
             digits => whole(digits),
@@ -109,21 +109,21 @@ impl<'b> Reader<'b> {
     pub fn float_line(&mut self) -> Result<Value, String> {
         let line = self.line()?;
         let number = line.parse().map(Value::Float);
-        number.map_err(|_| "a line that is no number".to_owned())
+        number.map_err(|_| "a line that is not a number".to_owned())
     }
 
     pub fn index_line(&mut self) -> Result<u32, String> {
         let index = self.line()?.parse();
-        index.map_err(|_| "a line that is no place of the memo".to_owned())
+        index.map_err(|_| "a line that is not an index of the memo".to_owned())
     }
 
-    /// A module and a name in it.
+    /// Reads a module and a name in it.
     pub fn global_lines(&mut self) -> Result<(String, String), String> {
         let module = self.line()?.to_owned();
         Ok((module, self.line()?.to_owned()))
     }
 
-    /// A text in quotes with Python's escapes, as protocol 0 of Python 2 writes it.
+    /// Reads a text in quotes with Python's escapes, as Python 2 writes it in protocol 0.
     pub fn string_line(&mut self) -> Result<Value, String> {
         let line = self.long_line_of_bytes()?;
         let inner = match line {
@@ -149,7 +149,7 @@ impl<'b> Reader<'b> {
         Ok(text_or_bytes(&out))
     }
 
-    /// A text in Latin-1 with escapes for other characters, as protocol 0 of Python 3 writes it.
+    /// Reads a Latin-1 text with escapes for other characters, as Python 3 writes it in protocol 0.
     pub fn unicode_line(&mut self) -> Result<Value, String> {
         let mut bytes = self.long_line_of_bytes()?.iter().copied();
         let mut out = String::new();
@@ -169,7 +169,9 @@ impl<'b> Reader<'b> {
             bytes.next();
             let code = code(&mut bytes, digits)?;
             let character = char::from_u32(code);
-            out.push(character.ok_or_else(|| format!("the character {code:#x}"))?);
+            out.push(
+                character.ok_or_else(|| format!("the character {code:#x}, which is not valid"))?,
+            );
         }
         Ok(Value::Text(out))
     }
@@ -181,7 +183,7 @@ impl<'b> Reader<'b> {
         Ok(bytes)
     }
 
-    /// A short line of UTF-8.
+    /// Reads a short line of UTF-8.
     fn line(&mut self) -> Result<&'b str, String> {
         let start = self.at;
         let line = self.long_line_of_bytes()?;
@@ -203,7 +205,7 @@ impl<'b> Reader<'b> {
     }
 }
 
-/// A text of Python 3 is UTF-8, one of Python 2 may be anything.
+/// Converts a string. Python 3 writes UTF-8, but Python 2 may write any bytes.
 pub(super) fn text_or_bytes(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => Value::Text(text.to_owned()),
@@ -218,11 +220,11 @@ fn whole(digits: &str) -> Result<Value, String> {
     let unsigned = digits.strip_prefix('-').unwrap_or(digits);
     match !unsigned.is_empty() && unsigned.bytes().all(|byte| byte.is_ascii_digit()) {
         true => Ok(Value::Long(digits.to_owned())),
-        false => Err("a line that is no whole number".to_owned()),
+        false => Err("a line that is not a whole number".to_owned()),
     }
 }
 
-/// The number that so many hexadecimal digits make.
+/// Reads a number of `digits` hexadecimal digits.
 fn code(bytes: &mut impl Iterator<Item = u8>, digits: usize) -> Result<u32, String> {
     let mut code = 0_u32;
     for _ in 0..digits {

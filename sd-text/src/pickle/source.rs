@@ -1,4 +1,4 @@
-//! The bytes of a file, or of a memory in its place.
+//! The bytes of a file, or of a memory buffer that replaces it.
 
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -21,7 +21,7 @@ impl Source {
         })
     }
 
-    /// Reads so many bytes, which must all be there.
+    /// Reads exactly `length` bytes.
     pub fn read(&self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
         let is_inside = offset
             .checked_add(length)
@@ -31,11 +31,12 @@ impl Source {
             .filter(|_| is_inside)
             .ok_or_else(|| {
                 let found = self.length;
-                let problem = format!("{length} bytes from byte {offset} on, of a file of {found}");
+                let problem =
+                    format!("no {length} bytes from byte {offset} on: the file has {found}");
                 io::Error::new(io::ErrorKind::UnexpectedEof, problem)
             })?;
         let mut out = vec![0; size];
-        // A reader that panicked left nothing behind but a position.
+        // Poisoning is harmless: a reader that panicked changed only the position.
         let mut bytes = self
             .bytes
             .lock()

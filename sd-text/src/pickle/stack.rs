@@ -19,13 +19,13 @@ impl<'b> Machine<'b> {
         self.stack.push(id);
     }
 
-    /// Puts a value into the list, but not on the stack.
+    /// Adds a value to the list, but not to the stack.
     pub fn add(&mut self, value: Value) -> Id {
         self.add_cell(Cell::Value(value))
     }
 
     pub fn add_cell(&mut self, cell: Cell) -> Id {
-        // Fewer than the steps, and so fewer than an `Id` can count.
+        // There are fewer values than steps, so the index fits an `Id`.
         let id = Id(self.cells.len() as u32);
         self.cells.push(cell);
         id
@@ -51,7 +51,7 @@ impl<'b> Machine<'b> {
         Ok(*top.ok_or("it needs a value, and the stack is empty".to_owned())?)
     }
 
-    /// POP takes a mark away where there is one on top.
+    /// Removes the top value, or the last mark if it is on top, as POP does.
     pub fn drop_top(&mut self) -> Result<(), Stop> {
         if self.is_bare() && self.marks.pop().is_some() {
             return Ok(());
@@ -88,7 +88,7 @@ impl<'b> Machine<'b> {
         match &mut self.cells[target.index()] {
             Cell::Value(Value::List(list)) if opcode != "ADDITEMS" => list.extend(items),
             Cell::Value(Value::Set(set)) if opcode == "ADDITEMS" => set.extend(items),
-            // What an inert value holds has no effect.
+            // The content of an inert value has no effect.
             Cell::Object { .. } => {}
             other => {
                 let expected = if opcode == "ADDITEMS" {

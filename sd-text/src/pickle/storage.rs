@@ -1,4 +1,4 @@
-//! Where the numbers of a tensor are, and how they are brought into order.
+//! Locates the values of a tensor in the file and brings them into order.
 
 use std::ops::Range;
 
@@ -15,45 +15,45 @@ pub(super) struct StorageRef {
     /// The text that names it in the file.
     pub key: Id,
     pub dtype: Option<Dtype>,
-    /// How many bytes the pickle says it has.
+    /// Its length in bytes, according to the pickle.
     pub length: u64,
-    /// The bytes of it that are meant; others than all in old files only.
+    /// The bytes of it that are used. Only old files use less than all of them.
     pub part: Range<u64>,
-    /// The opcode that names it.
+    /// The byte of the opcode that names it.
     pub at: usize,
 }
 
 /// A tensor as a pickle describes it.
 pub(super) struct Raw {
-    /// The place in the list of storages.
+    /// The index in the list of storages.
     pub storage: usize,
     pub dtype: Dtype,
-    /// In numbers from the storage's start.
+    /// The first value, counted in values from the start of the storage.
     pub offset: u64,
     pub shape: Vec<usize>,
-    /// In numbers.
+    /// The strides, counted in values.
     pub strides: Vec<usize>,
-    /// The opcode that makes it.
+    /// The byte of the opcode that makes it.
     pub at: usize,
 }
 
-/// Numbers that are in the file, but not in order.
+/// Values that are in the file, but not in order.
 #[derive(Debug, Clone)]
 pub struct Gather {
     stored: Stored,
-    /// The bytes of the storage from the tensor's first number to its last.
+    /// The bytes of the storage from the tensor's first value to its last.
     span: Range<u64>,
     shape: Vec<usize>,
-    /// In bytes.
+    /// The strides in bytes.
     strides: Vec<usize>,
     size: usize,
-    /// How many bytes are to be turned round at a time, 1 if none.
+    /// The number of bytes that are reversed together, or 1 if the byte order is right.
     swap: usize,
     pub(super) length: u64,
 }
 
 impl Raw {
-    /// Finds the tensor's numbers in its storage.
+    /// Locates the tensor's values in its storage.
     pub fn place(
         &self,
         storage: &StorageRef,
@@ -66,7 +66,7 @@ impl Raw {
             .shape
             .iter()
             .try_fold(size, |product, &length| product.checked_mul(length as u64));
-        // A length of 0 hides an overflow before it.
+        // A dimension of 0 makes the product 0, even if the other dimensions overflow.
         let is_empty = self.shape.contains(&0);
         let length = if is_empty {
             0
@@ -118,7 +118,7 @@ impl Raw {
         Ok(Data::Gathered(Gather {
             stored: stored.clone(),
             span,
-            // A stride that is never taken may be any number.
+            // The stride of a dimension of length 1 is never used and may be any number.
             strides: strides
                 .map(|(&n, &s)| if n > 1 { s * size as usize } else { 0 })
                 .collect(),
@@ -131,7 +131,7 @@ impl Raw {
 }
 
 impl Gather {
-    /// How many bytes are read, unpacked or made for it, whichever is most.
+    /// Returns the number of bytes that are read, unpacked or produced, whichever is largest.
     pub(super) fn cost(&self) -> u64 {
         let read = if self.stored.deflated {
             self.stored.length
@@ -141,7 +141,7 @@ impl Gather {
         read.max(self.length)
     }
 
-    /// Reads the numbers, in row-major order and with the lowest byte first.
+    /// Reads the values in row-major order, little-endian.
     pub(super) fn bytes(&self, source: &Source) -> Result<Vec<u8>, Problem> {
         let span = if self.stored.deflated {
             let mut all = self.stored.content(source)?;
@@ -164,7 +164,7 @@ impl Gather {
 
     fn in_order(&self, span: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.length as usize);
-        // A tensor without dimensions is contiguous, so there is a last one.
+        // A tensor without dimensions is contiguous, so there is a last dimension.
         let Some(last) = self.shape.len().checked_sub(1) else {
             return span.to_vec();
         };
@@ -174,7 +174,7 @@ impl Gather {
             for column in 0..self.shape[last] {
                 out.extend_from_slice(&span[row + column * self.strides[last]..][..self.size]);
             }
-            // The next row: the last index that has not reached its end goes up by one.
+            // The next row: increments the last index that has not reached its end.
             let Some(axis) = (0..last)
                 .rev()
                 .find(|&axis| index[axis] + 1 < self.shape[axis])
@@ -192,7 +192,7 @@ impl Gather {
     }
 }
 
-/// Whether the numbers lie in row-major order without gaps, one `unit` each.
+/// Whether the values are in row-major order without gaps. `unit` is the stride between neighbours.
 fn is_contiguous(shape: &[usize], strides: &[usize], unit: usize) -> bool {
     let mut expected = unit;
     let mut axes = shape.iter().zip(strides).rev();

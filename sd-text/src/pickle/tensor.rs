@@ -1,4 +1,4 @@
-//! What the machine does for storages and tensors.
+//! How the machine builds storages and tensors.
 
 use safetensors::Dtype;
 
@@ -8,14 +8,14 @@ use super::storage::{Raw, StorageRef};
 use super::value::{Id, Value};
 use crate::outside::printable;
 
-/// torch has no such limit, and no weights have as many dimensions.
+/// The most dimensions. torch has no such limit, but no weights have as many.
 const MOST_DIMENSIONS: usize = 32;
-/// Storages are named by numbers.
+/// The longest name of a storage in bytes. torch names storages by numbers.
 const LONGEST_KEY: usize = 64;
 
 impl Machine<'_> {
-    /// What a persistent id names: a storage, or the class of a module, which the legacy format
-    /// has with its source, for a reader to compare.
+    /// Returns what a persistent id names: a storage, or the class of a module. The legacy format
+    /// stores such a class with its source code, so that a reader can compare it.
     pub fn persistent(&mut self, id: Id) -> Result<Id, Stop> {
         let Cell::Value(Value::Tuple(items)) = self.cell(id) else {
             let found = self.cell(id).what();
@@ -44,7 +44,7 @@ impl Machine<'_> {
             return Err(problem.into());
         };
         if !matches!(self.cell(*tag), Cell::Value(Value::Text(text)) if text == "storage") {
-            let problem = "a persistent value that is no storage, expected a storage";
+            let problem = "a persistent value that is not a storage, expected a storage";
             return Err(problem.to_owned().into());
         }
         let (dtype, size) = match self.cell(*class) {
@@ -103,10 +103,10 @@ impl Machine<'_> {
         })
     }
 
-    /// Makes a tensor of a storage.
+    /// Builds a tensor from a storage.
     pub fn rebuild(&mut self, rebuild: Rebuild, arguments: &[Id], name: &str) -> Result<Id, Stop> {
         let count = arguments.len();
-        // A dtype and metadata, which stand behind requires_grad and hooks.
+        // The dtype and the metadata, which follow `requires_grad` and the hooks.
         let (dtype, metadata) = match (rebuild, arguments) {
             (Rebuild::V1, [_, _, _, _]) => (None, None),
             (Rebuild::V2, [_, _, _, _, _, _, metadata @ ..]) if count <= 7 => {
@@ -157,7 +157,7 @@ impl Machine<'_> {
         Ok(self.add_cell(Cell::Tensor(Box::new(raw))))
     }
 
-    /// Refuses a tensor whose numbers stand for others: the conjugate, or the negative.
+    /// Rejects a tensor whose values stand for their conjugate or their negative.
     fn check_metadata(&mut self, metadata: Id) -> Result<(), Stop> {
         let entries = match self.cell(metadata) {
             Cell::Value(Value::None) => return Ok(()),
@@ -199,7 +199,7 @@ impl Machine<'_> {
 }
 
 impl Cell {
-    /// A number or a text as it is, of anything else what it is.
+    /// Returns a number or a text itself, and a description of any other value.
     fn shown(&self) -> String {
         match self {
             Self::Value(Value::Int(number)) => number.to_string(),

@@ -1,4 +1,4 @@
-//! What a pickle holds: a graph of inert values.
+//! The contents of a pickle: a graph of inert values.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use safetensors::Dtype;
 
 use super::storage::Gather;
 
-/// A value's place in a [`Pickle`](super::Pickle). Values refer to each other by it, as several may
-/// share one, and one may hold itself.
+/// The index of a value in a [`Pickle`](super::Pickle). Values refer to each other by index,
+/// because values may be shared and may contain themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id(pub(super) u32);
 
@@ -20,64 +20,64 @@ impl Id {
 /// A value of a pickle.
 #[derive(Debug)]
 pub enum Value {
-    /// `None`
+    /// Python's `None`.
     None,
     /// A truth value.
     Bool(bool),
     /// A whole number.
     Int(i64),
-    /// A whole number beyond 64 bits, in decimal digits or, from `0x` on, in hexadecimal ones of
-    /// its two's complement.
+    /// A whole number that does not fit 64 bits: in decimal digits, or with `0x` in front in
+    /// hexadecimal digits of its two's complement.
     Long(String),
-    /// A number.
+    /// A floating-point number.
     Float(f64),
     /// A text.
     Text(String),
-    /// Bytes, and texts that are not UTF-8.
+    /// Bytes, or a text that is not UTF-8.
     Bytes(Vec<u8>),
     /// A list.
     List(Vec<Id>),
-    /// A tuple, and torch's sizes.
+    /// A tuple, or a tensor size of torch.
     Tuple(Vec<Id>),
-    /// A dictionary of any class, its keys with their values in the file's order.
+    /// A dictionary of any class: keys and values in the order of the file.
     Dict(Vec<(Id, Id)>),
-    /// A set, frozen or not.
+    /// A set or frozen set.
     Set(Vec<Id>),
-    /// A tensor, or a parameter with a tensor.
+    /// A tensor, or a parameter that wraps a tensor.
     Tensor(Box<PickledTensor>),
-    /// Something that has no effect here: a class, a function or what calling one would make. The
-    /// content is its global's name, such as `numpy.dtype`.
+    /// Something that has no effect here: a class, a function, or what calling one would make.
+    /// Holds the name of the global, such as `numpy.dtype`.
     Inert(Arc<str>),
 }
 
 /// A tensor of a pickle.
 #[derive(Debug)]
 pub struct PickledTensor {
-    /// The type of its numbers.
+    /// The type of the values.
     pub dtype: Dtype,
-    /// Its shape.
+    /// The shape.
     pub shape: Vec<usize>,
-    /// Where its numbers are.
+    /// Where the values are.
     pub data: Data,
 }
 
-/// Where the numbers of a tensor are.
+/// Where the values of a tensor are.
 #[derive(Debug, Clone)]
 pub enum Data {
-    /// In the file as they are: in row-major order, the lowest byte of each first, uncompressed.
+    /// The values are in the file as needed: in row-major order, little-endian and uncompressed.
     File {
-        /// Where in the file, in bytes.
+        /// The position in the file in bytes.
         offset: u64,
-        /// How many bytes.
+        /// The number of bytes.
         length: u64,
     },
-    /// In the file in another form: strided, compressed or with the highest byte first.
+    /// The values are in the file in another form: strided, compressed or big-endian.
     /// [`Pickle::bytes`](super::Pickle::bytes) brings them into order.
     Gathered(Gather),
 }
 
 impl PickledTensor {
-    /// How many bytes its numbers take in row-major order.
+    /// Returns how many bytes the values take in row-major order.
     pub fn length(&self) -> u64 {
         match &self.data {
             Data::File { length, .. } => *length,

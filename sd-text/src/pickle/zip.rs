@@ -1,5 +1,5 @@
-//! The format of `torch.save` since torch 1.6: a ZIP file with the pickle in `data.pkl` and each
-//! storage in an entry of the folder `data`, all in one folder of any name.
+//! The format of `torch.save` since torch 1.6: a ZIP file with one folder of any name, which
+//! contains the pickle in `data.pkl` and each storage in an entry of the folder `data`.
 
 use super::MOST_PICKLE;
 use super::archive::Archive;
@@ -9,7 +9,7 @@ use super::machine::Machine;
 use super::source::Source;
 use crate::outside::printable;
 
-/// Reads the pickle and finds the storages.
+/// Reads the pickle and locates the storages.
 pub(super) fn read(source: &Source) -> Result<Contents, Problem> {
     let archive = Archive::open(source)?;
     let folder = folder(&archive)?;
@@ -17,7 +17,7 @@ pub(super) fn read(source: &Source) -> Result<Contents, Problem> {
     let pickle = content(source, &archive, &name, MOST_PICKLE)?;
     let order = format!("{folder}byteorder");
     let big_endian = match archive.get(&order) {
-        // Before torch 2.1 it was not written.
+        // torch before 2.1 does not write this entry.
         None => false,
         Some(_) => match &content(source, &archive, &order, 16)?[..] {
             b"little" => false,
@@ -35,7 +35,7 @@ pub(super) fn read(source: &Source) -> Result<Contents, Problem> {
     if run.end != pickle.len() {
         let (byte, problem) = (
             run.end as u64,
-            "the pickle ends before its entry".to_owned(),
+            "the pickle ends before its entry does".to_owned(),
         );
         return Err(Problem::Pickle {
             pickle: shown,
@@ -55,7 +55,7 @@ pub(super) fn read(source: &Source) -> Result<Contents, Problem> {
     )
 }
 
-/// The folder with the pickle in it, with a slash at its end.
+/// Returns the name of the folder that contains the pickle, with a slash at its end.
 fn folder(archive: &Archive) -> Result<String, Problem> {
     let inside = |name: &str| archive.names().any(|other| other.ends_with(name));
     if inside("/constants.pkl") {
@@ -73,7 +73,7 @@ fn folder(archive: &Archive) -> Result<String, Problem> {
     match (folders.next(), folders.next()) {
         (Some(folder), None) => Ok(folder),
         (None, _) => {
-            let problem = "a ZIP file without `data.pkl` in a folder: none of `torch.save`";
+            let problem = "a ZIP file without `data.pkl` in a folder: not from `torch.save`";
             Err(Problem::File(problem.to_owned()))
         }
         (Some(_), Some(_)) => {

@@ -1,20 +1,26 @@
-//! The weights of a text that is in force, and its `BREAK`s.
+//! Reads the weights and `BREAK`s of a text that a schedule shows.
 
 use super::characters::{is_space, unsigned, whole_words};
 use super::segment::Segment;
 use super::{Syntax, comfy, compel};
 
-/// The stretches of a text in their order, at least one.
+/// Splits a text into segments by weight, in order. There is at least one.
 ///
-/// WebUI's, which is the default: `(x)` is 1.1 times its surroundings, `[x]` a 1.1th, `(x:1.3)` 1.3 times; they multiply
-/// where they nest, and the two kinds of brackets pay no heed to each other (`(a [b) c]`). A bracket that is never
-/// closed counts to the end. A backslash before a bracket or a backslash makes it text; others vanish. `BREAK` as a word
-/// of its own, with the white space around it, is a [`Segment::Break`]. Neighbours of the same weight are joined.
+/// In WebUI's syntax, the default:
 ///
-/// Two things that WebUI stumbles over or gets by accident:
-/// - a weight that is no number, `(x:1.2.3)`, is text, where WebUI stops with an error;
-/// - a weight on brackets with a `BREAK` in them multiplies the `BREAK` too, and unless that is 1 it is the word "BREAK", as
-///   in WebUI: `(BREAK)`, `(a BREAK b:1.2)`.
+/// - `(x)` multiplies the surrounding weight by 1.1, `[x]` divides it by 1.1, and `(x:1.3)`
+///   multiplies it by 1.3. Nested weights multiply.
+/// - The two kinds of brackets are independent and may overlap: `(a [b) c]`. A bracket that is
+///   never closed extends to the end of the text.
+/// - A backslash makes a following bracket or backslash literal. Any other backslash is dropped.
+/// - `BREAK` as a separate word, with the white space around it, becomes a [`Segment::Break`].
+/// - Neighbouring texts of equal weight are joined.
+///
+/// Two edge cases:
+///
+/// - A malformed weight, as in `(x:1.2.3)`, is text. WebUI stops with an error there.
+/// - Brackets also multiply the weight of a `BREAK` inside them. Unless the factor is 1, this turns
+///   it into the text "BREAK", as in WebUI: `(BREAK)`, `(a BREAK b:1.2)`.
 ///
 /// ```
 /// use sd_text::{Segment, Syntax, attention};
@@ -41,10 +47,11 @@ pub fn attention(text: &str, syntax: Syntax) -> Vec<Segment> {
 
 const ROUND: f64 = 1.1;
 const SQUARE: f64 = 1.0 / 1.1;
-/// What WebUI gives a `BREAK` as its weight, and knows it by.
+/// The text and the weight that WebUI gives to a `BREAK`. WebUI recognizes a `BREAK` by this pair.
 const BREAK: (&str, f64) = ("BREAK", -1.0);
-/// Brackets around a text up to which their factors are multiplied in WebUI's order, which decides the last bits and so
-/// whether neighbours are joined. With more, the time would grow with the square of the length.
+/// The deepest nesting for which the factors are multiplied in WebUI's order. The order decides the
+/// last bits of the weight, and so whether neighbours are joined. For deeper nesting, the time
+/// would grow with the square of the length.
 const EXACT_DEPTH: usize = 64;
 
 fn webui(text: &str) -> Vec<Segment> {
@@ -90,7 +97,7 @@ fn webui(text: &str) -> Vec<Segment> {
     reader.segments()
 }
 
-/// `:1.3)` with white space around the number: its length and the number.
+/// Reads `:1.3)`, with white space allowed around the number. Returns its length and the number.
 fn weight(text: &str) -> Option<(usize, f64)> {
     let number = text[1..].trim_start_matches(is_space);
     let digits = unsigned(number);
@@ -122,13 +129,13 @@ struct Piece<'t> {
 }
 
 struct Bracket {
-    /// The next one around it of the same kind.
+    /// The next bracket around it of the same kind.
     outer: Option<usize>,
     depth: usize,
     factor: f64,
-    /// Its place in the order of closing.
+    /// Its position in the order of closing.
     closed: Option<usize>,
-    /// The product of its factor and those around it.
+    /// The product of its factor and the factors of the brackets around it.
     product: f64,
 }
 
@@ -159,7 +166,7 @@ impl<'t> Reader<'t> {
         1
     }
 
-    /// Whether there was one to close.
+    /// Closes the innermost bracket of this kind. Returns whether there was one.
     fn close(&mut self, kind: Kind, factor: f64) -> bool {
         let Some(index) = self.innermost[kind as usize] else {
             return false;
@@ -173,7 +180,8 @@ impl<'t> Reader<'t> {
     }
 
     fn segments(mut self) -> Vec<Segment> {
-        // Those never closed close at the end, the round ones first, the outermost first.
+        // Brackets that are never closed close at the end: first the round ones, and of each kind
+        // the outermost first.
         for kind in self.innermost {
             let mut open: Vec<usize> = Vec::new();
             let mut next = kind;

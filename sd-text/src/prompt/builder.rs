@@ -1,4 +1,4 @@
-//! Makes a [`Tree`] of a text from left to right, out of the marks that the grammar has found.
+//! Builds a [`Tree`] from left to right, out of the marks that the grammar found.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use super::grammar::{self, Construct, Role};
 use super::source::{Removed, Source};
 use super::tree::{Entry, NodeKind, Tree};
 
-/// A text that has no language: one branch of one literal.
+/// Returns the tree of a text without a prompt language: one branch with one literal.
 pub(super) fn plain(source: Source<'_>) -> Tree {
     let mut builder = Builder::new(source);
     builder.open(NodeKind::Branch { weight: 1.0 });
@@ -17,13 +17,15 @@ pub(super) fn plain(source: Source<'_>) -> Tree {
     builder.finish()
 }
 
-/// Makes a tree from left to right. Places are bytes of the source's text, spans those of the original.
+/// Builds a tree from left to right. Positions are bytes of the source's text. Spans are bytes of
+/// the original prompt.
 pub(super) struct Builder<'t> {
     source: Source<'t>,
     nodes: Vec<Entry>,
-    /// The nodes that are not closed yet.
+    /// The nodes that are not closed yet, as indices.
     open: Vec<usize>,
-    /// Up to where there are leaves: in the text, in the original, and the piece there.
+    /// How far the leaves reach: `at` in the text, `done` in the original. `piece` is the index of
+    /// the piece at that position.
     at: usize,
     done: usize,
     piece: usize,
@@ -41,7 +43,7 @@ impl<'t> Builder<'t> {
         }
     }
 
-    /// The `AND` in front of a branch that begins at `start`, if there is one.
+    /// Adds the `AND` in front of a branch that begins at `start`, if there is one.
     pub fn conjunction(&mut self, start: usize) {
         debug_assert!(start == self.at || start == self.at + AND.len());
         if start > self.at {
@@ -51,10 +53,10 @@ impl<'t> Builder<'t> {
         }
     }
 
-    /// A branch.
+    /// Adds a branch.
     ///
     /// # Errors
-    /// The byte of the text at which the grammar failed. The branch is a literal then.
+    /// The byte of the text at which the grammar failed. The branch is then one literal.
     pub fn branch(&mut self, range: Range<usize>, weight: f64) -> Result<(), usize> {
         self.open(NodeKind::Branch { weight });
         let marks = grammar::read(&self.source.text[range.clone()]);
@@ -106,7 +108,7 @@ impl<'t> Builder<'t> {
         marks.map(|_| ()).map_err(|at| range.start + at)
     }
 
-    /// What follows a branch up to `end`.
+    /// Adds what follows a branch, up to `end`.
     pub fn tail(&mut self, end: usize) {
         if end > self.at {
             self.open(NodeKind::Tail);
@@ -124,7 +126,7 @@ impl<'t> Builder<'t> {
             pieces,
         } = self.source;
         Tree {
-            // The same, where nothing was taken out.
+            // If nothing was removed, the two texts are equal, and this one needs no copy.
             text: match pieces.iter().all(|piece| piece.removed.is_none()) {
                 true => text,
                 false => original.to_owned(),
@@ -133,12 +135,12 @@ impl<'t> Builder<'t> {
         }
     }
 
-    /// The byte at a place.
+    /// Returns the byte of the text at `at`.
     pub fn byte(&self, at: usize) -> u8 {
         self.source.text.as_bytes()[at]
     }
 
-    /// Where that byte is in the original.
+    /// Returns the position in the original prompt of the byte at `at`.
     pub fn original(&self, at: usize) -> Range<usize> {
         self.source.original(at..at + 1)
     }
@@ -157,10 +159,10 @@ impl<'t> Builder<'t> {
         }
     }
 
-    /// Text up to `end`, its escapes and `BREAK`s apart.
+    /// Adds the text up to `end`, with escapes and `BREAK`s as separate leaves.
     fn text(&mut self, end: usize) {
         let start = self.at;
-        // Leaves need only the pieces.
+        // `leaf` reads only the pieces, so the text can be moved out while it is searched.
         let whole = std::mem::take(&mut self.source.text);
         {
             let text = &whole[start..end];
@@ -189,7 +191,7 @@ impl<'t> Builder<'t> {
         self.source.text = whole;
     }
 
-    /// A leaf up to `end`, and those of comments and networks in it.
+    /// Adds a leaf up to `end`, and leaves for the comments and networks inside it.
     fn leaf(&mut self, kind: NodeKind, end: usize) {
         while self.at < end {
             self.networks();
@@ -214,7 +216,7 @@ impl<'t> Builder<'t> {
         }
     }
 
-    /// The networks that stood here.
+    /// Adds the networks at this position.
     fn networks(&mut self) {
         while let Some(piece) = self.source.pieces.get(self.piece) {
             if piece.length > 0 {
@@ -223,7 +225,7 @@ impl<'t> Builder<'t> {
             debug_assert!(piece.removed != Some(Removed::Comment));
             let end = piece.span.end;
             self.piece += 1;
-            // An empty prompt is an empty piece, and no leaf.
+            // An empty prompt is one empty piece and has no leaf.
             if end > self.done {
                 self.push(NodeKind::Network, end);
                 self.done = end;

@@ -1,21 +1,25 @@
-//! What Python's regular expressions, in which WebUI's grammar is written, call white space and a word.
+//! White space and words as Python's regular expressions define them. WebUI's grammar is written in
+//! those.
 //!
-//! Left out: combining vowel signs and circled letters are letters to us and none to Python, which only matters where
-//! `AND` or `BREAK` touches one; and digits other than 0 to 9 make no number here.
+//! Two differences remain. Combining vowel signs and circled letters count as letters here but not
+//! in Python, which matters only where `AND` or `BREAK` touches one. Digits other than 0 to 9 do
+//! not form a number here.
 
-/// `\s`: Unicode's white space and the four separators U+001C to U+001F.
+/// Whether `\s` matches: Unicode's white space and the four separators U+001C to U+001F.
 pub(crate) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// `\w`.
+/// Whether `\w` matches.
 pub(super) fn is_word(c: char) -> bool {
     c == '_' || c.is_alphanumeric()
 }
 
-/// Where `word`, in ASCII, stands with no word character next to it: `\bword\b`.
+/// Returns the positions where `word`, which must be ASCII, has no word character on either side:
+/// `\bword\b`.
 pub(super) fn whole_words(text: &str, word: &'static str) -> impl Iterator<Item = usize> {
-    // Looked for by its first letter: preparing a search for all of it takes longer than reading a short prompt.
+    // Searches for the first letter only: preparing a search for the whole word takes longer than
+    // reading a short prompt.
     let first = char::from(word.as_bytes()[0]);
     text.match_indices(first)
         .map(|(at, _)| at)
@@ -28,12 +32,12 @@ pub(super) fn whole_words(text: &str, word: &'static str) -> impl Iterator<Item 
         })
 }
 
-/// How many of the first bytes of `text` are ASCII digits.
+/// Returns how many bytes at the start of `text` are ASCII digits.
 pub(super) fn digits(text: &str) -> usize {
     text.bytes().take_while(u8::is_ascii_digit).count()
 }
 
-/// `text` without one leading `+` or `-`.
+/// Returns `text` without one leading `+` or `-`.
 pub(super) fn unsigned(text: &str) -> &str {
     text.strip_prefix(['+', '-']).unwrap_or(text)
 }

@@ -1,18 +1,20 @@
-//! ComfyUI's weights, from its documentation and what it does with prompts (`clip_text_encode`).
+//! ComfyUI's weights, after its documentation and the behaviour of `clip_text_encode`.
 //!
-//! `(x)` is 1.1 times what is around it. `(x:1.3)` is 1.3, whatever is around it: a weight that is written replaces, and
-//! only 1.1s multiply. The weight is what stands behind the last colon in the brackets, if that is a number. `\(` and `\)`
-//! are brackets in the text. Brackets that don't match are text, but a text that begins with an open one and ends with a
-//! closed one counts as bracketed.
+//! `(x)` multiplies the surrounding weight by 1.1. `(x:1.3)` sets the weight to 1.3, whatever
+//! surrounds it: an explicit weight replaces, and only the factors of 1.1 multiply. The weight is
+//! the text after the last colon in the brackets, if that is a number. `\(` and `\)` are literal
+//! brackets. Brackets that do not match are text, except that a text that begins with an opening
+//! bracket and ends with a closing one counts as bracketed.
 
 use super::segment::Segment;
 
-/// Brackets that nest deeper are text: ComfyUI fails at some depth, and reading every level takes time.
+/// The deepest nesting. Brackets that nest deeper are text, because each level takes time to read.
+/// ComfyUI itself fails at some depth.
 const DEEPEST: usize = 64;
 
 pub(super) fn attention(text: &str) -> Vec<Segment> {
     let mut segments = Vec::new();
-    // What is still to be read, the next at the end.
+    // The items still to be read. The next one is at the end.
     let mut rest = vec![(text, 1.0, 0)];
     while let Some((text, weight, depth)) = rest.pop() {
         if depth == DEEPEST {
@@ -26,7 +28,7 @@ pub(super) fn attention(text: &str) -> Vec<Segment> {
                     let (inner, written) = split_weight(inner);
                     (inner, written.unwrap_or(weight * 1.1), depth + 1)
                 }
-                // Deep enough to be taken as it is.
+                // An item without brackets is marked as deepest, so it is not read again.
                 None => (item, weight, DEEPEST),
             });
         }
@@ -42,7 +44,7 @@ fn plain(text: &str, weight: f64) -> Segment {
     Segment::weighted(text.replace("\\)", ")").replace("\\(", "("), weight)
 }
 
-/// The outermost pairs of brackets, and what is between them.
+/// Splits the text into the outermost pairs of brackets and the texts between them.
 fn items(text: &str) -> Vec<&str> {
     let mut items = Vec::new();
     let (mut start, mut depth) = (0, 0_isize);

@@ -1,7 +1,8 @@
-//! Comments: from `#` to the end of the line. There is no way to escape a `#`.
+//! Comments: from `#` to the end of the line. A `#` cannot be escaped.
 //!
-//! A line that is nothing but a comment goes with its line break, another leaves its own. WebUI does that in two passes,
-//! which shows where comment lines follow each other: the second of two is then an ordinary one.
+//! If a line is nothing but a comment, its line break is removed with it. Otherwise the line break
+//! stays. WebUI does this in two passes, which shows where comment lines follow each other: the
+//! second of two is treated like a comment at the end of a line.
 
 use std::ops::Range;
 
@@ -16,7 +17,8 @@ pub(super) fn strip(source: &mut Source<'_>) {
     }
 }
 
-/// Lines that begin with `#`, with the line breaks around them that no line before has taken.
+/// Returns the lines that begin with `#`, each with the line breaks on both sides, except for a
+/// break that the line before has already taken.
 fn whole_lines(text: &str) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let mut from = 0;
@@ -43,7 +45,7 @@ fn ends(text: &str) -> Vec<Range<usize>> {
     ranges
 }
 
-/// Behind the next line break.
+/// Returns the position after the next line break.
 fn line_end(text: &str, at: usize) -> usize {
     text[at..]
         .find('\n')

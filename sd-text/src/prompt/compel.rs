@@ -1,19 +1,21 @@
-//! compel's weights, from its `doc/syntax.md` and what version 2.5.1 does.
+//! compel's weights, after its `doc/syntax.md` and the behaviour of version 2.5.1.
 //!
-//! A word, a text in brackets or one in quotes, with an operator right behind it: `+` is 1.1 times, each further one again,
-//! `-` 0.9 times; a number only behind brackets and quotes, `(red fox)1.3`. They multiply where they nest. A backslash makes
-//! a bracket or a quote text. Inside of brackets the text must be well-formed, or the bracket is text.
+//! An operator directly after a word, a text in brackets or a text in quotes changes its weight.
+//! Each `+` multiplies by 1.1 and each `-` by 0.9. A number is an operator only after brackets and
+//! quotes: `(red fox)1.3`. Nested weights multiply. A backslash makes a bracket or a quote literal.
+//! The text inside brackets must be well-formed; otherwise the bracket is text.
 //!
-//! `.attend(1.3)` is read too. compel's other operators (`.and()`, `.blend()`, `.swap()`, `withLora()`) are text here.
+//! `.attend(1.3)` is an operator too. compel's other operators (`.and()`, `.blend()`, `.swap()`,
+//! `withLora()`) are text here.
 
 use std::collections::HashSet;
 
 use super::characters::digits;
 use super::segment::Segment;
 
-/// Brackets that nest deeper are text.
+/// The deepest nesting. Brackets that nest deeper are text.
 const DEEPEST: usize = 64;
-/// Bytes up to which the bracket behind `.attend(` is looked for.
+/// How many bytes after `.attend(` are searched for the closing bracket.
 const LONGEST_ARGUMENT: usize = 64;
 const SYNTAX: &str = "()\",.+-=";
 
@@ -31,7 +33,7 @@ pub(super) fn attention(text: &str) -> Vec<Segment> {
         } else if let Some(end) = reader.item(at, 1.0, 0, Place::Top) {
             end
         } else {
-            // Up to the next white space, whatever is in it.
+            // No item starts here, so everything up to the next white space is text.
             let rest = &text[at..];
             let end = at + rest.find(char::is_whitespace).unwrap_or(rest.len());
             reader.push(&text[at..end], 1.0);
@@ -48,7 +50,8 @@ fn space_behind_commas(text: &str) -> String {
         spaced.push(c);
         if c == ',' && characters.peek().is_some_and(|next| !next.is_whitespace()) {
             spaced.push(' ');
-            // The pattern takes the character too, so that a comma behind a comma stays as it is.
+            // compel's pattern consumes this character too, so a comma after a comma stays as it
+            // is.
             spaced.extend(characters.next());
         }
     }
@@ -63,7 +66,7 @@ enum Place {
 
 struct Reader<'t> {
     text: &'t str,
-    /// Brackets that are not well-formed, so that none is read twice.
+    /// The positions of brackets that are not well-formed, so that none is read twice.
     failed: HashSet<usize>,
     fragments: Vec<(String, f64)>,
 }
@@ -75,11 +78,12 @@ impl Reader<'_> {
                 .replace("\\)", ")")
                 .replace("\\\"", "\"")
         };
-        // Twice, as it happens there.
+        // compel unescapes twice.
         self.fragments.push((unescaped(&unescaped(text)), weight));
     }
 
-    /// Reads a text with its operator, if there is one, or brackets or quotes without. Gives where it ends.
+    /// Reads a word with its operator, or brackets or quotes with or without an operator. Inside
+    /// brackets a word needs no operator either. Returns where the item ends.
     fn item(&mut self, at: usize, weight: f64, depth: usize, place: Place) -> Option<usize> {
         let (target, end) = match self.text.as_bytes().get(at)? {
             b'(' => (Target::Brackets, self.brackets(at, depth)?),
@@ -89,7 +93,7 @@ impl Reader<'_> {
         let operator = operator(&self.text[end..], target);
         let (factor, length) = match (operator, target) {
             (Some(operator), _) => operator,
-            // A bare word at the top is text to the next white space.
+            // At the top level, a bare word belongs to the text up to the next white space.
             (None, Target::Word) if place == Place::Top => return None,
             (None, _) => (1.0, 0),
         };
@@ -102,7 +106,7 @@ impl Reader<'_> {
         Some(end + length)
     }
 
-    /// What is in well-formed brackets or quotes.
+    /// Reads the inside of well-formed brackets or quotes.
     fn inside(&mut self, start: usize, end: usize, weight: f64, depth: usize) {
         let mut at = start;
         let first = self.fragments.len();
@@ -125,7 +129,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Behind the bracket that closes the one at `at`, if all in between is well-formed.
+    /// Returns the position after the bracket that closes the one at `at`, if everything between is
+    /// well-formed.
     fn brackets(&mut self, at: usize, depth: usize) -> Option<usize> {
         let mut open = vec![at];
         let mut next = at + 1;
@@ -170,8 +175,8 @@ impl Reader<'_> {
         None
     }
 
-    /// Behind the quote that closes the one at `at`, in the same line. Brackets in quotes must be well-formed as well; to
-    /// keep it simple, none may be in them.
+    /// Returns the position after the quote that closes the one at `at`, on the same line. compel
+    /// allows well-formed brackets inside quotes. For simplicity, this reader allows none.
     fn quotes(&mut self, at: usize, depth: usize) -> Option<usize> {
         let rest = &self.text[at + 1..];
         let length = rest.find(['"', '\n', '(', ')', '=', '\\'])?;
@@ -180,13 +185,13 @@ impl Reader<'_> {
             .then_some(at + length + 2)
     }
 
-    /// Behind the word at `at`, if one is there.
+    /// Returns the position after the word at `at`, if there is one.
     fn word(&self, at: usize) -> Option<usize> {
         let length = word(&self.text[at..]);
         (length > 0).then_some(at + length)
     }
 
-    /// Neighbours of the same weight are joined.
+    /// Returns the segments, with neighbours of equal weight joined.
     fn segments(self) -> Vec<Segment> {
         let mut joined: Vec<(String, f64)> = Vec::new();
         for (text, weight) in self.fragments {
@@ -208,7 +213,8 @@ impl Reader<'_> {
     }
 }
 
-/// Words, operators behind them, commas, points and white space, and nothing else.
+/// Whether the text consists only of words with or without operators, commas, full stops and white
+/// space.
 fn well_formed(text: &str) -> bool {
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
@@ -227,7 +233,8 @@ fn well_formed(text: &str) -> bool {
     true
 }
 
-/// How long the word is with which the text begins. Signs are part of it where something other than syntax follows.
+/// Returns the length of the word at the start of the text. A sign belongs to the word if something
+/// other than syntax or white space follows it.
 fn word(text: &str) -> usize {
     let mut at = 0;
     while let Some(c) = text[at..].chars().next() {
@@ -254,7 +261,7 @@ enum Target {
     Quotes,
 }
 
-/// The factor of the operator with which the text begins, and its length.
+/// Returns the factor and the length of the operator at the start of the text.
 fn operator(text: &str, target: Target) -> Option<(f64, usize)> {
     if let Some(argument) = text.strip_prefix(".attend(") {
         let length = argument
@@ -284,7 +291,7 @@ fn signs(text: &str) -> Option<(f64, usize)> {
     Some((base.powf(count as f64), count))
 }
 
-/// `1.3`, `1.`, `.5` or `2`. A sign would be an operator of its own.
+/// Reads `1.3`, `1.`, `.5` or `2`. A sign would be a separate operator.
 fn number(text: &str) -> Option<(f64, usize)> {
     let whole = digits(text);
     let length = match text[whole..].strip_prefix('.') {

@@ -1,20 +1,21 @@
-//! `AND`: the parts of a prompt and their weights.
+//! `AND`: splits a prompt into parts with weights.
 
 use std::ops::Range;
 
 use super::characters::{digits, is_space, unsigned, whole_words};
 
-/// A part: its text, without the white space and the `:weight` at its end.
+/// A part of a prompt. `text` excludes the white space and the `:weight` at its end.
 pub(super) struct Part {
     pub text: Range<usize>,
-    /// Where the weight and the white space behind the text end: at an `AND`, or at the prompt's end.
+    /// Where the weight and the white space after the text end: at an `AND` or at the end of the
+    /// prompt.
     pub end: usize,
     pub weight: f64,
 }
 
 pub(super) const AND: &str = "AND";
 
-/// A part for every stretch between the words `AND`.
+/// Splits the text at the word `AND`.
 pub(super) fn split(text: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut start = 0;
@@ -30,7 +31,7 @@ pub(super) fn split(text: &str) -> Vec<Part> {
     parts
 }
 
-/// The whole as a single part.
+/// Returns the whole text as a single part.
 pub(super) fn whole(text: &str) -> Part {
     Part {
         text: 0..text.len(),
@@ -39,7 +40,8 @@ pub(super) fn whole(text: &str) -> Part {
     }
 }
 
-/// How long the text is without its tail, and the weight in that. Also without an `AND` a prompt may end in a weight.
+/// Returns the length of the text without the weight and white space at its end, and the weight. A
+/// prompt without `AND` may end in a weight too.
 fn weighted(text: &str) -> (usize, f64) {
     let trimmed = text.trim_end_matches(is_space);
     let weight = trimmed.rsplit_once(':').and_then(|(before, number)| {
@@ -50,7 +52,8 @@ fn weighted(text: &str) -> (usize, f64) {
     weight.unwrap_or((trimmed.len(), 1.0))
 }
 
-/// `1`, `1.`, `.5` or `1.5` with a sign or without, and no exponent.
+/// Whether the text is `1`, `1.`, `.5` or `1.5`, with or without a sign. An exponent is not
+/// allowed.
 fn is_number(text: &str) -> bool {
     let text = unsigned(text);
     let whole = digits(text);

@@ -1,7 +1,7 @@
-//! Which brackets, colons and bars of a text are part of a construct: WebUI's schedule grammar.
+//! WebUI's schedule grammar: finds the brackets, colons and bars that belong to a construct.
 //!
-//! Its rules, in the form that comes out when they are made unambiguous. An item is a run of text (a backslash and the
-//! character behind it count as text) or one of
+//! These are the grammar's rules after the ambiguities are removed. An item is a run of text, in
+//! which a backslash and the character after it count as text, or one of these constructs:
 //!
 //! | construct | form |
 //! |---|---|
@@ -10,11 +10,14 @@
 //! | schedule | `[items:number]`, `[items:items:number]`, white space around the number |
 //! | alternation | <code>[items&#124;items&#124;…]</code> |
 //!
-//! where `items` may be empty. A bracket or colon that belongs to none of them is text, but only where it is not inside of
-//! one: `[[a:b:c:d]:e:3]` has no schedule. A bar, or a backslash with nothing but a line break or the end behind it, fails.
+//! `items` may be empty. A bracket or colon that belongs to no construct is text, but only outside
+//! of every construct: `[[a:b:c:d]:e:3]` has no schedule. The grammar fails at a bar that belongs
+//! to no alternation, and at a backslash that is followed by a line break or by the end of the
+//! text.
 //!
-//! One pass with a stack: a construct is known when it closes, and one that can't be, or a bracket that closes nothing,
-//! makes every bracket still open text.
+//! The reader makes one pass with a stack. A construct is recognized when it closes. If a bracket
+//! closes nothing, or what it closes is not a construct, every bracket that is still open becomes
+//! text.
 
 use super::characters::{digits, is_space, unsigned};
 use super::tree::When;
@@ -22,7 +25,7 @@ use super::tree::When;
 /// A bracket, colon or bar.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mark {
-    /// Its byte.
+    /// Its position in bytes.
     pub at: usize,
     pub role: Role,
 }
@@ -30,7 +33,7 @@ pub(super) struct Mark {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Role {
     Text,
-    /// Opens a construct that has so many separators.
+    /// Opens a construct with this many separators.
     Open(Construct, usize),
     Separator,
     Close,
@@ -46,17 +49,17 @@ pub(super) enum Construct {
 
 /// A bracket that is still open.
 struct Open {
-    /// Its index among the marks.
+    /// Its index in the list of marks.
     mark: usize,
     round: bool,
-    /// The colons or bars directly in it, as indices of marks.
+    /// The colons or bars directly inside it, as indices of marks.
     separators: Vec<usize>,
     colons: usize,
-    /// The byte of its first bar.
+    /// The position of its first bar, in bytes.
     bar: Option<usize>,
 }
 
-/// The marks of a text in their order.
+/// Returns the marks of a text, in order.
 ///
 /// # Errors
 /// The byte at which the grammar fails.
@@ -72,7 +75,8 @@ pub(super) fn read(text: &str) -> Result<Vec<Mark>, usize> {
                 flush(&mut stack)?;
                 return Err(at);
             }
-            // The byte behind is no mark; more of its character would not be one either.
+            // Skips the next byte, which is no mark. If its character has more bytes, those are no
+            // marks either.
             b'\\' => at += 1,
             b'(' | b'[' => {
                 stack.push(Open {
@@ -128,7 +132,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Mark>, usize> {
     Ok(marks)
 }
 
-/// All that is open is text, unless there is a bar in it.
+/// Makes all open brackets text. Fails if there is a bar inside one of them.
 fn flush(stack: &mut Vec<Open>) -> Result<(), usize> {
     let bar = stack.iter().filter_map(|open| open.bar).min();
     stack.clear();
@@ -136,7 +140,7 @@ fn flush(stack: &mut Vec<Open>) -> Result<(), usize> {
 }
 
 impl Open {
-    /// What it is when a bracket closes it at byte `at`, if anything.
+    /// Returns the construct that a bracket at byte `at` closes, if it is one.
     fn close(&self, round: bool, marks: &[Mark], text: &str, at: usize) -> Option<Construct> {
         if self.round != round {
             return None;
@@ -154,7 +158,8 @@ impl Open {
     }
 }
 
-/// A number with white space around it. With a point it is a fraction of the steps, else a step.
+/// Reads a number with white space around it. A number with a decimal point is a fraction of the
+/// steps. Any other number is a step.
 fn when(text: &str) -> Option<When> {
     let text = text.trim_matches(is_space);
     let number = unsigned(text);
@@ -167,7 +172,7 @@ fn when(text: &str) -> Option<When> {
     let exponent = match rest.strip_prefix(['e', 'E']) {
         Some(exponent) => {
             let exponent = unsigned(exponent);
-            // An exponent without a point needs digits in front of it, which `mantissa` says too.
+            // An exponent without a decimal point needs digits before it, which `mantissa` checks.
             !exponent.is_empty() && digits(exponent) == exponent.len()
         }
         None => rest.is_empty(),

@@ -5,18 +5,20 @@ use std::ops::Range;
 use super::characters::is_word;
 use super::source::{Removed, Source};
 
-/// An extra network that a prompt names.
+/// An extra network that a prompt names, such as `<lora:name:0.8>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
-    /// What kind of network: `lora`.
+    /// The kind of network, such as `lora`.
     pub name: String,
-    /// What follows, split at colons: the network's own name, its weight, …; at least one, which may be empty.
+    /// The text after the first colon, split at colons: the name of the network, its weight and so
+    /// on. There is at least one argument, which may be empty.
     pub arguments: Vec<String>,
     /// The bytes of the prompt, angle brackets included.
     pub span: Range<usize>,
 }
 
-/// Takes all of them out of the text: `<`, a word, a colon, anything but `>`, and `>`.
+/// Removes all networks from the text: `<`, a word, a colon, at least one character other than `>`,
+/// and `>`.
 pub(super) fn take(source: &mut Source<'_>) -> Vec<Network> {
     let mut networks = Vec::new();
     let mut ranges: Vec<Range<usize>> = Vec::new();
@@ -32,7 +34,7 @@ pub(super) fn take(source: &mut Source<'_>) -> Vec<Network> {
             continue;
         }
         let Some(length) = text[colon + 1..].find('>') else {
-            // None of the others is closed either.
+            // No later `<` is closed either.
             break;
         };
         if length == 0 {

@@ -1,4 +1,4 @@
-//! Which text is in force when.
+//! The text that a branch shows at each step.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,16 +8,17 @@ use super::tree::{Node, NodeKind};
 /// The texts of a branch over the steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
-    /// At least one.
+    /// At least one entry.
     entries: Vec<ScheduleEntry>,
 }
 
-/// A text and how long it stays.
+/// A text and the last step that shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleEntry {
-    /// The last step, from 1, that shows it.
+    /// The last step that shows the text, counted from 1.
     pub end: usize,
-    /// The text, with brackets and weights as they were typed: [`attention()`](super::attention()) reads them.
+    /// The text as it was written, with brackets and weights. [`attention()`](super::attention())
+    /// reads them.
     pub text: Arc<str>,
 }
 
@@ -33,7 +34,7 @@ impl Schedule {
                 _ => {}
             }
         }
-        // An alternation shows the same few texts again and again.
+        // An alternation shows the same few texts again and again, so they are shared.
         let mut texts: BTreeSet<Arc<str>> = BTreeSet::new();
         let entries = ends.into_iter().map(|end| {
             let text = text_at(branch, end, steps);
@@ -49,30 +50,45 @@ impl Schedule {
         }
     }
 
-    /// At least one, by ascending end; the last one's end is the number of steps. Neighbours may have the same text.
+    /// Returns the entries by ascending end. There is at least one, and the end of the last entry
+    /// is the number of steps. Neighbouring entries may have the same text.
     pub fn entries(&self) -> &[ScheduleEntry] {
         &self.entries
     }
 
-    /// The entry in force at model call `call`, from 0: the first whose end is `call` or more.
+    /// Returns the entry in force at model call `call`, counted from 0: the first entry whose end
+    /// is at least `call`.
     ///
-    /// That is one call more than the numbers say, `[a:b:3]` shows a in four calls and `[a|b]` a, a, b: calls count from 0
-    /// and steps from 1, and WebUI compares them so. Past the end it is the first entry again, as in WebUI, whose
-    /// DPM adaptive gets there: who knows of more calls than steps makes the schedule for as many.
+    /// Calls count from 0 and ends from 1, and WebUI compares the two directly. So the first text
+    /// lasts one call longer than its number says: `[a:b:3]` shows `a` in four calls, and `[a|b]`
+    /// shows `a`, `a`, `b`. After the last end, the first entry is in force again. WebUI does the
+    /// same, and its DPM adaptive gets that far. A caller that makes more calls than steps should
+    /// build a longer schedule.
+    ///
+    /// ```
+    /// use sd_text::{PromptText, Side, Syntax};
+    ///
+    /// let prompt = PromptText::parse("[fox:owl:3]", Side::Positive, Syntax::WebUi);
+    /// let branch = prompt.branches().next().expect("a prompt has a branch");
+    /// let schedule = branch.schedule(20);
+    /// assert_eq!(&*schedule.at(3).text, "fox");
+    /// assert_eq!(&*schedule.at(4).text, "owl");
+    /// ```
     pub fn at(&self, call: usize) -> &ScheduleEntry {
         &self.entries[in_force(self.entries.iter().map(|entry| entry.end), call)]
     }
 }
 
-/// Which of the entries with these ends is in force at a model call: see [`Schedule::at`].
+/// Returns the index of the entry in force at a model call, given the ends of the entries. See
+/// [`Schedule::at`].
 pub(crate) fn in_force(mut ends: impl Iterator<Item = usize>, call: usize) -> usize {
     ends.position(|end| end >= call).unwrap_or(0)
 }
 
-/// What the branch shows in step `step`, from 1.
+/// Returns the text that the branch shows at step `step`, counted from 1.
 fn text_at(branch: Node<'_>, step: usize, steps: usize) -> String {
     let mut text = String::new();
-    // What is still to be shown, the next at the end.
+    // The nodes still to be shown. The next one is at the end.
     let mut nodes: Vec<_> = vec![branch.children()];
     while let Some(children) = nodes.last_mut() {
         let Some(node) = children.next() else {

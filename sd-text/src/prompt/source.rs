@@ -1,18 +1,18 @@
-//! A prompt from which comments and networks are taken out, and where in the original each of its bytes was.
+//! A prompt with comments and networks removed, and a map from each remaining byte to the original.
 
 use std::ops::Range;
 
 pub(super) struct Source<'t> {
     pub original: &'t str,
-    /// What is left.
+    /// The text that is left.
     pub text: String,
-    /// In order, without gaps in either text.
+    /// The pieces in order. They cover both texts without gaps.
     pub pieces: Vec<Piece>,
 }
 
 #[derive(Clone)]
 pub(super) struct Piece {
-    /// Where it begins in what is left, and how many bytes it has there.
+    /// Where the piece begins in the remaining text, and its length there in bytes.
     pub at: usize,
     pub length: usize,
     pub span: Range<usize>,
@@ -21,9 +21,9 @@ pub(super) struct Piece {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Removed {
-    /// A line break stands in its place.
+    /// A comment. A line break replaces it.
     Comment,
-    /// Nothing does.
+    /// A network. Nothing replaces it.
     Network,
 }
 
@@ -42,7 +42,8 @@ impl<'t> Source<'t> {
         }
     }
 
-    /// Takes out `ranges` of the text: ascending, apart, none empty.
+    /// Removes `ranges` of the text. They must be in ascending order, must not touch or overlap,
+    /// and must not be empty.
     pub fn remove(&mut self, ranges: &[Range<usize>], removed: Removed) {
         if ranges.is_empty() {
             return;
@@ -72,7 +73,7 @@ impl<'t> Source<'t> {
                     Some(_) => piece.span.clone(),
                 };
                 match pieces.last_mut() {
-                    // The rest of a range that began in an earlier piece.
+                    // This is the rest of a range that began in an earlier piece.
                     Some(last) if inside && open == Some(next) => last.span.end = span.end,
                     _ => {
                         let kept = if inside { left } else { &self.text[at..stop] };
@@ -93,7 +94,7 @@ impl<'t> Source<'t> {
         self.pieces = pieces;
     }
 
-    /// The bytes of the original that a range of the text, not empty, was.
+    /// Returns the bytes of the original that a non-empty range of the text came from.
     pub fn original(&self, range: Range<usize>) -> Range<usize> {
         let piece = |at: usize| {
             let index = self

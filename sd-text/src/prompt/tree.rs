@@ -1,14 +1,17 @@
-//! The syntax tree: a flat list of nodes, so that nothing about it recurses, however deep a prompt nests.
+//! The syntax tree of a prompt. It is a flat list of nodes, so that no operation recurses, however
+//! deeply a prompt nests.
 
 use std::fmt;
 use std::iter::FusedIterator;
 use std::ops::Range;
 
-/// What a prompt is made of. Every byte is in exactly one leaf, so that the tree prints as the prompt.
+/// The syntax tree of a prompt.
+///
+/// Every byte of the prompt is in exactly one leaf, so that the tree prints as the prompt.
 #[derive(Clone, PartialEq)]
 pub struct Tree {
     pub(super) text: String,
-    /// Every node before what is in it.
+    /// All nodes. A node stands before its descendants.
     pub(super) nodes: Vec<Entry>,
 }
 
@@ -16,78 +19,80 @@ pub struct Tree {
 pub(super) struct Entry {
     pub kind: NodeKind,
     pub span: Range<usize>,
-    /// The index behind the last node that is in it.
+    /// The index after its last descendant.
     pub end: usize,
 }
 
-/// What a node is.
+/// The kind of a [`Node`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum NodeKind {
-    /// A part between two `AND`s: text and constructs.
+    /// A part between two `AND`s, containing text and constructs.
     Branch {
-        /// Its weight.
+        /// The weight of the branch.
         weight: f64,
     },
-    /// What ends a branch and is not in its text: white space, `:weight`.
+    /// The end of a branch that is not part of its text: white space and `:weight`.
     Tail,
-    /// The word between two branches.
+    /// The word `AND` between two branches.
     And,
-    /// `(x)` or `(x:1.3)`: a [`Mark`](Self::Mark), a [`Part`](Self::Part), and, after another mark, a
-    /// [`Weight`](Self::Weight).
+    /// `(x)` or `(x:1.3)`: a [`Mark`](Self::Mark), a [`Part`](Self::Part), optionally another mark
+    /// and a [`Weight`](Self::Weight), and a closing mark.
     Emphasis,
-    /// `[x]`: a part between marks.
+    /// `[x]`: a part between two marks.
     Softening,
-    /// `[from:to:when]`, `[to:when]`: one or two parts and a [`Moment`](Self::Moment) between marks. `[from::when]` is one
-    /// of two parts, the second empty.
+    /// `[from:to:when]` or `[to:when]`: one or two parts and a [`Moment`](Self::Moment), separated
+    /// by marks. `[from::when]` has two parts, of which the second is empty.
     Schedule {
-        /// When it turns.
+        /// When the text changes.
         when: When,
     },
-    /// `[a|b|c]`: parts between marks.
+    /// `[a|b|c]`: parts separated by marks.
     Alternation,
-    /// What stands between two marks: text and constructs.
+    /// The content between two marks, containing text and constructs.
     Part,
-    /// The second part of an emphasis. It may be anything, a schedule among it.
+    /// The second part of an emphasis. It may contain anything, even a schedule.
     Weight,
     /// The number of a schedule.
     Moment,
     /// Leaf: text.
     Literal,
-    /// Leaf: a bracket, colon or bar of a construct.
+    /// Leaf: a bracket, colon or bar that belongs to a construct.
     Mark,
-    /// Leaf: a backslash and the bracket, colon, bar or backslash behind it, or else the backslash alone.
+    /// Leaf: a backslash with the bracket, colon, bar or backslash after it, or a backslash alone.
     Escape,
     /// Leaf: the word `BREAK`.
     Break,
-    /// Leaf: a comment, with the line breaks that go with it. It reads as one line break.
+    /// Leaf: a comment, with the line breaks that are removed with it. It reads as one line break.
     Comment,
-    /// Leaf: an extra network. It reads as nothing.
+    /// Leaf: an extra network. It reads as an empty text.
     Network,
 }
 
-/// When a schedule turns from one text to the other.
+/// When a schedule changes from its first text to its second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum When {
-    /// After that step: `[a:b:3]` shows a in the steps 1 to 3. Below 1: before the first.
+    /// After this step: `[a:b:3]` shows `a` in steps 1 to 3. A value below 1 means before the first
+    /// step.
     Step(f64),
-    /// After that part of the steps, rounded down: written with a point. 1.0 is never.
+    /// After this fraction of the steps, rounded down. It is written with a decimal point. At 1.0,
+    /// the second text is never shown.
     Fraction(f64),
 }
 
 impl When {
-    /// The last of `steps` steps with the first text, 0 if there is none.
+    /// Returns the last of `steps` steps that shows the first text, or 0 if none does.
     pub fn step(self, steps: usize) -> usize {
         let step = match self {
             Self::Step(step) => step,
             Self::Fraction(fraction) => fraction * steps as f64,
         };
-        // Towards zero, and what is too large, or no number at all, to the end of the range.
+        // The cast rounds towards zero, saturates, and turns NaN into 0.
         (step as usize).min(steps)
     }
 }
 
-/// A place in a [`Tree`]. Cheap to copy.
+/// A node of a [`Tree`]. Cheap to copy.
 #[derive(Clone, Copy)]
 pub struct Node<'a> {
     tree: &'a Tree,
@@ -95,12 +100,13 @@ pub struct Node<'a> {
 }
 
 impl Tree {
-    /// The prompt.
+    /// Returns the prompt as it was written.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The outermost nodes in their order: branches, tails, `AND`s, and networks between them.
+    /// Returns the outermost nodes in order: branches, tails, `AND`s, and the networks between
+    /// them.
     pub fn nodes(&self) -> impl FusedIterator<Item = Node<'_>> + Clone {
         Children {
             tree: self,
@@ -109,7 +115,7 @@ impl Tree {
         }
     }
 
-    /// All leaves, in the order of the text.
+    /// Returns all leaves, in the order of the text.
     pub fn leaves(&self) -> impl Iterator<Item = Node<'_>> {
         (0..self.nodes.len())
             .map(|index| Node { tree: self, index })
@@ -123,13 +129,13 @@ impl fmt::Display for Tree {
     }
 }
 
-/// A line for each node, indented, with its span.
+/// Prints one line for each node, indented, with its span.
 impl fmt::Debug for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut ends: Vec<usize> = Vec::new();
         for (index, entry) in self.nodes.iter().enumerate() {
             while ends.pop_if(|end| *end <= index).is_some() {}
-            // Deeper than anyone reads, spaces would be most of the output.
+            // The indentation is limited: for deep trees, spaces would be most of the output.
             let depth = 2 * ends.len().min(100);
             write!(f, "{:depth$}{:?} {:?}", "", entry.kind, entry.span)?;
             match entry.kind.is_leaf() {
@@ -143,7 +149,7 @@ impl fmt::Debug for Tree {
 }
 
 impl NodeKind {
-    /// Whether nothing is in such nodes, and all text is.
+    /// Returns whether nodes of this kind are leaves: they contain text and no nodes.
     pub fn is_leaf(&self) -> bool {
         matches!(
             self,
@@ -153,27 +159,27 @@ impl NodeKind {
 }
 
 impl<'a> Node<'a> {
-    /// What it is.
+    /// Returns the kind of the node.
     pub fn kind(&self) -> &'a NodeKind {
         &self.entry().kind
     }
 
-    /// Its bytes in the prompt.
+    /// Returns the bytes of the prompt that the node covers.
     pub fn span(&self) -> Range<usize> {
         self.entry().span.clone()
     }
 
-    /// Its text as it was typed.
+    /// Returns the text of the node as it was written.
     pub fn text(&self) -> &'a str {
         &self.tree.text[self.span()]
     }
 
-    /// Whether it is a leaf.
+    /// Returns whether the node is a leaf.
     pub fn is_leaf(&self) -> bool {
         self.kind().is_leaf()
     }
 
-    /// The nodes directly in it, in the order of the text.
+    /// Returns the direct children, in the order of the text.
     pub fn children(self) -> impl FusedIterator<Item = Node<'a>> + Clone {
         Children {
             tree: self.tree,
@@ -182,7 +188,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// All nodes in it, each before what is in that.
+    /// Returns all descendants. A node comes before its own descendants.
     pub fn descendants(self) -> impl Iterator<Item = Node<'a>> {
         (self.index + 1..self.entry().end).map(move |index| Node {
             tree: self.tree,

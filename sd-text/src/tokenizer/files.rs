@@ -1,4 +1,4 @@
-//! What the files of a tokenizer folder say, put together in the order of transformers 5.23
+//! Reads the files of a tokenizer folder and combines them in the order of transformers 5.23
 //! (`PreTrainedTokenizerBase._from_pretrained`, `TokenizersBackend.__init__`).
 
 use std::collections::{BTreeMap, HashSet};
@@ -14,7 +14,8 @@ use crate::outside;
 
 pub(super) const BOS: &str = "<|startoftext|>";
 pub(super) const EOS: &str = "<|endoftext|>";
-/// The named special tokens with the defaults of `CLIPTokenizer`, in the order in which they are added.
+/// The named special tokens with the defaults of `CLIPTokenizer`, in the order in which they are
+/// added.
 const NAMED: [(&str, Option<&str>); 7] = [
     ("bos_token", Some(BOS)),
     ("eos_token", Some(EOS)),
@@ -24,16 +25,17 @@ const NAMED: [(&str, Option<&str>); 7] = [
     ("cls_token", None),
     ("mask_token", None),
 ];
-/// The length when the files name none: that of every CLIP text model.
+/// The length if the files set none. Every CLIP text model has this length.
 pub(super) const CLIP_LENGTH: usize = 77;
-/// Far above any text model, and low enough that a broken file can't ask for gigabytes.
+/// The greatest length. It is far above any text model, and low enough that a broken file cannot
+/// request gigabytes.
 const MOST_LENGTH: u64 = 65_536;
-/// What transformers takes for "no limit" (`LARGE_INTEGER`).
+/// Lengths above this mean "no limit" in transformers (`LARGE_INTEGER`).
 const NO_LIMIT: f64 = 1e20;
-/// The most bytes of `tokenizer.json`, `vocab.json` and `merges.txt`. CLIP's have 2.2, 0.9 and 0.5
-/// MB.
+/// The most bytes of `tokenizer.json`, `vocab.json` and `merges.txt`. CLIP's files have 2.2, 0.9
+/// and 0.5 MB.
 const MOST_VOCABULARY: u64 = 16 << 20;
-/// The most bytes of each of the other files. Those of published models have a few kB; 4 MiB hold
+/// The most bytes of each of the other files. Published models have a few kB. 4 MiB is enough for
 /// about 30,000 tokens with all their settings.
 const MOST_SETTINGS: u64 = 4 << 20;
 
@@ -48,12 +50,12 @@ pub(super) struct Files {
     pub bos: String,
     pub eos: String,
     pub pad: String,
-    /// Tokens that the files list with an id, in the order of these.
+    /// The tokens that the files list with an id, in the order of the ids.
     pub declared: Vec<AddedToken>,
-    /// The special tokens that are not among them.
+    /// The special tokens that are not in `declared`.
     pub special: Vec<AddedToken>,
     pub split_special: bool,
-    /// From 2 on.
+    /// At least 2.
     pub max_length: usize,
 }
 
@@ -76,7 +78,7 @@ impl Files {
                 named.push((key, entry));
             }
         }
-        // transformers takes any other string called `…_token` for a special token of the model's own.
+        // transformers treats any other string named `…_token` as a special token of the model.
         for (key, (_, value)) in &settings.values {
             if key.ends_with("_token")
                 && value.is_string()
@@ -93,7 +95,7 @@ impl Files {
                 let mut by_id = BTreeMap::new();
                 let legacy: Option<Vocab> =
                     optional(&dir.join("added_tokens.json"), MOST_SETTINGS)?;
-                // The defaults of names that the files leave out don't count here.
+                // Defaults of names that the files leave out do not count here.
                 let typed = named.iter().filter(|(key, _)| settings.get(key).is_some());
                 let typed: HashSet<&str> = typed
                     .map(|(_, entry)| entry)
@@ -126,8 +128,9 @@ impl Files {
             .values()
             .map(|entry| entry.token(names.contains(entry.content.as_str())))
             .collect();
-        // A token named twice is added twice, and the second spelling wins: with Stable Diffusion 1.x's files the pad
-        // token, a plain string, makes the end token match as typed only.
+        // If a token is named twice, it is added twice, and the second spelling wins. In Stable
+        // Diffusion 1.x's files the padding token is a plain string, so the end token matches only
+        // as written.
         let listed: HashSet<&str> = declared
             .iter()
             .map(|token| token.content.as_str())
@@ -199,7 +202,8 @@ impl Files {
     }
 }
 
-/// A special or added token as the files write it: a string, or an object. Other keys, `__type` for one, say nothing.
+/// A special or added token in a file: a string or an object. Other keys, such as `__type`, are
+/// ignored.
 #[derive(Debug, Clone, Default, Deserialize)]
 struct Entry {
     content: String,
@@ -209,13 +213,14 @@ struct Entry {
     lstrip: bool,
     #[serde(default)]
     rstrip: bool,
-    /// Found in the normalized text? Unless the file says so: not if it is special.
+    /// Whether the token is found in the normalized text. Default: true unless the token is
+    /// special.
     normalized: Option<bool>,
     #[serde(default)]
     special: bool,
 }
 
-/// A plain string is a special token.
+/// Creates a special token from a plain string.
 impl From<&str> for Entry {
     fn from(content: &str) -> Self {
         Self {
@@ -272,7 +277,8 @@ enum Merge {
     Pair(String, String),
 }
 
-/// The vocabulary and the merges, every merge checked against the vocabulary, and the file the former is in.
+/// Returns the file with the vocabulary, the vocabulary, and the merges, each checked against the
+/// vocabulary.
 fn vocabulary(
     dir: &Path,
     whole: Option<TokenizerJson>,
@@ -341,7 +347,7 @@ fn vocabulary(
     Ok((path, vocab, merges))
 }
 
-/// `tokenizer_config.json` and what goes over it: every value with the file it is from.
+/// The values of `tokenizer_config.json` and the files that override it, each with its file.
 struct Settings<'a> {
     dir: &'a Path,
     values: BTreeMap<String, (&'static str, Value)>,
@@ -351,7 +357,7 @@ impl Settings<'_> {
     fn overlay(&mut self, file: &'static str) -> Result<(), TokenizerError> {
         let map: Option<Map<String, Value>> = optional(&self.dir.join(file), MOST_SETTINGS)?;
         for (key, mut value) in map.unwrap_or_default() {
-            // Of the extra tokens those of both files count.
+            // The extra tokens of both files count.
             if let ("extra_special_tokens", Some((_, Value::Array(known))), Value::Array(more)) =
                 (key.as_str(), self.values.get(&key), &mut value)
             {
@@ -362,7 +368,7 @@ impl Settings<'_> {
         Ok(())
     }
 
-    /// A value that isn't null, and its file.
+    /// Returns a value that is not null, with its file.
     fn get(&self, key: &str) -> Option<(&'static str, &Value)> {
         self.values
             .get(key)
@@ -382,7 +388,8 @@ impl Settings<'_> {
             .transpose()
     }
 
-    /// Special tokens without a name, a list, or with names of their own, an object; under the key of today or of before.
+    /// Returns the extra special tokens: a list without names, or an object with names, under the
+    /// current or the former key.
     fn extra(&self) -> Result<Vec<Entry>, TokenizerError> {
         for key in ["extra_special_tokens", "additional_special_tokens"] {
             let (file, values): (_, Vec<&Value>) = match self.get(key) {
@@ -411,7 +418,8 @@ impl Settings<'_> {
             Some(length @ 2..=MOST_LENGTH) => Ok(length as usize),
             _ if value.as_f64().is_some_and(|length| length > NO_LIMIT) => Ok(CLIP_LENGTH),
             _ => {
-                let expected = "a whole number from 2 to 65536, or one over 1e20 for none";
+                let expected =
+                    "a whole number from 2 to 65536, or a number above 1e20 for no limit";
                 Err(TokenizerError::Setting {
                     path: self.dir.join(file),
                     key,
@@ -443,7 +451,7 @@ impl Settings<'_> {
     }
 }
 
-/// The JSON of a file of at most `most` bytes, or `None` if there is no such file.
+/// Reads JSON from a file of at most `most` bytes. Returns `None` if there is no such file.
 fn optional<T: DeserializeOwned>(path: &Path, most: u64) -> Result<Option<T>, TokenizerError> {
     let json = |source| TokenizerError::Json {
         path: path.into(),

@@ -1,7 +1,8 @@
-//! The characters that a byte-level vocabulary writes bytes as.
+//! The characters that represent bytes in a byte-level vocabulary.
 
-/// Each byte with its character, in the order of CLIP's vocabulary: first those that can be seen, which stand for
-/// themselves in Latin-1, then the others, as U+0100 and on.
+/// Returns each byte with its character, in the order of CLIP's vocabulary. First come the
+/// printable bytes, which stand for themselves in Latin-1. The other bytes follow, with characters
+/// from U+0100 on.
 pub(super) fn alphabet() -> impl Iterator<Item = (u8, char)> {
     let seen = |&byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let (seen, others): (Vec<u8>, Vec<u8>) = (0..=u8::MAX).partition(seen);
@@ -9,7 +10,8 @@ pub(super) fn alphabet() -> impl Iterator<Item = (u8, char)> {
     seen.chain(others.into_iter().zip('\u{100}'..))
 }
 
-/// The text of a token, if it is made of such characters; bytes that are no text of their own become `�`.
+/// Returns the text of a token, or `None` if the token contains other characters. Bytes that are
+/// not valid UTF-8 become `�`.
 pub(super) fn decode(token: &str) -> Option<String> {
     let letters: Vec<(u8, char)> = alphabet().collect();
     let byte = |letter| letters.iter().find(|&&(_, other)| other == letter);

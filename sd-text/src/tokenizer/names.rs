@@ -1,37 +1,39 @@
-//! Names that stand for ids of their own, found as WebUI finds textual inversions (`find_embedding_at_position` of
-//! `modules/textual_inversion/textual_inversion.py`): by their tokens, the longest first.
+//! Names of textual inversions, found as in WebUI (`find_embedding_at_position` of
+//! `modules/textual_inversion/textual_inversion.py`): by their tokens, the longest name first.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::NamedInversion;
 
-/// A token of a text, or a name in it with all its ids.
+/// A token of a text, or a name in the text with all ids of its vectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// At least one, in a row.
+    /// The ids, at least one, consecutive.
     pub ids: Range<u32>,
-    /// The byte of the text at which it begins.
+    /// The byte of the text at which the piece begins.
     pub start: usize,
 }
 
-/// How many ids pieces have.
+/// Returns the number of ids in the pieces.
 pub(crate) fn count(pieces: &[Piece]) -> usize {
     pieces.iter().map(|piece| piece.ids.len()).sum()
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    /// By ascending ids.
+    /// The inversions by ascending ids.
     inversions: Vec<(Range<u32>, NamedInversion)>,
-    /// Which of the inversions the tokens of a name stand for.
+    /// The index of the inversion that the tokens of a name stand for.
     by_tokens: HashMap<Vec<u32>, usize>,
-    /// How many tokens names have that begin with this one: each number once, the largest first.
+    /// For each token, the lengths of the names that begin with it, in tokens. Each length is
+    /// listed once, the largest first.
     lengths: HashMap<u32, Vec<usize>>,
 }
 
 impl Names {
-    /// Each of `spellings`, of at least one token that no other name has, stands for `ids`, at least one, above those of all others.
+    /// Maps each of `spellings` to `ids`. A spelling must have at least one token and must not be
+    /// in use. There must be at least one id, above the ids of all other names.
     pub fn add(
         &mut self,
         inversion: NamedInversion,
@@ -48,20 +50,20 @@ impl Names {
         self.inversions.push((ids, inversion));
     }
 
-    /// The name that has these tokens.
+    /// Returns the name that these tokens stand for.
     pub fn named(&self, tokens: &[u32]) -> Option<&str> {
         let &index = self.by_tokens.get(tokens)?;
         Some(&self.inversions[index].1.name)
     }
 
-    /// The name that an id is of.
+    /// Returns the inversion that an id belongs to.
     pub fn of(&self, id: u32) -> Option<&NamedInversion> {
         let after = self.inversions.partition_point(|(ids, _)| ids.start <= id);
         let (ids, inversion) = &self.inversions[after.checked_sub(1)?];
         ids.contains(&id).then_some(inversion)
     }
 
-    /// The pieces that tokens at these bytes are.
+    /// Splits tokens, which have these byte offsets, into pieces.
     pub fn pieces(&self, tokens: &[u32], offsets: &[(usize, usize)]) -> Vec<Piece> {
         let mut pieces = Vec::with_capacity(tokens.len());
         let mut at = 0;

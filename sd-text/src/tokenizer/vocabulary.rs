@@ -1,8 +1,9 @@
-//! CLIP's vocabulary, out of its merges.
+//! CLIP's vocabulary, built from its merges.
 //!
-//! Its 49,408 tokens are, in this order, the 256 bytes, the same at the end of a word, what each of 48,894 merges joins,
-//! and two special ones (`SimpleTokenizer` of OpenAI's CLIP). So a merge can be told by the ids of its two parts, and
-//! `vocabulary/merges.bin` is these, four bytes a merge, little-endian. `tests/vocabulary.rs` makes it from `merges.txt`.
+//! The 49,408 tokens are, in this order: the 256 bytes, the same bytes at the end of a word, the
+//! results of the 48,894 merges, and two special tokens (`SimpleTokenizer` of OpenAI's CLIP). So
+//! the ids of its two parts describe a merge. `vocabulary/merges.bin` stores these ids, four bytes
+//! for each merge, little-endian. `tests/vocabulary.rs` shows how it is made from `merges.txt`.
 
 use serde_json::{Value, json};
 use tokenizers::AddedToken;
@@ -10,12 +11,12 @@ use tokenizers::AddedToken;
 use super::files::{BOS, CLIP_LENGTH, EOS, Files, Merges, Vocab};
 use super::{ClipTokenizer, letters};
 
-/// MIT, OpenAI: see `vocabulary/LICENSE`.
+/// The merges. MIT, OpenAI: see `vocabulary/LICENSE`.
 static MERGES: &[u8] = include_bytes!("vocabulary/merges.bin");
 const WORD_END: &str = "</w>";
 
 impl Files {
-    /// What a folder with CLIP's vocabulary and nothing else says.
+    /// Returns what a folder with CLIP's vocabulary and no settings would contain.
     pub fn clip() -> Self {
         let (vocab, merges) = read();
         Self {
@@ -35,14 +36,16 @@ impl Files {
 }
 
 impl ClipTokenizer {
-    /// The files of a folder with CLIP's own vocabulary, by their names, as transformers' slow
-    /// `CLIPTokenizer` writes them: `vocab.json`, `merges.txt`, `tokenizer_config.json` and
-    /// `special_tokens_map.json`. `pad` is the token that fills texts up: `<|endoftext|>` in Stable
-    /// Diffusion 1.x, `!` in Stable Diffusion 2 and in the second text encoder of SDXL.
+    /// Returns the files of a folder with CLIP's own vocabulary, each with its name.
     ///
-    /// [`load`](Self::load) of such a folder gives the tokenizer that [`clip`](Self::clip) and
-    /// [`padded_with`](Self::padded_with) give, with one difference: in a folder the padding token
-    /// is a special one, which is found as such in a prompt.
+    /// They are the files that transformers' slow `CLIPTokenizer` writes: `vocab.json`,
+    /// `merges.txt`, `tokenizer_config.json` and `special_tokens_map.json`. `pad` is the padding
+    /// token: `<|endoftext|>` in Stable Diffusion 1.x, `!` in Stable Diffusion 2 and in the second
+    /// text encoder of SDXL.
+    ///
+    /// Loading such a folder with [`load`](Self::load) gives the same tokenizer as
+    /// [`clip`](Self::clip) and [`padded_with`](Self::padded_with), with one difference: in a
+    /// folder, the padding token is a special token, which is found anywhere in a prompt.
     pub fn clip_files(pad: &str) -> [(&'static str, String); 4] {
         files(pad)
     }
@@ -52,7 +55,7 @@ fn files(pad: &str) -> [(&'static str, String); 4] {
     let (vocab, merges) = read();
     let mut tokens: Vec<_> = vocab.into_iter().collect();
     tokens.sort_unstable_by_key(|(_, id)| *id);
-    // In the order of the ids, which a map of JSON would lose.
+    // In the order of the ids, which a JSON map would lose.
     let entries = tokens.into_iter().map(|(token, id)| {
         let token = Value::String(token);
         format!("{token}: {id}")
@@ -103,7 +106,7 @@ fn read() -> (Vocab, Merges) {
 
 #[cfg(test)]
 mod tests {
-    // In a test it is the failure.
+    // A panic is how a test fails.
     #![allow(clippy::unwrap_used)]
 
     use super::*;
@@ -118,7 +121,7 @@ mod tests {
             let read = ClipTokenizer::load(folder.path()).unwrap();
             let expected = ClipTokenizer::clip().padded_with(pad).unwrap();
             assert!(read.has_same_tokens(&expected), "{pad}");
-            // In files the padding token is a special one.
+            // In files, the padding token is a special token.
             let special: &[&str] = if pad == EOS { &[] } else { &["!"] };
             assert_eq!(read.special_differences(&expected), special, "{pad}");
             assert_eq!(expected.special_differences(&read), special, "{pad}");

@@ -1,4 +1,4 @@
-//! Tokenizer folders for tests.
+//! Helpers for tests: tokenizer folders and golden files.
 #![allow(dead_code, reason = "every test file uses a part")]
 
 pub mod pickles;
@@ -11,12 +11,12 @@ use sd_text::ClipTokenizer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The folder with CLIP's full vocabulary.
+/// The path of the folder with CLIP's full vocabulary.
 pub fn emoji() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/emoji/tokenizer")
 }
 
-/// A file of `tests/golden`.
+/// Reads a file of `tests/golden`.
 pub fn golden(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
@@ -24,10 +24,10 @@ pub fn golden(name: &str) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Ids and weights of a prompt's chunks, each up to the padding.
+/// The ids and weights of a prompt's chunks, each up to the padding.
 pub type Chunked = Vec<(Vec<u32>, Vec<f32>)>;
 
-/// The prompts of `chunks.json` or `inversions.json` with their chunks.
+/// Reads the prompts of `chunks.json` or `inversions.json` with their chunks.
 pub fn chunk_rows(golden: &Value) -> Vec<(String, Chunked)> {
     let row = |row: &Value| {
         let row = list(row);
@@ -53,7 +53,7 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().unwrap()
 }
 
-/// CLIP's full vocabulary with another `tokenizer_config.json`.
+/// A folder with CLIP's full vocabulary and another `tokenizer_config.json`.
 pub fn full(config: &Value) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for name in ["vocab.json", "merges.txt"] {
@@ -63,7 +63,7 @@ pub fn full(config: &Value) -> TempDir {
     dir
 }
 
-/// A few letters, the merge of "ab", and the special tokens.
+/// A folder with a few letters, the merge of "ab", and the special tokens.
 pub fn tiny() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let vocab = json!({"a": 0, "b": 1, "a</w>": 2, "b</w>": 3, "ab</w>": 4, "<|startoftext|>": 5, "<|endoftext|>": 6});

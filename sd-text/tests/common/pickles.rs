@@ -1,4 +1,4 @@
-//! Files of `torch.save`, made byte by byte.
+//! Makes `torch.save` files byte by byte.
 
 use std::ops::Range;
 
@@ -25,8 +25,8 @@ pub fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     zip_with(&plain)
 }
 
-/// A ZIP file with these entries: names, bytes as they are in the file, the lengths that are said
-/// to be the unpacked ones, and methods. The checksums are computed from stored bytes, or none.
+/// A ZIP file with these entries: name, bytes in the file, declared unpacked length, and method.
+/// The checksums are computed for stored entries and left out for others.
 pub fn zip_with(entries: &[(&str, &[u8], usize, u16)]) -> Vec<u8> {
     let (mut file, mut directory) = (Vec::new(), Vec::new());
     for &(name, data, length, method) in entries {
@@ -54,7 +54,7 @@ pub fn zip_with(entries: &[(&str, &[u8], usize, u16)]) -> Vec<u8> {
     end(file, &directory, entries.len() as u16)
 }
 
-/// The entries of a ZIP file of torch, which are stored, with their names.
+/// The entries of one of torch's ZIP files, with their names. The entries are stored.
 pub fn entries(file: &[u8]) -> Vec<(String, Vec<u8>)> {
     let number = |at: usize, length: usize| {
         let bytes = file[at..at + length].iter().rev();
@@ -73,7 +73,7 @@ pub fn entries(file: &[u8]) -> Vec<(String, Vec<u8>)> {
     entries
 }
 
-/// Puts the directory and the last record behind the entries.
+/// Appends the directory and the last record to the entries.
 pub fn end(mut file: Vec<u8>, directory: &[u8], count: u16) -> Vec<u8> {
     let at = file.len() as u32;
     file.extend(directory);
@@ -86,7 +86,8 @@ pub fn end(mut file: Vec<u8>, directory: &[u8], count: u16) -> Vec<u8> {
     file
 }
 
-/// The same file with other bytes, a distance behind the `nth` occurrence of `tag`.
+/// The same file with other bytes, `distance` bytes after the start of the `nth` occurrence of
+/// `tag`.
 pub fn patched(mut file: Vec<u8>, tag: &[u8], nth: usize, distance: usize, new: &[u8]) -> Vec<u8> {
     let places = file.windows(tag.len()).enumerate();
     let mut places = places.filter(|(_, window)| *window == tag);
@@ -96,13 +97,13 @@ pub fn patched(mut file: Vec<u8>, tag: &[u8], nth: usize, distance: usize, new: 
     file
 }
 
-/// The opcodes of a storage of class `torch.KIND` with as many numbers, in opcodes of protocol 0.
+/// The opcodes of a storage of class `torch.KIND` with `count` values, in protocol 0.
 pub fn storage(kind: &str, count: &str) -> String {
     format!("(Vstorage\nctorch\n{kind}\nV0\nVcpu\nI{count}\ntQ")
 }
 
-/// The opcodes of a tensor in a storage of 6 numbers. Shape and strides are numbers with spaces
-/// between.
+/// The opcodes of a tensor in a storage of 6 values. Shape and strides are numbers separated by
+/// spaces.
 pub fn tensor(offset: &str, shape: &str, strides: &str) -> String {
     tensor_of(&storage("FloatStorage", "6"), offset, shape, strides, "")
 }
@@ -126,7 +127,7 @@ pub fn dict(value: &str) -> Vec<u8> {
     format!("(dVa\n{value}s.").into_bytes()
 }
 
-/// A file of the legacy format, with one storage.
+/// A file of the legacy format with one storage.
 pub fn legacy(pickle: &[u8], key: &str, count: u64, data: &[u8]) -> Vec<u8> {
     let mut file =
         b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.".to_vec();

@@ -1,4 +1,4 @@
-//! Random prompts, and what must hold for any.
+//! Random prompts, and the properties that every prompt must have.
 
 use sd_text::{PromptText, Side, Syntax, attention};
 
@@ -10,11 +10,11 @@ pub const SYNTAXES: [Syntax; 4] = [
 ];
 const SIDES: [Side; 2] = [Side::Positive, Side::Negative];
 
-/// Splitmix64, Steele, Lea and Flood 2014.
+/// The generator Splitmix64, Steele, Lea and Flood 2014.
 pub struct Random(pub u64);
 
 impl Random {
-    /// Below `end`, which is not 0.
+    /// A number below `end`, which must not be 0.
     pub fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -32,7 +32,7 @@ impl Random {
         text
     }
 
-    /// A word of the prompt language or a character of any kind; rarely nothing.
+    /// A word of the prompt language or a character of any kind. Rarely an empty text.
     pub fn piece(&mut self) -> String {
         const WORDS: [&str; 36] = [
             "(",
@@ -84,7 +84,7 @@ impl Random {
     }
 }
 
-/// Everything that can be asked of a prompt.
+/// Calls every method of a prompt and checks the results.
 pub fn exercise(text: &str, steps: usize) {
     for syntax in SYNTAXES {
         for side in SIDES {
@@ -104,7 +104,7 @@ pub fn exercise(text: &str, steps: usize) {
                 for node in branch.node().descendants() {
                     assert!(text.get(node.span()) == Some(node.text()), "{text:?}");
                     assert!(inside.start <= node.span().start && node.span().end <= inside.end);
-                    // As debug output does.
+                    // Collects the children as debug output does.
                     assert!(
                         node.children()
                             .all(|child| child.span().end <= node.span().end)

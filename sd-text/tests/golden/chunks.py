@@ -1,12 +1,14 @@
-"""Writes chunks.json, what `tests/chunks.rs` compares the chunks of long prompts with.
+"""Writes chunks.json, the chunks of long prompts that `tests/chunks.rs` expects.
 
     pip install -r requirements.txt lark==1.1.2 && python chunks.py STABLE_DIFFUSION_WEBUI
 
-The argument is a checkout of AUTOMATIC1111/stable-diffusion-webui (AGPL-3.0; it stays outside of this repository). Its
-own `tokenize_line` of `modules/sd_hijack_clip.py` is run, with transformers' `CLIPTokenizer` and the vocabulary of
-`examples/models/emoji/tokenizer`, which is what our tokenizer is compared with too. The prompts are made below.
+The argument is a checkout of AUTOMATIC1111/stable-diffusion-webui (AGPL-3.0; it stays outside this
+repository). Its own `tokenize_line` of `modules/sd_hijack_clip.py` is run with transformers'
+`CLIPTokenizer` and the vocabulary of `examples/models/emoji/tokenizer`. The Rust tokenizer is
+compared with the same tokenizer. The prompts are made below.
 
-Each row: [prompt, [ids up to the padding], [weight, how many, …], the next chunk's ids, …]. What is padding is checked here.
+Each row is [prompt, [ids up to the padding], [weight, number of tokens, …], the next chunk's ids,
+…]. This script checks the padding.
 """
 
 import json
@@ -33,12 +35,12 @@ def prompts():
         return " ".join(rng.choice(WORDS) for _ in range(count))
 
     yield from ["", " ", "fox", ",", "BREAK", "BREAK BREAK", "fox BREAK", "BREAK fox", "fox BREAK owl", "(fox BREAK owl)", "(fox BREAK owl:1)", "(fox:1.3) BREAK [owl]", "fox,BREAK,owl"]
-    # A comma at every place around the end of the first chunk, and of the second.
+    # A comma at every position around the end of the first and of the second chunk.
     for before in range(50, 78):
         yield f"{words(before)}, {words(90 - before)}"
     for before in range(53, 78, 2):
         yield f"{words(60)}, {words(before)}, {words(60)}"
-    # Exactly full chunks, and one more.
+    # Exactly full chunks, and one token more or less.
     for count in [74, 75, 76, 149, 150, 151, 225, 300]:
         yield words(count)
         yield f"{words(count - 1)},"
@@ -46,7 +48,7 @@ def prompts():
     yield ", " * 160
     yield ",, " * 80
     yield "fox " * 54 + ", " + "owl " * 20 + "(red:1.2), " * 40
-    # A run of weights over the end of a chunk; what is moved takes its weights along.
+    # A run of weights across the end of a chunk. Tokens that move keep their weights.
     for before in range(60, 76, 3):
         yield f"{words(before)}, ({words(4)}, {words(10)}:1.3) [{words(10)}]"
         yield f"{words(before)} (({words(3)})), {words(20)} BREAK {words(5)}, {words(80)}"
@@ -68,7 +70,7 @@ def prompts():
 
 
 def webui(folder):
-    """WebUI's class with nothing around it."""
+    """Loads WebUI's class without the rest of the program."""
     settings = types.SimpleNamespace(emphasis="Original", comma_padding_backtrack=20)
     torch = types.ModuleType("torch")
     torch.nn = types.SimpleNamespace(Module=object)
@@ -90,7 +92,7 @@ def webui(folder):
 
 
 def embedder_of(folder, tokenizer, database):
-    """WebUI's class over our ids, and a database of textual inversions."""
+    """Returns WebUI's class with `tokenizer` and a database of textual inversions."""
 
     class Embedder(webui(folder)):
         def __init__(self):

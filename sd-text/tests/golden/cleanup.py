@@ -1,9 +1,11 @@
-"""Writes cleanup.json, what `tests/cleanup.rs` compares `Cleanup::Ftfy` with.
+"""Writes cleanup.json, the texts that `tests/cleanup.rs` expects of `Cleanup::Ftfy`.
 
     pip install ftfy==6.3.1 && python cleanup.py
 
-Each row: [text, what it becomes]: `ftfy.fix_text` without its decoding of mojibake, which we do not do, then CLIP's runs of
-white space to one space, none at the ends, lower case. A third entry is what it becomes with the decoding, where that differs.
+Each row is [text, cleaned text]. The text goes through `ftfy.fix_text` without its repair of
+mojibake, which the Rust code leaves out too. Then, as in CLIP, runs of white space become one
+space, white space at the ends is removed, and the text is lower-cased. A third entry is the result
+with the repair, if it differs.
 """
 
 import html.entities

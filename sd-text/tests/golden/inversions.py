@@ -1,12 +1,14 @@
-"""Writes inversions.json, what `tests/inversions.rs` compares the places of textual inversions in a prompt with.
+"""Writes inversions.json, the positions of textual inversions that `tests/inversions.rs` expects.
 
     pip install -r requirements.txt lark==1.1.2 && python inversions.py STABLE_DIFFUSION_WEBUI
 
-The argument is a checkout of AUTOMATIC1111/stable-diffusion-webui (AGPL-3.0; it stays outside of this repository). Its own
-`tokenize_line` is run, as in `chunks.py`, over names that are looked up by their tokens, of several the longest, as
-`EmbeddingDatabase` does it. WebUI writes the id 0 in the place of every vector; no prompt here has a `!`, whose id that is.
+The argument is a checkout of AUTOMATIC1111/stable-diffusion-webui (AGPL-3.0; it stays outside this
+repository). As in `chunks.py`, its own `tokenize_line` is run. Names are looked up by their tokens,
+the longest name first, as `EmbeddingDatabase` does. WebUI writes the id 0 for every vector. 0 is
+also the id of `!`, so no prompt here has a `!`.
 
-Each row is as in chunks.json. The names of `words` are words of the vocabulary, whose places they take.
+The rows are as in chunks.json. The names in `words` are words of the vocabulary, which they
+replace.
 """
 
 import itertools
@@ -18,7 +20,7 @@ import types
 from chunks import HERE, LENGTH, WORDS, embedder_of, row_of
 from transformers import CLIPTokenizer
 
-# Names and how many vectors they have. Some begin as others do, some are of several words.
+# Names with the number of their vectors. Some names begin like others, and some have several words.
 NAMES = {"EasyNegative": 8, "zorgmuster": 1, "foxling": 2, "foxling dawn": 3, "foxling dawn sky": 1, "<cat-toy>": 4, "badhandv4": 6, "zqvx": 75, "qxy-1": 16}
 WORDS_AS_NAMES = {"tree": 2, "Fox": 1, "fox sky": 3, "sks": 74}
 
@@ -34,7 +36,7 @@ def prompts():
     yield from [f"({name}:1.2), fox" for name in NAMES]
     yield from [f"a{name}b {name}, {name}. {name}{name}" for name in NAMES]
     yield from ["foxling dawn sky foxling dawn foxling", "foxling  DAWN\nsky", "foxling, dawn", "foxling (dawn:1.1) sky", "foxling BREAK dawn", "<cat-toy>, <cat-toy>", "< cat - toy >", "zorgmuster " * 80, "EasyNegative, " * 30, "zqvx zqvx", "fox zqvx owl", "zqvx, zqvx"]
-    # At every distance from the end of a chunk, with a comma in reach and without.
+    # At every distance from the end of a chunk, with and without a comma in reach.
     for before in range(60, 77):
         yield f"{words(before)} easynegative {words(10)}"
         yield f"{words(before - 10)}, {words(8)}, badhandv4 {words(20)}"

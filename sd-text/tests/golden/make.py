@@ -1,9 +1,10 @@
-"""Writes tokens.json, the token ids that `tests/golden.rs` compares with.
+"""Writes tokens.json, the token ids that `tests/golden.rs` expects.
 
     pip install -r requirements.txt && python make.py
 
-Every folder below is written out, loaded with transformers' `CLIPTokenizer.from_pretrained`, and asked for every string.
-The full vocabulary is the one of `examples/models/emoji/tokenizer`; the Rust test writes the same folders.
+Every folder below is written to disk, loaded with transformers' `CLIPTokenizer.from_pretrained`,
+and used to tokenize every string. The full vocabulary comes from `examples/models/emoji/tokenizer`.
+The Rust test writes the same folders.
 """
 
 import json
@@ -29,10 +30,10 @@ HANDWRITTEN = [
     "", " ", "   ", "\t", "\n", "\r\n", "a", "A", "!", "!!", "!!!!!!!!", "?", ".", "...", "\"", "'", "''", "\\", "/", "0", "00", "1234567890",
     "a photo of an astronaut riding a horse on mars", "A PHOTO OF AN ASTRONAUT", "  leading", "trailing  ", "two  spaces", "wow! what? no.",
     "masterpiece, best quality, 1girl, solo, (long hair:1.2), [blurry], <lora:thing:0.8>, 8k", "hello!world", "!hello! !", "cat! !dog",
-    # contractions, also where the pattern takes letters that are none
+    # contractions, and words in which the pattern finds a contraction that is none
     "it's", "IT'S", "don't", "they're we've I'm you'll he'd", "'s", "'S", "'ss", "x'dx", "rock'n'roll", "'tis 'twas", "o'clock's", "s' 's 't 're 've 'm 'll 'd",
     "it\u2019s", "\u2018quoted\u2019", "'sun", "'reverse", "'llama", "'\u017f", "'\u212a",
-    # HTML and mark-up: 5.x neither unescapes nor fixes
+    # HTML and mark-up, which transformers 5.x neither unescapes nor fixes
     "&amp;", "&lt;b&gt;", "&#39;", "&nbsp;x", "<b>bold</b>", "<br/>", "&amp;amp;", "caf&eacute;",
     # special tokens in the text
     BOS, EOS, f"{BOS}{EOS}", f"a {EOS} b", f"a{EOS}b", f"{EOS}{EOS}{EOS}", f"  {EOS}  ", f"cat{EOS}", f"{EOS}cat", f"{BOS}cat",
@@ -66,7 +67,7 @@ HANDWRITTEN = [
     "3.14159", "1,000,000", "\u00bc", "\u2153", "\u2189", "\u3007", "\u4e07", "\U0001d7ce\U0001d7cf", "\u1369", "\u0bf0", "\u2460\u2461", "\u2776", "1st 2nd 3rd", "16x9 4k 50mm f/1.8", "12\u03bc34",
     # emoji
     "\U0001f600", "\U0001f98a", "\U0001f44b\U0001f3fd", "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466", "\U0001f1fa\U0001f1f8\U0001f1e9\U0001f1ea", "\u2764\ufe0f", "\u2764", "\u263a\ufe0e", "1\ufe0f\u20e3", "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "\U0001f9d1\U0001f3ff\u200d\U0001f4bb", "\u2640\ufe0f", "\U0001fae8", "\U0001f600\U0001f600\U0001f600", "a\U0001f600b", "\U0001f3f3\ufe0f\u200d\U0001f308",
-    # marks on their own and in heaps, non-canonical order
+    # single and stacked marks, and marks in non-canonical order
     "\u0301", "a\u0301\u0301\u0301", "\u0323\u0307q", "q\u0307\u0323", "Z\u0351\u036b\u0343\u036a\u0302\u0321", "\u20dd", "e\u0301\u0327", "e\u0327\u0301", "\u0f71\u0f72\u0f74", "\u0300 \u0301 a", "o\u0302\u0301 o\u0301\u0302", "a\u034f\u0301", "\u1160", "\u115f",
     # private use, unassigned, non-characters, astral
     "\ue000", "\uf8ff", "\U000f0000", "\U0010fffd", "\u0378", "\U0001ffff", "\ufffe", "\uffff", "\ufdd0", "\U0010ffff", "\ufffd", "\ufff9", "\u2065", "\U000e0001", "\U0003ffff", "\U0001fb00", "\u05ff\u0870", "\U00011f00\U00016d40", "\u1c89\u1c8a", "\ua7da\ua7cb", "\U00010d50\U00010d70",
@@ -85,7 +86,10 @@ GLUE = ["", "", "", " ", " ", "  ", "\n", "\u00a0", "'s", "'", ", ", "!", "-", "
 
 
 def generated(words, count=400):
-    """Runs of one script, of several, and of words of the vocabulary, glued with what the pattern looks at."""
+    """Yields runs of one script, of several scripts, and of words of the vocabulary.
+
+    They are joined with characters that matter to the pattern.
+    """
     rng = random.Random(20260722)
 
     def character(pool):
@@ -110,7 +114,7 @@ def generated(words, count=400):
 
 
 def generated_long(words, count=24):
-    """Prompts of several windows: words with every script in between."""
+    """Yields prompts of several windows: words with every script in between."""
     strings, rng = list(generated(words)), random.Random(77)
     for _ in range(count):
         yield rng.choice([" ", ", ", ""]).join(rng.sample(strings, 12))
@@ -124,8 +128,8 @@ def typed(content, **flags):
     return {"__type": "AddedToken"} | token(content, **flags)
 
 
-# Bytes as CLIP writes them, once plain and once at the end of a word, and a few merges. A quarter of the bytes is left
-# out, so that unknown ones occur.
+# Bytes as CLIP writes them, alone and at the end of a word, and a few merges. A quarter of the
+# bytes is left out, so that unknown bytes occur.
 def small_vocabulary():
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())[:192]
     merges = [("c", "a"), ("ca", "t</w>"), ("t", "h"), ("th", "e</w>"), ("o", "n</w>"), ("'", "s</w>"), ("!", "!</w>")]
@@ -154,7 +158,7 @@ def write_folder(folder, path):
 
 
 def skeleton():
-    """What transformers writes as tokenizer.json, less the vocabulary and the merges."""
+    """Returns what transformers writes as tokenizer.json, without the vocabulary and the merges."""
     with tempfile.TemporaryDirectory() as path:
         CLIPTokenizer.from_pretrained(EMOJI).save_pretrained(path)
         content = json.loads((Path(path) / "tokenizer.json").read_text(encoding="utf-8"))
@@ -168,7 +172,8 @@ def folders():
     emoji = json.loads((EMOJI / "tokenizer_config.json").read_text(encoding="utf-8"))
     written = skeleton()
     bare = written | {"added_tokens": []}
-    # As published with Stable Diffusion 1.5 and 2: the string of the pad token comes after the object of the same name.
+    # As published with Stable Diffusion 1.5 and 2: the string of the padding token comes after the
+    # object with the same content.
     sd1 = {"bos_token": typed(BOS), "eos_token": typed(EOS), "unk_token": typed(EOS), "pad_token": EOS, "model_max_length": 77, "add_prefix_space": False, "do_lower_case": True, "errors": "replace"}
     sd1_map = {"bos_token": token(BOS), "eos_token": token(EOS), "pad_token": EOS, "unk_token": token(EOS)}
     yield {"name": "emoji", "vocabulary": "full", "files": {"tokenizer_config.json": emoji}}
@@ -193,7 +198,7 @@ def folders():
 
 
 def checksum(ids):
-    """64-bit FNV-1a over the little-endian bytes of each id."""
+    """Returns the 64-bit FNV-1a hash of the ids, each as little-endian bytes."""
     state = 0xCBF29CE484222325
     for byte in b"".join(id.to_bytes(4, "little") for id in ids):
         state = (state ^ byte) * 0x100000001B3 % 2**64
@@ -203,7 +208,7 @@ def checksum(ids):
 def main():
     words = [w.removesuffix("</w>") for w in VOCABULARIES["full"][0] if w.isascii() and w.endswith("</w>") and w[:-4].isalpha()]
     strings = list(dict.fromkeys([*HANDWRITTEN, *generated(words), *generated_long(words)]))
-    # (unit, times): the long ones are stored folded.
+    # (unit, times): long strings are stored as a unit and a count.
     texts = [(text, 1) for text in strings]
     texts += [("abcdefghij", 1000), ("a watercolour fox, ", 527), ("\u00e9\U0001f98a e\u0301", 1500), (" ", 10000), ("x", 10000), ("\u0130", 10000), (f"{EOS}a", 800)]
     cases, out, base = [], [], None
@@ -224,7 +229,8 @@ def main():
                 if len(whole) > LENGTH:
                     case |= {"whole": len(whole), "checksum": checksum(whole)}
                 cases.append(case)
-        # Against the first folder only what differs; of a small vocabulary, where all do, every seventh string.
+        # Stores only what differs from the first folder. With the small vocabulary every string
+        # differs, so every seventh is stored.
         base = base or ids
         small = folder.get("inside", folder.get("vocabulary")) == "small"
         folder["sampled"] = small

@@ -1,13 +1,15 @@
-"""Writes `pickles/`, files of `torch.save` in all their forms, and `pickles.json`, the tensors in them.
+"""Writes `torch.save` files of all forms to `pickles/`, and the tensors in them to `pickles.json`.
 
     pip install -r requirements.txt torch==2.15.0 numpy==2.4.6 && python pickles.py
 
-`tests/pickles.rs` compares the reader of pickles with it, exactly. `pickles.json` has for each file the tensors that
-`torch.load` finds in it, under the names that the reader gives them, with their bytes; files with the same tensors share them.
+`tests/pickles.rs` compares the reader of pickles with `pickles.json`, exactly. For each file,
+`pickles.json` lists the tensors that `torch.load` finds in it, with the names that the reader gives
+them and with their bytes. Files with the same tensors share them.
 
-`pickles_old.py` is run before, by old versions of torch. Files of other machines and forms are imitated: the entries of a
-ZIP file are changed and written again, and `torch.load` must read the result as before. Classes of lightning and omegaconf
-are stubs with the names of the real ones. Legacy files name storages by addresses, so they differ from run to run.
+Run `pickles_old.py` first, with old versions of torch. Files of other machines and forms are
+imitated: the entries of a ZIP file are changed and written again, and `torch.load` must read the
+result as before. The classes of lightning and omegaconf are stubs with the names of the real ones.
+Legacy files name storages by addresses, so they differ from run to run.
 """
 
 import argparse
@@ -32,7 +34,7 @@ DTYPES = {
 
 
 def stub(module, *names):
-    """Makes classes that are found under the names of real ones."""
+    """Makes classes that are found under the names of real classes."""
     parts = module.split(".")
     for end in range(1, len(parts) + 1):
         sys.modules.setdefault(".".join(parts[:end]), types.ModuleType(".".join(parts[:end])))
@@ -56,7 +58,7 @@ def numbers(*shape, dtype=torch.float32):
 
 
 def tensors():
-    """Every kind of tensor that files of weights have."""
+    """Returns every kind of tensor that files of weights have."""
     base = numbers(4, 6)
     marked = torch.nn.Parameter(numbers(2, 2))
     marked.note = "an attribute"
@@ -83,7 +85,7 @@ def tensors():
 
 
 def checkpoint():
-    """What lightning writes: the model's tensors, and the state of the training."""
+    """Returns what lightning writes: the model's tensors and the state of the training."""
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     state = collections.OrderedDict((f"model.{name}", tensor) for name, tensor in model.state_dict().items())
     state._metadata = model.state_dict()._metadata
@@ -112,7 +114,7 @@ def checkpoint():
 
 
 def webui(vectors):
-    """An embedding as WebUI writes it."""
+    """Returns an embedding as WebUI writes it."""
     return {
         "string_to_token": {"*": 265},
         "string_to_param": {"*": vectors},
@@ -129,7 +131,7 @@ def entries(data):
 
 
 class Pipe(io.BytesIO):
-    """A file that can't be sought in, so that sizes are written behind the data."""
+    """A file without seeking, so that the sizes are written after the data."""
 
     def seekable(self):
         return False
@@ -159,7 +161,7 @@ def saved(value, **options):
 
 
 def old_numpy(data):
-    """The same from numpy 1, whose modules had other names."""
+    """Returns the same file as from numpy 1, whose modules have other names."""
     content = entries(data)
     [name] = [name for name in content if name.endswith("/data.pkl")]
     before = content[name]
@@ -169,13 +171,13 @@ def old_numpy(data):
 
 
 def old_torch(data):
-    """The same from torch 1.6 to 2.0: no order of bytes, no id, a folder of another name."""
+    """Returns the same file as from torch 1.6 to 2.0: no byte order, no id, another folder name."""
     kept = {name: content for name, content in entries(data).items() if "byteorder" not in name and "/." not in name}
     return zipped({name.replace("archive/", "a folder/"): content for name, content in kept.items()})
 
 
 def big_endian(data):
-    """The same from a machine with the highest byte first. `sizes` has the bytes of the numbers of each storage."""
+    """Returns the same file as from a big-endian machine."""
     content = entries(data)
     sizes = {str(key): size for key, size in storages(data).items()}
     for name, values in content.items():
@@ -187,7 +189,7 @@ def big_endian(data):
 
 
 def storages(data):
-    """How many bytes a number has in each storage."""
+    """Returns the number of bytes of a value in each storage."""
     sizes = {}
 
     class Reader(pickle.Unpickler):
@@ -201,7 +203,7 @@ def storages(data):
 
 
 def named(value, name=()):
-    """The tensors in a value with their names."""
+    """Yields the tensors in a value with their names."""
     if isinstance(value, torch.Tensor):
         yield ".".join(name), value
     elif isinstance(value, torch.nn.ParameterDict):
@@ -264,7 +266,7 @@ def main():
 
     for name, data in files.items():
         (OUT / name).write_bytes(data)
-        # Bytes of Python 2 are texts.
+        # Byte strings of Python 2 are texts.
         value = torch.load(io.BytesIO(data), weights_only=False, encoding="latin1" if "python2" in name else "utf-8")
         wrapped = isinstance(value.get("state_dict"), dict)
         rows_of[name] = [shared(value["state_dict"] if wrapped else value)]

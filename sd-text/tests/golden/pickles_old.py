@@ -3,7 +3,8 @@
     python3.7 -m pip install torch==1.6.0 numpy==1.21.6 && python3.7 pickles_old.py
     python2.7 -m pip install torch==1.4.0 numpy==1.16.6 future==1.0.0 && python2.7 pickles_old.py
 
-Run it before `pickles.py`, which reads the files with today's torch. Before 1.6 there is the legacy format only.
+Run this before `pickles.py`, which reads the files with current torch. Before torch 1.6 there is
+only the legacy format.
 """
 
 import os

@@ -1,24 +1,34 @@
-"""Writes prompts.json, what `tests/prompts.rs` compares the prompt language with.
+"""Writes prompts.json, the results that `tests/prompts.rs` expects of the prompt language.
 
     pip install lark==1.1.2 && python prompts.py STABLE_DIFFUSION_WEBUI
 
-The argument is a checkout of AUTOMATIC1111/stable-diffusion-webui (AGPL-3.0, so it stays outside of this repository and
-nothing of it is written here). Its prompt parser was that of commit 28bd8e142d5f77b71ae8d7d7140b5da1b3a49906, its comments
-and extra networks those of version 1.9.3. The prompts are made below from a seeded generator. Each goes through WebUI's own functions in WebUI's order:
+The argument is a checkout of AUTOMATIC1111/stable-diffusion-webui. It is licensed under the
+AGPL-3.0, so it stays outside this repository, and none of its code is copied here. The prompt
+parser was that of commit 28bd8e142d5f77b71ae8d7d7140b5da1b3a49906. The functions for comments and
+extra networks were those of version 1.9.3. A seeded generator makes the prompts below. Each prompt
+goes through WebUI's own functions in WebUI's order:
 
-    comments → extra networks (positive prompt only, as the next) → AND → schedule for 1, 7 and 20 steps → attention of every text
+1. comments
+2. extra networks, in positive prompts only
+3. AND, in positive prompts only
+4. schedule for 1, 7 and 20 steps
+5. attention of every text
 
-Where a bracket stands that belongs to no construct, WebUI's grammar is ambiguous and lark picks a reading by the hashes of
-strings, which Python seeds anew in every process: the same prompt can mean different things after a restart. Every text is
-therefore read under many hash seeds and all readings are written down.
+If a bracket belongs to no construct, WebUI's grammar is ambiguous, and lark chooses a reading by
+the hashes of strings. Python seeds these anew in every process, so the same prompt can mean
+different things after a restart. Every text is therefore read with many hash seeds, and all
+readings are stored.
 
-The file, shortened so that nothing is written twice:
-- `texts`: every text that any schedule shows, with its attention: 0 where that is the text itself at weight 1, "error"
-  where WebUI fails on it, else [text, weight, text, weight, …] with weights as Python prints them.
-- `branches`: every text that a schedule is made of, with its readings. A reading is [1 step, 7 steps, 20 steps], each
-  [end, index of a text, end, index of a text, …], or "error".
+The file stores nothing twice:
+
+- `texts`: every text that any schedule shows, with its attention: 0 if that is the text itself at
+  weight 1, "error" if WebUI fails on it, otherwise [text, weight, text, weight, …] with weights as
+  Python prints them.
+- `branches`: every text from which a schedule is made, with its readings. A reading is
+  [1 step, 7 steps, 20 steps], each [end, index of a text, end, index of a text, …], or "error".
 - `prompts`: [prompt, [network, [arguments], …], [weight, branch, …], branch as a negative prompt].
-- `calls`: [prompt, text of each model call with Euler, with Heun] at 20 steps, each as [text, how many calls, …].
+- `calls`: [prompt, text of each model call with Euler, with Heun] at 20 steps, each as
+  [text, number of calls, …].
 """
 
 import ast
@@ -46,7 +56,7 @@ WEIGHTS = ["1.3", "0.5", "1", ".8", "2", "-1", "+1.2", " 1.1 ", "0", "1.21", "1.
 
 
 def constructs(inner, rng):
-    """One of each, around `inner`."""
+    """Returns one construct of each kind around `inner`."""
     word, other = rng.choice(WORDS), rng.choice(WORDS)
     number, weight = rng.choice(NUMBERS), rng.choice(WEIGHTS)
     return [
@@ -78,7 +88,7 @@ def constructs(inner, rng):
 
 
 def pairs(rng):
-    """Every construct in every other."""
+    """Yields every construct inside every other."""
     for inner in constructs("fox", random.Random(1)):
         for outer in constructs(inner, rng):
             yield outer
@@ -95,7 +105,7 @@ def nested(rng):
 
 
 def damaged(rng):
-    """A nested one with a few characters taken out, doubled or put in."""
+    """Returns a nested prompt with a few characters removed, duplicated or inserted."""
     text = list(nested(rng)[:60])
     for _ in range(rng.randint(1, 3)):
         place = rng.randrange(len(text) + 1)
@@ -134,14 +144,14 @@ def prompts():
     makers = [nested] * 4 + [damaged] * 3 + [garbage] * 3
     while len(found) < COUNT:
         text = rng.choice(makers)(rng)
-        # Non-ASCII digits are numbers to Python; the difference is written down, not compared.
+        # Python reads non-ASCII digits as numbers. This difference is documented and not tested.
         if not any(c.isdecimal() and not c.isascii() for c in text):
             found[text] = None
     return list(found)
 
 
 def load(path, names=None):
-    """The module's own functions (or only those named) without the rest of the program."""
+    """Loads the functions of a module, or only the named ones, without the rest of the program."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     if names:
         tree.body = [n for n in tree.body if getattr(n, "name", None) in names or (isinstance(n, ast.Assign) and n.targets[0].id in names)]
@@ -157,7 +167,7 @@ class WebUi:
         self.parser, self.globals = load(folder / "modules/prompt_parser.py")
         self.comments, _ = load(folder / "modules/processing_scripts/comments.py", {"strip_comments"})
         self.networks, _ = load(folder / "modules/extra_networks.py", {"ExtraNetworkParams", "re_extra_net", "parse_prompt"})
-        # The grammar is asked once a text; a tree is changed by being evaluated.
+        # Each text is parsed once. The tree is copied, because evaluating a tree changes it.
         lark_parser, trees = self.globals["schedule_parser"], {}
 
         def parse(text):
@@ -177,7 +187,7 @@ class WebUi:
         text, networks = self.networks.parse_prompt(whole)
         found = [[name, params.items] for name, all in networks.items() for params in all]
         indexes, texts, _ = self.parser.get_multicond_prompt_list(self.parser.SdConditioning([text]))
-        # WebUI parses extra networks out of positive prompts only.
+        # WebUI removes extra networks from positive prompts only.
         return whole, text, found, [(weight, texts[index]) for index, weight in indexes[0]]
 
     def schedule(self, text, steps):
@@ -196,7 +206,7 @@ class WebUi:
             return "error"
 
     def calls(self, prompt, count, steps):
-        """The text of each model call, by WebUI's own choice among the schedule's entries."""
+        """Returns the text of each model call, as WebUI chooses it from the schedule's entries."""
 
         class Embedding(str):
             device = dtype = None
@@ -210,7 +220,7 @@ class WebUi:
 
 
 def worker(folder):
-    """Reads the texts of standard input under this process's hash seed."""
+    """Reads the texts from standard input with this process's hash seed."""
     webui = WebUi(folder)
     json.dump([webui.reading(text) for text in json.load(sys.stdin)], sys.stdout)
 

@@ -1,12 +1,12 @@
-"""Writes weights.json, what `tests/weights.rs` compares ComfyUI's and compel's readings of weights with.
+"""Writes weights.json, the weights of ComfyUI and compel that `tests/weights.rs` expects.
 
     pip install --no-deps compel==2.5.1 && pip install pyparsing==3.3.3 && python weights.py COMFYUI
 
-The first argument is a checkout of ComfyUI (GPL-3.0; it stays outside of this repository), of which four functions of
-`comfy/sd1_clip.py` are run. Of compel (MIT) the prompt parser is. The prompts are made below.
+The argument is a checkout of ComfyUI (GPL-3.0; it stays outside this repository). Four functions of
+its `comfy/sd1_clip.py` are run, and the prompt parser of compel (MIT). The prompts are made below.
 
-Each row: [prompt, [text, weight, …] as ComfyUI reads it, [text, weight, …] as compel does, or 0 where it finds operators
-other than weights or fails].
+Each row is [prompt, [text, weight, …] as ComfyUI reads it, [text, weight, …] as compel reads it].
+The last is 0 if compel fails or finds operators other than weights.
 """
 
 import ast
@@ -51,7 +51,7 @@ def main():
     tree.body = [n for n in tree.body if getattr(n, "name", "") in ("parse_parentheses", "token_weights", "escape_important", "unescape_important")]
     comfy = {}
     exec(compile(tree, path, "exec"), comfy)
-    # Without compel's own __init__, which wants torch.
+    # Without compel's own __init__, which needs torch.
     file = distribution("compel").locate_file("compel/prompt_parser.py")
     spec = importlib.util.spec_from_file_location("prompt_parser", file)
     compel = importlib.util.module_from_spec(spec)
