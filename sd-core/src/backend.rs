@@ -1,33 +1,34 @@
-//! What a backend implements. The third part, `TextModel`, is in [`sd_text`].
+//! The traits that a backend implements. The third one, `TextModel`, is in [`sd_text`].
 
 use ndarray::{Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis};
 
 use crate::{LatentRgb, SizeIds, StopToken};
 
-/// Any error, as a backend returns it, and where the nodes of a network run.
 pub use sd_text::{BoxError, NetworkReport};
 
 /// The network that predicts the noise (or v, or the sample) in noisy latents.
 pub trait Denoiser: Send + Sync {
-    /// Describes what the network takes. A pipeline checks its other parts and every request
-    /// against it.
+    /// Returns a description of the network's inputs. A pipeline checks its other parts and every
+    /// request against it.
     fn inputs(&self) -> &Inputs;
 
-    /// Writes the network's raw output for a [`Call`] to `output`, which has the shape of
-    /// [`Call::latents`]. Every element is written.
+    /// Computes the network's raw output for a call, and writes it to `output`. The output has the
+    /// shape of [`Call::latents`], and every element is written.
     ///
     /// # Errors
-    /// Whatever stops the backend. When [`Call::stop`] is stopped the call may return early, with
-    /// any error. A short call need not look at it.
+    /// Returns any error of the backend. When [`Call::stop`] is stopped, the call may return early
+    /// with any error. A call that is short anyway may ignore the token.
     fn predict(&self, call: &Call<'_>, output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError>;
 
-    /// Returns where the nodes of the loaded network run. Default: nothing.
+    /// Returns where the nodes of the loaded network run.
+    ///
+    /// Default: an empty list.
     fn report(&self) -> Vec<NetworkReport> {
         Vec::new()
     }
 }
 
-/// What a denoiser takes.
+/// The inputs that a denoiser takes.
 ///
 /// ```
 /// use sd_core::{Inputs, SizeIds};
@@ -40,29 +41,39 @@ pub trait Denoiser: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Inputs {
-    /// The channels of the latents: 4 in Stable Diffusion.
+    /// The number of latent channels, 4 in Stable Diffusion.
     pub channels: usize,
     /// The width of the text embeddings that the network attends to: 768 in Stable Diffusion 1.x,
     /// 2048 in SDXL.
     pub context: usize,
-    /// The width of the pooled text embedding, 1280 in SDXL. Default: `None`, not taken.
+    /// The width of the pooled text embedding, 1280 in SDXL.
+    ///
+    /// Default: `None`. The network does not take it.
     pub pooled: Option<usize>,
-    /// The sizes that the network takes, and their order. Default: `None`, not taken.
+    /// The sizes that the network takes, and their order.
+    ///
+    /// Default: `None`. The network does not take sizes.
     pub sizes: Option<SizeIds>,
     /// Whether the network takes the guidance scale as an input, as latent consistency models do.
-    /// Such a network is called once in every step, without a negative prompt. Default: false.
+    /// Such a network is called once per step, without a negative prompt.
+    ///
+    /// Default: false.
     pub guidance: bool,
-    /// The channels of a picture that stands beside the latents: 5 for inpainting (mask and masked
-    /// latents), 4 for instruct-pix2pix. Default: 0.
+    /// The number of extra input channels beside the latents: 5 for inpainting (mask and masked
+    /// latents), 4 for instruct-pix2pix.
+    ///
+    /// Default: 0.
     pub beside: usize,
-    /// The side, in latents, of the patches that the network divides latents into. The sides of
-    /// latents must be multiples of it. Default: 1. Stable Diffusion 3 and Flux have 2.
+    /// The side, in latents, of the square patches that the network divides its input into. The
+    /// height and width of the latents must be multiples of it. Stable Diffusion 3 and Flux have 2.
+    ///
+    /// Default: 1.
     pub patch: usize,
 }
 
 impl Inputs {
     /// Describes a network that takes latents of `channels` channels and text embeddings of width
-    /// `context`, and nothing else: Stable Diffusion 1.x and 2.x.
+    /// `context`, and no other inputs. Stable Diffusion 1.x and 2.x are such networks.
     pub fn new(channels: usize, context: usize) -> Self {
         Self {
             channels,
@@ -106,36 +117,37 @@ impl Inputs {
     }
 }
 
-/// One call of a denoiser. It is borrowed and [`Copy`], so that a denoiser that wraps another one
-/// can pass it on, changed or not.
+/// One call of a denoiser.
 ///
-/// A pipeline sets every input that the network's [`Inputs`] declare, and no other.
+/// A call is borrowed and [`Copy`], so that a denoiser that wraps another one can pass it on,
+/// changed or unchanged. A pipeline sets exactly the inputs that the network's [`Inputs`] declare.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Call<'a> {
-    /// The noisy latents `[batch, channels, h, w]`, in the scaling that the network was trained on:
-    /// variance-preserving, or for a flow model on the straight path from the picture to the noise.
+    /// The noisy latents, `[batch, channels, h, w]`, in the scaling that the network was trained
+    /// on: variance-preserving, or for a flow model the straight path between the picture and the
+    /// noise.
     pub latents: ArrayView4<'a, f32>,
-    /// The training timestep, fractional on some ladders: `0.0..=num_train_timesteps − 1`, for a
-    /// flow model `0.0..=num_train_timesteps`. For an EDM model it is 0.25 · ln σ.
+    /// The training timestep, which some ladders make fractional: `0.0..=num_train_timesteps - 1`,
+    /// or `0.0..=num_train_timesteps` for a flow model. For an EDM model it is 0.25 · ln σ.
     pub timestep: f32,
-    /// The text embeddings `[batch, tokens, width]`.
+    /// The text embeddings, `[batch, tokens, width]`.
     pub context: ArrayView3<'a, f32>,
-    /// The pooled text embeddings `[batch, width]`.
+    /// The pooled text embeddings, `[batch, width]`.
     pub pooled: Option<ArrayView2<'a, f32>>,
-    /// The sizes `[batch, ids]`, in the order of [`SizeIds`].
+    /// The sizes, `[batch, ids]`, in the order of [`SizeIds`].
     pub sizes: Option<ArrayView2<'a, f32>>,
     /// The guidance scale of each picture, `[batch]`.
     pub guidance: Option<ArrayView1<'a, f32>>,
-    /// The picture beside the latents, `[batch, channels, h, w]`.
+    /// The extra channels beside the latents, `[batch, channels, h, w]`.
     pub beside: Option<ArrayView4<'a, f32>>,
-    /// Ends the call early.
+    /// The token that ends the call early.
     pub stop: &'a StopToken,
 }
 
 impl<'a> Call<'a> {
-    /// Makes a call with latents, timestep and text alone: all that Stable Diffusion 1.x and 2.x
-    /// take.
+    /// Creates a call with latents, timestep and text embeddings, which are the only inputs of
+    /// Stable Diffusion 1.x and 2.x.
     pub fn new(
         latents: ArrayView4<'a, f32>,
         timestep: f32,
@@ -181,18 +193,19 @@ impl<'a> Call<'a> {
 
 /// The autoencoder between latents and pictures.
 pub trait LatentCodec: Send + Sync {
-    /// Channels of the latents, 4 for Stable Diffusion 1.x.
+    /// Returns the number of latent channels, 4 in Stable Diffusion 1.x.
     fn latent_channels(&self) -> usize;
 
-    /// Pixels per latent on each side, 8 for Stable Diffusion 1.x.
+    /// Returns the number of pixels per latent on each side, 8 in Stable Diffusion 1.x.
     fn factor(&self) -> usize;
 
-    /// Decodes latents `[batch, channels, h, w]`, in the pipeline's scaling, to pictures
-    /// `[batch, 3, h·factor, w·factor]` of about −1 to 1, not clamped. The codec undoes the
-    /// scaling.
+    /// Decodes latents `[batch, channels, h, w]` to pictures `[batch, 3, h·factor, w·factor]`.
+    ///
+    /// The latents are in the pipeline's scaling, which the codec undoes. The pixels are about
+    /// `-1.0..=1.0` and are not clamped.
     ///
     /// # Errors
-    /// Whatever stops the backend. When `stop` is stopped the call may return early, with any
+    /// Returns any error of the backend. When `stop` is stopped, the call may return early with any
     /// error.
     fn decode(
         &self,
@@ -200,45 +213,50 @@ pub trait LatentCodec: Send + Sync {
         stop: &StopToken,
     ) -> Result<Array4<f32>, BoxError>;
 
-    /// Encodes pictures `[batch, 3, H, W]` of −1 to 1 to the distribution of their latents.
+    /// Encodes pictures `[batch, 3, H, W]`, `-1.0..=1.0`, to the distribution of their latents.
     ///
     /// # Errors
-    /// As [`decode`](Self::decode).
+    /// Returns the same errors as [`decode`](Self::decode).
     fn encode(
         &self,
         image: ArrayView4<'_, f32>,
         stop: &StopToken,
     ) -> Result<LatentDistribution, BoxError>;
 
-    /// The coefficients of a cheap look at latents, where they are known. Default: they are
-    /// [fitted](LatentRgb::fit) when the first one is asked for.
+    /// Returns the coefficients of previews, if they are known.
+    ///
+    /// Default: `None`. The pipeline [fits](LatentRgb::fit) them when it is built.
     fn latent_rgb(&self) -> Option<LatentRgb> {
         None
     }
 
-    /// Returns where the nodes of the loaded networks run. Default: nothing.
+    /// Returns where the nodes of the loaded networks run.
+    ///
+    /// Default: an empty list.
     fn report(&self) -> Vec<NetworkReport> {
         Vec::new()
     }
 }
 
-/// A Gaussian over latents, as a variational autoencoder gives it.
+/// A Gaussian distribution over latents, the output of a variational autoencoder's encoder.
 #[derive(Debug, Clone)]
 pub struct LatentDistribution {
-    /// `[batch, channels, h, w]`, in the autoencoder's own scaling.
+    /// The mean, `[batch, channels, h, w]`, in the autoencoder's own scaling.
     pub mean: Array4<f32>,
-    /// Logarithm of the variance, `-30.0..=20.0`, of the same shape. Minus infinity for an
-    /// autoencoder that gives latents without a distribution, such as TAESD.
+    /// The logarithm of the variance, `-30.0..=20.0`, of the same shape. It is minus infinity for
+    /// an autoencoder without a distribution, such as TAESD.
     pub log_variance: Array4<f32>,
-    /// The factor of each channel, applied after `shift` is subtracted, that gives the pipeline's
-    /// latents: `scaling_factor`, for Playground 2.5 divided by `latents_std`.
+    /// The factor of each channel, by which the latents are multiplied after `shift` is subtracted,
+    /// to bring them to the pipeline's scaling. It is `scaling_factor`, for Playground 2.5 divided
+    /// by `latents_std`.
     pub scale: Vec<f32>,
-    /// The value subtracted from each channel: `shift_factor` or `latents_mean`, 0 for most models.
+    /// The value that is subtracted from each channel: `shift_factor` or `latents_mean`, 0 for most
+    /// models.
     pub shift: Vec<f32>,
 }
 
 impl LatentDistribution {
-    /// The most likely latents, in the pipeline's scaling.
+    /// Returns the most likely latents, in the pipeline's scaling.
     pub fn mode(&self) -> Array4<f32> {
         let mut latents = self.mean.clone();
         for (mut channel, (scale, shift)) in latents

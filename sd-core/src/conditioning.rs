@@ -1,32 +1,33 @@
-//! The inputs that the denoiser is given for prompts, from call to call.
+//! The text inputs of the denoiser, which may change from call to call.
 
 use std::sync::Arc;
 
 use ndarray::{ArcArray, ArrayView2, ArrayView3, Axis, Ix2, Ix3};
 use sd_text::{EncodedBranch, PromptEmbedding, PromptText, Tokens};
 
-/// A prompt as the denoiser was given it.
+/// A prompt as the denoiser received it.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Conditioning {
-    /// The embedding of the first branch at the first model call, `[1, tokens, width]`. Most
-    /// prompts have no other. Cheap to clone.
+    /// The embedding of the first branch at the first call of the model, `[1, tokens, width]`. Most
+    /// prompts have no other embedding. Cheap to clone.
     pub embedding: ArcArray<f32, Ix3>,
-    /// The pooled output of the first branch at the first model call, `[1, width]`, for models that
-    /// have one.
+    /// The pooled output of the first branch at the first call of the model, `[1, width]`, for
+    /// models that have one.
     pub pooled: Option<ArcArray<f32, Ix2>>,
-    /// The tokens it was made of; none where the request brought the embedding.
+    /// The tokens of the embedding. `None` if the request contained the embedding itself.
     pub tokens: Option<Tokens>,
-    /// The branches (parts of an `AND`), each with its embeddings from call to call, all of one
-    /// length: at least one.
+    /// The branches between `AND`s, at least one. Each has its embeddings for all calls of the
+    /// model, all of the same length.
     pub branches: Vec<EncodedBranch>,
-    /// The prompt as it was read, with what it warns of and the extra networks it names; none where
-    /// the request brought the embedding.
+    /// The parsed prompt, with its warnings and the extra networks that it names. `None` if the
+    /// request contained the embedding itself.
     pub text: Option<PromptText>,
 }
 
 impl Conditioning {
-    /// `text` is what the branches were made of, none where the request brought an embedding.
+    /// Creates the conditioning from its branches. `text` is the prompt that they were encoded
+    /// from, or `None` if the request contained an embedding.
     pub(crate) fn new(text: Option<PromptText>, branches: Vec<EncodedBranch>) -> Self {
         let first = branches[0].at(0).clone();
         Self {
@@ -39,27 +40,29 @@ impl Conditioning {
     }
 }
 
-/// What the denoiser is conditioned on, for each branch and each picture of a batch.
+/// The text embeddings for the denoiser: for each branch, the embeddings of all pictures of a
+/// batch.
 pub(crate) struct Contexts {
     branches: Vec<Context>,
-    /// Of each picture, whether its branches are weighed against the negative prompt.
+    /// For each picture, whether its branches are combined with the negative prompt.
     composes: Vec<bool>,
 }
 
-/// A branch.
+/// The embeddings of one branch.
 struct Context {
-    /// One for each picture, as are the others.
+    /// The branch of each picture. The vectors below also have one element for each picture.
     pictures: Vec<EncodedBranch>,
     weights: Vec<f32>,
     shown: Vec<Arc<PromptEmbedding>>,
-    /// `[batch, tokens, width]` of what is shown.
+    /// The embeddings in `shown`, joined to `[batch, tokens, width]`.
     joined: ArcArray<f32, Ix3>,
-    /// `[batch, width]`, where all that is shown has a pooled output.
+    /// The pooled outputs of `shown`, `[batch, width]`, if all of them have one.
     pooled: Option<ArcArray<f32, Ix2>>,
 }
 
 impl Contexts {
-    /// Takes the branches of each picture: equally many for all pictures, of equally many tokens.
+    /// Creates the contexts from the branches of each picture. All pictures must have the same
+    /// number of branches, and all branches the same number of tokens.
     pub fn new(pictures: &[&[EncodedBranch]]) -> Self {
         let composes = pictures
             .iter()
@@ -74,45 +77,45 @@ impl Contexts {
         }
     }
 
-    /// Makes the contexts of one picture from one embedding that never changes.
+    /// Creates the contexts of one picture from one embedding, which never changes.
     pub fn constant(embedding: &PromptEmbedding) -> Self {
         Self::new(&[&[EncodedBranch::from(embedding.clone())]])
     }
 
-    /// Switches to the embeddings in force at this model call, counted from 0.
+    /// Switches to the embeddings for this call of the model, counted from 0.
     pub fn turn(&mut self, call: usize) {
         for branch in &mut self.branches {
             branch.turn(call);
         }
     }
 
-    /// The number of branches, at least one.
+    /// Returns the number of branches, at least one.
     pub fn branches(&self) -> usize {
         self.branches.len()
     }
 
-    /// The embeddings `[batch, tokens, width]` of a branch now in force.
+    /// Returns the current embeddings of a branch, `[batch, tokens, width]`.
     pub fn context(&self, branch: usize) -> ArrayView3<'_, f32> {
         self.branches[branch].joined.view()
     }
 
-    /// The pooled outputs `[batch, width]` of a branch now in force.
+    /// Returns the current pooled outputs of a branch, `[batch, width]`.
     pub fn pooled(&self, branch: usize) -> Option<ArrayView2<'_, f32>> {
         let pooled = self.branches[branch].pooled.as_ref()?;
         Some(pooled.view())
     }
 
-    /// The weight of a branch for each picture.
+    /// Returns the weight of a branch for each picture.
     pub fn weights(&self, branch: usize) -> &[f32] {
         &self.branches[branch].weights
     }
 
-    /// Whether the branches of any picture are weighed against the negative prompt.
+    /// Returns whether the branches of any picture are combined with the negative prompt.
     pub fn any_composes(&self) -> bool {
         self.composes.contains(&true)
     }
 
-    /// Whether the branches of this picture are weighed against the negative prompt.
+    /// Returns whether the branches of this picture are combined with the negative prompt.
     pub fn composes(&self, picture: usize) -> bool {
         self.composes[picture]
     }
@@ -132,7 +135,7 @@ impl Context {
         context
     }
 
-    /// Joins what is shown.
+    /// Joins the embeddings in `shown` to one array.
     fn join(&mut self) {
         if let [one] = &self.shown[..] {
             self.joined = one.embedding.clone();
@@ -141,7 +144,7 @@ impl Context {
         }
         let views: Vec<_> = self.shown.iter().map(|one| one.embedding.view()).collect();
         self.joined = ndarray::concatenate(Axis(0), &views)
-            .expect("pictures of a batch have as many tokens each")
+            .expect("the pictures of a batch have the same number of tokens")
             .into_shared();
         let pooled = self
             .shown
@@ -150,7 +153,7 @@ impl Context {
         let pooled: Option<Vec<_>> = pooled.collect();
         self.pooled = pooled.map(|views| {
             ndarray::concatenate(Axis(0), &views)
-                .expect("pooled outputs of one width, checked in the plan")
+                .expect("the plan has checked that pooled outputs have the same width")
                 .into_shared()
         });
     }
@@ -170,7 +173,8 @@ impl Context {
     }
 }
 
-/// Whether branches of these weights are anything but a plain prompt.
+/// Returns whether branches of these weights are more than a plain prompt: several, or one whose
+/// weight is not 1.
 pub(crate) fn composes(mut weights: impl Iterator<Item = f64>) -> bool {
     weights.next().is_some_and(|weight| weight != 1.0) || weights.next().is_some()
 }

@@ -1,11 +1,11 @@
-//! What a pipeline does where a request leaves the choice to it.
+//! The defaults of a pipeline, for what a request leaves open.
 
 use sd_schedulers::{DpmPlusPlus2M, Ladder, Scheduler, SchedulerConfig};
 
 use crate::{Guidance, Request};
 
-/// Steps, guidance, sampler and noise levels of requests that do not name them: models are trained
-/// for different ones.
+/// The steps, guidance, sampler and ladder of requests that do not set them. Models are trained for
+/// different values.
 ///
 /// [`PipelineBuilder::defaults`](crate::PipelineBuilder::defaults) sets them, and
 /// [`Pipeline::with_defaults`](crate::Pipeline::with_defaults) applies them to a request.
@@ -23,20 +23,28 @@ use crate::{Guidance, Request};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Defaults {
-    /// The number of steps, for ladders that do not fix it. Default: 20.
+    /// The number of steps on ladders that do not list their rungs.
+    ///
+    /// Default: 20.
     pub steps: usize,
-    /// The guidance. Default: a scale of 7.5.
+    /// The guidance.
+    ///
+    /// Default: a scale of 7.5.
     pub guidance: Guidance,
-    /// The sampler. Default: DPM++ 2M.
+    /// The sampler.
+    ///
+    /// Default: DPM++ 2M.
     pub scheduler: Scheduler,
-    /// The noise levels of the sampler above. A request that names another sampler gets the usual
-    /// ladder of that one. Default: `None`, the sampler's [usual
-    /// ladder](Scheduler::default_ladder), which is Karras for DPM++ 2M.
+    /// The ladder for [`scheduler`](Self::scheduler). A request that sets another sampler gets the
+    /// usual ladder of that sampler.
+    ///
+    /// Default: `None`, the [usual ladder](Scheduler::default_ladder) of `scheduler`. For DPM++ 2M
+    /// this is Karras.
     pub ladder: Option<Ladder>,
 }
 
 impl Default for Defaults {
-    /// The defaults for Stable Diffusion 1.x.
+    /// Returns the defaults for Stable Diffusion 1.x.
     fn default() -> Self {
         Self {
             steps: 20,
@@ -73,18 +81,18 @@ impl Defaults {
     }
 }
 
-/// What a request and the defaults choose together.
+/// The choices of a request, with the defaults filled in.
 #[derive(Debug)]
 pub(crate) struct Chosen {
     pub steps: usize,
     pub guidance: Guidance,
     pub scheduler: Scheduler,
-    /// As it was asked for, whatever the size of the picture makes of it.
+    /// The ladder before it is adapted to the size of the picture.
     pub ladder: Ladder,
 }
 
 impl Defaults {
-    /// The request's choices, and these defaults for what it leaves open.
+    /// Returns the request's choices, with these defaults for what it leaves open.
     pub(crate) fn chosen(&self, request: &Request, config: &SchedulerConfig) -> Chosen {
         let scheduler = request.scheduler.as_ref().unwrap_or(&self.scheduler);
         let own = self.ladder.as_ref().filter(|_| request.scheduler.is_none());

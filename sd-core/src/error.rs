@@ -1,4 +1,4 @@
-//! Why a picture could not be made.
+//! The errors of building a pipeline and of drawing pictures.
 
 use std::{borrow::Cow, fmt};
 
@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use crate::BoxError;
 
-/// Why a pipeline could not be built or a picture not be made.
+/// The reason why a pipeline could not be built or a picture could not be drawn.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Values that cannot be used: all wrong values in the requests of a call, or a default of the
+    /// Values that cannot be used: every wrong value in the requests of a call, or a default of the
     /// pipeline.
     #[error(transparent)]
     Request(#[from] Problems),
@@ -22,15 +22,15 @@ pub enum Error {
     /// The noise schedule of the model cannot be used.
     #[error("the scheduler's configuration: {0}")]
     Scheduler(#[from] sd_schedulers::ConfigError),
-    /// The prompt could not be encoded.
+    /// A prompt could not be encoded.
     #[error("the prompt: {0}")]
     Prompt(#[from] sd_text::TextError),
     /// A network failed.
     #[error("{stage}: {source}")]
     Backend {
-        /// Which network, and at which step.
+        /// The network and the step at which it failed.
         stage: String,
-        /// The error that it returned.
+        /// The error that the network returned.
         source: BoxError,
     },
     /// The latents or the pixels of a picture contain NaN or infinity. The other pictures of its
@@ -39,11 +39,11 @@ pub enum Error {
         "picture {picture} of request {request}, seed {seed}, contains NaN or infinity: the guidance may be far too large, or the weights may overflow"
     )]
     NotFinite {
-        /// Which request of the call, from 0.
+        /// The index of the request in the call, from 0.
         request: usize,
-        /// Which picture of that request, from 0.
+        /// The index of the picture in its request, from 0.
         picture: usize,
-        /// Its seed.
+        /// The seed of the picture.
         seed: u64,
     },
     /// An observer or a [`StopToken`](crate::StopToken) ended the run. This is not a failure.
@@ -57,7 +57,7 @@ impl Error {
         move |source| Self::Backend { stage, source }
     }
 
-    /// Whether the run was stopped, by an observer or a token, and did not fail.
+    /// Returns whether the run was stopped by an observer or a token, and did not fail.
     pub fn is_stopped(&self) -> bool {
         matches!(self, Self::Stopped(_))
     }
@@ -69,13 +69,14 @@ impl From<Problem> for Error {
     }
 }
 
-/// What was under way when a run was stopped.
+/// The unfinished work of a run that was stopped.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// Finished steps of the pictures that were being made.
+    /// The number of steps that the unfinished pictures have completed.
     pub steps: usize,
-    /// Those pictures: one, or all of a batch; none if the stop came before their first step began.
+    /// The unfinished pictures: one, or the unfinished ones of a batch. Empty if the run was
+    /// stopped before the first step began.
     pub pictures: Vec<Unfinished>,
 }
 
@@ -83,28 +84,30 @@ pub struct Stopped {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Unfinished {
-    /// Which request of the call, from 0.
+    /// The index of the request in the call, from 0.
     pub request: usize,
-    /// Which picture of that request, from 0.
+    /// The index of the picture in its request, from 0.
     pub picture: usize,
-    /// Its seed.
+    /// The seed of the picture.
     pub seed: u64,
     /// The noisy latents after the last finished step, `[1, channels, h, w]`.
     pub latents: Array4<f32>,
-    /// What the model took for the finished latents at that step, of the same shape: what
-    /// [`Pipeline::decode`](crate::Pipeline::decode) makes a picture of. None before the first step has ended.
+    /// The model's estimate of the finished latents at that step, `[1, channels, h, w]`.
+    /// [`Pipeline::decode`](crate::Pipeline::decode) turns it into a picture. `None` if no step was
+    /// finished.
     pub denoised: Option<Array4<f32>>,
 }
 
-/// Everything that is wrong with the requests of a call: at least one problem.
+/// Everything that is wrong with the requests of a call. There is at least one problem.
 ///
-/// `Display` prints the first eight and how many more there are. With serde it is an array.
+/// `Display` prints the first eight problems and the number of the others. With serde it is an
+/// array.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Problems(pub(crate) Vec<Problem>);
 
 impl Problems {
-    /// An error if there are any.
+    /// Returns an error if there are any problems.
     pub(crate) fn check(problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() {
             Ok(())
@@ -113,7 +116,7 @@ impl Problems {
         }
     }
 
-    /// The problems, by request.
+    /// Returns an iterator over the problems, in the order of the requests.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.0.iter()
     }
@@ -148,18 +151,18 @@ impl std::error::Error for Problems {}
 
 /// A value that cannot be used.
 ///
-/// With serde it is an object of its fields.
+/// With serde it is an object with a key for each field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Problem {
-    /// Which of several requests, from 0; none where there is only one.
+    /// The index of the request, from 0. `None` if there is only one request.
     pub request: Option<usize>,
-    /// Which value: a field of [`Request`](crate::Request), the path of a value within one, such as
-    /// `ladder.karras.rho`, or a setting that has another name, such as `width`.
+    /// The name of the value: a field of [`Request`](crate::Request), the path of a value within a
+    /// field, such as `ladder.karras.rho`, or a part of a field that has a name, such as `width`.
     pub what: Cow<'static, str>,
-    /// What can be used.
+    /// A description of the values that can be used.
     pub expected: String,
-    /// What was asked for, made short and safe to print: it may come from a file.
+    /// The value that was given, shortened and safe to print, because it may come from a file.
     pub found: String,
 }
 

@@ -1,4 +1,4 @@
-//! What an observer is told.
+//! The events of a run, as its observer receives them.
 
 use std::time::Duration;
 
@@ -12,71 +12,77 @@ use crate::{
     picture::{seconds, to_rgb},
 };
 
-/// What has just happened in a [run](crate::Pipeline::run).
+/// An event of a [run](crate::Pipeline::run).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A picture is a step further.
+    /// A picture has completed a step.
     Step(Progress<'a>),
     /// A picture is finished.
     Picture(Box<Picture>),
 }
 
-/// Where a run is, in numbers.
+/// The state of a run after a step, in numbers.
 ///
-/// With serde it is an object of its fields, times in seconds.
+/// With serde it is an object with a key for each field. Times are in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct StepInfo {
-    /// Which request of the call, from 0.
+    /// The index of the request in the call, from 0.
     pub request: usize,
-    /// Which picture of the request, from 0.
+    /// The index of the picture in its request, from 0.
     pub picture: usize,
-    /// Its seed.
+    /// The seed of the picture.
     pub seed: u64,
-    /// Which step has just ended, from 0.
+    /// The index of the step that has just ended, from 0.
     pub index: usize,
-    /// How many steps the picture takes. Mostly the steps of the request; some samplers make steps of their own, and one that chooses
-    /// them on the way ([`DpmAdaptive`](sd_schedulers::DpmAdaptive)) says at each how many it expects.
+    /// The number of steps that the picture takes.
+    ///
+    /// Usually this is the number of steps of the request. Some samplers have their own number of
+    /// steps. A sampler that chooses its steps as it goes
+    /// ([`DpmAdaptive`](sd_schedulers::DpmAdaptive)) updates its estimate after each step.
     pub total: usize,
-    /// Noise level that the step began at.
+    /// The noise level at the start of the step.
     pub sigma: f32,
-    /// Noise level that it arrived at.
+    /// The noise level at the end of the step.
     pub next: f32,
-    /// What the step took, of all pictures of a batch together, without observers.
+    /// The time that the step took for all pictures of the batch together, without the observer.
     #[serde(serialize_with = "seconds")]
     pub took: Duration,
-    /// Since the picture's first step began, observers and all.
+    /// The time since the picture's first step began, including the observer.
     #[serde(serialize_with = "seconds")]
     pub elapsed: Duration,
 }
 
-/// Where a run is, after a step, and a look at it.
+/// The state of a run after a step.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Progress<'a> {
-    /// The numbers.
+    /// The state in numbers.
     pub step: StepInfo,
-    /// Noisy latents after the step, `[channels, h, w]`, at [`next`](StepInfo::next).
+    /// The noisy latents after the step, `[channels, h, w]`, at the noise level
+    /// [`next`](StepInfo::next).
     pub latents: ArrayView3<'a, f32>,
-    /// What the model took for the finished latents at this step, of the same shape.
+    /// The model's estimate of the finished latents at this step, `[channels, h, w]`.
     pub denoised: ArrayView3<'a, f32>,
     pub(crate) parts: &'a Parts,
     pub(crate) stop: &'a StopToken,
 }
 
 impl Progress<'_> {
-    /// A small picture of [`denoised`](Self::denoised), a pixel for each latent: see [`LatentRgb`](crate::LatentRgb).
-    /// [`files::png`](crate::files::png) makes a PNG of it.
+    /// Returns a small picture of [`denoised`](Self::denoised), with one pixel for each latent.
+    /// [`LatentRgb`](crate::LatentRgb) describes how it is made. [`files::png`](crate::files::png)
+    /// encodes it as a PNG.
     pub fn preview(&self) -> RgbImage {
         self.parts.latent_rgb.picture(self.denoised)
     }
 
-    /// The picture that [`denoised`](Self::denoised) is, at full size: as much work as decoding the finished one.
+    /// Decodes [`denoised`](Self::denoised) to a picture of full size. This takes as long as
+    /// decoding the finished picture.
     ///
     /// # Errors
-    /// [`Error::Backend`] when the codec fails; [`Error::Stopped`] when the run's token is stopped meanwhile, which ends the
-    /// run too.
+    /// - [`Error::Backend`] if the codec fails.
+    /// - [`Error::Stopped`] if the run's token is stopped meanwhile. The run then ends, too.
     pub fn decode(&self) -> Result<RgbImage, Error> {
         let latents = self.denoised.insert_axis(Axis(0));
         match self.parts.pixels(latents, self.stop) {

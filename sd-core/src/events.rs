@@ -1,4 +1,4 @@
-//! A run on a thread of its own, as a sequence of events.
+//! A run on its own thread, as a sequence of events.
 
 use std::{
     fmt,
@@ -14,37 +14,38 @@ use image::RgbImage;
 
 use crate::{Error, Event, OnStop, Picture, Pipeline, Request, StepInfo, StopToken};
 
-/// What [`Events`] yield.
+/// An event of [`Events`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Update {
-    /// A picture is a step further.
+    /// A picture has completed a step.
     Step {
-        /// How far.
+        /// The state of the run, in numbers.
         step: StepInfo,
-        /// A small picture of what it is so far, a pixel for each latent, as [`Progress::preview`](crate::Progress::preview)
-        /// makes it.
+        /// A small picture of the model's current estimate, with one pixel for each latent. See
+        /// [`Progress::preview`](crate::Progress::preview).
         preview: RgbImage,
     },
     /// A picture is finished.
     Picture(Box<Picture>),
 }
 
-/// A run on a thread of its own, as an iterator over its events: [`Pipeline::events`] starts it.
+/// A run on its own thread, as an iterator over its events. [`Pipeline::events`] starts it.
 ///
-/// Ends after the last picture or the first error; a run that was stopped yields [`Error::Stopped`]
-/// last. The run waits when it is two events ahead of who reads them. Dropping this stops the run,
-/// and leaves the caller's token as it is.
+/// The iterator ends after the last picture or after the first error. A run that was stopped yields
+/// [`Error::Stopped`] last. The run waits while two events have not been read. Dropping the
+/// iterator stops the run, but not the caller's token.
 pub struct Events(Running);
 
-/// [`Events`] as a `Stream`, for any async executor.
+/// A run on its own thread, as a `Stream` for any async executor. [`Events::into_stream`] creates
+/// it.
 pub struct EventStream(Running);
 
 struct Running {
     receiver: Pin<Box<Receiver<Item>>>,
-    /// Stops this run alone. The caller's token may be that of other runs.
+    /// Stops only this run, as other runs may share the caller's token.
     stop: StopToken,
-    /// Passes the caller's stop on.
+    /// Stops this run when the caller's token is stopped.
     _callers: OnStop,
     thread: Option<JoinHandle<()>>,
 }
@@ -64,7 +65,7 @@ impl Events {
             .spawn(run);
         let thread = thread.map_err(|error| {
             let error = Error::backend("starting a thread")(error.into());
-            // The channel is empty and its reader is here.
+            // Sending cannot fail: the channel is empty, and its receiver is still here.
             let _ = sender.try_send(Err(error));
         });
         Self(Running {
@@ -75,14 +76,15 @@ impl Events {
         })
     }
 
-    /// The same events as a `Stream`.
+    /// Turns the iterator into a `Stream` of the same events.
     pub fn into_stream(self) -> EventStream {
         EventStream(self.0)
     }
 }
 
 impl Running {
-    /// After the last event: a panic of the run, which only parts of the caller's own can have, goes on here.
+    /// Waits for the thread after the last event, and passes on a panic of the run. Only custom
+    /// parts can cause one.
     fn join(&mut self) {
         if let Some(thread) = self.thread.take()
             && let Err(panic) = thread.join()
@@ -107,7 +109,7 @@ fn send(pipeline: &Pipeline, requests: &[Request], stop: &StopToken, sender: &Se
         }
     });
     if let Err(error) = result {
-        // Nobody may be left to read it.
+        // Nobody may be left to read the error.
         let _ = sender.send_blocking(Err(error));
     }
 }
@@ -138,7 +140,7 @@ impl Stream for EventStream {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // A run that waits to be read must not wait for ever.
+        // The channel is closed first, so that a run that waits for its reader can end.
         self.receiver.close();
         self.stop.stop();
     }

@@ -1,4 +1,4 @@
-//! Files that are whole or not there, and the bytes of PNG files.
+//! Writing files atomically, and encoding PNG files.
 
 use std::{
     fs,
@@ -8,11 +8,15 @@ use std::{
 
 pub use crate::infotext::png::png;
 
-/// Writes a file: it appears under its name when it is whole, replacing one of that name, whose permissions it takes. A
-/// link to a file is followed; what is no regular file (a device, a pipe) is written to as it is.
+/// Writes a file atomically: the file appears under its name only when it is complete.
+///
+/// An existing file is replaced, and the new file takes over its permissions. A link to a file is
+/// followed. Anything that is not a regular file, such as a device or a pipe, is written to
+/// directly.
 ///
 /// # Errors
-/// When the folder cannot be written to or the disk is full; then no part of the file is left.
+/// Returns an error if the folder cannot be written to or the disk is full. No incomplete file is
+/// left behind.
 pub fn write(path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
     let path = path.as_ref();
     match fs::metadata(path) {
@@ -20,7 +24,7 @@ pub fn write(path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
         Ok(there) => {
             let real = fs::canonicalize(path)?;
             let file = temporary(&real, bytes)?;
-            // Who may read the old one may read the new one, and nobody else.
+            // The new file must not be readable for more users than the old one.
             file.as_file().set_permissions(there.permissions())?;
             file.persist(&real)?;
             Ok(())
@@ -32,11 +36,11 @@ pub fn write(path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// As [`write()`], but a file that is already there stays and is an error of kind
-/// [`AlreadyExists`](io::ErrorKind::AlreadyExists).
+/// Writes a file as [`write()`] does, unless it already exists.
 ///
 /// # Errors
-/// As `write`, and when the file exists.
+/// Returns the errors of `write`, and one of kind [`AlreadyExists`](io::ErrorKind::AlreadyExists)
+/// if the file exists.
 pub fn write_new(path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
     let path = path.as_ref();
     temporary(path, bytes)?.persist_noclobber(path)?;
@@ -49,13 +53,14 @@ fn temporary(path: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
-    // A temporary file is the user's alone by default; this one is to be as readable as the umask lets any file be.
+    // By default only the owner can read a temporary file. This one gets the permissions that the
+    // umask gives to any new file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    // The error itself would name the temporary file.
+    // The error itself would name the temporary file, which the caller does not know.
     let file = builder.tempfile_in(folder);
     let mut file = file.map_err(|error| io::Error::from(error.kind()))?;
-    // Past the wrapper, for the same reason.
+    // `as_file_mut` bypasses the wrapper, whose errors would name the temporary file, too.
     file.as_file_mut().write_all(bytes)?;
     Ok(file)
 }

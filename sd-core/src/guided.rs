@@ -1,4 +1,4 @@
-//! The denoiser as a sampler calls it: guided, in its scaling.
+//! The guided denoiser, which a sampler calls.
 
 use ndarray::{ArcArray, Array1, Array2, ArrayView4, ArrayViewMut4, Ix4};
 use sd_schedulers::{Prediction, Rung, Rungs};
@@ -10,59 +10,59 @@ use crate::{
     guide,
 };
 
-/// D(x; sigma) under prompts and guidance, for one picture or a batch: the function that a sampler
-/// calls. [`Pipeline::guided`](crate::Pipeline::guided) makes one.
+/// The denoiser D(x; sigma) under prompts and guidance, for one picture or a batch. Samplers call
+/// it. [`Pipeline::guided`](crate::Pipeline::guided) creates one.
 ///
-/// It is for one run: guidance may keep something from one call to the next, such as the momentum
-/// of [`Apg`](crate::guidance::Apg).
+/// A value is for one run, because guidance may keep state from one call to the next, such as the
+/// momentum of [`Apg`](crate::guidance::Apg).
 pub struct Guided<'a> {
     network: Network<'a>,
     prediction: Prediction,
     prompt: Half,
     negative: Option<Half>,
     /// For an instruct-pix2pix model: the negative prompt without the picture beside the latents,
-    /// and for each picture of the batch the scale of guidance by that picture.
+    /// and the scale of guidance by that picture for each picture of the batch.
     blank: Option<(Half, Vec<f32>)>,
     /// The number of calls so far.
     calls: usize,
-    /// One for each picture, as are the memories.
+    /// The guidance of each picture. There is also one memory for each picture.
     guidance: Vec<Guidance>,
     memories: Vec<Memory>,
-    /// Of the whole run.
+    /// The number of steps of the whole run, if it is known.
     steps: Option<usize>,
     /// The place of the first rung in the whole run.
     first: usize,
-    /// The prediction for the negative prompt; empty without one.
+    /// The prediction for the negative prompt. Empty if there is none.
     unconditional: Vec<f32>,
-    /// The prediction for a further branch; empty where there is only one.
+    /// The prediction for a further branch. Empty if there is only one branch.
     branch: Vec<f32>,
-    /// The prediction without the picture; empty without one.
+    /// The prediction without the picture beside the latents. Empty for other models.
     blank_prediction: Vec<f32>,
 }
 
-/// What the network is conditioned on, for the prompt or for the negative prompt.
+/// The conditioning of the network, either for the prompt or for the negative prompt.
 pub(crate) struct Half {
     pub contexts: Contexts,
-    /// `[batch, ids]`, where the network takes sizes.
+    /// The sizes, `[batch, ids]`, if the network takes them.
     pub sizes: Option<Array2<f32>>,
-    /// `[batch, channels, h, w]`, where the network takes a picture beside the latents.
+    /// The extra channels beside the latents, `[batch, channels, h, w]`, if the network takes them.
     pub beside: Option<ArcArray<f32, Ix4>>,
 }
 
-/// The network, and all that is the same for both halves of guidance.
+/// The network, and its inputs that are the same for prompt and negative prompt.
 struct Network<'a> {
     denoiser: &'a dyn Denoiser,
-    /// `[batch, channels, h, w]`.
+    /// The shape of the latents, `[batch, channels, h, w]`.
     shape: [usize; 4],
-    /// The noisy latents as the network wants them scaled.
+    /// The noisy latents in the scaling that the network expects.
     latents: Vec<f32>,
-    /// The scale of each picture, where the network takes it as an input.
+    /// The guidance scale of each picture, if the network takes it as an input.
     scales: Option<Array1<f32>>,
     stop: StopToken,
 }
 
 impl Network<'_> {
-    /// Writes the raw output under one branch of a half.
+    /// Writes the network's raw output for one branch of a prompt.
     fn predict(
         &self,
         half: &Half,
@@ -86,7 +86,8 @@ impl Network<'_> {
 }
 
 impl<'a> Guided<'a> {
-    /// `prompt`, `negative` and `guidance` are of as many pictures as the shape.
+    /// Creates the denoiser. `prompt`, `negative` and `guidance` are for as many pictures as
+    /// `shape` has.
     pub(crate) fn new(
         denoiser: &'a dyn Denoiser,
         prediction: Prediction,
@@ -127,7 +128,7 @@ impl<'a> Guided<'a> {
 
     /// Adds guidance by the picture beside the latents, section 3.2 of
     /// <https://arxiv.org/abs/2211.09800>, if there is a negative prompt. `half` is the negative
-    /// prompt without the picture, `scales` has a scale for each picture of the batch.
+    /// prompt without the picture, and `scales` has a scale for each picture of the batch.
     pub(crate) fn guided_by_picture(mut self, half: Half, scales: Vec<f32>) -> Self {
         if self.negative.is_some() {
             self.blank_prediction = vec![0.0; self.network.latents.len()];
@@ -136,49 +137,56 @@ impl<'a> Guided<'a> {
         self
     }
 
-    /// Sets where in the whole run these rungs lie, so that an
-    /// [interval](crate::ClassifierFree::interval) of guidance can be placed. Default: unknown.
-    /// Guidance is then on in all of them, and the first one is the first of the run.
+    /// Sets where in the whole run these rungs lie, so that a guidance
+    /// [interval](crate::ClassifierFree::interval) can be placed.
+    ///
+    /// Default: unknown. Guidance is then on in all steps, and the first rung is the first of the
+    /// run.
     pub fn rungs(mut self, rungs: &Rungs) -> Self {
         self.steps = Some(rungs.steps_of_whole());
         self.first = rungs.index_in_whole(0);
         self
     }
 
-    /// Sets the token that interrupts the network. A call that is interrupted fails.
+    /// Sets the token that interrupts the network. An interrupted call returns an error.
+    ///
+    /// Default: a token that is never stopped.
     pub fn stopped_by(mut self, stop: StopToken) -> Self {
         self.network.stop = stop;
         self
     }
 
-    /// The shape of the latents, `[batch, channels, h, w]`.
+    /// Returns the shape of the latents, `[batch, channels, h, w]`.
     pub fn shape(&self) -> [usize; 4] {
         self.network.shape
     }
 
-    /// Continues where another model stopped. Takes over its number of calls, by which prompts
-    /// change, and what guidance remembers.
+    /// Continues where another model stopped: takes over the number of calls, on which prompts with
+    /// schedules depend, and the state of the guidance.
     pub(crate) fn take_over(&mut self, other: &mut Self) {
         self.calls = other.calls;
         std::mem::swap(&mut self.memories, &mut other.memories);
     }
 
-    /// Writes D(x; sigma), the model's guess of the clean latents in the noisy `x`, to `denoised`.
-    /// Both have as many values as [`shape`](Self::shape). `x` is in the scaling of the rung `at`.
+    /// Writes D(x; sigma), the model's estimate of the clean latents in the noisy `x`, to
+    /// `denoised`.
+    ///
+    /// Both slices have as many values as [`shape`](Self::shape). `x` is in the scaling of the rung
+    /// `at`.
     ///
     /// # Errors
-    /// [`Error::Backend`] when the network fails or a length does not fit.
+    /// [`Error::Backend`] if the network fails or a slice has the wrong length.
     pub fn denoise(&mut self, x: &[f32], at: Rung, denoised: &mut [f32]) -> Result<(), Error> {
         self.try_denoise(x, at, denoised, None)
             .map_err(|source| failed(at, source))
     }
 
-    /// As [`denoise`](Self::denoise), and also writes the guess for the negative prompt alone to
-    /// `unconditional`, which the samplers of CFG++ ask for. Without a negative prompt the two are
-    /// the same.
+    /// Does the same as [`denoise`](Self::denoise), and also writes the estimate for the negative
+    /// prompt alone to `unconditional`. The CFG++ samplers call this method. Without a negative
+    /// prompt both results are the same.
     ///
     /// # Errors
-    /// As [`denoise`](Self::denoise).
+    /// [`Error::Backend`] if the network fails or a slice has the wrong length.
     pub fn denoise_both(
         &mut self,
         x: &[f32],
@@ -202,7 +210,7 @@ impl<'a> Guided<'a> {
         if [x.len(), denoised.len(), other] != [length; 3] {
             let (x, denoised) = (x.len(), denoised.len());
             return Err(format!(
-                "x has {x} values, denoised {denoised} and unconditional {other}, expected {length}"
+                "x has {x} values, denoised has {denoised} and unconditional has {other}, expected {length} each"
             )
             .into());
         }
@@ -225,8 +233,8 @@ impl<'a> Guided<'a> {
         Ok(())
     }
 
-    /// The call as the guide of a picture sees it, `both` if the sampler asks for the unconditional
-    /// sample too.
+    /// Returns the call as the guide of a picture sees it. `both` is true if the sampler also asks
+    /// for the unconditional sample.
     fn moment<'x>(&self, x: &'x [f32], at: Rung, both: bool) -> Moment<'x> {
         let index = self.first.saturating_add(at.index);
         Moment {
@@ -238,7 +246,7 @@ impl<'a> Guided<'a> {
         }
     }
 
-    /// Whether this picture of the batch needs the negative prompt at this call.
+    /// Returns whether this picture of the batch needs the negative prompt at this call.
     fn needs_negative(&self, picture: usize, x: &[f32], at: Rung, both: bool) -> bool {
         let one = self.one();
         let moment = self.moment(&x[picture * one..(picture + 1) * one], at, both);
@@ -246,13 +254,13 @@ impl<'a> Guided<'a> {
         both || self.prompt.contexts.composes(picture) || guide.needs_unconditional(&moment)
     }
 
-    /// The number of values of one picture.
+    /// Returns the number of values of one picture.
     fn one(&self) -> usize {
         self.network.latents.len() / self.network.shape[0]
     }
 
-    /// Merges the prediction for the negative prompt, and those of further branches, into the one
-    /// for the prompt, where it is wanted.
+    /// Merges the predictions for the negative prompt and for further branches into the prediction
+    /// for the prompt, for each picture that needs them.
     fn guide(
         &mut self,
         x: &[f32],
@@ -295,7 +303,7 @@ impl<'a> Guided<'a> {
                 .zip(self.unconditional.chunks_exact(one))
                 .zip(self.blank_prediction.chunks_exact(one));
             for (picture, (((merged, with), without), scale)) in pictures.zip(scales).enumerate() {
-                // Alone, it would not have been called for this one.
+                // Drawn alone, this picture would not need the call.
                 if !self.needs_negative(picture, x, at, both) {
                     continue;
                 }
@@ -307,8 +315,8 @@ impl<'a> Guided<'a> {
         Ok(())
     }
 
-    /// Makes the denoised sample of the merged prediction, and of the one for the negative prompt
-    /// where it is asked for.
+    /// Converts the merged prediction to the denoised sample, and also the prediction for the
+    /// negative prompt if the sampler asks for it.
     fn convert(&mut self, x: &[f32], at: Rung, denoised: &mut [f32], both: Option<&mut [f32]>) {
         let one = self.one();
         self.prediction.denoised(denoised, x, at);
@@ -333,8 +341,9 @@ impl<'a> Guided<'a> {
         }
     }
 
-    /// Composable diffusion, <https://arxiv.org/abs/2206.01714>. `denoised` holds the prediction of
-    /// the first branch; it becomes `unconditional + sum of weight · (branch − unconditional)`.
+    /// Merges the branches by composable diffusion, <https://arxiv.org/abs/2206.01714>. `denoised`
+    /// holds the prediction of the first branch, and is replaced by
+    /// `unconditional + sum of weight · (branch − unconditional)`.
     fn compose(&mut self, at: Rung, denoised: &mut [f32]) -> Result<(), BoxError> {
         let one = self.one();
         let contexts = &self.prompt.contexts;

@@ -1,16 +1,19 @@
-//! Between two noises or two embeddings.
+//! Interpolation between two noises or two embeddings.
 
 use ndarray::{Array, ArrayView, Dimension, Zip};
 
 use crate::{Error, Problem};
 
-/// Spherical interpolation: from `from` at `t` = 0 to `to` at 1 along the arc between them, as vectors of all their
-/// values (Shoemake 1985, "Animating rotation with quaternion curves").
+/// Interpolates spherically between two arrays, seen as vectors of all their values: from `from` at
+/// `t` = 0 along the arc to `to` at `t` = 1. A `t` outside `0.0..=1.0` continues along the arc. The
+/// formula is from Shoemake 1985, "Animating rotation with quaternion curves".
 ///
-/// Between two noises every point is again as strong as noise is, which on the straight line between them it is not:
-/// the middle of two independent noises has 0.71 of the strength, and models draw it flat. For embeddings either will
-/// do. Where there is no one arc, because the two point the same or opposite ways or one is 0, it is the straight line. `t`
-/// outside 0 to 1 goes on along the arc.
+/// Every point between two noises has the standard deviation of noise. On the straight line, the
+/// middle of two independent noises has only 0.71 of it, and models draw flat pictures from such
+/// noise. For embeddings either path is suitable.
+///
+/// The arc is undefined if the two vectors point in the same or in opposite directions, or if one
+/// of them is 0. The result then lies on the straight line.
 ///
 /// # Errors
 /// [`Error::Request`] if the shapes differ.
@@ -53,8 +56,8 @@ pub fn slerp<D: Dimension>(
     let angle = cosine.clamp(-1.0, 1.0).acos();
     let t = f64::from(t);
     let sine = angle.sin();
-    // Of vectors that point the same way the arc and the line differ by less than a float does. NaN, of a zero vector, takes
-    // the line too.
+    // For vectors in nearly the same direction, the arc and the line differ by less than the
+    // precision of `f32`. The sine is NaN for a zero vector, which takes the line, too.
     let (keep, gain) = if sine > 1e-4 {
         (((1.0 - t) * angle).sin() / sine, (t * angle).sin() / sine)
     } else {

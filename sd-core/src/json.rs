@@ -1,4 +1,4 @@
-//! What is wrong with the JSON of a request.
+//! The problems in the JSON of a request.
 
 use sd_text::outside::{list, printable};
 use serde_json::{Error, Map, Value};
@@ -6,7 +6,7 @@ use serde_path_to_error::{Path, Segment};
 
 use crate::{Problem, Problems, Request};
 
-/// The problems of a text that serde refused with this error.
+/// Returns the problems of a text that serde refused with `error`.
 pub(crate) fn problems(text: &str, error: &Error) -> Problems {
     let whole = |expected, found| Problems(vec![Problem::new("request", expected, found)]);
     let fields = match serde_json::from_str(text) {
@@ -17,7 +17,7 @@ pub(crate) fn problems(text: &str, error: &Error) -> Problems {
                 other.to_string(),
             );
         }
-        Err(error) => return whole("a JSON object", format!("no JSON ({error})")),
+        Err(error) => return whole("a JSON object", format!("not JSON ({error})")),
     };
     let mut problems = Vec::new();
     if !fields.contains_key("prompt") {
@@ -26,7 +26,8 @@ pub(crate) fn problems(text: &str, error: &Error) -> Problems {
     let mut unknown = Vec::new();
     let mut known = String::new();
     for (name, value) in fields {
-        // A request of this field alone. Only the prompt has no default.
+        // Each field is read in a request without the others, to find the problems of all fields.
+        // Only the prompt has no default.
         let mut alone = Map::from_iter([("prompt".to_owned(), "".into())]);
         alone.insert(name.clone(), value);
         let mut alone = Value::Object(alone);
@@ -45,7 +46,7 @@ pub(crate) fn problems(text: &str, error: &Error) -> Problems {
         problems.push(Problem::new(list(unknown), known, "unknown"));
     }
     if problems.is_empty() {
-        // What a `Value` does not show, such as a field that is there twice.
+        // The cause is invisible in a `Value`, such as a field that occurs twice.
         return whole(
             "an object whose fields can be read",
             format!("refused ({error})"),
@@ -54,12 +55,13 @@ pub(crate) fn problems(text: &str, error: &Error) -> Problems {
     Problems(problems)
 }
 
-/// The place and the text of the error with which a request is refused.
+/// Returns the path and the message of the error with which a request is refused.
 fn refused(value: &Value) -> Option<(Path, String)> {
     if let Err(error) = serde_path_to_error::deserialize::<_, Request>(value) {
         return Some((error.path().clone(), error.into_inner().to_string()));
     }
-    // A number beyond the range of its type is infinite in a `Value`. In a text it is refused.
+    // A number beyond the range of its type becomes infinity in a `Value`, but is refused in a
+    // text.
     let text = value.to_string();
     let mut text = serde_json::Deserializer::from_str(&text);
     let error = serde_path_to_error::deserialize::<_, Request>(&mut text).err()?;
@@ -72,8 +74,8 @@ fn is_unknown_field(message: &str) -> bool {
     message.starts_with("unknown field")
 }
 
-/// The problem with a value within `request`, in which serde's text is split and worded for people
-/// who do not know Rust.
+/// Returns the problem with a value within `request`. serde's message is split up and reworded for
+/// people who do not know Rust.
 fn problem(request: &mut Value, path: &Path, message: &str) -> Problem {
     let what = printable(path);
     let missing = message.strip_prefix("missing field `");
@@ -88,7 +90,7 @@ fn problem(request: &mut Value, path: &Path, message: &str) -> Problem {
         return Problem::new(what, expected, "unknown");
     }
     if expected == "newtype variant" || expected == "struct variant" {
-        // The path ends with the name, which stands where an object should.
+        // The path ends with the variant's name, which was found in place of an object.
         let (what, name) = what.rsplit_once('.').unwrap_or(("request", &what));
         let expected = format!("an object, {{\"{name}\": …}}");
         return Problem::new(what.to_owned(), expected, format!("\"{name}\" alone"));
@@ -110,8 +112,8 @@ fn problem(request: &mut Value, path: &Path, message: &str) -> Problem {
     Problem::new(what, expected, found.unwrap_or_else(|| message.to_owned()))
 }
 
-/// The names of an enum where something else than a name was found. serde lists them only for a
-/// wrong name.
+/// Returns the names of an enum, for a value that is not a name. serde lists the names only for an
+/// unknown name.
 fn one_of(request: &mut Value, path: &Path) -> String {
     if let Some(value) = at(request, path) {
         *value = "?".into();
@@ -124,7 +126,7 @@ fn one_of(request: &mut Value, path: &Path) -> String {
     format!("{names}, as a string or as the key of an object")
 }
 
-/// The value at a path.
+/// Returns the value at a path.
 fn at<'a>(value: &'a mut Value, path: &Path) -> Option<&'a mut Value> {
     path.iter().try_fold(value, |value, segment| match segment {
         Segment::Map { key } | Segment::Enum { variant: key } => value.get_mut(key),

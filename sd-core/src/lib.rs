@@ -1,8 +1,14 @@
-//! The Stable Diffusion pipeline, over any backend.
+//! The Stable Diffusion pipeline, independent of the library that runs the networks.
 //!
-//! A [`Pipeline`] ties four parts together: a [`PromptEncoder`](sd_text::PromptEncoder) reads the prompt, a [`Denoiser`]
-//! predicts, a sampler of [`sd_schedulers`] steps from noise to latents, and a [`LatentCodec`] turns latents into a
-//! picture. This crate knows no ONNX Runtime: `sd-onnx` implements the parts on it, tests implement them in ten lines.
+//! A [`Pipeline`] combines four parts:
+//!
+//! - A [`PromptEncoder`](sd_text::PromptEncoder) turns the prompt into text embeddings.
+//! - A [`Denoiser`] predicts the noise in noisy latents.
+//! - A sampler of [`sd_schedulers`] goes from pure noise to finished latents, step by step.
+//! - A [`LatentCodec`] decodes the latents to a picture.
+//!
+//! This crate does not depend on ONNX Runtime. `sd-onnx` implements the networks on ONNX Runtime,
+//! and tests replace them with a few lines of Rust, as this example does:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -13,7 +19,7 @@
 //! };
 //! use sd_text::{ClipTokenizer, Layer, PromptEncoder, TextModel, TextShape, TextStates};
 //!
-//! /// Reads every prompt as zeros.
+//! /// Encodes every prompt as zeros.
 //! struct Mute;
 //! impl TextModel for Mute {
 //!     fn shape(&self) -> TextShape {
@@ -24,7 +30,7 @@
 //!     }
 //! }
 //!
-//! /// Predicts that everything it sees is noise.
+//! /// Predicts that the latents are noise and nothing else.
 //! struct AllNoise(Inputs);
 //! impl Denoiser for AllNoise {
 //!     fn inputs(&self) -> &Inputs {
@@ -40,7 +46,7 @@
 //!     }
 //! }
 //!
-//! /// Three of the four channels, eight pixels to a latent.
+//! /// Shows three of the four channels, each latent as a block of 8 × 8 pixels.
 //! struct Blocks;
 //! impl LatentCodec for Blocks {
 //!     fn latent_channels(&self) -> usize { 4 }

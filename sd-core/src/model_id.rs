@@ -1,8 +1,8 @@
-//! Which model a picture is made with.
+//! The model's name and hash, for infotexts.
 
 use std::{fmt, io, sync::OnceLock};
 
-/// A model's name and the hash of its file, for the infotext of pictures.
+/// The name of a model and the hash of its file, which is computed on demand.
 pub(crate) struct ModelId {
     pub name: String,
     hash: Box<dyn Fn() -> io::Result<String> + Send + Sync>,
@@ -21,8 +21,8 @@ impl ModelId {
         }
     }
 
-    /// The hash in hexadecimal digits; none if the file can't be read any more, which is logged: a picture is saved all the
-    /// same.
+    /// Returns the hash in hexadecimal digits. If the file can no longer be read, this is logged,
+    /// and the result is `None`: a picture can still be saved.
     pub fn hash(&self) -> Option<&str> {
         let known = self.known.get_or_init(|| {
             let hash = (self.hash)();

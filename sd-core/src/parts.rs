@@ -1,4 +1,4 @@
-//! The parts that a pipeline is made of.
+//! The parts of a pipeline.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     Defaults, Denoiser, Error, ImageSize, LatentCodec, LatentRgb, StopToken, model_id::ModelId,
 };
 
-/// The parts of a [`Pipeline`](crate::Pipeline), which agree with each other, and its defaults.
+/// The parts of a [`Pipeline`](crate::Pipeline), checked against each other, and its defaults.
 pub(crate) struct Parts {
     pub prompts: PromptEncoder,
     pub denoiser: Arc<dyn Denoiser>,
@@ -28,7 +28,7 @@ pub(crate) struct Parts {
     pub latent_rgb: LatentRgb,
 }
 
-/// A second model that makes the last steps.
+/// A second model, which makes the last steps.
 pub(crate) struct Refiner {
     pub name: Arc<str>,
     pub prompts: PromptEncoder,
@@ -36,7 +36,7 @@ pub(crate) struct Refiner {
 }
 
 impl Parts {
-    /// What the codec makes of the latents, checked.
+    /// Decodes latents, and checks the shape of the result.
     pub fn pixels(
         &self,
         latents: ArrayView4<'_, f32>,

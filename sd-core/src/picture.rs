@@ -1,4 +1,4 @@
-//! What a request gives back.
+//! The pictures that a request gives, and how long they took.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -15,104 +15,112 @@ use crate::{
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Generation {
-    /// Request by request, each of its count: at least one.
+    /// The pictures, request by request. There is at least one.
     pub pictures: Vec<Picture>,
 }
 
 impl Generation {
-    /// The first picture.
+    /// Returns the first picture.
     ///
     /// # Panics
-    /// When the caller has taken all of [`pictures`](Self::pictures) out; as it was made there is at least one.
+    /// Panics if the caller has removed all [`pictures`](Self::pictures).
     pub fn image(&self) -> &RgbImage {
         &self.pictures[0].image
     }
 }
 
-/// One picture.
+/// A finished picture.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Picture {
-    /// Which request of the call it answers, from 0.
+    /// The index of the request in the call, from 0.
     pub request: usize,
-    /// Which picture of that request it is, from 0.
+    /// The index of the picture in its request, from 0.
     pub index: usize,
-    /// The seed really used.
+    /// The seed that was used.
     pub seed: u64,
-    /// The picture.
+    /// The picture as 8-bit RGB.
     pub image: RgbImage,
-    /// The picture before rounding, `[1, 3, height, width]`, −1 to 1.
+    /// The picture before it was rounded to 8 bits, `[1, 3, height, width]`, `-1.0..=1.0`.
     pub pixels: Array4<f32>,
-    /// The finished latents, `[1, channels, h, w]`, in the scaling that the denoiser works in (before division by the
-    /// VAE's `scaling_factor`).
+    /// The finished latents, `[1, channels, h, w]`, in the scaling that the denoiser works in. The
+    /// codec has yet to divide them by the VAE's `scaling_factor`.
     pub latents: Array4<f32>,
-    /// The unit noise it began as, before scaling, of the same shape: the variation and all else that [`seeds`](Self::seeds) says is in it.
+    /// The unit Gaussian noise that the picture started from, before scaling,
+    /// `[1, channels, h, w]`. It is the request's
+    /// [`initial_noise`](crate::Request::initial_noise) if that was set. Otherwise the variation
+    /// and everything else that [`seeds`](Self::seeds) describes is mixed in.
     pub initial_noise: Array4<f32>,
-    /// The prompt as the model read it.
+    /// The prompt as the denoiser received it.
     pub prompt: Conditioning,
-    /// The negative prompt; none where it is not looked at, as at guidance 1 and below.
+    /// The negative prompt as the denoiser received it. `None` if it was not used, as at a guidance
+    /// scale of 1 or less.
     pub negative: Option<Conditioning>,
-    /// How long it took.
+    /// How long the picture took.
     pub timings: Timings,
     pub(crate) made: Made,
 }
 
 impl Picture {
-    /// How it was made, as WebUI writes it: what [`save_png`](Self::save_png) puts into the file. The first call of a
-    /// pipeline reads the model's file through for its hash, if that is not known yet.
+    /// Returns how the picture was made, in the format of WebUI. [`save_png`](Self::save_png)
+    /// writes it into the file.
+    ///
+    /// The first call for a pipeline may read the whole model file, to compute its hash.
     pub fn infotext(&self) -> Infotext {
         infotext::of(self)
     }
 
-    /// All that decided its noise.
+    /// Returns everything that determined the noise of the picture.
     pub fn seeds(&self) -> Seeds {
         self.made.seeds
     }
 
-    /// Writes a PNG with its [`infotext`](Self::infotext), whatever the path's extension, as [`files::write`] does.
+    /// Writes a PNG with its [`infotext`](Self::infotext), as [`files::write`] does. The extension
+    /// of the path does not matter.
     ///
     /// # Errors
-    /// As `files::write`.
+    /// Returns the errors of [`png`](Self::png) and of `files::write`.
     pub fn save_png(&self, path: impl AsRef<Path>) -> io::Result<()> {
         files::write(path, &self.png()?)
     }
 
-    /// Writes a PNG where no file is yet, as [`files::write_new`] does.
+    /// Writes a PNG with its [`infotext`](Self::infotext) unless the file exists, as
+    /// [`files::write_new`] does.
     ///
     /// # Errors
-    /// As `files::write_new`.
+    /// Returns the errors of [`png`](Self::png) and of `files::write_new`.
     pub fn save_new_png(&self, path: impl AsRef<Path>) -> io::Result<()> {
         files::write_new(path, &self.png()?)
     }
 
-    /// The bytes of that PNG.
+    /// Returns the bytes of a PNG with its [`infotext`](Self::infotext).
     ///
     /// # Errors
-    /// When the picture is too large for a PNG.
+    /// Returns an error if the picture is too large for a PNG.
     pub fn png(&self) -> io::Result<Vec<u8>> {
         files::png(&self.image, Some(&self.infotext()))
     }
 }
 
-/// How long the parts of making a picture took.
+/// How long the stages of making a picture took.
 ///
 /// With serde it is an object of seconds: `{"encode": 0.1, "steps": [0.5, 0.5], "decode": 1.5}`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Timings {
-    /// Encoding its prompts; next to nothing where a picture before it had the same.
+    /// The time to encode the prompts. Almost zero if an earlier picture had the same prompts.
     #[serde(serialize_with = "seconds")]
     pub encode: Duration,
-    /// Each step, of all pictures of its batch together, without observers.
+    /// The time of each step, for all pictures of the batch together, without the observer.
     #[serde(serialize_with = "each_in_seconds")]
     pub steps: Vec<Duration>,
-    /// Decoding its latents.
+    /// The time to decode the latents.
     #[serde(serialize_with = "seconds")]
     pub decode: Duration,
 }
 
 impl Timings {
-    /// All of it.
+    /// Returns the sum of all times.
     pub fn total(&self) -> Duration {
         self.encode + self.steps.iter().sum::<Duration>() + self.decode
     }
@@ -126,20 +134,21 @@ fn each_in_seconds<S: Serializer>(times: &[Duration], serializer: S) -> Result<S
     serializer.collect_seq(times.iter().map(Duration::as_secs_f64))
 }
 
-/// What a picture was made from, for its infotext.
+/// The facts of a picture that its infotext reports.
 #[derive(Debug, Clone)]
 pub(crate) struct Made {
     pub planned: Arc<Planned>,
     pub seeds: Seeds,
     pub batch_size: usize,
-    /// From 0.
+    /// The position of the picture in its batch, from 0.
     pub batch_position: usize,
     pub model: Option<Arc<ModelId>>,
     /// The name of the pipeline's refiner.
     pub refiner: Option<Arc<str>>,
 }
 
-/// `[1, 3, h, w]` or `[3, h, w]` of −1 to 1 → 8 bits per channel, rounded to nearest. NaN becomes black.
+/// Converts `[3, h, w]` in `-1.0..=1.0` to 8 bits per channel, rounded to nearest. NaN becomes
+/// black.
 pub(crate) fn to_rgb(pixels: ArrayView3<'_, f32>) -> RgbImage {
     let (_, height, width) = pixels.dim();
     RgbImage::from_fn(width as u32, height as u32, |x, y| {
@@ -147,7 +156,7 @@ pub(crate) fn to_rgb(pixels: ArrayView3<'_, f32>) -> RgbImage {
     })
 }
 
-/// 8 bits per channel → `[1, 3, h, w]`, −1 to 1.
+/// Converts 8 bits per channel to `[1, 3, h, w]` in `-1.0..=1.0`.
 pub(crate) fn from_rgb(image: &RgbImage) -> Array4<f32> {
     let (width, height) = image.dimensions();
     let shape = (3, height as usize, width as usize);

@@ -1,4 +1,4 @@
-//! From prompt to picture.
+//! The pipeline, which turns requests into pictures.
 
 use std::{io, ops::ControlFlow, sync::Arc};
 
@@ -20,33 +20,39 @@ use crate::{
     run::{Batch, Prompts},
 };
 
-/// The most that [`PipelineBuilder::max_pixels`] may be: a picture of it takes 12 GiB as floats.
+/// The largest value of [`PipelineBuilder::max_pixels`]. A picture of this size takes 12 GiB as
+/// `f32`.
 const MOST_PIXELS: u64 = 1 << 30;
 
-/// The most pictures of a batch.
+/// The largest value of [`PipelineBuilder::batch`].
 const MAX_BATCH: usize = 1024;
 
 /// The width of the text embeddings of Stable Diffusion 1.x.
 const SD1_WIDTH: usize = 768;
 
-/// The largest picture where nothing else is said, in pixels: 4096 × 4096. Attention over all places of a larger one needs
-/// more memory than most machines have.
+/// The default of [`PipelineBuilder::max_pixels`], 4096 × 4096.
+///
+/// Attention over a larger picture needs more memory than most machines have.
 pub const MAX_PIXELS: u64 = 4096 * 4096;
 
-/// A model ready to draw. Cheap to clone: clones share the model. Any number of threads may draw with it at once.
+/// A loaded model, ready to draw.
 ///
-/// Made by `sd_onnx::builder()` from a model folder, or by [`Pipeline::builder`] from one's own parts. Its parts may be in
-/// other pipelines too; the last one dropped frees them.
+/// `sd_onnx::builder()` makes a pipeline from a model folder, and [`Pipeline::builder`] makes one
+/// from custom parts.
 ///
-/// Each call makes its pictures one after the other (or [batch](PipelineBuilder::batch) after batch) on the caller's
-/// thread. What of several calls runs at once is up to the parts: those of `sd-onnx` run one network call at a time each
-/// and let the others wait, as every call already uses all cores.
+/// A pipeline is cheap to clone: clones share the model. Pipelines may also share single parts. A
+/// part is freed when the last pipeline that uses it is dropped.
+///
+/// Any number of threads may draw with the same pipeline. Each call draws its pictures one after
+/// the other, or [batch](PipelineBuilder::batch) by batch, on the caller's thread. The parts decide
+/// how much of several calls runs at the same time. Each network of `sd-onnx` runs one call at a
+/// time, because a single call already uses all cores; other callers wait.
 #[derive(Clone)]
 pub struct Pipeline {
     pub(crate) parts: Arc<Parts>,
 }
 
-/// Puts a [`Pipeline`] together from its parts.
+/// Builds a [`Pipeline`] from its parts.
 pub struct PipelineBuilder {
     prompts: PromptEncoder,
     denoiser: Arc<dyn Denoiser>,
@@ -63,50 +69,81 @@ pub struct PipelineBuilder {
 }
 
 impl PipelineBuilder {
-    /// The size of a picture whose request names none, in pixels. Default 512 × 512.
+    /// Sets the size, in pixels, of a picture whose request does not set one.
+    ///
+    /// Default: 512 × 512.
     pub fn size(mut self, width: u32, height: u32) -> Self {
         self.size = [width, height];
         self
     }
 
-    /// Sets the steps, guidance, sampler and ladder of a request that names none. Default:
-    /// [`Defaults::default`], which is right for Stable Diffusion 1.x.
+    /// Sets the steps, guidance, sampler and ladder of a request that does not set them.
+    ///
+    /// Default: [`Defaults::default`], the values for Stable Diffusion 1.x.
     pub fn defaults(mut self, defaults: Defaults) -> Self {
         self.defaults = defaults;
         self
     }
 
-    /// Sets the clip skip of a request that names none, in WebUI's numbering: 1 is CLIP's last
-    /// layer, 0 the model's own. Default: 0.
+    /// Sets the clip skip of a request that does not set one, in WebUI's numbering: 1 is CLIP's
+    /// last layer, and 0 is the model's usual layer.
+    ///
+    /// Default: 0.
     pub fn clip_skip(mut self, layer: usize) -> Self {
         self.clip_skip = layer;
         self
     }
 
-    /// Sets whether an empty negative prompt is zeros instead of what the text model makes of it:
-    /// `force_zeros_for_empty_prompt` of diffusers, true for SDXL. Default: false.
+    /// Sets whether an empty negative prompt is replaced by an embedding of zeros instead of being
+    /// encoded. diffusers calls this `force_zeros_for_empty_prompt`; it is true for SDXL.
+    ///
+    /// Default: false.
     pub fn zero_empty_negative(mut self, zeros: bool) -> Self {
         self.zero_empty_negative = zeros;
         self
     }
 
-    /// The largest picture that a request may ask for, in pixels, at most 2³⁰. Default [`MAX_PIXELS`].
+    /// Sets the largest picture that a request may ask for, in pixels, at most 2³⁰.
+    ///
+    /// Default: [`MAX_PIXELS`].
     pub fn max_pixels(mut self, pixels: u64) -> Self {
         self.max_pixels = pixels;
         self
     }
 
-    /// How many pictures of a call, 1 to 1024, the denoiser is given at once where their requests allow it: those of one
-    /// size, scheduler, ladder and number of steps, whose prompts have as many parts and tokens. Default 1: on a CPU more is slower. A picture from a batch is what it
-    /// would be alone but for rounding in the network; those of a scheduler whose steps look at all that it
-    /// is given ([`Needs::one_picture`](sd_schedulers::Needs::one_picture)) are made alone.
+    /// Sets the largest batch: how many pictures of a call the denoiser processes together, 1 to
+    /// 1024.
+    ///
+    /// Pictures share a batch if they agree in size, scheduler, ladder, number of steps and the
+    /// step at which a refiner takes over, and if their prompts have the same number of branches
+    /// and tokens. A picture from a batch differs from the same picture drawn alone only by
+    /// rounding in the network. A scheduler that looks at all its values together
+    /// ([`Needs::one_picture`](sd_schedulers::Needs::one_picture)) always draws pictures alone.
+    ///
+    /// Default: 1, because batches are slower on a CPU.
+    ///
+    /// ```
+    /// # fn example(builder: sd_core::PipelineBuilder) -> Result<(), sd_core::Error> {
+    /// use sd_core::Request;
+    ///
+    /// let pipeline = builder.batch(4).build()?;
+    /// // Two batches of four pictures.
+    /// let generation = pipeline.generate(&Request::new("a fox").count(8))?;
+    /// assert_eq!(generation.pictures.len(), 8);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn batch(mut self, pictures: usize) -> Self {
         self.batch = pictures;
         self
     }
 
-    /// What the infotext of pictures says of the model: its name, and the SHA-256 of its file in hexadecimal digits, for
-    /// which `hash` is called when the first infotext is made. Default: nothing.
+    /// Sets the model's name and hash, which the infotext of pictures reports.
+    ///
+    /// `hash` returns the SHA-256 of the model file in hexadecimal digits. It is called once, when
+    /// the hash is first needed.
+    ///
+    /// Default: the infotext does not name the model.
     pub fn model(
         mut self,
         name: impl Into<String>,
@@ -116,9 +153,10 @@ impl PipelineBuilder {
         self
     }
 
-    /// Sets a model that makes the last steps of each picture, such as SDXL's refiner: its name,
-    /// for the infotext, and its parts. [`Request::refiner`] says when it takes over. Default:
-    /// none.
+    /// Sets a model that makes the last steps of each picture, such as SDXL's refiner. Infotexts
+    /// report `name`. [`Request::refiner`] sets when the refiner takes over.
+    ///
+    /// Default: no refiner.
     pub fn refiner(
         mut self,
         name: impl Into<String>,
@@ -133,12 +171,18 @@ impl PipelineBuilder {
         self
     }
 
-    /// The pipeline. If the codec has no [`latent_rgb`](LatentCodec::latent_rgb) of its own, it is [fitted](LatentRgb::fit)
-    /// now, at the price of eight decodes of 8 × 8 latents.
+    /// Checks the parts and builds the pipeline.
+    ///
+    /// If the codec has no [`latent_rgb`](LatentCodec::latent_rgb), the coefficients of previews
+    /// are [fitted](LatentRgb::fit) now. This costs eight decodes of 8 × 8 latents.
     ///
     /// # Errors
-    /// [`Error::Backend`] when the codec fails in those; [`Error::Parts`] when denoiser, codec and prompt encoder do not agree on channels or width; [`Error::Scheduler`]
-    /// when the noise schedule is not usable; [`Error::Request`] when the default size, clip skip or batch is not.
+    /// - [`Error::Parts`] if the denoiser, the codec, the prompt encoder and the refiner do not
+    ///   agree on channels, widths or inputs.
+    /// - [`Error::Scheduler`] if the noise schedule cannot be used.
+    /// - [`Error::Request`] if the default size, the default clip skip, `max_pixels` or the batch
+    ///   is out of range.
+    /// - [`Error::Backend`] if the codec fails while the previews are fitted.
     pub fn build(self) -> Result<Pipeline, Error> {
         let Self {
             prompts,
@@ -158,7 +202,7 @@ impl PipelineBuilder {
         let (latents, decoded) = (inputs.channels, codec.latent_channels());
         if latents == 0 || codec.factor() == 0 {
             return Err(Error::Parts(format!(
-                "the denoiser has {latents} latent channels and the codec {} pixels to a latent, expected at least 1",
+                "the denoiser has {latents} latent channels and the codec has {} pixels per latent, expected at least 1 of each",
                 codec.factor()
             )));
         }
@@ -184,12 +228,13 @@ impl PipelineBuilder {
             }
             if (refines.channels, refines.beside) != (latents, 0) {
                 return Err(Error::Parts(format!(
-                    "the refiner takes latents of {} channels with {} beside them, the denoiser has {latents} latent channels",
+                    "the refiner takes {} latent channels with {} beside them, expected {latents} as in the denoiser with 0 beside them",
                     refines.channels, refines.beside
                 )));
             }
             if refines.guidance != inputs.guidance {
-                let problem = "only one of denoiser and refiner takes the guidance scale";
+                let problem =
+                    "only one of denoiser and refiner takes the guidance scale as an input";
                 return Err(Error::Parts(problem.into()));
             }
         }
@@ -230,27 +275,27 @@ impl PipelineBuilder {
     }
 }
 
-/// Checks that a network takes what its prompt encoder gives.
+/// Checks that a network takes the embeddings that its prompt encoder returns.
 fn check_prompts(what: &str, inputs: &Inputs, prompts: &PromptEncoder) -> Result<(), Error> {
     let (wanted, given) = (inputs.pooled, prompts.pooled_width());
     if wanted.is_some() && wanted != given {
         let width = |width: Option<usize>| width.map_or("none".into(), |w| format!("{w} wide"));
         let (wanted, given) = (width(wanted), width(given));
         return Err(Error::Parts(format!(
-            "the {what} takes a pooled text embedding {wanted}, the prompt encoder's is {given}"
+            "the {what} takes a pooled text embedding {wanted}, but the prompt encoder's is {given}"
         )));
     }
     let (wanted, given) = (inputs.context, prompts.width());
     if wanted != given {
         return Err(Error::Parts(format!(
-            "the {what} attends to embeddings {wanted} wide, the text model's are {given} wide"
+            "the {what} attends to embeddings {wanted} wide, but the text model's are {given} wide"
         )));
     }
     Ok(())
 }
 
 impl Pipeline {
-    /// A pipeline of one's own parts.
+    /// Starts building a pipeline from custom parts.
     pub fn builder(
         prompts: PromptEncoder,
         denoiser: Arc<dyn Denoiser>,
@@ -273,21 +318,24 @@ impl Pipeline {
         }
     }
 
-    /// Makes the pictures of a request.
+    /// Generates the pictures of a request.
     ///
     /// # Errors
-    /// [`Error::Request`], before any network runs, with all that is wrong with it; [`Error::Prompt`] and
-    /// [`Error::Backend`] when a network fails; [`Error::NotFinite`] when what comes out is no picture.
+    /// - [`Error::Request`] with everything that is wrong with the request, before any network
+    ///   runs.
+    /// - [`Error::Prompt`] if a prompt cannot be encoded.
+    /// - [`Error::Backend`] if a network fails.
+    /// - [`Error::NotFinite`] if a result contains NaN or infinity.
     pub fn generate(&self, request: &Request) -> Result<Generation, Error> {
         self.generate_all(std::slice::from_ref(request))
     }
 
-    /// Makes the pictures of several requests, of which each may have its own everything. What they share is done once: a
-    /// text is encoded once.
+    /// Generates pictures for several requests, which may differ in every field. The pictures are
+    /// in the order of the requests. A text that several requests share is encoded once.
     ///
     /// # Errors
-    /// As [`generate`](Self::generate); pictures that were finished before are lost then, which with [`run`](Self::run)
-    /// they are not.
+    /// Returns the same errors as [`generate`](Self::generate). An error discards the pictures that
+    /// were finished before it; use [`run`](Self::run) to keep them.
     pub fn generate_all(&self, requests: &[Request]) -> Result<Generation, Error> {
         let mut pictures = Vec::new();
         self.run(requests, &StopToken::new(), |event| {
@@ -301,12 +349,13 @@ impl Pipeline {
         Ok(Generation { pictures })
     }
 
-    /// Makes the pictures of several requests and tells `observer` of each step and each picture as it comes. The one road
-    /// that all others take.
+    /// Generates pictures for several requests, and reports each step and each finished picture to
+    /// `observer`. All other drawing methods call this one.
     ///
-    /// The observer ends the run by [`ControlFlow::Break`], `stop` ends it from any thread: between two network calls, and
-    /// within one where the backend can. The latents so far are in the error; nothing is decoded any more, and the pipeline
-    /// is as good as before. A panic of the observer passes through and does no harm either.
+    /// The observer ends the run by returning [`ControlFlow::Break`], and `stop` ends it from any
+    /// thread. A run ends between two network calls, or within one if the backend supports it. The
+    /// error holds the latents so far, and nothing more is decoded. The pipeline remains usable,
+    /// also after a panic of the observer, which is passed on to the caller.
     ///
     /// ```
     /// # fn example(pipeline: &sd_core::Pipeline) -> Result<(), sd_core::Error> {
@@ -317,8 +366,13 @@ impl Pipeline {
     /// let stop = StopToken::new();
     /// pipeline.run(&requests, &stop, |event| {
     ///     match event {
-    ///         Event::Step(progress) => println!("step {} of {}", progress.step.index + 1, progress.step.total),
-    ///         Event::Picture(picture) => println!("seed {} took {:?}", picture.seed, picture.timings.total()),
+    ///         Event::Step(progress) => {
+    ///             let step = progress.step;
+    ///             println!("step {} of {}", step.index + 1, step.total);
+    ///         }
+    ///         Event::Picture(picture) => {
+    ///             println!("seed {} took {:?}", picture.seed, picture.timings.total());
+    ///         }
     ///         _ => {}
     ///     }
     ///     ControlFlow::Continue(())
@@ -328,7 +382,8 @@ impl Pipeline {
     /// ```
     ///
     /// # Errors
-    /// As [`generate`](Self::generate), and [`Error::Stopped`].
+    /// Returns the same errors as [`generate`](Self::generate), and [`Error::Stopped`] if the run
+    /// was ended early.
     pub fn run(
         &self,
         requests: &[Request],
@@ -358,9 +413,10 @@ impl Pipeline {
         Ok(())
     }
 
-    /// [`run`](Self::run) on a thread of its own, as an iterator over its events;
-    /// [`Events::into_stream`] makes a `Stream` of it, for any async executor. The run ends early
-    /// when `stop` is stopped, or when either is dropped.
+    /// Calls [`run`](Self::run) on a new thread, and returns an iterator over its events.
+    /// [`Events::into_stream`] turns the iterator into a `Stream` for any async executor.
+    ///
+    /// The run ends early when `stop` is stopped, and when the iterator or the stream is dropped.
     ///
     /// ```
     /// # fn example(pipeline: &sd_core::Pipeline) -> Result<(), sd_core::Error> {
@@ -369,7 +425,9 @@ impl Pipeline {
     /// let stop = StopToken::new();
     /// for event in pipeline.events(vec![Request::new("a fox")], &stop) {
     ///     match event? {
-    ///         Update::Step { step, preview } => println!("{}: {:?}", step.index, preview.dimensions()),
+    ///         Update::Step { step, preview } => {
+    ///             println!("step {}, preview {:?}", step.index, preview.dimensions());
+    ///         }
     ///         Update::Picture(picture) => println!("seed {}", picture.seed),
     ///         _ => {}
     ///     }
@@ -381,14 +439,16 @@ impl Pipeline {
         Events::start(self.clone(), requests, stop)
     }
 
-    /// Returns D(x; sigma) of this model, guided, for a sampler of one's own, for latents of a
-    /// picture of `size`. A model that takes sizes is told that the picture is neither scaled nor
-    /// cropped. Guidance on an [interval](crate::ClassifierFree::interval) needs the
+    /// Returns the guided denoiser D(x; sigma) of this model, for latents of a picture of `size`.
+    /// Custom samplers call it.
+    ///
+    /// A model that takes sizes is conditioned on a picture that was neither scaled nor cropped. If
+    /// guidance is limited to an [interval](crate::ClassifierFree::interval), also set the
     /// [rungs](Guided::rungs).
     ///
     /// # Errors
-    /// [`Error::Request`] when the size, an embedding's shape or the guidance cannot be used, or
-    /// the model takes a picture beside the latents.
+    /// [`Error::Request`] if the size, the shape of an embedding or the guidance cannot be used, or
+    /// if the model takes extra channels beside the latents.
     pub fn guided<'a>(
         &'a self,
         size: ImageSize,
@@ -430,13 +490,16 @@ impl Pipeline {
         ))
     }
 
-    /// The picture that latents `[1, channels, h, w]` are, in the scaling of [`Picture::latents`](crate::Picture::latents). NaN becomes black.
+    /// Decodes latents `[1, channels, h, w]` to a picture. The latents are in the scaling of
+    /// [`Picture::latents`](crate::Picture::latents). NaN becomes black.
     ///
-    /// Runs to its end; [`LatentCodec::decode`] of [`codec`](Self::codec) takes a token.
+    /// This method cannot be stopped. Call [`LatentCodec::decode`] of the [`codec`](Self::codec) to
+    /// pass a [`StopToken`].
     ///
     /// # Errors
-    /// [`Error::Request`] when they have another shape or would be too large a picture; [`Error::Backend`] when the codec
-    /// fails.
+    /// - [`Error::Request`] if the latents have another shape, or the picture would have too many
+    ///   pixels.
+    /// - [`Error::Backend`] if the codec fails.
     pub fn decode(&self, latents: ArrayView4<'_, f32>) -> Result<RgbImage, Error> {
         let channels = self.parts.codec.latent_channels();
         let (batch, found, height, width) = latents.dim();
@@ -458,11 +521,13 @@ impl Pipeline {
         Ok(to_rgb(pixels.index_axis(Axis(0), 0)))
     }
 
-    /// What the latents of a picture may be; [`LatentDistribution::mode`] is the most likely. Runs to its end.
+    /// Encodes a picture to the distribution of its latents. [`LatentDistribution::mode`] returns
+    /// the most likely latents. This method cannot be stopped.
     ///
     /// # Errors
-    /// [`Error::Request`] when a side of the picture is no multiple of the codec's factor, or there are too many pixels;
-    /// [`Error::Backend`] when the codec fails.
+    /// - [`Error::Request`] if a side of the picture is not a multiple of 8 and of the codec's
+    ///   factor, or the picture has too many pixels.
+    /// - [`Error::Backend`] if the codec fails.
     pub fn encode_image(&self, image: &RgbImage) -> Result<LatentDistribution, Error> {
         let parts = &*self.parts;
         let size = ImageSize::new(image.width(), image.height())?;
@@ -481,33 +546,34 @@ impl Pipeline {
         Ok(encoded)
     }
 
-    /// The coefficients of previews.
+    /// Returns the coefficients of previews.
     pub fn latent_rgb(&self) -> &LatentRgb {
         &self.parts.latent_rgb
     }
 
-    /// What the model's scheduler configuration says.
+    /// Returns the model's scheduler configuration.
     pub fn scheduler_config(&self) -> &SchedulerConfig {
         &self.parts.scheduler
     }
 
-    /// The noise schedule that the model was trained on: what a ladder is made from.
+    /// Returns the noise schedule that the model was trained on. Ladders are made from it.
     pub fn schedule(&self) -> &Arc<NoiseSchedule> {
         &self.parts.schedule
     }
 
-    /// The size of a picture whose request names none.
+    /// Returns the size of a picture whose request does not set one.
     pub fn default_size(&self) -> ImageSize {
         self.parts.size
     }
 
-    /// The steps, guidance, sampler and ladder of a request that names none.
+    /// Returns the steps, guidance, sampler and ladder of a request that does not set them.
     pub fn defaults(&self) -> &Defaults {
         &self.parts.defaults
     }
 
-    /// Returns a request with this pipeline's choices for what it leaves open: size, steps,
-    /// guidance, sampler, ladder and clip skip. It draws what the request itself draws.
+    /// Returns the request with this pipeline's defaults filled in where it leaves a choice open:
+    /// size, steps, guidance, sampler, ladder and clip skip. The result draws the same pictures as
+    /// the request.
     ///
     /// ```
     /// # fn example(pipeline: &sd_core::Pipeline) {
@@ -532,23 +598,23 @@ impl Pipeline {
         }
     }
 
-    /// The part that reads prompts.
+    /// Returns the prompt encoder.
     pub fn prompt_encoder(&self) -> &PromptEncoder {
         &self.parts.prompts
     }
 
-    /// The part that predicts.
+    /// Returns the denoiser.
     pub fn denoiser(&self) -> &Arc<dyn Denoiser> {
         &self.parts.denoiser
     }
 
-    /// The part between latents and pictures.
+    /// Returns the codec between latents and pictures.
     pub fn codec(&self) -> &Arc<dyn LatentCodec> {
         &self.parts.codec
     }
 
-    /// Returns where the nodes of every loaded network run: which provider of ONNX Runtime runs how
-    /// many of them. A network that is not loaded at the moment is not listed.
+    /// Returns which execution provider of ONNX Runtime runs how many nodes, for each loaded
+    /// network. A network that is not loaded at the moment is not listed.
     ///
     /// ```
     /// # fn example(pipeline: &sd_core::Pipeline) {
@@ -578,21 +644,25 @@ impl Pipeline {
         report
     }
 
-    /// The name of the model and the SHA-256 of its file, as infotexts have them, where they are known. The first call may
-    /// read the file through.
+    /// Returns the name of the model and the SHA-256 of its file, as infotexts report them.
+    ///
+    /// The result is `None` if the pipeline has no [model name](PipelineBuilder::model), and the
+    /// hash is `None` if the file cannot be read. The first call may read the whole model file.
     pub fn model(&self) -> Option<(&str, Option<&str>)> {
         let model = self.parts.model.as_ref()?;
         Some((&model.name, model.hash()))
     }
 
-    /// Returns the request that makes a picture again with this model: that of
-    /// [`Infotext::request`], without what this model cannot do, each with a difference. A clip
-    /// skip of WebUI's is left out for models on which WebUI does not apply it, SDXL and Stable
-    /// Diffusion 2, and a refiner where this pipeline has none.
+    /// Returns the request that draws a picture again with this model.
+    ///
+    /// It is the request of [`Infotext::request`] without the parts that this model does not
+    /// support, each of which is listed as a difference. WebUI's clip skip is dropped for models on
+    /// which WebUI does not apply it, SDXL and Stable Diffusion 2. A refiner is dropped if this
+    /// pipeline has none.
     pub fn reproduction(&self, infotext: &Infotext) -> Reproduction {
         let mut again = infotext.request();
         let layer = again.request.clip_skip.unwrap_or(0);
-        // WebUI applies it to the text model of Stable Diffusion 1.x, which is 768 wide.
+        // WebUI applies it only to the text model of Stable Diffusion 1.x, which is 768 wide.
         if infotext.is_foreign() && layer > 0 && self.parts.prompts.width() > SD1_WIDTH {
             again.request.clip_skip = Some(0);
             let note =

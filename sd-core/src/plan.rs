@@ -1,4 +1,4 @@
-//! Requests, checked: what a run can no longer trip over.
+//! Checked requests, which a run can draw without further checks.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     prompts::{Read, Reading},
 };
 
-/// A request that can be drawn.
+/// A request that has been checked.
 #[derive(Debug)]
 pub(crate) struct Planned {
     pub request: Request,
@@ -24,32 +24,32 @@ pub(crate) struct Planned {
     /// Whether the sampler is the pipeline's default.
     pub default_sampler: bool,
     pub size: ImageSize,
-    /// Height and width of the latents.
+    /// The height and width of the latents.
     pub latents: [usize; 2],
     pub sampler: Arc<dyn Sampler>,
     pub row: Option<&'static Row>,
     pub rungs: Rungs,
     pub prompt: Read,
-    /// It may not be looked at: see [`Self::negative`].
+    /// The negative prompt, even if it is not used: see [`Self::negative`].
     negative: Read,
     pub reading: Reading,
-    /// Of the first picture.
+    /// The seeds of the first picture.
     pub seeds: Seeds,
-    /// What the network is told of the size, `[2, ids]`: for the prompt and for the negative
+    /// The size conditioning of the network, `[2, ids]`: for the prompt and for the negative
     /// prompt.
     pub sizes: Option<Array2<f32>>,
-    /// What the refiner is told of the size.
+    /// The size conditioning of the refiner.
     pub refiner_sizes: Option<Array2<f32>>,
-    /// The step, from 0, at which the refiner takes over; none if it does not.
+    /// The step, from 0, at which the refiner takes over. `None` if it does not.
     pub refiner_from: Option<usize>,
-    /// The layer that the model's first tower is read at where none is asked for.
+    /// The layer at which the model's first tower is read if the request does not set one.
     pub own_clip_skip: ClipSkip,
     /// Whether the guidance scale is an input of the network.
     guidance_input: bool,
 }
 
 impl Planned {
-    /// The negative prompt, if it is looked at.
+    /// Returns the negative prompt if it is used.
     fn negative(&self) -> Option<&Read> {
         if self.guidance_input {
             return None;
@@ -60,19 +60,19 @@ impl Planned {
         used.then_some(&self.negative)
     }
 
-    /// The prompts that are looked at.
+    /// Returns the prompts that are used.
     fn prompts(&self) -> Vec<&Read> {
         std::iter::once(&self.prompt)
             .chain(self.negative())
             .collect()
     }
 
-    /// Encodes the prompts that are looked at, for the model or, where it takes over in this run,
-    /// for its refiner.
+    /// Encodes the prompts that are used, for the model and, if the refiner takes over in this run,
+    /// for the refiner.
     pub fn encode(&self, parts: &Parts, stop: &StopToken) -> Result<Encoded, Error> {
         let encode = |encoder, reading: &Reading| {
             let mut encoded = reading.encode(encoder, &self.prompts(), stop)?.into_iter();
-            let prompt = encoded.next().expect("the prompt is always looked at");
+            let prompt = encoded.next().expect("the prompt is always used");
             Ok::<_, Error>((prompt, encoded.next()))
         };
         let refiner = self.refiner_from.and(parts.refiner.as_ref());
@@ -92,13 +92,15 @@ impl Planned {
         })
     }
 
-    /// Whether pictures that its sampler is given at once would change one another.
+    /// Returns whether pictures must be drawn one by one, because the sampler would let them
+    /// influence each other in a batch.
     pub fn stays_alone(&self) -> bool {
         self.sampler.needs().one_picture
     }
 
-    /// Whether pictures of the two can be made in one batch, given that their prompts have as many tokens: everything the loop is made of
-    /// is the same, and they have as many branches.
+    /// Returns whether pictures of both requests can share a batch, provided that their prompts
+    /// have the same number of tokens. Everything that the loop uses must be the same, and so must
+    /// the number of branches.
     fn fits(&self, other: &Self) -> bool {
         self.latents == other.latents
             && self.rungs == other.rungs
@@ -108,19 +110,19 @@ impl Planned {
     }
 }
 
-/// Prompt and negative prompt as a network is given them; no negative prompt where it is not looked
-/// at.
+/// Prompt and negative prompt as a network receives them. The negative prompt is `None` if it is
+/// not used.
 pub(crate) type Halves = (Conditioning, Option<Conditioning>);
 
-/// The prompts of a request.
+/// The encoded prompts of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Encoded {
     pub model: Halves,
-    /// None where no refiner takes over.
+    /// The prompts for the refiner. `None` if no refiner takes over.
     pub refiner: Option<Halves>,
 }
 
-/// Checks all requests. The error has every problem of every request.
+/// Checks all requests. The error lists every problem of every request.
 pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Arc<Planned>>, Error> {
     let mut problems = Vec::new();
     if requests.is_empty() {
@@ -139,7 +141,7 @@ pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Arc<Planne
     Ok(planned)
 }
 
-/// The plan of a request, or at least one problem.
+/// Returns the plan of a request, or adds at least one problem.
 fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Option<Planned> {
     let chosen = parts.defaults.chosen(request, &parts.scheduler);
     let size = match request.size {
@@ -189,7 +191,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         .as_ref()
         .map(|refiner| refiner.denoiser.inputs());
     check_inputs(inputs, refiner, request, &chosen, &*sampler, problems);
-    // One that is too long is not read.
+    // A prompt that is too long is not parsed.
     let mut read = |[what, what_2]: [&'static str; 2], prompt, second: &Option<String>, side| {
         let second_problem = second.as_ref().and_then(|second| {
             second_problem(what_2, prompt, second, parts.prompts.towers().len())
@@ -244,7 +246,8 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     if let Some(beside) = &request.beside {
         problems.extend(beside_problem(inputs, beside, request.count, latents));
     }
-    // Also where this run does without the refiner: one size for all pictures of a model.
+    // Checked even if the refiner does not take over, so that a pipeline accepts the same sizes for
+    // every request.
     for patch in [Some(inputs.patch), refiner.map(|inputs| inputs.patch)]
         .into_iter()
         .flatten()
@@ -301,9 +304,12 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     })
 }
 
-/// The steps that schedules of prompts are made for, as WebUI counts them: twice those of the run for samplers that call the model twice
-/// in most steps. None of its samplers goes on past that end but DPM adaptive, whose calls nobody knows before; for
-/// others that would, such as PNDM, the end is their last call.
+/// Returns the number of steps for which prompt schedules are resolved, as WebUI counts them: twice
+/// the steps of the run for samplers that call the model twice in most steps.
+///
+/// Among WebUI's samplers, only DPM adaptive makes more calls than that, and their number is not
+/// known in advance. For other samplers that would, such as PNDM, the last call counts as the last
+/// step.
 fn schedule_steps(parts: &Parts, sampler: &dyn Sampler, rungs: &Rungs, steps: usize) -> usize {
     let calls = |rungs: &Rungs| match sampler.calls(rungs) {
         Calls::Exactly(calls) => Some(calls.min(MOST_CALLS)),
@@ -321,18 +327,20 @@ fn schedule_steps(parts: &Parts, sampler: &dyn Sampler, rungs: &Rungs, steps: us
     calls(rungs).map_or(steps, |calls| steps.max(calls.saturating_sub(1)))
 }
 
-/// Steps of a run that shows how often a sampler calls the model in most steps.
+/// The number of steps of a long run, from which the calls per step are estimated.
 const MANY: usize = 50;
 
-/// The most calls that a sampler is believed to make, because a schedule of alternating texts has
-/// an entry for each. It is twice the most training timesteps, and somewhat more.
+/// The largest number of calls that is taken from a sampler, because a schedule of alternating
+/// texts has an entry for each call. It is somewhat more than twice the largest number of training
+/// timesteps.
 const MOST_CALLS: usize = 1 << 18;
 
-/// What decides the noise of the first picture.
+/// Returns the seeds of the first picture.
 fn seeds(parts: &Parts, request: &Request) -> Seeds {
     let random = || {
         let random: u32 = rand::random();
-        // numpy refuses what is counted on past 32 bits.
+        // numpy refuses seeds of more than 32 bits, and the seeds of further pictures count up from
+        // this one.
         let room = u32::from(request.noise == NoiseKind::Numpy);
         u64::from(random >> room)
     };
@@ -348,7 +356,7 @@ fn seeds(parts: &Parts, request: &Request) -> Seeds {
     }
 }
 
-/// What is wrong with the seeds of any of `count` pictures.
+/// Returns the problems with the seeds of any of `count` pictures.
 fn seeds_problems(seeds: Seeds, count: usize) -> Vec<Problem> {
     type Part = fn(Seeds) -> Seeds;
     let parts: [(&'static str, Part); 4] = [
@@ -358,7 +366,7 @@ fn seeds_problems(seeds: Seeds, count: usize) -> Vec<Problem> {
             ..Seeds::default()
         }),
         ("ensd", |seeds| match seeds.sampler_offset {
-            // The seed itself, of which has been told.
+            // This is the seed itself, which is checked above.
             0 => Seeds::default(),
             offset => Seeds {
                 seed: seeds.seed.wrapping_add(offset),
@@ -376,7 +384,7 @@ fn seeds_problems(seeds: Seeds, count: usize) -> Vec<Problem> {
             ..Seeds::default()
         }),
     ];
-    // Those between the first and the last can be had if these can.
+    // If the first and the last picture have usable seeds, so have the pictures between them.
     let last = seeds.image(count.saturating_sub(1) as u64);
     let mut problems = Vec::new();
     for (what, part) in parts {
@@ -413,7 +421,7 @@ fn seeds_problems(seeds: Seeds, count: usize) -> Vec<Problem> {
     problems
 }
 
-/// The rungs, or at least one problem.
+/// Returns the rungs, or adds at least one problem.
 fn rungs(
     parts: &Parts,
     request: &Request,
@@ -428,7 +436,8 @@ fn rungs(
     let rungs = match of(chosen.steps) {
         Ok(rungs) => rungs,
         Err(error) => {
-            // A wrong number of steps says nothing of the ladder: that is seen with a right one.
+            // With a wrong number of steps the ladder was not checked. It is checked with a right
+            // number.
             let right = match error {
                 LadderError::Steps { .. } | LadderError::TooFew { .. } => {
                     Some(conventions.min_steps.max(1))
@@ -443,7 +452,7 @@ fn rungs(
             return None;
         }
     };
-    // A tree of no values says whether there can be one.
+    // A tree over no values suffices to check the sigmas.
     if sampler.needs().brownian
         && let Err(error) = Seeds::default().tree(rungs.sigmas(), 0)
     {
@@ -453,7 +462,11 @@ fn rungs(
                 format!("sigmas from above 0 to {limit}, for the noise of this scheduler"),
                 format!("{} with sigmas {min} to {max}", ladder.kind()),
             ),
-            other => Problem::new("ladder", "another", format!("{} ({other})", ladder.kind())),
+            other => Problem::new(
+                "ladder",
+                "another ladder",
+                format!("{} ({other})", ladder.kind()),
+            ),
         });
         return None;
     }
@@ -467,7 +480,7 @@ fn is_of_steps(error: &LadderError) -> bool {
     )
 }
 
-/// The size and that of its latents.
+/// Checks the number of pixels, and returns the size with the height and width of its latents.
 pub(crate) fn checked_size(
     size: ImageSize,
     max_pixels: u64,
@@ -480,7 +493,7 @@ pub(crate) fn checked_size(
     Ok((size, size.latents(factor)?))
 }
 
-/// None for 0, the model's own layer.
+/// Checks a clip skip. 0 becomes `None`, the model's own layer.
 pub(crate) fn checked_clip_skip(layer: usize, layers: usize) -> Result<Option<ClipSkip>, Problem> {
     if layer > layers {
         let expected = format!("1 to {layers}, the model's text layers, or 0 for the model's own");
@@ -489,7 +502,7 @@ pub(crate) fn checked_clip_skip(layer: usize, layers: usize) -> Result<Option<Cl
     Ok(ClipSkip::new(layer).ok())
 }
 
-/// What of the request the network does not take, or needs.
+/// Adds the problems of values that the network does not take, and of inputs that it needs.
 fn check_inputs(
     inputs: &Inputs,
     refiner: Option<&Inputs>,
@@ -541,10 +554,7 @@ fn check_inputs(
         }
     }
     if request.beside.is_none() && inputs.beside > 0 {
-        let expected = format!(
-            "latents of {} channels beside those of the picture",
-            inputs.beside
-        );
+        let expected = format!("{} channels beside the latents", inputs.beside);
         refuse("beside", &expected, &"none");
     }
     if inputs.guidance {
@@ -571,27 +581,32 @@ fn beside_problem(
     [height, width]: [usize; 2],
 ) -> Option<Problem> {
     if inputs.beside == 0 {
-        let expected = "nothing, as this model takes no picture beside the latents";
+        let expected = "nothing, as this model takes no channels beside the latents";
         return Some(Problem::new("beside", expected, "given"));
     }
     let expected = (count, inputs.beside, height, width);
     let found = beside.dim();
     if found != expected && found != (1, inputs.beside, height, width) {
-        let expected = format!("{expected:?}, or 1 in the first place");
-        return Some(Problem::new("beside", expected, format!("{found:?}")));
+        let expected = format!("one of shape {expected:?}, or 1 as the first dimension");
+        return Some(Problem::new(
+            "beside",
+            expected,
+            format!("an array of shape {found:?}"),
+        ));
     }
     let value = beside.iter().find(|value| !value.is_finite())?;
     Some(Problem::new("beside", "finite numbers", value))
 }
 
-/// What the network is told of the size, `[2, ids]`: for the prompt and for the negative prompt.
+/// Returns the size conditioning of the network, `[2, ids]`: for the prompt and for the negative
+/// prompt.
 pub(crate) fn size_values(
     inputs: &Inputs,
     request: &Request,
     size: ImageSize,
 ) -> Option<Array2<f32>> {
     let ids = inputs.sizes?;
-    // diffusers' rule: without both of them the others do not count.
+    // As in diffusers, negative sizes count only if both of these are set.
     let negative = request
         .negative_sizes
         .filter(|sizes| sizes.original.is_some() && sizes.target.is_some());
@@ -611,12 +626,12 @@ pub(crate) fn size_values(
     Some(values)
 }
 
-/// The step at which the refiner takes over; none where it is behind the last one.
+/// Returns the step at which the refiner takes over, or `None` if that is after the last step.
 fn refiner_from(request: &Request, rungs: &Rungs) -> Option<usize> {
     let RefinerSwitch { at, by } = request.refiner.unwrap_or_default();
     let steps = rungs.steps();
     (0..steps).find(|&step| match by {
-        // diffusers' cutoff, and WebUI's: what is left of the training timesteps.
+        // The cutoff of diffusers and WebUI: the remaining training timesteps.
         RefinerShare::Timesteps => {
             let trained = rungs.schedule().num_train_timesteps() as f32;
             rungs.rung(step).timestep < (trained - at * trained).round()
@@ -625,7 +640,7 @@ fn refiner_from(request: &Request, rungs: &Rungs) -> Option<usize> {
     })
 }
 
-/// What is wrong with a text for the second tower.
+/// Returns the problem with a text for the second tower.
 fn second_problem(
     what: &'static str,
     prompt: &Prompt,
@@ -671,19 +686,19 @@ pub(crate) fn embedding_problem(
     let width = inputs.context;
     let (batch, tokens, found) = given.embedding.dim();
     if batch != 1 || tokens == 0 || found != width {
-        let expected = format!("(1, tokens, {width})");
+        let expected = format!("one of shape (1, tokens, {width})");
         let found = format!("an embedding of shape {:?}", given.embedding.dim());
         return Some(Problem::new(what, expected, found));
     }
     let found = given.pooled.as_ref().map(|pooled| pooled.dim());
-    // A pooled output that the model does not take does no harm.
+    // An additional pooled output that the model does not take is ignored.
     if let Some(width) = inputs.pooled
         && found != Some((1, width))
     {
         let expected = format!("an embedding with a pooled output of shape (1, {width})");
         let found = match found {
-            Some(shape) => format!("one of shape {shape:?}"),
-            None => "none".into(),
+            Some(shape) => format!("an embedding with a pooled output of shape {shape:?}"),
+            None => "an embedding without a pooled output".into(),
         };
         return Some(Problem::new(what, expected, found));
     }
@@ -703,7 +718,7 @@ fn ladder_problem(
     let kind = ladder.kind();
     let scheduler = |expected: &str| Problem::new("scheduler", expected, &chosen.scheduler);
     match error {
-        // Nobody asked for a number of steps.
+        // The request did not set a number of steps, so the ladder is at fault.
         LadderError::Steps { steps, max }
             if request.steps.is_none() && ladder.given_steps().is_some() =>
         {
@@ -773,7 +788,7 @@ fn ladder_problem(
     }
 }
 
-/// What to call a number of a ladder, and what was found there.
+/// Returns the name of a number in a ladder, and a description of what was found there.
 fn place(ladder: &Ladder, what: &str, index: usize, found: f32) -> (String, String) {
     match ladder {
         Ladder::Sigmas(_) | Ladder::Timesteps(_) => {
@@ -787,12 +802,13 @@ fn place(ladder: &Ladder, what: &str, index: usize, found: f32) -> (String, Stri
     }
 }
 
-/// The requests whose pictures share batches, in the order of the first of each; each alone where a batch is of one.
+/// Groups the requests whose pictures may share batches, in the order of their first requests. If
+/// the batch size is 1, each request is a group.
 pub(crate) fn groups(parts: &Parts, planned: &[Arc<Planned>]) -> Vec<Vec<usize>> {
     if parts.batch == 1 {
         return (0..planned.len()).map(|request| vec![request]).collect();
     }
-    // The refiner's text encoder may read another text than the model's longest.
+    // The refiner's text encoder may read other texts, so that its number of tokens may differ.
     let tokens = |plan: &Arc<Planned>| {
         let of = |encoder| plan.reading.tokens(encoder, &plan.prompts());
         let refiner = plan.refiner_from.and(parts.refiner.as_ref());

@@ -1,4 +1,4 @@
-//! A cheap look at latents.
+//! Cheap previews of latents.
 
 use image::RgbImage;
 use ndarray::{Array4, ArrayView3, s};
@@ -6,18 +6,21 @@ use sd_schedulers::{NoiseSource, TorchRng};
 
 use crate::{BoxError, LatentCodec, StopToken};
 
-/// Latents as colours, linearly: a pixel for each place, some 40 µs for 64 × 64 of them. Blurred and without detail, and
-/// enough to see what a run is up to.
+/// A linear map from latents to colours, for previews. It gives one pixel for each latent, in about
+/// 40 µs for 64 × 64 latents. The picture is blurred and lacks detail, but shows what a run is
+/// drawing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatentRgb {
-    /// For each channel of the latents what it adds to red, green and blue, where −1 is dark and 1 is full.
+    /// For each latent channel, its contribution to red, green and blue. A colour of −1 is dark,
+    /// and 1 is full.
     pub weights: Vec<[f32; 3]>,
-    /// Red, green and blue of latents that are all 0.
+    /// The red, green and blue of latents that are all 0.
     pub bias: [f32; 3],
 }
 
 impl LatentRgb {
-    /// The picture of latents `[channels, h, w]` in the pipeline's scaling: `w` × `h` pixels. NaN becomes black.
+    /// Returns the picture of latents `[channels, h, w]` in the pipeline's scaling, `w` × `h`
+    /// pixels. NaN becomes black.
     pub fn picture(&self, latents: ArrayView3<'_, f32>) -> RgbImage {
         let (_, height, width) = latents.dim();
         let mut pixels = vec![self.bias; height * width];
@@ -29,20 +32,21 @@ impl LatentRgb {
             }
         }
         let bytes = pixels.into_iter().flatten().map(to_byte).collect();
-        RgbImage::from_raw(width as u32, height as u32, bytes).expect("three bytes for each pixel")
+        RgbImage::from_raw(width as u32, height as u32, bytes).expect("each pixel has three bytes")
     }
 
-    /// The coefficients that come closest, in the least squares, to what a codec decodes eight random latents of 8 × 8
-    /// places to.
+    /// Fits the coefficients to a codec, by least squares over what it decodes from eight random
+    /// latents of 8 × 8.
     ///
     /// # Errors
-    /// What the codec fails with, or that it gives another shape than it should.
+    /// Returns the codec's error, or an error if the codec returns another shape than expected.
     pub fn fit(codec: &dyn LatentCodec) -> Result<Self, BoxError> {
         const SIDE: usize = 8;
         const PICTURES: u64 = 8;
         let (channels, factor) = (codec.latent_channels(), codec.factor());
         let columns = channels + 1;
-        // The normal equations, with red, green and blue on their right.
+        // The normal equations, with the right-hand sides for red, green and blue in the last
+        // columns.
         let mut equations = vec![vec![0.0_f64; columns + 3]; columns];
         for seed in 0..PICTURES {
             let latents = patchy_latents(seed, channels, SIDE);
@@ -83,8 +87,9 @@ impl LatentRgb {
     }
 }
 
-/// Latents that vary as pictures' do, which are of one colour over several places: squares of 4 × 4 with a random level in
-/// each channel. Where every place is another one, what it is decoded to is mostly its neighbours'.
+/// Returns latents that vary like the latents of pictures, which have one colour over several
+/// places: squares of 4 × 4 with a random level in each channel. If every place differed, each
+/// decoded block would depend mostly on its neighbours.
 fn patchy_latents(seed: u64, channels: usize, side: usize) -> Array4<f32> {
     const SQUARE: usize = 4;
     let squares = side.div_ceil(SQUARE);
@@ -95,13 +100,13 @@ fn patchy_latents(seed: u64, channels: usize, side: usize) -> Array4<f32> {
     })
 }
 
-/// Gauss–Jordan elimination with row pivoting, of rows with the right-hand sides at their ends. What is not determined
-/// becomes 0.
+/// Solves linear equations by Gauss–Jordan elimination with row pivoting. The rows end with their
+/// right-hand sides. Undetermined unknowns become 0.
 fn solve(mut rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
     for i in 0..rows.len() {
         let pivot = (i..rows.len())
             .max_by(|&a, &b| rows[a][i].abs().total_cmp(&rows[b][i].abs()))
-            .expect("i is a row");
+            .expect("row i exists");
         rows.swap(i, pivot);
         let head = rows[i][i];
         if head.abs() < 1e-9 {
@@ -123,7 +128,7 @@ fn solve(mut rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
     rows
 }
 
-/// −1 to 1 → 0 to 255, rounded half to even as numpy does. NaN becomes 0.
+/// Converts `-1.0..=1.0` to 0 to 255, rounding half to even as numpy does. NaN becomes 0.
 pub(crate) fn to_byte(value: f32) -> u8 {
     ((value / 2.0 + 0.5) * 255.0).round_ties_even() as u8
 }

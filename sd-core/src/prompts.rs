@@ -1,4 +1,4 @@
-//! What a request's prompts ask for.
+//! The parsed prompts of a request, and their encoding.
 
 use std::collections::HashSet;
 
@@ -12,16 +12,17 @@ use crate::{
     conditioning::composes,
 };
 
-/// A prompt that has been read.
+/// A prompt that has been parsed, or an embedding.
 #[derive(Debug)]
 pub(crate) enum Read {
-    /// A text for all towers of the prompt encoder, or one for the first and one for the others.
+    /// One text for all towers of the prompt encoder, or one for the first tower and one for the
+    /// others.
     Text(Vec<PromptText>),
     Embedding(Box<PromptEmbedding>),
 }
 
 impl Read {
-    /// Reads a prompt. The towers behind the first read the text `second` instead, if there is one.
+    /// Parses a prompt. If there is a text `second`, all towers but the first read it instead.
     pub fn new(prompt: &Prompt, second: Option<&str>, side: Side, options: &PromptOptions) -> Self {
         match prompt {
             Prompt::Text(text) => {
@@ -37,7 +38,7 @@ impl Read {
         }
     }
 
-    /// The first text; none of an embedding.
+    /// Returns the first text, or `None` for an embedding.
     fn text(&self) -> Option<&PromptText> {
         match self {
             Self::Text(texts) => texts.first(),
@@ -45,12 +46,12 @@ impl Read {
         }
     }
 
-    /// How many branches it has, each of which costs an evaluation.
+    /// Returns the number of branches. Each costs a call of the model per step.
     pub fn branches(&self) -> usize {
         self.text().map_or(1, |text| text.branches().count())
     }
 
-    /// How many branches the text for the second tower has, if there is one.
+    /// Returns the number of branches of the text for the second tower, if there is one.
     pub fn second_branches(&self) -> Option<usize> {
         match self {
             Self::Text(texts) => texts.get(1).map(|text| text.branches().count()),
@@ -58,13 +59,14 @@ impl Read {
         }
     }
 
-    /// Whether its branches are weighed against the negative prompt, which is then needed whatever the guidance says.
+    /// Returns whether the branches are combined with the negative prompt, which is then needed
+    /// whatever the guidance is.
     pub fn composes(&self) -> bool {
         let weights = |text: &PromptText| composes(text.branches().map(|branch| branch.weight()));
         self.text().is_some_and(weights)
     }
 
-    /// Whether it is a text of no characters, for every tower.
+    /// Returns whether the texts for all towers are empty.
     fn is_empty(&self) -> bool {
         match self {
             Self::Text(texts) => texts.iter().all(|text| text.text().is_empty()),
@@ -73,15 +75,15 @@ impl Read {
     }
 }
 
-/// How the prompts of a request are read and encoded.
+/// The options with which the prompts of a request are read and encoded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
     pub options: PromptOptions,
-    /// None for each tower's own layer.
+    /// The layer to read, or `None` for each tower's own layer.
     pub clip_skip: Option<ClipSkip>,
-    /// The number of steps that schedules are made for.
+    /// The number of steps for which prompt schedules are resolved.
     pub steps: usize,
-    /// Whether an empty negative prompt is zeros instead of what the text model makes of it.
+    /// Whether an empty negative prompt is encoded as zeros instead of by the text model.
     pub zero_empty_negative: bool,
 }
 
@@ -95,7 +97,7 @@ impl Reading {
             .cleanup(self.options.cleanup)
     }
 
-    /// What is wrong with a prompt that can be read, but for the number of its branches.
+    /// Returns the problem of a prompt that could be parsed, apart from the number of its branches.
     pub fn problem(
         &self,
         encoder: &PromptEncoder,
@@ -128,7 +130,7 @@ impl Reading {
                     return Some(infinite(weight));
                 }
                 longest = longest.max(chunks.len());
-                // Before all the others are tokenized.
+                // Checked in the loop, before the remaining texts are tokenized.
                 if let Some(problem) = too_long(what, texts, longest) {
                     return Some(problem);
                 }
@@ -137,9 +139,9 @@ impl Reading {
         None
     }
 
-    /// The most embeddings that are kept of a prompt: one for each text that one of its branches
-    /// shows. If the towers read two prompts, every text of the first may meet every text of the
-    /// second.
+    /// Returns the largest number of embeddings that a prompt needs: one for each text that one of
+    /// its branches shows. If the towers read two prompts, every text of the first may occur
+    /// together with every text of the second.
     fn texts(&self, texts: &[PromptText]) -> usize {
         let of_branch = |branch: Branch<'_>| {
             let schedule = branch.schedule(self.steps);
@@ -150,7 +152,8 @@ impl Reading {
         texts.iter().map(of_text).fold(1, usize::saturating_mul)
     }
 
-    /// Which of the prompts, none of which has a problem by itself, is too long once they are made as long as each other.
+    /// Returns the problem of a prompt that becomes too long when both prompts are padded to the
+    /// same length. Neither prompt has a problem by itself.
     pub fn problem_together(
         &self,
         encoder: &PromptEncoder,
@@ -168,7 +171,7 @@ impl Reading {
         })
     }
 
-    /// How many tokens each of the prompts comes to.
+    /// Returns the number of tokens of each prompt.
     pub fn tokens(&self, encoder: &PromptEncoder, prompts: &[&Read]) -> Vec<usize> {
         let (options, window) = (self.options(), encoder.tokenizer().max_length());
         let own = |read: &&Read| match read {
@@ -185,7 +188,8 @@ impl Reading {
         all.map(|(read, &tokens)| missing(read, tokens)).collect()
     }
 
-    /// How many empty windows a prompt of so many tokens needs to be as long as the longest, if that is wanted.
+    /// Returns how many empty windows pad a prompt of `tokens` tokens to the length of the longest,
+    /// if padding is wanted.
     fn missing(&self, read: &Read, tokens: usize, all: &[usize], window: usize) -> usize {
         let most = all.iter().max().copied().unwrap_or(tokens);
         match read {
@@ -194,7 +198,7 @@ impl Reading {
         }
     }
 
-    /// Encodes each of the prompts, the first of which is the positive one.
+    /// Encodes the prompts. The first one is the positive prompt.
     pub fn encode(
         &self,
         encoder: &PromptEncoder,
@@ -231,7 +235,7 @@ impl Reading {
         {
             let missing = self.missing(read, own, &tokens, window);
             if missing > 0 {
-                // All in one piece: to put one after the other would copy those before again and again.
+                // All empty windows are appended at once, because each append copies the embedding.
                 let empty = encoder.encode_with("", &options.clone().min_chunks(missing))?;
                 let longer = branches.into_iter().map(|branch| branch.append(&empty));
                 branches = longer.collect();
@@ -245,7 +249,7 @@ impl Reading {
     }
 }
 
-/// What is wrong with so many texts of so many windows each.
+/// Returns the problem of this many texts of this many windows each, if they are too many.
 fn too_long(what: &'static str, texts: usize, windows: usize) -> Option<Problem> {
     (texts * windows > MAX_WINDOWS).then(|| {
         let expected = format!("at most {MAX_WINDOWS}");
@@ -258,7 +262,7 @@ fn too_long(what: &'static str, texts: usize, windows: usize) -> Option<Problem>
     })
 }
 
-/// Branches of as many tokens as the longest: the others repeat their last vector, as in WebUI.
+/// Extends all branches to the tokens of the longest by repeating the last vector, as WebUI does.
 fn same_length(branches: Vec<EncodedBranch>) -> Vec<EncodedBranch> {
     let longest = branches.iter().map(EncodedBranch::tokens).max();
     let longest = longest.unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What to draw, and how.
+//! A request: what to draw, and how.
 
 use ndarray::{ArcArray, Array, Ix2, Ix3, Ix4};
 use sd_schedulers::{Ladder, NoiseKind, Scheduler, SchedulerConfig, Variation};
@@ -7,21 +7,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Defaults, Guidance, Problems, Sizes, json, prompts::Read};
 
-/// The longest prompt that is read, in bytes: 64 KiB.
+/// The largest prompt in bytes, 64 KiB.
 pub const MAX_PROMPT_BYTES: usize = 1 << 16;
 
-/// The most windows of 75 tokens that a prompt may come to: those of its longest text, or of the other prompt's where both are to be of the
-/// [same length](PromptOptions::same_length), times the number of texts that its branches show over a run. 4096 take 1 GB in Stable
-/// Diffusion 1.x.
+/// The largest number of embedded windows of 75 tokens that a prompt may need, 4096.
+///
+/// The number is the windows of the prompt's longest text times the number of different texts that
+/// its branches show over a run. With [`same_length`](PromptOptions::same_length) the longer of
+/// prompt and negative prompt counts for both. In Stable Diffusion 1.x, 4096 windows take 1 GB of
+/// memory.
 pub const MAX_WINDOWS: usize = 4096;
 
-/// The most parts that `AND` may part a prompt into, each of which costs a call of the denoiser in every step.
+/// The largest number of branches that `AND` may divide a prompt into, 64.
+///
+/// Each branch costs a call of the denoiser in every step.
 pub const MAX_BRANCHES: usize = 64;
 
-/// The most pictures of one request.
+/// The largest number of pictures of one request, 65,536.
 pub const MAX_COUNT: usize = 1 << 16;
 
-/// What to draw, and how. Checked when it is drawn, all of it together.
+/// A request: what to draw, and how.
+///
+/// Only the prompt is required. The values are not checked when they are set: a pipeline checks the
+/// whole request before it draws, and reports every value that cannot be used.
 ///
 /// ```
 /// use sd_core::{Request, schedulers::{Euler, Ladder}};
@@ -35,119 +43,177 @@ pub const MAX_COUNT: usize = 1 << 16;
 ///     .scheduler(Euler::default())
 ///     .ladder(Ladder::leading());
 /// ```
-/// With serde a request is an object of its fields, all but the prompt optional.
-/// [`from_json`](Self::from_json) reads it from text and names everything that is wrong.
+///
+/// With serde, a request is an object with a key for each field. All keys except `prompt` are
+/// optional. [`from_json`](Self::from_json) reads a request from text and reports everything that
+/// is wrong.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Request {
-    /// What to draw, in WebUI's [prompt language](sd_text::prompt): at most [`MAX_PROMPT_BYTES`], [`MAX_WINDOWS`] windows of 75 tokens and
-    /// [`MAX_BRANCHES`] parts between ANDs.
+    /// The text to draw, in WebUI's [prompt language](sd_text::prompt), or its embedding.
+    ///
+    /// A text has at most [`MAX_PROMPT_BYTES`] bytes, [`MAX_WINDOWS`] windows of 75 tokens and
+    /// [`MAX_BRANCHES`] branches between `AND`s.
     pub prompt: Prompt,
-    /// What the picture is pushed away from, by guidance. Default: the empty prompt.
+    /// The negative prompt: what guidance moves the picture away from.
+    ///
+    /// Default: the empty prompt.
     #[serde(default)]
     pub negative: Prompt,
-    /// The text that the second tower of SDXL reads in the place of [`prompt`](Self::prompt), with
-    /// equally many parts between ANDs. Default: `None`, both towers read the same.
+    /// The text that SDXL's second text encoder reads instead of [`prompt`](Self::prompt). It must
+    /// have the same number of branches between `AND`s.
+    ///
+    /// Default: `None`. Both text encoders read `prompt`.
     #[serde(default)]
     pub prompt_2: Option<String>,
-    /// The same for [`negative`](Self::negative).
+    /// The text that SDXL's second text encoder reads instead of [`negative`](Self::negative).
+    ///
+    /// Default: `None`. Both text encoders read `negative`.
     #[serde(default)]
     pub negative_2: Option<String>,
-    /// How the prompts are read.
+    /// How the prompts are read and encoded.
     #[serde(default)]
     pub prompt_options: PromptOptions,
-    /// Width and height in pixels, multiples of 8 and of the model's factor. Default: the size the model was made for.
+    /// Width and height in pixels, multiples of 8 and of the model's factor
+    /// ([`LatentCodec::factor`](crate::LatentCodec::factor)).
+    ///
+    /// Default: the [size of the pipeline](crate::Pipeline::default_size), usually the size that
+    /// the model was trained with.
     #[serde(default)]
     pub size: Option<[u32; 2]>,
-    /// Steps from noise to picture, 1 to the model's `num_train_timesteps`. Few steps leave the
-    /// picture rough; beyond about 30 most samplers only spend time.
+    /// The number of denoising steps, 1 to the model's `num_train_timesteps`. With few steps the
+    /// picture stays rough. Most samplers gain little beyond about 30 steps.
     ///
-    /// Default: the rungs of a ladder that lists them ([`Ladder::sigmas`], [`Ladder::timesteps`]),
-    /// and on any other ladder the pipeline's [default](Defaults::steps), 20 for most models.
-    /// [`step_count`](Self::step_count) returns the number.
+    /// Default: the number of rungs of a ladder that lists them ([`Ladder::sigmas`],
+    /// [`Ladder::timesteps`]). For any other ladder, the pipeline's [default](Defaults::steps),
+    /// which is 20 for most models. [`step_count`](Self::step_count) returns the number.
     #[serde(default)]
     pub steps: Option<usize>,
-    /// The classifier-free guidance ("CFG") scale, or more than that:
-    /// [`ClassifierFree`](crate::ClassifierFree), or a [`Guide`](crate::Guide) of one's own. At 1
-    /// and below the negative prompt is not looked at and each step costs half. The samplers of
-    /// CFG++ want a scale of 0 to 1.
+    /// The classifier-free guidance (CFG) scale, a [`ClassifierFree`](crate::ClassifierFree) with
+    /// more options, or a custom [`Guide`](crate::Guide).
+    ///
+    /// At a scale of 1 or less the negative prompt is ignored and each step takes half the time,
+    /// unless the prompt has several branches (`AND`). The CFG++ samplers are made for a scale of
+    /// `0.0..=1.0` and always use the negative prompt.
     ///
     /// Default: the pipeline's [default](Defaults::guidance), 7.5 for Stable Diffusion 1.x.
     #[serde(default)]
     pub guidance: Option<Guidance>,
-    /// What decides the noise, together with the size. Default: a random one below 2³² (numpy: 2³¹), told in the result. Of
-    /// [`noise`](Self::noise) that is torch's CPU generator, the default, the low 32 bits count.
+    /// The seed, which together with the size determines the noise. With torch's CPU generator, the
+    /// default for [`noise`](Self::noise), only the low 32 bits count.
+    ///
+    /// Default: a random seed below 2³² (below 2³¹ for numpy), which
+    /// [`Picture::seed`](crate::Picture::seed) reports.
     #[serde(default)]
     pub seed: Option<u64>,
-    /// Whose noise a seed stands for. Default [`NoiseKind::Torch`], torch's CPU generator.
+    /// The random number generator that turns the seed into noise.
+    ///
+    /// Default: [`NoiseKind::Torch`], torch's CPU generator.
     #[serde(default)]
     pub noise: NoiseKind,
-    /// Another seed whose noise is mixed into that of the seed, for pictures that are like the seed's. Default none.
+    /// A second seed, whose noise is mixed into the noise of [`seed`](Self::seed). The pictures
+    /// resemble the picture of `seed`.
+    ///
+    /// Default: `None`.
     #[serde(default)]
     pub variation: Option<Variation>,
-    /// Width and height in pixels of another picture, whose composition the seed's picture is to keep at this one's size: the middle of
-    /// its noise is that of the seed at that size. WebUI's "resize seed from". Default none.
+    /// Width and height, in pixels, of a picture whose composition should be kept at a new size.
+    /// The middle of the noise that the seed gives at that size replaces the middle of this
+    /// picture's noise. WebUI calls this "Resize seed from".
+    ///
+    /// Default: `None`.
     #[serde(default)]
     pub seed_resize: Option<[u32; 2]>,
-    /// What is added to the seed, wrapping at 2⁶⁴, for the noise that a sampler draws on the way: WebUI's ENSD ("eta noise seed delta"),
-    /// 31337 for NovelAI. Default 0: the seed's generator goes on. Samplers with a [Brownian tree](sd_schedulers::BrownianTree) don't ask.
+    /// The number added to the seed, wrapping at 2⁶⁴, for the noise that a sampler adds between
+    /// steps. WebUI calls it ENSD ("eta noise seed delta"); NovelAI uses 31337. Samplers with a
+    /// [Brownian tree](sd_schedulers::BrownianTree) ignore it.
+    ///
+    /// Default: 0. The sampler continues with the generator that made the initial noise.
     #[serde(default)]
     pub ensd: u64,
-    /// How many pictures, 1, the default, to [`MAX_COUNT`]. Picture `i` has the seed + `i`, wrapping at 2⁶⁴, or, with a variation
-    /// of a strength that is not 0, the same seed and the variation's + `i`. Each is what it would be alone.
+    /// The number of pictures, 1 to [`MAX_COUNT`].
+    ///
+    /// Picture `i` uses the seed plus `i`, wrapping at 2⁶⁴. With a
+    /// [`variation`](Self::variation) whose strength is not 0, the seed stays the same and the
+    /// variation's seed is increased instead. Each picture is the same as if it were drawn alone
+    /// with its seed.
+    ///
+    /// Default: 1.
     #[serde(default = "default_count")]
     pub count: usize,
-    /// Which layer of CLIP is read, from the last: 1 is the last, 2 the one before, 0 the model's
-    /// own, which is 1 for Stable Diffusion 1.x and 2 for SDXL. Default: the pipeline's, which is 0
-    /// where nothing else is set.
+    /// The layer of CLIP whose output is used, counted from the end: 1 is the last layer, 2 the one
+    /// before it. 0 is the model's usual layer, which is 1 for Stable Diffusion 1.x and 2 for SDXL.
+    ///
+    /// Default: the pipeline's [clip skip](crate::PipelineBuilder::clip_skip), which is 0 unless it
+    /// was set.
     #[serde(default)]
     pub clip_skip: Option<usize>,
-    /// What an SDXL model is told of the picture's size. Default: that it is neither scaled nor
-    /// cropped.
+    /// The size conditioning of an SDXL model.
+    ///
+    /// Default: [`Sizes::default`], which describes a picture that was neither scaled nor cropped.
     #[serde(default)]
     pub sizes: Sizes,
-    /// What it is told for the negative prompt. Counts only if both [`original`](Sizes::original)
-    /// and [`target`](Sizes::target) are set, as in diffusers. Default: `None`, the same as for the
-    /// prompt.
+    /// The size conditioning for the negative prompt. As in diffusers, it is used only if both
+    /// [`original`](Sizes::original) and [`target`](Sizes::target) are set.
+    ///
+    /// Default: `None`. The negative prompt uses [`sizes`](Self::sizes).
     #[serde(default)]
     pub negative_sizes: Option<Sizes>,
-    /// The aesthetic score that SDXL's refiner aims at, about 1 to 10. Default: 6.
+    /// The aesthetic score that SDXL's refiner aims at, about 1 to 10.
+    ///
+    /// Default: 6.
     #[serde(default = "default_score")]
     pub aesthetic_score: f32,
-    /// The aesthetic score that it moves away from. Default: 2.5.
+    /// The aesthetic score that SDXL's refiner moves away from.
+    ///
+    /// Default: 2.5.
     #[serde(default = "default_negative_score")]
     pub negative_aesthetic_score: f32,
-    /// When the pipeline's refiner takes over. Default: `None`, at 0.8 of the training timesteps if
-    /// the pipeline has one.
+    /// When the pipeline's refiner takes over from the model. A pipeline without a refiner refuses
+    /// a value.
+    ///
+    /// Default: `None`. A refiner takes over at [`RefinerSwitch::default`], after 0.8 of the
+    /// training timesteps.
     #[serde(default)]
     pub refiner: Option<RefinerSwitch>,
-    /// The picture that stands beside the latents of models such as inpainting ones,
-    /// `[1 or count, channels, h, w]` in the sides of the latents: mask, then masked latents for
-    /// inpainting; latents, not scaled, for instruct-pix2pix. Models that take one need it.
+    /// Extra input channels beside the latents, `[1 or count, channels, h, w]`, with the height and
+    /// width of the latents. Models that take extra channels require them.
+    ///
+    /// An inpainting model takes the mask, then the masked latents. An instruct-pix2pix model takes
+    /// the latents of a picture, without the `scaling_factor`.
+    ///
     /// Default: `None`.
     #[serde(default)]
     pub beside: Option<ArcArray<f32, Ix4>>,
-    /// How closely an instruct-pix2pix model keeps to the picture [beside](Self::beside) the
-    /// latents, about 1 to 2. Default: 1.5. It acts where guidance does, and costs a third call in
-    /// each step.
+    /// How closely an instruct-pix2pix model keeps to the picture in [`beside`](Self::beside),
+    /// about 1 to 2. It acts in the steps in which guidance acts, and costs a third call of the
+    /// denoiser in each of them.
+    ///
+    /// Default: 1.5.
     #[serde(default = "default_image_guidance")]
     pub image_guidance: f32,
-    /// The sampler. Default: the pipeline's [default](Defaults::scheduler), DPM++ 2M for Stable
-    /// Diffusion 1.x.
+    /// The sampler, with its options or by name.
+    ///
+    /// Default: the pipeline's [default](Defaults::scheduler), DPM++ 2M for Stable Diffusion 1.x.
     #[serde(default)]
     pub scheduler: Option<Scheduler>,
-    /// The noise levels that the sampler steps through. A shift by the picture's size
-    /// ([`Ladder::for_size`]) uses the size of this picture.
+    /// The noise levels (sigmas) that the sampler steps through. A ladder that depends on the
+    /// picture's size ([`Ladder::for_size`]) uses the size of this picture.
     ///
-    /// Default: the ladder that the [scheduler](Self::scheduler) is usually run on, Karras over the
-    /// model's full range for DPM++ 2M. Where the request names no scheduler either, it is the
-    /// pipeline's [default](Defaults::ladder).
+    /// Default: the usual ladder of the [scheduler](Self::scheduler), such as Karras for DPM++ 2M.
+    /// If the request does not set a scheduler either, the pipeline's [default](Defaults::ladder).
     #[serde(default)]
     pub ladder: Option<Ladder>,
-    /// Unit normal noise to begin as, `[count, channels, height / factor, width / factor]`, instead of the seed's with all that is mixed in.
-    /// What a sampler draws on the way is still the seed's, as if it had drawn the first noise too: a picture's own noise and seed
-    /// draw it again. (diffusers does not skip the first, so that an ancestral sampler adds the noise it began as.)
+    /// Unit Gaussian noise to start from, `[count, channels, height / factor, width / factor]`. It
+    /// replaces the noise of the seed, the variation and [`seed_resize`](Self::seed_resize).
+    ///
+    /// The noise that a sampler adds between steps still comes from the seed, as if the generator
+    /// had also made the initial noise. A picture's `initial_noise` and seed therefore reproduce
+    /// the picture. This differs from diffusers, where the generator does not skip the initial
+    /// noise: an ancestral sampler there adds the very noise that it started from.
+    ///
+    /// Default: `None`.
     #[serde(default)]
     pub initial_noise: Option<ArcArray<f32, Ix4>>,
 }
@@ -169,7 +235,8 @@ fn default_count() -> usize {
 }
 
 impl Request {
-    /// A picture of `prompt` (text, or an embedding), everything else at its default.
+    /// Creates a request for a picture of `prompt`, a text or an embedding. Everything else has its
+    /// default.
     pub fn new(prompt: impl Into<Prompt>) -> Self {
         Self {
             prompt: prompt.into(),
@@ -206,11 +273,16 @@ impl Request {
     /// use sd_core::Request;
     ///
     /// let request = Request::from_json(
-    ///     r#"{"prompt": "a fox", "steps": 30, "scheduler": "euler-a", "ladder": "karras", "size": [512, 768]}"#,
+    ///     r#"{
+    ///         "prompt": "a fox", "steps": 30, "size": [512, 768],
+    ///         "scheduler": "euler-a", "ladder": "karras"
+    ///     }"#,
     /// )?;
     /// assert_eq!((request.steps, request.size, request.seed), (Some(30), Some([512, 768]), None));
     ///
-    /// let wrong = Request::from_json(r#"{"prompt": "a fox", "steps": "many", "ladder": {"karras": {"rho": "x"}}}"#);
+    /// let wrong = Request::from_json(
+    ///     r#"{"prompt": "a fox", "steps": "many", "ladder": {"karras": {"rho": "x"}}}"#,
+    /// );
     /// let problems = wrong.unwrap_err();
     /// let what: Vec<_> = problems.iter().map(|problem| &*problem.what).collect();
     /// assert_eq!(what, ["ladder.karras.rho", "steps"]);
@@ -218,17 +290,19 @@ impl Request {
     /// ```
     ///
     /// # Errors
-    /// [`Problems`]: the first wrong value of every field, with its path, and all unknown fields.
-    /// Values that are out of range are found when the request is drawn.
+    /// [`Problems`] if the text is not a JSON object, and otherwise with the first wrong value of
+    /// every field, with its path, and all unknown fields. Values that are out of range are
+    /// reported when the request is drawn.
     pub fn from_json(text: &str) -> Result<Self, Problems> {
         serde_json::from_str(text).map_err(|error| json::problems(text, &error))
     }
 
-    /// Returns the number of steps: [`steps`](Self::steps), the rungs of a ladder that lists them,
-    /// or 20.
+    /// Returns the number of steps: [`steps`](Self::steps) if it is set, else the rungs of a ladder
+    /// that lists them, else 20.
     ///
-    /// A pipeline may have another [default](Defaults::steps) than 20:
-    /// [`Pipeline::with_defaults`](crate::Pipeline::with_defaults) sets it in a request.
+    /// A pipeline may have another [default](Defaults::steps) than 20.
+    /// [`Pipeline::with_defaults`](crate::Pipeline::with_defaults) fills that default into a
+    /// request.
     ///
     /// ```
     /// use sd_core::{Request, schedulers::Ladder};
@@ -274,7 +348,7 @@ impl Request {
         self
     }
 
-    /// Sets [`size`](Self::size), in pixels.
+    /// Sets [`size`](Self::size), in pixels: width, then height.
     pub fn size(mut self, width: u32, height: u32) -> Self {
         self.size = Some([width, height]);
         self
@@ -286,8 +360,18 @@ impl Request {
         self
     }
 
-    /// Sets [`guidance`](Self::guidance): a scale, [`ClassifierFree`](crate::ClassifierFree) guidance with more than that, or a
-    /// [`Guide`](crate::Guide) of one's own.
+    /// Sets [`guidance`](Self::guidance): a scale, [`ClassifierFree`](crate::ClassifierFree)
+    /// guidance with more options, or a custom [`Guide`](crate::Guide).
+    ///
+    /// ```
+    /// use sd_core::{ClassifierFree, Request};
+    ///
+    /// let plain = Request::new("a fox").guidance(7.5);
+    /// assert_eq!(plain.guidance.and_then(|guidance| guidance.scale()), Some(7.5));
+    ///
+    /// let rescaled = ClassifierFree { rescale: 0.7, ..ClassifierFree::from(7.5) };
+    /// let request = Request::new("a fox").guidance(rescaled);
+    /// ```
     pub fn guidance(mut self, guidance: impl Into<Guidance>) -> Self {
         self.guidance = Some(guidance.into());
         self
@@ -306,12 +390,20 @@ impl Request {
     }
 
     /// Sets [`variation`](Self::variation).
+    ///
+    /// ```
+    /// use sd_core::{Request, schedulers::Variation};
+    ///
+    /// // Three pictures that resemble the picture of seed 42.
+    /// let variation = Variation { seed: 1, strength: 0.2, ..Variation::default() };
+    /// let request = Request::new("a fox").seed(42).variation(variation).count(3);
+    /// ```
     pub fn variation(mut self, variation: Variation) -> Self {
         self.variation = Some(variation);
         self
     }
 
-    /// Sets [`seed_resize`](Self::seed_resize), in pixels.
+    /// Sets [`seed_resize`](Self::seed_resize), in pixels: width, then height.
     pub fn seed_resize(mut self, width: u32, height: u32) -> Self {
         self.seed_resize = Some([width, height]);
         self
@@ -354,8 +446,18 @@ impl Request {
         self
     }
 
-    /// Sets [`refiner`](Self::refiner): the share of the run, 0 to 1, that the model itself makes,
-    /// or a [`RefinerSwitch`].
+    /// Sets [`refiner`](Self::refiner): the share of the run that the model itself makes,
+    /// `0.0..=1.0`, or a [`RefinerSwitch`].
+    ///
+    /// ```
+    /// use sd_core::{RefinerShare, RefinerSwitch, Request};
+    ///
+    /// let by_timesteps = Request::new("a fox").refiner(0.8);
+    /// assert_eq!(by_timesteps.refiner, Some(RefinerSwitch::default()));
+    ///
+    /// let by_steps = RefinerSwitch { at: 0.5, by: RefinerShare::Steps };
+    /// let request = Request::new("a fox").refiner(by_steps);
+    /// ```
     pub fn refiner(mut self, switch: impl Into<RefinerSwitch>) -> Self {
         self.refiner = Some(switch.into());
         self
@@ -373,8 +475,16 @@ impl Request {
         self
     }
 
-    /// Sets [`scheduler`](Self::scheduler): a sampler with its options, or a named one
-    /// (`"euler-a".parse::<Scheduler>()`), which takes its options from the model.
+    /// Sets [`scheduler`](Self::scheduler): a sampler with its options, or a named sampler, whose
+    /// options come from the model's scheduler configuration.
+    ///
+    /// ```
+    /// use sd_core::{Request, schedulers::{Euler, Scheduler}};
+    ///
+    /// let with_options = Request::new("a fox").scheduler(Euler::default());
+    /// let named = Request::new("a fox").scheduler("euler-a".parse::<Scheduler>()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn scheduler(mut self, scheduler: impl Into<Scheduler>) -> Self {
         self.scheduler = Some(scheduler.into());
         self
@@ -392,12 +502,13 @@ impl Request {
         self
     }
 
-    /// Returns whether the negative prompt is looked at: with a guidance that ever asks for it,
-    /// with the samplers of CFG++, and where the prompt has several parts (`AND`).
+    /// Returns whether the negative prompt is used: if guidance needs it in any step, if the
+    /// sampler is one of CFG++, or if the prompt is composed of several branches (`AND`) or has a
+    /// weighted branch. A custom [`Guide`](crate::Guide) counts as needing it.
     ///
-    /// What the request leaves open counts as in [`Defaults::default`]. The result is an estimate
-    /// where guidance is on in an interval and the ladder has another number of rungs than
-    /// [`steps`](Self::steps).
+    /// Where the request leaves a choice open, [`Defaults::default`] applies. The result is an
+    /// estimate if guidance is limited to an [interval](crate::ClassifierFree::interval) and the
+    /// ladder has another number of rungs than [`steps`](Self::steps).
     pub fn uses_negative(&self) -> bool {
         let defaults = Defaults::default();
         let scheduler = self.scheduler.as_ref().unwrap_or(&defaults.scheduler);
@@ -409,27 +520,30 @@ impl Request {
     }
 }
 
-/// When a refiner takes over from the model: between two steps, with the sampler going on as if
-/// nothing had happened.
+/// When a refiner takes over from the model. The switch happens between two steps; the sampler
+/// keeps its state.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RefinerSwitch {
-    /// The share of the run that the model itself makes, 0 to 1. At 1 the refiner does nothing.
+    /// The share of the run that the model itself makes, `0.0..=1.0`. At 1 the refiner is not used.
+    ///
     /// Default: 0.8.
     pub at: f32,
-    /// What it is a share of. Default: the training timesteps.
+    /// The unit of [`at`](Self::at).
+    ///
+    /// Default: [`RefinerShare::Timesteps`].
     pub by: RefinerShare,
 }
 
-/// What the share of a [`RefinerSwitch`] is measured in.
+/// The unit in which the share of a [`RefinerSwitch`] is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefinerShare {
-    /// Training timesteps: with 1000 of them, 0.8 is every step below timestep 200. As diffusers'
-    /// `denoising_end` and WebUI.
+    /// Training timesteps, as in diffusers' `denoising_end` and in WebUI. With 1000 training
+    /// timesteps and a share of 0.8, the refiner makes every step below timestep 200.
     #[default]
     Timesteps,
-    /// Steps of the run: WebUI's option "Switch to refiner by sampling steps".
+    /// Steps of the run. WebUI calls this "Switch to refiner by sampling steps".
     Steps,
 }
 
@@ -448,7 +562,7 @@ impl From<f32> for RefinerSwitch {
     }
 }
 
-/// How the texts of a request are read and encoded.
+/// How the prompts of a request are read and encoded.
 ///
 /// ```
 /// use sd_core::{PromptOptions, Request, text::{Emphasis, Syntax}};
@@ -460,19 +574,33 @@ impl From<f32> for RefinerSwitch {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct PromptOptions {
-    /// Whose language they are in. Default: WebUI's.
+    /// The prompt language.
+    ///
+    /// Default: WebUI's.
     pub syntax: Syntax,
-    /// How weights act. Default: multiplied, each window of tokens keeping its mean, as in WebUI.
+    /// How the weights of a prompt act on its embeddings.
+    ///
+    /// Default: [`Emphasis::KeepMean`], as in WebUI. Each token's state is multiplied by its
+    /// weight, and each window of tokens keeps its mean.
     pub emphasis: Emphasis,
-    /// How a text of more than 75 tokens is parted. Default: at commas. Nothing is cut off but where this says so.
+    /// How a text of more than 75 tokens is divided into windows.
+    ///
+    /// Default: at commas where possible, as in WebUI. Text is cut off only if
+    /// [`Chunking::at_most`] is set.
     pub chunking: Chunking,
-    /// What is done to a text first. Default: what transformers does; WebUI has [`Cleanup::Ftfy`].
+    /// How a text is cleaned up before it is tokenized. WebUI's clean-up is [`Cleanup::Ftfy`].
+    ///
+    /// Default: [`Cleanup::Transformers`].
     pub cleanup: Cleanup,
-    /// Whether the shorter of prompt and negative prompt is made as long as the other by empty windows, WebUI's "Pad prompt/negative
-    /// prompt to be same length". Default false: each keeps its own length.
+    /// Whether the shorter of prompt and negative prompt is padded with empty windows to the length
+    /// of the longer one. WebUI calls this "Pad prompt/negative prompt to be same length".
+    ///
+    /// Default: false.
     pub same_length: bool,
-    /// Whether an empty negative prompt is encoded like any other also by a model that wants zeros
-    /// in its place, as SDXL does (`force_zeros_for_empty_prompt`). Default: false.
+    /// Whether an empty negative prompt is encoded like any other text, even by a model that
+    /// replaces its embedding with zeros, as SDXL does (`force_zeros_for_empty_prompt`).
+    ///
+    /// Default: false.
     pub encode_empty: bool,
 }
 
@@ -514,21 +642,22 @@ impl PromptOptions {
     }
 }
 
-/// A prompt: text, or what a text model made of one. With serde it is a string, or an object of
-/// arrays in ndarray's form.
+/// A prompt: a text, or its embedding.
+///
+/// With serde, a text is a string. An embedding is an object whose arrays are in ndarray's form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(
     untagged,
     expecting = "expected a prompt: a string, or an object with `embedding`, an array of shape [1, tokens, width] in ndarray's form"
 )]
 pub enum Prompt {
-    /// Encoded by the pipeline.
+    /// A text, which the pipeline encodes.
     Text(String),
-    /// Used as it is; the clip skip does not apply. Cheap to clone.
+    /// An embedding, which is used as it is. Clip skip does not apply. Cheap to clone.
     Embedding {
         /// The states of the tokens, `[1, tokens, width]`.
         embedding: ArcArray<f32, Ix3>,
-        /// The pooled output `[1, width]`, for models that take one.
+        /// The pooled output, `[1, width]`, for models that take it.
         #[serde(default)]
         pooled: Option<ArcArray<f32, Ix2>>,
     },

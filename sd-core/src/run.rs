@@ -1,4 +1,4 @@
-//! The loop: from noise to pictures.
+//! The denoising loop, from noise to finished pictures.
 
 use std::{
     collections::HashMap,
@@ -20,18 +20,18 @@ use crate::{
     plan::{Encoded, Planned},
 };
 
-/// Pictures that go through the loop together; mostly one.
+/// Pictures that go through the denoising loop together, usually one.
 pub(crate) struct Batch<'a> {
     parts: &'a Parts,
     planned: &'a [Arc<Planned>],
-    /// Request and index of each.
+    /// The request and the index of each picture.
     pictures: Vec<(usize, usize)>,
-    /// The prompts of each, and how long it took to encode them.
+    /// The prompts of each picture, and how long it took to encode them.
     conditionings: Vec<(Encoded, Duration)>,
     stop: &'a StopToken,
 }
 
-/// The prompts of requests that have more pictures to come.
+/// The encoded prompts of requests that have more pictures to draw.
 pub(crate) type Prompts = HashMap<usize, Encoded>;
 
 impl<'a> Batch<'a> {
@@ -68,10 +68,10 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// Makes the pictures.
+    /// Draws the pictures.
     pub fn run(self, observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<(), Error> {
         let parts = self.parts;
-        // All that the loop is made of is the same for all of them.
+        // The plan of any picture will do: they agree in everything that the loop uses.
         let plan = &self.planned[self.pictures[0].0];
         let [height, width] = plan.latents;
         let shape = [
@@ -88,7 +88,9 @@ impl<'a> Batch<'a> {
         let mut noise = Vec::with_capacity(seeds.len());
         let mut initial_noise = Array4::zeros(shape);
         for (i, mut picture) in initial_noise.outer_iter_mut().enumerate() {
-            let values = picture.as_slice_mut().expect("a row of a fresh array");
+            let values = picture
+                .as_slice_mut()
+                .expect("a row of a new array is contiguous");
             noise.push(source(plan, seeds[i], values).map_err(|error| {
                 let stage = format!("the noise of seed {}", seeds[i].seed);
                 Error::backend(stage)(error.into())
@@ -133,9 +135,9 @@ impl<'a> Batch<'a> {
         };
         let slice = latents
             .as_slice_mut()
-            .expect("contiguous like its operands");
+            .expect("the product of a contiguous array is contiguous");
         let broken = plan.sampler.sample(slice, &plan.rungs, &mut run).is_break();
-        // A sampler of someone's own may have gone on after a failure.
+        // A custom sampler may have continued after a failure.
         if let Some(error) = run.error.take() {
             return Err(error);
         }
@@ -143,7 +145,7 @@ impl<'a> Batch<'a> {
             return Err(run.stopped());
         }
         if broken {
-            let problem = "it ended the run though nothing had stopped it";
+            let problem = "the run ended although nothing had stopped it";
             return Err(Error::backend("the sampler")(problem.into()));
         }
         drop(entered);
@@ -157,7 +159,7 @@ impl<'a> Batch<'a> {
         )
     }
 
-    /// The guided model, or its refiner.
+    /// Returns the guided denoiser of the model or of its refiner.
     fn guided<'d>(
         &self,
         denoiser: &'d dyn Denoiser,
@@ -200,7 +202,8 @@ impl<'a> Batch<'a> {
             self.stop.clone(),
         );
         let guided = match (negatives, &beside) {
-            // The latents of a picture: an instruct-pix2pix model.
+            // As many extra channels as latent channels: an instruct-pix2pix model, which takes the
+            // latents of a picture.
             (Some(negatives), Some(picture)) if inputs.beside == inputs.channels => {
                 let mut blank = half(&negatives, 1);
                 blank.beside = Some(ArcArray::zeros(picture.dim()));
@@ -214,8 +217,8 @@ impl<'a> Batch<'a> {
         guided.rungs(&plan.rungs)
     }
 
-    /// The sizes that the network takes for each picture, `[batch, ids]`: row 0 for the prompt, row
-    /// 1 for the negative prompt.
+    /// Returns the sizes that the network takes for each picture, `[batch, ids]`. Row 0 is for the
+    /// prompt, row 1 for the negative prompt.
     fn sizes(&self, row: usize, refiner: bool) -> Option<Array2<f32>> {
         let of = |&(request, _): &(usize, usize)| {
             let plan = &self.planned[request];
@@ -226,10 +229,10 @@ impl<'a> Batch<'a> {
             Some(sizes.index_axis(Axis(0), row))
         };
         let rows: Vec<_> = self.pictures.iter().map(of).collect::<Option<_>>()?;
-        Some(ndarray::stack(Axis(0), &rows).expect("as many sizes for each picture"))
+        Some(ndarray::stack(Axis(0), &rows).expect("each picture has the same number of sizes"))
     }
 
-    /// The picture beside the latents of each picture, `[batch, channels, h, w]`.
+    /// Returns the extra channels beside the latents of each picture, `[batch, channels, h, w]`.
     fn beside(&self) -> Option<ArcArray<f32, Ix4>> {
         let of = |&(request, index): &(usize, usize)| {
             let beside = self.planned[request].request.beside.as_ref()?;
@@ -237,11 +240,11 @@ impl<'a> Batch<'a> {
             Some(beside.index_axis(Axis(0), index))
         };
         let all: Vec<_> = self.pictures.iter().map(of).collect::<Option<_>>()?;
-        let all = ndarray::stack(Axis(0), &all).expect("one shape for each picture");
+        let all = ndarray::stack(Axis(0), &all).expect("the plan has checked the shapes");
         Some(all.into_shared())
     }
 
-    /// Decodes the pictures and hands them over.
+    /// Decodes the pictures and hands them to the observer.
     fn finish(
         &self,
         seeds: &[Seeds],
@@ -252,7 +255,7 @@ impl<'a> Batch<'a> {
         observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         let stopped = |from| {
-            let latents = latents.as_slice().expect("contiguous");
+            let latents = latents.as_slice().expect("the latents are contiguous");
             self.stopped(steps.len(), from, seeds, latents, Some(&denoised))
         };
         let mut failed = None;
@@ -318,7 +321,7 @@ impl<'a> Batch<'a> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// The error that says so, with the pictures from `from` on that are not finished.
+    /// Returns [`Error::Stopped`], with the pictures from index `from` on as the unfinished ones.
     fn stopped(
         &self,
         steps: usize,
@@ -333,7 +336,7 @@ impl<'a> Batch<'a> {
         let length = latents.len() / self.pictures.len();
         let one = |i: usize, all: &[f32]| {
             let values = all[i * length..(i + 1) * length].to_vec();
-            Array4::from_shape_vec(shape, values).expect("a picture's share")
+            Array4::from_shape_vec(shape, values).expect("a picture has this many values")
         };
         let unfinished = |i: usize| Unfinished {
             request: self.pictures[i].0,
@@ -349,7 +352,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Fills `first` with the unit noise that a picture begins as, and returns what its sampler draws from on the way.
+/// Fills `first` with the initial unit noise of a picture, and returns the source of the noise that
+/// its sampler adds between steps.
 fn source(
     plan: &Planned,
     seeds: Seeds,
@@ -365,36 +369,38 @@ fn source(
     }
 }
 
-/// Room for the steps: nearly every sampler makes no more of them than it calls the model.
+/// Returns the capacity to reserve for the steps. Nearly every sampler makes at most one step per
+/// call of the model.
 fn most_steps(plan: &Planned) -> usize {
     let (Calls::Exactly(calls) | Calls::AtMost(calls)) = plan.sampler.calls(&plan.rungs);
     calls.max(plan.rungs.steps()).min(1 << 14)
 }
 
-/// What a sampler drives.
+/// The run of a batch, which a sampler drives.
 struct BatchRun<'a> {
     batch: &'a Batch<'a>,
     guided: Guided<'a>,
     /// The refiner, and the step at which it takes over.
     refiner: Option<(usize, Guided<'a>)>,
     seeds: &'a [Seeds],
-    /// One for each picture.
+    /// The noise source of each picture.
     noise: Vec<Box<dyn NoiseSource + Send>>,
     observer: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    /// The latents after the last finished step: what a run that stops within one leaves.
+    /// The latents after the last finished step, which the error holds if the run stops within a
+    /// step.
     finished: Vec<f32>,
     denoised: Vec<f32>,
     started: Instant,
     step_started: Instant,
-    /// What each finished step took.
+    /// The time of each finished step.
     steps: Vec<Duration>,
     error: Option<Error>,
-    /// Whether the sampler was told to end, without an error.
+    /// Whether the observer ended the run.
     broke: bool,
 }
 
 impl BatchRun<'_> {
-    /// A sampler of someone's own may hand over anything.
+    /// Checks a length that the sampler passes in, because a custom sampler may pass anything.
     fn check(&mut self, what: &str, found: usize) -> ControlFlow<()> {
         let expected = self.finished.len();
         if found == expected {
@@ -428,7 +434,7 @@ impl BatchRun<'_> {
         match self.guided.try_denoise(x, at, denoised, both) {
             Ok(()) => ControlFlow::Continue(()),
             Err(source) => {
-                // What comes of being interrupted is no failure.
+                // An error that the interruption caused is not a failure.
                 if !self.batch.stop.is_stopped() {
                     let step = self.steps.len() + 1;
                     let stage = format!("the denoiser at step {step}, timestep {}", at.timestep);
@@ -471,7 +477,7 @@ impl Run for BatchRun<'_> {
         if self.check("out", out.len()).is_break() {
             return out.fill(0.0);
         }
-        // Each picture draws its own, as it would alone.
+        // Each picture draws its own noise, as it would alone.
         let one = out.len() / self.noise.len();
         for (noise, out) in self.noise.iter_mut().zip(out.chunks_exact_mut(one)) {
             noise.between(from, to, out);
@@ -516,9 +522,9 @@ impl Run for BatchRun<'_> {
     }
 }
 
-/// Picture `i` of a batch of `[batch, channels, h, w]`.
+/// Returns picture `i` of a batch `[batch, channels, h, w]`.
 fn share(all: &[f32], i: usize, [_, channels, height, width]: [usize; 4]) -> ArrayView3<'_, f32> {
     let length = channels * height * width;
     let one = &all[i * length..(i + 1) * length];
-    ArrayView3::from_shape((channels, height, width), one).expect("a picture's share")
+    ArrayView3::from_shape((channels, height, width), one).expect("a picture has this many values")
 }

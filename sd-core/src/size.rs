@@ -1,8 +1,8 @@
-//! The size of a picture, checked.
+//! The checked size of a picture.
 
 use crate::{Problem, Problems};
 
-/// Width and height in pixels: each a positive multiple of 8.
+/// The size of a picture in pixels. Width and height are positive multiples of 8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ImageSize {
     width: u32,
@@ -10,32 +10,32 @@ pub struct ImageSize {
 }
 
 impl ImageSize {
-    /// Checks the sides.
+    /// Creates a size from a width and a height in pixels.
     ///
     /// # Errors
-    /// [`Problems`] name each side that is no positive multiple of 8.
+    /// [`Problems`], with each side that is not a positive multiple of 8.
     pub fn new(width: u32, height: u32) -> Result<Self, Problems> {
         let wrong = |side: u32| side == 0 || !side.is_multiple_of(8);
         check_sides(width, height, wrong, "a positive multiple of 8")?;
         Ok(Self { width, height })
     }
 
-    /// Pixels.
+    /// Returns the width in pixels.
     pub fn width(self) -> u32 {
         self.width
     }
 
-    /// Pixels.
+    /// Returns the height in pixels.
     pub fn height(self) -> u32 {
         self.height
     }
 
-    /// Both together.
+    /// Returns the number of pixels: width times height.
     pub fn pixels(self) -> u64 {
         u64::from(self.width) * u64::from(self.height)
     }
 
-    /// Height and width of the latents.
+    /// Returns the height and width of the latents.
     pub(crate) fn latents(self, factor: usize) -> Result<[usize; 2], Problems> {
         let wrong = |side: u32| !(side as usize).is_multiple_of(factor);
         let expected = format!("a multiple of this model's factor, {factor}");

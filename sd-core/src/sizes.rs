@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::ImageSize;
 
-/// The sizes that SDXL knew of each picture in training ("micro-conditioning", section 2.2 of
-/// <https://arxiv.org/abs/2307.01952>): they change what is drawn, not how large the picture is.
+/// The size conditioning of SDXL ("micro-conditioning", section 2.2 of
+/// <https://arxiv.org/abs/2307.01952>). In training, SDXL was given these sizes for each picture.
 ///
-/// A small [`original`](Self::original) gives the look of a small picture that was enlarged. A
-/// [`crop`](Self::crop) that is not 0 gives a subject that is cut off. A pipeline refuses sizes if
-/// its model does not take them.
+/// They change what is drawn, not the size of the picture. A small [`original`](Self::original)
+/// gives the look of a small picture that was enlarged. A [`crop`](Self::crop) other than 0 gives a
+/// subject that is cut off. A pipeline whose model does not take sizes refuses them.
 ///
 /// ```
 /// use sd_core::{Request, Sizes};
@@ -21,51 +21,54 @@ use crate::ImageSize;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Sizes {
-    /// Width and height of the training picture before it was scaled, in pixels. Default: the size
-    /// of the requested picture.
+    /// Width and height of the training picture before it was scaled, in pixels.
+    ///
+    /// Default: the size of the requested picture.
     pub original: Option<[u32; 2]>,
-    /// Where the training picture was cropped: x and y of the upper left corner, in pixels.
+    /// The upper left corner at which the training picture was cropped: x and y, in pixels.
+    ///
     /// Default: `[0, 0]`, not cropped.
     pub crop: [u32; 2],
-    /// Width and height that the training picture was cropped to, in pixels. Default: the size of
-    /// the requested picture.
+    /// Width and height to which the training picture was cropped, in pixels.
+    ///
+    /// Default: the size of the requested picture.
     pub target: Option<[u32; 2]>,
 }
 
 impl Sizes {
-    /// Sets [`original`](Self::original).
+    /// Sets [`original`](Self::original), in pixels.
     pub fn original(mut self, width: u32, height: u32) -> Self {
         self.original = Some([width, height]);
         self
     }
 
-    /// Sets [`crop`](Self::crop).
+    /// Sets [`crop`](Self::crop), in pixels.
     pub fn crop(mut self, x: u32, y: u32) -> Self {
         self.crop = [x, y];
         self
     }
 
-    /// Sets [`target`](Self::target).
+    /// Sets [`target`](Self::target), in pixels.
     pub fn target(mut self, width: u32, height: u32) -> Self {
         self.target = Some([width, height]);
         self
     }
 }
 
-/// Which sizes a network takes, and in which order: `add_time_ids` of diffusers.
+/// The sizes that a network takes, in order: `add_time_ids` of diffusers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SizeIds {
-    /// Six: height and width of the original, y and x of the crop, height and width of the target.
-    /// SDXL.
+    /// Six values: height and width of the original, y and x of the crop, height and width of the
+    /// target. SDXL takes them.
     Target,
-    /// Five: height and width of the original, y and x of the crop, and the aesthetic score. SDXL's
-    /// refiner.
+    /// Five values: height and width of the original, y and x of the crop, and the aesthetic score.
+    /// SDXL's refiner takes them.
     Score,
 }
 
 impl SizeIds {
-    /// The number of values.
+    /// Returns the number of values.
     pub fn count(self) -> usize {
         match self {
             Self::Target => 6,
@@ -74,7 +77,7 @@ impl SizeIds {
     }
 
     /// Returns the values for a picture of `size`. `score` is the aesthetic score, which
-    /// [`Target`](Self::Target) does not have.
+    /// [`Target`](Self::Target) does not use.
     pub fn values(self, sizes: &Sizes, size: ImageSize, score: f32) -> Vec<f32> {
         let own = [size.width(), size.height()];
         let [width, height] = sizes.original.unwrap_or(own);

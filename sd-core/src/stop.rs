@@ -1,11 +1,13 @@
-//! Ending a run from another thread.
+//! A token that stops runs from any thread.
 
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Ends a run from any thread, also while a network computes. Clones are the same token; once stopped it stays so.
+/// Stops runs from any thread, even while a network computes.
+///
+/// Clones are the same token. A token that has been stopped stays stopped.
 ///
 /// ```
 /// use sd_core::StopToken;
@@ -30,16 +32,20 @@ struct State {
 type Callback = Arc<dyn Fn() + Send + Sync>;
 
 impl StopToken {
-    /// A token that nobody has stopped.
+    /// Creates a token that has not been stopped.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks everything that was given this token to stop. Returns at once.
+    /// Stops every run that holds this token.
+    ///
+    /// The registered callbacks are called on this thread. The method does not wait for the runs to
+    /// end.
     pub fn stop(&self) {
         self.lock().stopped = true;
         loop {
-            // Not under the lock: a callback may take locks of its own. One by one: if one panics, the others are still there.
+            // The lock is not held during a callback, which may lock other things. Callbacks are
+            // taken one by one, so that after a panic the rest are still registered.
             let callback = self.lock().callbacks.pop();
             match callback {
                 Some((_, callback)) => callback(),
@@ -48,13 +54,16 @@ impl StopToken {
         }
     }
 
-    /// Whether [`stop`](Self::stop) was called.
+    /// Returns whether [`stop`](Self::stop) was called.
     pub fn is_stopped(&self) -> bool {
         self.lock().stopped
     }
 
-    /// Calls `callback` when the token is stopped, at once if it is already, until what is returned is dropped. For
-    /// backends, to interrupt a computation; the call may still be under way on another thread after the drop.
+    /// Registers a callback, which is called once when the token is stopped, or now if it already
+    /// is. Backends use it to interrupt a computation.
+    ///
+    /// Dropping the returned [`OnStop`] removes the callback. A call that has begun on another
+    /// thread may still be running after the drop.
     pub fn on_stop(&self, callback: impl Fn() + Send + Sync + 'static) -> OnStop {
         let mut state = self.lock();
         let id = state.next;
@@ -72,14 +81,14 @@ impl StopToken {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code of a user's runs under the lock.
+        // The lock cannot be poisoned by user code, because none runs under it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A callback of a [`StopToken`], registered until this is dropped.
+/// Keeps a callback of a [`StopToken`] registered until it is dropped.
 #[derive(Debug)]
-#[must_use = "dropping it takes the callback back"]
+#[must_use = "dropping it removes the callback"]
 pub struct OnStop {
     token: StopToken,
     id: u64,
@@ -90,7 +99,8 @@ impl Drop for OnStop {
         let mut state = self.token.lock();
         let place = state.callbacks.iter().position(|(id, _)| *id == self.id);
         let callback = place.map(|place| state.callbacks.swap_remove(place));
-        // What the callback holds is dropped after the lock: it may ask the token.
+        // The callback is dropped after the lock is released, because dropping it may use the
+        // token.
         drop(state);
         drop(callback);
     }

@@ -1,7 +1,8 @@
-//! What the models after Stable Diffusion 1.x are given: two towers, pooled outputs, sizes, a
-//! refiner, guidance as an input, a picture beside the latents; and the defaults of a pipeline.
+//! The inputs of models after Stable Diffusion 1.x: two text encoders, pooled outputs, sizes, a
+//! refiner, guidance as an input and extra channels beside the latents. Also the defaults of a
+//! pipeline.
 
-// In a test it is the failure.
+// A failed `unwrap` is a failed test.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -27,8 +28,8 @@ use sd_core::{
     },
 };
 
-/// States that depend on every id, on the layer and on the norm, and a pooled output that depends
-/// on every id.
+/// A text model whose states depend on every id, on the layer and on the final norm, and whose
+/// pooled output depends on every id.
 struct Text {
     width: usize,
     pooled: Option<usize>,
@@ -60,7 +61,8 @@ impl TextModel for Text {
     }
 }
 
-/// The towers of a small SDXL: 2 wide, and 3 wide with a pooled output of 6.
+/// Returns a tower of a small SDXL: the first of width 2, the second of width 3 with a pooled
+/// output of width 6.
 fn tower(index: usize) -> Tower {
     let text = match index {
         0 => Text {
@@ -76,14 +78,14 @@ fn tower(index: usize) -> Tower {
     tower.layer(Layer::SDXL)
 }
 
-/// What a tower alone makes of a text.
+/// Encodes a text with one tower alone.
 fn alone(index: usize, text: &str, windows: usize) -> PromptEmbedding {
     let encoder = PromptEncoder::of_towers(vec![tower(index)]).unwrap();
     let options = EncodeOptions::default().clip_skip(None).min_chunks(windows);
     encoder.encode_with(text, &options).unwrap()
 }
 
-/// What both towers make of a text for each.
+/// Encodes a text for each of the two towers, and joins the results.
 fn both(texts: [&str; 2], windows: usize) -> Array3<f32> {
     let [first, second] = [0, 1].map(|index| alone(index, texts[index], windows).embedding);
     concatenate![Axis(2), first, second]
@@ -93,7 +95,7 @@ fn pooled(text: &str) -> Array2<f32> {
     alone(1, text, 1).pooled.unwrap().to_owned()
 }
 
-/// A call, kept.
+/// The inputs of a call.
 #[derive(Debug, Clone, PartialEq)]
 struct Seen {
     timestep: f32,
@@ -104,8 +106,8 @@ struct Seen {
     beside: Option<Array4<f32>>,
 }
 
-/// Keeps its calls, and predicts noise that depends on the latents, the context and the picture
-/// beside.
+/// A denoiser that records its calls. Its noise depends on the latents, the context and the extra
+/// channels.
 struct Spy {
     inputs: Inputs,
     seen: Mutex<Vec<Seen>>,
@@ -117,7 +119,7 @@ impl Spy {
         Arc::new(Self { inputs, seen })
     }
 
-    /// The calls since the last time.
+    /// Returns the calls since the last call of this method.
     fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.seen.lock().unwrap())
     }
@@ -164,7 +166,7 @@ fn builder(spy: &Arc<Spy>) -> PipelineBuilder {
     Pipeline::builder(prompts(towers), spy.clone(), codec, config).size(64, 48)
 }
 
-/// The calls of a request on a small SDXL.
+/// Returns the calls for a request on a small SDXL.
 fn seen(request: &Request) -> Vec<Seen> {
     let spy = Spy::new(sdxl());
     builder(&spy).build().unwrap().generate(request).unwrap();
@@ -179,7 +181,7 @@ fn base() -> Request {
         .scheduler(Euler::default())
 }
 
-/// The problems with a request, each in a line.
+/// Returns the problems of a request.
 fn problems(pipeline: &Pipeline, request: &Request) -> String {
     match pipeline.generate(request) {
         Err(Error::Request(problems)) => problems.to_string(),
@@ -191,7 +193,7 @@ fn problems(pipeline: &Pipeline, request: &Request) -> String {
 #[track_caller]
 fn refused(pipeline: &Pipeline, request: &Request, part: &str) {
     let found = problems(pipeline, request);
-    assert!(found.contains(part), "{found:?} does not say {part:?}");
+    assert!(found.contains(part), "{found:?} does not contain {part:?}");
 }
 
 #[test]
@@ -206,14 +208,14 @@ fn towers_stand_side_by_side_with_the_pooled_output_of_the_first_window() {
     assert_eq!(negative.context, both(["blurry"; 2], 1));
     assert_eq!(negative.pooled, Some(pooled("blurry")));
 
-    // Two windows, of which the first holds 75 tokens.
+    // Two windows, the first of which holds 75 tokens.
     let long = "fox ".repeat(100);
     let prompt = &seen(&base().prompt(&long))[0];
     assert_eq!(prompt.context, both([&long; 2], 2));
     assert_eq!(prompt.pooled, Some(pooled(&"fox ".repeat(75))));
     assert_ne!(prompt.pooled, Some(pooled(&"fox ".repeat(25))));
 
-    // Weights change the states and not the pooled output.
+    // Weights change the states, but not the pooled output.
     let weighted = &seen(&base().prompt("a (fox:1.5)"))[0];
     assert_eq!(weighted.pooled, Some(pooled("a fox")));
     assert_ne!(weighted.context, both(["a fox"; 2], 1));
@@ -229,7 +231,7 @@ fn the_models_own_layer_is_2_and_a_clip_skip_is_for_all_towers() {
     for tower in [s![.., .., ..2], s![.., .., 2..]] {
         assert_ne!(own.slice(tower), other.slice(tower));
     }
-    // The pooled output is of the last layer whatever is asked for.
+    // The pooled output is always from the last layer.
     let skipped = &seen(&base().clip_skip(3))[0];
     assert_eq!(skipped.pooled, Some(pooled("a fox")));
 }
@@ -242,7 +244,7 @@ fn a_prompt_for_the_second_tower() {
     assert_eq!(all[0].pooled, Some(pooled("an owl")));
     assert_eq!(all[1].context, both(["blurry", "red"], 1));
     assert_eq!(all[1].pooled, Some(pooled("red")));
-    // As long as the longer one.
+    // Both texts are padded to the length of the longer one.
     let long = "owl ".repeat(100);
     let all = seen(&base().prompt_2(&long));
     assert_eq!(all[0].context, both(["a fox", &long], 2));
@@ -302,7 +304,7 @@ fn sizes_are_given_in_the_order_of_diffusers() {
     let given = array![[2.0, 1.0, 4.0, 3.0, 6.0, 5.0]];
     assert_eq!(sizes(&base().sizes(all)), [given.clone(), given.clone()]);
 
-    // The negative prompt has the prompt's, unless it has both sizes.
+    // The negative prompt uses the sizes of the prompt unless it has both sizes.
     for negative in [
         Sizes::default().crop(8, 9),
         Sizes::default().original(7, 7).crop(8, 9),
@@ -377,12 +379,12 @@ fn an_empty_negative_prompt_is_zeros_where_the_model_wants_them() {
     assert_eq!(blurry.context, both(["blurry"; 2], 1));
     let second = negative(&zeroing, &base().negative("").negative_2("red"));
     assert_eq!(second.context, both(["", "red"], 1));
-    // The prompt is never zeros.
+    // The prompt is never replaced by zeros.
     zeroing.generate(&base().prompt("").negative("")).unwrap();
     assert_eq!(spy.seen()[0].context, both([""; 2], 1));
 }
 
-/// A base and a refiner, whose calls are kept apart.
+/// A base model and a refiner, which record their calls separately.
 struct Refined {
     base: Arc<Spy>,
     refiner: Arc<Spy>,
@@ -405,15 +407,15 @@ impl Refined {
         }
     }
 
-    /// The calls of both.
+    /// Returns the calls of the base model and of the refiner.
     fn seen(&self, request: &Request) -> [Vec<Seen>; 2] {
         self.pipeline.generate(request).unwrap();
         [self.base.seen(), self.refiner.seen()]
     }
 }
 
-/// Ten steps without a negative prompt: as many calls. The steps of Karras' ladder are not even in
-/// timesteps.
+/// Ten steps without a negative prompt, which are ten calls. The steps of a Karras ladder are not
+/// evenly spaced in timesteps.
 fn ten() -> Request {
     base().steps(10).guidance(1.0).ladder(Ladder::karras())
 }
@@ -443,7 +445,7 @@ fn the_refiner_takes_over_at_its_timestep_or_step() {
             assert_eq!(together, all, "{switch:?}");
         }
     }
-    assert!(different > 0, "the two shares are to differ");
+    assert!(different > 0, "the two shares must differ");
     assert_eq!(refined.seen(&ten()), refined.seen(&ten().refiner(0.8)));
 }
 
@@ -482,7 +484,7 @@ fn the_refiner_has_its_own_texts_and_sizes() {
     let row = |score| Some(array![[48.0, 64.0, 0.0, 0.0, score]]);
     assert_eq!(refiner[0].sizes, row(7.0));
     assert_eq!(refiner[1].sizes, row(3.0));
-    // Zeros are the base's: the refiner encodes an empty negative prompt.
+    // Only the base model uses zeros: the refiner encodes an empty negative prompt.
     assert_eq!(refiner[1].context, alone(1, "", 1).embedding.to_owned());
 }
 
@@ -505,7 +507,8 @@ fn texts_of_other_lengths_under_the_refiner_are_not_in_one_batch() {
     let spy = Spy::new(sdxl());
     let refiner = Spy::new(Inputs::new(4, 3).pooled(6).sizes(SizeIds::Score));
     let long = "fox ".repeat(80);
-    // As long as each other for the model, but not for the refiner, which reads the first text.
+    // The prompts have the same length for the base model, but not for the refiner, which reads
+    // only the first text.
     let requests = [
         base().prompt(long.as_str()).prompt_2("fox"),
         base().prompt("fox").prompt_2(long.as_str()),
@@ -525,7 +528,7 @@ fn texts_of_other_lengths_under_the_refiner_are_not_in_one_batch() {
 
 #[test]
 fn sampler_and_guidance_remember_across_the_switch() {
-    // The refiner is the model itself, so that the switch must change nothing.
+    // The refiner is the base model itself, so the switch must not change the picture.
     let spy = Spy::new(sdxl());
     let plain = builder(&spy).build().unwrap();
     let refined = builder(&spy).refiner("itself", prompts(&[0, 1]), spy.clone());
@@ -557,7 +560,7 @@ fn refiners_that_do_not_fit_are_refused() {
     };
     let of = |channels, context| Inputs::new(channels, context);
     refused_parts(&[1], of(4, 5), "the refiner attends to embeddings 5 wide");
-    refused_parts(&[1], of(8, 3), "the refiner takes latents of 8 channels");
+    refused_parts(&[1], of(8, 3), "the refiner takes 8 latent channels");
     refused_parts(&[1], of(4, 3).beside(5), "with 5 beside them");
     refused_parts(&[0], of(4, 2).pooled(6), "a pooled text embedding 6 wide");
     let with_scale = of(4, 3).guidance(true);
@@ -572,7 +575,7 @@ fn refiners_that_do_not_fit_are_refused() {
     }
 }
 
-/// A guide without a scale.
+/// A custom guidance, which has no scale.
 #[derive(Debug)]
 struct Own;
 
@@ -603,7 +606,7 @@ fn guidance_as_an_input_costs_one_call_a_step() {
         ..ClassifierFree::from(8.5)
     };
     refused(&pipeline, &base().guidance(rescaled), more);
-    // What the model does not take.
+    // Values that this model does not take are refused.
     for (request, what) in [
         (base().aesthetic_scores(7.0, 2.5), "aesthetic_score is 7"),
         (
@@ -643,7 +646,7 @@ fn a_picture_beside_the_latents_is_checked_and_handed_on() {
     refused(
         &pipeline,
         &request,
-        "beside is none, expected latents of 5 channels",
+        "beside is none, expected 5 channels beside the latents",
     );
     for wrong in [
         beside(3, 5, 6, 8),
@@ -651,7 +654,7 @@ fn a_picture_beside_the_latents_is_checked_and_handed_on() {
         beside(1, 5, 8, 6),
         beside(0, 5, 6, 8),
     ] {
-        let expected = "expected (2, 5, 6, 8), or 1 in the first place";
+        let expected = "expected one of shape (2, 5, 6, 8), or 1 as the first dimension";
         refused(&pipeline, &request.clone().beside(wrong), expected);
     }
     let mut nan = one.clone();
@@ -661,7 +664,7 @@ fn a_picture_beside_the_latents_is_checked_and_handed_on() {
     refused(
         &Fakes::new().pipeline(),
         &base().beside(one),
-        "beside is given, expected nothing, as this model takes no picture beside the latents",
+        "beside is given, expected nothing, as this model takes no channels beside the latents",
     );
 }
 
@@ -691,8 +694,8 @@ fn image_guidance_makes_three_calls() {
     let zeros = Array4::zeros((1, 4, 6, 8));
     assert_eq!((&blank.context, &blank.beside), (&blurry, &Some(zeros)));
 
-    // From sigma 2 to 0 in one step: each unit of the scale adds the difference that the picture
-    // makes, 0.3, to the noise.
+    // The one step goes from sigma 2 to 0. Each unit of the scale adds the effect of the picture on
+    // the noise, 0.3.
     let scaled = latents(&pipeline, &request.clone().image_guidance(2.5));
     for (first, scaled) in first.iter().zip(&scaled) {
         assert!(
@@ -701,7 +704,7 @@ fn image_guidance_makes_three_calls() {
         );
     }
     spy.seen();
-    // Without guidance by the prompt there is none by the picture.
+    // Without guidance by the prompt there is no guidance by the picture.
     latents(&pipeline, &request.clone().guidance(1.0));
     assert_eq!(spy.seen().len(), 1);
     let wrong = request.image_guidance(f32::NAN);
@@ -733,7 +736,7 @@ fn what_a_request_leaves_open_is_the_pipelines() {
     assert_eq!(latents(&distilled, &open()), expected);
     assert_eq!(fakes.calls(), 3, "no negative prompt at guidance 1");
 
-    // Each of them is the request's where it is set.
+    // Values of the request override the defaults.
     for (request, same) in [
         (open().steps(4), full.clone().steps(4)),
         (open().guidance(5.0), full.clone().guidance(5.0)),
@@ -752,7 +755,7 @@ fn what_a_request_leaves_open_is_the_pipelines() {
         assert_eq!(found, latents(&plain, &same), "{request:?}");
         assert_ne!(found, expected, "{request:?}");
     }
-    // Another sampler is on its own usual ladder, not on that of the default one.
+    // Another sampler runs on its usual ladder, not on the default ladder.
     let dpm = full
         .clone()
         .scheduler(DpmPlusPlus2M)
@@ -770,7 +773,7 @@ fn what_a_request_leaves_open_is_the_pipelines() {
     let given = distilled.with_defaults(given);
     assert_eq!((given.size, given.clip_skip), (Some([80, 48]), Some(2)));
 
-    // Observers and infotexts know what was used.
+    // Observers and infotexts report the values that were used.
     let mut total = 0;
     let run = distilled.run(&[open()], &StopToken::new(), |event| {
         match event {

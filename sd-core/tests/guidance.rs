@@ -1,6 +1,7 @@
-//! Guidance: its formulas against diffusers and the papers, and what each of its options does to a picture.
+//! Guidance: its formulas compared with diffusers and the papers, and the effect of each option on
+//! a picture.
 
-// In a test it is the failure.
+// A failed `unwrap` is a failed test.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -71,7 +72,7 @@ fn rung(index: usize, sigma: f32) -> Rung {
     }
 }
 
-/// What becomes of the predictions of a step, as the pipeline has it.
+/// Merges and converts the predictions of a step, as the pipeline does.
 fn denoised(
     guide: &ClassifierFree,
     input: &Input,
@@ -87,7 +88,7 @@ fn denoised(
     denoised
 }
 
-/// The length of the difference, as a share of what is expected.
+/// Returns the length of the difference relative to the expected vector.
 fn error(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let square = |values: &mut dyn Iterator<Item = f32>| -> f64 {
@@ -97,7 +98,7 @@ fn error(found: &[f32], expected: &[f32]) -> f64 {
     difference.sqrt() / square(&mut expected.iter().copied()).sqrt().max(1.0)
 }
 
-/// Both sides are in float32 at some places: a few roundings of values of up to a hundred.
+/// Both sides compute partly in float32: this allows a few roundings of values up to about 100.
 const TOLERANCE: f64 = 1e-5;
 
 #[test]
@@ -246,7 +247,7 @@ fn each_option_changes_the_picture() {
             assert_ne!(a, b, "{:?}, {:?}", all[i], all[j]);
         }
     }
-    // Without its three parts APG is classifier-free guidance, but for rounding.
+    // With all three parts turned off, APG is classifier-free guidance, except for rounding.
     let none = Apg {
         eta: 1.0,
         norm_threshold: 0.0,
@@ -292,7 +293,7 @@ fn the_other_half_is_computed_only_where_it_is_needed() {
         latents(&pipeline, &base().guidance(interval([0.3, 0.3]))),
         latents(&pipeline, &base().guidance(1.0)),
     );
-    // The guidance of one picture of a batch is not that of another.
+    // The pictures of a batch keep their own guidance.
     let pipeline = fakes.build(fakes.builder().batch(4));
     fakes.calls();
     let requests = [
@@ -353,7 +354,7 @@ fn what_is_remembered_of_a_picture_is_its_own() {
     }
 }
 
-/// Adds up what it is told, and sees that it is told it.
+/// A guide that counts its calls, and checks what it is called with.
 #[derive(Debug)]
 struct Counted;
 
@@ -387,7 +388,8 @@ fn a_guide_of_ones_own_remembers() {
     assert_ne!(first, latents(&pipeline, &base()));
 }
 
-/// Goes to the guided sample and back up with the noise that the unconditional one leaves; sees what they are.
+/// A CFG++ sampler: it goes to the guided sample, and back up by the noise of the unconditional
+/// sample. It checks whether the two samples are the same.
 #[derive(Debug)]
 struct Both {
     same: bool,
@@ -428,7 +430,7 @@ fn samplers_of_cfg_pp_have_both_halves_whatever_the_scale() {
         assert!(picture.negative.is_some());
         picture.latents
     };
-    // At 0 the guided sample is the unconditional one.
+    // At scale 0 the guided sample is the unconditional one.
     assert_ne!(draw(0.0, true), draw(0.6, false));
     assert_ne!(draw(0.6, false), draw(1.0, false));
     let negative = base().scheduler(Both { same: false }).guidance(0.6);
@@ -449,7 +451,8 @@ fn samplers_of_cfg_pp_have_both_halves_whatever_the_scale() {
         latents(&pipeline, &cfg_pp.clone().guidance(0.8))
     );
     assert_eq!(fakes.calls(), 16);
-    // Outside of an interval the guided sample is the conditional one, and the other half is there all the same.
+    // Outside the interval the guided sample is the conditional one, but the unconditional one is
+    // still computed.
     let off = ClassifierFree {
         interval: [0.0, 0.5],
         ..ClassifierFree::from(0.6)
@@ -514,7 +517,7 @@ fn the_plain_function_has_both_halves_too() {
     assert_eq!(both[0], both[1], "there is no negative prompt");
     assert_eq!(both[0], half(1.0));
 
-    // An interval counts by the steps that it is told.
+    // An interval is placed by the rungs that were set.
     let late = ClassifierFree {
         interval: [0.5, 1.0],
         ..ClassifierFree::default()

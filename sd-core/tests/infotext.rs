@@ -1,6 +1,6 @@
-//! Infotexts: WebUI's rules, and that what is written is read back as what it was written for.
+//! Infotexts: WebUI's rules, and round trips of everything that is written.
 
-// In a test it is the failure.
+// A failed `unwrap` is a failed test.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -45,7 +45,8 @@ fn infotext(pipeline: &Pipeline, request: &Request) -> Infotext {
     pipeline.generate(request).unwrap().pictures[0].infotext()
 }
 
-/// Makes the picture, reads its text and makes it again: the same bits, and nothing to tell.
+/// Draws the picture, reads its infotext and draws it again. The latents must be identical, without
+/// any differences.
 fn assert_comes_back(pipeline: &Pipeline, other: &Pipeline, request: &Request) {
     let picture = pipeline.generate(request).unwrap().pictures.remove(0);
     let infotext = picture.infotext();
@@ -57,7 +58,7 @@ fn assert_comes_back(pipeline: &Pipeline, other: &Pipeline, request: &Request) {
     assert_eq!(again.request.prompt, request.prompt, "{text:?}");
     assert_eq!(again.request.negative, request.negative, "{text:?}");
     assert_eq!(again.request.count, 1);
-    // On a pipeline with other defaults.
+    // The other pipeline has other defaults.
     let remade = other.generate(&again.request).unwrap().pictures.remove(0);
     assert_eq!(remade.latents, picture.latents, "{text:?}");
     assert_eq!(remade.seed, picture.seed, "{text:?}");
@@ -79,10 +80,10 @@ fn golden() -> Golden {
     serde_json::from_str(include_str!("golden/infotext.json")).unwrap()
 }
 
-/// As WebUI holds it: a dictionary, in which a size is two values.
+/// Returns an infotext as WebUI represents it: a dictionary in which a size is two values.
 fn as_in_webui(infotext: &Infotext) -> BTreeMap<String, String> {
     let mut parsed = BTreeMap::new();
-    // Python's `$` stands before a line break at the end, too.
+    // Python's `$` also matches before a line break at the end.
     let size = regex::Regex::new(r"^(\d+)x(\d+)\n?$").unwrap();
     for (key, value) in &infotext.entries {
         match size.captures(value) {
@@ -90,7 +91,7 @@ fn as_in_webui(infotext: &Infotext) -> BTreeMap<String, String> {
                 parsed.insert(format!("{key}-1"), sides[1].to_owned());
                 parsed.insert(format!("{key}-2"), sides[2].to_owned());
             }
-            // WebUI ends a value at its first comma, and JSON has some.
+            // WebUI ends a value at its first comma, even within JSON.
             None if key == "Hashes" => {
                 let value = value.split(',').next().unwrap();
                 parsed.insert(key.clone(), value.to_owned());
@@ -100,7 +101,7 @@ fn as_in_webui(infotext: &Infotext) -> BTreeMap<String, String> {
             }
         }
     }
-    // Last: an entry may have one of these keys.
+    // The prompts are inserted last, because an entry may have one of these keys.
     parsed.insert("Prompt".to_owned(), infotext.prompt.clone());
     parsed.insert("Negative prompt".to_owned(), infotext.negative.clone());
     parsed
@@ -111,11 +112,11 @@ fn texts_are_read_as_webui_reads_them() {
     let golden = golden();
     assert!(golden.parsed.len() >= 50);
     for Case { text, mut parsed } in golden.parsed {
-        // What WebUI says of a missing clip skip.
+        // WebUI adds a value for a missing clip skip.
         if !text.contains("Clip skip") {
             parsed.remove("Clip skip");
         }
-        // WebUI loses the prompt, as it takes the line for entries.
+        // WebUI loses this prompt, because it takes the line for entries.
         if text == "a fox, style: oil, mood: calm, light: soft" {
             assert_eq!(Infotext::parse(&text), Err(InfotextError::PromptNotFound));
             continue;
@@ -135,7 +136,7 @@ fn values_are_quoted_as_webui_quotes_them() {
         };
         let ours = infotext.to_string();
         if value.is_empty() {
-            // WebUI writes nothing, and drops the key when it reads that.
+            // WebUI writes nothing for an empty value, and drops the key when it reads that.
             assert_eq!(ours, "Model: \"\"");
         } else {
             assert_eq!(ours, format!("Model: {quoted}"));
@@ -382,7 +383,7 @@ fn each_setting_changes_its_key() {
     );
     assert_eq!(
         pictures[1].infotext().request().differences,
-        ["the picture was one of a batch of 2, alone it is the same but for rounding"]
+        ["the picture was one of a batch of 2, and is the same alone except for rounding"]
     );
 }
 
@@ -420,7 +421,7 @@ fn every_setting_comes_back_to_the_bit() {
                 let request = base().scheduler(row).ladder(ladder.clone()).steps(steps);
                 match pipeline.generate(&request) {
                     Ok(_) => assert_comes_back(&pipeline, &other, &request),
-                    // Not every sampler can stand on every ladder, and some make nothing of a few steps.
+                    // Some samplers refuse some ladders, and some overflow with few steps.
                     Err(Error::Request(_) | Error::NotFinite { .. }) => continue,
                     Err(error) => panic!("{request:?}: {error}"),
                 }
@@ -498,14 +499,15 @@ fn every_setting_comes_back_to_the_bit() {
     for layer in 1..=3 {
         assert_comes_back(&pipeline, &other, &base().clip_skip(layer).size(8, 40));
     }
-    // An own value that is what the row builds.
+    // A custom sampler that equals the sampler of a row.
     assert_comes_back(&pipeline, &other, &base().scheduler(DpmPlusPlus2M));
-    // What a request does not say.
+    // A request that leaves most values open.
     let request = Request::new("a fox").steps(2);
     assert_comes_back(&pipeline, &other, &request.seed(3));
 }
 
-/// A text model with a pooled output, 2 wide, so that two are as wide as the fakes' denoiser.
+/// A text model of width 2, so that two of them are as wide as the fake denoiser, with or without a
+/// pooled output.
 struct Narrow {
     pooled: bool,
 }
@@ -526,7 +528,7 @@ impl TextModel for Narrow {
     }
 }
 
-/// A small SDXL; the fakes' denoiser with other inputs.
+/// Returns the builder of a small SDXL: the fake denoiser with other inputs.
 fn sdxl() -> PipelineBuilder {
     let tower = |pooled| {
         let tokenizer = Arc::new(common::tokenizer());
@@ -542,7 +544,7 @@ fn sdxl() -> PipelineBuilder {
     Pipeline::builder(prompts, fakes.model, fakes.codec, config).size(24, 16)
 }
 
-/// A refiner that is the fakes' model.
+/// Returns a pipeline whose refiner is the fake denoiser.
 fn refined(builder: PipelineBuilder) -> Pipeline {
     let fakes = Fakes::with(Model {
         inputs: Inputs::new(4, 4).sizes(SizeIds::Score),
@@ -555,7 +557,7 @@ fn refined(builder: PipelineBuilder) -> Pipeline {
 
 #[test]
 fn settings_of_sdxl_change_their_keys_and_come_back() {
-    // With a refiner, which takes the scores.
+    // The pipeline has a refiner, which takes the aesthetic scores.
     let pipeline = refined(sdxl());
     let other = refined(sdxl().size(512, 512).clip_skip(1));
     let plain = infotext(&pipeline, &base());
@@ -604,7 +606,7 @@ fn settings_of_sdxl_change_their_keys_and_come_back() {
             (request.prompt_2, request.negative_2)
         );
     }
-    // 2 is the model's own.
+    // 2 is the model's own clip skip.
     assert_eq!(infotext(&pipeline, &base().clip_skip(2)), plain);
     assert_comes_back(&pipeline, &other, &base());
     for wrong in [
@@ -614,7 +616,7 @@ fn settings_of_sdxl_change_their_keys_and_come_back() {
     ] {
         let text = format!("{plain}, {wrong}");
         let found = parse(&text).request().differences;
-        let expected = format!("`{wrong}` cannot be used, the default stands in");
+        let expected = format!("`{wrong}` cannot be used, so the default is used");
         assert_eq!(found, [expected]);
     }
 }
@@ -658,12 +660,12 @@ fn a_refiner_is_named_with_its_switch_and_comes_back() {
         (
             "Refiner: a",
             0.8,
-            "`Refiner switch at` is missing, the default stands in",
+            "`Refiner switch at` is missing, so the default is used",
         ),
         (
             "Refiner: a, Refiner switch at: 1.5",
             0.8,
-            "`Refiner switch at: 1.5` cannot be used, the default stands in",
+            "`Refiner switch at: 1.5` cannot be used, so the default is used",
         ),
         ("Refiner: a, Refiner switch at: 0.7", 0.7, ""),
     ] {
@@ -683,7 +685,7 @@ fn what_a_model_cannot_do_again_is_a_difference() {
         ))
     };
     let of_webui = text("v1.10.1");
-    // WebUI applies it to Stable Diffusion 1.x, which is narrow.
+    // WebUI applies clip skip to Stable Diffusion 1.x, whose text model is narrow.
     let narrow = pipeline().reproduction(&of_webui);
     assert_eq!(narrow.request.clip_skip, Some(2));
     assert_eq!(narrow.differences, [""; 0]);
@@ -695,7 +697,7 @@ fn what_a_model_cannot_do_again_is_a_difference() {
         again.differences,
         ["`Clip skip: 2` is not applied: WebUI ignores it for such models"]
     );
-    // Ours is what was done.
+    // A clip skip that this crate wrote was applied.
     let again = wide.reproduction(&text("sd-onnx 0.1.0"));
     assert_eq!(again.request.clip_skip, Some(2));
     assert_eq!(again.differences.len(), 0, "{:?}", again.differences);
@@ -713,7 +715,7 @@ fn what_a_model_cannot_do_again_is_a_difference() {
     assert_eq!(again.differences, [""; 0]);
 }
 
-/// A text model as wide as that of Stable Diffusion 2.
+/// A text model as wide as Stable Diffusion 2's.
 struct Wide;
 
 impl TextModel for Wide {
@@ -770,13 +772,13 @@ fn pictures_of_webuis_samplers_come_back() {
     assert_eq!(
         parse(nonsense).request().differences,
         [
-            "there is no sampler `Snake`: DPM++ 2M stands in",
-            "`SD ladder: nonsense` cannot be used, the default stands in"
+            "sampler `Snake` is unknown, so DPM++ 2M is used",
+            "`SD ladder: nonsense` cannot be used, so the default is used"
         ]
     );
 }
 
-/// Of a sampler whose options can't be written, that is.
+/// This concerns samplers whose options cannot be written.
 #[test]
 fn the_nearest_sampler_stands_in() {
     let pipeline = pipeline();
@@ -791,7 +793,7 @@ fn the_nearest_sampler_stands_in() {
         let request = base().scheduler(preset.sampler).ladder(preset.ladder);
         let text = infotext(&pipeline, &request).to_string();
         let differences = parse(&text).request().differences;
-        let stands_in = format!(": {title} with the usual ones stands in");
+        let stands_in = format!(", so {title} with its usual options is used");
         assert!(
             differences.iter().all(|it| it.ends_with(&stands_in)),
             "{differences:?}"
@@ -802,14 +804,14 @@ fn the_nearest_sampler_stands_in() {
     assert!(told >= 2, "{told}");
 }
 
-/// Which ends at the smallest sigma.
+/// WebUI's variant of the ladder, which ends at the smallest sigma.
 fn kl_optimal_of_webui() -> Ladder {
     Ladder::shaped(Shape::KlOptimal {
         ends_at_lowest: true,
     })
 }
 
-/// Prompts of everything that the format has trouble with.
+/// The prompts are made of everything that is difficult for the format.
 #[test]
 fn every_prompt_comes_back_to_the_byte() {
     let pipeline = pipeline();
@@ -891,24 +893,24 @@ fn values_of_ones_own_are_differences() {
     assert_eq!(
         found,
         [format!(
-            "the sampler was `{:?}`, with options of its own: Euler a with the usual ones stands in",
+            "the sampler was `{:?}`, with custom options, so Euler a with its usual options is used",
             half_ancestral()
         )]
     );
     let (_, found) = differences(base().guidance(Half));
     assert_eq!(
         found,
-        ["the guidance was `Half`, one's own: the default scale stands in"]
+        ["the guidance was `Half`, a custom one, so the default scale is used"]
     );
     let (_, found) = differences(base().prompt(Array3::<f32>::zeros((1, 3, 4))));
     assert_eq!(
         found,
-        ["the prompt was an embedding of shape 1x3x4, which has to be given again"]
+        ["the prompt was an embedding of shape 1x3x4, which has to be supplied again"]
     );
     let (_, found) = differences(base().initial_noise(Array4::ones((1, 4, 2, 3))));
     assert_eq!(
         found,
-        ["the initial noise of shape 1x4x2x3 was given, and has to be again"]
+        ["the initial noise, of shape 1x4x2x3, was supplied, and has to be supplied again"]
     );
 }
 
@@ -935,7 +937,7 @@ fn textual_inversions_are_named() {
     let (wumpus, zqvx) = (&hashes[0], &hashes[1]);
     let negative = base().prompt("a fox").negative("zqvx");
     assert_eq!(of(negative.clone()), Some(format!("zqvx: {zqvx}")));
-    // Not looked at.
+    // The negative prompt is not used here.
     assert_eq!(of(negative.guidance(1.0)), None);
     let later = base().prompt("[fox:zqvx:1] AND by: wumpus");
     let both = format!("zqvx: {zqvx}, by Wumpus: {wumpus}");
@@ -956,7 +958,7 @@ fn a_png_holds_it_as_latin_1_or_utf_8() {
         ("un renard rusé, \"ÿ\"", "tEXt", "iTXt"),
         ("狐 🦊", "iTXt", "tEXt"),
         ("nul \0", "tEXt", "iTXt"),
-        // As Latin-1 it would be the bytes of an é in UTF-8.
+        // In Latin-1 these would be the bytes of an é in UTF-8.
         ("Ã©", "iTXt", "tEXt"),
     ] {
         let request = base().prompt(prompt);
@@ -999,7 +1001,7 @@ fn pngs_of_pillow() {
 
 const KEYS: &str = "Steps: 5, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 64x64, RNG: CPU";
 
-/// A PNG of one pixel with these chunks before its pixels.
+/// Returns a PNG of one pixel, with these chunks before the pixel.
 fn png_with(chunks: &[(&[u8; 4], Vec<u8>)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let encoder = png::Encoder::new(&mut bytes, 1, 1);
@@ -1033,7 +1035,7 @@ fn utf8_where_latin_1_should_be() {
     }
 }
 
-/// As in Pillow's dictionary, to which every kind of chunk writes.
+/// Pillow, too, stores chunks of every kind in one dictionary.
 #[test]
 fn the_last_of_several_texts_counts() {
     let text = |prompt: &str| text_chunk(prompt.as_bytes());
@@ -1089,7 +1091,7 @@ fn what_other_programs_write_is_named() {
         let found = problem(&[(b"tEXt", chunk)]);
         assert!(found.starts_with(&expected), "{found}");
     }
-    // ComfyUI's nodes that save pictures write both.
+    // ComfyUI's nodes that save pictures write both chunks.
     let workflow = b"workflow\0{\"nodes\": []}".to_vec();
     let text = text_chunk(format!("a fox\n{KEYS}").as_bytes());
     let png = png_with(&[(b"tEXt", workflow), (b"tEXt", text)]);
@@ -1124,7 +1126,7 @@ fn damaged_chunks_and_long_texts_are_refused() {
         Err(InfotextError::TooLong)
     );
     assert!(Infotext::parse(&"x".repeat(2 << 20)).is_ok());
-    // A length beyond the end of the file.
+    // The length points beyond the end of the file.
     let mut beyond = good.clone();
     let at = beyond.windows(4).position(|four| four == b"tEXt").unwrap();
     beyond[at - 4..at].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff]);
@@ -1154,7 +1156,7 @@ fn files_without_one() {
     assert!(Infotext::read_png("no/such/file.png").is_err());
 }
 
-/// A picture of one pixel, with a chunk that is many times as long when it is unpacked.
+/// The picture has one pixel, and its compressed text is far longer when it is decompressed.
 #[test]
 fn a_text_that_unpacks_to_too_much_is_refused() {
     for utf8 in [false, true] {

@@ -1,13 +1,13 @@
-//! What a request's JSON is refused with.
+//! The problems that are reported for the JSON of a request.
 
-// In a test it is the failure.
+// A failed `unwrap` is a failed test.
 #![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 
 use sd_core::{Request, schedulers::Ladder};
 
-/// The problems of a prompt and these fields.
+/// Returns the problems of a request with a prompt and these fields.
 fn problems(fields: &str) -> Vec<String> {
     let json = format!(r#"{{"prompt": "a fox", {fields}}}"#);
     let problems = Request::from_json(&json).unwrap_err();
@@ -219,16 +219,16 @@ fn what_is_no_object_is_named() {
     for (json, expected) in [
         (
             "",
-            "request is no JSON (EOF while parsing a value at line 1 column 0), expected a JSON object",
+            "request is not JSON (EOF while parsing a value at line 1 column 0), expected a JSON object",
         ),
-        ("fox", "request is no JSON (expected"),
+        ("fox", "request is not JSON (expected"),
         (
             r#"{"prompt": NaN}"#,
-            "request is no JSON (expected value at line 1 column 12)",
+            "request is not JSON (expected value at line 1 column 12)",
         ),
         (
             r#"{"prompt": "a", "guidance": 1e999}"#,
-            "request is no JSON (number out of range",
+            "request is not JSON (number out of range",
         ),
         (
             "3",
@@ -254,7 +254,7 @@ fn what_is_no_object_is_named() {
     assert!(Request::from_json(r#"{"prompt": "a", "ladder": {"karras": {"rho": 5}}}"#).is_ok());
 }
 
-/// Messages stay short, and the time grows with the text and no faster.
+/// Messages stay short, and the time grows only linearly with the text.
 #[test]
 fn hostile_text_is_bounded() {
     let escapes = "\\u001b[2J\u{9d}\u{202e}".repeat(1 << 16);

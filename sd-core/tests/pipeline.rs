@@ -1,6 +1,6 @@
-//! Requests and pictures, on fakes: no ONNX Runtime, no weights.
+//! Requests and pictures, tested on fakes without ONNX Runtime or weights.
 
-// In a test it is the failure.
+// A failed `unwrap` is a failed test.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -33,7 +33,7 @@ fn each_setter_changes_the_picture() {
     assert_eq!(
         plain,
         latents(&pipeline, &base()),
-        "the same request draws the same"
+        "the same request draws the same picture"
     );
     let changed = [
         ("prompt", base().prompt("a cat")),
@@ -118,7 +118,7 @@ fn guidance_up_to_one_skips_the_unconditional_half() {
     );
 }
 
-/// The scale as a guidance of one's own, from step `from` on.
+/// A custom guidance by a scale, on from step `from`.
 #[derive(Debug)]
 struct Late {
     scale: f32,
@@ -149,7 +149,7 @@ fn guidance_of_ones_own() {
     assert_eq!(own(0), latents(&pipeline, &base()));
     fakes.calls();
     assert_ne!(own(3), own(0));
-    assert_eq!(fakes.calls(), 5 + 8, "a call less for each step without");
+    assert_eq!(fakes.calls(), 5 + 8, "steps without guidance have one call");
     assert_eq!(own(4), latents(&pipeline, &base().guidance(1.0)));
 }
 
@@ -199,7 +199,7 @@ fn the_noise_is_that_of_the_seeds() {
             },
         ),
         (
-            // A part of a latent is none.
+            // The size in latents is rounded down.
             base().seed_resize(32, 51).ensd(9),
             Seeds {
                 resize_from: Some([6, 4]),
@@ -234,7 +234,7 @@ fn ensd_changes_what_is_drawn_on_the_way_only() {
     assert_eq!(
         latents(&pipeline, &base()),
         latents(&pipeline, &base().ensd(31337)),
-        "this sampler draws nothing"
+        "this sampler adds no noise"
     );
     let ancestral = base().scheduler(EulerAncestral::default());
     let draw = |ensd| {
@@ -243,7 +243,7 @@ fn ensd_changes_what_is_drawn_on_the_way_only() {
     };
     assert_ne!(draw(0).latents, draw(1).latents);
     assert_eq!(draw(0).initial_noise, draw(1).initial_noise);
-    // Round at 2⁶⁴.
+    // The sum wraps around at 2⁶⁴.
     let high = ancestral.clone().seed(u64::MAX).ensd(8);
     assert!(pipeline.generate(&high).is_ok());
 }
@@ -314,7 +314,7 @@ fn samplers_may_make_steps_of_their_own() {
     let adaptive = base().scheduler(DpmAdaptive::default());
     let steps = steps_of(&pipeline, adaptive.clone());
     assert_eq!(steps.last().unwrap().total, steps.len());
-    // Pictures that shared their steps would change one another.
+    // Pictures that shared their steps would influence each other.
     let batch = fakes.build(fakes.builder().batch(3));
     let requests = [adaptive.clone().count(2), adaptive.clone().prompt("a cat")];
     fakes.model.batch.store(0, Relaxed);
@@ -357,7 +357,7 @@ fn noise_that_is_given_stands_for_the_seeds() {
     for (seed, picture) in [7, 8].into_iter().zip(&pictures) {
         assert_eq!(picture.latents, latents(&pipeline, &base().seed(seed)));
     }
-    // What is drawn on the way is the seed's, as if it had drawn the first too.
+    // The noise between steps comes from the seed, as if it had also made the initial noise.
     let own = base().scheduler(EulerAncestral::default());
     let picture = pipeline.generate(&own).unwrap().pictures.remove(0);
     let again = own.clone().initial_noise(picture.initial_noise);
@@ -515,7 +515,7 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
         ),
         (
             base().prompt(embedding((1, 77, 5))),
-            "shape (1, 77, 5), expected (1, tokens, 4)",
+            "shape (1, 77, 5), expected one of shape (1, tokens, 4)",
         ),
         (base().negative(embedding((2, 77, 4))), "shape (2, 77, 4)"),
         (base().prompt(embedding((1, 0, 4))), "shape (1, 0, 4)"),
@@ -724,7 +724,7 @@ fn a_request_is_json_and_back() {
     assert_eq!(
         serde_json::to_string(&short).unwrap(),
         serde_json::to_string(&Request::new("a fox")).unwrap(),
-        "what is not there is the default"
+        "missing keys have their defaults"
     );
     let embedded = Request::new(Array3::from_elem((1, 2, 4), 0.5_f32));
     let back: Request = serde_json::from_str(&serde_json::to_string(&embedded).unwrap()).unwrap();
@@ -778,7 +778,7 @@ fn a_network_that_fails_is_named_with_its_step() {
     );
 }
 
-/// A prediction that overflows.
+/// A guidance whose prediction overflows.
 #[derive(Debug)]
 struct Overflow;
 
@@ -879,7 +879,7 @@ fn a_picture_goes_to_latents_and_back() {
     let encoded = pipeline.encode_image(&picture.image).unwrap().mode();
     let difference =
         &encoded.slice(s![.., ..3, .., ..]) - &picture.latents.slice(s![.., ..3, .., ..]);
-    // What is beyond white and black, and the fourth channel, is gone.
+    // Values beyond white and black, and the fourth channel, are lost.
     assert!(difference.iter().filter(|d| d.abs() < 1.0).count() > difference.len() / 2);
     assert_eq!(pipeline.decode(encoded.view()).unwrap(), picture.image);
 
@@ -936,7 +936,7 @@ fn the_preview_of_a_linear_codec_is_what_it_decodes() {
     assert_eq!(
         fakes.decodes(),
         1,
-        "of the picture: it was fitted when it was built"
+        "the picture alone, as the previews were fitted when the pipeline was built"
     );
 }
 

@@ -1,6 +1,6 @@
-//! What the denoiser is given for a prompt, from call to call.
+//! The text inputs of the denoiser for a prompt, from call to call.
 
-// In a test it is the failure.
+// A failed `unwrap` is a failed test.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -26,7 +26,7 @@ use sd_core::{
     },
 };
 
-/// Remembers what it was given, and predicts noise that is a number of the context.
+/// A denoiser that records its contexts. Its noise is the mean of the context.
 struct Spy(Mutex<Vec<Array3<f32>>>, Inputs);
 
 impl Default for Spy {
@@ -78,7 +78,7 @@ impl Watched {
         }
     }
 
-    /// The contexts of all calls.
+    /// Returns the contexts of all calls.
     fn contexts(&self, request: &Request) -> Vec<Array3<f32>> {
         self.spy.0.lock().unwrap().clear();
         self.pipeline.generate(request).unwrap();
@@ -98,7 +98,7 @@ impl Watched {
     }
 }
 
-/// A run that asks for the prompt only.
+/// Returns a request that does not use the negative prompt.
 fn alone(prompt: &str, steps: usize) -> Request {
     Request::new(prompt)
         .seed(1)
@@ -120,7 +120,7 @@ fn the_text_changes_at_webuis_call() {
         watched.contexts(&half),
         watched.of_all(&[("a fox", 5), ("a owl", 3)])
     );
-    // Schedules of a sampler that calls twice a step are made for twice as many: 8 of 15 calls.
+    // For a sampler with two calls per step, a schedule has twice as many steps: 8 of the 15 calls.
     let heun = half.clone().scheduler(Heun::default());
     assert_eq!(
         watched.contexts(&heun),
@@ -133,7 +133,7 @@ fn the_text_changes_at_webuis_call() {
         watched.contexts(&turns),
         watched.of_all(&[("fox", 2), ("owl", 1), ("fox", 1)])
     );
-    // The negative prompt, too.
+    // Schedules also work in the negative prompt.
     let negative = alone("a fox", 2).guidance(2.0).negative("[red:blue:1.]");
     assert_eq!(
         watched.contexts(&negative),
@@ -151,7 +151,7 @@ fn the_text_changes_at_webuis_call() {
     );
 }
 
-/// Those that WebUI's `sd_samplers_kdiffusion.py` calls second-order.
+/// The samplers that WebUI's `sd_samplers_kdiffusion.py` calls second-order.
 const TWICE: [&str; 6] = [
     "Heun",
     "DPM2",
@@ -190,7 +190,7 @@ fn schedules_are_twice_as_long_for_webuis_samplers_of_second_order() {
     assert!(seen.len() >= 30, "{seen:?}");
 }
 
-/// For how many calls fox of `[fox:owl:0.5]` is shown, and how many calls there are.
+/// Returns how many calls show the fox of `[fox:owl:0.5]`, and how many calls there are.
 fn shown(watched: &Watched, scheduler: impl Into<Scheduler>, steps: usize) -> [usize; 2] {
     let request = alone("[fox:owl:0.5]", steps).scheduler(scheduler);
     let contexts = watched.contexts(&request);
@@ -198,14 +198,17 @@ fn shown(watched: &Watched, scheduler: impl Into<Scheduler>, steps: usize) -> [u
     let first = contexts.iter().take_while(|context| **context == fox);
     let first = first.count();
     let mut rest = contexts[first..].iter();
-    assert!(rest.all(|context| *context == owl), "the first comes again");
+    assert!(
+        rest.all(|context| *context == owl),
+        "the first text comes again"
+    );
     [first, contexts.len()]
 }
 
 #[test]
 fn schedules_last_as_long_as_the_calls() {
     let watched = Watched::new();
-    // No sampler of WebUI's: half of the calls, none of which is past the end.
+    // For samplers that WebUI does not have: half of the calls, none of which is past the end.
     let named = |name| by_name(name).unwrap();
     assert_eq!(shown(&watched, named("pndm"), 10), [10, 19]);
     assert_eq!(shown(&watched, named("plms"), 10), [6, 11]);
@@ -221,14 +224,15 @@ fn schedules_last_as_long_as_the_calls() {
     };
     let [foxes, calls] = shown(&watched, often, 10);
     assert_eq!((foxes, calls > 40), (calls / 2 + 1, true), "{calls}");
-    // Its second-order ones in a run of one step, however they are made: after step 1 of 2.
+    // WebUI's second-order samplers in a run of one step, whichever way they are built: the text
+    // changes after step 1 of 2.
     for name in TWICE {
         let preset = from_webui(name, None).unwrap();
         assert_eq!(shown(&watched, preset.row, 1), [1, 1], "{name}");
         assert_eq!(shown(&watched, preset.sampler, 1), [1, 1], "{name}");
     }
     assert_eq!(shown(&watched, Euler::default(), 1), [0, 1]);
-    // On every kind of model.
+    // The same holds for every kind of model.
     let edm = Prediction::Edm {
         sigma_data: 0.5,
         v: false,
@@ -260,7 +264,7 @@ fn each_text_is_encoded_once() {
     let turns = alone("[fox|owl|cat]", 12).count(3);
     watched.pipeline.generate(&turns).unwrap();
     assert_eq!(encoded(), 3);
-    // Nor in the next call, but with another layer.
+    // A second call encodes the texts again only for another layer.
     watched.pipeline.generate(&turns.clone().steps(5)).unwrap();
     assert_eq!(encoded(), 0);
     watched.pipeline.generate(&turns.clip_skip(2)).unwrap();
@@ -275,7 +279,8 @@ fn each_text_is_encoded_once() {
     assert_eq!(encoded(), 2);
 }
 
-/// The denoised sample of one step under noise `predicted` is a straight line in it, so this can be said beforehand.
+/// The denoised sample of one step is linear in the noise `predicted`, so that the result can be
+/// computed in advance.
 #[test]
 fn branches_are_weighed_against_the_negative_prompt() {
     let watched = Watched::new();
@@ -292,7 +297,7 @@ fn branches_are_weighed_against_the_negative_prompt() {
             .latents
     };
     let plain = drawn("a fox ", 1.0);
-    // By how much the latents move for noise of 1.
+    // How much the latents move for noise of 1.
     let other = drawn(" snow ", 1.0);
     let slope = (other[[0, 0, 0, 0]] - plain[[0, 0, 0, 0]]) / (snow - fox);
     assert!(slope.abs() > 1.0);
@@ -328,7 +333,7 @@ fn a_branch_costs_a_call() {
     assert_eq!(calls("a fox", 7.5), 6);
     assert_eq!(calls("a fox AND snow", 7.5), 9);
     assert_eq!(calls("a fox AND snow AND owl", 7.5), 12);
-    // Which is weighed against the negative prompt whatever the scale.
+    // Several branches are combined with the negative prompt at every scale.
     assert_eq!(calls("a fox AND snow", 1.0), 9);
     assert_eq!(calls("a fox :0.9", 1.0), 6);
     assert_eq!(calls("a fox :1", 1.0), 3);
@@ -368,7 +373,7 @@ fn what_is_too_much_is_refused() {
         error(&texts, 30),
         "prompt is 301 or more windows of tokens in each of 20 texts, expected at most 4096"
     );
-    // Every part is made as long as the longest, also one whose text others have too.
+    // Every branch is padded to the longest one, even if branches share a text.
     let parts = format!("{}a{}", "BREAK ".repeat(80), " AND b".repeat(63));
     assert_eq!(
         error(&parts, 1),
@@ -385,7 +390,7 @@ fn what_is_too_much_is_refused() {
         );
     }
 
-    // One is made as long as the other.
+    // Here one prompt is padded to the length of the other.
     let same = PromptOptions::default().same_length(true);
     let both = alone(&format!("[{}]", turns.join("|")), 30).negative("BREAK ".repeat(301));
     let both = both.guidance(2.0);
@@ -440,13 +445,13 @@ fn each_prompt_keeps_its_length() {
     let padded = watched.encoder.encode_with("fox", &padded).unwrap();
     assert_eq!(same_again[0], padded.embedding);
 
-    // The parts of an AND do in any case, by their last vector.
+    // The branches of an `AND` are always padded, with their last vector.
     let parts = alone(&format!("fox AND {long}"), 1);
     assert_eq!(lengths(&parts), [154, 77, 154]);
     let contexts = watched.contexts(&parts);
     let short = watched.of("fox ");
     assert!((77..154).all(|token| contexts[0][[0, token, 2]] == short[[0, 76, 2]]));
-    // Empty windows come behind all of that, as in WebUI.
+    // Empty windows are appended after that, as in WebUI.
     let longer = "fox ".repeat(151);
     let parts = parts.negative(&longer).prompt_options(same);
     assert_eq!(lengths(&parts), [231, 231, 231]);
@@ -456,7 +461,7 @@ fn each_prompt_keeps_its_length() {
         assert_eq!(contexts[0][[0, 77 + token, 2]], short[[0, 76, 2]]);
         assert_eq!(contexts[0][[0, 154 + token, 2]], empty[[0, token, 2]]);
     }
-    // An embedding stays as it is.
+    // An embedding keeps its length.
     let given = Array3::from_elem((1, 80, 4), 0.5);
     let given = alone("", 1).prompt(Prompt::from(given)).guidance(2.0);
     assert_eq!(lengths(&given.clone().prompt_options(same)), [80, 154]);
@@ -489,7 +494,7 @@ fn options_are_followed() {
     );
 }
 
-/// Pictures of a batch are what they are alone, also where their texts change at different calls.
+/// Pictures of a batch are the same as alone, even if their texts change at different calls.
 #[test]
 fn batches_of_prompts() {
     let fakes = Fakes::new();
@@ -509,7 +514,7 @@ fn batches_of_prompts() {
     fakes.model.batch.swap(0, Relaxed);
     let pictures = batched.generate_all(&requests);
     let pictures = pictures.unwrap().pictures;
-    // All but that with parts and the long one.
+    // All requests except the ones with several branches and the long one.
     assert_eq!(fakes.model.batch.swap(0, Relaxed), 3);
     for (request, picture) in requests.iter().zip(&pictures) {
         assert_eq!(
@@ -521,7 +526,8 @@ fn batches_of_prompts() {
     }
 }
 
-/// How many tokens a prompt comes to is reckoned before it is encoded: pictures of a batch must have as many.
+/// The number of tokens of a prompt is computed before it is encoded, because pictures of a batch
+/// must have the same number.
 #[test]
 fn batches_of_prompts_of_all_lengths() {
     let fakes = Fakes::new();
@@ -571,7 +577,7 @@ fn batches_of_prompts_of_all_lengths() {
     }
 }
 
-/// Stops at the second text that it encodes.
+/// A text model that stops the run at its second text.
 struct Stopping(Text, StopToken);
 
 impl TextModel for Stopping {

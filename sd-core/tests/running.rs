@@ -1,6 +1,6 @@
-//! Watching, stopping and streaming runs, and one's own sampler, on fakes.
+//! Observing, stopping and streaming runs, and custom samplers, tested on fakes.
 
-// In a test it is the failure.
+// A failed `unwrap` is a failed test.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -44,7 +44,10 @@ fn a_pipeline_goes_to_other_threads() {
     let pipeline = fakes.pipeline();
     let model = Arc::downgrade(&fakes.model);
     drop((pipeline.clone(), pipeline, fakes));
-    assert!(model.upgrade().is_none(), "the last one dropped frees it");
+    assert!(
+        model.upgrade().is_none(),
+        "dropping the last pipeline frees the model"
+    );
 }
 
 #[test]
@@ -92,7 +95,7 @@ fn an_observer_sees_every_step_and_every_picture() {
     assert_eq!(steps, expected);
     assert!(seen[..4].is_sorted_by(|a, b| a.1 > b.1), "sigmas fall");
     let came: Vec<_> = pictures.iter().map(|(after, _)| *after).collect();
-    assert_eq!(came, [4, 8, 10], "each as it is finished");
+    assert_eq!(came, [4, 8, 10], "each picture comes when it is finished");
     assert_eq!(
         seen[3].2,
         pictures[0].1.latents.index_axis(ndarray::Axis(0), 0)
@@ -117,7 +120,7 @@ fn a_look_at_a_step_is_small_or_full() {
             Continue(())
         })
         .unwrap();
-    assert_eq!(fakes.decodes(), 4 + 1, "the looks, the picture");
+    assert_eq!(fakes.decodes(), 4 + 1, "four steps and the picture");
 }
 
 #[test]
@@ -168,7 +171,7 @@ fn an_observer_stops_after_any_step() {
 
 #[test]
 fn a_token_stops_before_between_and_within_calls() {
-    // Before: nothing runs.
+    // Before the first call: no network runs.
     let fakes = Fakes::new();
     let token = StopToken::new();
     token.stop();
@@ -178,7 +181,7 @@ fn a_token_stops_before_between_and_within_calls() {
         (0, 0, 0)
     );
 
-    // Between: from an observer that goes on.
+    // Between two calls: the observer stops the token, but continues the run.
     let token = StopToken::new();
     let between = stopped(fakes.pipeline().run(&[base()], &token, |_| {
         token.stop();
@@ -189,7 +192,8 @@ fn a_token_stops_before_between_and_within_calls() {
         (1, 1, 2)
     );
 
-    // Within: the call waits until it is interrupted. Heun calls twice a step and has moved x in between.
+    // Within a call: the call waits until it is interrupted. Heun calls the model twice per step,
+    // and has moved x between the calls.
     let scheduler = Heun::default();
     for (waits_at, steps) in [(1, 0), (2, 0), (5, 1), (7, 1), (9, 2)] {
         let fakes = Fakes::with(Model {
@@ -215,7 +219,7 @@ fn a_token_stops_before_between_and_within_calls() {
                 }),
             )
         });
-        // Not taken back to 0, for the next run is not to wait.
+        // The counter is not reset to 0, so that no call of the next run waits.
         let calls = fakes.model.calls.load(Relaxed);
         assert_eq!((within.steps, calls), (steps, waits_at));
         let unfinished = &within.pictures[0];
@@ -250,7 +254,7 @@ fn a_stop_after_the_last_step_pays_no_decode() {
         .iter()
         .map(|u| (u.picture, u.seed))
         .collect();
-    assert_eq!(left, [(1, 8), (2, 9)], "the first was handed over");
+    assert_eq!(left, [(1, 8), (2, 9)], "the first picture was finished");
     assert_eq!(
         stopped.pictures[1].latents,
         latents(&pipeline, &base().seed(9))
@@ -319,10 +323,13 @@ fn a_stream_is_stopped_by_its_token_and_by_dropping_it() {
     stop.stop();
     let last = events.by_ref().find_map(Result::err).unwrap();
     assert!(last.is_stopped() && events.next().is_none());
-    assert!(fakes.calls() < 20, "it is never far ahead");
+    assert!(
+        fakes.calls() < 20,
+        "the run is never far ahead of its reader"
+    );
 
     let model = Arc::downgrade(&fakes.model);
-    // The token may be shared with other runs, which go on.
+    // The token may be shared with other runs, which must continue.
     let shared = StopToken::new();
     let mut events = pipeline.events(vec![long], &shared);
     assert!(events.next().is_some());
@@ -334,10 +341,10 @@ fn a_stream_is_stopped_by_its_token_and_by_dropping_it() {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("the run goes on without its reader");
+    panic!("the run continues without its reader");
 }
 
-/// What any executor does, at its least: asks again when it is woken.
+/// A minimal executor: it polls again when it is woken.
 #[test]
 fn a_stream_wakes_its_executor() {
     struct Unpark(std::thread::Thread);
@@ -416,7 +423,7 @@ fn pictures_between_two_seeds() {
     assert!(distance(&at(0.001), &first) < 0.01 * distance(&second, &first));
 }
 
-/// Does to a run what a sampler must not.
+/// A sampler that breaks the rules of a run.
 #[derive(Debug)]
 enum Wrong {
     ShortNoise,
@@ -435,7 +442,7 @@ impl Sampler for Wrong {
                 Self::ShortStep => {
                     run.step(Step::new(rungs, at.index, x, &denoised[1..]))?;
                 }
-                // Whatever the run says.
+                // Continues even if the run says to stop.
                 Self::GoesOn => assert!(broken.is_break() == (at.index > 0)),
                 Self::GivesUp => return Break(()),
             }
@@ -462,7 +469,7 @@ fn a_sampler_of_ones_own_may_be_wrong() {
         ),
         (
             Wrong::GivesUp,
-            "the sampler: it ended the run though nothing had stopped it",
+            "the sampler: the run ended although nothing had stopped it",
         ),
         (
             Wrong::ShortStep,
@@ -476,7 +483,7 @@ fn a_sampler_of_ones_own_may_be_wrong() {
     assert!(pipeline.generate(&base()).is_ok());
 }
 
-/// Makes more steps than there are rungs, and hands over numbers that mean nothing.
+/// A sampler that makes more steps than there are rungs, and passes meaningless rungs.
 #[derive(Debug)]
 struct Wild(fn(&Rungs, usize) -> Rung);
 
@@ -565,11 +572,11 @@ fn an_observers_time_is_not_the_steps() {
         })
         .unwrap();
     let steps: Duration = timings.unwrap().steps.iter().sum();
-    // Of four sleeps three are over before the last step ends.
+    // Three of the four sleeps are over before the last step ends.
     assert!(elapsed >= 3 * slow && elapsed - steps >= 3 * slow);
 }
 
-/// Notes down spans with their fields, and events.
+/// Records spans with their fields, and events.
 #[derive(Default)]
 struct Notes(Mutex<Vec<String>>);
 

@@ -1,6 +1,6 @@
-//! What is read of WebUI's infotexts, and what is said of them.
+//! Reading infotexts of WebUI and its relatives, and the differences that are reported.
 
-// In a test it is the failure.
+// A failed `unwrap` is a failed test.
 #![allow(clippy::unwrap_used)]
 
 use sd_core::{
@@ -16,7 +16,8 @@ fn parse(text: &str) -> Infotext {
     Infotext::parse(text).unwrap()
 }
 
-/// The request and the differences that stem from `sampler` (with what follows it) in an otherwise plain file of WebUI.
+/// Returns the request and the differences for a WebUI infotext whose sampler, and anything after
+/// it, is `sampler`.
 fn read(sampler: &str) -> (Request, Vec<String>) {
     let text = format!(
         "a fox\nSteps: 20, Sampler: {sampler}, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU"
@@ -25,7 +26,7 @@ fn read(sampler: &str) -> (Request, Vec<String>) {
     (again.request, again.differences)
 }
 
-/// Whether the sampler of a request is the one that WebUI has under this name.
+/// Returns whether the sampler of a request is WebUI's sampler of this name.
 fn is(request: &Request, name: &str) -> bool {
     let sampler = request
         .scheduler
@@ -35,8 +36,8 @@ fn is(request: &Request, name: &str) -> bool {
     same(&*sampler, &*from_webui(name, None).unwrap().sampler)
 }
 
-const GPU: &str = "the noise was drawn on a GPU that is not named, here it is that of `RNG: NV`: the same where the GPU has a thread for \
-                   each of the latents' numbers";
+const GPU: &str = "the noise was drawn on a GPU that is not named, so the noise of `RNG: NV` is used: it is \
+                   the same if the GPU has a thread for each value of the latents";
 
 #[test]
 fn samplers_and_schedule_types_of_webui() {
@@ -114,26 +115,26 @@ fn samplers_and_schedule_types_of_webui() {
             "LCM",
             karras(),
             &[
-                "LCM's schedule type went over the sigmas of fifty timesteps, here over those of all",
+                "LCM's schedule type covered the sigmas of 50 timesteps, but here it covers the sigmas of all",
             ],
         ),
         (
             "Snake a Karras",
             "Euler a",
             karras(),
-            &["there is no sampler `Snake a`: Euler a stands in"],
+            &["sampler `Snake a` is unknown, so Euler a is used"],
         ),
         (
             "Snake",
             "DPM++ 2M",
             uniform(),
-            &["there is no sampler `Snake`: DPM++ 2M stands in"],
+            &["sampler `Snake` is unknown, so DPM++ 2M is used"],
         ),
         (
             "Euler, Schedule type: Sideways",
             "Euler",
             uniform(),
-            &["there is no schedule type `Sideways`: the sampler's own stands in"],
+            &["schedule type `Sideways` is unknown, so the usual one is used"],
         ),
     ];
     for (text, name, ladder, differences) in cases {
@@ -179,14 +180,14 @@ fn samplers_over_timesteps_depend_on_the_version_and_the_steps() {
     assert_eq!(differences("DDIM", 50), [""; 0]);
     assert_eq!(
         differences("DDIM", 30),
-        ["DDIM visited 31 timesteps for 30 steps, here as many as steps"]
+        ["DDIM visited 31 timesteps for 30 steps, but here it visits 30"]
     );
     assert_eq!(differences("DDIM", 5000).len(), 1);
     assert_eq!(differences("DDIM, Version: v1.6.0", 30), [""; 0]);
     assert_eq!(differences("UniPC", 20), [""; 0]);
     assert_eq!(
         differences("UniPC", 30),
-        ["UniPC visited 31 timesteps for 30 steps, here as many as steps"]
+        ["UniPC visited 31 timesteps for 30 steps, but here it visits 30"]
     );
     for new in ["v1.10.1", "f2.0.1v1.10.1-previous-224", "2.1", "1a2b3c4"] {
         let (request, _) = read(&format!("DDIM, Version: {new}"));
@@ -212,8 +213,8 @@ fn early_versions_read_prompts_otherwise() {
     };
     let timeline = |schedule: &str| {
         format!(
-            "in `{schedule}` WebUI took numbers of 1 and more for steps, also with a point, and those below for parts of them, also \
-             without; here it is the point that says which"
+            "in `{schedule}` WebUI took a number of 1 or more as a step, and a smaller one as a share of the steps, but here a \
+             number with a decimal point is a share, and one without is a step"
         )
     };
     let old = "Euler, Version: v1.5.1";
@@ -233,7 +234,7 @@ fn early_versions_read_prompts_otherwise() {
     let long = "fox, ".repeat(40);
     let padded = |sampler| {
         format!(
-            "{sampler} cut a negative prompt to the prompt's length, or repeated its last vector, here each keeps its own"
+            "{sampler} cut the negative prompt to the prompt's length or repeated its last vector, but here each prompt keeps its length"
         )
     };
     for sampler in ["DDIM", "PLMS"] {
@@ -247,7 +248,7 @@ fn early_versions_read_prompts_otherwise() {
     assert_eq!(differences(&long, "a", old), [""; 0]);
 }
 
-/// Of CFG++, whose scale WebUI has from 0 to 12.5.
+/// WebUI's scale for CFG++ samplers is 0 to 12.5.
 #[test]
 fn the_scale_of_cfg_pp_is_divided() {
     let text = "a\nSteps: 20, Sampler: DDIM CFG++, CFG scale: 7.5, Seed: 1, Size: 64x64, RNG: CPU, Version: v1.10.1";
@@ -256,7 +257,7 @@ fn the_scale_of_cfg_pp_is_divided() {
     assert_eq!(read.differences, [""; 0]);
 }
 
-/// A plain file of WebUI's, with changes to it.
+/// Returns the differences of a plain WebUI infotext with this prompt and these additional entries.
 fn differences(prompt: &str, entries: &str) -> Vec<String> {
     let text = format!(
         "{prompt}\nSteps: 20, Sampler: Euler a, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU{entries}"
@@ -287,17 +288,17 @@ fn each_key_that_is_not_followed_is_named_once() {
     ] {
         assert_eq!(
             differences("a fox", &format!(", {entry}, {entry}")),
-            [format!("`{entry}` is not followed")]
+            [format!("`{entry}` is ignored")]
         );
     }
     assert_eq!(
         differences("a fox", ", Eta: 0.5, Sampler: Euler"),
         [""; 0],
-        "where nothing is drawn on the way it is nothing"
+        "eta has no effect without noise between steps"
     );
     assert_eq!(
         differences("a fox", ", CFG scale: 0.5"),
-        ["at a CFG scale below 1 the negative prompt was mixed in, here it is not"]
+        ["at a CFG scale below 1 the negative prompt was mixed in, but here it is ignored"]
     );
 }
 
@@ -318,7 +319,9 @@ fn noise_is_read_and_drawn_again() {
         (
             ", RNG: XYZ",
             NoiseKind::Torch,
-            Some("the noise was drawn by `RNG: XYZ`, here it is that of torch's CPU generator"),
+            Some(
+                "the noise was drawn by `RNG: XYZ`, which is unknown, so torch's CPU generator is used",
+            ),
         ),
     ] {
         let (request, differences) = read(entries);
@@ -348,7 +351,7 @@ fn noise_is_read_and_drawn_again() {
         (request.variation, request.seed_resize, request.ensd),
         (None, None, 0)
     );
-    let unusable = |entry: &str| format!("`{entry}` cannot be used, the default stands in");
+    let unusable = |entry: &str| format!("`{entry}` cannot be used, so the default is used");
     let expected = [
         "Variation seed: x",
         "Variation seed strength: 2",
@@ -360,7 +363,7 @@ fn noise_is_read_and_drawn_again() {
     assert_eq!(request.variation, None);
     assert_eq!(
         differences,
-        ["`Variation seed strength` is missing, the default stands in"]
+        ["`Variation seed strength` is missing, so the default is used"]
     );
 }
 
@@ -384,7 +387,7 @@ fn prompts_are_read_as_webui_reads_them() {
         ]
     );
     assert_eq!(differences(networks, ", Version: sd-onnx 0.1.0"), [""; 0]);
-    // There it is text.
+    // In a negative prompt this is plain text.
     assert_eq!(differences("a\nNegative prompt: <lora:b:1>", ""), [""; 0]);
     let options = |entries: &str| read(&format!("Euler{entries}")).0.prompt_options;
     let webui = PromptOptions::default().cleanup(Cleanup::Ftfy);
@@ -400,7 +403,7 @@ fn prompts_are_read_as_webui_reads_them() {
     let padded = options(", Pad conds: True");
     assert!(padded.same_length);
     for entry in ["Emphasis: None", "Pad conds: v0"] {
-        let expected = format!("`{entry}` is not followed");
+        let expected = format!("`{entry}` is ignored");
         assert_eq!(differences("a", &format!(", {entry}")), [expected]);
     }
     assert_eq!(
@@ -415,7 +418,7 @@ fn values_that_cannot_be_used_and_values_that_are_not_there() {
         "a\nSteps: x, Sampler: Euler, Schedule type: Karras, CFG scale: inf, Seed: -1, Size: 1, Clip skip: 0, RNG: CPU",
     )
     .request();
-    let unusable = |entry: &str| format!("`{entry}` cannot be used, the default stands in");
+    let unusable = |entry: &str| format!("`{entry}` cannot be used, so the default is used");
     let expected = [
         "Steps: x",
         "CFG scale: inf",
@@ -434,8 +437,8 @@ fn values_that_cannot_be_used_and_values_that_are_not_there() {
     assert_eq!((steps, seed, size, clip_skip), (None, None, None, Some(0)));
 
     let again = parse("").request();
-    let missing = |key| format!("`{key}` is missing, the default stands in");
-    let mut expected = vec!["the infotext has no prompt: an empty one is used".to_owned()];
+    let missing = |key| format!("`{key}` is missing, so the default is used");
+    let mut expected = vec!["the infotext has no prompt, so an empty one is used".to_owned()];
     expected.extend(["Steps", "Sampler", "CFG scale", "Seed", "Size"].map(missing));
     expected.push(GPU.to_owned());
     assert_eq!(again.differences, expected);
@@ -450,7 +453,7 @@ fn values_that_cannot_be_used_and_values_that_are_not_there() {
     }
 }
 
-/// Of files that people published, with other prompts and smaller sizes.
+/// These files were published by people; the prompts are changed and the sizes are smaller.
 #[test]
 fn published_infotexts() {
     let adetailer = [
@@ -467,7 +470,7 @@ fn published_infotexts() {
         "`ADetailer negative prompt 2nd: \"BadDream`",
         "`ADetailer denoising strength 2nd: 0.3`",
     ]
-    .map(|entry| format!("{entry} is not followed"));
+    .map(|entry| format!("{entry} is ignored"));
     let mut of_adetailer = vec![GPU];
     of_adetailer.extend(adetailer.iter().map(String::as_str));
     type Case<'a> = (&'a str, [&'a str; 2], &'a str, Ladder, Vec<&'a str>);
@@ -494,7 +497,7 @@ fn published_infotexts() {
             ["a fox on a blue background, FOG", ""],
             "dpmpp-2m",
             Ladder::normal(),
-            vec!["there is no sampler `Undefined`: DPM++ 2M stands in", GPU],
+            vec!["sampler `Undefined` is unknown, so DPM++ 2M is used", GPU],
         ),
         (
             include_str!("data/infotexts/d04-civitai-resources.txt"),
@@ -509,13 +512,13 @@ fn published_infotexts() {
             "dpmpp-sde",
             Ladder::karras(),
             vec![
-                "`DPM SDE` is a sampler of diffusers: DPM++ SDE with the usual options stands in",
+                "`DPM SDE` is a sampler of diffusers, so DPM++ SDE with its usual options is used",
                 GPU,
-                "SD.Next made the picture, which computes in other ways than WebUI",
-                "`CFG rescale: 0.8` is not followed",
-                "`CFG end: 0.9` is not followed",
-                "`Sampler beta schedule: linear` is not followed",
-                "`FreeU: b1=1.1 b2=1.15 s1=0.7 s2=0.6` is not followed",
+                "the picture was made by SD.Next, whose computations differ from WebUI's",
+                "`CFG rescale: 0.8` is ignored",
+                "`CFG end: 0.9` is ignored",
+                "`Sampler beta schedule: linear` is ignored",
+                "`FreeU: b1=1.1 b2=1.15 s1=0.7 s2=0.6` is ignored",
             ],
         ),
         (
@@ -525,10 +528,10 @@ fn published_infotexts() {
             Ladder::normal(),
             vec![
                 "`<lora:detail:0.8>` is not applied",
-                "`forge_couple: True` is not followed",
-                r"`forge_couple_separator: \n` is not followed",
-                "`forge_couple_common_parser: { }` is not followed",
-                "`Module 1: vae` is not followed",
+                "`forge_couple: True` is ignored",
+                r"`forge_couple_separator: \n` is ignored",
+                "`forge_couple_common_parser: { }` is ignored",
+                "`Module 1: vae` is ignored",
             ],
         ),
         (
@@ -536,14 +539,16 @@ fn published_infotexts() {
             ["a fox", ""],
             "euler",
             Ladder::normal(),
-            vec!["the size was 140x100, here it is 136x96: sides are multiples of 8"],
+            vec![
+                "the size was 140x100, and is rounded down to 136x96, as sides are multiples of 8",
+            ],
         ),
         (
             include_str!("data/infotexts/d09-comfy-names.txt"),
             ["a red fox in the snow", "blurry"],
             "dpmpp-2m-sde",
             Ladder::karras(),
-            vec!["dpmpp_2m_sde_gpu drew its noise on a GPU, here it is drawn on the CPU"],
+            vec!["dpmpp_2m_sde_gpu drew its noise on a GPU, but here it is drawn on the CPU"],
         ),
         (
             include_str!("data/infotexts/d10-adetailer-quotes.txt"),
@@ -564,14 +569,14 @@ fn published_infotexts() {
                 GPU,
                 "the prompts name textual inversions, which have to be loaded: \
                  `verybadimagenegative_v1.3: d70463f87042`",
-                "`Denoising strength: 0.4` is not followed",
-                "`RP Active: True` is not followed",
-                "`RP Divide mode: Matrix` is not followed",
-                "`RP Ratios: 1,1` is not followed",
-                "`RP Base Ratios: 0.2` is not followed",
-                "`RP Use Base: False` is not followed",
-                "`Hires upscale: 2` is not followed",
-                "`Hires upscaler: 4x` is not followed",
+                "`Denoising strength: 0.4` is ignored",
+                "`RP Active: True` is ignored",
+                "`RP Divide mode: Matrix` is ignored",
+                "`RP Ratios: 1,1` is ignored",
+                "`RP Base Ratios: 0.2` is ignored",
+                "`RP Use Base: False` is ignored",
+                "`Hires upscale: 2` is ignored",
+                "`Hires upscaler: 4x` is ignored",
             ],
         ),
         (
@@ -598,8 +603,8 @@ fn published_infotexts() {
     assert_eq!(templates.get("Negative Template"), Some("{blurry|dark}"));
 }
 
-/// The name of the row of a request's sampler: with the same options if there is one, else of the
-/// same type.
+/// Returns the name of the row of a request's sampler: the row with the same options, or else a row
+/// of the same type.
 fn row_of(request: &Request) -> &'static str {
     let config = SchedulerConfig::default();
     let options = |sampler: &dyn Sampler| {
@@ -640,7 +645,7 @@ fn templates_stand_below_the_entries() {
     assert_eq!(found, [some("20"), template, some("b")]);
     let (prompt, _, found) = of(&format!("a\n{keys}\nNegative Template: b"));
     assert_eq!((&*prompt, found), ("a", [some("20"), None, some("b")]));
-    // In a prompt they are text.
+    // In a prompt these lines are text.
     let (prompt, _, found) = of(&format!("a\nTemplate: b\n{keys}"));
     assert_eq!(
         (&*prompt, found),
@@ -683,20 +688,20 @@ fn prompts_on_the_line_of_the_entries() {
     }
     let text = format!("{keys}, CFG scale: 7, Size: 8x8, RNG: CPU");
     let differences = parse(&text).request().differences;
-    let without = "the infotext has no prompt: an empty one is used";
+    let without = "the infotext has no prompt, so an empty one is used";
     assert_eq!(differences, [without]);
 }
 
 #[test]
 fn names_of_comfyui_forge_and_sdnext() {
     let gone =
-        |name: &str, instead: &str| format!("there is no sampler `{name}`: {instead} stands in");
+        |name: &str, instead: &str| format!("sampler `{name}` is unknown, so {instead} is used");
     let of_diffusers = |name: &str, title: &str| {
-        format!("`{name}` is a sampler of diffusers: {title} with the usual options stands in")
+        format!("`{name}` is a sampler of diffusers, so {title} with its usual options is used")
     };
     let no_type =
-        |name: &str| format!("there is no schedule type `{name}`: the sampler's own stands in");
-    let no_scheduler = |name: &str| format!("there is no scheduler `{name}`: normal stands in");
+        |name: &str| format!("schedule type `{name}` is unknown, so the usual one is used");
+    let no_scheduler = |name: &str| format!("scheduler `{name}` is unknown, so `normal` is used");
     let (karras, normal) = (Ladder::karras, Ladder::normal);
     let cases = [
         // ComfyUI, as different nodes write it.
@@ -849,7 +854,7 @@ fn names_of_comfyui_forge_and_sdnext() {
         assert_eq!(found, differences, "{text}");
     }
     for (text, row) in [
-        // Another one than ComfyUI's.
+        // This DEIS is not ComfyUI's.
         ("DEIS, Scheduler: DEISMultistepScheduler", "deis"),
         (
             "DPM++ 2M, Scheduler: DPMSolverMultistepScheduler",
@@ -878,7 +883,7 @@ fn names_of_comfyui_forge_and_sdnext() {
         assert_eq!(request.ladder, Some(Ladder::linspace()), "{text}");
     }
 
-    // ComfyUI's noise is that of torch on the CPU, and its weights have another meaning.
+    // ComfyUI draws noise with torch on the CPU, and its weights have another meaning.
     let comfyui = "(a:1.2)\nSteps: 5, Sampler: euler, Scheduler: normal, CFG Scale: 6.5, Seed: 1, Size: 64x64";
     let again = parse(comfyui).request();
     assert_eq!(again.differences, [""; 0]);
@@ -893,12 +898,12 @@ fn names_of_comfyui_forge_and_sdnext() {
         .unwrap()
         .sampler(&SchedulerConfig::default());
     assert_eq!(sampler.conventions().first_x, FirstX::VariancePreserving);
-    // In lower case WebUI has these names, too.
+    // WebUI also has these names in lower case.
     for webui in ["Version: v1.6.0", "Schedule type: Normal"] {
         let (request, _) = read(&format!("euler, {webui}"));
         assert!(is(&request, "Euler"), "{webui}");
     }
-    // Those of Forge begin as WebUI's do.
+    // Forge's samplers scale the initial noise as WebUI's do.
     let sampler = read("DDPM")
         .0
         .scheduler
@@ -907,7 +912,7 @@ fn names_of_comfyui_forge_and_sdnext() {
     assert_eq!(sampler.conventions().first_x, FirstX::BySpacing);
 }
 
-/// Which ends at the smallest sigma.
+/// WebUI's variant of the ladder, which ends at the smallest sigma.
 fn kl_optimal() -> Ladder {
     Ladder::shaped(Shape::KlOptimal {
         ends_at_lowest: true,
@@ -927,7 +932,7 @@ fn values_that_say_nothing_of_the_picture_are_not_named() {
             [""; 0]
         );
     }
-    // What is not JSON ends at a comma, as in WebUI.
+    // A value that is not JSON ends at a comma, as in WebUI.
     let infotext = parse("a\nSteps: 1, Hashes: {b, Style: c, Seed: 2");
     assert_eq!(
         (infotext.get("Hashes"), infotext.get("Style")),
@@ -935,7 +940,7 @@ fn values_that_say_nothing_of_the_picture_are_not_named() {
     );
 }
 
-/// Messages hold what the file holds, but not as much of it, and nothing that a terminal acts on.
+/// Messages show values of the file, but shortened, and without characters that a terminal acts on.
 #[test]
 fn hostile_texts_are_read_fast_and_told_shortly() {
     let keys = "Steps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64, RNG: CPU";
@@ -984,7 +989,7 @@ fn hostile_texts_are_read_fast_and_told_shortly() {
         };
         let differences = infotext.request().differences;
         let took = started.elapsed();
-        // Some 50 times what it takes, and less than any quadratic reading would.
+        // About 50 times the usual time, and less than any quadratic parser would take.
         assert!(took.as_secs() < 10, "{start}: {took:?}");
         assert!(differences.len() <= 51, "{start}: {}", differences.len());
         for difference in differences {

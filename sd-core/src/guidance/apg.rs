@@ -2,37 +2,50 @@ use serde::{Deserialize, Serialize};
 
 use super::Moment;
 
-/// Adaptive projected guidance, APG: algorithm 1 of <https://arxiv.org/abs/2410.02416>, diffusers' `AdaptiveProjectedGuidance`.
-/// Against burnt colours and hard contrasts at large scales, which then can be larger still.
+/// Adaptive projected guidance (APG): algorithm 1 of <https://arxiv.org/abs/2410.02416>, diffusers'
+/// `AdaptiveProjectedGuidance`. It prevents burnt colours and hard contrasts at large guidance
+/// scales, so that the scale can be larger.
 ///
-/// The update is what the conditional sample has over the unconditional one, plus `momentum` times the update before; if it is longer than
-/// `norm_threshold`, it is made that long. Of its part along the conditional sample, which makes colours burn, the share `eta` is
-/// kept. Lengths and directions are those of all values of a picture.
+/// The update is the conditional sample minus the unconditional sample, plus `momentum` times the
+/// previous update. An update longer than `norm_threshold` is shortened to that length. The
+/// component of the update that is parallel to the conditional sample burns the colours, and is
+/// multiplied by `eta`. Lengths and directions are taken over all values of a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Apg {
-    /// How much of the part along the conditional sample is kept: 0, the default and the paper's, is nothing, 1 all of it, as in
-    /// classifier-free guidance.
+    /// The factor for the component parallel to the conditional sample. 0 removes the component,
+    /// and 1 keeps it all, as in classifier-free guidance.
+    ///
+    /// Default: 0, as in the paper.
     pub eta: f32,
-    /// The greatest length of an update; 0 for any. Default 15, diffusers' `adaptive_projected_guidance_rescale`. The length grows with the
-    /// square root of the number of values: this is for latents of about 4 × 128 × 128.
+    /// The largest length of an update, 0 or more. 0 means no limit. The length grows with the
+    /// square root of the number of values; the default suits latents of about 4 × 128 × 128.
+    ///
+    /// Default: 15, as diffusers' `adaptive_projected_guidance_rescale`.
     pub norm_threshold: f32,
-    /// How much of the update before is added, that one with what was added to it. Below 0 it pushes away from where the last ones went. Default
-    /// -0.5; 0 is diffusers' default, none.
+    /// The factor by which the previous update is added to the current one. The previous update
+    /// includes its own momentum. A negative factor pushes away from the direction of the last
+    /// updates.
+    ///
+    /// Default: -0.5. diffusers' default is 0, no momentum.
     pub momentum: f32,
-    /// Of what the two samples are. Default [`ApgForm::Denoised`].
+    /// The kind of sample that is compared.
+    ///
+    /// Default: [`ApgForm::Denoised`].
     pub form: ApgForm,
 }
 
-/// What [`Apg`] calls a sample.
+/// The samples that [`Apg`] compares.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ApgForm {
-    /// The denoised one, and the guided sample is `conditional + (scale − 1) · update`: the paper's. The same for a model whatever it
+    /// The denoised samples, as in the paper. The guided sample is
+    /// `conditional + (scale - 1) · update`. The result does not depend on what the model
     /// predicts.
     #[default]
     Denoised,
-    /// The network's raw output, and the guided one is `unconditional + scale · update`: diffusers'.
+    /// The network's raw outputs, as in diffusers. The guided output is
+    /// `unconditional + scale · update`.
     Raw,
 }
 
@@ -53,7 +66,8 @@ impl Apg {
         finite == [true; 3] && self.norm_threshold >= 0.0
     }
 
-    /// Writes the merged raw output of one picture over `conditional`. `last` is the update before.
+    /// Writes the merged raw output of one picture over `conditional`. `last` is the previous
+    /// update.
     pub(super) fn merge(
         &self,
         conditional: &mut [f32],
@@ -62,13 +76,13 @@ impl Apg {
         at: &Moment<'_>,
         last: &mut Vec<f32>,
     ) {
-        // The sample of a raw output.
+        // The sample is `skip · x + out · output`.
         let [skip, out] = match self.form {
             ApgForm::Denoised => at.coefficients(),
             ApgForm::Raw => [0.0, 1.0],
         };
         if out == 0.0 {
-            // At sigma 0 the sample is x, whatever the model says.
+            // At sigma 0 the sample is x, whatever the model predicts.
             return;
         }
         last.resize(conditional.len(), 0.0);
@@ -88,7 +102,7 @@ impl Apg {
         } else {
             1.0
         };
-        // How much of the conditional sample is in the update, less what of it is kept.
+        // The coefficient of the conditional sample in the update, times the share that is removed.
         let less = if square > 0.0 {
             (1.0 - f64::from(self.eta)) * along / square
         } else {

@@ -9,19 +9,27 @@ use super::{
 };
 use crate::Problem;
 
-/// Merges the two predictions: `unconditional + scale · (conditional − unconditional)`, written over `conditional`.
-/// Classifier-free guidance, <https://arxiv.org/abs/2207.12598>.
+/// Merges two predictions into `unconditional + scale · (conditional − unconditional)`, which is
+/// written over `conditional`. This is classifier-free guidance,
+/// <https://arxiv.org/abs/2207.12598>.
 ///
-/// Scale 1 is the conditional prediction itself, 0 the unconditional one; more follows the prompt harder, and past
-/// about 15 Stable Diffusion's colours burn out. Both slices have the same length.
+/// At scale 1 the result is the conditional prediction, and at 0 the unconditional one. Larger
+/// scales follow the prompt more closely. Beyond about 15, Stable Diffusion's colours burn out.
+/// Both slices must have the same length.
+///
+/// ```
+/// let mut conditional = [3.0];
+/// sd_core::guide(&mut conditional, &[1.0], 7.5);
+/// assert_eq!(conditional, [16.0]);
+/// ```
 pub fn guide(conditional: &mut [f32], unconditional: &[f32], scale: f32) {
     for (c, &u) in conditional.iter_mut().zip(unconditional) {
         *c = u + scale * (*c - u);
     }
 }
 
-/// Classifier-free guidance with all that can be set: diffusers' guiders `ClassifierFreeGuidance`, `AdaptiveProjectedGuidance` and
-/// `ClassifierFreeZeroStarGuidance`.
+/// Classifier-free guidance with all its options. It covers diffusers' guiders
+/// `ClassifierFreeGuidance`, `AdaptiveProjectedGuidance` and `ClassifierFreeZeroStarGuidance`.
 ///
 /// ```
 /// use sd_core::{ClassifierFree, Request, guidance::{Apg, Method}};
@@ -36,37 +44,59 @@ pub fn guide(conditional: &mut [f32], unconditional: &[f32], scale: f32) {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifierFree {
-    /// The scale ("CFG"). Default 7.5. At 1 and below the negative prompt is not looked at and each step costs half, as in
+    /// The guidance scale ("CFG").
+    ///
+    /// At 1 or less the negative prompt is ignored and each step takes half the time, as in
     /// diffusers.
     ///
-    /// Under a sampler that [needs](sd_schedulers::Needs::unconditional) the unconditional output, those of CFG++, it is their scale, as
-    /// ComfyUI's CFG field is: 0 to 1, and the negative prompt is looked at whatever it is.
-    pub scale: f32,
-    /// How much of the standard deviation that the merged prediction has gained over the conditional one is taken back: 0, the
-    /// default, is nothing, 1 is all of it. Against burnt colours; 0.7 in the paper. Section 3.4 of
-    /// <https://arxiv.org/abs/2305.08891>, diffusers' `guidance_rescale`: on the network's raw outputs.
-    pub rescale: f32,
-    /// In which steps guidance is on, as shares of their number N: in step i where `int(start · N) <= i < int(stop · N)`,
-    /// `int` cutting off after the point; diffusers' `start` and `stop`. Outside, the conditional prediction is taken as it is and the other
-    /// half is not computed. The first is 0 or more and below 1, the second from there to 1. Default `[0, 1]`: in all.
+    /// For the CFG++ samplers, which [need](sd_schedulers::Needs::unconditional) the unconditional
+    /// output, it is their scale, as ComfyUI's CFG field is: `0.0..=1.0`. They always use the
+    /// negative prompt.
     ///
-    /// That guidance does harm at the noisiest levels and nothing at the cleanest is <https://arxiv.org/abs/2404.07724>, whose interval
-    /// is one of sigmas. Steps are counted by the ladder's rungs, also under samplers that go their own.
+    /// Default: 7.5.
+    pub scale: f32,
+    /// The share by which the standard deviation of the merged prediction is moved back to the
+    /// standard deviation of the conditional prediction, `0.0..=1.0`. This prevents burnt colours;
+    /// the paper uses 0.7.
+    ///
+    /// It is section 3.4 of <https://arxiv.org/abs/2305.08891> and diffusers' `guidance_rescale`,
+    /// applied to the network's raw outputs.
+    ///
+    /// Default: 0, no rescaling.
+    pub rescale: f32,
+    /// The steps in which guidance is on, `[start, stop]` as shares of the number of steps N, with
+    /// `0.0 <= start < 1.0` and `start <= stop <= 1.0`.
+    ///
+    /// Guidance is on in step i if `int(start · N) <= i < int(stop · N)`, where `int` rounds
+    /// down, as with diffusers' `start` and `stop`. In the other steps the conditional prediction
+    /// is used unchanged, and the unconditional one is not computed unless the sampler needs it.
+    /// Steps are counted by the rungs of the ladder, even if the sampler makes other steps.
+    ///
+    /// Guidance is harmful at the highest noise levels and useless at the lowest, according to
+    /// <https://arxiv.org/abs/2404.07724>. The interval of that paper is an interval of sigmas.
+    ///
+    /// Default: `[0.0, 1.0]`, all steps.
     pub interval: [f64; 2],
-    /// The formula. Default [`Method::Plain`].
+    /// The formula that merges the predictions.
+    ///
+    /// Default: [`Method::Plain`].
     pub method: Method,
-    /// What is done to the denoised sample of each step, guided or not. Default nothing. [`Clip::Dynamic`] is dynamic
-    /// thresholding, section 2.3 of <https://arxiv.org/abs/2205.11487>: it is meant for models of pixels, whose samples are -1 to 1; latents
-    /// reach to 4 or so.
+    /// How the denoised sample of each step is clipped, with or without guidance.
+    ///
+    /// [`Clip::Dynamic`] is dynamic thresholding, section 2.3 of
+    /// <https://arxiv.org/abs/2205.11487>. It is meant for models of pixels, whose samples are
+    /// `-1.0..=1.0`. Latents reach about ±4.
+    ///
+    /// Default: [`Clip::None`].
     pub threshold: Clip,
 }
 
-/// By which formula [`ClassifierFree`] merges.
+/// The formula by which [`ClassifierFree`] merges the predictions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Method {
-    /// [`guide`].
+    /// Plain classifier-free guidance: [`guide`].
     #[default]
     Plain,
     /// Adaptive projected guidance.
@@ -88,7 +118,7 @@ impl Default for ClassifierFree {
 }
 
 impl From<f32> for ClassifierFree {
-    /// The scale, and nothing else.
+    /// Creates guidance with this scale and no other options.
     fn from(scale: f32) -> Self {
         Self {
             scale,
@@ -98,7 +128,7 @@ impl From<f32> for ClassifierFree {
 }
 
 impl ClassifierFree {
-    /// Whether nothing but the scale is set.
+    /// Returns whether nothing but the scale is set.
     pub(crate) fn is_plain(&self) -> bool {
         *self
             == Self {
@@ -111,10 +141,10 @@ impl ClassifierFree {
         self.scale > 1.0 && !self.on(Some(steps)).is_empty()
     }
 
-    /// The steps in which the two predictions are merged, as far as the scale does not say otherwise.
+    /// Returns the steps in which the predictions are merged, if the scale asks for it.
     fn on(&self, steps: Option<usize>) -> Range<usize> {
         let Range { start, end } = match steps {
-            // The casts cut off after the point.
+            // The casts round down, as the shares are not negative.
             Some(steps) => {
                 let [start, stop] = self.interval.map(|share| (share * steps as f64) as usize);
                 start..stop
@@ -127,7 +157,7 @@ impl ClassifierFree {
         }
     }
 
-    /// Whether CFG-Zero* leaves this step out.
+    /// Returns whether CFG-Zero* replaces the output of this step with zeros.
     fn zeroes(&self, index: usize) -> bool {
         matches!(self.method, Method::ZeroStar(method) if index < method.zero_steps)
     }
@@ -180,7 +210,7 @@ impl ClassifierFree {
     }
 }
 
-/// Whether a threshold does something. (Samplers take one that does not for none.)
+/// Returns whether a threshold has an effect. Samplers ignore a threshold that has none.
 fn is_usable(threshold: Clip) -> bool {
     match threshold {
         Clip::None => true,
@@ -218,7 +248,7 @@ impl Guide for ClassifierFree {
 
     fn finish(&self, denoised: &mut [f32], at: &Moment<'_>, memory: &mut Memory) {
         if self.zeroes(at.rung.index) {
-            // An output of zeros.
+            // The output of this step is zeros.
             let [skip, _] = at.coefficients();
             for (denoised, x) in denoised.iter_mut().zip(at.x) {
                 *denoised = skip * x;

@@ -1,18 +1,24 @@
-//! Guidance: how the prediction for the prompt and the one for the negative prompt become one.
+//! Guidance, which merges the prediction for the prompt with the prediction for the negative
+//! prompt.
 //!
-//! Everyday guidance is a number, the scale. [`ClassifierFree`] has all that there is to set beside it; a [`Guide`] is one's own.
+//! Most requests need only the guidance scale, a number. [`ClassifierFree`] has all the options of
+//! classifier-free guidance, and a type that implements [`Guide`] is a custom guidance.
 //!
-//! | what | where | paper |
-//! |---|---|---|
-//! | the scale | [`guide`], [`ClassifierFree::scale`] | <https://arxiv.org/abs/2207.12598> |
-//! | rescaled to the strength of the conditional prediction | [`ClassifierFree::rescale`] | <https://arxiv.org/abs/2305.08891> |
-//! | in some steps only | [`ClassifierFree::interval`] | <https://arxiv.org/abs/2404.07724> |
-//! | adaptive projected guidance | [`Apg`] | <https://arxiv.org/abs/2410.02416> |
-//! | CFG-Zero* | [`ZeroStar`] | <https://arxiv.org/abs/2503.18886> |
-//! | dynamic thresholding | [`ClassifierFree::threshold`] | <https://arxiv.org/abs/2205.11487> |
-//! | CFG++ | the samplers that [need](sd_schedulers::Needs) the unconditional output | <https://arxiv.org/abs/2406.08070> |
+//! - The guidance scale: [`guide`] and [`ClassifierFree::scale`],
+//!   <https://arxiv.org/abs/2207.12598>.
+//! - Rescaling to the standard deviation of the conditional prediction:
+//!   [`ClassifierFree::rescale`], <https://arxiv.org/abs/2305.08891>.
+//! - Guidance in a part of the steps: [`ClassifierFree::interval`],
+//!   <https://arxiv.org/abs/2404.07724>.
+//! - Adaptive projected guidance: [`Apg`], <https://arxiv.org/abs/2410.02416>.
+//! - CFG-Zero*: [`ZeroStar`], <https://arxiv.org/abs/2503.18886>.
+//! - Dynamic thresholding: [`ClassifierFree::threshold`], <https://arxiv.org/abs/2205.11487>.
+//! - CFG++: the samplers that [need](sd_schedulers::Needs) the unconditional output,
+//!   <https://arxiv.org/abs/2406.08070>.
 //!
-//! Formulas are held to diffusers 0.42.1 by tests/golden; [`Apg`] as the paper has it, from which diffusers differs, to the paper's.
+//! The tests compare the formulas with diffusers 0.42.1. diffusers implements [`Apg`] differently
+//! from its paper; both forms are available, and the paper's form is compared with the paper's
+//! algorithm.
 
 mod apg;
 mod classifier_free;
@@ -38,15 +44,16 @@ pub use zero_star::ZeroStar;
 
 use crate::Problem;
 
-/// A guidance of one's own: how the prediction for the prompt and the one for the negative prompt become one.
+/// A custom guidance, which merges the prediction for the prompt with the prediction for the
+/// negative prompt.
 ///
-/// A value holds options only and serves any number of pictures at once; what is to be known at the next call goes into the
-/// picture's [`Memory`].
+/// A value holds only options, and serves any number of pictures at once. State that must last from
+/// one call to the next belongs in the [`Memory`] of the picture.
 ///
 /// ```
 /// use sd_core::{Guide, Request, guidance::{Memory, Moment}, guide};
 ///
-/// /// Guidance at middling noise levels only (Kynkäänniemi et al. 2024, arXiv 2404.07724), wherever the ladder has them.
+/// /// Guidance at middle noise levels only: Kynkäänniemi et al. 2024, arXiv 2404.07724.
 /// #[derive(Debug)]
 /// struct Middling { scale: f32, sigmas: std::ops::Range<f32> }
 ///
@@ -54,7 +61,13 @@ use crate::Problem;
 ///     fn needs_unconditional(&self, at: &Moment<'_>) -> bool {
 ///         self.sigmas.contains(&at.rung.sigma)
 ///     }
-///     fn merge(&self, conditional: &mut [f32], unconditional: &[f32], _: &Moment<'_>, _: &mut Memory) {
+///     fn merge(
+///         &self,
+///         conditional: &mut [f32],
+///         unconditional: &[f32],
+///         _: &Moment<'_>,
+///         _: &mut Memory,
+///     ) {
 ///         guide(conditional, unconditional, self.scale);
 ///     }
 /// }
@@ -62,15 +75,21 @@ use crate::Problem;
 /// let request = Request::new("a fox").guidance(Middling { scale: 7.5, sigmas: 0.3..5.0 });
 /// ```
 pub trait Guide: Any + Debug + Send + Sync {
-    /// Whether the prediction for the negative prompt is wanted at this call; without it `merge` is not called, and the call
-    /// costs half unless [the sampler](Moment::both) or another picture of the batch wants it. Default: always.
+    /// Returns whether this call needs the prediction for the negative prompt.
+    ///
+    /// If not, [`merge`](Self::merge) is not called, and the call takes half the time unless [the
+    /// sampler](Moment::both) or another picture of the batch needs the prediction.
+    ///
+    /// Default: always true.
     fn needs_unconditional(&self, at: &Moment<'_>) -> bool {
         let _ = at;
         true
     }
 
-    /// Writes the merged prediction over `conditional`. Both are what the network put out (noise, v or sample, as it was
-    /// trained) for one picture, `channels · h · w` values.
+    /// Writes the merged prediction over `conditional`.
+    ///
+    /// Both slices are the network's raw output (noise, v or sample, as the network was trained)
+    /// for one picture, `channels · h · w` values.
     fn merge(
         &self,
         conditional: &mut [f32],
@@ -79,31 +98,35 @@ pub trait Guide: Any + Debug + Send + Sync {
         memory: &mut Memory,
     );
 
-    /// Changes the denoised sample that was made of the prediction, merged or not: the last thing at every call. Default:
-    /// leaves it.
+    /// Changes the denoised sample, which was computed from the merged or the conditional
+    /// prediction. This is the last step of every call.
+    ///
+    /// Default: leaves the sample unchanged.
     fn finish(&self, denoised: &mut [f32], at: &Moment<'_>, memory: &mut Memory) {
         let _ = (denoised, at, memory);
     }
 }
 
-/// A call of the model, as a [`Guide`] sees it: for one picture.
+/// A call of the model for one picture, as a [`Guide`] sees it.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Moment<'a> {
-    /// The noisy latents, in the scaling that the rung says.
+    /// The noisy latents, in the scaling of the [`rung`](Self::rung).
     pub x: &'a [f32],
-    /// Their noise level, and which step of the whole run the call belongs to.
+    /// The noise level of the latents. Its index counts the steps of the whole run.
     pub rung: Rung,
-    /// How many steps the whole run has, if that is known ([`Guided::rungs`](crate::Guided::rungs)).
+    /// The number of steps of the whole run, if it is known
+    /// ([`Guided::rungs`](crate::Guided::rungs)).
     pub steps: Option<usize>,
-    /// What the network puts out.
+    /// What the network predicts.
     pub prediction: Prediction,
-    /// Whether the sampler asks for the unconditional sample too, as those of CFG++ do.
+    /// Whether the sampler also asks for the unconditional sample, as the CFG++ samplers do.
     pub both: bool,
 }
 
 impl<'a> Moment<'a> {
-    /// A call of which the number of steps is not known, by a sampler that asks for the guided sample only.
+    /// Creates a call with an unknown number of steps, for a sampler that asks only for the guided
+    /// sample.
     pub fn new(x: &'a [f32], rung: Rung, prediction: Prediction) -> Self {
         Self {
             x,
@@ -114,7 +137,7 @@ impl<'a> Moment<'a> {
         }
     }
 
-    /// `[skip, out]`, with which the denoised sample is `skip · x + out · output`.
+    /// Returns `[skip, out]`, with which the denoised sample is `skip · x + out · output`.
     pub fn coefficients(&self) -> [f32; 2] {
         [(0.0, 1.0), (1.0, 0.0)].map(|(output, x)| {
             let mut denoised = [output];
@@ -124,39 +147,41 @@ impl<'a> Moment<'a> {
     }
 }
 
-/// What a [`Guide`] keeps of a picture from one call to the next: two buffers, empty at the first call of a run, which keep
-/// their room.
+/// The state of a [`Guide`] for one picture: two buffers, which are empty at the first call of a
+/// run and keep their capacity from call to call.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    /// For what is remembered.
+    /// Values to keep from one call to the next.
     pub kept: Vec<f32>,
-    /// For what is needed during a call.
+    /// Values needed during one call.
     pub scratch: Vec<f32>,
 }
 
-/// How the prompt is followed: [`ClassifierFree`] guidance, mostly no more than its scale, or a [`Guide`] of one's own.
+/// How closely a picture follows its prompt: [`ClassifierFree`] guidance, usually with just a
+/// scale, or a custom [`Guide`].
 ///
-/// With serde it is the scale, where nothing else is set, or the object of [`ClassifierFree`]; one's own can't be written.
+/// With serde it is the scale if nothing else is set, and otherwise the object of
+/// [`ClassifierFree`]. A custom guidance cannot be serialized.
 ///
 /// ```
 /// use sd_core::{ClassifierFree, Guidance};
 ///
 /// let everyday = Guidance::from(7.5);
 /// assert_eq!(serde_json::to_string(&everyday)?, "7.5");
-/// let tamed: Guidance = serde_json::from_str(r#"{"scale": 12.0, "rescale": 0.7, "interval": [0.0, 0.8]}"#)?;
-/// assert_eq!(tamed.scale(), Some(12.0));
+/// let rescaled: Guidance = serde_json::from_str(r#"{"scale": 12.0, "rescale": 0.7}"#)?;
+/// assert_eq!(rescaled.scale(), Some(12.0));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub enum Guidance {
-    /// The scale and what is set beside it.
+    /// Classifier-free guidance, with its scale and other options.
     ClassifierFree(ClassifierFree),
-    /// One's own.
+    /// A custom guidance.
     Own(Arc<dyn Guide>),
 }
 
 impl Guidance {
-    /// The scale of classifier-free guidance; none of one's own.
+    /// Returns the scale of classifier-free guidance, and `None` for a custom guidance.
     pub fn scale(&self) -> Option<f32> {
         match self {
             Self::ClassifierFree(guidance) => Some(guidance.scale),
@@ -171,7 +196,7 @@ impl Guidance {
         }
     }
 
-    /// Whether a run of so many steps on this guidance ever looks at the negative prompt.
+    /// Returns whether a run of `steps` steps ever uses the negative prompt.
     pub(crate) fn uses_negative(&self, steps: usize) -> bool {
         match self {
             Self::ClassifierFree(guidance) => guidance.uses_negative(steps),
@@ -179,7 +204,7 @@ impl Guidance {
         }
     }
 
-    /// What is wrong with it.
+    /// Returns the options that cannot be used.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         match self {
             Self::ClassifierFree(guidance) => guidance.problems(),
@@ -211,7 +236,7 @@ impl Serialize for Guidance {
             }
             Self::ClassifierFree(guidance) => guidance.serialize(serializer),
             Self::Own(guide) => Err(ser::Error::custom(format!(
-                "the guidance {guide:?} is one's own, which can't be written"
+                "the custom guidance {guide:?} cannot be serialized"
             ))),
         }
     }
@@ -223,7 +248,7 @@ impl<'de> Deserialize<'de> for Guidance {
     }
 }
 
-/// A guidance as serde has it.
+/// Reads a guidance from any form that serde accepts.
 struct Written;
 
 impl<'de> Visitor<'de> for Written {
@@ -285,7 +310,7 @@ mod tests {
             },
         ];
         for guidance in all {
-            // As one's own it is known again.
+            // The conversion recognizes a `ClassifierFree` that is passed as a `Guide`.
             let json = serde_json::to_string(&Guidance::from(guidance)).unwrap();
             assert!(
                 matches!(read(&json), Ok(Guidance::ClassifierFree(read)) if read == guidance),

@@ -1,7 +1,9 @@
-//! Guidance rescale: section 3.4 of <https://arxiv.org/abs/2305.08891>, diffusers' `rescale_noise_cfg`.
+//! Guidance rescale: section 3.4 of <https://arxiv.org/abs/2305.08891>, diffusers'
+//! `rescale_noise_cfg`.
 
-/// Brings the merged prediction of one picture, the share `rescale` of the way, back to the standard deviation that the conditional
-/// one had `before`. A prediction of one value everywhere stays.
+/// Scales the merged prediction of one picture so that its standard deviation moves by the share
+/// `rescale` towards `before`, the standard deviation of the conditional prediction. A prediction
+/// of one value everywhere stays unchanged.
 pub(super) fn rescale(merged: &mut [f32], before: f64, rescale: f32) {
     let after = deviation(merged);
     if after > 0.0 {
@@ -11,7 +13,7 @@ pub(super) fn rescale(merged: &mut [f32], before: f64, rescale: f32) {
     }
 }
 
-/// The standard deviation of all values.
+/// Returns the standard deviation of all values.
 pub(super) fn deviation(values: &[f32]) -> f64 {
     let count = values.len().max(1) as f64;
     let mean = values.iter().map(|&value| f64::from(value)).sum::<f64>() / count;

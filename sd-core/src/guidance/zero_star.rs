@@ -1,16 +1,23 @@
 use serde::{Deserialize, Serialize};
 
-/// CFG-Zero*: <https://arxiv.org/abs/2503.18886>, for flow models; diffusers' `ClassifierFreeZeroStarGuidance`. On the network's raw
-/// outputs, as there, whatever it predicts.
+/// CFG-Zero*, <https://arxiv.org/abs/2503.18886>: guidance for flow models, as in diffusers'
+/// `ClassifierFreeZeroStarGuidance`.
 ///
-/// The unconditional output is multiplied by what brings it nearest to the conditional one, `<c, u> / |u|²` over all values of a picture
-/// (the paper's optimised scale); and the first steps are made with an output of zeros (zero-init), without a look at the negative
-/// prompt, whatever the scale and the interval say. Then a model that predicts noise or flow leaves x where it is. (The model is called for the
-/// prompt all the same.)
+/// As in diffusers, it works on the network's raw outputs, whatever the network predicts. It
+/// changes classifier-free guidance in two ways:
+///
+/// - The unconditional output is multiplied by `<c, u> / |u|²` over all values of a picture, which
+///   brings it as close as possible to the conditional output (the paper's optimized scale).
+/// - The first steps use an output of zeros (the paper's zero-init), whatever the scale and the
+///   interval are. They do not use the negative prompt. A model that predicts noise or flow then
+///   leaves x where it is. The model is still called for the prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ZeroStar {
-    /// How many of the first steps have an output of zeros. Default 1, as in diffusers; the paper: 4 % of the steps. 0 for none.
+    /// The number of first steps whose output is zeros. 0 turns zero-init off. The paper uses 4 %
+    /// of the steps.
+    ///
+    /// Default: 1, as in diffusers.
     pub zero_steps: usize,
 }
 
@@ -29,7 +36,7 @@ impl ZeroStar {
             product += c * u;
             square += u * u;
         }
-        // The small number, diffusers' own, is for an output of zeros.
+        // diffusers adds this small number, too. It avoids a division by 0 for an output of zeros.
         let factor = (product / (square + 1e-8)) as f32;
         for (c, u) in conditional.iter_mut().zip(unconditional) {
             let u = factor * u;

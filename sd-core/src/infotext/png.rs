@@ -1,4 +1,4 @@
-//! The `parameters` chunk of PNG files.
+//! The infotext in PNG files, which is their `parameters` chunk.
 
 use std::{
     io::{self, BufRead, BufReader, Cursor, ErrorKind, Read, Seek},
@@ -11,28 +11,31 @@ use sd_text::outside;
 
 use super::{Infotext, InfotextError, MAX_BYTES};
 
-/// WebUI's keyword.
+/// The keyword of WebUI's chunk.
 const KEYWORD: &str = "parameters";
 
 const SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
 
-/// The start of a text chunk that is enough to tell whose it is: the longest keyword with its NUL,
-/// and some of the text.
+/// How many bytes at the start of a text chunk show which program wrote it: the longest keyword
+/// with its NUL, and some of the text.
 const START_BYTES: u32 = 100;
 
 impl Infotext {
     /// Reads the infotext of a PNG file: its `parameters` chunk, plain (`tEXt`), compressed
-    /// (`zTXt`) or international (`iTXt`), before or after the picture. Returns `None` if the file
-    /// says nothing about how it was made.
+    /// (`zTXt`) or international (`iTXt`), before or after the pixels. Returns `None` if the file
+    /// does not say how the picture was made.
     ///
-    /// Of several chunks the last one counts, of whatever kind, as in Pillow. A `tEXt` or `zTXt` is
-    /// Latin-1 by the standard; bytes that are UTF-8 are read as UTF-8, as some programs write it.
+    /// If there are several chunks, the last one counts, of whatever kind, as in Pillow. The
+    /// standard defines `tEXt` and `zTXt` as Latin-1. Bytes that are valid UTF-8 are read as UTF-8,
+    /// because some programs write it.
     ///
     /// # Errors
-    /// When the file cannot be read, is not a regular file, is not a PNG or is damaged. An
-    /// [`InfotextError`] within an error of kind [`InvalidData`](ErrorKind::InvalidData) when the
-    /// file holds what another program writes (ComfyUI's workflow, InvokeAI's metadata, …), or a
-    /// text that [`parse`](Self::parse) refuses.
+    /// - An I/O error if the file cannot be read or is not a regular file.
+    /// - An error of kind [`InvalidData`](ErrorKind::InvalidData) if the file is not a PNG or is
+    ///   damaged.
+    /// - An error of kind `InvalidData` that contains an [`InfotextError`] if the file holds the
+    ///   metadata of another program (ComfyUI's workflow, InvokeAI's metadata, …), or a text that
+    ///   [`parse`](Self::parse) refuses.
     pub fn read_png(path: impl AsRef<Path>) -> io::Result<Option<Self>> {
         read(BufReader::new(outside::open_binary(path)?))
     }
@@ -40,32 +43,40 @@ impl Infotext {
     /// Reads the infotext from the bytes of a PNG file, as [`read_png`](Self::read_png) does.
     ///
     /// # Errors
-    /// Those of `read_png`, except that no file is opened.
+    /// Returns the same errors as `read_png`, except that no file is opened.
     pub fn from_png(bytes: &[u8]) -> io::Result<Option<Self>> {
         read(Cursor::new(bytes))
     }
 }
 
-/// Returns the bytes of a PNG, with an infotext if one is given. A preview has none:
-/// `files::write("preview.png", &files::png(&preview, None)?)`.
+/// Encodes a picture as a PNG, with an infotext if one is given.
 ///
-/// The infotext is a Latin-1 chunk (`tEXt`) where that can hold it, as Pillow writes it for WebUI,
-/// and otherwise UTF-8 (`iTXt`).
+/// The infotext is stored in a Latin-1 chunk (`tEXt`) if that can hold it, as Pillow does for
+/// WebUI, and otherwise in a UTF-8 chunk (`iTXt`).
+///
+/// ```
+/// use sd_core::{Infotext, files, image::RgbImage};
+///
+/// let infotext = Infotext::parse("a fox\nSteps: 20, Sampler: Euler, Seed: 42")?;
+/// let bytes = files::png(&RgbImage::new(8, 8), Some(&infotext))?;
+/// assert_eq!(Infotext::from_png(&bytes)?, Some(infotext));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
-/// When the picture has no pixels or is too large for a PNG.
+/// Returns an error if the picture has no pixels or is too large for a PNG.
 pub fn png(image: &RgbImage, infotext: Option<&Infotext>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, image.width(), image.height());
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
-    // Twenty times as fast as the default, for files up to twice as large.
+    // Twenty times as fast as the default compression, for files up to twice as large.
     encoder.set_compression(png::Compression::Fast);
     if let Some(infotext) = infotext {
         let (keyword, text) = (KEYWORD.to_owned(), infotext.to_string());
         let latin1: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
-        // What would be read as another text (`Ã©` in Latin-1 is `é` in UTF-8) goes into a chunk
-        // that is UTF-8 always.
+        // A text whose Latin-1 bytes would be read as another text goes into a chunk that is always
+        // UTF-8: `Ã©` in Latin-1 is `é` in UTF-8.
         if latin1.is_some_and(|latin1| decoded(latin1) == text) {
             encoder.add_text_chunk(keyword, text)?;
         } else {
@@ -78,8 +89,7 @@ pub fn png(image: &RgbImage, infotext: Option<&Infotext>) -> io::Result<Vec<u8>>
     Ok(bytes)
 }
 
-/// Goes from chunk to chunk and reads only texts. Pixels are skipped, and only the last text is
-/// decompressed.
+/// Reads the chunks one by one. Only text chunks are read, and only the last text is decompressed.
 fn read(mut png: impl BufRead + Seek) -> io::Result<Option<Infotext>> {
     let mut signature = [0; SIGNATURE.len()];
     png.read_exact(&mut signature)?;
@@ -103,7 +113,7 @@ fn read(mut png: impl BufRead + Seek) -> io::Result<Option<Infotext>> {
         let rest = u64::from(length) - start.len() as u64;
         let keyword = start.split(|&byte| byte == 0).next().unwrap_or_default();
         if keyword == KEYWORD.as_bytes() && start.len() > keyword.len() {
-            // The keyword, a language and the like are within the bytes that are added.
+            // The added bytes leave room for the keyword and the fields before the text.
             if length as usize > MAX_BYTES + START_BYTES as usize {
                 return Err(invalid(InfotextError::TooLong));
             }
@@ -120,7 +130,7 @@ fn read(mut png: impl BufRead + Seek) -> io::Result<Option<Infotext>> {
             last = Some((kind, chunk.split_off(KEYWORD.len() + 1)));
         } else {
             other = other.or(program(&start));
-            // The checksum, too.
+            // Skips the checksum, too.
             png.seek_relative(rest as i64 + 4)?;
         }
     }
@@ -134,7 +144,7 @@ fn read(mut png: impl BufRead + Seek) -> io::Result<Option<Infotext>> {
     }
 }
 
-/// The program that writes text chunks which begin like this, and no infotext.
+/// Returns the program that writes a text chunk with this start instead of an infotext.
 fn program(start: &[u8]) -> Option<&'static str> {
     let keywords: [(&[u8], &str); 7] = [
         (b"prompt\0{", super::COMFYUI),
@@ -151,7 +161,7 @@ fn program(start: &[u8]) -> Option<&'static str> {
     Some(program)
 }
 
-/// The text of a chunk, from behind its keyword.
+/// Returns the text of a chunk. `chunk` begins after the keyword.
 fn text(kind: [u8; 4], chunk: &[u8]) -> io::Result<String> {
     match &kind {
         b"tEXt" => Ok(decoded(chunk.to_owned())),
@@ -162,7 +172,7 @@ fn text(kind: [u8; 4], chunk: &[u8]) -> io::Result<String> {
         _ => {
             let (&compressed, chunk) = chunk.split_first().ok_or_else(cut_short)?;
             let (_method, chunk) = chunk.split_first().ok_or_else(cut_short)?;
-            // A language and the keyword in that language.
+            // The first two fields are the language and the keyword in that language.
             let text = chunk
                 .splitn(3, |&byte| byte == 0)
                 .nth(2)
@@ -177,7 +187,7 @@ fn text(kind: [u8; 4], chunk: &[u8]) -> io::Result<String> {
     }
 }
 
-/// UTF-8 if the bytes are that, and otherwise Latin-1.
+/// Decodes bytes as UTF-8 if they are valid, and otherwise as Latin-1.
 fn decoded(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| {
         error
@@ -190,7 +200,7 @@ fn decoded(bytes: Vec<u8>) -> String {
 
 fn inflated(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    // One byte more than is allowed, so that a longer text is known as such.
+    // One byte more than allowed, to recognize a longer text.
     ZlibDecoder::new(bytes)
         .take(MAX_BYTES as u64 + 1)
         .read_to_end(&mut text)?;
@@ -215,7 +225,7 @@ fn invalid(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::
 }
 
 #[cfg(test)]
-// In a test it is the failure.
+// A failed `unwrap` is a failed test.
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! From a text to its prompts and entries.
+//! Parsing a text into its prompts and entries.
 
 use std::{borrow::Cow, sync::LazyLock};
 
@@ -7,11 +7,11 @@ use serde::de::IgnoredAny;
 
 use super::{Infotext, NEGATIVE};
 
-/// The longest infotext in bytes. Two prompts of 64 KiB, as they are and once more as JSON in which
-/// every character is escaped, take 0.9 MiB.
+/// The largest infotext in bytes, 2 MiB. Two prompts of 64 KiB, as they are and once more as JSON
+/// with every character escaped, take 0.9 MiB.
 pub(super) const MAX_BYTES: usize = 2 << 20;
 
-/// WebUI takes fewer entries for a line of the prompt.
+/// The smallest number of entries on the last line. WebUI takes fewer for a part of the prompt.
 const LEAST_ENTRIES: usize = 3;
 
 pub(super) const COMFYUI: &str = "ComfyUI's workflow";
@@ -19,25 +19,25 @@ pub(super) const INVOKEAI: &str = "InvokeAI's metadata";
 pub(super) const NOVELAI: &str = "NovelAI's metadata";
 pub(super) const UNKNOWN: &str = "the JSON of another program";
 
-/// Why a text cannot be read as an infotext.
+/// The reason why a text cannot be read as an infotext.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InfotextError {
-    /// It is what another program writes in place of an infotext: this one.
-    #[error("the text is {0}, which cannot be read, expected an infotext as WebUI writes it")]
+    /// The text is the metadata of another program, in a format that is not an infotext.
+    #[error("the text is {0}, which cannot be read, expected an infotext in the format of WebUI")]
     OtherFormat(&'static str),
-    /// The prompt and the entries are on one line, and nothing says where the prompt ends.
+    /// The prompt and the entries are on one line, and it is not clear where the prompt ends.
     #[error(
         "the infotext is a single line, and it is not clear where its prompt ends: expected \
          `Steps:` once, and `Negative prompt:` at most once"
     )]
     PromptNotFound,
-    /// It is too long to be one.
+    /// The text is longer than 2 MiB.
     #[error("the infotext is longer than {MAX_BYTES} bytes")]
     TooLong,
 }
 
-/// What [`Infotext::parse`] does.
+/// Implements [`Infotext::parse`].
 pub(super) fn infotext(text: &str) -> Result<Infotext, InfotextError> {
     if text.len() > MAX_BYTES {
         return Err(InfotextError::TooLong);
@@ -76,7 +76,7 @@ pub(super) fn infotext(text: &str) -> Result<Infotext, InfotextError> {
     }
     infotext.entries = found
         .into_iter()
-        // WebUI trips over an empty value and goes on with the next.
+        // WebUI fails on an empty value and continues with the next.
         .filter(|entry| !entry.value.is_empty())
         .map(|entry| (entry.key.to_owned(), unquoted(entry.value)))
         .chain(templates)
@@ -84,12 +84,12 @@ pub(super) fn infotext(text: &str) -> Result<Infotext, InfotextError> {
     Ok(infotext)
 }
 
-/// The format of a text that is a JSON object.
+/// Returns the format of a text that is a JSON object.
 fn other_format(text: &str) -> Option<&'static str> {
     let inside = text.strip_prefix('{')?.strip_suffix('}')?;
     let last = text.rsplit('\n').next()?;
-    // Not parsed, as Python writes `NaN` into JSON. A prompt may begin like this, and entries end
-    // like this.
+    // The text is not parsed, because Python writes `NaN` into JSON. A prompt may begin like JSON,
+    // and entries may end like it.
     if !inside.trim_start().starts_with('"') || last.starts_with("Steps:") {
         return None;
     }
@@ -108,8 +108,8 @@ fn other_format(text: &str) -> Option<&'static str> {
     Some(known.map_or(UNKNOWN, |(_, format)| format))
 }
 
-/// The text without the lines that the extension Dynamic Prompts writes below the entries, and
-/// those lines as entries.
+/// Splits off the lines that the extension Dynamic Prompts writes below the entries, and returns
+/// them as entries.
 fn templates(text: &str) -> (&str, Vec<(String, String)>) {
     let key_of = |line: &str| {
         let mut keys = ["Template", "Negative Template"].into_iter();
@@ -118,7 +118,7 @@ fn templates(text: &str) -> (&str, Vec<(String, String)>) {
                 .is_some_and(|rest| rest.starts_with(':'))
         })
     };
-    // The last line of entries that has a template right below it.
+    // Finds the last line of entries that is directly followed by a template.
     let (mut start, mut at, mut below) = (None, 0, "");
     for line in text.split('\n') {
         if below.starts_with("Steps:") && key_of(line).is_some() {
@@ -147,7 +147,7 @@ fn templates(text: &str) -> (&str, Vec<(String, String)>) {
     (strip(&text[..start]), found)
 }
 
-/// A key and a value as they are written.
+/// A key and a value, as they are written.
 struct Entry<'a> {
     key: &'a str,
     value: &'a str,
@@ -155,9 +155,9 @@ struct Entry<'a> {
     end: usize,
 }
 
-/// The entries of a line, by WebUI's rules, except that a JSON object or array is one value.
+/// Returns the entries of a line by WebUI's rules, except that a JSON object or array is one value.
 fn entries(line: &str) -> Vec<Entry<'_>> {
-    // A text that is not JSON may be looked through to its end each time.
+    // The attempts are limited, because each may read an invalid text to its end.
     let mut attempts = 8;
     let (mut found, mut at) = (Vec::new(), 0);
     while let Some(captures) = ENTRY.captures_at(line, at) {
@@ -187,7 +187,7 @@ fn entries(line: &str) -> Vec<Entry<'_>> {
     found
 }
 
-/// The JSON value that a text begins with, and its length with the comma behind it.
+/// Returns the JSON value at the start of a text, and its length including the comma after it.
 fn json(text: &str) -> Option<(&str, usize)> {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
     values.next()?.ok()?;
@@ -201,7 +201,7 @@ fn json(text: &str) -> Option<(&str, usize)> {
     }
 }
 
-/// Whether a line begins with entries, of which one says the steps.
+/// Returns whether a line begins with entries, and `Steps` is one of them.
 fn are_entries(found: &[Entry<'_>]) -> bool {
     let mut at = 0;
     for entry in found {
@@ -216,7 +216,7 @@ fn are_entries(found: &[Entry<'_>]) -> bool {
     false
 }
 
-/// The prompts and the entries of a text of one line, if each mark is there only once.
+/// Splits a text of one line into its prompts and entries, if each mark occurs only once.
 fn one_line(line: &str) -> Option<(Cow<'_, str>, Vec<Entry<'_>>)> {
     let mut marks = STEPS.find_iter(line);
     let mark = marks.next()?;
@@ -232,8 +232,8 @@ fn one_line(line: &str) -> Option<(Cow<'_, str>, Vec<Entry<'_>>)> {
     Some((prompts.into(), found))
 }
 
-/// WebUI's own expression, with Python's `\w` and `\s`, which are narrower and wider than this
-/// crate's.
+/// WebUI's own expression. Python's `\w` is narrower than the `\w` of the `regex` crate, and
+/// Python's `\s` is wider.
 static ENTRY: LazyLock<Regex> = LazyLock::new(|| {
     let (word, space) = (r"\p{L}\p{N}_", r"[\s\x1C-\x1F]*");
     let expression =
@@ -241,11 +241,11 @@ static ENTRY: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(&expression).expect("the expression is constant")
 });
 
-/// What the entries of every program begin with.
+/// The start of every program's entries.
 static STEPS: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"(?:^|\s)Steps: ?[0-9]+,").expect("the expression is constant"));
 
-/// Whitespace as Python's `str.strip` knows it.
+/// Returns whether a character is whitespace for Python's `str.strip`.
 pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1C'..='\x1F').contains(&c)
 }

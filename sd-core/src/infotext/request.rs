@@ -1,4 +1,4 @@
-//! From an infotext to the request that makes the picture again.
+//! From an infotext to the request that draws the picture again.
 
 use std::{collections::HashSet, iter, num::NonZeroUsize, str::FromStr, sync::Arc};
 
@@ -26,7 +26,7 @@ use crate::{
     Request,
 };
 
-/// What [`Infotext::request`] does.
+/// Implements [`Infotext::request`].
 pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     let mut reading = Reading {
         infotext,
@@ -82,10 +82,10 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     reading.done(request)
 }
 
-/// How many differences are listed. A file that is not made to flood has fewer.
+/// The largest number of differences that are listed. Only a malicious file has more.
 const MOST_DIFFERENCES: usize = 50;
 
-/// Keys that are read elsewhere, and those that say nothing of how the picture was made.
+/// Keys that are read elsewhere, and keys that do not affect the picture.
 const KNOWN: [&str; 53] = [
     "Steps",
     "Sampler",
@@ -138,46 +138,46 @@ const KNOWN: [&str; 53] = [
     "Civitai resources",
     "Civitai metadata",
     "Hashes",
-    // Of which Fooocus made the prompts.
+    // Fooocus expands these to the prompts.
     "Raw prompt",
     "Raw negative prompt",
 ];
 
-/// The `App` of a relative of WebUI that runs diffusers.
+/// The value of `App` for SD.Next, a relative of WebUI that runs diffusers.
 const SDNEXT: &str = "SD.Next";
 
-/// How the latents were made of the noise.
+/// How the latents are made from the noise.
 struct Way {
-    /// `None` for the default of the model.
+    /// The sampler, or `None` for the model's default.
     scheduler: Option<Scheduler>,
     ladder: Ladder,
-    /// Whether the sampler draws noise.
+    /// Whether the sampler adds noise between steps.
     draws: bool,
 }
 
-/// What made the picture, as far as the names tell.
+/// The program that made the picture, as far as it can be recognized.
 #[derive(PartialEq)]
 enum Program {
-    /// WebUI, a relative of it, or this one.
+    /// WebUI, one of its relatives, or this crate.
     WebUi,
     ComfyUi,
     /// SD.Next, which runs diffusers.
     Diffusers,
 }
 
-/// An infotext on its way to a request.
+/// The state of the conversion of an infotext to a request.
 struct Reading<'a> {
     infotext: &'a Infotext,
-    /// Whether WebUI made the picture, or who knows what.
+    /// Whether another program than this crate wrote the infotext.
     foreign: bool,
     program: Program,
     differences: Vec<String>,
-    /// How many differences there are more than are listed.
+    /// The number of differences beyond those that are listed.
     unlisted: usize,
 }
 
 impl<'a> Reading<'a> {
-    /// Values of the infotext in a difference have to be `printable`.
+    /// Adds a difference. Values of the infotext in it must be `printable`.
     fn note(&mut self, difference: impl Into<String>) {
         if self.differences.len() < MOST_DIFFERENCES {
             self.differences.push(difference.into());
@@ -197,7 +197,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The value of a key, also where another program spells the key in another way.
+    /// Returns the value of a key, which other programs may spell differently.
     fn get(&self, key: &str) -> Option<&'a str> {
         let other = match key {
             "CFG scale" => "CFG Scale",
@@ -208,17 +208,17 @@ impl<'a> Reading<'a> {
         value.or_else(|| self.infotext.get(other))
     }
 
-    /// What `read` makes of a value; else a difference.
+    /// Returns a value as `read` converts it. If there is none, adds a difference.
     fn value<T>(&mut self, key: &str, read: impl FnOnce(&'a str) -> Option<T>) -> Option<T> {
         let found = self.get(key);
         let value = found.and_then(read);
         match found {
             Some(_) if value.is_some() => {}
             Some(found) => self.note(format!(
-                "`{key}: {}` cannot be used, the default stands in",
+                "`{key}: {}` cannot be used, so the default is used",
                 printable(found)
             )),
-            None => self.note(format!("`{key}` is missing, the default stands in")),
+            None => self.note(format!("`{key}` is missing, so the default is used")),
         }
         value
     }
@@ -230,19 +230,19 @@ impl<'a> Reading<'a> {
     fn prompt(&mut self, key: &str, shown: &'a str) -> &'a str {
         if let Some(shape) = self.get(&format!("{key} embedding")) {
             self.note(format!(
-                "the {} was an embedding of shape {}, which has to be given again",
+                "the {} was an embedding of shape {}, which has to be supplied again",
                 key.trim_start_matches("SD "),
                 printable(shape)
             ));
         }
         let prompt = self.get(key).unwrap_or(shown);
         if self.foreign && key == "SD prompt" && prompt.is_empty() {
-            self.note("the infotext has no prompt: an empty one is used");
+            self.note("the infotext has no prompt, so an empty one is used");
         }
         prompt
     }
 
-    /// What an SDXL model is told of the size.
+    /// Sets the size conditioning of an SDXL model.
     fn sizes(&mut self, request: &mut Request) {
         if self.get("SD sizes").is_some() {
             request.sizes = self.value("SD sizes", named).unwrap_or_default();
@@ -257,7 +257,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// When the refiner took over; none where there was no refiner.
+    /// Returns when the refiner took over, or `None` if there was no refiner.
     fn refiner(&mut self) -> Option<RefinerSwitch> {
         self.get("Refiner").or(self.get("Refiner switch at"))?;
         let share = |value: &str| value.parse().ok().filter(|at| (0.0..=1.0).contains(at));
@@ -277,14 +277,14 @@ impl<'a> Reading<'a> {
             && [width, height] != sides
         {
             self.note(format!(
-                "the size was {width}x{height}, here it is {}x{}: sides are multiples of 8",
+                "the size was {width}x{height}, and is rounded down to {}x{}, as sides are multiples of 8",
                 sides[0], sides[1]
             ));
         }
         Some(size)
     }
 
-    /// The sampler and its ladder.
+    /// Returns the sampler and its ladder.
     fn way(&mut self, steps: usize) -> Way {
         if self.foreign {
             return self.way_of_others(steps);
@@ -320,7 +320,7 @@ impl<'a> Reading<'a> {
             let row = row_of_type(own);
             let title = row.title;
             self.note(format!(
-                "the sampler was `{}`, with options of its own: {title} with the usual ones stands in",
+                "the sampler was `{}`, with custom options, so {title} with its usual options is used",
                 printable(own)
             ));
             return row;
@@ -339,41 +339,43 @@ impl<'a> Reading<'a> {
         if let Some(json) = self.get("SD ladder") {
             return serde_json::from_str(json).unwrap_or_else(|_| {
                 self.note(format!(
-                    "`SD ladder: {}` cannot be used, the default stands in",
+                    "`SD ladder: {}` cannot be used, so the default is used",
                     printable(json)
                 ));
                 row.default_ladder.clone()
             });
         }
         let Some(name) = self.get("Schedule type") else {
-            self.note("`Schedule type` is missing, the default stands in");
+            self.note("`Schedule type` is missing, so the default is used");
             return row.default_ladder.clone();
         };
-        // Some of WebUI's labels are all but our names, and mean another ladder.
+        // This crate's names come first: some labels of WebUI resemble them, but mean another
+        // ladder.
         let ours = name.parse::<Ladder>().ok();
         let ladder = ours.or_else(|| ladder_called(name));
         ladder.unwrap_or_else(|| {
             self.note(format!(
-                "there is no schedule type `{}`: the default stands in",
+                "schedule type `{}` is unknown, so the default is used",
                 printable(name)
             ));
             row.default_ladder.clone()
         })
     }
 
-    /// The sampler and the ladder of WebUI and its relatives, ComfyUI and SD.Next.
+    /// Returns the sampler and the ladder for files of WebUI and its relatives, ComfyUI and
+    /// SD.Next.
     fn way_of_others(&mut self, steps: usize) -> Way {
         let name = self.value("Sampler", Some).unwrap_or(default_row().title);
         if let Some(way) = self.way_of_comfyui(name) {
             return way;
         }
         let [schedule_type, scheduler] = ["Schedule type", "Scheduler"].map(|key| self.get(key));
-        // SD.Next writes the class of diffusers.
+        // SD.Next writes the class name of diffusers.
         if let Some(row) = scheduler.and_then(|class| row_of_class(name, class)) {
             return self.way_of_diffusers(name, row, schedule_type);
         }
         let (name, in_name) = split(name);
-        // Before 1.9 a ladder other than Uniform was in the sampler's name.
+        // Before version 1.9, the sampler's name contained any ladder other than Uniform.
         let label = in_name.or(schedule_type).or(scheduler);
         let is_known = from_webui(name, None).is_ok();
         if !is_known {
@@ -404,27 +406,28 @@ impl<'a> Reading<'a> {
 
     fn no_sampler(&mut self, name: &str, instead: &str) {
         let name = printable(name);
-        self.note(format!("there is no sampler `{name}`: {instead} stands in"));
+        self.note(format!("sampler `{name}` is unknown, so {instead} is used"));
     }
 
-    /// A schedule type of any program; else a difference.
+    /// Returns the ladder of a schedule type of any program. If it is unknown, adds a difference.
     fn ladder_of_others(&mut self, label: &str) -> Option<Ladder> {
         let of_comfyui = || Some(of_comfyui("euler", label)?.ladder);
         let ladder = ladder_called(label).or_else(of_comfyui);
         if ladder.is_none() {
             self.note(format!(
-                "there is no schedule type `{}`: the sampler's own stands in",
+                "schedule type `{}` is unknown, so the usual one is used",
                 printable(label)
             ));
         }
         ladder
     }
 
-    /// What ComfyUI made, whose pictures are saved with infotexts by nodes of others.
+    /// Returns the sampler and the ladder if ComfyUI made the picture. Third-party nodes save
+    /// ComfyUI's pictures with infotexts.
     fn way_of_comfyui(&mut self, name: &str) -> Option<Way> {
         let version = self.get("Version").unwrap_or_default();
         let says_so = version == "ComfyUI";
-        // WebUI takes its samplers' names in lower case, too.
+        // WebUI also accepts the names of its samplers in lower case.
         let of_webui = self.get("Schedule type").is_some() || version.starts_with("v1.");
         if of_webui && !says_so {
             return None;
@@ -443,14 +446,14 @@ impl<'a> Reading<'a> {
         let preset = scheduler.and_then(|scheduler| of_comfyui(sampler, scheduler));
         if let Some(scheduler) = scheduler.filter(|_| preset.is_none()) {
             self.note(format!(
-                "there is no scheduler `{}`: normal stands in",
+                "scheduler `{}` is unknown, so `normal` is used",
                 printable(scheduler)
             ));
         }
         let preset = preset.or_else(|| of_comfyui(sampler, "normal"))?;
         if sampler.ends_with("_gpu") {
             self.note(format!(
-                "{sampler} drew its noise on a GPU, here it is drawn on the CPU"
+                "{sampler} drew its noise on a GPU, but here it is drawn on the CPU"
             ));
         }
         self.program = Program::ComfyUi;
@@ -461,10 +464,10 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// What SD.Next made, whose samplers are those of diffusers.
+    /// Returns the sampler and the ladder for SD.Next, whose samplers are diffusers' samplers.
     fn way_of_diffusers(&mut self, name: &str, row: &'static Row, label: Option<&str>) -> Way {
         self.note(format!(
-            "`{}` is a sampler of diffusers: {} with the usual options stands in",
+            "`{}` is a sampler of diffusers, so {} with its usual options is used",
             printable(name),
             row.title
         ));
@@ -473,7 +476,7 @@ impl<'a> Reading<'a> {
         let spacing = || self.get("Sampler spacing")?.parse().ok();
         let ladder = sigma.or_else(spacing);
         let ladder = ladder.or_else(|| self.ladder_of_others(label?));
-        // SD.Next has linspace where we have a shape.
+        // SD.Next uses linspace where this crate's default is a shaped ladder.
         let usual = || match &row.default_ladder {
             Ladder::Shaped { .. } => Ladder::linspace(),
             ladder => ladder.clone(),
@@ -485,12 +488,12 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// A sampler that WebUI knows on a ladder that it may not know.
+    /// Returns a sampler that WebUI knows, on a ladder that it may not know.
     fn way_of_webui(&mut self, known: &str, label: &str, steps: usize) -> Way {
         let preset = from_webui(known, Some(label)).or_else(|_| {
             let mut preset = from_webui(known, None)?;
             let other = Ladder::polyexponential();
-            // Some samplers of WebUI's stay on their own ladder.
+            // Some samplers of WebUI always use their own ladder.
             let takes_any = from_webui(known, Some("Polyexponential"))?.ladder == other;
             if let Some(ladder) = self.ladder_of_others(label).filter(|_| takes_any) {
                 preset.ladder = ladder;
@@ -505,14 +508,15 @@ impl<'a> Reading<'a> {
                 draws: true,
             };
         };
-        // Points of `range(0, 1000, 1000 // steps)`.
+        // The number of points of `range(0, 1000, 1000 // steps)`.
         let points = 1000_usize.div_ceil((1000 / steps).max(1));
         match preset.row.name {
-            // Another implementation, which took the last step as diffusers does.
+            // Early versions had another implementation, whose last step is the same as in
+            // diffusers.
             "ddim" if self.early() => {
                 if points != steps {
                     self.note(format!(
-                        "DDIM visited {points} timesteps for {steps} steps, here as many as steps"
+                        "DDIM visited {points} timesteps for {steps} steps, but here it visits {steps}"
                     ));
                 }
                 return Way {
@@ -522,10 +526,10 @@ impl<'a> Reading<'a> {
                 };
             }
             "unipc" if points != steps => self.note(format!(
-                "UniPC visited {points} timesteps for {steps} steps, here as many as steps"
+                "UniPC visited {points} timesteps for {steps} steps, but here it visits {steps}"
             )),
             "lcm" if preset.ladder != Ladder::lcm_even() => self.note(
-                "LCM's schedule type went over the sigmas of fifty timesteps, here over those of all",
+                "LCM's schedule type covered the sigmas of 50 timesteps, but here it covers the sigmas of all",
             ),
             _ => {}
         }
@@ -536,7 +540,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Whether a version before 1.6 made it, the first of which have no number. Forks have others, which began later.
+    /// Returns whether a version before 1.6 made the picture. The first versions have no number.
+    /// Forks have other numbers, but began later.
     fn early(&self) -> bool {
         self.get("Version").is_none_or(|version| {
             let minor = version.trim_start_matches('v').strip_prefix("1.");
@@ -545,7 +550,7 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// A sampler of WebUI's, beginning as the picture did.
+    /// Returns a sampler of WebUI that scales the initial noise as for this picture.
     fn first_x(&self, sampler: Arc<dyn Sampler>) -> Arc<dyn Sampler> {
         match self.get("SGM noise multiplier") {
             Some("True") => with_sgm_noise(sampler),
@@ -559,7 +564,7 @@ impl<'a> Reading<'a> {
                 return Some(guidance.into());
             }
             self.note(format!(
-                "the guidance was `{}`, one's own: the default scale stands in",
+                "the guidance was `{}`, a custom one, so the default scale is used",
                 printable(own)
             ));
             return None;
@@ -570,11 +575,13 @@ impl<'a> Reading<'a> {
         if self.foreign
             && from_webui(split(name).0, None).is_ok_and(|it| it.row.name == "ddim-cfg-pp")
         {
-            // WebUI's is 0 to 12.5 there.
+            // In WebUI this scale is 0 to 12.5.
             return Some((scale / 12.5).into());
         }
         if self.foreign && scale < 1.0 {
-            self.note("at a CFG scale below 1 the negative prompt was mixed in, here it is not");
+            self.note(
+                "at a CFG scale below 1 the negative prompt was mixed in, but here it is ignored",
+            );
         }
         Some(scale.into())
     }
@@ -609,14 +616,14 @@ impl<'a> Reading<'a> {
             None if self.program == Program::ComfyUi => NoiseKind::Torch,
             None | Some("GPU") => {
                 self.note(
-                    "the noise was drawn on a GPU that is not named, here it is that of `RNG: NV`: the same where the GPU has a \
-                     thread for each of the latents' numbers",
+                    "the noise was drawn on a GPU that is not named, so the noise of `RNG: NV` is used: it is the same \
+                     if the GPU has a thread for each value of the latents",
                 );
                 NoiseKind::Philox
             }
             Some(rng) => noise_called(rng).unwrap_or_else(|| {
                 self.note(format!(
-                    "the noise was drawn by `RNG: {}`, here it is that of torch's CPU generator",
+                    "the noise was drawn by `RNG: {}`, which is unknown, so torch's CPU generator is used",
                     printable(rng)
                 ));
                 NoiseKind::Torch
@@ -624,32 +631,32 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// What was given to the picture, or came from others beside it.
+    /// Adds differences for inputs that the caller supplied, for the batch, and for SD.Next.
     fn made(&mut self) {
         if self.get("App") == Some(SDNEXT) {
-            self.note("SD.Next made the picture, which computes in other ways than WebUI");
+            self.note("the picture was made by SD.Next, whose computations differ from WebUI's");
         }
         if let Some(shape) = self.get("SD initial noise") {
             self.note(format!(
-                "the initial noise of shape {} was given, and has to be again",
+                "the initial noise, of shape {}, was supplied, and has to be supplied again",
                 printable(shape)
             ));
         }
         if let Some(shape) = self.get("SD beside") {
             self.note(format!(
-                "latents of shape {} stood beside those of the picture, and have to be given again",
+                "extra channels of shape {} beside the latents were supplied, and have to be supplied again",
                 printable(shape)
             ));
         }
         if let Some(size) = self.get("Batch size").filter(|&size| size != "1") {
             self.note(format!(
-                "the picture was one of a batch of {}, alone it is the same but for rounding",
+                "the picture was one of a batch of {}, and is the same alone except for rounding",
                 printable(size)
             ));
         }
     }
 
-    /// How the prompts were read.
+    /// Returns how the prompts are read.
     fn prompt_options(&mut self) -> PromptOptions {
         if !self.foreign {
             return match self.get("SD prompt options") {
@@ -686,7 +693,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// What versions before 1.6 made of prompts otherwise; `backcompat` of WebUI's `modules/infotext_versions.py` has the list.
+    /// Adds differences for prompts that versions before 1.6 read differently. `backcompat` of
+    /// WebUI's `modules/infotext_versions.py` lists the changes.
     fn early_prompts(&mut self, request: &Request) {
         if !self.foreign || !self.early() || self.program != Program::WebUi {
             return;
@@ -710,31 +718,32 @@ impl<'a> Reading<'a> {
                     When::Step(step) => 0.0 < step && step < 1.0,
                 })
             });
-            // Texts of nested nodes are in each other: to print all would take quadratic time.
+            // Nested nodes contain each other's text, so that printing all of them would take
+            // quadratic time.
             for node in other.by_ref().take(MOST_DIFFERENCES) {
                 self.note(format!(
-                    "in `{}` WebUI took numbers of 1 and more for steps, also with a point, and those below for parts of them, \
-                     also without; here it is the point that says which",
+                    "in `{}` WebUI took a number of 1 or more as a step, and a smaller one as a share of the steps, but \
+                     here a number with a decimal point is a share, and one without is a step",
                     printable(node.text())
                 ));
             }
             self.unlisted += other.count();
         }
         let sampler = split(self.get("Sampler").unwrap_or_default()).0;
-        // A window has 75 tokens, of a byte or more.
+        // A window has 75 tokens of at least one byte each.
         let long = texts
             .iter()
             .any(|(text, _)| text.len() > 75 || text.contains("BREAK"));
         if long && matches!(sampler, "DDIM" | "PLMS") {
             self.note(format!(
-                "{sampler} cut a negative prompt to the prompt's length, or repeated its last vector, here each keeps its own"
+                "{sampler} cut the negative prompt to the prompt's length or repeated its last vector, but here each prompt keeps its length"
             ));
         }
     }
 
-    /// What a prompt names that is not here.
+    /// Adds differences for the extra networks that the prompt names.
     fn networks(&mut self, request: &Request) {
-        // What is not applied here was not applied to a picture of ours.
+        // A network that is not applied here was not applied to a picture of this crate either.
         if !self.foreign {
             return;
         }
@@ -747,7 +756,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// What prompts may name that a pipeline has to be given.
+    /// Adds a difference for textual inversions, which a pipeline must load.
     fn inversions(&mut self) {
         if let Some(named) = self.get("TI hashes") {
             self.note(format!(
@@ -759,10 +768,10 @@ impl<'a> Reading<'a> {
 
     fn not_followed(&mut self, key: &str, value: &str) {
         let entry = printable(format_args!("{key}: {value}"));
-        self.note(format!("`{entry}` is not followed"));
+        self.note(format!("`{entry}` is ignored"));
     }
 
-    /// Everything else that has a key changes the picture, as far as anyone knows.
+    /// Adds differences for all other keys, as any of them may affect the picture.
     fn others(&mut self, draws: bool) {
         let infotext = self.infotext;
         let mut named = HashSet::new();
@@ -786,31 +795,32 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// As many pixels as WebUI draws of sides that are no multiples of 8.
+/// Parses a size, and rounds its sides down to multiples of 8 as WebUI does.
 fn size(value: &str) -> Option<ImageSize> {
     let [width, height] = sides(value)?;
     ImageSize::new(width / 8 * 8, height / 8 * 8).ok()
 }
 
-/// `512x768`.
+/// Parses a width and a height, such as `512x768`.
 fn sides(value: &str) -> Option<[u32; 2]> {
     let (width, height) = value.split_once('x')?;
     Some([width.parse().ok()?, height.parse().ok()?])
 }
 
-/// Of an offset below 0, too, which goes round.
+/// Parses a seed offset. A negative offset wraps around.
 fn offset(value: &str) -> Option<u64> {
     let below = || value.parse::<i64>().ok().map(|offset| offset as u64);
     value.parse().ok().or_else(below)
 }
 
-/// What is written as its JSON, a string without its quotes.
+/// Parses a value that was written as JSON. A string has no quotes.
 fn named<T: DeserializeOwned>(value: &str) -> Option<T> {
     let name = serde_json::from_value(Value::from(value));
     name.or_else(|_| serde_json::from_str(value)).ok()
 }
 
-/// The row whose sampler a `Debug` is of, with whatever conventions; else one of its type.
+/// Returns the row of a sampler by its `Debug` output, whatever its conventions, or else a row of
+/// the same type.
 fn row_of_type(debug: &str) -> &'static Row {
     let unwrapped = |debug: &str| -> String {
         let inner = debug.strip_prefix("WithConventions { sampler: ");

@@ -1,4 +1,4 @@
-//! Samplers, schedule types and noise by the names of WebUI and its relatives.
+//! Samplers, schedule types and noise, by the names of WebUI and its relatives.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use sd_schedulers::{
 
 use crate::Defaults;
 
-/// The schedule types of WebUI 1.10 by label. Its Normal is Uniform by another name.
+/// The labels of WebUI 1.10's schedule types. Its Normal is another name for Uniform.
 const SCHEDULE_TYPES: [&str; 10] = [
     "Uniform",
     "Karras",
@@ -23,15 +23,16 @@ const SCHEDULE_TYPES: [&str; 10] = [
     "Beta",
 ];
 
-/// What `RNG` says of the kinds of noise that WebUI has and one value tells.
+/// The values of `RNG` for the kinds of noise that WebUI has and that need no other options.
 const NOISE: [(&str, NoiseKind); 2] = [("CPU", NoiseKind::Torch), ("NV", NoiseKind::Philox)];
 
-/// The sampler's name, and the schedule type that old files have behind it: `LMS Karras`, `k_lms_ka`.
+/// Splits a sampler's name from the schedule type that old files append to it: `LMS Karras`,
+/// `k_lms_ka`.
 pub(super) fn split(name: &str) -> (&str, Option<&str>) {
     if let Some(name) = name.strip_suffix("_ka") {
         return (name, Some("Karras"));
     }
-    // No schedule type has more words; the longest that is one counts.
+    // No schedule type has more words. The longest known schedule type counts.
     let spaces = name.rmatch_indices(' ').map(|(at, _)| at).take(4);
     match spaces
         .filter(|&at| ladder_called(&name[at + 1..]).is_some())
@@ -42,15 +43,15 @@ pub(super) fn split(name: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The ladder of a schedule type.
+/// Returns the ladder of a schedule type.
 pub(super) fn ladder_called(name: &str) -> Option<Ladder> {
-    // A sampler that takes any.
+    // Euler accepts any ladder.
     let preset = from_webui("Euler", Some(name)).ok()?;
     Some(preset.ladder)
 }
 
-/// What ComfyUI has under these names. WebUI's relatives write the scheduler's as a title:
-/// `Linear Quadratic`.
+/// Returns ComfyUI's sampler and scheduler of these names. WebUI's relatives write the scheduler as
+/// a title: `Linear Quadratic`.
 pub(super) fn of_comfyui(sampler: &str, scheduler: &str) -> Option<Preset> {
     let preset = from_comfyui(sampler, scheduler);
     preset
@@ -58,7 +59,7 @@ pub(super) fn of_comfyui(sampler: &str, scheduler: &str) -> Option<Preset> {
         .ok()
 }
 
-/// A sampler of ComfyUI, and the scheduler that nodes which save pictures write behind it:
+/// Splits a sampler of ComfyUI from the scheduler that nodes which save pictures append to it:
 /// `euler_karras`, `euler karras`.
 pub(super) fn split_comfyui(name: &str) -> Option<(&str, Option<&str>)> {
     let known = |sampler: &str, scheduler: &str| from_comfyui(sampler, scheduler).is_ok();
@@ -71,17 +72,17 @@ pub(super) fn split_comfyui(name: &str) -> Option<(&str, Option<&str>)> {
     Some((&name[..at], Some(&name[at + 1..])))
 }
 
-/// A sampler that Forge and its relatives took from ComfyUI: `IPNDM_V`, `Euler a CFG++`. It begins
-/// as WebUI's do.
+/// Returns a sampler that Forge and its relatives took from ComfyUI: `IPNDM_V`, `Euler a CFG++`.
+/// Its first x is as in WebUI.
 pub(super) fn from_forge(name: &str) -> Option<Preset> {
     let mut preset = from_comfyui(&as_in_comfyui(name), "normal").ok()?;
     preset.sampler = with_first_x(preset.sampler, FirstX::BySpacing);
     Some(preset)
 }
 
-/// A name of WebUI's relatives in ComfyUI's spelling.
+/// Converts a name of WebUI's relatives to ComfyUI's spelling.
 fn as_in_comfyui(name: &str) -> String {
-    // All of ComfyUI's names are shorter.
+    // All names of ComfyUI are shorter.
     let name: String = name.chars().take(64).collect();
     let name = name
         .to_lowercase()
@@ -90,7 +91,7 @@ fn as_in_comfyui(name: &str) -> String {
     name.replace("_a_", "_ancestral_")
 }
 
-/// The row of a sampler that SD.Next has by this name, or only diffusers.
+/// Returns the row of a sampler by its name in SD.Next, by its title or by this crate's name.
 pub(super) fn row_of_diffusers(name: &str) -> Option<&'static Row> {
     const OF_SDNEXT: [(&str, &str); 6] = [
         ("DPM SDE", "dpmpp-sde"),
@@ -104,8 +105,8 @@ pub(super) fn row_of_diffusers(name: &str) -> Option<&'static Row> {
     row_called(known.map_or(name, |(_, row)| row))
 }
 
-/// The row of a sampler of SD.Next by its name and its class of diffusers, which may be that of
-/// several rows.
+/// Returns the row of an SD.Next sampler by its name and its class in diffusers, which several rows
+/// may share.
 pub(super) fn row_of_class(name: &str, class: &str) -> Option<&'static Row> {
     let is_class = |part: &str| part.ends_with("Scheduler");
     let parts = |row: &Row| row.diffusers.unwrap_or_default().split(", ");
@@ -115,13 +116,13 @@ pub(super) fn row_of_class(name: &str, class: &str) -> Option<&'static Row> {
     named.or_else(|| TABLE.iter().find(without_options))
 }
 
-/// The label of the schedule type that is this very ladder.
+/// Returns the label of the schedule type that is exactly this ladder.
 pub(super) fn label_of(ladder: &Ladder) -> Option<&'static str> {
     let is = |label: &&str| ladder_called(label).as_ref() == Some(ladder);
     SCHEDULE_TYPES.into_iter().find(is)
 }
 
-/// WebUI's name of a sampler with its options and conventions.
+/// Returns WebUI's name of a sampler with its options and conventions.
 pub(super) fn name_of(sampler: &dyn Sampler) -> Option<&'static str> {
     let is = |name: &&str| {
         from_webui(name, None).is_ok_and(|preset| {
@@ -131,7 +132,7 @@ pub(super) fn name_of(sampler: &dyn Sampler) -> Option<&'static str> {
     TABLE.iter().filter_map(|row| row.webui).find(is)
 }
 
-/// As under WebUI's option "SGM noise multiplier".
+/// Scales the first x as with WebUI's option "SGM noise multiplier".
 pub(super) fn with_sgm_noise(sampler: Arc<dyn Sampler>) -> Arc<dyn Sampler> {
     with_first_x(sampler, FirstX::VariancePreserving)
 }
@@ -144,9 +145,11 @@ fn with_first_x(sampler: Arc<dyn Sampler>, first_x: FirstX) -> Arc<dyn Sampler> 
     WithConventions::wrap(sampler, conventions)
 }
 
-/// The name of the sampler of WebUI's that is nearest to one that is unknown: the one that the name
-/// begins with (`DPM++ 2M Turbo`, `euler_beta57`), else one of the same kind, with fresh noise in
-/// each step or without.
+/// Returns the name of the WebUI sampler that is nearest to an unknown one.
+///
+/// It is the sampler whose name the unknown name begins with (`DPM++ 2M Turbo`, `euler_beta57`).
+/// If there is none, it is `Euler a` for a sampler that adds noise in each step, and `DPM++ 2M` for
+/// any other.
 pub(super) fn nearest(name: &str) -> &'static str {
     let gaps = name.rmatch_indices([' ', '_']).map(|(at, _)| at);
     // All known names are shorter.
@@ -165,13 +168,13 @@ pub(super) fn nearest(name: &str) -> &'static str {
     })
 }
 
-/// By the value of `RNG`.
+/// Returns the noise for a value of `RNG`.
 pub(super) fn noise_called(name: &str) -> Option<NoiseKind> {
     let (_, kind) = NOISE.into_iter().find(|(known, _)| *known == name)?;
     Some(kind)
 }
 
-/// The value of `RNG`, if WebUI has this noise.
+/// Returns the value of `RNG`, if WebUI has this noise.
 pub(super) fn rng_of(kind: NoiseKind) -> Option<&'static str> {
     if let NoiseKind::Cuda { .. } = kind {
         return Some("GPU");
@@ -180,13 +183,13 @@ pub(super) fn rng_of(kind: NoiseKind) -> Option<&'static str> {
     Some(name)
 }
 
-/// By title, or by our name.
+/// Returns a row by its title or by this crate's name.
 pub(super) fn row_called(name: &str) -> Option<&'static Row> {
     let title = |row: &&Row| row.title.eq_ignore_ascii_case(name);
     TABLE.iter().find(title).or_else(|| by_name(name))
 }
 
-/// The sampler that stands in for one that is not named.
+/// Returns the row of the sampler that is used if no sampler is named.
 pub(super) fn default_row() -> &'static Row {
     let named = Defaults::default()
         .scheduler

@@ -1,4 +1,4 @@
-//! The infotext of a picture made here.
+//! Writing the infotext of a picture.
 
 use sd_schedulers::{Ladder, Slerp};
 use serde::Serialize;
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{Guidance, Picture, Prompt, PromptOptions, RefinerShare, Request, Sizes};
 
-/// The infotext of a picture.
+/// Returns the infotext of a picture.
 pub(crate) fn of(picture: &Picture) -> Infotext {
     let made = &picture.made;
     let (planned, seeds) = (&*made.planned, made.seeds);
@@ -74,13 +74,16 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
         add("RNG", name.to_owned());
     }
     if planned.rungs.initial_scale() > planned.rungs.sigmas()[0] {
-        // sqrt(sigma² + 1), not sigma.
+        // The initial noise is scaled by sqrt(sigma² + 1) instead of sigma.
         add("SGM noise multiplier", "True".to_owned());
     }
 
     if schedule_type.is_none() {
         let ladder = serde_json::to_string(&planned.chosen.ladder);
-        add("SD ladder", ladder.expect("a ladder is names and numbers"));
+        add(
+            "SD ladder",
+            ladder.expect("a ladder consists of names and numbers"),
+        );
     }
     if of_webui.is_some() {
         add("SD sampler", OF_WEBUI.to_owned());
@@ -95,7 +98,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
             let guidance = serde_json::to_string(guidance);
             add(
                 "SD guidance",
-                guidance.expect("it is names and finite numbers"),
+                guidance.expect("it consists of names and finite numbers"),
             );
         }
         Guidance::Own(guide) => add("SD guidance", format!("{guide:?}")),
@@ -118,9 +121,12 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
         let scores = [request.aesthetic_score, request.negative_aesthetic_score];
         let plain = Request::new("");
         if scores != [plain.aesthetic_score, plain.negative_aesthetic_score] {
-            // Not as a `Value`, which has the digits of an `f64`.
+            // A `Value` would have the digits of an `f64`.
             let scores = serde_json::to_string(&scores);
-            add("SD aesthetic scores", scores.expect("finite numbers"));
+            add(
+                "SD aesthetic scores",
+                scores.expect("the plan has checked that they are finite"),
+            );
         }
     }
     for (key, text) in [
@@ -142,7 +148,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     let entries_of = branches.flat_map(|branch| branch.entries());
     let mut inversions: Vec<String> = Vec::new();
     for named in entries_of.flat_map(|entry| &entry.embedding.inversions) {
-        // As WebUI writes them.
+        // WebUI drops these characters, too.
         let name = named.name.replace([':', ','], "");
         let hash: String = named.sha256.chars().take(12).collect();
         let named = format!("{name}: {hash}");
@@ -173,7 +179,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
         negative: shown(&request.negative),
         entries,
     };
-    // What comes back is the judge of what the format can hold.
+    // The text is read back, to find the prompts that the format cannot represent.
     let read = Infotext::parse(&infotext.to_string()).unwrap_or_default();
     for (key, prompt, read) in [
         ("SD prompt", &request.prompt, read.prompt),
@@ -190,12 +196,13 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     infotext
 }
 
-/// WebUI's label of this very ladder, else our name; none for a ladder without one.
+/// Returns WebUI's label of exactly this ladder, or else this crate's name. `None` if it has
+/// neither.
 fn schedule_type(ladder: &Ladder) -> Option<&'static str> {
     label_of(ladder).or_else(|| ladder.name())
 }
 
-/// As its JSON, a string without its quotes.
+/// Returns a value as JSON, but a string without its quotes.
 fn written(value: impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(Value::String(name)) => name,
@@ -204,7 +211,7 @@ fn written(value: impl Serialize) -> String {
     }
 }
 
-/// A prompt as it is shown: no text chunk of a PNG can hold a NUL.
+/// Returns a prompt as the format shows it. A text chunk of a PNG cannot hold a NUL.
 fn shown(prompt: &Prompt) -> String {
     match prompt {
         Prompt::Text(text) => text.replace('\0', " "),
@@ -212,7 +219,7 @@ fn shown(prompt: &Prompt) -> String {
     }
 }
 
-/// `1x77x768`.
+/// Returns a shape in the form `1x77x768`.
 fn shape(shape: &[usize]) -> String {
     let sides: Vec<_> = shape.iter().map(usize::to_string).collect();
     sides.join("x")

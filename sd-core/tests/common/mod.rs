@@ -1,6 +1,6 @@
-//! Fakes: a whole pipeline without ONNX Runtime or weights.
+//! Fakes for the tests: a whole pipeline without ONNX Runtime or weights.
 
-// Each test file uses its own part of this; in a test an unwrap is the failure.
+// Each test file uses only some of these items, and a failed `unwrap` is a failed test.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::{
@@ -19,11 +19,11 @@ use sd_core::{
     text::{ClipTokenizer, Layer, PromptEncoder, TextModel, TextShape, TextStates},
 };
 
-/// Embeddings that depend on every id and on the clip skip.
+/// A text model whose embeddings depend on every id and on the clip skip.
 #[derive(Default)]
 pub struct Text {
     pub calls: AtomicUsize,
-    /// The call that fails, from 1; 0 for none.
+    /// The call that fails, from 1. 0 for none.
     pub fails_at: usize,
 }
 
@@ -43,16 +43,16 @@ impl TextModel for Text {
     }
 }
 
-/// A prediction that depends on everything it is given, and a count of the calls.
+/// A denoiser whose prediction depends on all of its inputs, and which counts its calls.
 pub struct Model {
-    /// Latents of 4 channels, embeddings 4 wide.
+    /// 4 latent channels, and embeddings of width 4.
     pub inputs: Inputs,
     pub calls: AtomicUsize,
-    /// The most pictures that a call had.
+    /// The largest batch of any call.
     pub batch: AtomicUsize,
-    /// The call that fails, from 1; 0 for none.
+    /// The call that fails, from 1. 0 for none.
     pub fails_at: usize,
-    /// The call that waits for its token, from 1; 0 for none.
+    /// The call that waits for its token, from 1. 0 for none.
     pub waits_at: usize,
 }
 
@@ -90,12 +90,12 @@ impl Denoiser for Model {
         if call == self.waits_at {
             let (sender, stopped) = std::sync::mpsc::channel();
             let _registered = stop.on_stop(move || sender.send(()).unwrap());
-            // A token that never comes is a failure, not a test that never ends.
+            // The test fails, instead of waiting forever, if the token is never stopped.
             stopped.recv_timeout(Duration::from_secs(60)).unwrap();
             return Err("interrupted".into());
         }
         for (i, context) in context.outer_iter().enumerate() {
-            // The order of the tokens counts too.
+            // The factor makes the order of the tokens count.
             let weighted = context
                 .indexed_iter()
                 .map(|((token, _), value)| value * (token + 1) as f32);
@@ -112,7 +112,7 @@ impl Denoiser for Model {
     }
 }
 
-/// Eight pixels to a latent, of colours that are linear in it.
+/// A codec with 8 pixels per latent, whose colours are linear in the latent.
 pub struct Codec {
     pub channels: usize,
     pub decodes: AtomicUsize,
@@ -175,7 +175,7 @@ pub fn prompts(text: &Arc<Text>) -> PromptEncoder {
     PromptEncoder::new(Arc::new(tokenizer()), text.clone()).unwrap()
 }
 
-/// A pipeline and the fakes in it.
+/// The fakes of a pipeline.
 pub struct Fakes {
     pub text: Arc<Text>,
     pub model: Arc<Model>,
@@ -209,19 +209,19 @@ impl Fakes {
         self.build(self.builder())
     }
 
-    /// The pipeline; the decodes of the fit of its previews are not counted.
+    /// Builds the pipeline, and resets the decodes, so that fitting the previews is not counted.
     pub fn build(&self, builder: PipelineBuilder) -> Pipeline {
         let pipeline = builder.build().unwrap();
         self.decodes();
         pipeline
     }
 
-    /// Calls of the denoiser since the last time.
+    /// Returns the number of calls of the denoiser since the last call of this method.
     pub fn calls(&self) -> usize {
         self.model.calls.swap(0, Relaxed)
     }
 
-    /// Decodes since the last time.
+    /// Returns the number of decodes since the last call of this method.
     pub fn decodes(&self) -> usize {
         self.codec.decodes.swap(0, Relaxed)
     }

@@ -1,9 +1,10 @@
-"""Writes guidance.json: what diffusers' guiders make of two predictions, and APG as its paper has it.
+"""Writes guidance.json: the results of diffusers' guiders, and of APG as in its paper.
 
     pip install diffusers==0.42.1 torch==2.15.0 && python guidance.py
 
-The guiders and dynamic thresholding are diffusers' own, in float32. Of APG diffusers has another form than the paper
-(https://arxiv.org/abs/2410.02416, algorithm 1), which is written down here in float64.
+The guiders and dynamic thresholding are diffusers' code, in float32. diffusers implements APG
+differently from its paper (https://arxiv.org/abs/2410.02416, algorithm 1), so that this script
+contains the paper's algorithm, in float64.
 """
 
 import json
@@ -25,7 +26,7 @@ INTERVALS = [(0.0, 1.0), (0.1, 0.9), (0.3, 0.7), (0.05, 0.55), (0.0, 0.29), (0.5
 
 
 def inputs():
-    """Noisy latents and both predictions at each of four steps. The predictions are alike, as a model's are."""
+    """Returns noisy latents and two similar predictions, like a model's, for each of four steps."""
     generator = torch.Generator().manual_seed(0)
     steps = []
     for sigma in SIGMAS:
@@ -41,7 +42,7 @@ def values(tensor):
 
 
 def guided(guider, steps):
-    """The raw output after each step."""
+    """Returns the raw output after each step."""
     outputs = []
     for i, step in enumerate(steps):
         guider.set_state(step=i, num_inference_steps=len(steps), timestep=None)
@@ -56,27 +57,28 @@ def apg_of_diffusers(scale, eta, threshold, momentum, rescale=0.0):
         eta=eta,
         guidance_rescale=rescale,
     )
-    # What `prepare_inputs` does before the first step.
+    # `prepare_inputs` does this before the first step.
     guider.momentum_buffer = MomentumBuffer(momentum) if momentum else None
     return guider
 
 
 def denoised(prediction, step, output):
-    """In float64, of an output in the variance-exploding scaling."""
+    """Returns the denoised sample in float64. x is in the variance-exploding scaling."""
     x, sigma, output = step["x"].double(), step["sigma"], output.double()
     if prediction == "epsilon":
         return x - sigma * output
     if prediction == "sample":
         return output
     if prediction == "flow":
-        # On the straight path x and sigma are (x, sigma) / (1 + sigma), and the sample is x - sigma * output there.
+        # On the straight path x and sigma are divided by 1 + sigma, and the sample is
+        # x - sigma * output.
         return (x - sigma * output) / (1 + sigma)
     variance = sigma * sigma + 1
     return x / variance - sigma / math.sqrt(variance) * output
 
 
 def apg_of_paper(prediction, steps, scale, eta, threshold, momentum):
-    """Algorithm 1: the denoised sample after each step."""
+    """Returns the denoised sample after each step, by algorithm 1 of the paper."""
     outputs, average = [], 0.0
     for step in steps:
         conditional = denoised(prediction, step, step["conditional"])
@@ -103,7 +105,7 @@ def main():
     def case(prediction, guidance, outputs):
         cases.append({"prediction": prediction, "guidance": guidance, "expected": [values(output) for output in outputs]})
 
-    # Where the model predicts the sample, the raw output is the denoised sample.
+    # For a model that predicts the sample, the raw output is the denoised sample.
     raw = lambda guidance, guider: case("sample", guidance, guided(guider, steps))
 
     def of_raw(prediction, guidance, guider):
@@ -146,7 +148,7 @@ def main():
         for prediction in ("epsilon", "v", "flow"):
             guider = ClassifierFreeZeroStarGuidance(guidance_scale=6.0, zero_init_steps=count)
             of_raw(prediction, {"scale": 6, "method": zero(count)}, guider)
-    # With steps of zeros diffusers' rescaling is 0 / 0.
+    # zero_init_steps is 0, because diffusers' rescaling of an output of zeros divides 0 by 0.
     raw(
         {"scale": 6, "rescale": 0.7, "method": zero(0)},
         ClassifierFreeZeroStarGuidance(guidance_scale=6.0, zero_init_steps=0, guidance_rescale=0.7),

@@ -1,11 +1,12 @@
-"""Writes infotext.json: what WebUI's own parser makes of infotexts, and how it quotes values.
+"""Writes infotext.json: infotexts as WebUI's parser reads them, and values as WebUI quotes them.
 
     python infotext.py modules/infotext_utils.py
 
-The argument is that file of AUTOMATIC1111's stable-diffusion-webui, which is not copied here, at commit
-ef83f6831fd747fea4d0fa638fe5ffb71aaa5b0f (April 2024) or c19d04436496ab29ddca4758a792831ae41b31de (1.10): the outcome is the
-same. All that it imports is stubbed; it runs with WebUI's default options, and with what it adds for keys that are missing
-left out. Written with Python 3.11.
+The argument is the path of that file of AUTOMATIC1111's stable-diffusion-webui, which is not copied
+here, at commit ef83f6831fd747fea4d0fa638fe5ffb71aaa5b0f (April 2024) or
+c19d04436496ab29ddca4758a792831ae41b31de (1.10). Both give the same result. The modules that the file
+imports are stubbed, WebUI's options have their defaults, and the values that WebUI adds for missing
+keys are left out. Written with Python 3.11.
 """
 
 import importlib.util
@@ -106,7 +107,7 @@ def main():
     cases = []
     for text in TEXTS:
         parsed = module.parse_generation_parameters(text)
-        # A size is two values there.
+        # WebUI splits a size into two values.
         there = {k: v for k, v in parsed.items() if k in prompts or k in text or k.removesuffix("-1").removesuffix("-2") in text}
         cases.append({"text": text, "parsed": there})
     golden = {

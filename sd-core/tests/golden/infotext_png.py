@@ -1,6 +1,7 @@
-"""Writes itxt.png and ztxt.png: one pixel and an infotext, by Pillow 13.0 as WebUI has it write them.
+"""Writes itxt.png and ztxt.png: one pixel and an infotext, written by Pillow 13.0 as in WebUI.
 
-The first is UTF-8 after the picture's data, the second compressed Latin-1 before it.
+In itxt.png the text is UTF-8 and follows the pixels. In ztxt.png it is compressed Latin-1 and
+precedes them.
 """
 
 import pathlib
@@ -22,7 +23,7 @@ def save(name, prompt, zip):
 save("itxt.png", "狐 🦊", False)
 save("ztxt.png", "renard rusé", True)
 
-# Pillow writes text before the picture only; move it behind.
+# Pillow always writes the text before the pixels, so it is moved behind them.
 data = (here / "itxt.png").read_bytes()
 chunks, at = [], 8
 while at < len(data):
