@@ -1,8 +1,8 @@
-//! The families of models, and what only the family tells.
+//! The families of models, and the facts that only the family determines.
 
 use super::{text::Tower, unet::Unet};
 
-/// A family of models with the same text encoders and the same way of naming a size.
+/// A family of models with the same text encoders and the same size conditioning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
     /// Stable Diffusion 1.x: CLIP ViT-L.
@@ -15,27 +15,27 @@ pub(crate) enum Family {
     Refiner,
 }
 
-/// What a model draws from beside the prompt, by the channels that its UNet takes.
+/// The kind of input that a model takes beside the prompt, recognised by the channels of its UNet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// Latents alone.
+    /// Only noisy latents.
     Draw,
-    /// A mask and the latents around it.
+    /// Also a mask, and the latents of the picture around it.
     Inpaint,
-    /// The latents of a picture: instruct-pix2pix.
+    /// Also the latents of a picture to edit, as in instruct-pix2pix.
     Edit,
 }
 
-/// CLIP's end of text fills up a text for CLIP ViT-L.
+/// The padding token of CLIP ViT-L, which is CLIP's end of text.
 const PAD_CLIP: &str = "<|endoftext|>";
-/// OpenCLIP fills a text up with token 0.
+/// OpenCLIP's padding token, which is token 0.
 const PAD_OPEN_CLIP: &str = "!";
 
-/// The width of the sinusoids of each size in SDXL: `addition_time_embed_dim`.
+/// The width of the sinusoidal embedding of each size in SDXL: `addition_time_embed_dim`.
 pub(super) const SIZE_WIDTH: usize = 256;
 
 impl Family {
-    /// Recognises the family of a UNet and of the text encoders beside it.
+    /// Recognises the family by the UNet and the text encoders beside it.
     pub(super) fn of(unet: &Unet, towers: &[Tower<'_>]) -> Self {
         let context = unet.prompt_width();
         let Some(added) = unet.added_width() else {
@@ -43,13 +43,14 @@ impl Family {
                 768 => Self::Sd1,
                 1024 => Self::Sd2,
                 _ if towers.iter().any(Tower::is_open_clip) => Self::Sd2,
-                // Stable Diffusion 2 was the first with linear projections.
+                // Stable Diffusion 2 was the first version with linear projections.
                 _ if unet.projects_linearly() => Self::Sd2,
                 _ => Self::Sd1,
             };
         };
-        // The refiner's prompt comes from the second text encoder alone. Without that encoder, five
-        // sizes follow a pooled text that is as wide as the prompt.
+        // The refiner's prompt comes from the second text encoder alone. If the file lacks that
+        // encoder, the width of the additional embedding decides: in the refiner it holds five
+        // sizes and a pooled embedding as wide as the prompt.
         let second = towers
             .iter()
             .find(|tower| tower.component == "text_encoder_2");
@@ -60,7 +61,7 @@ impl Family {
         if is_refiner { Self::Refiner } else { Self::Xl }
     }
 
-    /// The name for a message.
+    /// Returns the name for a message.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sd1 => "Stable Diffusion 1.x",
@@ -70,7 +71,7 @@ impl Family {
         }
     }
 
-    /// The networks that a whole model has, by the folders' names in diffusers.
+    /// Lists the networks of a complete model, by their folders' names in diffusers.
     pub fn components(self) -> &'static [&'static str] {
         match self {
             Self::Sd1 | Self::Sd2 => &["unet", "vae", "text_encoder"],
@@ -79,7 +80,7 @@ impl Family {
         }
     }
 
-    /// The factor that gives the autoencoder's latents a deviation of about 1.
+    /// Returns the factor that scales the autoencoder's latents to a standard deviation of about 1.
     pub fn scaling_factor(self) -> f64 {
         match self {
             Self::Sd1 | Self::Sd2 => 0.18215,
@@ -87,7 +88,7 @@ impl Family {
         }
     }
 
-    /// The token that fills a text up, by the tokenizers' folders.
+    /// Returns the padding tokens, by the tokenizers' folders.
     pub fn pads(self) -> std::collections::BTreeMap<&'static str, &'static str> {
         let pads: &[_] = match self {
             Self::Sd1 => &[("tokenizer", PAD_CLIP)],
@@ -98,7 +99,7 @@ impl Family {
         pads.iter().copied().collect()
     }
 
-    /// The token that fills a text up for a text encoder without a model around it.
+    /// Returns the padding token of a text encoder without a model.
     pub(super) fn pad(is_open_clip: bool) -> &'static str {
         match is_open_clip {
             true => PAD_OPEN_CLIP,
@@ -106,7 +107,8 @@ impl Family {
         }
     }
 
-    /// Whether an empty negative prompt is zeros. None where the class has no such switch.
+    /// Whether an empty negative prompt is replaced by zeros, or `None` if the pipeline class has
+    /// no such setting.
     pub fn zeros_for_empty(self) -> Option<bool> {
         match self {
             Self::Sd1 | Self::Sd2 => None,
@@ -115,7 +117,7 @@ impl Family {
         }
     }
 
-    /// The pipeline class in diffusers.
+    /// Returns the pipeline class in diffusers.
     pub fn class(self, task: Task, is_lcm: bool) -> &'static str {
         match (self, task) {
             (Self::Sd1 | Self::Sd2, Task::Draw) if is_lcm => "LatentConsistencyModelPipeline",
@@ -129,8 +131,9 @@ impl Family {
         }
     }
 
-    /// The number of attention heads of a level of the UNet: 8 in Stable Diffusion 1.x, and heads
-    /// of 64 channels elsewhere. None where 64 does not divide the channels.
+    /// Returns the number of attention heads of a UNet level: 8 heads in Stable Diffusion 1.x,
+    /// heads of 64 channels in the other families. Returns `None` if the channels do not divide
+    /// evenly.
     pub(super) fn heads(self, channels: usize) -> Option<usize> {
         match self {
             Self::Sd1 => channels.is_multiple_of(8).then_some(8),

@@ -1,4 +1,4 @@
-//! What a file is, also where it is no model that can be drawn with.
+//! Recognises what a file is, also when it is not a model.
 
 use std::fmt;
 
@@ -7,40 +7,40 @@ use super::File;
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A UNet with or without other networks.
+    /// A UNet, with or without other networks.
     Model,
     /// An autoencoder alone.
     Vae,
-    /// One text encoder or two, alone.
+    /// One or two text encoders alone.
     TextEncoder,
     Lora,
     TextualInversion,
     ControlNet,
-    /// An ESRGAN or one of its relatives.
+    /// ESRGAN or a related network.
     Upscaler,
-    /// Another network or another model, by its name.
+    /// Another network or model. The text completes `the file is …`.
     Other(&'static str),
     Unknown,
 }
 
 impl Kind {
-    /// Whether [`read`](super::read) goes on.
+    /// Whether [`read`](super::read) accepts such a file, in which it may find networks.
     pub(super) fn is_read(self) -> bool {
         let read = [Self::Model, Self::Vae, Self::TextEncoder, Self::Unknown];
         read.contains(&self)
     }
 
-    /// The text in `the file is …`.
+    /// Returns the text that completes `the file is …`.
     pub fn text(self) -> &'static str {
         match self {
             Self::Model => "a Stable Diffusion model",
             Self::Vae => "an autoencoder",
             Self::TextEncoder => "a text encoder",
-            Self::Lora => "a LoRA, which changes a model and is not one to draw with",
+            Self::Lora => "a LoRA, which changes a model and cannot draw by itself",
             Self::TextualInversion => {
-                "a textual inversion, which adds words to a model and is not one to draw with"
+                "a textual inversion, which adds words to a model and cannot draw by itself"
             }
-            Self::ControlNet => "a ControlNet, which guides a model and is not one to draw with",
+            Self::ControlNet => "a ControlNet, which guides a model and cannot draw by itself",
             Self::Upscaler => "an upscaler of pictures and not a model to draw with",
             Self::Other(what) => what,
             Self::Unknown => "nothing that is known",
@@ -54,25 +54,25 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What gives a file away.
+/// A mark in tensor names by which a file is recognised.
 enum Sign {
-    /// A name contains it.
+    /// Some name contains this text.
     Has(&'static str),
-    /// A name begins with it.
+    /// Some name begins with this text.
     Starts(&'static str),
-    /// A name ends with it.
+    /// Some name ends with this text.
     Ends(&'static str),
-    /// A name is it.
+    /// Some name equals this text.
     Is(&'static str),
 }
 
 use Sign::{Ends, Has, Is, Starts};
 
-// Other models and networks, as the text in `the file is …`.
+// Other models and networks. Each text completes `the file is …`.
 const IP_ADAPTER: Kind =
-    Kind::Other("an IP-Adapter, which guides a model and is not one to draw with");
+    Kind::Other("an IP-Adapter, which guides a model and cannot draw by itself");
 const T2I_ADAPTER: Kind =
-    Kind::Other("a T2I-Adapter, which guides a model and is not one to draw with");
+    Kind::Other("a T2I-Adapter, which guides a model and cannot draw by itself");
 const MOTION: Kind = Kind::Other("AnimateDiff's motion module, which is not supported");
 const SD3: Kind = Kind::Other("Stable Diffusion 3, which is not supported");
 const FLUX: Kind = Kind::Other("Flux or one of its relatives, which is not supported");
@@ -87,8 +87,8 @@ const PIXART: Kind = Kind::Other("PixArt or one of its relatives, which is not s
 const TRANSFORMER: Kind = Kind::Other("a diffusion transformer, which is not supported");
 const VIDEO: Kind = Kind::Other("a video model, which is not supported");
 
-/// The kinds by their signs. The first sign that is found decides, so that a ControlNet, whose
-/// blocks are a UNet's, stands before one.
+/// The signs and the kinds that they identify. The first sign that is found decides. A ControlNet
+/// therefore comes before a UNet, because it has the same blocks.
 #[rustfmt::skip]
 const SIGNS: [(Sign, Kind); 61] = [
     (Starts("lora_"), Kind::Lora),
@@ -154,7 +154,7 @@ const SIGNS: [(Sign, Kind); 61] = [
     (Ends("coder.layers.0.weight"), Kind::Vae),
 ];
 
-/// Recognises a file by the names and the shapes of its tensors.
+/// Recognises a file by the names and shapes of its tensors.
 pub(super) fn of(file: &File<'_>) -> Kind {
     for (sign, kind) in &SIGNS {
         let matches = |name: &&str| match sign {
@@ -192,8 +192,8 @@ pub(super) fn of(file: &File<'_>) -> Kind {
     }
 }
 
-/// A model that takes a depth map or a small picture beside the latents, or a picture's embedding
-/// beside the time.
+/// Returns the kind of a UNet in view of its inputs. Models that also take a depth map, a small
+/// picture or a picture's embedding are not supported.
 fn by_channels(file: &File<'_>, kind: Kind) -> Kind {
     if kind != Kind::Model {
         return kind;
@@ -214,8 +214,8 @@ fn by_channels(file: &File<'_>, kind: Kind) -> Kind {
         7 => return UPSCALER_X4,
         _ => {}
     }
-    // Stable unCLIP is a Stable Diffusion 2 that adds a picture's embedding to the time: twice the
-    // width of CLIP ViT-L's or of OpenCLIP ViT-H's.
+    // Stable unCLIP is a Stable Diffusion 2 that adds a picture's embedding to the time embedding.
+    // Its input is twice as wide as CLIP ViT-L's or OpenCLIP ViT-H's embedding.
     let added = shape("label_emb.0.0.weight").get(1);
     let class = shape("class_embedding.linear_1.weight");
     let is_sd2 = file
@@ -232,7 +232,7 @@ fn by_channels(file: &File<'_>, kind: Kind) -> Kind {
     kind
 }
 
-/// One matrix, or SDXL's two, whose rows are as wide as a text encoder.
+/// Whether the file is one matrix, or SDXL's two, with rows as wide as a text encoder.
 fn is_inversion(file: &File<'_>) -> bool {
     let is_rows = |shape: &&[usize]| {
         let width = shape.last().copied().unwrap_or(0);

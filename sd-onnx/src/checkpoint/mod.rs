@@ -1,10 +1,11 @@
-//! A model in one file, in the names of latent diffusion, of diffusers or of transformers.
+//! Recognises a model in one file, with the tensor names of latent diffusion, diffusers or
+//! transformers.
 //!
-//! [`read`] gets the names and the shapes of a file's tensors and returns what a diffusers folder
-//! of the same model would say: the networks' configurations, the scheduler's, the pipeline class,
-//! and for each tensor its name of today and which part of a stored tensor it is. Shapes are read
-//! from the tensors. The [family](Family) only tells what no tensor does. No weight is read, except
-//! a few small values.
+//! [`read`] takes the names and shapes of a file's tensors and infers the contents of a diffusers
+//! folder for the same model: the configurations of the networks and the scheduler, the pipeline
+//! class, and the current name of every tensor with the part of a stored tensor that holds it.
+//! Shapes come from the tensors. The [family](Family) supplies only facts that no tensor shows. No
+//! weight is read, except a few small values.
 
 mod family;
 mod kind;
@@ -41,66 +42,67 @@ use crate::{
     weights::{Mapped, View},
 };
 
-/// What is known of a file before any weight is read.
+/// The facts about a file that are known before any weight is read.
 pub(crate) struct File<'a> {
-    /// The file's name without its extension: words in it name distilled models.
+    /// The file's name without its extension. Words in it identify distilled models.
     pub name: &'a str,
-    /// The shape of each tensor.
+    /// The shape of each tensor, by the tensor's name.
     pub shapes: BTreeMap<&'a str, &'a [usize]>,
     /// The `__metadata__` of a safetensors file.
     pub metadata: &'a BTreeMap<String, String>,
-    /// The text of the `.yaml` file beside it.
+    /// The text of the `.yaml` file beside it, if there is one.
     pub yaml: Option<&'a str>,
-    /// What the user says that the model predicts.
+    /// The kind of prediction that the user has set.
     pub predicts: Option<Predicts>,
     /// Reads the values of a small tensor.
     pub values: &'a dyn Fn(&str) -> Result<Vec<f32>, Error>,
 }
 
-/// What one file holds.
+/// The contents of one file.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
-    /// None without a UNet.
+    /// The family, or `None` without a UNet.
     pub family: Option<Family>,
-    /// A closer name, where the shapes tell one: `SSD-1B`.
+    /// A more specific name, such as `SSD-1B`, if the shapes identify one.
     pub variant: Option<&'static str>,
-    /// None without a UNet.
+    /// The task, or `None` without a UNet.
     pub task: Option<Task>,
-    /// The kind of distillation that the file's name or its header says: `Turbo`.
+    /// The kind of distillation, such as `Turbo`, if the file's name or header names one.
     pub distilled: Option<&'static str>,
-    /// By the folders' names in diffusers: `unet`, `vae`, `text_encoder`, `text_encoder_2`.
+    /// The networks, by their folders' names in diffusers: `unet`, `vae`, `text_encoder`,
+    /// `text_encoder_2`.
     pub components: BTreeMap<&'static str, Component>,
-    /// The components that the family needs and the file lacks.
+    /// The components that the family needs but the file lacks.
     pub missing: Vec<&'static str>,
-    /// `_class_name` of `model_index.json`, empty without a UNet.
+    /// The `_class_name` for `model_index.json`. It is empty without a UNet.
     pub class: &'static str,
-    /// `force_zeros_for_empty_prompt` of `model_index.json`.
+    /// The `force_zeros_for_empty_prompt` for `model_index.json`.
     pub zeros_for_empty: Option<bool>,
-    /// `requires_aesthetics_score` of `model_index.json`.
+    /// The `requires_aesthetics_score` for `model_index.json`.
     pub aesthetics_score: Option<bool>,
-    /// `is_cosxl_edit` of `model_index.json`.
+    /// The `is_cosxl_edit` for `model_index.json`.
     pub cosxl_edit: Option<bool>,
-    /// The token that fills a text up, by the tokenizers' folders: `tokenizer`, `tokenizer_2`.
+    /// The padding tokens, by the tokenizers' folders: `tokenizer`, `tokenizer_2`.
     pub pads: BTreeMap<&'static str, &'static str>,
-    /// What `scheduler_config.json` would say; empty without a UNet.
+    /// The contents of `scheduler_config.json`. It is empty without a UNet.
     pub scheduler: Map<String, Value>,
-    /// What the network predicts, and why that is believed.
+    /// The kind of prediction of the UNet, and the reason for it.
     pub predicts: Predicts,
     pub predicts_because: String,
-    /// Things to tell the user.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// Why a file is not a model that can be drawn with.
+/// The reason why a file is not a usable model.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Problem {
     /// The file is something else.
     #[error("the file is {0}")]
     Other(Kind),
-    /// There is no network that is known.
-    #[error("none of the {count} tensors is of a Stable Diffusion model: {first}")]
+    /// The file has no network that is known.
+    #[error("none of the {count} tensors belongs to a Stable Diffusion model: {first}")]
     Nothing { count: usize, first: String },
-    /// A network has a shape that cannot be computed here.
+    /// A network has a shape that is not supported.
     #[error("the {component}: {problem}")]
     Shape {
         component: &'static str,
@@ -109,7 +111,7 @@ pub(crate) enum Problem {
     /// Two tensors are the same weight under two names.
     #[error("tensor `{}` is there twice, also as `{}`", printable(.0), printable(.1))]
     Twice(String, String),
-    /// A small tensor has other values than its name promises.
+    /// A small tensor has other values than its name implies.
     #[error("tensor `{}` has {found}, expected {expected}", printable(.tensor))]
     Value {
         tensor: String,
@@ -120,15 +122,15 @@ pub(crate) enum Problem {
     Values(#[from] Error),
 }
 
-/// Returns what a file is, also where it is not a model.
+/// Returns what kind of file this is, also for a file that is not a model.
 pub(crate) fn kind(file: &File<'_>) -> Kind {
     kind::of(file)
 }
 
 /// Recognises a model, or a part of one.
 ///
-/// A pair of TAESD's files is read as one file, in which the names of the encoder's tensors begin
-/// with `taesd_encoder.` and the decoder's with `taesd_decoder.`.
+/// A pair of TAESD files is read as one file. The caller prefixes the names of the encoder's
+/// tensors with `taesd_encoder.` and those in the decoder with `taesd_decoder.`.
 pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
     let kind = kind::of(file);
     if !kind.is_read() {
@@ -155,7 +157,7 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
         if components.insert(tower.component, component).is_some() {
             return Err(Problem::Shape {
                 component: "text encoder",
-                problem: format!("there are two for the place of `{}`", tower.component),
+                problem: format!("the file has two candidates for `{}`", tower.component),
             });
         }
     }
@@ -181,7 +183,7 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
         && evidence.distilled_name().is_none()
     {
         warnings.push(
-            "the UNet's middle block is not whole, and no distilled model of this shape is known"
+            "the UNet's middle block is incomplete, and no distilled model of this shape is known"
                 .to_owned(),
         );
     }
@@ -211,8 +213,8 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
         if is_cosxl && task == Task::Edit {
             checkpoint.cosxl_edit = Some(true);
             warnings.push(
-                "CosXL's editing model takes the latents of the picture scaled, which is not \
-                 supported yet: its pictures differ from diffusers'"
+                "CosXL's editing model expects scaled latents of the picture, which is not supported \
+                 yet: its pictures differ from diffusers' pictures"
                     .to_owned(),
             );
         }
@@ -233,7 +235,7 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
     }
     if !split.left_out.is_empty() {
         warnings.push(format!(
-            "{} tensors of the file are of no network that is used and are left out: {}",
+            "{} tensors of the file belong to no network that is used, and are ignored: {}",
             split.left_out.len(),
             list(&split.left_out)
         ));
@@ -243,7 +245,7 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
 }
 
 impl Checkpoint {
-    /// What the model is, in words.
+    /// Returns a short description of the model.
     pub fn title(&self) -> String {
         let Some(family) = self.family else {
             return "a part of a model".to_owned();

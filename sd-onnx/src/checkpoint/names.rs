@@ -1,4 +1,4 @@
-//! A component's tensors by today's names.
+//! Maps a component's tensors to their current names.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -10,29 +10,29 @@ use crate::weights::is_no_weight;
 /// One network of a checkpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Component {
-    /// What its `config.json` would say.
+    /// The contents of its `config.json`.
     pub config: Map<String, Value>,
-    /// Its tensors, sorted by today's names.
+    /// Its tensors, sorted by their current names.
     pub tensors: Vec<Mapped>,
-    /// Tensors below its prefix that the network has no place for, by their names in the file.
+    /// Tensors with its prefix that the network does not use, by their names in the file.
     pub unused: Vec<String>,
 }
 
-/// A tensor below a component's prefix.
+/// A tensor with a component's prefix.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tensor<'a> {
-    /// The name behind the prefix.
+    /// The name without the prefix.
     pub rest: &'a str,
     /// The name in the file.
     pub stored: &'a str,
     pub shape: &'a [usize],
 }
 
-/// What becomes of a tensor.
+/// How a tensor is used.
 pub(super) enum Fate {
-    /// It is one weight, or several.
+    /// The tensor holds one or several weights.
     Weights(Vec<(String, View)>),
-    /// It is known and not needed.
+    /// The tensor is known, but not needed.
     LeftOut,
     Unknown,
 }
@@ -43,14 +43,14 @@ impl Fate {
     }
 }
 
-/// A component's tensors by today's names, before its configuration is known.
+/// A component's tensors under their current names, before its configuration is known.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Renamed {
     pub tensors: BTreeMap<String, Seen>,
     unused: Vec<String>,
 }
 
-/// A tensor as a view shows it.
+/// A stored tensor, or the part of it that a view selects.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     stored: String,
@@ -59,7 +59,7 @@ pub(super) struct Seen {
 }
 
 impl Renamed {
-    /// Renames each tensor.
+    /// Renames every tensor. Fails if two tensors get the same name.
     pub fn of(
         tensors: &[Tensor<'_>],
         rename: impl Fn(&Tensor<'_>) -> Fate,
@@ -109,29 +109,31 @@ impl Renamed {
         self.tensors.contains_key(name)
     }
 
-    /// The shape of a tensor, empty where there is none.
+    /// Returns the shape of a tensor. The result is empty if there is no such tensor.
     pub fn shape(&self, name: &str) -> &[usize] {
         self.tensors.get(name).map_or(&[], |seen| &seen.shape)
     }
 
-    /// The length of an axis of a tensor, 0 where there is none.
+    /// Returns the length of one axis of a tensor, or 0 if there is no such tensor or axis.
     pub fn dim(&self, name: &str, axis: usize) -> usize {
         self.shape(name).get(axis).copied().unwrap_or(0)
     }
 
-    /// The name in the file of a tensor that is whole there.
+    /// Returns a tensor's name in the file, if the file holds it whole.
     pub fn stored(&self, name: &str) -> Option<&str> {
         let seen = self.tensors.get(name)?;
         (seen.view == View::Whole).then_some(seen.stored.as_str())
     }
 
-    /// How many of the names that `name` makes of 0, 1, 2 … are there without a gap.
+    /// Returns how many of the names `name(0)`, `name(1)`, … exist, up to the first gap.
     pub fn count(&self, name: impl Fn(usize) -> String) -> usize {
         (0..).take_while(|&i| self.has(&name(i))).count()
     }
 
-    /// Gives each weight the rank that the network wants, where the axes that are more or less are
-    /// 1 long. `rank` returns the rank for a name, none where any is right.
+    /// Gives each weight the number of axes that the network expects, by adding or removing axes of
+    /// length 1 at the end.
+    ///
+    /// `rank` returns the number of axes for a name, or `None` if any number is right.
     pub fn with_rank(&mut self, rank: impl Fn(&str) -> Option<usize>) {
         for (name, seen) in &mut self.tensors {
             let Some(rank) = rank(name) else { continue };
@@ -146,7 +148,7 @@ impl Renamed {
         }
     }
 
-    /// Counts tensors as left over.
+    /// Counts tensors as unused.
     pub fn leave_over(&mut self, is_left: impl Fn(&str) -> bool) {
         let left = self.tensors.iter().filter(|(name, _)| is_left(name));
         self.unused
@@ -172,7 +174,7 @@ impl Renamed {
     }
 }
 
-/// The map of a value that was written as one.
+/// Returns the map inside a value that is known to be an object.
 pub(super) fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
@@ -181,7 +183,7 @@ pub(super) fn object(value: Value) -> Map<String, Value> {
 }
 
 impl View {
-    /// The shape of a tensor seen through this.
+    /// Returns the shape of the part of a tensor that the view selects.
     fn shape(&self, stored: &[usize]) -> Vec<usize> {
         let mut shape = stored.to_vec();
         match self {

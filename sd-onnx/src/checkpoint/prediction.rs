@@ -1,8 +1,8 @@
-//! What the network predicts, and the noise schedule that it was trained with.
+//! Determines what the network predicts, and the noise schedule that it was trained with.
 //!
-//! No weight tells it. The evidence counts in this order: the user, marker tensors, a `.yaml`
-//! beside the file, the header's metadata, and for Stable Diffusion 2 a statistic of one tensor,
-//! which is ComfyUI's. Evidence that disagrees with what counts becomes a warning.
+//! The weights show neither. The evidence is used in this order: the user's setting, marker
+//! tensors, a `.yaml` file beside the file, the header's metadata, and for Stable Diffusion 2 a
+//! statistic of one tensor, as in ComfyUI. Later evidence that disagrees becomes a warning.
 
 mod schedule;
 mod yaml;
@@ -13,22 +13,23 @@ use sd_text::outside::printable;
 use self::yaml::Yaml;
 use super::{Family, File, Problem, unet::Unet, vae::Latents};
 
-/// What a network predicts.
+/// The kind of prediction of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Predicts {
     /// The noise.
     Epsilon,
     /// The velocity (Salimans and Ho 2022, arXiv 2202.00512).
     V,
-    /// The noise, in the preconditioning of EDM (Karras et al. 2022, arXiv 2206.00364), as
+    /// The noise, with EDM's preconditioning (Karras et al. 2022, arXiv 2206.00364), as in
     /// Playground 2.5.
     Edm,
-    /// The velocity, in the preconditioning of EDM, as CosXL.
+    /// The velocity, with EDM's preconditioning, as in CosXL.
     EdmV,
 }
 
 impl Predicts {
-    /// None for a prediction that no file marks.
+    /// Returns the variant for a scheduler's prediction type, or `None` if no file is marked with
+    /// it.
     pub fn of(prediction: Prediction) -> Option<Self> {
         match prediction {
             Prediction::Epsilon => Some(Self::Epsilon),
@@ -39,7 +40,7 @@ impl Predicts {
         }
     }
 
-    /// The name for a message.
+    /// Returns the name for a message.
     pub fn name(self) -> &'static str {
         match self {
             Self::Epsilon => "epsilon",
@@ -54,7 +55,7 @@ impl Predicts {
     }
 }
 
-/// Tensors that mark what a model predicts. They are no weights.
+/// Tensors that mark the kind of prediction. They are not weights.
 const MARKS: [&str; 6] = [
     "edm_mean",
     "edm_std",
@@ -68,8 +69,8 @@ pub(super) fn is_mark(name: &str) -> bool {
     MARKS.contains(&name)
 }
 
-/// Words that name distilled models, which want another sampler (see [`schedule`]), and how people
-/// write them.
+/// Words that identify distilled models, which need another sampler (see [`schedule`]), and their
+/// usual spellings.
 const DISTILLED: [(&str, &str); 4] = [
     ("turbo", "Turbo"),
     ("lightning", "Lightning"),
@@ -77,37 +78,37 @@ const DISTILLED: [(&str, &str); 4] = [
     ("dmd2", "DMD2"),
 ];
 
-/// The deviation of Stable Diffusion 2's marker tensor above which the model predicts v.
+/// The standard deviation of Stable Diffusion 2's marker tensor above which the model predicts v.
 const STATISTIC: f64 = 0.09;
 
-/// The smallest and the largest sigma of CosXL, where its tensors do not say others.
+/// The smallest and the largest sigma of CosXL, where its tensors do not give them.
 const COSXL_SIGMAS: [f64; 2] = [0.002, 120.0];
 
-/// What a file says about prediction and schedule.
+/// The findings about a file's prediction and noise schedule.
 #[derive(Debug)]
 pub(super) struct Evidence {
     pub predicts: Predicts,
-    /// The reason, to stand behind what the model predicts.
+    /// The reason for the kind of prediction, worded to follow it in a message.
     pub because: String,
     /// Whether the last training timestep is pure noise (Lin et al. 2023, arXiv 2305.08891).
     zero_snr: bool,
     /// The smallest and the largest sigma of CosXL.
     sigmas: [f64; 2],
-    /// The first and the last beta, if they are not Stable Diffusion's.
+    /// The first and the last beta, from a `.yaml` file, or `None` if they are Stable Diffusion's.
     betas: Option<[f64; 2]>,
-    /// The autoencoder's scaling factor, from a `.yaml`.
+    /// The autoencoder's scaling factor, from a `.yaml` file.
     pub scale_factor: Option<f64>,
-    /// The word that names a distilled model.
+    /// The kind of distillation: its word in names, and its usual spelling.
     distilled: Option<(&'static str, &'static str)>,
-    /// Width and height of the training pictures, from the header.
+    /// Width and height of the training pictures in pixels, from the header.
     resolution: Option<[usize; 2]>,
 }
 
-/// Something that says what a model predicts.
+/// A piece of evidence for a kind of prediction.
 struct Claim {
     predicts: Predicts,
     because: String,
-    /// Whether its preconditioning counts too.
+    /// Whether the evidence also determines the preconditioning.
     is_exact: bool,
 }
 
@@ -162,12 +163,12 @@ impl Evidence {
         })
     }
 
-    /// The kind of distillation, as it is written.
+    /// Returns the kind of distillation in its usual spelling.
     pub fn distilled_name(&self) -> Option<&'static str> {
         self.distilled.map(|(_, name)| name)
     }
 
-    /// The mean and the deviation of each channel of the latents, of Playground 2.5.
+    /// Returns the mean and standard deviation of each latent channel, which Playground 2.5 stores.
     pub fn latents(&self, file: &File<'_>) -> Result<Option<Latents>, Problem> {
         if self.predicts != Predicts::Edm || !file.shapes.contains_key("edm_mean") {
             return Ok(None);
@@ -176,13 +177,13 @@ impl Evidence {
             let values = (file.values)(name)?;
             match values.iter().all(|value| value.is_finite()) {
                 true => Ok(values),
-                false => Err(wrong(name, "finite numbers", "others")),
+                false => Err(wrong(name, "finite numbers", "NaN or infinity")),
             }
         });
         let (mean, std) = (mean?, std?);
         match std.iter().all(|&std| std > 0.0) {
             true => Ok(Some(Latents { mean, std })),
-            false => Err(wrong("edm_std", "numbers above 0", "others")),
+            false => Err(wrong("edm_std", "numbers above 0", "numbers of 0 or below")),
         }
     }
 }
@@ -195,7 +196,7 @@ fn wrong(tensor: &str, expected: &str, found: impl Into<String>) -> Problem {
     }
 }
 
-/// All that says what the model predicts, the most trusted first, without the statistic.
+/// Collects the evidence except the statistic, the most trusted first.
 fn claims(file: &File<'_>, yaml: &Yaml, warnings: &mut Vec<String>) -> Vec<Claim> {
     let mut claims = Vec::new();
     let mut claim = |predicts, because: &str, is_exact| {
@@ -235,9 +236,7 @@ fn claims(file: &File<'_>, yaml: &Yaml, warnings: &mut Vec<String>) -> Vec<Claim
         match value.to_ascii_lowercase().as_str() {
             "v" | "v_prediction" | "v-prediction" => claim(Predicts::V, &because, false),
             "epsilon" | "eps" => claim(Predicts::Epsilon, &because, false),
-            _ => warnings.push(format!(
-                "{because}, which is not known and is not looked at"
-            )),
+            _ => warnings.push(format!("{because}, an unknown value, which is ignored")),
         }
     }
     let key = "ss_v_parameterization";
@@ -254,7 +253,7 @@ fn claims(file: &File<'_>, yaml: &Yaml, warnings: &mut Vec<String>) -> Vec<Claim
             claim(Predicts::Epsilon, &because("False"), false);
         }
         Some(value) => warnings.push(format!(
-            "{}, which is not known and is not looked at",
+            "{}, an unknown value, which is ignored",
             because(printable(value).as_str())
         )),
         None => {}
@@ -262,8 +261,9 @@ fn claims(file: &File<'_>, yaml: &Yaml, warnings: &mut Vec<String>) -> Vec<Claim
     claims
 }
 
-/// ComfyUI's statistic of Stable Diffusion 2, which has no marks: the population's deviation of one
-/// norm's biases. Inpainting models predict epsilon.
+/// Evaluates ComfyUI's statistic for Stable Diffusion 2, which has no marks: the population
+/// standard deviation of one norm's biases. Inpainting models are not covered, because they predict
+/// epsilon.
 fn by_statistic(file: &File<'_>, unet: &Unet) -> Result<Option<Claim>, Problem> {
     let Some(name) = unet.statistic().filter(|_| unet.channels()[0] == 4) else {
         return Ok(None);
@@ -276,7 +276,7 @@ fn by_statistic(file: &File<'_>, unet: &Unet) -> Result<Option<Claim>, Problem> 
         .map(|&value| (f64::from(value) - mean).powi(2));
     let deviation = (squares.sum::<f64>() / count).sqrt();
     if !deviation.is_finite() {
-        return Err(wrong(name, "finite numbers", "others"));
+        return Err(wrong(name, "finite numbers", "NaN or infinity"));
     }
     let (predicts, than) = match deviation > STATISTIC {
         true => (Predicts::V, "more"),
@@ -285,7 +285,7 @@ fn by_statistic(file: &File<'_>, unet: &Unet) -> Result<Option<Claim>, Problem> 
     Ok(Some(Claim {
         predicts,
         because: format!(
-            "the biases of `{}` have the deviation {deviation:.3}, {than} than {STATISTIC}",
+            "the biases of `{}` have the standard deviation {deviation:.3}, {than} than {STATISTIC}",
             printable(name)
         ),
         is_exact: false,
@@ -304,15 +304,14 @@ fn zero_snr(file: &File<'_>, predicts: Predicts, warnings: &mut Vec<String>) -> 
     };
     if predicts != Predicts::V {
         warnings.push(format!(
-            "{because}, which goes with v-prediction only and is not looked at: the model predicts \
-             {}",
+            "{because}, which applies only to v-prediction and is ignored: the model predicts {}",
             predicts.name()
         ));
     }
     predicts == Predicts::V
 }
 
-/// The smallest and the largest sigma that CosXL's tensors say.
+/// Returns the smallest and the largest sigma that CosXL's tensors give.
 fn sigmas(file: &File<'_>) -> Result<[f64; 2], Problem> {
     let names = ["edm_vpred.sigma_min", "edm_vpred.sigma_max"];
     let mut sigmas = COSXL_SIGMAS;
@@ -321,7 +320,7 @@ fn sigmas(file: &File<'_>) -> Result<[f64; 2], Problem> {
             continue;
         }
         *sigma = match (file.values)(name)?[..] {
-            // As many digits as the f32 has, so that 0.002 stays 0.002.
+            // Parsing the shortest decimal form of the f32 keeps 0.002 at 0.002.
             [value] if value.is_finite() && value > 0.0 => {
                 value.to_string().parse().unwrap_or(f64::from(value))
             }
@@ -342,7 +341,8 @@ fn sigmas(file: &File<'_>) -> Result<[f64; 2], Problem> {
     Ok(sigmas)
 }
 
-/// The word for a distilled model, in the file's name or in the title that its header has.
+/// Finds a word that identifies a distilled model, in the file's name or in its header's title or
+/// architecture.
 fn distilled(file: &File<'_>) -> Option<(&'static str, &'static str)> {
     let title = file.metadata.get("modelspec.title").map(String::as_str);
     let architecture = file.metadata.get("modelspec.architecture");
@@ -354,7 +354,8 @@ fn distilled(file: &File<'_>) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// `modelspec.resolution`: width and height of the training pictures, such as `1024x1024`.
+/// Returns width and height of the training pictures, in pixels, from a `modelspec.resolution` such
+/// as `1024x1024`.
 fn resolution(file: &File<'_>) -> Option<[usize; 2]> {
     let text = file.metadata.get("modelspec.resolution")?;
     let (width, height) = text.split_once('x')?;

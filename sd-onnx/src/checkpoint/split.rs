@@ -1,29 +1,28 @@
-//! Which component each tensor of a file belongs to, by the beginning of its name.
+//! Assigns the tensors of a file to components, by the prefixes of their names.
 
 use std::collections::BTreeMap;
 
 use super::{File, names::Tensor, prediction, text::Tower, unet::Unet};
 use crate::weights::is_no_weight;
 
-/// What a tensor belongs to.
+/// The network that a tensor belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Slot {
     Unet,
     Vae,
-    /// The text encoder of Stable Diffusion 1.x and 2.x, and the first one of SDXL.
+    /// The text encoder of Stable Diffusion 1.x and 2.x, or the first one of SDXL.
     First,
     /// The second text encoder of SDXL.
     Second,
-    /// SGM's first embedder in OpenCLIP's names: the only text encoder of SDXL's refiner, or of
-    /// Stable Diffusion 2.
+    /// SGM's first embedder with OpenCLIP's names. It is the only text encoder of SDXL's refiner or
+    /// of Stable Diffusion 2.
     FirstOrSecond,
-    /// Copies of the UNet's weights averaged over the training. As in diffusers, the others are
-    /// used.
+    /// Copies of the UNet's weights, averaged over the training. They are ignored, as in diffusers.
     Averages,
 }
 
-/// What the names of a component begin with: latent diffusion's and SGM's beginnings, diffusers'
-/// folders, and ComfyUI's.
+/// The prefixes of the components: latent diffusion's, SGM's, the folders of diffusers, and
+/// ComfyUI's.
 const PREFIXES: [(&str, Slot); 24] = [
     ("model.diffusion_model.", Slot::Unet),
     ("diffusion_model.", Slot::Unet),
@@ -51,10 +50,10 @@ const PREFIXES: [(&str, Slot); 24] = [
     ("clip_h.transformer.", Slot::First),
 ];
 
-/// TAESD's pair in one file. The names keep these beginnings.
+/// The prefixes of TAESD's pair in one file. The names keep these prefixes.
 const TINY: [&str; 2] = ["taesd_encoder.", "taesd_decoder."];
 
-/// The first parts of the names of a network that has a file for itself, without a prefix.
+/// The first parts of names in files that hold a single network, without a prefix.
 const BARE_UNET: [&str; 14] = [
     "input_blocks",
     "middle_block",
@@ -95,10 +94,10 @@ const BARE_TEXT: [&str; 13] = [
     "logit_scale",
 ];
 
-/// The tensors of a file by what they belong to.
+/// The tensors of a file, by the network that they belong to.
 pub(super) struct Split<'a> {
     slots: BTreeMap<Slot, Vec<Tensor<'a>>>,
-    /// Tensors that are of no network that is known, and no marks of one either.
+    /// Tensors that belong to no known network and are not marks of a prediction.
     pub left_out: Vec<&'a str>,
 }
 
@@ -129,7 +128,7 @@ impl<'a> Split<'a> {
                 None => split.left_out.push(stored),
             }
         }
-        // Files without a text encoder may still have its `position_ids`.
+        // A file without a text encoder may still hold its `position_ids`.
         split
             .slots
             .retain(|_, tensors| tensors.iter().any(|tensor| !is_no_weight(tensor.rest)));
@@ -140,8 +139,8 @@ impl<'a> Split<'a> {
         self.slots.get(&slot).map_or(&[], Vec::as_slice)
     }
 
-    /// The text encoders. A UNet that takes sizes makes SGM's first embedder in OpenCLIP's names
-    /// the refiner's; without a UNet its width does.
+    /// Returns the text encoders. SGM's first embedder with OpenCLIP's names is the refiner's if
+    /// the UNet takes sizes. Without a UNet, its width decides.
     pub fn towers(&self, unet: Option<&Unet>) -> Vec<Tower<'_>> {
         let of = |slot| Tower::of(self.of_slot(slot));
         let either = of(Slot::FirstOrSecond).map(|tower| {
@@ -160,12 +159,12 @@ impl<'a> Split<'a> {
     }
 }
 
-/// The network of a file that has no prefix.
+/// The kind of network in a file whose names have no prefix.
 #[derive(Clone, Copy)]
 enum Bare {
     Unet,
     Vae,
-    /// TAESD's encoder or decoder, as its author wrote it: `0.weight`, `1.conv.0.weight`.
+    /// TAESD's encoder or decoder with its author's names: `0.weight`, `1.conv.0.weight`.
     Tiny,
     Text,
     None,

@@ -1,8 +1,8 @@
-// In a test it is the failure.
+// A failed `unwrap` fails the test.
 #![allow(clippy::unwrap_used)]
 
-//! Names and configurations against `tests/golden/single_files.json.gz`, whose names were proven by
-//! diffusers' own conversions.
+//! Checks names and configurations against `tests/golden/single_files.json.gz`, whose names were
+//! verified with diffusers' own conversions.
 
 mod families;
 mod layouts;
@@ -30,7 +30,7 @@ static TABLES: LazyLock<Value> = LazyLock::new(|| {
     serde_json::from_str(&text).unwrap()
 });
 
-/// A file made up for a test.
+/// A made-up file for a test.
 #[derive(Debug, Clone, Default)]
 struct Made {
     name: String,
@@ -52,7 +52,7 @@ impl Made {
         }
     }
 
-    /// The file of a table's rows.
+    /// Returns the file that a table describes.
     fn of_table(table: &Value) -> Self {
         let mut made = Self::default();
         for row in rows(table) {
@@ -65,12 +65,12 @@ impl Made {
         made
     }
 
-    /// A family in little.
+    /// Returns a family's file with small shapes.
     fn family(name: &str) -> Self {
         Self::of_table(&TABLES["families"][name])
     }
 
-    /// A published model in full size.
+    /// Returns a published model with its full shapes.
     fn published(name: &str) -> Self {
         let published = &TABLES["published"][name];
         let like = published["like"].as_str().unwrap();
@@ -109,7 +109,7 @@ impl Made {
         self
     }
 
-    /// Renames the tensors, and leaves out those without a new name.
+    /// Renames the tensors, and drops those without a new name.
     fn renamed(mut self, rename: impl Fn(&str) -> Option<String>) -> Self {
         let shapes = std::mem::take(&mut self.shapes).into_iter();
         self.shapes = shapes
@@ -220,7 +220,7 @@ fn sizes(value: &Value) -> Vec<usize> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-/// What each component maps, from a golden table.
+/// Returns the mapping of each component, from a golden table.
 fn expected(table: &Value) -> BTreeMap<String, Vec<Mapped>> {
     let mut expected: BTreeMap<String, Vec<Mapped>> = BTreeMap::new();
     for row in rows(table) {

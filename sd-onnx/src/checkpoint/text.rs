@@ -1,4 +1,4 @@
-//! CLIP's text encoders, in transformers' names and in OpenCLIP's.
+//! CLIP's text encoders, with transformers' names or OpenCLIP's.
 
 use serde_json::json;
 
@@ -10,14 +10,14 @@ use super::{
 /// A text encoder of a checkpoint.
 #[derive(Debug)]
 pub(super) struct Tower<'a> {
-    /// The folder's name in diffusers.
+    /// The name of its folder in diffusers.
     pub component: &'static str,
     tensors: &'a [Tensor<'a>],
     is_open_clip: bool,
 }
 
 impl<'a> Tower<'a> {
-    /// The text encoder of these tensors, none where there are none.
+    /// Returns the text encoder with these tensors, or `None` if there are no tensors.
     pub fn of(tensors: &'a [Tensor<'a>]) -> Option<Self> {
         let names = ["token_embedding.weight", "transformer.resblocks."];
         let is_open_clip = |tensor: &Tensor<'_>| names.iter().any(|n| tensor.rest.starts_with(n));
@@ -32,20 +32,22 @@ impl<'a> Tower<'a> {
         Self { component, ..self }
     }
 
-    /// Whether its names are OpenCLIP's.
+    /// Whether its tensors have OpenCLIP's names.
     pub fn is_open_clip(&self) -> bool {
         self.is_open_clip
     }
 
-    /// The width of the token embedding, 0 without one.
+    /// Returns the width of the token embedding, or 0 if it is missing.
     pub fn width(&self) -> usize {
         let is_embedding = |tensor: &&Tensor<'_>| tensor.rest.ends_with("token_embedding.weight");
         let embedding = self.tensors.iter().find(is_embedding);
         embedding.map_or(0, |tensor| tensor.shape.get(1).copied().unwrap_or(0))
     }
 
-    /// Whether it was trained by OpenCLIP, whatever its names: it is the family's second one, or
-    /// wider than CLIP ViT-L.
+    /// Whether OpenCLIP trained the encoder, whatever its names are.
+    ///
+    /// The family decides, if it is known. Otherwise, OpenCLIP's encoders are second encoders,
+    /// encoders with OpenCLIP's names, and encoders wider than CLIP ViT-L.
     fn is_of_open_clip(&self, family: Option<Family>) -> bool {
         let second = self.component == "text_encoder_2";
         match family {
@@ -56,7 +58,7 @@ impl<'a> Tower<'a> {
         }
     }
 
-    /// The tokenizer's folder and the token that fills a text up.
+    /// Returns the tokenizer's folder and its padding token.
     pub fn pad(&self, family: Option<Family>) -> (&'static str, &'static str) {
         let tokenizer = match self.component {
             "text_encoder_2" => "tokenizer_2",
@@ -66,15 +68,15 @@ impl<'a> Tower<'a> {
     }
 }
 
-/// The width of a head.
+/// The width of an attention head.
 const HEAD: usize = 64;
-/// The width and the layers of OpenCLIP ViT-H, Stable Diffusion 2's text encoder. The model is
-/// trained with the state before the last layer.
+/// The width and the number of layers of OpenCLIP ViT-H, Stable Diffusion 2's text encoder. Stable
+/// Diffusion 2 was trained with the state before the last layer.
 const VIT_H: (usize, usize) = (1024, 24);
-/// The last id of CLIP's vocabulary, which ends a text.
+/// The last id of CLIP's vocabulary, which is the end of text.
 const END: usize = 49407;
 
-/// Reads the names and the shapes of a text encoder.
+/// Maps the names of a text encoder and infers its configuration from the shapes.
 pub(super) fn read(tower: &Tower<'_>, family: Option<Family>) -> Result<Component, Problem> {
     let mut tensors = Renamed::of(tower.tensors, |tensor| match tower.is_open_clip {
         true => open_clip(tensor),
@@ -102,11 +104,11 @@ pub(super) fn read(tower: &Tower<'_>, family: Option<Family>) -> Result<Componen
     }
     let has_projection = tensors.has("text_projection.weight");
     let mut layers = tensors.count(|i| format!("encoder.layers.{i}.layer_norm1.weight"));
-    // Behind a gap: the encoder would end before it, and draw something else.
+    // Layers after a gap are unused. Silently ending the encoder there would give other pictures.
     let count = layers;
     tensors.leave_over(|name| layer_of(name) >= Some(count));
-    // A diffusers folder of Stable Diffusion 2 has one layer less than OpenCLIP's model, and so do
-    // files that were made from one; those lack the projection too.
+    // Stable Diffusion 2's folder in diffusers has one layer fewer than OpenCLIP's model. So do
+    // files that were made from a folder, which also lack the projection.
     if family == Some(Family::Sd2) || family.is_none() && width == VIT_H.0 {
         layers = match width == VIT_H.0 {
             true => layers.min(VIT_H.1 - 1),
@@ -142,7 +144,7 @@ pub(super) fn read(tower: &Tower<'_>, family: Option<Family>) -> Result<Componen
     Ok(tensors.component(object(config)))
 }
 
-/// A warning about an encoder that has other layers than published ones of its width.
+/// Returns a warning if published encoders of this width have another number of layers.
 pub(super) fn unusual(component: &Component) -> Option<String> {
     let number = |key: &str| component.config.get(key)?.as_u64();
     let (width, layers) = (number("hidden_size")?, number("num_hidden_layers")?);
@@ -152,16 +154,16 @@ pub(super) fn unusual(component: &Component) -> Option<String> {
     })
 }
 
-/// The widths and the layers of the text encoders of Stable Diffusion 1.x, 2.x and SDXL.
+/// The widths and layer counts of the text encoders of Stable Diffusion 1.x, 2.x and SDXL.
 const PUBLISHED: [(u64, u64); 3] = [(768, 12), (1024, 23), (1280, 32)];
 
-/// The number of the layer that a tensor is in.
+/// Returns the number of the layer that a tensor belongs to.
 fn layer_of(name: &str) -> Option<usize> {
     let rest = name.strip_prefix("encoder.layers.")?;
     rest.split('.').next()?.parse().ok()
 }
 
-/// Modules of a layer.
+/// The modules of a layer.
 const LAYER: [&str; 8] = [
     "layer_norm1",
     "layer_norm2",
@@ -173,7 +175,7 @@ const LAYER: [&str; 8] = [
     "mlp.fc2",
 ];
 
-/// OpenCLIP's names of the weights around the layers.
+/// OpenCLIP's names of the weights outside the layers, with the current names.
 pub(super) const OPEN_CLIP: [(&str, &str); 4] = [
     (
         "token_embedding.weight",
@@ -187,7 +189,8 @@ pub(super) const OPEN_CLIP: [(&str, &str); 4] = [
     ("ln_final.bias", "final_layer_norm.bias"),
 ];
 
-/// OpenCLIP's names of the modules of a layer, without the fused query, key and value.
+/// OpenCLIP's names of the modules in a layer, without the fused query, key and value, with the
+/// current names.
 pub(super) const OPEN_CLIP_LAYER: [(&str, &str); 5] = [
     ("ln_1", "layer_norm1"),
     ("ln_2", "layer_norm2"),
@@ -196,10 +199,10 @@ pub(super) const OPEN_CLIP_LAYER: [(&str, &str); 5] = [
     ("mlp.c_proj", "mlp.fc2"),
 ];
 
-/// Today's name of a tensor in transformers' names, which had `text_model.` before most of them.
+/// Maps a tensor with transformers' names, most of which used to begin with `text_model.`.
 fn transformers(name: &str) -> Fate {
     let today = name.strip_prefix("text_model.").unwrap_or(name);
-    // CLIP's network for pictures.
+    // CLIP's image encoder.
     if ["vision_model.", "visual_projection."]
         .iter()
         .any(|start| today.starts_with(start))
@@ -214,7 +217,7 @@ fn transformers(name: &str) -> Fate {
     if embeddings.contains(&today) {
         return Fate::whole(today);
     }
-    // A bare matrix is OpenCLIP's way.
+    // A projection that is a plain matrix has OpenCLIP's layout.
     if today == "text_projection" {
         return transposed_projection();
     }
@@ -234,12 +237,12 @@ fn transformers(name: &str) -> Fate {
     }
 }
 
-/// Today's names of a tensor in OpenCLIP's names.
+/// Maps a tensor with OpenCLIP's names.
 fn open_clip(tensor: &Tensor<'_>) -> Fate {
     match tensor.rest {
         "text_projection" => return transposed_projection(),
         "text_projection.weight" => return Fate::whole("text_projection.weight"),
-        // OpenCLIP's network for pictures.
+        // OpenCLIP's image encoder.
         rest if rest.starts_with("visual.") => return Fate::LeftOut,
         _ => {}
     }
@@ -258,7 +261,7 @@ fn open_clip(tensor: &Tensor<'_>) -> Fate {
     }
     let name = |rest: &str| format!("encoder.layers.{layer}.{rest}");
     if let Some(leaf @ ("weight" | "bias")) = module.strip_prefix("attn.in_proj_") {
-        // Query, key and value, one below the other.
+        // Query, key and value, concatenated along the rows.
         let rows = tensor.shape.first().copied().unwrap_or(0);
         if rows == 0 || rows % 3 != 0 {
             return Fate::Unknown;

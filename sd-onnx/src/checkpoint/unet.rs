@@ -1,4 +1,4 @@
-//! The UNet: latent diffusion's names, and the configuration that the shapes of its tensors say.
+//! The UNet: maps latent diffusion's names, and infers the configuration from the shapes.
 
 mod config;
 mod names;
@@ -10,29 +10,30 @@ use super::{
     names::{Renamed, Tensor},
 };
 
-/// The most levels and the most layers of a level that are looked for.
+/// The largest number of levels, and of layers in a level, that is looked for.
 const MOST: usize = 64;
 
-/// A UNet's tensors by today's names, and its shape.
+/// A UNet's tensors under their current names, and its structure.
 #[derive(Debug)]
 pub(crate) struct Unet {
     tensors: Renamed,
     levels: Vec<Level>,
-    /// Transformer layers of the middle block; none where it has no transformer.
+    /// The number of transformer layers in the middle block, or `None` without a transformer.
     mid: Option<usize>,
     has_mid: bool,
 }
 
-/// One resolution.
+/// The blocks at one resolution.
 #[derive(Debug)]
 struct Level {
     channels: usize,
     resnets: usize,
-    /// Transformer layers after each resnet of the down block, 0 without a transformer.
+    /// The number of transformer layers after each resnet of the down block, or 0 without a
+    /// transformer.
     down: Vec<usize>,
-    /// And of the up block.
+    /// The same for the up block.
     up: Vec<usize>,
-    /// Whether the transformers attend to the prompt twice and not to themselves.
+    /// Whether both attentions of the transformers are cross-attention to the prompt.
     only_cross: bool,
 }
 
@@ -50,7 +51,7 @@ fn shape(problem: impl Into<String>) -> Problem {
 }
 
 impl Unet {
-    /// Reads the names and the shapes.
+    /// Maps the names and reads the shapes.
     pub(super) fn read(tensors: &[Tensor<'_>]) -> Result<Self, Problem> {
         let layout = Layout::of(tensors);
         let mut tensors = Renamed::of(tensors, |tensor| layout.rename(tensor.rest))?;
@@ -80,7 +81,7 @@ impl Unet {
         Ok(unet)
     }
 
-    /// The transformer layers of the up blocks, whose order is the reverse of the down blocks'.
+    /// Reads the transformer layers of the up blocks, whose order is the reverse of the levels.
     fn read_ups(&mut self) -> Result<(), Problem> {
         let count = self.levels.len();
         for i in 0..count {
@@ -101,7 +102,7 @@ impl Unet {
                 let with = layers.iter().filter(|&&count| count > 0).count();
                 if with != 0 && with != layers.len() {
                     return Err(shape(format!(
-                        "only {with} of the {} residual blocks of level {i} on the way {way} are \
+                        "only {with} of the {} residual blocks of level {i} in the {way} path are \
                          followed by a transformer, expected all or none",
                         layers.len()
                     )));
@@ -111,20 +112,20 @@ impl Unet {
         Ok(())
     }
 
-    /// The layers of a transformer, 0 where there is none.
+    /// Returns the number of layers in a transformer, or 0 if there is none.
     fn layers(&self, name: &str) -> usize {
         layers(&self.tensors, name)
     }
 
-    /// The width of the prompt as the transformers attend to it.
+    /// Returns the width of the context that the transformers attend to.
     pub fn context_width(&self) -> usize {
         let named = |name: &&String| name.ends_with("attn2.to_k.weight");
         let first = self.tensors.tensors.keys().find(named);
         first.map_or(0, |name| self.tensors.dim(name, 1))
     }
 
-    /// The width of the prompt that goes in, which a layer may project to
-    /// [that width](Self::context_width).
+    /// Returns the width of the prompt's states that the UNet takes. A layer may project them to
+    /// [`context_width`](Self::context_width).
     pub fn prompt_width(&self) -> usize {
         match self.tensors.dim("encoder_hid_proj.weight", 1) {
             0 => self.context_width(),
@@ -132,29 +133,29 @@ impl Unet {
         }
     }
 
-    /// Whether the transformers project with linear layers and not with convolutions.
+    /// Whether the transformers project with linear layers rather than convolutions.
     pub fn projects_linearly(&self) -> bool {
         self.tensors.shape(&first_projection(&self.tensors)).len() == 2
     }
 
-    /// Whether pooled text and sizes are added to the time, as in SDXL.
+    /// Whether a pooled text and sizes are added to the time embedding, as in SDXL.
     pub fn takes_sizes(&self) -> bool {
         self.added_width().is_some()
     }
 
-    /// The width of pooled text and sizes.
+    /// Returns the width of the pooled text and the sizes together.
     pub fn added_width(&self) -> Option<usize> {
         let width = self.tensors.dim("add_embedding.linear_1.weight", 1);
         (width > 0).then_some(width)
     }
 
-    /// The width of the sinusoids of the guidance scale, in latent consistency models.
+    /// Returns the width of a latent consistency model's embedding of the guidance scale.
     pub fn guidance_width(&self) -> Option<usize> {
         let width = self.tensors.dim("time_embedding.cond_proj.weight", 1);
         (width > 0).then_some(width)
     }
 
-    /// The channels that go in and come out.
+    /// Returns the numbers of input and output channels.
     pub fn channels(&self) -> [usize; 2] {
         let tensors = &self.tensors;
         [
@@ -163,7 +164,7 @@ impl Unet {
         ]
     }
 
-    /// What the model draws from, by its channels.
+    /// Returns the task, judged by the channels.
     pub fn task(&self) -> Result<Task, Problem> {
         let [input, output] = self.channels();
         match input.checked_sub(output) {
@@ -171,20 +172,20 @@ impl Unet {
             Some(beside) if beside == output => Ok(Task::Edit),
             Some(beside) if beside.checked_sub(output) == Some(1) => Ok(Task::Inpaint),
             _ => Err(shape(format!(
-                "it takes {input} channels and returns {output}, which is no model that is known"
+                "it takes {input} channels and returns {output}, which no known model does"
             ))),
         }
     }
 
-    /// The tensor in the file whose deviation tells Stable Diffusion 2's v-prediction: ComfyUI's
-    /// `output_blocks.11.1.transformer_blocks.0.norm1.bias`.
+    /// Returns the name in the file of the tensor whose standard deviation identifies v-prediction
+    /// in Stable Diffusion 2: ComfyUI's `output_blocks.11.1.transformer_blocks.0.norm1.bias`.
     pub fn statistic(&self) -> Option<&str> {
         let name = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias";
         self.tensors.stored(name)
     }
 
-    /// Whether the middle block lacks its attention or is not there, in a UNet of no known shape.
-    /// The shapes that are known are as wide as all published UNets.
+    /// Whether the middle block is missing or lacks its attention, in a UNet of unknown structure
+    /// that is as wide as all published UNets.
     pub fn lacks_middle(&self) -> bool {
         const WIDTH: usize = 320;
         let is_published = self
@@ -194,7 +195,7 @@ impl Unet {
         is_published && (!self.has_mid || self.mid.is_none()) && self.variant().is_none()
     }
 
-    /// A closer name for a distilled UNet, by its layers.
+    /// Returns a more specific name of a distilled UNet, judged by its layers.
     pub fn variant(&self) -> Option<&'static str> {
         let down: Vec<&[usize]> = self.levels.iter().map(|level| &*level.down).collect();
         let plain = self.has_mid && self.mid.is_none();
@@ -212,7 +213,7 @@ impl Unet {
     }
 }
 
-/// The level at `i`, none behind the last.
+/// Returns the level with index `i`, or `None` after the last level.
 fn level(tensors: &Renamed, i: usize) -> Option<Level> {
     let resnets = tensors.count(|j| format!("down_blocks.{i}.resnets.{j}.conv1.weight"));
     if !(1..=MOST).contains(&resnets) {
@@ -233,9 +234,11 @@ fn layers(tensors: &Renamed, name: &str) -> usize {
     tensors.count(|layer| format!("{name}.transformer_blocks.{layer}.norm1.weight"))
 }
 
-/// Whether a transformer attends to the prompt where others attend to themselves: the keys of its
-/// first attention are made from the prompt. None without a transformer. A prompt as wide as the
-/// picture's state does not tell, and is taken for self-attention.
+/// Whether a transformer's first attention is cross-attention, that is, has keys made from the
+/// prompt.
+///
+/// The result is `None` without a transformer. If the prompt is as wide as the picture's state, the
+/// shapes are ambiguous, and self-attention is assumed.
 fn only_cross(tensors: &Renamed, name: &str) -> Option<bool> {
     let keys = |attention| {
         tensors.shape(&format!(
@@ -248,7 +251,7 @@ fn only_cross(tensors: &Renamed, name: &str) -> Option<bool> {
     Some(itself != width && itself == prompt)
 }
 
-/// The name of the first projection into a transformer.
+/// Returns the name of the first projection into a transformer.
 fn first_projection(tensors: &Renamed) -> String {
     let named = |name: &&String| name.ends_with(".proj_in.weight");
     tensors

@@ -1,5 +1,5 @@
-//! The autoencoders: latent diffusion's names of `AutoencoderKL`, TAESD's own names, and their
-//! configurations.
+//! The autoencoders: maps latent diffusion's names of `AutoencoderKL` and TAESD's own names, and
+//! infers the configurations.
 
 mod tiny;
 
@@ -10,19 +10,19 @@ use super::{
     names::{Fate, Renamed, Tensor, object},
 };
 
-/// The means and the deviations of the latents' channels, of Playground 2.5.
+/// The mean and standard deviation of each latent channel, as in Playground 2.5.
 #[derive(Debug, Clone)]
 pub(super) struct Latents {
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
 }
 
-/// The scaling factor of a model with [`Latents`]. It is diffusers' choice: Playground trains with
-/// a deviation of 0.5.
+/// The scaling factor of a model with [`Latents`]. The value is diffusers'; Playground trains with
+/// a standard deviation of 0.5.
 const FACTOR_OF_LATENTS: f64 = 0.5;
 
-/// Reads the names and the shapes of an autoencoder. `factor` is the family's scaling factor, where
-/// the family is known.
+/// Maps the names of an autoencoder and infers its configuration from the shapes. `factor` is the
+/// scaling factor of the family or of the `.yaml` file, if either is known.
 pub(super) fn read(
     tensors: &[Tensor<'_>],
     factor: Option<f64>,
@@ -45,7 +45,8 @@ fn shape(problem: impl Into<String>) -> Problem {
     }
 }
 
-/// How many levels the decoder has in latent diffusion's names, whose numbers fall on the way up.
+/// Returns the number of decoder levels in latent diffusion's names, which are numbered from the
+/// picture's size inwards.
 fn ups(tensors: &[Tensor<'_>]) -> usize {
     let number = |tensor: &Tensor<'_>| {
         let rest = tensor.rest.strip_prefix("decoder.up.")?;
@@ -55,13 +56,13 @@ fn ups(tensors: &[Tensor<'_>]) -> usize {
     last.map_or(0, |last| last.saturating_add(1))
 }
 
-/// Today's name.
+/// Maps a tensor to its current name.
 fn rename(name: &str, ups: usize) -> Fate {
     let parts: Vec<&str> = name.split('.').collect();
     let Some((&leaf, module)) = parts.split_last() else {
         return Fate::Unknown;
     };
-    // The discriminator that it was trained against.
+    // The discriminator that the autoencoder was trained against.
     if module.first() == Some(&"loss") {
         return Fate::LeftOut;
     }
@@ -82,7 +83,7 @@ fn rename(name: &str, ups: usize) -> Fate {
     }
 }
 
-/// Today's name of a module of the encoder or the decoder, from either naming.
+/// Returns the current name of a module in the encoder or the decoder, from either naming.
 fn half_module(module: &[&str], half: &str, ups: usize) -> Option<String> {
     let number = |text: &str| text.parse::<usize>().ok().filter(|&n| n < 64);
     let blocks = match half {
@@ -144,7 +145,8 @@ fn resnet(part: &str) -> Option<&str> {
     }
 }
 
-/// A part of the attention, in latent diffusion's names, diffusers' names before 0.18, or today's.
+/// Maps a part of the attention with latent diffusion's names, diffusers' names before 0.18, or the
+/// current names.
 fn attention(part: &[&str]) -> Option<&'static str> {
     Some(match part {
         ["norm" | "group_norm"] => "group_norm",
@@ -156,7 +158,8 @@ fn attention(part: &[&str]) -> Option<&'static str> {
     })
 }
 
-/// The rank of a weight that some files store as a linear layer and others as a 1 × 1 convolution.
+/// Returns the number of axes of a weight that is stored as a linear layer in some files and as a 1
+/// × 1 convolution in others.
 fn rank(name: &str) -> Option<usize> {
     let module = name.strip_suffix(".weight")?;
     let is_point = module.ends_with("quant_conv") || module.ends_with(".conv_shortcut");
@@ -168,7 +171,7 @@ fn rank(name: &str) -> Option<usize> {
     }
 }
 
-/// The encoder's or the decoder's channels of each level and its residual blocks a level.
+/// The encoder's or decoder's channels at each level, and its residual blocks per level.
 struct Half {
     channels: Vec<usize>,
     resnets: usize,
@@ -183,7 +186,7 @@ impl Half {
             .collect();
         if counts.iter().any(|&count| count != counts[0]) {
             return Err(shape(format!(
-                "the blocks of `{blocks}` have {counts:?} residual blocks, expected as many each"
+                "the blocks of `{blocks}` have {counts:?} residual blocks, expected equal numbers"
             )));
         }
         let channels = (0..levels).map(|i| tensors.dim(&resnet(i, 0), 0));
@@ -201,12 +204,12 @@ fn config(
 ) -> Result<Map<String, Value>, Problem> {
     let mut down = Half::of(tensors, "encoder.down_blocks")?;
     let mut up = Half::of(tensors, "decoder.up_blocks")?;
-    // The decoder has one residual block more a level, and its first level is the innermost.
+    // The decoder has one more residual block per level, and its first level is the innermost.
     up.resnets = up.resnets.saturating_sub(1);
     up.channels.reverse();
     match (down.channels.is_empty(), up.channels.is_empty()) {
         (true, true) => return Err(shape("it has neither an encoder nor a decoder")),
-        // A half alone can still be used. The other half is taken to be as it is.
+        // A half alone is still usable. The missing half is assumed to match it.
         (true, false) => (down.channels, down.resnets) = (up.channels.clone(), up.resnets),
         (false, true) => (up.channels, up.resnets) = (down.channels.clone(), down.resnets),
         (false, false) => {}
@@ -216,7 +219,7 @@ fn config(
         channels => channels,
     };
     let halves = [("encoder", "quant_conv"), ("decoder", "post_quant_conv")];
-    // A half that is not there is taken to be as the other one.
+    // A missing half is assumed to have its convolution.
     let [quant, post_quant] = halves.map(|(half, conv)| {
         tensors.has(&format!("{conv}.weight")) || !tensors.has(&format!("{half}.conv_in.weight"))
     });

@@ -1,4 +1,4 @@
-//! What configurations say, compared by what this crate makes of them.
+//! Compares two configurations by their effect: by what this crate reads from them.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -15,8 +15,8 @@ use crate::{
     models::{clip_text::ClipTextConfig, unet::UnetConfig, vae::VaeConfig},
 };
 
-/// The configuration of a text encoder as the class of its folder has it, also of one that is a
-/// part of a whole CLIP.
+/// Returns a text encoder's configuration as transformers writes it for the encoder's class. The
+/// `text_config` section of a whole CLIP model's configuration is taken out.
 pub(super) fn text_config(config: Config, pooled: bool) -> Config {
     let mut config = config.section("text_config");
     let class = match pooled {
@@ -28,14 +28,15 @@ pub(super) fn text_config(config: Config, pooled: bool) -> Config {
     config
 }
 
-/// A key that two configurations give different meanings, or several that do so together.
+/// Keys whose values differ and change the meaning: one key, or several that have an effect only
+/// together.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Difference {
-    /// At least one.
+    /// At least one key.
     pub keys: Vec<Key>,
 }
 
-/// A key of two configurations, and its values in the form for a message.
+/// A key and its value in two configurations, formatted for a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Key {
     pub name: String,
@@ -51,12 +52,12 @@ impl fmt::Display for Difference {
         }
         match self.keys.len() {
             1 => Ok(()),
-            _ => f.write_str(", which together means something else"),
+            _ => f.write_str("; only together do they change the meaning"),
         }
     }
 }
 
-/// What this crate makes of a network's configuration.
+/// A network's configuration as this crate reads it.
 #[derive(Debug, PartialEq)]
 enum Network {
     Unet(UnetConfig),
@@ -75,10 +76,10 @@ impl Network {
             "vae" => Self::Vae(VaeConfig::new(config)?),
             _ => {
                 let mut text = ClipTextConfig::new(config.clone())?;
-                // Where it counts, the weights have it.
+                // Where the projection is used, its width follows from the weights.
                 text.projection_width = 0;
-                // The largest id of a text, which is what no id stands for, is the last one of the
-                // vocabulary.
+                // Without an `eos_token_id` that counts, the text ends at its largest id, which is
+                // the last id of the vocabulary.
                 text.end = text.end.or(Some(text.vocab_size as i64 - 1));
                 Self::Text(text)
             }
@@ -86,17 +87,17 @@ impl Network {
     }
 }
 
-/// The keys in which two configurations of a network differ, as far as it computes something else.
-/// The default size of a model's pictures is left out.
+/// Returns the keys that make two configurations of a network differ in what the network computes.
+/// The default picture size of a model is not compared.
 ///
 /// # Errors
-/// When this crate cannot compute either.
+/// Returns the error of whichever configuration this crate cannot read.
 pub(super) fn network(
     component: &str,
     [old, new]: [&Config; 2],
     sizes: SizeIds,
 ) -> Result<Vec<Difference>, Error> {
-    // Both, so that what cannot be computed is an error and no difference.
+    // Read both first: a configuration that cannot be read is an error, not a difference.
     let found = Network::new(component, old, sizes)?;
     let expected = Network::new(component, new, sizes)?;
     if found == expected {
@@ -108,8 +109,7 @@ pub(super) fn network(
     }))
 }
 
-/// The keys in which two configurations of a scheduler differ, as far as it draws something else by
-/// them.
+/// Returns the keys that make two scheduler configurations lead to different pictures.
 pub(super) fn scheduler(old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<Difference> {
     let meaning = |map: &Map<String, Value>| {
         let mut configured = from_config(&Value::Object(map.clone()).to_string()).ok()?;
@@ -134,8 +134,10 @@ pub(super) fn scheduler(old: &Map<String, Value>, new: &Map<String, Value>) -> V
     }
 }
 
-/// The keys whose value in `old` changes what `new` means. If none does so alone, those that do so
-/// together. `old` means something else.
+/// Returns the keys whose value in `old` changes the meaning of `new`.
+///
+/// If no key does so alone, returns a set of keys that do so together, and that needs all of its
+/// keys. `old` and `new` must differ in meaning.
 fn differences(
     [old, new]: [&Map<String, Value>; 2],
     means_the_same: impl Fn(Map<String, Value>) -> bool,
@@ -145,7 +147,7 @@ fn differences(
         .into_iter()
         .filter(|&key| old.get(key) != new.get(key))
         .collect();
-    // `new` with the old values of these keys.
+    // `new`, with the values of these keys replaced by those in `old`.
     let with_old = |keys: &[&String]| {
         let mut map = new.clone();
         for &key in keys {
@@ -177,7 +179,7 @@ fn differences(
     if !alone.is_empty() {
         return alone;
     }
-    // Each key that the difference does not need is left out.
+    // Leave out every key that the difference does not need.
     let mut place = 0;
     while place < changed.len() {
         let key = changed.remove(place);
@@ -191,7 +193,7 @@ fn differences(
 
 #[cfg(test)]
 mod tests {
-    // In a test it is the failure.
+    // A failed `unwrap` fails the test.
     #![allow(clippy::unwrap_used)]
 
     use std::path::Path;
@@ -221,7 +223,7 @@ mod tests {
             let (old, new) = (unet(old), unet(new));
             keys(network("unet", [&old, &new], SizeIds::Target).unwrap())
         };
-        // The same in other words, or of no effect.
+        // Equal values in another notation, or keys without an effect.
         let same = json!({"attention_head_dim": [8, 8], "_name_or_path": "x", "sample_size": 32});
         assert!(found(same, json!({"norm_num_groups": 32})).is_empty());
         let other = json!({"attention_head_dim": [4, 8], "norm_num_groups": 16});
@@ -261,7 +263,7 @@ mod tests {
     }
     #[test]
     fn what_only_several_keys_change_together_is_found() {
-        // A shift by a mean needs both of its keys.
+        // Normalising the latents needs both of these keys.
         let old = json!({"latents_mean": [1, 2, 3, 4], "latents_std": [1, 1, 1, 2],
             "_name_or_path": "x"});
         let [old, new] = [old, json!({})].map(config);
@@ -270,9 +272,9 @@ mod tests {
         assert_eq!(
             found[0].to_string(),
             "`latents_mean` is [1,2,3,4], and is read as not given, and `latents_std` is \
-             [1,1,1,2], and is read as not given, which together means something else"
+             [1,1,1,2], and is read as not given; only together do they change the meaning"
         );
-        // Two keys that undo each other are no difference.
+        // Two changes that cancel each other out are no difference.
         let same = json!({"latents_mean": [0, 0, 0, 0], "latents_std": [2, 2, 2, 2],
             "scaling_factor": 0.5});
         let [same, new] = [same, json!({"scaling_factor": 0.25})].map(config);

@@ -1,8 +1,9 @@
-//! One file in the names of latent diffusion.
+//! Writes one file with latent-diffusion tensor names.
 //!
-//! A file has no configurations: a reader knows the families, and reads the shapes from the
-//! tensors. So before the file is written, its names, shapes, marks and metadata are read as any
-//! other file's are. A network that would come out otherwise is an error.
+//! A file holds no configurations. Its reader recognises the model's family and takes the shapes
+//! from the tensors. Therefore the names, shapes, marks and metadata of the new file are recognised
+//! before it is written, just as for any other file. If a network would be read differently from
+//! the original, the conversion is refused.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +30,7 @@ use crate::{
     weights::{Mapped, Type, View},
 };
 
-/// Writes the file. Returns what it cannot say.
+/// Writes the file. Returns what the file cannot store, one sentence each.
 pub(super) fn write<'c>(
     parts: &Parts,
     output: &Output,
@@ -75,7 +76,7 @@ fn of_network(parts: &Parts, family: Family, network: &Network) -> Result<Vec<St
     let stored = checkpoint::stored(family, network.component, &shapes.collect());
     stored.map_err(|name| {
         parts.failed(format!(
-            "the tensor `{}` of `{}` has no name in a file",
+            "tensor `{}` of `{}` has no name in a single file",
             printable(name),
             network.component
         ))
@@ -96,7 +97,7 @@ fn new<'n>(network: &'n Network, stored: &Stored, steps: &Steps<'_>) -> New<'n> 
         name: stored.name.clone(),
         dtype: match types[..] {
             [same] => same,
-            // One tensor has one type, and f32 has the numbers of most others.
+            // One tensor has one type. f32 holds the numbers of most other types exactly.
             _ => Type::F32,
         },
         shape: stored.shape.clone(),
@@ -107,7 +108,8 @@ fn new<'n>(network: &'n Network, stored: &Stored, steps: &Steps<'_>) -> New<'n> 
     }
 }
 
-/// The tensors that mark what the model predicts.
+/// Returns the tensors that mark the kind of prediction, zero terminal SNR, latent statistics and
+/// sigma range of the model.
 fn marks(parts: &Parts) -> Result<Vec<(&'static str, Vec<f32>)>, Error> {
     let config = &parts.corrected;
     let predicts = Predicts::of(config.prediction).ok_or_else(|| {
@@ -133,7 +135,8 @@ fn marks(parts: &Parts) -> Result<Vec<(&'static str, Vec<f32>)>, Error> {
     ))
 }
 
-/// What the file's header says, in the keys of <https://github.com/Stability-AI/ModelSpec>.
+/// Returns the metadata of the file's header, with the keys of
+/// <https://github.com/Stability-AI/ModelSpec>.
 fn metadata(parts: &Parts, family: Family) -> Result<BTreeMap<String, String>, Error> {
     let mut metadata = BTreeMap::new();
     let mut say = |key: &str, value: String| metadata.insert(key.to_owned(), value);
@@ -157,7 +160,7 @@ fn metadata(parts: &Parts, family: Family) -> Result<BTreeMap<String, String>, E
     Ok(metadata)
 }
 
-/// The file as it will be read.
+/// The new file as its readers will see it.
 struct Reread<'a> {
     parts: &'a Parts,
     stored: &'a [(&'a Network, Vec<Stored>)],
@@ -166,8 +169,8 @@ struct Reread<'a> {
 }
 
 impl Reread<'_> {
-    /// Reads the file before it is written, and compares it with the model. Returns what differs
-    /// beside the networks.
+    /// Recognises the file before it is written and compares the result with the model. Returns the
+    /// differences outside the networks, one sentence each.
     fn check(&self, output: &Output) -> Result<Vec<String>, Error> {
         let path = output.shown(output.place());
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -202,7 +205,8 @@ impl Reread<'_> {
         self.lost(&read)
     }
 
-    /// The numbers of a small tensor.
+    /// Returns the values of a small tensor, for the recogniser. The result is empty for an unknown
+    /// tensor.
     fn values(&self, name: &str) -> Result<Vec<f32>, Error> {
         if let Some((_, values)) = self.marks.iter().find(|(mark, _)| *mark == name) {
             return Ok(values.clone());
@@ -217,7 +221,7 @@ impl Reread<'_> {
         }
     }
 
-    /// Checks that a network is read as the same network of the same tensors.
+    /// Checks that a network would be read as the same network, made of the same tensors.
     fn check_network(
         &self,
         read: &Checkpoint,
@@ -227,7 +231,7 @@ impl Reread<'_> {
         let component = network.component;
         let fail = |problem: String| {
             self.parts.failed(format!(
-                "in one file `{component}` would be another network: {problem}"
+                "in one file, `{component}` would be read as another network: {problem}"
             ))
         };
         let Some(found) = read.components.get(component) else {
@@ -261,7 +265,7 @@ impl Reread<'_> {
         let wrong = found.tensors.iter().find(|mapped| !is_right(mapped));
         if let Some(wrong) = wrong {
             return Err(fail(format!(
-                "`{}` is taken for another",
+                "`{}` would be read as another tensor",
                 printable(&wrong.stored)
             )));
         }
@@ -275,7 +279,7 @@ impl Reread<'_> {
         }
     }
 
-    /// What the file does not say, or says otherwise.
+    /// Returns what the file does not store or stores differently, one sentence each.
     fn lost(&self, read: &Checkpoint) -> Result<Vec<String>, Error> {
         let parts = self.parts;
         let mut lost = read.warnings.clone();
@@ -284,8 +288,7 @@ impl Reread<'_> {
         let read_config = parts.meaning(&of_read)?;
         if read_config.prediction != parts.corrected.prediction {
             return Err(parts.failed(format!(
-                "in one file the model would be taken for one that predicts {:?}, and it predicts \
-                 {:?}",
+                "in one file, the model would be read as predicting {:?}, but it predicts {:?}",
                 read_config.prediction, parts.corrected.prediction
             )));
         }
@@ -308,7 +311,7 @@ impl Reread<'_> {
             lost.push(format!(
                 "the pipeline class is {}, and is read as {}",
                 printable(if class.is_empty() {
-                    "of its own"
+                    "a custom class"
                 } else {
                     class
                 }),
@@ -319,7 +322,7 @@ impl Reread<'_> {
             .zeros_for_empty
             .unwrap_or(parts.source.towers().len() == 2);
         if zeros != parts.source.zero_empty_negative() {
-            let [yes, no] = ["stands for zeros", "is encoded as any other"];
+            let [yes, no] = ["stands for zeros", "is encoded like any other prompt"];
             let [old, new] = if zeros { [no, yes] } else { [yes, no] };
             lost.push(format!(
                 "an empty negative prompt {old}, and is read as one that {new}"
@@ -334,8 +337,8 @@ impl Reread<'_> {
             match tokenizers::differences(tower.tokenizer, [&tokenizer, &clip]) {
                 Some(words) => lost.extend(words),
                 None => lost.push(format!(
-                    "`{}` is not the one that such files are read with: take it from a folder with \
-                     `Builder::tokenizer`",
+                    "`{}` differs from CLIP's tokenizer, with which single files are read: keep its \
+                     folder, and give it to `Builder::tokenizer`",
                     tower.tokenizer
                 )),
             }

@@ -1,6 +1,7 @@
-//! Whether the parts of a model fit each other, by the checks that a pipeline makes of its parts.
+//! Checks whether the parts of a model fit each other, by building a pipeline of stand-ins.
 //!
-//! The parts here have the sizes that their configurations say and no sessions, as nothing runs.
+//! The stand-ins report the sizes in the parts' configurations. They have no sessions, because
+//! nothing runs.
 
 use std::sync::Arc;
 
@@ -15,9 +16,10 @@ use sd_text::{
 
 use crate::models::{clip_text::ClipTextConfig, unet::UnetConfig, vae::VaeConfig};
 
-/// Returns what [`load`](crate::Builder::load) would say about parts that do not fit each other:
-/// tokenizers with more ids than an embedding has rows, text encoders of other widths than the UNet
-/// attends to, a UNet and an autoencoder of different latents.
+/// Returns the error that [`load`](crate::Builder::load) would return for parts that do not fit.
+///
+/// Examples are a tokenizer with more ids than the embedding has rows, text encoders of another
+/// width than the UNet's cross-attention, and a UNet and an autoencoder with different latents.
 pub(super) fn check(
     towers: Vec<(ClipTokenizer, ClipTextConfig)>,
     unet: UnetConfig,
@@ -45,9 +47,9 @@ pub(super) fn check(
     pipeline.build().map(drop)
 }
 
-/// Why none of these computes anything.
+/// The error of every stand-in that is asked to compute something.
 fn not_loaded<T>() -> Result<T, BoxError> {
-    Err("the part is described and not loaded".into())
+    Err("the part is only described, not loaded".into())
 }
 
 struct Text(TextShape);
@@ -100,7 +102,7 @@ impl LatentCodec for Codec {
         not_loaded()
     }
 
-    /// Without these a pipeline would decode to find them.
+    /// A pipeline without this estimate would decode latents to find it.
     fn latent_rgb(&self) -> Option<LatentRgb> {
         Some(LatentRgb {
             weights: Vec::new(),

@@ -1,4 +1,4 @@
-//! A diffusers folder, as `save_pretrained` of diffusers 0.42.1 writes it.
+//! Writes a diffusers folder, as `save_pretrained` of diffusers 0.42.1 does.
 
 use std::{borrow::Cow, collections::BTreeMap, fs, path::Path};
 
@@ -12,12 +12,12 @@ use crate::{
     source::{TokenizerFiles, TowerParts},
 };
 
-/// The metadata that transformers asks for.
+/// The metadata that transformers requires in a safetensors file.
 fn metadata() -> BTreeMap<String, String> {
     [("format".to_owned(), "pt".to_owned())].into()
 }
 
-/// Writes the folder. Returns what it cannot say.
+/// Writes the folder. Returns what the folder cannot store, one sentence each.
 pub(super) fn write<'c>(
     parts: &Parts,
     output: &Output,
@@ -29,8 +29,8 @@ pub(super) fn write<'c>(
     let mut networks = Vec::new();
     for network in &parts.networks {
         let is_text = network.component.starts_with("text_encoder");
-        // Every version of transformers loads these names. From 5 on `CLIPTextModel` has none of
-        // the prefix itself, and takes it off.
+        // Every version of transformers loads these names. From version 5 on, `CLIPTextModel` has
+        // no such prefix itself and strips it from the file's names.
         let tensors = match is_text {
             true => network.whole_text(steps.conversion),
             false => network.whole(steps.conversion),
@@ -54,7 +54,7 @@ pub(super) fn write<'c>(
     Ok((steps, lost))
 }
 
-/// Writes what a diffusers folder has beside its networks.
+/// Writes the files beside the networks of a diffusers folder: scheduler, tokenizers, index.
 pub(super) fn common(parts: &Parts, output: &Output, lost: &mut Vec<String>) -> Result<(), Error> {
     let root = output.place();
     let scheduler = root.join("scheduler");
@@ -73,25 +73,25 @@ pub(super) fn common(parts: &Parts, output: &Output, lost: &mut Vec<String>) -> 
     )
 }
 
-/// The text of `scheduler_config.json`: the model's own where it has one and nothing in it is
-/// changed.
+/// Returns the text of `scheduler_config.json`. If the model has such a file and the caller changed
+/// nothing in it, the text is the file's own.
 fn scheduler_text(parts: &Parts) -> Result<Cow<'_, str>, Error> {
     let (path, own) = parts.source.scheduler()?;
-    // A checkpoint has no such file: its text is made, and the path is the checkpoint's.
+    // A checkpoint has no such file. Its text is generated, and the path is the checkpoint's.
     if path.ends_with("scheduler_config.json") && own == parts.scheduler {
         return Ok(Cow::Borrowed(&parts.scheduler));
     }
     let text = pretty(&Value::Object(parts.scheduler_values()?));
-    // Python's infinities, which are null where a text was read and written again.
+    // Reading and rewriting the JSON turned Python's `-Infinity` into null.
     let infinite = LEAST_LAMBDA.replace("null", "-Infinity");
     Ok(Cow::Owned(text.replace(LEAST_LAMBDA, &infinite)))
 }
 
-/// A key of the classes of DPM-Solver that has no other value without a number.
+/// A key of the DPM-Solver classes. Its only value that is not a number is `-Infinity`.
 const LEAST_LAMBDA: &str = "\"lambda_min_clipped\": null";
 
-/// Writes a tokenizer's files, and checks that they are read as the model's. What they cannot say
-/// is lost.
+/// Writes a tokenizer's files, and checks that they are read as the same tokenizer. Adds the
+/// differences that remain to `lost`.
 fn tokenizer(
     parts: &Parts,
     tower: &TowerParts,
@@ -109,7 +109,7 @@ fn tokenizer(
         TokenizerFiles::Copied(files) => {
             for from in files {
                 let name = from.file_name().unwrap_or_default();
-                // It was read before, by a reader that knows how long it may be.
+                // The tokenizer's reader has already read this file and checked its length.
                 let bytes = fs::read(&from).map_err(Error::io(&from))?;
                 output.write(&folder.join(name), bytes)?;
             }
@@ -126,7 +126,7 @@ fn tokenizer(
         lost.extend(words);
         return Ok(());
     }
-    // A folder of the caller's for a model whose family fills texts up with another token.
+    // The caller's tokenizer folder can name another padding token than the model's family uses.
     let pad = expected.token(expected.pad()).unwrap_or_default();
     for name in ["tokenizer_config.json", "special_tokens_map.json"] {
         let path = folder.join(name);
@@ -139,7 +139,7 @@ fn tokenizer(
     }
     let Some(words) = differences()? else {
         return Err(parts.failed(format!(
-            "the files of `{}` cannot say what it is",
+            "the files of `{}` cannot represent the tokenizer",
             tower.tokenizer
         )));
     };
@@ -147,8 +147,8 @@ fn tokenizer(
     Ok(())
 }
 
-/// JSON as Python's libraries write it.
+/// Formats JSON as Python's libraries write it.
 pub(super) fn pretty(value: &Value) -> String {
     let text = serde_json::to_string_pretty(value);
-    text.expect("a value with text keys") + "\n"
+    text.expect("the keys of a JSON value are texts") + "\n"
 }

@@ -1,4 +1,4 @@
-//! `model_index.json`: the pipeline class of diffusers, and the class of each of its parts.
+//! Builds `model_index.json`, which names the classes of the pipeline and its parts in diffusers.
 
 use sd_text::outside::printable;
 use serde_json::{Map, Value, json};
@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 use super::parts::Parts;
 use crate::{Error, checkpoint::Task};
 
-/// The version of diffusers whose folders are written.
+/// The version of diffusers whose layout the folders follow.
 const VERSION: &str = "0.42.1";
 
-/// Parts of a pipeline that no checkpoint file has, by the beginnings of the classes' names.
-/// diffusers wants each part of a class named, with null for one that is not there.
+/// Parts of a pipeline that no checkpoint file has, by the prefix of the pipeline class. diffusers
+/// expects every part of a class to be named, with nulls for an absent one.
 const ABSENT: [(&str, &[&str]); 3] = [
     ("StableDiffusionXLInstructPix2Pix", &[]),
     ("StableDiffusionXL", &["feature_extractor", "image_encoder"]),
@@ -20,16 +20,16 @@ const ABSENT: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// What the index of a model says. Whatever the old one says beside classes, such as whether an
-/// empty prompt is zeros, it says too.
+/// Returns the `model_index.json` of the new model. Entries of the old index that do not name a
+/// class are kept, such as `force_zeros_for_empty_prompt`.
 pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Value>, Error> {
     let mut index = parts.source.index()?;
     let class = match parts.source.class() {
         "" => {
             let class = parts.family().class(Task::Draw, false);
             lost.push(format!(
-                "the pipeline class is of the model's own, and its code is not copied: {class} \
-                 takes its place"
+                "the pipeline class is a custom one, whose code is not copied: {class} takes its \
+                 place"
             ));
             class
         }
@@ -54,7 +54,7 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
     for (name, value) in index.iter_mut() {
         if is_there(value) && !kept(name) {
             let name = printable(name);
-            lost.push(format!("`{name}` is not converted, and left out"));
+            lost.push(format!("`{name}` is not converted and is left out"));
             *value = json!([null, null]);
         }
     }
@@ -73,7 +73,7 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
     if is_xl {
         let zeros = parts.source.zero_empty_negative();
         set("force_zeros_for_empty_prompt", json!(zeros));
-        // The refiner has none.
+        // The refiner has neither. For SDXL's base the real entries are set below.
         for name in ["text_encoder", "tokenizer"] {
             set(name, json!([null, null]));
         }

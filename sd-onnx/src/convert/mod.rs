@@ -1,9 +1,9 @@
 //! Converts a model to another form: a diffusers folder, one file, or ONNX graphs.
 //!
-//! The model is read as [`Builder::load`] reads it. Before anything is written, the graphs of all
-//! its networks are made, so that a tensor that is missing or left over is an error here as it is
-//! there. The new model appears under its name only when it is complete ([`output`]), and at most a
-//! few of its tensors are in memory at a time ([`tensors`]).
+//! The model is read in the same way as by [`Builder::load`]. The graphs of all its networks are
+//! built before anything is written, so a missing or unused tensor is the same error here as there.
+//! The new model appears under its name only when it is complete ([`output`]), and at most a few of
+//! its tensors are in memory at a time ([`tensors`]).
 
 mod facts;
 mod file;
@@ -38,13 +38,26 @@ pub enum ModelForm {
     /// One safetensors file with latent-diffusion tensor names, for ComfyUI, WebUI and their
     /// relatives, and diffusers' `from_single_file`.
     File,
-    /// A folder with an ONNX graph for each network, and the weights in a file beside it. Inputs
-    /// and outputs are named as in optimum's exports. The graphs contain operators of the
-    /// `com.microsoft` domain, so only ONNX Runtime runs them. They cannot be converted back.
+    /// A folder with one ONNX graph per network, and its weights in a file beside the graph. Inputs
+    /// and outputs have the names that optimum's exports use.
+    ///
+    /// The graphs contain operators of the `com.microsoft` domain, so only ONNX Runtime runs them.
+    /// They cannot be converted back.
     Onnx,
 }
 
-/// The form and the type of weights of a conversion, for [`Builder::convert`].
+/// The target form and weight type of a conversion, for [`Builder::convert`].
+///
+/// ```
+/// use sd_onnx::{Conversion, ModelForm, StopToken, WeightType};
+///
+/// let stop = StopToken::new();
+/// let conversion = Conversion::new(ModelForm::File)
+///     .dtype(WeightType::F16)
+///     .progress(|progress| println!("{} of {} bytes", progress.done, progress.total))
+///     .stop(stop.clone());
+/// # let _ = conversion;
+/// ```
 #[derive(Clone)]
 pub struct Conversion {
     form: ModelForm,
@@ -53,29 +66,30 @@ pub struct Conversion {
     stop: StopToken,
 }
 
-/// The progress of a conversion.
+/// How much of a conversion is done, as passed to the function of [`Conversion::progress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConversionProgress {
     /// Bytes of weights written so far.
     pub done: u64,
-    /// Bytes of all weights.
+    /// Bytes of weights that the conversion will write in total.
     pub total: u64,
 }
 
-/// What a conversion wrote.
+/// What a conversion wrote, returned by [`Builder::convert`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Converted {
     /// The new file or folder.
     pub path: PathBuf,
-    /// Tensors that were written.
+    /// Number of tensors written.
     pub tensors: usize,
-    /// Bytes of weights that were written.
+    /// Bytes of weights written.
     pub bytes: u64,
-    /// What the new form cannot store or stores differently, one sentence each. The networks are
-    /// unchanged, but a lost scheduler setting, tokenizer or default size can change the pictures
-    /// unless it is set by hand.
+    /// What the new form cannot store or stores differently, one sentence each.
+    ///
+    /// The networks compute the same, but a lost scheduler setting, tokenizer or default size can
+    /// change the pictures unless the user sets it by hand.
     pub lost: Vec<String>,
 }
 
@@ -90,21 +104,26 @@ impl Conversion {
         }
     }
 
-    /// Sets the type of all weights. Numbers are rounded to nearest, ties to even. Default: each
-    /// tensor keeps its type, except that GGUF blocks and fp8 with scales become f32.
+    /// Sets the type of all weights. Numbers are rounded to nearest, ties to even.
+    ///
+    /// Default: each tensor keeps its type, except that GGUF blocks and fp8 with scales become f32.
     pub fn dtype(mut self, dtype: WeightType) -> Self {
         self.dtype = Some(dtype);
         self
     }
 
-    /// Sets a function to call after each tensor. Default: none.
+    /// Sets a function that is called with the progress after each tensor or part of a tensor.
+    ///
+    /// Default: none.
     pub fn progress(mut self, report: impl Fn(ConversionProgress) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(report));
         self
     }
 
-    /// Sets a token that ends the conversion with [`Error::Stopped`] after the next tensor. A
-    /// stopped conversion leaves nothing behind. Default: none.
+    /// Sets a token that stops the conversion. The conversion checks it after each write, returns
+    /// [`Error::Stopped`] and leaves nothing behind.
+    ///
+    /// Default: none.
     pub fn stop(mut self, stop: StopToken) -> Self {
         self.stop = stop;
         self
@@ -112,15 +131,16 @@ impl Conversion {
 }
 
 impl Builder {
-    /// Writes a model in another form. `path` is a diffusers folder or a checkpoint file; ONNX
-    /// graphs cannot be converted. `out` must not exist, and appears only if the conversion
-    /// succeeds. A process that is killed leaves a hidden folder beside `out`, whose name begins
-    /// with `.converting-` and which can be deleted.
+    /// Converts a model to another form and writes it to `out`.
     ///
-    /// Parts from elsewhere, such as [`vae`](Self::vae), go into the new model, and so do
-    /// [`tokenizer`](Self::tokenizer), [`prediction`](Self::prediction) and
-    /// [`zero_terminal_snr`](Self::zero_terminal_snr). Load settings such as device, threads and
-    /// clip skip have no effect.
+    /// `path` is a diffusers folder or a checkpoint file; ONNX graphs cannot be converted. `out`
+    /// must not exist, and appears only if the conversion succeeds. A process that is killed leaves
+    /// a hidden folder beside `out`. Its name begins with `.converting-`, and it can be deleted.
+    ///
+    /// Parts from elsewhere, such as [`vae`](Self::vae), become parts of the new model. So do the
+    /// settings of [`tokenizer`](Self::tokenizer), [`prediction`](Self::prediction) and
+    /// [`zero_terminal_snr`](Self::zero_terminal_snr). Settings that only matter for drawing, such
+    /// as the device, threads and clip skip, have no effect.
     ///
     /// ```
     /// # let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -138,14 +158,15 @@ impl Builder {
     /// ```
     ///
     /// # Errors
-    /// - The errors of [`load`](Self::load) about the model's files, and about parts that do not fit
-    ///   each other.
-    /// - [`Error::Io`] when `out` exists or cannot be written, also because the disk is full.
-    /// - [`Error::TensorValues`] when a number is beyond the range of the type asked for, such as
+    /// - The errors of [`load`](Self::load) about the model's files, and about parts that do not
+    ///   fit each other.
+    /// - [`Error::Io`] when `out` exists or cannot be written, for example because the disk is
+    ///   full.
+    /// - [`Error::TensorValues`] when a number is beyond the range of the requested type, such as
     ///   70000 in f16.
-    /// - [`Error::Conversion`] when the form cannot represent the model. For example, a file does not
-    ///   store the number of attention heads, so a network with a number that is unusual for its
-    ///   family is refused.
+    /// - [`Error::Conversion`] when the form cannot represent the model. For example, a file does
+    ///   not store the number of attention heads, so a network with a number that is unusual for
+    ///   its family is refused.
     /// - [`Error::Stopped`] when the token of [`Conversion::stop`] was set.
     pub fn convert(
         &self,
@@ -179,7 +200,7 @@ impl Builder {
     }
 }
 
-/// How far a conversion is, and who wants to know.
+/// The progress of a conversion, and the conversion whose callbacks receive it.
 #[derive(Debug)]
 struct Steps<'c> {
     conversion: &'c Conversion,
@@ -189,7 +210,7 @@ struct Steps<'c> {
 }
 
 impl Steps<'_> {
-    /// More bytes are written.
+    /// Adds bytes that were just written, reports the progress, and checks the stop token.
     fn done(&mut self, bytes: u64) -> Result<(), Error> {
         self.done += bytes;
         if let Some(report) = &self.conversion.progress {
@@ -204,7 +225,7 @@ impl Steps<'_> {
         }
     }
 
-    /// Counts what is going to be written.
+    /// Adds tensors that are going to be written to the total.
     fn expect(&mut self, tensors: &[tensors::New<'_>]) {
         self.tensors += tensors.len();
         self.total += tensors.iter().map(tensors::New::length).sum::<u64>();

@@ -1,4 +1,4 @@
-//! Numbers of weights in another type.
+//! Converts the numbers of weights to another type.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -9,15 +9,15 @@ use crate::{
     weights::{Scale, Tensor, Type},
 };
 
-/// The type that weights are converted to.
+/// The type to convert weights to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WeightType {
-    /// 32 bits, as networks compute on a CPU.
+    /// 32 bits. Networks compute in this type on a CPU.
     F32,
     /// 16 bits, with numbers up to 65504. Most published files have this type.
     F16,
-    /// 16 bits, with the range of f32 and three digits less than f16.
+    /// 16 bits, with the range of f32 and three bits less precision than f16.
     Bf16,
 }
 
@@ -31,8 +31,8 @@ impl WeightType {
     }
 }
 
-/// The type that a weight is written in. Without a type that is asked for it keeps its own, except
-/// that values with a scale and GGUF's blocks become f32.
+/// Returns the type in which a weight is written. If no type is requested, the weight keeps its
+/// type, except that values with a scale and GGUF blocks become f32.
 pub(super) fn target(tensor: &Tensor, asked: Option<WeightType>) -> Type {
     match (asked, tensor.dtype) {
         (Some(asked), _) => asked.stored(),
@@ -41,7 +41,7 @@ pub(super) fn target(tensor: &Tensor, asked: Option<WeightType>) -> Type {
     }
 }
 
-/// The types that safetensors has and the networks compute with.
+/// The types that safetensors can store and the networks can use.
 const KEPT: [Type; 6] = [
     Type::F64,
     Type::F32,
@@ -51,7 +51,7 @@ const KEPT: [Type; 6] = [
     Type::F8_E5M2,
 ];
 
-/// Numbers of a tensor, little-endian: as they were read, or made from these.
+/// The numbers of a tensor, little-endian: the bytes of the source, or converted ones.
 #[derive(Debug)]
 pub(super) enum Bytes {
     Read(Arc<[u8]>),
@@ -69,12 +69,12 @@ impl Deref for Bytes {
     }
 }
 
-/// The numbers of a weight as `to`, little-endian and in row-major order. With `transpose` they are
-/// the numbers of the matrix with its two axes exchanged.
+/// Returns the numbers of a weight in type `to`, little-endian and in row-major order. With
+/// `transpose`, the two axes of the matrix are exchanged.
 ///
 /// # Errors
-/// [`Error::TensorValues`] when a number is beyond the range of `to`; [`Error::Io`] when the file
-/// can't be read.
+/// - [`Error::TensorValues`] when a number is beyond the range of `to`.
+/// - [`Error::Io`] when the file cannot be read.
 pub(super) fn converted(tensor: &Tensor, to: Type, transpose: bool) -> Result<Bytes, Error> {
     let source = tensor.source();
     let beyond = |Beyond { place, value }| Error::TensorValues {
@@ -93,14 +93,14 @@ pub(super) fn converted(tensor: &Tensor, to: Type, transpose: bool) -> Result<By
         None => cast_f32(source.widened()?, to).map_err(beyond)?,
         Some(scale) => {
             let mut bytes = source.widened()?;
-            // Nobody else has them, so that nothing is copied.
+            // The bytes were just made and are not shared, so this copies nothing.
             multiply(Arc::make_mut(&mut bytes).as_chunks_mut().0, scale);
             cast_f32(bytes, to).map_err(beyond)?
         }
     };
     match (tensor.transposed != transpose, source.shape) {
         (true, &[first, second]) => {
-            // As the bytes are stored.
+            // Rows and columns in the order in which the bytes are stored.
             let (rows, columns) = match tensor.transposed {
                 true => (second, first),
                 false => (first, second),
@@ -111,7 +111,7 @@ pub(super) fn converted(tensor: &Tensor, to: Type, transpose: bool) -> Result<By
     }
 }
 
-/// Multiplies the numbers of a tensor with their scale, in f32.
+/// Multiplies the numbers of a tensor by their scale, in f32.
 fn multiply(numbers: &mut [[u8; 4]], scale: &Scale) {
     let times = |number: &mut [u8; 4], scale: f32| {
         *number = (f32::from_le_bytes(*number) * scale).to_le_bytes();
@@ -127,14 +127,14 @@ fn multiply(numbers: &mut [[u8; 4]], scale: &Scale) {
     }
 }
 
-/// A number that the new type does not have, and its place in the tensor.
+/// A number beyond the range of the new type, and its index in the tensor.
 #[derive(Debug, PartialEq)]
 struct Beyond {
     place: usize,
     value: f64,
 }
 
-/// Rounds to nearest, ties to even.
+/// Casts f32 numbers to `to`, rounding to nearest, ties to even.
 fn cast_f32(numbers: Arc<[u8]>, to: Type) -> Result<Bytes, Beyond> {
     let values = numbers.as_chunks().0.iter();
     let values = values.map(|&bytes| f32::from_le_bytes(bytes));
@@ -145,7 +145,7 @@ fn cast_f32(numbers: Arc<[u8]>, to: Type) -> Result<Bytes, Beyond> {
     }
 }
 
-/// Rounds to nearest, ties to even, and only once.
+/// Casts f64 numbers to `to`, rounding once to nearest, ties to even.
 fn cast_f64(numbers: &[[u8; 8]], to: Type) -> Result<Vec<u8>, Beyond> {
     let values = numbers.iter().map(|&bytes| f64::from_le_bytes(bytes));
     match to {
@@ -158,19 +158,19 @@ fn cast_f64(numbers: &[[u8; 8]], to: Type) -> Result<Vec<u8>, Beyond> {
     }
 }
 
-/// The bytes of a number as f16, and whether it is infinite there.
+/// Returns the bytes of a number as f16, and whether it became infinite.
 fn half_bytes(value: f32) -> ([u8; 2], bool) {
     let value = f16::from_f32(value);
     (value.to_le_bytes(), value.is_infinite())
 }
 
-/// The same as bf16.
+/// Returns the bytes of a number as bf16, and whether it became infinite.
 fn brain_bytes(value: f32) -> ([u8; 2], bool) {
     let value = bf16::from_f32(value);
     (value.to_le_bytes(), value.is_infinite())
 }
 
-/// Casts each number, and refuses one that becomes infinite and was not.
+/// Casts every number. A finite number that becomes infinite is an error.
 fn checked<V: Copy + Into<f64>, const N: usize>(
     values: impl ExactSizeIterator<Item = V>,
     cast: impl Fn(V) -> ([u8; N], bool),
@@ -187,16 +187,19 @@ fn checked<V: Copy + Into<f64>, const N: usize>(
     Ok(bytes)
 }
 
-/// The f32 of a number if that is exact, else the one of the two f32 around it whose last bit is
-/// set. Rounded further, to at least two bits less, it gives what the number itself gives (Boldo
-/// and Melquiond 2008, "Emulation of FMA and correctly rounded sums").
+/// Rounds to odd.
+///
+/// Returns the number itself if f32 represents it exactly, else the one of the two neighbouring f32
+/// whose last bit is set. Rounding the result to a type with at least two bits less gives the same
+/// number as rounding `value` directly (Boldo and Melquiond 2008, "Emulation of FMA and correctly
+/// rounded sums").
 fn to_odd(value: f64) -> f32 {
     let near = value as f32;
     if f64::from(near) == value || !near.is_finite() {
         return near;
     }
     let bits = near.to_bits();
-    // The sign is in the first bit, so that one less is nearer to zero.
+    // The sign is the first bit, so subtracting 1 from the bits moves towards zero for either sign.
     let towards_zero = match f64::from(near).abs() > value.abs() {
         true => bits - 1,
         false => bits,
@@ -204,7 +207,7 @@ fn to_odd(value: f64) -> f32 {
     f32::from_bits(towards_zero | 1)
 }
 
-/// The matrix `[rows, columns]` with its axes exchanged.
+/// Returns the matrix `[rows, columns]` with its axes exchanged.
 fn transposed(bytes: &[u8], rows: usize, columns: usize) -> Vec<u8> {
     let size = bytes.len() / (rows * columns).max(1);
     let mut out = Vec::with_capacity(bytes.len());
@@ -219,7 +222,7 @@ fn transposed(bytes: &[u8], rows: usize, columns: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    // In a test it is the failure.
+    // A failed `unwrap` fails the test.
     #![allow(clippy::unwrap_used)]
 
     use super::*;
@@ -235,7 +238,7 @@ mod tests {
             .collect()
     }
 
-    /// All finite f16 above zero but the largest.
+    /// Every pair of neighbouring finite f16 from zero up.
     fn all() -> impl Iterator<Item = (f16, f16)> {
         (0..0x7bff_u16).map(|bits| (f16::from_bits(bits), f16::from_bits(bits + 1)))
     }
@@ -245,7 +248,8 @@ mod tests {
         for (low, high) in all() {
             let middle = (low.to_f64() + high.to_f64()) / 2.0;
             let even = if low.to_bits() % 2 == 0 { low } else { high };
-            // A middle is exact in f32; the two beside it are not, and round to it there.
+            // The midpoint is exact in f32. The values just beside it are not, and f32 rounds them
+            // to it.
             let a_little = middle * 1e-12;
             let found = halves(&[
                 middle,
@@ -286,7 +290,7 @@ mod tests {
         };
         let wide = |value: f64, to| cast_f64(&[1.0_f64, value].map(f64::to_le_bytes), to);
         let beyond = |value: f64| Err(Beyond { place: 1, value });
-        // The largest f16, and the first number that is rounded beyond it.
+        // 65504 is the largest f16, and 65520 the first number that rounds beyond it.
         assert!(cast(65504.0, Type::F16).is_ok() && cast(65519.99, Type::F16).is_ok());
         assert_eq!(cast(65520.0, Type::F16), beyond(65520.0));
         assert_eq!(cast(-1e5, Type::F16), beyond(-1e5));
@@ -326,7 +330,7 @@ mod tests {
         };
         let halves = [1.5_f32, -2.0].map(|it| f16::from_f32(it).to_le_bytes());
         put("f16", Type::F16, &[2], halves.as_flattened());
-        // 1 and −448, the largest of the type.
+        // The bytes of 1 and of −448, which has the largest magnitude of the type.
         put("fp8", Type::F8_E4M3, &[2], &[0x38, 0xfe]);
         put("f64", Type::F64, &[1], &1e-3_f64.to_le_bytes());
         put(
@@ -346,7 +350,7 @@ mod tests {
         assert_eq!(floats("f16"), [1.5, -2.0]);
         assert_eq!(floats("fp8"), [1.0, -448.0]);
         assert_eq!(floats("f64"), [1e-3]);
-        // Without a type that is asked for they stay as they are.
+        // Without a requested type, tensors keep their type and bytes.
         for (name, kept) in [
             ("f16", Type::F16),
             ("fp8", Type::F8_E4M3),

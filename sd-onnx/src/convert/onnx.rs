@@ -1,17 +1,21 @@
-//! A folder with a graph of ONNX for each network, as optimum's exports have it.
+//! Writes a folder with one ONNX graph per network, in the layout of optimum's exports.
 //!
-//! | folder | inputs | outputs |
-//! |---|---|---|
-//! | `text_encoder` | `input_ids` i64 `[batch, length]` | `last_hidden_state`, `pooler_output`, `hidden_states.0` … |
-//! | `text_encoder_2` | `input_ids` | `text_embeds`, `last_hidden_state`, `hidden_states.0` … |
-//! | `unet` | `sample`, `timestep` (one number), `encoder_hidden_states`; in SDXL `text_embeds` and `time_ids`; in latent consistency models `timestep_cond` | `out_sample` |
-//! | `vae_decoder` | `latent_sample`, divided by the scaling factor | `sample` |
-//! | `vae_encoder` | `sample` | `latent_parameters`, or `latent_sample` without a distribution |
+//! - `text_encoder`: input `input_ids`, i64 `[batch, length]`; outputs `last_hidden_state`,
+//!   `pooler_output` and `hidden_states.0`, `hidden_states.1` ….
+//! - `text_encoder_2`: input `input_ids`; outputs `text_embeds`, `last_hidden_state` and
+//!   `hidden_states.0` ….
+//! - `unet`: inputs `sample`, `timestep` (a scalar) and `encoder_hidden_states`; for SDXL also
+//!   `text_embeds` and `time_ids`; for latent consistency models also `timestep_cond`. Output
+//!   `out_sample`.
+//! - `vae_decoder`: input `latent_sample`, already divided by the scaling factor; output `sample`.
+//! - `vae_encoder`: input `sample`; output `latent_parameters`, or `latent_sample` for an encoder
+//!   without a distribution.
 //!
-//! All but the ids are f32, whatever type the weights have. `hidden_states.N` is the state before
-//! layer N, without the final norm. What stands beside the latents (a mask, a picture) is a part of
-//! `sample`. Each `model.onnx` has its weights in `model.onnx_data` beside it. The graphs use
-//! operators of ONNX Runtime's own domain, `com.microsoft`.
+//! All inputs and outputs except the ids are f32, whatever type the weights have. `hidden_states.N`
+//! is the state before layer N, without the final norm. Additional latent channels, such as a mask
+//! and a masked picture, are a part of `sample`. Each `model.onnx` has its weights in
+//! `model.onnx_data` beside it. The graphs use operators of ONNX Runtime's own domain,
+//! `com.microsoft`.
 
 use std::{collections::HashSet, path::Path, sync::Arc};
 
@@ -40,10 +44,10 @@ use crate::{
 
 /// The name of a graph's file.
 const GRAPH: &str = "model.onnx";
-/// The name of the file that its weights are in.
+/// The name of the file with the graph's weights.
 const DATA: &str = "model.onnx_data";
 
-/// Writes the folder. Returns what it cannot say.
+/// Writes the folder. Returns what the folder cannot store, one sentence each.
 pub(super) fn write<'c>(
     parts: &Parts,
     output: &Output,
@@ -55,7 +59,7 @@ pub(super) fn write<'c>(
     for network in &parts.networks {
         let mut all = network.whole(steps.conversion);
         if network.component == "vae" {
-            // What the graphs here do without.
+            // The graphs written here do not use these weights.
             let config = Config::of(&network.path, network.config.clone());
             let config = VaeConfig::new(&config)?;
             all.retain(|tensor| !vae::is_left_out(&config, &tensor.name));
@@ -86,7 +90,7 @@ pub(super) fn write<'c>(
     Ok((steps, lost))
 }
 
-/// The weights in the file that they were written to.
+/// Returns the weights with their places in the file that was just written.
 fn written(data: &Path, tensors: &[New<'_>], offsets: &[u64]) -> Weights {
     let path: Arc<Path> = data.into();
     let mut weights = Weights::empty(data);
@@ -101,7 +105,7 @@ fn written(data: &Path, tensors: &[New<'_>], offsets: &[u64]) -> Weights {
     weights
 }
 
-/// Writes the graph of a network, with the names that exports have.
+/// Builds the graph of a network, with the input and output names of optimum's exports.
 fn graph(
     parts: &Parts,
     network: &Network,
@@ -174,7 +178,7 @@ fn text(parts: &Parts, network: &Network, weights: &Weights) -> Result<Graph, Er
     Ok(graph)
 }
 
-/// A graph whose ports get other names and forms.
+/// A graph whose inputs and outputs are renamed and reshaped.
 struct Graph {
     model: proto::Model,
 }
@@ -183,7 +187,7 @@ impl Graph {
     fn of(model: &Model) -> Self {
         let model = proto::Model::decode(&*model.bytes);
         Self {
-            model: model.expect("it was just written"),
+            model: model.expect("the graph was just encoded"),
         }
     }
 
@@ -191,7 +195,7 @@ impl Graph {
         self.model.graph.get_or_insert_default()
     }
 
-    /// Calls an input or an output otherwise.
+    /// Renames an input or output.
     fn rename(&mut self, old: &str, new: &str) {
         let graph = self.graph();
         let ports = graph.input.iter_mut().chain(&mut graph.output);
@@ -204,7 +208,8 @@ impl Graph {
         }
     }
 
-    /// Makes one input of two that the graph joins along the channels, if it has the second.
+    /// Merges two inputs that the graph concatenates along the channels. Without such a node the
+    /// graph is unchanged.
     fn join(&mut self, first: &str, second: &str) {
         let graph = self.graph();
         let is_join =
@@ -229,7 +234,7 @@ impl Graph {
         }
     }
 
-    /// Makes one number of an input that is a list of one. The operators take either.
+    /// Turns an input of shape `[1]` into a scalar. The operators accept both.
     fn scalar(&mut self, name: &str) {
         let ports = self.graph().input.iter_mut();
         for port in ports.filter(|port| port.name == name) {
@@ -239,8 +244,8 @@ impl Graph {
         }
     }
 
-    /// Finds in the graph what the input `ends` says: the place of the first id `end`, or of the
-    /// largest one.
+    /// Replaces the input `ends` by nodes that compute the position at which a text ends: the
+    /// position of the first id `end`, or of the largest id if `end` is `None`.
     fn end_of_text(&mut self, end: Option<i64>) {
         let place = "end_of_text";
         self.graph().input.retain(|port| port.name != ENDS);
@@ -274,7 +279,7 @@ impl Graph {
             nodes.push(node("Equal", &[ids, "end_id"], "is_end", vec![]));
             ids = "is_end";
         }
-        // ONNX Runtime finds the largest of these on every device.
+        // ONNX Runtime implements `ArgMax` for i32 on every device.
         let to = int("to", proto::DataType::Int32 as i64);
         nodes.push(node("Cast", &[ids], "end_score", vec![to]));
         let first = vec![int("axis", 1), int("keepdims", 1)];
@@ -282,20 +287,20 @@ impl Graph {
         graph.node.splice(0..0, nodes);
     }
 
-    /// The sum of the token's embedding and the position's: the first one in the graph.
+    /// Returns the name of the sum of token and position embeddings: the first sum in the graph.
     fn embeddings(&mut self) -> String {
         let nodes = self.graph().node.iter();
         let sum = nodes
             .filter(|node| node.op_type == "Add")
             .find_map(|node| node.output.first());
-        sum.expect("the embeddings are added").clone()
+        sum.expect("the graph adds the embeddings").clone()
     }
 
-    /// Makes outputs of these values, under other names and in this order, and of no others.
+    /// Makes exactly these values the outputs, in this order and under the new names.
     fn keep(&mut self, outputs: &[(String, String)]) {
         let graph = self.graph();
         let ports = std::mem::take(&mut graph.output);
-        // A hidden state without a separate port is as the others are.
+        // A hidden state that is no output yet has the type and shape of the other hidden states.
         let like = ports
             .iter()
             .find(|port| port.name.starts_with("clip_skip_"))
@@ -321,7 +326,7 @@ impl Graph {
         }
     }
 
-    /// Removes nodes that no output needs. Each node stands behind those that it reads.
+    /// Removes nodes and initializers that no output needs. The nodes are in topological order.
     fn remove_unused(&mut self) {
         let graph = self.graph();
         let mut needed: HashSet<String> =
@@ -341,12 +346,12 @@ impl Graph {
     }
 }
 
-/// The shape of a port.
+/// Returns the shape of an input or output.
 fn shape(port: &mut proto::ValueInfo) -> Option<&mut proto::Shape> {
     port.r#type.as_mut()?.tensor_type.as_mut()?.shape.as_mut()
 }
 
-/// The channels of a port `[batch, channels, h, w]`.
+/// Returns the number of channels of an input or output `[batch, channels, h, w]`.
 fn channels(port: &mut proto::ValueInfo) -> Option<&mut i64> {
     match shape(port)?.dim.get_mut(1)?.size.as_mut()? {
         proto::DimensionSize::Value(value) => Some(value),

@@ -1,4 +1,4 @@
-//! A file or a folder that appears under its name when it is whole, or not at all.
+//! Writes a file or folder that appears under its name only when it is complete.
 
 use std::{
     fs::{self, File},
@@ -10,24 +10,25 @@ use tempfile::TempDir;
 
 use crate::Error;
 
-/// A file or a folder under construction, in a hidden folder beside its place.
+/// A file or folder under construction, in a hidden folder beside its final place.
 ///
-/// Each file in it reaches the disk before the next one is begun, so that the name stands for whole
-/// files even if the power fails, and so that a disk which turns out to be full late is an error.
+/// Each file is flushed to disk before the next one is started. The final name therefore stands for
+/// complete files even after a power failure, and a write that fails late, such as on a full disk,
+/// is reported.
 #[derive(Debug)]
 pub(super) struct Output {
     path: PathBuf,
-    /// Removed with all that is in it when it is dropped.
+    /// Deletes the hidden folder and its contents when dropped.
     _temporary: TempDir,
     place: PathBuf,
 }
 
 impl Output {
-    /// Reserves room beside `path`, where nothing may be yet.
+    /// Creates the hidden folder beside `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] when something of that name is there, or the folder around it is not there or
-    /// cannot be written to.
+    /// [`Error::Io`] when `path` exists or has no file name, or when its parent folder does not
+    /// exist or cannot be written to.
     pub fn new(path: &Path) -> Result<Self, Error> {
         let Some(name) = path.file_name() else {
             let problem = "expected a path that ends in a name";
@@ -41,27 +42,27 @@ impl Output {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        // With all links resolved: the graphs of ONNX have paths relative to their folder.
+        // Links are resolved because ONNX graphs have paths relative to their real folder.
         let parent = fs::canonicalize(parent).map_err(Error::io(parent))?;
         let temporary = tempfile::Builder::new()
             .prefix(".converting-")
             .tempdir_in(&parent)
-            // The error itself would name the temporary folder.
+            // The error's own text would name the temporary folder.
             .map_err(|error| Error::io(&parent)(error.kind().into()))?;
         Ok(Self {
-            // Without a slash at the end.
+            // Without a trailing slash.
             path: path.with_file_name(name),
             place: temporary.path().join(name),
             _temporary: temporary,
         })
     }
 
-    /// Where the file or the folder is written meanwhile.
+    /// Returns the path at which the file or folder is written.
     pub fn place(&self) -> &Path {
         &self.place
     }
 
-    /// The path of something written in [`place`](Self::place), as it will be.
+    /// Returns the final path of something that was written in [`place`](Self::place).
     pub fn shown(&self, written: &Path) -> PathBuf {
         match written.strip_prefix(&self.place) {
             Ok(rest) if rest.as_os_str().is_empty() => self.path.clone(),
@@ -70,17 +71,17 @@ impl Output {
         }
     }
 
-    /// An error about something that is written in [`place`](Self::place).
+    /// Wraps an I/O error about something in [`place`](Self::place), naming its final path.
     pub fn failed(&self, written: &Path) -> impl FnOnce(io::Error) -> Error {
         Error::io(self.shown(written))
     }
 
-    /// Makes a folder.
+    /// Creates a folder.
     pub fn folder(&self, path: &Path) -> Result<(), Error> {
         fs::create_dir(path).map_err(self.failed(path))
     }
 
-    /// Writes a small file.
+    /// Writes a small file and flushes it to disk.
     pub fn write(&self, path: &Path, bytes: impl AsRef<[u8]>) -> Result<(), Error> {
         let write = || {
             let mut file = File::create(path)?;
@@ -90,12 +91,15 @@ impl Output {
         write().map_err(self.failed(path))
     }
 
-    /// Puts the result in its place.
+    /// Moves the result to its final path.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the path exists by now or cannot be written.
     pub fn finish(self) -> Result<(), Error> {
         check_free(&self.path)?;
         if self.place.is_file() {
-            // Unlike a renaming, a second name for the file replaces nothing. Some file systems
-            // have no second names.
+            // Unlike a rename, a hard link never replaces a file. Some file systems have no hard
+            // links, so other errors than "exists" fall through to the rename.
             match fs::hard_link(&self.place, &self.path) {
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => {}
                 linked => return linked.map_err(Error::io(&self.path)),
@@ -111,14 +115,14 @@ fn check_free(path: &Path) -> Result<(), Error> {
         Err(error) => Err(Error::io(path)(error)),
         Ok(_) => Err(Error::io(path)(io::Error::new(
             ErrorKind::AlreadyExists,
-            "a file or a folder of this name is there already, and nothing is overwritten",
+            "a file or folder with this name already exists, and nothing is overwritten",
         ))),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    // In a test it is the failure.
+    // A failed `unwrap` fails the test.
     #![allow(clippy::unwrap_used)]
 
     use super::*;
@@ -163,7 +167,7 @@ mod tests {
     fn nothing_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model");
-        // Both what is there before and what comes meanwhile.
+        // Neither a file from before the conversion nor one created during it is replaced.
         let output = Output::new(&path).unwrap();
         output.write(output.place(), "new").unwrap();
         fs::write(&path, "old").unwrap();

@@ -1,5 +1,4 @@
-//! The model that is converted: its networks with their configurations and weights, read and
-//! checked.
+//! Reads and checks the model to convert: its networks, with their configurations and weights.
 
 use std::path::{Path, PathBuf};
 
@@ -24,36 +23,36 @@ use crate::{
     weights::{Tensor, Weights},
 };
 
-/// A model, ready to be written.
+/// A model that is ready to be written in another form.
 #[derive(Debug)]
 pub(super) struct Parts {
     pub source: Source,
     pub networks: Vec<Network>,
-    /// The text of `scheduler_config.json`, with the caller's values in it.
+    /// The text of `scheduler_config.json`, including the caller's settings.
     pub scheduler: String,
-    /// What it means, corrected as the model's pipeline class does it.
+    /// The meaning of `scheduler`, with the corrections of the model's pipeline class.
     pub corrected: SchedulerConfig,
 }
 
-/// One network.
+/// One network of the model.
 #[derive(Debug)]
 pub(super) struct Network {
-    /// The folder's name in diffusers.
+    /// The name of its folder in the diffusers layout.
     pub component: &'static str,
     pub config: Map<String, Value>,
-    /// Where the configuration is from.
+    /// The file that the configuration comes from.
     pub path: PathBuf,
     pub weights: Weights,
-    /// Today's names of the weights that it has, sorted.
+    /// The current names of the network's weights, sorted.
     names: Vec<String>,
 }
 
-/// Why a graph that another tool exported cannot be converted.
-const EXPORTED: &str = "a part of the model is a graph of ONNX, which has no names for its weights: \
-                        convert the model that it was exported from";
+/// The reason why a graph that another tool exported cannot be converted.
+const EXPORTED: &str = "a part of the model is an exported ONNX graph, which lacks the names of its \
+                        weights: convert the model that it was exported from";
 
 impl Builder {
-    /// Reads a model to convert it.
+    /// Opens a model and checks that it can be converted.
     pub(super) fn parts(&self, path: &Path) -> Result<Parts, Error> {
         if let Some(problem) = self.not_convertible() {
             return Err(Error::conversion(path, problem));
@@ -84,7 +83,7 @@ impl Builder {
     }
 }
 
-/// Checks that the parts, which may come from several models, fit each other.
+/// Checks that the parts, which can come from several models, fit each other.
 fn check_fit(source: &Source, scheduler: SchedulerConfig) -> Result<(), Error> {
     let mut towers = Vec::new();
     for &tower in source.towers() {
@@ -101,13 +100,13 @@ fn check_fit(source: &Source, scheduler: SchedulerConfig) -> Result<(), Error> {
 }
 
 impl Parts {
-    /// A network that the model has.
+    /// Returns a network by its component name, if the model has it.
     pub fn network(&self, component: &str) -> Option<&Network> {
         let mut networks = self.networks.iter();
         networks.find(|network| network.component == component)
     }
 
-    /// The family, by the text encoders and their activation.
+    /// Returns the family, judged by the text encoders and their activation function.
     pub fn family(&self) -> Family {
         match self.source.towers() {
             [_, _] => Family::Xl,
@@ -115,7 +114,7 @@ impl Parts {
             [tower, ..] => {
                 let network = self.network(tower.encoder);
                 let activation = network.and_then(|it| it.config.get("hidden_act"));
-                // That of OpenCLIP.
+                // OpenCLIP's activation function.
                 match activation.and_then(Value::as_str) {
                     Some("gelu") => Family::Sd2,
                     _ => Family::Sd1,
@@ -125,13 +124,13 @@ impl Parts {
         }
     }
 
-    /// The values of `scheduler_config.json`. The infinities that Python writes are null.
+    /// Returns the values of `scheduler_config.json`. Python's infinities become null.
     pub fn scheduler_values(&self) -> Result<Map<String, Value>, Error> {
         let path = self.source.path();
         Ok(Config::parse(path, &self.scheduler)?.into_map())
     }
 
-    /// What a scheduler's configuration that needs no correction means.
+    /// Parses a scheduler configuration that needs no correction.
     pub fn meaning(&self, config: &Config) -> Result<SchedulerConfig, Error> {
         SchedulerConfig::from_json(&config.to_json()).map_err(|source| Error::Scheduler {
             path: config.path().to_path_buf(),
@@ -139,7 +138,8 @@ impl Parts {
         })
     }
 
-    /// Height and width of the latents that the model is for, corrected.
+    /// Returns the height and width, in latents, for which the model is made, with the corrections
+    /// of its pipeline class.
     pub fn sample_size(&self) -> Result<[usize; 2], Error> {
         let config = self.source.config("unet")?;
         let mut size = UnetConfig::new(&config, self.source.sizes())?.sample_size;
@@ -147,7 +147,7 @@ impl Parts {
         Ok(size)
     }
 
-    /// An error about the form that the model is converted to.
+    /// Returns an error about the form that the model is converted to.
     pub fn failed(&self, problem: impl Into<String>) -> Error {
         Error::conversion(self.source.path(), problem)
     }
@@ -193,7 +193,7 @@ impl Network {
         let outline = weights.outline();
         vae::decoder(&shape, &outline, Dialect::default())?;
         vae::encoder(&shape, &outline, Dialect::default())?;
-        // The networks here do without these, but they are the model's.
+        // This crate's graphs do not use these weights, but the converted model must keep them.
         let mut network = Self::new("vae", config, weights, &outline, shape.class(), |name| {
             vae::is_left_out(&shape, name)
         })?;
@@ -207,7 +207,10 @@ impl Network {
         Ok(network)
     }
 
-    /// `outline` has the shapes of the weights, and its graphs are written.
+    /// Collects the names of the weights and checks that none is missing or unused.
+    ///
+    /// `outline` holds the shapes of the weights. It must have been used to build the network's
+    /// graphs, which records the names that they need.
     fn new(
         component: &'static str,
         config: Config,
@@ -232,14 +235,15 @@ impl Network {
         })
     }
 
-    /// The weights by today's names.
+    /// Iterates over the weights with their current names.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         let names = self.names.iter();
         names.filter_map(|name| Some((name.as_str(), self.weights.get(name)?)))
     }
 
-    /// The weights of a text encoder under the names that all versions of transformers load. Its
-    /// version 5 dropped the beginning from the names of `CLIPTextModel`, and still reads it.
+    /// Returns the weights of a text encoder, under names that every version of transformers loads.
+    /// transformers 5 dropped the prefix `text_model.` from the names of `CLIPTextModel`, but still
+    /// reads it.
     pub fn whole_text(&self, conversion: &Conversion) -> Vec<New<'_>> {
         let mut tensors = self.whole(conversion);
         for tensor in &mut tensors {
@@ -250,7 +254,7 @@ impl Network {
         tensors
     }
 
-    /// The weights as they are, called by today's names.
+    /// Returns a tensor to write for each weight, under its current name.
     pub fn whole(&self, conversion: &Conversion) -> Vec<New<'_>> {
         let tensors = self.tensors().map(|(name, tensor)| New {
             name: name.to_owned(),

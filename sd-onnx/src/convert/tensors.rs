@@ -1,5 +1,4 @@
-//! The tensors of the new model, and the files that they are written to, one tensor in memory at a
-//! time.
+//! Writes the tensors of the new model to files, with only one tensor in memory at a time.
 
 use std::{
     collections::BTreeMap,
@@ -25,26 +24,26 @@ pub(super) struct New<'a> {
     pub content: Content<'a>,
 }
 
-/// What a tensor to write is made of.
+/// The content of a tensor to write.
 #[derive(Debug)]
 pub(super) enum Content<'a> {
-    /// Weights, one below the other along the first axis.
+    /// Weights, concatenated along the first axis.
     Weights(Vec<&'a Tensor>),
-    /// A matrix whose axes are exchanged.
+    /// A matrix to write with its axes exchanged.
     Transposed(&'a Tensor),
     Given(Vec<u8>),
 }
 
 impl New<'_> {
-    /// The length in bytes. It cannot overflow: weights of this shape lie in a file or in memory,
-    /// and no type takes more than eight times the bytes of another.
+    /// Returns the length in bytes. It cannot overflow: weights of this shape exist in a file or in
+    /// memory, and no type needs more than eight times the bytes of another.
     pub fn length(&self) -> u64 {
         let count: u64 = self.shape.iter().map(|&side| side as u64).product();
         let (numbers, bytes) = self.dtype.block();
         count / numbers as u64 * bytes as u64
     }
 
-    /// Writes its numbers.
+    /// Writes the numbers of the tensor.
     fn write(
         &self,
         file: &mut impl Write,
@@ -68,8 +67,8 @@ impl New<'_> {
     }
 }
 
-/// Writes a safetensors file. The tensors of the longest types come first, as the format's own
-/// library has it, so that each one begins at a multiple of its type's length.
+/// Writes a safetensors file. Tensors with the longest types come first, as in files of the
+/// format's own library, so that every tensor starts at a multiple of its element size.
 pub(super) fn safetensors(
     output: &Output,
     path: &Path,
@@ -105,16 +104,16 @@ pub(super) fn safetensors(
     finish(file).map_err(failed)
 }
 
-/// Writes what is in memory to the disk.
+/// Flushes buffered bytes to the disk.
 fn finish(file: BufWriter<File>) -> io::Result<()> {
     file.into_inner()?.sync_all()
 }
 
-/// Where a tensor begins in a file of [`external_data`]: at a multiple of these bytes, as ONNX
-/// Runtime's own files have it, so that a mapped weight is aligned for any instruction.
+/// The alignment, in bytes, of the tensors in a file of [`external_data`]. ONNX Runtime's own files
+/// use the same, so that a mapped weight is aligned for any instruction.
 const ALIGNMENT: u64 = 64;
 
-/// Writes the tensors one behind the other, as ONNX's external data, and returns where each begins.
+/// Writes the tensors one after another as ONNX external data, and returns the offset of each.
 pub(super) fn external_data(
     output: &Output,
     path: &Path,

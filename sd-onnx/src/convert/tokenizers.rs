@@ -1,13 +1,14 @@
-//! Tokenizers, compared by the ids that prompts get from them.
+//! Compares tokenizers by the ids that they give for prompts.
 
 use sd_text::{Cleanup, ClipTokenizer, outside::printable};
 
-/// The words of prompts that become other ids, one sentence for each. None if the tokens themselves
-/// differ.
+/// Returns one sentence for each word that the two tokenizers read differently in prompts. Returns
+/// `None` if their vocabularies differ.
 ///
-/// A tokenizer's files name the token that fills texts up, and name it as a special one, which is
-/// found in a prompt too. In Stable Diffusion 2 and SDXL that is `!`. The program's own tokenizer,
-/// which single files are read with, fills texts up with it and reads it as the word that it is.
+/// A tokenizer's files name the padding token, and list it among the special tokens, which are also
+/// found in prompts. In Stable Diffusion 2 and SDXL the padding token is `!`. This crate's own
+/// tokenizer, with which single files are read, pads with `!` too but reads a `!` in a prompt as an
+/// ordinary word.
 pub(super) fn differences(name: &str, [old, new]: [&ClipTokenizer; 2]) -> Option<Vec<String>> {
     if !old.has_same_tokens(new) {
         return None;

@@ -1,8 +1,7 @@
-//! Rewrites a graph of another tool so that its inputs and outputs equal the graphs that are
-//! written here.
+//! Rewrites another tool's graph to have the inputs and outputs of this crate's graphs.
 //!
-//! The operators stay as they are. Around them come a few that change types and shapes, and the
-//! weights become places in the files that they lie in.
+//! The operators stay as they are. A few operators around them convert types and shapes, and the
+//! weights become places in their files.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,34 +26,34 @@ use crate::{
     },
 };
 
-/// What stands before the names of values that are written here, so that they are no other's.
+/// The prefix of the names of values that this crate adds, which keeps the names unique.
 const OWN: &str = "sd-onnx:";
 
-/// A graph and what is added to it.
+/// A graph, and the additions to it.
 #[derive(Debug)]
 pub(super) struct Adapter<'f> {
     pub file: &'f OnnxFile,
-    /// Nodes that come before the file's nodes.
+    /// Nodes before the file's nodes.
     before: Vec<proto::Node>,
-    /// Nodes that come after one of the file's, by its place.
+    /// Nodes that follow a node of the file, by the index of that node.
     within: HashMap<usize, Vec<proto::Node>>,
-    /// Nodes, as messages, that come after the file's nodes.
+    /// Encoded nodes after the file's nodes.
     after: Vec<Vec<u8>>,
     initializers: Vec<proto::Tensor>,
     inputs: Vec<proto::ValueInfo>,
     outputs: Vec<proto::ValueInfo>,
-    /// What values of the file are called instead, where its nodes read them.
+    /// New names of the file's values, used where its nodes read them.
     renamed: HashMap<String, String>,
-    /// The inputs of the file that are given a value.
+    /// The inputs of the file that have a value.
     fed: HashSet<String>,
     values: usize,
 }
 
-/// Where a node is put.
+/// The position of a new node.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum At {
     Start,
-    /// Behind a node of the file.
+    /// After the node of the file with this index.
     Behind(usize),
     End,
 }
@@ -75,7 +74,7 @@ impl<'f> Adapter<'f> {
         }
     }
 
-    /// A new input of the graph.
+    /// Adds an input to the graph, and returns its name.
     pub fn input(&mut self, name: &str, data_type: DataType, dims: &[Option<usize>]) -> String {
         let sides = dims.iter().map(|side| proto::Dimension {
             size: side.map(|side| proto::DimensionSize::Value(side as i64)),
@@ -88,7 +87,7 @@ impl<'f> Adapter<'f> {
         name.to_owned()
     }
 
-    /// Gives an input of the file a value of any type, which is cast.
+    /// Connects an input of the file to a value of any type, with a cast.
     pub fn feed(&mut self, port: &Port, value: &str) {
         let to = [int("to", i64::from(port.data_type))];
         let cast = self.node(At::Start, "Cast", &[value], &to);
@@ -96,8 +95,8 @@ impl<'f> Adapter<'f> {
         self.fed.insert(port.name.clone());
     }
 
-    /// Gives the input `return_dict`, which some exporters leave in, the value false. It chooses
-    /// between two forms of the output, and graphs have only one.
+    /// Sets the input `return_dict`, which some exporters leave in, to false. It selects between
+    /// two forms of the output, and graphs have only one.
     pub fn feed_return_dict(&mut self) -> Result<(), Error> {
         if let Some(port) = self.file.input("return_dict") {
             check_type(self.file, port, &[DataType::Bool])?;
@@ -108,12 +107,12 @@ impl<'f> Adapter<'f> {
         Ok(())
     }
 
-    /// Makes the file's nodes read `value` in place of their own value `name`.
+    /// Makes the file's nodes read `value` instead of their own value `name`.
     pub fn rename(&mut self, name: &str, value: &str) {
         self.renamed.insert(name.to_owned(), value.to_owned());
     }
 
-    /// A new node of one output, which is returned.
+    /// Adds a node with one output, and returns the output's name.
     pub fn node(
         &mut self,
         at: At,
@@ -138,8 +137,8 @@ impl<'f> Adapter<'f> {
         output
     }
 
-    /// Copies nodes of the file, given in their order, so that they read `value` where they read
-    /// `from`, and returns what their copy of `result` is called.
+    /// Copies nodes of the file, given in their order. The copies read `value` where the originals
+    /// read `from`. Returns the name of the copy of `result`.
     pub fn copy(&mut self, nodes: &[usize], from: &str, value: &str, result: &str) -> String {
         let mut names = self.renamed.clone();
         names.insert(from.to_owned(), value.to_owned());
@@ -153,19 +152,19 @@ impl<'f> Adapter<'f> {
         names.get(result).map_or(result, String::as_str).to_owned()
     }
 
-    /// A constant of i64.
+    /// Adds an i64 constant, and returns its name.
     pub fn sizes(&mut self, values: &[i64], shape: &[usize]) -> String {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.constant(DataType::Int64, shape, raw)
     }
 
-    /// A constant of f32.
+    /// Adds an f32 constant, and returns its name.
     pub fn numbers(&mut self, values: &[f32], shape: &[usize]) -> String {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.constant(DataType::Float, shape, raw)
     }
 
-    /// A value as f32, given an output's name.
+    /// Makes a value an output of the graph, cast to f32.
     pub fn output(&mut self, name: &str, value: &str) {
         let value = self.node(
             At::End,
@@ -185,10 +184,10 @@ impl<'f> Adapter<'f> {
             .push(value_info(name, DataType::Float as i32, None));
     }
 
-    /// The new model.
+    /// Returns the rewritten model.
     ///
     /// # Errors
-    /// [`Error::Graph`] names an input of the file that has no value.
+    /// [`Error::Graph`] when an input of the file has no value.
     pub fn finish(self) -> Result<Model, Error> {
         let file = self.file;
         if let Some(port) = file
@@ -197,7 +196,7 @@ impl<'f> Adapter<'f> {
             .find(|port| !self.fed.contains(&port.name))
         {
             return Err(file.wrong(format!(
-                "the graph has an input `{}`, {}, and there is nothing to give it",
+                "the graph has an input `{}`, {}, for which there is no value",
                 printable(&port.name),
                 port.shown()
             )));
@@ -257,7 +256,7 @@ impl<'f> Adapter<'f> {
     }
 }
 
-/// The sizes that a graph was exported for, to compare calls with.
+/// The sizes that a graph was exported for, against which calls are checked.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
     path: std::path::PathBuf,
@@ -272,12 +271,12 @@ impl Limits {
         }
     }
 
-    /// An error about the graph.
+    /// Returns an error about the graph.
     pub fn wrong(&self, problem: impl Into<String>) -> Error {
         Error::graph(&self.path, problem)
     }
 
-    /// Adds an input of the written graph.
+    /// Adds an input of the rewritten graph.
     pub fn add(&mut self, name: &'static str, dims: &[Option<usize>]) {
         self.inputs.push((name, dims.to_vec()));
     }
@@ -299,14 +298,14 @@ impl Limits {
         Err(Error::graph(
             &self.path,
             format!(
-                "the graph was exported for `{name}` of [{dims}], and this call needs {shape:?}; \
-                 only a graph exported with dynamic axes takes other sizes"
+                "the graph was exported for `{name}` of [{dims}], but this call needs \
+                 {shape:?}; only a graph exported with dynamic axes takes other sizes"
             ),
         ))
     }
 }
 
-/// The sizes of an input of the file that has as many as expected.
+/// Returns the sizes of an input of the file, which must have `count` dimensions.
 pub(super) fn dims(
     file: &OnnxFile,
     port: &Port,
@@ -323,7 +322,7 @@ pub(super) fn dims(
     }
 }
 
-/// Refuses an input or output of another type than numbers.
+/// Refuses an input or output whose type is not among `allowed`.
 pub(super) fn check_type(file: &OnnxFile, port: &Port, allowed: &[DataType]) -> Result<(), Error> {
     if allowed.iter().any(|&it| it as i32 == port.data_type) {
         return Ok(());
@@ -337,7 +336,7 @@ pub(super) fn check_type(file: &OnnxFile, port: &Port, allowed: &[DataType]) -> 
     )))
 }
 
-/// Whether two sizes are one, by their name.
+/// Whether two sizes are the same, by their name.
 pub(super) fn same_side(a: Option<&Side>, b: Option<&Side>) -> bool {
     matches!((a, b), (Some(Side::Any(a)), Some(Side::Any(b))) if a == b && !a.is_empty())
 }
@@ -360,7 +359,7 @@ fn value_info(name: &str, elem_type: i32, shape: Option<proto::Shape>) -> proto:
     }
 }
 
-/// The initializers as messages, and the folder that the files of their values are relative to.
+/// Encodes the initializers, and returns the folder that the paths of their files are relative to.
 fn located(file: &OnnxFile) -> Result<(Vec<Vec<u8>>, std::path::PathBuf), Error> {
     let mut files: Vec<Arc<Path>> = Vec::new();
     let mut place_of: HashMap<&Path, usize> = HashMap::new();
@@ -373,7 +372,7 @@ fn located(file: &OnnxFile) -> Result<(Vec<Vec<u8>>, std::path::PathBuf), Error>
         }
     }
     let (root, locations) = match files.is_empty() {
-        // Any folder will do.
+        // No path is written, so any folder will do.
         true => {
             let folder = file.path.parent().unwrap_or(Path::new(""));
             (folder.to_path_buf(), Vec::new())
@@ -410,7 +409,7 @@ fn located(file: &OnnxFile) -> Result<(Vec<Vec<u8>>, std::path::PathBuf), Error>
     Ok((file.initializers.iter().map(message).collect(), root))
 }
 
-/// A node's message with other names for what it reads, also in its subgraphs, and for its outputs.
+/// Encodes a node with other names for its inputs, also in its subgraphs, and for its outputs.
 fn renamed_node(
     bytes: &[u8],
     inputs: &HashMap<String, String>,
@@ -423,11 +422,11 @@ fn renamed_node(
         let names = match number {
             1 => inputs,
             2 => outputs,
-            // A copy needs another name.
+            // A copied node must not have the original's name.
             3 if !outputs.is_empty() => return Some(Vec::new()),
             5 => {
                 return Some(changed(inner, |number, inner| {
-                    // The attribute's graphs, and in them the nodes.
+                    // Rename within the attribute's graphs, in their nodes.
                     matches!(number, 6 | 11).then(|| {
                         changed(inner, |number, inner| {
                             (number == 1).then(|| renamed_node(inner, inputs, &HashMap::new()))
@@ -442,7 +441,7 @@ fn renamed_node(
     })
 }
 
-/// A message in which fields of bytes are replaced where `change` returns something.
+/// Copies a message, replacing the length-delimited fields for which `change` returns a value.
 fn changed(bytes: &[u8], change: impl Fn(u64, &[u8]) -> Option<Vec<u8>>) -> Vec<u8> {
     let mut changed_message = Vec::with_capacity(bytes.len() + 64);
     let end = bytes.len() as u64;
@@ -460,6 +459,6 @@ fn changed(bytes: &[u8], change: impl Fn(u64, &[u8]) -> Option<Vec<u8>>) -> Vec<
         }
         Ok(())
     };
-    rewrite().expect("the message was read before, when the file was opened");
+    rewrite().expect("the message was checked when the file was opened");
     changed_message
 }

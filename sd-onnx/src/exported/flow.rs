@@ -1,8 +1,8 @@
-//! Who computes what in a graph, and who reads it.
+//! Finds which nodes of a graph compute a value, and which nodes read it.
 //!
-//! All of it is found out in a few passes over the nodes, so that a file of many nodes takes no
-//! more time than their number. A node in the file comes after those that it reads, as ONNX
-//! demands. If one does not, what it reads from further on is not followed.
+//! All lookups are built in a few passes over the nodes, so their cost is linear in the number of
+//! nodes. ONNX requires that a node in the file comes after the nodes whose outputs it reads. If a
+//! node reads a value from further on, that value is not followed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,11 +12,11 @@ use super::file::{Node, OnnxFile};
 #[derive(Debug)]
 pub(super) struct Flow<'f> {
     pub file: &'f OnnxFile,
-    /// The place of the node that computes each value.
+    /// The index of the node that computes each value.
     producers: HashMap<&'f str, usize>,
-    /// The place of the node that reads each value; none if several do.
+    /// The index of the node that reads each value, or `None` if several nodes read it.
     readers: HashMap<&'f str, Option<usize>>,
-    /// For the output of a `Cast` or an `Identity`: the value that it is, under its first name.
+    /// The original value of each output of a `Cast` or `Identity`, through chains of them.
     origins: HashMap<&'f str, &'f str>,
 }
 
@@ -46,26 +46,25 @@ impl<'f> Flow<'f> {
         flow
     }
 
-    /// The node that computes a value.
+    /// Returns the node that computes a value.
     pub fn producer(&self, value: &str) -> Option<&'f Node> {
         let &place = self.producers.get(value)?;
         Some(&self.file.nodes[place])
     }
 
-    /// The node that reads a value, if it is the only one.
+    /// Returns the node that reads a value, if it is the only one.
     pub fn only_reader(&self, value: &str) -> Option<&'f Node> {
         let place = (*self.readers.get(value)?)?;
         Some(&self.file.nodes[place])
     }
 
-    /// The node that computes a value, under whatever type, if it is one of ONNX's operators of
-    /// this name.
+    /// Returns the node that computes a value, seen through casts, if it is ONNX's operator `op`.
     pub fn made_by(&self, value: &'f str, op: &str) -> Option<&'f Node> {
         let node = self.producer(self.through(value))?;
         (node.op == op && node.domain.is_empty()).then_some(node)
     }
 
-    /// The value that this one is under another type or name.
+    /// Returns the original value, seen through casts and renamings.
     pub fn through(&self, value: &'f str) -> &'f str {
         self.origins.get(value).copied().unwrap_or(value)
     }
@@ -76,12 +75,12 @@ impl<'f> Flow<'f> {
         self.file.initializer(value).is_some() || self.made_by(value, "Constant").is_some()
     }
 
-    /// Whether `to` is computed from `from`, or is it.
+    /// Whether `to` is computed from `from`, or is the same value.
     pub fn depends(&self, to: &'f str, from: &str) -> bool {
         self.back(from, to).1
     }
 
-    /// The places of the nodes by which `to` is computed from `from`, in their order in the file.
+    /// Returns the indices of the nodes that compute `to` from `from`, in their order in the file.
     pub fn between(&self, from: &str, to: &'f str) -> Vec<usize> {
         let (mut needed, _) = self.back(from, to);
         needed.sort_unstable();
@@ -97,15 +96,15 @@ impl<'f> Flow<'f> {
         needed
     }
 
-    /// Goes back from `to`, no further than `from`: returns the places of the nodes that are needed
-    /// for `to` and come after `from` in the file, and whether `from` was met.
+    /// Goes back from `to`, but not beyond `from`. Returns the indices of the nodes that `to` needs
+    /// and that come after `from` in the file, and whether `from` was reached.
     ///
-    /// The time that this takes is bounded by what lies between the two, and not by the graph.
+    /// The cost is bounded by the nodes between the two, not by the whole graph.
     fn back(&self, from: &str, to: &'f str) -> (Vec<usize>, bool) {
         let after = self.producers.get(from).map_or(0, |&place| place + 1);
         let mut seen = HashSet::new();
         let mut is_met = false;
-        // Each value with the place of the node that reads it.
+        // Values to visit, each with the index of the node that reads it.
         let mut open = vec![(to, self.file.nodes.len())];
         while let Some((value, reader)) = open.pop() {
             if value == from {
@@ -124,12 +123,12 @@ impl<'f> Flow<'f> {
     }
 }
 
-/// Whether a node changes no more than the type and the name of a value.
+/// Whether a node changes only the type or the name of a value.
 pub(super) fn is_renaming(node: &Node) -> bool {
     matches!(node.op.as_str(), "Cast" | "Identity") && node.domain.is_empty()
 }
 
-/// What a node reads, its subgraphs included.
+/// Iterates over the values that a node reads, including its subgraphs.
 fn reads(node: &Node) -> impl Iterator<Item = &str> {
     let inputs = node.inputs.iter().chain(&node.captured);
     inputs.map(String::as_str).filter(|name| !name.is_empty())

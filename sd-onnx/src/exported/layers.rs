@@ -1,10 +1,10 @@
-//! Finds the layers of a CLIP text model in a graph, by its structure: the final layer norm, and
-//! the sums before it in which the output of each attention and of each feed-forward network is
-//! added to their input.
+//! Finds the layers of a CLIP text model in a graph by its structure: the final layer norm, and the
+//! residual sums before it.
 //!
-//! A layer is two such sums, the attention's and the feed-forward network's, and its state is the
-//! second one: transformers' `hidden_states`. Exporters give values and nodes other names from
-//! version to version, so names are not looked at.
+//! A layer consists of two residual sums, in which the output of the attention and of the
+//! feed-forward network is added to its input. The state of the layer is the second sum, which
+//! transformers lists in `hidden_states`. Exporters rename values and nodes from version to
+//! version, so names are ignored.
 
 use sd_text::outside::printable;
 
@@ -16,22 +16,23 @@ use super::{
 /// The layers of a text model.
 #[derive(Debug)]
 pub(super) struct Layers<'f> {
-    /// The state behind each layer, the last one first.
+    /// The state after each layer, the last layer first.
     pub states: Vec<&'f str>,
-    /// The places of the nodes that make up the final norm, in their order.
+    /// The indices of the nodes that form the final norm, in their order.
     pub norm: Vec<usize>,
 }
 
-/// The most layers that are followed; the largest CLIP has 32.
+/// The largest number of layers that are followed. The largest CLIP has 32.
 const MOST_LAYERS: usize = 200;
-/// The most nodes of the final norm, which is copied for each layer. Exporters write up to 20.
+/// The largest number of nodes in the final norm, which is copied for each layer. Exporters write
+/// up to 20.
 const MOST_NORM: usize = 64;
 
 impl<'f> Layers<'f> {
-    /// Finds the layers before `output`, the last state behind the final norm.
+    /// Finds the layers before `output`, which is the last state after the final norm.
     ///
     /// # Errors
-    /// What in the graph is not as in a CLIP text model.
+    /// Returns a description of the first difference from the structure of a CLIP text model.
     pub fn find(file: &'f OnnxFile, output: &'f str) -> Result<Self, String> {
         let flow = Flow::new(file);
         let input = flow.norm_input(output)?;
@@ -61,14 +62,14 @@ impl<'f> Layers<'f> {
             let before = flow.producer(flow.through(state));
             let op = before.map_or_else(|| "an input".to_owned(), |node| printable(&node.op));
             return Err(format!(
-                "before the final layer norm is no sum of a layer's two parts, but {op}"
+                "the final layer norm does not follow a layer's residual sum, but {op}"
             ));
         }
         Ok(Self { states, norm })
     }
 }
 
-/// What is added to a state.
+/// The part of a layer whose output is added to a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Branch {
     Attention,
@@ -76,15 +77,15 @@ enum Branch {
 }
 
 impl<'f> Flow<'f> {
-    /// What the layer norm that ends in `output` is computed from. It is one node or several.
+    /// Returns the input of the layer norm that computes `output`. The norm is one node or several.
     fn norm_input(&self, output: &'f str) -> Result<&'f str, String> {
         let value = self.through(output);
         let Some(node) = self.producer(value) else {
-            return Err("the last state is no node's output".into());
+            return Err("no node computes the last state".into());
         };
         let not_norm = || {
             format!(
-                "the last state is not a layer norm's output, but {}'s",
+                "the last state is not the output of a layer norm, but of {}",
                 printable(&node.op)
             )
         };
@@ -95,16 +96,16 @@ impl<'f> Flow<'f> {
             }
             ("", "Add") => self.decomposed_norm(node).ok_or_else(not_norm),
             (_, "SkipLayerNormalization") => Err(
-                "the graph was fused by an optimiser (SkipLayerNormalization); one exported \
-                 without optimisation has what is needed"
+                "the graph was fused by an optimiser (SkipLayerNormalization): export the model \
+                 without optimisation"
                     .into(),
             ),
             _ => Err(not_norm()),
         }
     }
 
-    /// The input of a layer norm written as (x − mean(x)) / √(mean((x − mean(x))²) + ε) · γ + β, of
-    /// which `node` is the last sum.
+    /// Returns the input of a layer norm that is written as several nodes, the last of which is
+    /// `node`: (x − mean(x)) / √(mean((x − mean(x))²) + ε) · γ + β.
     fn decomposed_norm(&self, node: &'f Node) -> Option<&'f str> {
         let scaled = self.made_by(self.with_constant(node)?, "Mul")?;
         let divided = self.made_by(self.with_constant(scaled)?, "Div")?;
@@ -136,7 +137,7 @@ impl<'f> Flow<'f> {
         (self.through(of) == x).then_some(x)
     }
 
-    /// The other one of two operands, of which one is a constant.
+    /// Returns the other operand of a node with two operands, one of which is a constant.
     fn with_constant(&self, node: &'f Node) -> Option<&'f str> {
         let [a, b] = &node.inputs[..] else {
             return None;
@@ -148,7 +149,7 @@ impl<'f> Flow<'f> {
         }
     }
 
-    /// If `value` is a state to which a branch was added: the state before, and the branch.
+    /// If `value` is the sum of a state and a branch's output, returns the state and the branch.
     fn residual(&self, value: &'f str) -> Option<(&'f str, Branch)> {
         let [a, b] = &self.made_by(value, "Add")?.inputs[..] else {
             return None;
@@ -164,7 +165,7 @@ impl<'f> Flow<'f> {
             let mut nodes = nodes.iter().map(|&place| &self.file.nodes[place]);
             nodes.any(|node| ops.contains(&node.op.as_str()))
         };
-        // Sums of embeddings have neither, and what adds a bias has no state on its other side.
+        // The sum of the embeddings contains neither. A bias is not added to a state.
         if has(&["Softmax", "Attention", "MultiHeadAttention"]) {
             Some((state, Branch::Attention))
         } else if has(&[

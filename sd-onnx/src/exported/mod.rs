@@ -1,10 +1,10 @@
-//! ONNX graphs that other tools exported: optimum's, and those of diffusers'
+//! Loads ONNX graphs that other tools exported: optimum, and diffusers for its
 //! `OnnxStableDiffusionPipeline`.
 //!
-//! Such a graph has other inputs and outputs from tool to tool and from year to year. They are read
-//! from the file, and the graph is rewritten so that it takes and gives what the graphs of
-//! [`models`](crate::models) do. Its operators stay, and so do its weights, as places in the files
-//! that they lie in. What a graph asks for and nobody can give is an error.
+//! The inputs and outputs of such graphs vary from tool to tool and from version to version. They
+//! are read from the file, and the graph is rewritten to have the inputs and outputs of the graphs
+//! in [`models`](crate::models). Its operators stay. Its weights stay too, as places in their
+//! files. An input that this crate cannot provide is an error.
 
 mod adapter;
 mod file;
@@ -36,17 +36,17 @@ use crate::{
     weights::Sizes,
 };
 
-/// The name of a graph's file as all exporters write it.
+/// The usual name of a graph's file, which all exporters write.
 const USUAL: &str = "model.onnx";
 /// The folders of an exported autoencoder.
 const DECODER: &str = "vae_decoder";
 const ENCODER: &str = "vae_encoder";
 
-/// The graph's file of a component, if that is an exported one: its folder has an ONNX file and no
-/// weights that are read otherwise.
+/// Returns the graph's file of a component, if the component was exported. Its folder then has an
+/// ONNX file, and no weights in another format.
 ///
 /// # Errors
-/// [`Error::Variants`] when there are several and none has the usual name.
+/// [`Error::Graph`] when there are several ONNX files and none has the usual name.
 pub(crate) fn graph_in(folder: &Path) -> Result<Option<PathBuf>, Error> {
     let mut graphs = Vec::new();
     let Ok(entries) = fs::read_dir(folder) else {
@@ -72,7 +72,7 @@ pub(crate) fn graph_in(folder: &Path) -> Result<Option<PathBuf>, Error> {
             Err(Error::graph(
                 folder,
                 format!(
-                    "several graphs and none is `{USUAL}`: {}",
+                    "several graphs, and none is `{USUAL}`: {}",
                     list(names.map(|name| name.display()))
                 ),
             ))
@@ -80,17 +80,17 @@ pub(crate) fn graph_in(folder: &Path) -> Result<Option<PathBuf>, Error> {
     }
 }
 
-/// Whether a model's folder has an exported autoencoder, and no other one.
+/// Whether a model's folder has an exported autoencoder and no other.
 pub(crate) fn has_codec(folder: &Path) -> Result<bool, Error> {
     Ok(!folder.join("vae").is_dir() && graph_in(&folder.join(DECODER))?.is_some())
 }
 
-/// The files of a component: its graph, and what its weights lie in.
+/// Lists the files of a component: its graph, and the files that hold its weights.
 pub(crate) fn files(graph: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(file::OnnxFile::open(graph)?.files())
 }
 
-/// How much the weights of a graph are. None of them is read.
+/// Returns the number, sizes and types of a graph's weights, without reading them.
 pub(crate) fn outline(graph: &Path) -> Result<Sizes, Error> {
     Ok(file::OnnxFile::open(graph)?.sizes())
 }
@@ -100,7 +100,7 @@ pub(crate) fn text(graph: &Path, pooled: bool) -> Result<TextFile, Error> {
     TextFile::open(graph, config_beside(graph)?, pooled)
 }
 
-/// Reads a UNet, with its `config.json` if there is one.
+/// Reads a UNet, and the `config.json` beside it if there is one.
 pub(crate) fn unet(graph: &Path, sizes: SizeIds) -> Result<(UnetGraph, Option<Config>), Error> {
     let config = config_beside(graph)?;
     let unet = unet::graph(graph, config.as_ref(), sizes)?;
@@ -112,13 +112,13 @@ pub(crate) fn unet(graph: &Path, sizes: SizeIds) -> Result<(UnetGraph, Option<Co
 pub(crate) struct Codec {
     pub config: VaeConfig,
     decoder: PathBuf,
-    /// Or the folder that it is missing in.
+    /// The encoder's graph, or the folder in which it is missing.
     encoder: Result<PathBuf, PathBuf>,
 }
 
 impl Codec {
-    /// Finds the autoencoder of a model. `is_xl` chooses the scaling of one that does not say its
-    /// own.
+    /// Finds the autoencoder of a model. `is_xl` selects the scaling of an autoencoder whose
+    /// configuration does not give it.
     pub fn open(folder: &Path, is_xl: bool) -> Result<Self, Error> {
         let decoder = folder.join(DECODER);
         let Some(decoder) = graph_in(&decoder)? else {
@@ -139,13 +139,13 @@ impl Codec {
         })
     }
 
-    /// The decoder's graph, from `latents` to `image`.
+    /// Returns the decoder's graph, from `latents` to `image`.
     pub fn decoder(&self) -> Result<(Model, Limits), Error> {
         let half = vae::decoder(&self.decoder, &self.config)?;
         Ok((half.model, half.limits))
     }
 
-    /// The encoder's graph, from `image` to `moments`.
+    /// Returns the encoder's graph, from `image` to `moments`.
     pub fn encoder(&self) -> Result<(Model, Limits), Error> {
         match &self.encoder {
             Ok(path) => {
@@ -160,7 +160,7 @@ impl Codec {
     }
 }
 
-/// The `config.json` beside a graph, if there is one.
+/// Reads the `config.json` beside a graph, if there is one.
 fn config_beside(graph: &Path) -> Result<Option<Config>, Error> {
     let path = graph.with_file_name("config.json");
     path.is_file()

@@ -1,6 +1,6 @@
-//! Graphs that cannot be used, each with the error that says why.
+//! Graphs that are refused, each with an error that says why.
 
-// In a test it is the failure.
+// A failed `unwrap` fails the test.
 #![allow(clippy::unwrap_used)]
 
 mod long;
@@ -62,7 +62,7 @@ fn external(name: &str, dims: &[i64], pairs: &[(&str, &str)]) -> proto::Tensor {
     }
 }
 
-/// A UNet in name only.
+/// Returns a model with only the inputs and outputs of a UNet.
 fn model() -> proto::Model {
     let float = DataType::Float;
     proto::Model {
@@ -85,7 +85,7 @@ fn model() -> proto::Model {
     }
 }
 
-/// The error that opening a changed model gives.
+/// Changes the model, opens it, and returns the error.
 fn refused(change: impl FnOnce(&mut proto::Model, &Path)) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
@@ -263,7 +263,7 @@ fn the_weights_of_a_graph_are_counted() {
     let place = ("location", "weights.pb");
     let mut model = model();
     graph(&mut model).initializer = vec![
-        // In the graph, in the file behind other fields, and beside it with and without a length.
+        // In the graph, in the file, and beside it with and without a length.
         tensor("short", &[3], 12),
         tensor("long", &[32, 33], 4224),
         at(
@@ -288,13 +288,13 @@ fn the_weights_of_a_graph_are_counted() {
     let types = [("F16", 2), ("F32", 2), ("I64", 1)].map(|(name, count)| (name.to_owned(), count));
     assert_eq!(found.types, types.into());
 
-    // A graph without weights, and sizes that no memory has.
+    // A graph without weights, and sizes that do not fit in any memory.
     graph(&mut model).initializer.clear();
     fs::write(&path, model.encode_to_vec()).unwrap();
     assert_eq!(outline(&path).unwrap().tensors, 0);
     graph(&mut model).initializer = (0..3)
         .map(|_| proto::Tensor {
-            // Strings have no size.
+            // The type of strings, which have no size.
             data_type: 8,
             ..tensor("w", &[i64::MAX, i64::MAX], 4)
         })
@@ -314,7 +314,7 @@ fn files_that_are_no_graphs() {
     let whole = model().encode_to_vec();
     let error = open(&whole[..whole.len() / 2]);
     assert!(error.contains("not an ONNX file: byte"), "{error}");
-    // Whatever is cut off or changed, there is an error or a graph, and no panic.
+    // Any truncated or changed file gives an error or a graph, but never a panic.
     for length in 1..whole.len() {
         fs::write(&path, &whole[..length]).unwrap();
         let _ = unet::graph(&path, None, SizeIds::Target);
@@ -329,7 +329,7 @@ fn files_that_are_no_graphs() {
     assert!(error.contains("it has no graph"), "{error}");
     let error = open(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
     assert!(error.contains("Git LFS"), "{error}");
-    // Without a byte of it being there.
+    // A sparse file, which takes no space on the disk.
     File::create(&path).unwrap().set_len((1 << 31) + 1).unwrap();
     let error = OnnxFile::open(&path).unwrap_err().to_string();
     assert!(
@@ -354,12 +354,12 @@ fn the_graph_of_a_folder() {
         graph_in(folder).unwrap().unwrap(),
         folder.join("model.onnx")
     );
-    // Weights come first.
+    // Weights take precedence over graphs.
     touch("diffusion_pytorch_model.safetensors");
     assert_eq!(graph_in(folder).unwrap(), None);
 }
 
-/// The layers that are found in these nodes, or why not.
+/// Returns the layers found in a graph with these nodes, or the reason why there are none.
 fn layers(nodes: Vec<proto::Node>) -> Result<Vec<String>, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
@@ -373,7 +373,7 @@ fn layers(nodes: Vec<proto::Node>) -> Result<Vec<String>, String> {
     Ok(found.states.iter().map(|&state| state.to_owned()).collect())
 }
 
-/// Two layers of a text model in its least form, and the final norm.
+/// Returns two layers of a minimal text model, and the final norm.
 fn text_model() -> Vec<proto::Node> {
     vec![
         node("Gather", &["w", "ids"], "tokens"),
@@ -388,7 +388,7 @@ fn text_model() -> Vec<proto::Node> {
         node("Add", &["y0", "f0"], "x1"),
         node("Softmax", &["x1"], "s1"),
         node("MatMul", &["s1", "w"], "a1"),
-        // The branch may stand first.
+        // The branch can be the first operand.
         node("Add", &["a1", "x1"], "y1"),
         node("MatMul", &["y1", "w"], "f1"),
         node("Add", &["f1", "y1"], "x2"),
@@ -405,27 +405,27 @@ fn layers_are_found_by_their_structure_or_not_at_all() {
     fused[15].domain = "com.microsoft".into();
     assert!(layers(fused).unwrap_err().contains("fused by an optimiser"));
 
-    // Something else at the end.
+    // A graph that does not end with a norm.
     let mut other = text_model();
     other[15] = node("Relu", &["x2"], "last");
-    assert!(layers(other).unwrap_err().contains("but Relu's"));
+    assert!(layers(other).unwrap_err().contains("but of Relu"));
 
     // Two attentions in a row.
     let mut odd = text_model();
     odd[13] = node("Softmax", &["y1"], "f1");
     assert!(layers(odd).unwrap_err().contains("feed-forward"));
 
-    // A norm in the stream: post-norm layers are another network.
+    // A norm in the residual stream: post-norm layers are another network.
     let mut post = text_model();
     post[15].input[0] = "normed".into();
     post.insert(15, node("LayerNormalization", &["x2", "g", "b"], "normed"));
     assert!(
         layers(post)
             .unwrap_err()
-            .contains("no sum of a layer's two parts, but LayerNormalization")
+            .contains("not follow a layer's residual sum, but LayerNormalization")
     );
 
-    // Nodes in a circle must not hang.
+    // A cycle must not cause an endless loop.
     let circle = vec![node("Cast", &["last"], "a"), node("Cast", &["a"], "last")];
     assert!(layers(circle).is_err());
 }

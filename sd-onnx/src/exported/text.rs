@@ -1,4 +1,4 @@
-//! A CLIP text model exported by another tool, with the inputs and outputs of
+//! A CLIP text model that another tool exported, with the inputs and outputs of
 //! [`clip_text`](crate::models::clip_text).
 
 use std::{collections::HashSet, path::Path};
@@ -19,18 +19,18 @@ use crate::{
     models::clip_text::{ClipTextConfig, ENDS, IDS, POOLED, PROJECTION, output_name},
 };
 
-/// The output of the last state, behind the final norm.
+/// The output of the last state, after the final norm.
 const LAST: &str = "last_hidden_state";
-/// The output of the projection, as transformers calls it.
+/// transformers' name of the projection's output.
 const PROJECTED: &str = "text_embeds";
-/// What the outputs of inner states begin with; the number of the layer follows, 0 for the
+/// The prefix of the outputs of inner states. The number of the layer follows, which is 0 for the
 /// embeddings.
 const STATE: &str = "hidden_states.";
 
 const INTEGERS: [DataType; 2] = [DataType::Int64, DataType::Int32];
 pub(super) const FLOATS: [DataType; 3] = [DataType::Float, DataType::Float16, DataType::Double];
 
-/// The text model in a file, with what is known of its sizes.
+/// A text model in a file, and its sizes as far as they are known.
 #[derive(Debug)]
 pub(crate) struct TextFile {
     file: OnnxFile,
@@ -39,14 +39,14 @@ pub(crate) struct TextFile {
     is_configured: bool,
 }
 
-/// The graph to run, and what it lacks.
+/// The graph to run, and the reason for missing outputs.
 #[derive(Debug)]
 pub(crate) struct TextGraph {
     pub model: Model,
     pub limits: Limits,
-    /// The outputs that there are.
+    /// The outputs that the graph has.
     outputs: Vec<String>,
-    /// Why not all of them.
+    /// The reason why other outputs are missing.
     missing: String,
     file: std::path::PathBuf,
 }
@@ -67,7 +67,7 @@ impl TextGraph {
         Err(Error::graph(
             &self.file,
             format!(
-                "{what} cannot be had from this graph, as an output or within it: {}",
+                "{what} cannot be had from this graph, neither as an output nor from within: {}",
                 self.missing
             ),
         ))
@@ -75,7 +75,8 @@ impl TextGraph {
 }
 
 impl TextFile {
-    /// Reads a text model's file and the `config.json` beside it, if there is one.
+    /// Reads a text model's file. `config` is the `config.json` beside it, if there is one.
+    /// `pooled` says whether the projected output is needed.
     pub fn open(path: &Path, config: Option<Config>, pooled: bool) -> Result<Self, Error> {
         let file = OnnxFile::open(path)?;
         let projected = pooled.then(|| projected(&file)).transpose()?;
@@ -105,8 +106,8 @@ impl TextFile {
         &self.config
     }
 
-    /// Writes the graph. `more` `[any, width]` are rows of the token embedding behind the stored
-    /// ones.
+    /// Builds the graph. `more`, with shape `[any, width]`, holds rows to append to the token
+    /// embedding.
     pub fn graph(&self, more: ArrayView2<'_, f32>) -> Result<TextGraph, Error> {
         let file = &self.file;
         let mut graph = Adapter::new(file);
@@ -141,7 +142,7 @@ impl TextFile {
         for skip in 1..=self.config.layers {
             let state = match &layers {
                 Ok(layers) => layers.states.get(skip - 1).map(|&state| state.to_owned()),
-                // transformers of some versions have the final norm over the last one.
+                // Some versions of transformers apply the final norm to the last of these outputs.
                 Err(_) if skip == 1 => None,
                 Err(_) => {
                     let name = format!("{STATE}{}", self.config.layers + 1 - skip);
@@ -171,7 +172,7 @@ impl TextFile {
         })
     }
 
-    /// The layers, which must be as many as the configuration says.
+    /// Finds the layers, whose number must agree with the configuration.
     fn layers(&self) -> Result<Layers<'_>, String> {
         let Some(last) = self.file.output(LAST) else {
             return Err(format!("it has no output `{LAST}`"));
@@ -206,7 +207,7 @@ impl TextFile {
         } else {
             self.add_rows(graph, port, &ids, more)?;
         }
-        // No token of CLIP sees what comes after it, so every place of a window counts.
+        // CLIP's attention is causal, so padding needs no mask: every position counts.
         if let Some(mask) = file.input("attention_mask") {
             let ones = graph.node(At::Start, "Equal", &[&ids, &ids], &[]);
             graph.feed(mask, &ones);
@@ -214,8 +215,7 @@ impl TextFile {
         Ok(())
     }
 
-    /// Puts rows behind those of the token embedding: a row is picked from both tables, and one of
-    /// the two is kept.
+    /// Appends rows to the token embedding. The graph looks up both tables and selects one row.
     fn add_rows(
         &self,
         graph: &mut Adapter<'_>,
@@ -240,8 +240,8 @@ impl TextFile {
         let end = graph.sizes(&[rows[0] as i64], &[]);
         let zero = graph.sizes(&[0], &[]);
         let is_stored = graph.node(At::Start, "Less", &[ids, &end], &[]);
-        // Ids beyond the table become 0. A graph finds the end of a text as the first of an id or
-        // of the largest one, and 0 is neither.
+        // Ids beyond the stored table become 0. A graph finds the end of a text as the first
+        // position of a certain id or of the largest id, and 0 is neither.
         let stored = graph.node(At::Start, "Where", &[&is_stored, ids, &zero], &[]);
         graph.feed(port, &stored);
         let beyond = graph.node(At::Start, "Sub", &[ids, &end], &[]);
@@ -265,9 +265,9 @@ impl TextFile {
     }
 }
 
-/// The node that picks the rows of the token embedding, with the sizes of that.
+/// Returns the node that looks up the token embedding, with its index and the shape of the table.
 fn token_embedding(file: &OnnxFile) -> Option<(usize, &Node, [usize; 2])> {
-    // The ids, and what they are in other shapes and types.
+    // The ids, also after casts and reshapes.
     let mut ids = HashSet::from(["input_ids"]);
     let mut found = None;
     for (place, node) in file.nodes.iter().enumerate() {
@@ -284,7 +284,7 @@ fn token_embedding(file: &OnnxFile) -> Option<(usize, &Node, [usize; 2])> {
                 let &[rows, width] = &table.dims[..] else {
                     return None;
                 };
-                // A second one would be something else.
+                // With a second lookup, the graph is not what it seems.
                 if found.is_some() || node.outputs.len() != 1 {
                     return None;
                 }
@@ -300,15 +300,15 @@ fn projected(file: &OnnxFile) -> Result<&Port, Error> {
     let port = file.output(PROJECTED).ok_or_else(|| {
         let names = list(file.outputs.iter().map(|port| &port.name));
         file.wrong(format!(
-            "the graph has no output `{PROJECTED}`, the pooled text that SDXL needs, but {names}"
+            "the graph has no output `{PROJECTED}`, the pooled text that SDXL needs, only {names}"
         ))
     })?;
     check_type(file, port, &FLOATS)?;
     Ok(port)
 }
 
-/// The configuration of a text model that comes without one, as diffusers' exports of 2022 do: by
-/// the graph.
+/// Infers the configuration of a text model from its graph, for exports without a `config.json`,
+/// such as those of diffusers in 2022.
 fn guessed(file: &OnnxFile) -> Result<Config, Error> {
     let embedding = token_embedding(file).map(|(_, _, rows)| rows);
     let port = file.output(LAST);

@@ -1,4 +1,4 @@
-//! A UNet exported by another tool, with the inputs and the output of
+//! A UNet that another tool exported, with the inputs and the output of
 //! [`unet`](crate::models::unet).
 
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::{
     models::unet::input,
 };
 
-/// The numbers that a timestep is given as.
+/// The types that a timestep can have.
 const TIMESTEPS: [DataType; 5] = [
     DataType::Float,
     DataType::Float16,
@@ -27,23 +27,25 @@ const TIMESTEPS: [DataType; 5] = [
     DataType::Int32,
 ];
 
-/// The most doublings that are counted. Published UNets have two or three.
+/// The largest number of upsamplings that are counted. Published UNets have two or three.
 const MOST_LEVELS: usize = 6;
 
-/// A UNet and what it takes.
+/// A UNet and its inputs.
 #[derive(Debug)]
 pub(crate) struct UnetGraph {
     pub model: Model,
     pub limits: Limits,
     pub inputs: Inputs,
-    /// The width of the sinusoids of the guidance scale, in latent consistency models.
+    /// The width of the guidance scale's sinusoidal embedding, in latent consistency models.
     pub guidance_width: Option<usize>,
-    /// Height and width of the latents that the model was made for.
+    /// Height and width of the latents that the model is made for.
     pub sample_size: [usize; 2],
 }
 
-/// Reads a UNet's file. `config` is the `config.json` beside it, if there is one. `sizes` are the
-/// ids that the network takes if it takes any and the graph does not say how many.
+/// Reads a UNet's file.
+///
+/// `config` is the `config.json` beside it, if there is one. `sizes` is the size conditioning to
+/// assume if the network takes one and the graph does not fix the number of its values.
 pub(crate) fn graph(
     path: &Path,
     config: Option<&Config>,
@@ -61,14 +63,14 @@ pub(crate) fn graph(
     let output = unet.output()?;
     let channels = unet.size(output, 1, "out_channels", Some(4))?;
     let all = unet.size(sample, 1, "in_channels", Some(channels))?;
-    // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of
-    // a picture.
+    // Besides the latents, inpainting models take a mask and masked latents, and instruct-pix2pix
+    // takes the latents of a picture.
     let beside = match all.checked_sub(channels) {
         Some(beside) if beside == 0 || beside == channels || beside == channels + 1 => beside,
         _ => {
             let (double, more) = (2 * channels, 2 * channels + 1);
             return Err(file.wrong(format!(
-                "`sample` has {all} channels, expected {channels}, as the output, {double} for \
+                "`sample` has {all} channels, expected {channels}, like the output, {double} for \
                  instruct-pix2pix or {more} for inpainting (depth-to-image models and upscalers \
                  are not supported)"
             )));
@@ -102,12 +104,12 @@ pub(crate) fn graph(
     })
 }
 
-/// The number that the sides of latents must be multiples of. Exporters write the way up as
-/// doublings, which does not undo the halving of an odd side.
+/// Returns the number that the sides of latents must be multiples of. Exporters write upsampling as
+/// doubling, which does not undo the halving of an odd side.
 fn patch(file: &OnnxFile) -> usize {
     let doubles = |node: &&Node| match node.op.as_str() {
         "Upsample" => true,
-        // With sizes as its last input it takes the sizes of the way down.
+        // A `Resize` with sizes as its last input takes the sizes of the downsampling path.
         "Resize" => node.inputs.get(3).is_none_or(String::is_empty),
         _ => false,
     };
@@ -122,7 +124,7 @@ struct Unet<'f> {
 }
 
 impl<'f> Unet<'f> {
-    /// An input of the file that takes fractions.
+    /// Returns an input of the file that has a floating-point type.
     fn floats(&self, name: &str) -> Result<&'f Port, Error> {
         let port = self
             .file
@@ -142,14 +144,15 @@ impl<'f> Unet<'f> {
         let port = port.ok_or_else(|| {
             let names = list(outputs.iter().map(|port| &port.name));
             self.file.wrong(format!(
-                "no output is `out_sample`, the prediction; there are: {names}"
+                "no output is `out_sample`, the prediction; the outputs are {names}"
             ))
         })?;
         check_type(self.file, port, &FLOATS)?;
         Ok(port)
     }
 
-    /// A size that the graph fixes, or else the configuration under `key`. The two must agree.
+    /// Returns a size that the graph fixes, or else the configuration's `key`. If both exist, they
+    /// must agree.
     fn size(
         &self,
         port: &Port,
@@ -164,10 +167,10 @@ impl<'f> Unet<'f> {
             _ => None,
         };
         match (port.fixed(place), configured) {
-            // A projection in front of the network takes another width than its transformers.
+            // A projection in front of the network can take another width than its transformers.
             (Some(found), Some(expected)) if found != expected && key != "cross_attention_dim" => {
                 Err(self.file.wrong(format!(
-                    "`{}` is {}, expected {expected} in place {}, the `{key}` of config.json",
+                    "`{}` is {}, expected {expected} in dimension {}, the `{key}` of config.json",
                     printable(&port.name),
                     port.shown(),
                     place + 1
@@ -175,14 +178,14 @@ impl<'f> Unet<'f> {
             }
             (Some(size), _) if SIZE.contains(&size) => Ok(size),
             (Some(_), _) => Err(self.file.wrong(format!(
-                "`{}` is {}, which cannot be",
+                "`{}` is {}, which is out of range",
                 printable(&port.name),
                 port.shown()
             ))),
             (None, Some(size)) => Ok(size),
             (None, None) => default.ok_or_else(|| {
                 self.file.wrong(format!(
-                    "`{}` is {}: the graph does not fix its size in place {}, and there is \
+                    "`{}` is {}: the graph does not fix the size of dimension {}, and there is \
                      no `{key}` in a config.json",
                     printable(&port.name),
                     port.shown(),
@@ -192,7 +195,7 @@ impl<'f> Unet<'f> {
         }
     }
 
-    /// The pooled text and the sizes of SDXL, if the network takes them.
+    /// Adds SDXL's pooled text and sizes, if the network takes them.
     fn pooled_and_sizes(&mut self, mut inputs: Inputs, sizes: SizeIds) -> Result<Inputs, Error> {
         let file = self.file;
         if file.input("text_embeds").is_some() {
@@ -219,8 +222,8 @@ impl<'f> Unet<'f> {
         Ok(inputs)
     }
 
-    /// The guidance scale of latent consistency models, if the network takes it: the width of its
-    /// sinusoids.
+    /// Adds the guidance scale of latent consistency models, if the network takes it. Returns the
+    /// width of its sinusoidal embedding.
     fn guidance(&mut self) -> Result<Option<usize>, Error> {
         let file = self.file;
         if file.input("timestep_cond").is_none() {
@@ -231,14 +234,14 @@ impl<'f> Unet<'f> {
         let width = self.size(port, 1, "time_cond_proj_dim", None)?;
         if width % 2 != 0 || width < 4 {
             let problem =
-                format!("`timestep_cond` is {width} wide, expected an even number from 4 on");
+                format!("`timestep_cond` is {width} wide, expected an even width of at least 4");
             return Err(file.wrong(problem));
         }
         self.plain(port, input::GUIDANCE, &sides);
         Ok(Some(width))
     }
 
-    /// The width of the pooled text, which the configuration has only in a sum.
+    /// Returns the width of the pooled text. The configuration gives only its sum with the sizes.
     fn pooled_width(&self, port: &Port, sizes: SizeIds) -> Result<usize, Error> {
         if let Some(width) = port.fixed(1).filter(|width| SIZE.contains(width)) {
             return Ok(width);
@@ -251,21 +254,21 @@ impl<'f> Unet<'f> {
         let width = self.config.map(of).transpose()?.flatten();
         width.ok_or_else(|| {
             self.file.wrong(format!(
-                "`{}` is {}: neither the graph nor a config.json has its width",
+                "`{}` is {}: neither the graph nor a config.json gives its width",
                 port.name,
                 port.shown()
             ))
         })
     }
 
-    /// An input that is given as it is, but for its type.
+    /// Adds an input that is passed on unchanged, except for its type.
     fn plain(&mut self, port: &Port, name: &'static str, sides: &[Option<usize>]) {
         self.limits.add(name, sides);
         let value = self.graph.input(name, DataType::Float, sides);
         self.graph.feed(port, &value);
     }
 
-    /// The latents, and what stands beside them.
+    /// Adds the latents, with the additional channels concatenated.
     fn sample(&mut self, port: &Port, sides: &[Option<usize>], channels: usize, beside: usize) {
         let mut sides = sides.to_vec();
         sides[1] = Some(channels);
@@ -282,7 +285,7 @@ impl<'f> Unet<'f> {
         self.graph.feed(port, &value);
     }
 
-    /// The timestep: one number, however the graph takes it.
+    /// Adds the timestep: a single number, in the form that the graph takes.
     fn timestep(&mut self, sample: &Port) -> Result<(), Error> {
         let file = self.file;
         let port = file
@@ -295,13 +298,13 @@ impl<'f> Unet<'f> {
             .iter()
             .any(|&it| it as i32 == port.data_type)
         {
-            // As near as such a graph can be to what it is given. A cast alone would cut off.
+            // Rounds to the nearest integer. A cast alone would truncate.
             let half = graph.numbers(&[0.5], &[1]);
             value = graph.node(At::Start, "Add", &[&value, &half], &[]);
             value = graph.node(At::Start, "Floor", &[&value], &[]);
             tracing::info!(
                 file = %printable(file.path.display()),
-                "the UNet takes whole timesteps: those between them are rounded"
+                "the UNet takes integer timesteps, so fractional ones are rounded"
             );
         }
         let batch = sample.dims.as_ref().and_then(|dims| dims.first());
@@ -310,7 +313,7 @@ impl<'f> Unet<'f> {
                 let scalar = graph.sizes(&[], &[0]);
                 value = graph.node(At::Start, "Reshape", &[&value, &scalar], &[]);
             }
-            // One for each picture.
+            // One timestep for each picture.
             Some([side]) if same_side(Some(side), batch) => {
                 let shape = graph.node(At::Start, "Shape", &[input::LATENTS], &[]);
                 let first = graph.sizes(&[0], &[1]);
@@ -324,7 +327,7 @@ impl<'f> Unet<'f> {
             Some([Side::Any(_)]) | None => {}
             Some(_) => {
                 return Err(file.wrong(format!(
-                    "`timestep` is {}, expected a number or a list of them",
+                    "`timestep` is {}, expected a number or a list of numbers",
                     port.shown()
                 )));
             }
@@ -333,8 +336,8 @@ impl<'f> Unet<'f> {
         Ok(())
     }
 
-    /// The latents' height and width: as the graph fixes them, as the configuration says, or as
-    /// models of this kind have them.
+    /// Returns the height and width of the latents: as the graph fixes them, as the configuration
+    /// gives them, or the usual ones for such models.
     fn sample_size(&self, sides: &[Option<usize>], inputs: &Inputs) -> Result<[usize; 2], Error> {
         let configured = match self.config {
             Some(config) if config.is_set("sample_size") => {
@@ -352,7 +355,7 @@ impl<'f> Unet<'f> {
         let usual = if inputs.sizes.is_some() { 128 } else { 64 };
         tracing::info!(
             file = %printable(self.file.path.display()),
-            "neither the graph nor a config.json has the size of the latents: {usual} counts"
+            "neither the graph nor a config.json gives the size of the latents: assuming {usual}"
         );
         Ok([usual; 2])
     }

@@ -1,4 +1,4 @@
-//! An autoencoder exported by another tool, with the inputs and outputs of
+//! An autoencoder that another tool exported, with the inputs and outputs of
 //! [`vae`](crate::models::vae).
 
 use std::path::Path;
@@ -23,20 +23,21 @@ use crate::{
     models::vae::VaeConfig,
 };
 
-/// The least log-variance, which stands for none: see diffusers' `DiagonalGaussianDistribution`.
+/// The smallest log-variance in diffusers' `DiagonalGaussianDistribution`. It stands for no
+/// variance.
 const NO_VARIANCE: f32 = -30.0;
 /// Operators that draw noise.
 const RANDOM: [&str; 2] = ["RandomNormalLike", "RandomNormal"];
 
-/// Half of an autoencoder.
+/// The encoder or decoder of an autoencoder.
 #[derive(Debug)]
 pub(crate) struct VaeGraph {
     pub model: Model,
     pub limits: Limits,
 }
 
-/// The configuration of an autoencoder, from a `config.json`, or where there is none from the
-/// decoder's graph at `path` and from what its family has in common.
+/// Returns the configuration of an autoencoder, from its `config.json`. If there is none, it is
+/// inferred from the decoder's graph at `path` and from the family.
 pub(crate) fn config(path: &Path, config: Option<Config>, is_xl: bool) -> Result<VaeConfig, Error> {
     if let Some(config) = config {
         return VaeConfig::new(&config);
@@ -44,7 +45,7 @@ pub(crate) fn config(path: &Path, config: Option<Config>, is_xl: bool) -> Result
     let file = OnnxFile::open(path)?;
     let (latents, _) = ends(&file)?;
     let scale = if is_xl { 0.13025 } else { 0.18215 };
-    // A decoder doubles the sides of its picture with one node each time.
+    // A decoder has one upsampling node for each doubling of the picture.
     let doubles = |node: &&Node| matches!(node.op.as_str(), "Resize" | "Upsample");
     let levels = match file.nodes.iter().filter(doubles).count() {
         count @ 1..=5 => count,
@@ -52,8 +53,8 @@ pub(crate) fn config(path: &Path, config: Option<Config>, is_xl: bool) -> Result
     };
     tracing::info!(
         file = %printable(path.display()),
-        "no config.json says how the latents are scaled: {scale} counts, and {} pixels for a \
-         latent",
+        "no config.json gives the scaling of the latents: assuming a factor of {scale}, and {} \
+         pixels per latent",
         1 << levels
     );
     let json = json!({
@@ -78,8 +79,8 @@ pub(crate) fn decoder(path: &Path, config: &VaeConfig) -> Result<VaeGraph, Error
     half.finish()
 }
 
-/// Reads the file of an encoder. One that draws its latents is made to give what it draws them
-/// from: the noise is the caller's.
+/// Reads the file of an encoder. An encoder that draws its latents is changed to return their mean
+/// and log-variance, because the caller provides the noise.
 pub(crate) fn encoder(path: &Path, config: &VaeConfig) -> Result<VaeGraph, Error> {
     let file = OnnxFile::open(path)?;
     let (image, latents) = ends(&file)?;
@@ -113,7 +114,7 @@ pub(crate) fn encoder(path: &Path, config: &VaeConfig) -> Result<VaeGraph, Error
         (true, &[place]) => half.drawn(latents, place)?,
         (_, random) => {
             let problem = format!(
-                "the graph draws noise in {} places, expected one, in which latents are drawn",
+                "the graph draws noise in {} places, expected one, which draws the latents",
                 random.len()
             );
             return Err(file.wrong(problem));
@@ -152,7 +153,7 @@ impl<'f> Half<'f> {
         })
     }
 
-    /// Moments of latents that are not drawn.
+    /// Returns moments of latents that are not drawn, with no variance.
     fn without_variance(&mut self, latents: &str) -> String {
         let graph = &mut self.graph;
         let mean = as_f32(graph, latents);
@@ -162,12 +163,12 @@ impl<'f> Half<'f> {
         concat(graph, &mean, &variance)
     }
 
-    /// Moments of latents that the graph draws as mean + deviation · noise.
+    /// Returns moments of latents that the graph draws as mean + deviation · noise.
     fn drawn(&mut self, latents: &'f Port, noise: usize) -> Result<String, Error> {
         let file = self.graph.file;
         let unknown = || {
             file.wrong(format!(
-                "the graph draws the latents itself, with `{}`, and their mean and deviation are \
+                "the graph draws the latents itself, with `{}`, but their mean and deviation are \
                  not found",
                 file.nodes[noise].op
             ))
@@ -205,7 +206,7 @@ fn concat(graph: &mut Adapter<'_>, mean: &str, variance: &str) -> String {
     graph.node(At::End, "Concat", &[mean, variance], &[int("axis", 1)])
 }
 
-/// The input and the output of half an autoencoder.
+/// Returns the input and the output of the encoder or decoder.
 fn ends(file: &OnnxFile) -> Result<(&Port, &Port), Error> {
     let mut inputs = file.inputs.iter().filter(|port| port.name != "return_dict");
     let (Some(input), None, [output]) = (inputs.next(), inputs.next(), &file.outputs[..]) else {
@@ -231,14 +232,14 @@ fn check_channels(file: &OnnxFile, port: &Port, expected: usize) -> Result<(), E
     }
 }
 
-/// The places of the nodes that draw noise.
+/// Returns the indices of the nodes that draw noise.
 fn random(file: &OnnxFile) -> Vec<usize> {
     let draws = |(_, node): &(usize, &Node)| RANDOM.contains(&node.op.as_str());
     let nodes = file.nodes.iter().enumerate().filter(draws);
     nodes.map(|(place, _)| place).collect()
 }
 
-/// Whether a node draws noise of mean 0 and deviation 1.
+/// Whether a node draws noise with mean 0 and standard deviation 1.
 fn is_standard(node: &Node) -> bool {
     proto::Node::decode(&node.bytes[..]).is_ok_and(|node| {
         node.attribute.iter().all(|it| match it.name.as_str() {
@@ -249,11 +250,11 @@ fn is_standard(node: &Node) -> bool {
     })
 }
 
-/// The only node that reads `value`, under whatever type, if it is one of this name and two
-/// operands: the other operand, and the node's output.
+/// Returns the other operand and the output of the only node that reads `value`, seen through
+/// casts, if that node is an `op` with two operands.
 fn operand<'f>(flow: &Flow<'f>, value: &'f str, op: &str) -> Option<(&'f str, &'f str)> {
     let mut value = value;
-    // More steps than nodes would be a circle.
+    // A chain with more steps than there are nodes is a cycle.
     for _ in 0..flow.file.nodes.len() {
         let node = flow.only_reader(value)?;
         let [output] = &node.outputs[..] else {

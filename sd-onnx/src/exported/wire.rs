@@ -1,47 +1,47 @@
-//! Protocol Buffers, field by field, from a file that may be as large as they get: what is not
-//! wanted is passed over without being read.
+//! Reads Protocol Buffers field by field, from files of up to the largest size. Unneeded fields are
+//! skipped without being read.
 
 use std::io::{Error, ErrorKind, Read, Result, Seek};
 
-/// A reader of messages, at a known byte.
+/// A reader of messages that keeps track of the offset.
 #[derive(Debug)]
 pub(super) struct Wire<R> {
     from: R,
     at: u64,
 }
 
-/// The number of a field and its value.
+/// A field: its number and its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Field {
     pub number: u64,
     pub value: Value,
 }
 
-/// The value of a field, if it is small, or where it lies.
+/// The value of a small field, or the length of a longer one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Value {
     Varint(u64),
-    /// Eight bytes or four, whose meaning no message here needs. They have been read.
+    /// Eight or four bytes, already read. No message here needs their meaning.
     Fixed64(u64),
     Fixed32(u32),
-    /// A string, bytes, a message or packed numbers: so many bytes from here on. They have not been
-    /// read.
+    /// The length in bytes of a string, bytes, a message or packed numbers, which begin at the
+    /// current offset. They have not been read.
     Bytes(u64),
 }
 
 impl<R: Read + Seek> Wire<R> {
-    /// Reads on from byte `at`, where `from` is.
+    /// Creates a reader for `from`, which is at byte `at` of the file.
     pub fn new(from: R, at: u64) -> Self {
         Self { from, at }
     }
 
-    /// The number of the next byte.
+    /// Returns the offset of the next byte.
     pub fn at(&self) -> u64 {
         self.at
     }
 
-    /// The next field of a message that ends at byte `end`; none at its end. Its bytes must have
-    /// been read or passed over before the next call.
+    /// Reads the next field of a message that ends at byte `end`. Returns `None` at the end. The
+    /// caller must read or skip the bytes of the field before the next call.
     pub fn field(&mut self, end: u64) -> Result<Option<Field>> {
         if self.at >= end {
             return Ok(None);
@@ -70,7 +70,7 @@ impl<R: Read + Seek> Wire<R> {
         }))
     }
 
-    /// Passes over bytes.
+    /// Skips bytes.
     pub fn skip(&mut self, length: u64) -> Result<()> {
         let by = i64::try_from(length).map_err(|_| self.wrong("too long a field"))?;
         self.from.seek_relative(by)?;
@@ -78,14 +78,14 @@ impl<R: Read + Seek> Wire<R> {
         Ok(())
     }
 
-    /// Goes back or forth to a byte.
+    /// Seeks to a byte.
     pub fn go_to(&mut self, at: u64) -> Result<()> {
         self.from
             .seek_relative(at as i64 - self.at as i64)
             .inspect(|()| self.at = at)
     }
 
-    /// Reads bytes, as many as a field of this message has.
+    /// Reads the bytes of a field. Their number must have been checked against the message.
     pub fn bytes(&mut self, length: u64) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length as usize];
         self.from.read_exact(&mut bytes)?;
@@ -102,7 +102,7 @@ impl<R: Read + Seek> Wire<R> {
         })
     }
 
-    /// Reads a number in the variable-length form.
+    /// Reads a variable-length number.
     pub fn varint(&mut self, end: u64) -> Result<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
@@ -115,7 +115,7 @@ impl<R: Read + Seek> Wire<R> {
         Err(self.wrong("a number of more than ten bytes"))
     }
 
-    /// An error about what was read last.
+    /// Returns an error about the bytes that were read last.
     pub fn wrong(&self, problem: impl std::fmt::Display) -> Error {
         invalid(format!("byte {}: {problem}", self.at))
     }
@@ -131,14 +131,14 @@ impl<R: Read + Seek> Wire<R> {
     }
 }
 
-/// Appends a field of bytes to a message.
+/// Appends a length-delimited field to a message.
 pub(super) fn put(to: &mut Vec<u8>, number: u64, bytes: &[u8]) {
     prost::encoding::encode_varint(number << 3 | 2, to);
     prost::encoding::encode_varint(bytes.len() as u64, to);
     to.extend_from_slice(bytes);
 }
 
-/// Appends a field that was begun to be read to another message.
+/// Appends a field to a message. `value` has been read from `wire`, but not the bytes after it.
 pub(super) fn keep<R: Read + Seek>(
     wire: &mut Wire<R>,
     number: u64,
@@ -168,7 +168,7 @@ fn invalid(problem: String) -> Error {
 }
 
 #[cfg(test)]
-// In a test it is the failure.
+// A failed `unwrap` fails the test.
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::io::Cursor;

@@ -1,4 +1,4 @@
-//! A model, or a part of one, in one file.
+//! A model, or a part of one, in a single file.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -14,10 +14,10 @@ use crate::{
     weights::{Format, Stored, WeightFile, Weights},
 };
 
-/// The longest `.yaml` file that is read, in bytes. Published ones have 2,000.
+/// The largest `.yaml` file that is read, in bytes. Published ones have about 2,000.
 pub(crate) const MOST_YAML: u64 = 1 << 20;
 
-/// A checkpoint, recognised.
+/// A checkpoint file whose contents were recognised.
 #[derive(Debug)]
 pub(crate) struct ModelFile {
     file: WeightFile,
@@ -25,7 +25,8 @@ pub(crate) struct ModelFile {
 }
 
 impl ModelFile {
-    /// Recognises a file. `predicts` is what the user says that the UNet predicts.
+    /// Opens and recognises a file. `predicts` is the kind of prediction that the user has set for
+    /// the UNet.
     pub fn open(path: &Path, predicts: Option<Predicts>) -> Result<Self, Error> {
         let file = open_with_pair(path)?;
         let mut checkpoint = recognise(&file, predicts, checkpoint::read)?;
@@ -48,7 +49,7 @@ impl ModelFile {
         &self.file.path
     }
 
-    /// What the model is called: the file's name without its extension.
+    /// Returns the model's name: the file's name without its extension.
     pub fn name(&self) -> String {
         stem(&self.file.path)
     }
@@ -57,12 +58,13 @@ impl ModelFile {
         self.file.format
     }
 
-    /// What the model is, in words.
+    /// Returns a short description of the model.
     pub fn title(&self) -> String {
         self.checkpoint.title()
     }
 
-    /// The word for a distilled model, or for Playground, which is recognised by its tensors.
+    /// Returns the keyword of a distilled model, or `playground` for Playground, which its tensors
+    /// identify.
     pub fn word(&self) -> Option<&'static str> {
         match self.checkpoint.predicts {
             Predicts::Edm if self.checkpoint.family.is_some() => Some("playground"),
@@ -70,28 +72,28 @@ impl ModelFile {
         }
     }
 
-    /// Why the prediction is believed to be what it is.
+    /// Returns the reason for the kind of prediction that was recognised.
     pub fn because(&self) -> &str {
         &self.checkpoint.predicts_because
     }
 
-    /// What the file says about itself.
+    /// Returns the file's metadata.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.file.metadata
     }
 
-    /// What the user should know about the file.
+    /// Returns the warnings about the file, for the user.
     pub fn warnings(&self) -> &[String] {
         &self.checkpoint.warnings
     }
 
-    /// The pipeline class in diffusers.
+    /// Returns the pipeline class in diffusers.
     pub fn class(&self) -> &str {
         self.checkpoint.class
     }
 
-    /// Whether the model has a first text encoder and a second one, in SDXL's count. Its family
-    /// says so, also where the file has none of them.
+    /// Whether the model needs `text_encoder` and `text_encoder_2`, by its family, whether or not
+    /// the file contains them. For a file without a UNet: whether it contains them.
     pub fn text_encoders(&self) -> [bool; 2] {
         let needed = match self.checkpoint.family {
             Some(family) => family.components().to_vec(),
@@ -100,22 +102,22 @@ impl ModelFile {
         ["text_encoder", "text_encoder_2"].map(|name| needed.contains(&name))
     }
 
-    /// Whether the UNet takes an aesthetic score.
+    /// Whether the UNet takes an aesthetic score, if the file determines it.
     pub fn takes_score(&self) -> Option<bool> {
         self.checkpoint.aesthetics_score
     }
 
-    /// What the UNet's latents are scaled with; none without a UNet.
+    /// Returns the scaling factor of the UNet's latents, or `None` without a UNet.
     pub fn scaling_factor(&self) -> Option<f64> {
         self.checkpoint.family.map(Family::scaling_factor)
     }
 
-    /// Whether an empty negative prompt is zeros.
+    /// Whether an empty negative prompt is replaced by zeros, if the file determines it.
     pub fn zeros_for_empty(&self) -> Option<bool> {
         self.checkpoint.zeros_for_empty
     }
 
-    /// What `model_index.json` would say beside classes.
+    /// Returns the entries of a `model_index.json` that are not classes.
     pub fn index(&self) -> Map<String, Value> {
         let checkpoint = &self.checkpoint;
         let flags = [
@@ -133,34 +135,35 @@ impl ModelFile {
         self.checkpoint.components.contains_key(component)
     }
 
-    /// Checks that a component is there and has no tensor that is not understood.
+    /// Checks that a component is in the file and that all its tensors were recognised.
     pub fn require(&self, component: &str) -> Result<(), Error> {
         self.found(component).map(drop)
     }
 
-    /// What a component's `config.json` would say.
+    /// Returns the contents of a component's `config.json`, inferred from the file.
     pub fn config(&self, component: &str) -> Result<Config, Error> {
         let found = self.found(component)?;
         Ok(Config::of(&self.file.path, found.config.clone()))
     }
 
-    /// A component's weights, by today's names.
+    /// Returns a component's weights under their current names.
     pub fn weights(&self, component: &str) -> Result<Weights, Error> {
         Weights::mapped(&self.file, &self.found(component)?.tensors)
     }
 
-    /// What `scheduler_config.json` would say.
+    /// Returns the text of a `scheduler_config.json`, inferred from the file.
     pub fn scheduler(&self) -> String {
         Config::of(&self.file.path, self.checkpoint.scheduler.clone()).to_json()
     }
 
-    /// The token that fills a text up to the window of a text encoder.
+    /// Returns the padding token of a text encoder's tokenizer.
     pub fn pad(&self, tower: TowerParts) -> Option<&'static str> {
         let pads = &self.checkpoint.pads;
         pads.get(tower.tokenizer).copied()
     }
 
-    /// A component by its name in diffusers. A file with one text encoder serves as either.
+    /// Finds a component by its name in diffusers. In a file without a UNet, a text encoder can
+    /// serve as either of the two.
     fn component(&self, name: &str) -> Option<&Component> {
         let components = &self.checkpoint.components;
         let other = match (self.checkpoint.family, name) {
@@ -191,7 +194,8 @@ impl ModelFile {
         })
     }
 
-    /// The error for a component that the file lacks: what the file has, and what could serve.
+    /// Returns the error for a component that the file lacks. It lists what the file has, and where
+    /// the component can come from.
     fn missing(&self, name: &str) -> Error {
         let (what, setter) = match name {
             "unet" => ("a UNet", "unet"),
@@ -238,7 +242,7 @@ impl ModelFile {
     }
 }
 
-/// Gives the recogniser what it wants to know of a file.
+/// Collects the facts about a file that the recogniser needs, and runs `read` on them.
 pub(crate) fn recognise<T>(
     file: &WeightFile,
     predicts: Option<Predicts>,
@@ -271,8 +275,8 @@ pub(crate) fn recognise<T>(
     })
 }
 
-/// Opens a file. Of TAESD, whose encoder and decoder are two files, the other half is looked for
-/// beside it: `taesd_encoder.safetensors` beside `taesd_decoder.safetensors`.
+/// Opens a weight file. TAESD's encoder and decoder are two files, so the missing half is looked
+/// for beside the given one: `taesd_encoder.safetensors` beside `taesd_decoder.safetensors`.
 fn open_with_pair(path: &Path) -> Result<WeightFile, Error> {
     let mut file = WeightFile::open(path)?;
     let has = |name: &str| file.tensors.iter().any(|stored| stored.name == name);

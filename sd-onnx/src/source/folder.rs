@@ -1,4 +1,4 @@
-//! A Stable Diffusion model in diffusers' folder layout, as it is written today and as it was published since 2022.
+//! A Stable Diffusion model in diffusers' folder layout, as written today or since 2022.
 
 use std::{
     fs,
@@ -16,26 +16,26 @@ use crate::{
     weights::{self, Weights},
 };
 
-/// A model folder and the variant asked for.
+/// A model folder, and the variant that the user asked for.
 #[derive(Debug)]
 pub(crate) struct ModelFolder {
     path: PathBuf,
     variant: Option<String>,
-    /// Whether the components have no folders of their own.
+    /// Whether the files of one component lie directly in the folder.
     flat: bool,
     index: Index,
 }
 
-/// What `model_index.json` says; the defaults where there is none.
+/// The entries of `model_index.json` that are used. The defaults apply if there is no such file.
 #[derive(Debug, Default)]
 struct Index {
-    /// The pipeline class. None for a class of one's own, which is a list of its file and its name.
+    /// The pipeline class, or `None` for a custom class, which is a list of its file and its name.
     class: Option<String>,
     zeros_for_empty: Option<bool>,
     aesthetics_score: Option<bool>,
 }
 
-/// Pipeline classes of models that are not supported, and what they are.
+/// Pipeline classes of unsupported models, with a description of each model.
 const REFUSED: [(&str, &str); 5] = [
     ("OnnxStableDiffusionUpscalePipeline", "the x4 upscaler"),
     ("StableDiffusionDepth2ImgPipeline", "a depth-to-image model"),
@@ -70,14 +70,14 @@ impl ModelFolder {
         Ok(folder)
     }
 
-    /// Refuses models that are known and not supported, by their names.
+    /// Refuses models that are known but not supported.
     fn refuse_other_models(&self) -> Result<(), Error> {
         let refuse = |what: &str| {
             Err(Error::Config {
                 path: self.path.join("model_index.json"),
                 key: "_class_name".into(),
                 expected: "the pipeline of a Stable Diffusion model".into(),
-                found: format!("that of {what}, which is not supported"),
+                found: format!("the pipeline of {what}, which is not supported"),
             })
         };
         for component in ["transformer", "text_encoder_3"] {
@@ -92,32 +92,32 @@ impl ModelFolder {
         }
     }
 
-    /// Whether the UNet takes an aesthetic score, if `model_index.json` says.
+    /// Whether the UNet takes an aesthetic score, if `model_index.json` says so.
     pub fn takes_score(&self) -> Option<bool> {
         self.index.aesthetics_score
     }
 
-    /// Whether an empty negative prompt is zeros, if `model_index.json` says.
+    /// Whether an empty negative prompt is replaced by zeros, if `model_index.json` says so.
     pub fn zeros_for_empty(&self) -> Option<bool> {
         self.index.zeros_for_empty
     }
 
-    /// The folder itself.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether it is the folder of one component.
+    /// Whether this is the folder of a single component.
     pub fn is_flat(&self) -> bool {
         self.flat
     }
 
-    /// Whether it has the folder of a component.
+    /// Whether the folder has a component.
     pub fn has(&self, component: &str) -> bool {
         self.flat || self.path.join(component).is_dir()
     }
 
-    /// The folder of a component.
+    /// Returns the path of a component's folder.
     pub fn component(&self, name: &str) -> Result<PathBuf, Error> {
         if self.flat {
             return Ok(self.path.clone());
@@ -134,23 +134,23 @@ impl ModelFolder {
         })
     }
 
-    /// A component's `config.json`.
+    /// Reads a component's `config.json`.
     pub fn config(&self, component: &str) -> Result<Config, Error> {
         Config::open(&self.component(component)?.join("config.json"), MOST_CONFIG)
     }
 
-    /// The pipeline class, empty for a class of one's own.
+    /// Returns the pipeline class. The result is empty for a custom class.
     pub fn class(&self) -> &str {
         self.index.class.as_deref().unwrap_or_default()
     }
 
-    /// A component's weights.
+    /// Opens a component's weights.
     pub fn weights(&self, component: &str) -> Result<Weights, Error> {
         Weights::open(&self.weight_file(component)?)
     }
 
-    /// The files that a component's weights lie in: one, or its shards in their order, or an
-    /// exported graph and what its weights lie in.
+    /// Lists the files that hold a component's weights: one file, its shards in order, or an
+    /// exported graph with its data files.
     pub fn weight_files(&self, component: &str) -> Result<Vec<PathBuf>, Error> {
         if let Some(graph) = exported::graph_in(&self.component(component)?)? {
             return exported::files(&graph);
@@ -158,9 +158,10 @@ impl ModelFolder {
         weights::files(&self.weight_file(component)?)
     }
 
-    /// What the model is called: the folder's name, or in the Hugging Face cache, where that is a hash, the repository's.
+    /// Returns the model's name: the folder's name, or the repository's in the Hugging Face cache,
+    /// where the folder's name is a hash.
     pub fn name(&self) -> String {
-        // `.` and `..` have no name.
+        // The paths `.` and `..` have no file name.
         let path = match self.path.file_name() {
             Some(_) => std::path::absolute(&self.path),
             None => fs::canonicalize(&self.path),
@@ -179,9 +180,11 @@ impl ModelFolder {
         repository.unwrap_or_else(|| name.into_owned())
     }
 
-    /// The weight file of a component, or the index of its shards: the variant asked for where the
-    /// component has it, else the plain one, else the only one there. A pickle is taken where there
-    /// is no safetensors file for it.
+    /// Returns the weight file of a component, or the index of its shards.
+    ///
+    /// The requested variant is preferred, then the plain file, then the only file there is. A
+    /// pickle is used only if no safetensors file has the requested variant, or if there is no
+    /// safetensors file at all.
     fn weight_file(&self, component: &str) -> Result<PathBuf, Error> {
         let folder = self.component(component)?;
         let [mut files, mut pickles] = candidates(&folder, component)?;
@@ -218,14 +221,15 @@ impl ModelFolder {
         }
     }
 
-    /// A variant may be there for one component only (`non_ema` always is), but one that is nowhere is a mistake.
+    /// Checks that the requested variant exists. One component with it is enough (only UNets have a
+    /// `non_ema` variant), but a variant that no component has is a mistake.
     fn check_variant(&self) -> Result<(), Error> {
         let Some(variant) = &self.variant else {
             return Ok(());
         };
         let mut found = Vec::new();
         for component in ["unet", "vae", "text_encoder", "text_encoder_2"] {
-            // One that is not there is not needed: see `open`.
+            // A missing component is reported where it is needed.
             let Ok(folder) = self.component(component) else {
                 continue;
             };
@@ -246,7 +250,7 @@ impl ModelFolder {
         Err(Error::Missing {
             path: self.path.clone(),
             what: format!("the variant `{}`", printable(variant)),
-            hint: format!("variants that are there: {found}"),
+            hint: format!("available variants: {found}"),
         })
     }
 }
@@ -274,7 +278,7 @@ impl Index {
             class: match index.value("_class_name") {
                 None => Some(DEFAULT_CLASS.to_owned()),
                 Some(class) => class.as_str().map(|class| {
-                    // optimum's pipelines are diffusers' classes with this in front.
+                    // optimum's pipeline classes are the diffusers classes with this prefix.
                     class.strip_prefix("ORT").unwrap_or(class).to_owned()
                 }),
             },
@@ -282,8 +286,7 @@ impl Index {
     }
 }
 
-/// What transformers and diffusers call their safetensors files and their pickles, without the
-/// extension.
+/// Returns the stems of safetensors and pickle file names in transformers and diffusers.
 fn stems(component: &str) -> [&'static str; 2] {
     if component.starts_with("text_encoder") {
         ["model", "pytorch_model"]
@@ -292,7 +295,7 @@ fn stems(component: &str) -> [&'static str; 2] {
     }
 }
 
-/// The name of a component's safetensors file without a variant.
+/// Returns the name of a component's safetensors file without a variant.
 fn plain_file(component: &str) -> &'static str {
     match stems(component)[0] {
         "model" => "model.safetensors",
@@ -300,11 +303,13 @@ fn plain_file(component: &str) -> &'static str {
     }
 }
 
-/// The extensions of weight files: safetensors and pickles.
+/// The extensions of safetensors files and pickles.
 const EXTENSIONS: [&str; 2] = [".safetensors", ".bin"];
 
-/// The safetensors files and the pickles of a component, both with shard indices. Each has its
-/// variant (empty for the plain one). Whole files stand before indices.
+/// Lists the safetensors files and the pickles of a component, including the indices of shards.
+///
+/// Each path comes with its variant, which is empty for the plain file. If a variant has both a
+/// whole file and an index, only the whole file is listed.
 fn candidates(folder: &Path, component: &str) -> Result<[Vec<(String, PathBuf)>; 2], Error> {
     let mut all = [Vec::new(), Vec::new()];
     let stems = stems(component);
@@ -329,12 +334,12 @@ fn candidates(folder: &Path, component: &str) -> Result<[Vec<(String, PathBuf)>;
     Ok(all)
 }
 
-/// The variant of a weight file or an index, empty for the plain one. None for a shard or another
-/// file.
+/// Returns the variant in the name of a weight file or index. The result is empty for the plain
+/// file, `None` for a shard or any other file.
 fn variant_of<'a>(name: &'a str, stem: &str, extension: &str) -> Option<&'a str> {
     let rest = name.strip_prefix(stem)?;
     let variant = if let Some(rest) = rest.strip_suffix(".json") {
-        // `.safetensors.index`, with the variant after it or, for a while, before `index`.
+        // In an index's name, the variant follows `index`. For a while diffusers wrote it before.
         let rest = rest.strip_prefix(extension)?;
         rest.strip_prefix(".index")
             .or_else(|| rest.strip_suffix(".index"))?

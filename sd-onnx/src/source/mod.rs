@@ -1,7 +1,7 @@
-//! What a model is loaded from: a folder or one file, and parts from elsewhere.
+//! Opens a model: a folder or a single file, optionally with parts from other files.
 //!
-//! Both give the same things for each network: the values of a `config.json`, and the weights by
-//! today's names. What is made from them does not know where they came from.
+//! Both forms provide the same things for each network: the values of a `config.json`, and the
+//! weights under their current names. The networks are built without knowing the form.
 
 mod file;
 mod folder;
@@ -27,16 +27,16 @@ use crate::{
     weights::Weights,
 };
 
-/// A model: a folder or a file, with parts from elsewhere that replace the model's parts.
+/// A model: a folder or a single file, and the parts from elsewhere that replace or complete it.
 #[derive(Debug)]
 pub(crate) struct Source {
     base: Base,
     elsewhere: Vec<(&'static str, Base)>,
-    /// A folder of tokenizer files in place of the model's own.
+    /// A folder of tokenizer files that replaces the model's tokenizers.
     tokenizer: Option<PathBuf>,
 }
 
-/// Where parts of a model come from in place of the model itself: each a file or a folder.
+/// Files or folders to take parts of a model from, in place of the model itself.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Elsewhere {
     pub unet: Option<PathBuf>,
@@ -53,13 +53,13 @@ enum Base {
     File(Box<ModelFile>),
 }
 
-/// A text encoder of a model: the names of its parts, and the layer that is read.
+/// A text encoder of a model: the names of its components, and the layer whose states are used.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TowerParts {
     pub encoder: &'static str,
     pub tokenizer: &'static str,
     pub layer: Layer,
-    /// Whether it has a pooled output.
+    /// Whether the encoder has a pooled output.
     pub pooled: bool,
 }
 
@@ -85,8 +85,8 @@ impl TowerParts {
     };
 }
 
-/// The text encoders of a model that has these, in the order in which their states stand side by
-/// side.
+/// Returns the text encoders of a model, in the order in which their states are concatenated. The
+/// flags say whether the model has `text_encoder` and `text_encoder_2`.
 fn towers_of([first, second]: [bool; 2]) -> &'static [TowerParts] {
     match (first, second) {
         (true, true) => &[TowerParts::FIRST, TowerParts::SECOND],
@@ -96,8 +96,8 @@ fn towers_of([first, second]: [bool; 2]) -> &'static [TowerParts] {
 }
 
 impl Source {
-    /// Opens a model that must have these components, itself or from elsewhere. `predicts` is
-    /// what the user says that the UNet predicts.
+    /// Opens a model and checks that it has these components, in its own files or from elsewhere.
+    /// `predicts` is the kind of prediction that the user has set for the UNet.
     pub fn open(
         path: &Path,
         variant: Option<&str>,
@@ -133,7 +133,7 @@ impl Source {
         Ok(source)
     }
 
-    /// Refuses parts from elsewhere that the model has no place for.
+    /// Refuses parts from elsewhere that the model cannot use.
     fn refuse_unneeded(&self) -> Result<(), Error> {
         let towers = self.towers();
         let is_needed = |name: &str| {
@@ -144,15 +144,15 @@ impl Source {
             Some((name, base)) => Err(Error::Checkpoint {
                 path: base.path().to_path_buf(),
                 problem: format!(
-                    "it is given as `{name}`, which {} does not have",
+                    "this part was given as `{name}`, which {} does not have",
                     printable(self.path().display())
                 ),
             }),
         }
     }
 
-    /// Opens what only the text encoder and the tokenizer are used of. It may be a model, or a
-    /// folder that has the files of both directly in it, as CLIP's own folders do.
+    /// Opens a model of which only the text encoder and the tokenizer are used. `path` is a model,
+    /// or a folder that holds the files of both, as CLIP's own folders do.
     pub fn open_text(
         path: &Path,
         variant: Option<&str>,
@@ -170,7 +170,7 @@ impl Source {
         if let Some(path) = given.into_iter().flatten().next() {
             return Err(Error::Checkpoint {
                 path: path.clone(),
-                problem: "it is given in place of a part of a CLIP folder, which is used alone"
+                problem: "this part was given from elsewhere, but a CLIP folder is used alone"
                     .into(),
             });
         }
@@ -181,14 +181,14 @@ impl Source {
         })
     }
 
-    /// Where a component comes from.
+    /// Returns the folder or file that a component comes from.
     fn of(&self, component: &str) -> &Base {
         let part = self.elsewhere.iter().find(|(name, _)| *name == component);
         part.map_or(&self.base, |(_, base)| base)
     }
 
-    /// What says how the model draws: a UNet from elsewhere, if that is more than a bare component
-    /// folder, brings its own noise schedule and text encoders.
+    /// Returns the folder or file that determines how the model draws. A UNet from elsewhere brings
+    /// its noise schedule and text encoders, unless it is a bare component folder.
     fn model(&self) -> &Base {
         match self.of("unet") {
             Base::Folder(folder) if folder.is_flat() => &self.base,
@@ -196,7 +196,7 @@ impl Source {
         }
     }
 
-    /// The text encoders, in the order in which their states stand side by side.
+    /// Returns the text encoders, in the order in which their states are concatenated.
     pub fn towers(&self) -> &'static [TowerParts] {
         match self.model() {
             Base::File(file) => towers_of(file.text_encoders()),
@@ -210,8 +210,10 @@ impl Source {
         }
     }
 
-    /// The sizes that the UNet takes, if it is an SDXL UNet. The refiner, which has one text
-    /// encoder, takes a score.
+    /// Returns which size conditioning the UNet takes, if it is an SDXL UNet.
+    ///
+    /// Default: an aesthetic score for the refiner, which has one text encoder, and the target size
+    /// for other models.
     pub fn sizes(&self) -> SizeIds {
         let is_refiner = matches!(self.towers(), [tower] if tower.pooled);
         let takes_score = match self.model() {
@@ -224,8 +226,9 @@ impl Source {
         }
     }
 
-    /// Whether an empty negative prompt is zeros. Default: only with two text encoders, as in
-    /// SDXL's base.
+    /// Returns whether an empty negative prompt is replaced by zeros.
+    ///
+    /// Default: only with two text encoders, as in SDXL's base.
     pub fn zero_empty_negative(&self) -> bool {
         let is_base = self.towers().len() == 2;
         let said = match self.model() {
@@ -235,12 +238,12 @@ impl Source {
         said.unwrap_or(is_base)
     }
 
-    /// The folder or the file itself.
+    /// The path of the model's folder or file.
     pub fn path(&self) -> &Path {
         self.base.path()
     }
 
-    /// What the model is called.
+    /// Returns the model's name.
     pub fn name(&self) -> String {
         match &self.base {
             Base::Folder(folder) => folder.name(),
@@ -248,7 +251,7 @@ impl Source {
         }
     }
 
-    /// The pipeline class in diffusers, empty for a custom class.
+    /// Returns the pipeline class in diffusers. The result is empty for a custom class.
     pub fn class(&self) -> &str {
         match self.model() {
             Base::Folder(folder) => folder.class(),
@@ -256,7 +259,7 @@ impl Source {
         }
     }
 
-    /// What the pipeline class corrects in the configurations. A file needs no correction.
+    /// Returns the pipeline class's corrections to the configurations. A file needs no corrections.
     pub fn corrections(&self) -> Corrections {
         match self.model() {
             Base::Folder(folder) => Corrections::of_class(folder.class()),
@@ -264,7 +267,7 @@ impl Source {
         }
     }
 
-    /// How it is stored.
+    /// Returns the storage format, in words.
     pub fn format(&self) -> String {
         let is_exported = |name| self.graph(name).is_ok_and(|graph| graph.is_some());
         match &self.base {
@@ -274,7 +277,7 @@ impl Source {
         }
     }
 
-    /// What the model is, in words. `inputs` are its UNet's.
+    /// Returns a short description of the model. `inputs` are the inputs of its UNet.
     pub fn title(&self, inputs: Option<&Inputs>) -> String {
         match (self.model(), inputs) {
             (Base::File(file), _) => file.title(),
@@ -286,8 +289,8 @@ impl Source {
         }
     }
 
-    /// The word for a distilled model or another one with defaults of its own, where the tensors or
-    /// the header of a file say it.
+    /// Returns the keyword of a distilled model, or of another model with special defaults, if the
+    /// tensors or the header of a file identify it.
     pub fn word(&self) -> Option<&'static str> {
         match self.model() {
             Base::Folder(_) => None,
@@ -295,7 +298,7 @@ impl Source {
         }
     }
 
-    /// Why the prediction is believed to be what [`scheduler`](Self::scheduler) says.
+    /// Returns the reason for the kind of prediction that [`scheduler`](Self::scheduler) reports.
     pub fn because(&self) -> String {
         match self.model() {
             Base::Folder(_) => "because scheduler_config.json says so".to_owned(),
@@ -303,7 +306,7 @@ impl Source {
         }
     }
 
-    /// What the file says about itself; empty for a folder.
+    /// Returns the file's metadata. The result is empty for a folder.
     pub fn metadata(&self) -> BTreeMap<String, String> {
         match &self.base {
             Base::Folder(_) => BTreeMap::new(),
@@ -311,8 +314,8 @@ impl Source {
         }
     }
 
-    /// The components that are there, of the model's own or from elsewhere. An exported autoencoder
-    /// is two: `vae_decoder` and `vae_encoder`.
+    /// Lists the components that the model has, in its own files or from elsewhere. An exported
+    /// autoencoder counts as two components, `vae_decoder` and `vae_encoder`.
     pub fn components(&self) -> Result<Vec<&'static str>, Error> {
         const NETWORKS: [&str; 4] = ["unet", "vae", "text_encoder", "text_encoder_2"];
         let mut there: Vec<_> = NETWORKS.into_iter().filter(|name| self.has(name)).collect();
@@ -323,7 +326,8 @@ impl Source {
         Ok(there)
     }
 
-    /// The components that the model needs and that neither it nor another file supplies.
+    /// Lists the components that the model needs, but has neither in its own files nor from
+    /// elsewhere.
     pub fn missing(&self) -> Result<Vec<&'static str>, Error> {
         let has_codec = self.exported_codec()?.is_some();
         let towers = self.towers().iter().map(|tower| tower.encoder);
@@ -332,7 +336,7 @@ impl Source {
         Ok(needed.filter(|name| !is_there(name)).collect())
     }
 
-    /// What the user should know about the file.
+    /// Returns the warnings about the file, for the user. The result is empty for a folder.
     pub fn warnings(&self) -> &[String] {
         match &self.base {
             Base::Folder(_) => &[],
@@ -340,13 +344,13 @@ impl Source {
         }
     }
 
-    /// Whether a component is there.
+    /// Whether a component is available.
     pub fn has(&self, component: &str) -> bool {
         self.of(component).has(component)
     }
 
-    /// A component's `config.json`. What a VAE file cannot say, how the UNet's latents are scaled,
-    /// is the model's.
+    /// Returns a component's `config.json`. A VAE file cannot store how latents are scaled, so its
+    /// configuration gets the scaling of the model's latents.
     pub fn config(&self, component: &str) -> Result<Config, Error> {
         let mut config = self.of(component).config(component)?;
         let is_file = matches!(self.of(component), Base::File(_));
@@ -356,8 +360,8 @@ impl Source {
         Ok(config)
     }
 
-    /// Warns about an autoencoder from elsewhere that scales latents in another way than the
-    /// model's own: it is of another family.
+    /// Warns about an autoencoder from elsewhere that scales latents differently from the model's
+    /// own. It belongs to another family.
     pub fn warn_of_scaling(&self, config: &Config) -> Result<(), Error> {
         let is_from_elsewhere = self.elsewhere.iter().any(|(name, _)| *name == "vae");
         if !is_from_elsewhere || config.text("_class_name", KL)? != KL {
@@ -379,15 +383,16 @@ impl Source {
             && (expected - found).abs() > 1e-5
         {
             tracing::warn!(
-                "{}: this autoencoder scales latents by {found}, the model by {expected}: it is of \
-                 another family, and the pictures will be wrong",
+                "{}: this autoencoder scales latents by {found}, but the model by {expected}: it \
+                 belongs to another family, and the pictures will be wrong",
                 printable(config.path().display())
             );
         }
         Ok(())
     }
 
-    /// Whether this is a file with an `AutoencoderKL` alone, whose scaling nothing tells.
+    /// Whether the autoencoder is an `AutoencoderKL` from a file, with a scaling that neither the
+    /// file nor the model determines.
     pub fn is_bare_vae(&self) -> bool {
         let config = self.config("vae");
         let is_set = config.is_ok_and(|config| {
@@ -397,8 +402,7 @@ impl Source {
         matches!(self.of("vae"), Base::File(_)) && !is_set
     }
 
-    /// Gives the configuration of an autoencoder the scaling of the model's latents, if it has
-    /// none.
+    /// Sets the scaling of the model's latents in an autoencoder's configuration that has none.
     fn scale(&self, config: &mut Config) -> Result<(), Error> {
         const KEYS: [&str; 4] = [
             "scaling_factor",
@@ -411,7 +415,7 @@ impl Source {
         }
         if self.base.has("vae") && !std::ptr::eq(self.of("vae"), &self.base) {
             let own = self.base.config("vae")?;
-            // Another class of autoencoder scales in its own way.
+            // The factors of another autoencoder class do not apply to `AutoencoderKL`.
             for key in KEYS
                 .iter()
                 .filter(|_| own.text("_class_name", KL).is_ok_and(|class| class == KL))
@@ -436,7 +440,7 @@ impl Source {
         Ok(())
     }
 
-    /// The file of a component's graph, if another tool exported it as one.
+    /// Returns the file of a component's graph, if another tool exported the component.
     pub fn graph(&self, component: &str) -> Result<Option<PathBuf>, Error> {
         match self.of(component) {
             Base::Folder(folder) => exported::graph_in(&folder.component(component)?),
@@ -444,7 +448,7 @@ impl Source {
         }
     }
 
-    /// The model folder whose autoencoder is exported graphs.
+    /// Returns the model folder, if its autoencoder consists of exported graphs.
     pub fn exported_codec(&self) -> Result<Option<&Path>, Error> {
         match self.of("vae") {
             Base::Folder(folder) if !folder.is_flat() => {
@@ -455,7 +459,7 @@ impl Source {
         }
     }
 
-    /// A component's weights.
+    /// Opens a component's weights.
     pub fn weights(&self, component: &str) -> Result<Weights, Error> {
         match self.of(component) {
             Base::Folder(folder) => folder.weights(component),
@@ -463,7 +467,7 @@ impl Source {
         }
     }
 
-    /// The files that a component's weights lie in: one, or its shards in their order.
+    /// Lists the files that hold a component's weights: one file, or its shards in order.
     pub fn weight_files(&self, component: &str) -> Result<Vec<PathBuf>, Error> {
         match self.of(component) {
             Base::Folder(folder) => folder.weight_files(component),
@@ -471,8 +475,8 @@ impl Source {
         }
     }
 
-    /// The path of `scheduler_config.json` and its text. For a file, its own path and what
-    /// diffusers would write.
+    /// Returns the path and the text of `scheduler_config.json`. For a file, returns the path of
+    /// the file and the text that diffusers would write.
     pub fn scheduler(&self) -> Result<(PathBuf, String), Error> {
         match self.model() {
             Base::Folder(folder) => {
@@ -484,7 +488,7 @@ impl Source {
         }
     }
 
-    /// The tokenizer of a text encoder.
+    /// Loads the tokenizer of a text encoder.
     pub fn tokenizer(&self, tower: TowerParts) -> Result<ClipTokenizer, Error> {
         let tokenizer = match self.tokenizer_folder(tower)? {
             Some(folder) => ClipTokenizer::load(folder)?,
@@ -496,7 +500,7 @@ impl Source {
         })
     }
 
-    /// The files of a text encoder's tokenizer.
+    /// Returns the files of a text encoder's tokenizer.
     pub fn tokenizer_files(&self, tower: TowerParts) -> Result<TokenizerFiles, Error> {
         let Some(folder) = self.tokenizer_folder(tower)? else {
             let pad = self.pad(tower).unwrap_or("<|endoftext|>");
@@ -508,8 +512,10 @@ impl Source {
         ))
     }
 
-    /// The folder of a text encoder's tokenizer: the user's, that of the folder that the encoder is
-    /// from, or the model's own. None where there is a file alone, which has no tokenizer.
+    /// Returns the tokenizer folder of a text encoder.
+    ///
+    /// The user's folder comes first, then the folder that the encoder is from, then the model's
+    /// own. Returns `None` for a single file, which has no tokenizer.
     fn tokenizer_folder(&self, tower: TowerParts) -> Result<Option<PathBuf>, Error> {
         if let Some(folder) = &self.tokenizer {
             let of_model = folder.join(tower.tokenizer);
@@ -518,7 +524,7 @@ impl Source {
         }
         for base in [self.of(tower.encoder), &self.base, self.model()] {
             match base {
-                // A text encoder's folder alone, as CLIP's own.
+                // A bare text encoder folder, such as CLIP's own, has no tokenizer folder.
                 Base::Folder(folder) if folder.is_flat() && !std::ptr::eq(base, &self.base) => {}
                 Base::Folder(folder) if folder.has(tower.tokenizer) => {
                     return folder.component(tower.tokenizer).map(Some);
@@ -532,8 +538,11 @@ impl Source {
         }
     }
 
-    /// The token that fills texts up, where the files of the tokenizer do not say: of a file's
-    /// model, with CLIP's tokenizer or with one folder for all text encoders.
+    /// Returns the padding token of a text encoder, where its tokenizer's files do not determine
+    /// it.
+    ///
+    /// That is the case for the model of a single file, with CLIP's tokenizer or with one tokenizer
+    /// folder for all text encoders.
     fn pad(&self, tower: TowerParts) -> Option<&'static str> {
         let one_for_all = self.tokenizer.as_ref();
         let is_said = match one_for_all {
@@ -548,7 +557,8 @@ impl Source {
         }
     }
 
-    /// What `model_index.json` says; of a file, what it would say beside classes.
+    /// Returns the contents of `model_index.json`. For a file, only the entries that are not
+    /// classes.
     pub fn index(&self) -> Result<Map<String, Value>, Error> {
         match self.model() {
             Base::File(file) => Ok(file.index()),
@@ -566,9 +576,9 @@ impl Source {
 /// The files of a tokenizer.
 #[derive(Debug)]
 pub(crate) enum TokenizerFiles {
-    /// Files of a folder.
+    /// Files to copy from a folder.
     Copied(Vec<PathBuf>),
-    /// CLIP's, by their names.
+    /// CLIP's tokenizer files: names and contents.
     Made([(&'static str, String); 4]),
 }
 
@@ -590,7 +600,7 @@ impl Base {
         if path.exists() {
             if let Some(variant) = variant {
                 tracing::warn!(
-                    "{}: a file has no variants, `{}` is not looked for",
+                    "{}: a file has no variants, so `{}` is ignored",
                     printable(path.display()),
                     printable(variant)
                 );
@@ -607,7 +617,7 @@ impl Base {
         })
     }
 
-    /// Opens what a component is taken from: a folder of it alone, or as a model.
+    /// Opens the source of one component: a folder with only that component, or a model.
     fn part(
         path: &Path,
         variant: Option<&str>,
@@ -618,7 +628,7 @@ impl Base {
             return Err(Error::Missing {
                 path: path.to_path_buf(),
                 what: format!("the file or folder for `{component}`"),
-                hint: "expected one that a builder's method was given".into(),
+                hint: "check the path given to the builder".into(),
             });
         }
         let base = match path.join("config.json").is_file() {

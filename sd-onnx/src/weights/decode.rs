@@ -1,17 +1,17 @@
-//! The numbers of stored tensors as f32.
+//! Decodes the numbers of stored tensors to f32.
 //!
-//! GGUF's blocks are decoded as `ggml-quants.c` of llama.cpp and PyPI's `gguf` do it, with the same
-//! products and sums in the same order, so that the values are equal bit for bit.
+//! GGUF blocks are decoded in the same way as in llama.cpp's `ggml-quants.c` and PyPI's `gguf`,
+//! with the same products and sums in the same order. The values are therefore equal bit for bit.
 
 use half::{bf16, f16};
 
 use super::types::Type;
 
-/// The values of `bytes`, which are whole blocks of the type, into `out`, which has as many numbers
-/// as the blocks. Whole numbers become the nearest f32.
+/// Decodes `bytes`, which are whole blocks of the type, into `out`, which has room for exactly the
+/// numbers in these blocks. Integers become the nearest f32.
 ///
 /// # Errors
-/// The type itself, where nothing here decodes it.
+/// Returns the type if this function cannot decode it.
 pub(super) fn decode(dtype: Type, bytes: &[u8], out: &mut [f32]) -> Result<(), Type> {
     match dtype {
         Type::F64 => each(bytes, out, |b| f64::from_le_bytes(b) as f32),
@@ -62,32 +62,33 @@ fn blocks<const BYTES: usize, const NUMBERS: usize>(
     }
 }
 
-/// The value of torch's `float8_e4m3fn`, "Fn" for finite: 4 bits of exponent, 3 of mantissa, and
-/// only the codes whose bits are all set are no numbers.
+/// Decodes torch's `float8_e4m3fn`: 4 bits of exponent and 3 of mantissa. `fn` means finite: there
+/// is no infinity, and only the codes with all exponent and mantissa bits set are NaN.
 fn f8_e4m3(code: u8) -> f32 {
     let sign = u32::from(code & 0x80) << 24;
     let (exponent, mantissa) = (u32::from(code >> 3 & 15), u32::from(code & 7));
     let bits = match (exponent, mantissa) {
         (15, 7) => 0x7ff0_0000,
-        // Steps of 2⁻⁹.
+        // Subnormal numbers are multiples of 2⁻⁹.
         (0, _) => (mantissa as f32 / 512.0).to_bits(),
-        // The exponent's bias is 7; f32's is 127.
+        // The exponent's bias is 7 here, and 127 in f32.
         _ => (exponent + 120) << 23 | mantissa << 20,
     };
     f32::from_bits(sign | bits)
 }
 
-/// The value of torch's `float8_e5m2`.
+/// Decodes torch's `float8_e5m2`, which has the same exponent as f16.
 fn f8_e5m2(code: u8) -> f32 {
     f16::from_bits(u16::from(code) << 8).to_f32()
 }
 
-/// The f16 at a byte of a block.
+/// Reads the f16 at a byte offset of a block.
 fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// The 16 low halves of the bytes, then the 16 high ones.
+/// Returns a 4-bit number: numbers 0 to 15 are the low halves of the 16 bytes, and 16 to 31 the
+/// high halves.
 fn nibbles(bytes: &[u8], index: usize) -> u8 {
     match index {
         0..16 => bytes[index] & 15,
@@ -95,7 +96,7 @@ fn nibbles(bytes: &[u8], index: usize) -> u8 {
     }
 }
 
-/// The fifth bits of the numbers of a block of `Q5_0` or `Q5_1`, in the place of their value.
+/// Returns the fifth bit of a number in a `Q5_0` or `Q5_1` block, shifted to its place (value 16).
 fn fifth_bit(bytes: &[u8], index: usize) -> u8 {
     (bytes[index / 8] >> (index % 8) & 1) << 4
 }
@@ -137,7 +138,7 @@ fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     }
 }
 
-/// Sixteen groups of 16 numbers of 2 bits, each group with a scale and a minimum of 4 bits.
+/// Decodes sixteen groups of 16 numbers of 2 bits. Each group has a scale and a minimum of 4 bits.
 fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     let (scales, codes) = (&block[..16], &block[16..80]);
     let (scale, least) = (half_at(block, 80), half_at(block, 82));
@@ -149,7 +150,7 @@ fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     }
 }
 
-/// Sixteen groups of 16 numbers of 3 bits, each group with a scale of 6 bits.
+/// Decodes sixteen groups of 16 numbers of 3 bits. Each group has a scale of 6 bits.
 fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
     let (high, codes, scales) = (&block[..32], &block[32..96], &block[96..108]);
     let scale = half_at(block, 108);
@@ -166,7 +167,7 @@ fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
     }
 }
 
-/// The scale and the minimum, of 6 bits each, of one of the eight groups of `Q4_K` and `Q5_K`.
+/// Returns the scale and the minimum, of 6 bits each, of a group in `Q4_K` or `Q5_K`.
 fn scale_and_least(scales: &[u8], group: usize) -> (f32, f32) {
     let (scale, least) = match group {
         0..4 => (scales[group] & 63, scales[group + 4] & 63),
@@ -181,7 +182,7 @@ fn scale_and_least(scales: &[u8], group: usize) -> (f32, f32) {
     (scale.into(), least.into())
 }
 
-/// Eight groups of 32 numbers of 4 bits.
+/// Decodes eight groups of 32 numbers of 4 bits. Each group has a scale and a minimum of 6 bits.
 fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     let (scale, least) = (half_at(block, 0), half_at(block, 2));
     let (scales, codes) = (&block[4..16], &block[16..]);
@@ -195,7 +196,7 @@ fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     }
 }
 
-/// Eight groups of 32 numbers of 5 bits.
+/// Decodes eight groups of 32 numbers of 5 bits. Each group has a scale and a minimum of 6 bits.
 fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     let (scale, least) = (half_at(block, 0), half_at(block, 2));
     let (scales, high, codes) = (&block[4..16], &block[16..48], &block[48..]);
@@ -210,12 +211,12 @@ fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     }
 }
 
-/// Sixteen groups of 16 numbers of 6 bits, each group with a scale of 8 bits.
+/// Decodes sixteen groups of 16 numbers of 6 bits. Each group has a scale of 8 bits.
 fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
     let scale = half_at(block, 208);
     for (group, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        // The groups of 128 numbers have 64 bytes of low bits and 32 of high ones.
+        // Each half of 128 numbers has 64 bytes of low bits and 32 bytes of high bits.
         let (half, quarter) = (group / 4, group % 4);
         let low = &low[half * 64 + quarter % 2 * 32..];
         let high = &high[half * 32..];
@@ -229,7 +230,7 @@ fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
 }
 
 #[cfg(test)]
-// In a test it is the failure.
+// A failed `unwrap` fails the test.
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::{fs, path::Path};
@@ -238,7 +239,7 @@ mod tests {
 
     use super::*;
 
-    /// Checks all values that `tests/golden/number_types.py` made, bit for bit.
+    /// All values that `tests/golden/number_types.py` wrote are equal bit for bit.
     #[test]
     fn values_are_those_of_torch_and_gguf() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");

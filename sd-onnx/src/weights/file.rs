@@ -1,4 +1,4 @@
-//! A file of weights as it is: its tensors under its own names, whatever its format.
+//! A weight file as it is: its tensors under the file's own names, in any supported format.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -21,38 +21,38 @@ use super::{
 };
 use crate::Error;
 
-/// The tensors of one file, or of all shards of a model, and what the file says about itself.
+/// The tensors and metadata of one file, or of all shards of a model.
 #[derive(Debug)]
 pub(crate) struct WeightFile {
-    /// What an error names: the file as the user has it, or the index of a sharded model.
+    /// The path that errors name: the file as the user knows it, or the index of a sharded model.
     pub path: PathBuf,
     pub tensors: Vec<Stored>,
-    /// The `__metadata__` of a safetensors file, the key-value pairs of a GGUF file.
+    /// The `__metadata__` of a safetensors file, or the key-value pairs of a GGUF file.
     pub metadata: BTreeMap<String, String>,
     pub format: Format,
-    /// What is left out, for the user.
+    /// Warnings about contents that are not used, for the user.
     pub warnings: Vec<String>,
 }
 
-/// The format of a file of weights, which its first bytes tell.
+/// The format of a weight file, recognised by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Safetensors {
-        /// The byte where the data begins.
+        /// The offset of the data in the file, in bytes.
         data_start: u64,
     },
     Pickle,
     Gguf,
 }
 
-/// How much some tensors are.
+/// The number, sizes and types of some tensors.
 #[derive(Debug, Default)]
 pub(crate) struct Sizes {
     pub tensors: usize,
-    /// How many numbers they have.
+    /// The total number of values in the tensors.
     pub parameters: u64,
     pub bytes: u64,
-    /// Their types, each with how many tensors have it.
+    /// The number of tensors of each type.
     pub types: BTreeMap<String, usize>,
 }
 
@@ -63,14 +63,14 @@ pub(crate) struct Stored {
     pub dtype: Type,
     pub shape: Vec<usize>,
     pub place: Place,
-    /// What the stored values are multiplied with; none for the values as they are.
+    /// The factor of the stored values, or `None` where they are used unchanged.
     pub scale: Option<Scale>,
-    /// The file as the user has it.
+    /// The path of the file as the user knows it, with links not resolved.
     pub file: Arc<Path>,
 }
 
 impl WeightFile {
-    /// Reads the headers of a file, or of all shards that a `*.index.json` names.
+    /// Reads the headers of a file, or of all shards that a `*.index.json` lists.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let mut all = Self {
             path: path.to_path_buf(),
@@ -99,7 +99,7 @@ impl WeightFile {
         Ok(all)
     }
 
-    /// Refuses two tensors of one name, in one file or in two shards.
+    /// Refuses two tensors with the same name, in one file or in two shards.
     fn refuse_duplicates(&self) -> Result<(), Error> {
         let mut known = HashSet::with_capacity(self.tensors.len());
         let mut tensors = self.tensors.iter();
@@ -112,13 +112,13 @@ impl WeightFile {
         }
     }
 
-    /// The numbers of a small tensor.
+    /// Reads the values of a small tensor. The result is empty if there is no such tensor.
     pub fn values(&self, name: &str) -> Result<Vec<f32>, Error> {
         let found = self.tensors.iter().find(|stored| stored.name == name);
         found.map_or(Ok(Vec::new()), |stored| stored.source().values())
     }
 
-    /// How much all tensors are.
+    /// Returns the number, sizes and types of all tensors.
     pub fn sizes(&self) -> Sizes {
         let tensors = self.tensors.iter();
         Sizes::of(tensors.map(|stored| (stored.dtype, stored.shape.as_slice(), &stored.place)))
@@ -149,7 +149,7 @@ impl WeightFile {
         Ok(())
     }
 
-    /// Adds what the header of a GGUF file lists.
+    /// Adds the tensors and metadata of a GGUF file.
     fn add_gguf(&mut self, file: &Arc<Path>, real: &Arc<Path>) -> Result<(), Error> {
         let header = gguf::read_header(file)?;
         self.metadata.extend(header.metadata);
@@ -171,7 +171,7 @@ impl WeightFile {
 }
 
 impl Stored {
-    /// Reads its numbers, without the scale.
+    /// Returns a reader of the tensor's numbers, which does not apply the scale.
     pub fn source(&self) -> Source<'_> {
         Source {
             place: &self.place,
@@ -206,7 +206,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// The first bytes of a file, as many as tell its format.
+/// Reads as many bytes from the start of a file as are needed to recognise its format.
 fn start(file: &Path) -> Result<Vec<u8>, Error> {
     const LENGTH: u64 = 262;
     let mut start = Vec::new();
@@ -219,7 +219,7 @@ fn start(file: &Path) -> Result<Vec<u8>, Error> {
 }
 
 #[cfg(test)]
-// In a test it is the failure.
+// A failed `unwrap` fails the test.
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::WeightFile;

@@ -1,10 +1,11 @@
-//! Headers of GGUF files: the metadata and where the tensors lie.
+//! Reads headers of GGUF files: the metadata and the places of the tensors.
 //!
-//! The format is llama.cpp's, version 2 or 3, little-endian. A header is counts, key-value pairs,
-//! and one entry for each tensor; the data follows at the next multiple of the alignment.
-//! Files of diffusion models come from ComfyUI-GGUF's tools and from stable-diffusion.cpp. The
-//! former store a tensor whose rows are not whole blocks under another shape, and the one it had in
-//! `comfy.gguf.orig_shape.<tensor>`.
+//! The format is llama.cpp's, version 2 or 3, little-endian. A header consists of counts, key-value
+//! pairs and one entry per tensor. The data follows at the next multiple of the alignment.
+//!
+//! Files of diffusion models come from ComfyUI-GGUF's tools and from stable-diffusion.cpp.
+//! ComfyUI-GGUF changes the shape of a tensor whose rows are not whole blocks, and stores the
+//! original shape under the key `comfy.gguf.orig_shape.<tensor>`.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -18,40 +19,40 @@ use sd_text::outside::{self, printable};
 use super::{WeightFile, types::Type};
 use crate::Error;
 
-/// The first four bytes.
+/// The first four bytes of a GGUF file.
 pub(super) const MAGIC: &[u8; 4] = b"GGUF";
 
-/// The longest header that is read, in bytes. A UNet's has some 200 kB; the longest are those of
-/// language models with their vocabularies.
+/// The longest header that is read, in bytes. A UNet's header has about 200 kB. Language models
+/// have the longest headers, because these include the vocabulary.
 const MOST_HEADER: u64 = 100_000_000;
-/// The most tensors. A UNet of SDXL has 1680.
+/// The largest number of tensors. SDXL's UNet has 1680.
 const MOST_TENSORS: u64 = 100_000;
-/// The most key-value pairs. A UNet's has some hundred, one for each tensor of another shape.
+/// The largest number of key-value pairs. A UNet has some hundred, one for each reshaped tensor.
 const MOST_PAIRS: u64 = 100_000;
-/// The most dimensions of a tensor.
+/// The largest number of dimensions of a tensor.
 const MOST_DIMS: u32 = 8;
-/// The largest alignment. All known files have 32.
+/// The largest alignment, in bytes. All known files have 32.
 const MOST_ALIGNMENT: u64 = 1 << 20;
-/// The most items of an array that the metadata shows.
+/// The longest array whose items are listed in the metadata.
 const MOST_SHOWN: u64 = 16;
-/// The key of a tensor's own shape, before the tensor's name.
+/// The prefix of the key that stores a tensor's original shape. The tensor's name follows.
 const SHAPE_KEY: &str = "comfy.gguf.orig_shape.";
 
-/// What a GGUF file says of itself.
+/// The contents of a GGUF header.
 #[derive(Debug)]
 pub(super) struct Header {
-    /// The tensors by their places.
+    /// The tensors, sorted by their places.
     pub tensors: Vec<Entry>,
-    /// The key-value pairs as text; long arrays only by their number of items.
+    /// The key-value pairs as text. Long arrays appear only as their number of items.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// A tensor's place in a file.
+/// A tensor and its place in the file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub name: String,
     pub dtype: Type,
-    /// In the order of torch, the reverse of GGUF's.
+    /// In torch's order, which is the reverse of GGUF's.
     pub shape: Vec<usize>,
     /// Bytes from the start of the file.
     pub offset: u64,
@@ -60,6 +61,10 @@ pub(super) struct Entry {
 }
 
 /// Reads and checks the header of a GGUF file.
+///
+/// # Errors
+/// - [`Error::Io`] when the file cannot be read.
+/// - [`Error::Gguf`] when the header is malformed or the file is truncated.
 pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
     let file = outside::open_binary(path).map_err(Error::io(path))?;
     let length = file.metadata().map_err(Error::io(path))?.len();
@@ -79,11 +84,11 @@ pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
         })
 }
 
-/// The architectures whose networks are known. The last two are from a tool that does not say
-/// which one it is, as stable-diffusion.cpp writes none.
+/// The architectures whose networks are known. `pig` and `cow` come from a tool that does not say
+/// which network it wrote. stable-diffusion.cpp writes no architecture at all.
 const ARCHITECTURES: [&str; 4] = ["sd1", "sdxl", "pig", "cow"];
 
-/// Refuses the weights of other networks by the name that the file has for them.
+/// Refuses the weights of other networks, judged by the architecture that the file names.
 pub(super) fn check_architecture(file: &WeightFile) -> Result<(), Error> {
     match file.metadata.get("general.architecture") {
         Some(found) if !ARCHITECTURES.contains(&found.as_str()) => Err(Error::Gguf {
@@ -97,7 +102,7 @@ pub(super) fn check_architecture(file: &WeightFile) -> Result<(), Error> {
     }
 }
 
-/// What is wrong, and the byte where it was seen.
+/// A problem, and the byte offset at which it was found.
 struct Wrong {
     at: u64,
     problem: Problem,
@@ -110,18 +115,18 @@ enum Problem {
 
 struct Reader {
     file: BufReader<File>,
-    /// The next byte.
+    /// The offset of the next byte.
     at: u64,
-    /// Where the header must have ended.
+    /// The offset at which the header must have ended.
     end: u64,
 }
 
-/// A value of a key.
+/// The value of a key.
 enum Item {
     Text(String),
     Number(String),
     Numbers(Vec<String>),
-    /// An array that is too long, or of something else than numbers.
+    /// An array that is too long or has items other than numbers. Only the number of items is kept.
     Long(u64),
 }
 
@@ -174,7 +179,7 @@ impl Reader {
         }
         if let Some(tensor) = shapes.keys().next() {
             let key = printable(format_args!("{SHAPE_KEY}{tensor}"));
-            return Err(self.wrong(format!("the key `{key}` is of no tensor of the file")));
+            return Err(self.wrong(format!("the key `{key}` belongs to no tensor of the file")));
         }
         self.place(&mut entries, alignment, length)?;
         Ok(Header {
@@ -183,7 +188,7 @@ impl Reader {
         })
     }
 
-    /// A tensor; its offset is still from the start of the data.
+    /// Reads the entry of a tensor. Its offset is still relative to the start of the data.
     fn entry(&mut self, shapes: &mut BTreeMap<String, Vec<usize>>) -> Result<Entry, Wrong> {
         let name = self.text()?;
         let named = |problem: String| format!("tensor `{}`: {problem}", printable(&name));
@@ -204,15 +209,15 @@ impl Reader {
         stored.reverse();
         let number = self.u32()?;
         let Some(dtype) = Type::of_gguf(number) else {
-            return Err(self.wrong(named(format!("of type {number}, which is not known"))));
+            return Err(self.wrong(named(format!("unknown type {number}"))));
         };
         let length = dtype.length(&stored);
         let shape = shapes.remove(&name).unwrap_or_else(|| stored.clone());
-        // The same numbers under another shape.
+        // Both shapes must hold the same numbers.
         let Some(length) = length.filter(|_| dtype.length(&shape) == length) else {
             let [stored, shape] = [stored, shape].map(|shape| printable(format_args!("{shape:?}")));
             return Err(self.wrong(named(format!(
-                "its shapes, {stored} as stored and {shape} as it was, are not the same whole \
+                "its stored shape {stored} and its original shape {shape} are not the same whole \
                  number of blocks of {dtype}"
             ))));
         };
@@ -226,8 +231,8 @@ impl Reader {
         })
     }
 
-    /// Turns offsets in the data into offsets in the file, sorts the tensors by them, and checks
-    /// that they lie in the file and do not overlap.
+    /// Turns offsets in the data into offsets in the file and sorts the tensors by them. Checks
+    /// that the tensors lie in the file, are aligned and do not overlap.
     fn place(&self, entries: &mut [Entry], alignment: u64, length: u64) -> Result<(), Wrong> {
         let start = self.at.next_multiple_of(alignment);
         entries.sort_by_key(|entry| (entry.offset, entry.length));
@@ -238,17 +243,19 @@ impl Reader {
             let end = offset.and_then(|offset| offset.checked_add(entry.length));
             let (Some(offset), Some(end)) = (offset, end.filter(|&end| end <= length)) else {
                 return Err(self.wrong(format!(
-                    "the data of tensor `{name}`, {} bytes from byte {} of the data on, ends \
-                     behind the file of {length} bytes: truncated",
+                    "the data of tensor `{name}`, {} bytes from byte {} of the data on, extends past \
+                     the end of the file, which has {length} bytes: the file is truncated",
                     entry.length, entry.offset
                 )));
             };
             if offset < last {
-                return Err(self.wrong(format!("the data of tensor `{name}` overlaps another's")));
+                return Err(self.wrong(format!(
+                    "the data of tensor `{name}` overlaps another tensor's"
+                )));
             }
             if !entry.offset.is_multiple_of(alignment) {
                 return Err(self.wrong(format!(
-                    "the data of tensor `{name}` begins at byte {} of the data, which is no \
+                    "the data of tensor `{name}` begins at byte {} of the data, which is not a \
                      multiple of the alignment {alignment}",
                     entry.offset
                 )));
@@ -259,7 +266,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The value of a key.
+    /// Reads the value of a key.
     fn item(&mut self, kind: u32) -> Result<Item, Wrong> {
         match kind {
             8 => Ok(Item::Text(self.text()?)),
@@ -277,7 +284,8 @@ impl Reader {
             4..=6 => 4,
             10..=12 => 8,
             8 => {
-                // Every text has its length at least, so the header's limit bounds the loop.
+                // Each text takes at least the 8 bytes of its length, so the header's limit bounds
+                // the loop.
                 for _ in 0..count {
                     let length = self.u64()?;
                     self.skip(length)?;
@@ -294,7 +302,7 @@ impl Reader {
         Ok(Item::Long(count))
     }
 
-    /// A number or truth value, as text.
+    /// Reads a number or boolean and returns it as text.
     fn number(&mut self, kind: u32) -> Result<String, Wrong> {
         Ok(match kind {
             0 => u8::from_le_bytes(self.bytes()?).to_string(),
@@ -312,7 +320,7 @@ impl Reader {
         })
     }
 
-    /// The shape that a tensor had before it was stored under another.
+    /// Returns the shape that a tensor had before it was stored in another shape.
     fn shape_of(&self, item: Item) -> Result<Vec<usize>, Wrong> {
         let shape = match &item {
             Item::Numbers(sides) => sides.iter().map(|side| side.parse().ok()).collect(),
@@ -321,7 +329,7 @@ impl Reader {
         shape.ok_or_else(|| {
             let found = printable(item.text());
             self.wrong(format!(
-                "a tensor's own shape is {found}, expected a list of sizes"
+                "the original shape of a tensor is {found}, expected a list of sizes"
             ))
         })
     }
@@ -333,7 +341,7 @@ impl Reader {
         };
         alignment
             .filter(|&n: &u64| n.is_power_of_two() && n <= MOST_ALIGNMENT)
-            .ok_or_else(|| self.wrong("the alignment is no power of two up to 2²⁰"))
+            .ok_or_else(|| self.wrong("the alignment is not a power of two up to 2²⁰"))
     }
 
     fn count(&mut self, what: &str, most: u64) -> Result<u64, Wrong> {
@@ -348,7 +356,7 @@ impl Reader {
         let length = self.u64()?;
         let mut bytes = Vec::new();
         self.reserve(length)?;
-        // Grows with what is there, not with what is said.
+        // The buffer grows with the bytes that are read, not with the length that the file claims.
         let read = self.file.by_ref().take(length).read_to_end(&mut bytes);
         read.map_err(|error| self.io(error))?;
         if (bytes.len() as u64) < length {
@@ -385,12 +393,12 @@ impl Reader {
         Ok(bytes)
     }
 
-    /// Checks that so many bytes more are in the header.
+    /// Checks that the header can have this many more bytes.
     fn reserve(&self, length: u64) -> Result<(), Wrong> {
         match self.at.checked_add(length).is_some_and(|at| at <= self.end) {
             true => Ok(()),
             false => Err(self.wrong(format!(
-                "the header goes on for {length} bytes, but ends at byte {} at the latest",
+                "the header claims {length} more bytes, but must end by byte {}",
                 self.end
             ))),
         }
@@ -426,7 +434,7 @@ impl Item {
 }
 
 #[cfg(test)]
-// In a test it is the failure.
+// A failed `unwrap` fails the test.
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::{fs, path::PathBuf};
@@ -442,7 +450,7 @@ mod tests {
             .join(file)
     }
 
-    /// The error for a file of these bytes.
+    /// Returns the error for a file with these bytes.
     fn error_of(bytes: &[u8]) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
@@ -450,7 +458,7 @@ mod tests {
         read_header(&path).unwrap_err().to_string()
     }
 
-    /// The golden file with the bytes `from`, which it has once, replaced by `to`.
+    /// Returns the golden file, with the only occurrence of the bytes `from` replaced by `to`.
     fn changed(from: &[u8], to: &[u8]) -> Vec<u8> {
         let mut bytes = fs::read(golden("number_types.gguf")).unwrap();
         let at = |bytes: &[u8]| bytes.windows(from.len()).position(|window| window == from);
@@ -463,7 +471,7 @@ mod tests {
         bytes
     }
 
-    /// An entry's name as it is in the file, with its length before it.
+    /// Encodes a text as the file stores it, with its length first.
     fn text(text: &str) -> Vec<u8> {
         let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
         bytes.extend(text.as_bytes());
@@ -514,7 +522,8 @@ mod tests {
             bytes.extend(offset.to_le_bytes());
             bytes
         };
-        // As it is in the file: behind 20 F32 padded to 96 bytes, 2880 of Q4_K and 64 of F16.
+        // The entry in the file. Its data follows 20 numbers in F32, padded to 96 bytes, 2880 bytes
+        // of Q4_K and 64 bytes of F16.
         let honest = entry(&[64, 3], 8, 96 + 2880 + 64);
         let shape_key = "comfy.gguf.orig_shape.input_blocks.0.0.weight";
         let sides = |sides: [i32; 2]| {
@@ -536,7 +545,7 @@ mod tests {
             bytes
         };
         for (from, to, expected) in [
-            (&honest, &entry(&[64, 3], 99, 3040), "of type 99"),
+            (&honest, &entry(&[64, 3], 99, 3040), "unknown type 99"),
             (
                 &honest,
                 &entry(&[63, 3], 8, 3040),
@@ -547,12 +556,8 @@ mod tests {
                 &entry(&[u64::MAX, 3], 8, 3040),
                 "number of blocks of Q8_0",
             ),
-            (&honest, &entry(&[64, 1 << 20], 8, 3040), "behind the file"),
-            (
-                &honest,
-                &entry(&[64, 3], 8, u64::MAX - 31),
-                "behind the file",
-            ),
+            (&honest, &entry(&[64, 1 << 20], 8, 3040), "past the end"),
+            (&honest, &entry(&[64, 3], 8, u64::MAX - 31), "past the end"),
             (
                 &honest,
                 &entry(&[64, 3], 8, 3041),
@@ -560,7 +565,11 @@ mod tests {
             ),
             (&honest, &entry(&[64, 3], 8, 32), "overlaps"),
             (&honest, &entry(&[1; 9], 8, 3040), "9 dimensions"),
-            (&sides([32, 160]), &sides([32, 161]), "[32, 161] as it was"),
+            (
+                &sides([32, 160]),
+                &sides([32, 161]),
+                "original shape [32, 161]",
+            ),
             (
                 &sides([32, 160]),
                 &sides([-32, -160]),
@@ -569,12 +578,12 @@ mod tests {
             (
                 &text(shape_key),
                 &text(&shape_key.replace(".0.0.", ".0.1.")),
-                "of no tensor",
+                "belongs to no tensor",
             ),
             (
                 &number("general.file_type", 1),
                 &number("general.alignment", 3),
-                "no power of two",
+                "not a power of two",
             ),
             (
                 &text("general.file_type"),
@@ -622,7 +631,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
         let header = 600;
-        // Behind the last tensor are 26 bytes of padding.
+        // The last tensor is followed by 26 bytes of padding.
         for at in (0..header).chain([good.len() - 27]) {
             fs::write(&path, &good[..at]).unwrap();
             assert!(read_header(&path).is_err(), "cut at {at}");

@@ -1,12 +1,12 @@
-//! A model component's weights: each is a place in a file, or bytes in memory.
+//! The weights of a model component. Each weight is a range of bytes in a file, or bytes in memory.
 //!
 //! No weight is read from a file here. A tensor in a file is a (file, offset, length) that goes
 //! into the ONNX graph as *external data*, so that ONNX Runtime maps the user's own file. Only the
-//! headers are read, by ordinary reads: a file that shrinks meanwhile is an error, where one that
-//! is mapped would end the process.
+//! headers are read, with ordinary reads. If a file shrinks in the meantime, such a read fails with
+//! an error, whereas access to a mapped file would end the process.
 //!
-//! [`WeightFile`] is what a file holds, under its own names. [`Weights`] are the tensors of one
-//! component by the names that diffusers and transformers give them today ([`names`]).
+//! [`WeightFile`] holds the contents of a file under the file's own names. [`Weights`] holds the
+//! tensors of one component under the current names in diffusers and transformers ([`names`]).
 
 mod decode;
 mod file;
@@ -41,59 +41,59 @@ pub(crate) use self::{
 };
 use crate::Error;
 
-/// The tensors of one model component, by today's names.
+/// The tensors of one model component, by their current names.
 #[derive(Debug)]
 pub(crate) struct Weights {
-    /// What an error names: the file as the user has it, or the index of a sharded model.
+    /// The path that errors name: the file as the user knows it, or the index of a sharded model.
     path: PathBuf,
     tensors: HashMap<String, Tensor>,
 }
 
-/// One tensor.
+/// A tensor of a component.
 #[derive(Debug)]
 pub(crate) struct Tensor {
     pub place: Place,
     pub dtype: Type,
-    /// What the stored values are multiplied with.
+    /// The factor of the stored values.
     pub scale: Option<Scale>,
-    /// As the networks ask for it.
+    /// The shape that the networks expect.
     shape: Vec<usize>,
     /// Whether the bytes hold the matrix with its two axes exchanged.
     pub transposed: bool,
-    /// The file as the user has it.
+    /// The path of the file as the user knows it, with links not resolved.
     pub file: Arc<Path>,
-    /// The name in that file.
+    /// The tensor's name in that file.
     stored_name: String,
-    /// Whether a graph has asked for it.
+    /// Whether a graph has requested this tensor.
     used: AtomicBool,
 }
 
-/// A tensor of a component, by its name of today, and the tensor of the file that it is in.
+/// Maps the current name of a component's tensor to the tensor of the file that contains it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mapped {
     pub name: String,
-    /// The name in the file.
+    /// The tensor's name in the file.
     pub stored: String,
     pub view: View,
 }
 
-/// Which part of a stored tensor a weight is, and how its numbers lie there.
+/// Which part of a stored tensor a weight is, and the layout of its numbers there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum View {
     Whole,
-    /// Rows of the first axis, as of OpenCLIP's `in_proj_weight`, which is three matrices in one.
+    /// Rows of the first axis. OpenCLIP's `in_proj_weight`, for example, is three matrices in one.
     Rows {
         from: usize,
         count: usize,
     },
-    /// The same numbers in the same order under another shape: a linear layer that is stored as a
+    /// The same numbers in the same order, in another shape: a linear layer that is stored as a
     /// 1 × 1 convolution, or the reverse.
     Reshaped(Vec<usize>),
-    /// A matrix that is stored `[in, out]`, as OpenCLIP's `text_projection`.
+    /// A matrix that is stored as `[in, out]`, such as OpenCLIP's `text_projection`.
     Transposed,
 }
 
-/// Where the bytes of a tensor are, little-endian and in row-major order.
+/// Where the bytes of a tensor are. They are little-endian and in row-major order.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
     File {
@@ -108,7 +108,7 @@ pub(crate) enum Place {
 }
 
 impl Weights {
-    /// Opens one file, or all shards that a `*.index.json` names.
+    /// Opens one file, or all shards that a `*.index.json` lists.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let file = WeightFile::open(path)?;
         gguf::check_architecture(&file)?;
@@ -119,7 +119,8 @@ impl Weights {
         Ok(weights)
     }
 
-    /// The weights of one component of a file whose tensors have other names: see [`Mapped`].
+    /// Returns the weights of one component of a file that uses other names, as described by
+    /// [`Mapped`].
     pub fn mapped(file: &WeightFile, tensors: &[Mapped]) -> Result<Self, Error> {
         gguf::check_architecture(file)?;
         let by_name: HashMap<&str, &Stored> = file
@@ -130,7 +131,7 @@ impl Weights {
         let mut weights = Self::new(&file.path, tensors.len());
         for Mapped { name, stored, view } in tensors {
             let stored = by_name.get(stored.as_str());
-            let stored = *stored.expect("the names are the file's");
+            let stored = *stored.expect("the names come from the file");
             let (stored, transposed) = viewed(stored, view)?;
             weights.insert(name.clone(), stored, transposed)?;
         }
@@ -172,11 +173,11 @@ impl Weights {
         }
     }
 
-    /// Puts a tensor from memory in the place of the one called `name`, or beside the others where
-    /// there is none: weights that a LoRA is merged into.
+    /// Adds a tensor from memory, or replaces the tensor called `name`. This is how weights that a
+    /// LoRA was merged into are stored.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] when `bytes` are more or fewer than the shape has in that type.
+    /// [`Error::Checkpoint`] when the number of bytes does not fit the shape and type.
     #[cfg_attr(not(test), expect(dead_code, reason = "for merged LoRAs"))]
     pub fn put(
         &mut self,
@@ -193,19 +194,23 @@ impl Weights {
         Ok(())
     }
 
-    /// How much the tensors are.
+    /// Returns the number, sizes and types of the tensors.
     pub fn sizes(&self) -> Sizes {
         let tensors = self.tensors.values();
         Sizes::of(tensors.map(|tensor| (tensor.dtype, tensor.shape.as_slice(), &tensor.place)))
     }
 
-    /// The shape of the tensor of that name.
+    /// Returns the shape of a tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
     }
 
-    /// The floating-point tensor of that name, whose shape must be `expected`. From now on it
-    /// counts as used.
+    /// Returns the tensor called `name`, and marks it as used.
+    ///
+    /// # Errors
+    /// - [`Error::MissingTensor`] when there is no such tensor.
+    /// - [`Error::TensorShape`] when its shape is not `expected`.
+    /// - [`Error::TensorType`] when its type cannot be used for weights.
     pub fn tensor(&self, name: &str, expected: &[usize]) -> Result<&Tensor, Error> {
         let tensor = self.tensors.get(name).ok_or_else(|| Error::MissingTensor {
             path: self.path.clone(),
@@ -231,9 +236,14 @@ impl Weights {
         Ok(tensor)
     }
 
-    /// Refuses tensors that no graph has asked for. The graphs of the component, whose class is
-    /// `class`, must all have been written before. `skipped` says which other tensors the class
-    /// knows and leaves out here, by today's names.
+    /// Refuses tensors that no graph has requested.
+    ///
+    /// All graphs of the component must have been built before. `class` is the component's class.
+    /// `skipped` returns whether a tensor, by its current name, is one that the class knows but
+    /// this crate does not use.
+    ///
+    /// # Errors
+    /// [`Error::UnusedTensors`] with the names of the tensors.
     pub fn check_all_used(
         &self,
         class: &'static str,
@@ -257,7 +267,7 @@ impl Weights {
     }
 }
 
-/// A stored tensor as a view shows it, and whether its two axes are exchanged.
+/// Returns the part of a stored tensor that `view` describes, and whether its axes are exchanged.
 fn viewed(stored: &Stored, view: &View) -> Result<(Stored, bool), Error> {
     let mut seen = stored.clone();
     let wrong = |expected: String| Error::Checkpoint {
@@ -308,7 +318,7 @@ fn viewed(stored: &Stored, view: &View) -> Result<(Stored, bool), Error> {
 }
 
 impl Tensor {
-    /// Reads its numbers, without the scale.
+    /// Returns a reader of the tensor's numbers, which does not apply the scale.
     pub fn source(&self) -> Source<'_> {
         Source {
             place: &self.place,
@@ -321,7 +331,7 @@ impl Tensor {
 }
 
 impl Place {
-    /// The bytes of rows `from..to` of `rows` equally long ones.
+    /// Returns the place of rows `from..to`, out of `rows` rows of equal length.
     fn part(&self, from: usize, to: usize, rows: usize) -> Self {
         match self {
             Self::File {
@@ -344,9 +354,9 @@ impl Place {
     }
 }
 
-/// Tensors that training or an older library left in files and that no network computes with, by
-/// the end of their names: transformers' numbers of positions, CLIP's temperature, OpenCLIP's mask,
-/// the averaging's state, the noise schedule of latent diffusion's and k-diffusion's wrappers.
+/// The last parts of the names of tensors that training or older libraries left in files and that
+/// no network uses: transformers' position ids, CLIP's temperature, OpenCLIP's mask, the state of
+/// weight averaging, and the noise schedules of latent diffusion's and k-diffusion's wrappers.
 const NO_WEIGHTS: [&str; 20] = [
     "position_ids",
     "logit_scale",
@@ -377,7 +387,7 @@ pub(crate) fn is_no_weight(name: &str) -> bool {
     })
 }
 
-/// ONNX wants paths in UTF-8.
+/// Returns the error for a path that is not UTF-8: ONNX stores paths in UTF-8.
 pub(crate) fn not_utf8(path: &Path) -> Error {
     let reason = "the real path is not valid UTF-8, which ONNX needs";
     Error::io(path)(std::io::Error::new(
@@ -388,7 +398,7 @@ pub(crate) fn not_utf8(path: &Path) -> Error {
 
 #[cfg(test)]
 mod tests {
-    // In a test it is the failure.
+    // A failed `unwrap` fails the test.
     #![allow(clippy::unwrap_used)]
 
     use ::safetensors::{Dtype, serialize_to_file, tensor::TensorView};

@@ -1,15 +1,14 @@
-//! Tables of older names of tensors.
+//! Tables of older tensor names.
 //!
-//! The networks in `models` ask for tensors by the names that diffusers and transformers give them
-//! today. A file with older names is read as if it had today's.
+//! The networks in `models` ask for tensors by the current names in diffusers and transformers. A
+//! file with older names is read as if it had the current ones.
 
-/// What a name began with before, and what it begins with today. transformers 5 dropped the prefix
-/// from `CLIPTextModel`. Its `CLIPTextModelWithProjection` still has the prefix, and is read
-/// without.
+/// Prefixes of names: the older prefix and the current one. transformers 5 dropped the prefix from
+/// `CLIPTextModel`. `CLIPTextModelWithProjection` still has it, and is read without.
 const BEGINNINGS: [(&str, &str); 1] = [("text_model.", "")];
 
-/// What was within a name before, and what is there today: the attention of the autoencoder, whose
-/// names changed in diffusers 0.18. Most published folders have the older ones.
+/// Parts within a name: the older part and the current one. These are in the attention of the
+/// autoencoder, which diffusers 0.18 renamed. Most published folders have the older names.
 const WITHIN: [(&str, &str); 4] = [
     (".attentions.0.query.", ".attentions.0.to_q."),
     (".attentions.0.key.", ".attentions.0.to_k."),
@@ -17,7 +16,7 @@ const WITHIN: [(&str, &str); 4] = [
     (".attentions.0.proj_attn.", ".attentions.0.to_out.0."),
 ];
 
-/// Today's name of a tensor that a file calls `stored`. Most names are today's already.
+/// Returns the current name of a tensor that a file calls `stored`. Most names are current.
 pub(super) fn today(stored: &str) -> String {
     let beginning = BEGINNINGS
         .iter()
@@ -55,7 +54,7 @@ mod tests {
             assert_eq!(today(stored), expected);
             assert_eq!(today(expected), expected);
         }
-        // Neither is at its place.
+        // Neither part is in the place where the tables apply.
         for name in [
             "vision_model.text_model.bias",
             "mid_block.attentions.0.transformer_blocks.0.attn1.query.weight",

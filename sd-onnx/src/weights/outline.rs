@@ -1,4 +1,4 @@
-//! Weights without their numbers, and weights that were just written.
+//! Weights without numbers, for checking a model, and weights that were just written.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use super::{Place, Tensor, Type, Weights};
 use crate::Error;
 
 impl Weights {
-    /// No tensors yet, in a file that tensors are written to.
+    /// Returns an empty set of weights, for tensors that are being written to the file `path`.
     pub fn empty(path: &Path) -> Self {
         Self {
             path: path.to_path_buf(),
@@ -18,7 +18,7 @@ impl Weights {
         }
     }
 
-    /// Puts a tensor in a place.
+    /// Adds a tensor at a place, or replaces the one with the same name.
     pub fn place(&mut self, name: &str, dtype: Type, shape: &[usize], place: Place) {
         let tensor = Tensor {
             place,
@@ -33,8 +33,8 @@ impl Weights {
         self.tensors.insert(name.to_owned(), tensor);
     }
 
-    /// Tensors of the same names and shapes, without numbers. A graph that is written over them
-    /// shows which tensors a network has, and reads none.
+    /// Returns tensors with the same names and shapes, without numbers. Building a graph over them
+    /// records which tensors the network needs, and reads none.
     pub fn outline(&self) -> Self {
         let mut outline = Self::empty(&self.path);
         for (name, tensor) in &self.tensors {
@@ -53,8 +53,10 @@ impl Weights {
         outline
     }
 
-    /// Finds what loading would refuse, without reading a weight: `write` writes the graphs of a
-    /// network of this class, and `left_out` says which other tensors the class knows.
+    /// Reports the errors that loading would report, without reading a weight.
+    ///
+    /// `write` builds the graphs of a network of this class. `left_out` returns whether the class
+    /// knows a tensor that the graphs do not use.
     pub fn check(
         &self,
         class: &'static str,
@@ -69,7 +71,7 @@ impl Weights {
         self.check_all_used(class, left_out)
     }
 
-    /// The names and the shapes of the tensors that graphs have asked for.
+    /// Iterates over the names and shapes of the tensors that graphs have requested.
     pub fn used(&self) -> impl Iterator<Item = (&str, &[usize])> {
         let used = self
             .tensors
@@ -78,19 +80,19 @@ impl Weights {
         used.map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))
     }
 
-    /// The names of all tensors.
+    /// Iterates over the names of all tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The tensor of that name, which does not count as used.
+    /// Returns a tensor without marking it as used.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
     }
 }
 
 impl Tensor {
-    /// The shape as the networks ask for it.
+    /// Returns the shape that the networks expect.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }

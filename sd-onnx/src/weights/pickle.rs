@@ -1,4 +1,4 @@
-//! The tensors of torch's pickles.
+//! Reads the tensors of torch's pickle files.
 
 use std::{path::Path, sync::Arc};
 
@@ -7,14 +7,14 @@ use sd_text::pickle::{self, Data, PickledTensor};
 use super::{Place, Stored, types::Type};
 use crate::Error;
 
-/// What a pickle holds.
+/// The contents of a pickle.
 pub(super) struct Contents {
     pub tensors: Vec<Stored>,
-    /// What is left out, for the user.
+    /// A warning about tensors that are not used, for the user.
     pub warning: Option<String>,
 }
 
-/// Reads the tensors of a pickle. Their numbers stay in the file where they lie there in order. A
+/// Reads the tensors of a pickle. Numbers that lie in the file in the right order stay there. A
 /// tensor that is compressed, strided or big-endian is read into memory.
 pub(super) fn read(file: &Arc<Path>, real: &Arc<Path>) -> Result<Contents, Error> {
     let pickle = pickle::open(file)?;
@@ -45,7 +45,7 @@ pub(super) fn read(file: &Arc<Path>, real: &Arc<Path>) -> Result<Contents, Error
     Ok(Contents {
         tensors,
         warning: (beside > 0).then(|| {
-            format!("{beside} tensors beside `state_dict`, the state of a training, are left out")
+            format!("{beside} tensors outside `state_dict`, left over from training, are ignored")
         }),
     })
 }

@@ -1,4 +1,4 @@
-//! The files themselves: which ones a model's weights lie in, and the headers of safetensors files.
+//! Finds the files that hold a model's weights, and reads headers of safetensors files.
 
 use std::{
     cmp::Ordering,
@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::types::Type;
 use crate::{Error, config::Config};
 
-/// The safetensors file itself, or all shards that a `*.index.json` names, in their order.
+/// Returns the weight file itself, or all shards that a `*.index.json` lists, in order.
 pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     if path.extension().is_some_and(|e| e == "json") {
         shards(path)
@@ -25,13 +25,13 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-/// The longest index that is read, in bytes: some 100,000 tensors. Published ones have a few
-/// thousand.
+/// The longest index that is read, in bytes. It is enough for some 100,000 tensors; published
+/// indices have a few thousand.
 const MOST_INDEX: u64 = 16 << 20;
-/// The most shards. Published models have ten at most.
+/// The largest number of shards. Published models have at most ten.
 const MOST_SHARDS: usize = 1000;
 
-/// The files that an index names, each once, in the index's folder.
+/// Lists the files that an index names, each once. All are in the index's folder.
 fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
     let config = Config::open(index, MOST_INDEX)?;
     let key = "weight_map";
@@ -62,29 +62,35 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
         .collect()
 }
 
-/// The longest header, in bytes: what the safetensors library reads at most. A model's has some 100
-/// bytes a tensor.
+/// The longest header that is read, in bytes. The safetensors library has the same limit. A model's
+/// header has about 100 bytes per tensor.
 const MOST_HEADER: u64 = 100_000_000;
 
 /// The header of a safetensors file.
 pub(super) struct Header {
-    /// The byte where the data begins.
+    /// The offset of the data in the file, in bytes.
     pub data_start: u64,
-    /// The tensors by their places, checked.
+    /// The tensors, sorted by their places and checked.
     pub tensors: Vec<Entry>,
     pub metadata: BTreeMap<String, String>,
 }
 
-/// A tensor of a header.
+/// A tensor in a header.
 pub(super) struct Entry {
     pub name: String,
     pub dtype: Type,
     pub shape: Vec<usize>,
-    /// Its first byte and the one behind its last, from the start of the data.
+    /// The start and the exclusive end of the data, in bytes from the start of the data section.
     pub data_offsets: (usize, usize),
 }
 
 /// Reads and checks the header of a safetensors file.
+///
+/// # Errors
+/// - [`Error::Io`] when the file cannot be read.
+/// - [`Error::Checkpoint`] when the first bytes cannot be the length of a header, as in other
+///   formats.
+/// - [`Error::Safetensors`] when the header is malformed or does not fit the file.
 pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
     let wrong = |problem: String| Error::Safetensors {
         path: path.to_path_buf(),
@@ -94,26 +100,27 @@ pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
     let length = file.metadata().map_err(Error::io(path))?.len();
     if length < 8 {
         return Err(wrong(format!(
-            "{length} bytes, expected at least the 8 of the header's length"
+            "the file has {length} bytes, expected at least 8 for the header's length"
         )));
     }
     let mut bytes = [0; 8];
     file.read_exact(&mut bytes).map_err(Error::io(path))?;
     let header = u64::from_le_bytes(bytes);
     if header > MOST_HEADER {
-        // The other formats were recognised before.
+        // The caller has already recognised the other formats.
         return Err(Error::Checkpoint {
             path: path.to_path_buf(),
             problem: format!(
                 "not a model file: neither safetensors, pickle nor GGUF (not a usable safetensors \
-                 file: bytes 0 to 7 give its header {header} bytes, expected at most {MOST_HEADER})"
+                 file: bytes 0 to 7 say that the header has {header} bytes, expected at most \
+                 {MOST_HEADER})"
             ),
         });
     }
     if header > length - 8 {
         return Err(wrong(format!(
-            "the file is truncated: bytes 0 to 7 give its header {header} bytes, but the file has \
-             {length} in all"
+            "the file is truncated: bytes 0 to 7 say that the header has {header} bytes, but the file \
+             has only {length} in all"
         )));
     }
     let mut text = vec![0; header as usize];
@@ -152,15 +159,15 @@ pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
     })
 }
 
-/// Checks that the data of the tensors, sorted by their places, lies end to end, each as long as
-/// its shape and type make it; returns where the last one ends.
+/// Checks that the data of the tensors, which are sorted by their places, is contiguous, and that
+/// each tensor's length fits its shape and type. Returns the offset at which the last tensor ends.
 fn check_places(tensors: &[Entry]) -> Result<usize, String> {
     let mut last = 0;
     for entry in tensors {
         let (start, end) = entry.data_offsets;
         if start != last || end < start {
             return Err(format!(
-                "the data of tensor `{}` overlaps another's, leaves a gap, or ends before it begins",
+                "the data of tensor `{}` overlaps another tensor's, leaves a gap, or ends before it begins",
                 printable(&entry.name)
             ));
         }
@@ -170,7 +177,7 @@ fn check_places(tensors: &[Entry]) -> Result<usize, String> {
     Ok(last)
 }
 
-/// Checks that a tensor's data is as long, in bytes, as its shape and type make it.
+/// Checks that a tensor's length, in bytes, fits its shape and type.
 pub(super) fn check_length(
     name: &str,
     dtype: Type,
@@ -187,7 +194,7 @@ pub(super) fn check_length(
     Ok(())
 }
 
-/// What a header lists, in its order.
+/// The entries of a header, in their order.
 struct Entries {
     tensors: Vec<Entry>,
     metadata: BTreeMap<String, String>,
@@ -215,7 +222,8 @@ impl<'de> Visitor<'de> for EntriesVisitor {
         };
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
-                // Texts by the format. Some tools write other values, which say nothing here.
+                // The format allows only texts here. Other values, which some tools write, are
+                // ignored.
                 if let Value::Object(values) = map.next_value()? {
                     let texts = values.into_iter().filter_map(|(key, value)| match value {
                         Value::String(text) => Some((key, text)),

@@ -1,10 +1,14 @@
-//! ComfyUI's scaled weights of 8 bits: a weight is its stored value times a scale, in f32.
+//! Assigns the scales of ComfyUI's scaled 8-bit weights. A weight is its stored value times a
+//! scale, in f32.
 //!
-//! Two generations of names are in use. A file of the older one has a tensor `scaled_fp8` as its
-//! mark, and `X.scale_weight` beside `X.weight`. The newer one has `X.weight_scale`, and a JSON
-//! text in `X.comfy_quant` or in the header's `_quantization_metadata` that names the format.
-//! `X.scale_input` and `X.input_scale` are for products in 8 bits, which nothing here computes. The
-//! flag `full_precision_matrix_mult` asks for products in full precision, which is always done.
+//! Two generations of names are in use. A file of the older generation is marked by a tensor
+//! `scaled_fp8`, and has `X.scale_weight` beside `X.weight`. A file of the newer one has
+//! `X.weight_scale`, and a JSON text that names the format, in `X.comfy_quant` or in the header's
+//! `_quantization_metadata`.
+//!
+//! `X.scale_input` and `X.input_scale` are for products in 8 bits, which this crate does not
+//! compute. The flag `full_precision_matrix_mult` asks for products in full precision, which this
+//! crate always computes.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,28 +24,28 @@ use crate::Error;
 /// The factors of a stored tensor's values.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Scale {
-    /// One for all of them.
+    /// One factor for all values.
     All(f32),
-    /// One for each row: each index of the first axis.
+    /// One factor for each row, that is, for each index of the first axis.
     Rows(Arc<[f32]>),
 }
 
-/// What the tensors beside a weight are called, after the weight's name without `weight`.
+/// The last parts of the names of scales, which replace `weight` in the weight's name.
 const SCALES: [&str; 2] = ["scale_weight", "weight_scale"];
 const UNUSED: [&str; 2] = ["scale_input", "input_scale"];
 const FORMAT: &str = "comfy_quant";
-/// The tensor that marks a file of the older generation. Its type repeats that of the weights, its
-/// length says how ComfyUI multiplies, and its value says nothing.
+/// The tensor that marks a file of the older generation. Its type repeats the type of the weights,
+/// its length selects how ComfyUI multiplies, and its value has no meaning.
 const MARK: &str = "scaled_fp8";
-/// The key of the header that names the formats of the layers.
+/// The key of the header's metadata that lists the formats of the layers.
 const HEADER: &str = "_quantization_metadata";
 
-/// Gives each weight of a file its scale, and takes the tensors that belong to the scales out of
-/// the list, so that the others are the model's own.
+/// Assigns each weight of a file its scale. Removes the scales and their metadata from the list of
+/// tensors, so that only the model's own tensors remain.
 ///
 /// # Errors
-/// [`Error::TensorValues`] for a format of quantisation that is not supported, or for a scale that
-/// does not fit its weight.
+/// [`Error::TensorValues`] for an unsupported quantisation format, or for a scale that does not fit
+/// its weight.
 pub(super) fn attach(file: &mut WeightFile) -> Result<(), Error> {
     let formats = header_formats(file)?;
     let beside = |stored: &Stored| {
@@ -74,10 +78,10 @@ pub(super) fn attach(file: &mut WeightFile) -> Result<(), Error> {
             continue;
         }
         let Some(&index) = places.get(layer) else {
-            return Err(wrong(stored, "is the scale of no weight in the file"));
+            return Err(wrong(stored, "is a scale without a weight in the file"));
         };
         if !scaled.insert(layer) {
-            return Err(wrong(stored, "is the second scale of one weight"));
+            return Err(wrong(stored, "is a second scale of the same weight"));
         }
         let of = &mut weights[index];
         let rows = said
@@ -92,7 +96,7 @@ pub(super) fn attach(file: &mut WeightFile) -> Result<(), Error> {
         }
     }
     for (layer, format) in &formats {
-        // Some tools leave the network's prefix out.
+        // Some tools omit the network's prefix.
         let names = [
             format!("{layer}."),
             format!("model.diffusion_model.{layer}."),
@@ -117,8 +121,8 @@ pub(super) fn attach(file: &mut WeightFile) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks that the matrices of a network in 8 bits with scales all have one: without it a weight
-/// would be some other number.
+/// Checks that every 8-bit matrix has a scale if its network uses scales. Without its scale, such a
+/// weight would have the wrong values.
 fn check_all_scaled(
     beside: &[Stored],
     weights: &[Stored],
@@ -141,12 +145,13 @@ fn check_all_scaled(
         None => Ok(()),
         Some(stored) => Err(wrong(
             stored,
-            "is in 8 bits without a scale, in a network whose weights have scales",
+            "has an 8-bit type but no scale, in a network whose weights have scales",
         )),
     }
 }
 
-/// The first part of a name where that is a network's, else nothing: a network alone in its file.
+/// Returns the first part of a name if it names a network. Empty otherwise, as in a file with only
+/// one network.
 fn network(name: &str) -> &str {
     const NETWORKS: [&str; 10] = [
         "model",
@@ -164,16 +169,16 @@ fn network(name: &str) -> &str {
     if NETWORKS.contains(&first) { first } else { "" }
 }
 
-/// A name up to its last dot, with the dot, and the rest.
+/// Splits a name after its last dot.
 fn split(name: &str) -> (&str, &str) {
     let end = name.rfind('.').map_or(0, |dot| dot + 1);
     name.split_at(end)
 }
 
-/// The end of a format with one scale for each row.
+/// The suffix of formats with one scale per row.
 const ROWS: &str = "_rowwise";
 
-/// The type of the values of a format; none for a format that is not supported.
+/// Returns the type of the values in a format, or `None` for an unsupported format.
 fn type_of(format: &str) -> Option<Type> {
     match format.strip_suffix(ROWS).unwrap_or(format) {
         "float8_e4m3fn" => Some(Type::F8_E4M3),
@@ -182,7 +187,7 @@ fn type_of(format: &str) -> Option<Type> {
     }
 }
 
-/// Checks that a weight is as its format says.
+/// Checks that a weight has the type of its format, and a scale.
 fn check_format(weight: &Stored, format: &str, is_scaled: bool) -> Result<(), Error> {
     let format_name = printable(format);
     if type_of(format) != Some(weight.dtype) {
@@ -197,7 +202,7 @@ fn check_format(weight: &Stored, format: &str, is_scaled: bool) -> Result<(), Er
     Ok(())
 }
 
-/// The scale of `of`; none where it is 1.
+/// Returns the scale of the weight `of`, or `None` if the scale is 1.
 fn scale(stored: &Stored, of: &Stored, rows: bool) -> Result<Option<Scale>, Error> {
     if !matches!(stored.dtype, Type::F32 | Type::F16 | Type::BF16 | Type::F64) {
         return Err(wrong(
@@ -231,7 +236,7 @@ fn scale(stored: &Stored, of: &Stored, rows: bool) -> Result<Option<Scale>, Erro
     let is_column = stored.shape.first() == Some(&count)
         && stored.shape.len() > 1
         && stored.shape.iter().skip(1).all(|&side| side == 1);
-    // torch would spread a plain list over the last axis, where that is as long.
+    // torch would apply a plain list along the last axis if that has the same length.
     let is_list = stored.shape == [count] && (rows || of.shape.last() != Some(&count));
     if is_column || is_list {
         return Ok(Some(Scale::Rows(values.into())));
@@ -245,7 +250,7 @@ fn scale(stored: &Stored, of: &Stored, rows: bool) -> Result<Option<Scale>, Erro
     ))
 }
 
-/// The format that a `comfy_quant` tensor names.
+/// Returns the format that a `comfy_quant` tensor names.
 fn format_of(stored: &Stored) -> Result<String, Error> {
     if !matches!(stored.dtype, Type::U8 | Type::I8) {
         let problem = format!("has type {}, expected a JSON text in U8", stored.dtype);
@@ -260,7 +265,7 @@ fn format_of(stored: &Stored) -> Result<String, Error> {
     Ok(format)
 }
 
-/// The formats that the header names, by layer.
+/// Returns the formats in the header's metadata, by layer.
 fn header_formats(file: &WeightFile) -> Result<HashMap<String, String>, Error> {
     let Some(text) = file.metadata.get(HEADER) else {
         return Ok(HashMap::new());
@@ -277,7 +282,7 @@ fn header_formats(file: &WeightFile) -> Result<HashMap<String, String>, Error> {
         None => &none,
         Some(layers) => layers
             .as_object()
-            .ok_or_else(|| wrong("has `layers` that are no object".to_owned()))?,
+            .ok_or_else(|| wrong("has `layers` that are not an object".to_owned()))?,
     };
     let mut formats = HashMap::new();
     for (layer, value) in layers {
@@ -291,7 +296,7 @@ fn header_formats(file: &WeightFile) -> Result<HashMap<String, String>, Error> {
     Ok(formats)
 }
 
-/// A layer's format: an object's `format`, or the text itself.
+/// Returns a layer's format: the `format` of an object, or the text itself.
 fn format_in(value: &Value) -> Option<String> {
     let format = value.get("format").unwrap_or(value);
     format.as_str().map(str::to_owned)
@@ -316,7 +321,7 @@ fn wrong(stored: &Stored, problem: impl Into<String>) -> Error {
 }
 
 #[cfg(test)]
-// In a test it is the failure.
+// A failed `unwrap` fails the test.
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::HashMap;
@@ -327,7 +332,7 @@ mod tests {
 
     type Entry<'a> = (&'a str, Dtype, &'a [usize], Vec<u8>);
 
-    /// What a file with these tensors and this header comes to.
+    /// Opens a file with these tensors and this metadata.
     fn opened(tensors: &[Entry<'_>], header: Option<&str>) -> Result<WeightFile, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
@@ -431,7 +436,7 @@ mod tests {
             (
                 vec![],
                 Some(r#"{"layers": 3}"#),
-                "`layers` that are no object",
+                "`layers` that are not an object",
             ),
             (
                 vec![],
@@ -457,14 +462,14 @@ mod tests {
             (
                 vec![half(), factors("a.scale_weight", &[], &[2.0])],
                 None,
-                "second scale of one weight",
+                "second scale of the same weight",
             ),
             (
                 vec![factors("a.weight_scale", &[], &[f32::NAN])],
                 None,
                 "has the value NaN",
             ),
-            // A list as long as both axes, and one scale for each column.
+            // A list as long as both axes is ambiguous, and one scale per column is not supported.
             (
                 vec![factors("a.weight_scale", &[2], &[2.0, 3.0])],
                 None,

@@ -1,7 +1,7 @@
-//! A temporary file for weights that a provider takes in another type than their file has.
+//! A temporary file for weights that a provider needs in another type than their file has.
 //!
-//! In memory these bytes would stay beside the provider's own copy of the weights. The provider
-//! maps the file instead, so the system can drop pages that are not read any more.
+//! In memory, these bytes would stay allocated beside the provider's own copy of the weights. The
+//! provider maps the file instead, so the system can drop pages that are no longer read.
 
 use std::{
     fs::{self, File},
@@ -13,27 +13,27 @@ use std::{
 use super::Place;
 use crate::{Error, hash};
 
-/// What the names of these files begin and end with.
+/// The prefix and the suffix of the names of these files.
 const PREFIX: &str = ".tmp";
 const SUFFIX: &str = ".weights";
 
-/// Where a tensor begins: at a multiple of these bytes, aligned for any instruction.
+/// The alignment of the tensors, in bytes. It suits any instruction.
 const ALIGNMENT: u64 = 64;
 
-/// The file. It is removed when this value is dropped. A provider that has mapped it keeps its
-/// bytes.
+/// A temporary weight file, deleted when this value is dropped. A provider that has mapped the file
+/// keeps access to its bytes.
 #[derive(Debug)]
 pub(crate) struct Spill {
-    /// Canonical, as every path of a weight file.
+    /// Canonical, like every path of a weight file.
     path: Arc<Path>,
-    /// Locked, which shows other processes that the file is in use.
+    /// Locked, to show other processes that the file is in use.
     file: File,
     length: u64,
 }
 
 impl Spill {
-    /// Creates the file in the cache folder, or in the system's folder for temporary files if there
-    /// is no cache folder. Removes files that ended processes have left there.
+    /// Creates the file in the cache folder, or in the system's temporary folder if there is no
+    /// cache folder. Deletes files that terminated processes have left there.
     pub fn create() -> Result<Self, Error> {
         let cache = hash::cache().and_then(|file| file.parent().map(Path::to_path_buf));
         let folder = cache.unwrap_or_else(std::env::temp_dir);
@@ -46,7 +46,8 @@ impl Spill {
                 let named = named.prefix(PREFIX).suffix(SUFFIX);
                 let (file, path) = named.tempfile_in(&folder)?.keep()?;
                 file.lock()?;
-                // Before the lock, another process may have taken it for a leftover.
+                // Before the lock was taken, another process may have deleted the file as a
+                // leftover.
                 if path.exists() {
                     return Ok(Self {
                         path: path.into(),
@@ -59,7 +60,7 @@ impl Spill {
         create().map_err(Error::io(&folder))
     }
 
-    /// Appends the bytes of a tensor and returns where they are.
+    /// Appends the bytes of a tensor and returns their place.
     pub fn add(&mut self, bytes: &[u8]) -> Result<Place, Error> {
         let offset = self.length.next_multiple_of(ALIGNMENT);
         let gap = (offset - self.length) as usize;
@@ -80,12 +81,12 @@ impl Spill {
 
 impl Drop for Spill {
     fn drop(&mut self) {
-        // One that stays only takes up space, until the next is created.
+        // A file that cannot be deleted only takes up space until the next one is created.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Removes files whose processes have ended: nobody holds their locks.
+/// Deletes files whose processes have ended, so that nobody holds their locks.
 fn remove_leftovers(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();

@@ -4,10 +4,10 @@ use std::fmt;
 
 use safetensors::Dtype;
 
-/// How the numbers of a stored tensor are written.
+/// The type of the numbers in a stored tensor.
 ///
-/// The types from `Q4_0` on are GGUF's. They store blocks of numbers that share their scales, so a
-/// tensor's length is a whole number of blocks.
+/// The types from `Q4_0` on are GGUF's. They store blocks of numbers that share their scales, so
+/// the length of a tensor is a whole number of blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(
     non_camel_case_types,
@@ -19,7 +19,7 @@ pub(crate) enum Type {
     F32,
     F16,
     BF16,
-    /// torch's `float8_e4m3fn`: no infinities, one NaN of each sign.
+    /// torch's `float8_e4m3fn`: no infinity, and one NaN of each sign.
     F8_E4M3,
     /// torch's `float8_e5m2`: the upper half of an f16.
     F8_E5M2,
@@ -67,14 +67,14 @@ pub(crate) enum Type {
     Q1_0,
 }
 
-/// How the numbers of a type become those that a network computes with.
+/// How a network uses numbers of a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// ONNX Runtime reads them where they lie, and casts them to f32.
+    /// ONNX Runtime maps the stored numbers and casts them to f32.
     InPlace,
-    /// They are written out as f32 when the network is loaded.
+    /// The numbers are decoded to f32 when the network is loaded.
     Widened,
-    /// They are not weights, or a type that is not supported.
+    /// The type is not used for weights, or is not supported.
     Refused,
 }
 
@@ -83,7 +83,7 @@ impl Type {
     pub const USABLE: &str = "F64, F32, F16, BF16, F8_E4M3, F8_E5M2 or one of GGUF's Q4_0, Q4_1, \
                               Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K";
 
-    /// What becomes of a weight of this type.
+    /// Returns how a network uses weights of this type.
     pub fn usage(self) -> Use {
         match self {
             Self::F64 | Self::F32 | Self::F16 | Self::BF16 => Use::InPlace,
@@ -94,12 +94,12 @@ impl Type {
         }
     }
 
-    /// Whether this is one of the two types of 8 bits that ComfyUI's scales belong to.
+    /// Whether this is one of the two 8-bit types that ComfyUI stores with scales.
     pub fn is_f8(self) -> bool {
         matches!(self, Self::F8_E4M3 | Self::F8_E5M2)
     }
 
-    /// The numbers in a block, and the bytes of a block.
+    /// Returns the numbers per block and the bytes per block.
     pub fn block(self) -> (usize, usize) {
         match self {
             Self::F64 | Self::C64 | Self::I64 | Self::U64 => (1, 8),
@@ -135,7 +135,8 @@ impl Type {
         }
     }
 
-    /// The bytes of a tensor of that shape; none where that is no number, or not whole blocks.
+    /// Returns the length in bytes of a tensor with this shape, or `None` if the length overflows
+    /// or the tensor is not a whole number of blocks.
     pub fn length(self, shape: &[usize]) -> Option<usize> {
         let count = shape
             .iter()
@@ -147,7 +148,7 @@ impl Type {
         (count / numbers).checked_mul(bytes)
     }
 
-    /// The type that safetensors calls so; none for one that came later.
+    /// Returns the variant for a type of the safetensors library, or `None` for types added later.
     pub fn of_safetensors(dtype: Dtype) -> Option<Self> {
         Some(match dtype {
             Dtype::BOOL => Self::BOOL,
@@ -176,7 +177,7 @@ impl Type {
         })
     }
 
-    /// The type that GGUF calls by this number.
+    /// Returns the variant for GGUF's number of a type, or `None` for an unknown number.
     pub fn of_gguf(number: u32) -> Option<Self> {
         Some(match number {
             0 => Self::F32,
@@ -218,7 +219,7 @@ impl Type {
     }
 }
 
-/// As the file formats write it: `F16`, `F8_E4M3`, `Q4_K`.
+/// Prints the name that the file formats use: `F16`, `F8_E4M3`, `Q4_K`.
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
@@ -237,7 +238,7 @@ mod tests {
         assert_eq!(Type::F4.length(&[3]), None);
         assert_eq!(Type::F6_E2M3.length(&[2, 2]), Some(3));
         assert_eq!(Type::Q4_K.length(&[2, 256]), Some(288));
-        // GGUF's blocks run through the rows: 320 numbers of 2 rows are ten blocks.
+        // GGUF's blocks continue across rows: 2 rows of 160 numbers are ten blocks.
         assert_eq!(Type::Q8_0.length(&[2, 160]), Some(340));
         assert_eq!(Type::Q4_K.length(&[2, 160]), None);
         assert_eq!(Type::F64.length(&[usize::MAX, 2]), None);

@@ -1,5 +1,5 @@
-//! Reads the numbers of stored tensors: of small ones that a program looks at, and of weights that
-//! ONNX Runtime does not read as they are.
+//! Reads the numbers of stored tensors: small tensors that the program inspects, and weights that
+//! ONNX Runtime cannot use as they are stored.
 
 use std::{
     fs::File,
@@ -16,31 +16,31 @@ use sd_text::outside::{self, printable};
 use super::{Place, Scale, decode::decode, types::Type};
 use crate::Error;
 
-/// The most numbers or bytes of a tensor that are read for a look. The largest such tensor is a
-/// row of scales.
+/// The largest number of values or bytes of a small tensor. The longest are rows of scales.
 const MOST: usize = 1 << 20;
 
-/// The numbers that one step decodes: 128 kB of f32, which stay in a core's cache.
+/// The numbers decoded per step: 128 kB of f32, which fit in a core's cache.
 const STEP: usize = 1 << 15;
 
-/// A tensor whose numbers are read, and how errors call it.
+/// A tensor whose numbers are read, and its names for errors.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source<'a> {
     pub place: &'a Place,
     pub dtype: Type,
     pub shape: &'a [usize],
-    /// The file as the user has it.
+    /// The path of the file as the user knows it, with links not resolved.
     pub file: &'a Path,
-    /// The name in that file.
+    /// The tensor's name in that file.
     pub name: &'a str,
 }
 
 impl Source<'_> {
-    /// The numbers of a tensor of at most 2²⁰ of them, as f32.
+    /// Returns the numbers of a small tensor as f32.
     ///
     /// # Errors
-    /// [`Error::TensorValues`] when it has more, or a type that is not decoded; [`Error::Io`] when
-    /// the file can't be read.
+    /// - [`Error::TensorValues`] when it has more than 2²⁰ numbers, or a type that cannot be
+    ///   decoded.
+    /// - [`Error::Io`] when the file cannot be read.
     pub fn values(&self) -> Result<Vec<f32>, Error> {
         let count = self.count()?;
         if count > MOST {
@@ -52,10 +52,11 @@ impl Source<'_> {
         Ok(values)
     }
 
-    /// The bytes of a tensor of at most 2²⁰ of them.
+    /// Returns the bytes of a small tensor.
     ///
     /// # Errors
-    /// As [`values`](Self::values).
+    /// - [`Error::TensorValues`] when it has more than 2²⁰ bytes.
+    /// - [`Error::Io`] when the file cannot be read.
     pub fn small_bytes(&self) -> Result<Vec<u8>, Error> {
         let length = self.place.length();
         if length > MOST as u64 {
@@ -65,23 +66,25 @@ impl Source<'_> {
         Ok(self.place.bytes(self.file)?.to_vec())
     }
 
-    /// The numbers of a weight as f32, in little-endian bytes. Every thread of the machine reads
-    /// and decodes a part of them.
+    /// Returns the numbers of a weight as f32, in little-endian bytes. The work is split over all
+    /// threads of the machine.
     ///
     /// # Errors
-    /// [`Error::TensorValues`] when the type is not decoded, [`Error::Io`] when the file can't be
-    /// read.
+    /// - [`Error::TensorValues`] when the type cannot be decoded.
+    /// - [`Error::Io`] when the file cannot be read.
     pub fn widened(&self) -> Result<Arc<[u8]>, Error> {
         self.written(None, f32::to_le_bytes)
     }
 
-    /// The numbers of a weight times their scale as bf16, rounded to nearest, ties to even; else as
-    /// [`widened`](Self::widened).
+    /// Returns the numbers of a weight, times their scale, as bf16, rounded to nearest, ties to
+    /// even.
+    ///
+    /// Otherwise it works like [`widened`](Self::widened).
     pub fn as_bf16(&self, scale: Option<&Scale>) -> Result<Arc<[u8]>, Error> {
         self.written(scale, |value| bf16::from_f32(value).to_le_bytes())
     }
 
-    /// The numbers times their scale as `write` writes each.
+    /// Returns the numbers times their scale, each encoded by `write`.
     fn written<const N: usize>(
         &self,
         scale: Option<&Scale>,
@@ -90,20 +93,20 @@ impl Source<'_> {
         let count = self.count()?;
         let (numbers, _) = self.dtype.block();
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        // Whole steps, which are whole blocks of every type.
+        // Each thread gets whole steps, which are whole blocks of every type.
         let part = count.div_ceil(threads).next_multiple_of(STEP).max(STEP);
         debug_assert!(STEP.is_multiple_of(numbers));
         let Some(length) = count.checked_mul(N) else {
             return Err(self.wrong(format!("has {count} numbers, which is too many")));
         };
         let mut out = zeros(length);
-        let all = Arc::get_mut(&mut out).expect("nobody else has it yet");
+        let all = Arc::get_mut(&mut out).expect("the bytes are not shared yet");
         thread::scope(|scope| {
             let parts = all.chunks_mut(part * N).enumerate();
             let parts = parts.map(|(index, out)| {
                 scope.spawn(move || self.part(index * part, scale, out, write))
             });
-            // All are spawned before the first is waited for.
+            // Collecting spawns all threads before the first one is joined.
             let parts: Vec<_> = parts.collect();
             parts.into_iter().try_for_each(|part| {
                 let panicked = "decoding does not panic";
@@ -113,7 +116,7 @@ impl Source<'_> {
         Ok(out)
     }
 
-    /// The numbers from `first` on, a whole number of blocks, into `out`.
+    /// Decodes the numbers from index `first`, which is a multiple of the block size, into `out`.
     fn part<const N: usize>(
         &self,
         first: usize,
@@ -139,7 +142,7 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// Multiplies numbers of the tensor, of which the first is in place `first`, with the scale.
+    /// Multiplies numbers of the tensor, starting at index `first`, by their scale.
     fn multiply(&self, values: &mut [f32], first: usize, scale: &Scale) {
         match scale {
             Scale::All(scale) => values.iter_mut().for_each(|value| *value *= scale),
@@ -152,7 +155,7 @@ impl Source<'_> {
         }
     }
 
-    /// The numbers that the shape has, whose bytes are as many as the place has.
+    /// Returns the number of values in the shape, whose length must fit the place.
     fn count(&self) -> Result<usize, Error> {
         let length = self.dtype.length(self.shape);
         if length.map(|length| length as u64) != Some(self.place.length()) {
@@ -176,7 +179,7 @@ impl Source<'_> {
 }
 
 impl Place {
-    /// The length in bytes.
+    /// Returns the length in bytes.
     pub fn length(&self) -> u64 {
         match self {
             Self::File { length, .. } => *length,
@@ -184,25 +187,25 @@ impl Place {
         }
     }
 
-    /// All bytes, as they are stored in `file`, the user's name of the file.
+    /// Reads all bytes as they are stored. `file` is the path that errors name.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file can't be read.
+    /// [`Error::Io`] when the file cannot be read.
     pub fn bytes(&self, file: &Path) -> Result<Arc<[u8]>, Error> {
         if let Self::Memory(bytes) = self {
             return Ok(bytes.clone());
         }
         let mut bytes = zeros(self.length() as usize);
-        let all = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
+        let all = Arc::get_mut(&mut bytes).expect("the bytes are not shared yet");
         Reader::new(self, file)?.bytes(all, file)?;
         Ok(bytes)
     }
 }
 
-/// Where the next bytes of a tensor come from.
+/// The source of a tensor's next bytes.
 enum Reader<'a> {
     Memory(&'a [u8]),
-    /// The file, and what was read last.
+    /// The open file, and a buffer for the bytes that were read last.
     File(File, Vec<u8>),
 }
 
@@ -259,11 +262,11 @@ impl<'a> Reader<'a> {
                 decode(of.dtype, buffer, out)
             }
         };
-        decoded.map_err(|dtype| of.wrong(format!("is of {dtype}, which is not supported")))
+        decoded.map_err(|dtype| of.wrong(format!("has type {dtype}, which is not supported")))
     }
 }
 
-/// Zeros that can be shared once they are written over.
+/// Returns zeros in shared memory, to be overwritten before they are shared.
 fn zeros(length: usize) -> Arc<[u8]> {
     std::iter::repeat_n(0, length).collect()
 }

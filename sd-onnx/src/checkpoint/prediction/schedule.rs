@@ -1,4 +1,4 @@
-//! What `scheduler_config.json` would say, and the size that a model draws at.
+//! Infers the contents of `scheduler_config.json`, and the size at which a model draws.
 
 use serde_json::{Map, Value, json};
 
@@ -6,8 +6,10 @@ use super::{Evidence, Predicts};
 use crate::checkpoint::{Family, Task, names::object};
 
 impl Evidence {
-    /// The scheduler's configuration. It is that of the family's published folder, with the
-    /// prediction of this model; a zero terminal SNR also needs steps that begin at pure noise.
+    /// Returns the scheduler's configuration.
+    ///
+    /// It is the configuration in the family's published folder, with the prediction of this model.
+    /// A zero terminal SNR also needs timesteps that begin at pure noise.
     pub fn scheduler(&self, family: Family, task: Task, is_lcm: bool) -> Map<String, Value> {
         match self.predicts {
             Predicts::Edm => return playground(),
@@ -38,7 +40,7 @@ impl Evidence {
         config
     }
 
-    /// The scheduler's class and its own keys.
+    /// Returns the scheduler's class, and the keys that depend on the class.
     fn class(&self, family: Family, task: Task, is_lcm: bool) -> (&'static str, Value) {
         let trailing = json!({"timestep_spacing": "trailing"});
         let leading = json!({"timestep_spacing": "leading"});
@@ -51,7 +53,7 @@ impl Evidence {
         if is_lcm {
             return ("LCMScheduler", lcm);
         }
-        // As the model cards of SDXL-Turbo, SDXL-Lightning, SDXS and DMD2 run them.
+        // The schedulers in the model cards of SDXL-Turbo, SDXL-Lightning, SDXS and DMD2.
         match self.distilled.map(|(word, _)| word) {
             Some("turbo") => return ("EulerAncestralDiscreteScheduler", trailing),
             Some("lightning" | "sdxs") => return ("EulerDiscreteScheduler", trailing),
@@ -60,7 +62,7 @@ impl Evidence {
         }
         match (family, task) {
             (Family::Xl | Family::Refiner, _) => ("EulerDiscreteScheduler", leading),
-            // As the model card of instruct-pix2pix runs it.
+            // The scheduler in the model card of instruct-pix2pix.
             (_, Task::Edit) => ("EulerAncestralDiscreteScheduler", leading),
             (Family::Sd1, Task::Inpaint) => ("DDIMScheduler", leading),
             _ if self.predicts == Predicts::V => ("DDIMScheduler", leading),
@@ -68,8 +70,8 @@ impl Evidence {
         }
     }
 
-    /// `sample_size` of the UNet: the latents' side, or height and width. A file whose header has
-    /// no resolution gets the family's.
+    /// Returns the UNet's `sample_size`: the side of the latents, or height and width. A file whose
+    /// header gives no resolution gets the family's size.
     pub fn sample_size(&self, family: Family) -> Value {
         if let Some([width, height]) = self.resolution.map(|sides| sides.map(|side| side / 8)) {
             return match width == height {
@@ -86,7 +88,7 @@ impl Evidence {
     }
 }
 
-/// The published configuration of Playground 2.5.
+/// Returns the published configuration of Playground 2.5.
 fn playground() -> Map<String, Value> {
     object(json!({
         "_class_name": "EDMDPMSolverMultistepScheduler",

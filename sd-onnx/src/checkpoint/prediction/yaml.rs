@@ -1,20 +1,21 @@
-//! The `.yaml` that old checkpoints have beside them: latent diffusion's configuration. Only a few
-//! keys matter, each on a separate line, so that no parser of YAML is needed.
+//! Reads the `.yaml` file beside an old checkpoint, which holds latent diffusion's configuration.
+//!
+//! Only a few keys matter, and each is on a separate line, so no YAML parser is needed.
 
 use super::Predicts;
 
-/// What a `.yaml` says.
+/// The findings in a `.yaml` file.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Yaml {
-    /// What the model predicts, and the key with its value.
+    /// The kind of prediction, and the key and value that determine it.
     pub predicts: Option<(Predicts, String)>,
-    /// The first and the last beta, if they are not Stable Diffusion's.
+    /// The first and the last beta, if they differ from Stable Diffusion's.
     pub betas: Option<[f64; 2]>,
     /// The autoencoder's scaling factor.
     pub scale_factor: Option<f64>,
 }
 
-/// How SGM names the preconditionings, by the end of the class.
+/// SGM's classes of preconditioning, by the end of the class's name.
 const SCALINGS: [(&str, Predicts); 4] = [
     (".VScalingWithEDMcNoise", Predicts::EdmV),
     (".VScaling", Predicts::V),
@@ -30,7 +31,7 @@ impl Yaml {
         let mut found = Self::default();
         let (mut start, mut end) = (None, None);
         for line in text.lines() {
-            // A list's items begin with a dash.
+            // The items of a list begin with a dash.
             let line = line.trim().trim_start_matches("- ");
             let line = line.split(" #").next().unwrap_or_default();
             if line.starts_with('#') {
@@ -78,7 +79,7 @@ mod tests {
 
     #[test]
     fn the_keys_that_matter_are_found() {
-        // As `v2-inference-v.yaml` begins.
+        // The beginning of `v2-inference-v.yaml`.
         let v = "model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n    \
                  parameterization: \"v\"  # v-prediction\n    linear_start: 0.00085\n    \
                  linear_end: 0.0120\n    scale_factor: 0.18215\n";
@@ -88,7 +89,7 @@ mod tests {
             Some((Predicts::V, "`parameterization` v".into()))
         );
         assert_eq!((yaml.betas, yaml.scale_factor), (None, Some(0.18215)));
-        // A comment says nothing.
+        // Comments are ignored.
         assert_eq!(Yaml::read("# parameterization: \"v\"\n"), Yaml::default());
         let sgm =
             "scaling_config:\n  target: sgm.modules.diffusionmodules.denoiser_scaling.VScaling";

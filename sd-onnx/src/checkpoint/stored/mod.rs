@@ -1,6 +1,7 @@
-//! The reverse way: the names of latent diffusion for the weights of a model, as one file has them.
+//! Maps a model's weights to latent diffusion's names, for writing one file.
 //!
-//! [`read`](super::read) of the names and shapes that are made here gives today's names again.
+//! [`read`](super::read) recognises the names and shapes that are made here, and gives the original
+//! names again.
 
 mod text;
 mod unet;
@@ -10,25 +11,25 @@ use std::collections::BTreeMap;
 
 use super::{Family, Predicts};
 
-/// A tensor of a file in latent diffusion's names.
+/// A tensor to write, with its name in latent diffusion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stored {
     /// The name in the file.
     pub name: String,
     pub shape: Vec<usize>,
-    /// Today's names of the weights that it is made of, one below the other along the first axis.
+    /// The current names of the weights in this tensor, in their order along the first axis.
     pub weights: Vec<String>,
-    /// Whether it is a matrix whose axes are exchanged.
+    /// Whether this is a matrix that is stored with its axes exchanged.
     pub transposed: bool,
 }
 
-/// The shapes of a network's weights, by today's names.
+/// The shapes of a network's weights, by their current names.
 pub(crate) type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
 
-/// The tensors that a file of this family has for a component.
+/// Returns the tensors that a file of this family has for a component.
 ///
 /// # Errors
-/// Today's name of a weight that has no name in latent diffusion.
+/// Returns the current name of a weight that has no name in latent diffusion.
 pub(crate) fn stored(
     family: Family,
     component: &str,
@@ -45,9 +46,10 @@ pub(crate) fn stored(
     }
 }
 
-/// The marks of what a model predicts, as the names and the numbers of tensors. `latents` are the
-/// means and the deviations of the latents' channels, and `sigmas` the range of the training; EDM's
-/// models have them.
+/// Returns the names and values of the tensors that mark a model's prediction.
+///
+/// `latents` holds the means and standard deviations of the latent channels, and `sigmas` the range
+/// of the training. Both are for models with EDM's preconditioning.
 pub(crate) fn marks(
     predicts: Predicts,
     zero_snr: bool,
@@ -67,13 +69,13 @@ pub(crate) fn marks(
     marks
 }
 
-/// The name of `module` in one column of a table for its name in the other one.
+/// Looks up a current name in a table of (stored name, current name), and returns the stored one.
 fn reversed<'t>(table: &[(&'t str, &str)], today: &str) -> Option<&'t str> {
     let found = table.iter().find(|(_, name)| *name == today);
     found.map(|(stored, _)| *stored)
 }
 
-/// A weight that is whole and alone in its tensor.
+/// Returns a tensor that holds exactly one weight, unchanged.
 fn whole(name: String, today: &str, shape: &[usize]) -> Stored {
     Stored {
         name,

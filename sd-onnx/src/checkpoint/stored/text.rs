@@ -1,10 +1,10 @@
-//! The names of CLIP's text encoders: as transformers had them before its version 5, and as
-//! OpenCLIP has them, with query, key and value in one matrix.
+//! The names of CLIP's text encoders: in transformers before version 5, and in OpenCLIP, which has
+//! query, key and value in one matrix.
 
 use super::{Shapes, Stored, reversed, whole};
 use crate::checkpoint::text::{OPEN_CLIP, OPEN_CLIP_LAYER};
 
-/// The parts of OpenCLIP's fused matrix, in their order.
+/// The parts of OpenCLIP's fused matrix, in order.
 const FUSED: [&str; 3] = ["q", "k", "v"];
 
 pub(super) fn transformers(prefix: &str, shapes: &Shapes<'_>) -> Result<Vec<Stored>, String> {
@@ -40,7 +40,7 @@ pub(super) fn open_clip(prefix: &str, shapes: &Shapes<'_>) -> Result<Vec<Stored>
             let layer = format!("{prefix}transformer.resblocks.{layer}");
             let part = module.strip_prefix("self_attn.");
             match part.and_then(|part| part.strip_suffix("_proj")) {
-                // With the query come the other two.
+                // The fused matrix is added with the query, and includes key and value.
                 Some("q") => tensors.push(fused(&layer, today, leaf, shapes).ok_or_else(lost)?),
                 Some("k" | "v") => {}
                 _ => {
@@ -53,7 +53,7 @@ pub(super) fn open_clip(prefix: &str, shapes: &Shapes<'_>) -> Result<Vec<Stored>
     Ok(tensors)
 }
 
-/// Query, key and value one below the other. `query` is today's name of the first.
+/// Returns the concatenation of query, key and value. `query` is the current name of the query.
 fn fused(layer: &str, query: &str, leaf: &str, shapes: &Shapes<'_>) -> Option<Stored> {
     let weights = FUSED.map(|part| query.replace(".q_proj.", &format!(".{part}_proj.")));
     let shape = shapes.get(query)?;

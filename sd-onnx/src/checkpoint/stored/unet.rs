@@ -1,4 +1,4 @@
-//! The UNet's names: its blocks are numbered through, and a downsampling counts as a block.
+//! The UNet's names. Blocks are numbered across levels, and a downsampling counts as a block.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ pub(super) fn stored(prefix: &str, shapes: &Shapes<'_>) -> Result<Vec<Stored>, S
     tensors.collect()
 }
 
-/// What latent diffusion calls each of today's blocks: `down_blocks.1.attentions.0` is
+/// Latent diffusion's name for each block with a current name: `down_blocks.1.attentions.0` is
 /// `input_blocks.4.1`.
 #[derive(Debug, Default)]
 struct Blocks(HashMap<String, String>);
@@ -27,7 +27,7 @@ impl Blocks {
             from.is_some_and(|(name, _)| name.starts_with(&start))
         };
         let mut blocks = Self::default();
-        // The first one is the convolution in front.
+        // Block 0 is the first convolution.
         let mut number = 1;
         for level in (0..).take_while(|level| has(&format!("down_blocks.{level}"))) {
             let block = format!("down_blocks.{level}");
@@ -75,7 +75,7 @@ impl Blocks {
                 };
                 number += 1;
             }
-            // It stands behind the parts of the level's last block.
+            // The upsampling comes after the parts of the level's last block.
             let sampler = format!("output_blocks.{}.{}", number.max(1) - 1, last + 1);
             blocks.0.insert(format!("{block}.upsamplers.0"), sampler);
         }
@@ -92,13 +92,13 @@ impl Blocks {
             .insert(format!("{block}.{kind}.{layer}"), name.to_owned());
     }
 
-    /// The name of a tensor.
+    /// Returns the name of a tensor in latent diffusion.
     fn name(&self, today: &str) -> Option<String> {
         let (module, leaf) = today.rsplit_once('.')?;
         if let Some(single) = reversed(&SINGLE, module) {
             return Some(format!("{single}.{leaf}"));
         }
-        // `down_blocks.1.attentions.0`, but `mid_block.attentions.0`.
+        // For example `down_blocks.1.attentions.0`, but `mid_block.attentions.0`.
         let parts = if today.starts_with("mid_block.") {
             3
         } else {
@@ -108,7 +108,7 @@ impl Blocks {
         let (block, inside) = (&today[..end], &today[end + 1..]);
         let name = self.0.get(block)?;
         if block.contains(".attentions.") {
-            // The same inside.
+            // Names within a transformer are the same.
             return Some(format!("{name}.{inside}"));
         }
         let (module, leaf) = inside.rsplit_once('.')?;

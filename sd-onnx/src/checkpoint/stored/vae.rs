@@ -1,5 +1,5 @@
-//! The autoencoder's names: the decoder's levels are numbered from the picture's size on, and the
-//! attention is made of 1 × 1 convolutions.
+//! The autoencoder's names. The decoder's levels are numbered from the largest size on, and the
+//! attention consists of 1 × 1 convolutions.
 
 use super::{Shapes, Stored, whole};
 
@@ -31,7 +31,7 @@ fn name(today: &str, ups: usize) -> Option<String> {
         ["quant_conv" | "post_quant_conv"] | ["decoder", "condition_encoder", ..] => {
             module.to_owned()
         }
-        // TAESD: its author's numbers count the decoder's first layer, which has no weights.
+        // TAESD's author also counts the decoder's first layer, which has no weights.
         ["encoder", "layers", layer, ref rest @ ..] => tiny("taesd_encoder", layer, rest, 0)?,
         ["decoder", "layers", layer, ref rest @ ..] => tiny("taesd_decoder", layer, rest, 1)?,
         [half @ ("encoder" | "decoder"), ref rest @ ..] => {
@@ -51,7 +51,7 @@ fn tiny(half: &str, layer: &str, rest: &[&str], uncounted: usize) -> Option<Stri
     Some(parts.join("."))
 }
 
-/// The name of a module of the encoder or the decoder.
+/// Returns the name of a module in the encoder or the decoder.
 fn half_module(module: &[&str], ups: usize) -> Option<String> {
     Some(match *module {
         ["conv_in" | "conv_out"] => module[0].to_owned(),
@@ -87,7 +87,7 @@ fn half_module(module: &[&str], ups: usize) -> Option<String> {
     })
 }
 
-/// The number of a level that is counted from the other end.
+/// Returns the number of a level when levels are counted from the other end.
 fn up(level: &str, ups: usize) -> Option<usize> {
     ups.checked_sub(1)?.checked_sub(level.parse().ok()?)
 }

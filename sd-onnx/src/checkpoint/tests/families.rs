@@ -1,4 +1,4 @@
-//! Every family in little: the names, and the same networks as from its folder.
+//! Every family with small shapes: the names, and the networks of the family's folder.
 
 use sd_core::{SizeIds, schedulers::SchedulerConfig};
 
@@ -17,7 +17,7 @@ fn config(map: &Map<String, Value>) -> Config {
     Config::parse(Path::new("config.json"), &text).unwrap()
 }
 
-/// The network of a configuration, for a comparison.
+/// Formats the network of a configuration, for comparison.
 fn network(component: &str, map: &Map<String, Value>, sizes: SizeIds) -> String {
     match component {
         "unet" => format!("{:?}", UnetConfig::new(&config(map), sizes).unwrap()),
@@ -67,15 +67,15 @@ fn shapes_make_the_networks_of_the_folder() {
             let mut found = checkpoint.components[component.as_str()].config.clone();
             let mut expected = expected.as_object().unwrap().clone();
             if component == "unet" {
-                // The models in little draw little pictures.
+                // The small models draw small pictures.
                 found.insert("sample_size".into(), expected["sample_size"].clone());
             }
             if expected.get("eos_token_id") == Some(&2.into()) {
-                // The old way to say that the largest id ends a text.
+                // An older notation, in which the largest id ends a text.
                 expected.insert("eos_token_id".into(), found["eos_token_id"].clone());
             }
             if component == "vae" && checkpoint.family.is_none() {
-                // An autoencoder alone belongs to any family.
+                // An autoencoder alone can belong to any family.
                 found.remove("scaling_factor");
                 expected.remove("scaling_factor");
             }
@@ -101,7 +101,7 @@ fn the_model_index_and_the_schedule_are_the_folders() {
         let index: Value = serde_json::from_str(&index).unwrap();
         let checkpoint = Made::family(name).read().unwrap();
         assert_eq!(checkpoint.class, index["_class_name"], "{name}");
-        // SSD-1B's and Kolors' publishers chose otherwise, which no tensor tells.
+        // The publishers of SSD-1B and Kolors chose another value, which no tensor shows.
         if name != "sdxl-ssd" && name != "kolors" {
             let expected = index["force_zeros_for_empty_prompt"].as_bool();
             assert_eq!(checkpoint.zeros_for_empty, expected, "{name}");

@@ -1,8 +1,8 @@
-//! The ways in which files are laid out.
+//! The layouts in which files come.
 
 use super::*;
 
-/// A family in diffusers' names, the components behind these prefixes.
+/// Returns a family's file with current names and these prefixes for the components.
 fn in_todays_names(family: &str, prefixes: [(&str, &str); 4]) -> Made {
     let table = &TABLES["families"][family];
     let mut made = Made::default();
@@ -18,7 +18,7 @@ fn in_todays_names(family: &str, prefixes: [(&str, &str); 4]) -> Made {
     made
 }
 
-/// The names of today of each component.
+/// Returns the current names of each component's tensors.
 fn names(checkpoint: &Checkpoint) -> BTreeMap<&'static str, Vec<&str>> {
     let components = checkpoint.components.iter();
     components
@@ -29,7 +29,7 @@ fn names(checkpoint: &Checkpoint) -> BTreeMap<&'static str, Vec<&str>> {
         .collect()
 }
 
-/// A file gives the same as the family's file, but that only these components are there.
+/// Checks that a file gives the same as the family's file, restricted to these components.
 fn assert_same(made: &Made, family: &str, parts: &[&str]) -> Checkpoint {
     let found = made.read().unwrap();
     let expected = Made::family(family).read().unwrap();
@@ -72,7 +72,7 @@ fn diffusers_names_behind_its_folders() {
 
 #[test]
 fn kohyas_file_with_diffusers_names_in_it() {
-    // The UNet in latent diffusion's names, the rest in diffusers'.
+    // The UNet has latent diffusion's names, the other networks have diffusers'.
     let mut made = in_todays_names("lcm", FOLDERS).renamed(|name| {
         let rest = name
             .strip_prefix("vae.")
@@ -105,7 +105,7 @@ fn text_encoders_without_text_model_and_with_prefixes_of_comfyui() {
         let made = Made::family("lcm").renamed(|name| Some(name.replace(from, to)));
         assert_same(&made, "lcm", &["text_encoder", "unet", "vae"]);
     }
-    // SGM's first embedder is Stable Diffusion 2's, too.
+    // SGM's first embedder can also be Stable Diffusion 2's text encoder.
     let made = Made::family("sd2-base").renamed(|name| {
         Some(name.replace("cond_stage_model.model.", "conditioner.embedders.0.model."))
     });
@@ -135,7 +135,7 @@ fn a_unet_alone() {
             .retain(|name, _| !name.starts_with("vae.") && !name.starts_with('?'));
         assert_same(&made, family, &["unet"]);
     }
-    // Without its text encoders, the widths tell SDXL from its refiner.
+    // Without text encoders, the widths distinguish SDXL from its refiner.
     for (name, family) in [("sdxl-base", Family::Xl), ("sdxl-refiner", Family::Refiner)] {
         let mut made = Made::published(name);
         made.shapes.retain(|name, _| name.starts_with("model."));
@@ -155,7 +155,7 @@ fn an_autoencoder_alone() {
             let rest = name.strip_prefix("first_stage_model.")?;
             Some(format!("{prefix}{rest}"))
         });
-        // What training leaves in such files.
+        // Training leaves these tensors in such files.
         made.shapes.insert(format!("{prefix}loss.logvar"), vec![]);
         made.shapes.insert(
             format!("{prefix}loss.discriminator.main.0.weight"),
@@ -173,7 +173,7 @@ fn an_autoencoder_alone() {
             assert_eq!(made.kind(), Kind::Vae);
         }
     }
-    // In diffusers' names before 0.18.
+    // diffusers' names before 0.18.
     let bare = [
         ("vae", ""),
         ("unet", "?"),
@@ -226,7 +226,7 @@ fn taesd_in_halves() {
             serde_json::json!(count)
         );
     }
-    // In diffusers' names.
+    // The same with diffusers' names.
     let made = Made::family("taesd").renamed(|name| {
         let (half, rest) = name.split_once('.').unwrap();
         let (layer, rest) = rest.split_once('.').unwrap();
@@ -299,7 +299,7 @@ fn convolutions_stored_as_linear_layers_and_the_reverse() {
             if is_point {
                 let first = changed.is_empty();
                 changed.push(name.clone());
-                // The first one says which way the whole network is.
+                // The first projection decides for the whole network.
                 if first {
                     continue;
                 }
@@ -328,7 +328,7 @@ fn convolutions_stored_as_linear_layers_and_the_reverse() {
 fn a_scale_without_a_weight_is_left_over() {
     let made = Made::family("sdxl-base");
     let module = "model.diffusion_model.input_blocks.3.1.proj_in";
-    // Opening a file gives scales to their weights. Names that are left are no weight's.
+    // Opening a file assigns the scales to their weights. Names that remain belong to no weight.
     for end in ["scale_weight", "weight_scale"] {
         let name = format!("{module}.{end}");
         let mut made = made.clone();

@@ -1,4 +1,4 @@
-//! Published models in full size, and what tells prediction and schedule.
+//! Published models with their full shapes, and the evidence for prediction and schedule.
 
 use super::*;
 
@@ -192,7 +192,7 @@ fn evidence_counts_in_its_order_and_conflicts_are_told() {
         "{because}"
     );
     assert_eq!(warnings, [""; 0]);
-    // Each is more trusted than all before, and disagrees with the one before.
+    // Each piece of evidence outranks all before it and contradicts the previous one.
     made.say("ss_v_parameterization", "False");
     expect(&made, Predicts::Epsilon, "`ss_v_parameterization` False", 1);
     made.say("modelspec.predict_key", "v");
@@ -252,7 +252,7 @@ fn the_statistic_is_of_four_channels_of_stable_diffusion_2_only() {
         "nothing in the file says otherwise",
         0,
     );
-    // Stable Diffusion 1.5 has a tensor of the same name.
+    // Stable Diffusion 1.5 has a tensor with the same name.
     let mut made = Made::published("sd-1.5");
     let name = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias";
     let values: Vec<f32> = (0..320)
@@ -265,7 +265,7 @@ fn the_statistic_is_of_four_channels_of_stable_diffusion_2_only() {
         "nothing in the file says otherwise",
         0,
     );
-    // The threshold is ComfyUI's, of the population's deviation.
+    // The threshold is ComfyUI's, for the population standard deviation.
     for (deviation, predicts) in [(0.0901, Predicts::V), (0.0899, Predicts::Epsilon)] {
         let mut made = Made::published("sd-2.1");
         made.values
@@ -292,7 +292,7 @@ fn zero_terminal_snr_comes_with_steps_from_pure_noise() {
     made.say("ss_zero_terminal_snr", "True");
     assert_eq!(schedule(&made)["rescale_betas_zero_snr"], true);
 
-    // Without v-prediction it is not used, and that is said.
+    // Without v-prediction it is ignored, with a warning.
     let mut made = Made::published("sdxl-base");
     made.tensor("ztsnr", &[]);
     let found = made.read().unwrap();
@@ -385,7 +385,7 @@ fn a_yaml_and_a_header_say_more() {
     made.say("modelspec.prediction_type", "x0\u{1b}");
     let found = made.read().unwrap();
     assert!(
-        found.warnings[0].contains(r"x0\u{1b}, which is not known"),
+        found.warnings[0].contains(r"x0\u{1b}, an unknown value"),
         "{:?}",
         found.warnings
     );

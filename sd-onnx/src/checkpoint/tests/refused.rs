@@ -1,4 +1,4 @@
-//! What is refused or reported.
+//! Files that are refused, and contents that are reported.
 
 use super::*;
 
@@ -89,7 +89,7 @@ fn files_that_are_no_models_are_told_by_name() {
     let nothing = Made::of(&[("a", one), ("b\u{1b}", one)]);
     assert_eq!(nothing.kind(), Kind::Unknown);
     let error = nothing.read().unwrap_err().to_string();
-    let expected = r"none of the 2 tensors is of a Stable Diffusion model: a, b\u{1b}";
+    let expected = r"none of the 2 tensors belongs to a Stable Diffusion model: a, b\u{1b}";
     assert_eq!(error, expected);
 }
 
@@ -115,7 +115,7 @@ fn relatives_that_cannot_be_drawn_with_are_told_by_name() {
         made.shapes.insert(tensor.to_owned(), shape.to_vec());
         let error = made.read().unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
-        // And without text encoders.
+        // The same without text encoders.
         made.shapes.retain(|name, _| name.starts_with(UNET));
         let error = made.read().unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
@@ -164,7 +164,7 @@ fn unknown_tensors_below_a_prefix_are_unused_and_elsewhere_one_warning() {
     }
     let found = made.read().unwrap();
     for (part, name) in unused {
-        // A residual block behind a gap becomes one more of today's, which the graph refuses.
+        // A residual block after a gap becomes an additional block, which the graph refuses.
         let is_there = found.components[part]
             .unused
             .iter()
@@ -178,7 +178,7 @@ fn unknown_tensors_below_a_prefix_are_unused_and_elsewhere_one_warning() {
     assert_eq!(
         found.warnings,
         [
-            "2 tensors of the file are of no network that is used and are left out: \
+            "2 tensors of the file belong to no network that is used, and are ignored: \
           lr_scheduler.step, optimizer.state.0.exp_avg"
         ]
     );
@@ -253,7 +253,7 @@ fn nonsense_in_any_shape_is_no_panic() {
         "kolors",
     ] {
         let whole = Made::family(family);
-        // Each tensor takes a while, and their kinds come again and again.
+        // Each tensor takes a while, and the kinds of tensors repeat.
         for name in whole.shapes.keys().step_by(5) {
             for shape in [
                 &[][..],
@@ -264,7 +264,7 @@ fn nonsense_in_any_shape_is_no_panic() {
             ] {
                 let mut made = whole.clone();
                 made.shapes.insert(name.clone(), shape.to_vec());
-                // Whether it is an error depends on the tensor.
+                // Whether this is an error depends on the tensor.
                 drop(made.read());
             }
             let mut made = whole.clone();

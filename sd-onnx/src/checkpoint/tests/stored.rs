@@ -1,9 +1,9 @@
-//! The names that are written, against the golden tables and against the names that are read.
+//! Checks the written names against the golden tables and against the names that are read.
 
 use super::*;
 use crate::checkpoint::stored::stored;
 
-/// The shapes of each component's weights, by today's names.
+/// Returns the shapes of each component's weights, by their current names.
 fn shapes(rows: &[Row]) -> BTreeMap<&str, BTreeMap<&str, &[usize]>> {
     let mut shapes: BTreeMap<&str, BTreeMap<&str, &[usize]>> = BTreeMap::new();
     for row in rows {
@@ -13,7 +13,7 @@ fn shapes(rows: &[Row]) -> BTreeMap<&str, BTreeMap<&str, &[usize]>> {
     shapes
 }
 
-/// The tables of whole models, by their names.
+/// The tables of complete models, with their names.
 fn models() -> Vec<(String, &'static Value)> {
     let tables = ["families", "full"].into_iter().flat_map(|kind| {
         let tables = TABLES[kind].as_object().unwrap().iter();
@@ -32,12 +32,12 @@ fn names_are_those_of_published_files() {
         let family = Made::of_table(table).read().unwrap().family.unwrap();
         let rows = rows(table);
         for (component, shapes) in shapes(&rows) {
-            // TAESD is not in the files of latent diffusion.
+            // Latent diffusion's files never contain TAESD.
             if (name.as_str(), component) == ("sdxs", "vae") {
                 continue;
             }
             let of_component = rows.iter().filter(|row| row.component == component);
-            // The weights of a tensor, in their order in it.
+            // The weights of each stored tensor, in their order in it.
             let mut expected: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
             for row in of_component.clone() {
                 let weights = expected.entry(&row.stored).or_default();
@@ -48,7 +48,7 @@ fn names_are_those_of_published_files() {
             for tensor in found {
                 let weights = expected.get_mut(tensor.name.as_str());
                 let weights = weights.unwrap_or_else(|| panic!("{name}: {}", tensor.name));
-                // In the alphabet `q` comes last.
+                // Sorting by name would put `q` last.
                 weights.sort_by_key(|(view, _)| ["q", "k", "v"].iter().position(|it| it == view));
                 let names: Vec<_> = weights.iter().map(|(_, today)| *today).collect();
                 assert_eq!(tensor.weights, names, "{name} {}", tensor.name);

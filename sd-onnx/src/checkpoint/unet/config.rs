@@ -1,4 +1,4 @@
-//! The UNet's configuration, as diffusers writes it.
+//! Infers the UNet's configuration, in the form that diffusers writes.
 
 use serde_json::{Map, Value, json};
 
@@ -6,7 +6,7 @@ use super::{Level, Unet, only_cross, shape};
 use crate::checkpoint::{Component, Family, Problem, family::SIZE_WIDTH, names::object};
 
 impl Unet {
-    /// The component. `pooled` is the width of the pooled text, where its text encoder is known.
+    /// Returns the component. `pooled` is the width of the pooled text, where it is known.
     pub fn component(
         self,
         family: Family,
@@ -91,7 +91,8 @@ impl Unet {
         Ok(object(config))
     }
 
-    /// The width of the sinusoids of a size, and the width of all that is added to the time.
+    /// Returns the width of a size's sinusoidal embedding, and the width of everything that is
+    /// added to the time embedding.
     fn added(
         &self,
         family: Family,
@@ -108,7 +109,7 @@ impl Unet {
                 _ => {
                     return Err(shape(format!(
                         "it adds {width} numbers to the time, which are not the {pooled} of the \
-                         pooled text and {ids} equally wide sizes"
+                         pooled text plus {ids} equally wide sizes"
                     )));
                 }
             },
@@ -116,7 +117,7 @@ impl Unet {
         Ok(Some((size, width)))
     }
 
-    /// `attention_head_dim`, which is the number of heads.
+    /// Returns `attention_head_dim`, which, despite its name, is the number of heads.
     fn heads(&self, family: Family) -> Result<Value, Problem> {
         let last = self.levels.len() - 1;
         let mut heads = Vec::new();
@@ -142,7 +143,7 @@ impl Unet {
         is_cross.then_some(true)
     }
 
-    /// `transformer_layers_per_block` and its reverse.
+    /// Returns `transformer_layers_per_block` and `reverse_transformer_layers_per_block`.
     fn depths(&self) -> Result<[Value; 2], Problem> {
         let last = self.levels.len() - 1;
         let per_level = self.levels.iter().enumerate().map(|(i, level)| {
@@ -151,7 +152,8 @@ impl Unet {
                 .iter()
                 .chain(&level.up)
                 .filter(|&&count| count > 0);
-            // A level without a transformer has any number. The last one's is the middle block's.
+            // A level without a transformer can have any number. The last one takes the middle
+            // block's.
             let default = if i == last { self.mid } else { None };
             let first = all.next().copied().or(default).unwrap_or(1);
             let is_same = all.all(|&count| count == first);
@@ -177,14 +179,14 @@ impl Unet {
         if let Some(mid) = self.mid.filter(|&mid| first > 0 && mid != first) {
             return Err(shape(format!(
                 "the middle block has {mid} transformer layers and the block before it {first}, \
-                 expected as many"
+                 expected equal numbers"
             )));
         }
         Ok([down.collect(), up.collect()])
     }
 }
 
-/// A list, or a number where all of it are equal.
+/// Returns a list, or a single number if all values are equal.
 fn same(values: impl IntoIterator<Item = usize>) -> Value {
     let values: Vec<_> = values.into_iter().collect();
     match values.iter().all(|value| *value == values[0]) {

@@ -1,18 +1,18 @@
-//! Latent diffusion's names of the UNet's tensors.
+//! Maps latent diffusion's names of the UNet's tensors.
 //!
-//! Its blocks are numbered through over all levels, and a downsampling counts as a block. Which
-//! level a block belongs to follows from where the downsamplings and upsamplings are.
+//! Its blocks are numbered across all levels, and a downsampling counts as a block. The level of a
+//! block follows from the positions of the downsamplings and upsamplings.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::checkpoint::names::{Fate, Tensor};
 
-/// Which of today's blocks each block of latent diffusion is: `input_blocks.4.1` is
-/// `down_blocks.1.attentions.0`. Empty for a UNet in diffusers' names.
+/// The current name of each block of latent diffusion: `input_blocks.4.1` is
+/// `down_blocks.1.attentions.0`. It is empty for a UNet with diffusers' names.
 #[derive(Debug, Default)]
 pub(super) struct Layout(HashMap<String, String>);
 
-/// Modules outside of the blocks.
+/// The modules outside the blocks: latent diffusion's name and the current one.
 pub(in crate::checkpoint) const SINGLE: [(&str, &str); 9] = [
     ("time_embed.0", "time_embedding.linear_1"),
     ("time_embed.2", "time_embedding.linear_2"),
@@ -25,7 +25,7 @@ pub(in crate::checkpoint) const SINGLE: [(&str, &str); 9] = [
     ("encoder_hid_proj", "encoder_hid_proj"),
 ];
 
-/// The modules of a residual block.
+/// The modules of a residual block: latent diffusion's name and the current one.
 pub(in crate::checkpoint) const RESNET: [(&str, &str); 6] = [
     ("in_layers.0", "norm1"),
     ("in_layers.2", "conv1"),
@@ -35,7 +35,7 @@ pub(in crate::checkpoint) const RESNET: [(&str, &str); 6] = [
     ("skip_connection", "conv_shortcut"),
 ];
 
-/// What a part of a block is.
+/// The kind of a part of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Resnet,
@@ -58,9 +58,9 @@ impl Part {
 }
 
 impl Layout {
-    /// Finds the levels.
+    /// Finds the levels and names the blocks.
     pub fn of(tensors: &[Tensor<'_>]) -> Self {
-        // The parts of each block, by the number of the block and of the part.
+        // The parts of each block, by the numbers of the block and the part.
         let mut found: [BTreeMap<(usize, usize), Part>; 3] = Default::default();
         for tensor in tensors {
             let mut split = tensor.rest.splitn(3, '.');
@@ -73,7 +73,7 @@ impl Layout {
                 continue;
             };
             let rest = split.next().unwrap_or_default();
-            // The middle block has its parts without blocks around them.
+            // The parts of the middle block are not nested in numbered blocks.
             let key = match way {
                 1 => Some(((0, first), rest)),
                 _ => rest.split_once('.').and_then(|(part, rest)| {
@@ -111,7 +111,7 @@ impl Layout {
                     layer += 1;
                     format!("down_blocks.{level}.resnets.{}", layer - 1)
                 }
-                // It follows the residual block of the same number.
+                // A transformer follows the residual block with the same number.
                 Part::Transformer if layer > 0 => {
                     format!("down_blocks.{level}.attentions.{}", layer - 1)
                 }
@@ -147,7 +147,7 @@ impl Layout {
         }
     }
 
-    /// Today's name of a tensor.
+    /// Maps a tensor to its current name.
     pub fn rename(&self, name: &str) -> Fate {
         let today = self.today(name).unwrap_or_else(|| name.to_owned());
         match is_known(&today) {
@@ -161,7 +161,8 @@ impl Layout {
         if let Some((_, today)) = SINGLE.iter().find(|(ldm, _)| *ldm == module) {
             return Some(format!("{today}.{leaf}"));
         }
-        // `input_blocks.4.1` of `input_blocks.4.1.proj_in.weight`; two parts of the middle block.
+        // The block is `input_blocks.4.1` in `input_blocks.4.1.proj_in.weight`. In the middle block
+        // it has only two parts.
         let parts = if name.starts_with("middle_block.") {
             2
         } else {
@@ -170,7 +171,7 @@ impl Layout {
         let (end, _) = name.match_indices('.').nth(parts - 1)?;
         let (block, inside) = (self.0.get(&name[..end])?, name[end + 1..].to_owned());
         if block.contains(".attentions.") {
-            // The same inside.
+            // Names within a transformer are the same.
             return Some(format!("{block}.{inside}"));
         }
         let (module, leaf) = inside.rsplit_once('.')?;
@@ -184,7 +185,7 @@ impl Layout {
     }
 }
 
-/// Whether a UNet has a tensor of today's name `name`.
+/// Whether a UNet can have a tensor with this current name.
 fn is_known(name: &str) -> bool {
     let Some((module, leaf)) = name.rsplit_once('.') else {
         return false;
@@ -231,7 +232,8 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The rank of a weight that some files store as a linear layer and others as a 1 × 1 convolution.
+/// Returns the number of axes of a weight that is stored as a linear layer in some files and as a 1
+/// × 1 convolution in others.
 pub(super) fn rank(name: &str, linear: bool) -> Option<usize> {
     let module = name.strip_suffix(".weight")?;
     if module.ends_with(".conv_shortcut") {

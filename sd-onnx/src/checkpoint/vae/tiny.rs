@@ -1,6 +1,8 @@
-//! TAESD's names. Its author writes a file for each half, whose layers are numbered from the first
-//! on; diffusers has both in one file, and does not count the decoder's first layer, which bounds
-//! the latents and has no weights.
+//! Maps TAESD's names.
+//!
+//! Its author writes one file per half, with the layers numbered from 0. diffusers has both halves
+//! in one file, and does not count the decoder's first layer, which bounds the latents and has no
+//! weights.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +25,7 @@ pub(super) fn is_tiny(tensors: &[Tensor<'_>]) -> bool {
 }
 
 pub(super) fn read(tensors: &[Tensor<'_>]) -> Result<Component, Problem> {
-    // A file of one half has no prefix. Only the encoder has a weight in its first layer.
+    // A file with one half has no prefix. Only the encoder has a weight in its first layer.
     let alone = match tensors.iter().any(|tensor| tensor.rest == "0.weight") {
         true => "taesd_encoder",
         false => "taesd_decoder",
@@ -34,7 +36,7 @@ pub(super) fn read(tensors: &[Tensor<'_>]) -> Result<Component, Problem> {
 }
 
 fn rename(name: &str, alone: &str) -> Fate {
-    // ComfyUI's: TAESD's latents are the pipeline's, so that these are 1 and 0.
+    // ComfyUI writes these. They are 1 and 0, because TAESD's latents need no scaling.
     if ["vae_scale", "vae_shift"].contains(&name) {
         return Fate::LeftOut;
     }
@@ -52,7 +54,8 @@ fn rename(name: &str, alone: &str) -> Fate {
     }
 }
 
-/// `rest` is a layer's number and what it has: a convolution, or a block of three.
+/// Maps a tensor of a layer. `rest` is the layer's number and the tensor's place in the layer,
+/// which is a convolution or a block of three. `uncounted` is subtracted from the number.
 fn known(half: &str, rest: &str, uncounted: usize) -> Fate {
     let parts: Vec<&str> = rest.split('.').collect();
     let layer = parts.first().and_then(|layer| layer.parse::<usize>().ok());
@@ -67,7 +70,7 @@ fn known(half: &str, rest: &str, uncounted: usize) -> Fate {
     Fate::whole(format!("{half}.layers.{layer}.{}", parts[1..].join(".")))
 }
 
-/// The channels of a half, its blocks a level, and the channels of the latents.
+/// The channels of a half, the number of blocks per level, and the latent channels.
 struct Half {
     channels: usize,
     blocks: Vec<usize>,
@@ -75,7 +78,7 @@ struct Half {
 }
 
 impl Half {
-    /// Convolutions stand before each level and behind the last one.
+    /// Infers a half from its layers. A convolution precedes each level and follows the last.
     fn of(renamed: &Renamed, half: &str) -> Result<Option<Self>, Problem> {
         let start = format!("{half}.layers.");
         let mut layers = BTreeMap::new();
@@ -124,7 +127,7 @@ impl Half {
 
 fn config(renamed: &Renamed) -> Result<Map<String, Value>, Problem> {
     let [encoder, decoder] = ["encoder", "decoder"].map(|half| Half::of(renamed, half));
-    // A half that is not there is the other one's mirror, so that the configuration is whole.
+    // A missing half is taken to mirror the other, so that the configuration is complete.
     let mirrored = |half: &Half| Half {
         channels: half.channels,
         blocks: half.blocks.iter().rev().copied().collect(),

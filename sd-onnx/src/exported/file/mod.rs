@@ -1,7 +1,7 @@
-//! An ONNX file as it lies on the disk: its graph, without the values of its weights.
+//! An ONNX file: its graph, without the values of its weights.
 //!
-//! Everything that ONNX Runtime would read is looked at here first. The weights stay where they
-//! are, in the file itself or beside it.
+//! Everything that ONNX Runtime would read is checked here first. The weights stay where they are,
+//! in the file itself or beside it.
 
 mod nodes;
 mod reader;
@@ -20,37 +20,37 @@ use crate::Error;
 /// A graph in a file.
 #[derive(Debug)]
 pub(super) struct OnnxFile {
-    /// The file's path, as it was found.
+    /// The path at which the file was found, with links not resolved.
     pub path: PathBuf,
-    /// The same without links.
+    /// The canonical path, without links.
     real: Arc<Path>,
-    /// The fields of the model but its graph, as they are in the file.
+    /// The encoded fields of the model except its graph, unchanged.
     pub model: Vec<u8>,
-    /// The fields of the graph that are not listed below, as they are in the file.
+    /// The encoded fields of the graph that are not listed below, unchanged.
     pub graph: Vec<u8>,
     pub nodes: Vec<Node>,
     pub initializers: Vec<Initializer>,
-    /// What a call gives, by its name. Initializers are not among them.
+    /// The inputs that a call must provide. Initializers are not among them.
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
-    /// The place of each initializer in the list.
+    /// The index of each initializer in `initializers`, by its name.
     initializer_of: HashMap<String, usize>,
 }
 
 /// An operator.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// Its message as it is in the file.
+    /// The encoded node, unchanged.
     pub bytes: Vec<u8>,
     pub op: String,
     pub domain: String,
     pub inputs: Vec<String>,
     pub outputs: Vec<String>,
-    /// What its subgraphs read, which may be values of the graph around them.
+    /// The names that its subgraphs read, which can be values of the graph around them.
     pub captured: Vec<String>,
 }
 
-/// A tensor with a value.
+/// A tensor with a constant value.
 #[derive(Debug)]
 pub(super) struct Initializer {
     pub name: String,
@@ -62,12 +62,12 @@ pub(super) struct Initializer {
 /// Where the values of an initializer are.
 #[derive(Debug)]
 pub(super) enum Data {
-    /// In its message, which is as it is in the file.
+    /// In this encoded initializer, which is unchanged.
     Inline(Vec<u8>),
     At {
         file: Arc<Path>,
         offset: u64,
-        /// None: as many bytes as the tensor has.
+        /// Length in bytes, or `None` for the length that the tensor's shape and type require.
         length: Option<u64>,
     },
 }
@@ -77,42 +77,42 @@ pub(super) enum Data {
 pub(super) struct Port {
     pub name: String,
     pub data_type: i32,
-    /// None where the file does not say how many there are.
+    /// The sizes, or `None` if the file does not give their number.
     pub dims: Option<Vec<Side>>,
 }
 
-/// A size of an input or an output.
+/// A size of an input or output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Side {
     Fixed(usize),
-    /// Any size. Sizes of one name are equal, except that an empty name is none.
+    /// Any size. Sizes with the same name are equal, except if the name is empty.
     Any(String),
 }
 
 impl OnnxFile {
-    /// An initializer by its name.
+    /// Finds an initializer by its name.
     pub fn initializer(&self, name: &str) -> Option<&Initializer> {
         self.initializer_of
             .get(name)
             .map(|&index| &self.initializers[index])
     }
 
-    /// An output by its name.
+    /// Finds an output by its name.
     pub fn output(&self, name: &str) -> Option<&Port> {
         self.outputs.iter().find(|port| port.name == name)
     }
 
-    /// An input by its name.
+    /// Finds an input by its name.
     pub fn input(&self, name: &str) -> Option<&Port> {
         self.inputs.iter().find(|port| port.name == name)
     }
 
-    /// An error about this file.
+    /// Returns an error about this file.
     pub fn wrong(&self, problem: impl Into<String>) -> Error {
         Error::graph(&self.path, problem.into())
     }
 
-    /// The file and those that its weights lie in.
+    /// Lists the file itself and the files that hold its weights.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.path.clone()];
         let mut known = HashSet::from([&self.real]);
@@ -128,7 +128,7 @@ impl OnnxFile {
 }
 
 impl Port {
-    /// The size at a place, if the file fixes it.
+    /// Returns the size at an index, if the file fixes it.
     pub fn fixed(&self, place: usize) -> Option<usize> {
         match self.dims.as_ref()?.get(place)? {
             Side::Fixed(size) => Some(*size),
@@ -136,12 +136,12 @@ impl Port {
         }
     }
 
-    /// How many sizes it has, if the file says so.
+    /// Returns the number of dimensions, if the file gives it.
     pub fn rank(&self) -> Option<usize> {
         self.dims.as_ref().map(Vec::len)
     }
 
-    /// Its type and sizes for a message, such as `float16 [batch, 4, 64, 64]`.
+    /// Formats its type and sizes for a message, such as `float16 [batch, 4, 64, 64]`.
     pub fn shown(&self) -> String {
         let sides = match &self.dims {
             None => "of any shape".to_owned(),
@@ -158,7 +158,7 @@ impl Port {
     }
 }
 
-/// What a type of elements is called.
+/// Returns ONNX's name of an element type.
 pub(super) fn type_name(data_type: i32) -> String {
     const NAMES: [&str; 17] = [
         "undefined",

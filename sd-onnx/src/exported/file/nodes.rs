@@ -1,4 +1,4 @@
-//! The nodes of an ONNX file, with the graphs within them.
+//! Reads the nodes of an ONNX file, including the graphs within them.
 
 use std::io::Cursor;
 
@@ -9,19 +9,19 @@ use super::{
 };
 use crate::exported::wire::{Value, Wire};
 
-/// Subgraphs within subgraphs beyond this depth are refused.
+/// The largest depth of subgraphs within subgraphs.
 const MOST_DEPTH: usize = 16;
-/// The most names that one node reads and writes, with its subgraphs.
+/// The largest number of names that a node reads and writes, including its subgraphs.
 const MOST_NAMES: usize = 1 << 16;
 
 impl Node {
-    /// How many names it has.
+    /// Returns the number of names in the node.
     pub(super) fn names(&self) -> usize {
         self.inputs.len() + self.outputs.len() + self.captured.len()
     }
 }
 
-/// Reads a node, and of its subgraphs what they read.
+/// Reads a node, and the names that its subgraphs read.
 pub(super) fn node(bytes: Vec<u8>, depth: usize) -> Result<Node, Problem> {
     let end = bytes.len() as u64;
     let mut wire = Wire::new(Cursor::new(&bytes[..]), 0);
@@ -56,7 +56,7 @@ pub(super) fn node(bytes: Vec<u8>, depth: usize) -> Result<Node, Problem> {
     })
 }
 
-/// Reads an attribute: its tensors must have their values in them, and its graphs are looked into.
+/// Checks an attribute. Its tensors must hold their values inline, and its graphs are checked too.
 fn attribute(bytes: &[u8], depth: usize, captured: &mut Vec<String>) -> Result<(), Problem> {
     let end = bytes.len() as u64;
     let mut wire = Wire::new(Cursor::new(bytes), 0);
@@ -77,12 +77,12 @@ fn attribute(bytes: &[u8], depth: usize, captured: &mut Vec<String>) -> Result<(
     Ok(())
 }
 
-/// Looks through the graph of an attribute.
+/// Checks the graph of an attribute, and collects the names that it reads.
 fn subgraph(bytes: &[u8], depth: usize, captured: &mut Vec<String>) -> Result<(), Problem> {
     let end = bytes.len() as u64;
     let mut wire = Wire::new(Cursor::new(bytes), 0);
     if depth > MOST_DEPTH {
-        return Err(wire.wrong("graphs within graphs are too deep").into());
+        return Err(wire.wrong("graphs are nested too deeply").into());
     }
     while let Some(field) = wire.field(end)? {
         match (field.number, field.value) {
@@ -92,7 +92,7 @@ fn subgraph(bytes: &[u8], depth: usize, captured: &mut Vec<String>) -> Result<()
                 captured.extend(inner.captured);
                 if captured.len() > MOST_NAMES {
                     return Err(wire
-                        .wrong("more names in an inner graph than any has")
+                        .wrong("more names in an inner graph than any graph has")
                         .into());
                 }
             }
@@ -108,7 +108,7 @@ fn subgraph(bytes: &[u8], depth: usize, captured: &mut Vec<String>) -> Result<()
     Ok(())
 }
 
-/// The domain and the name of a function of the model. Its nodes are checked like a graph's.
+/// Returns the domain and the name of a model's function, whose nodes are checked too.
 pub(super) fn function(bytes: &[u8]) -> Result<(String, String), Problem> {
     let end = bytes.len() as u64;
     let mut wire = Wire::new(Cursor::new(bytes), 0);

@@ -21,11 +21,11 @@ use crate::{
     graph::proto::{self, DataType},
 };
 
-/// The most bytes that a protobuf message may have.
+/// The largest size of a protobuf message, in bytes.
 const MOST_BYTES: u64 = i32::MAX as u64;
-/// The oldest operator set that the nodes written here work under.
+/// The oldest operator set that has the operators which this crate adds.
 const OLDEST_OPSET: i64 = 13;
-/// The domains of operators that ONNX Runtime has.
+/// The domains of ONNX Runtime's own operators.
 const DOMAINS: [&str; 6] = [
     "",
     "ai.onnx",
@@ -34,26 +34,28 @@ const DOMAINS: [&str; 6] = [
     "com.microsoft",
     "com.microsoft.nchwc",
 ];
-/// The most nodes and initializers together, the names that all nodes read and write among them.
-/// SDXL's UNet has some ten thousand nodes.
+/// The largest number of entries: nodes, the names that they read and write, initializers, inputs
+/// and outputs. SDXL's UNet has some ten thousand nodes.
 const MOST_ENTRIES: usize = 1 << 22;
-/// The most inputs, outputs, operator sets or functions.
+/// The largest number of inputs, outputs, operator sets or functions.
 const MOST_PORTS: usize = 1 << 12;
-/// The longest description of an input, an output or of where a tensor's values are, in bytes.
+/// The longest description of an input, an output or the place of a tensor's values, in bytes.
 const MOST_DESCRIPTION: u64 = 1 << 16;
 
 impl OnnxFile {
-    /// Reads the graph of a file and checks what it can.
+    /// Reads the graph of a file and checks it.
     ///
     /// # Errors
-    /// [`Error::Graph`] names what is wrong, [`Error::Io`] what could not be read.
+    /// - [`Error::Graph`] when the file is not a valid ONNX file, or has parts that are not
+    ///   supported.
+    /// - [`Error::Io`] when the file cannot be read.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let wrong = |problem: String| Error::graph(path, problem);
         let file = outside::open_binary(path).map_err(Error::io(path))?;
         let length = file.metadata().map_err(Error::io(path))?.len();
         if length > MOST_BYTES {
             return Err(wrong(format!(
-                "{length} bytes long, but an ONNX file has at most {MOST_BYTES}: the \
+                "the file is {length} bytes long, but an ONNX file has at most {MOST_BYTES}: the \
                  weights of a larger model lie in a second file"
             )));
         }
@@ -70,7 +72,7 @@ impl OnnxFile {
         };
         let mut wire = Wire::new(BufReader::new(file), 0);
         reader.model(&mut wire, length).map_err(|error| {
-            // What an inner reading found is not lost.
+            // Errors that already name a problem in the file are passed on unchanged.
             match error {
                 Problem::Error(error) => *error,
                 Problem::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
@@ -83,7 +85,7 @@ impl OnnxFile {
     }
 }
 
-/// What ended a reading.
+/// The reason why reading stopped.
 pub(super) enum Problem {
     Error(Box<Error>),
     Io(std::io::Error),
@@ -107,19 +109,19 @@ impl From<prost::DecodeError> for Problem {
     }
 }
 
-/// What has been read of a file.
+/// The parts of a file that have been read.
 pub(super) struct Reader<'a> {
     pub path: &'a Path,
-    /// The same without links.
+    /// The canonical path, without links.
     pub real: Arc<Path>,
-    /// The files that weights lie in, with their lengths, by what the graph calls them.
+    /// The files that hold weights, by their names in the graph: canonical paths and lengths.
     pub data_files: HashMap<String, (Arc<Path>, u64)>,
     model: Vec<u8>,
     opsets: Vec<proto::OperatorSet>,
-    /// Domain and name of each function that the model brings along.
+    /// The domain and the name of each function that the model defines.
     functions: Vec<(String, String)>,
     graph: Option<RawGraph>,
-    /// How many of `MOST_ENTRIES` there are so far.
+    /// The number of entries so far, at most `MOST_ENTRIES`.
     entries: usize,
 }
 
@@ -181,7 +183,7 @@ impl Reader<'_> {
                         11 => &mut graph.inputs,
                         _ => &mut graph.outputs,
                     };
-                    // Initializers were once listed among the inputs.
+                    // Old exporters also list initializers among the inputs.
                     self.entries += 1;
                     ports.push(port);
                 }
@@ -216,7 +218,7 @@ impl Reader<'_> {
         if !unknown.is_empty() {
             let names = unknown.iter().map(|(domain, op)| format!("{domain}::{op}"));
             return Err(wrong(format!(
-                "operators that ONNX Runtime does not have, of a domain of another library: {}",
+                "operators of another library, which ONNX Runtime does not have: {}",
                 list(names)
             )));
         }
@@ -237,7 +239,7 @@ impl Reader<'_> {
             .map(|(index, initializer)| (initializer.name.clone(), index))
             .collect();
         let mut inputs = graph.inputs;
-        // Exporters once listed initializers here too.
+        // Old exporters also list initializers among the inputs.
         inputs.retain(|input| !initializer_of.contains_key(&input.name));
         for (what, ports) in [("inputs", &inputs), ("outputs", &graph.outputs)] {
             if ports.len() > MOST_PORTS {
@@ -261,7 +263,7 @@ impl Reader<'_> {
     }
 }
 
-/// Reads a message that is short in every file.
+/// Reads a message that is short in every valid file.
 pub(super) fn described<R: Read + Seek>(
     wire: &mut Wire<R>,
     length: u64,

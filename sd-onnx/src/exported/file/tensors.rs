@@ -1,4 +1,4 @@
-//! The tensors of an ONNX file: their names and sizes, and where their values are.
+//! Reads the tensors of an ONNX file: their names, their sizes and the places of their values.
 
 use std::{
     fs::{self, File},
@@ -22,14 +22,14 @@ use crate::{
     weights::{Sizes, Type},
 };
 
-/// Weights from this length on stay in the file. ONNX Runtime wants shorter ones, such as shapes,
-/// in the graph.
+/// The length, in bytes, from which on weights stay in the file. ONNX Runtime expects shorter
+/// tensors, such as shapes, in the graph.
 const LEAST_EXTERNAL: u64 = 1024;
-/// The most dimensions of a tensor.
+/// The largest number of dimensions of a tensor.
 const MOST_DIMENSIONS: usize = 64;
 
 impl OnnxFile {
-    /// How much the initializers are.
+    /// Returns the number, sizes and types of the initializers.
     pub fn sizes(&self) -> Sizes {
         let mut sizes = Sizes::default();
         for initializer in &self.initializers {
@@ -39,7 +39,8 @@ impl OnnxFile {
                 Data::Inline(message) => message.len() as u64,
                 Data::At { length, .. } => length.unwrap_or_default(),
             };
-            // A message may hold its numbers in a longer form than memory does.
+            // The encoded numbers can be longer than the numbers in memory, so the type's size is
+            // preferred.
             let bytes = type_size(initializer.data_type).map(|size| numbers.saturating_mul(size));
             sizes.tensors += 1;
             sizes.parameters = sizes.parameters.saturating_add(numbers);
@@ -52,7 +53,7 @@ impl OnnxFile {
 }
 
 impl Reader<'_> {
-    /// Reads an initializer, which is so many bytes long.
+    /// Reads an initializer of `length` bytes.
     pub fn initializer(
         &mut self,
         wire: &mut Wire<BufReader<File>>,
@@ -106,7 +107,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Finds the file beside the graph that a tensor lies in.
+    /// Finds the file beside the graph that holds a tensor.
     fn external(&mut self, head: &Head, bytes: Option<u64>) -> Result<Data, Error> {
         let name = printable(&head.name);
         let wrong =
@@ -178,7 +179,7 @@ impl Reader<'_> {
     }
 }
 
-/// What a tensor's message says about its values.
+/// A tensor without its values.
 #[derive(Debug, Default)]
 pub(super) struct Head {
     name: String,
@@ -186,11 +187,11 @@ pub(super) struct Head {
     data_type: i32,
     is_external: bool,
     external: Vec<proto::StringPair>,
-    /// Byte and length of its raw data.
+    /// Offset and length of its raw data, in bytes.
     raw: Option<(u64, u64)>,
 }
 
-/// Reads a tensor's message, which ends at `end`, without its values.
+/// Reads a tensor, which ends at byte `end`, without its values.
 pub(super) fn tensor<R: Read + Seek>(wire: &mut Wire<R>, end: u64) -> Result<Head, Problem> {
     let mut head = Head::default();
     while let Some(field) = wire.field(end)? {
@@ -220,14 +221,14 @@ pub(super) fn tensor<R: Read + Seek>(wire: &mut Wire<R>, end: u64) -> Result<Hea
         }
         if head.dims.len() > MOST_DIMENSIONS || head.external.len() > MOST_DIMENSIONS {
             return Err(wire
-                .wrong("more dimensions or places of data than any tensor has")
+                .wrong("more dimensions or data entries than any tensor has")
                 .into());
         }
     }
     Ok(head)
 }
 
-/// Refuses a tensor whose values are in another file, where such are not followed.
+/// Refuses a tensor with values in another file, in places where that is not supported.
 pub(super) fn inline(head: Head) -> Result<(), Problem> {
     if head.is_external {
         let name = printable(head.name);
@@ -237,7 +238,8 @@ pub(super) fn inline(head: Head) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The bytes of an element, where they are whole.
+/// Returns the size of an element in bytes, or `None` for strings, for numbers of less than a byte,
+/// and for unknown types.
 pub(super) fn type_size(data_type: i32) -> Option<u64> {
     Some(match data_type {
         2 | 3 | 9 | 17..=20 | 24 => 1,
@@ -249,7 +251,7 @@ pub(super) fn type_size(data_type: i32) -> Option<u64> {
     })
 }
 
-/// What a type of elements is called in files of weights, such as `F32`.
+/// Returns the name of an element type in weight files, such as `F32`.
 fn short_name(data_type: i32) -> String {
     let known = match data_type {
         1 => Type::F32,

@@ -1,5 +1,4 @@
-//! Graphs of many more nodes than any model has. What reads them must not take longer than the
-//! number of their nodes allows.
+//! Graphs with many more nodes than any model has. Reading them must take linear time.
 
 use std::{
     collections::HashMap,
@@ -21,12 +20,12 @@ use crate::{
     models::vae::VaeConfig,
 };
 
-/// In work that grows with the square of this, a test takes minutes.
+/// With quadratic work, a test would take minutes.
 const NODES: usize = 200_000;
-/// Far more than what is tested takes, even on a slow and busy machine.
+/// Far longer than the tests take, even on a slow and busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs this and checks that it did not hang.
+/// Runs a function and checks that it did not hang.
 fn in_time<T>(what: &str, run: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = run();
@@ -36,7 +35,7 @@ fn in_time<T>(what: &str, run: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A chain of so many nodes that change nothing.
+/// Returns a chain of `count` nodes that change nothing.
 fn chain(from: &str, to: &str, count: usize) -> Vec<proto::Node> {
     let name = |index: usize| match index {
         0 => from.to_owned(),
@@ -49,7 +48,7 @@ fn chain(from: &str, to: &str, count: usize) -> Vec<proto::Node> {
         .collect()
 }
 
-/// Puts a chain in front of each node that reads `value`.
+/// Inserts a chain between `value` and the nodes that read it.
 fn delayed(nodes: &mut Vec<proto::Node>, value: &str, count: usize) {
     let reads = |node: &proto::Node| node.input.iter().any(|name| name == value);
     let place = nodes.iter().position(reads).unwrap();
@@ -62,7 +61,7 @@ fn delayed(nodes: &mut Vec<proto::Node>, value: &str, count: usize) {
     nodes.splice(place..place, chain(value, &late, count));
 }
 
-/// A text model of so many layers, with as many nodes in each feed-forward network.
+/// Returns a text model whose feed-forward networks have `inner` additional nodes each.
 fn text_nodes(layers: usize, inner: usize) -> Vec<proto::Node> {
     let mut nodes = vec![node("Gather", &["w", "input_ids"], "x0")];
     for layer in 0..layers {
@@ -105,8 +104,8 @@ fn text_model(folder: &Path, nodes: Vec<proto::Node>) -> PathBuf {
     write(folder, &model)
 }
 
-/// Reads a text model with one more row of its token embedding, and checks that there is a layer
-/// to skip to, or returns why not.
+/// Reads a text model, with one more row for its token embedding, and checks that clip skip 2 is
+/// available. Returns the reason if it is not.
 fn read_text(nodes: Vec<proto::Node>) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let path = text_model(folder.path(), nodes);
@@ -126,7 +125,7 @@ fn a_text_model_with_long_chains() {
         delayed(&mut nodes, value, NODES / 4);
     }
     in_time("chains", || read_text(nodes)).unwrap();
-    // The norm is copied for each layer, and must not be what is long.
+    // The norm is copied for each layer, so a long one is refused.
     for value in ["x2", "normed"] {
         let mut nodes = text_nodes(2, 1);
         delayed(&mut nodes, value, NODES / 2);
@@ -198,7 +197,7 @@ fn an_encoder_that_draws_late() {
     let config = Config::parse(&path, &json!({}).to_string()).unwrap();
     let config = VaeConfig::new(&config).unwrap();
     let half = in_time("encoder", || vae::encoder(&path, &config).unwrap());
-    // The graph gives the mean and the deviation.
+    // The rewritten graph returns the mean and the log-variance.
     let model = proto::Model::decode(&half.model.bytes[..]).unwrap();
     let nodes = model.graph.unwrap().node;
     let made: HashMap<_, _> = nodes.iter().map(|node| (&*node.output[0], node)).collect();
