@@ -33,35 +33,38 @@ use crate::{
     weights::Weights,
 };
 
-/// The pixels of a latent on each side, and the tokens of a prompt's window, where only a UNet is
-/// loaded.
+/// Pixels per latent on each side, and tokens per prompt window. Used where only a UNet is loaded,
+/// which does not determine them.
 const SD_FACTOR: usize = 8;
 const WINDOW: usize = 77;
 
-/// The longest side of a default size, in pixels, whatever a model's files say. Published ones have
-/// at most 1024.
+/// The longest side of a default size, in pixels, whatever the model's files contain. Published
+/// models have at most 1024.
 const MOST_SIDE: usize = 2048;
 
-/// Settings for loading a model. Create one with [`builder`]; [`load`](Self::load) consumes it.
+/// Settings for loading a model.
 ///
-/// # What runs at once and what waits
-/// Any number of threads may draw with a pipeline and its clones. Its networks (text encoder, UNet,
-/// decoder, encoder) each run one call at a time, on all threads of the [setting](Self::threads).
-/// Other callers wait until the current network call ends, not until its picture is finished. The
-/// order in which they continue is unspecified. So two threads each get half the speed, while the
-/// UNet of one and the decoder of the other run at once and share the cores.
+/// Create a builder with [`builder`], set options, and call [`load`](Self::load).
 ///
-/// A [stop](crate::StopToken) ends only calls for its own request: a running call within one
-/// operator on the CPU (see [`Device`]), a waiting one at once. The next call finds the network as
-/// it was. The text encoder, which takes a moment, runs to its end, and so does
-/// [`Pipeline::encode_image`](crate::Pipeline::encode_image).
+/// # Concurrency
+/// Any number of threads may generate pictures with a pipeline and its clones. Each of its networks
+/// (text encoder, UNet, decoder, encoder) runs one call at a time, on as many threads as
+/// [`threads`](Self::threads) sets. Other callers wait until the current network call ends, not
+/// until its picture is finished. The order in which they continue is unspecified. Two threads
+/// therefore get half the speed each, except that the UNet of one and the decoder of the other may
+/// run at the same time and share the cores.
 ///
-/// # What sharing costs
-/// A clone of a pipeline costs nothing. Loading a model again costs all of its memory again, which
-/// in f32 is four bytes a weight, and its own threads: share clones, and a [`codec`](Self::codec)
-/// between models. Every network keeps the working memory of the largest call it has run, for the
-/// next one. Dropping the last clone frees it all, so far as the allocator returns memory to the
-/// system. Of ONNX Runtime a process has one, which stays.
+/// A [`StopToken`](crate::StopToken) ends only calls for its own request. It ends a running call
+/// within one operator on the CPU (see [`Device`]) and a waiting call at once. The next call finds
+/// the network unchanged. The text encoder, which takes only a moment, always runs to its end, and
+/// so does [`Pipeline::encode_image`](crate::Pipeline::encode_image).
+///
+/// # Memory
+/// Cloning a pipeline costs nothing. Loading a model a second time costs its full memory again,
+/// which in f32 is four bytes per weight, and starts more threads. So share clones, and share a
+/// [`codec`](Self::codec) between models. Each network keeps the working memory of its largest call
+/// for the next one. Dropping the last clone frees everything, as far as the allocator returns
+/// memory to the system. ONNX Runtime itself stays loaded until the process ends.
 #[derive(Clone)]
 pub struct Builder {
     device: Device,
@@ -83,8 +86,15 @@ pub struct Builder {
     zero_terminal_snr: Option<bool>,
 }
 
-/// A builder at its defaults: the CPU with a thread for each physical core, and the model's own
-/// clip skip.
+/// Returns a builder with default settings: the CPU in f32, one thread per physical core, and the
+/// model's own clip skip.
+///
+/// ```
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+/// let pipeline = sd_onnx::builder().load(folder)?;
+/// assert_eq!(pipeline.default_size().width(), 96);
+/// # Ok::<(), sd_onnx::Error>(())
+/// ```
 pub fn builder() -> Builder {
     Builder {
         device: Device::Cpu,
@@ -108,7 +118,9 @@ pub fn builder() -> Builder {
 }
 
 impl Builder {
-    /// Sets the device that the networks run on. Default: [`Device::Cpu`].
+    /// Sets the device that the networks run on.
+    ///
+    /// Default: [`Device::Cpu`].
     ///
     /// ```no_run
     /// use sd_onnx::{Device, Precision};
@@ -127,156 +139,308 @@ impl Builder {
         self
     }
 
-    /// Sets the floating-point format that all networks are computed in, whatever format their
-    /// weights are stored in. Loading fails if the device does not have it. Default:
-    /// [`Precision::F32`].
+    /// Sets the floating-point format that all networks compute in, whatever format their weights
+    /// are stored in.
+    ///
+    /// Loading fails with [`RuntimeError::Precision`](crate::RuntimeError::Precision) if the device
+    /// does not support the format. [`Device::precisions`] lists the supported ones. The example of
+    /// [`device`](Self::device) sets both.
+    ///
+    /// Default: [`Precision::F32`].
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// Sets the number of sizes that OpenVINO keeps each of the UNet and the VAE ready for. 0 counts
-    /// as 1. Default: 1. On [`Device::Cpu`] a network takes all sizes, and the setting changes
-    /// nothing.
+    /// Sets for how many picture sizes OpenVINO keeps the UNet and the VAE compiled.
     ///
-    /// OpenVINO compiles a network for one size of pictures, one batch and one length of prompts.
-    /// Another size compiles it again, which takes as long as loading it, and drops the size that
-    /// was used longest ago. Each size that is kept costs a copy of the weights: 1.7 GB in bf16 for
-    /// Stable Diffusion 1.5, 5.1 GB for SDXL.
+    /// OpenVINO compiles a network for one size of pictures, one batch and one length of prompts. A
+    /// picture of another size compiles the network again, which takes as long as loading it, and
+    /// drops the least recently used size. Each size that is kept costs a copy of the weights:
+    /// 1.7 GB in bf16 for Stable Diffusion 1.5, 5.1 GB for SDXL.
+    ///
+    /// On [`Device::Cpu`] a network accepts all sizes, and the setting has no effect.
+    ///
+    /// Default: 1. The value 0 counts as 1.
+    ///
+    /// ```no_run
+    /// use sd_onnx::{Device, Request};
+    ///
+    /// let pipeline = sd_onnx::builder()
+    ///     .device(Device::OpenVino)
+    ///     .kept_sizes(2)
+    ///     .load("stable-diffusion-v1-5")?;
+    /// for _ in 0..10 {
+    ///     // Without the setting, every picture would compile the networks again.
+    ///     pipeline.generate(&Request::new("a fox").size(512, 768))?;
+    ///     pipeline.generate(&Request::new("a fox").size(768, 512))?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn kept_sizes(mut self, sizes: usize) -> Self {
         self.kept_sizes = sizes;
         self
     }
 
-    /// Sets whether only one network is in memory at a time. Default: false.
+    /// Sets whether only one network is in memory at a time.
     ///
-    /// Each network is then loaded when it is needed and the others are unloaded: the text encoder
-    /// once for each new prompt, the UNet before the first step, the VAE when a picture is decoded.
-    /// A picture takes longer by the time that loading takes. Pictures are the same.
+    /// Each network is then loaded when it is needed, and the others are unloaded: the text encoder
+    /// once per new prompt, the UNet before the first step, and the VAE when a picture is decoded.
+    /// Each picture takes longer by the time that loading takes. The pictures are the same.
+    ///
+    /// Default: false.
+    ///
+    /// ```no_run
+    /// let pipeline = sd_onnx::builder().low_memory(true).load("stable-diffusion-xl-base-1.0")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn low_memory(mut self, low_memory: bool) -> Self {
         self.low_memory = low_memory;
         self
     }
 
-    /// Sets the size of pictures whose request names none, in pixels. OpenVINO compiles the
-    /// networks for this size when the model is loaded. Default: the UNet's `sample_size`, at most
-    /// 2048 pixels a side.
+    /// Sets the size, in pixels, of pictures whose request sets none.
+    ///
+    /// OpenVINO compiles the networks for this size when the model is loaded.
+    ///
+    /// Default: the UNet's `sample_size`, at most 2048 pixels per side.
+    ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// let pipeline = sd_onnx::builder().size(64, 48).load(folder)?;
+    /// let size = pipeline.default_size();
+    /// assert_eq!((size.width(), size.height()), (64, 48));
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn size(mut self, width: u32, height: u32) -> Self {
         self.size = Some([width, height]);
         self
     }
 
-    /// Sets the threads within an operator, for each network by itself. Default: 0, which is one
-    /// for each physical core.
+    /// Sets the number of threads that one operator runs on, for each network.
     ///
-    /// A number above the threads that the machine runs at once for this process
-    /// ([`available_parallelism`](std::thread::available_parallelism)) is lowered to that, with a
-    /// warning through `tracing`. The threads spin while they wait for each other: on two cores, 64
-    /// of them take forty times as long as two.
+    /// The value 0 means one thread per physical core. A value above
+    /// [`available_parallelism`](std::thread::available_parallelism) is lowered to it, with a
+    /// `tracing` warning, because the threads spin while they wait for each other: on two cores, 64
+    /// threads take forty times as long as two.
+    ///
+    /// Default: 0.
+    ///
+    /// ```no_run
+    /// // Leaves the other cores to the rest of the program.
+    /// let pipeline = sd_onnx::builder().threads(2).load("stable-diffusion-v1-5")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn threads(mut self, threads: u16) -> Self {
         let most = available_threads();
         if threads > most {
-            tracing::warn!(asked = threads, used = most, "more threads than cores");
+            tracing::warn!(
+                asked = threads,
+                used = most,
+                "more threads were asked for than the machine runs at once"
+            );
         }
         self.threads = threads.min(most);
         self
     }
 
-    /// Sets the path of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else the cache folder.
+    /// Sets the path of the ONNX Runtime library.
+    ///
+    /// Default: the path in `ORT_DYLIB_PATH`, or else the library in the
+    /// [cache folder](crate#onnx-runtime).
+    ///
+    /// ```no_run
+    /// let pipeline = sd_onnx::builder()
+    ///     .runtime("/opt/onnxruntime/lib/libonnxruntime.so")
+    ///     .load("stable-diffusion-v1-5")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn runtime(mut self, library: impl Into<PathBuf>) -> Self {
         self.runtime = Some(library.into());
         self
     }
 
     /// Selects a variant of the weights in a folder, such as `fp16` for
-    /// `diffusion_pytorch_model.fp16.safetensors`. A component that does not have it uses its plain
-    /// file. A checkpoint file has no variants: the setting causes a warning. Default: the plain
-    /// file, else the only variant there.
+    /// `diffusion_pytorch_model.fp16.safetensors`.
+    ///
+    /// A component that does not have the variant uses its plain file. A checkpoint file has no
+    /// variants, so the setting causes a warning there.
+    ///
+    /// Default: the plain file, or the only variant if there is no plain file. Several variants
+    /// without a plain file are [`Error::Variants`].
+    ///
+    /// ```no_run
+    /// let pipeline = sd_onnx::builder().variant("fp16").load("stable-diffusion-v1-5")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn variant(mut self, variant: impl Into<String>) -> Self {
         self.variant = Some(variant.into());
         self
     }
 
-    /// Sets the clip skip of requests that name none, in WebUI's numbering: 1 is CLIP's last layer,
-    /// 0 the model's own layer. Default: 0.
+    /// Sets the clip skip of requests that set none, in WebUI's numbering: 1 is CLIP's last layer,
+    /// 2 is the layer before it, and 0 is the model's own layer.
     ///
     /// Only [`load`](Self::load) uses this setting. With
-    /// [`load_prompt_encoder`](Self::load_prompt_encoder) the layer is chosen by
-    /// [`EncodeOptions`](crate::text::EncodeOptions), with
-    /// [`load_text_encoder`](Self::load_text_encoder) by [`TextEncoder::clip_skip`].
+    /// [`load_prompt_encoder`](Self::load_prompt_encoder),
+    /// [`EncodeOptions`](crate::text::EncodeOptions) sets the layer. With
+    /// [`load_text_encoder`](Self::load_text_encoder), [`TextEncoder::clip_skip`] does.
+    ///
+    /// Default: 0.
+    ///
+    /// ```no_run
+    /// // For models that were trained with CLIP's second-to-last layer.
+    /// let pipeline = sd_onnx::builder().clip_skip(2).load("model.safetensors")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn clip_skip(mut self, layer: usize) -> Self {
         self.clip_skip = layer;
         self
     }
 
-    /// Sets the largest picture that a request may ask for, in pixels, at most 2³⁰. Default:
-    /// [`MAX_PIXELS`], 4096 × 4096. Memory and time grow with the pixels, those of attention with
-    /// their square.
+    /// Sets the largest picture that a request may ask for, in pixels.
+    ///
+    /// The value is at most 2³⁰, or loading fails.
+    ///
+    /// Memory and time grow with the number of pixels. For attention, both grow with its square.
+    ///
+    /// Default: [`MAX_PIXELS`], 4096 × 4096.
+    ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// use sd_onnx::Request;
+    ///
+    /// let pipeline = sd_onnx::builder().max_pixels(128 * 128).load(folder)?;
+    /// assert!(pipeline.generate(&Request::new("a fox").size(256, 128)).is_err());
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn max_pixels(mut self, pixels: u64) -> Self {
         self.max_pixels = pixels;
         self
     }
 
-    /// Sets the largest batch, 1 to 1024: how many pictures go through the UNet together. Only
-    /// pictures of requests with the same size, steps, sampler, ladder, refiner and length of
-    /// prompts share a batch, and only if all or none of them have a negative prompt. Except for
-    /// rounding, a picture from a batch is the picture that its request makes alone. Default: 1,
-    /// because on the CPU a batch of two takes longer than two calls.
+    /// Sets the largest batch, 1 to 1024: how many pictures go through the UNet in one call.
+    ///
+    /// Pictures share a batch only if their requests have the same size, steps, sampler, ladder,
+    /// refiner switch, prompt length and number of prompts joined by `AND`, and if either all of
+    /// them or none of them use the negative prompt. The adaptive sampler always runs alone. Except
+    /// for rounding, a picture is the same in a batch as alone. Loading fails if the value is
+    /// outside the range.
+    ///
+    /// Default: 1, because on the CPU a batch of two takes longer than two calls.
+    ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// use sd_onnx::Request;
+    ///
+    /// // Runs 4 pictures together, then 2.
+    /// let pipeline = sd_onnx::builder().batch(4).load(folder)?;
+    /// let found = pipeline.generate(&Request::new("a fox").steps(2).count(6))?;
+    /// assert_eq!(found.pictures.len(), 6);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn batch(mut self, pictures: usize) -> Self {
         self.batch = pictures;
         self
     }
 
-    /// Sets an autoencoder that is used in place of the model's own, which is not read: another
-    /// pipeline's [`codec`](Pipeline::codec), so that two models share one, or one from
-    /// [`load_codec`](Self::load_codec). Pipelines that share an autoencoder take turns: one
-    /// picture is decoded at a time. Default: the model's own.
+    /// Sets the autoencoder to use instead of the model's own, which is then not read.
+    ///
+    /// It can be the [`codec`](Pipeline::codec) of another pipeline, so that two models share one,
+    /// or a codec from [`load_codec`](Self::load_codec). Pipelines that share an autoencoder decode
+    /// one picture at a time.
+    ///
+    /// Default: the model's own autoencoder.
+    ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// use std::sync::Arc;
+    ///
+    /// let first = sd_onnx::builder().load(folder)?;
+    /// let second = sd_onnx::builder().codec(first.codec().clone()).load(folder)?;
+    /// assert!(Arc::ptr_eq(first.codec(), second.codec()));
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn codec(mut self, codec: Arc<dyn LatentCodec>) -> Self {
         self.codec = Some(codec);
         self
     }
 
-    /// Adds a textual inversion file, or a folder with such files in it and in the folders within:
-    /// vectors that a prompt calls by a name, usually the name of the file.
-    /// [`TextualInversion::load`] describes the files, and
-    /// [`ClipTokenizer::add_inversion`](crate::text::ClipTokenizer::add_inversion) where the name
-    /// is found in a prompt. Can be called several times. Default: none.
+    /// Adds a textual inversion file, or all textual inversion files in a folder and its
+    /// subfolders.
     ///
-    /// A file that is given by itself must be usable. In a folder, every `.safetensors`, `.pt` and
-    /// `.bin` file is tried, at most 20,000 files and folders in all. A file that cannot be used
-    /// (made for another model's width, not a textual inversion, its name taken, a pickle that asks
-    /// for anything but tensors) is left out with a warning of the `tracing` crate that says why.
-    /// After 16 warnings a last one counts the others.
+    /// A textual inversion is a set of vectors that a prompt calls by a name, usually the name of
+    /// the file. [`TextualInversion::load`] describes the files, and
+    /// [`ClipTokenizer::add_inversion`](crate::text::ClipTokenizer::add_inversion) describes how a
+    /// prompt calls the name. The method can be called several times.
+    ///
+    /// A single file must be usable, or loading fails. In a folder, every `.safetensors`, `.pt` and
+    /// `.bin` file is tried. An unusable file is skipped with a `tracing` warning that names the
+    /// reason: it was made for a model of another width, it is not a textual inversion, its name is
+    /// taken, or it is a pickle that asks for more than tensors. After 16 warnings, a last one
+    /// reports how many more there are. A folder with more than 20,000 files and folders in it is
+    /// an error.
+    ///
+    /// Default: none.
+    ///
+    /// ```no_run
+    /// use sd_onnx::Request;
+    ///
+    /// let pipeline = sd_onnx::builder()
+    ///     .embeddings("embeddings/cat-toy.safetensors")
+    ///     .load("stable-diffusion-v1-5")?;
+    /// pipeline.generate(&Request::new("a photo of cat-toy"))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn embeddings(mut self, path: impl Into<PathBuf>) -> Self {
         self.inversions.push(Inversions::At(path.into()));
         self
     }
 
-    /// Adds a textual inversion that was read or made before; otherwise as
+    /// Adds a textual inversion that the program has read or made. Otherwise this is the same as
     /// [`embeddings`](Self::embeddings).
+    ///
+    /// ```no_run
+    /// use sd_onnx::text::TextualInversion;
+    ///
+    /// let cat = TextualInversion::load("cat-toy.safetensors")?.named("my cat");
+    /// let pipeline = sd_onnx::builder().embedding(cat).load("stable-diffusion-v1-5")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn embedding(mut self, inversion: TextualInversion) -> Self {
         self.inversions.push(Inversions::Given(inversion));
         self
     }
 
-    /// Sets a model, a file or a folder, that makes the last steps of each picture, such as SDXL's
-    /// refiner.
+    /// Sets a second model, a file or a folder, that runs the last steps of each picture, such as
+    /// SDXL's refiner.
     ///
-    /// Only its UNet and its text encoder are used. If known, its prediction and the scaling factor
-    /// of its autoencoder must equal the model's. Its tokenizer is its own:
-    /// [`tokenizer`](Self::tokenizer) does not apply to it.
-    /// [`Request::refiner`](crate::Request::refiner) sets when it takes over. Default: none.
+    /// Only its UNet, text encoder and tokenizer are used; [`tokenizer`](Self::tokenizer) does not
+    /// apply to it. Its prediction and the scaling factor of its autoencoder must equal the first
+    /// model's, if its files contain them. [`Request::refiner`](crate::Request::refiner) sets when
+    /// it takes over.
+    ///
+    /// Default: none.
+    ///
+    /// ```no_run
+    /// let pipeline = sd_onnx::builder()
+    ///     .refiner("stable-diffusion-xl-refiner-1.0")
+    ///     .load("stable-diffusion-xl-base-1.0")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn refiner(mut self, path: impl Into<PathBuf>) -> Self {
         self.refiner = Some(path.into());
         self
     }
 
-    /// Takes the UNet from another file or folder in place of the model's own: a file with a UNet
-    /// alone, a checkpoint, a model folder, or the folder of a UNet with its `config.json`.
+    /// Sets the file or folder that the UNet is read from, instead of the model's own.
     ///
-    /// The prediction, the noise schedule and the default sampler come from that file, too, except
-    /// from the folder of a UNet, which has none. The default size is always the UNet's. Default:
-    /// the model's own.
+    /// The path may be a file with only a UNet, a checkpoint, a model folder, or the folder of a
+    /// UNet with its `config.json`. The prediction, the noise schedule and the default sampler also
+    /// come from this path, unless it is the folder of a UNet, which has none of them. The default
+    /// size is always the UNet's.
+    ///
+    /// Default: the model's own UNet.
     ///
     /// ```no_run
     /// let pipeline = sd_onnx::builder().unet("sdxl-unet.safetensors").load("sdxl-base-1.0")?;
@@ -287,13 +451,16 @@ impl Builder {
         self
     }
 
-    /// Takes the autoencoder (VAE) from another file or folder in place of the model's own: a VAE
-    /// file, a checkpoint, a model folder, or the folder of a VAE with its `config.json`. ONNX
-    /// graphs are not accepted. Default: the model's own.
+    /// Sets the file or folder that the autoencoder (VAE) is read from, instead of the model's own.
     ///
-    /// It must fit the model's latents: an SD 1.x VAE on SDXL draws nonsense without an error. A
-    /// folder or a checkpoint with another scaling factor than the model's causes a warning; a VAE
-    /// file has none and is used with the model's.
+    /// The path may be a VAE file, a checkpoint, a model folder, or the folder of a VAE with its
+    /// `config.json`. ONNX graphs are not accepted.
+    ///
+    /// The autoencoder must fit the model's latents: an SD 1.x VAE makes meaningless pictures with
+    /// SDXL, without an error. A folder or a checkpoint whose scaling factor differs from the
+    /// model's causes a warning. A VAE file contains no scaling factor, so the model's is used.
+    ///
+    /// Default: the model's own autoencoder.
     ///
     /// ```no_run
     /// let pipeline = sd_onnx::builder().vae("sdxl_vae.safetensors").load("sdxl.safetensors")?;
@@ -304,9 +471,13 @@ impl Builder {
         self
     }
 
-    /// Takes the text encoder (for SDXL, the first) from another file or folder in place of the
-    /// model's own: a file with a text encoder alone, a checkpoint, a model folder, or the folder
-    /// of a text encoder with its `config.json`. Default: the model's own.
+    /// Sets the file or folder that the text encoder is read from, instead of the model's own. For
+    /// SDXL, this is the first text encoder.
+    ///
+    /// The path may be a file with only a text encoder, a checkpoint, a model folder, or the folder
+    /// of a text encoder with its `config.json`.
+    ///
+    /// Default: the model's own text encoder.
     ///
     /// ```no_run
     /// let pipeline = sd_onnx::builder()
@@ -321,28 +492,42 @@ impl Builder {
         self
     }
 
-    /// Takes SDXL's second text encoder, which is the refiner's only one, from another file or
-    /// folder in place of the model's own. The path may be what
-    /// [`text_encoder`](Self::text_encoder) takes. A model without a second text encoder refuses
-    /// it. Default: the model's own.
+    /// Sets the file or folder that SDXL's second text encoder is read from, instead of the model's
+    /// own. The second text encoder is also the refiner's only one.
+    ///
+    /// The path may be anything that [`text_encoder`](Self::text_encoder) accepts. Loading fails if
+    /// the model has no second text encoder.
+    ///
+    /// Default: the model's own second text encoder.
     pub fn text_encoder_2(mut self, path: impl Into<PathBuf>) -> Self {
         self.elsewhere.text_encoder_2 = Some(path.into());
         self
     }
 
-    /// Sets the folder to read the tokenizer from: either the files themselves, or a folder with
-    /// `tokenizer` and `tokenizer_2` in it.
+    /// Sets the folder that the tokenizer is read from. It holds either the tokenizer's files, or
+    /// the folders `tokenizer` and `tokenizer_2`.
     ///
-    /// Default: the tokenizer in the model folder that the text encoder is from, else the one in
-    /// the model folder; for a checkpoint file, the CLIP tokenizer built into this crate.
+    /// Default: the tokenizer in the model folder that the text encoder comes from, or else the
+    /// tokenizer in the model folder. For a checkpoint file, the CLIP tokenizer built into this
+    /// crate.
+    ///
+    /// ```no_run
+    /// let pipeline = sd_onnx::builder().tokenizer("my-tokenizer").load("model.safetensors")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn tokenizer(mut self, folder: impl Into<PathBuf>) -> Self {
         self.elsewhere.tokenizer = Some(folder.into());
         self
     }
 
-    /// Overrides what the UNet predicts. Use it when a v-prediction model without markers draws
-    /// noise. Default: as the model's files say. [`handbook::files`](crate::handbook::files)
-    /// describes how it is recognised in a checkpoint.
+    /// Overrides what the UNet predicts.
+    ///
+    /// Use it if a v-prediction model makes only noise because its file does not name the
+    /// prediction.
+    /// [`handbook::files`](crate::handbook::files) describes how the prediction of a checkpoint is
+    /// recognised.
+    ///
+    /// Default: the prediction that is recognised from the model's files.
     ///
     /// ```no_run
     /// use sd_onnx::schedulers::Prediction;
@@ -359,8 +544,12 @@ impl Builder {
     }
 
     /// Overrides whether the noise schedule is rescaled to end in pure noise (zero terminal SNR,
-    /// Lin et al. 2023, arXiv 2305.08891). With `true` the model's own ladder also begins at that
-    /// step (trailing timesteps). Default: as the model's files say.
+    /// Lin et al. 2023, arXiv 2305.08891).
+    ///
+    /// With `true`, the model's own ladder also begins at the last training timestep (trailing
+    /// spacing). The example of [`prediction`](Self::prediction) sets it.
+    ///
+    /// Default: the value in the model's files.
     pub fn zero_terminal_snr(mut self, rescaled: bool) -> Self {
         self.zero_terminal_snr = Some(rescaled);
         self
@@ -370,38 +559,64 @@ impl Builder {
     ///
     /// The family (Stable Diffusion 1.x, 2.x, SDXL or one of their relatives) is recognised from
     /// the files: see [`handbook::files`](crate::handbook::files). Outdated values of the scheduler
-    /// and the UNet in a diffusers folder are corrected as diffusers' pipelines do it, each with a
-    /// warning. A request without a size is drawn at the UNet's `sample_size`, at most 2048 pixels
-    /// a side.
+    /// and the UNet in a diffusers folder are corrected as in diffusers' pipelines, each with a
+    /// warning. A request without a size gets the UNet's `sample_size`, at most 2048 pixels per
+    /// side.
     ///
     /// # Defaults
-    /// What a request leaves open is chosen by the model, and reported through `tracing` at the
-    /// level `info`:
+    /// The model determines what a request leaves open. The choice is logged through `tracing` at
+    /// the level `info`:
     ///
-    /// | model | steps | guidance | sampler and ladder |
+    /// | model | steps | guidance scale | sampler and ladder |
     /// |---|---|---|---|
     /// | Stable Diffusion 1.x | 20 | 7.5 | DPM++ 2M on Karras |
-    /// | Stable Diffusion 2.x, inpainting, instruct-pix2pix | 20 | 7.5 | as `scheduler_config.json` says |
-    /// | SDXL | 20 | 5, for inpainting 7.5 | as the file says |
-    /// | LCM, by the UNet's guidance input, the pipeline class or the scheduler | 4 | 8.5, without the input 1 | as the file says |
-    /// | Turbo, by a word of the name, or by Euler a on trailing timesteps | 1 | 1 | as the file says |
-    /// | Lightning, Hyper, DMD2, SDXS, by a word of the name | 4, 8, 4, 1 | 1 | as the file says |
-    /// | Playground, by a word of the name | 20 | 3 | as the file says |
+    /// | Stable Diffusion 2.x, inpainting, instruct-pix2pix | 20 | 7.5 | configured |
+    /// | SDXL | 20 | 5 | configured |
+    /// | SDXL inpainting | 20 | 7.5 | configured |
+    /// | LCM | 4 | 8.5, or 1 without a guidance input | configured |
+    /// | Turbo, SDXS | 1 | 1 | configured |
+    /// | Lightning, DMD2 | 4 | 1 | configured |
+    /// | Hyper | 8 | 1 | configured |
+    /// | Playground | 20 | 3 | configured |
     ///
-    /// The name is the folder's or the file's. The header of a checkpoint file may also name Turbo,
-    /// Lightning, DMD2 or SDXS, and Playground is also recognised by its tensors. "The file" is
-    /// `scheduler_config.json`; for a checkpoint file, the scheduler of the family. Steps in a
-    /// name, such as `sdxl_lightning_4step`, count for distilled models. The guidance of SD and
-    /// SDXL is the default of diffusers' pipelines; the guidance of the others is in their model
-    /// cards. 20 steps is WebUI's default for every model.
+    /// A configured sampler and ladder come from `scheduler_config.json`. A checkpoint file has the
+    /// configuration of its family.
     ///
-    /// The weight files must not be changed in place while the model is loaded: a file that is
-    /// shortened ends the process, because ONNX Runtime maps it. Replacing a file by renaming
-    /// another is safe.
+    /// - Turbo, Lightning, Hyper, DMD2, SDXS and Playground are recognised by that word in the name
+    ///   of the folder or the file. The header of a checkpoint file may also name Turbo, Lightning,
+    ///   DMD2 or SDXS.
+    /// - Turbo is also recognised by its scheduler, Euler ancestral on trailing timesteps, and
+    ///   Playground by its tensors.
+    /// - LCM is recognised by the UNet's guidance input, the pipeline class or the scheduler.
+    ///
+    /// For LCM and for a model recognised by a word, a number of steps in the name replaces the
+    /// table's number, such as 4 in `sdxl_lightning_4step`. The guidance scales of Stable
+    /// Diffusion, SDXL and LCM are the defaults of diffusers' pipelines. The others are from the
+    /// model cards. 20 steps is WebUI's default for every model.
+    ///
+    /// # Changing the files
+    /// Do not change the weight files in place while the model is loaded. ONNX Runtime maps them
+    /// into memory, so shortening a file ends the process. Replacing a file by renaming another one
+    /// is safe.
     ///
     /// # Errors
-    /// [`Error`] names the file and what in it is missing or wrong. [`Error::Runtime`] if there is
-    /// no usable ONNX Runtime or the device is not available.
+    /// An error about a file names the file and what in it is missing or wrong:
+    ///
+    /// - [`Error::Io`], [`Error::Missing`] or [`Error::Variants`] if a file or a network cannot be
+    ///   read, is missing, or has several variants to choose from.
+    /// - [`Error::Json`], [`Error::Config`], [`Error::Scheduler`] or [`Error::Tokenizer`] if a
+    ///   configuration or a tokenizer cannot be used.
+    /// - [`Error::Safetensors`], [`Error::Gguf`], [`Error::Pickle`], [`Error::Checkpoint`] or
+    ///   [`Error::Graph`] if a weight file is malformed or is not a supported model.
+    /// - [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::TensorType`],
+    ///   [`Error::TensorValues`] or [`Error::UnusedTensors`] if the tensors do not match the
+    ///   network.
+    /// - [`Error::Inversion`] if a textual inversion cannot be used.
+    /// - [`Error::Pipeline`] if the parts of the model do not fit each other, or if a setting is
+    ///   out of range.
+    /// - [`Error::Runtime`] if there is no usable ONNX Runtime, or the device or the precision is
+    ///   not available.
+    /// - [`Error::Onnx`] if ONNX Runtime refuses a network, for instance for lack of memory.
     pub fn load(self, path: impl AsRef<Path>) -> Result<Pipeline, Error> {
         let path = path.as_ref();
         let _span = tracing::info_span!("load", model = %path.display()).entered();
@@ -427,7 +642,7 @@ impl Builder {
         let codec: Arc<dyn LatentCodec> = match (&self.codec, &own_codec) {
             (Some(codec), _) => codec.clone(),
             (None, Some(own)) => own.clone(),
-            (None, None) => unreachable!("one of the two is there"),
+            (None, None) => unreachable!("one of the two codecs is set"),
         };
         let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(MOST_SIDE) as u32;
         let [height, width] = sample_size.map(side);
@@ -470,7 +685,7 @@ impl Builder {
             path: path.to_path_buf(),
             source,
         })?;
-        // Last, because it takes longest.
+        // Last, because it takes longest: any error above is then reported without this wait.
         let size = pipeline.default_size();
         let latents = [size.height(), size.width()].map(|side| side as usize / factor);
         for (denoiser, length) in denoisers {
@@ -482,22 +697,31 @@ impl Builder {
         Ok(pipeline)
     }
 
-    /// Loads only the tokenizers and the text encoders of a model, a file or a folder, to encode
-    /// prompts with.
+    /// Loads only the tokenizers and the text encoders of a model, a file or a folder, for encoding
+    /// prompts.
+    ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// let encoder = sd_onnx::builder().load_prompt_encoder(folder)?;
+    /// assert_eq!(encoder.tokenizer().max_length(), 77);
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`load`](Self::load).
+    /// The same as for [`load`](Self::load).
     pub fn load_prompt_encoder(&self, path: impl AsRef<Path>) -> Result<PromptEncoder, Error> {
         self.prompts(&self.open(path.as_ref(), &[])?, &self.engine()?)
     }
 
-    /// Loads only the tokenizer and the text encoder of a model, as a [`TextEncoder`] of plain
-    /// texts. The path is the file or folder of a Stable Diffusion model, a file with a text
-    /// encoder alone, or a folder with the files of a CLIP model in it: `config.json`,
-    /// `model.safetensors` and the tokenizer's files. For SDXL, the first text encoder is loaded.
+    /// Loads only the tokenizer and the text encoder of a model, as a [`TextEncoder`] for plain
+    /// texts.
+    ///
+    /// The path may be the file or folder of a Stable Diffusion model, a file with only a text
+    /// encoder, or a folder with the files of a CLIP model: `config.json`, `model.safetensors` and
+    /// the tokenizer's files. For SDXL, the first text encoder is loaded.
     ///
     /// # Errors
-    /// As [`load`](Self::load).
+    /// The same as for [`load`](Self::load).
     pub fn load_text_encoder(&self, path: impl AsRef<Path>) -> Result<TextEncoder, Error> {
         let variant = self.variant.as_deref();
         let folder = Source::open_text(path.as_ref(), variant, &self.elsewhere)?;
@@ -505,15 +729,22 @@ impl Builder {
         files.project();
         let more = inversions::add(&self.inversions, &mut [files.rows()])?.remove(0);
         let (tokenizer, model) = files.model(&more, &self.engine()?)?;
-        // It sees whether they fit each other.
+        // Reports a tokenizer and a text encoder that do not fit each other.
         Tower::new(tokenizer.clone(), model.clone()).map_err(|error| unfit(&folder, error))?;
         Ok(TextEncoder::new(tokenizer, model))
     }
 
     /// Loads only the UNet of a model, a file or a folder, for a pipeline of custom parts.
     ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// let denoiser = sd_onnx::builder().load_denoiser(folder)?;
+    /// assert_eq!(denoiser.inputs().channels, 4);
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// As [`load`](Self::load).
+    /// The same as for [`load`](Self::load).
     pub fn load_denoiser(&self, path: impl AsRef<Path>) -> Result<Arc<dyn Denoiser>, Error> {
         let folder = self.open(path.as_ref(), &["unet"])?;
         let (denoiser, _) = denoiser(&folder, &self.engine()?)?;
@@ -525,12 +756,22 @@ impl Builder {
         Ok(Arc::new(denoiser))
     }
 
-    /// Loads only the autoencoder of a model, a file or a folder, for a pipeline of custom parts. A
-    /// file with an `AutoencoderKL` alone is refused, because it does not say how its latents are
-    /// scaled: give it to [`vae`](Self::vae) and load the model.
+    /// Loads only the autoencoder of a model, a file or a folder, for a pipeline of custom parts.
+    ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// let codec = sd_onnx::builder().load_codec(folder)?;
+    /// assert_eq!(codec.factor(), 8);
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
+    ///
+    /// A file that contains only an `AutoencoderKL` is refused, because it does not contain the
+    /// scaling factor of its latents. Pass such a file to [`vae`](Self::vae) and load a model with
+    /// it.
     ///
     /// # Errors
-    /// As [`load`](Self::load).
+    /// The same as for [`load`](Self::load). A file with only an `AutoencoderKL` is
+    /// [`Error::Config`].
     pub fn load_codec(&self, path: impl AsRef<Path>) -> Result<Arc<dyn LatentCodec>, Error> {
         let model = self.open(path.as_ref(), &["vae"])?;
         let codec = codec_of(&model, &self.engine()?)?;
@@ -551,24 +792,24 @@ impl Builder {
         )
     }
 
-    /// Why what the builder is set to cannot be a part of a converted model.
+    /// Returns the reason why a setting of the builder cannot be part of a converted model.
     pub(crate) fn not_convertible(&self) -> Option<&'static str> {
         match self {
             Self { codec: Some(_), .. } => Some(
-                "an autoencoder that is a value of the program cannot be written: give its file to \
+                "an autoencoder given as a value cannot be written: pass its file to \
                  `Builder::vae` instead of `Builder::codec`",
             ),
             Self {
                 refiner: Some(_), ..
-            } => Some("a model and its refiner are converted one by one"),
+            } => Some("a model and its refiner must be converted separately"),
             Self { inversions, .. } if !inversions.is_empty() => {
-                Some("textual inversions stay files of their own and cannot be a part of a model")
+                Some("textual inversions are separate files and cannot be part of a model")
             }
             _ => None,
         }
     }
 
-    /// The text of a scheduler's configuration with the user's values in it.
+    /// Returns a scheduler configuration with the user's overrides in it.
     fn overridden(&self, path: &Path, text: &str) -> Result<String, Error> {
         let mut file = Config::parse(path, text)?;
         if let Some(prediction) = self.prediction {
@@ -588,7 +829,7 @@ impl Builder {
                         path: path.to_path_buf(),
                         key: "prediction_type".into(),
                         expected:
-                            "Epsilon, V or Sample from the builder, or Edm for a model of EDM"
+                            "Epsilon, V or Sample, or Edm for a model with EDM's preconditioning"
                                 .into(),
                         found: format!("{other:?}"),
                     });
@@ -599,15 +840,16 @@ impl Builder {
         if let Some(rescaled) = self.zero_terminal_snr {
             file.set("rescale_betas_zero_snr", rescaled.into());
             if rescaled {
-                // Of diffusers' spacings the one that begins at the last timestep, pure noise.
+                // The one spacing of diffusers that begins at the last timestep, which is pure
+                // noise.
                 file.set("timestep_spacing", "trailing".into());
             }
         }
         Ok(file.to_json())
     }
 
-    /// The model's facts in its scheduler's configuration, as the user overrides them and as its
-    /// pipeline class corrects them, and the text of the configuration.
+    /// Returns the model's values in its scheduler configuration and the text of the configuration.
+    /// User overrides and the corrections of the pipeline class are applied to the values.
     pub(crate) fn scheduler_config(
         &self,
         model: &Source,
@@ -625,7 +867,7 @@ impl Builder {
         }
         if !config.ignored.is_empty() {
             let keys = list(&config.ignored);
-            tracing::warn!("{at}: keys that are ignored: {keys}");
+            tracing::warn!("{at}: ignored keys: {keys}");
         }
         Ok((config, text))
     }
@@ -656,7 +898,7 @@ impl Builder {
     }
 }
 
-/// The files of a text encoder, read.
+/// The tokenizer and the network of a text encoder, as read from the files.
 struct TextFiles {
     tokenizer: ClipTokenizer,
     network: TextNetwork,
@@ -680,7 +922,7 @@ impl TextFiles {
             }
         };
         let files = Self { tokenizer, network };
-        // Before there are inversions, whose files would be blamed.
+        // Checked before inversions are added: afterwards the error would blame their files.
         let (ids, rows) = (files.tokenizer.vocab_size(), files.config().vocab_size);
         if ids > rows {
             let (tokenizer, model) = (ids, rows);
@@ -689,8 +931,8 @@ impl TextFiles {
         if ids < rows {
             let path = printable(folder.path().display());
             tracing::warn!(
-                "{path}: the tokenizer has {ids} ids and the text encoder {rows}: it may be another \
-                 model's"
+                "{path}: the tokenizer has {ids} ids and the text encoder has {rows}: the tokenizer \
+                 may belong to another model"
             );
         }
         Ok(files)
@@ -703,7 +945,7 @@ impl TextFiles {
         }
     }
 
-    /// Makes the text model give its projected state, if it has one.
+    /// Makes the text model return its projected state, if it has one.
     fn project(&mut self) {
         if let TextNetwork::Weights(config, weights) = &mut self.network {
             let shape = weights.shape(&format!("{PROJECTION}.weight"));
@@ -711,7 +953,7 @@ impl TextFiles {
         }
     }
 
-    /// Where textual inversions are added.
+    /// Returns the place where textual inversions are added.
     fn rows(&mut self) -> Rows<'_> {
         let (first, width) = (self.config().vocab_size, self.config().width);
         Rows {
@@ -721,7 +963,7 @@ impl TextFiles {
         }
     }
 
-    /// The text model, with `more` rows of the token embedding.
+    /// Returns the tokenizer and the text model, with `more` appended to the token embedding.
     fn model(
         self,
         more: &Array2<f32>,
@@ -737,12 +979,12 @@ impl TextFiles {
     }
 }
 
-/// The tokens of a window of prompts.
+/// Returns the number of tokens in a window of prompts.
 fn length_of(prompts: &PromptEncoder) -> usize {
     prompts.towers()[0].model().shape().max_length
 }
 
-/// The UNet, and its `config.json`, which an exported one may lack.
+/// Returns the UNet and its `config.json`, which an exported UNet may lack.
 fn denoiser(folder: &Source, engine: &Engine) -> Result<(OnnxDenoiser, Option<Config>), Error> {
     if let Some(graph) = folder.graph("unet")? {
         let (graph, config) = exported::unet(&graph, folder.sizes())?;
@@ -761,8 +1003,8 @@ fn codec_of(folder: &Source, engine: &Engine) -> Result<OnnxCodec, Error> {
     }
     let config = folder.config("vae")?;
     if folder.is_bare_vae() {
-        let expected = "a checkpoint or a folder: a VAE file does not say how its latents are \
-                        scaled. `Builder::vae` takes the file together with a model, which does";
+        let expected = "a checkpoint or a folder, because a VAE file does not contain the scaling \
+                        factor; pass the file to `Builder::vae` and load a model with it";
         return Err(config.wrong("scaling_factor", expected));
     }
     folder.warn_of_scaling(&config)?;
@@ -812,7 +1054,7 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// How many threads the machine runs at once; any number where that is unknown.
+/// Returns how many threads the machine runs at once, or `u16::MAX` if that is unknown.
 fn available_threads() -> u16 {
     let count = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
     count.try_into().unwrap_or(u16::MAX)
@@ -825,7 +1067,7 @@ fn unfit(folder: &Source, error: TextError) -> Error {
     }
 }
 
-/// Checks that a refiner has its text encoder. Only a model's parts can come from elsewhere.
+/// Checks that a refiner has its text encoder. A refiner cannot take it from another file.
 fn check_text_encoder(refiner: &Source) -> Result<(), Error> {
     match refiner
         .towers()
@@ -835,14 +1077,14 @@ fn check_text_encoder(refiner: &Source) -> Result<(), Error> {
         None => Ok(()),
         Some(tower) => Err(Error::Missing {
             path: refiner.path().to_path_buf(),
-            what: format!("the refiner's own `{}`", tower.encoder),
-            hint: "expected a whole refiner, with its text encoder".into(),
+            what: format!("the refiner's `{}`", tower.encoder),
+            hint: "expected a complete refiner with its text encoder".into(),
         }),
     }
 }
 
-/// Checks that a refiner predicts what the model predicts, as far as its folder says: the model's
-/// scheduler makes the whole run.
+/// Checks that a refiner predicts the same quantity as the model, as far as its files show, because
+/// the model's scheduler runs all steps.
 fn check_prediction(refiner: &Source, model: Prediction) -> Result<(), Error> {
     let Ok((path, text)) = refiner.scheduler() else {
         return Ok(());
@@ -857,13 +1099,14 @@ fn check_prediction(refiner: &Source, model: Prediction) -> Result<(), Error> {
     Err(Error::Config {
         path,
         key: "prediction_type".into(),
-        expected: format!("{model:?}, what the model predicts that this one refines"),
+        expected: format!("{model:?}, the prediction of the model that it refines"),
         found: format!("{found:?}"),
     })
 }
 
-/// Checks that a refiner works on the latents of the model, as far as its folder says: that the
-/// autoencoders scale them alike. `AutoencoderTiny`, which stands in for others, does not scale.
+/// Checks that a refiner works on the same latents as the model, as far as its files show: the
+/// autoencoders must scale them alike. `AutoencoderTiny` replaces other autoencoders and does not
+/// scale, so it is not compared.
 fn check_latents(refiner: &Source, model: &Source) -> Result<(), Error> {
     if !refiner.has("vae") || !model.has("vae") {
         return Ok(());
@@ -875,11 +1118,11 @@ fn check_latents(refiner: &Source, model: &Source) -> Result<(), Error> {
     if same || !found.is_variational() || !model.is_variational() {
         return Ok(());
     }
-    let of = |config: &VaeConfig| format!("{:?} with the shift {:?}", config.scale, config.shift);
+    let of = |config: &VaeConfig| format!("{:?} with shift {:?}", config.scale, config.shift);
     Err(Error::Config {
         path: config.path().to_path_buf(),
         key: "scaling_factor".into(),
-        expected: format!("{}, as in the model that this one refines", of(&model)),
+        expected: format!("{}, as in the model that it refines", of(&model)),
         found: of(&found),
     })
 }

@@ -1,4 +1,5 @@
-//! A component's `config.json`: typed access by key, with the reference's default where a key is missing or null.
+//! Typed access to the keys of a component's `config.json`. A missing or null key gives the
+//! reference implementation's default.
 
 use std::{
     ops::RangeInclusive,
@@ -11,16 +12,17 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 
-/// The longest configuration that is read, in bytes. Published ones have a few thousand; a
-/// scheduler's may list a beta for each of at most 100,000 training timesteps.
+/// The largest configuration file that is read, in bytes. Published files have a few thousand
+/// bytes; a scheduler's file may list a beta for each of at most 100,000 training timesteps.
 pub(crate) const MOST_CONFIG: u64 = 4 << 20;
-/// The longest list under a key that is read: a network has at most 16 levels.
+/// The longest list that is read. A network has at most 16 levels.
 const MOST_ITEMS: usize = 64;
 
-/// The sizes that any real model stays far within; beyond them arithmetic or memory would end the program.
+/// The accepted sizes. Real models stay far below the limit. Beyond it, arithmetic could overflow
+/// or memory run out.
 pub(crate) const SIZE: RangeInclusive<usize> = 1..=1 << 20;
 
-/// A JSON object and the file it is from.
+/// A JSON object and the file that it was read from.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     path: PathBuf,
@@ -28,13 +30,13 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads `path`, which must hold a JSON object in at most `most` bytes. The infinities that
-    /// Python writes are null.
+    /// Reads `path`, which must contain a JSON object in at most `most` bytes. The infinities that
+    /// Python writes are read as null.
     pub fn open(path: &Path, most: u64) -> Result<Self, Error> {
         Self::parse(path, &read_text(path, most)?)
     }
 
-    /// As [`open`](Self::open), of the text of `path`.
+    /// Like [`open`](Self::open), with the text of `path` already read.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
         let value = serde_json::from_str(&without_infinities(text));
         match value.map_err(Error::json(path))? {
@@ -51,7 +53,7 @@ impl Config {
         }
     }
 
-    /// The values that a file would have. Errors name `path`.
+    /// Creates the configuration that a file would have. Errors name `path`.
     pub fn of(path: &Path, map: Map<String, Value>) -> Self {
         Self {
             path: path.to_path_buf(),
@@ -64,41 +66,42 @@ impl Config {
         self.map.insert(key.to_owned(), value);
     }
 
-    /// The file, for messages.
+    /// Returns the path, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The whole object.
+    /// Returns the whole object.
     pub fn map(&self) -> &Map<String, Value> {
         &self.map
     }
 
+    /// Returns the whole object by value.
     pub fn into_map(self) -> Map<String, Value> {
         self.map
     }
 
-    /// The whole object as JSON.
+    /// Formats the whole object as JSON.
     pub fn to_json(&self) -> String {
         serde_json::to_string(&self.map).expect("an object with text keys")
     }
 
-    /// Whether the file has the key, be its value null.
+    /// Returns whether the file has the key, even with the value null.
     pub fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
     }
 
-    /// The value of a key, none where it is missing or null.
+    /// Returns the value of a key, or `None` if it is missing or null.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
-    /// The object under `key`, if there is one.
+    /// Returns the object under `key`, if there is one.
     pub fn object(&self, key: &str) -> Option<&Map<String, Value>> {
         self.map.get(key).and_then(Value::as_object)
     }
 
-    /// The object under `key`, or this one where there is none.
+    /// Returns the object under `key`, or this one if the key has no object.
     pub fn section(mut self, key: &str) -> Self {
         if let Some(Value::Object(section)) = self.map.get_mut(key) {
             self.map = std::mem::take(section);
@@ -106,12 +109,12 @@ impl Config {
         self
     }
 
-    /// The value of `key` for a message.
+    /// Formats the value of `key` for a message.
     pub fn found(&self, key: &str) -> String {
         self.map.get(key).map_or("missing".into(), short)
     }
 
-    /// An error about `key`.
+    /// Creates an error about the value of `key`.
     pub fn wrong(&self, key: &str, expected: impl Into<String>) -> Error {
         Error::Config {
             path: self.path.clone(),
@@ -121,16 +124,17 @@ impl Config {
         }
     }
 
-    /// Whether the key has a value that is not null.
+    /// Returns whether the key has a value that is not null.
     pub fn is_set(&self, key: &str) -> bool {
         self.value(key).is_some()
     }
 
-    /// Whether the key is there with the value null.
+    /// Returns whether the key has the value null.
     pub fn is_null(&self, key: &str) -> bool {
         self.map.get(key).is_some_and(Value::is_null)
     }
 
+    /// Returns a whole number in `range`, or `default` if the key is missing or null.
     pub fn usize(
         &self,
         key: &str,
@@ -148,7 +152,7 @@ impl Config {
         })
     }
 
-    /// A positive, finite number; none where the key is missing or null.
+    /// Returns a positive, finite number, or `None` if the key is missing or null.
     pub fn positive(&self, key: &str) -> Result<Option<f32>, Error> {
         match self.finite(key)? {
             Some(value) if value <= 0.0 => Err(self.wrong(key, "a positive number")),
@@ -156,7 +160,7 @@ impl Config {
         }
     }
 
-    /// A finite number; none where the key is missing or null.
+    /// Returns a finite number, or `None` if the key is missing or null.
     pub fn finite(&self, key: &str) -> Result<Option<f32>, Error> {
         let Some(value) = self.value(key) else {
             return Ok(None);
@@ -166,6 +170,7 @@ impl Config {
             .ok_or_else(|| self.wrong(key, "a finite number"))
     }
 
+    /// Returns a boolean, or `default` if the key is missing or null.
     pub fn bool(&self, key: &str, default: bool) -> Result<bool, Error> {
         let Some(value) = self.value(key) else {
             return Ok(default);
@@ -175,6 +180,7 @@ impl Config {
             .ok_or_else(|| self.wrong(key, "true or false"))
     }
 
+    /// Returns a string, or `default` if the key is missing or null.
     pub fn text<'a>(&'a self, key: &str, default: &'a str) -> Result<&'a str, Error> {
         let Some(value) = self.value(key) else {
             return Ok(default);
@@ -182,7 +188,7 @@ impl Config {
         value.as_str().ok_or_else(|| self.wrong(key, "a string"))
     }
 
-    /// A list of `count` finite numbers; none where the key is missing or null.
+    /// Returns a list of `count` finite numbers, or `None` if the key is missing or null.
     pub fn numbers(&self, key: &str, count: usize) -> Result<Option<Vec<f32>>, Error> {
         let Some(value) = self.value(key) else {
             return Ok(None);
@@ -193,7 +199,8 @@ impl Config {
             .ok_or_else(|| self.wrong(key, format!("a list of {count} finite numbers")))
     }
 
-    /// A list of strings.
+    /// Returns a list of at most [`MOST_ITEMS`] strings, or `default` if the key is missing or
+    /// null.
     pub fn texts<'a>(&'a self, key: &str, default: &[&'a str]) -> Result<Vec<&'a str>, Error> {
         let Some(value) = self.value(key) else {
             return Ok(default.to_vec());
@@ -203,7 +210,7 @@ impl Config {
         list.ok_or_else(|| self.wrong(key, format!("a list of at most {MOST_ITEMS} strings")))
     }
 
-    /// A list of sizes.
+    /// Returns a list of at most [`MOST_ITEMS`] sizes, or `default` if the key is missing or null.
     pub fn sizes(&self, key: &str, default: &[usize]) -> Result<Vec<usize>, Error> {
         let Some(value) = self.value(key) else {
             return Ok(default.to_vec());
@@ -219,7 +226,7 @@ impl Config {
         })
     }
 
-    /// One size for each of `count` levels: a number stands for all of them, a list gives each its own.
+    /// Returns one size for each of `count` levels. A single number applies to all levels.
     pub fn per_level(&self, key: &str, default: usize, count: usize) -> Result<Vec<usize>, Error> {
         match self.value(key) {
             Some(Value::Array(_)) => {
@@ -237,7 +244,8 @@ impl Config {
         }
     }
 
-    /// True or false for each of `count` levels. One value stands for all levels. Default: false.
+    /// Returns a boolean for each of `count` levels. A single value applies to all levels. Default:
+    /// false.
     pub fn flag_per_level(&self, key: &str, count: usize) -> Result<Vec<bool>, Error> {
         let wrong = || self.wrong(key, format!("true, false or a list of {count} of them"));
         match self.value(key) {
@@ -250,8 +258,8 @@ impl Config {
         }
     }
 
-    /// For each of `count` levels a number, 0 to 64, or a list of numbers, one for each layer. A
-    /// single number stands for all levels. Default: 1.
+    /// Returns, for each of `count` levels, a number `0..=64` or a list of numbers, one for each
+    /// layer. A single number applies to all levels. Default: 1.
     pub fn per_level_or_layer(&self, key: &str, count: usize) -> Result<Vec<PerLevel>, Error> {
         const LAYERS: RangeInclusive<usize> = 0..=64;
         let wrong = || {
@@ -282,7 +290,8 @@ impl Config {
         }
     }
 
-    /// Refuses a key whose value is not one of `allowed`; missing counts as allowed. For what the graphs do not have.
+    /// Refuses a value that is not one of `allowed`, because the graphs do not support it. A
+    /// missing or null key is always allowed.
     pub fn only(&self, key: &str, allowed: &[Value]) -> Result<(), Error> {
         match self.map.get(key) {
             Some(value) if !value.is_null() && !allowed.contains(value) => {
@@ -299,12 +308,12 @@ impl Config {
     }
 }
 
-/// Reads the text of a JSON file.
+/// Reads the text of a JSON file of at most `most` bytes.
 pub(crate) fn read_text(path: &Path, most: u64) -> Result<String, Error> {
     outside::read_to_string(path, most).map_err(Error::io(path))
 }
 
-/// A number for all layers of a level, or one for each.
+/// One number for all layers of a level, or one number for each layer.
 #[derive(Debug, Clone)]
 pub(crate) enum PerLevel {
     Same(usize),
@@ -323,7 +332,7 @@ fn whole(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {
         .filter(|v| range.contains(v))
 }
 
-/// A value for an error message: at most one short line.
+/// Formats a value for an error message, as at most one short line.
 fn short(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {

@@ -1,8 +1,8 @@
-//! What a pipeline class of diffusers 0.42.1 corrects in a model's configuration when it is built.
+//! The corrections that a pipeline class of diffusers 0.42.1 makes to a model's configuration.
 //!
-//! Models of 2022 were published with values that their pipelines have replaced ever since: without
-//! the corrections such a model draws another picture than in diffusers. `model_index.json` names
-//! the class.
+//! Models of 2022 were published with values that their pipelines have replaced since then. Without
+//! the corrections, such a model makes a different picture than in diffusers. `model_index.json`
+//! names the class.
 
 use sd_core::schedulers::{Clip, SchedulerConfig};
 
@@ -11,7 +11,7 @@ use crate::{Error, config::Config};
 /// The class of a folder without a `model_index.json`.
 pub(crate) const DEFAULT_CLASS: &str = "StableDiffusionPipeline";
 
-/// Which corrections a pipeline class makes.
+/// The corrections of one pipeline class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Corrections {
     class: &'static str,
@@ -19,13 +19,14 @@ pub(crate) struct Corrections {
     steps_offset: bool,
     /// `clip_sample` becomes false.
     clip_sample: bool,
-    /// A `sample_size` of a UNet from before diffusers 0.9 becomes 64 if it is less.
+    /// The `sample_size` of a UNet from before diffusers 0.9 becomes 64 if it is smaller.
     sample_size: bool,
 }
 
-/// By the classes' `__init__`. Classes that are not here correct nothing, among them those of
-/// ControlNet, SDXL, LCM and instruct-pix2pix. Inpainting and DiffEdit also set `skip_prk_steps`,
-/// an option of the PNDM sampler: see [`defaults`](crate::defaults), which choose the sampler.
+/// The classes that correct something, from their `__init__` in diffusers. All others correct
+/// nothing, for instance the classes of ControlNet, SDXL, LCM and instruct-pix2pix. Inpainting and
+/// DiffEdit also set `skip_prk_steps`, an option of the PNDM sampler: see
+/// [`defaults`](crate::defaults), which chooses the sampler.
 #[rustfmt::skip]
 const CLASSES: [Corrections; 19] = [
     of("AltDiffusionImg2ImgPipeline", true, true, true),
@@ -63,26 +64,26 @@ const fn of(
     }
 }
 
-/// The only class of diffusion models that has no key `steps_offset`.
+/// The only scheduler class of diffusion models without the key `steps_offset`.
 const WITHOUT_OFFSET: &str = "DPMSolverSinglestepScheduler";
-/// What a UNet from before diffusers 0.9 draws at, at least: 512 × 512 pixels.
+/// The smallest latent side of a UNet from before diffusers 0.9: 512 pixels.
 const LEAST_SAMPLE_SIZE: usize = 64;
 
 impl Corrections {
-    /// The corrections that the class of this name makes.
+    /// Returns the corrections of the class with this name.
     pub fn of_class(name: &str) -> Self {
         let found = CLASSES.into_iter().find(|known| known.class == name);
         found.unwrap_or(of("", false, false, false))
     }
 
-    /// Corrects `config`, which was read from `file`, and returns what was changed and why.
+    /// Corrects `config`, which was read from `file`. Returns a description of each change.
     pub fn scheduler(
         self,
         file: &Config,
         config: &mut SchedulerConfig,
     ) -> Result<Vec<String>, Error> {
         let mut changes = Vec::new();
-        // A class fills in its own default, 0, where the file lacks the key.
+        // If the file lacks the key, the class fills in its own default, 0.
         let has_offset = file.has("steps_offset")
             || file.text("_class_name", "PNDMScheduler")? != WITHOUT_OFFSET;
         if self.steps_offset && has_offset && config.steps_offset != 1 {
@@ -96,8 +97,8 @@ impl Corrections {
         Ok(changes)
     }
 
-    /// Corrects `size`, the height and width of the latents that `file` of a UNet asks for, and
-    /// returns what was changed and why.
+    /// Corrects `size`, the height and width of the latents in the configuration `file` of a UNet.
+    /// Returns a description of the change.
     pub fn sample_size(
         self,
         file: &Config,
@@ -118,12 +119,12 @@ impl Corrections {
 
     fn change(self, key: &str, found: &str, now: &str) -> String {
         let class = self.class;
-        format!("`{key}` is {found} and counts as {now}: diffusers' {class} makes this correction")
+        format!("`{key}` is {found} and is read as {now}, as in diffusers' {class}")
     }
 }
 
-/// Whether a version of diffusers is older than 0.9.0, leaving out what follows its numbers, such
-/// as `.dev0`. One that cannot be read is not.
+/// Returns whether a version of diffusers is older than 0.9.0. Anything after the first two
+/// numbers, such as `.dev0`, is ignored. A version that cannot be read counts as newer.
 fn is_before_0_9(version: &str) -> bool {
     let mut numbers = version.trim_start_matches('v').split('.');
     let mut number = || numbers.next()?.parse::<u64>().ok();
@@ -131,7 +132,7 @@ fn is_before_0_9(version: &str) -> bool {
 }
 
 #[cfg(test)]
-// In a test it is the failure.
+// A failing `unwrap` fails the test.
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::path::Path;
@@ -140,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    /// What diffusers makes of many files, from `tests/golden/pipelines.py`.
+    /// The results of diffusers for many files, from `tests/golden/pipelines.py`.
     fn golden() -> Value {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pipelines.json");
         serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
@@ -160,8 +161,8 @@ mod tests {
             let file = file(&case["file"]);
             let mut config = SchedulerConfig::from_json(&case["file"].to_string()).unwrap();
             let changes = corrections.scheduler(&file, &mut config).unwrap();
-            // A key that neither the class nor the file has is nothing to correct, and 0 and false
-            // here.
+            // If neither the class nor the file has a key, there is nothing to correct. It counts
+            // as 0 or false here.
             let offset = case["steps_offset"].as_u64().unwrap_or(0);
             assert_eq!(config.steps_offset as u64, offset, "{case}");
             let clips = case["clip_sample"].as_bool().unwrap_or(false);
@@ -209,8 +210,8 @@ mod tests {
         assert_eq!(
             changes.unwrap(),
             [
-                "`steps_offset` is 0 and counts as 1: diffusers' StableDiffusionPipeline makes this correction",
-                "`clip_sample` is missing and counts as false: diffusers' StableDiffusionPipeline makes this correction",
+                "`steps_offset` is 0 and is read as 1, as in diffusers' StableDiffusionPipeline",
+                "`clip_sample` is missing and is read as false, as in diffusers' StableDiffusionPipeline",
             ]
         );
     }

@@ -1,8 +1,8 @@
-//! Steps, guidance, sampler and ladder of requests that do not name them, by model.
+//! The default steps, guidance, sampler and ladder of a model, for requests that do not set them.
 //!
-//! A folder says which sampler its author runs, in `scheduler_config.json`. It does not say how
-//! many steps and how much guidance the model wants. Those follow from the pipeline class, the
-//! UNet's inputs, the scheduler and the folder's name.
+//! A folder names its author's sampler in `scheduler_config.json`, but not the number of steps or
+//! the guidance scale. Those follow from the pipeline class, the UNet's inputs, the scheduler and
+//! the folder's name.
 
 use sd_core::{
     Defaults, Inputs, SchedulerConfig,
@@ -11,9 +11,10 @@ use sd_core::{
 
 use crate::source::Source;
 
-/// What distilled models and a few others want, by a word in the folder's name. Steps that the name
-/// says itself, as `sdxl_lightning_4step` does, come first. At guidance 1 the negative prompt is
-/// not looked at; the model cards say 0, which is diffusers' number for the same.
+/// The steps and guidance scale of distilled models and a few others, by a word in the folder's
+/// name. A number of steps in the name, such as 4 in `sdxl_lightning_4step`, has priority. With
+/// guidance scale 1 the negative prompt is not used. The model cards give 0, which in diffusers
+/// means the same.
 ///
 /// The sources are the model cards: stabilityai/sdxl-turbo, ByteDance/SDXL-Lightning,
 /// ByteDance/Hyper-SD, tianweiy/DMD2, IDKiro/sdxs-512-0.9 and
@@ -27,14 +28,14 @@ const NAMED: [(&str, usize, f32); 6] = [
     ("playground", 20, 3.0),
 ];
 
-/// The most steps that the name of a distilled model is believed to say.
+/// The largest number in a name that is read as a number of steps.
 const MOST_NAMED_STEPS: usize = 50;
 
-/// The widest text embeddings of Stable Diffusion 1.x.
+/// The widest text embedding of Stable Diffusion 1.x.
 const SD1_WIDTH: usize = 768;
 
-/// The defaults of a model. `scheduler` is the text of its `scheduler_config.json`, and `config`
-/// what that says about the model, corrected.
+/// Returns the defaults of a model. `scheduler` is the text of its `scheduler_config.json`, and
+/// `config` holds the corrected values of that file.
 pub(crate) fn of(
     model: &Source,
     inputs: &Inputs,
@@ -62,8 +63,8 @@ pub(crate) fn of(
     defaults
 }
 
-/// The defaults, and the kind of model that they are for. `word` is what a file says that it is,
-/// whatever its name.
+/// Returns the defaults and a description of the kind of model. `word` names the kind that the
+/// contents of a checkpoint file show.
 fn chosen(
     class: &str,
     name: &str,
@@ -91,8 +92,8 @@ fn chosen(
     let plain = Defaults::default();
     let (steps, guidance, why) = match named {
         Some((word, steps, guidance)) => (steps_of_name(name).unwrap_or(steps), guidance, word),
-        // The defaults of diffusers' LatentConsistencyModelPipeline. Without an input for it
-        // guidance is built in.
+        // The defaults of diffusers' LatentConsistencyModelPipeline. A model without a guidance
+        // input has its guidance built in, so the scale is 1.
         None if is_lcm => {
             let scale = if inputs.guidance { 8.5 } else { 1.0 };
             let steps = steps_of_name(name).unwrap_or(4);
@@ -102,7 +103,7 @@ fn chosen(
         None if inputs.pooled.is_none() && inputs.beside == 0 && inputs.context <= SD1_WIDTH => {
             return (plain, "Stable Diffusion 1.x");
         }
-        // diffusers' defaults by pipeline class.
+        // The defaults of diffusers' pipeline classes.
         None if inputs.pooled.is_some() && class != "StableDiffusionXLInpaintPipeline" => {
             (plain.steps, 5.0, "SDXL")
         }
@@ -111,7 +112,8 @@ fn chosen(
     let defaults = plain.steps(steps).guidance(guidance);
     match configured {
         Ok(configured) => {
-            // Their `__init__` in diffusers sets `skip_prk_steps`, without which a file means PNDM.
+            // In diffusers, the `__init__` of these classes sets `skip_prk_steps`. Without that
+            // key, a file means PNDM.
             let skips = class == "StableDiffusionInpaintPipeline"
                 || class == "StableDiffusionDiffEditPipeline";
             let row = match configured.row() {
@@ -123,13 +125,14 @@ fn chosen(
             (defaults, why)
         }
         Err(error) => {
-            tracing::warn!("the scheduler's configuration: {error}: DPM++ 2M is the default");
+            tracing::warn!("the scheduler's configuration: {error}: using DPM++ 2M");
             (defaults, why)
         }
     }
 }
 
-/// The steps that a name says: 4 for `sdxl_lightning_4step_unet` and `Hyper-SDXL-4steps`.
+/// Returns the number of steps in a name: 4 for `sdxl_lightning_4step_unet` and
+/// `Hyper-SDXL-4steps`.
 fn steps_of_name(name: &str) -> Option<usize> {
     let name = name.to_ascii_lowercase();
     let (before, _) = name.split_once("step")?;
@@ -140,7 +143,7 @@ fn steps_of_name(name: &str) -> Option<usize> {
 }
 
 #[cfg(test)]
-// In a test it is the failure.
+// A failing `unwrap` fails the test.
 #[allow(clippy::unwrap_used)]
 mod tests {
     use sd_core::SizeIds;
@@ -164,7 +167,7 @@ mod tests {
         Inputs::new(4, 2048).pooled(1280).sizes(SizeIds::Target)
     }
 
-    /// Steps, guidance, sampler and ladder.
+    /// Returns the steps, the guidance scale, the sampler and the ladder.
     fn found(
         class: &str,
         name: &str,
@@ -183,7 +186,7 @@ mod tests {
         let trailing = || Some(Ladder::trailing());
         for (class, name, inputs, json, expected) in [
             (SD, "v1-5", sd1(), PNDM, (20, 7.5, "dpmpp-2m", None)),
-            // A fine-tune whose name has a word of the table within a longer word.
+            // A fine-tune with a word of the table inside a longer word of its name.
             (SD, "hyperreal", sd1(), PNDM, (20, 7.5, "dpmpp-2m", None)),
             (
                 SD,
@@ -274,7 +277,7 @@ mod tests {
                 8.5,
             ),
             (XL, sdxl().guidance(true), LCM, 8.5),
-            // Distilled without an input for guidance, which is built in.
+            // A distilled model without a guidance input. Its guidance is built in.
             (SD, sd1(), LCM, 1.0),
         ] {
             let (steps, scale, scheduler, ladder) = found(class, "model", inputs, json);

@@ -1,4 +1,4 @@
-//! What a model runs on.
+//! The device that networks run on.
 
 use std::{fmt, str::FromStr};
 
@@ -9,12 +9,14 @@ use crate::{
     runtime::{OpenVino, Runtime, RuntimeError, processor},
 };
 
-/// What a model runs on. A device that is not available is an error, never replaced by another one.
+/// The device that the networks of a model run on.
 ///
-/// A [`StopToken`](crate::StopToken) ends a call within one operator where ONNX Runtime runs the
-/// operators one by one, as on the CPU: some tens of milliseconds where the call takes a second. A
-/// provider that takes the whole graph as one operator, as OpenVINO's does, ends it when the call
-/// is over.
+/// A device that is not available is an error. It is never replaced by another one.
+///
+/// On the CPU, ONNX Runtime runs the operators of a network one after the other, and a
+/// [`StopToken`](crate::StopToken) ends a call within one operator. If the call takes a second, an
+/// operator takes some tens of milliseconds. OpenVINO's provider runs the whole network as one
+/// operator, so a call that has started runs to its end.
 ///
 /// A device is written and parsed as a short name:
 ///
@@ -27,7 +29,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Device {
-    /// `cpu`: ONNX Runtime's own kernels, in f32. The default.
+    /// `cpu`: ONNX Runtime's own kernels, in f32. This is the default.
     #[default]
     Cpu,
     /// `openvino`: the CPU through Intel's OpenVINO, in f32 or bf16. Linux and Windows on x86-64.
@@ -36,12 +38,13 @@ pub enum Device {
     OpenVinoGpu,
     /// `openvino-npu`: an Intel NPU through OpenVINO, in f16.
     OpenVinoNpu,
-    /// `cuda`: NVIDIA's CUDA provider. Not supported yet: it is [`RuntimeError::NoDevice`].
+    /// `cuda`: NVIDIA's CUDA provider. It is not supported yet: loading a model on it returns
+    /// [`RuntimeError::NoDevice`].
     Cuda,
 }
 
 impl Device {
-    /// Every device, in the order in which messages list them.
+    /// All devices, in the order in which messages list them.
     const ALL: [Self; 5] = [
         Self::Cpu,
         Self::OpenVino,
@@ -50,10 +53,16 @@ impl Device {
         Self::Cuda,
     ];
 
-    /// Returns the precisions that networks can be computed in on this device.
+    /// Returns the precisions that this device supports on this machine.
     ///
-    /// [`OpenVino`](Self::OpenVino) has bf16 where this machine's processor has AVX-512 or
-    /// AVX-NE-CONVERT. The lists for a GPU and an NPU are those of OpenVINO's documentation.
+    /// [`OpenVino`](Self::OpenVino) supports bf16 if the processor has AVX-512 or AVX-NE-CONVERT.
+    /// The lists for the GPU and the NPU are taken from OpenVINO's documentation.
+    ///
+    /// ```
+    /// use sd_onnx::{Device, Precision};
+    ///
+    /// assert_eq!(Device::Cpu.precisions(), [Precision::F32]);
+    /// ```
     pub fn precisions(self) -> &'static [Precision] {
         match self {
             Self::Cpu => &[Precision::F32],
@@ -65,7 +74,7 @@ impl Device {
         }
     }
 
-    /// Checks that this device computes in `precision`.
+    /// Checks that this device supports `precision`.
     ///
     /// ```
     /// use sd_onnx::{Device, Precision};
@@ -75,9 +84,9 @@ impl Device {
     /// ```
     ///
     /// # Errors
-    /// [`RuntimeError::Precision`] if it does not; the error lists the precisions of the device.
+    /// [`RuntimeError::Precision`] if it does not. The message lists the supported precisions.
     pub fn check_precision(self, precision: Precision) -> Result<(), RuntimeError> {
-        // Nothing can be computed on it, so starting it fails and gives the better message.
+        // No precision is right for CUDA. Starting the device fails with a better message.
         if self == Self::Cuda || self.precisions().contains(&precision) {
             return Ok(());
         }
@@ -87,8 +96,8 @@ impl Device {
         })
     }
 
-    /// Checks that the device is available with this library. If OpenVINO drives it, returns where
-    /// its provider comes from.
+    /// Checks that the device is available with this library. Returns where OpenVINO's provider
+    /// comes from, if the device needs it.
     pub(crate) fn check(self, runtime: &Runtime) -> Result<Option<OpenVino>, RuntimeError> {
         match self {
             Self::Cpu => Ok(None),
@@ -124,14 +133,14 @@ impl FromStr for Device {
     }
 }
 
-/// The error for a text that names no [`Device`].
+/// The error of parsing a text that is not the name of a [`Device`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{}\" is no device, expected {}", printable(text), one_of(&Device::ALL))]
+#[error("\"{}\" is not a device, expected {}", printable(text), one_of(&Device::ALL))]
 pub struct ParseDeviceError {
     text: String,
 }
 
-/// The names of all, joined for a message: "a, b or c".
+/// Joins names for a message: "a, b or c".
 pub(crate) fn one_of(all: &[impl fmt::Display]) -> String {
     let names: Vec<_> = all.iter().map(ToString::to_string).collect();
     match &names[..] {
@@ -155,7 +164,7 @@ mod tests {
         let error = "OpenVINO\n".parse::<Device>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "\"OpenVINO\\n\" is no device, expected cpu, openvino, openvino-gpu, openvino-npu or cuda"
+            "\"OpenVINO\\n\" is not a device, expected cpu, openvino, openvino-gpu, openvino-npu or cuda"
         );
     }
 

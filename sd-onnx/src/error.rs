@@ -6,11 +6,13 @@ use sd_text::outside::{list, printable};
 
 use crate::{runtime::RuntimeError, weights::Type};
 
-/// Errors of loading and converting models.
+/// An error of loading or converting a model, or of running one of its networks.
+///
+/// The messages name the file, the key or the tensor, and what was expected and found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file or folder could not be read.
+    /// A file or folder cannot be read or written.
     #[error("{}: {source}", shown(path))]
     Io {
         /// The file or folder.
@@ -18,28 +20,28 @@ pub enum Error {
         /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A part of the model is missing.
+    /// A file, a folder or a network of the model is missing.
     #[error("{}: {what} not found; {hint}", shown(path))]
     Missing {
         /// The folder that was searched, or the file itself.
         path: PathBuf,
         /// The missing file, folder or network.
         what: String,
-        /// What was expected there, or what to do.
+        /// What was expected there, or how to supply it.
         hint: String,
     },
-    /// Several variants of the weights are there, and no plain file.
+    /// A folder has several variants of the weights and no plain file.
     #[error(
-        "{}: no {plain}, but several variants: {}; choose one by its name",
+        "{}: no {plain}, but several variants: {}; choose one with `Builder::variant`",
         shown(path),
         list(found)
     )]
     Variants {
-        /// The folder.
+        /// The folder that was searched.
         path: PathBuf,
-        /// The name of the plain file, without a variant.
+        /// The file name without a variant.
         plain: String,
-        /// The variants.
+        /// The names of the variants.
         found: Vec<String>,
     },
     /// A JSON file is malformed.
@@ -47,46 +49,46 @@ pub enum Error {
     Json {
         /// The file.
         path: PathBuf,
-        /// The line and the column, and what is wrong there.
+        /// The line, the column and the problem.
         source: serde_json::Error,
     },
-    /// A key of a configuration has a value that cannot be used.
+    /// A configuration key has a value that cannot be used.
     #[error("{}: `{key}` is {found}, expected {expected}", shown(path))]
     Config {
         /// The file.
         path: PathBuf,
         /// The key.
         key: String,
-        /// The values that can be used.
+        /// The values that are accepted.
         expected: String,
         /// The value in the file.
         found: String,
     },
-    /// A weight file is not a well-formed safetensors file.
+    /// A weight file is not a valid safetensors file.
     #[error("{}: not a usable safetensors file: {problem}", shown(path))]
     Safetensors {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the tensor or byte if it is known.
+        /// The problem, with the tensor or byte if it is known.
         problem: String,
     },
-    /// A file begins like a GGUF file and is not a well-formed one.
+    /// A weight file starts like a GGUF file but is not a valid one.
     #[error("{}: not a usable GGUF file: {problem}", shown(path))]
     Gguf {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and at which byte.
+        /// The problem and its byte offset.
         problem: String,
     },
-    /// A file of weights is not a model that can be used.
+    /// A weight file is not a supported model.
     #[error("{}: {problem}", shown(path))]
     Checkpoint {
         /// The file.
         path: PathBuf,
-        /// The kind of file, or what in it cannot be used.
+        /// The kind of file, or the part of it that is not supported.
         problem: String,
     },
-    /// A tensor that the model needs is not in its files.
+    /// A tensor that a network needs is missing from its files.
     #[error(
         "{}: tensor `{tensor}` is missing, expected with shape {expected:?}",
         shown(path)
@@ -96,22 +98,22 @@ pub enum Error {
         path: PathBuf,
         /// The tensor's current name in diffusers or transformers.
         tensor: String,
-        /// The shape it must have.
+        /// The required shape.
         expected: Vec<usize>,
     },
-    /// A tensor has another shape than the model needs.
+    /// A tensor has the wrong shape.
     #[error("{}: tensor `{tensor}` has shape {}, expected {expected:?}", shown(path), printable(format_args!("{found:?}")))]
     TensorShape {
         /// The file.
         path: PathBuf,
         /// The tensor's name in the file.
         tensor: String,
-        /// The shape it must have.
+        /// The required shape.
         expected: Vec<usize>,
         /// The shape in the file.
         found: Vec<usize>,
     },
-    /// A tensor has a data type that weights cannot have.
+    /// A tensor has a data type that is not supported for weights.
     #[error(
         "{}: tensor `{tensor}` has type {found}, expected {}",
         shown(path),
@@ -125,51 +127,52 @@ pub enum Error {
         /// The type in the file.
         found: String,
     },
-    /// The numbers of a tensor cannot be used: their type, their values, their scale,
-    /// or their count.
+    /// The numbers of a tensor cannot be used: their type, values, scale or count is wrong.
     #[error("{}: tensor `{}` {problem}", shown(path), printable(tensor))]
     TensorValues {
         /// The file.
         path: PathBuf,
         /// The tensor's name in the file.
         tensor: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// A network has tensors that it has no place for. Without them the model would draw different
-    /// pictures from its author's.
+    /// A network's files have tensors that the network does not use. Without them the model would
+    /// make different pictures than its author intended.
     #[error("{}: the {class} has no place for {} of its tensors: {}", shown(path), tensors.len(), list(tensors))]
     UnusedTensors {
         /// The file, or the index of a sharded model.
         path: PathBuf,
         /// The class of the network in diffusers or transformers.
         class: &'static str,
-        /// The names of the tensors, sorted.
+        /// The names of the unused tensors, sorted.
         tensors: Vec<String>,
     },
-    /// An ONNX file that another tool exported cannot be used, or not for this call.
+    /// An ONNX file that another tool exported cannot be used, or does not accept the inputs of a
+    /// call.
     #[error("{}: {problem}", shown(path))]
     Graph {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the input, operator or tensor if it is known.
+        /// The problem, with the input, operator or tensor if it is known.
         problem: String,
     },
-    /// ONNX Runtime could not be found, downloaded or started, or lacks the device.
+    /// ONNX Runtime cannot be found, downloaded or started, or does not have the requested device
+    /// or precision.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    /// ONNX Runtime refused a graph or failed while it ran.
+    /// ONNX Runtime refused a graph, or failed while running it.
     #[error("ONNX Runtime, {stage}: {message}")]
     Onnx {
-        /// The operation, such as loading, and the network.
+        /// The operation and the network, such as "loading the UNet".
         stage: String,
-        /// The message of ONNX Runtime.
+        /// ONNX Runtime's message, on one line.
         message: String,
     },
-    /// The call was stopped by its token, before or while ONNX Runtime ran.
+    /// The call was stopped by its stop token, before or while it ran.
     #[error("stopped")]
     Stopped,
-    /// A model cannot be [converted](crate::Builder::convert) to the form that was asked for.
+    /// A model cannot be [converted](crate::Builder::convert) to the requested form.
     #[error("{}: {problem}", shown(path))]
     Conversion {
         /// The model.
@@ -180,10 +183,10 @@ pub enum Error {
     /// The tokenizer's files cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] sd_text::TokenizerError),
-    /// A pickle cannot be read, or asks for a function that is not allowed.
+    /// A pickle cannot be read, or calls a function that is not allowed.
     #[error(transparent)]
     Pickle(#[from] sd_text::pickle::PickleError),
-    /// A textual inversion cannot be used, at all or with this model.
+    /// A textual inversion cannot be used, or does not fit this model.
     #[error(transparent)]
     Inversion(#[from] sd_text::InversionError),
     /// The scheduler's configuration cannot be used.
@@ -194,17 +197,17 @@ pub enum Error {
         /// The key, what was expected and what was found.
         source: sd_schedulers::ConfigError,
     },
-    /// The parts of the model do not fit each other.
+    /// The parts of the model do not fit each other, or a setting of the pipeline is out of range.
     #[error("{}: {source}", shown(path))]
     Pipeline {
         /// The model's file or folder.
         path: PathBuf,
-        /// Which parts, and why.
+        /// The parts or the setting, and the reason.
         source: sd_core::Error,
     },
 }
 
-/// The path in a form that is safe to print.
+/// Returns the path in a form that is safe to print.
 fn shown(path: &Path) -> String {
     printable(path.display())
 }
@@ -236,8 +239,8 @@ impl Error {
 
     pub(crate) fn onnx(stage: impl Into<String>) -> impl FnOnce(ort::Error) -> Self {
         let stage = stage.into();
-        // The message may hold a graph's whole path in several lines, and names of files; a user
-        // reads one line.
+        // The message may contain line breaks and names from files, but users and logs read one
+        // line.
         move |error| Self::Onnx {
             stage,
             message: printable(

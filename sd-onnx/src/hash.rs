@@ -1,4 +1,4 @@
-//! The SHA-256 of model files, remembered from run to run.
+//! Computes the SHA-256 of model files and caches it on disk.
 
 use std::{
     fs,
@@ -11,16 +11,20 @@ use sd_text::outside::{self, printable};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Where hashes are remembered: `sd-onnx/hashes.json` in the user's cache folder; none where the system has no such.
+/// Returns the path of the hash cache, `sd-onnx/hashes.json` in the user's cache folder, or `None`
+/// if the system has no cache folder.
 pub(crate) fn cache() -> Option<PathBuf> {
     dirs::cache_dir().map(|folder| folder.join("sd-onnx").join("hashes.json"))
 }
 
-/// The SHA-256 of the bytes of `files` in turn, in hexadecimal digits: from `cache` if that knows files of these paths,
-/// lengths and times of change, else by reading them through. What cannot be remembered is read again the next time.
+/// Returns the SHA-256 of the concatenated bytes of `files`, in hexadecimal digits.
+///
+/// If `cache` has an entry for files of these paths, lengths and modification times, its hash is
+/// returned. Otherwise the files are read. A hash that cannot be stored is computed again the next
+/// time.
 ///
 /// # Errors
-/// When a file can't be read; the error names it.
+/// Returns an error that names the file if a file cannot be read.
 pub(crate) fn remembered(files: &[PathBuf], cache: Option<&Path>) -> io::Result<String> {
     let now = stamps(files)?;
     let known = cache.map(read_cache).unwrap_or_default();
@@ -28,20 +32,20 @@ pub(crate) fn remembered(files: &[PathBuf], cache: Option<&Path>) -> io::Result<
         return Ok(known.sha256);
     }
     let sha256 = sha256(files)?;
-    // Not of files that changed meanwhile.
+    // A file may have changed while it was read. Its hash is then not stored.
     if let Some(cache) = cache
         && stamps(files)? == now
         && let Err(error) = remember(cache, now, &sha256)
     {
-        tracing::debug!(path = %cache.display(), %error, "the hash is not remembered");
+        tracing::debug!(path = %cache.display(), %error, "the hash could not be cached");
     }
     Ok(sha256)
 }
 
-/// The SHA-256 of the bytes of `files` in turn, in hexadecimal digits.
+/// Returns the SHA-256 of the concatenated bytes of `files`, in hexadecimal digits.
 ///
 /// # Errors
-/// When a file can't be read; the error names it.
+/// Returns an error that names the file if a file cannot be read.
 pub(crate) fn sha256(files: &[PathBuf]) -> io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
@@ -59,25 +63,25 @@ pub(crate) fn sha256(files: &[PathBuf]) -> io::Result<String> {
     Ok(hex(&hasher.finalize()))
 }
 
-/// Two hexadecimal digits for each byte.
+/// Formats each byte as two hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// An entry of the cache.
+/// An entry of the hash cache.
 #[derive(Debug, Serialize, Deserialize)]
 struct Known {
     files: Vec<Stamp>,
     sha256: String,
 }
 
-/// What tells whether a file is still the same.
+/// The properties by which an unchanged file is recognised.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stamp {
-    /// With links resolved.
+    /// The path with links resolved.
     path: String,
     bytes: u64,
-    /// Nanoseconds since 1970.
+    /// The modification time, in nanoseconds since 1970.
     modified: u64,
 }
 
@@ -98,22 +102,22 @@ fn stamps(files: &[PathBuf]) -> io::Result<Vec<Stamp>> {
         .collect()
 }
 
-/// The longest cache that is read, in bytes: those of some 10,000 models. A longer one is begun
-/// anew.
+/// The largest cache file that is read, in bytes. It holds the hashes of some 10,000 models. A
+/// larger one is replaced.
 const MOST_CACHE: u64 = 4 << 20;
 
-/// What is not readable, or no cache, is an empty one.
+/// Returns the entries of the cache, or none if the file is missing or unreadable.
 fn read_cache(path: &Path) -> Vec<Known> {
     let bytes = outside::read(path, MOST_CACHE).unwrap_or_default();
     serde_json::from_slice(&bytes).unwrap_or_default()
 }
 
 fn remember(path: &Path, files: Vec<Stamp>, sha256: &str) -> io::Result<()> {
-    // `files::write` would write into a pipe, which can wait forever.
+    // `files::write` would write into a pipe, which can block forever.
     if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // Again: another process may have added to it while this one read the model.
+    // Reads the cache again, because another process may have added to it in the meantime.
     let mut known = read_cache(path);
     let of_these = |known: &Known| {
         let (there, here) = (known.files.iter(), files.iter());
@@ -138,7 +142,7 @@ fn at(path: &Path, error: io::Error) -> io::Error {
 }
 
 #[cfg(test)]
-// In a test it is the failure.
+// A failing `unwrap` fails the test.
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::{
@@ -148,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// Of "abc", from FIPS 180-2, appendix B.1.
+    /// The SHA-256 of "abc", from FIPS 180-2, appendix B.1.
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
     struct Case {
@@ -158,7 +162,7 @@ mod tests {
     }
 
     impl Case {
-        /// "abc" in two files.
+        /// The text "abc", split over two files.
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let files = vec![folder.path().join("2"), folder.path().join("1")];
@@ -175,7 +179,7 @@ mod tests {
             remembered(&self.files, Some(&self.cache)).unwrap()
         }
 
-        /// Other bytes under the old time of change, plus `later`.
+        /// Replaces the second file. Its modification time is the old one plus `later`.
         fn change(&self, bytes: &str, later: Duration) {
             let time = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
             let before: SystemTime = time(&self.files[1]);
@@ -199,7 +203,7 @@ mod tests {
         case.change("bcd", Duration::ZERO);
         assert_ne!(case.hash(), changed, "another length");
         assert_eq!(read_cache(&case.cache).len(), 1);
-        // The order of the files is part of what is hashed, and of what is remembered.
+        // The order of the files determines the hash and the cache entry.
         let turned: Vec<_> = case.files.iter().rev().cloned().collect();
         let turned = remembered(&turned, Some(&case.cache)).unwrap();
         assert_ne!(turned, case.hash());
@@ -216,7 +220,7 @@ mod tests {
             assert_eq!(case.hash(), ABC);
             assert_eq!(read_cache(&case.cache).len(), 1, "replaced");
         }
-        // Reading this one would never end, nor would writing into it.
+        // Reading from this pipe or writing into it would block forever.
         #[cfg(target_os = "linux")]
         {
             fs::remove_file(&case.cache).unwrap();
@@ -229,8 +233,8 @@ mod tests {
         }
         fs::write(&case.cache, vec![b' '; MOST_CACHE as usize + 1]).unwrap();
         assert_eq!(case.hash(), ABC);
-        assert_eq!(read_cache(&case.cache).len(), 1, "begun anew");
-        // A file where its folder should be: not even root can write there.
+        assert_eq!(read_cache(&case.cache).len(), 1, "replaced by a new cache");
+        // A file in place of the cache folder: not even root can write there.
         fs::remove_dir_all(case.cache.parent().unwrap()).unwrap();
         fs::write(case.cache.parent().unwrap(), "").unwrap();
         assert_eq!(case.hash(), ABC);

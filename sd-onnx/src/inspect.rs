@@ -28,43 +28,43 @@ use crate::{
     weights::{Format, Sizes, WeightFile, Weights},
 };
 
-/// Describes a model file or folder. Returned by [`inspect`].
+/// A description of a model file or folder, returned by [`inspect`].
 ///
-/// A checkpoint file loads by itself if [`problems`](Self::problems) and
-/// [`missing`](Self::missing) are both empty. In a folder, the files of the tokenizer and the
-/// scheduler and the inputs of ONNX graphs are not checked.
+/// A checkpoint file loads by itself if [`problems`](Self::problems) and [`missing`](Self::missing)
+/// are both empty. In a folder, the files of the tokenizer and the scheduler and the inputs of ONNX
+/// graphs are not checked.
 ///
 /// The fields serialise to JSON under their own names.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Inspection {
-    /// The file or folder.
+    /// The path that was inspected.
     pub path: PathBuf,
     /// The format, such as `safetensors`, `pickle`, `GGUF`, `diffusers folder` or `ONNX folder`.
     pub format: String,
     /// The kind of model or file, such as `SDXL` or `a LoRA`.
     pub what: String,
-    /// What the UNet predicts, such as `v_prediction`. `None` without a UNet.
+    /// What the UNet predicts, such as `v_prediction`. `None` if there is no UNet.
     pub prediction: Option<String>,
     /// The evidence for [`prediction`](Self::prediction), such as a tensor or a key.
     pub prediction_because: Option<String>,
-    /// The diffusers pipeline class. `None` without a UNet.
+    /// The pipeline class in diffusers. `None` if there is no UNet.
     pub class: Option<String>,
-    /// The networks. A file that is not a model has one part, `tensors`.
+    /// The networks. A file that is not a model has one part named `tensors`.
     pub parts: Vec<Part>,
-    /// The size of the weights in f32, the type used on the CPU, in bytes. Working memory is extra:
-    /// about 5 GB for SDXL at 1024×1024. `None` for a file that is neither a model nor a part of
-    /// one, or cannot be used.
+    /// The size of all weights in f32, the type that the CPU computes in, in bytes. Working memory
+    /// is extra: about 5 GB for SDXL at 1024×1024. `None` for a file that is neither a model nor a
+    /// part of one, or that cannot be used.
     pub memory: Option<u64>,
-    /// The metadata in the header of a safetensors or GGUF file, such as how a LoRA was trained.
-    /// Empty for other formats.
+    /// The metadata in the header of a safetensors or GGUF file, such as the training settings of a
+    /// LoRA. Empty for other formats.
     pub metadata: BTreeMap<String, String>,
-    /// Networks that the model needs and the file lacks. Give them with
-    /// [`Builder::vae`](crate::Builder::vae) and the like.
+    /// The networks that the model needs and the file does not have. Supply them with
+    /// [`Builder::vae`](crate::Builder::vae) and similar methods.
     pub missing: Vec<String>,
-    /// Reasons why loading would fail. Empty if there are none.
+    /// The reasons why loading would fail. Empty if there are none.
     pub problems: Vec<String>,
-    /// Other facts worth knowing, such as tensors that are ignored.
+    /// Other facts about the file, such as tensors that are ignored.
     pub warnings: Vec<String>,
 }
 
@@ -72,39 +72,40 @@ pub struct Inspection {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Part {
-    /// The name of the folder in diffusers: `unet`, `vae`, `text_encoder`, `text_encoder_2`; in an
-    /// ONNX folder also `vae_decoder` and `vae_encoder`. `tensors` for a file that is not a model.
+    /// The name of the network's folder in diffusers: `unet`, `vae`, `text_encoder` or
+    /// `text_encoder_2`. In an ONNX folder also `vae_decoder` and `vae_encoder`. For a file that is
+    /// not a model, `tensors`.
     pub name: String,
     /// The number of tensors.
     pub tensors: usize,
     /// The number of parameters.
     pub parameters: u64,
-    /// Their size in the file, in bytes.
+    /// The size of the parameters in the file, in bytes.
     pub bytes: u64,
     /// The number of tensors of each type, such as `F16`.
     pub types: BTreeMap<String, usize>,
 }
 
-/// The hashes that WebUI and model sites show for a file.
+/// The hashes that WebUI and model sites show for a file. Returned by [`hashes`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Hashes {
-    /// SHA-256 of the whole file, 64 hexadecimal digits.
+    /// The SHA-256 of the whole file, 64 hexadecimal digits.
     pub sha256: String,
     /// WebUI's model hash: the first 10 digits of `sha256`. Model sites call it AutoV2.
     pub short: String,
     /// WebUI's model hash of 2022: the first 8 digits of the SHA-256 of the 65,536 bytes that start
     /// at byte 1,048,576. Model sites call it AutoV1.
     pub old: String,
-    /// SHA-256 of the bytes after the header of a safetensors file, which WebUI shows for LoRA.
-    /// Model sites call its first 12 digits AutoV3. `None` for other formats.
+    /// The SHA-256 of the bytes after the header of a safetensors file. WebUI shows it for LoRA
+    /// files, and model sites call its first 12 digits AutoV3. `None` for other formats.
     pub data: Option<String>,
 }
 
-/// Identifies a file or folder: a checkpoint, part of a model, a diffusers folder, an ONNX folder,
-/// a LoRA, a textual inversion and others.
+/// Identifies a file or folder: a checkpoint, a part of a model, a diffusers folder, an ONNX
+/// folder, a LoRA, a textual inversion and others.
 ///
-/// No weights are loaded and ONNX Runtime is not started, so it takes less than a second.
+/// It takes less than a second, because it loads no weights and does not start ONNX Runtime.
 ///
 /// ```
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -118,8 +119,8 @@ pub struct Hashes {
 /// ```
 ///
 /// # Errors
-/// [`Error`] if the path cannot be read, has an unknown format or is a folder without a network. A
-/// recognised model that cannot be used is not an error: see [`Inspection::problems`].
+/// Returns an [`Error`] if the path cannot be read, has an unknown format, or is a folder without a
+/// network. A recognised model that cannot be used is not an error: see [`Inspection::problems`].
 pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     let path = path.as_ref();
     if path.is_dir() {
@@ -139,11 +140,19 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     Ok(of_other(&file, name(kind), format!("the file is {kind}")))
 }
 
-/// Reads a whole file and returns its hashes. Takes about 10 s for 7 GB, longer on a slow disk.
+/// Reads a whole file and returns its hashes.
+///
+/// This takes about 10 s for 7 GB, and longer on a slow disk.
+///
+/// ```no_run
+/// let found = sd_onnx::hashes("model.safetensors")?;
+/// println!("Model hash: {}", found.short); // as in WebUI
+/// # Ok::<(), sd_onnx::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read, or is a folder. Other variants if it has an unknown
-/// format.
+/// - [`Error::Io`] if the file cannot be read or is a folder.
+/// - Other variants if the file has an unknown format.
 pub fn hashes(path: impl AsRef<Path>) -> Result<Hashes, Error> {
     let path = path.as_ref();
     let sha256 = hash::sha256(&[path.to_path_buf()]).map_err(Error::io(path))?;
@@ -198,7 +207,7 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
         return Err(Error::Missing {
             path: path.to_path_buf(),
             what: "a model".into(),
-            hint: "expected a folder with `unet`, `vae` or `text_encoder` in it".into(),
+            hint: "expected a folder that contains `unet`, `vae` or `text_encoder`".into(),
         });
     }
     let unet = source.has("unet").then(|| source.config("unet"));
@@ -222,7 +231,7 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
     })
 }
 
-/// Returns the name of a kind of file, without the explanation that follows it.
+/// Returns the name of a kind of file, without the explanation after it.
 fn name(kind: Kind) -> &'static str {
     let text = kind.text();
     let end = [", which", " and not"]
@@ -231,7 +240,7 @@ fn name(kind: Kind) -> &'static str {
     &text[..end.unwrap_or(text.len())]
 }
 
-/// What a scheduler's configuration says that the UNet predicts, in diffusers' words.
+/// Returns diffusers' name of the prediction in a scheduler configuration.
 fn prediction(scheduler: &str) -> Option<String> {
     let config = SchedulerConfig::from_json(scheduler).ok()?;
     Some(match config.prediction {
@@ -244,7 +253,7 @@ fn prediction(scheduler: &str) -> Option<String> {
     })
 }
 
-/// Finds what loading would refuse.
+/// Checks the weights of a component as loading would.
 fn check(source: &Source, component: &str, weights: &Weights) -> Result<(), Error> {
     let config = source.config(component)?;
     let dialect = Dialect::default();
@@ -256,7 +265,7 @@ fn check(source: &Source, component: &str, weights: &Weights) -> Result<(), Erro
         }
         "vae" => {
             let config = VaeConfig::new(&config)?;
-            // A file may have the decoder alone.
+            // A file may contain only the decoder.
             let has_encoder = vae::encoder(&config, &weights.outline(), dialect).is_ok();
             let write = |weights: &Weights| {
                 if has_encoder {

@@ -1,4 +1,4 @@
-//! Textual inversions that a builder was given.
+//! Loads the builder's textual inversions and adds them to the text encoders.
 
 use std::{
     collections::HashSet,
@@ -11,13 +11,13 @@ use sd_text::{Cleanup, ClipTokenizer, InversionError, TextualInversion, outside:
 
 use crate::Error;
 
-/// The most files and folders that are looked at in one folder. Large collections have a few
-/// thousand.
+/// The largest number of files and folders that are searched in one folder. Large collections have
+/// a few thousand.
 const MOST_ENTRIES: usize = 20_000;
-/// The most files that are reported one by one.
+/// The largest number of warnings that are logged separately.
 const MOST_REPORTED: usize = 16;
 
-/// One, or where some are.
+/// One textual inversion, or a path to several.
 #[derive(Debug, Clone)]
 pub(crate) enum Inversions {
     /// A file, or a folder of files.
@@ -25,21 +25,24 @@ pub(crate) enum Inversions {
     Given(TextualInversion),
 }
 
-/// A tokenizer that is given inversions, and the text model's rows of the token embedding that they
-/// become.
+/// A tokenizer to which inversions are added, and the rows that they get in the text model's token
+/// embedding.
 pub(crate) struct Rows<'a> {
     pub tokenizer: &'a mut ClipTokenizer,
-    /// The number of the first row behind the stored ones.
+    /// The index of the first row after the stored ones.
     pub first: usize,
     /// The width of a row.
     pub width: usize,
 }
 
-/// Adds all of them to each tokenizer, those of a folder by their paths. Returns for each the
-/// vectors `[any, width]`, the rows of its token embedding from `first` on.
+/// Adds all inversions to each tokenizer. The inversions of a folder are added in the order of
+/// their paths.
 ///
-/// An inversion that does not have vectors for every text model cannot be used. A file of a folder
-/// that cannot be used is reported and left out.
+/// Returns, for each tokenizer, the vectors `[any, width]` that are its rows of the token embedding
+/// from `first` on.
+///
+/// An inversion must have vectors for every text model. In a folder, an unusable file is reported
+/// and skipped.
 pub(crate) fn add(
     sources: &[Inversions],
     towers: &mut [Rows<'_>],
@@ -55,7 +58,7 @@ pub(crate) fn add(
             let first = (tower.first + rows.nrows()) as u32;
             let ids = tower.tokenizer.add_inversion(inversion, first)?;
             rows.append(Axis(0), inversion.vectors(tower.width)?)
-                .expect("the vectors are as wide as the model, asked for so");
+                .expect("the vectors were requested with the width of the model");
             let unheard = |name: &&String| {
                 let found = tower.tokenizer.tokenize(name, Cleanup::Transformers);
                 !found.into_iter().eq(ids.clone())
@@ -66,7 +69,7 @@ pub(crate) fn add(
                 let path = printable(inversion.path().display());
                 let name = printable(name);
                 report.warn(format!(
-                    "{path}: a prompt cannot call it \"{name}\", only by its other name"
+                    "{path}: a prompt cannot call it by \"{name}\", only by its other name"
                 ));
             }
         }
@@ -89,12 +92,12 @@ pub(crate) fn add(
     Ok(all)
 }
 
-/// The files in a folder, and in the folders within it, whose names are those of textual
-/// inversions, sorted.
+/// Returns the sorted paths of all files in a folder and its subfolders that have the extension of
+/// a textual inversion.
 fn files(top: &Path, report: &mut Report) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
     let mut folders = vec![top.to_owned()];
-    // Each folder once: links can lead back.
+    // Visits each folder once: a link may lead back to a folder above it.
     let mut known = HashSet::new();
     let mut entries = 0;
     while let Some(folder) = folders.pop() {
@@ -136,7 +139,7 @@ fn files(top: &Path, report: &mut Report) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// Warnings: the first few one by one, then how many more there are.
+/// Logs the first few warnings, and then the number of the others.
 #[derive(Default)]
 struct Report {
     count: usize,

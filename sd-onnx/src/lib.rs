@@ -1,5 +1,5 @@
 //! Stable Diffusion on ONNX Runtime, directly from checkpoint files and model folders: no Python at
-//! run time, no export step.
+//! run time and no export step.
 //!
 //! ```no_run
 //! use sd_onnx::{Device, Request, schedulers::{DpmPlusPlus2M, Ladder}};
@@ -12,62 +12,74 @@
 //! pipeline.generate(&request)?.pictures[0].save_png("fox.png")?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//! [`builder`] gets a model ready, a [`Request`] says what to draw, a [`Pipeline`] draws it.
+//! A [`Builder`] loads a model into a [`Pipeline`]. A [`Request`] describes the picture, and
+//! [`Pipeline::generate`] generates it.
 //!
 //! # Where to read on
 //! - [`handbook::parameters`]: what steps, guidance, seed, size, clip skip and schedulers do, and
-//!   what too much of them does.
-//! - [`handbook::prompts`]: the prompt language, and texts of any length.
-//! - [`handbook::sampling`]: which sampler, which noise levels, and what diffusers, WebUI and
-//!   ComfyUI call them.
-//! - [`handbook::programs`]: sharing a pipeline, many requests, watching, stopping, streaming.
-//! - [`handbook::pieces`]: embeddings, noise, latents, samplers, guidance and networks of your
-//!   own.
+//!   what happens at extreme values.
+//! - [`handbook::prompts`]: the prompt language, and prompts of any length.
+//! - [`handbook::sampling`]: which sampler and which noise levels to choose, and what diffusers,
+//!   WebUI and ComfyUI call them.
+//! - [`handbook::programs`]: sharing a pipeline, running many requests, progress, stopping and
+//!   streaming.
+//! - [`handbook::pieces`]: custom embeddings, noise, latents, samplers, guidance and networks.
 //! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
-//! - [`handbook::files`]: model files, what loads, converting, and what a PNG says about itself.
+//! - [`handbook::files`]: which model files load, how to convert them, and what the metadata of a
+//!   PNG file contains.
 //! - [`handbook::devices`]: OpenVINO, bf16, and how much memory a model needs.
+//! - [`handbook::where_it_goes`]: for contributors, which file to change for which purpose.
 //! - [`inspect`] identifies a model file without loading it. [`Builder::convert`] writes a model in
 //!   another form.
-//! - [`handbook::where_it_goes`]: for changes to this project, which file each of them touches.
-//! - [`schedulers`]: the samplers, ladders and sources of noise, each with its paper.
-//!   [`guidance`]: how the prompt is followed. [`text`]: the prompt language, tokens and clip skip.
-//! - [`TextEncoder`]: CLIP's embeddings of texts, for programs that want nothing else.
+//! - [`schedulers`]: the samplers, ladders and noise sources, each with its paper. [`guidance`]:
+//!   how closely a picture follows the prompt. [`text`]: the prompt language, tokens and clip skip.
+//! - [`TextEncoder`]: CLIP embeddings of texts, for programs that need nothing else.
 //!
 //! # What happens at [`Builder::load`]
 //! The shapes of the networks come from the `config.json` files of a folder, or from the tensors of
-//! a checkpoint. For each network, an ONNX graph of about a megabyte is written in memory, whose
-//! weights are *external data*: byte ranges of the user's own files (quantised GGUF weights are
-//! decoded into memory), which ONNX Runtime maps. Every weight's name, shape and type is checked
-//! against what the graph needs first.
+//! a checkpoint. For each network, the crate writes an ONNX graph of about a megabyte in memory.
+//! The weights of this graph are *external data*: byte ranges of the user's own files, which ONNX
+//! Runtime maps into memory. Quantised GGUF weights are decoded into memory instead. Before a
+//! network is loaded, the name, shape and type of every weight are checked against the graph.
 //!
 //! # ONNX Runtime
-//! The library is loaded at run time, 1.23 or newer: from [`Builder::runtime`], else from
-//! `ORT_DYLIB_PATH`, else from the cache folder. With the Cargo feature `fetch`, off by default, it
-//! is downloaded there when it is missing. A process has one ONNX Runtime: the first start wins,
-//! and asking for another one is an error.
+//! This crate loads the ONNX Runtime library at run time, version 1.23 or newer. It uses the first
+//! of these that is set or exists:
 //!
-//! [`Device::OpenVino`] and its kin need OpenVINO's provider. If the library has it built in, as
-//! that of the Python package `onnxruntime-openvino` does, it is used. Otherwise it is a plugin,
-//! `libonnxruntime_providers_openvino_plugin.so` of the Python package `onnxruntime-ep-openvino`
-//! with OpenVINO's libraries beside it: from the path in `ORT_OPENVINO_PLUGIN`, else from the cache
-//! folder, else downloaded as above. OpenVINO's plugin lists only Intel's devices. On a processor
-//! that is not Intel's, a process that starts with [`Device::OpenVino`] therefore looks for ONNX
-//! Runtime 1.24.1 with OpenVINO built in, where it would look for 1.32.0; once 1.32.0 runs,
-//! [`Device::OpenVino`] is [`RuntimeError::NoDevice`] there.
+//! 1. the path given to [`Builder::runtime`];
+//! 2. the path in the environment variable `ORT_DYLIB_PATH`;
+//! 3. the library in the cache folder, `sd-onnx` in the user's cache directory;
+//! 4. a download into the cache folder, with the Cargo feature `fetch`. Default: off.
 //!
-//! A file in the cache folder whose SHA-256 is not the release's is never loaded: with `fetch` its
-//! folder is downloaded again, else it is [`RuntimeError::Damaged`].
+//! A process can run only one ONNX Runtime library. The first one that starts stays, and asking for
+//! another one is an error.
 //!
-//! # Nothing is sent anywhere
+//! [`Device::OpenVino`], [`Device::OpenVinoGpu`] and [`Device::OpenVinoNpu`] need OpenVINO's
+//! execution provider. If the ONNX Runtime library has it built in, like the library of the Python
+//! package `onnxruntime-openvino`, that provider is used. Otherwise the provider is a plugin:
+//! `libonnxruntime_providers_openvino_plugin.so` from the Python package `onnxruntime-ep-openvino`,
+//! with OpenVINO's libraries in the same folder. The plugin is loaded from the path in
+//! `ORT_OPENVINO_PLUGIN`, from the cache folder, or from a download as above.
+//!
+//! OpenVINO's plugin lists only Intel devices. On a processor from another maker, a process that
+//! starts with [`Device::OpenVino`] therefore looks for ONNX Runtime 1.24.1 with OpenVINO built in,
+//! instead of 1.32.0. Once such a process runs 1.32.0, asking for [`Device::OpenVino`] fails with
+//! [`RuntimeError::NoDevice`].
+//!
+//! A file in the cache folder is loaded only if it has the SHA-256 of its release. If it does not,
+//! its folder is downloaded again with the feature `fetch`; without the feature the error is
+//! [`RuntimeError::Damaged`].
+//!
+//! # Telemetry is off
 //! Microsoft's builds of ONNX Runtime collect telemetry by default. This crate turns it off: before
 //! it loads the library it sets the environment variable `ORT_DISABLE_TELEMETRY` to 1, and
-//! afterwards it calls `DisableTelemetryEvents`. So ONNX Runtime writes no device ID and no events,
-//! and contacts no server. (On Windows only the call counts: there ONNX Runtime 1.32 hands its
-//! events to the system's tracing and does not read the variable.)
+//! afterwards it calls `DisableTelemetryEvents`. ONNX Runtime then writes no device ID and no
+//! events, and contacts no server. On Windows only the call has an effect: there ONNX Runtime 1.32
+//! passes its events to the system's event tracing and does not read the variable.
 //!
-//! A variable that is already set keeps its value. A program whose other threads run C code that
-//! reads the environment should set it itself, at the start of `main`: setting a variable while C
-//! code reads one is a data race on Unix.
+//! If the variable is already set, it keeps its value. Setting an environment variable while C code
+//! in another thread reads the environment is a data race on Unix. A program with such threads
+//! should set the variable itself, at the start of `main`.
 
 mod builder;
 mod checkpoint;

@@ -1,4 +1,4 @@
-//! The parts of a pipeline on ONNX Runtime: text model, denoiser, codec.
+//! The networks of a pipeline on ONNX Runtime: text model, denoiser and codec.
 
 use std::sync::{Arc, OnceLock};
 
@@ -33,13 +33,13 @@ pub(crate) struct OnnxTextModel {
     config: ClipTextConfig,
     shape: TextShape,
     network: Network,
-    /// What an exported graph has, which may be less than all.
+    /// The outputs of an exported graph, which may lack some of them.
     exported: Option<TextGraph>,
 }
 
 impl OnnxTextModel {
-    /// Loads the network. `more` `[any, width]` are rows of the token embedding behind the stored
-    /// ones.
+    /// Loads the network. `more` `[any, width]` is appended to the stored rows of the token
+    /// embedding.
     pub fn new(
         config: ClipTextConfig,
         weights: Weights,
@@ -53,7 +53,7 @@ impl OnnxTextModel {
             |outline| clip_text::graph(&config, outline, more, Dialect::default()).map(drop),
         )?;
         let (of_graph, more) = (config.clone(), more.to_owned());
-        // Texts have any length, and the network is small.
+        // One session takes texts of any length, because the network is small.
         let network = Network::new("text encoder", engine, false, move |dialect| {
             clip_text::graph(&of_graph, &weights, more.view(), dialect)
         });
@@ -66,7 +66,7 @@ impl OnnxTextModel {
         })
     }
 
-    /// As [`new`](Self::new), of a graph that another tool exported.
+    /// Like [`new`](Self::new), for a graph that another tool exported.
     pub fn exported(
         file: &TextFile,
         more: ArrayView2<'_, f32>,
@@ -84,8 +84,8 @@ impl OnnxTextModel {
         })
     }
 
-    /// Returns the outputs of these names for `ids` `[batch, length]`. `ends` is the place of one
-    /// token in each text.
+    /// Returns the outputs with these names for `ids` `[batch, length]`. `ends` holds the position
+    /// of one token in each text.
     pub fn outputs(
         &self,
         ids: ArrayView2<'_, i64>,
@@ -136,7 +136,8 @@ impl TextModel for OnnxTextModel {
     }
 }
 
-/// `more` are rows of the token embedding behind the stored ones.
+/// Returns the shape of the text model. `more` is appended to the stored rows of the token
+/// embedding.
 fn text_shape(config: &ClipTextConfig, more: ArrayView2<'_, f32>) -> TextShape {
     let mut shape = TextShape::new(config.layers, config.width)
         .max_length(config.max_length)
@@ -148,27 +149,27 @@ fn text_shape(config: &ClipTextConfig, more: ArrayView2<'_, f32>) -> TextShape {
 /// The UNet.
 pub(crate) struct OnnxDenoiser {
     inputs: Inputs,
-    /// The width of the sinusoids of the guidance scale, if it is an input.
+    /// The width of the guidance scale's sinusoids, if the guidance scale is an input.
     guidance_width: Option<usize>,
-    /// Where the graph takes sinusoids in place of numbers.
+    /// Set if the graph's inputs are sinusoids instead of numbers.
     sinusoids: Option<UnetSinusoids>,
     sample_size: [usize; 2],
-    /// The sizes that an exported graph takes.
+    /// The input sizes that an exported graph accepts.
     limits: Limits,
     network: Network,
 }
 
-/// The sinusoids of the timestep, and of SDXL's sizes.
+/// The sinusoids of the timestep and of SDXL's sizes.
 struct UnetSinusoids {
     timestep: Sinusoids,
     sizes: Option<Sinusoids>,
 }
 
 impl OnnxDenoiser {
-    /// A UNet that is not loaded yet.
+    /// Creates a UNet that is loaded later.
     ///
     /// # Errors
-    /// When tensors are missing, have another shape or are not used.
+    /// Returns an error if tensors are missing, have another shape or are not used.
     pub fn new(config: UnetConfig, weights: Weights, engine: &Engine) -> Result<Self, Error> {
         weights.check(
             unet::CLASS,
@@ -191,7 +192,11 @@ impl OnnxDenoiser {
         })
     }
 
-    /// A UNet that another tool exported.
+    /// Creates a UNet from a graph that another tool exported.
+    ///
+    /// # Errors
+    /// Returns [`Error::Graph`] in another precision than f32, because the graph computes the
+    /// sinusoids of the timestep itself.
     pub fn exported(graph: UnetGraph, engine: &Engine) -> Result<Self, Error> {
         if engine.precision != Precision::F32 {
             return Err(graph.limits.wrong(format!(
@@ -210,13 +215,13 @@ impl OnnxDenoiser {
         })
     }
 
-    /// Height and width of the latents the model was made for.
+    /// Returns the height and width of the latents that the model was made for.
     pub fn sample_size(&self) -> [usize; 2] {
         self.sample_size
     }
 
     /// Loads the network for latents of this height and width and prompts of `length` tokens, so
-    /// that the first call finds it ready.
+    /// that the first call does not have to.
     pub fn prepare(&self, [height, width]: [usize; 2], length: usize) -> Result<(), Error> {
         let latents = Array4::zeros((1, self.inputs.channels, height, width));
         let context = Array3::zeros((1, length, self.inputs.context));
@@ -234,10 +239,10 @@ impl OnnxDenoiser {
             .expect("every input is given")
     }
 
-    /// Calls `use_them` with what the graph takes of a call.
+    /// Calls `use_them` with the inputs that the graph takes from a call.
     ///
     /// # Errors
-    /// Names an input that the call does not have.
+    /// Returns a message that names an input if the call does not have it.
     fn with_inputs<T>(
         &self,
         call: &Call<'_>,
@@ -255,7 +260,7 @@ impl OnnxDenoiser {
                 .map(|&scale| unet::guidance_sinusoids(scale, width));
             rows_of(scales.len(), rows.flatten().collect())
         });
-        // Its own value, so that it lives as long as the sinusoids.
+        // Bound to a variable, because `timestep` borrows it.
         let number = [call.timestep];
         let mut timestep = Contiguous::new(aview1(&number)).into_dyn();
         if let Some(sinusoids) = &self.sinusoids {
@@ -325,14 +330,15 @@ impl Denoiser for OnnxDenoiser {
     }
 }
 
-/// Numbers as rows of equal length.
+/// Arranges numbers in rows of equal length.
 fn rows_of<'a>(rows: usize, numbers: Vec<f32>) -> Contiguous<'a, Ix2> {
     let width = numbers.len() / rows.max(1);
     let rows = Array2::from_shape_vec((rows, width), numbers).expect("whole rows");
     Contiguous(rows.into())
 }
 
-/// An array in row-major order, as ONNX Runtime reads it. Copied only if it is in another order.
+/// An array in row-major order, which ONNX Runtime expects. It is copied only if it is in another
+/// order.
 struct Contiguous<'a, D: Dimension>(CowArray<'a, f32, D>);
 
 impl<'a, D: Dimension> Contiguous<'a, D> {
@@ -354,7 +360,7 @@ impl<'a, D: Dimension> Contiguous<'a, D> {
     }
 }
 
-/// The autoencoder. The encoder is loaded when it is first used: text to image never needs it.
+/// The autoencoder. The encoder is loaded at its first use, because text-to-image never needs it.
 pub(crate) struct OnnxCodec {
     config: VaeConfig,
     decoder: Half,
@@ -363,16 +369,16 @@ pub(crate) struct OnnxCodec {
     encoder: OnceLock<Half>,
 }
 
-/// Where the networks of an autoencoder are from.
+/// The source of an autoencoder's networks.
 enum Networks {
     Weights(Arc<Weights>),
     Exported(Box<Codec>),
 }
 
-/// One network of an autoencoder.
+/// The encoder or the decoder of an autoencoder.
 struct Half {
     network: Network,
-    /// The sizes that an exported graph takes.
+    /// The input sizes that an exported graph accepts.
     limits: Limits,
 }
 
@@ -386,10 +392,10 @@ impl Half {
 }
 
 impl OnnxCodec {
-    /// An autoencoder that is not loaded yet.
+    /// Creates an autoencoder that is loaded later.
     ///
     /// # Errors
-    /// When the file has tensors that no graph uses, or the decoder lacks some.
+    /// Returns an error if the file has tensors that no graph uses, or if the decoder lacks some.
     pub fn new(config: VaeConfig, weights: Weights, engine: &Engine) -> Result<Self, Error> {
         check_codec(&config, &weights)?;
         let weights = Arc::new(weights);
@@ -408,7 +414,7 @@ impl OnnxCodec {
         })
     }
 
-    /// An autoencoder that another tool exported.
+    /// Creates an autoencoder from graphs that another tool exported.
     pub fn exported(codec: Codec, engine: &Engine) -> Result<Self, Error> {
         Ok(Self {
             decoder: Half::exported(codec.decoder()?, "VAE decoder", engine),
@@ -419,8 +425,8 @@ impl OnnxCodec {
         })
     }
 
-    /// Loads the decoder for latents of this height and width, so that the first picture finds it
-    /// ready.
+    /// Loads the decoder for latents of this height and width, so that the first picture does not
+    /// have to.
     pub fn prepare(&self, [height, width]: [usize; 2]) -> Result<(), Error> {
         let latents = Array4::zeros((1, self.config.latent_channels, height, width));
         let latents = Contiguous::new(latents.view());
@@ -446,16 +452,17 @@ impl OnnxCodec {
             }
             Networks::Exported(codec) => Half::exported(codec.encoder()?, name, &self.engine),
         };
-        // Two threads may both have made one; the first stays.
+        // Two threads may both have created one. The first one stays.
         Ok(self.encoder.get_or_init(|| encoder))
     }
 }
 
-/// Checks that the decoder has all weights, and that it and the encoder use all there are.
+/// Checks that the decoder has all its weights, and that decoder and encoder use all weights in the
+/// file.
 fn check_codec(config: &VaeConfig, weights: &Weights) -> Result<(), Error> {
     let dialect = Dialect::default();
-    // The encoder may never be needed; its graph shows here which tensors are its own. Where one is
-    // missing, the first use of the encoder says so.
+    // The encoder may never be used. Its graph is written here only to find out which tensors
+    // belong to it. If a tensor is missing, the first use of the encoder reports it.
     let has_encoder = vae::encoder(config, &weights.outline(), dialect).is_ok();
     let left_out =
         |name: &str| vae::is_left_out(config, name) || (!has_encoder && vae::is_of_encoder(name));
@@ -512,7 +519,7 @@ impl LatentCodec for OnnxCodec {
         };
         let mean = part(0, channels);
         let log_variance = match self.config.is_variational() {
-            // As diffusers' `DiagonalGaussianDistribution` clamps it.
+            // The same limits as in diffusers' `DiagonalGaussianDistribution`.
             true => part(channels, 2 * channels).mapv_into(|v| v.clamp(-30.0, 20.0)),
             false => Array4::from_elem(mean.dim(), f32::NEG_INFINITY),
         };
@@ -545,8 +552,9 @@ impl LatentCodec for OnnxCodec {
     }
 }
 
-/// The colours of SD 1.x's latents, which SD 2.x has too: the facts of `latent_rgb_factors` of `SD15` in ComfyUI's
-/// `comfy/latent_formats.py`, which its `latent_preview.py` uses as they are here, between −1 and 1 and without a bias.
+/// The preview colours of SD 1.x latents, which also fit SD 2.x. They are the `latent_rgb_factors`
+/// of `SD15` in ComfyUI's `comfy/latent_formats.py`. ComfyUI's `latent_preview.py` applies them to
+/// the latents unchanged, for colours between −1 and 1, without a bias.
 fn sd1_latent_rgb() -> LatentRgb {
     LatentRgb {
         weights: vec![
@@ -559,7 +567,7 @@ fn sd1_latent_rgb() -> LatentRgb {
     }
 }
 
-/// The same of SDXL's latents, which have a bias: `SDXL` in that file.
+/// The preview colours of SDXL latents, which have a bias: `SDXL` in the same file.
 fn sdxl_latent_rgb() -> LatentRgb {
     LatentRgb {
         weights: vec![
@@ -572,7 +580,7 @@ fn sdxl_latent_rgb() -> LatentRgb {
     }
 }
 
-/// Runs a network of one image input and one image output.
+/// Runs a network with one image input and one image output.
 fn run_image(
     half: &Half,
     input: &str,

@@ -1,4 +1,4 @@
-//! The numbers that a network is computed in.
+//! The floating-point format that networks compute in.
 
 use std::{fmt, str::FromStr};
 
@@ -6,11 +6,10 @@ use sd_text::outside::printable;
 
 use crate::device::one_of;
 
-/// The floating-point format that a network is computed in, whatever its weights are stored in.
+/// The floating-point format that a network computes in, whatever format its weights are stored in.
 ///
-/// Which precisions a [`Device`](crate::Device) has is in
-/// [`Device::precisions`](crate::Device::precisions). Pictures in another precision than f32 are
-/// close to those in f32, but not the same.
+/// [`Device::precisions`](crate::Device::precisions) lists what a device supports. Pictures in
+/// another precision than f32 are close to those in f32, but not identical.
 ///
 /// A precision is written and parsed as a short name:
 ///
@@ -23,18 +22,18 @@ use crate::device::one_of;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Precision {
-    /// `f32`: 32-bit floats. The default.
+    /// `f32`: 32-bit floats. This is the default.
     #[default]
     F32,
-    /// `bf16`: 16-bit floats with the exponent of f32 and 8 bits of precision. Fast on processors
-    /// with AMX or AVX-512 BF16; others compute it no faster than f32.
+    /// `bf16`: 16-bit floats with the exponent range of f32 and 8 bits of precision. It is fast on
+    /// processors with AMX or AVX-512 BF16. On others it is no faster than f32.
     Bf16,
     /// `f16`: 16-bit floats with 11 bits of precision and values up to 65,504. For GPUs and NPUs.
     F16,
 }
 
 impl Precision {
-    /// Every precision, in the order in which messages list them.
+    /// All precisions, in the order in which messages list them.
     const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
 }
 
@@ -60,9 +59,9 @@ impl FromStr for Precision {
     }
 }
 
-/// The error for a text that names no [`Precision`].
+/// The error of parsing a text that is not the name of a [`Precision`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{}\" is no precision, expected {}", printable(text), one_of(&Precision::ALL))]
+#[error("\"{}\" is not a precision, expected {}", printable(text), one_of(&Precision::ALL))]
 pub struct ParsePrecisionError {
     text: String,
 }
@@ -80,7 +79,7 @@ mod tests {
         }
         assert_eq!(
             "fp16".parse::<Precision>().unwrap_err().to_string(),
-            "\"fp16\" is no precision, expected f32, bf16 or f16"
+            "\"fp16\" is not a precision, expected f32, bf16 or f16"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! CLIP's text model by itself: texts in, embeddings out.
+//! CLIP's text model by itself: encodes texts as embeddings.
 
 use std::{path::Path, sync::Arc};
 
@@ -11,27 +11,29 @@ use crate::{
     parts::OnnxTextModel,
 };
 
-/// CLIP's embeddings of texts, as transformers' `CLIPTextModel` gives them: each text is one window of (mostly) 77 tokens,
-/// with no prompt language. For that, and longer texts, there is [`PromptEncoder`](crate::text::PromptEncoder).
+/// An encoder of texts as CLIP embeddings, like transformers' `CLIPTextModel`.
 ///
-/// The model runs on as many tokens as the texts have, not on the whole window, as transformers
-/// does with `padding="longest"`. In CLIP no token sees those behind it, so the states are the same
-/// and only the padding is shorter.
+/// Each text is one window of tokens, 77 in most models, and there is no prompt language.
+/// [`PromptEncoder`](crate::text::PromptEncoder) reads the prompt language and longer texts.
 ///
-/// Cheap to clone, usable from several threads.
+/// The model runs on as many tokens as the longest text has, not on the whole window, like
+/// transformers with `padding="longest"`. In CLIP, no token attends to later ones, so the states
+/// are the same and only the padding is shorter.
+///
+/// A `TextEncoder` is cheap to clone and can be used from several threads.
 ///
 /// ```
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 /// use sd_onnx::{TextEncoder, similarity};
 ///
 /// let encoder = TextEncoder::load(folder)?;
-/// // One embedding for each text, to compare texts or to search by.
+/// // One embedding per text, to compare texts or to search by.
 /// let found = encoder.encode_pooled(["a fox", "A Fox", "a pizza"])?;
 /// assert_eq!(found.pooled.dim(), (3, 64)); // 768 wide in Stable Diffusion 1.x
 /// let [fox, same, pizza] = [0, 1, 2].map(|text| found.pooled.row(text));
 /// assert!(similarity(fox, same) > 0.999 && similarity(fox, pizza) < 0.999);
 ///
-/// // One for each token too.
+/// // One embedding per token too.
 /// let found = encoder.encode(["a fox", "a red fox"])?;
 /// assert_eq!(found.hidden.dim(), (2, 5, 64)); // "a red fox" between the first and the last token
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -46,47 +48,53 @@ pub struct TextEncoder {
     batch: usize,
 }
 
-/// Embeddings of texts and of their tokens, in the order of the texts.
+/// Embeddings of texts and of their tokens, in the order of the texts. Returned by
+/// [`TextEncoder::encode`].
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TextEmbeddings {
-    /// Hidden states of the layer asked for, after the final layer norm, `[texts, length, width]`:
-    /// one for each token. `length` is the number of tokens of the longest text, [`Tokens::used`].
-    /// A shorter text is followed by the states of its padding. They are the first states of the
-    /// whole window; for all 77, as a picture is drawn with, there is
-    /// [`PromptEncoder`](crate::text::PromptEncoder).
+    /// The hidden states `[texts, length, width]` of the selected layer after the final layer norm,
+    /// one for each token.
+    ///
+    /// `length` is the number of tokens of the longest text, [`Tokens::used`]. In the row of a
+    /// shorter text, the states of its padding follow. These are the first states of the whole
+    /// window. [`PromptEncoder`](crate::text::PromptEncoder) returns all 77, as generating a
+    /// picture needs them.
     pub hidden: Array3<f32>,
-    /// As [`PooledEmbeddings::pooled`], always of the last layer.
+    /// The same as [`PooledEmbeddings::pooled`], always from the last layer.
     pub pooled: Array2<f32>,
-    /// As [`PooledEmbeddings::projected`].
+    /// The same as [`PooledEmbeddings::projected`].
     pub projected: Option<Array2<f32>>,
-    /// As [`PooledEmbeddings::tokens`].
+    /// The same as [`PooledEmbeddings::tokens`].
     pub tokens: Vec<Tokens>,
 }
 
-/// One embedding for each text, in the order of the texts.
+/// One embedding per text, in the order of the texts. Returned by [`TextEncoder::encode_pooled`].
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct PooledEmbeddings {
-    /// The last layer's state of the first end-of-text token, `[texts, width]`: transformers' `pooler_output`. That is the
-    /// token itself, not what older configurations call it (`"eos_token_id": 2`).
+    /// The last layer's state at the first end-of-text token, `[texts, width]`: transformers'
+    /// `pooler_output`. This is the real end-of-text token, even if the model's configuration has
+    /// the old value `"eos_token_id": 2`.
     pub pooled: Array2<f32>,
     /// The text projection of [`pooled`](Self::pooled), `[texts, projected width]`: transformers'
-    /// `text_embeds`, which CLIP compares with pictures. Stable Diffusion 1.x has no such layer;
-    /// CLIP's own folders have it.
+    /// `text_embeds`, which CLIP compares with image embeddings. `None` if the model has no
+    /// projection layer, like Stable Diffusion 1.x. CLIP's own folders have one.
     pub projected: Option<Array2<f32>>,
-    /// The tokens of each text, padded to the whole window, and what of it was cut off.
+    /// The tokens of each text, padded to the whole window, and the part of the text that was cut
+    /// off.
     pub tokens: Vec<Tokens>,
 }
 
 impl TextEncoder {
-    /// Reads the tokenizer and the text model of a folder: a Stable Diffusion model in the
-    /// diffusers layout, or a folder with the files of a CLIP model in it. For threads, a variant
-    /// of the weights or textual inversions see
-    /// [`Builder::load_text_encoder`](crate::Builder::load_text_encoder).
+    /// Loads the tokenizer and the text model of a folder: a Stable Diffusion model in the
+    /// diffusers layout, or a folder with the files of a CLIP model.
+    ///
+    /// Use [`Builder::load_text_encoder`](crate::Builder::load_text_encoder) to set the number of
+    /// threads, a variant of the weights, or textual inversions.
     ///
     /// # Errors
-    /// As [`Builder::load`](crate::Builder::load).
+    /// The same as for [`Builder::load`](crate::Builder::load).
     pub fn load(folder: impl AsRef<Path>) -> Result<Self, Error> {
         builder().load_text_encoder(folder)
     }
@@ -102,53 +110,83 @@ impl TextEncoder {
         }
     }
 
-    /// Sets the layer that [`TextEmbeddings::hidden`] is from. Pooled embeddings are always of the
-    /// last layer. Default: [`ClipSkip::LAST`], also for SDXL.
+    /// Sets the layer that [`TextEmbeddings::hidden`] is taken from. Pooled embeddings are always
+    /// from the last layer.
+    ///
+    /// Default: [`ClipSkip::LAST`], for SDXL too.
     pub fn clip_skip(mut self, clip_skip: ClipSkip) -> Self {
         self.clip_skip = clip_skip;
         self
     }
 
     /// Sets whether [`pooled`](PooledEmbeddings::pooled) and
-    /// [`projected`](PooledEmbeddings::projected) are scaled to length 1. Default: false.
+    /// [`projected`](PooledEmbeddings::projected) are scaled to length 1.
+    ///
+    /// Default: false.
+    ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// use sd_onnx::TextEncoder;
+    ///
+    /// let encoder = TextEncoder::load(folder)?.normalised(true);
+    /// let fox = encoder.encode_pooled(["a fox"])?.pooled;
+    /// assert!((fox.dot(&fox.t())[[0, 0]] - 1.0).abs() < 1e-5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn normalised(mut self, normalised: bool) -> Self {
         self.normalised = normalised;
         self
     }
 
-    /// Sets whether the end of a text that is too long is cut off, and reported in [`Tokens::cut`].
-    /// Default: false, such a text is an error.
+    /// Sets whether the end of a text that is too long is cut off and reported in [`Tokens::cut`].
+    ///
+    /// Default: false, which makes such a text an error.
+    ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// use sd_onnx::TextEncoder;
+    ///
+    /// let encoder = TextEncoder::load(folder)?;
+    /// let long = "fox ".repeat(100);
+    /// assert!(encoder.encode_pooled([&long]).is_err());
+    /// let found = encoder.truncated(true).encode_pooled([&long])?;
+    /// assert!(found.tokens[0].cut.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn truncated(mut self, truncated: bool) -> Self {
         self.truncated = truncated;
         self
     }
 
-    /// Sets how many texts go through the model at once; 0 counts as 1. The other texts change an
-    /// embedding by rounding only. Default: 16.
+    /// Sets how many texts go through the model in one call. The other texts in a call change an
+    /// embedding only by rounding.
+    ///
+    /// Default: 16. The value 0 counts as 1.
     pub fn batch(mut self, texts: usize) -> Self {
         self.batch = texts.max(1);
         self
     }
 
-    /// The tokenizer, to count the tokens of a text.
+    /// Returns the tokenizer, which can count the tokens of a text.
     pub fn tokenizer(&self) -> &ClipTokenizer {
         &self.tokenizer
     }
 
-    /// How many layers there are: the largest clip skip.
+    /// Returns the number of layers, which is the largest clip skip.
     pub fn layers(&self) -> usize {
         self.model.shape().layers
     }
 
-    /// Encodes any number of texts, each of their tokens. The hidden states take 4 bytes for each
-    /// channel of each token: 30 kB for a text of ten tokens in Stable Diffusion 1.x. All texts are
-    /// as long as the longest, so texts of like lengths in one call take the least time and memory.
-    /// Where only pooled embeddings are wanted, [`encode_pooled`](Self::encode_pooled) is quicker
-    /// and holds no hidden states.
+    /// Encodes any number of texts and returns an embedding of each token.
+    ///
+    /// The hidden states take 4 bytes for each channel of each token: 30 kB for a text of ten
+    /// tokens in Stable Diffusion 1.x. All texts are padded to the length of the longest, so calls
+    /// with texts of similar lengths take the least time and memory. If only pooled embeddings are
+    /// needed, [`encode_pooled`](Self::encode_pooled) is faster and stores no hidden states.
     ///
     /// # Errors
-    /// As [`encode_pooled`](Self::encode_pooled), and [`TextError::ClipSkip`] if the model has
-    /// fewer layers.
+    /// The same as for [`encode_pooled`](Self::encode_pooled), and [`TextError::ClipSkip`] if the
+    /// model has fewer layers than the clip skip.
     pub fn encode<T: AsRef<str>>(
         &self,
         texts: impl IntoIterator<Item = T>,
@@ -177,12 +215,15 @@ impl TextEncoder {
         })
     }
 
-    /// Encodes any number of texts, each as a whole. Texts of like lengths go through the model
-    /// together. [`clip_skip`](Self::clip_skip) changes nothing.
+    /// Encodes any number of texts and returns one embedding of each text.
+    ///
+    /// Texts of similar lengths go through the model together. [`clip_skip`](Self::clip_skip) has
+    /// no effect.
     ///
     /// # Errors
-    /// [`TextError::TooLong`] names a text that has too many tokens; [`TextError::Model`] if ONNX
-    /// Runtime fails.
+    /// - [`TextError::TooLong`] if a text has too many tokens and [`truncated`](Self::truncated) is
+    ///   false. It contains the index of the text.
+    /// - [`TextError::Model`] if ONNX Runtime fails.
     pub fn encode_pooled<T: AsRef<str>>(
         &self,
         texts: impl IntoIterator<Item = T>,
@@ -204,8 +245,8 @@ impl TextEncoder {
         tokens.collect()
     }
 
-    /// `hidden` `[texts, length, width]` is filled, if it is wanted, and every batch is as long as
-    /// it.
+    /// Runs the model. If `hidden` `[texts, length, width]` is given, it is filled, and every batch
+    /// is padded to its length.
     fn run(
         &self,
         tokens: Vec<Tokens>,
@@ -226,7 +267,7 @@ impl TextEncoder {
 
         let mut order: Vec<usize> = (0..count).collect();
         if hidden.is_none() {
-            // A batch is as long as its longest text.
+            // Sorted, because a batch is as long as its longest text.
             order.sort_by_key(|&text| tokens[text].used);
         }
         for batch in order.chunks(self.batch) {
@@ -266,18 +307,27 @@ impl TextEncoder {
         })
     }
 
-    /// Where the first end-of-text token is. transformers finds it as the first of the id that the configuration names, or,
-    /// where that says 2 as it did for long, of the largest there is, which it is too without tokens that were added.
+    /// Returns the position of the first end-of-text token. transformers searches for the id in the
+    /// configuration. If that is the old value 2, it searches for the largest id in the text
+    /// instead, which is the same token unless tokens were added.
     fn end_of_text(&self, ids: &[u32]) -> i64 {
         let end = self.tokenizer.eos();
         let place = ids.iter().position(|&id| id == end);
-        place.expect("the tokenizer puts one behind every text") as i64
+        place.expect("the tokenizer ends every text with one") as i64
     }
 }
 
-/// The cosine of the angle between two embeddings, such as [`pooled`](PooledEmbeddings::pooled)
-/// ones: 1 if they point the same way, 0 at a right angle, −1 if they are opposite. NaN if they are
-/// of different lengths or one is all zeros.
+/// Returns the cosine of the angle between two embeddings, such as
+/// [`pooled`](PooledEmbeddings::pooled) ones.
+///
+/// The result is 1 for the same direction, 0 for a right angle and −1 for opposite directions. It
+/// is NaN if the lengths differ or if one embedding is all zeros.
+///
+/// ```
+/// use sd_onnx::{ndarray::arr1, similarity};
+///
+/// assert_eq!(similarity(arr1(&[3.0, 0.0]).view(), arr1(&[0.0, 2.0]).view()), 0.0);
+/// ```
 pub fn similarity(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> f32 {
     if a.len() != b.len() {
         return f32::NAN;
@@ -289,7 +339,7 @@ pub fn similarity(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> f32 {
     (dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt())) as f32
 }
 
-/// Scales each row to length 1; one of zeros stays.
+/// Scales each row to length 1. A row of zeros is left unchanged.
 fn normalise(rows: &mut Array2<f32>) {
     for mut row in rows.axis_iter_mut(Axis(0)) {
         let squares = row.iter().map(|&value| f64::from(value).powi(2));

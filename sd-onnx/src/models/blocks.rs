@@ -1,11 +1,11 @@
-//! What the UNet and the VAE share: the residual block and the shape of a picture.
+//! The parts that the UNet and the VAE share: the residual block and the shape of images.
 
 use crate::{
     Error,
     graph::{Activation, Conv, Dim, Graph, Value},
 };
 
-/// `[batch, channels, height, width]`, for an input or an output of a graph.
+/// Returns the dimensions `[batch, channels, height, width]` of an image input or output.
 pub(crate) fn image_dims(channels: usize) -> [Dim; 4] {
     [
         Dim::Any("batch"),
@@ -15,22 +15,24 @@ pub(crate) fn image_dims(channels: usize) -> [Dim; 4] {
     ]
 }
 
-/// How a network normalises: the groups of its group norms and their epsilon.
+/// The settings of a network's normalisation: the number of groups of its group norms, and their
+/// epsilon.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Norm {
     pub groups: usize,
     pub eps: f32,
 }
 
-/// The time embedding after SiLU, and its width.
+/// The time embedding after SiLU, and its width. Only the UNet has one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Time {
     pub embedding: Value,
     pub width: usize,
 }
 
-/// diffusers' `ResnetBlock2D`: norm, SiLU, conv, plus time, norm, SiLU, conv, plus the input, by a 1 × 1 convolution
-/// where the channel counts differ.
+/// Writes diffusers' `ResnetBlock2D`: norm, SiLU, convolution, plus the time embedding, norm, SiLU,
+/// convolution, plus the input. If the channel counts differ, the input goes through a 1 × 1
+/// convolution.
 pub(crate) fn resnet(
     g: &mut Graph,
     name: &str,
@@ -67,7 +69,7 @@ pub(crate) fn resnet(
     Ok(g.add(x, h))
 }
 
-/// Group norm, then SiLU.
+/// Writes a group norm followed by SiLU.
 pub(crate) fn norm_silu(
     g: &mut Graph,
     name: &str,

@@ -1,4 +1,5 @@
-//! CLIP's text transformer (Radford et al. 2021, arXiv 2103.00020), as transformers' `CLIPTextModel` computes it.
+//! CLIP's text transformer (Radford et al. 2021, arXiv 2103.00020), as transformers'
+//! `CLIPTextModel` computes it.
 
 use ndarray::{ArrayView1, ArrayView2};
 use sd_text::{ClipSkip, Layer};
@@ -11,7 +12,8 @@ use crate::{
     weights::Weights,
 };
 
-/// The sizes of a text encoder, from its `config.json`. Missing keys are at `CLIPTextConfig`'s defaults.
+/// The sizes of a text encoder, from its `config.json`. Missing keys have `CLIPTextConfig`'s
+/// defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ClipTextConfig {
     pub vocab_size: usize,
@@ -22,23 +24,23 @@ pub(crate) struct ClipTextConfig {
     inner_width: usize,
     eps: f32,
     activation: Activation,
-    /// The id that ends a text. `None` where the configuration says 2, as it did for long: then it
-    /// is the largest id of a text.
+    /// The id that ends a text. `None` if the configuration has the old value 2: then the largest
+    /// id of a text ends it.
     pub end: Option<i64>,
-    /// The width of the projected pooled state, if the graph gives it.
+    /// The width of the projected pooled state, if the graph has that output.
     pub projection: Option<usize>,
-    /// `projection_dim`. A model without `text_projection` may have it too.
+    /// The key `projection_dim`. A model without `text_projection` may have it too.
     pub projection_width: usize,
 }
 
 impl ClipTextConfig {
-    /// Reads the `config.json` of a text model, or of a whole CLIP, which has a network for
-    /// pictures too.
+    /// Reads the `config.json` of a text model, or of a whole CLIP model, which also has an image
+    /// network.
     pub fn new(config: Config) -> Result<Self, Error> {
         let classes = config.texts("architectures", &[])?;
         if !classes.is_empty() && !classes.iter().any(|class| CLASSES.contains(class)) {
             let expected = CLASSES.map(|class| format!("\"{class}\"")).join(" or ");
-            return Err(config.wrong("architectures", format!("{expected} in it")));
+            return Err(config.wrong("architectures", format!("a list with {expected}")));
         }
         config.only("model_type", &[json!("clip_text_model"), json!("clip")])?;
         let config = config.section("text_config");
@@ -48,7 +50,7 @@ impl ClipTextConfig {
         if width % heads != 0 {
             return Err(config.wrong(
                 "num_attention_heads",
-                format!("a divisor of hidden_size, {width}"),
+                format!("a divisor of hidden_size, which is {width}"),
             ));
         }
         Ok(Self {
@@ -73,30 +75,29 @@ impl ClipTextConfig {
         })
     }
 
-    /// Where a text ends: the place of the first end-of-text token, as `CLIPTextModel` finds it.
-    /// Ids beyond the stored embedding, which textual inversions have, are not looked at.
+    /// Returns the position of the first end-of-text token, as `CLIPTextModel` finds it. Ids beyond
+    /// the stored embedding belong to textual inversions and are ignored.
     pub fn end_of(&self, ids: ArrayView1<'_, i64>) -> i64 {
         let stored = |&(_, &id): &(usize, &i64)| (id as usize) < self.vocab_size;
         let ids = ids.iter().enumerate().filter(stored);
         let place = match self.end {
             Some(end) => ids.into_iter().find(|&(_, &id)| id == end),
-            // The first of the largest.
+            // `max_by_key` returns the last of equal ids, so the reversed order finds the first.
             None => ids.rev().max_by_key(|&(_, &id)| id),
         };
         place.map_or(0, |(place, _)| place as i64)
     }
 }
 
-/// The class in transformers.
+/// The class in transformers, for messages.
 pub(crate) const CLASS: &str = CLASSES[0];
 
-/// The classes of transformers whose text model is the one written here.
+/// The classes of transformers whose text model this file writes.
 const CLASSES: [&str; 3] = ["CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"];
 
-/// Whether a tensor is known and left out on purpose: it belongs to CLIP's network for pictures or
-/// to what makes an embedding comparable with one, or to a layer behind the last that the
-/// configuration asks for. A `num_hidden_layers` below the file's is how clip skip is written into
-/// a folder.
+/// Returns whether the graph leaves out a known tensor on purpose. The tensor belongs to CLIP's
+/// image network, to a projection, or to a layer beyond `num_hidden_layers`. A folder can store
+/// clip skip as a `num_hidden_layers` below the number of layers in the file.
 pub(crate) fn is_left_out(config: &ClipTextConfig, name: &str) -> bool {
     let part = name.split('.').next().unwrap_or_default();
     let layer = name.strip_prefix("encoder.layers.");
@@ -105,30 +106,33 @@ pub(crate) fn is_left_out(config: &ClipTextConfig, name: &str) -> bool {
         || layer.is_some_and(|layer| layer >= config.layers)
 }
 
-/// The input of the texts' ids.
+/// The name of the input with the token ids of the texts.
 pub(crate) const IDS: &str = "input_ids";
-/// The input of the place of a token in each text.
+/// The name of the input with the position of one token in each text.
 pub(crate) const ENDS: &str = "ends";
-/// The output of the last layer's state at one token of each text.
+/// The name of the output with the last layer's state at one token of each text.
 pub(crate) const POOLED: &str = "pooled";
-/// The layer that projects a pooled state to the embedding that texts and pictures share, and the
-/// graph's output of that name.
+/// The name of the layer that projects a pooled state to the embedding space that texts and
+/// pictures share, and of the graph's output with the projected state.
 pub(crate) const PROJECTION: &str = "text_projection";
 
-/// The name of the output of a layer.
+/// Returns the name of the output of a layer.
 pub(crate) fn output_name(layer: Layer) -> String {
     let norm = if layer.final_norm { "" } else { "_raw" };
     format!("clip_skip_{}{norm}", layer.skip)
 }
 
-/// Writes the graph. Its inputs are [`IDS`] i64 `[batch, length]`, at most `max_length` long,
-/// and [`ENDS`] i64 `[batch, 1]`, the place of a token in each text.
+/// Writes the graph.
 ///
-/// There are two outputs for each clip skip 1..=layers, `[batch, length, width]`: the hidden state
-/// of that layer, counted from the last, with and without the final layer norm. [`POOLED`] is the
-/// state of the last layer at `ends`, with the norm, `[batch, width]`. [`PROJECTION`] is its
-/// projection, if the configuration has a width for it. `more` `[any, width]` are rows of the token
-/// embedding behind the stored ones.
+/// The inputs are [`IDS`], i64 `[batch, length]`, at most `max_length` long, and [`ENDS`], i64
+/// `[batch, 1]`, the position of one token in each text.
+///
+/// There are two outputs `[batch, length, width]` for each clip skip `1..=layers`: the hidden state
+/// of that layer, counted from the last, with and without the final layer norm. [`POOLED`]
+/// `[batch, width]` is the state of the last layer at `ends`, with the norm. [`PROJECTION`] is its
+/// projection, if the configuration has a width for it.
+///
+/// `more` `[any, width]` is appended to the stored rows of the token embedding.
 pub(crate) fn graph(
     config: &ClipTextConfig,
     weights: &Weights,

@@ -1,4 +1,5 @@
-//! The three networks of Stable Diffusion 1.x, each as one graph driven by its `config.json`.
+//! The networks of Stable Diffusion and SDXL. Each file writes its network as ONNX graphs, from the
+//! values of a `config.json`.
 
 pub(crate) mod blocks;
 pub(crate) mod clip_text;

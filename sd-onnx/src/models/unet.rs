@@ -17,30 +17,31 @@ use crate::{
 /// The class in diffusers.
 pub(crate) const CLASS: &str = "UNet2DConditionModel";
 
-/// The latent sides that a model may have been made for. 256 are 2048 pixels; published ones have
-/// at most 128.
+/// The accepted sides of the latents that a model was made for. 256 latents are 2048 pixels.
+/// Published models have at most 128.
 const SAMPLE_SIZE: RangeInclusive<usize> = 1..=256;
 
-/// The shape of a UNet, from its `config.json`. Missing keys are at `UNet2DConditionModel`'s defaults.
+/// The architecture of a UNet, from its `config.json`. Missing keys have the defaults of
+/// `UNet2DConditionModel`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UnetConfig {
-    /// What the network takes.
+    /// The inputs of the network.
     pub inputs: Inputs,
-    /// Height and width of the latents that the model was made for.
+    /// The height and width of the latents that the model was made for.
     pub sample_size: [usize; 2],
-    /// The width of the prompt as the transformers attend to it.
+    /// The width of the prompt embedding that the transformers attend to.
     context_width: usize,
-    /// Whether a linear layer projects the prompt to that width first, as in Kolors.
+    /// Whether a linear layer first projects the prompt to that width, as in Kolors.
     projects_context: bool,
     levels: Vec<Level>,
     mid_block: MidBlock,
-    /// Transformer layers of the middle block.
+    /// The number of transformer layers in the middle block.
     mid_transformer_layers: usize,
-    /// Whether they attend to the prompt twice and not to themselves.
+    /// Whether these layers attend to the prompt twice and never to the image itself.
     mid_only_cross_attention: bool,
-    /// The pooled text and the sizes that are added to the time embedding, in SDXL.
+    /// The pooled text and the sizes that SDXL adds to the time embedding.
     added: Option<Added>,
-    /// The width of the sinusoids of the guidance scale, in latent consistency models.
+    /// The width of the guidance scale's sinusoids in latent consistency models.
     pub guidance_width: Option<usize>,
     use_linear_projection: bool,
     norm: Norm,
@@ -52,43 +53,46 @@ pub(crate) struct UnetConfig {
     freq_shift: f32,
 }
 
-/// One resolution.
+/// The blocks at one resolution.
 #[derive(Debug, Clone, PartialEq)]
 struct Level {
     channels: usize,
     resnets: usize,
-    /// Transformer layers after each resnet of the down block.
+    /// The number of transformer layers after each resnet of the down block.
     transformer_layers_down: Vec<usize>,
-    /// And of the up block, which has one resnet more.
+    /// The number of transformer layers after each resnet of the up block, which has one resnet
+    /// more.
     transformer_layers_up: Vec<usize>,
     heads: usize,
     attention_down: bool,
-    /// Of the up block at this resolution.
+    /// Whether the up block at this resolution has attention.
     attention_up: bool,
-    /// Whether the transformers attend to the prompt twice and not to themselves.
+    /// Whether the transformers attend to the prompt twice and never to the image itself.
     only_cross_attention: bool,
 }
 
-/// `addition_embed_type: "text_time"`.
+/// The widths of SDXL's additions to the time embedding, `addition_embed_type: "text_time"`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Added {
-    /// The width of the sinusoids of each size.
+    /// The width of each size's sinusoids.
     size_width: usize,
-    /// `projection_class_embeddings_input_dim`: the pooled text and all sinusoids.
+    /// The width of the pooled text and all sinusoids together:
+    /// `projection_class_embeddings_input_dim`.
     width: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MidBlock {
     CrossAttention,
-    /// One resnet.
+    /// A single resnet.
     Plain,
     None,
 }
 
 impl UnetConfig {
-    /// `sizes` are the ids that the network takes if its `addition_embed_type` is `text_time`. The
-    /// configuration has only the sum of their width and the pooled text's width.
+    /// Reads a UNet's configuration. `sizes` are the size ids that the network takes if its
+    /// `addition_embed_type` is `text_time`. The configuration contains only the sum of their width
+    /// and the pooled text's width.
     pub fn new(config: &Config, sizes: SizeIds) -> Result<Self, Error> {
         config.only("_class_name", &[json!(CLASS)])?;
         refuse_what_is_not_written(config)?;
@@ -108,7 +112,8 @@ impl UnetConfig {
         up.reverse();
         let resnets = config.per_level("layers_per_block", 2, count)?;
         let transformer_layers = transformer_layers(config, &resnets, [&down, &up])?;
-        // What diffusers calls `attention_head_dim` is the number of heads (its issue 2011).
+        // The key that diffusers calls `attention_head_dim` is the number of heads (diffusers issue
+        // 2011).
         let heads = config.per_level("attention_head_dim", 8, count)?;
         let widths = config.per_level("cross_attention_dim", 1280, count)?;
         if widths.iter().any(|&width| width != widths[0]) {
@@ -116,13 +121,13 @@ impl UnetConfig {
         }
         let prompt_width = match config.usize("encoder_hid_dim", 0, SIZE)? {
             0 if config.is_set("encoder_hid_dim_type") => {
-                let expected = "the width of the prompt, as encoder_hid_dim_type is given";
+                let expected = "the width of the prompt, because encoder_hid_dim_type is set";
                 return Err(config.wrong("encoder_hid_dim", expected));
             }
             0 => None,
             width => Some(width),
         };
-        // diffusers gives the up blocks the flags from the last on, so that each belongs to a
+        // diffusers gives the flags to the up blocks in reverse order, so each flag belongs to a
         // level.
         let only_cross_attention = config.flag_per_level("only_cross_attention", count)?;
         let mid_only_cross_attention = config.bool(
@@ -134,13 +139,13 @@ impl UnetConfig {
             if c % groups != 0 {
                 return Err(config.wrong(
                     "norm_num_groups",
-                    format!("a divisor of block_out_channels, {channels:?}"),
+                    format!("a divisor of every number in block_out_channels, {channels:?}"),
                 ));
             }
             if heads[level] > c {
                 return Err(config.wrong(
                     "attention_head_dim",
-                    format!("at most the level's channels, {c}"),
+                    format!("at most {c}, the channels of the level"),
                 ));
             }
             if resnets[level] > MOST_LAYERS {
@@ -150,7 +155,7 @@ impl UnetConfig {
         if channels[0] % 2 != 0 {
             return Err(config.wrong(
                 "block_out_channels",
-                "an even first level, which the time embedding halves",
+                "an even first number, because the time embedding halves it",
             ));
         }
         let odd = |key| match config.usize(key, 3, 1..=31)? {
@@ -170,13 +175,13 @@ impl UnetConfig {
         let sample_size = config.per_level("sample_size", 64, 2)?;
         if sample_size.iter().any(|side| !SAMPLE_SIZE.contains(side)) {
             let most = SAMPLE_SIZE.end();
-            return Err(config.wrong("sample_size", format!("at most {most} latents a side")));
+            return Err(config.wrong("sample_size", format!("at most {most} latents per side")));
         }
         let (inputs, added) = inputs(config, prompt_width.unwrap_or(widths[0]), sizes)?;
         let guidance_width = match config.usize("time_cond_proj_dim", 0, SIZE)? {
             0 => None,
             width if width % 2 == 0 && width > 2 => Some(width),
-            _ => return Err(config.wrong("time_cond_proj_dim", "an even number from 4 on")),
+            _ => return Err(config.wrong("time_cond_proj_dim", "an even number, 4 or more")),
         };
         Ok(Self {
             inputs: inputs.guidance(guidance_width.is_some()),
@@ -212,20 +217,23 @@ impl UnetConfig {
     }
 }
 
-/// The most layers of a block.
+/// The largest number of layers in a block.
 const MOST_LAYERS: usize = 64;
 
-/// Transformer layers after each resnet, of each level. The lists of a level without attention may
-/// be empty.
+/// The number of transformer layers after each resnet of each level. The list of a level without
+/// attention may be empty.
 struct TransformerLayers {
     down: Vec<Vec<usize>>,
     up: Vec<Vec<usize>>,
     mid: usize,
 }
 
-/// `transformer_layers_per_block` is one number, or one for each down block, or a list for each,
-/// with a number for each resnet. `reverse_transformer_layers_per_block` has the same for the up
-/// blocks, in their order; without it they are those of the down blocks, from the last on.
+/// Reads the number of transformer layers of each block.
+///
+/// `transformer_layers_per_block` is one number, or has for each down block one number or a list
+/// with one number per resnet. `reverse_transformer_layers_per_block` has the same form for the up
+/// blocks, in their order. Without that key, the up blocks have the numbers of the down blocks in
+/// reverse order.
 fn transformer_layers(
     config: &Config,
     resnets: &[usize],
@@ -250,7 +258,7 @@ fn transformer_layers(
         PerLevel::Each(layers) if layers.len() == blocks => Ok(layers.clone()),
         PerLevel::Each(_) => Err(config.wrong(
             key,
-            format!("as many numbers as a block has resnets, {blocks}"),
+            format!("{blocks} numbers, one for each resnet of the block"),
         )),
     };
     let key_up = if config.is_set(UP) { UP } else { DOWN };
@@ -270,7 +278,7 @@ fn transformer_layers(
     })
 }
 
-/// What the network takes beside the guidance scale.
+/// Returns the inputs of the network except the guidance scale, and the widths of SDXL's additions.
 fn inputs(
     config: &Config,
     context: usize,
@@ -278,8 +286,8 @@ fn inputs(
 ) -> Result<(Inputs, Option<Added>), Error> {
     let channels = config.usize("out_channels", 4, SIZE)?;
     let all = config.usize("in_channels", 4, SIZE)?;
-    // Inpainting has a mask and masked latents beside the latents, instruct-pix2pix the latents of
-    // a picture.
+    // Inpainting has a mask and masked latents beside the latents. Instruct-pix2pix has the latents
+    // of a picture.
     let beside = match all.checked_sub(channels) {
         Some(beside) if beside == 0 || beside == channels || beside == channels + 1 => beside,
         Some(1) => {
@@ -329,13 +337,15 @@ fn inputs(
     ))
 }
 
-/// The error for a key that only the UNet of another model has, which says more than the key.
+/// Creates the error for a key that identifies the UNet of an unsupported model. Naming the model
+/// helps more than the expected value of the key.
 fn other_model(config: &Config, key: &str, what: &str) -> Error {
     let expected = format!("another value: this is the UNet of {what}, which is not supported");
     config.wrong(key, expected)
 }
 
-/// Options of the class that no Stable Diffusion model sets to anything else.
+/// Refuses options of the class that this file does not write. No supported Stable Diffusion model
+/// sets them.
 fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
     let class = config.value("class_embed_type");
     if class.is_some_and(|found| found == "projection") {
@@ -371,7 +381,7 @@ fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
     config.only("attention_type", &[json!("default")])
 }
 
-/// Which blocks of `down_block_types` or `up_block_types` have attention.
+/// Returns which blocks of `down_block_types` or `up_block_types` have attention.
 fn attention_blocks(
     config: &Config,
     key: &str,
@@ -382,7 +392,7 @@ fn attention_blocks(
     if blocks.len() != count {
         return Err(config.wrong(
             key,
-            format!("{count} blocks, as many as block_out_channels"),
+            format!("{count} blocks, one for each level of block_out_channels"),
         ));
     }
     let (attention, plain) = match key {
@@ -399,25 +409,26 @@ fn attention_blocks(
 
 /// The names of the graph's inputs.
 pub(crate) mod input {
-    /// `[batch, channels, h, w]`
+    /// The latents `[batch, channels, h, w]`.
     pub const LATENTS: &str = "sample";
-    /// `[batch, channels, h, w]`, where the network takes a picture beside the latents.
+    /// A mask or picture beside the latents, `[batch, channels, h, w]`, in networks that take one.
     pub const BESIDE: &str = "beside";
-    /// `[1]`, or its sinusoids `[1, width]` in a [dialect](crate::graph::Dialect) that has them as
-    /// inputs.
+    /// The timestep `[1]`, or its sinusoids `[1, width]` in a [dialect](crate::graph::Dialect) with
+    /// sinusoids as inputs.
     pub const TIMESTEP: &str = "timestep";
-    /// `[batch, length, width]`
+    /// The prompt embedding `[batch, length, width]`.
     pub const CONTEXT: &str = "encoder_hidden_states";
-    /// `[batch, width]`, of SDXL.
+    /// SDXL's pooled text embedding `[batch, width]`.
     pub const POOLED: &str = "text_embeds";
-    /// `[batch, ids]`, of SDXL, or their sinusoids `[batch, ids · width]` as with the timestep.
+    /// SDXL's sizes `[batch, ids]`, or their sinusoids `[batch, ids · width]`, like the timestep.
     pub const SIZES: &str = "time_ids";
-    /// `[batch, width]`: [`guidance_sinusoids`](super::guidance_sinusoids), of latent consistency
-    /// models.
+    /// The [`guidance_sinusoids`](super::guidance_sinusoids) of latent consistency models,
+    /// `[batch, width]`.
     pub const GUIDANCE: &str = "timestep_cond";
 }
 
-/// From the [inputs](input) that the configuration has to `output` `[batch, channels, h, w]`.
+/// Writes the graph. It has the [inputs](input) of the configuration, and the output is `output`
+/// `[batch, channels, h, w]`.
 pub(crate) fn graph(
     config: &UnetConfig,
     weights: &Weights,
@@ -448,7 +459,7 @@ pub(crate) fn graph(
         time = g.add(time, added);
     }
     let time = Time {
-        // Every resnet begins with it.
+        // Every resnet starts with this activation, so it is computed once.
         embedding: g.activation(time, Activation::Silu),
         width: config.time_width,
     };
@@ -463,7 +474,8 @@ pub(crate) fn graph(
     unet.g.finish()
 }
 
-/// Sinusoids of the timestep, and two linear layers with SiLU between.
+/// Writes the time embedding: the sinusoids of the timestep, and two linear layers with SiLU
+/// between them.
 fn time_embedding(g: &mut Graph, config: &UnetConfig) -> Result<Value, Error> {
     let channels = config.levels[0].channels;
     let mut x = match g.dialect().sinusoid_inputs {
@@ -482,8 +494,8 @@ fn time_embedding(g: &mut Graph, config: &UnetConfig) -> Result<Value, Error> {
     two_layers(g, "time_embedding", x, [channels, config.time_width])
 }
 
-/// What SDXL adds to the time embedding: the pooled text and the sinusoids of each size, side by
-/// side, through two linear layers.
+/// Writes SDXL's addition to the time embedding: the pooled text and the sinusoids of each size,
+/// concatenated, through two linear layers.
 fn added_embedding(
     g: &mut Graph,
     config: &UnetConfig,
@@ -496,7 +508,8 @@ fn added_embedding(
         true => g.input(input::SIZES, &width(sizes * added.size_width)),
         false => {
             let sizes = g.input(input::SIZES, &width(sizes));
-            // `[batch, ids]` → `[batch, ids, 1]` → `[batch, ids, width]` → `[batch, ids · width]`.
+            // The shapes are `[batch, ids]`, `[batch, ids, 1]`, `[batch, ids, width]` and
+            // `[batch, ids · width]`.
             let each = g.dims(&[0, -1, 1]);
             let each = g.reshape(sizes, each);
             let x = sinusoids(g, &config.sinusoids(added.size_width), each);
@@ -508,22 +521,22 @@ fn added_embedding(
     two_layers(g, "add_embedding", x, [added.width, config.time_width])
 }
 
-/// The sinusoids that a UNet takes of a number: `get_timestep_embedding` of diffusers'
+/// The sinusoids that a UNet computes from a number: `get_timestep_embedding` in diffusers'
 /// `models/embeddings.py`.
 #[derive(Debug, Clone)]
 pub(crate) struct Sinusoids {
-    /// One for each pair of a sine and a cosine.
+    /// One frequency for each pair of a sine and a cosine.
     frequencies: Vec<f32>,
     cosines_first: bool,
 }
 
 impl Sinusoids {
-    /// The sinusoids of each number, one behind the other.
+    /// Returns the sinusoids of each number, concatenated.
     pub fn of(&self, numbers: impl IntoIterator<Item = f32>) -> Vec<f32> {
         let mut all = Vec::new();
         for number in numbers {
             let angles = self.frequencies.iter().map(|frequency| number * frequency);
-            // In f64: the sine of f32 is not the same on every platform.
+            // Computed in f64, because the sine of f32 differs between platforms.
             let sines = angles.clone().map(|angle| f64::from(angle).sin() as f32);
             let cosines = angles.map(|angle| f64::from(angle).cos() as f32);
             match self.cosines_first {
@@ -536,20 +549,20 @@ impl Sinusoids {
 }
 
 impl UnetConfig {
-    /// The sinusoids of the timestep.
+    /// Returns the sinusoids of the timestep.
     pub fn timestep_sinusoids(&self) -> Sinusoids {
         self.sinusoids(self.levels[0].channels)
     }
 
-    /// The sinusoids of SDXL's sizes, if the network takes sizes.
+    /// Returns the sinusoids of SDXL's sizes, if the network takes sizes.
     pub fn size_sinusoids(&self) -> Option<Sinusoids> {
         self.added.map(|added| self.sinusoids(added.size_width))
     }
 
     fn sinusoids(&self, width: usize) -> Sinusoids {
         let half = width / 2;
-        // In f32, step by step, as it is there: the largest angle is near 1000, so that the last
-        // bit of a frequency counts.
+        // Rounded to f32 at each step, as in diffusers. The largest angle is near 1000, so the last
+        // bit of a frequency matters.
         let frequency = |i: usize| {
             let exponent = -(10_000f64.ln()) as f32 * i as f32 / (half as f32 - self.freq_shift);
             f64::from(exponent).exp() as f32
@@ -561,7 +574,7 @@ impl UnetConfig {
     }
 }
 
-/// Writes the sinusoids of the last axis of `x`, which is 1 long.
+/// Writes the sinusoids of the last axis of `x`, which has length 1.
 fn sinusoids(g: &mut Graph, of: &Sinusoids, x: Value) -> Value {
     let frequencies = g.constant(&of.frequencies, &[1, of.frequencies.len()]);
     let angles = g.mul(x, frequencies);
@@ -573,7 +586,7 @@ fn sinusoids(g: &mut Graph, of: &Sinusoids, x: Value) -> Value {
     g.concat(&order, -1)
 }
 
-/// diffusers' `TimestepEmbedding`: linear, SiLU, linear.
+/// Writes diffusers' `TimestepEmbedding`: linear, SiLU, linear.
 fn two_layers(
     g: &mut Graph,
     name: &str,
@@ -585,12 +598,13 @@ fn two_layers(
     g.linear(x, &format!("{name}.linear_2"), output, output)
 }
 
-/// The sinusoids of a guidance scale that a latent consistency model takes:
-/// `get_guidance_scale_embedding` of diffusers' `pipeline_latent_consistency_text2img.py`, of scale
-/// − 1. Sines come first, and the frequencies are divided by one less than half the width.
+/// Returns the sinusoids of a guidance scale, an input of latent consistency models:
+/// `get_guidance_scale_embedding` in diffusers' `pipeline_latent_consistency_text2img.py`, called
+/// with `scale − 1`. The sines come first. The exponents of the frequencies are divided by half
+/// the width minus one.
 pub(crate) fn guidance_sinusoids(scale: f32, width: usize) -> Vec<f32> {
     let half = width / 2;
-    // In f32, step by step, as it is there: angles go into the thousands.
+    // Rounded to f32 at each step, as in diffusers. The angles reach the thousands.
     let step = 10_000f64.ln() as f32 / (half as f32 - 1.0);
     let angle = |i: usize| {
         let frequency = f64::from(i as f32 * -step).exp() as f32;
@@ -621,7 +635,7 @@ impl Unet<'_, '_> {
             Conv::same(config.conv_in_kernel),
         )?;
 
-        // What the up path concatenates, with its channel count.
+        // The values that the up path concatenates, with their channel counts.
         let mut skips = vec![(x, first)];
         let mut channels = first;
         for (i, level) in levels.iter().enumerate() {
@@ -646,7 +660,7 @@ impl Unet<'_, '_> {
                     stride: 2,
                     padding: config.downsample_padding,
                 };
-                // Without padding of its own diffusers adds a row and a column at the end.
+                // If the convolution has no padding, diffusers adds a row and a column at the end.
                 let padded = if config.downsample_padding == 0 {
                     self.g.pad_bottom_right(x)
                 } else {
@@ -667,7 +681,9 @@ impl Unet<'_, '_> {
         for (i, level) in levels.iter().rev().enumerate() {
             let name = format!("up_blocks.{i}");
             for layer in 0..=level.resnets {
-                let (skip, skip_channels) = skips.pop().expect("as many as the down path pushed");
+                let (skip, skip_channels) = skips
+                    .pop()
+                    .expect("the down path pushed one for each resnet of the up path");
                 x = self.g.concat(&[x, skip], 1);
                 let input = channels + skip_channels;
                 x = self.resnet(
@@ -683,8 +699,9 @@ impl Unet<'_, '_> {
                 }
             }
             if i + 1 < levels.len() {
-                // Sides that were odd on the way down come back to the size of the skip, not to twice their half.
-                let (skip, _) = *skips.last().expect("the next block's");
+                // A side that was odd on the way down must get the size of the skip, not twice its
+                // half.
+                let (skip, _) = *skips.last().expect("the next block's skip is left");
                 x = self.g.upsample_to(x, skip);
                 x = self.g.conv2d(
                     x,
@@ -709,7 +726,7 @@ impl Unet<'_, '_> {
             .config
             .levels
             .last()
-            .expect("at least one level, checked when read");
+            .expect("the configuration has at least one level");
         let channels = [level.channels; 2];
         if self.config.mid_block == MidBlock::None {
             return Ok(x);
@@ -738,7 +755,7 @@ impl Unet<'_, '_> {
         )
     }
 
-    /// diffusers' `Transformer2DModel`.
+    /// Writes diffusers' `Transformer2DModel`.
     fn transformer(
         &mut self,
         name: &str,
@@ -783,7 +800,8 @@ impl Unet<'_, '_> {
         Ok(g.add(out, image))
     }
 
-    /// diffusers' `BasicTransformerBlock`: attention to itself, attention to the prompt, and a gated MLP.
+    /// Writes diffusers' `BasicTransformerBlock`: self-attention, attention to the prompt, and a
+    /// gated MLP.
     fn transformer_block(
         &mut self,
         name: &str,

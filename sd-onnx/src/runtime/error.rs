@@ -1,4 +1,4 @@
-//! Why there is no ONNX Runtime, or no such device.
+//! The errors of finding and starting ONNX Runtime.
 
 use std::path::PathBuf;
 
@@ -6,21 +6,21 @@ use sd_text::outside::{list, printable};
 
 use crate::{Device, Precision, device::one_of};
 
-/// Why there is no ONNX Runtime, or not the one that was asked for.
+/// An error of finding, downloading or starting ONNX Runtime, or of requesting a device.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuntimeError {
-    /// No library at any of the places.
+    /// The library was not found in any of the places that were searched.
     #[error("{what} not found: looked at {}; {hint}", list(searched))]
     NotFound {
-        /// What was looked for: ONNX Runtime, or OpenVINO's plugin for it.
+        /// The library: ONNX Runtime, or OpenVINO's plugin for it.
         what: String,
-        /// The places.
+        /// The places, in the order in which they were searched.
         searched: Vec<String>,
-        /// What to install.
+        /// What to install and how to name it, or why the file cannot be opened.
         hint: String,
     },
-    /// The library is older than the oldest that works.
+    /// The library is older than the oldest supported version, 1.23.0.
     #[error("{}: this is ONNX Runtime {}, which is too old; expected 1.{}.0 or newer", printable(path.display()), printable(found), ort::MINOR_VERSION)]
     TooOld {
         /// The library.
@@ -28,31 +28,31 @@ pub enum RuntimeError {
         /// Its version.
         found: String,
     },
-    /// The file is no library, or another one.
+    /// The file is not an ONNX Runtime library.
     #[error("{}: not an ONNX Runtime library: {}", printable(path.display()), printable(problem))]
     NotOnnxRuntime {
         /// The file.
         path: PathBuf,
-        /// Why it cannot be one.
+        /// The reason.
         problem: String,
     },
-    /// A file of a library in the cache folder is not the one that was put there: it was cut short
-    /// or changed, or is gone. With the Cargo feature `fetch` it is downloaded again instead.
+    /// A file of a library in the cache folder was truncated, changed or deleted. With the Cargo
+    /// feature `fetch` it is downloaded again instead.
     #[error("{}: this file of {what} in the cache folder is damaged: {problem}; delete its folder", printable(path.display()))]
     Damaged {
-        /// What the file belongs to: ONNX Runtime, or OpenVINO's plugin for it.
+        /// The library that the file belongs to: ONNX Runtime, or OpenVINO's plugin for it.
         what: String,
         /// The file.
         path: PathBuf,
-        /// Its SHA-256 and the expected one, or why it cannot be read.
+        /// The SHA-256 of the file and the expected one, or why the file cannot be read.
         problem: String,
     },
-    /// A process has one ONNX Runtime, and it is another.
-    #[error("this process runs ONNX Runtime from {}, it cannot also use {}", printable(running.display()), printable(asked.display()))]
+    /// The process already runs another ONNX Runtime library. It can run only one.
+    #[error("this process already runs ONNX Runtime from {} and cannot also use {}", printable(running.display()), printable(asked.display()))]
     OtherRunning {
         /// The library that was started first.
         running: PathBuf,
-        /// The library that was asked for now.
+        /// The library that is requested now.
         asked: PathBuf,
     },
     /// The library was loaded but did not start.
@@ -60,50 +60,50 @@ pub enum RuntimeError {
     Start {
         /// The library.
         path: PathBuf,
-        /// What it said.
+        /// ONNX Runtime's message.
         problem: String,
     },
-    /// The device that was asked for is not available. It is never replaced by another one.
+    /// The requested device is not available. It is never replaced by another one.
     #[error("the device `{device}` can't be had with ONNX Runtime from {}; available: {}{}", printable(path.display()), available.join(", "), after_semicolon(hint))]
     NoDevice {
         /// The device.
         device: Device,
         /// The library.
         path: PathBuf,
-        /// The devices that can be had with it.
+        /// The names of the devices that are available with this library.
         available: Vec<String>,
-        /// What to do about it, or empty.
+        /// How to make the device available, or an empty string.
         hint: String,
     },
-    /// The device does not compute in the precision that was asked for.
+    /// The device does not support the requested precision on this machine.
     #[error("the device `{device}` does not compute in {precision} on this machine, expected {}", one_of(device.precisions()))]
     Precision {
-        /// The device. [`Device::precisions`] lists its precisions.
+        /// The device. [`Device::precisions`] lists the precisions that it supports.
         device: Device,
-        /// The precision that was asked for.
+        /// The requested precision.
         precision: Precision,
     },
-    /// The OpenVINO plugin was found, but ONNX Runtime did not take it.
+    /// The OpenVINO plugin was found, but ONNX Runtime did not accept it.
     #[error("{}: ONNX Runtime from {} does not take this OpenVINO plugin: {}", printable(plugin.display()), printable(path.display()), printable(problem))]
     Plugin {
         /// The plugin.
         plugin: PathBuf,
         /// The ONNX Runtime library.
         path: PathBuf,
-        /// What it said.
+        /// ONNX Runtime's message.
         problem: String,
     },
     /// The library could not be downloaded.
     #[error("fetching {what}: {problem}")]
     Fetch {
-        /// What was fetched: ONNX Runtime, or OpenVINO's plugin for it.
+        /// The library that was being downloaded: ONNX Runtime, or OpenVINO's plugin for it.
         what: String,
-        /// Which step failed, and how.
+        /// The step that failed and the reason.
         problem: String,
     },
 }
 
-/// A further sentence of a message, if there is one.
+/// Returns the hint as a further part of a message, or nothing if it is empty.
 fn after_semicolon(hint: &str) -> String {
     match hint {
         "" => String::new(),

@@ -1,9 +1,8 @@
-//! Downloading a release: `pip` fetches the pinned wheel, the libraries in it go to the cache
-//! folder.
+//! Downloads a release: `pip` fetches the pinned wheel, and its libraries go to the cache folder.
 //!
-//! A lock keeps several processes from fetching at once. The release's folder appears under its
-//! name by a rename, after all checksums were right. If a file in it is damaged later, the folder
-//! is replaced.
+//! A lock keeps several processes from downloading at once. The folder of the release gets its name
+//! by a rename, after all checksums have been verified. If a file in it is damaged later, the
+//! folder is replaced.
 
 use std::{
     fs::{self, File},
@@ -21,10 +20,11 @@ use super::{
 };
 use crate::hash;
 
-/// What the names of temporary folders begin with.
+/// The prefix of temporary folders.
 const PREFIX: &str = ".tmp";
 
-/// The path of the release's library in `cache`, fetched if it is not there or damaged.
+/// Returns the path of the release's library in `cache`. Downloads the release if it is missing or
+/// damaged.
 pub(super) fn fetch(release: &Release, cache: &Path) -> Result<PathBuf, RuntimeError> {
     fetch_into(release, cache).map_err(|problem| RuntimeError::Fetch {
         what: release.product.title().into(),
@@ -32,7 +32,7 @@ pub(super) fn fetch(release: &Release, cache: &Path) -> Result<PathBuf, RuntimeE
     })
 }
 
-/// As [`fetch`]; an error says which step failed, and how.
+/// Does the work of [`fetch`]. The error names the step that failed and the reason.
 fn fetch_into(release: &Release, cache: &Path) -> Result<PathBuf, String> {
     let at = |verb: &'static str, path: &Path| {
         let path = printable(path.display());
@@ -42,7 +42,7 @@ fn fetch_into(release: &Release, cache: &Path) -> Result<PathBuf, String> {
     fs::create_dir_all(cache).map_err(at("creating", cache))?;
     let lock_path = cache.join("fetch.lock");
     let lock = File::create(&lock_path).map_err(at("creating", &lock_path))?;
-    // Released when the file is closed, also by a process that dies.
+    // The lock is released when the file is closed, even if the process is killed.
     lock.lock().map_err(at("locking", &lock_path))?;
 
     remove_leftovers(cache);
@@ -51,7 +51,8 @@ fn fetch_into(release: &Release, cache: &Path) -> Result<PathBuf, String> {
     let library = folder.join(release.library());
     let mut damage = None;
     if library.exists() {
-        // Again, under the lock: another process may have fetched it meanwhile.
+        // Checked again under the lock, because another process may have downloaded it in the
+        // meantime.
         match release.check(&folder) {
             Ok(()) => return Ok(library),
             Err(Damage { path, problem }) => {
@@ -60,7 +61,7 @@ fn fetch_into(release: &Release, cache: &Path) -> Result<PathBuf, String> {
             }
         }
     }
-    // Long work is announced; nobody listening is no reason not to do it.
+    // A long download is announced. If stderr cannot be written, the download goes on.
     let announce = |line: &str| {
         let _ = writeln!(io::stderr(), "{line}");
     };
@@ -89,7 +90,7 @@ fn fetch_into(release: &Release, cache: &Path) -> Result<PathBuf, String> {
         check(&unpacked.join(member.file), member.sha256)?;
     }
     if folder.exists() {
-        // A folder that has files cannot be replaced by a rename. It is deleted with `work`.
+        // A rename cannot replace a folder that has files. The old folder is deleted with `work`.
         let replaced = work.path().join("replaced");
         fs::rename(&folder, &replaced).map_err(at("moving away", &folder))?;
     }
@@ -97,23 +98,23 @@ fn fetch_into(release: &Release, cache: &Path) -> Result<PathBuf, String> {
     Ok(library)
 }
 
-/// Removes the temporary folders of processes that were killed while they fetched. The caller holds
-/// the lock, so nobody uses these folders. Temporary files are left alone: another process may be
-/// writing its hashes.
+/// Removes the temporary folders of processes that were killed during a download. The caller holds
+/// the lock, so nobody uses these folders. Temporary files are left alone, because another process
+/// may be writing its hash cache.
 fn remove_leftovers(cache: &Path) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let temporary = name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
         if temporary && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            // A folder that stays only takes up space.
+            // A folder that cannot be removed only takes up space.
             let _ = fs::remove_dir_all(entry.path());
         }
     }
 }
 
-/// The path of the wheel in `folder`.
+/// Downloads the wheel and returns its path in `folder`.
 fn download(release: &Release, folder: &Path) -> Result<PathBuf, String> {
-    // The wheel is named by its own tags, so the host's Python can be any that has pip.
+    // The arguments name the wheel's own tags, so any Python with pip can download it.
     let (package, version) = (release.product.package(), release.product.version());
     let requirement = format!("{package}=={version}");
     let arguments = [
@@ -145,7 +146,7 @@ fn download(release: &Release, folder: &Path) -> Result<PathBuf, String> {
                 return wheels
                     .into_iter()
                     .find(|path| path.extension().is_some_and(|e| e == "whl"))
-                    .ok_or_else(|| format!("`{python} -m pip download` left no wheel"));
+                    .ok_or_else(|| format!("`{python} -m pip download` downloaded no wheel"));
             }
             Ok(output) => {
                 let said = String::from_utf8_lossy(&output.stderr);
@@ -153,7 +154,7 @@ fn download(release: &Release, folder: &Path) -> Result<PathBuf, String> {
                     .lines()
                     .rev()
                     .find(|line| !line.trim().is_empty())
-                    .unwrap_or("it said nothing")
+                    .unwrap_or("it printed no message")
                     .trim();
                 problems.push(format!(
                     "`{python} -m pip download {requirement}` failed ({}): {}",
@@ -165,18 +166,18 @@ fn download(release: &Release, folder: &Path) -> Result<PathBuf, String> {
         }
     }
     problems.push(format!(
-        "Python 3 with pip is needed, or {} with the path of {}",
+        "install Python 3 with pip, or set {} to the path of {}",
         release.product.variable(),
         match release.product {
             Product::OnnxRuntime => "an ONNX Runtime library",
             Product::OpenVinoBuild => "an ONNX Runtime library that has OpenVINO's provider",
-            Product::OpenVinoPlugin => "its library",
+            Product::OpenVinoPlugin => "the plugin's library",
         }
     ));
     Err(problems.join("; "))
 }
 
-/// Writes the release's files into `folder`.
+/// Writes the release's files from the wheel into `folder`.
 fn unpack(
     wheel: &Path,
     release: &Release,
@@ -187,8 +188,8 @@ fn unpack(
         let name = format!("{}/{}", release.product.source(), member.file);
         let mut file = File::create(folder.join(member.file))?;
         io::copy(&mut archive.by_name(&name)?, &mut file)?;
-        // On the disk before the rename, so that a power cut leaves no short file under the right
-        // name.
+        // Written to disk before the rename, so that a power failure leaves no truncated file under
+        // the final name.
         file.sync_all()?;
     }
     Ok(())

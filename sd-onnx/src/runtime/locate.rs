@@ -1,4 +1,4 @@
-//! Finding a library: named, in the cache folder, or fetched into it.
+//! Finds a library: at a given path, in the cache folder, or by downloading it.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::hash;
 
-/// An absolute path, so that `ort` does not search for it.
+/// Returns the absolute path of the library. `ort` would search for a relative one.
 pub(super) fn locate(explicit: Option<&Path>, product: Product) -> Result<PathBuf, RuntimeError> {
     let variable = std::env::var_os(product.variable()).filter(|value| !value.is_empty());
     match (explicit, variable) {
@@ -26,11 +26,11 @@ pub(super) fn locate(explicit: Option<&Path>, product: Product) -> Result<PathBu
     }
 }
 
-/// A library that was named, so that no other is taken in its place.
+/// Returns the path of a named library. If it cannot be opened, no other library replaces it.
 fn named(path: &Path, origin: &str, product: Product) -> Result<PathBuf, RuntimeError> {
     let opened = std::path::absolute(path).and_then(|path| outside::open(&path).map(|_| path));
     opened.map_err(|error| match error.kind() {
-        // Loading a pipe would wait forever.
+        // Loading a pipe would block forever.
         io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => RuntimeError::NotOnnxRuntime {
             path: path.to_path_buf(),
             problem: error.to_string(),
@@ -43,7 +43,7 @@ fn named(path: &Path, origin: &str, product: Product) -> Result<PathBuf, Runtime
     })
 }
 
-/// The library in the cache folder, or fetched into it.
+/// Returns the library in the cache folder, downloading it if necessary and possible.
 fn cached(product: Product) -> Result<PathBuf, RuntimeError> {
     let cache = dirs::cache_dir().map(|cache| cache.join("sd-onnx"));
     let place = match (&cache, product.here()) {
@@ -80,13 +80,13 @@ fn cached(product: Product) -> Result<PathBuf, RuntimeError> {
         what: title.into(),
         searched: vec![format!("{variable} (not set)"), place],
         hint: format!(
-            "install {title} {version} (`pip install {package}=={version}` has the library in \
-             {source}) and name the library in {variable}"
+            "install {title} {version} (`pip install {package}=={version}` puts the library into \
+             {source}) and set {variable} to the path of the library"
         ),
     })
 }
 
-/// A file that is not as it was released.
+/// A file that differs from its release.
 #[derive(Debug)]
 pub(super) struct Damage {
     pub path: PathBuf,
@@ -94,7 +94,7 @@ pub(super) struct Damage {
 }
 
 impl Release {
-    /// Checks that the files in `folder` are those of the release, byte for byte.
+    /// Checks that the files in `folder` match the release byte for byte.
     pub fn check(&self, folder: &Path) -> Result<(), Damage> {
         self.members().try_for_each(|member| {
             let path = folder.join(member.file);
@@ -110,8 +110,8 @@ fn check(path: &Path, expected: &str) -> Result<(), String> {
     if remembered.is_ok_and(|found| found == expected) {
         return Ok(());
     }
-    // Only a right hash is believed from memory: a mended file may have the length and the time of
-    // the damaged one.
+    // A remembered hash is trusted only if it is right. A repaired file may have the length and the
+    // modification time of the damaged one.
     let found = hash::sha256(&files).map_err(|error| error.to_string())?;
     if found == expected {
         return Ok(());

@@ -1,28 +1,31 @@
-//! Finding ONNX Runtime and starting it, once for the process; and OpenVINO's provider for it.
+//! Finds and starts ONNX Runtime, once per process, and OpenVINO's provider for it.
 //!
 //! # Where the library comes from
-//! A process that runs ONNX Runtime keeps it. Otherwise the library is looked for
-//! 1. at the path given to [`Builder::runtime`](crate::Builder::runtime),
-//! 2. at the path in the environment variable `ORT_DYLIB_PATH`,
-//! 3. in the cache folder,
-//! 4. with the Cargo feature `fetch`, in a wheel that `pip` downloads into that folder; without it,
-//!    that is [`RuntimeError::NotFound`].
+//! A process that runs ONNX Runtime keeps its library. Otherwise the library is searched for in
+//! these places:
 //!
-//! In 3 and 4 it is ONNX Runtime 1.32.0, except for [`Device::OpenVino`] on a processor that is not
-//! Intel's: OpenVINO's plugin does not list those, so it is 1.24.1 with OpenVINO built in.
+//! 1. the path given to [`Builder::runtime`](crate::Builder::runtime);
+//! 2. the path in the environment variable `ORT_DYLIB_PATH`;
+//! 3. the cache folder;
+//! 4. with the Cargo feature `fetch`, a wheel that `pip` downloads into that folder. Without the
+//!    feature, the error is [`RuntimeError::NotFound`].
+//!
+//! Places 3 and 4 have ONNX Runtime 1.32.0. The exception is [`Device::OpenVino`] on a processor
+//! that is not from Intel. OpenVINO's plugin does not list such processors, so the version there is
+//! 1.24.1 with OpenVINO built in.
 //!
 //! # Where OpenVINO comes from
-//! If the library has OpenVINO's provider built in, it is used. Otherwise the provider is a plugin,
-//! which is registered once for the process. It is looked for at the path in the environment
-//! variable `ORT_OPENVINO_PLUGIN`, and then as in 3 and 4. A path names the plugin's library
-//! `libonnxruntime_providers_openvino_plugin.so` (on Windows
-//! `onnxruntime_providers_openvino_plugin.dll`), which finds OpenVINO's libraries beside it.
+//! If the library has OpenVINO's provider built in, that provider is used. Otherwise the provider
+//! is a plugin, which is registered once per process. It is searched for at the path in the
+//! environment variable `ORT_OPENVINO_PLUGIN`, and then in places 3 and 4. The path must name the
+//! plugin's library, `libonnxruntime_providers_openvino_plugin.so` (on Windows
+//! `onnxruntime_providers_openvino_plugin.dll`). OpenVINO's libraries must be in the same folder.
 //!
-//! # What is loaded
-//! Files in the cache folder are loaded only if they have the SHA-256 of their release, because
-//! loading a library that was cut short ends the process. The hash is remembered by the file's
-//! path, length and time of change, as models' hashes are. A release appears in the cache folder
-//! whole, by one rename, and is replaced as a whole if a file of it is damaged.
+//! # Which files are loaded
+//! A file in the cache folder is loaded only if it has the SHA-256 of its release, because loading
+//! a truncated library ends the process. The hash is remembered by the file's path, length and
+//! modification time, like the hashes of models. A release appears in the cache folder as a whole,
+//! by one rename. If one of its files is damaged, the whole release is replaced.
 
 mod error;
 #[cfg(feature = "fetch")]
@@ -45,22 +48,24 @@ use locate::locate;
 pub(crate) use openvino::OpenVino;
 use release::Product;
 
-/// The process's ONNX Runtime.
+/// The ONNX Runtime library of this process.
 #[derive(Debug)]
 pub(crate) struct Runtime {
     pub path: PathBuf,
     pub environment: Environment,
-    /// The OpenVINO plugin that is registered. Locked while the list of devices changes or is read.
+    /// The path of the registered OpenVINO plugin. Locked while the list of devices changes or is
+    /// read.
     plugin: Mutex<Option<PathBuf>>,
 }
 
-/// The first start wins for the life of the process; ONNX Runtime allows no second environment.
+/// The library that started first. It stays for the life of the process, because ONNX Runtime
+/// allows no second environment.
 static RUNNING: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
 
 impl Runtime {
-    /// The running one, or the one at `explicit` or at the first place that has it, started. Which
-    /// release is looked for depends on `device`. Whether the library has that device is for
-    /// [`Device::check`].
+    /// Returns the running library, or starts the one at `explicit` or at the first place that has
+    /// one. `device` determines which release is searched for. [`Device::check`] checks whether the
+    /// library has that device.
     pub fn start(explicit: Option<&Path>, device: Device) -> Result<Arc<Self>, RuntimeError> {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = &*running {
@@ -86,7 +91,8 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(start)?;
-        // What goes wrong comes back as an error; ONNX Runtime would print it too.
+        // ONNX Runtime also prints the problems that it returns as errors. Only the errors are
+        // wanted.
         environment.set_log_level(ort::logging::LogLevel::Fatal);
         tracing::info!(path = %path.display(), "started ONNX Runtime");
         Ok(running
@@ -102,31 +108,32 @@ impl Runtime {
 /// Sets the environment variable `ORT_DISABLE_TELEMETRY` to 1 if it is not set.
 ///
 /// Microsoft's builds of ONNX Runtime for Linux and macOS send events about the sessions to a
-/// server of Microsoft. 1.32 reads this variable when the environment is made, and then writes no
-/// device ID, no database of events, and looks for no server. `EnvironmentBuilder::with_telemetry`
-/// comes too late for all of that: it takes an environment that has been made. On Windows the
-/// library knows only that call; its events stay on the machine unless a trace session collects
-/// them.
+/// Microsoft server. Version 1.32 reads this variable when the environment is created. It then
+/// writes no device ID and no event database, and contacts no server.
+/// `EnvironmentBuilder::with_telemetry` is too late for all of that, because it applies to an
+/// existing environment. On Windows only that call has an effect. Its events stay on the machine
+/// unless a trace session collects them.
 fn turn_telemetry_off() {
     const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
     if std::env::var_os(VARIABLE).is_some() {
         return;
     }
-    // Safety: outside of Windows, no other thread may read or write the environment meanwhile
-    // except through `std::env`, which takes a lock. Rust code does so. C code that calls `getenv`
-    // in another thread at this moment is a data race, which this function cannot rule out. It is
-    // as short as possible: one write in the life of the process, before the library is loaded, and
-    // none if the program has set the variable, as the crate's documentation recommends.
+    // Safety: outside of Windows, no other thread may read or write the environment during this
+    // call, except through `std::env`, which takes a lock. Rust code uses `std::env`. C code that
+    // calls `getenv` in another thread at the same time is a data race, which this function cannot
+    // rule out. It keeps the risk small: it writes once in the life of the process, before the
+    // library is loaded, and not at all if the program has set the variable, as the crate's
+    // documentation recommends.
     #[allow(unsafe_code)]
     unsafe {
         std::env::set_var(VARIABLE, "1");
     }
 }
 
-/// The release of ONNX Runtime that is looked for where no library is named, on a processor that is
-/// `intel`'s or not.
+/// Returns the release of ONNX Runtime to search for if no library is named. `intel` is whether the
+/// processor is from Intel.
 fn release_for(device: Device, intel: bool) -> Product {
-    // Intel's GPUs and NPUs are listed beside any processor.
+    // Intel's GPUs and NPUs are listed with any processor.
     match device {
         Device::OpenVino if !intel => Product::OpenVinoBuild,
         _ => Product::OnnxRuntime,
@@ -151,7 +158,7 @@ fn load_error(error: LoadDynamicError, path: &Path) -> RuntimeError {
         },
         LoadDynamicError::InvalidVersionString => RuntimeError::NotOnnxRuntime {
             path,
-            problem: "its version is not readable".into(),
+            problem: "its version cannot be read".into(),
         },
     }
 }

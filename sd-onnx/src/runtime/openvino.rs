@@ -1,4 +1,4 @@
-//! OpenVINO's provider: in the library itself, or in a plugin that is registered with it.
+//! OpenVINO's execution provider, built into the library or registered as a plugin.
 
 use std::sync::PoisonError;
 
@@ -7,20 +7,20 @@ use ort::{ep::ExecutionProvider, memory::DeviceType};
 use super::{Runtime, RuntimeError, locate::locate, processor, release::Product};
 use crate::Device;
 
-/// Where OpenVINO's provider comes from, which decides how a session names it.
+/// The source of OpenVINO's provider, which determines how a session selects it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OpenVino {
-    /// It is a part of the library: `ort::ep::OpenVINO` adds it to a session.
+    /// The provider is part of the library. `ort::ep::OpenVINO` adds it to a session.
     BuiltIn,
-    /// It is a plugin: a session is given its devices, see [`Runtime::with_devices`].
+    /// The provider is a plugin. A session gets its devices from [`Runtime::with_devices`].
     Plugin,
 }
 
 impl Runtime {
-    /// Makes OpenVINO's provider ready for `device`, and returns where it comes from.
+    /// Prepares OpenVINO's provider for `device` and returns its source.
     ///
-    /// ONNX Runtime does not list the devices of a provider that is built in: a missing one shows
-    /// when a session is made.
+    /// ONNX Runtime does not list the devices of a built-in provider. A missing device causes an
+    /// error only when a session is created.
     pub fn openvino(&self, device: Device) -> Result<OpenVino, RuntimeError> {
         if self.has_openvino()? {
             return Ok(OpenVino::BuiltIn);
@@ -32,21 +32,23 @@ impl Runtime {
         Err(self.no_device(device))
     }
 
-    /// Calls `use_it` with what ONNX Runtime lists for `device`, if it does, for
-    /// `SessionBuilder::with_devices`. Of several GPUs it is the first.
+    /// Calls `use_it` with the entry for `device` in ONNX Runtime's device list, for
+    /// `SessionBuilder::with_devices`, or with `None` if there is no such entry. The first of
+    /// several GPUs is used.
     ///
-    /// Every session should name its device so, or by `ort::ep::OpenVINO`: under the policy that
-    /// `ort` sets, ONNX Runtime may run a session that names none on a registered plugin.
+    /// Every session should select its device in this way or with `ort::ep::OpenVINO`. Under the
+    /// policy that `ort` sets, ONNX Runtime may run a session without a selected device on a
+    /// registered plugin.
     ///
-    /// No plugin is registered during the call, for `ort` reads ONNX Runtime's list without a lock:
-    /// here, and in `with_devices` too.
+    /// No plugin is registered during the call, because `ort` reads ONNX Runtime's device list
+    /// without a lock, here and in `with_devices`.
     pub fn with_devices<T>(
         &self,
         device: Device,
         use_it: impl FnOnce(Option<ort::device::Device<'_>>) -> T,
     ) -> T {
-        // Beside OpenVINO's provider there is one whose name ends in `.AUTO`, which lets OpenVINO
-        // choose the device.
+        // OpenVINO's plugin has a second provider, whose name ends in `.AUTO` and which lets
+        // OpenVINO choose the device.
         const OPENVINO: &str = "OpenVINOExecutionProvider";
         let wanted = match device {
             Device::Cpu => Some(("CPUExecutionProvider", DeviceType::CPU)),
@@ -62,7 +64,7 @@ impl Runtime {
         }))
     }
 
-    /// The error for a device that is not available.
+    /// Creates the error for a device that is not available.
     pub fn no_device(&self, device: Device) -> RuntimeError {
         let listed = |&device: &Device| self.with_devices(device, |found| found.is_some());
         let mut available = vec![Device::Cpu];
@@ -73,15 +75,15 @@ impl Runtime {
         available.extend(openvino.into_iter().filter(listed));
         let hint = match device {
             Device::OpenVino if !processor::is_intel() => format!(
-                "OpenVINO's plugin lists only Intel's processors; on others, load a model on \
-                 `openvino` before one on another device, or name the library of the Python \
-                 package {} {} in {}",
+                "OpenVINO's plugin lists only Intel processors; on others, load a model on \
+                 `openvino` before one on another device, or put the path of the library from the \
+                 Python package {} {} into {}",
                 Product::OpenVinoBuild.package(),
                 Product::OpenVinoBuild.version(),
                 Product::OpenVinoBuild.variable(),
             ),
-            Device::OpenVinoGpu => "an Intel GPU needs its OpenCL driver".into(),
-            Device::OpenVinoNpu => "an Intel NPU needs its driver".into(),
+            Device::OpenVinoGpu => "an Intel GPU needs Intel's OpenCL driver".into(),
+            Device::OpenVinoNpu => "an Intel NPU needs Intel's NPU driver".into(),
             _ => String::new(),
         };
         RuntimeError::NoDevice {
@@ -92,7 +94,7 @@ impl Runtime {
         }
     }
 
-    /// Whether the library has OpenVINO's provider built in.
+    /// Returns whether the library has OpenVINO's provider built in.
     fn has_openvino(&self) -> Result<bool, RuntimeError> {
         ort::ep::OpenVINO::is_available().map_err(|error| RuntimeError::Start {
             path: self.path.clone(),
@@ -100,7 +102,7 @@ impl Runtime {
         })
     }
 
-    /// Registers the plugin unless that was done before.
+    /// Registers the plugin if it is not registered yet.
     fn register_plugin(&self) -> Result<(), RuntimeError> {
         let lock = || self.plugin.lock().unwrap_or_else(PoisonError::into_inner);
         if lock().is_some() {

@@ -1,10 +1,10 @@
-//! What the processor is, as far as it decides between releases and precisions.
+//! Properties of the processor that determine the release and the precisions.
 
-/// Whether Intel made it. OpenVINO's plugin lists no other processors.
+/// Returns whether the processor is from Intel. OpenVINO's plugin lists no others.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn is_intel() -> bool {
     // Safety: every processor of this architecture has the instruction `cpuid` and its leaf 0.
-    // (Newer compilers know that, and call it safe.)
+    // Newer compilers know this and treat the call as safe.
     #[allow(unsafe_code, unused_unsafe)]
     let leaf = unsafe { std::arch::x86_64::__cpuid(0) };
     [leaf.ebx, leaf.edx, leaf.ecx]
@@ -13,14 +13,14 @@ pub(crate) fn is_intel() -> bool {
         == b"GenuineIntel"
 }
 
-/// Whether Intel made it. OpenVINO's plugin lists no other processors.
+/// Returns whether the processor is from Intel. OpenVINO's plugin lists no others.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn is_intel() -> bool {
     false
 }
 
-/// Whether OpenVINO computes in bf16 on it: it wants AVX-512 or AVX-NE-CONVERT. On other processors
-/// it takes the setting and computes in f32 without a word.
+/// Returns whether OpenVINO computes in bf16 on this processor, which needs AVX-512 or
+/// AVX-NE-CONVERT. On other processors it accepts the setting but silently computes in f32.
 pub(crate) fn has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     let has = {

@@ -1,24 +1,25 @@
-//! The releases that are fetched, for each platform that has a wheel of them.
+//! The pinned releases, for each platform with a wheel.
 
 use Product::{OnnxRuntime, OpenVinoBuild, OpenVinoPlugin};
 
-/// What can be looked for, and fetched.
+/// A library that can be searched for and downloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Product {
-    /// Microsoft's build for the CPU. It takes provider plugins.
+    /// Microsoft's build for the CPU. It accepts provider plugins.
     OnnxRuntime,
-    /// An older ONNX Runtime that has OpenVINO's provider built in, which also drives processors
-    /// that are not Intel's.
+    /// An older ONNX Runtime with OpenVINO's provider built in. It also supports processors that
+    /// are not from Intel.
     OpenVinoBuild,
     /// OpenVINO's provider as a plugin for ONNX Runtime.
     OpenVinoPlugin,
 }
 
-/// What is fetched for a platform: a wheel, its checksum, and the files in it that are needed.
+/// A release of a product for one platform: a wheel, its checksum, and the files in it that are
+/// needed.
 #[derive(Debug)]
 pub(super) struct Release {
     pub product: Product,
-    /// `std::env::consts::OS` and `ARCH`.
+    /// The values of `std::env::consts::OS` and `ARCH`.
     platform: (&'static str, &'static str),
     /// The wheel's platform tag.
     #[cfg_attr(
@@ -31,8 +32,8 @@ pub(super) struct Release {
         expect(dead_code, reason = "only fetching needs it")
     )]
     pub wheel_sha256: &'static str,
-    /// The files that are needed, as `sha256sum` lists them: first the library that is loaded, then
-    /// what it wants beside it.
+    /// The needed files, in the format of `sha256sum`: first the library that is loaded, then the
+    /// files that it needs in its folder.
     checksums: &'static str,
 }
 
@@ -43,11 +44,12 @@ pub(super) struct Member {
     pub sha256: &'static str,
 }
 
-/// Wheels for CPython 3.11 or for any Python; the libraries in them do not know Python.
+/// Wheels for CPython 3.11 or for any Python. The libraries in them do not depend on Python.
 ///
-/// Of OpenVINO's files these are left out: the same bytes under further names, `openvino_c` and
+/// Some of OpenVINO's files are left out: copies under other names, and `openvino_c` and
 /// `tbbmalloc_proxy`, which nothing loads. OpenVINO loads most of the others by name when it needs
-/// them. Its build for Windows is not here: the wheel lacks OpenVINO itself.
+/// them. The Windows build with OpenVINO built in is not listed, because its wheel lacks OpenVINO
+/// itself.
 static RELEASES: [Release; 7] = [
     Release {
         product: OnnxRuntime,
@@ -105,7 +107,7 @@ static RELEASES: [Release; 7] = [
 ];
 
 impl Product {
-    /// Its release for the platform that this is compiled for.
+    /// Returns the release for the platform that this crate is compiled for.
     pub fn here(self) -> Option<&'static Release> {
         let here = (std::env::consts::OS, std::env::consts::ARCH);
         RELEASES
@@ -113,7 +115,7 @@ impl Product {
             .find(|release| release.product == self && release.platform == here)
     }
 
-    /// What messages call it.
+    /// Returns the name for messages.
     pub fn title(self) -> &'static str {
         match self {
             OnnxRuntime => "ONNX Runtime",
@@ -122,7 +124,7 @@ impl Product {
         }
     }
 
-    /// The Python package that has it.
+    /// Returns the name of the Python package.
     pub fn package(self) -> &'static str {
         match self {
             OnnxRuntime => "onnxruntime",
@@ -131,7 +133,7 @@ impl Product {
         }
     }
 
-    /// The version that is fetched.
+    /// Returns the pinned version of the package.
     pub fn version(self) -> &'static str {
         match self {
             OnnxRuntime => "1.32.0",
@@ -140,7 +142,7 @@ impl Product {
         }
     }
 
-    /// The package's folder that has the libraries.
+    /// Returns the folder of the libraries in the package.
     pub fn source(self) -> &'static str {
         match self {
             OnnxRuntime | OpenVinoBuild => "onnxruntime/capi",
@@ -148,7 +150,7 @@ impl Product {
         }
     }
 
-    /// The environment variable that names its library.
+    /// Returns the environment variable that contains the path of the library.
     pub fn variable(self) -> &'static str {
         match self {
             OnnxRuntime | OpenVinoBuild => "ORT_DYLIB_PATH",
@@ -158,14 +160,14 @@ impl Product {
 }
 
 impl Release {
-    /// The folder in the cache.
+    /// Returns the name of the release's folder in the cache.
     pub fn folder(&self) -> String {
         let (os, arch) = self.platform;
         let (package, version) = (self.product.package(), self.product.version());
         format!("{package}-{version}-{os}-{arch}")
     }
 
-    /// The library that is loaded, and then the files that it wants beside it.
+    /// Returns the library that is loaded, and then the files that it needs in its folder.
     pub fn members(&self) -> impl Iterator<Item = Member> {
         self.checksums.lines().map(|line| {
             let (sha256, file) = line.split_once("  ").expect("a test reads every line");
@@ -173,7 +175,7 @@ impl Release {
         })
     }
 
-    /// The file name of the library that is loaded.
+    /// Returns the file name of the library that is loaded.
     pub fn library(&self) -> &'static str {
         self.members()
             .next()
@@ -200,7 +202,7 @@ mod tests {
             let (mut files, mut hashes) = (HashSet::new(), HashSet::new());
             assert!(release.wheel_sha256.len() == 64, "{release:?}");
             for member in release.members() {
-                // A path would leave the folder.
+                // A file name with a path could leave the folder.
                 assert!(!member.file.contains(['/', '\\']), "{member:?}");
                 assert!(files.insert(member.file), "{member:?} is there twice");
                 assert!(

@@ -1,6 +1,8 @@
-//! The autoencoder between pictures and latents (Rombach et al. 2021, arXiv 2112.10752), as diffusers'
-//! `AutoencoderKL` computes it, and `AsymmetricAutoencoderKL` without a mask (Zhu et al. 2023, arXiv 2306.04632): that one's
-//! decoder is wider and deeper than its encoder.
+//! The autoencoder between pictures and latents (Rombach et al. 2021, arXiv 2112.10752), as
+//! diffusers' `AutoencoderKL` computes it.
+//!
+//! Also `AsymmetricAutoencoderKL` without a mask (Zhu et al. 2023, arXiv 2306.04632), whose decoder
+//! is wider and deeper than its encoder.
 
 use serde_json::json;
 
@@ -12,7 +14,8 @@ use crate::{
     weights::Weights,
 };
 
-/// The shape of an autoencoder, from its `config.json`. Missing keys are at the class's defaults.
+/// The architecture of an autoencoder, from its `config.json`. Missing keys have the defaults of
+/// the class.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct KlConfig {
     latent_channels: usize,
@@ -24,17 +27,18 @@ pub(crate) struct KlConfig {
     post_quant_conv: bool,
 }
 
-/// The encoder or the decoder.
+/// The shape of the encoder or the decoder.
 #[derive(Debug, Clone, PartialEq)]
 struct Half {
-    /// The channels of each level, the one of the picture's size first.
+    /// The channels of each level. The first level has the size of the picture.
     channels: Vec<usize>,
-    /// The resnets of a level; the decoder has one more.
+    /// The number of resnets in a level of the encoder. The decoder has one more.
     resnets: usize,
 }
 
 impl KlConfig {
-    /// `asymmetric` if the two halves have shapes of their own.
+    /// Reads the configuration of an autoencoder. `asymmetric` means that the two halves have
+    /// separate keys for their shapes.
     pub fn new(config: &Config, asymmetric: bool, latent_channels: usize) -> Result<Self, Error> {
         config.only("act_fn", &[json!("silu"), json!("swish")])?;
         let groups = config.usize("norm_num_groups", 32, SIZE)?;
@@ -54,11 +58,12 @@ impl KlConfig {
             let blocks = config.texts(blocks_key, &[block])?;
             if blocks.len() != channels.len() || blocks.iter().any(|&b| b != block) {
                 let count = channels.len();
-                let expected = format!("{count} × \"{block}\", as many as {channels_key}");
+                let expected =
+                    format!("{count} times \"{block}\", once for each level of {channels_key}");
                 return Err(config.wrong(blocks_key, expected));
             }
             if channels.iter().any(|c| c % groups != 0) {
-                let expected = format!("a divisor of {channels_key}, {channels:?}");
+                let expected = format!("a divisor of every number in {channels_key}, {channels:?}");
                 return Err(config.wrong("norm_num_groups", expected));
             }
             Ok(Half {
@@ -83,14 +88,14 @@ impl KlConfig {
         })
     }
 
-    /// Pixels per latent, on each side.
+    /// Returns the number of pixels per latent on each side.
     pub fn factor(&self) -> usize {
         1 << (self.encoder.channels.len() - 1)
     }
 }
 
-/// `latents` `[batch, latent_channels, h, w]`, already divided by the scaling factor → `image` `[batch, 3, h·factor,
-/// w·factor]`, about −1 to 1.
+/// Writes the decoder. The input is `latents` `[batch, latent_channels, h, w]`, already divided by
+/// the scaling factor. The output is `image` `[batch, 3, h·factor, w·factor]`, about −1 to 1.
 pub(crate) fn decoder(
     config: &KlConfig,
     weights: &Weights,
@@ -105,7 +110,7 @@ pub(crate) fn decoder(
     let mut channels = *half
         .channels
         .last()
-        .expect("at least one level, checked when read");
+        .expect("the configuration has at least one level");
     x = g.conv2d(x, "decoder.conv_in", [latent, channels], Conv::SAME)?;
     x = mid_block(&mut g, config, "decoder.mid_block", x, channels)?;
     for (i, &output) in half.channels.iter().rev().enumerate() {
@@ -126,8 +131,9 @@ pub(crate) fn decoder(
     g.finish()
 }
 
-/// `image` `[batch, 3, H, W]`, −1 to 1 → `moments` `[batch, 2·latent_channels, H/factor, W/factor]`: the mean of the
-/// latents, then their log-variance, neither scaled nor clamped.
+/// Writes the encoder. The input is `image` `[batch, 3, H, W]`, −1 to 1. The output is `moments`
+/// `[batch, 2·latent_channels, H/factor, W/factor]`: the mean of the latents, then their
+/// log-variance, neither scaled nor clamped.
 pub(crate) fn encoder(
     config: &KlConfig,
     weights: &Weights,
@@ -166,7 +172,7 @@ pub(crate) fn encoder(
     g.finish()
 }
 
-/// A resnet, attention of every place to every place where the model has it, and a resnet.
+/// Writes a resnet, self-attention over all positions if the model has it, and a resnet.
 fn mid_block(
     g: &mut Graph,
     config: &KlConfig,
@@ -195,7 +201,7 @@ fn mid_block(
     )
 }
 
-/// One head as wide as the channels.
+/// Writes self-attention with one head that is as wide as the channels.
 fn attention(
     g: &mut Graph,
     config: &KlConfig,

@@ -13,19 +13,19 @@ use crate::{
     weights::Weights,
 };
 
-/// The classes in diffusers.
+/// The supported classes of diffusers.
 pub(crate) const KL: &str = "AutoencoderKL";
 const ASYMMETRIC: &str = "AsymmetricAutoencoderKL";
 const TINY: &str = "AutoencoderTiny";
 const CLASSES: [&str; 3] = [KL, ASYMMETRIC, TINY];
 
-/// The shape of an autoencoder, from its `config.json`.
+/// The architecture of an autoencoder, from its `config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct VaeConfig {
     class: &'static str,
     pub latent_channels: usize,
-    /// The factor of each channel, applied after `shift` is subtracted, that gives the pipeline's
-    /// latents.
+    /// The factor of each channel that turns the encoder's latents into the pipeline's latents. It
+    /// is applied after `shift` is subtracted.
     pub scale: Vec<f32>,
     pub shift: Vec<f32>,
     network: Network,
@@ -40,7 +40,7 @@ enum Network {
 impl VaeConfig {
     pub fn new(config: &Config) -> Result<Self, Error> {
         config.only("_class_name", &CLASSES.map(|class| json!(class)))?;
-        // Three each, or there is no picture.
+        // A picture has three channels.
         config.only("in_channels", &[json!(3)])?;
         config.only("out_channels", &[json!(3)])?;
         let latent_channels = config.usize("latent_channels", 4, SIZE)?;
@@ -52,7 +52,7 @@ impl VaeConfig {
         let is_tiny = class == TINY;
         let factor = config.positive("scaling_factor")?;
         let factor = factor.unwrap_or(if is_tiny { 1.0 } else { 0.18215 });
-        // diffusers: latents · std / factor + mean. Both keys, or neither.
+        // diffusers computes latents · std / factor + mean, if both keys are set.
         let mean = config.numbers("latents_mean", latent_channels)?;
         let std = config.numbers("latents_std", latent_channels)?;
         let (scale, shift) = match (mean, std) {
@@ -79,12 +79,12 @@ impl VaeConfig {
         })
     }
 
-    /// The class in diffusers.
+    /// Returns the class in diffusers.
     pub fn class(&self) -> &'static str {
         self.class
     }
 
-    /// Pixels per latent, on each side.
+    /// Returns the number of pixels per latent on each side.
     pub fn factor(&self) -> usize {
         match &self.network {
             Network::Kl(config) => config.factor(),
@@ -92,15 +92,15 @@ impl VaeConfig {
         }
     }
 
-    /// Whether the encoder's output is the mean and the log-variance of the latents. If not it is
-    /// the latents.
+    /// Returns whether the encoder's output is the mean and the log-variance of the latents.
+    /// Otherwise it is the latents.
     pub fn is_variational(&self) -> bool {
         matches!(self.network, Network::Kl(_))
     }
 }
 
-/// From `latents` `[batch, latent_channels, h, w]` in the network's own scaling to `image`
-/// `[batch, 3, h·factor, w·factor]` of about −1 to 1.
+/// Writes the decoder. The input is `latents` `[batch, latent_channels, h, w]` in the network's own
+/// scaling. The output is `image` `[batch, 3, h·factor, w·factor]`, about −1 to 1.
 pub(crate) fn decoder(
     config: &VaeConfig,
     weights: &Weights,
@@ -112,9 +112,11 @@ pub(crate) fn decoder(
     }
 }
 
-/// From `image` `[batch, 3, H, W]` of −1 to 1 to `moments`: the mean of the latents, then their
-/// log-variance, neither scaled nor clamped, `[batch, 2·latent_channels, H/factor, W/factor]`; or
-/// the latents alone, of a network that is not [variational](VaeConfig::is_variational).
+/// Writes the encoder. The input is `image` `[batch, 3, H, W]`, −1 to 1.
+///
+/// The output `moments` is `[batch, 2·latent_channels, H/factor, W/factor]`: the mean of the
+/// latents, then their log-variance, neither scaled nor clamped. A network that is not
+/// [variational](VaeConfig::is_variational) outputs only the latents.
 pub(crate) fn encoder(
     config: &VaeConfig,
     weights: &Weights,
@@ -126,13 +128,13 @@ pub(crate) fn encoder(
     }
 }
 
-/// Whether a tensor is the encoder's.
+/// Returns whether a tensor belongs to the encoder.
 pub(crate) fn is_of_encoder(name: &str) -> bool {
     name.starts_with("encoder.") || name.starts_with("quant_conv.")
 }
 
-/// Whether a tensor is known and left out on purpose: the part of an asymmetric autoencoder that
-/// sees a mask and the picture around it.
+/// Returns whether the graph leaves out a known tensor on purpose: it belongs to the branch of an
+/// asymmetric autoencoder that reads a mask and the picture around it.
 pub(crate) fn is_left_out(config: &VaeConfig, name: &str) -> bool {
     config.class == ASYMMETRIC && name.starts_with("decoder.condition_encoder.")
 }

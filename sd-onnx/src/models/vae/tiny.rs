@@ -1,6 +1,8 @@
 //! TAESD, the tiny autoencoder of Ollin Boer Bohan (<https://github.com/madebyollin/taesd>), as
-//! diffusers' `AutoencoderTiny` computes it: no distribution, no normalisation, a fiftieth of the
-//! time.
+//! diffusers' `AutoencoderTiny` computes it.
+//!
+//! It has no latent distribution and no normalisation, and takes a fiftieth of the time of the
+//! usual autoencoder.
 
 use serde_json::json;
 
@@ -12,8 +14,8 @@ use crate::{
     weights::Weights,
 };
 
-/// The shape of a tiny autoencoder, from its `config.json`. Missing keys are at the class's
-/// defaults.
+/// The architecture of a tiny autoencoder, from its `config.json`. Missing keys have the defaults
+/// of the class.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TinyConfig {
     latent_channels: usize,
@@ -21,11 +23,11 @@ pub(crate) struct TinyConfig {
     decoder: Half,
 }
 
-/// The encoder or the decoder.
+/// The shape of the encoder or the decoder.
 #[derive(Debug, Clone, PartialEq)]
 struct Half {
     channels: usize,
-    /// The blocks of each level, in the order in which they run.
+    /// The number of blocks in each level, in the order in which they run.
     blocks: Vec<usize>,
 }
 
@@ -38,7 +40,7 @@ impl TinyConfig {
             let channels = config.sizes(channels_key, &[64; 4])?;
             let blocks = config.sizes(blocks_key, default)?;
             if channels.iter().any(|&c| c != channels[0]) {
-                // Neither network of the class runs otherwise.
+                // The class itself runs with nothing else, neither encoder nor decoder.
                 return Err(config.wrong(channels_key, "the same number for each level"));
             }
             if !(1..=10).contains(&blocks.len()) || blocks.iter().any(|&count| count > 64) {
@@ -74,12 +76,13 @@ impl TinyConfig {
         })
     }
 
-    /// Pixels per latent, on each side.
+    /// Returns the number of pixels per latent on each side.
     pub fn factor(&self) -> usize {
         1 << (self.encoder.blocks.len() - 1)
     }
 }
 
+/// Writes the decoder, with the inputs and outputs of [`decoder`](super::decoder).
 pub(crate) fn decoder(
     config: &TinyConfig,
     weights: &Weights,
@@ -88,7 +91,7 @@ pub(crate) fn decoder(
     let Half { channels, blocks } = &config.decoder;
     let (channels, mut g) = (*channels, Graph::new("vae_decoder", weights, dialect));
     let mut x = g.input("latents", &image_dims(config.latent_channels));
-    // Latents far out come in to −3 to 3.
+    // Limits the latents smoothly to −3 to 3.
     let [third, three] = [1.0 / 3.0, 3.0].map(|factor| g.constant(&[factor], &[1]));
     x = g.mul(x, third);
     x = g.tanh(x);
@@ -100,7 +103,8 @@ pub(crate) fn decoder(
         Conv::SAME,
     )?;
     x = g.relu(x);
-    // The names of the layers count the activation before and the upsamplings too.
+    // The numbers in the layer names also count the activation before the blocks and the
+    // upsamplings.
     let mut layer = 2;
     for (level, &count) in blocks.iter().enumerate() {
         for _ in 0..count {
@@ -117,7 +121,7 @@ pub(crate) fn decoder(
             layer += 2;
         }
     }
-    // 0 to 1 → −1 to 1.
+    // Maps 0 to 1 onto −1 to 1.
     let [two, minus_one] = [2.0, -1.0].map(|value| g.constant(&[value], &[1]));
     x = g.mul(x, two);
     x = g.add(x, minus_one);
@@ -125,6 +129,7 @@ pub(crate) fn decoder(
     g.finish()
 }
 
+/// Writes the encoder, with the inputs and outputs of [`encoder`](super::encoder).
 pub(crate) fn encoder(
     config: &TinyConfig,
     weights: &Weights,
@@ -133,7 +138,7 @@ pub(crate) fn encoder(
     let Half { channels, blocks } = &config.encoder;
     let (channels, mut g) = (*channels, Graph::new("vae_encoder", weights, dialect));
     let mut x = g.input("image", &image_dims(3));
-    // −1 to 1 → 0 to 1.
+    // Maps −1 to 1 onto 0 to 1.
     let [one, half] = [1.0, 0.5].map(|value| g.constant(&[value], &[1]));
     x = g.add(x, one);
     x = g.mul(x, half);
@@ -161,8 +166,8 @@ pub(crate) fn encoder(
     g.finish()
 }
 
-/// diffusers' `AutoencoderTinyBlock`: three convolutions with ReLU between, plus the input, and
-/// ReLU.
+/// Writes diffusers' `AutoencoderTinyBlock`: three convolutions with ReLU between them, plus the
+/// input, then ReLU.
 fn block(g: &mut Graph, name: &str, x: Value, channels: usize) -> Result<Value, Error> {
     let mut h = x;
     for layer in [0, 2, 4] {
