@@ -1,10 +1,11 @@
-//! Model folders that cannot be used: each is refused by an error that names the file and the thing, none by a panic.
+//! Tests model folders that cannot be used. Each is refused with an error that names the file and
+//! the problem, and never with a panic.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
-#[allow(dead_code, reason = "each test file uses its own part of it")]
+#[allow(dead_code, reason = "each test file uses only a part of it")]
 #[path = "../../sd-text/tests/common/pickles.rs"]
 mod pickles;
 
@@ -16,7 +17,8 @@ use serde_json::json;
 
 const SHAPE: &str = "four-last";
 
-/// Spoils a good folder with `spoil`, loads it, and checks that the error has each of `parts`.
+/// Damages a good folder with `spoil`, loads it, and checks that the error contains each of
+/// `parts`.
 fn refused(parts: &[&str], spoil: impl FnOnce(&mut Model, &Path)) {
     let folder = tempfile::tempdir().unwrap();
     let mut model = Model::of_shape(SHAPE);
@@ -28,14 +30,14 @@ fn refused(parts: &[&str], spoil: impl FnOnce(&mut Model, &Path)) {
     };
     println!("{error}");
     for part in parts {
-        assert!(error.contains(part), "{error:?} does not say {part:?}");
+        assert!(error.contains(part), "{error:?} does not contain {part:?}");
     }
-    assert!(!error.contains('\n'), "{error:?} is more than a line");
+    assert!(!error.contains('\n'), "{error:?} has more than one line");
 }
 
-/// Refused after the config.json of a component was changed.
+/// Changes a key of a component's `config.json` and checks that the folder is refused.
 fn refused_config(component: &'static str, key: &str, value: serde_json::Value) {
-    // An error shows the beginning of a long value.
+    // An error shows only the beginning of a long value.
     let found: String = value.to_string().chars().take(60).collect();
     refused(
         &["config.json", &format!("`{key}`"), &found],
@@ -86,7 +88,7 @@ fn missing_parts() {
     );
 }
 
-/// Pickles are read, but not one that asks for a program.
+/// Pickles are read, but a pickle that asks to run a program is refused.
 #[test]
 fn pickles() {
     refused(
@@ -127,7 +129,7 @@ fn other_models() {
             },
         );
     }
-    // By a key of the UNet alone.
+    // The kind of model is recognised by a key of the UNet alone.
     for (key, value, name) in [
         ("in_channels", json!(5), "a depth-to-image model"),
         ("in_channels", json!(7), "the x4 upscaler"),
@@ -140,8 +142,8 @@ fn other_models() {
             model.write_without_weights(folder);
         });
     }
-    // A number of channels that no model has beside the latents, learned variances among the
-    // output.
+    // Numbers of channels that no supported model has: extra input channels of another number, and
+    // learned variances in the output.
     for (input, output) in [(4, 8), (6, 4), (3, 4)] {
         let expected = format!("`in_channels` is {input}, expected {output}");
         refused(&["config.json", &expected], |model, folder| {
@@ -213,7 +215,7 @@ fn wrong_tensors() {
     );
 }
 
-/// Rewrites the header of a safetensors file, whose length may change, and leaves the data.
+/// Rewrites the header of a safetensors file, whose length may change, and keeps the data.
 fn edit_header(path: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
     let bytes = fs::read(path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -270,7 +272,7 @@ fn broken_safetensors() {
     refused(&[plain_file("unet"), "the file is empty"], |_, folder| {
         fs::write(weight_file(folder, "unet"), "").unwrap()
     });
-    // Garbage of several sizes, from a small generator.
+    // Garbage of several sizes, from a linear congruential generator.
     let mut state = 1u32;
     for size in [9, 100, 10_000] {
         let garbage = (0..size).map(|_| {
@@ -317,7 +319,7 @@ fn lying_headers() {
         ],
         |header| header["conv_in.bias"]["shape"] = json!([u64::MAX, u64::MAX]),
     );
-    // Together they end so far behind that a number of 64 bits hardly holds it.
+    // Each tensor is possible, but all of them together end close to the largest 64-bit number.
     edited(&["truncated", "of 184467440737095"], |header| {
         let size = (1u64 << 61) - 1;
         let tensor = |i| {
@@ -467,7 +469,7 @@ fn absurd_sizes() {
         json!([24, 40, 40, -56]),
         json!([23, 40, 40, 56]),
     ] {
-        // What is wrong may show at another key, that has to fit these.
+        // The error may name another key that must fit this one.
         refused(&["unet", "config.json"], |model, folder| {
             model.configs.get_mut("unet").unwrap()["block_out_channels"] = value;
             model.write_without_weights(folder);
@@ -507,7 +509,7 @@ fn absurd_sizes() {
     ] {
         refused_config("text_encoder", key, value);
     }
-    // Sizes that could be but are not the file's.
+    // The configuration is valid, but the sizes are not those of the file.
     refused(
         &["tensor `conv_in.weight` has shape [24, 4, 3, 3], expected [24, 1048576, 3, 3]"],
         |model, folder| {
@@ -537,7 +539,7 @@ fn tensors_that_no_graph_has_a_place_for() {
             "CLIPTextModel",
             "encoder.layers.0.self_attn.extra.bias",
         ),
-        // One by one they are known, but to other classes.
+        // These tensors are known, but belong to other classes.
         ("unet", "UNet2DConditionModel", "text_projection.weight"),
         ("vae", "AutoencoderKL", "quant_conv.weight"),
     ] {
@@ -579,7 +581,7 @@ fn a_tensor_in_two_shards() {
     );
 }
 
-/// Every file that is read, but for the tokenizer's.
+/// Every file that is read, except the tokenizer's.
 const FILES: [&str; 8] = [
     "model_index.json",
     "unet/config.json",
@@ -660,7 +662,8 @@ fn configurations_have_a_longest_length() {
     }
 }
 
-/// What a terminal acts on, in each place where a name or a value from a file goes into a message.
+/// Names and values from files may contain characters that control a terminal. Errors must escape
+/// them, wherever a name or a value is shown.
 #[test]
 fn names_from_files_are_printed_in_safe_characters() {
     let evil = format!("\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\n{}", "x".repeat(1 << 20));
@@ -697,7 +700,8 @@ fn names_from_files_are_printed_in_safe_characters() {
     let header = |edit: &dyn Fn(&mut serde_json::Value)| {
         safe(&|_, folder| edit_header(&weight_file(folder, "unet"), edit));
     };
-    // Names of tensors: one too many, one without its data, one of an unknown kind; and a type.
+    // Names of tensors: a tensor too many, a tensor without its data, a tensor without a shape. The
+    // last case is an unknown type.
     header(&|header| {
         header[&evil] = json!({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]});
     });

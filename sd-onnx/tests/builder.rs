@@ -1,6 +1,6 @@
-//! What each setting of the builder changes, and what a loaded model says of itself.
+//! Tests the effect of each setting of the builder, and the name and hash of a loaded model.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -20,7 +20,7 @@ fn max_pixels_is_the_largest_picture() {
     let error = pipeline.generate(&request).unwrap_err().to_string();
     assert_eq!(error, "size is 96×104, expected at most 9216 pixels");
     assert!(load(&emoji()).generate(&request).is_ok());
-    // The model's own size is the first request that must fit.
+    // The model's own size is checked when the model is loaded.
     let error = sd_onnx::builder().max_pixels(64).load(emoji()).unwrap_err();
     assert!(
         error
@@ -40,7 +40,7 @@ fn threads_are_at_most_as_many_as_the_machine_runs() {
     }
 }
 
-/// Which picture each step was of.
+/// Returns the picture that each step belongs to.
 fn order(pipeline: &Pipeline) -> Vec<usize> {
     let request = Request::new("a fox").steps(2).count(3);
     let mut order = Vec::new();
@@ -74,7 +74,7 @@ fn a_codec_takes_the_place_of_the_folders() {
     Model::of_shape("four-last").write(folder.path());
     let (codec, own) = (load(&emoji()).codec().clone(), load(folder.path()));
     assert_ne!(codec.factor(), own.codec().factor());
-    // With another codec the folder's is not looked at.
+    // With a given codec, the folder's own codec is not read.
     fs::remove_dir_all(folder.path().join("vae")).unwrap();
     assert!(sd_onnx::builder().load(folder.path()).is_err());
     assert!(sd_onnx::builder().load_denoiser(folder.path()).is_ok());
@@ -96,7 +96,7 @@ fn a_codec_takes_the_place_of_the_folders() {
 #[test]
 fn a_model_knows_its_name_and_hash() {
     let pipeline = load(&emoji());
-    // By `sha256sum`.
+    // The output of `sha256sum`.
     let unet = "00ddcaea42807e7e99e10b1337ad6e4e02e4468b5d6734abe70986509e688fbf";
     assert_eq!(pipeline.model(), Some(("emoji", Some(unet))));
     assert_eq!(pipeline.clone().model(), pipeline.model());

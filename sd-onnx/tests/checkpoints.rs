@@ -1,11 +1,11 @@
-//! Models in one file: each network computes the same bits as from a folder with the same weights,
-//! whatever the file calls its tensors, and the pictures are the same.
+//! Tests models in single files. Each network computes the same bits as from a folder with the same
+//! weights, whatever names the file has for its tensors, and the pictures are the same.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
-#[allow(dead_code, reason = "each test file uses its own part of it")]
+#[allow(dead_code, reason = "each test file uses only a part of it")]
 #[path = "../../sd-text/tests/common/pickles.rs"]
 mod pickles;
 #[path = "common/single.rs"]
@@ -25,7 +25,7 @@ use sd_onnx::{
 };
 use single::{Options, families, write_single_file, write_single_folder};
 
-/// A family's model as a folder and as a file.
+/// The model of a family, written both as a folder and as a file.
 struct Pair {
     folder: tempfile::TempDir,
 }
@@ -48,14 +48,15 @@ impl Pair {
         self.folder.path().join("model.safetensors")
     }
 
-    /// The small models have a small vocabulary.
+    /// Returns a builder with the folder's tokenizer. The small models have a small vocabulary, so
+    /// the built-in tokenizer does not fit.
     fn builder(&self) -> Builder {
         sd_onnx::builder().threads(1).tokenizer(self.folder())
     }
 }
 
-/// What each network of a model computes: text encoders with the pooled state, UNet, decoder and
-/// encoder.
+/// Runs each network of a model once and returns the outputs: text encoders with the pooled state,
+/// UNet, decoder and encoder.
 fn networks(builder: &Builder, path: &Path) -> Vec<Vec<f32>> {
     let prompts = builder.load_prompt_encoder(path).unwrap();
     let skip = ClipSkip::new(1).unwrap();
@@ -131,7 +132,8 @@ fn other_types_and_other_names_are_the_same_model() {
         ("sdxl-base", comfy),
         ("refiner", prefixed),
     ] {
-        // Weights of the recipes are rounded to f16, so that all of these hold the same numbers.
+        // The weights of the recipes are rounded to f16, so all of these files hold the same
+        // numbers.
         for options in [
             Options {
                 dtype: Dtype::F16,
@@ -166,7 +168,8 @@ fn parts_from_elsewhere() {
     let all = ["unet", "vae", "text_encoder"];
     let [unet, vae, text] = all.map(|name| part(&pair, "bk-small", &[name]));
 
-    // A file with a UNet alone says for each network what is missing, and which method gives it.
+    // When a file contains only a UNet, the error for each missing network names the method that
+    // supplies it.
     let mut builder = pair.builder();
     for (what, method) in [
         ("an autoencoder (VAE) not found", "`Builder::vae`"),
@@ -181,25 +184,26 @@ fn parts_from_elsewhere() {
         };
     }
     assert!(networks(&builder, &unet) == expected);
-    // From folders too, of one network or of a model.
+    // The parts can also come from the folder of a network or of a model.
     let builder = pair
         .builder()
         .vae(pair.folder().join("vae"))
         .text_encoder(pair.folder());
     assert!(networks(&builder, &unet) == expected);
-    // And into a folder, from files.
+    // The parts can also be files, used with a folder.
     let builder = pair.builder().unet(&unet).vae(&vae).text_encoder(&text);
     assert!(networks(&builder, &pair.folder()) == expected);
-    // The folder's own tokenizer stays, whatever file a network is from.
+    // The folder keeps its own tokenizer, whatever files its networks come from.
     let builder = sd_onnx::builder().threads(1);
     let builder = builder.unet(&unet).vae(&vae).text_encoder(&text);
     assert!(networks(&builder, &pair.folder()) == expected);
-    // A part that the model has no place for is no part of it.
+    // A part that the model has no place for is refused.
     let second = pair.builder().text_encoder_2(&text);
     let error = second.load(pair.file()).map(drop).unwrap_err().to_string();
     assert!(error.contains("`text_encoder_2`"), "{error}");
     assert!(error.contains("does not have"), "{error}");
-    // Another class of autoencoder scales in its own way, which is not the file's.
+    // The autoencoder in this folder has another class and scales its latents in another way. A VAE
+    // file that replaces it must not use its scaling.
     let tiny = pair.folder.path().join("tiny");
     write_single_folder("taesd", &tiny);
     fs::remove_dir_all(pair.folder().join("vae")).unwrap();
@@ -211,8 +215,8 @@ fn parts_from_elsewhere() {
     assert!(error.to_string().contains("`Builder::vae`"), "{error}");
 }
 
-/// The same with two text encoders. The latents of an SDXL model keep their scaling with a VAE
-/// file.
+/// The same for a model with two text encoders. The latents of an SDXL model keep their scaling
+/// with a VAE file.
 #[test]
 fn parts_of_sdxl() {
     let pair = Pair::of("sdxl-base", &Options::default());
@@ -221,13 +225,13 @@ fn parts_of_sdxl() {
     let [vae, first] = ["vae", "text_encoder"].map(|name| part(&pair, "sdxl-base", &[name]));
     let builder = pair.builder().vae(&vae).text_encoder(&first);
     assert!(networks(&builder, &base) == expected);
-    // The file's own networks stay where nothing is given in their place.
+    // The file's own networks are used where no replacement is given.
     let second = part(&pair, "sdxl-base", &["text_encoder_2"]);
     let builder = pair.builder().text_encoder_2(&second).vae(&vae);
     assert!(networks(&builder, &pair.file()) == expected);
 }
 
-/// Writes some components of a family to a file of their own.
+/// Writes some components of a family to a separate file and returns its path.
 fn part(pair: &Pair, family: &str, components: &[&str]) -> PathBuf {
     let all = ["unet", "vae", "text_encoder", "text_encoder_2"];
     let without = all.into_iter().filter(|part| !components.contains(part));
@@ -241,8 +245,8 @@ fn part(pair: &Pair, family: &str, components: &[&str]) -> PathBuf {
     path
 }
 
-/// With the same sampler, ladder and prediction a file draws the bits that a folder draws, and the
-/// file decides the prediction.
+/// With the same sampler, ladder and prediction, a file draws the same bits as a folder. The file
+/// determines the prediction.
 #[test]
 fn pictures() {
     for family in ["bk-small", "sd2-v", "sdxl-base"] {
@@ -263,7 +267,7 @@ fn pictures() {
         let file = draw(pair.builder(), &pair.file());
         let folder = draw(pair.builder(), &pair.folder());
         assert!(file.image == folder.image, "{family}");
-        // It can fail: the other prediction draws another picture.
+        // The test must be able to fail: another prediction draws another picture.
         let other = match family {
             "sd2-v" => Prediction::Epsilon,
             _ => Prediction::V,
@@ -273,7 +277,8 @@ fn pictures() {
     }
 }
 
-/// The same numbers as a file of torch, in a whole checkpoint and within a folder.
+/// The same numbers in a file of torch, as a whole checkpoint and within a folder, give the same
+/// bits.
 #[test]
 fn pickles_draw_as_safetensors() {
     let options = Options {
@@ -302,7 +307,8 @@ fn pickles_draw_as_safetensors() {
     assert!(networks(&pair.builder(), &pair.folder()) == expected);
 }
 
-/// A file of torch with the tensors of a safetensors file in a `state_dict`, and a step beside it.
+/// Converts a safetensors file to a file of torch. It has the tensors in a `state_dict`, and a
+/// `global_step` beside it.
 fn pickle(file: &[u8]) -> Vec<u8> {
     let file = SafeTensors::deserialize(file).unwrap();
     let mut program = "(dVglobal_step\nI7\nsVstate_dict\n(d".to_owned();
@@ -338,7 +344,8 @@ fn pickle(file: &[u8]) -> Vec<u8> {
     pickles::zip(&all)
 }
 
-/// What stands among a network's tensors and has no place in it is an error that names it.
+/// A tensor whose name places it in a network that has no such tensor is an error that names the
+/// tensor.
 #[test]
 fn unknown_tensors_of_a_network_are_errors() {
     let pair = Pair::of(

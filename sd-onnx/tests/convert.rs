@@ -1,6 +1,6 @@
-//! Conversions of small models of each family: there and back, and drawn with.
+//! Converts small models of each family, converts them back, and draws with them.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -47,11 +47,11 @@ fn tensors(path: &Path) -> Tensors {
 
 fn json(path: &Path) -> Value {
     let text = fs::read_to_string(path).unwrap();
-    // As Python writes it.
+    // Python writes infinities, which are not valid JSON.
     serde_json::from_str(&text.replace("-Infinity", "null")).unwrap()
 }
 
-/// The components of a model folder that have weights, with the names of their files.
+/// Lists the components of a model folder that have weights, with the names of their weight files.
 fn networks(folder: &Path) -> Vec<(&'static str, &'static str)> {
     let all = ["text_encoder", "text_encoder_2", "unet", "vae"];
     let there = all.into_iter().filter(|name| folder.join(name).is_dir());
@@ -63,7 +63,8 @@ fn convert(from: &Path, to: &Path, form: ModelForm) -> Converted {
     converted.unwrap_or_else(|error| panic!("{}: {error}", from.display()))
 }
 
-/// One picture's latents. What a folder says about samplers does not count.
+/// Draws a picture and returns its latents. The sampler and the ladder are fixed, so the sampler
+/// settings of a folder have no effect.
 fn latents(pipeline: &Pipeline) -> Vec<f32> {
     let mut request = Request::new("a fox")
         .negative("blurry")
@@ -86,7 +87,7 @@ fn latents(pipeline: &Pipeline) -> Vec<f32> {
     picture.latents.iter().copied().collect()
 }
 
-/// The families that have every network.
+/// Lists the families that have every network.
 fn families() -> Vec<String> {
     let folders = fs::read_dir(family("")).unwrap();
     let names = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -111,7 +112,7 @@ fn a_folder_of_each_family_stays_the_same() {
                 [&old, &new].map(|root| tensors(&root.join(network).join(file)));
             old_tensors.retain(|name, _| !name.ends_with("position_ids"));
             if network == "text_encoder" {
-                // All versions of transformers read these.
+                // Every version of transformers reads names with this prefix.
                 let named = |(name, tensor): (String, _)| match name.starts_with("text_model.") {
                     true => (name, tensor),
                     false => (format!("text_model.{name}"), tensor),
@@ -154,7 +155,7 @@ fn every_number_is_rounded_to_the_nearest() {
     let old = folder.path().join("old");
     write_family("sdxl-base", &old);
     let file = "unet/diffusion_pytorch_model.safetensors";
-    // What the recipe rounds to f16 already.
+    // The recipe's weights are f16 numbers already, so they must be changed for a rounding to show.
     let stirred = |value: f32| value * 1.000_123;
     let mut stored = tensors(&old.join(file));
     for (_, _, bytes) in stored.values_mut() {
@@ -202,7 +203,7 @@ fn write(path: &Path, tensors: &Tensors) {
     serialize_to_file(views, None, path).unwrap();
 }
 
-/// A conversion that must fail, and leaves nothing.
+/// Runs a conversion that must fail, checks that it leaves no file, and returns the error.
 fn refused(from: &Path, conversion: &Conversion) -> Error {
     refused_by(&sd_onnx::builder(), from, conversion)
 }
@@ -232,7 +233,8 @@ fn a_number_beyond_the_range_names_its_tensor() {
     for part in ["vae/", "`decoder.conv_in.bias`", "70000 in place 1", "F16"] {
         assert!(error.contains(part), "{error}");
     }
-    // Infinity was no number of any range before.
+    // Infinity is not an error, because it was no number within a range before the conversion
+    // either.
     let (_, _, bytes) = stored.get_mut("decoder.conv_in.bias").unwrap();
     bytes[4..8].copy_from_slice(&f32::INFINITY.to_le_bytes());
     write(&path, &stored);
@@ -322,12 +324,12 @@ fn graphs_of_onnx_draw_the_same() {
         let expected = latents(&load(&old));
         let error = relative_error(&latents(&load(&new)), &expected);
         println!("{name}: {error:.1e}");
-        // The same operators over the same weights; only their order differs.
+        // The operators and the weights are the same. Only the order of the operators differs.
         assert!(error < 1e-6, "{name}: {error:.1e}");
     }
 }
 
-/// What a conversion to a file says about a small model.
+/// Checks what a conversion to a single file reports as lost for a small model.
 fn check_lost(name: &str, lost: &[String]) {
     let known = [
         "tokenizer",
@@ -342,7 +344,7 @@ fn check_lost(name: &str, lost: &[String]) {
             "{name}: {lost}"
         );
     }
-    // Its vocabulary is a part of CLIP's.
+    // The small vocabulary is only a part of CLIP's, so the tokenizer is always lost.
     assert!(
         lost.iter().any(|lost| lost.contains("tokenizer")),
         "{name}: {lost:?}"
@@ -352,7 +354,7 @@ fn check_lost(name: &str, lost: &[String]) {
 #[test]
 fn one_file_of_each_family_is_the_same_model() {
     for name in families() {
-        // The text encoder of Kolors is another one.
+        // Kolors has a text encoder of another kind.
         if name == "kolors" {
             continue;
         }
@@ -362,7 +364,8 @@ fn one_file_of_each_family_is_the_same_model() {
         write_single_folder(&name, &old);
         check_lost(&name, &convert(&old, &file, ModelForm::File).lost);
 
-        // The same tensors as another writer's, by tables that diffusers' conversions prove.
+        // The expected tensors come from the tables of `single_files.py`, which are checked against
+        // the conversions of diffusers.
         let like = folder.path().join("like.safetensors");
         let plain = Options {
             extra: false,
@@ -374,7 +377,7 @@ fn one_file_of_each_family_is_the_same_model() {
             let marks = ["edm_", "v_pred", "ztsnr"];
             tensors.retain(|name, _| !marks.iter().any(|mark| name.starts_with(mark)));
             if name == "sdxs" {
-                // TAESD, which such files do not have as a rule.
+                // The autoencoder is TAESD, which such files usually do not contain.
                 let vae = ["first_stage_model.", "vae."];
                 tensors.retain(|name, _| !vae.iter().any(|start| name.starts_with(start)));
             }
@@ -383,7 +386,7 @@ fn one_file_of_each_family_is_the_same_model() {
         assert_eq!(names(&found), names(&expected), "{name}");
         assert!(found == expected, "{name}");
 
-        // And back.
+        // Convert the file back to a folder.
         let there = sd_onnx::builder().tokenizer(&old);
         let converted = there.convert(&file, &new, &Conversion::new(ModelForm::Folder));
         let converted = converted.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -401,7 +404,8 @@ fn one_file_of_each_family_is_the_same_model() {
             );
             assert!(old == new, "{name} {network}");
         }
-        // Equal networks draw the same; some of them show that the rest is equal, too.
+        // Equal networks draw equal pictures. Drawing with a few families shows that the rest is
+        // equal, too.
         if !["cosxl", "inpaint", "lcm", "sd2-v", "sdxl-base"].contains(&name.as_str()) {
             continue;
         }
@@ -463,7 +467,7 @@ fn marks_tell_what_a_file_predicts() {
         let header = header.metadata().clone().unwrap();
         assert_eq!(header["modelspec.prediction_type"], prediction, "{name}");
         assert_eq!(header["format"], "pt");
-        // The schedule comes back from them.
+        // A conversion back to a folder restores the schedule from the marker tensors.
         let builder = sd_onnx::builder().tokenizer(&old);
         let to_folder = Conversion::new(ModelForm::Folder);
         builder.convert(&file, &new, &to_folder).unwrap();
@@ -565,7 +569,8 @@ fn what_a_file_has_no_mark_for_is_refused_or_said() {
 fn what_the_builder_says_about_the_noise_goes_into_the_new_model() {
     let folder = tempfile::tempdir().unwrap();
     let new = folder.path().join("new");
-    // Its scheduler has an infinity, which JSON has not and Python writes.
+    // The scheduler of this model has an infinity, which Python writes although it is not valid
+    // JSON.
     let old = common::emoji();
     let builder = sd_onnx::builder()
         .prediction(Prediction::Epsilon)
@@ -579,7 +584,7 @@ fn what_the_builder_says_about_the_noise_goes_into_the_new_model() {
     let [mut old, new] = [&old, &new].map(|root| json(&root.join(file)));
     old["prediction_type"] = "epsilon".into();
     old["rescale_betas_zero_snr"] = true.into();
-    // The steps begin at the pure noise.
+    // With a zero terminal SNR, the steps begin at pure noise.
     old["timestep_spacing"] = "trailing".into();
     assert_eq!(old, new);
 }
@@ -600,7 +605,7 @@ fn parts_from_elsewhere_go_into_the_new_model() {
         .convert(&old, &new, &Conversion::new(ModelForm::Folder))
         .unwrap();
     assert!(tensors(&new.join(file)) == stored);
-    // What is no file cannot be written.
+    // An autoencoder that is not a file cannot be written.
     let codec = load(&old).codec().clone();
     let out = folder.path().join("none");
     let builder = sd_onnx::builder().codec(codec);
@@ -662,15 +667,15 @@ fn parts_that_do_not_fit_are_refused_as_when_they_are_loaded() {
     }
 }
 
-/// `!` fills texts up in Stable Diffusion 2. A tokenizer's files make it a special token by that,
-/// which single files are read without.
+/// Stable Diffusion 2 pads texts with `!`. In a folder, the files of the tokenizer therefore make
+/// `!` a special token. In a single file, `!` is an ordinary word.
 #[test]
 fn words_that_become_other_tokens_are_said() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     write_single_folder("sd2-base", &at("small"));
     convert(&at("small"), &at("small.safetensors"), ModelForm::File);
-    // With an embedding for CLIP's vocabulary.
+    // Enlarge the embedding to the size of CLIP's vocabulary.
     let mut stored = tensors(&at("small.safetensors"));
     let name = "cond_stage_model.model.token_embedding.weight";
     let (dtype, shape, bytes) = stored.get_mut(name).unwrap();
@@ -709,7 +714,7 @@ fn a_place_within_the_model_is_a_place_like_any_other() {
         assert_eq!(latents(&load(&old)), expected, "{place}");
     }
     let to_file = Conversion::new(ModelForm::File);
-    // A file is no folder, and what is there stays as it is.
+    // A file cannot be the parent of the new model, and existing files are not changed.
     let file = old.join("model_index.json");
     let before = fs::read(&file).unwrap();
     for place in ["model_index.json", "model_index.json/new", "none/new"] {
@@ -721,7 +726,7 @@ fn a_place_within_the_model_is_a_place_like_any_other() {
     assert_eq!(fs::read(&file).unwrap(), before);
 }
 
-/// Ends this process as the system does when it has no memory left.
+/// Kills this process, as the system does when there is no memory left.
 #[cfg(unix)]
 fn die() -> ! {
     let id = std::process::id().to_string();
@@ -771,7 +776,7 @@ fn a_killed_conversion_leaves_only_a_hidden_folder() {
             left.len() == 1 && left[0].starts_with(".converting-"),
             "{left:?}"
         );
-        // It is in nobody's way.
+        // The hidden folder does not prevent another conversion to the same place.
         convert(&old, &out, form);
     }
 }

@@ -1,7 +1,7 @@
-//! What diffusers' `StableDiffusionPipeline` corrects in the configurations of 2022, on whole
-//! models. The cases of `src/corrections.rs` are more and need no model.
+//! Tests the corrections that diffusers' `StableDiffusionPipeline` makes to configurations of 2022,
+//! on whole models. `src/corrections.rs` tests more cases without a model.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -15,14 +15,15 @@ use sd_onnx::{
 };
 use serde_json::{Value, json};
 
-/// The run that `tests/golden/pipelines.py` made with a DDIM file that lacks `clip_sample` and
-/// `steps_offset`.
+/// Returns the run that `tests/golden/pipelines.py` made with a DDIM file that lacks `clip_sample`
+/// and `steps_offset`.
 fn run() -> Value {
     let text = fs::read_to_string(golden("pipelines.json")).unwrap();
     serde_json::from_str::<Value>(&text).unwrap()["run"].take()
 }
 
-/// Writes the model of the run with an index that names a pipeline class, or without an index.
+/// Writes and loads the model of the run. `class` is the pipeline class in its `model_index.json`,
+/// which is left out for `None`.
 fn outdated(run: &Value, class: Option<Value>, folder: &Path) -> Pipeline {
     let mut model = Model::of_shape(run["shape"].as_str().unwrap());
     model.scheduler = run["scheduler"].to_string();
@@ -34,7 +35,7 @@ fn outdated(run: &Value, class: Option<Value>, folder: &Path) -> Pipeline {
     load(folder)
 }
 
-/// The error of the run's latents against diffusers.
+/// Draws the run and returns the error of its latents against diffusers.
 fn error(run: &Value, pipeline: &Pipeline) -> f64 {
     let number = |key: &str| run[key].as_u64().unwrap();
     let request = Request::new(run["prompt"].as_str().unwrap())
@@ -59,7 +60,7 @@ fn a_ddim_file_of_2022_draws_as_in_diffusers() {
         println!("{error:.1e}");
         assert!(error <= 1e-4, "{error}");
     }
-    // Other classes follow the file.
+    // Other classes use the values of the file.
     for class in [
         json!("StableDiffusionControlNetPipeline"),
         json!(["mine", "Mine"]),

@@ -1,7 +1,7 @@
-//! One model in each dress that folders were published in from 2022 to 2024, and in each way they lie on a disk: the same
-//! bits come out of all.
+//! Loads one model in each form in which folders were published from 2022 to 2024, and in each
+//! layout on disk. All of them must give the same bits.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -16,10 +16,11 @@ use ndarray::Array4;
 use safetensors::{Dtype, tensor::TensorView};
 use sd_onnx::{Pipeline, Request, StopToken, text::ClipSkip};
 
-/// Stable Diffusion 1.5 in little: its configuration is at the classes' defaults where the real one's is.
+/// A small model of the form of Stable Diffusion 1.5. Its configuration has the defaults of the
+/// classes wherever Stable Diffusion 1.5 has them.
 const SHAPE: &str = "four";
 
-/// The bits of a short run's picture and latents, and of an encoded picture.
+/// Returns the bits of the picture and the latents of a short run, and of an encoded picture.
 fn bits(pipeline: &Pipeline) -> Vec<u32> {
     let request = Request::new("a cute fox girl")
         .negative("blurry")
@@ -52,7 +53,7 @@ fn reference() -> Vec<u32> {
     bits(&load(folder.path()))
 }
 
-/// Writes the model with `dress`, which is given the model and the folder, and compares.
+/// Writes the model with `dress`, which receives the model and the folder, and compares the bits.
 fn same_bits(dress: impl FnOnce(&mut Model, &Path)) {
     let folder = tempfile::tempdir().unwrap();
     dress(&mut Model::of_shape(SHAPE), folder.path());
@@ -73,7 +74,7 @@ fn text_model_prefix_and_position_ids() {
             format!("text_model.{name}")
         });
         model.write(folder);
-        // transformers 4 saved the positions, as integers.
+        // transformers 4 saved the positions as integers.
         let path = folder.join("text_encoder").join(plain_file("text_encoder"));
         let bytes = fs::read(&path).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -172,7 +173,7 @@ fn folders_that_are_not_for_us() {
 
 #[test]
 fn half_precision_of_either_kind() {
-    // The recipe's weights are f16 numbers, so these files lose nothing.
+    // The weights of the recipe are f16 numbers, so the f16 files are exact.
     same_bits(|model, folder| write_as(model, folder, Dtype::F16, ""));
     let folder = tempfile::tempdir().unwrap();
     let mut model = Model::of_shape(SHAPE);
@@ -201,10 +202,11 @@ fn write_as(model: &Model, folder: &Path, dtype: Dtype, variant: &str) {
 
 #[test]
 fn variants() {
-    // The only one there.
+    // The only variant is used.
     same_bits(|model, folder| write_as(model, folder, Dtype::F16, ".fp16"));
 
-    // The plain file first, the variant when it is asked for, plain for a component that lacks it.
+    // The plain file is preferred. A variant that is asked for is used, with the plain file for a
+    // component that lacks it.
     let folder = tempfile::tempdir().unwrap();
     let mut model = Model::of_shape(SHAPE);
     model.write(folder.path());
@@ -224,7 +226,8 @@ fn variants() {
     );
     assert!(variant != plain);
 
-    // Two and no plain one: the error lists them. One that is nowhere too.
+    // With two variants and no plain file, the error lists the variants. So does the error for a
+    // variant that does not exist.
     fs::rename(
         folder.path().join("unet").join(plain_file("unet")),
         file.with_file_name("diffusion_pytorch_model.fp16.safetensors"),
@@ -249,7 +252,8 @@ fn variants() {
     );
 }
 
-/// Splits a component's tensors over two files with an index, and says which files.
+/// Splits the tensors of a component over two files with an index. Returns the paths of the two
+/// files.
 fn write_shards(folder: &Path, component: &str, tensors: Tensors, variant: &str) -> [PathBuf; 2] {
     let stem = plain_file(component).trim_end_matches(".safetensors");
     let names = [1, 2].map(|i| format!("{stem}{variant}-0000{i}-of-00002.safetensors"));
@@ -332,7 +336,7 @@ fn hub_cache_layout() {
     }
     assert!(bits(&load(&snapshot)) == reference());
 
-    // A folder that is itself a link.
+    // The folder itself can be a link.
     let link = cache.path().join("link");
     symlink(&snapshot, &link).unwrap();
     assert!(bits(&load(&link)) == reference());
@@ -413,7 +417,8 @@ fn a_vae_without_its_encoder_decodes() {
     assert!(error.to_string().contains(part), "{error}");
 }
 
-/// What the handbook allows while a model is loaded: its f32 weights stay those of the old file.
+/// A weight file may be replaced while the model is loaded, as the handbook says. The model keeps
+/// the f32 weights of the old file.
 #[cfg(unix)]
 #[test]
 fn a_weight_file_may_be_replaced_while_it_is_used() {
@@ -462,7 +467,7 @@ fn a_tokenizer_shorter_than_the_text_model() {
     fs::write(&config, json.to_string()).unwrap();
     let short = encode();
     assert_eq!(short.dim(), (1, 50, whole.dim().2));
-    // Attention looks back only, so that the first 50 do not know of the rest.
+    // Attention looks only at earlier tokens, so the first 50 do not depend on the others.
     let first = whole.slice(ndarray::s![.., ..50, ..]);
     let error = (&short - &first).mapv(|v| v * v).sum().sqrt() / first.mapv(|v| v * v).sum().sqrt();
     assert!(error <= 1e-6, "{error}");

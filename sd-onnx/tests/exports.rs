@@ -1,7 +1,7 @@
-//! Models that other tools exported to ONNX, against the same weights through our own graphs.
-//! `tests/golden/exports.py` made the exports.
+//! Compares models that other tools exported to ONNX with the same weights in this library's own
+//! graphs. `tests/golden/exports.py` made the exports.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -20,10 +20,11 @@ use sd_onnx::{
 };
 use written::{family_of, write_export};
 
-/// f32 sums in another order.
+/// The largest error of one network call. f32 sums are computed in another order.
 const ONE_CALL: f64 = 1e-5;
 const WHOLE_RUN: f64 = 1e-4;
-/// Values of 16 bits between the layers, which have 11 of precision, through a whole network.
+/// The largest error of a network whose layers exchange f16 values, which have 11 bits of
+/// precision.
 const HALF: f64 = 2e-2;
 
 const EXPORTS: [&str; 6] = [
@@ -36,7 +37,7 @@ const EXPORTS: [&str; 6] = [
 ];
 const PROMPT: &str = "a cute fox girl, watercolour";
 
-/// Prints a figure and checks it.
+/// Prints a relative L2 error and checks that it is at most `limit`.
 fn within(limit: f64, what: &str, error: f64) {
     println!("{what}: {error:.1e}");
     assert!(
@@ -45,7 +46,7 @@ fn within(limit: f64, what: &str, error: f64) {
     );
 }
 
-/// The export, and the model that it was made from.
+/// Loads an export, and the model that it was made from.
 fn pair(name: &str, folder: &Path) -> [Pipeline; 2] {
     let export = write_export(name, folder);
     let own = folder.join("own");
@@ -63,7 +64,7 @@ fn array4(shape: [usize; 4], seed: u64) -> Array4<f32> {
     Array4::from_shape_vec(shape, noise(shape, seed)).unwrap()
 }
 
-/// Encodes a prompt with a clip skip, or at the model's own layer.
+/// Encodes a prompt with a clip skip. 0 is the model's own layer.
 fn encode(
     pipeline: &Pipeline,
     prompt: &str,
@@ -84,7 +85,7 @@ fn encode(
     (found.embedding.to_owned(), pooled)
 }
 
-/// One call of a UNet, on inputs that are the same for any of its kind.
+/// Calls a UNet once. The inputs are the same for all UNets of the same shape.
 fn predict(pipeline: &Pipeline, rows: usize, sides: [usize; 2], timestep: f32) -> Array4<f32> {
     let inputs = pipeline.denoiser().inputs();
     let latents = array4([rows, inputs.channels, sides[0], sides[1]], 1);
@@ -113,7 +114,7 @@ fn predict(pipeline: &Pipeline, rows: usize, sides: [usize; 2], timestep: f32) -
     output
 }
 
-/// A whole picture: its final latents and its pixels.
+/// Draws a picture and returns its final latents and its pixels.
 fn draw(pipeline: &Pipeline, clip_skip: usize, sides: [u32; 2]) -> (Array4<f32>, Vec<f32>) {
     let inputs = pipeline.denoiser().inputs();
     let mut request = Request::new(PROMPT)
@@ -122,7 +123,7 @@ fn draw(pipeline: &Pipeline, clip_skip: usize, sides: [u32; 2]) -> (Array4<f32>,
         .steps(4)
         .guidance(if inputs.guidance { 8.5 } else { 5.0 })
         .seed(42)
-        // Whole timesteps, which every export takes.
+        // Every export takes integer timesteps.
         .ladder(Ladder::leading());
     if clip_skip > 0 {
         request = request.clip_skip(clip_skip);
@@ -142,7 +143,8 @@ fn what_an_export_takes_is_read_from_its_graphs() {
     for name in EXPORTS {
         let folder = tempfile::tempdir().unwrap();
         let [export, own] = pair(name, folder.path());
-        // The way up doubles, so that the sides must be what was halved on the way down.
+        // The export doubles the sides on the way up, so the sides must halve evenly on the way
+        // down.
         let doublings = match name {
             "optimum-sd1" | "diffusers-2022" => 3,
             _ => 2,
@@ -185,7 +187,8 @@ fn text_embeddings_at_every_layer() {
                     relative_error(&pooled, &expected),
                 );
             }
-            // The layers differ, so that a wrong one would be seen. The model's own is one of them.
+            // The layers must differ, or a wrong one would not show. Clip skip 0 is left out,
+            // because it is one of the others.
             if let Some(before) = before.filter(|_| clip_skip > 1) {
                 let before: Vec<f32> = before.iter().copied().collect();
                 assert!(relative_error(&found, &before) > 1e-2, "{what}");
@@ -207,7 +210,7 @@ fn calls_of_the_unet() {
             let what = format!("{name} {rows} of {sides:?} at {timestep}");
             within(ONE_CALL, &what, relative_error(&found, &expected));
         }
-        // A graph of whole timesteps takes the nearest.
+        // A graph with integer timesteps receives the nearest one.
         let expected = match name {
             "diffusers-2022" => 418.0,
             _ => 417.75,
@@ -281,7 +284,7 @@ fn whole_pictures() {
         }
         let [first, second] = [0, 2].map(|clip_skip| draw(&own, clip_skip, [64, 128]).0);
         let second: Vec<f32> = second.into_iter().collect();
-        // SDXL's own layer is clip skip 2.
+        // Clip skip 2 is SDXL's own layer, so it changes nothing there.
         if name != "optimum-xl" {
             assert!(
                 relative_error(&first, &second) > 100.0 * WHOLE_RUN,
@@ -316,7 +319,7 @@ fn graphs_of_16_bits_and_fixed_sizes() {
     let [found, expected] = [&export, &own].map(|it| it.codec().encode(image.view(), &stop));
     let (found, expected) = (found.unwrap(), expected.unwrap());
     compare("encoder", found.mean, expected.mean);
-    // The graph gives the mode alone.
+    // The graph returns the mode only.
     assert!(found.log_variance.iter().all(|&v| v == -30.0));
 
     let size = |width: u32, height: u32| {
@@ -355,7 +358,8 @@ fn a_model_may_be_exported_in_part() {
     }
 }
 
-/// A textual inversion of two random vectors for each width, by the name of its tensor.
+/// Creates a textual inversion of two random vectors for each width. Each width has the name of its
+/// tensor.
 fn inversion(widths: &[(&str, usize)]) -> TextualInversion {
     let stored: Vec<(&str, Vec<usize>, Vec<u8>)> = widths
         .iter()
@@ -379,7 +383,8 @@ fn textual_inversions_are_rows_behind_the_token_embedding() {
         ("optimum-sd1", &[("emb_params", 48)][..]),
         ("optimum-sd2", &[("emb_params", 40)]),
         ("diffusers-2022", &[("emb_params", 56)]),
-        // The end of a text is the largest id there, which ids of inversions exceed.
+        // In this model, the end of a text is found as the largest id. The ids of inversions are
+        // larger still.
         ("optimum-xl", &[("clip_l", 24), ("clip_g", 32)]),
     ] {
         let folder = tempfile::tempdir().unwrap();
@@ -472,7 +477,7 @@ fn parts_that_are_missing() {
             .to_string()
     };
 
-    // Only pictures to start from need the encoder.
+    // Drawing from noise does not need the encoder.
     fs::remove_dir_all(export.join("vae_encoder")).unwrap();
     let pipeline = load(&export);
     draw(&pipeline, 0, [64, 64]);

@@ -1,7 +1,9 @@
-//! Each family of models against diffusers 0.42.1, on random-weight models of two shapes or more.
-//! `tests/golden/families.py` wrote the values, and its README says what each of them is.
+//! Compares each family of models with diffusers 0.42.1, on random-weight models of two shapes or
+//! more.
+//!
+//! `tests/golden/families.py` wrote the values. The README beside it describes them.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -18,12 +20,12 @@ use sd_onnx::{
 };
 use serde_json::Value;
 
-/// One network's output: f32 sums in another order.
+/// The largest error of one network call. f32 sums are computed in another order.
 const ONE_CALL: f64 = 1e-5;
-/// A run of a few steps, in which guidance and the model itself enlarge differences.
+/// The largest error of a run of a few steps. Guidance and the model itself amplify differences.
 const WHOLE_RUN: f64 = 1e-4;
 
-/// The folders of `tests/golden/families`.
+/// Lists the folders of `tests/golden/families`.
 fn shapes() -> Vec<String> {
     let folders = std::fs::read_dir(family("")).unwrap();
     let mut names: Vec<String> = folders
@@ -49,7 +51,7 @@ fn written(shape: &str, folder: &Path) -> PathBuf {
     path
 }
 
-/// Prints a figure and checks it.
+/// Prints a relative L2 error and checks that it is at most `limit`.
 fn within(limit: f64, what: &str, error: f64) {
     println!("{what}: {error:.1e}");
     assert!(
@@ -118,7 +120,8 @@ fn text_embeddings_and_pooled_outputs() {
     });
 }
 
-/// The stored texts of a call, one for each row: tokens and pooled outputs. Zeros stand for null.
+/// Returns the stored texts of a call, one for each row: tokens and pooled outputs. A null text
+/// becomes zeros.
 fn context(golden: &Golden, case: &Value) -> (Array3<f32>, Option<Array2<f32>>) {
     let names: Vec<Option<&str>> = list(case, "context").iter().map(Value::as_str).collect();
     let known = names.iter().flatten().next().unwrap();
@@ -205,7 +208,7 @@ fn autoencoders_of_other_classes() {
                 true => vec![("latents", &found.mean)],
                 false => vec![("mean", &found.mean), ("logvar", &found.log_variance)],
             };
-            // Without a distribution nothing is drawn from it.
+            // An autoencoder without a distribution has latents and no variance.
             assert_eq!(
                 found.log_variance[[0, 0, 0, 0]] == f32::NEG_INFINITY,
                 is_tiny
@@ -218,7 +221,8 @@ fn autoencoders_of_other_classes() {
         }
         for case in list(&cases, "vae_decode") {
             let name = text(case, "name");
-            // The golden has the autoencoder's own input; the pipeline's latents are scaled.
+            // The golden latents are the autoencoder's own input; the pipeline's latents are
+            // scaled.
             let factor = codec.factor();
             let image = Array4::zeros((1, 3, 8 * factor, 8 * factor));
             let scaling = codec.encode(image.view(), &stop).unwrap();
@@ -298,14 +302,14 @@ fn a_refiner_of_another_prediction_or_other_latents_is_refused() {
         assert!(error.contains(file) && error.contains(part), "{error}");
         std::fs::write(&path, before).unwrap();
     }
-    // What the folder does not have is not checked.
+    // A component that the refiner's folder lacks is not compared.
     std::fs::remove_dir_all(refiner.join("scheduler")).unwrap();
     std::fs::remove_dir_all(refiner.join("vae")).unwrap();
     load().unwrap();
 }
 
 fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Picture {
-    // The base's scheduler makes the run, also where a refiner ends it.
+    // The scheduler of the base makes the whole run, also when a refiner makes the last steps.
     let of = case["base"].as_str().unwrap_or(shape);
     let scheduler = std::fs::read_to_string(family(of).join("scheduler.json")).unwrap();
     let mut scheduler: Value = serde_json::from_str(&scheduler).unwrap();
@@ -326,10 +330,10 @@ fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Pictu
         .prompt_options(
             PromptOptions::default()
                 .syntax(Syntax::Plain)
-                // The pipelines of diffusers want prompts of one length.
+                // The pipelines of diffusers need prompts of the same length.
                 .same_length(true)
-                // diffusers encodes an empty negative prompt that is given, and zeroes one that is
-                // not.
+                // diffusers encodes a negative prompt that is given and empty. It uses zeros if
+                // none is given.
                 .encode_empty(case["negative"].is_string()),
         );
     request.prompt_2 = case["prompt_2"].as_str().map(str::to_owned);
@@ -366,7 +370,7 @@ fn run(pipeline: &Pipeline, golden: &Golden, case: &Value, shape: &str) -> Pictu
     pipeline.generate(&request).unwrap().pictures.remove(0)
 }
 
-/// The row of a token in a stored token embedding.
+/// Reads the row of a token from a stored token embedding.
 fn row(folder: &Path, encoder: &str, token: u32) -> Array2<f32> {
     let file = Golden::of_file(&folder.join(encoder).join("model.safetensors"));
     let names = ["", "text_model."].map(|it| format!("{it}embeddings.token_embedding.weight"));
@@ -376,7 +380,7 @@ fn row(folder: &Path, encoder: &str, token: u32) -> Array2<f32> {
     Array2::from_shape_vec((1, dims[1]), values).unwrap()
 }
 
-/// A textual inversion file of these tensors.
+/// Creates a textual inversion from a file with these tensors.
 fn inversion(tensors: &[(&str, &Array2<f32>)]) -> TextualInversion {
     let stored: Vec<(&str, Vec<usize>, Vec<u8>)> = tensors
         .iter()
@@ -395,7 +399,8 @@ fn inversion(tensors: &[(&str, &Array2<f32>)]) -> TextualInversion {
 
 #[test]
 fn textual_inversions_of_both_text_encoders() {
-    // In the first shape the end of a text is the largest id, which those of inversions exceed.
+    // In the first shape, the end of a text is found as the largest id. The ids of inversions are
+    // larger still.
     for shape in ["sdxl-base", "sdxl-ssd"] {
         let folder = tempfile::tempdir().unwrap();
         let folder = written(shape, folder.path());
@@ -417,7 +422,7 @@ fn textual_inversions_of_both_text_encoders() {
         assert_eq!(named.embedding, word.embedding, "{shape}");
         assert_eq!(named.pooled, word.pooled, "{shape}");
         assert_ne!(word.pooled, encode(&plain, "z").pooled);
-        // One for the first text encoder alone does not fit.
+        // An inversion for the first text encoder alone does not fit.
         let half = inversion(&[("clip_l", &first)]);
         let error = sd_onnx::builder()
             .embedding(half)

@@ -1,8 +1,10 @@
-//! Every network and every run against diffusers 0.42.1 and transformers 5.23 in f32 on torch 2.15, on random-weight
-//! models of five shapes. `tests/golden/make.py` wrote the values and says how the weights are scaled so that a mistake
-//! anywhere shows.
+//! Compares every network and whole runs with diffusers 0.42.1 and transformers 5.23, in f32 on
+//! torch 2.15.
+//!
+//! The models have random weights and five shapes. `tests/golden/make.py` wrote the values. It also
+//! documents how the weights are scaled so that a mistake anywhere shows.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -15,9 +17,11 @@ use sd_onnx::{
 };
 use serde_json::Value;
 
-/// One network's output: f32 sums in another order. Seen: at most 6e-6.
+/// The largest error of one network call. f32 sums are computed in another order. Seen: at most
+/// 6e-6.
 const ONE_CALL: f64 = 1e-5;
-/// A run of 20 steps, in which guidance and the model itself enlarge differences. Seen: at most 2e-5.
+/// The largest error of a run of 20 steps. Guidance and the model itself amplify differences. Seen:
+/// at most 2e-5.
 const WHOLE_RUN: f64 = 1e-4;
 
 fn with_each_shape(test: impl Fn(&str, &Pipeline, &Golden, &Value)) {
@@ -41,7 +45,7 @@ fn array4((shape, values): (Vec<usize>, Vec<f32>)) -> Array4<f32> {
     Array4::from_shape_vec([shape[0], shape[1], shape[2], shape[3]], values).unwrap()
 }
 
-/// Prints a figure and checks it.
+/// Prints a relative L2 error and checks that it is at most `limit`.
 fn within(limit: f64, what: &str, error: f64) {
     println!("{what}: {error:.1e}");
     assert!(
@@ -102,7 +106,8 @@ fn vae_decode_and_encode() {
         for case in cases["vae_decode"].as_array().unwrap() {
             let name = case["name"].as_str().unwrap();
             let latents = array4(golden.tensor(&format!("{name}.latents")));
-            // The golden has the autoencoder's own input; the pipeline's latents are scaled.
+            // The golden latents are the autoencoder's own input; the pipeline's latents are
+            // scaled.
             let scaling = pipeline
                 .codec()
                 .encode(Array4::zeros((1, 3, 64, 64)).view(), &StopToken::new())
@@ -169,7 +174,8 @@ fn whole_runs() {
             let name = case["name"].as_str().unwrap();
             let rescaled = SchedulerConfig {
                 rescale_betas_zero_snr: case["rescale_betas_zero_snr"].as_bool().unwrap(),
-                // The file's, which loading it as a Stable Diffusion model has corrected.
+                // Restores the value of the file, which loading the folder as a Stable Diffusion
+                // model has corrected.
                 steps_offset: case["steps_offset"].as_u64().unwrap() as usize,
                 ..pipeline.scheduler_config().clone()
             };
@@ -200,7 +206,7 @@ fn whole_runs() {
     });
 }
 
-/// The same networks under another scheduler configuration.
+/// Returns a pipeline of the same networks with another scheduler configuration.
 fn with_scheduler(pipeline: &Pipeline, config: SchedulerConfig) -> Pipeline {
     let (prompts, denoiser, codec) = (
         pipeline.prompt_encoder().clone(),

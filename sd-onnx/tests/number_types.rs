@@ -1,7 +1,7 @@
-//! One model in each type of numbers that weights are stored in: the same bits come out as of the
-//! folder that has the same values in f32.
+//! Loads one model with its weights in each supported type of numbers. The result must have the
+//! same bits as from a folder with the same values in f32.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -16,7 +16,7 @@ use sd_onnx::{Pipeline, Request};
 const SHAPE: &str = "four";
 const COMPONENTS: [&str; 3] = ["text_encoder", "unet", "vae"];
 
-/// The bits of a short run's picture and latents.
+/// Returns the bits of the picture and the latents of a short run.
 fn bits(pipeline: &Pipeline) -> Vec<u32> {
     let request = Request::new("a cute fox girl")
         .size(64, 64)
@@ -29,18 +29,18 @@ fn bits(pipeline: &Pipeline) -> Vec<u32> {
     bits
 }
 
-/// A tensor as a file has it, and what it is worth.
+/// A tensor as it is stored in a file, and its values in f32.
 struct Stored {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
     values: Vec<f32>,
-    /// Tensors beside it, by the ends of their names.
+    /// Tensors stored beside it. The first part replaces `weight` at the end of the tensor's name.
     beside: Vec<(&'static str, Dtype, Vec<usize>, Vec<u8>)>,
 }
 
-/// Writes each tensor of the model as `store` says, given its number, name and values, and draws.
-/// The same must come out of the values in f32.
+/// Writes each tensor of the model as `store` returns it, and draws. `store` receives the number,
+/// the name and the values of the tensor. The same values in f32 must give the same bits.
 fn same_bits(store: impl Fn(usize, &str, &Tensor) -> Stored) {
     let model = Model::of_shape(SHAPE);
     let [stored, plain] = [(); 2].map(|()| tempfile::tempdir().unwrap());
@@ -72,7 +72,7 @@ fn same_bits(store: impl Fn(usize, &str, &Tensor) -> Stored) {
     assert!(stored == plain, "the bits differ");
 }
 
-/// torch's values of all codes of a type of 8 bits.
+/// Returns torch's values of all codes of an 8-bit type.
 fn codes(dtype: Dtype) -> Vec<f32> {
     let name = match dtype {
         Dtype::F8_E4M3 => "f8_e4m3fn",
@@ -82,7 +82,7 @@ fn codes(dtype: Dtype) -> Vec<f32> {
     file.tensor(name).1
 }
 
-/// The code of the largest value that is no further from zero than `value`.
+/// Returns the code of the largest value that is no further from zero than `value`.
 fn code(codes: &[f32], value: f32) -> u8 {
     let positive = &codes[..0x80];
     let finite = positive.iter().take_while(|code| code.is_finite());
@@ -91,7 +91,7 @@ fn code(codes: &[f32], value: f32) -> u8 {
     (above - 1) as u8 | sign
 }
 
-/// `tensor` in a plain type.
+/// Stores a tensor in a type without scales.
 fn plain(dtype: Dtype, tensor: &Tensor) -> Stored {
     let values = tensor.values.iter();
     let codes = match dtype {
@@ -100,7 +100,7 @@ fn plain(dtype: Dtype, tensor: &Tensor) -> Stored {
     };
     let (bytes, values): (Vec<Vec<u8>>, Vec<f32>) = values
         .map(|&value| match dtype {
-            // Between two values of f32.
+            // The value lies between two values of f32.
             Dtype::F64 => {
                 let wide = f64::from(value) * (1.0 + 1e-8);
                 (wide.to_le_bytes().to_vec(), wide as f32)
@@ -129,7 +129,8 @@ fn plain(dtype: Dtype, tensor: &Tensor) -> Stored {
     }
 }
 
-/// `tensor` as codes and one scale for each of `rows` parts, which is not 1.
+/// Stores a tensor as codes with one scale for each of `rows` parts. Returns the scales as well;
+/// none of them is 1.
 fn scaled(dtype: Dtype, tensor: &Tensor, rows: usize) -> (Stored, Vec<u8>) {
     let codes = codes(dtype);
     let (mut stored, mut scales) = (plain(dtype, tensor), Vec::new());
@@ -147,7 +148,8 @@ fn scaled(dtype: Dtype, tensor: &Tensor, rows: usize) -> (Stored, Vec<u8>) {
     (stored, scales)
 }
 
-/// Whether ComfyUI's tools quantise it: the weights of linear layers, here with convolutions.
+/// Returns whether ComfyUI's tools quantise a tensor. They quantise the weights of linear layers;
+/// these tests include convolutions.
 fn is_quantised(name: &str, tensor: &Tensor) -> bool {
     name.ends_with(".weight") && tensor.shape.len() > 1
 }
@@ -244,8 +246,8 @@ fn other_types_are_refused_by_name() {
     }
 }
 
-/// The UNet in GGUF: weights in blocks of Q8_0, under another shape where their rows are no whole
-/// blocks, the others in F32.
+/// A UNet in GGUF. Its weights are blocks of Q8_0, with another shape if their rows are not whole
+/// blocks. All other tensors are F32.
 #[test]
 fn a_unet_in_gguf() {
     let model = Model::of_shape(SHAPE);
@@ -309,7 +311,7 @@ fn a_unet_in_gguf() {
     file.extend([pairs, entries].concat());
     file.resize(file.len().next_multiple_of(32), 0);
     file.extend(data);
-    // A file is what it begins with, not what it is called.
+    // The name ends with `.safetensors`, but the format is recognised by the content.
     std::fs::write(path(stored.path()), file).unwrap();
     write_tensors(&path(plain.path()), &widened, Dtype::F32);
     assert!(count > 3, "some tensors have another shape");

@@ -1,9 +1,10 @@
-//! Networks on OpenVINO, against the same networks on ONNX Runtime's own kernels.
+//! Compares networks on OpenVINO with the same networks on ONNX Runtime's own kernels.
 //!
-//! In a process of its own, because a process has one ONNX Runtime and OpenVINO may need another
-//! than the CPU: every test begins with [`openvino`].
+//! These tests are a separate file, and so a separate process, because a process has one ONNX
+//! Runtime and OpenVINO may need another one than the CPU. For the same reason every test begins
+//! with [`openvino`].
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -20,15 +21,15 @@ use sd_onnx::{
     schedulers::{NoiseSource, TorchRng},
 };
 
-/// f32 sums in another order.
+/// The largest error in f32. Sums are computed in another order.
 const F32: f64 = 1e-5;
-/// Values of 8 bits between the layers, through a whole network. Random weights amplify rounding:
-/// diffusers 0.42.1 in bf16 differs from its f32 by 1.6e-2 to 6.8e-2 on these shapes. That the graph
-/// is right is seen in f32.
+/// The largest error in bf16, with values of 8 bits between the layers of a whole network. Random
+/// weights amplify rounding: diffusers 0.42.1 in bf16 differs from its f32 by 1.6e-2 to 6.8e-2 on
+/// these shapes. The f32 comparison shows that the graph is right.
 const BF16: f64 = 7e-2;
 
-/// A builder for OpenVINO in this precision. None, with a message, on a machine that cannot have
-/// it; a machine that should have it fails.
+/// Returns a builder for OpenVINO in this precision. Returns `None`, with a message, if the library
+/// is not found or the processor lacks the precision. Any other error fails the test.
 fn openvino(precision: Precision) -> Option<Builder> {
     let builder = sd_onnx::builder()
         .device(Device::OpenVino)
@@ -38,7 +39,8 @@ fn openvino(precision: Precision) -> Option<Builder> {
         Err(Error::Runtime(
             error @ (RuntimeError::NotFound { .. } | RuntimeError::Precision { .. }),
         )) => {
-            // A test without the library proves nothing, and says so where it is seen.
+            // A test without the library proves nothing, so the output must show that it was
+            // skipped.
             eprintln!("SKIPPED, not passed: OpenVINO in {precision} is not available: {error}");
             None
         }
@@ -56,7 +58,7 @@ fn draw(pipeline: &Pipeline, request: &Request) -> Picture {
     pipeline.generate(request).unwrap().pictures.remove(0)
 }
 
-/// The bits of everything that a network made.
+/// Returns the bits of the latents and the pixels.
 fn bits(picture: &Picture) -> Vec<u32> {
     let values = picture.latents.iter().chain(&picture.pixels);
     values.map(|value| value.to_bits()).collect()
@@ -66,7 +68,7 @@ fn fox() -> Request {
     Request::new("a fox").steps(4).seed(1)
 }
 
-/// The networks in a report, by name.
+/// Returns the names of the networks in a report.
 fn names(report: &[NetworkReport]) -> Vec<&str> {
     report
         .iter()
@@ -78,7 +80,7 @@ fn names(report: &[NetworkReport]) -> Vec<&str> {
 fn pictures_are_those_of_the_cpu() {
     for (precision, limit, least) in [
         (Precision::F32, 1e-4, 0.0),
-        // More than nothing, or it was computed in f32.
+        // An error of almost zero would mean that it was computed in f32.
         (Precision::Bf16, 0.05, 1e-4),
     ] {
         let Some(builder) = openvino(precision) else {
@@ -93,7 +95,8 @@ fn pictures_are_those_of_the_cpu() {
             assert_eq!(network.nodes("CPUExecutionProvider"), 0, "{network}");
         }
         let found = draw(&pipeline, &fox());
-        // Made after OpenVINO's provider was registered, which it must not be given to.
+        // This pipeline is made after OpenVINO's provider was registered. It must not use that
+        // provider.
         let cpu = sd_onnx::builder().load(emoji()).unwrap();
         for network in cpu.device_report() {
             assert_eq!(network.providers.len(), 1, "{network}");
@@ -113,9 +116,10 @@ fn pictures_are_those_of_the_cpu() {
 /// guidance input, with channels beside the latents, with other autoencoders.
 #[test]
 fn networks_of_every_kind() {
-    /// In OpenVINO 2026.4 some networks of 24 to 64 channels are wrong in bf16, and differently so
-    /// each time, where their deepest layer has fewer than 16 places. Networks of published widths
-    /// are not: at 8 × 8, Stable Diffusion 1.5 with random weights is within 3.1e-2.
+    /// The sides of the latents. In OpenVINO 2026.4, some networks of 24 to 64 channels are wrong
+    /// in bf16, and differently each time, if their deepest layer has fewer than 16 positions.
+    /// Networks of published widths are right: at 8 × 8, Stable Diffusion 1.5 with random weights
+    /// is within 3.1e-2.
     const SIDES: [usize; 2] = [32, 48];
     let folder = tempfile::tempdir().unwrap();
     for shape in [
@@ -155,7 +159,7 @@ fn networks_of_every_kind() {
     }
 }
 
-/// The output of one call of a UNet, with noise for every input.
+/// Returns the output of one call of a UNet, with noise for every input.
 fn call(unet: &dyn Denoiser, [height, width]: [usize; 2]) -> Vec<f32> {
     let inputs = unet.inputs();
     let image = |channels, seed| {
@@ -189,7 +193,11 @@ fn the_same_bits_however_it_is_loaded() {
     };
     let pipeline = builder.clone().load(emoji()).unwrap();
     let expected = bits(&draw(&pipeline, &fox()));
-    assert_eq!(bits(&draw(&pipeline, &fox())), expected, "once more");
+    assert_eq!(
+        bits(&draw(&pipeline, &fox())),
+        expected,
+        "drawn a second time"
+    );
     let other = fox().size(64, 96);
     let of_other = bits(&draw(&pipeline, &other));
     assert_eq!(
@@ -199,7 +207,8 @@ fn the_same_bits_however_it_is_loaded() {
     );
 
     let low = builder.clone().low_memory(true).load(emoji()).unwrap();
-    // Previews of this model's latents were fitted with its decoder. Nothing else is loaded yet.
+    // The decoder was needed to fit the previews of this model's latents. Nothing else is loaded
+    // yet.
     assert_eq!(names(&low.device_report()), ["VAE decoder"]);
     let mut loaded = Vec::new();
     let picture = low.run(&[fox()], &StopToken::new(), |_| {
@@ -253,8 +262,8 @@ fn threads_share_it() {
     });
 }
 
-/// OpenVINO runs a whole network as one operator: a stop ends the picture after the call in which
-/// it comes.
+/// OpenVINO runs a whole network as one operator, so a stop ends the picture after the current
+/// call.
 #[test]
 fn a_stop_ends_a_picture_within_a_call() {
     let Some(builder) = openvino(Precision::F32) else {

@@ -1,6 +1,6 @@
-//! The cheap look at latents against the picture that they decode to.
+//! Compares previews of latents with the pictures that the latents decode to.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -9,12 +9,13 @@ use common::{Model, emoji, load};
 use ndarray::{Axis, s};
 use sd_onnx::{LatentRgb, Picture, Pipeline, Request};
 
-/// How close the preview of a picture's latents comes to the picture, averaged over the pixels of each latent.
+/// How close previews come to their pictures. Each pixel of a preview is compared with the mean of
+/// the pixels of the picture that belong to the same latent.
 #[derive(Debug)]
 struct Closeness {
-    /// The share of the picture's variance that the preview has.
+    /// The share of the pictures' variance that the previews explain.
     r2: f64,
-    /// Mean absolute error, of 255.
+    /// The mean absolute error, on a scale of 0 to 255.
     error: f64,
 }
 
@@ -70,16 +71,18 @@ fn the_fitted_preview_looks_like_the_picture() {
     assert_eq!(
         pipeline.codec().latent_rgb(),
         None,
-        "no coefficients are known"
+        "this model's coefficients are not known"
     );
     let pictures = pictures(&pipeline);
     let fitted = pipeline.latent_rgb();
     let close = closeness(&pictures, fitted);
     println!("fitted: {close:?}");
-    // Seen: 0.72 and 32. The best linear map for 43 pictures of this model has 0.84 and 27 there.
+    // Seen: 0.72 and 32. The best linear map for 43 pictures of this model has 0.84 and 27 on those
+    // pictures.
     assert!(close.r2 > 0.69 && close.error < 34.0, "{close:?}");
 
-    // The measure tells a bad one: colours of another model, and channels in another order.
+    // The measure must reject bad coefficients: those of another model, and channels in another
+    // order.
     let other = load_sd1_like().latent_rgb().clone();
     let mut turned = fitted.clone();
     turned.weights.rotate_left(1);
@@ -90,7 +93,8 @@ fn the_fitted_preview_looks_like_the_picture() {
     }
 }
 
-/// Random weights in the shape of SD 1.x's autoencoder: four channels, eight pixels to a latent, a scale of 0.18215.
+/// Loads a model with random weights in the shape of Stable Diffusion 1.x's autoencoder: four
+/// channels, eight pixels to a latent, a scaling factor of 0.18215.
 fn load_sd1_like() -> Pipeline {
     let folder = tempfile::tempdir().unwrap();
     Model::of_shape("four").write(folder.path());

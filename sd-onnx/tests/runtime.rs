@@ -1,6 +1,7 @@
-//! Finding, refusing and fetching ONNX Runtime. A process can start it once, so each case runs in one of its own.
+//! Tests how ONNX Runtime is found, refused and fetched. A process can start it only once, so each
+//! case runs in a separate process.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -15,10 +16,11 @@ use std::{
 use common::Model;
 use sd_onnx::Device;
 
-/// Loads a model with each library named in `SD_TEST_RUNTIMES` in turn (empty: none named) on the
-/// device `SD_TEST_DEVICE`, prints what came of it, and lives on for `SD_TEST_SECONDS`.
+/// Loads a model with each library of `SD_TEST_RUNTIMES` in turn, on the device `SD_TEST_DEVICE`,
+/// and prints the results. An empty name stands for no library. The process then sleeps for
+/// `SD_TEST_SECONDS`.
 #[test]
-#[ignore = "a process of its own, started by the other tests"]
+#[ignore = "runs in a separate process, which the other tests start"]
 fn child() {
     let model = PathBuf::from(std::env::var_os("SD_TEST_MODEL").unwrap());
     let device = std::env::var("SD_TEST_DEVICE").unwrap().parse().unwrap();
@@ -85,7 +87,7 @@ fn results(output: Output) -> Vec<String> {
         "{}: {stdout}{stderr}",
         output.status
     );
-    // The test harness prints the test's name before the first.
+    // The test harness prints the name of the test in front of the first result.
     stdout
         .lines()
         .filter_map(|line| line.split_once("RESULT "))
@@ -93,7 +95,7 @@ fn results(output: Output) -> Vec<String> {
         .collect()
 }
 
-/// A dynamic library of this source, in `folder`.
+/// Compiles a dynamic library from `source` into `folder`.
 fn library(folder: &Path, name: &str, source: &str) -> PathBuf {
     let (file, library) = (
         folder.join(format!("{name}.rs")),
@@ -109,7 +111,7 @@ fn library(folder: &Path, name: &str, source: &str) -> PathBuf {
     library
 }
 
-/// A library that says it is ONNX Runtime of that version.
+/// Compiles a library that claims to be this version of ONNX Runtime.
 fn pretender(folder: &Path, version: &str) -> PathBuf {
     let source = r#"
         #[repr(C)]
@@ -123,7 +125,7 @@ fn pretender(folder: &Path, version: &str) -> PathBuf {
     library(folder, "pretender", &source.replace("VERSION", version))
 }
 
-/// The library that the other tests run on.
+/// Returns the path of the library that the other tests use.
 fn real_library() -> PathBuf {
     let model = tempfile::tempdir().unwrap();
     Model::of_shape("four-last").write(model.path());
@@ -164,7 +166,7 @@ fn libraries_that_cannot_be_used() {
     let old = pretender(folder.path(), "1.14.1");
     let real = real_library();
 
-    // None of the failures keeps the process from starting the right one.
+    // None of the failures prevents a later start with the right library.
     let results = case.results(&[
         &absent,
         &text,
@@ -208,7 +210,7 @@ fn libraries_that_cannot_be_used() {
     for said in [real_said, again, unnamed] {
         assert_eq!(said, "loaded");
     }
-    // A process has one: asking for another names both.
+    // A process has one ONNX Runtime. The error for another one names both.
     assert!(
         second.contains(real.to_str().unwrap()) && second.contains("libother.so"),
         "{second}"
@@ -239,13 +241,13 @@ fn the_environment_variable_is_taken_at_its_word() {
     assert!(said.contains("/no/such.so (from ORT_DYLIB_PATH)"), "{said}");
 }
 
-/// A line that is seen also where the test passes, when the harness keeps what is printed to
-/// itself.
+/// Prints a line to standard error, so that it appears even if the test passes and the harness
+/// captures its output.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// All that lies below a folder.
+/// Lists all files and folders below a folder.
 fn below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -258,7 +260,7 @@ fn below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Where one of these is set, ONNX Runtime 1.32 is silent by itself.
+/// Environment variables that disable ONNX Runtime 1.32's telemetry when they are set.
 const SILENCERS: [&str; 15] = [
     "CI",
     "TF_BUILD",
@@ -277,8 +279,8 @@ const SILENCERS: [&str; 15] = [
     "ORT_DISABLE_TELEMETRY",
 ];
 
-/// A command with no variable that silences ONNX Runtime, and with all that it may write to in
-/// `home`.
+/// Prepares a command without any variable that disables telemetry. Everything that it may write to
+/// is in `home`.
 #[cfg(unix)]
 fn unsilenced(mut command: Command, home: &Path) -> Command {
     for variable in SILENCERS {
@@ -293,8 +295,8 @@ fn unsilenced(mut command: Command, home: &Path) -> Command {
     command
 }
 
-/// ONNX Runtime's telemetry leaves a device ID and a database of events under the cache folder, at
-/// once.
+/// ONNX Runtime's telemetry writes a device ID and a database of events to the cache folder when it
+/// starts.
 #[cfg(unix)]
 #[test]
 fn nothing_is_written_for_telemetry() {
@@ -307,11 +309,12 @@ fn nothing_is_written_for_telemetry() {
         below(home.path())
     };
     assert_eq!(written(None), Vec::<PathBuf>::new());
-    // A value that is set stays. And without ours there would have been something to see.
+    // A value that is already set is kept. This run also shows that telemetry would otherwise leave
+    // files.
     let on = written(Some("0"));
     if on.is_empty() {
         say(
-            "SKIPPED: this ONNX Runtime has no telemetry, so nothing_is_written_for_telemetry shows nothing",
+            "SKIPPED: this ONNX Runtime has no telemetry, so nothing_is_written_for_telemetry proves nothing",
         );
     } else {
         let names: Vec<_> = on.iter().filter_map(|path| path.file_name()).collect();
@@ -319,14 +322,14 @@ fn nothing_is_written_for_telemetry() {
     }
 }
 
-/// Its uploader looks for the server 9 seconds after the start.
+/// The uploader of the telemetry looks up the server 9 seconds after the start.
 #[cfg(target_os = "linux")]
 #[test]
 fn nobody_is_called_for_telemetry() {
     let works = Command::new("strace").args(["-f", "true"]).output();
     if !works.is_ok_and(|output| output.status.success()) {
         say(
-            "SKIPPED: nobody_is_called_for_telemetry needs `strace`, which is not there or may not trace",
+            "SKIPPED: nobody_is_called_for_telemetry needs `strace`, which is missing or not permitted to trace",
         );
         return;
     }
@@ -352,7 +355,7 @@ fn nobody_is_called_for_telemetry() {
     assert!(!trace.contains("socket("), "{trace}");
 }
 
-/// The cached library of a pinned release, in a cache folder of its own.
+/// Copies the library of the pinned release to a separate cache folder.
 fn cached(cache: &Path) -> PathBuf {
     let real = real_library();
     let folder = real.parent().unwrap().file_name().unwrap();
@@ -363,8 +366,8 @@ fn cached(cache: &Path) -> PathBuf {
     copy
 }
 
-/// Loading a library that was cut short ends the process. Its length may be right: the end may
-/// never have reached the disk.
+/// Loading a truncated library would end the process. Its length may still be right, because the
+/// end of the file may never have reached the disk.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_damaged_library_in_the_cache_is_not_loaded() {
@@ -379,7 +382,7 @@ fn a_damaged_library_in_the_cache_is_not_loaded() {
     let library = cached(cache.path());
     let said = || {
         let mut command = case.command(&[Path::new("")]);
-        // No Python, so that it cannot be fetched again.
+        // Without Python the library cannot be fetched again.
         command
             .env("XDG_CACHE_HOME", cache.path())
             .env("PATH", "/nowhere");
@@ -404,7 +407,7 @@ fn a_damaged_library_in_the_cache_is_not_loaded() {
             said.contains(path) && said.contains(&format!("is damaged: {problem}")),
             "{said}"
         );
-        // Without the feature `fetch` it is up to the user.
+        // Without the feature `fetch`, the user must delete the folder.
         assert_eq!(
             said.ends_with("delete its folder"),
             cfg!(not(feature = "fetch")),
@@ -415,7 +418,7 @@ fn a_damaged_library_in_the_cache_is_not_loaded() {
     assert_eq!(
         said(),
         "loaded",
-        "what was remembered of the damaged file is not believed"
+        "the result for the damaged file is not reused"
     );
 }
 
@@ -462,12 +465,12 @@ fn a_device_that_cannot_be_had_is_an_error() {
     );
 }
 
-/// OpenVINO's libraries.
+/// Tests of OpenVINO's libraries.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod openvino {
     use super::*;
 
-    /// What is said about a model on `openvino`, with the named library.
+    /// Returns the result of loading a model on `openvino`.
     fn said(mut command: Command) -> String {
         command.env("SD_TEST_DEVICE", "openvino");
         let [said] = &results(command.output().unwrap())[..] else {
@@ -488,7 +491,7 @@ mod openvino {
             "other",
             "#[unsafe(no_mangle)] pub extern \"C\" fn f() {}",
         );
-        // This build has no OpenVINO, so it wants the plugin on every processor.
+        // This build of ONNX Runtime has no OpenVINO, so it needs the plugin on every processor.
         let real = real_library();
         let with = |plugin: &Path| {
             let mut command = case.command(&[&real]);
@@ -516,7 +519,8 @@ mod openvino {
         }
     }
 
-    /// The plugin's files in the cache folder, fetched if they are not there.
+    /// Returns the folder of the plugin in the cache, and fetches it if the feature `fetch` is on.
+    /// Returns `None` if the plugin is not there.
     fn plugin() -> Option<PathBuf> {
         const FOLDER: &str = "sd-onnx/onnxruntime-ep-openvino-1.8.1-linux-x86_64";
         let folder = dirs::cache_dir().unwrap().join(FOLDER);
@@ -531,7 +535,7 @@ mod openvino {
         folder.is_dir().then_some(folder)
     }
 
-    /// One file of many is enough, also one that is only loaded when a session is made.
+    /// A single damaged file is enough, even if it is only loaded when a session is made.
     #[test]
     fn a_damaged_plugin_in_the_cache_is_not_loaded() {
         let Some(plugin) = plugin() else {
@@ -553,14 +557,14 @@ mod openvino {
             std::fs::copy(&file, folder.join(file.file_name().unwrap())).unwrap();
         }
         let said = || {
-            // No Python, so that it cannot be fetched again.
+            // Without Python the plugin cannot be fetched again.
             let mut command = case.command(&[&real]);
             command
                 .env("XDG_CACHE_HOME", cache.path())
                 .env("PATH", "/nowhere");
             said(command)
         };
-        // Taken from the cache. Whether the processor is then listed depends on who made it.
+        // The plugin is taken from the cache. The device is available only on Intel's processors.
         let whole = said();
         assert!(
             whole == "loaded" || whole.contains("the device `openvino` can't be had"),
@@ -591,14 +595,15 @@ mod openvino {
     }
 }
 
-/// Needs the package registry, as the first run on any machine does.
+/// Tests that fetch libraries. They need the package registry, as the first run on any machine
+/// does.
 #[cfg(all(feature = "fetch", target_os = "linux"))]
 mod fetch {
     use std::process::Child;
 
     use super::*;
 
-    /// Without a cache and without Python.
+    /// There is neither a cache nor Python.
     #[test]
     fn without_python_it_says_what_to_install() {
         let case = Case::new();
@@ -619,8 +624,7 @@ mod fetch {
         );
     }
 
-    /// A folder with a `python3` that leaves a wheel which is cut short, or another one, and then
-    /// does `more`.
+    /// Creates a folder with a `python3` that leaves a truncated wheel and then runs `more`.
     fn short_wheel(more: &str) -> tempfile::TempDir {
         let bin = tempfile::tempdir().unwrap();
         let script = format!(
@@ -637,7 +641,8 @@ mod fetch {
     fn a_wheel_with_another_checksum_is_refused_and_leaves_nothing() {
         let case = Case::new();
         let cache = tempfile::tempdir().unwrap();
-        // A process that was killed while it fetched leaves its folder, until the next one comes.
+        // A process that is killed while it fetches leaves its folder behind. The next process
+        // removes it.
         let folder = cache.path().join("sd-onnx");
         let bin = short_wheel("exec /bin/sleep 10");
         let mut child = case
@@ -685,7 +690,8 @@ mod fetch {
         assert_eq!(left, ["fetch.lock"]);
     }
 
-    /// Four at once with an empty cache: one fetches, all load; then it works with no Python, so with no network.
+    /// Four processes start at once with an empty cache. One fetches, and all load. After that it
+    /// works without Python, and so without network.
     #[test]
     fn several_processes_fetch_once_and_then_never_again() {
         let case = Case::new();
@@ -712,7 +718,7 @@ mod fetch {
             .env("PATH", "/nowhere");
         assert_eq!(results(offline.output().unwrap()), ["loaded"]);
 
-        // What was damaged since then is fetched again.
+        // A library that was damaged afterwards is fetched again.
         let libraries = below(&cache.path().join("sd-onnx"));
         let is_library = |path: &&PathBuf| path.to_string_lossy().contains("libonnxruntime.so");
         let library = libraries.iter().find(is_library).unwrap();
@@ -727,8 +733,8 @@ mod fetch {
         assert_eq!(results(output), ["loaded"]);
     }
 
-    /// The OpenVINO build on a processor that is not Intel's, ONNX Runtime and the plugin on others:
-    /// both are folders of many files.
+    /// On a processor that is not Intel's, the OpenVINO build is fetched. On others, ONNX Runtime
+    /// and the plugin are fetched. Both releases with OpenVINO are folders of many files.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn openvino_is_fetched_whole_and_replaced_whole() {
@@ -767,7 +773,7 @@ mod fetch {
         offline.env("PATH", "/nowhere");
         assert_eq!(results(offline.output().unwrap()), ["loaded"]);
 
-        // A damaged file and a missing one: the whole folder is fetched again.
+        // With a damaged and a missing file, the whole folder is fetched again.
         std::fs::write(folder.join("libopenvino_intel_cpu_plugin.so"), "short").unwrap();
         std::fs::remove_file(folder.join("libtbb.so.12")).unwrap();
         let output = command().output().unwrap();

@@ -1,8 +1,10 @@
-//! One pipeline in many hands: threads, stops, batches, shared parts, requests that cannot be met.
+//! Tests one pipeline that is used from many places: threads, stops, batches, shared parts, and
+//! requests that cannot be drawn.
 //!
-//! On the small trained model, one test at a time, because some of them look at the process's memory and at the clock.
+//! The tests use the small trained model and run one at a time, because some of them measure the
+//! memory of the process and the time.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -27,7 +29,7 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The bits of everything that a network made.
+/// Returns the bits of the latents and the pixels.
 fn bits(picture: &Picture) -> Vec<u32> {
     let values = picture.latents.iter().chain(&picture.pixels);
     values.map(|value| value.to_bits()).collect()
@@ -37,7 +39,8 @@ fn draw(pipeline: &Pipeline, request: &Request) -> Picture {
     pipeline.generate(request).unwrap().pictures.remove(0)
 }
 
-/// Runs a test that is ignored here in a process of its own, under a limit of its memory if there is one, in KiB.
+/// Runs an ignored test of this file in a separate process. `limit` limits its address space, in
+/// KiB.
 fn in_a_process_of_its_own(test: &str, limit: Option<u32>) {
     let program = std::env::current_exe().unwrap();
     let mut command = match limit {
@@ -63,18 +66,20 @@ fn in_a_process_of_its_own(test: &str, limit: Option<u32>) {
     );
 }
 
-/// MiB of memory that the process has; none where the system does not tell.
+/// Returns the resident memory of the process in MiB, or `None` on other systems than Linux.
 fn resident() -> Option<f64> {
     if !cfg!(target_os = "linux") {
         return None;
     }
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: f64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
-    // As on every Linux that ONNX Runtime has a library for, but for ARM with large pages.
+    // Pages have 4096 bytes on every Linux that ONNX Runtime has a library for, except ARM with
+    // large pages.
     Some(pages * 4096.0 / (1 << 20) as f64)
 }
 
-/// The most MiB of memory that the process has had at once, on Linux.
+/// Returns the largest resident memory that the process has had so far, in MiB. Works only on
+/// Linux.
 fn peak() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -82,7 +87,7 @@ fn peak() -> f64 {
     kib.parse::<f64>().unwrap() / 1024.0
 }
 
-/// Fifty requests of which no two are the same.
+/// Returns fifty requests, all different.
 fn requests() -> Vec<Request> {
     let things = [
         "a fox",
@@ -114,9 +119,10 @@ fn threads_draw_what_each_would_alone() {
     in_a_process_of_its_own("child_eight_threads", None);
 }
 
-/// Eight threads with clones of one pipeline, each with all fifty requests in an order of its own.
+/// Eight threads draw with clones of one pipeline. Each draws all fifty requests, in a different
+/// order.
 #[test]
-#[ignore = "a process of its own, whose memory is its own, started by the test above"]
+#[ignore = "runs in a separate process, whose memory it measures, started by the test above"]
 fn child_eight_threads() {
     const THREADS: usize = 8;
     let (pipeline, requests) = (load(&emoji()), requests());
@@ -129,7 +135,7 @@ fn child_eight_threads() {
     for (i, one) in expected.iter().enumerate() {
         assert!(
             expected[..i].iter().all(|other| other != one),
-            "request {i} is another's"
+            "request {i} draws the bits of another request"
         );
     }
 
@@ -142,10 +148,11 @@ fn child_eight_threads() {
             let (tenth, after_ten, wrong) = (&tenth, &after_ten, &wrong);
             scope.spawn(move || {
                 for i in 0..requests.len() {
-                    // Never the same request in two threads at once.
+                    // Two threads never draw the same request at the same time.
                     let at = (i + t * 6) % requests.len();
                     let found = bits(&draw(&pipeline, &requests[at]));
-                    // Not asserted here: the others would wait at the barrier for a thread that is no more.
+                    // The failure is not asserted here. If this thread ended, the others would wait
+                    // at the barrier for ever.
                     if found != expected[at] {
                         wrong.lock().unwrap().push((t, at));
                     }
@@ -159,7 +166,7 @@ fn child_eight_threads() {
     let wrong = wrong.into_inner().unwrap();
     assert!(
         wrong.is_empty(),
-        "the bits differ of (thread, request) {wrong:?}"
+        "the bits differ for these (thread, request): {wrong:?}"
     );
     let runs = THREADS * requests.len();
     println!(
@@ -168,23 +175,25 @@ fn child_eight_threads() {
         started.elapsed()
     );
     let (Some(after_ten), Some(end)) = (after_ten.into_inner().unwrap(), resident()) else {
-        println!("NOT CHECKED: this system does not tell how much memory a process has");
+        println!("NOT CHECKED: this system does not report the memory of a process");
         return;
     };
     println!(
         "memory after ten requests of each thread: {after_ten:.1} MiB, at the end: {end:.1} MiB"
     );
-    // Flat: a request's results are 50 to 80 KiB, so that a leak of them alone would make 320 × 50 KiB = 16 MiB.
+    // The memory must not grow. The results of a request have 50 to 80 KiB, so a leak of them alone
+    // would be 320 × 50 KiB = 16 MiB.
     assert!(end - after_ten < 8.0, "{after_ten:.1} MiB became {end:.1}");
 }
 
-/// Stopped 500 times: at each step, and by the clock within calls; the next run is always right.
+/// Stops a pipeline 500 times, at each step and at random times within calls. The run after each
+/// stop must be right.
 #[test]
 fn a_stopped_pipeline_works_on() {
     const STOPS: usize = 500;
     const STEPS: usize = 3;
     let _alone = alone();
-    // Of these small calls a second thread only takes time.
+    // In calls this small, a second thread only costs time.
     let pipeline = sd_onnx::builder().threads(1).load(emoji()).unwrap();
     let request = Request::new("a fox")
         .size(32, 32)
@@ -200,7 +209,7 @@ fn a_stopped_pipeline_works_on() {
     };
     let mut stops = 0;
 
-    // After each step, by the observer and by the token.
+    // Stops after each step, by the observer and by the token.
     for at in 0..STEPS {
         for by_token in [false, true] {
             let stop = StopToken::new();
@@ -223,7 +232,8 @@ fn a_stopped_pipeline_works_on() {
         }
     }
 
-    // At random times, seeded. A stop that comes when all is done changes nothing, and does not count.
+    // Stops at random times from a fixed seed. A stop after the end of the run changes nothing and
+    // is not counted.
     let full = time(|| (0..5).for_each(|_| again())).1 / 5;
     let mut random = vec![0.0; 64];
     let mut noise = TorchRng::new(1);
@@ -232,7 +242,7 @@ fn a_stopped_pipeline_works_on() {
     while stops < STOPS {
         noise.fill(&mut random);
         for normal in &random {
-            // A number between 0 and 1 from the last bits of a normal one.
+            // The last digits of a normal number are a uniform number from 0 to 1.
             let share = (normal.abs() * 1000.0).fract();
             let stop = StopToken::new();
             let button = stop.clone();
@@ -286,7 +296,7 @@ fn time<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     (result, started.elapsed())
 }
 
-/// Stops `token` when that time has passed, and says when that was.
+/// Stops `token` after `time`. The thread returns the moment of the stop.
 fn stop_after(token: &StopToken, time: Duration) -> thread::JoinHandle<Instant> {
     let token = token.clone();
     thread::spawn(move || {
@@ -296,7 +306,7 @@ fn stop_after(token: &StopToken, time: Duration) -> thread::JoinHandle<Instant> 
     })
 }
 
-/// A picture that takes a second, most of it in one UNet call and one decode.
+/// Returns a request that takes about a second, most of it in one UNet call and one decode.
 fn long() -> Request {
     Request::new("a fox")
         .size(512, 512)
@@ -305,13 +315,14 @@ fn long() -> Request {
         .guidance(1.0)
 }
 
-/// Stops calls of `full` length after a fifth of it: the call that ends first of five must have ended before half of the
-/// rest has passed. One that ran to its end never does, whatever else the machine is busy with.
+/// Stops calls that take `full` after a fifth of that time. Of five calls, the one that ends first
+/// must end within half of the remaining time. A call that ran to its end would never do so,
+/// however busy the machine is.
 fn ends_early(what: &str, full: Duration, stop: impl Fn(Duration) -> Duration) {
     let after = full / 5;
     let delays: Vec<_> = (0..5).map(|_| stop(after)).collect();
     println!(
-        "{what}: a whole call takes {full:.0?}, one that is stopped at {after:.0?} ends this much later: {delays:.0?}"
+        "{what}: a whole call takes {full:.0?}; calls that are stopped at {after:.0?} end this much later: {delays:.0?}"
     );
     let best = delays.iter().min().unwrap();
     assert!(*best < (full - after) / 2, "{what}: {best:?} of {full:?}");
@@ -357,7 +368,7 @@ fn a_stop_does_not_wait_for_the_decoder() {
         let ended = Instant::now();
         let stopped = stopped(result);
         assert_eq!(stopped.steps, 1);
-        // The one step was the last: these are the finished latents.
+        // The only step was also the last, so these are the finished latents.
         let latents = &stopped.pictures[0].latents;
         assert!(latents.iter().eq(&expected.latents));
         ended.duration_since(stopper.unwrap().join().unwrap())
@@ -381,7 +392,8 @@ fn a_stop_does_not_wait_for_anothers_call() {
     let full = first.1.min(second);
     thread::scope(|scope| {
         let other = scope.spawn(|| (call(&StopToken::new()).unwrap(), Instant::now()));
-        // Into its call, with a caller of each kind behind it.
+        // The first call is running now. Two more callers wait behind it: one is stopped, the other
+        // is not.
         thread::sleep(full / 10);
         let patient = scope.spawn(|| call(&StopToken::new()).unwrap());
         let stop = StopToken::new();
@@ -393,14 +405,14 @@ fn a_stop_does_not_wait_for_anothers_call() {
         let (output, ended) = other.join().unwrap();
         let (delay, left) = (returned - stopped, ended - stopped);
         println!(
-            "waiting: a whole call takes {full:.0?}; one that is stopped in the queue ends after {delay:.1?}, of {left:.0?} that the call before it still takes"
+            "waiting: a whole call takes {full:.0?}; a waiting call that is stopped ends after {delay:.1?}, while the running call takes another {left:.0?}"
         );
         assert!(delay < left / 2, "it waited for the other call");
-        // The running call and the one that goes on waiting know nothing of it.
+        // The stop affects neither the running call nor the call that keeps waiting.
         assert!(output == expected);
         assert!(patient.join().unwrap() == expected);
     });
-    // A token that was stopped before is not even queued for.
+    // A call whose token was stopped before does not even wait.
     let stop = StopToken::new();
     stop.stop();
     assert!(call(&stop).is_err());
@@ -420,8 +432,14 @@ fn two_models_share_an_autoencoder_and_a_dropped_one_is_gone() {
     assert!(bits(&draw(&other, &request)) == expected);
     let (denoiser, codec) = (Arc::downgrade(one.denoiser()), Arc::downgrade(one.codec()));
     drop(one);
-    assert!(denoiser.upgrade().is_none(), "its UNet is gone");
-    assert!(codec.upgrade().is_some(), "what the other one has is not");
+    assert!(
+        denoiser.upgrade().is_none(),
+        "the UNet of the dropped model is freed"
+    );
+    assert!(
+        codec.upgrade().is_some(),
+        "the shared autoencoder is not freed"
+    );
     assert!(bits(&draw(&other, &request)) == expected);
     drop(other);
     assert!(codec.upgrade().is_none());
@@ -430,7 +448,7 @@ fn two_models_share_an_autoencoder_and_a_dropped_one_is_gone() {
 #[test]
 #[cfg_attr(
     not(target_os = "linux"),
-    ignore = "only Linux tells how much memory a process has"
+    ignore = "only Linux reports the memory of a process"
 )]
 fn a_dropped_model_gives_its_memory_back() {
     let _alone = alone();
@@ -438,7 +456,7 @@ fn a_dropped_model_gives_its_memory_back() {
 }
 
 #[test]
-#[ignore = "a process of its own, whose memory is its own, started by the test above"]
+#[ignore = "runs in a separate process, whose memory it measures, started by the test above"]
 fn child_loading_and_dropping() {
     let request = Request::new("a fox").size(64, 64).steps(1).seed(1);
     let before = resident().unwrap();
@@ -452,8 +470,8 @@ fn child_loading_and_dropping() {
     }
     println!("memory before: {before:.1} MiB, loaded and dropped: {figures:.1?}");
     for (loaded, dropped) in figures {
-        // The weights are 25 MiB of f16, computed with in f32. What stays is mostly ONNX Runtime's library; seen: 43 MiB with
-        // it, whatever the model's size.
+        // The weights are 25 MiB of f16, computed with in f32. The memory that stays is mostly ONNX
+        // Runtime's library. Seen: 43 MiB with it, whatever the size of the model.
         assert!(
             loaded - dropped > 49.0 && dropped - before < 60.0,
             "{loaded:.1} MiB loaded, {dropped:.1} after"
@@ -464,7 +482,7 @@ fn child_loading_and_dropping() {
 #[test]
 #[cfg_attr(
     not(target_os = "linux"),
-    ignore = "only Linux tells how much memory a process has"
+    ignore = "only Linux reports the memory of a process"
 )]
 fn later_calls_hold_no_more_than_the_first() {
     let _alone = alone();
@@ -472,7 +490,7 @@ fn later_calls_hold_no_more_than_the_first() {
 }
 
 #[test]
-#[ignore = "a process of its own, whose memory is its own, started by the test above"]
+#[ignore = "runs in a separate process, whose memory it measures, started by the test above"]
 fn child_decoding_again() {
     let pipeline = load(&emoji());
     let latents = Array4::from_shape_fn((1, 4, 64, 64), |(_, c, y, x)| {
@@ -492,26 +510,26 @@ fn child_decoding_again() {
     }
     let all = peak() - loaded;
     println!("memory of the first call: {first:.1} MiB, of three calls: {all:.1} MiB");
-    // A tensor of the last level has 16 MiB. ONNX Runtime plans the memory of the later calls
-    // otherwise, and would hold that of the first call beside it.
+    // A tensor of the last level has 16 MiB. ONNX Runtime plans the memory of later calls
+    // in another way and, unless this is prevented, keeps the memory of the first call as well.
     assert!(first > 32.0 && all < 1.1 * first);
 }
 
 #[test]
 #[cfg_attr(
     not(target_os = "linux"),
-    ignore = "only Linux limits the memory of a process so"
+    ignore = "only Linux can limit the memory of a process with `ulimit -v`"
 )]
 fn too_little_memory_is_an_error() {
     let _alone = alone();
     in_a_process_of_its_own("child_with_little_memory", Some(400_000));
 }
 
-/// Draws a picture for which there is not enough memory.
+/// Draws a picture that needs more memory than there is.
 #[test]
-#[ignore = "a process of its own, started by the test above"]
+#[ignore = "runs in a separate process, started by the test above"]
 fn child_with_little_memory() {
-    // Each thread of a pool takes addresses too.
+    // Each thread of a pool takes address space, too.
     let pipeline = sd_onnx::builder().threads(1).load(emoji()).unwrap();
     let small = Request::new("a fox").size(64, 64).steps(1).seed(1);
     let expected = bits(&draw(&pipeline, &small));
@@ -527,7 +545,8 @@ fn child_with_little_memory() {
     }
 }
 
-/// Requests of all kinds in batches of four: each picture as it is alone.
+/// Draws requests of all kinds in batches of four. Each picture must equal the picture of its
+/// request alone.
 #[test]
 fn a_batch_changes_nothing() {
     let _alone = alone();
@@ -544,7 +563,8 @@ fn a_batch_changes_nothing() {
     let euler_a = schedulers::by_name("euler-a").unwrap();
     let requests: Vec<_> = (0..12)
         .map(|i| match i % 6 {
-            // Of other sizes and steps, with noise on the way, and several of one: none of which may mix.
+            // Requests of other sizes and steps, with noise during the run, and with several
+            // pictures. These must not share a batch with the others.
             1 => base(i).size(32, 64),
             2 => base(i).steps(3),
             4 => base(i).scheduler(euler_a).count(2),
@@ -560,7 +580,7 @@ fn a_batch_changes_nothing() {
         ControlFlow::Continue(())
     };
     batched.run(&requests, &StopToken::new(), observer).unwrap();
-    // The first four that are alike go together, though others lie between them.
+    // The first four requests that fit together share a batch, even though others lie between them.
     assert_eq!(seen[..4], [(0, 0), (3, 0), (5, 0), (6, 0)]);
 
     let [single, batched] =
@@ -575,10 +595,12 @@ fn a_batch_changes_nothing() {
         assert!(single.initial_noise == batched.initial_noise);
         let error = relative_error(&batched.latents, single.latents.as_slice().unwrap());
         worst = worst.max(error);
-        // What the pipeline promises; sums in another order do less.
+        // 1e-4 is the limit that the pipeline promises. The other order of sums causes less.
         assert!(error <= 1e-4, "request {}: {error:.1e}", single.request);
     }
-    println!("latents from a batch against those alone: at most {worst:.1e} relative");
+    println!(
+        "latents from a batch against single latents: a relative error of at most {worst:.1e}"
+    );
 }
 
 #[test]
@@ -615,7 +637,7 @@ fn what_cannot_be_drawn_is_named() {
         let error = pipeline.generate(&request).unwrap_err().to_string();
         assert_eq!(error, expected);
     }
-    // All of them at once.
+    // All problems are reported together.
     let error = pipeline
         .generate(&base().steps(0).size(63, 64).count(0))
         .unwrap_err()
@@ -623,7 +645,7 @@ fn what_cannot_be_drawn_is_named() {
     for what in ["steps", "width", "count"] {
         assert!(error.contains(&format!("{what} is ")), "{error}");
     }
-    // A NUL is a character that CLIP's vocabulary has, not the end of a text.
+    // NUL is a character of CLIP's vocabulary and does not end the text.
     let [plain, nul] =
         ["a fox", "a fox\0 on white"].map(|prompt| draw(&pipeline, &base().prompt(prompt)));
     assert_ne!(bits(&plain), bits(&nul));

@@ -1,6 +1,6 @@
-//! The helper that writes models in one file: the same numbers as in the folder.
+//! Tests the helper that writes a model as one file: the file must have the numbers of the folder.
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -13,7 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use single::{Options, families, single_weights, write_single_file, write_single_folder};
 
-/// The values of a tensor of a file.
+/// Returns the shape and the values of a tensor in a file.
 fn values(bytes: &[u8], name: &str) -> (Vec<usize>, Vec<f32>) {
     let file = SafeTensors::deserialize(bytes).unwrap();
     let view = file.tensor(name).unwrap();

@@ -1,7 +1,10 @@
-//! The text model by itself against transformers 5.23 and diffusers 0.42.1, `golden/text.safetensors` (see `golden/text.py`):
-//! pooled outputs, projections, textual inversions; and what a program can ask of it.
+//! Compares the text model alone with transformers 5.23 and diffusers 0.42.1: pooled outputs,
+//! projections and textual inversions. The values are in `golden/text.safetensors`, made by
+//! `golden/text.py`.
+//!
+//! Other tests check the settings of [`TextEncoder`].
 
-// In a test it is the failure.
+// In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -25,7 +28,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const SHAPE: &str = "four";
-/// f32 sums in another order.
+/// The largest error. f32 sums are computed in another order.
 const LIMIT: f64 = 1e-5;
 
 fn cases() -> Value {
@@ -45,7 +48,7 @@ fn skips() -> [ClipSkip; 2] {
     [1, 3].map(|skip| ClipSkip::new(skip).unwrap())
 }
 
-/// The model's folder with the weights in this type.
+/// Writes the model's folder with the weights in this type.
 fn folder(dtype: Dtype) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let model = Model::of_shape(SHAPE);
@@ -85,7 +88,7 @@ fn hidden_and_pooled() {
             close(&what, &found.hidden, &format!("hidden.{skip}"));
             close(&what, &found.pooled, "pooled");
             assert_eq!(found.projected, None);
-            // Whatever order the texts go through the model in.
+            // The order in which texts go through the model does not matter.
             let pooled = encoder.encode_pooled(strings(&cases["texts"])).unwrap();
             close(&what, &pooled.pooled, "pooled");
             assert_eq!((pooled.projected, pooled.tokens), (None, found.tokens));
@@ -93,7 +96,8 @@ fn hidden_and_pooled() {
     }
 }
 
-/// As many tokens as the longest text has, each the same as in the whole window.
+/// The hidden states have as many tokens as the longest text. Each token is the same as in the
+/// whole window.
 #[test]
 fn hidden_states_are_as_long_as_the_longest_text() {
     let encoder = TextEncoder::load(emoji()).unwrap();
@@ -118,7 +122,8 @@ fn hidden_states_are_as_long_as_the_longest_text() {
     assert_eq!(encoder.encode([""; 0]).unwrap().hidden.dim(), (0, 0, 64));
 }
 
-/// A folder of a CLIP model, everything in it, as OpenAI's are: configurations within one, old ids, a projection.
+/// A folder of a whole CLIP model, as OpenAI publishes it: nested configurations, an old
+/// `eos_token_id`, and a projection.
 #[test]
 fn projected() {
     let from = folder(Dtype::F32);
@@ -190,7 +195,7 @@ fn copy(tensor: &Tensor) -> Tensor {
     }
 }
 
-/// The golden vectors of `name` as a file, the tensor called `tensor`.
+/// Writes the golden vectors of `name` to a file, as a tensor called `tensor`.
 fn inversion_file(folder: &Path, file: &str, tensor: &str, name: &str) {
     let (shape, values) = expected().tensor(&format!("inversion.{name}"));
     let path = folder.join(file);
@@ -226,7 +231,7 @@ fn textual_inversions_as_diffusers() {
     fs::write(embeddings.path().join("note.txt"), "not looked at").unwrap();
     fs::write(embeddings.path().join("old.pt"), "not usable").unwrap();
     fs::create_dir(embeddings.path().join("more.safetensors")).unwrap();
-    // Weights that stay f16 in the file, and such that need not be cast.
+    // One of the types stays f16 in the file and is cast. The other needs no cast.
     for dtype in [Dtype::F32, Dtype::F16] {
         let folder = folder(dtype);
         let builder = sd_onnx::builder().embeddings(embeddings.path());
@@ -238,7 +243,7 @@ fn textual_inversions_as_diffusers() {
                 let encoder = encoder.clone().clip_skip(skip);
                 let found = encoder.encode([prompt]).unwrap();
                 let name = format!("inverted.{index}");
-                // The golden states are of the whole window.
+                // The golden states cover the whole window.
                 let (length, width) = (found.tokens[0].used, found.hidden.dim().2);
                 assert_eq!(found.hidden.dim(), (1, length, width));
                 let (_, mut states) = expected().tensor(&format!("{name}.{skip}"));
@@ -248,7 +253,7 @@ fn textual_inversions_as_diffusers() {
                 close(prompt, &found.pooled, &format!("{name}.pooled"));
             }
         }
-        // The same through the prompt language, and for a text without them what it was.
+        // The prompt language gives the same states. A text without an inversion keeps its states.
         let prompts = builder.load_prompt_encoder(folder.path()).unwrap();
         let text = strings(&cases["inversions"]["prompts"])[1].clone();
         let found = prompts.encode(&text, ClipSkip::LAST).unwrap();
@@ -265,7 +270,7 @@ fn textual_inversions_as_diffusers() {
     }
 }
 
-/// Vectors that the model has already, under another name: the same bits.
+/// An inversion with the vectors of a word gives the same bits as the word.
 #[test]
 fn an_inversion_of_a_word_is_the_word() {
     let bytes = fs::read(emoji().join("text_encoder/model.safetensors")).unwrap();
@@ -292,7 +297,7 @@ fn an_inversion_of_a_word_is_the_word() {
         .embedding(TextualInversion::new("wumpus", row(1)).unwrap())
         .embedding(TextualInversion::new("foxes on pizza", both).unwrap());
     let encoder = builder.load_text_encoder(emoji()).unwrap();
-    // Alone, so that not even rounding depends on the others.
+    // With batches of one, not even rounding depends on the other texts.
     let found = encoder
         .batch(1)
         .encode(["a fox pizza", "a WUMPUS pizza", "a Foxes on  Pizza"])
@@ -313,7 +318,7 @@ fn an_inversion_of_a_word_is_the_word() {
     assert_ne!(draw("a pizza"), draw("a fox"));
 }
 
-/// The error of loading the small model with an inversion.
+/// Returns the error of loading the small model with an inversion.
 fn refused(inversion: TextualInversion) -> String {
     let builder = sd_onnx::builder().embedding(inversion);
     let error = builder.load_prompt_encoder(emoji()).map(drop).unwrap_err();
@@ -356,7 +361,7 @@ fn inversions_that_do_not_fit() {
     }
 }
 
-/// The warnings of what runs on this thread.
+/// Collects the warnings of the code that runs on this thread.
 #[derive(Clone, Default)]
 struct Warnings(Arc<Mutex<Vec<String>>>);
 
@@ -384,7 +389,8 @@ impl tracing::Subscriber for Warnings {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// An encoder of the small model with the inversions of a folder, and the warnings of its load.
+/// Loads an encoder of the small model with the inversions of a folder. Returns the warnings of the
+/// load, too.
 fn with_folder(folder: &Path) -> (TextEncoder, Vec<String>) {
     let warnings = Warnings::default();
     let encoder = tracing::subscriber::with_default(warnings.clone(), || {
@@ -454,7 +460,7 @@ fn what_is_unusable_in_a_folder_is_left_out_and_reported() {
     #[cfg(unix)]
     {
         use std::os::unix::fs::symlink;
-        // A way back, and what would never end or never begin.
+        // A link that leads back, a file that never ends, and a link to nothing.
         symlink(folder.path(), within.join("back")).unwrap();
         symlink("/dev/zero", within.join("9-zero.safetensors")).unwrap();
         symlink("nowhere", within.join("0-nowhere.safetensors")).unwrap();
@@ -483,7 +489,7 @@ fn what_is_unusable_in_a_folder_is_left_out_and_reported() {
             "{file}: {found:?}"
         );
     }
-    // Each of them fails when it was named.
+    // Each of these files is an error if it is given by itself.
     for file in [
         "1-sdxl",
         "2-lora",
@@ -526,7 +532,7 @@ fn every_setting_counts() {
     let found = encoder.encode(texts).unwrap();
     assert_eq!(found.hidden.dim().0, 3);
     assert_eq!(found.tokens[2].used, 5);
-    // The state at the end-of-text token.
+    // The pooled state is the state at the end-of-text token.
     assert_eq!(found.pooled.row(2), found.hidden.slice(s![2, 4, ..]));
     let earlier = encoder.clone().clip_skip(ClipSkip::new(2).unwrap());
     let earlier = earlier.encode(texts).unwrap();

@@ -1,18 +1,25 @@
-//! Devices, precisions and memory: what a picture is computed on, how fast, and in how much memory.
+//! Devices, precisions and memory: where networks run, how fast, and how much memory they need.
 //!
 //! # Which device
-//! | [`Device`](crate::Device) | runs on | [`Precision`](crate::Precision) | needs |
-//! |---|---|---|---|
-//! | `Cpu`, the default | any processor | f32 | ONNX Runtime |
-//! | `OpenVino` | a processor with x86-64 instructions, fastest with AMX | f32, bf16 | OpenVINO's provider; Linux or Windows |
-//! | `OpenVinoGpu`, `OpenVinoNpu` | Intel's graphics cards and neural processors | f32 and f16, f16 | the same, and the device's driver |
+//! | [`Device`] | runs on | [`Precision`] |
+//! |---|---|---|
+//! | `Cpu`, the default | any processor | f32 |
+//! | `OpenVino` | x86-64 processors, fastest with AMX | f32, bf16 |
+//! | `OpenVinoGpu` | Intel's graphics cards | f32, f16 |
+//! | `OpenVinoNpu` | Intel's neural processors | f16 |
 //!
-//! The GPU and the NPU could not be tested: no machine of this project has one.
+//! `Cpu` needs only ONNX Runtime. The other devices also need OpenVINO's provider, on Linux or
+//! Windows. `OpenVinoGpu` and `OpenVinoNpu` also need the driver of the device.
+//! [`Device::precisions`](crate::Device::precisions) lists the precisions of a device on this
+//! machine.
+//!
+//! `OpenVinoGpu` and `OpenVinoNpu` are untested, because no machine of this project has such a
+//! device.
 //!
 //! On a processor with AMX, use OpenVINO in bf16: a UNet call takes a third of the time that it
-//! takes on `Cpu`, and the UNet half the memory. In f32, `Cpu` and OpenVINO take about the same
-//! time, and `Cpu` starts faster. The project's `benches/README.md` compares them with
-//! each other and with other programs.
+//! takes on `Cpu`, and the UNet takes half of the memory. In f32, `Cpu` and OpenVINO take about the
+//! same time, and `Cpu` starts faster. The project's `benches/README.md` compares them with each
+//! other and with other programs.
 //!
 //! ```no_run
 //! use sd_onnx::{Device, Precision, Request};
@@ -31,43 +38,46 @@
 //!
 //! A device or a precision that is not available is an error, never replaced by another one.
 //! [`Pipeline::device_report`](crate::Pipeline::device_report) lists which provider of ONNX Runtime
-//! runs how many nodes of each network. Nodes that a device's provider does not take run on the
-//! CPU; for the graphs of this library there are none.
+//! runs how many nodes of each network. Nodes that the provider of a device does not take run on
+//! the CPU. With the graphs of this library there are no such nodes.
 //!
-//! With the Cargo feature `fetch` the libraries are downloaded when they are first needed: 52 MB for
-//! OpenVINO. Without it, see the [crate's documentation](crate#onnx-runtime) for where they are
-//! looked for.
+//! With the Cargo feature `fetch`, the libraries are downloaded when they are first needed: 52 MB
+//! for OpenVINO. Without it, they must be installed in one of the places listed in the
+//! [crate's documentation](crate#onnx-runtime).
 //!
 //! # What bf16 changes
 //! bf16 has the range of f32 and 8 bits of precision. The output of one UNet call differs from f32
-//! by about 2 %. A picture has the same composition, and small details differ. The same request
-//! on the same machine gives the same bits every time, in every precision.
+//! by about 2 %. A picture has the same composition, and small details differ. In every precision,
+//! the same request on the same machine gives the same bits every time.
 //!
-//! Sines of timesteps and sizes are computed in f32, outside of the network. A UNet that another
-//! tool exported to ONNX computes them itself, which would be wrong by several percent, so exported
-//! UNets are refused in bf16.
+//! The sines of timesteps and sizes are computed in f32, outside of the network. A UNet that
+//! another tool exported to ONNX computes them inside, where bf16 would make them wrong by several
+//! percent. Exported UNets are therefore refused in bf16.
 //!
 //! # What a size costs
 //! `Cpu` takes pictures of any size. OpenVINO compiles the UNet and the VAE for one size of
-//! pictures, one batch and one length of prompts. It does so for
+//! pictures, one batch and one length of prompts. It compiles them for
 //! [`Builder::size`](crate::Builder::size) when the model is loaded. The first picture of another
 //! size waits until the networks are compiled again, which takes as long as loading them.
-//! [`Builder::kept_sizes`](crate::Builder::kept_sizes) sets how many sizes stay compiled: each costs
-//! a copy of the weights.
+//! [`Builder::kept_sizes`](crate::Builder::kept_sizes) sets how many sizes stay compiled. Each of
+//! them costs a copy of the weights.
 //!
 //! # Less memory
-//! With [`Builder::low_memory`](crate::Builder::low_memory) only one network is loaded at a time.
-//! It saves the text encoders' memory while the UNet runs, and the UNet's while the VAE runs, and
-//! costs the time to load each of them again.
+//! With [`Builder::low_memory`](crate::Builder::low_memory), only one network is loaded at a time.
+//! This saves the memory of the text encoders while the UNet runs, and the memory of the UNet while
+//! the VAE runs. It costs the time to load each network again.
 //!
-//! In bf16 the weights of the UNet and the text encoders are mapped from the model's own file if
+//! In bf16, the weights of the UNet and the text encoders are mapped from the model's own file if
 //! they are stored as bf16. From files of other types they are converted into a temporary file in
 //! the cache folder while the network is loaded: 1.7 GB for Stable Diffusion 1.5, 5.1 GB for SDXL.
-//! The file has no name any more once the network is loaded, and its space is free again when the
-//! network is unloaded.
+//! Once the network is loaded, this file no longer has a name. Its space is freed when the network
+//! is unloaded.
 //!
 //! # Stopping
 //! A [`StopToken`](crate::StopToken) ends a call on `Cpu` within one operator, some tens of
-//! milliseconds. OpenVINO runs a network as one operator, so the picture ends when the running call
-//! is over: about a second for Stable Diffusion 1.5 in bf16, half a minute for a VAE in f32 at
+//! milliseconds. OpenVINO runs a network as one operator, so the run ends when the current call is
+//! over: about a second for Stable Diffusion 1.5 in bf16, half a minute for a VAE in f32 at
 //! 1024 × 1024.
+//!
+//! [`Device`]: crate::Device
+//! [`Precision`]: crate::Precision

@@ -1,7 +1,8 @@
-//! Which model files load, how to convert them, and what a PNG says about itself.
+//! Which model files load, how to convert them, and what a PNG records.
 //!
 //! # Models
-//! A folder in the diffusers layout, as published since 2022 or as diffusers writes it today:
+//! A model can be a folder in the diffusers layout, as published since 2022 or as diffusers writes
+//! it today:
 //!
 //! | folder | files |
 //! |---|---|
@@ -9,39 +10,38 @@
 //! | `vae` | `config.json`, `diffusion_pytorch_model.safetensors` |
 //! | `text_encoder` | `config.json`, `model.safetensors` |
 //! | `tokenizer` | `vocab.json` and `merges.txt`, or `tokenizer.json` |
-//! | `text_encoder_2`, `tokenizer_2` | the same, of SDXL |
+//! | `text_encoder_2`, `tokenizer_2` | the same files, for SDXL |
 //! | `scheduler` | `scheduler_config.json` |
-//! | (the folder itself) | `model_index.json`, which may be missing |
+//! | (the model's folder) | `model_index.json`, which may be missing |
 //!
-//! Where a component has no safetensors file, its pickle is read:
-//! `diffusion_pytorch_model.bin`, or `pytorch_model.bin` of a text encoder. The
-//! [chapter on families](super::families) says which models these are.
+//! If a component has no safetensors file, its pickle is read: `diffusion_pytorch_model.bin`, or
+//! `pytorch_model.bin` for a text encoder. The [chapter on families](super::families) lists the
+//! models that load.
 //!
 //! [`Builder::variant`](crate::Builder::variant) selects one of several variants of the weights,
-//! such as `fp16`. A snapshot in the Hugging Face cache, which is made of links, works as it is.
+//! such as `fp16`. A snapshot in the Hugging Face cache, which consists of links, works as it is.
 //!
-//! The library downloads no model. Get one with the publisher's own tool, for instance
-//! `hf download`.
+//! The library downloads no model. Use the publisher's own tool, for instance `hf download`.
 //!
 //! # Checkpoint files
-//! [`Builder::load`](crate::Builder::load) also takes one file: the `.safetensors` checkpoint that
-//! most models are shared as, an older `.ckpt`, or a `.gguf`. The format is recognised by the
+//! [`Builder::load`](crate::Builder::load) also takes a single file: the `.safetensors` checkpoint
+//! that most models are shared as, an older `.ckpt`, or a `.gguf`. The format is recognised by the
 //! content, not by the name. No converted copy is written to disk. ONNX Runtime reads most weights
-//! directly from the file; GGUF's quantised blocks are decoded in memory.
+//! directly from the file. The quantised blocks of GGUF are decoded in memory.
 //!
 //! ```no_run
 //! # use sd_onnx::Request;
 //! let pipeline = sd_onnx::builder()
-//!     .vae("sdxl_vae.safetensors") // in place of the checkpoint's own
+//!     .vae("sdxl_vae.safetensors") // replaces the checkpoint's VAE
 //!     .load("sdxl-checkpoint.safetensors")?;
 //! pipeline.generate(&Request::new("a fox"))?.pictures[0].save_png("fox.png")?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The tensors give the shapes of the networks and the family: Stable Diffusion 1.x, 2.x, SDXL, its
-//! refiner, and their inpainting, instruct-pix2pix and distilled relatives. The family determines
-//! what the tensors do not: the number of attention heads, the scaling factor of the autoencoder
-//! and the noise schedule. The tokenizer is CLIP's, which is part of this crate;
+//! The tensors determine the shapes of the networks and the family: Stable Diffusion 1.x, 2.x,
+//! SDXL, its refiner, and their inpainting, instruct-pix2pix and distilled relatives. The family
+//! determines what the tensors do not: the number of attention heads, the scaling factor of the
+//! autoencoder and the noise schedule. The tokenizer is CLIP's, which is part of this crate.
 //! [`Builder::tokenizer`](crate::Builder::tokenizer) replaces it.
 //!
 //! **What the UNet predicts** is not in the weights either. The first source in this list that has
@@ -49,7 +49,7 @@
 //!
 //! 1. [`Builder::prediction`](crate::Builder::prediction);
 //! 2. marker tensors: `edm_mean` and `edm_std` (Playground 2.5), `edm_vpred.sigma_max` and
-//!    `.sigma_min` (CosXL), `v_pred`, and `ztsnr` for a zero terminal SNR;
+//!    `edm_vpred.sigma_min` (CosXL), `v_pred`, and `ztsnr` for a zero terminal SNR;
 //! 3. a `.yaml` file of the same name beside the checkpoint;
 //! 4. the header of a safetensors file: `modelspec.prediction_type`, `modelspec.predict_key`,
 //!    `ss_v_parameterization`, `ss_zero_terminal_snr`;
@@ -57,8 +57,8 @@
 //!    ComfyUI uses: above 0.09 means v-prediction;
 //! 6. otherwise the noise (`epsilon`).
 //!
-//! If a model draws only noise or a brown blur, this is usually wrong. Set it by hand, with
-//! `--prediction v` in the examples:
+//! If a model draws only noise or a brown blur, the prediction is usually wrong. Set it in the
+//! program, or with `--prediction v` in the examples:
 //!
 //! ```no_run
 //! use sd_onnx::schedulers::Prediction;
@@ -66,18 +66,19 @@
 //! let pipeline = sd_onnx::builder().prediction(Prediction::V).load("model.safetensors")?;
 //! # Ok::<(), sd_onnx::Error>(())
 //! ```
-//! Such models may also need
-//! [`zero_terminal_snr(true)`](crate::Builder::zero_terminal_snr).
 //!
-//! [`inspect`](crate::inspect) shows what is recognised and why, without loading the weights. A
-//! checkpoint file loads by itself if `problems` and `missing` are both empty. In a folder, the
-//! files of the tokenizer and the scheduler and the inputs of ONNX graphs are not checked.
+//! Such a model may also need [`zero_terminal_snr(true)`](crate::Builder::zero_terminal_snr).
+//!
+//! [`inspect`](crate::inspect) reports what is recognised and why, without loading the weights. A
+//! checkpoint file loads by itself if [`problems`](crate::Inspection::problems) and
+//! [`missing`](crate::Inspection::missing) are both empty. In a folder, the files of the tokenizer
+//! and the scheduler and the inputs of ONNX graphs are not checked.
 //!
 //! **Parts from other files.** [`Builder::unet`](crate::Builder::unet),
 //! [`vae`](crate::Builder::vae), [`text_encoder`](crate::Builder::text_encoder) and
 //! [`text_encoder_2`](crate::Builder::text_encoder_2) take a network from another file or folder.
 //! If a checkpoint lacks a network, the error names the method that supplies it and the kind of
-//! file to give. A GGUF file usually has a UNet alone:
+//! file to give. A GGUF file usually contains only a UNet:
 //!
 //! ```no_run
 //! let pipeline = sd_onnx::builder()
@@ -97,90 +98,104 @@
 //! |---|---|
 //! | f32 | f32, mapped from the file and read during every call |
 //! | f16, bf16, f64 | f32, converted when the model is loaded |
-//! | fp8 (`e4m3fn`, `e5m2`), also with the scales that ComfyUI writes | f32, converted when the model is loaded: value × scale |
-//! | GGUF's Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K | f32, decoded when the model is loaded |
+//! | fp8 (`e4m3fn`, `e5m2`) | f32, converted when the model is loaded |
+//! | fp8 with the scales that ComfyUI writes | f32, value × scale, computed at the same time |
+//! | GGUF: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K | f32, decoded when the model is loaded |
 //!
-//! One file may mix types. Any other type is an error that names it. The CPU computes in f32, so an
-//! fp8, f16 or GGUF file saves disk space but no memory once it is loaded.
+//! One file may mix types. Any other type is an error that names the type. The CPU computes in f32,
+//! so an fp8, f16 or GGUF file saves disk space, but no memory once it is loaded.
 //!
 //! **Pickles** (`.ckpt`, `.pt`, `.bin`) are programs: loading one in Python runs the code in it.
 //! This crate's own reader builds only tensors and plain values and calls nothing. A file that asks
 //! for any other function is refused, and the error names the function and its position.
 //!
 //! # Checks and corrections
-//! **What is checked.** The class that a `config.json` names must be one that this library computes
-//! (`_class_name` of the UNet and the VAE, `architectures` and `model_type` of the text encoder).
-//! Every tensor of a network must have its place in it: a left-over tensor is an error, because the
-//! model would then draw different pictures from its author's. These tensors are ignored, because
-//! no network uses them: `position_ids`, `logit_scale`, `attn_mask`, counters of weight averaging
-//! (`model_ema.decay`, `model_ema.num_updates`), noise schedules (`alphas_cumprod` and the like),
-//! and in a text encoder an unused `text_projection`, CLIP's image network and layers beyond
-//! `num_hidden_layers`. Only regular files are opened.
+//! **What is checked.** The class that a `config.json` names must be one that this library
+//! computes: `_class_name` of the UNet and the VAE, `architectures` and `model_type` of the text
+//! encoder. Every tensor of a network must have a place in it. A left-over tensor is an error,
+//! because without it the model would draw other pictures than its author intended. Only regular
+//! files are opened.
+//!
+//! These tensors are ignored, because no network uses them:
+//!
+//! - `position_ids`, `logit_scale` and `attn_mask`;
+//! - the counters of weight averaging, `model_ema.decay` and `model_ema.num_updates`;
+//! - noise schedules, such as `alphas_cumprod`;
+//! - in a text encoder, an unused `text_projection`, CLIP's image network, and layers beyond
+//!   `num_hidden_layers`.
 //!
 //! **What is corrected.** Models of 2022 have configuration values that diffusers' pipelines
-//! replace at load time. [`Builder::load`](crate::Builder::load) replaces them too. The class in
-//! `model_index.json` (without that file, `StableDiffusionPipeline`) decides which, and each
-//! correction is a warning of [`tracing`](https://docs.rs/tracing):
+//! replace at load time. [`Builder::load`](crate::Builder::load) replaces them as well. The class
+//! in `model_index.json` decides which values are replaced; without that file, the class is
+//! `StableDiffusionPipeline`. Each correction causes a warning through
+//! [`tracing`](https://docs.rs/tracing):
 //!
-//! | value | becomes | if |
-//! |---|---|---|
-//! | `steps_offset` of the scheduler | 1 | it is another number, or missing from a class that has the key |
-//! | `clip_sample` of the scheduler | false | it is true, or missing from a class where true is the default |
-//! | `sample_size` of the UNet | 64 (512 pixels) | it is one number below 64, written by diffusers before 0.9.0 |
+//! - `steps_offset` of the scheduler becomes 1 if it is another number, or if it is missing from a
+//!   class that has the key;
+//! - `clip_sample` of the scheduler becomes false if it is true, or if it is missing from a class
+//!   where true is the default;
+//! - `sample_size` of the UNet becomes 64 (512 pixels) if it is a single number below 64 in a file
+//!   written by diffusers before 0.9.0.
 //!
-//! `StableDiffusionInpaintPipeline` leaves `clip_sample` as it is; the classes of ControlNet, SDXL
-//! and LCM correct nothing. [`SchedulerConfig::from_json`](crate::SchedulerConfig::from_json) never
-//! does. Checkpoint files need no correction.
+//! `StableDiffusionInpaintPipeline` leaves `clip_sample` as it is. The classes of ControlNet, SDXL,
+//! LCM and instruct-pix2pix correct nothing, and neither does
+//! [`SchedulerConfig::from_json`](crate::SchedulerConfig::from_json). Checkpoint files need no
+//! correction.
 //!
 //! # While a model is loaded
-//! **Leave a model's files as they are while it is loaded.** ONNX Runtime maps weight files into
-//! memory and reads f32 weights from them during every call, whatever the format of the file. If
-//! another program shortens such a file, the operating system ends this process (`SIGBUS` on
-//! Linux); if it overwrites the file, the pictures change. Replacing a file is safe: write the new
-//! file under another name and rename it, as download tools do and as
-//! [`files::write`](crate::files::write) does.
+//! **Do not change a model's files while it is loaded.** ONNX Runtime maps weight files into memory
+//! and reads f32 weights from them during every call, whatever the format of the file. If another
+//! program shortens such a file, the operating system ends this process (`SIGBUS` on Linux). If
+//! another program overwrites the file, the pictures change. Replacing a file is safe: write the
+//! new file under another name and rename it, as download tools and
+//! [`files::write`](crate::files::write) do.
 //!
 //! Weights of other types become f32 in memory while their network is loaded, and the file is not
 //! read after that. The VAE encoder is loaded when the first picture is encoded, and reads its
 //! weights then.
 //!
 //! # ONNX folders
-//! A folder may also hold graphs that another tool exported, such as optimum, or diffusers'
+//! A folder may also contain graphs that another tool exported, such as optimum, or diffusers'
 //! exporter for its `OnnxStableDiffusionPipeline`. A component counts as exported if its folder has
 //! an ONNX file and no other weights (`.safetensors`, `.bin`, `.ckpt`, `.pt`), so one model may
-//! have components of both kinds. Of several ONNX files, `model.onnx` is read; if none has that
-//! name, loading fails.
+//! have components of both kinds. If a folder has several ONNX files, `model.onnx` is read. If none
+//! of them has that name, loading fails.
 //!
 //! | folder | files |
 //! |---|---|
-//! | `unet`, `text_encoder`, `text_encoder_2` | `model.onnx`, with its weights in it or in a file beside it; `config.json`, which may be missing |
-//! | `vae_decoder`; `vae_encoder` only to encode pictures | the same |
+//! | `unet` | `model.onnx`, `config.json` |
+//! | `text_encoder`, `text_encoder_2` | `model.onnx`, `config.json` |
+//! | `vae_decoder` | `model.onnx`, `config.json` |
+//! | `vae_encoder`, needed only to encode pictures | `model.onnx`, `config.json` |
 //! | `tokenizer`, `tokenizer_2`, `scheduler`, `model_index.json` | as above |
+//!
+//! The weights of a graph are in `model.onnx` or in a file beside it. Every `config.json` may be
+//! missing.
 //!
 //! The inputs are read from the graph: a timestep as a scalar or a list, integer or float; token
 //! ids of 32 or 64 bits; values in f32, f16 or f64; optionally guidance, pooled text and sizes. The
-//! pictures equal the ones that the same weights draw from a diffusers folder, except for these
-//! limits:
+//! pictures equal the ones that the same weights draw from a diffusers folder, with these limits:
 //!
 //! - **Sizes.** Width and height must usually be multiples of 64 pixels for Stable Diffusion 1.x
 //!   and 2.x and of 32 for SDXL, because exporters write each upsampling as an exact doubling.
 //!   Graphs written by [`Builder::convert`](crate::Builder::convert) have no such limit. A graph
 //!   that was exported for one size gives an error at the first call with another.
 //! - **Clip skip.** Inner layers are found by the structure of the graph. If an optimiser has fused
-//!   that structure, only layers that are outputs of the graph can be used; any other is an error.
+//!   that structure, only layers that are outputs of the graph can be used. Any other layer is an
+//!   error.
 //! - **Integer timesteps.** A graph with integer timesteps receives the nearest ones. Ladders with
 //!   integer timesteps, such as [`Ladder::leading`](crate::schedulers::Ladder::leading), are exact.
 //! - **Sampling inside the VAE encoder.** An exported encoder that adds random noise is changed to
 //!   return mean and deviation, so that results depend only on the seed.
 //! - **No `config.json`.** Shapes come from the graph. The scaling factor is then 0.18215, or
-//!   0.13025 for SDXL: give a model with another one a `config.json`. The default size is the
-//!   graph's if it is fixed, else 512×512, or 1024×1024 for SDXL.
+//!   0.13025 for SDXL. A model with another scaling factor needs a `config.json`. The default size
+//!   is the size of the graph if that is fixed, else 512×512, or 1024×1024 for SDXL.
 //!
 //! Textual inversions work if the token embedding is found in the graph; otherwise loading fails.
-//! The weights stay in their files, as those of safetensors files do: leave the files alone while
-//! the model is loaded.
+//! The weights stay in their files, as with safetensors files, so the same rule applies: do not
+//! change the files while the model is loaded.
 //!
-//! These do not work, and each is an error that says so:
+//! The following do not work. Each is an error that gives the reason:
 //!
 //! - graphs with inputs that this library has no value for, such as the residuals of a ControlNet;
 //! - upscalers and depth-to-image models;
@@ -194,7 +209,7 @@
 //!
 //! # Converting a model
 //! [`Builder::convert`](crate::Builder::convert), and the example `convert`, write a model in
-//! another form. [`Conversion`](crate::Conversion) chooses the form and the type of the weights.
+//! another form. [`Conversion`](crate::Conversion) selects the form and the type of the weights.
 //!
 //! ```no_run
 //! use sd_onnx::{Conversion, ModelForm, WeightType};
@@ -209,11 +224,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! | form | what is written | who reads it |
-//! |---|---|---|
-//! | [`Folder`](crate::ModelForm::Folder) | a diffusers folder | diffusers, this crate |
-//! | [`File`](crate::ModelForm::File) | one safetensors file with latent-diffusion tensor names | ComfyUI, WebUI and their relatives, diffusers' `from_single_file`, this crate |
-//! | [`Onnx`](crate::ModelForm::Onnx) | for each network `model.onnx`, with its weights in `model.onnx_data` | ONNX Runtime from any language, optimum, this crate |
+//! The forms are:
+//!
+//! - [`Folder`](crate::ModelForm::Folder): a diffusers folder. diffusers and this crate read it.
+//! - [`File`](crate::ModelForm::File): one safetensors file with latent-diffusion tensor names.
+//!   ComfyUI, WebUI and their relatives, diffusers' `from_single_file` and this crate read it.
+//! - [`Onnx`](crate::ModelForm::Onnx): for each network a `model.onnx`, with its weights in
+//!   `model.onnx_data`. ONNX Runtime from any language, optimum and this crate read it.
 //!
 //! The new model appears under its name only when it is complete. An existing file or folder is
 //! never overwritten. Tensors are converted one at a time, so memory use is small. Parts that do
@@ -221,40 +238,47 @@
 //! back.
 //!
 //! **Types.** Without [`Conversion::dtype`](crate::Conversion::dtype) each tensor keeps its type,
-//! except that fp8 with scales and GGUF's blocks become f32. With it, every number is rounded to
-//! the nearest value of the new type. A number outside its range, such as 70000 in f16, is an error
-//! that names the tensor. bf16 has the range of f32.
+//! except that fp8 with scales and the blocks of GGUF become f32. With it, every number is rounded
+//! to the nearest value of the new type. A number outside the range of the type, such as 70000 in
+//! f16, is an error that names the tensor. bf16 has the range of f32.
 //!
-//! **What one file cannot store.** A file has no configuration: its reader assumes heads,
-//! activations and the like from the family. Before writing, the conversion checks how the file
-//! would be read. If any network would differ, it fails and names the key, for instance
-//! `num_attention_heads`. The small model that ships with the project is such a case.
+//! **What one file cannot store.** A file has no configuration: its reader assumes attention heads,
+//! activations and similar values from the family. Before writing, the conversion checks how the
+//! file would be read. If any network would differ, the conversion fails and names the key, for
+//! instance `num_attention_heads`. The small model that ships with the project is such a case.
 //!
-//! v-prediction and EDM are recorded as marker tensors, and the prediction also in the header. The
-//! other scheduler settings (sampler, betas, spacing), a default size that is not a multiple of 64
-//! pixels from 256 to 2048, a vocabulary other than CLIP's and the pipeline class are lost where
-//! they are not what the reader assumes. Each is listed in
-//! [`Converted::lost`](crate::Converted::lost). **Without them the file can draw different
-//! pictures.**
+//! v-prediction and EDM are recorded as marker tensors, and the prediction also in the header.
+//! These settings are lost if they differ from what the reader assumes:
 //!
-//! Stable Diffusion 2 uses the output of the last layer but one of its text encoder. Published
-//! files have all 24 layers; diffusers folders have 23, and so does a file converted from one.
-//! Programs that build 24 layers report the last as missing but do not use it.
+//! - the other scheduler settings (sampler, betas, spacing);
+//! - a default size that is not a multiple of 64 pixels from 256 to 2048;
+//! - a vocabulary other than CLIP's;
+//! - the pipeline class.
+//!
+//! [`Converted::lost`](crate::Converted::lost) lists each of them. **Without them the file can draw
+//! different pictures.**
+//!
+//! Stable Diffusion 2 uses the output of the penultimate layer of its text encoder. Published files
+//! have all 24 layers. Diffusers folders have 23, and so does a file converted from one. Programs
+//! that build 24 layers report the last as missing but do not use it.
 //!
 //! **`!` in prompts.** Some tokenizers in folders (Stable Diffusion 2, SDXL's second) pad with `!`.
-//! With them each `!` of a prompt counts as padding, as in transformers. With a checkpoint file,
-//! `!` is an ordinary word. A prompt with `!` can therefore draw another picture after a
-//! conversion, and [`Converted::lost`](crate::Converted::lost) says so.
+//! With such a tokenizer each `!` of a prompt counts as padding, as in transformers. With a
+//! checkpoint file, `!` is an ordinary word. A prompt with `!` can therefore draw another picture
+//! after a conversion, and [`Converted::lost`](crate::Converted::lost) reports this.
 //!
 //! **Graphs** have the inputs and outputs that optimum gives them:
 //!
-//! | folder | inputs | outputs |
-//! |---|---|---|
-//! | `text_encoder` | `input_ids` i64 `[batch, length]` | `last_hidden_state`, `pooler_output`, `hidden_states.0` … |
-//! | `text_encoder_2` | `input_ids` | `text_embeds`, `last_hidden_state`, `hidden_states.0` … |
-//! | `unet` | `sample`, `timestep` (one number), `encoder_hidden_states`; in SDXL `text_embeds` and `time_ids`; in latent consistency models `timestep_cond` | `out_sample` |
-//! | `vae_decoder` | `latent_sample`, already divided by the scaling factor | `sample` |
-//! | `vae_encoder` | `sample` | `latent_parameters`, or `latent_sample` of TAESD |
+//! - `text_encoder` takes `input_ids`, i64 `[batch, length]`. It returns `last_hidden_state`,
+//!   `pooler_output`, `hidden_states.0`, `hidden_states.1` and so on.
+//! - `text_encoder_2` takes `input_ids`. It returns `text_embeds`, `last_hidden_state`,
+//!   `hidden_states.0` and so on.
+//! - `unet` takes `sample`, `timestep` (one number) and `encoder_hidden_states`; in SDXL also
+//!   `text_embeds` and `time_ids`, and in latent consistency models also `timestep_cond`. It
+//!   returns `out_sample`.
+//! - `vae_decoder` takes `latent_sample`, already divided by the scaling factor. It returns
+//!   `sample`.
+//! - `vae_encoder` takes `sample`. It returns `latent_parameters`, or `latent_sample` for TAESD.
 //!
 //! All inputs and outputs except `input_ids` are f32, whatever the type of the weights.
 //! `hidden_states.N` is the state before layer N, without the final norm. For inpainting and
@@ -262,11 +286,12 @@
 //! `com.microsoft` domain, so only ONNX Runtime runs them.
 //!
 //! # PNG files
-//! [`Picture::save_png`](crate::Picture::save_png) writes how the picture was made into the file,
-//! in the text that WebUI and its relatives write and read: see [`infotext`](crate::infotext) for
-//! the keys. [`Infotext::read_png`](crate::Infotext::read_png) reads it back, also from their
-//! files; [`Infotext::request`](crate::Infotext::request) turns it into a request and lists what
-//! cannot be reproduced.
+//! [`Picture::save_png`](crate::Picture::save_png) writes the settings of the picture into the
+//! file, in the text format that WebUI and its relatives write and read.
+//! [`infotext`](crate::infotext) lists the keys. [`Infotext::read_png`](crate::Infotext::read_png)
+//! reads the text back, also from files of these programs.
+//! [`Infotext::request`](crate::Infotext::request) turns it into a request and lists what cannot be
+//! reproduced.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -277,7 +302,7 @@
 //! let fox = pipeline.generate(&Request::new("a fox").steps(4).seed(1))?;
 //! fox.pictures[0].save_png(&path)?;
 //!
-//! let infotext = Infotext::read_png(&path)?.expect("it says how it was made");
+//! let infotext = Infotext::read_png(&path)?.expect("the file has an infotext");
 //! assert_eq!(infotext.get("Seed"), Some("1"));
 //! let again = infotext.request();
 //! assert!(again.differences.is_empty());
@@ -285,5 +310,5 @@
 //! # std::fs::remove_file(&path)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//! A file appears under its name only when it is complete
-//! ([`files::write`](crate::files::write)).
+//!
+//! A file appears under its name only when it is complete ([`files::write`](crate::files::write)).

@@ -1,16 +1,20 @@
-//! How to use the library, chapter by chapter.
+//! The handbook: how to use the library, chapter by chapter.
 //!
-//! Every example runs in the project's tests, on the small model that it ships with; put the folder of your own in its place.
+//! The project's tests compile every example. Most examples also run there, on the small model that
+//! ships with the project. Replace its folder with the folder of your own model.
 //!
-//! 1. [`parameters`]: what each of them does to the picture, and what too much of it does.
-//! 2. [`prompts`]: the prompt language, and long texts.
-//! 3. [`sampling`]: which sampler, which noise levels, and what other programs call them.
-//! 4. [`programs`]: servers, windows, games: sharing a pipeline, watching, stopping and streaming runs.
-//! 5. [`pieces`]: embeddings, textual inversions, latents, noise, samplers and guidance of one's own.
-//! 6. [`families`]: SDXL, its refiner, LCM and other models: what each of them wants.
-//! 7. [`files`]: model files, what loads, converting, and what a PNG says about itself.
+//! 1. [`parameters`]: what each parameter does to the picture, and what too high a value does.
+//! 2. [`prompts`]: the prompt language, and texts of any length.
+//! 3. [`sampling`]: samplers, noise levels, and their names in other programs.
+//! 4. [`programs`]: servers, windows and games: how to share a pipeline, and how to watch, stop and
+//!    stream a run.
+//! 5. [`pieces`]: embeddings, textual inversions, latents, noise, and custom samplers, guidance and
+//!    networks.
+//! 6. [`families`]: SDXL, its refiner, LCM and other families of models, and what each of them
+//!    needs.
+//! 7. [`files`]: which model files load, how to convert them, and what a PNG records.
 //! 8. [`devices`]: OpenVINO, bf16, and how much memory a model needs.
-//! 9. [`where_it_goes`]: which file a change to this project touches.
+//! 9. [`where_it_goes`]: which files of this project a change touches.
 
 pub mod devices;
 pub mod families;

@@ -1,7 +1,8 @@
-//! The pieces of a pipeline, used by themselves or replaced.
+//! The pieces of a pipeline, used on their own or replaced.
 //!
 //! # Embeddings
-//! A prompt is encoded once and kept. The text encoder can be loaded alone, so that a program holds no UNet for it.
+//! A prompt can be encoded once and used many times. The text encoder can also be loaded alone, so
+//! that the program holds no UNet in memory while it encodes.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -17,23 +18,29 @@
 //! let typed = draw(Request::new("a fox"))?;
 //! assert_eq!(kept.image(), typed.image());
 //!
-//! // Between two prompts: half fox, half banana.
+//! // Halfway between two prompts.
 //! let banana = encoder.encode("a banana", ClipSkip::LAST)?;
 //! let half = sd_onnx::slerp(fox.embedding.view(), banana.embedding.view(), 0.5)?;
 //! assert_ne!(draw(Request::new(half))?.image(), typed.image());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Programs that draw nothing, and only want CLIP's embeddings of texts to compare or to search by, take
-//! [`TextEncoder`](crate::TextEncoder): its page has the example.
+//! A program that draws nothing, and only compares or searches texts by CLIP's embeddings, can use
+//! [`TextEncoder`](crate::TextEncoder). Its page has an example.
 //!
 //! # Textual inversion
-//! Learned vectors take the place of a name in prompts. As a rule they come in a file, or a folder
-//! full of them: `.embeddings("EasyNegative.safetensors")`, `.embeddings("embeddings")`. The
-//! pickles `.pt` and `.bin` are read too, but never run: nothing in them is called, and one that
-//! asks for anything but tensors is refused. A prompt calls them by the name of the file, and also
-//! by the name that diffusers gave them within it (`<cat-toy>`). A name that is an ordinary word,
-//! such as `tree`, takes the place of the word in every prompt, as in WebUI. Here they are made up.
+//! A textual inversion gives a name to learned vectors, and a prompt uses the vectors by writing
+//! the name. [`Builder::embeddings`](crate::Builder::embeddings) loads them from a file or from a
+//! folder of files: `.embeddings("EasyNegative.safetensors")`, `.embeddings("embeddings")`.
+//!
+//! A file may also be a pickle, `.pt` or `.bin`. Pickles are programs, but this library never runs
+//! them: it calls nothing in them, and it refuses a pickle that asks for anything but tensors.
+//!
+//! The name is the name of the file. If the file was written by diffusers, the name stored in it,
+//! such as `<cat-toy>`, works as well. A name that is an ordinary word, such as `tree`, replaces
+//! this word in every prompt, as in WebUI.
+//!
+//! The example makes up its vectors instead of loading them:
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -44,14 +51,16 @@
 //! let mine = TextualInversion::new("my style", Array2::from_elem((2, width), 0.25))?;
 //! let encoder = sd_onnx::builder().embedding(mine).load_prompt_encoder(folder)?;
 //! let fox = encoder.encode("a fox in My Style", ClipSkip::LAST)?;
-//! assert_eq!(fox.tokens.ids[4..6], [49408, 49409]); // two vectors, two tokens behind CLIP's own
+//! // Two vectors are two tokens, numbered after CLIP's own.
+//! assert_eq!(fox.tokens.ids[4..6], [49408, 49409]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Noise
-//! A picture's [`initial_noise`](crate::Picture::initial_noise) can be kept, changed and given to another request: here to go from one
-//! seed's picture to another's, all values together. ([`Request::variation`](crate::Request::variation) does so by two seeds alone, as WebUI
-//! does it.)
+//! The [`initial_noise`](crate::Picture::initial_noise) of a picture can be kept, changed and
+//! passed to another request. This example moves in steps from the picture of one seed to the
+//! picture of another. ([`Request::variation`](crate::Request::variation) does the same with two
+//! seeds, by WebUI's method.)
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -71,6 +80,9 @@
 //! ```
 //!
 //! # Pictures as latents
+//! [`encode_image`](crate::Pipeline::encode_image) and [`decode`](crate::Pipeline::decode) convert
+//! between a picture and its latents:
+//!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! # let pipeline = sd_onnx::builder().load(folder)?;
@@ -87,9 +99,9 @@
 //! ```
 //!
 //! # A sampler of one's own
-//! As an `impl` of [`Sampler`](crate::schedulers::Sampler) it goes into a request
-//! ([its crate's front page](crate::schedulers) has one in ten lines). Or write the loop yourself, and call the model as a plain function
-//! D(x; sigma):
+//! A type that implements [`Sampler`](crate::schedulers::Sampler) can be given to a request; the
+//! [`schedulers`](crate::schedulers) page has one in ten lines. The alternative is to write the
+//! loop yourself and to call the model as a plain function D(x; sigma):
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -127,9 +139,12 @@
 //! ```
 //!
 //! # Guidance of one's own
-//! [`Guide`](crate::Guide) merges the two predictions; its page has guidance on an interval of noise levels. It is told what the call is
-//! about, and keeps what it wants to know at the next call in a memory that belongs to the picture. This one smooths the direction of the
-//! prompt over the steps:
+//! [`Guide`](crate::Guide) merges the prediction for the prompt with the prediction for the
+//! negative prompt. Its page has an example that guides at some noise levels only.
+//!
+//! A guide receives a description of each call. It can keep values from one call to the next in a
+//! memory that belongs to the picture. This guide smooths the direction of the prompt over the
+//! steps:
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -140,8 +155,14 @@
 //! struct Smooth { scale: f32 }
 //!
 //! impl Guide for Smooth {
-//!     fn merge(&self, conditional: &mut [f32], unconditional: &[f32], _: &Moment<'_>, memory: &mut Memory) {
-//!         // Empty before the first call, and then as long as it was left.
+//!     fn merge(
+//!         &self,
+//!         conditional: &mut [f32],
+//!         unconditional: &[f32],
+//!         _: &Moment<'_>,
+//!         memory: &mut Memory,
+//!     ) {
+//!         // The memory is empty at the first call. Afterwards it keeps its length.
 //!         let first = memory.kept.is_empty();
 //!         memory.kept.resize(conditional.len(), 0.0);
 //!         let pairs = conditional.iter_mut().zip(unconditional);
@@ -161,16 +182,19 @@
 //! ```
 //!
 //! # Networks of one's own
-//! [`Pipeline::builder`](crate::Pipeline::builder) takes any [`Denoiser`](crate::Denoiser), [`LatentCodec`](crate::LatentCodec) and, in a
-//! [`PromptEncoder`](crate::text::PromptEncoder), any [`TextModel`](crate::text::TextModel): the front page of `sd-core` has all three in forty
-//! lines. They can be mixed with parts of a model folder, or wrap them:
+//! [`Pipeline::builder`](crate::Pipeline::builder) takes any [`Denoiser`](crate::Denoiser), any
+//! [`LatentCodec`](crate::LatentCodec) and any [`PromptEncoder`](crate::text::PromptEncoder), which
+//! can contain any [`TextModel`](crate::text::TextModel). The front page of `sd-core` implements
+//! all three in forty lines. Such parts can be combined with the parts of a model folder, or can
+//! wrap them:
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! use std::sync::{Arc, atomic::{AtomicUsize, Ordering::Relaxed}};
-//! use sd_onnx::{Call, Denoiser, Inputs, Pipeline, Request, ndarray::ArrayViewMut4, text::BoxError};
+//! use sd_onnx::{Call, Denoiser, Inputs, Pipeline, Request};
+//! use sd_onnx::{ndarray::ArrayViewMut4, text::BoxError};
 //!
-//! /// Counts the calls of another.
+//! /// Counts the calls of another denoiser.
 //! struct Counted { inner: Arc<dyn Denoiser>, calls: AtomicUsize }
 //!
 //! impl Denoiser for Counted {
@@ -191,6 +215,6 @@
 //!     model.scheduler_config().clone(),
 //! );
 //! pipeline.size(64, 64).build()?.generate(&Request::new("a fox").steps(4))?;
-//! assert_eq!(counted.calls.load(Relaxed), 8); // twice a step, for guidance
+//! assert_eq!(counted.calls.load(Relaxed), 8); // guidance calls it twice a step
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

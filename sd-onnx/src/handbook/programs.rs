@@ -1,7 +1,8 @@
-//! In a program: sharing a pipeline, several requests, watching, stopping, streaming, timings.
+//! Using the library in a program: threads, requests, progress, stopping, streams and timings.
 //!
 //! # One pipeline, many threads
-//! A [`Pipeline`](crate::Pipeline) is `Send + Sync`, its clones share the model, and every method takes `&self`.
+//! A [`Pipeline`](crate::Pipeline) is `Send + Sync`, its clones share the model, and every method
+//! takes `&self`.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -22,20 +23,24 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! **What runs at once, and what waits.** Each network (text encoder, UNet, VAE decoder, VAE encoder) runs one call at a
-//! time, on all the threads that the [builder](crate::Builder::threads) gave it; a second call waits for the first to end.
-//! Different networks run side by side, and so do those of different pipelines. Two pictures on one pipeline therefore take
-//! turns step by step and are done in about the time of one after the other. That is on purpose: a call already uses every
-//! core, and two at once would need the memory of two. A server that wants more throughput on a machine of many cores loads
-//! the model twice with half the threads each.
+//! **What runs at once, and what waits.** Each network (text encoder, UNet, VAE decoder, VAE
+//! encoder) runs one call at a time, on all the [threads](crate::Builder::threads) that the builder
+//! gave it. A second call waits for the first to end. Different networks run side by side, and so
+//! do the networks of different pipelines.
 //!
-//! **What is shared.** The process has one ONNX Runtime. Pipelines may share parts:
-//! [`Builder::codec`](crate::Builder::codec) gives a second model the autoencoder of the first. A part is freed when the last
-//! pipeline that has it is dropped.
+//! Two pictures on one pipeline therefore take turns step by step, and together take about as long
+//! as one after the other. This is on purpose: a call already uses every core, and two calls at
+//! once would need the memory of two. For more throughput on a machine with many cores, a server
+//! can load the model twice, with half of the threads each.
+//!
+//! **What is shared.** A process has one ONNX Runtime. Pipelines can share parts:
+//! [`Builder::codec`](crate::Builder::codec) gives the autoencoder of one model to a second one. A
+//! part is freed when the last pipeline that contains it is dropped.
 //!
 //! # Several requests
-//! [`generate_all`](crate::Pipeline::generate_all) takes requests that differ in anything. All are checked before the first
-//! network runs, and the error tells everything that is wrong in any of them. A text that several have is encoded once.
+//! [`generate_all`](crate::Pipeline::generate_all) takes several requests, which may differ in
+//! every field. All requests are checked before the first network runs, and the error lists every
+//! problem of every request. A text that several requests share is encoded once.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -58,14 +63,16 @@
 //! assert_eq!(what.collect::<Vec<_>>(), ["width", "steps"]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//! A request is a plain value. [`Request::from_json`](crate::Request::from_json) reads it from what
-//! a web page sends, `{"prompt": "a fox", "steps": 30, "scheduler": "euler-a"}`, and names every
-//! field that is wrong.
+//!
+//! A request is a plain value. [`Request::from_json`](crate::Request::from_json) reads it from JSON
+//! that a web page sends, such as `{"prompt": "a fox", "steps": 30, "scheduler": "euler-a"}`, and
+//! names every field that is wrong.
 //!
 //! # Watching
-//! [`run`](crate::Pipeline::run) tells a closure of every step and hands over every picture as it is finished. A step says how
-//! far the run is, and gives a look at it: [`preview`](crate::Progress::preview), a small picture that costs next to nothing, or
-//! [`decode`](crate::Progress::decode), the full one.
+//! [`run`](crate::Pipeline::run) calls a closure after every step and with every finished picture.
+//! The event of a step says how far the run is and can show the picture so far:
+//! [`preview`](crate::Progress::preview) makes a small picture that costs almost nothing, and
+//! [`decode`](crate::Progress::decode) makes the full one.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -91,12 +98,16 @@
 //! ```
 //!
 //! # Stopping
-//! The closure stops the run by [`Break`](std::ops::ControlFlow::Break); any other thread does by the
-//! [`StopToken`](crate::StopToken). On the CPU a token takes effect within one operator of the network that is running, a
-//! fraction of a second at full size; a provider that runs the whole graph as one node finishes the call first. A call that
-//! waits for another thread's gives up its place. (Only the text encoder, which takes a moment, runs to its end.) What comes back is
-//! [`GenerateError::Stopped`](crate::GenerateError::Stopped), with the latents so far; nothing is decoded any more, and the
-//! pipeline is as good as before.
+//! The closure stops the run by returning [`Break`](std::ops::ControlFlow::Break). Any other thread
+//! can stop it with the [`StopToken`](crate::StopToken).
+//!
+//! On the CPU, a token ends the running network call within one operator, a fraction of a second at
+//! full size. A provider that runs the whole graph as one operator finishes the call first. A call
+//! that is waiting for another thread gives up its place. The text encoder runs to its end, which
+//! takes only a moment.
+//!
+//! The run then returns [`GenerateError::Stopped`](crate::GenerateError::Stopped) with the latents
+//! so far. No picture is decoded after the stop, and the pipeline can be used as before.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -126,9 +137,10 @@
 //! ```
 //!
 //! # Iterators and streams
-//! [`events`](crate::Pipeline::events) is the same on a thread of its own: an iterator over steps (with their previews) and
-//! pictures, for a window's event loop; [`into_stream`](crate::Events::into_stream) makes a `Stream` of it, for any async
-//! executor. Dropping it stops the run.
+//! [`events`](crate::Pipeline::events) runs the requests on a separate thread. It returns an
+//! iterator over the steps, with their previews, and the pictures, which suits the event loop of a
+//! window. [`into_stream`](crate::Events::into_stream) turns the iterator into a `Stream` for any
+//! async executor. Dropping either stops the run.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -154,13 +166,29 @@
 //! ```
 //!
 //! # Timings and traces
-//! [`Picture::timings`](crate::Picture::timings) says what encoding, each step and decoding took. With a subscriber of the
-//! `tracing` crate there are spans `load` (fields `model`, `session`), `encode` (`clip_skip`), `denoise` (`seed`, `steps`, `width`,
-//! `height`, `scheduler`, `ladder`, `batch`), `unet` (`timestep`, `sigma`) and `decode`, and an event for each step.
+//! [`Picture::timings`](crate::Picture::timings) has the time of encoding, of each step and of
+//! decoding.
+//!
+//! For a subscriber of the [`tracing`](https://docs.rs/tracing) crate there is a debug event for
+//! each step, and these spans:
+//!
+//! | span | fields |
+//! |---|---|
+//! | `load` | `model` for the whole model, `session` for each network |
+//! | `encode` | `clip_skip` |
+//! | `denoise` | `seed`, `steps`, `width`, `height`, `scheduler`, `ladder`, `batch` |
+//! | `unet` | `timestep`, `sigma` |
+//! | `decode` | |
+//! | `convert` | `model` |
 //!
 //! # What can go wrong
-//! Nothing that a user types makes the library panic. [`Error`](crate::Error) is what loading a model fails with, and names the file,
-//! the tensor and what was expected of it; [`GenerateError`](crate::GenerateError) is what drawing fails with. Prompts are at most 64 KiB
-//! ([of long ones](super::prompts#length)), pictures at most 4096 × 4096 pixels unless
-//! [`Builder::max_pixels`](crate::Builder::max_pixels) says otherwise: a server wants less. Where memory runs out within ONNX
-//! Runtime, that is an error too, as far as the system says so and does not end the process.
+//! No input of a user makes the library panic. Loading a model returns [`Error`](crate::Error),
+//! which names the file, the tensor and what was expected. Drawing returns
+//! [`GenerateError`](crate::GenerateError).
+//!
+//! Prompts are limited to 64 KiB, with [two more limits](super::prompts#length). Pictures are
+//! limited to 4096 × 4096 pixels; [`Builder::max_pixels`](crate::Builder::max_pixels) sets another
+//! limit, and a server should set a lower one.
+//!
+//! If ONNX Runtime runs out of memory, the result is an error, provided that the operating system
+//! reports it and does not end the process instead.

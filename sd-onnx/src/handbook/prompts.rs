@@ -1,20 +1,24 @@
-//! The prompt language: what a prompt from WebUI means, and what else a text can be read as.
+//! The prompt language: how to write prompts, and how long they may be.
 //!
-//! Prompts are in WebUI's language unless [`PromptOptions`](crate::PromptOptions) say otherwise; [`text::prompt`](crate::text::prompt) has its
-//! rules. `cargo run --release --example tokens -- "…"` shows how a prompt is read.
+//! Prompts are in WebUI's language unless [`PromptOptions`](crate::PromptOptions) selects another
+//! one. [`text::prompt`](crate::text::prompt) has the complete rules. The example `tokens` shows
+//! how a prompt is read: `cargo run --release --example tokens -- "…"`.
 //!
-//! | written | means |
+//! | text | meaning |
 //! |---|---|
-//! | `(fox)`, `((fox))`, `(fox:1.3)` | 1.1 times, 1.21 times, 1.3 times the attention |
-//! | `[fox]` | 1 / 1.1 times |
-//! | `\(`, `\)`, `\[`, `\]`, `\\` | the character |
+//! | `(fox)`, `((fox))`, `(fox:1.3)` | weights of 1.1, 1.21 and 1.3 |
+//! | `[fox]` | a weight of 1 / 1.1 |
+//! | `\(`, `\)`, `\[`, `\]`, `\\` | the character itself |
 //! | `[fox:owl:0.5]`, `[fox:owl:12]` | fox; after half of the steps, or after step 12, owl |
-//! | `[snow:0.3]`, `[snow::0.3]` | snow after that; until then |
-//! | `[fox\|owl]` | the one and the other in turns, step by step |
-//! | `a fox AND snow :0.5` | each a prediction of its own; they are added, by their weights |
-//! | `BREAK` | the next window of 75 tokens begins here |
+//! | `[snow:0.3]`, `[snow::0.3]` | snow after 0.3 of the steps; snow until then |
+//! | `[fox\|owl]` | fox and owl in turns, step by step |
+//! | `a fox AND snow :0.5` | a prediction for each part, [added by weight](#parts) |
+//! | `BREAK` | the start of the next window of 75 tokens |
 //! | `# …` | a comment, to the end of the line |
-//! | `<lora:name:0.8>` | an extra network: told in [`PromptText::networks`](crate::text::PromptText::networks), nothing acts on it yet |
+//! | `<lora:name:0.8>` | an extra network, not supported yet |
+//!
+//! Extra networks are removed from the text and listed in
+//! [`PromptText::networks`](crate::text::PromptText::networks).
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -29,40 +33,60 @@
 //! ```
 //!
 //! # When
-//! A number without a point is a step, one with a point is a part of all steps: `1` is after the first step, `1.0` never. What counts are
-//! calls of the model, for which a schedule is made that is twice as long under the samplers that call it twice a step (Heun, DPM2, DPM++ SDE
-//! and so on), and as long as the calls under others that call it more often (PNDM). As in WebUI a text stays one call longer than it says: `[a:b:3]` shows a in four.
+//! The number in a schedule, such as `[fox:owl:12]`, says when the text changes. A number without a
+//! decimal point is a step. A number with a point is a share of all steps. So `1` means after the
+//! first step, and `1.0` means never.
+//!
+//! The steps of a prompt are calls of the model, as in WebUI. For samplers that call the model
+//! twice a step, such as Heun, DPM2 and DPM++ SDE, the schedule has twice as many steps. For others
+//! that call it more often, such as PNDM, the schedule has as many steps as the sampler makes
+//! calls. Also as in WebUI, a text stays one call longer than its number says: `[a:b:3]` shows `a`
+//! in four calls.
 //!
 //! # Weights
-//! A token's embedding is multiplied by its weight, then all of its window so that their mean is what it was. WebUI calls it "Original", and takes
-//! the mean over all texts of a schedule at once; here each has its own. The others are [`Emphasis`](crate::text::Emphasis), and ComfyUI's
-//! and compel's way to write weights is [`Syntax`](crate::text::Syntax).
+//! By default, the embedding of each token is multiplied by its weight. Then all embeddings of the
+//! window are scaled so that their mean does not change. WebUI calls this method "Original". WebUI
+//! computes the mean over all texts of a schedule together, while here each text has its own mean.
+//! [`Emphasis`](crate::text::Emphasis) lists the other methods, and [`Syntax`](crate::text::Syntax)
+//! selects the notation of ComfyUI or compel.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! # let pipeline = sd_onnx::builder().load(folder)?;
 //! use sd_onnx::{PromptOptions, Request, text::{Emphasis, Syntax}};
 //!
-//! let of_comfyui = PromptOptions::default().syntax(Syntax::ComfyUi).emphasis(Emphasis::Interpolate);
+//! let options = PromptOptions::default();
+//! let of_comfyui = options.syntax(Syntax::ComfyUi).emphasis(Emphasis::Interpolate);
 //! let request = Request::new("a fox on ((red:1.2):1.1)").prompt_options(of_comfyui).steps(2);
 //! # pipeline.generate(&request)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Length
-//! A long prompt is parted into windows of 75 tokens, at a comma if one is near, and the denoiser sees all of them. Prompt
-//! and negative prompt need not be equally long ([`same_length`](crate::PromptOptions::same_length) makes them). Nothing is cut off unless
-//! [`Chunking::at_most`](crate::text::Chunking::at_most) says so, and then [`Tokens::cut`](crate::text::Tokens::cut) has what. More than
-//! [`MAX_PROMPT_BYTES`](crate::MAX_PROMPT_BYTES) (64 KiB), [`MAX_WINDOWS`](crate::MAX_WINDOWS) (4096, over all texts that the prompt shows) or
-//! [`MAX_BRANCHES`](crate::MAX_BRANCHES) (64) are refused.
+//! A long prompt is split into windows of 75 tokens, at a comma if one is near the end of the
+//! window. The denoiser receives all windows. The prompt and the negative prompt need not be
+//! equally long; [`same_length`](crate::PromptOptions::same_length) makes them so.
+//!
+//! Nothing is cut off unless [`Chunking::at_most`](crate::text::Chunking::at_most) is set.
+//! [`Tokens::cut`](crate::text::Tokens::cut) then contains the text that was cut off.
+//!
+//! A prompt is refused if it has more than:
+//!
+//! - [`MAX_PROMPT_BYTES`](crate::MAX_PROMPT_BYTES), 64 KiB;
+//! - [`MAX_WINDOWS`](crate::MAX_WINDOWS), 4096, over all texts that the prompt shows during the
+//!   run;
+//! - [`MAX_BRANCHES`](crate::MAX_BRANCHES), 64 parts between `AND`s.
 //!
 //! # Parts
-//! Each part of an `AND` costs a call of the denoiser a step, and the negative prompt is always one more: the parts are weighed against it,
-//! `negative + Σ weight · (part − negative)`, and guidance goes on from there. <https://arxiv.org/abs/2206.01714>
+//! `AND` splits a prompt into parts. Each part costs one call of the denoiser in every step. The
+//! negative prompt always costs one more, because the parts are combined relative to it:
+//! `negative + Σ weight · (part − negative)`. Guidance is then applied to this sum. The method
+//! is composable diffusion, <https://arxiv.org/abs/2206.01714>.
 //!
 //! # Warnings
-//! A prompt means something whatever is in it. Where the grammar of schedules fails (a `|` outside of brackets, a backslash at the end), WebUI
-//! takes the part literally, and so do we, with a warning:
+//! Any text can be read as a prompt. Where the grammar of schedules does not match, WebUI takes the
+//! whole part literally. Two examples are a `|` outside of brackets and a backslash at the end.
+//! This library does the same and adds a warning:
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");

@@ -1,4 +1,4 @@
-//! Folders of ONNX graphs as other tools export them: `tests/golden/exports.py` made them.
+//! Folders of ONNX graphs as other tools export them, made by `tests/golden/exports.py`.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -15,14 +15,14 @@ use serde_json::Value;
 
 use crate::common::{Tensor, family, golden, golden_json, replayed};
 
-/// The family whose weights an export has.
+/// Returns the family whose weights an export has.
 pub fn family_of(name: &str) -> String {
     let record = golden_json("exports", &format!("{name}/weights.json"));
     record["family"].as_str().unwrap().to_owned()
 }
 
 /// Writes an export as the tool wrote it, byte for byte, with the tokenizers and the scheduler of
-/// its family.
+/// its family. Returns the folder.
 pub fn write_export(name: &str, folder: &Path) -> PathBuf {
     let folder = folder.join(name);
     let stored = golden("exports").join(name);
@@ -90,12 +90,12 @@ pub fn write_export(name: &str, folder: &Path) -> PathBuf {
     folder
 }
 
-/// The bytes of a tensor in f32 or f16, as many as there are.
+/// Encodes a tensor to `length` bytes. The length decides between f32 and f16.
 fn encoded(tensor: &Tensor, length: usize, transposed: bool) -> Vec<u8> {
     let mut values = tensor.values.clone();
     if transposed {
         let [rows, columns] = tensor.shape[..] else {
-            panic!("a matrix of two sizes")
+            panic!("the tensor is not a matrix")
         };
         for row in 0..rows {
             for column in 0..columns {

@@ -1,6 +1,6 @@
-//! Random-weight models for the tests: the recipes in `tests/golden`, replayed.
+//! Random-weight models for the tests, made from the recipes in `tests/golden`.
 
-// Each test file uses its own part of this, and a fixture that is not there fails the test.
+// Each test file uses only a part of this module. A missing fixture fails the test with a panic.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::{
@@ -17,47 +17,50 @@ use sd_onnx::{
 };
 use serde_json::Value;
 
-/// The shapes that have golden values.
+/// The shapes that have golden values. Each is a folder of `tests/golden`.
 pub const SHAPES: [&str; 5] = ["two-sample", "four", "three-v", "three-hole", "four-last"];
 
-/// One tensor of a component, in f32.
+/// A tensor of a component, in f32.
 pub struct Tensor {
     pub shape: Vec<usize>,
     pub values: Vec<f32>,
 }
 
-/// The tensors of one component by name.
+/// The tensors of a component, by name.
 pub type Tensors = BTreeMap<String, Tensor>;
 
-/// The small trained model that ships with the examples.
+/// Returns the folder of the small trained model that ships with the examples.
 pub fn emoji() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/emoji")
 }
 
-/// The folder of a shape's golden files. Tests of other packages use this file too.
+/// Returns the folder of a shape's golden files. Tests of other packages include this file, too, so
+/// the path starts from any package's folder.
 pub fn golden(shape: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../sd-onnx/tests/golden")
         .join(shape)
 }
 
-/// A JSON file of the golden folder.
+/// Reads a JSON file from the golden folder of a shape.
 pub fn golden_json(shape: &str, file: &str) -> Value {
     serde_json::from_str(&fs::read_to_string(golden(shape).join(file)).unwrap()).unwrap()
 }
 
-/// A random-weight model, to be written in one dress or another.
+/// A model with random weights, which tests write to disk in different layouts.
 pub struct Model {
-    /// `text_encoder`, `unet`, `vae`.
+    /// The weights of `text_encoder`, `unet` and `vae`.
     pub weights: BTreeMap<&'static str, Tensors>,
-    /// The same three.
+    /// The `config.json` of the same three components.
     pub configs: BTreeMap<&'static str, Value>,
-    /// `scheduler_config.json` as it is: Python writes `-Infinity` into some, which is no JSON.
+    /// The text of `scheduler_config.json`. It stays a text because Python writes `-Infinity` into
+    /// some files, which is not valid JSON.
     pub scheduler: String,
 }
 
 impl Model {
-    /// The model of a shape: each tensor is `offset + scale · randn(seed)`, rounded to f16.
+    /// Creates the model of a shape. Each tensor is `offset + scale · randn(seed)`, rounded to
+    /// f16.
     pub fn of_shape(shape: &str) -> Self {
         let recipe = golden_json(shape, "weights.json");
         let component = |name: &'static str| (name, replayed(&recipe[name]));
@@ -69,7 +72,7 @@ impl Model {
         }
     }
 
-    /// Writes the folder as diffusers writes it today, in f32.
+    /// Writes the model as diffusers writes a folder today, in f32.
     pub fn write(&self, folder: &Path) {
         self.write_without_weights(folder);
         for (component, tensors) in &self.weights {
@@ -81,7 +84,7 @@ impl Model {
         }
     }
 
-    /// Writes configurations and tokenizer.
+    /// Writes the configurations and the tokenizer.
     pub fn write_without_weights(&self, folder: &Path) {
         for (component, config) in &self.configs {
             fs::create_dir_all(folder.join(component)).unwrap();
@@ -108,7 +111,8 @@ impl Model {
     }
 }
 
-/// The tensors of a component's recipe: each is `offset + scale · randn(seed)`, rounded to f16.
+/// Creates the tensors of a component's recipe. Each is `offset + scale · randn(seed)`, rounded to
+/// f16.
 pub fn replayed(recipe: &Value) -> Tensors {
     let tensor = |tensor: &Value| {
         let dims: Vec<usize> = tensor["shape"]
@@ -137,7 +141,7 @@ pub fn replayed(recipe: &Value) -> Tensors {
     recipe.as_array().unwrap().iter().map(tensor).collect()
 }
 
-/// The folder of a family's golden files.
+/// Returns the folder of a family's golden files.
 pub fn family(shape: &str) -> PathBuf {
     golden("families").join(shape)
 }
@@ -186,7 +190,7 @@ pub fn write_family(shape: &str, folder: &Path) {
     }
 }
 
-/// The name of a component's weight file.
+/// Returns the name of a component's weight file.
 pub fn plain_file(component: &str) -> &'static str {
     if component.starts_with("text_encoder") {
         "model.safetensors"
@@ -195,7 +199,7 @@ pub fn plain_file(component: &str) -> &'static str {
     }
 }
 
-/// Writes one safetensors file.
+/// Writes tensors to a safetensors file. `dtype` is f32, f16 or bf16.
 pub fn write_tensors(path: &Path, tensors: &Tensors, dtype: Dtype) {
     let stored: Vec<(&String, &Tensor, Vec<u8>)> = tensors
         .iter()
@@ -223,7 +227,7 @@ pub fn write_tensors(path: &Path, tensors: &Tensors, dtype: Dtype) {
     safetensors::serialize_to_file(views, None, path).unwrap();
 }
 
-/// Golden tensors, those of a shape as a rule, in f32.
+/// A safetensors file of golden values, read in f32.
 pub struct Golden(Vec<u8>);
 
 impl Golden {
@@ -235,13 +239,13 @@ impl Golden {
         Self(fs::read(path).unwrap())
     }
 
-    /// The shape and the values of a tensor that is there.
+    /// Returns the shape and the values of a tensor. Panics if there is none.
     pub fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
         self.find(name)
             .unwrap_or_else(|| panic!("no golden {name}"))
     }
 
-    /// The shape and the values of a tensor.
+    /// Returns the shape and the values of a tensor, or `None` if there is none.
     pub fn find(&self, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         let view = file.tensor(name).ok()?;
@@ -261,14 +265,14 @@ impl Golden {
     }
 }
 
-/// Loads a model with what all tests have in common.
+/// Loads a model with the default settings of the builder.
 pub fn load(folder: &Path) -> Pipeline {
     sd_onnx::builder()
         .load(folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
 }
 
-/// Relative L2 error of `found` against `expected`.
+/// Returns the relative L2 error of `found` against `expected`.
 pub fn relative_error<'a>(found: impl IntoIterator<Item = &'a f32>, expected: &[f32]) -> f64 {
     let (mut difference, mut norm, mut count) = (0.0, 0.0, 0);
     for (&f, &e) in found.into_iter().zip(expected) {

@@ -1,9 +1,9 @@
-//! Models in one file, and the folders of the same models, from
+//! Models as single files, and the folders of the same models, from
 //! `tests/golden/single_files.json.gz`.
 //!
-//! A test file that uses this one has `mod common;` too.
+//! A test file that uses this module must also have `mod common;`.
 
-// Each test file uses its own part of this, and a fixture that is not there fails the test.
+// Each test file uses only a part of this module. A missing fixture fails the test with a panic.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::{
@@ -31,26 +31,28 @@ static TABLES: LazyLock<Value> = LazyLock::new(|| {
     serde_json::from_str(&text).unwrap()
 });
 
-/// The families that have a UNet, in little, in widths that a single file can tell.
+/// Lists the families that have a UNet. Their models are small, with widths from which a checkpoint
+/// file can be recognised.
 pub fn families() -> Vec<&'static str> {
     let families = TABLES["families"].as_object().unwrap().iter();
     let whole = families.filter(|(_, table)| !table["configs"]["unet"].is_null());
     whole.map(|(name, _)| name.as_str()).collect()
 }
 
-/// How a single file is written.
+/// Options for writing a single file.
 pub struct Options {
     /// The type of all weights.
     pub dtype: Dtype,
-    /// Whether tensors go by diffusers' names, behind the names of the folders.
+    /// Whether tensors have diffusers' names, prefixed with the name of their component. Default:
+    /// false.
     pub todays_names: bool,
-    /// The components that are left out.
+    /// The components to leave out.
     pub without: Vec<&'static str>,
-    /// Whether the tensors are there that published files have and no network uses.
+    /// Whether to add the tensors that published files have and no network uses. Default: true.
     pub extra: bool,
-    /// New names of tensors, by their names in the file; none leaves a tensor out.
+    /// Renames a tensor of the file. `None` leaves the tensor out.
     pub rename: fn(&str) -> Option<String>,
-    /// More of the header's metadata.
+    /// Additional metadata for the header.
     pub metadata: Vec<(&'static str, &'static str)>,
 }
 
@@ -67,8 +69,8 @@ impl Default for Options {
     }
 }
 
-/// The weights of a family's components by today's names: each tensor is `offset + scale · randn`,
-/// rounded to f16.
+/// Creates the weights of a family's components, by today's names. Each tensor is
+/// `offset + scale · randn`, rounded to f16.
 pub fn single_weights(name: &str) -> BTreeMap<String, Tensors> {
     let mut weights: BTreeMap<String, Tensors> = BTreeMap::new();
     for (seed, row) in rows(name).iter().enumerate() {
@@ -85,8 +87,8 @@ pub fn single_weights(name: &str) -> BTreeMap<String, Tensors> {
     weights
 }
 
-/// Writes a family as a diffusers folder in f32, but without `model_index.json`'s and the
-/// scheduler's difference to a single file: these are the family's golden ones.
+/// Writes a family as a diffusers folder in f32. `model_index.json` and the scheduler are the
+/// golden ones of the family, so they can differ from what a single file implies.
 pub fn write_single_folder(name: &str, folder: &Path) {
     for (component, tensors) in single_weights(name) {
         let to = folder.join(&component);
@@ -120,13 +122,12 @@ pub fn write_single_folder(name: &str, folder: &Path) {
     }
 }
 
-/// Writes a family as one safetensors file with the same weights as
-/// [`write_single_folder`]'s.
+/// Writes a family as one safetensors file, with the weights of [`write_single_folder`].
 pub fn write_single_file(name: &str, path: &Path, options: &Options) {
     let table = &TABLES["families"][name];
     let mut weights = single_weights(name);
     let mut file = Tensors::new();
-    // Query, key and value of OpenCLIP's fused matrices, in this order.
+    // The query, key and value of OpenCLIP's fused matrices, by the name of the matrix.
     let mut fused: HashMap<String, Vec<(String, Tensor)>> = HashMap::new();
     for row in rows(name) {
         let component = text(&row[0]);
@@ -196,7 +197,7 @@ pub fn write_single_file(name: &str, path: &Path, options: &Options) {
     write(path, &renamed, &marks, metadata, options.dtype);
 }
 
-/// Writes weights in `dtype` and marks in f32.
+/// Writes weights in `dtype` and marker tensors in f32.
 fn write(
     path: &Path,
     tensors: &Tensors,
@@ -234,7 +235,7 @@ fn write(
 
 fn transposed(tensor: &Tensor) -> Tensor {
     let [rows, columns] = tensor.shape[..] else {
-        panic!("{:?} is no matrix", tensor.shape)
+        panic!("expected a matrix, found {:?}", tensor.shape)
     };
     let at = |i: usize| tensor.values[i % rows * columns + i / rows];
     Tensor {

@@ -2,14 +2,14 @@
 
     convert.py PROGRAM [--shape NAME …]
 
-PROGRAM is the `convert` example, built: `target/release/examples/convert`. The models are those of
-`single_shapes.py`, whose widths one file can tell, with random weights. Needs the versions of
-`requirements.txt`, and onnxruntime 1.32.0. For each model it asserts that
+PROGRAM is the built example `convert`: `target/release/examples/convert`. The models are those of
+`single_shapes.py`, which can be recognised in a single file, with random weights. The script needs the
+versions of `requirements.txt`, and onnxruntime 1.32.0. For each model it asserts the following:
 
-- the folder that PROGRAM writes draws the same latents in diffusers, to 1e-5, from the old folder
-  and from the old file; its networks give the same numbers bit for bit;
-- diffusers' `from_single_file`, with `config=` the old folder, reads the same weights from the file;
-- each graph gives the same numbers as the network in torch, to a relative error of 1e-4.
+- The folders that PROGRAM writes from the old folder and from the old file draw the same latents in
+  diffusers, to 1e-5. Their networks give the same numbers bit for bit.
+- diffusers' `from_single_file`, with the old folder as `config`, reads the same weights from the file.
+- Each graph gives the same numbers as the network in torch, to a relative error of 1e-4.
 """
 
 import argparse
@@ -103,15 +103,16 @@ def write(name, shape, folder):
 
 
 def draw(name, shape, old, loaded):
-    """Returns the largest difference of the latents, none where the model draws from pictures."""
+    """Returns the largest difference of the latents, or None for a model that draws from
+    pictures."""
     if shape["unet"].get("in_channels", 4) != 4 or "base" in shape or name == "sdxs":
         return "none"
-    # A file does not say which sampler its author liked, nor whether an empty prompt is zeros.
+    # A file stores neither the sampler nor whether an empty prompt becomes zeros.
     for other in loaded:
         other.scheduler = type(old.scheduler).from_config(old.scheduler.config)
     call = dict(prompt="a fox", num_inference_steps=2, height=64, width=64, output_type="latent",
                 guidance_scale=3.0)
-    if name != "lcm":  # Its pipeline takes none.
+    if name != "lcm":  # The pipeline of LCM takes no negative prompt.
         call["negative_prompt"] = "blurry"
     expected, *found = (
         pipeline(**call, generator=torch.Generator().manual_seed(1)).images
@@ -173,7 +174,7 @@ def vae_error(model, folder, half):
     found = run(folder / "vae_encoder", sample=picture.numpy())
     if hasattr(encoded, "latents"):
         return relative(found["latent_sample"], encoded.latents)
-    # The log-variance is clamped outside of the network.
+    # Only the means are compared: the log-variance is clamped outside of the network.
     mean = found["latent_parameters"][:, : model.config.latent_channels]
     return relative(mean, encoded.latent_dist.mean)
 

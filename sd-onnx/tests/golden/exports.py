@@ -1,9 +1,10 @@
-"""Exports small models of `families/` to ONNX, as other tools do, into the folders of `exports/`.
+"""Exports small models of `families/` to ONNX with other tools, into the folders of `exports/`.
 
     exports.py [--shape NAME …]
 
-It needs an environment of its own, `exports-requirements.txt`: optimum does not go with the versions
-that the other golden values are made with. `README.md` describes the files.
+The script needs a separate environment with the versions of `exports-requirements.txt`, because
+optimum does not work with the versions that make the other golden values. `README.md` describes the
+files.
 """
 
 import argparse
@@ -26,19 +27,20 @@ from optimum.exporters.onnx import main_export
 
 HERE = Path(__file__).parent
 FOLDERS = ["text_encoder", "text_encoder_2", "unet", "vae_decoder", "vae_encoder"]
-# Tensors from this many bytes on are taken out.
+# Tensors of at least this many bytes are replaced by zeros.
 LEAST = 512
 
 
 def optimum(source, target, _pipeline):
-    """optimum's own export: scalar timesteps, float, and moments from the encoder."""
+    """Exports with optimum: scalar float timesteps, and moments from the encoder."""
     main_export(str(source), str(target), task="text-to-image", library_name="diffusers",
                 framework="pt", do_validation=False, device="cpu")
 
 
 def diffusers_2022(source, target, pipeline):
-    """As diffusers' script of 2022 for `OnnxStableDiffusionPipeline`: a list of whole timesteps, ids
-    of 32 bits, an encoder that draws its latents, weights in a second file and no configurations."""
+    """Exports as diffusers' script of 2022 did for `OnnxStableDiffusionPipeline`: a list of integer
+    timesteps, ids of 32 bits, an encoder that draws its latents, weights in a second file and no
+    configurations."""
     config, channels = pipeline.unet.config, {0: "batch", 1: "channels", 2: "height", 3: "width"}
     side = 8 * 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
     export(pipeline.text_encoder, torch.zeros((1, 77), dtype=torch.int32), target / "text_encoder",
@@ -66,7 +68,8 @@ def diffusers_2022(source, target, pipeline):
 
 
 def half(source, target, pipeline):
-    """A graph of 16 bits, with fixed sizes but for the batch of the text, and an encoder's mode."""
+    """Exports in f16, with fixed sizes except for the text's batch. The encoder returns the
+    mode."""
     pipeline = pipeline.to(torch.float16)
     config = pipeline.unet.config
     side = 8 * 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
@@ -96,7 +99,7 @@ def export(model, arguments, folder, inputs, outputs, dynamic_axes):
                       opset_version=14, dynamo=False)
 
 
-# The name of a folder: the family whose weights it has, and who exports it.
+# The name of a folder, the family whose weights it has, and the function that exports it.
 SHAPES = {
     "optimum-sd1": ("bk-small", optimum),
     "optimum-sd2": ("sd2-v", optimum),
@@ -124,7 +127,7 @@ def settle():
     for line in (HERE / "exports-requirements.txt").read_text().split():
         name, version = line.split("==")
         found = importlib.metadata.version(name)
-        assert found == version, f"{name} is {found}, the exports need {version}"
+        assert found == version, f"{name} is {found}, expected {version}"
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
     warnings.filterwarnings("ignore")
@@ -157,7 +160,7 @@ def make(name):
 
 
 def recipes_of(family):
-    """The tensors of each component of a family, in float32: see `tensor_of` in make.py."""
+    """Returns the tensors of each component of a family, in float32. See `tensor_of` in make.py."""
     found = {}
     for component, recipes in json.loads((HERE / "families" / family / "weights.json").read_text()).items():
         found[component] = {}
@@ -171,7 +174,7 @@ def recipes_of(family):
 
 
 def write_source(family, tensors, folder):
-    """The model as a folder that the older transformers reads."""
+    """Writes the model as a folder that the older transformers reads."""
     source = HERE / "families" / family
     for component, weights in tensors.items():
         (folder / component).mkdir(parents=True)
@@ -179,7 +182,7 @@ def write_source(family, tensors, folder):
         file = "diffusion_pytorch_model"
         if component.startswith("text_encoder"):
             file = "model"
-            # Today's names of one of the two classes have no prefix.
+            # Today, the names of one of the two classes have no prefix.
             whole = ("text_projection.", "text_model.")
             weights = {k if k.startswith(whole) else f"text_model.{k}": v for k, v in weights.items()}
         safetensors.torch.save_file({k: v.contiguous() for k, v in weights.items()},
@@ -204,15 +207,15 @@ def write_source(family, tensors, folder):
 
 
 def special(folder):
-    """Older versions want the class of a tokenizer by its old name."""
+    """Writes the old name of the tokenizer's class, which older versions need."""
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config["tokenizer_class"] = "CLIPTokenizer"
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def keep(component, target, folder, tensors):
-    """Stores the files of a component with zeros for its weights, and returns which weights belong
-    where: for each file a list of byte, tensor, and whether that is transposed."""
+    """Stores the files of a component with zeros for its weights. Returns the places of the
+    weights: for each file a list of byte, length, tensor, and whether the tensor is transposed."""
     weights = tensors["vae" if component.startswith("vae") else component]
     model = onnx.load(target / component / "model.onnx")
     found = {}
@@ -255,14 +258,14 @@ def keep(component, target, folder, tensors):
 
 
 def copy_json(source, target):
-    """Copies a configuration without the folder that it was made in."""
+    """Copies a configuration without the path of the folder that it was made in."""
     config = json.loads(source.read_text())
     config.pop("_name_or_path", None)
     target.write_text(json.dumps(config, indent=1) + "\n")
 
 
 def tensors_in(graph):
-    """The initializers, and the constants that nodes have."""
+    """Returns the initializers and the constants of the nodes."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:

@@ -1,12 +1,13 @@
-"""Makes the golden values of `families/`, which has small models of each Stable Diffusion family.
+"""Makes the golden values of `families/`: small models of each family of Stable Diffusion.
 
     families.py [--shape NAME …]                        the golden values
     families.py --write DIR [--shape NAME …] [--dtype T]  the small models as diffusers folders
     families.py --full DIR --tokenizer DIR [--dtype T]    a random-weight SDXL base, full size
 
-`README.md` describes the files, `family_shapes.py` the models. The script asserts that a single
-mistake in a text encoder, in an input of the UNet or in its configuration moves the final latents
-by at least ten times the tolerance of the Rust tests, and that rounding stays well within it.
+`README.md` describes the files, and `family_shapes.py` describes the models. The script asserts that
+a single mistake in a text encoder, in an input of the UNet or in its configuration moves the final
+latents by at least ten times the tolerance of the Rust tests. It also asserts that rounding stays
+well within the tolerance.
 """
 
 import argparse
@@ -42,9 +43,9 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*SHAPES, *AUTOENCODERS]
     arguments.add_argument("--shape", nargs="+", choices=names, default=names)
-    arguments.add_argument("--write", type=Path, metavar="DIR", help="write the small models")
+    arguments.add_argument("--write", type=Path, metavar="DIR", help="write the small models as diffusers folders")
     arguments.add_argument("--full", type=Path, metavar="DIR", help="write a full-size SDXL")
-    arguments.add_argument("--tokenizer", type=Path, metavar="DIR", help="CLIP's, for --full")
+    arguments.add_argument("--tokenizer", type=Path, metavar="DIR", help="CLIP's tokenizer, for --full")
     arguments.add_argument("--dtype", choices=["float32", "float16"], default="float16")
     arguments = arguments.parse_args()
     settle()
@@ -110,7 +111,8 @@ class Record:
         self.tensors, self.texts, self.calls = {}, [], []
 
     def text(self, prompt, prompt_2, windows, clip_skip=None):
-        """Encodes a pair of prompts unless it was encoded before, and returns its name."""
+        """Encodes a pair of prompts, unless it is recorded already. Returns the name of the
+        record."""
         case = dict(prompt=prompt, prompt_2=prompt_2, windows=windows, clip_skip=clip_skip)
         for text in self.texts:
             if {k: text[k] for k in case} == case:
@@ -146,7 +148,7 @@ class Record:
         assert (image - reference.decode(latents)).abs().max() < 1e-5, name
         self.tensors[f"{name}.image"] = reference.decode(latents).to(torch.float16)
         contexts = reference.rows(case, prompt, negative)
-        # The calls of the other runs differ in what goes in, which their first call shows.
+        # The other runs differ only in the inputs, which their first call shows.
         for index in sorted({0, len(seen) // 2} if not self.calls else {0}):
             self.call(f"unet.{case['name']}.{index}", seen[index], contexts, case["guidance"])
         scheduler = reference.scheduler(case)
@@ -201,7 +203,7 @@ class Record:
         self.calls.append(found)
 
     def odd_call(self, run):
-        """Records a call of an odd and tiny size, with a fractional timestep and other sizes."""
+        """Records a call with an odd and tiny size, a fractional timestep and other size ids."""
         seen = []
         reference = self.reference
         case = next(r for r in reference.runs if f"run.{r['name']}" == run["name"])
@@ -222,7 +224,7 @@ class Record:
 
 
 def golden_autoencoder(name):
-    """Decodes two images and encodes two with an autoencoder alone."""
+    """Records two decoded and two encoded images of an autoencoder."""
     shape, folder = AUTOENCODERS[name], HERE / "families" / name
     folder.mkdir(parents=True, exist_ok=True)
     models = {"vae": getattr(diffusers, shape["vae_class"])(**shape["vae"])}
@@ -239,7 +241,7 @@ def golden_autoencoder(name):
         return {"mean": output.latent_dist.mean, "logvar": output.latent_dist.logvar}
 
     def results(tensors):
-        """Returns what the autoencoder makes of the recorded inputs."""
+        """Returns the outputs of the autoencoder for the recorded inputs."""
         found = {}
         for key, tensor in tensors.items():
             tensor = tensor.to(vae.dtype)
@@ -265,7 +267,7 @@ def golden_autoencoder(name):
     write_cases(folder, tensors | right, cases)
 
     def far():
-        """Returns the most that any result moves by."""
+        """Returns the largest change of any result."""
         other = results(tensors)
         return max(relative(right[k], other[k]) for k in right)
 

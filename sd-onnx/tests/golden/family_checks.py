@@ -1,4 +1,5 @@
-"""Asserts for `families.py`: a mistake moves the final latents of a run, and rounding does not."""
+"""The checks of `families.py`: a mistake moves the final latents of a run, and rounding does
+not."""
 
 import copy
 
@@ -9,9 +10,9 @@ from family_reference import unet_inputs
 from make import TOLERANCE, filled, hooked, recipes_of, relative, residual
 from shapes import EOS
 
-LEAST = 10 * TOLERANCE  # what a mistake must move the final latents by
-MOST = 0.3 * TOLERANCE  # what rounding may move them by
-ONE_CALL = 0.4e-5       # what rounding may move one call of a network by
+LEAST = 10 * TOLERANCE  # the least change of the final latents by a mistake
+MOST = 0.3 * TOLERANCE  # the largest change of them by rounding
+ONE_CALL = 0.4e-5       # the largest change of one network call by rounding
 
 
 class Effects(dict):
@@ -25,7 +26,7 @@ class Effects(dict):
 
 
 def check(reference, record):
-    """Asserts that the runs of a shape move with each mistake and stay when they are rounded."""
+    """Asserts that each mistake moves the runs of a shape, and that rounding does not."""
     wrong = Effects()
     for mistakes in (text_mistakes, input_mistakes, unet_mistakes, image_mistakes):
         mistakes(reference, record, wrong)
@@ -49,12 +50,12 @@ def check(reference, record):
 
 
 def moved(reference, record, case, **options):
-    """Returns how far a run with a mistake ends from the recorded one."""
+    """Returns the relative distance between a run with a mistake and the recorded run."""
     return relative(record.tensors[f"run.{case['name']}.latents"], reference.run(case, **options))
 
 
 def text_mistakes(reference, record, found):
-    """Makes mistakes in the text encoders, on the first run if every run can show them."""
+    """Makes mistakes in the text encoders, in the first run if every run would show them."""
     case, towers = reference.runs[0], range(len(reference.towers))
     penultimate = reference.is_xl
     wrong = {}
@@ -174,7 +175,7 @@ def input_mistakes(reference, record, found):
 
 
 def image_mistakes(reference, record, found):
-    """Makes mistakes in unscaling the final latents, and measures the image."""
+    """Makes mistakes in the scaling of the final latents, and measures the image."""
     name = f"run.{reference.runs[0]['name']}"
     latents = record.tensors[f"{name}.latents"]
     config = reference.vae.config
@@ -204,7 +205,7 @@ def edits(reference, case):
 
 
 def timestep_edits():
-    """Returns wrong timesteps: EDM's is 0.25 · ln σ."""
+    """Returns wrong timesteps for EDM, whose timestep is 0.25 · ln σ."""
 
     def changed(change):
         def edit(kwargs):
@@ -271,7 +272,8 @@ def extra_edits(reference, case):
 
 
 def guidance_edits(reference, case):
-    """Returns wrong guidance inputs: sines, then cosines, of (guidance - 1) · 1000 are right."""
+    """Returns wrong guidance inputs. Right are the sines, then the cosines, of (guidance - 1) ·
+    1000."""
     width = reference.unet.config.time_cond_proj_dim
 
     def sinusoids(scale, width=width):
@@ -301,7 +303,7 @@ def guidance_edits(reference, case):
 
 
 def size_edits(reference, case):
-    """Returns wrong time ids, of which the right order is height, width, top, left and the rest."""
+    """Returns wrong time ids. The right order is height, width, top, left and the rest."""
     ids = []
     with unet_inputs(reference.unet, lambda kwargs: ids.append(kwargs["added_cond_kwargs"])):
         reference.run(case)
@@ -342,7 +344,7 @@ def size_edits(reference, case):
 
 
 def other_unet(reference, changes):
-    """Returns the UNet with other configuration values. The rule makes weights it lacks."""
+    """Returns the UNet with other configuration values. Missing weights are made by the rule."""
     unet = diffusers.UNet2DConditionModel(**reference.shape["unet"] | changes)
     parts = recipes_of({"unet": unet}, 5_000_000, reference.shape["knobs"])
     filled({"unet": unet}, parts)
@@ -412,7 +414,7 @@ def left_out(reference, record):
 
 
 def rounded(reference, record):
-    """Returns how far runs and calls in double precision end from the recorded ones."""
+    """Returns the distances between runs and calls in double precision and the recorded ones."""
     runs, calls = {}, {}
     with reference.doubled():
         for case in reference.runs:

@@ -20,7 +20,7 @@ FIRST_SEED = 1_000_000  # above all seeds of `make.py`
 
 
 def configured(shape, device="cpu"):
-    """Returns the networks of a shape on a device, weights unset, and its scheduler."""
+    """Returns the networks of a shape on a device, with weights not set yet, and the scheduler."""
     models = {}
     with torch.device(device):
         for part, kind in (("text", CLIPTextModel), ("text_2", CLIPTextModelWithProjection)):
@@ -39,7 +39,7 @@ def first_seed(name):
 
 
 def override(recipes, shape):
-    """Sets scale and offset of autoencoder tensors that the rule does not know."""
+    """Sets the scale and the offset of autoencoder tensors that the rule does not cover."""
     for recipe in recipes:
         recipe |= shape.get("overrides", {}).get(recipe["name"], {})
 
@@ -47,7 +47,7 @@ def override(recipes, shape):
 class Tower:
     """A text encoder with its tokenizer.
 
-    SDXL reads the penultimate layer without the final norm; the others read the last one, with it.
+    SDXL uses the penultimate layer without the final norm. The others use the last layer with it.
     """
 
     def __init__(self, tokenizer, model, penultimate):
@@ -69,7 +69,7 @@ class Tower:
     def states(self, ids, norm=None, layer=None, pooled="end"):
         """Returns the token states of all windows, and the pooled state of the first window.
 
-        Each argument but `ids` makes a mistake."""
+        Each argument except `ids` makes a mistake."""
         output = self.model(ids, output_hidden_states=True)
         index = layer or (-2 if self.penultimate else -1)
         state = output.hidden_states[index]
@@ -82,7 +82,7 @@ class Tower:
         return state, self.pooled(ids, output, pooled)
 
     def pooled(self, ids, output, mistake):
-        """Returns the pooled state, "end", or what `mistake` makes of it."""
+        """Returns the pooled state if `mistake` is "end", or a wrong one."""
         if mistake == "end":
             return output.text_embeds[:1]
         window = 1 if mistake == "second window" else 0
@@ -136,7 +136,7 @@ class Reference:
 
     def pipeline_of(self):
         parts = {k: self.models[k] for k in ("unet", "vae")}
-        # Some pipelines write into the configuration of the scheduler they are given.
+        # Some pipelines change the configuration of their scheduler.
         scheduler = self.models["scheduler"]
         parts["scheduler"] = type(scheduler).from_config(scheduler.config)
         parts |= dict(text_encoder=self.models.get("text_encoder"), tokenizer=None)
@@ -154,7 +154,7 @@ class Reference:
         return pipeline
 
     def guided(self, case):
-        """Returns whether the pipeline calls the UNet for the negative prompt too."""
+        """Returns whether the pipeline also calls the UNet for the negative prompt."""
         if case.get("image_guidance", 1) < 1:
             return False
         return case["guidance"] > 1 and self.unet.config.time_cond_proj_dim is None
@@ -182,7 +182,8 @@ class Reference:
             "force_zeros_for_empty_prompt", False)
 
     def embeddings(self, case, **wrong):
-        """Returns prompt and negative of a run, each as tokens and pooled."""
+        """Returns the prompt and the negative prompt of a run, each as tokens and a pooled
+        state."""
         positive = self.encode(case["prompt"], case["prompt_2"], case["windows"], **wrong)
         if not self.guided(case):
             return positive, None
@@ -193,7 +194,7 @@ class Reference:
             negative, case["negative_2"] or negative, case["windows"], **wrong)
 
     def check_embeddings(self, case):
-        """Asserts that `embeddings` returns what the pipeline makes of the prompts."""
+        """Asserts that `embeddings` returns the same as the pipeline."""
         if case["windows"] > 1:
             return
         options = dict(prompt=case["prompt"], negative_prompt=case["negative"], device="cpu",
@@ -251,7 +252,7 @@ class Reference:
                 rest["image"] = self.handed(case, dtype, stir)
             rest.setdefault("denoising_start", case["switch"])
             del options["latents"]
-        elif self.is_xl or "image_guidance" not in case:  # the other takes the picture's size
+        elif self.is_xl or "image_guidance" not in case:  # with pix2pix, the picture has the size
             options |= dict(width=case["size"][0], height=case["size"][1])
         pipeline = self.pipeline
         pipeline.scheduler, pipeline.unet = self.scheduler(case), unet or self.unet
@@ -278,7 +279,7 @@ class Reference:
         return torch.cat([small, latents * self.vae.config.scaling_factor], dim=1)
 
     def extra_inputs(self, case, dtype):
-        """Returns the arguments by which the pipeline gets these channels."""
+        """Returns the arguments that pass these channels to the pipeline."""
         extra = self.extra(case).to(dtype)
         if "image_guidance" in case:
             return dict(image=extra, image_guidance_scale=case["image_guidance"])
@@ -287,13 +288,13 @@ class Reference:
                     masked_image_latents=extra[:, 1:])
 
     def rows(self, case, prompt, negative):
-        """Orders prompt and negative as the UNet gets them."""
+        """Returns prompt and negative in the order in which the UNet receives them."""
         if not self.guided(case):
             return [prompt]
         return [prompt, negative, negative] if "image_guidance" in case else [negative, prompt]
 
     def handed(self, case, dtype=torch.float32, stir=0.0):
-        """Returns the latents that the base model hands to the refiner."""
+        """Returns the latents that the base model passes to the refiner."""
         case = {k: v for k, v in case.items() if k != "switch"} | dict(switched=case["switch"])
         return self.base.run(case, dtype=dtype, stir=stir, denoising_end=case["switched"])
 

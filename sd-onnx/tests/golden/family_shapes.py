@@ -1,15 +1,15 @@
-"""The small models of `families.py`, one dict each, in the order of the families.
+"""The small models of `families.py`, one dict for each, in the order of the families.
 
-A shape has the configuration of its components, the class of its pipeline, the runs that are
-recorded and the knobs of `scale_and_offset`. Configuration values that are not named here have the
-default of diffusers or transformers.
+A shape has the configuration of its components, the class of its pipeline, the recorded runs and the
+knobs of `scale_and_offset`. Configuration values that are not named here have the default of diffusers
+or transformers.
 """
 
 from shapes import BOS, EOS, text, unet, vae
 
-# What most published text encoders have in their configuration instead of the ids of the tokenizer.
+# Most published text encoders have these ids in their configuration, which are not the tokenizer's.
 OLD_IDS = dict(bos_token_id=0, eos_token_id=2, pad_token_id=1)
-# What the text encoders of Stable Diffusion 2 and the second ones of SDXL should have.
+# The right ids for the text encoder of Stable Diffusion 2 and the second one of SDXL.
 OPEN_CLIP_IDS = dict(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=0)
 
 SCALED_LINEAR = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -19,12 +19,12 @@ EULER = SCALED_LINEAR | dict(steps_offset=1, timestep_spacing="leading")
 PROMPT = "a cute fox girl, watercolour"
 NEGATIVE = "blurry, low quality"
 SECOND = "an old stone bridge in the rain"
-# Two windows of 75 tokens, and no comma at which an engine might split earlier.
+# Two windows of 75 tokens, without a comma at which the text could be split earlier.
 LONG = " ".join(["a small fox sits on an old stone bridge and looks at the river in the rain"] * 5)
 
 
 def run(name, **rest):
-    """A run, with what most of them have in common."""
+    """Returns a run with the values that most runs have in common."""
     return dict(
         name=name, prompt=PROMPT, prompt_2=None, negative=NEGATIVE, negative_2=None, windows=1,
         scheduler=None, changes={}, sizes={}, seed=42,
@@ -41,7 +41,7 @@ def euler(**changes):
 
 
 def tiny_output(layer, scale):
-    """Puts the output of a tiny decoder, whose last layer this is, between 0 and 1."""
+    """Returns the override of a tiny decoder's last layer that puts the output between 0 and 1."""
     return {f"decoder.layers.{layer}.weight": dict(scale=scale),
             f"decoder.layers.{layer}.bias": dict(offset=0.5)}
 
@@ -50,7 +50,7 @@ SHAPES = {}
 
 # ------------------------------------------------------------------------------- Stable Diffusion 2
 
-# SD 2.1 in little: the published ids, v-prediction, heads per level of equal width.
+# A small SD 2.1: the published ids, v-prediction, heads per level of equal width.
 SHAPES["sd2-v"] = dict(
     pipeline="StableDiffusionPipeline",
     text=text(40, 3, 5, "gelu") | OLD_IDS,
@@ -67,7 +67,7 @@ SHAPES["sd2-v"] = dict(
     ],
 )
 
-# SD 2.1 base in little: epsilon, four levels, heads of several widths, the tokenizer's own ids.
+# A small SD 2.1 base: epsilon, four levels, heads of several widths, the tokenizer's own ids.
 SHAPES["sd2-base"] = dict(
     pipeline="StableDiffusionPipeline",
     text=text(56, 4, 7, "gelu") | OPEN_CLIP_IDS,
@@ -89,7 +89,7 @@ SHAPES["sd2-base"] = dict(
 
 
 def xl_unet(channels, attention, widths, pooled, ids=6, **rest):
-    """A UNet that takes pooled text and sizes; `widths` are those of the towers."""
+    """Returns a UNet that takes pooled text and sizes. `widths` are the widths of the towers."""
     rest = dict(addition_embed_type="text_time", addition_time_embed_dim=8,
                 projection_class_embeddings_input_dim=pooled + 8 * ids,
                 use_linear_projection=True) | rest
@@ -107,7 +107,7 @@ SIZES = dict(
     negative_target_size=(1024, 896),
 )
 
-# SDXL base in little: the published ids (pooled at the largest id), depths per level.
+# A small SDXL base: the published ids (pooled at the largest id), depths per level.
 SHAPES["sdxl-base"] = dict(
     pipeline="StableDiffusionXLPipeline",
     options=dict(force_zeros_for_empty_prompt=True),
@@ -130,8 +130,9 @@ SHAPES["sdxl-base"] = dict(
     ],
 )
 
-# SSD-1B and Vega in little: depths per transformer, others on the way up, a middle block that is
-# one residual block; the tokenizer's own ids, and an empty negative prompt that is encoded.
+# Small versions of SSD-1B and Vega: depths per transformer, other depths on the way up, a middle
+# block of one residual block, the tokenizer's own ids, and an empty negative prompt that is
+# encoded.
 SHAPES["sdxl-ssd"] = dict(
     pipeline="StableDiffusionXLPipeline",
     options=dict(force_zeros_for_empty_prompt=False),
@@ -150,7 +151,7 @@ SHAPES["sdxl-ssd"] = dict(
         run("euler", **euler(timestep_spacing="trailing")),
         run("empty", negative=None, **dpmpp_2m(timestep_spacing="leading")),
         run("long", prompt=LONG, windows=2),
-        # The size of the negative counts only with its target.
+        # The original size of the negative prompt counts only together with its target size.
         run("one-negative-size", seed=8, sizes=dict(
             original_size=(512, 300), crops_coords_top_left=(0, 64), target_size=(400, 700),
             negative_original_size=(64, 32), negative_crops_coords_top_left=(5, 6))),
@@ -159,8 +160,8 @@ SHAPES["sdxl-ssd"] = dict(
 
 # ---------------------------------------------------------------------------------------- refiner
 
-# The refiner in little: one tower, the second one's rules, sizes with an aesthetic score and no
-# target. It finishes the runs of its base, which has the same autoencoder.
+# A small refiner: one tower with the rules of SDXL's second tower, sizes with an aesthetic score
+# and without a target. It finishes the runs of its base, which has the same autoencoder.
 SHAPES["refiner"] = dict(
     pipeline="StableDiffusionXLImg2ImgPipeline", base="sdxl-base",
     options=dict(force_zeros_for_empty_prompt=False, requires_aesthetics_score=True),
@@ -179,7 +180,7 @@ SHAPES["refiner"] = dict(
     ],
 )
 
-# Another one, deeper in one level only, whose projection is narrower than its tower.
+# Another refiner, deeper in one level only, with a projection narrower than its tower.
 SHAPES["refiner-ssd"] = dict(
     pipeline="StableDiffusionXLImg2ImgPipeline", base="sdxl-ssd",
     options=dict(force_zeros_for_empty_prompt=False, requires_aesthetics_score=True),
@@ -203,7 +204,7 @@ SHAPES["refiner-ssd"] = dict(
 LCM = SCALED_LINEAR | dict(original_inference_steps=50, set_alpha_to_one=True, steps_offset=0,
                            clip_sample=False, timestep_spacing="leading")
 
-# The LCM of Dreamshaper in little: Stable Diffusion 1 with a guidance input.
+# A small version of the LCM of Dreamshaper: Stable Diffusion 1 with a guidance input.
 SHAPES["lcm"] = dict(
     pipeline="LatentConsistencyModelPipeline",
     text=text(32, 3, 4, "quick_gelu") | OLD_IDS,
@@ -242,7 +243,7 @@ SHAPES["lcm-xl"] = dict(
 
 # ------------------------------------------------------------------- inpainting, instruct-pix2pix
 
-# The inpainting model of Stable Diffusion 1.5 in little: nine channels in.
+# A small inpainting model of Stable Diffusion 1.5, with nine input channels.
 SHAPES["inpaint"] = dict(
     pipeline="StableDiffusionInpaintPipeline",
     text=text(36, 3, 6, "quick_gelu"),
@@ -259,7 +260,7 @@ SHAPES["inpaint"] = dict(
     ],
 )
 
-# The inpainting model of SDXL in little.
+# A small inpainting model of SDXL.
 SHAPES["inpaint-xl"] = dict(
     pipeline="StableDiffusionXLInpaintPipeline",
     options=dict(force_zeros_for_empty_prompt=True, requires_aesthetics_score=False),
@@ -278,7 +279,7 @@ SHAPES["inpaint-xl"] = dict(
     ],
 )
 
-# Instruct-pix2pix in little: eight channels in, guided by the text and by the picture.
+# A small instruct-pix2pix: eight input channels, guided by the text and by the picture.
 SHAPES["pix2pix"] = dict(
     pipeline="StableDiffusionInstructPix2PixPipeline",
     text=text(32, 4, 4, "quick_gelu"),
@@ -292,12 +293,12 @@ SHAPES["pix2pix"] = dict(
         run("euler", picture=5, image_guidance=1.5),
         run("ancestral", picture=6, image_guidance=1.2, guidance=5.0, negative="",
             scheduler="EulerAncestralDiscreteScheduler", size=(56, 32)),
-        # Guided by neither: one row, with the latents of the picture.
+        # No guidance by either: one row, with the latents of the picture.
         run("no-guidance", picture=8, image_guidance=1.5, guidance=1.0),
     ],
 )
 
-# Another one, wider than deep, whose first level has no attention and whose factor is 2.
+# Another one, wide and shallow, without attention in the first level, with factor 2.
 SHAPES["pix2pix-2"] = dict(
     pipeline="StableDiffusionInstructPix2PixPipeline",
     text=text(40, 3, 5, "gelu") | OPEN_CLIP_IDS,
@@ -312,7 +313,7 @@ SHAPES["pix2pix-2"] = dict(
     ],
 )
 
-# Instruct-pix2pix on SDXL in little. Like the first one, it gets the picture's latents unscaled.
+# A small instruct-pix2pix on SDXL. Like the first one, it receives unscaled latents of the picture.
 SHAPES["pix2pix-xl"] = dict(
     pipeline="StableDiffusionXLInstructPix2PixPipeline",
     options=dict(force_zeros_for_empty_prompt=True),
@@ -333,7 +334,7 @@ SHAPES["pix2pix-xl"] = dict(
 
 # -------------------------------------------------------------------------------- distilled UNets
 
-# BK-SDM Small in little: one block less in each level, and no middle block.
+# A small BK-SDM Small: one block less in each level, and no middle block.
 SHAPES["bk-small"] = dict(
     pipeline="StableDiffusionPipeline",
     text=text(48, 3, 6, "quick_gelu"),
@@ -350,7 +351,7 @@ SHAPES["bk-small"] = dict(
     ],
 )
 
-# BK-SDM Tiny of Stable Diffusion 2, and tiny-sd, in little: attention at the innermost level, too.
+# A small BK-SDM Tiny of Stable Diffusion 2, and tiny-sd: attention at the innermost level, too.
 SHAPES["bk-tiny"] = dict(
     pipeline="StableDiffusionPipeline",
     text=text(40, 3, 4, "gelu") | OLD_IDS,
@@ -367,9 +368,9 @@ SHAPES["bk-tiny"] = dict(
     ],
 )
 
-# SDXS 0.9 in little: the first level attends to the text only, also where a transformer would
-# attend to itself (its width is that of the text, so that the weights fit both); a middle block
-# that is one residual block; one step; and the tiny autoencoder.
+# A small SDXS 0.9. The first level attends to the text only, also where a transformer usually
+# attends to itself (its width equals the width of the text, so that the weights fit both). The
+# middle block is one residual block. One step, and the tiny autoencoder.
 SHAPES["sdxs"] = dict(
     pipeline="StableDiffusionPipeline",
     text=text(32, 3, 4, "gelu") | OLD_IDS,
@@ -389,7 +390,7 @@ SHAPES["sdxs"] = dict(
     ],
 )
 
-# KOALA 700M in little: SDXL without a middle block.
+# A small KOALA 700M: SDXL without a middle block.
 SHAPES["koala"] = dict(
     pipeline="StableDiffusionXLPipeline",
     options=dict(force_zeros_for_empty_prompt=True),
@@ -411,7 +412,7 @@ SHAPES["koala"] = dict(
 
 # ------------------------------------------------------------------------------------------ Turbo
 
-# SD-Turbo in little: Stable Diffusion 2 drawn in one step, without guidance.
+# A small SD-Turbo: Stable Diffusion 2 in one step, without guidance.
 SHAPES["sd-turbo"] = dict(
     pipeline="StableDiffusionPipeline",
     text=text(36, 3, 4, "gelu") | OLD_IDS,
@@ -428,7 +429,7 @@ SHAPES["sd-turbo"] = dict(
     ],
 )
 
-# SDXL-Turbo in little.
+# A small SDXL-Turbo.
 SHAPES["sdxl-turbo"] = dict(
     pipeline="StableDiffusionXLPipeline",
     options=dict(force_zeros_for_empty_prompt=True),
@@ -450,7 +451,7 @@ SHAPES["sdxl-turbo"] = dict(
 
 # -------------------------------------------------------------------------------------------- EDM
 
-# Playground 2.5 in little: SDXL under EDM, and latents with a mean and a deviation per channel.
+# A small Playground 2.5: SDXL with EDM, and latents with a mean and a deviation per channel.
 SHAPES["playground"] = dict(
     pipeline="StableDiffusionXLPipeline",
     options=dict(force_zeros_for_empty_prompt=True),
@@ -473,7 +474,7 @@ SHAPES["playground"] = dict(
     ],
 )
 
-# CosXL in little: EDM with v-prediction on exponential sigmas.
+# A small CosXL: EDM with v-prediction on exponential sigmas.
 SHAPES["cosxl"] = dict(
     pipeline="StableDiffusionXLPipeline",
     options=dict(force_zeros_for_empty_prompt=True),
@@ -496,9 +497,8 @@ SHAPES["cosxl"] = dict(
 
 # --------------------------------------------------------------------------------- projected prompts
 
-# The UNet of Kolors in little: SDXL's, with a projection of the prompt to the width that it
-# attends to.
-# The published one gets the prompt from another text encoder, of width 4096.
+# A small UNet of Kolors: SDXL's, with a projection of the prompt to the width of cross-attention.
+# The published UNet receives the prompt from another text encoder, of width 4096.
 SHAPES["kolors"] = dict(
     pipeline="StableDiffusionXLPipeline",
     options=dict(force_zeros_for_empty_prompt=False),
@@ -520,22 +520,22 @@ SHAPES["kolors"] = dict(
 
 # ----------------------------------------------------------------------------------- autoencoders
 
-# Autoencoders by themselves. `deviation` is that of the latents that are decoded.
+# Autoencoders alone. `deviation` is the standard deviation of the decoded latents.
 AUTOENCODERS = {
-    # TAESD in little: factor 8, the block counts of the published configuration.
+    # A small TAESD: factor 8, the block counts of the published configuration.
     "taesd": dict(
         vae_class="AutoencoderTiny",
         vae=dict(encoder_block_out_channels=[16] * 4, decoder_block_out_channels=[16] * 4),
         overrides=tiny_output(18, 0.03), deviation=2.0, knobs={},
     ),
-    # Another one: factor 4, more latent channels, other widths on either side.
+    # Another TAESD: factor 4, more latent channels, different widths in encoder and decoder.
     "taesd-16": dict(
         vae_class="AutoencoderTiny",
         vae=dict(encoder_block_out_channels=[12] * 3, decoder_block_out_channels=[20] * 3,
                  num_encoder_blocks=[2, 1, 3], num_decoder_blocks=[1, 2, 2], latent_channels=16),
         overrides=tiny_output(11, 0.03), deviation=2.0, knobs={},
     ),
-    # The asymmetric autoencoder ×1.5 in little: the decoder is wider and deeper than the encoder.
+    # A small asymmetric autoencoder ×1.5: the decoder is wider and deeper than the encoder.
     "asymmetric": dict(
         vae_class="AsymmetricAutoencoderKL",
         vae=dict(down_block_types=["DownEncoderBlock2D"] * 3,
@@ -545,7 +545,7 @@ AUTOENCODERS = {
                  scaling_factor=0.18215),
         deviation=5.0, knobs={},
     ),
-    # Another one: factor 2, eight latent channels, a shallow decoder.
+    # Another asymmetric one: factor 2, eight latent channels, a shallow decoder.
     "asymmetric-2": dict(
         vae_class="AsymmetricAutoencoderKL",
         vae=dict(down_block_types=["DownEncoderBlock2D"] * 2,

@@ -1,10 +1,10 @@
-"""Makes the golden values of this folder, or writes the models they were made with as diffusers folders.
+"""Makes the golden values of the five shapes, or writes their models as diffusers folders.
 
-    make.py                                          the golden values, in this folder (asserts that they can fail)
+    make.py [--shape NAME]                           the golden values, in this folder
     make.py --write DIR [--shape NAME] [--dtype T]   the small models as diffusers folders, DIR/NAME
     make.py --full DIR --tokenizer DIR [--dtype T]   a random-weight Stable Diffusion 1.5, full size
 
-See README.md for the layout.
+The script asserts that mistakes would change the values. README.md describes the files.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from shapes import BOS, EOS, FULL, SHAPES, VOCABULARY, scale_and_offset
 HERE = Path(__file__).parent
 PROMPT, NEGATIVE, OTHER = "a cute fox girl, watercolour", "blurry, low quality", "an old stone bridge in the rain"
 STEPS, GUIDANCE, SEED, LARGE_SEED = 20, 7.5, 42, 2**32 + 7
-TOLERANCE = 1e-4  # relative L2, what the Rust tests ask for
+TOLERANCE = 1e-4  # relative L2, the limit of the Rust tests
 
 SAMPLERS = {
     "euler": EulerDiscreteScheduler,
@@ -56,10 +56,10 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--write", type=Path, metavar="DIR", help="write the small models as diffusers folders")
     arguments.add_argument("--full", type=Path, metavar="DIR", help="write a full-size model")
-    arguments.add_argument("--shape", choices=SHAPES, help="only this one")
+    arguments.add_argument("--shape", choices=SHAPES, help="only this shape")
     arguments.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     arguments.add_argument("--tokenizer", type=Path, metavar="DIR",
-                           help="the full CLIP tokenizer: copied by --full; without it and --write, cut down anew")
+                           help="the full CLIP tokenizer: --full copies it; without --full and --write, tokenizer/ is made from it")
     arguments = arguments.parse_args()
 
     settle()
@@ -79,14 +79,14 @@ def main():
 
 
 def settle():
-    """Checks the versions and makes torch deterministic and the libraries quiet."""
+    """Checks the versions, makes torch deterministic and silences the libraries."""
     versions = {"diffusers": diffusers, "transformers": transformers, "torch": torch, "numpy": numpy,
                 "safetensors": safetensors, "tokenizers": tokenizers}
     for line in (HERE / "requirements.txt").read_text().split():
         name, version = line.split("==")
         found = versions[name].__version__.split("+")[0]
-        assert found == version, f"{name} is {found}, the golden values need {version}"
-    assert torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"), "torch.randn has other last bits without AVX2"
+        assert found == version, f"{name} is {found}, expected {version}"
+    assert torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"), "expected AVX2 or AVX512, without which torch.randn has other last bits"
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.set_grad_enabled(False)
@@ -99,7 +99,7 @@ def settle():
 
 
 def configured(shape):
-    """The three networks, weights unset, and the scheduler's own object."""
+    """Returns the three networks, with weights not set yet, and the scheduler."""
     class_name, scheduler = shape["scheduler"]
     return {
         "text_encoder": CLIPTextModel(CLIPTextConfig(**shape["text"], architectures=["CLIPTextModel"])),
@@ -114,7 +114,8 @@ def recipes(shape, first_seed):
 
 
 def recipes_of(models, first_seed, knobs):
-    """One recipe per tensor, seeds counted up from `first_seed` so that no two tensors share one."""
+    """Returns a recipe for each tensor. Seeds count up from `first_seed`, so that all are
+    different."""
     parts, seed = {}, first_seed
     for part, model in models.items():
         if part == "scheduler":
@@ -134,7 +135,7 @@ def read_recipes(name):
 
 
 def tensor_of(recipe):
-    """float16(offset + scale * randn), every operation in float32."""
+    """Returns float16(offset + scale * randn). Every operation is in float32."""
     values = torch.randn(math.prod(recipe["shape"]), generator=torch.Generator().manual_seed(recipe["seed"]))
     values = values * torch.tensor(recipe["scale"], dtype=torch.float32)
     values = values + torch.tensor(recipe["offset"], dtype=torch.float32)
@@ -146,7 +147,7 @@ def build(shape, parts):
 
 
 def filled(models, parts):
-    """The models with the weights of their recipes."""
+    """Sets the weights of the models from their recipes, and returns the models."""
     for part, tensors in parts.items():
         missing, unexpected = models[part].load_state_dict({r["name"]: tensor_of(r) for r in tensors}, strict=False)
         assert not unexpected and all(name.endswith("position_ids") for name in missing), (missing, unexpected)
@@ -155,7 +156,7 @@ def filled(models, parts):
 
 
 def pipeline_of(models, tokenizer):
-    # The pipeline writes `steps_offset` 1 and `clip_sample` false into the scheduler it is given: give it a copy.
+    # The pipeline sets `steps_offset` to 1 and `clip_sample` to false, so it gets a copy.
     copy = type(models["scheduler"]).from_config(models["scheduler"].config)
     pipeline = StableDiffusionPipeline(
         **{k: models[k] for k in ("text_encoder", "unet", "vae")}, scheduler=copy, tokenizer=tokenizer,
@@ -168,7 +169,7 @@ def write(folder, models, tokenizer, dtype):
     pipeline = pipeline_of(models, CLIPTokenizer.from_pretrained(tokenizer)).to(dtype)
     pipeline.save_pretrained(folder)
     models["scheduler"].save_pretrained(folder / "scheduler")
-    # As older folders have it: the two files, and no tokenizer.json.
+    # Older folders have the two files and no tokenizer.json.
     shutil.rmtree(folder / "tokenizer")
     (folder / "tokenizer").mkdir()
     for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
@@ -180,7 +181,7 @@ def write(folder, models, tokenizer, dtype):
 
 
 def cut_tokenizer(full):
-    """The first 512 + 500 entries of CLIP's vocabulary, which are the 512 bytes and the first 500 merges."""
+    """Writes 512 + 500 entries of CLIP's vocabulary: the 512 bytes and the first 500 merges."""
     vocabulary = sorted((json.loads((full / "vocab.json").read_text())).items(), key=lambda entry: entry[1])
     merges = (full / "merges.txt").read_text().split("\n")[:501]
     kept = [token for token, _ in vocabulary[:BOS]]
@@ -230,7 +231,7 @@ def golden(name):
 
 
 def write_model(folder, models, parts):
-    """The configurations and the recipes of a shape."""
+    """Writes the configurations and the recipes of a shape."""
     for part, model in models.items():
         model.config.save_pretrained(folder) if part.startswith("text_encoder") else model.save_config(folder)
         written = "scheduler_config.json" if part == "scheduler" else "config.json"
@@ -251,7 +252,7 @@ def write_cases(folder, tensors, cases):
 
 
 class Reference:
-    """diffusers' pipeline around the models of one shape."""
+    """diffusers' pipeline with the models of one shape."""
 
     def __init__(self, shape, models):
         self.shape, self.models = shape, models
@@ -282,10 +283,11 @@ class Reference:
 
     def run(self, sampler="euler", changes=None, prompt=PROMPT, negative=NEGATIVE, clip_skip=1, guidance=GUIDANCE,
             seed=SEED, size=None, latents=None, dtype=torch.float32):
-        """The final latents, before division by the scaling factor."""
+        """Returns the final latents, before the division by the scaling factor."""
         size = size or self.shape["size"]
         self.pipeline.scheduler = self.scheduler(sampler, **(changes or dict(timestep_spacing="leading")))
-        # A generator advances past the first noise, so ancestral noise follows it as it does in the pipeline.
+        # The generator is advanced past the first noise: ancestral noise follows it, as in the
+        # pipeline.
         generator = torch.Generator().manual_seed(seed)
         output = self.pipeline(
             prompt_embeds=self.embed(prompt, clip_skip).to(dtype),
@@ -309,7 +311,8 @@ def text_cases(reference, tensors, cases):
 
 
 def unet_cases(reference, tensors, cases):
-    """Even, odd and tiny sizes; a whole and a fractional timestep."""
+    """Records calls with even, odd and tiny sizes, and with an integer and a fractional
+    timestep."""
     cases["unet"] = []
     context = torch.cat([reference.embed(NEGATIVE), reference.embed(PROMPT)])
     tensors["unet.context"] = context
@@ -325,7 +328,7 @@ def unet_cases(reference, tensors, cases):
 
 
 def vae_cases(reference, tensors, cases):
-    """Standard deviation 5 in, as the runs' final latents have; nothing is clamped but the log-variance."""
+    """Decodes latents of standard deviation 5, as after a run. Only the log-variance is clamped."""
     cases["vae_decode"], cases["vae_encode"] = [], []
     for index, (width, height) in enumerate([(6, 8), (7, 5)]):
         generator = torch.Generator().manual_seed(100 + index)
@@ -333,7 +336,7 @@ def vae_cases(reference, tensors, cases):
         name = f"vae-decode.{index}"
         tensors[f"{name}.latents"], tensors[f"{name}.image"] = latents, reference.vae.decode(latents).sample
         cases["vae_decode"].append(dict(name=name))
-        # A side that is no multiple of the factor would be cut by the strided convolutions: whole multiples only.
+        # Strided convolutions would cut a side that is not a multiple of the factor.
         size = (1, 3, height * reference.factor, width * reference.factor)
         image = torch.rand(size, generator=generator) * 2 - 1
         moments = reference.vae.encode(image).latent_dist
@@ -357,7 +360,7 @@ def run_cases(reference, tensors, cases):
         ("no-guidance", ladders["euler-leading"], dict(guidance=1.0)),
         ("large-seed", ladders["dpmpp-2m-karras" if odd == "euler-leading" else "euler-leading"], dict(seed=LARGE_SEED)),
     ]
-    if reference.shape.get("zero_snr"):  # diffusers' Heun and ancestral Euler do without
+    if reference.shape.get("zero_snr"):  # diffusers' Heun and ancestral Euler do not support it
         for sampler in ("euler", "ddim", "dpmpp-2m"):
             changes = dict(timestep_spacing="trailing", rescale_betas_zero_snr=True)
             plan.append((f"{sampler}-zero-snr", (sampler, changes), {}))
@@ -379,11 +382,11 @@ def run_cases(reference, tensors, cases):
             steps=STEPS, width=width, height=height, **options, noise=noise))
 
 
-# ---------------------------------------------------------------- can the cases fail?
+# ---------------------------------------------------------------- checks that the cases can fail
 
 
 def relative(a, b):
-    """Relative L2 distance of `b` from `a`."""
+    """Returns the relative L2 distance of `b` from `a`."""
     return (torch.linalg.vector_norm(a.double() - b.double()) / torch.linalg.vector_norm(a.double())).item()
 
 
@@ -408,21 +411,21 @@ def skip(module, args, kwargs, output):
 
 
 def residual(model):
-    """Each residual branch of a network, with the hook that leaves it out."""
+    """Yields each residual branch of a network, with the hook that leaves it out."""
     kinds = {"Transformer2DModel": skip, "ResnetBlock2D": skip, "CLIPAttention": zero, "CLIPMLP": zero, "FeedForward": zero}
     for name, module in model.named_modules():
         kind = type(module).__name__
-        if kind == "Attention":  # the VAE's adds its own residual
+        if kind == "Attention":  # in the VAE, the module itself adds the residual
             yield name, module, skip if module.residual_connection else zero
         elif kind in kinds:
             yield name, module, kinds[kind]
 
 
 def check(name, reference, tensors, cases):
-    """Asserts that the runs of a shape move when something is wrong and stay when it is only rounded; returns the figures."""
+    """Asserts that mistakes move a shape's runs and that rounding does not. Returns the figures."""
     final = tensors["run.euler-leading.latents"]
 
-    # Wrong in one way: must move the final latents by a hundred times the tolerance.
+    # A single mistake must move the final latents by at least a hundred times the tolerance.
     wrong = {
         "another prompt": relative(final, reference.run(prompt=OTHER)),
         "another negative prompt": relative(final, reference.run(negative=OTHER)),
@@ -450,18 +453,19 @@ def check(name, reference, tensors, cases):
                 found.append(relative(whole, quantity()))
         wrong[f"without one branch of the {part}"] = min(found)
 
-    # Near misses: five times the tolerance. (Only linspace: on leading and trailing timesteps DDIM can be Euler.)
+    # A near miss must move them by at least five times the tolerance. (On leading and trailing
+    # timesteps DDIM can equal Euler, so only linspace is compared.)
     alpha = [reference.run("ddim", dict(timestep_spacing="leading", set_alpha_to_one=a)) for a in (False, True)]
     near = {
         "DDIM for Euler, linspace": relative(tensors["run.euler-linspace.latents"], tensors["run.ddim-linspace.latents"]),
         "DDIM, set_alpha_to_one": relative(*alpha),
     }
 
-    # Right but rounded otherwise: well within the tolerance.
+    # The right computation with another rounding must stay well within the tolerance.
     stirred, double = {}, {}
     for case in cases["runs"]:
         if case["sampler"] == "euler-ancestral":
-            continue  # its noise follows the first latents out of one generator, and comes in the latents' precision
+            continue  # its later noise depends on the generator and the precision of the first
         changes = {k: case[k] for k in ("timestep_spacing", "use_karras_sigmas", "rescale_betas_zero_snr") if case[k]}
         options = dict(guidance=case["guidance"], clip_skip=case["clip_skip"], seed=case["seed"],
                        size=(case["width"], case["height"]))
@@ -469,7 +473,7 @@ def check(name, reference, tensors, cases):
         if case["name"].endswith(("er-leading", "-karras", "-zero-snr")):
             stir = 1e-6 * torch.randn(start.shape, generator=torch.Generator().manual_seed(1))
             stirred[case["name"]] = relative(end, reference.run(case["sampler"], changes, latents=start * (1 + stir), **options))
-        if start.numel() < 4096:  # not the large one, for its time
+        if start.numel() < 4096:  # the large run would take too long
             reference.unet.double(), reference.text.double()
             double[case["name"]] = relative(end, reference.run(
                 case["sampler"], changes, latents=start.double(), dtype=torch.float64, **options))

@@ -1,19 +1,21 @@
-"""Makes number_types.safetensors and number_types.gguf, what the tests compare the reading of stored numbers with: torch's casts of the
-types of 8 bits, products with scales, and the blocks of GGUF as PyPI's `gguf` decodes them.
+"""Makes number_types.safetensors and number_types.gguf, for the tests that read stored numbers:
+torch's casts of the 8-bit types, products with scales, and the blocks of GGUF as PyPI's `gguf`
+decodes them.
 
     pip install -r requirements.txt gguf==0.19.0 && python number_types.py
 
-The blocks of the types that `gguf` quantises are of random numbers; blocks of the K types are random bytes with finite
-scales. The file is written by `GGUFWriter` as ComfyUI-GGUF's `tools/convert.py` writes a UNet: dimensions reversed, and a
-tensor whose rows are no whole blocks under another shape, with its own in `comfy.gguf.orig_shape.NAME`.
+For the types that `gguf` quantises, the blocks are made from random numbers. Blocks of the K types
+are random bytes with finite scales. `GGUFWriter` writes the file as ComfyUI-GGUF's `tools/convert.py`
+writes a UNet: dimensions are reversed, and a tensor whose rows are not whole blocks has another shape,
+with the original one in `comfy.gguf.orig_shape.NAME`.
 
 | | |
 |---|---|
 | `f8_e4m3fn`, `f8_e5m2` | the values of all 256 codes, f32 [256] |
 | `scale`, `rows` | f32 [1], f32 [16, 1] |
-| `f8_….scaled`, `.rows` | the same, times the scale; as [16, 16], times `rows` |
+| `f8_….scaled`, `.rows` | the values times `scale`; the values as [16, 16], times `rows` |
 | `TYPE.blocks`, `TYPE.values` | u8 [blocks, bytes], f32 [blocks, numbers] |
-| `gguf.NAME` | the values of a tensor of number_types.gguf, in its own shape |
+| `gguf.NAME` | the values of a tensor of number_types.gguf, in the original shape |
 """
 
 from importlib.metadata import version
@@ -27,10 +29,11 @@ from gguf import GGMLQuantizationType as Q
 
 HERE = Path(__file__).parent
 BLOCKS, GGUF = 5, "0.19.0"
-# Where the f16 scales of a block lie, for the types that `gguf` decodes and does not quantise.
+# The positions of the f16 scales in a block, for the types that `gguf` decodes but does not
+# quantise.
 K_SCALES = {Q.Q2_K: [80, 82], Q.Q3_K: [108], Q.Q4_K: [0, 2], Q.Q5_K: [0, 2], Q.Q6_K: [208]}
 QUANTISED = [Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.Q8_0]
-# Name, shape and type; the second has rows of 160 numbers, which are no block of 256.
+# Name, shape and type. The second has rows of 160 numbers, which are not a block of 256.
 FILE = [
     ("input_blocks.0.0.bias", [20], Q.F32),
     ("input_blocks.0.0.weight", [32, 160], Q.Q4_K),
@@ -53,12 +56,12 @@ def blocks_of(kind, random, count):
 def main():
     for line in [*(HERE / "requirements.txt").read_text().split(), f"gguf=={GGUF}"]:
         name, wanted = line.split("==")
-        assert version(name).split("+")[0] == wanted, f"{name} is {version(name)}, the golden values need {wanted}"
+        assert version(name).split("+")[0] == wanted, f"{name} is {version(name)}, expected {wanted}"
     random = np.random.default_rng(18)
     tensors = {}
 
     codes = torch.arange(256, dtype=torch.uint8)
-    # Neither is a power of two: a product rounds.
+    # Neither scale is a power of two, so the products are rounded.
     scale = torch.tensor([0.013], dtype=torch.float32)
     rows = torch.from_numpy(random.uniform(0.001, 3, (16, 1)).astype(np.float32))
     tensors |= {"scale": scale, "rows": rows}

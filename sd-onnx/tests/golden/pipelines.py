@@ -1,16 +1,17 @@
-"""Makes pipelines.json and pipelines.safetensors: what diffusers' pipeline classes make of outdated configurations when they
-are built. The unit tests of `src/corrections.rs` and `tests/corrections.rs` read them.
+"""Makes pipelines.json and pipelines.safetensors: how diffusers' pipeline classes correct outdated
+configurations when they are built. `src/corrections.rs` and `tests/corrections.rs` read them.
 
     pip install -r requirements.txt && python pipelines.py
 
 | in pipelines.json | |
 |---|---|
-| `schedulers` | a pipeline class, a scheduler file, and then the pipeline's `steps_offset` and `clip_sample`, null where there is none; `changes`: how many of the two the pipeline changed |
-| `unets` | a pipeline class, a UNet's file, and then the pipeline's `sample_size` |
+| `schedulers` | a pipeline class, a scheduler file, and the `steps_offset` and `clip_sample` of the pipeline, null where there is none; `changes`: how many of the two the pipeline changed |
+| `unets` | a pipeline class, a UNet's file, and the `sample_size` of the pipeline |
 | `run` | the shape (see `make.py`), its scheduler file, and the request of the run in pipelines.safetensors |
 
-The run is made with a DDIM file that has neither `clip_sample` nor `steps_offset`, both of which the pipeline corrects; it
-is asserted that each correction moves the final latents by far more than the tolerance.
+The run uses a DDIM file without `clip_sample` and `steps_offset`, both of which the pipeline
+corrects. The script asserts that each correction moves the final latents by far more than the
+tolerance.
 """
 
 import json
@@ -94,7 +95,7 @@ def run(models, file, width, height, **uncorrected):
 def main():
     for line in (HERE / "requirements.txt").read_text().split():
         name, wanted = line.split("==")
-        assert version(name).split("+")[0] == wanted, f"{name} is {version(name)}, the golden values need {wanted}"
+        assert version(name).split("+")[0] == wanted, f"{name} is {version(name)}, expected {wanted}"
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.set_grad_enabled(False)

@@ -1,7 +1,8 @@
-"""The small Stable-Diffusion-1.x-shaped models of the golden values, and the rule that scales their random weights.
+"""The small models of the golden values, shaped like Stable Diffusion 1.x, and the rule that scales
+their random weights.
 
-Each shape is a dict of the configuration of its four parts, the run sizes and the knobs of `scale_and_offset`.
-Everything that is not named here has diffusers' default value.
+A shape is a dict with the configuration of its four parts, the sizes of its runs and the knobs of
+`scale_and_offset`. Values that are not named here have the default of diffusers.
 """
 
 import math
@@ -16,7 +17,8 @@ def text(width, layers, heads, act):
 
 
 def unet(channels, attention, width, **rest):
-    """`attention`: one character per level, 'x' with cross-attention, '-' without."""
+    """Returns a UNet's configuration. `attention` has a character for each level: 'x' stands for
+    cross-attention, '-' for none."""
     down = ["CrossAttnDownBlock2D" if a == "x" else "DownBlock2D" for a in attention]
     up = ["CrossAttnUpBlock2D" if a == "x" else "UpBlock2D" for a in reversed(attention)]
     return dict(block_out_channels=channels, down_block_types=down, up_block_types=up, cross_attention_dim=width,
@@ -28,13 +30,15 @@ def vae(channels, **rest):
                 up_block_types=["UpDecoderBlock2D"] * len(channels), sample_size=64) | rest
 
 
-# A beta schedule that no formula of diffusers makes: a scaled-linear ramp with a ripple. Its largest sigma is 7.6.
+# A beta schedule that no formula of diffusers makes: a scaled-linear ramp with a ripple. The
+# largest sigma is 7.6.
 RIPPLED_BETAS = [
     round((0.025 + 0.07 * i / 999) ** 2 * (1 + 0.2 * math.sin(i / 60)), 7) for i in range(1000)
 ]
 
 SHAPES = {
-    # Stable Diffusion 1.5 in little: four levels, the last without attention, VAE factor 8, its own scheduler file.
+    # A small Stable Diffusion 1.5: four levels, the last without attention, VAE factor 8, the
+    # published scheduler file.
     "four": dict(
         text=text(48, 4, 4, "quick_gelu"),
         unet=unet([32, 64, 96, 96], "xxx-", 48, layers_per_block=2, attention_head_dim=4, norm_num_groups=32),
@@ -44,7 +48,8 @@ SHAPES = {
         size=(64, 128), odd=("euler-leading", (520, 392)),
         knobs=dict(output=0.4),
     ),
-    # Stable Diffusion 2 in little: gelu, heads per level, linear projections, v-prediction; first level without attention.
+    # A small Stable Diffusion 2: gelu, heads per level, linear projections, v-prediction, no
+    # attention in the first level.
     "three-v": dict(
         text=text(40, 3, 5, "gelu"),
         unet=unet([40, 80, 120], "-xx", 40, layers_per_block=1, transformer_layers_per_block=2,
@@ -57,7 +62,8 @@ SHAPES = {
         size=(64, 48), odd=("dpmpp-2m-karras", (72, 56)),
         zero_snr=True, knobs={},
     ),
-    # Two levels, only the first with attention, deep blocks, eight latent channels, the other sinusoid order; predicts the sample.
+    # Two levels, only the first with attention, deep blocks, eight latent channels, the other order
+    # of sinusoids. Predicts the sample.
     "two-sample": dict(
         text=text(32, 4, 2, "quick_gelu"),
         unet=unet([24, 48], "x-", 32, layers_per_block=3, attention_head_dim=[3, 6], norm_num_groups=4,
@@ -71,7 +77,8 @@ SHAPES = {
         size=(80, 64), odd=("euler-leading", (136, 104)),
         knobs=dict(cross=0.5, input=0.3, input_bias=1.0, output=1.0),
     ),
-    # Attention in the first and the last level but not between, no middle block, three latent channels, a trained beta schedule.
+    # Attention in the first and the last level only, no middle block, three latent channels, a list
+    # of betas.
     "three-hole": dict(
         text=text(64, 5, 8, "gelu"),
         unet=unet([16, 48, 64], "x-x", 64, layers_per_block=2, attention_head_dim=2, norm_num_groups=16,
@@ -83,7 +90,8 @@ SHAPES = {
         size=(48, 64), odd=("dpmpp-2m-karras", (56, 72)),
         knobs={},
     ),
-    # Four levels, attention only in the last two, odd channel counts, VAE factor 2 without 1x1 convolutions, 500 training steps.
+    # Four levels, attention only in the last two, odd channel counts, VAE factor 2 without 1x1
+    # convolutions, 500 training steps.
     "four-last": dict(
         text=text(48, 4, 6, "gelu"),
         unet=unet([24, 40, 40, 56], "--xx", 48, layers_per_block=1, attention_head_dim=[3, 5, 5, 7], norm_num_groups=8,
@@ -111,29 +119,30 @@ FULL = dict(
 )
 
 KNOBS = dict(
-    text_attention=1.0,   # logits of the text model's attention
-    text_branch=1.0,      # what an attention or MLP adds to the text model's stream
+    text_attention=1.0,   # the logits of the text model's attention
+    text_branch=1.0,      # the output of an attention or MLP of the text model
     time=1.0,             # the time embedding inside a residual block
-    resnet=1.0,           # what a residual block of the UNet adds
-    attention=1.5,        # logits of the UNet's attentions, per side
-    self=3.0,             # what self-attention adds
-    cross=1.5,            # what cross-attention adds
-    transformer=1.0,      # what a whole transformer adds
-    input=1.0,            # the UNet's first convolution, against its bias
+    resnet=1.0,           # the output of a residual block of the UNet
+    attention=1.5,        # the logits of the UNet's attentions, for each of query and key
+    self=3.0,             # the output of a self-attention
+    cross=1.5,            # the output of a cross-attention
+    transformer=1.0,      # the output of a whole transformer
+    input=1.0,            # the UNet's first convolution, relative to its bias
     input_bias=0.05,
-    output=0.5,           # the UNet's answer
-    added=1.0,            # the embedding of pooled text and sizes, against the time embedding
-    guidance=1.0,         # the guidance input, against the sinusoids of the time
+    output=0.5,           # the output of the UNet
+    added=1.0,            # the embedding of pooled text and sizes, relative to the time embedding
+    guidance=1.0,         # the guidance input, relative to the sinusoids of the time
     pooled=1.0,           # the projected pooled text
     vae_input=0.1,        # the VAE decoder's first convolution
-    vae_self=6.0,         # what the VAE's attention adds
-    image=0.7,            # the VAE decoder's answer
-    moments=1.0,          # the VAE encoder's answer
+    vae_self=6.0,         # the output of the VAE's attention
+    image=0.7,            # the output of the VAE decoder
+    moments=1.0,          # the output of the VAE encoder
 )
 
 
 def scale_and_offset(part, name, shape, knobs):
-    """The standard deviation and mean of one tensor: unit variance in, unit variance out, times the knob of its kind."""
+    """Returns the standard deviation and the mean of one tensor. Inputs of unit variance give
+    outputs of unit variance, times the knob of the tensor's kind."""
     k = KNOBS | knobs
     if "norm" in name.split(".")[-2]:
         return (0.1, 1.0) if name.endswith("weight") else (0.1, 0.0)

@@ -1,12 +1,12 @@
-"""Makes `single_files.json.gz`: how checkpoints in one file call the tensors of today's models.
+"""Makes `single_files.json.gz`: the names of today's tensors in single-file checkpoints.
 
     single_files.py                 the tables, checked against diffusers' own conversions
-    single_files.py --draw          also draws with diffusers' `from_single_file`, minutes
-    single_files.py --headers DIR   the published models' files in full size, without weights
+    single_files.py --draw          also draws with diffusers' `from_single_file`; takes minutes
+    single_files.py --headers DIR   the files of published models in full size, without weights
 
-Needs the versions of `requirements.txt`. The names are made here in the direction from diffusers to
-latent diffusion, by tables that no other code shares. The functions of diffusers 0.42.1, which go
-the other way, must give back every tensor: `convert_ldm_unet_checkpoint`,
+The script needs the versions of `requirements.txt`. It makes the names in the direction from diffusers
+to latent diffusion, by tables that no other code shares. The functions of diffusers 0.42.1 convert in
+the other direction and must give every tensor back: `convert_ldm_unet_checkpoint`,
 `convert_ldm_vae_checkpoint`, `convert_ldm_clip_checkpoint` and `convert_open_clip_checkpoint`.
 `README.md` describes the file.
 """
@@ -67,7 +67,7 @@ def main():
         print(name, len(tables["full"][name]["tensors"]), flush=True)
     text = json.dumps(tables, separators=(",", ":"), sort_keys=True)
     with open(HERE / "single_files.json.gz", "wb") as raw:
-        # Without a time, so that the same tables are the same bytes.
+        # The file stores no time, so that the same tables give the same bytes.
         with gzip.GzipFile("", "wb", 9, raw, 0) as file:
             file.write(text.encode())
     print((HERE / "single_files.json.gz").stat().st_size, "bytes")
@@ -86,7 +86,7 @@ def build(shape):
 
 
 def fill(models, shape):
-    """Gives every tensor different values, so that no two can be taken for each other."""
+    """Fills every tensor with different values, so that no two can be confused."""
     for part, model in models.items():
         for name, tensor in model.state_dict().items():
             if not name.endswith("position_ids"):
@@ -105,9 +105,9 @@ def is_sd2(models):
 
 
 def table_of(models, shape, name):
-    """Returns the configurations, a row for each tensor, and what else a published file has.
+    """Returns the configurations, a row for each tensor, and the other tensors of a published file.
 
-    A row is: component, today's name, shape, name in the file, view, scale, offset.
+    A row is component, today's name, shape, name in the file, view, scale, offset.
     """
     rows, configs = [], {}
     for part, model in models.items():
@@ -125,7 +125,7 @@ def table_of(models, shape, name):
 
 
 def names_of(part, models, name):
-    """Returns the function from a tensor's name today to its name in a file and its view there."""
+    """Returns a function that maps today's name of a tensor to the name and the view in a file."""
     if part == "unet":
         modules = unet_modules(models["unet"].config)
         return lambda today: ("model.diffusion_model." + unet_name(today, modules), "whole")
@@ -149,9 +149,9 @@ def names_of(part, models, name):
 
 
 def unet_modules(config):
-    """Returns latent diffusion's module of each of today's blocks.
+    """Returns the module of latent diffusion for each of today's blocks.
 
-    There the blocks are numbered through, and a downsampling is a block.
+    Latent diffusion numbers all blocks in one sequence and counts a downsampling as a block.
     """
     modules = {
         "time_embedding.linear_1": "time_embed.0",
@@ -199,7 +199,7 @@ IN_RESNET = {
 
 
 def unet_name(today, modules):
-    """Returns the name of a tensor, whose module is the longest that begins its name."""
+    """Returns the name of a tensor. Its module is the longest one that its name begins with."""
     module = max((m for m in modules if today.startswith(m + ".")), key=len)
     rest = today[len(module) + 1 :]
     if ".resnets." in module:
@@ -212,7 +212,7 @@ IN_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to
 
 
 def vae_name(today, levels):
-    """Returns latent diffusion's name of a tensor, and "point" where it is a 1×1 convolution."""
+    """Returns latent diffusion's name of a tensor, and the view "point" for a 1×1 convolution."""
     start, view = "first_stage_model.", "whole"
     parts = today.split(".")
     half, leaf = parts[0], parts[-1]
@@ -241,7 +241,8 @@ def vae_name(today, levels):
 
 
 def tiny_name(today):
-    """Returns the name in TAESD's pair. Its decoder counts the layer that bounds the latents."""
+    """Returns the name in TAESD's two files. The decoder counts the layer that bounds the
+    latents."""
     half, _, layer, rest = today.split(".", 3)
     return f"taesd_{half}.{int(layer) + (half == 'decoder')}.{rest}", "whole"
 
@@ -324,7 +325,7 @@ def state_of(models, table):
     return found | {name: torch.cat([parts[p] for p in "qkv"]) for name, parts in fused.items()}
 
 
-# Tensors that diffusers leaves behind when it converts a UNet.
+# Tensors that diffusers drops when it converts a UNet.
 NOT_CONVERTED = ("time_embedding.cond_proj.", "encoder_hid_proj.")
 
 
@@ -350,7 +351,7 @@ def check(models, table, name):
                 prefix = start[: start.index(".model.") + len(".model.")]
                 found = single_file_utils.convert_open_clip_checkpoint(model, state, prefix)
             found = {k.removeprefix("text_model."): v for k, v in found.items()}
-            # The layer behind the last one that is used, and numbers of positions.
+            # Files also have the layer after the last one that is used, and position ids.
             used = lambda k: k in expected or not k.startswith(("encoder.layers.", "embeddings."))
             found = {k: v for k, v in found.items() if used(k)}
             if "text_projection.weight" not in expected:
@@ -363,7 +364,7 @@ def check(models, table, name):
 def draw(models, shape, table, name):
     """Asserts that diffusers draws the same latents from the file as from the networks."""
     if name in ("kolors", "lcm", "lcm-xl", "sdxs"):
-        return  # diffusers leaves some of their tensors behind.
+        return  # diffusers drops some of their tensors.
     kind = getattr(diffusers, shape["pipeline"])
     scheduler, config = shape["scheduler"]
     with tempfile.TemporaryDirectory() as folder:
@@ -392,7 +393,7 @@ def draw(models, shape, table, name):
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[k], expected[k]) for k in found), (name, part)
     if shape["unet"].get("in_channels", 4) != 4 or "base" in shape:
-        return  # They draw from pictures; the weights are equal, which is what counts.
+        return  # These models draw from pictures. Their weights are equal, which is enough.
     call = dict(prompt="a fox", num_inference_steps=2, height=64, width=64, output_type="latent",
                 guidance_scale=3.0)
     latents = [pipeline(**call, generator=torch.Generator().manual_seed(1)).images
@@ -406,7 +407,7 @@ def draw(models, shape, table, name):
 
 
 def write_headers(folder):
-    """Writes the published models as sparse float16 files: marks and statistics are real."""
+    """Writes the published models as sparse float16 files. Only marks and statistics are real."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, published in PUBLISHED.items():
         shape = FULL[published["like"]]

@@ -1,9 +1,9 @@
-"""The models of `single_files.py`: the small ones of `family_shapes.py` with widths that a single
-file can tell, and the published ones in full size.
+"""The models of `single_files.py`: the small ones of `family_shapes.py`, with widths from which a
+single file can be recognised, and the published ones in full size.
 
-A checkpoint has no configuration. Heads follow from the widths, 8 in Stable Diffusion 1.x and 64
-channels each elsewhere, and norms have 32 groups. So every width here is a multiple of 64, and of
-32 in the autoencoder.
+A checkpoint has no configuration. Heads follow from the widths: 8 heads in Stable Diffusion 1.x,
+heads of 64 channels elsewhere. Norms have 32 groups. So every width here is a multiple of 64, and in the
+autoencoder a multiple of 32.
 """
 
 from family_shapes import AUTOENCODERS, SHAPES, text_2, xl_unet
@@ -11,9 +11,9 @@ from shapes import text, unet, vae
 
 # The families of Stable Diffusion 1.x; the others are 2.x, SDXL or its refiner.
 SD1 = ["lcm", "inpaint", "pix2pix", "bk-small"]
-# v-prediction of which no tensor tells.
+# v-prediction that no tensor marks.
 V_HEADER = {"modelspec.prediction_type": "v"}
-# What a small file needs beside its weights.
+# The marker tensors and the metadata that a small file needs.
 MARKS = {
     "sd2-v": dict(metadata=V_HEADER),
     "pix2pix-2": dict(metadata=V_HEADER),
@@ -28,12 +28,12 @@ MARKS = {
 
 
 def widened(name):
-    """Returns a family's shape with widths that a single file can tell."""
+    """Returns a family's shape with widths from which a single file can be recognised."""
     shape = dict(SHAPES[name])
     net = dict(shape["unet"])
     count = len(net["block_out_channels"])
     channels = [64, 128, 192, 192][:count]
-    # The prompt is wider than the first level: where it is not, nothing tells self-attention.
+    # The prompt must be wider than the first level, or self-attention cannot be recognised.
     widths = []
     for part, width in (("text", 128), ("text_2", 64)):
         if part in shape:
@@ -105,8 +105,8 @@ FULL = {
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 STATISTIC = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
-# What tells the published models apart: shapes, marker tensors, metadata and SD 2's statistic, as
-# the deviation of alternating values.
+# The differences between the published models: shapes, marker tensors, metadata and the statistic
+# of SD 2, as the deviation of alternating values.
 PUBLISHED = {
     "sd-1.5": dict(like="sd1"),
     "sd-1.5-inpainting": dict(like="sd1", shapes={FIRST: [320, 9, 3, 3]}),

@@ -1,19 +1,20 @@
-"""Makes text.json and text.safetensors, what `tests/text.rs` compares the text model by itself with: its pooled output, its
-projection, and textual inversions in it.
+"""Makes text.json and text.safetensors, which `tests/text.rs` compares the text model with: its
+pooled output, its projection, and textual inversions.
 
     pip install -r requirements.txt && python text.py
 
-The model is the text encoder of the shape `four` (see `make.py`, whose versions it takes), the references are transformers'
-`CLIPTextModel` and `CLIPTextModelWithProjection` and diffusers' `load_textual_inversion`. It is asserted that what is
-compared would show a mistake.
+The model is the text encoder of the shape `four` (see `make.py`, which needs the same versions). The
+references are transformers' `CLIPTextModel` and `CLIPTextModelWithProjection` and diffusers'
+`load_textual_inversion`. The script asserts that a mistake would change the values.
 
 | | |
 |---|---|
-| `hidden.SKIP` | `final_layer_norm(hidden_states[-SKIP])` of all texts, [texts, 77, width] |
-| `pooled` | `pooler_output`, [texts, width]; the same with `eos_token_id` 2 in the configuration |
-| `text_projection.weight`, `projected` | [24, width], and `text_embeds`, [texts, 24] |
-| `inversion.NAME` | the vectors, [n, width] or [width] |
-| `inverted.N.SKIP`, `inverted.N.pooled` | as `hidden` and `pooled`, of the prompt N of `inversions`, with both loaded |
+| `hidden.SKIP` | [texts, 77, width], `final_layer_norm(hidden_states[-SKIP])` of all texts |
+| `pooled` | [texts, width], `pooler_output`; the same with `eos_token_id` 2 in the configuration |
+| `text_projection.weight` | [24, width] |
+| `projected` | [texts, 24], `text_embeds` |
+| `inversion.NAME` | [n, width] or [width], the vectors |
+| `inverted.N.SKIP`, `inverted.N.pooled` | as `hidden` and `pooled`, for prompt N of `inversions`, with both inversions loaded |
 """
 
 import json
@@ -42,7 +43,7 @@ def far(a, b):
 def main():
     for line in (HERE / "requirements.txt").read_text().split():
         name, wanted = line.split("==")
-        assert version(name).split("+")[0] == wanted, f"{name} is {version(name)}, the golden values need {wanted}"
+        assert version(name).split("+")[0] == wanted, f"{name} is {version(name)}, expected {wanted}"
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.set_grad_enabled(False)
@@ -70,7 +71,7 @@ def main():
     for name, count in NAMES.items():
         vectors = 0.5 * torch.randn((count, width) if count else (width,), generator=generator)
         tensors[f"inversion.{name}"] = vectors
-        # diffusers finds a token in the text after lower-casing it, as it wrote it.
+        # diffusers lower-cases the text before it looks for the token, but not the token.
         if count:
             pipeline.load_textual_inversion({"emb_params": vectors}, token=name.lower())
         else:
