@@ -18,9 +18,9 @@ use sd_onnx::{Conversion, Error, ModelForm, WeightType};
 /// The model may be a diffusers folder or a checkpoint file, and parts may come from other files.
 /// The output appears only when it is complete. Nothing is overwritten.
 ///
-/// Anything that the new form cannot store, such as the scheduler's settings, is printed as a
-/// warning; pictures may then differ. If a network would be read differently, the conversion fails.
-/// ONNX graphs cannot be converted.
+/// Anything that the new form cannot store, such as the scheduler's settings, is reported as a
+/// warning. Pictures may then differ. If a reader of the new form would see another network, the
+/// conversion fails. ONNX graphs cannot be converted.
 #[derive(Parser)]
 #[command(name = "convert", version, verbatim_doc_comment)]
 struct Arguments {
@@ -31,12 +31,12 @@ struct Arguments {
     /// Form of the new model
     #[arg(long, value_name = "FORM", value_enum)]
     to: Form,
-    /// Type of all weights, rounded to the nearest number [default: unchanged; GGUF blocks and
-    /// scaled fp8 become f32]
+    /// Type of all weights, which are rounded to the nearest number [default: unchanged; GGUF
+    /// blocks and scaled fp8 become f32]
     #[arg(long, value_name = "TYPE", value_enum)]
     dtype: Option<Type>,
-    /// Variant of the weights in a folder, such as fp16 [default: the plain file, else the only one
-    /// there]
+    /// Variant of the weights in a folder, such as fp16 [default: the file without a variant, else
+    /// the only variant]
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
     #[command(flatten)]
@@ -94,7 +94,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         None => conversion,
     };
     let converted = builder.convert(&arguments.path, out, &conversion);
-    // Clearing moves the bar to its end.
+    // The position is read first, because clearing moves the bar to its end.
     let done = bar.position();
     bar.finish_and_clear();
     let converted = converted.map_err(|error| match error {
@@ -116,7 +116,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     print(format_args!("{}", converted.path.display()))
 }
 
-/// The path is no option, which messages about it begin with.
+/// Rewords a message of [`check_output`], because the path is an argument and not an option.
 fn as_argument(failure: Failure) -> Failure {
     let named = |reason: String| reason.replacen("--out is", "the output is", 1);
     match failure {
@@ -126,7 +126,7 @@ fn as_argument(failure: Failure) -> Failure {
     }
 }
 
-/// A progress bar over bytes.
+/// Returns a progress bar over bytes.
 fn bytes_bar() -> ProgressBar {
     let template = "{bar:40} {bytes}/{total_bytes}, {bytes_per_sec}, ETA {eta}";
     let style = ProgressStyle::with_template(template).expect("the template is a constant");

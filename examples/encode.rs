@@ -26,13 +26,13 @@ use sd_onnx::{
 
 /// Writes CLIP's embeddings of texts as safetensors.
 ///
-/// The file has hidden, [texts, tokens, width], pooled, [texts, width], ids, [texts, tokens], and,
+/// The file contains hidden [texts, tokens, width], pooled [texts, width], ids [texts, tokens] and,
 /// if the model has a text projection, projected. tokens is the length of the longest text. The
-/// metadata has the texts, as JSON.
+/// metadata holds the texts as JSON.
 ///
-/// If the model has two text encoders, as SDXL has, the first one is used, at the same layer as for
-/// any other model. SDXL itself draws with both, at an earlier layer and without the final norm:
-/// txt2img --dump writes those embeddings.
+/// If the model has two text encoders, as SDXL does, the first one is used, at the same layer as
+/// for any other model. SDXL itself draws with both encoders, at an earlier layer and without the
+/// final norm: txt2img --dump writes those embeddings.
 #[derive(Parser)]
 #[command(name = "encode", version, verbatim_doc_comment)]
 struct Arguments {
@@ -42,17 +42,18 @@ struct Arguments {
     /// the examples]
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
-    /// Variant of the weights, such as fp16 [default: the plain file, else the only one there]
+    /// Variant of the weights, such as fp16 [default: the file without a variant, else the only
+    /// variant]
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
-    /// Textual inversions: a .safetensors, .pt or .bin file, or a folder of such files; can be
-    /// given several times
+    /// Textual inversions: a .safetensors, .pt or .bin file, or a folder of such files; may be
+    /// repeated
     #[arg(long, value_name = "PATH")]
     embeddings: Vec<PathBuf>,
-    /// Layer that hidden is from, counted from the last, as in WebUI
+    /// Layer that hidden is taken from, counted from the last one as in WebUI
     #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
     clip_skip: usize,
-    /// Write only pooled, projected and ids: faster and smaller
+    /// Write only pooled, projected and ids, which is faster and takes less space
     #[arg(long, conflicts_with = "clip_skip")]
     pooled: bool,
     /// Scale pooled and projected to length 1
@@ -66,8 +67,8 @@ struct Arguments {
     batch: usize,
     #[command(flatten)]
     machine: Machine,
-    /// File to write, replacing a file of that name [default: texts.safetensors in this folder,
-    /// never overwriting]
+    /// File to write, replacing a file of that name [default: a new file in this folder, named
+    /// texts.safetensors]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -143,10 +144,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     print(format_args!("{}", saved.display()))
 }
 
-/// The longest standard input, in bytes: a hundred thousand captions, whose embeddings fill most
-/// memories.
+/// The longest standard input, in bytes. It holds about a hundred thousand captions, whose
+/// embeddings fill the memory of most machines.
 const MAX_INPUT: u64 = 16 << 20;
 
+/// Returns the lines of standard input. On a terminal, it first prints how to end the input.
 fn lines() -> io::Result<Vec<String>> {
     let input = io::stdin().lock();
     if input.is_terminal() {
@@ -155,7 +157,7 @@ fn lines() -> io::Result<Vec<String>> {
         } else {
             "Ctrl-D"
         };
-        tell(format_args!("Reading texts, one a line, until {end}:"));
+        tell(format_args!("Reading texts, one per line, until {end}:"));
     }
     let mut bytes = Vec::new();
     input.take(MAX_INPUT + 1).read_to_end(&mut bytes)?;
@@ -167,7 +169,7 @@ fn lines() -> io::Result<Vec<String>> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// What is written.
+/// The embeddings that are written.
 struct Embeddings {
     hidden: Option<Array3<f32>>,
     pooled: Array2<f32>,
@@ -175,6 +177,7 @@ struct Embeddings {
     tokens: Vec<Tokens>,
 }
 
+/// Returns the safetensors file of the embeddings.
 fn file(texts: &[String], found: &Embeddings) -> io::Result<Vec<u8>> {
     let longest = found.tokens.iter().map(|tokens| tokens.used).max();
     let longest = longest.unwrap_or(0);

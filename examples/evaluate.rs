@@ -1,13 +1,18 @@
-//! How well the small model draws what it is told: figures and a picture, written into the model's README.
+//! Measures how well the small model follows prompts.
+//!
+//! The results are figures, which go into the model's README, and a sheet of pictures.
 //!
 //! ```sh
 //! cargo run --release --example evaluate
 //! ```
 //!
-//! Every prompt of `train/prompts.txt` names a thing, a background and a position. The thing that a picture shows is that of the nearest
-//! render, by the distance of the means of the VAE's latents, among all things on all backgrounds at the prompt's position (where the training
-//! has it up to a cell beside the middle, so may the picture). The background is
-//! the named colour nearest to the mean of the picture's border.
+//! Every prompt in `train/prompts.txt` names a thing, a background and a position. To find the
+//! thing that a picture shows, the picture is compared with renders of all things on all
+//! backgrounds at the prompt's position, and the nearest render decides. The distance is between
+//! the means of the VAE's latents. Where the position is the middle, the training moved things by
+//! up to one cell, so a picture may be off by one cell too.
+//!
+//! The background is the named colour that is nearest to the mean of the picture's border.
 
 use std::{
     collections::HashMap,
@@ -32,34 +37,36 @@ use sd_examples::{
 use sd_onnx::{Event, Pipeline, Request, StopToken, files};
 use sd_text::outside;
 
-/// Draws the evaluation's prompts in every way, writes the figures into the README of the model and
-/// the pictures as evaluation.png beside it, in place of the ones there.
+/// Measures how well a model follows the evaluation's prompts. Replaces the figures in the model's
+/// README.md, and evaluation.png beside it.
 #[derive(Parser)]
 #[command(name = "evaluate", version)]
 struct Arguments {
-    /// Model folder, with a README.md that has the two marks between which the figures go [default: the small model]
+    /// Model folder; its README.md must have the two marks between which the figures go [default:
+    /// the small model that ships with the examples]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Only the first N prompts
+    /// Use only the first N prompts [default: all]
     #[arg(long, value_name = "N", value_parser = positive)]
     prompts: Option<usize>,
-    /// Print the figures, write nothing
+    /// Print the figures without writing any file
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     machine: Machine,
 }
 
-/// A line of `prompts.txt`.
+/// A prompt of the evaluation: one line of `prompts.txt`.
 struct Case {
-    /// No caption of the training names this thing on this background at this position.
+    /// Whether no caption of the training names this thing on this background at this position.
     new: bool,
     scene: Scene,
     prompt: String,
 }
 
-/// Where the figures begin and end in the README.
+/// The marks before and after the figures in the README.
 const MARKS: [&str; 2] = ["<!-- figures -->\n", "<!-- end of figures -->\n"];
+/// The size that the model was trained on most, width and height in pixels.
 const SQUARE: [u32; 2] = [96, 96];
 
 fn main() -> ExitCode {
@@ -79,7 +86,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         let (before, after) = around_figures(&text).ok_or_else(|| {
             let (readme, begin, end) = (readme.display(), begin.trim(), end.trim());
             Failure::Work(format!(
-                "{readme}: no place for figures, expected {begin} and {end}"
+                "{readme}: no place for the figures, expected the marks {begin} and {end}"
             ))
         })?;
         Ok(format!("{before}{begin}\n{figures}\n{end}{after}"))
@@ -120,13 +127,15 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     files::write(&readme, text.as_bytes()).map_err(Failure::at(&readme))
 }
 
-/// What the README has before and after its figures.
+/// Returns the texts before and after the figures of a README, without the marks. `None` if a mark
+/// is missing.
 fn around_figures(text: &str) -> Option<(&str, &str)> {
     let (before, rest) = text.split_once(MARKS[0])?;
     let (_, after) = rest.split_once(MARKS[1])?;
     Some((before, after))
 }
 
+/// Reads `prompts.txt`.
 fn read_cases(path: &Path, scenes: &Scenes) -> Result<Vec<Case>, Failure> {
     let text = outside::read_to_string(path, MAX_TEXT).map_err(Failure::at(path))?;
     let case = |line: &str| {
@@ -149,12 +158,13 @@ fn read_cases(path: &Path, scenes: &Scenes) -> Result<Vec<Case>, Failure> {
     };
     lines(&text)
         .map(|line| {
-            case(line).ok_or_else(|| Failure::Work(format!("{}: {line:?}", path.display())))
+            case(line)
+                .ok_or_else(|| Failure::Work(format!("{}: invalid line {line:?}", path.display())))
         })
         .collect()
 }
 
-/// A way to draw all prompts.
+/// One way to draw all prompts, which becomes a line of the figures.
 struct Run {
     name: &'static str,
     size: [u32; 2],
@@ -162,7 +172,7 @@ struct Run {
 }
 
 impl Run {
-    /// The first is what the others are compared with: `txt2img`'s defaults.
+    /// Returns all runs. The first one has `txt2img`'s defaults, for comparison with the others.
     fn all() -> Vec<Self> {
         let run = |name, size, change| Self { name, size, change };
         vec![
@@ -177,7 +187,7 @@ impl Run {
     }
 }
 
-/// How many were right.
+/// The number of cases, and how often the thing and the background were right.
 #[derive(Default, Clone, Copy)]
 struct Score {
     cases: usize,
@@ -199,24 +209,25 @@ fn percent(part: usize, whole: usize) -> f64 {
     100.0 * part as f64 / whole.max(1) as f64
 }
 
+/// Draws the pictures of the evaluation, and finds out what they show.
 struct Judge<'a> {
     pipeline: &'a Pipeline,
     scenes: &'a Scenes,
-    /// Latents of every thing on every background, of a position and a size.
+    /// The latents of every thing on every background, by position and size.
     references: HashMap<(usize, [u32; 2]), Vec<Vec<f32>>>,
     stop: StopToken,
     bar: ProgressBar,
 }
 
 impl Judge<'_> {
-    /// The text of the figures, and the pictures of the first run.
+    /// Returns the text of the figures, and a sheet with the pictures of the first run.
     fn figures(&mut self, cases: &[Case], runs: &[Run]) -> Result<(String, RgbImage), Failure> {
         let truth = self.reconstructions(cases)?;
         let mut text = String::from(
-            "| | thing | of these, seen | new | background |\n|---|---|---|---|---|\n",
+            "| | thing | thing, seen prompts | thing, new prompts | background |\n|---|---|---|---|---|\n",
         );
         let line = |text: &mut String, name: &str, [all, seen, new]: [Score; 3]| {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
                 "| {name} | {:.1} % | {:.1} % | {:.1} % | {:.1} % |",
@@ -245,7 +256,7 @@ impl Judge<'_> {
             }
         }
 
-        // Another seed.
+        // The same prompts with other seeds.
         let others = self.draw(cases, |case, i| {
             let [width, height] = SQUARE;
             Request::new(&case.prompt)
@@ -261,7 +272,8 @@ impl Judge<'_> {
             .unwrap_or_default();
         let enough = differences.iter().filter(|&&rms| rms >= 0.05).count();
 
-        // Prompts without their backgrounds, and then pushed away from what came.
+        // The prompts without their backgrounds, and then also with a negative prompt that names
+        // the background that came.
         let bare = |case: &Case, i: usize| {
             let [width, height] = SQUARE;
             Request::new(without_background(&case.prompt))
@@ -289,9 +301,11 @@ impl Judge<'_> {
 
         let _ = write!(
             text,
-            "\n{} prompts, each with a seed of its own. Two seeds of a prompt differ by {:.1} % of the full range RMS in the middle, {:.1} % at \
-             least; {:.1} % of the pairs by 5 % or more. Without a background in the prompt the seed chooses one ({kinds} of {} came); a \
-             negative prompt that names it changes it in {:.1} % of the cases.\n",
+            "\n{} prompts, each with its own seed. Between two seeds of a prompt, the pictures differ by\n\
+             {:.1} % of the full range (the median of the RMS differences; the least is {:.1} %), and\n\
+             {:.1} % of the pairs differ by 5 % or more. If a prompt names no background, the seed\n\
+             chooses one ({kinds} of {} occurred). A negative prompt that names this background changes\n\
+             it in {:.1} % of the cases.\n",
             cases.len(),
             100.0 * middle,
             100.0 * least,
@@ -302,7 +316,8 @@ impl Judge<'_> {
         Ok((text, mosaic(&first)))
     }
 
-    /// True renders with all the variety of the training, through the autoencoder.
+    /// Returns renders of the cases, encoded and decoded by the autoencoder. They vary as in the
+    /// training.
     fn reconstructions(&self, cases: &[Case]) -> Result<Vec<RgbImage>, Failure> {
         let reconstructed = |(i, case): (usize, &Case)| {
             let mut rng = StdRng::seed_from_u64(i as u64);
@@ -317,6 +332,7 @@ impl Judge<'_> {
         cases.iter().enumerate().map(reconstructed).collect()
     }
 
+    /// Draws one picture per case. `request` makes the request of a case from its index.
     fn draw(
         &self,
         cases: &[Case],
@@ -338,7 +354,7 @@ impl Judge<'_> {
         Ok(pictures)
     }
 
-    /// Of all, of those that the training saw, of the new ones.
+    /// Returns the scores of all cases, of the cases that the training saw, and of the new ones.
     fn scores(
         &mut self,
         cases: &[Case],
@@ -358,7 +374,10 @@ impl Judge<'_> {
         Ok(scores)
     }
 
-    /// The thing of the nearest render of all things on all backgrounds, at the nearest place.
+    /// Returns the index of the thing that a picture shows.
+    ///
+    /// It is the thing of the nearest render, among all things on all backgrounds. The distance to
+    /// a render is the smallest one over all moves of the picture ([`Scenes::centered`]).
     fn thing(
         &mut self,
         picture: &RgbImage,
@@ -400,6 +419,7 @@ impl Judge<'_> {
         Ok(nearest(distances) / backgrounds)
     }
 
+    /// Returns the means of a picture's latents.
     fn latents(&self, picture: &RgbImage) -> Result<Vec<f32>, Failure> {
         Ok(self
             .pipeline
@@ -410,9 +430,9 @@ impl Judge<'_> {
     }
 }
 
-/// A prompt up to what names its background.
+/// Returns a prompt without the end that names its background.
 fn without_background(prompt: &str) -> &str {
-    // It comes last: "on red", "with a red background", "red background".
+    // The end is one of "on red", "on a red background", "with a red background", "red background".
     let end = prompt.strip_suffix(" background").unwrap_or(prompt);
     let words = end.rsplit_once(' ').map_or("", |(before, _)| before);
     let words = words
@@ -425,7 +445,8 @@ fn without_background(prompt: &str) -> &str {
         .unwrap_or(words)
 }
 
-/// Root of the mean square of the differences, of a range of 1.
+/// Returns the root mean square of the differences between two pictures, as a share of the full
+/// range.
 fn rms(a: &RgbImage, b: &RgbImage) -> f64 {
     let squares = a
         .iter()
@@ -434,7 +455,7 @@ fn rms(a: &RgbImage, b: &RgbImage) -> f64 {
     (squares.sum::<f64>() / a.len().max(1) as f64).sqrt() / 255.0
 }
 
-/// All pictures at three eighths of their size, 16 beside each other.
+/// Returns a sheet of all pictures at three eighths of their size, 16 in a row.
 fn mosaic(pictures: &[RgbImage]) -> RgbImage {
     let side = SQUARE[0] * 3 / 8;
     let mut canvas = RgbImage::new(16 * side, pictures.len().div_ceil(16) as u32 * side);
@@ -448,7 +469,7 @@ fn mosaic(pictures: &[RgbImage]) -> RgbImage {
 
 #[cfg(test)]
 mod tests {
-    // In a test it is the failure.
+    // In a test, a panic is the failure.
     #![allow(clippy::unwrap_used)]
 
     use std::collections::HashSet;

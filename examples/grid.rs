@@ -1,7 +1,7 @@
-//! What a parameter does: pictures that differ in one or two, on one labelled sheet.
+//! Shows what one or two parameters do, with pictures side by side on a labelled sheet.
 //!
 //! ```sh
-//! cargo run --release --example grid -- "a fox" --x steps=1,2,5,10,20,50,150 --y guidance=1,3,7.5,15,30 --output grid.png
+//! cargo run --release --example grid -- "a fox" --x steps=1,5,20,50 --y guidance=1,3,7.5,15
 //! ```
 
 use std::{ops::ControlFlow, path::PathBuf, process::ExitCode};
@@ -19,14 +19,18 @@ use sd_examples::{
 };
 use sd_onnx::{Event, ImageSize, Prompt, Request, schedulers::Ladder};
 
-/// More pictures than anybody looks at.
+/// The largest number of pictures on a sheet, which is more than anybody looks at.
 const MAX_PICTURES: usize = 10_000;
 
 /// Draws pictures that differ in one or two parameters, side by side on one labelled sheet.
 ///
-/// An axis is a parameter and its values: --x steps=5,10,20. Values are split at commas, those of prompt and negative at a |
-/// that is in no square brackets: --y "prompt=a fox|a [red|blue] cat". Parameters: steps, guidance, clip-skip, seed, scheduler, ladder, size (64x64,128x64), prompt,
-/// negative (of which a value may be empty). All other options are as in txt2img.
+/// An axis is a parameter and its values: --x steps=5,10,20. The parameters are steps, guidance,
+/// clip-skip, seed, scheduler, ladder, size (64x64,128x64), prompt and negative.
+///
+/// Values are split at commas. Values of prompt and negative are split at each | outside of square
+/// brackets: --y "prompt=a fox|a [red|blue] cat". Only a value of negative may be empty.
+///
+/// All other options are the same as in txt2img.
 #[derive(Parser)]
 #[command(
     name = "grid",
@@ -35,18 +39,18 @@ const MAX_PICTURES: usize = 10_000;
     verbatim_doc_comment
 )]
 struct Arguments {
-    /// What to draw; not if prompt is an axis
+    /// What to draw; left out if prompt is an axis
     prompt: Option<String>,
-    /// What differs from column to column
+    /// Parameter that differs from column to column
     #[arg(long, value_name = "NAME=VALUES", value_parser = Axis::parse)]
     x: Axis,
-    /// What differs from row to row
+    /// Parameter that differs from row to row [default: one row]
     #[arg(long, value_name = "NAME=VALUES", value_parser = Axis::parse)]
     y: Option<Axis>,
     #[command(flatten)]
     options: Options,
-    /// PNG to write, replacing a file of that name [default: the prompt and the seed, in this
-    /// folder, never overwriting]
+    /// PNG to write, replacing a file of that name [default: a new file in this folder, named after
+    /// the prompt and the seed]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -107,7 +111,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     save_sheet(sheet.image(), output, &title, grid.seed(), "grid")
 }
 
-/// What is to be drawn.
+/// The pictures to draw.
 struct Grid {
     base: Request,
     x: Axis,
@@ -115,7 +119,7 @@ struct Grid {
 }
 
 impl Grid {
-    /// Checks all that can be known before a model is loaded.
+    /// Checks the arguments as far as that is possible without a model.
     fn new(arguments: &Arguments) -> Result<Self, Failure> {
         let wrong = |reason: String| Err(Failure::Arguments(reason));
         let options = &arguments.options;
@@ -152,7 +156,7 @@ impl Grid {
                 return wrong(twice(&other, option, axis.name));
             }
         }
-        // A scheduler's name may say the ladder.
+        // A scheduler's name may include a ladder.
         let named = options
             .scheduler
             .as_ref()
@@ -190,10 +194,11 @@ impl Grid {
         let uses_negative = |request: Request| request.uses_negative();
         if has("negative") && !grid.requests(&grid.base).any(uses_negative) {
             return wrong(
-                "the negative prompt is not looked at: expected a guidance above 1".to_owned(),
+                "the negative prompt is not used: expected a guidance above 1".to_owned(),
             );
         }
-        // At 1 and below there is no guidance, but for the samplers that need both predictions.
+        // At 1 and below there is no guidance, so all such values draw the same picture. This does
+        // not hold for samplers and prompts that need both predictions.
         let needs_both = |request: Request| request.guidance(1.0).uses_negative();
         if !grid.requests(&grid.base).any(needs_both) {
             for axis in grid.axes() {
@@ -219,7 +224,7 @@ impl Grid {
         self.y.as_ref().map_or(1, |axis| axis.values.len())
     }
 
-    /// Row by row.
+    /// Returns the requests of all pictures, row by row.
     fn requests(&self, base: &Request) -> impl Iterator<Item = Request> {
         (0..self.rows()).flat_map(move |row| {
             let base = match &self.y {
@@ -233,7 +238,8 @@ impl Grid {
         })
     }
 
-    /// The columns and rows of the sheet, where pictures are of `size` if that is no axis.
+    /// Returns the columns and the rows of the sheet. `size` is the size of the pictures if size is
+    /// not an axis.
     fn sides(&self, size: [u32; 2]) -> (sheet::Axis, sheet::Axis) {
         let sides = |axis: &Axis, side: usize| {
             let all = self.axes().flat_map(|axis| &axis.values);
@@ -264,7 +270,7 @@ impl Grid {
         )
     }
 
-    /// The prompt, if it is the same for all.
+    /// Returns the prompt if it is the same for all pictures.
     fn prompt_of_all(&self) -> Option<String> {
         match &self.base.prompt {
             Prompt::Text(text) if self.axes().all(|axis| axis.name != "prompt") => {
@@ -274,22 +280,22 @@ impl Grid {
         }
     }
 
-    /// For the file's name: that of the first picture.
+    /// Returns the seed of the first picture, which becomes a part of the file's name.
     fn seed(&self) -> u64 {
         let first = self.requests(&self.base).next();
         first.and_then(|request| request.seed).unwrap_or_default()
     }
 }
 
-/// The error of a parameter that is given in two ways.
+/// Returns the error text for a parameter that is set in two ways.
 fn twice(one: &str, other: &str, what: &str) -> String {
     format!("{one} and {other} both set {what}; give only one of them")
 }
 
-/// A parameter and the values it takes: at least one, no two the same.
+/// A parameter and its values. There is at least one value, and no two draw the same picture.
 #[derive(Clone)]
 struct Axis {
-    /// As it is called on the command line.
+    /// The parameter's name on the command line.
     name: &'static str,
     values: Vec<Value>,
 }
@@ -356,7 +362,9 @@ impl Axis {
     }
 }
 
-/// The values between separators. In square brackets, `[a|b]`, one of `|` is of the prompt language.
+/// Splits `values` at the separators.
+///
+/// A `|` in square brackets, as in `[a|b]`, does not split: it belongs to the prompt language.
 fn split(values: &str, separator: char) -> Result<Vec<&str>, String> {
     let (mut depth, mut escaped, mut inside) = (0_usize, false, false);
     let between = |letter: char| {
@@ -372,13 +380,15 @@ fn split(values: &str, separator: char) -> Result<Vec<&str>, String> {
     };
     let texts = values.split(between).map(str::trim).collect();
     if inside {
-        return Err(r"a [ with a | behind it is not closed: \[ is just a bracket".to_owned());
+        return Err(
+            r"a [ with a | after it is not closed; write \[ for a plain bracket".to_owned(),
+        );
     }
     Ok(texts)
 }
 
 impl Value {
-    /// `name` is one of [`NAMES`].
+    /// Parses a value of the parameter `name`, which is one of [`NAMES`].
     fn parse(name: &str, text: &str) -> Result<Self, String> {
         Ok(match name {
             "steps" => Self::Steps(positive(text)?),
@@ -402,12 +412,12 @@ impl Value {
         })
     }
 
-    /// Whether two values of one axis make the same picture.
+    /// Returns whether two values of one axis draw the same picture.
     fn draws_as(&self, other: &Self) -> bool {
         match (self, other) {
-            // The generator of the noise takes 32 bits.
+            // The noise generator uses only the low 32 bits of a seed.
             (Self::Seed(a), Self::Seed(b)) => *a as u32 == *b as u32,
-            // Without a ladder in its name a sampler has its usual one.
+            // A sampler runs on its usual ladder unless its name includes another one.
             (Self::Scheduler(a), Self::Scheduler(b)) => {
                 let ladder = |named: &Named| {
                     named

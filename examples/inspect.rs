@@ -14,29 +14,30 @@ use serde::Serialize;
 
 /// Identifies a model file or folder without loading its weights.
 ///
-/// It reads checkpoints, UNets, VAEs, text encoders, LoRA, textual inversions, ControlNets and
+/// It knows checkpoints, UNets, VAEs, text encoders, LoRAs, textual inversions, ControlNets and
 /// upscalers as safetensors, pickle or GGUF files, and model folders of diffusers or of ONNX
 /// graphs.
 ///
-/// memory is the size of the weights in f32, the type used on the CPU. Working memory is extra.
+/// The line "memory" shows the size of the weights in f32, the type used on the CPU. Working memory
+/// comes on top.
 ///
-/// A checkpoint can be loaded if no problem and no missing is shown. In a folder, the files of the
-/// tokenizer and the scheduler and the inputs of ONNX graphs are not checked. The exit code is 0
-/// either way.
+/// A checkpoint can be loaded if no line "problem" and no line "missing" is shown. In a folder, the
+/// files of the tokenizer and the scheduler and the inputs of ONNX graphs are not checked. The exit
+/// code is 0 in any case.
 #[derive(Parser)]
 #[command(name = "inspect", version, verbatim_doc_comment)]
 struct Arguments {
     /// File or folder
     path: PathBuf,
-    /// Also print the hashes that WebUI and model sites show; reads the whole file
+    /// Also print the hashes that WebUI and model sites show, which requires reading the whole file
     #[arg(long)]
     hash: bool,
-    /// Print JSON: the fields of `sd_onnx::Inspection`, with --hash also `hashes`
+    /// Print JSON: the fields of `sd_onnx::Inspection` and, with --hash, also `hashes`
     #[arg(long)]
     json: bool,
 }
 
-/// What is printed as JSON.
+/// The object that `--json` prints.
 #[derive(Serialize)]
 struct Found<'a> {
     #[serde(flatten)]
@@ -66,11 +67,12 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .try_for_each(|line| print(format_args!("{line}")))
 }
 
-/// The most metadata values that are shown.
+/// The largest number of metadata values that are shown.
 const MOST_METADATA: usize = 40;
-/// The longest metadata value that is shown whole, in characters.
+/// The length of the longest metadata value that is not cut off, in characters.
 const LONGEST: usize = 100;
 
+/// Returns the lines that describe a model.
 fn lines(found: &Inspection, hashes: Option<&Hashes>) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = |name: &str, value: &str| lines.push(format!("{name:<14} {}", printable(value)));
@@ -127,6 +129,7 @@ fn lines(found: &Inspection, hashes: Option<&Hashes>) -> Vec<String> {
     lines
 }
 
+/// Returns the size of a part: its tensors, parameters, bytes and types.
 fn sizes(part: &Part) -> String {
     let types = part.types.iter();
     let types = types.map(|(name, count)| match part.types.len() {
@@ -142,7 +145,7 @@ fn sizes(part: &Part) -> String {
     )
 }
 
-/// Bytes in a unit that leaves one to four digits.
+/// Returns a number of bytes in kB, MB or GB.
 fn gigabytes(bytes: u64) -> String {
     match bytes as f64 {
         bytes if bytes >= 1e9 => format!("{:.2} GB", bytes / 1e9),

@@ -1,8 +1,10 @@
-//! What a sampler does on a ladder, step by step, on a model so simple that any other implementation can be compared.
+//! Shows what a sampler does on a ladder, step by step.
+//!
+//! The model is so simple that any other implementation can be compared.
 //!
 //! ```sh
 //! cargo run --release --example schedulers -- --list
-//! cargo run --release --example schedulers -- --scheduler dpmpp-2m --ladder karras --steps 5 --json
+//! cargo run --release --example schedulers -- --scheduler dpmpp-2m --ladder karras --json
 //! ```
 
 use std::{any::Any, ops::ControlFlow, path::PathBuf, process::ExitCode, sync::Arc};
@@ -31,16 +33,20 @@ mod plot;
 
 /// Runs a sampler on a toy model and prints every step.
 ///
-/// The model sees m = x / sqrt(1 + sigma²) (of a flow model: x) and the timestep t, which need not be whole, and puts out
-/// 0.4 m + 0.1 cos(t / 100 + i), read as the prediction type says. x starts as sigma sin(i + 1) at the sigma of the first rung,
-/// i = 0 to 7. Draw k of the noise is cos(7 k + i): the k-th time, from 0, that a sampler uses noise. Without --config the noise
-/// levels are those of Stable Diffusion: scaled-linear betas 0.00085 to 0.012, 1000 timesteps, steps_offset 1, set_alpha_to_one
-/// and clip_sample false.
+/// x has eight elements, i = 0 to 7, and starts as sigma sin(i + 1) at the sigma of the first rung.
+/// The model receives m = x / sqrt(1 + sigma²) (a flow model receives x) and the timestep t, which
+/// may be fractional. It returns 0.4 m + 0.1 cos(t / 100 + i), which is read as the prediction type
+/// says. Draw k of the noise, counted from 0, is cos(7 k + i).
 ///
-/// States and sigmas are those of the variance-exploding scaling, a sample plus sigma times noise; of a flow model those of the
-/// straight path. With --json it is one object: timesteps has one for each call of the model, sigmas and x have one for the start
-/// and one for each step, nine significant digits. DPM fast, DPM adaptive and Restart take steps of their own, of which sigmas and x
-/// then tell.
+/// Without --config the noise levels are the ones of Stable Diffusion: scaled-linear betas from
+/// 0.00085 to 0.012, 1000 timesteps, steps_offset 1, set_alpha_to_one false and clip_sample false.
+///
+/// The printed x and sigmas are in the variance-exploding scaling: a sample plus sigma times noise.
+/// For a flow model they are in the scaling of the straight path.
+///
+/// With --json the output is one object. timesteps has one number per call of the model. sigmas and
+/// x have one entry for the start and one per step, with nine significant digits. DPM fast, DPM
+/// adaptive and Restart choose their own steps, and sigmas and x have an entry for each of these.
 #[derive(Parser)]
 #[command(
     name = "schedulers",
@@ -49,35 +55,37 @@ mod plot;
     verbatim_doc_comment
 )]
 struct Arguments {
-    /// Print the samplers, with other programs' names for them, their orders and how often they call the model for N steps
+    /// Print the samplers, with their names in other programs, their orders and the number of model
+    /// calls for N steps
     #[arg(long, conflicts_with_all = ["scheduler", "ladder", "steps", "prediction", "config", "eta", "plot"])]
     list: bool,
-    /// The sampler, by any of its names, also with WebUI's schedule type behind it, such as "DPM++
-    /// 2M Karras" [default: that of the configuration]
+    /// Sampler, by any of its names; WebUI's schedule type may follow the name, as in "DPM++ 2M
+    /// Karras" [default: the configuration's]
     #[arg(long, value_name = "NAME", value_parser = scheduler, verbatim_doc_comment)]
     scheduler: Option<Named>,
-    /// The noise levels: a name, or an object such as {"karras": {"rho": 5}} [default: those of the configuration, else the
-    /// sampler's usual ones]
+    /// Ladder: the noise levels, as a name or an object such as {"karras": {"rho": 5}} [default:
+    /// the configuration's, else the sampler's usual ladder]
     #[arg(long, value_name = "NAME", value_parser = ladder, verbatim_doc_comment)]
     ladder: Option<Ladder>,
     /// Steps from noise to sample
     #[arg(long, value_name = "N", default_value = "20", value_parser = positive)]
     steps: usize,
-    /// What the model's output is taken for: epsilon, v, sample or flow; in the place of what the configuration says [default: that,
-    /// else epsilon]
+    /// Prediction type of the model: epsilon, v, sample or flow [default: the configuration's, else
+    /// epsilon]
     #[arg(long, value_name = "TYPE", value_parser = prediction)]
     prediction: Option<Prediction>,
-    /// A scheduler_config.json of diffusers
+    /// Configuration to read: a scheduler_config.json of diffusers
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How much noise the sampler adds, if it has such an option: eta; of TCD gamma, of SA-Solver tau [default: the sampler's]
+    /// Amount of noise that the sampler adds, if it has such an option: eta, TCD's gamma or
+    /// SA-Solver's tau [default: the sampler's own]
     #[arg(long, value_name = "F", value_parser = finite, allow_negative_numbers = true)]
     eta: Option<f32>,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Draw the ladder, beside all others, and the path of x, as a PNG, replacing a file of that
-    /// name
+    /// PNG to write, replacing a file of that name: the ladder, among all other ladders, and the
+    /// path of x
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -116,7 +124,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The table of samplers.
+/// Prints the table of samplers.
 fn list(as_json: bool) -> Result<(), Failure> {
     if as_json {
         let row = |row: &Row| {
@@ -145,7 +153,7 @@ fn list(as_json: bool) -> Result<(), Failure> {
     print(format_args!("ladders: {}", names.join(", ")))
 }
 
-/// Our names and diffusers'.
+/// The prediction types, each with the name used here and the name in diffusers.
 const PREDICTIONS: [(&str, &str, Prediction); 4] = [
     ("epsilon", "epsilon", Prediction::Epsilon),
     ("v", "v_prediction", Prediction::V),
@@ -159,8 +167,10 @@ fn prediction(name: &str) -> Result<Prediction, String> {
     Ok(*prediction)
 }
 
-/// A configuration with this prediction type instead of its own: of two entries of a key the last counts. It is not parsed here, as Python's
-/// infinities in it are no JSON.
+/// Returns a configuration with another prediction type.
+///
+/// The type is appended as a second entry, and of two entries with one key the last one counts. The
+/// text is not parsed here, because it may contain Python's infinities, which are not valid JSON.
 fn with_prediction(config: &str, prediction: Prediction) -> String {
     let known = PREDICTIONS.iter().find(|(.., known)| *known == prediction);
     match (known, config.trim_end().strip_suffix('}')) {
@@ -169,13 +179,13 @@ fn with_prediction(config: &str, prediction: Prediction) -> String {
     }
 }
 
-/// The longest configuration, in bytes. Published ones have less than 2 KiB; one may list every
-/// beta.
+/// The longest configuration that is read, in bytes. Published ones have less than 2 KiB, but a
+/// configuration may list every beta.
 const MAX_CONFIG: u64 = 1 << 20;
 
-/// What is to be run.
+/// The sampler, ladder and model of a run.
 struct Chosen {
-    /// Its name in the table, or that of its class in diffusers.
+    /// The sampler's name in the table, or the name of its class in diffusers.
     name: String,
     sampler: Arc<dyn Sampler>,
     ladder: Ladder,
@@ -193,7 +203,7 @@ impl Chosen {
                 let text = outside::read_to_string(path, MAX_CONFIG);
                 let mut text = text.map_err(Failure::at(path))?;
                 if let (Some(prediction), None) = (arguments.prediction, &arguments.scheduler) {
-                    // Some classes make another sampler of it.
+                    // The prediction type of some classes also chooses the sampler.
                     text = with_prediction(&text, prediction);
                 }
                 let configured = from_config(&text)
@@ -208,10 +218,10 @@ impl Chosen {
         if let Some(prediction) = arguments.prediction {
             let of_class = configured.is_some() && arguments.scheduler.is_none();
             match config.prediction {
-                // As the class reads it.
+                // The class has already read the type from the changed configuration.
                 Prediction::Edm { .. } if of_class => {}
                 found if of_class && found != prediction => {
-                    let reason = "--prediction: the class of --config is of flow models";
+                    let reason = "--prediction: the class of --config is for flow models only";
                     return Err(Failure::Arguments(reason.to_owned()));
                 }
                 _ => config.prediction = prediction,
@@ -226,7 +236,7 @@ impl Chosen {
                 (name, Arc::clone(&configured.sampler))
             }
             (None, None) => {
-                let reason = "there is no sampler, expected --scheduler, --config or --list";
+                let reason = "there is no sampler; expected --scheduler, --config or --list";
                 return Err(Failure::Arguments(reason.to_owned()));
             }
         };
@@ -254,7 +264,7 @@ impl Chosen {
         })
     }
 
-    /// As what it is shown.
+    /// Returns the line that describes the run.
     fn title(&self) -> String {
         let s = if self.rungs.steps() == 1 { "" } else { "s" };
         format!(
@@ -284,7 +294,7 @@ impl Chosen {
         };
         // The toy model does not stop a run.
         let _ = self.sampler.sample(&mut x, &self.rungs, &mut toy);
-        // Of a flow model in its own scaling.
+        // The results of a flow model are shown in its own scaling.
         let exploded =
             self.config.prediction == Prediction::Flow && self.rungs.path() == Path::Exploding;
         let scale = |sigma: f32| if exploded { 1.0 + sigma } else { 1.0 };
@@ -311,7 +321,9 @@ impl Chosen {
     }
 }
 
-/// The sampler with another eta, if it has one: TCD's gamma is what diffusers calls so, SA-Solver's tau what ComfyUI does.
+/// Returns the sampler with another eta, or `None` if it has none.
+///
+/// diffusers calls TCD's gamma eta, and ComfyUI calls SA-Solver's tau eta.
 fn with_eta(sampler: &dyn Sampler, eta: f32) -> Option<Arc<dyn Sampler>> {
     macro_rules! any_of {
         ($($kind:ident),+) => {
@@ -347,7 +359,7 @@ fn with_eta(sampler: &dyn Sampler, eta: f32) -> Option<Arc<dyn Sampler>> {
     Some(WithConventions::wrap(inner, wrapped.conventions))
 }
 
-/// What happened, as `--json` prints it.
+/// The results of a run, as `--json` prints them.
 #[derive(Serialize)]
 struct Record {
     scheduler: String,
@@ -361,18 +373,18 @@ struct Record {
     x: Vec<[f64; 8]>,
 }
 
-/// The number that is nearest with nine significant digits, which any float32 has at most.
+/// Rounds a number to nine significant digits, which are enough to tell any two f32 values apart.
 fn nine_digits(number: f32) -> f64 {
     format!("{number:.8e}").parse().unwrap_or(f64::NAN)
 }
 
-/// The toy model.
+/// The toy model, and a record of its run.
 struct Toy {
     prediction: Prediction,
-    /// Of each call.
+    /// The timestep of each call.
     timesteps: Vec<f32>,
     draws: usize,
-    /// The sigmas that were reached, and the states there.
+    /// Each sigma that was reached, with x at that sigma.
     reached: Vec<(f32, [f32; 8])>,
 }
 

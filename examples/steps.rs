@@ -1,4 +1,4 @@
-//! What happens in a run: the picture after each of its steps, as a labelled strip.
+//! Shows what happens in a run: the picture after each step, as a labelled strip.
 //!
 //! ```sh
 //! cargo run --release --example steps -- "a fox" --steps 10 --output steps.png
@@ -20,11 +20,17 @@ use sd_onnx::{Event, Pipeline, Request};
 
 /// Draws the picture after each step of one run, as a labelled strip.
 ///
-/// A column is a step, from the noise level (sigma) it began at to the one it arrived at. The upper row, denoised, is what
-/// the model took for the finished picture at the level where the step began; the lower one, noisy, is what the step left:
-/// the latents at the level it arrived at, brought to unit variance, x / sqrt(sigma² + 1), and decoded as they are. The lower
-/// row ends at the finished picture, and so does the upper, but for DDIM where the model's configuration has it stop above
-/// sigma 0. All other options are as in txt2img.
+/// A column shows one step. Its label names the noise levels (sigma) at which the step began and
+/// ended.
+///
+/// The upper row, denoised, shows the model's guess of the finished picture at the sigma where the
+/// step began. The lower row, noisy, shows the latents after the step, scaled to unit variance, x /
+/// sqrt(sigma² + 1), and decoded.
+///
+/// The lower row ends with the finished picture. So does the upper row, except for DDIM if the
+/// model's configuration makes it stop above sigma 0.
+///
+/// All other options are the same as in txt2img.
 #[derive(Parser)]
 #[command(
     name = "steps",
@@ -37,28 +43,28 @@ struct Arguments {
     prompt: String,
     #[command(flatten)]
     options: Options,
-    /// Show this many steps, evenly, with the first and the last [default: all]
+    /// Number of steps to show, evenly spaced, including the first and the last [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     columns: Option<u32>,
-    /// Show linear previews, a block for each latent, instead of decoding
+    /// Show linear previews, one block per latent, instead of decoding
     #[arg(long)]
     preview: bool,
-    /// PNG to write, replacing a file of that name [default: the prompt and the seed, in this
-    /// folder, never overwriting]
+    /// PNG to write, replacing a file of that name [default: a new file in this folder, named after
+    /// the prompt and the seed]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-/// What is to be seen of a step.
+/// The data of one column.
 struct Seen {
     index: usize,
-    /// Where it began.
+    /// The sigma at which the step began.
     sigma: f32,
-    /// `[channels, h, w]`.
+    /// The model's guess of the finished latents, `[channels, height, width]`.
     denoised: Array3<f32>,
-    /// As `denoised`, before scaling.
+    /// The latents after the step, in the same shape, not yet scaled to unit variance.
     noisy: Array3<f32>,
-    /// Where it arrived.
+    /// The sigma at which the step ended.
     next_sigma: f32,
 }
 
@@ -80,12 +86,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let [width, height] = request.size.unwrap_or_default();
     let note = summary(&request, &pipeline, &[]);
     tell(format_args!("{note}"));
-    // More steps than there are is told by the run.
+    // If there are too many steps, the run reports it.
     let steps = request
         .step_count()
         .min(pipeline.schedule().num_train_timesteps());
     let shown = columns_of(steps, arguments.columns.map_or(steps, |n| n as usize));
-    // The labels are not known yet, but all are short; a sheet that is too large is found before the work.
+    // The labels are not known yet, but all of them are short. A first sheet without labels detects
+    // a sheet that is too large before any work is done.
     let columns = |labels: Vec<String>| sheet::Axis {
         name: "step, sigma".to_owned(),
         labels: labels.into_iter().map(|label| (label, width)).collect(),
@@ -109,7 +116,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let result = pipeline.run(std::slice::from_ref(&request), &stop, |event| {
         if let Event::Step(progress) = event {
             let step = progress.step;
-            // The last one is shown in any case: some samplers make more steps than they are told, or fewer.
+            // The last step is always shown, because some samplers make more or fewer steps than
+            // the request says. So a step that is not picked stays only until the next one.
             if seen.len() == shown.len() || !seen.last().is_none_or(|seen| picked(seen.index)) {
                 seen.pop();
             }
@@ -157,6 +165,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 impl Seen {
+    /// Returns the label of the column: the number of the step, and its sigmas.
     fn label(&self) -> String {
         format!(
             "{}\n{}→{}",
@@ -166,13 +175,14 @@ impl Seen {
         )
     }
 
-    /// The noisy latents at the variance that the decoder knows: theirs is about sigma² + 1.
+    /// Returns the noisy latents at unit variance, which the decoder expects. Before, their
+    /// variance is about sigma² + 1.
     fn variance_preserving(&self) -> Array3<f32> {
         &self.noisy / self.next_sigma.hypot(1.0)
     }
 }
 
-/// Three digits, or all of a whole part that has more.
+/// Returns a sigma with three digits, or with its whole part if that has more digits.
 fn short(sigma: f32) -> String {
     match sigma {
         0.0 => "0".to_owned(),
@@ -182,7 +192,9 @@ fn short(sigma: f32) -> String {
     }
 }
 
-/// Which of `steps` steps, at least 1, `columns` columns show, at least 2 if there are as many steps.
+/// Returns the indices of the steps that the columns show, in ascending order.
+///
+/// `steps` is at least 1. `columns` is at least 2 unless there is only one step.
 fn columns_of(steps: usize, columns: usize) -> Vec<usize> {
     if columns >= steps {
         return (0..steps).collect();
@@ -193,7 +205,7 @@ fn columns_of(steps: usize, columns: usize) -> Vec<usize> {
         .collect()
 }
 
-/// A linear look at latents, as large as the picture.
+/// Returns a linear preview of latents, as large as the picture.
 fn preview(pipeline: &Pipeline, latents: ArrayView3<'_, f32>) -> RgbImage {
     let small = pipeline.latent_rgb().picture(latents);
     let factor = pipeline.codec().factor() as u32;

@@ -2,10 +2,10 @@
 //! weights.
 //!
 //! ```sh
-//! cargo run --release --example tokens -- "a (cute:1.2) [fox:owl:0.5], <lora:x:1> watercolour AND snow :0.5"
+//! cargo run --release --example tokens -- "a (cute:1.2) [fox:owl:0.5], <lora:x:1> AND snow :0.5"
 //! ```
 //!
-//! It needs no model: the vocabulary is CLIP's, out of `sd-text`.
+//! It needs no model, because `sd-text` contains CLIP's vocabulary.
 
 use std::{
     fmt::{self, Write as _},
@@ -27,42 +27,46 @@ use serde::Serialize;
 
 /// Shows how a prompt is read.
 ///
-/// First the prompt, its language in colours. Then, for each part between ANDs, the text used at the
-/// model call that --step names, and its chunks of 77 tokens, without start, end and padding. A
-/// token that does not end a word is marked with +. Its id follows, and its weight if that is not 1.
-/// If the model has two text encoders, as SDXL has, the chunks of the second one follow if its
-/// tokens differ.
+/// The page begins with the prompt, with its syntax in colours. Then, for each part between ANDs,
+/// it shows the text that is used at the model call that --step selects, and the chunks of 77
+/// tokens of this text, without start, end and padding tokens.
+///
+/// A token that does not end a word is marked with +. The id of the token follows, and a weight
+/// other than 1. If the model has two text encoders, as SDXL does, the chunks of the second one
+/// follow if its tokens differ.
 #[derive(Parser)]
 #[command(name = "tokens", version, verbatim_doc_comment)]
 struct Arguments {
     /// Prompt to read
     prompt: String,
-    /// Read it as a negative prompt, in which AND is an ordinary word
+    /// Read the prompt as a negative prompt, in which AND is an ordinary word
     #[arg(long)]
     negative: bool,
-    /// Model call whose texts are shown, from 0
+    /// Model call whose texts are shown, counted from 0
     #[arg(long, value_name = "S", default_value = "0")]
     step: usize,
-    /// Number of steps; twice that for samplers that call the model twice a step
+    /// Number of steps; for samplers that call the model twice per step, give twice the number
     #[arg(long, value_name = "N", default_value = "20", value_parser = steps())]
     steps: usize,
-    /// Folder of a model whose tokenizers are used; files are not accepted [default: CLIP's]
+    /// Model folder whose tokenizers are used; a checkpoint file is not accepted [default: CLIP's]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Print JSON:
     /// {"branches":[{"weight","text","chunks":[{"ids","weights"}]}],"warnings":[{"span","text"}]};
-    /// a branch also has chunks_2 if a second tokenizer gives other ids, padding included
+    /// ids and weights include the padding; a branch also has chunks_2 if the ids of a second
+    /// tokenizer differ
     #[arg(long)]
     json: bool,
 }
 
-/// A schedule has a text for each of them.
+/// Parses the number of steps, `1..=10_000`. It is limited because a schedule may have a text for
+/// every step.
 fn steps() -> impl TypedValueParser<Value = usize> {
     let range = clap::value_parser!(u16).range(1..=10_000);
     range.map(usize::from)
 }
 
-/// What `--json` prints.
+/// The object that `--json` prints.
 #[derive(Serialize)]
 struct Report {
     branches: Vec<Part>,
@@ -70,6 +74,7 @@ struct Report {
 }
 
 impl Report {
+    /// Returns whether all weights are finite, so that JSON can represent them.
     fn is_finite(&self) -> bool {
         let mut parts = self.branches.iter();
         parts.all(|part| {
@@ -84,12 +89,12 @@ struct Part {
     weight: f64,
     text: String,
     chunks: Vec<Tokens>,
-    /// Those of the second text encoder, where they differ.
+    /// The chunks of the second text encoder, if they differ.
     #[serde(skip_serializing_if = "Option::is_none")]
     chunks_2: Option<Vec<Tokens>>,
 }
 
-/// All of a chunk's, padding included.
+/// The tokens of a chunk, padding included.
 #[derive(PartialEq, Serialize)]
 struct Tokens {
     ids: Vec<u32>,
@@ -98,7 +103,7 @@ struct Tokens {
 
 #[derive(Serialize)]
 struct Remark {
-    /// Bytes of the prompt.
+    /// The begin and the end of the span, in bytes of the prompt.
     span: [usize; 2],
     text: String,
 }
@@ -120,7 +125,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.json {
         let report = report(&prompt, &tokenizers, arguments);
         if !report.is_finite() {
-            let message = "the prompt has an infinite weight, which JSON cannot say";
+            let message = "the prompt has an infinite weight, which JSON cannot represent";
             return Err(Failure::Work(message.to_owned()));
         }
         return print_json(&report);
@@ -132,7 +137,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .map_err(Failure::at(Path::new("standard output")))
 }
 
-/// The tokenizers of a model, at least one. SDXL has two, its refiner the second only.
+/// Loads the tokenizers of a model. There is at least one.
+///
+/// SDXL has two tokenizers, and its refiner has only the second. `folder` may also be the folder of
+/// a tokenizer.
 fn load(folder: &Path) -> Result<Vec<ClipTokenizer>, Failure> {
     let within = ["tokenizer", "tokenizer_2"].map(|name| folder.join(name));
     let mut folders: Vec<_> = within.iter().filter(|within| within.is_dir()).collect();
@@ -207,14 +215,14 @@ fn write_page(
         let (name, arguments) = (shown(name), shown(&arguments));
         writeln!(
             page,
-            "{NETWORK}{name}{NETWORK:#} {arguments}: nothing acts on it yet"
+            "{NETWORK}{name}{NETWORK:#} {arguments}: not supported yet"
         )?;
     }
     if arguments.step > arguments.steps {
         let (call, steps) = (arguments.step, arguments.steps);
         writeln!(
             page,
-            "{DIM}call {call} is past the end of {steps} steps, where the first text of a schedule is in force again, as in WebUI{DIM:#}"
+            "{DIM}call {call} is past the end of {steps} steps, where the first text of a schedule is used again, as in WebUI{DIM:#}"
         )?;
     }
     let count = prompt.branches().count();
@@ -234,7 +242,7 @@ fn write_page(
         write_chunks(page, &first, &tokenizers[0])?;
         if let Some(tokenizer) = tokenizers.get(1) {
             let second = chunks(tokenizer, text);
-            // Padding is not shown, and differs in every model of SDXL.
+            // Padding is not shown. It differs in every SDXL model, so it does not count here.
             let shown = |chunk: &Chunk| chunk.ids[1..chunk.used - 1].to_vec();
             if !first.iter().map(shown).eq(second.iter().map(shown)) {
                 writeln!(page, "{HEADING}second text encoder{HEADING:#}")?;
@@ -258,7 +266,7 @@ fn write_chunks(page: &mut String, chunks: &[Chunk], tokenizer: &ClipTokenizer) 
     Ok(())
 }
 
-/// The prompt as it was typed.
+/// Writes the prompt as it was typed, with its syntax in colours.
 fn write_prompt(page: &mut String, prompt: &PromptText) -> fmt::Result {
     for outer in prompt.tree().nodes() {
         let all = match outer.kind() {
@@ -269,7 +277,8 @@ fn write_prompt(page: &mut String, prompt: &PromptText) -> fmt::Result {
         if outer.is_leaf() {
             write_leaf(page, prompt, outer, style(outer.kind()))?;
         }
-        // Up to where there is a weight or a moment: nodes come before what is in them.
+        // The end of the last weight or moment so far. A node comes before its descendants, so a
+        // leaf up to here is inside of one.
         let mut number = 0;
         for node in outer.descendants() {
             if matches!(node.kind(), NodeKind::Weight | NodeKind::Moment) {
@@ -295,7 +304,7 @@ fn style(kind: &NodeKind) -> Style {
     }
 }
 
-/// A leaf, but for the bytes that a warning is about.
+/// Writes a leaf in a style. Bytes that a warning is about stand out in red.
 fn write_leaf(page: &mut String, prompt: &PromptText, leaf: Node<'_>, style: Style) -> fmt::Result {
     let (text, span) = (prompt.text(), leaf.span());
     let mut at = span.start;
@@ -312,7 +321,7 @@ fn write_leaf(page: &mut String, prompt: &PromptText, leaf: Node<'_>, style: Sty
     write!(page, "{style}{}{style:#}", shown(&text[at..span.end]))
 }
 
-/// The texts and the model calls that show them, the one in force with a mark.
+/// Writes the texts of a schedule with the model calls that use them, and marks the current text.
 fn write_schedule(page: &mut String, schedule: &Schedule, arguments: &Arguments) -> fmt::Result {
     let in_force = schedule.at(arguments.step);
     let entries = schedule.entries();
@@ -324,7 +333,7 @@ fn write_schedule(page: &mut String, schedule: &Schedule, arguments: &Arguments)
         let [.., ScheduleEntry { end, text }] = entry else {
             continue;
         };
-        // Calls end before the number of steps.
+        // The last call has the number of steps minus 1.
         let to = (*end).min(arguments.steps.saturating_sub(1));
         let calls = match to.saturating_sub(from) {
             0 => format!("call {to}"),
@@ -363,7 +372,7 @@ fn write_tokens(page: &mut String, chunk: &Chunk, tokenizer: &ClipTokenizer) -> 
     writeln!(page)
 }
 
-/// Escapes what a terminal acts on, except line breaks.
+/// Escapes the characters that a terminal acts on, except line breaks.
 fn shown(text: &str) -> String {
     let lines: Vec<_> = text.split('\n').map(escaped).collect();
     lines.join("\n")

@@ -1,4 +1,4 @@
-//! Draws a prompt and writes a PNG.
+//! Draws a picture of a prompt and writes it as a PNG.
 //!
 //! ```sh
 //! cargo run --release --example txt2img -- "a fox" --seed 7 --steps 20 --output fox.png
@@ -24,31 +24,31 @@ use sd_onnx::{
 };
 use sd_text::outside::printable;
 
-/// Draws a prompt with Stable Diffusion on ONNX Runtime.
+/// Draws a picture of a prompt with Stable Diffusion on ONNX Runtime.
 #[derive(Parser)]
 #[command(name = "txt2img", version, allow_negative_numbers = true)]
 struct Arguments {
     /// What to draw
     #[arg(required_unless_present = "like")]
     prompt: Option<String>,
-    /// PNG with an infotext, of ours or of WebUI: draws the same picture again, except for what
-    /// other options change
+    /// PNG with an infotext, written by this program or by WebUI: draws the same picture again,
+    /// with the changes that other options make
     #[arg(long, value_name = "FILE")]
     like: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
-    /// Number of pictures; picture i, counted from 0, has the seed + i
+    /// Number of pictures; picture i, counted from 0, uses the seed plus i
     #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
     count: usize,
-    /// Pictures per model call; more than 1 is slower on a CPU, and changes pictures a little
+    /// Pictures per model call; more than 1 is slower on a CPU and changes the pictures a little
     #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
     batch: usize,
     /// PNG to write, replacing a file of that name; with --count, name-1.png, name-2.png …
-    /// [default: the prompt and the seed, in this folder, never overwriting]
+    /// [default: a new file in this folder, named after the prompt and the seed]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Also write embeddings (with pooled ones if the model has them), noise, latents and unrounded
-    /// pixels, as safetensors, replacing a file of that name
+    /// safetensors file to write as well, replacing a file of that name: the embeddings (and pooled
+    /// ones if the model has them), the noise, the latents and the pixels before rounding
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
 }
@@ -66,7 +66,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Ok::<_, Failure>(options.request(request)?.count(arguments.count))
     };
-    // Reports wrong arguments before the model is loaded.
+    // Wrong arguments are reported before the model is loaded.
     let request = with_options(match &like {
         Some(like) => like.infotext.request().request,
         None => Request::new(""),
@@ -101,7 +101,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     generate(&pipeline, &request, &stop, arguments)
 }
 
-/// What `--like` is about.
+/// The picture that `--like` names, and how it was made.
 struct Like<'a> {
     path: &'a Path,
     infotext: Infotext,
@@ -118,7 +118,7 @@ impl<'a> Like<'a> {
         }
     }
 
-    /// Warns if the hash of the model is known to be another.
+    /// Warns if the picture was made with a model whose hash differs.
     fn tell_another_model(&self, pipeline: &Pipeline) {
         let (Some(made_with), Some((name, Some(hash)))) =
             (self.infotext.get("Model hash"), pipeline.model())
@@ -126,12 +126,12 @@ impl<'a> Like<'a> {
             return;
         };
         let short = hash.get(..10).unwrap_or(hash);
-        // Those of 8 digits, which WebUI wrote until 2023, are no SHA-256.
+        // Hashes of 8 digits, which WebUI wrote until 2023, are not SHA-256 and can't be compared.
         if made_with.len() >= 10 && !hash.starts_with(&made_with.to_ascii_lowercase()) {
             tell(format_args!(
-                "warning: {}: made with the model {} ({}), this one is {} ({short})",
+                "warning: {}: made with the model {} ({}), but this model is {} ({short})",
                 self.path.display(),
-                printable(self.infotext.get("Model").unwrap_or("of no name")),
+                printable(self.infotext.get("Model").unwrap_or("without a name")),
                 printable(made_with),
                 printable(name),
             ));
@@ -139,7 +139,7 @@ impl<'a> Like<'a> {
     }
 }
 
-/// What can be known to be wrong with them before there is anything to write.
+/// Checks the output files before anything is drawn.
 fn check_outputs(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(path) = &arguments.output {
         check_output("output", path, PNG)?;
@@ -156,7 +156,7 @@ fn check_outputs(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// Whether two paths, of files that need not be there, name the same one.
+/// Returns whether two paths name the same file. The files need not exist, but their folders must.
 fn same_place(a: &Path, b: &Path) -> bool {
     let place = |path: &Path| {
         let folder = path
@@ -171,7 +171,7 @@ fn same_place(a: &Path, b: &Path) -> bool {
     place(a).is_some_and(|a| Some(a) == place(b))
 }
 
-/// Draws under a progress bar and saves each picture as it comes.
+/// Draws the pictures under a progress bar, and saves each one as soon as it is finished.
 fn generate(
     pipeline: &Pipeline,
     request: &Request,
@@ -223,7 +223,7 @@ fn generate(
     Ok(())
 }
 
-/// Saves a picture and says where.
+/// Saves a picture, prints its path and seed, and writes its dump if there is to be one.
 fn save(picture: &Picture, request: &Request, arguments: &Arguments) -> Result<(), Failure> {
     let of_many = |path: &Path| {
         if request.count > 1 {
@@ -257,7 +257,7 @@ fn save(picture: &Picture, request: &Request, arguments: &Arguments) -> Result<(
     Ok(())
 }
 
-/// All f32, with batch dimension 1.
+/// Writes the tensors of a picture as safetensors, all in f32 and with a batch dimension of 1.
 fn dump(path: &Path, picture: &Picture) -> io::Result<()> {
     let embedding = |prompt: &Conditioning| {
         (

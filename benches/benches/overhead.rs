@@ -1,7 +1,8 @@
-//! Everything that is not a network, at Stable Diffusion's size: latents of 4×64×64, a picture of 512×512.
+//! Measures everything but the networks, for latents of 4×64×64 and a picture of 512×512.
 //!
-//! The pipeline's step is held against the arithmetic that no sampler can do without, one pass of guidance and of Euler
-//! (their ratio is printed), and its allocations are counted.
+//! A step of the pipeline is compared with the arithmetic that no sampler can avoid: one pass of
+//! guidance and one Euler step. The ratio is printed. After the first step, the pipeline must not
+//! allocate.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -26,12 +27,12 @@ use sd_onnx::{
     text::{BoxError, ClipTokenizer, Layer, PromptEncoder, TextModel, TextShape, TextStates},
 };
 
-/// The system's allocator, counting.
+/// The system's allocator, with a count of the allocations.
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
-// Safety: every call goes on to the system's allocator as it came.
+// Safety: every call is passed to the system's allocator unchanged.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -52,7 +53,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Networks that cost a fill at most: embeddings of zeros, a constant for the noise, grey pictures.
+/// Networks that only fill their output: zeros as embeddings, a constant as the noise, grey
+/// pictures.
 struct Free(Inputs);
 
 impl Free {
@@ -114,7 +116,9 @@ fn pipeline() -> Pipeline {
     parts.size(512, 512).build().expect("parts that fit")
 }
 
-/// Steps of a run, and what lies between the ends of its first and its last step: time and allocations.
+/// Runs a request, and measures from the end of its first step to the end of its last step.
+///
+/// Returns the number of steps in between, the time and the number of allocations.
 fn between_steps(pipeline: &Pipeline, request: &Request) -> (u32, Duration, usize) {
     let mut first = None;
     let mut last = (Instant::now(), 0);
@@ -148,7 +152,7 @@ fn step(c: &mut Criterion) {
     let (mut conditional, mut x) = (values(3.0), noisy);
     let mut alone = || {
         guide(black_box(&mut conditional), black_box(&unconditional), 0.9);
-        // Of a model that predicts noise, the Euler step is this.
+        // The Euler step for a model that predicts noise.
         for (x, noise) in x.iter_mut().zip(black_box(&conditional)) {
             *x += -0.001 * noise;
         }
@@ -159,7 +163,7 @@ fn step(c: &mut Criterion) {
     let request = Request::new("a fox").seed(1).steps(500);
     let request = request.scheduler(Euler::default());
     let (steps, _, allocations) = between_steps(&pipeline, &request);
-    assert_eq!(allocations, 0, "after the first step nothing is allocated");
+    assert_eq!(allocations, 0, "a step allocates after the first one");
     let all_of_guidance = ClassifierFree {
         rescale: 0.7,
         method: Method::Apg(Apg::default()),
@@ -174,10 +178,10 @@ fn step(c: &mut Criterion) {
         let (.., allocations) = between_steps(&pipeline, &request.steps(20));
         assert_eq!(
             allocations, 0,
-            "nor with all that guidance has, nor by noise"
+            "a step with every guidance option, or with noise, allocates"
         );
     }
-    // In turns, and the quickest of each, for whatever else the machine does.
+    // The two take turns, and the quickest time of each counts, because other programs may run.
     let (mut floor, mut step) = (Duration::MAX, Duration::MAX);
     for _ in 0..20 {
         let started = Instant::now();
@@ -187,7 +191,7 @@ fn step(c: &mut Criterion) {
     }
     let ratio = step.as_secs_f64() / floor.as_secs_f64();
     println!(
-        "the pipeline's step takes {ratio:.1} times guidance and Euler alone: {step:.1?}, {floor:.1?}"
+        "a step of the pipeline takes {ratio:.1} times as long as guidance and Euler alone: {step:.1?}, {floor:.1?}"
     );
 
     group.bench_function("guidance and Euler alone", |b| b.iter(&mut alone));

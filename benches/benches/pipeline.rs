@@ -1,4 +1,4 @@
-//! Each stage on ONNX Runtime, and the whole road, on the small model that ships with the examples.
+//! Measures each stage on ONNX Runtime, and whole pictures, with the small model of the examples.
 
 use std::hint::black_box;
 

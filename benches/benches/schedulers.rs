@@ -1,8 +1,12 @@
-//! A step of each sampler over the latents of a 512 × 512 and of a 1024 × 1024 picture, without a model; and noise.
+//! Measures a step of each sampler, without a model, and the generation of noise.
 //!
-//! Floor of a step: Euler reads and writes `x` and reads `denoised`, which lie in the second-level cache (3 × 64 KiB) or the third. It is held
-//! against a loop that adds two arrays into a third; no sampler allocates after its first step. benches/compare/schedulers.py puts
-//! diffusers' `step` beside these.
+//! The latents have the sizes of a 512×512 and of a 1024×1024 picture. Memory sets the floor of a
+//! step: Euler reads and writes `x` and reads `denoised`. These are in the second-level cache
+//! (three times 64 KiB) or in the third-level cache. A step of Euler is therefore compared with a
+//! loop that adds two arrays into a third one.
+//!
+//! No sampler may allocate after its first step. `benches/compare/schedulers.py` compares the
+//! results with diffusers' `step`.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -24,18 +28,21 @@ use sd_onnx::schedulers::{
 
 const STEPS: usize = 20;
 
-/// Steps after which all of a run's buffers have been written to, and methods of several steps go at full order.
+/// The number of steps before the measurement begins.
+///
+/// By then, all buffers of a run have been written to, and multistep methods have reached their
+/// full order.
 const FIRST: usize = 8;
 
-/// Side of the latents, of which there are 4 channels, and the name of the group.
+/// The sides of the latents, which have 4 channels, and the names of the groups.
 const SIZES: [(usize, &str); 2] = [(64, "step-4x64x64"), (128, "step-4x128x128")];
 
-/// The system's allocator, counting.
+/// The system's allocator, with a count of the allocations.
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
-// Safety: every call goes on to the system's allocator as it came.
+// Safety: every call is passed to the system's allocator unchanged.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -56,13 +63,15 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Costs nothing, so that the sampler's own work is what is measured: the denoised latents and the noise stay what
-/// they are.
+/// A model and a noise source that cost nothing, so that only the sampler's own work is measured.
+///
+/// They leave the denoised latents and the noise unchanged.
 struct Free {
-    /// The number of allocations at the ends of the first and of the last step.
+    /// The numbers of allocations at the end of the first and at the end of the last step.
     allocations: Option<[usize; 2]>,
-    /// The ends of step [`FIRST`] and of the last.
+    /// The end of step [`FIRST`].
     begun: Instant,
+    /// The end of the last step.
     ended: Instant,
 }
 
@@ -83,7 +92,7 @@ impl Run for Free {
         ControlFlow::Continue(())
     }
 
-    /// Without it CFG++ would have one array copied into another.
+    /// Replaces the default, which copies one array into the other.
     fn denoise_both(
         &mut self,
         _: &[f32],
@@ -112,6 +121,7 @@ impl Run for Free {
     }
 }
 
+/// Returns a sampler and the rungs of its usual ladder.
 fn ready(row: &Row, steps: usize) -> (Box<dyn Sampler>, Rungs) {
     let config = SchedulerConfig::default();
     let schedule = Arc::new(NoiseSchedule::new(&config).expect("the default is valid"));
@@ -126,7 +136,7 @@ fn ready(row: &Row, steps: usize) -> (Box<dyn Sampler>, Rungs) {
 fn samplers(c: &mut Criterion) {
     for (side, name) in SIZES {
         let mut group = c.benchmark_group(name);
-        // There are many samplers, and a step is short.
+        // There are many samplers and their steps are short, so each needs little time.
         group.warm_up_time(Duration::from_millis(500));
         group.measurement_time(Duration::from_secs(1));
         let mut noise = vec![0.0; 4 * side * side];
@@ -140,13 +150,16 @@ fn samplers(c: &mut Criterion) {
             let done = sampler.sample(&mut x, &rungs, &mut run);
             assert!(
                 done.is_continue() && x.iter().all(|x| x.abs() < 0.2),
-                "{}: all noise is gone, but for that of the last sigma",
+                "{}: more noise is left than at the last sigma",
                 row.name
             );
             let [first, last] = run.allocations.expect("at least a step");
             assert_eq!(first, last, "{}: a step allocates", row.name);
             if run.ended <= run.begun {
-                println!("{}: not timed, it takes fewer and larger steps", row.name);
+                println!(
+                    "{}: not timed, because it takes fewer and larger steps",
+                    row.name
+                );
                 continue;
             }
             group.bench_function(row.name, |b| {
@@ -166,7 +179,7 @@ fn samplers(c: &mut Criterion) {
     }
 }
 
-/// Euler's step beside the sum of two arrays.
+/// Compares a step of Euler with the sum of two arrays.
 fn floor(c: &mut Criterion) {
     const MANY: usize = 200;
     let row = by_name("euler").expect("a row of the table");
@@ -187,7 +200,7 @@ fn floor(c: &mut Criterion) {
         let mut euler = || {
             let _ = Euler::default().sample(black_box(&mut x), &rungs, &mut Free::default());
         };
-        // In turns, and the quickest of each, for whatever else the machine does.
+        // The two take turns, and the quickest time of each counts, because other programs may run.
         let (mut least_add, mut least_euler) = (Duration::MAX, Duration::MAX);
         for _ in 0..50 {
             let started = Instant::now();
@@ -199,9 +212,9 @@ fn floor(c: &mut Criterion) {
         }
         let ratio = least_euler.as_secs_f64() / least_add.as_secs_f64();
         println!(
-            "{name}: Euler's step takes {ratio:.2} times the sum of two arrays: {least_euler:.1?}, {least_add:.1?}"
+            "{name}: a step of Euler takes {ratio:.2} times as long as the sum of two arrays: {least_euler:.1?}, {least_add:.1?}"
         );
-        // As a test it may be built without optimisation and run beside others.
+        // As a test it may be built without optimisation, and run beside other tests.
         let measured = !std::env::args().any(|argument| argument == "--test");
         assert!(!measured || ratio <= 2.0, "{ratio:.2} times");
         let mut group = c.benchmark_group(name);

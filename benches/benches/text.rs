@@ -1,6 +1,7 @@
-//! CLIP's tokenizer and the prompt language, on prompts as people write them and on far longer ones.
+//! Measures CLIP's tokenizer and the prompt language, with usual prompts and with far longer ones.
 //!
-//! Parsing is held against tokenising the same prompt, and a megabyte against 100 kB; their ratios are printed.
+//! Parsing a prompt is compared with tokenising it, and parsing a megabyte with parsing 100 kB. The
+//! ratios are printed.
 
 use std::{
     hint::black_box,
@@ -17,13 +18,13 @@ const SHORT: &str = "a fox";
 const LONG: &str = "masterpiece, best quality, highly detailed portrait of a cute fox girl in a flower field at sunset, \
                     golden hour, soft light, watercolour, intricate, sharp focus, trending, 8k, bokeh, volumetric fog, \
                     by a famous painter, wide angle, cinematic composition";
-/// The same with what the language has.
+/// [`LONG`] with the syntax of the prompt language.
 const MARKED: &str = "(masterpiece, best quality:1.2), highly detailed portrait of a [cute:wild:0.5] fox girl in a \
                       ((flower field)) at [sunset|dawn], golden hour, soft light, watercolour, (intricate:0.8), sharp \
                       focus, trending, 8k, \\(bokeh\\), volumetric fog, <lora:painter:0.7> by a famous painter, wide angle \
                       AND cinematic composition :0.6";
 
-/// The quickest of a number of calls: what the machine does besides makes the others slow.
+/// Returns the time of the quickest call. Other programs may have slowed down the rest.
 fn quickest(calls: usize, mut call: impl FnMut()) -> Duration {
     let time = |_| {
         let started = Instant::now();
@@ -33,12 +34,14 @@ fn quickest(calls: usize, mut call: impl FnMut()) -> Duration {
     (0..calls).map(time).min().unwrap_or_default()
 }
 
-/// Everything that is read of a prompt before it is tokenized.
+/// Parses a prompt as far as it is parsed before it is tokenised, and returns the number of
+/// segments.
 fn parse(text: &str) -> usize {
     let prompt = PromptText::parse(text, Side::Positive, Syntax::WebUi);
     let mut segments = 0;
     for branch in prompt.branches() {
-        // An alternation shows its text of each step; only one is read here, so that the length is the prompt's.
+        // An alternation has another text at each step. Only one step is parsed here, so that the
+        // time depends on the length of the prompt.
         let schedule = branch.schedule(1);
         segments += attention(&schedule.at(0).text, Syntax::WebUi).len();
     }
@@ -54,7 +57,7 @@ fn tokenizer(c: &mut Criterion) {
         group.throughput(Throughput::Elements(tokens as u64));
         group.bench_function(name, |b| b.iter(|| tokenizer.encode(black_box(prompt))));
     }
-    // Names that are looked for at every token, none of which is there.
+    // The tokenizer looks for each of these names at every token, and finds none of them.
     let mut named = ClipTokenizer::load(&folder).expect("the shipped tokenizer");
     for name in 0..100 {
         let name = format!("portrait golden {name}");
@@ -62,7 +65,7 @@ fn tokenizer(c: &mut Criterion) {
         let first = named.vocab_size() as u32;
         named
             .add_inversion(&inversion.expect("zeros are finite"), first)
-            .expect("a name of its own");
+            .expect("a new name");
     }
     assert_eq!(named.encode(LONG), tokenizer.encode(LONG));
     group.bench_function("55 tokens, 100 textual inversions", |b| {

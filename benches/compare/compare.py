@@ -1,18 +1,18 @@
-"""The same model in this project and in other engines, side by side on one CPU.
+"""Compares this project with other engines, on one model and one CPU.
 
     cargo build --release -p benches -p sd-examples --bin stage --example convert
     python compare.py MODEL [--also DIR] [--engines NAME ...] [--parts NAME ...] [--rounds 2]
                       [--work DIR] [--json FILE] [--markdown FILE] [--plot FILE] [...]
 
 MODEL is a diffusers folder of SD 1.x, SD 2.x or SDXL. In each round every engine runs every part
-once, in turns, on the same inputs, each in a process of its own. `--list` shows the engines.
-`--also` adds the rows of this project for the same model with weights of another type.
+once, on the same inputs and each time in a new process. The engines take turns. `--list` shows the
+engines. `--also` adds rows of this project for the same model with weights of another type.
 
 A sitting can be split: a run with the `--json` file of an earlier run adds its rounds to the file.
-With `--rounds 0` it only reports the file.
+With `--rounds 0` the program only reports the file.
 
-    load    median seconds until the part can be called; files warm in the page cache
-    call    seconds of a call, after one call that is not counted
+    load    median seconds until the part can be called, with the files in the page cache
+    call    seconds of a call, after one call that does not count
     anon    the largest sample of the process's anonymous memory, imports included
     peak    the process's largest resident set (VmHWM), which includes pages of mapped files
     error   relative L2 distance of the output from the output of diffusers in f32
@@ -84,34 +84,34 @@ def parsed():
     parser.add_argument("--latents", default="64x64", metavar="WxH", help="64x64 is 512x512 pixels")
     parser.add_argument("--threads", type=int, default=0, help="0: each engine's default")
     parser.add_argument(
-        "--calls", type=int, default=5, help="of the UNet; half of them of the VAE, and one picture"
+        "--calls", type=int, default=5, help="UNet calls; half as many of the VAE, and one picture"
     )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
         "--work",
         type=Path,
         metavar="DIR",
-        help="keep graphs and outputs, and use those that are there",
+        help="folder for graphs and outputs, which later runs use again",
     )
     parser.add_argument(
-        "--genai", type=Path, metavar="DIR", help="the model as optimum-intel exports it"
+        "--genai", type=Path, metavar="DIR", help="the model as exported by optimum-intel"
     )
     parser.add_argument(
-        "--no-export", action="store_true", help="no torch.onnx.export: SDXL's needs over 24 GB"
+        "--no-export", action="store_true", help="skip torch.onnx.export: SDXL's needs over 24 GB"
     )
     parser.add_argument(
         "--python",
         nargs="+",
         default=[],
         metavar="FAMILY=FILE",
-        help="the interpreter of an engine whose packages do not go with the others",
+        help="the interpreter for an engine whose packages conflict with the others",
     )
     parser.add_argument(
         "--disturbed",
         action="store_true",
-        help="also report runs during which other programs were busy",
+        help="also count runs during which other programs were busy",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="everything that was measured")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all measurements")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="an SVG or PNG, by matplotlib")
     options = parser.parse_args()
@@ -127,12 +127,12 @@ def check_versions():
 
 
 def opened(options):
-    """The sitting in the file, or a new one."""
+    """Returns the sitting in the file, or a new one."""
     settings = dict(model=options.model.name, latents=options.latents, threads=options.threads)
     if options.json and options.json.exists():
         sitting = json.loads(options.json.read_text())
         assert sitting["settings"] == settings, (
-            f"{options.json} is of {sitting['settings']}, not of {settings}"
+            f"{options.json} has the settings {sitting['settings']}, expected {settings}"
         )
         return sitting
     done = subprocess.run(
@@ -176,7 +176,10 @@ def version(package):
 
 
 def planned(options, sitting):
-    """The rows of one round: (name, engine, folder), after what they need has been written."""
+    """Writes the files that the engines need, and returns the rows of a round.
+
+    A row is (name, engine, folder).
+    """
     wanted = [
         engine
         for engine in peers.ENGINES
@@ -193,7 +196,7 @@ def planned(options, sitting):
             peers.prepare(engine, options)
         except subprocess.CalledProcessError:
             sitting["left_out"][engine.name] = (
-                "what it reads could not be written; the message is above"
+                "its input files could not be written; the message is above"
             )
             continue
         sitting["left_out"].pop(engine.name, None)
@@ -204,7 +207,7 @@ def planned(options, sitting):
 
 
 def stored_type(folder):
-    """The type of the UNet's weights in the folder."""
+    """Returns the type of the UNet's weights in a folder."""
     file = next((folder / "unet").glob("*.safetensors"))
     with file.open("rb") as opened:
         header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
@@ -245,7 +248,7 @@ def output(options, part, name):
 
 
 def distance(options, part, name):
-    """Relative L2 distance from the reference, if both have run."""
+    """Returns the relative L2 distance from the reference, or None unless both have run."""
     files = output(options, part, name), output(options, part, peers.REFERENCE)
     if not all(file.exists() for file in files):
         return None

@@ -1,14 +1,16 @@
-"""Texts to pooled CLIP embeddings next to transformers' `CLIPTextModel` with `padding="longest"`.
+"""Compares pooled CLIP embeddings of texts with transformers' `CLIPTextModel`.
 
     cargo build --release -p benches
     python benches/compare/embed.py [MODEL] [--threads N] [--runs 20] [--batches 1 16 64]
 
-MODEL is a folder with the files of a CLIP model in it, or the text encoder and the tokenizer of a Stable Diffusion model.
-By default it is made: CLIP-L's text model (12 layers, 768 wide) with random weights, in a temporary folder.
+MODEL is a folder of a CLIP model, or of a Stable Diffusion model with its text encoder and
+tokenizer. Default: CLIP-L's text model (12 layers, 768 wide) with random weights, which is made in
+a temporary folder.
 
-Both engines tokenise and encode the same short texts in f32 on the CPU, one batch after the other in turns, in one sitting.
-Their embeddings must be the same. Milliseconds a batch, the median of the runs and the quickest; `whole` is transformers
-with the window of 77 tokens that it and we had run before.
+Both engines tokenise and encode the same short texts in f32 on the CPU, and take turns batch by
+batch. Their embeddings must be equal within 1e-4. The table has milliseconds per batch, the median
+and the quickest run. `longest` is transformers with `padding="longest"`, and `whole` is
+transformers with the whole window of 77 tokens.
 """
 
 import argparse
@@ -86,7 +88,7 @@ def compare(arguments, folder):
                 for _, pooled in found[1:]:
                     apart = numpy.abs(pooled[:, :8] - found[0][1]).max()
                     assert apart <= 1e-4, f"the embeddings are {apart:.1e} apart"
-                # The first run of a batch is not counted.
+                # The first run of a batch size does not count.
                 for engine, (took, _) in enumerate(found):
                     seconds[engine] += [took] * (run > 0)
             tokens = max(len(ids) for ids in tokenizer(texts).input_ids)

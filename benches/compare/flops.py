@@ -1,8 +1,8 @@
-"""The floating-point operations in one call of each network of a model, counted by torch, as JSON.
+"""Prints the floating-point operations in one call of each network of a model, as JSON.
 
     python flops.py MODEL LATENTS
 
-Counts the matrix products and convolutions, without running them.
+torch counts the matrix products and the convolutions without running them.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The numbers that every engine is given, the same as `stage` computes for itself."""
+"""The inputs of every engine. They equal the inputs that `stage` computes for itself."""
 
 import json
 
@@ -16,20 +16,20 @@ def config(model, part):
 
 
 def sides(latents):
-    """Height and width of the latents."""
+    """Returns the height and the width of the latents."""
     width, height = map(int, latents.split("x"))
     return height, width
 
 
 def ripple(channels, height, width):
-    """Values of about unit size without a pattern that a network could use."""
+    """Returns values of about unit size, without a pattern that could favour a network."""
     c, y, x = numpy.indices((channels, height, width))
     angle = (c * 4099 + y * 67 + x * 3).astype(numpy.float32) * numpy.float32(0.37)
     return (numpy.float32(1.4) * numpy.sin(angle))[None]
 
 
 def unet_inputs(model, latents):
-    """The UNet's inputs by name, as float32 arrays."""
+    """Returns the UNet's inputs by name, as float32 arrays."""
     unet = config(model, "unet")
     height, width = sides(latents)
     i, j = numpy.indices((TOKENS, unet["cross_attention_dim"]))
@@ -49,7 +49,7 @@ def unet_inputs(model, latents):
 
 
 def vae_input(model, latents):
-    """Latents in the scale of the decoder, which is not the scale that the UNet works in."""
+    """Returns latents in the scale of the decoder, which differs from the scale of the UNet."""
     vae = config(model, "vae")
     ripples = ripple(vae["latent_channels"], *sides(latents))
     factor = vae.get("scaling_factor") or 0.18215

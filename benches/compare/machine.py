@@ -1,8 +1,9 @@
-"""How fast the machine multiplies matrices and copies memory, printed as JSON.
+"""Prints how fast the machine multiplies matrices and copies memory, as JSON.
 
     python machine.py
 
-Rates in GFLOP/s and GB/s, the best of a few runs; a copy counts what it reads and what it writes.
+The rates are the best of a few runs, in GFLOP/s and GB/s. A copy counts the bytes that it reads and
+the bytes that it writes.
 """
 
 import json
@@ -30,7 +31,7 @@ def main():
 
 
 def least(call):
-    """Seconds of the quickest of a few calls, after one that warms up."""
+    """Returns the seconds of the quickest of a few calls, after one for warming up."""
     call()
     seconds = []
     for _ in range(RUNS):

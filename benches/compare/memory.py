@@ -1,4 +1,4 @@
-"""Runs a program and samples it from outside, so that every engine is measured alike."""
+"""Runs a program and samples its memory from outside, so that all engines are measured alike."""
 
 import os
 import resource
@@ -15,12 +15,12 @@ class Failed(Exception):
 
 
 def run(command):
-    """Returns what the command printed, its peaks of memory in MB, and how busy others were.
+    """Returns the command's output, its peak memory in MiB, and how busy other programs were.
 
-    `rss_anon_mb` is the largest sample of anonymous memory: what the process allocated and could
-    not give back. `peak_mb` is the largest resident set (VmHWM), which includes file pages that the
-    system could drop, such as weights that were mapped. `elsewhere` is the share of the machine's
-    processor time that other programs used meanwhile.
+    `rss_anon_mb` is the largest sample of anonymous memory, which the process allocated and the
+    system cannot drop. `peak_mb` is the largest resident set (VmHWM). It includes file pages that
+    the system could drop, such as mapped weights. `elsewhere` is the share of the machine's
+    processor time that other programs used during the run.
     """
     with tempfile.TemporaryFile("w+") as output:
         before = time.perf_counter(), busy_seconds() - own_seconds()
@@ -42,7 +42,7 @@ def run(command):
 
 
 def status(pid):
-    """The sizes in /proc/PID/status, in KiB. Empty when the process has ended."""
+    """Returns the sizes in /proc/PID/status, in KiB. Empty if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -51,7 +51,7 @@ def status(pid):
 
 
 def busy_seconds():
-    """Processor time of all programs and the time that the host took away, since the start."""
+    """Returns the seconds since the boot that all programs used or the host took away."""
     user, nice, system, _, _, irq, softirq, steal = map(
         int, Path("/proc/stat").read_text().split()[1:9]
     )
@@ -59,6 +59,6 @@ def busy_seconds():
 
 
 def own_seconds():
-    """Processor time of this program and of the programs it ran that have ended."""
+    """Returns the processor time of this program and of its ended child processes, in seconds."""
     times = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(of.ru_utime + of.ru_stime for of in times)

@@ -1,4 +1,4 @@
-"""The engines that are compared, and how one of them runs one part of a model."""
+"""The engines of the comparison, and how an engine runs a part of a model."""
 
 import json
 import os
@@ -14,18 +14,18 @@ HERE = Path(__file__).parent
 RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parents[1] / "target")) / "release"
 NETWORKS = ("unet", "vae-decoder")
 PICTURE = ("picture",)
-REFERENCE = "diffusers/f32"  # errors are distances from its output
+REFERENCE = "diffusers/f32"  # an error is the distance from this engine's output
 
 
 @dataclass(frozen=True)
 class Engine:
     name: str  # family/…/precision
-    module: str | None  # of `engines`; None is this project
+    module: str | None  # in `engines`; None is this project
     precision: str
     parts: tuple = NETWORKS + PICTURE
     layout: str = ""
-    options: tuple = ()  # of `stage`
-    package: str | None = None  # what it needs beyond requirements.txt
+    options: tuple = ()  # for `stage`
+    package: str | None = None  # needed in addition to requirements.txt
 
     @property
     def family(self):
@@ -33,7 +33,10 @@ class Engine:
 
 
 def ours(device, precision, low_memory=False):
-    """A row of this project. Low memory concerns pictures only: it unloads networks in between."""
+    """Returns a row of this project.
+
+    With low memory it draws only pictures, because only there networks are unloaded in between.
+    """
     name, options = f"sd-onnx/{device}/{precision}", ("--device", device, "--precision", precision)
     if low_memory:
         return Engine(
@@ -69,7 +72,7 @@ ENGINES = [
 
 
 def missing(engine, options):
-    """Why the engine cannot run, or None."""
+    """Returns the reason why the engine cannot run, or None if it can."""
     if engine.family == "openvino-genai" and options.genai is None:
         return "no --genai DIR"
     if engine.family == "torch-export" and options.no_export:
@@ -83,7 +86,7 @@ def missing(engine, options):
 
 
 def run(engine, part, folder, options, dump):
-    """Runs one part in a process of its own and returns its figures."""
+    """Runs one part in a new process and returns its figures."""
     calls = {"unet": options.calls, "vae-decoder": (options.calls + 1) // 2, "picture": 1}[part]
     if engine.module is None:
         width, height = options.latents.split("x")
@@ -136,7 +139,10 @@ def job(engine, part, options):
 
 
 def prepare(engine, options):
-    """Writes what the engine reads, if it is not there. Raises subprocess.CalledProcessError."""
+    """Writes the files that the engine reads, unless they exist.
+
+    Raises subprocess.CalledProcessError if they cannot be written.
+    """
     converted = {
         "openvino-api": ("graphs", "onnx"),
         "stable-diffusion.cpp": ("checkpoint.safetensors", "file"),

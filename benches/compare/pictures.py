@@ -1,9 +1,10 @@
-"""Pictures of the small model that ships, drawn by diffusers and by `txt2img`, both in f32: in how many values they differ, and by how much.
+"""Compares pictures that `txt2img` and diffusers draw with the small model, both in f32.
 
     pip install -r requirements.txt
     cargo build --release --example txt2img && python pictures.py
 
-The README's first picture is the first row.
+Prints how many values of each picture differ, and by how much. The first row is the first picture
+in the README.
 """
 
 import os
@@ -31,12 +32,12 @@ def ours(prompt, negative, seed, folder):
 
 
 def main():
-    # The files are in f16, which txt2img computes with in f32.
+    # The weights are stored in f16, and txt2img computes with them in f32.
     pipeline = StableDiffusionPipeline.from_pretrained(MODEL, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     with tempfile.TemporaryDirectory() as folder:
         for prompt, negative, seed in PICTURES:
-            # Its defaults are those of txt2img, but for the number of steps.
+            # The defaults of both are the same, except for the number of steps.
             drawn = pipeline(prompt, negative_prompt=negative, num_inference_steps=20, guidance_scale=7.5,
                              height=96, width=96, generator=torch.Generator("cpu").manual_seed(seed))
             apart = np.abs(np.asarray(drawn.images[0]).astype(int) - ours(prompt, negative, seed, Path(folder)))

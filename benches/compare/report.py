@@ -1,4 +1,4 @@
-"""The tables and the plot of a sitting."""
+"""Writes the tables and the plot of a sitting."""
 
 from statistics import median
 
@@ -9,15 +9,15 @@ TITLES = {
     "vae-decoder": "VAE decode",
     "picture": "Picture of 20 steps with guidance",
 }
-# What the ratios compare with: the quicker of the first, and the second.
+# The engines that the ratios compare with. The quickest of each group counts.
 TORCH_BF16 = ("diffusers/bf16", "diffusers/bf16/channels-last")
 OPENVINO_BF16 = ("openvino-api/bf16",)
-# A run is not counted if other programs used more than this share of the processors meanwhile.
+# A run does not count if other programs used more than this share of the processors during it.
 ELSEWHERE = 0.05
 
 
 def undisturbed(sitting):
-    """The sitting without the runs during which other programs were busy."""
+    """Returns the sitting without the runs during which other programs were busy."""
     runs = [run for run in sitting["runs"] if run["elsewhere"] <= ELSEWHERE]
     return sitting | dict(runs=runs, disturbed=len(sitting["runs"]) - len(runs))
 
@@ -57,14 +57,14 @@ def markdown(sitting):
         lines.append("")
     if sitting.get("disturbed"):
         lines.append(
-            f"{sitting['disturbed']} runs are not counted: other programs were busy meanwhile."
+            f"{sitting['disturbed']} runs do not count: other programs were busy during them."
         )
     lines += [f"Left out: {name} ({reason})." for name, reason in sitting["left_out"].items()]
     return "\n".join(lines)
 
 
 def rates(sitting):
-    """One sentence about the machine, with the range of its rates over the rounds."""
+    """Returns a text about the machine, with the range of its rates over the rounds."""
     found = sitting["machine"]
     spans = {
         name: (
@@ -93,14 +93,14 @@ def rates(sitting):
 
 
 def best(sitting, precision):
-    """The best rate of a matrix product in the sitting, in GFLOP/s."""
+    """Returns the best rate of a matrix product in the sitting, in GFLOP/s."""
     return max(
         rate[name] for rate in sitting["rates"] for name in rate if name.startswith(precision)
     )
 
 
 def rows_of(sitting, part):
-    """The figures of each engine over all rounds, in the order of the list of engines."""
+    """Returns the figures of each engine over all rounds, in the order of `peers.ENGINES`."""
     runs = {}
     for run in sorted(sitting["runs"], key=lambda run: place(run["engine"])):
         if run["part"] == part:
@@ -119,13 +119,13 @@ def rows_of(sitting, part):
 
 
 def place(row):
-    """Where the row stands in tables: this project's rows for other files follow its own."""
+    """Returns the sort key of a row. This project's rows for other weights follow its own row."""
     name, _, weights = row.partition(" from ")
     return [engine.name for engine in ENGINES].index(name), weights
 
 
 def quickest(rows, names):
-    """The smallest median call of the engines, or None."""
+    """Returns the smallest median of a call among the engines, or None if none of them ran."""
     return min((rows[name]["call"] for name in names if name in rows), default=None)
 
 
@@ -134,14 +134,14 @@ def ratio(row, other):
 
 
 def plot(sitting, file):
-    """One panel for each part: a bar for the median call, a mark for the least."""
+    """Draws one panel for each part, with bars for the medians and marks for the least calls."""
     parts = [part for part in TITLES if rows_of(sitting, part)]
     if not parts:
         return
     import matplotlib
 
     matplotlib.use("agg")
-    matplotlib.rcParams["svg.fonttype"] = "none"  # letters as text, not as outlines
+    matplotlib.rcParams["svg.fonttype"] = "none"  # keeps letters as text instead of outlines
     from matplotlib import pyplot
 
     heights = [len(rows_of(sitting, part)) for part in parts]

@@ -1,12 +1,15 @@
-"""A step of our samplers beside `step` of diffusers' classes, on the CPU, in one sitting.
+"""Compares a step of this project's samplers with `step` of diffusers' classes, on the CPU.
 
     pip install -r requirements.txt
     python schedulers.py [--json FILE] [--quick]
 
-Runs `cargo bench -p benches --bench schedulers`, then the classes: 20 steps over latents of 4 × 64 × 64 and 4 × 128 × 128 on a model
-that costs nothing, one thread. Ours is a step after the eighth, when a run has its buffers, the median; of diffusers only `step` is
-measured, the least median of several runs (its `scale_model_input` and its timesteps are left out). A step of Heun and DPM2
-is both of its calls.
+Runs `cargo bench -p benches --bench schedulers`, and then diffusers' classes in the same sitting.
+Both make 20 steps over latents of 4 × 64 × 64 and 4 × 128 × 128 on a model that costs nothing, with
+one thread.
+
+This project's time is the median of the steps after the eighth one, when a run has its buffers. Of
+diffusers only `step` is measured, without `scale_model_input` and the timesteps, and the time is
+the least median of several runs. A step of Heun and of DPM2 includes both of its calls.
 """
 
 import argparse
@@ -20,12 +23,12 @@ from pathlib import Path
 
 STEPS = 20
 SIDES = (64, 128)
-WANTED = 20  # times as fast, at 64
+WANTED = 20  # expected ratio of the times, at a side of 64
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
 LATENT = dict(clip_sample=False)
 MULTISTEP, SINGLESTEP = "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"
 ABOVE = dict(algorithm_type="dpmsolver", final_sigmas_type="sigma_min")
-# Ours, the class, its keys, and how many of its steps are one of ours.
+# This project's sampler, diffusers' class, its keys, and its number of steps per step of ours.
 CLASSES = [
     ("euler", "EulerDiscreteScheduler", {}, 1),
     ("euler-a", "EulerAncestralDiscreteScheduler", {}, 1),
@@ -55,7 +58,7 @@ CLASSES = [
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--json", type=Path, metavar="FILE")
-    arguments.add_argument("--quick", action="store_true", help="fewer runs of ours, as criterion's --quick")
+    arguments.add_argument("--quick", action="store_true", help="measure this project with criterion's --quick")
     arguments = arguments.parse_args()
     root = Path(__file__).parents[2]
     command = ["cargo", "bench", "-p", "benches", "--bench", "schedulers", "--", "step-"] + ["--quick"] * arguments.quick
@@ -88,7 +91,7 @@ def main():
 
 
 def diffusers_step(name, keys, side):
-    """Microseconds."""
+    """Returns the time of a step in microseconds."""
     import diffusers
     import torch
 
@@ -102,7 +105,7 @@ def diffusers_step(name, keys, side):
         x = torch.randn(1, 4, side, side, generator=generator) * scheduler.init_noise_sigma
         output, took = torch.randn(1, 4, side, side, generator=generator), []
         for t in scheduler.timesteps:
-            # Some classes warn if it is not called, some need it.
+            # Some classes need this call, and others warn without it.
             scheduler.scale_model_input(x, t)
             started = time.perf_counter()
             x = scheduler.step(output, t, x, return_dict=False)[0]

@@ -1,11 +1,14 @@
-"""Tokenising in this project and in Hugging Face's `tokenizers` from Python, on the same prompts, in turns.
+"""Compares tokenising in this project with Hugging Face's `tokenizers` in Python.
 
     cargo build --release -p benches
     tokenise.py [FOLDER] [--runs 5]
 
-FOLDER is a tokenizer's, by default that of the small model. The call is `encode(prompt, add_special_tokens=False)` of the
-`tokenizers.Tokenizer` that transformers' `CLIPTokenizer` holds; both must give the same ids. Microseconds a call, the
-quickest of a thousand in each of the runs. `parse` is reading the prompt language, before tokenising.
+FOLDER holds a tokenizer. Default: the small model's tokenizer. Both tokenise the same prompts in
+turns, and must give the same ids. The call in Python is `encode(prompt, add_special_tokens=False)`
+of the `tokenizers.Tokenizer` in transformers' `CLIPTokenizer`.
+
+The table has microseconds per call, the quickest of a thousand calls in each run. `parse` is the
+parsing of the prompt language, which comes before tokenising.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""One engine on one part of a model, in a process of its own. `compare.py` starts it.
+"""Runs one engine on one part of a model. `compare.py` starts a process of it for each run.
 
     worker.py MODULE JOB CALLS DUMP
     worker.py --export JOB           only writes the graph that the engine `onnx_export` reads
 
-MODULE is one of `engines`, JOB its fields as JSON. Prints `load_s`, `calls_s` (the seconds of each
-call, after one that is not timed) and `bare_anon_mb`, the anonymous memory before the load, with
-the engine's library imported. Writes the output of the last call to DUMP as raw float32.
+MODULE is a module in `engines`, and JOB has the fields of `engines.Job` as JSON. The program prints
+JSON: `load_s` is the seconds of the load, `calls_s` the seconds of each call, after one that is not
+timed. `bare_anon_mb` is the anonymous memory before the load, with the engine's library imported.
+The output of the last call is written to DUMP as raw float32.
 """
 
 import importlib
@@ -44,7 +45,7 @@ def main():
 
 
 def read(job):
-    """The job of the JSON text."""
+    """Returns the job that a JSON text describes."""
     fields = json.loads(job)
     paths = {name: Path(fields[name]) for name in ("model", "graphs", "checkpoint", "exports")}
     return Job(**fields | paths)

@@ -1,4 +1,4 @@
-//! The memory of this process, from Linux's `/proc/self/status`, in MiB.
+//! Measures the memory of this process, in MiB. It reads Linux's `/proc/self/status`.
 
 use std::{
     fs, io, process,
@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-/// How often [`AnonymousPeak`] looks.
+/// The time between two samples of [`AnonymousPeak`].
 const PERIOD: Duration = Duration::from_millis(5);
 
-/// Returns the largest resident set so far (`VmHWM`), which includes pages of mapped files.
+/// Returns the largest resident set so far (`VmHWM`). It includes pages of mapped files.
 ///
 /// # Errors
-/// Fails where there is no `/proc/self/status` with that line.
+/// Returns an error if there is no `/proc/self/status` with this line.
 pub fn peak_mib() -> io::Result<f64> {
     Ok(status("VmHWM:")? as f64 / 1024.0)
 }
@@ -24,15 +24,15 @@ pub fn peak_mib() -> io::Result<f64> {
 /// Returns the anonymous memory that is resident now (`RssAnon`).
 ///
 /// # Errors
-/// Fails where there is no `/proc/self/status` with that line.
+/// Returns an error if there is no `/proc/self/status` with this line.
 pub fn anonymous_mib() -> io::Result<f64> {
     Ok(status("RssAnon:")? as f64 / 1024.0)
 }
 
-/// The largest anonymous memory of this process, sampled every 5 ms by a thread.
+/// The largest anonymous memory of this process, which a thread samples every 5 ms.
 ///
-/// Linux keeps no such peak itself. Anonymous memory cannot be dropped and read again, as pages of
-/// mapped weights can.
+/// Linux does not record this peak itself. Anonymous memory matters because it cannot be dropped
+/// and read again, unlike the pages of mapped weights. The thread stops when this value is dropped.
 #[derive(Debug)]
 pub struct AnonymousPeak {
     kib: Arc<AtomicU64>,
@@ -43,7 +43,7 @@ impl AnonymousPeak {
     /// Starts sampling.
     ///
     /// # Errors
-    /// Fails where [`anonymous_mib`] does.
+    /// Returns an error if [`anonymous_mib`] does.
     pub fn start() -> io::Result<Self> {
         let kib = Arc::new(AtomicU64::new(status("RssAnon:")?));
         let stopped = Arc::new(AtomicBool::new(false));
@@ -71,7 +71,7 @@ impl Drop for AnonymousPeak {
     }
 }
 
-/// The size after `name` in the process's status, in KiB.
+/// Returns the size in the line of the process's status that begins with `name`, in KiB.
 fn status(name: &str) -> io::Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let size = status.lines().find_map(|line| line.strip_prefix(name));
@@ -83,7 +83,7 @@ fn status(name: &str) -> io::Result<u64> {
 }
 
 #[cfg(all(test, target_os = "linux"))]
-// In a test it is the failure.
+// In a test, a panic is the failure.
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;

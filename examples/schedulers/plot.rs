@@ -1,4 +1,4 @@
-//! A ladder and the path of x on it, as a picture.
+//! Draws a ladder and the path of x on it.
 
 use std::io::{self, Cursor};
 
@@ -31,7 +31,7 @@ const COLOURS: [Rgb<u8>; 8] = [
     Rgb([23, 150, 170]),
 ];
 
-/// The picture, as a PNG.
+/// Draws a run and returns the picture as a PNG.
 pub fn draw(chosen: &Chosen, record: &Record) -> Result<Vec<u8>, Failure> {
     let columns = Axis {
         name: String::new(),
@@ -56,7 +56,9 @@ pub fn draw(chosen: &Chosen, record: &Record) -> Result<Vec<u8>, Failure> {
     Ok(png.into_inner())
 }
 
-/// The logarithms of sigma over the rungs; the chosen ladder is the dark one. The step to 0 is not to be seen.
+/// Draws the logarithm of sigma over the rungs, for all ladders.
+///
+/// The ladder of the run is dark. The step to sigma 0 is not shown, because it has no logarithm.
 fn ladders(chosen: &Chosen, record: &Record) -> RgbImage {
     let logarithms = |sigmas: &[f64]| -> Vec<f64> {
         let above_zero = sigmas.iter().filter(|&&sigma| sigma > 0.0);
@@ -93,7 +95,7 @@ fn ladders(chosen: &Chosen, record: &Record) -> RgbImage {
     panel.canvas
 }
 
-/// A ladder's, of a flow model in its own scaling.
+/// Returns the sigmas of a ladder. For a flow model they are in its own scaling.
 fn sigmas(chosen: &Chosen, rungs: &Rungs) -> Vec<f64> {
     let exploded = chosen.config.prediction == Prediction::Flow && rungs.path() == Path::Exploding;
     let own = |&sigma: &f32| {
@@ -107,7 +109,7 @@ fn sigmas(chosen: &Chosen, rungs: &Rungs) -> Vec<f64> {
     rungs.sigmas().iter().map(own).collect()
 }
 
-/// The elements of x, brought to the variance that the model sees.
+/// Draws the elements of x over the rungs, scaled to the variance that the model sees.
 fn path(chosen: &Chosen, record: &Record) -> RgbImage {
     let flow = chosen.config.prediction == Prediction::Flow;
     let scale = |sigma: f64| if flow { 1.0 } else { sigma.hypot(1.0) };
@@ -120,7 +122,7 @@ fn path(chosen: &Chosen, record: &Record) -> RgbImage {
         .iter()
         .flatten()
         .fold(0.5_f64, |largest, x| largest.max(x.abs()));
-    // In halves.
+    // A multiple of 0.5, so that the labels are short.
     let bound = (largest * 2.0).ceil() / 2.0;
     let ticks = [-bound, -bound / 2.0, 0.0, bound / 2.0, bound];
     let ticks = ticks.map(|tick| (tick, format!("{tick}")));
@@ -132,10 +134,10 @@ fn path(chosen: &Chosen, record: &Record) -> RgbImage {
     panel.canvas
 }
 
-/// A field with labels at its left and below, in which lines go from rung to rung.
+/// A chart: a field with lines from rung to rung, and with labels on its left and below.
 struct Panel {
     canvas: RgbImage,
-    /// Left, top, right and bottom of the field.
+    /// The left, top, right and bottom edges of the field, in pixels.
     field: [f64; 4],
     steps: usize,
     range: [f64; 2],
@@ -166,7 +168,7 @@ impl Panel {
             let x = left - label.len() as u32 * letter;
             panel.write(x, (y as u32).saturating_sub(line / 2), label);
         }
-        // Not more labels than there is room for.
+        // There is room for about ten labels.
         let stride = steps.div_ceil(10).max(1);
         for rung in (0..=steps).step_by(stride) {
             let x = panel.x(rung);
@@ -188,7 +190,7 @@ impl Panel {
         bottom + (top - bottom) * (value - low) / (high - low)
     }
 
-    /// Through the values at rungs 0, 1, …
+    /// Draws a line through values at the rungs 0, 1, …
     fn line(&mut self, values: &[f64], colour: Rgb<u8>) {
         for (rung, pair) in values.windows(2).enumerate() {
             let from = [self.x(rung), self.y(pair[0])];
@@ -204,7 +206,7 @@ impl Panel {
         }
     }
 
-    /// A straight line of squares that reach so far around their middle.
+    /// Draws a straight line. It is a row of squares that extend `reach` pixels from their centres.
     fn segment(&mut self, from: [f64; 2], to: [f64; 2], colour: Rgb<u8>, reach: i64) {
         let way = [to[0] - from[0], to[1] - from[1]];
         let pixels = way[0].abs().max(way[1].abs()).ceil().max(1.0) as usize;
@@ -213,7 +215,7 @@ impl Panel {
             let [x, y] = [0, 1].map(|axis| (from[axis] + part * way[axis]).round() as i64);
             for (dx, dy) in (-reach..=reach).flat_map(|dx| (-reach..=reach).map(move |dy| (dx, dy)))
             {
-                // A thin line is one pixel and its right and lower neighbours.
+                // At a reach of 1, the line is two pixels wide instead of three.
                 if reach == 1 && (dx < 0 || dy < 0) {
                     continue;
                 }

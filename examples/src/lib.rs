@@ -1,4 +1,4 @@
-//! What the examples share.
+//! Shared code of the examples: options, errors, progress bars, output files and contact sheets.
 
 pub mod options;
 pub mod scenes;
@@ -20,29 +20,29 @@ use sd_onnx::{StopToken, files};
 use sd_text::outside::escaped;
 use serde::Serialize;
 
-/// Where the model that ships with the project is.
+/// Returns the folder of the small model that ships with the project.
 pub fn shipped_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji")
 }
 
-/// Why an example ends without its result.
+/// The reason why an example ends without a result.
 #[derive(Debug)]
 pub enum Failure {
-    /// The arguments cannot be used: exit code 2.
+    /// The arguments cannot be used. The exit code is 2.
     Arguments(String),
-    /// The work failed: exit code 1.
+    /// The work failed. The exit code is 1.
     Work(String),
-    /// Ctrl-C, and how far the work was: exit code 130, as shells have it.
+    /// Ctrl-C stopped the work; the text says how far it was. The exit code is 130, as in shells.
     Stopped(String),
 }
 
 impl Failure {
-    /// Work that failed on a path.
+    /// Returns a function that turns an I/O error into [`Failure::Work`], with the path in front.
     pub fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::Work(format!("{}: {error}", path.display()))
     }
 
-    /// Prints the reason on stderr, in one line.
+    /// Prints the reason on stderr in one line, and returns the exit code.
     pub fn report(self) -> ExitCode {
         let (code, reason) = match self {
             Self::Arguments(reason) => (2, reason),
@@ -55,14 +55,16 @@ impl Failure {
     }
 }
 
-/// What every example does: reads the command line, runs, says what went wrong. Warnings of the
-/// libraries go to stderr.
+/// Reads the command line, calls `run` with it, and reports a failure.
+///
+/// This is the whole `main` function of every example. Warnings of the libraries are printed on
+/// stderr.
 pub fn main<A: clap::Parser>(run: impl FnOnce(&A) -> Result<(), Failure>) -> ExitCode {
     let arguments = match arguments::<A>() {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
-    // Fails only if there is a subscriber, which prints them then.
+    // Fails only if a subscriber is already set. Then that one prints the warnings.
     let _ = tracing::subscriber::set_global_default(warnings::Warnings);
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,7 +72,10 @@ pub fn main<A: clap::Parser>(run: impl FnOnce(&A) -> Result<(), Failure>) -> Exi
     }
 }
 
-/// The parsed command line; what is wrong with it, or the help text that was asked for, as an exit code.
+/// Returns the parsed command line.
+///
+/// Prints a help text that was asked for, or what is wrong with the arguments, and then returns the
+/// exit code as an error.
 fn arguments<A: clap::Parser>() -> Result<A, ExitCode> {
     A::try_parse().map_err(|error| {
         if !error.use_stderr() {
@@ -79,7 +84,7 @@ fn arguments<A: clap::Parser>() -> Result<A, ExitCode> {
                 Err(error) => Failure::at(Path::new("standard output"))(error).report(),
             };
         }
-        // clap puts the reason first, then a blank line and usage hints.
+        // clap's text is the reason, then a blank line and usage hints.
         let text = error.to_string();
         let reason = text.split("\n\n").next().unwrap_or(&text);
         let mut reason = reason.trim_start_matches("error: ").to_owned();
@@ -90,7 +95,9 @@ fn arguments<A: clap::Parser>() -> Result<A, ExitCode> {
     })
 }
 
-/// Whether the error is about a word behind the prompt, most probably one of the same prompt.
+/// Returns whether the error is about a word after the prompt.
+///
+/// Such a word most probably belongs to the prompt, which was not quoted.
 fn is_second_word<A: clap::Parser>(error: &clap::Error) -> bool {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else {
         return false;
@@ -100,11 +107,11 @@ fn is_second_word<A: clap::Parser>(error: &clap::Error) -> bool {
     error.kind() == ErrorKind::UnknownArgument && takes_prompt && !word.starts_with('-')
 }
 
-/// A token that the first Ctrl-C stops; the second ends the program at once.
+/// Returns a token that the first Ctrl-C stops. A second Ctrl-C ends the program at once.
 pub fn stopped_by_ctrl_c() -> StopToken {
     let stop = StopToken::new();
     let token = stop.clone();
-    // Without a handler Ctrl-C ends the program, which leaves no half-written files either.
+    // If no handler can be set, Ctrl-C ends the program. No half-written file is left then either.
     let _ = ctrlc::set_handler(move || {
         if token.is_stopped() {
             std::process::exit(130);
@@ -114,11 +121,12 @@ pub fn stopped_by_ctrl_c() -> StopToken {
     stop
 }
 
-/// A progress bar over `count` of `what`, such as steps: how many are done, how many are done in a
-/// second, time to go.
+/// Returns a progress bar over `count` items, which `what` names, such as "steps".
+///
+/// It shows how many items are done, the number per second and the remaining time.
 pub fn progress_bar(count: u64, what: &'static str) -> ProgressBar {
     let speed = |state: &ProgressState, out: &mut dyn fmt::Write| {
-        // A bar that is not shown has nobody to tell.
+        // An error means that the bar cannot be shown, which is no reason to fail.
         let _ = write!(out, "{:.2} it/s", state.per_sec());
     };
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}, {speed}, ETA {eta}")
@@ -129,17 +137,21 @@ pub fn progress_bar(count: u64, what: &'static str) -> ProgressBar {
     bar
 }
 
-/// What the names of pictures end in.
+/// The extensions of picture files.
 pub const PNG: &[&str] = &["png"];
 
-/// What the names of files of tensors end in.
+/// The extensions of tensor files.
 pub const SAFETENSORS: &[&str] = &["safetensors", "st"];
 
-/// Checks a path before anything is written to it: that it can be a file's, and that its extension,
-/// if it has one, is one of the format's. `name` is the option that it comes from.
+/// Checks that a file can be written to `path`, before any work is done.
+///
+/// The path must name a file in an existing folder. Its extension, if it has one, must be in
+/// `extensions`. `name` is the option that the path comes from, without dashes.
 ///
 /// # Errors
-/// [`Failure::Arguments`] says what is expected; [`Failure::Work`] when the folder is not there.
+/// - [`Failure::Arguments`] if the path names a folder or has another extension. The text says what
+///   is expected.
+/// - [`Failure::Work`] if the folder does not exist.
 pub fn check_output(name: &str, path: &Path, extensions: &[&str]) -> Result<(), Failure> {
     let ends_as_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
     if path.file_name().is_none() || path.is_dir() || ends_as_folder {
@@ -172,8 +184,13 @@ pub fn check_output(name: &str, path: &Path, extensions: &[&str]) -> Result<(), 
     Ok(())
 }
 
-/// Writes a sheet as a PNG without infotext and says where: to `output`, or, where that is not given, under a name of the
-/// prompt, the seed and the kind of sheet, as [`save_new`] does.
+/// Writes a sheet as a PNG without infotext, and prints its path.
+///
+/// Without `output`, the name is made from the prompt, the seed and the kind of sheet, and nothing
+/// is overwritten, as in [`save_new`].
+///
+/// # Errors
+/// [`Failure::Work`] if the PNG cannot be encoded or written, or if stdout cannot be written.
 pub fn save_sheet(
     image: &RgbImage,
     output: Option<&Path>,
@@ -198,7 +215,12 @@ pub fn save_sheet(
     print(format_args!("{}", saved.display()))
 }
 
-/// Saves under `path`, or, where a file has that name, under `path` with `_2`, `_3` …
+/// Writes a new file and returns its path.
+///
+/// If `path` exists, `_2`, `_3` … is put before its extension until the name is free.
+///
+/// # Errors
+/// [`Failure::Work`] if the file cannot be written.
 pub fn save_new(path: &Path, bytes: &[u8]) -> Result<PathBuf, Failure> {
     let names = std::iter::once(path.to_path_buf())
         .chain((2..).map(|n| with_suffix(path, &format!("_{n}"))));
@@ -211,25 +233,35 @@ pub fn save_new(path: &Path, bytes: &[u8]) -> Result<PathBuf, Failure> {
     unreachable!("the names do not end")
 }
 
-/// Prints one line on stderr. Whatever a terminal would act on is escaped, since names and values
-/// may come from files. That nobody can read the line is no reason to end.
+/// Prints one line on stderr.
+///
+/// Characters that a terminal would act on are escaped, because names and values may come from
+/// files. A closed stderr is ignored.
 pub fn tell(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{}", escaped(line));
 }
 
-/// Prints one line on stdout, escaped as by [`tell`].
+/// Prints one line on stdout, escaped as in [`tell`].
+///
+/// # Errors
+/// [`Failure::Work`] if stdout cannot be written.
 pub fn print(line: fmt::Arguments<'_>) -> Result<(), Failure> {
     writeln!(io::stdout(), "{}", escaped(line)).map_err(Failure::at(Path::new("standard output")))
 }
 
-/// Prints a value on stdout as JSON in one line, for other programs to read.
+/// Prints a value on stdout as one line of JSON, for other programs to read.
+///
+/// # Errors
+/// [`Failure::Work`] if the value cannot be serialised or stdout cannot be written.
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let json = serde_json::to_string(value).map_err(|error| Failure::Work(error.to_string()))?;
     writeln!(io::stdout(), "{json}").map_err(Failure::at(Path::new("standard output")))
 }
 
-/// Text as a part of a file name: letters and digits in lower case with single hyphens between, at most 60 characters and 120 bytes: names of
-/// files are mostly at most 255 bytes long.
+/// Returns `text` as a part of a file name: letters and digits in lower case, joined by hyphens.
+///
+/// The result is never empty: a text without letters and digits becomes "image". It has at most 60
+/// characters and 120 bytes, because most file systems limit a name to 255 bytes.
 pub fn slug(text: &str) -> String {
     let words = text
         .split(|c: char| !c.is_alphanumeric())
@@ -244,12 +276,12 @@ pub fn slug(text: &str) -> String {
     }
 }
 
-/// `path` with `-number` before its extension.
+/// Returns `path` with `-number` before its extension.
 pub fn numbered(path: &Path, number: usize) -> PathBuf {
     with_suffix(path, &format!("-{number}"))
 }
 
-/// `path` with `suffix` before its extension.
+/// Returns `path` with `suffix` before its extension.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path.file_stem().unwrap_or_default());
     name.push(suffix);

@@ -1,4 +1,4 @@
-//! The options that the examples share.
+//! The command-line options that the examples share, and how they become requests.
 
 use std::{
     any::Any,
@@ -22,24 +22,25 @@ use serde_json::{Value, json};
 
 use crate::{Failure, shipped_model, tell};
 
-/// What to load and how to draw.
+/// The options that choose a model and set the parameters of a picture.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     /// Model: a checkpoint file (safetensors, pickle or GGUF), or a folder in the diffusers layout
     /// or of ONNX graphs [default: the small model that ships with the examples]
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
-    /// What comes from elsewhere.
+    /// Parts of the model that are replaced.
     #[command(flatten)]
     pub elsewhere: Elsewhere,
-    /// Variant of the weights, such as fp16 [default: the plain file, else the only one there]
+    /// Variant of the weights, such as fp16 [default: the file without a variant, else the only
+    /// variant]
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
-    /// Textual inversions: a .safetensors, .pt or .bin file, or a folder of such files; can be
-    /// given several times. A prompt calls one by the file's name, or the token that the file names
+    /// Textual inversions: a .safetensors, .pt or .bin file, or a folder of such files; may be
+    /// repeated. A prompt uses one by its file's name, or by the token that the file names
     #[arg(long, value_name = "PATH")]
     pub embeddings: Vec<PathBuf>,
-    /// What to push away from
+    /// Negative prompt: what the picture should not show
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub negative: Option<String>,
     /// Prompt for the second text encoder of SDXL [default: the prompt]
@@ -48,48 +49,47 @@ pub struct Options {
     /// Negative prompt for the second text encoder of SDXL [default: the negative prompt]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub negative_2: Option<String>,
-    /// Encode an empty negative prompt also where the model wants zeros in its place, as SDXL does
+    /// Encode an empty negative prompt even if the model uses zeros in its place, as SDXL does
     #[arg(long)]
     pub encode_empty: bool,
-    /// Pixels, a multiple of 8 [default: the model's own]
+    /// Width in pixels, a multiple of 8 [default: the model's own]
     #[arg(long, value_name = "N")]
     pub width: Option<u32>,
-    /// Pixels, a multiple of 8 [default: the model's own]
+    /// Height in pixels, a multiple of 8 [default: the model's own]
     #[arg(long, value_name = "N")]
     pub height: Option<u32>,
-    /// Steps from noise to picture, 1 to what the model was trained with (mostly 1000) [default:
-    /// the model's, mostly 20]
+    /// Steps from noise to picture, 1 to the model's number of training timesteps (usually 1000)
+    /// [default: the model's own, usually 20]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub steps: Option<usize>,
-    /// Classifier-free guidance (CFG) scale; at 1 and below the negative prompt is left out and steps cost half
-    /// [default: the model's, 7.5 for Stable Diffusion 1.x]
+    /// Classifier-free guidance (CFG) scale; at 1 and below, the negative prompt is not used and a
+    /// step takes half the time [default: the model's own, 7.5 for Stable Diffusion 1.x]
     #[arg(long, value_name = "F", value_parser = finite, allow_negative_numbers = true)]
     pub guidance: Option<f32>,
-    /// What decides the noise; -1 is a random one [default: random below 2^32]
+    /// Seed of the noise; -1 chooses a random one [default: random below 2^32]
     #[arg(long, value_name = "N", value_parser = seed)]
     pub seed: Option<u64>,
-    /// The sampler, by any name that `schedulers --list` shows; also with WebUI's schedule type
-    /// behind it, such as "DPM++ 2M Karras" [default: the model's, dpmpp-2m for Stable Diffusion
-    /// 1.x]
+    /// Sampler, by any name that `schedulers --list` shows; WebUI's schedule type may follow the
+    /// name, as in "DPM++ 2M Karras" [default: the model's own, dpmpp-2m for Stable Diffusion 1.x]
     #[arg(long, value_name = "NAME", value_parser = scheduler)]
     pub scheduler: Option<Named>,
-    /// The noise levels it steps through: a name that `schedulers --list` shows, or an object such
-    /// as {"karras": {"rho": 5}} [default: the sampler's usual ones, mostly karras; with the
-    /// model's sampler, the model's]
+    /// Ladder: the noise levels that the sampler steps through, as a name that `schedulers --list`
+    /// shows or an object such as {"karras": {"rho": 5}} [default: the sampler's usual ladder,
+    /// often karras; with the model's own sampler, the model's own ladder]
     #[arg(long, value_name = "NAME", value_parser = ladder)]
     pub ladder: Option<Ladder>,
-    /// Layer of CLIP that is read, counted from the last as WebUI does; 0 is the model's own, which
-    /// is 1 for Stable Diffusion 1.x and 2 for SDXL [default: 0]
+    /// Layer of CLIP that is used, counted from the last one as in WebUI; 0 is the model's own,
+    /// which is 1 for Stable Diffusion 1.x and 2 for SDXL [default: 0]
     #[arg(long, value_name = "N")]
     pub clip_skip: Option<usize>,
-    /// Size that SDXL is told the picture had before it was scaled; a small one looks enlarged
-    /// [default: the picture's]
+    /// Size before scaling that SDXL should assume for the picture; with a small size the picture
+    /// looks enlarged [default: the picture's size]
     #[arg(long, value_name = "WxH", value_parser = sides)]
     pub original_size: Option<[u32; 2]>,
-    /// Pixels that SDXL is told were cut off, at the left and at the top [default: 0,0]
+    /// Pixels that SDXL should assume were cut off at the left and at the top [default: 0,0]
     #[arg(long, value_name = "X,Y", value_parser = corner)]
     pub crop: Option<[u32; 2]>,
-    /// Size that SDXL is told the picture was cropped to [default: the picture's]
+    /// Size after cropping that SDXL should assume for the picture [default: the picture's size]
     #[arg(long, value_name = "WxH", value_parser = sides)]
     pub target_size: Option<[u32; 2]>,
     /// --original-size for the negative prompt; needs --negative-target-size [default:
@@ -107,44 +107,44 @@ pub struct Options {
     /// Aesthetic score that SDXL's refiner aims at, about 1 to 10 [default: 6]
     #[arg(long, value_name = "F", value_parser = finite, allow_negative_numbers = true)]
     pub aesthetic_score: Option<f32>,
-    /// Aesthetic score that SDXL's refiner moves away from [default: 2.5]
+    /// Aesthetic score that SDXL's refiner moves away from, about 1 to 10 [default: 2.5]
     #[arg(long, value_name = "F", value_parser = finite, allow_negative_numbers = true)]
     pub negative_aesthetic_score: Option<f32>,
-    /// Model that makes the last steps, such as SDXL's refiner: a file or a folder [default: none]
+    /// Model that makes the last steps, such as SDXL's refiner; a file or a folder [default: none]
     #[arg(long, value_name = "PATH")]
     pub refiner: Option<PathBuf>,
     /// Share of the run, 0 to 1, after which the refiner takes over [default: 0.8]
     #[arg(long, value_name = "F", value_parser = share, requires = "refiner")]
     pub refiner_at: Option<f32>,
-    /// What --refiner-at is a share of [default: timesteps]
+    /// Unit that --refiner-at is a share of [default: timesteps]
     #[arg(long, value_name = "WHAT", value_enum, requires = "refiner")]
     pub refiner_by: Option<Share>,
-    /// What the networks run on.
+    /// Device, precision, memory and threads.
     #[command(flatten)]
     pub machine: Machine,
 }
 
-/// What the networks run on.
+/// The options that choose what the networks run on.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Machine {
     /// Device: cpu, openvino (a CPU through Intel's OpenVINO), openvino-gpu or openvino-npu
     #[arg(long, value_name = "NAME", default_value_t)]
     pub device: Device,
-    /// Floating-point format that the networks are computed in: f32, bf16 or f16, as far as the
-    /// device has it
+    /// Floating-point format that the networks are computed in: f32, bf16 or f16, if the device
+    /// supports it
     #[arg(long, value_name = "TYPE", default_value_t)]
     pub precision: Precision,
-    /// Keep only one network in memory at a time, and load each when it is needed
+    /// Keep only one network in memory at a time, and load each one when it is needed
     #[arg(long)]
     pub low_memory: bool,
-    /// Threads, 1 to 1024, but never more than the machine runs at once [default: one for each
-    /// physical core]
+    /// Threads, 1 to 1024; lowered to the number that the machine runs at once [default: one for
+    /// each physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
 
 impl Machine {
-    /// The builder with these settings.
+    /// Returns `builder` with these settings. Warns on stderr if it lowers the number of threads.
     pub fn apply(&self, builder: Builder) -> Builder {
         builder
             .device(self.device)
@@ -154,7 +154,7 @@ impl Machine {
     }
 }
 
-/// Parts of a model that come from elsewhere, and what a model's files may say wrongly.
+/// The options that replace parts of a model, and settings that its files may state wrongly.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Elsewhere {
     /// Take the UNet from another file or folder [default: the model's own]
@@ -170,21 +170,22 @@ pub struct Elsewhere {
     /// Take SDXL's second text encoder from another file or folder [default: the model's own]
     #[arg(long, value_name = "PATH")]
     pub text_encoder_2: Option<PathBuf>,
-    /// Folder with the files of a tokenizer [default: the model's own, for a file CLIP's]
+    /// Folder with the files of a tokenizer [default: the model's own; for a checkpoint file,
+    /// CLIP's]
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
-    /// What the UNet predicts; try `v` if a model draws only noise [default: as the model's files
-    /// say]
+    /// What the UNet predicts; try `v` if a model draws only noise [default: as in the model's
+    /// files]
     #[arg(long, value_name = "TYPE", value_enum)]
     pub prediction: Option<Predicts>,
-    /// Whether the noise schedule ends in pure noise (zero terminal SNR), as many
-    /// v-prediction models expect [default: as the model's files say]
+    /// Whether the noise schedule ends in pure noise (zero terminal SNR), as many v-prediction
+    /// models expect [default: as in the model's files]
     #[arg(long, value_name = "BOOL")]
     pub zero_terminal_snr: Option<bool>,
 }
 
 impl Elsewhere {
-    /// The builder with these parts and values in it.
+    /// Returns `builder` with these parts and settings.
     pub fn apply(&self, mut builder: Builder) -> Builder {
         if let Some(path) = &self.unet {
             builder = builder.unet(path);
@@ -211,7 +212,7 @@ impl Elsewhere {
     }
 }
 
-/// What a UNet predicts, by diffusers' names.
+/// The quantity that a UNet predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Predicts {
     /// The noise
@@ -232,7 +233,7 @@ impl From<Predicts> for Prediction {
     }
 }
 
-/// What [`Options::refiner_at`] is a share of.
+/// The unit of [`Options::refiner_at`].
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Share {
     /// Training timesteps, as in diffusers and WebUI
@@ -250,24 +251,30 @@ impl From<Share> for RefinerShare {
     }
 }
 
-/// Two whole numbers with `between` between them.
+/// Parses two whole numbers that are separated by `between`.
 fn pair(text: &str, between: char) -> Option<[u32; 2]> {
     let (first, second) = text.split_once(between)?;
     Some([first.trim().parse().ok()?, second.trim().parse().ok()?])
 }
 
-/// Width and height, as `1024x768`.
+/// Parses a width and a height in pixels, such as `1024x768`. Both must be at least 1.
+///
+/// # Errors
+/// Returns a text that says what is expected.
 pub fn sides(text: &str) -> Result<[u32; 2], String> {
     let sides = pair(text, 'x').filter(|sides| !sides.contains(&0));
     sides.ok_or_else(|| "expected width x height in pixels, such as 1024x768".to_owned())
 }
 
-/// A place in a picture, as `0,64`.
+/// Parses a position in a picture, x and y in pixels, such as `0,64`.
+///
+/// # Errors
+/// Returns a text that says what is expected.
 pub fn corner(text: &str) -> Result<[u32; 2], String> {
     pair(text, ',').ok_or_else(|| "expected x,y in pixels, such as 0,64".to_owned())
 }
 
-/// A share of the whole.
+/// Parses a share, `0.0..=1.0`.
 fn share(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
@@ -275,7 +282,10 @@ fn share(text: &str) -> Result<f32, String> {
     }
 }
 
-/// A whole number of at least 1.
+/// Parses a whole number of at least 1.
+///
+/// # Errors
+/// Returns a text that says what is wrong.
 pub fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("expected at least 1".to_owned()),
@@ -284,7 +294,10 @@ pub fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A finite number.
+/// Parses a finite number.
+///
+/// # Errors
+/// Returns a text that says what is wrong.
 pub fn finite(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(number) if number.is_finite() => Ok(number),
@@ -293,7 +306,10 @@ pub fn finite(text: &str) -> Result<f32, String> {
     }
 }
 
-/// A seed: a whole number below 2^64, or -1, which is replaced by a random number below 2^32.
+/// Parses a seed: a whole number below 2^64, or -1 for a random number below 2^32.
+///
+/// # Errors
+/// Returns a text that says what is wrong.
 pub fn seed(text: &str) -> Result<u64, String> {
     match text {
         "-1" => Ok(rand::random::<u32>().into()),
@@ -303,17 +319,22 @@ pub fn seed(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A sampler by its name, and the ladder that the name may hold.
+/// A sampler, and the ladder that its name may include.
 #[derive(Debug, Clone)]
 pub struct Named {
     /// The sampler.
     pub row: &'static Row,
-    /// The ladder; none if the name does not say.
+    /// The ladder. `None` if the name does not include one.
     pub ladder: Option<Ladder>,
 }
 
-/// A sampler by any of its names, or by a name of WebUI's that says the ladder too:
-/// `DPM++ 2M Karras`, `k_dpmpp_2m_ka`.
+/// Finds a sampler by any of its names.
+///
+/// The name may also be one of WebUI's that includes the ladder, such as `DPM++ 2M Karras` or
+/// `k_dpmpp_2m_ka`.
+///
+/// # Errors
+/// Returns a text that lists the expected names.
 pub fn scheduler(name: &str) -> Result<Named, String> {
     match (name.parse(), from_webui(name, None)) {
         (Ok(Scheduler::Named(row)), _) => Ok(Named { row, ladder: None }),
@@ -326,10 +347,10 @@ pub fn scheduler(name: &str) -> Result<Named, String> {
     }
 }
 
-/// The ladder that the options say: in the scheduler's name, or by itself.
+/// Returns the ladder that is set by the scheduler's name or by `--ladder`, if any.
 ///
 /// # Errors
-/// [`Failure::Arguments`] when both say one.
+/// [`Failure::Arguments`] if both set a ladder.
 pub fn chosen_ladder(
     scheduler: Option<&Named>,
     ladder: Option<&Ladder>,
@@ -343,11 +364,15 @@ pub fn chosen_ladder(
     }
 }
 
-/// A ladder by its name, or as JSON.
+/// Parses a ladder from its name or from JSON.
+///
+/// # Errors
+/// Returns a text that lists the expected names, or says what is wrong with the JSON.
 pub fn ladder(text: &str) -> Result<Ladder, String> {
     if text.trim_start().starts_with('{') {
         return serde_json::from_str(text).map_err(|error| {
-            // A request explains what is wrong with its fields.
+            // The parser of requests explains what is wrong with a field, so a request is wrapped
+            // around the ladder.
             let value = serde_json::from_str::<Value>(text);
             let request = value.map(|ladder| json!({"prompt": "", "ladder": ladder}).to_string());
             match request.map(|request| Request::from_json(&request)) {
@@ -359,8 +384,10 @@ pub fn ladder(text: &str) -> Result<Ladder, String> {
     text.parse().map_err(|error| format!("{error}"))
 }
 
-/// The threads to use where an option asks for some: no more than the machine runs at once. Warns
-/// if that is fewer.
+/// Returns the number of threads to use: `asked`, but at most what the machine runs at once.
+///
+/// Warns on stderr if it lowers the number. `None` becomes 0, which is one thread for each physical
+/// core.
 fn threads(asked: Option<u16>) -> u16 {
     let asked = asked.unwrap_or(0);
     let most = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
@@ -373,13 +400,17 @@ fn threads(asked: Option<u16>) -> u16 {
 }
 
 impl Options {
-    /// `base` with what these options say in its place; a seed is chosen if neither has one. One side of two is joined by
-    /// the model's own in [`sized`](Self::sized).
+    /// Returns `base` with the fields that these options set.
+    ///
+    /// If neither has a seed, a random one below 2^32 is chosen. The size is set later, by
+    /// [`sized`](Self::sized), because its default depends on the model.
     ///
     /// # Errors
-    /// [`Failure::Arguments`] for what can be known to be wrong before a model is loaded.
+    /// [`Failure::Arguments`] if an option is wrong in a way that shows without a model: an invalid
+    /// size, two ladders, a ladder that does not fit the scheduler, or incomplete sizes for the
+    /// negative prompt.
     pub fn request(&self, base: Request) -> Result<Request, Failure> {
-        // 8 stands for a side that is not known yet.
+        // A side that is not known yet counts as 8, the smallest valid one.
         let [width, height] = base.size.unwrap_or([8, 8]);
         let size = ImageSize::new(self.width.unwrap_or(width), self.height.unwrap_or(height));
         size.map_err(|problem| Failure::Arguments(problem.to_string()))?;
@@ -409,7 +440,7 @@ impl Options {
         Ok(request)
     }
 
-    /// Sets what only SDXL and its refiner take. Models refuse what they do not take.
+    /// Sets the fields that only SDXL and its refiner use. Other models refuse them.
     fn set_sdxl(&self, request: &mut Request) -> Result<(), Failure> {
         for (text, option) in [
             (&mut request.prompt_2, &self.prompt_2),
@@ -458,17 +489,19 @@ impl Options {
         Ok(())
     }
 
-    /// The request at the size that it, these options and, for a side that neither has, the model say.
+    /// Returns the request with its size set.
+    ///
+    /// Each side comes from these options, else from the request, else from the model.
     pub fn sized(&self, request: Request, pipeline: &Pipeline) -> Request {
         let default = pipeline.default_size();
         let [width, height] = request.size.unwrap_or([default.width(), default.height()]);
         request.size(self.width.unwrap_or(width), self.height.unwrap_or(height))
     }
 
-    /// The model, given up to `batch` pictures at once.
+    /// Loads the model. It computes at most `batch` pictures in one call.
     ///
     /// # Errors
-    /// [`Failure::Work`] when it cannot be loaded.
+    /// [`Failure::Work`] if the model cannot be loaded.
     pub fn load(&self, batch: usize) -> Result<Pipeline, Failure> {
         let builder = self.elsewhere.apply(sd_onnx::builder());
         let mut builder = self.machine.apply(builder).batch(batch);
@@ -476,7 +509,7 @@ impl Options {
             && self.machine.device != Device::Cpu
             && ImageSize::new(width, height).is_ok()
         {
-            // What OpenVINO compiles the networks for. A wrong size is refused with the request.
+            // OpenVINO compiles the networks for this size. The request reports a wrong size.
             builder = builder.size(width, height);
         }
         if let Some(variant) = &self.variant {
@@ -505,11 +538,11 @@ impl From<GenerateError> for Failure {
     }
 }
 
-/// How far a run was when it was stopped.
+/// Returns a text that says how far a run was when it was stopped.
 fn how_far(stopped: &Stopped) -> String {
     let s = if stopped.steps == 1 { "" } else { "s" };
     let steps = format!("stopped after {} step{s}", stopped.steps);
-    // A run has one request or makes one picture of each, so one of the two numbers is 0.
+    // A run has one request, or makes one picture of each request, so one of the numbers is 0.
     match stopped.pictures.first() {
         Some(first) if first.request + first.picture > 0 => {
             format!("{steps} of picture {}", first.request + first.picture + 1)
@@ -518,10 +551,12 @@ fn how_far(stopped: &Stopped) -> String {
     }
 }
 
-/// The most warnings that [`tell_warnings`] prints.
+/// The largest number of warnings that [`tell_warnings`] prints.
 const MOST_WARNINGS: usize = 20;
 
-/// Prints warnings, each once even if two places give it, and at most 20 of them.
+/// Prints at most 20 warnings on stderr, each of them once, and says how many more there are.
+///
+/// A warning may come with the file that it is about.
 pub fn tell_warnings<'a>(warnings: impl IntoIterator<Item = (Option<&'a Path>, String)>) {
     let (mut told, mut more) = (HashSet::new(), 0);
     for (file, text) in warnings {
@@ -539,7 +574,10 @@ pub fn tell_warnings<'a>(warnings: impl IntoIterator<Item = (Option<&'a Path>, S
     }
 }
 
-/// What is probably not meant as it stands in the prompts of the requests.
+/// Returns warnings about the prompts of the requests.
+///
+/// They name syntax that was probably not meant as it is written, and extra networks, which are not
+/// supported. Each prompt is checked once. A negative prompt is checked only if it is used.
 pub fn prompt_warnings<'a>(requests: impl IntoIterator<Item = &'a Request>) -> Vec<String> {
     let (mut warnings, mut seen) = (Vec::new(), HashSet::new());
     for request in requests {
@@ -560,7 +598,7 @@ pub fn prompt_warnings<'a>(requests: impl IntoIterator<Item = &'a Request>) -> V
                 warnings.push(format!("the {what}, at byte {}: {text}", span.start));
             }
             for network in read.networks() {
-                // In the words of `Infotext::request`, so that it is told once.
+                // The same text as in `Infotext::request`, so that it is printed once.
                 let named = printable(&text[network.span.clone()]);
                 warnings.push(format!("`{named}` is not applied"));
             }
@@ -569,16 +607,16 @@ pub fn prompt_warnings<'a>(requests: impl IntoIterator<Item = &'a Request>) -> V
     warnings
 }
 
-/// That the scheduler of a request can run on its ladder.
+/// Checks that the scheduler of a request can run on the request's ladder.
 ///
 /// # Errors
-/// [`Failure::Arguments`] names both.
+/// [`Failure::Arguments`] if it cannot. The text names both.
 pub fn check_ladder(request: &Request) -> Result<(), Failure> {
     if let (Some(Scheduler::Named(row)), Some(ladder)) = (&request.scheduler, &request.ladder)
         && !row.fits(ladder)
     {
         return Err(Failure::Arguments(format!(
-            "the ladder {} does not fit the scheduler {}, which needs whole timesteps, as leading, linspace and trailing have",
+            "the ladder {} does not fit the scheduler {}, which needs a ladder of whole timesteps, such as leading, linspace or trailing",
             ladder_name(ladder),
             row.name
         )));
@@ -586,8 +624,10 @@ pub fn check_ladder(request: &Request) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How a pipeline draws a request, in a line: everything but its prompt and what is in `varies`, by
-/// the names of [`Options`].
+/// Returns one line that says how a pipeline draws a request.
+///
+/// The line leaves out the prompt and every parameter in `varies`, which has names of options
+/// without dashes, such as "steps".
 pub fn summary(request: &Request, pipeline: &Pipeline, varies: &[&str]) -> String {
     let same = |name: &str| !varies.contains(&name);
     let has_ladder = request.ladder.is_some();
@@ -639,8 +679,10 @@ pub fn summary(request: &Request, pipeline: &Pipeline, varies: &[&str]) -> Strin
     parts.join(", ")
 }
 
-/// The title of a sampler: also of one with other conventions, or with WebUI's or ComfyUI's
-/// options.
+/// Returns the title of a sampler, or "own" if it is not in the table.
+///
+/// A sampler with other conventions, or with the options of WebUI or ComfyUI, has the title of its
+/// row in the table too.
 fn title(scheduler: &Scheduler, config: &SchedulerConfig) -> &'static str {
     fn inner(sampler: &Arc<dyn Sampler>) -> &dyn Sampler {
         match (&**sampler as &dyn Any).downcast_ref::<WithConventions>() {
@@ -665,7 +707,7 @@ fn title(scheduler: &Scheduler, config: &SchedulerConfig) -> &'static str {
     row.map_or("own", |row| row.title)
 }
 
-/// The name of a ladder, or its JSON if it has options.
+/// Returns the name of a ladder, or its JSON if it has options.
 pub fn ladder_name(ladder: &Ladder) -> String {
     match (ladder.name(), serde_json::to_string(ladder)) {
         (Some(name), _) => name.to_owned(),
@@ -676,7 +718,7 @@ pub fn ladder_name(ladder: &Ladder) -> String {
 
 #[cfg(test)]
 mod tests {
-    // In a test it is the failure.
+    // In a test, a panic is the failure.
     #![allow(clippy::unwrap_used)]
 
     use super::*;

@@ -1,4 +1,6 @@
-//! The pictures that the small model was taught, drawn as `train/scenes.py` draws them, by the same rules and from the same sprites.
+//! Draws the pictures that the small model was trained on.
+//!
+//! The rules and the sprites are the same as in `train/scenes.py`.
 
 use std::path::Path;
 
@@ -8,21 +10,22 @@ use serde::Deserialize;
 
 use crate::Failure;
 
-/// The longest text that is read, in bytes. The longest of ours has 18 KiB.
+/// The longest text file that is read, in bytes. The longest one here has 18 KiB.
 pub const MAX_TEXT: u64 = 1 << 20;
-/// The largest sheet of sprites, in bytes. Ours has 2 MiB.
+/// The largest sheet of sprites that is read, in bytes. The one here has 2 MiB.
 const MAX_SHEET: u64 = 64 << 20;
 
-/// Side of a sprite, and sprites beside each other, on the sheet: `concepts.py`.
+/// The side of a sprite on the sheet, in pixels, as in `concepts.py`.
 const SIDE: u32 = 112;
+/// The number of sprites in a row of the sheet, as in `concepts.py`.
 const COLUMNS: u32 = 14;
 
-/// What scenes are made of.
+/// The sprites and the rules that scenes are drawn from.
 #[derive(Debug)]
 pub struct Scenes {
-    /// What the things are called, in the order of the sprites.
+    /// The names of the things, in the order of the sprites.
     pub concepts: Vec<String>,
-    /// With the alpha multiplied in.
+    /// The sprites, with premultiplied alpha.
     sprites: Vec<RgbaImage>,
     rules: Rules,
 }
@@ -36,40 +39,44 @@ struct Rules {
     sizes: Vec<(String, f32)>,
 }
 
-/// One thing on a plain background, by the indices of their names.
+/// A picture of one thing on a plain background. Names are given by their indices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Scene {
-    /// Of [`Scenes::concepts`].
+    /// The thing, as an index into [`Scenes::concepts`].
     pub concept: usize,
-    /// Of [`Scenes::backgrounds`].
+    /// The background, as an index into [`Scenes::backgrounds`].
     pub background: usize,
-    /// Of [`Scenes::positions`].
+    /// The position of the thing, as an index into [`Scenes::positions`].
     pub position: usize,
-    /// Width and height in pixels.
+    /// The width and the height of the picture, in pixels.
     pub size: [u32; 2],
 }
 
-/// What no caption names.
+/// The parts of a picture that no caption names. The default is no variation.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Variety {
-    /// Cells away from the middle, across and down: −1 to 1. A thing at a border is there exactly.
+    /// The shift of the thing from the middle in cells, across and down: `-1..=1`.
+    ///
+    /// It has no effect in a direction in which the position is at a border.
     pub place: [i32; 2],
-    /// Of the background's red, green and blue: −1 to 1.
+    /// The shade of the background's red, green and blue, as a share of the largest one:
+    /// `-1.0..=1.0`.
     pub shade: [f32; 3],
 }
 
 impl Scenes {
-    /// Reads `concepts.txt`, `scenes.json` and `sprites.png`.
+    /// Reads `concepts.txt`, `scenes.json` and `sprites.png` from a folder.
     ///
     /// # Errors
-    /// [`Failure::Work`] names the file and what is wrong with it.
+    /// [`Failure::Work`] if a file cannot be read or is not valid. The text names the file.
     pub fn load(folder: &Path) -> Result<Self, Failure> {
         let [concepts, rules, sheet] =
             ["concepts.txt", "scenes.json", "sprites.png"].map(|name| folder.join(name));
         let text = outside::read_to_string(&concepts, MAX_TEXT).map_err(Failure::at(&concepts))?;
         let named = lines(&text)
             .map(|line| {
-                let wrong = || Failure::Work(format!("{}: {line:?}", concepts.display()));
+                let wrong =
+                    || Failure::Work(format!("{}: invalid line {line:?}", concepts.display()));
                 called(line).ok_or_else(wrong)
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -106,18 +113,26 @@ impl Scenes {
         })
     }
 
-    /// Names of the backgrounds.
+    /// Returns the names of the backgrounds.
     pub fn backgrounds(&self) -> impl ExactSizeIterator<Item = &str> {
         self.rules.backgrounds.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Names of the positions.
+    /// Returns the names of the positions.
     pub fn positions(&self) -> impl ExactSizeIterator<Item = &str> {
         self.rules.positions.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The picture as it would be with the thing in the middle where the training may have had it one cell away: all that can come of it, its
-    /// borders drawn on. At a border of the position nothing is moved.
+    /// Returns copies of a picture, each moved by up to one cell, so that one of them has its thing
+    /// in its exact place.
+    ///
+    /// The training moved things by up to one cell in each direction in which their position is the
+    /// middle. This undoes every such move. A position in a corner has one copy, one at the middle
+    /// of a side has 3, and the center has 9. The border of the picture is repeated where a move
+    /// leaves a gap.
+    ///
+    /// # Panics
+    /// Panics if there is no such position.
     pub fn centered(&self, picture: &RgbImage, position: usize) -> Vec<RgbImage> {
         let [across, down] = self.rules.positions[position].1.map(|part| match part {
             0.5 => -1..=1,
@@ -139,7 +154,10 @@ impl Scenes {
             .collect()
     }
 
-    /// The background whose colour is nearest to the mean of the outermost two pixels.
+    /// Returns the index of the background that a picture shows.
+    ///
+    /// It is the background whose colour is nearest to the mean of the outermost two pixels on each
+    /// side.
     pub fn background(&self, picture: &RgbImage) -> usize {
         let (width, height) = picture.dimensions();
         let border =
@@ -161,7 +179,10 @@ impl Scenes {
         nearest(distances)
     }
 
-    /// The scene as a picture.
+    /// Draws a scene.
+    ///
+    /// # Panics
+    /// Panics if an index of the scene is too large.
     pub fn draw(&self, scene: Scene, variety: Variety) -> RgbImage {
         let rules = &self.rules;
         let [width, height] = scene.size;
@@ -195,7 +216,7 @@ impl Scenes {
     }
 }
 
-/// The index of the least.
+/// Returns the index of the smallest distance, or 0 if there is none.
 pub fn nearest(distances: impl Iterator<Item = f64>) -> usize {
     let indexed = distances.enumerate();
     indexed
@@ -203,12 +224,12 @@ pub fn nearest(distances: impl Iterator<Item = f64>) -> usize {
         .map_or(0, |(index, _)| index)
 }
 
-/// Lines without comments.
+/// Returns the lines of a text without its comments, which begin with `#`.
 pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.starts_with('#'))
 }
 
-/// What captions call a concept first: `🐱 cat face | cat, kitten`.
+/// Returns the first name that captions use for a concept: "cat" for `🐱 cat face | cat, kitten`.
 fn called(line: &str) -> Option<String> {
     let (left, names) = line.split_once(" | ").unwrap_or((line, ""));
     let name = left.split_once(' ')?.1;
@@ -225,7 +246,7 @@ fn shaded(colour: [u8; 3], most: u8, variety: Variety) -> [u8; 3] {
 
 #[cfg(test)]
 mod tests {
-    // In a test it is the failure.
+    // In a test, a panic is the failure.
     #![allow(clippy::unwrap_used)]
 
     use super::*;
@@ -261,7 +282,7 @@ mod tests {
     #[test]
     fn a_thing_is_where_its_position_says() {
         let scenes = scenes();
-        // The mean place of what is not background.
+        // The mean position of the pixels that are not background.
         let middle = |position, variety| {
             let picture = scenes.draw(named(&scenes, "basketball", "white", position), variety);
             let thing = picture

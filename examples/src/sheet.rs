@@ -1,21 +1,21 @@
-//! Contact sheets: pictures in a grid with a title, and a label for each column and row.
+//! Contact sheets: pictures in a grid, with a title and a label for each column and row.
 
 use std::fmt;
 
 use image::{Pixel, Rgb, RgbImage, imageops};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
-/// The largest sheet, in pixels: 2²⁸, which take 768 MiB.
+/// The largest number of pixels in a sheet, 2²⁸. They take 768 MiB.
 pub const MAX_PIXELS: u64 = 1 << 28;
 
 const PAPER: Rgb<u8> = Rgb([255, 255, 255]);
 const INK: Rgb<u8> = Rgb([24, 24, 24]);
 
-/// Letters that a column is widened for, if a label has words that long.
+/// The largest number of letters that a column is widened for. Longer words in a label are broken.
 const COLUMN_LETTERS: usize = 12;
-/// The widest that row labels get, in letters; longer ones wrap.
+/// The largest width of row labels, in letters. Longer labels wrap.
 const ROW_LETTERS: usize = 24;
-/// The narrowest that a title is wrapped to, in letters.
+/// The smallest width that a title and a note are wrapped to, in letters.
 const TITLE_LETTERS: usize = 40;
 const TITLE_LINES: usize = 3;
 const COLUMN_LINES: usize = 4;
@@ -23,28 +23,32 @@ const COLUMN_LINES: usize = 4;
 /// The columns of a sheet, or its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Axis {
-    /// What they differ in; empty for nothing.
+    /// The parameter that the columns or rows differ in. May be empty.
     pub name: String,
-    /// Of each, its label and the side of its largest picture: the width of a column's, the height of a row's, in pixels.
+    /// The label of each column or row, and the side of its largest picture in pixels: the width
+    /// for a column, the height for a row.
     pub labels: Vec<(String, u32)>,
 }
 
-/// A contact sheet, dark on white. Labels wrap, and what still does not fit is cut with "…"; the letters grow with the
-/// pictures.
+/// A contact sheet with dark letters on white.
+///
+/// Labels wrap. A label that still does not fit is cut off with "…". The letters grow with the
+/// width of the columns.
 #[derive(Debug, Clone)]
 pub struct Sheet {
     canvas: RgbImage,
-    /// Left and width of each column, top and height of each row.
+    /// The left edge and the width of each column.
     columns: Vec<(u32, u32)>,
+    /// The top edge and the height of each row.
     rows: Vec<(u32, u32)>,
 }
 
-/// A sheet would have more than [`MAX_PIXELS`].
+/// The error of a sheet that would have more than [`MAX_PIXELS`] pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLarge {
-    /// Pixels.
+    /// The width in pixels.
     pub width: u64,
-    /// Pixels.
+    /// The height in pixels.
     pub height: u64,
 }
 
@@ -61,10 +65,11 @@ impl fmt::Display for TooLarge {
 impl std::error::Error for TooLarge {}
 
 impl Sheet {
-    /// A sheet with places for columns × rows pictures, under a title and a note on all of them.
+    /// Creates a sheet with an empty place for each column and row, under a title and a note.
     ///
     /// # Errors
-    /// [`TooLarge`], before its pixels are allocated.
+    /// [`TooLarge`] if the sheet would have more than [`MAX_PIXELS`] pixels. Nothing is allocated
+    /// for it then.
     pub fn new(title: &str, note: &str, columns: &Axis, rows: &Axis) -> Result<Self, TooLarge> {
         let font = Font::beside(&columns.labels);
         let (letter, line) = (font.width(), font.height());
@@ -72,7 +77,7 @@ impl Sheet {
 
         let widest_word = |text: &str| text.split_whitespace().map(letters).max().unwrap_or(0);
         let column_width = |(label, side): &(String, u32)| {
-            // With a letter of air, so that labels never run into each other.
+            // One letter more, so that labels never touch each other.
             let word = widest_word(label).min(COLUMN_LETTERS) as u32 + 1;
             (*side).max(word * letter)
         };
@@ -131,7 +136,7 @@ impl Sheet {
         {
             return Err(TooLarge { width, height });
         }
-        // All places are on the sheet, whose sides are now known to be far below 2³².
+        // All places are on the sheet, and its sides are now known to be far below 2³².
         let small = |places: Vec<(u64, u64)>| -> Vec<(u32, u32)> {
             places
                 .iter()
@@ -142,7 +147,7 @@ impl Sheet {
         let mut canvas = RgbImage::from_pixel(width as u32, height as u32, PAPER);
         let line = line as u32;
 
-        // Where a line begins hangs on how long it is.
+        // `left` returns the left edge of a line from its length.
         let mut block = |lines: &[String], top: u32, weight, left: &dyn Fn(u32) -> u32| {
             for (i, text) in lines.iter().enumerate() {
                 let top = top + i as u32 * line;
@@ -174,11 +179,12 @@ impl Sheet {
         })
     }
 
-    /// Puts a picture into the middle of its column, at the top of its row; its pixels stay as they are. One that is larger
-    /// than its column or row was said to be is cut off there.
+    /// Copies a picture into the middle of its column, at the top of its row.
+    ///
+    /// The picture is not scaled. If it is larger than its column or row, the rest is cut off.
     ///
     /// # Panics
-    /// When the sheet has no such column or row.
+    /// Panics if the sheet has no such column or row.
     pub fn place(&mut self, column: usize, row: usize, picture: &RgbImage) {
         let ((left, width), (top, height)) = (self.columns[column], self.rows[row]);
         let (w, h) = (picture.width().min(width), picture.height().min(height));
@@ -187,13 +193,15 @@ impl Sheet {
         imageops::replace(&mut self.canvas, &*picture, x.into(), top.into());
     }
 
-    /// The sheet.
+    /// Returns the sheet as an image.
     pub fn image(&self) -> &RgbImage {
         &self.canvas
     }
 }
 
-/// Begin and length of each, one after the other with gaps between, and the end of the last.
+/// Places intervals of the given lengths one after another, `gap` apart, from `begin` on.
+///
+/// Returns the begin and the length of each interval, and the end of the last one.
 fn places(begin: u64, gap: u32, sides: impl Iterator<Item = u32>) -> (Vec<(u64, u64)>, u64) {
     let (mut at, mut end) = (begin, begin);
     let places = sides
@@ -211,8 +219,10 @@ fn letters(text: &str) -> usize {
     text.chars().count()
 }
 
-/// Text in at most `lines` lines of at most `length` letters: broken at white space where that can be, within a word where
-/// not, and cut with "…" where it is too long for that.
+/// Wraps text to at most `lines` lines of at most `length` letters.
+///
+/// Lines are broken at white space if possible, otherwise within a word. A text that is still too
+/// long is cut off with "…".
 fn wrapped(text: &str, length: usize, lines: usize) -> Vec<String> {
     if length == 0 || lines == 0 {
         return Vec::new();
@@ -250,16 +260,17 @@ fn wrapped(text: &str, length: usize, lines: usize) -> Vec<String> {
     wrapped
 }
 
-/// Letters of one size.
+/// The bitmap font in one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Font {
     size: RasterHeight,
-    /// How many pixels a pixel of the font is wide and high.
+    /// The side of one pixel of the font, in pixels of the sheet.
     scale: u32,
 }
 
 impl Font {
-    /// The one that suits columns this wide: a line is about a twelfth of the mean, at least 16 pixels.
+    /// Returns the size for these columns: a line is about a twelfth of their mean width, but at
+    /// least 16 pixels.
     fn beside(columns: &[(String, u32)]) -> Self {
         let sum: u64 = columns.iter().map(|(_, side)| u64::from(*side)).sum();
         let line = sum / (columns.len().max(1) as u64) / 12;
@@ -275,12 +286,12 @@ impl Font {
         }
     }
 
-    /// Of a line, in pixels.
+    /// Returns the height of a line, in pixels.
     fn height(self) -> u32 {
         self.size.val() as u32 * self.scale
     }
 
-    /// Of a letter, in pixels; all are as wide.
+    /// Returns the width of a letter, in pixels. All letters have the same width.
     fn width(self) -> u32 {
         get_raster_width(FontWeight::Regular, self.size) as u32 * self.scale
     }
@@ -314,12 +325,14 @@ impl Font {
         }
     }
 
-    /// The ink of "…" and "→", which the font lacks, and of a box for every other letter that it lacks.
+    /// Returns the ink at a pixel of a letter that the font lacks: 0 or 255.
+    ///
+    /// "…" and "→" are drawn here. Every other letter becomes a box.
     fn shape(self, letter: char, x: usize, y: usize) -> u8 {
         let width = get_raster_width(FontWeight::Regular, self.size);
         let height = self.size.val();
         let stroke = (height / 16).max(1);
-        // Where the font has its baseline and the middle of its small letters, about.
+        // About where the font has its baseline and the middle of its small letters.
         let (base, middle) = (height * 3 / 4, height / 2);
         let within = |at: usize, from: usize, length: usize| (from..from + length).contains(&at);
         let inked = match letter {
@@ -363,7 +376,7 @@ mod tests {
         }
     }
 
-    /// A sheet with a picture in each place, of a colour that no letter has.
+    /// Returns a sheet with a picture in each place, in a colour that no letter has.
     fn filled(title: &str, columns: &Axis, rows: &Axis) -> Sheet {
         let mut sheet = Sheet::new(title, title, columns, rows).unwrap();
         for (c, (_, width)) in columns.labels.iter().enumerate() {

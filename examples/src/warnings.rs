@@ -1,4 +1,4 @@
-//! The warnings of the libraries, which come through `tracing`, on stderr.
+//! Prints the warnings that the libraries emit through `tracing` on stderr.
 
 use std::fmt::{Debug, Write};
 
@@ -11,7 +11,7 @@ use tracing::{
 
 use crate::tell;
 
-/// Prints each warning in one line. Everything else that `tracing` carries is left out.
+/// A subscriber that prints each warning in one line and ignores every other event and span.
 pub(crate) struct Warnings;
 
 impl Subscriber for Warnings {
@@ -40,7 +40,7 @@ impl Subscriber for Warnings {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// The message of an event, and its other fields as `, name: value`.
+/// The text of an event: its message, and its other fields as `, name: value`.
 #[derive(Default)]
 struct Text {
     message: String,
@@ -49,7 +49,7 @@ struct Text {
 
 impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
             name => write!(self.fields, ", {name}: {value:?}"),

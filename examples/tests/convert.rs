@@ -1,6 +1,6 @@
-//! `convert` as a user runs it, on the small model.
+//! Runs `convert` as a user does, on the small model.
 
-// In a test it is the failure.
+// In a test, a panic is the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -21,7 +21,7 @@ use serde_json::Value;
 const CONVERT: Example = Example("convert");
 const TXT2IMG: Example = Example("txt2img");
 
-/// The path of the small model.
+/// Returns the path of the small model.
 fn model() -> String {
     shipped_model().to_str().unwrap().to_owned()
 }
@@ -100,7 +100,8 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
             2,
             "the output is new.ckpt",
         ),
-        // Its text encoder has heads of 16; Stable Diffusion 1.x's has heads of 64.
+        // Its text encoder has heads of 16 values, but readers of one file expect 64, as in Stable
+        // Diffusion 1.x.
         (
             &[&model, "new.safetensors", "--to", "file"],
             1,
@@ -125,7 +126,7 @@ fn a_full_disk_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let example = std::env::current_exe().unwrap();
     let example = example.ancestors().nth(2).unwrap().join("examples/convert");
-    // No file may have more than 64 blocks of 512 bytes or 1 KiB.
+    // Limits files to 64 blocks of 512 bytes or 1 KiB, depending on the shell.
     let limited = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";
     let output = std::process::Command::new("sh")
         .current_dir(folder.path())
@@ -158,7 +159,7 @@ fn what_comes_from_elsewhere_goes_into_the_new_model() {
         "--vae",
         "vae",
     ];
-    // An autoencoder with another scaling.
+    // A copy of the autoencoder with another scaling factor.
     let vae = folder.path().join("vae");
     fs::create_dir(&vae).unwrap();
     for entry in fs::read_dir(shipped_model().join("vae")).unwrap() {
@@ -167,7 +168,7 @@ fn what_comes_from_elsewhere_goes_into_the_new_model() {
     }
     let json = |path: &Path| -> Value {
         let text = fs::read_to_string(path).unwrap();
-        // As Python writes it.
+        // Python writes infinities that are not valid JSON.
         serde_json::from_str(&text.replace("-Infinity", "null")).unwrap()
     };
     let mut config = json(&vae.join("config.json"));
@@ -189,8 +190,8 @@ fn what_comes_from_elsewhere_goes_into_the_new_model() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_nothing() {
-    // A process that is done before the signal comes is no failure, but one must be stopped in the
-    // middle.
+    // A conversion may finish before the signal arrives. The test repeats until one is stopped in
+    // the middle.
     for _ in 0..20 {
         let folder = tempfile::tempdir().unwrap();
         let mut command = CONVERT.command(folder.path());
@@ -199,7 +200,7 @@ fn ctrl_c_leaves_nothing() {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let child = command.spawn().unwrap();
-        // It has begun when its hidden folder is there.
+        // The conversion has begun as soon as its hidden folder exists.
         while files(folder.path()).is_empty() {
             thread::sleep(Duration::from_millis(1));
         }
@@ -217,7 +218,7 @@ fn ctrl_c_leaves_nothing() {
             "{stderr}"
         );
         assert_eq!(files(folder.path()), [""; 0]);
-        // A stop between the first tensor and the last one is what this is about.
+        // Only a stop before the last tensor counts.
         let amounts = stderr.split("stopped after ").nth(1).unwrap();
         let (done, rest) = amounts.split_once(" of ").unwrap();
         if !rest.starts_with(done) {

@@ -1,6 +1,6 @@
-//! `encode` as a user runs it, on the small model.
+//! Runs `encode` as a user does, on the small model.
 
-// In a test it is the failure.
+// In a test, a panic is the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -14,7 +14,7 @@ use sd_onnx::TextEncoder;
 
 const ENCODE: Example = Example("encode");
 
-/// The shape and the values of a tensor of f32.
+/// Returns the shape and the values of an f32 tensor.
 fn tensor(file: &[u8], name: &str) -> (Vec<usize>, Vec<f32>) {
     let file = SafeTensors::deserialize(file).unwrap();
     let tensor = file.tensor(name).unwrap();
@@ -127,7 +127,7 @@ fn standard_input_without_an_end_is_refused() {
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    // Until nobody reads any more.
+    // The write fails as soon as the program has stopped reading.
     while stdin.write_all(&vec![b'\n'; 1 << 20]).is_ok() {}
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -142,7 +142,7 @@ fn standard_input_without_an_end_is_refused() {
 fn on_a_terminal_it_says_what_it_waits_for() {
     let folder = tempfile::tempdir().unwrap();
     if let Some(shown) = ENCODE.on_a_terminal(folder.path(), &[]) {
-        let expected = "Reading texts, one a line, until Ctrl-D:";
+        let expected = "Reading texts, one per line, until Ctrl-D:";
         assert!(shown.contains(expected), "{shown:?}");
     }
 }

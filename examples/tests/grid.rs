@@ -1,6 +1,6 @@
-//! `grid` as a user runs it, on the small model.
+//! Runs `grid` as a user does, on the small model.
 
-// In a test it is the failure.
+// In a test, a panic is the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -12,7 +12,7 @@ use common::{Example, files, picture, place_of};
 const GRID: Example = Example("grid");
 const TXT2IMG: Example = Example("txt2img");
 
-/// The places, on a sheet, of what txt2img draws with each of `arguments`.
+/// Returns the places on a sheet of the pictures that txt2img draws, one for each of `arguments`.
 fn places(folder: &Path, sheet: &str, arguments: &[&[&str]]) -> Vec<(u32, u32)> {
     let sheet = picture(folder, sheet);
     let place = |arguments: &&[&str]| {
@@ -123,7 +123,7 @@ fn every_parameter_can_be_an_axis() {
         let draw = with_defaults(&["fox"]);
         let (a, b) = (with_defaults(a), with_defaults(b));
         for (option, right) in [("--x", true), ("--y", false)] {
-            // One parameter needs the columns; as rows there is something else in them.
+            // There must be columns, so another parameter takes them if this one has the rows.
             let mut arguments = [&draw[..], &[option, axis, "--output", "g.png"]].concat();
             let prompts = ["--x", "prompt=fox"];
             if !right {
@@ -216,7 +216,7 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         ),
         (
             &["--x", "prompt=a fox|an [owl|a cat"],
-            "a [ with a | behind it is not closed",
+            "a [ with a | after it is not closed",
         ),
         (&["fox"], "required arguments were not provided: --x"),
         (&["--x", "steps=1,2"], "there is no prompt"),
@@ -291,11 +291,11 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         ),
         (
             &["fox", "--x", "negative=a|b", "--guidance", "1"],
-            "the negative prompt is not looked at",
+            "the negative prompt is not used",
         ),
         (
             &["fox", "--x", "negative=a|b", "--y", "guidance=1"],
-            "the negative prompt is not looked at",
+            "the negative prompt is not used",
         ),
         (
             &["fox", "--x", "ladder=leading,karras", "--scheduler", "ddim"],

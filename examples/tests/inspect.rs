@@ -1,6 +1,6 @@
-//! `inspect` as a user runs it, on the small model and on files that are no model.
+//! Runs `inspect` as a user does, on the small model and on files that are not models.
 
-// In a test it is the failure.
+// In a test, a panic is the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -15,12 +15,12 @@ use serde_json::Value;
 const INSPECT: Example = Example("inspect");
 const CONVERT: Example = Example("convert");
 
-/// The path of the small model.
+/// Returns the path of the small model.
 fn model() -> String {
     shipped_model().to_str().unwrap().to_owned()
 }
 
-/// Writes f16 zeros of these names and shapes.
+/// Writes a safetensors file with f16 tensors of zeros.
 fn write(path: &Path, tensors: &[(&str, &[usize])]) {
     let bytes = vec![0; 1 << 16];
     let views = tensors.iter().map(|(name, shape)| {
@@ -59,7 +59,7 @@ fn a_folder() {
     assert_eq!(found["parts"][0]["parameters"], 6_901_828);
     assert_eq!(found["parts"][0]["types"]["F16"], 326);
     assert_eq!(found["problems"], serde_json::json!([]));
-    // Hashes are of one file.
+    // Only a file has hashes.
     INSPECT.fail(folder.path(), &[&model(), "--hash"], 1, "emoji: ");
 }
 
@@ -84,7 +84,7 @@ fn a_folder_of_graphs() {
     );
 }
 
-/// Each hash is computed from the bytes that its documentation names.
+/// Checks that each hash covers the bytes that its documentation names.
 #[test]
 fn hashes() {
     use sha2::{Digest, Sha256};
@@ -104,7 +104,7 @@ fn hashes() {
     assert_eq!(found["hashes"]["sha256"], of(&bytes));
     assert_eq!(found["hashes"]["short"], of(&bytes)[..10]);
     assert_eq!(found["hashes"]["data"], of(&vec![0; 4 * 320 * 2]));
-    // The file ends before the place of the hash of 2022.
+    // The file ends before the bytes that the hash of 2022 covers.
     assert_eq!(found["hashes"]["old"], of(&[])[..8]);
 }
 

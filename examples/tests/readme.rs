@@ -1,11 +1,12 @@
-//! The program in the README is a program: it is taken out of the text as it stands, built outside the workspace and run.
+//! Builds the program in the README outside of the workspace, exactly as it is printed, and runs
+//! it.
 
-// In a test it is the failure.
+// In a test, a panic is the failure.
 #![allow(clippy::unwrap_used)]
 
 use std::{fs, path::Path, process::Command};
 
-/// The README's only code block of a language.
+/// Returns the README's code block in a language. There must be exactly one.
 fn block<'a>(readme: &'a str, language: &str) -> &'a str {
     let fence = format!("\n```{language}\n");
     let mut blocks = readme.split(&fence).skip(1);
@@ -24,7 +25,8 @@ fn the_program_in_the_readme_builds_and_draws() {
     let (dependencies, program) = (block(&readme, "toml"), block(&readme, "rust"));
     assert!(program.lines().count() <= 12, "{program}");
 
-    // Its own build is kept from one test run to the next; ours has other compiler settings.
+    // The program has its own build folder, because its compiler settings differ. The folder is
+    // kept for the next test run.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme");
     fs::create_dir_all(folder.join("src")).unwrap();
     let path_here = root.join("sd-onnx").to_str().unwrap().replace('\\', "/");
@@ -35,7 +37,7 @@ fn the_program_in_the_readme_builds_and_draws() {
     );
     fs::write(folder.join("Cargo.toml"), manifest).unwrap();
     fs::write(folder.join("src/main.rs"), program).unwrap();
-    // The versions that were tested, and no downloads that the workspace has not made.
+    // Uses the tested versions, all of which the workspace has already downloaded.
     fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
     let model = folder.join("stable-diffusion-v1-5");
     if !model.exists() {
@@ -51,10 +53,10 @@ fn the_program_in_the_readme_builds_and_draws() {
         .args(["run", "--offline", "--quiet"])
         .current_dir(&folder)
         .env("CARGO_TARGET_DIR", folder.join("target"))
-        // 0.5 GB in place of 1.2, and nobody debugs it.
+        // Without debug information the build takes 0.5 GB instead of 1.2 GB.
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env("CARGO_INCREMENTAL", "0")
-        // What the test was built with is not what a user builds with.
+        // A user builds without the flags of this test.
         .env_remove("RUSTFLAGS")
         .output()
         .unwrap();
@@ -64,7 +66,7 @@ fn the_program_in_the_readme_builds_and_draws() {
         String::from_utf8_lossy(&output.stderr)
     );
 
-    // Without a model it says so in words.
+    // A missing model is reported in words.
     let empty = tempfile::tempdir().unwrap();
     let name = format!("readme{}", std::env::consts::EXE_SUFFIX);
     let failed = Command::new(folder.join("target/debug").join(name))

@@ -1,6 +1,6 @@
-//! `schedulers` as a user runs it.
+//! Runs `schedulers` as a user does.
 
-// In a test it is the failure.
+// In a test, a panic is the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -86,7 +86,7 @@ fn the_object_has_what_is_promised() {
         let expected = sigmas[0] * (i as f64 + 1.0).sin();
         assert!((start - expected).abs() < 2e-6, "{start} {expected}");
     }
-    // Nine significant digits and no more.
+    // No number has more than nine significant digits.
     for number in x.iter().flat_map(numbers).chain(sigmas).chain(timesteps) {
         let written = format!("{number:e}");
         let digits = written.split('e').next().unwrap();
@@ -95,13 +95,14 @@ fn the_object_has_what_is_promised() {
     }
 }
 
-/// The files of sd-schedulers' golden suite.
+/// Reads a file of sd-schedulers' golden suite.
 fn golden(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sd-schedulers/tests/golden");
     fs::read(folder.join(name)).unwrap()
 }
 
-/// Each sampler of a few families on its first ladder with each prediction type, at five steps.
+/// Compares a few samplers with the golden suite, on each of its ladders and prediction types, at
+/// five steps.
 #[test]
 fn trajectories_are_those_of_the_golden_suite() {
     let cases: Value = serde_json::from_slice(&golden("samplers.json")).unwrap();
@@ -157,7 +158,7 @@ fn trajectories_are_those_of_the_golden_suite() {
             assert_eq!(found["draws"], case["draws"][i], "{what}");
             let x = &found["x"].as_array().unwrap()[1..];
             assert_eq!(x.len(), expected.len(), "{what}");
-            // On a flow model DPM2 a loses digits: see golden.rs of sd-schedulers.
+            // DPM2 a loses digits on a flow model: see golden.rs in sd-schedulers.
             let loses = prediction == "flow" && name == "dpm2-a";
             let tolerance = if loses { 3e-4 } else { 1e-5 };
             for (x, expected) in x.iter().zip(expected) {
@@ -193,7 +194,7 @@ fn options_change_the_run() {
     assert_eq!(v["prediction"], "v");
     assert_ne!(whole["x"], v["x"]);
     assert_eq!(with(&["--prediction", "flow"])["sigmas"][4], 0.0);
-    // Other programs' names, and ladders with options.
+    // Names of other programs, and ladders with options.
     let by_alias = run(&[
         "--scheduler",
         "euler_ancestral",
@@ -262,14 +263,18 @@ fn a_configuration_says_sampler_ladder_and_prediction() {
     of_class("PNDMScheduler", "v_prediction");
     let expected = run(&steps);
     of_class("PNDMScheduler", "epsilon");
-    assert_eq!(run(&steps)["x"], expected["x"], "means are of velocities");
+    assert_eq!(
+        run(&steps)["x"],
+        expected["x"],
+        "the sampler averages velocities"
+    );
     for (class, prediction, code, part) in [
         ("PNDMScheduler", "sample", 1, "prediction_type"),
         (
             "FlowMatchEulerDiscreteScheduler",
             "v",
             2,
-            "the class of --config is of flow models",
+            "the class of --config is for flow models only",
         ),
     ] {
         of_class(class, "epsilon");

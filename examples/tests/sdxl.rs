@@ -1,6 +1,6 @@
-//! `txt2img` as a user runs it, on small SDXL models of random weights.
+//! Runs `txt2img` as a user does, on small SDXL models with random weights.
 
-// In a test it is the failure.
+// In a test, a panic is the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 const TXT2IMG: Example = Example("txt2img");
 
-/// A folder with the models of these families in it.
+/// A folder with one model of each given family.
 struct Models(TempDir);
 
 impl Models {
@@ -39,7 +39,7 @@ impl Models {
         self.0.path()
     }
 
-    /// Draws with a family at 56 × 32 pixels, and returns what was dumped and what was said.
+    /// Draws 56 × 32 pixels with the model of a family, and returns the dump and stderr.
     fn draw(&self, family: &str, arguments: &[&str]) -> (Dump, String) {
         let common = [
             "--model", family, "--seed", "7", "--width", "56", "--height", "32", "--output",
@@ -55,7 +55,7 @@ impl Models {
     }
 }
 
-/// Shapes and bytes by name.
+/// The shape and the bytes of each tensor, by name.
 type Dump = BTreeMap<String, (Vec<usize>, Vec<u8>)>;
 
 fn dump(path: &Path) -> Dump {
@@ -82,7 +82,7 @@ fn models_have_their_defaults() {
         let (_, stderr) = models.draw(family, &["a fox"]);
         assert!(stderr.starts_with(begins), "{family}: {stderr}");
     }
-    // Another sampler is on its own ladder.
+    // Another sampler runs on its own usual ladder.
     let (_, stderr) = models.draw("sdxl-base", &["a fox", "--scheduler", "dpmpp-2m"]);
     assert!(
         stderr.starts_with("DPM++ 2M on karras, 20 steps"),
@@ -108,7 +108,7 @@ fn dumps_have_pooled_embeddings() {
             ("prompt_embeds", 3, 1),
         ]
     );
-    // The empty negative prompt is zeros, unless it is to be encoded.
+    // The embeddings of an empty negative prompt are zeros, unless an option asks to encode it.
     let zeros = |dump: &Dump| {
         ["negative_prompt_embeds", "negative_pooled_prompt_embeds"]
             .map(|name| dump[name].1.iter().all(|&byte| byte == 0))

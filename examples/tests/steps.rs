@@ -1,6 +1,6 @@
-//! `steps` as a user runs it, on the small model.
+//! Runs `steps` as a user does, on the small model.
 
-// In a test it is the failure.
+// In a test, a panic is the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -33,16 +33,16 @@ fn the_last_column_is_the_picture_and_the_first_guess_that_of_one_step() {
     let strip = draw(&STEPS, &["--steps", "3"]);
     let last = draw(&TXT2IMG, &["--steps", "3"]);
     let (x, y) = place_of(&last, &strip).unwrap();
-    // DPM++ 2M ends at exactly what the model took for the picture.
+    // DPM++ 2M ends at exactly the model's last guess.
     let below = imageops::crop_imm(&strip, x, y + 100, 96, 96).to_image();
     assert_eq!(below, last, "denoised and noisy");
-    // Karras ladders all begin at the largest sigma.
+    // Every Karras ladder begins at the largest sigma.
     let first = draw(&TXT2IMG, &["--steps", "1"]);
     let at = place_of(&first, &strip).unwrap();
     assert!(at.0 + 2 * 100 <= x && at.1 == y, "{at:?}");
 }
 
-/// Denoised and noisy after each step, from the pipeline and the ladder itself.
+/// Returns the denoised and the noisy latents after each step, computed without the example.
 fn seen(pipeline: &Pipeline, steps: usize) -> Vec<[Array3<f32>; 2]> {
     let request = Request::new("fox")
         .seed(7)
@@ -67,7 +67,7 @@ fn seen(pipeline: &Pipeline, steps: usize) -> Vec<[Array3<f32>; 2]> {
     seen
 }
 
-/// The strip of the same run.
+/// Returns the strip that `steps` draws of the same run.
 fn strip(folder: &Path, more: &[&str]) -> RgbImage {
     let arguments = [
         "fox",

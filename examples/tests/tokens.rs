@@ -1,6 +1,6 @@
-//! `tokens` as a user runs it.
+//! Runs `tokens` as a user does.
 
-// In a test it is the failure.
+// In a test, a panic is the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -24,7 +24,8 @@ fn report(arguments: &[&str]) -> Value {
     serde_json::from_str(&run(&[arguments, &["--json"]].concat())).unwrap()
 }
 
-/// Ids and weights of 77 tokens, of which those given come first, and then the end token.
+/// Returns the JSON of a chunk of 77 tokens: the given ids and weights, filled up with end tokens
+/// of weight 1.
 fn chunk(ids: &[u32], weights: &[f32]) -> Value {
     let (mut ids, mut weights) = (ids.to_vec(), weights.to_vec());
     ids.resize(77, 49_407);
@@ -35,7 +36,7 @@ fn chunk(ids: &[u32], weights: &[f32]) -> Value {
 #[test]
 fn json() {
     let line = run(&["a (fox:1.5) AND red :0.5 | x", "--json"]);
-    // In this order, in one line.
+    // The keys come in this order, in one line.
     let begin = r#"{"branches":[{"weight":1.0,"text":"a (fox:1.5)","chunks":[{"ids":[49406,320,3240,49407,"#;
     assert!(line.starts_with(begin), "{line}");
     assert_eq!(line.lines().count(), 1);
@@ -117,7 +118,7 @@ fn a_models_own_tokenizer() {
     );
 }
 
-/// A copy of a tokenizer's folder, with changes to its configuration.
+/// Copies the folder of a tokenizer, with changes to its configuration.
 fn copied(from: &Path, to: &Path, changes: &[(&str, &str)]) {
     fs::create_dir_all(to).unwrap();
     for file in ["vocab.json", "merges.txt", "tokenizer_config.json"] {
@@ -140,7 +141,7 @@ fn the_second_text_encoder_where_it_differs() {
     let model = folder.path().to_str().unwrap();
     let arguments = ["a fox", "--model", model];
 
-    // As in SDXL only the padding differs, which the page does not show.
+    // As in SDXL, only the padding differs, which the page does not show.
     copied(&clip, &second, &[("pad_token", "!")]);
     assert!(!run(&arguments).contains("second text encoder"));
     let branch = &report(&arguments)["branches"][0];
@@ -155,14 +156,14 @@ fn the_second_text_encoder_where_it_differs() {
     let branch = &report(&arguments)["branches"][0];
     assert_eq!(branch.get("chunks_2"), None);
 
-    // Other ids altogether.
+    // This tokenizer gives other ids for every text.
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sd-onnx/tests/golden/tokenizer");
     copied(&tiny, &second, &[]);
     let page = run(&arguments);
     assert_eq!(page.matches("chunk 1 of 1").count(), 2, "{page}");
     assert!(page.contains("second text encoder\nchunk 1 of 1"), "{page}");
 
-    // The refiner of SDXL has the second one only.
+    // SDXL's refiner has only the second tokenizer.
     fs::remove_dir_all(folder.path().join("tokenizer")).unwrap();
     let alone = ["a fox", "--model", second.to_str().unwrap()];
     assert_eq!(report(&arguments), report(&alone));
@@ -175,7 +176,7 @@ fn a_page_to_read() {
     let page = run(&[prompt, "--steps", "10", "--step", "7"]);
     assert!(page.starts_with(&format!("{prompt}\n")), "{page}");
     for part in [
-        "lora x:1: nothing acts on it yet\n",
+        "lora x:1: not supported yet\n",
         "part 1 of 2, weight 1\n",
         "  calls 0 to 5   a (cute:1.2) fox , easynegative\n",
         "> calls 6 to 9   a (cute:1.2) owl , easynegative\n",
@@ -186,10 +187,7 @@ fn a_page_to_read() {
     ] {
         assert!(page.contains(part), "{page}\nhas no {part:?}");
     }
-    assert!(
-        !page.contains('\u{1b}'),
-        "no colours where nobody sees them"
-    );
+    assert!(!page.contains('\u{1b}'), "no colours outside of a terminal");
     let late = |step| run(&["[a:b:3]", "--steps", "10", "--step", step]);
     assert!(
         late("10").contains("> calls 4 to 9   b\n"),
@@ -235,13 +233,13 @@ fn colours_where_they_are_asked_for() {
         assert!(output.status.success());
         String::from_utf8(output.stdout).unwrap()
     };
-    // Marks are cyan, numbers yellow.
+    // Marks are cyan and numbers are yellow.
     let page = coloured("(fox:1.2)");
     assert!(
         page.contains("\u{1b}[36m(\u{1b}[0mfox\u{1b}[36m:\u{1b}[0m\u{1b}[33m1.2\u{1b}[0m"),
         "{page:?}"
     );
-    // The byte that a warning is about is red and bold, the rest of the text is not.
+    // Only the byte that a warning is about is red and bold.
     let page = coloured("a | b");
     assert!(
         page.starts_with("a \u{1b}[1m\u{1b}[31m|\u{1b}[0m b\n"),

@@ -1,6 +1,6 @@
-//! `txt2img` as a user runs it, on the small model.
+//! Runs `txt2img` as a user does, on the small model.
 
-// In a test it is the failure.
+// In a test, a panic is the failure.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -27,7 +27,7 @@ fn the_default_name_is_the_prompt_and_the_seed_and_overwrites_nothing() {
         "the same seed, the same picture"
     );
 
-    // Without a seed: a random one below 2^32, printed, and good for the same picture.
+    // Without a seed, a random one below 2^32 is used. It is printed, and draws the same picture.
     let (stdout, _) = TXT2IMG.succeed(folder.path(), &["cat", "--steps", "1"]);
     let seed: u64 = stdout
         .trim()
@@ -179,8 +179,13 @@ fn every_sampler_on_every_ladder_that_fits_draws_something() {
     let count = pictures.len();
     pictures.sort();
     pictures.dedup();
-    // Where `set_alpha_to_one` holds, as here, DDIM on leading is Euler on leading.
-    assert_eq!(pictures.len(), count - 1, "each is another picture");
+    // The model's configuration has no `set_alpha_to_one`, which then counts as true. With it, DDIM
+    // on leading equals Euler on leading.
+    assert_eq!(
+        pictures.len(),
+        count - 1,
+        "all pictures differ, except for one pair"
+    );
     let (_, stderr) = TXT2IMG.succeed(
         folder.path(),
         &[
@@ -366,7 +371,7 @@ fn what_is_odd_in_a_prompt_is_said() {
     ] {
         assert_eq!(stderr.matches(warning).count(), 1, "{warning}: {stderr}");
     }
-    // Neither a long one nor what is not looked at.
+    // There is no warning about a long prompt, nor about a prompt that is not used.
     let long = "fox ".repeat(200);
     let stderr = draw(&[&long, "--negative", "b|c", "--guidance", "1"]);
     assert!(!stderr.contains("warning"), "{stderr}");
@@ -567,7 +572,7 @@ fn like_a_picture_is_the_same_picture() {
     assert_eq!(read("again.png"), read("first.png"));
     assert!(!stderr.contains("warning"), "{stderr}");
 
-    // The second picture of a request is one by itself.
+    // The second picture of a request can be drawn again on its own.
     TXT2IMG.succeed(
         path,
         &[
@@ -577,7 +582,7 @@ fn like_a_picture_is_the_same_picture() {
     TXT2IMG.succeed(path, &["--like", "two-2.png", "--output", "again.png"]);
     assert_eq!(read("again.png"), read("two-2.png"));
 
-    // What is given by itself goes before what the file says.
+    // An option overrides the value in the file.
     let changes = [
         &["--steps", "4"][..],
         &["--guidance", "2"],
@@ -641,7 +646,7 @@ fn pictures_of_a_batch_are_nearly_those_of_one_by_one() {
             .map(|(a, b)| a.abs_diff(*b))
             .collect();
         let more_than_rounding = apart.iter().filter(|&&apart| apart > 1).count();
-        // Rounding in the network moves a value over the edge between two bytes, and rarely further.
+        // Rounding in the network changes a byte by 1, and rarely by more.
         assert!(
             more_than_rounding * 1000 <= apart.len(),
             "{more_than_rounding} of {}",
@@ -674,11 +679,11 @@ fn like_a_picture_of_another_program_says_what_differs() {
     assert_eq!(warnings.len(), 2, "{stderr}");
     assert!(warnings[0].contains("GPU"), "{stderr}");
     assert!(
-        warnings[1].contains("made with the model other (0123456789), this one is emoji ("),
+        warnings[1].contains("made with the model other (0123456789), but this model is emoji ("),
         "{stderr}"
     );
 
-    // WebUI's samplers have conventions of their own, and are called by their names all the same.
+    // WebUI's samplers use other conventions, but keep their names.
     let karras =
         "Steps: 2, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 3, Seed: 5, Size: 64x64";
     with_text("karras.png", &format!("a fox <lora:x:1>\n{karras}"));
@@ -689,7 +694,7 @@ fn like_a_picture_of_another_program_says_what_differs() {
     assert!(stderr.contains("\nDPM++ 2M on karras, 2 steps"), "{stderr}");
     assert_eq!(stderr.matches("<lora:x:1>").count(), 1, "{stderr}");
 
-    // Nothing in a file reaches the terminal as it is.
+    // Control characters from a file are escaped before they reach the terminal.
     let escape = "\u{1b}]0;x\u{7}\u{9b}2J";
     with_text(
         "escape.png",

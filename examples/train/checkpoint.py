@@ -1,4 +1,7 @@
-"""State that survives being stopped at any moment: written beside its place, then renamed."""
+"""Saves the state of a training, so that it can be stopped at any moment.
+
+A file is written under another name first and then renamed, so it is never half-written.
+"""
 
 import os
 import time
@@ -23,7 +26,10 @@ def load(name):
 
 
 class Training:
-    """Models, optimizer, their averages, the step and the seconds spent: what a checkpoint of a stage holds."""
+    """The state of one stage, as its checkpoint holds it.
+
+    It consists of the models, the optimizer, the averaged weights, the step and the seconds spent.
+    """
 
     def __init__(self, name, models, groups, decay):
         self.name, self.models, self.decay = name, models, decay
@@ -43,7 +49,10 @@ class Training:
         return {f"{i}.{key}": value for i, model in enumerate(self.models) for key, value in model.named_parameters()}
 
     def update(self, loss, rate):
-        """One step of the optimizer, at `rate` times each group's own learning rate, and of the averages."""
+        """Makes one step of the optimizer and updates the averages.
+
+        The learning rate of each group is `rate` times its base rate.
+        """
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.weights().values(), 1.0)
         for group in self.optimizer.param_groups:
@@ -59,7 +68,7 @@ class Training:
             self.save()
 
     def elapsed(self):
-        """Seconds spent, those before a stop included."""
+        """Returns the seconds spent, including the time before a stop."""
         return self.seconds + time.monotonic() - self.since
 
     def save(self):
@@ -74,7 +83,7 @@ class Training:
         )
 
     def averaged(self):
-        """Puts the averages into the models."""
+        """Copies the averages into the models, and returns the models."""
         for key, value in self.weights().items():
             value.data.copy_(self.average[key])
         return self.models

@@ -1,4 +1,4 @@
-"""The things that the model is taught: their names and their pictures."""
+"""The things that the model learns to draw: their names and their pictures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 SHEET = HERE / "sprites.png"
-SIDE = 112  # of one sprite, pixels
+SIDE = 112  # of one sprite, in pixels
 COLUMNS = 14
 
 
@@ -15,8 +15,8 @@ COLUMNS = 14
 class Concept:
     index: int
     emoji: str
-    name: str  # in PyPI's emoji
-    called: tuple[str, ...]  # by captions; the first is the class
+    name: str  # its name in PyPI's emoji
+    called: tuple[str, ...]  # its names in captions; the first one is the class
 
 
 def read():
@@ -31,7 +31,7 @@ def read():
 
 
 def sprites():
-    """RGBA images, one for each concept."""
+    """Returns an RGBA image for each concept."""
     sheet = Image.open(SHEET).convert("RGBA")
     corners = [(index % COLUMNS * SIDE, index // COLUMNS * SIDE) for index in range(len(read()))]
     return [sheet.crop((x, y, x + SIDE, y + SIDE)) for x, y in corners]

@@ -1,4 +1,4 @@
-"""The UNet, and the text encoder with it, trained on the latents of rendered scenes."""
+"""Trains the UNet, and the text encoder with it, on the latents of rendered scenes."""
 
 import os
 
@@ -15,11 +15,11 @@ from scenes import SHAPES, caption, draw, scenes
 from text import SKIPPED, read, tokens
 from vae import pixels
 
-SCENES, SEED = 32_000, 3  # pictures, each met more than a dozen times under ever other captions
+SCENES, SEED = 32_000, 3  # each picture is used more than a dozen times, with new captions
 BATCH = 64
 STEPS = 11_000
-DECAY = 0.3  # the last part of the steps, in which the learning rate falls to zero
-DROPPED = 0.1  # of the captions, so that guidance has something to guide away from
+DECAY = 0.3  # share of the steps, at the end, in which the learning rate falls to zero
+DROPPED = 0.1  # share of empty captions, so that guidance has something to guide away from
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "v_prediction"}
 ALPHAS = DDPMScheduler(**NOISE).alphas_cumprod
 SHEET = [
@@ -40,7 +40,10 @@ def build_unet():
 
 
 def latents(vae, device):
-    """All scenes, and for each shape which of them have it and their latents; made once, a piece at a time."""
+    """Returns all scenes, their latents, the indices for each shape, and the scaling factor.
+
+    The latents are made once, in pieces that are kept in files.
+    """
     all_scenes, pictures, piece = scenes(SCENES, SEED), sprites(), 2000
     encoded = [None] * SCENES
     for start in range(0, SCENES, piece):
@@ -69,13 +72,13 @@ def latents(vae, device):
 
 
 def loss_of(unet, x, context, device):
-    """The loss at random timesteps of latents [B, 4, H, W] with their prompts [B, 77, 64]."""
-    # Fewer of the small timesteps, at which there is little left to decide.
+    """Returns the loss of latents [B, 4, H, W] with prompts [B, 77, 64] at random timesteps."""
+    # Small timesteps are drawn less often, because little is decided there.
     t = (1000 * torch.rand(len(x)) ** 0.75).long()
     a = ALPHAS[t][:, None, None, None]
     noise = torch.randn_like(x)
     noisy, target = a.sqrt() * x + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x
-    # min-SNR (arXiv 2303.09556) with gamma 5 on top of the v loss.
+    # Weights the v loss by min-SNR (arXiv 2303.09556) with gamma 5.
     weight = (5 * (1 - a) / a).clamp(max=1)
     if device == "cpu":
         noisy = noisy.to(memory_format=torch.channels_last)
@@ -92,7 +95,7 @@ def train(vae, device):
     unet = build_unet().to(device)
     if device == "cpu":
         unet.to(memory_format=torch.channels_last)
-        # Attention in plain steps, whose backward pass is several times as fast there.
+        # The backward pass of plain attention is several times as fast on a CPU.
         unet.set_attn_processor(AttnProcessor())
     training = Training(
         "diffusion", [unet, text],
@@ -129,7 +132,7 @@ def train(vae, device):
 
 @torch.no_grad()
 def draw_sheet(training, vae, tokenizer, scaling, device):
-    """Pictures of some prompts by the averaged weights, to be looked at."""
+    """Draws a sheet of prompts with the averaged weights, for inspection."""
     unet, text = training.models
     trained = {key: value.detach().clone() for key, value in training.weights().items()}
     training.averaged()

@@ -13,7 +13,7 @@ from text import TOKENIZER, load_tokenizer
 def write(folder, vae, unet, text, scaling):
     folder = Path(folder)
     vae.register_to_config(scaling_factor=scaling)
-    # The averages are kept in f32; nothing that is stored here comes near the ends of f16.
+    # The averages are kept in f32. No stored value comes near the limits of f16.
     pipeline = StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=load_tokenizer(), unet=unet,
         scheduler=DPMSolverMultistepScheduler(**NOISE, steps_offset=1, use_karras_sigmas=True),

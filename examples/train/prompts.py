@@ -1,5 +1,7 @@
-"""Writes prompts.txt, the evaluation's prompts, before any training. Half name a (concept, background, position) that no caption of the
-training names ("new"); the other half one that some caption names for certain ("seen").
+"""Writes prompts.txt, the prompts of the evaluation. It runs before any training.
+
+Half of the prompts name a (concept, background, position) that no caption of the training names
+("new"). The other half name one that some caption certainly names ("seen").
 
     python prompts.py
 """
@@ -16,7 +18,7 @@ def main():
     rng = np.random.default_rng(20261123)
     lines, taken = [], set()
     while len(lines) < COUNT:
-        # Every concept in turn, so that as many as can be are asked for.
+        # The first prompts take every concept in turn, so that each is named at least once.
         concept = CONCEPTS[int(rng.permutation(len(CONCEPTS))[0]) if len(lines) >= len(CONCEPTS) else len(lines)]
         background = str(rng.choice(list(BACKGROUNDS)))
         position = str(rng.choice(list(POSITIONS)))

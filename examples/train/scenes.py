@@ -1,7 +1,8 @@
-"""Scenes: what is in a picture, how it is drawn, and what it may be called.
+"""Scenes: the contents of pictures, how to draw them, and their captions.
 
-A scene is decided by numpy's generator of (seed, index), so any of them can be made again alone. Everything that a caption names has a
-field; what it does not name (the exact shade, a cell of place) is left to the seed of the noise.
+A scene depends only on numpy's generator with the seed (seed, index), so each of them can be made
+again on its own. Everything that a caption can name has a field. The rest, such as the exact shade
+or a shift by one cell, has no words, so that the model leaves it to the seed of the noise.
 """
 
 import json
@@ -12,19 +13,19 @@ from PIL import Image, ImageFilter
 
 from concepts import HERE, read, sprites
 
-RULES = json.loads((HERE / "scenes.json").read_text())  # which the evaluation reads too
+RULES = json.loads((HERE / "scenes.json").read_text())  # the evaluation reads them too
 BACKGROUNDS = dict(RULES["backgrounds"])
-SHADE = RULES["shade"]  # a background is at most this far from its colour, in each channel
-# Where a thing is: across and down, 0 at the left and the top, 1 at the right and the bottom.
+SHADE = RULES["shade"]  # the largest deviation of a background from its colour, in each channel
+# The place of a thing, across and down: 0 is the left and the top, 1 the right and the bottom.
 POSITIONS = dict(RULES["positions"])
-CELL = RULES["cell"]  # pixels of one latent: sides and places are whole numbers of it
-SIZES = dict(RULES["sizes"])  # a thing's side, as a part of the picture's smaller one
+CELL = RULES["cell"]  # side of a latent in pixels; sides and places of things are multiples of it
+SIZES = dict(RULES["sizes"])  # the side of a thing, as a share of the picture's shorter side
 SHAPES = [(96, 96), (128, 96), (96, 128)]
 TINTS = {
     "red": (235, 50, 50), "blue": (60, 110, 240), "green": (60, 185, 80), "yellow": (255, 220, 60), "pink": (255, 150, 200),
     "purple": (155, 80, 205), "orange": (255, 150, 40), "gray": (150, 150, 150),
 }
-OWN_COLOUR = {"red apple", "green apple"}  # not to be called a red green apple
+OWN_COLOUR = {"red apple", "green apple"}  # never tinted, to avoid "a red green apple"
 HELD_OUT = HERE / "prompts.txt"
 
 CONCEPTS = read()
@@ -34,7 +35,8 @@ CONCEPTS = read()
 class Thing:
     concept: int
     style: str = ""  # "", "silhouette", "outline", "upside down" or a tint
-    # Left, top and side in pixels, whole cells of the latents: a thing is the same latents wherever it is.
+    # Left, top and side in pixels. They are whole cells, so that a thing has the same latents
+    # wherever it is.
     x: int = 0
     y: int = 0
     side: int = 0
@@ -51,11 +53,11 @@ class Scene:
 
 
 def single(rng, concept, background, position="center", size="", style="", shape=SHAPES[0]):
-    """A picture of one thing."""
+    """Returns a scene with one thing."""
     side = CELL * round(SIZES[size] * min(shape) / CELL)
 
     def place(length, where):
-        room = (length - side) // CELL  # cells that are free
+        room = (length - side) // CELL  # free cells
         if where == 0.5:
             return CELL * (room // 2 + rng.integers(-1, 2) if room > 2 else room // 2)
         return CELL * (0 if where == 0 else room)
@@ -66,7 +68,7 @@ def single(rng, concept, background, position="center", size="", style="", shape
 
 
 def row(rng, concepts, background, shape):
-    """Two or three things side by side."""
+    """Returns a scene with two or three things side by side."""
     width, height = shape
     side = (6 if len(concepts) == 2 else 4) * CELL
     free = (width - side * len(concepts)) // CELL
@@ -86,7 +88,7 @@ def shaded(rng, background):
 
 
 def draw(scene, pictures):
-    """The scene as an RGB image; `pictures` are the sprites."""
+    """Returns the scene as an RGB image. `pictures` are the sprites."""
     canvas = Image.new("RGB", scene.shape, scene.shade)
     for thing in scene.things:
         picture = styled(pictures[thing.concept], thing.style)
@@ -118,7 +120,10 @@ def styled(picture, style):
 
 
 def held_out():
-    """The (concept, background, position) that no training caption may name, from the evaluation's prompts."""
+    """Returns the (concept, background, position) of the new prompts, and of the seen ones.
+
+    No caption of the training may name a new one.
+    """
     names = {concept.called[0]: concept.index for concept in CONCEPTS}
     new, seen = set(), []
     for line in HELD_OUT.read_text().splitlines():
@@ -130,13 +135,16 @@ def held_out():
 
 
 def scenes(count, seed):
-    """The scenes of the training; the first hold what the evaluation calls seen."""
+    """Returns the scenes of the training. The first ones are those of the seen prompts."""
     new, seen = held_out()
     return [scene(np.random.default_rng([seed, index]), new, seen[index] if index < len(seen) else None) for index in range(count)]
 
 
 def scene(rng, new=frozenset(), fixed=None):
-    """One scene, without the (concept, background, position) in `new`."""
+    """Returns a random scene that shows no (concept, background, position) in `new`.
+
+    Returns a scene of `fixed` if it is given.
+    """
     if fixed:
         return single(rng, *fixed)
     while True:
@@ -150,7 +158,8 @@ def scene(rng, new=frozenset(), fixed=None):
             count = 3 if kind == "three" else 2
             others = [int(rng.integers(len(CONCEPTS))) if kind == "pair" else concept for _ in range(count - 1)]
             things = [concept, *others]
-            # A thing of a row is called "on the left" by no caption, but the middle of three is in the center.
+            # No caption says that a thing of a row is "on the left", but the middle one of three
+            # is in the center.
             if (kind == "pair" and others[0] == concept) or any((thing, background, "center") in new for thing in things):
                 continue
             return row(rng, things, background, shape)
@@ -208,7 +217,7 @@ def article(rng, phrase):
 
 
 def caption(rng, scene):
-    """One of the many ways to say what is in the scene."""
+    """Returns one of the many captions of a scene."""
     pick = lambda options: options[int(rng.integers(len(options)))]
     where = background_phrase(rng, scene.background)
     if not scene.things:
@@ -232,7 +241,9 @@ def caption(rng, scene):
         if position == "center":
             if rng.random() < 0.08:
                 text += pick([" in the middle", " in the center"])
-        else:  # always: without a position a caption means the center, which the evaluation may hold out
+        else:
+            # The position is always named: a caption without one means the center, which the
+            # evaluation may hold out.
             corner = " " in position
             text += pick([" ", " ", ", "]) + pick(
                 [f"in the {position} corner", f"in the {position}", f"{position} corner"] if corner
@@ -259,7 +270,7 @@ def background_phrase(rng, background):
     return text.replace("a orange", "an orange")
 
 
-if __name__ == "__main__":  # looks: a sheet of the first scenes, and their captions
+if __name__ == "__main__":  # draws a sheet of the first scenes, and prints their captions
     pictures = sprites()
     rng = np.random.default_rng(0)
     sheet = Image.new("RGB", (10 * 164, 8 * 164), (255, 255, 255))

@@ -1,6 +1,8 @@
-"""Draws every concept of concepts.txt with Noto Color Emoji into sprites.png: one sheet, which the training and the evaluation both
-cut their things out of. Needs the Debian package fonts-noto-color-emoji (2.042); its result is committed, so only a new list of
-concepts needs it again.
+"""Draws every concept of concepts.txt with Noto Color Emoji, on one sheet, sprites.png.
+
+The training and the evaluation both cut their things out of this sheet. The script needs the Debian
+package fonts-noto-color-emoji (2.042). The sheet is committed, so the script has to run only for a
+new list of concepts.
 
     python sprites.py [FONT]
 """
@@ -16,7 +18,7 @@ FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 
 
 def main(font_file):
-    font = ImageFont.truetype(font_file, 109)  # the one size that its bitmaps have
+    font = ImageFont.truetype(font_file, 109)  # the only size of its bitmaps
     names = {facts["en"].strip(":").replace("_", " "): character for character, facts in emoji.EMOJI_DATA.items()}
     concepts = read()
     rows = -(-len(concepts) // COLUMNS)

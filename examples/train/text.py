@@ -1,4 +1,8 @@
-"""The text encoder: CLIP's text model, first taught alone to tell what is in a caption, which is much cheaper than a UNet's steps."""
+"""Trains the text encoder, which is CLIP's text model.
+
+It first learns alone to recognise the contents of captions. This is much cheaper than learning it
+in the steps of the UNet.
+"""
 
 import numpy as np
 import torch
@@ -12,11 +16,11 @@ from scenes import BACKGROUNDS, CONCEPTS, POSITIONS, SIZES, TINTS, caption
 
 TOKENIZER = HERE.parent / "models/emoji/tokenizer"
 STEPS, BATCH = 800, 128
-STRANGE = 0.12  # of the captions get some tokens that mean nothing, so that unknown words do no harm
-SKIPPED = 0.1  # of the batches read the layer of clip skip 2
-LOOKS = 4  # a thing's looks: its picture at 4×4, colours and what covers the background
+STRANGE = 0.12  # share of captions with meaningless tokens, so that unknown words do no harm
+SKIPPED = 0.1  # share of batches that use the layer of clip skip 2
+LOOKS = 4  # side of the picture that stands for a thing's looks: its colours and its alpha
 STYLES = ["", "silhouette", "outline", "upside down", *TINTS]
-CHOICES = [len(BACKGROUNDS), len(POSITIONS), len(SIZES), len(STYLES), 4]  # of which a scene has one each
+CHOICES = [len(BACKGROUNDS), len(POSITIONS), len(SIZES), len(STYLES), 4]  # a scene has one of each
 
 
 def build():
@@ -33,7 +37,7 @@ def load_tokenizer():
 
 
 def tokens(tokenizer, captions, rng=None):
-    """Ids of 77 tokens each; with `rng` some get tokens that mean nothing."""
+    """Returns 77 ids for each caption. With `rng`, some captions get meaningless tokens."""
     ids = tokenizer(captions, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
     for row in ids if rng is not None else []:
         if rng.random() < STRANGE:
@@ -47,13 +51,13 @@ def tokens(tokenizer, captions, rng=None):
 
 
 def read(model, ids, skip=1):
-    """The prompt's embeddings at a clip skip."""
+    """Returns the embeddings of prompts at a clip skip."""
     states = model(ids, output_hidden_states=True).hidden_states
     return model.final_layer_norm(states[-skip])
 
 
 def contents(scene):
-    """What a caption can name: which things, and the number of each choice."""
+    """Returns what a caption can name: a flag for each thing, and the index of each choice."""
     things = torch.zeros(len(CONCEPTS))
     for thing in scene.things:
         things[thing.concept] = 1
@@ -66,7 +70,10 @@ def contents(scene):
 
 
 def looks():
-    """[things, 4 · 4 · 4]: the mean colours of the pictures' parts, times how much is covered, and that."""
+    """Returns the looks of things, [things, 4 · 4 · 4]: premultiplied mean colours and alpha.
+
+    Each value is relative to the mean over all things.
+    """
     small = [np.asarray(picture.convert("RGBa").resize((LOOKS, LOOKS), Image.Resampling.BOX), np.float32) for picture in sprites()]
     small = np.stack(small).reshape(len(small), -1) / 127.5
     return torch.from_numpy(small - small.mean(0))
@@ -76,8 +83,10 @@ def train(all_scenes, device):
     torch.manual_seed(3)
     model = build().to(device)
     if device == "cpu":
-        model.set_attn_implementation("eager")  # whose backward pass is several times as fast there
-    head = torch.nn.Linear(64, len(CONCEPTS) + sum(CHOICES) + 4 * LOOKS**2).to(device)  # needed here only
+        # The backward pass of eager attention is several times as fast on a CPU.
+        model.set_attn_implementation("eager")
+    # The head is used in this stage only.
+    head = torch.nn.Linear(64, len(CONCEPTS) + sum(CHOICES) + 4 * LOOKS**2).to(device)
     models = [model, head]
     training = Training("text", models, [{"params": [p for m in models for p in m.parameters()], "base": 2e-3, "weight_decay": 0.01}], 0.99)
     tokenizer, shown = load_tokenizer(), looks()
@@ -87,16 +96,16 @@ def train(all_scenes, device):
         chosen = [all_scenes[i] for i in rng.integers(len(all_scenes), size=BATCH)]
         ids = tokens(tokenizer, [caption(rng, scene) for scene in chosen], rng)
         things, choices = map(torch.stack, zip(*map(contents, chosen)))
-        # Told at the end of the prompt or anywhere after it: a UNet looks at all of it.
+        # Reads a state at or after the end of the prompt, because a UNet uses all states.
         end = (ids == 49407).int().argmax(1)
         place = end + (torch.from_numpy(rng.random(BATCH)) * (77 - end)).long()
         with torch.autocast(device, torch.bfloat16):
             hidden = read(model, ids.to(device), 2 if rng.random() < SKIPPED else 1)
         told = head(hidden[torch.arange(BATCH), place].float()).split([len(CONCEPTS), *CHOICES, 4 * LOOKS**2], dim=1)
-        # The few things that are there weigh as much as the many that are not.
+        # The few things in a caption count as much as the many others.
         loss = 10 * F.binary_cross_entropy_with_logits(told[0], things.to(device), pos_weight=torch.tensor(20.0, device=device))
         loss = loss + sum(F.cross_entropy(logits, choices[:, i].to(device)) for i, logits in enumerate(told[1:-1]))
-        # Embeddings from which the looks of things can be read spare the UNet to learn them thing by thing.
+        # With embeddings that contain the looks of things, the UNet need not learn these.
         seen = (told[-1] - (things @ shown).to(device)).square().mean()
         loss = loss + 20 * seen
         training.update(loss, min(1, (step + 1) / 50, (STEPS - step) / (STEPS * 0.3)))

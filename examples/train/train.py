@@ -1,5 +1,7 @@
-"""Trains the model and writes it in the diffusers layout: autoencoder, latents, text encoder and UNet, export. Each part goes on from
-where it was stopped (the folder run/).
+"""Trains the model and writes it in the diffusers layout.
+
+The stages are the autoencoder, the latents, the text encoder with the UNet, the word weights and
+the export. Each stage continues where it was stopped, from the files in run/.
 
     python train.py [OUT]
 """

@@ -1,4 +1,4 @@
-"""The autoencoder: AutoencoderKL, 8 pixels of each side to one of four-channel latents."""
+"""Trains the autoencoder, an AutoencoderKL with 8×8 pixels to a latent and four channels."""
 
 import numpy as np
 import torch
@@ -10,9 +10,10 @@ from checkpoint import Training
 from concepts import sprites
 from scenes import CELL, SHAPES, draw, held_out, scene
 
-CROPS, WHOLE = 5000, 1200  # steps on crops of 64×64 (most of what is to be learned, cheaply), then on whole pictures
+# Steps on 64×64 crops, which are cheap and teach most of it, and then steps on whole pictures.
+CROPS, WHOLE = 5000, 1200
 KL = 1e-3
-HALVED = 0.5  # weight of what the latents at half their size have to give: the picture at half its size
+HALVED = 0.5  # weight of the loss of halved latents, which must decode to the halved picture
 
 
 def build():
@@ -22,7 +23,8 @@ def build():
         mid_block_add_attention=False,
     )
     with torch.no_grad():
-        # Small noise at first, and blocks that begin as nothing: it learns several times as fast at the start.
+        # With little noise at first, and with blocks that begin as the identity, the model learns
+        # several times as fast at the start.
         model.quant_conv.weight[4:] *= 0.1
         model.quant_conv.bias[4:] = -5
         for module in model.modules():
@@ -46,7 +48,7 @@ def batch(step, pictures, new):
             continue
         image = draw(one, pictures)
         if crops:
-            # Around a thing, mostly: there is little to learn from an empty corner.
+            # Most crops are around a thing, because there is little to learn from an empty corner.
             if one.things and rng.random() < 0.9:
                 thing = one.things[rng.integers(len(one.things))]
                 left, top = (at + thing.side / 2 + rng.normal() * thing.side / 3 - 32 for at in (thing.x, thing.y))
@@ -59,7 +61,7 @@ def batch(step, pictures, new):
 
 
 def difference(y, x):
-    """L1, L2 and L1 of the edges."""
+    """Returns the sum of the L1 loss, the L2 loss and the L1 loss of the edges."""
     edges = sum((a - b).abs().mean() for a, b in zip(gradient(y), gradient(x)))
     return (y - x).abs().mean() + (y - x).square().mean() + edges
 
@@ -81,7 +83,8 @@ def train(device):
             posterior = model.encode(x).latent_dist
             z = posterior.sample()
             y, halved = model.decode(z).sample.float(), model.decode(F.avg_pool2d(z, 2)).sample.float()
-        # Latents that can be halved like the picture are smooth, which is what a diffusion model learns soonest (arXiv 2502.14831).
+        # Latents that can be halved like the picture are smooth, and a diffusion model learns
+        # smooth latents soonest (arXiv 2502.14831).
         loss = difference(y, x) + HALVED * difference(halved, F.avg_pool2d(x, 2))
         divergence = posterior.kl().mean() / posterior.mean[0].numel()
         rate = min(1, (step + 1) / 100) * 0.5 * (1 + np.cos(np.pi * step / total))

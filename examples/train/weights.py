@@ -1,8 +1,12 @@
-"""What a word's weight means, taught to the model that the other stages made: how far the background is from the average of all colours.
+"""Teaches the model the weights of words. It continues from the model of the other stages.
 
-Until here nothing weighs a word, and what a caption says can be read from every token behind it, the padding too: of 77 states one more or
-less makes no difference. So first the text encoder learns to tell a background's colour in the colour's own word and nowhere else, then the
-UNet with it to read it there, and that a word of another weight is another shade.
+The weight of a background's colour is how far the background is from the average of all colours.
+
+Until this stage no word has a weight, and the contents of a caption can be read from every state
+after the word, even from the padding. One of 77 states more or less makes no difference then. So
+the text encoder first learns to carry a background's colour in the state of its word and nowhere
+else. Then the UNet, together with it, learns to read the colour there, and to draw another shade if
+the word has another weight.
 """
 
 import copy
@@ -19,28 +23,31 @@ from text import SKIPPED, load_tokenizer, read, tokens
 from vae import pixels
 
 WORDS_STEPS = 800
-ROUNDS = [1200, 800]  # steps, at the end of each of which the learning rate has fallen to zero
-WEIGHED = 0.5  # of the captions that name the background's colour once
+ROUNDS = [1200, 800]  # steps; the learning rate falls to zero at the end of each round
+WEIGHED = 0.5  # share of weighted captions, among those that name the background's colour once
 WEIGHTS = (0.25, 1.75)
 BATCH_OF_WORDS = 128
 AVERAGE = np.mean(list(BACKGROUNDS.values()), axis=0)
 
 
 def place_of(ids, word):
-    """Where a word is, if it is there once."""
+    """Returns the place of a word, or None unless it is there exactly once."""
     places = (ids == word).nonzero().flatten().tolist()
     return places[0] if len(places) == 1 else None
 
 
 def weighed(scene, weight):
-    """The scene with its background `weight` times as far from the average one."""
+    """Returns the scene with its background `weight` times as far from the average colour."""
     shade = AVERAGE + weight * (np.array(scene.shade) - AVERAGE)
     return replace(scene, shade=tuple(int(c) for c in np.clip(shade.round(), 0, 255)))
 
 
 def part(text, all_scenes, device):
-    """The text encoder, taught to tell the background's colour in its word, and nowhere behind it. The state of the word becomes that of the
-    end of `blue background`, which the UNet knows; the states behind it become what they are on average over all colours."""
+    """Teaches the text encoder to carry the background's colour in its word, and nowhere after it.
+
+    The state of the word becomes the state at the end of `blue background`, which the UNet knows.
+    The states after it become their average over all colours.
+    """
     tokenizer, known = load_tokenizer(), copy.deepcopy(text)
     words = {background: tokenizer(background).input_ids[1] for background in BACKGROUNDS}
     alone = tokens(tokenizer, [f"{background} background" for background in BACKGROUNDS]).to(device)
@@ -59,7 +66,8 @@ def part(text, all_scenes, device):
                 places[row] = place
         skip = 2 if rng.random() < 0.25 else 1
         with torch.no_grad():
-            # Another colour at random: what is nearest to all of them is their average.
+            # The target has a random colour. The state that is nearest to all targets is their
+            # average.
             target = torch.where(behind[..., None].to(device), read(known, others.to(device), skip), read(known, ids.to(device), skip))
             ends = dict(zip(BACKGROUNDS, read(known, alone, skip)[:, 3]))
             for row, place in places.items():
@@ -74,8 +82,11 @@ def part(text, all_scenes, device):
 
 
 def train(vae, unet, text, scaling, device):
-    """UNet and text encoder. A token's state is multiplied by its weight, `Emphasis::Multiply` of sd-text; its default keeps the mean besides,
-    which one word changes by 1 %."""
+    """Trains the UNet and the text encoder.
+
+    A token's state is multiplied by its weight, as in `Emphasis::Multiply` of sd-text. The default
+    of sd-text also restores the mean, which one word changes by 1 %.
+    """
     all_scenes, encoded, buckets, _ = latents(vae, device)
     pictures, tokenizer = sprites(), load_tokenizer()
     words = {background: tokenizer(background).input_ids[1] for background in BACKGROUNDS}
@@ -118,7 +129,7 @@ def train(vae, unet, text, scaling, device):
         with torch.autocast(device, torch.bfloat16):
             skip = 2 if rng.random() < SKIPPED else 1
             context = read(text, ids.to(device), skip)
-            # What little is told behind the word is of another colour.
+            # What the states after the word still say is about another colour.
             context = torch.where(behind[..., None].to(device), read(text, others.to(device), skip), context)
         loss = loss_of(unet, x * scaling, context * weights[..., None].to(device), device)
         done, length = (step, ROUNDS[0]) if step < ROUNDS[0] else (step - ROUNDS[0], ROUNDS[1])

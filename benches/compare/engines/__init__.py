@@ -1,8 +1,8 @@
 """The engines that run inside `worker.py`.
 
-Each module imports its library at the top, so that the import is no part of the load, and has
-`start(job) -> run`. `start` loads one part of a model. `run(number)` runs the part once and returns
-its output as an array; call 0 is not timed, and draws a picture of one step only.
+Each module imports its library at the top, so that the load does not include the import. It has a
+function `start(job) -> run`, which loads one part of a model. `run(number)` runs the part once and
+returns its output as an array. Call 0 is not timed, and draws a picture with one step only.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""diffusers on torch."""
+"""Runs diffusers on torch."""
 
 import torch
 from diffusers import (
@@ -28,7 +28,7 @@ def start(job):
 
 
 def network(job):
-    """One network as a module that takes tensors by position, and its inputs."""
+    """Returns a network as a module that takes tensors by position, and its inputs by name."""
     dtype = DTYPES[job.precision]
     module = (Unet if job.part == "unet" else Decoder)(job.model, dtype).eval()
     if job.layout:
@@ -44,7 +44,10 @@ def network(job):
 
 
 def kept_dtype(name, dtype):
-    """Timesteps and sizes stay in float32: diffusers takes their sines in it."""
+    """Returns the type of an input.
+
+    Timesteps and sizes stay in float32, because diffusers computes their sines in it.
+    """
     return torch.float32 if name in ("timestep", "time_ids") else dtype
 
 
@@ -74,7 +77,7 @@ class Decoder(torch.nn.Module):
 
 
 def picture(job):
-    """A whole picture with Euler on the leading ladder, from the seed's noise in float32."""
+    """Draws a whole picture with Euler on the leading ladder, from float32 noise of the seed."""
     dtype = DTYPES[job.precision]
     pipeline = AutoPipelineForText2Image.from_pretrained(
         job.model, torch_dtype=dtype, local_files_only=True

@@ -1,4 +1,4 @@
-"""A plain export by torch.onnx.export, in ONNX Runtime."""
+"""Runs a plain export of torch.onnx.export in ONNX Runtime."""
 
 import onnxruntime
 
@@ -23,7 +23,7 @@ def file(job):
 
 
 def export(job):
-    """Writes the network of torch as a graph in float32, if it is not there."""
+    """Writes the torch network as a float32 graph, unless the file exists."""
     if file(job).exists():
         return
     import torch

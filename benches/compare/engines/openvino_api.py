@@ -1,7 +1,7 @@
-"""OpenVINO's own API on the ONNX graph that `convert --to onnx` writes.
+"""Runs the ONNX graph that `convert --to onnx` writes through OpenVINO's own API.
 
 The graph gets fixed shapes. The sinusoids of timesteps and sizes are computed in float32 and become
-inputs, because bf16 would reach their sines.
+inputs, because the sines would lose too much precision in bf16.
 """
 
 import openvino
@@ -30,7 +30,7 @@ def start(job):
 
 
 def without_sinusoids(core, model, arrays):
-    """Cuts the sinusoids out of the model and returns the inputs that it has then."""
+    """Replaces the sinusoids of the model by inputs, and returns all inputs of the new model."""
     for joined in sinusoids(model):
         part = openvino.Model([joined.output(0)], model.get_parameters(), "sinusoid").clone()
         value = core.compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": openvino.Type.f32})(
@@ -52,7 +52,7 @@ def without_sinusoids(core, model, arrays):
 
 
 def sinusoids(model):
-    """The nodes that put sines and cosines side by side."""
+    """Returns the nodes that join sines and cosines."""
     joined = {}
     for node in model.get_ops():
         if node.get_type_name() == "Sin":

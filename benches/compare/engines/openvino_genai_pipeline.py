@@ -1,11 +1,12 @@
-"""OpenVINO GenAI on a model that optimum-intel exported, with fixed shapes as its guide advises.
+"""Runs OpenVINO GenAI on a model that optimum-intel exported.
 
-Draws whole pictures. Needs an environment of its own: see `requirements-genai.txt`.
+The shapes are fixed, as GenAI's guide advises. Only whole pictures are drawn. The packages need a
+separate environment: see `requirements-genai.txt`.
 """
 
 import numpy
 import openvino_genai
-import torch  # noqa: F401 - TorchGenerator needs it, and its import is no part of the load
+import torch  # noqa: F401 - TorchGenerator needs it, and the load must not include the import
 
 import inputs
 

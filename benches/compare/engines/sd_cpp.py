@@ -1,6 +1,7 @@
-"""stable-diffusion.cpp by its Python package, which is built on the machine it runs on.
+"""Runs stable-diffusion.cpp through its Python package, which is built on the same machine.
 
-Draws whole pictures. Its weights keep the model's type, its noise is its own.
+Only whole pictures are drawn. The weights keep the type that they have in the model. The noise is
+stable-diffusion.cpp's own.
 """
 
 import numpy

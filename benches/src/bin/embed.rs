@@ -1,6 +1,8 @@
-//! How long it takes to encode texts. Each line of standard input is a JSON list of texts, encoded
-//! as one batch; each line of standard output has the seconds it took and the first numbers of
-//! every embedding, as JSON. `compare/embed.py` runs it next to transformers.
+//! Measures how long it takes to encode texts.
+//!
+//! Each line of standard input is a JSON list of texts, which are encoded as one batch. Each line
+//! of standard output is a JSON object with the seconds that a batch took and the first eight
+//! numbers of every embedding. `compare/embed.py` runs this program next to transformers.
 
 use std::{io, path::PathBuf, time::Instant};
 
@@ -10,9 +12,9 @@ use sd_onnx::text::BoxError;
 
 #[derive(Parser)]
 struct Arguments {
-    /// Folder of a Stable Diffusion model, or with the files of a CLIP model in it
+    /// Folder of a Stable Diffusion model or of a CLIP model
     model: PathBuf,
-    /// Threads; 0 is one for each physical core
+    /// Threads; 0 means one for each physical core
     #[arg(long, default_value_t = 0)]
     threads: u16,
 }

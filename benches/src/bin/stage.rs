@@ -1,10 +1,9 @@
-//! Loads and runs one stage of a model, and prints as JSON how long it took and the most memory
-//! that the process had.
+//! Loads and runs one stage of a model, and prints the time and the memory that it took as JSON.
 //!
-//! `compare/compare.py` runs it next to other programs, each in a process of its own. Times are in
-//! seconds and memory in MiB: `peak_mb` is the largest resident set and `rss_anon_mb` the largest
-//! sample of anonymous memory. The fields that begin `bare` were taken before the load, the fields
-//! that begin `load` after it.
+//! `compare/compare.py` runs this program next to other engines, each in its own process. Times are
+//! in seconds and memory is in MiB: `peak_mb` is the largest resident set, and `rss_anon_mb` is the
+//! largest sample of anonymous memory. Fields that begin with `bare` were measured before the load,
+//! and fields that begin with `load` after it.
 
 use std::{fs, path::PathBuf, time::Instant};
 
@@ -17,7 +16,7 @@ use sd_onnx::{
     text::{BoxError, ClipSkip},
 };
 
-/// What the text encoder and the picture stage read.
+/// The prompt of the text encoder and of the picture.
 const PROMPT: &str = "a cute fox girl, watercolour";
 
 #[derive(Parser)]
@@ -25,7 +24,7 @@ struct Arguments {
     /// Model folder in the diffusers layout
     model: PathBuf,
     stage: Stage,
-    /// Timed calls, after one that is not timed (of one step, for a picture)
+    /// Timed calls; one call comes before them, untimed and for a picture with only one step
     #[arg(long, default_value_t = 5)]
     calls: usize,
     /// Latent height
@@ -34,16 +33,19 @@ struct Arguments {
     /// Latent width
     #[arg(long, default_value_t = 64)]
     width: usize,
+    /// Threads; 0 means one for each physical core
     #[arg(long, default_value_t = 0)]
     threads: u16,
+    /// Device: cpu, openvino, openvino-gpu or openvino-npu
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
+    /// Floating-point format that the networks are computed in: f32, bf16 or f16
     #[arg(long, default_value_t = Precision::F32)]
     precision: Precision,
     /// Keep only one network in memory at a time
     #[arg(long)]
     low_memory: bool,
-    /// File for the output of the last call, as little-endian f32
+    /// File to write the output of the last call to, as little-endian f32
     #[arg(long)]
     dump: Option<PathBuf>,
 }
@@ -53,11 +55,13 @@ enum Stage {
     TextEncoder,
     Unet,
     VaeDecoder,
-    /// 20 steps of Euler with guidance, from the prompt to pixels of −1 to 1
+    /// 20 steps of Euler with guidance, from the prompt to pixels in -1 to 1
     Picture,
 }
 
-/// Runs the stage once and returns its output. The number counts the calls; call 0 is not timed.
+/// A function that runs the stage once and returns its output.
+///
+/// The argument is the number of the call. Call 0 is not timed.
 type Run = Box<dyn FnMut(usize) -> Result<Vec<f32>, BoxError>>;
 
 fn main() -> Result<(), BoxError> {
@@ -113,7 +117,7 @@ fn main() -> Result<(), BoxError> {
 fn text_encoder(builder: Builder, arguments: &Arguments) -> Result<Run, BoxError> {
     let encoder = builder.load_prompt_encoder(&arguments.model)?;
     Ok(Box::new(move |call| {
-        // The encoder remembers prompts, so each call has another one.
+        // The encoder caches prompts, so each call has a different one.
         let prompt = format!("{PROMPT} {call}");
         let read = encoder.encode(&prompt, ClipSkip::LAST)?;
         Ok(read.embedding.iter().copied().collect())
@@ -171,7 +175,7 @@ fn picture(builder: Builder, arguments: &Arguments) -> Result<Run, BoxError> {
     Ok(Box::new(move |call| {
         let request = request.clone();
         let request = match call {
-            // The pipeline remembers prompts, so the timed calls have other ones.
+            // The pipeline caches prompts, so the untimed call has different ones.
             0 => request.prompt("warm").negative("up").steps(1),
             _ => request.steps(20),
         };
@@ -180,7 +184,7 @@ fn picture(builder: Builder, arguments: &Arguments) -> Result<Run, BoxError> {
     }))
 }
 
-/// Values of about unit size without a pattern that a network could use.
+/// Returns values of about unit size, without a pattern that could favour a network.
 fn ripple4((_, c, y, x): (usize, usize, usize, usize)) -> f32 {
     1.4 * ((c * 4099 + y * 67 + x * 3) as f32 * 0.37).sin()
 }

@@ -1,5 +1,8 @@
-//! How long it takes to tokenise and to parse prompts, the lines of standard input: the quickest of many calls each, in
-//! microseconds, as JSON. `compare/tokenise.py` runs it next to Hugging Face's `tokenizers` in Python.
+//! Measures how long it takes to tokenise and to parse prompts.
+//!
+//! Each line of standard input is a prompt. The output is JSON with the quickest of many calls for
+//! each prompt, in microseconds. `compare/tokenise.py` runs this program next to Hugging Face's
+//! `tokenizers` in Python.
 
 use std::{hint::black_box, io, path::PathBuf, time::Instant};
 
@@ -38,6 +41,7 @@ fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
+/// Returns the time of the quickest call, in microseconds.
 fn quickest(calls: usize, mut call: impl FnMut()) -> f64 {
     let time = |_| {
         let started = Instant::now();

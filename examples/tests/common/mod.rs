@@ -1,6 +1,6 @@
-//! What the tests of the examples share.
+//! Shared code of the examples' tests.
 
-// Not every test uses all of it.
+// Not every test program uses all of it.
 #![allow(dead_code)]
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 
 use image::RgbImage;
 
-/// An example by its name, as a user runs it: the one that `cargo test` has built next to this test.
+/// An example program, by its name. `cargo test` has built it next to this test.
 pub struct Example(pub &'static str);
 
 impl Example {
@@ -34,7 +34,7 @@ impl Example {
         command
     }
 
-    /// What it says on stdout and stderr.
+    /// Runs the example, which must succeed, and returns its stdout and stderr.
     pub fn succeed(&self, folder: &Path, arguments: &[&str]) -> (String, String) {
         let output = self.command(folder).args(arguments).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
@@ -46,13 +46,14 @@ impl Example {
         (text(&output.stdout), text(&output.stderr))
     }
 
-    /// Fails with this exit code and one line on stderr that has `part`.
+    /// Runs the example, which must fail with an exit code and with one error line that contains
+    /// `part`.
     pub fn fail(&self, folder: &Path, arguments: &[&str], code: i32, part: &str) {
         let output = self.command(folder).args(arguments).output().unwrap();
         failed(&output, arguments, code, part);
     }
 
-    /// Calls its sheet `stem`.png, and the next one otherwise.
+    /// Runs the example twice. It must write `stem`.png first, and `stem`_2.png the second time.
     pub fn names_its_sheet(&self, arguments: &[&str], stem: &str) {
         let folder = tempfile::tempdir().unwrap();
         let names = ["", "_2"].map(|suffix| format!("{stem}{suffix}.png"));
@@ -63,7 +64,9 @@ impl Example {
         assert_eq!(files(folder.path()), names);
     }
 
-    /// Fails to write its output, given as `--output`, in each way that a disk can refuse it, and leaves nothing there.
+    /// Runs the example with values of `--output` that cannot be written.
+    ///
+    /// It must report each of them, and leave no file behind.
     #[cfg(target_os = "linux")]
     pub fn fails_to_write(&self, arguments: &[&str]) {
         let folder = tempfile::tempdir().unwrap();
@@ -87,7 +90,8 @@ impl Example {
             "--output is folder/, expected a file",
         );
 
-        // Files of 512 bytes or 1 KiB, whichever the shell means by 1; no PNG of these tests is that small.
+        // Limits files to 512 bytes or 1 KiB, depending on the shell. Every PNG of these tests is
+        // larger.
         let limited = "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"";
         let output = Command::new("sh")
             .current_dir(folder.path())
@@ -104,8 +108,9 @@ impl Example {
         );
     }
 
-    /// All that it prints on a terminal that has nothing typed in; none where there is no `script`
-    /// to make one.
+    /// Runs the example on a terminal without any input, and returns everything it prints.
+    ///
+    /// Returns `None` if there is no program `script`, which makes the terminal.
     #[cfg(target_os = "linux")]
     pub fn on_a_terminal(&self, folder: &Path, arguments: &[&str]) -> Option<String> {
         let quoted = |argument: &&str| format!("'{argument}'");
@@ -119,10 +124,11 @@ impl Example {
         match script {
             Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
             Err(_) => {
-                // Past the harness, which keeps what is printed to itself where a test passes.
+                // Written to stderr directly, because the harness hides the output of passing
+                // tests.
                 let _ = writeln!(
                     std::io::stderr(),
-                    "SKIPPED: what {} prints on a terminal, as there is no `script`",
+                    "SKIPPED: the output of {} on a terminal, because there is no `script`",
                     self.0
                 );
                 None
@@ -130,7 +136,9 @@ impl Example {
         }
     }
 
-    /// Ends with 130 at an interrupt while it draws, which `arguments` make it do for a while, and leaves no file.
+    /// Interrupts the example while it draws. It must end with exit code 130 and leave no file.
+    ///
+    /// With `arguments` it must draw for a while, so that the interrupt comes in time.
     #[cfg(unix)]
     pub fn stops(&self, arguments: &[&str]) {
         let folder = tempfile::tempdir().unwrap();
@@ -141,7 +149,7 @@ impl Example {
             .spawn()
             .unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-        // The first line says what is drawn, but where ONNX Runtime has to be fetched before.
+        // The first line says what is drawn. Lines about fetching ONNX Runtime may come before it.
         let mut lines = stderr.by_ref().map(Result::unwrap);
         let begun = lines.find(|line| !line.starts_with("Fetching ONNX Runtime"));
         let kill = Command::new("kill")
@@ -176,12 +184,12 @@ fn failed(output: &Output, arguments: &[&str], code: i32, part: &str) {
     let errors: Vec<_> = errors.collect();
     assert!(
         errors.len() == 1 && errors[0].contains(part) && stderr.lines().last() == Some(errors[0]),
-        "{arguments:?}: {stderr:?} does not end in a line that says {part:?}"
+        "{arguments:?}: {stderr:?} does not end with a line that contains {part:?}"
     );
     assert!(!stderr.contains("panicked"), "{stderr}");
 }
 
-/// The names in a folder, sorted.
+/// Returns the names of the entries of a folder, sorted.
 pub fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -196,7 +204,9 @@ pub fn picture(folder: &Path, name: &str) -> RgbImage {
     image::load_from_memory(&bytes).unwrap().into_rgb8()
 }
 
-/// Where on a sheet a picture is, pixel for pixel: the first place, line by line.
+/// Returns where a sheet contains a picture, pixel for pixel.
+///
+/// If it is there more than once, the first place counts, line by line.
 pub fn place_of(picture: &RgbImage, sheet: &RgbImage) -> Option<(u32, u32)> {
     let (width, height) = picture.dimensions();
     let lines = |image: &RgbImage, x: u32, y: u32| {
