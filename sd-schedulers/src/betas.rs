@@ -1,28 +1,32 @@
-//! The betas of a diffusion process, in torch's float32 as diffusers computes them.
+//! The betas of a diffusion process, computed in float32 as torch does for diffusers.
 
 use std::f64::consts::PI;
 
 use crate::SchedulerConfig;
 
 /// How the betas rise over the training timesteps.
+///
+/// The names in backticks are the values of `beta_schedule` in diffusers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BetaSchedule {
-    /// `linear`: evenly spaced betas (<https://arxiv.org/abs/2006.11239>).
+    /// `linear`: evenly spaced betas, from <https://arxiv.org/abs/2006.11239>.
     Linear,
-    /// `scaled_linear`: evenly spaced square roots of betas; Stable Diffusion's.
+    /// `scaled_linear`: betas with evenly spaced square roots. Stable Diffusion uses this one.
     ScaledLinear,
-    /// `sigmoid`: betas on a sigmoid from -6 to 6 (GeoDiff). Of `DDPMScheduler` only.
+    /// `sigmoid`: betas on a sigmoid from -6 to 6, from GeoDiff. Only `DDPMScheduler` has it.
     Sigmoid,
-    /// `laplace`: from an alpha-bar whose log SNR has a Laplace distribution, betas capped at 0.999 (<https://arxiv.org/abs/2407.03297>).
-    /// Of `DDPMScheduler` only.
+    /// `laplace`: betas from an alpha-bar whose log SNR has a Laplace distribution, capped at
+    /// 0.999, from <https://arxiv.org/abs/2407.03297>. Only `DDPMScheduler` has it.
     Laplace,
-    /// `exp`: from alpha-bar `exp(-12 t)`, betas capped at 0.999. Of `HeunDiscreteScheduler` only.
+    /// `exp`: betas from the alpha-bar `exp(-12 t)`, capped at 0.999. Only `HeunDiscreteScheduler`
+    /// has it.
     Exponential,
-    /// `squaredcos_cap_v2`: from a squared cosine alpha-bar, betas capped at 0.999 (<https://arxiv.org/abs/2102.09672>).
+    /// `squaredcos_cap_v2`: betas from a squared-cosine alpha-bar, capped at 0.999, from
+    /// <https://arxiv.org/abs/2102.09672>.
     Cosine,
 }
 
-/// Those of a configuration.
+/// Returns the betas of a configuration, one per training timestep.
 pub(crate) fn betas(config: &SchedulerConfig) -> Vec<f32> {
     let SchedulerConfig {
         beta_start,
@@ -61,7 +65,8 @@ pub(crate) fn betas(config: &SchedulerConfig) -> Vec<f32> {
     }
 }
 
-/// The betas of an alpha-bar given over the time from 0 to 1, capped at 0.999.
+/// Returns the betas that give this alpha-bar, capped at 0.999. `alpha_bar` takes a time from 0
+/// to 1.
 fn betas_of(count: usize, alpha_bar: impl Fn(f64) -> f64) -> Vec<f32> {
     let at = |t: usize| alpha_bar(t as f64 / count as f64);
     (0..count)
@@ -69,7 +74,8 @@ fn betas_of(count: usize, alpha_bar: impl Fn(f64) -> f64) -> Vec<f32> {
         .collect()
 }
 
-/// `torch.linspace` in float32, which counts from whichever end is nearer and fuses the product with the sum.
+/// Returns the values of `torch.linspace` in float32. Torch counts from the nearer end and fuses
+/// the product with the sum.
 fn linspace(start: f64, end: f64, count: usize) -> impl Iterator<Item = f32> {
     let (start, end) = (start as f32, end as f32);
     let step = (end - start) / (count - 1) as f32;
@@ -79,7 +85,8 @@ fn linspace(start: f64, end: f64, count: usize) -> impl Iterator<Item = f32> {
     })
 }
 
-/// `torch.cumprod` of 1 - beta: the product runs in float64, each element is rounded to float32.
+/// Returns `torch.cumprod` of 1 - beta. The product runs in float64, and each element is rounded to
+/// float32.
 pub(crate) fn alpha_bars(betas: &[f32]) -> Vec<f32> {
     let products = betas.iter().scan(1.0_f64, |product, beta| {
         *product *= f64::from(1.0 - beta);
@@ -88,7 +95,8 @@ pub(crate) fn alpha_bars(betas: &[f32]) -> Vec<f32> {
     products.collect()
 }
 
-/// Algorithm 1 of <https://arxiv.org/abs/2305.08891>: shift and scale sqrt(alpha-bar) so that it ends at 0.
+/// Rescales the betas so that alpha-bar ends at 0: algorithm 1 of
+/// <https://arxiv.org/abs/2305.08891>, which shifts and scales sqrt(alpha-bar).
 pub(crate) fn rescale_zero_terminal_snr(betas: &mut [f32]) {
     let mut roots: Vec<f32> = alpha_bars(betas).iter().map(|bar| bar.sqrt()).collect();
     let (first, last) = (roots[0], roots[roots.len() - 1]);

@@ -2,38 +2,60 @@ use serde::{Deserialize, Serialize};
 
 use crate::Needs;
 
-/// What is done to a denoised sample before a sampler uses it: for models of pixels, which are -1 to 1. Latents have no such bounds.
+/// What is done to a denoised sample before a sampler uses it.
 ///
-/// With serde null is none, `{"range": 1.0}` and `{"dynamic": {"ratio": 0.995, "max": 1.0}}` are the others.
+/// Clipping is for models of pixels, whose values lie in `-1.0..=1.0`. Latents have no such bounds.
+///
+/// In serde, `null` is [`Clip::None`]. The other variants are `{"range": 1.0}` and
+/// `{"dynamic": {"ratio": 0.995, "max": 1.0}}`.
+///
+/// Default: [`Clip::None`].
+///
+/// ```
+/// use sd_schedulers::Clip;
+///
+/// let clip = Clip::Range(1.0);
+/// let mut denoised = [-4.0, 0.5];
+/// clip.apply(&mut denoised, &mut clip.scratch(2));
+/// assert_eq!(denoised, [-1.0, 0.5]);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Option<Written>", into = "Option<Written>")]
 pub enum Clip {
-    /// Nothing. The default.
+    /// Leaves the sample as it is.
     #[default]
     None,
-    /// Each value is held between minus and plus this, above 0; else nothing is done. `clip_sample` of diffusers, whose
-    /// `clip_sample_range` is 1.
+    /// Clamps each value to `-range..=range`. A range that is not above 0 changes nothing.
+    ///
+    /// This is `clip_sample` in diffusers, where `clip_sample_range` defaults to 1.
     Range(f32),
-    /// Dynamic thresholding, section 2.3 of <https://arxiv.org/abs/2205.11487>: each value is held between minus and plus a threshold and
-    /// divided by it. The threshold is that magnitude below which `ratio` of all values lie, but at least 1 and at most `max`.
-    /// `thresholding` of diffusers.
+    /// Applies dynamic thresholding: section 2.3 of <https://arxiv.org/abs/2205.11487>.
+    ///
+    /// Each value is clamped to plus or minus a threshold and then divided by it. The threshold is
+    /// the magnitude below which the share `ratio` of all values lies, but at least 1 and at most
+    /// `max`. This is `thresholding` in diffusers.
     Dynamic {
-        /// 0 to 1; outside of that the nearer end. 0.995 in the paper and in diffusers (`dynamic_thresholding_ratio`).
+        /// The share of values, `0.0..=1.0`. A value outside counts as the nearer end. The paper
+        /// and diffusers (`dynamic_thresholding_ratio`) use 0.995.
         ratio: f32,
-        /// Above 0; else nothing is done. With 1, diffusers' default (`sample_max_value`), it is a range of 1 and no more; below 1 it wins
-        /// over the least threshold.
+        /// The largest threshold. A value that is not above 0 changes nothing.
+        ///
+        /// diffusers' default (`sample_max_value`) is 1, with which the variant does the same as a
+        /// range of 1. Below 1, `max` takes precedence over the smallest threshold.
         max: f32,
     },
 }
 
 impl Clip {
-    /// Room for [`apply`](Self::apply) on a sample of `len` values.
+    /// Returns a buffer that [`apply`](Self::apply) can use for a sample of `len` values.
     pub fn scratch(&self, len: usize) -> Vec<f32> {
         Vec::with_capacity(if self.looks_at_all() { len } else { 0 })
     }
 
-    /// Clips the denoised sample of one picture, in place. [`Dynamic`](Self::Dynamic) needs room for a copy of it: with that of
-    /// [`scratch`](Self::scratch), whatever is in it, nothing is allocated.
+    /// Clips the denoised sample of one picture, in place.
+    ///
+    /// [`Dynamic`](Self::Dynamic) copies the sample to `scratch`. It does not allocate if `scratch`
+    /// comes from [`scratch`](Self::scratch). Earlier contents of `scratch` do not matter.
     pub fn apply(&self, denoised: &mut [f32], scratch: &mut Vec<f32>) {
         match *self {
             Self::Range(range) if range > 0.0 => {
@@ -53,7 +75,7 @@ impl Clip {
         }
     }
 
-    /// What a sampler needs that does this to its denoised samples.
+    /// Returns the needs of a sampler that clips its denoised samples like this.
     pub fn needs(&self) -> Needs {
         Needs {
             one_picture: self.looks_at_all(),
@@ -66,7 +88,8 @@ impl Clip {
     }
 }
 
-/// The value below which `ratio` of all lie, interpolated linearly between two of them; 0 of none. Changes their order.
+/// Returns the value below which the share `ratio` of all values lies, interpolated linearly
+/// between two values, or 0 if there are none. Reorders the values.
 fn quantile(values: &mut [f32], ratio: f32) -> f32 {
     let Some(last) = values.len().checked_sub(1) else {
         return 0.0;
@@ -77,7 +100,7 @@ fn quantile(values: &mut [f32], ratio: f32) -> f32 {
     below + rank.fract() as f32 * (next - below)
 }
 
-/// A clip as serde has it, if it is one.
+/// The serde form of a clip other than [`Clip::None`].
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 enum Written {
@@ -127,7 +150,7 @@ mod tests {
             let mut values = [-4.0, 1.0, 3.0, -2.0];
             let mut scratch = clip.scratch(values.len());
             let room = scratch.capacity();
-            // What is left from another sample does not count.
+            // Values left over from another sample must not matter.
             scratch.extend([9.0_f32; 2].iter().take(room));
             clip.apply(&mut values, &mut scratch);
             assert_eq!(scratch.capacity(), room);

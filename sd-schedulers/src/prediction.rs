@@ -1,33 +1,42 @@
-//! What a model's output is, and how it becomes the denoised sample. The only file that knows.
+//! The meaning of a model's output, and its conversion to the denoised sample. No other file
+//! depends on the kind of output.
 
 use crate::{Path, Rung};
 
 /// What a model was trained to predict.
+///
+/// The names in backticks are the values of `prediction_type` in diffusers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Prediction {
-    /// The noise: `epsilon`, <https://arxiv.org/abs/2006.11239>. Stable Diffusion 1.x, SDXL.
+    /// `epsilon`: the noise, from <https://arxiv.org/abs/2006.11239>. Stable Diffusion 1.x and SDXL
+    /// predict it.
     #[default]
     Epsilon,
-    /// The velocity: `v_prediction`, section 2.4 of <https://arxiv.org/abs/2210.02303>. Stable Diffusion 2.x at 768.
+    /// `v_prediction`: the velocity, section 2.4 of <https://arxiv.org/abs/2210.02303>. Stable
+    /// Diffusion 2.x at 768 pixels predicts it.
     V,
-    /// The denoised sample itself: `sample`.
+    /// `sample`: the denoised sample itself.
     Sample,
-    /// The velocity of the straight path, noise minus clean sample: `flow_prediction`, <https://arxiv.org/abs/2209.03003>. SD 3, FLUX.
+    /// `flow_prediction`: the velocity of the straight path, noise minus clean sample, from
+    /// <https://arxiv.org/abs/2209.03003>. SD 3 and FLUX predict it.
     Flow,
-    /// A network preconditioned as in table 1 of <https://arxiv.org/abs/2206.00364>: the classes `EDM…` of diffusers. Playground 2.5.
+    /// The output of a network preconditioned as in table 1 of <https://arxiv.org/abs/2206.00364>.
+    /// Playground 2.5 is such a model, and the `EDM…` classes of diffusers are for it.
     Edm {
-        /// The standard deviation of the data, above 0; 0.5 in the paper.
+        /// The standard deviation of the data, above 0. The paper uses 0.5.
         sigma_data: f32,
-        /// Whether the output's sign is that of v (`v_prediction`) instead of the paper's (`epsilon`).
+        /// Whether the output has the sign of v (`v_prediction`) instead of the paper's sign
+        /// (`epsilon`).
         v: bool,
     },
 }
 
 impl Prediction {
-    /// Turns a model's output into the denoised sample D(x; sigma), in place.
+    /// Converts a model's output to the denoised sample D(x; sigma), in place.
     ///
-    /// `output` is what the model made of `x` times [`input_scale`](Self::input_scale). `x` is in the scaling that `at` says and as long as
-    /// `output`: of two different lengths, only the first elements up to the shorter one are converted.
+    /// `output` is the model's output for `x` times [`input_scale`](Self::input_scale). `x` is in
+    /// the scaling of `at.path` and as long as `output`. If the lengths differ, only the elements
+    /// up to the shorter length are converted.
     pub fn denoised(self, output: &mut [f32], x: &[f32], at: Rung) {
         let sigma = at.sigma;
         let variance = sigma * sigma + 1.0;
@@ -51,8 +60,10 @@ impl Prediction {
         }
     }
 
-    /// What `x` is multiplied by before the model sees it, back to the scaling that the model was trained in: `1 / sqrt(sigma² + 1)` for a
-    /// variance-preserving model, 1 on the straight path.
+    /// Returns the factor that scales `x` for the model's input.
+    ///
+    /// The factor converts `x` to the scaling that the model was trained in. It is
+    /// `1 / sqrt(sigma² + 1)` for a variance-preserving model and 1 on the straight path.
     pub fn input_scale(self, at: Rung) -> f32 {
         let sigma = at.sigma;
         match (self, at.path) {
@@ -70,8 +81,9 @@ impl Prediction {
 mod tests {
     use super::*;
 
-    /// A model that knows the answer: x = clean + sigma * noise, alpha = 1 / sqrt(1 + sigma²), v = alpha * noise -
-    /// alpha * sigma * clean. Exact in the reals, so a few roundings of values of size x (up to 15) are left.
+    /// A model that knows the answer: x = clean + sigma * noise, alpha = 1 / sqrt(1 + sigma²) and
+    /// v = alpha * noise - alpha * sigma * clean. The conversion is exact in real numbers, so the
+    /// tolerance covers a few roundings of values of the size of x (up to 15).
     #[test]
     fn every_prediction_of_a_perfect_model_gives_the_clean_sample() {
         let (clean, noise) = ([0.5_f32, -1.25, 0.0], [0.3_f32, 1.0, -0.7]);

@@ -1,14 +1,15 @@
-//! Text from files and from callers, made safe to print.
+//! Makes text from files and callers safe to print.
 
-/// The most characters of a text that a message shows.
+/// The largest number of characters of a text that a message shows.
 const MOST_CHARACTERS: usize = 100;
 
-/// Returns the text in a form that is safe and short enough for a message of one line: characters
-/// that a terminal acts on or does not show become Rust's escapes, and the rest of a long text is
-/// replaced by its number of characters.
+/// Returns the text in a form that is short and safe to show in a one-line message.
 ///
-/// `sd_text::outside::printable` does the same for the other crates, on which this one does not
-/// depend.
+/// Control characters and invisible characters become Rust escapes. A text of more than
+/// [`MOST_CHARACTERS`] characters is cut, and the number of missing characters follows.
+///
+/// `sd_text::outside::printable` does the same for the other crates. This crate does not depend on
+/// `sd-text`.
 pub(crate) fn printable(text: impl AsRef<str>) -> String {
     let mut out = String::new();
     let mut characters = text.as_ref().chars();

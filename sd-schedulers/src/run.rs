@@ -1,4 +1,4 @@
-//! What a sampler is, and what it drives.
+//! The traits of a sampler and of the run that it drives.
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -8,50 +8,64 @@ use crate::{Conventions, NoiseSource, Rung, Rungs};
 
 /// A sampler: a loop over the rungs that turns noise into a sample.
 ///
-/// The value holds options only. What a run remembers (earlier steps of a multistep method) lives in the call, so one
-/// value serves any number of runs and threads.
+/// The value holds options only. The state of a run, such as the earlier steps of a multistep
+/// method, lives in the call. One value therefore serves any number of runs and threads.
 ///
-/// All of it is in the variance-exploding scaling of k-diffusion: `x` is a clean sample plus `sigma` times unit noise. On a flow model
-/// too, unless [`Conventions::flow`] says otherwise.
+/// Samplers work in the variance-exploding scaling of k-diffusion: `x` is a clean sample plus
+/// `sigma` times unit noise. They do so on a flow model too, unless [`Conventions::flow`] says
+/// otherwise.
 ///
-/// `Debug` shows every option: two samplers of one type that print the same are taken for the same ([`same`](crate::same)).
+/// `Debug` must show every option: two samplers of one type that print the same text count as equal
+/// ([`same`](crate::same)).
 pub trait Sampler: Any + Debug + Send + Sync {
-    /// How the sampler wants its rungs made. Default [`Conventions::default`].
+    /// Returns how the sampler wants its rungs made.
+    ///
+    /// Default: [`Conventions::default`].
     fn conventions(&self) -> Conventions {
         Conventions::default()
     }
 
-    /// How often a run calls the model. Default once a step.
+    /// Returns how often a run on these rungs calls the model.
+    ///
+    /// Default: once per step.
     fn calls(&self, rungs: &Rungs) -> Calls {
         Calls::Exactly(rungs.steps())
     }
 
-    /// Where a run ends. Default [`Ends::Last`].
+    /// Returns where a run ends.
+    ///
+    /// Default: [`Ends::Last`].
     fn ends(&self) -> Ends {
         Ends::Last
     }
 
-    /// What else it needs of whoever drives it. Default nothing.
+    /// Returns what else the sampler needs from its caller.
+    ///
+    /// Default: nothing.
     fn needs(&self) -> Needs {
         Needs::default()
     }
 
-    /// Takes `x` from the first rung's sigma to the last, mostly 0, in place.
+    /// Takes `x` from the first rung's sigma to the last sigma (usually 0), in place.
     ///
-    /// `x` is any number of values in any order, on entry unit noise times [`Rungs::initial_scale`]. Breaks as soon as
-    /// `run` does, and leaves `x` half done.
+    /// `x` holds any number of values in any order. On entry it is unit noise times
+    /// [`Rungs::initial_scale`]. The sampler breaks as soon as `run` does, and then leaves `x`
+    /// unfinished.
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()>;
 }
 
-/// What a sampler drives: the model, the noise and whoever watches.
+/// What a sampler drives: the model, the noise and the observer of the run.
 pub trait Run {
-    /// Writes D(x; sigma), the model's guess of the clean sample in `x`, to `denoised` (as long as `x`).
+    /// Writes D(x; sigma), the model's guess of the clean sample in `x`, to `denoised`, which is as
+    /// long as `x`.
     ///
-    /// `Break` stops the run, for a failure or a cancellation; the implementer keeps the reason.
+    /// `Break` stops the run, for a failure or a cancellation. The implementer keeps the reason.
     fn denoise(&mut self, x: &[f32], at: Rung, denoised: &mut [f32]) -> ControlFlow<()>;
 
-    /// Writes D(x; sigma) to `denoised` and what it would be without the prompt, or for the negative one, to
-    /// `unconditional`. Default: without guidance, both are the same.
+    /// Writes D(x; sigma) to `denoised`, and the same for an empty or negative prompt to
+    /// `unconditional`.
+    ///
+    /// Default: both are the output of [`denoise`](Self::denoise), as in a run without guidance.
     fn denoise_both(
         &mut self,
         x: &[f32],
@@ -64,11 +78,18 @@ pub trait Run {
         ControlFlow::Continue(())
     }
 
-    /// Fills `out`, as long as `x`, with unit normal noise, that of the way from sigma `from` to `to` (up, where a sampler goes back): a
-    /// source that keeps one path of noise for all numbers of steps ([`BrownianTree`](crate::BrownianTree)) needs to know; others don't.
+    /// Fills `out`, which is as long as `x`, with unit normal noise for the step from sigma `from`
+    /// to sigma `to`.
+    ///
+    /// `to` is above `from` where a sampler goes back up. A source that keeps one path of noise for
+    /// any number of steps, such as [`BrownianTree`](crate::BrownianTree), needs the two sigmas.
+    /// Other sources ignore them.
     fn noise(&mut self, from: f32, to: f32, out: &mut [f32]);
 
-    /// Called once per finished step, and may change `x`. `Break` stops the run. Default: go on.
+    /// Observes a finished step, and may change `x`. It is called once per step. `Break` stops the
+    /// run.
+    ///
+    /// Default: continue.
     fn step(&mut self, step: Step<'_>) -> ControlFlow<()> {
         let _ = step;
         ControlFlow::Continue(())
@@ -76,60 +97,79 @@ pub trait Run {
 }
 
 /// What a sampler needs besides a model and noise.
+///
+/// Default: nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// The model's output without the prompt ([`Run::denoise_both`]): the samplers of CFG++.
+    /// Whether it needs the model's output without the prompt ([`Run::denoise_both`]), as the CFG++
+    /// samplers do.
     pub unconditional: bool,
-    /// Noise that belongs to one path from the first sigma to the last ([`NoiseSource::between`]): the samplers that k-diffusion gives a
-    /// Brownian tree. They run on any noise, but then another number of steps makes another picture.
+    /// Whether its noise should belong to one path from the first sigma to the last
+    /// ([`NoiseSource::between`]), as for the samplers to which k-diffusion gives a Brownian tree.
+    /// They run on any noise, but with other noise a different number of steps makes a different
+    /// picture.
     pub brownian: bool,
-    /// That `x` is one picture and not several at once: steps that look at all of it ([`Clip::Dynamic`](crate::Clip::Dynamic), the choice of
-    /// steps in [`DpmAdaptive`](crate::DpmAdaptive)) would make pictures change one another.
+    /// Whether `x` must be one picture rather than several. Some steps look at all values of `x`:
+    /// [`Clip::Dynamic`](crate::Clip::Dynamic), and the choice of steps in
+    /// [`DpmAdaptive`](crate::DpmAdaptive). With several pictures in `x`, they would influence each
+    /// other.
     pub one_picture: bool,
 }
 
 /// How often a run calls the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Calls {
-    /// This often.
+    /// Exactly this often.
     Exactly(usize),
-    /// At most this often: a sampler that chooses its own steps.
+    /// At most this often, for a sampler that chooses its own steps.
     AtMost(usize),
 }
 
 /// Where a run ends on a ladder whose last sigma is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ends {
-    /// At the last sigma: if that is 0, at the model's guess of the clean sample in the last x.
+    /// At the last sigma. If that is 0, the run ends at the model's guess of the clean sample in
+    /// the last x.
     Last,
-    /// At the cleanest noise level that the model was trained on: DDIM and PNDM where `set_alpha_to_one` is false.
+    /// At the cleanest noise level that the model was trained on: DDIM and PNDM if
+    /// `set_alpha_to_one` is false.
     Cleanest,
-    /// Where its own formula says.
+    /// Where the sampler's own formula leads.
     Own,
 }
 
-/// A finished step. A sampler over the rungs has [`Step::new`] make it, one over sigmas of its own says all of it.
+/// A finished step.
+///
+/// A sampler that visits the rungs makes it with [`Step::new`]. A sampler that visits its own
+/// sigmas fills in the fields.
 #[derive(Debug)]
 pub struct Step<'a> {
-    /// The place of the step in the run: 0 to `total` - 1.
+    /// The index of the step in the run: 0 to `total` - 1.
     pub index: usize,
-    /// The number of steps, which is mostly that of the rungs. One less, where [`Ddim`](crate::Ddim::stop_at_last_rung) and
-    /// [`Pndm`](crate::Pndm::stop_at_last_rung) stop at the last rung. [`Restart`](crate::Restart) counts those that it makes again,
-    /// [`DpmFast`](crate::DpmFast) its own. [`DpmAdaptive`](crate::DpmAdaptive) estimates it anew at each step: only that of the last is sure.
+    /// The number of steps, usually the number of rungs.
+    ///
+    /// - [`Ddim`](crate::Ddim::stop_at_last_rung) and [`Pndm`](crate::Pndm::stop_at_last_rung) make
+    ///   one step less if they stop at the last rung.
+    /// - [`Restart`](crate::Restart) also counts the steps that it repeats.
+    /// - [`DpmFast`](crate::DpmFast) counts its own steps.
+    /// - [`DpmAdaptive`](crate::DpmAdaptive) estimates the number anew at each step. Only the value
+    ///   of the last step is certain.
     pub total: usize,
-    /// The sigma that was left, mostly a rung's.
+    /// The sigma that the step started from, usually a rung's.
     pub sigma: f32,
-    /// The sigma that was reached.
+    /// The sigma that the step reached.
     pub next: f32,
-    /// The sample after the step, at `next`.
+    /// The sample after the step, at sigma `next`.
     pub x: &'a mut [f32],
-    /// The model's guess of the clean sample at the sigma that was left: what a preview shows.
+    /// The model's guess of the clean sample at the start of the step, for a preview.
     pub denoised: &'a [f32],
 }
 
 impl<'a> Step<'a> {
-    /// The step that left rung `index` for the next one, in a run of as many steps as there are
-    /// rungs. A later step, of a sampler that makes more, stays at the last sigma.
+    /// Returns the step from rung `index` to the next one, in a run with as many steps as rungs.
+    ///
+    /// If `index` is past the last rung, as for a sampler that makes more steps, both sigmas are
+    /// the last sigma.
     pub fn new(rungs: &Rungs, index: usize, x: &'a mut [f32], denoised: &'a [f32]) -> Self {
         let sigma = |index: usize| rungs.sigmas()[index.min(rungs.steps())];
         Self {
@@ -145,8 +185,9 @@ impl<'a> Step<'a> {
 
 /// Runs a sampler on a closure: `denoise(x, at, denoised)` writes D(x; sigma) to `denoised`.
 ///
-/// `x` is unit noise times [`Rungs::initial_scale`] on entry and the sample on return. To watch or stop a run, implement
-/// [`Run`] and call [`Sampler::sample`].
+/// On entry, `x` is unit noise times [`Rungs::initial_scale`]. On return, it is the sample. To
+/// watch or stop a run, implement [`Run`] and call [`Sampler::sample`]. The
+/// [crate documentation](crate#run-a-sampler-on-a-closure) has an example.
 pub fn sample(
     sampler: &dyn Sampler,
     x: &mut [f32],
@@ -154,7 +195,7 @@ pub fn sample(
     noise: &mut dyn NoiseSource,
     denoise: impl FnMut(&[f32], Rung, &mut [f32]),
 ) {
-    // A run of closures never breaks.
+    // A run of closures never breaks, so there is nothing to report.
     let _ = sampler.sample(x, rungs, &mut Closure { noise, denoise });
 }
 

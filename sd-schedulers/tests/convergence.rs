@@ -1,13 +1,18 @@
 //! Orders of accuracy, which need no reference.
 //!
-//! On unit-Gaussian data the exact denoiser is D(x; sigma) = x / (1 + sigma²), and the probability-flow ODE takes x to
-//! x sqrt(1 + sigma'²) / sqrt(1 + sigma²). Halving the steps' length has to divide the error by 2 to the power of at least the order, less
-//! 0.15: over the last doubling of 20, 40, 80, 160 steps whose finer error is above 1e-5, on Karras rungs from the largest sigma of Stable
-//! Diffusion to the smallest, without the step to 0. Samplers of several steps that start themselves at first order are held to 2 at most;
-//! given exact first steps, to their full order. Where the documentation says that a sampler is of no higher order, the power is to be less
-//! than 0.6 above it.
+//! On unit-Gaussian data, the exact denoiser is D(x; sigma) = x / (1 + sigma²), and the
+//! probability-flow ODE takes x to x sqrt(1 + sigma'²) / sqrt(1 + sigma²). Halving the length of
+//! the steps must divide the error by at least 2 to the power of the order minus 0.15.
+//!
+//! The order is measured over the last doubling of 20, 40, 80, 160 steps whose finer error is above
+//! 1e-5. The rungs are Karras rungs from the largest sigma of Stable Diffusion to the smallest,
+//! without the step to 0.
+//!
+//! Multistep samplers start themselves at first order, so no more than order 2 is required of them.
+//! From exact first steps, their full order is required. Where the documentation says that a
+//! sampler has no higher order, the measured power must be less than 0.6 above it.
 
-#![allow(clippy::unwrap_used)] // Clippy takes only functions with #[test] for tests.
+#![allow(clippy::unwrap_used)] // Clippy exempts only functions with #[test].
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -22,13 +27,13 @@ use sd_schedulers::{
 };
 
 const COUNTS: [usize; 4] = [20, 40, 80, 160];
-/// The finest error that is judged: that of rounding is below a hundredth of it.
+/// The smallest error that is judged. The rounding error is below a hundredth of it.
 const FINEST: f64 = 1e-5;
 const SLACK: f64 = 0.15;
-/// How much faster one may be that is said to be no faster.
+/// The excess over the order that is allowed for a sampler with no higher order.
 const EXCESS: f64 = 0.6;
 
-/// How long an exact path is at a sigma.
+/// Returns the length of an exact path at a sigma.
 fn length(sigma: f32) -> f64 {
     f64::from(sigma).hypot(1.0)
 }
@@ -37,7 +42,7 @@ fn schedule() -> Arc<NoiseSchedule> {
     Arc::new(NoiseSchedule::new(&SchedulerConfig::default()).unwrap())
 }
 
-/// So many steps, the last of which ends at the smallest sigma.
+/// Returns the sigmas of `steps` steps, the last of which ends at the smallest sigma.
 fn karras(schedule: &NoiseSchedule, steps: usize, rho: f64) -> Vec<f32> {
     let [max, min] = [schedule.sigma_max(), schedule.sigma_min()];
     let root = |sigma: f32| f64::from(sigma).powf(1.0 / rho);
@@ -51,7 +56,7 @@ fn karras(schedule: &NoiseSchedule, steps: usize, rho: f64) -> Vec<f32> {
     sigmas
 }
 
-/// Runs on the Gaussian, and puts the first steps on the exact path.
+/// A run on the Gaussian that puts the first steps on the exact path.
 struct Exact {
     start: Vec<f32>,
     from: f32,
@@ -59,7 +64,7 @@ struct Exact {
     given: usize,
     calls: usize,
     draws: usize,
-    /// The sigma that was reached last.
+    /// The sigma that the last step reached.
     reached: f32,
 }
 
@@ -86,7 +91,8 @@ impl Run for Exact {
         ControlFlow::Continue(())
     }
 
-    /// A new direction for each draw, at right angles to all others: so the square of x is its variance.
+    /// Fills `out` with a new direction for each draw, at right angles to all others, so that the
+    /// square of x is its variance.
     fn noise(&mut self, _: f32, _: f32, out: &mut [f32]) {
         self.draws += 1;
         out.fill(0.0);
@@ -105,7 +111,8 @@ impl Run for Exact {
     }
 }
 
-/// The error at the end, relative to the exact path: the mean of many paths, in which roundings go out.
+/// Returns the error at the end relative to the exact path, as the mean over many paths, in which
+/// roundings cancel.
 fn path_error(sampler: &dyn Sampler, steps: usize, rho: f64, given: usize) -> f64 {
     const PATHS: usize = 256;
     let schedule = schedule();
@@ -130,7 +137,7 @@ fn path_error(sampler: &dyn Sampler, steps: usize, rho: f64, given: usize) -> f6
     (errors.sum::<f64>() / PATHS as f64).abs()
 }
 
-/// The error of the deviation at the end, exactly, without drawing any noise: see [`Exact::noise`].
+/// Returns the exact error of the deviation at the end, without random draws: see [`Exact::noise`].
 fn deviation_error(sampler: &dyn Sampler, steps: usize) -> f64 {
     let schedule = schedule();
     let sigmas = karras(&schedule, steps, 7.0);
@@ -138,7 +145,7 @@ fn deviation_error(sampler: &dyn Sampler, steps: usize) -> f64 {
     let rungs = Ladder::sigmas(sigmas)
         .rungs(&schedule, steps, &sampler.conventions())
         .unwrap();
-    // At most two draws a step.
+    // There are at most two draws per step.
     let mut x = vec![0.0; 2 * steps + 1];
     x[0] = length(from) as f32;
     let mut run = Exact::new(&x, from, 0);
@@ -148,7 +155,7 @@ fn deviation_error(sampler: &dyn Sampler, steps: usize) -> f64 {
     (variance.sqrt() / length(run.reached) - 1.0).abs()
 }
 
-/// The order over the last doubling whose finer error can be judged.
+/// Returns the order over the last doubling whose finer error can be judged.
 fn order(errors: &[f64]) -> f64 {
     let mut doublings = errors.windows(2).map(|pair| (pair[0], pair[1]));
     let judged = doublings.rfind(|&(_, fine)| fine > FINEST);
@@ -156,16 +163,17 @@ fn order(errors: &[f64]) -> f64 {
     (coarse / fine).log2()
 }
 
-/// A sampler and what it claims.
+/// A sampler and the order that it claims.
 struct Case {
     name: &'static str,
     sampler: Box<dyn Sampler>,
     order: usize,
-    /// How many exact first steps a method of several steps needs for its order; none for those of one step.
+    /// The number of exact first steps that a multistep method needs for its order, or `None` for a
+    /// single-step method.
     given: Option<usize>,
     counts: [usize; 4],
     rho: f64,
-    /// Whether it is said to be of no higher order.
+    /// Whether the sampler is documented to have no higher order.
     no_faster: bool,
 }
 
@@ -186,7 +194,7 @@ impl Case {
     }
 }
 
-/// A sampler that uses nothing of the steps before.
+/// Makes the case of a sampler that uses no earlier steps.
 fn one(name: &'static str, sampler: impl Sampler, order: usize) -> Case {
     Case {
         name,
@@ -199,7 +207,8 @@ fn one(name: &'static str, sampler: impl Sampler, order: usize) -> Case {
     }
 }
 
-/// A sampler that starts itself at first order, of its own from so many exact steps.
+/// Makes the case of a sampler that starts itself at first order, and reaches `order` from `given`
+/// exact steps.
 fn multi(name: &'static str, sampler: impl Sampler, order: usize, given: usize) -> Case {
     Case {
         given: Some(given),
@@ -207,7 +216,8 @@ fn multi(name: &'static str, sampler: impl Sampler, order: usize, given: usize) 
     }
 }
 
-/// Without noise. The first of a name is that of the table's row, or with its noise and its lower last orders left out.
+/// Returns the cases without noise. The first case of a name is the table's row, or the row without
+/// its noise and its lower last orders.
 fn paths() -> Vec<Case> {
     let dpm_solver = |algorithm, order| DpmSolver {
         algorithm,
@@ -278,7 +288,7 @@ fn paths() -> Vec<Case> {
         solver,
         ..DpmPlusPlus2MSde::default()
     };
-    // Groups of three rungs, none of them left over.
+    // These counts split into groups of three rungs with none left over.
     let by_three = [18, 36, 72, 144];
     use DpmAlgorithm::{Denoised, Noise};
     use UniPcVariant::{Bh1, Bh2};
@@ -286,7 +296,8 @@ fn paths() -> Vec<Case> {
         one("euler", Euler::default(), 1),
         one("heun", Heun::default(), 2),
         one("dpm2", Dpm2::default(), 2),
-        // With rho 7 order 4 is reached slowly: 3.75 from 40 to 80, and the next error is too fine. With 3, and these counts, 3.87.
+        // With rho 7, order 4 is reached slowly: 3.75 from 40 to 80, and the next error is too
+        // small. With rho 3 and these counts, it is 3.87.
         multi("lms", Lms { order: 4 }, 4, 3).on([23, 46, 92, 184], 3.0),
         multi("lms", Lms { order: 1 }, 1, 0),
         multi("lms", Lms { order: 2 }, 2, 1),
@@ -296,7 +307,7 @@ fn paths() -> Vec<Case> {
         one("plms", pndm(true, PndmMean::Epsilon), 2),
         one("plms", pndm(true, PndmMean::V), 1).no_faster(),
         multi("ipndm", ipndm(IpndmWeights::Even), 2, 3).no_faster(),
-        // Its slips leave it 1.2 to 1.8 in counts up to 480, settling slowly.
+        // Its slips leave it at 1.2 to 1.8 in counts up to 480, and the order settles slowly.
         multi("ipndm-v", ipndm(IpndmWeights::VariablePublished), 1, 3).no_faster(),
         multi("ipndm-v", ipndm(IpndmWeights::Variable), 4, 3).on([23, 46, 92, 184], 3.0),
         multi("deis", deis(2, DeisNodes::LogSigma), 2, 1),
@@ -306,7 +317,7 @@ fn paths() -> Vec<Case> {
         multi("dpm-solver-1m", dpm_solver(Noise, 1), 1, 0),
         multi("dpm-solver-2m", dpm_solver(Noise, 2), 2, 1),
         multi("dpm-solver-2m", heun(Noise), 2, 1),
-        // From exact steps 1.85 from 80 to 160, 1.93 in the next doubling.
+        // From exact steps, the order is 1.85 from 80 to 160, and 1.93 in the next doubling.
         multi("dpm-solver-3m", dpm_solver(Noise, 3), 2, 2)
             .on([40, 80, 160, 320], 7.0)
             .no_faster(),
@@ -320,8 +331,9 @@ fn paths() -> Vec<Case> {
         one("dpm-solver-3s", singlestep(Noise, 3), 3).on(by_three, 7.0),
         one("dpmpp-2s", singlestep(Denoised, 2), 2),
         one("dpmpp-3s", singlestep(Denoised, 3), 3).on(by_three, 7.0),
-        // Its own steps are a third of the calls, the last of these for a step of second order: 7, 14, 28, 56 steps. At other counts
-        // the last one is of another order, whose error is of another size.
+        // It makes one step per three calls, and the last calls are for a step of second order: 7,
+        // 14, 28, 56 steps. At other counts, the last step has another order, whose error has
+        // another size.
         one("dpm-fast", DpmFast::default(), 3).on([20, 41, 83, 167], 7.0),
         multi("unipc", unipc(2, Bh2), 3, 2),
         multi("unipc", unipc(1, Bh2), 2, 1),
@@ -331,7 +343,8 @@ fn paths() -> Vec<Case> {
         multi("unipc", unipc(3, Bh1), 4, 3),
         multi("unipc", predictor(2), 2, 1),
         multi("unipc", predictor(3), 3, 2),
-        // Of order 3 on noise the leading error all but vanishes here, from 80 steps on below what can be judged.
+        // With order 3 on noise, the leading error nearly vanishes here. From 80 steps on, it is
+        // below what can be judged.
         multi("unipc", on_noise(1), 2, 1),
         multi("unipc", on_noise(2), 3, 2),
         multi("sa-solver", sa(2, 2), 2, 2),
@@ -360,7 +373,7 @@ fn paths() -> Vec<Case> {
         ),
         multi("er-sde", er_sde(1), 1, 0),
         multi("er-sde", er_sde(2), 2, 1),
-        // Its slope is of the first order, and not mended by its curvature.
+        // Its slope is of first order, and its curvature does not correct that.
         multi("er-sde", er_sde(3), 2, 2).no_faster(),
         multi("res-2m", ResMultistep, 2, 1),
         multi("gradient-estimation", GradientEstimation::default(), 1, 1),
@@ -425,7 +438,7 @@ fn paths() -> Vec<Case> {
         ),
         multi("dpmpp-2m-sde", two_m(SdeSolver::Midpoint), 2, 1),
         multi("dpmpp-2m-sde-heun", two_m(SdeSolver::Heun), 2, 1),
-        // Its third-order term is half of what would make it third order, as that of DPM++ 3M.
+        // Its third-order term is half of what would make it third order, as in DPM++ 3M.
         multi(
             "dpmpp-3m-sde",
             DpmPlusPlus3MSde {
@@ -439,8 +452,10 @@ fn paths() -> Vec<Case> {
     ]
 }
 
-/// With their noise, self-started: the order of the deviation. Every draw is independent; DPM++ SDE has two a step that are not, on a
-/// Brownian path.
+/// Returns the cases with noise, which start themselves and are judged by the order of the
+/// deviation.
+///
+/// Every draw is independent. On a Brownian path, two draws per step of DPM++ SDE are not.
 fn deviations() -> Vec<(&'static str, Box<dyn Sampler>, usize)> {
     fn case(
         name: &'static str,
@@ -485,7 +500,7 @@ fn deviations() -> Vec<(&'static str, Box<dyn Sampler>, usize)> {
         case("dpmpp-3m-sde", DpmPlusPlus3MSde::default(), 2),
         case("dpmpp-2m", multistep(SdeDenoised, 1), 1),
         case("dpmpp-2m", multistep(SdeDenoised, 2), 2),
-        // As published, with diffusers' wrong sign.
+        // This is the published formula with diffusers' wrong sign.
         case("dpmpp-2m", multistep(SdeDenoised, 3), 1),
         case(
             "dpmpp-2m",
@@ -561,7 +576,7 @@ fn every_sampler_is_of_the_order_that_it_claims() {
         }
     }
     for (name, sampler, order) in deviations() {
-        // Noise's errors settle later.
+        // The errors of noisy samplers settle later.
         let errors = [40, 80, 160, 320].map(|steps| deviation_error(&*sampler, steps));
         judge(
             format!("{name} {sampler:?}, deviation"),
@@ -573,14 +588,14 @@ fn every_sampler_is_of_the_order_that_it_claims() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// The column of the table says no more than what is shown here, and leaves nothing out.
+/// The table must claim no more than these tests show, and the tests must leave out no row.
 #[test]
 fn every_row_has_its_order_shown() {
     let paths = paths();
     let deviations = deviations();
     for row in TABLE {
         let shown = match row.name {
-            // Distilled to its few steps, of no other's.
+            // LCM is distilled for its few steps, and has no order in other counts.
             "lcm" => continue,
             "dpm-adaptive" => 3,
             name if row.stochastic && name != "tcd" && name != "restart" => {
@@ -601,7 +616,8 @@ fn every_row_has_its_order_shown() {
     }
 }
 
-/// It chooses its own steps: with smaller tolerances the error falls by the order in the number of calls.
+/// The sampler chooses its own steps. With smaller tolerances, the error must fall by the order in
+/// the number of calls.
 #[test]
 fn dpm_adaptive_is_of_its_order_in_the_number_of_calls() {
     let schedule = schedule();

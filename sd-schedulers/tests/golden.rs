@@ -1,10 +1,14 @@
-//! Every sampler against its formula in float64 and every scheduler class against diffusers 0.42.1, on the toy model, whole trajectories.
+//! Every sampler against its formula in float64, and every scheduler class against diffusers
+//! 0.42.1, on the toy model, over whole trajectories.
 //!
-//! The files are written by tests/golden/make.py: `samplers` has the transcriptions of the papers, which are within 1e-8 of k-diffusion
-//! 0.1.1.post1 where that has the sampler; `classes` has what diffusers computes. So a new sampler is a row of `TABLE`, a transcription
-//! in tests/golden/reference and a line in tests/golden/suite.py; an option of one is a line there and one in [`option`].
+//! `tests/golden/make.py` writes the files. `samplers` has transcriptions of the papers, which are
+//! within 1e-8 of k-diffusion 0.1.1.post1 where that has the sampler. `classes` has what diffusers
+//! computes.
+//!
+//! A new sampler needs a row of `TABLE`, a transcription in `tests/golden/reference` and a line in
+//! `tests/golden/suite.py`. A new option needs a line there and one in [`option`].
 
-#![allow(clippy::unwrap_used)] // Clippy takes only functions with #[test] for tests.
+#![allow(clippy::unwrap_used)] // Clippy exempts only functions with #[test].
 
 mod toy;
 
@@ -24,8 +28,9 @@ use sd_schedulers::{
 use serde_json::Value;
 use toy::{ELEMENTS, State, Toy, distance, flow_scale, start};
 
-/// Relative errors, the worst over a trajectory, of 1e-5. Coefficients are in float64 and states in float32: each of some ten operations
-/// a step has a relative error of 6e-8, and the model's slope is about 1.
+/// The relative error, the worst over a trajectory, must be at most 1e-5. Coefficients are in
+/// float64 and states in float32. Each of about ten operations per step has a relative error of
+/// 6e-8, and the model's slope is about 1.
 #[test]
 fn trajectories_equal_their_formulas() {
     let golden = json("samplers.json");
@@ -64,7 +69,7 @@ fn trajectories_equal_their_formulas() {
                 Calls::AtMost(calls) => assert!(toy.calls() <= calls, "{what}"),
             }
             if steps[run] == 5 {
-                // It chooses its own, by differences of nearly equal outputs.
+                // It chooses its own timesteps, from differences of nearly equal outputs.
                 let told = if name.starts_with("dpm-adaptive") {
                     0.03
                 } else {
@@ -75,7 +80,7 @@ fn trajectories_equal_their_formulas() {
                 for (found, expected) in toy.timesteps.iter().zip(timesteps) {
                     let apart = f64::from(*found) - expected.as_f64().unwrap();
                     if apart.abs() > told {
-                        report.fail(format!("{what}: told {found}, expected {expected}"));
+                        report.fail(format!("{what}: timestep {found}, expected {expected}"));
                     }
                 }
             }
@@ -87,21 +92,23 @@ fn trajectories_equal_their_formulas() {
     report.finish();
 }
 
-/// 1e-5, but for two kinds of runs that lose digits in float32.
+/// Returns 1e-5, except for two kinds of runs that lose digits in float32.
 fn tolerance(name: &str, prediction: Prediction, rungs: &Rungs) -> f64 {
     if ["dpm2-a", "restart"].contains(&name) && prediction == Prediction::Flow && rungs.steps() <= 5
     {
-        // A slope taken at a sigma of 0.001 takes x down from one of 999, and every rounding with it.
+        // A slope taken at a sigma of 0.001 takes x down from a sigma of 999, and amplifies every
+        // rounding.
         return 3e-4;
     }
     if name == "heun" && rungs.path() == Path::Flow {
-        // The slope at the far end is (x - D) / sigma. Two steps end at a sigma of 0.001, where the rounding of D is a thousand times that.
+        // The slope at the far end is (x - D) / sigma. Two steps end at a sigma of 0.001, where the
+        // rounding of D counts a thousand times.
         return 3e-5;
     }
     1e-5
 }
 
-/// Each row of the table is there, with each prediction type that it can have.
+/// Each row of the table must be there, with each prediction type that it supports.
 #[test]
 fn every_sampler_has_golden_values() {
     let golden = json("samplers.json");
@@ -119,7 +126,7 @@ fn every_sampler_has_golden_values() {
     }
 }
 
-/// What the golden file lists as refused is refused here too.
+/// Whatever the golden file lists as refused must be refused here too.
 #[test]
 fn too_few_steps_are_refused() {
     let golden = json("samplers.json");
@@ -135,13 +142,20 @@ fn too_few_steps_are_refused() {
     }
 }
 
-/// Rungs, timesteps, first x and whole trajectories of each class, from its configuration. diffusers computes in float32 and mostly in the
-/// variance-preserving scaling: 1e-4 of a state.
+/// Compares the rungs, timesteps, first x and whole trajectory of each class, made from its
+/// configuration.
 ///
-/// All sigmas and spaced timesteps are the reference's float64 operations rounded to float32 once, but `pow` is the platform's and MKL's
-/// square roots are not all rounded correctly: 2 units in the last place (2.4e-7; those of EDM have a ramp in float32). A timestep of a sigma
-/// goes through two of numpy's float32 logs, which are off by up to 2.6e-7 where neighbouring ones are 3.1e-3 apart at the closest, those
-/// half way through float32 sigmas too.
+/// diffusers computes in float32, usually in the variance-preserving scaling, so states are
+/// compared to 1e-4.
+///
+/// All sigmas and spaced timesteps are the reference's float64 operations, rounded to float32 once.
+/// However, `pow` is the platform's, and MKL does not round all square roots correctly. The
+/// tolerance is 2 units in the last place, 2.4e-7. EDM's sigmas have a ramp in float32, so theirs
+/// is larger.
+///
+/// The timestep of a sigma goes through two of numpy's float32 logarithms. They are off by up to
+/// 2.6e-7, and neighbouring ones are at least 3.1e-3 apart. The timesteps half way also go through
+/// float32 sigmas.
 #[test]
 fn classes_equal_diffusers() {
     let golden = json("classes.json");
@@ -180,7 +194,7 @@ fn classes_equal_diffusers() {
                 (found - expected).abs() <= tolerance * expected.abs()
             };
             let of_edm = class.starts_with("EDM");
-            // Its rescaling takes differences of float32 roots.
+            // The rescaling takes differences of float32 roots.
             let zero_snr = rungs.schedule().has_zero_terminal_snr();
             assert_eq!(rungs.sigmas().len(), sigmas.len(), "{what}");
             for (&found, &expected) in rungs.sigmas().iter().zip(&sigmas) {
@@ -205,12 +219,12 @@ fn classes_equal_diffusers() {
             }
             for (found, expected) in toy.timesteps.iter().zip(&timesteps) {
                 if (found - expected).abs() > 2e-3 {
-                    report.fail(format!("{what}: told {found}, expected {expected}"));
+                    report.fail(format!("{what}: timestep {found}, expected {expected}"));
                 }
             }
             let error = worst(&toy.states(&rungs), &states);
-            // From a zero-SNR first sigma of 4096 the first step takes away all but a thousandth of x; its three roundings of values as
-            // large as x (6e-8 each, on either side) stay.
+            // From a zero-SNR first sigma of 4096, the first step removes all but a thousandth of
+            // x. Its three roundings of values as large as x (6e-8 each, on both sides) remain.
             let tolerance = if prediction != Prediction::Flow && rungs.sigmas()[0] > 1000.0 {
                 let first_step = f64::from(rungs.sigmas()[0] / rungs.sigmas()[1]) * 3.6e-7;
                 assert!(first_step <= 1e-3, "{what}: {first_step:e}");
@@ -235,7 +249,7 @@ struct Made {
 impl Made {
     fn new(configured: &Configured, case: &Value, steps: usize) -> Result<Self, String> {
         let config = &configured.config;
-        // What diffusers takes as an argument of `step`.
+        // diffusers takes eta as an argument of `step`.
         let sampler: Arc<dyn Sampler> = match (configured.class, case["eta"].as_f64()) {
             (_, None) => Arc::clone(&configured.sampler),
             ("TCDScheduler", Some(eta)) => Arc::new(Tcd { gamma: eta as f32 }),
@@ -257,15 +271,16 @@ impl Made {
     }
 }
 
-/// What this crate makes of what a class of diffusers refuses or spoils.
+/// What this crate does with a configuration that a diffusers class refuses, or for which it
+/// computes NaN.
 enum Ours {
-    /// Refuses it too, and says this.
+    /// It refuses the configuration too, with an error that contains this text.
     Refuses(&'static str),
-    /// Runs it.
+    /// It runs the configuration.
     Runs,
 }
 
-/// The name of a refusal in tests/golden/classes.py, and what is said to it here.
+/// Returns what this crate does for the name of a refusal in `tests/golden/classes.py`.
 fn ours(name: &str) -> Option<Ours> {
     use Ours::{Refuses, Runs};
     Some(match name {
@@ -301,7 +316,7 @@ fn ours(name: &str) -> Option<Ours> {
         "PNDM 1 steps" | "PNDM 2 steps" | "PNDM 3 steps" => Refuses("expected at least 4"),
         "FlowMatch terminal 1 step" => Refuses("expected at least 2"),
         "LCM 51 steps" | "TCD 51 steps" => Refuses("expected 1 to 50"),
-        // Both divide 0 by 0.
+        // Both divide 0 by 0 in diffusers.
         "DPMSolverMultistep solver_type last step of no length"
         | "DPMSolverMultistep solver_order last step of no length" => Runs,
         "DPMSolverMultistep sde-dpmsolver 3" => Refuses("solver_order"),
@@ -345,7 +360,7 @@ fn what_diffusers_refuses_is_known() {
     }
 }
 
-/// Runs a sampler on the toy model, with guidance if it asks for both outputs.
+/// Runs a sampler on the toy model, with guidance if it needs both outputs.
 fn go(sampler: &dyn Sampler, rungs: &Rungs, prediction: Prediction) -> Toy {
     let mut toy = Toy::guided(prediction, sampler.needs().unconditional);
     let mut x = start(rungs.sigmas()[0]);
@@ -353,7 +368,7 @@ fn go(sampler: &dyn Sampler, rungs: &Rungs, prediction: Prediction) -> Toy {
     toy
 }
 
-/// The sampler, the ladder, the schedule and the prediction type of a case.
+/// Returns the sampler, the ladder, the schedule and the prediction type of a case.
 fn prepare(case: &Value) -> (Box<dyn Sampler>, Ladder, Arc<NoiseSchedule>, Prediction) {
     let written = case["prediction"].as_str().unwrap();
     let known = PREDICTIONS.iter().find(|(name, _)| *name == written);
@@ -381,7 +396,7 @@ fn config(prediction: Prediction) -> SchedulerConfig {
     }
 }
 
-/// The samplers with options, by their names in tests/golden/suite.py.
+/// Returns the sampler with options for its name in `tests/golden/suite.py`.
 fn option(name: &str) -> Box<dyn Sampler> {
     fn boxed(sampler: impl Sampler) -> Box<dyn Sampler> {
         Box::new(sampler)
@@ -603,7 +618,7 @@ fn adaptive_or_fast(name: &str) -> Option<Box<dyn Sampler>> {
     Some(sampler)
 }
 
-/// Those that diffusers has on training timesteps.
+/// The samplers that diffusers has on training timesteps.
 fn of_the_grid(name: &str) -> Option<Box<dyn Sampler>> {
     let ddim = Ddim::from_config(&SchedulerConfig::default());
     let half = Clip::Range(0.5);
@@ -693,7 +708,7 @@ fn sa_solver(name: &str) -> Option<Box<dyn Sampler>> {
     }))
 }
 
-/// iPNDM and DEIS.
+/// The samplers iPNDM and DEIS.
 fn of_noises(name: &str) -> Option<Box<dyn Sampler>> {
     let ipndm = |order, weights| Ipndm {
         order,
@@ -877,17 +892,17 @@ fn unipc(name: &str) -> Option<Box<dyn Sampler>> {
     }))
 }
 
-/// The worst errors, and all that went wrong.
+/// The worst errors, and all failures.
 #[derive(Default)]
 struct Report {
-    /// As parts of the tolerance, of each sampler or class.
+    /// The worst error of each sampler or class, as a fraction of the tolerance.
     worst: BTreeMap<String, (f64, f64, String)>,
     failures: Vec<String>,
 }
 
 impl Report {
     fn add(&mut self, name: &str, what: &str, error: f64, tolerance: f64) {
-        // What is no number is too large.
+        // This also treats NaN as too large.
         if error <= tolerance {
             let part = error / tolerance;
             let worst = self.worst.entry(name.to_owned()).or_default();

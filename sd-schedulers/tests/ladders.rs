@@ -1,6 +1,7 @@
-//! Every ladder against its formula in float64, as tests/golden/ladders.py has it, and what all of them have in common.
+//! Every ladder against its formula in float64 from `tests/golden/ladders.py`, and the properties
+//! that all ladders share.
 
-#![allow(clippy::unwrap_used)] // Clippy takes only functions with #[test] for tests.
+#![allow(clippy::unwrap_used)] // Clippy exempts only functions with #[test].
 
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ fn over(shape: Shape, sigma_min: f64, sigma_max: f64) -> Ladder {
     }
 }
 
-/// What the golden file calls by this name.
+/// Returns the ladder and the conventions that a name of the golden file stands for.
 fn named(name: &str) -> (Ladder, Conventions) {
     let plain = Conventions::default();
     let whole = Conventions {
@@ -105,8 +106,9 @@ fn named(name: &str) -> (Ladder, Conventions) {
     }
 }
 
-/// The golden values come from alpha-bars in float64, ours from those of diffusers, float32: at timestep 0 that is 1.3e-5 of sigma, and no
-/// more than 1e-3 of a timestep anywhere. Sigmas that are not the model's are ours to one rounding.
+/// The golden values come from alpha-bars in float64, and this crate's from those of diffusers in
+/// float32. The difference is 1.3e-5 of sigma at timestep 0, and at most 1e-3 of a timestep
+/// anywhere. Sigmas that do not depend on the model are equal to one rounding.
 #[test]
 fn equal_their_formulas() {
     let golden: Value = serde_json::from_str(include_str!("golden/ladders.json")).unwrap();
@@ -115,7 +117,7 @@ fn equal_their_formulas() {
         let name = row["ladder"].as_str().unwrap();
         let steps = usize::try_from(row["steps"].as_u64().unwrap()).unwrap();
         let (ladder, conventions) = named(name);
-        // numpy's linspace of one point is the clean end; not followed.
+        // numpy's linspace of one point is the clean end, which this crate does not follow.
         if steps == 1 && name.contains("linspace") && conventions.counting == Counting::N {
             continue;
         }
@@ -160,7 +162,7 @@ fn equal_their_formulas() {
     println!("worst errors of the model's sigmas, of others, of timesteps: {worst:?}");
 }
 
-/// Ladders whose numbers mean nothing to a kind of model.
+/// Whether the ladder does not support this kind of model.
 fn refused(name: &str, prediction: Prediction) -> bool {
     let timesteps = [
         "leading",
@@ -235,7 +237,7 @@ fn falls(rungs: &Rungs, what: &str) {
     assert!(rungs.timesteps().is_sorted_by(|a, b| a >= b), "{what}");
 }
 
-/// On whole timesteps, for samplers that can't leave them.
+/// For samplers that cannot leave the whole timesteps.
 #[test]
 fn ladders_on_the_grid_are_whole_and_distinct() {
     let config = SchedulerConfig {
@@ -258,7 +260,7 @@ fn ladders_on_the_grid_are_whole_and_distinct() {
                     let timesteps = rungs.timesteps();
                     assert!(timesteps.iter().all(|t| t.fract() == 0.0), "{what}");
                     assert!(timesteps.is_sorted_by(|a, b| a > b), "{what}");
-                    // Pure noise, where the last alpha-bar is 0.
+                    // A last alpha-bar of 0 is pure noise.
                     let (top, sigma) = (timesteps[0], rungs.sigmas()[0]);
                     assert_eq!(top == 999.0, sigma == 1_048_576.0, "{what}");
                 }
@@ -289,7 +291,7 @@ fn a_run_ends_where_the_sampler_or_the_ladder_says() {
         let (last, end, sigma_min) = ends(&ladder, Prediction::Epsilon);
         assert!(end == sigma_min && last > end, "{ladder:?}");
     }
-    // A step of no length.
+    // This step has no length.
     for ladder in [
         Ladder::linspace(),
         Ladder::karras(),
@@ -331,7 +333,7 @@ fn the_cleanest_rung_is_left_out() {
     assert_eq!(steps(Ladder::leading(), 1000), max(1000, 999));
     assert_eq!(steps(Ladder::turbo(), 10), max(10, 9));
     assert_eq!(steps(Ladder::sigmas([2.0, 1.0, 0.0]), 2), Ok(2));
-    // Nor of sigmas of one's own that are shifted.
+    // Given sigmas that are shifted keep their number of steps too.
     let flow = self::schedule(Prediction::Flow);
     for (given, levels) in [
         (2, Ladder::sigmas([1.0, 0.5, 0.0])),
@@ -362,7 +364,7 @@ fn too_few_steps_are_refused() {
     assert_eq!(error.to_string(), "steps: expected at least 4, found 3");
 }
 
-/// What diffusers' classes hand to the model.
+/// The expected values are what diffusers' classes pass to the model.
 #[test]
 fn timesteps_are_told_as_the_sampler_says() {
     let told = |ladder: &Ladder, told, beta_schedule, prediction| {
@@ -379,7 +381,8 @@ fn timesteps_are_told_as_the_sampler_says() {
         let rungs = ladder.rungs(&schedule, 12, &conventions).unwrap();
         rungs.timesteps().to_vec()
     };
-    /// Whether the second are the first ones, so told. (Those just below a whole one are whole as float32.)
+    /// Whether the second timesteps are the first ones after this kind of rounding. Timesteps just
+    /// below a whole one are whole as float32.
     type Check = fn(&[f32], &[f32]) -> bool;
     let as_it_is: Check = |exact, found| exact == found;
     let rounded: Check = |exact, found| {
@@ -474,7 +477,7 @@ fn one_s_own_sigmas_and_timesteps() {
     assert!(matches!(rungs, Err(LadderError::Sigma { index: 1, .. })));
 }
 
-/// The same run in either scaling.
+/// The same run in both scalings.
 #[test]
 fn flow_ladders_explode() {
     let schedule = schedule(Prediction::Flow);
@@ -543,7 +546,7 @@ fn every_flow_option_changes_the_ladder() {
         let alike = matches!(levels, FlowLevels::Exploding { .. });
         assert_eq!(sigmas(shifted, 7).unwrap() == found, alike, "{levels:?}");
     }
-    // The sigma of each level of one's own, shifted, and the end too.
+    // Each given level is shifted, and the end is too.
     let given = FlowLevels::Of(Box::new(Ladder::sigmas([1.0, 0.5, 0.25])));
     let found = sigmas(with(given), 2).unwrap();
     assert!((found[1] - 2.0 / 3.0).abs() < 1e-7 && (found[2] - 0.4).abs() < 1e-7);
@@ -614,7 +617,7 @@ fn vp_ignores_the_model_s_range() {
     assert!(options.into_iter().all(|vp| rungs(vp) != default));
 }
 
-/// A run of some strength is the end of the whole one.
+/// A run with a strength is the end of the whole run.
 #[test]
 fn image_to_image_runs_the_last_rungs() {
     let schedule = schedule(Prediction::Epsilon);
@@ -646,7 +649,8 @@ fn image_to_image_runs_the_last_rungs() {
     );
 }
 
-/// With diffusers' fraction 0.8 the base model runs 16 of 20 steps and the refiner 4, without gap or overlap.
+/// With diffusers' fraction 0.8, the base model runs 16 of 20 steps and the refiner runs 4, without
+/// gap or overlap.
 #[test]
 fn base_and_refiner_share_a_run() {
     let schedule = schedule(Prediction::Epsilon);

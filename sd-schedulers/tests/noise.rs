@@ -1,6 +1,7 @@
-//! Noise against numpy, torchsde and what WebUI and torch's CUDA kernel compute: values of tests/golden/noise.py.
+//! Noise against numpy, torchsde, WebUI and torch's CUDA kernel, with the values of
+//! `tests/golden/noise.py`.
 
-#![allow(clippy::unwrap_used)] // Clippy takes only functions with #[test] for tests.
+#![allow(clippy::unwrap_used)] // Clippy exempts only functions with #[test].
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -21,7 +22,8 @@ fn philox_equals_webui_bit_for_bit() {
     }
 }
 
-/// The published values are those of a constant that is 1.1e-8 of itself away from the one WebUI's code has: 2.1e-7 here.
+/// The published values belong to a constant with a relative difference of 1.1e-8 from the one in
+/// WebUI's code. That is 2.1e-7 here.
 #[test]
 fn philox_is_near_the_published_values() {
     let golden = &golden()["philox_published"];
@@ -33,7 +35,8 @@ fn philox_is_near_the_published_values() {
     }
 }
 
-/// Both sides take float32 logarithms and sines, good to some 2 units in the last place; values are at most 6.7.
+/// Both sides use float32 logarithms and sines, correct to about 2 units in the last place. The
+/// values are at most 6.7.
 #[test]
 fn philox_follows_the_order_of_cuda() {
     for row in rows("philox_cuda") {
@@ -53,8 +56,8 @@ fn philox_follows_the_order_of_cuda() {
     }
 }
 
-/// With a thread for each value, cards draw what WebUI's code does, but for the roundings of float32, which are at their
-/// worst where a uniform value is near 1: 1e-5, as documented.
+/// With a thread for each value, cards draw the values of WebUI's code up to float32 roundings. The
+/// roundings are largest where a uniform value is near 1: 1e-5, as documented.
 #[test]
 fn a_card_of_enough_threads_draws_as_webui() {
     let threads = cuda_threads("RTX 3090").unwrap();
@@ -72,7 +75,7 @@ fn a_card_of_enough_threads_draws_as_webui() {
     let webui = drawn(&mut Philox::webui(0), 2048);
     assert!((small[1023] - webui[1023]).abs() < 1e-5);
     assert_ne!(small[1024], webui[1024]);
-    // Fewer threads than a block has are a block's.
+    // Fewer threads than a block has count as one block.
     assert_eq!(
         drawn(&mut Philox::cuda(0, 0), 700),
         drawn(&mut Philox::cuda(0, 256), 700)
@@ -127,8 +130,8 @@ fn check_tree<S: NoiseSource>(name: &str, source: fn(u64) -> S, kind: NoiseKind)
     }
 }
 
-/// Every kind of noise makes one path: what the parts of an interval add up to does not depend on where it is cut. Values
-/// are up to 15, and each of three has a few roundings (1e-6 each) behind it.
+/// Every kind of noise makes one path: the sum of the parts of an interval does not depend on where
+/// it is cut. Values are up to 15, and each of the three has a few roundings of 1e-6.
 #[test]
 fn increments_of_a_tree_add_up() {
     let ladder = [14.614642_f32, 3.0, 0.0291675, 0.0];
@@ -140,7 +143,7 @@ fn increments_of_a_tree_add_up() {
             sigmas.sort_by(f32::total_cmp);
             let [a, b, c] = sigmas;
             let mut ways = [(c, b), (b, a), (c, a)];
-            // In any order.
+            // The order of the three queries must not matter.
             let first = rng.random_range(0..3);
             ways.rotate_left(first);
             let mut paths = ways.map(|(from, to)| {
@@ -159,12 +162,13 @@ fn increments_of_a_tree_add_up() {
     }
 }
 
-/// A tree that has been asked much answers as a fresh one, whatever the order, and there and back.
+/// A tree after many queries must answer as a fresh one does, in any order and in both directions.
 #[test]
 fn a_tree_does_not_remember() {
     let tree = || BrownianTree::new([0.03, 14.6], 17, 9, Philox::webui).unwrap();
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
-    // Of few points, so that intervals share ends; the range's own and points that the tree is cut at among them.
+    // There are few points, so that intervals share ends. They include the ends of the range and
+    // points at which the tree is cut.
     let mut points: Vec<f32> = vec![0.03, 14.6, 7.315, 3.6725, 0.030_001];
     points.extend((0..8).map(|_| rng.random_range(0.03..14.6_f32)));
     let mut used = tree();
@@ -174,15 +178,15 @@ fn a_tree_does_not_remember() {
         assert_eq!(found, between(&mut tree(), from, to, 17), "{from} {to}");
         let back = between(&mut used, to, from, 17);
         assert!(found.iter().zip(back).all(|(v, back)| *v == -back));
-        // Another number of values is another tree, and then the first one again.
+        // Another number of values makes another tree, and then the first one again.
         if rng.random_range(0..20) == 0 {
             assert_eq!(between(&mut used, 3.0, 2.0, 5).len(), 5);
         }
     }
 }
 
-/// Of 5,000 values the mean has a standard deviation of 0.014, the variance one of 0.02 and the correlation one of 0.014: the
-/// bounds are five of them.
+/// For 5,000 values, the mean has a standard deviation of 0.014, the variance one of 0.02 and the
+/// correlation one of 0.014. The bounds are five standard deviations.
 #[test]
 fn a_tree_has_unit_variance_per_unit_of_time() {
     const LEN: usize = 5000;
@@ -201,11 +205,11 @@ fn a_tree_has_unit_variance_per_unit_of_time() {
                 "{kind:?}: variance {variance}"
             );
         }
-        // Neighbours have nothing in common.
+        // Neighbouring intervals must be uncorrelated.
         let mut products = noises[1].iter().zip(&noises[2]).map(|(a, b)| a * b);
         let correlation = mean(&mut products);
         assert!(correlation.abs() < 0.07, "{kind:?}: {correlation}");
-        // Apart from the path, plain noise.
+        // Outside of the path, it is plain noise.
         let mut plain = vec![0.0; LEN];
         tree.fill(&mut plain);
         assert_eq!(plain, drawn(&mut kind.source(3).unwrap(), LEN));
@@ -227,7 +231,7 @@ fn a_tree_takes_anything() {
         assert!(matches!(error, NoiseError::Range { .. }), "{error}");
     }
     assert_eq!(over(&[1e7, 1e-30]), None);
-    // A run of one step has no way to go, and asks for no noise.
+    // A run of one step has no way to go, and needs no noise.
     let mut point = BrownianTree::over(&[14.6, 0.0], 3, 0, TorchRng::new).unwrap();
     assert_eq!(between(&mut point, 14.6, 0.0, 3), [0.0_f32; 3]);
 
@@ -251,7 +255,8 @@ fn a_tree_takes_anything() {
     assert_eq!(between(&mut tree, 2.0, 1.0, 0).len(), 0);
 }
 
-/// Weights in float64 here and in float32 there, of values up to 4: found, 2e-7 apart.
+/// The weights are in float64 here and in float32 there, for values up to 4. The largest difference
+/// found is 2e-7.
 #[test]
 fn variations_equal_webuis() {
     let golden = golden();
@@ -289,7 +294,7 @@ fn the_whole_is_mixed_along_one_arc() {
     // A third of the right angle.
     let third = mix([1.0, 0.0], [0.0, 2.0], 1.0 / 3.0, Slerp::Whole);
     assert_near(&third, &[0.75_f32.sqrt(), 1.0], 1e-6);
-    // No one arc: the line.
+    // There is no unique arc, so the line is used.
     for (other, middle) in [
         ([3.0, -6.0], [2.0, -4.0]),
         ([-1.0, 2.0], [0.0, 0.0]),
@@ -297,7 +302,7 @@ fn the_whole_is_mixed_along_one_arc() {
     ] {
         assert_eq!(mix([1.0, -2.0], other, 0.5, Slerp::Whole), middle);
     }
-    // Columns of height 1 point the same way or the opposite one.
+    // Columns of height 1 point in the same or the opposite direction.
     let columns = mix([1.0, -2.0], [3.0, 6.0], 0.5, Slerp::Columns);
     assert_near(&columns, &[2.0, 2.0], 1e-6);
     let ends = [0.0, 1.0].map(|strength| mix([1.0, 0.5], [-2.0, 2.0], strength, Slerp::Whole));
@@ -324,7 +329,7 @@ fn resized_seeds_equal_webuis() {
             ..Seeds::default()
         };
         assert_same(&begun(&seeds, to).0, &floats(&row["noise"]), &row);
-        // At its own size it is the plain noise.
+        // At its own size, it is the plain noise.
         let plain = Seeds {
             resize_from: None,
             ..seeds
@@ -333,7 +338,7 @@ fn resized_seeds_equal_webuis() {
     }
 }
 
-/// What each setting changes: the first noise, what a sampler draws after it, or both.
+/// Each setting changes the first noise, the noise that a sampler draws after it, or both.
 #[test]
 fn a_sampler_draws_from_its_own_generator() {
     let shape = [4, 6, 5];
@@ -378,7 +383,7 @@ fn a_sampler_draws_from_its_own_generator() {
             assert!(!different.contains(&first), "{seeds:?}");
             assert_eq!(after, next, "{seeds:?}");
             different.push(first);
-            // As the picture's tree does.
+            // The picture's tree does not change either.
             let [a, b] = [seeds, plain].map(|seeds| {
                 let mut tree = seeds.tree(&[9.0, 0.1, 0.0], 120).unwrap();
                 between(&mut tree, 9.0, 1.0, 120)
@@ -392,7 +397,7 @@ fn a_sampler_draws_from_its_own_generator() {
         let (first, next) = begun(&offset, shape);
         assert_eq!(first, begun(&varied, shape).0);
         assert_eq!(next, drawn(&mut kind.source(11 + 31337).unwrap(), 120));
-        // No strength, no variation.
+        // A strength of 0 makes no variation.
         let none = Seeds {
             variation: Some(Variation {
                 strength: 0.0,
@@ -453,7 +458,7 @@ fn what_can_not_be_is_refused() {
             strength,
             ..Variation::default()
         });
-        // By its text: an error with a NaN does not equal itself.
+        // Compare the texts, because an error with a NaN does not equal itself.
         let seeds = Seeds { variation, ..plain };
         let error = seeds.check().unwrap_err().to_string();
         assert!(error.starts_with("strength of the variation: expected 0 to 1"));
@@ -526,7 +531,7 @@ fn kinds() -> [NoiseKind; 5] {
     [a, b, c, d, NoiseKind::Cuda { threads: 1024 }]
 }
 
-/// The first noise, and the next that a sampler draws.
+/// Returns the first noise, and the noise that a sampler draws next.
 fn begun(seeds: &Seeds, shape: [usize; 3]) -> (Vec<f32>, Vec<f32>) {
     let mut noise = vec![0.0; shape.iter().product()];
     let mut source = seeds.first(shape, &mut noise).unwrap();
@@ -575,7 +580,7 @@ fn whole(value: &Value) -> u64 {
     value.as_u64().unwrap()
 }
 
-/// From its bit pattern.
+/// Reads a float from its bit pattern.
 fn float(value: &Value) -> f32 {
     f32::from_bits(whole(value) as u32)
 }

@@ -1,6 +1,6 @@
-//! What holds for every sampler of the table on every named ladder, with every kind of model.
+//! Properties of every sampler of the table on every named ladder, with every kind of model.
 
-#![allow(clippy::unwrap_used)] // Clippy takes only functions with #[test] for tests.
+#![allow(clippy::unwrap_used)] // Clippy exempts only functions with #[test].
 
 mod toy;
 
@@ -26,7 +26,7 @@ const MODELS: [Prediction; 5] = [
     },
 ];
 
-/// The plan of restart changes at 20 and 36.
+/// Restart's plan changes at 20 and 36.
 const STEPS: [usize; 7] = [1, 2, 3, 7, 19, 20, 40];
 
 fn config(prediction: Prediction) -> SchedulerConfig {
@@ -40,7 +40,7 @@ fn schedule(prediction: Prediction) -> Arc<NoiseSchedule> {
     Arc::new(NoiseSchedule::new(&config(prediction)).unwrap())
 }
 
-/// Why a combination can't be, as a part of what the error says.
+/// Returns the reason for which a combination must be refused, as a part of the error text.
 fn refused(row: &Row, ladder: &str, prediction: Prediction, steps: usize) -> Option<&'static str> {
     let timesteps = [
         "leading",
@@ -63,7 +63,7 @@ fn refused(row: &Row, ladder: &str, prediction: Prediction, steps: usize) -> Opt
             .iter()
             .chain(&of_stable_diffusion)
             .any(|refused| *refused == ladder)
-            .then_some("is not for a flow model"),
+            .then_some("does not support a flow model"),
         Prediction::Edm { .. }
             if timesteps
                 .iter()
@@ -71,12 +71,12 @@ fn refused(row: &Row, ladder: &str, prediction: Prediction, steps: usize) -> Opt
                 .chain(&["flow"])
                 .any(|refused| *refused == ladder) =>
         {
-            Some("is not for an EDM model")
+            Some("does not support an EDM model")
         }
         Prediction::Edm { .. } => ["lcm", "tcd"]
             .contains(&row.name)
-            .then_some("with the timesteps of the training is not for an EDM model"),
-        _ => (ladder == "flow").then_some("is not for a diffusion model"),
+            .then_some("with training timesteps does not support an EDM model"),
+        _ => (ladder == "flow").then_some("does not support a diffusion model"),
     };
     let of_diffusion = !matches!(prediction, Prediction::Flow | Prediction::Edm { .. });
     if steps < min_steps {
@@ -123,7 +123,7 @@ fn every_combination_runs_as_the_table_says_or_is_refused_with_the_reason() {
     assert!(runs > 15_000);
 }
 
-/// Whether the sampler goes over sigmas of its own.
+/// Whether the sampler visits its own sigmas.
 fn on_its_own(row: &Row) -> bool {
     ["dpm-fast", "dpm-adaptive"].contains(&row.name)
 }
@@ -140,8 +140,8 @@ fn runs_as_told(
     assert!(sampler.sample(&mut x, rungs, &mut toy).is_continue());
     let steps = rungs.steps();
 
-    // As often as the column of the table and the sampler itself say. Restart makes its own ladder; the column is for one whose rungs are
-    // on both sides of where it begins again.
+    // The table and the sampler must agree on the number of calls. Restart makes its own ladder,
+    // and the table's column is for one with rungs on both sides of the restart.
     let (of_row, of_sampler) = (row.calls.at(steps), sampler.calls(rungs));
     let of_row = if row.name == "restart" {
         of_sampler
@@ -161,7 +161,7 @@ fn runs_as_told(
     };
     assert_eq!(toy.pairs, both, "{what}");
 
-    // All is finite, and what is reported is what happens.
+    // All values are finite, and the reports match what happened.
     for step in &toy.steps {
         assert!(step.x.iter().all(|x| x.is_finite()), "{what}: {step:?}");
     }
@@ -178,7 +178,7 @@ fn runs_as_told(
         }
     }
 
-    // Noise only where the table says it, and for a way down.
+    // Noise is drawn only if the table says so, and only for a way down.
     assert!(toy.draws.is_empty() || row.stochastic, "{what}");
     for &[from, to] in &toy.draws {
         let raised = row.name == "restart";
@@ -194,7 +194,8 @@ fn ends_as_told(row: &Row, sampler: &dyn Sampler, rungs: &Rungs, toy: &Toy, what
     let last = toy.steps.last().unwrap();
     let end = rungs.sigmas()[rungs.steps()];
     if on_its_own(row) {
-        // At the last rung, or of a single one at the smallest of the training.
+        // The end is the last rung, or the smallest sigma of the training if there is only one
+        // rung.
         assert_eq!(row.ends, "sigma_min");
         let above_zero = |sigma: &&f32| **sigma > 0.0 && **sigma < rungs.sigmas()[0];
         if let Some(lowest) = rungs.sigmas()[1..].iter().rfind(above_zero) {
@@ -217,7 +218,7 @@ fn ends_as_told(row: &Row, sampler: &dyn Sampler, rungs: &Rungs, toy: &Toy, what
                 assert!(close(*denoised, *x), "{what}: {x} != {denoised}");
             }
         }
-        // Above 0 there is noise left.
+        // Above sigma 0, there is noise left.
         (Ends::Last | Ends::Own, "sigma_min") => assert!(end > 0.0, "{what}"),
         (Ends::Cleanest, "alpha-bar 0") => {
             assert_eq!(end, 0.0, "{what}");
@@ -230,13 +231,13 @@ fn ends_as_told(row: &Row, sampler: &dyn Sampler, rungs: &Rungs, toy: &Toy, what
     }
 }
 
-/// Under every name of WebUI and ComfyUI, on the last rung or not.
+/// Covers every name of WebUI and ComfyUI, with and without a stop at the last rung.
 #[test]
 fn presets_report_as_many_steps_as_they_make() {
     let schedule = schedule(Prediction::Epsilon);
     let names = |of: fn(&Row) -> Option<&'static str>| TABLE.iter().filter_map(of);
     let webui = names(|row| row.webui).map(|name| from_webui(name, None));
-    // Of ComfyUI's also those that are of one row with another.
+    // These names of ComfyUI share a row with another name.
     let others = [
         "dpmpp_sde_gpu",
         "dpmpp_2m_sde_gpu",
@@ -260,7 +261,7 @@ fn presets_report_as_many_steps_as_they_make() {
                 assert!(end.is_continue(), "{what}");
                 let made = toy.steps.len();
                 assert_eq!(toy.steps[made - 1].total, made, "{what}");
-                // The one that chooses its steps can't know before.
+                // A sampler that chooses its own steps cannot know the total beforehand.
                 if matches!(preset.sampler.calls(&rungs), Calls::Exactly(_)) {
                     let told = |step: &Reached| step.total == made;
                     assert!(toy.steps.iter().all(told), "{what}");
@@ -270,7 +271,7 @@ fn presets_report_as_many_steps_as_they_make() {
     }
 }
 
-/// The timesteps of an EDM model are none of a training.
+/// The timesteps of an EDM model are not training timesteps.
 #[test]
 fn samplers_that_compute_with_timesteps_are_not_for_edm_models() {
     let schedule = schedule(MODELS[4]);
@@ -298,7 +299,8 @@ fn samplers_that_compute_with_timesteps_are_not_for_edm_models() {
     }
 }
 
-/// The run is over there and then, whenever that is, and nothing else is asked: the toy model sees to that.
+/// A run ends at the stop, whenever that is, and nothing else is called. The toy model checks the
+/// latter.
 #[test]
 fn a_stop_at_any_call_or_step_ends_the_run() {
     let schedule = schedule(Prediction::Epsilon);
@@ -331,7 +333,8 @@ fn a_stop_at_any_call_or_step_ends_the_run() {
     }
 }
 
-/// Of models with other schedules, and every number of steps that there can be: a ladder that falls, and finite results.
+/// Covers other schedules and every possible number of steps: the ladder must fall, and the results
+/// must be finite.
 #[test]
 fn every_number_of_steps_works() {
     let spacings = [Spacing::Leading, Spacing::Linspace, Spacing::Trailing];
@@ -365,7 +368,8 @@ fn each_number_of_steps(
     let trained = schedule.num_train_timesteps();
     let conventions = sampler.conventions();
     for steps in conventions.min_steps..=trained {
-        // Ladders of these are made in tests/ladders.rs; the shortest and the longest are the odd ones.
+        // tests/ladders.rs makes the ladders in between. The shortest and the longest are the
+        // special ones.
         if steps >= 30 && steps % 331 != 0 && steps + 3 <= trained {
             continue;
         }
@@ -387,7 +391,7 @@ fn each_number_of_steps(
     }
 }
 
-/// A sampler that starts in the middle, or ends there.
+/// A run that starts or ends in the middle of the ladder.
 #[test]
 fn parts_of_a_run_work() {
     let schedule = schedule(Prediction::Epsilon);
@@ -414,7 +418,7 @@ fn parts_of_a_run_work() {
     }
 }
 
-/// Of samplers that use nothing of the steps before, a run in two parts is the run.
+/// For samplers that use no earlier steps, a run in two parts must equal the whole run.
 #[test]
 fn two_parts_are_the_whole() {
     let schedule = schedule(Prediction::Epsilon);
@@ -438,7 +442,7 @@ fn two_parts_are_the_whole() {
     }
 }
 
-/// Options that make no sense make no panic, and no endless run.
+/// Options without meaning must not cause a panic or an endless run.
 #[test]
 fn odd_options_are_harmless() {
     let schedule = schedule(Prediction::Epsilon);
@@ -547,7 +551,7 @@ fn odd_options_are_harmless() {
             s_noise: odd,
         });
     }
-    // And they do something where they make sense.
+    // Options with meaning must have an effect.
     let half = EulerAncestral {
         eta: 0.5,
         ..EulerAncestral::default()
@@ -560,7 +564,7 @@ fn odd_options_are_harmless() {
     assert_ne!(run(&clipped), run(&Heun::default()));
 }
 
-/// A rung whose sigma is the one before it is an error wherever it is but at the end.
+/// A rung with the same sigma as the one before it is an error, except at the end.
 #[test]
 fn steps_of_no_length_are_at_the_end_only() {
     let schedule = schedule(Prediction::Epsilon);

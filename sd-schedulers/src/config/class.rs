@@ -1,38 +1,39 @@
-//! The scheduler classes of diffusers 0.42.1, their keys, and what they take missing ones to be.
+//! The scheduler classes of diffusers 0.42.1, their keys and their defaults.
 
 use super::json::Keys;
 use super::{BetaSchedule, ConfigError};
 use crate::Prediction;
 use crate::printable::printable;
 
-/// A class whose model this crate can sample.
+/// A scheduler class whose model this crate can sample.
 pub(super) struct Class {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
     pub(super) betas: (f64, f64, BetaSchedule),
     pub(super) beta_schedules: &'static [(&'static str, BetaSchedule)],
-    /// The values of `prediction_type`.
+    /// The values that `prediction_type` may have.
     pub(super) predictions: &'static [(&'static str, Prediction)],
-    /// The class's default; false where it has no such key.
+    /// The default of `clip_sample`, or false if the class has no such key.
     pub(super) clip_sample: bool,
-    /// The class's default; true where it has no such key.
+    /// The default of `set_alpha_to_one`, or true if the class has no such key.
     pub(super) set_alpha_to_one: bool,
-    /// Whether it has the key `rescale_betas_zero_snr`.
+    /// Whether the class has the key `rescale_betas_zero_snr`.
     pub(super) zero_snr: bool,
-    /// Whether it has the keys `use_karras_sigmas`, `use_exponential_sigmas` and `use_beta_sigmas`.
+    /// Whether the class has the keys `use_karras_sigmas`, `use_exponential_sigmas` and
+    /// `use_beta_sigmas`.
     pub(super) shapes: bool,
 }
 
-/// What a class's model is, and which way it goes.
+/// The kind of model that a class samples, and its direction.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A diffusion model; also a flow model where `use_flow_sigmas` is a key.
+    /// A diffusion model, or a flow model where the class has the key `use_flow_sigmas`.
     Diffusion,
     /// A flow model.
     Flow,
-    /// A model in the preconditioning of EDM.
+    /// A model with the preconditioning of EDM.
     Edm,
-    /// A diffusion model, from picture to noise.
+    /// A diffusion model, run from picture to noise.
     Inverse,
 }
 
@@ -61,19 +62,21 @@ impl Class {
         })
     }
 
-    /// Whether it has the key `use_flow_sigmas`.
+    /// Whether the class has the key `use_flow_sigmas`.
     pub(super) fn has_flow_sigmas(&self) -> bool {
         self.predictions.contains(&FLOW)
     }
 
-    /// Whether it has keys for betas.
+    /// Whether the class has keys for betas.
     pub(super) fn has_betas(&self) -> bool {
         !matches!(self.kind, Kind::Flow | Kind::Edm)
     }
 
-    /// Whether a key has no effect although its author wanted one: no class has it, or this class
-    /// lacks it and others would draw another picture. Other keys of other classes are left over in
-    /// nearly every published file.
+    /// Whether a key has no effect although its author expected one.
+    ///
+    /// This is so for a key that no class has, and for a key that this class lacks although it
+    /// would change the picture in other classes. Other foreign keys are not reported, because
+    /// nearly every published file has some.
     pub(super) fn ignores(&self, key: &str, keys: &Keys) -> bool {
         match key {
             _ if key.starts_with('_') => false,
@@ -126,7 +129,7 @@ const EULER_PREDICTIONS: [(&str, Prediction); 4] = [
     ("original_sample", Prediction::Sample),
 ];
 
-/// A class with `clip_sample`, as DDIM and DDPM have it.
+/// A class with `clip_sample` and the defaults of DDIM and DDPM.
 const fn pixels(name: &'static str) -> Class {
     Class {
         clip_sample: true,
@@ -169,7 +172,10 @@ const fn of_kind(kind: Kind, class: Class) -> Class {
     Class { kind, ..class }
 }
 
-/// tests/golden/defaults.json has the same of the diffusion models, read from the classes' sources.
+/// The supported classes.
+///
+/// `tests/golden/defaults.json` holds the same values for the diffusion models, read from the
+/// sources of the classes.
 #[rustfmt::skip]
 pub(super) static CLASSES: [Class; 26] = [
     of_kind(Kind::Inverse, pixels("DDIMInverseScheduler")),
@@ -200,38 +206,40 @@ pub(super) static CLASSES: [Class; 26] = [
     with_zero_snr(dpm("UniPCMultistepScheduler")),
 ];
 
-/// The other classes, and why they can't be used.
+/// The classes that are not supported, and why. The reason follows the class name in an error text.
 #[rustfmt::skip]
 static OTHERS: [(&str, &str); 25] = [
-    ("AmusedScheduler", "of masked image tokens"),
-    ("BlockRefinementScheduler", "of text tokens"),
-    ("CMStochasticIterativeScheduler", "of consistency models of pixels"),
-    ("CogVideoXDDIMScheduler", "of video, with a shift of its own"),
-    ("CogVideoXDPMScheduler", "of video, with a shift of its own"),
-    ("ConsistencyDecoderScheduler", "of a decoder of latents"),
-    ("CosineDPMSolverMultistepScheduler", "of sound"),
+    ("AmusedScheduler", "for masked image tokens"),
+    ("BlockRefinementScheduler", "for text tokens"),
+    ("CMStochasticIterativeScheduler", "for consistency models of pixels"),
+    ("CogVideoXDDIMScheduler", "for video, with its own shift"),
+    ("CogVideoXDPMScheduler", "for video, with its own shift"),
+    ("ConsistencyDecoderScheduler", "for a decoder of latents"),
+    ("CosineDPMSolverMultistepScheduler", "for audio"),
     ("DDPMWuerstchenScheduler", "its schedule is continuous"),
-    ("DiscreteDDIMScheduler", "of text tokens"),
-    ("EntropyBoundScheduler", "of text tokens"),
-    ("FlowMapEulerDiscreteScheduler", "of flow maps, whose model is given two times"),
-    ("HeliosDMDScheduler", "of video, in stages"),
-    ("HeliosScheduler", "of video, in stages"),
-    ("IPNDMScheduler", "its model is trained on a schedule of its own; `ipndm` is its sampler"),
-    ("KarrasVeScheduler", "of pixels, deprecated"),
-    ("LTXEulerAncestralRFScheduler", "of video"),
-    ("MiniMaxH3Scheduler", "of video"),
-    ("PiflowScheduler", "of flow models distilled to policies"),
-    ("RFD4ProteinaScheduler", "of proteins"),
-    ("RePaintScheduler", "goes back and forth under a mask"),
-    ("SCMScheduler", "of TrigFlow models"),
-    ("ScoreSdeVeScheduler", "of pixels"),
-    ("ScoreSdeVpScheduler", "of pixels, deprecated"),
-    ("UnCLIPScheduler", "of unCLIP, with a learned variance"),
-    ("VQDiffusionScheduler", "of discrete tokens"),
+    ("DiscreteDDIMScheduler", "for text tokens"),
+    ("EntropyBoundScheduler", "for text tokens"),
+    ("FlowMapEulerDiscreteScheduler", "for flow maps, whose models take two times"),
+    ("HeliosDMDScheduler", "for video, in stages"),
+    ("HeliosScheduler", "for video, in stages"),
+    ("IPNDMScheduler", "its model is trained on its own schedule; use the sampler `ipndm`"),
+    ("KarrasVeScheduler", "for pixels, deprecated"),
+    ("LTXEulerAncestralRFScheduler", "for video"),
+    ("MiniMaxH3Scheduler", "for video"),
+    ("PiflowScheduler", "for flow models distilled to policies"),
+    ("RFD4ProteinaScheduler", "for proteins"),
+    ("RePaintScheduler", "it goes back and forth under a mask"),
+    ("SCMScheduler", "for TrigFlow models"),
+    ("ScoreSdeVeScheduler", "for pixels"),
+    ("ScoreSdeVpScheduler", "for pixels, deprecated"),
+    ("UnCLIPScheduler", "for unCLIP, with a learned variance"),
+    ("VQDiffusionScheduler", "for discrete tokens"),
 ];
 
-/// The keys of all classes, also of those that can't be used: a file that diffusers made from
-/// another class's file keeps its keys.
+/// The keys of all classes, including the unsupported ones.
+///
+/// When diffusers converts the file of one class to another class, the keys of the first class stay
+/// in the file.
 #[rustfmt::skip]
 pub(super) static KEYS: [&str; 101] = [
     "algorithm_type", "alpha_cum_end", "alpha_cum_start", "base_image_seq_len", "base_shift", "beta_end", "beta_max",

@@ -1,38 +1,40 @@
 use thiserror::Error;
 
-/// A configuration that can't be used. Each message names the key, what was expected and what was
-/// found. Text from the file is escaped and cut in it.
+/// A configuration that cannot be used.
+///
+/// Each message names the key, what was expected and what was found. Text from the file is escaped
+/// and cut so that it can be printed.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The text is not JSON, or not a JSON object.
     #[error("the scheduler configuration is not a JSON object: {0}")]
     Json(String),
-    /// The scheduler class is unknown, or its model is one that this crate can't sample.
-    #[error("`_class_name`: expected a scheduler class that this program can use, found {found}")]
+    /// The scheduler class is unknown, or its model is one that this crate cannot sample.
+    #[error("`_class_name`: expected a scheduler class that this crate supports, found {found}")]
     Class {
-        /// The class found, and why it can't be used, if that is known.
+        /// The class in the file, and why it cannot be used if that is known.
         found: String,
     },
-    /// A value has the wrong type, is out of range, or can't stand beside another one.
+    /// A value has the wrong type, is out of range, or contradicts another value.
     #[error("`{key}`: expected {expected}, found {found}")]
     Value {
-        /// The key of the JSON file.
+        /// The key in the JSON file.
         key: &'static str,
-        /// What it has to be.
+        /// The expected value.
         expected: String,
-        /// What it is.
+        /// The value in the file.
         found: String,
     },
-    /// The betas make a noise schedule whose sigmas, as float32, do not rise at this training
+    /// The sigmas of the noise schedule, as float32, are not finite or do not rise at this training
     /// timestep.
     #[error(
-        "the betas: expected betas whose sigmas are finite and rise with every timestep, found sigma {sigma} at timestep {timestep}"
+        "noise schedule: expected sigmas that are finite and rise with every timestep, found sigma {sigma} at timestep {timestep}"
     )]
     Sigmas {
-        /// The first timestep at fault.
+        /// The first timestep whose sigma is wrong, as an index from 0.
         timestep: usize,
-        /// Its sigma.
+        /// The sigma at that timestep.
         sigma: f32,
     },
 }

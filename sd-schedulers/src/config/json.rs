@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::ConfigError;
 use crate::{Prediction, printable::printable};
 
-/// The keys of a configuration. One that is null is as if it were missing.
+/// The keys of a configuration. A key whose value is null counts as missing.
 pub(super) struct Keys(Map<String, Value>);
 
 impl Keys {
@@ -16,12 +16,13 @@ impl Keys {
             .map_err(|error| ConfigError::Json(printable(error.to_string())))
     }
 
-    /// The names of all keys, those of null too.
+    /// Returns the names of all keys, including keys whose value is null.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
-    /// The value of a key, `None` when it is missing or null, an error when `read` can't take it.
+    /// Returns the value of a key, or `None` if it is missing or null. Returns an error if `read`
+    /// rejects it.
     pub(super) fn get<'a, T>(
         &'a self,
         key: &'static str,
@@ -37,7 +38,7 @@ impl Keys {
         }
     }
 
-    /// Whether a key is there with this boolean. One with anything else is as if it were missing.
+    /// Whether a key has this boolean value. A value of another type counts as missing.
     pub(super) fn is(&self, key: &str, flag: bool) -> bool {
         self.0.get(key).and_then(Value::as_bool) == Some(flag)
     }
@@ -46,7 +47,7 @@ impl Keys {
         self.0.get(key).is_none_or(Value::is_null)
     }
 
-    /// What a model in the preconditioning of EDM predicts.
+    /// Returns the prediction of an EDM model.
     pub(super) fn edm(&self) -> Result<Prediction, ConfigError> {
         let signs = [("epsilon", false), ("v_prediction", true)];
         Ok(Prediction::Edm {
@@ -80,7 +81,7 @@ impl Keys {
         })
     }
 
-    /// What one of these strings stands for.
+    /// Returns the meaning of a key whose value is one of the known strings.
     pub(super) fn one_of<T: Copy>(
         &self,
         key: &'static str,
@@ -93,7 +94,7 @@ impl Keys {
         })
     }
 
-    /// The error that another value of this key was expected.
+    /// Returns the error for a key whose value in the file is wrong.
     pub(super) fn refuse(&self, key: &'static str, expected: impl Into<String>) -> ConfigError {
         let found = self.0.get(key);
         let found = found.map_or("nothing".to_owned(), |value| printable(value.to_string()));
@@ -101,7 +102,7 @@ impl Keys {
     }
 }
 
-/// The error that another value of a key was expected.
+/// Returns the error for a key with a wrong value.
 pub(super) fn wrong(
     key: &'static str,
     expected: impl Into<String>,
@@ -114,7 +115,7 @@ pub(super) fn wrong(
     }
 }
 
-/// `a`, `b` or `c`.
+/// Formats the names as in `a`, `b` or `c`.
 fn listed<T>(known: &[(&str, T)]) -> String {
     let mut text = String::new();
     for (i, (name, _)) in known.iter().enumerate() {
@@ -135,7 +136,7 @@ pub(super) fn numbers(value: &Value) -> Option<Vec<f32>> {
         .collect()
 }
 
-/// Replaces the `NaN` and the infinities that Python writes into JSON, outside of strings, by null.
+/// Replaces `NaN` and the infinities that Python writes into JSON by null, except inside strings.
 pub fn without_infinities(text: &str) -> String {
     let (mut out, mut rest) = (String::with_capacity(text.len()), text);
     let (mut quoted, mut escaped) = (false, false);

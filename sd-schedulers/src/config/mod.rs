@@ -1,4 +1,5 @@
-//! What a model was trained with, and how its author runs it: `scheduler_config.json`.
+//! The settings that a model was trained with, and the sampler of its author:
+//! `scheduler_config.json`.
 
 mod class;
 mod configured;
@@ -10,7 +11,7 @@ mod tests;
 pub use crate::betas::BetaSchedule;
 pub use configured::{Configured, from_config};
 pub use error::ConfigError;
-#[doc(hidden)] // For the other crates of this workspace.
+#[doc(hidden)] // Public for the other crates of this workspace.
 pub use json::without_infinities;
 
 use crate::printable::printable;
@@ -18,41 +19,74 @@ use crate::{Clip, Prediction};
 use class::{Class, Kind, PREDICTIONS};
 use json::{Keys, numbers, wrong};
 
-/// What a diffusers `scheduler_config.json` says of the *model*: the noise it was trained on and what it predicts.
+/// The part of a diffusers `scheduler_config.json` that describes the *model*: the noise that it
+/// was trained on, and its prediction.
 ///
-/// The same file also says which sampler its author liked (`_class_name`, `timestep_spacing`, `use_karras_sigmas`);
-/// that is a choice for each run, not a fact of the model, and is not kept here: [`from_config`] reads it too.
+/// The same file also names the author's choice of sampler (`_class_name`, `timestep_spacing`,
+/// `use_karras_sigmas`). That is a choice for each run rather than a fact about the model, so it is
+/// not stored here. [`from_config`] reads both.
 ///
-/// The default is Stable Diffusion 1.5.
+/// Default: the configuration of Stable Diffusion 1.5.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SchedulerConfig {
-    /// Number of noise levels T the model was trained on: 2 to 100,000. Default 1000.
+    /// The number T of noise levels that the model was trained on, `2..=100_000`.
+    ///
+    /// Default: 1000.
     pub num_train_timesteps: usize,
-    /// First beta, in (0, 1). Default 0.00085.
+    /// The first beta, above 0 and below 1.
+    ///
+    /// Default: 0.00085.
     pub beta_start: f64,
-    /// Last beta, in (0, 1). Default 0.012.
+    /// The last beta, above 0 and below 1.
+    ///
+    /// Default: 0.012.
     pub beta_end: f64,
-    /// How the betas rise from the first to the last. Default [`BetaSchedule::ScaledLinear`].
+    /// How the betas rise from the first to the last.
+    ///
+    /// Default: [`BetaSchedule::ScaledLinear`].
     pub beta_schedule: BetaSchedule,
-    /// The betas themselves, one per training timestep; they replace the three fields above. Default none.
+    /// The betas themselves, one per training timestep, each above 0 and below 1. They replace the
+    /// three fields above.
+    ///
+    /// Default: `None`.
     pub trained_betas: Option<Vec<f32>>,
-    /// Added to the timesteps of the leading spacing; below `num_train_timesteps`. Default 1.
+    /// The offset that the leading spacing adds to its timesteps. It is below
+    /// `num_train_timesteps`.
+    ///
+    /// Default: 1.
     pub steps_offset: usize,
-    /// What the model's output is. Default [`Prediction::Epsilon`].
+    /// What the model predicts.
+    ///
+    /// Default: [`Prediction::Epsilon`].
     pub prediction: Prediction,
-    /// Whether DDIM's last step ends at alpha-bar 1 (no noise) or at that of timestep 0. Default false.
+    /// Whether DDIM's last step ends at alpha-bar 1, which is no noise. Otherwise it ends at the
+    /// alpha-bar of timestep 0.
+    ///
+    /// Default: false.
     pub set_alpha_to_one: bool,
-    /// What is done to the denoised sample, for models of pixels: `clip_sample`, or `thresholding`, which wins. Default nothing.
+    /// How denoised samples are clipped, for models of pixels: `clip_sample` or `thresholding`. If
+    /// the file asks for both, `thresholding` takes precedence.
+    ///
+    /// Default: [`Clip::None`].
     pub clip: Clip,
-    /// For [`Prediction::Edm`] only: the smallest and the largest sigma of the training, above 0 and rising. Default 0.002 and 80.
+    /// The smallest and the largest sigma of the training, for [`Prediction::Edm`] only. Both are
+    /// above 0, and the first is below the second.
+    ///
+    /// Default: `[0.002, 80.0]`.
     pub sigma_range: [f64; 2],
-    /// Rescale the betas so that the last timestep is (all but) pure noise: <https://arxiv.org/abs/2305.08891>.
-    /// Default false.
+    /// Whether to rescale the betas so that the last timestep is almost pure noise:
+    /// <https://arxiv.org/abs/2305.08891>.
+    ///
+    /// Default: false.
     pub rescale_betas_zero_snr: bool,
-    /// Keys of the file that have no effect, for a warning: keys that no class of diffusers has,
-    /// such as `tensor_format`, and ladders or betas that are asked for but that the file's class
-    /// lacks, such as `use_karras_sigmas` of DDIM. Each name is escaped and cut so that it can be
-    /// printed. After eight names comes how many more there are. Default none.
+    /// The keys of the file that have no effect, for a warning to the user.
+    ///
+    /// These are keys that no class of diffusers has, such as `tensor_format`, and keys for ladders
+    /// or betas that the file's class lacks, such as `use_karras_sigmas` with DDIM. Each name is
+    /// escaped and cut so that it can be printed. At most eight names are listed, followed by the
+    /// number of further ones, such as `3 more`.
+    ///
+    /// Default: empty.
     pub ignored: Vec<String>,
 }
 
@@ -76,30 +110,47 @@ impl Default for SchedulerConfig {
 }
 
 impl SchedulerConfig {
-    /// Reads the facts of a diffusion model out of the text of a `scheduler_config.json`, whatever sampler that asks for.
+    /// Reads the facts about a diffusion model from the text of a `scheduler_config.json`. The
+    /// sampler that the file names does not matter.
     ///
-    /// A missing key, or one that is `null`, takes the value that diffusers 0.42.1 gives it in the class the file names
-    /// (`_class_name`; without one, `PNDMScheduler`, with which Stable Diffusion 1.x was published). A key which that
-    /// class lacks altogether and the file does not have is as if it were not there: nothing is clipped, and alpha-bar
-    /// ends at one. (diffusers would fall back on the defaults of the class it makes *next*, so that a DDIM made from
-    /// an Euler configuration clips latents to ±1.)
+    /// A key that is missing or `null` takes the default that diffusers 0.42.1 gives it in the
+    /// file's class (`_class_name`). Without a class, it takes the defaults of `PNDMScheduler`,
+    /// with which Stable Diffusion 1.x was published.
     ///
-    /// Python writes infinite numbers as `Infinity`, which is not JSON (`lambda_min_clipped` of DPM-Solver); they are
-    /// read as null.
+    /// A key that the class lacks and the file does not contain has no effect: nothing is clipped,
+    /// and alpha-bar ends at one. (diffusers would use the defaults of the class that it converts
+    /// the file to, so that a DDIM made from an Euler configuration clips latents to ±1.)
+    ///
+    /// Python writes infinite numbers as `Infinity`, which is not JSON, for example in
+    /// `lambda_min_clipped` of DPM-Solver. They are read as null.
     ///
     /// Keys that the class lacks are ignored, as in diffusers; see [`ignored`](Self::ignored). One
-    /// of them would draw another picture: `predict_epsilon` false, with which files before
-    /// `prediction_type` said that the model predicts the sample. It is an error where
-    /// `prediction_type` is missing.
+    /// such key is an error, because ignoring it would change the picture:
+    /// `predict_epsilon: false`, with which files from before `prediction_type` say that the model
+    /// predicts the sample. It is accepted if `prediction_type` is present too.
+    ///
+    /// ```
+    /// use sd_schedulers::{Prediction, SchedulerConfig};
+    ///
+    /// let config = SchedulerConfig::from_json(r#"{"prediction_type": "v_prediction"}"#)?;
+    /// assert_eq!(config.prediction, Prediction::V);
+    /// assert_eq!(config.num_train_timesteps, 1000);
+    /// # Ok::<(), sd_schedulers::ConfigError>(())
+    /// ```
     ///
     /// # Errors
-    /// [`ConfigError`] for text that is not a JSON object, a class of no diffusion model, a value of the wrong type
-    /// or out of range. That the betas make a usable schedule is seen by [`NoiseSchedule::new`](crate::NoiseSchedule::new).
+    /// - [`ConfigError::Json`] if the text is not a JSON object.
+    /// - [`ConfigError::Class`] if the class is unknown, unsupported or for flow models.
+    /// - [`ConfigError::Value`] if a value has the wrong type or is out of range, or for
+    ///   `predict_epsilon` as above.
+    ///
+    /// Whether the betas make a usable schedule is checked by
+    /// [`NoiseSchedule::new`](crate::NoiseSchedule::new).
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let keys = Keys::parse(text)?;
         let class = Class::find(keys.text("_class_name")?.unwrap_or("PNDMScheduler"))?;
         let found = match class.kind {
-            Kind::Flow => Some(format!("`{}` (of flow models)", class.name)),
+            Kind::Flow => Some(format!("`{}` (for flow models)", class.name)),
             _ if class.has_flow_sigmas() && keys.flag("use_flow_sigmas", false)? => {
                 Some(format!("`{}` with `use_flow_sigmas`", class.name))
             }
@@ -117,11 +168,11 @@ impl SchedulerConfig {
         Self::of(&keys, class, prediction)
     }
 
-    /// The facts of a model that predicts this.
+    /// Reads the facts about a model with this prediction.
     fn of(keys: &Keys, class: &Class, prediction: Prediction) -> Result<Self, ConfigError> {
         if class.has_betas() && keys.is("predict_epsilon", false) && keys.is_null("prediction_type")
         {
-            let expected = "true, or `prediction_type`: `sample` beside it";
+            let expected = "true, or `sample` as `prediction_type`";
             return Err(keys.refuse("predict_epsilon", expected));
         }
         let (beta_start, beta_end, beta_schedule) = class.betas;
@@ -159,10 +210,10 @@ impl SchedulerConfig {
         Ok(config)
     }
 
-    /// Checks the ranges that the fields' documentation gives.
+    /// Checks that every field is within the range that its documentation gives.
     ///
     /// # Errors
-    /// [`ConfigError::Value`] for the first field out of its range.
+    /// [`ConfigError::Value`] for the first field that is out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let timesteps = self.num_train_timesteps;
         let check = |ok: bool, key, expected: &str, found: String| match ok {
@@ -240,7 +291,7 @@ impl SchedulerConfig {
         Ok(())
     }
 
-    /// What a class of diffusers does to the denoised sample that knows `clip_sample`, but not `thresholding`.
+    /// Returns the clipping of a diffusers class that has `clip_sample` but not `thresholding`.
     pub(crate) fn clip_range(&self) -> Clip {
         match self.clip {
             Clip::Range(_) => self.clip,
@@ -248,7 +299,7 @@ impl SchedulerConfig {
         }
     }
 
-    /// What a class does that knows `thresholding`, but not `clip_sample`.
+    /// Returns the clipping of a diffusers class that has `thresholding` but not `clip_sample`.
     pub(crate) fn thresholding(&self) -> Clip {
         match self.clip {
             Clip::Dynamic { .. } => self.clip,
@@ -257,10 +308,10 @@ impl SchedulerConfig {
     }
 }
 
-/// What EDM's authors trained on: table 1 of <https://arxiv.org/abs/2206.00364>.
+/// The range of sigmas in table 1 of <https://arxiv.org/abs/2206.00364>.
 const EDM_RANGE: [f64; 2] = [0.002, 80.0];
 
-/// [`SchedulerConfig::ignored`].
+/// Returns the value of [`SchedulerConfig::ignored`].
 fn ignored(keys: &Keys, class: &Class) -> Vec<String> {
     let mut names = keys.names().filter(|key| class.ignores(key, keys));
     let mut shown: Vec<String> = names.by_ref().take(MOST_IGNORED).map(printable).collect();
@@ -271,10 +322,10 @@ fn ignored(keys: &Keys, class: &Class) -> Vec<String> {
     shown
 }
 
-/// The most names of ignored keys that are kept.
+/// The largest number of ignored keys that are named.
 const MOST_IGNORED: usize = 8;
 
-/// [`Clip::Range`], or none.
+/// Reads [`Clip::Range`] or [`Clip::None`].
 fn clip_sample(keys: &Keys, default: bool) -> Result<Clip, ConfigError> {
     if !keys.flag("clip_sample", default)? {
         return Ok(Clip::None);
@@ -283,7 +334,7 @@ fn clip_sample(keys: &Keys, default: bool) -> Result<Clip, ConfigError> {
     Ok(Clip::Range(range as f32))
 }
 
-/// [`Clip::Dynamic`], or none.
+/// Reads [`Clip::Dynamic`] or [`Clip::None`].
 fn thresholding(keys: &Keys) -> Result<Clip, ConfigError> {
     if !keys.flag("thresholding", false)? {
         return Ok(Clip::None);

@@ -1,9 +1,12 @@
 //! The quantile function of the Beta distribution.
 
-/// The x below which Beta(a, b) has the mass `p`; exactly 0, ½ or 1 where it is that by symmetry. `a` and `b` above 0.
+/// Returns the x below which Beta(a, b) has the mass `p`. `a` and `b` are above 0. The result is
+/// exactly 0, ½ or 1 where symmetry makes it so.
 ///
-/// `scipy.stats.beta.ppf` without a gamma function: the mass is not normalised, and all of it is that of the half below ½ and that of the
-/// other half, which is the mirrored distribution's. Within a half the mass is nearly straight over x to the power of a, so that is bisected.
+/// This is `scipy.stats.beta.ppf` without a gamma function. The masses are not normalised; the
+/// total is the mass below ½ plus the mass above it, which is the mirrored distribution's mass
+/// below ½. Within one half, the mass is nearly linear in x to the power of a, so the bisection
+/// runs over that power.
 pub(super) fn quantile(p: f64, a: f64, b: f64) -> f64 {
     if p <= 0.0 || p >= 1.0 {
         return if p >= 1.0 { 1.0 } else { 0.0 };
@@ -11,7 +14,8 @@ pub(super) fn quantile(p: f64, a: f64, b: f64) -> f64 {
     let (below, above) = (mass(0.5_f64.powf(a), a, b), mass(0.5_f64.powf(b), b, a));
     let wanted = p * (below + above);
     if wanted == below {
-        // Exactly, as half of an odd T - 1 is a tie when it is rounded to a timestep.
+        // This must be exact, because half of an odd T - 1 is a tie when it is rounded to a
+        // timestep.
         0.5
     } else if wanted < below {
         within_half(wanted, a, b)
@@ -20,7 +24,7 @@ pub(super) fn quantile(p: f64, a: f64, b: f64) -> f64 {
     }
 }
 
-/// The x up to ½ with this mass below it.
+/// Returns the x up to ½ with this mass below it.
 fn within_half(wanted: f64, a: f64, b: f64) -> f64 {
     let (mut low, mut high) = (0.0, 0.5_f64.powf(a));
     for _ in 0..60 {
@@ -34,8 +38,11 @@ fn within_half(wanted: f64, a: f64, b: f64) -> f64 {
     ((low + high) / 2.0).powf(1.0 / a)
 }
 
-/// The integral of t^(a-1) (1-t)^(b-1) from 0 to an x of at most ½, given `power`, which is x^a: equation 8.17.8 of
-/// <https://dlmf.nist.gov/8.17>, a series of positive terms of which each is soon at most half of the one before.
+/// Returns the integral of t^(a-1) (1-t)^(b-1) from 0 to x, where x is at most ½ and `power` is
+/// x^a.
+///
+/// It uses equation 8.17.8 of <https://dlmf.nist.gov/8.17>, a series of positive terms. Each term
+/// is soon at most half of the one before.
 fn mass(power: f64, a: f64, b: f64) -> f64 {
     let x = power.powf(1.0 / a);
     let (mut sum, mut term) = (1.0, 1.0);

@@ -1,39 +1,69 @@
-//! What a sampler says of the rungs that it wants.
+//! The conventions by which a sampler wants its rungs made.
 
 use crate::Path;
 
-/// How a sampler counts and scales, where reference implementations of different samplers differ.
+/// How a sampler counts and scales, where the reference implementations of different samplers
+/// differ.
 ///
-/// The default is k-diffusion's, so WebUI's, and that of diffusers' Euler: N points, nothing rounded, a first x of sigma times noise (but on
-/// the leading spacing, which k-diffusion lacks: [`FirstX::BySpacing`]), an end at sigma 0, any ladder.
+/// The default is what k-diffusion, and therefore WebUI, and diffusers' Euler do. A spacing has N
+/// points, nothing is rounded, the first x is sigma times noise, the run ends at sigma 0, and any
+/// ladder will do. The leading spacing, which k-diffusion lacks, scales the first x differently:
+/// [`FirstX::BySpacing`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conventions {
     /// How many points a spacing has.
+    ///
+    /// Default: [`Counting::N`].
     pub counting: Counting,
-    /// Whether linspace's timesteps are rounded (half to even) to whole ones. Default false.
+    /// Whether the timesteps of linspace are rounded to whole ones, half to even.
+    ///
+    /// Default: false.
     pub integer_timesteps: bool,
-    /// How timesteps that no spacing made are told to the model. Sigmas are not touched.
+    /// How the model is given timesteps that do not come from a spacing. Sigmas are not changed.
+    ///
+    /// Default: [`Told::Exactly`].
     pub told: Told,
     /// What the first x is scaled by.
+    ///
+    /// Default: [`FirstX::BySpacing`].
     pub first_x: FirstX,
-    /// Whether the sampler can't leave the whole training timesteps of a diffusion model, as ladders over sigma do: see
-    /// [`Ladder::on_grid`](crate::Ladder::on_grid). Such a sampler also begins a schedule of zero terminal SNR at pure noise (sigma 2²⁰),
-    /// where others take alpha-bar 2⁻²⁴ (sigma 4096). Default false.
+    /// Whether the sampler must stay on the whole training timesteps of a diffusion model, which
+    /// ladders over sigma leave: see [`Ladder::on_grid`](crate::Ladder::on_grid).
+    ///
+    /// Default: false.
+    ///
+    /// On a schedule with zero terminal SNR, such a sampler begins at pure noise (sigma 2²⁰).
+    /// Other samplers begin at alpha-bar 2⁻²⁴ (sigma 4096).
     pub on_grid_only: bool,
-    /// Whether the sampler computes with the timesteps that it is told, which then have to be those of a training: an EDM model, whose are
-    /// ln(sigma) / 4, is refused. Default false.
+    /// Whether the sampler computes with the timesteps that it is given, so that they must be
+    /// training timesteps. An EDM model is refused then, because its timesteps are `ln(sigma) / 4`.
+    ///
+    /// Default: false.
     pub training_timesteps: bool,
-    /// Which sigma the last step ends at. A ladder that says so itself ([`Ladder::Sigmas`](crate::Ladder::Sigmas), WebUI's
-    /// [`Shape::KlOptimal`](crate::Shape::KlOptimal)) ends there.
+    /// The sigma at which the last step ends.
+    ///
+    /// Default: [`End::Zero`].
+    ///
+    /// Some ladders determine the end themselves: [`Ladder::Sigmas`](crate::Ladder::Sigmas), and
+    /// [`Shape::KlOptimal`](crate::Shape::KlOptimal) as in WebUI.
     pub end: End,
-    /// Whether a ladder of one step more is made and its cleanest rung left out: WebUI's DPM2, DPM2 a, DPM++ 3M SDE. Not of sigmas and
-    /// timesteps of one's own. Default false.
+    /// Whether the ladder is made with one more step and its cleanest rung is left out, as for
+    /// WebUI's DPM2, DPM2 a and DPM++ 3M SDE. This does not apply to given sigmas and timesteps.
+    ///
+    /// Default: false.
     pub drop_next_to_last: bool,
-    /// The least number of steps that the sampler can make. Default 1.
+    /// The smallest number of steps that the sampler can make.
+    ///
+    /// Default: 1.
     pub min_steps: usize,
-    /// The scaling in which the sampler runs on a flow model. Default [`Path::Exploding`]: the sampler need not know of flow models. On
-    /// [`Path::Flow`] only a sampler is right that adds no noise and uses nothing but the slope `(x - denoised) / sigma`, or that has a
-    /// formula of that path ([`LcmBoundary::None`](crate::LcmBoundary::None), [`EulerAncestral::flow`](crate::EulerAncestral::flow)).
+    /// The scaling in which the sampler runs on a flow model.
+    ///
+    /// Default: [`Path::Exploding`], in which the sampler need not know about flow models.
+    ///
+    /// [`Path::Flow`] is correct only for two kinds of samplers:
+    /// - samplers that add no noise and use only the slope `(x - denoised) / sigma`;
+    /// - samplers with a formula for that path: [`LcmBoundary::None`](crate::LcmBoundary::None) and
+    ///   [`EulerAncestral::flow`](crate::EulerAncestral::flow).
     pub flow: Path,
 }
 
@@ -54,48 +84,68 @@ impl Default for Conventions {
     }
 }
 
-/// How the timestep of a sigma between those of the training is told to the model. An EDM model is always told it exactly.
+/// How the model is given the timestep of a sigma between the trained sigmas.
+///
+/// An EDM model always gets the exact timestep.
+///
+/// Default: [`Told::Exactly`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Told {
-    /// As it is: k-diffusion, diffusers' Euler and Heun.
+    /// Unrounded, as in k-diffusion and in diffusers' Euler and Heun.
     #[default]
     Exactly,
-    /// On a Karras ladder rounded to a whole one, half to even; on others as it is: diffusers' KDPM2.
+    /// Rounded to a whole timestep, half to even, on a Karras ladder, and unrounded on others, as
+    /// in diffusers' KDPM2.
     KarrasRounded,
-    /// Whole: cut off after the point on the exponential and the (sigma) beta ladder and on a flow model, on a cosine schedule also on
-    /// Karras and [`Shape::Lu`](crate::Shape::Lu); rounded half to even on all others. diffusers' `DPMSolverMultistepScheduler`, which has
-    /// just these ladders.
+    /// A whole timestep, as in diffusers' `DPMSolverMultistepScheduler`.
+    ///
+    /// It is truncated on the exponential and the beta (over sigma) ladder and on a flow model.
+    /// With cosine betas, it is also truncated on Karras and [`Shape::Lu`](crate::Shape::Lu). On
+    /// all other ladders, it is rounded half to even.
     Whole,
-    /// [`Whole`](Self::Whole), a cosine schedule being no exception: diffusers' `DPMSolverSinglestepScheduler`, DEIS, SA-Solver and UniPC.
+    /// The same as [`Whole`](Self::Whole), without the exception for cosine betas, as in diffusers'
+    /// `DPMSolverSinglestepScheduler`, DEIS, SA-Solver and UniPC.
     WholeOnCosineToo,
 }
 
-/// Which sigma the last step ends at.
+/// The sigma at which the last step ends.
+///
+/// Default: [`End::Zero`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum End {
-    /// 0: at the model's guess of the clean sample.
+    /// Sigma 0, where the result is the model's guess of the clean sample.
     #[default]
     Zero,
-    /// On a ladder over timesteps the smallest sigma of the training, on one over sigmas and on flow and EDM models its last rung once more:
-    /// `final_sigmas_type` `sigma_min`.
+    /// The smallest sigma: `final_sigmas_type` `sigma_min` in diffusers.
+    ///
+    /// On a ladder over timesteps, it is the smallest sigma of the training. On a ladder over
+    /// sigmas, and on flow and EDM models, it is the ladder's last rung once more.
     SigmaMin,
 }
 
 /// How many points a spacing has for N steps.
+///
+/// Default: [`Counting::N`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Counting {
-    /// N: Euler, Heun, DDIM.
+    /// N points: Euler, Heun and DDIM.
     #[default]
     N,
-    /// N + 1 with the cleanest dropped, for leading and linspace: the DPM-Solver family.
+    /// N + 1 points for leading and linspace, of which the cleanest is dropped: the DPM-Solver
+    /// family.
     NPlusOne,
 }
 
-/// What unit noise is multiplied by to make the first x of a diffusion model. On a flow model it is 1 in the flow's own scaling, on an EDM
-/// model `sqrt(sigma² + 1)`.
+/// The factor that turns unit noise into the first x of a diffusion model.
+///
+/// On a flow model, the factor is 1 in the flow's own scaling. On an EDM model, it is
+/// `sqrt(sigma² + 1)`.
+///
+/// Default: [`FirstX::BySpacing`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FirstX {
-    /// `sqrt(sigma² + 1)` on the leading spacing and shapes over it, `sigma` on all others: diffusers' Euler and Heun.
+    /// `sqrt(sigma² + 1)` on the leading spacing and on shapes over it, and `sigma` on all others:
+    /// diffusers' Euler and Heun.
     #[default]
     BySpacing,
     /// `sqrt(sigma² + 1)`, which is unit noise in the variance-preserving scaling: DDIM and DPM++.

@@ -3,37 +3,67 @@ use serde::{Deserialize, Serialize};
 use super::{Conventions, Ladder, LadderError, Levels, Shape, in_range};
 use crate::NoiseSchedule;
 
-/// The ladders of flow models: even sigmas from 1 down, shifted towards noise. diffusers' `FlowMatch…` classes and `use_flow_sigmas`.
+/// The ladders of flow models: even sigmas from 1 down, shifted towards noise.
+///
+/// They are the ladders of diffusers' `FlowMatch…` classes and of `use_flow_sigmas`.
+///
+/// ```
+/// use sd_schedulers::{Flow, FlowLevels, Ladder, Shift};
+///
+/// let ladder = Ladder::Flow(Flow {
+///     levels: FlowLevels::Even,
+///     shift: Shift::By(3.0),
+///     ..Flow::default()
+/// });
+/// assert_eq!(ladder.to_string(), r#"{"flow":{"levels":"even","shift":{"by":3.0}}}"#);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Flow {
-    /// The sigmas before the shift. Default [`FlowLevels::ShiftedEnd`].
+    /// The sigmas before the shift.
+    ///
+    /// Default: [`FlowLevels::ShiftedEnd`].
     pub levels: FlowLevels,
-    /// The shift. Default none: 1. Stable Diffusion 3's configuration says 3.
+    /// The shift. Stable Diffusion 3's configuration has `Shift::By(3.0)`.
+    ///
+    /// Default: `Shift::By(1.0)`, which is no shift.
     pub shift: Shift,
-    /// Scale what the shifted sigmas leave of 1 so that the last rung is this, between 0 and 1: `shift_terminal`. Needs two steps.
-    /// Default none.
+    /// The sigma of the last rung, `0.0..=1.0`: `shift_terminal` in diffusers. The distances of the
+    /// shifted sigmas from 1 are scaled to reach it. 0 changes nothing. Other values need at least
+    /// two steps.
+    ///
+    /// Default: `None`.
     pub terminal: Option<f64>,
 }
 
 /// The sigmas of a [`Flow`] ladder before they are shifted. T is the number of training timesteps.
+///
+/// Default: [`FlowLevels::ShiftedEnd`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum FlowLevels {
-    /// N even ones from 1 to the *shifted* 1 / T, which is so shifted twice: diffusers' `FlowMatchEulerDiscreteScheduler` and
-    /// `FlowMatchHeunDiscreteScheduler` without dynamic shift.
+    /// N even sigmas from 1 to the *shifted* 1 / T, whose shift is thus applied twice.
+    ///
+    /// diffusers' `FlowMatchEulerDiscreteScheduler` and `FlowMatchHeunDiscreteScheduler` use them
+    /// without dynamic shift.
     #[default]
     ShiftedEnd,
-    /// N even ones from 1 to 1 / T: `FlowMatchEulerDiscreteScheduler` with `use_dynamic_shifting`.
+    /// N even sigmas from 1 to 1 / T: `FlowMatchEulerDiscreteScheduler` with
+    /// `use_dynamic_shifting`.
     Trained,
-    /// 1, 1 - 1 / N, … 1 / N: what the pipelines of FLUX give to `FlowMatchEulerDiscreteScheduler`.
+    /// The sigmas 1, 1 - 1 / N, … 1 / N, which the pipelines of FLUX pass to
+    /// `FlowMatchEulerDiscreteScheduler`.
     Even,
-    /// N even steps from 1 - 1 / T to 0: `use_flow_sigmas` of the DPM-Solver classes, DEIS and SA-Solver.
+    /// N even steps from 1 - 1 / T to 0: `use_flow_sigmas` of the DPM-Solver classes, DEIS and
+    /// SA-Solver.
     Dpm,
-    /// N + 1 even ones from 1 to 1 / T, less the cleanest; a first one of 1 becomes 1 - 10⁻⁶ after the shift: `use_flow_sigmas` of UniPC.
+    /// N + 1 even sigmas from 1 to 1 / T without the cleanest: `use_flow_sigmas` of UniPC. If the
+    /// first sigma is 1 after the shift, it becomes 1 - 10⁻⁶.
     UniPc,
-    /// A shape between two sigmas of the variance-exploding scaling, as `sigma / (1 + sigma)` and not shifted: UniPC with `use_karras_sigmas`
-    /// and `use_flow_sigmas`.
+    /// A shape between two sigmas of the variance-exploding scaling, converted by
+    /// `sigma / (1 + sigma)` and not shifted.
+    ///
+    /// diffusers' UniPC uses them with both `use_karras_sigmas` and `use_flow_sigmas`.
     Exploding {
         /// The shape.
         shape: Shape,
@@ -42,39 +72,59 @@ pub enum FlowLevels {
         /// The largest sigma.
         sigma_max: f64,
     },
-    /// Those of another ladder: sigmas of one's own, which diffusers shifts too, or ComfyUI's `simple` and `normal`.
+    /// The sigmas of another ladder, such as given sigmas, which diffusers shifts too, or ComfyUI's
+    /// `simple` and `normal`.
     Of(Box<Ladder>),
 }
 
-/// How a [`Flow`] ladder is moved towards noise: `sigma → s sigma / (1 + (s - 1) sigma)`, equation 23 of <https://arxiv.org/abs/2403.03206>.
+/// How a [`Flow`] ladder is moved towards noise: `sigma → s sigma / (1 + (s - 1) sigma)`,
+/// equation 23 of <https://arxiv.org/abs/2403.03206>.
+///
+/// Default: `Shift::By(1.0)`, which changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Shift {
-    /// By this s, above 0: keys `shift` and `flow_shift`. 1 changes nothing.
+    /// The factor s, above 0: the keys `shift` and `flow_shift` of diffusers. 1 changes nothing.
     By(f64),
-    /// By e to the power of this: diffusers' argument `mu`.
+    /// The logarithm of s: the argument `mu` of diffusers.
     Mu(f64),
-    /// By a size of the picture.
+    /// A factor that depends on the size of the picture.
     Resolution(ResolutionShift),
 }
 
-/// A shift that grows with the picture, as larger ones hide more noise: mu on a straight line over the number of tokens.
-/// diffusers' `use_dynamic_shifting`.
+/// A shift that grows with the picture, because larger pictures hide more noise.
+///
+/// mu lies on a straight line over the number of tokens. This is diffusers' `use_dynamic_shifting`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ResolutionShift {
-    /// How many tokens the picture has, see [`tokens_of`](Self::tokens_of). Default 4096, 1024 × 1024.
+    /// The number of tokens of the picture, see [`tokens_of`](Self::tokens_of).
+    ///
+    /// Default: 4096, for 1024 × 1024 pixels.
     pub tokens: usize,
-    /// A number of tokens with [`base_shift`](Self::base_shift): `base_image_seq_len`. Default 256.
+    /// The number of tokens at which mu is [`base_shift`](Self::base_shift): `base_image_seq_len`
+    /// in diffusers.
+    ///
+    /// Default: 256.
     pub base_tokens: usize,
-    /// Its mu. Default 0.5.
+    /// mu at [`base_tokens`](Self::base_tokens).
+    ///
+    /// Default: 0.5.
     pub base_shift: f64,
-    /// Another number of tokens: `max_image_seq_len`. Default 4096.
+    /// The number of tokens at which mu is [`max_shift`](Self::max_shift): `max_image_seq_len` in
+    /// diffusers.
+    ///
+    /// Default: 4096.
     pub max_tokens: usize,
-    /// Its mu. Default 1.15.
+    /// mu at [`max_tokens`](Self::max_tokens).
+    ///
+    /// Default: 1.15.
     pub max_shift: f64,
-    /// Whether the shift is by mu instead of e to the power of mu: `time_shift_type` `linear`. Default false.
+    /// Whether the factor s is mu itself instead of e to the power of mu: `time_shift_type`
+    /// `linear` in diffusers.
+    ///
+    /// Default: false.
     pub linear: bool,
 }
 
@@ -104,7 +154,7 @@ impl Default for ResolutionShift {
 }
 
 impl Flow {
-    /// The default.
+    /// The named ladder, which is also the default.
     pub(super) const NAMED: Self = Self {
         levels: FlowLevels::ShiftedEnd,
         shift: Shift::By(1.0),
@@ -128,7 +178,8 @@ impl Flow {
             }
             FlowLevels::Trained => (0..steps).map(line(steps, cleanest)).collect(),
             FlowLevels::Even => (0..steps).map(line(steps, 1.0 / steps as f64)).collect(),
-            // In diffusers' order of operations, as the timesteps are cut off after the point.
+            // This is diffusers' order of operations, because the timesteps are truncated
+            // afterwards.
             FlowLevels::Dpm => (0..steps)
                 .map(|i| 1.0 - on_line(steps - i, steps + 1, cleanest))
                 .collect(),
@@ -168,13 +219,19 @@ impl Flow {
 }
 
 impl Shift {
-    /// The shift from one number of pixels or tokens to another, of the same noise to the eye: `s = sqrt(to / from)`, equation 23 of
-    /// <https://arxiv.org/abs/2403.03206>.
+    /// Returns the shift for a change of the number of pixels or tokens, with the same visible
+    /// noise: `s = sqrt(to / from)`, equation 23 of <https://arxiv.org/abs/2403.03206>.
+    ///
+    /// ```
+    /// use sd_schedulers::Shift;
+    ///
+    /// assert_eq!(Shift::of_area(512 * 512, 1024 * 1024), Shift::By(2.0));
+    /// ```
     pub fn of_area(from: usize, to: usize) -> Self {
         Self::By((to as f64 / from as f64).sqrt())
     }
 
-    /// The factor s.
+    /// Returns the factor s.
     fn factor(self) -> Result<f64, LadderError> {
         let factor = match self {
             Self::By(factor) => factor,
@@ -188,12 +245,13 @@ impl Shift {
 }
 
 impl ResolutionShift {
-    /// The number of tokens of a picture for Stable Diffusion 3 and FLUX: one for 16 × 16 pixels.
+    /// Returns the number of tokens of a picture for Stable Diffusion 3 and FLUX: one per 16 × 16
+    /// pixels.
     pub fn tokens_of(width: usize, height: usize) -> usize {
         (width / 16) * (height / 16)
     }
 
-    /// mu at [`tokens`](Self::tokens).
+    /// Returns mu at [`tokens`](Self::tokens).
     pub fn mu(&self) -> f64 {
         let slope =
             (self.max_shift - self.base_shift) / (self.max_tokens as f64 - self.base_tokens as f64);
@@ -201,7 +259,7 @@ impl ResolutionShift {
     }
 }
 
-/// Point `i` of numpy's `linspace(1, end, points)`.
+/// Returns point `i` of numpy's `linspace(1, end, points)`.
 fn on_line(i: usize, points: usize, end: f64) -> f64 {
     match i {
         0 => 1.0,
@@ -210,12 +268,12 @@ fn on_line(i: usize, points: usize, end: f64) -> f64 {
     }
 }
 
-/// A sigma of a flow model, moved towards noise.
+/// Moves a sigma of a flow model towards noise.
 pub(crate) fn shifted(sigma: f64, factor: f64) -> f64 {
     factor * sigma / (1.0 + (factor - 1.0) * sigma)
 }
 
-/// Scales `1 - sigma` so that the last sigma is `terminal`, if that is not 0.
+/// Scales `1 - sigma` so that the last sigma becomes `terminal`. A `terminal` of 0 changes nothing.
 fn stretch(sigmas: &mut [f64], terminal: f64) -> Result<(), LadderError> {
     let steps = sigmas.len();
     if terminal == 0.0 {

@@ -1,16 +1,20 @@
-//! The rungs of GITS: <https://arxiv.org/abs/2405.11326>, the authors' table for Stable Diffusion 1.5 as ComfyUI's GITSScheduler has it.
+//! The rungs of GITS: <https://arxiv.org/abs/2405.11326>. The authors' table for Stable Diffusion
+//! 1.5, as in ComfyUI's GITSScheduler.
 //!
-//! They were found by dynamic programming among 101 timesteps k (T - 1) / 100, so a rung is a k.
+//! The rungs were found by dynamic programming among the 101 timesteps k (T - 1) / 100, so the
+//! table stores each rung as k.
 
 use super::LadderError;
 use super::table::read_log_linear;
 use crate::NoiseSchedule;
 
-/// The most steps that have a row of their own.
+/// The largest number of steps that has its own row.
 const MOST: usize = 20;
 
-/// The sigmas of the rungs. More steps than [`MOST`] read the longest row at even distances, linearly in the logarithm of sigma; one step,
-/// for which there is no row, is from the noisiest.
+/// Returns the sigmas of the rungs.
+///
+/// With more than [`MOST`] steps, the longest row is read at even distances, linearly in the
+/// logarithm of sigma. With one step, for which there is no row, the only rung is the noisiest.
 pub(super) fn sigmas(
     schedule: &NoiseSchedule,
     steps: usize,
@@ -37,14 +41,16 @@ pub(super) fn sigmas(
     })
 }
 
-/// The places of the rungs but the first for this many steps: one fewer of them.
+/// Returns the places k of the rungs after the first for this number of steps, one fewer than
+/// `steps`.
 fn row(coefficient: usize, steps: usize) -> &'static [u8] {
     // The rows before it have 1, 2, … places.
     let start = (steps - 1) * steps.saturating_sub(2) / 2;
     &PLACES[coefficient][start..start + steps - 1]
 }
 
-/// For each coefficient 0.80, 0.85, … 1.50 and 2 to 20 steps, the places k of the rungs between the first, 100, and the end, 0.
+/// The places k of the rungs between the first (100) and the end (0), for each coefficient 0.80,
+/// 0.85, … 1.50 and 2 to 20 steps.
 #[rustfmt::skip]
 static PLACES: [[u8; 190]; 15] = [
     // 0.80

@@ -4,12 +4,14 @@ use super::{AlignedModel, Conventions, Ladder, LadderError, Shape, gits};
 use crate::NoiseSchedule;
 use crate::schedule::Kind;
 
-/// Sigma of pure noise for the samplers that stay on the grid. diffusers' DDIM keeps an alpha-bar of 0 there, so a
-/// sigma that is infinite; with this one x holds no more than 2⁻²⁰ of the sample.
+/// The sigma that stands for pure noise in the samplers that stay on the grid.
+///
+/// diffusers' DDIM keeps an alpha-bar of 0 there, which is an infinite sigma. At this sigma, the
+/// share of the sample in x is at most 2⁻²⁰.
 const PURE_NOISE: f64 = (1 << 20) as f64;
 
 impl Ladder {
-    /// Whether the ladder means something for this kind of model and sampler.
+    /// Checks that the ladder has a meaning for this kind of model and sampler.
     pub(super) fn check(
         &self,
         schedule: &NoiseSchedule,
@@ -26,7 +28,7 @@ impl Ladder {
             return Err(LadderError::Model { ladder, model });
         }
         if conventions.training_timesteps && kind == Kind::Edm {
-            let ladder = "a sampler that computes with the timesteps of the training";
+            let ladder = "a sampler that computes with training timesteps";
             return Err(LadderError::Model { ladder, model });
         }
         if conventions.on_grid_only && !(self.on_grid() && kind == Kind::Trained) {
@@ -35,7 +37,7 @@ impl Ladder {
         Ok(())
     }
 
-    /// Whether its numbers mean something to this kind of model.
+    /// Whether the ladder's numbers have a meaning for this kind of model.
     pub(crate) fn is_for(&self, kind: Kind) -> bool {
         match self {
             Self::Spaced(_) | Self::Timed(_) => kind != Kind::Edm,
@@ -56,7 +58,7 @@ impl Ladder {
         }
     }
 
-    /// In float64 and in the schedule's own scaling.
+    /// Returns the levels in float64, in the schedule's own scaling.
     pub(super) fn levels(
         &self,
         schedule: &NoiseSchedule,
@@ -145,12 +147,12 @@ impl Ladder {
     }
 }
 
-/// The rungs of a run before they are rounded, noisiest first.
+/// The rungs of a run before rounding, noisiest first.
 pub(super) struct Levels {
     pub(super) sigmas: Vec<f64>,
-    /// Of a ladder that is made of timesteps.
+    /// The timesteps, if the ladder is made of timesteps.
     pub(super) timesteps: Option<Vec<f64>>,
-    /// The sigma at which the run ends, if the ladder says it.
+    /// The sigma at which the run ends, if the ladder determines it.
     pub(super) end: Option<f64>,
 }
 
@@ -163,8 +165,12 @@ impl Levels {
         }
     }
 
-    /// Sigmas read linearly in their logarithm between the timesteps of a grid, given its first and their distance, and the nearer of the two;
-    /// of two as near the cleaner one.
+    /// Returns levels at `timesteps` whose sigmas are interpolated between the timesteps of a grid,
+    /// linearly in the logarithm.
+    ///
+    /// `grid` is the first timestep of the grid and the distance between its timesteps. The
+    /// timestep of each level is the nearer of the two grid timesteps, or the cleaner one of two
+    /// that are equally near.
     fn between(schedule: &NoiseSchedule, grid: (f64, f64), mut timesteps: Vec<f64>) -> Self {
         let (first, distance) = grid;
         let log_sigma = |point: f64| schedule.interpolate_log(first + distance * point).ln();

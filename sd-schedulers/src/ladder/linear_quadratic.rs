@@ -1,13 +1,20 @@
 use super::{LadderError, above_zero, in_range};
 
-/// Mochi's ladder: the first steps go down evenly, by a small part of the whole way, the others on a parabola that goes on in the same
-/// direction and ends at 0. Of sigmas from 1 on a flow model; on others, as in ComfyUI (`linear_quadratic`), times the largest sigma, which
-/// leaves half of the steps near it.
+/// Mochi's ladder: even steps first, then steps on a parabola.
+///
+/// The even steps cover a small part of the way. The parabola continues in the same direction and
+/// ends at 0. On a flow model, the sigmas start at 1. On other models they are multiplied by the
+/// largest sigma, as in ComfyUI (`linear_quadratic`), which leaves half of the steps near that
+/// sigma.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearQuadratic {
-    /// The part of the way that the even steps go, between 0 and 1: 0.025.
+    /// The part of the way that the even steps cover, above 0 and at most 1.
+    ///
+    /// Default: 0.025.
     pub threshold: f64,
-    /// How many even steps, held to 1 to N - 1. By default half of N, rounded down.
+    /// The number of even steps, clamped to `1..=N - 1`.
+    ///
+    /// Default: half of N, rounded down.
     pub linear_steps: Option<usize>,
 }
 

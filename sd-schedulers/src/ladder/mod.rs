@@ -1,4 +1,4 @@
-//! Which noise levels a run visits.
+//! The rules that pick the noise levels of a run.
 
 mod beta;
 mod conventions;
@@ -39,33 +39,59 @@ pub use vp::Vp;
 use levels::Levels;
 use numbers::{above_zero, in_range, ramp};
 
-/// A rule that picks the noise levels of a run from those the model was trained on.
+/// A rule that picks the noise levels of a run from the noise levels that the model was trained on.
 ///
 /// | name | rungs at | in diffusers | in WebUI | in ComfyUI |
 /// |---|---|---|---|---|
-/// | `leading`, `linspace`, `trailing` | [even timesteps](Spacing) | `timestep_spacing` | | |
-/// | `karras` | [even seventh roots](Shape::Karras) | `use_karras_sigmas` | Karras | `karras` |
-/// | `exponential` | [even logarithms](Shape::Exponential) | `use_exponential_sigmas` | Exponential | `exponential` |
-/// | `polyexponential` | [bent logarithms](Shape::Polyexponential) | | Polyexponential | PolyexponentialScheduler |
-/// | `beta` | [quantiles over sigma](Shape::Beta) | `use_beta_sigmas` | Beta | |
-/// | `beta-timesteps` | [quantiles over timesteps](Timing::BetaTimesteps) | | | `beta` |
-/// | `normal` | [even timesteps, both ends](Timing::Normal) | | Uniform, Normal | `normal` |
-/// | `sgm-uniform` | [even timesteps, noisy end](Timing::SgmUniform) | | SGM Uniform | `sgm_uniform` |
-/// | `simple` | [even trained sigmas](Timing::Simple) | | Simple | `simple` |
-/// | `ddim-uniform` | [multiples from timestep 1](Timing::DdimUniform) | | DDIM | `ddim_uniform` |
-/// | `linear-quadratic` | [a line and a parabola](LinearQuadratic) | | | `linear_quadratic` |
-/// | `kl-optimal` | [even arctangents](Shape::KlOptimal) | | KL Optimal | `kl_optimal` |
-/// | `align-your-steps` (`-sdxl`, `-svd`) | [a table](AlignYourSteps) | `AysSchedules` | Align Your Steps | AlignYourStepsScheduler |
-/// | `gits` | [a table](Ladder::Gits) | | | GITSScheduler |
-/// | `laplace` | [Laplace quantiles](Shape::Laplace) | | | LaplaceScheduler |
-/// | `vp` | [a continuous schedule](Vp) | | | VPScheduler |
-/// | `turbo` | [ten timesteps](Timing::Turbo) | | | SDTurboScheduler |
-/// | `lcm` | [some of fifty timesteps](Timing::Lcm) | `LCMScheduler`, `TCDScheduler` | | |
-/// | `lcm-even` | [even distances over those fifty](Timing::LcmEven) | | LCM | |
-/// | `flow` | [even shifted sigmas](Flow) | `FlowMatch…`, `use_flow_sigmas` | | |
+/// | `leading`, `linspace`, `trailing` | [even timesteps] | `timestep_spacing` | | |
+/// | `karras` | [even seventh roots] | `use_karras_sigmas` | Karras | `karras` |
+/// | `exponential` | [even logarithms] | `use_exponential_sigmas` | Exponential | `exponential` |
+/// | `polyexponential` | [bent logarithms] | | Polyexponential | PolyexponentialScheduler |
+/// | `beta` | [quantiles over sigma] | `use_beta_sigmas` | Beta | |
+/// | `beta-timesteps` | [quantiles over timesteps] | | | `beta` |
+/// | `normal` | [even timesteps, both ends] | | Uniform, Normal | `normal` |
+/// | `sgm-uniform` | [even timesteps, noisy end] | | SGM Uniform | `sgm_uniform` |
+/// | `simple` | [even trained sigmas] | | Simple | `simple` |
+/// | `ddim-uniform` | [multiples from timestep 1] | | DDIM | `ddim_uniform` |
+/// | `linear-quadratic` | [a line and a parabola] | | | `linear_quadratic` |
+/// | `kl-optimal` | [even arctangents] | | KL Optimal | `kl_optimal` |
+/// | `align-your-steps` | [a table] | `AysSchedules` | Align Your Steps | AlignYourStepsScheduler |
+/// | `gits` | [another table] | | | GITSScheduler |
+/// | `laplace` | [Laplace quantiles] | | | LaplaceScheduler |
+/// | `vp` | [a continuous schedule] | | | VPScheduler |
+/// | `turbo` | [ten timesteps] | | | SDTurboScheduler |
+/// | `lcm` | [some of fifty timesteps] | `LCMScheduler`, `TCDScheduler` | | |
+/// | `lcm-even` | [even distances over those fifty] | | LCM | |
+/// | `flow` | [even shifted sigmas] | `FlowMatch…`, `use_flow_sigmas` | | |
 ///
-/// With serde it is its [name](Self::NAMED), such as `"karras"`, or that with options: `{"karras": {"rho": 5.0, "over": "leading"}}`;
-/// `{"sigmas": [14.6, 2.0, 0.0]}` and `{"timesteps": [999.0, 500.0]}` are one's own, and `{"lu": {}}` is [`Shape::Lu`].
+/// `align-your-steps-sdxl` and `align-your-steps-svd` are the tables for Stable Diffusion XL and
+/// Stable Video Diffusion.
+///
+/// In serde, a ladder is its [name](Self::NAMED), such as `"karras"`, or an object with the name
+/// and options, such as `{"karras": {"rho": 5.0, "over": "leading"}}`. Missing options have the
+/// values of the named ladder. `{"sigmas": [14.6, 2.0, 0.0]}` and `{"timesteps": [999.0, 500.0]}`
+/// are ladders with given levels, and `{"lu": {}}` is [`Shape::Lu`].
+///
+/// [even timesteps]: Spacing
+/// [even seventh roots]: Shape::Karras
+/// [even logarithms]: Shape::Exponential
+/// [bent logarithms]: Shape::Polyexponential
+/// [quantiles over sigma]: Shape::Beta
+/// [quantiles over timesteps]: Timing::BetaTimesteps
+/// [even timesteps, both ends]: Timing::Normal
+/// [even timesteps, noisy end]: Timing::SgmUniform
+/// [even trained sigmas]: Timing::Simple
+/// [multiples from timestep 1]: Timing::DdimUniform
+/// [a line and a parabola]: LinearQuadratic
+/// [even arctangents]: Shape::KlOptimal
+/// [a table]: AlignYourSteps
+/// [another table]: Ladder::Gits
+/// [Laplace quantiles]: Shape::Laplace
+/// [a continuous schedule]: Vp
+/// [ten timesteps]: Timing::Turbo
+/// [some of fifty timesteps]: Timing::Lcm
+/// [even distances over those fifty]: Timing::LcmEven
+/// [even shifted sigmas]: Flow
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Ladder {
@@ -77,7 +103,7 @@ pub enum Ladder {
     Shaped {
         /// The curve.
         shape: Shape,
-        /// From where to where.
+        /// The range of sigmas that the curve covers.
         over: Span,
     },
     /// Sigmas of a continuous schedule.
@@ -86,25 +112,29 @@ pub enum Ladder {
     LinearQuadratic(LinearQuadratic),
     /// A table of sigmas.
     AlignYourSteps(AlignYourSteps),
-    /// A table found by dynamic programming for Stable Diffusion 1.5: GITS, <https://arxiv.org/abs/2405.11326>. Beyond 20 steps its longest row,
-    /// read at even distances. ComfyUI's GITSScheduler.
+    /// GITS: a table for Stable Diffusion 1.5 that was found by dynamic programming,
+    /// <https://arxiv.org/abs/2405.11326>. This is ComfyUI's GITSScheduler.
+    ///
+    /// Beyond 20 steps, the longest row of the table is read at even distances.
     Gits {
-        /// The larger, the fewer rungs near the noisy end: 0.80, 0.85, … 1.50. 1.20.
+        /// One of 0.80, 0.85, … 1.50. A larger value puts fewer rungs near the noisy end. The
+        /// named ladder has 1.20.
         coefficient: f64,
     },
     /// Even sigmas of a flow model, shifted.
     Flow(Flow),
-    /// One's own sigmas: N of the rungs and the sigma at which the run ends, usually 0, in the
-    /// scaling of the schedule's. A run on it has N steps.
+    /// Given sigmas: N for the rungs, followed by the sigma at which the run ends, usually 0. They
+    /// are in the scaling of the schedule's sigmas. A run on this ladder has N steps.
     Sigmas(Arc<[f32]>),
-    /// One's own N timesteps. Sigma is read linearly between whole timesteps. A run on it has N
-    /// steps.
+    /// N given timesteps. Sigma is interpolated linearly between whole timesteps. A run on this
+    /// ladder has N steps.
     Timesteps(Arc<[f32]>),
 }
 
 impl Ladder {
-    /// The name that it has or would have with the options of the named one: `karras` for any rho. `lu`, `sigmas` and `timesteps` are not
-    /// among the named ones.
+    /// Returns the name of the ladder without regard to its options: `karras` for any rho.
+    ///
+    /// It is one of the names in [`NAMED`](Self::NAMED), or `lu`, `sigmas` or `timesteps`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Spaced(spacing) => spacing.name(),
@@ -120,8 +150,9 @@ impl Ladder {
         }
     }
 
-    /// The number of steps of a run on a ladder of one's own, [`Sigmas`](Self::Sigmas) or
-    /// [`Timesteps`](Self::Timesteps). `None` for other ladders, which can have any number.
+    /// Returns the number of steps of a run on given levels, which are [`Sigmas`](Self::Sigmas) or
+    /// [`Timesteps`](Self::Timesteps). Returns `None` for other ladders, which can have any number
+    /// of steps.
     ///
     /// ```
     /// # use sd_schedulers::Ladder;
@@ -140,7 +171,19 @@ impl Ladder {
         }
     }
 
-    /// The ladder for a picture of this size, in pixels: sets the tokens of a [`ResolutionShift`], and leaves all others as they are.
+    /// Returns the ladder for a picture of this size, in pixels.
+    ///
+    /// It sets the tokens of a [`ResolutionShift`], and leaves all other ladders unchanged.
+    ///
+    /// ```
+    /// use sd_schedulers::{Flow, Ladder, ResolutionShift, Shift};
+    ///
+    /// let by_size = |tokens| {
+    ///     let shift = Shift::Resolution(ResolutionShift { tokens, ..Default::default() });
+    ///     Ladder::Flow(Flow { shift, ..Default::default() })
+    /// };
+    /// assert_eq!(by_size(4096).for_size(1024, 512), by_size(2048));
+    /// ```
     pub fn for_size(mut self, width: usize, height: usize) -> Self {
         if let Self::Flow(Flow {
             shift: Shift::Resolution(shift),
@@ -152,8 +195,10 @@ impl Ladder {
         self
     }
 
-    /// Whether its rungs are whole training timesteps, which samplers with [`Conventions::on_grid_only`] need: those of every [`Spacing`] and
-    /// [`Timing`] are, rounded where they are not.
+    /// Returns whether all rungs are whole training timesteps, as samplers with
+    /// [`Conventions::on_grid_only`] need.
+    ///
+    /// They are for every [`Spacing`] and [`Timing`], rounded where necessary.
     pub fn on_grid(&self) -> bool {
         match self {
             Self::Spaced(_) | Self::Timed(_) => true,

@@ -14,8 +14,11 @@ use crate::printable::printable;
 impl FromStr for Ladder {
     type Err = UnknownName;
 
-    /// One of [`NAMED`](Ladder::NAMED), upper or lower case. Ladders with options are read by
-    /// serde.
+    /// Parses one of the names in [`NAMED`](Ladder::NAMED), in upper or lower case. To read a
+    /// ladder with options, use serde.
+    ///
+    /// # Errors
+    /// [`UnknownName`] if there is no such name. It lists known names.
     fn from_str(name: &str) -> Result<Self, UnknownName> {
         let named = |(known, _): &&(&str, Self)| known.eq_ignore_ascii_case(name);
         match Self::NAMED.iter().find(named) {
@@ -29,8 +32,8 @@ impl FromStr for Ladder {
     }
 }
 
-/// Writes the [name](Ladder::name), which [`FromStr`] reads again, or for other options than the
-/// named ladder's the JSON that serde reads.
+/// Writes the [name](Ladder::name), which [`FromStr`] reads. A ladder whose options differ from the
+/// named ladder's is written as the JSON that serde reads.
 ///
 /// ```
 /// use sd_schedulers::{Ladder, Shape};
@@ -77,28 +80,34 @@ impl Ladder {
         ("flow", Self::flow()),
     ];
 
-    /// Its name, if it is one of [`NAMED`](Self::NAMED).
+    /// Returns the ladder's name, if it is one of [`NAMED`](Self::NAMED).
     pub fn name(&self) -> Option<&'static str> {
         let named = Self::NAMED.iter().find(|(_, ladder)| ladder == self);
         named.map(|(name, _)| *name)
     }
 
-    /// [`Spacing::Leading`].
+    /// Returns [`Spacing::Leading`].
     pub const fn leading() -> Self {
         Self::Spaced(Spacing::Leading)
     }
 
-    /// [`Spacing::Linspace`].
+    /// Returns [`Spacing::Linspace`].
     pub const fn linspace() -> Self {
         Self::Spaced(Spacing::Linspace)
     }
 
-    /// [`Spacing::Trailing`].
+    /// Returns [`Spacing::Trailing`].
     pub const fn trailing() -> Self {
         Self::Spaced(Spacing::Trailing)
     }
 
-    /// A shape over every trained sigma.
+    /// Returns a shape over every trained sigma.
+    ///
+    /// ```
+    /// use sd_schedulers::{Ladder, Shape};
+    ///
+    /// assert_eq!(Ladder::shaped(Shape::Karras { rho: 7.0 }), Ladder::karras());
+    /// ```
     pub const fn shaped(shape: Shape) -> Self {
         Self::Shaped {
             shape,
@@ -106,12 +115,12 @@ impl Ladder {
         }
     }
 
-    /// [`Shape::Karras`] with rho 7 over every trained sigma.
+    /// Returns [`Shape::Karras`] with rho 7 over every trained sigma.
     pub const fn karras() -> Self {
         Self::shaped(Shape::Karras { rho: 7.0 })
     }
 
-    /// [`Shape::Karras`] with rho 7 over the sigmas of a spacing.
+    /// Returns [`Shape::Karras`] with rho 7 over the sigmas of a spacing.
     pub const fn karras_over(spacing: Spacing) -> Self {
         Self::Shaped {
             shape: Shape::Karras { rho: 7.0 },
@@ -122,17 +131,17 @@ impl Ladder {
         }
     }
 
-    /// [`Shape::Exponential`].
+    /// Returns [`Shape::Exponential`] over every trained sigma.
     pub const fn exponential() -> Self {
         Self::shaped(Shape::Exponential)
     }
 
-    /// [`Shape::Polyexponential`] with rho 1.
+    /// Returns [`Shape::Polyexponential`] with rho 1 over every trained sigma.
     pub const fn polyexponential() -> Self {
         Self::shaped(Shape::Polyexponential { rho: 1.0 })
     }
 
-    /// [`Shape::Beta`] with alpha and beta 0.6.
+    /// Returns [`Shape::Beta`] with alpha and beta 0.6 over every trained sigma.
     pub const fn beta() -> Self {
         Self::shaped(Shape::Beta {
             alpha: 0.6,
@@ -140,39 +149,39 @@ impl Ladder {
         })
     }
 
-    /// [`Shape::KlOptimal`], the run going to 0.
+    /// Returns [`Shape::KlOptimal`] over every trained sigma, for a run that goes to 0.
     pub const fn kl_optimal() -> Self {
         Self::shaped(Shape::KlOptimal {
             ends_at_lowest: false,
         })
     }
 
-    /// [`Shape::Laplace`] with mu 0 and beta 0.5.
+    /// Returns [`Shape::Laplace`] with mu 0 and beta 0.5 over every trained sigma.
     pub const fn laplace() -> Self {
         Self::shaped(Shape::Laplace { mu: 0.0, beta: 0.5 })
     }
 
-    /// [`Timing::Normal`].
+    /// Returns [`Timing::Normal`].
     pub const fn normal() -> Self {
         Self::Timed(Timing::Normal)
     }
 
-    /// [`Timing::SgmUniform`].
+    /// Returns [`Timing::SgmUniform`].
     pub const fn sgm_uniform() -> Self {
         Self::Timed(Timing::SgmUniform)
     }
 
-    /// [`Timing::Simple`].
+    /// Returns [`Timing::Simple`].
     pub const fn simple() -> Self {
         Self::Timed(Timing::Simple)
     }
 
-    /// [`Timing::DdimUniform`].
+    /// Returns [`Timing::DdimUniform`].
     pub const fn ddim_uniform() -> Self {
         Self::Timed(Timing::DdimUniform)
     }
 
-    /// [`Timing::BetaTimesteps`] with alpha and beta 0.6.
+    /// Returns [`Timing::BetaTimesteps`] with alpha and beta 0.6.
     pub const fn beta_timesteps() -> Self {
         Self::Timed(Timing::BetaTimesteps {
             alpha: 0.6,
@@ -180,12 +189,12 @@ impl Ladder {
         })
     }
 
-    /// [`Timing::Turbo`].
+    /// Returns [`Timing::Turbo`].
     pub const fn turbo() -> Self {
         Self::Timed(Timing::Turbo)
     }
 
-    /// [`Timing::Lcm`] of 50 timesteps, all of them.
+    /// Returns [`Timing::Lcm`] over all of 50 timesteps.
     pub const fn lcm() -> Self {
         Self::Timed(Timing::Lcm {
             original_steps: 50,
@@ -193,47 +202,47 @@ impl Ladder {
         })
     }
 
-    /// [`Timing::LcmEven`] of 50 timesteps.
+    /// Returns [`Timing::LcmEven`] over 50 timesteps.
     pub const fn lcm_even() -> Self {
         Self::Timed(Timing::LcmEven { original_steps: 50 })
     }
 
-    /// [`Vp`] with the paper's numbers.
+    /// Returns [`Vp`] with the paper's numbers.
     pub const fn vp() -> Self {
         Self::Vp(Vp::NAMED)
     }
 
-    /// [`LinearQuadratic`] with Mochi's numbers.
+    /// Returns [`LinearQuadratic`] with Mochi's numbers.
     pub const fn linear_quadratic() -> Self {
         Self::LinearQuadratic(LinearQuadratic::NAMED)
     }
 
-    /// [`AlignYourSteps`] of Stable Diffusion 1.5.
+    /// Returns [`AlignYourSteps`] for Stable Diffusion 1.5.
     pub const fn align_your_steps() -> Self {
         Self::AlignYourSteps(AlignYourSteps::new(AlignedModel::Sd15))
     }
 
-    /// [`AlignYourSteps`] of Stable Diffusion XL.
+    /// Returns [`AlignYourSteps`] for Stable Diffusion XL.
     pub const fn align_your_steps_sdxl() -> Self {
         Self::AlignYourSteps(AlignYourSteps::new(AlignedModel::Sdxl))
     }
 
-    /// [`AlignYourSteps`] of Stable Video Diffusion.
+    /// Returns [`AlignYourSteps`] for Stable Video Diffusion.
     pub const fn align_your_steps_svd() -> Self {
         Self::AlignYourSteps(AlignYourSteps::new(AlignedModel::Svd))
     }
 
-    /// [`Gits`](Self::Gits) with coefficient 1.2.
+    /// Returns [`Gits`](Self::Gits) with coefficient 1.2.
     pub const fn gits() -> Self {
         Self::Gits { coefficient: 1.2 }
     }
 
-    /// [`Flow`] without a shift.
+    /// Returns [`Flow`] without a shift.
     pub const fn flow() -> Self {
         Self::Flow(Flow::NAMED)
     }
 
-    /// [`Flow`] shifted by a factor, as in diffusers' `FlowMatchEulerDiscreteScheduler`.
+    /// Returns [`Flow`] shifted by a factor, as diffusers' `FlowMatchEulerDiscreteScheduler` does.
     pub const fn flow_shifted(factor: f64) -> Self {
         Self::Flow(Flow {
             levels: FlowLevels::ShiftedEnd,
@@ -242,12 +251,12 @@ impl Ladder {
         })
     }
 
-    /// [`Sigmas`](Self::Sigmas).
+    /// Returns a ladder of given [`Sigmas`](Self::Sigmas).
     pub fn sigmas(sigmas: impl Into<Arc<[f32]>>) -> Self {
         Self::Sigmas(sigmas.into())
     }
 
-    /// [`Timesteps`](Self::Timesteps).
+    /// Returns a ladder of given [`Timesteps`](Self::Timesteps).
     pub fn timesteps(timesteps: impl Into<Arc<[f32]>>) -> Self {
         Self::Timesteps(timesteps.into())
     }

@@ -1,8 +1,8 @@
-//! Numbers that several ladders are made of, and the ranges of options.
+//! Helpers that several ladders share: even points and the ranges of options.
 
 use super::LadderError;
 
-/// Point `i` of numpy's `linspace(0, 1, points)`, of which a single point is 0.
+/// Returns point `i` of numpy's `linspace(0, 1, points)`. If there is only one point, it is 0.
 pub(super) fn ramp(i: usize, points: usize) -> f64 {
     match i {
         0 => 0.0,

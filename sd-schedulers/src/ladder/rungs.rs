@@ -1,4 +1,4 @@
-//! The rungs that a ladder has on a model.
+//! The conversion of a ladder to the rungs of a run.
 
 use std::sync::Arc;
 
@@ -8,18 +8,38 @@ use crate::schedule::Kind;
 use crate::{BetaSchedule, NoiseSchedule, Path, Rungs};
 
 impl Ladder {
-    /// The noise levels of a run of `steps` steps, in the scaling that `conventions` asks for on a flow model.
+    /// Makes the noise levels of a run of `steps` steps.
     ///
-    /// Equal to the reference's wherever that gives a ladder of N rungs. Where a formula would leave the trained range or repeat a timestep,
-    /// timesteps move apart, so every number of steps up to T works. Two formulas are not followed: a one-point linspace starts at T - 1
-    /// (numpy's is 0, the clean end), and trailing has N points where rounding gives `np.arange` N + 1. There are as many rungs as steps asked
-    /// for, but for [`Timing::DdimUniform`].
+    /// On a flow model, they are in the scaling that `conventions` asks for. There are as many
+    /// rungs as steps, except with [`Timing::DdimUniform`].
+    ///
+    /// The levels are equal to the reference's wherever the reference gives N rungs. Where a
+    /// formula would leave the trained range or repeat a timestep, the timesteps are moved apart,
+    /// so that every number of steps up to T works. Two formulas are not followed:
+    /// - A linspace of one point starts at T - 1. numpy's starts at 0, the clean end.
+    /// - Trailing always has N points. `np.arange` has N + 1 for some N because of rounding.
     ///
     /// # Errors
-    /// [`LadderError::Steps`] for `steps` outside 1 to T (or less: [`Timing::Turbo`], [`Timing::Lcm`]), [`LadderError::TooFew`] and
-    /// [`LadderError::Given`] for other wrong ones; [`LadderError::OffGrid`] and [`LadderError::Model`] where sampler or model can't have
-    /// such a ladder; [`LadderError::Value`] and [`LadderError::Span`] for options; and [`LadderError::Sigma`] or
-    /// [`LadderError::Timestep`] where sigmas are too close to each other for float32 and for wrong ones of one's own.
+    /// - [`LadderError::Steps`] if `steps` is outside `1..=T`. [`Timing::Turbo`] and
+    ///   [`Timing::Lcm`] allow fewer.
+    /// - [`LadderError::TooFew`] if the sampler or the ladder needs more steps.
+    /// - [`LadderError::Given`] if a ladder of given levels has another number of rungs.
+    /// - [`LadderError::OffGrid`] if the sampler needs whole training timesteps and the ladder or
+    ///   the model does not have them.
+    /// - [`LadderError::Model`] if the ladder or the sampler does not support this kind of model.
+    /// - [`LadderError::Value`] or [`LadderError::Span`] if an option is out of range.
+    /// - [`LadderError::Sigma`] or [`LadderError::Timestep`] if a given level is wrong, or if two
+    ///   sigmas are too close for float32.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use sd_schedulers::{Conventions, Ladder, NoiseSchedule, SchedulerConfig};
+    ///
+    /// let schedule = Arc::new(NoiseSchedule::new(&SchedulerConfig::default())?);
+    /// let rungs = Ladder::trailing().rungs(&schedule, 4, &Conventions::default())?;
+    /// assert_eq!(rungs.timesteps(), [999.0, 749.0, 499.0, 249.0]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// [`Timing::DdimUniform`]: crate::Timing::DdimUniform
     /// [`Timing::Turbo`]: crate::Timing::Turbo
@@ -89,7 +109,7 @@ impl Ladder {
         })
     }
 
-    /// The timestep as the model is told it.
+    /// Returns the timestep as the model is given it.
     fn told(&self, schedule: &NoiseSchedule, told: Told, timestep: f64) -> f64 {
         if matches!(self, Self::Spaced(_) | Self::Timesteps(_)) || schedule.kind() == Kind::Edm {
             return timestep;

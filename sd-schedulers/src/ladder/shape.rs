@@ -4,64 +4,91 @@ use super::timing::BETA;
 use super::{Conventions, LadderError, Spacing, above_zero, beta, in_range, ramp};
 use crate::NoiseSchedule;
 
-/// How the sigmas of a run fall from the largest to the smallest of a [`Span`], both included.
+/// How the sigmas of a run fall from the largest to the smallest sigma of a [`Span`], both
+/// included.
 ///
-/// Below, `r` goes from 0 at the first rung to 1 at the last, `high` and `low` are the span's sigmas. A run of one step has `high`. On a flow
-/// model these are its own sigmas, from 1 to 1 / T.
+/// In the formulas, `r` goes from 0 at the first rung to 1 at the last, and `high` and `low` are
+/// the ends of the span. A run of one step has only `high`. On a flow model, the sigmas are the
+/// model's own, from 1 to 1 / T.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Shape {
-    /// Even `rho`-th roots: equation 5 of <https://arxiv.org/abs/2206.00364>. k-diffusion's `get_sigmas_karras`, diffusers'
-    /// `use_karras_sigmas`.
+    /// Even `rho`-th roots: equation 5 of <https://arxiv.org/abs/2206.00364>. This is k-diffusion's
+    /// `get_sigmas_karras` and diffusers' `use_karras_sigmas`.
     Karras {
-        /// The larger, the more rungs near the clean end; above 0. The paper's value is 7.
+        /// Above 0. A larger value puts more rungs near the clean end. The paper uses 7.
         rho: f64,
     },
-    /// Even logarithms. k-diffusion's `get_sigmas_exponential`, diffusers' `use_exponential_sigmas`.
+    /// Even logarithms. This is k-diffusion's `get_sigmas_exponential` and diffusers'
+    /// `use_exponential_sigmas`.
     Exponential,
-    /// The sigmas of [`Exponential`](Self::Exponential), its timesteps told as Karras' are: [`Told`](crate::Told). diffusers' `use_lu_lambdas`,
-    /// after <https://arxiv.org/abs/2211.01095>, where lambda is minus the logarithm of sigma.
+    /// The sigmas of [`Exponential`](Self::Exponential) with timesteps that are rounded like
+    /// Karras' timesteps (see [`Told`](crate::Told)). This is diffusers' `use_lu_lambdas`, after
+    /// <https://arxiv.org/abs/2211.01095>, where lambda is minus the logarithm of sigma.
     Lu,
-    /// Logarithms that fall as `(1 - r)` to the power of `rho`. k-diffusion's `get_sigmas_polyexponential`.
+    /// Logarithms that fall as `(1 - r)` to the power of `rho`. This is k-diffusion's
+    /// `get_sigmas_polyexponential`.
     Polyexponential {
-        /// The larger, the more rungs near the clean end; above 0. 1 is [`Exponential`](Self::Exponential).
+        /// Above 0. A larger value puts more rungs near the clean end. With 1, the shape is
+        /// [`Exponential`](Self::Exponential).
         rho: f64,
     },
-    /// `low + (high - low) q(1 - r)`, q the quantile function of a Beta distribution: <https://arxiv.org/abs/2407.12173> as diffusers
-    /// (`use_beta_sigmas`) and WebUI (Beta) read it. The paper's own is over timesteps: [`Timing::BetaTimesteps`](crate::Timing::BetaTimesteps).
+    /// `low + (high - low) q(1 - r)`, where q is the quantile function of a Beta distribution.
+    ///
+    /// This is how diffusers (`use_beta_sigmas`) and WebUI (Beta) read
+    /// <https://arxiv.org/abs/2407.12173>. The paper applies the quantiles to timesteps:
+    /// [`Timing::BetaTimesteps`](crate::Timing::BetaTimesteps).
     Beta {
-        /// 0.01 to 50, 0.6 in the paper. Less than 1 puts more rungs near the clean end.
+        /// `0.01..=50.0`. A value below 1 puts more rungs near the clean end. The paper uses 0.6.
         alpha: f64,
-        /// 0.01 to 50, 0.6 in the paper. Less than 1 puts more rungs near the noisy end.
+        /// `0.01..=50.0`. A value below 1 puts more rungs near the noisy end. The paper uses 0.6.
         beta: f64,
     },
-    /// Even arctangents: section 3 of <https://arxiv.org/abs/2404.14507>, the best ladder for Gaussian data. ComfyUI's `kl_optimal`.
+    /// Even arctangents: section 3 of <https://arxiv.org/abs/2404.14507>, the best ladder for
+    /// Gaussian data. This is ComfyUI's `kl_optimal`.
     KlOptimal {
-        /// Whether the run ends at `low`, N + 1 points without a 0 behind them: WebUI's KL Optimal. False.
+        /// Whether the run ends at `low` instead of 0, on N + 1 points, as WebUI's KL Optimal does.
+        /// The named ladder has false.
         ends_at_lowest: bool,
     },
-    /// Quantiles of a Laplace distribution of ln sigma, held to the span: <https://arxiv.org/abs/2407.03297>, ComfyUI's LaplaceScheduler.
-    /// (The paper has it of ln SNR, which is -2 ln sigma: its mu and b are -2 and 2 times these.)
+    /// Quantiles of a Laplace distribution of ln sigma, clamped to the span:
+    /// <https://arxiv.org/abs/2407.03297>, ComfyUI's LaplaceScheduler.
     ///
-    /// Rungs that are held to one sigma are spread on even logarithms up to the next one, so that they fall; ComfyUI repeats them (Stable
-    /// Diffusion: from N = 430 or so). Not for a flow model, half of whose rungs that would be.
+    /// The paper's distribution is over ln SNR, which is -2 ln sigma. Its mu and b are therefore -2
+    /// and 2 times the values here.
+    ///
+    /// Where several rungs are clamped to one sigma, they are spread on even logarithms up to the
+    /// next rung, so that the sigmas keep falling. ComfyUI repeats the sigma instead (on Stable
+    /// Diffusion from about N = 430). The shape does not support flow models, where half of the
+    /// rungs would be clamped.
     Laplace {
-        /// The center. 0.
+        /// The center of the distribution. The named ladder has 0.
         mu: f64,
-        /// The width, above 0. 0.5.
+        /// The width of the distribution, above 0. The named ladder has 0.5.
         beta: f64,
     },
 }
 
-/// From which sigma to which a [`Shape`] goes. The default is every trained sigma, as in k-diffusion, WebUI, ComfyUI and diffusers' DPM++.
+/// The range of sigmas that a [`Shape`] covers.
+///
+/// Default: every trained sigma, as in k-diffusion, WebUI, ComfyUI and diffusers' DPM++.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Span {
-    /// The sigmas which this spacing would visit instead: diffusers' Euler and Heun.
+    /// Whether to use the range of sigmas that this spacing would visit, as diffusers' Euler and
+    /// Heun do.
+    ///
+    /// Default: `None`.
     pub spacing: Option<Spacing>,
-    /// The smallest sigma instead, above 0. diffusers' key `sigma_min`, WebUI's "sigma min" (0.1 as of old).
+    /// The smallest sigma, above 0, in place of the range's own. It is diffusers' key `sigma_min`
+    /// and WebUI's "sigma min" (0.1 in old versions).
+    ///
+    /// Default: `None`.
     pub sigma_min: Option<f64>,
-    /// The largest sigma instead. diffusers' key `sigma_max`, WebUI's "sigma max" (10 as of old).
+    /// The largest sigma in place of the range's own. It is diffusers' key `sigma_max` and WebUI's
+    /// "sigma max" (10 in old versions).
+    ///
+    /// Default: `None`.
     pub sigma_max: Option<f64>,
 }
 
@@ -73,7 +100,7 @@ impl Span {
         sigma_max: None,
     };
 
-    /// Between two sigmas of one's own.
+    /// Returns the range between two given sigmas, both above 0.
     pub const fn between(sigma_min: f64, sigma_max: f64) -> Self {
         Self {
             spacing: None,
@@ -82,7 +109,7 @@ impl Span {
         }
     }
 
-    /// `[low, high]`.
+    /// Returns `[low, high]`.
     pub(super) fn ends(
         self,
         schedule: &NoiseSchedule,
@@ -125,7 +152,7 @@ impl Shape {
         }
     }
 
-    /// The N sigmas, and where the run is to end if the shape says it.
+    /// Returns the N sigmas, and the sigma at which the run ends if the shape determines it.
     pub(super) fn sigmas(
         self,
         steps: usize,
@@ -188,13 +215,15 @@ impl Shape {
     }
 }
 
-/// Equation 5 of <https://arxiv.org/abs/2206.00364>: the sigma at the share `r` of the way.
+/// Returns the sigma at the fraction `r` of the way: equation 5 of
+/// <https://arxiv.org/abs/2206.00364>.
 pub(crate) fn karras(high: f64, low: f64, rho: f64, r: f64) -> f64 {
     let root = |sigma: f64| sigma.powf(1.0 / rho);
     (root(high) + r * (root(low) - root(high))).powf(rho)
 }
 
-/// Makes falling sigmas of those that are held to `high` or `low` several times: on even logarithms between the outermost and the next one.
+/// Spreads sigmas that were clamped to `high` or `low`, so that the sigmas fall strictly. They go
+/// on even logarithms between that end and the next sigma.
 fn spread_ends(sigmas: &mut [f64], low: f64, high: f64) {
     let last = sigmas.len() - 1;
     let at_high = sigmas.iter().filter(|&&sigma| sigma >= high).count();

@@ -3,21 +3,24 @@ use serde::{Deserialize, Serialize};
 use super::{Conventions, Counting};
 use crate::NoiseSchedule;
 
-/// Which training timesteps stand for a run of N: table 2 of <https://arxiv.org/abs/2305.08891>. For T = 1000, N = 20:
+/// Which training timesteps the N rungs of a run have: table 2 of
+/// <https://arxiv.org/abs/2305.08891>.
+///
+/// The numbers below are for T = 1000 and N = 20.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Spacing {
-    /// Multiples of T / N from the clean end, plus the model's `steps_offset` (1): 951, 901, … 1. What Stable Diffusion
-    /// was published with.
+    /// Multiples of T / N from the clean end, plus the model's `steps_offset` (1 here): 951, 901,
+    /// … 1. Stable Diffusion was published with this spacing.
     Leading,
-    /// Both ends included: 999, 946.42, … 0.
+    /// Even distances with both ends: 999, 946.42, … 0.
     Linspace,
     /// Multiples of T / N from the noisy end: 999, 949, … 49. For models with zero terminal SNR.
     Trailing,
 }
 
 impl Spacing {
-    /// Its name in configurations, ours and diffusers' (`timestep_spacing`).
+    /// Returns the name in this crate's serde form and in diffusers' `timestep_spacing`.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Leading => "leading",
@@ -26,7 +29,7 @@ impl Spacing {
         }
     }
 
-    /// In float64, as numpy computes them, noisiest first.
+    /// Returns the timesteps in float64, as numpy computes them, noisiest first.
     pub(super) fn timesteps(
         self,
         schedule: &NoiseSchedule,
@@ -40,7 +43,7 @@ impl Spacing {
         };
         let last = (trained - 1) as f64;
         let formula = |i: usize| {
-            // The point's place counted from the clean end, which numpy computes from.
+            // numpy computes from the clean end, so `place` counts from there.
             let place = steps + extra - 1 - i;
             match self {
                 Self::Leading => {
@@ -61,7 +64,7 @@ impl Spacing {
                 }
                 Self::Trailing => {
                     let trained = trained as f64;
-                    // np.arange takes the difference of its first two values for its step.
+                    // `np.arange` takes the difference of its first two values as its step.
                     let step = (trained - trained / steps as f64) - trained;
                     (trained + i as f64 * step).round_ties_even() - 1.0
                 }

@@ -1,4 +1,5 @@
-/// How many steps of a ladder an image-to-image run of some strength makes: each program has its own rule.
+/// How many steps of a ladder an image-to-image run of a given strength makes. Each program has its
+/// own rule.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -14,24 +15,29 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StrengthRule {
-    /// `min(int(N · strength), N)` steps: diffusers' pipelines of Stable Diffusion 1.x, 2.x and XL.
+    /// `min(int(N · strength), N)` steps: diffusers' pipelines for Stable Diffusion 1.x, 2.x and
+    /// XL. The default.
     #[default]
     Diffusers,
-    /// The product rounded up: diffusers' pipelines of Stable Diffusion 3 and FLUX.
+    /// `N · strength` steps, rounded up: diffusers' pipelines for Stable Diffusion 3 and FLUX.
     DiffusersFlow,
-    /// `t_enc + 1` steps, `t_enc = int(min(strength, 0.999) · N)`: WebUI.
+    /// `t_enc + 1` steps, where `t_enc = int(min(strength, 0.999) · N)`: WebUI.
     WebUi,
-    /// N steps of a longer ladder, one of `N / min(strength, 0.999)`: WebUI with the option to do exactly as many steps as the slider says.
+    /// N steps of a longer ladder with `N / min(strength, 0.999)` steps: WebUI with the option to
+    /// make exactly as many steps as the slider says.
     WebUiExact,
-    /// N steps of a longer ladder, one of `N / strength`: ComfyUI's `denoise`.
+    /// N steps of a longer ladder with `N / strength` steps: ComfyUI's `denoise`.
     ComfyUi,
 }
 
 impl StrengthRule {
-    /// How many steps the whole ladder is to have and which of its rungs is the first to run: that one is for
-    /// [`Rungs::starting_at`](crate::Rungs::starting_at), which refuses a part that has no rungs.
+    /// Returns the number of steps of the whole ladder, and its first rung to run.
     ///
-    /// `strength` is 0 to 1; what is no number counts as 0, what is beyond an end as that end.
+    /// Pass the first rung to [`Rungs::starting_at`](crate::Rungs::starting_at), which refuses a
+    /// part without rungs.
+    ///
+    /// `strength` lies in `0.0..=1.0`. NaN counts as 0, and a value outside counts as the nearer
+    /// end.
     pub fn part(self, steps: usize, strength: f32) -> (usize, usize) {
         let strength = decimal(strength);
         let strength = if strength > 0.0 {
@@ -40,7 +46,7 @@ impl StrengthRule {
             0.0
         };
         let count = steps as f64;
-        // Casts cut off after the point, as Python's int() does.
+        // A cast truncates, as Python's int() does.
         let longer = |strength: f64| ((count / strength) as usize).max(steps);
         match self {
             Self::Diffusers => (steps, steps - ((count * strength) as usize).min(steps)),
@@ -63,7 +69,8 @@ impl StrengthRule {
     }
 }
 
-/// The decimal number that a float32 is written as: 0.7, not 0.699999988, so that 10 times it is 7 as in Python.
+/// Returns the decimal number that a float32 is written as: 0.7 rather than 0.699999988, so that 10
+/// times it is 7 as in Python.
 pub(crate) fn decimal(number: f32) -> f64 {
     let shortest = number.to_string().parse();
     shortest.unwrap_or_else(|_| number.into())
@@ -73,7 +80,7 @@ pub(crate) fn decimal(number: f32) -> f64 {
 mod tests {
     use super::*;
 
-    /// The programs' own formulas, worked out by hand.
+    /// The expected values are the programs' own formulas, worked out by hand.
     #[test]
     fn parts() {
         use StrengthRule::{ComfyUi, Diffusers, DiffusersFlow, WebUi, WebUiExact};

@@ -1,21 +1,25 @@
 use super::ramp;
 
-/// The published ladders of align your steps: <https://arxiv.org/abs/2404.14507> and its how-to page, eleven levels for ten steps.
+/// The published ladders of Align Your Steps: <https://arxiv.org/abs/2404.14507> and its how-to
+/// page. Each table has eleven levels for ten steps.
 ///
-/// For another number of steps they are read at even distances, linearly in the logarithm of sigma. Sigmas are those of the models the
-/// ladders were found for; on any other diffusion model they stay what they are.
+/// For another number of steps, the table is read at even distances, linearly in the logarithm of
+/// sigma. The sigmas belong to the models that the ladders were found for. They stay the same on
+/// any other diffusion model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AlignYourSteps {
-    /// Whose table.
+    /// The model whose table it is.
     pub model: AlignedModel,
-    /// The three digits of the how-to page (diffusers' `AysSchedules`, WebUI) instead of ComfyUI's twelve: false.
+    /// Whether the levels have the three digits of the how-to page, as in diffusers' `AysSchedules`
+    /// and WebUI, instead of ComfyUI's twelve. Default of [`new`](Self::new): false.
     pub three_digits: bool,
-    /// Whether the table's cleanest level is a rung, so that N rungs span all of it, as in WebUI: false. By default, as on the how-to page and
-    /// in ComfyUI, the run goes to 0 instead, so that the ten steps of the table are ten steps.
+    /// Whether the table's cleanest level is a rung, so that N rungs span the whole table, as in
+    /// WebUI. Otherwise the run goes to 0 instead, so that the ten steps of the table are ten
+    /// steps, as on the how-to page and in ComfyUI. Default of [`new`](Self::new): false.
     pub keep_last: bool,
 }
 
-/// A model that align your steps has a table for.
+/// A model that Align Your Steps has a table for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AlignedModel {
     /// Stable Diffusion 1.5: sigma 14.61 to 0.029.
@@ -27,7 +31,7 @@ pub enum AlignedModel {
 }
 
 impl AlignYourSteps {
-    /// The table of a model with all digits, the run going to 0.
+    /// Returns the table of a model with all digits, for a run that goes to 0.
     pub const fn new(model: AlignedModel) -> Self {
         Self {
             model,
@@ -57,7 +61,7 @@ impl AlignYourSteps {
     }
 }
 
-/// A falling table read at as many even distances, both ends included, linearly in the logarithm.
+/// Reads a falling table at `levels` even distances, both ends included, linearly in the logarithm.
 pub(super) fn read_log_linear(table: &[f64], levels: usize) -> impl Iterator<Item = f64> + '_ {
     let last = table.len() - 1;
     (0..levels).map(move |i| {

@@ -157,7 +157,7 @@ fn a_one_point_linspace_starts_at_the_noisy_end() {
     assert_eq!(rungs.sigmas(), [schedule.sigma_max(), 0.0]);
 }
 
-/// Between the fifty timesteps, of which the model is told one.
+/// Sigmas lie between the fifty timesteps, and the model is given one of the fifty.
 #[test]
 fn the_timesteps_of_lcm_at_even_distances() {
     let schedule = schedule(&SchedulerConfig::default());
@@ -173,7 +173,7 @@ fn the_timesteps_of_lcm_at_even_distances() {
         assert!(close(sigma, trained(timestep as usize)), "{timestep}");
     }
     let three = rungs(3, Conventions::default());
-    // Half-way between 519 and 499.
+    // The sigma is half-way between timesteps 519 and 499.
     assert_eq!(three.timesteps(), [999.0, 499.0, 19.0]);
     let between = (trained(519) * trained(499)).sqrt();
     assert!(close(three.sigmas()[1], between));

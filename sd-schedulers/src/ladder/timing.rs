@@ -1,48 +1,63 @@
 use super::{LadderError, above_zero, beta, in_range, ramp};
 use crate::NoiseSchedule;
 
-/// Other rules than a [`Spacing`](crate::Spacing) to pick training timesteps: those of WebUI and ComfyUI, and of distilled models.
+/// Rules that pick training timesteps, other than a [`Spacing`](crate::Spacing): the rules of WebUI
+/// and ComfyUI, and of distilled models.
 ///
-/// Between whole timesteps sigma is read linearly in its logarithm, as in k-diffusion. On a flow model timesteps are one more, as they begin
-/// at 1 there.
+/// Between whole timesteps, sigma is interpolated linearly in its logarithm, as in k-diffusion. The
+/// numbers below are for T = 1000 and N = 20. On a flow model, every timestep is larger by one,
+/// because its timesteps begin at 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Timing {
-    /// N even timesteps with both ends: 999, 946.42, … 0. k-diffusion's `get_sigmas(n)`, WebUI's Uniform and Normal, ComfyUI's `normal`.
+    /// N even timesteps with both ends: 999, 946.42, … 0. This is k-diffusion's `get_sigmas(n)`,
+    /// WebUI's Uniform and Normal, and ComfyUI's `normal`.
     Normal,
-    /// N + 1 even timesteps with both ends, less the cleanest: 999, 949.05, … 49.95. WebUI's SGM Uniform, ComfyUI's `sgm_uniform`.
+    /// N + 1 even timesteps with both ends, without the cleanest: 999, 949.05, … 49.95. This is
+    /// WebUI's SGM Uniform and ComfyUI's `sgm_uniform`.
     SgmUniform,
-    /// Every (T / N)-th trained sigma from the noisy end, its timestep rounded up: 999, 949, … 49. WebUI's Simple, ComfyUI's `simple`.
+    /// Every (T / N)-th trained sigma from the noisy end, with its timestep rounded up: 999, 949,
+    /// … 49. This is WebUI's Simple and ComfyUI's `simple`.
     Simple,
-    /// Every (T / N)-th timestep, T / N rounded down, from timestep 1: 951, 901, … 1. WebUI's DDIM, ComfyUI's `ddim_uniform`.
+    /// Every (T / N)-th timestep, with T / N rounded down, from timestep 1: 951, 901, … 1. This
+    /// is WebUI's DDIM and ComfyUI's `ddim_uniform`.
     ///
-    /// As there it has as many rungs as fit, mostly more than N where N does not divide T: 31 for N = 30, 46 for 44, 56 for 54.
+    /// As in those programs, it has as many rungs as fit. If N does not divide T, that is usually
+    /// more than N: 31 for N = 30, 46 for 44 and 56 for 54.
     DdimUniform,
-    /// Whole timesteps nearest to the quantiles 1 - i / N of a Beta distribution: <https://arxiv.org/abs/2407.12173>, ComfyUI's `beta`. (The
-    /// one of diffusers and WebUI has sigmas there: [`Shape::Beta`](crate::Shape::Beta).)
+    /// The whole timesteps nearest to the quantiles 1 - i / N of a Beta distribution:
+    /// <https://arxiv.org/abs/2407.12173>, ComfyUI's `beta`.
     ///
-    /// Timesteps that meet are moved apart, so that there are N; ComfyUI then has fewer (Stable Diffusion: from N = 139).
+    /// diffusers and WebUI apply the quantiles to sigmas instead:
+    /// [`Shape::Beta`](crate::Shape::Beta). Equal timesteps are moved apart, so that there are N of
+    /// them. ComfyUI has fewer then (on Stable Diffusion from N = 139).
     BetaTimesteps {
-        /// 0.01 to 50, 0.6 in the paper. Less than 1 puts more rungs near the clean end.
+        /// `0.01..=50.0`. A value below 1 puts more rungs near the clean end. The paper uses 0.6.
         alpha: f64,
-        /// 0.01 to 50, 0.6 in the paper. Less than 1 puts more rungs near the noisy end.
+        /// `0.01..=50.0`. A value below 1 puts more rungs near the noisy end. The paper uses 0.6.
         beta: f64,
     },
-    /// The noisiest N of ten timesteps, 999, 899, … 99, that SD-Turbo was distilled on: <https://arxiv.org/abs/2311.17042>, ComfyUI's
-    /// SDTurboScheduler. At most 10 steps.
+    /// The noisiest N of the ten timesteps 999, 899, … 99 that SD-Turbo was distilled on:
+    /// <https://arxiv.org/abs/2311.17042>, ComfyUI's SDTurboScheduler. At most 10 steps.
     Turbo,
-    /// N of the timesteps that a consistency model was distilled on, in diffusers' `LCMScheduler` and `TCDScheduler`:
-    /// <https://arxiv.org/abs/2310.04378>. At most as many steps as those are.
+    /// N of the timesteps that a consistency model was distilled on, as diffusers' `LCMScheduler`
+    /// and `TCDScheduler` pick them: <https://arxiv.org/abs/2310.04378>. At most as many steps as
+    /// there are such timesteps.
     Lcm {
-        /// How many those timesteps are, at least 1, at even distances up to T - 1: `original_inference_steps`. 50.
+        /// The number of those timesteps, at least 1, at even distances up to T - 1:
+        /// `original_inference_steps` in diffusers. The named ladder has 50.
         original_steps: usize,
-        /// The part of them, from the clean end, to choose from: above 0 and at most 1, as image-to-image of those classes has it. 1.
+        /// The part of those timesteps to choose from, counted from the clean end, above 0 and at
+        /// most 1. These classes of diffusers use it for image to image. The named ladder has 1.
         strength: f64,
     },
-    /// N even timesteps from the noisiest to the cleanest of those that [`Lcm`](Self::Lcm) has: 999, 947.42, … 19. Sigma is read linearly in its
-    /// logarithm between two of those, of which the model is told the nearer one. WebUI's LCM.
+    /// N even timesteps from the noisiest to the cleanest timestep of [`Lcm`](Self::Lcm): 999,
+    /// 947.42, … 19. This is WebUI's LCM.
+    ///
+    /// Sigma is interpolated linearly in its logarithm between two of those timesteps, and the
+    /// model is given the nearer one.
     LcmEven {
-        /// How many those timesteps are, at least 1. 50.
+        /// The number of those timesteps, at least 1. The named ladder has 50.
         original_steps: usize,
     },
 }
@@ -61,7 +76,8 @@ impl Timing {
         }
     }
 
-    /// Places among the trained sigmas, 0 to T - 1, noisiest first; `whole`: without fractions.
+    /// Returns positions among the trained sigmas, 0 to T - 1, noisiest first. With `whole`, they
+    /// have no fractions.
     pub(super) fn places(
         self,
         trained: usize,
@@ -125,7 +141,8 @@ impl Timing {
         Ok(places)
     }
 
-    /// Between which timesteps sigma is read, where that is not between whole ones: the cleanest of them, and their distance.
+    /// Returns the grid that sigma is interpolated on, if that is not every timestep: its cleanest
+    /// timestep, and the distance between its timesteps.
     pub(super) fn coarse(self, schedule: &NoiseSchedule) -> Option<(f64, f64)> {
         let Self::LcmEven { original_steps } = self else {
             return None;
@@ -135,11 +152,13 @@ impl Timing {
     }
 }
 
-/// What a Beta distribution's parameters may be: ComfyUI's range.
+/// The range of a Beta distribution's parameters, which is ComfyUI's.
 pub(super) const BETA: [f64; 2] = [0.01, 50.0];
 
-/// Of `points` places at even distances up to the last, how many the part `strength` from the clean end has, and the distance.
-/// An error if those are fewer than `steps`.
+/// Returns how many of `points` positions at even distances are in the part `strength` from the
+/// clean end, and the distance.
+///
+/// The last position is the noisiest. Returns an error if there are fewer than `steps`.
 fn grid(
     points: usize,
     strength: f64,
@@ -165,11 +184,12 @@ fn stride(points: usize, trained: usize) -> usize {
     (trained / points).max(1)
 }
 
-/// Moves falling whole places, 0 or more, so that none is there twice. Those of which none is stay where they are.
+/// Moves falling whole positions, all 0 or above, apart so that none occurs twice. Positions that
+/// are already distinct stay where they are.
 fn set_apart(places: &mut [f64]) {
     let count = places.len();
     for (i, place) in places.iter_mut().enumerate() {
-        // Room for those that follow.
+        // Leave room for the positions that follow.
         *place = place.max((count - 1 - i) as f64);
     }
     for i in 1..count {

@@ -1,14 +1,23 @@
 use super::{LadderError, above_zero, in_range, ramp};
 
-/// The continuous schedule of <https://arxiv.org/abs/2011.13456> at even times from 1 to [`epsilon`](Self::epsilon), whatever the model's own
-/// range: `sigma² = exp(beta_d u² / 2 + beta_min u) - 1`. k-diffusion's `get_sigmas_vp`. Not for a flow model.
+/// The continuous schedule of <https://arxiv.org/abs/2011.13456>, at even times from 1 to
+/// [`epsilon`](Self::epsilon).
+///
+/// `sigma² = exp(beta_d u² / 2 + beta_min u) - 1` at the time u, whatever the model's own range
+/// is. This is k-diffusion's `get_sigmas_vp`. It does not support flow models.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Vp {
-    /// How much beta rises: 19.9.
+    /// The increase of beta over the whole time, `0.0..=100.0`.
+    ///
+    /// Default: 19.9.
     pub beta_d: f64,
-    /// Where beta begins: 0.1.
+    /// The beta at time 0, `0.0..=100.0`.
+    ///
+    /// Default: 0.1.
     pub beta_min: f64,
-    /// The time of the last rung, between 0 and 1: 0.001.
+    /// The time of the last rung, above 0 and at most 1.
+    ///
+    /// Default: 0.001.
     pub epsilon: f64,
 }
 

@@ -1,5 +1,5 @@
-//! Ladders in serde: a name, or an object of one name and its options. Options that are missing are
-//! the named ladder's.
+//! The serde form of ladders: a name, or an object with one name and its options. Missing options
+//! have the values of the named ladder.
 
 use std::fmt;
 
@@ -56,7 +56,7 @@ impl<'de> Visitor<'de> for Written {
         let ladder = match name.as_str() {
             "sigmas" => Ladder::sigmas(map.next_value::<Vec<f32>>()?),
             "timesteps" => Ladder::timesteps(map.next_value::<Vec<f32>>()?),
-            // Not among the named ones: its sigmas are those of `exponential`.
+            // `lu` is not a named ladder, because its sigmas are those of `exponential`.
             "lu" => map.next_value_seed(Onto(Ladder::shaped(Shape::Lu)))?,
             name => {
                 let ladder = name.parse().map_err(A::Error::custom)?;
@@ -74,7 +74,7 @@ impl<'de> Visitor<'de> for Written {
     }
 }
 
-/// Reads an object of options onto a ladder.
+/// Reads an object of options into a ladder.
 struct Onto(Ladder);
 
 impl<'de> DeserializeSeed<'de> for Onto {
@@ -170,11 +170,11 @@ impl Serialize for OptionsOf<'_> {
     }
 }
 
-/// What is done to each option of a ladder.
+/// What to do with each option of a ladder.
 trait Visit {
     fn one<T: Serialize + DeserializeOwned>(&mut self, name: &'static str, option: &mut T);
 
-    /// An option that may be missing.
+    /// Visits an option that may be missing.
     fn maybe<T: Serialize + DeserializeOwned>(
         &mut self,
         name: &'static str,
@@ -215,7 +215,7 @@ impl<M: SerializeMap> Visit for Write<M> {
     }
 }
 
-/// Reads the value of the option of this name. One that is null is as if it were missing.
+/// Reads the value of the option with this name. A null value counts as missing.
 struct Read<'a, 'de, A: MapAccess<'de>> {
     name: &'static str,
     map: &'a mut A,
@@ -253,7 +253,7 @@ impl<'de, A: MapAccess<'de>> Visit for Read<'_, 'de, A> {
     }
 }
 
-/// Goes over the options that a ladder has.
+/// Visits every option that a ladder has.
 fn visit(ladder: &mut Ladder, walk: &mut impl Visit) {
     match ladder {
         Ladder::Timed(Timing::BetaTimesteps { alpha, beta }) => {

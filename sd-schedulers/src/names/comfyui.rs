@@ -9,7 +9,8 @@ use crate::{
     UniPcVariant, UnknownName, WithConventions,
 };
 
-/// The sampler and the ladder that ComfyUI 0.3.64 has under these names: `dpmpp_2m` and `karras`, as its KSampler writes them.
+/// Returns the sampler and the ladder that ComfyUI 0.3.64 has under these names, such as `dpmpp_2m`
+/// and `karras`, as its KSampler writes them.
 ///
 /// ```
 /// use sd_schedulers::{Ladder, from_comfyui};
@@ -19,18 +20,22 @@ use crate::{
 /// # Ok::<(), sd_schedulers::UnknownName>(())
 /// ```
 ///
-/// For `scheduler` there are also the names of the nodes that make sigmas: `AlignYourStepsScheduler`, `GITSScheduler`, … with their defaults.
-/// `…_gpu` is the same as without: there the noise is only made elsewhere. `ddim` is Euler, as there.
+/// `scheduler` may also be the name of a node that makes sigmas, such as `AlignYourStepsScheduler`
+/// or `GITSScheduler`, which has its defaults then. A name that ends in `_gpu` is the same as
+/// without it, because ComfyUI only makes the noise on another device. `ddim` is Euler, as in
+/// ComfyUI.
 ///
-/// The conventions are k-diffusion's: N rungs, and a first x of sqrt(sigma² + 1) times noise, or on `ddim_uniform`, which mostly begins below
-/// the largest sigma, of sigma times noise. The next to last sigma is left out for `dpm_2`, `dpm_2_ancestral`, `uni_pc` and `uni_pc_bh2`.
+/// The conventions are k-diffusion's, with N rungs. The first x is sqrt(sigma² + 1) times noise.
+/// On `ddim_uniform`, which usually begins below the largest sigma, it is sigma times noise. The
+/// next to last sigma is left out for `dpm_2`, `dpm_2_ancestral`, `uni_pc` and `uni_pc_bh2`.
 ///
-/// Not the same: of a diffusion model ComfyUI rounds all timesteps to whole ones, here they are told as they are; `uni_pc` goes to sigma
-/// 0.001 there, to 0 here.
+/// There are two differences. On a diffusion model, ComfyUI rounds all timesteps to whole ones, and
+/// this crate does not. ComfyUI's `uni_pc` goes to sigma 0.001, and this crate's goes to 0.
 ///
 /// # Errors
-/// [`UnknownName`] for others, and for the samplers that this crate lacks: `heunpp2`, `res_multistep_ancestral`, `seeds_2`, `seeds_3`, and
-/// `…_cfg_pp` but for Euler's two.
+/// [`UnknownName`] for an unknown name, and for the samplers that this crate lacks: `heunpp2`,
+/// `res_multistep_ancestral`, `seeds_2`, `seeds_3`, and the `…_cfg_pp` samplers other than
+/// Euler's two.
 pub fn from_comfyui(sampler: &str, scheduler: &str) -> Result<Preset, UnknownName> {
     let ladder = LADDERS.iter().find(|(name, _)| *name == scheduler);
     let Some((_, ladder)) = ladder else {
@@ -65,7 +70,7 @@ pub fn from_comfyui(sampler: &str, scheduler: &str) -> Result<Preset, UnknownNam
     })
 }
 
-/// The KSampler's schedulers, and nodes.
+/// The schedulers of the KSampler, and the nodes that make sigmas.
 #[rustfmt::skip]
 static LADDERS: [(&str, Ladder); 18] = [
     ("simple", Ladder::simple()),
@@ -90,10 +95,10 @@ static LADDERS: [(&str, Ladder); 18] = [
 
 const DROP_NEXT_TO_LAST: [&str; 4] = ["dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"];
 
-/// A sampler.
+/// A sampler of ComfyUI.
 struct Known {
     name: &'static str,
-    /// The name of its row.
+    /// The name of the sampler's row in [`TABLE`].
     row: &'static str,
     build: fn() -> Arc<dyn Sampler>,
 }
@@ -182,7 +187,7 @@ fn unipc(variant: UniPcVariant) -> Arc<dyn Sampler> {
 mod tests {
     use super::*;
 
-    /// The 42 names of `SAMPLER_NAMES`: with the name of the row, or without one.
+    /// Covers the 42 names of `SAMPLER_NAMES`: each has a row or is refused.
     #[test]
     fn every_name_is_known_or_refused() {
         let refused = [

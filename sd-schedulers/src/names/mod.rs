@@ -1,4 +1,4 @@
-//! Samplers and ladders by the names that other programs have for them.
+//! Samplers and ladders by the names of other programs.
 
 mod comfyui;
 mod webui;
@@ -13,14 +13,16 @@ pub use webui::from_webui;
 use crate::printable::printable;
 use crate::{Ladder, Row, Sampler};
 
-/// What a name of another program stands for: see [`from_webui`] and [`from_comfyui`].
+/// The sampler and the ladder that a name of another program stands for. See [`from_webui`] and
+/// [`from_comfyui`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Preset {
-    /// The sampler's row, whose [`build`](Row::build) has diffusers' options where this has the other program's.
+    /// The row of the sampler. Its [`build`](Row::build) has diffusers' options, while `sampler`
+    /// has the other program's.
     pub row: &'static Row,
-    /// The sampler with the program's options and [conventions](crate::Conventions). Whether its noise is to be of a Brownian tree, its
-    /// [`needs`](Sampler::needs) say.
+    /// The sampler with the program's options and [conventions](crate::Conventions). Its
+    /// [`needs`](Sampler::needs) report whether its noise should come from a Brownian tree.
     pub sampler: Arc<dyn Sampler>,
     /// The ladder.
     pub ladder: Ladder,
@@ -29,7 +31,7 @@ pub struct Preset {
     pub ensd: bool,
 }
 
-/// A name that is none of those known.
+/// A name that is unknown. The message lists known names.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("\"{name}\" is no {what}, expected {}", known.join(", "))]
 pub struct UnknownName {
@@ -38,10 +40,10 @@ pub struct UnknownName {
     pub(crate) known: Vec<&'static str>,
 }
 
-/// The most characters of a name that are compared: all known names are shorter.
+/// The largest number of characters of a name that are compared. All known names are shorter.
 const MOST_CHARACTERS: usize = 64;
 
-/// The error of a name, with the known names that are spelled most like it.
+/// Returns the error for a name, with the known names whose spelling is nearest.
 pub(crate) fn unknown(
     what: &'static str,
     name: &str,
@@ -54,7 +56,7 @@ pub(crate) fn unknown(
     }
 }
 
-/// The few of the names that are spelled most like one.
+/// Returns the few names whose spelling is nearest to `name`.
 pub(crate) fn near(name: &str, known: impl IntoIterator<Item = &'static str>) -> Vec<&'static str> {
     let name = name.to_lowercase();
     let name: Vec<char> = name.chars().take(MOST_CHARACTERS).collect();
@@ -67,9 +69,9 @@ pub(crate) fn near(name: &str, known: impl IntoIterator<Item = &'static str>) ->
     known.into_iter().map(|(_, known)| known).collect()
 }
 
-/// How many characters have to be put in, taken out or replaced to make one name of another.
+/// Returns how many characters must be inserted, removed or replaced to turn one name into another.
 fn distance(from: &[char], to: &str) -> usize {
-    // Those of the beginnings of `from`.
+    // The distances from each prefix of `from`.
     let mut row: Vec<usize> = (0..=from.len()).collect();
     for (i, to) in to.chars().enumerate() {
         let mut diagonal = row[0];

@@ -8,7 +8,9 @@ use crate::{
     SdeSolver, Shape, TABLE, Told, UniPc, UniPcVariant, UnknownName, WithConventions,
 };
 
-/// The sampler and the ladder that Stable Diffusion WebUI 1.10.1 has under this name: `DPM++ 2M`, with the schedule type behind it as of old
+/// Returns the sampler and the ladder that Stable Diffusion WebUI 1.10.1 has under this name.
+///
+/// The name is a sampler's name (`DPM++ 2M`), a name followed by a schedule type as in old versions
 /// (`DPM++ 2M Karras`), or an alias (`k_dpmpp_2m`).
 ///
 /// ```
@@ -22,19 +24,28 @@ use crate::{
 /// # Ok::<(), sd_schedulers::UnknownName>(())
 /// ```
 ///
-/// `schedule_type` is the field of that name, such as `SGM Uniform`; one within the name counts more. Without any, and for `Automatic`, it is
-/// the sampler's own. DDIM, DDIM CFG++, PLMS and UniPC always have theirs, and DPM fast and DPM adaptive take but the ends of any.
+/// `schedule_type` is the field of that name, such as `SGM Uniform`. A schedule type within the
+/// name takes precedence. Without a schedule type, and with `Automatic`, the ladder is the
+/// sampler's own. DDIM, DDIM CFG++, PLMS and UniPC always have their own ladder. DPM fast and DPM
+/// adaptive use only the ends of a ladder.
 ///
-/// The conventions are k-diffusion's: N rungs, fractional timesteps, a first x of sigma times noise (but for the samplers over timesteps,
-/// which have unit noise in the variance-preserving scaling), and for DPM2, DPM2 a and DPM++ 3M SDE the next to last sigma left out.
-/// Options that WebUI has for all samplers, such as eta and s_churn, have its defaults; so DPM fast and DPM adaptive add noise (eta 1).
+/// The conventions are k-diffusion's: N rungs, fractional timesteps, and a first x of sigma times
+/// noise. The samplers over timesteps start from unit noise in the variance-preserving scaling
+/// instead. The next to last sigma is left out for DPM2, DPM2 a and DPM++ 3M SDE. Options that
+/// WebUI has for all samplers, such as eta and s_churn, have WebUI's defaults, so DPM fast and DPM
+/// adaptive add noise (eta 1).
 ///
-/// Not the same: schedule types other than Automatic, Uniform and Normal go over all trained sigmas under LCM too, where WebUI has those of its
-/// 50 timesteps; Align Your Steps is Stable Diffusion 1.5's ([`AlignedModel`] has the other that WebUI takes for SDXL); of samplers over
-/// timesteps, the number of rungs is that of the [ladder](crate::Timing::DdimUniform), of which UniPC here takes N.
+/// There are three differences:
+/// - With LCM, schedule types other than Automatic, Uniform and Normal cover all trained sigmas. In
+///   WebUI, they cover the sigmas of LCM's 50 timesteps.
+/// - Align Your Steps is the table for Stable Diffusion 1.5. WebUI uses another table for SDXL,
+///   which [`AlignedModel`] has too.
+/// - Samplers over timesteps have as many rungs as their [ladder](crate::Timing::DdimUniform) has.
+///   UniPC has N rungs here.
 ///
 /// # Errors
-/// [`UnknownName`] for other samplers, instead of which WebUI would take DPM++ 2M, and schedule types.
+/// [`UnknownName`] for an unknown sampler, for which WebUI would use DPM++ 2M, and for an unknown
+/// schedule type.
 pub fn from_webui(name: &str, schedule_type: Option<&str>) -> Result<Preset, UnknownName> {
     let asked = match schedule_type {
         None => None,
@@ -57,7 +68,7 @@ pub fn from_webui(name: &str, schedule_type: Option<&str>) -> Result<Preset, Unk
         Some(schedule_type) if !known.own_ladder => schedule_type.ladder.as_ref(),
         _ => None,
     };
-    // Uniform and Normal are over the timesteps that a sampler knows, of which LCM has fifty.
+    // Uniform and Normal cover the timesteps that a sampler knows, which are fifty for LCM.
     let of_lcm = known.ladder == Ladder::lcm_even();
     let ladder = ladder.filter(|&ladder| !(of_lcm && *ladder == Ladder::normal()));
     Ok(Preset {
@@ -68,9 +79,9 @@ pub fn from_webui(name: &str, schedule_type: Option<&str>) -> Result<Preset, Unk
     })
 }
 
-/// The sampler's name and the schedule type that is behind it.
+/// Splits a name into the sampler's name and the schedule type that follows it.
 fn split(name: &str) -> (&str, Option<&'static ScheduleType>) {
-    // Aliases before WebUI 1.9.
+    // Aliases from before WebUI 1.9.
     if let Some(shorter) = name.strip_suffix("_ka") {
         return (shorter, ScheduleType::find("Karras"));
     }
@@ -79,18 +90,18 @@ fn split(name: &str) -> (&str, Option<&'static ScheduleType>) {
         .flat_map(|known| known.labels.iter().map(move |label| (*label, known)));
     let before = |label: &str| name.strip_suffix(label)?.strip_suffix(' ');
     let found = labels.filter_map(|(label, known)| Some((before(label)?, known)));
-    // "SGM Uniform" is not "Uniform".
+    // "SGM Uniform" must win over "Uniform".
     match found.min_by_key(|(shorter, _)| shorter.len()) {
         Some((shorter, known)) => (shorter, Some(known)),
         None => (name, None),
     }
 }
 
-/// A schedule type.
+/// A schedule type of WebUI.
 struct ScheduleType {
-    /// Its label, its name, its alias.
+    /// Its label, its name and its alias.
     labels: &'static [&'static str],
-    /// None for the sampler's own.
+    /// The ladder, or `None` for the sampler's own.
     ladder: Option<Ladder>,
 }
 
@@ -116,7 +127,7 @@ const KL_OPTIMAL: Ladder = Ladder::shaped(Shape::KlOptimal {
     ends_at_lowest: true,
 });
 
-/// In WebUI's order.
+/// The schedule types in WebUI's order.
 #[rustfmt::skip]
 static SCHEDULE_TYPES: [ScheduleType; 12] = [
     schedule_type(&["Automatic", "automatic"], None),
@@ -133,13 +144,13 @@ static SCHEDULE_TYPES: [ScheduleType; 12] = [
     schedule_type(&["Beta", "beta"], Some(Ladder::beta())),
 ];
 
-/// A sampler.
+/// A sampler of WebUI.
 struct Known {
     name: &'static str,
     aliases: &'static [&'static str],
-    /// What Automatic means.
+    /// The ladder for Automatic.
     ladder: Ladder,
-    /// Whether it stays with that.
+    /// Whether the sampler has this ladder with every schedule type.
     own_ladder: bool,
     ensd: bool,
     build: fn() -> Arc<dyn Sampler>,
@@ -200,7 +211,8 @@ static SAMPLERS: [Known; 20] = [
     known("DPM2 a", &["k_dpm_2_a"], Ladder::karras(), || {
         Arc::new(Dpm2Ancestral { drop_next_to_last: true, ..Dpm2Ancestral::default() })
     }).ensd(),
-    // From the largest sigma of the training to the smallest, which are the ends of this ladder.
+    // WebUI's sampler goes from the largest sigma of the training to the smallest, which are the
+    // ends of this ladder.
     known("DPM fast", &["k_dpm_fast"], Ladder::normal(), || {
         Arc::new(DpmFast { eta: 1.0, ..DpmFast::default() })
     }).on_its_own_ladder().ensd(),
@@ -225,7 +237,7 @@ fn with(sampler: impl Sampler, conventions: Conventions) -> Arc<dyn Sampler> {
     WithConventions::wrap(Arc::new(sampler), conventions)
 }
 
-/// On even timesteps from T - 1 to 0, the last of which it ends at.
+/// Returns UniPC on even timesteps from T - 1 to 0. The run ends at the last of them.
 fn unipc() -> Arc<dyn Sampler> {
     let unipc = UniPc {
         order: 3,
@@ -278,8 +290,9 @@ mod tests {
         assert_eq!(names, SAMPLERS.len());
     }
 
-    /// Of modules/sd_samplers_kdiffusion.py and modules/sd_schedulers.py: what Automatic means, whether the next to last sigma is
-    /// left out, whether the noise is a Brownian tree's, whether ENSD counts.
+    /// The facts of modules/sd_samplers_kdiffusion.py and modules/sd_schedulers.py: the ladder for
+    /// Automatic, whether the next to last sigma is left out, whether the noise comes from a
+    /// Brownian tree, and whether ENSD counts.
     #[test]
     fn the_flags_of_webui() {
         let facts = [

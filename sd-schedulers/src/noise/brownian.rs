@@ -3,32 +3,42 @@ use std::fmt::{self, Write};
 use super::seed_sequence::SeedSequence;
 use super::{NoiseError, NoiseSource};
 
-/// The greatest sigma of a tree: above it the places of the nodes would not all be numbers of 64 bits.
+/// The largest sigma of a tree. Above it, the positions of the nodes would not all fit into 64
+/// bits.
 const LIMIT: f32 = 1e7;
 
-/// The path of a Brownian motion over sigma, fixed by its seed alone: however many steps a run has, and in whatever order they are
-/// asked for, their noise is the increments of one path, so that more steps make the same picture finer.
+/// The path of a Brownian motion over sigma, fixed by its seed alone.
 ///
-/// `BrownianTree` of torchsde 0.2.6, as k-diffusion's `BrownianTreeNoiseSampler` and diffusers' `DPMSolverSDEScheduler` use
-/// it, after the virtual Brownian tree of <https://arxiv.org/abs/2001.01328>. A node is an interval and the increment W over it; its
-/// halves, cut at a middle rounded to six decimals, have by the Brownian bridge
+/// However many steps a run has, and in whatever order they are requested, their noise consists of
+/// increments of one path. More steps therefore make the same picture finer.
+///
+/// It is the `BrownianTree` of torchsde 0.2.6, as k-diffusion's `BrownianTreeNoiseSampler` and
+/// diffusers' `DPMSolverSDEScheduler` use it, after the virtual Brownian tree of
+/// <https://arxiv.org/abs/2001.01328>. A node is an interval and the increment W over it. The
+/// interval is cut at its middle, rounded to six decimals. By the Brownian bridge, the halves have
+/// the increments
 /// ```text
-/// W(left, middle) = (middle − left) / (right − left) W + sqrt((middle − left) (right − middle) / (right − left)) z
+/// W(left, middle) = (middle − left) / (right − left) W
+///     + sqrt((middle − left) (right − middle) / (right − left)) z
 /// W(middle, right) = W − W(left, middle)
 /// ```
-/// where z is the first draw of a generator of the node's own. [`between`](NoiseSource::between) gives
-/// `(W(to) − W(from)) / sqrt(|to − from|)`.
+/// where z is the first draw from the node's own generator. [`between`](NoiseSource::between)
+/// returns `(W(to) − W(from)) / sqrt(|to − from|)`.
 ///
-/// Bit for bit torchsde's float32, as far as the nodes' source is torch's: `TorchRng::new` for the CPU, `Philox::webui` for
-/// WebUI's "NV", `|seed| Philox::cuda(seed, threads)` for a card.
+/// The result is equal to torchsde's float32 bit for bit, as far as the nodes' source is torch's:
+/// `TorchRng::new` for the CPU, `Philox::webui` for WebUI's "NV", and
+/// `|seed| Philox::cuda(seed, threads)` for a card.
 ///
-/// The nodes on the way to both ends of the last interval are kept, and the next one mostly shares an end with it: then a
-/// query costs a draw for each of the some 24 levels, less those at the top that the new end shares. Nothing is allocated after the tree is
-/// made, which takes some 400 bytes a value.
+/// # Cost
+/// The tree keeps the nodes on the way to both ends of the last interval. If the next interval
+/// shares an end with it, as is usual, the query costs one draw for each of about 24 levels, except
+/// for the top levels that the new end shares. Making the tree allocates about 400 bytes per value.
+/// Nothing is allocated afterwards.
 ///
-/// # Not of unit variance
-/// As in torchsde: times are rounded to six decimals, so that the noise of an interval shorter than 1e-5 is of another length and that of one
-/// below 1e-6 may be 0; and what lies outside the tree's range has no path. Between equal sigmas the noise is 0.
+/// # Where the variance is not 1
+/// As in torchsde, times are rounded to six decimals. The noise of an interval shorter than 1e-5
+/// therefore has a variance other than 1, and the noise of one shorter than 1e-6 may be 0. There is
+/// no path outside the tree's range. Between equal sigmas, the noise is 0.
 ///
 /// ```
 /// use sd_schedulers::{BrownianTree, NoiseSource, TorchRng};
@@ -47,18 +57,18 @@ const LIMIT: f32 = 1e7;
 #[derive(Clone)]
 pub struct BrownianTree<S, F> {
     source: F,
-    /// For noise that belongs to no interval.
+    /// The generator for noise that belongs to no interval.
     plain: S,
     seeds: SeedSequence,
-    /// The square root of the range, as it was given.
+    /// The square root of the unrounded length of the range.
     deviation: f32,
     start: f64,
     end: f64,
     /// The increment over the whole range.
     root: Vec<f32>,
-    /// The nodes that either end of the interval asked for lies within, from the root on.
+    /// The nodes that contain either end of the requested interval, from the root on.
     descents: [Vec<Node>; 2],
-    /// What is known of the nodes at each depth.
+    /// The split nodes that are known at each depth.
     levels: Vec<[Split; 2]>,
 }
 
@@ -67,7 +77,7 @@ struct Node {
     left: f64,
     middle: f64,
     right: f64,
-    /// Counted from the left among the nodes at its depth.
+    /// The index among the nodes at its depth, counted from the left.
     place: u64,
 }
 
@@ -79,15 +89,18 @@ struct Split {
 }
 
 impl<S: NoiseSource, F: FnMut(u64) -> S> BrownianTree<S, F> {
-    /// The tree of a run over these sigmas: from the least above 0 to the greatest, as k-diffusion and diffusers have it. A run
-    /// that starts within a ladder (img2img) has the path of the whole ladder in WebUI: hand over all of its sigmas.
+    /// Makes the tree of a run over these sigmas, from the smallest above 0 to the largest, as
+    /// k-diffusion and diffusers do.
     ///
-    /// `len` values at a time, `seed` of the picture (WebUI's has the picture's own; neither a variation nor ENSD changes
-    /// it), and `source`, which makes the generator of a node from a seed of 32 bits. Of another number of values than
-    /// `len` the tree is made anew.
+    /// A run that starts within a ladder, as in image to image, has the path of the whole ladder in
+    /// WebUI. Pass all sigmas of the ladder for that.
+    ///
+    /// `len` is the number of values at a time. With another number of values, the tree is made
+    /// anew. `seed` is the picture's seed. In WebUI, neither a variation nor ENSD changes it.
+    /// `source` makes the generator of a node from a seed of 32 bits.
     ///
     /// # Errors
-    /// [`NoiseError::Range`] without a sigma above 0 and for one above 10⁷.
+    /// [`NoiseError::Range`] if no sigma is above 0, or one is above 10⁷.
     pub fn over(sigmas: &[f32], len: usize, seed: u64, source: F) -> Result<Self, NoiseError> {
         let (mut min, mut max) = (f32::INFINITY, 0.0_f32);
         for &sigma in sigmas.iter().filter(|&&sigma| sigma > 0.0) {
@@ -96,10 +109,10 @@ impl<S: NoiseSource, F: FnMut(u64) -> S> BrownianTree<S, F> {
         Self::new([min, max], len, seed, source)
     }
 
-    /// As [`over`](Self::over), of a least and a greatest sigma.
+    /// Makes a tree like [`over`](Self::over), from the smallest and the largest sigma.
     ///
     /// # Errors
-    /// [`NoiseError::Range`] if they are not in that order, below 0 or above 10⁷.
+    /// [`NoiseError::Range`] if the sigmas are not in that order, below 0 or above 10⁷.
     pub fn new(range: [f32; 2], len: usize, seed: u64, mut source: F) -> Result<Self, NoiseError> {
         let [min, max] = range;
         if !((0.0..=max).contains(&min) && max <= LIMIT) {
@@ -121,12 +134,13 @@ impl<S: NoiseSource, F: FnMut(u64) -> S> BrownianTree<S, F> {
         Ok(tree)
     }
 
-    /// Draws the root and makes room for all levels.
+    /// Draws the root and allocates all levels.
     fn grow(&mut self, len: usize) {
         self.root = vec![0.0; len];
         (self.source)(self.seeds.word(&[]).into()).fill(&mut self.root);
         self.root.iter_mut().for_each(|w| *w *= self.deviation);
-        // A node with a time within it is two millionths long or more, and half as long as the one above to within one.
+        // A node that contains a time is at least two millionths long, and half as long as its
+        // parent to within one millionth.
         let halvings = ((self.end - self.start) * 1e6).max(1.0).log2();
         let depth = halvings as usize + 2;
         let split = || Split {
@@ -141,7 +155,7 @@ impl<S: NoiseSource, F: FnMut(u64) -> S> BrownianTree<S, F> {
         }
     }
 
-    /// The increment between two times, `a < b`.
+    /// Writes the increment between two times, `a < b`, to `out`.
     fn increment(&mut self, a: f64, b: f64, out: &mut [f32]) {
         let [a, b] = [a, b].map(|time| rounded(time).clamp(self.start, self.end));
         if a >= b {
@@ -151,7 +165,8 @@ impl<S: NoiseSource, F: FnMut(u64) -> S> BrownianTree<S, F> {
             descend(nodes, [self.start, self.end], time);
         }
         self.split();
-        // From left to right: the right halves of what a lies within, the deepest first, then the left ones of what b does.
+        // From left to right: the right halves of the nodes that contain a, deepest first, then the
+        // left halves of the nodes that contain b.
         let levels = &self.levels;
         let after = self.descents[0].iter().enumerate().rev();
         let after = after
@@ -186,7 +201,7 @@ impl<S: NoiseSource, F: FnMut(u64) -> S> BrownianTree<S, F> {
                     Some(level) => half(level, node.place),
                     None => &self.root,
                 };
-                // Not over the one that the other end needs.
+                // Do not overwrite the split that the other end needs.
                 let kept = other.is_some_and(|other| splits[0].place == Some(other.place));
                 let split = &mut splits[usize::from(kept)];
                 split.place = Some(node.place);
@@ -200,7 +215,7 @@ impl<S: NoiseSource, F: FnMut(u64) -> S> BrownianTree<S, F> {
 }
 
 impl<S: NoiseSource, F: FnMut(u64) -> S> NoiseSource for BrownianTree<S, F> {
-    /// Noise that belongs to no interval, from a generator of the tree's seed.
+    /// Fills `out` with noise that belongs to no interval, from a generator with the tree's seed.
     fn fill(&mut self, out: &mut [f32]) {
         self.plain.fill(out);
     }
@@ -209,7 +224,7 @@ impl<S: NoiseSource, F: FnMut(u64) -> S> NoiseSource for BrownianTree<S, F> {
         if out.len() != self.root.len() {
             self.grow(out.len());
         }
-        // None of a NaN.
+        // A NaN has no order, so the noise is 0.
         let order = from.partial_cmp(&to).filter(|order| order.is_ne());
         let Some(order) = order else {
             return out.fill(0.0);
@@ -235,7 +250,7 @@ impl<S, F> fmt::Debug for BrownianTree<S, F> {
     }
 }
 
-/// The nodes that have `time` within them.
+/// Finds the nodes that contain `time`, from the root on.
 fn descend(nodes: &mut Vec<Node>, [mut left, mut right]: [f64; 2], time: f64) {
     nodes.clear();
     let mut place = 0;
@@ -257,7 +272,7 @@ fn descend(nodes: &mut Vec<Node>, [mut left, mut right]: [f64; 2], time: f64) {
     }
 }
 
-/// The increment over the node at `place`, a half of one in the level above it.
+/// Returns the increment over the node at `place`, which is a half of a node in the level above it.
 fn half(above: &[Split; 2], place: u64) -> &[f32] {
     let parent = Some(place / 2);
     let [one, other] = above;
@@ -265,7 +280,8 @@ fn half(above: &[Split; 2], place: u64) -> &[f32] {
     &split.halves[usize::from(place % 2 == 1)]
 }
 
-/// The halves of a node's increment `w`, from unit noise in `second`. Each operation rounds to float32, in torch's order.
+/// Splits a node's increment `w` into the halves `first` and `second`, from unit noise in `second`.
+/// Each operation rounds to float32, in torch's order.
 fn bridge(node: &Node, w: &[f32], first: &mut [f32], second: &mut [f32]) {
     let (before, after) = (node.middle - node.left, node.right - node.middle);
     let scale = 1.0 / (node.right - node.left);
@@ -277,7 +293,8 @@ fn bridge(node: &Node, w: &[f32], first: &mut [f32], second: &mut [f32]) {
     }
 }
 
-/// To six decimals, as Python's `round(time, 6)`: the nearest decimal number to the exact value, half to even.
+/// Rounds to six decimals, as Python's `round(time, 6)` does: to the decimal number nearest to the
+/// exact value, half to even.
 fn rounded(time: f64) -> f64 {
     let mut text = Text {
         bytes: [0; 64],
@@ -311,7 +328,8 @@ mod tests {
     use super::*;
     use crate::TorchRng;
 
-    /// Python's answers. The exact values of the first two lie halfway, those of the next two do not.
+    /// The expected values are Python's. The exact values of the first two times are halfway
+    /// between decimals. Those of the next two are not.
     #[test]
     fn times_are_rounded_as_python_rounds_them() {
         for (time, expected) in [
@@ -327,7 +345,7 @@ mod tests {
         }
     }
 
-    /// A level for every node that a time lies within, whatever the range.
+    /// There must be a level for every node that contains a time, whatever the range.
     #[test]
     fn there_is_room_for_the_deepest_descent() {
         for max in [0.030_001_f32, 0.031, 1.0, 14.6, 4096.0, LIMIT] {

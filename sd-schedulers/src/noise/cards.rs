@@ -1,9 +1,12 @@
-/// Graphics cards and how many threads each holds at once: multiprocessors times resident threads of one, which decides the
-/// order in which torch draws on it ([`Philox::cuda`](crate::Philox::cuda)).
+/// Graphics cards and the number of threads that each holds at once.
 ///
-/// From the vendor's published core counts and the limits of each compute capability in its programming guide, not read off
-/// the cards. Of two versions of a card the one without a size is the one sold first: 6 GB of the GTX 1060 and the RTX 2060, 8
-/// GB of the RTX 3050, 10 GB of the RTX 3080.
+/// The number is multiprocessors times resident threads per multiprocessor. It decides the order in
+/// which torch draws on the card ([`Philox::cuda`](crate::Philox::cuda)).
+///
+/// The numbers follow from the vendor's published core counts and from the limits of each compute
+/// capability in its programming guide. They were not measured on the cards. If a card was sold in
+/// two sizes, the name without a size is the first one: 6 GB for the GTX 1060 and the RTX 2060, 8
+/// GB for the RTX 3050 and 10 GB for the RTX 3080.
 pub const CARDS: &[(&str, u32)] = &[
     ("GTX 1060", 10 * 2048),
     ("GTX 1070", 15 * 2048),
@@ -63,8 +66,16 @@ pub const CARDS: &[(&str, u32)] = &[
     ("RTX 5090", 170 * 1536),
 ];
 
-/// The threads of a card in [`CARDS`], upper or lower case, also with the maker's words before the name
-/// (`"NVIDIA GeForce RTX 4090"`); none for a card that is not there.
+/// Returns the number of threads of a card in [`CARDS`], or `None` for an unknown card.
+///
+/// The name may be in upper or lower case, and may begin with the maker's words.
+///
+/// ```
+/// use sd_schedulers::cuda_threads;
+///
+/// assert_eq!(cuda_threads("NVIDIA GeForce RTX 4090"), Some(196_608));
+/// assert_eq!(cuda_threads("RTX 4099"), None);
+/// ```
 pub fn cuda_threads(card: &str) -> Option<u32> {
     let makers = ["nvidia ", "geforce ", "quadro ", "tesla "];
     let card = card.trim().to_ascii_lowercase();

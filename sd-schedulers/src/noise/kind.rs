@@ -17,25 +17,30 @@ use crate::UnknownName;
 use crate::names::unknown;
 use crate::printable::printable;
 
-/// Whose noise a seed stands for.
+/// The generator that a seed is for.
 ///
-/// With serde it is its [name](Self::NAMED), such as `"philox"`, or an object for a graphics card: `{"cuda": {"threads": 196608}}` or
-/// `{"cuda": {"card": "RTX 4090"}}`, of which the first is written.
+/// In serde, it is its [name](Self::NAMED), such as `"philox"`, or an object for a graphics card:
+/// `{"cuda": {"threads": 196608}}` or `{"cuda": {"card": "RTX 4090"}}`. Both objects are read, and
+/// the first form is written.
+///
+/// Default: [`NoiseKind::Torch`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NoiseKind {
-    /// torch on a CPU ([`TorchRng`]), bit for bit: most diffusers programs, ComfyUI, and WebUI with "CPU". The default.
+    /// torch on a CPU ([`TorchRng`]), bit for bit: most diffusers programs, ComfyUI, and WebUI with
+    /// "CPU".
     #[default]
     Torch,
     /// WebUI's "NV" ([`Philox::webui`]), bit for bit.
     Philox,
     /// torch on a CUDA device ([`Philox::cuda`]), within 1e-5: WebUI with "GPU".
     Cuda {
-        /// How many threads the device holds: see [`cuda_threads`].
+        /// The number of threads that the device holds: see [`cuda_threads`].
         threads: u32,
     },
-    /// numpy ([`NumpyRng`]), bit for bit: diffusers' old ONNX pipelines. Seeds to 2³² − 1.
+    /// numpy ([`NumpyRng`]), bit for bit: diffusers' old ONNX pipelines. Seeds up to 2³² − 1.
     Numpy,
-    /// xoshiro256++ of the `rand` crate ([`RandNormal`]): the fastest, and nobody else's.
+    /// xoshiro256++ from the `rand` crate ([`RandNormal`]). It is the fastest kind, and no other
+    /// program has the same noise.
     Rand,
 }
 
@@ -48,13 +53,13 @@ impl NoiseKind {
         ("rand", Self::Rand),
     ];
 
-    /// Its name, if it is one of [`NAMED`](Self::NAMED).
+    /// Returns the name of the kind, if it is one of [`NAMED`](Self::NAMED).
     pub fn name(&self) -> Option<&'static str> {
         let named = Self::NAMED.iter().find(|(_, kind)| kind == self);
         named.map(|(name, _)| *name)
     }
 
-    /// The name that it has or would have: `cuda` for any number of threads.
+    /// Returns the name of the kind, which is `cuda` for any number of threads.
     fn kind(&self) -> &'static str {
         match self {
             Self::Torch => "torch",
@@ -65,10 +70,20 @@ impl NoiseKind {
         }
     }
 
-    /// A generator of this seed.
+    /// Returns a generator with this seed.
     ///
     /// # Errors
-    /// [`NoiseError::NumpySeed`] for seeds that numpy refuses.
+    /// [`NoiseError::NumpySeed`] if numpy refuses the seed.
+    ///
+    /// ```
+    /// use sd_schedulers::{NoiseKind, NoiseSource};
+    ///
+    /// let mut noise = [0.0; 4];
+    /// NoiseKind::Torch.source(42)?.fill(&mut noise);
+    /// assert!(noise.iter().all(|value| value.abs() < 6.0));
+    /// assert!(NoiseKind::Numpy.source(1 << 32).is_err());
+    /// # Ok::<(), sd_schedulers::NoiseError>(())
+    /// ```
     pub fn source(&self, seed: u64) -> Result<Box<dyn NoiseSource + Send>, NoiseError> {
         self.check(seed)?;
         let source: Box<dyn NoiseSource + Send> = match *self {
@@ -81,11 +96,12 @@ impl NoiseKind {
         Ok(source)
     }
 
-    /// The Brownian tree of a run over `sigmas` (see [`BrownianTree::over`]), with nodes of this kind, for `len` values at a
-    /// time.
+    /// Returns the Brownian tree of a run over `sigmas`, with noise of this kind, for `len` values
+    /// at a time. See [`BrownianTree::over`].
     ///
     /// # Errors
-    /// [`NoiseError::Range`] and [`NoiseError::NumpySeed`].
+    /// - [`NoiseError::Range`] if no sigma is above 0, or one is above 10⁷.
+    /// - [`NoiseError::NumpySeed`] if numpy refuses the seed.
     pub fn tree(
         &self,
         seed: u64,
@@ -109,7 +125,7 @@ impl NoiseKind {
         Ok(tree)
     }
 
-    /// That there is a generator of this seed.
+    /// Checks that there is a generator with this seed.
     pub(super) fn check(&self, seed: u64) -> Result<(), NoiseError> {
         match self {
             Self::Numpy if seed > u64::from(u32::MAX) => Err(NoiseError::NumpySeed(seed)),
@@ -125,7 +141,10 @@ fn xoshiro(seed: u64) -> RandNormal<Xoshiro256PlusPlus> {
 impl FromStr for NoiseKind {
     type Err = UnknownName;
 
-    /// One of [`NAMED`](NoiseKind::NAMED), upper or lower case.
+    /// Parses one of the names in [`NAMED`](NoiseKind::NAMED), in upper or lower case.
+    ///
+    /// # Errors
+    /// [`UnknownName`] if there is no such name. It lists known names.
     fn from_str(name: &str) -> Result<Self, UnknownName> {
         let named = |(known, _): &&(&str, Self)| known.eq_ignore_ascii_case(name);
         match Self::NAMED.iter().find(named) {
@@ -139,8 +158,8 @@ impl FromStr for NoiseKind {
     }
 }
 
-/// Writes the [name](NoiseKind::name), which [`FromStr`] reads again, or for a graphics card the
-/// JSON that serde reads.
+/// Writes the [name](NoiseKind::name), which [`FromStr`] reads. The noise of a graphics card is
+/// written as the JSON that serde reads.
 ///
 /// ```
 /// use sd_schedulers::NoiseKind;
@@ -175,7 +194,7 @@ impl<'de> Deserialize<'de> for NoiseKind {
     }
 }
 
-/// A kind as serde has it.
+/// The serde form of a kind.
 struct Written;
 
 impl<'de> Visitor<'de> for Written {

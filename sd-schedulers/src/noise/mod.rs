@@ -1,4 +1,4 @@
-//! Where noise comes from.
+//! Sources of noise.
 
 mod brownian;
 mod cards;
@@ -25,10 +25,13 @@ use thiserror::Error;
 
 /// A source of unit normal noise.
 pub trait NoiseSource {
-    /// Fills `out` with independent values of mean 0 and variance 1, and moves on.
+    /// Fills `out` with independent values of mean 0 and variance 1. The next call continues the
+    /// sequence.
     fn fill(&mut self, out: &mut [f32]);
 
-    /// As [`fill`](Self::fill), for the way from sigma `from` to `to`, in either direction. Default: [`fill`](Self::fill).
+    /// Fills `out` with noise for the step from sigma `from` to sigma `to`, in either direction.
+    ///
+    /// Default: the same as [`fill`](Self::fill).
     fn between(&mut self, from: f32, to: f32, out: &mut [f32]) {
         let _ = (from, to);
         self.fill(out);
@@ -45,52 +48,52 @@ impl<N: NoiseSource + ?Sized> NoiseSource for Box<N> {
     }
 }
 
-/// Noise that can't be made.
+/// Noise that cannot be made.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum NoiseError {
-    /// numpy refuses the seed: of the picture, of its variation, or the one that the sampler's noise has.
-    #[error("seed: numpy's generator takes 0 to 4294967295, found {0}")]
+    /// numpy refuses the seed of the picture, of its variation or of the sampler's noise.
+    #[error("seed for numpy's generator: expected 0 to 4294967295, found {0}")]
     NumpySeed(u64),
-    /// The strength of a variation is not between 0 and 1.
+    /// The strength of a variation is not in `0.0..=1.0`.
     #[error("strength of the variation: expected 0 to 1, found {0}")]
     Strength(f32),
-    /// The size to resize from is 0, or so large that its noise is not worth the memory.
-    #[error("size to resize from: expected 1 to {max} latents each way, found {height} × {width}")]
+    /// The size to resize from is 0, or so large that its noise would need too much memory.
+    #[error("size to resize from: expected 1 to {max} latents per side, found {height} × {width}")]
     ResizeFrom {
-        /// Height in latents.
+        /// The height in latents.
         height: usize,
-        /// Width in latents.
+        /// The width in latents.
         width: usize,
-        /// The greatest height and width.
+        /// The largest height and width.
         max: usize,
     },
-    /// The values do not fill the shape.
+    /// The number of values does not fit the shape.
     #[error("noise: expected values of shape {shape:?}, found {found} values")]
     Length {
-        /// Channels, height and width.
+        /// The channels, height and width.
         shape: [usize; 3],
         /// The number of values.
         found: usize,
     },
-    /// A Brownian path needs a finite range of sigmas.
-    #[error("sigmas of a Brownian tree: expected from 0 up to {limit}, found {min} to {max}")]
+    /// The range of sigmas of a Brownian path is empty, below 0 or too large.
+    #[error("sigmas of a Brownian tree: expected a range from 0 to {limit}, found {min} to {max}")]
     Range {
-        /// The least sigma.
+        /// The smallest sigma.
         min: f32,
-        /// The greatest sigma.
+        /// The largest sigma.
         max: f32,
-        /// What the greatest may be.
+        /// The largest sigma that is possible.
         limit: f32,
     },
 }
 
-/// The number of values of a shape, if there can be so many.
+/// Returns the number of values of a shape, or `None` if it overflows.
 fn volume(shape: [usize; 3]) -> Option<usize> {
     shape.iter().try_fold(1, |n: usize, &d| n.checked_mul(d))
 }
 
-/// That `found` values fill the shape.
+/// Checks that `found` values fill the shape.
 fn check_length(shape: [usize; 3], found: usize) -> Result<(), NoiseError> {
     match volume(shape) {
         Some(expected) if expected == found => Ok(()),

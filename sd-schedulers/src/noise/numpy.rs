@@ -2,13 +2,18 @@ use rand_mt::Mt;
 
 use super::NoiseSource;
 
-/// The noise of `numpy.random.RandomState(seed).randn`, rounded to float32: what diffusers' old ONNX pipelines begin with.
+/// The noise of `numpy.random.RandomState(seed).randn`, rounded to float32, with which diffusers'
+/// old ONNX pipelines begin.
 ///
-/// Mersenne Twister (MT19937), uniform values of 53 bits and the polar method (Marsaglia and Bray, "A convenient method for
-/// generating normal variables", 1964, <https://doi.org/10.1137/1006063>), in float64. Bit for bit, where the platform's `ln`
-/// is good to 1 unit in the last place of a float64. Two halves of a draw are the whole.
+/// It uses a Mersenne Twister (MT19937), uniform values of 53 bits and the polar method, in
+/// float64. The method is from Marsaglia and Bray, "A convenient method for generating normal
+/// variables", 1964, <https://doi.org/10.1137/1006063>.
 ///
-/// (Those pipelines hand no generator to the scheduler: what a sampler draws on the way was torch's, and of no seed.)
+/// The values are equal bit for bit if the platform's `ln` is correct to 1 unit in the last place
+/// of a float64. Two halves of a draw equal the whole.
+///
+/// Those pipelines pass no generator to the scheduler. The noise that their samplers add is
+/// therefore torch's, without a seed.
 #[derive(Clone, Debug)]
 pub struct NumpyRng {
     twister: Mt,
@@ -16,7 +21,7 @@ pub struct NumpyRng {
 }
 
 impl NumpyRng {
-    /// `numpy.random.RandomState(seed)`, of one whole number.
+    /// Returns the generator of `numpy.random.RandomState(seed)`.
     pub fn new(seed: u32) -> Self {
         Self {
             twister: Mt::new(seed),
@@ -24,7 +29,8 @@ impl NumpyRng {
         }
     }
 
-    /// Uniform in [0, 1) in steps of 2⁻⁵³. The first 32-bit draw is the high part.
+    /// Draws a uniform value in [0, 1), in steps of 2⁻⁵³. The first 32-bit draw is the high
+    /// part.
     fn uniform(&mut self) -> f64 {
         let high = f64::from(self.twister.next_u32() >> 5);
         let low = f64::from(self.twister.next_u32() >> 6);

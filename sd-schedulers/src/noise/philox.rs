@@ -1,30 +1,34 @@
 use super::NoiseSource;
 
-/// 2π / 2³² as a float32, 1.4629180922209239e-9: what WebUI and curand multiply a word by.
+/// 2π / 2³² as a float32, 1.4629180922209239e-9. WebUI and curand multiply a word by it.
 const STEP: f32 = f32::from_bits(0x30C9_0FDB);
 
 /// 2⁻³².
 const UNIT: f64 = 1.0 / (1u64 << 32) as f64;
 
-/// Noise of the counter-based generator Philox 4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as
-/// 1, 2, 3", SC 2011, <https://doi.org/10.1145/2063384.2063405>), which graphics cards draw with.
+/// Noise from the counter-based generator Philox 4x32-10, which graphics cards use.
 ///
-/// Seeds count with all their 64 bits. One call of [`fill`](NoiseSource::fill) is one call of `randn`: two halves are not
-/// the whole.
+/// The generator is from Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2,
+/// 3", SC 2011, <https://doi.org/10.1145/2063384.2063405>.
+///
+/// All 64 bits of a seed count. One call of [`fill`](NoiseSource::fill) corresponds to one call of
+/// `randn`: two halves do not equal the whole.
 #[derive(Clone, Debug)]
 pub struct Philox {
     key: [u32; 2],
     calls: u64,
-    /// Of the card, or none for one thread per element.
+    /// The number of threads of the card, or `None` for one thread per element.
     threads: Option<u32>,
 }
 
 impl Philox {
-    /// WebUI's source "NV" (`rng_philox.py`): each value from a thread of its own, in float64, rounded to float32.
+    /// Returns a generator for WebUI's source "NV" (`rng_philox.py`). Each value comes from its own
+    /// thread, in float64, rounded to float32.
     ///
-    /// Bit for bit, where the platform's `ln` and `sin` are good to 1 unit in the last place of a float64: one of them off by
-    /// that much shows in one value of some 2²⁸. The twelve values in that file's header are of another constant and up
-    /// to 2.1e-7 away from what its code draws.
+    /// The values are equal bit for bit if the platform's `ln` and `sin` are correct to 1 unit in
+    /// the last place of a float64. An error of that size changes about one value in 2²⁸. The
+    /// twelve values in the header of `rng_philox.py` belong to another constant, and differ by up
+    /// to 2.1e-7 from what its code draws.
     pub fn webui(seed: u64) -> Self {
         Self {
             key: halves(seed),
@@ -33,12 +37,16 @@ impl Philox {
         }
     }
 
-    /// `torch.randn` of float32 on a CUDA device: `threads` is the number of its multiprocessors times the threads that each
-    /// holds ([`cuda_threads`](crate::cuda_threads) knows common cards; torch has both in `get_device_properties`).
+    /// Returns a generator for `torch.randn` of float32 on a CUDA device.
     ///
-    /// Within 1e-5, not bit for bit: a card's sine and cosine are approximations, up to 2⁻²⁰ away, and are multiplied by up
-    /// to 6.7. Up to `threads` values of a call are [`webui`](Self::webui)'s, to the same measure; those past that depend on
-    /// the card. Less than 256 threads count as 256.
+    /// `threads` is the number of multiprocessors of the device times the number of threads that
+    /// each holds. [`cuda_threads`](crate::cuda_threads) knows common cards, and torch has both
+    /// numbers in `get_device_properties`. Values below 256 count as 256.
+    ///
+    /// The values are within 1e-5 of torch's, not equal bit for bit. The sine and cosine of a card
+    /// are approximations with errors up to 2⁻²⁰, and are multiplied by up to 6.7. The first
+    /// `threads` values of a call are those of [`webui`](Self::webui), within the same bound.
+    /// Further values depend on the card.
     pub fn cuda(seed: u64, threads: u32) -> Self {
         Self {
             threads: Some(threads),
@@ -46,13 +54,14 @@ impl Philox {
         }
     }
 
-    /// The words that a thread draws in its next call.
+    /// Returns the words that a thread draws in its next call.
     fn words(&self, thread: usize) -> [u32; 4] {
         let [low, high] = halves(self.calls);
         block([low, high, thread as u32, 0], self.key)
     }
 
-    /// The grid-stride loop over `curand_normal4`: a thread's four values of a call lie `launched` apart.
+    /// The grid-stride loop over `curand_normal4`. The four values that a thread draws in a call
+    /// lie `launched` apart.
     fn fill_by_threads(&mut self, threads: u32, out: &mut [f32]) {
         if out.is_empty() {
             return;
@@ -93,7 +102,7 @@ fn halves(number: u64) -> [u32; 2] {
     [number as u32, (number >> 32) as u32]
 }
 
-/// Ten rounds.
+/// Runs the ten rounds of Philox.
 fn block(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let ([mut c0, mut c1, mut c2, mut c3], [mut k0, mut k1]) = (counter, key);
     for _ in 0..10 {
@@ -107,18 +116,19 @@ fn block(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
-/// Box–Muller in float64, of which only the sine is kept.
+/// Applies Box–Muller in float64 and keeps only the sine.
 fn single(x: u32, y: u32, step: f64) -> f32 {
     let u = f64::from(x) * UNIT + UNIT / 2.0;
     let v = f64::from(y) * step + step / 2.0;
     ((-2.0 * u.ln()).sqrt() * v.sin()) as f32
 }
 
-/// Box–Muller in float32: the sine and the cosine.
+/// Applies Box–Muller in float32 and returns the sine and the cosine.
 fn pair(x: u32, y: u32) -> (f32, f32) {
-    // In float32, though it rounds u: near 1, where the logarithm is steep, a float64 gives another value.
+    // The card rounds u to float32. Near 1, where the logarithm is steep, float64 would give
+    // another value.
     let u = x as f32 * UNIT as f32 + (UNIT / 2.0) as f32;
-    // Fused on the card: the product is exact in float64.
+    // The card fuses this, and the product is exact in float64.
     let step = f64::from(STEP);
     let v = (f64::from(y as f32) * step + step / 2.0) as f32;
     let radius = (-2.0 * u.ln()).sqrt();
@@ -134,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    /// Known answers of Random123, the reference implementation.
+    /// The known answers of Random123, the reference implementation.
     #[test]
     fn block_is_philox() {
         let zeros = [0x6627_E8D5, 0xE169_C58D, 0xBC57_AC4C, 0x9B00_DBD8];
@@ -143,8 +153,9 @@ mod tests {
         assert_eq!(block([u32::MAX; 4], [u32::MAX; 2]), ones);
     }
 
-    /// The values in the header of `rng_philox.py` are of the constant before it is rounded to float32: to half of their
-    /// last decimal and half a unit in the last place of a float32.
+    /// The values in the header of `rng_philox.py` belong to the constant before it is rounded to
+    /// float32. The bound is half of their last decimal plus half a unit in the last place of a
+    /// float32.
     #[test]
     fn the_published_values_are_of_the_exact_constant() {
         let golden = include_str!("../../tests/golden/noise.json");

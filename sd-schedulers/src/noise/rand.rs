@@ -5,14 +5,14 @@ use super::NoiseSource;
 
 /// Noise from any generator of the `rand` crate, by the ziggurat method of `rand_distr`.
 ///
-/// The same seed gives the same picture for as long as the generator and `rand_distr` keep their values; `rand` says
-/// which generators promise that (`StdRng` does not). For the seeds of Python programs see
-/// [`TorchRng`](crate::TorchRng).
+/// The same seed gives the same picture for as long as the generator and `rand_distr` keep their
+/// values. `rand` documents which generators promise that; `StdRng` does not. For the seeds of
+/// Python programs, see [`TorchRng`](crate::TorchRng).
 #[derive(Clone, Debug)]
 pub struct RandNormal<R>(R);
 
 impl<R: Rng> RandNormal<R> {
-    /// Noise from `rng`, a seeded one for a picture that can be made again.
+    /// Wraps `rng`. Pass a seeded generator for a picture that can be made again.
     pub fn new(rng: R) -> Self {
         Self(rng)
     }
@@ -37,8 +37,8 @@ mod tests {
         out
     }
 
-    /// Of 100,000 values the mean has a standard deviation of 0.0032 and the variance one of 0.0045: the bounds are
-    /// five of them.
+    /// For 100,000 values, the mean has a standard deviation of 0.0032 and the variance one of
+    /// 0.0045. The bounds are five standard deviations.
     #[test]
     fn is_unit_normal_and_seeded() {
         let values = draw(1);

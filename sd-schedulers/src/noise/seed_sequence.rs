@@ -1,8 +1,11 @@
-/// numpy's `SeedSequence` with a pool of 24 words, as far as a Brownian tree asks it: the first word that it generates for a
-/// child. After O'Neill's `seed_seq_fe`, <https://www.pcg-random.org/posts/developing-a-seed_seq-alternative.html>.
+/// numpy's `SeedSequence` with a pool of 24 words, as far as a Brownian tree needs it: the first
+/// word that it generates for a child.
+///
+/// It follows O'Neill's `seed_seq_fe`,
+/// <https://www.pcg-random.org/posts/developing-a-seed_seq-alternative.html>.
 #[derive(Clone, Debug)]
 pub(super) struct SeedSequence {
-    /// The first word of the pool: the one that the generated one is made of.
+    /// The first word of the pool, from which the first generated word is made.
     first: u32,
     hash: Hash,
 }
@@ -10,7 +13,7 @@ pub(super) struct SeedSequence {
 const POOL: usize = 24;
 
 impl SeedSequence {
-    /// `SeedSequence(seed, pool_size=24)`.
+    /// Makes `SeedSequence(seed, pool_size=24)`.
     pub fn new(seed: u64) -> Self {
         let mut hash = Hash(0x43B0_D7E5);
         let mut pool = [0; POOL];
@@ -29,7 +32,8 @@ impl SeedSequence {
         Self { first, hash }
     }
 
-    /// The word of the child with this spawn key, or, without one, its own.
+    /// Returns the word of the child with this spawn key, or the sequence's own word if the key is
+    /// empty.
     pub fn word(&self, spawn_key: &[u64]) -> u32 {
         let (mut first, mut hash) = (self.first, self.hash.clone());
         for &number in spawn_key {
@@ -37,7 +41,8 @@ impl SeedSequence {
             let count = if words[1] == 0 { 1 } else { 2 };
             for &word in &words[..count] {
                 first = mixed(first, hash.of(word));
-                // The pool's other words go into nothing more, but count.
+                // The other words of the pool have no further effect, but mixing them advances the
+                // hash.
                 for _ in 1..POOL {
                     hash.advance();
                 }

@@ -3,16 +3,20 @@ use serde::{Deserialize, Serialize};
 use super::slerp::check_strength;
 use super::{NoiseError, NoiseKind, NoiseSource, Slerp, check_length, volume};
 
-/// The greatest height and width to resize from, in latents: pictures of 32,768 pixels.
+/// The largest height and width to resize from, in latents. It stands for pictures of 32,768
+/// pixels.
 const MAX_SIDE: usize = 4096;
 
-/// What decides the noise of one picture: what WebUI's `rng.py` makes of a seed and its companions.
+/// Everything that decides the noise of one picture: a seed and its companions, as in WebUI's
+/// `rng.py`.
 ///
-/// Each picture of a batch has its own and is what it would be alone.
+/// Each picture of a batch has its own `Seeds`, so it has the same noise as if it were drawn alone.
+///
 /// ```
 /// use sd_schedulers::{NoiseKind, NoiseSource, Seeds, Variation};
 ///
-/// // WebUI with the source "NV": a fifth of the way to another seed, noise on the way by the ENSD of NovelAI.
+/// // WebUI with the source "NV", a fifth of the way to another seed, and NovelAI's ENSD for the
+/// // noise that the sampler adds.
 /// let seeds = Seeds {
 ///     seed: 42,
 ///     kind: NoiseKind::Philox,
@@ -22,7 +26,7 @@ const MAX_SIDE: usize = 4096;
 /// };
 /// let mut x = vec![0.0; 4 * 64 * 64];
 /// let mut noise = seeds.first([4, 64, 64], &mut x)?;
-/// // What a sampler draws on the way.
+/// // The noise that a sampler adds.
 /// let mut drawn = vec![0.0; x.len()];
 /// noise.fill(&mut drawn);
 /// # assert!(x != drawn);
@@ -30,38 +34,67 @@ const MAX_SIDE: usize = 4096;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Seeds {
-    /// The seed. torch's CPU generator takes the low 32 bits, numpy's refuses more, the others take all 64. Default 0.
+    /// The seed. torch's CPU generator uses the low 32 bits. numpy refuses seeds of more than 32
+    /// bits. The others use all 64 bits.
+    ///
+    /// Default: 0.
     pub seed: u64,
-    /// Whose noise it stands for. Default [`NoiseKind::Torch`].
+    /// The generator that the seed is for.
+    ///
+    /// Default: [`NoiseKind::Torch`].
     pub kind: NoiseKind,
-    /// Another seed whose first noise is mixed in. What a sampler draws on the way stays the seed's. Default none.
+    /// Another seed whose first noise is mixed in. It does not change the noise that the sampler
+    /// adds.
+    ///
+    /// Default: `None`.
     pub variation: Option<Variation>,
-    /// Height and width, in latents, of the picture whose composition is kept at another size: the noise of that
-    /// size, its middle over the middle of this size's. Of the same size it changes nothing. 1 to 4096; WebUI's pixels divided by 8,
-    /// rounded down. Default none.
+    /// The height and width, in latents, of a picture whose composition to keep at another size.
+    ///
+    /// Default: `None`.
+    ///
+    /// The noise is made for that size, and its middle is laid over the middle of the noise of this
+    /// size. If both sizes are equal, it changes nothing. Each side is `1..=4096`. For WebUI's
+    /// pixels, divide by 8 and round down.
     pub resize_from: Option<[usize; 2]>,
-    /// What is added to the seed, wrapping at 2⁶⁴, for the generator that a sampler draws from on the way: WebUI's
-    /// `eta_noise_seed_delta` (ENSD); 31337 is NovelAI's. Default 0: the generator of the first noise goes on.
+    /// A number to add to the seed, wrapping at 2⁶⁴, for the noise that the sampler adds:
+    /// WebUI's `eta_noise_seed_delta` (ENSD). NovelAI's is 31337.
+    ///
+    /// Default: 0, where the generator of the first noise continues.
     pub sampler_offset: u64,
 }
 
-/// A seed whose noise is mixed into another's.
+/// A seed whose noise is mixed into the noise of another seed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Variation {
-    /// Its seed. Default 0, as in WebUI.
+    /// The seed of the variation.
+    ///
+    /// Default: 0, as in WebUI.
     #[serde(default)]
     pub seed: u64,
-    /// How much of it: 0, the default, is none, 1 is nothing else.
+    /// The share of the variation, `0.0..=1.0`: 0 is none of it, and 1 is nothing else.
+    ///
+    /// Default: 0.
     pub strength: f32,
-    /// How they are mixed. Default WebUI's way.
+    /// How the two noises are mixed.
+    ///
+    /// Default: [`Slerp::Columns`], WebUI's way.
     #[serde(default)]
     pub slerp: Slerp,
 }
 
 impl Seeds {
-    /// Those of picture `index` of several: the seed moves on by one a picture, wrapping at 2⁶⁴, or where there is a variation, its seed
-    /// does and the picture's stays, as in WebUI.
+    /// Returns the seeds of picture `index` of several.
+    ///
+    /// The seed grows by one per picture, wrapping at 2⁶⁴. If there is a variation, its seed
+    /// grows instead and the picture's seed stays, as in WebUI.
+    ///
+    /// ```
+    /// use sd_schedulers::Seeds;
+    ///
+    /// let seeds = Seeds { seed: 42, ..Seeds::default() };
+    /// assert_eq!(seeds.image(3).seed, 45);
+    /// ```
     pub fn image(mut self, index: u64) -> Self {
         match &mut self.variation {
             Some(variation) if variation.strength != 0.0 => {
@@ -72,10 +105,13 @@ impl Seeds {
         self
     }
 
-    /// That [`first`](Self::first) can be made of it, the length aside.
+    /// Checks that [`first`](Self::first) can make noise from these seeds, apart from the length.
     ///
     /// # Errors
-    /// [`NoiseError::Strength`], [`NoiseError::ResizeFrom`] and [`NoiseError::NumpySeed`].
+    /// - [`NoiseError::Strength`] if the strength of the variation is not in `0.0..=1.0`.
+    /// - [`NoiseError::ResizeFrom`] if a side of [`resize_from`](Self::resize_from) is not in
+    ///   `1..=4096`.
+    /// - [`NoiseError::NumpySeed`] if numpy refuses a seed.
     pub fn check(&self) -> Result<(), NoiseError> {
         self.kind.check(self.seed)?;
         self.kind.check(self.sampler_seed())?;
@@ -91,14 +127,19 @@ impl Seeds {
         }
     }
 
-    /// Fills `out`, of `shape` (channels, height and width), with the unit normal noise that the picture begins as, and returns the source that
-    /// its sampler goes on with: the generator of the first noise, or a fresh one of the seed and
-    /// [`sampler_offset`](Self::sampler_offset).
+    /// Fills `out` with the unit normal noise that the picture starts from, and returns the source
+    /// for the noise that its sampler adds.
     ///
-    /// As exact as the [`kind`](Self::kind), and to 1e-5 with a [`variation`](Self::variation).
+    /// `out` has the shape `shape`: channels, height and width. The source is the generator of the
+    /// first noise or, if [`sampler_offset`](Self::sampler_offset) is not 0, a fresh generator with
+    /// the offset seed.
+    ///
+    /// The noise is as exact as its [`kind`](Self::kind), and exact to 1e-5 with a
+    /// [`variation`](Self::variation).
     ///
     /// # Errors
-    /// As [`check`](Self::check), and [`NoiseError::Length`].
+    /// - The errors of [`check`](Self::check).
+    /// - [`NoiseError::Length`] if `out` does not have the number of values of `shape`.
     pub fn first(
         &self,
         shape: [usize; 3],
@@ -126,12 +167,16 @@ impl Seeds {
         }
     }
 
-    /// The source for a sampler whose noise belongs to one path ([`Needs::brownian`](crate::Needs::brownian)), instead of
-    /// the one that [`first`](Self::first) returns: the [`BrownianTree`](crate::BrownianTree) of the seed over `sigmas`, for `len` values
+    /// Returns the source for a sampler whose noise belongs to one path
+    /// ([`Needs::brownian`](crate::Needs::brownian)). It replaces the source that
+    /// [`first`](Self::first) returns.
+    ///
+    /// It is the [`BrownianTree`](crate::BrownianTree) of the seed over `sigmas`, for `len` values
     /// at a time. Neither the variation nor the offset changes it.
     ///
     /// # Errors
-    /// [`NoiseError::Range`] without a sigma above 0 and for one above 10⁷, and [`NoiseError::NumpySeed`].
+    /// - [`NoiseError::Range`] if no sigma is above 0, or one is above 10⁷.
+    /// - [`NoiseError::NumpySeed`] if numpy refuses the seed.
     pub fn tree(
         &self,
         sigmas: &[f32],
@@ -144,7 +189,7 @@ impl Seeds {
         self.seed.wrapping_add(self.sampler_offset)
     }
 
-    /// Mixes the variation in.
+    /// Mixes the variation into the noise.
     fn vary(&self, noise: &mut [f32], shape: [usize; 3]) -> Result<(), NoiseError> {
         match self.variation {
             Some(variation) if variation.strength != 0.0 => {
@@ -168,7 +213,8 @@ fn resize_from([height, width]: [usize; 2]) -> NoiseError {
     }
 }
 
-/// Lays the middle of `small` over the middle of `large`, channel by channel; both sizes are height and width, none of them 0.
+/// Copies the middle of `small` over the middle of `large`, channel by channel. Both sizes are
+/// height and width, none of them 0.
 fn paste(small: &[f32], small_size: [usize; 2], large: &mut [f32], large_size: [usize; 2]) {
     let rows = Overlap::new(small_size[0], large_size[0]);
     let columns = Overlap::new(small_size[1], large_size[1]);
@@ -183,18 +229,21 @@ fn paste(small: &[f32], small_size: [usize; 2], large: &mut [f32], large_size: [
     }
 }
 
-/// Where a short row lies in the middle of a long one, or the middle of a long one in a short one.
+/// Where a short row lies in the middle of a long one, or the middle of a long row in a short one.
 struct Overlap {
-    /// Its first value in the row that is copied.
+    /// The first value of the overlap in the row that is read.
     from: usize,
-    /// Its first value in the row that is written.
+    /// The first value of the overlap in the row that is written.
     to: usize,
     count: usize,
 }
 
 impl Overlap {
-    /// Of a longer `small`, half of the difference is left out at its start, rounded up, and as much at its end: WebUI rounds the half of a
-    /// negative difference down. So of an odd difference one value of `large` stays.
+    /// Finds the overlap along one side.
+    ///
+    /// If `small` is the longer one, half of the difference, rounded up, is left out at each end,
+    /// because WebUI rounds the half of a negative difference down. With an odd difference, one
+    /// value of `large` therefore stays.
     fn new(small: usize, large: usize) -> Self {
         if small <= large {
             return Self {

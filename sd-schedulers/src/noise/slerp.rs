@@ -2,32 +2,43 @@ use serde::{Deserialize, Serialize};
 
 use super::{NoiseError, check_length};
 
-/// Above this cosine the arc is taken for a line.
+/// Above this cosine, the arc is replaced by a straight line.
 const NEAR: f64 = 0.9995;
 
-/// How one noise is turned into another: along the arc between them, so that all between is as strong as noise is (Shoemake,
-/// "Animating rotation with quaternion curves", 1985, <https://doi.org/10.1145/325334.325242>).
+/// How one noise is turned into another: along the arc between them, so that every point on the way
+/// has the strength of noise.
+///
+/// The method is from Shoemake, "Animating rotation with quaternion curves", 1985,
+/// <https://doi.org/10.1145/325334.325242>.
+///
+/// Default: [`Slerp::Columns`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Slerp {
-    /// WebUI's (`rng.py`): an arc for each column of each channel, along the height. The default.
+    /// An arc for each column of each channel, along the height, as in WebUI (`rng.py`).
     ///
-    /// Noises that are nearly the same, of a mean cosine above 0.9995, are mixed as WebUI mixes them: `strength` of the
-    /// *first* and the rest of the second. A column that points the same or the opposite way in both, such as any of height 1, takes the
-    /// line, where WebUI divides by 0.
+    /// Noises that are nearly the same, with a mean cosine above 0.9995, are mixed as WebUI mixes
+    /// them: `strength` times the *first* plus the rest of the second. A column that points in the
+    /// same or the opposite direction in both noises, such as any column of height 1, takes the
+    /// straight line. WebUI divides by 0 there.
     #[default]
     Columns,
-    /// One arc between the noises as vectors of all their values: the community pipelines of diffusers. The line, for a
-    /// cosine above 0.9995 or below -0.9995.
+    /// One arc between the noises as vectors of all their values, as in the community pipelines of
+    /// diffusers. If the cosine is above 0.9995 or below -0.9995, it is a straight line.
     Whole,
 }
 
 impl Slerp {
-    /// Turns `noise` into `other` by `strength`: 0 leaves it (see [`Columns`](Self::Columns) for noises that are nearly the same), 1 makes it
-    /// the other. Both are of `shape`, channels, height and width. Weights in float64: within 1e-5 of WebUI's float32.
+    /// Turns `noise` into `other` by `strength`: 0 leaves `noise` as it is, and 1 makes it equal to
+    /// `other`.
+    ///
+    /// Noises that are nearly the same are an exception: see [`Columns`](Self::Columns). Both have
+    /// the shape `shape`: channels, height and width. The weights are computed in float64, so the
+    /// result is within 1e-5 of WebUI's float32.
     ///
     /// # Errors
-    /// [`NoiseError::Strength`] outside 0 to 1, and [`NoiseError::Length`] where the values do not fill the shape.
+    /// - [`NoiseError::Strength`] if `strength` is not in `0.0..=1.0`.
+    /// - [`NoiseError::Length`] if the values do not fill the shape.
     pub fn mix(
         self,
         noise: &mut [f32],
@@ -41,7 +52,7 @@ impl Slerp {
         if noise.is_empty() {
             return Ok(());
         }
-        // The whole is a column of all the values.
+        // `Whole` is one column of all the values.
         let [height, width] = match self {
             Self::Columns => [shape[1], shape[2]],
             Self::Whole => [noise.len(), 1],
@@ -69,7 +80,7 @@ impl Slerp {
     }
 }
 
-/// That it is between 0 and 1.
+/// Checks that the strength is in `0.0..=1.0`.
 pub(super) fn check_strength(strength: f32) -> Result<(), NoiseError> {
     if (0.0..=1.0).contains(&strength) {
         Ok(())
@@ -78,9 +89,10 @@ pub(super) fn check_strength(strength: f32) -> Result<(), NoiseError> {
     }
 }
 
-/// Of the angle between each column of one and the same of the other.
+/// Returns the cosine of the angle between each column of one noise and the same column of the
+/// other.
 fn cosines(one: &[f32], other: &[f32], [height, width]: [usize; 2]) -> Vec<f64> {
-    // Both squares and the product.
+    // The sums of both squares and of the product.
     let mut sums = vec![[0.0_f64; 3]; one.len() / height];
     let channels = one.chunks_exact(height * width);
     let channels = channels.zip(other.chunks_exact(height * width));
@@ -98,11 +110,11 @@ fn cosines(one: &[f32], other: &[f32], [height, width]: [usize; 2]) -> Vec<f64> 
     sums.iter().map(cosine).collect()
 }
 
-/// The weights of the two ends of an arc.
+/// Returns the weights of the two ends of an arc.
 fn arc(cosine: f64, t: f64) -> [f64; 2] {
     let angle = cosine.clamp(-1.0, 1.0).acos();
     let sine = angle.sin();
-    // Not for a column of zeros either, whose cosine is NaN.
+    // The cosine of a column of zeros is NaN, and must not pass this test either.
     if sine > 1e-6 {
         [((1.0 - t) * angle).sin() / sine, (t * angle).sin() / sine]
     } else {

@@ -4,12 +4,17 @@ use rand_mt::Mt;
 
 use super::NoiseSource;
 
-/// The noise of `torch.randn` on the CPU, bit for bit, so that a seed means what it means in Python programs.
+/// The noise of `torch.randn` on the CPU, bit for bit, so that a seed means the same as in Python
+/// programs.
 ///
-/// Mersenne Twister (MT19937) and Box–Muller, as torch 2.15 does on x86-64 processors with AVX2: from 16 values on,
-/// blocks of 16 in float32 with the Cephes polynomials of `avx_mathfun`; below 16, pairs in float64, of which the second
-/// value waits for the next draw. One call of [`fill`](NoiseSource::fill) is one call of `randn`: two halves are not the
-/// whole. (torch on the CUDA device draws other numbers, by Philox.)
+/// It uses a Mersenne Twister (MT19937) and Box–Muller as torch 2.15 does on x86-64 processors
+/// with AVX2:
+/// - From 16 values on, blocks of 16 values in float32, with the Cephes polynomials of
+///   `avx_mathfun`.
+/// - Below 16 values, pairs in float64. The second value of a pair is kept for the next draw.
+///
+/// One call of [`fill`](NoiseSource::fill) corresponds to one call of `randn`: two halves do not
+/// equal the whole. torch on a CUDA device draws other numbers, with [`Philox`](crate::Philox).
 #[derive(Clone, Debug)]
 pub struct TorchRng {
     twister: Mt,
@@ -17,7 +22,8 @@ pub struct TorchRng {
 }
 
 impl TorchRng {
-    /// `torch.Generator().manual_seed(seed)`: the low 32 bits of the seed count.
+    /// Returns the generator of `torch.Generator().manual_seed(seed)`. Only the low 32 bits of the
+    /// seed count.
     pub fn new(seed: u64) -> Self {
         Self {
             twister: Mt::new(seed as u32),
@@ -25,12 +31,13 @@ impl TorchRng {
         }
     }
 
-    /// Uniform in [0, 1) in steps of 2⁻²⁴.
+    /// Draws a uniform value in [0, 1), in steps of 2⁻²⁴.
     fn uniform(&mut self) -> f32 {
         (self.twister.next_u32() & 0xFF_FFFF) as f32 / (1u32 << 24) as f32
     }
 
-    /// Uniform in [0, 1) in steps of 2⁻⁵³. The first 32-bit draw is the high half.
+    /// Draws a uniform value in [0, 1), in steps of 2⁻⁵³. The first 32-bit draw is the high
+    /// half.
     fn uniform_f64(&mut self) -> f64 {
         let high = u64::from(self.twister.next_u32());
         let low = u64::from(self.twister.next_u32());
@@ -54,7 +61,8 @@ impl NoiseSource for TorchRng {
         }
         out.fill_with(|| self.uniform());
         out.as_chunks_mut().0.iter_mut().for_each(box_muller);
-        // The rest is not drawn for alone: the last 16, some of them done already, are drawn afresh.
+        // torch does not draw for the remaining values alone. It draws the last 16 afresh, although
+        // some are done already.
         if !out.len().is_multiple_of(16)
             && let Some(tail) = out.last_chunk_mut()
         {
@@ -64,7 +72,7 @@ impl NoiseSource for TorchRng {
     }
 }
 
-/// 16 uniform values to 16 normal ones: the cosines of all pairs, then the sines.
+/// Turns 16 uniform values into 16 normal ones: the cosines of all pairs, then the sines.
 fn box_muller(block: &mut [f32; 16]) {
     const TWO_PI: f32 = (2.0 * PI) as f32;
     for j in 0..8 {
@@ -76,7 +84,7 @@ fn box_muller(block: &mut [f32; 16]) {
     }
 }
 
-/// Cephes' `logf` for 2⁻²⁴ <= x <= 1, fused where the compiler of torch fuses.
+/// Cephes' `logf` for 2⁻²⁴ <= x <= 1, with fused multiply-adds where torch's compiler fuses.
 fn ln(x: f32) -> f32 {
     const COEFFICIENTS: [f32; 9] = [
         7.037_683_6e-2,
@@ -93,7 +101,7 @@ fn ln(x: f32) -> f32 {
     const LN2_LOW: f32 = -2.121_944_4e-4;
 
     let mut exponent = ((x.to_bits() >> 23) as i32 - 126) as f32;
-    // The mantissa, in [0.5, 1), is brought to [sqrt(0.5), sqrt(2)).
+    // Bring the mantissa from [0.5, 1) to [sqrt(0.5), sqrt(2)).
     let mantissa = f32::from_bits(x.to_bits() & 0x007F_FFFF | 0x3F00_0000);
     let mut x = mantissa - 1.0;
     if mantissa < std::f32::consts::FRAC_1_SQRT_2 {
@@ -110,7 +118,7 @@ fn ln(x: f32) -> f32 {
     exponent.mul_add(LN2_HIGH, x + y)
 }
 
-/// Cephes' `sincosf` for x >= 0, fused where the compiler of torch fuses.
+/// Cephes' `sincosf` for x >= 0, with fused multiply-adds where torch's compiler fuses.
 fn sin_cos(x: f32) -> (f32, f32) {
     const FOUR_OVER_PI: f32 = 1.273_239_5;
     const PI_OVER_4: [f32; 3] = [0.785_156_25, 2.418_756_5e-4, 3.774_895e-8];
@@ -146,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    /// Each tensor is named `seed_n_n…` and holds those draws, one after the other.
+    /// Each tensor is named `seed_n_n…` and holds draws of those lengths, one after the other.
     #[test]
     fn equals_torch_bit_for_bit() {
         let golden = include_bytes!("../../tests/golden/randn.safetensors");

@@ -9,27 +9,31 @@ use std::sync::Arc;
 
 use crate::{LadderError, NoiseSchedule};
 
-/// How a noisy sample is made of a clean one and noise, which is the scaling that x and sigma of a run are in.
+/// How a clean sample and noise make a noisy one. It is the scaling of x and sigma in a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Path {
-    /// Variance exploding: x is the clean sample plus `sigma` times unit noise, sigma from 0 to any number.
+    /// Variance exploding: x is the clean sample plus `sigma` times unit noise. Sigma is 0 or
+    /// above.
     #[default]
     Exploding,
-    /// The straight path of flow matching: x is `1 - sigma` times the clean sample plus `sigma` times unit noise, sigma from 0 to 1.
+    /// The straight path of flow matching: x is `1 - sigma` times the clean sample plus `sigma`
+    /// times unit noise. Sigma lies in `0.0..=1.0`.
     ///
-    /// Divided by `1 - sigma` it is the other one, with `sigma / (1 - sigma)` for sigma.
+    /// Divided by `1 - sigma`, x is in the scaling of [`Exploding`](Self::Exploding), with the
+    /// sigma `sigma / (1 - sigma)`.
     Flow,
 }
 
-/// The noise levels of one run, noisiest first, and the training timestep that the model is told at each.
+/// The noise levels of one run, noisiest first, with the training timestep that the model is given
+/// at each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rungs {
     schedule: Arc<NoiseSchedule>,
     path: Path,
-    /// Those of the whole run.
+    /// The sigmas of the whole run.
     sigmas: Vec<f32>,
     timesteps: Vec<f32>,
-    /// The rungs of this part of it.
+    /// The rungs of the whole run that this part visits.
     part: Range<usize>,
     initial_scale: f32,
 }
@@ -37,24 +41,41 @@ pub struct Rungs {
 /// One noise level of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rung {
-    /// Its place among the rungs of the run, or of this part of it: 0 is the noisiest.
+    /// The index among the rungs of the run, or of this part of it. 0 is the noisiest.
     pub index: usize,
-    /// The noise level, above 0, on `path`.
+    /// The noise level, above 0, in the scaling of `path`.
     pub sigma: f32,
-    /// The training timestep the model is told, whole or not.
+    /// The training timestep that the model is given. It need not be whole.
     pub timestep: f32,
     /// The scaling of x and sigma.
     pub path: Path,
 }
 
 impl Rungs {
-    /// Rungs of one's own on the path that the schedule's sigmas are given in: `sigmas` with the last, mostly 0, at the end, `timesteps` one
-    /// fewer, and what unit noise is multiplied by to make the first x (see [`FirstX`](crate::FirstX)).
+    /// Makes rungs from given sigmas and timesteps, in the scaling of the schedule's sigmas.
+    ///
+    /// `sigmas` ends with the sigma that the run leads to, usually 0. `timesteps` has one element
+    /// less. `initial_scale` multiplies unit noise to make the first x (see
+    /// [`FirstX`](crate::FirstX)).
     ///
     /// # Errors
-    /// [`LadderError`] for lengths that do not fit, sigmas that are not finite (of a flow model: above 1) or do not fall strictly to a last
-    /// one of at least 0, where only the last may also be as large as the one before, timesteps that the schedule does not have, and a
-    /// scale that is not above 0.
+    /// - [`LadderError::Lengths`] if there is no timestep, or if `sigmas` does not have exactly one
+    ///   element more than `timesteps`.
+    /// - [`LadderError::Sigma`] for a sigma that is not finite, not above 0 or not below the sigma
+    ///   before it. Only the last sigma may be 0, or equal to the sigma before it. On a flow model,
+    ///   a sigma above 1 is an error too.
+    /// - [`LadderError::Timestep`] for a timestep outside [`NoiseSchedule::timestep_range`].
+    /// - [`LadderError::InitialScale`] for a scale that is not finite or not above 0.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use sd_schedulers::{NoiseSchedule, Rungs, SchedulerConfig};
+    ///
+    /// let schedule = Arc::new(NoiseSchedule::new(&SchedulerConfig::default())?);
+    /// let rungs = Rungs::new(&schedule, vec![14.6, 2.0, 0.0], vec![999.0, 500.0], 14.6)?;
+    /// assert_eq!(rungs.steps(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(
         schedule: &Arc<NoiseSchedule>,
         sigmas: Vec<f32>,
@@ -73,7 +94,7 @@ impl Rungs {
         };
         let mut above = f32::INFINITY;
         for (index, &sigma) in sigmas.iter().enumerate() {
-            // The last step may be of no length: diffusers' DEIS and SA-Solver end so.
+            // The last step may have no length: diffusers' DEIS and SA-Solver end like this.
             let last = index == timesteps.len();
             let in_range = sigma <= highest && (sigma > 0.0 || (sigma == 0.0 && last));
             if !(in_range && (sigma < above || (last && sigma == above))) {
@@ -105,17 +126,21 @@ impl Rungs {
         })
     }
 
-    /// The same rungs of a flow model in the variance-exploding scaling, in which samplers run that know no other: `sigma / (1 - sigma)`, and
-    /// the first x as much larger. Those of other models as they are.
+    /// Converts the rungs of a flow model to the variance-exploding scaling, for samplers that know
+    /// no other.
     ///
-    /// A sigma of 1, which would be infinite, counts as `1 - 1 / T`, or half-way from it to the next one's if that is higher. The model is
-    /// told the timestep of 1.
+    /// Each sigma becomes `sigma / (1 - sigma)`, and the scale of the first x grows with it. The
+    /// rungs of other models are returned unchanged.
+    ///
+    /// A sigma of 1 would become infinite. It counts as `1 - 1 / T`, or as the midpoint between 1
+    /// and the next sigma if that is higher. The model is still given the timestep of sigma 1.
     pub fn exploding(self) -> Self {
         let sigmas: Vec<f64> = self.sigmas.iter().map(|&sigma| sigma.into()).collect();
         self.explode(&sigmas)
     }
 
-    /// [`exploding`](Self::exploding) of the sigmas of the whole run before they were rounded.
+    /// Does the same as [`exploding`](Self::exploding), with the sigmas of the whole run before
+    /// they were rounded.
     pub(crate) fn explode(mut self, sigmas: &[f64]) -> Self {
         if self.path == Path::Flow {
             let trained = self.schedule.num_train_timesteps() as f64;
@@ -134,41 +159,44 @@ impl Rungs {
         self
     }
 
-    /// The scaling of x and sigma in a run.
+    /// Returns the scaling of x and sigma in the run.
     pub fn path(&self) -> Path {
         self.path
     }
 
-    /// The schedule the rungs were taken from.
+    /// Returns the schedule that the rungs were taken from.
     pub fn schedule(&self) -> &Arc<NoiseSchedule> {
         &self.schedule
     }
 
-    /// The N sigmas of the rungs and the last, mostly 0, that they lead to: finite, strictly falling, but that the last may be the one
-    /// before it once more.
+    /// Returns the N sigmas of the rungs, followed by the sigma that the run leads to, usually 0.
+    ///
+    /// The sigmas are finite and strictly decreasing, except that the last may repeat the one
+    /// before it.
     pub fn sigmas(&self) -> &[f32] {
         &self.sigmas[self.part.start..=self.part.end]
     }
 
-    /// The N training timesteps the model is told, in [`NoiseSchedule::timestep_range`].
+    /// Returns the N training timesteps that the model is given, all in
+    /// [`NoiseSchedule::timestep_range`].
     pub fn timesteps(&self) -> &[f32] {
         &self.timesteps[self.part.clone()]
     }
 
-    /// What unit noise is multiplied by to make the first x.
+    /// Returns the factor that turns unit noise into the first x.
     pub fn initial_scale(&self) -> f32 {
         self.initial_scale
     }
 
-    /// The number of rungs N: 1 or more.
+    /// Returns the number of rungs N, at least 1.
     pub fn steps(&self) -> usize {
         self.part.len()
     }
 
-    /// Rung `index`.
+    /// Returns rung `index`.
     ///
     /// # Panics
-    /// If `index` is not below [`steps`](Self::steps).
+    /// Panics if `index` is not below [`steps`](Self::steps).
     pub fn rung(&self, index: usize) -> Rung {
         Rung {
             index,
@@ -178,7 +206,9 @@ impl Rungs {
         }
     }
 
-    /// The rung that the step from rung `index` leads to, be it in this part of the run or the first of the next one. None where the run ends.
+    /// Returns the rung that the step from rung `index` leads to, or `None` where the run ends.
+    ///
+    /// At the end of a part of a run, it is the first rung of the next part.
     pub fn after(&self, index: usize) -> Option<Rung> {
         let place = self.index_in_whole(index).saturating_add(1);
         let timestep = *self.timesteps.get(place)?;
@@ -190,11 +220,13 @@ impl Rungs {
         })
     }
 
-    /// A noise level within the step that leaves rung `index`. At the sigma of that rung or of the
-    /// next one it has their timestep; at another sigma it has the schedule's, not rounded.
+    /// Returns a noise level within the step that leaves rung `index`.
     ///
-    /// A sampler that makes more steps than there are rungs may go on counting: from
-    /// [`steps`](Self::steps) on the step is the one that the sigma falls into.
+    /// At the sigma of that rung or of the next one, it has that rung's timestep. At another sigma,
+    /// it has the schedule's timestep, not rounded.
+    ///
+    /// A sampler that makes more steps than there are rungs may keep counting. From index
+    /// [`steps`](Self::steps) on, the rung is taken from the step that the sigma falls into.
     pub fn at(&self, index: usize, sigma: f32) -> Rung {
         if index >= self.steps() {
             return Rung {
@@ -210,7 +242,8 @@ impl Rungs {
         }
     }
 
-    /// [`at`](Self::at), but with the timestep of the sigma itself also where a rung has been given another one.
+    /// Does the same as [`at`](Self::at), but always with the schedule's timestep of the sigma,
+    /// even where a rung has another one.
     pub(crate) fn between(&self, index: usize, sigma: f32) -> Rung {
         Rung {
             index,
@@ -220,13 +253,14 @@ impl Rungs {
         }
     }
 
-    /// [`at`](Self::at) this sigma within whichever step it falls into; beyond either end, that of the end.
+    /// Returns the noise level [at](Self::at) this sigma within whichever step it falls into.
+    /// Beyond either end, the step is the nearest one.
     pub(crate) fn at_sigma(&self, sigma: f32) -> Rung {
         let above = self.sigmas()[..self.steps()].partition_point(|&rung| rung >= sigma);
         self.at(above.saturating_sub(1), sigma)
     }
 
-    /// A sigma of the schedule in the scaling of the run.
+    /// Converts a sigma of the schedule to the scaling of the run.
     pub(crate) fn in_run(&self, trained: f32) -> f64 {
         let trained = f64::from(trained);
         if self.is_exploded() {
@@ -236,7 +270,7 @@ impl Rungs {
         }
     }
 
-    /// A sigma of the run in the scaling of the schedule.
+    /// Converts a sigma of the run to the scaling of the schedule.
     fn in_training(&self, sigma: f32) -> f64 {
         let sigma = f64::from(sigma);
         if self.is_exploded() {
@@ -246,12 +280,12 @@ impl Rungs {
         }
     }
 
-    /// Whether it is a flow model's in the scaling of the others.
+    /// Whether the rungs are a flow model's, in the variance-exploding scaling.
     fn is_exploded(&self) -> bool {
         self.path != self.schedule.path()
     }
 
-    /// Every rung, noisiest first.
+    /// Returns an iterator over the rungs, noisiest first.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Rung> + '_ {
         (0..self.steps()).map(|index| self.rung(index))
     }

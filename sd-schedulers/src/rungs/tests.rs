@@ -91,12 +91,12 @@ fn flow_rungs_explode() {
     assert!(close(pure_noise.sigmas()[0], 999.0));
     assert!(close(pure_noise.initial_scale(), 1000.0));
     assert_eq!(pure_noise.timesteps(), [1000.0]);
-    // Where the next sigma is above 1 - 1 / T.
+    // The next sigma is above 1 - 1 / T.
     let near = flow(&[1.0, 1.0 - 1.0 / 4096.0, 0.0], 1.0)
         .unwrap()
         .exploding();
     assert!(close(near.sigmas()[0], 8191.0) && close(near.sigmas()[1], 4095.0));
-    // Of no length.
+    // A last step without length.
     let same = flow(&[1.0, 1.0], 1.0).unwrap().exploding();
     assert_eq!(same.sigmas()[0], same.sigmas()[1]);
 
@@ -109,7 +109,7 @@ fn flow_rungs_explode() {
 fn steps_past_the_rungs_are_told_by_sigma() {
     let schedule = Arc::new(NoiseSchedule::new(&SchedulerConfig::default()).unwrap());
     let sigmas = vec![8.0, 4.0, 2.0, 1.0, 0.0];
-    // None is the schedule's.
+    // No timestep here is the schedule's timestep of its sigma.
     let timesteps = vec![900.0, 800.0, 700.0, 600.0];
     let whole = Rungs::new(&schedule, sigmas, timesteps, 8.0).unwrap();
     let part = whole.clone().starting_at(1).unwrap().ending_at(2).unwrap();
@@ -173,7 +173,7 @@ fn parts_of_a_run() {
     assert_eq!(whole().ending_at(0), none(0, 0));
     assert_eq!(whole().ending_at(5), none(0, 5));
 
-    // The two halves of a split meet: timesteps of at least 500 before it, the others behind.
+    // The two parts of a split meet: timesteps of at least 500 before it, the others after it.
     assert_eq!(
         part(whole().denoising_end(0.5)),
         (vec![8.0, 4.0, 2.0, 1.0], 3, 9.0)

@@ -3,28 +3,41 @@ use std::f64::consts::SQRT_2;
 use super::steps::add;
 use crate::{Path, Run, Rung, Rungs};
 
-/// New noise before each step, which the step then takes off again: lines 4 to 6 of algorithm 2 of <https://arxiv.org/abs/2206.00364>, as
-/// in k-diffusion. Default: none.
+/// Fresh noise before each step, which the step then removes: lines 4 to 6 of algorithm 2 of
+/// <https://arxiv.org/abs/2206.00364>, as in k-diffusion.
 ///
-/// A step that leaves a sigma within the window, both ends included, begins at sigma^ = (1 + gamma) sigma and
-/// x + s_noise sqrt(sigma^² - sigma²) noise, where gamma = min(s_churn / N, sqrt(2) - 1), N that of the whole
-/// run (k-diffusion takes that of the part that an image-to-image run makes). The model is asked there, at the first rung maybe above every
-/// sigma it was trained on.
+/// A step from a sigma within the window, both ends included, begins at sigma^ = (1 + gamma) sigma
+/// and x + s_noise sqrt(sigma^² - sigma²) noise. Here gamma = min(s_churn / N, sqrt(2) - 1), and
+/// N is the number of steps of the whole run. (k-diffusion uses the number of steps of the part
+/// that an image-to-image run makes.) The model is called at sigma^, which at the first rung may be
+/// above every sigma that it was trained on.
 ///
-/// Noise is drawn only where it is used. k-diffusion, and so WebUI, also draws and drops it in steps outside the window, after
-/// which the same seed gives other draws. diffusers' classes that take these options add the noise after they have asked the model,
-/// or not at all.
+/// Noise is drawn only where it is used. k-diffusion, and therefore WebUI, also draws noise in
+/// steps outside the window and drops it, so the same seed gives other noise afterwards. The
+/// diffusers classes with these options add the noise after they have called the model, or not at
+/// all.
+///
+/// Default: no noise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Churn {
-    /// How much noise, all steps together; 0 (none, the default) or more, of effect up to (sqrt(2) - 1) N. Anything else is taken for 0.
-    /// WebUI: 0 to 100.
+    /// The amount of noise over all steps, 0 or more. Values up to (sqrt(2) - 1) N have an effect.
+    /// A negative value or NaN counts as 0. WebUI: `0.0..=100.0`.
+    ///
+    /// Default: 0.
     pub s_churn: f32,
-    /// The least sigma at which noise is added. Default 0. WebUI: 0 to 10.
+    /// The smallest sigma at which noise is added. WebUI: `0.0..=10.0`.
+    ///
+    /// Default: 0.
     pub s_tmin: f32,
-    /// The greatest sigma at which noise is added. Default infinity. WebUI: 0 to 999, where 0 stands for infinity; here it does not.
+    /// The largest sigma at which noise is added. WebUI: `0.0..=999.0`, where 0 stands for
+    /// infinity; here it does not.
+    ///
+    /// Default: infinity.
     pub s_tmax: f32,
-    /// The noise's standard deviation; default 1, above it makes up for detail that a model loses. Below 0 it is taken for 0.
-    /// WebUI: 0 to 1.1.
+    /// The standard deviation of the noise. A value above 1 makes up for detail that a model loses.
+    /// A value below 0 counts as 0. WebUI: `0.0..=1.1`.
+    ///
+    /// Default: 1.
     pub s_noise: f32,
 }
 
@@ -44,7 +57,7 @@ impl Churn {
         self.s_churn > 0.0
     }
 
-    /// The scaling for a flow model: added noise would leave the straight path.
+    /// Returns the scaling for a flow model. Added noise would leave the straight path.
     pub(super) fn path(&self) -> Path {
         if self.is_on() {
             Path::Exploding
@@ -53,13 +66,14 @@ impl Churn {
         }
     }
 
-    /// Room for the noise of `len` values, none where there will be no noise.
+    /// Allocates room for `len` values of noise, or none if there will be no noise.
     pub(super) fn buffer(&self, len: usize) -> Vec<f32> {
         let len = if self.is_on() { len } else { 0 };
         vec![0.0; len]
     }
 
-    /// Takes `x` from rung `at` up to where the step begins, and says where that is. `noise` is of [`buffer`](Self::buffer).
+    /// Moves `x` from rung `at` up to the sigma where the step begins, and returns that noise
+    /// level. `noise` comes from [`buffer`](Self::buffer).
     pub(super) fn raise(
         &self,
         x: &mut [f32],
@@ -74,7 +88,7 @@ impl Churn {
         let gamma = (f64::from(self.s_churn) / rungs.steps_of_whole() as f64).min(SQRT_2 - 1.0);
         let sigma = f64::from(at.sigma);
         let raised = rungs.at(at.index, (sigma * (1.0 + gamma)) as f32);
-        // sigma^² - sigma², without the difference.
+        // This is sigma^² - sigma², without the difference.
         let factor = f64::from(self.s_noise) * sigma * (gamma * (2.0 + gamma)).sqrt();
         if factor > 0.0 {
             run.noise(at.sigma, raised.sigma, noise);

@@ -6,43 +6,69 @@ use crate::{
     SchedulerConfig, Step,
 };
 
-/// DDIM, equation 12 of <https://arxiv.org/abs/2010.02502>. First order, one model call a step; diffusers' `DDIMScheduler` (see
-/// [`Target`](DdimTarget)).
+/// DDIM: equation 12 of <https://arxiv.org/abs/2010.02502>. It is of first order and calls the
+/// model once per step.
 ///
-/// In the variance-exploding scaling, with `q` the sigma the step ends at, equation 16's noise is that of
-/// [`EulerAncestral`](crate::EulerAncestral), and x = D + sqrt(q² - up²) (x - D) / sigma + up noise.
+/// Reference implementation: diffusers' `DDIMScheduler` (see [`DdimTarget`]).
 ///
-/// WebUI's "DDIM" is the one with [`stop_at_last_rung`](Self::stop_at_last_rung), on the timesteps 1, 1 + T div N, 1 + 2 (T div N), …; its
-/// "DDIM CFG++" has [`cfg_pp`](Self::cfg_pp) besides.
+/// In the variance-exploding scaling, with `q` the sigma at which the step ends, a step is
+/// ```text
+/// x = D + sqrt(q² - up²) (x - D) / sigma + up noise
+/// ```
+/// where `up`, from equation 16, is the same as in [`EulerAncestral`](crate::EulerAncestral).
+///
+/// WebUI's "DDIM" is DDIM with [`stop_at_last_rung`](Self::stop_at_last_rung), on the timesteps 1,
+/// 1 + T div N, 1 + 2 (T div N), …. Its "DDIM CFG++" has [`cfg_pp`](Self::cfg_pp) too.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ddim {
-    /// How much noise each step adds: 0 (none, the default; below 0 too) to 1 (that of DDPM).
+    /// The amount of noise that each step adds, from 0 (none) to 1 (as much as DDPM). A value below
+    /// 0 counts as 0.
+    ///
+    /// Default: 0.
     pub eta: f32,
-    /// Whether the last step ends at sigma 0 (the default) or at that of timestep 0, the cleanest trained.
+    /// Whether the last step ends at sigma 0. Otherwise it ends at the sigma of timestep 0, the
+    /// cleanest of the training.
+    ///
+    /// Default: true.
     pub set_alpha_to_one: bool,
-    /// What is done to the denoised sample, for models of pixels. Default nothing.
+    /// The clipping of the denoised sample, for models of pixels.
+    ///
+    /// Default: [`Clip::None`].
     pub clip: Clip,
-    /// Whether x - D is that of the clipped D, too. Default false. diffusers' `use_clipped_model_output`. Beside [`cfg_pp`](Self::cfg_pp) it is
-    /// without effect.
+    /// Whether x - D is computed from the clipped D too: `use_clipped_model_output` in diffusers.
+    /// It has no effect with [`cfg_pp`](Self::cfg_pp).
+    ///
+    /// Default: false.
     pub use_clipped_model_output: bool,
-    /// Where a step ends. Default [`DdimTarget::NextRung`].
+    /// The noise level at which a step ends.
+    ///
+    /// Default: [`DdimTarget::NextRung`].
     pub target: DdimTarget,
-    /// Whether the run ends on the last rung, which takes a step and a call less than there are rungs (a single rung is left all the
-    /// same). Default false; WebUI's DDIM: true.
+    /// Whether the run ends on the last rung, so that it has one step and one call less than rungs,
+    /// as in WebUI's DDIM. A run with a single rung still makes its step.
+    ///
+    /// Default: false.
     pub stop_at_last_rung: bool,
-    /// Whether x - D is that of the D without the prompt: CFG++, algorithm 2 of <https://arxiv.org/abs/2406.08070>, for guidance scales
-    /// from 0 to 1. Default false.
+    /// Whether x - D is computed from the D without the prompt: CFG++, algorithm 2 of
+    /// <https://arxiv.org/abs/2406.08070>, for guidance scales in `0.0..=1.0`.
+    ///
+    /// Default: false.
     pub cfg_pp: bool,
 }
 
 /// The noise level at which a step of [`Ddim`] or [`Pndm`](crate::Pndm) ends.
+///
+/// Default: [`DdimTarget::NextRung`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DdimTarget {
-    /// That of the next rung, as in the paper. Any ladder will do.
+    /// The noise level of the next rung, as in the paper. It allows any ladder.
     #[default]
     NextRung,
-    /// That of `timestep - T / N` (whole division), as in diffusers. On leading spacing it is the next rung's; on
-    /// linspace, or where N does not divide T, it is not, and x is passed on as if it were. For rungs on training timesteps.
+    /// The noise level of `timestep - T / N` (integer division), as in diffusers. It needs rungs on
+    /// training timesteps.
+    ///
+    /// On the leading spacing, it is the next rung's level. On linspace, or where N does not divide
+    /// T, it is not, and x is passed on as if it were.
     Stride,
 }
 
@@ -61,8 +87,8 @@ impl Default for Ddim {
 }
 
 impl Ddim {
-    /// What diffusers' `DDIMScheduler` makes of a configuration: strides, with the last step and the clipping that the
-    /// configuration says.
+    /// Returns the sampler that diffusers' `DDIMScheduler` makes from a configuration: with
+    /// [`DdimTarget::Stride`], and with the last step and the clipping of the configuration.
     pub fn from_config(config: &SchedulerConfig) -> Self {
         Self {
             set_alpha_to_one: config.set_alpha_to_one,
@@ -102,7 +128,7 @@ impl Sampler for Ddim {
         let mut denoised = vec![0.0; x.len()];
         let clips_after = self.clip != Clip::None && !self.use_clipped_model_output;
         let has_own_noise = self.cfg_pp || clips_after;
-        // What the noise in x is on top of, where that is not the denoised sample.
+        // The sample that the noise in x is on top of, if that is not the denoised sample.
         let mut clean = vec![0.0; if has_own_noise { x.len() } else { 0 }];
         let mut noise = vec![0.0; if eta > 0.0 { x.len() } else { 0 }];
         let mut scratch = self.clip.scratch(x.len());
@@ -137,7 +163,7 @@ impl Sampler for Ddim {
 }
 
 impl DdimTarget {
-    /// Those of a sampler whose steps end there.
+    /// Returns the conventions of a sampler whose steps end there.
     pub(super) fn conventions(self) -> Conventions {
         Conventions {
             integer_timesteps: true,
@@ -147,7 +173,7 @@ impl DdimTarget {
         }
     }
 
-    /// The sigma at which the step from a rung ends.
+    /// Returns the sigma at which the step from a rung ends.
     pub(super) fn sigma(self, rungs: &Rungs, at: Rung, set_alpha_to_one: bool) -> f32 {
         let next = rungs.sigmas()[at.index + 1];
         match self {
@@ -161,12 +187,13 @@ impl DdimTarget {
     }
 }
 
-/// How far apart diffusers takes the timesteps to be.
+/// Returns the distance that diffusers assumes between timesteps.
 pub(super) fn stride(rungs: &Rungs) -> f32 {
     (rungs.schedule().num_train_timesteps() / rungs.steps_of_whole()) as f32
 }
 
-/// How many steps a run takes that may end on its last rung: that of the whole run.
+/// Returns the number of steps of a run that may end on its last rung, which is the last rung of
+/// the whole run.
 pub(super) fn steps(rungs: &Rungs, stop_at_last_rung: bool) -> usize {
     match rungs.steps() {
         steps @ 2.. if stop_at_last_rung && rungs.steps_left(steps - 1) == 1 => steps - 1,
@@ -174,7 +201,8 @@ pub(super) fn steps(rungs: &Rungs, stop_at_last_rung: bool) -> usize {
     }
 }
 
-/// The sigma of a training timestep. That of the first rung is the rung's, which can be beyond all trained ones.
+/// Returns the sigma of a training timestep. For the first rung's timestep, it is the sigma of that
+/// rung, which can be above all trained sigmas.
 pub(super) fn sigma_at(rungs: &Rungs, timestep: f32) -> f32 {
     if timestep == rungs.timesteps()[0] {
         rungs.sigmas()[0]
@@ -183,7 +211,8 @@ pub(super) fn sigma_at(rungs: &Rungs, timestep: f32) -> f32 {
     }
 }
 
-/// What an x at one sigma is multiplied by to be taken, in the scaling that the model was trained in, for one at another.
+/// Returns the factor that turns an x at one sigma into an x at another, in the scaling that the
+/// model was trained in.
 pub(super) fn relabel(rungs: &Rungs, from: impl Into<f64>, to: impl Into<f64>) -> f64 {
     let scale = |sigma: f64| match (rungs.schedule().path(), rungs.path()) {
         (Path::Exploding, _) => sigma.hypot(1.0),
@@ -200,7 +229,7 @@ mod tests {
     use super::*;
     use crate::{Ladder, NoiseSchedule, NoiseSource, TorchRng};
 
-    /// A model that says something else without the prompt.
+    /// A model whose output differs without the prompt.
     struct Guided(TorchRng);
 
     impl Run for Guided {

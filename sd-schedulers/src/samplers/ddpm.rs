@@ -3,27 +3,39 @@ use std::ops::ControlFlow;
 use super::steps::{add, slide};
 use crate::{Clip, Conventions, Ends, FirstX, Needs, Run, Rungs, Sampler, Step};
 
-/// DDPM: equations 6 and 7 (the posterior mean) and section 3.2 (the two variances) of <https://arxiv.org/abs/2006.11239>. First order, one
-/// model call a step, always with noise; diffusers' `DDPMScheduler`.
+/// DDPM: equations 6 and 7 (the posterior mean) and section 3.2 (the two variances) of
+/// <https://arxiv.org/abs/2006.11239>. It is of first order, calls the model once per step and
+/// always adds noise.
 ///
-/// x = D + (sigma' / sigma)² (x - D) + up noise. With the default variance it is [`EulerAncestral`](crate::EulerAncestral).
+/// Reference implementation: diffusers' `DDPMScheduler`.
+///
+/// A step is x = D + (sigma' / sigma)² (x - D) + up noise. With the default variance, it is
+/// [`EulerAncestral`](crate::EulerAncestral).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Ddpm {
-    /// How much noise a step adds. Default [`DdpmVariance::Small`].
+    /// The amount of noise that a step adds.
+    ///
+    /// Default: [`DdpmVariance::Small`].
     pub variance: DdpmVariance,
-    /// What is done to the denoised sample, for models of pixels. Default nothing.
+    /// The clipping of the denoised sample, for models of pixels.
+    ///
+    /// Default: [`Clip::None`].
     pub clip: Clip,
 }
 
-/// The noise that a step of [`Ddpm`] adds, between whose two choices the truth lies.
+/// The noise that a step of [`Ddpm`] adds. The true variance lies between the two choices.
+///
+/// Default: [`DdpmVariance::Small`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DdpmVariance {
-    /// The posterior variance of data that is one point: up = sigma' sqrt(1 - sigma'² / sigma²). diffusers' `fixed_small` and
-    /// `fixed_small_log`.
+    /// The posterior variance for data that is a single point: up = sigma' sqrt(1 - sigma'² /
+    /// sigma²). It is diffusers' `fixed_small` and `fixed_small_log`.
     #[default]
     Small,
-    /// Beta, the variance of unit normal data: up = sqrt(sigma² - sigma'²) sqrt(1 + sigma'²) / sqrt(1 + sigma²). diffusers' `fixed_large`,
-    /// which adds noise to the denoised sample in the last step too, unless that leaves timestep 0.
+    /// Beta, the variance for unit normal data: up = sqrt(sigma² - sigma'²) sqrt(1 + sigma'²) /
+    /// sqrt(1 + sigma²). It is diffusers' `fixed_large`.
+    ///
+    /// The last step also adds noise to the denoised sample, unless it leaves timestep 0.
     Large,
 }
 

@@ -6,34 +6,57 @@ use super::history::{History, lagrange, last_sigmas, last_steps, newton};
 use super::steps::noise_in;
 use crate::{Clip, Conventions, End, Ends, Needs, Run, Rungs, Sampler, Step};
 
-/// DEIS, the Adams-Bashforth form: equation 15 of <https://arxiv.org/abs/2204.13902>. Of its order from the outputs of as many steps, one model
-/// call a step; diffusers' `DEISMultistepScheduler`, and ComfyUI's `deis` with [`DeisNodes::Time`], order 3 and [`End::Zero`].
+/// DEIS in its Adams-Bashforth form: equation 15 of <https://arxiv.org/abs/2204.13902>. Its order
+/// is the number of outputs that it uses, and it calls the model once per step.
 ///
-/// x = x + ∫ noise(u) dsigma from sigma to sigma', with the polynomial in u(sigma) through the noises (x - D) / sigma of the last steps.
+/// Reference implementations: diffusers' `DEISMultistepScheduler`, and ComfyUI's `deis` with
+/// [`DeisNodes::Time`], order 3 and [`End::Zero`].
+///
+/// A step is x = x + ∫ noise(u) dsigma from sigma to sigma'. The noise is the polynomial in
+/// u(sigma) through the noises (x - D) / sigma of the last steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Deis {
-    /// How many noises are used: 1 to 3; outside of that the nearer end. Default 2. diffusers' `solver_order`.
+    /// The number of noises, `1..=3`: `solver_order` in diffusers. A value outside counts as the
+    /// nearer end.
+    ///
+    /// Default: 2.
     pub order: usize,
-    /// What the noise is a polynomial in. Default [`DeisNodes::LogSigma`].
+    /// The variable of the polynomial.
+    ///
+    /// Default: [`DeisNodes::LogSigma`].
     pub nodes: DeisNodes,
-    /// Whether the last two steps of a run of fewer than 15 are of orders 2 and 1 at most. Default true; ComfyUI: false.
+    /// Whether the last two steps of a run with fewer than 15 steps are at most of orders 2 and 1.
+    /// ComfyUI has false.
+    ///
+    /// Default: true.
     pub lower_order_final: bool,
-    /// Where a run ends. Default [`End::SigmaMin`], as always in diffusers.
+    /// The sigma at which a run ends.
+    ///
+    /// Default: [`End::SigmaMin`], which diffusers always has.
     pub end: End,
-    /// What is done to the denoised sample, for models of pixels. Default nothing.
+    /// The clipping of the denoised sample, for models of pixels.
+    ///
+    /// Default: [`Clip::None`].
     pub clip: Clip,
 }
 
-/// The variable in which [`Deis`] takes the noise to be a polynomial.
+/// The variable in which [`Deis`] treats the noise as a polynomial.
+///
+/// Default: [`DeisNodes::LogSigma`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeisNodes {
-    /// The logarithm of sigma: diffusers' `logrho`. Order 2 is [`DpmSolver`](crate::DpmSolver) with [`Noise`](DpmAlgorithm::Noise) and
-    /// [`Heun`](crate::DpmForm::Heun), and order 3 the same with [`Exact`](crate::ThirdOrder::Exact).
+    /// The logarithm of sigma: `logrho` in diffusers.
+    ///
+    /// Order 2 equals [`DpmSolver`](crate::DpmSolver) with [`Noise`](DpmAlgorithm::Noise) and
+    /// [`Heun`](crate::DpmForm::Heun). Order 3 equals the same with
+    /// [`Exact`](crate::ThirdOrder::Exact).
     #[default]
     LogSigma,
-    /// The time of the variance-preserving process whose betas rise linearly: "tAB" of the paper, `tab` of the diff-sampler code. Its
-    /// constants are those by which table 1 of <https://arxiv.org/abs/2206.00364> fits it to sigmas from 0.002 to 80. A step to sigma 0 is of
-    /// order 1.
+    /// The time of the variance-preserving process whose betas rise linearly: "tAB" in the paper
+    /// and `tab` in the diff-sampler code.
+    ///
+    /// Its constants are those with which table 1 of <https://arxiv.org/abs/2206.00364> fits it to
+    /// sigmas from 0.002 to 80. A step to sigma 0 is of order 1.
     Time,
 }
 
@@ -105,8 +128,10 @@ const GAUSS: [(f64, f64); 3] = [
     (0.887_298_334_620_741_7, 5.0 / 18.0),
 ];
 
-/// The weights of the noises at the sigmas `nodes`, up to three with the newest first: the integrals over sigma, from the first to `to`, of
-/// their Lagrange polynomials in time.
+/// Returns the weights of the noises at the sigmas `nodes`, up to three with the newest first.
+///
+/// They are the integrals of the Lagrange polynomials in time over sigma, from the first node to
+/// `to`.
 fn over_time(nodes: &[f64], to: f64) -> [f64; 4] {
     const PIECES: usize = 16;
     let mut times = [0.0; 3];
@@ -114,7 +139,7 @@ fn over_time(nodes: &[f64], to: f64) -> [f64; 4] {
         *time = time_of(node);
     }
     let times = &times[..nodes.len()];
-    // Pieces of even length in log sigma.
+    // The pieces have equal length in log sigma.
     let piece = (to / nodes[0]).ln() / PIECES as f64;
     let mut weights = [0.0; 4];
     for i in 0..PIECES {
@@ -129,7 +154,8 @@ fn over_time(nodes: &[f64], to: f64) -> [f64; 4] {
     weights
 }
 
-/// The time t at which sigma² + 1 = exp(t² slope / 2 + t start), 1e-3 for sigma 0.002 and 1 for sigma 80.
+/// Returns the time t at which sigma² + 1 = exp(t² slope / 2 + t start). It is 1e-3 for sigma
+/// 0.002 and 1 for sigma 80.
 fn time_of(sigma: f64) -> f64 {
     let exponent = |sigma: f64| (sigma * sigma).ln_1p();
     let slope = 2.0 * (exponent(0.002) / 1e-3 - exponent(80.0)) / (1e-3 - 1.0);
@@ -145,7 +171,8 @@ mod tests {
     fn times_and_weights_of_known_values() {
         assert!((time_of(0.002) - 1e-3).abs() < 1e-12);
         assert!((time_of(80.0) - 1.0).abs() < 1e-12);
-        // Noise that does not change gives the way in sigma, but for the pieces' error in exp.
+        // The integral of a constant noise is the distance in sigma, up to the pieces' error in
+        // exp.
         for nodes in [&[14.0][..], &[14.0, 20.0], &[1.0, 3.0, 9.0]] {
             let sum: f64 = over_time(nodes, 0.03).iter().sum();
             assert!((sum - (0.03 - nodes[0])).abs() < 1e-7, "{nodes:?}: {sum}");

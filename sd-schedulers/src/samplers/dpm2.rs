@@ -3,20 +3,29 @@ use std::ops::ControlFlow;
 use super::steps::{slide, slide_bent, two_calls_a_step};
 use crate::{Calls, Churn, Conventions, Run, Rungs, Sampler, Step, Told};
 
-/// DPM2: the midpoint rule with its midpoint in log sigma, after DPM-Solver-2 (algorithm 1 of <https://arxiv.org/abs/2206.00927>).
-/// Second order, two model calls a step but one for a step to sigma 0; k-diffusion's `sample_dpm_2` and diffusers'
-/// `KDPM2DiscreteScheduler`.
+/// DPM2: the midpoint rule with its midpoint in log sigma, after DPM-Solver-2 (algorithm 1 of
+/// <https://arxiv.org/abs/2206.00927>). It is of second order and calls the model twice per step,
+/// but once for a step to sigma 0.
 ///
-/// An Euler step to sqrt(sigma sigma'), and from sigma to sigma' along the slope found there. DPM-Solver-2 itself would not go
-/// straight in sigma.
+/// Reference implementations: k-diffusion's `sample_dpm_2` and diffusers' `KDPM2DiscreteScheduler`.
+///
+/// An Euler step goes to sqrt(sigma sigma'). The step from sigma to sigma' then follows the slope
+/// found there. DPM-Solver-2 itself would not go straight in sigma.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Dpm2 {
-    /// Noise before each step. Default none, and always none in diffusers.
+    /// The noise before each step, which diffusers does not have.
+    ///
+    /// Default: no noise.
     pub churn: Churn,
-    /// How the timesteps of rungs are told to the model; those of midpoints are never rounded. Default [`Told::Exactly`], as k-diffusion;
-    /// [`Told::KarrasRounded`] in diffusers.
+    /// How the model is given the timesteps of rungs. The timesteps of midpoints are never rounded.
+    /// diffusers has [`Told::KarrasRounded`].
+    ///
+    /// Default: [`Told::Exactly`], as in k-diffusion.
     pub told: Told,
-    /// Whether a ladder of one step more is made and its cleanest rung left out. Default false; true in WebUI and ComfyUI.
+    /// Whether the ladder is made with one more step and its cleanest rung is left out, as in WebUI
+    /// and ComfyUI.
+    ///
+    /// Default: false.
     pub drop_next_to_last: bool,
 }
 

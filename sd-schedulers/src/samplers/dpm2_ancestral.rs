@@ -3,22 +3,36 @@ use std::ops::ControlFlow;
 use super::steps::{add, ancestral_from, slide, slide_bent};
 use crate::{Calls, Conventions, Run, Rungs, Sampler, Step, Told};
 
-/// DPM-Solver-2 with ancestral noise: algorithm 1 of <https://arxiv.org/abs/2206.00927> with r = 1/2, in the form of k-diffusion's
-/// `sample_dpm_2_ancestral` and diffusers' `KDPM2AncestralDiscreteScheduler`. Second order, two model calls a step but one for the last.
+/// DPM-Solver-2 with ancestral noise: algorithm 1 of <https://arxiv.org/abs/2206.00927> with r =
+/// 1/2. It is of second order and calls the model twice per step, but once in the last.
 ///
-/// Down to mid = sqrt(sigma · down), half way in log sigma; its slope then takes x from sigma to down, and noise up to the next rung. `down`
-/// and the noise are those of [`EulerAncestral`](crate::EulerAncestral).
+/// Reference implementations: k-diffusion's `sample_dpm_2_ancestral` and diffusers'
+/// `KDPM2AncestralDiscreteScheduler`, whose form it has.
+///
+/// A step goes down to mid = sqrt(sigma · down), which is half way in log sigma. The slope found
+/// there takes x from sigma to down, and noise leads up to the next rung. `down` and the noise are
+/// those of [`EulerAncestral`](crate::EulerAncestral).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dpm2Ancestral {
-    /// How much of the ancestral noise is added: 0 (none) to 1, the default. Below 0 is 0. So far above 1 that the next rung would be all
-    /// noise, a step ends at the denoised sample without any, as in k-diffusion.
+    /// The share of the ancestral noise that is added, `0.0..=1.0`. 0 adds none, and a value below
+    /// 0 counts as 0. If a value above 1 would make the next rung all noise, the step ends at the
+    /// denoised sample without noise, as in k-diffusion.
+    ///
+    /// Default: 1.
     pub eta: f32,
-    /// What the noise is multiplied by, 0 or more (below 0 is 0). Default 1.
+    /// A factor for the noise. A value below 0 counts as 0.
+    ///
+    /// Default: 1.
     pub s_noise: f32,
-    /// Which timesteps the model is told at the rungs. Default [`Told::Exactly`], as k-diffusion; diffusers: [`Told::KarrasRounded`]. Those
-    /// half way are exact in both.
+    /// How the model is given the timesteps of rungs. The timesteps half way are exact in all
+    /// programs. diffusers has [`Told::KarrasRounded`].
+    ///
+    /// Default: [`Told::Exactly`], as in k-diffusion.
     pub told: Told,
-    /// Whether to make a ladder of one step more and leave out its cleanest rung: WebUI and ComfyUI. Default false.
+    /// Whether the ladder is made with one more step and its cleanest rung is left out, as in WebUI
+    /// and ComfyUI.
+    ///
+    /// Default: false.
     pub drop_next_to_last: bool,
 }
 
@@ -60,7 +74,7 @@ impl Sampler for Dpm2Ancestral {
             if down == 0.0 {
                 x.copy_from_slice(&denoised);
             } else {
-                // With an eta of 1 the middle is the next rung.
+                // With an eta of 1, the middle is the next rung.
                 let at_mid = rungs.between(at.index, (sigma * down).sqrt() as f32);
                 let mid = f64::from(at_mid.sigma);
                 slide(x, &denoised, mid / sigma);

@@ -4,47 +4,78 @@ use super::dpm_stages::{DpmStages, descent, ends, sigma_of};
 use super::steps::add;
 use crate::{Calls, Ends, Needs, Run, Rungs, Sampler, Step};
 
-/// DPM adaptive: DPM-Solver-12 or 23 of <https://arxiv.org/abs/2206.00927>, its appendix, which choose their own steps, by the PID
-/// controller of k-diffusion's `sample_dpm_adaptive`. Of the order of the higher of the two solvers, as many model calls an
-/// attempt.
+/// DPM adaptive: DPM-Solver-12 or 23 from the appendix of <https://arxiv.org/abs/2206.00927>, which
+/// choose their own steps. Its order is the higher order of the two solvers, and it makes as many
+/// model calls per attempt.
 ///
-/// Of the ladder it takes the two ends, not the number of steps, and it stops at the lower one with that much noise left. Each
-/// attempt is made with both orders; where they differ too much it is made again, shorter. Some 20 to 50 calls are usual.
+/// The step size comes from the PID controller of k-diffusion's `sample_dpm_adaptive`.
 ///
-/// All of `x` shares the steps, so it [is to be](Needs::one_picture) one picture.
+/// Only the two ends come from the ladder, not the number of steps. The sampler stops at the lower
+/// end with that much noise left. It makes each attempt with both orders, and repeats it with a
+/// shorter step if the results differ too much. 20 to 50 calls are usual.
 ///
-/// How many steps are to come is not known: [`Step::total`] is such that `(index + 1) / total` is the share of the way in log
-/// sigma, and that of the last step is its `index + 1`.
+/// All of `x` shares the steps, so `x` [must be](Needs::one_picture) one picture.
+///
+/// The number of remaining steps is not known. [`Step::total`] is set so that `(index + 1) / total`
+/// is the fraction of the way in log sigma. In the last step, it is `index + 1`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DpmAdaptive {
-    /// The order that is kept, 2 or 3 (the default); outside of that the nearer one.
-    pub order: usize,
-    /// How far the two orders may differ, relative to x. Default 0.05; the smaller, the more calls.
-    pub rtol: f32,
-    /// How far they may differ where x is small; above 0. Default 0.0078.
-    pub atol: f32,
-    /// The length of the first attempt in log sigma, above 0. Default 0.05, which anything else is taken for.
-    pub h_init: f32,
-    /// The controller's answer to the change from one error to the next. Default 0.
+    /// The order of the result that is kept, `2..=3`. A value outside counts as the nearer end.
     ///
-    /// An attempt's length is that of the one before times f, made of the inverses of the last three errors to the powers (p + i + d) / k,
-    /// -(p + 2 d) / k and d / k, where k is the order, or 1.5 with noise, and led through 1 + atan(f - 1), so never above 2.6.
+    /// Default: 3.
+    pub order: usize,
+    /// The largest difference of the two results, relative to x. A smaller value makes more calls.
+    ///
+    /// Default: 0.05.
+    pub rtol: f32,
+    /// The largest difference of the two results where x is small, above 0.
+    ///
+    /// Default: 0.0078.
+    pub atol: f32,
+    /// The length of the first attempt in log sigma, above 0. Any other value counts as 0.05.
+    ///
+    /// Default: 0.05.
+    pub h_init: f32,
+    /// The controller's response to the change from one error to the next.
+    ///
+    /// Default: 0.
+    ///
+    /// The length of an attempt is the length of the previous one times f. f is the product of the
+    /// inverses of the last three errors, raised to the powers (p + i + d) / k, -(p + 2 d) / k and
+    /// d / k, where k is the order, or 1.5 with noise. It is then passed through 1 + atan(f - 1),
+    /// so it is never above 2.6.
     pub pcoeff: f32,
-    /// The controller's answer to the last error. Default 1.
+    /// The controller's response to the last error.
+    ///
+    /// Default: 1.
     pub icoeff: f32,
-    /// The controller's answer to the change of that change. Default 0.
+    /// The controller's response to the change of that change.
+    ///
+    /// Default: 0.
     pub dcoeff: f32,
-    /// The least f with which an attempt is kept. Default 0.81.
+    /// The smallest f with which an attempt is kept.
+    ///
+    /// Default: 0.81.
     pub accept_safety: f32,
-    /// The most model calls. Default 3000; where there is a way to go, at least one attempt is made. The last attempt goes straight to
-    /// the end, and is kept. k-diffusion has no bound.
+    /// The largest number of model calls. k-diffusion has no such limit.
+    ///
+    /// Default: 3000.
+    ///
+    /// If there is a way to go, at least one attempt is made. The last attempt goes straight to the
+    /// end and is kept.
     pub max_calls: usize,
-    /// The sigma to end at: see [`DpmFast::sigma_min`](crate::DpmFast::sigma_min). Default none.
+    /// The sigma to end at: see [`DpmFast::sigma_min`](crate::DpmFast::sigma_min).
+    ///
+    /// Default: `None`.
     pub sigma_min: Option<f32>,
-    /// How much of the ancestral noise is added: 0 (none, the default of k-diffusion and ComfyUI) to 1 (WebUI's default). Below 0
-    /// it is taken for 0.
+    /// The share of the ancestral noise that is added, from 0 (none, the default of k-diffusion and
+    /// ComfyUI) to 1 (WebUI's default). A value below 0 counts as 0.
+    ///
+    /// Default: 0.
     pub eta: f32,
-    /// What that noise is multiplied by. Default 1; below 0 it is taken for 0.
+    /// A factor for the noise. A value below 0 counts as 0.
+    ///
+    /// Default: 1.
     pub s_noise: f32,
 }
 
@@ -76,7 +107,7 @@ impl DpmAdaptive {
         (self.max_calls / self.order()).max(1)
     }
 
-    /// How far two results differ, 1 where it is as much as the tolerances allow.
+    /// Returns how far two results differ, where 1 is as much as the tolerances allow.
     fn error(&self, low: &[f32], apart: &[f32], low_last: &[f32]) -> f64 {
         let (rtol, atol) = (f64::from(self.rtol), f64::from(self.atol));
         let squares = low.iter().zip(apart).zip(low_last);
@@ -116,7 +147,7 @@ impl Sampler for DpmAdaptive {
         let (mut low_last, mut noise) = (x.to_vec(), vec![0.0; x.len()]);
         let h_init = if self.h_init > 0.0 { self.h_init } else { 0.05 };
         let (mut t, mut h, mut index) = (start, f64::from(h_init), 0);
-        // The inverse errors of the last attempts that were kept, the newer first.
+        // The inverse errors of the last attempts that were kept, newest first.
         let mut errors: Option<[f64; 2]> = None;
         for left in (0..self.attempts()).rev() {
             if t >= end - 1e-5 {
@@ -140,7 +171,7 @@ impl Sampler for DpmAdaptive {
             let factor = inverse.powf(p + i + d) * before.powf(-p - 2.0 * d) * earlier.powf(d);
             let factor = 1.0 + (factor - 1.0).atan();
             h *= factor;
-            // If it is not a number, another length would not make it one.
+            // If the factor is NaN, another length would not help.
             let enough = factor >= f64::from(self.accept_safety);
             if !enough && !factor.is_nan() && left > 0 {
                 errors = Some([before, earlier]);

@@ -1,33 +1,41 @@
-/// What [`DpmSolver`](crate::DpmSolver) and [`DpmSolverSinglestep`](crate::DpmSolverSinglestep) integrate: `algorithm_type` of diffusers.
+/// The quantity that [`DpmSolver`](crate::DpmSolver) and
+/// [`DpmSolverSinglestep`](crate::DpmSolverSinglestep) integrate: `algorithm_type` of diffusers.
+///
+/// Default: [`DpmAlgorithm::Denoised`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DpmAlgorithm {
     /// The denoised sample: DPM-Solver++, `dpmsolver++`.
     #[default]
     Denoised,
-    /// The noise (x - D) / sigma: DPM-Solver, `dpmsolver`. x = x - ∫ sigma(u) noise(lambda + u) du.
+    /// The noise (x - D) / sigma: DPM-Solver, `dpmsolver`.
+    ///
+    /// A step is x = x - ∫ sigma(u) noise(lambda + u) du.
     Noise,
-    /// As [`Denoised`](Self::Denoised), with the noise of the reverse SDE: SDE-DPM-Solver++, `sde-dpmsolver++`.
-    /// x = e^-2h x + 2 ∫ e^(2u-2h) D(lambda + u) du + sigma' sqrt(1 - e^-2h) noise.
+    /// The denoised sample, with the noise of the reverse SDE: SDE-DPM-Solver++, `sde-dpmsolver++`.
+    ///
+    /// A step is x = e^-2h x + 2 ∫ e^(2u-2h) D(lambda + u) du + sigma' sqrt(1 - e^-2h) noise.
     SdeDenoised,
-    /// As [`Noise`](Self::Noise), with the noise of the reverse SDE: SDE-DPM-Solver, `sde-dpmsolver`.
-    /// x = x - 2 ∫ sigma(u) noise(lambda + u) du + sqrt(sigma² - sigma'²) noise. diffusers fails at order 3, and has it for multistep only.
+    /// The noise, with the noise of the reverse SDE: SDE-DPM-Solver, `sde-dpmsolver`.
+    ///
+    /// A step is x = x - 2 ∫ sigma(u) noise(lambda + u) du + sqrt(sigma² - sigma'²) noise.
+    /// diffusers has it for multistep only, and fails at order 3.
     SdeNoise,
 }
 
-/// The parts of a step.
+/// The coefficients of a step.
 pub(super) struct DpmStep {
-    /// Its length in lambda.
+    /// The length of the step in lambda.
     pub(super) h: f64,
-    /// What x - D is multiplied by in the step of first order.
+    /// The factor of x - D in the first-order step.
     pub(super) ratio: f64,
-    /// The integrals of 1, u and u² in the place of the value, u from 0 to h.
+    /// The integrals with 1, u and u² in place of the value, for u from 0 to h.
     pub(super) integrals: [f64; 3],
     /// The deviation of the noise.
     pub(super) up: f64,
 }
 
 impl DpmAlgorithm {
-    /// Whether it is the noise that is integrated, not the denoised sample.
+    /// Whether the noise is integrated rather than the denoised sample.
     pub(super) fn is_on_noise(self) -> bool {
         matches!(self, Self::Noise | Self::SdeNoise)
     }
@@ -36,15 +44,16 @@ impl DpmAlgorithm {
         matches!(self, Self::SdeDenoised | Self::SdeNoise)
     }
 
-    /// Room for noise, if any is to come.
+    /// Allocates room for noise, if the algorithm adds any.
     pub(super) fn noise_buffer(self, len: usize) -> Vec<f32> {
         vec![0.0; if self.is_stochastic() { len } else { 0 }]
     }
 
-    /// The step between two sigmas, the second below the first; for [`Noise`](Self::Noise) it may be 0.
+    /// Returns the step between two sigmas. The second must be below the first. It may be 0 for
+    /// [`Noise`](Self::Noise).
     pub(super) fn step(self, from: f64, to: f64) -> DpmStep {
         let h = (from / to).ln();
-        // 1, or 2 for the reverse SDE, which goes down twice as fast and up again by its noise.
+        // It is 2 for the reverse SDE, which goes down twice as fast and up again by its noise.
         let kappa = if self.is_stochastic() { 2.0 } else { 1.0 };
         match self {
             Self::Denoised | Self::SdeDenoised => {
@@ -61,7 +70,7 @@ impl DpmAlgorithm {
                 }
             }
             Self::Noise | Self::SdeNoise => {
-                // With sigma 0, h is infinite, but sigma times any power of it is 0.
+                // At sigma 0, h is infinite, but sigma times any power of h is 0.
                 let finite = if to > 0.0 { h } else { 0.0 };
                 let constant = from - to;
                 let line = constant - to * finite;
@@ -84,7 +93,7 @@ impl DpmAlgorithm {
 mod tests {
     use super::*;
 
-    /// The integral of e^(u-1) u^n over u from 0 to 1, and of e^-u u^n.
+    /// The expected values are the integrals of e^(u-1) u^n over u from 0 to 1, and of e^-u u^n.
     #[test]
     fn the_integrals_of_a_step_by_e() {
         let e = 1.0_f64.exp();
@@ -98,7 +107,7 @@ mod tests {
         }
     }
 
-    /// What is left of x - D is what the integral of a constant leaves of it.
+    /// The remaining share of x - D must equal the share that the integral of a constant leaves.
     #[test]
     fn the_first_order_is_the_integral_of_a_constant() {
         use DpmAlgorithm::{Denoised, Noise, SdeDenoised, SdeNoise};

@@ -4,22 +4,34 @@ use super::dpm_stages::{DpmStages, descent, ends, sigma_of};
 use super::steps::add;
 use crate::{Ends, Run, Rungs, Sampler, Step};
 
-/// DPM fast: DPM-Solver-fast of <https://arxiv.org/abs/2206.00927>. As many model calls as the ladder, or the [part](Rungs::starting_at) of it
-/// that is run, has steps N, put into steps of the third order and what is left over into one or two of the second and first: of third
-/// order where that is one of the second (N = 2, 5, 8, …), else of second. k-diffusion's `sample_dpm_fast`.
+/// DPM fast: DPM-Solver-fast of <https://arxiv.org/abs/2206.00927>. It makes as many model calls as
+/// the ladder, or the [part](Rungs::starting_at) of it that is run, has steps N.
 ///
-/// Of the ladder it takes the two ends. In between it goes over sigmas of its own, even in log sigma, and it stops at the lower end
-/// with that much noise left. [`Step::total`] is the number of its own steps, N / 3 + 1 (whole division).
+/// The calls go into steps of third order. The remaining calls go into one or two steps of second
+/// and first order. The method is of third order if the remainder is one step of second order (N =
+/// 2, 5, 8, …), and otherwise of second order. Reference implementation: k-diffusion's
+/// `sample_dpm_fast`.
+///
+/// Only the two ends come from the ladder. Between them, the sampler visits its own sigmas, even in
+/// log sigma, and it stops at the lower end with that much noise left. [`Step::total`] is the
+/// number of its own steps, N / 3 + 1 (integer division).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DpmFast {
-    /// The sigma to end at, above 0; anything else is taken for none, and one above the first rung for that. Default none: the last
-    /// rung's above 0, or where there is but one rung the smallest of the training. WebUI's txt2img ends at the smallest of the
-    /// training on any ladder.
+    /// The sigma to end at, above 0. Another value counts as `None`, and one above the first rung
+    /// counts as the first rung. WebUI's txt2img ends at the smallest sigma of the training on any
+    /// ladder.
+    ///
+    /// Default: `None`, which is the last rung above 0, or the smallest sigma of the training if
+    /// there is only one rung.
     pub sigma_min: Option<f32>,
-    /// How much of the ancestral noise is added: 0 (none, the default of k-diffusion and ComfyUI) to 1 (WebUI's default). Below 0
-    /// it is taken for 0.
+    /// The share of the ancestral noise that is added, from 0 (none, the default of k-diffusion and
+    /// ComfyUI) to 1 (WebUI's default). A value below 0 counts as 0.
+    ///
+    /// Default: 0.
     pub eta: f32,
-    /// What that noise is multiplied by. Default 1; below 0 it is taken for 0.
+    /// A factor for the noise. A value below 0 counts as 0.
+    ///
+    /// Default: 1.
     pub s_noise: f32,
 }
 
@@ -83,7 +95,8 @@ impl Sampler for DpmFast {
     }
 }
 
-/// The order, which is the number of calls, of the step with which `left` steps are left to do, itself included.
+/// Returns the order of the step with which `left` steps are left, including itself. The order is
+/// also the number of its calls.
 fn order(calls: usize, left: usize) -> usize {
     match (calls % 3, left) {
         (0, 1) => 1,

@@ -6,53 +6,80 @@ use crate::{
     Clip, Conventions, Counting, DpmAlgorithm, End, FirstX, Needs, Run, Rungs, Sampler, Step, Told,
 };
 
-/// DPM-Solver multistep: DPM-Solver++(2M), algorithm 2 of <https://arxiv.org/abs/2211.01095>, its forms of other orders, with noise (section 5
-/// there) and with the noise in place of the denoised sample (<https://arxiv.org/abs/2206.00927>). One model call a step; diffusers'
-/// `DPMSolverMultistepScheduler`.
+/// DPM-Solver multistep: DPM-Solver++(2M), algorithm 2 of <https://arxiv.org/abs/2211.01095>, and
+/// its variants. It calls the model once per step.
 ///
-/// With lambda = -ln sigma, h the step in lambda and D(lambda + u) the polynomial through the last denoised samples:
-/// x = e^-h x + ∫ e^(u-h) D(lambda + u) du, u from 0 to h. Orders rise from 1; a step to sigma 0 is of the first, so ends at D.
+/// The variants have other orders, add noise (section 5 of that paper), or use the noise in place
+/// of the denoised sample (<https://arxiv.org/abs/2206.00927>). Reference implementation:
+/// diffusers' `DPMSolverMultistepScheduler`.
 ///
-/// Order 1 is DDIM. Order 2 without noise is [`DpmPlusPlus2M`](crate::DpmPlusPlus2M). Order 3 as published converges no faster than order 2:
-/// see [`ThirdOrder`].
+/// With lambda = -ln sigma, h the step in lambda, and D(lambda + u) the polynomial through the last
+/// denoised samples, a step is x = e^-h x + ∫ e^(u-h) D(lambda + u) du for u from 0 to h. The
+/// order rises from 1. A step to sigma 0 is of first order, so it ends at D.
+///
+/// Order 1 is DDIM. Order 2 without noise is [`DpmPlusPlus2M`](crate::DpmPlusPlus2M). Order 3 as
+/// published converges no faster than order 2: see [`ThirdOrder`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DpmSolver {
-    /// What is integrated. Default [`DpmAlgorithm::Denoised`].
+    /// The quantity that is integrated.
+    ///
+    /// Default: [`DpmAlgorithm::Denoised`].
     pub algorithm: DpmAlgorithm,
-    /// How many values the polynomial goes through: 1 to 3; outside of that the nearer end. Default 2. diffusers' `solver_order`.
+    /// The number of values that the polynomial goes through, `1..=3`: `solver_order` in diffusers.
+    /// A value outside counts as the nearer end.
+    ///
+    /// Default: 2.
     pub order: usize,
-    /// How order 2 is integrated. Default [`DpmForm::Midpoint`]. diffusers' `solver_type`.
+    /// How order 2 is integrated: `solver_type` in diffusers.
+    ///
+    /// Default: [`DpmForm::Midpoint`].
     pub form: DpmForm,
-    /// Whether the last two steps of a run of fewer than 15 are of orders 2 and 1 at most. Default true.
+    /// Whether the last two steps of a run with fewer than 15 steps are at most of orders 2 and 1.
+    ///
+    /// Default: true.
     pub lower_order_final: bool,
-    /// Whether the last step is of order 1. Default false.
+    /// Whether the last step is of order 1.
+    ///
+    /// Default: false.
     pub euler_at_final: bool,
-    /// How order 3 is integrated. Default [`ThirdOrder::Published`].
+    /// How order 3 is integrated.
+    ///
+    /// Default: [`ThirdOrder::Published`].
     pub third_order: ThirdOrder,
-    /// Where a run ends. Default [`End::Zero`], which diffusers refuses for the algorithms on noise. Its `final_sigmas_type`.
+    /// The sigma at which a run ends: `final_sigmas_type` in diffusers.
+    ///
+    /// Default: [`End::Zero`], which diffusers refuses for the algorithms on noise.
     pub end: End,
-    /// What is done to the denoised sample, for models of pixels. Default nothing.
+    /// The clipping of the denoised sample, for models of pixels.
+    ///
+    /// Default: [`Clip::None`].
     pub clip: Clip,
 }
 
-/// How a step of order 2 weighs the change of the value over it.
+/// How a step of order 2 weighs the change of the value over the step.
+///
+/// Default: [`DpmForm::Midpoint`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DpmForm {
-    /// As if all of it happened half way: `midpoint`.
+    /// As if the whole change happened half way: `midpoint` in diffusers.
     #[default]
     Midpoint,
-    /// By the exact integral of the straight line: `heun`.
+    /// By the exact integral of the straight line: `heun` in diffusers.
     Heun,
 }
 
-/// How a step of order 3 weighs the curvature of the value over it.
+/// How a step of order 3 weighs the curvature of the value over the step.
+///
+/// Default: [`ThirdOrder::Published`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ThirdOrder {
-    /// As the authors' code and diffusers do: half of it, which leaves the multistep method of order 2. diffusers' `sde-dpmsolver++` besides
-    /// has the wrong sign in it, h² too little.
+    /// Half of the curvature, as in the authors' code and in diffusers, which leaves the multistep
+    /// method of order 2.
+    ///
+    /// diffusers' `sde-dpmsolver++` also has the wrong sign in it, which is h² too little.
     #[default]
     Published,
-    /// By the exact integral of the polynomial: the method is of order 3.
+    /// The exact integral of the polynomial, which makes the method of order 3.
     Exact,
 }
 
@@ -133,7 +160,7 @@ impl Sampler for DpmSolver {
     }
 }
 
-/// Those of diffusers' DPM-Solver family.
+/// Returns the conventions of diffusers' DPM-Solver family.
 pub(super) fn conventions(end: End) -> Conventions {
     Conventions {
         counting: Counting::NPlusOne,
@@ -145,7 +172,8 @@ pub(super) fn conventions(end: End) -> Conventions {
     }
 }
 
-/// The order of the step from rung `index` of a multistep method: rising at the start, falling at the end of a short run.
+/// Returns the order of the step from rung `index` of a multistep method. It rises at the start and
+/// falls at the end of a short run.
 pub(super) fn order_at(most: usize, rungs: &Rungs, index: usize, lower_order_final: bool) -> usize {
     let order = most.min(index + 1);
     if lower_order_final && rungs.steps_of_whole() < 15 {
@@ -177,7 +205,7 @@ mod tests {
         assert_eq!(orders(3, &whole(2), true), [1, 1]);
         assert_eq!(orders(2, &whole(3), false), [1, 2, 2]);
         assert_eq!(orders(3, &whole(15), true)[13..], [3, 3]);
-        // Of parts only the last one falls, and only if the whole is short.
+        // Only the last part falls, and only if the whole run is short.
         let part = |steps, first, end| {
             let part = whole(steps).ending_at(end).unwrap();
             part.starting_at(first).unwrap()

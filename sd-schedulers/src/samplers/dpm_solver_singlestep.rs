@@ -9,30 +9,57 @@ use crate::{
     Clip, Conventions, DpmAlgorithm, DpmForm, End, Needs, Run, Rungs, Sampler, Step, ThirdOrder,
 };
 
-/// DPM-Solver singlestep: DPM-Solver-2 and -3, algorithms 1 and 2 of <https://arxiv.org/abs/2206.00927>, and DPM-Solver++(2S), algorithm 1 of
-/// <https://arxiv.org/abs/2211.01095>, with the ladder's own rungs for the points in between. Of its order; one model call a rung; diffusers'
-/// `DPMSolverSinglestepScheduler`.
+/// DPM-Solver singlestep: DPM-Solver-2 and -3, algorithms 1 and 2 of
+/// <https://arxiv.org/abs/2206.00927>, and DPM-Solver++(2S), algorithm 1 of
+/// <https://arxiv.org/abs/2211.01095>. It is of order [`order`](Self::order) and calls the model
+/// once per rung.
 ///
-/// Rungs come in groups of `order`. Their steps, of orders 1, 2, … `order`, all start at the first rung of the group, each with the values
-/// of the rungs from there on; they are integrated as in [`DpmSolver`](crate::DpmSolver). A step to sigma 0 is of order 1.
-/// An x that the `step` of a [`Run`] changes within a group counts as what the model says of it, no more.
+/// The points between the ends of a step are rungs of the ladder. Reference implementation:
+/// diffusers' `DPMSolverSinglestepScheduler`.
+///
+/// Rungs come in groups of `order`. The steps of a group have the orders 1, 2, … `order`. All of
+/// them start at the first rung of the group, and each uses the values of the rungs from there on.
+/// They are integrated as in [`DpmSolver`](crate::DpmSolver). A step to sigma 0 is of order 1.
+///
+/// If the `step` of a [`Run`] changes x within a group, the change counts only through the model's
+/// output for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DpmSolverSinglestep {
-    /// What is integrated. Default [`DpmAlgorithm::Denoised`].
+    /// The quantity that is integrated.
+    ///
+    /// Default: [`DpmAlgorithm::Denoised`].
     pub algorithm: DpmAlgorithm,
-    /// How many rungs a group has: 1 to 3; outside of that the nearer end. Default 2. diffusers' `solver_order`.
+    /// The number of rungs of a group, `1..=3`: `solver_order` in diffusers. A value outside counts
+    /// as the nearer end.
+    ///
+    /// Default: 2.
     pub order: usize,
-    /// Of order 2, as in [`DpmSolver`](crate::DpmSolver). In order 3, `Midpoint` draws a straight line through the first and the newest value,
-    /// `Heun` a parabola through all three. Default [`DpmForm::Midpoint`]. diffusers' `solver_type`.
+    /// How the steps are integrated: `solver_type` in diffusers.
+    ///
+    /// Default: [`DpmForm::Midpoint`].
+    ///
+    /// Order 2 is integrated as in [`DpmSolver`](crate::DpmSolver). In order 3, `Midpoint` draws a
+    /// straight line through the first and the newest value, and `Heun` draws a parabola through
+    /// all three.
     pub form: DpmForm,
-    /// Whether the last step of groups that come out even is of order 1 all the same. Default false. (A last group that is not full has steps
-    /// of the orders it has rungs for.)
+    /// Whether the last step is of order 1 even if the groups come out even.
+    ///
+    /// Default: false.
+    ///
+    /// A last group that is not full has steps of the orders that it has rungs for.
     pub lower_order_final: bool,
-    /// [`ThirdOrder::Published`], the default, has diffusers' wrong sign in order 3 of [`DpmAlgorithm::SdeDenoised`]; else nothing differs.
+    /// How order 3 is integrated. [`ThirdOrder::Published`] has diffusers' wrong sign in order 3 of
+    /// [`DpmAlgorithm::SdeDenoised`], and is otherwise equal.
+    ///
+    /// Default: [`ThirdOrder::Published`].
     pub third_order: ThirdOrder,
-    /// Where a run ends. Default [`End::Zero`], which diffusers refuses for [`DpmAlgorithm::Noise`]. Its `final_sigmas_type`.
+    /// The sigma at which a run ends: `final_sigmas_type` in diffusers.
+    ///
+    /// Default: [`End::Zero`], which diffusers refuses for [`DpmAlgorithm::Noise`].
     pub end: End,
-    /// What is done to the denoised sample, for models of pixels. Default nothing.
+    /// The clipping of the denoised sample, for models of pixels.
+    ///
+    /// Default: [`Clip::None`].
     pub clip: Clip,
 }
 
@@ -51,7 +78,7 @@ impl Default for DpmSolverSinglestep {
 }
 
 impl DpmSolverSinglestep {
-    /// The order of the step from rung `index` of a whole run.
+    /// Returns the order of the step from rung `index` of a whole run.
     fn order_at(&self, index: usize, steps: usize, ends_at_zero: bool) -> usize {
         let order = self.order.clamp(1, 3);
         let lowered = ends_at_zero || (self.lower_order_final && steps.is_multiple_of(order));
@@ -62,8 +89,10 @@ impl DpmSolverSinglestep {
         }
     }
 
-    /// The weights of how the newest value and the one before it differ from that on the group's first rung, to which they have come in the
-    /// steps `newest` and `before` of lambda.
+    /// Returns the weights of the newest value and of the one before it, each as a difference from
+    /// the value on the group's first rung.
+    ///
+    /// `newest` and `before` are the distances of the two values from the first rung in lambda.
     fn weights(&self, order: usize, step: &DpmStep, newest: f64, before: f64) -> [f64; 2] {
         let [constant, line, mut square] = step.integrals;
         match (order, self.form) {
@@ -99,22 +128,22 @@ impl Sampler for DpmSolverSinglestep {
         let len = x.len();
         let room = || vec![0.0_f32; len];
         let mut denoised = room();
-        // Of the group's first rung: x and the denoised sample.
+        // x and the denoised sample on the group's first rung.
         let (mut start, mut first) = (room(), room());
-        // How the newest value and the one before differ from that on the first rung, and how far x is off the straight
-        // line from there.
+        // The differences of the newest value and of the one before from the value on the first
+        // rung, and the distance of x from the straight line that starts there.
         let (mut newest, mut before, mut bend) = (room(), room(), room());
         let mut noise = self.algorithm.noise_buffer(len);
         let mut scratch = self.clip.scratch(len);
         let (sigmas, steps) = (rungs.sigmas(), rungs.steps_of_whole());
-        // Its first order leads off the line as well.
+        // The first order of this algorithm also leads off the line.
         let leads_off = self.algorithm == DpmAlgorithm::SdeNoise;
         for at in rungs.iter() {
             run.denoise(x, at, &mut denoised)?;
             self.clip.apply(&mut denoised, &mut scratch);
             let (index, next) = (at.index, sigmas[at.index + 1]);
             let order = self.order_at(rungs.index_in_whole(index), steps, next == 0.0);
-            // A part may begin within a group.
+            // A part of a run may begin within a group.
             let order = order.min(index + 1);
             if order == 1 {
                 start.copy_from_slice(x);
@@ -125,7 +154,7 @@ impl Sampler for DpmSolverSinglestep {
             } else {
                 std::mem::swap(&mut newest, &mut before);
                 if self.algorithm.is_on_noise() {
-                    // Of noises themselves the difference would have few digits.
+                    // The difference of two noises would have few correct digits.
                     noise_in(&first, &denoised, at.sigma, &mut newest);
                     if order > 2 || leads_off {
                         add(&mut newest, 1.0 / f64::from(at.sigma), &bend);
@@ -166,7 +195,8 @@ impl Sampler for DpmSolverSinglestep {
     }
 }
 
-/// Writes where the step leads and how far that is off the line from `start` through `first`. As the loops of steps.rs.
+/// Writes the point to which the step leads, and its distance from the line from `start` through
+/// `first`. As in steps.rs, the loop is compiled for wide registers too.
 #[multiversion(targets("x86_64+avx2"))]
 fn from_start(
     x: &mut [f32],
@@ -189,7 +219,7 @@ fn from_start(
 mod tests {
     use super::*;
 
-    /// The lists of diffusers' `get_order_list`.
+    /// The expected lists are those of diffusers' `get_order_list`.
     #[test]
     fn orders_come_in_groups() {
         let orders = |order, steps: usize, lower_order_final, ends_at_zero: bool| -> Vec<usize> {

@@ -1,20 +1,26 @@
-//! What DPM fast and DPM adaptive share: steps between sigmas of their own, in t = -ln sigma.
+//! The steps that DPM fast and DPM adaptive share. They go between their own sigmas, in t = -ln
+//! sigma.
 
 use std::ops::ControlFlow;
 
 use super::steps::{add, ancestral, slid};
 use crate::{Run, Rungs};
 
-/// Where the last stage of the third order lies, as a share of the step.
+/// The position of the last stage of the third order, as a fraction of the step.
 const R_2: f64 = 2.0 / 3.0;
 
-/// A step of DPM-Solver-1, 2 or 3, algorithms 1 and 2 of <https://arxiv.org/abs/2206.00927>, from `t` to `to`, with h = to - t and
-/// e(x, t) = (x - D) / sigma.
+/// A step of DPM-Solver-1, 2 or 3 from `t` to `to`: algorithms 1 and 2 of
+/// <https://arxiv.org/abs/2206.00927>.
 ///
-/// [`begin`](Self::begin) asks for D at t, which is enough for the [`first`](Self::first) order; [`inner`](Self::inner) at
-/// t + r₁ h, which the [`second`](Self::second) order needs and the [`third`](Self::third), which asks once more.
+/// In the following, h = to - t and e(x, t) = (x - D) / sigma.
 ///
-/// Where x is on the straight line that leads from x at t through D, e is what it is at t but for the change of D.
+/// [`begin`](Self::begin) calls the model for D at t, which is enough for the
+/// [`first`](Self::first) order. [`inner`](Self::inner) calls it at t + r₁ h, which the
+/// [`second`](Self::second) and the [`third`](Self::third) order need. The third order calls it
+/// once more.
+///
+/// On the straight line from x at t through D, e differs from its value at t only by the change of
+/// D.
 pub(super) struct DpmStages<'a> {
     rungs: &'a Rungs,
     t: f64,
@@ -24,9 +30,10 @@ pub(super) struct DpmStages<'a> {
     pub(super) denoised: Vec<f32>,
     x_inner: Vec<f32>,
     denoised_inner: Vec<f32>,
-    /// e at t + r₁ h, less e at t.
+    /// The difference of e at t + r₁ h from e at t.
     change: Vec<f32>,
-    /// The last result less that of the next lower order, without the rounding of either.
+    /// The difference of the last result from the result of the next lower order, without the
+    /// rounding of either.
     pub(super) apart: Vec<f32>,
 }
 
@@ -93,14 +100,14 @@ impl<'a> DpmStages<'a> {
     ) -> ControlFlow<()> {
         let h = self.to - self.t;
         let t_2 = self.t + R_2 * h;
-        // How far x at t_2 is off the line, in parts of the change of e.
+        // The distance of x at t_2 from the line, in units of the change of e.
         let bend = -(-t_2).exp() * R_2 / self.r_1 * phi(R_2 * h);
         slid(x, &self.denoised, (self.t - t_2).exp(), &mut self.x_inner);
         add(&mut self.x_inner, bend, &self.change);
         let at = self.rungs.at_sigma(sigma_of(t_2));
         run.denoise(&self.x_inner, at, &mut self.denoised_inner)?;
         self.first(x, out);
-        // For e at t_2, less e at t: (D - D_2 + bend) / sigma.
+        // The difference of e at t_2 from e at t is (D - D_2 + bend) / sigma.
         let factor = (-(t_2 - self.to).exp() / R_2 * phi(h)) as f32;
         let second = (-(-self.to).exp() * h.exp_m1() / (2.0 * self.r_1)) as f32;
         let bend = bend as f32;
@@ -115,8 +122,10 @@ impl<'a> DpmStages<'a> {
     }
 }
 
-/// -ln of the first sigma and of the one to end at: `sigma_min` if that is above 0, else the last rung's above 0, or where that is
-/// the first one the smallest of the training. Never above the first.
+/// Returns -ln of the first sigma and of the sigma to end at.
+///
+/// The end is `sigma_min` if that is above 0. Otherwise it is the last rung above 0, or the
+/// smallest sigma of the training if that rung is the first one. It is never above the first sigma.
 pub(super) fn ends(rungs: &Rungs, sigma_min: Option<f32>) -> (f64, f64) {
     let first = rungs.sigmas()[0];
     let sigma_min = sigma_min.filter(|&sigma| sigma > 0.0);
@@ -128,7 +137,8 @@ pub(super) fn ends(rungs: &Rungs, sigma_min: Option<f32>) -> (f64, f64) {
     (t_of(first), t_of(last.min(first)))
 }
 
-/// Where a step from `t` to `next` has to go, no further than `end`, and the deviation of the noise that leads back up to `next`.
+/// Returns the t to which a step from `t` to `next` must go, no further than `end`, and the
+/// deviation of the noise that leads back up to `next`.
 pub(super) fn descent(t: f64, next: f64, end: f64, eta: f32) -> (f64, f64) {
     if eta > 0.0 {
         let sigma = (-next).exp();
@@ -141,7 +151,7 @@ pub(super) fn descent(t: f64, next: f64, end: f64, eta: f32) -> (f64, f64) {
     }
 }
 
-/// The sigma of a t.
+/// Returns the sigma of a t.
 pub(super) fn sigma_of(t: f64) -> f32 {
     (-t).exp() as f32
 }
@@ -150,7 +160,7 @@ fn t_of(sigma: f32) -> f64 {
     -f64::from(sigma).ln()
 }
 
-/// (exp(h) - 1) / h - 1.
+/// Returns (exp(h) - 1) / h - 1.
 fn phi(h: f64) -> f64 {
     if h == 0.0 { 0.0 } else { h.exp_m1() / h - 1.0 }
 }

@@ -3,12 +3,18 @@ use std::ops::ControlFlow;
 use super::dpm_solver::conventions;
 use crate::{Conventions, End, Run, Rungs, Sampler, Step, Told};
 
-/// DPM-Solver++(2M): algorithm 2 of <https://arxiv.org/abs/2211.01095>. Second order from the outputs of two steps, one
-/// model call a step; k-diffusion's `sample_dpmpp_2m` and diffusers' `DPMSolverMultistepScheduler`.
+/// DPM-Solver++(2M): algorithm 2 of <https://arxiv.org/abs/2211.01095>. It is of second order from
+/// the outputs of two steps, and calls the model once per step.
 ///
-/// With lambda = -ln sigma, h the step in lambda and r = h_last / h: D' = D + (D - D_last) / 2r, and
-/// x = sigma' / sigma x + (1 - sigma' / sigma) D'. The first step, and one to sigma 0, take D for D'. A last step to a sigma above 0
-/// stays at second order, as in k-diffusion; diffusers' `lower_order_final` makes it first order in runs of fewer than 15 steps.
+/// Reference implementations: k-diffusion's `sample_dpmpp_2m` and diffusers'
+/// `DPMSolverMultistepScheduler`.
+///
+/// With lambda = -ln sigma, h the step in lambda, r = h_last / h and D' = D + (D - D_last) / 2r, a
+/// step is x = sigma' / sigma x + (1 - sigma' / sigma) D'. The first step, and a step to sigma 0,
+/// use D in place of D'.
+///
+/// A last step to a sigma above 0 stays at second order, as in k-diffusion. diffusers'
+/// `lower_order_final` makes it first order in runs with fewer than 15 steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DpmPlusPlus2M;
 

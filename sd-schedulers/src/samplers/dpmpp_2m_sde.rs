@@ -4,26 +4,42 @@ use super::history::{History, last_steps, newton};
 use super::steps::add;
 use crate::{Needs, Run, Rungs, Sampler, Step};
 
-/// SDE-DPM-Solver++(2M): equation 18 of <https://arxiv.org/abs/2211.01095>, where eta is 1. Second order without noise,
-/// first with it, from the outputs of two steps; one model call a step; k-diffusion's `sample_dpmpp_2m_sde`.
+/// SDE-DPM-Solver++(2M): equation 18 of <https://arxiv.org/abs/2211.01095>, where eta is 1. It is
+/// of second order without noise and of first order with it, from the outputs of two steps, and
+/// calls the model once per step.
 ///
-/// With lambda = -ln sigma, h the step in lambda, k = (1 + eta) h and e = exp(-k):
-/// x = e x + (1 - e) D + c h / h_last (D - D_last) + sigma' sqrt(1 - exp(-2 eta h)) noise, where c is the [`solver`](Self::solver)'s. The
-/// first step has no D_last, and one to sigma 0 ends at D.
+/// Reference implementation: k-diffusion's `sample_dpmpp_2m_sde`.
+///
+/// With lambda = -ln sigma, h the step in lambda, k = (1 + eta) h and e = exp(-k), a step is
+/// ```text
+/// x = e x + (1 - e) D + c h / h_last (D - D_last) + sigma' sqrt(1 - exp(-2 eta h)) noise
+/// ```
+/// where c depends on the [`solver`](Self::solver). The first step has no D_last, and a step to
+/// sigma 0 ends at D.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DpmPlusPlus2MSde {
-    /// How much of the SDE's noise is added: 0 (none, which is [`DpmPlusPlus2M`](crate::DpmPlusPlus2M)) to 1, the default. Below 0 is 0.
+    /// The share of the SDE's noise that is added, `0.0..=1.0`. 0 adds none, which is
+    /// [`DpmPlusPlus2M`](crate::DpmPlusPlus2M). A value below 0 counts as 0.
+    ///
+    /// Default: 1.
     pub eta: f32,
-    /// What the noise is multiplied by, 0 or more (below 0 is 0). Default 1.
+    /// A factor for the noise. A value below 0 counts as 0.
+    ///
+    /// Default: 1.
     pub s_noise: f32,
-    /// How the change of D over the step is weighed. Default [`SdeSolver::Midpoint`].
+    /// How the change of D over the step is weighed.
+    ///
+    /// Default: [`SdeSolver::Midpoint`].
     pub solver: SdeSolver,
 }
 
-/// How [`DpmPlusPlus2MSde`] weighs the change of the denoised sample over a step: k-diffusion's `solver_type`.
+/// How [`DpmPlusPlus2MSde`] weighs the change of the denoised sample over a step: `solver_type` in
+/// k-diffusion.
+///
+/// Default: [`SdeSolver::Midpoint`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SdeSolver {
-    /// As if all of it happened half way: c = (1 - e) / 2.
+    /// As if the whole change happened half way: c = (1 - e) / 2.
     #[default]
     Midpoint,
     /// By the exact integral of a straight line: c = 1 - (1 - e) / k.

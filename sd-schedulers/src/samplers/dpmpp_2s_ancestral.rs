@@ -3,17 +3,24 @@ use std::ops::ControlFlow;
 use super::steps::{add, ancestral_from, slid, slide};
 use crate::{Calls, Run, Rungs, Sampler, Step};
 
-/// DPM-Solver++(2S) with ancestral noise: algorithm 1 of <https://arxiv.org/abs/2211.01095> with r = 1/2; k-diffusion's
-/// `sample_dpmpp_2s_ancestral`. Second order, two model calls a step but one for the last.
+/// DPM-Solver++(2S) with ancestral noise: algorithm 1 of <https://arxiv.org/abs/2211.01095> with
+/// r = 1/2. It is of second order and calls the model twice per step, but once in the last.
 ///
-/// Down to mid = sqrt(sigma · down), half way in log sigma; what the model makes of that is D in x = D + down / sigma (x - D). `down` and the
-/// noise are those of [`EulerAncestral`](crate::EulerAncestral).
+/// Reference implementation: k-diffusion's `sample_dpmpp_2s_ancestral`.
+///
+/// A step goes down to mid = sqrt(sigma · down), which is half way in log sigma. The model's
+/// output there is D in x = D + down / sigma (x - D). `down` and the noise are those of
+/// [`EulerAncestral`](crate::EulerAncestral).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DpmPlusPlus2SAncestral {
-    /// How much of the ancestral noise is added: 0 (none) to 1, the default. Below 0 is 0; above 1 the noise is at most all of the next
-    /// rung's.
+    /// The share of the ancestral noise that is added, `0.0..=1.0`. 0 adds none, and a value below
+    /// 0 counts as 0. Above 1, the noise is at most all of the next rung's noise.
+    ///
+    /// Default: 1.
     pub eta: f32,
-    /// What the noise is multiplied by, 0 or more (below 0 is 0). Default 1.
+    /// A factor for the noise. A value below 0 counts as 0.
+    ///
+    /// Default: 1.
     pub s_noise: f32,
 }
 

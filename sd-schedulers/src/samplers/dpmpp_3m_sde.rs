@@ -4,21 +4,41 @@ use super::history::{History, last_steps, newton};
 use super::steps::add;
 use crate::{Conventions, Needs, Run, Rungs, Sampler, Step};
 
-/// DPM-Solver++(3M) SDE: k-diffusion's `sample_dpmpp_3m_sde`, the third-order formula of <https://arxiv.org/abs/2211.01095> for the SDE.
-/// Second order without noise, first with it, from the outputs of three steps, also where the first ones are exact: its term C is half of what
-/// would make it third order, as in [`ThirdOrder::Published`](crate::ThirdOrder::Published). One model call a step.
+/// DPM-Solver++(3M) SDE: the third-order formula of <https://arxiv.org/abs/2211.01095> for the SDE.
+/// It is of second order without noise and of first order with it, from the outputs of three steps,
+/// and calls the model once per step.
 ///
-/// With h and k as in [`DpmPlusPlus2MSde`](crate::DpmPlusPlus2MSde), h_j and D_j those of j steps before, and
-/// A = h / h_1 (D - D_1), B = h / h_2 (D_1 - D_2), C = (A - B) h / (h_1 + h_2), phi_2 = 1 - (1 - exp(-k)) / k, phi_3 = phi_2 / k - 1/2:
-/// x = exp(-k) x + (1 - exp(-k)) D + phi_2 (A + C h_1 / h) - phi_3 C + sigma' sqrt(1 - exp(-2 eta h)) noise.
-/// The second step is without C, the first without A too, and one to sigma 0 ends at D.
+/// Reference implementation: k-diffusion's `sample_dpmpp_3m_sde`. The order is second even from
+/// exact first steps, because its term C is half of what would make it third order, as in
+/// [`ThirdOrder::Published`](crate::ThirdOrder::Published).
+///
+/// With h and k as in [`DpmPlusPlus2MSde`](crate::DpmPlusPlus2MSde), and with h_j and D_j from j
+/// steps before, a step is
+/// ```text
+/// A = h / h_1 (D - D_1)
+/// B = h / h_2 (D_1 - D_2)
+/// C = (A - B) h / (h_1 + h_2)
+/// phi_2 = 1 - (1 - exp(-k)) / k
+/// phi_3 = phi_2 / k - 1/2
+/// x = exp(-k) x + (1 - exp(-k)) D + phi_2 (A + C h_1 / h) - phi_3 C
+///     + sigma' sqrt(1 - exp(-2 eta h)) noise
+/// ```
+/// The second step has no C, and the first has no A either. A step to sigma 0 ends at D.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DpmPlusPlus3MSde {
-    /// How much of the SDE's noise is added: 0 (none) to 1, the default. Below 0 is 0.
+    /// The share of the SDE's noise that is added, `0.0..=1.0`. 0 adds none, and a value below 0
+    /// counts as 0.
+    ///
+    /// Default: 1.
     pub eta: f32,
-    /// What the noise is multiplied by, 0 or more (below 0 is 0). Default 1.
+    /// A factor for the noise. A value below 0 counts as 0.
+    ///
+    /// Default: 1.
     pub s_noise: f32,
-    /// Whether to make a ladder of one step more and leave out its cleanest rung: WebUI. Default false.
+    /// Whether the ladder is made with one more step and its cleanest rung is left out, as in
+    /// WebUI.
+    ///
+    /// Default: false.
     pub drop_next_to_last: bool,
 }
 
@@ -66,7 +86,7 @@ impl Sampler for DpmPlusPlus3MSde {
                 let gain = -(-k).exp_m1();
                 let phi_2 = 1.0 - gain / k;
                 let phi_3 = phi_2 / k - 0.5;
-                // In the place of the integrals of u and u².
+                // These stand in place of the integrals of u and u².
                 let integrals = [phi_2 * h, -phi_3 * h * h];
                 let order = 3.min(at.index + 1);
                 let last = last_steps(rungs.sigmas(), at.index);

@@ -3,19 +3,32 @@ use std::ops::ControlFlow;
 use super::steps::{add, ancestral, slid, slide, two_calls_a_step};
 use crate::{Calls, Needs, Run, Rungs, Sampler, Step};
 
-/// DPM-Solver++ SDE, single step: k-diffusion's `sample_dpmpp_sde` and diffusers' `DPMSolverSDEScheduler`, after
-/// <https://arxiv.org/abs/2211.01095>. Second order without noise, first with it; two model calls a step but one for the last.
+/// DPM-Solver++ SDE, single step, after <https://arxiv.org/abs/2211.01095>. It is of second order
+/// without noise and of first order with it, and calls the model twice per step, but once in the
+/// last.
 ///
-/// An ancestral step to mid = sigma^(1-r) sigma'^r gives D2; then one to sigma' with D + (D2 - D) / 2r for D. Both start from the same x,
-/// each with noise of its own; of a Brownian path, the two overlap.
+/// Reference implementations: k-diffusion's `sample_dpmpp_sde` and diffusers'
+/// `DPMSolverSDEScheduler`.
+///
+/// An ancestral step to mid = sigma^(1-r) sigma'^r gives D2. A second step goes to sigma' with D +
+/// (D2 - D) / 2r in place of D. Both start from the same x, each with its own noise. On a Brownian
+/// path, the two overlap.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DpmPlusPlusSde {
-    /// How much of the ancestral noise is added: 0 (none) to 1, the default. Below 0 is 0; above 1 the noise is at most all of that at the
-    /// sigma gone to.
+    /// The share of the ancestral noise that is added, `0.0..=1.0`. 0 adds none, and a value below
+    /// 0 counts as 0. Above 1, the noise is at most all of the noise at the sigma that the step
+    /// goes to.
+    ///
+    /// Default: 1.
     pub eta: f32,
-    /// What the noise is multiplied by, 0 or more (below 0 is 0). Default 1.
+    /// A factor for the noise. A value below 0 counts as 0.
+    ///
+    /// Default: 1.
     pub s_noise: f32,
-    /// Where the second model call is: above 0 (at the rung) to 1 (at the next). Default 1/2, which any other value means too.
+    /// The position of the second model call between the rung (0) and the next one (1), above 0 and
+    /// at most 1. Any other value counts as 1/2.
+    ///
+    /// Default: 1/2.
     pub r: f32,
 }
 

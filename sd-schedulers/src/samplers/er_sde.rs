@@ -4,33 +4,58 @@ use super::history::History;
 use super::steps::add;
 use crate::{Run, Rungs, Sampler, Step};
 
-/// ER-SDE solvers: algorithms 1 to 3 of <https://arxiv.org/abs/2309.06169>. Without noise of first and second order, from the outputs of as
-/// many steps; one model call a step; the authors' `er_sde_solver.py`, ComfyUI's `er_sde`. That of three outputs, which the paper calls third
-/// order, is of second order with a smaller error, as the first-order error of its d below is left in it.
+/// ER-SDE solvers: algorithms 1 to 3 of <https://arxiv.org/abs/2309.06169>. Without noise, they are
+/// of first and second order, from the outputs of one and two steps. They call the model once per
+/// step.
 ///
-/// With phi the noise scale function and r = phi(sigma') / phi(sigma):
-/// x = r x + (1 - r) D + s_noise sqrt(sigma'² - r² sigma²) noise, and with d = dD/dsigma and e its derivative by differences of outputs,
-/// plus (sigma' - sigma + phi(sigma') ∫ du / phi(u)) d + ((sigma' - sigma)² / 2 + phi(sigma') ∫ (u - sigma) / phi(u) du) e,
-/// both from sigma' to sigma. A step to sigma 0 ends at D.
+/// With three outputs, the method is of second order with a smaller error. The paper calls it third
+/// order, but the first-order error of its d below remains. Reference implementations: the authors'
+/// `er_sde_solver.py` and ComfyUI's `er_sde`.
+///
+/// With phi the noise scale function and r = phi(sigma') / phi(sigma), a first-order step is
+/// ```text
+/// x = r x + (1 - r) D + s_noise sqrt(sigma'² - r² sigma²) noise
+/// ```
+/// With d = dD/dsigma and e its derivative, both by differences of outputs, the higher orders add
+/// ```text
+/// (sigma' - sigma + phi(sigma') ∫ du / phi(u)) d
+///     + ((sigma' - sigma)² / 2 + phi(sigma') ∫ (u - sigma) / phi(u) du) e
+/// ```
+/// where both integrals go from sigma' to sigma. A step to sigma 0 ends at D.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ErSde {
-    /// How many outputs are used: 1 to 3; outside of that the nearer end. Default 3.
+    /// The number of outputs, `1..=3`. A value outside counts as the nearer end.
+    ///
+    /// Default: 3.
     pub order: usize,
-    /// The noise scale function phi. Default [`ErSdeScale::Sde5`].
+    /// The noise scale function phi.
+    ///
+    /// Default: [`ErSdeScale::Sde5`].
     pub scale: ErSdeScale,
-    /// What the noise is multiplied by, 0 or more (below 0 is 0). Default 1.
+    /// A factor for the noise. A value below 0 counts as 0.
+    ///
+    /// Default: 1.
     pub s_noise: f32,
-    /// How many points the two integrals are sums over, 1 to 10,000 (outside of that the nearer end), from sigma' up: the authors have 100, the
-    /// default, ComfyUI 200. That is an error of the first order, which shows in long runs. `None`: exact integrals.
+    /// The number of points of the sums that stand for the two integrals, from sigma' up,
+    /// `1..=10_000`. A value outside counts as the nearer end. `None` computes the exact integrals.
+    ///
+    /// The sums have a first-order error, which shows in long runs. ComfyUI uses 200 points.
+    ///
+    /// Default: `Some(100)`, as in the authors' code.
     pub points: Option<u32>,
-    /// A step whose noise would have less than this variance is made without. Default 1e-6, as the authors'.
+    /// The smallest variance of the noise of a step. A step with less adds no noise.
+    ///
+    /// Default: 1e-6, as in the authors' code.
     pub min_variance: f32,
 }
 
-/// The noise scale function phi(s) of [`ErSde`]: section 5 of <https://arxiv.org/abs/2309.06169>, the faster it grows the more noise.
+/// The noise scale function phi(s) of [`ErSde`]: section 5 of <https://arxiv.org/abs/2309.06169>.
+/// The faster it grows, the more noise is added.
+///
+/// Default: [`ErSdeScale::Sde5`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ErSdeScale {
-    /// s: the probability-flow ODE, no noise.
+    /// s: the probability-flow ODE, without noise.
     Ode,
     /// s²: the reverse SDE, whose first order is [`EulerAncestral`](crate::EulerAncestral).
     ReverseSde,
@@ -74,7 +99,7 @@ impl Default for ErSde {
 }
 
 impl ErSde {
-    /// The integrals of `1 / phi(u)` and of `(u - from) / phi(u)` from `to` up to `from`.
+    /// Returns the integrals of `1 / phi(u)` and of `(u - from) / phi(u)` from `to` up to `from`.
     fn integrals(&self, from: f64, to: f64) -> (f64, f64) {
         let (mut first, mut second) = (0.0, 0.0);
         let mut sum = |u: f64, width: f64| {
@@ -91,7 +116,7 @@ impl ErSde {
                 }
             }
             None => {
-                // Over ln u, in which 1 / phi is smooth down to 0.
+                // Integrate over ln u, in which 1 / phi is smooth down to 0.
                 let width = (from / to).ln() / f64::from(PANELS);
                 for panel in 0..PANELS {
                     for (node, weight) in GAUSS {
@@ -105,7 +130,8 @@ impl ErSde {
         (first, second)
     }
 
-    /// How the older outputs count in the step that leaves rung `index`: the weights of [`History::step`].
+    /// Returns the weights of the older outputs for [`History::step`], in the step that leaves rung
+    /// `index`.
     fn weights(&self, sigmas: &[f32], index: usize) -> [f64; 3] {
         let order = self.order.clamp(1, 3).min(index + 1);
         if order == 1 {
@@ -121,7 +147,8 @@ impl ErSde {
         }
         let before = sigma(index - 2);
         let curve = ((to - from).powi(2) + 2.0 * scale * second) / (from - before);
-        // Of the outputs' differences, this one's from the last and that one's from the one before.
+        // `near` weighs the difference of this output from the last output, and `far` the
+        // difference of the last output from the output before it.
         let (near, far) = (slope + curve / (from - last), -curve / (last - before));
         [far - near, -far, 0.0]
     }
@@ -158,7 +185,7 @@ impl Sampler for ErSde {
     }
 }
 
-/// How many parts an exact integral is divided into.
+/// The number of panels of an exact integral.
 const PANELS: u32 = 8;
 
 /// The points and weights of Gauss and Legendre on -1 to 1.
@@ -174,7 +201,7 @@ const GAUSS: [(f64, f64); 5] = [
 mod tests {
     use super::*;
 
-    /// Those of 1 / u and of 1 / u² are known.
+    /// The integrals of 1 / u and of 1 / u² are known.
     #[test]
     fn the_integrals_are_exact_without_points_and_tend_to_that_with_them() {
         let (from, to) = (2.0_f64, 0.125_f64);

@@ -3,14 +3,18 @@ use std::ops::ControlFlow;
 use super::steps::slide;
 use crate::{Churn, Conventions, Run, Rungs, Sampler, Step};
 
-/// Euler's method on the probability-flow ODE: algorithm 2 of <https://arxiv.org/abs/2206.00364> without its second half. First order, one
-/// model call a step; k-diffusion's `sample_euler`, diffusers' `EulerDiscreteScheduler`, `EDMEulerScheduler` and, on a flow model,
-/// `FlowMatchEulerDiscreteScheduler`.
+/// Euler's method on the probability-flow ODE: algorithm 2 of <https://arxiv.org/abs/2206.00364>
+/// without its second half. It is of first order and calls the model once per step.
 ///
-/// dx/dsigma = (x - D(x; sigma)) / sigma
+/// Reference implementations: k-diffusion's `sample_euler`, diffusers' `EulerDiscreteScheduler` and
+/// `EDMEulerScheduler` and, on a flow model, `FlowMatchEulerDiscreteScheduler`.
+///
+/// The ODE is dx/dsigma = (x - D(x; sigma)) / sigma.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Euler {
-    /// Noise before each step. Default none.
+    /// The noise before each step.
+    ///
+    /// Default: no noise.
     pub churn: Churn,
 }
 

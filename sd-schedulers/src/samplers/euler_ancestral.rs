@@ -3,22 +3,37 @@ use std::ops::ControlFlow;
 use super::steps::{add, ancestral, slide};
 use crate::{Conventions, Path, Run, Rungs, Sampler, Step};
 
-/// Ancestral sampling with Euler steps: each step goes further down than the next rung and adds noise to come back up.
-/// k-diffusion's `sample_euler_ancestral` and diffusers' `EulerAncestralDiscreteScheduler`, after the ancestral sampling
-/// of <https://arxiv.org/abs/2006.11239>. First order, one model call a step.
+/// Ancestral sampling with Euler steps: each step goes further down than the next rung and adds
+/// noise to come back up. It is of first order and calls the model once per step.
 ///
-/// With down² + up² = sigma'²: x = D + down / sigma (x - D) + up noise.
+/// Reference implementations: k-diffusion's `sample_euler_ancestral` and diffusers'
+/// `EulerAncestralDiscreteScheduler`, after the ancestral sampling of
+/// <https://arxiv.org/abs/2006.11239>.
 ///
-/// No noise is drawn for the last step, which ends at sigma 0 (diffusers draws it and multiplies it by 0).
+/// With down² + up² = sigma'², a step is x = D + down / sigma (x - D) + up noise.
+///
+/// No noise is drawn for the last step, which ends at sigma 0. (diffusers draws it and multiplies
+/// it by 0.)
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EulerAncestral {
-    /// How much of the ancestral noise is added: 0 (none, which is [`Euler`](crate::Euler)) to 1, the default. Below 0 is 0; above 1 the
-    /// noise is at most all of the next rung's.
+    /// The share of the ancestral noise that is added, `0.0..=1.0`. 0 adds none, which is
+    /// [`Euler`](crate::Euler). A value below 0 counts as 0. Above 1, the noise is at most all of
+    /// the next rung's noise.
+    ///
+    /// Default: 1.
     pub eta: f32,
-    /// What the noise is multiplied by, 0 or more (below 0 is 0). Default 1.
+    /// A factor for the noise. A value below 0 counts as 0.
+    ///
+    /// Default: 1.
     pub s_noise: f32,
-    /// The sigma that a step on a flow model is divided in. Default [`Path::Exploding`]: as on other models. [`Path::Flow`]: the flow's own,
-    /// as in diffusers' `LTXEulerAncestralRFScheduler` and ComfyUI. Other models don't ask.
+    /// The scaling in which a step on a flow model is split into its two parts. Other models ignore
+    /// it.
+    ///
+    /// With [`Path::Flow`], it is the flow's own scaling, as in diffusers'
+    /// `LTXEulerAncestralRFScheduler` and ComfyUI. With [`Path::Exploding`], flow models are
+    /// treated like other models.
+    ///
+    /// Default: [`Path::Exploding`].
     pub flow: Path,
 }
 
@@ -74,8 +89,10 @@ impl Sampler for EulerAncestral {
     }
 }
 
-/// As [`ancestral`] for x = (1 - sigma) clean + sigma noise: first what x is multiplied by at the sigma gone down to, so that it holds as
-/// much of the clean sample as `to` asks for, then that sigma, then the deviation of the noise.
+/// Does the same as [`ancestral`] for x = (1 - sigma) clean + sigma noise.
+///
+/// Returns a factor for x at the sigma to go down to, that sigma, and the deviation of the noise.
+/// The factor gives x the share of the clean sample that `to` requires.
 fn ancestral_on_flow(from: f64, to: f64, eta: f64) -> (f64, f64, f64) {
     if to >= from {
         return (1.0, to, 0.0);

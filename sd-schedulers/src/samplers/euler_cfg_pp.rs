@@ -3,21 +3,30 @@ use std::ops::ControlFlow;
 use super::steps::{add, ancestral_from, renoise};
 use crate::{Conventions, FirstX, Needs, Run, Rungs, Sampler, Step};
 
-/// CFG++ with Euler steps, plain or ancestral: algorithm 2 of <https://arxiv.org/abs/2406.08070>. One model call a step, with both
-/// outputs; the authors' `EulerCFGppSolver`, ComfyUI's `euler_cfg_pp` and `euler_ancestral_cfg_pp`.
+/// CFG++ with Euler steps, plain or ancestral: algorithm 2 of <https://arxiv.org/abs/2406.08070>.
+/// It calls the model once per step, with both outputs.
 ///
-/// To the guided sample D, and back up with the noise that the unconditional one U leaves: x = D + down / sigma (x - U) + up noise.
-/// Of first order where both are the same, in which case it is [`EulerAncestral`](crate::EulerAncestral); else without a limit, as
-/// every step adds all of D - U however short it is.
+/// Reference implementations: the authors' `EulerCFGppSolver`, and ComfyUI's `euler_cfg_pp` and
+/// `euler_ancestral_cfg_pp`.
 ///
-/// So the guidance scale with which the run makes D is another one, 0 to 1: one step is an Euler step of a guidance
-/// sigma / (sigma - sigma') times as large. The authors put 0.6 beside the usual 7.5 at 50 steps.
+/// A step goes to the guided sample D, and back up with the noise that the unconditional sample U
+/// leaves: x = D + down / sigma (x - U) + up noise. If both samples are the same, it is
+/// [`EulerAncestral`](crate::EulerAncestral), of first order. Otherwise the method has no limit for
+/// short steps, because every step adds all of D - U however short it is.
+///
+/// The guidance scale of D is therefore a different one, in `0.0..=1.0`: a step equals an Euler
+/// step with a guidance scale sigma / (sigma - sigma') times as large. The authors compare 0.6 with
+/// the usual 7.5 at 50 steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EulerCfgPp {
-    /// How much of the ancestral noise is added: 0 (none, the default, the paper's) to 1 (`euler_ancestral_cfg_pp`). Below 0 it is
-    /// taken for 0.
+    /// The share of the ancestral noise that is added, from 0 (none, as in the paper) to 1
+    /// (`euler_ancestral_cfg_pp`). A value below 0 counts as 0.
+    ///
+    /// Default: 0.
     pub eta: f32,
-    /// What that noise is multiplied by. Default 1; below 0 it is taken for 0.
+    /// A factor for the noise. A value below 0 counts as 0.
+    ///
+    /// Default: 1.
     pub s_noise: f32,
 }
 

@@ -1,15 +1,19 @@
-//! The integrals of an exponential Adams method: those of polynomials through earlier outputs, under an exponential.
+//! The integrals of an exponential Adams method: integrals of polynomials through earlier outputs,
+//! under an exponential.
 
-/// How many outputs there may be.
+/// The largest number of outputs.
 pub(super) const MOST: usize = 4;
 
-/// `z` times the integral over t from 0 to 1 of `exp(-z t)` times each Lagrange polynomial on `places`, of which there are [`MOST`] or fewer:
-/// with t steps before the target and z = kappa h, it is that of SA-Solver's algorithm 1.
+/// Returns `z` times the integral over t from 0 to 1 of `exp(-z t)` times each Lagrange polynomial
+/// on `places`. There are at most [`MOST`] of them.
+///
+/// With t in steps before the target and z = kappa h, it is the integral in SA-Solver's
+/// algorithm 1.
 pub(super) fn integrals(z: f64, places: &[f64]) -> [f64; MOST] {
     let moments = moments(z);
     let mut weights = [0.0; MOST];
     for (i, (weight, place)) in weights.iter_mut().zip(places).enumerate() {
-        // Its coefficients, that of t⁰ first.
+        // The coefficients of the polynomial, t⁰ first.
         let mut polynomial = [1.0_f64, 0.0, 0.0, 0.0];
         for (j, other) in places.iter().enumerate() {
             if j != i {
@@ -24,10 +28,10 @@ pub(super) fn integrals(z: f64, places: &[f64]) -> [f64; MOST] {
     weights
 }
 
-/// `z` times the integral over t from 0 to 1 of `exp(-z t) t^m`, for m from 0.
+/// Returns `z` times the integral over t from 0 to 1 of `exp(-z t) t^m`, for m from 0.
 fn moments(z: f64) -> [f64; MOST] {
     if z.abs() < 1.0 {
-        // The recurrence below would cancel.
+        // The recurrence below would lose digits by cancellation.
         std::array::from_fn(|m| {
             let (mut sum, mut term) = (0.0, z);
             for k in 1..20 {
@@ -60,7 +64,7 @@ mod tests {
         }
     }
 
-    /// A constant is interpolated exactly from any places, so the weights sum to its integral.
+    /// A constant is interpolated exactly from any positions, so the weights sum to its integral.
     #[test]
     fn the_weights_sum_to_that_of_a_constant() {
         let places = [0.0, 1.0, 1.8, 4.0];

@@ -4,17 +4,24 @@ use super::history::History;
 use super::steps::noise_in;
 use crate::{Conventions, Ends, Path, Run, Rungs, Sampler, Step};
 
-/// Gradient estimation: Euler steps along a slope that is led away from the last one, equation 12 of
-/// <https://arxiv.org/abs/2306.04848>. First order, one model call a step; the authors' smalldiffusion (`samples`) and
-/// `GEScheduler`.
+/// Gradient estimation: Euler steps along a slope that is moved away from the last one, equation 12
+/// of <https://arxiv.org/abs/2306.04848>. It is of first order and calls the model once per step.
 ///
-/// d = (x - D) / sigma; x + (sigma' - sigma) (gamma d + (1 - gamma) d_last), in the first step along d.
+/// Reference implementations: the authors' smalldiffusion (`samples`) and `GEScheduler`.
+///
+/// With d = (x - D) / sigma, a step is x + (sigma' - sigma) (gamma d + (1 - gamma) d_last). The
+/// first step goes along d.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GradientEstimation {
-    /// How far away, 1 (Euler) or more; default 2, that of `GEScheduler` and ComfyUI. At 1.5 on evenly spaced rungs it is Adams and
-    /// Bashforth's method of second order.
+    /// How far the slope is moved away, 1 or more. 1 is Euler. With 1.5 on evenly spaced rungs, it
+    /// is the second-order method of Adams and Bashforth.
+    ///
+    /// Default: 2, as in `GEScheduler` and ComfyUI.
     pub gamma: f32,
-    /// Whether a step to sigma 0 goes to the denoised sample, the default and what ComfyUI does, or along its slope as smalldiffusion's.
+    /// Whether a step to sigma 0 goes to the denoised sample, as in ComfyUI. Otherwise it goes
+    /// along its slope, as in smalldiffusion.
+    ///
+    /// Default: true.
     pub denoise_last: bool,
 }
 
@@ -51,7 +58,7 @@ impl Sampler for GradientEstimation {
             let sigma = f64::from(at.sigma);
             let next = f64::from(rungs.sigmas()[at.index + 1]);
             let straight = at.index == 0 || (self.denoise_last && next == 0.0);
-            // What the last slope counts for instead of this one.
+            // The weight of the last slope in place of this one.
             let part = match straight {
                 true => 0.0,
                 false => 1.0 - f64::from(self.gamma),

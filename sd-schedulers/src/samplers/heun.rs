@@ -3,16 +3,24 @@ use std::ops::ControlFlow;
 use super::steps::{slide, slide_bent, two_calls_a_step};
 use crate::{Calls, Churn, Clip, Conventions, Needs, Run, Rung, Rungs, Sampler, Step};
 
-/// Heun's method on the probability-flow ODE: algorithm 2 of <https://arxiv.org/abs/2206.00364>, its algorithm 1 without churn.
-/// Second order, two model calls a step but one for a step to sigma 0; k-diffusion's `sample_heun`, diffusers'
-/// `HeunDiscreteScheduler` and, on a flow model, `FlowMatchHeunDiscreteScheduler`.
+/// Heun's method on the probability-flow ODE: algorithm 2 of <https://arxiv.org/abs/2206.00364>,
+/// which is its algorithm 1 without churn. It is of second order and calls the model twice per
+/// step, but once for a step to sigma 0.
 ///
-/// An Euler step to sigma' and another look there: x + (sigma' - sigma) (d + d') / 2, d the slope (x - D) / sigma at either end.
+/// Reference implementations: k-diffusion's `sample_heun`, diffusers' `HeunDiscreteScheduler` and,
+/// on a flow model, `FlowMatchHeunDiscreteScheduler`.
+///
+/// After an Euler step to sigma', the model is called again there: x + (sigma' - sigma) (d + d') /
+/// 2, where d and d' are the slopes (x - D) / sigma at the two ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Heun {
-    /// Noise before each step. Default none, and always none in diffusers.
+    /// The noise before each step, which diffusers does not have.
+    ///
+    /// Default: no noise.
     pub churn: Churn,
-    /// Clips the denoised sample, for models of pixels. Default none. diffusers' `clip_sample`.
+    /// The clipping of the denoised sample, for models of pixels: `clip_sample` in diffusers.
+    ///
+    /// Default: [`Clip::None`].
     pub clip: Clip,
 }
 
@@ -46,11 +54,11 @@ impl Sampler for Heun {
     }
 }
 
-/// What a step of Heun's method works in.
+/// The buffers of a step of Heun's method.
 pub(super) struct HeunStep {
     clip: Clip,
     scratch: Vec<f32>,
-    /// The denoised sample at the sigma that was left last.
+    /// The denoised sample at the sigma that the last step started from.
     pub(super) denoised: Vec<f32>,
     denoised_2: Vec<f32>,
 }
@@ -65,7 +73,7 @@ impl HeunStep {
         }
     }
 
-    /// Takes `x` from one noise level to another, or to sigma 0.
+    /// Moves `x` from one noise level to another, or to sigma 0.
     pub(super) fn take(
         &mut self,
         x: &mut [f32],
@@ -83,7 +91,7 @@ impl HeunStep {
         slide(x, &self.denoised, next / sigma);
         run.denoise(x, to, &mut self.denoised_2)?;
         self.clip.apply(&mut self.denoised_2, &mut self.scratch);
-        // Half of the way was to be along the other slope.
+        // Half of the way should have been along the other slope.
         let bend = (next - sigma) / (2.0 * next);
         slide_bent(x, &self.denoised, 1.0, &self.denoised_2, bend);
         ControlFlow::Continue(())

@@ -2,27 +2,29 @@ use multiversion::multiversion;
 
 use super::steps::slide;
 
-/// What the model said in the last steps, for the multistep samplers: denoised samples, noises or what else is as long as x.
+/// The outputs of the model in the last steps, for the multistep samplers. They may be denoised
+/// samples, noises or any other values as long as x.
 pub(super) struct History(Vec<Vec<f32>>);
 
 impl History {
-    /// Room for the values of 1 to 4 `steps`, each `len` long.
+    /// Allocates the values of `steps` steps, clamped to `1..=4`, each `len` long.
     pub(super) fn new(steps: usize, len: usize) -> Self {
         Self(vec![vec![0.0; len]; steps.clamp(1, 4)])
     }
 
-    /// Where a new value is to be written, in the place of the oldest.
+    /// Returns the buffer for a new value, which replaces the oldest one.
     pub(super) fn push(&mut self) -> &mut [f32] {
         self.0.rotate_right(1);
         &mut self.0[0]
     }
 
-    /// The value written last.
+    /// Returns the value that was written last.
     pub(super) fn newest(&self) -> &[f32] {
         &self.0[0]
     }
 
-    /// Takes `x` along the slope to `ratio` of its sigma, as [`slide`] does, and [`bend`](Self::bend)s it.
+    /// Moves `x` along the slope to `ratio` times its sigma as [`slide`] does, and
+    /// [`bend`](Self::bend)s it.
     pub(super) fn step(&self, x: &mut [f32], denoised: &[f32], ratio: f64, weights: [f64; 3]) {
         let (ratio, weights) = (ratio as f32, weights.map(|weight| weight as f32));
         match (weights, self.values()) {
@@ -34,8 +36,10 @@ impl History {
         }
     }
 
-    /// Adds to `x` how the older values differ from the newest, each times its weight: that of the value before the newest first, 0 for
-    /// those there are not.
+    /// Adds the differences of the older values from the newest to `x`, each times its weight.
+    ///
+    /// The first weight belongs to the value before the newest. The weights of values that do not
+    /// exist must be 0.
     pub(super) fn bend(&self, x: &mut [f32], weights: [f64; 3]) {
         let weights = weights.map(|weight| weight as f32);
         match (weights, self.values()) {
@@ -45,13 +49,14 @@ impl History {
         }
     }
 
-    /// The newest value and three older ones; the newest for those there are not.
+    /// Returns the newest value and three older ones. The newest stands in for values that do not
+    /// exist.
     fn values(&self) -> [&[f32]; 4] {
         [0, 1, 2, 3].map(|back| &self.0.get(back).unwrap_or(&self.0[0])[..])
     }
 }
 
-// As those of steps.rs.
+// As in steps.rs, these loops are compiled for wide registers too.
 
 #[multiversion(targets("x86_64+avx2"))]
 fn step_2(x: &mut [f32], denoised: &[f32], ratio: f32, weight: f32, values: [&[f32]; 2]) {
@@ -91,7 +96,8 @@ fn bend_4(x: &mut [f32], weights: [f32; 3], values: [&[f32]; 4]) {
     }
 }
 
-/// The lengths in log sigma of the two steps that led to rung `index`, the last one first; 1 for those that there are not.
+/// Returns the lengths in log sigma of the two steps that led to rung `index`, the last one first.
+/// It is 1 for a step that does not exist.
 pub(super) fn last_steps(sigmas: &[f32], index: usize) -> [f64; 2] {
     [1, 2].map(|back| match index.checked_sub(back) {
         Some(from) => (f64::from(sigmas[from]) / f64::from(sigmas[from + 1])).ln(),
@@ -99,8 +105,11 @@ pub(super) fn last_steps(sigmas: &[f32], index: usize) -> [f64; 2] {
     })
 }
 
-/// The weights for [`History::bend`] with which 1 to 3 values integrate the polynomial through them, less what the newest alone would
-/// make: `integrals` are those of u and u², where u is the way from the newest value on, `last` the steps between the values.
+/// Returns the weights for [`History::bend`] with which 1 to 3 values integrate the polynomial
+/// through them, relative to the integral of the newest value alone.
+///
+/// `integrals` are the integrals of u and u², where u is the distance from the newest value.
+/// `last` are the steps between the values.
 pub(super) fn newton(order: usize, integrals: [f64; 2], last: [f64; 2]) -> [f64; 3] {
     let ([line, square], [h_0, h_1]) = (integrals, last);
     match order {
@@ -114,7 +123,7 @@ pub(super) fn newton(order: usize, integrals: [f64; 2], last: [f64; 2]) -> [f64;
     }
 }
 
-/// The polynomial that is 1 at node `k` and 0 at the others.
+/// Evaluates the polynomial that is 1 at node `k` and 0 at the other nodes.
 pub(super) fn lagrange(nodes: &[f64], k: usize, at: f64) -> f64 {
     let others = nodes.iter().enumerate().filter(|&(j, _)| j != k);
     others
@@ -122,8 +131,8 @@ pub(super) fn lagrange(nodes: &[f64], k: usize, at: f64) -> f64 {
         .product()
 }
 
-/// The weights of Adams and Bashforth: of the newest 1 to 4 slopes, newest first, in the mean slope over a step of the same length as
-/// those before.
+/// The weights of Adams and Bashforth: the weights of the newest 1 to 4 slopes, newest first, in
+/// the mean slope over a step. All steps have the same length.
 pub(super) const ADAMS_BASHFORTH: [[f64; 4]; 4] = [
     [1.0, 0.0, 0.0, 0.0],
     [3.0 / 2.0, -1.0 / 2.0, 0.0, 0.0],
@@ -131,8 +140,11 @@ pub(super) const ADAMS_BASHFORTH: [[f64; 4]; 4] = [
     [55.0 / 24.0, -59.0 / 24.0, 37.0 / 24.0, -9.0 / 24.0],
 ];
 
-/// [`ADAMS_BASHFORTH`] for steps of any length, from the first of the 1 to 4 `nodes` to `to`: the means of the Lagrange polynomials. They
-/// are of degree 3 at most, so Gauss' two points are exact.
+/// Returns [`ADAMS_BASHFORTH`] for steps of any length, from the first of the 1 to 4 `nodes` to
+/// `to`.
+///
+/// The weights are the means of the Lagrange polynomials. Their degree is 3 at most, so Gauss' rule
+/// of two points is exact.
 pub(super) fn adams_bashforth(nodes: &[f64], to: f64) -> [f64; 4] {
     let (centre, offset) = ((nodes[0] + to) / 2.0, (to - nodes[0]) / 12.0_f64.sqrt());
     let mut weights = [0.0; 4];
@@ -143,7 +155,8 @@ pub(super) fn adams_bashforth(nodes: &[f64], to: f64) -> [f64; 4] {
     weights
 }
 
-/// The sigmas of rung `index` and of the ones before, `count` in all, in the front.
+/// Returns the sigmas of rung `index` and of the rungs before it, `count` in all, newest first. The
+/// rest is 0.
 pub(super) fn last_sigmas(sigmas: &[f32], index: usize, count: usize) -> [f64; 4] {
     let mut last = [0.0; 4];
     for (back, sigma) in last.iter_mut().enumerate().take(count) {

@@ -4,32 +4,48 @@ use super::history::{ADAMS_BASHFORTH, History, adams_bashforth, last_sigmas};
 use super::steps::noise_in;
 use crate::{Conventions, Ends, Path, Run, Rungs, Sampler, Step};
 
-/// iPNDM: PNDM with lower orders in the place of its Runge-Kutta steps, section 3.1 of <https://arxiv.org/abs/2204.13902>. It starts at first
-/// order, and of which it then is depends on the [`weights`](Self::weights); one model call a step; ComfyUI's `ipndm` and `ipndm_v`, and the
-/// formula of diffusers' `IPNDMScheduler`, which is bound to a ladder and a model of its own.
+/// iPNDM: PNDM with lower orders instead of its Runge-Kutta steps, section 3.1 of
+/// <https://arxiv.org/abs/2204.13902>. It calls the model once per step.
 ///
-/// x = x + (sigma' - sigma) times a weighted mean of the noises (x - D) / sigma of the last steps.
+/// The first step is of first order. The order afterwards depends on the
+/// [`weights`](Self::weights). Reference implementations: ComfyUI's `ipndm` and `ipndm_v`, and the
+/// formula of diffusers' `IPNDMScheduler`, which is bound to its own ladder and model.
+///
+/// A step adds (sigma' - sigma) times a weighted mean of the noises (x - D) / sigma of the last
+/// steps to x.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipndm {
-    /// How many noises are used: 1 to 4, the default; outside of that the nearer end.
+    /// The number of noises, `1..=4`. A value outside counts as the nearer end.
+    ///
+    /// Default: 4.
     pub order: usize,
-    /// How they are weighed. Default [`IpndmWeights::Even`].
+    /// The weights of the noises.
+    ///
+    /// Default: [`IpndmWeights::Even`].
     pub weights: IpndmWeights,
-    /// Whether a step to sigma 0 goes to the denoised sample. Default true, as in ComfyUI; diffusers: false.
+    /// Whether a step to sigma 0 goes to the denoised sample, as in ComfyUI. diffusers has false.
+    ///
+    /// Default: true.
     pub denoise_last: bool,
 }
 
 /// The weights of the noises in [`Ipndm`].
+///
+/// Default: [`IpndmWeights::Even`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IpndmWeights {
-    /// Those of Adams and Bashforth, as if all steps were of one length: `ipndm`. Where they are not, the method is of second order, whatever
-    /// [`Ipndm::order`] above 1.
+    /// The weights of Adams and Bashforth for steps of equal length: `ipndm`. On steps of other
+    /// lengths, the method is of second order for every [`Ipndm::order`] above 1.
     #[default]
     Even,
-    /// Those of the steps' own lengths, by which the method is of its order from exact first steps: [`Lms`](crate::Lms).
+    /// The weights for the actual lengths of the steps, as in [`Lms`](crate::Lms). From exact first
+    /// steps, the method has its full order.
     Variable,
-    /// `ipndm_v` of the diff-sampler code and of ComfyUI: meant to be [`Variable`](Self::Variable), but three slips make the weights of orders
-    /// 3 and 4 other ones, those of order 4 even where steps are of one length. The order that is left was seen at 1.2 to 1.8: first.
+    /// The weights of `ipndm_v` in the diff-sampler code and in ComfyUI.
+    ///
+    /// They are meant to be [`Variable`](Self::Variable), but three slips change the weights of
+    /// orders 3 and 4, and those of order 4 even for steps of equal length. The measured order is
+    /// 1.2 to 1.8, so the method is of first order.
     VariablePublished,
 }
 
@@ -77,7 +93,7 @@ impl Sampler for Ipndm {
                     IpndmWeights::VariablePublished if order > 2 => published(nodes, next),
                     _ => adams_bashforth(nodes, next),
                 };
-                // 1, but for the published ones of order 4.
+                // It is 1, except for the published weights of order 4.
                 let total: f64 = weights.iter().sum();
                 let way = next - sigma;
                 let [_, older @ ..] = weights.map(|weight| way * weight);
@@ -89,7 +105,7 @@ impl Sampler for Ipndm {
     }
 }
 
-/// What diff-sampler and ComfyUI take those means to be, for three or four nodes.
+/// Returns the weights that diff-sampler and ComfyUI compute for three or four nodes.
 fn published(nodes: &[f64], to: f64) -> [f64; 4] {
     let (h, h_1, h_2) = (to - nodes[0], nodes[0] - nodes[1], nodes[1] - nodes[2]);
     let (half, ratio) = (h / h_1 / 2.0, h_1 / h_2);

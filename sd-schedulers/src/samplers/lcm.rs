@@ -3,32 +3,54 @@ use std::ops::ControlFlow;
 use super::steps::add;
 use crate::{Clip, Conventions, Ends, FirstX, Needs, Path, Run, Rungs, Sampler, Step, Told};
 
-/// The sampling of latent consistency models: algorithm 2 of <https://arxiv.org/abs/2310.04378>. For models distilled to it, in 1 to 8 steps;
-/// one model call a step; diffusers' `LCMScheduler`.
+/// The sampling of latent consistency models: algorithm 2 of <https://arxiv.org/abs/2310.04378>. It
+/// is for models that were distilled for it, runs in 1 to 8 steps, and calls the model once per
+/// step.
 ///
-/// x = c_out D + c_skip x + sigma' noise, where for the timestep t and `tau = t · timestep_scaling`: c_skip = 0.5² / (tau² + 0.5²),
-/// c_out = tau / sqrt(tau² + 0.5²). The distillation was done on 50 timesteps: the ladder `lcm`. An EDM model has no such timesteps, and runs
-/// with [`LcmBoundary::None`] only.
+/// Reference implementation: diffusers' `LCMScheduler`.
+///
+/// For the timestep t and `tau = t · timestep_scaling`, a step is
+/// ```text
+/// c_skip = 0.5² / (tau² + 0.5²)
+/// c_out = tau / sqrt(tau² + 0.5²)
+/// x = c_out D + c_skip x + sigma' noise
+/// ```
+///
+/// The distillation uses 50 timesteps, which the ladder `lcm` has. An EDM model has no such
+/// timesteps, and runs only with [`LcmBoundary::None`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lcm {
-    /// Which x c_skip multiplies. Default [`LcmBoundary::Preserving`].
+    /// The x that c_skip multiplies.
+    ///
+    /// Default: [`LcmBoundary::Preserving`].
     pub boundary: LcmBoundary,
-    /// What timesteps are multiplied by for c_skip and c_out, above 0 and finite. Default 10. At 0 or below (NaN too) nothing of D is taken.
+    /// The factor of timesteps in c_skip and c_out, finite and above 0. A value of 0 or below, or
+    /// NaN, takes nothing from D.
+    ///
+    /// Default: 10.
     pub timestep_scaling: f32,
-    /// What is done to the denoised sample, for models of pixels. Default nothing.
+    /// The clipping of the denoised sample, for models of pixels.
+    ///
+    /// Default: [`Clip::None`].
     pub clip: Clip,
 }
 
-/// The boundary condition of [`Lcm`]: what makes the clean sample at timestep 0 its own denoised sample.
+/// The boundary condition of [`Lcm`], which makes the clean sample at timestep 0 its own denoised
+/// sample.
+///
+/// Default: [`LcmBoundary::Preserving`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LcmBoundary {
-    /// c_skip multiplies x in the variance-preserving scaling: diffusers, the paper.
+    /// c_skip multiplies x in the variance-preserving scaling, as in diffusers and in the paper.
     #[default]
     Preserving,
-    /// c_skip multiplies x as it is: WebUI.
+    /// c_skip multiplies x as it is, as in WebUI.
     Exploding,
-    /// None, so x = D + sigma' noise, which needs no timestep: ComfyUI, and diffusers on flow models (`FlowMatchLCMScheduler`, or
-    /// `stochastic_sampling` of `FlowMatchEulerDiscreteScheduler`). On those in their own scaling: x = (1 - sigma') D + sigma' noise.
+    /// There is no boundary condition, so x = D + sigma' noise, which needs no timestep: ComfyUI,
+    /// and diffusers on flow models (`FlowMatchLCMScheduler`, or `stochastic_sampling` of
+    /// `FlowMatchEulerDiscreteScheduler`).
+    ///
+    /// On flow models, a step is in their own scaling: x = (1 - sigma') D + sigma' noise.
     None,
 }
 
@@ -86,7 +108,7 @@ impl Sampler for Lcm {
                 LcmBoundary::None => (0.0, 1.0),
             };
             let next = rungs.sigmas()[at.index + 1];
-            // How much of the clean sample there is at the next sigma.
+            // The share of the clean sample at the next sigma.
             let clean = match rungs.path() {
                 Path::Exploding => 1.0,
                 Path::Flow => 1.0 - f64::from(next),

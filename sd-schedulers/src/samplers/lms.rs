@@ -4,15 +4,20 @@ use super::history::{History, adams_bashforth, last_sigmas};
 use super::steps::noise_in;
 use crate::{Conventions, Ends, Path, Run, Rungs, Sampler, Step};
 
-/// Linear multistep (Adams-Bashforth on uneven rungs) on the probability-flow ODE of <https://arxiv.org/abs/2206.00364>; without a
-/// paper of its own. Order 1 to 4, starting at 1 and rising by 1 a step; one model call a step; k-diffusion's `sample_lms` and
-/// diffusers' `LMSDiscreteScheduler`.
+/// Linear multistep (Adams-Bashforth on uneven rungs) on the probability-flow ODE of
+/// <https://arxiv.org/abs/2206.00364>. It is of order 1 to 4 and calls the model once per step.
 ///
-/// The slopes (x - D) / sigma of the last steps, as a polynomial in sigma, integrated from sigma to sigma'. The step to sigma 0 is
-/// no exception: where it goes is not the denoised sample but for the first order.
+/// The method has no paper. Reference implementations: k-diffusion's `sample_lms` and diffusers'
+/// `LMSDiscreteScheduler`.
+///
+/// The slopes (x - D) / sigma of the last steps define a polynomial in sigma, which is integrated
+/// from sigma to sigma'. The order starts at 1 and rises by 1 per step. The step to sigma 0 follows
+/// the same rule, so it ends at the denoised sample only with first order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lms {
-    /// How many slopes are used, 1 (Euler) to 4, the default; outside of that the nearer end.
+    /// The number of slopes, `1..=4`. 1 is Euler. A value outside counts as the nearer end.
+    ///
+    /// Default: 4.
     pub order: usize,
 }
 

@@ -1,4 +1,4 @@
-//! The samplers, one a file, and the table of them.
+//! The samplers, one per file, and the table of them.
 
 mod churn;
 mod ddim;
@@ -83,8 +83,19 @@ use std::any::Any;
 
 use crate::{Sampler, SchedulerConfig};
 
-/// The row of a [`name`](Row::name), upper or lower case, or of WebUI's or ComfyUI's name where none of ours is the same
-/// (ComfyUI's `ddim` and `deis` are other samplers than ours of these names).
+/// Returns the row with this name, in upper or lower case.
+///
+/// The name is a [`name`](Row::name), or else WebUI's or ComfyUI's name. ComfyUI's `ddim` and
+/// `deis` are therefore not found: this crate's samplers of these names take precedence, and they
+/// are other samplers.
+///
+/// ```
+/// use sd_schedulers::by_name;
+///
+/// assert_eq!(by_name("DPM++ 2M").map(|row| row.name), Some("dpmpp-2m"));
+/// assert_eq!(by_name("dpmpp_2m").map(|row| row.name), Some("dpmpp-2m"));
+/// assert!(by_name("dpm").is_none());
+/// ```
 pub fn by_name(name: &str) -> Option<&'static Row> {
     let with = |own: fn(&Row) -> Option<&'static str>| {
         let same = |row: &&Row| own(row).is_some_and(|own| own.eq_ignore_ascii_case(name));
@@ -95,15 +106,16 @@ pub fn by_name(name: &str) -> Option<&'static Row> {
         .or_else(|| with(|row| row.comfyui))
 }
 
-/// The row that builds this very sampler, with these options, from a model's configuration; none for a sampler of one's
-/// own or with other options.
+/// Returns the row that builds exactly this sampler, with the same options, from a model's
+/// configuration. Returns `None` for other samplers and other options.
 pub fn row_of(sampler: &dyn Sampler, config: &SchedulerConfig) -> Option<&'static Row> {
     TABLE
         .iter()
         .find(|row| same(sampler, &*(row.build)(config)))
 }
 
-/// Whether two samplers are of one type with the same options, as far as their `Debug` tells options apart.
+/// Returns whether two samplers have the same type and the same options, as far as their `Debug`
+/// output shows options.
 pub fn same(a: &dyn Sampler, b: &dyn Sampler) -> bool {
     let type_id = |sampler: &dyn Sampler| (sampler as &dyn Any).type_id();
     type_id(a) == type_id(b) && format!("{a:?}") == format!("{b:?}")

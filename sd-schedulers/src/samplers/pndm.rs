@@ -9,40 +9,64 @@ use crate::{
     Calls, Conventions, Ends, Prediction, Run, Rung, Rungs, Sampler, SchedulerConfig, Step,
 };
 
-/// PNDM: algorithm 2 of <https://arxiv.org/abs/2202.09778>, with [`skip_prk_steps`](Self::skip_prk_steps) better known as PLMS. Second order on
-/// ladders whose sigmas are not evenly spaced; N + 9 model calls (PLMS: N + 1, but 1 for a single step); diffusers' `PNDMScheduler`.
+/// PNDM: algorithm 2 of <https://arxiv.org/abs/2202.09778>, better known as PLMS with
+/// [`skip_prk_steps`](Self::skip_prk_steps). It is of second order on ladders whose sigmas are not
+/// evenly spaced, and makes N + 9 model calls.
 ///
-/// The first three steps are pseudo Runge-Kutta (equation 13: four calls each; PLMS: one improved Euler step of two), the others pseudo
-/// Adams-Bashforth (equation 12). A mean of noises so made is followed as DDIM's: x = x + (sigma' - sigma) mean (equation 11).
+/// PLMS makes N + 1 model calls, but 1 for a single step. Reference implementation: diffusers'
+/// `PNDMScheduler`.
 ///
-/// WebUI's "PLMS" is PLMS with [`stop_at_last_rung`](Self::stop_at_last_rung) on the timesteps of its DDIM.
+/// The first three steps are pseudo Runge-Kutta steps (equation 13) with four calls each. In PLMS,
+/// the first step is an improved Euler step of two calls instead. The other steps are pseudo
+/// Adams-Bashforth steps (equation 12). Each computes a mean of noises, which x follows as in DDIM:
+/// x = x + (sigma' - sigma) mean (equation 11).
+///
+/// WebUI's "PLMS" is PLMS with [`stop_at_last_rung`](Self::stop_at_last_rung), on the timesteps of
+/// its DDIM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pndm {
-    /// Whether it is PLMS. Default false, which needs 4 steps; Stable Diffusion's configuration says true.
+    /// Whether the sampler is PLMS, as in Stable Diffusion's configuration. PNDM (false) needs at
+    /// least 4 steps.
+    ///
+    /// Default: false.
     pub skip_prk_steps: bool,
-    /// Whether the last step ends at sigma 0 or (the default) at that of timestep 0, the cleanest trained.
+    /// Whether the last step ends at sigma 0. Otherwise it ends at the sigma of timestep 0, the
+    /// cleanest of the training.
+    ///
+    /// Default: false.
     pub set_alpha_to_one: bool,
-    /// What the means are of. Default [`PndmMean::Epsilon`].
+    /// The values whose mean is taken.
+    ///
+    /// Default: [`PndmMean::Epsilon`].
     pub mean: PndmMean,
-    /// Where a step ends. Default [`DdimTarget::NextRung`]; diffusers: [`DdimTarget::Stride`].
+    /// The noise level at which a step ends. diffusers has [`DdimTarget::Stride`].
+    ///
+    /// Default: [`DdimTarget::NextRung`].
     pub target: DdimTarget,
-    /// Whether the run ends on the last rung: see [`Ddim`](crate::Ddim::stop_at_last_rung). Default false; WebUI's PLMS: true.
+    /// Whether the run ends on the last rung, as in WebUI's PLMS: see
+    /// [`Ddim`](crate::Ddim::stop_at_last_rung).
+    ///
+    /// Default: false.
     pub stop_at_last_rung: bool,
 }
 
-/// What [`Pndm`] takes the mean of over several calls.
+/// The values whose mean [`Pndm`] takes over several calls.
+///
+/// Default: [`PndmMean::Epsilon`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PndmMean {
     /// The noise (x - D) / sigma, as in the paper.
     #[default]
     Epsilon,
-    /// The velocity, as diffusers does for models that predict it: the method is then of first order.
+    /// The velocity, as diffusers does for models that predict it. The method is of first order
+    /// then.
     V,
 }
 
 impl Pndm {
-    /// What diffusers' `PNDMScheduler` makes of a configuration: strides, with the last step that the configuration says and the mean of what
-    /// the model predicts.
+    /// Returns the sampler that diffusers' `PNDMScheduler` makes from a configuration: with
+    /// [`DdimTarget::Stride`], the last step of the configuration, and the mean of what the model
+    /// predicts.
     pub fn from_config(config: &SchedulerConfig) -> Self {
         Self {
             set_alpha_to_one: config.set_alpha_to_one,
@@ -80,7 +104,7 @@ impl Sampler for Pndm {
 
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let (mut denoised, mut outputs) = (vec![0.0; x.len()], History::new(4, x.len()));
-        // Those of the first steps.
+        // The buffers of the first steps.
         let (mut guess, mut inner) = (vec![0.0; x.len()], vec![0.0; x.len()]);
         let (mut output, mut mean) = (vec![0.0; x.len()], vec![0.0; x.len()]);
         let total = steps(rungs, self.stop_at_last_rung);
@@ -97,7 +121,8 @@ impl Sampler for Pndm {
                 output.copy_from_slice(outputs.newest());
                 mean.fill(0.0);
                 add(&mut mean, 1.0 / 6.0, &output);
-                // Where x goes along the newest output, what it is taken for there, and its weight.
+                // The sigma to which x goes along the newest output, the rung that it stands for
+                // there, and the weight of the output there.
                 let stages = [
                     (half, middle, 1.0 / 3.0),
                     (middle.sigma, middle, 1.0 / 3.0),
@@ -126,7 +151,7 @@ impl Sampler for Pndm {
                 mean.fill(0.0);
                 add(&mut mean, 0.5, outputs.newest());
                 add(&mut mean, 0.5, &output);
-                // diffusers takes x to be a stride above the next rung.
+                // diffusers assumes that x is one stride above the next rung.
                 let start = match self.target {
                     DdimTarget::NextRung => at.sigma,
                     DdimTarget::Stride => sigma_at(rungs, after.timestep + stride(rungs)),
@@ -152,7 +177,8 @@ impl Sampler for Pndm {
 }
 
 impl Pndm {
-    /// How many model calls the step from rung `index` takes besides the one there: 0 for the last step of a run.
+    /// Returns the number of further model calls of the step from rung `index`. It is 0 for the
+    /// last step of a run.
     fn further_calls(&self, rungs: &Rungs, index: usize) -> usize {
         match (self.skip_prk_steps, index) {
             _ if rungs.after(index).is_none() => 0,
@@ -162,8 +188,11 @@ impl Pndm {
         }
     }
 
-    /// Half way between two rungs: the sigma at which a half step from the first ends, and where the model is called then. In diffusers these
-    /// are half a stride after the one and half a stride before the other.
+    /// Returns the middle between two rungs: the sigma at which a half step from the first rung
+    /// ends, and the noise level at which the model is called then.
+    ///
+    /// In diffusers, the first is half a stride after `from`, and the second is half a stride
+    /// before `to`.
     fn halfway(&self, rungs: &Rungs, from: Rung, to: Rung) -> (f32, Rung) {
         match self.target {
             DdimTarget::NextRung => {
@@ -185,7 +214,7 @@ impl Pndm {
 }
 
 impl PndmMean {
-    /// Writes what the mean is taken of.
+    /// Writes the values whose mean is taken.
     fn output(self, x: &[f32], denoised: &[f32], sigma: f32, output: &mut [f32]) {
         let variance = 1.0 + f64::from(sigma).powi(2);
         let (clean, scale) = match self {
@@ -196,7 +225,7 @@ impl PndmMean {
         output_f32(x, denoised, [scale, clean], output);
     }
 
-    /// What x and the mean are multiplied by on the way from one sigma to another: equation 11.
+    /// Returns the factors of x and of the mean on the way from one sigma to another: equation 11.
     fn transfer(self, from: f32, to: f32) -> (f64, f64) {
         let (sigma, way) = (f64::from(from), f64::from(to) - f64::from(from));
         match self {
@@ -208,12 +237,15 @@ impl PndmMean {
         }
     }
 
-    /// What x, the denoised sample and how the mean differs from the output of x are multiplied by, where x and the mean are by these
-    /// and then by `relabel`. `sigma` is that of x.
+    /// Returns the factors of x, of the denoised sample, and of the difference of the mean from the
+    /// output for x.
+    ///
+    /// `keep` and `gain` are the factors of x and of the mean. The result includes the factor
+    /// `relabel`. `sigma` is the sigma of x.
     fn along(self, (keep, gain): (f64, f64), sigma: f32, relabel: f64) -> [f64; 3] {
         let sigma = f64::from(sigma);
         let root = (1.0 + sigma * sigma).sqrt();
-        // The output of x is these parts of x and the denoised sample.
+        // The output for x consists of these shares of x and of the denoised sample.
         let (of_x, of_denoised) = match self {
             Self::Epsilon => (1.0 / sigma, -1.0 / sigma),
             Self::V => (1.0 / (sigma * root), -root / sigma),
@@ -222,7 +254,7 @@ impl PndmMean {
     }
 }
 
-/// As the loops of steps.rs.
+/// As in steps.rs, this loop is compiled for wide registers too.
 #[multiversion(targets("x86_64+avx2"))]
 fn output_f32(x: &[f32], denoised: &[f32], [scale, clean]: [f32; 2], output: &mut [f32]) {
     for ((output, x), denoised) in output.iter_mut().zip(x).zip(denoised) {
@@ -230,7 +262,7 @@ fn output_f32(x: &[f32], denoised: &[f32], [scale, clean]: [f32; 2], output: &mu
     }
 }
 
-/// Takes x along `mean`, by what [`PndmMean::along`] says; `newest` is the output of x itself.
+/// Moves x along `mean` by the factors of [`PndmMean::along`]. `newest` is the output for x itself.
 fn follow(x: &mut [f32], go: [f64; 3], denoised: &[f32], newest: &[f32], mean: &[f32]) {
     let [of_x, of_denoised, of_change] = go.map(|factor| factor as f32);
     let outputs = newest.iter().zip(mean);

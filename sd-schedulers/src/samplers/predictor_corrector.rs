@@ -1,28 +1,31 @@
-//! What UniPC and SA-Solver share: x is predicted on the next rung and, once the model has seen it there, corrected.
+//! The predictor and the corrector of UniPC and SA-Solver: x is predicted on the next rung and,
+//! once the model has seen it there, corrected.
 
 use multiversion::multiversion;
 
 use super::history::History;
 use super::steps::{add, noise_in, slide};
 
-/// What is remembered between the steps, which integrate a polynomial through the values of the last rungs: denoised samples, or noises.
+/// The state between steps that integrate a polynomial through the values of the last rungs. The
+/// values are denoised samples or noises.
 ///
-/// A step leads along the straight line from x through the denoised sample, and off it by a `bend`. So the noise on the rung that it leads
-/// to is, without the difference of two noises, the last one plus (last - denoised + bend) / sigma.
+/// A step leads along the straight line from x through the denoised sample, and off it by a `bend`.
+/// The noise on the next rung is therefore the last noise plus (last - denoised + bend) / sigma,
+/// which avoids a difference of two noises.
 pub(super) struct PredictorCorrector {
     /// Whether the values are noises.
     on_noise: bool,
     values: History,
     /// The denoised sample on the last rung.
     pub(super) last: Vec<f32>,
-    /// Where the last step has led.
+    /// The point to which the last step led.
     predicted: Vec<f32>,
-    /// How far that is off the line; on a rung, what the corrector adds to x.
+    /// The distance of that point from the line. On a rung, it is what the corrector adds to x.
     pub(super) bend: Vec<f32>,
 }
 
 impl PredictorCorrector {
-    /// For steps that are made of up to `values` values.
+    /// Allocates the state for steps that use up to `values` values.
     pub(super) fn new(on_noise: bool, values: usize, len: usize) -> Self {
         let room = || vec![0.0; len];
         Self {
@@ -34,11 +37,14 @@ impl PredictorCorrector {
         }
     }
 
-    /// Makes the correction of x, which is nothing where x is not as predicted. `weights`: of how the value here differs from the last one,
-    /// and of how the older ones differ from the last one.
+    /// Computes the correction of x, which is 0 where x is not as predicted.
     ///
-    /// Of denoised samples it is added to x. For noises x has to stay, as their value here is that of the predicted x: it is
-    /// added by the step, or by [`settle`](Self::settle).
+    /// `weights` are the weights of the differences from the last value: first of the value here,
+    /// then of the older values.
+    ///
+    /// With denoised samples, the correction is added to x. With noises, x must stay, because the
+    /// value here is the noise of the predicted x. The step or [`settle`](Self::settle) adds the
+    /// correction then.
     pub(super) fn correct(
         &mut self,
         x: &mut [f32],
@@ -66,8 +72,9 @@ impl PredictorCorrector {
         self.bend.fill(0.0);
     }
 
-    /// Predicts x: along the line to `ratio` of its sigma, with the correction and with `weights` of how the older values differ from that
-    /// here.
+    /// Predicts x on the next rung: along the line to `ratio` times its sigma, with the correction.
+    ///
+    /// `weights` are the weights of the differences of the older values from the value here.
     pub(super) fn predict(
         &mut self,
         x: &mut [f32],
@@ -88,7 +95,7 @@ impl PredictorCorrector {
     }
 }
 
-// As the loops of steps.rs.
+// As in steps.rs, these loops are compiled for wide registers too.
 
 #[multiversion(targets("x86_64+avx2"))]
 fn change(bend: &mut [f32], [of_last, of_bend]: [f32; 2], last: &[f32], denoised: &[f32]) {

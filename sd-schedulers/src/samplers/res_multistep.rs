@@ -2,19 +2,26 @@ use std::ops::ControlFlow;
 
 use crate::{Conventions, Path, Run, Rungs, Sampler, Step};
 
-/// RES multistep: the refined exponential solver of <https://arxiv.org/abs/2308.02157> for the denoised sample, of second order
-/// from the outputs of two steps, starting at first. One model call a step; NVIDIA's cosmos-predict1 (`order2_fn`), ComfyUI's
-/// `res_multistep` without noise.
+/// RES multistep: the refined exponential solver of <https://arxiv.org/abs/2308.02157> for the
+/// denoised sample. It is of second order from the outputs of two steps, starts at first order, and
+/// calls the model once per step.
 ///
-/// With h = ln(sigma / sigma'): x = sigma' / sigma x + (1 - sigma' / sigma) D + (h + exp(-h) - 1) / h_last (D - D_last). The first
-/// step has no last term, and one to sigma 0 ends at D.
+/// Reference implementations: NVIDIA's cosmos-predict1 (`order2_fn`), and ComfyUI's `res_multistep`
+/// without noise.
+///
+/// With h = ln(sigma / sigma'), a step is
+/// ```text
+/// x = sigma' / sigma x + (1 - sigma' / sigma) D + (h + exp(-h) - 1) / h_last (D - D_last)
+/// ```
+/// The first step has no last term, and a step to sigma 0 ends at D.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResMultistep;
 
 impl Sampler for ResMultistep {
     fn conventions(&self) -> Conventions {
         Conventions {
-            // h is that of the flow's own sigma too: cosmos-predict1's function as it is.
+            // cosmos-predict1 uses its function unchanged with the flow's own sigma, so h is
+            // computed from that sigma.
             flow: Path::Flow,
             ..Conventions::default()
         }

@@ -5,42 +5,62 @@ use super::steps::add;
 use crate::ladder::karras;
 use crate::{Calls, Clip, Run, Rungs, Sampler, Step};
 
-/// The most steps and times of a segment.
+/// The largest number of steps of a segment, and of its repetitions.
 const MOST: usize = 1000;
 
-/// Restart: Heun's method that at some sigmas goes back up with fresh noise and down again, <https://arxiv.org/abs/2306.14878>. Second
-/// order in between, two model calls a step but one for a step to sigma 0; the authors' `restart_sampler` and WebUI's "Restart".
+/// Restart: Heun's method that goes back up with fresh noise at some sigmas and then down again,
+/// <https://arxiv.org/abs/2306.14878>. In between, it is of second order and calls the model twice
+/// per step, but once for a step to sigma 0.
 ///
-/// On reaching the rung next to a segment's `low`, and as often as it says: x + s_noise sqrt(high² - low²) noise, then steps of
-/// Heun's method on Karras rungs (rho 7) from `high` back to that rung.
+/// Reference implementations: the authors' `restart_sampler` and WebUI's "Restart".
+///
+/// When the run reaches the rung nearest to a segment's `low`, it repeats the segment
+/// [`times`](RestartSegment::times) times. Each repetition adds `s_noise * sqrt(high² - low²)`
+/// times unit noise, and makes steps of Heun's method on Karras rungs (rho 7) from `high` back to
+/// that rung.
 ///
 /// [`Step::total`] counts the steps of segments too.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Restart {
-    /// What is gone again; of two segments that begin on the same rung the later one counts. Default `None`, WebUI's plan by the number of
-    /// steps N, of a [part](Rungs::starting_at) of a run that of the part: below 20 none; to 35 nine of the steps once, from 36 on N / 4 (whole
-    /// division) of them twice, from 0.1 to 2, and the other steps on Karras rungs between the ladder's first and last. So there it takes only
-    /// the ends from the ladder, and N steps in all.
+    /// The segments to repeat. Of two segments that begin on the same rung, the later one counts.
+    ///
+    /// Default: `None`, which is WebUI's plan.
+    ///
+    /// WebUI's plan depends on the number of steps N of the run, or of the
+    /// [part](Rungs::starting_at) of it. Below 20 steps, nothing is repeated. From 20 to 35 steps,
+    /// a segment is repeated once with nine steps. From 36 steps on, it is repeated twice with N /
+    /// 4 steps each (integer division). The segment goes from sigma 2 down to 0.1, and the
+    /// remaining steps are on Karras rungs between the ladder's first and last rung. From 20 steps
+    /// on, the plan therefore takes only the ends from the ladder, and makes N steps in all.
     pub segments: Option<Vec<RestartSegment>>,
-    /// Whether a segment goes up to the rung next to its `high` (the default, WebUI's) or to `high` itself (the authors').
+    /// Whether a segment goes up to the rung nearest to its `high`, as in WebUI. Otherwise it goes
+    /// up to `high` itself, as in the authors' code.
+    ///
+    /// Default: true.
     pub snap: bool,
-    /// What the noise is multiplied by. Default 1; below 0 it is taken for 0. The authors' code has 1.003.
+    /// A factor for the noise. A value below 0 counts as 0. The authors' code has 1.003.
+    ///
+    /// Default: 1.
     pub s_noise: f32,
 }
 
-/// A part of the way that [`Restart`] goes more than once.
+/// A part of the way that [`Restart`] repeats.
 ///
-/// The authors' values for Stable Diffusion, by the guidance scale: 3: 0.1 to 3, nine steps, twice; 5 and 8: 0.1 to 2, nine steps,
-/// twice. (They count points, one more than steps.)
+/// The authors' values for Stable Diffusion depend on the guidance scale. For 3, they are 0.1 to 3,
+/// nine steps, twice. For 5 and 8, they are 0.1 to 2, nine steps, twice. The authors count points,
+/// of which there is one more than steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RestartSegment {
-    /// The sigma to restart from: stands for the rung next to it, and for none if that is the first.
+    /// The sigma to restart from. It stands for the nearest rung. If that is the first rung, the
+    /// segment is left out.
     pub low: f32,
-    /// The sigma to go back up to. A segment without a way, or with one that is not finite, is left out.
+    /// The sigma to go back up to. If it is not finite or not above the rung, the segment is left
+    /// out.
     pub high: f32,
-    /// The number of steps from there down again; 0 leaves the segment out, more than 1000 are 1000.
+    /// The number of steps from `high` down again. With 0, the segment is left out. A value above
+    /// 1000 counts as 1000.
     pub steps: usize,
-    /// How many times; more than 1000 are 1000.
+    /// The number of repetitions. A value above 1000 counts as 1000.
     pub times: usize,
 }
 
@@ -55,7 +75,7 @@ impl Default for Restart {
 }
 
 impl Restart {
-    /// The sigmas that are visited; where they rise is a restart.
+    /// Returns the sigmas that the run visits. Where they rise, the run restarts.
     fn path(&self, rungs: &Rungs) -> Vec<f32> {
         let (main, segments) = self.plan(rungs);
         let mut path = vec![main[0]];
@@ -80,7 +100,7 @@ impl Restart {
         path
     }
 
-    /// The main ladder and the segments.
+    /// Returns the main ladder and the segments.
     fn plan(&self, rungs: &Rungs) -> (Vec<f32>, Vec<RestartSegment>) {
         let (given, count) = (rungs.sigmas(), rungs.steps());
         if let Some(segments) = &self.segments {
@@ -148,7 +168,7 @@ impl Sampler for Restart {
     }
 }
 
-/// The place of the sigma next to `sigma`, the first of two as near.
+/// Returns the index of the sigma nearest to `sigma`, or the first of two that are equally near.
 fn nearest(sigmas: &[f32], sigma: f32) -> usize {
     let distance = |&i: &usize| (f64::from(sigmas[i]) - f64::from(sigma)).abs();
     let places = 0..sigmas.len();
@@ -156,7 +176,7 @@ fn nearest(sigmas: &[f32], sigma: f32) -> usize {
     nearest.unwrap_or(0)
 }
 
-/// The sigmas of a Karras ladder with rho 7, both ends included.
+/// Returns the sigmas of a Karras ladder with rho 7, both ends included.
 fn karras_points(points: usize, from: f32, to: f32) -> impl Iterator<Item = f32> {
     let intervals = points.saturating_sub(1).max(1) as f64;
     let share = move |i: usize| i as f64 / intervals;

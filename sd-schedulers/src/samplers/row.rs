@@ -2,63 +2,71 @@ use std::fmt;
 
 use crate::{Calls, Ladder, Sampler, SchedulerConfig};
 
-/// What there is to know about a sampler without running it.
+/// What is known about a sampler without running it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Row {
-    /// Short name for a command line: `dpmpp-2m`.
+    /// A short name for a command line, such as `dpmpp-2m`.
     pub name: &'static str,
-    /// The name people know it by, WebUI's if it has one: `DPM++ 2M`.
+    /// The name that people know, which is WebUI's if it has one, such as `DPM++ 2M`.
     pub title: &'static str,
-    /// Where it was published.
+    /// The address of the paper.
     pub paper: &'static str,
-    /// The classes of diffusers that do the same, and the keys by which: [`from_config`](crate::from_config) reads all of them.
+    /// The diffusers classes that do the same, and the keys that they need.
+    /// [`from_config`](crate::from_config) reads all of them.
     pub diffusers: Option<&'static str>,
-    /// WebUI's name: [`from_webui`](crate::from_webui) has WebUI's options.
+    /// WebUI's name. [`from_webui`](crate::from_webui) returns the sampler with WebUI's options.
     pub webui: Option<&'static str>,
-    /// ComfyUI's name: [`from_comfyui`](crate::from_comfyui) has ComfyUI's options, and more names.
+    /// ComfyUI's name. [`from_comfyui`](crate::from_comfyui) returns the sampler with ComfyUI's
+    /// options, and knows more names.
     pub comfyui: Option<&'static str>,
-    /// Order of accuracy: halving the steps' length divides the error by 2 to this power. Of one that uses the steps before it is that once it
-    /// is under way: from exact first steps, and without the lower orders of the last ones. Self-started, those are of second order at most.
+    /// The order of accuracy: halving the steps divides the error by 2 to this power.
     ///
-    /// Of samplers that add noise to what steps of the ODE reach (the ancestral ones, DDPM, LCM, TCD, Restart) it is that of those steps. Of
-    /// those that solve the SDE (DPM++ SDE, 2M SDE and 3M SDE, SA-Solver, ER-SDE) it is that on a given path of the noise, the strong order, of
-    /// which all of them have 1; the deviation of what they make may be of a higher one, and without noise (`eta` 0) some are of the higher
-    /// order that they document.
+    /// - For a sampler that uses earlier steps, it is the order once the method is under way: from
+    ///   exact first steps, and without the lower orders of the last ones. If such a sampler starts
+    ///   on its own, it is of second order at most.
+    /// - For a sampler that adds noise to steps of the ODE (the ancestral samplers, DDPM, LCM, TCD
+    ///   and Restart), it is the order of those steps.
+    /// - For a sampler that solves the SDE (DPM++ SDE, 2M SDE and 3M SDE, SA-Solver and ER-SDE), it
+    ///   is the order on a given path of the noise, the strong order, which is 1 for all of them.
+    ///   The deviation of their results may have a higher order. Without noise (`eta` 0), some have
+    ///   the higher order that they document.
     pub order: usize,
-    /// How often it calls the model, on a ladder of its conventions.
+    /// How often the sampler calls the model, on a ladder with its conventions.
     pub calls: CallFormula,
-    /// Where it ends for Stable Diffusion: `denoised` (the model's guess of the clean sample), `alpha-bar 0` (the cleanest noise level
-    /// of the training), `sigma_min` (the smallest sigma of the training or the ladder) or `own formula`.
+    /// Where the sampler ends for Stable Diffusion: `denoised` (the model's guess of the clean
+    /// sample), `alpha-bar 0` (the cleanest noise level of the training), `sigma_min` (the smallest
+    /// sigma of the training or the ladder) or `own formula`.
     pub ends: &'static str,
-    /// What it needs: `nothing`, `integer timesteps` (those of the training, which it can't leave) or `unconditional output`.
+    /// What the sampler needs: `nothing`, `integer timesteps` (it cannot leave the training
+    /// timesteps) or `unconditional output`.
     pub needs: &'static str,
-    /// Whether it adds noise.
+    /// Whether the sampler adds noise.
     pub stochastic: bool,
-    /// The ladder it is mostly run on.
+    /// The ladder that the sampler usually runs on.
     pub default_ladder: Ladder,
-    /// The sampler as the diffusers class makes it from the model's configuration.
+    /// Builds the sampler from the model's configuration, as the diffusers class does.
     pub build: fn(&SchedulerConfig) -> Box<dyn Sampler>,
 }
 
-/// How many model calls a run of N steps takes.
+/// The number of model calls of a run with N steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CallFormula {
-    /// One a step.
+    /// N: one call per step.
     N,
-    /// Two a step, but one for the step to sigma 0.
+    /// 2N - 1: two calls per step, except one for the step to sigma 0.
     TwoNLess1,
-    /// One a step and one more in the first, if there are others.
+    /// N + 1: one call per step, and one more in the first step if there are other steps.
     NPlus1,
-    /// One a step and three more in the first three; N is at least 4.
+    /// N + 9: one call per step, and three more in each of the first three steps. N is at least 4.
     NPlus9,
-    /// No more than this, whatever N is.
+    /// At most this number, for any N.
     AtMost(usize),
 }
 
 impl CallFormula {
-    /// The number for `steps` steps.
+    /// Returns the number of calls for `steps` steps.
     pub fn at(self, steps: usize) -> Calls {
         Calls::Exactly(match self {
             Self::N => steps,
@@ -84,7 +92,8 @@ impl fmt::Display for CallFormula {
 }
 
 impl Row {
-    /// Whether the sampler can run on a ladder: DDIM can't leave the training timesteps, as Karras does.
+    /// Returns whether the sampler can run on a ladder. For example, DDIM cannot leave the training
+    /// timesteps, as the Karras ladder does.
     pub fn fits(&self, ladder: &Ladder) -> bool {
         let on_grid_only = (self.build)(&SchedulerConfig::default())
             .conventions()
@@ -92,12 +101,13 @@ impl Row {
         ladder.on_grid() || !on_grid_only
     }
 
-    /// The names that WebUI and ComfyUI have for it.
+    /// Returns an iterator over the sampler's names in WebUI and ComfyUI.
     pub fn aliases(&self) -> impl Iterator<Item = &'static str> {
         [self.webui, self.comfyui].into_iter().flatten()
     }
 
-    /// A row of a first-order sampler that calls the model once a step and ends at the denoised sample, without noise.
+    /// Makes the row of a first-order sampler that calls the model once per step, ends at the
+    /// denoised sample and adds no noise.
     pub(super) const fn new(
         name: &'static str,
         title: &'static str,
@@ -127,7 +137,7 @@ impl Row {
         self
     }
 
-    /// The title is WebUI's name.
+    /// Sets WebUI's name to the title.
     pub(super) const fn webui(mut self) -> Self {
         self.webui = Some(self.title);
         self

@@ -6,45 +6,81 @@ use super::predictor_corrector::PredictorCorrector;
 use super::steps::add;
 use crate::{Calls, Clip, Conventions, End, Needs, Run, Rungs, Sampler, Step};
 
-/// SA-Solver, a stochastic Adams method: algorithm 1 of <https://arxiv.org/abs/2309.05019>. Without noise of the greater of its two orders, from
-/// the outputs of as many steps, with noise of first; one model call a step; diffusers' `SASolverScheduler`.
+/// SA-Solver, a stochastic Adams method: algorithm 1 of <https://arxiv.org/abs/2309.05019>. Without
+/// noise, its order is the greater of its two orders; with noise, it is of first order. It calls
+/// the model once per step.
 ///
-/// With lambda = -ln sigma, h the step in lambda, kappa = 1 + tau² and D(lambda) the polynomial through the outputs:
-/// x = e^(-kappa h) x + kappa ∫ e^(kappa u) D(lambda' + u) du + sigma' sqrt(1 - e^(-2 tau² h)) noise, u from -h to 0.
-/// Once the model has seen x on the next rung, its output joins the polynomial and x is corrected: the two differ only in the outputs'
-/// weights. Where the `step` of a [`Run`] has put another value in the place of the predicted one, that stays.
+/// The order is reached from the outputs of as many steps. Reference implementation: diffusers'
+/// `SASolverScheduler`.
+///
+/// With lambda = -ln sigma, h the step in lambda, kappa = 1 + tau² and D(lambda) the polynomial
+/// through the outputs, a step is
+/// ```text
+/// x = e^(-kappa h) x + kappa ∫ e^(kappa u) D(lambda' + u) du
+///     + sigma' sqrt(1 - e^(-2 tau² h)) noise
+/// ```
+/// with u from -h to 0. Once the model has seen x on the next rung, its output joins the polynomial
+/// and x is corrected. The prediction and the correction differ only in the weights of the outputs.
+/// If the `step` of a [`Run`] replaces the predicted value, the replacement stays.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SaSolver {
-    /// How many outputs the prediction is made of: 1 to 4; outside of that the nearer end. Default 2.
+    /// The number of outputs in the prediction, `1..=4`. A value outside counts as the nearer end.
+    ///
+    /// Default: 2.
     pub predictor_order: usize,
-    /// How many the correction is made of, the newest included: 1 to 4, above it is 4; 0: no correction, which diffusers lacks. Default 2.
+    /// The number of outputs in the correction, including the newest, `1..=4`. A value above 4
+    /// counts as 4. 0 makes no correction, which diffusers does not allow.
+    ///
+    /// Default: 2.
     pub corrector_order: usize,
-    /// How stochastic it is: 0 (not at all) or more, finite; 1, the default, is the reverse SDE. Below 0 is 0.
+    /// How stochastic the sampler is, finite and 0 or more. 0 adds no noise, and 1 is the reverse
+    /// SDE. A value below 0 counts as 0.
+    ///
+    /// Default: 1.
     pub tau: f32,
-    /// The first and the last timestep, both included, from which a step is stochastic; from others tau is 0. Default 200 and 800, by which no
-    /// step is stochastic on an EDM model: its timesteps are ln(sigma) / 4.
+    /// The first and the last timestep, both included, from which a step is stochastic. From other
+    /// timesteps, tau is 0.
+    ///
+    /// Default: `[200.0, 800.0]`.
+    ///
+    /// With the default, no step is stochastic on an EDM model, whose timesteps are ln(sigma) / 4.
     pub interval: [f32; 2],
-    /// What the polynomial goes through. Default [`SaOutput::Denoised`].
+    /// The values that the polynomial goes through.
+    ///
+    /// Default: [`SaOutput::Denoised`].
     pub output: SaOutput,
-    /// Whether orders fall to 1 towards the last step. Default true.
+    /// Whether orders fall to 1 towards the last step.
+    ///
+    /// Default: true.
     pub lower_order_final: bool,
-    /// Whether the model is called again on the corrected x, for the outputs to come: "PECE". Default false.
+    /// Whether the model is called again on the corrected x, for the outputs of later steps:
+    /// "PECE".
+    ///
+    /// Default: false.
     pub evaluate_again: bool,
-    /// Where a run ends. Default [`End::SigmaMin`]; ComfyUI: [`End::Zero`], at the denoised sample.
+    /// The sigma at which a run ends. ComfyUI has [`End::Zero`], at the denoised sample.
+    ///
+    /// Default: [`End::SigmaMin`].
     pub end: End,
-    /// What is done to the denoised sample, for models of pixels. Default nothing.
+    /// The clipping of the denoised sample, for models of pixels.
+    ///
+    /// Default: [`Clip::None`].
     pub clip: Clip,
 }
 
-/// What [`SaSolver`] interpolates: `algorithm_type` of diffusers.
+/// The values that [`SaSolver`] interpolates: `algorithm_type` of diffusers.
+///
+/// Default: [`SaOutput::Denoised`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SaOutput {
-    /// The denoised sample: `data_prediction`. Two outputs are weighed as in the authors' code (appendix D of the paper): the slope's weight is
-    /// kappa h / 2, which is simpler and of the same order.
+    /// The denoised sample: `data_prediction`.
+    ///
+    /// Two outputs are weighed as in the authors' code (appendix D of the paper): the weight of the
+    /// slope is kappa h / 2, which is simpler and of the same order.
     #[default]
     Denoised,
-    /// The noise (x - D) / sigma: `noise_prediction`,
-    /// x = x - kappa sigma' ∫ e^(-u) noise(lambda' + u) du + tau sqrt(sigma² - sigma'²) noise.
+    /// The noise (x - D) / sigma: `noise_prediction`. A step is x = x - kappa sigma' ∫ e^(-u)
+    /// noise(lambda' + u) du + tau sqrt(sigma² - sigma'²) noise.
     Noise,
 }
 
@@ -65,7 +101,8 @@ impl Default for SaSolver {
 }
 
 impl SaSolver {
-    /// How many outputs the prediction from rung `index` and its correction are made of; the latter have one that is newer.
+    /// Returns the number of outputs in the prediction from rung `index` and in its correction. The
+    /// outputs of the correction include a newer one.
     fn orders(&self, rungs: &Rungs, index: usize) -> (usize, usize) {
         let left = if self.lower_order_final {
             rungs.steps_left(index)
@@ -80,7 +117,8 @@ impl SaSolver {
         )
     }
 
-    /// The weights of the outputs in a step of length `h`. `places`: where they are, newest first, in steps before the target.
+    /// Returns the weights of the outputs in a step of length `h`. `places` are the positions of
+    /// the outputs, newest first, in steps before the target.
     fn weights(&self, kappa: f64, h: f64, places: &[f64]) -> [f64; MOST] {
         match (self.output, places) {
             (SaOutput::Denoised, &[newest, oldest]) => {
@@ -97,8 +135,11 @@ impl SaSolver {
         }
     }
 
-    /// The weights of the outputs in the prediction from rung `index`, newest first, and what its correction adds to them, where the first
-    /// is the weight of the output on the next rung. All but that of the output on the rung itself, from which the others differ.
+    /// Returns the weights of the outputs in the prediction from rung `index`, newest first, and
+    /// the changes that its correction makes to them.
+    ///
+    /// The first change is the weight of the output on the next rung. The output on the rung itself
+    /// is left out, because the others are differences from it.
     fn both_weights(&self, rungs: &Rungs, kappa: f64, index: usize) -> ([f64; 3], [f64; 4]) {
         let lambda = |index: usize| -f64::from(rungs.sigmas()[index]).ln();
         let h = lambda(index + 1) - lambda(index);
@@ -137,7 +178,7 @@ impl Sampler for SaSolver {
         let mut state = PredictorCorrector::new(on_noise, MOST, x.len());
         let (mut denoised, mut noise) = (vec![0.0; x.len()], vec![0.0; x.len()]);
         let mut scratch = self.clip.scratch(x.len());
-        // Of the last step.
+        // The correction of the last step.
         let mut correction = None;
         for at in rungs.iter() {
             run.denoise(x, at, &mut denoised)?;
@@ -161,7 +202,8 @@ impl Sampler for SaSolver {
                     0.0
                 };
                 let (kappa, h) = (1.0 + tau * tau, (sigma / to).ln());
-                // How much is left of x - D, what the outputs are multiplied by, and the deviation of the noise.
+                // The remaining share of x - D, the factor of the outputs, and the deviation of the
+                // noise.
                 let (ratio, scale, up) = if on_noise {
                     let variance = sigma * sigma - to * to;
                     (to / sigma, kappa * to, tau * variance.sqrt())
@@ -170,7 +212,7 @@ impl Sampler for SaSolver {
                     ((-kappa * h).exp(), 1.0, to * variance.sqrt())
                 };
                 if on_noise && tau > 0.0 {
-                    // Off the line, too: as much as the fresh noise makes up for.
+                    // The step also leads off the line, by as much as the fresh noise makes up for.
                     let off = (tau * tau * (to - sigma) / sigma) as f32;
                     let values = state.bend.iter_mut().zip(&*x).zip(&denoised);
                     values.for_each(|((bend, x), denoised)| *bend += off * (x - denoised));

@@ -13,11 +13,14 @@ use crate::names::unknown;
 use crate::schedule::Kind;
 use crate::{Ladder, Sampler, SchedulerConfig, UnknownName};
 
-/// Which sampler is to run: one of [`TABLE`] by its name, or a value.
+/// A choice of sampler: a row of [`TABLE`], or a sampler with its options.
 ///
-/// A named one gets its options from the model's configuration, as the diffusers class would; a value has its own.
-/// With serde it is the name, such as `"dpmpp-2m"`. A value is written as the name of the row that builds it from the default
-/// configuration, Stable Diffusion 1.5's, and read back as that name; one that no row builds so can't be written.
+/// A row takes its options from the model's configuration, as the diffusers class does. A sampler
+/// has its own options.
+///
+/// In serde, it is the name of a row, such as `"dpmpp-2m"`. A sampler is written as the name of the
+/// row that builds it from the default configuration (Stable Diffusion 1.5), and read back as that
+/// row. A sampler that no row builds cannot be written.
 #[derive(Clone, Debug)]
 pub enum Scheduler {
     /// A row of [`TABLE`].
@@ -27,7 +30,7 @@ pub enum Scheduler {
 }
 
 impl Scheduler {
-    /// The sampler, for a model with this configuration.
+    /// Returns the sampler for a model with this configuration.
     pub fn sampler(&self, config: &SchedulerConfig) -> Arc<dyn Sampler> {
         match self {
             Self::Named(row) => (row.build)(config).into(),
@@ -35,7 +38,7 @@ impl Scheduler {
         }
     }
 
-    /// The row that builds this sampler from this configuration, options and all.
+    /// Returns the row that builds this sampler, with these options, from this configuration.
     pub fn row(&self, config: &SchedulerConfig) -> Option<&'static Row> {
         match self {
             Self::Named(row) => Some(row),
@@ -43,8 +46,11 @@ impl Scheduler {
         }
     }
 
-    /// The ladder it runs on when none is chosen: the row's, or for a sampler of one's own Karras, if it can leave the training timesteps, and
-    /// leading if it can't. Karras too where those mean nothing to the kind of model: timesteps to an EDM model.
+    /// Returns the ladder to use when no ladder is chosen.
+    ///
+    /// It is the default ladder of the row. For a sampler without a row, it is Karras, or leading
+    /// if the sampler cannot leave the training timesteps. If that ladder does not support the kind
+    /// of model, such as timesteps on an EDM model, it is Karras.
     pub fn default_ladder(&self, config: &SchedulerConfig) -> Ladder {
         let ladder = match (self.row(config), self) {
             (Some(row), _) => row.default_ladder.clone(),
@@ -80,7 +86,10 @@ impl<S: Sampler> From<S> for Scheduler {
 impl FromStr for Scheduler {
     type Err = UnknownName;
 
-    /// As [`by_name`] finds it.
+    /// Parses a name as [`by_name`] does.
+    ///
+    /// # Errors
+    /// [`UnknownName`] if there is no such name. It lists known names.
     fn from_str(name: &str) -> Result<Self, UnknownName> {
         let names = TABLE.iter().map(|row| row.name);
         let named = by_name(name).map(Self::Named);
@@ -88,8 +97,8 @@ impl FromStr for Scheduler {
     }
 }
 
-/// Writes the name of the row that builds the sampler from the default configuration, which
-/// [`FromStr`] reads again. A sampler that no row builds so is written as its `Debug` does.
+/// Writes the name of the row that builds the sampler from the default configuration. [`FromStr`]
+/// reads it. A sampler that no row builds is written with its `Debug` output.
 ///
 /// ```
 /// use sd_schedulers::{Euler, Scheduler};

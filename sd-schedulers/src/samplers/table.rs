@@ -9,18 +9,21 @@ use crate::{
     SaSolver, Sampler, SchedulerConfig, SdeSolver, Tcd, UniPc,
 };
 
-/// [`TABLE`] in Markdown, as the crate's documentation has it.
+/// Returns [`TABLE`] as a Markdown list, which is part of the crate's documentation.
 pub fn table_as_markdown() -> String {
     let mut text = String::from(
-        "| name | title | diffusers | WebUI | ComfyUI | order | calls | ends at | needs | noise | default ladder | paper |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "Each entry starts with the name, the title, the order and the paper.\n\
+         A dash means that a program has no name for the sampler.\n",
     );
     for row in TABLE {
         let comfyui = row.comfyui.map(|name| format!("`{name}`"));
-        // Writing to a string can't fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "| `{}` | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | <{}> |",
+            "- `{0}`: {1}, order {5}, <{11}>.\n\
+             \x20 Calls: {6}; ends at: {7}; needs: {8}; noise: {9};\n\
+             \x20 default ladder: {10}; WebUI: {3}; ComfyUI: {4};\n\
+             \x20 diffusers: {2}.",
             row.name,
             row.title,
             row.diffusers.unwrap_or("–"),
@@ -54,7 +57,7 @@ const DPM_SOLVER_PP: &str = arxiv!("2211.01095");
 const SA_SOLVER: &str = arxiv!("2309.05019");
 const CFG_PP: &str = arxiv!("2406.08070");
 
-/// Every sampler of this crate, with the options that it is mostly run with.
+/// Every sampler of this crate, with the options that people usually run it with.
 #[rustfmt::skip]
 pub static TABLE: &[Row] = &[
     Row::new("euler", "Euler", EDM, Ladder::karras(), |_| Box::new(Euler::default()))
@@ -273,7 +276,7 @@ fn singlestep(config: &SchedulerConfig, algorithm: DpmAlgorithm, order: usize) -
     })
 }
 
-/// diffusers takes no other one.
+/// Returns the only end that diffusers accepts for the algorithm.
 fn end(algorithm: DpmAlgorithm) -> End {
     match algorithm {
         DpmAlgorithm::Denoised | DpmAlgorithm::SdeDenoised => End::Zero,

@@ -4,16 +4,23 @@ use super::ddim::relabel;
 use super::steps::{add, slide};
 use crate::{Conventions, Ends, FirstX, Run, Rung, Rungs, Sampler, Step, Told};
 
-/// Strategic stochastic sampling of trajectory consistency distillation: algorithm 4 of <https://arxiv.org/abs/2402.19159>. For models
-/// distilled to it; first order, one model call a step; diffusers' `TCDScheduler`.
+/// Strategic stochastic sampling of trajectory consistency distillation: algorithm 4 of
+/// <https://arxiv.org/abs/2402.19159>. It is for models that were distilled for it, is of first
+/// order, and calls the model once per step.
 ///
-/// With t' the next rung's timestep and q the sigma at timestep floor((1 - gamma) t'): x = D + q / sigma (x - D), and noise of deviation
-/// sqrt(sigma'² - q²) leads up to the next rung. After the last rung it is the sigma of timestep 0, the cleanest trained. Not for an EDM
-/// model, which has no such timesteps.
+/// Reference implementation: diffusers' `TCDScheduler`.
+///
+/// With t' the next rung's timestep and q the sigma at timestep floor((1 - gamma) t'), a step is
+/// x = D + q / sigma (x - D), and noise of deviation sqrt(sigma'² - q²) leads up to the next
+/// rung. After the last rung, q is the sigma of timestep 0, the cleanest of the training. An EDM
+/// model is refused, because it has no such timesteps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tcd {
-    /// How far down each step goes to come up again: 0 (to the next rung, which is [`Ddim`](crate::Ddim)) to 1 (to timestep 0); outside of
-    /// that the nearer end, NaN is 0. Default 0.3, `eta` of diffusers' `step`.
+    /// How far down each step goes before it comes up again, from 0 (to the next rung, which is
+    /// [`Ddim`](crate::Ddim)) to 1 (to timestep 0): `eta` of diffusers' `step`. A value outside
+    /// counts as the nearer end, and NaN counts as 0.
+    ///
+    /// Default: 0.3.
     pub gamma: f32,
 }
 
@@ -24,12 +31,13 @@ impl Default for Tcd {
 }
 
 impl Tcd {
-    /// The sigma that the step from a rung goes down to.
+    /// Returns the sigma that the step from a rung goes down to.
     fn target(&self, rungs: &Rungs, at: Rung) -> f64 {
         let (schedule, next) = (rungs.schedule(), rungs.sigmas()[at.index + 1]);
         match rungs.after(at.index) {
             Some(after) if self.gamma > 0.0 => {
-                // In float32, as torch: a product on the edge of a whole number is not to fall on its other side.
+                // Use float32 as torch does. Otherwise a product near a whole number could fall on
+                // its other side.
                 let timestep = ((1.0 - f64::from(self.gamma)) as f32 * after.timestep).floor();
                 rungs.in_run(schedule.sigma_at(timestep)).min(next.into())
             }
@@ -65,7 +73,8 @@ impl Sampler for Tcd {
                 run.noise(at.sigma, next, &mut noise);
                 add(x, (to * to - target * target).sqrt(), &noise);
             } else if target > to {
-                // The end, cleaner than any rung: x is kept in the scaling of the training from there to sigma 0.
+                // This is the end of the run, cleaner than any rung. From there to sigma 0, x keeps
+                // its value in the scaling of the training.
                 let keep = relabel(rungs, target, to) as f32;
                 x.iter_mut().for_each(|x| *x *= keep);
             }

@@ -11,7 +11,7 @@ fn rows_are_found_by_name_and_fit_their_default_ladder() {
         let found = |name: &str| by_name(name).map(|found| found.name);
         assert_eq!(found(&row.name.to_uppercase()), Some(row.name));
         for alias in row.aliases() {
-            // Ours is another sampler.
+            // `deis` is this crate's own sampler first.
             let ours = if alias == "deis" { "deis" } else { row.name };
             assert_eq!(found(alias), Some(ours), "{alias}");
         }
@@ -41,7 +41,7 @@ fn a_sampler_is_known_by_its_type_and_options() {
         ..EulerAncestral::default()
     };
     assert!(row_of(&half, &config).is_none());
-    /// Prints as another does.
+    /// A sampler that prints as another type does.
     struct Own;
     impl std::fmt::Debug for Own {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -106,7 +106,7 @@ fn ends_and_needs_are_as_the_sampler_says() {
 
 #[test]
 fn only_stochastic_samplers_draw_noise() {
-    /// The number of times.
+    /// A source that counts its draws.
     struct Drawn(usize);
     impl NoiseSource for Drawn {
         fn fill(&mut self, out: &mut [f32]) {
@@ -141,7 +141,7 @@ fn clips_reach_the_samplers_whose_class_has_them() {
         ratio: 0.995,
         max: 1.0,
     };
-    // Which of the two kinds of clipping the class knows.
+    // The kinds of clipping that the class has.
     for (name, range, thresholding) in [
         ("ddim", true, true),
         ("ddpm", true, true),

@@ -4,40 +4,68 @@ use super::dpm_solver::conventions;
 use super::predictor_corrector::PredictorCorrector;
 use crate::{Clip, Conventions, End, Needs, Run, Rungs, Sampler, Step};
 
-/// UniPC, multistep: algorithms 1 (the corrector) and 2 (the predictor) of <https://arxiv.org/abs/2302.04867>. Of order `order` + 1, or `order`
-/// without the corrector, from the outputs of as many steps; one model call a step; diffusers' `UniPCMultistepScheduler`.
+/// UniPC, multistep: algorithms 1 (the corrector) and 2 (the predictor) of
+/// <https://arxiv.org/abs/2302.04867>. Its order is `order` + 1, or `order` without the corrector.
+/// It calls the model once per step.
 ///
-/// DDIM plus a weighted sum of the differences of the last values, whose weights make it exact for polynomials in log sigma. Once the model has
-/// seen x on the next rung, its value joins them and x is corrected: the two differ only in the values' weights. Where the `step` of a
-/// [`Run`] has put another value in the place of the predicted one, that stays. The last x is never corrected. A step to sigma 0 is DDIM's, so
-/// ends at the denoised sample.
+/// The order is reached from the outputs of as many steps. Reference implementation: diffusers'
+/// `UniPCMultistepScheduler`.
 ///
-/// WebUI's "UniPC" and ComfyUI's `uni_pc` are [`Bh1`](UniPcVariant::Bh1) of order 3, ComfyUI's `uni_pc_bh2` is [`Bh2`](UniPcVariant::Bh2) of
-/// order 3.
+/// A step is a step of DDIM plus a weighted sum of the differences of the last values. The weights
+/// make it exact for polynomials in log sigma. Once the model has seen x on the next rung, its
+/// value joins them and x is corrected. The prediction and the correction differ only in the
+/// weights. If the `step` of a [`Run`] replaces the predicted value, the replacement stays. The
+/// last x is never corrected. A step to sigma 0 is a step of DDIM, so it ends at the denoised
+/// sample.
+///
+/// WebUI's "UniPC" and ComfyUI's `uni_pc` are [`Bh1`](UniPcVariant::Bh1) with order 3. ComfyUI's
+/// `uni_pc_bh2` is [`Bh2`](UniPcVariant::Bh2) with order 3.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UniPc {
-    /// How many values the predictor uses: 1 to 3; outside of that the nearer end. Default 2. diffusers' `solver_order`.
+    /// The number of values that the predictor uses, `1..=3`: `solver_order` in diffusers. A value
+    /// outside counts as the nearer end.
+    ///
+    /// Default: 2.
     pub order: usize,
-    /// The function B of the paper. Default [`UniPcVariant::Bh2`]. diffusers' `solver_type`.
+    /// The function B of the paper: `solver_type` in diffusers.
+    ///
+    /// Default: [`UniPcVariant::Bh2`].
     pub variant: UniPcVariant,
-    /// Whether the values are denoised samples (the default) or noises, (x - D) / sigma.
+    /// Whether the values are denoised samples. Otherwise they are noises, (x - D) / sigma.
+    ///
+    /// Default: true.
     pub predict_x0: bool,
-    /// Whether orders fall to 1 towards the last step. Default true. It holds the whole at order 2 for many steps.
+    /// Whether orders fall to 1 towards the last step. It limits the whole method to order 2 for
+    /// many steps.
+    ///
+    /// Default: true.
     pub lower_order_final: bool,
-    /// The steps whose result is not corrected, bit i for step i and bit 127 for all later ones too: what
-    /// [`uncorrected_at`](Self::uncorrected_at) makes, and [`NEVER_CORRECTED`](Self::NEVER_CORRECTED). Default 0. diffusers'
-    /// `disable_corrector`.
+    /// The steps whose result is not corrected: `disable_corrector` in diffusers.
+    ///
+    /// Default: 0.
+    ///
+    /// Bit i stands for step i, and bit 127 for all later steps too.
+    /// [`uncorrected_at`](Self::uncorrected_at) makes such a value, and
+    /// [`NEVER_CORRECTED`](Self::NEVER_CORRECTED) has all bits set.
     pub uncorrected: u128,
-    /// Where a run ends. Default [`End::Zero`], which for noises is not finite in diffusers. Its `final_sigmas_type`.
+    /// The sigma at which a run ends: `final_sigmas_type` in diffusers.
+    ///
+    /// Default: [`End::Zero`], which does not give finite results in diffusers if the values are
+    /// noises.
     pub end: End,
-    /// What is done to the denoised sample, for models of pixels; for noises nothing, as in diffusers. Default nothing.
+    /// The clipping of the denoised sample, for models of pixels. If the values are noises, nothing
+    /// is clipped, as in diffusers.
+    ///
+    /// Default: [`Clip::None`].
     pub clip: Clip,
 }
 
 /// How [`UniPc`] scales its corrections, by a function of the step h in log sigma.
+///
+/// Default: [`UniPcVariant::Bh2`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UniPcVariant {
-    /// B = h. (With [`End::Zero`] diffusers' result is not finite.)
+    /// B = h. With [`End::Zero`], the result is not finite in diffusers.
     Bh1,
     /// B = e^h - 1.
     #[default]
@@ -59,16 +87,24 @@ impl Default for UniPc {
 }
 
 impl UniPc {
-    /// For [`uncorrected`](Self::uncorrected): no corrector at all, UniP.
+    /// The value of [`uncorrected`](Self::uncorrected) without any corrector: UniP.
     pub const NEVER_CORRECTED: u128 = u128::MAX;
 
-    /// For [`uncorrected`](Self::uncorrected): all but these steps, counted from 0, are corrected.
+    /// Returns the value of [`uncorrected`](Self::uncorrected) for which all steps but these,
+    /// counted from 0, are corrected.
+    ///
+    /// ```
+    /// use sd_schedulers::UniPc;
+    ///
+    /// let unipc = UniPc { uncorrected: UniPc::uncorrected_at([0, 3]), ..UniPc::default() };
+    /// assert_eq!(unipc.uncorrected, 0b1001);
+    /// ```
     pub fn uncorrected_at(steps: impl IntoIterator<Item = usize>) -> u128 {
         let all = steps.into_iter();
         all.fold(0, |bits, step| bits | (1 << step.min(127)))
     }
 
-    /// The order of the step from rung `index`.
+    /// Returns the order of the step from rung `index`.
     fn order_at(&self, rungs: &Rungs, index: usize) -> usize {
         let order = self.order.clamp(1, 3).min(index + 1);
         if self.lower_order_final {
@@ -78,8 +114,12 @@ impl UniPc {
         }
     }
 
-    /// The values' weights in a step of `order` from rung `index`, for how they differ from that on the rung it leaves, beside a step of
-    /// DDIM. First the weight of the value on the rung it ends at, which is 0 without the corrector, then those on the rungs before.
+    /// Returns the weights of the values in a step of `order` from rung `index`, in addition to a
+    /// step of DDIM.
+    ///
+    /// The weights belong to the differences of the values from the value on the rung that the step
+    /// leaves. The first belongs to the value on the rung where the step ends, and is 0 without the
+    /// corrector. The others belong to the values on earlier rungs.
     fn weights(&self, sigmas: &[f32], index: usize, order: usize, corrector: bool) -> [f64; 3] {
         let sigma = |rung: usize| f64::from(sigmas[rung]);
         let h = (sigma(index) / sigma(index + 1)).ln();
@@ -92,7 +132,8 @@ impl UniPc {
             UniPcVariant::Bh1 => z,
             UniPcVariant::Bh2 => z.exp_m1(),
         };
-        // Where the other values are, in steps from the rung left; 1 is that of the corrector.
+        // The positions of the other values, in steps from the rung that is left. The corrector's
+        // is 1.
         let mut places = [1.0; 3];
         for back in 1..order {
             places[back - 1] = (sigma(index) / sigma(index - back)).ln() / h;
@@ -100,7 +141,8 @@ impl UniPc {
         let count = order - 1 + usize::from(corrector);
         let mut parts = [1, 2, 3].map(|k| FACTORIALS[k] * phi(k, z) / scale);
         match (order, corrector) {
-            // As the authors do: the limit for short steps, which is of the same order.
+            // As in the authors' code, this is the limit for short steps, which is of the same
+            // order.
             (2, false) | (1, true) => parts[0] = 0.5,
             _ => solve(&places[..count], &mut parts[..count]),
         }
@@ -112,7 +154,8 @@ impl UniPc {
         weights
     }
 
-    /// The weights of the correction of the step from rung `index`: those of the corrector, less those that have been in the prediction.
+    /// Returns the weights of the correction of the step from rung `index`: the corrector's weights
+    /// minus the weights in the prediction.
     fn correction(&self, rungs: &Rungs, index: usize) -> Option<[f64; 4]> {
         let step = rungs.index_in_whole(index).min(127);
         if (self.uncorrected >> step) & 1 == 1 {
@@ -168,10 +211,11 @@ impl Sampler for UniPc {
 
 const FACTORIALS: [f64; 4] = [1.0, 1.0, 2.0, 6.0];
 
-/// The sum over j from 1 of z^j / (j + k)!, k from 1 to 3: z times the function phi with k + 1 in the paper.
+/// Returns the sum over j from 1 of z^j / (j + k)!, for k from 1 to 3. It is z times the paper's
+/// function phi with k + 1.
 fn phi(k: usize, z: f64) -> f64 {
     if z.abs() < 1.0 {
-        // The recurrence below would cancel.
+        // The recurrence below would lose digits by cancellation.
         let (mut sum, mut term) = (0.0, 1.0 / FACTORIALS[k]);
         for j in 1..20 {
             term *= z / (j + k) as f64;
@@ -187,8 +231,10 @@ fn phi(k: usize, z: f64) -> f64 {
     }
 }
 
-/// Solves for the weights of nodes that make the weighted sums of their powers 0, 1, … equal to `sums`, which it replaces with them: algorithm
-/// 4.6.2 of Golub and Van Loan's "Matrix Computations".
+/// Solves for the weights of nodes whose weighted sums of the powers 0, 1, … are equal to `sums`.
+/// The weights replace `sums`.
+///
+/// It is algorithm 4.6.2 of Golub and Van Loan's "Matrix Computations".
 fn solve(nodes: &[f64], sums: &mut [f64]) {
     let count = nodes.len();
     for k in 0..count {

@@ -4,22 +4,37 @@ use std::sync::Arc;
 
 use crate::{Calls, Conventions, Ends, Needs, Run, Rungs, Sampler};
 
-/// A sampler on rungs that are made in another way than it asks for itself: the same steps have several reference implementations, which
-/// count and scale differently. [`DpmPlusPlus2M`](crate::DpmPlusPlus2M) has those of diffusers' class; with [`Conventions::default`] it is
-/// k-diffusion's.
+/// A sampler whose rungs are made with other conventions than its own.
 ///
-/// Whether the steps are right on such rungs is not checked: where [`Conventions::on_grid_only`], [`Conventions::training_timesteps`] or
-/// [`Conventions::min_steps`] say something or [`Conventions::flow`] is the exploding path, that mostly has to stay.
+/// The same steps have several reference implementations, which count and scale differently. For
+/// example, [`DpmPlusPlus2M`](crate::DpmPlusPlus2M) has the conventions of diffusers' class, and
+/// with [`Conventions::default`] it is k-diffusion's.
+///
+/// Whether the steps are correct on such rungs is not checked. Usually,
+/// [`Conventions::on_grid_only`], [`Conventions::training_timesteps`] and
+/// [`Conventions::min_steps`] must stay if they are set, and [`Conventions::flow`] must stay if it
+/// is [`Path::Exploding`](crate::Path::Exploding).
+///
+/// ```
+/// use std::sync::Arc;
+/// use sd_schedulers::{Conventions, DpmPlusPlus2M, Sampler, WithConventions};
+///
+/// let sampler = WithConventions::wrap(Arc::new(DpmPlusPlus2M), Conventions::default());
+/// assert_eq!(sampler.conventions(), Conventions::default());
+/// ```
 #[derive(Clone, Debug)]
 pub struct WithConventions {
     /// The sampler.
     pub sampler: Arc<dyn Sampler>,
-    /// How its rungs are to be made.
+    /// The conventions by which its rungs are made.
     pub conventions: Conventions,
 }
 
 impl WithConventions {
-    /// The sampler with these conventions: itself, if they are its own. Of one that is wrapped already, what is inside.
+    /// Returns the sampler with these conventions.
+    ///
+    /// If the sampler has these conventions already, it is returned as it is. If it is a
+    /// `WithConventions`, the sampler inside is wrapped instead.
     pub fn wrap(sampler: Arc<dyn Sampler>, conventions: Conventions) -> Arc<dyn Sampler> {
         let wrapped = (&*sampler as &dyn Any).downcast_ref::<Self>();
         let sampler = match wrapped {

@@ -1,4 +1,4 @@
-//! The noise levels a model was trained on.
+//! The noise levels that a model was trained on.
 
 #[cfg(test)]
 mod tests;
@@ -8,16 +8,22 @@ use crate::{BetaSchedule, ConfigError, Path, Prediction, SchedulerConfig};
 
 /// The noise levels of a model: alpha-bar and sigma of each training timestep.
 ///
-/// Which kind it is follows from what the model predicts:
-/// - [`Epsilon`](Prediction::Epsilon), [`V`](Prediction::V), [`Sample`](Prediction::Sample): the betas of a diffusion process;
-///   `sigma = sqrt((1 - alpha-bar) / alpha-bar)`, timesteps 0 to T - 1;
-/// - [`Flow`](Prediction::Flow): sigma from 1 / T to 1 of the straight path between sample and noise, timestep `sigma · T`;
-/// - [`Edm`](Prediction::Edm): sigma in a range of the configuration, timestep `ln(sigma) / 4`. There are no training timesteps: T sigmas
-///   on a Karras ladder over the range stand for them.
+/// The kind of schedule follows from what the model predicts:
+/// - [`Epsilon`](Prediction::Epsilon), [`V`](Prediction::V) and [`Sample`](Prediction::Sample): the
+///   betas of a diffusion process. `sigma = sqrt((1 - alpha-bar) / alpha-bar)`, and the timesteps
+///   are 0 to T - 1.
+/// - [`Flow`](Prediction::Flow): the straight path between sample and noise. Sigma goes from 1 / T
+///   to 1, and the timestep is `sigma · T`.
+/// - [`Edm`](Prediction::Edm): a range of sigmas from the configuration. The timestep is
+///   `ln(sigma) / 4`. There are no training timesteps; T sigmas on a Karras ladder over the range
+///   stand for them.
 ///
-/// In the variance-exploding scaling a noisy sample is the clean one plus `sigma` times unit noise. The arithmetic of the first kind
-/// is that of torch's float32 in diffusers: alpha-bars are equal bit for bit, sigmas within one unit in the last place, as torch takes
-/// its square roots from MKL, which does not round all of them correctly.
+/// In the variance-exploding scaling, a noisy sample is the clean one plus `sigma` times unit
+/// noise.
+///
+/// For a diffusion process, the arithmetic follows diffusers, which uses torch in float32.
+/// Alpha-bars are equal bit for bit. Sigmas are equal within one unit in the last place, because
+/// torch takes its square roots from MKL, which does not round all of them correctly.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoiseSchedule {
     kind: Kind,
@@ -29,14 +35,14 @@ pub struct NoiseSchedule {
     zero_terminal_snr: bool,
 }
 
-/// What a schedule's sigmas and timesteps are.
+/// How the sigmas and timesteps of a schedule are defined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Those of a diffusion process with betas.
+    /// By the betas of a diffusion process.
     Trained,
-    /// Those of a straight path.
+    /// By the straight path.
     Flow,
-    /// A range.
+    /// By a range of sigmas.
     Edm,
 }
 
@@ -51,16 +57,20 @@ impl Kind {
 }
 
 impl NoiseSchedule {
-    /// The schedule of a configuration.
+    /// Makes the schedule of a configuration.
     ///
-    /// With `rescale_betas_zero_snr` the last alpha-bar would be 0 and sigma infinite; it is 2⁻²⁴ (sigma 4096), as in
-    /// diffusers' Euler and DPM-Solver classes, or a quarter of the one before where that is no larger (linear betas; diffusers' sigmas then
-    /// fall at the end). (diffusers' DDIM keeps the 0, and can then only run models that do not
-    /// predict epsilon: see [`Conventions::on_grid_only`](crate::Conventions::on_grid_only).)
+    /// With `rescale_betas_zero_snr`, the last alpha-bar would be 0 and the last sigma infinite.
+    /// The last alpha-bar is 2⁻²⁴ (sigma 4096) instead, as in diffusers' Euler and DPM-Solver
+    /// classes. If the alpha-bar before it is no larger than 2⁻²⁴, the last one is a quarter
+    /// of that. This happens with linear betas, where diffusers' sigmas fall at the end.
+    ///
+    /// diffusers' DDIM keeps the 0, so it cannot run models that predict epsilon: see
+    /// [`Conventions::on_grid_only`](crate::Conventions::on_grid_only).
     ///
     /// # Errors
-    /// What [`SchedulerConfig::validate`] says, and [`ConfigError::Sigmas`] when the betas (or the range of an EDM model) are such
-    /// that the sigmas, as float32, do not rise with every timestep or are infinite.
+    /// - The errors of [`SchedulerConfig::validate`].
+    /// - [`ConfigError::Sigmas`] if the betas, or the range of an EDM model, give sigmas that are
+    ///   infinite as float32, or that do not rise with every timestep.
     pub fn new(config: &SchedulerConfig) -> Result<Self, ConfigError> {
         config.validate()?;
         match Kind::of(config.prediction) {
@@ -95,7 +105,7 @@ impl NoiseSchedule {
         let sigmas: Vec<f32> = (1..=trained)
             .map(|timestep| (timestep as f64 / trained as f64) as f32)
             .collect();
-        // The part of the sample in the variance of x.
+        // The share of the sample in the variance of x.
         let alpha_bar = |&sigma: &f32| {
             let (signal, noise) = ((1.0 - sigma) * (1.0 - sigma), sigma * sigma);
             signal / (signal + noise)
@@ -105,7 +115,7 @@ impl NoiseSchedule {
     }
 
     fn edm(config: &SchedulerConfig) -> Result<Self, ConfigError> {
-        // Equation 5 of arXiv 2206.00364 with its rho.
+        // Equation 5 of arXiv 2206.00364 with the paper's rho of 7.
         let [min, max] = config.sigma_range.map(|sigma| sigma.powf(1.0 / 7.0));
         let last = (config.num_train_timesteps - 1) as f64;
         let sigmas: Vec<f32> = (0..config.num_train_timesteps)
@@ -140,7 +150,8 @@ impl NoiseSchedule {
         })
     }
 
-    /// The scaling in which the sigmas are given: [`Path::Flow`] for a flow model, else [`Path::Exploding`].
+    /// Returns the scaling of the sigmas: [`Path::Flow`] for a flow model, else
+    /// [`Path::Exploding`].
     pub fn path(&self) -> Path {
         match self.kind {
             Kind::Flow => Path::Flow,
@@ -152,23 +163,31 @@ impl NoiseSchedule {
         self.kind
     }
 
-    /// Alpha-bar of each training timestep, the part of the clean sample in the variance of the noisy one: falls from nearly 1 to nearly 0
-    /// (0 on a flow model). For a diffusion model the running product of 1 - beta.
+    /// Returns the alpha-bar of each training timestep.
+    ///
+    /// Alpha-bar is the share of the clean sample in the variance of the noisy one. It falls from
+    /// nearly 1 to nearly 0, and to 0 on a flow model. For a diffusion model, it is the running
+    /// product of 1 - beta.
     pub fn alpha_bars(&self) -> &[f32] {
         &self.alpha_bars
     }
 
-    /// Sigma of each training timestep: finite, above 0, strictly rising. The first is that of timestep 0, on a flow model of timestep 1.
+    /// Returns the sigma of each training timestep: finite, above 0 and strictly rising.
+    ///
+    /// The first sigma belongs to timestep 0. On a flow model, it belongs to timestep 1.
     pub fn sigmas(&self) -> &[f32] {
         &self.sigmas
     }
 
-    /// The number of training timesteps T.
+    /// Returns the number of training timesteps, T.
     pub fn num_train_timesteps(&self) -> usize {
         self.sigmas.len()
     }
 
-    /// The least and the greatest timestep that a model can be told.
+    /// Returns the smallest and the largest timestep that the model accepts.
+    ///
+    /// The range is 0 to T - 1 for a diffusion model and 0 to T for a flow model. An EDM model
+    /// accepts every finite timestep.
     pub fn timestep_range(&self) -> [f32; 2] {
         let trained = self.num_train_timesteps() as f32;
         match self.kind {
@@ -178,7 +197,8 @@ impl NoiseSchedule {
         }
     }
 
-    /// The timestep of the first of [`sigmas`](Self::sigmas), which makes a timestep of a place among them.
+    /// The timestep of the first of [`sigmas`](Self::sigmas). It converts a position in the list to
+    /// a timestep.
     pub(crate) fn first_timestep(&self) -> f64 {
         match self.kind {
             Kind::Flow => 1.0,
@@ -186,49 +206,60 @@ impl NoiseSchedule {
         }
     }
 
-    /// Whether the last timestep stands for pure noise (`rescale_betas_zero_snr`).
+    /// Returns whether the last timestep stands for pure noise (`rescale_betas_zero_snr`).
     pub fn has_zero_terminal_snr(&self) -> bool {
         self.zero_terminal_snr
     }
 
-    /// What the leading spacing adds to its timesteps.
+    /// Returns the offset that the leading spacing adds to its timesteps.
     pub fn steps_offset(&self) -> usize {
         self.steps_offset
     }
 
-    /// How the betas rise.
+    /// Returns how the betas rise.
     pub fn beta_schedule(&self) -> BetaSchedule {
         self.beta_schedule
     }
 
-    /// The smallest sigma of the training. Stable Diffusion: 0.0292; a flow model: 1 / T.
+    /// Returns the smallest sigma of the training. It is 0.0292 for Stable Diffusion and 1 / T for
+    /// a flow model.
     pub fn sigma_min(&self) -> f32 {
         self.sigmas[0]
     }
 
-    /// The largest sigma of the training. Stable Diffusion: 14.61; a flow model: 1.
+    /// Returns the largest sigma of the training. It is 14.61 for Stable Diffusion and 1 for a flow
+    /// model.
     pub fn sigma_max(&self) -> f32 {
         self.sigmas[self.sigmas.len() - 1]
     }
 
-    /// Sigma at a timestep, interpolated linearly between whole ones; the end's beyond either end. diffusers' `np.interp`.
+    /// Returns sigma at a timestep, interpolated linearly between whole timesteps, like `np.interp`
+    /// in diffusers.
+    ///
+    /// Beyond either end, it is the sigma of that end.
     pub fn sigma_at(&self, timestep: f32) -> f32 {
         self.interpolate(f64::from(timestep)) as f32
     }
 
-    /// Sigma at a timestep, its logarithm interpolated linearly between whole ones; the end's beyond either end. k-diffusion's
-    /// `t_to_sigma`. Only a diffusion model's differ from [`sigma_at`](Self::sigma_at): the others have formulas.
+    /// Returns sigma at a timestep, with its logarithm interpolated linearly between whole
+    /// timesteps, like `t_to_sigma` in k-diffusion.
+    ///
+    /// Beyond either end, it is the sigma of that end. The result differs from
+    /// [`sigma_at`](Self::sigma_at) only for diffusion models. The other models have formulas.
     pub fn log_linear_sigma_at(&self, timestep: f32) -> f32 {
         self.interpolate_log(f64::from(timestep)) as f32
     }
 
-    /// The timestep of a sigma, interpolated linearly in log sigma and not rounded: 0 to T - 1; an end's beyond it.
-    /// k-diffusion's `sigma_to_t` and diffusers' `_sigma_to_t`. The formula of a flow or EDM model.
+    /// Returns the timestep of a sigma, not rounded.
+    ///
+    /// For a diffusion model, the timestep is interpolated linearly in log sigma, like `sigma_to_t`
+    /// in k-diffusion and `_sigma_to_t` in diffusers. It lies in `0..=T - 1`; beyond either end, it
+    /// is the timestep of that end. For a flow or EDM model, it follows from the model's formula.
     pub fn timestep_at(&self, sigma: f32) -> f32 {
         self.invert(f64::from(sigma)) as f32
     }
 
-    /// [`sigma_at`](Self::sigma_at) in float64, as `np.interp` computes it.
+    /// Computes [`sigma_at`](Self::sigma_at) in float64, as `np.interp` does.
     pub(crate) fn interpolate(&self, timestep: f64) -> f64 {
         match self.between(timestep) {
             Between::Known(sigma) => sigma,
@@ -236,11 +267,11 @@ impl NoiseSchedule {
         }
     }
 
-    /// [`log_linear_sigma_at`](Self::log_linear_sigma_at) in float64.
+    /// Computes [`log_linear_sigma_at`](Self::log_linear_sigma_at) in float64.
     pub(crate) fn interpolate_log(&self, timestep: f64) -> f64 {
         match self.between(timestep) {
             Between::Known(sigma) => sigma,
-            // Whole timesteps have their very sigma.
+            // At whole timesteps, a logarithm and its exponential would not return the exact sigma.
             Between::Two {
                 from, weight: 0.0, ..
             } => from,
@@ -274,7 +305,7 @@ impl NoiseSchedule {
         }
     }
 
-    /// [`timestep_at`](Self::timestep_at) in float64.
+    /// Computes [`timestep_at`](Self::timestep_at) in float64.
     pub(crate) fn invert(&self, sigma: f64) -> f64 {
         match self.kind {
             Kind::Trained => {}
@@ -292,11 +323,11 @@ impl NoiseSchedule {
     }
 }
 
-/// Where a timestep is.
+/// Where a timestep lies.
 enum Between {
     /// On a formula, at this sigma.
     Known(f64),
-    /// Between two trained sigmas, `weight` of the way to the noisier one.
+    /// Between two trained sigmas, at the fraction `weight` of the way to the noisier one.
     Two { from: f64, to: f64, weight: f64 },
 }
 

@@ -11,11 +11,15 @@ fn floats(bits: &Value) -> Vec<f32> {
         .collect()
 }
 
-/// Alpha-bars bit for bit, but for those that went through MKL's square root (1.2e-7 off where it rounds wrongly):
-/// zero-SNR subtracts such roots, which near the noisy end leaves an error of 1e-5; near the clean end sigma has
-/// 1 - alpha-bar of 0.001 in it, in which two units in the last place of alpha-bar are 1e-4. Other interpolated
-/// sigmas: the same float64 operations on square roots, so 1.2e-7. Timesteps back from sigmas go through two of
-/// numpy's float32 logs, which are off by up to 2.6e-7 where neighbouring ones are 3.1e-3 apart at the closest: 2e-4.
+/// The tolerances and their reasons:
+/// - Alpha-bars are equal bit for bit, except those that went through MKL's square root, which is
+///   1.2e-7 off where it rounds wrongly. Zero SNR subtracts such roots, which leaves an error of
+///   1e-5 near the noisy end.
+/// - Sigmas of zero-SNR schedules near the clean end contain 1 - alpha-bar of 0.001, where two
+///   units in the last place of alpha-bar are 1e-4.
+/// - Other interpolated sigmas take the same float64 operations on square roots, so 1.2e-7.
+/// - Timesteps from sigmas go through two of numpy's float32 logarithms. They are off by up to
+///   2.6e-7, and neighbouring ones are at least 3.1e-3 apart, so 2e-4.
 #[test]
 fn equals_diffusers() {
     let golden: Value =

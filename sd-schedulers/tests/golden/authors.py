@@ -1,8 +1,11 @@
-"""Compares the transcriptions with code of the papers' authors, for samplers that neither k-diffusion nor diffusers has.
+"""Compares the transcriptions with the code of the papers' authors.
+
+It covers samplers that neither k-diffusion nor diffusers has.
 
     python authors.py FOLDER
 
-The folder has clones of these repositories under their names, each at its commit (one that is not there is left out):
+The folder has clones of these repositories under their names, each at its commit. A repository that
+is missing is left out.
 
     cosmos-predict1                  github.com/nvidia-cosmos/cosmos-predict1 4ed35fa       RES multistep
     smalldiffusion                   github.com/yuanchenyang/smalldiffusion 7f607a8         gradient estimation
@@ -11,8 +14,9 @@ The folder has clones of these repositories under their names, each at its commi
     ER-SDE-Solver                    github.com/QinpengCui/ER-SDE-Solver (no commit pinned) ER-SDE
     diff-sampler                     github.com/zju-pi/diff-sampler 3e34628                 iPNDM, variable step, DEIS over time
 
-Nothing is written. Printed is the worst relative error over every state that the model is asked about and the last one, at 1 to 50
-steps; all are below 1e-14 but where it is said.
+It writes no files. It prints the worst relative error over the last state and every state that the
+model is called with, at 1 to 50 steps. All errors are below 1e-14, except where a docstring gives
+another bound.
 """
 
 import ast
@@ -42,7 +46,7 @@ LADDERS = {
 
 
 class Torch:
-    """A toy model for PyTorch code: a batch of one, float64."""
+    """A toy model for PyTorch code: a batch of one in float64."""
 
     def __init__(self, toy):
         self.toy = toy
@@ -56,7 +60,7 @@ class Torch:
 
 
 def load(path, **stubs):
-    """A module from one file, without its package."""
+    """Loads a module from one file, without its package."""
     before = {name: sys.modules.get(name) for name in stubs}
     sys.modules.update(stubs)
     spec = importlib.util.spec_from_file_location(f"{path.stem}_alone", path)
@@ -70,7 +74,7 @@ def load(path, **stubs):
 
 
 def functions(path, names, **known):
-    """Functions or classes out of a file whose imports need not be there."""
+    """Loads functions or classes from a file whose imports may be missing."""
     source = ast.parse(path.read_text())
     kept = [node for node in source.body if getattr(node, "name", None) in names]
     source.body = kept
@@ -79,7 +83,7 @@ def functions(path, names, **known):
 
 
 def runs(predictions=tuple(LADDERS), counts=STEPS):
-    """Two toy models, the rungs and the start of every combination, and its name."""
+    """Yields two toy models, the rungs, the start and the name of every combination."""
     for prediction in predictions:
         for ladder in LADDERS[prediction]:
             for steps in counts:
@@ -136,7 +140,8 @@ def gradient_estimation(folder):
 
 
 def cfg_pp(folder):
-    """Its sigmas are float32: 1e-7. In float64 instead of float16; it knows epsilon only, and whole timesteps."""
+    """CFG++, in float64 instead of float16. Its sigmas are float32, so the error is 1e-7. It
+    supports only epsilon and whole timesteps."""
 
     class Double:
         float16 = torch.float64
@@ -188,7 +193,7 @@ def cfg_pp(folder):
 
 
 def restart(folder):
-    """The rungs of its segments are float32: 4e-6."""
+    """Restart. The rungs of its segments are float32, so the error is 4e-6."""
     known = {"torch": torch, "np": np, "dist": types.SimpleNamespace(print0=lambda _: None)}
     sampler = functions(folder / "benchmarks/generate_restart.py", ["restart_sampler"], **known)["restart_sampler"]
     segments = [(19.35, 40.79, 4, 1), (1.09, 1.92, 3, 2), (0.06, 0.30, 3, 3)]
@@ -202,7 +207,7 @@ def restart(folder):
                 a, x = Toy(prediction, told), start(found.sigmas[0])
                 end = ode.restart(a, x, sigmas, segments, snap=False, s_noise=1.003, noise=a.noise)[-1][1]
                 used = None
-                for _ in range(2):  # the first run finds which draws are followed by another one: those of a restart
+                for _ in range(2):  # the first run finds the draws of restarts, which another draw follows
                     b, events = Toy(prediction, told), []
                     model = Torch(b)
 
@@ -230,7 +235,7 @@ def restart(folder):
 
 
 def er_sde(folder):
-    """Its `np.sum` of a tensor is an error by now, and is replaced."""
+    """ER-SDE. Its `np.sum` of a tensor is an error in current versions, and is replaced."""
     module = load(folder / "er_sde_solver.py")
     module.np = types.SimpleNamespace(sum=torch.sum, sqrt=torch.sqrt, exp=torch.exp, log10=torch.log10)
     solver = module.ER_SDE_Solver("ve", "x_start")
@@ -250,7 +255,10 @@ def er_sde(folder):
 
 
 def diff_sampler(folder):
-    """Its coefficients of DEIS are sums over 10,000 points, in float32: 1e-4. Rungs that end above 0, as its own do."""
+    """iPNDM and DEIS, on rungs that end above 0, as the authors' do.
+
+    The coefficients of DEIS are sums over 10,000 points in float32, so the error is 1e-4.
+    """
     solvers, utils = (folder / "diff-solvers-main" / name for name in ("solvers.py", "solver_utils.py"))
     names = ["ipndm_sampler", "ipndm_v_sampler", "deis_sampler"]
     known = {"torch": torch, "np": np, "get_denoised": lambda net, x, t, **_: net(x, t)}

@@ -1,9 +1,10 @@
-"""Every scheduler class of diffusers 0.42.1 that the crate reads, on the toy model (reference/toy.py): classes.json and
-classes.safetensors.
+"""Writes classes.json and classes.safetensors: every scheduler class of diffusers 0.42.1 that the
+crate reads, on the toy model (reference/toy.py).
 
-A case is a configuration as `scheduler_config.json` has it; its runs are those of the class as it is, float32 inside, with the
-same draws of noise. On the way each is held to the transcription in float64. What a class refuses, or makes something of that is not
-finite, is listed with what it says; what this crate says to the same is in tests/golden.rs.
+A case is a configuration as in `scheduler_config.json`. Its runs are those of the unchanged class,
+with float32 inside and the same draws of noise. Each run is compared with the transcription in
+float64. A configuration that a class refuses, or for which its result is not finite, is listed with
+the class's message. tests/golden.rs has this crate's answers to these.
 """
 
 import json
@@ -21,23 +22,23 @@ from reference.rungs import SD, Rungs
 from reference.toy import STEPS, Toy, distance, output, start
 
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample", "flow_prediction": "flow"}
-# The shift by the size of a picture of 1024 × 1024.
+# The shift for a picture of 1024 × 1024 pixels.
 MU = 1.15
 
-# Two calls for each rung but the last.
+# Classes with two calls for each rung but the last.
 DOUBLED = ("HeunDiscrete", "FlowMatchHeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSDE")
-# The state is in the variance-exploding scaling.
+# Classes whose state is in the variance-exploding scaling.
 EXPLODING = ("EulerDiscrete", "EulerAncestralDiscrete", "LMSDiscrete", "EDMEuler", "EDMDPMSolverMultistep") + DOUBLED
-# Whole timesteps and no sigmas.
+# Classes with whole timesteps and no sigmas.
 ON_GRID = ("DDIM", "DDPM", "PNDM", "LCM", "TCD")
 DPM_FAMILY = ("DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "SASolver")
 K_FAMILY = ("EulerDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSDE")
-# Seconds a run in diffusers from ten steps on.
+# Classes that take seconds per run in diffusers from ten steps on.
 SLOW = ("LMSDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete")
 
 
 def cases():
-    """Class, keys, numbers of steps, and the argument eta of `step`."""
+    """Yields the class, the keys, the numbers of steps, and the argument eta of `step`."""
     spacings = [{"timestep_spacing": spacing} for spacing in ("leading", "linspace", "trailing")]
     leading, linspace, trailing = spacings
     karras, exponential, beta = ({f"use_{shape}_sigmas": True} for shape in ("karras", "exponential", "beta"))
@@ -60,7 +61,7 @@ def cases():
         if name in ("EulerDiscrete", "HeunDiscrete", "LMSDiscrete"):  # the others refuse it
             yield from each(name, few, {**linspace, **sample}, {**trailing, **sample})
         yield from each(name, (5,), {**linear, **leading})
-        if "Ancestral" not in name:  # that one's states are not finite on cosine betas
+        if "Ancestral" not in name:  # its states are not finite on cosine betas
             yield from each(name, (5,), {**cosine, **trailing, **karras})
     yield from each("EulerDiscrete", one, {**karras, "sigma_min": 0.1, "sigma_max": 10.0})
     yield from each("EulerDiscrete", one, {**trailing, "final_sigmas_type": "sigma_min"})
@@ -140,7 +141,7 @@ def cases():
         for kind in ("data_prediction", "noise_prediction"):
             keys = {"predictor_order": orders[0], "corrector_order": orders[1], "algorithm_type": kind}
             yield from each("SASolver", both, {**linspace, **keys})
-    # Orders 3 and 4 lose their digits inside of the class, in float32.
+    # With orders 3 and 4, the class loses digits in float32.
     yield from each("SASolver", (5,), {**linspace, "predictor_order": 3, "corrector_order": 3})
 
     yield "FlowMatchEulerDiscrete", {}, STEPS, None
@@ -160,8 +161,11 @@ def cases():
 
 
 def refusals():
-    """Name, class, keys and number of steps of runs that a class refuses or spoils; and every class with every prediction
-    type, of which only those stay on the list that it refuses."""
+    """Yields runs that a class refuses, or for which its result is not finite: name, class, keys
+    and number of steps.
+
+    They include every class with every prediction type. Only the refused ones stay on the list.
+    """
     for name in (*K_FAMILY, "EulerAncestralDiscrete", *ON_GRID, *DPM_FAMILY, "EDMEuler"):
         for prediction in PREDICTIONS:
             plms = {"skip_prk_steps": True} if name == "PNDM" else {}
@@ -194,7 +198,7 @@ def refusals():
 
 
 class ClassRungs(Rungs):
-    """Those that a class has made, with the sigmas of its training."""
+    """The rungs that a class made, with the sigmas of its training."""
 
     def __init__(self, sigmas, timesteps, table, flow, exploding):
         super().__init__(sigmas, timesteps, flow, exploding)
@@ -247,7 +251,7 @@ class ClassRun:
             else:
                 reach = [k for k in calls if k > 11 or k % 4 == 3]
         self.reach = set(reach)
-        # The first call after a rung is reached, and so of the next one.
+        # The first call after a rung is reached belongs to the next rung.
         self.leave = [0] + [k + 1 for k in reach][:-1]
         if case.name == "PNDM" and scheduler.config.skip_prk_steps and len(calls) > 1:
             self.leave = [0] + [k for k in calls if k > 1]
@@ -267,18 +271,20 @@ class ClassRun:
         self.sigmas, self.timesteps = [float(s) for s in sigmas], rung_timesteps
 
     def own_scale(self, sigma):
-        """What a state of the golden file is multiplied by to be the class's."""
+        """Returns the factor that turns a state of the golden file into the class's."""
         own = self.case.name in EXPLODING or self.case.flow
         return 1.0 if own else 1 / math.hypot(1, sigma)
 
     @property
     def initial_scale(self):
-        """What the class multiplies unit noise by to begin, in the scaling of the golden file."""
+        """Returns the class's factor for the initial unit noise, in the scaling of the golden
+        file."""
         scale = float(self.scheduler.init_noise_sigma) if hasattr(self.scheduler, "init_noise_sigma") else 1.0
         return scale / self.own_scale(self.sigmas[0])
 
     def transcribed(self):
-        """The states of the transcription in float64, and the toy model that it was run on."""
+        """Returns the states of the transcription in float64. It runs on the toy model
+        `self.toy`."""
         case = self.case
         exploding = case.flow and "FlowMatch" not in case.name
         sigmas = [s / (1 - s) for s in self.sigmas] if exploding else self.sigmas
@@ -297,7 +303,8 @@ class ClassRun:
         return [x / (1 + s) if exploding else x for x, s in zip(path[1:], sigmas[1:])]
 
     def states(self):
-        """Those of the class, with the noise that the transcription drew at the same place."""
+        """Returns the states of the class, with the noise that the transcription drew at the same
+        place."""
         import torch
 
         scheduler, module = self.scheduler, sys.modules[type(self.scheduler).__module__]
@@ -332,7 +339,7 @@ class ClassRun:
 
 
 def flow_lcm(run):
-    """To the denoised sample and back up with fresh noise, on the flow's own path."""
+    """Steps to the denoised sample and back up with fresh noise, on the flow's own path."""
     path, x = [run.x], run.x
     for sigma, after in zip(run.sigmas, run.sigmas[1:]):
         x = (1 - after) * run.toy(x, sigma)
@@ -342,7 +349,7 @@ def flow_lcm(run):
 
 
 def transcription(case):
-    """The transcription of a class with the options that its keys say."""
+    """Returns the transcription of a class, with the options from its keys."""
     name, get = case.name, case.get
     clip = None
     if get("thresholding"):
@@ -353,7 +360,7 @@ def transcription(case):
         clip = lambda denoised: np.clip(denoised, -bound, bound)  # noqa: E731
 
     def clipping(inner):
-        """With the denoised sample clipped before the sampler sees it."""
+        """Clips the denoised sample before the sampler sees it."""
         if clip is None:
             return inner
 
@@ -425,7 +432,8 @@ def transcription(case):
     return clipping(suite.sa(lower_order_final=get("lower_order_final", True), **options))
 
 
-# Where float32 inside of a class leaves fewer digits than 1e-4: the noise of a sample at sigma 999.
+# Cases where float32 inside a class leaves fewer digits than 1e-4: the noise of a sample at
+# sigma 999.
 LOOSE = {"DEISMultistep flow": 2e-4}
 
 

@@ -1,20 +1,22 @@
-"""Ladders in float64, straight from the papers: which noise levels a run visits, and which timestep each is told.
+"""Ladders in float64, straight from the papers: the noise levels of a run and their timesteps.
 
-Every ladder returns `(sigmas, timesteps)`: N rungs, noisiest first, and behind them the level that the run ends at (0
-unless said otherwise); the timesteps are those of the N rungs. N is the number of steps asked for except where a
-docstring says that the reference gives another number.
+Every ladder returns `(sigmas, timesteps)`. The sigmas are N rungs, noisiest first, followed by the
+level at which the run ends, which is 0 unless stated otherwise. The timesteps are those of the N
+rungs. N is the requested number of steps, except where a docstring says that the reference has
+another number.
 
     pip install -r requirements.txt
     pip install --no-deps k-diffusion==0.1.1.post1
-    python ladders.py values                                writes ladders.json; the Rust tests read that only
+    python ladders.py values                                writes ladders.json for the Rust tests
     python ladders.py check [--k-diffusion sampling.py]     compares with the reference implementations
 
-`check` is for diffusers 0.42.1, torch 2.15.0, numpy 2.4.6, scipy 1.17.1 and k-diffusion 0.1.1.post1, of which it takes
-`sampling.py` and the `external.py` beside it: of the installed package, or the file given. What WebUI 1.10.1 and
-ComfyUI 0.3.64 do is told by their names below; none of their code is here.
+`check` is for diffusers 0.42.1, torch 2.15.0, numpy 2.4.6, scipy 1.17.1 and k-diffusion
+0.1.1.post1. It needs k-diffusion's `sampling.py` and the `external.py` next to it, from the
+installed package or from the given file. The formulas of WebUI 1.10.1 and ComfyUI 0.3.64 are given
+under their names below. None of their code is here.
 
-Sigmas are in the variance-exploding scale (x = clean + sigma * noise), except for flow models, where
-x = (1 - sigma) * clean + sigma * noise.
+Sigmas are in the variance-exploding scaling (x = clean + sigma * noise). For flow models, x = (1 -
+sigma) * clean + sigma * noise.
 """
 
 import json
@@ -28,7 +30,7 @@ import numpy as np
 
 
 def betas(kind, count, start=0.00085, end=0.012):
-    """Betas of `count` training timesteps, by the names that diffusers has for them."""
+    """Returns the betas of `count` training timesteps. `kind` is diffusers' name."""
     if kind == "linear":
         return np.linspace(start, end, count)
     if kind == "scaled_linear":
@@ -49,7 +51,8 @@ def betas(kind, count, start=0.00085, end=0.012):
 
 
 def alpha_bars(betas, zero_snr=False, last=2.0**-24):
-    """Running product of 1 - beta; `zero_snr`: arXiv 2305.08891, algorithm 1, with `last` in place of the final 0."""
+    """Returns the running product of 1 - beta. `zero_snr`: algorithm 1 of arXiv 2305.08891, with
+    `last` in place of the final 0."""
     bars = np.cumprod(1 - np.asarray(betas, dtype=np.float64))
     if zero_snr:
         roots = np.sqrt(bars)
@@ -59,10 +62,12 @@ def alpha_bars(betas, zero_snr=False, last=2.0**-24):
 
 
 class Schedule:
-    """Sigma of every training timestep, rising, and the two ways to read between them."""
+    """The sigma of every training timestep, rising, with the two ways to interpolate between
+    them."""
 
     def __init__(self, bars):
-        # Alpha-bars of float32 give float32 sigmas and logarithms, as in diffusers: it shows where a timestep is cut off.
+        # Alpha-bars in float32 give float32 sigmas and logarithms, as in diffusers. It matters
+        # where a timestep is truncated.
         bars = np.asarray(bars)
         sigmas = ((1 - bars) / bars) ** 0.5
         self.sigmas, self.logs = sigmas.astype(np.float64), np.log(sigmas).astype(np.float64)
@@ -70,19 +75,20 @@ class Schedule:
         self.low, self.high = self.sigmas[0], self.sigmas[-1]
 
     def linear(self, t):
-        """Sigma at a timestep, linear in sigma: diffusers."""
+        """Returns sigma at a timestep, linear in sigma: diffusers."""
         return np.interp(t, np.arange(self.count), self.sigmas)
 
     def loglinear(self, t):
-        """Sigma at a timestep, linear in log sigma: k-diffusion, WebUI and ComfyUI."""
+        """Returns sigma at a timestep, linear in log sigma: k-diffusion, WebUI and ComfyUI."""
         return np.exp(np.interp(t, np.arange(self.count), self.logs))
 
     def timestep(self, sigma):
-        """Timestep of a sigma, linear in log sigma, held to 0 and T - 1: diffusers and k-diffusion."""
+        """Returns the timestep of a sigma, linear in log sigma, clamped to 0 and T - 1: diffusers
+        and k-diffusion."""
         return np.interp(np.log(np.maximum(sigma, 1e-10)), self.logs, np.arange(self.count))
 
     def ladder(self, sigmas, last=0.0, rounding=None):
-        """A ladder of sigmas, its timesteps by inversion."""
+        """Returns a ladder of sigmas with timesteps by inversion."""
         t = self.timestep(np.asarray(sigmas))
         return np.append(sigmas, last), {None: t, "round": np.round(t), "trunc": np.trunc(t)}[rounding]
 
@@ -92,10 +98,12 @@ class Schedule:
 
 
 def spacing(kind, steps, count=1000, offset=0, one_more=False, whole=False, top=None):
-    """Timesteps at even distances: table 2 of arXiv 2305.08891, in the counting of diffusers' classes.
+    """Timesteps at even distances: table 2 of arXiv 2305.08891, with the counting of diffusers'
+    classes.
 
-    `one_more`: N + 1 points of which the cleanest is dropped (the DPM-Solver family), else N. `whole`: linspace rounded
-    half to even. `top`: below the timesteps that `lambda_min_clipped` cuts off. Trailing may have N + 1 points.
+    `one_more`: N + 1 points of which the cleanest is dropped (the DPM-Solver family), rather than
+    N. `whole`: linspace is rounded half to even. `top`: stay below the timesteps that
+    `lambda_min_clipped` cuts off. Trailing may have N + 1 points.
     """
     top, points = count if top is None else top, steps + one_more
     if kind == "linspace":
@@ -109,48 +117,55 @@ def spacing(kind, steps, count=1000, offset=0, one_more=False, whole=False, top=
 
 
 def spaced(schedule, t, last=0.0):
-    """diffusers: sigmas read linearly between timesteps."""
+    """diffusers: sigmas are interpolated linearly between timesteps."""
     return np.append(schedule.linear(t), last), t
 
 
 def normal(schedule, steps):
-    """k-diffusion's `get_sigmas(n)`, WebUI's Automatic, Uniform and Normal, ComfyUI's normal."""
+    """k-diffusion's `get_sigmas(n)`, WebUI's Automatic, Uniform and Normal, and ComfyUI's
+    normal."""
     t = np.linspace(schedule.count - 1, 0, steps)
     return np.append(schedule.loglinear(t), 0), t
 
 
 def sgm_uniform(schedule, steps):
-    """WebUI's SGM Uniform, ComfyUI's sgm_uniform: N + 1 points of which the cleanest is dropped."""
+    """WebUI's SGM Uniform and ComfyUI's sgm_uniform: N + 1 points of which the cleanest is
+    dropped."""
     t = np.linspace(schedule.count - 1, 0, steps + 1)[:-1]
     return np.append(schedule.loglinear(t), 0), t
 
 
 def simple(schedule, steps):
-    """WebUI's Simple, ComfyUI's simple: every (T/N)-th trained sigma from the noisy end, rounded towards it."""
+    """WebUI's Simple and ComfyUI's simple: every (T/N)-th trained sigma from the noisy end, rounded
+    towards it."""
     t = schedule.count - 1 - np.floor(np.arange(steps) * (schedule.count / steps))
     return np.append(schedule.sigmas[t.astype(int)], 0), t
 
 
 def ddim_uniform(schedule, steps):
-    """WebUI's DDIM, ComfyUI's ddim_uniform: timesteps 1, 1 + T//N, …; ceil((T - 1) / (T//N)) of them, not always N."""
+    """WebUI's DDIM and ComfyUI's ddim_uniform: timesteps 1, 1 + T//N, …. There are ceil((T - 1) /
+    (T//N)) of them, which is not always N."""
     t = np.arange(1, schedule.count, max(schedule.count // steps, 1))[::-1]
     return np.append(schedule.sigmas[t], 0), t.astype(float)
 
 
 def turbo(schedule, steps):
-    """SD Turbo: the noisiest N of the ten timesteps 999, 899, … 99 (ComfyUI's SDTurboScheduler)."""
+    """SD Turbo: the noisiest N of the ten timesteps 999, 899, … 99 (ComfyUI's
+    SDTurboScheduler)."""
     t = np.arange(10, 0, -1)[:steps] * 100 - 1
     return np.append(schedule.loglinear(t), 0), t.astype(float)
 
 
 def lcm(steps, origin=50, count=1000, strength=1.0):
-    """LCM and TCD in diffusers: N of the `origin` timesteps that the model was distilled on, rounded towards noise."""
+    """LCM and TCD in diffusers: N of the `origin` timesteps that the model was distilled on,
+    rounded towards noise."""
     trained = np.arange(int(origin * strength), 0, -1) * (count // origin) - 1
     return trained[np.floor(np.linspace(0, len(trained), steps, endpoint=False)).astype(int)].astype(float)
 
 
 def beta_timesteps(schedule, steps, alpha=0.6, beta=0.6):
-    """arXiv 2407.12173 as in ComfyUI's beta: quantiles of Beta(alpha, beta) over timesteps. Equal neighbours are one rung."""
+    """arXiv 2407.12173 as in ComfyUI's beta: quantiles of Beta(alpha, beta) over timesteps. Equal
+    neighbours are one rung."""
     p = 1 - np.arange(steps) / steps
     t = np.round(np.array([beta_quantile(x, alpha, beta) for x in p]) * (schedule.count - 1)).astype(int)
     t = t[np.append(True, np.diff(t) != 0)]
@@ -158,16 +173,18 @@ def beta_timesteps(schedule, steps, alpha=0.6, beta=0.6):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Ladders of sigmas. Each gives N sigmas from `high` to `low`, both included; one point is `high`.
+# Ladders of sigmas. Each returns N sigmas from `high` to `low`, both included. A single point is
+# `high`.
 
 
 def karras(steps, low, high, rho=7.0):
-    """arXiv 2206.00364, equation 5; k-diffusion's `get_sigmas_karras`."""
+    """Equation 5 of arXiv 2206.00364; k-diffusion's `get_sigmas_karras`."""
     return (high ** (1 / rho) + np.linspace(0, 1, steps) * (low ** (1 / rho) - high ** (1 / rho))) ** rho
 
 
 def exponential(steps, low, high):
-    """Even in log sigma; k-diffusion's `get_sigmas_exponential`, diffusers' `use_exponential_sigmas`, `use_lu_lambdas`."""
+    """Even in log sigma; k-diffusion's `get_sigmas_exponential`, diffusers'
+    `use_exponential_sigmas` and `use_lu_lambdas`."""
     return np.exp(np.linspace(math.log(high), math.log(low), steps))
 
 
@@ -177,33 +194,40 @@ def polyexponential(steps, low, high, rho=1.0):
 
 
 def beta_sigmas(steps, low, high, alpha=0.6, beta=0.6):
-    """Quantiles of Beta(alpha, beta) over sigma itself: diffusers' `use_beta_sigmas` and WebUI's Beta."""
+    """Quantiles of Beta(alpha, beta) over sigma itself: diffusers' `use_beta_sigmas` and WebUI's
+    Beta."""
     return np.array([low + beta_quantile(p, alpha, beta) * (high - low) for p in 1 - np.linspace(0, 1, steps)])
 
 
 def kl_optimal(steps, low, high):
-    """arXiv 2404.14507, section 3: the best ladder for Gaussian data is even in arctan sigma.
+    """Section 3 of arXiv 2404.14507: the best ladder for Gaussian data is even in arctan sigma.
 
-    ComfyUI's kl_optimal is `kl_optimal(n, …)` and a 0 behind; WebUI's KL Optimal is `kl_optimal(n + 1, …)` with no 0.
+    ComfyUI's kl_optimal is `kl_optimal(n, …)` followed by a 0. WebUI's KL Optimal is
+    `kl_optimal(n + 1, …)` without a 0.
     """
     return np.tan(np.linspace(math.atan(high), math.atan(low), steps))
 
 
 def laplace(steps, low, high, mu=0.0, beta=0.5):
-    """Quantiles of a Laplace distribution of log sigma, held to the range (arXiv 2407.03297; ComfyUI's LaplaceScheduler)."""
+    """Quantiles of a Laplace distribution of log sigma, clamped to the range (arXiv 2407.03297;
+    ComfyUI's LaplaceScheduler)."""
     x = 0.5 - np.linspace(0, 1, steps)
     return np.clip(np.exp(mu - beta * np.sign(x) * np.log(1 - 2 * np.abs(x) + 1e-5)), low, high)
 
 
 def vp(steps, beta_d=19.9, beta_min=0.1, eps=1e-3):
-    """The continuous VP schedule of arXiv 2011.13456 in the form of arXiv 2206.00364; k-diffusion's `get_sigmas_vp`."""
+    """The continuous VP schedule of arXiv 2011.13456 in the form of arXiv 2206.00364; k-diffusion's
+    `get_sigmas_vp`."""
     t = np.linspace(1, eps, steps)
     return np.sqrt(np.expm1(beta_d * t**2 / 2 + beta_min * t))
 
 
 def linear_quadratic(steps, threshold=0.025, linear=None):
-    """Mochi's ladder, of flow sigmas: `linear` (N // 2) equal steps that go down by `threshold` in all, then a parabola
-    that leaves in the same direction and reaches 0. N + 1 levels. ComfyUI multiplies by the model's sigma max."""
+    """Mochi's ladder of flow sigmas, with N + 1 levels.
+
+    It has `linear` (N // 2) equal steps that go down by `threshold` in all, then a parabola that
+    leaves in the same direction and reaches 0. ComfyUI multiplies by the model's largest sigma.
+    """
     linear = steps // 2 if linear is None else linear
     if steps == 1:
         return np.array([1.0, 0.0])
@@ -216,13 +240,15 @@ def linear_quadratic(steps, threshold=0.025, linear=None):
 # ---------------------------------------------------------------------------------------------------------------------
 # Published tables
 
-# arXiv 2404.14507 and its how-to page: eleven levels for ten steps; the last is replaced by 0 when sampling.
+# arXiv 2404.14507 and its how-to page: eleven levels for ten steps. The last is replaced by 0 when
+# sampling.
 ALIGN_YOUR_STEPS = {
     "sd15": [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029],
     "sdxl": [14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029],
     "svd": [700.00, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002],
 }
-# The same with the digits that ComfyUI has. (They are sigmas of whole timesteps: 999, 850, … of the how-to page.)
+# The same with ComfyUI's digits. They are sigmas of whole timesteps: 999, 850, … on the how-to
+# page.
 ALIGN_YOUR_STEPS_LONG = {
     "sd15": [
         14.6146412293, 6.4745760956, 3.8636745985, 2.6946151520, 1.8841921177, 1.3943805092,
@@ -237,28 +263,30 @@ ALIGN_YOUR_STEPS_LONG = {
 
 
 def loglinear(table, levels):
-    """A table of falling levels read at `levels` even distances, linear in their logarithms."""
+    """Reads a table of falling levels at `levels` even distances, linearly in their logarithms."""
     at = np.linspace(0, len(table) - 1, levels)
     return np.exp(np.interp(at, np.arange(len(table)), np.log(table)))
 
 
 def align_your_steps(steps, table):
-    """N + 1 levels, the last set to 0: the how-to page, ComfyUI."""
+    """N + 1 levels, the last set to 0: the how-to page and ComfyUI."""
     return np.append(loglinear(table, steps + 1)[:-1], 0)
 
 
 def align_your_steps_webui(steps, table):
-    """N levels and a 0 behind: WebUI 1.10.1, with the short table."""
+    """N levels followed by a 0: WebUI 1.10.1, with the short table."""
     return np.append(loglinear(table, steps), 0)
 
 
 def gits_levels():
-    """coefficient ("1.20") -> for N = 2 … 20 the rungs' places k on the teacher's grid (timestep k * (T - 1) / 100)."""
+    """Maps a coefficient ("1.20") to the rungs for N = 2 … 20, as places k on the teacher's grid
+    (timestep k * (T - 1) / 100)."""
     return json.loads((Path(__file__).parent / "gits.json").read_text())["levels"]
 
 
 def gits(schedule, steps, coefficient=1.20):
-    """arXiv 2405.11326: places found by dynamic programming for SD 1.5; beyond 20 steps the longest row, log-linearly."""
+    """arXiv 2405.11326: places found by dynamic programming for SD 1.5. Beyond 20 steps, the
+    longest row is read log-linearly."""
     rows = gits_levels()[f"{coefficient:.2f}"]
     row = rows[min(steps, 20) - 2]
     sigmas = schedule.loglinear(np.array(row) * ((schedule.count - 1) / 100))
@@ -270,12 +298,14 @@ def gits(schedule, steps, coefficient=1.20):
 
 
 def shift(sigma, factor):
-    """arXiv 2403.03206, equation 23: resolution shift of flow sigmas; factor 1 changes nothing, SD 3 has 3."""
+    """Equation 23 of arXiv 2403.03206: the resolution shift of flow sigmas. Factor 1 changes
+    nothing, and SD 3 has 3."""
     return factor * sigma / (1 + (factor - 1) * sigma)
 
 
 def dynamic_factor(mu, kind="exponential"):
-    """diffusers' time_shift, sigma 1: `exponential` is `shift` by e^mu, `linear` is `shift` by mu."""
+    """diffusers' time_shift with sigma 1: `exponential` is `shift` by e^mu, and `linear` is `shift`
+    by mu."""
     return math.exp(mu) if kind == "exponential" else mu
 
 
@@ -285,29 +315,36 @@ def stretch(sigmas, terminal):
 
 
 def flow_even(steps, factor=1.0, count=1000):
-    """diffusers' FlowMatchEuler and FlowMatchHeun without dynamic shift. The clean end of the line is shifted before the
-    line is drawn, and the line is shifted again, so the last rung is the *twice* shifted 1/T."""
+    """diffusers' FlowMatchEuler and FlowMatchHeun without dynamic shift.
+
+    The clean end of the line is shifted before the line is drawn, and the line is shifted again.
+    The last rung is therefore the *twice* shifted 1/T.
+    """
     return shift(np.linspace(1, shift(1 / count, factor), steps), factor)
 
 
 def flow_pipeline(steps, factor):
-    """Flux's and SD 3's pipelines with dynamic shift: 1, 1 - 1/N, … 1/N, shifted once (`factor` = dynamic_factor(mu))."""
+    """The pipelines of Flux and SD 3 with dynamic shift: 1, 1 - 1/N, … 1/N, shifted once
+    (`factor` = dynamic_factor(mu))."""
     return shift(np.linspace(1, 1 / steps, steps), factor)
 
 
 def flow_dynamic(steps, factor, count=1000):
-    """FlowMatchEuler with dynamic shift and no sigmas given: 1 … 1/T, shifted once."""
+    """FlowMatchEuler with dynamic shift and no given sigmas: 1 … 1/T, shifted once."""
     return shift(np.linspace(1, 1 / count, steps), factor)
 
 
 def flow_dpm(steps, factor=1.0, count=1000):
-    """`use_flow_sigmas` of DPM-Solver, DEIS and SA-Solver: (1 - 1/T) * (N … 1) / N, shifted. (In diffusers' order of
-    operations, as the timesteps are cut off after the point.)"""
+    """`use_flow_sigmas` of DPM-Solver, DEIS and SA-Solver: (1 - 1/T) * (N … 1) / N, shifted.
+
+    It follows diffusers' order of operations, because the timesteps are truncated afterwards.
+    """
     return shift(1 - np.linspace(1, 1 / count, steps + 1), factor)[:0:-1]
 
 
 def flow_unipc(steps, factor=1.0, count=1000):
-    """`use_flow_sigmas` of UniPC: N + 1 points from 1 to 1/T of which the cleanest is dropped, shifted; 1 becomes 1 - 1e-6."""
+    """`use_flow_sigmas` of UniPC: N + 1 points from 1 to 1/T of which the cleanest is dropped,
+    shifted. 1 becomes 1 - 1e-6."""
     sigmas = shift(np.linspace(1, 1 / count, steps + 1)[:-1], factor)
     sigmas[0] -= 1e-6
     return sigmas
@@ -318,11 +355,12 @@ def flow_unipc(steps, factor=1.0, count=1000):
 
 
 def beta_quantile(p, a, b):
-    """The x at which Beta(a, b) has mass p below it, without the gamma function.
+    """Returns the x below which Beta(a, b) has mass p, without the gamma function.
 
-    B(x; a, b) = x^a * sum over n of (1 - b)_n / n! * x^n / (a + n) is the mass up to x, not yet normalised; for x up to
-    1/2 its terms fall by half or more. The whole mass is B(1/2; a, b) + B(1/2; b, a). On the clean half z = x^a is found
-    by bisection (B is nearly straight in z), and the other half is the mirror image.
+    B(x; a, b) = x^a * sum over n of (1 - b)_n / n! * x^n / (a + n) is the mass up to x, not
+    normalised. For x up to 1/2, its terms fall by half or more. The whole mass is B(1/2; a, b) +
+    B(1/2; b, a). On the clean half, z = x^a is found by bisection, because B is nearly linear in z.
+    The other half is the mirror image.
     """
     if p <= 0 or p >= 1:
         return float(p >= 1)
@@ -353,26 +391,29 @@ def beta_quantile_half(mass, a, b, lower):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Against the references
+# Comparison with the references
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 COUNTS = [1, 2, 5, 10, 20, 50]
 
 
 def karras_sigmas_family(schedule, steps, kind, extra, offset):
-    """Euler, Heun, LMS, KDPM2 and DPMSolverSDE: N points; Karras and the rest over the range of the spacing."""
+    """Euler, Heun, LMS, KDPM2 and DPMSolverSDE: N points. Karras and the other shapes cover the
+    range of the spacing."""
     t = spacing(kind, steps, schedule.count, offset)
     sigmas = schedule.linear(t)
     if extra is None:
         return np.append(sigmas, 0), t
-    # `beta_sigmas` and the others have N points even where trailing has N + 1.
+    # The shapes have N points even where trailing has N + 1.
     return schedule.ladder(extra(steps, sigmas[-1], sigmas[0]))
 
 
 def dpm_solver_family(schedule, steps, kind, extra, offset, rounding, last, repeats):
-    """DPMSolverMultistep, DEIS, UniPC and SASolver: N + 1 points, the cleanest dropped; the others over the full range.
+    """DPMSolverMultistep, DEIS, UniPC and SASolver: N + 1 points of which the cleanest is dropped.
+    The shapes cover the full range.
 
-    `last`: ends at sigma min, not at 0; `repeats`: on the other ladders at the last rung once more instead.
+    `last`: the run ends at the smallest sigma rather than 0. `repeats`: on the shapes, it ends at
+    the last rung once more instead.
     """
     if extra is None:
         t = spacing(kind, steps, schedule.count, offset, one_more=True, whole=True)
@@ -532,7 +573,8 @@ def check(k_path):
 
 
 def values():
-    """ladders.json: N = 1, 2, 10, 20 on SD's schedule, in float64 throughout (alpha-bars too)."""
+    """Writes ladders.json: N = 1, 2, 10, 20 on SD's schedule, in float64 throughout, alpha-bars
+    too."""
     s = Schedule(alpha_bars(betas("scaled_linear", 1000)))
     low, high = s.low, s.high
     flow = lambda sigmas: (np.append(sigmas, 0), sigmas * 1000)  # noqa: E731
@@ -597,7 +639,7 @@ if __name__ == "__main__":
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=["values", "check"])
-    parser.add_argument("--k-diffusion", metavar="FILE", help="its sampling.py")
+    parser.add_argument("--k-diffusion", metavar="FILE", help="k-diffusion's sampling.py")
     arguments = parser.parse_args()
     if arguments.name == "values":
         values()

@@ -1,13 +1,17 @@
-"""Writes the golden files of this folder with the reference implementations. The Rust tests read the files only.
+"""Writes the golden files of this folder with the reference implementations.
+
+The Rust tests only read the files.
 
     pip install -r requirements.txt
     pip install --no-deps k-diffusion==0.1.1.post1
     python make.py [schedules defaults randn samplers classes] [--k-diffusion sampling.py]
 
-Without a name it writes all of them, in that order (minutes: two of diffusers' classes are slow). ladders.py and noise.py write
-theirs, authors.py only compares. Needs an x86-64 processor with AVX2 (torch's scalar `randn` differs in the last bits).
+Without a name, it writes all of them in that order. This takes minutes, because two of diffusers'
+classes are slow. ladders.py and noise.py write their own files, and authors.py only compares. An
+x86-64 processor with AVX2 is needed, because torch's scalar `randn` differs in the last bits.
 
-k-diffusion cannot be imported beside these versions, but its `sampling.py` alone can: of the installed package, or the file given.
+k-diffusion cannot be imported next to these versions, but its `sampling.py` alone can. It comes
+from the installed package or from the given file.
 """
 
 import argparse
@@ -42,7 +46,7 @@ def bits(values):
 
 
 def write(name, header, rows):
-    """One row a line, so that a difference shows where it is."""
+    """Writes one row per line, so that a diff shows where a change is."""
     parts = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in {"versions": VERSIONS, **header}.items()]
     for key, lines in rows.items():
         parts.append(f"{json.dumps(key)}: [\n" + ",\n".join(json.dumps(line) for line in lines) + "\n]")
@@ -50,7 +54,7 @@ def write(name, header, rows):
 
 
 def schedules():
-    """Alphas-bar of noise schedules, float32, with the configuration of each beside it."""
+    """Writes the alpha-bars of noise schedules in float32, each with its configuration."""
     configs = {
         "sd": SD,
         "linear": {},
@@ -88,7 +92,10 @@ def schedules():
 
 
 def defaults():
-    """What each class of a diffusion model takes a missing key to be: read from the source, as some need packages to be imported."""
+    """Writes the defaults of each class of a diffusion model.
+
+    They are read from the source, because some classes need further packages to be imported.
+    """
     keys = ["num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "steps_offset"]
     keys += ["set_alpha_to_one", "clip_sample", "clip_sample_range", "rescale_betas_zero_snr"]
     folder = Path(inspect.getfile(DDIMScheduler)).parent
@@ -107,7 +114,8 @@ def defaults():
 
 
 def randn():
-    """torch's CPU randn: two draws in a row for every small count, then the long ones and the mixed ones."""
+    """Writes torch's CPU randn: two draws in a row for every small count, then long and mixed
+    draws."""
     tensors = {}
     for seed in (0, 1, 2**32 + 1, 2**64 - 1):
         generator = torch.Generator().manual_seed(seed)
@@ -131,7 +139,7 @@ if __name__ == "__main__":
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(files))
-    parser.add_argument("--k-diffusion", metavar="FILE", help="its sampling.py")
+    parser.add_argument("--k-diffusion", metavar="FILE", help="k-diffusion's sampling.py")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(files):
         parser.error(f"{', '.join(sorted(unknown))}: expected {', '.join(files)}")

@@ -1,12 +1,14 @@
-"""Writes noise.json with the reference implementations. The Rust tests read the file only.
+"""Writes noise.json with the reference implementations. The Rust tests only read the file.
 
     pip install numpy==2.4.6 torch==2.15.0 torchsde==0.2.6 && python noise.py
 
-Needs an x86-64 processor with AVX2 (torch's scalar `randn` differs in the last bits). Floats are stored as bit patterns.
+An x86-64 processor with AVX2 is needed, because torch's scalar `randn` differs in the last bits.
+Floats are stored as bit patterns.
 
-numpy's and torchsde's values are their own. WebUI and torch's CUDA kernels do not run here, so Philox, the mixing of
-two noises and the resizing of one are written down from what they compute; Philox is checked against Random123's known
-answers and the values in the header of WebUI's `rng_philox.py`.
+The values of numpy and torchsde are their own. WebUI and torch's CUDA kernels cannot run here.
+Philox, the mixing of two noises and the resizing of noise are therefore written down from what
+these programs compute. Philox is compared with Random123's known answers and with the values in the
+header of WebUI's `rng_philox.py`.
 """
 
 import json
@@ -25,7 +27,8 @@ assert torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 HERE = Path(__file__).parent
 LOW = 0xFFFFFFFF
 STEP = np.float32(2 * math.pi / 2**32)
-# In the header of rng_philox.py, for seed 0: of the step before it is rounded to float32.
+# The values in the header of rng_philox.py for seed 0. They belong to the step before it is rounded
+# to float32.
 PUBLISHED = [-0.92466259, -0.42534415, -2.6438457, 0.14518388, -0.12086647, -0.57972564]
 PUBLISHED += [-0.62285122, -0.32838709, -1.07454231, -0.36314407, -1.67105067, 2.26550497]
 
@@ -35,7 +38,7 @@ def bits(values):
 
 
 def write(name, header, rows):
-    """One row a line, so that a difference shows where it is."""
+    """Writes one row per line, so that a diff shows where a change is."""
     parts = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in {"versions": VERSIONS, **header}.items()]
     for key, lines in rows.items():
         parts.append(f"{json.dumps(key)}: [\n" + ",\n".join(json.dumps(line) for line in lines) + "\n]")
@@ -43,7 +46,8 @@ def write(name, header, rows):
 
 
 def philox(counter, key):
-    """Philox 4x32-10: four words from each column of four counter words and two key words."""
+    """Philox 4x32-10: returns four words for each column of four counter words and two key
+    words."""
     c = [np.asarray(word, dtype=np.uint64) for word in counter]
     k = list(key)
     high = np.uint64(32)
@@ -73,7 +77,8 @@ def webui(seed, n, call=0, step=float(STEP)):
 
 
 def cuda(seed, n, call, threads):
-    """torch.randn on CUDA: all four values of a thread's call in float32, and how many calls it took."""
+    """torch.randn on CUDA. Returns the four float32 values of each thread's call, and the number of
+    calls."""
     stride = min(threads // 256, -(-n // 256)) * 256
     i = np.arange(n, dtype=np.uint64)
     s = np.uint64(stride)
@@ -82,7 +87,7 @@ def cuda(seed, n, call, threads):
     first = component < np.uint64(2)
     x, y = np.where(first, words[0], words[2]), np.where(first, words[1], words[3])
     u = x.astype(np.float32) * np.float32(2.0**-32) + np.float32(2.0**-33)
-    # Fused: the product is exact in float64.
+    # This is fused on the card, and the product is exact in float64.
     v = (y.astype(np.float32).astype(np.float64) * float(STEP) + float(STEP) / 2).astype(np.float32)
     radius = np.sqrt(np.float32(-2) * np.log(u))
     values = radius * np.where(component % np.uint64(2) == 0, np.sin(v), np.cos(v))
@@ -113,7 +118,7 @@ def philox_values():
 
 
 def random_state():
-    """The first values of three draws in a row, of which the first leaves one waiting."""
+    """Returns the first values of three draws in a row. The first draw leaves a value waiting."""
     rows = []
     for seed in (0, 1, 42, LOW):
         generator = np.random.RandomState(seed)
@@ -130,7 +135,8 @@ def seed_sequence():
 
 
 def brownian_tree(seed, n):
-    """What k-diffusion's BrownianTreeNoiseSampler makes of the tree, on ten Karras rungs of Stable Diffusion."""
+    """Returns the noise that k-diffusion's BrownianTreeNoiseSampler makes from the tree, on ten
+    Karras rungs of Stable Diffusion."""
     top, bottom = 14.614642 ** (1 / 7), 0.0291675 ** (1 / 7)
     sigmas = torch.from_numpy(((top + np.linspace(0, 1, 10) * (bottom - top)) ** 7).astype(np.float32))
     tree = torchsde.BrownianTree(sigmas[-1], torch.zeros(n), sigmas[0], entropy=seed)
@@ -142,7 +148,8 @@ def brownian_tree(seed, n):
 
 
 def brownian_trees():
-    """With torch's CPU generator in the nodes, and with WebUI's Philox in its place, as WebUI does it."""
+    """Returns trees with torch's CPU generator in the nodes, and trees with WebUI's Philox in its
+    place, as in WebUI."""
     cpu = [brownian_tree(seed, n) for seed, n in ((0, 20), (42, 64), (2**63 - 1, 16))]
 
     def randn(size, dtype, device, seed):
@@ -153,7 +160,8 @@ def brownian_trees():
 
 
 def slerp(strength, one, other):
-    """WebUI's: an angle for each channel and column, along the height. Arrays are (channels, height, width)."""
+    """WebUI's slerp, with an angle for each channel and column along the height. The arrays are
+    (channels, height, width)."""
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (one, other)]
     cosine = (unit[0] * unit[1]).sum(1)
     if cosine.mean() > 0.9995:
@@ -164,7 +172,8 @@ def slerp(strength, one, other):
 
 
 def variations():
-    """Noise on the way to another, and to one that is nearly the same."""
+    """Returns noise on the way to another noise, and on the way to a noise that is nearly the
+    same."""
     shape, strength, share = (2, 4, 4), 0.25, 0.001
     one, other = (webui(seed, math.prod(shape)).reshape(shape) for seed in (0, 1))
     header = {"shape": shape, "seeds": [0, 1]}
@@ -174,10 +183,12 @@ def variations():
 
 
 def resized(seed, small, large):
-    """The middle of the noise of one shape over the middle of that of another, in WebUI's rounding."""
+    """Puts the middle of the noise of one shape over the middle of the noise of another, with
+    WebUI's rounding."""
 
     def spans(m, n):
-        """Of m values in n: the first in the target, the first in the source, how many."""
+        """Places m values in n. Returns the first index in the target, the first in the source, and
+        the count."""
         d = (n - m) // 2  # rounded down, also below 0
         return (d, 0, m) if d >= 0 else (0, -d, m + 2 * d)
 

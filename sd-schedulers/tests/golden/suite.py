@@ -1,8 +1,10 @@
-"""Every sampler on the toy model (reference/toy.py), in float64: samplers.json and samplers.safetensors.
+"""Writes samplers.json and samplers.safetensors: every sampler on the toy model (reference/toy.py),
+in float64.
 
-Each sampler of the crate's table with each prediction type, on one ladder or two, at 1, 2, 5, 10, 25 and 50 steps; and each option of
-each sampler once, at 5 and 20. Those that k-diffusion has are compared with it on the way, call for call. A run that the sampler
-cannot make is listed as refused. `name` in samplers.json is what tests/golden.rs knows the sampler by.
+Each sampler of the crate's table runs with each prediction type, on one or two ladders, at 1, 2, 5,
+10, 25 and 50 steps. Each option of each sampler runs once, at 5 and 20 steps. The samplers that
+k-diffusion has are compared with it, call for call. A run that the sampler cannot make is listed as
+refused. `name` in samplers.json is the name by which tests/golden.rs knows the sampler.
 """
 
 import importlib.util
@@ -20,7 +22,7 @@ from reference import multistep, ode, sde
 from reference.rungs import TRAINED, Conventions, rungs
 from reference.toy import STEPS, Pair, Toy, compare, start
 
-# How samplers count, round and end.
+# The ways in which samplers count, round and end.
 EXACT = Conventions()
 SLOPE = Conventions(flow="flow")
 DROPPED = Conventions(drop=True)
@@ -29,7 +31,7 @@ TOLD_WHOLE = Conventions(whole=True, told="whole")
 DPM = Conventions(one_more=True, whole=True, told="whole")
 DPM_ABOVE = replace(DPM, end="sigma_min")
 
-# The ladders of a family for each prediction type, the first for all its samplers.
+# The ladders of a family for each prediction type. The first is for all samplers of the family.
 SHIFTED = {"flow": {"shift": {"by": 3.0}}}
 K_LADDERS = {
     "epsilon": ["karras", "leading"],
@@ -56,14 +58,17 @@ LCM_LADDERS = {
     "sample": ["trailing", "leading"],
     "flow": ["flow", SHIFTED],
 }
-# Of samplers that stay on the timesteps of the training; a flow model has none.
+# The ladders of samplers that stay on the training timesteps. A flow model has none.
 GRID_LADDERS = {"epsilon": ["leading", "linspace"], "v": ["trailing", "leading"], "sample": ["linspace", "trailing"]}
 
 
 @dataclass
 class Sampler:
-    """`transcription(run)` gives the path. `main`: on two ladders. `option`: not a row of the table. `both`: with guidance.
-    `k`: the function of k-diffusion and its options."""
+    """A sampler of the suite.
+
+    `transcription(run)` returns the path. `main`: it runs on two ladders. `option`: it is not a row
+    of the table. `both`: it runs with guidance. `k`: the function of k-diffusion and its options.
+    """
 
     name: str
     transcription: object
@@ -76,7 +81,7 @@ class Sampler:
     least: int = 1
 
     def cases(self):
-        """Ladder, prediction type and numbers of steps."""
+        """Yields the ladder, the prediction type and the numbers of steps."""
         if self.option:
             prediction, ladder = next((p, family[0]) for p, family in self.ladders.items())
             yield ladder, prediction, (5, 20)
@@ -84,12 +89,15 @@ class Sampler:
         for prediction, family in self.ladders.items():
             yield family[0], prediction, STEPS
             if self.main:
-                # Without the longest, which is a third of all.
+                # Leave out the longest run, which is a third of the total.
                 yield family[1], prediction, STEPS[:-1]
 
 
 class Run:
-    """A sampler on a ladder; `states` are those on reaching each rung after the first, as many as there are steps reported."""
+    """A sampler on a ladder.
+
+    `states` are the states on reaching each rung after the first, one per reported step.
+    """
 
     def __init__(self, sampler, ladder, prediction, steps):
         self.rungs = rungs(ladder, prediction == "flow", steps, sampler.conventions)
@@ -101,13 +109,13 @@ class Run:
         path = sampler.transcription(self)
         path = path if isinstance(path[0], tuple) else list(zip(self.sigmas, path))
         self.end = path[-1][1]
-        # A flow model's in its own scaling.
+        # The states of a flow model are in its own scaling.
         exploded = self.rungs.flow and self.rungs.exploding
         self.states = [x / (1 + sigma) if exploded else x for sigma, x in path[1:]]
         assert all(np.isfinite(x).all() for x in self.states), (sampler.name, ladder, prediction, steps)
 
 
-# What the transcriptions need of a run.
+# The adapters from a run to the transcriptions.
 
 
 def plain(function, **options):
@@ -131,7 +139,7 @@ def half(denoised):
 
 
 def own_ends(run, sigma_min=None):
-    """From where to where samplers go that take only the ends of a ladder."""
+    """Returns the first and the last sigma of a sampler that takes only the ends of a ladder."""
     below = [s for s in run.sigmas[1:] if 0 < s < run.sigmas[0]]
     return run.sigmas[0], sigma_min or (below[-1] if below else run.rungs.lowest)
 
@@ -153,8 +161,11 @@ def restarts(segments=None, **options):
 
 
 def ddim(one=False, next_rung=False, stop=False, **options):
-    """`one`: the run ends at alpha-bar 1. `next_rung`: steps end at the next rung, not a stride of timesteps below. `stop`: the
-    run ends on the last rung."""
+    """DDIM.
+
+    `one`: the run ends at alpha-bar 1. `next_rung`: steps end at the next rung rather than a stride
+    of timesteps below. `stop`: the run ends on the last rung.
+    """
 
     def transcription(run):
         stride = TRAINED // run.steps
@@ -176,7 +187,7 @@ def ddim(one=False, next_rung=False, stop=False, **options):
 
 
 def pndm(skip_prk, one=False, next_rung=False, stop=False):
-    """The options as those of `ddim`."""
+    """PNDM. The options are those of `ddim`."""
 
     def transcription(run):
         n, final = run.steps, 0.0 if one else run.rungs.lowest
@@ -209,7 +220,8 @@ def lcm(**options):
 
 
 def tcd(gamma):
-    # In float32, as torch: a product on the edge of a whole number is not to fall on its other side.
+    # Use float32 as torch does. Otherwise a product near a whole number could fall on its other
+    # side.
     part = np.float32(1 - float(np.float32(gamma)))
 
     def transcription(run):
@@ -279,7 +291,7 @@ def singlestep(order, lower=False, stochastic=False, **options):
 CHURN = {"s_churn": 10.0, "s_tmin": 0.1, "s_tmax": 5.0, "s_noise": 1.003}
 LESS = {"eta": 0.5, "s_noise": 1.1}
 PID = {"rtol": 0.005, "pcoeff": 0.2, "icoeff": 0.7, "dcoeff": 0.1}
-# Those of the authors' code for CIFAR-10, within Stable Diffusion's range.
+# The segments of the authors' code for CIFAR-10, within Stable Diffusion's range.
 SEGMENTS = [(5.0, 10.0, 4, 1), (1.09, 1.92, 3, 2), (0.06, 0.30, 3, 3)]
 
 
@@ -414,7 +426,7 @@ def samplers():
     yield option("dpm-solver-3m exact", dpm(3, curvature=2.0, **noise), DPM_ABOVE, d)
     yield row("dpmpp-3m", dpm(3), DPM, d, main=False)
     yield option("dpmpp-3m exact", dpm(3, curvature=2.0), DPM, d)
-    # Where the last step has a length.
+    # On this ladder, the last step has a length.
     spaced = {"epsilon": ["linspace"]}
     yield option("dpmpp-3m full", dpm(3, lower=False), DPM_ABOVE, spaced)
     yield option("dpmpp-3m euler", dpm(3, lower=False, euler=True), DPM_ABOVE, spaced)
@@ -461,7 +473,7 @@ def samplers():
 
 
 def load_k_diffusion(path=None):
-    """k-diffusion's sampling.py alone: the file, or that of the installed package."""
+    """Loads k-diffusion's sampling.py alone, from the file or from the installed package."""
     if path is None:
         found = importlib.util.find_spec("k_diffusion")
         assert found, "pip install --no-deps k-diffusion==0.1.1.post1, or --k-diffusion sampling.py"
@@ -486,7 +498,8 @@ def load_k_diffusion(path=None):
 
 
 class Torch:
-    """A toy model for k-diffusion: a batch of one in float64; its noise is that which `ours` drew at the same place."""
+    """A toy model for k-diffusion: a batch of one in float64. Its noise is the noise that `ours`
+    drew at the same place."""
 
     def __init__(self, toy, ours):
         import torch
@@ -517,7 +530,8 @@ class Randn:
 
 
 def against_k_diffusion(k, sampler, run):
-    """The worst relative error over every state that the model is asked about and the last one."""
+    """Returns the worst relative error over the last state and every state that the model is called
+    with."""
     name, options = sampler.k
     told = iter(run.toy.timesteps)
     toy = Toy(run.prediction, lambda sigma: next(told), run.rungs.exploding)
@@ -539,7 +553,7 @@ def against_k_diffusion(k, sampler, run):
     return compare((run.toy.asked, run.end), (toy.asked, end[0].numpy()))
 
 
-# The files
+# The output files.
 
 
 def write(folder, versions, k_path=None):
@@ -569,7 +583,7 @@ def write(folder, versions, k_path=None):
                 states += run.states
                 if steps == 5:
                     told = [float(f"{t:.7g}") for t in run.toy.timesteps]
-                # Those two of k-diffusion use a variable before it is set where the first step is the last.
+                # These two functions use an unset variable if the first step is the last.
                 crashes = steps == 1 and sampler.k and sampler.k[0] in ("sample_dpmpp_2m_sde", "sample_dpmpp_3m_sde")
                 if sampler.k and not crashes:
                     off = against_k_diffusion(k, sampler, run)

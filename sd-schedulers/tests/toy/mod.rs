@@ -1,6 +1,7 @@
-//! The toy model of the golden suite and of `examples/schedulers.rs`: tests/golden/reference/toy.py has the same.
+//! The toy model of the golden suite and of `examples/schedulers.rs`.
+//! `tests/golden/reference/toy.py` is the same model.
 
-// Not every test uses all of it.
+// Not every test file uses every item.
 #![allow(dead_code)]
 
 use std::ops::ControlFlow;
@@ -11,12 +12,12 @@ pub const ELEMENTS: usize = 8;
 
 pub type State = [f32; ELEMENTS];
 
-/// The first x at a sigma.
+/// Returns the first x at a sigma.
 pub fn start(sigma: f32) -> State {
     std::array::from_fn(|i| (f64::from(sigma) * (i as f64 + 1.0).sin()) as f32)
 }
 
-/// A step as it was reported.
+/// A reported step.
 #[derive(Clone, Debug)]
 pub struct Reached {
     pub index: usize,
@@ -26,26 +27,26 @@ pub struct Reached {
     pub x: State,
 }
 
-/// Runs the toy model, and keeps what happens.
+/// A run of the toy model that records what happens.
 #[derive(Debug)]
 pub struct Toy {
     prediction: Prediction,
-    /// What is inside of the cosine besides, with the prompt.
+    /// The extra term inside the cosine for the output with the prompt.
     shift: f64,
-    /// Of each call.
+    /// The timestep of each call.
     pub timesteps: Vec<f32>,
     pub steps: Vec<Reached>,
-    /// From and to of each draw.
+    /// The two sigmas of each draw.
     pub draws: Vec<[f32; 2]>,
-    /// How many of the calls asked for both outputs.
+    /// The number of calls that asked for both outputs.
     pub pairs: usize,
     /// The x and the sigma of the last call.
     pub asked: (Vec<f32>, f32),
-    /// What the last call said, with the prompt.
+    /// The output of the last call, with the prompt.
     pub denoised: Vec<f32>,
-    /// How many calls, and step reports, are answered before the run is stopped.
+    /// The numbers of calls and of step reports that are answered before the run is stopped.
     pub stop_after: [usize; 2],
-    /// Whether the run was told to stop, after which nothing may be asked.
+    /// Whether the run was stopped. Nothing may be called afterwards.
     stopped: bool,
 }
 
@@ -65,7 +66,7 @@ impl Toy {
         }
     }
 
-    /// With guidance, for those that need both outputs.
+    /// Makes a model with guidance if `guided` is true, for samplers that need both outputs.
     pub fn guided(prediction: Prediction, guided: bool) -> Self {
         Self {
             shift: if guided { 1.0 } else { 0.0 },
@@ -77,7 +78,7 @@ impl Toy {
         self.timesteps.len()
     }
 
-    /// The states on reaching each rung, of a flow model in its own scaling.
+    /// Returns the state on reaching each rung. A flow model's states are in its own scaling.
     pub fn states(&self, rungs: &Rungs) -> Vec<State> {
         let scale = |sigma: f32| flow_scale(self.prediction, rungs, sigma);
         let state = |step: &Reached| step.x.map(|x| x / scale(step.next));
@@ -108,7 +109,7 @@ impl Toy {
     }
 }
 
-/// What a flow model's states in the scaling of a run are divided by to be in its own.
+/// Returns the divisor that converts a flow model's state from the run's scaling to its own.
 pub fn flow_scale(prediction: Prediction, rungs: &Rungs, sigma: f32) -> f32 {
     match (prediction, rungs.path()) {
         (Prediction::Flow, sd_schedulers::Path::Exploding) => 1.0 + sigma,
@@ -160,7 +161,7 @@ impl Run for Toy {
     }
 }
 
-/// The relative distance of two states.
+/// Returns the relative distance between two states.
 pub fn distance(found: &[f32], expected: &[f32]) -> f64 {
     let square = |v: f64| v * v;
     let pairs = found.iter().zip(expected);

@@ -1,4 +1,4 @@
-//! The sampler that a class of the DPM-Solver family makes of its keys.
+//! The samplers that the classes of the DPM-Solver family make from their keys.
 
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use crate::{
     SaSolver, Sampler, Spacing, UniPc, UniPcVariant,
 };
 
-/// The algorithms, and whether a run may not end at 0. EDM's class has the first three, singlestep all but the last.
+/// The algorithms, and whether a run must end above 0.
+///
+/// EDM's class has the first three. The singlestep class has all but the last.
 const ALGORITHMS: [(&str, (DpmAlgorithm, bool)); 5] = [
     ("dpmsolver++", (DpmAlgorithm::Denoised, false)),
     ("sde-dpmsolver++", (DpmAlgorithm::SdeDenoised, false)),
@@ -18,7 +20,8 @@ const ALGORITHMS: [(&str, (DpmAlgorithm, bool)); 5] = [
     ("dpmsolver", (DpmAlgorithm::Noise, true)),
     ("sde-dpmsolver", (DpmAlgorithm::SdeNoise, true)),
 ];
-/// The last three are of other classes and mean the default.
+/// The values of `solver_type`. The last three belong to other classes and stand for the default
+/// here.
 const FORMS: [(&str, DpmForm); 5] = [
     ("midpoint", DpmForm::Midpoint),
     ("heun", DpmForm::Heun),
@@ -76,7 +79,7 @@ impl File<'_> {
             ..Deis::default()
         };
         let spacing = self.spacing(Spacing::Linspace)?;
-        // The class has no `lambda_min_clipped`.
+        // This class has no `lambda_min_clipped`.
         let ladder = self.shaped_or_flow(spacing, false, true)?;
         Ok((Arc::new(deis), ladder))
     }
@@ -89,7 +92,7 @@ impl File<'_> {
             ("heun", UniPcVariant::Bh2),
             ("logrho", UniPcVariant::Bh2),
         ];
-        // Bits stand for the steps.
+        // `UniPc` stores the steps as bits.
         let steps = |value: &serde_json::Value| -> Option<u128> {
             let steps = value.as_array()?.iter();
             let steps = steps.map(|step| Some(step.as_u64()? as usize).filter(|&step| step < 127));
@@ -151,7 +154,7 @@ impl File<'_> {
     }
 }
 
-/// What several of them share.
+/// Code that several classes share.
 impl File<'_> {
     fn form(&self) -> Result<DpmForm, ConfigError> {
         let form = self.keys.one_of("solver_type", &FORMS)?;
@@ -177,7 +180,7 @@ impl File<'_> {
         Ok((algorithm, end))
     }
 
-    /// A multistep solver; the simplest that it can be.
+    /// Returns the simplest sampler that does what the keys of a multistep solver ask for.
     fn dpm_solver(
         &self,
         algorithm: DpmAlgorithm,
@@ -196,7 +199,7 @@ impl File<'_> {
         if algorithm == DpmAlgorithm::SdeNoise && solver.order == 3 {
             return Err(self.refuse("solver_order", "1 or 2 with `sde-dpmsolver`"));
         }
-        // With the last step to 0, these two have no meaning at order 2.
+        // At order 2 with a last step to 0, these two options have no effect.
         let usual = DpmSolver {
             lower_order_final: solver.lower_order_final,
             euler_at_final: solver.euler_at_final,
@@ -210,7 +213,7 @@ impl File<'_> {
         Ok(sampler)
     }
 
-    /// A learned variance is a second half of the model's output.
+    /// Refuses a learned variance, which would be the second half of the model's output.
     fn fixed_variance(&self) -> Result<(), ConfigError> {
         match self.keys.text("variance_type")? {
             Some("learned" | "learned_range") => {

@@ -1,4 +1,4 @@
-//! The ladder that a class makes of its keys.
+//! The ladders that the classes make from their keys.
 
 use super::super::{ConfigError, SchedulerConfig};
 use super::File;
@@ -9,7 +9,7 @@ use crate::{
 };
 
 pub(super) const KARRAS: Shape = Shape::Karras { rho: 7.0 };
-/// Of which at most one may be on.
+/// The keys of the shapes. At most one of them may be true.
 pub(super) const SHAPES: [(&str, Shape); 3] = [
     ("use_karras_sigmas", KARRAS),
     ("use_exponential_sigmas", Shape::Exponential),
@@ -33,13 +33,13 @@ impl File<'_> {
         Ok(spacing.unwrap_or(default))
     }
 
-    /// The shape that is on, and its key.
+    /// Returns the shape that is switched on, and its key.
     fn shape(&self) -> Result<Option<(&'static str, Shape)>, ConfigError> {
         let mut found = None;
         for (key, shape) in SHAPES {
             if self.keys.flag(key, false)? {
                 if let Some((first, _)) = found {
-                    return Err(self.refuse(key, format!("false beside `{first}`")));
+                    return Err(self.refuse(key, format!("false with `{first}`")));
                 }
                 found = Some((key, shape));
             }
@@ -47,7 +47,7 @@ impl File<'_> {
         Ok(found)
     }
 
-    /// A range of sigmas, with those that the file says instead.
+    /// Returns a span over a spacing or the trained sigmas, with the bounds that the file sets.
     fn span(&self, spacing: Option<Spacing>) -> Result<Span, ConfigError> {
         Ok(Span {
             spacing,
@@ -56,7 +56,8 @@ impl File<'_> {
         })
     }
 
-    /// The ladder of the classes after k-diffusion; `karras_span`: whether the keys for the range of sigmas count on a Karras ladder.
+    /// Returns the ladder of the classes that follow k-diffusion. `karras_span` is whether a Karras
+    /// ladder uses the keys for the range of sigmas.
     pub(super) fn k_ladder(&self, karras_span: bool) -> Result<Ladder, ConfigError> {
         let spacing = self.spacing(Spacing::Linspace)?;
         Ok(match self.shape()? {
@@ -69,7 +70,7 @@ impl File<'_> {
         })
     }
 
-    /// The ladder of LCM and TCD, for which a spacing has no meaning.
+    /// Returns the ladder of LCM and TCD, which have no spacing.
     pub(super) fn distilled(&self) -> Result<Ladder, ConfigError> {
         self.infinite_sigma(true)?;
         let most = self.config.num_train_timesteps;
@@ -79,7 +80,7 @@ impl File<'_> {
         }))
     }
 
-    /// The ladder of the DPM-Solver classes and of SA-Solver.
+    /// Returns the ladder of the DPM-Solver classes and of SA-Solver.
     pub(super) fn dpm_ladder(
         &self,
         spacing: Spacing,
@@ -87,20 +88,23 @@ impl File<'_> {
         dynamic: bool,
     ) -> Result<Ladder, ConfigError> {
         let ladder = self.shaped_or_flow(spacing, lu, dynamic)?;
-        // On others it has no effect.
+        // On other ladders, diffusers ignores `lambda_min_clipped`.
         if let (Ladder::Spaced(_), Some(least)) = (&ladder, self.keys.number("lambda_min_clipped")?)
         {
             let sigma_max = NoiseSchedule::new(self.config)?.sigma_max();
             let lambda = -f64::from(sigma_max).ln();
             if lambda < least {
-                let expected = format!("at most {lambda}, which leaves out no timestep");
+                let expected = format!("at most {lambda}, so that no timestep is left out");
                 return Err(self.refuse("lambda_min_clipped", expected));
             }
         }
         Ok(ladder)
     }
 
-    /// `lu`: whether that shape is on, after Karras and before the others; `dynamic`: whether the shift may be by the picture's size.
+    /// Returns a shaped ladder, a flow ladder or a spacing.
+    ///
+    /// `lu` is whether [`Shape::Lu`] is switched on. It yields to Karras and takes precedence over
+    /// the other shapes. `dynamic` is whether the shift may depend on the picture's size.
     pub(super) fn shaped_or_flow(
         &self,
         spacing: Spacing,
@@ -114,7 +118,7 @@ impl File<'_> {
         };
         Ok(match (self.flow_sigmas()?, shape) {
             (true, Some((key, _))) => {
-                return Err(self.refuse(key, "false beside `use_flow_sigmas`"));
+                return Err(self.refuse(key, "false with `use_flow_sigmas`"));
             }
             (true, None) => Ladder::Flow(Flow {
                 levels: FlowLevels::Dpm,
@@ -130,7 +134,7 @@ impl File<'_> {
         })
     }
 
-    /// `use_flow_sigmas`, which goes with `flow_prediction`.
+    /// Reads `use_flow_sigmas`, which must agree with `flow_prediction`.
     fn flow_sigmas(&self) -> Result<bool, ConfigError> {
         let flow = self.keys.flag("use_flow_sigmas", false)?;
         match (flow, self.is_flow()) {
@@ -160,7 +164,7 @@ impl File<'_> {
         }
     }
 
-    /// By the factor of this key, or by the picture's size.
+    /// Returns the shift by the factor in this key, or by the picture's size.
     fn shift(&self, key: &'static str) -> Result<Shift, ConfigError> {
         let keys = self.keys;
         if !keys.flag("use_dynamic_shifting", false)? {
@@ -180,7 +184,7 @@ impl File<'_> {
         }))
     }
 
-    /// `shift_terminal`, of which 0 is none.
+    /// Reads `shift_terminal`, where 0 means none.
     fn terminal(&self) -> Result<Option<f64>, ConfigError> {
         let part = |value: &serde_json::Value| {
             let number = value.as_f64()?;
@@ -188,7 +192,7 @@ impl File<'_> {
         };
         let terminal = self
             .keys
-            .get("shift_terminal", "a number from 0 to below 1", part)?;
+            .get("shift_terminal", "a number at least 0 and below 1", part)?;
         Ok(terminal.filter(|&terminal| terminal > 0.0))
     }
 
@@ -203,7 +207,7 @@ impl File<'_> {
         let (levels, shift, terminal) = match self.shape()? {
             None => (FlowLevels::UniPc, self.shift("flow_shift")?, terminal),
             Some((_, shape @ Shape::Karras { .. })) => {
-                // Between the sigmas that the betas would make.
+                // diffusers uses the range of the sigmas that the betas would make.
                 let diffusion = NoiseSchedule::new(&SchedulerConfig {
                     prediction: Prediction::Epsilon,
                     ..self.config.clone()
@@ -216,7 +220,7 @@ impl File<'_> {
                 };
                 (levels, Shift::default(), None)
             }
-            Some((key, _)) => return Err(self.refuse(key, "false beside `use_flow_sigmas`")),
+            Some((key, _)) => return Err(self.refuse(key, "false with `use_flow_sigmas`")),
         };
         Ok(Ladder::Flow(Flow {
             levels,
@@ -225,7 +229,7 @@ impl File<'_> {
         }))
     }
 
-    /// The ladder of the classes of flow matching but Heun's.
+    /// Returns the ladder of the flow matching classes, except Heun's.
     pub(super) fn flow_match(&self) -> Result<Ladder, ConfigError> {
         if self.keys.flag("invert_sigmas", false)? {
             return Err(self.refuse("invert_sigmas", "false"));
@@ -241,7 +245,7 @@ impl File<'_> {
                 terminal,
             }));
         };
-        // Between the ends of what it replaces.
+        // diffusers takes the ends of the ladder that the shape replaces.
         let span = self.span(None)?;
         let sigma_min = match (span.sigma_min.or(terminal), shift) {
             (Some(sigma_min), _) => sigma_min,
@@ -250,7 +254,7 @@ impl File<'_> {
                 shifted(shifted(cleanest, factor), factor)
             }
             (None, _) => {
-                let expected = "false beside `use_dynamic_shifting`, which moves its end";
+                let expected = "false with `use_dynamic_shifting`, which moves its end";
                 return Err(self.refuse(key, expected));
             }
         };
@@ -268,7 +272,8 @@ impl File<'_> {
         Ok(Ladder::shaped(shape.unwrap_or(karras)))
     }
 
-    /// The DPM-Solver classes end at the smallest sigma of the training, which has to be that of the ladder.
+    /// Checks that the smallest sigma of the training is also the smallest of the ladder, because
+    /// the DPM-Solver classes end there.
     pub(super) fn same_end(&self, end: End, ladder: &Ladder) -> Result<(), ConfigError> {
         match ladder {
             Ladder::Flow(_) if end == End::SigmaMin => {

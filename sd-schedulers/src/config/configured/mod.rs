@@ -12,59 +12,73 @@ use super::json::Keys;
 use super::{ConfigError, SchedulerConfig};
 use crate::{Ladder, Prediction, Row, Sampler, row_of};
 
-/// All that a diffusers `scheduler_config.json` says: see [`from_config`].
+/// Everything that a diffusers `scheduler_config.json` says. See [`from_config`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Configured {
-    /// The class, `_class_name`.
+    /// The class in `_class_name`.
     pub class: &'static str,
-    /// The facts of the model.
+    /// The facts about the model.
     pub config: SchedulerConfig,
-    /// The sampler with the class's options and conventions.
+    /// The sampler, with the options and conventions of the class.
     pub sampler: Arc<dyn Sampler>,
-    /// The ladder. A shift by the picture's size is for 1024 × 1024 pixels: [`Ladder::for_size`] is for other ones.
+    /// The ladder. If its shift depends on the picture's size, it is for 1024 × 1024 pixels.
+    /// [`Ladder::for_size`] adapts it to other sizes.
     pub ladder: Ladder,
-    /// `noise_sampler_seed` of `DPMSolverSDEScheduler`: the seed of its Brownian tree, where it is not the picture's.
+    /// `noise_sampler_seed` of `DPMSolverSDEScheduler`: the seed of the Brownian tree, if it
+    /// differs from the picture's seed.
     pub noise_seed: Option<u64>,
 }
 
 impl Configured {
-    /// The row of the sampler, if its options are those that the row has.
+    /// Returns the row of the sampler if the sampler has exactly the options of that row.
     pub fn row(&self) -> Option<&'static Row> {
         row_of(&*self.sampler, &self.config)
     }
 }
 
-/// Reads a `scheduler_config.json` of diffusers 0.42.1: the model, the sampler and the ladder that its class would use.
+/// Reads the model, the sampler and the ladder from a `scheduler_config.json` of diffusers 0.42.1.
+///
+/// The sampler and the ladder are the ones that the file's class would use in diffusers.
 ///
 /// ```
 /// use sd_schedulers::{Ladder, from_config};
 ///
-/// let configured = from_config(r#"{"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": true}"#)?;
+/// let json = r#"{"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": true}"#;
+/// let configured = from_config(json)?;
 /// assert_eq!(configured.row().map(|row| row.name), Some("dpmpp-2m"));
 /// assert_eq!(configured.ladder, Ladder::karras());
 /// # Ok::<(), sd_schedulers::ConfigError>(())
 /// ```
 ///
-/// The classes are the discrete diffusion ones (DDIM, DDPM, PNDM, LCM, TCD, Euler, Euler ancestral, Heun, LMS, KDPM2, KDPM2 ancestral,
-/// DPM-Solver multistep, singlestep and SDE, DEIS, UniPC, SA-Solver), those of flow matching (Euler, Heun, LCM) and of EDM (Euler, DPM-Solver).
-/// What diffusers takes as an argument of `step` instead of a key, such as DDIM's eta, has its default.
+/// The supported classes are:
+/// - the discrete diffusion classes: DDIM, DDPM, PNDM, LCM, TCD, Euler, Euler ancestral, Heun, LMS,
+///   KDPM2, KDPM2 ancestral, DPM-Solver multistep, singlestep and SDE, DEIS, UniPC and SA-Solver;
+/// - the flow matching classes: Euler, Heun and LCM;
+/// - the EDM classes: Euler and DPM-Solver.
 ///
-/// Every key means what it means to the class: also one that is missing or null, which has the
-/// class's default. Keys that the class does not have are ignored, as in diffusers;
-/// [`SchedulerConfig::ignored`] lists those that a user should hear of.
+/// Options that diffusers takes as arguments of `step` rather than as keys, such as DDIM's eta,
+/// have their defaults.
+///
+/// Every key has the meaning that it has for the class. A key that is missing or null has the
+/// class's default. Keys that the class lacks are ignored, as in diffusers;
+/// [`SchedulerConfig::ignored`] lists the ones that a user should know about.
 ///
 /// # Errors
-/// [`ConfigError`], naming the key, for values that the class does not take, or takes and then
-/// fails; for values that contradict each other; for `predict_epsilon` false (see
-/// [`SchedulerConfig::from_json`]); and for what this crate lacks: a learned variance, a
-/// `lambda_min_clipped` that leaves timesteps out, `interpolation_type` `log_linear` on a spacing,
-/// `timestep_type` `continuous` with `v_prediction`, `solver_p`, `tau_func`, `invert_sigmas`,
-/// `scale_factors`, solver orders above 3.
+/// Every error names the key.
+/// - [`ConfigError::Json`] if the text is not a JSON object.
+/// - [`ConfigError::Class`] if the class is unknown or not supported.
+/// - [`ConfigError::Value`] for a value that the class rejects, or accepts and then fails on; for
+///   values that contradict each other; for `predict_epsilon: false` (see
+///   [`SchedulerConfig::from_json`]); and for a missing `_class_name`.
+/// - [`ConfigError::Value`] also for what this crate lacks: a learned variance, a
+///   `lambda_min_clipped` that leaves out timesteps, `interpolation_type` `log_linear` on a
+///   spacing, `timestep_type` `continuous` with `v_prediction`, `solver_p`, `tau_func`,
+///   `invert_sigmas`, `scale_factors`, and solver orders above 3.
 pub fn from_config(json: &str) -> Result<Configured, ConfigError> {
     let keys = Keys::parse(json)?;
     let Some(name) = keys.text("_class_name")? else {
-        return Err(keys.refuse("_class_name", "the name of a class of diffusers"));
+        return Err(keys.refuse("_class_name", "the name of a diffusers class"));
     };
     let class = Class::find(name)?;
     let prediction = match class.kind {
@@ -97,7 +111,7 @@ pub fn from_config(json: &str) -> Result<Configured, ConfigError> {
     })
 }
 
-/// A configuration whose facts are known.
+/// A configuration file, and the facts about its model.
 struct File<'a> {
     keys: &'a Keys,
     config: &'a SchedulerConfig,

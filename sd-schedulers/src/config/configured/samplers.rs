@@ -1,4 +1,4 @@
-//! The sampler that a class makes of its keys; those of the DPM-Solver family have a file of their own.
+//! The samplers that the classes make from their keys. The DPM-Solver family has its own file.
 
 use std::sync::Arc;
 
@@ -81,7 +81,7 @@ impl File<'_> {
             }
             "EDMDPMSolverMultistepScheduler" => self.edm_multistep(),
             name => Err(ConfigError::Class {
-                found: format!("`{name}` (from picture to noise)"),
+                found: format!("`{name}` (it goes from picture to noise)"),
             }),
         }
     }
@@ -143,7 +143,7 @@ impl File<'_> {
                 return Err(self.refuse("final_sigmas_type", "`zero` on a shaped ladder"));
             }
             if log_linear == Some(true) {
-                // The shape goes between the ends of what it replaces.
+                // diffusers takes the ends of the ladder that the shape replaces.
                 let schedule = NoiseSchedule::new(self.config)?;
                 over.sigma_min.get_or_insert(schedule.sigma_min().into());
                 over.sigma_max.get_or_insert(schedule.sigma_max().into());
@@ -159,24 +159,26 @@ impl File<'_> {
     }
 }
 
-/// What several of them share.
+/// Code that several classes share.
 impl File<'_> {
     pub(super) fn end(&self) -> Result<End, ConfigError> {
         let end = self.keys.one_of("final_sigmas_type", &ENDS)?;
         Ok(end.unwrap_or_default())
     }
 
-    /// Noise can't be predicted where alpha-bar is 0: on the last timestep, where `reached`.
+    /// Refuses a schedule with alpha-bar 0 at the last timestep if the ladder reaches it and the
+    /// model predicts noise, because noise cannot be predicted there.
     pub(super) fn infinite_sigma(&self, reached: bool) -> Result<(), ConfigError> {
         let epsilon = self.config.prediction == Prediction::Epsilon;
         if reached && epsilon && self.config.rescale_betas_zero_snr {
-            let expected = "false with `epsilon`, where the ladder begins at the last timestep";
+            let expected = "false with `epsilon` if the ladder begins at the last timestep";
             return Err(self.refuse("rescale_betas_zero_snr", expected));
         }
         Ok(())
     }
 
-    /// The sampler, which in these classes begins a schedule of zero terminal SNR at alpha-bar 0.
+    /// Wraps the sampler so that it begins a schedule with zero terminal SNR at alpha-bar 0, as
+    /// these classes do.
     fn starting_at_noise(&self, sampler: impl Sampler) -> Arc<dyn Sampler> {
         let conventions = Conventions {
             on_grid_only: self.config.rescale_betas_zero_snr,
@@ -195,7 +197,7 @@ impl File<'_> {
     }
 }
 
-/// diffusers' steps of consistency models on flow.
+/// Returns the sampler of diffusers' flow classes that steps like a consistency model.
 fn flow_lcm() -> Arc<dyn Sampler> {
     Arc::new(Lcm {
         boundary: LcmBoundary::None,

@@ -37,10 +37,10 @@ fn every_class_has_its_own_sampler_and_ladder() {
         ("EulerDiscreteScheduler", "euler", "linspace"),
         ("FlowMatchEulerDiscreteScheduler", "euler", "flow"),
         ("FlowMatchHeunDiscreteScheduler", "heun", "flow"),
-        // The row's is that of diffusion models.
+        // The row builds LCM for diffusion models.
         ("FlowMatchLCMScheduler", "", "flow"),
         ("HeunDiscreteScheduler", "heun", "linspace"),
-        // The rows' tell the model the timesteps of Karras rungs as they are.
+        // The rows do not round the timesteps of Karras rungs.
         ("KDPM2AncestralDiscreteScheduler", "", "linspace"),
         ("KDPM2DiscreteScheduler", "", "linspace"),
         ("LCMScheduler", "lcm", "lcm"),
@@ -237,7 +237,7 @@ fn keys_of_the_dpm_solver_classes() {
         },
         Ladder::linspace(),
     );
-    // What has no effect does not make another sampler.
+    // Options without effect do not make another sampler.
     check(
         multistep,
         r#""lower_order_final": false, "euler_at_final": true, "solver_type": "logrho""#,
@@ -419,7 +419,7 @@ fn a_schedule_is_rescaled_only_where_the_class_does_it() {
     let rescaled = |class| read(class, keys).unwrap().config.rescale_betas_zero_snr;
     assert!(rescaled("EulerDiscreteScheduler") && rescaled("DDPMScheduler"));
     assert!(!rescaled("LMSDiscreteScheduler") && !rescaled("DPMSolverSinglestepScheduler"));
-    // Of alpha-bar 0, as DDIM.
+    // They start at alpha-bar 0, as DDIM does.
     for class in ["DDPMScheduler", "LCMScheduler", "TCDScheduler"] {
         let found = read(class, keys).unwrap();
         assert!(found.sampler.conventions().on_grid_only, "{class}");
@@ -497,7 +497,7 @@ fn keys_without_effect_are_listed() {
     assert_eq!(ignored("EDMEulerScheduler", betas), ["trained_betas"]);
 }
 
-/// The column `shapes` of the classes, by what they make of the keys.
+/// Compares the field `shapes` of the classes with the ladders that the keys make.
 #[test]
 fn the_keys_of_shapes_count_in_the_classes_that_have_them() {
     for class in CLASSES.iter().filter(|class| class.kind != Kind::Inverse) {
@@ -529,7 +529,7 @@ fn a_model_of_samples_is_not_taken_for_one_of_noise() {
     let error = read(ddpm, r#""predict_epsilon": false"#).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`predict_epsilon`: expected true, or `prediction_type`: `sample` beside it, found false"
+        "`predict_epsilon`: expected true, or `sample` as `prediction_type`, found false"
     );
     for (keys, prediction) in [
         (

@@ -10,19 +10,22 @@ ADAMS_BASHFORTH = [[1], [3 / 2, -1 / 2], [23 / 12, -16 / 12, 5 / 12], [55 / 24, 
 
 
 def threshold(denoised, ratio=0.995, maximum=1.0):
-    """Dynamic thresholding of one image (section 2.3 of arXiv 2205.11487), its threshold held between 1 and `maximum`."""
+    """Dynamic thresholding of one image (section 2.3 of arXiv 2205.11487), with the threshold
+    clamped to 1 and `maximum`."""
     bound = min(max(np.quantile(np.abs(denoised), ratio), 1.0), maximum)
     return np.clip(denoised, -bound, bound) / bound
 
 
 def relabel(x, sigma, other):
-    """What diffusers takes x, made for `sigma`, to be when it believes it to be at `other`: equal in the VP scale."""
+    """Returns the x that diffusers has if it treats an x at `sigma` as an x at `other`. Both are
+    equal in the VP scaling."""
     return x * math.sqrt((1 + other**2) / (1 + sigma**2))
 
 
 def published_weights(nodes, to):
-    """What `ipndm_v` of zju-pi/diff-sampler (diff-solvers-main/solvers.py) and ComfyUI take the means of the Lagrange polynomials
-    of three or four nodes to be; they are not."""
+    """Returns what `ipndm_v` of zju-pi/diff-sampler (diff-solvers-main/solvers.py) and ComfyUI
+    compute as the means of the Lagrange polynomials of three or four nodes. They are not those
+    means."""
     h, h1, h2 = to - nodes[0], nodes[0] - nodes[1], nodes[1] - nodes[2]
     third = (1 - h / (3 * (h + h1)) * (h * (h + h1)) / (h1 * (h1 + h2))) / 2
     weights = [(2 + h / h1) / 2 + third, -(h / h1) / 2 - (1 + h1 / h2) * third, third * h1 / h2]
@@ -39,9 +42,11 @@ def published_weights(nodes, to):
 
 
 def ipndm(model, x, sigmas, order=4, weights="even", denoise_last=True):
-    """Improved PNDM: Adams-Bashforth on the noise, lower orders first. arXiv 2204.13902, section 3.1 and appendix.
+    """Improved PNDM: Adams-Bashforth on the noise, lower orders first. Section 3.1 and appendix of
+    arXiv 2204.13902.
 
-    `weights`: those of "even" steps, of the "variable" ones there are, or the "published" ones of `ipndm_v`.
+    `weights`: the weights for "even" steps, for the actual "variable" steps, or the "published"
+    weights of `ipndm_v`.
     """
     path, noises = [x], []
     for i, (sigma, end) in enumerate(zip(sigmas, sigmas[1:])):
@@ -63,10 +68,13 @@ def ipndm(model, x, sigmas, order=4, weights="even", denoise_last=True):
 
 
 def pndm(model, x, times, sigma_at, stride, half, skip_prk=True, average="epsilon", label=None):
-    """PNDM, algorithm 2 of arXiv 2202.09778: 3 pseudo Runge-Kutta steps, or (`skip_prk`) one improved Euler step, then
-    pseudo Adams-Bashforth. A step from time t ends at t - stride; `sigma_at(t)` is the last sigma for t below 0.
-    `average`: what is averaged over the calls, "epsilon" (the paper) or "v" (diffusers with v_prediction). `label`: the sigma that
-    the last state is taken to be at."""
+    """PNDM, algorithm 2 of arXiv 2202.09778.
+
+    It makes 3 pseudo Runge-Kutta steps, or (`skip_prk`) one improved Euler step, then pseudo
+    Adams-Bashforth steps. A step from time t ends at t - stride. `sigma_at(t)` is the last sigma
+    for t below 0. `average`: what is averaged over the calls, "epsilon" (the paper) or "v"
+    (diffusers with v_prediction). `label`: the sigma that the last state is assumed to have.
+    """
     path, outputs = [x], []
     last = times[-1] - stride
     rungs = [sigma_at(t) for t in times] + [sigma_at(last) if label is None else label]
@@ -109,7 +117,8 @@ def pndm(model, x, times, sigma_at, stride, half, skip_prk=True, average="epsilo
 
 
 def multistep_orders(steps, order, lower_order_final=True, last_is_first=False, short=15):
-    """The order of each step of diffusers' DPM-Solver and DEIS: rising at the start, falling at the end of short runs."""
+    """Returns the order of each step of diffusers' DPM-Solver and DEIS. It rises at the start and
+    falls at the end of short runs."""
     orders = [min(order, i + 1) for i in range(steps)]
     if lower_order_final and steps < short:
         orders = [min(o, 2) if i == steps - 2 else o for i, o in enumerate(orders)]
@@ -119,11 +128,13 @@ def multistep_orders(steps, order, lower_order_final=True, last_is_first=False, 
 
 
 def deis(model, x, sigmas, orders):
-    """DEIS, log-rho Adams-Bashforth: equation 15 of arXiv 2204.13902, the noise a polynomial in log sigma."""
+    """DEIS, log-rho Adams-Bashforth: equation 15 of arXiv 2204.13902, with the noise as a
+    polynomial in log sigma."""
     path, noises = [x], []
 
     def integral(k, nodes, sigma):
-        """Antiderivative of the k-th Lagrange polynomial over log sigma `nodes`, a polynomial in log sigma, at sigma."""
+        """Returns the antiderivative of the k-th Lagrange polynomial over the log sigmas `nodes`,
+        at sigma. It is a polynomial in log sigma."""
         if sigma == 0:
             return 0.0
         others = [n for j, n in enumerate(nodes) if j != k]
@@ -146,8 +157,11 @@ def deis(model, x, sigmas, orders):
 
 
 def deis_time(model, x, sigmas, order=3):
-    """DEIS, t Adams-Bashforth ("tAB"): the noise a polynomial in the time of the process with linear betas that goes from sigma
-    0.002 at time 0.001 to 80 at 1, as the `tab` of zju-pi/diff-sampler has it. A step to sigma 0 ends at the denoised sample."""
+    """DEIS, t Adams-Bashforth ("tAB"), as `tab` in zju-pi/diff-sampler.
+
+    The noise is a polynomial in the time of the process with linear betas that goes from sigma
+    0.002 at time 0.001 to sigma 80 at time 1. A step to sigma 0 ends at the denoised sample.
+    """
     path, noises = [x], []
     low, high = math.log1p(0.002**2), math.log1p(80.0**2)
     slope = 2 * (low / 1e-3 - high) / (1e-3 - 1)
@@ -165,7 +179,7 @@ def deis_time(model, x, sigmas, order=3):
         else:
             nodes = [time(sigmas[i - j]) for j in range(len(noises))]
             panel = math.log(end / sigma) / 32
-            # 32 panels of Gauss' rule over log sigma: dsigma is sigma dlog.
+            # 32 panels of Gauss' rule over log sigma. dsigma is sigma dlog.
             logs = np.add.outer(np.arange(32), (points + 1) / 2).ravel() * panel + math.log(sigma)
             measure = np.tile(weights / 2, 32) * panel * np.exp(logs)
             at = time(np.exp(logs))
@@ -178,8 +192,11 @@ def deis_time(model, x, sigmas, order=3):
 
 
 def _exponential(x, sigma, end, terms, noise):
-    """One exponential step from sigma to end, h = ln(sigma / end): the model value is m + d1 u + d2 u² / 2 with
-    terms = m, d1, d2 (or fewer) and u going from 0 to 1 evenly in log sigma. `noise`: m is the noise, else denoised."""
+    """Makes one exponential step from sigma to end, with h = ln(sigma / end).
+
+    The model value is m + d1 u + d2 u² / 2 with terms = m, d1, d2 (or fewer), where u goes from 0
+    to 1 evenly in log sigma. `noise`: m is the noise rather than the denoised sample.
+    """
     if sigma == end:
         return x
     if end == 0:  # h is infinite; only m can be used
@@ -194,7 +211,8 @@ def _exponential(x, sigma, end, terms, noise):
 
 
 def _exponential_sde(x, sigma, end, terms, wrong_sign, z):
-    """The same for the denoised sample and the reverse SDE, which goes down twice as fast and up again by the noise `z`."""
+    """Does the same for the denoised sample and the reverse SDE, which goes down twice as fast and
+    up again by the noise `z`."""
     if sigma == end:
         return x
     if end == 0:
@@ -207,10 +225,12 @@ def _exponential_sde(x, sigma, end, terms, wrong_sign, z):
 
 
 def dpm_multistep(model, x, sigmas, orders, noise=False, heun=False, curvature=1.0):
-    """DPM-Solver++ multistep, algorithm 2 of arXiv 2211.01095 (`noise`: the same for DPM-Solver, arXiv 2206.00927).
+    """DPM-Solver++ multistep, algorithm 2 of arXiv 2211.01095, or (`noise`) the same for
+    DPM-Solver, arXiv 2206.00927.
 
-    `heun`: the second-order term integrated exactly, else the midpoint form. `curvature` 1 is the published code's
-    third-order term, 2 the one that makes the method third order.
+    `heun`: the second-order term is integrated exactly, rather than in the midpoint form.
+    `curvature`: 1 is the third-order term of the published code, and 2 is the term that makes the
+    method third order.
     """
     path, history = [x], []
     for i, (sigma, end) in enumerate(zip(sigmas, sigmas[1:])):
@@ -232,7 +252,8 @@ def dpm_multistep(model, x, sigmas, orders, noise=False, heun=False, curvature=1
 
 
 def singlestep_orders(steps, order, lower_order_final=True, ends_at_zero=True):
-    """The order of each step of diffusers' singlestep DPM-Solver: groups 1, 2, .. order; what remains is of lower order."""
+    """Returns the order of each step of diffusers' singlestep DPM-Solver: groups 1, 2, .. order.
+    The rest has lower orders."""
     lower_order_final = lower_order_final or steps % order != 0 or ends_at_zero
     if not lower_order_final or order == 1:
         orders = list(range(1, order + 1)) * (steps // order)
@@ -248,10 +269,11 @@ def singlestep_orders(steps, order, lower_order_final=True, ends_at_zero=True):
 
 
 def dpm_singlestep(model, x, sigmas, orders, noise=False, heun=False, sde=None, third="diffusers"):
-    """DPM-Solver singlestep, algorithms 1 and 2 of arXiv 2206.00927 (++: arXiv 2211.01095) with the rungs as the
-    intermediate points. Step i of order k goes from rung i + 1 - k to rung i + 1; `heun` as in `dpm_multistep`.
+    """DPM-Solver singlestep, algorithms 1 and 2 of arXiv 2206.00927 (++: arXiv 2211.01095), with
+    rungs as the intermediate points.
 
-    `sde`: the source of noise for the reverse SDE; `third` as in `dpm_multistep_sde`.
+    Step i of order k goes from rung i + 1 - k to rung i + 1. `heun` is as in `dpm_multistep`.
+    `sde`: the source of noise for the reverse SDE. `third` is as in `dpm_multistep_sde`.
     """
     path, values = [x], []
     for i, end in enumerate(sigmas[1:]):
@@ -279,13 +301,17 @@ def dpm_singlestep(model, x, sigmas, orders, noise=False, heun=False, sde=None, 
 
 
 def unipc(model, x, sigmas, order=2, bh1=False, noise=False, lower_order_final=True, disable=()):
-    """UniPC, algorithms 1 and 2 of arXiv 2302.04867. Its corrector reuses the model value of the next step's call; the
-    steps in `disable` have none, the last step never has one. A step to sigma 0 ends at the denoised sample."""
+    """UniPC, algorithms 1 and 2 of arXiv 2302.04867.
+
+    Its corrector reuses the model value of the next step's call. The steps in `disable` have no
+    corrector, and neither has the last step. A step to sigma 0 ends at the denoised sample.
+    """
     path, values = [x], []
     steps = len(sigmas) - 1
 
     def update(x, i, p, new):
-        """The step from rung i of order p; `new`: the model value at the rung it ends at, of the corrector."""
+        """Makes the step from rung i of order p. `new`: the model value at the rung where it ends,
+        for the corrector."""
         sigma, end = sigmas[i], sigmas[i + 1]
         if sigma == end:
             return x

@@ -6,12 +6,13 @@ import numpy as np
 
 
 def slope(x, sigma, denoised):
-    """dx / dsigma."""
+    """Returns dx / dsigma."""
     return (x - denoised) / sigma
 
 
 def churn(x, sigma, steps, s_churn, s_tmin, s_tmax, s_noise, noise):
-    """Lines 4 to 6 of algorithm 2 of arXiv 2206.00364: more noise before a step. Back come x and its sigma."""
+    """Lines 4 to 6 of algorithm 2 of arXiv 2206.00364: adds noise before a step. Returns x and its
+    sigma."""
     gamma = min(s_churn / steps, sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
     hat = sigma * (1 + gamma)
     scale = s_noise * sqrt(hat**2 - sigma**2)
@@ -42,7 +43,8 @@ def heun(model, x, sigmas, s_churn=0.0, s_tmin=0.0, s_tmax=inf, s_noise=1.0, noi
 
 
 def dpm_2(model, x, sigmas, s_churn=0.0, s_tmin=0.0, s_tmax=inf, s_noise=1.0, noise=None):
-    """The midpoint rule with the midpoint in log sigma, after DPM-Solver-2 (arXiv 2206.00927). Flow: yes, without churn."""
+    """The midpoint rule with the midpoint in log sigma, after DPM-Solver-2 (arXiv 2206.00927).
+    Flow: yes, without churn."""
     path = [x]
     for sigma, after in zip(sigmas, sigmas[1:]):
         x, hat = churn(x, sigma, len(sigmas) - 1, s_churn, s_tmin, s_tmax, s_noise, noise)
@@ -57,7 +59,8 @@ def dpm_2(model, x, sigmas, s_churn=0.0, s_tmin=0.0, s_tmax=inf, s_noise=1.0, no
 
 
 def lms_weights(nodes, start, end):
-    """Integrals from start to end of the Lagrange polynomials of up to four nodes, by Gauss' two points: exact."""
+    """Returns the integrals of the Lagrange polynomials of up to four nodes from start to end, by
+    Gauss' two points, which are exact."""
     centre, half = (start + end) / 2, (end - start) / 2
     points = [centre - half / sqrt(3), centre + half / sqrt(3)]
     return [
@@ -93,7 +96,8 @@ def dpmpp_2m(model, x, sigmas):
 
 
 def res_multistep(model, x, sigmas):
-    """Refined exponential solver, second order, multistep: arXiv 2308.02157. Flow: yes, as it is."""
+    """Refined exponential solver, second order, multistep: arXiv 2308.02157. Flow: yes,
+    unchanged."""
     path, last, h_last = [x], None, inf
     for sigma, after in zip(sigmas, sigmas[1:]):
         denoised = model(x, sigma)
@@ -109,7 +113,7 @@ def res_multistep(model, x, sigmas):
 
 
 def gradient_estimation(model, x, sigmas, gamma=2.0, denoise_last=True):
-    """Equation (12) of arXiv 2306.04848: Euler along gamma d + (1 - gamma) d_last. Flow: yes."""
+    """Equation 12 of arXiv 2306.04848: Euler along gamma d + (1 - gamma) d_last. Flow: yes."""
     path, last = [x], None
     for sigma, after in zip(sigmas, sigmas[1:]):
         d = slope(x, sigma, model(x, sigma))
@@ -121,7 +125,8 @@ def gradient_estimation(model, x, sigmas, gamma=2.0, denoise_last=True):
 
 
 class DpmSolver:
-    """The steps of DPM-Solver-1, 2 and 3 (arXiv 2206.00927, algorithms 1 and 2) from (t, x), t = -ln sigma, to t'."""
+    """The steps of DPM-Solver-1, 2 and 3 (algorithms 1 and 2 of arXiv 2206.00927) from (t, x), with
+    t = -ln sigma, to t'."""
 
     def __init__(self, model, x, t):
         self.model, self.x, self.t = model, x, t
@@ -131,17 +136,17 @@ class DpmSolver:
         return slope(x, exp(-t), self.model(x, exp(-t)))
 
     def first(self, to):
-        """Order 1, no further call."""
+        """Order 1, without a further call."""
         return self.x - exp(-to) * expm1(to - self.t) * self.noise
 
     def second(self, to, r1=1 / 2):
-        """Order 2, one further call; the prediction at t + r1 h is kept for `third`."""
+        """Order 2, with one further call. The prediction at t + r1 h is kept for `third`."""
         h = to - self.t
         self.noise_1 = self.predict(self.first(self.t + r1 * h), self.t + r1 * h)
         return self.first(to) - exp(-to) * expm1(h) / (2 * r1) * (self.noise_1 - self.noise)
 
     def third(self, to, r1=1 / 3, r2=2 / 3, reuse=False):
-        """Order 3, two further calls, or one after `second(to, r1)`."""
+        """Order 3, with two further calls, or one after `second(to, r1)`."""
         h = to - self.t
         if not reuse:
             self.noise_1 = self.predict(self.first(self.t + r1 * h), self.t + r1 * h)
@@ -156,7 +161,8 @@ class DpmSolver:
 
 
 def ancestral(t, to, end, eta):
-    """Where a step from t to t' has to go, not past the end, and the noise that brings it back to t'."""
+    """Returns the t to which a step from t to t' must go, not past the end, and the noise that
+    brings it back to t'."""
     if not eta:
         return to, 0.0
     sigma, after = exp(-t), exp(-to)
@@ -167,7 +173,7 @@ def ancestral(t, to, end, eta):
 
 
 def dpm_fast(model, x, sigma_max, sigma_min, calls, eta=0.0, s_noise=1.0, noise=None):
-    """DPM-Solver-fast (arXiv 2206.00927): so many calls, on rungs of its own."""
+    """DPM-Solver-fast (arXiv 2206.00927): `calls` model calls, on its own rungs."""
     orders = [3] * (calls // 3 - 1) + [2, 1] if calls % 3 == 0 else [3] * (calls // 3) + [calls % 3]
     end = -log(sigma_min)
     times = np.linspace(-log(sigma_max), end, len(orders) + 1)
@@ -188,8 +194,9 @@ def dpm_adaptive(
 ):  # fmt: skip
     """DPM-Solver-12 or 23 (arXiv 2206.00927, appendix) with a PID controller.
 
-    The last attempt that `max_calls` allows goes straight to the end. Where a rounding could decide whether an attempt is
-    kept, this fails: a golden value could not be met in float32.
+    The last attempt that `max_calls` allows goes straight to the end. If a rounding could decide
+    whether an attempt is kept, the function fails, because float32 could not reproduce such a
+    golden value.
     """
     t, end = -log(sigma_max), -log(sigma_min)
     low_last, h, errors = x, h_init, None
@@ -223,13 +230,14 @@ def dpm_adaptive(
 
 
 def karras(count, sigma_min, sigma_max, rho=7.0):
-    """`count` sigmas, equation (5) of arXiv 2206.00364."""
+    """Returns `count` sigmas: equation 5 of arXiv 2206.00364."""
     ramp = np.linspace(0, 1, count)
     return (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
 
 
 def restart_plan(sigmas):
-    """WebUI's choice: the main ladder and the segments (low, high, steps, times) for as many steps as `sigmas` has."""
+    """WebUI's plan: returns the main ladder and the segments (low, high, steps, times) for the
+    number of steps of `sigmas`."""
     steps = len(sigmas) - 1
     if steps < 20:
         return sigmas, []
@@ -239,8 +247,12 @@ def restart_plan(sigmas):
 
 
 def restart(model, x, sigmas, segments, snap=True, s_noise=1.0, noise=None):
-    """Restart, arXiv 2306.14878, with Heun steps. A segment (low, high, steps, times): on reaching the rung next to `low`,
-    `times` times, up to `high` (`snap`: to the rung next to it) with noise and down again on Karras rungs of its own."""
+    """Restart, arXiv 2306.14878, with Heun steps.
+
+    On reaching the rung nearest to `low`, a segment (low, high, steps, times) goes up to `high`
+    with noise and down again on its own Karras rungs, `times` times. `snap`: up to the rung nearest
+    to `high`.
+    """
 
     def nearest(sigma):
         return int(np.argmin(np.abs(np.asarray(sigmas) - sigma)))

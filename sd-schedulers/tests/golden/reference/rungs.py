@@ -1,6 +1,8 @@
-"""The rungs that a sampler visits: a ladder (../ladders.py) in the sampler's own way of counting, rounding and ending.
+"""The rungs that a sampler visits: a ladder (../ladders.py) with the sampler's counting, rounding
+and end.
 
-A ladder is written as the crate's serde has it: a name, or an object of one name and its options.
+A ladder is written as in the crate's serde form: a name, or an object with one name and its
+options.
 """
 
 import sys
@@ -19,10 +21,14 @@ TRAINED = 1000
 
 @dataclass(frozen=True)
 class Conventions:
-    """`one_more`: N + 1 points of a spacing, of which the cleanest is dropped. `whole`: linspace is rounded. `told`: how timesteps
-    that no spacing made are told to the model, None (as they are) or "whole" (cut off on exponential and beta ladders and of flow
-    models, else rounded). `end`: "zero" or "sigma_min". `drop`: a ladder of one more without its cleanest rung. `flow`: the scaling
-    on a flow model."""
+    """How a sampler wants its rungs made.
+
+    `one_more`: N + 1 points of a spacing, of which the cleanest is dropped. `whole`: linspace is
+    rounded. `told`: how the model is given timesteps that do not come from a spacing, None
+    (unrounded) or "whole" (truncated on exponential and beta ladders and for flow models, and
+    rounded on others). `end`: "zero" or "sigma_min". `drop`: a ladder with one more step without
+    its cleanest rung. `flow`: the scaling on a flow model.
+    """
 
     one_more: bool = False
     whole: bool = False
@@ -34,7 +40,7 @@ class Conventions:
 
 @cache
 def schedule():
-    """Stable Diffusion's, alpha-bars in float32 as diffusers has them."""
+    """Returns Stable Diffusion's schedule, with alpha-bars in float32 as in diffusers."""
     import torch
 
     betas = torch.linspace(SD["beta_start"] ** 0.5, SD["beta_end"] ** 0.5, TRAINED, dtype=torch.float32) ** 2
@@ -42,7 +48,7 @@ def schedule():
 
 
 class Rungs:
-    """Sigmas, N + 1 in the scaling of the run, and timesteps, both rounded to float32."""
+    """The N + 1 sigmas in the scaling of the run and the N timesteps, both rounded to float32."""
 
     def __init__(self, sigmas, timesteps, flow=False, exploding=True):
         self.sigmas = [float(s) for s in np.asarray(sigmas, np.float32)]
@@ -62,18 +68,18 @@ class Rungs:
         return 1 / (TRAINED - 1) if self.exploding else 1 / TRAINED
 
     def timestep(self, sigma):
-        """That of a sigma, of a rung the one that it is told."""
+        """Returns the timestep of a sigma. At a rung's sigma, it is the rung's timestep."""
         rounded = float(np.float32(sigma))
         return self.known[rounded] if rounded in self.known else self.between(sigma)
 
     def between(self, sigma):
-        """That of a sigma, also if a rung there is told another one."""
+        """Returns the timestep of a sigma, even where a rung has another one."""
         if self.flow:
             return TRAINED * (sigma / (1 + sigma) if self.exploding else sigma)
         return float(schedule().timestep(sigma))
 
     def trained(self, timestep):
-        """The sigma of a whole timestep."""
+        """Returns the sigma of a whole timestep."""
         if self.flow:
             sigma = min(max(timestep, 1), TRAINED) / TRAINED
             return sigma / (1 - sigma) if self.exploding else sigma
@@ -88,7 +94,7 @@ def rungs(ladder, flow, steps, conventions):
 
     def points(name):
         t = ladders.spacing(name, count, TRAINED, SD["steps_offset"], conventions.one_more, conventions.whole)
-        # numpy's one point is the clean end; not followed.
+        # numpy's single point is the clean end, which the crate does not follow.
         return np.array([TRAINED - 1.0]) if name == "linspace" and len(t) == 1 and not conventions.one_more else t
 
     if flow:
@@ -125,7 +131,7 @@ def rungs(ladder, flow, steps, conventions):
     sigmas = np.append(sigmas, end)
     exploding = flow and conventions.flow == "exploding"
     if exploding:
-        # Pure noise, which would be infinite, counts as nearly that.
+        # Pure noise would be infinite, so it counts as nearly pure noise.
         highest = 1 - 1 / TRAINED
         if sigmas[1] < 1:
             highest = max(highest, (1 + sigmas[1]) / 2)

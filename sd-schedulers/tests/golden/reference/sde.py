@@ -6,7 +6,7 @@ import numpy as np
 
 
 def ancestral(sigma, to, eta=1.0):
-    """The sigma to go down to and the noise to add: down² + up² = to²."""
+    """Returns the sigma to go down to and the noise to add: down² + up² = to²."""
     up = min(to, eta * (to**2 * (sigma**2 - to**2) / sigma**2) ** 0.5)
     return (to**2 - up**2) ** 0.5, up
 
@@ -46,7 +46,8 @@ def euler_ancestral_flow(model, x, sigmas, eta=1.0, s_noise=1.0, noise=None):
 
 
 def euler_cfg_pp(model, x, sigmas, eta=0.0, s_noise=1.0, noise=None):
-    """CFG++ (arXiv 2406.08070): `model` gives the guided and the unconditional denoised sample; renoise by the latter."""
+    """CFG++ (arXiv 2406.08070). `model` returns the guided and the unconditional denoised sample,
+    and the noise is the latter's."""
     path = [x]
     for sigma, to in zip(sigmas, sigmas[1:]):
         down, up = ancestral(sigma, to, eta)
@@ -57,7 +58,8 @@ def euler_cfg_pp(model, x, sigmas, eta=0.0, s_noise=1.0, noise=None):
 
 
 def dpm2_ancestral(model, x, sigmas, eta=1.0, s_noise=1.0, noise=None):
-    """DPM-Solver-2 (arXiv 2206.00927, algorithm 1, r = 1/2 in log sigma) down, then noise back up."""
+    """DPM-Solver-2 (algorithm 1 of arXiv 2206.00927, r = 1/2 in log sigma) down, then noise back
+    up."""
     path = [x]
     for sigma, to in zip(sigmas, sigmas[1:]):
         down, up = ancestral(sigma, to, eta)
@@ -74,7 +76,8 @@ def dpm2_ancestral(model, x, sigmas, eta=1.0, s_noise=1.0, noise=None):
 
 
 def dpmpp_2s_ancestral(model, x, sigmas, eta=1.0, s_noise=1.0, noise=None):
-    """DPM-Solver++(2S) (arXiv 2211.01095, algorithm 1, r = 1/2), then noise. The second stage uses its own D alone."""
+    """DPM-Solver++(2S) (algorithm 1 of arXiv 2211.01095, r = 1/2), then noise. The second stage
+    uses only its own D."""
     path = [x]
     for sigma, to in zip(sigmas, sigmas[1:]):
         down, up = ancestral(sigma, to, eta)
@@ -106,7 +109,7 @@ def dpmpp_sde(model, x, sigmas, eta=1.0, s_noise=1.0, r=0.5, noise=None):
 
 
 def dpmpp_2m_sde(model, x, sigmas, eta=1.0, s_noise=1.0, solver="midpoint", noise=None):
-    """SDE-DPM-Solver++(2M), arXiv 2211.01095 equation 18 for eta = 1."""
+    """SDE-DPM-Solver++(2M): equation 18 of arXiv 2211.01095 for eta = 1."""
     path, old = [x], None
     for sigma, to in zip(sigmas, sigmas[1:]):
         denoised = model(x, sigma)
@@ -126,7 +129,8 @@ def dpmpp_2m_sde(model, x, sigmas, eta=1.0, s_noise=1.0, solver="midpoint", nois
 
 
 def dpmpp_3m_sde(model, x, sigmas, eta=1.0, s_noise=1.0, noise=None):
-    """The third-order multistep of arXiv 2211.01095 (appendix), with the SDE's exponent (1 + eta) h."""
+    """The third-order multistep of arXiv 2211.01095 (appendix), with the SDE's exponent (1 + eta)
+    h."""
     path, old = [x], []
     for sigma, to in zip(sigmas, sigmas[1:]):
         denoised = model(x, sigma)
@@ -154,15 +158,16 @@ def dpmpp_3m_sde(model, x, sigmas, eta=1.0, s_noise=1.0, noise=None):
 def dpm_multistep_sde(
     model, x, sigmas, orders, algorithm="sde-dpmsolver++", solver="midpoint", third="diffusers", noise=None
 ):
-    """DPM-Solver++ and DPM-Solver for the reverse SDE, multistep: arXiv 2211.01095, section 5. `orders`: that of each step.
+    """DPM-Solver++ and DPM-Solver for the reverse SDE, multistep: section 5 of arXiv 2211.01095.
 
-    `third`: how order 3 weighs the curvature: "diffusers" (0.42.1 has a wrong sign), or "exact", the polynomial's integral.
+    `orders`: the order of each step. `third`: how order 3 weighs the curvature, "diffusers" (0.42.1
+    has a wrong sign) or "exact", the polynomial's integral.
     """
     path, old = [x], []
     for p, sigma, to in zip(orders, sigmas, sigmas[1:]):
         m = model(x, sigma)
         h = math.log(sigma / to) if to > 0 else math.inf
-        if h == 0:  # the last step to sigma_min, from a ladder that is there already
+        if h == 0:  # the last step to sigma_min, from a ladder that ends at sigma_min already
             path.append(x)
             continue
         if algorithm == "sde-dpmsolver":
@@ -194,11 +199,13 @@ def dpm_multistep_sde(
 
 
 def ddim(model, x, sigmas, targets=None, eta=0.0, clip=None, reclip=False, both=False, flow=False, noise=None):
-    """arXiv 2010.02502, equations 12 and 16. `targets`: the sigma each step ends at, where it is not the next rung's.
+    """DDIM: equations 12 and 16 of arXiv 2010.02502.
 
-    `clip(denoised)`; `reclip`: the noise in x is that left by the clipped sample. `both`: CFG++ (arXiv 2406.08070), `model`
-    gives the guided and the unconditional sample, and the noise is that left by the latter. `flow`: x is that of a flow model,
-    exploded.
+    `targets`: the sigma at which each step ends, if it is not the next rung's. `clip(denoised)`
+    clips the denoised sample. `reclip`: the noise in x is computed from the clipped sample. `both`:
+    CFG++ (arXiv 2406.08070), where `model` returns the guided and the unconditional sample, and the
+    noise is computed from the latter. `flow`: x belongs to a flow model in the variance-exploding
+    scaling.
     """
     path = [x]
     for i, sigma in enumerate(sigmas[:-1]):
@@ -219,7 +226,8 @@ def ddim(model, x, sigmas, targets=None, eta=0.0, clip=None, reclip=False, both=
 
 
 def ddpm(model, x, sigmas, variance="fixed_small", last_is_zero=False, noise=None):
-    """arXiv 2006.11239, equation 7. `last_is_zero`: the last timestep is 0, where no noise is added."""
+    """DDPM: equation 7 of arXiv 2006.11239. `last_is_zero`: the last timestep is 0, where no noise
+    is added."""
     path, n = [x], len(sigmas) - 1
     for i, (sigma, to) in enumerate(zip(sigmas, sigmas[1:])):
         denoised = model(x, sigma)
@@ -232,8 +240,11 @@ def ddpm(model, x, sigmas, variance="fixed_small", last_is_zero=False, noise=Non
 
 
 def lcm(model, x, sigmas, timesteps, timestep_scaling=10.0, boundary="preserving", sigma_data=0.5, noise=None):
-    """arXiv 2310.04378, algorithm 2, with the boundary scalings of x in the variance-preserving scaling (diffusers), of x as it
-    is ("exploding", WebUI) or without them (None)."""
+    """LCM: algorithm 2 of arXiv 2310.04378.
+
+    `boundary`: the boundary scalings apply to x in the variance-preserving scaling ("preserving",
+    diffusers) or to x as it is ("exploding", WebUI), or there are none (None).
+    """
     path = [x]
     for sigma, to, t in zip(sigmas, sigmas[1:], timesteps):
         scaled = t * timestep_scaling
@@ -249,9 +260,12 @@ def lcm(model, x, sigmas, timesteps, timestep_scaling=10.0, boundary="preserving
 
 
 def tcd(model, x, sigmas, between, flow=False, noise=None):
-    """arXiv 2402.19159, algorithm 4 (strategic stochastic sampling). `between`: the sigma at timestep floor((1 - gamma) t_next),
-    below the next rung's, at which each step's deterministic part ends; the last, above the end of 0, stays where it is in the
-    scaling of the training (`flow`: that of a flow model)."""
+    """TCD: algorithm 4 of arXiv 2402.19159 (strategic stochastic sampling).
+
+    `between`: the sigma at timestep floor((1 - gamma) t_next), below the next rung's, at which the
+    deterministic part of each step ends. The last one is above the end at 0, and its x keeps its
+    value in the scaling of the training (`flow`: the scaling of a flow model).
+    """
     path = [x]
     for sigma, to, s in zip(sigmas, sigmas[1:], between):
         x = euler_step(x, model(x, sigma), sigma, s)
@@ -264,7 +278,8 @@ def tcd(model, x, sigmas, between, flow=False, noise=None):
 
 
 def lagrange_integrals(kappa, h, nodes):
-    """kappa times the integral over u from -h to 0 of exp(kappa u) times each Lagrange polynomial on `nodes`."""
+    """Returns kappa times the integral over u from -h to 0 of exp(kappa u) times each Lagrange
+    polynomial on `nodes`."""
     powers = [-math.expm1(-kappa * h)]
     for j in range(1, len(nodes)):
         powers.append(-((-h) ** j) * math.exp(-kappa * h) - j / kappa * powers[-1])
@@ -277,9 +292,11 @@ def lagrange_integrals(kappa, h, nodes):
 
 
 def sa_weights(kappa, h, nodes, prediction):
-    """`nodes`: log-SNR/2 of the outputs, newest first, less that of the target, from -h (or 0) downwards."""
+    """Returns the weights of the outputs. `nodes`: log-SNR/2 of the outputs, newest first, minus
+    the target's, from -h (or 0) down."""
     if prediction == "data_prediction" and len(nodes) == 2:
-        # The simplified second order of the authors' code: the slope's exact weight is replaced by kappa h² / 2.
+        # The simplified second order of the authors' code: kappa h² / 2 replaces the slope's exact
+        # weight.
         slope = 0.5 * kappa * h**2 / (nodes[0] - nodes[1])
         first, second = (slope, -slope)
         total = -math.expm1(-kappa * h)
@@ -293,9 +310,11 @@ def sa_solver(
     model, x, sigmas, tau, predictor=2, corrector=2, prediction="data_prediction", lower_order_final=True, again=False,
     noise=None,
 ):  # fmt: skip
-    """SA-Solver, arXiv 2309.05019, algorithm 1. `tau[i]`: the stochasticity of the step from rung i; corrector 0: none.
+    """SA-Solver: algorithm 1 of arXiv 2309.05019. `tau[i]`: the stochasticity of the step from rung
+    i.
 
-    The state at a rung is the predicted one; its correction enters the next step. `again`: the model is asked about it too.
+    With corrector 0, there is no correction. The state at a rung is the predicted one, and its
+    correction enters the next step. `again`: the model is also called with the corrected state.
     """
     path, n = [x], len(sigmas) - 1
     lam = [-math.log(s) if s > 0 else math.inf for s in sigmas]
@@ -306,7 +325,7 @@ def sa_solver(
         return m, m if prediction == "data_prediction" else (x - m) / sigmas[i]
 
     def update(x, i, order, new, z):
-        """The step from rung i to i + 1; `new`: with the output at i + 1 (the corrector)."""
+        """Makes the step from rung i to i + 1. `new`: with the output at i + 1 (the corrector)."""
         kappa, h = 1 + tau[i] ** 2, lam[i + 1] - lam[i]
         start = i + 1 if new else i
         nodes = [lam[start - j] - lam[i + 1] for j in range(order)]
@@ -355,7 +374,8 @@ ER_SCALES = {
 
 
 def er_sde(model, x, sigmas, order=3, scale="sde_5", points=100, threshold=1e-6, s_noise=1.0, noise=None):
-    """ER-SDE-Solver, arXiv 2309.06169, algorithms 1 to 3. `points`: of the left Riemann sums; None: exact integrals."""
+    """ER-SDE-Solver: algorithms 1 to 3 of arXiv 2309.06169. `points`: those of the left Riemann
+    sums. None: exact integrals."""
     path, old, scale = [x], [], ER_SCALES[scale]
     for i, (sigma, to) in enumerate(zip(sigmas, sigmas[1:])):
         denoised = model(x, sigma)

@@ -1,7 +1,9 @@
-"""The toy model of the golden suite and of `examples/schedulers.rs`, fixed so that anybody can compare with any implementation.
+"""The toy model of the golden suite and of `examples/schedulers.rs`.
 
-It sees m = x / sqrt(1 + sigma²) (of a flow model: x) and the timestep t and puts out 0.4 m + 0.1 cos(t / 100 + i), read as the
-prediction type says. x starts as sigma sin(i + 1), and draw k of the noise is cos(7 k + i); i = 0 to 7.
+It is fixed, so that anybody can compare any implementation with it. It sees m = x / sqrt(1 +
+sigma²) (or x for a flow model) and the timestep t, and returns 0.4 m + 0.1 cos(t / 100 + i), which
+is read according to the prediction type. x starts as sigma sin(i + 1), and draw k of the noise is
+cos(7 k + i), with i = 0 to 7.
 """
 
 import math
@@ -25,10 +27,12 @@ def distance(found, expected):
 
 
 class Toy:
-    """The toy model as a denoiser, and its noise. Keeps what it was asked, what timestep it was told and when noise was drawn.
+    """The toy model as a denoiser, and its noise. It records the calls, the timesteps and the
+    draws.
 
-    `prediction`: epsilon, v, sample, flow, or (a network preconditioned as in table 1 of arXiv 2206.00364) edm or edm-v.
-    `told(sigma)`: the timestep. `exploding`: whether a flow model is run in the variance-exploding scaling.
+    `prediction`: epsilon, v, sample, flow, or (for a network preconditioned as in table 1 of arXiv
+    2206.00364) edm or edm-v. `told(sigma)`: the timestep. `exploding`: whether a flow model runs in
+    the variance-exploding scaling.
     """
 
     def __init__(self, prediction, told, exploding=True, sigma_data=0.5):
@@ -62,7 +66,8 @@ class Toy:
         return self.denoised(x, sigma, self.ask(x, sigma))
 
     def between(self, x, sigma):
-        """At a sigma in the middle of a step, which may be a rung's by chance."""
+        """Calls the model at a sigma in the middle of a step, which may be a rung's sigma by
+        chance."""
         return self.denoised(x, sigma, self.ask(x, sigma, self.told_between))
 
     def noise(self, *_):
@@ -71,12 +76,14 @@ class Toy:
         return z
 
     def drawn_after(self, calls):
-        """What was drawn after so many calls and before the next one; zeros where nothing was."""
+        """Returns the noise drawn after this many calls and before the next one, or zeros if there
+        was none."""
         return next((z for n, z in self.drawn if n == calls), np.zeros(len(ELEMENTS)))
 
 
 class Pair(Toy):
-    """With guidance: the denoised sample of an output with 1 more inside the cosine, and the one without the prompt."""
+    """With guidance: returns the denoised sample with 1 more inside the cosine, and the one without
+    the prompt."""
 
     def __call__(self, x, sigma):
         t = self.ask(x, sigma)
@@ -84,7 +91,11 @@ class Pair(Toy):
 
 
 def compare(ours, theirs):
-    """The worst relative error over every state that a model was asked about, its sigma, and the end. Each: (asked, last x)."""
+    """Returns the worst relative error over every state that a model was called with, its sigma,
+    and the end.
+
+    Both arguments are (asked, last x).
+    """
     assert len(ours[0]) == len(theirs[0]), f"{len(ours[0])} calls, not {len(theirs[0])}"
     pairs = list(zip(ours[0], theirs[0]))
     errors = [distance(x, y) for (_, x), (_, y) in pairs] + [abs(s / z - 1) for (s, _), (z, _) in pairs if z]
