@@ -20,6 +20,9 @@ pub(crate) struct Engine {
     pub precision: Precision,
     /// Where OpenVINO's provider comes from, if it drives the device.
     pub openvino: Option<OpenVino>,
+    /// The number of channels per block, where ONNX Runtime's own kernels run convolutions over
+    /// blocks of channels.
+    channel_block: Option<usize>,
     /// 0 for one per physical core.
     pub threads: u16,
     /// The sessions of a network that are kept where each size needs one. At least 1.
@@ -49,7 +52,12 @@ impl Engine {
         device.check_precision(precision)?;
         let runtime = Runtime::start(settings.library, device)?;
         let openvino = device.check(&runtime)?;
+        let channel_block = match device {
+            Device::Cpu => runtime.channel_block(),
+            _ => None,
+        };
         Ok(Self {
+            channel_block,
             runtime,
             device,
             precision,
@@ -62,7 +70,10 @@ impl Engine {
 
     /// The form that graphs are written in.
     pub fn dialect(&self) -> Dialect {
-        Dialect::of(self.openvino, self.precision)
+        Dialect {
+            channel_block: self.channel_block,
+            ..Dialect::of(self.openvino, self.precision)
+        }
     }
 
     /// Whether networks are unloaded when another one is needed.

@@ -110,7 +110,7 @@ impl Network {
         }
         // Before the new one, which needs their memory.
         sessions.truncate(self.engine.kept_sizes - 1);
-        let mut model = (self.write)(self.engine.dialect())?;
+        let mut model = self.model()?;
         let mut sizes = Sizes::new();
         if self.fixed_sizes {
             sizes.extend(inputs.iter().flat_map(|(_, input)| input.shape()));
@@ -119,6 +119,28 @@ impl Network {
         let session = Arc::new(Session::new(self.name, &model, &self.engine)?);
         sessions.insert(0, (sizes, session.clone()));
         Ok(session)
+    }
+}
+
+impl Network {
+    /// Writes the graph. If the disk has no room for reordered filters, ONNX Runtime reorders them
+    /// in memory.
+    fn model(&self) -> Result<Model, Error> {
+        let dialect = self.engine.dialect();
+        (self.write)(dialect).or_else(|error| {
+            if dialect.channel_block.is_none() {
+                return Err(error);
+            }
+            let model = (self.write)(Dialect {
+                channel_block: None,
+                ..dialect
+            })?;
+            tracing::warn!(
+                "the {} needs more memory and time to load: {error}",
+                self.name
+            );
+            Ok(model)
+        })
     }
 }
 
@@ -146,5 +168,55 @@ impl fmt::Debug for Network {
             .field("name", &self.name)
             .field("engine", &self.engine)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::{
+        engine::Settings,
+        graph::{Dim, Graph},
+        weights::Weights,
+    };
+
+    fn engine() -> Engine {
+        Engine::new(Settings::default()).expect("it starts")
+    }
+
+    /// The graph that returns its input. Like a full disk, it refuses reordered filters.
+    fn identity(dialect: Dialect) -> Result<Model, Error> {
+        if dialect.channel_block.is_some() {
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(Error::io("weights")(full));
+        }
+        let weights = Weights::empty("weights".as_ref());
+        let mut g = Graph::new("identity", &weights, dialect);
+        let x = g.input("x", &[Dim::Fixed(2)]);
+        g.output("y", x, &[Dim::Fixed(2)]);
+        g.finish()
+    }
+
+    #[test]
+    fn a_full_disk_costs_memory_only() {
+        let network = Network::new("identity", &engine(), false, identity);
+        let inputs = [("x", Input::F32(&[2], &[1.0, 2.0]))];
+        let read = |_: &[i64], values: &[f32]| values.to_vec();
+        let values = network.run(&inputs, &StopToken::new(), read);
+        assert_eq!(values.expect("it runs"), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn an_error_of_the_plain_graph_is_returned() {
+        let network = Network::new("broken", &engine(), false, |dialect| {
+            identity(Dialect {
+                channel_block: Some(16),
+                ..dialect
+            })
+        });
+        let error = network.prepare(&[]).expect_err("no form can be written");
+        assert!(matches!(error, Error::Io { .. }), "{error}");
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Dialect {
     /// they lie. In a graph of f32 it would make an f32 copy of weights of any other type and keep it
     /// beside its own copy: 10 GB for SDXL.
     pub bf16: bool,
+    /// The number of channels per block, if convolutions are written over blocks of channels.
+    pub channel_block: Option<usize>,
 }
 
 impl Dialect {
@@ -31,6 +33,7 @@ impl Dialect {
                 sinusoid_inputs: true,
                 // The provider that is built into ONNX Runtime 1.24 does not take such values.
                 bf16: precision == Precision::Bf16 && provider == OpenVino::Plugin,
+                channel_block: None,
             },
         }
     }

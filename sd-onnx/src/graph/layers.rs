@@ -81,12 +81,10 @@ impl Graph<'_> {
         &mut self,
         x: Value,
         name: &str,
-        [input, output]: [usize; 2],
+        channels: [usize; 2],
         conv: Conv,
     ) -> Result<Value, Error> {
-        let weight = self.kernel(name, [input, output], conv)?;
-        let bias = self.weight(&format!("{name}.bias"), &[output])?;
-        Ok(self.conv(x, weight, Some(bias), conv))
+        self.any_conv2d(x, name, channels, conv, true)
     }
 
     /// As [`conv2d`](Self::conv2d).
@@ -97,17 +95,28 @@ impl Graph<'_> {
         channels: [usize; 2],
         conv: Conv,
     ) -> Result<Value, Error> {
-        let weight = self.kernel(name, channels, conv)?;
-        Ok(self.conv(x, weight, None, conv))
+        self.any_conv2d(x, name, channels, conv, false)
     }
 
-    fn kernel(
+    fn any_conv2d(
         &mut self,
+        x: Value,
         name: &str,
         [input, output]: [usize; 2],
-        Conv { kernel, .. }: Conv,
+        conv: Conv,
+        has_bias: bool,
     ) -> Result<Value, Error> {
-        self.weight(&format!("{name}.weight"), &[output, input, kernel, kernel])
+        let filters = self.blocked_filters(name, [input, output], conv)?;
+        let bias = match has_bias {
+            true => Some(self.weight(&format!("{name}.bias"), &[output])?),
+            false => None,
+        };
+        if let Some(filters) = filters {
+            return Ok(self.blocked_conv(x, filters, bias, conv, output));
+        }
+        let shape = [output, input, conv.kernel, conv.kernel];
+        let weight = self.weight(&format!("{name}.weight"), &shape)?;
+        Ok(self.conv(x, weight, bias, conv))
     }
 
     /// Over the last axis.

@@ -3,6 +3,7 @@
 //! One method per operator here, one per layer in [`layers`]. A [`Value`] is a handle to an f32 tensor in the graph, a
 //! [`Dims`] one to a vector of sizes, so the two cannot be mixed up.
 
+mod blocks;
 mod dialect;
 pub(crate) mod external;
 mod layers;
@@ -17,6 +18,8 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use blocks::BLOCKED;
+use blocks::Blocks;
 pub(crate) use dialect::Dialect;
 use half::bf16;
 pub(crate) use layers::{Activation, Conv};
@@ -26,7 +29,7 @@ use prost::Message;
 use crate::{
     Error,
     network::Named,
-    weights::{Place, Scale, Spill, Type, Use, Weights},
+    weights::{Form, Place, Scale, Spill, SpillFile, Type, Use, Weights},
 };
 
 /// ONNX Runtime's own operators: `FusedMatMul`, `MultiHeadAttention`, `QuickGelu`.
@@ -61,7 +64,7 @@ pub(crate) struct Model {
     pub has_scales: bool,
     /// A file that external data lies in, which must be there until ONNX Runtime has mapped it.
     #[expect(dead_code, reason = "dropping it removes the file")]
-    pub spill: Option<Arc<Spill>>,
+    pub spill: Option<Arc<SpillFile>>,
     /// The number of its operators.
     pub nodes: usize,
 }
@@ -102,8 +105,9 @@ pub(crate) struct Graph<'w> {
     /// The initializers that are stored tensors.
     external: Vec<External>,
     has_scales: bool,
-    /// Weights whose type the provider does not read in place.
-    spill: Option<Spill>,
+    /// Weights that the provider needs in another form.
+    spill: Option<Spill<'w>>,
+    blocks: Blocks,
 }
 
 /// The most bytes of weights from memory that are written into the graph itself. ONNX limits a
@@ -138,6 +142,7 @@ impl<'w> Graph<'w> {
             external: Vec::new(),
             has_scales: false,
             spill: None,
+            blocks: Blocks::default(),
         }
     }
 
@@ -169,7 +174,9 @@ impl<'w> Graph<'w> {
     /// The finished model.
     ///
     /// # Errors
-    /// [`Error::Io`] when the path of a weight file cannot be written into a graph.
+    /// - [`Error::Io`] when the path of a weight file cannot be written into a graph.
+    /// - [`Error::Io`] or [`Error::TensorValues`] when weights in another form cannot be read or
+    ///   written.
     pub fn finish(self) -> Result<Model, Error> {
         self.finish_with(MOST_WITHIN)
     }
@@ -190,18 +197,20 @@ impl<'w> Graph<'w> {
             version,
         };
         let nodes = self.graph.node.len();
+        let mut opset_import = vec![opset("", self.dialect.operator_set()), opset(MICROSOFT, 1)];
+        opset_import.extend(self.dialect.channel_block.map(|_| opset(BLOCKED, 1)));
         let model = proto::Model {
             ir_version: 9,
             producer_name: "sd-onnx".to_owned(),
             graph: Some(self.graph),
-            opset_import: vec![opset("", self.dialect.operator_set()), opset(MICROSOFT, 1)],
+            opset_import,
         };
         Ok(Model {
             bytes: model.encode_to_vec(),
             weights_root,
             memory,
             has_scales: self.has_scales,
-            spill: self.spill.map(Arc::new),
+            spill: self.spill.map(Spill::fill).transpose()?.map(Arc::new),
             nodes,
         })
     }
@@ -372,6 +381,9 @@ impl<'w> Graph<'w> {
     }
 
     pub fn add(&mut self, a: Value, b: Value) -> Value {
+        if let Some(sum) = self.blocked_add(a, b) {
+            return sum;
+        }
         self.op("Add", &[a, b], [])
     }
 
@@ -510,14 +522,9 @@ impl<'w> Graph<'w> {
     }
 
     fn conv(&mut self, x: Value, weight: Value, bias: Option<Value>, conv: Conv) -> Value {
-        let [kernel, stride, padding] = [conv.kernel, conv.stride, conv.padding].map(|n| n as i64);
-        let attributes = [
-            ints("kernel_shape", &[kernel; 2]),
-            ints("strides", &[stride; 2]),
-            ints("pads", &[padding; 4]),
-        ];
-        let inputs: Vec<_> = [x, weight].into_iter().chain(bias).collect();
-        self.op("Conv", &inputs, attributes)
+        let inputs = [x, weight].into_iter().chain(bias);
+        let inputs: Vec<_> = inputs.map(|value| Some(value.0)).collect();
+        self.push("Conv", "", &inputs, conv.attributes())
     }
 
     fn layer_norm_op(&mut self, x: Value, scale: Value, bias: Value, eps: f32) -> Value {
@@ -543,7 +550,8 @@ impl<'w> Graph<'w> {
     /// The stored tensor `name`, which must have this shape, as an initializer, and its type in the
     /// graph. One that lies in a file stays there, unless the dialect wants another type.
     fn stored(&mut self, name: &str, shape: &[usize]) -> Result<(Value, proto::DataType), Error> {
-        let tensor = self.weights.tensor(name, shape)?;
+        let weights = self.weights;
+        let tensor = weights.tensor(name, shape)?;
         let key = (std::ptr::from_ref(self.weights), name.to_owned());
         if let Some(&known) = self.stored.get(&key) {
             return Ok(known);
@@ -552,31 +560,20 @@ impl<'w> Graph<'w> {
         let is_read = tensor.dtype == Type::BF16 && scale.is_none();
         let (place, dtype) = match tensor.dtype.usage() {
             _ if self.dialect.bf16 && !is_read => {
-                let bytes = tensor.source().as_bf16(scale.take())?;
-                (self.spill()?.add(&bytes)?, Type::BF16)
+                scale = None;
+                (self.spill()?.add(tensor, Form::Bf16), Type::BF16)
             }
             Use::Widened => (Place::Memory(tensor.source().widened()?), Type::F32),
             _ => (tensor.place.clone(), tensor.dtype),
         };
         let value = self.named(format!("{}{name}", self.prefix));
-        let mut dims: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
+        let mut dims = shape.to_vec();
         if tensor.transposed {
             dims.reverse();
         }
         let mut data_type = data_type(dtype);
-        let initializer = proto::Tensor {
-            dims,
-            data_type: data_type as i32,
-            name: self.name(value),
-            ..Default::default()
-        };
-        self.external.push(External {
-            initializer: self.graph.initializer.len(),
-            place,
-            file: tensor.file.clone(),
-        });
-        self.graph.initializer.push(initializer);
         let mut value = Value(value);
+        self.stored_at(value, &dims, data_type, place, &tensor.file);
         if let Some(scale) = scale {
             value = self.scaled(value, scale);
             data_type = proto::DataType::Float;
@@ -590,8 +587,31 @@ impl<'w> Graph<'w> {
         Ok(stored)
     }
 
-    /// The file for weights of another type, created when it is first needed.
-    fn spill(&mut self) -> Result<&mut Spill, Error> {
+    /// Makes `value` an initializer that lies at `place`. `file` is the file that errors name.
+    fn stored_at(
+        &mut self,
+        value: Value,
+        shape: &[usize],
+        data_type: proto::DataType,
+        place: Place,
+        file: &Arc<Path>,
+    ) {
+        let initializer = proto::Tensor {
+            dims: shape.iter().map(|&d| d as i64).collect(),
+            data_type: data_type as i32,
+            name: self.name(value.0),
+            ..Default::default()
+        };
+        self.external.push(External {
+            initializer: self.graph.initializer.len(),
+            place,
+            file: file.clone(),
+        });
+        self.graph.initializer.push(initializer);
+    }
+
+    /// The file for weights in another form, created when it is first needed.
+    fn spill(&mut self) -> Result<&mut Spill<'w>, Error> {
         match &mut self.spill {
             Some(spill) => Ok(spill),
             none => Ok(none.insert(Spill::create()?)),
@@ -659,13 +679,16 @@ impl<'w> Graph<'w> {
     }
 
     fn node(
-        &self,
+        &mut self,
         op: &str,
         domain: &str,
         inputs: &[Option<usize>],
         output: Vec<String>,
         attribute: Vec<proto::Attribute>,
     ) -> proto::Node {
+        for &input in inputs.iter().flatten() {
+            self.settle(Value(input));
+        }
         let name = |input: &Option<usize>| input.map_or_else(String::new, |value| self.name(value));
         proto::Node {
             input: inputs.iter().map(name).collect(),

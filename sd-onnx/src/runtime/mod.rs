@@ -27,6 +27,7 @@
 //! modification time, like the hashes of models. A release appears in the cache folder as a whole,
 //! by one rename. If one of its files is damaged, the whole release is replaced.
 
+mod channel_block;
 mod error;
 #[cfg(feature = "fetch")]
 mod fetch;
@@ -37,7 +38,7 @@ mod release;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use ort::{LoadDynamicError, environment::Environment};
@@ -56,6 +57,8 @@ pub(crate) struct Runtime {
     /// The path of the registered OpenVINO plugin. Locked while the list of devices changes or is
     /// read.
     plugin: Mutex<Option<PathBuf>>,
+    /// What [`channel_block`](Self::channel_block) found.
+    channel_block: OnceLock<Option<usize>>,
 }
 
 /// The library that started first. It stays for the life of the process, because ONNX Runtime
@@ -100,6 +103,7 @@ impl Runtime {
                 path,
                 environment,
                 plugin: Mutex::new(None),
+                channel_block: OnceLock::new(),
             }))
             .clone())
     }

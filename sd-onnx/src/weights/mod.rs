@@ -35,7 +35,7 @@ pub(crate) use self::{
     file::{Format, Sizes, Stored, WeightFile},
     safetensors::files,
     scales::Scale,
-    spill::Spill,
+    spill::{Form, Spill, SpillFile},
     types::{Type, Use},
     values::Source,
 };

@@ -5,12 +5,12 @@ use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
     num::NonZero,
+    ops::Range,
     path::Path,
     sync::Arc,
     thread,
 };
 
-use half::bf16;
 use sd_text::outside::{self, printable};
 
 use super::{Place, Scale, decode::decode, types::Type};
@@ -20,7 +20,7 @@ use crate::Error;
 const MOST: usize = 1 << 20;
 
 /// The numbers decoded per step: 128 kB of f32, which fit in a core's cache.
-const STEP: usize = 1 << 15;
+pub(super) const STEP: usize = 1 << 15;
 
 /// A tensor whose numbers are read, and its names for errors.
 #[derive(Debug, Clone, Copy)]
@@ -73,39 +73,22 @@ impl Source<'_> {
     /// - [`Error::TensorValues`] when the type cannot be decoded.
     /// - [`Error::Io`] when the file cannot be read.
     pub fn widened(&self) -> Result<Arc<[u8]>, Error> {
-        self.written(None, f32::to_le_bytes)
-    }
-
-    /// Returns the numbers of a weight, times their scale, as bf16, rounded to nearest, ties to
-    /// even.
-    ///
-    /// Otherwise it works like [`widened`](Self::widened).
-    pub fn as_bf16(&self, scale: Option<&Scale>) -> Result<Arc<[u8]>, Error> {
-        self.written(scale, |value| bf16::from_f32(value).to_le_bytes())
-    }
-
-    /// Returns the numbers times their scale, each encoded by `write`.
-    fn written<const N: usize>(
-        &self,
-        scale: Option<&Scale>,
-        write: impl Fn(f32) -> [u8; N] + Copy + Send,
-    ) -> Result<Arc<[u8]>, Error> {
+        const SIZE: usize = size_of::<f32>();
         let count = self.count()?;
         let (numbers, _) = self.dtype.block();
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
         // Each thread gets whole steps, which are whole blocks of every type.
         let part = count.div_ceil(threads).next_multiple_of(STEP).max(STEP);
         debug_assert!(STEP.is_multiple_of(numbers));
-        let Some(length) = count.checked_mul(N) else {
+        let Some(length) = count.checked_mul(SIZE) else {
             return Err(self.wrong(format!("has {count} numbers, which is too many")));
         };
         let mut out = zeros(length);
         let all = Arc::get_mut(&mut out).expect("the bytes are not shared yet");
         thread::scope(|scope| {
-            let parts = all.chunks_mut(part * N).enumerate();
-            let parts = parts.map(|(index, out)| {
-                scope.spawn(move || self.part(index * part, scale, out, write))
-            });
+            let parts = all.chunks_mut(part * SIZE).enumerate();
+            let parts =
+                parts.map(|(index, out)| scope.spawn(move || self.widened_part(index * part, out)));
             // Collecting spawns all threads before the first one is joined.
             let parts: Vec<_> = parts.collect();
             parts.into_iter().try_for_each(|part| {
@@ -117,27 +100,56 @@ impl Source<'_> {
     }
 
     /// Decodes the numbers from index `first`, which is a multiple of the block size, into `out`.
-    fn part<const N: usize>(
+    fn widened_part(&self, first: usize, out: &mut [u8]) -> Result<(), Error> {
+        let count = out.len() / size_of::<f32>();
+        let (mut out, _) = out.as_chunks_mut();
+        self.read(first..first + count, STEP, |values| {
+            let (now, rest) = std::mem::take(&mut out).split_at_mut(values.len());
+            for (out, value) in now.iter_mut().zip(values) {
+                *out = value.to_le_bytes();
+            }
+            out = rest;
+            Ok(())
+        })
+    }
+
+    /// Decodes all numbers, times their scale, and passes them to `write` in order, `size` at a
+    /// time. Only the last piece may be shorter. `size` is a multiple of the type's block size.
+    ///
+    /// # Errors
+    /// The errors of `write` and of [`widened`](Self::widened).
+    pub fn pieces(
         &self,
-        first: usize,
         scale: Option<&Scale>,
-        out: &mut [u8],
-        write: impl Fn(f32) -> [u8; N],
+        size: usize,
+        mut write: impl FnMut(&[f32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut first = 0;
+        self.read(0..self.count()?, size, |values| {
+            if let Some(scale) = scale {
+                self.multiply(values, first, scale);
+            }
+            first += values.len();
+            write(values)
+        })
+    }
+
+    /// Decodes the numbers of a range, `size` at a time. Its start and `size` are multiples of the
+    /// type's block size.
+    fn read(
+        &self,
+        range: Range<usize>,
+        size: usize,
+        mut with: impl FnMut(&mut [f32]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut reader = Reader::new(self.place, self.file)?;
         let (numbers, bytes) = self.dtype.block();
-        reader.skip(first / numbers * bytes, self.file)?;
-        let mut values = vec![0.0; STEP.min(out.len() / N)];
-        for (step, out) in out.chunks_mut(STEP * N).enumerate() {
-            let values = &mut values[..out.len() / N];
+        reader.skip(range.start / numbers * bytes, self.file)?;
+        let mut values = vec![0.0; size.min(range.len())];
+        for first in range.clone().step_by(size) {
+            let values = &mut values[..size.min(range.end - first)];
             reader.numbers(values, self)?;
-            if let Some(scale) = scale {
-                self.multiply(values, first + step * STEP, scale);
-            }
-            let (out, _) = out.as_chunks_mut();
-            for (out, &value) in out.iter_mut().zip(&*values) {
-                *out = write(value);
-            }
+            with(values)?;
         }
         Ok(())
     }
