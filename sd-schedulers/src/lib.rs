@@ -132,8 +132,8 @@
 //! 3. `src/samplers/table.rs`: add a row to [`TABLE`]. A row states only what differs from a
 //!    first-order sampler that calls the model once per step, ends at the denoised sample and adds
 //!    no noise. Tests compare each column with the sampler. The test
-//!    `the_table_of_the_crate_documentation_is_this_one` prints the lines that belong in the list
-//!    below. The number of samplers is in `README.md` and `CHANGELOG.md` of the repository.
+//!    `the_markdown_table_has_every_row` prints what belongs in `src/samplers/table.md`. The number
+//!    of samplers is in `README.md` and `CHANGELOG.md` of the repository.
 //! 4. The name in WebUI or ComfyUI, if there is one: add `.webui()` or `.comfyui(…)` to the row,
 //!    and a line to `SAMPLERS` in `src/names/webui.rs` or `src/names/comfyui.rs`, where the array's
 //!    length must grow too. Tests there compare the two. `the_flags_of_webui` needs a line for each
@@ -154,190 +154,16 @@
 //!    cover.
 //!
 //! # Samplers
-//! These are the rows of [`TABLE`], as [`table_as_markdown`] prints them. [`Row`] documents each
-//! column. N is the number of steps, and "noise" is whether the sampler adds any.
+//! These are the rows of [`TABLE`]. [`Row`] documents each column. N is the number of steps, and
+//! "noise" is whether the sampler adds any. A dash means that a program has no name for the
+//! sampler.
 //!
 //! The ends are the ones for Stable Diffusion's configuration. With `set_alpha_to_one`, DDIM ends
 //! at the denoised sample, and PNDM and PLMS end where their own formulas lead. On flow models,
 //! Euler and Heun are the flow-matching samplers. On EDM models, Euler and DPM++ 2M are EDM's
 //! samplers.
 //!
-//! Each entry starts with the name, the title, the order and the paper.
-//! A dash means that a program has no name for the sampler.
-//! - `euler`: Euler, order 1, <https://arxiv.org/abs/2206.00364>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: Euler; ComfyUI: `euler`;
-//!   diffusers: EulerDiscreteScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler.
-//! - `euler-a`: Euler a, order 1, <https://arxiv.org/abs/2006.11239>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: yes;
-//!   default ladder: karras; WebUI: Euler a; ComfyUI: `euler_ancestral`;
-//!   diffusers: EulerAncestralDiscreteScheduler.
-//! - `heun`: Heun, order 2, <https://arxiv.org/abs/2206.00364>.
-//!   Calls: 2N - 1; ends at: denoised; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: Heun; ComfyUI: `heun`;
-//!   diffusers: HeunDiscreteScheduler, FlowMatchHeunDiscreteScheduler.
-//! - `dpm2`: DPM2, order 2, <https://arxiv.org/abs/2206.00927>.
-//!   Calls: 2N - 1; ends at: denoised; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: DPM2; ComfyUI: `dpm_2`;
-//!   diffusers: KDPM2DiscreteScheduler.
-//! - `dpm2-a`: DPM2 a, order 2, <https://arxiv.org/abs/2206.00927>.
-//!   Calls: 2N - 1; ends at: denoised; needs: nothing; noise: yes;
-//!   default ladder: karras; WebUI: DPM2 a; ComfyUI: `dpm_2_ancestral`;
-//!   diffusers: KDPM2AncestralDiscreteScheduler.
-//! - `lms`: LMS, order 4, <https://arxiv.org/abs/2206.00364>.
-//!   Calls: N; ends at: own formula; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: LMS; ComfyUI: `lms`;
-//!   diffusers: LMSDiscreteScheduler.
-//! - `ddim`: DDIM, order 1, <https://arxiv.org/abs/2010.02502>.
-//!   Calls: N; ends at: alpha-bar 0; needs: integer timesteps; noise: no;
-//!   default ladder: leading; WebUI: DDIM; ComfyUI: –;
-//!   diffusers: DDIMScheduler.
-//! - `ddpm`: DDPM, order 1, <https://arxiv.org/abs/2006.11239>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: yes;
-//!   default ladder: leading; WebUI: –; ComfyUI: `ddpm`;
-//!   diffusers: DDPMScheduler.
-//! - `pndm`: PNDM, order 2, <https://arxiv.org/abs/2202.09778>.
-//!   Calls: N + 9; ends at: alpha-bar 0; needs: integer timesteps; noise: no;
-//!   default ladder: leading; WebUI: –; ComfyUI: –;
-//!   diffusers: PNDMScheduler.
-//! - `plms`: PLMS, order 2, <https://arxiv.org/abs/2202.09778>.
-//!   Calls: N + 1 (1 for N = 1); ends at: alpha-bar 0; needs: integer timesteps; noise: no;
-//!   default ladder: leading; WebUI: PLMS; ComfyUI: –;
-//!   diffusers: PNDMScheduler, skip_prk_steps true.
-//! - `ipndm`: iPNDM, order 2, <https://arxiv.org/abs/2204.13902>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: `ipndm`;
-//!   diffusers: –.
-//! - `ipndm-v`: iPNDM, variable step, order 1, <https://arxiv.org/abs/2204.13902>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: `ipndm_v`;
-//!   diffusers: –.
-//! - `deis`: DEIS, order 2, <https://arxiv.org/abs/2204.13902>.
-//!   Calls: N; ends at: sigma_min; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: –;
-//!   diffusers: DEISMultistepScheduler.
-//! - `deis-tab`: DEIS (tab), order 3, <https://arxiv.org/abs/2204.13902>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: `deis`;
-//!   diffusers: –.
-//! - `dpm-solver-1m`: DPM-Solver 1M, order 1, <https://arxiv.org/abs/2206.00927>.
-//!   Calls: N; ends at: sigma_min; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: –;
-//!   diffusers: DPMSolverMultistepScheduler, algorithm_type dpmsolver, solver_order 1.
-//! - `dpm-solver-2m`: DPM-Solver 2M, order 2, <https://arxiv.org/abs/2206.00927>.
-//!   Calls: N; ends at: sigma_min; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: –;
-//!   diffusers: DPMSolverMultistepScheduler, algorithm_type dpmsolver.
-//! - `dpm-solver-3m`: DPM-Solver 3M, order 2, <https://arxiv.org/abs/2206.00927>.
-//!   Calls: N; ends at: sigma_min; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: –;
-//!   diffusers: DPMSolverMultistepScheduler, algorithm_type dpmsolver, solver_order 3.
-//! - `dpm-solver-2s`: DPM-Solver 2S, order 2, <https://arxiv.org/abs/2206.00927>.
-//!   Calls: N; ends at: sigma_min; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: –;
-//!   diffusers: DPMSolverSinglestepScheduler, algorithm_type dpmsolver.
-//! - `dpm-solver-3s`: DPM-Solver 3S, order 3, <https://arxiv.org/abs/2206.00927>.
-//!   Calls: N; ends at: sigma_min; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: –;
-//!   diffusers: DPMSolverSinglestepScheduler, algorithm_type dpmsolver, solver_order 3.
-//! - `dpmpp-2m`: DPM++ 2M, order 2, <https://arxiv.org/abs/2211.01095>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: DPM++ 2M; ComfyUI: `dpmpp_2m`;
-//!   diffusers: DPMSolverMultistepScheduler, EDMDPMSolverMultistepScheduler.
-//! - `dpmpp-3m`: DPM++ 3M, order 2, <https://arxiv.org/abs/2211.01095>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: –;
-//!   diffusers: DPMSolverMultistepScheduler, solver_order 3.
-//! - `dpmpp-2s`: DPM++ 2S, order 2, <https://arxiv.org/abs/2211.01095>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: –;
-//!   diffusers: DPMSolverSinglestepScheduler.
-//! - `dpmpp-3s`: DPM++ 3S, order 3, <https://arxiv.org/abs/2211.01095>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: –;
-//!   diffusers: DPMSolverSinglestepScheduler, solver_order 3.
-//! - `dpmpp-2s-a`: DPM++ 2S a, order 2, <https://arxiv.org/abs/2211.01095>.
-//!   Calls: 2N - 1; ends at: denoised; needs: nothing; noise: yes;
-//!   default ladder: karras; WebUI: DPM++ 2S a; ComfyUI: `dpmpp_2s_ancestral`;
-//!   diffusers: –.
-//! - `dpmpp-sde`: DPM++ SDE, order 1, <https://arxiv.org/abs/2211.01095>.
-//!   Calls: 2N - 1; ends at: denoised; needs: nothing; noise: yes;
-//!   default ladder: karras; WebUI: DPM++ SDE; ComfyUI: `dpmpp_sde`;
-//!   diffusers: DPMSolverSDEScheduler.
-//! - `dpmpp-2m-sde`: DPM++ 2M SDE, order 1, <https://arxiv.org/abs/2211.01095>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: yes;
-//!   default ladder: exponential; WebUI: DPM++ 2M SDE; ComfyUI: `dpmpp_2m_sde`;
-//!   diffusers: DPMSolverMultistepScheduler, algorithm_type sde-dpmsolver++.
-//! - `dpmpp-2m-sde-heun`: DPM++ 2M SDE Heun, order 1, <https://arxiv.org/abs/2211.01095>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: yes;
-//!   default ladder: exponential; WebUI: DPM++ 2M SDE Heun; ComfyUI: `dpmpp_2m_sde_heun`;
-//!   diffusers: DPMSolverMultistepScheduler, algorithm_type sde-dpmsolver++, solver_type heun.
-//! - `dpmpp-3m-sde`: DPM++ 3M SDE, order 1, <https://arxiv.org/abs/2211.01095>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: yes;
-//!   default ladder: exponential; WebUI: DPM++ 3M SDE; ComfyUI: `dpmpp_3m_sde`;
-//!   diffusers: –.
-//! - `dpm-fast`: DPM fast, order 3, <https://arxiv.org/abs/2206.00927>.
-//!   Calls: N; ends at: sigma_min; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: DPM fast; ComfyUI: `dpm_fast`;
-//!   diffusers: –.
-//! - `dpm-adaptive`: DPM adaptive, order 3, <https://arxiv.org/abs/2206.00927>.
-//!   Calls: at most 3000; ends at: sigma_min; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: DPM adaptive; ComfyUI: `dpm_adaptive`;
-//!   diffusers: –.
-//! - `unipc`: UniPC, order 3, <https://arxiv.org/abs/2302.04867>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: no;
-//!   default ladder: linspace; WebUI: UniPC; ComfyUI: `uni_pc`;
-//!   diffusers: UniPCMultistepScheduler.
-//! - `sa-solver`: SA-Solver, order 1, <https://arxiv.org/abs/2309.05019>.
-//!   Calls: N; ends at: sigma_min; needs: nothing; noise: yes;
-//!   default ladder: trailing; WebUI: –; ComfyUI: `sa_solver`;
-//!   diffusers: SASolverScheduler.
-//! - `sa-solver-pece`: SA-Solver PECE, order 1, <https://arxiv.org/abs/2309.05019>.
-//!   Calls: 2N - 1; ends at: denoised; needs: nothing; noise: yes;
-//!   default ladder: karras; WebUI: –; ComfyUI: `sa_solver_pece`;
-//!   diffusers: –.
-//! - `lcm`: LCM, order 1, <https://arxiv.org/abs/2310.04378>.
-//!   Calls: N; ends at: own formula; needs: nothing; noise: yes;
-//!   default ladder: lcm; WebUI: LCM; ComfyUI: `lcm`;
-//!   diffusers: LCMScheduler, FlowMatchLCMScheduler.
-//! - `tcd`: TCD, order 1, <https://arxiv.org/abs/2402.19159>.
-//!   Calls: N; ends at: alpha-bar 0; needs: nothing; noise: yes;
-//!   default ladder: lcm; WebUI: –; ComfyUI: –;
-//!   diffusers: TCDScheduler.
-//! - `er-sde`: ER-SDE, order 1, <https://arxiv.org/abs/2309.06169>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: yes;
-//!   default ladder: karras; WebUI: –; ComfyUI: `er_sde`;
-//!   diffusers: –.
-//! - `res-2m`: RES multistep, order 2, <https://arxiv.org/abs/2308.02157>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: `res_multistep`;
-//!   diffusers: –.
-//! - `gradient-estimation`: Gradient estimation, order 1, <https://arxiv.org/abs/2306.04848>.
-//!   Calls: N; ends at: denoised; needs: nothing; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: `gradient_estimation`;
-//!   diffusers: –.
-//! - `restart`: Restart, order 2, <https://arxiv.org/abs/2306.14878>.
-//!   Calls: 2N - 1; ends at: denoised; needs: nothing; noise: yes;
-//!   default ladder: karras; WebUI: Restart; ComfyUI: –;
-//!   diffusers: –.
-//! - `euler-cfg-pp`: Euler CFG++, order 1, <https://arxiv.org/abs/2406.08070>.
-//!   Calls: N; ends at: denoised; needs: unconditional output; noise: no;
-//!   default ladder: karras; WebUI: –; ComfyUI: `euler_cfg_pp`;
-//!   diffusers: –.
-//! - `euler-a-cfg-pp`: Euler ancestral CFG++, order 1, <https://arxiv.org/abs/2406.08070>.
-//!   Calls: N; ends at: denoised; needs: unconditional output; noise: yes;
-//!   default ladder: karras; WebUI: –; ComfyUI: `euler_ancestral_cfg_pp`;
-//!   diffusers: –.
-//! - `ddim-cfg-pp`: DDIM CFG++, order 1, <https://arxiv.org/abs/2406.08070>.
-//!   Calls: N; ends at: alpha-bar 0; needs: unconditional output; noise: no;
-//!   default ladder: leading; WebUI: DDIM CFG++; ComfyUI: –;
-//!   diffusers: –.
-//!
-//! The tests in `tests/golden` compare schedules, ladders, whole trajectories and noise with
-//! diffusers 0.42.1, k-diffusion 0.1.1.post1, numpy 2.4.6, torch 2.15.0 and torchsde 0.2.6, and
-//! with the papers' formulas in float64. `tests/convergence.rs` measures the order of each sampler
-//! against an exact solution. `tests/properties.rs` compares the columns of the table with what the
-//! samplers do.
+#![doc = include_str!("samplers/table.md")]
 
 mod betas;
 mod clip;
@@ -374,6 +200,6 @@ pub use samplers::{
     ErSde, ErSdeScale, Euler, EulerAncestral, EulerCfgPp, GradientEstimation, Heun, Ipndm,
     IpndmWeights, Lcm, LcmBoundary, Lms, Pndm, PndmMean, ResMultistep, Restart, RestartSegment,
     Row, SaOutput, SaSolver, Scheduler, SdeSolver, TABLE, Tcd, ThirdOrder, UniPc, UniPcVariant,
-    WithConventions, by_name, row_of, same, table_as_markdown,
+    WithConventions, by_name, row_of, same,
 };
 pub use schedule::NoiseSchedule;

@@ -74,7 +74,7 @@ pub use restart::{Restart, RestartSegment};
 pub use row::{CallFormula, Row};
 pub use sa_solver::{SaOutput, SaSolver};
 pub use scheduler::Scheduler;
-pub use table::{TABLE, table_as_markdown};
+pub use table::TABLE;
 pub use tcd::Tcd;
 pub use unipc::{UniPc, UniPcVariant};
 pub use with_conventions::WithConventions;

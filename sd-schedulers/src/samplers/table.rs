@@ -1,5 +1,3 @@
-use std::fmt::Write;
-
 use super::row::{CallFormula, Row};
 use crate::{
     Ddim, DdimTarget, Ddpm, Deis, DeisNodes, Dpm2, Dpm2Ancestral, DpmAdaptive, DpmAlgorithm,
@@ -8,38 +6,6 @@ use crate::{
     GradientEstimation, Heun, Ipndm, IpndmWeights, Ladder, Lcm, Lms, Pndm, ResMultistep, Restart,
     SaSolver, Sampler, SchedulerConfig, SdeSolver, Tcd, UniPc,
 };
-
-/// Returns [`TABLE`] as a Markdown list, which is part of the crate's documentation.
-pub fn table_as_markdown() -> String {
-    let mut text = String::from(
-        "Each entry starts with the name, the title, the order and the paper.\n\
-         A dash means that a program has no name for the sampler.\n",
-    );
-    for row in TABLE {
-        let comfyui = row.comfyui.map(|name| format!("`{name}`"));
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "- `{0}`: {1}, order {5}, <{11}>.\n\
-             \x20 Calls: {6}; ends at: {7}; needs: {8}; noise: {9};\n\
-             \x20 default ladder: {10}; WebUI: {3}; ComfyUI: {4};\n\
-             \x20 diffusers: {2}.",
-            row.name,
-            row.title,
-            row.diffusers.unwrap_or("–"),
-            row.webui.unwrap_or("–"),
-            comfyui.as_deref().unwrap_or("–"),
-            row.order,
-            row.calls,
-            row.ends,
-            row.needs,
-            if row.stochastic { "yes" } else { "no" },
-            row.default_ladder.kind(),
-            row.paper,
-        );
-    }
-    text
-}
 
 macro_rules! arxiv {
     ($id:literal) => {
