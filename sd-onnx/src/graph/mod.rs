@@ -556,15 +556,20 @@ impl<'w> Graph<'w> {
         if let Some(&known) = self.stored.get(&key) {
             return Ok(known);
         }
-        let mut scale = tensor.scale.as_ref();
-        let is_read = tensor.dtype == Type::BF16 && scale.is_none();
-        let (place, dtype) = match tensor.dtype.usage() {
-            _ if self.dialect.bf16 && !is_read => {
-                scale = None;
-                (self.spill()?.add(tensor, Form::Bf16), Type::BF16)
-            }
-            Use::Widened => (Place::Memory(tensor.source().widened()?), Type::F32),
-            _ => (tensor.place.clone(), tensor.dtype),
+        // A spilled weight is written times its scale.
+        let (form, read) = match self.dialect {
+            Dialect { bf16: true, .. } => (Some(Form::Bf16), Type::BF16),
+            Dialect {
+                f32_weights: true, ..
+            } => (Some(Form::F32), Type::F32),
+            _ => (None, tensor.dtype),
+        };
+        let form = form.filter(|_| tensor.dtype != read || tensor.scale.is_some());
+        let scale = tensor.scale.as_ref().filter(|_| form.is_none());
+        let (place, dtype) = match (form, tensor.dtype.usage()) {
+            (Some(form), _) => (self.spill()?.add(tensor, form), read),
+            (None, Use::Widened) => (Place::Memory(tensor.source().widened()?), Type::F32),
+            (None, _) => (tensor.place.clone(), tensor.dtype),
         };
         let value = self.named(format!("{}{name}", self.prefix));
         let mut dims = shape.to_vec();

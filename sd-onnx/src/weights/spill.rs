@@ -32,10 +32,13 @@ const ALIGNMENT: u64 = 64;
 pub(crate) enum Form {
     /// bf16, rounded to nearest, ties to even.
     Bf16,
+    F32,
     /// The filters `[output, input, h, w]` of a convolution as f32, in square blocks of so many
     /// channels: `[output / block, input / block, h, w, input in block, output in block]`. Both
     /// numbers of channels are multiples of the block.
-    Filters { block: usize },
+    Filters {
+        block: usize,
+    },
 }
 
 /// Weights that will be written to a temporary file.
@@ -101,7 +104,7 @@ impl<'w> Spill<'w> {
     pub fn add(&mut self, tensor: &'w Tensor, form: Form) -> Place {
         let size = match form {
             Form::Bf16 => size_of::<bf16>(),
-            Form::Filters { .. } => size_of::<f32>(),
+            Form::F32 | Form::Filters { .. } => size_of::<f32>(),
         };
         let offset = self.length.next_multiple_of(ALIGNMENT);
         let length = (tensor.shape.iter().product::<usize>() * size) as u64;
@@ -159,6 +162,11 @@ impl Job<'_> {
                 bytes.clear();
                 let values = values.iter().map(|&value| bf16::from_f32(value));
                 bytes.extend(values.flat_map(bf16::to_le_bytes));
+                to.write(&bytes, &mut offset)
+            }),
+            Form::F32 => source.pieces(scale, STEP, |values| {
+                bytes.clear();
+                bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
                 to.write(&bytes, &mut offset)
             }),
             Form::Filters { block } => {
