@@ -137,3 +137,8 @@ pub use sd_text::{self as text};
 pub use size::ImageSize;
 pub use sizes::{SizeIds, Sizes};
 pub use stop::{OnStop, StopToken};
+
+// Compiles the example in the README with the other documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

@@ -28,7 +28,8 @@
 //! - [`handbook::files`]: which model files load, how to convert them, and what the metadata of a
 //!   PNG file contains.
 //! - [`handbook::devices`]: OpenVINO, bf16, and how much memory a model needs.
-//! - [`handbook::where_it_goes`]: for contributors, which file to change for which purpose.
+//! - [`handbook::contributing`]: for contributors, how to build, test and write golden files, and
+//!   [`handbook::where_it_goes`]: which file to change for which purpose.
 //! - [`inspect`] identifies a model file without loading it. [`Builder::convert`] writes a model in
 //!   another form.
 //! - [`schedulers`]: the samplers, ladders and noise sources, each with its paper. [`guidance`]:
@@ -124,3 +125,8 @@ pub use sd_core::{
     Update, files, guidance, guide, image, infotext, ndarray, schedulers, slerp, text,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
+
+// Compiles the example in the README with the other documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

@@ -203,3 +203,8 @@ pub use samplers::{
     WithConventions, by_name, row_of, same,
 };
 pub use schedule::NoiseSchedule;
+
+// Compiles the example in the README with the other documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

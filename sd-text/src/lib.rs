@@ -81,3 +81,8 @@ pub use prompt::{
 };
 pub use report::NetworkReport;
 pub use tokenizer::{ClipTokenizer, Cut, TokenizerError, Tokens};
+
+// Compiles the example in the README with the other documentation tests.
+#[cfg(all(doctest, feature = "vocabulary"))]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

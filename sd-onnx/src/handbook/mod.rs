@@ -14,8 +14,10 @@
 //!    needs.
 //! 7. [`files`]: which model files load, how to convert them, and what a PNG records.
 //! 8. [`devices`]: OpenVINO, bf16, and how much memory a model needs.
-//! 9. [`where_it_goes`]: which files of this project a change touches.
+//! 9. [`contributing`]: how to build and test this project, and how to write golden files.
+//! 10. [`where_it_goes`]: which files of this project a change touches.
 
+pub mod contributing;
 pub mod devices;
 pub mod families;
 pub mod files;

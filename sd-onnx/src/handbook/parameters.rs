@@ -1,9 +1,13 @@
-//! What each parameter does to the picture. The README shows the effects in pictures.
+//! What each parameter does to the picture, with the command that shows it.
 //!
 //! A picture starts as noise: a small array of random numbers, called *latents*. In each step the
 //! model estimates the clean latents from the noisy latents and the prompt, and the sampler moves
 //! the latents part of the way towards that estimate. At the end the autoencoder turns the latents
 //! into pixels. In Stable Diffusion 1.x, each position in the latents becomes 8 × 8 pixels.
+//!
+//! A *sampler* is the rule that computes each step of a run. A *scheduler* is a sampler as a
+//! request names it, alone or with its options. A *ladder* is the list of noise levels, or
+//! *sigmas*, that the steps of a run go through.
 //!
 //! | parameter | default | useful | too low | too high |
 //! |---|---|---|---|---|
@@ -22,6 +26,15 @@
 //! [`Builder::load`](crate::Builder::load). [`Pipeline::defaults`](crate::Pipeline::defaults)
 //! returns the defaults of a loaded model.
 //!
+//! # Sheets of pictures
+//! The sections below name sheets in `examples/pictures` of the repository. A sheet shows how one
+//! or two parameters change the pictures. The commands make the sheets again, in the current
+//! folder, when they run in the repository.
+//!
+//! The small model of the project drew them. It was trained at 96 × 96 pixels, which is to it what
+//! 512 × 512 is to Stable Diffusion 1.x. With `--model PATH`, the examples `grid` and `steps` make
+//! the same sheet with another model.
+//!
 //! # Seed and size
 //! Together, the seed and the size decide the noise that a picture starts from, unless the request
 //! sets one of the options below. The prompt, the model, the number of steps and the scheduler do
@@ -30,6 +43,14 @@
 //!
 //! A size far from the model's own gives bad pictures. The model never saw such small pictures in
 //! training, and it fills a picture that is too large with several copies of the subject.
+//!
+//! `seed-size.png` shows six seeds at five sizes: one fox in each square, wide or tall picture near
+//! the model's own size, two to four foxes in the large ones, and part of a fox or none in the
+//! small ones.
+//!
+//! ```sh
+//! cargo run --release --example grid -- "a fox" --x seed=1,2,3,4,5,6 --y size=64x64,96x96,128x96,96x128,192x192 --output seed-size.png
+//! ```
 //!
 //! The same seed at another size is different noise, and so a different picture. [`seed_resize`]
 //! keeps the composition that the seed has at the size given there.
@@ -72,6 +93,22 @@
 //! ```
 //!
 //! # Steps
+//! `one-run.png` shows one run of ten steps. The upper row shows the model's estimate of the clean
+//! picture in each step. The lower row shows the noisy latents after the step, as a picture. The
+//! labels show sigma before and after the step.
+//!
+//! ```sh
+//! cargo run --release --example steps -- "a fox" --seed 1 --steps 10 --output one-run.png
+//! ```
+//!
+//! `steps.png` shows three samplers with 1 to 150 steps. With one or two steps the fox is a blur,
+//! and with five DPM++ 2M still fails. From about 15 steps on the picture is finished, and 50 or
+//! 150 steps only take longer. With Euler a, every number of steps is another picture.
+//!
+//! ```sh
+//! cargo run --release --example grid -- "a fox" --seed 1 --x steps=1,2,5,10,15,20,30,50,150 --y scheduler=euler,dpmpp-2m,euler-a --output steps.png
+//! ```
+//!
 //! More steps follow the same path in smaller strides. Samplers of second order, such as
 //! [`DpmPlusPlus2M`] and [`Heun`], are as close to the end of the path after 20 steps as [`Euler`]
 //! is after many more. Further steps only cost time.
@@ -95,6 +132,13 @@
 //! colours saturate and the contrasts harden, and then the picture falls apart into debris. If the
 //! latents or the pixels contain NaN or infinity in the end, the result is
 //! [`GenerateError::NotFinite`](crate::GenerateError::NotFinite).
+//!
+//! `guidance.png` shows scales from 1 to 100. The colours burn at 15 and the picture breaks at 30.
+//! 50 steps instead of 20 do not repair it.
+//!
+//! ```sh
+//! cargo run --release --example grid -- "a fox" --seed 1 --x guidance=1,2,4,7.5,15,30,100 --y steps=20,50 --output guidance.png
+//! ```
 //!
 //! [`ClassifierFree`](crate::ClassifierFree) has more options than the scale:
 //!
@@ -133,6 +177,15 @@
 //! more superficial, until the picture is a different one. SDXL has
 //! [its own rule](super::families#clip-skip).
 //!
+//! `clip-skip.png` shows all four layers of the small model's text encoder. In training, this model
+//! also saw layer 2, so 1 and 2 give almost the same pictures. At 3 little changes. Layer 4, the
+//! first of the text encoder, understands less of the prompt: backgrounds change, and the rocket
+//! turns gray.
+//!
+//! ```sh
+//! cargo run --release --example grid -- --seed 1 --x "prompt=a fox|a cat|strawberry on white|small rocket on a blue background|a pizza" --y clip-skip=1,2,3,4 --output clip-skip.png
+//! ```
+//!
 //! The setting applies to the prompt and to the negative prompt, as in WebUI. diffusers numbers the
 //! layers from 0, so its 1 is 2 here, and it applies `clip_skip` to the prompt only. Its negative
 //! prompt always uses the last layer. The same settings therefore give a different picture in
@@ -155,11 +208,60 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Prompt
+//! The [chapter on prompts](super::prompts) describes the language of prompts. The example `tokens`
+//! shows how a prompt is read, token by token:
+//!
+//! ```sh
+//! cargo run --release --example tokens -- "a (fox:1.2), [snow:0.5]"
+//! ```
+//!
+//! The option `--embeddings` of the examples loads [textual
+//! inversions](super::pieces#textual-inversion), which a prompt uses by their names.
+//!
+//! `prompts.png` shows a fox and an owl alone, one after the other in a run (`[fox:owl:0.5]`), in
+//! turns (`[fox|owl]`), and combined (`AND`). The predictions of combined parts are added. A blue
+//! background with nothing on it therefore outweighs the fox, unless its weight is a half.
+//!
+//! ```sh
+//! cargo run --release --example grid -- --x "prompt=a fox|an owl|a [fox:owl:0.5]|a [fox:owl:0.2]|a [fox|owl]|a fox AND a blue background :0.5|a fox AND a blue background|a fox AND an owl" --y seed=1,2,3 --output prompts.png
+//! ```
+//!
+//! `weights.png` shows [weights](super::prompts#weights) from 0.25 to 1.5. The small model was
+//! trained for weights on the colours of backgrounds, which make a colour pale or deep. Weights far
+//! from 1 cost sharpness.
+//!
+//! ```sh
+//! cargo run --release --example grid -- --x "prompt=a fox, (blue:0.25) background|a fox, (blue:0.5) background|a fox, blue background|a fox, (blue:1.5) background|(blue:0.5) background|(blue:1.5) background|a fox on (red:0.5)|a fox on red|a fox on (red:1.5)" --y seed=1,2,3 --output weights.png
+//! ```
+//!
 //! # Scheduler and ladder
-//! The scheduler (*sampler* in the papers) is the rule for one step. The ladder is the list of
-//! noise levels that the steps go through. Any scheduler runs on any ladder, with a few exceptions:
-//! DDIM as in diffusers, for instance, can only use noise levels that the model was trained on, and
-//! Karras' ladder has others. The [chapter on sampling](super::sampling) describes both.
+//! A request chooses the scheduler and the ladder separately. Any scheduler runs on any ladder,
+//! with a few exceptions: DDIM as in diffusers, for instance, can only use noise levels that the
+//! model was trained on, and Karras' ladder has others. The [chapter on sampling](super::sampling)
+//! describes both. [The list of samplers](crate::schedulers#samplers) has the paper of each
+//! sampler, its cost, and its names in diffusers, WebUI and ComfyUI.
+//!
+//! [`from_config`](crate::schedulers::from_config) returns the sampler and the ladder of a model's
+//! `scheduler_config.json`, and [`from_webui`](crate::schedulers::from_webui) those of a name such
+//! as `DPM++ 2M Karras`.
+//!
+//! `ladders.png` shows the noise levels of all named ladders in 20 steps, Karras' in black. Below
+//! them, it shows eight numbers on their way from noise, with DPM++ 2M on Karras' ladder.
+//!
+//! ```sh
+//! cargo run --release --example schedulers -- --scheduler dpmpp-2m --ladder karras --plot ladders.png
+//! ```
+//!
+//! `schedulers-1.png` to `schedulers-3.png` show every sampler at a guidance scale of 0.6 and of
+//! 7.5. The last three are the samplers of CFG++, whose scale is at most 1, and which burn at 7.5.
+//! `cargo run --release --example schedulers -- --list` lists the names.
+//!
+//! ```sh
+//! cargo run --release --example grid -- "a fox" --seed 1 --x scheduler=euler,euler-a,heun,dpm2,dpm2-a,lms,ddim,ddpm,pndm,plms,ipndm,ipndm-v,deis,deis-tab --y guidance=0.6,7.5 --output schedulers-1.png
+//! cargo run --release --example grid -- "a fox" --seed 1 --x scheduler=dpm-solver-1m,dpm-solver-2m,dpm-solver-3m,dpm-solver-2s,dpm-solver-3s,dpmpp-2m,dpmpp-3m,dpmpp-2s,dpmpp-3s,dpmpp-2s-a,dpmpp-sde,dpmpp-2m-sde,dpmpp-2m-sde-heun,dpmpp-3m-sde --y guidance=0.6,7.5 --output schedulers-2.png
+//! cargo run --release --example grid -- "a fox" --seed 1 --x scheduler=dpm-fast,dpm-adaptive,unipc,sa-solver,sa-solver-pece,lcm,tcd,er-sde,res-2m,gradient-estimation,restart,euler-cfg-pp,euler-a-cfg-pp,ddim-cfg-pp --y guidance=0.6,7.5 --output schedulers-3.png
+//! ```
 //!
 //! [`steps`]: crate::Request::steps
 //! [`guidance`]: crate::Request::guidance
