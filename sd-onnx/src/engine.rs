@@ -1,4 +1,4 @@
-//! What sessions are made with.
+//! The ONNX Runtime library, the device and the settings that all networks of a pipeline share.
 
 use std::{
     path::Path,
@@ -12,39 +12,46 @@ use crate::{
     runtime::{OpenVino, Runtime},
 };
 
-/// ONNX Runtime, the device that networks run on and how they may use it.
+/// An ONNX Runtime library, the device that networks run on, and the limits on memory and threads.
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
     pub runtime: Arc<Runtime>,
     pub device: Device,
     pub precision: Precision,
-    /// Where OpenVINO's provider comes from, if it drives the device.
+    /// The source of OpenVINO's provider. `None` if the device does not need it.
     pub openvino: Option<OpenVino>,
-    /// The number of channels per block, where ONNX Runtime's own kernels run convolutions over
-    /// blocks of channels.
+    /// The number of channels per block of ONNX Runtime's blocked convolutions. `None` if graphs
+    /// are written with plain convolutions.
     channel_block: Option<usize>,
-    /// 0 for one per physical core.
+    /// The number of threads per call, or 0 for one per physical core.
     pub threads: u16,
-    /// The sessions of a network that are kept where each size needs one. At least 1.
+    /// The number of loaded sessions per network, if each input size needs a session. At least 1.
     pub kept_sizes: usize,
-    /// All networks, if only one of them may be loaded at a time.
+    /// The sessions of all networks, if only one network may be loaded at a time.
     exclusive: Option<Arc<Mutex<Vec<Weak<Sessions>>>>>,
 }
 
-/// What an [`Engine`] is made of.
+/// The settings of a new [`Engine`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings<'a> {
     pub device: Device,
     pub precision: Precision,
     pub threads: u16,
+    /// The path of the ONNX Runtime library. `None` searches for one.
     pub library: Option<&'a Path>,
+    /// As in [`Engine`], but 0 counts as 1.
     pub kept_sizes: usize,
+    /// Whether only one network may be loaded at a time.
     pub low_memory: bool,
 }
 
 impl Engine {
-    /// Starts ONNX Runtime, from `library` or where else it is found, and checks that it has the
-    /// device and the device the precision.
+    /// Starts ONNX Runtime and checks that the device and the precision are available. If `library`
+    /// is `None`, the library is searched for.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] when the library cannot be found or started, when it does not have the
+    /// device, or when the device does not support the precision.
     pub fn new(settings: Settings<'_>) -> Result<Self, Error> {
         let Settings {
             device, precision, ..
@@ -68,7 +75,7 @@ impl Engine {
         })
     }
 
-    /// The form that graphs are written in.
+    /// Returns the form in which graphs are written.
     pub fn dialect(&self) -> Dialect {
         Dialect {
             channel_block: self.channel_block,
@@ -76,12 +83,13 @@ impl Engine {
         }
     }
 
-    /// Whether networks are unloaded when another one is needed.
+    /// Returns whether a network is unloaded when another one is needed.
     pub fn low_memory(&self) -> bool {
         self.exclusive.is_some()
     }
 
-    /// Adds a network to those of which only one may be loaded, if there is such a limit.
+    /// Registers the sessions of a network, so that [`make_room`](Self::make_room) can unload them.
+    /// Does nothing if there is no limit on loaded networks.
     pub fn register(&self, sessions: &Arc<Sessions>) {
         if let Some(all) = &self.exclusive {
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,7 +98,7 @@ impl Engine {
         }
     }
 
-    /// Unloads all other networks, if only one may be loaded.
+    /// Unloads all networks except the one with `sessions`, if only one may be loaded.
     pub fn make_room(&self, sessions: &Arc<Sessions>) {
         let Some(all) = &self.exclusive else {
             return;

@@ -1,4 +1,4 @@
-//! A network of a model and the sessions that run it.
+//! A network of a model, with the sessions that run it.
 
 use std::{
     fmt,
@@ -15,32 +15,37 @@ use crate::{
     session::{Input, Session},
 };
 
-/// Writes the graph of a network.
+/// A function that writes the graph of a network.
 type Write = Box<dyn Fn(Dialect) -> Result<Model, Error> + Send + Sync>;
 
-/// An input by its name.
+/// The name of an input, and its shape and values.
 pub(crate) type Named<'a> = (&'a str, Input<'a>);
 
-/// A network. It is loaded as often as needed: for each size of its inputs where a session has one
-/// size, and again after it was unloaded to save memory.
+/// A network of a model, which loads its sessions when they are needed.
+///
+/// If a session accepts only one input size, each size has its own session. After the network was
+/// unloaded to save memory, the next call loads it again.
 pub(crate) struct Network {
     name: &'static str,
     engine: Engine,
     write: Write,
-    /// Whether a session has one size.
+    /// Whether a session accepts only one size of each input.
     fixed_sizes: bool,
     sessions: Arc<Sessions>,
 }
 
-/// The sessions of a network, the one that was used last first.
+/// The loaded sessions of a network, the most recently used one first.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions(Mutex<Vec<(Sizes, Arc<Session>)>>);
 
-/// The sizes of all inputs of a session, one behind the other; empty if it takes any.
+/// The dimensions of all inputs of a session, concatenated. Empty if the session accepts any size.
 type Sizes = Vec<usize>;
 
 impl Network {
-    /// A network that is not loaded yet. Errors call it by `name`.
+    /// Creates a network, which is not loaded yet.
+    ///
+    /// Errors call it `name`, and `write` writes its graph. `fixed_sizes` is whether the sizes of
+    /// the inputs may be written into the graph. They are written if the engine's dialect needs it.
     pub fn new(
         name: &'static str,
         engine: &Engine,
@@ -58,8 +63,8 @@ impl Network {
         }
     }
 
-    /// Loads the network for inputs of the sizes of `inputs`, whose values do not matter, so that
-    /// the first call finds it ready. Does nothing with low memory.
+    /// Loads the network for the sizes of `inputs`, so that the first call finds it ready. The
+    /// values of `inputs` are ignored. Does nothing in low-memory mode.
     pub fn prepare(&self, inputs: &[Named<'_>]) -> Result<(), Error> {
         match self.engine.low_memory() {
             true => Ok(()),
@@ -67,7 +72,7 @@ impl Network {
         }
     }
 
-    /// Runs the network as [`Session::run`].
+    /// Runs the network like [`Session::run`].
     pub fn run<T>(
         &self,
         inputs: &[Named<'_>],
@@ -77,7 +82,7 @@ impl Network {
         self.session(inputs)?.run(inputs, stop, read)
     }
 
-    /// Runs the network as [`Session::run_for`].
+    /// Runs the network like [`Session::run_for`].
     pub fn run_for(
         &self,
         inputs: &[Named<'_>],
@@ -86,7 +91,7 @@ impl Network {
         self.session(inputs)?.run_for(inputs, outputs)
     }
 
-    /// Where the nodes of the loaded sessions run.
+    /// Returns a report for each loaded session: which provider runs its nodes.
     pub fn report(&self) -> Vec<NetworkReport> {
         let sessions = self.sessions.lock();
         sessions
@@ -95,8 +100,8 @@ impl Network {
             .collect()
     }
 
-    /// The session for inputs of these sizes. It is made if it is not there; other callers that
-    /// need a session of this network wait for it.
+    /// Returns the session for the sizes of `inputs`, and creates it if it does not exist.
+    /// Meanwhile, other callers that need a session of this network wait.
     fn session(&self, inputs: &[Named<'_>]) -> Result<Arc<Session>, Error> {
         self.engine.make_room(&self.sessions);
         let mut sessions = self.sessions.lock();
@@ -108,7 +113,7 @@ impl Network {
             sessions[..=place].rotate_right(1);
             return Ok(sessions[0].1.clone());
         }
-        // Before the new one, which needs their memory.
+        // Old sessions are dropped first, because the new one needs their memory.
         sessions.truncate(self.engine.kept_sizes - 1);
         let mut model = self.model()?;
         let mut sizes = Sizes::new();
@@ -123,8 +128,11 @@ impl Network {
 }
 
 impl Network {
-    /// Writes the graph. If the disk has no room for reordered filters, ONNX Runtime reorders them
-    /// in memory.
+    /// Writes the graph.
+    ///
+    /// If a graph with blocked convolutions cannot be written, for example because the disk has no
+    /// room for the reordered filters, this writes one with plain convolutions. ONNX Runtime then
+    /// reorders the filters in memory.
     fn model(&self) -> Result<Model, Error> {
         let dialect = self.engine.dialect();
         (self.write)(dialect).or_else(|error| {
@@ -136,7 +144,8 @@ impl Network {
                 ..dialect
             })?;
             tracing::warn!(
-                "the {} needs more memory and time to load: {error}",
+                "the {} needs more memory and time to load, because its filters could not be \
+                 reordered into a file: {error}",
                 self.name
             );
             Ok(model)
@@ -144,20 +153,20 @@ impl Network {
     }
 }
 
-/// Whether a session of these sizes takes the inputs.
+/// Returns whether a session with these sizes accepts the inputs.
 fn is_of(sizes: &Sizes, inputs: &[Named<'_>]) -> bool {
     let asked = inputs.iter().flat_map(|(_, input)| input.shape());
     asked.eq(sizes)
 }
 
 impl Sessions {
-    /// Drops all sessions. A call that runs at the moment keeps its own until it ends.
+    /// Drops all sessions. A running call keeps its session until it ends.
     pub fn unload(&self) {
         self.lock().clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(Sizes, Arc<Session>)>> {
-        // It holds whole sessions, whatever panicked.
+        // The list holds only complete sessions, even after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -183,10 +192,10 @@ mod tests {
     };
 
     fn engine() -> Engine {
-        Engine::new(Settings::default()).expect("it starts")
+        Engine::new(Settings::default()).expect("ONNX Runtime starts")
     }
 
-    /// The graph that returns its input. Like a full disk, it refuses reordered filters.
+    /// Writes a graph that returns its input. Refuses reordered filters, as on a full disk.
     fn identity(dialect: Dialect) -> Result<Model, Error> {
         if dialect.channel_block.is_some() {
             let full = io::Error::from(io::ErrorKind::StorageFull);
@@ -205,7 +214,7 @@ mod tests {
         let inputs = [("x", Input::F32(&[2], &[1.0, 2.0]))];
         let read = |_: &[i64], values: &[f32]| values.to_vec();
         let values = network.run(&inputs, &StopToken::new(), read);
-        assert_eq!(values.expect("it runs"), [1.0, 2.0]);
+        assert_eq!(values.expect("the plain graph runs"), [1.0, 2.0]);
     }
 
     #[test]
@@ -216,7 +225,9 @@ mod tests {
                 ..dialect
             })
         });
-        let error = network.prepare(&[]).expect_err("no form can be written");
+        let error = network
+            .prepare(&[])
+            .expect_err("neither form can be written");
         assert!(matches!(error, Error::Io { .. }), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! The provider that a session runs on.
+//! Selects the execution provider of a session, and reads which provider runs its nodes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,14 +11,15 @@ use serde_json::json;
 
 use crate::{Device, engine::Engine, runtime::OpenVino};
 
-/// ONNX Runtime's own kernels.
+/// The provider with ONNX Runtime's own kernels.
 const CPU: &str = "CPUExecutionProvider";
 const OPENVINO: &str = "OpenVINOExecutionProvider";
 
-/// Makes a session run on the device, and returns where its nodes will be placed.
+/// Selects the provider for the engine's device. Returns the placement of the session's nodes,
+/// which is known after the session is created.
 ///
-/// Every session names its provider. Under the policy that `ort` sets, ONNX Runtime may otherwise
-/// choose any that is registered.
+/// Every session names its provider. Otherwise, under the policy that `ort` sets, ONNX Runtime may
+/// choose any registered provider.
 pub(crate) fn on_device(
     builder: SessionBuilder,
     engine: &Engine,
@@ -34,10 +35,10 @@ pub(crate) fn on_device(
     let placed = Arc::new(Mutex::new(Placed::default()));
     let log = placed.clone();
     let builder = builder
-        // It optimises the graph itself. With ONNX Runtime's constant folding a UNet of f16 weights
-        // passes Protocol Buffers' limit of 2 GB.
+        // OpenVINO optimises the graph itself. With ONNX Runtime's constant folding, a UNet with
+        // f16 weights exceeds the 2 GB limit of Protocol Buffers.
         .with_optimization_level(GraphOptimizationLevel::Disable)?
-        // ONNX Runtime says only in its log where it places nodes.
+        // ONNX Runtime reports the placement of nodes only in its verbose log.
         .with_log_level(LogLevel::Verbose)?
         .with_logger(Arc::new(move |_, _, _, _, message: &str| {
             let mut placed = log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,7 +63,7 @@ pub(crate) fn on_device(
     Ok((builder, Placement::OpenVino(placed)))
 }
 
-/// OpenVINO's name of a device.
+/// Returns OpenVINO's name of a device.
 fn name(device: Device) -> &'static str {
     match device {
         Device::OpenVinoGpu => "GPU",
@@ -71,12 +72,12 @@ fn name(device: Device) -> &'static str {
     }
 }
 
-/// OpenVINO's properties, as JSON. The precision is always among them: left out, it is whatever is
-/// fastest.
+/// Returns OpenVINO's properties as JSON. They always include the precision, because OpenVINO's
+/// default is the fastest precision of the device.
 fn settings(engine: &Engine) -> String {
     let mut properties = json!({ "INFERENCE_PRECISION_HINT": engine.precision.to_string() });
     if engine.device == Device::OpenVino {
-        // One call has all cores.
+        // One stream lets a single call use all cores.
         properties["NUM_STREAMS"] = "1".into();
         if engine.threads > 0 {
             properties["INFERENCE_NUM_THREADS"] = engine.threads.to_string().into();
@@ -85,23 +86,23 @@ fn settings(engine: &Engine) -> String {
     json!({ name(engine.device): properties }).to_string()
 }
 
-/// Where the nodes of a session are placed.
+/// The placement of a session's nodes on providers.
 pub(crate) enum Placement {
-    /// All on ONNX Runtime's own kernels.
+    /// All nodes run on ONNX Runtime's own kernels.
     Cpu,
-    /// As the session's log says once it is made.
+    /// The log of the session contains the placement, once the session is created.
     OpenVino(Arc<Mutex<Placed>>),
 }
 
-/// The nodes that ONNX Runtime's log says are on its own kernels.
+/// The number of nodes on ONNX Runtime's own kernels, as read from its log.
 #[derive(Debug, Default)]
 pub(crate) struct Placed {
     on_cpu: usize,
 }
 
 impl Placed {
-    /// Reads a message of the log. The one that counts is `Node(s) placed on
-    /// [CPUExecutionProvider]. Number of nodes: 3`; it begins with `All nodes` if there is no other
+    /// Reads one log message. The message with the number is `Node(s) placed on
+    /// [CPUExecutionProvider]. Number of nodes: 3`. It begins with `All nodes` if there is no other
     /// provider.
     fn read(&mut self, message: &str) {
         let count = message
@@ -114,7 +115,7 @@ impl Placed {
 }
 
 impl Placement {
-    /// The number of nodes that each provider has, of a graph of so many.
+    /// Returns the number of nodes on each provider, for a graph with `nodes` nodes.
     pub fn providers(&self, nodes: usize) -> Vec<(String, usize)> {
         match self {
             Self::Cpu => vec![(CPU.into(), nodes)],

@@ -1,4 +1,4 @@
-//! One graph, ready to run.
+//! A graph that is loaded into ONNX Runtime and ready to run.
 
 use std::{
     collections::HashSet,
@@ -16,28 +16,32 @@ use sd_core::{NetworkReport, StopToken};
 
 use crate::{Error, engine::Engine, graph::Model, provider::on_device, weights::not_utf8};
 
-/// The session option under which ONNX Runtime looks for external data of a model given as bytes.
+/// The session option with the folder of the external data, for a model given as bytes.
 const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
-/// The session option that has `DequantizeLinear` folded like every other operator of constants. In
-/// networks of whole numbers, which are not written here, it stands before the operators that
-/// compute with them, and is kept.
+/// The session option that lets ONNX Runtime fold `DequantizeLinear` like any other operator on
+/// constants.
+///
+/// By default it keeps the operator, because in quantised networks the operators that follow
+/// compute with whole numbers. This crate writes no such networks.
 const FOLD_SCALES: &str = "session.disable_quant_qdq";
 
-/// The option of a call after which ONNX Runtime gives back the memory that it allocated for
-/// tensors, and its value.
+/// The run option, and its value, that makes ONNX Runtime release the memory that it allocated for
+/// tensors when the call ends.
 const GIVE_BACK: (&str, &str) = ("memory.enable_memory_arena_shrinkage", "cpu:0");
 
-/// A session and the name that errors call it by. Runs one call at a time; others wait.
+/// A session of ONNX Runtime. It runs one call at a time, and other calls wait.
 #[derive(Debug)]
 pub(crate) struct Session {
+    /// The network's name in errors.
     name: &'static str,
     report: NetworkReport,
+    /// Shared with the callbacks of stop tokens, which wake the calls that wait for the session.
     slot: Arc<Slot>,
     planned: Planned,
 }
 
-/// An input of a call.
+/// An input of a call: its shape and its values in row-major order.
 #[derive(Clone, Copy)]
 pub(crate) enum Input<'a> {
     F32(&'a [usize], &'a [f32]),
@@ -45,7 +49,7 @@ pub(crate) enum Input<'a> {
 }
 
 impl Input<'_> {
-    /// The sizes of its dimensions.
+    /// Returns the sizes of the dimensions.
     pub fn shape(&self) -> &[usize] {
         match self {
             Self::F32(shape, _) | Self::I64(shape, _) => shape,
@@ -54,7 +58,11 @@ impl Input<'_> {
 }
 
 impl Session {
-    /// Loads `model`. Errors call it by `name`.
+    /// Loads `model`. Errors call it `name`.
+    ///
+    /// # Errors
+    /// - [`Error::Io`] when the path of the weights' folder is not valid UTF-8.
+    /// - [`Error::Onnx`] when ONNX Runtime refuses the model or the device.
     pub fn new(name: &'static str, model: &Model, engine: &Engine) -> Result<Self, Error> {
         let _span = tracing::info_span!("load", session = name).entered();
         let failed = |error: ort::Error| Error::onnx(format!("loading the {name}"))(error);
@@ -69,7 +77,7 @@ impl Session {
             .with_config_entry(WEIGHTS_FOLDER, folder)
             .map_err(|e| failed(e.into()))?;
         if model.has_scales {
-            // Otherwise it would multiply weights with their scales anew in every call.
+            // Otherwise ONNX Runtime would multiply the weights by their scales in every call.
             builder = builder
                 .with_config_entry(FOLD_SCALES, "1")
                 .map_err(|e| failed(e.into()))?;
@@ -92,31 +100,36 @@ impl Session {
         })
     }
 
-    /// Where its nodes run.
+    /// Returns the number of nodes that each provider runs.
     pub fn report(&self) -> NetworkReport {
         self.report.clone()
     }
 
-    /// Runs a graph of one output, whose shape and values `read` is given, unless `stop` is stopped before the end: while
-    /// it waits for another call or within its own.
+    /// Runs a graph with one output, and passes the shape and the values of the output to `read`.
+    /// Stopping `stop` ends the call, both while it waits for another call and while it runs.
+    ///
+    /// # Errors
+    /// - [`Error::Stopped`] when `stop` is stopped before the call has ended.
+    /// - [`Error::Onnx`] when ONNX Runtime fails.
     pub fn run<T>(
         &self,
         inputs: &[(&str, Input<'_>)],
         stop: &StopToken,
         read: impl FnOnce(&[i64], &[f32]) -> T,
     ) -> Result<T, Error> {
-        // Of this call only: a stop that comes late finds nothing to end.
+        // Each call has its own options, so a late stop cannot end a later call.
         let mut options = RunOptions::new().map_err(|e| self.failed(e))?;
         let first = self.planned.prepare(inputs, &mut options);
         let first = first.map_err(|e| self.failed(e))?;
         let options = Arc::new(options);
         let (slot, running) = (self.slot.clone(), options.clone());
         let _on_stop = stop.on_stop(move || {
-            // It never fails with options that are there.
+            // This cannot fail, because the options are valid.
             let _ = running.terminate();
             slot.wake_all();
         });
-        // Neither this nor its drop holds the slot's lock while the callback comes or goes.
+        // The slot's lock is not held while the callback is registered or removed, because the
+        // callback takes that lock.
         let session = self.slot.take(Some(stop)).ok_or(Error::Stopped)?;
         let read = |outputs: &SessionOutputs<'_>| -> ort::Result<T> {
             let (shape, data) = outputs[0].try_extract_tensor::<f32>()?;
@@ -135,7 +148,11 @@ impl Session {
         Ok(result)
     }
 
-    /// Runs what of the graph the outputs called `names` need, to its end, and returns them in their order.
+    /// Runs only the part of the graph that the outputs `names` need, and returns these outputs in
+    /// the order of `names`. The call cannot be stopped.
+    ///
+    /// # Errors
+    /// [`Error::Onnx`] when ONNX Runtime fails.
     pub fn run_for(
         &self,
         inputs: &[(&str, Input<'_>)],
@@ -148,14 +165,17 @@ impl Session {
         let first = self.planned.prepare(inputs, &mut options);
         let first = first.map_err(|e| self.failed(e))?;
         let options = options.with_outputs(outputs);
-        let session = self.slot.take(None).expect("nothing stops it");
+        let session = self
+            .slot
+            .take(None)
+            .expect("a call without a stop token is not stopped");
         let read = |outputs: &SessionOutputs<'_>| -> ort::Result<Vec<ArrayD<f32>>> {
             let mut arrays = Vec::with_capacity(names.len());
             for &name in names {
                 let (shape, data) = outputs[name].try_extract_tensor::<f32>()?;
                 let shape: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
                 let array = ArrayD::from_shape_vec(shape, data.to_vec())
-                    .expect("the values are as many as the shape says");
+                    .expect("the number of values fits the shape");
                 arrays.push(array);
             }
             Ok(arrays)
@@ -209,36 +229,41 @@ impl Drop for Session {
     }
 }
 
-/// Lets the system have what the allocator keeps of memory that was freed: glibc's keeps a third to a half of a model's.
+/// Returns freed memory to the system. glibc's allocator otherwise keeps a third to a half of a
+/// model's memory.
 fn give_memory_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // Safety: it takes no pointers, touches only what is free, and may run beside all other calls of the allocator.
+    // Safety: `malloc_trim` takes no pointers, changes only free memory, and may run at the same
+    // time as any other call of the allocator.
     #[allow(unsafe_code)]
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-/// The shapes of inputs for which ONNX Runtime has planned its memory.
+/// The input shapes for which ONNX Runtime has a memory plan.
 ///
-/// In the first call with some shapes it allocates each tensor by itself, and notes the sizes. Each
-/// later call with these shapes takes one block for all its tensors, which is up to 8 % faster in
-/// small networks. The block would lie beside the memory of the first call, which ONNX Runtime
-/// keeps: 2,091 MB in place of 1,288 for the decoder of Stable Diffusion 1.x at 512 × 512. So that
-/// memory is given back after the first call, and later calls hold less than they would without a
-/// plan: 1,081 MB.
+/// In the first call with new shapes, ONNX Runtime allocates each tensor separately and records the
+/// sizes. Each later call with the same shapes allocates one block for all tensors, which is up to
+/// 8 % faster in small networks.
+///
+/// By default ONNX Runtime keeps the memory of the first call, so the block comes on top of it. For
+/// the VAE decoder of Stable Diffusion 1.x at 512 × 512, that makes 2,091 MB instead of 1,288 MB.
+/// The memory is therefore released after the first call. Later calls then hold 1,081 MB, less than
+/// without a plan.
 #[derive(Debug, Default)]
 struct Planned(Mutex<HashSet<Vec<usize>>>);
 
 impl Planned {
-    /// Prepares the options of a call with these inputs. Returns their shapes if there is no plan
-    /// for them yet.
+    /// Prepares the options of a call with these inputs. Returns the shapes of the inputs if ONNX
+    /// Runtime has no plan for them yet.
     fn prepare(
         &self,
         inputs: &[(&str, Input<'_>)],
         options: &mut RunOptions,
     ) -> ort::Result<Option<Vec<usize>>> {
-        // Flat, because an input always has as many dimensions.
+        // The shapes are concatenated. This is unambiguous, because the number of dimensions of
+        // each input is fixed.
         let sides = inputs.iter().flat_map(|(_, input)| input.shape());
         let shapes: Vec<usize> = sides.copied().collect();
         if self.lock().contains(&shapes) {
@@ -248,7 +273,7 @@ impl Planned {
         Ok(Some(shapes))
     }
 
-    /// Remembers the shapes of a call that ran to its end. A call that was stopped leaves no plan.
+    /// Remembers the shapes of a call that has completed. A stopped call leaves no plan.
     fn add(&self, shapes: Option<Vec<usize>>) {
         if let Some(shapes) = shapes {
             self.lock().insert(shapes);
@@ -256,21 +281,21 @@ impl Planned {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<Vec<usize>>> {
-        // Nothing panics under the lock.
+        // No code that holds the lock panics.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Where the session lies while no call runs.
+/// The place of the session while no call runs.
 #[derive(Debug)]
 struct Slot {
     session: Mutex<Option<ort::session::Session>>,
-    /// It was put back, or a token was stopped.
+    /// Signals that the session was put back, or that a stop token was stopped.
     changed: Condvar,
 }
 
 impl Slot {
-    /// Waits for the session; none when `stop` is stopped first.
+    /// Waits for the session and takes it. Returns `None` if `stop` is stopped first.
     fn take(&self, stop: Option<&StopToken>) -> Option<Taken<'_>> {
         let mut slot = self.lock();
         loop {
@@ -290,19 +315,20 @@ impl Slot {
         }
     }
 
-    /// Under the lock: not between a waiting call's look at its token and its sleep.
+    /// Wakes all waiting calls. It takes the lock, so that the signal cannot fall between the
+    /// moment when a call checks its token and the moment when it starts to wait.
     fn wake_all(&self) {
         let _slot = self.lock();
         self.changed.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<ort::session::Session>> {
-        // A session is in it or not, whatever panicked.
+        // Even after a panic, the slot either holds a complete session or is empty.
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The session, out of its slot until this is dropped, also by a panic.
+/// A session that was taken out of its slot. Dropping this value puts it back, even during a panic.
 struct Taken<'a> {
     slot: &'a Slot,
     session: Option<ort::session::Session>,
@@ -310,14 +336,16 @@ struct Taken<'a> {
 
 impl Taken<'_> {
     fn session(&mut self) -> &mut ort::session::Session {
-        self.session.as_mut().expect("it is there until the drop")
+        self.session
+            .as_mut()
+            .expect("the session is present until the drop")
     }
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         *self.slot.lock() = self.session.take();
-        // All, for the first to wake may be one that was stopped.
+        // All waiting calls are woken, because the first one to wake may have been stopped.
         self.slot.changed.notify_all();
     }
 }

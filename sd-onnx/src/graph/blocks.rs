@@ -1,33 +1,36 @@
-//! Convolutions over blocks of channels, ONNX Runtime's fastest in f32.
+//! Convolutions over blocks of channels, the fastest f32 convolutions of ONNX Runtime.
 //!
-//! They take and return tensors in the layout `[batch, channels / block, h, w, block]`. ONNX Runtime
-//! rewrites every `Conv` to this form when it loads a graph. To do so it reorders the filters, one
-//! by one on one thread, and keeps them in memory as a copy: 2.3 GB for the UNet of Stable Diffusion
-//! 1.x. Written like this from the start, a graph needs no rewriting. The filters are reordered on
-//! all threads into a temporary file, which ONNX Runtime maps.
+//! They take and return tensors in the layout `[batch, channels / block, h, w, block]`. ONNX
+//! Runtime rewrites every `Conv` to this form when it loads a graph. To do so, it reorders the
+//! filters one by one on one thread, and keeps them in memory as a copy. For the UNet of Stable
+//! Diffusion 1.x the copy has 2.3 GB.
+//!
+//! A graph that is written in this form needs no rewriting. Its filters are reordered on all
+//! threads into a temporary file, which ONNX Runtime maps.
 
 use std::collections::{HashMap, HashSet};
 
 use super::{Conv, Graph, Value, ints, proto};
 use crate::{Error, weights::Form};
 
-/// The domain of the operators on blocked tensors.
+/// The domain of ONNX Runtime's operators on blocked tensors.
 pub(crate) const BLOCKED: &str = "com.microsoft.nchwc";
 
-/// Which tensors are there in the blocked layout.
+/// The tensors that exist in the blocked layout.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
-    /// The same tensor in blocks.
+    /// The blocked form of a tensor.
     twins: HashMap<Value, Value>,
-    /// Tensors that are there in blocks only, with their number of channels.
+    /// The tensors that exist only in blocked form, with their number of channels.
     waiting: HashMap<Value, usize>,
-    /// Outputs of convolutions, in blocks, that no operator has read yet.
+    /// The blocked outputs of convolutions that no operator has read yet.
     unread: HashSet<Value>,
 }
 
 impl Graph<'_> {
-    /// Returns the filters `{name}.weight` of a convolution as a blocked initializer, or `None` if
-    /// the dialect has no blocks or the channels are not whole blocks.
+    /// Returns the filters `{name}.weight` of a convolution as a blocked initializer. Returns
+    /// `None` if the dialect has no blocks, if a number of channels is not a multiple of the block,
+    /// or if the stored tensor cannot be reordered.
     pub(super) fn blocked_filters(
         &mut self,
         name: &str,
@@ -44,7 +47,8 @@ impl Graph<'_> {
         let shape = [output, input, kernel, kernel];
         let weights = self.weights;
         let tensor = weights.tensor(&name, &shape)?;
-        // Blocks of output channels are read one by one.
+        // The filters are read one block of output channels at a time. Each of these reads must
+        // consist of whole blocks of the stored type.
         let (numbers, _) = tensor.dtype.block();
         if tensor.transposed || !(block * input * kernel * kernel).is_multiple_of(numbers) {
             return Ok(None);
@@ -55,7 +59,7 @@ impl Graph<'_> {
         Ok(Some(value))
     }
 
-    /// Writes a convolution with blocked filters for so many `channels` of output.
+    /// Writes a convolution with blocked filters. `channels` is its number of output channels.
     pub(super) fn blocked_conv(
         &mut self,
         x: Value,
@@ -72,8 +76,11 @@ impl Graph<'_> {
         self.of_blocks(blocked, channels)
     }
 
-    /// Writes the sum of two tensors in blocks, if both are there in blocks and one of them only
-    /// so. A convolution that nothing else reads adds the other tensor itself.
+    /// Writes the sum of two tensors in blocked form. Returns `None` if one of them is not blocked,
+    /// or if both also exist in plain form.
+    ///
+    /// If one of them is the output of a convolution that no other operator reads, that convolution
+    /// adds the other tensor itself.
     pub(super) fn blocked_add(&mut self, a: Value, b: Value) -> Option<Value> {
         let Blocks { twins, waiting, .. } = &self.blocks;
         let channels = *waiting.get(&a).or_else(|| waiting.get(&b))?;
@@ -89,7 +96,8 @@ impl Graph<'_> {
         let (conv_name, other_name) = (self.name(conv.0), self.name(other.0));
         let nodes = &mut self.graph.node;
         let written = nodes.iter().rposition(|node| node.output[0] == conv_name);
-        // The other tensor may have been written after it.
+        // The convolution moves to the end, because the other tensor may have been written after
+        // it.
         let mut node = nodes.remove(written.expect("the convolution is written"));
         node.input.resize(3, String::new());
         node.input.push(other_name);
@@ -97,7 +105,7 @@ impl Graph<'_> {
         Some(self.of_blocks(conv, channels))
     }
 
-    /// Returns `x` in blocks.
+    /// Returns `x` in blocked form, and writes the operator that reorders it if necessary.
     fn in_blocks(&mut self, x: Value) -> Value {
         if let Some(&twin) = self.blocks.twins.get(&x) {
             self.blocks.unread.remove(&twin);
@@ -108,7 +116,7 @@ impl Graph<'_> {
         twin
     }
 
-    /// Returns the tensor that `blocked` is in blocks. It is written when another operator needs it.
+    /// Returns a plain tensor for `blocked`. It is not written until another operator needs it.
     fn of_blocks(&mut self, blocked: Value, channels: usize) -> Value {
         let value = Value(self.fresh());
         self.blocks.twins.insert(value, blocked);
@@ -116,7 +124,7 @@ impl Graph<'_> {
         value
     }
 
-    /// Writes a tensor that so far is there in blocks only.
+    /// Writes `value` in plain form if it exists only in blocked form.
     pub(super) fn settle(&mut self, value: Value) {
         let Some(channels) = self.blocks.waiting.remove(&value) else {
             return;
@@ -137,7 +145,7 @@ impl Graph<'_> {
 }
 
 impl Conv {
-    /// The attributes of ONNX's `Conv`.
+    /// Returns the attributes of ONNX's `Conv`.
     pub(super) fn attributes(self) -> Vec<proto::Attribute> {
         let [kernel, stride, padding] = [self.kernel, self.stride, self.padding].map(|n| n as i64);
         vec![

@@ -1,28 +1,30 @@
-//! The form in which a graph is written for the provider that runs it.
+//! The form of a graph, which depends on the provider that runs it.
 
 use super::proto::DataType;
 use crate::{Precision, runtime::OpenVino};
 
 /// The form of a graph that a provider runs fast and correctly.
 ///
-/// The same network over the same weights can be written in several forms. They are chosen here
-/// only.
+/// The same network over the same weights can be written in several forms. Only this module chooses
+/// between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Dialect {
-    /// Whether the sizes of all inputs are written into the graph. Each size then needs a session of
-    /// its own. OpenVINO's fast kernels need fixed sizes: otherwise a UNet call takes twice as long.
+    /// Whether the sizes of all inputs are written into the graph. Each size then needs a separate
+    /// session. OpenVINO's fast kernels need fixed sizes: with other sizes, a UNet call takes twice
+    /// as long.
     pub fixed_sizes: bool,
-    /// Whether the sinusoids of timesteps and sizes are inputs, which are computed outside of the
-    /// graph in f32. In bf16 the angles lose their last digits, and a UNet's output is wrong by 7 %.
+    /// Whether the sinusoids of timesteps and sizes are inputs of the graph, computed outside of it
+    /// in f32. In bf16 the angles lose their last digits, which makes a UNet's output wrong by 7 %.
     pub sinusoid_inputs: bool,
-    /// Whether all values are bf16. The weights are bf16 constants then, which OpenVINO reads where
-    /// they lie.
+    /// Whether all values are bf16. The weights are then bf16 constants, which OpenVINO reads in
+    /// place.
     pub bf16: bool,
-    /// Whether weights of other types are written to a temporary file as f32. In a graph of f32,
-    /// OpenVINO makes an f32 copy of such weights in memory and keeps it beside its own copy: 10 GB
-    /// for SDXL.
+    /// Whether weights that are not f32 are written to a temporary file as f32. In an f32 graph,
+    /// OpenVINO would otherwise make an f32 copy of such weights in memory and keep it beside its
+    /// own copy: 10 GB for SDXL.
     pub f32_weights: bool,
     /// The number of channels per block, if convolutions are written over blocks of channels.
+    /// `None` for plain convolutions.
     pub channel_block: Option<usize>,
 }
 
@@ -32,7 +34,7 @@ impl Dialect {
         match openvino {
             None => Self::default(),
             Some(provider) => {
-                // The provider that is built into ONNX Runtime 1.24 does not take such values.
+                // The provider that is built into ONNX Runtime 1.24 does not accept bf16 values.
                 let bf16 = precision == Precision::Bf16 && provider == OpenVino::Plugin;
                 Self {
                     fixed_sizes: true,
@@ -45,9 +47,9 @@ impl Dialect {
         }
     }
 
-    /// Returns the form for a network with few weights. Its values stay f32, which OpenVINO converts
-    /// to its own precision. That is faster and more exact than values of bf16, and needs more memory
-    /// for the weights.
+    /// Returns the form for a network with few weights. Its values stay f32, and OpenVINO converts
+    /// them to the precision that it computes in. This is faster and more exact than bf16 values,
+    /// but needs more memory for the weights.
     pub fn for_few_weights(self) -> Self {
         Self {
             bf16: false,
@@ -67,9 +69,9 @@ impl Dialect {
     /// Returns the version of ONNX's operator set.
     pub fn operator_set(self) -> i64 {
         match self.bf16 {
-            // The oldest whose `Conv` takes bf16.
+            // The oldest version whose `Conv` accepts bf16.
             true => 22,
-            // The oldest that has `Gelu`; every ONNX Runtime from 1.17 on runs it.
+            // The oldest version that has `Gelu`. Every ONNX Runtime from 1.17 on supports it.
             false => 20,
         }
     }

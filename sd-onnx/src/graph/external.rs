@@ -1,4 +1,6 @@
-//! Where a graph's external data lies: ONNX wants a folder, and each file relative to it.
+//! The locations of a graph's external data.
+//!
+//! ONNX Runtime needs one folder, and the path of each file relative to it.
 
 use std::{
     io::{Error as IoError, ErrorKind},
@@ -7,18 +9,18 @@ use std::{
 
 use crate::{Error, weights::not_utf8};
 
-/// The deepest folder that holds every one of `files`, which are canonical, and each file relative
-/// to it, with forward slashes.
+/// Returns the deepest folder that contains all `files`, and the path of each file relative to it.
+/// The paths in `files` are canonical. The returned paths have forward slashes.
 ///
 /// # Errors
-/// [`Error::Io`] when a relative path is not valid UTF-8, or the files have no folder in common, as
-/// on two drives of Windows.
+/// [`Error::Io`] when a relative path is not valid UTF-8, or when the files have no folder in
+/// common, such as files on two Windows drives.
 pub(crate) fn locate<P: AsRef<Path>>(files: &[P]) -> Result<(PathBuf, Vec<String>), Error> {
     let root = common_folder(files);
     let locations = files.iter().map(|file| {
         let file = file.as_ref();
         if root.as_os_str().is_empty() {
-            let problem = "the weights of one network must lie on one drive";
+            let problem = "the weight files of a network must be on the same drive";
             return Err(Error::io(file)(IoError::new(
                 ErrorKind::InvalidInput,
                 problem,
@@ -30,6 +32,7 @@ pub(crate) fn locate<P: AsRef<Path>>(files: &[P]) -> Result<(PathBuf, Vec<String
     Ok((root, locations))
 }
 
+/// Returns the deepest folder that contains all files, or an empty path if there is none.
 fn common_folder<P: AsRef<Path>>(files: &[P]) -> PathBuf {
     let mut folders = files
         .iter()
@@ -45,6 +48,8 @@ fn common_folder<P: AsRef<Path>>(files: &[P]) -> PathBuf {
     })
 }
 
+/// Returns the path of `file` relative to `root`. Returns `None` if the path is not valid UTF-8 or
+/// is outside `root`.
 fn relative(file: &Path, root: &Path) -> Option<String> {
     let parts: Option<Vec<_>> = file
         .strip_prefix(root)
@@ -79,8 +84,8 @@ mod tests {
 
     #[test]
     fn files_on_two_drives_are_refused() {
-        // Without a root, as two prefixes of Windows have none in common.
+        // Relative paths have no root in common, like paths on two Windows drives.
         let error = locate(&["c/model.x", "d/model.x"]).unwrap_err().to_string();
-        assert!(error.contains("must lie on one drive"), "{error}");
+        assert!(error.contains("must be on the same drive"), "{error}");
     }
 }

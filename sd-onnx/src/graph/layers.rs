@@ -1,20 +1,20 @@
-//! The layers that CLIP, the UNet and the VAE are made of, by the names that PyTorch gives their weights.
+//! The layers of CLIP, the UNet and the VAE. Their weights have the names that PyTorch gives them.
 
 use super::{Graph, Value};
 use crate::Error;
 
-/// A pointwise non-linearity.
+/// A pointwise activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Activation {
-    /// x·sigmoid(x)
+    /// SiLU: x·sigmoid(x).
     Silu,
-    /// x·sigmoid(1.702x), OpenAI's CLIP
+    /// OpenAI CLIP's approximation of GELU: x·sigmoid(1.702x).
     QuickGelu,
-    /// x·Φ(x), OpenCLIP
+    /// The exact GELU, x·Φ(x), as in OpenCLIP.
     Gelu,
 }
 
-/// A square convolution: `kernel` by `kernel`, the same stride and padding on both axes.
+/// A square convolution. Kernel size, stride and padding are the same on both axes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Conv {
     pub kernel: usize,
@@ -23,16 +23,16 @@ pub(crate) struct Conv {
 }
 
 impl Conv {
-    /// 1 × 1.
+    /// A 1 × 1 convolution with stride 1 and no padding.
     pub const POINT: Self = Self {
         kernel: 1,
         stride: 1,
         padding: 0,
     };
-    /// 3 × 3 that keeps the size.
+    /// A 3 × 3 convolution that keeps the height and width.
     pub const SAME: Self = Self::same(3);
 
-    /// An odd kernel with the padding that keeps the size.
+    /// Returns a convolution that keeps the height and width. `kernel` is odd.
     pub const fn same(kernel: usize) -> Self {
         Self {
             kernel,
@@ -43,6 +43,7 @@ impl Conv {
 }
 
 impl Graph<'_> {
+    /// Applies an activation function to each element of `x`.
     pub fn activation(&mut self, x: Value, activation: Activation) -> Value {
         match activation {
             Activation::Silu => self.sigmoid_gate(x, 1.0),
@@ -51,7 +52,8 @@ impl Graph<'_> {
         }
     }
 
-    /// `x·weightᵀ + bias` over the last axis.
+    /// Applies the linear layer `name`, `x·weightᵀ + bias`, to the last axis of `x`. That axis
+    /// changes from `input` to `output` elements.
     pub fn linear(
         &mut self,
         x: Value,
@@ -64,7 +66,8 @@ impl Graph<'_> {
         Ok(self.add(product, bias))
     }
 
-    /// `x·weightᵀ` over the last axis.
+    /// Applies the linear layer `name` without bias, `x·weightᵀ`, to the last axis of `x`. That
+    /// axis changes from `input` to `output` elements.
     pub fn linear_without_bias(
         &mut self,
         x: Value,
@@ -76,7 +79,8 @@ impl Graph<'_> {
         Ok(self.matmul_transposed(x, weight))
     }
 
-    /// `[batch, input, h, w]` → `[batch, output, h', w']`.
+    /// Applies the convolution `name` with a bias, which turns `[batch, input, h, w]` into
+    /// `[batch, output, h', w']`. `channels` is `[input, output]`.
     pub fn conv2d(
         &mut self,
         x: Value,
@@ -87,7 +91,7 @@ impl Graph<'_> {
         self.any_conv2d(x, name, channels, conv, true)
     }
 
-    /// As [`conv2d`](Self::conv2d).
+    /// Applies the convolution `name` without a bias, like [`conv2d`](Self::conv2d).
     pub fn conv2d_without_bias(
         &mut self,
         x: Value,
@@ -119,7 +123,7 @@ impl Graph<'_> {
         Ok(self.conv(x, weight, bias, conv))
     }
 
-    /// Over the last axis.
+    /// Applies the layer norm `name` over the last axis, which has `width` elements.
     pub fn layer_norm(
         &mut self,
         x: Value,
@@ -132,7 +136,8 @@ impl Graph<'_> {
         Ok(self.layer_norm_op(x, scale, bias, eps))
     }
 
-    /// Over `groups` groups of the `channels` of `[batch, channels, h, w]`.
+    /// Applies the group norm `name` to `x` `[batch, channels, h, w]`, whose channels form `groups`
+    /// groups.
     pub fn group_norm(
         &mut self,
         x: Value,
@@ -155,14 +160,14 @@ impl Graph<'_> {
         Ok(self.add(x, bias))
     }
 
-    /// `[batch, channels, h, w]` → `[batch, h·w, channels]`.
+    /// Turns `[batch, channels, h, w]` into `[batch, h·w, channels]`.
     pub fn image_to_sequence(&mut self, x: Value) -> Value {
         let flat = self.dims(&[0, 0, -1]);
         let x = self.reshape(x, flat);
         self.transpose(x, &[0, 2, 1])
     }
 
-    /// Undoes [`image_to_sequence`](Self::image_to_sequence), to the shape that `like` has.
+    /// Reverses [`image_to_sequence`](Self::image_to_sequence). The result has the shape of `like`.
     pub fn sequence_to_image(&mut self, x: Value, like: Value) -> Value {
         let x = self.transpose(x, &[0, 2, 1]);
         let shape = self.shape(like);

@@ -1,7 +1,8 @@
-//! A small writer of ONNX graphs whose weights stay in the user's own files, or in memory.
+//! Writes ONNX graphs whose weights stay in the user's files or in memory.
 //!
-//! One method per operator here, one per layer in [`layers`]. A [`Value`] is a handle to an f32 tensor in the graph, a
-//! [`Dims`] one to a vector of sizes, so the two cannot be mixed up.
+//! This module has one method per operator, and [`layers`] has one per layer. A [`Value`] is a
+//! handle to a tensor of numbers, and a [`Dims`] is a handle to a vector of sizes. They are two
+//! types so that they cannot be mixed up.
 
 mod blocks;
 mod dialect;
@@ -32,100 +33,109 @@ use crate::{
     weights::{Form, Place, Scale, Spill, SpillFile, Type, Use, Weights},
 };
 
-/// ONNX Runtime's own operators: `FusedMatMul`, `MultiHeadAttention`, `QuickGelu`.
+/// The domain of ONNX Runtime's own operators, such as `FusedMatMul`, `MultiHeadAttention` and
+/// `QuickGelu`.
 const MICROSOFT: &str = "com.microsoft";
 
-/// A tensor of numbers in a graph under construction: f32 or what else the dialect computes in.
+/// A tensor of numbers in a graph under construction. Its type is usually the dialect's type of
+/// [numbers](Dialect::numbers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Value(usize);
 
-/// A 1-D tensor of i64 in a graph under construction: sizes for `Reshape` and `Resize`.
+/// A 1-D i64 tensor in a graph under construction: the sizes for `Reshape` and `Resize`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dims(usize);
 
-/// A size of a graph's input or output.
+/// One dimension of a graph's input or output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Dim {
     Fixed(usize),
-    /// Any size; equal names do not have to be equal sizes.
+    /// Any size. Dimensions of the same name may have different sizes.
     Any(&'static str),
 }
 
-/// An ONNX model as bytes, and where its weights are.
+/// An ONNX model as bytes, with the location of its weights.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     pub bytes: Vec<u8>,
-    /// The folder that the model's external data is relative to.
+    /// The folder that contains the model's external data. Locations in the model are relative to
+    /// it.
     pub weights_root: PathBuf,
-    /// External data that is in memory, by its location in the model: none of it or all of it.
-    /// ONNX Runtime copies it when it makes a session.
+    /// The external data in memory, by its location in the model. It is either empty or contains
+    /// all external data. ONNX Runtime copies it when a session is created.
     pub memory: Vec<InMemory>,
-    /// Whether weights have scales, which ONNX Runtime must multiply them with as it loads.
+    /// Whether some weights have scales, which ONNX Runtime must multiply them by when it loads the
+    /// model.
     pub has_scales: bool,
-    /// A file that external data lies in, which must be there until ONNX Runtime has mapped it.
-    #[expect(dead_code, reason = "dropping it removes the file")]
+    /// A temporary file with external data. It must exist until ONNX Runtime has mapped it.
+    #[expect(dead_code, reason = "dropping this field deletes the file")]
     pub spill: Option<Arc<SpillFile>>,
-    /// The number of its operators.
+    /// The number of operators.
     pub nodes: usize,
 }
 
 impl Model {
-    /// The model with the sizes of all `inputs` written into it.
+    /// Returns the model with the sizes of all `inputs` written into it. Errors call the model
+    /// `name`.
+    ///
+    /// # Errors
+    /// [`Error::Onnx`] when the bytes are not a valid ONNX model.
     pub fn fixed(mut self, name: &str, inputs: &[Named<'_>]) -> Result<Self, Error> {
         let shapes: Vec<_> = inputs
             .iter()
             .map(|(name, input)| (*name, input.shape()))
             .collect();
         self.bytes = sizes::fixed(&self.bytes, &shapes).map_err(|error| {
-            let stage = format!("writing sizes into the {name}");
+            let stage = format!("writing the input sizes into the {name}");
             Error::onnx(stage)(ort::Error::new(error.to_string()))
         })?;
         Ok(self)
     }
 }
 
-/// A location in a model, and the bytes that are there.
+/// A location in a model, with the bytes at that location.
 pub(crate) type InMemory = (String, Arc<[u8]>);
 
-/// A graph under construction over one or several components' weights.
+/// A graph under construction, over the weights of one or several components.
 pub(crate) struct Graph<'w> {
-    /// What names of tensors are looked up in at present.
+    /// The weights that tensor names currently refer to.
     weights: &'w Weights,
-    /// What the initializers of these weights are called before their tensors' names.
+    /// The prefix of the initializers' names for these weights.
     prefix: String,
     dialect: Dialect,
     graph: proto::Graph,
     /// The name of each value.
     names: Vec<String>,
-    /// The tensors that have been asked for, by their set of weights and their name, with the type
-    /// that they are stored in.
+    /// The tensors that are already in the graph, by their weights and their name, with their type
+    /// in the graph.
     stored: HashMap<(*const Weights, String), (Value, proto::DataType)>,
-    /// What they are cast to.
+    /// For each stored tensor that [`weight`](Self::weight) has returned, its value in the
+    /// dialect's numbers.
     casts: HashMap<Value, Value>,
-    /// The initializers that are stored tensors.
+    /// The initializers whose data is a stored tensor.
     external: Vec<External>,
     has_scales: bool,
-    /// Weights that the provider needs in another form.
+    /// The temporary file for weights that the provider needs in another form.
     spill: Option<Spill<'w>>,
     blocks: Blocks,
 }
 
-/// The most bytes of weights from memory that are written into the graph itself. ONNX limits a
-/// graph to 2 GiB, and ONNX Runtime copies it twice.
+/// The largest total size of in-memory weights that are written into the graph itself: 256 MiB.
+/// ONNX limits a graph to 2 GiB, and ONNX Runtime copies the graph twice.
 const MOST_WITHIN: usize = 256 << 20;
 
-/// An initializer that is a stored tensor.
+/// An initializer whose data is a stored tensor.
 struct External {
-    /// Which one.
+    /// The index in the graph's list of initializers.
     initializer: usize,
     place: Place,
-    /// The file as the user has it, for errors.
+    /// The file's path as the user knows it, for errors.
     file: Arc<Path>,
 }
 
 impl<'w> Graph<'w> {
-    /// An empty graph over `weights`, in the form that a provider wants. The initializers bear the
-    /// names of their tensors.
+    /// Creates an empty graph over `weights`, in the form that a provider needs. Initializers have
+    /// the names of their tensors.
     pub fn new(name: &str, weights: &'w Weights, dialect: Dialect) -> Self {
         let graph = proto::Graph {
             name: name.to_owned(),
@@ -146,14 +156,14 @@ impl<'w> Graph<'w> {
         }
     }
 
-    /// The form that the graph is written in.
+    /// Returns the form in which the graph is written.
     pub fn dialect(&self) -> Dialect {
         self.dialect
     }
 
-    /// Writes a part of the graph over another component's weights: within `write`, names of
-    /// tensors are looked up in `weights`. Their initializers are called `set/name`; each component
-    /// needs a `set` that no other one has.
+    /// Writes a part of the graph over the weights of another component. Within `write`, tensor
+    /// names refer to `weights`. Their initializers are called `set/name`, so each component needs
+    /// a different `set`.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "for a ControlNet beside a UNet")
@@ -171,17 +181,19 @@ impl<'w> Graph<'w> {
         written
     }
 
-    /// The finished model.
+    /// Returns the finished model.
     ///
     /// # Errors
-    /// - [`Error::Io`] when the path of a weight file cannot be written into a graph.
-    /// - [`Error::Io`] or [`Error::TensorValues`] when weights in another form cannot be read or
-    ///   written.
+    /// - [`Error::Io`] when the path of a weight file cannot be written into a graph: it is not
+    ///   valid UTF-8, or the files are on different drives.
+    /// - [`Error::Io`] or [`Error::TensorValues`] when weights cannot be read, or cannot be written
+    ///   in another form.
     pub fn finish(self) -> Result<Model, Error> {
         self.finish_with(MOST_WITHIN)
     }
 
-    /// The finished model, with at most so many bytes of weights from memory within the graph.
+    /// Returns the finished model. Weights in memory are written into the graph if they have at
+    /// most `most_within` bytes in total.
     fn finish_with(mut self, most_within: usize) -> Result<Model, Error> {
         let stored = std::mem::take(&mut self.external);
         let in_memory = stored.iter().filter_map(|of| match &of.place {
@@ -215,8 +227,8 @@ impl<'w> Graph<'w> {
         })
     }
 
-    /// Writes where the tensors of files are, and the bytes of the others. Returns the folder that
-    /// the files are relative to.
+    /// Writes the locations of the tensors in files, and the bytes of the others, into the graph.
+    /// Returns the folder that the locations are relative to.
     fn write_external(&mut self, stored: Vec<External>) -> Result<PathBuf, Error> {
         let mut files = Vec::new();
         let mut locations = Vec::new();
@@ -241,8 +253,9 @@ impl<'w> Graph<'w> {
         Ok(root)
     }
 
-    /// Writes names for the bytes of all tensors, and reads those of files: ONNX Runtime takes
-    /// external data from files or from memory, not from both. Returns the bytes by their names.
+    /// Gives the bytes of every tensor a name, and returns them by name. Tensors in files are read
+    /// into memory, because ONNX Runtime takes external data from files or from memory, but not
+    /// from both.
     fn write_beside(&mut self, stored: Vec<External>) -> Result<Vec<InMemory>, Error> {
         let mut memory = Vec::with_capacity(stored.len());
         for of in stored {
@@ -255,7 +268,7 @@ impl<'w> Graph<'w> {
         Ok(memory)
     }
 
-    /// An f32 input.
+    /// Adds an f32 input, and returns it in the dialect's numbers.
     pub fn input(&mut self, name: &str, dims: &[Dim]) -> Value {
         let input = self.typed_input(name, proto::DataType::Float, dims);
         self.converted(input, proto::DataType::Float)
@@ -266,9 +279,12 @@ impl<'w> Graph<'w> {
         Value(self.named(name.to_owned()))
     }
 
-    /// Rows of the table `name` `[rows, width]`, picked by a new i64 input called `input` of shape
-    /// `dims`. The table stays as it is in the file, unless its type has 8 bits; only the rows
-    /// picked become f32. The rows of `more` `[any, width]` follow those of the table.
+    /// Returns the rows of a table that a new i64 input called `input`, of shape `dims`, selects by
+    /// index. The table is the stored tensor `name` `[rows, width]`, followed by the rows of `more`
+    /// `[any, width]`, if there are any.
+    ///
+    /// The stored tensor is placed like any other weight. Only the selected rows are converted to
+    /// the dialect's numbers, except that an 8-bit tensor is converted as a whole.
     pub fn embedding(
         &mut self,
         name: &str,
@@ -281,7 +297,8 @@ impl<'w> Graph<'w> {
         if more.is_empty() {
             return self.picked(name, [rows, width], ids);
         }
-        // Joined to one table they would be a copy of it: a row is picked from both, and one of the two is kept.
+        // Joining both tables would copy the stored one. Instead, each index selects a row from
+        // both tables, and `Where` keeps one of the two.
         let [zero, last, end] = [0, rows as i64 - 1, rows as i64].map(|n| Value(self.dims(&[n]).0));
         let within = self.op("Min", &[ids, last], []);
         let stored = self.picked(name, [rows, width], within)?;
@@ -296,18 +313,18 @@ impl<'w> Graph<'w> {
         Ok(self.op("Where", &[is_stored, stored, own], []))
     }
 
-    /// One row of each text of `x` `[batch, length, width]`: `[batch, width]`. A new i64 input
-    /// called `input`, `[batch, 1]`, says which.
+    /// Returns one row of each text of `x` `[batch, length, width]`, as `[batch, width]`. A new i64
+    /// input called `input`, of shape `[batch, 1]`, has the indices of the rows.
     pub fn row_of_each(&mut self, x: Value, input: &str) -> Value {
         let dims = [Dim::Any("batch"), Dim::Fixed(1)];
         let rows = self.typed_input(input, proto::DataType::Int64, &dims);
         self.op("GatherND", &[x, rows], [int("batch_dims", 1)])
     }
 
-    /// Rows of the stored table `name`, as f32.
+    /// Returns rows of the stored table `name`, in the dialect's numbers.
     fn picked(&mut self, name: &str, shape: [usize; 2], ids: Value) -> Result<Value, Error> {
         if self.weights.tensor(name, &shape)?.dtype.is_f8() {
-            // ONNX's `Gather` takes no types of 8 bits.
+            // ONNX's `Gather` does not accept 8-bit types.
             let table = self.weight(name, &shape)?;
             return Ok(self.op("Gather", &[table, ids], [int("axis", 0)]));
         }
@@ -316,7 +333,7 @@ impl<'w> Graph<'w> {
         Ok(self.converted(picked, data_type))
     }
 
-    /// Makes `value` an output called `name`, an f32.
+    /// Makes `value` an f32 output called `name`.
     pub fn output(&mut self, name: &str, value: Value, dims: &[Dim]) {
         let (op, attributes) = match self.dialect.numbers() {
             proto::DataType::Float => ("Identity", vec![]),
@@ -330,8 +347,15 @@ impl<'w> Graph<'w> {
             .push(value_info(name, proto::DataType::Float, dims));
     }
 
-    /// The weight `name`, which must have this shape, in the dialect's numbers. Other types are
-    /// cast; the provider folds the cast.
+    /// Returns the weight `name` in the dialect's numbers. A weight of another type gets a `Cast`,
+    /// which the provider folds.
+    ///
+    /// # Errors
+    /// - [`Error::MissingTensor`] when there is no such weight.
+    /// - [`Error::TensorShape`] when its shape is not `shape`.
+    /// - [`Error::TensorType`] when its type cannot be used for weights.
+    /// - [`Error::Io`] or [`Error::TensorValues`] when it must be decoded and cannot be, or when
+    ///   the temporary file for weights cannot be created.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Value, Error> {
         let (value, data_type) = self.stored(name, shape)?;
         if let Some(&cast) = self.casts.get(&value) {
@@ -342,7 +366,7 @@ impl<'w> Graph<'w> {
         Ok(cast)
     }
 
-    /// `value`, which is a `from`, in the dialect's numbers.
+    /// Returns `value`, which has the type `from`, in the dialect's numbers.
     fn converted(&mut self, value: Value, from: proto::DataType) -> Value {
         match self.dialect.numbers() {
             numbers if numbers == from => value,
@@ -350,7 +374,7 @@ impl<'w> Graph<'w> {
         }
     }
 
-    /// A constant in the dialect's numbers.
+    /// Returns a constant in the dialect's numbers.
     pub fn constant(&mut self, values: &[f32], shape: &[usize]) -> Value {
         let numbers = self.dialect.numbers();
         let raw = match numbers {
@@ -363,19 +387,20 @@ impl<'w> Graph<'w> {
         Value(self.initializer(numbers, shape, raw))
     }
 
-    /// A constant of f32, whatever the dialect's numbers are.
+    /// Returns an f32 constant, whatever the dialect's numbers are.
     fn f32s(&mut self, values: &[f32], shape: &[usize]) -> Value {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         Value(self.initializer(proto::DataType::Float, shape, raw))
     }
 
-    /// A constant list of sizes, in `Reshape`'s meaning: 0 keeps that dimension, −1 is what remains.
+    /// Returns a constant list of sizes. For `Reshape`, 0 keeps a dimension and -1 stands for the
+    /// remaining size.
     pub fn dims(&mut self, sizes: &[i64]) -> Dims {
         let raw = sizes.iter().flat_map(|v| v.to_le_bytes()).collect();
         Dims(self.initializer(proto::DataType::Int64, &[sizes.len()], raw))
     }
 
-    /// The shape of `x`.
+    /// Returns the shape of `x`.
     pub fn shape(&mut self, x: Value) -> Dims {
         Dims(self.op("Shape", &[x], []).0)
     }
@@ -411,7 +436,7 @@ impl<'w> Graph<'w> {
         self.op("Concat", values, [int("axis", axis)])
     }
 
-    /// The two halves of the last axis.
+    /// Returns the two halves of `x` along the last axis.
     pub fn halves(&mut self, x: Value) -> [Value; 2] {
         let halves = [self.fresh(), self.fresh()];
         let outputs = halves.iter().map(|&v| self.name(v)).collect();
@@ -434,26 +459,28 @@ impl<'w> Graph<'w> {
         self.op("Reshape", &[x, Value(dims.0)], [])
     }
 
-    /// As many of the first rows of the table `x` as `like` `[batch, length, width]` is long.
+    /// Returns the first rows of the table `x`: as many as `like` `[batch, length, width]` is long.
     pub fn first_rows(&mut self, x: Value, like: Value) -> Value {
         let start = self.dims(&[0]);
         let length = self.op("Shape", &[like], [int("start", 1), int("end", 2)]);
         self.op("Slice", &[x, Value(start.0), length], [])
     }
 
-    /// `x` with zeros after its last row and column.
+    /// Returns `x` `[batch, channels, h, w]` with a row of zeros at the bottom and a column of
+    /// zeros on the right.
     pub fn pad_bottom_right(&mut self, x: Value) -> Value {
         let pads = self.dims(&[0, 0, 0, 0, 0, 0, 1, 1]);
         self.op("Pad", &[x, Value(pads.0)], [])
     }
 
-    /// Nearest-neighbour scaling of the last two axes by two.
+    /// Doubles the last two axes of `x` by nearest-neighbour scaling.
     pub fn upsample(&mut self, x: Value) -> Value {
         let scales = self.f32s(&[1.0, 1.0, 2.0, 2.0], &[4]);
         self.resize([Some(x.0), None, Some(scales.0), None])
     }
 
-    /// Nearest-neighbour scaling of `x` to the height and width of `like`, as `torch.nn.functional.interpolate` does.
+    /// Scales `x` to the height and width of `like` by nearest neighbour, as
+    /// `torch.nn.functional.interpolate` does.
     pub fn upsample_to(&mut self, x: Value, like: Value) -> Value {
         let shape_part = |graph: &mut Self, of: Value, start: i64, end: i64| {
             graph.op("Shape", &[of], [int("start", start), int("end", end)])
@@ -464,6 +491,8 @@ impl<'w> Graph<'w> {
         self.resize([Some(x.0), None, None, Some(sizes.0)])
     }
 
+    /// Normalises each channel of each batch item of `x` `[batch, channels, …]` to mean 0 and
+    /// variance 1. `eps` is added to the variance.
     pub fn instance_norm(&mut self, x: Value, channels: usize, eps: f32) -> Value {
         let scale = self.constant(&vec![1.0; channels], &[channels]);
         let bias = self.constant(&vec![0.0; channels], &[channels]);
@@ -474,12 +503,13 @@ impl<'w> Graph<'w> {
         )
     }
 
-    /// x·sigmoid(αx): SiLU with α = 1, CLIP's "quick" GELU with α = 1.702.
+    /// Returns `x·sigmoid(alpha·x)`. This is SiLU for `alpha` = 1 and CLIP's "quick" GELU for
+    /// `alpha` = 1.702.
     pub fn sigmoid_gate(&mut self, x: Value, alpha: f32) -> Value {
         if !self.dialect.bf16 {
             return self.microsoft("QuickGelu", &[Some(x.0)], [float("alpha", alpha)]);
         }
-        // OpenVINO reads `QuickGelu` of f32 only, and fuses these into one operator of its own.
+        // OpenVINO accepts `QuickGelu` in f32 only. It fuses the operators below into one.
         let scaled = match alpha {
             1.0 => x,
             alpha => {
@@ -491,16 +521,16 @@ impl<'w> Graph<'w> {
         self.mul(x, gate)
     }
 
-    /// The exact GELU, by the error function.
+    /// Returns the exact GELU, which uses the error function.
     pub fn gelu(&mut self, x: Value) -> Value {
         self.op("Gelu", &[x], [])
     }
 
-    /// `x · weightᵀ` for a weight `[out, in]` as PyTorch stores it.
+    /// Returns `x · weightᵀ`. `weight` is `[out, in]`, as PyTorch stores it.
     pub fn matmul_transposed(&mut self, x: Value, weight: Value) -> Value {
         if self.dialect.bf16 {
-            // OpenVINO transposes within the product. With `FusedMatMul` it would do so beforehand,
-            // and keep the result as a copy.
+            // OpenVINO fuses this transposition into the product. It would transpose the weight of
+            // a `FusedMatMul` beforehand, and keep the result as a copy.
             let weight = self.transpose(weight, &[1, 0]);
             return self.op("MatMul", &[x, weight], []);
         }
@@ -508,7 +538,10 @@ impl<'w> Graph<'w> {
         self.microsoft("FusedMatMul", &inputs, [int("transB", 1)])
     }
 
-    /// Softmax(q·kᵀ / √(width / heads))·v over `heads` heads: `[batch, length, width]`; `causal` hides what comes later.
+    /// Returns softmax(q·kᵀ / √(width / heads))·v, the attention over `heads` heads.
+    ///
+    /// The result is `[batch, length, width]`. If `causal`, a position does not attend to later
+    /// ones.
     pub fn attention(&mut self, q: Value, k: Value, v: Value, heads: usize, causal: bool) -> Value {
         let attributes = [
             int("num_heads", heads as i64),
@@ -547,8 +580,9 @@ impl<'w> Graph<'w> {
         Value(output)
     }
 
-    /// The stored tensor `name`, which must have this shape, as an initializer, and its type in the
-    /// graph. One that lies in a file stays there, unless the dialect wants another type.
+    /// Returns the stored tensor `name`, which must have this shape, as an initializer, and its
+    /// type in the graph. A tensor in a file stays there, unless the dialect wants another type or
+    /// ONNX Runtime cannot read the stored type.
     fn stored(&mut self, name: &str, shape: &[usize]) -> Result<(Value, proto::DataType), Error> {
         let weights = self.weights;
         let tensor = weights.tensor(name, shape)?;
@@ -556,7 +590,7 @@ impl<'w> Graph<'w> {
         if let Some(&known) = self.stored.get(&key) {
             return Ok(known);
         }
-        // A spilled weight is written times its scale.
+        // A spilled weight is multiplied by its scale when it is written.
         let (form, read) = match self.dialect {
             Dialect { bf16: true, .. } => (Some(Form::Bf16), Type::BF16),
             Dialect {
@@ -584,7 +618,7 @@ impl<'w> Graph<'w> {
             data_type = proto::DataType::Float;
         }
         if tensor.transposed {
-            // ONNX Runtime folds it, at a cost that only large matrices show.
+            // ONNX Runtime folds the `Transpose`. The cost shows only for large matrices.
             value = self.transpose(value, &[1, 0]);
         }
         let stored = (value, data_type);
@@ -592,7 +626,7 @@ impl<'w> Graph<'w> {
         Ok(stored)
     }
 
-    /// Makes `value` an initializer that lies at `place`. `file` is the file that errors name.
+    /// Adds an initializer for `value`, whose data is at `place`. Errors name `file`.
     fn stored_at(
         &mut self,
         value: Value,
@@ -615,7 +649,8 @@ impl<'w> Graph<'w> {
         self.graph.initializer.push(initializer);
     }
 
-    /// The file for weights in another form, created when it is first needed.
+    /// Returns the temporary file for weights in another form, and creates it when it is first
+    /// needed.
     fn spill(&mut self) -> Result<&mut Spill<'w>, Error> {
         match &mut self.spill {
             Some(spill) => Ok(spill),
@@ -623,8 +658,8 @@ impl<'w> Graph<'w> {
         }
     }
 
-    /// The values of `x`, of 8 bits, as f32 times their scale. In one operator: with a `Cast` and a
-    /// `Mul` ONNX Runtime would keep both results until all weights are folded.
+    /// Returns the 8-bit tensor `x` times its scale, as f32. This is one operator, because with a
+    /// `Cast` and a `Mul` ONNX Runtime would keep both results until all weights are folded.
     fn scaled(&mut self, x: Value, scale: &Scale) -> Value {
         self.has_scales = true;
         let scale = match scale {
@@ -683,6 +718,7 @@ impl<'w> Graph<'w> {
         Value(output)
     }
 
+    /// Returns a node. Inputs that exist only in blocked form are written before it.
     fn node(
         &mut self,
         op: &str,
@@ -705,13 +741,13 @@ impl<'w> Graph<'w> {
         }
     }
 
-    /// A value of this name: an input or a stored tensor.
+    /// Adds a value with this name: an input or a stored tensor.
     fn named(&mut self, name: String) -> usize {
         self.names.push(name);
         self.names.len() - 1
     }
 
-    /// Any other value.
+    /// Adds a value with a generated name.
     fn fresh(&mut self) -> usize {
         self.named(format!("v{}", self.names.len()))
     }
@@ -728,7 +764,8 @@ fn pair(key: &str, value: String) -> proto::StringPair {
     }
 }
 
-/// Says that the data of an initializer lies elsewhere.
+/// Sets the location of an initializer's data outside of the graph. `offset` and `length` are in
+/// bytes.
 fn set_external(initializer: &mut proto::Tensor, location: String, offset: u64, length: u64) {
     initializer.data_location = proto::DataLocation::External as i32;
     initializer.external_data = vec![
@@ -760,7 +797,7 @@ fn value_info(name: &str, data_type: proto::DataType, dims: &[Dim]) -> proto::Va
     }
 }
 
-/// ONNX's name of a type that ONNX Runtime reads in place.
+/// Returns the ONNX type of a tensor type that ONNX Runtime reads in place.
 fn data_type(dtype: Type) -> proto::DataType {
     match dtype {
         Type::F64 => proto::DataType::Double,

@@ -1,7 +1,11 @@
-//! The part of `onnx.proto3` that the graphs here use, field numbers as in ONNX 1.16 (IR version 9).
+//! The part of `onnx.proto3` that this crate uses.
+//!
+//! Field numbers are from ONNX 1.16 (IR version 9). Each message here corresponds to the message of
+//! `onnx.proto3` that its documentation names.
 
 use prost::Message;
 
+/// `ModelProto`: a graph and the versions of the operators in it.
 #[derive(Clone, PartialEq, Message)]
 pub struct Model {
     #[prost(int64, tag = "1")]
@@ -14,6 +18,7 @@ pub struct Model {
     pub opset_import: Vec<OperatorSet>,
 }
 
+/// `OperatorSetIdProto`: a domain of operators and its version.
 #[derive(Clone, PartialEq, Message)]
 pub struct OperatorSet {
     #[prost(string, tag = "1")]
@@ -22,6 +27,7 @@ pub struct OperatorSet {
     pub version: i64,
 }
 
+/// `GraphProto`: the operators, the initializers, the inputs and the outputs.
 #[derive(Clone, PartialEq, Message)]
 pub struct Graph {
     #[prost(message, repeated, tag = "1")]
@@ -36,6 +42,7 @@ pub struct Graph {
     pub output: Vec<ValueInfo>,
 }
 
+/// `NodeProto`: one operator. An empty input name stands for an omitted optional input.
 #[derive(Clone, PartialEq, Message)]
 pub struct Node {
     #[prost(string, repeated, tag = "1")]
@@ -52,6 +59,7 @@ pub struct Node {
     pub domain: String,
 }
 
+/// `AttributeProto`: a named constant of an operator.
 #[derive(Clone, PartialEq, Message)]
 pub struct Attribute {
     #[prost(string, tag = "1")]
@@ -68,6 +76,7 @@ pub struct Attribute {
     pub r#type: i32,
 }
 
+/// `AttributeProto.AttributeType`: the field of an [`Attribute`] that has the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
 pub enum AttributeType {
@@ -78,6 +87,7 @@ pub enum AttributeType {
     Ints = 7,
 }
 
+/// `TensorProto`: an initializer. Its values are in `raw_data` or in external data.
 #[derive(Clone, PartialEq, Message)]
 pub struct Tensor {
     #[prost(int64, repeated, tag = "1")]
@@ -94,6 +104,7 @@ pub struct Tensor {
     pub data_location: i32,
 }
 
+/// `TensorProto.DataType`: the type of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
 pub enum DataType {
@@ -109,6 +120,7 @@ pub enum DataType {
     Float8E5M2 = 19,
 }
 
+/// `TensorProto.DataLocation`: whether a tensor's values are in the model or outside of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
 pub enum DataLocation {
@@ -116,6 +128,7 @@ pub enum DataLocation {
     External = 1,
 }
 
+/// `StringStringEntryProto`: a key and a value.
 #[derive(Clone, PartialEq, Message)]
 pub struct StringPair {
     #[prost(string, tag = "1")]
@@ -124,6 +137,7 @@ pub struct StringPair {
     pub value: String,
 }
 
+/// `ValueInfoProto`: the name and the type of an input or output.
 #[derive(Clone, PartialEq, Message)]
 pub struct ValueInfo {
     #[prost(string, tag = "1")]
@@ -132,12 +146,14 @@ pub struct ValueInfo {
     pub r#type: Option<Type>,
 }
 
+/// `TypeProto`: the type of an input or output. This crate uses tensor types only.
 #[derive(Clone, PartialEq, Message)]
 pub struct Type {
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorType>,
 }
 
+/// `TypeProto.Tensor`: the element type and the shape of a tensor.
 #[derive(Clone, PartialEq, Message)]
 pub struct TensorType {
     #[prost(enumeration = "DataType", tag = "1")]
@@ -146,18 +162,21 @@ pub struct TensorType {
     pub shape: Option<Shape>,
 }
 
+/// `TensorShapeProto`: the dimensions of a tensor.
 #[derive(Clone, PartialEq, Message)]
 pub struct Shape {
     #[prost(message, repeated, tag = "1")]
     pub dim: Vec<Dimension>,
 }
 
+/// `TensorShapeProto.Dimension`: one dimension.
 #[derive(Clone, PartialEq, Message)]
 pub struct Dimension {
     #[prost(oneof = "DimensionSize", tags = "1, 2")]
     pub size: Option<DimensionSize>,
 }
 
+/// A fixed size, or the name of a dimension of any size.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum DimensionSize {
     #[prost(int64, tag = "1")]

@@ -1,4 +1,4 @@
-//! Writes the sizes of inputs into a finished graph, whoever wrote it.
+//! Writes the sizes of inputs into a finished graph, which this crate or another tool has written.
 
 use prost::{
     DecodeError, Message,
@@ -7,12 +7,15 @@ use prost::{
 
 use super::proto;
 
-/// The field of a model that is its graph, and the field of a graph that is an input.
+/// The number of a model's field `graph`, and the number of a graph's field `input`.
 const GRAPH: u32 = 7;
 const INPUT: u32 = 11;
 
-/// Returns the model `bytes` with the sizes of the inputs that `sizes` names fixed. All else stays
-/// as it is, byte for byte.
+/// Returns the model `bytes` with fixed sizes for the inputs that `sizes` names. All other fields
+/// are kept byte for byte.
+///
+/// # Errors
+/// [`DecodeError`] when `bytes` is not a valid ONNX model.
 pub(crate) fn fixed(bytes: &[u8], sizes: &[(&str, &[usize])]) -> Result<Vec<u8>, DecodeError> {
     edited(bytes, GRAPH, |graph| {
         edited(graph, INPUT, |input| {
@@ -30,7 +33,8 @@ pub(crate) fn fixed(bytes: &[u8], sizes: &[(&str, &[usize])]) -> Result<Vec<u8>,
     })
 }
 
-/// Copies a message and replaces the content of each field of messages with the number `wanted`.
+/// Copies a Protocol Buffers message, and replaces the content of each field with the number
+/// `wanted` by the result of `edit`. Such a field is itself a message.
 fn edited(
     bytes: &[u8],
     wanted: u32,
@@ -50,7 +54,7 @@ fn edited(
         out.extend_from_slice(&field[..key]);
         let length = decode_varint(&mut rest)? as usize;
         let Some((content, after)) = rest.split_at_checked(length) else {
-            // The same error as for any other field that is cut short.
+            // `skip_field` returns the same error as for any other truncated field.
             skip_field(kind, number, &mut &field[key..], DecodeContext::default())?;
             break;
         };
@@ -63,7 +67,7 @@ fn edited(
 }
 
 #[cfg(test)]
-// In a test it is the failure.
+// A failed `unwrap` fails the test.
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
@@ -85,7 +89,7 @@ mod tests {
             graph: Some(graph),
             opset_import: Vec::new(),
         };
-        // A field that the messages here do not know, as other tools write them.
+        // Adds a field that this crate's messages do not have. Other tools write such fields.
         let mut bytes = model.encode_to_vec();
         prost::encoding::string::encode(14, &"kept".to_owned(), &mut bytes);
 

@@ -1,6 +1,6 @@
-//! Graphs over weights in several places, run on ONNX Runtime.
+//! Tests of graphs over weights in several places, which run on ONNX Runtime.
 
-// In a test it is the failure.
+// A failed `unwrap` fails the test.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -32,7 +32,8 @@ use crate::{
     weights::{Place, Type, Weights},
 };
 
-/// A component of the small trained model that ships with the examples.
+/// Returns the configuration and the weight file of a component of the small trained model that
+/// ships with the examples.
 fn emoji(component: &str, file: &str) -> (Config, PathBuf) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = root.join("../examples/models/emoji").join(component);
@@ -48,7 +49,7 @@ fn engine() -> Engine {
     Engine::new(settings).unwrap()
 }
 
-/// The names of the initializers that are stored tensors: the others have the names of values.
+/// Returns the names of the initializers that are stored tensors. All others have generated names.
 fn stored(model: &Model) -> Vec<String> {
     let graph = proto::Model::decode(&model.bytes[..]).unwrap().graph;
     let names = graph.unwrap().initializer.into_iter().map(|it| it.name);
@@ -76,7 +77,7 @@ fn a_tensor_in_memory_takes_the_place_of_one_in_a_file() {
                 length,
             } = &tensor.place
             else {
-                panic!("it is in a file")
+                panic!("the tensor is in a file")
             };
             let mut bytes = vec![0; *length as usize];
             let mut file = File::open(path).unwrap();
@@ -111,7 +112,7 @@ fn a_tensor_in_memory_has_the_length_of_its_shape() {
 /// The name, the shape and the bytes of a tensor.
 type Stored = (&'static str, Vec<usize>, Arc<[u8]>);
 
-/// `layer.weight` `[2, 2]` and `layer.bias` `[2]`.
+/// Returns `layer.weight` `[2, 2]` and `layer.bias` `[2]`.
 fn layer(values: [f32; 6]) -> [Stored; 2] {
     let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
     let (weight, bias) = values.split_at(4);
@@ -149,7 +150,7 @@ fn a_graph_over_weights_in_two_folders_and_in_memory() {
         let x = g
             .over("other", second, |g| g.linear(x, "layer", 2, 2))
             .unwrap();
-        // Over the first ones again.
+        // Uses the first weights again.
         let x = g.linear(x, "layer", 2, 2).unwrap();
         g.output("y", x, &[Dim::Fixed(1), Dim::Fixed(2)]);
         let model = g.finish().unwrap();
@@ -202,10 +203,10 @@ fn much_memory_lies_beside_the_graph() {
         let x = g.linear(x, "layer", 2, 2).unwrap();
         g.output("y", x, &[Dim::Fixed(1), Dim::Fixed(2)]);
         let model = g.finish_with(most).unwrap();
-        // The one from the file is read as well.
+        // The tensor in the file is read into memory as well.
         assert_eq!(model.memory.len(), beside);
         let session = Session::new("one", &model, &engine).unwrap();
-        // The session has a copy.
+        // The session has a copy of the model.
         drop(model);
         let inputs = [("x", Input::F32(&[1, 2], &[1.0, 3.0]))];
         let y = session.run(&inputs, &StopToken::new(), |_, y| y.to_vec());
@@ -213,7 +214,7 @@ fn much_memory_lies_beside_the_graph() {
     }
 }
 
-/// Checks every code of the types of 8 bits, as it is and times a scale, against torch's values.
+/// Checks every code of the 8-bit types against torch's values, without a scale and with one.
 #[test]
 fn types_of_8_bits_have_the_values_of_torch() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -277,7 +278,7 @@ fn initializers_have_the_names_of_their_tensors() {
     .unwrap();
     let names = stored(&model);
     let unique: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-    // The final norm is asked for after each layer.
+    // The graph uses the final norm after each layer.
     assert!(config.layers > 1);
     assert_eq!(unique.len(), names.len());
     let file = fs::read(&path).unwrap();
@@ -290,7 +291,8 @@ fn initializers_have_the_names_of_their_tensors() {
     assert_eq!(unique, expected.collect());
 }
 
-/// In bf16, weights of other types are rounded into a file that is there until the model is dropped.
+/// Checks that for a bf16 graph, weights of other types are rounded into a file, which exists until
+/// the model is dropped.
 #[test]
 fn weights_become_bf16_in_a_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -299,7 +301,7 @@ fn weights_become_bf16_in_a_file() {
         .iter()
         .flat_map(|&value| half::f16::from_f32(value).to_le_bytes())
         .collect();
-    // 1, 2, -2 and 448 of f8_e4m3fn.
+    // The values 1, 2, -2 and 448 in f8_e4m3fn.
     let eighths = [0x38, 0x40, 0xc0, 0x7e];
     let scales: Vec<u8> = [0.5_f32, 3.0]
         .iter()
@@ -366,7 +368,7 @@ fn weights_become_bf16_in_a_file() {
         0.0,
     ];
     assert_eq!(found, expected);
-    // The file of the user, where `c` stays, and the temporary one.
+    // The user's file, which still holds `c.weight`, and the temporary file.
     assert_eq!(files.len(), 2);
     drop(model);
     assert_eq!(files.iter().filter(|file| file.exists()).count(), 1);
@@ -386,7 +388,7 @@ fn convolutions(weights: &Weights, dialect: Dialect) -> Model {
     };
     let first = g.conv2d(x, "c", [16, 16], Conv::SAME).unwrap();
     let second = g.conv2d(first, "d", [16, 16], Conv::SAME).unwrap();
-    // The input is there in blocks, because a convolution has read it.
+    // The input exists in blocked form, because a convolution has read it.
     let sum = g.add(x, second);
     let third = g.conv2d_without_bias(sum, "e", [16, 16], sides).unwrap();
     g.output("sum", sum, &dims);
@@ -416,7 +418,7 @@ fn convolutions_over_blocks_equal_plain_ones() {
         .collect();
     let floats =
         |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
-    // Eight bits: any pattern but NaN.
+    // 8-bit values: any bit pattern except NaN.
     let eighths: Vec<u8> = (0..16 * 16 * 9).map(|n| (n % 126) as u8).collect();
     let (plain, bias, scales) = (floats(&filters), floats(&normal(16)), floats(&normal(16)));
     let view = |dtype, shape: &[usize], bytes| TensorView::new(dtype, shape.into(), bytes).unwrap();
@@ -446,7 +448,7 @@ fn convolutions_over_blocks_equal_plain_ones() {
         let error = (expected - found).fold(0.0_f32, |most, v| most.max(v.abs()));
         assert!(error <= 1e-5 * largest, "{error} of {largest}");
     }
-    // All three are written over blocks, and the sum within the second.
+    // All three convolutions are blocked, and the second one contains the sum.
     let nodes = |model: &Model| {
         let graph = proto::Model::decode(&*model.bytes).unwrap().graph.unwrap();
         let nodes = graph.node.into_iter();
@@ -463,7 +465,8 @@ fn convolutions_over_blocks_equal_plain_ones() {
         "ReorderOutput",
     ];
     assert_eq!(nodes(&blocked), written);
-    // The test can fail: with the number of another processor, 8 or 16, the output is wrong.
+    // This test can fail: with the other processor's number of channels, 8 or 16, the output is
+    // wrong.
     let other = Dialect {
         channel_block: Some(24 - block),
         ..Dialect::default()

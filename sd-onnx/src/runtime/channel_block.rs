@@ -1,4 +1,4 @@
-//! Finds out how many channels ONNX Runtime's convolutions have per block.
+//! Determines the number of channels per block of ONNX Runtime's blocked convolutions.
 
 use ort::{session::Session, value::TensorRef};
 use prost::Message;
@@ -9,19 +9,19 @@ use crate::{
     graph::{BLOCKED, proto},
 };
 
-/// The numbers of channels per block that ONNX Runtime has on x86-64: with AVX and with AVX-512.
+/// The possible numbers of channels per block on x86-64: with AVX and with AVX-512.
 const BLOCKS: [usize; 2] = [8, 16];
 
-/// The channels and the places of the tensor that is reordered to find out.
+/// The numbers of channels and of positions of the tensor that is reordered as a test.
 const CHANNELS: usize = 32;
 const PLACES: usize = 3;
 
 impl Runtime {
-    /// Returns the number of channels per block of the operators of ONNX Runtime's domain
-    /// `com.microsoft.nchwc`, or `None` if they are not known to work here.
+    /// Returns the number of channels per block that the operators in ONNX Runtime's domain
+    /// `com.microsoft.nchwc` use. Returns `None` if these operators are not known to work here.
     ///
     /// The number depends on ONNX Runtime and on the processor. It is found by reordering a small
-    /// tensor, because with another number all convolutions would be wrong.
+    /// tensor, because convolutions with a wrong number would give wrong results.
     pub fn channel_block(&self) -> Option<usize> {
         *self.channel_block.get_or_init(|| {
             if !has_blocks() {
@@ -38,7 +38,7 @@ impl Runtime {
         })
     }
 
-    /// Returns what the operator makes of `[1, CHANNELS, 1, PLACES]`.
+    /// Returns the result of `ReorderInput` on a tensor `[1, CHANNELS, 1, PLACES]`.
     fn reordered(&self, numbers: &[f32]) -> ort::Result<Vec<f32>> {
         let shape = [1, CHANNELS, 1, PLACES];
         let model = model(&shape).encode_to_vec();
@@ -55,8 +55,8 @@ impl Runtime {
     }
 }
 
-/// Whether the processor has the instructions that the operators need. Without them, they are not
-/// to be called at all.
+/// Returns whether the processor has the instructions that the operators need. On other processors
+/// the operators must not be called.
 fn has_blocks() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx");
@@ -64,7 +64,7 @@ fn has_blocks() -> bool {
     false
 }
 
-/// Returns `[CHANNELS, PLACES]` as `[CHANNELS / block, PLACES, block]`.
+/// Reorders `[CHANNELS, PLACES]` to `[CHANNELS / block, PLACES, block]`.
 fn in_blocks(numbers: &[f32], block: usize) -> Vec<f32> {
     let channels = 0..CHANNELS;
     let blocks = channels.step_by(block);
@@ -76,7 +76,7 @@ fn in_blocks(numbers: &[f32], block: usize) -> Vec<f32> {
         .collect()
 }
 
-/// A graph of one operator.
+/// Returns a model with a single operator, `ReorderInput`.
 fn model(shape: &[usize]) -> proto::Model {
     let dims = shape.iter().map(|&size| proto::Dimension {
         size: Some(proto::DimensionSize::Value(size as i64)),

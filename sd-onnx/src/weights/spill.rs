@@ -1,7 +1,8 @@
-//! A temporary file for weights that a provider needs in another form than their file has.
+//! A temporary file for weights that a provider needs in a different form than their own file has.
 //!
-//! In memory, these bytes would stay allocated beside the provider's own copy of the weights. The
-//! provider maps the file instead, so the system can drop pages that are no longer read.
+//! If these bytes were in memory, they would stay allocated next to the provider's own copy of the
+//! weights. The provider maps the file instead, so the system can drop pages that are no longer
+//! read.
 
 use std::{
     fs::{self, File},
@@ -20,23 +21,26 @@ use half::bf16;
 use super::{Place, Tensor, values::STEP};
 use crate::{Error, hash};
 
-/// The prefix and the suffix of the names of these files.
+/// The prefix and the suffix of the temporary files' names.
 const PREFIX: &str = ".tmp";
 const SUFFIX: &str = ".weights";
 
-/// The alignment of the tensors, in bytes. It suits any instruction.
+/// The alignment of the tensors in the file, in bytes. It is enough for any instruction.
 const ALIGNMENT: u64 = 64;
 
-/// The form in which a weight is written, times its scale.
+/// The form in which a weight is written. Every form contains the values multiplied by the weight's
+/// scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// bf16, rounded to nearest, ties to even.
+    /// bf16, rounded to the nearest value, with ties to even.
     Bf16,
+    /// f32.
     F32,
-    /// The filters `[output, input, h, w]` of a convolution as f32, in square blocks of so many
-    /// channels: `[output / block, input / block, h, w, input in block, output in block]`. Both
-    /// numbers of channels are multiples of the block.
+    /// The filters of a convolution as f32, reordered from `[output, input, h, w]` to square blocks
+    /// of channels: `[output / block, input / block, h, w, input in block, output in block]`. Both
+    /// numbers of channels are multiples of `block`.
     Filters {
+        /// The number of channels per block.
         block: usize,
     },
 }
@@ -45,11 +49,12 @@ pub(crate) enum Form {
 #[derive(Debug)]
 pub(crate) struct Spill<'w> {
     file: SpillFile,
+    /// The length of the file so far, in bytes.
     length: u64,
     jobs: Vec<Job<'w>>,
 }
 
-/// A weight and its offset in the file.
+/// A weight to write, its form, and its offset in the file in bytes.
 #[derive(Debug, Clone, Copy)]
 struct Job<'w> {
     tensor: &'w Tensor,
@@ -57,19 +62,19 @@ struct Job<'w> {
     offset: u64,
 }
 
-/// A temporary weight file, deleted when this value is dropped. A provider that has mapped the file
+/// A temporary weight file. Dropping this value deletes the file, but a provider that has mapped it
 /// keeps access to its bytes.
 #[derive(Debug)]
 pub(crate) struct SpillFile {
-    /// Canonical, like every path of a weight file.
+    /// The canonical path, as for every weight file.
     path: Arc<Path>,
-    /// Locked, to show other processes that the file is in use.
+    /// The open file. It is locked, which shows other processes that it is in use.
     file: File,
 }
 
 impl<'w> Spill<'w> {
     /// Creates the file in the cache folder, or in the system's temporary folder if there is no
-    /// cache folder. Deletes files that terminated processes have left there.
+    /// cache folder. Also deletes the files that terminated processes have left in that folder.
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be created.
@@ -100,7 +105,8 @@ impl<'w> Spill<'w> {
         })
     }
 
-    /// Reserves the place of a weight, which [`fill`](Self::fill) writes.
+    /// Reserves space in the file for a weight and returns its place. [`fill`](Self::fill) writes
+    /// the weight there.
     pub fn add(&mut self, tensor: &'w Tensor, form: Form) -> Place {
         let size = match form {
             Form::Bf16 => size_of::<bf16>(),
@@ -121,13 +127,15 @@ impl<'w> Spill<'w> {
         }
     }
 
-    /// Writes all weights, on all threads of the machine.
+    /// Writes all weights to the file. The work is split over all threads of the machine.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::TensorValues`] when a weight cannot be read or written.
+    /// - [`Error::Io`] when a weight cannot be read or written.
+    /// - [`Error::TensorValues`] when a weight cannot be decoded.
     pub fn fill(self) -> Result<SpillFile, Error> {
         let Self { file, mut jobs, .. } = self;
-        // The largest first, so that no thread ends with a large one alone.
+        // The largest weights come first, so that at the end no thread is still writing a large one
+        // while the others are idle.
         jobs.sort_by_key(|job| std::cmp::Reverse(job.tensor.shape.iter().product::<usize>()));
         let next = AtomicUsize::new(0);
         let work = || -> Result<(), Error> {
@@ -153,6 +161,7 @@ impl<'w> Spill<'w> {
 }
 
 impl Job<'_> {
+    /// Decodes the weight in pieces, and writes each piece in the form of this job.
     fn write(&self, to: &SpillFile) -> Result<(), Error> {
         let (source, scale) = (self.tensor.source(), self.tensor.scale.as_ref());
         let mut offset = self.offset;
@@ -185,8 +194,8 @@ impl Job<'_> {
     }
 }
 
-/// Reorders the filters of one block of output channels, `[block, input, kernel]`, to
-/// `[input / block, kernel, input in block, block]`.
+/// Reorders the filters of one block of output channels: `[block, input, kernel]` becomes
+/// `[input / block, kernel, input in block, block]`. `kernel` is the height times the width.
 fn in_blocks(filters: &[f32], [block, kernel]: [usize; 2], out: &mut [[u8; 4]]) {
     let filter = filters.len() / block;
     for (at, input) in (0..filter).step_by(kernel).enumerate() {
@@ -201,7 +210,7 @@ fn in_blocks(filters: &[f32], [block, kernel]: [usize; 2], out: &mut [[u8; 4]]) 
 }
 
 impl SpillFile {
-    /// Writes bytes at an offset, and moves the offset behind them.
+    /// Writes bytes at an offset, and advances the offset past them.
     fn write(&self, bytes: &[u8], offset: &mut u64) -> Result<(), Error> {
         write_all_at(&self.file, bytes, *offset).map_err(Error::io(&*self.path))?;
         *offset += bytes.len() as u64;
@@ -230,12 +239,12 @@ fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> IoResult<()> 
 
 impl Drop for SpillFile {
     fn drop(&mut self) {
-        // A file that cannot be deleted only takes up space until the next one is created.
+        // A file that cannot be deleted takes up space until the next temporary file is created.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Deletes files whose processes have ended, so that nobody holds their locks.
+/// Deletes the temporary files of processes that have ended. Their locks ended with them.
 fn remove_leftovers(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -257,7 +266,8 @@ mod tests {
 
     #[test]
     fn filters_are_in_blocks_of_channels() {
-        // 2 outputs, 4 inputs, a kernel of 3: the value says its output, input and place.
+        // 2 outputs, 4 inputs and a kernel of 3. Each value encodes its output, its input and its
+        // position in the kernel.
         let filters = [0, 1].map(|o| [0, 1, 2, 3].map(|i| [0, 1, 2].map(|k| (o, i, k))));
         let flat = filters.as_flattened().as_flattened();
         let numbers: Vec<f32> = flat
