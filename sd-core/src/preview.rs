@@ -35,42 +35,46 @@ impl LatentRgb {
         RgbImage::from_raw(width as u32, height as u32, bytes).expect("each pixel has three bytes")
     }
 
-    /// Fits the coefficients to a codec, by least squares over what it decodes from a batch of eight
-    /// random latents of 8 × 8.
+    /// Fits the coefficients to a codec, by least squares over what it decodes from eight random
+    /// latents of 8 × 8.
     ///
     /// # Errors
     /// Returns the codec's error, or an error if the codec returns another shape than expected.
     pub fn fit(codec: &dyn LatentCodec) -> Result<Self, BoxError> {
         const SIDE: usize = 8;
-        const PICTURES: usize = 8;
+        const PICTURES: u64 = 8;
         let (channels, factor) = (codec.latent_channels(), codec.factor());
         let columns = channels + 1;
         // The normal equations, with the right-hand sides for red, green and blue in the last
         // columns.
         let mut equations = vec![vec![0.0_f64; columns + 3]; columns];
-        let latents = patchy_latents(PICTURES, channels, SIDE);
-        let images = codec.decode(latents.view(), &StopToken::new())?;
-        let expected = (PICTURES, 3, SIDE * factor, SIDE * factor);
-        if images.dim() != expected {
-            return Err(format!(
-                "the codec decoded to {:?}, expected {expected:?}",
-                images.dim()
-            )
-            .into());
-        }
-        for (picture, y, x) in ndarray::indices((PICTURES, SIDE, SIDE)) {
-            let latent = latents.slice(s![picture, .., y, x]);
-            let block = |at: usize| at * factor..(at + 1) * factor;
-            let pixels = images.slice(s![picture, .., block(y), block(x)]);
-            let mut row: Vec<f64> = latent.iter().map(|&v| v.into()).collect();
-            row.push(1.0);
-            for colour in pixels.outer_iter() {
-                let sum: f64 = colour.iter().map(|&v| f64::from(v.clamp(-1.0, 1.0))).sum();
-                row.push(sum / (factor * factor) as f64);
+        for seed in 0..PICTURES {
+            let latents = patchy_latents(seed, channels, SIDE);
+            let image = codec.decode(latents.view(), &StopToken::new())?;
+            let expected = (1, 3, SIDE * factor, SIDE * factor);
+            if image.dim() != expected {
+                return Err(format!(
+                    "the codec decoded to {:?}, expected {expected:?}",
+                    image.dim()
+                )
+                .into());
             }
-            for i in 0..columns {
-                for j in 0..columns + 3 {
-                    equations[i][j] += row[i] * row[j];
+            for y in 0..SIDE {
+                for x in 0..SIDE {
+                    let latent = latents.slice(s![0, .., y, x]);
+                    let block = |at: usize| at * factor..(at + 1) * factor;
+                    let pixels = image.slice(s![0, .., block(y), block(x)]);
+                    let mut row: Vec<f64> = latent.iter().map(|&v| v.into()).collect();
+                    row.push(1.0);
+                    for colour in pixels.outer_iter() {
+                        let sum: f64 = colour.iter().map(|&v| f64::from(v.clamp(-1.0, 1.0))).sum();
+                        row.push(sum / (factor * factor) as f64);
+                    }
+                    for i in 0..columns {
+                        for j in 0..columns + 3 {
+                            equations[i][j] += row[i] * row[j];
+                        }
+                    }
                 }
             }
         }
@@ -86,17 +90,14 @@ impl LatentRgb {
 /// Returns latents that vary like the latents of pictures, which have one colour over several
 /// places: squares of 4 × 4 with a random level in each channel. If every place differed, each
 /// decoded block would depend mostly on its neighbours.
-fn patchy_latents(pictures: usize, channels: usize, side: usize) -> Array4<f32> {
+fn patchy_latents(seed: u64, channels: usize, side: usize) -> Array4<f32> {
     const SQUARE: usize = 4;
     let squares = side.div_ceil(SQUARE);
-    let mut levels = Array4::zeros((pictures, channels, squares, squares));
-    for (seed, mut picture) in levels.outer_iter_mut().enumerate() {
-        TorchRng::new(seed as u64).fill(picture.as_slice_mut().expect("standard layout"));
-    }
-    Array4::from_shape_fn(
-        (pictures, channels, side, side),
-        |(picture, channel, y, x)| levels[(picture, channel, y / SQUARE, x / SQUARE)],
-    )
+    let mut levels = vec![0.0; channels * squares * squares];
+    TorchRng::new(seed).fill(&mut levels);
+    Array4::from_shape_fn((1, channels, side, side), |(_, channel, y, x)| {
+        levels[(channel * squares + y / SQUARE) * squares + x / SQUARE]
+    })
 }
 
 /// Solves linear equations by Gauss–Jordan elimination with row pivoting. The rows end with their
