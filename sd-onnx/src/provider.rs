@@ -22,6 +22,7 @@ const OPENVINO: &str = "OpenVINOExecutionProvider";
 /// choose any registered provider.
 pub(crate) fn on_device(
     builder: SessionBuilder,
+    exported: bool,
     engine: &Engine,
 ) -> ort::Result<(SessionBuilder, Placement)> {
     let (runtime, device) = (&engine.runtime, engine.device);
@@ -34,10 +35,16 @@ pub(crate) fn on_device(
     };
     let placed = Arc::new(Mutex::new(Placed::default()));
     let log = placed.clone();
-    let builder = builder
+    let optimization = match (openvino, exported) {
+        // Without constant folding, this provider takes only parts of an exported UNet, and fails to
+        // run them.
+        (OpenVino::BuiltIn, true) => GraphOptimizationLevel::Level1,
         // OpenVINO optimises the graph itself. With ONNX Runtime's constant folding, a UNet with
         // f16 weights exceeds the 2 GB limit of Protocol Buffers.
-        .with_optimization_level(GraphOptimizationLevel::Disable)?
+        _ => GraphOptimizationLevel::Disable,
+    };
+    let builder = builder
+        .with_optimization_level(optimization)?
         // ONNX Runtime reports the placement of nodes only in its verbose log.
         .with_log_level(LogLevel::Verbose)?
         .with_logger(Arc::new(move |_, _, _, _, message: &str| {

@@ -87,7 +87,8 @@ impl Session {
                 .with_external_initializer_file_in_memory(name, bytes.clone())
                 .map_err(|e| failed(e.into()))?;
         }
-        let (mut builder, placement) = on_device(builder, engine).map_err(failed)?;
+        let (mut builder, placement) =
+            on_device(builder, model.exported, engine).map_err(failed)?;
         let session = builder.commit_from_memory(&model.bytes).map_err(failed)?;
         Ok(Self {
             name,

@@ -92,7 +92,13 @@ fn pictures_are_those_of_the_cpu() {
         for network in &report {
             println!("{precision}: {network}");
             assert!(network.nodes("OpenVINOExecutionProvider") > 50, "{network}");
-            assert_eq!(network.nodes("CPUExecutionProvider"), 0, "{network}");
+            // The provider of ONNX Runtime 1.24, for processors that are not from Intel, leaves a
+            // few nodes of the text encoder to ONNX Runtime.
+            let most = match network.network.as_str() {
+                "text encoder" => 7,
+                _ => 0,
+            };
+            assert!(network.nodes("CPUExecutionProvider") <= most, "{network}");
         }
         let found = draw(&pipeline, &fox());
         // This pipeline is made after OpenVINO's provider was registered. It must not use that

@@ -308,11 +308,16 @@ fn nothing_is_written_for_telemetry() {
         assert_eq!(results(command.output().unwrap()), ["loaded"]);
         below(home.path())
     };
-    assert_eq!(written(None), Vec::<PathBuf>::new());
+    // The folder of the temporary weight file, which is deleted.
+    let folder: Vec<PathBuf> = written(None);
+    assert!(
+        folder.iter().all(|path| path.ends_with("sd-onnx")),
+        "{folder:?}"
+    );
     // A value that is already set is kept. This run also shows that telemetry would otherwise leave
     // files.
     let on = written(Some("0"));
-    if on.is_empty() {
+    if on.len() == folder.len() {
         say(
             "SKIPPED: this ONNX Runtime has no telemetry, so nothing_is_written_for_telemetry proves nothing",
         );

@@ -455,7 +455,7 @@ fn what_is_unusable_in_a_folder_is_left_out_and_reported() {
         ("6-page.safetensors", "web page"),
         ("7-old.pt", "it asks for `os.system`"),
         ("8-old.BIN", "expected at most"),
-        ("x.safetensors", "cannot call it \"<deep-down>\""),
+        ("x.safetensors", "cannot call it by \"<deep-down>\""),
     ];
     #[cfg(unix)]
     {

@@ -232,6 +232,7 @@ impl<'f> Adapter<'f> {
             bytes,
             weights_root,
             memory: Vec::new(),
+            exported: true,
             has_scales: false,
             spill: None,
             nodes,

@@ -67,6 +67,8 @@ pub(crate) struct Model {
     /// Whether some weights have scales, which ONNX Runtime must multiply them by when it loads the
     /// model.
     pub has_scales: bool,
+    /// Whether another tool wrote the graph.
+    pub exported: bool,
     /// A temporary file with external data. It must exist until ONNX Runtime has mapped it.
     #[expect(dead_code, reason = "dropping this field deletes the file")]
     pub spill: Option<Arc<SpillFile>>,
@@ -222,6 +224,7 @@ impl<'w> Graph<'w> {
             weights_root,
             memory,
             has_scales: self.has_scales,
+            exported: false,
             spill: self.spill.map(Spill::fill).transpose()?.map(Arc::new),
             nodes,
         })

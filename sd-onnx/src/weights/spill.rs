@@ -22,7 +22,7 @@ use super::{Place, Tensor, values::STEP};
 use crate::{Error, hash};
 
 /// The prefix and the suffix of the temporary files' names.
-const PREFIX: &str = ".tmp";
+const PREFIX: &str = "tmp-";
 const SUFFIX: &str = ".weights";
 
 /// The alignment of the tensors in the file, in bytes. It is enough for any instruction.
