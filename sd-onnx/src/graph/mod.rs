@@ -545,7 +545,15 @@ impl<'w> Graph<'w> {
     ///
     /// The result is `[batch, length, width]`. If `causal`, a position does not attend to later
     /// ones.
-    pub fn attention(&mut self, q: Value, k: Value, v: Value, heads: usize, causal: bool) -> Value {
+    pub fn attention(
+        &mut self,
+        [q, k, v]: [Value; 3],
+        [width, heads]: [usize; 2],
+        causal: bool,
+    ) -> Value {
+        if self.dialect.plain_attention && !causal {
+            return self.plain_attention([q, k, v], [width, heads]);
+        }
         let attributes = [
             int("num_heads", heads as i64),
             int("unidirectional", causal as i64),
@@ -555,6 +563,26 @@ impl<'w> Graph<'w> {
             &[Some(q.0), Some(k.0), Some(v.0)],
             attributes,
         )
+    }
+
+    /// Writes attention in ONNX's own operators.
+    fn plain_attention(&mut self, [q, k, v]: [Value; 3], [width, heads]: [usize; 2]) -> Value {
+        let split = self.dims(&[0, 0, heads as i64, -1]);
+        let mut in_heads = |x, order: &[i64]| {
+            let x = self.reshape(x, split);
+            self.transpose(x, order)
+        };
+        let q = in_heads(q, &[0, 2, 1, 3]);
+        let k = in_heads(k, &[0, 2, 3, 1]);
+        let v = in_heads(v, &[0, 2, 1, 3]);
+        let scale = self.constant(&[((width / heads) as f32).sqrt().recip()], &[1]);
+        let scores = self.op("MatMul", &[q, k], []);
+        let scores = self.mul(scores, scale);
+        let shares = self.op("Softmax", &[scores], [int("axis", -1)]);
+        let attended = self.op("MatMul", &[shares, v], []);
+        let attended = self.transpose(attended, &[0, 2, 1, 3]);
+        let joined = self.dims(&[0, 0, -1]);
+        self.reshape(attended, joined)
     }
 
     fn conv(&mut self, x: Value, weight: Value, bias: Option<Value>, conv: Conv) -> Value {

@@ -193,7 +193,7 @@ fn encoder_layer(
     let q = g.linear(normed, &format!("{name}.self_attn.q_proj"), width, width)?;
     let k = g.linear(normed, &format!("{name}.self_attn.k_proj"), width, width)?;
     let v = g.linear(normed, &format!("{name}.self_attn.v_proj"), width, width)?;
-    let attended = g.attention(q, k, v, heads, true);
+    let attended = g.attention([q, k, v], [width, heads], true);
     let attended = g.linear(
         attended,
         &format!("{name}.self_attn.out_proj"),

@@ -852,7 +852,7 @@ impl Unet<'_, '_> {
         let q = g.linear_without_bias(x, &format!("{name}.to_q"), width, width)?;
         let k = g.linear_without_bias(context, &format!("{name}.to_k"), context_width, width)?;
         let v = g.linear_without_bias(context, &format!("{name}.to_v"), context_width, width)?;
-        let attended = g.attention(q, k, v, heads, false);
+        let attended = g.attention([q, k, v], [width, heads], false);
         g.linear(attended, &format!("{name}.to_out.0"), width, width)
     }
 }

@@ -220,7 +220,7 @@ fn attention(
     let q = g.linear(x, &format!("{name}.to_q"), channels, channels)?;
     let k = g.linear(x, &format!("{name}.to_k"), channels, channels)?;
     let v = g.linear(x, &format!("{name}.to_v"), channels, channels)?;
-    let attended = g.attention(q, k, v, 1, false);
+    let attended = g.attention([q, k, v], [channels, 1], false);
     let out = g.linear(attended, &format!("{name}.to_out.0"), channels, channels)?;
     let out = g.sequence_to_image(out, image);
     Ok(g.add(out, image))
