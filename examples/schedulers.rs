@@ -19,9 +19,9 @@ use sd_onnx::{
     SchedulerConfig, files,
     schedulers::{
         Ddim, Dpm2Ancestral, DpmAdaptive, DpmFast, DpmPlusPlus2MSde, DpmPlusPlus2SAncestral,
-        DpmPlusPlus3MSde, DpmPlusPlusSde, EulerAncestral, EulerCfgPp, Ladder, NoiseSchedule, Path,
-        Prediction, Row, Run, Rung, Rungs, SaSolver, Sampler, Step, TABLE, Tcd, WithConventions,
-        from_config, row_of,
+        DpmPlusPlus3MSde, DpmPlusPlusSde, EulerAncestral, EulerCfgPp, Ladder, NoisePath,
+        NoiseSchedule, Prediction, Run, Rung, Rungs, SaSolver, Sampler, SamplerRow, Step, TABLE,
+        Tcd, WithConventions, from_config, row_of,
     },
 };
 use sd_text::outside;
@@ -127,7 +127,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 /// Prints the table of samplers.
 fn list(as_json: bool) -> Result<(), Failure> {
     if as_json {
-        let row = |row: &Row| {
+        let row = |row: &SamplerRow| {
             json!({
                 "name": row.name,
                 "title": row.title,
@@ -296,7 +296,7 @@ impl Chosen {
         let _ = self.sampler.sample(&mut x, &self.rungs, &mut toy);
         // The results of a flow model are shown in its own scaling.
         let exploded =
-            self.config.prediction == Prediction::Flow && self.rungs.path() == Path::Exploding;
+            self.config.prediction == Prediction::Flow && self.rungs.path() == NoisePath::Exploding;
         let scale = |sigma: f32| if exploded { 1.0 + sigma } else { 1.0 };
         let ladder = serde_json::to_value(&self.ladder);
         Ok(Record {

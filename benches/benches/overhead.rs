@@ -23,7 +23,7 @@ use sd_onnx::{
     Request, SchedulerConfig, StopToken,
     guidance::{Apg, Method},
     guide,
-    schedulers::{Clip, DpmPlusPlusSde, Euler},
+    schedulers::{ClipSample, DpmPlusPlusSde, Euler},
     text::{BoxError, ClipTokenizer, Layer, PromptEncoder, TextModel, TextShape, TextStates},
 };
 
@@ -167,7 +167,7 @@ fn step(c: &mut Criterion) {
     let all_of_guidance = ClassifierFree {
         rescale: 0.7,
         method: Method::Apg(Apg::default()),
-        threshold: Clip::Dynamic {
+        threshold: ClipSample::Dynamic {
             ratio: 0.995,
             max: 10.0,
         },

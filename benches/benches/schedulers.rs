@@ -22,8 +22,8 @@ use std::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::SeedableRng;
 use sd_onnx::schedulers::{
-    Euler, NoiseSchedule, NoiseSource, RandNormal, Row, Run, Rung, Rungs, Sampler, SchedulerConfig,
-    Step, TABLE, TorchRng, by_name,
+    Euler, NoiseSchedule, NoiseSource, RandNormal, Run, Rung, Rungs, Sampler, SamplerRow,
+    SchedulerConfig, Step, TABLE, TorchRng, by_name,
 };
 
 const STEPS: usize = 20;
@@ -122,7 +122,7 @@ impl Run for Free {
 }
 
 /// Returns a sampler and the rungs of its usual ladder.
-fn ready(row: &Row, steps: usize) -> (Box<dyn Sampler>, Rungs) {
+fn ready(row: &SamplerRow, steps: usize) -> (Box<dyn Sampler>, Rungs) {
     let config = SchedulerConfig::default();
     let schedule = Arc::new(NoiseSchedule::new(&config).expect("the default is valid"));
     let sampler = (row.build)(&config);

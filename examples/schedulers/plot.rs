@@ -8,7 +8,7 @@ use sd_examples::{
     Failure,
     sheet::{Axis, Sheet},
 };
-use sd_onnx::schedulers::{Ladder, Path, Prediction, Rungs};
+use sd_onnx::schedulers::{Ladder, NoisePath, Prediction, Rungs};
 
 use crate::{Chosen, Record};
 
@@ -97,7 +97,8 @@ fn ladders(chosen: &Chosen, record: &Record) -> RgbImage {
 
 /// Returns the sigmas of a ladder. For a flow model they are in its own scaling.
 fn sigmas(chosen: &Chosen, rungs: &Rungs) -> Vec<f64> {
-    let exploded = chosen.config.prediction == Prediction::Flow && rungs.path() == Path::Exploding;
+    let exploded =
+        chosen.config.prediction == Prediction::Flow && rungs.path() == NoisePath::Exploding;
     let own = |&sigma: &f32| {
         let sigma = f64::from(sigma);
         if exploded {

@@ -12,8 +12,8 @@ use sd_onnx::{
     Builder, Device, GenerateError, Guidance, ImageSize, Pipeline, Precision, Prompt, RefinerShare,
     RefinerSwitch, Request, Sizes, Stopped,
     schedulers::{
-        Ladder, Prediction, Row, Sampler, Scheduler, SchedulerConfig, TABLE, WithConventions,
-        from_comfyui, from_webui, row_of, same,
+        Ladder, Prediction, Sampler, SamplerRow, Scheduler, SchedulerConfig, TABLE,
+        WithConventions, from_comfyui, from_webui, is_same_sampler, row_of,
     },
     text::{PromptText, Side, Warning},
 };
@@ -323,7 +323,7 @@ pub fn seed(text: &str) -> Result<u64, String> {
 #[derive(Debug, Clone)]
 pub struct Named {
     /// The sampler.
-    pub row: &'static Row,
+    pub row: &'static SamplerRow,
     /// The ladder. `None` if the name does not include one.
     pub ladder: Option<Ladder>,
 }
@@ -338,7 +338,7 @@ pub struct Named {
 pub fn scheduler(name: &str) -> Result<Named, String> {
     match (name.parse(), from_webui(name, None)) {
         (Ok(Scheduler::Named(row)), _) => Ok(Named { row, ladder: None }),
-        (Ok(Scheduler::Own(_)), _) => unreachable!("a name is of a row"),
+        (Ok(Scheduler::Custom(_)), _) => unreachable!("a name is of a row"),
         (Err(_), Ok(preset)) => Ok(Named {
             row: preset.row,
             ladder: Some(preset.ladder),
@@ -694,14 +694,14 @@ fn title(scheduler: &Scheduler, config: &SchedulerConfig) -> &'static str {
     let named = scheduler
         .row(config)
         .or_else(|| row_of(inner(&sampler), config));
-    let has_options_of = |row: &&Row| {
+    let has_options_of = |row: &&SamplerRow| {
         let presets = [
             row.webui.and_then(|name| from_webui(name, None).ok()),
             row.comfyui
                 .and_then(|name| from_comfyui(name, "normal").ok()),
         ];
         let mut presets = presets.into_iter().flatten();
-        presets.any(|preset| same(inner(&preset.sampler), inner(&sampler)))
+        presets.any(|preset| is_same_sampler(inner(&preset.sampler), inner(&sampler)))
     };
     let row = named.or_else(|| TABLE.iter().find(has_options_of));
     row.map_or("own", |row| row.title)

@@ -159,7 +159,7 @@ pub struct Problem {
     pub request: Option<usize>,
     /// The name of the value: a field of [`Request`](crate::Request), the path of a value within a
     /// field, such as `ladder.karras.rho`, or a part of a field that has a name, such as `width`.
-    pub what: Cow<'static, str>,
+    pub field: Cow<'static, str>,
     /// A description of the values that can be used.
     pub expected: String,
     /// The value that was given, shortened and safe to print, because it may come from a file.
@@ -168,13 +168,13 @@ pub struct Problem {
 
 impl Problem {
     pub(crate) fn new(
-        what: impl Into<Cow<'static, str>>,
+        field: impl Into<Cow<'static, str>>,
         expected: impl ToString,
         found: impl fmt::Display,
     ) -> Self {
         Self {
             request: None,
-            what: what.into(),
+            field: field.into(),
             expected: expected.to_string(),
             found: printable(found),
         }
@@ -187,12 +187,12 @@ impl fmt::Display for Problem {
             write!(f, "request {request}: ")?;
         }
         let Self {
-            what,
+            field,
             expected,
             found,
             ..
         } = self;
-        write!(f, "{what} is {found}, expected {expected}")
+        write!(f, "{field} is {found}, expected {expected}")
     }
 }
 
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn problems_are_json() {
         let mut problem = Problem::new("steps", "1 to 1000", 0);
-        let json = r#"{"request":null,"what":"steps","expected":"1 to 1000","found":"0"}"#;
+        let json = r#"{"request":null,"field":"steps","expected":"1 to 1000","found":"0"}"#;
         assert_eq!(serde_json::to_string(&problem).unwrap(), json);
         problem.request = Some(2);
         let json = format!("[{}]", json.replace("null", "2"));

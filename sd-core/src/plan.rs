@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ndarray::{ArcArray, Array2, Axis, Ix4};
 use sd_schedulers::{
-    Calls, Ladder, LadderError, NoiseError, NoiseKind, Row, Rungs, Sampler, Seeds, same,
+    Calls, Ladder, LadderError, NoiseError, NoiseKind, Rungs, Sampler, SamplerRow, Seeds,
+    is_same_sampler,
 };
 use sd_text::{ClipSkip, PromptEmbedding, Side};
 
@@ -27,7 +28,7 @@ pub(crate) struct Planned {
     /// The height and width of the latents.
     pub latents: [usize; 2],
     pub sampler: Arc<dyn Sampler>,
-    pub row: Option<&'static Row>,
+    pub row: Option<&'static SamplerRow>,
     pub rungs: Rungs,
     pub prompt: Read,
     /// The negative prompt, even if it is not used: see [`Self::negative`].
@@ -105,7 +106,7 @@ impl Planned {
         self.latents == other.latents
             && self.rungs == other.rungs
             && self.refiner_from == other.refiner_from
-            && same(&*self.sampler, &*other.sampler)
+            && is_same_sampler(&*self.sampler, &*other.sampler)
             && self.prompt.branches() == other.prompt.branches()
     }
 }
@@ -294,7 +295,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         latents,
         reading,
         row,
-        default_sampler: same(&*sampler, &*default),
+        default_sampler: is_same_sampler(&*sampler, &*default),
         sampler,
         chosen,
         rungs,
@@ -560,7 +561,7 @@ fn check_inputs(
     if inputs.guidance {
         let is_plain = match &chosen.guidance {
             Guidance::ClassifierFree(guidance) => guidance.is_plain(),
-            Guidance::Own(_) => false,
+            Guidance::Custom(_) => false,
         };
         if !is_plain {
             let expected = "a scale and nothing else, which this model takes as an input";

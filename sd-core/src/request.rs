@@ -284,8 +284,8 @@ impl Request {
     ///     r#"{"prompt": "a fox", "steps": "many", "ladder": {"karras": {"rho": "x"}}}"#,
     /// );
     /// let problems = wrong.unwrap_err();
-    /// let what: Vec<_> = problems.iter().map(|problem| &*problem.what).collect();
-    /// assert_eq!(what, ["ladder.karras.rho", "steps"]);
+    /// let fields: Vec<_> = problems.iter().map(|problem| &*problem.field).collect();
+    /// assert_eq!(fields, ["ladder.karras.rho", "steps"]);
     /// # Ok::<(), sd_core::Problems>(())
     /// ```
     ///

@@ -14,8 +14,8 @@ use sd_core::{
     ClassifierFree, Guide, ImageSize, Inputs, Request, StopToken,
     guidance::{Apg, ApgForm, Memory, Method, Moment, ZeroStar},
     schedulers::{
-        Clip, Conventions, EulerAncestral, EulerCfgPp, Ladder, Needs, Path, Prediction, Run, Rung,
-        Rungs, Sampler, Step,
+        ClipSample, Conventions, EulerAncestral, EulerCfgPp, Ladder, Needs, NoisePath, Prediction,
+        Run, Rung, Rungs, Sampler, Step,
     },
     text::PromptEmbedding,
 };
@@ -68,7 +68,7 @@ fn rung(index: usize, sigma: f32) -> Rung {
         index,
         sigma,
         timestep: 500.0,
-        path: Path::Exploding,
+        path: NoisePath::Exploding,
     }
 }
 
@@ -161,7 +161,7 @@ fn thresholds_are_those_of_diffusers() {
     } in golden.thresholds
     {
         let guidance = ClassifierFree {
-            threshold: Clip::Dynamic { ratio, max },
+            threshold: ClipSample::Dynamic { ratio, max },
             ..ClassifierFree::default()
         };
         let mut found = golden.sample.clone();
@@ -212,11 +212,11 @@ fn each_option_changes_the_picture() {
             ..plain
         },
         ClassifierFree {
-            threshold: Clip::Range(0.5),
+            threshold: ClipSample::Range(0.5),
             ..plain
         },
         ClassifierFree {
-            threshold: Clip::Dynamic {
+            threshold: ClipSample::Dynamic {
                 ratio: 0.9,
                 max: 10.0,
             },

@@ -166,8 +166,8 @@ fn every_wrong_value_has_its_path() {
             "ladder.flow.shift.resolution.tokens is 0.5, expected a whole number, 0 or more",
         ),
         (
-            r#""ladder": {"flow": {"levels": {"of": {"sigmas": [1, "x"]}}}}"#,
-            r#"ladder.flow.levels.of.sigmas[1] is "x", expected a number"#,
+            r#""ladder": {"flow": {"levels": {"ladder": {"sigmas": [1, "x"]}}}}"#,
+            r#"ladder.flow.levels.ladder.sigmas[1] is "x", expected a number"#,
         ),
         (
             r#""ladder": {"karras": {}, "beta": {}}"#,
@@ -197,10 +197,10 @@ fn every_wrong_value_has_its_path() {
 fn all_problems_are_named_at_once() {
     let json = r#"{"steps": "x", "ladder": {"karras": {"rho": null, "alpha": 1}}, "stpes": 3, "sed": 1, "seed": 7}"#;
     let problems = Request::from_json(json).unwrap_err();
-    let mut what: Vec<_> = problems.iter().map(|problem| &*problem.what).collect();
-    what.sort_unstable();
+    let mut fields: Vec<_> = problems.iter().map(|problem| &*problem.field).collect();
+    fields.sort_unstable();
     assert_eq!(
-        what,
+        fields,
         ["ladder.karras.alpha", "prompt", "sed, stpes", "steps"]
     );
     let text = problems.to_string();
@@ -262,7 +262,7 @@ fn hostile_text_is_bounded() {
     let nested =
         |open: &str, close: &str| format!("{}1{}", open.repeat(100_000), close.repeat(100_000));
     let unknown: Vec<String> = (0..100_000).map(|i| format!(r#""k{i}": 0"#)).collect();
-    let shallow = r#"{"flow":{"levels":{"of":"#.repeat(30);
+    let shallow = r#"{"flow":{"levels":{"ladder":"#.repeat(30);
     let texts = [
         format!(r#"{{"prompt": "a", "scheduler": "{escapes}"}}"#),
         format!(r#"{{"prompt": "a", "ladder": "{escapes}"}}"#),
@@ -279,7 +279,7 @@ fn hostile_text_is_bounded() {
         format!(r#"{{"prompt": "a", "initial_noise": {{"v": 1, "dim": [1, 4, 8, 8], "data": [{numbers}1]}}}}"#),
         r#"{"prompt": "a", "initial_noise": {"v": 1, "dim": [4294967296, 4294967296, 4, 1], "data": []}}"#.to_owned(),
         format!(r#"{{"prompt": "a", "ladder": {}}}"#, nested("[", "]")),
-        format!(r#"{{"prompt": "a", "ladder": {}}}"#, nested(r#"{"flow":{"levels":{"of":"#, "}}}")),
+        format!(r#"{{"prompt": "a", "ladder": {}}}"#, nested(r#"{"flow":{"levels":{"ladder":"#, "}}}")),
         format!(r#"{{"prompt": "a", "ladder": {shallow}3{}}}"#, "}}}".repeat(30)),
         format!(r#"{{"prompt": "a", {}}}"#, unknown.join(",")),
     ];

@@ -570,8 +570,8 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
     let Error::Request(problems) = error else {
         panic!("another error")
     };
-    let what: Vec<_> = problems.iter().map(|problem| &*problem.what).collect();
-    assert_eq!(what, ["ladder.karras.rho", "steps"]);
+    let fields: Vec<_> = problems.iter().map(|problem| &*problem.field).collect();
+    assert_eq!(fields, ["ladder.karras.rho", "steps"]);
     let error = pipeline.generate_all(&[]).unwrap_err().to_string();
     assert_eq!(error, "requests is 0, expected at least 1");
     assert_eq!(fakes.calls() + fakes.text.calls.load(Relaxed), 0);

@@ -7,7 +7,7 @@ use sd_core::{
     Infotext, InfotextError, PromptOptions, Request,
     schedulers::{
         AlignYourSteps, AlignedModel, FirstX, Ladder, NoiseKind, Sampler, Scheduler,
-        SchedulerConfig, Shape, Slerp, TABLE, Variation, from_webui, same,
+        SchedulerConfig, Shape, Slerp, TABLE, Variation, from_webui, is_same_sampler,
     },
     text::{Cleanup, Emphasis, Syntax},
 };
@@ -33,7 +33,7 @@ fn is(request: &Request, name: &str) -> bool {
         .as_ref()
         .unwrap()
         .sampler(&SchedulerConfig::default());
-    same(&*sampler, &*from_webui(name, None).unwrap().sampler)
+    is_same_sampler(&*sampler, &*from_webui(name, None).unwrap().sampler)
 }
 
 const GPU: &str = "the noise was drawn on a GPU that is not named, so the noise of `RNG: NV` is used: it is \
@@ -192,7 +192,7 @@ fn samplers_over_timesteps_depend_on_the_version_and_the_steps() {
     for new in ["v1.10.1", "f2.0.1v1.10.1-previous-224", "2.1", "1a2b3c4"] {
         let (request, _) = read(&format!("DDIM, Version: {new}"));
         assert!(
-            matches!(&request.scheduler, Some(Scheduler::Own(_))),
+            matches!(&request.scheduler, Some(Scheduler::Custom(_))),
             "{new}"
         );
     }

@@ -4,7 +4,7 @@
 //! the corrections, such a model makes a different picture than in diffusers. `model_index.json`
 //! names the class.
 
-use sd_core::schedulers::{Clip, SchedulerConfig};
+use sd_core::schedulers::{ClipSample, SchedulerConfig};
 
 use crate::{Error, config::Config};
 
@@ -90,8 +90,8 @@ impl Corrections {
             config.steps_offset = 1;
             changes.push(self.change("steps_offset", &file.found("steps_offset"), "1"));
         }
-        if self.clip_sample && matches!(config.clip, Clip::Range(_)) {
-            config.clip = Clip::None;
+        if self.clip_sample && matches!(config.clip, ClipSample::Range(_)) {
+            config.clip = ClipSample::None;
             changes.push(self.change("clip_sample", &file.found("clip_sample"), "false"));
         }
         Ok(changes)
@@ -166,7 +166,7 @@ mod tests {
             let offset = case["steps_offset"].as_u64().unwrap_or(0);
             assert_eq!(config.steps_offset as u64, offset, "{case}");
             let clips = case["clip_sample"].as_bool().unwrap_or(false);
-            assert_eq!(matches!(config.clip, Clip::Range(_)), clips, "{case}");
+            assert_eq!(matches!(config.clip, ClipSample::Range(_)), clips, "{case}");
             assert_eq!(
                 changes.len() as u64,
                 case["changes"].as_u64().unwrap(),
@@ -205,7 +205,7 @@ mod tests {
     fn a_change_says_what_was_there() {
         let file = file(&serde_json::json!({"_class_name": "DDIMScheduler", "steps_offset": 0}));
         let mut config = SchedulerConfig::default();
-        (config.steps_offset, config.clip) = (0, Clip::Range(1.0));
+        (config.steps_offset, config.clip) = (0, ClipSample::Range(1.0));
         let changes = Corrections::of_class(DEFAULT_CLASS).scheduler(&file, &mut config);
         assert_eq!(
             changes.unwrap(),

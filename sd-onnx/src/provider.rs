@@ -36,8 +36,8 @@ pub(crate) fn on_device(
     let placed = Arc::new(Mutex::new(Placed::default()));
     let log = placed.clone();
     let optimization = match (openvino, exported) {
-        // Without constant folding, this provider takes only parts of an exported UNet, and fails to
-        // run them.
+        // Without constant folding, this provider takes only parts of an exported UNet, and fails
+        // to run them.
         (OpenVino::BuiltIn, true) => GraphOptimizationLevel::Level1,
         // OpenVINO optimises the graph itself. With ONNX Runtime's constant folding, a UNet with
         // f16 weights exceeds the 2 GB limit of Protocol Buffers.

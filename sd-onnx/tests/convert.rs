@@ -324,8 +324,8 @@ fn graphs_of_onnx_draw_the_same() {
         let expected = latents(&load(&old));
         let error = relative_error(&latents(&load(&new)), &expected);
         println!("{name}: {error:.1e}");
-        // The weights are the same. In the graph of the folder, convolutions over blocks of channels
-        // add more of the other tensors than in the one that ONNX Runtime rewrites.
+        // The weights are the same. In the graph of the folder, convolutions over blocks of
+        // channels add more of the other tensors than in the one that ONNX Runtime rewrites.
         assert!(error < 1e-5, "{name}: {error:.1e}");
     }
 }

@@ -6,22 +6,22 @@ use crate::Needs;
 ///
 /// Clipping is for models of pixels, whose values lie in `-1.0..=1.0`. Latents have no such bounds.
 ///
-/// In serde, `null` is [`Clip::None`]. The other variants are `{"range": 1.0}` and
+/// In serde, `null` is [`ClipSample::None`]. The other variants are `{"range": 1.0}` and
 /// `{"dynamic": {"ratio": 0.995, "max": 1.0}}`.
 ///
-/// Default: [`Clip::None`].
+/// Default: [`ClipSample::None`].
 ///
 /// ```
-/// use sd_schedulers::Clip;
+/// use sd_schedulers::ClipSample;
 ///
-/// let clip = Clip::Range(1.0);
+/// let clip = ClipSample::Range(1.0);
 /// let mut denoised = [-4.0, 0.5];
 /// clip.apply(&mut denoised, &mut clip.scratch(2));
 /// assert_eq!(denoised, [-1.0, 0.5]);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Option<Written>", into = "Option<Written>")]
-pub enum Clip {
+pub enum ClipSample {
     /// Leaves the sample as it is.
     #[default]
     None,
@@ -46,7 +46,7 @@ pub enum Clip {
     },
 }
 
-impl Clip {
+impl ClipSample {
     /// Returns a buffer that [`apply`](Self::apply) can use for a sample of `len` values.
     pub fn scratch(&self, len: usize) -> Vec<f32> {
         Vec::with_capacity(if self.looks_at_all() { len } else { 0 })
@@ -100,7 +100,7 @@ fn quantile(values: &mut [f32], ratio: f32) -> f32 {
     below + rank.fract() as f32 * (next - below)
 }
 
-/// The serde form of a clip other than [`Clip::None`].
+/// The serde form of a clip other than [`ClipSample::None`].
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 enum Written {
@@ -108,7 +108,7 @@ enum Written {
     Dynamic { ratio: f32, max: f32 },
 }
 
-impl From<Option<Written>> for Clip {
+impl From<Option<Written>> for ClipSample {
     fn from(written: Option<Written>) -> Self {
         match written {
             None => Self::None,
@@ -118,12 +118,12 @@ impl From<Option<Written>> for Clip {
     }
 }
 
-impl From<Clip> for Option<Written> {
-    fn from(clip: Clip) -> Self {
+impl From<ClipSample> for Option<Written> {
+    fn from(clip: ClipSample) -> Self {
         match clip {
-            Clip::None => None,
-            Clip::Range(range) => Some(Written::Range(range)),
-            Clip::Dynamic { ratio, max } => Some(Written::Dynamic { ratio, max }),
+            ClipSample::None => None,
+            ClipSample::Range(range) => Some(Written::Range(range)),
+            ClipSample::Dynamic { ratio, max } => Some(Written::Dynamic { ratio, max }),
         }
     }
 }
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn values_are_held_and_scaled() {
-        let clipped = |clip: Clip| {
+        let clipped = |clip: ClipSample| {
             let mut values = [-4.0, 1.0, 3.0, -2.0];
             let mut scratch = clip.scratch(values.len());
             let room = scratch.capacity();
@@ -156,11 +156,11 @@ mod tests {
             assert_eq!(scratch.capacity(), room);
             values
         };
-        assert_eq!(clipped(Clip::None), [-4.0, 1.0, 3.0, -2.0]);
-        assert_eq!(clipped(Clip::Range(2.0)), [-2.0, 1.0, 2.0, -2.0]);
-        assert_eq!(clipped(Clip::Range(-2.0)), [-4.0, 1.0, 3.0, -2.0]);
-        assert_eq!(clipped(Clip::Range(f32::NAN)), [-4.0, 1.0, 3.0, -2.0]);
-        let dynamic = |ratio, max| clipped(Clip::Dynamic { ratio, max });
+        assert_eq!(clipped(ClipSample::None), [-4.0, 1.0, 3.0, -2.0]);
+        assert_eq!(clipped(ClipSample::Range(2.0)), [-2.0, 1.0, 2.0, -2.0]);
+        assert_eq!(clipped(ClipSample::Range(-2.0)), [-4.0, 1.0, 3.0, -2.0]);
+        assert_eq!(clipped(ClipSample::Range(f32::NAN)), [-4.0, 1.0, 3.0, -2.0]);
+        let dynamic = |ratio, max| clipped(ClipSample::Dynamic { ratio, max });
         assert_eq!(dynamic(0.5, 9.0), [-1.0, 0.4, 1.0, -0.8]);
         assert_eq!(dynamic(0.5, 2.0), [-1.0, 0.5, 1.0, -1.0]);
         assert_eq!(dynamic(f32::NAN, 1.0), [-1.0, 1.0, 1.0, -1.0]);
@@ -172,15 +172,15 @@ mod tests {
     fn serde_takes_the_kind() {
         let (ratio, max) = (0.5, 2.0);
         for (clip, json) in [
-            (Clip::None, "null"),
-            (Clip::Range(1.5), r#"{"range":1.5}"#),
+            (ClipSample::None, "null"),
+            (ClipSample::Range(1.5), r#"{"range":1.5}"#),
             (
-                Clip::Dynamic { ratio, max },
+                ClipSample::Dynamic { ratio, max },
                 r#"{"dynamic":{"ratio":0.5,"max":2.0}}"#,
             ),
         ] {
             assert_eq!(serde_json::to_string(&clip).unwrap(), json);
-            assert_eq!(serde_json::from_str::<Clip>(json).unwrap(), clip);
+            assert_eq!(serde_json::from_str::<ClipSample>(json).unwrap(), clip);
         }
         for (wrong, expected) in [
             (r#"{"clamp": 1}"#, "unknown variant `clamp`"),
@@ -191,7 +191,9 @@ mod tests {
             ),
             (r#""range""#, "newtype variant"),
         ] {
-            let error = serde_json::from_str::<Clip>(wrong).unwrap_err().to_string();
+            let error = serde_json::from_str::<ClipSample>(wrong)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(expected), "{wrong}: {error}");
         }
     }

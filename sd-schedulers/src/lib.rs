@@ -19,7 +19,7 @@
 //!   [`Rungs`] split a run, for image to image or for two models in turn.
 //! - The noise levels of a model: [`SchedulerConfig`] and the [`NoiseSchedule`] made from it. They
 //!   cover [betas](BetaSchedule), zero terminal SNR, flow matching and EDM.
-//! - The output of a model: [`Prediction`] and [`Clip`].
+//! - The output of a model: [`Prediction`] and [`ClipSample`].
 //! - Noise: [`NoiseKind`] has the generators of torch (on a CPU and on CUDA), WebUI, numpy and
 //!   `rand`. [`Seeds`] adds variations and other sizes. [`BrownianTree`] keeps one path of noise
 //!   for any number of steps.
@@ -52,9 +52,9 @@
 //! ```
 //! A model usually predicts noise (or v) from a scaled input instead:
 //! ```
-//! # use sd_schedulers::{Path, Prediction, Rung};
+//! # use sd_schedulers::{NoisePath, Prediction, Rung};
 //! # fn unet(_: &[f32], _: f32) -> Vec<f32> { vec![0.5] }
-//! # let at = Rung { index: 0, sigma: 1.0, timestep: 400.0, path: Path::Exploding };
+//! # let at = Rung { index: 0, sigma: 1.0, timestep: 400.0, path: NoisePath::Exploding };
 //! # let (x, mut denoised) = ([2.0_f32], [0.0_f32]);
 //! let input: Vec<f32> = x.iter().map(|x| x * Prediction::Epsilon.input_scale(at)).collect();
 //! denoised.copy_from_slice(&unet(&input, at.timestep));
@@ -120,8 +120,8 @@
 //! ```
 //! The other methods of [`Sampler`] have defaults, and they are right for this sampler. It takes
 //! its rungs as [`Conventions::default`] makes them, calls the model once per step ([`Calls`]),
-//! ends at the last sigma ([`Ends`]) and needs nothing else ([`Needs`]). Compute coefficients in
-//! `f64`, and allocate every buffer that is as long as `x` before the loop.
+//! ends at the last sigma ([`EndPoint`]) and needs nothing else ([`Needs`]). Compute coefficients
+//! in `f64`, and allocate every buffer that is as long as `x` before the loop.
 //!
 //! To add a sampler to this crate:
 //! 1. `src/samplers/renoise.rs`: write the public, documented type with its options, and this
@@ -154,8 +154,8 @@
 //!    cover.
 //!
 //! # Samplers
-//! These are the rows of [`TABLE`]. [`Row`] documents each column. N is the number of steps, and
-//! "noise" is whether the sampler adds any. A dash means that a program has no name for the
+//! These are the rows of [`TABLE`]. [`SamplerRow`] documents each column. N is the number of steps,
+//! and "noise" is whether the sampler adds any. A dash means that a program has no name for the
 //! sampler.
 //!
 //! The ends are the ones for Stable Diffusion's configuration. With `set_alpha_to_one`, DDIM ends
@@ -178,12 +178,12 @@ mod rungs;
 mod samplers;
 mod schedule;
 
-pub use clip::Clip;
+pub use clip::ClipSample;
 pub use config::{BetaSchedule, ConfigError, Configured, SchedulerConfig, from_config};
 pub use ladder::{
-    AlignYourSteps, AlignedModel, Conventions, Counting, End, FirstX, Flow, FlowLevels, Ladder,
-    LadderError, LinearQuadratic, ResolutionShift, Shape, Shift, Spacing, Span, StrengthRule,
-    Timing, Told, Vp,
+    AlignYourSteps, AlignedModel, Conventions, FinalSigma, FirstX, Flow, FlowLevels, Ladder,
+    LadderError, LinearQuadratic, PointCount, ResolutionShift, Shape, Shift, Spacing, Span,
+    StrengthRule, TimestepRounding, Timing, Vp,
 };
 pub use names::{Preset, UnknownName, from_comfyui, from_webui};
 pub use noise::{
@@ -191,16 +191,16 @@ pub use noise::{
     Slerp, TorchRng, Variation, cuda_threads,
 };
 pub use prediction::Prediction;
-pub use run::{Calls, Ends, Needs, Run, Sampler, Step, sample};
-pub use rungs::{Path, Rung, Rungs};
+pub use run::{Calls, EndPoint, Needs, Run, Sampler, Step, sample};
+pub use rungs::{NoisePath, Rung, Rungs};
 pub use samplers::{
     CallFormula, Churn, Ddim, DdimTarget, Ddpm, DdpmVariance, Deis, DeisNodes, Dpm2, Dpm2Ancestral,
     DpmAdaptive, DpmAlgorithm, DpmFast, DpmForm, DpmPlusPlus2M, DpmPlusPlus2MSde,
     DpmPlusPlus2SAncestral, DpmPlusPlus3MSde, DpmPlusPlusSde, DpmSolver, DpmSolverSinglestep,
     ErSde, ErSdeScale, Euler, EulerAncestral, EulerCfgPp, GradientEstimation, Heun, Ipndm,
     IpndmWeights, Lcm, LcmBoundary, Lms, Pndm, PndmMean, ResMultistep, Restart, RestartSegment,
-    Row, SaOutput, SaSolver, Scheduler, SdeSolver, TABLE, Tcd, ThirdOrder, UniPc, UniPcVariant,
-    WithConventions, by_name, row_of, same,
+    SaOutput, SaSolver, SamplerRow, Scheduler, SdeSolver, TABLE, Tcd, ThirdOrder, UniPc,
+    UniPcVariant, WithConventions, by_name, is_same_sampler, row_of,
 };
 pub use schedule::NoiseSchedule;
 

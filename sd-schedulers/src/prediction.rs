@@ -1,7 +1,7 @@
 //! The meaning of a model's output, and its conversion to the denoised sample. No other file
 //! depends on the kind of output.
 
-use crate::{Path, Rung};
+use crate::{NoisePath, Rung};
 
 /// What a model was trained to predict.
 ///
@@ -44,8 +44,8 @@ impl Prediction {
             (Self::Epsilon, _) => (1.0, -sigma),
             (Self::V, _) => (1.0 / variance, -sigma / variance.sqrt()),
             (Self::Sample, _) => return,
-            (Self::Flow, Path::Flow) => (1.0, -sigma),
-            (Self::Flow, Path::Exploding) => (1.0 / (1.0 + sigma), -sigma / (1.0 + sigma)),
+            (Self::Flow, NoisePath::Flow) => (1.0, -sigma),
+            (Self::Flow, NoisePath::Exploding) => (1.0 / (1.0 + sigma), -sigma / (1.0 + sigma)),
             (Self::Edm { sigma_data, v }, _) => {
                 let (data, variance) = (
                     sigma_data * sigma_data,
@@ -68,8 +68,8 @@ impl Prediction {
         let sigma = at.sigma;
         match (self, at.path) {
             (Self::Epsilon | Self::V | Self::Sample, _) => 1.0 / (sigma * sigma + 1.0).sqrt(),
-            (Self::Flow, Path::Flow) => 1.0,
-            (Self::Flow, Path::Exploding) => 1.0 / (1.0 + sigma),
+            (Self::Flow, NoisePath::Flow) => 1.0,
+            (Self::Flow, NoisePath::Exploding) => 1.0 / (1.0 + sigma),
             (Self::Edm { sigma_data, .. }, _) => {
                 1.0 / (sigma * sigma + sigma_data * sigma_data).sqrt()
             }
@@ -92,7 +92,7 @@ mod tests {
                 index: 0,
                 sigma,
                 timestep: 0.0,
-                path: Path::Exploding,
+                path: NoisePath::Exploding,
             };
             let alpha = Prediction::Epsilon.input_scale(at);
             // c_skip x + c_out F = clean for the F of EDM's table 1.

@@ -34,9 +34,9 @@ pub trait Sampler: Any + Debug + Send + Sync {
 
     /// Returns where a run ends.
     ///
-    /// Default: [`Ends::Last`].
-    fn ends(&self) -> Ends {
-        Ends::Last
+    /// Default: [`EndPoint::Last`].
+    fn ends(&self) -> EndPoint {
+        EndPoint::Last
     }
 
     /// Returns what else the sampler needs from its caller.
@@ -110,7 +110,7 @@ pub struct Needs {
     /// picture.
     pub brownian: bool,
     /// Whether `x` must be one picture rather than several. Some steps look at all values of `x`:
-    /// [`Clip::Dynamic`](crate::Clip::Dynamic), and the choice of steps in
+    /// [`ClipSample::Dynamic`](crate::ClipSample::Dynamic), and the choice of steps in
     /// [`DpmAdaptive`](crate::DpmAdaptive). With several pictures in `x`, they would influence each
     /// other.
     pub one_picture: bool,
@@ -127,7 +127,7 @@ pub enum Calls {
 
 /// Where a run ends on a ladder whose last sigma is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ends {
+pub enum EndPoint {
     /// At the last sigma. If that is 0, the run ends at the model's guess of the clean sample in
     /// the last x.
     Last,
@@ -135,7 +135,7 @@ pub enum Ends {
     /// `set_alpha_to_one` is false.
     Cleanest,
     /// Where the sampler's own formula leads.
-    Own,
+    Formula,
 }
 
 /// A finished step.

@@ -20,10 +20,10 @@ use std::sync::Arc;
 use sd_schedulers::{
     Ddim, DdimTarget, Ddpm, Deis, DeisNodes, Dpm2, Dpm2Ancestral, DpmAdaptive, DpmAlgorithm,
     DpmFast, DpmForm, DpmPlusPlus2M, DpmPlusPlus2MSde, DpmPlusPlus2SAncestral, DpmPlusPlus3MSde,
-    DpmPlusPlusSde, DpmSolver, DpmSolverSinglestep, End, ErSde, ErSdeScale, Euler, EulerAncestral,
-    EulerCfgPp, GradientEstimation, Heun, Ipndm, IpndmWeights, Ladder, Lms, NoiseSchedule, Pndm,
-    PndmMean, ResMultistep, Restart, Run, Rung, SaOutput, SaSolver, Sampler, SchedulerConfig,
-    SdeSolver, Step, TABLE, Tcd, ThirdOrder, UniPc, UniPcVariant,
+    DpmPlusPlusSde, DpmSolver, DpmSolverSinglestep, ErSde, ErSdeScale, Euler, EulerAncestral,
+    EulerCfgPp, FinalSigma, GradientEstimation, Heun, Ipndm, IpndmWeights, Ladder, Lms,
+    NoiseSchedule, Pndm, PndmMean, ResMultistep, Restart, Run, Rung, SaOutput, SaSolver, Sampler,
+    SchedulerConfig, SdeSolver, Step, TABLE, Tcd, ThirdOrder, UniPc, UniPcVariant,
 };
 
 const COUNTS: [usize; 4] = [20, 40, 80, 160];
@@ -223,7 +223,7 @@ fn paths() -> Vec<Case> {
         algorithm,
         order,
         lower_order_final: false,
-        end: End::SigmaMin,
+        end: FinalSigma::SigmaMin,
         ..DpmSolver::default()
     };
     let heun = |algorithm| DpmSolver {
@@ -237,7 +237,7 @@ fn paths() -> Vec<Case> {
     let singlestep = |algorithm, order| DpmSolverSinglestep {
         algorithm,
         order,
-        end: End::SigmaMin,
+        end: FinalSigma::SigmaMin,
         ..DpmSolverSinglestep::default()
     };
     let deis = |order, nodes| Deis {
@@ -250,7 +250,7 @@ fn paths() -> Vec<Case> {
         order,
         variant,
         lower_order_final: false,
-        end: End::SigmaMin,
+        end: FinalSigma::SigmaMin,
         ..UniPc::default()
     };
     let predictor = |order| UniPc {
@@ -468,7 +468,7 @@ fn deviations() -> Vec<(&'static str, Box<dyn Sampler>, usize)> {
         algorithm,
         order,
         lower_order_final: false,
-        end: End::SigmaMin,
+        end: FinalSigma::SigmaMin,
         ..DpmSolver::default()
     };
     let everywhere = SaSolver {

@@ -17,13 +17,13 @@ use std::sync::Arc;
 
 use safetensors::SafeTensors;
 use sd_schedulers::{
-    Calls, Churn, Clip, Configured, Ddim, DdimTarget, Ddpm, DdpmVariance, Deis, DeisNodes, Dpm2,
-    Dpm2Ancestral, DpmAdaptive, DpmAlgorithm, DpmFast, DpmForm, DpmPlusPlus2MSde,
-    DpmPlusPlus2SAncestral, DpmPlusPlus3MSde, DpmPlusPlusSde, DpmSolver, DpmSolverSinglestep, End,
-    ErSde, ErSdeScale, Euler, EulerAncestral, EulerCfgPp, GradientEstimation, Heun, Ipndm,
-    IpndmWeights, Ladder, Lcm, LcmBoundary, Lms, NoiseSchedule, Path, Pndm, Prediction, Restart,
-    RestartSegment, Rungs, SaOutput, SaSolver, Sampler, SchedulerConfig, SdeSolver, TABLE, Tcd,
-    ThirdOrder, UniPc, UniPcVariant, from_config,
+    Calls, Churn, ClipSample, Configured, Ddim, DdimTarget, Ddpm, DdpmVariance, Deis, DeisNodes,
+    Dpm2, Dpm2Ancestral, DpmAdaptive, DpmAlgorithm, DpmFast, DpmForm, DpmPlusPlus2MSde,
+    DpmPlusPlus2SAncestral, DpmPlusPlus3MSde, DpmPlusPlusSde, DpmSolver, DpmSolverSinglestep,
+    ErSde, ErSdeScale, Euler, EulerAncestral, EulerCfgPp, FinalSigma, GradientEstimation, Heun,
+    Ipndm, IpndmWeights, Ladder, Lcm, LcmBoundary, Lms, NoisePath, NoiseSchedule, Pndm, Prediction,
+    Restart, RestartSegment, Rungs, SaOutput, SaSolver, Sampler, SchedulerConfig, SdeSolver, TABLE,
+    Tcd, ThirdOrder, UniPc, UniPcVariant, from_config,
 };
 use serde_json::Value;
 use toy::{ELEMENTS, State, Toy, distance, flow_scale, start};
@@ -100,7 +100,7 @@ fn tolerance(name: &str, prediction: Prediction, rungs: &Rungs) -> f64 {
         // rounding.
         return 3e-4;
     }
-    if name == "heun" && rungs.path() == Path::Flow {
+    if name == "heun" && rungs.path() == NoisePath::Flow {
         // The slope at the far end is (x - D) / sigma. Two steps end at a sigma of 0.001, where the
         // rounding of D counts a thousand times.
         return 3e-5;
@@ -407,7 +407,7 @@ fn option(name: &str) -> Box<dyn Sampler> {
         s_tmax: 5.0,
         s_noise: 1.003,
     };
-    let half = Clip::Range(0.5);
+    let half = ClipSample::Range(0.5);
     let (eta, s_noise) = (0.5, 1.1);
     match name {
         "euler churned" => boxed(Euler { churn }),
@@ -420,7 +420,7 @@ fn option(name: &str) -> Box<dyn Sampler> {
             ..Heun::default()
         }),
         "heun thresholded" => boxed(Heun {
-            clip: Clip::Dynamic {
+            clip: ClipSample::Dynamic {
                 ratio: 0.9,
                 max: 1.5,
             },
@@ -461,7 +461,7 @@ fn option(name: &str) -> Box<dyn Sampler> {
             ..EulerAncestral::default()
         }),
         "euler-a flow" => boxed(EulerAncestral {
-            flow: Path::Flow,
+            flow: NoisePath::Flow,
             ..EulerAncestral::default()
         }),
         "dpm2-a less" => boxed(Dpm2Ancestral {
@@ -621,7 +621,7 @@ fn adaptive_or_fast(name: &str) -> Option<Box<dyn Sampler>> {
 /// The samplers that diffusers has on training timesteps.
 fn of_the_grid(name: &str) -> Option<Box<dyn Sampler>> {
     let ddim = Ddim::from_config(&SchedulerConfig::default());
-    let half = Clip::Range(0.5);
+    let half = ClipSample::Range(0.5);
     let pndm = Pndm {
         target: DdimTarget::Stride,
         set_alpha_to_one: true,
@@ -701,7 +701,7 @@ fn sa_solver(name: &str) -> Option<Box<dyn Sampler>> {
             ..orders(3, 3)
         },
         "sa-solver to zero" => SaSolver {
-            end: End::Zero,
+            end: FinalSigma::Zero,
             ..SaSolver::default()
         },
         _ => return None,
@@ -723,7 +723,7 @@ fn of_noises(name: &str) -> Option<Box<dyn Sampler>> {
         order,
         nodes,
         lower_order_final: false,
-        end: End::Zero,
+        end: FinalSigma::Zero,
         ..Deis::default()
     };
     let sampler: Box<dyn Sampler> = match name {
@@ -750,8 +750,8 @@ fn dpm_solver(name: &str) -> Option<Box<dyn Sampler>> {
         algorithm,
         order,
         end: match algorithm {
-            DpmAlgorithm::Denoised | DpmAlgorithm::SdeDenoised => End::Zero,
-            DpmAlgorithm::Noise | DpmAlgorithm::SdeNoise => End::SigmaMin,
+            DpmAlgorithm::Denoised | DpmAlgorithm::SdeDenoised => FinalSigma::Zero,
+            DpmAlgorithm::Noise | DpmAlgorithm::SdeNoise => FinalSigma::SigmaMin,
         },
         ..DpmSolver::default()
     };
@@ -773,13 +773,13 @@ fn dpm_solver(name: &str) -> Option<Box<dyn Sampler>> {
         },
         "dpmpp-3m full" => DpmSolver {
             lower_order_final: false,
-            end: End::SigmaMin,
+            end: FinalSigma::SigmaMin,
             ..of(Denoised, 3)
         },
         "dpmpp-3m euler" => DpmSolver {
             lower_order_final: false,
             euler_at_final: true,
-            end: End::SigmaMin,
+            end: FinalSigma::SigmaMin,
             ..of(Denoised, 3)
         },
         "dpmpp-1m" => of(Denoised, 1),
@@ -789,7 +789,7 @@ fn dpm_solver(name: &str) -> Option<Box<dyn Sampler>> {
             ..of(Denoised, 2)
         },
         "dpmpp-2m clipped" => DpmSolver {
-            clip: Clip::Range(0.5),
+            clip: ClipSample::Range(0.5),
             ..of(Denoised, 2)
         },
         "sde-dpmpp-1m" => of(SdeDenoised, 1),
@@ -822,7 +822,7 @@ fn singlestep(name: &str) -> Option<Box<dyn Sampler>> {
     let form = DpmForm::Heun;
     let lower = |order| DpmSolverSinglestep {
         lower_order_final: true,
-        end: End::SigmaMin,
+        end: FinalSigma::SigmaMin,
         ..of(DpmAlgorithm::Denoised, order)
     };
     let heun = |algorithm, order| DpmSolverSinglestep {
@@ -830,7 +830,7 @@ fn singlestep(name: &str) -> Option<Box<dyn Sampler>> {
         ..of(algorithm, order)
     };
     let noise = |order| DpmSolverSinglestep {
-        end: End::SigmaMin,
+        end: FinalSigma::SigmaMin,
         ..heun(DpmAlgorithm::Noise, order)
     };
     Some(Box::new(match name {
@@ -860,7 +860,7 @@ fn unipc(name: &str) -> Option<Box<dyn Sampler>> {
     };
     let noise = |order, variant| UniPc {
         predict_x0: false,
-        end: End::SigmaMin,
+        end: FinalSigma::SigmaMin,
         ..of(order, variant)
     };
     use UniPcVariant::{Bh1, Bh2};
@@ -873,7 +873,7 @@ fn unipc(name: &str) -> Option<Box<dyn Sampler>> {
         "unipc noise bh1 3" => noise(3, Bh1),
         "unipc full" => UniPc {
             lower_order_final: false,
-            end: End::SigmaMin,
+            end: FinalSigma::SigmaMin,
             ..of(3, Bh2)
         },
         "unipc predictor" => UniPc {
@@ -885,7 +885,7 @@ fn unipc(name: &str) -> Option<Box<dyn Sampler>> {
             ..of(2, Bh2)
         },
         "unipc clipped" => UniPc {
-            clip: Clip::Range(0.5),
+            clip: ClipSample::Range(0.5),
             ..of(2, Bh2)
         },
         _ => return None,

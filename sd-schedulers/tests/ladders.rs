@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use sd_schedulers::{
-    AlignYourSteps, AlignedModel, BetaSchedule, Conventions, Counting, End, Flow, FlowLevels,
-    Ladder, LadderError, NoiseSchedule, Path, Prediction, ResolutionShift, Rungs, SchedulerConfig,
-    Shape, Shift, Spacing, Span, StrengthRule, Told, Vp,
+    AlignYourSteps, AlignedModel, BetaSchedule, Conventions, FinalSigma, Flow, FlowLevels, Ladder,
+    LadderError, NoisePath, NoiseSchedule, PointCount, Prediction, ResolutionShift, Rungs,
+    SchedulerConfig, Shape, Shift, Spacing, Span, StrengthRule, TimestepRounding, Vp,
 };
 use serde_json::Value;
 
@@ -40,11 +40,11 @@ fn named(name: &str) -> (Ladder, Conventions) {
         ..plain
     };
     let one_more = Conventions {
-        counting: Counting::NPlusOne,
+        counting: PointCount::NPlusOne,
         ..whole
     };
     let on_flow = Conventions {
-        flow: Path::Flow,
+        flow: NoisePath::Flow,
         ..plain
     };
     let karras = |rho| Shape::Karras { rho };
@@ -118,10 +118,10 @@ fn equal_their_formulas() {
         let steps = usize::try_from(row["steps"].as_u64().unwrap()).unwrap();
         let (ladder, conventions) = named(name);
         // numpy's linspace of one point is the clean end, which this crate does not follow.
-        if steps == 1 && name.contains("linspace") && conventions.counting == Counting::N {
+        if steps == 1 && name.contains("linspace") && conventions.counting == PointCount::N {
             continue;
         }
-        let flow = conventions.flow == Path::Flow;
+        let flow = conventions.flow == NoisePath::Flow;
         let prediction = match flow {
             true => Prediction::Flow,
             false => Prediction::Epsilon,
@@ -194,7 +194,7 @@ fn every_ladder_falls_on_every_model_or_is_refused() {
     for prediction in [Prediction::Epsilon, Prediction::Flow, EDM] {
         let schedule = schedule(prediction);
         for (name, ladder) in Ladder::NAMED {
-            for flow in [Path::Exploding, Path::Flow] {
+            for flow in [NoisePath::Exploding, NoisePath::Flow] {
                 let conventions = Conventions {
                     flow,
                     ..Default::default()
@@ -223,8 +223,8 @@ fn every_ladder_falls_on_every_model_or_is_refused() {
                         _ => steps,
                     };
                     assert_eq!(rungs.steps(), expected, "{what}");
-                    let on_flow = prediction == Prediction::Flow && flow == Path::Flow;
-                    assert_eq!(rungs.path() == Path::Flow, on_flow, "{what}");
+                    let on_flow = prediction == Prediction::Flow && flow == NoisePath::Flow;
+                    assert_eq!(rungs.path() == NoisePath::Flow, on_flow, "{what}");
                 }
             }
         }
@@ -278,8 +278,8 @@ fn ladders_on_the_grid_are_whole_and_distinct() {
 fn a_run_ends_where_the_sampler_or_the_ladder_says() {
     let ends = |ladder: &Ladder, prediction| {
         let conventions = Conventions {
-            end: End::SigmaMin,
-            flow: Path::Flow,
+            end: FinalSigma::SigmaMin,
+            flow: NoisePath::Flow,
             ..Default::default()
         };
         let schedule = schedule(prediction);
@@ -341,7 +341,7 @@ fn the_cleanest_rung_is_left_out() {
         (5, Ladder::simple()),
     ] {
         let ladder = Ladder::Flow(Flow {
-            levels: FlowLevels::Of(Box::new(levels)),
+            levels: FlowLevels::Ladder(Box::new(levels)),
             ..Flow::default()
         });
         let rungs = ladder.rungs(&flow, given, &less).unwrap();
@@ -374,7 +374,7 @@ fn timesteps_are_told_as_the_sampler_says() {
             ..Default::default()
         };
         let conventions = Conventions {
-            told,
+            timestep_rounding: told,
             ..Default::default()
         };
         let schedule = Arc::new(NoiseSchedule::new(&config).unwrap());
@@ -399,33 +399,43 @@ fn timesteps_are_told_as_the_sampler_says() {
     let (lu, kl) = (Ladder::shaped(Shape::Lu), Ladder::kl_optimal());
     let (sd, cosine) = (BetaSchedule::ScaledLinear, BetaSchedule::Cosine);
     let cases = [
-        (&karras, Told::KarrasRounded, sd, rounded),
-        (&exponential, Told::KarrasRounded, sd, as_it_is),
-        (&lu, Told::KarrasRounded, sd, as_it_is),
-        (&karras, Told::Whole, sd, rounded),
-        (&lu, Told::Whole, sd, rounded),
-        (&exponential, Told::Whole, sd, cut),
-        (&Ladder::beta(), Told::Whole, sd, cut),
-        (&kl, Told::Whole, sd, rounded),
-        (&Ladder::normal(), Told::Whole, sd, rounded),
-        (&Ladder::linspace(), Told::Whole, sd, as_it_is),
-        (&karras, Told::Whole, cosine, cut),
-        (&lu, Told::Whole, cosine, cut),
-        (&karras, Told::WholeOnCosineToo, cosine, rounded),
-        (&exponential, Told::WholeOnCosineToo, cosine, cut),
+        (&karras, TimestepRounding::KarrasRounded, sd, rounded),
+        (&exponential, TimestepRounding::KarrasRounded, sd, as_it_is),
+        (&lu, TimestepRounding::KarrasRounded, sd, as_it_is),
+        (&karras, TimestepRounding::Whole, sd, rounded),
+        (&lu, TimestepRounding::Whole, sd, rounded),
+        (&exponential, TimestepRounding::Whole, sd, cut),
+        (&Ladder::beta(), TimestepRounding::Whole, sd, cut),
+        (&kl, TimestepRounding::Whole, sd, rounded),
+        (&Ladder::normal(), TimestepRounding::Whole, sd, rounded),
+        (&Ladder::linspace(), TimestepRounding::Whole, sd, as_it_is),
+        (&karras, TimestepRounding::Whole, cosine, cut),
+        (&lu, TimestepRounding::Whole, cosine, cut),
+        (&karras, TimestepRounding::WholeOnCosineToo, cosine, rounded),
+        (
+            &exponential,
+            TimestepRounding::WholeOnCosineToo,
+            cosine,
+            cut,
+        ),
     ];
     for (ladder, how, betas, expected) in cases {
-        let exact = told(ladder, Told::Exactly, betas, Prediction::Epsilon);
+        let exact = told(
+            ladder,
+            TimestepRounding::Exactly,
+            betas,
+            Prediction::Epsilon,
+        );
         let found = told(ladder, how, betas, Prediction::Epsilon);
         assert!(expected(&exact, &found), "{ladder:?} {how:?} {betas:?}");
     }
     for ladder in [&Ladder::flow_shifted(3.0), &karras] {
-        let exact = told(ladder, Told::Exactly, sd, Prediction::Flow);
-        let found = told(ladder, Told::Whole, sd, Prediction::Flow);
+        let exact = told(ladder, TimestepRounding::Exactly, sd, Prediction::Flow);
+        let found = told(ladder, TimestepRounding::Whole, sd, Prediction::Flow);
         assert!(cut(&exact, &found), "{ladder:?}");
     }
-    let exact = told(&karras, Told::Exactly, sd, EDM);
-    assert_eq!(told(&karras, Told::Whole, sd, EDM), exact);
+    let exact = told(&karras, TimestepRounding::Exactly, sd, EDM);
+    assert_eq!(told(&karras, TimestepRounding::Whole, sd, EDM), exact);
 }
 
 #[test]
@@ -483,7 +493,7 @@ fn flow_ladders_explode() {
     let schedule = schedule(Prediction::Flow);
     let plain = Conventions::default();
     let on_flow = Conventions {
-        flow: Path::Flow,
+        flow: NoisePath::Flow,
         ..plain
     };
     for ladder in [
@@ -509,7 +519,7 @@ fn flow_ladders_explode() {
 fn every_flow_option_changes_the_ladder() {
     let schedule = schedule(Prediction::Flow);
     let on_flow = Conventions {
-        flow: Path::Flow,
+        flow: NoisePath::Flow,
         ..Default::default()
     };
     let sigmas = |flow: Flow, steps| {
@@ -532,7 +542,7 @@ fn every_flow_option_changes_the_ladder() {
             sigma_min: 0.03,
             sigma_max: 14.6,
         },
-        FlowLevels::Of(Box::new(Ladder::karras())),
+        FlowLevels::Ladder(Box::new(Ladder::karras())),
     ];
     for (i, levels) in every.iter().enumerate() {
         let found = sigmas(with(levels.clone()), 7).unwrap();
@@ -547,7 +557,7 @@ fn every_flow_option_changes_the_ladder() {
         assert_eq!(sigmas(shifted, 7).unwrap() == found, alike, "{levels:?}");
     }
     // Each given level is shifted, and the end is too.
-    let given = FlowLevels::Of(Box::new(Ladder::sigmas([1.0, 0.5, 0.25])));
+    let given = FlowLevels::Ladder(Box::new(Ladder::sigmas([1.0, 0.5, 0.25])));
     let found = sigmas(with(given), 2).unwrap();
     assert!((found[1] - 2.0 / 3.0).abs() < 1e-7 && (found[2] - 0.4).abs() < 1e-7);
 
@@ -566,7 +576,7 @@ fn every_flow_option_changes_the_ladder() {
         };
         assert!(matches!(sigmas(wrong, 5), Err(LadderError::Value { .. })));
     }
-    let laplace = with(FlowLevels::Of(Box::new(Ladder::laplace())));
+    let laplace = with(FlowLevels::Ladder(Box::new(Ladder::laplace())));
     assert!(matches!(sigmas(laplace, 5), Err(LadderError::Model { .. })));
 }
 
@@ -582,7 +592,7 @@ fn larger_pictures_are_shifted_further() {
             &schedule,
             11,
             &Conventions {
-                flow: Path::Flow,
+                flow: NoisePath::Flow,
                 ..Default::default()
             },
         );

@@ -8,10 +8,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use sd_schedulers::{
-    Calls, Clip, Conventions, Ddim, Dpm2Ancestral, DpmAdaptive, DpmFast, DpmPlusPlusSde, End, Ends,
-    ErSde, Euler, EulerAncestral, EulerCfgPp, Heun, Ladder, LadderError, Lcm, LcmBoundary,
-    NoiseSchedule, Prediction, Restart, RestartSegment, Row, Rungs, SaSolver, Sampler,
-    SchedulerConfig, Spacing, TABLE, Tcd, TorchRng, from_comfyui, from_webui, sample,
+    Calls, ClipSample, Conventions, Ddim, Dpm2Ancestral, DpmAdaptive, DpmFast, DpmPlusPlusSde,
+    EndPoint, ErSde, Euler, EulerAncestral, EulerCfgPp, FinalSigma, Heun, Ladder, LadderError, Lcm,
+    LcmBoundary, NoiseSchedule, Prediction, Restart, RestartSegment, Rungs, SaSolver, Sampler,
+    SamplerRow, SchedulerConfig, Spacing, TABLE, Tcd, TorchRng, from_comfyui, from_webui, sample,
 };
 use toy::{Reached, Toy, distance, start};
 
@@ -41,7 +41,12 @@ fn schedule(prediction: Prediction) -> Arc<NoiseSchedule> {
 }
 
 /// Returns the reason for which a combination must be refused, as a part of the error text.
-fn refused(row: &Row, ladder: &str, prediction: Prediction, steps: usize) -> Option<&'static str> {
+fn refused(
+    row: &SamplerRow,
+    ladder: &str,
+    prediction: Prediction,
+    steps: usize,
+) -> Option<&'static str> {
     let timesteps = [
         "leading",
         "linspace",
@@ -124,12 +129,12 @@ fn every_combination_runs_as_the_table_says_or_is_refused_with_the_reason() {
 }
 
 /// Whether the sampler visits its own sigmas.
-fn on_its_own(row: &Row) -> bool {
+fn on_its_own(row: &SamplerRow) -> bool {
     ["dpm-fast", "dpm-adaptive"].contains(&row.name)
 }
 
 fn runs_as_told(
-    row: &Row,
+    row: &SamplerRow,
     sampler: &dyn Sampler,
     rungs: &Rungs,
     prediction: Prediction,
@@ -190,7 +195,7 @@ fn runs_as_told(
     ends_as_told(row, sampler, rungs, &toy, what);
 }
 
-fn ends_as_told(row: &Row, sampler: &dyn Sampler, rungs: &Rungs, toy: &Toy, what: &str) {
+fn ends_as_told(row: &SamplerRow, sampler: &dyn Sampler, rungs: &Rungs, toy: &Toy, what: &str) {
     let last = toy.steps.last().unwrap();
     let end = rungs.sigmas()[rungs.steps()];
     if on_its_own(row) {
@@ -212,21 +217,21 @@ fn ends_as_told(row: &Row, sampler: &dyn Sampler, rungs: &Rungs, toy: &Toy, what
         (expected - found).abs() <= 1e-6 * size
     };
     match (sampler.ends(), row.ends) {
-        (Ends::Last, "denoised") => {
+        (EndPoint::Last, "denoised") => {
             assert_eq!(end, 0.0, "{what}");
             for (x, denoised) in last.x.iter().zip(&toy.denoised) {
                 assert!(close(*denoised, *x), "{what}: {x} != {denoised}");
             }
         }
         // Above sigma 0, there is noise left.
-        (Ends::Last | Ends::Own, "sigma_min") => assert!(end > 0.0, "{what}"),
-        (Ends::Cleanest, "alpha-bar 0") => {
+        (EndPoint::Last | EndPoint::Formula, "sigma_min") => assert!(end > 0.0, "{what}"),
+        (EndPoint::Cleanest, "alpha-bar 0") => {
             assert_eq!(end, 0.0, "{what}");
             let moved = last.x.iter().zip(&toy.denoised);
             let moved = moved.filter(|(x, denoised)| !close(**denoised, **x));
             assert!(moved.count() > 0, "{what}: ends at the denoised sample");
         }
-        (Ends::Own, "own formula") => assert_eq!(end, 0.0, "{what}"),
+        (EndPoint::Formula, "own formula") => assert_eq!(end, 0.0, "{what}"),
         (ends, column) => panic!("{what}: ends {ends:?}, {column} in the table"),
     }
 }
@@ -235,7 +240,7 @@ fn ends_as_told(row: &Row, sampler: &dyn Sampler, rungs: &Rungs, toy: &Toy, what
 #[test]
 fn presets_report_as_many_steps_as_they_make() {
     let schedule = schedule(Prediction::Epsilon);
-    let names = |of: fn(&Row) -> Option<&'static str>| TABLE.iter().filter_map(of);
+    let names = |of: fn(&SamplerRow) -> Option<&'static str>| TABLE.iter().filter_map(of);
     let webui = names(|row| row.webui).map(|name| from_webui(name, None));
     // These names of ComfyUI share a row with another name.
     let others = [
@@ -380,8 +385,10 @@ fn each_number_of_steps(
         let (sigmas, last) = rungs.sigmas().split_at(steps);
         assert!(sigmas.is_sorted_by(|a, b| a > b), "{what}");
         match conventions.end {
-            End::Zero => assert_eq!(last, [0.0], "{what}"),
-            End::SigmaMin => assert!(last[0] > 0.0 && last[0] <= sigmas[steps - 1], "{what}"),
+            FinalSigma::Zero => assert_eq!(last, [0.0], "{what}"),
+            FinalSigma::SigmaMin => {
+                assert!(last[0] > 0.0 && last[0] <= sigmas[steps - 1], "{what}")
+            }
         }
         assert!(rungs.timesteps().is_sorted_by(|a, b| a >= b), "{what}");
         let mut x = start(rungs.sigmas()[0]);
@@ -461,8 +468,8 @@ fn odd_options_are_harmless() {
     };
     for odd in [f32::NAN, f32::INFINITY, -1.0, 0.0, 1e30] {
         for clip in [
-            Clip::Range(odd),
-            Clip::Dynamic {
+            ClipSample::Range(odd),
+            ClipSample::Dynamic {
                 ratio: odd,
                 max: odd,
             },
@@ -558,7 +565,7 @@ fn odd_options_are_harmless() {
     };
     assert_ne!(run(&half), run(&EulerAncestral::default()));
     let clipped = Heun {
-        clip: Clip::Range(0.1),
+        clip: ClipSample::Range(0.1),
         ..Heun::default()
     };
     assert_ne!(run(&clipped), run(&Heun::default()));

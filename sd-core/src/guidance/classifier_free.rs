@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use sd_schedulers::Clip;
+use sd_schedulers::ClipSample;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -83,12 +83,12 @@ pub struct ClassifierFree {
     pub method: Method,
     /// How the denoised sample of each step is clipped, with or without guidance.
     ///
-    /// [`Clip::Dynamic`] is dynamic thresholding, section 2.3 of
+    /// [`ClipSample::Dynamic`] is dynamic thresholding, section 2.3 of
     /// <https://arxiv.org/abs/2205.11487>. It is meant for models of pixels, whose samples are
     /// `-1.0..=1.0`. Latents reach about ±4.
     ///
-    /// Default: [`Clip::None`].
-    pub threshold: Clip,
+    /// Default: [`ClipSample::None`].
+    pub threshold: ClipSample,
 }
 
 /// The formula by which [`ClassifierFree`] merges the predictions.
@@ -112,7 +112,7 @@ impl Default for ClassifierFree {
             rescale: 0.0,
             interval: [0.0, 1.0],
             method: Method::Plain,
-            threshold: Clip::None,
+            threshold: ClipSample::None,
         }
     }
 }
@@ -211,11 +211,11 @@ impl ClassifierFree {
 }
 
 /// Returns whether a threshold has an effect. Samplers ignore a threshold that has none.
-fn is_usable(threshold: Clip) -> bool {
+fn is_usable(threshold: ClipSample) -> bool {
     match threshold {
-        Clip::None => true,
-        Clip::Range(range) => range > 0.0 && range.is_finite(),
-        Clip::Dynamic { ratio, max } => {
+        ClipSample::None => true,
+        ClipSample::Range(range) => range > 0.0 && range.is_finite(),
+        ClipSample::Dynamic { ratio, max } => {
             (0.0..=1.0).contains(&ratio) && max > 0.0 && max.is_finite()
         }
     }
@@ -302,11 +302,11 @@ mod tests {
             (with_interval([0.0, f64::NAN]), "is [0, NaN]"),
             (with_interval([-0.1, 0.4]), "is [-0.1, 0.4]"),
             (
-                with_threshold(Clip::Range(0.0)),
+                with_threshold(ClipSample::Range(0.0)),
                 "guidance.threshold is Range(0.0)",
             ),
             (
-                with_threshold(Clip::Dynamic {
+                with_threshold(ClipSample::Dynamic {
                     ratio: 1.1,
                     max: 1.0,
                 }),

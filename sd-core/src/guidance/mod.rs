@@ -177,7 +177,7 @@ pub enum Guidance {
     /// Classifier-free guidance, with its scale and other options.
     ClassifierFree(ClassifierFree),
     /// A custom guidance.
-    Own(Arc<dyn Guide>),
+    Custom(Arc<dyn Guide>),
 }
 
 impl Guidance {
@@ -185,14 +185,14 @@ impl Guidance {
     pub fn scale(&self) -> Option<f32> {
         match self {
             Self::ClassifierFree(guidance) => Some(guidance.scale),
-            Self::Own(_) => None,
+            Self::Custom(_) => None,
         }
     }
 
     pub(crate) fn guide(&self) -> &dyn Guide {
         match self {
             Self::ClassifierFree(guidance) => guidance,
-            Self::Own(guide) => &**guide,
+            Self::Custom(guide) => &**guide,
         }
     }
 
@@ -200,7 +200,7 @@ impl Guidance {
     pub(crate) fn uses_negative(&self, steps: usize) -> bool {
         match self {
             Self::ClassifierFree(guidance) => guidance.uses_negative(steps),
-            Self::Own(_) => true,
+            Self::Custom(_) => true,
         }
     }
 
@@ -208,7 +208,7 @@ impl Guidance {
     pub(crate) fn problems(&self) -> Vec<Problem> {
         match self {
             Self::ClassifierFree(guidance) => guidance.problems(),
-            Self::Own(_) => Vec::new(),
+            Self::Custom(_) => Vec::new(),
         }
     }
 }
@@ -223,7 +223,7 @@ impl<G: Guide> From<G> for Guidance {
     fn from(guide: G) -> Self {
         match (&guide as &dyn Any).downcast_ref::<ClassifierFree>() {
             Some(guidance) => Self::ClassifierFree(*guidance),
-            None => Self::Own(Arc::new(guide)),
+            None => Self::Custom(Arc::new(guide)),
         }
     }
 }
@@ -235,7 +235,7 @@ impl Serialize for Guidance {
                 serializer.serialize_f32(guidance.scale)
             }
             Self::ClassifierFree(guidance) => guidance.serialize(serializer),
-            Self::Own(guide) => Err(ser::Error::custom(format!(
+            Self::Custom(guide) => Err(ser::Error::custom(format!(
                 "the custom guidance {guide:?} cannot be serialized"
             ))),
         }
@@ -278,7 +278,7 @@ impl<'de> Visitor<'de> for Written {
 
 #[cfg(test)]
 mod tests {
-    use sd_schedulers::Clip;
+    use sd_schedulers::ClipSample;
 
     use super::*;
 
@@ -296,7 +296,7 @@ mod tests {
             rescale: 0.5,
             interval: [0.1, 0.7],
             method: Method::Apg(Apg::default()),
-            threshold: Clip::Dynamic {
+            threshold: ClipSample::Dynamic {
                 ratio: 0.5,
                 max: 3.0,
             },
@@ -305,7 +305,7 @@ mod tests {
             whole,
             ClassifierFree {
                 method: Method::ZeroStar(ZeroStar { zero_steps: 2 }),
-                threshold: Clip::Range(2.0),
+                threshold: ClipSample::Range(2.0),
                 ..whole
             },
         ];
@@ -327,7 +327,7 @@ mod tests {
             ..Apg::default()
         };
         assert_eq!(short.method, Method::Apg(apg));
-        assert_eq!(short.threshold, Clip::Range(1.0));
+        assert_eq!(short.threshold, ClipSample::Range(1.0));
         for (wrong, expected) in [
             ("\"7\"", "a guidance: its scale"),
             (r#"{"scal": 7}"#, "unknown field `scal`"),

@@ -20,10 +20,11 @@
 //! Sampling:
 //!
 //! - `Steps`: the number of steps.
-//! - `Sampler`: the [title](sd_schedulers::Row::title) of the sampler. In files of WebUI, names are
-//!   read by [`from_webui`](sd_schedulers::from_webui), which includes aliases (`k_dpmpp_2m`) and
-//!   old names that contain the ladder (`DPM++ 2M Karras`). The section [below](#other-programs)
-//!   has the names of other programs. A sampler without a name has no `Sampler`.
+//! - `Sampler`: the [title](sd_schedulers::SamplerRow::title) of the sampler. In files of WebUI,
+//!   names are read by [`from_webui`](sd_schedulers::from_webui), which includes aliases
+//!   (`k_dpmpp_2m`) and old names that contain the ladder (`DPM++ 2M Karras`). The section
+//!   [below](#other-programs) has the names of other programs. A sampler without a name has no
+//!   `Sampler`.
 //! - `Schedule type`: WebUI's label if it means exactly this ladder, and otherwise the ladder's
 //!   [name](sd_schedulers::Ladder::NAMED).
 //! - `CFG scale`: the guidance scale, as the shortest number that is read back as the same `f32`.

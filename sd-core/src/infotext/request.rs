@@ -3,7 +3,7 @@
 use std::{collections::HashSet, iter, num::NonZeroUsize, str::FromStr, sync::Arc};
 
 use sd_schedulers::{
-    Ladder, NoiseKind, Row, Sampler, Scheduler, SchedulerConfig, Slerp, TABLE, Variation,
+    Ladder, NoiseKind, Sampler, SamplerRow, Scheduler, SchedulerConfig, Slerp, TABLE, Variation,
     from_webui,
 };
 use sd_text::{
@@ -315,7 +315,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn row(&mut self) -> &'static Row {
+    fn row(&mut self) -> &'static SamplerRow {
         if let Some(own) = self.get("SD sampler").filter(|own| *own != OF_WEBUI) {
             let row = row_of_type(own);
             let title = row.title;
@@ -335,7 +335,7 @@ impl<'a> Reading<'a> {
         })
     }
 
-    fn ladder(&mut self, row: &Row) -> Ladder {
+    fn ladder(&mut self, row: &SamplerRow) -> Ladder {
         if let Some(json) = self.get("SD ladder") {
             return serde_json::from_str(json).unwrap_or_else(|_| {
                 self.note(format!(
@@ -465,7 +465,12 @@ impl<'a> Reading<'a> {
     }
 
     /// Returns the sampler and the ladder for SD.Next, whose samplers are diffusers' samplers.
-    fn way_of_diffusers(&mut self, name: &str, row: &'static Row, label: Option<&str>) -> Way {
+    fn way_of_diffusers(
+        &mut self,
+        name: &str,
+        row: &'static SamplerRow,
+        label: Option<&str>,
+    ) -> Way {
         self.note(format!(
             "`{}` is a sampler of diffusers, so {} with its usual options is used",
             printable(name),
@@ -821,13 +826,14 @@ fn named<T: DeserializeOwned>(value: &str) -> Option<T> {
 
 /// Returns the row of a sampler by its `Debug` output, whatever its conventions, or else a row of
 /// the same type.
-fn row_of_type(debug: &str) -> &'static Row {
+fn row_of_type(debug: &str) -> &'static SamplerRow {
     let unwrapped = |debug: &str| -> String {
         let inner = debug.strip_prefix("WithConventions { sampler: ");
         inner.unwrap_or(debug).to_owned()
     };
     let debug = unwrapped(debug);
-    let built = |row: &Row| unwrapped(&format!("{:?}", (row.build)(&SchedulerConfig::default())));
+    let built =
+        |row: &SamplerRow| unwrapped(&format!("{:?}", (row.build)(&SchedulerConfig::default())));
     let sampler = |built: &str| match built.split_once(", conventions: ") {
         Some((sampler, _)) => sampler.to_owned(),
         None => built.to_owned(),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sd_schedulers::{
-    Conventions, FirstX, Ladder, NoiseKind, Preset, Row, Sampler, SchedulerConfig, TABLE,
-    WithConventions, by_name, from_comfyui, from_webui, same,
+    Conventions, FirstX, Ladder, NoiseKind, Preset, Sampler, SamplerRow, SchedulerConfig, TABLE,
+    WithConventions, by_name, from_comfyui, from_webui, is_same_sampler,
 };
 
 use crate::Defaults;
@@ -92,7 +92,7 @@ fn as_in_comfyui(name: &str) -> String {
 }
 
 /// Returns the row of a sampler by its name in SD.Next, by its title or by this crate's name.
-pub(super) fn row_of_diffusers(name: &str) -> Option<&'static Row> {
+pub(super) fn row_of_diffusers(name: &str) -> Option<&'static SamplerRow> {
     const OF_SDNEXT: [(&str, &str); 6] = [
         ("DPM SDE", "dpmpp-sde"),
         ("DPM++ 1S", "dpmpp-2s"),
@@ -107,11 +107,11 @@ pub(super) fn row_of_diffusers(name: &str) -> Option<&'static Row> {
 
 /// Returns the row of an SD.Next sampler by its name and its class in diffusers, which several rows
 /// may share.
-pub(super) fn row_of_class(name: &str, class: &str) -> Option<&'static Row> {
+pub(super) fn row_of_class(name: &str, class: &str) -> Option<&'static SamplerRow> {
     let is_class = |part: &str| part.ends_with("Scheduler");
-    let parts = |row: &Row| row.diffusers.unwrap_or_default().split(", ");
-    let is_of = |row: &&Row| is_class(class) && parts(row).any(|part| part == class);
-    let without_options = |row: &&Row| is_of(row) && parts(row).all(is_class);
+    let parts = |row: &SamplerRow| row.diffusers.unwrap_or_default().split(", ");
+    let is_of = |row: &&SamplerRow| is_class(class) && parts(row).any(|part| part == class);
+    let without_options = |row: &&SamplerRow| is_of(row) && parts(row).all(is_class);
     let named = row_of_diffusers(name).filter(is_of);
     named.or_else(|| TABLE.iter().find(without_options))
 }
@@ -126,7 +126,8 @@ pub(super) fn label_of(ladder: &Ladder) -> Option<&'static str> {
 pub(super) fn name_of(sampler: &dyn Sampler) -> Option<&'static str> {
     let is = |name: &&str| {
         from_webui(name, None).is_ok_and(|preset| {
-            same(&*preset.sampler, sampler) || same(&*with_sgm_noise(preset.sampler), sampler)
+            is_same_sampler(&*preset.sampler, sampler)
+                || is_same_sampler(&*with_sgm_noise(preset.sampler), sampler)
         })
     };
     TABLE.iter().filter_map(|row| row.webui).find(is)
@@ -184,13 +185,13 @@ pub(super) fn rng_of(kind: NoiseKind) -> Option<&'static str> {
 }
 
 /// Returns a row by its title or by this crate's name.
-pub(super) fn row_called(name: &str) -> Option<&'static Row> {
-    let title = |row: &&Row| row.title.eq_ignore_ascii_case(name);
+pub(super) fn row_called(name: &str) -> Option<&'static SamplerRow> {
+    let title = |row: &&SamplerRow| row.title.eq_ignore_ascii_case(name);
     TABLE.iter().find(title).or_else(|| by_name(name))
 }
 
 /// Returns the row of the sampler that is used if no sampler is named.
-pub(super) fn default_row() -> &'static Row {
+pub(super) fn default_row() -> &'static SamplerRow {
     let named = Defaults::default()
         .scheduler
         .row(&SchedulerConfig::default());

@@ -101,7 +101,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
                 guidance.expect("it consists of names and finite numbers"),
             );
         }
-        Guidance::Own(guide) => add("SD guidance", format!("{guide:?}")),
+        Guidance::Custom(guide) => add("SD guidance", format!("{guide:?}")),
     }
     if rng_of(seeds.kind).and_then(noise_called) != Some(seeds.kind) {
         add("SD noise", written(seeds.kind));

@@ -23,8 +23,8 @@ pub(crate) struct Dialect {
     /// OpenVINO would otherwise make an f32 copy of such weights in memory and keep it beside its
     /// own copy: 10 GB for SDXL.
     pub f32_weights: bool,
-    /// Whether attention is written in ONNX's own operators. OpenVINO's provider of ONNX Runtime 1.24
-    /// does not take `MultiHeadAttention`, which would split the network into many parts.
+    /// Whether attention is written in ONNX's own operators. OpenVINO's provider of ONNX Runtime
+    /// 1.24 does not take `MultiHeadAttention`, which would split the network into many parts.
     pub plain_attention: bool,
     /// The number of channels per block, if convolutions are written over blocks of channels.
     /// `None` for plain convolutions.

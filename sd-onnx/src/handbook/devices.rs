@@ -16,10 +16,11 @@
 //! `OpenVinoGpu` and `OpenVinoNpu` are untested, because no machine of this project has such a
 //! device.
 //!
-//! On a processor with AMX, use OpenVINO in bf16: a UNet call takes a third of the time that it
-//! takes on `Cpu`, and the UNet takes half of the memory. In f32, `Cpu` and OpenVINO take about the
-//! same time, and `Cpu` starts faster. The project's `benches/README.md` compares them with each
-//! other and with other programs.
+//! Use OpenVINO in bf16 on a processor that computes in bf16. With AMX (Intel's Xeons since 2023),
+//! a UNet call takes a third of the time that it takes on `Cpu`; with AVX-512 BF16 (AMD since Zen
+//! 4), half of it. In f32, `Cpu` and OpenVINO take about the same time, and `Cpu` starts faster and
+//! needs less memory. The project's `benches/README.md` compares them with each other and with
+//! other programs.
 //!
 //! ```no_run
 //! use sd_onnx::{Device, Precision, Request};
@@ -39,7 +40,8 @@
 //! A device or a precision that is not available is an error, never replaced by another one.
 //! [`Pipeline::device_report`](crate::Pipeline::device_report) lists which provider of ONNX Runtime
 //! runs how many nodes of each network. Nodes that the provider of a device does not take run on
-//! the CPU. With the graphs of this library there are no such nodes.
+//! the CPU. With the graphs of this library there are almost none: on processors that are not from
+//! Intel, the causal attention of the text encoder.
 //!
 //! With the Cargo feature `fetch`, the libraries are downloaded when they are first needed: 52 MB
 //! for OpenVINO. Without it, they must be installed in one of the places listed in the
@@ -67,17 +69,26 @@
 //! This saves the memory of the text encoders while the UNet runs, and the memory of the UNet while
 //! the VAE runs. It costs the time to load each network again.
 //!
-//! In bf16, the weights of the UNet and the text encoders are mapped from the model's own file if
-//! they are stored as bf16. From files of other types they are converted into a temporary file in
-//! the cache folder while the network is loaded: 1.7 GB for Stable Diffusion 1.5, 5.1 GB for SDXL.
-//! Once the network is loaded, this file no longer has a name. Its space is freed when the network
-//! is unloaded.
+//! # Temporary files
+//! Weights are mapped from the model's own file where the device can read them as they are stored.
+//! Others are written to a temporary file in the cache folder while the network is loaded, and
+//! mapped from there. The sizes are for the UNet of Stable Diffusion 1.5:
+//!
+//! - On `Cpu`, the filters of convolutions in another order, as f32: 2.4 GB. If the file cannot be
+//!   written, ONNX Runtime reorders the filters in memory, with a warning through `tracing`.
+//! - On OpenVINO in bf16 on Intel's processors, weights that are not stored as bf16: 1.7 GB.
+//! - On OpenVINO otherwise, weights that are not stored as f32: 3.4 GB. OpenVINO would keep an f32
+//!   copy of them in memory.
+//!
+//! Once the network is loaded, the file no longer has a name. Its space is freed when the network
+//! is unloaded. The system can drop its pages from memory like those of any file.
 //!
 //! # Stopping
 //! A [`StopToken`](crate::StopToken) ends a call on `Cpu` within one operator, some tens of
 //! milliseconds. OpenVINO runs a network as one operator, so the run ends when the current call is
 //! over: about a second for Stable Diffusion 1.5 in bf16, half a minute for a VAE in f32 at
-//! 1024 × 1024.
+//! 1024 × 1024. A network that is being loaded or compiled, such as for the first picture of
+//! another size, is finished first.
 //!
 //! [`Device`]: crate::Device
 //! [`Precision`]: crate::Precision

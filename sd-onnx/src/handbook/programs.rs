@@ -59,8 +59,8 @@
 //! let Err(GenerateError::Request(problems)) = pipeline.generate(&wrong) else {
 //!     panic!("it is wrong")
 //! };
-//! let what = problems.iter().map(|problem| &*problem.what);
-//! assert_eq!(what.collect::<Vec<_>>(), ["width", "steps"]);
+//! let fields = problems.iter().map(|problem| &*problem.field);
+//! assert_eq!(fields.collect::<Vec<_>>(), ["width", "steps"]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

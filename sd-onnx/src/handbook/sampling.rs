@@ -45,8 +45,8 @@
 //! A run visits as many noise levels as it has steps. Levels that are close together give that part
 //! of the run more work. Karras' ladder, which most samplers use by default, has many levels at the
 //! clean end, where details form. A request without a ladder uses
-//! [the default ladder](crate::schedulers::Row::default_ladder) of its sampler. If it names no
-//! sampler either, it uses the default ladder of the [pipeline](crate::Pipeline::defaults).
+//! [the default ladder](crate::schedulers::SamplerRow::default_ladder) of its sampler. If it names
+//! no sampler either, it uses the default ladder of the [pipeline](crate::Pipeline::defaults).
 //!
 //! With serde, a ladder is its name, or its name with options:
 //!
@@ -77,19 +77,19 @@
 //! # What the model predicts
 //! A model predicts the noise, v or the clean sample. Its configuration says which, and no sampler
 //! needs to know. The same is true of flow models, whose noise levels are on
-//! [another path](crate::schedulers::Path). The library cannot load a flow model from files yet,
-//! but [custom networks](super::pieces#networks-of-ones-own) can be flow models:
+//! [another path](crate::schedulers::NoisePath). The library cannot load a flow model from files
+//! yet, but [custom networks](super::pieces#networks-of-ones-own) can be flow models:
 //!
 //! ```
 //! use std::sync::Arc;
 //! use sd_onnx::schedulers::{
-//!     Euler, Ladder, NoiseSchedule, Path, Prediction, Sampler, SchedulerConfig,
+//!     Euler, Ladder, NoiseSchedule, NoisePath, Prediction, Sampler, SchedulerConfig,
 //! };
 //!
 //! let config = SchedulerConfig { prediction: Prediction::Flow, ..SchedulerConfig::default() };
 //! let schedule = Arc::new(NoiseSchedule::new(&config)?);
 //! let rungs = Ladder::flow_shifted(3.0).rungs(&schedule, 4, &Euler::default().conventions())?;
-//! assert_eq!((rungs.path(), rungs.sigmas()[0]), (Path::Flow, 1.0));
+//! assert_eq!((rungs.path(), rungs.sigmas()[0]), (NoisePath::Flow, 1.0));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

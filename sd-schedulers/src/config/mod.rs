@@ -15,7 +15,7 @@ pub use error::ConfigError;
 pub use json::without_infinities;
 
 use crate::printable::printable;
-use crate::{Clip, Prediction};
+use crate::{ClipSample, Prediction};
 use class::{Class, Kind, PREDICTIONS};
 use json::{Keys, numbers, wrong};
 
@@ -67,8 +67,8 @@ pub struct SchedulerConfig {
     /// How denoised samples are clipped, for models of pixels: `clip_sample` or `thresholding`. If
     /// the file asks for both, `thresholding` takes precedence.
     ///
-    /// Default: [`Clip::None`].
-    pub clip: Clip,
+    /// Default: [`ClipSample::None`].
+    pub clip: ClipSample,
     /// The smallest and the largest sigma of the training, for [`Prediction::Edm`] only. Both are
     /// above 0, and the first is below the second.
     ///
@@ -101,7 +101,7 @@ impl Default for SchedulerConfig {
             steps_offset: 1,
             prediction: Prediction::Epsilon,
             set_alpha_to_one: false,
-            clip: Clip::None,
+            clip: ClipSample::None,
             sigma_range: EDM_RANGE,
             rescale_betas_zero_snr: false,
             ignored: Vec::new(),
@@ -186,7 +186,7 @@ impl SchedulerConfig {
             prediction,
             set_alpha_to_one: keys.flag("set_alpha_to_one", class.set_alpha_to_one)?,
             clip: match thresholding(keys)? {
-                Clip::None => clip_sample(keys, class.clip_sample)?,
+                ClipSample::None => clip_sample(keys, class.clip_sample)?,
                 thresholding => thresholding,
             },
             sigma_range: match prediction {
@@ -262,14 +262,14 @@ impl SchedulerConfig {
         }
         let above_0 = "a number above 0";
         match self.clip {
-            Clip::None => {}
-            Clip::Range(range) => check(
+            ClipSample::None => {}
+            ClipSample::Range(range) => check(
                 positive(range.into()),
                 "clip_sample_range",
                 above_0,
                 range.to_string(),
             )?,
-            Clip::Dynamic { ratio, max } => {
+            ClipSample::Dynamic { ratio, max } => {
                 check(
                     (0.0..=1.0).contains(&ratio),
                     "dynamic_thresholding_ratio",
@@ -292,18 +292,18 @@ impl SchedulerConfig {
     }
 
     /// Returns the clipping of a diffusers class that has `clip_sample` but not `thresholding`.
-    pub(crate) fn clip_range(&self) -> Clip {
+    pub(crate) fn clip_range(&self) -> ClipSample {
         match self.clip {
-            Clip::Range(_) => self.clip,
-            Clip::None | Clip::Dynamic { .. } => Clip::None,
+            ClipSample::Range(_) => self.clip,
+            ClipSample::None | ClipSample::Dynamic { .. } => ClipSample::None,
         }
     }
 
     /// Returns the clipping of a diffusers class that has `thresholding` but not `clip_sample`.
-    pub(crate) fn thresholding(&self) -> Clip {
+    pub(crate) fn thresholding(&self) -> ClipSample {
         match self.clip {
-            Clip::Dynamic { .. } => self.clip,
-            Clip::None | Clip::Range(_) => Clip::None,
+            ClipSample::Dynamic { .. } => self.clip,
+            ClipSample::None | ClipSample::Range(_) => ClipSample::None,
         }
     }
 }
@@ -325,23 +325,23 @@ fn ignored(keys: &Keys, class: &Class) -> Vec<String> {
 /// The largest number of ignored keys that are named.
 const MOST_IGNORED: usize = 8;
 
-/// Reads [`Clip::Range`] or [`Clip::None`].
-fn clip_sample(keys: &Keys, default: bool) -> Result<Clip, ConfigError> {
+/// Reads [`ClipSample::Range`] or [`ClipSample::None`].
+fn clip_sample(keys: &Keys, default: bool) -> Result<ClipSample, ConfigError> {
     if !keys.flag("clip_sample", default)? {
-        return Ok(Clip::None);
+        return Ok(ClipSample::None);
     }
     let range = keys.positive("clip_sample_range")?.unwrap_or(1.0);
-    Ok(Clip::Range(range as f32))
+    Ok(ClipSample::Range(range as f32))
 }
 
-/// Reads [`Clip::Dynamic`] or [`Clip::None`].
-fn thresholding(keys: &Keys) -> Result<Clip, ConfigError> {
+/// Reads [`ClipSample::Dynamic`] or [`ClipSample::None`].
+fn thresholding(keys: &Keys) -> Result<ClipSample, ConfigError> {
     if !keys.flag("thresholding", false)? {
-        return Ok(Clip::None);
+        return Ok(ClipSample::None);
     }
     let ratio = keys.number("dynamic_thresholding_ratio")?.unwrap_or(0.995);
     let max = keys.positive("sample_max_value")?.unwrap_or(1.0);
-    Ok(Clip::Dynamic {
+    Ok(ClipSample::Dynamic {
         ratio: ratio as f32,
         max: max as f32,
     })

@@ -38,7 +38,11 @@ fn missing_keys_take_the_defaults_of_their_class_in_diffusers() {
             class.get("steps_offset").map_or(0, |v| v.as_u64().unwrap()),
             "{name}"
         );
-        let clip = if clips { Clip::Range(1.0) } else { Clip::None };
+        let clip = if clips {
+            ClipSample::Range(1.0)
+        } else {
+            ClipSample::None
+        };
         assert_eq!(bare.clip, clip, "{name}");
         assert_eq!(
             bare.set_alpha_to_one,
@@ -83,7 +87,7 @@ fn every_key_changes_its_field() {
         steps_offset: 1,
         prediction: Prediction::V,
         set_alpha_to_one: false,
-        clip: Clip::Range(2.5),
+        clip: ClipSample::Range(2.5),
         sigma_range: EDM_RANGE,
         rescale_betas_zero_snr: true,
         ignored: Vec::new(),
@@ -97,7 +101,7 @@ fn thresholding_wins_over_clipping() {
         let text = format!(r#"{{"clip_sample": true, "thresholding": true{more}}}"#);
         SchedulerConfig::from_json(&text).unwrap().clip
     };
-    let dynamic = |ratio, max| Clip::Dynamic { ratio, max };
+    let dynamic = |ratio, max| ClipSample::Dynamic { ratio, max };
     assert_eq!(clip(""), dynamic(0.995, 1.0));
     let more = r#", "dynamic_thresholding_ratio": 0.5, "sample_max_value": 2"#;
     assert_eq!(clip(more), dynamic(0.5, 2.0));

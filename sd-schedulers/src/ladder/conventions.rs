@@ -1,6 +1,6 @@
 //! The conventions by which a sampler wants its rungs made.
 
-use crate::Path;
+use crate::NoisePath;
 
 /// How a sampler counts and scales, where the reference implementations of different samplers
 /// differ.
@@ -13,16 +13,16 @@ use crate::Path;
 pub struct Conventions {
     /// How many points a spacing has.
     ///
-    /// Default: [`Counting::N`].
-    pub counting: Counting,
+    /// Default: [`PointCount::N`].
+    pub counting: PointCount,
     /// Whether the timesteps of linspace are rounded to whole ones, half to even.
     ///
     /// Default: false.
     pub integer_timesteps: bool,
     /// How the model is given timesteps that do not come from a spacing. Sigmas are not changed.
     ///
-    /// Default: [`Told::Exactly`].
-    pub told: Told,
+    /// Default: [`TimestepRounding::Exactly`].
+    pub timestep_rounding: TimestepRounding,
     /// What the first x is scaled by.
     ///
     /// Default: [`FirstX::BySpacing`].
@@ -42,11 +42,11 @@ pub struct Conventions {
     pub training_timesteps: bool,
     /// The sigma at which the last step ends.
     ///
-    /// Default: [`End::Zero`].
+    /// Default: [`FinalSigma::Zero`].
     ///
     /// Some ladders determine the end themselves: [`Ladder::Sigmas`](crate::Ladder::Sigmas), and
     /// [`Shape::KlOptimal`](crate::Shape::KlOptimal) as in WebUI.
-    pub end: End,
+    pub end: FinalSigma,
     /// Whether the ladder is made with one more step and its cleanest rung is left out, as for
     /// WebUI's DPM2, DPM2 a and DPM++ 3M SDE. This does not apply to given sigmas and timesteps.
     ///
@@ -58,28 +58,28 @@ pub struct Conventions {
     pub min_steps: usize,
     /// The scaling in which the sampler runs on a flow model.
     ///
-    /// Default: [`Path::Exploding`], in which the sampler need not know about flow models.
+    /// Default: [`NoisePath::Exploding`], in which the sampler need not know about flow models.
     ///
-    /// [`Path::Flow`] is correct only for two kinds of samplers:
+    /// [`NoisePath::Flow`] is correct only for two kinds of samplers:
     /// - samplers that add no noise and use only the slope `(x - denoised) / sigma`;
     /// - samplers with a formula for that path: [`LcmBoundary::None`](crate::LcmBoundary::None) and
     ///   [`EulerAncestral::flow`](crate::EulerAncestral::flow).
-    pub flow: Path,
+    pub flow: NoisePath,
 }
 
 impl Default for Conventions {
     fn default() -> Self {
         Self {
-            counting: Counting::N,
+            counting: PointCount::N,
             integer_timesteps: false,
-            told: Told::Exactly,
+            timestep_rounding: TimestepRounding::Exactly,
             first_x: FirstX::BySpacing,
             on_grid_only: false,
             training_timesteps: false,
-            end: End::Zero,
+            end: FinalSigma::Zero,
             drop_next_to_last: false,
             min_steps: 1,
-            flow: Path::Exploding,
+            flow: NoisePath::Exploding,
         }
     }
 }
@@ -88,9 +88,9 @@ impl Default for Conventions {
 ///
 /// An EDM model always gets the exact timestep.
 ///
-/// Default: [`Told::Exactly`].
+/// Default: [`TimestepRounding::Exactly`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Told {
+pub enum TimestepRounding {
     /// Unrounded, as in k-diffusion and in diffusers' Euler and Heun.
     #[default]
     Exactly,
@@ -110,9 +110,9 @@ pub enum Told {
 
 /// The sigma at which the last step ends.
 ///
-/// Default: [`End::Zero`].
+/// Default: [`FinalSigma::Zero`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum End {
+pub enum FinalSigma {
     /// Sigma 0, where the result is the model's guess of the clean sample.
     #[default]
     Zero,
@@ -125,9 +125,9 @@ pub enum End {
 
 /// How many points a spacing has for N steps.
 ///
-/// Default: [`Counting::N`].
+/// Default: [`PointCount::N`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Counting {
+pub enum PointCount {
     /// N points: Euler, Heun and DDIM.
     #[default]
     N,

@@ -74,7 +74,7 @@ pub enum FlowLevels {
     },
     /// The sigmas of another ladder, such as given sigmas, which diffusers shifts too, or ComfyUI's
     /// `simple` and `normal`.
-    Of(Box<Ladder>),
+    Ladder(Box<Ladder>),
 }
 
 /// How a [`Flow`] ladder is moved towards noise: `sigma → s sigma / (1 + (s - 1) sigma)`,
@@ -192,7 +192,7 @@ impl Flow {
                 let (sigmas, _) = shape.sigmas(steps, [*sigma_min, *sigma_max])?;
                 sigmas.iter().map(|sigma| sigma / (1.0 + sigma)).collect()
             }
-            FlowLevels::Of(ladder) => {
+            FlowLevels::Ladder(ladder) => {
                 ladder.check(schedule, conventions)?;
                 let levels = ladder.levels(schedule, steps, conventions)?;
                 end = levels.end.map(|end| shifted(end, factor));

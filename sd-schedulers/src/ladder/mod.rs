@@ -22,7 +22,7 @@ mod written;
 
 use std::sync::Arc;
 
-pub use conventions::{Conventions, Counting, End, FirstX, Told};
+pub use conventions::{Conventions, FinalSigma, FirstX, PointCount, TimestepRounding};
 pub use error::LadderError;
 pub(crate) use flow::shifted;
 pub use flow::{Flow, FlowLevels, ResolutionShift, Shift};
@@ -164,7 +164,7 @@ impl Ladder {
             Self::Sigmas(sigmas) => Some(sigmas.len().saturating_sub(1)),
             Self::Timesteps(timesteps) => Some(timesteps.len()),
             Self::Flow(Flow {
-                levels: FlowLevels::Of(ladder),
+                levels: FlowLevels::Ladder(ladder),
                 ..
             }) => ladder.given_steps(),
             _ => None,

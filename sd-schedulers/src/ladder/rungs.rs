@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::levels::Levels;
-use super::{Conventions, End, FirstX, Ladder, LadderError, Shape, Spacing, Told};
+use super::{
+    Conventions, FinalSigma, FirstX, Ladder, LadderError, Shape, Spacing, TimestepRounding,
+};
 use crate::schedule::Kind;
-use crate::{BetaSchedule, NoiseSchedule, Path, Rungs};
+use crate::{BetaSchedule, NoisePath, NoiseSchedule, Rungs};
 
 impl Ladder {
     /// Makes the noise levels of a run of `steps` steps.
@@ -79,16 +81,18 @@ impl Ladder {
         let cleanest = sigmas[sigmas.len() - 1];
         let end = match (end, conventions.end) {
             (Some(end), _) => end,
-            (None, End::Zero) => 0.0,
-            (None, End::SigmaMin) if timesteps.is_some() && schedule.kind() == Kind::Trained => {
+            (None, FinalSigma::Zero) => 0.0,
+            (None, FinalSigma::SigmaMin)
+                if timesteps.is_some() && schedule.kind() == Kind::Trained =>
+            {
                 schedule.sigma_min().into()
             }
-            (None, End::SigmaMin) => cleanest,
+            (None, FinalSigma::SigmaMin) => cleanest,
         };
         let inverted = || sigmas.iter().map(|&sigma| schedule.invert(sigma)).collect();
         let mut timesteps: Vec<f64> = timesteps.unwrap_or_else(inverted);
         for timestep in &mut timesteps {
-            *timestep = self.told(schedule, conventions.told, *timestep);
+            *timestep = self.rounded(schedule, conventions.timestep_rounding, *timestep);
         }
         if one_more && sigmas.len() > 1 {
             sigmas.pop();
@@ -104,13 +108,13 @@ impl Ladder {
             initial_scale,
         )?;
         Ok(match conventions.flow {
-            Path::Exploding => rungs.explode(&sigmas),
-            Path::Flow => rungs,
+            NoisePath::Exploding => rungs.explode(&sigmas),
+            NoisePath::Flow => rungs,
         })
     }
 
     /// Returns the timestep as the model is given it.
-    fn told(&self, schedule: &NoiseSchedule, told: Told, timestep: f64) -> f64 {
+    fn rounded(&self, schedule: &NoiseSchedule, rounding: TimestepRounding, timestep: f64) -> f64 {
         if matches!(self, Self::Spaced(_) | Self::Timesteps(_)) || schedule.kind() == Kind::Edm {
             return timestep;
         }
@@ -119,15 +123,16 @@ impl Ladder {
             _ => None,
         };
         let karras = matches!(shape, Some(Shape::Karras { .. }));
-        let cut_off = match told {
-            Told::Exactly => return timestep,
-            Told::KarrasRounded if karras => false,
-            Told::KarrasRounded => return timestep,
-            Told::Whole | Told::WholeOnCosineToo => match shape {
+        let cut_off = match rounding {
+            TimestepRounding::Exactly => return timestep,
+            TimestepRounding::KarrasRounded if karras => false,
+            TimestepRounding::KarrasRounded => return timestep,
+            TimestepRounding::Whole | TimestepRounding::WholeOnCosineToo => match shape {
                 _ if schedule.kind() == Kind::Flow => true,
                 Some(Shape::Exponential | Shape::Beta { .. }) => true,
                 Some(Shape::Karras { .. } | Shape::Lu) => {
-                    told == Told::Whole && schedule.beta_schedule() == BetaSchedule::Cosine
+                    rounding == TimestepRounding::Whole
+                        && schedule.beta_schedule() == BetaSchedule::Cosine
                 }
                 _ => false,
             },

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Conventions, Counting};
+use super::{Conventions, PointCount};
 use crate::NoiseSchedule;
 
 /// Which training timesteps the N rungs of a run have: table 2 of
@@ -38,8 +38,8 @@ impl Spacing {
     ) -> Vec<f64> {
         let trained = schedule.num_train_timesteps();
         let extra = match conventions.counting {
-            Counting::N => 0,
-            Counting::NPlusOne => 1,
+            PointCount::N => 0,
+            PointCount::NPlusOne => 1,
         };
         let last = (trained - 1) as f64;
         let formula = |i: usize| {

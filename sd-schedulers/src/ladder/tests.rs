@@ -27,7 +27,7 @@ fn names_and_serde() {
         over,
     };
     let flow = Ladder::Flow(Flow {
-        levels: FlowLevels::Of(Box::new(Ladder::sigmas([1.0, 0.5, 0.0]))),
+        levels: FlowLevels::Ladder(Box::new(Ladder::sigmas([1.0, 0.5, 0.0]))),
         shift: Shift::Mu(0.5),
         terminal: Some(0.25),
     });
@@ -56,7 +56,7 @@ fn names_and_serde() {
         ),
         (
             flow,
-            r#"{"flow":{"levels":{"of":{"sigmas":[1.0,0.5,0.0]}},"shift":{"mu":0.5},"terminal":0.25}}"#,
+            r#"{"flow":{"levels":{"ladder":{"sigmas":[1.0,0.5,0.0]}},"shift":{"mu":0.5},"terminal":0.25}}"#,
         ),
     ];
     for (ladder, json) in examples {

@@ -3,10 +3,10 @@ use std::sync::Arc;
 use super::{Preset, unknown};
 use crate::{
     Conventions, Ddpm, Deis, DeisNodes, Dpm2, Dpm2Ancestral, DpmAdaptive, DpmFast, DpmPlusPlus2M,
-    DpmPlusPlus2MSde, DpmPlusPlus2SAncestral, DpmPlusPlus3MSde, DpmPlusPlusSde, End, ErSde, Euler,
-    EulerAncestral, EulerCfgPp, FirstX, GradientEstimation, Heun, Ipndm, IpndmWeights, Ladder, Lcm,
-    LcmBoundary, Lms, Path, ResMultistep, SaSolver, Sampler, SdeSolver, TABLE, Timing, UniPc,
-    UniPcVariant, UnknownName, WithConventions,
+    DpmPlusPlus2MSde, DpmPlusPlus2SAncestral, DpmPlusPlus3MSde, DpmPlusPlusSde, ErSde, Euler,
+    EulerAncestral, EulerCfgPp, FinalSigma, FirstX, GradientEstimation, Heun, Ipndm, IpndmWeights,
+    Ladder, Lcm, LcmBoundary, Lms, NoisePath, ResMultistep, SaSolver, Sampler, SdeSolver, TABLE,
+    Timing, UniPc, UniPcVariant, UnknownName, WithConventions,
 };
 
 /// Returns the sampler and the ladder that ComfyUI 0.3.64 has under these names, such as `dpmpp_2m`
@@ -112,7 +112,7 @@ static SAMPLERS: [Known; 33] = [
     known("euler", "euler", || Arc::new(Euler::default())),
     known("euler_cfg_pp", "euler-cfg-pp", || Arc::new(EulerCfgPp::default())),
     known("euler_ancestral", "euler-a", || {
-        Arc::new(EulerAncestral { flow: Path::Flow, ..EulerAncestral::default() })
+        Arc::new(EulerAncestral { flow: NoisePath::Flow, ..EulerAncestral::default() })
     }),
     known("euler_ancestral_cfg_pp", "euler-a-cfg-pp", || {
         Arc::new(EulerCfgPp { eta: 1.0, ..EulerCfgPp::default() })
@@ -144,7 +144,7 @@ static SAMPLERS: [Known; 33] = [
             order: 3,
             nodes: DeisNodes::Time,
             lower_order_final: false,
-            end: End::Zero,
+            end: FinalSigma::Zero,
             ..Deis::default()
         })
     }),
@@ -170,7 +170,7 @@ fn sa_solver(evaluate_again: bool) -> Arc<dyn Sampler> {
         predictor_order: 3,
         corrector_order: 4,
         evaluate_again,
-        end: End::Zero,
+        end: FinalSigma::Zero,
         ..SaSolver::default()
     })
 }

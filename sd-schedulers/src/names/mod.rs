@@ -11,16 +11,16 @@ pub use comfyui::from_comfyui;
 pub use webui::from_webui;
 
 use crate::printable::printable;
-use crate::{Ladder, Row, Sampler};
+use crate::{Ladder, Sampler, SamplerRow};
 
 /// The sampler and the ladder that a name of another program stands for. See [`from_webui`] and
 /// [`from_comfyui`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Preset {
-    /// The row of the sampler. Its [`build`](Row::build) has diffusers' options, while `sampler`
-    /// has the other program's.
-    pub row: &'static Row,
+    /// The row of the sampler. Its [`build`](SamplerRow::build) has diffusers' options, while
+    /// `sampler` has the other program's.
+    pub row: &'static SamplerRow,
     /// The sampler with the program's options and [conventions](crate::Conventions). Its
     /// [`needs`](Sampler::needs) report whether its noise should come from a Brownian tree.
     pub sampler: Arc<dyn Sampler>,

@@ -3,9 +3,10 @@ use std::sync::Arc;
 use super::{Preset, unknown};
 use crate::{
     AlignYourSteps, AlignedModel, Conventions, Ddim, Dpm2, Dpm2Ancestral, DpmAdaptive, DpmFast,
-    DpmPlusPlus2M, DpmPlusPlus2MSde, DpmPlusPlus2SAncestral, DpmPlusPlus3MSde, DpmPlusPlusSde, End,
-    Euler, EulerAncestral, FirstX, Heun, Ladder, Lcm, LcmBoundary, Lms, Pndm, Restart, Sampler,
-    SdeSolver, Shape, TABLE, Told, UniPc, UniPcVariant, UnknownName, WithConventions,
+    DpmPlusPlus2M, DpmPlusPlus2MSde, DpmPlusPlus2SAncestral, DpmPlusPlus3MSde, DpmPlusPlusSde,
+    Euler, EulerAncestral, FinalSigma, FirstX, Heun, Ladder, Lcm, LcmBoundary, Lms, Pndm, Restart,
+    Sampler, SdeSolver, Shape, TABLE, TimestepRounding, UniPc, UniPcVariant, UnknownName,
+    WithConventions,
 };
 
 /// Returns the sampler and the ladder that Stable Diffusion WebUI 1.10.1 has under this name.
@@ -242,12 +243,12 @@ fn unipc() -> Arc<dyn Sampler> {
     let unipc = UniPc {
         order: 3,
         variant: UniPcVariant::Bh1,
-        end: End::SigmaMin,
+        end: FinalSigma::SigmaMin,
         ..UniPc::default()
     };
     let conventions = Conventions {
         first_x: FirstX::VariancePreserving,
-        end: End::SigmaMin,
+        end: FinalSigma::SigmaMin,
         ..Conventions::default()
     };
     with(unipc, conventions)
@@ -259,7 +260,7 @@ fn lcm() -> Arc<dyn Sampler> {
         ..Lcm::default()
     };
     let conventions = Conventions {
-        told: Told::WholeOnCosineToo,
+        timestep_rounding: TimestepRounding::WholeOnCosineToo,
         training_timesteps: true,
         ..Conventions::default()
     };
@@ -269,7 +270,7 @@ fn lcm() -> Arc<dyn Sampler> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{NoiseSchedule, SchedulerConfig, same};
+    use crate::{NoiseSchedule, SchedulerConfig, is_same_sampler};
 
     #[test]
     fn every_name_of_the_table_reads_back_to_its_row() {
@@ -385,7 +386,7 @@ mod tests {
             assert_eq!(preset.ladder.name(), Some(ladder));
         }
         let plain = from_webui("Euler", None).unwrap();
-        assert!(same(&*plain.sampler, &Euler::default()));
+        assert!(is_same_sampler(&*plain.sampler, &Euler::default()));
     }
 
     #[test]

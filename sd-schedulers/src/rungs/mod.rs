@@ -11,7 +11,7 @@ use crate::{LadderError, NoiseSchedule};
 
 /// How a clean sample and noise make a noisy one. It is the scaling of x and sigma in a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Path {
+pub enum NoisePath {
     /// Variance exploding: x is the clean sample plus `sigma` times unit noise. Sigma is 0 or
     /// above.
     #[default]
@@ -29,7 +29,7 @@ pub enum Path {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rungs {
     schedule: Arc<NoiseSchedule>,
-    path: Path,
+    path: NoisePath,
     /// The sigmas of the whole run.
     sigmas: Vec<f32>,
     timesteps: Vec<f32>,
@@ -48,7 +48,7 @@ pub struct Rung {
     /// The training timestep that the model is given. It need not be whole.
     pub timestep: f32,
     /// The scaling of x and sigma.
-    pub path: Path,
+    pub path: NoisePath,
 }
 
 impl Rungs {
@@ -89,8 +89,8 @@ impl Rungs {
             });
         }
         let highest = match schedule.path() {
-            Path::Exploding => f32::MAX,
-            Path::Flow => 1.0,
+            NoisePath::Exploding => f32::MAX,
+            NoisePath::Flow => 1.0,
         };
         let mut above = f32::INFINITY;
         for (index, &sigma) in sigmas.iter().enumerate() {
@@ -142,7 +142,7 @@ impl Rungs {
     /// Does the same as [`exploding`](Self::exploding), with the sigmas of the whole run before
     /// they were rounded.
     pub(crate) fn explode(mut self, sigmas: &[f64]) -> Self {
-        if self.path == Path::Flow {
+        if self.path == NoisePath::Flow {
             let trained = self.schedule.num_train_timesteps() as f64;
             let mut highest = 1.0 - 1.0 / trained;
             if (sigmas[1] as f32) < 1.0 {
@@ -154,13 +154,13 @@ impl Rungs {
                 *exploded = (sigma / (1.0 - sigma)) as f32;
             }
             self.initial_scale *= 1.0 + self.sigmas[self.part.start];
-            self.path = Path::Exploding;
+            self.path = NoisePath::Exploding;
         }
         self
     }
 
     /// Returns the scaling of x and sigma in the run.
-    pub fn path(&self) -> Path {
+    pub fn path(&self) -> NoisePath {
         self.path
     }
 

@@ -10,7 +10,7 @@ impl Rungs {
     ///
     /// The first x of the part is the clean sample plus [`initial_scale`](Self::initial_scale)
     /// times unit noise. The scale is now the sigma of rung `first`. On
-    /// [`Path::Flow`](crate::Path::Flow), the clean sample is multiplied by `1 - sigma`.
+    /// [`NoisePath::Flow`](crate::NoisePath::Flow), the clean sample is multiplied by `1 - sigma`.
     /// [`StrengthRule`](crate::StrengthRule) computes `first` from a strength.
     ///
     /// # Errors

@@ -79,7 +79,7 @@ fn flow(sigmas: &[f32], scale: f32) -> Result<Rungs, LadderError> {
 #[test]
 fn flow_rungs_explode() {
     let exploded = flow(&[0.75, 0.5, 0.0], 1.0).unwrap().exploding();
-    assert_eq!(exploded.path(), Path::Exploding);
+    assert_eq!(exploded.path(), NoisePath::Exploding);
     assert_eq!(exploded.sigmas(), [3.0, 1.0, 0.0]);
     assert_eq!(exploded.timesteps(), [750.0, 500.0]);
     assert_eq!(exploded.initial_scale(), 4.0);

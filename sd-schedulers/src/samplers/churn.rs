@@ -1,7 +1,7 @@
 use std::f64::consts::SQRT_2;
 
 use super::steps::add;
-use crate::{Path, Run, Rung, Rungs};
+use crate::{NoisePath, Run, Rung, Rungs};
 
 /// Fresh noise before each step, which the step then removes: lines 4 to 6 of algorithm 2 of
 /// <https://arxiv.org/abs/2206.00364>, as in k-diffusion.
@@ -58,11 +58,11 @@ impl Churn {
     }
 
     /// Returns the scaling for a flow model. Added noise would leave the straight path.
-    pub(super) fn path(&self) -> Path {
+    pub(super) fn path(&self) -> NoisePath {
         if self.is_on() {
-            Path::Exploding
+            NoisePath::Exploding
         } else {
-            Path::Flow
+            NoisePath::Flow
         }
     }
 

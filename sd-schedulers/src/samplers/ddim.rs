@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use super::steps::{add, ancestral, renoise};
 use crate::{
-    Calls, Clip, Conventions, Ends, FirstX, Needs, Path, Run, Rung, Rungs, Sampler,
+    Calls, ClipSample, Conventions, EndPoint, FirstX, Needs, NoisePath, Run, Rung, Rungs, Sampler,
     SchedulerConfig, Step,
 };
 
@@ -33,8 +33,8 @@ pub struct Ddim {
     pub set_alpha_to_one: bool,
     /// The clipping of the denoised sample, for models of pixels.
     ///
-    /// Default: [`Clip::None`].
-    pub clip: Clip,
+    /// Default: [`ClipSample::None`].
+    pub clip: ClipSample,
     /// Whether x - D is computed from the clipped D too: `use_clipped_model_output` in diffusers.
     /// It has no effect with [`cfg_pp`](Self::cfg_pp).
     ///
@@ -77,7 +77,7 @@ impl Default for Ddim {
         Self {
             eta: 0.0,
             set_alpha_to_one: true,
-            clip: Clip::None,
+            clip: ClipSample::None,
             use_clipped_model_output: false,
             target: DdimTarget::NextRung,
             stop_at_last_rung: false,
@@ -108,11 +108,11 @@ impl Sampler for Ddim {
         Calls::Exactly(steps(rungs, self.stop_at_last_rung))
     }
 
-    fn ends(&self) -> Ends {
+    fn ends(&self) -> EndPoint {
         match (self.stop_at_last_rung, self.set_alpha_to_one) {
-            (true, _) => Ends::Own,
-            (false, true) => Ends::Last,
-            (false, false) => Ends::Cleanest,
+            (true, _) => EndPoint::Formula,
+            (false, true) => EndPoint::Last,
+            (false, false) => EndPoint::Cleanest,
         }
     }
 
@@ -126,7 +126,7 @@ impl Sampler for Ddim {
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let eta = f64::from(self.eta).max(0.0);
         let mut denoised = vec![0.0; x.len()];
-        let clips_after = self.clip != Clip::None && !self.use_clipped_model_output;
+        let clips_after = self.clip != ClipSample::None && !self.use_clipped_model_output;
         let has_own_noise = self.cfg_pp || clips_after;
         // The sample that the noise in x is on top of, if that is not the denoised sample.
         let mut clean = vec![0.0; if has_own_noise { x.len() } else { 0 }];
@@ -215,9 +215,9 @@ pub(super) fn sigma_at(rungs: &Rungs, timestep: f32) -> f32 {
 /// model was trained in.
 pub(super) fn relabel(rungs: &Rungs, from: impl Into<f64>, to: impl Into<f64>) -> f64 {
     let scale = |sigma: f64| match (rungs.schedule().path(), rungs.path()) {
-        (Path::Exploding, _) => sigma.hypot(1.0),
-        (Path::Flow, Path::Exploding) => 1.0 + sigma,
-        (Path::Flow, Path::Flow) => 1.0,
+        (NoisePath::Exploding, _) => sigma.hypot(1.0),
+        (NoisePath::Flow, NoisePath::Exploding) => 1.0 + sigma,
+        (NoisePath::Flow, NoisePath::Flow) => 1.0,
     };
     scale(to.into()) / scale(from.into())
 }
@@ -278,7 +278,7 @@ mod tests {
         };
         let default = Ddim::default();
         let clipped = Ddim {
-            clip: Clip::Range(0.5),
+            clip: ClipSample::Range(0.5),
             set_alpha_to_one: false,
             ..default
         };
@@ -286,7 +286,7 @@ mod tests {
         let cases: [(Ddim, Change); 7] = [
             (default, |ddim| ddim.eta = 0.5),
             (default, |ddim| ddim.set_alpha_to_one = false),
-            (default, |ddim| ddim.clip = Clip::Range(0.5)),
+            (default, |ddim| ddim.clip = ClipSample::Range(0.5)),
             (clipped, |ddim| ddim.use_clipped_model_output = true),
             (default, |ddim| ddim.target = DdimTarget::Stride),
             (default, |ddim| ddim.stop_at_last_rung = true),

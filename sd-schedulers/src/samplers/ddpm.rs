@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use super::steps::{add, slide};
-use crate::{Clip, Conventions, Ends, FirstX, Needs, Run, Rungs, Sampler, Step};
+use crate::{ClipSample, Conventions, EndPoint, FirstX, Needs, Run, Rungs, Sampler, Step};
 
 /// DDPM: equations 6 and 7 (the posterior mean) and section 3.2 (the two variances) of
 /// <https://arxiv.org/abs/2006.11239>. It is of first order, calls the model once per step and
@@ -19,8 +19,8 @@ pub struct Ddpm {
     pub variance: DdpmVariance,
     /// The clipping of the denoised sample, for models of pixels.
     ///
-    /// Default: [`Clip::None`].
-    pub clip: Clip,
+    /// Default: [`ClipSample::None`].
+    pub clip: ClipSample,
 }
 
 /// The noise that a step of [`Ddpm`] adds. The true variance lies between the two choices.
@@ -48,10 +48,10 @@ impl Sampler for Ddpm {
         }
     }
 
-    fn ends(&self) -> Ends {
+    fn ends(&self) -> EndPoint {
         match self.variance {
-            DdpmVariance::Small => Ends::Last,
-            DdpmVariance::Large => Ends::Own,
+            DdpmVariance::Small => EndPoint::Last,
+            DdpmVariance::Large => EndPoint::Formula,
         }
     }
 

@@ -4,13 +4,13 @@ use super::dpm_algorithm::DpmAlgorithm;
 use super::dpm_solver::{conventions, order_at};
 use super::history::{History, lagrange, last_sigmas, last_steps, newton};
 use super::steps::noise_in;
-use crate::{Clip, Conventions, End, Ends, Needs, Run, Rungs, Sampler, Step};
+use crate::{ClipSample, Conventions, EndPoint, FinalSigma, Needs, Run, Rungs, Sampler, Step};
 
 /// DEIS in its Adams-Bashforth form: equation 15 of <https://arxiv.org/abs/2204.13902>. Its order
 /// is the number of outputs that it uses, and it calls the model once per step.
 ///
 /// Reference implementations: diffusers' `DEISMultistepScheduler`, and ComfyUI's `deis` with
-/// [`DeisNodes::Time`], order 3 and [`End::Zero`].
+/// [`DeisNodes::Time`], order 3 and [`FinalSigma::Zero`].
 ///
 /// A step is x = x + ∫ noise(u) dsigma from sigma to sigma'. The noise is the polynomial in
 /// u(sigma) through the noises (x - D) / sigma of the last steps.
@@ -32,12 +32,12 @@ pub struct Deis {
     pub lower_order_final: bool,
     /// The sigma at which a run ends.
     ///
-    /// Default: [`End::SigmaMin`], which diffusers always has.
-    pub end: End,
+    /// Default: [`FinalSigma::SigmaMin`], which diffusers always has.
+    pub end: FinalSigma,
     /// The clipping of the denoised sample, for models of pixels.
     ///
-    /// Default: [`Clip::None`].
-    pub clip: Clip,
+    /// Default: [`ClipSample::None`].
+    pub clip: ClipSample,
 }
 
 /// The variable in which [`Deis`] treats the noise as a polynomial.
@@ -66,8 +66,8 @@ impl Default for Deis {
             order: 2,
             nodes: DeisNodes::LogSigma,
             lower_order_final: true,
-            end: End::SigmaMin,
-            clip: Clip::None,
+            end: FinalSigma::SigmaMin,
+            clip: ClipSample::None,
         }
     }
 }
@@ -77,10 +77,10 @@ impl Sampler for Deis {
         conventions(self.end)
     }
 
-    fn ends(&self) -> Ends {
+    fn ends(&self) -> EndPoint {
         match self.nodes {
-            DeisNodes::LogSigma if self.order > 1 => Ends::Own,
-            _ => Ends::Last,
+            DeisNodes::LogSigma if self.order > 1 => EndPoint::Formula,
+            _ => EndPoint::Last,
         }
     }
 

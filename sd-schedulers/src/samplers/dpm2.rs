@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use super::steps::{slide, slide_bent, two_calls_a_step};
-use crate::{Calls, Churn, Conventions, Run, Rungs, Sampler, Step, Told};
+use crate::{Calls, Churn, Conventions, Run, Rungs, Sampler, Step, TimestepRounding};
 
 /// DPM2: the midpoint rule with its midpoint in log sigma, after DPM-Solver-2 (algorithm 1 of
 /// <https://arxiv.org/abs/2206.00927>). It is of second order and calls the model twice per step,
@@ -18,10 +18,10 @@ pub struct Dpm2 {
     /// Default: no noise.
     pub churn: Churn,
     /// How the model is given the timesteps of rungs. The timesteps of midpoints are never rounded.
-    /// diffusers has [`Told::KarrasRounded`].
+    /// diffusers has [`TimestepRounding::KarrasRounded`].
     ///
-    /// Default: [`Told::Exactly`], as in k-diffusion.
-    pub told: Told,
+    /// Default: [`TimestepRounding::Exactly`], as in k-diffusion.
+    pub timestep_rounding: TimestepRounding,
     /// Whether the ladder is made with one more step and its cleanest rung is left out, as in WebUI
     /// and ComfyUI.
     ///
@@ -32,7 +32,7 @@ pub struct Dpm2 {
 impl Sampler for Dpm2 {
     fn conventions(&self) -> Conventions {
         Conventions {
-            told: self.told,
+            timestep_rounding: self.timestep_rounding,
             drop_next_to_last: self.drop_next_to_last,
             flow: self.churn.path(),
             ..Conventions::default()

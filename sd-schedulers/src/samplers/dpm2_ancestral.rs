@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use super::steps::{add, ancestral_from, slide, slide_bent};
-use crate::{Calls, Conventions, Run, Rungs, Sampler, Step, Told};
+use crate::{Calls, Conventions, Run, Rungs, Sampler, Step, TimestepRounding};
 
 /// DPM-Solver-2 with ancestral noise: algorithm 1 of <https://arxiv.org/abs/2206.00927> with r =
 /// 1/2. It is of second order and calls the model twice per step, but once in the last.
@@ -25,10 +25,10 @@ pub struct Dpm2Ancestral {
     /// Default: 1.
     pub s_noise: f32,
     /// How the model is given the timesteps of rungs. The timesteps half way are exact in all
-    /// programs. diffusers has [`Told::KarrasRounded`].
+    /// programs. diffusers has [`TimestepRounding::KarrasRounded`].
     ///
-    /// Default: [`Told::Exactly`], as in k-diffusion.
-    pub told: Told,
+    /// Default: [`TimestepRounding::Exactly`], as in k-diffusion.
+    pub timestep_rounding: TimestepRounding,
     /// Whether the ladder is made with one more step and its cleanest rung is left out, as in WebUI
     /// and ComfyUI.
     ///
@@ -41,7 +41,7 @@ impl Default for Dpm2Ancestral {
         Self {
             eta: 1.0,
             s_noise: 1.0,
-            told: Told::Exactly,
+            timestep_rounding: TimestepRounding::Exactly,
             drop_next_to_last: false,
         }
     }
@@ -50,7 +50,7 @@ impl Default for Dpm2Ancestral {
 impl Sampler for Dpm2Ancestral {
     fn conventions(&self) -> Conventions {
         Conventions {
-            told: self.told,
+            timestep_rounding: self.timestep_rounding,
             drop_next_to_last: self.drop_next_to_last,
             ..Conventions::default()
         }

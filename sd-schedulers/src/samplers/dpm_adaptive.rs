@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use super::dpm_stages::{DpmStages, descent, ends, sigma_of};
 use super::steps::add;
-use crate::{Calls, Ends, Needs, Run, Rungs, Sampler, Step};
+use crate::{Calls, EndPoint, Needs, Run, Rungs, Sampler, Step};
 
 /// DPM adaptive: DPM-Solver-12 or 23 from the appendix of <https://arxiv.org/abs/2206.00927>, which
 /// choose their own steps. Its order is the higher order of the two solvers, and it makes as many
@@ -124,8 +124,8 @@ impl Sampler for DpmAdaptive {
         Calls::AtMost(self.order() * self.attempts())
     }
 
-    fn ends(&self) -> Ends {
-        Ends::Own
+    fn ends(&self) -> EndPoint {
+        EndPoint::Formula
     }
 
     fn needs(&self) -> Needs {

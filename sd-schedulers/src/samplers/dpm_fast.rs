@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use super::dpm_stages::{DpmStages, descent, ends, sigma_of};
 use super::steps::add;
-use crate::{Ends, Run, Rungs, Sampler, Step};
+use crate::{EndPoint, Run, Rungs, Sampler, Step};
 
 /// DPM fast: DPM-Solver-fast of <https://arxiv.org/abs/2206.00927>. It makes as many model calls as
 /// the ladder, or the [part](Rungs::starting_at) of it that is run, has steps N.
@@ -46,8 +46,8 @@ impl Default for DpmFast {
 }
 
 impl Sampler for DpmFast {
-    fn ends(&self) -> Ends {
-        Ends::Own
+    fn ends(&self) -> EndPoint {
+        EndPoint::Formula
     }
 
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {

@@ -3,7 +3,8 @@ use std::ops::ControlFlow;
 use super::history::{History, last_steps, newton};
 use super::steps::{add, noise_in};
 use crate::{
-    Clip, Conventions, Counting, DpmAlgorithm, End, FirstX, Needs, Run, Rungs, Sampler, Step, Told,
+    ClipSample, Conventions, DpmAlgorithm, FinalSigma, FirstX, Needs, PointCount, Run, Rungs,
+    Sampler, Step, TimestepRounding,
 };
 
 /// DPM-Solver multistep: DPM-Solver++(2M), algorithm 2 of <https://arxiv.org/abs/2211.01095>, and
@@ -48,12 +49,12 @@ pub struct DpmSolver {
     pub third_order: ThirdOrder,
     /// The sigma at which a run ends: `final_sigmas_type` in diffusers.
     ///
-    /// Default: [`End::Zero`], which diffusers refuses for the algorithms on noise.
-    pub end: End,
+    /// Default: [`FinalSigma::Zero`], which diffusers refuses for the algorithms on noise.
+    pub end: FinalSigma,
     /// The clipping of the denoised sample, for models of pixels.
     ///
-    /// Default: [`Clip::None`].
-    pub clip: Clip,
+    /// Default: [`ClipSample::None`].
+    pub clip: ClipSample,
 }
 
 /// How a step of order 2 weighs the change of the value over the step.
@@ -92,8 +93,8 @@ impl Default for DpmSolver {
             lower_order_final: true,
             euler_at_final: false,
             third_order: ThirdOrder::Published,
-            end: End::Zero,
-            clip: Clip::None,
+            end: FinalSigma::Zero,
+            clip: ClipSample::None,
         }
     }
 }
@@ -101,7 +102,7 @@ impl Default for DpmSolver {
 impl Sampler for DpmSolver {
     fn conventions(&self) -> Conventions {
         Conventions {
-            told: Told::Whole,
+            timestep_rounding: TimestepRounding::Whole,
             ..conventions(self.end)
         }
     }
@@ -161,11 +162,11 @@ impl Sampler for DpmSolver {
 }
 
 /// Returns the conventions of diffusers' DPM-Solver family.
-pub(super) fn conventions(end: End) -> Conventions {
+pub(super) fn conventions(end: FinalSigma) -> Conventions {
     Conventions {
-        counting: Counting::NPlusOne,
+        counting: PointCount::NPlusOne,
         integer_timesteps: true,
-        told: Told::WholeOnCosineToo,
+        timestep_rounding: TimestepRounding::WholeOnCosineToo,
         first_x: FirstX::VariancePreserving,
         end,
         ..Conventions::default()

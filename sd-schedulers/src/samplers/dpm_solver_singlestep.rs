@@ -6,7 +6,8 @@ use super::dpm_algorithm::DpmStep;
 use super::dpm_solver::conventions;
 use super::steps::{add, noise_in, slide};
 use crate::{
-    Clip, Conventions, DpmAlgorithm, DpmForm, End, Needs, Run, Rungs, Sampler, Step, ThirdOrder,
+    ClipSample, Conventions, DpmAlgorithm, DpmForm, FinalSigma, Needs, Run, Rungs, Sampler, Step,
+    ThirdOrder,
 };
 
 /// DPM-Solver singlestep: DPM-Solver-2 and -3, algorithms 1 and 2 of
@@ -55,12 +56,12 @@ pub struct DpmSolverSinglestep {
     pub third_order: ThirdOrder,
     /// The sigma at which a run ends: `final_sigmas_type` in diffusers.
     ///
-    /// Default: [`End::Zero`], which diffusers refuses for [`DpmAlgorithm::Noise`].
-    pub end: End,
+    /// Default: [`FinalSigma::Zero`], which diffusers refuses for [`DpmAlgorithm::Noise`].
+    pub end: FinalSigma,
     /// The clipping of the denoised sample, for models of pixels.
     ///
-    /// Default: [`Clip::None`].
-    pub clip: Clip,
+    /// Default: [`ClipSample::None`].
+    pub clip: ClipSample,
 }
 
 impl Default for DpmSolverSinglestep {
@@ -71,8 +72,8 @@ impl Default for DpmSolverSinglestep {
             form: DpmForm::Midpoint,
             lower_order_final: false,
             third_order: ThirdOrder::Published,
-            end: End::Zero,
-            clip: Clip::None,
+            end: FinalSigma::Zero,
+            clip: ClipSample::None,
         }
     }
 }

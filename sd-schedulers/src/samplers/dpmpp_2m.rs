@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use super::dpm_solver::conventions;
-use crate::{Conventions, End, Run, Rungs, Sampler, Step, Told};
+use crate::{Conventions, FinalSigma, Run, Rungs, Sampler, Step, TimestepRounding};
 
 /// DPM-Solver++(2M): algorithm 2 of <https://arxiv.org/abs/2211.01095>. It is of second order from
 /// the outputs of two steps, and calls the model once per step.
@@ -21,8 +21,8 @@ pub struct DpmPlusPlus2M;
 impl Sampler for DpmPlusPlus2M {
     fn conventions(&self) -> Conventions {
         Conventions {
-            told: Told::Whole,
-            ..conventions(End::Zero)
+            timestep_rounding: TimestepRounding::Whole,
+            ..conventions(FinalSigma::Zero)
         }
     }
 

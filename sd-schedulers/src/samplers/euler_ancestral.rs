@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use super::steps::{add, ancestral, slide};
-use crate::{Conventions, Path, Run, Rungs, Sampler, Step};
+use crate::{Conventions, NoisePath, Run, Rungs, Sampler, Step};
 
 /// Ancestral sampling with Euler steps: each step goes further down than the next rung and adds
 /// noise to come back up. It is of first order and calls the model once per step.
@@ -29,12 +29,12 @@ pub struct EulerAncestral {
     /// The scaling in which a step on a flow model is split into its two parts. Other models ignore
     /// it.
     ///
-    /// With [`Path::Flow`], it is the flow's own scaling, as in diffusers'
-    /// `LTXEulerAncestralRFScheduler` and ComfyUI. With [`Path::Exploding`], flow models are
+    /// With [`NoisePath::Flow`], it is the flow's own scaling, as in diffusers'
+    /// `LTXEulerAncestralRFScheduler` and ComfyUI. With [`NoisePath::Exploding`], flow models are
     /// treated like other models.
     ///
-    /// Default: [`Path::Exploding`].
-    pub flow: Path,
+    /// Default: [`NoisePath::Exploding`].
+    pub flow: NoisePath,
 }
 
 impl Default for EulerAncestral {
@@ -42,7 +42,7 @@ impl Default for EulerAncestral {
         Self {
             eta: 1.0,
             s_noise: 1.0,
-            flow: Path::Exploding,
+            flow: NoisePath::Exploding,
         }
     }
 }
@@ -66,12 +66,12 @@ impl Sampler for EulerAncestral {
             let next = rungs.sigmas()[at.index + 1];
             let (sigma, to) = (f64::from(at.sigma), f64::from(next));
             let up = match rungs.path() {
-                Path::Exploding => {
+                NoisePath::Exploding => {
                     let (down, up) = ancestral(sigma, to, eta);
                     slide(x, &denoised, down / sigma);
                     up
                 }
-                Path::Flow => {
+                NoisePath::Flow => {
                     let (keep, down, up) = ancestral_on_flow(sigma, to, eta);
                     slide(x, &denoised, down / sigma);
                     let keep = keep as f32;

@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use super::history::History;
 use super::steps::noise_in;
-use crate::{Conventions, Ends, Path, Run, Rungs, Sampler, Step};
+use crate::{Conventions, EndPoint, NoisePath, Run, Rungs, Sampler, Step};
 
 /// Gradient estimation: Euler steps along a slope that is moved away from the last one, equation 12
 /// of <https://arxiv.org/abs/2306.04848>. It is of first order and calls the model once per step.
@@ -37,16 +37,16 @@ impl Default for GradientEstimation {
 impl Sampler for GradientEstimation {
     fn conventions(&self) -> Conventions {
         Conventions {
-            flow: Path::Flow,
+            flow: NoisePath::Flow,
             ..Conventions::default()
         }
     }
 
-    fn ends(&self) -> Ends {
+    fn ends(&self) -> EndPoint {
         if self.denoise_last {
-            Ends::Last
+            EndPoint::Last
         } else {
-            Ends::Own
+            EndPoint::Formula
         }
     }
 

@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use super::steps::{slide, slide_bent, two_calls_a_step};
-use crate::{Calls, Churn, Clip, Conventions, Needs, Run, Rung, Rungs, Sampler, Step};
+use crate::{Calls, Churn, ClipSample, Conventions, Needs, Run, Rung, Rungs, Sampler, Step};
 
 /// Heun's method on the probability-flow ODE: algorithm 2 of <https://arxiv.org/abs/2206.00364>,
 /// which is its algorithm 1 without churn. It is of second order and calls the model twice per
@@ -20,8 +20,8 @@ pub struct Heun {
     pub churn: Churn,
     /// The clipping of the denoised sample, for models of pixels: `clip_sample` in diffusers.
     ///
-    /// Default: [`Clip::None`].
-    pub clip: Clip,
+    /// Default: [`ClipSample::None`].
+    pub clip: ClipSample,
 }
 
 impl Sampler for Heun {
@@ -56,7 +56,7 @@ impl Sampler for Heun {
 
 /// The buffers of a step of Heun's method.
 pub(super) struct HeunStep {
-    clip: Clip,
+    clip: ClipSample,
     scratch: Vec<f32>,
     /// The denoised sample at the sigma that the last step started from.
     pub(super) denoised: Vec<f32>,
@@ -64,7 +64,7 @@ pub(super) struct HeunStep {
 }
 
 impl HeunStep {
-    pub(super) fn new(clip: Clip, len: usize) -> Self {
+    pub(super) fn new(clip: ClipSample, len: usize) -> Self {
         Self {
             clip,
             scratch: clip.scratch(len),

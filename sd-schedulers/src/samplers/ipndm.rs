@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use super::history::{ADAMS_BASHFORTH, History, adams_bashforth, last_sigmas};
 use super::steps::noise_in;
-use crate::{Conventions, Ends, Path, Run, Rungs, Sampler, Step};
+use crate::{Conventions, EndPoint, NoisePath, Run, Rungs, Sampler, Step};
 
 /// iPNDM: PNDM with lower orders instead of its Runge-Kutta steps, section 3.1 of
 /// <https://arxiv.org/abs/2204.13902>. It calls the model once per step.
@@ -62,16 +62,16 @@ impl Default for Ipndm {
 impl Sampler for Ipndm {
     fn conventions(&self) -> Conventions {
         Conventions {
-            flow: Path::Flow,
+            flow: NoisePath::Flow,
             ..Conventions::default()
         }
     }
 
-    fn ends(&self) -> Ends {
+    fn ends(&self) -> EndPoint {
         if self.denoise_last || self.order <= 1 {
-            Ends::Last
+            EndPoint::Last
         } else {
-            Ends::Own
+            EndPoint::Formula
         }
     }
 

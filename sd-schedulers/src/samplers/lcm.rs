@@ -1,7 +1,10 @@
 use std::ops::ControlFlow;
 
 use super::steps::add;
-use crate::{Clip, Conventions, Ends, FirstX, Needs, Path, Run, Rungs, Sampler, Step, Told};
+use crate::{
+    ClipSample, Conventions, EndPoint, FirstX, Needs, NoisePath, Run, Rungs, Sampler, Step,
+    TimestepRounding,
+};
 
 /// The sampling of latent consistency models: algorithm 2 of <https://arxiv.org/abs/2310.04378>. It
 /// is for models that were distilled for it, runs in 1 to 8 steps, and calls the model once per
@@ -31,8 +34,8 @@ pub struct Lcm {
     pub timestep_scaling: f32,
     /// The clipping of the denoised sample, for models of pixels.
     ///
-    /// Default: [`Clip::None`].
-    pub clip: Clip,
+    /// Default: [`ClipSample::None`].
+    pub clip: ClipSample,
 }
 
 /// The boundary condition of [`Lcm`], which makes the clean sample at timestep 0 its own denoised
@@ -59,7 +62,7 @@ impl Default for Lcm {
         Self {
             boundary: LcmBoundary::Preserving,
             timestep_scaling: 10.0,
-            clip: Clip::None,
+            clip: ClipSample::None,
         }
     }
 }
@@ -68,24 +71,26 @@ impl Sampler for Lcm {
     fn conventions(&self) -> Conventions {
         Conventions {
             integer_timesteps: true,
-            told: match self.boundary {
-                LcmBoundary::None => Told::Exactly,
-                LcmBoundary::Preserving | LcmBoundary::Exploding => Told::WholeOnCosineToo,
+            timestep_rounding: match self.boundary {
+                LcmBoundary::None => TimestepRounding::Exactly,
+                LcmBoundary::Preserving | LcmBoundary::Exploding => {
+                    TimestepRounding::WholeOnCosineToo
+                }
             },
             first_x: FirstX::VariancePreserving,
             training_timesteps: self.boundary != LcmBoundary::None,
             flow: match self.boundary {
-                LcmBoundary::None => Path::Flow,
-                LcmBoundary::Preserving | LcmBoundary::Exploding => Path::Exploding,
+                LcmBoundary::None => NoisePath::Flow,
+                LcmBoundary::Preserving | LcmBoundary::Exploding => NoisePath::Exploding,
             },
             ..Conventions::default()
         }
     }
 
-    fn ends(&self) -> Ends {
+    fn ends(&self) -> EndPoint {
         match self.boundary {
-            LcmBoundary::None => Ends::Last,
-            LcmBoundary::Preserving | LcmBoundary::Exploding => Ends::Own,
+            LcmBoundary::None => EndPoint::Last,
+            LcmBoundary::Preserving | LcmBoundary::Exploding => EndPoint::Formula,
         }
     }
 
@@ -110,8 +115,8 @@ impl Sampler for Lcm {
             let next = rungs.sigmas()[at.index + 1];
             // The share of the clean sample at the next sigma.
             let clean = match rungs.path() {
-                Path::Exploding => 1.0,
-                Path::Flow => 1.0 - f64::from(next),
+                NoisePath::Exploding => 1.0,
+                NoisePath::Flow => 1.0 - f64::from(next),
             };
             let (c_skip, c_out) = ((clean * c_skip) as f32, (clean * c_out) as f32);
             for (x, denoised) in x.iter_mut().zip(&denoised) {

@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use super::history::{History, adams_bashforth, last_sigmas};
 use super::steps::noise_in;
-use crate::{Conventions, Ends, Path, Run, Rungs, Sampler, Step};
+use crate::{Conventions, EndPoint, NoisePath, Run, Rungs, Sampler, Step};
 
 /// Linear multistep (Adams-Bashforth on uneven rungs) on the probability-flow ODE of
 /// <https://arxiv.org/abs/2206.00364>. It is of order 1 to 4 and calls the model once per step.
@@ -30,15 +30,15 @@ impl Default for Lms {
 impl Sampler for Lms {
     fn conventions(&self) -> Conventions {
         Conventions {
-            flow: Path::Flow,
+            flow: NoisePath::Flow,
             ..Conventions::default()
         }
     }
 
-    fn ends(&self) -> Ends {
+    fn ends(&self) -> EndPoint {
         match self.order {
-            0 | 1 => Ends::Last,
-            _ => Ends::Own,
+            0 | 1 => EndPoint::Last,
+            _ => EndPoint::Formula,
         }
     }
 

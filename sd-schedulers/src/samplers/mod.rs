@@ -71,7 +71,7 @@ pub use lms::Lms;
 pub use pndm::{Pndm, PndmMean};
 pub use res_multistep::ResMultistep;
 pub use restart::{Restart, RestartSegment};
-pub use row::{CallFormula, Row};
+pub use row::{CallFormula, SamplerRow};
 pub use sa_solver::{SaOutput, SaSolver};
 pub use scheduler::Scheduler;
 pub use table::TABLE;
@@ -85,9 +85,9 @@ use crate::{Sampler, SchedulerConfig};
 
 /// Returns the row with this name, in upper or lower case.
 ///
-/// The name is a [`name`](Row::name), or else WebUI's or ComfyUI's name. ComfyUI's `ddim` and
-/// `deis` are therefore not found: this crate's samplers of these names take precedence, and they
-/// are other samplers.
+/// The name is a [`name`](SamplerRow::name), or else WebUI's or ComfyUI's name. ComfyUI's `ddim`
+/// and `deis` are therefore not found: this crate's samplers of these names take precedence, and
+/// they are other samplers.
 ///
 /// ```
 /// use sd_schedulers::by_name;
@@ -96,9 +96,9 @@ use crate::{Sampler, SchedulerConfig};
 /// assert_eq!(by_name("dpmpp_2m").map(|row| row.name), Some("dpmpp-2m"));
 /// assert!(by_name("dpm").is_none());
 /// ```
-pub fn by_name(name: &str) -> Option<&'static Row> {
-    let with = |own: fn(&Row) -> Option<&'static str>| {
-        let same = |row: &&Row| own(row).is_some_and(|own| own.eq_ignore_ascii_case(name));
+pub fn by_name(name: &str) -> Option<&'static SamplerRow> {
+    let with = |own: fn(&SamplerRow) -> Option<&'static str>| {
+        let same = |row: &&SamplerRow| own(row).is_some_and(|own| own.eq_ignore_ascii_case(name));
         TABLE.iter().find(same)
     };
     with(|row| Some(row.name))
@@ -108,15 +108,15 @@ pub fn by_name(name: &str) -> Option<&'static Row> {
 
 /// Returns the row that builds exactly this sampler, with the same options, from a model's
 /// configuration. Returns `None` for other samplers and other options.
-pub fn row_of(sampler: &dyn Sampler, config: &SchedulerConfig) -> Option<&'static Row> {
+pub fn row_of(sampler: &dyn Sampler, config: &SchedulerConfig) -> Option<&'static SamplerRow> {
     TABLE
         .iter()
-        .find(|row| same(sampler, &*(row.build)(config)))
+        .find(|row| is_same_sampler(sampler, &*(row.build)(config)))
 }
 
 /// Returns whether two samplers have the same type and the same options, as far as their `Debug`
 /// output shows options.
-pub fn same(a: &dyn Sampler, b: &dyn Sampler) -> bool {
+pub fn is_same_sampler(a: &dyn Sampler, b: &dyn Sampler) -> bool {
     let type_id = |sampler: &dyn Sampler| (sampler as &dyn Any).type_id();
     type_id(a) == type_id(b) && format!("{a:?}") == format!("{b:?}")
 }

@@ -6,7 +6,7 @@ use super::ddim::{DdimTarget, relabel, sigma_at, steps, stride};
 use super::history::{ADAMS_BASHFORTH, History};
 use super::steps::{add, slid};
 use crate::{
-    Calls, Conventions, Ends, Prediction, Run, Rung, Rungs, Sampler, SchedulerConfig, Step,
+    Calls, Conventions, EndPoint, Prediction, Run, Rung, Rungs, Sampler, SchedulerConfig, Step,
 };
 
 /// PNDM: algorithm 2 of <https://arxiv.org/abs/2202.09778>, better known as PLMS with
@@ -94,11 +94,11 @@ impl Sampler for Pndm {
         Calls::Exactly(steps + further.sum::<usize>())
     }
 
-    fn ends(&self) -> Ends {
+    fn ends(&self) -> EndPoint {
         if self.stop_at_last_rung || self.set_alpha_to_one {
-            Ends::Own
+            EndPoint::Formula
         } else {
-            Ends::Cleanest
+            EndPoint::Cleanest
         }
     }
 

@@ -1,6 +1,6 @@
 use std::ops::ControlFlow;
 
-use crate::{Conventions, Path, Run, Rungs, Sampler, Step};
+use crate::{Conventions, NoisePath, Run, Rungs, Sampler, Step};
 
 /// RES multistep: the refined exponential solver of <https://arxiv.org/abs/2308.02157> for the
 /// denoised sample. It is of second order from the outputs of two steps, starts at first order, and
@@ -22,7 +22,7 @@ impl Sampler for ResMultistep {
         Conventions {
             // cosmos-predict1 uses its function unchanged with the flow's own sigma, so h is
             // computed from that sigma.
-            flow: Path::Flow,
+            flow: NoisePath::Flow,
             ..Conventions::default()
         }
     }

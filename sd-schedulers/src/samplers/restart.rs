@@ -3,7 +3,7 @@ use std::ops::ControlFlow;
 use super::heun::HeunStep;
 use super::steps::add;
 use crate::ladder::karras;
-use crate::{Calls, Clip, Run, Rungs, Sampler, Step};
+use crate::{Calls, ClipSample, Run, Rungs, Sampler, Step};
 
 /// The largest number of steps of a segment, and of its repetitions.
 const MOST: usize = 1000;
@@ -139,7 +139,7 @@ impl Sampler for Restart {
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let path = self.path(rungs);
         let total = path.windows(2).filter(|pair| pair[1] <= pair[0]).count();
-        let (mut step, mut noise) = (HeunStep::new(Clip::None, x.len()), vec![0.0; x.len()]);
+        let (mut step, mut noise) = (HeunStep::new(ClipSample::None, x.len()), vec![0.0; x.len()]);
         let mut index = 0;
         for pair in path.windows(2) {
             let (sigma, next) = (pair[0], pair[1]);

@@ -5,7 +5,7 @@ use crate::{Calls, Ladder, Sampler, SchedulerConfig};
 /// What is known about a sampler without running it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Row {
+pub struct SamplerRow {
     /// A short name for a command line, such as `dpmpp-2m`.
     pub name: &'static str,
     /// The name that people know, which is WebUI's if it has one, such as `DPM++ 2M`.
@@ -91,7 +91,7 @@ impl fmt::Display for CallFormula {
     }
 }
 
-impl Row {
+impl SamplerRow {
     /// Returns whether the sampler can run on a ladder. For example, DDIM cannot leave the training
     /// timesteps, as the Karras ladder does.
     pub fn fits(&self, ladder: &Ladder) -> bool {

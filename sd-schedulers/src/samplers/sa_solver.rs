@@ -4,7 +4,7 @@ use super::dpm_solver::conventions;
 use super::exponential_adams::{MOST, integrals};
 use super::predictor_corrector::PredictorCorrector;
 use super::steps::add;
-use crate::{Calls, Clip, Conventions, End, Needs, Run, Rungs, Sampler, Step};
+use crate::{Calls, ClipSample, Conventions, FinalSigma, Needs, Run, Rungs, Sampler, Step};
 
 /// SA-Solver, a stochastic Adams method: algorithm 1 of <https://arxiv.org/abs/2309.05019>. Without
 /// noise, its order is the greater of its two orders; with noise, it is of first order. It calls
@@ -58,14 +58,14 @@ pub struct SaSolver {
     ///
     /// Default: false.
     pub evaluate_again: bool,
-    /// The sigma at which a run ends. ComfyUI has [`End::Zero`], at the denoised sample.
+    /// The sigma at which a run ends. ComfyUI has [`FinalSigma::Zero`], at the denoised sample.
     ///
-    /// Default: [`End::SigmaMin`].
-    pub end: End,
+    /// Default: [`FinalSigma::SigmaMin`].
+    pub end: FinalSigma,
     /// The clipping of the denoised sample, for models of pixels.
     ///
-    /// Default: [`Clip::None`].
-    pub clip: Clip,
+    /// Default: [`ClipSample::None`].
+    pub clip: ClipSample,
 }
 
 /// The values that [`SaSolver`] interpolates: `algorithm_type` of diffusers.
@@ -94,8 +94,8 @@ impl Default for SaSolver {
             output: SaOutput::Denoised,
             lower_order_final: true,
             evaluate_again: false,
-            end: End::SigmaMin,
-            clip: Clip::None,
+            end: FinalSigma::SigmaMin,
+            clip: ClipSample::None,
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::{
     ser,
 };
 
-use super::{Row, TABLE, by_name, row_of};
+use super::{SamplerRow, TABLE, by_name, row_of};
 use crate::names::unknown;
 use crate::schedule::Kind;
 use crate::{Ladder, Sampler, SchedulerConfig, UnknownName};
@@ -24,9 +24,9 @@ use crate::{Ladder, Sampler, SchedulerConfig, UnknownName};
 #[derive(Clone, Debug)]
 pub enum Scheduler {
     /// A row of [`TABLE`].
-    Named(&'static Row),
+    Named(&'static SamplerRow),
     /// A sampler with its options.
-    Own(Arc<dyn Sampler>),
+    Custom(Arc<dyn Sampler>),
 }
 
 impl Scheduler {
@@ -34,15 +34,15 @@ impl Scheduler {
     pub fn sampler(&self, config: &SchedulerConfig) -> Arc<dyn Sampler> {
         match self {
             Self::Named(row) => (row.build)(config).into(),
-            Self::Own(sampler) => Arc::clone(sampler),
+            Self::Custom(sampler) => Arc::clone(sampler),
         }
     }
 
     /// Returns the row that builds this sampler, with these options, from this configuration.
-    pub fn row(&self, config: &SchedulerConfig) -> Option<&'static Row> {
+    pub fn row(&self, config: &SchedulerConfig) -> Option<&'static SamplerRow> {
         match self {
             Self::Named(row) => Some(row),
-            Self::Own(sampler) => row_of(&**sampler, config),
+            Self::Custom(sampler) => row_of(&**sampler, config),
         }
     }
 
@@ -54,7 +54,9 @@ impl Scheduler {
     pub fn default_ladder(&self, config: &SchedulerConfig) -> Ladder {
         let ladder = match (self.row(config), self) {
             (Some(row), _) => row.default_ladder.clone(),
-            (None, Self::Own(sampler)) if sampler.conventions().on_grid_only => Ladder::leading(),
+            (None, Self::Custom(sampler)) if sampler.conventions().on_grid_only => {
+                Ladder::leading()
+            }
             _ => Ladder::karras(),
         };
         if ladder.is_for(Kind::of(config.prediction)) {
@@ -65,21 +67,21 @@ impl Scheduler {
     }
 }
 
-impl From<&'static Row> for Scheduler {
-    fn from(row: &'static Row) -> Self {
+impl From<&'static SamplerRow> for Scheduler {
+    fn from(row: &'static SamplerRow) -> Self {
         Self::Named(row)
     }
 }
 
 impl From<Arc<dyn Sampler>> for Scheduler {
     fn from(sampler: Arc<dyn Sampler>) -> Self {
-        Self::Own(sampler)
+        Self::Custom(sampler)
     }
 }
 
 impl<S: Sampler> From<S> for Scheduler {
     fn from(sampler: S) -> Self {
-        Self::Own(Arc::new(sampler))
+        Self::Custom(Arc::new(sampler))
     }
 }
 
@@ -109,7 +111,7 @@ impl fmt::Display for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.row(&SchedulerConfig::default()), self) {
             (Some(row), _) => f.pad(row.name),
-            (None, Self::Own(sampler)) => write!(f, "{sampler:?}"),
+            (None, Self::Custom(sampler)) => write!(f, "{sampler:?}"),
             (None, Self::Named(row)) => f.pad(row.name),
         }
     }
@@ -149,12 +151,12 @@ impl Visitor<'_> for Name {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Ddim, DpmPlusPlus2M, EulerAncestral, NoiseSchedule, Path, Prediction};
+    use crate::{Ddim, DpmPlusPlus2M, EulerAncestral, NoisePath, NoiseSchedule, Prediction};
 
     const HALF: EulerAncestral = EulerAncestral {
         eta: 0.5,
         s_noise: 1.0,
-        flow: Path::Exploding,
+        flow: NoisePath::Exploding,
     };
 
     #[test]

@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use super::ddim::relabel;
 use super::steps::{add, slide};
-use crate::{Conventions, Ends, FirstX, Run, Rung, Rungs, Sampler, Step, Told};
+use crate::{Conventions, EndPoint, FirstX, Run, Rung, Rungs, Sampler, Step, TimestepRounding};
 
 /// Strategic stochastic sampling of trajectory consistency distillation: algorithm 4 of
 /// <https://arxiv.org/abs/2402.19159>. It is for models that were distilled for it, is of first
@@ -51,15 +51,15 @@ impl Sampler for Tcd {
     fn conventions(&self) -> Conventions {
         Conventions {
             integer_timesteps: true,
-            told: Told::WholeOnCosineToo,
+            timestep_rounding: TimestepRounding::WholeOnCosineToo,
             first_x: FirstX::VariancePreserving,
             training_timesteps: true,
             ..Conventions::default()
         }
     }
 
-    fn ends(&self) -> Ends {
-        Ends::Cleanest
+    fn ends(&self) -> EndPoint {
+        EndPoint::Cleanest
     }
 
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {

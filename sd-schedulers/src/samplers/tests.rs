@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    Clip, Conventions, End, Ends, Ladder, LadderError, NoiseSchedule, NoiseSource, Rungs, sample,
+    ClipSample, Conventions, EndPoint, FinalSigma, Ladder, LadderError, NoiseSchedule, NoiseSource,
+    Rungs, sample,
 };
 
 #[test]
@@ -61,7 +62,7 @@ fn a_sampler_is_known_by_its_type_and_options() {
     assert!(row_of(&Own, &config).is_none());
 }
 
-fn rungs(row: &Row, steps: usize) -> Result<Rungs, LadderError> {
+fn rungs(row: &SamplerRow, steps: usize) -> Result<Rungs, LadderError> {
     let config = SchedulerConfig::default();
     let schedule = Arc::new(NoiseSchedule::new(&config).unwrap());
     let conventions = (row.build)(&config).conventions();
@@ -89,10 +90,10 @@ fn ends_and_needs_are_as_the_sampler_says() {
         let sampler = (row.build)(&SchedulerConfig::default());
         let conventions = sampler.conventions();
         let ends: &[&str] = match (conventions.end, sampler.ends()) {
-            (End::SigmaMin, _) => &["sigma_min"],
-            (End::Zero, Ends::Last) => &["denoised"],
-            (End::Zero, Ends::Cleanest) => &["alpha-bar 0"],
-            (End::Zero, Ends::Own) => &["own formula", "sigma_min"],
+            (FinalSigma::SigmaMin, _) => &["sigma_min"],
+            (FinalSigma::Zero, EndPoint::Last) => &["denoised"],
+            (FinalSigma::Zero, EndPoint::Cleanest) => &["alpha-bar 0"],
+            (FinalSigma::Zero, EndPoint::Formula) => &["own formula", "sigma_min"],
         };
         assert!(ends.contains(&row.ends), "{}: {}", row.name, row.ends);
         let needs = match (conventions.on_grid_only, sampler.needs().unconditional) {
@@ -137,7 +138,7 @@ fn clips_reach_the_samplers_whose_class_has_them() {
         };
         format!("{:?}", (by_name(name).unwrap().build)(&config))
     };
-    let dynamic = Clip::Dynamic {
+    let dynamic = ClipSample::Dynamic {
         ratio: 0.995,
         max: 1.0,
     };
@@ -152,8 +153,8 @@ fn clips_reach_the_samplers_whose_class_has_them() {
         ("euler", false, false),
         ("tcd", false, false),
     ] {
-        let clips = |clip| built(name, clip) != built(name, Clip::None);
-        assert_eq!(clips(Clip::Range(1.0)), range, "{name}");
+        let clips = |clip| built(name, clip) != built(name, ClipSample::None);
+        assert_eq!(clips(ClipSample::Range(1.0)), range, "{name}");
         assert_eq!(clips(dynamic), thresholding, "{name}");
     }
 }
@@ -162,13 +163,13 @@ fn clips_reach_the_samplers_whose_class_has_them() {
 fn conventions_of_another_kind() {
     let own: Arc<dyn Sampler> = Arc::new(DpmPlusPlus2M);
     let plain = WithConventions::wrap(Arc::clone(&own), own.conventions());
-    assert!(same(&*plain, &DpmPlusPlus2M));
+    assert!(is_same_sampler(&*plain, &DpmPlusPlus2M));
     let wrapped = WithConventions::wrap(own, Conventions::default());
     assert_eq!(wrapped.conventions(), Conventions::default());
-    assert!(!same(&*wrapped, &DpmPlusPlus2M));
+    assert!(!is_same_sampler(&*wrapped, &DpmPlusPlus2M));
     assert!(row_of(&*wrapped, &SchedulerConfig::default()).is_none());
     let unwrapped = WithConventions::wrap(wrapped, DpmPlusPlus2M.conventions());
-    assert!(same(&*unwrapped, &DpmPlusPlus2M));
+    assert!(is_same_sampler(&*unwrapped, &DpmPlusPlus2M));
 }
 
 /// `table.md` is a part of the crate's documentation.

@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use super::dpm_solver::conventions;
 use super::predictor_corrector::PredictorCorrector;
-use crate::{Clip, Conventions, End, Needs, Run, Rungs, Sampler, Step};
+use crate::{ClipSample, Conventions, FinalSigma, Needs, Run, Rungs, Sampler, Step};
 
 /// UniPC, multistep: algorithms 1 (the corrector) and 2 (the predictor) of
 /// <https://arxiv.org/abs/2302.04867>. Its order is `order` + 1, or `order` without the corrector.
@@ -50,14 +50,14 @@ pub struct UniPc {
     pub uncorrected: u128,
     /// The sigma at which a run ends: `final_sigmas_type` in diffusers.
     ///
-    /// Default: [`End::Zero`], which does not give finite results in diffusers if the values are
-    /// noises.
-    pub end: End,
+    /// Default: [`FinalSigma::Zero`], which does not give finite results in diffusers if the values
+    /// are noises.
+    pub end: FinalSigma,
     /// The clipping of the denoised sample, for models of pixels. If the values are noises, nothing
     /// is clipped, as in diffusers.
     ///
-    /// Default: [`Clip::None`].
-    pub clip: Clip,
+    /// Default: [`ClipSample::None`].
+    pub clip: ClipSample,
 }
 
 /// How [`UniPc`] scales its corrections, by a function of the step h in log sigma.
@@ -65,7 +65,7 @@ pub struct UniPc {
 /// Default: [`UniPcVariant::Bh2`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UniPcVariant {
-    /// B = h. With [`End::Zero`], the result is not finite in diffusers.
+    /// B = h. With [`FinalSigma::Zero`], the result is not finite in diffusers.
     Bh1,
     /// B = e^h - 1.
     #[default]
@@ -80,8 +80,8 @@ impl Default for UniPc {
             predict_x0: true,
             lower_order_final: true,
             uncorrected: 0,
-            end: End::Zero,
-            clip: Clip::None,
+            end: FinalSigma::Zero,
+            clip: ClipSample::None,
         }
     }
 }

@@ -2,7 +2,7 @@ use std::any::Any;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::{Calls, Conventions, Ends, Needs, Run, Rungs, Sampler};
+use crate::{Calls, Conventions, EndPoint, Needs, Run, Rungs, Sampler};
 
 /// A sampler whose rungs are made with other conventions than its own.
 ///
@@ -13,7 +13,7 @@ use crate::{Calls, Conventions, Ends, Needs, Run, Rungs, Sampler};
 /// Whether the steps are correct on such rungs is not checked. Usually,
 /// [`Conventions::on_grid_only`], [`Conventions::training_timesteps`] and
 /// [`Conventions::min_steps`] must stay if they are set, and [`Conventions::flow`] must stay if it
-/// is [`Path::Exploding`](crate::Path::Exploding).
+/// is [`NoisePath::Exploding`](crate::NoisePath::Exploding).
 ///
 /// ```
 /// use std::sync::Arc;
@@ -61,7 +61,7 @@ impl Sampler for WithConventions {
         self.sampler.calls(rungs)
     }
 
-    fn ends(&self) -> Ends {
+    fn ends(&self) -> EndPoint {
         self.sampler.ends()
     }
 

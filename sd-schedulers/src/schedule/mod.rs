@@ -4,7 +4,7 @@
 mod tests;
 
 use crate::betas::{alpha_bars, betas, rescale_zero_terminal_snr};
-use crate::{BetaSchedule, ConfigError, Path, Prediction, SchedulerConfig};
+use crate::{BetaSchedule, ConfigError, NoisePath, Prediction, SchedulerConfig};
 
 /// The noise levels of a model: alpha-bar and sigma of each training timestep.
 ///
@@ -150,12 +150,12 @@ impl NoiseSchedule {
         })
     }
 
-    /// Returns the scaling of the sigmas: [`Path::Flow`] for a flow model, else
-    /// [`Path::Exploding`].
-    pub fn path(&self) -> Path {
+    /// Returns the scaling of the sigmas: [`NoisePath::Flow`] for a flow model, else
+    /// [`NoisePath::Exploding`].
+    pub fn path(&self) -> NoisePath {
         match self.kind {
-            Kind::Flow => Path::Flow,
-            Kind::Trained | Kind::Edm => Path::Exploding,
+            Kind::Flow => NoisePath::Flow,
+            Kind::Trained | Kind::Edm => NoisePath::Exploding,
         }
     }
 

@@ -133,7 +133,7 @@ fn of(prediction: Prediction) -> NoiseSchedule {
 #[test]
 fn a_flow_schedule_is_a_straight_line() {
     let schedule = of(Prediction::Flow);
-    assert_eq!(schedule.path(), Path::Flow);
+    assert_eq!(schedule.path(), NoisePath::Flow);
     assert_eq!((schedule.sigma_min(), schedule.sigma_max()), (0.001, 1.0));
     assert_eq!(schedule.timestep_range(), [0.0, 1000.0]);
     assert!(!schedule.has_zero_terminal_snr());
@@ -158,7 +158,7 @@ fn an_edm_schedule_is_told_a_quarter_of_log_sigma() {
         sigma_data: 0.5,
         v: false,
     });
-    assert_eq!(schedule.path(), Path::Exploding);
+    assert_eq!(schedule.path(), NoisePath::Exploding);
     let range = [schedule.sigma_min(), schedule.sigma_max()];
     assert!((range[0] - 0.002).abs() < 1e-9 && (range[1] - 80.0).abs() < 1e-4);
     assert!(!schedule.has_zero_terminal_snr());

@@ -6,8 +6,8 @@ use super::super::{ConfigError, thresholding};
 use super::File;
 use super::samplers::Read;
 use crate::{
-    Deis, DpmAlgorithm, DpmForm, DpmPlusPlus2M, DpmSolver, DpmSolverSinglestep, End, SaOutput,
-    SaSolver, Sampler, Spacing, UniPc, UniPcVariant,
+    Deis, DpmAlgorithm, DpmForm, DpmPlusPlus2M, DpmSolver, DpmSolverSinglestep, FinalSigma,
+    SaOutput, SaSolver, Sampler, Spacing, UniPc, UniPcVariant,
 };
 
 /// The algorithms, and whether a run must end above 0.
@@ -110,7 +110,7 @@ impl File<'_> {
             clip: thresholding(keys)?,
         };
         self.must_be_null("solver_p")?;
-        if unipc.end == End::Zero {
+        if unipc.end == FinalSigma::Zero {
             let with = "with `final_sigmas_type` `zero`";
             if !unipc.predict_x0 {
                 return Err(self.refuse("predict_x0", format!("true {with}")));
@@ -164,11 +164,11 @@ impl File<'_> {
     fn algorithm(
         &self,
         known: &[(&str, (DpmAlgorithm, bool))],
-    ) -> Result<(DpmAlgorithm, End), ConfigError> {
+    ) -> Result<(DpmAlgorithm, FinalSigma), ConfigError> {
         let found = self.keys.one_of("algorithm_type", known)?;
         let (algorithm, above_zero) = found.unwrap_or_default();
         let end = self.end()?;
-        if above_zero && end == End::Zero {
+        if above_zero && end == FinalSigma::Zero {
             let expected = "`sigma_min` with this `algorithm_type`";
             return Err(self.refuse("final_sigmas_type", expected));
         }
@@ -184,7 +184,7 @@ impl File<'_> {
     fn dpm_solver(
         &self,
         algorithm: DpmAlgorithm,
-        end: End,
+        end: FinalSigma,
     ) -> Result<Arc<dyn Sampler>, ConfigError> {
         let solver = DpmSolver {
             algorithm,

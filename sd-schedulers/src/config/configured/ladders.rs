@@ -4,7 +4,7 @@ use super::super::{ConfigError, SchedulerConfig};
 use super::File;
 use crate::ladder::shifted;
 use crate::{
-    End, Flow, FlowLevels, Ladder, NoiseSchedule, Prediction, ResolutionShift, Shape, Shift,
+    FinalSigma, Flow, FlowLevels, Ladder, NoiseSchedule, Prediction, ResolutionShift, Shape, Shift,
     Spacing, Span, Timing,
 };
 
@@ -274,12 +274,14 @@ impl File<'_> {
 
     /// Checks that the smallest sigma of the training is also the smallest of the ladder, because
     /// the DPM-Solver classes end there.
-    pub(super) fn same_end(&self, end: End, ladder: &Ladder) -> Result<(), ConfigError> {
+    pub(super) fn same_end(&self, end: FinalSigma, ladder: &Ladder) -> Result<(), ConfigError> {
         match ladder {
-            Ladder::Flow(_) if end == End::SigmaMin => {
+            Ladder::Flow(_) if end == FinalSigma::SigmaMin => {
                 Err(self.refuse("final_sigmas_type", "`zero` with `use_flow_sigmas`"))
             }
-            Ladder::Shaped { over, .. } if end == End::SigmaMin && over.sigma_min.is_some() => {
+            Ladder::Shaped { over, .. }
+                if end == FinalSigma::SigmaMin && over.sigma_min.is_some() =>
+            {
                 let expected = "null with `final_sigmas_type` `sigma_min`";
                 Err(self.refuse("sigma_min", expected))
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::class::{Class, Kind};
 use super::json::Keys;
 use super::{ConfigError, SchedulerConfig};
-use crate::{Ladder, Prediction, Row, Sampler, row_of};
+use crate::{Ladder, Prediction, Sampler, SamplerRow, row_of};
 
 /// Everything that a diffusers `scheduler_config.json` says. See [`from_config`].
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ pub struct Configured {
 
 impl Configured {
     /// Returns the row of the sampler if the sampler has exactly the options of that row.
-    pub fn row(&self) -> Option<&'static Row> {
+    pub fn row(&self) -> Option<&'static SamplerRow> {
         row_of(&*self.sampler, &self.config)
     }
 }

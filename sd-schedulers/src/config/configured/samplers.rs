@@ -6,14 +6,17 @@ use super::super::class::Class;
 use super::super::{ConfigError, clip_sample};
 use super::File;
 use crate::{
-    Conventions, Ddim, Ddpm, DdpmVariance, Dpm2, Dpm2Ancestral, DpmPlusPlusSde, End, Euler,
-    EulerAncestral, Heun, Ladder, Lcm, LcmBoundary, Lms, NoiseSchedule, Pndm, Prediction, Sampler,
-    Spacing, Tcd, Told, WithConventions,
+    Conventions, Ddim, Ddpm, DdpmVariance, Dpm2, Dpm2Ancestral, DpmPlusPlusSde, Euler,
+    EulerAncestral, FinalSigma, Heun, Ladder, Lcm, LcmBoundary, Lms, NoiseSchedule, Pndm,
+    Prediction, Sampler, Spacing, Tcd, TimestepRounding, WithConventions,
 };
 
 pub(super) type Read = Result<(Arc<dyn Sampler>, Ladder), ConfigError>;
 
-const ENDS: [(&str, End); 2] = [("zero", End::Zero), ("sigma_min", End::SigmaMin)];
+const ENDS: [(&str, FinalSigma); 2] = [
+    ("zero", FinalSigma::Zero),
+    ("sigma_min", FinalSigma::SigmaMin),
+];
 
 /// The classes.
 impl File<'_> {
@@ -39,14 +42,14 @@ impl File<'_> {
             "LMSDiscreteScheduler" => Ok((Arc::new(Lms::default()), self.k_ladder(false)?)),
             "KDPM2DiscreteScheduler" => {
                 let dpm2 = Dpm2 {
-                    told: Told::KarrasRounded,
+                    timestep_rounding: TimestepRounding::KarrasRounded,
                     ..Dpm2::default()
                 };
                 Ok((Arc::new(dpm2), self.k_ladder(true)?))
             }
             "KDPM2AncestralDiscreteScheduler" => {
                 let dpm2 = Dpm2Ancestral {
-                    told: Told::KarrasRounded,
+                    timestep_rounding: TimestepRounding::KarrasRounded,
                     ..Dpm2Ancestral::default()
                 };
                 Ok((Arc::new(dpm2), self.k_ladder(true)?))
@@ -139,7 +142,7 @@ impl File<'_> {
         let log_linear = [("linear", false), ("log_linear", true)];
         let log_linear = self.keys.one_of("interpolation_type", &log_linear)?;
         if let Ladder::Shaped { over, .. } = &mut ladder {
-            if end == End::SigmaMin {
+            if end == FinalSigma::SigmaMin {
                 return Err(self.refuse("final_sigmas_type", "`zero` on a shaped ladder"));
             }
             if log_linear == Some(true) {
@@ -161,7 +164,7 @@ impl File<'_> {
 
 /// Code that several classes share.
 impl File<'_> {
-    pub(super) fn end(&self) -> Result<End, ConfigError> {
+    pub(super) fn end(&self) -> Result<FinalSigma, ConfigError> {
         let end = self.keys.one_of("final_sigmas_type", &ENDS)?;
         Ok(end.unwrap_or_default())
     }
@@ -187,7 +190,7 @@ impl File<'_> {
         WithConventions::wrap(Arc::new(sampler), conventions)
     }
 
-    fn euler_to(&self, end: End) -> Arc<dyn Sampler> {
+    fn euler_to(&self, end: FinalSigma) -> Arc<dyn Sampler> {
         let euler = Euler::default();
         let conventions = Conventions {
             end,

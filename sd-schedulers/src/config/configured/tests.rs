@@ -2,10 +2,11 @@ use super::super::class::CLASSES;
 use super::ladders::{KARRAS, SHAPES};
 use super::*;
 use crate::{
-    Clip, Conventions, Ddim, DdimTarget, Ddpm, DdpmVariance, Deis, Dpm2, DpmAlgorithm, DpmForm,
-    DpmPlusPlus2M, DpmSolver, DpmSolverSinglestep, End, Euler, Flow, FlowLevels, Heun, Lcm,
-    LcmBoundary, Lms, NoiseSchedule, Pndm, PndmMean, ResolutionShift, SaOutput, SaSolver, Shape,
-    Shift, Spacing, Span, Timing, Told, UniPc, UniPcVariant, WithConventions, same,
+    ClipSample, Conventions, Ddim, DdimTarget, Ddpm, DdpmVariance, Deis, Dpm2, DpmAlgorithm,
+    DpmForm, DpmPlusPlus2M, DpmSolver, DpmSolverSinglestep, Euler, FinalSigma, Flow, FlowLevels,
+    Heun, Lcm, LcmBoundary, Lms, NoiseSchedule, Pndm, PndmMean, ResolutionShift, SaOutput,
+    SaSolver, Shape, Shift, Spacing, Span, TimestepRounding, Timing, UniPc, UniPcVariant,
+    WithConventions, is_same_sampler,
 };
 
 fn read(class: &str, keys: &str) -> Result<Configured, ConfigError> {
@@ -71,7 +72,7 @@ fn every_class_has_its_own_sampler_and_ladder() {
 fn check(class: &str, keys: &str, sampler: &dyn Sampler, ladder: Ladder) {
     let found = read(class, keys).unwrap();
     assert!(
-        same(&*found.sampler, sampler),
+        is_same_sampler(&*found.sampler, sampler),
         "{keys}: {:?}",
         found.sampler
     );
@@ -99,7 +100,7 @@ fn keys_of_the_grid_classes() {
         r#""set_alpha_to_one": false, "thresholding": true, "sample_max_value": 2"#,
         &Ddim {
             set_alpha_to_one: false,
-            clip: Clip::Dynamic {
+            clip: ClipSample::Dynamic {
                 ratio: 0.995,
                 max: 2.0,
             },
@@ -113,7 +114,7 @@ fn keys_of_the_grid_classes() {
         r#""variance_type": "fixed_large", "clip_sample": false, "beta_schedule": "sigmoid""#,
         &Ddpm {
             variance: DdpmVariance::Large,
-            clip: Clip::None,
+            clip: ClipSample::None,
         },
         Ladder::leading(),
     );
@@ -149,7 +150,7 @@ fn keys_of_the_classes_after_k_diffusion() {
         karras(over(Spacing::Leading, Some(0.1))),
     );
     let conventions = Conventions {
-        end: End::SigmaMin,
+        end: FinalSigma::SigmaMin,
         ..Euler::default().conventions()
     };
     check(
@@ -176,7 +177,7 @@ fn keys_of_the_classes_after_k_diffusion() {
         "HeunDiscreteScheduler",
         r#""clip_sample": true, "clip_sample_range": 2.0, "thresholding": true"#,
         &Heun {
-            clip: Clip::Range(2.0),
+            clip: ClipSample::Range(2.0),
             ..Heun::default()
         },
         Ladder::linspace(),
@@ -191,7 +192,7 @@ fn keys_of_the_classes_after_k_diffusion() {
         "KDPM2DiscreteScheduler",
         r#""use_exponential_sigmas": true, "timestep_spacing": "trailing""#,
         &Dpm2 {
-            told: Told::KarrasRounded,
+            timestep_rounding: TimestepRounding::KarrasRounded,
             ..Dpm2::default()
         },
         Ladder::Shaped {
@@ -222,7 +223,7 @@ fn keys_of_the_dpm_solver_classes() {
         &DpmSolver {
             algorithm: DpmAlgorithm::Noise,
             lower_order_final: false,
-            end: End::SigmaMin,
+            end: FinalSigma::SigmaMin,
             ..DpmSolver::default()
         },
         Ladder::shaped(Shape::Lu),
@@ -251,7 +252,7 @@ fn keys_of_the_dpm_solver_classes() {
         &DpmSolverSinglestep {
             order: 3,
             lower_order_final: true,
-            clip: Clip::Dynamic {
+            clip: ClipSample::Dynamic {
                 ratio: 0.995,
                 max: 1.0,
             },
@@ -279,7 +280,7 @@ fn keys_of_the_dpm_solver_classes() {
             variant: UniPcVariant::Bh1,
             predict_x0: false,
             uncorrected: 0b1001,
-            end: End::SigmaMin,
+            end: FinalSigma::SigmaMin,
             ..UniPc::default()
         },
         Ladder::trailing(),
@@ -451,7 +452,7 @@ fn keys_without_effect_are_listed() {
     let ignored = |class, keys: &str| {
         let found = read(class, keys).unwrap();
         let bare = read(class, "").unwrap();
-        assert!(same(&*found.sampler, &*bare.sampler) && found.ladder == bare.ladder);
+        assert!(is_same_sampler(&*found.sampler, &*bare.sampler) && found.ladder == bare.ladder);
         let config = SchedulerConfig {
             ignored: Vec::new(),
             ..found.config.clone()
