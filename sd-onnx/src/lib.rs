@@ -34,7 +34,9 @@
 //!   another form.
 //! - [`schedulers`]: the samplers, ladders and noise sources, each with its paper. [`guidance`]:
 //!   how closely a picture follows the prompt. [`text`]: the prompt language, tokens and clip skip.
-//! - [`TextEncoder`]: CLIP embeddings of texts, for programs that need nothing else.
+//! - [`TextEncoder`]: CLIP embeddings of texts, without a pipeline. [`TextEncoder::load`] loads the
+//!   text model, [`TextEncoder::encode_pooled`] returns one row for each text, and [`similarity`]
+//!   compares two rows.
 //!
 //! # What happens at [`Builder::load`]
 //! The shapes of the networks come from the `config.json` files of a folder, or from the tensors of
@@ -52,8 +54,8 @@
 //! 3. the library in the cache folder, `sd-onnx` in the user's cache directory;
 //! 4. a download into the cache folder, with the Cargo feature `fetch`. Default: off.
 //!
-//! A process can run only one ONNX Runtime library. The first one that starts stays, and asking for
-//! another one is an error.
+//! A process can run only one ONNX Runtime library. The first one that starts is used until the
+//! process ends, and asking for another one is an error.
 //!
 //! [`Device::OpenVino`], [`Device::OpenVinoGpu`] and [`Device::OpenVinoNpu`] need OpenVINO's
 //! execution provider. If the ONNX Runtime library has it built in, like the library of the Python
@@ -64,12 +66,12 @@
 //!
 //! OpenVINO's plugin lists only Intel devices. On a processor from another maker, a process that
 //! starts with [`Device::OpenVino`] therefore looks for ONNX Runtime 1.24.1 with OpenVINO built in,
-//! instead of 1.32.0. Once such a process runs 1.32.0, asking for [`Device::OpenVino`] fails with
-//! [`RuntimeError::NoDevice`].
+//! instead of 1.32.0. The feature `fetch` downloads 1.24.1 on Linux only. Once such a process runs
+//! 1.32.0, asking for [`Device::OpenVino`] fails with [`RuntimeError::NoDevice`].
 //!
 //! A file in the cache folder is loaded only if it has the SHA-256 of its release. If it does not,
-//! its folder is downloaded again with the feature `fetch`; without the feature the error is
-//! [`RuntimeError::Damaged`].
+//! the result depends on the feature `fetch`: with it, the release is downloaded again; without it,
+//! the error is [`RuntimeError::Damaged`].
 //!
 //! # Telemetry is off
 //! Microsoft's builds of ONNX Runtime collect telemetry by default. This crate turns it off: before

@@ -87,8 +87,8 @@ pub struct PooledEmbeddings {
 }
 
 impl TextEncoder {
-    /// Loads the tokenizer and the text model of a folder: a Stable Diffusion model in the
-    /// diffusers layout, or a folder with the files of a CLIP model.
+    /// Loads the tokenizer and the text model of a Stable Diffusion or CLIP model, a file or a
+    /// folder.
     ///
     /// Use [`Builder::load_text_encoder`](crate::Builder::load_text_encoder) to set the number of
     /// threads, a variant of the weights, or textual inversions.

@@ -10,8 +10,8 @@
 //!   variance-exploding scaling of k-diffusion: `x` is a clean sample plus `sigma` times unit
 //!   noise.
 //!
-//! Any sampler runs on any ladder, for any prediction and with any noise. A combination that cannot
-//! work is refused when the [rungs](Ladder::rungs) are made, and the error says why.
+//! Almost any sampler runs on any ladder, for any prediction and with any noise. For a combination
+//! that cannot work, [`Ladder::rungs`] returns an error that says why.
 //!
 //! Where to look:
 //! - Samplers: the [list](#samplers) at the end of this page, and [`TABLE`].
@@ -136,29 +136,29 @@
 //!    of samplers is in `README.md` and `CHANGELOG.md` of the repository.
 //! 4. The name in WebUI or ComfyUI, if there is one: add `.webui()` or `.comfyui(…)` to the row,
 //!    and a line to `SAMPLERS` in `src/names/webui.rs` or `src/names/comfyui.rs`, where the array's
-//!    length must grow too. Tests there compare the two. `the_flags_of_webui` needs a line for each
-//!    name of WebUI. `every_name_is_known_or_refused` lists the names of ComfyUI that are refused;
-//!    remove the new one from it.
+//!    length must grow too. Tests there compare the row with the array. `the_flags_of_webui` needs
+//!    a line for each name of WebUI. `every_name_is_known_or_refused` lists the names of ComfyUI
+//!    that are refused; remove the new one from it.
 //! 5. The class in diffusers, if there is one: add its defaults to `src/config/class.rs` and the
 //!    meaning of its keys to `src/config/configured/`. If the sampler has an option `eta`, add its
 //!    type to `with_eta` in `examples/schedulers.rs` next to this crate.
 //! 6. `tests/golden/reference/`: write the paper's formula in float64 Python, as a function of the
 //!    model, x and the sigmas. In `tests/golden/suite.py`, add a line with the row's name that runs
 //!    it, and k-diffusion's function where there is one. If the sampler has options, add a line for
-//!    each of them, and in `option()` of `tests/golden.rs` the sampler that the line's name stands
-//!    for. `python make.py samplers` in `tests/golden` writes the golden files. It needs the
-//!    packages that its first lines name, and k-diffusion's `sampling.py`, from the package or from
-//!    `--k-diffusion FILE`.
-//! 7. `tests/convergence.rs`: add the sampler's order, to `paths()`, or to `deviations()` if the
-//!    sampler adds noise. Both suites go over the whole table and fail for a row that they do not
-//!    cover.
+//!    each of them. For each of these lines, add to `option()` in `tests/golden.rs` the sampler
+//!    with that option. `python make.py samplers` in `tests/golden` writes the golden files. It
+//!    needs the packages that its first lines name, and k-diffusion's `sampling.py`, from the
+//!    package or from `--k-diffusion FILE`.
+//! 7. `tests/convergence.rs`: add the sampler's order to `paths()`, or to `deviations()` if the
+//!    sampler adds noise. The tests in `tests/golden.rs` and `tests/convergence.rs` go over the
+//!    whole table and fail for a row that they do not cover.
 //!
 //! # Samplers
-//! These are the rows of [`TABLE`]. [`SamplerRow`] documents each column. N is the number of steps,
-//! and "noise" is whether the sampler adds any. A dash means that a program has no name for the
-//! sampler.
+//! These are the rows of [`TABLE`]. [`SamplerRow`] documents each column. N is the number of steps.
+//! The column "noise" says whether the sampler adds noise. A dash means that the program has no
+//! name for the sampler.
 //!
-//! The ends are the ones for Stable Diffusion's configuration. With `set_alpha_to_one`, DDIM ends
+//! The column "ends at" is for Stable Diffusion's configuration. With `set_alpha_to_one`, DDIM ends
 //! at the denoised sample, and PNDM and PLMS end where their own formulas lead. On flow models,
 //! Euler and Heun are the flow-matching samplers. On EDM models, Euler and DPM++ 2M are EDM's
 //! samplers.

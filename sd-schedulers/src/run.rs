@@ -16,7 +16,7 @@ use crate::{Conventions, NoiseSource, Rung, Rungs};
 /// otherwise.
 ///
 /// `Debug` must show every option: two samplers of one type that print the same text count as equal
-/// ([`same`](crate::same)).
+/// ([`is_same_sampler`](crate::is_same_sampler)).
 pub trait Sampler: Any + Debug + Send + Sync {
     /// Returns how the sampler wants its rungs made.
     ///

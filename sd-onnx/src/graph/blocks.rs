@@ -53,9 +53,15 @@ impl Graph<'_> {
         if tensor.transposed || !(block * input * kernel * kernel).is_multiple_of(numbers) {
             return Ok(None);
         }
+        // A plain initializer of this tensor may exist too.
+        let key = (std::ptr::from_ref(weights), format!("{name} in blocks"));
+        if let Some(&(known, _)) = self.stored.get(&key) {
+            return Ok(Some(known));
+        }
         let place = self.spill()?.add(tensor, Form::Filters { block });
         let value = Value(self.named(format!("{}{name}", self.prefix)));
         self.stored_at(value, &shape, proto::DataType::Float, place, &tensor.file);
+        self.stored.insert(key, (value, proto::DataType::Float));
         Ok(Some(value))
     }
 
@@ -69,8 +75,8 @@ impl Graph<'_> {
         channels: usize,
     ) -> Value {
         let x = self.in_blocks(x);
-        let inputs: Vec<_> = [x, filters].into_iter().chain(bias).collect();
-        let inputs: Vec<_> = inputs.into_iter().map(|value| Some(value.0)).collect();
+        let inputs = [x, filters].into_iter().chain(bias);
+        let inputs: Vec<_> = inputs.map(|value| Some(value.0)).collect();
         let blocked = self.push("Conv", BLOCKED, &inputs, conv.attributes());
         self.blocks.unread.insert(blocked);
         self.of_blocks(blocked, channels)
@@ -82,17 +88,26 @@ impl Graph<'_> {
     /// If one of them is the output of a convolution that no other operator reads, that convolution
     /// adds the other tensor itself.
     pub(super) fn blocked_add(&mut self, a: Value, b: Value) -> Option<Value> {
-        let Blocks { twins, waiting, .. } = &self.blocks;
+        let Blocks {
+            twins,
+            waiting,
+            unread,
+        } = &mut self.blocks;
         let channels = *waiting.get(&a).or_else(|| waiting.get(&b))?;
-        let [a, b] = [*twins.get(&a)?, *twins.get(&b)?];
-        let unread = [(a, b), (b, a)]
-            .into_iter()
-            .find(|(conv, other)| conv != other && self.blocks.unread.contains(conv));
-        let Some((conv, other)) = unread else {
-            let blocked = self.op("Add", &[a, b], []);
-            return Some(self.of_blocks(blocked, channels));
+        let pair = [(a, *twins.get(&a)?), (b, *twins.get(&b)?)];
+        let [is_unread, other_is] = pair.map(|(_, blocked)| unread.remove(&blocked));
+        let [(plain, conv), (_, other)] = match (is_unread, other_is) {
+            _ if a == b => [pair[0]; 2],
+            (true, _) => pair,
+            (false, _) => [pair[1], pair[0]],
         };
-        self.blocks.unread = &self.blocks.unread - &HashSet::from([a, b]);
+        if a == b || !(is_unread || other_is) {
+            let blocked = self.op("Add", &[conv, other], []);
+            return Some(self.of_blocks(blocked, channels));
+        }
+        // Its output is now the sum, so nothing can read the convolution by itself.
+        twins.remove(&plain);
+        waiting.remove(&plain);
         let (conv_name, other_name) = (self.name(conv.0), self.name(other.0));
         let nodes = &mut self.graph.node;
         let written = nodes.iter().rposition(|node| node.output[0] == conv_name);

@@ -197,6 +197,8 @@ impl<'w> Graph<'w> {
     /// Returns the finished model. Weights in memory are written into the graph if they have at
     /// most `most_within` bytes in total.
     fn finish_with(mut self, most_within: usize) -> Result<Model, Error> {
+        // First, because bytes of this file may be read below.
+        let spill = self.spill.take().map(Spill::fill).transpose()?;
         let stored = std::mem::take(&mut self.external);
         let in_memory = stored.iter().filter_map(|of| match &of.place {
             Place::Memory(bytes) => Some(bytes.len()),
@@ -225,7 +227,7 @@ impl<'w> Graph<'w> {
             memory,
             has_scales: self.has_scales,
             exported: false,
-            spill: self.spill.map(Spill::fill).transpose()?.map(Arc::new),
+            spill: spill.map(Arc::new),
             nodes,
         })
     }
@@ -627,6 +629,12 @@ impl<'w> Graph<'w> {
             Dialect {
                 f32_weights: true, ..
             } => (Some(Form::F32), Type::F32),
+            // The filters are spilled too. ONNX Runtime takes weights from files or from memory,
+            // not from both.
+            Dialect {
+                channel_block: Some(_),
+                ..
+            } if tensor.dtype.usage() == Use::Widened => (Some(Form::F32), Type::F32),
             _ => (None, tensor.dtype),
         };
         let form = form.filter(|_| tensor.dtype != read || tensor.scale.is_some());

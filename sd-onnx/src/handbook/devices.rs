@@ -16,11 +16,11 @@
 //! `OpenVinoGpu` and `OpenVinoNpu` are untested, because no machine of this project has such a
 //! device.
 //!
-//! Use OpenVINO in bf16 on a processor that computes in bf16. With AMX (Intel's Xeons since 2023),
-//! a UNet call takes a third of the time that it takes on `Cpu`; with AVX-512 BF16 (AMD since Zen
-//! 4), half of it. In f32, `Cpu` and OpenVINO take about the same time, and `Cpu` starts faster and
-//! needs less memory. The project's `benches/README.md` compares them with each other and with
-//! other programs.
+//! Use OpenVINO in bf16 on a processor that computes in bf16. Compared with `Cpu`, a UNet call
+//! takes a third of the time with AMX (Intel's Xeons since 2023), and about half of the time with
+//! AVX-512 BF16 (AMD since Zen 4). In f32, `Cpu` and OpenVINO take about the same time, and `Cpu`
+//! starts faster and needs less memory. The project's `benches/README.md` compares them with each
+//! other and with other programs.
 //!
 //! ```no_run
 //! use sd_onnx::{Device, Precision, Request};
@@ -38,13 +38,15 @@
 //! ```
 //!
 //! A device or a precision that is not available is an error, never replaced by another one.
-//! [`Pipeline::device_report`](crate::Pipeline::device_report) lists which provider of ONNX Runtime
-//! runs how many nodes of each network. Nodes that the provider of a device does not take run on
-//! the CPU. With the graphs of this library there are almost none: on processors that are not from
-//! Intel, the causal attention of the text encoder.
+//! [`Pipeline::device_report`](crate::Pipeline::device_report) lists, for each network, how many
+//! nodes each provider of ONNX Runtime runs. Nodes that the device's provider does not support run
+//! on the CPU. The graphs of this library have almost no such nodes. On processors that are not
+//! from Intel, they are the nodes of the text encoder's causal attention.
 //!
-//! With the Cargo feature `fetch`, the libraries are downloaded when they are first needed: 52 MB
-//! for OpenVINO. Without it, they must be installed in one of the places listed in the
+//! With the Cargo feature `fetch`, the libraries are downloaded when they are first needed. For
+//! OpenVINO this is a download of 52 MB, which takes 152 MB on the disk. On Windows with a
+//! processor that is not from Intel, `OpenVino` cannot be downloaded. Without the feature, the
+//! libraries must be installed in one of the places listed in the
 //! [crate's documentation](crate#onnx-runtime).
 //!
 //! # What bf16 changes
@@ -75,9 +77,9 @@
 //! mapped from there. The sizes are for the UNets of Stable Diffusion 1.5 and of
 //! SDXL:
 //!
-//! - On `Cpu`, the filters of convolutions in another order, as f32: 2.4 and 1.3 GB. If the file
-//!   cannot be written, ONNX Runtime reorders the filters in memory, with a warning through
-//!   `tracing`.
+//! - On `Cpu`, the file holds the filters of convolutions in another order, as f32: 2.4 and 1.3 GB.
+//!   If it cannot be written, ONNX Runtime reorders the filters in memory, and `tracing` receives a
+//!   warning.
 //! - On OpenVINO in bf16 on Intel's processors, weights that are not stored as bf16: 1.7 and 5.1
 //!   GB.
 //! - On OpenVINO otherwise, weights that are not stored as f32: 3.4 and 10 GB. OpenVINO would keep

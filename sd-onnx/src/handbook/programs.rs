@@ -28,13 +28,13 @@
 //! gave it. A second call waits for the first to end. Different networks run side by side, and so
 //! do the networks of different pipelines.
 //!
-//! Two pictures on one pipeline therefore take turns step by step, and together take about as long
-//! as one after the other. This is on purpose: a call already uses every core, and two calls at
-//! once would need the memory of two. For more throughput on a machine with many cores, a server
-//! can load the model twice, with half of the threads each.
+//! Two threads that draw on one pipeline therefore take turns, step by step. Drawing both pictures
+//! takes about as long as drawing one after the other. This is on purpose: a call already uses
+//! every core, and two calls at once would need twice the memory. For more throughput on a machine
+//! with many cores, a server can load the model twice, each time with half of the threads.
 //!
 //! **What is shared.** A process has one ONNX Runtime. Pipelines can share parts:
-//! [`Builder::codec`](crate::Builder::codec) gives the autoencoder of one model to a second one. A
+//! [`Builder::codec`](crate::Builder::codec) loads a model with the autoencoder of another one. A
 //! part is freed when the last pipeline that contains it is dropped.
 //!
 //! # Several requests
@@ -69,10 +69,14 @@
 //! names every field that is wrong.
 //!
 //! # Watching
-//! [`run`](crate::Pipeline::run) calls a closure after every step and with every finished picture.
-//! The event of a step says how far the run is and can show the picture so far:
-//! [`preview`](crate::Progress::preview) makes a small picture that costs almost nothing, and
-//! [`decode`](crate::Progress::decode) makes the full one.
+//! [`run`](crate::Pipeline::run) calls a closure after every step and with every finished picture,
+//! as a `Box<Picture>`. The event of a step has the number of the step and can show the unfinished
+//! picture: [`preview`](crate::Progress::preview) makes a small picture that costs almost nothing,
+//! and [`decode`](crate::Progress::decode) makes the full one.
+//!
+//! The closure returns [`ControlFlow`](std::ops::ControlFlow), so `?` cannot pass on a `Result` in
+//! it. Collect the pictures as below and save them after the run, or keep the error in a variable
+//! outside of the closure and return `Break`.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -102,12 +106,13 @@
 //! can stop it with the [`StopToken`](crate::StopToken).
 //!
 //! On the CPU, a token ends the running network call within one operator, a fraction of a second at
-//! full size. A provider that runs the whole graph as one operator finishes the call first. A call
-//! that is waiting for another thread gives up its place. The text encoder runs to its end, which
+//! full size. OpenVINO runs the whole graph as one operator, so it finishes the call first. A call
+//! that waits for the call of another thread stops waiting. The text encoder runs to its end, which
 //! takes only a moment.
 //!
 //! The run then returns [`GenerateError::Stopped`](crate::GenerateError::Stopped) with the latents
-//! so far. No picture is decoded after the stop, and the pipeline can be used as before.
+//! of the unfinished pictures. No picture is decoded after the stop. The pipeline can be used as
+//! before, but a stopped token stays stopped, so the next run needs a new one.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -138,9 +143,11 @@
 //!
 //! # Iterators and streams
 //! [`events`](crate::Pipeline::events) runs the requests on a separate thread. It returns an
-//! iterator over the steps, with their previews, and the pictures, which suits the event loop of a
-//! window. [`into_stream`](crate::Events::into_stream) turns the iterator into a `Stream` for any
-//! async executor. Dropping either stops the run.
+//! iterator over the steps, with their previews, and the pictures. Its `next` blocks until there is
+//! an event, so a window should read it on another thread than its event loop.
+//! [`into_stream`](crate::Events::into_stream) turns the iterator into a `Stream` for any async
+//! executor. The run waits while two events have not been read. Dropping the iterator or the stream
+//! stops the run.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -169,8 +176,8 @@
 //! [`Picture::timings`](crate::Picture::timings) has the time of encoding, of each step and of
 //! decoding.
 //!
-//! For a subscriber of the [`tracing`](https://docs.rs/tracing) crate there is a debug event for
-//! each step, and these spans:
+//! A subscriber of the [`tracing`](https://docs.rs/tracing) crate receives an event for each step,
+//! at the level debug, and these spans, at the level info except for `unet`, which is at debug:
 //!
 //! | span | fields |
 //! |---|---|
@@ -182,9 +189,10 @@
 //! | `convert` | `model` |
 //!
 //! # What can go wrong
-//! No input of a user makes the library panic. Loading a model returns [`Error`](crate::Error),
-//! which names the file, the tensor and what was expected. Drawing returns
-//! [`GenerateError`](crate::GenerateError).
+//! User input never makes the library panic. If a model cannot be loaded, the result is
+//! [`Error`](crate::Error), which names the file, the tensor and what was expected. If a picture
+//! cannot be drawn, the result is [`GenerateError`](crate::GenerateError). A stopped run is one of
+//! its variants, and [`is_stopped`](crate::GenerateError::is_stopped) separates it from failures.
 //!
 //! Prompts are limited to 64 KiB, with [two more limits](super::prompts#length). Pictures are
 //! limited to 4096 × 4096 pixels; [`Builder::max_pixels`](crate::Builder::max_pixels) sets another

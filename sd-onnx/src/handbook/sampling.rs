@@ -2,8 +2,8 @@
 //!
 //! The page of [`schedulers`](crate::schedulers) has the table of all samplers, and the page of
 //! [`Ladder`](crate::schedulers::Ladder) has the table of all ladders. The example `schedulers`
-//! lists both. It also runs any pair step by step, on a model so simple that any other
-//! implementation can be compared with it, and plots the result:
+//! lists both. It also runs a sampler on a ladder step by step and plots the result. The model of
+//! this run is a simple formula, so that other implementations can be compared with it:
 //! `cargo run --release --example schedulers -- --scheduler heun --ladder karras --plot heun.png`.
 //!
 //! # Which sampler
@@ -16,7 +16,8 @@
 //! - **Noise along one path:** `dpmpp-sde`, `dpmpp-2m-sde`, `dpmpp-3m-sde`. More steps refine the
 //!   same picture.
 //! - **Models distilled to few steps:** `lcm`, `tcd`, with 1 to 8 steps, the ladder `lcm` and a
-//!   guidance scale of 1 to 2.
+//!   guidance scale of 1 to 2. For models that take the guidance scale as an input, the default
+//!   scale is 8.5.
 //! - **Guidance without burnt colours:** `euler-cfg-pp`, `euler-a-cfg-pp`, `ddim-cfg-pp`. The range
 //!   of their guidance scale is `0.0..=1.0`.
 //! - **Steps chosen by a tolerance:** `dpm-adaptive`. It uses only the two ends of the ladder.
@@ -42,11 +43,13 @@
 //! ```
 //!
 //! # Ladders
-//! A run visits as many noise levels as it has steps. Levels that are close together give that part
-//! of the run more work. Karras' ladder, which most samplers use by default, has many levels at the
-//! clean end, where details form. A request without a ladder uses
-//! [the default ladder](crate::schedulers::SamplerRow::default_ladder) of its sampler. If it names
-//! no sampler either, it uses the default ladder of the [pipeline](crate::Pipeline::defaults).
+//! Each step starts at one noise level of the ladder and ends at the next, so a ladder has one
+//! level more than the run has steps. The last level is usually 0. Where levels are close together,
+//! the run takes more steps. Karras' ladder, which most samplers use by default, has many levels at
+//! the clean end, where details form. A request without a ladder uses
+//! [the default ladder](crate::schedulers::Scheduler::default_ladder) of its sampler, which is
+//! usually Karras' ladder for a custom sampler. If the request names no sampler either, it uses the
+//! default ladder of the [pipeline](crate::Pipeline::defaults).
 //!
 //! With serde, a ladder is its name, or its name with options:
 //!
@@ -75,10 +78,10 @@
 //! model, the request fails with an error that gives the reason, before anything is drawn.
 //!
 //! # What the model predicts
-//! A model predicts the noise, v or the clean sample. Its configuration says which, and no sampler
-//! needs to know. The same is true of flow models, whose noise levels are on
-//! [another path](crate::schedulers::NoisePath). The library cannot load a flow model from files
-//! yet, but [custom networks](super::pieces#networks-of-ones-own) can be flow models:
+//! A model predicts the noise, the clean sample, or v, which is a mix of both. Its configuration
+//! says which, and a sampler does not depend on it. This is also true of flow models, whose noise
+//! levels are on [another path](crate::schedulers::NoisePath). The library cannot load a flow model
+//! from files yet, but [custom networks](super::pieces#networks-of-ones-own) can be flow models:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -94,13 +97,14 @@
 //! ```
 //!
 //! # Names of other programs
-//! To reproduce a picture of another program, the sampler of the same name is not enough: its
-//! options, its ladder and its conventions must be the same, too. These functions return all of
-//! them:
+//! To reproduce a picture of another program, it is not enough to use the sampler of the same name.
+//! Its options, its ladder and its conventions must be the same, too. These functions return the
+//! ladder, and the sampler with its options and conventions:
 //!
 //! - [`from_config`](crate::schedulers::from_config) reads a `scheduler_config.json` of diffusers;
 //! - [`from_webui`](crate::schedulers::from_webui) and
-//!   [`from_comfyui`](crate::schedulers::from_comfyui) take the names that WebUI and ComfyUI use.
+//!   [`from_comfyui`](crate::schedulers::from_comfyui) take the names that WebUI and ComfyUI use:
+//!   the name of the sampler, and the schedule type. For WebUI the schedule type may be `None`.
 //!
 //! The [noise](super::parameters#noise) is chosen separately.
 //!
@@ -127,7 +131,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! WebUI adds its "ENSD" (eta noise seed delta) to the seed under some samplers only.
-//! [`Preset::ensd`](crate::schedulers::Preset::ensd) says whether a sampler is one of them, and
-//! [`Request::ensd`](crate::Request::ensd) sets the value. [`Infotext`](super::files#png-files)
-//! reads all settings of a WebUI picture, with its seed and its noise, from the file.
+//! WebUI has a setting "ENSD" (eta noise seed delta). For some samplers, WebUI adds it to the seed
+//! of the noise that the sampler adds. [`Preset::ensd`](crate::schedulers::Preset::ensd) says
+//! whether a sampler is one of them, and [`Request::ensd`](crate::Request::ensd) sets the value.
+//! [`Infotext`](super::files#png-files) reads all settings of a WebUI picture from the file,
+//! including its seed and its noise.

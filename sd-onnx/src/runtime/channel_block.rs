@@ -57,10 +57,13 @@ impl Runtime {
 
 /// Returns whether the processor has the instructions that the operators need. On other processors
 /// the operators must not be called.
+///
+/// False on Windows: ONNX Runtime opens weight files there in a way that does not allow the
+/// temporary file of the filters to be open for writing, which was not tested.
 fn has_blocks() -> bool {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(windows)))]
     return std::arch::is_x86_feature_detected!("avx");
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(all(target_arch = "x86_64", not(windows))))]
     false
 }
 

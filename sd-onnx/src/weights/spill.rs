@@ -22,7 +22,7 @@ use super::{Place, Tensor, values::STEP};
 use crate::{Error, hash};
 
 /// The prefix and the suffix of the temporary files' names.
-const PREFIX: &str = "tmp-";
+const PREFIX: &str = "sd-onnx-";
 const SUFFIX: &str = ".weights";
 
 /// The alignment of the tensors in the file, in bytes. It is enough for any instruction.
@@ -88,8 +88,9 @@ impl<'w> Spill<'w> {
             loop {
                 let mut named = tempfile::Builder::new();
                 let named = named.prefix(PREFIX).suffix(SUFFIX);
-                let (file, path) = named.tempfile_in(&folder)?.keep()?;
-                file.lock()?;
+                let created = named.tempfile_in(&folder)?;
+                created.as_file().lock()?;
+                let (file, path) = created.keep()?;
                 // Before the lock was taken, another process may have deleted the file as a
                 // leftover.
                 if path.exists() {
@@ -252,9 +253,14 @@ fn remove_leftovers(folder: &Path) {
         if !name.starts_with(PREFIX) || !name.ends_with(SUFFIX) {
             continue;
         }
+        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
         let path: PathBuf = entry.path();
-        let in_use = File::open(&path).is_ok_and(|file| file.try_lock().is_err());
-        if !in_use {
+        // The lock is held until the file is gone, so that its owner notices.
+        if let Ok(file) = File::open(&path)
+            && file.try_lock().is_ok()
+        {
             let _ = fs::remove_file(path);
         }
     }
