@@ -251,7 +251,7 @@ fn threads_share_it() {
         return;
     };
     let pipeline = builder.load(emoji()).unwrap();
-    let requests = |thread: u64| (0..4).map(move |i| fox().steps(2).seed((thread + i) % 5));
+    let requests = |thread: u64| (0..50).map(move |i| fox().steps(2).seed((thread + i) % 5));
     let expected: Vec<_> = (0..5)
         .map(|seed| bits(&draw(&pipeline, &fox().steps(2).seed(seed))))
         .collect();
