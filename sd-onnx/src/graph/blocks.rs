@@ -40,7 +40,9 @@ impl Graph<'_> {
         let Some(block) = self.dialect.channel_block else {
             return Ok(None);
         };
-        if !input.is_multiple_of(block) || !output.is_multiple_of(block) {
+        // An input with fewer channels than a block is read in plain form.
+        let inputs = if input < block { 1 } else { block };
+        if !input.is_multiple_of(inputs) || !output.is_multiple_of(block) {
             return Ok(None);
         }
         let name = format!("{name}.weight");
@@ -58,28 +60,32 @@ impl Graph<'_> {
         if let Some(&(known, _)) = self.stored.get(&key) {
             return Ok(Some(known));
         }
-        let place = self.spill()?.add(tensor, Form::Filters { block });
+        let place = self.spill()?.add(tensor, Form::Filters { block, inputs });
         let value = Value(self.named(format!("{}{name}", self.prefix)));
         self.stored_at(value, &shape, proto::DataType::Float, place, &tensor.file);
         self.stored.insert(key, (value, proto::DataType::Float));
         Ok(Some(value))
     }
 
-    /// Writes a convolution with blocked filters. `channels` is its number of output channels.
+    /// Writes a convolution with blocked filters for so many input and output channels. An input with
+    /// fewer channels than a block is read in plain form.
     pub(super) fn blocked_conv(
         &mut self,
         x: Value,
         filters: Value,
         bias: Option<Value>,
         conv: Conv,
-        channels: usize,
+        [input, output]: [usize; 2],
     ) -> Value {
-        let x = self.in_blocks(x);
+        let x = match self.dialect.channel_block {
+            Some(block) if input >= block => self.in_blocks(x),
+            _ => x,
+        };
         let inputs = [x, filters].into_iter().chain(bias);
         let inputs: Vec<_> = inputs.map(|value| Some(value.0)).collect();
         let blocked = self.push("Conv", BLOCKED, &inputs, conv.attributes());
         self.blocks.unread.insert(blocked);
-        self.of_blocks(blocked, channels)
+        self.of_blocks(blocked, output)
     }
 
     /// Writes the sum of two tensors in blocked form. Returns `None` if one of them is not blocked,
@@ -162,11 +168,12 @@ impl Graph<'_> {
 impl Conv {
     /// Returns the attributes of ONNX's `Conv`.
     pub(super) fn attributes(self) -> Vec<proto::Attribute> {
-        let [kernel, stride, padding] = [self.kernel, self.stride, self.padding].map(|n| n as i64);
+        let [kernel, stride] = [self.kernel, self.stride].map(|n| n as i64);
+        let [before, after] = self.padding.map(|n| n as i64);
         vec![
             ints("kernel_shape", &[kernel; 2]),
             ints("strides", &[stride; 2]),
-            ints("pads", &[padding; 4]),
+            ints("pads", &[before, before, after, after]),
         ]
     }
 }

@@ -19,7 +19,8 @@ pub(crate) enum Activation {
 pub(crate) struct Conv {
     pub kernel: usize,
     pub stride: usize,
-    pub padding: usize,
+    /// The rows and columns of zeros before the first and after the last ones.
+    pub padding: [usize; 2],
 }
 
 impl Conv {
@@ -27,7 +28,7 @@ impl Conv {
     pub const POINT: Self = Self {
         kernel: 1,
         stride: 1,
-        padding: 0,
+        padding: [0; 2],
     };
     /// A 3 × 3 convolution that keeps the height and width.
     pub const SAME: Self = Self::same(3);
@@ -37,7 +38,7 @@ impl Conv {
         Self {
             kernel,
             stride: 1,
-            padding: (kernel - 1) / 2,
+            padding: [(kernel - 1) / 2; 2],
         }
     }
 }
@@ -116,7 +117,7 @@ impl Graph<'_> {
             false => None,
         };
         if let Some(filters) = filters {
-            return Ok(self.blocked_conv(x, filters, bias, conv, output));
+            return Ok(self.blocked_conv(x, filters, bias, conv, [input, output]));
         }
         let shape = [output, input, conv.kernel, conv.kernel];
         let weight = self.weight(&format!("{name}.weight"), &shape)?;

@@ -471,13 +471,6 @@ impl<'w> Graph<'w> {
         self.op("Slice", &[x, Value(start.0), length], [])
     }
 
-    /// Returns `x` `[batch, channels, h, w]` with a row of zeros at the bottom and a column of
-    /// zeros on the right.
-    pub fn pad_bottom_right(&mut self, x: Value) -> Value {
-        let pads = self.dims(&[0, 0, 0, 0, 0, 0, 1, 1]);
-        self.op("Pad", &[x, Value(pads.0)], [])
-    }
-
     /// Doubles the last two axes of `x` by nearest-neighbour scaling.
     pub fn upsample(&mut self, x: Value) -> Value {
         let scales = self.f32s(&[1.0, 1.0, 2.0, 2.0], &[4]);

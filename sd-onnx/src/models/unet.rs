@@ -658,16 +658,12 @@ impl Unet<'_, '_> {
                 let conv = Conv {
                     kernel: 3,
                     stride: 2,
-                    padding: config.downsample_padding,
-                };
-                // If the convolution has no padding, diffusers adds a row and a column at the end.
-                let padded = if config.downsample_padding == 0 {
-                    self.g.pad_bottom_right(x)
-                } else {
-                    x
+                    // If the convolution has no padding, diffusers adds a row and a column at the
+                    // end.
+                    padding: [config.downsample_padding, 1],
                 };
                 x = self.g.conv2d(
-                    padded,
+                    x,
                     &format!("{name}.downsamplers.0.conv"),
                     [channels, channels],
                     conv,

@@ -36,12 +36,14 @@ pub(crate) enum Form {
     Bf16,
     /// f32.
     F32,
-    /// The filters of a convolution as f32, reordered from `[output, input, h, w]` to square blocks
-    /// of channels: `[output / block, input / block, h, w, input in block, output in block]`. Both
-    /// numbers of channels are multiples of `block`.
+    /// The filters of a convolution as f32, reordered from `[output, input, h, w]` to blocks of
+    /// channels: `[output / block, input / inputs, h, w, input in block, output in block]`. Both
+    /// numbers of channels are multiples of their block.
     Filters {
-        /// The number of channels per block.
+        /// The number of output channels per block.
         block: usize,
+        /// The number of input channels per block: `block`, or 1 for an input in plain form.
+        inputs: usize,
     },
 }
 
@@ -179,7 +181,7 @@ impl Job<'_> {
                 bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
                 to.write(&bytes, &mut offset)
             }),
-            Form::Filters { block } => {
+            Form::Filters { block, inputs } => {
                 let &[_, input, height, width] = self.tensor.shape.as_slice() else {
                     unreachable!("the filters of a convolution have four dimensions")
                 };
@@ -187,7 +189,7 @@ impl Job<'_> {
                 source.pieces(scale, block * input * kernel, |filters| {
                     bytes.resize(size_of_val(filters), 0);
                     let (out, _) = bytes.as_chunks_mut();
-                    in_blocks(filters, [block, kernel], out);
+                    in_blocks(filters, [block, inputs, kernel], out);
                     to.write(&bytes, &mut offset)
                 })
             }
@@ -196,13 +198,13 @@ impl Job<'_> {
 }
 
 /// Reorders the filters of one block of output channels: `[block, input, kernel]` becomes
-/// `[input / block, kernel, input in block, block]`. `kernel` is the height times the width.
-fn in_blocks(filters: &[f32], [block, kernel]: [usize; 2], out: &mut [[u8; 4]]) {
+/// `[input / inputs, kernel, input in block, block]`. `kernel` is the height times the width.
+fn in_blocks(filters: &[f32], [block, inputs, kernel]: [usize; 3], out: &mut [[u8; 4]]) {
     let filter = filters.len() / block;
     for (at, input) in (0..filter).step_by(kernel).enumerate() {
-        let [outer, inner] = [at / block, at % block];
+        let [outer, inner] = [at / inputs, at % inputs];
         for k in 0..kernel {
-            let row = ((outer * kernel + k) * block + inner) * block;
+            let row = ((outer * kernel + k) * inputs + inner) * block;
             for (o, out) in out[row..row + block].iter_mut().enumerate() {
                 *out = filters[o * filter + input + k].to_le_bytes();
             }
@@ -281,15 +283,18 @@ mod tests {
             .map(|&(o, i, k)| (100 * o + 10 * i + k) as f32)
             .collect();
         let mut out = vec![[0; 4]; numbers.len()];
-        in_blocks(&numbers, [2, 3], &mut out);
-        let out: Vec<u32> = out.iter().map(|&b| f32::from_le_bytes(b) as u32).collect();
+        in_blocks(&numbers, [2, 2, 3], &mut out);
+        let flat: Vec<u32> = out.iter().map(|&b| f32::from_le_bytes(b) as u32).collect();
         assert_eq!(
-            out[..12],
+            flat[..12],
             [0, 100, 10, 110, 1, 101, 11, 111, 2, 102, 12, 112]
         );
         assert_eq!(
-            out[12..],
+            flat[12..],
             [20, 120, 30, 130, 21, 121, 31, 131, 22, 122, 32, 132]
         );
+        in_blocks(&numbers, [2, 1, 3], &mut out);
+        let flat: Vec<u32> = out.iter().map(|&b| f32::from_le_bytes(b) as u32).collect();
+        assert_eq!(flat[..8], [0, 100, 1, 101, 2, 102, 10, 110]);
     }
 }

@@ -154,10 +154,9 @@ pub(crate) fn encoder(
             let conv = Conv {
                 kernel: 3,
                 stride: 2,
-                padding: 0,
+                padding: [0, 1],
             };
             let name = format!("encoder.down_blocks.{i}.downsamplers.0.conv");
-            x = g.pad_bottom_right(x);
             x = g.conv2d(x, &name, [channels, channels], conv)?;
         }
     }
