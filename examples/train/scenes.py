@@ -135,7 +135,7 @@ def held_out():
 
 
 def scenes(count, seed):
-    """Returns the scenes of the training. The first ones are those of the seen prompts."""
+    """Returns the scenes of the training. The scenes of the seen prompts come first."""
     new, seen = held_out()
     return [scene(np.random.default_rng([seed, index]), new, seen[index] if index < len(seen) else None) for index in range(count)]
 

@@ -509,7 +509,7 @@ fn absurd_sizes() {
     ] {
         refused_config("text_encoder", key, value);
     }
-    // The configuration is valid, but the sizes are not those of the file.
+    // The configuration is valid, but the sizes differ from the file's.
     refused(
         &["tensor `conv_in.weight` has shape [24, 4, 3, 3], expected [24, 1048576, 3, 3]"],
         |model, folder| {

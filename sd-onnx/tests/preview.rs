@@ -81,7 +81,7 @@ fn the_fitted_preview_looks_like_the_picture() {
     // pictures.
     assert!(close.r2 > 0.69 && close.error < 34.0, "{close:?}");
 
-    // The measure must reject bad coefficients: those of another model, and channels in another
+    // The measure must reject bad coefficients: another model's, and channels in another
     // order.
     let other = load_sd1_like().latent_rgb().clone();
     let mut turned = fitted.clone();

@@ -106,8 +106,8 @@ fn named(name: &str) -> (Ladder, Conventions) {
     }
 }
 
-/// The golden values come from alpha-bars in float64, and this crate's from those of diffusers in
-/// float32. The difference is 1.3e-5 of sigma at timestep 0, and at most 1e-3 of a timestep
+/// The golden values come from alpha-bars in float64, and this crate's from diffusers' alpha-bars
+/// in float32. The difference is 1.3e-5 of sigma at timestep 0, and at most 1e-3 of a timestep
 /// anywhere. Sigmas that do not depend on the model are equal to one rounding.
 #[test]
 fn equal_their_formulas() {

@@ -55,11 +55,11 @@ impl TextualInversion {
     /// The file has one tensor, or the tensors `clip_l` and `clip_g` for the two text models of
     /// SDXL. The vectors of `clip_l` also fit Stable Diffusion 1.x, which has the same text model.
     ///
-    /// The format is safetensors or that of `torch.save` (`.pt`, `.bin`). It is detected from the
-    /// contents, whatever the file's name. A `torch.save` file contains a dictionary of tensors.
-    /// WebUI nests them under the key `string_to_param`, and the names of these tensors then begin
-    /// with `string_to_param.`. A `torch.save` file is a Python program. This crate reads it
-    /// without running it, and refuses a file that asks for anything but tensors.
+    /// The format is safetensors, or what `torch.save` writes (`.pt`, `.bin`). It is detected from
+    /// the contents, whatever the file's name. A `torch.save` file contains a dictionary of
+    /// tensors. WebUI nests them under the key `string_to_param`, and the names of these tensors
+    /// then begin with `string_to_param.`. A `torch.save` file is a Python program. This crate
+    /// reads it without running it, and refuses a file that asks for anything but tensors.
     ///
     /// A prompt can refer to the inversion by the file name without its extension, as in WebUI. If
     /// the single tensor has a meaningful name, such as diffusers' `<cat-toy>`, a prompt can use it

@@ -401,7 +401,8 @@ impl ClipTokenizer {
         self.comma
     }
 
-    /// Returns the padding id: that of `<|endoftext|>` in Stable Diffusion 1.x, and 0 (`!`) in 2.x.
+    /// Returns the padding id: the id of `<|endoftext|>` in Stable Diffusion 1.x, and 0 (`!`) in
+    /// 2.x.
     pub fn pad(&self) -> u32 {
         self.pad
     }

@@ -1,5 +1,5 @@
-//! Compares chunks with those of WebUI's `tokenize_line` over the same ids, exactly. The expected
-//! chunks are in `golden/chunks.json` (see `golden/chunks.py`).
+//! Compares chunks with the chunks of WebUI's `tokenize_line` over the same ids, exactly. The
+//! expected chunks are in `golden/chunks.json` (see `golden/chunks.py`).
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Compares the ids of every string in `golden/tokens.json`, with every folder, with those of
+//! Compares the ids of every string in `golden/tokens.json`, with every folder, with the ids of
 //! transformers, exactly (see `golden/make.py`).
 
 #![allow(

@@ -308,7 +308,7 @@ fn projected(file: &OnnxFile) -> Result<&Port, Error> {
 }
 
 /// Infers the configuration of a text model from its graph, for exports without a `config.json`,
-/// such as those of diffusers in 2022.
+/// such as the names that diffusers used in 2022.
 fn guessed(file: &OnnxFile) -> Result<Config, Error> {
     let embedding = token_embedding(file).map(|(_, _, rows)| rows);
     let port = file.output(LAST);

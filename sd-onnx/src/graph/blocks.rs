@@ -67,8 +67,8 @@ impl Graph<'_> {
         Ok(Some(value))
     }
 
-    /// Writes a convolution with blocked filters for so many input and output channels. An input with
-    /// fewer channels than a block is read in plain form.
+    /// Writes a convolution with blocked filters for so many input and output channels. An input
+    /// with fewer channels than a block is read in plain form.
     pub(super) fn blocked_conv(
         &mut self,
         x: Value,

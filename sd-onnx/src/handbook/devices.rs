@@ -87,7 +87,7 @@
 //!   an f32 copy of them in memory.
 //!
 //! Once the network is loaded, the file no longer has a name. Its space is freed when the network
-//! is unloaded. The system can drop its pages from memory like those of any file.
+//! is unloaded. The system can drop its pages from memory as it can with any file.
 //!
 //! # Stopping
 //! A [`StopToken`](crate::StopToken) ends a call on `Cpu` within one operator, some tens of

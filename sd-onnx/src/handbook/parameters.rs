@@ -21,7 +21,7 @@
 //! | [`scheduler`] | DPM++ 2M | any | | |
 //! | [`ladder`] | the scheduler's | any | | |
 //!
-//! The defaults of steps, guidance, scheduler and ladder in this table are those of Stable
+//! The defaults of steps, guidance, scheduler and ladder in this table apply to Stable
 //! Diffusion 1.x. Other models have other defaults, listed in
 //! [`Builder::load`](crate::Builder::load). [`Pipeline::defaults`](crate::Pipeline::defaults)
 //! returns the defaults of a loaded model.
@@ -243,7 +243,7 @@
 //! sampler, its cost, and its names in diffusers, WebUI and ComfyUI.
 //!
 //! [`from_config`](crate::schedulers::from_config) returns the sampler and the ladder of a model's
-//! `scheduler_config.json`, and [`from_webui`](crate::schedulers::from_webui) those of a name such
+//! `scheduler_config.json`. [`from_webui`](crate::schedulers::from_webui) returns both for a name such
 //! as `DPM++ 2M Karras`.
 //!
 //! `ladders.png` shows the noise levels of all named ladders in 20 steps, Karras' in black. Below

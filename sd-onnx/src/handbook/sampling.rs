@@ -74,7 +74,7 @@
 //!
 //! [`Conventions`](crate::schedulers::Conventions) describe how a sampler counts, rounds and scales
 //! its noise levels. Reference implementations differ in this, and each sampler has the conventions
-//! of its own reference. If a sampler cannot run on a ladder, or a ladder has no meaning for a
+//! of its reference. If a sampler cannot run on a ladder, or a ladder has no meaning for a
 //! model, the request fails with an error that gives the reason, before anything is drawn.
 //!
 //! # What the model predicts

@@ -2,7 +2,7 @@
 
     convert.py PROGRAM [--shape NAME …]
 
-PROGRAM is the built example `convert`: `target/release/examples/convert`. The models are those of
+PROGRAM is the built example `convert`: `target/release/examples/convert`. The models come from
 `single_shapes.py`, which can be recognised in a single file, with random weights. The script needs the
 versions of `requirements.txt`, and onnxruntime 1.32.0. For each model it asserts the following:
 

@@ -56,7 +56,7 @@ impl<'de> Visitor<'de> for Written {
         let ladder = match name.as_str() {
             "sigmas" => Ladder::sigmas(map.next_value::<Vec<f32>>()?),
             "timesteps" => Ladder::timesteps(map.next_value::<Vec<f32>>()?),
-            // `lu` is not a named ladder, because its sigmas are those of `exponential`.
+            // `lu` is not a named ladder, because its sigmas equal the ones of `exponential`.
             "lu" => map.next_value_seed(Onto(Ladder::shaped(Shape::Lu)))?,
             name => {
                 let ladder = name.parse().map_err(A::Error::custom)?;

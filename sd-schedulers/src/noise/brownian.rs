@@ -329,7 +329,7 @@ mod tests {
     use crate::TorchRng;
 
     /// The expected values are Python's. The exact values of the first two times are halfway
-    /// between decimals. Those of the next two are not.
+    /// between decimals. The next two have others.
     #[test]
     fn times_are_rounded_as_python_rounds_them() {
         for (time, expected) in [

@@ -45,7 +45,7 @@ impl Philox {
     ///
     /// The values are within 1e-5 of torch's, not equal bit for bit. The sine and cosine of a card
     /// are approximations with errors up to 2⁻²⁰, and are multiplied by up to 6.7. The first
-    /// `threads` values of a call are those of [`webui`](Self::webui), within the same bound.
+    /// `threads` values of a call equal the ones of [`webui`](Self::webui), within the same bound.
     /// Further values depend on the card.
     pub fn cuda(seed: u64, threads: u32) -> Self {
         Self {

@@ -11,7 +11,7 @@ use crate::{Calls, Conventions, Run, Rungs, Sampler, Step, TimestepRounding};
 ///
 /// A step goes down to mid = sqrt(sigma · down), which is half way in log sigma. The slope found
 /// there takes x from sigma to down, and noise leads up to the next rung. `down` and the noise are
-/// those of [`EulerAncestral`](crate::EulerAncestral).
+/// the ones of [`EulerAncestral`](crate::EulerAncestral).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dpm2Ancestral {
     /// The share of the ancestral noise that is added, `0.0..=1.0`. 0 adds none, and a value below

@@ -14,7 +14,7 @@ use crate::{EndPoint, Run, Rungs, Sampler, Step};
 ///
 /// Only the two ends come from the ladder. Between them, the sampler visits its own sigmas, even in
 /// log sigma, and it stops at the lower end with that much noise left. [`Step::total`] is the
-/// number of its own steps, N / 3 + 1 (integer division).
+/// number of the steps that it chooses, N / 3 + 1 (integer division).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DpmFast {
     /// The sigma to end at, above 0. Another value counts as `None`, and one above the first rung

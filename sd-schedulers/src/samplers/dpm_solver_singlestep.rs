@@ -220,7 +220,7 @@ fn from_start(
 mod tests {
     use super::*;
 
-    /// The expected lists are those of diffusers' `get_order_list`.
+    /// The expected lists come from diffusers' `get_order_list`.
     #[test]
     fn orders_come_in_groups() {
         let orders = |order, steps: usize, lower_order_final, ends_at_zero: bool| -> Vec<usize> {

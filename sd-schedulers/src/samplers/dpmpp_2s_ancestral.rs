@@ -9,7 +9,7 @@ use crate::{Calls, Run, Rungs, Sampler, Step};
 /// Reference implementation: k-diffusion's `sample_dpmpp_2s_ancestral`.
 ///
 /// A step goes down to mid = sqrt(sigma · down), which is half way in log sigma. The model's
-/// output there is D in x = D + down / sigma (x - D). `down` and the noise are those of
+/// output there is D in x = D + down / sigma (x - D). `down` and the noise are the same as in
 /// [`EulerAncestral`](crate::EulerAncestral).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DpmPlusPlus2SAncestral {

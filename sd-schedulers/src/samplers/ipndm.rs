@@ -44,7 +44,7 @@ pub enum IpndmWeights {
     /// The weights of `ipndm_v` in the diff-sampler code and in ComfyUI.
     ///
     /// They are meant to be [`Variable`](Self::Variable), but three slips change the weights of
-    /// orders 3 and 4, and those of order 4 even for steps of equal length. The measured order is
+    /// orders 3 and 4, and order 4 even for steps of equal length. The measured order is
     /// 1.2 to 1.8, so the method is of first order.
     VariablePublished,
 }

@@ -1,7 +1,7 @@
 """Writes classes.json and classes.safetensors: every scheduler class of diffusers 0.42.1 that the
 crate reads, on the toy model (reference/toy.py).
 
-A case is a configuration as in `scheduler_config.json`. Its runs are those of the unchanged class,
+A case is a configuration as in `scheduler_config.json`. Its runs come from the unchanged class,
 with float32 inside and the same draws of noise. Each run is compared with the transcription in
 float64. A configuration that a class refuses, or for which its result is not finite, is listed with
 the class's message. tests/golden.rs has this crate's answers to these.

@@ -1,7 +1,7 @@
 """Ladders in float64, straight from the papers: the noise levels of a run and their timesteps.
 
 Every ladder returns `(sigmas, timesteps)`. The sigmas are N rungs, noisiest first, followed by the
-level at which the run ends, which is 0 unless stated otherwise. The timesteps are those of the N
+level at which the run ends, which is 0 unless stated otherwise. The timesteps belong to the N
 rungs. N is the requested number of steps, except where a docstring says that the reference has
 another number.
 

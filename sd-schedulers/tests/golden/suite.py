@@ -187,7 +187,7 @@ def ddim(one=False, next_rung=False, stop=False, **options):
 
 
 def pndm(skip_prk, one=False, next_rung=False, stop=False):
-    """PNDM. The options are those of `ddim`."""
+    """PNDM. It has the options of `ddim`."""
 
     def transcription(run):
         n, final = run.steps, 0.0 if one else run.rungs.lowest

@@ -189,7 +189,7 @@ impl EncodedBranch {
     }
 
     /// Returns the entries, at least one. All embeddings have the same length, and the ends are
-    /// like those of a [`Schedule`](crate::Schedule).
+    /// as in a [`Schedule`](crate::Schedule).
     pub fn entries(&self) -> &[EncodedEntry] {
         &self.entries
     }

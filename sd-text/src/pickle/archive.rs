@@ -265,7 +265,8 @@ impl Directory {
         Self::read(&mut fields, true)
     }
 
-    /// Whether each number equals that of the large record, or is declared to be stored there.
+    /// Whether each number equals the number in the large record, or is declared to be stored
+    /// there.
     fn agrees(&self, large: &Self) -> bool {
         let same = |short: u64, large: u64, elsewhere: u64| short == large || short == elsewhere;
         same(self.offset, large.offset, ELSEWHERE)

@@ -4,8 +4,8 @@
 
 The argument is a checkout of AUTOMATIC1111/stable-diffusion-webui. It is licensed under the
 AGPL-3.0, so it stays outside this repository, and none of its code is copied here. The prompt
-parser was that of commit 28bd8e142d5f77b71ae8d7d7140b5da1b3a49906. The functions for comments and
-extra networks were those of version 1.9.3. A seeded generator makes the prompts below. Each prompt
+parser came from commit 28bd8e142d5f77b71ae8d7d7140b5da1b3a49906. The functions for comments and
+extra networks came from version 1.9.3. A seeded generator makes the prompts below. Each prompt
 goes through WebUI's own functions in WebUI's order:
 
 1. comments

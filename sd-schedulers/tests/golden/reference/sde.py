@@ -374,7 +374,7 @@ ER_SCALES = {
 
 
 def er_sde(model, x, sigmas, order=3, scale="sde_5", points=100, threshold=1e-6, s_noise=1.0, noise=None):
-    """ER-SDE-Solver: algorithms 1 to 3 of arXiv 2309.06169. `points`: those of the left Riemann
+    """ER-SDE-Solver: algorithms 1 to 3 of arXiv 2309.06169. `points`: the points of the left Riemann
     sums. None: exact integrals."""
     path, old, scale = [x], [], ER_SCALES[scale]
     for i, (sigma, to) in enumerate(zip(sigmas, sigmas[1:])):
