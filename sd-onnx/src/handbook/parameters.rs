@@ -243,8 +243,8 @@
 //! sampler, its cost, and its names in diffusers, WebUI and ComfyUI.
 //!
 //! [`from_config`](crate::schedulers::from_config) returns the sampler and the ladder of a model's
-//! `scheduler_config.json`. [`from_webui`](crate::schedulers::from_webui) returns both for a name such
-//! as `DPM++ 2M Karras`.
+//! `scheduler_config.json`. [`from_webui`](crate::schedulers::from_webui) returns both for a name
+//! such as `DPM++ 2M Karras`.
 //!
 //! `ladders.png` shows the noise levels of all named ladders in 20 steps, Karras' in black. Below
 //! them, it shows eight numbers on their way from noise, with DPM++ 2M on Karras' ladder.
