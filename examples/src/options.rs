@@ -13,7 +13,7 @@ use sd_onnx::{
     RefinerSwitch, Request, Sizes, Stopped,
     schedulers::{
         Ladder, Prediction, Sampler, SamplerRow, Scheduler, SchedulerConfig, TABLE,
-        WithConventions, from_comfyui, from_webui, is_same_sampler, row_of,
+        WithConventions, from_comfyui, from_webui, row_of,
     },
     text::{PromptText, Side, Warning},
 };
@@ -701,7 +701,7 @@ fn title(scheduler: &Scheduler, config: &SchedulerConfig) -> &'static str {
                 .and_then(|name| from_comfyui(name, "normal").ok()),
         ];
         let mut presets = presets.into_iter().flatten();
-        presets.any(|preset| is_same_sampler(inner(&preset.sampler), inner(&sampler)))
+        presets.any(|preset| inner(&preset.sampler) == inner(&sampler))
     };
     let row = named.or_else(|| TABLE.iter().find(has_options_of));
     row.map_or("own", |row| row.title)

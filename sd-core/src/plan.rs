@@ -5,7 +5,6 @@ use std::sync::Arc;
 use ndarray::{ArcArray, Array2, Axis, Ix4};
 use sd_schedulers::{
     Calls, Ladder, LadderError, NoiseError, NoiseKind, Rungs, Sampler, SamplerRow, Seeds,
-    is_same_sampler,
 };
 use sd_text::{ClipSkip, PromptEmbedding, Side};
 
@@ -106,7 +105,7 @@ impl Planned {
         self.latents == other.latents
             && self.rungs == other.rungs
             && self.refiner_from == other.refiner_from
-            && is_same_sampler(&*self.sampler, &*other.sampler)
+            && *self.sampler == *other.sampler
             && self.prompt.branches() == other.prompt.branches()
     }
 }
@@ -266,7 +265,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     let reading = Reading {
         options: request.prompt_options,
         clip_skip,
-        steps: schedule_steps(parts, &*sampler, &rungs, chosen.steps),
+        steps: schedule_steps(&*sampler, &rungs, chosen.steps),
         zero_empty_negative: parts.zero_empty_negative && !request.prompt_options.encode_empty,
     };
     if branches <= MAX_BRANCHES {
@@ -295,7 +294,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         latents,
         reading,
         row,
-        default_sampler: is_same_sampler(&*sampler, &*default),
+        default_sampler: *sampler == *default,
         sampler,
         chosen,
         rungs,
@@ -311,25 +310,16 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
 /// Among WebUI's samplers, only DPM adaptive makes more calls than that, and their number is not
 /// known in advance. For other samplers that would, such as PNDM, the last call counts as the last
 /// step.
-fn schedule_steps(parts: &Parts, sampler: &dyn Sampler, rungs: &Rungs, steps: usize) -> usize {
-    let calls = |rungs: &Rungs| match sampler.calls(rungs) {
-        Calls::Exactly(calls) => Some(calls.min(MOST_CALLS)),
-        Calls::AtMost(_) => None,
+fn schedule_steps(sampler: &dyn Sampler, rungs: &Rungs, steps: usize) -> usize {
+    let counted = match sampler.calls_per_step() {
+        0 | 1 => steps,
+        _ => 2 * steps,
     };
-    // Short runs mislead: some samplers make extra calls in the first steps.
-    let ladder = match sampler.conventions().on_grid_only {
-        true => Ladder::leading(),
-        false => Ladder::karras(),
-    };
-    let many = ladder.rungs(&parts.schedule, MANY, &sampler.conventions());
-    let many = many.ok().and_then(|rungs| calls(&rungs));
-    let twice = many.is_some_and(|calls| calls + 1 >= 2 * MANY);
-    let steps = if twice { 2 * steps } else { steps };
-    calls(rungs).map_or(steps, |calls| steps.max(calls.saturating_sub(1)))
+    match sampler.calls(rungs) {
+        Calls::Exactly(calls) => counted.max(calls.min(MOST_CALLS).saturating_sub(1)),
+        Calls::AtMost(_) => counted,
+    }
 }
-
-/// The number of steps of a long run, from which the calls per step are estimated.
-const MANY: usize = 50;
 
 /// The largest number of calls that is taken from a sampler, because a schedule of alternating
 /// texts has an entry for each call. It is somewhat more than twice the largest number of training

@@ -390,7 +390,7 @@ fn a_guide_of_ones_own_remembers() {
 
 /// A CFG++ sampler: it goes to the guided sample, and back up by the noise of the unconditional
 /// sample. It checks whether the two samples are the same.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Both {
     same: bool,
 }

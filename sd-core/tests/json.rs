@@ -119,7 +119,23 @@ fn every_wrong_value_has_its_path() {
         ),
         (
             r#""scheduler": {"euler": 3}"#,
-            r#"scheduler is {"euler":3}, expected the name of a scheduler, such as "dpmpp-2m""#,
+            r#"scheduler is {"euler":3}, expected an object of options"#,
+        ),
+        (
+            r#""scheduler": 3"#,
+            r#"scheduler is 3, expected a scheduler: its name, such as "dpmpp-2m", or an object, such as {"euler-a": {"eta": 0.5}}"#,
+        ),
+        (
+            r#""scheduler": {"euler-a": {"eat": 0.5}}"#,
+            r#"scheduler is {"euler-a":{"eat":0.5}}, expected one of `eta`, `s_noise`, `flow`"#,
+        ),
+        (
+            r#""scheduler": {"euler-a": {"eta": "x"}}"#,
+            r#"scheduler is {"euler-a":{"eta":"x"}}, expected a number"#,
+        ),
+        (
+            r#""scheduler": {"euler": {}, "conventions": {"min_step": 3}}"#,
+            "scheduler.conventions.min_step is unknown, expected one of `counting`, ",
         ),
         (
             r#""scheduler": "eulr""#,

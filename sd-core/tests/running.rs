@@ -424,7 +424,7 @@ fn pictures_between_two_seeds() {
 }
 
 /// A sampler that breaks the rules of a run.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 enum Wrong {
     ShortNoise,
     ShortStep,
@@ -486,6 +486,12 @@ fn a_sampler_of_ones_own_may_be_wrong() {
 /// A sampler that makes more steps than there are rungs, and passes meaningless rungs.
 #[derive(Debug)]
 struct Wild(fn(&Rungs, usize) -> Rung);
+
+impl PartialEq for Wild {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::fn_addr_eq(self.0, other.0)
+    }
+}
 
 const WILD: [fn(&Rungs, usize) -> Rung; 5] = [
     |rungs, i| rungs.at(i, rungs.sigmas()[0]),

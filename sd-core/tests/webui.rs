@@ -7,7 +7,7 @@ use sd_core::{
     Infotext, InfotextError, PromptOptions, Request,
     schedulers::{
         AlignYourSteps, AlignedModel, FirstX, Ladder, NoiseKind, Sampler, Scheduler,
-        SchedulerConfig, Shape, Slerp, TABLE, Variation, from_webui, is_same_sampler,
+        SchedulerConfig, Shape, Slerp, TABLE, Variation, from_webui,
     },
     text::{Cleanup, Emphasis, Syntax},
 };
@@ -33,7 +33,7 @@ fn is(request: &Request, name: &str) -> bool {
         .as_ref()
         .unwrap()
         .sampler(&SchedulerConfig::default());
-    is_same_sampler(&*sampler, &*from_webui(name, None).unwrap().sampler)
+    *sampler == *from_webui(name, None).unwrap().sampler
 }
 
 const GPU: &str = "the noise was drawn on a GPU that is not named, so the noise of `RNG: NV` is used: it is \

@@ -191,7 +191,7 @@ pub use noise::{
     Slerp, TorchRng, Variation, cuda_threads,
 };
 pub use prediction::Prediction;
-pub use run::{Calls, EndPoint, Needs, Run, Sampler, Step, sample};
+pub use run::{Calls, EndPoint, Needs, Run, Sampler, SamplerEq, Step, sample};
 pub use rungs::{NoisePath, Rung, Rungs};
 pub use samplers::{
     CallFormula, Churn, Ddim, DdimTarget, Ddpm, DdpmVariance, Deis, DeisNodes, Dpm2, Dpm2Ancestral,
@@ -200,7 +200,7 @@ pub use samplers::{
     ErSde, ErSdeScale, Euler, EulerAncestral, EulerCfgPp, GradientEstimation, Heun, Ipndm,
     IpndmWeights, Lcm, LcmBoundary, Lms, Pndm, PndmMean, ResMultistep, Restart, RestartSegment,
     SaOutput, SaSolver, SamplerRow, Scheduler, SdeSolver, TABLE, Tcd, ThirdOrder, UniPc,
-    UniPcVariant, WithConventions, by_name, is_same_sampler, row_of,
+    UniPcVariant, WithConventions, by_name, row_of,
 };
 pub use schedule::NoiseSchedule;
 

@@ -15,9 +15,9 @@ use crate::{Conventions, NoiseSource, Rung, Rungs};
 /// `sigma` times unit noise. They do so on a flow model too, unless [`Conventions::flow`] says
 /// otherwise.
 ///
-/// `Debug` must show every option: two samplers of one type that print the same text count as equal
-/// ([`is_same_sampler`](crate::is_same_sampler)).
-pub trait Sampler: Any + Debug + Send + Sync {
+/// A sampler must be [`PartialEq`], which usually means `#[derive(PartialEq)]`. Two values of
+/// `dyn Sampler` are equal if they have the same type and are equal.
+pub trait Sampler: SamplerEq + Debug + Send + Sync {
     /// Returns how the sampler wants its rungs made.
     ///
     /// Default: [`Conventions::default`].
@@ -30,6 +30,14 @@ pub trait Sampler: Any + Debug + Send + Sync {
     /// Default: once per step.
     fn calls(&self, rungs: &Rungs) -> Calls {
         Calls::Exactly(rungs.steps())
+    }
+
+    /// Returns how often the sampler calls the model in most steps of a long run. WebUI resolves the
+    /// steps of a prompt (`[a:b:10]`, `[a|b]`) by calls rather than steps if this is 2.
+    ///
+    /// Default: 1.
+    fn calls_per_step(&self) -> usize {
+        1
     }
 
     /// Returns where a run ends.
@@ -52,6 +60,24 @@ pub trait Sampler: Any + Debug + Send + Sync {
     /// [`Rungs::initial_scale`]. The sampler breaks as soon as `run` does, and then leaves `x`
     /// unfinished.
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()>;
+}
+
+/// Equality of samplers whose types are not known. Every type that is [`PartialEq`] has it.
+pub trait SamplerEq: Any {
+    /// Returns whether `other` has the same type as this value and is equal to it.
+    fn equals(&self, other: &dyn Any) -> bool;
+}
+
+impl<S: Any + PartialEq> SamplerEq for S {
+    fn equals(&self, other: &dyn Any) -> bool {
+        other.downcast_ref() == Some(self)
+    }
+}
+
+impl PartialEq for dyn Sampler {
+    fn eq(&self, other: &Self) -> bool {
+        self.equals(other)
+    }
 }
 
 /// What a sampler drives: the model, the noise and the observer of the run.

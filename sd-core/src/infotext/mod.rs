@@ -47,8 +47,8 @@
 //!   It is read for samplers of WebUI.
 //! - `SD ladder`: a ladder without a name, as JSON.
 //! - `SD sampler`: `webui` for a sampler with WebUI's conventions, which `Sampler` names; `model`
-//!   for the model's default sampler if that has no name; otherwise the `Debug` output of a sampler
-//!   with custom options, which is a difference.
+//!   for the model's default sampler if that has no name; otherwise the sampler and its options as
+//!   JSON, or the `Debug` output of a sampler that is not this crate's, which is a difference.
 //! - `SD guidance`: guidance with more than a scale, as JSON. A custom guidance is written as its
 //!   `Debug` output, without `CFG scale`, and is a difference.
 //! - `SD noise`: noise that `RNG` does not name, or not completely, as its name or as JSON.

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, iter, num::NonZeroUsize, str::FromStr, sync::Arc};
 
 use sd_schedulers::{
-    Ladder, NoiseKind, Sampler, SamplerRow, Scheduler, SchedulerConfig, Slerp, TABLE, Variation,
+    Ladder, NoiseKind, Sampler, SamplerRow, Scheduler, SchedulerConfig, Slerp, Variation,
     from_webui,
 };
 use sd_text::{
@@ -295,7 +295,7 @@ impl<'a> Reading<'a> {
         };
         if let Some(preset) = preset.and_then(|name| from_webui(name, None).ok()) {
             return Way {
-                ladder: self.ladder(preset.row),
+                ladder: self.ladder(preset.row.default_ladder.clone()),
                 scheduler: Some(self.first_x(preset.sampler).into()),
                 draws: true,
             };
@@ -303,28 +303,35 @@ impl<'a> Reading<'a> {
         if self.get("SD sampler") == Some(OF_MODEL) {
             return Way {
                 scheduler: None,
-                ladder: self.ladder(default_row()),
+                ladder: self.ladder(default_row().default_ladder.clone()),
                 draws: true,
             };
         }
-        let row = self.row();
+        let scheduler = match self.get("SD sampler").filter(|own| *own != OF_WEBUI) {
+            Some(own) => self.sampler_with_options(own),
+            None => self.row().into(),
+        };
         Way {
-            scheduler: Some(row.into()),
-            ladder: self.ladder(row),
+            ladder: self.ladder(scheduler.default_ladder(&SchedulerConfig::default())),
+            scheduler: Some(scheduler),
             draws: true,
         }
     }
 
-    fn row(&mut self) -> &'static SamplerRow {
-        if let Some(own) = self.get("SD sampler").filter(|own| *own != OF_WEBUI) {
-            let row = row_of_type(own);
-            let title = row.title;
-            self.note(format!(
-                "the sampler was `{}`, with custom options, so {title} with its usual options is used",
-                printable(own)
-            ));
-            return row;
+    fn sampler_with_options(&mut self, own: &str) -> Scheduler {
+        if let Ok(scheduler) = serde_json::from_str(own) {
+            return scheduler;
         }
+        let row = default_row();
+        self.note(format!(
+            "the sampler was `{}`, which is unknown, so {} is used",
+            printable(own),
+            row.title
+        ));
+        row.into()
+    }
+
+    fn row(&mut self) -> &'static SamplerRow {
         let Some(name) = self.value("Sampler", Some) else {
             return default_row();
         };
@@ -335,19 +342,19 @@ impl<'a> Reading<'a> {
         })
     }
 
-    fn ladder(&mut self, row: &SamplerRow) -> Ladder {
+    fn ladder(&mut self, default: Ladder) -> Ladder {
         if let Some(json) = self.get("SD ladder") {
             return serde_json::from_str(json).unwrap_or_else(|_| {
                 self.note(format!(
                     "`SD ladder: {}` cannot be used, so the default is used",
                     printable(json)
                 ));
-                row.default_ladder.clone()
+                default
             });
         }
         let Some(name) = self.get("Schedule type") else {
             self.note("`Schedule type` is missing, so the default is used");
-            return row.default_ladder.clone();
+            return default;
         };
         // This crate's names come first: some labels of WebUI resemble them, but mean another
         // ladder.
@@ -358,7 +365,7 @@ impl<'a> Reading<'a> {
                 "schedule type `{}` is unknown, so the default is used",
                 printable(name)
             ));
-            row.default_ladder.clone()
+            default
         })
     }
 
@@ -822,29 +829,4 @@ fn offset(value: &str) -> Option<u64> {
 fn named<T: DeserializeOwned>(value: &str) -> Option<T> {
     let name = serde_json::from_value(Value::from(value));
     name.or_else(|_| serde_json::from_str(value)).ok()
-}
-
-/// Returns the row of a sampler by its `Debug` output, whatever its conventions, or else a row of
-/// the same type.
-fn row_of_type(debug: &str) -> &'static SamplerRow {
-    let unwrapped = |debug: &str| -> String {
-        let inner = debug.strip_prefix("WithConventions { sampler: ");
-        inner.unwrap_or(debug).to_owned()
-    };
-    let debug = unwrapped(debug);
-    let built =
-        |row: &SamplerRow| unwrapped(&format!("{:?}", (row.build)(&SchedulerConfig::default())));
-    let sampler = |built: &str| match built.split_once(", conventions: ") {
-        Some((sampler, _)) => sampler.to_owned(),
-        None => built.to_owned(),
-    };
-    let name = |debug: &str| -> String {
-        let part = |letter: char| letter.is_alphanumeric() || letter == '_';
-        debug.chars().take_while(|&letter| part(letter)).collect()
-    };
-    let exactly = TABLE
-        .iter()
-        .find(|row| sampler(&built(row)) == sampler(&debug));
-    let of_type = || TABLE.iter().find(|row| name(&built(row)) == name(&debug));
-    exactly.or_else(of_type).unwrap_or_else(default_row)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sd_schedulers::{
     Conventions, FirstX, Ladder, NoiseKind, Preset, Sampler, SamplerRow, SchedulerConfig, TABLE,
-    WithConventions, by_name, from_comfyui, from_webui, is_same_sampler,
+    WithConventions, by_name, from_comfyui, from_webui,
 };
 
 use crate::Defaults;
@@ -126,8 +126,7 @@ pub(super) fn label_of(ladder: &Ladder) -> Option<&'static str> {
 pub(super) fn name_of(sampler: &dyn Sampler) -> Option<&'static str> {
     let is = |name: &&str| {
         from_webui(name, None).is_ok_and(|preset| {
-            is_same_sampler(&*preset.sampler, sampler)
-                || is_same_sampler(&*with_sgm_noise(preset.sampler), sampler)
+            *preset.sampler == *sampler || *with_sgm_noise(preset.sampler) == *sampler
         })
     };
     TABLE.iter().filter_map(|row| row.webui).find(is)

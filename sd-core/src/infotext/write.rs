@@ -1,6 +1,8 @@
 //! Writing the infotext of a picture.
 
-use sd_schedulers::{Ladder, Slerp};
+use std::sync::Arc;
+
+use sd_schedulers::{Ladder, Scheduler, Slerp};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -90,7 +92,10 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     } else if planned.row.is_none() && planned.default_sampler {
         add("SD sampler", OF_MODEL.to_owned());
     } else if planned.row.is_none() {
-        add("SD sampler", format!("{:?}", planned.sampler));
+        let sampler = serde_json::to_string(&Scheduler::Custom(Arc::clone(&planned.sampler)));
+        // A sampler of another crate cannot be written.
+        let sampler = sampler.unwrap_or_else(|_| format!("{:?}", planned.sampler));
+        add("SD sampler", sampler);
     }
     match &planned.chosen.guidance {
         Guidance::ClassifierFree(guidance) if guidance.is_plain() => {}

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use sd_core::{
-    SizeIds,
-    schedulers::{from_config, is_same_sampler},
-};
+use sd_core::{SizeIds, schedulers::from_config};
 use sd_text::outside::printable;
 use serde_json::{Map, Value, json};
 
@@ -121,7 +118,7 @@ pub(super) fn scheduler(old: &Map<String, Value>, new: &Map<String, Value>) -> V
         (Some(found), Some(expected)) => {
             found.class == expected.class
                 && found.config == expected.config
-                && is_same_sampler(&*found.sampler, &*expected.sampler)
+                && *found.sampler == *expected.sampler
                 && found.ladder == expected.ladder
                 && found.noise_seed == expected.noise_seed
         }

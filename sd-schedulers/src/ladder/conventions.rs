@@ -1,5 +1,7 @@
 //! The conventions by which a sampler wants its rungs made.
 
+use serde::{Deserialize, Serialize};
+
 use crate::NoisePath;
 
 /// How a sampler counts and scales, where the reference implementations of different samplers
@@ -9,7 +11,8 @@ use crate::NoisePath;
 /// points, nothing is rounded, the first x is sigma times noise, the run ends at sigma 0, and any
 /// ladder will do. The leading spacing, which k-diffusion lacks, scales the first x differently:
 /// [`FirstX::BySpacing`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Conventions {
     /// How many points a spacing has.
     ///
@@ -89,7 +92,8 @@ impl Default for Conventions {
 /// An EDM model always gets the exact timestep.
 ///
 /// Default: [`TimestepRounding::Exactly`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TimestepRounding {
     /// Unrounded, as in k-diffusion and in diffusers' Euler and Heun.
     #[default]
@@ -111,7 +115,8 @@ pub enum TimestepRounding {
 /// The sigma at which the last step ends.
 ///
 /// Default: [`FinalSigma::Zero`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FinalSigma {
     /// Sigma 0, where the result is the model's guess of the clean sample.
     #[default]
@@ -126,7 +131,8 @@ pub enum FinalSigma {
 /// How many points a spacing has for N steps.
 ///
 /// Default: [`PointCount::N`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PointCount {
     /// N points: Euler, Heun and DDIM.
     #[default]
@@ -142,7 +148,8 @@ pub enum PointCount {
 /// `sqrt(sigma² + 1)`.
 ///
 /// Default: [`FirstX::BySpacing`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FirstX {
     /// `sqrt(sigma² + 1)` on the leading spacing and on shapes over it, and `sigma` on all others:
     /// diffusers' Euler and Heun.

@@ -1,13 +1,6 @@
-use std::sync::Arc;
-
 use super::{Preset, unknown};
-use crate::{
-    Conventions, Ddpm, Deis, DeisNodes, Dpm2, Dpm2Ancestral, DpmAdaptive, DpmFast, DpmPlusPlus2M,
-    DpmPlusPlus2MSde, DpmPlusPlus2SAncestral, DpmPlusPlus3MSde, DpmPlusPlusSde, ErSde, Euler,
-    EulerAncestral, EulerCfgPp, FinalSigma, FirstX, GradientEstimation, Heun, Ipndm, IpndmWeights,
-    Ladder, Lcm, LcmBoundary, Lms, NoisePath, ResMultistep, SaSolver, Sampler, SdeSolver, TABLE,
-    Timing, UniPc, UniPcVariant, UnknownName, WithConventions,
-};
+use crate::samplers::ComfyUi;
+use crate::{Conventions, FirstX, Ladder, SamplerRow, TABLE, Timing, UnknownName, WithConventions};
 
 /// Returns the sampler and the ladder that ComfyUI 0.3.64 has under these names, such as `dpmpp_2m`
 /// and `karras`, as its KSampler writes them.
@@ -42,10 +35,8 @@ pub fn from_comfyui(sampler: &str, scheduler: &str) -> Result<Preset, UnknownNam
         let names = LADDERS.iter().map(|(name, _)| *name);
         return Err(unknown("scheduler of ComfyUI", scheduler, names));
     };
-    let known = SAMPLERS.iter().find(|known| known.name == sampler);
-    let row_of = |known: &Known| TABLE.iter().find(|row| row.name == known.row);
-    let Some((known, row)) = known.and_then(|known| Some((known, row_of(known)?))) else {
-        let names = SAMPLERS.iter().map(|known| known.name);
+    let Some((row, known)) = samplers().find(|(_, known)| known.name == sampler) else {
+        let names = samplers().map(|(_, known)| known.name);
         return Err(unknown("sampler of ComfyUI", sampler, names));
     };
     let sampler = (known.build)();
@@ -59,7 +50,7 @@ pub fn from_comfyui(sampler: &str, scheduler: &str) -> Result<Preset, UnknownNam
         end: own.end,
         min_steps: own.min_steps,
         flow: own.flow,
-        drop_next_to_last: DROP_NEXT_TO_LAST.contains(&known.name),
+        drop_next_to_last: known.drop_next_to_last,
         ..Conventions::default()
     };
     Ok(Preset {
@@ -68,6 +59,13 @@ pub fn from_comfyui(sampler: &str, scheduler: &str) -> Result<Preset, UnknownNam
         ladder: ladder.clone(),
         ensd: false,
     })
+}
+
+/// Returns ComfyUI's samplers, each with its row.
+fn samplers() -> impl Iterator<Item = (&'static SamplerRow, &'static ComfyUi)> {
+    TABLE
+        .iter()
+        .flat_map(|row| row.of_comfyui.iter().map(move |known| (row, known)))
 }
 
 /// The schedulers of the KSampler, and the nodes that make sigmas.
@@ -93,96 +91,6 @@ static LADDERS: [(&str, Ladder); 18] = [
     ("BetaSamplingScheduler", Ladder::beta_timesteps()),
 ];
 
-const DROP_NEXT_TO_LAST: [&str; 4] = ["dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"];
-
-/// A sampler of ComfyUI.
-struct Known {
-    name: &'static str,
-    /// The name of the sampler's row in [`TABLE`].
-    row: &'static str,
-    build: fn() -> Arc<dyn Sampler>,
-}
-
-const fn known(name: &'static str, row: &'static str, build: fn() -> Arc<dyn Sampler>) -> Known {
-    Known { name, row, build }
-}
-
-#[rustfmt::skip]
-static SAMPLERS: [Known; 33] = [
-    known("euler", "euler", || Arc::new(Euler::default())),
-    known("euler_cfg_pp", "euler-cfg-pp", || Arc::new(EulerCfgPp::default())),
-    known("euler_ancestral", "euler-a", || {
-        Arc::new(EulerAncestral { flow: NoisePath::Flow, ..EulerAncestral::default() })
-    }),
-    known("euler_ancestral_cfg_pp", "euler-a-cfg-pp", || {
-        Arc::new(EulerCfgPp { eta: 1.0, ..EulerCfgPp::default() })
-    }),
-    known("heun", "heun", || Arc::new(Heun::default())),
-    known("dpm_2", "dpm2", || Arc::new(Dpm2::default())),
-    known("dpm_2_ancestral", "dpm2-a", || Arc::new(Dpm2Ancestral::default())),
-    known("lms", "lms", || Arc::new(Lms::default())),
-    known("dpm_fast", "dpm-fast", || Arc::new(DpmFast::default())),
-    known("dpm_adaptive", "dpm-adaptive", || Arc::new(DpmAdaptive::default())),
-    known("dpmpp_2s_ancestral", "dpmpp-2s-a", || Arc::new(DpmPlusPlus2SAncestral::default())),
-    known("dpmpp_sde", "dpmpp-sde", || Arc::new(DpmPlusPlusSde::default())),
-    known("dpmpp_sde_gpu", "dpmpp-sde", || Arc::new(DpmPlusPlusSde::default())),
-    known("dpmpp_2m", "dpmpp-2m", || Arc::new(DpmPlusPlus2M)),
-    known("dpmpp_2m_sde", "dpmpp-2m-sde", || Arc::new(DpmPlusPlus2MSde::default())),
-    known("dpmpp_2m_sde_gpu", "dpmpp-2m-sde", || Arc::new(DpmPlusPlus2MSde::default())),
-    known("dpmpp_2m_sde_heun", "dpmpp-2m-sde-heun", sde_heun),
-    known("dpmpp_2m_sde_heun_gpu", "dpmpp-2m-sde-heun", sde_heun),
-    known("dpmpp_3m_sde", "dpmpp-3m-sde", || Arc::new(DpmPlusPlus3MSde::default())),
-    known("dpmpp_3m_sde_gpu", "dpmpp-3m-sde", || Arc::new(DpmPlusPlus3MSde::default())),
-    known("ddpm", "ddpm", || Arc::new(Ddpm::default())),
-    known("lcm", "lcm", || Arc::new(Lcm { boundary: LcmBoundary::None, ..Lcm::default() })),
-    known("ipndm", "ipndm", || Arc::new(Ipndm::default())),
-    known("ipndm_v", "ipndm-v", || {
-        Arc::new(Ipndm { weights: IpndmWeights::VariablePublished, ..Ipndm::default() })
-    }),
-    known("deis", "deis-tab", || {
-        Arc::new(Deis {
-            order: 3,
-            nodes: DeisNodes::Time,
-            lower_order_final: false,
-            end: FinalSigma::Zero,
-            ..Deis::default()
-        })
-    }),
-    known("res_multistep", "res-2m", || Arc::new(ResMultistep)),
-    known("gradient_estimation", "gradient-estimation", || Arc::new(GradientEstimation::default())),
-    known("er_sde", "er-sde", || Arc::new(ErSde { points: Some(200), ..ErSde::default() })),
-    known("sa_solver", "sa-solver", || sa_solver(false)),
-    known("sa_solver_pece", "sa-solver-pece", || sa_solver(true)),
-    known("ddim", "euler", || Arc::new(Euler::default())),
-    known("uni_pc", "unipc", || unipc(UniPcVariant::Bh1)),
-    known("uni_pc_bh2", "unipc", || unipc(UniPcVariant::Bh2)),
-];
-
-fn sde_heun() -> Arc<dyn Sampler> {
-    Arc::new(DpmPlusPlus2MSde {
-        solver: SdeSolver::Heun,
-        ..DpmPlusPlus2MSde::default()
-    })
-}
-
-fn sa_solver(evaluate_again: bool) -> Arc<dyn Sampler> {
-    Arc::new(SaSolver {
-        predictor_order: 3,
-        corrector_order: 4,
-        evaluate_again,
-        end: FinalSigma::Zero,
-        ..SaSolver::default()
-    })
-}
-
-fn unipc(variant: UniPcVariant) -> Arc<dyn Sampler> {
-    Arc::new(UniPc {
-        order: 3,
-        variant,
-        ..UniPc::default()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,18 +109,19 @@ mod tests {
             "seeds_2",
             "seeds_3",
         ];
-        assert_eq!(SAMPLERS.len() + refused.len(), 42);
+        assert_eq!(samplers().count() + refused.len(), 42);
         for name in refused {
             let error = from_comfyui(name, "normal").unwrap_err().to_string();
             assert!(error.contains("is no sampler of ComfyUI"), "{error}");
         }
-        for known in &SAMPLERS {
+        let without_next_to_last = ["dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"];
+        for (row, known) in samplers() {
             for (scheduler, ladder) in &LADDERS {
                 let preset = from_comfyui(known.name, scheduler).unwrap();
-                assert_eq!(preset.row.name, known.row);
+                assert_eq!(preset.row.name, row.name);
                 assert_eq!(preset.ladder, *ladder);
                 let dropped = preset.sampler.conventions().drop_next_to_last;
-                assert_eq!(dropped, DROP_NEXT_TO_LAST.contains(&known.name));
+                assert_eq!(dropped, without_next_to_last.contains(&known.name));
             }
         }
         let error = from_comfyui("euler", "kl-optimal").unwrap_err().to_string();

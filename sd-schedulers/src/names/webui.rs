@@ -1,13 +1,6 @@
-use std::sync::Arc;
-
 use super::{Preset, unknown};
-use crate::{
-    AlignYourSteps, AlignedModel, Conventions, Ddim, Dpm2, Dpm2Ancestral, DpmAdaptive, DpmFast,
-    DpmPlusPlus2M, DpmPlusPlus2MSde, DpmPlusPlus2SAncestral, DpmPlusPlus3MSde, DpmPlusPlusSde,
-    Euler, EulerAncestral, FinalSigma, FirstX, Heun, Ladder, Lcm, LcmBoundary, Lms, Pndm, Restart,
-    Sampler, SdeSolver, Shape, TABLE, TimestepRounding, UniPc, UniPcVariant, UnknownName,
-    WithConventions,
-};
+use crate::samplers::WebUi;
+use crate::{AlignYourSteps, AlignedModel, Ladder, SamplerRow, Shape, TABLE, UnknownName};
 
 /// Returns the sampler and the ladder that Stable Diffusion WebUI 1.10.1 has under this name.
 ///
@@ -59,24 +52,30 @@ pub fn from_webui(name: &str, schedule_type: Option<&str>) -> Result<Preset, Unk
         }
     };
     let (plain, in_name) = split(name);
-    let known = SAMPLERS.iter().find(|known| known.is(plain));
-    let row_of = |known: &Known| TABLE.iter().find(|row| row.webui == Some(known.name));
-    let Some((known, row)) = known.and_then(|known| Some((known, row_of(known)?))) else {
-        let names = SAMPLERS.iter().map(|known| known.name);
+    let mut known = TABLE
+        .iter()
+        .filter_map(|row| Some((row, row.of_webui.as_ref()?)));
+    let is_called = |(row, of_webui): &(&SamplerRow, &WebUi)| {
+        let mut names = of_webui.aliases.iter().chain([&row.title]);
+        names.any(|known| known.eq_ignore_ascii_case(plain))
+    };
+    let Some((row, of_webui)) = known.find(is_called) else {
+        let names = TABLE.iter().filter_map(|row| row.webui);
         return Err(unknown("sampler of WebUI", name, names));
     };
+    let own = (of_webui.ladder)();
     let ladder = match in_name.or(asked) {
-        Some(schedule_type) if !known.own_ladder => schedule_type.ladder.as_ref(),
+        Some(schedule_type) if !of_webui.own_ladder => schedule_type.ladder.as_ref(),
         _ => None,
     };
     // Uniform and Normal cover the timesteps that a sampler knows, which are fifty for LCM.
-    let of_lcm = known.ladder == Ladder::lcm_even();
+    let of_lcm = own == Ladder::lcm_even();
     let ladder = ladder.filter(|&ladder| !(of_lcm && *ladder == Ladder::normal()));
     Ok(Preset {
         row,
-        sampler: (known.build)(),
-        ladder: ladder.unwrap_or(&known.ladder).clone(),
-        ensd: known.ensd,
+        sampler: (of_webui.build)(),
+        ladder: ladder.cloned().unwrap_or(own),
+        ensd: of_webui.ensd,
     })
 }
 
@@ -145,139 +144,17 @@ static SCHEDULE_TYPES: [ScheduleType; 12] = [
     schedule_type(&["Beta", "beta"], Some(Ladder::beta())),
 ];
 
-/// A sampler of WebUI.
-struct Known {
-    name: &'static str,
-    aliases: &'static [&'static str],
-    /// The ladder for Automatic.
-    ladder: Ladder,
-    /// Whether the sampler has this ladder with every schedule type.
-    own_ladder: bool,
-    ensd: bool,
-    build: fn() -> Arc<dyn Sampler>,
-}
-
-impl Known {
-    fn is(&self, name: &str) -> bool {
-        let mut names = self.aliases.iter().chain([&self.name]);
-        names.any(|known| known.eq_ignore_ascii_case(name))
-    }
-
-    const fn ensd(mut self) -> Self {
-        self.ensd = true;
-        self
-    }
-
-    const fn on_its_own_ladder(mut self) -> Self {
-        self.own_ladder = true;
-        self
-    }
-}
-
-const fn known(
-    name: &'static str,
-    aliases: &'static [&'static str],
-    ladder: Ladder,
-    build: fn() -> Arc<dyn Sampler>,
-) -> Known {
-    Known {
-        name,
-        aliases,
-        ladder,
-        own_ladder: false,
-        ensd: false,
-        build,
-    }
-}
-
-#[rustfmt::skip]
-static SAMPLERS: [Known; 20] = [
-    known("DPM++ 2M", &["k_dpmpp_2m"], Ladder::karras(), || with(DpmPlusPlus2M, Conventions::default())),
-    known("DPM++ SDE", &["k_dpmpp_sde"], Ladder::karras(), || Arc::new(DpmPlusPlusSde::default())),
-    known("DPM++ 2M SDE", &["k_dpmpp_2m_sde"], Ladder::exponential(), || Arc::new(DpmPlusPlus2MSde::default())),
-    known("DPM++ 2M SDE Heun", &["k_dpmpp_2m_sde_heun"], Ladder::exponential(), || {
-        Arc::new(DpmPlusPlus2MSde { solver: SdeSolver::Heun, ..DpmPlusPlus2MSde::default() })
-    }),
-    known("DPM++ 2S a", &["k_dpmpp_2s_a"], Ladder::karras(), || Arc::new(DpmPlusPlus2SAncestral::default())).ensd(),
-    known("DPM++ 3M SDE", &["k_dpmpp_3m_sde"], Ladder::exponential(), || {
-        Arc::new(DpmPlusPlus3MSde { drop_next_to_last: true, ..DpmPlusPlus3MSde::default() })
-    }),
-    known("Euler a", &["k_euler_a", "k_euler_ancestral"], Ladder::normal(), || Arc::new(EulerAncestral::default())).ensd(),
-    known("Euler", &["k_euler"], Ladder::normal(), || Arc::new(Euler::default())),
-    known("LMS", &["k_lms"], Ladder::normal(), || Arc::new(Lms::default())),
-    known("Heun", &["k_heun"], Ladder::normal(), || Arc::new(Heun::default())),
-    known("DPM2", &["k_dpm_2"], Ladder::karras(), || {
-        Arc::new(Dpm2 { drop_next_to_last: true, ..Dpm2::default() })
-    }),
-    known("DPM2 a", &["k_dpm_2_a"], Ladder::karras(), || {
-        Arc::new(Dpm2Ancestral { drop_next_to_last: true, ..Dpm2Ancestral::default() })
-    }).ensd(),
-    // WebUI's sampler goes from the largest sigma of the training to the smallest, which are the
-    // ends of this ladder.
-    known("DPM fast", &["k_dpm_fast"], Ladder::normal(), || {
-        Arc::new(DpmFast { eta: 1.0, ..DpmFast::default() })
-    }).on_its_own_ladder().ensd(),
-    known("DPM adaptive", &["k_dpm_ad"], Ladder::normal(), || {
-        Arc::new(DpmAdaptive { eta: 1.0, ..DpmAdaptive::default() })
-    }).on_its_own_ladder().ensd(),
-    known("Restart", &[], Ladder::karras(), || Arc::new(Restart::default())),
-    known("DDIM", &[], Ladder::ddim_uniform(), || {
-        Arc::new(Ddim { stop_at_last_rung: true, ..Ddim::default() })
-    }).on_its_own_ladder(),
-    known("DDIM CFG++", &["ddim_cfgpp"], Ladder::ddim_uniform(), || {
-        Arc::new(Ddim { stop_at_last_rung: true, cfg_pp: true, ..Ddim::default() })
-    }).on_its_own_ladder(),
-    known("PLMS", &[], Ladder::ddim_uniform(), || {
-        Arc::new(Pndm { skip_prk_steps: true, stop_at_last_rung: true, ..Pndm::default() })
-    }).on_its_own_ladder(),
-    known("UniPC", &[], Ladder::sgm_uniform(), unipc).on_its_own_ladder(),
-    known("LCM", &["k_lcm"], Ladder::lcm_even(), lcm),
-];
-
-fn with(sampler: impl Sampler, conventions: Conventions) -> Arc<dyn Sampler> {
-    WithConventions::wrap(Arc::new(sampler), conventions)
-}
-
-/// Returns UniPC on even timesteps from T - 1 to 0. The run ends at the last of them.
-fn unipc() -> Arc<dyn Sampler> {
-    let unipc = UniPc {
-        order: 3,
-        variant: UniPcVariant::Bh1,
-        end: FinalSigma::SigmaMin,
-        ..UniPc::default()
-    };
-    let conventions = Conventions {
-        first_x: FirstX::VariancePreserving,
-        end: FinalSigma::SigmaMin,
-        ..Conventions::default()
-    };
-    with(unipc, conventions)
-}
-
-fn lcm() -> Arc<dyn Sampler> {
-    let lcm = Lcm {
-        boundary: LcmBoundary::Exploding,
-        ..Lcm::default()
-    };
-    let conventions = Conventions {
-        timestep_rounding: TimestepRounding::WholeOnCosineToo,
-        training_timesteps: true,
-        ..Conventions::default()
-    };
-    with(lcm, conventions)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::{NoiseSchedule, SchedulerConfig, is_same_sampler};
+    use crate::{Euler, NoiseSchedule, SchedulerConfig};
 
     #[test]
     fn every_name_of_the_table_reads_back_to_its_row() {
-        let mut names = 0;
         for row in TABLE {
             let Some(name) = row.webui else { continue };
-            names += 1;
             let preset = from_webui(name, None).unwrap();
             assert_eq!(preset.row.name, row.name);
             assert_eq!(row.title, name);
@@ -288,7 +165,6 @@ mod tests {
                 assert_eq!(old.ladder, new.ladder, "{name} {label}");
             }
         }
-        assert_eq!(names, SAMPLERS.len());
     }
 
     /// The facts of modules/sd_samplers_kdiffusion.py and modules/sd_schedulers.py: the ladder for
@@ -318,7 +194,10 @@ mod tests {
             ("UniPC", "sgm-uniform", [false; 3]),
             ("LCM", "lcm-even", [false; 3]),
         ];
-        assert_eq!(facts.len(), SAMPLERS.len());
+        assert_eq!(
+            facts.len(),
+            TABLE.iter().filter_map(|row| row.webui).count()
+        );
         for (name, automatic, flags) in facts {
             let preset = from_webui(name, Some("Automatic")).unwrap();
             assert_eq!(preset.ladder.name(), Some(automatic), "{name}");
@@ -386,7 +265,7 @@ mod tests {
             assert_eq!(preset.ladder.name(), Some(ladder));
         }
         let plain = from_webui("Euler", None).unwrap();
-        assert!(is_same_sampler(&*plain.sampler, &Euler::default()));
+        assert!(plain.sampler.equals(&Euler::default()));
     }
 
     #[test]

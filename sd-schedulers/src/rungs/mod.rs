@@ -7,10 +7,13 @@ mod tests;
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{LadderError, NoiseSchedule};
 
 /// How a clean sample and noise make a noisy one. It is the scaling of x and sigma in a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum NoisePath {
     /// Variance exploding: x is the clean sample plus `sigma` times unit noise. Sigma is 0 or
     /// above.

@@ -1,5 +1,7 @@
 use std::f64::consts::SQRT_2;
 
+use serde::{Deserialize, Serialize};
+
 use super::steps::add;
 use crate::{NoisePath, Run, Rung, Rungs};
 
@@ -18,7 +20,8 @@ use crate::{NoisePath, Run, Rung, Rungs};
 /// all.
 ///
 /// Default: no noise.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Churn {
     /// The amount of noise over all steps, 0 or more. Values up to (sqrt(2) - 1) N have an effect.
     /// A negative value or NaN counts as 0. WebUI: `0.0..=100.0`.
@@ -32,7 +35,8 @@ pub struct Churn {
     /// The largest sigma at which noise is added. WebUI: `0.0..=999.0`, where 0 stands for
     /// infinity; here it does not.
     ///
-    /// Default: infinity.
+    /// Default: infinity, which is `"inf"` in serde.
+    #[serde(with = "number")]
     pub s_tmax: f32,
     /// The standard deviation of the noise. A value above 1 makes up for detail that a model loses.
     /// A value below 0 counts as 0. WebUI: `0.0..=1.1`.
@@ -95,5 +99,32 @@ impl Churn {
             add(x, factor, noise);
         }
         raised
+    }
+}
+
+/// The serde form of a number that may be infinite, which JSON has no number for.
+mod number {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(f32),
+        Name(String),
+    }
+
+    pub fn serialize<S: Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+        if value.is_finite() {
+            value.serialize(serializer)
+        } else {
+            value.to_string().serialize(serializer)
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+        match Written::deserialize(deserializer)? {
+            Written::Number(value) => Ok(value),
+            Written::Name(name) => name.parse().map_err(D::Error::custom),
+        }
     }
 }

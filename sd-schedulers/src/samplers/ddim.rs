@@ -1,9 +1,13 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::row::{SamplerRow, WebUi};
 use super::steps::{add, ancestral, renoise};
 use crate::{
-    Calls, ClipSample, Conventions, EndPoint, FirstX, Needs, NoisePath, Run, Rung, Rungs, Sampler,
-    SchedulerConfig, Step,
+    Calls, ClipSample, Conventions, EndPoint, FirstX, Ladder, Needs, NoisePath, Run, Rung, Rungs,
+    Sampler, SchedulerConfig, Step,
 };
 
 /// DDIM: equation 12 of <https://arxiv.org/abs/2010.02502>. It is of first order and calls the
@@ -19,7 +23,8 @@ use crate::{
 ///
 /// WebUI's "DDIM" is DDIM with [`stop_at_last_rung`](Self::stop_at_last_rung), on the timesteps 1,
 /// 1 + T div N, 1 + 2 (T div N), …. Its "DDIM CFG++" has [`cfg_pp`](Self::cfg_pp) too.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Ddim {
     /// The amount of noise that each step adds, from 0 (none) to 1 (as much as DDPM). A value below
     /// 0 counts as 0.
@@ -59,7 +64,8 @@ pub struct Ddim {
 /// The noise level at which a step of [`Ddim`] or [`Pndm`](crate::Pndm) ends.
 ///
 /// Default: [`DdimTarget::NextRung`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DdimTarget {
     /// The noise level of the next rung, as in the paper. It allows any ladder.
     #[default]
@@ -98,6 +104,52 @@ impl Ddim {
         }
     }
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<Ddim>(
+    "ddim",
+    "DDIM",
+    "https://arxiv.org/abs/2010.02502",
+    Ladder::leading(),
+    |config| Box::new(Ddim::from_config(config)),
+)
+.diffusers("DDIMScheduler")
+.webui(
+    WebUi::new(&[], Ladder::ddim_uniform, || {
+        Arc::new(Ddim {
+            stop_at_last_rung: true,
+            ..Ddim::default()
+        })
+    })
+    .on_its_own_ladder(),
+)
+.ends("alpha-bar 0")
+.needs("integer timesteps");
+
+pub(super) const CFG_PP: SamplerRow = SamplerRow::new::<Ddim>(
+    "ddim-cfg-pp",
+    "DDIM CFG++",
+    "https://arxiv.org/abs/2406.08070",
+    Ladder::leading(),
+    |config| {
+        Box::new(Ddim {
+            cfg_pp: true,
+            target: DdimTarget::NextRung,
+            ..Ddim::from_config(config)
+        })
+    },
+)
+.webui(
+    WebUi::new(&["ddim_cfgpp"], Ladder::ddim_uniform, || {
+        Arc::new(Ddim {
+            stop_at_last_rung: true,
+            cfg_pp: true,
+            ..Ddim::default()
+        })
+    })
+    .on_its_own_ladder(),
+)
+.ends("alpha-bar 0")
+.needs("unconditional output");
 
 impl Sampler for Ddim {
     fn conventions(&self) -> Conventions {

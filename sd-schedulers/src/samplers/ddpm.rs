@@ -1,7 +1,11 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::row::{ComfyUi, SamplerRow};
 use super::steps::{add, slide};
-use crate::{ClipSample, Conventions, EndPoint, FirstX, Needs, Run, Rungs, Sampler, Step};
+use crate::{ClipSample, Conventions, EndPoint, FirstX, Ladder, Needs, Run, Rungs, Sampler, Step};
 
 /// DDPM: equations 6 and 7 (the posterior mean) and section 3.2 (the two variances) of
 /// <https://arxiv.org/abs/2006.11239>. It is of first order, calls the model once per step and
@@ -11,7 +15,8 @@ use crate::{ClipSample, Conventions, EndPoint, FirstX, Needs, Run, Rungs, Sample
 ///
 /// A step is x = D + (sigma' / sigma)² (x - D) + up noise. With the default variance, it is
 /// [`EulerAncestral`](crate::EulerAncestral).
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Ddpm {
     /// The amount of noise that a step adds.
     ///
@@ -26,7 +31,8 @@ pub struct Ddpm {
 /// The noise that a step of [`Ddpm`] adds. The true variance lies between the two choices.
 ///
 /// Default: [`DdpmVariance::Small`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DdpmVariance {
     /// The posterior variance for data that is a single point: up = sigma' sqrt(1 - sigma'² /
     /// sigma²). It is diffusers' `fixed_small` and `fixed_small_log`.
@@ -38,6 +44,22 @@ pub enum DdpmVariance {
     /// The last step also adds noise to the denoised sample, unless it leaves timestep 0.
     Large,
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<Ddpm>(
+    "ddpm",
+    "DDPM",
+    "https://arxiv.org/abs/2006.11239",
+    Ladder::leading(),
+    |config| {
+        Box::new(Ddpm {
+            clip: config.clip,
+            ..Ddpm::default()
+        })
+    },
+)
+.diffusers("DDPMScheduler")
+.comfyui(&[ComfyUi::new("ddpm", || Arc::new(Ddpm::default()))])
+.stochastic();
 
 impl Sampler for Ddpm {
     fn conventions(&self) -> Conventions {

@@ -1,10 +1,16 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::dpm_algorithm::DpmAlgorithm;
 use super::dpm_solver::{conventions, order_at};
 use super::history::{History, lagrange, last_sigmas, last_steps, newton};
+use super::row::{ComfyUi, SamplerRow};
 use super::steps::noise_in;
-use crate::{ClipSample, Conventions, EndPoint, FinalSigma, Needs, Run, Rungs, Sampler, Step};
+use crate::{
+    ClipSample, Conventions, EndPoint, FinalSigma, Ladder, Needs, Run, Rungs, Sampler, Step,
+};
 
 /// DEIS in its Adams-Bashforth form: equation 15 of <https://arxiv.org/abs/2204.13902>. Its order
 /// is the number of outputs that it uses, and it calls the model once per step.
@@ -14,7 +20,8 @@ use crate::{ClipSample, Conventions, EndPoint, FinalSigma, Needs, Run, Rungs, Sa
 ///
 /// A step is x = x + ∫ noise(u) dsigma from sigma to sigma'. The noise is the polynomial in
 /// u(sigma) through the noises (x - D) / sigma of the last steps.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Deis {
     /// The number of noises, `1..=3`: `solver_order` in diffusers. A value outside counts as the
     /// nearer end.
@@ -43,7 +50,8 @@ pub struct Deis {
 /// The variable in which [`Deis`] treats the noise as a polynomial.
 ///
 /// Default: [`DeisNodes::LogSigma`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DeisNodes {
     /// The logarithm of sigma: `logrho` in diffusers.
     ///
@@ -71,6 +79,50 @@ impl Default for Deis {
         }
     }
 }
+
+impl Deis {
+    /// Returns ComfyUI's DEIS: the third order of the authors' code, whose nodes are in time.
+    fn tab() -> Self {
+        Self {
+            order: 3,
+            nodes: DeisNodes::Time,
+            lower_order_final: false,
+            end: FinalSigma::Zero,
+            ..Self::default()
+        }
+    }
+}
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<Deis>(
+    "deis",
+    "DEIS",
+    "https://arxiv.org/abs/2204.13902",
+    Ladder::karras(),
+    |config| {
+        Box::new(Deis {
+            clip: config.thresholding(),
+            ..Deis::default()
+        })
+    },
+)
+.diffusers("DEISMultistepScheduler")
+.order(2)
+.ends("sigma_min");
+
+pub(super) const TAB: SamplerRow = SamplerRow::new::<Deis>(
+    "deis-tab",
+    "DEIS (tab)",
+    "https://arxiv.org/abs/2204.13902",
+    Ladder::karras(),
+    |config| {
+        Box::new(Deis {
+            clip: config.thresholding(),
+            ..Deis::tab()
+        })
+    },
+)
+.comfyui(&[ComfyUi::new("deis", || Arc::new(Deis::tab()))])
+.order(3);
 
 impl Sampler for Deis {
     fn conventions(&self) -> Conventions {

@@ -1,7 +1,11 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::row::{CallFormula, ComfyUi, SamplerRow, WebUi};
 use super::steps::{slide, slide_bent, two_calls_a_step};
-use crate::{Calls, Churn, Conventions, Run, Rungs, Sampler, Step, TimestepRounding};
+use crate::{Calls, Churn, Conventions, Ladder, Run, Rungs, Sampler, Step, TimestepRounding};
 
 /// DPM2: the midpoint rule with its midpoint in log sigma, after DPM-Solver-2 (algorithm 1 of
 /// <https://arxiv.org/abs/2206.00927>). It is of second order and calls the model twice per step,
@@ -11,7 +15,8 @@ use crate::{Calls, Churn, Conventions, Run, Rungs, Sampler, Step, TimestepRoundi
 ///
 /// An Euler step goes to sqrt(sigma sigma'). The step from sigma to sigma' then follows the slope
 /// found there. DPM-Solver-2 itself would not go straight in sigma.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Dpm2 {
     /// The noise before each step, which diffusers does not have.
     ///
@@ -29,6 +34,24 @@ pub struct Dpm2 {
     pub drop_next_to_last: bool,
 }
 
+pub(super) const ROW: SamplerRow = SamplerRow::new::<Dpm2>(
+    "dpm2",
+    "DPM2",
+    "https://arxiv.org/abs/2206.00927",
+    Ladder::karras(),
+    |_| Box::new(Dpm2::default()),
+)
+.diffusers("KDPM2DiscreteScheduler")
+.webui(WebUi::new(&["k_dpm_2"], Ladder::karras, || {
+    Arc::new(Dpm2 {
+        drop_next_to_last: true,
+        ..Dpm2::default()
+    })
+}))
+.comfyui(&[ComfyUi::new("dpm_2", || Arc::new(Dpm2::default())).drop_next_to_last()])
+.order(2)
+.calls(CallFormula::TwoNLess1);
+
 impl Sampler for Dpm2 {
     fn conventions(&self) -> Conventions {
         Conventions {
@@ -37,6 +60,10 @@ impl Sampler for Dpm2 {
             flow: self.churn.path(),
             ..Conventions::default()
         }
+    }
+
+    fn calls_per_step(&self) -> usize {
+        2
     }
 
     fn calls(&self, rungs: &Rungs) -> Calls {

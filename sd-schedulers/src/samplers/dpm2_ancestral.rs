@@ -1,7 +1,11 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::row::{CallFormula, ComfyUi, SamplerRow, WebUi};
 use super::steps::{add, ancestral_from, slide, slide_bent};
-use crate::{Calls, Conventions, Run, Rungs, Sampler, Step, TimestepRounding};
+use crate::{Calls, Conventions, Ladder, Run, Rungs, Sampler, Step, TimestepRounding};
 
 /// DPM-Solver-2 with ancestral noise: algorithm 1 of <https://arxiv.org/abs/2206.00927> with r =
 /// 1/2. It is of second order and calls the model twice per step, but once in the last.
@@ -12,7 +16,8 @@ use crate::{Calls, Conventions, Run, Rungs, Sampler, Step, TimestepRounding};
 /// A step goes down to mid = sqrt(sigma · down), which is half way in log sigma. The slope found
 /// there takes x from sigma to down, and noise leads up to the next rung. `down` and the noise are
 /// the ones of [`EulerAncestral`](crate::EulerAncestral).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Dpm2Ancestral {
     /// The share of the ancestral noise that is added, `0.0..=1.0`. 0 adds none, and a value below
     /// 0 counts as 0. If a value above 1 would make the next rung all noise, the step ends at the
@@ -47,6 +52,30 @@ impl Default for Dpm2Ancestral {
     }
 }
 
+pub(super) const ROW: SamplerRow = SamplerRow::new::<Dpm2Ancestral>(
+    "dpm2-a",
+    "DPM2 a",
+    "https://arxiv.org/abs/2206.00927",
+    Ladder::karras(),
+    |_| Box::new(Dpm2Ancestral::default()),
+)
+.diffusers("KDPM2AncestralDiscreteScheduler")
+.webui(
+    WebUi::new(&["k_dpm_2_a"], Ladder::karras, || {
+        Arc::new(Dpm2Ancestral {
+            drop_next_to_last: true,
+            ..Dpm2Ancestral::default()
+        })
+    })
+    .ensd(),
+)
+.comfyui(&[
+    ComfyUi::new("dpm_2_ancestral", || Arc::new(Dpm2Ancestral::default())).drop_next_to_last(),
+])
+.order(2)
+.calls(CallFormula::TwoNLess1)
+.stochastic();
+
 impl Sampler for Dpm2Ancestral {
     fn conventions(&self) -> Conventions {
         Conventions {
@@ -54,6 +83,10 @@ impl Sampler for Dpm2Ancestral {
             drop_next_to_last: self.drop_next_to_last,
             ..Conventions::default()
         }
+    }
+
+    fn calls_per_step(&self) -> usize {
+        2
     }
 
     fn calls(&self, rungs: &Rungs) -> Calls {

@@ -1,8 +1,12 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::dpm_stages::{DpmStages, descent, ends, sigma_of};
+use super::row::{CallFormula, ComfyUi, SamplerRow, WebUi};
 use super::steps::add;
-use crate::{Calls, EndPoint, Needs, Run, Rungs, Sampler, Step};
+use crate::{Calls, EndPoint, Ladder, Needs, Run, Rungs, Sampler, Step};
 
 /// DPM adaptive: DPM-Solver-12 or 23 from the appendix of <https://arxiv.org/abs/2206.00927>, which
 /// choose their own steps. Its order is the higher order of the two solvers, and it makes as many
@@ -18,7 +22,8 @@ use crate::{Calls, EndPoint, Needs, Run, Rungs, Sampler, Step};
 ///
 /// The number of remaining steps is not known. [`Step::total`] is set so that `(index + 1) / total`
 /// is the fraction of the way in log sigma. In the last step, it is `index + 1`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DpmAdaptive {
     /// The order of the result that is kept, `2..=3`. A value outside counts as the nearer end.
     ///
@@ -118,6 +123,32 @@ impl DpmAdaptive {
         (squares.sum::<f64>() / low.len().max(1) as f64).sqrt()
     }
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<DpmAdaptive>(
+    "dpm-adaptive",
+    "DPM adaptive",
+    "https://arxiv.org/abs/2206.00927",
+    Ladder::karras(),
+    |_| Box::new(DpmAdaptive::default()),
+)
+// WebUI goes from the largest sigma of the training to the smallest, which are the ends of this
+// ladder.
+.webui(
+    WebUi::new(&["k_dpm_ad"], Ladder::normal, || {
+        Arc::new(DpmAdaptive {
+            eta: 1.0,
+            ..DpmAdaptive::default()
+        })
+    })
+    .on_its_own_ladder()
+    .ensd(),
+)
+.comfyui(&[ComfyUi::new("dpm_adaptive", || {
+    Arc::new(DpmAdaptive::default())
+})])
+.order(3)
+.calls(CallFormula::AtMost(3000))
+.ends("sigma_min");
 
 impl Sampler for DpmAdaptive {
     fn calls(&self, _: &Rungs) -> Calls {

@@ -1,8 +1,13 @@
+use serde::{Deserialize, Serialize};
+
+use crate::FinalSigma;
+
 /// The quantity that [`DpmSolver`](crate::DpmSolver) and
 /// [`DpmSolverSinglestep`](crate::DpmSolverSinglestep) integrate: `algorithm_type` of diffusers.
 ///
 /// Default: [`DpmAlgorithm::Denoised`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DpmAlgorithm {
     /// The denoised sample: DPM-Solver++, `dpmsolver++`.
     #[default]
@@ -38,6 +43,15 @@ impl DpmAlgorithm {
     /// Whether the noise is integrated rather than the denoised sample.
     pub(super) fn is_on_noise(self) -> bool {
         matches!(self, Self::Noise | Self::SdeNoise)
+    }
+
+    /// Returns the only end of a run that diffusers accepts for this algorithm.
+    pub(super) fn end(self) -> FinalSigma {
+        if self.is_on_noise() {
+            FinalSigma::SigmaMin
+        } else {
+            FinalSigma::Zero
+        }
     }
 
     fn is_stochastic(self) -> bool {

@@ -1,8 +1,12 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::dpm_stages::{DpmStages, descent, ends, sigma_of};
+use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::add;
-use crate::{EndPoint, Run, Rungs, Sampler, Step};
+use crate::{EndPoint, Ladder, Run, Rungs, Sampler, Step};
 
 /// DPM fast: DPM-Solver-fast of <https://arxiv.org/abs/2206.00927>. It makes as many model calls as
 /// the ladder, or the [part](Rungs::starting_at) of it that is run, has steps N.
@@ -15,7 +19,8 @@ use crate::{EndPoint, Run, Rungs, Sampler, Step};
 /// Only the two ends come from the ladder. Between them, the sampler visits its own sigmas, even in
 /// log sigma, and it stops at the lower end with that much noise left. [`Step::total`] is the
 /// number of the steps that it chooses, N / 3 + 1 (integer division).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DpmFast {
     /// The sigma to end at, above 0. Another value counts as `None`, and one above the first rung
     /// counts as the first rung. WebUI's txt2img ends at the smallest sigma of the training on any
@@ -44,6 +49,29 @@ impl Default for DpmFast {
         }
     }
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<DpmFast>(
+    "dpm-fast",
+    "DPM fast",
+    "https://arxiv.org/abs/2206.00927",
+    Ladder::karras(),
+    |_| Box::new(DpmFast::default()),
+)
+// WebUI goes from the largest sigma of the training to the smallest, which are the ends of this
+// ladder.
+.webui(
+    WebUi::new(&["k_dpm_fast"], Ladder::normal, || {
+        Arc::new(DpmFast {
+            eta: 1.0,
+            ..DpmFast::default()
+        })
+    })
+    .on_its_own_ladder()
+    .ensd(),
+)
+.comfyui(&[ComfyUi::new("dpm_fast", || Arc::new(DpmFast::default()))])
+.order(3)
+.ends("sigma_min");
 
 impl Sampler for DpmFast {
     fn ends(&self) -> EndPoint {

@@ -1,10 +1,13 @@
 use std::ops::ControlFlow;
 
+use serde::{Deserialize, Serialize};
+
 use super::history::{History, last_steps, newton};
+use super::row::SamplerRow;
 use super::steps::{add, noise_in};
 use crate::{
-    ClipSample, Conventions, DpmAlgorithm, FinalSigma, FirstX, Needs, PointCount, Run, Rungs,
-    Sampler, Step, TimestepRounding,
+    ClipSample, Conventions, DpmAlgorithm, FinalSigma, FirstX, Ladder, Needs, PointCount, Run,
+    Rungs, Sampler, SchedulerConfig, Step, TimestepRounding,
 };
 
 /// DPM-Solver multistep: DPM-Solver++(2M), algorithm 2 of <https://arxiv.org/abs/2211.01095>, and
@@ -20,7 +23,8 @@ use crate::{
 ///
 /// Order 1 is DDIM. Order 2 without noise is [`DpmPlusPlus2M`](crate::DpmPlusPlus2M). Order 3 as
 /// published converges no faster than order 2: see [`ThirdOrder`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DpmSolver {
     /// The quantity that is integrated.
     ///
@@ -60,7 +64,8 @@ pub struct DpmSolver {
 /// How a step of order 2 weighs the change of the value over the step.
 ///
 /// Default: [`DpmForm::Midpoint`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DpmForm {
     /// As if the whole change happened half way: `midpoint` in diffusers.
     #[default]
@@ -72,7 +77,8 @@ pub enum DpmForm {
 /// How a step of order 3 weighs the curvature of the value over the step.
 ///
 /// Default: [`ThirdOrder::Published`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ThirdOrder {
     /// Half of the curvature, as in the authors' code and in diffusers, which leaves the multistep
     /// method of order 2.
@@ -98,6 +104,60 @@ impl Default for DpmSolver {
         }
     }
 }
+
+impl DpmSolver {
+    fn from_config(config: &SchedulerConfig, algorithm: DpmAlgorithm, order: usize) -> Self {
+        Self {
+            algorithm,
+            order,
+            end: algorithm.end(),
+            clip: config.thresholding(),
+            ..Self::default()
+        }
+    }
+}
+
+pub(super) const NOISE_1: SamplerRow = SamplerRow::new::<DpmSolver>(
+    "dpm-solver-1m",
+    "DPM-Solver 1M",
+    "https://arxiv.org/abs/2206.00927",
+    Ladder::karras(),
+    |config| Box::new(DpmSolver::from_config(config, DpmAlgorithm::Noise, 1)),
+)
+.diffusers("DPMSolverMultistepScheduler, algorithm_type dpmsolver, solver_order 1")
+.ends("sigma_min");
+
+pub(super) const NOISE_2: SamplerRow = SamplerRow::new::<DpmSolver>(
+    "dpm-solver-2m",
+    "DPM-Solver 2M",
+    "https://arxiv.org/abs/2206.00927",
+    Ladder::karras(),
+    |config| Box::new(DpmSolver::from_config(config, DpmAlgorithm::Noise, 2)),
+)
+.diffusers("DPMSolverMultistepScheduler, algorithm_type dpmsolver")
+.order(2)
+.ends("sigma_min");
+
+pub(super) const NOISE_3: SamplerRow = SamplerRow::new::<DpmSolver>(
+    "dpm-solver-3m",
+    "DPM-Solver 3M",
+    "https://arxiv.org/abs/2206.00927",
+    Ladder::karras(),
+    |config| Box::new(DpmSolver::from_config(config, DpmAlgorithm::Noise, 3)),
+)
+.diffusers("DPMSolverMultistepScheduler, algorithm_type dpmsolver, solver_order 3")
+.order(2)
+.ends("sigma_min");
+
+pub(super) const DENOISED_3: SamplerRow = SamplerRow::new::<DpmSolver>(
+    "dpmpp-3m",
+    "DPM++ 3M",
+    "https://arxiv.org/abs/2211.01095",
+    Ladder::karras(),
+    |config| Box::new(DpmSolver::from_config(config, DpmAlgorithm::Denoised, 3)),
+)
+.diffusers("DPMSolverMultistepScheduler, solver_order 3")
+.order(2);
 
 impl Sampler for DpmSolver {
     fn conventions(&self) -> Conventions {

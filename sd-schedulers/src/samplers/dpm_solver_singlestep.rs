@@ -2,12 +2,15 @@ use std::ops::ControlFlow;
 
 use multiversion::multiversion;
 
+use serde::{Deserialize, Serialize};
+
 use super::dpm_algorithm::DpmStep;
 use super::dpm_solver::conventions;
+use super::row::SamplerRow;
 use super::steps::{add, noise_in, slide};
 use crate::{
-    ClipSample, Conventions, DpmAlgorithm, DpmForm, FinalSigma, Needs, Run, Rungs, Sampler, Step,
-    ThirdOrder,
+    ClipSample, Conventions, DpmAlgorithm, DpmForm, FinalSigma, Ladder, Needs, Run, Rungs, Sampler,
+    SchedulerConfig, Step, ThirdOrder,
 };
 
 /// DPM-Solver singlestep: DPM-Solver-2 and -3, algorithms 1 and 2 of
@@ -24,7 +27,8 @@ use crate::{
 ///
 /// If the `step` of a [`Run`] changes x within a group, the change counts only through the model's
 /// output for it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DpmSolverSinglestep {
     /// The quantity that is integrated.
     ///
@@ -115,6 +119,84 @@ impl DpmSolverSinglestep {
         }
     }
 }
+
+impl DpmSolverSinglestep {
+    fn from_config(config: &SchedulerConfig, algorithm: DpmAlgorithm, order: usize) -> Self {
+        Self {
+            algorithm,
+            order,
+            end: algorithm.end(),
+            clip: config.thresholding(),
+            ..Self::default()
+        }
+    }
+}
+
+pub(super) const NOISE_2: SamplerRow = SamplerRow::new::<DpmSolverSinglestep>(
+    "dpm-solver-2s",
+    "DPM-Solver 2S",
+    "https://arxiv.org/abs/2206.00927",
+    Ladder::karras(),
+    |config| {
+        Box::new(DpmSolverSinglestep::from_config(
+            config,
+            DpmAlgorithm::Noise,
+            2,
+        ))
+    },
+)
+.diffusers("DPMSolverSinglestepScheduler, algorithm_type dpmsolver")
+.order(2)
+.ends("sigma_min");
+
+pub(super) const NOISE_3: SamplerRow = SamplerRow::new::<DpmSolverSinglestep>(
+    "dpm-solver-3s",
+    "DPM-Solver 3S",
+    "https://arxiv.org/abs/2206.00927",
+    Ladder::karras(),
+    |config| {
+        Box::new(DpmSolverSinglestep::from_config(
+            config,
+            DpmAlgorithm::Noise,
+            3,
+        ))
+    },
+)
+.diffusers("DPMSolverSinglestepScheduler, algorithm_type dpmsolver, solver_order 3")
+.order(3)
+.ends("sigma_min");
+
+pub(super) const DENOISED_2: SamplerRow = SamplerRow::new::<DpmSolverSinglestep>(
+    "dpmpp-2s",
+    "DPM++ 2S",
+    "https://arxiv.org/abs/2211.01095",
+    Ladder::karras(),
+    |config| {
+        Box::new(DpmSolverSinglestep::from_config(
+            config,
+            DpmAlgorithm::Denoised,
+            2,
+        ))
+    },
+)
+.diffusers("DPMSolverSinglestepScheduler")
+.order(2);
+
+pub(super) const DENOISED_3: SamplerRow = SamplerRow::new::<DpmSolverSinglestep>(
+    "dpmpp-3s",
+    "DPM++ 3S",
+    "https://arxiv.org/abs/2211.01095",
+    Ladder::karras(),
+    |config| {
+        Box::new(DpmSolverSinglestep::from_config(
+            config,
+            DpmAlgorithm::Denoised,
+            3,
+        ))
+    },
+)
+.diffusers("DPMSolverSinglestepScheduler, solver_order 3")
+.order(3);
 
 impl Sampler for DpmSolverSinglestep {
     fn conventions(&self) -> Conventions {

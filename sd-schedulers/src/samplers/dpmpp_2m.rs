@@ -1,7 +1,13 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::dpm_solver::conventions;
-use crate::{Conventions, FinalSigma, Run, Rungs, Sampler, Step, TimestepRounding};
+use super::row::{ComfyUi, SamplerRow, WebUi};
+use crate::{
+    Conventions, FinalSigma, Ladder, Run, Rungs, Sampler, Step, TimestepRounding, WithConventions,
+};
 
 /// DPM-Solver++(2M): algorithm 2 of <https://arxiv.org/abs/2211.01095>. It is of second order from
 /// the outputs of two steps, and calls the model once per step.
@@ -15,8 +21,22 @@ use crate::{Conventions, FinalSigma, Run, Rungs, Sampler, Step, TimestepRounding
 ///
 /// A last step to a sigma above 0 stays at second order, as in k-diffusion. diffusers'
 /// `lower_order_final` makes it first order in runs with fewer than 15 steps.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DpmPlusPlus2M;
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<DpmPlusPlus2M>(
+    "dpmpp-2m",
+    "DPM++ 2M",
+    "https://arxiv.org/abs/2211.01095",
+    Ladder::karras(),
+    |_| Box::new(DpmPlusPlus2M),
+)
+.diffusers("DPMSolverMultistepScheduler, EDMDPMSolverMultistepScheduler")
+.webui(WebUi::new(&["k_dpmpp_2m"], Ladder::karras, || {
+    WithConventions::wrap(Arc::new(DpmPlusPlus2M), Conventions::default())
+}))
+.comfyui(&[ComfyUi::new("dpmpp_2m", || Arc::new(DpmPlusPlus2M))])
+.order(2);
 
 impl Sampler for DpmPlusPlus2M {
     fn conventions(&self) -> Conventions {

@@ -1,8 +1,12 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::history::{History, last_steps, newton};
+use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::add;
-use crate::{Needs, Run, Rungs, Sampler, Step};
+use crate::{Ladder, Needs, Run, Rungs, Sampler, Step};
 
 /// SDE-DPM-Solver++(2M): equation 18 of <https://arxiv.org/abs/2211.01095>, where eta is 1. It is
 /// of second order without noise and of first order with it, from the outputs of two steps, and
@@ -16,7 +20,8 @@ use crate::{Needs, Run, Rungs, Sampler, Step};
 /// ```
 /// where c depends on the [`solver`](Self::solver). The first step has no D_last, and a step to
 /// sigma 0 ends at D.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DpmPlusPlus2MSde {
     /// The share of the SDE's noise that is added, `0.0..=1.0`. 0 adds none, which is
     /// [`DpmPlusPlus2M`](crate::DpmPlusPlus2M). A value below 0 counts as 0.
@@ -37,7 +42,8 @@ pub struct DpmPlusPlus2MSde {
 /// k-diffusion.
 ///
 /// Default: [`SdeSolver::Midpoint`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SdeSolver {
     /// As if the whole change happened half way: c = (1 - e) / 2.
     #[default]
@@ -55,6 +61,62 @@ impl Default for DpmPlusPlus2MSde {
         }
     }
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<DpmPlusPlus2MSde>(
+    "dpmpp-2m-sde",
+    "DPM++ 2M SDE",
+    "https://arxiv.org/abs/2211.01095",
+    Ladder::exponential(),
+    |_| Box::new(DpmPlusPlus2MSde::default()),
+)
+.diffusers("DPMSolverMultistepScheduler, algorithm_type sde-dpmsolver++")
+.webui(WebUi::new(&["k_dpmpp_2m_sde"], Ladder::exponential, || {
+    Arc::new(DpmPlusPlus2MSde::default())
+}))
+.comfyui(&[
+    ComfyUi::new("dpmpp_2m_sde", || Arc::new(DpmPlusPlus2MSde::default())),
+    ComfyUi::new("dpmpp_2m_sde_gpu", || Arc::new(DpmPlusPlus2MSde::default())),
+])
+.stochastic();
+
+pub(super) const HEUN: SamplerRow = SamplerRow::new::<DpmPlusPlus2MSde>(
+    "dpmpp-2m-sde-heun",
+    "DPM++ 2M SDE Heun",
+    "https://arxiv.org/abs/2211.01095",
+    Ladder::exponential(),
+    |_| {
+        Box::new(DpmPlusPlus2MSde {
+            solver: SdeSolver::Heun,
+            ..DpmPlusPlus2MSde::default()
+        })
+    },
+)
+.diffusers("DPMSolverMultistepScheduler, algorithm_type sde-dpmsolver++, solver_type heun")
+.webui(WebUi::new(
+    &["k_dpmpp_2m_sde_heun"],
+    Ladder::exponential,
+    || {
+        Arc::new(DpmPlusPlus2MSde {
+            solver: SdeSolver::Heun,
+            ..DpmPlusPlus2MSde::default()
+        })
+    },
+))
+.comfyui(&[
+    ComfyUi::new("dpmpp_2m_sde_heun", || {
+        Arc::new(DpmPlusPlus2MSde {
+            solver: SdeSolver::Heun,
+            ..DpmPlusPlus2MSde::default()
+        })
+    }),
+    ComfyUi::new("dpmpp_2m_sde_heun_gpu", || {
+        Arc::new(DpmPlusPlus2MSde {
+            solver: SdeSolver::Heun,
+            ..DpmPlusPlus2MSde::default()
+        })
+    }),
+])
+.stochastic();
 
 impl Sampler for DpmPlusPlus2MSde {
     fn needs(&self) -> Needs {

@@ -1,7 +1,11 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::row::{CallFormula, ComfyUi, SamplerRow, WebUi};
 use super::steps::{add, ancestral_from, slid, slide};
-use crate::{Calls, Run, Rungs, Sampler, Step};
+use crate::{Calls, Ladder, Run, Rungs, Sampler, Step};
 
 /// DPM-Solver++(2S) with ancestral noise: algorithm 1 of <https://arxiv.org/abs/2211.01095> with
 /// r = 1/2. It is of second order and calls the model twice per step, but once in the last.
@@ -11,7 +15,8 @@ use crate::{Calls, Run, Rungs, Sampler, Step};
 /// A step goes down to mid = sqrt(sigma · down), which is half way in log sigma. The model's
 /// output there is D in x = D + down / sigma (x - D). `down` and the noise are the same as in
 /// [`EulerAncestral`](crate::EulerAncestral).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DpmPlusPlus2SAncestral {
     /// The share of the ancestral noise that is added, `0.0..=1.0`. 0 adds none, and a value below
     /// 0 counts as 0. Above 1, the noise is at most all of the next rung's noise.
@@ -33,7 +38,31 @@ impl Default for DpmPlusPlus2SAncestral {
     }
 }
 
+pub(super) const ROW: SamplerRow = SamplerRow::new::<DpmPlusPlus2SAncestral>(
+    "dpmpp-2s-a",
+    "DPM++ 2S a",
+    "https://arxiv.org/abs/2211.01095",
+    Ladder::karras(),
+    |_| Box::new(DpmPlusPlus2SAncestral::default()),
+)
+.webui(
+    WebUi::new(&["k_dpmpp_2s_a"], Ladder::karras, || {
+        Arc::new(DpmPlusPlus2SAncestral::default())
+    })
+    .ensd(),
+)
+.comfyui(&[ComfyUi::new("dpmpp_2s_ancestral", || {
+    Arc::new(DpmPlusPlus2SAncestral::default())
+})])
+.order(2)
+.calls(CallFormula::TwoNLess1)
+.stochastic();
+
 impl Sampler for DpmPlusPlus2SAncestral {
+    fn calls_per_step(&self) -> usize {
+        2
+    }
+
     fn calls(&self, rungs: &Rungs) -> Calls {
         let to_zero = rungs
             .iter()

@@ -1,8 +1,12 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::history::{History, last_steps, newton};
+use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::add;
-use crate::{Conventions, Needs, Run, Rungs, Sampler, Step};
+use crate::{Conventions, Ladder, Needs, Run, Rungs, Sampler, Step};
 
 /// DPM-Solver++(3M) SDE: the third-order formula of <https://arxiv.org/abs/2211.01095> for the SDE.
 /// It is of second order without noise and of first order with it, from the outputs of three steps,
@@ -24,7 +28,8 @@ use crate::{Conventions, Needs, Run, Rungs, Sampler, Step};
 ///     + sigma' sqrt(1 - exp(-2 eta h)) noise
 /// ```
 /// The second step has no C, and the first has no A either. A step to sigma 0 ends at D.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DpmPlusPlus3MSde {
     /// The share of the SDE's noise that is added, `0.0..=1.0`. 0 adds none, and a value below 0
     /// counts as 0.
@@ -51,6 +56,25 @@ impl Default for DpmPlusPlus3MSde {
         }
     }
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<DpmPlusPlus3MSde>(
+    "dpmpp-3m-sde",
+    "DPM++ 3M SDE",
+    "https://arxiv.org/abs/2211.01095",
+    Ladder::exponential(),
+    |_| Box::new(DpmPlusPlus3MSde::default()),
+)
+.webui(WebUi::new(&["k_dpmpp_3m_sde"], Ladder::exponential, || {
+    Arc::new(DpmPlusPlus3MSde {
+        drop_next_to_last: true,
+        ..DpmPlusPlus3MSde::default()
+    })
+}))
+.comfyui(&[
+    ComfyUi::new("dpmpp_3m_sde", || Arc::new(DpmPlusPlus3MSde::default())),
+    ComfyUi::new("dpmpp_3m_sde_gpu", || Arc::new(DpmPlusPlus3MSde::default())),
+])
+.stochastic();
 
 impl Sampler for DpmPlusPlus3MSde {
     fn conventions(&self) -> Conventions {

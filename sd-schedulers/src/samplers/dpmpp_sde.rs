@@ -1,7 +1,11 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::row::{CallFormula, ComfyUi, SamplerRow, WebUi};
 use super::steps::{add, ancestral, slid, slide, two_calls_a_step};
-use crate::{Calls, Needs, Run, Rungs, Sampler, Step};
+use crate::{Calls, Ladder, Needs, Run, Rungs, Sampler, Step};
 
 /// DPM-Solver++ SDE, single step, after <https://arxiv.org/abs/2211.01095>. It is of second order
 /// without noise and of first order with it, and calls the model twice per step, but once in the
@@ -13,7 +17,8 @@ use crate::{Calls, Needs, Run, Rungs, Sampler, Step};
 /// An ancestral step to mid = sigma^(1-r) sigma'^r gives D2. A second step goes to sigma' with D +
 /// (D2 - D) / 2r in place of D. Both start from the same x, each with its own noise. On a Brownian
 /// path, the two overlap.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DpmPlusPlusSde {
     /// The share of the ancestral noise that is added, `0.0..=1.0`. 0 adds none, and a value below
     /// 0 counts as 0. Above 1, the noise is at most all of the noise at the sigma that the step
@@ -42,7 +47,29 @@ impl Default for DpmPlusPlusSde {
     }
 }
 
+pub(super) const ROW: SamplerRow = SamplerRow::new::<DpmPlusPlusSde>(
+    "dpmpp-sde",
+    "DPM++ SDE",
+    "https://arxiv.org/abs/2211.01095",
+    Ladder::karras(),
+    |_| Box::new(DpmPlusPlusSde::default()),
+)
+.diffusers("DPMSolverSDEScheduler")
+.webui(WebUi::new(&["k_dpmpp_sde"], Ladder::karras, || {
+    Arc::new(DpmPlusPlusSde::default())
+}))
+.comfyui(&[
+    ComfyUi::new("dpmpp_sde", || Arc::new(DpmPlusPlusSde::default())),
+    ComfyUi::new("dpmpp_sde_gpu", || Arc::new(DpmPlusPlusSde::default())),
+])
+.calls(CallFormula::TwoNLess1)
+.stochastic();
+
 impl Sampler for DpmPlusPlusSde {
+    fn calls_per_step(&self) -> usize {
+        2
+    }
+
     fn calls(&self, rungs: &Rungs) -> Calls {
         two_calls_a_step(rungs)
     }

@@ -1,8 +1,12 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::history::History;
+use super::row::{ComfyUi, SamplerRow};
 use super::steps::add;
-use crate::{Run, Rungs, Sampler, Step};
+use crate::{Ladder, Run, Rungs, Sampler, Step};
 
 /// ER-SDE solvers: algorithms 1 to 3 of <https://arxiv.org/abs/2309.06169>. Without noise, they are
 /// of first and second order, from the outputs of one and two steps. They call the model once per
@@ -22,7 +26,8 @@ use crate::{Run, Rungs, Sampler, Step};
 ///     + ((sigma' - sigma)² / 2 + phi(sigma') ∫ (u - sigma) / phi(u) du) e
 /// ```
 /// where both integrals go from sigma' to sigma. A step to sigma 0 ends at D.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ErSde {
     /// The number of outputs, `1..=3`. A value outside counts as the nearer end.
     ///
@@ -53,7 +58,8 @@ pub struct ErSde {
 /// The faster it grows, the more noise is added.
 ///
 /// Default: [`ErSdeScale::Sde5`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ErSdeScale {
     /// s: the probability-flow ODE, without noise.
     Ode,
@@ -153,6 +159,21 @@ impl ErSde {
         [far - near, -far, 0.0]
     }
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<ErSde>(
+    "er-sde",
+    "ER-SDE",
+    "https://arxiv.org/abs/2309.06169",
+    Ladder::karras(),
+    |_| Box::new(ErSde::default()),
+)
+.comfyui(&[ComfyUi::new("er_sde", || {
+    Arc::new(ErSde {
+        points: Some(200),
+        ..ErSde::default()
+    })
+})])
+.stochastic();
 
 impl Sampler for ErSde {
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {

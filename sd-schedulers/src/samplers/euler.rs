@@ -1,7 +1,11 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::slide;
-use crate::{Churn, Conventions, Run, Rungs, Sampler, Step};
+use crate::{Churn, Conventions, Ladder, Run, Rungs, Sampler, Step};
 
 /// Euler's method on the probability-flow ODE: algorithm 2 of <https://arxiv.org/abs/2206.00364>
 /// without its second half. It is of first order and calls the model once per step.
@@ -10,13 +14,30 @@ use crate::{Churn, Conventions, Run, Rungs, Sampler, Step};
 /// `EDMEulerScheduler` and, on a flow model, `FlowMatchEulerDiscreteScheduler`.
 ///
 /// The ODE is dx/dsigma = (x - D(x; sigma)) / sigma.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Euler {
     /// The noise before each step.
     ///
     /// Default: no noise.
     pub churn: Churn,
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<Euler>(
+    "euler",
+    "Euler",
+    "https://arxiv.org/abs/2206.00364",
+    Ladder::karras(),
+    |_| Box::new(Euler::default()),
+)
+.diffusers("EulerDiscreteScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler")
+.webui(WebUi::new(&["k_euler"], Ladder::normal, || {
+    Arc::new(Euler::default())
+}))
+.comfyui(&[
+    ComfyUi::new("euler", || Arc::new(Euler::default())),
+    ComfyUi::new("ddim", || Arc::new(Euler::default())),
+]);
 
 impl Sampler for Euler {
     fn conventions(&self) -> Conventions {

@@ -1,7 +1,11 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::{add, ancestral, slide};
-use crate::{Conventions, NoisePath, Run, Rungs, Sampler, Step};
+use crate::{Conventions, Ladder, NoisePath, Run, Rungs, Sampler, Step};
 
 /// Ancestral sampling with Euler steps: each step goes further down than the next rung and adds
 /// noise to come back up. It is of first order and calls the model once per step.
@@ -14,7 +18,8 @@ use crate::{Conventions, NoisePath, Run, Rungs, Sampler, Step};
 ///
 /// No noise is drawn for the last step, which ends at sigma 0. (diffusers draws it and multiplies
 /// it by 0.)
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct EulerAncestral {
     /// The share of the ancestral noise that is added, `0.0..=1.0`. 0 adds none, which is
     /// [`Euler`](crate::Euler). A value below 0 counts as 0. Above 1, the noise is at most all of
@@ -46,6 +51,28 @@ impl Default for EulerAncestral {
         }
     }
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<EulerAncestral>(
+    "euler-a",
+    "Euler a",
+    "https://arxiv.org/abs/2006.11239",
+    Ladder::karras(),
+    |_| Box::new(EulerAncestral::default()),
+)
+.diffusers("EulerAncestralDiscreteScheduler")
+.webui(
+    WebUi::new(&["k_euler_a", "k_euler_ancestral"], Ladder::normal, || {
+        Arc::new(EulerAncestral::default())
+    })
+    .ensd(),
+)
+.comfyui(&[ComfyUi::new("euler_ancestral", || {
+    Arc::new(EulerAncestral {
+        flow: NoisePath::Flow,
+        ..EulerAncestral::default()
+    })
+})])
+.stochastic();
 
 impl Sampler for EulerAncestral {
     fn conventions(&self) -> Conventions {

@@ -1,7 +1,11 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::row::{ComfyUi, SamplerRow};
 use super::steps::{add, ancestral_from, renoise};
-use crate::{Conventions, FirstX, Needs, Run, Rungs, Sampler, Step};
+use crate::{Conventions, FirstX, Ladder, Needs, Run, Rungs, Sampler, Step};
 
 /// CFG++ with Euler steps, plain or ancestral: algorithm 2 of <https://arxiv.org/abs/2406.08070>.
 /// It calls the model once per step, with both outputs.
@@ -17,7 +21,8 @@ use crate::{Conventions, FirstX, Needs, Run, Rungs, Sampler, Step};
 /// The guidance scale of D is therefore a different one, in `0.0..=1.0`: a step equals an Euler
 /// step with a guidance scale sigma / (sigma - sigma') times as large. The authors compare 0.6 with
 /// the usual 7.5 at 50 steps.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct EulerCfgPp {
     /// The share of the ancestral noise that is added, from 0 (none, as in the paper) to 1
     /// (`euler_ancestral_cfg_pp`). A value below 0 counts as 0.
@@ -38,6 +43,39 @@ impl Default for EulerCfgPp {
         }
     }
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<EulerCfgPp>(
+    "euler-cfg-pp",
+    "Euler CFG++",
+    "https://arxiv.org/abs/2406.08070",
+    Ladder::karras(),
+    |_| Box::new(EulerCfgPp::default()),
+)
+.comfyui(&[ComfyUi::new("euler_cfg_pp", || {
+    Arc::new(EulerCfgPp::default())
+})])
+.needs("unconditional output");
+
+pub(super) const ANCESTRAL: SamplerRow = SamplerRow::new::<EulerCfgPp>(
+    "euler-a-cfg-pp",
+    "Euler ancestral CFG++",
+    "https://arxiv.org/abs/2406.08070",
+    Ladder::karras(),
+    |_| {
+        Box::new(EulerCfgPp {
+            eta: 1.0,
+            ..EulerCfgPp::default()
+        })
+    },
+)
+.comfyui(&[ComfyUi::new("euler_ancestral_cfg_pp", || {
+    Arc::new(EulerCfgPp {
+        eta: 1.0,
+        ..EulerCfgPp::default()
+    })
+})])
+.needs("unconditional output")
+.stochastic();
 
 impl Sampler for EulerCfgPp {
     fn conventions(&self) -> Conventions {

@@ -1,8 +1,12 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::history::History;
+use super::row::{ComfyUi, SamplerRow};
 use super::steps::noise_in;
-use crate::{Conventions, EndPoint, NoisePath, Run, Rungs, Sampler, Step};
+use crate::{Conventions, EndPoint, Ladder, NoisePath, Run, Rungs, Sampler, Step};
 
 /// Gradient estimation: Euler steps along a slope that is moved away from the last one, equation 12
 /// of <https://arxiv.org/abs/2306.04848>. It is of first order and calls the model once per step.
@@ -11,7 +15,8 @@ use crate::{Conventions, EndPoint, NoisePath, Run, Rungs, Sampler, Step};
 ///
 /// With d = (x - D) / sigma, a step is x + (sigma' - sigma) (gamma d + (1 - gamma) d_last). The
 /// first step goes along d.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct GradientEstimation {
     /// How far the slope is moved away, 1 or more. 1 is Euler. With 1.5 on evenly spaced rungs, it
     /// is the second-order method of Adams and Bashforth.
@@ -33,6 +38,17 @@ impl Default for GradientEstimation {
         }
     }
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<GradientEstimation>(
+    "gradient-estimation",
+    "Gradient estimation",
+    "https://arxiv.org/abs/2306.04848",
+    Ladder::karras(),
+    |_| Box::new(GradientEstimation::default()),
+)
+.comfyui(&[ComfyUi::new("gradient_estimation", || {
+    Arc::new(GradientEstimation::default())
+})]);
 
 impl Sampler for GradientEstimation {
     fn conventions(&self) -> Conventions {

@@ -1,7 +1,13 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::row::{CallFormula, ComfyUi, SamplerRow, WebUi};
 use super::steps::{slide, slide_bent, two_calls_a_step};
-use crate::{Calls, Churn, ClipSample, Conventions, Needs, Run, Rung, Rungs, Sampler, Step};
+use crate::{
+    Calls, Churn, ClipSample, Conventions, Ladder, Needs, Run, Rung, Rungs, Sampler, Step,
+};
 
 /// Heun's method on the probability-flow ODE: algorithm 2 of <https://arxiv.org/abs/2206.00364>,
 /// which is its algorithm 1 without churn. It is of second order and calls the model twice per
@@ -12,7 +18,8 @@ use crate::{Calls, Churn, ClipSample, Conventions, Needs, Run, Rung, Rungs, Samp
 ///
 /// After an Euler step to sigma', the model is called again there: x + (sigma' - sigma) (d + d') /
 /// 2, where d and d' are the slopes (x - D) / sigma at the two ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Heun {
     /// The noise before each step, which diffusers does not have.
     ///
@@ -24,12 +31,36 @@ pub struct Heun {
     pub clip: ClipSample,
 }
 
+pub(super) const ROW: SamplerRow = SamplerRow::new::<Heun>(
+    "heun",
+    "Heun",
+    "https://arxiv.org/abs/2206.00364",
+    Ladder::karras(),
+    |config| {
+        Box::new(Heun {
+            clip: config.clip_range(),
+            ..Heun::default()
+        })
+    },
+)
+.diffusers("HeunDiscreteScheduler, FlowMatchHeunDiscreteScheduler")
+.webui(WebUi::new(&["k_heun"], Ladder::normal, || {
+    Arc::new(Heun::default())
+}))
+.comfyui(&[ComfyUi::new("heun", || Arc::new(Heun::default()))])
+.order(2)
+.calls(CallFormula::TwoNLess1);
+
 impl Sampler for Heun {
     fn conventions(&self) -> Conventions {
         Conventions {
             flow: self.churn.path(),
             ..Conventions::default()
         }
+    }
+
+    fn calls_per_step(&self) -> usize {
+        2
     }
 
     fn calls(&self, rungs: &Rungs) -> Calls {

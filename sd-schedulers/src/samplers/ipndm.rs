@@ -1,8 +1,12 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::history::{ADAMS_BASHFORTH, History, adams_bashforth, last_sigmas};
+use super::row::{ComfyUi, SamplerRow};
 use super::steps::noise_in;
-use crate::{Conventions, EndPoint, NoisePath, Run, Rungs, Sampler, Step};
+use crate::{Conventions, EndPoint, Ladder, NoisePath, Run, Rungs, Sampler, Step};
 
 /// iPNDM: PNDM with lower orders instead of its Runge-Kutta steps, section 3.1 of
 /// <https://arxiv.org/abs/2204.13902>. It calls the model once per step.
@@ -13,7 +17,8 @@ use crate::{Conventions, EndPoint, NoisePath, Run, Rungs, Sampler, Step};
 ///
 /// A step adds (sigma' - sigma) times a weighted mean of the noises (x - D) / sigma of the last
 /// steps to x.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Ipndm {
     /// The number of noises, `1..=4`. A value outside counts as the nearer end.
     ///
@@ -32,7 +37,8 @@ pub struct Ipndm {
 /// The weights of the noises in [`Ipndm`].
 ///
 /// Default: [`IpndmWeights::Even`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum IpndmWeights {
     /// The weights of Adams and Bashforth for steps of equal length: `ipndm`. On steps of other
     /// lengths, the method is of second order for every [`Ipndm::order`] above 1.
@@ -58,6 +64,35 @@ impl Default for Ipndm {
         }
     }
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<Ipndm>(
+    "ipndm",
+    "iPNDM",
+    "https://arxiv.org/abs/2204.13902",
+    Ladder::karras(),
+    |_| Box::new(Ipndm::default()),
+)
+.comfyui(&[ComfyUi::new("ipndm", || Arc::new(Ipndm::default()))])
+.order(2);
+
+pub(super) const VARIABLE: SamplerRow = SamplerRow::new::<Ipndm>(
+    "ipndm-v",
+    "iPNDM, variable step",
+    "https://arxiv.org/abs/2204.13902",
+    Ladder::karras(),
+    |_| {
+        Box::new(Ipndm {
+            weights: IpndmWeights::VariablePublished,
+            ..Ipndm::default()
+        })
+    },
+)
+.comfyui(&[ComfyUi::new("ipndm_v", || {
+    Arc::new(Ipndm {
+        weights: IpndmWeights::VariablePublished,
+        ..Ipndm::default()
+    })
+})]);
 
 impl Sampler for Ipndm {
     fn conventions(&self) -> Conventions {

@@ -1,9 +1,13 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::add;
 use crate::{
-    ClipSample, Conventions, EndPoint, FirstX, Needs, NoisePath, Run, Rungs, Sampler, Step,
-    TimestepRounding,
+    ClipSample, Conventions, EndPoint, FirstX, Ladder, Needs, NoisePath, Run, Rungs, Sampler, Step,
+    TimestepRounding, WithConventions,
 };
 
 /// The sampling of latent consistency models: algorithm 2 of <https://arxiv.org/abs/2310.04378>. It
@@ -21,7 +25,8 @@ use crate::{
 ///
 /// The distillation uses 50 timesteps, which the ladder `lcm` has. An EDM model has no such
 /// timesteps, and runs only with [`LcmBoundary::None`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Lcm {
     /// The x that c_skip multiplies.
     ///
@@ -42,7 +47,8 @@ pub struct Lcm {
 /// sample.
 ///
 /// Default: [`LcmBoundary::Preserving`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum LcmBoundary {
     /// c_skip multiplies x in the variance-preserving scaling, as in diffusers and in the paper.
     #[default]
@@ -65,6 +71,42 @@ impl Default for Lcm {
             clip: ClipSample::None,
         }
     }
+}
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<Lcm>(
+    "lcm",
+    "LCM",
+    "https://arxiv.org/abs/2310.04378",
+    Ladder::lcm(),
+    |config| {
+        Box::new(Lcm {
+            clip: config.clip,
+            ..Lcm::default()
+        })
+    },
+)
+.diffusers("LCMScheduler, FlowMatchLCMScheduler")
+.webui(WebUi::new(&["k_lcm"], Ladder::lcm_even, webui))
+.comfyui(&[ComfyUi::new("lcm", || {
+    Arc::new(Lcm {
+        boundary: LcmBoundary::None,
+        ..Lcm::default()
+    })
+})])
+.ends("own formula")
+.stochastic();
+
+fn webui() -> Arc<dyn Sampler> {
+    let lcm = Lcm {
+        boundary: LcmBoundary::Exploding,
+        ..Lcm::default()
+    };
+    let conventions = Conventions {
+        timestep_rounding: TimestepRounding::WholeOnCosineToo,
+        training_timesteps: true,
+        ..Conventions::default()
+    };
+    WithConventions::wrap(Arc::new(lcm), conventions)
 }
 
 impl Sampler for Lcm {

@@ -1,8 +1,12 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::history::{History, adams_bashforth, last_sigmas};
+use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::noise_in;
-use crate::{Conventions, EndPoint, NoisePath, Run, Rungs, Sampler, Step};
+use crate::{Conventions, EndPoint, Ladder, NoisePath, Run, Rungs, Sampler, Step};
 
 /// Linear multistep (Adams-Bashforth on uneven rungs) on the probability-flow ODE of
 /// <https://arxiv.org/abs/2206.00364>. It is of order 1 to 4 and calls the model once per step.
@@ -13,7 +17,8 @@ use crate::{Conventions, EndPoint, NoisePath, Run, Rungs, Sampler, Step};
 /// The slopes (x - D) / sigma of the last steps define a polynomial in sigma, which is integrated
 /// from sigma to sigma'. The order starts at 1 and rises by 1 per step. The step to sigma 0 follows
 /// the same rule, so it ends at the denoised sample only with first order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Lms {
     /// The number of slopes, `1..=4`. 1 is Euler. A value outside counts as the nearer end.
     ///
@@ -26,6 +31,21 @@ impl Default for Lms {
         Self { order: 4 }
     }
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<Lms>(
+    "lms",
+    "LMS",
+    "https://arxiv.org/abs/2206.00364",
+    Ladder::karras(),
+    |_| Box::new(Lms::default()),
+)
+.diffusers("LMSDiscreteScheduler")
+.webui(WebUi::new(&["k_lms"], Ladder::normal, || {
+    Arc::new(Lms::default())
+}))
+.comfyui(&[ComfyUi::new("lms", || Arc::new(Lms::default()))])
+.order(4)
+.ends("own formula");
 
 impl Sampler for Lms {
     fn conventions(&self) -> Conventions {

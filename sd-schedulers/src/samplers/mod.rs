@@ -72,14 +72,13 @@ pub use pndm::{Pndm, PndmMean};
 pub use res_multistep::ResMultistep;
 pub use restart::{Restart, RestartSegment};
 pub use row::{CallFormula, SamplerRow};
+pub(crate) use row::{ComfyUi, WebUi};
 pub use sa_solver::{SaOutput, SaSolver};
 pub use scheduler::Scheduler;
 pub use table::TABLE;
 pub use tcd::Tcd;
 pub use unipc::{UniPc, UniPcVariant};
 pub use with_conventions::WithConventions;
-
-use std::any::Any;
 
 use crate::{Sampler, SchedulerConfig};
 
@@ -109,14 +108,5 @@ pub fn by_name(name: &str) -> Option<&'static SamplerRow> {
 /// Returns the row that builds exactly this sampler, with the same options, from a model's
 /// configuration. Returns `None` for other samplers and other options.
 pub fn row_of(sampler: &dyn Sampler, config: &SchedulerConfig) -> Option<&'static SamplerRow> {
-    TABLE
-        .iter()
-        .find(|row| is_same_sampler(sampler, &*(row.build)(config)))
-}
-
-/// Returns whether two samplers have the same type and the same options, as far as their `Debug`
-/// output shows options.
-pub fn is_same_sampler(a: &dyn Sampler, b: &dyn Sampler) -> bool {
-    let type_id = |sampler: &dyn Sampler| (sampler as &dyn Any).type_id();
-    type_id(a) == type_id(b) && format!("{a:?}") == format!("{b:?}")
+    TABLE.iter().find(|row| *sampler == *(row.build)(config))
 }

@@ -1,12 +1,17 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use multiversion::multiversion;
 
+use serde::{Deserialize, Serialize};
+
 use super::ddim::{DdimTarget, relabel, sigma_at, steps, stride};
 use super::history::{ADAMS_BASHFORTH, History};
+use super::row::{CallFormula, SamplerRow, WebUi};
 use super::steps::{add, slid};
 use crate::{
-    Calls, Conventions, EndPoint, Prediction, Run, Rung, Rungs, Sampler, SchedulerConfig, Step,
+    Calls, Conventions, EndPoint, Ladder, Prediction, Run, Rung, Rungs, Sampler, SchedulerConfig,
+    Step,
 };
 
 /// PNDM: algorithm 2 of <https://arxiv.org/abs/2202.09778>, better known as PLMS with
@@ -23,7 +28,8 @@ use crate::{
 ///
 /// WebUI's "PLMS" is PLMS with [`stop_at_last_rung`](Self::stop_at_last_rung), on the timesteps of
 /// its DDIM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Pndm {
     /// Whether the sampler is PLMS, as in Stable Diffusion's configuration. PNDM (false) needs at
     /// least 4 steps.
@@ -53,7 +59,8 @@ pub struct Pndm {
 /// The values whose mean [`Pndm`] takes over several calls.
 ///
 /// Default: [`PndmMean::Epsilon`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PndmMean {
     /// The noise (x - D) / sigma, as in the paper.
     #[default]
@@ -79,6 +86,47 @@ impl Pndm {
         }
     }
 }
+
+pub(super) const PNDM: SamplerRow = SamplerRow::new::<Pndm>(
+    "pndm",
+    "PNDM",
+    "https://arxiv.org/abs/2202.09778",
+    Ladder::leading(),
+    |config| Box::new(Pndm::from_config(config)),
+)
+.diffusers("PNDMScheduler")
+.order(2)
+.calls(CallFormula::NPlus9)
+.ends("alpha-bar 0")
+.needs("integer timesteps");
+
+pub(super) const PLMS: SamplerRow = SamplerRow::new::<Pndm>(
+    "plms",
+    "PLMS",
+    "https://arxiv.org/abs/2202.09778",
+    Ladder::leading(),
+    |config| {
+        Box::new(Pndm {
+            skip_prk_steps: true,
+            ..Pndm::from_config(config)
+        })
+    },
+)
+.diffusers("PNDMScheduler, skip_prk_steps true")
+.webui(
+    WebUi::new(&[], Ladder::ddim_uniform, || {
+        Arc::new(Pndm {
+            skip_prk_steps: true,
+            stop_at_last_rung: true,
+            ..Pndm::default()
+        })
+    })
+    .on_its_own_ladder(),
+)
+.order(2)
+.calls(CallFormula::NPlus1)
+.ends("alpha-bar 0")
+.needs("integer timesteps");
 
 impl Sampler for Pndm {
     fn conventions(&self) -> Conventions {

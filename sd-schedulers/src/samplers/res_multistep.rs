@@ -1,6 +1,10 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use crate::{Conventions, NoisePath, Run, Rungs, Sampler, Step};
+use serde::{Deserialize, Serialize};
+
+use super::row::{ComfyUi, SamplerRow};
+use crate::{Conventions, Ladder, NoisePath, Run, Rungs, Sampler, Step};
 
 /// RES multistep: the refined exponential solver of <https://arxiv.org/abs/2308.02157> for the
 /// denoised sample. It is of second order from the outputs of two steps, starts at first order, and
@@ -14,8 +18,18 @@ use crate::{Conventions, NoisePath, Run, Rungs, Sampler, Step};
 /// x = sigma' / sigma x + (1 - sigma' / sigma) D + (h + exp(-h) - 1) / h_last (D - D_last)
 /// ```
 /// The first step has no last term, and a step to sigma 0 ends at D.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResMultistep;
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<ResMultistep>(
+    "res-2m",
+    "RES multistep",
+    "https://arxiv.org/abs/2308.02157",
+    Ladder::karras(),
+    |_| Box::new(ResMultistep),
+)
+.comfyui(&[ComfyUi::new("res_multistep", || Arc::new(ResMultistep))])
+.order(2);
 
 impl Sampler for ResMultistep {
     fn conventions(&self) -> Conventions {

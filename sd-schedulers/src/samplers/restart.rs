@@ -1,12 +1,19 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::heun::HeunStep;
+use super::row::{CallFormula, SamplerRow, WebUi};
 use super::steps::add;
 use crate::ladder::karras;
-use crate::{Calls, ClipSample, Run, Rungs, Sampler, Step};
+use crate::{Calls, ClipSample, Ladder, Run, Rungs, Sampler, Step};
 
 /// The largest number of steps of a segment, and of its repetitions.
 const MOST: usize = 1000;
+
+/// The largest number of steps of a run with segments. Only a malicious file has more.
+const MOST_STEPS: usize = 1_100_000;
 
 /// Restart: Heun's method that goes back up with fresh noise at some sigmas and then down again,
 /// <https://arxiv.org/abs/2306.14878>. In between, it is of second order and calls the model twice
@@ -20,11 +27,14 @@ const MOST: usize = 1000;
 /// that rung.
 ///
 /// [`Step::total`] counts the steps of segments too.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Restart {
     /// The segments to repeat. Of two segments that begin on the same rung, the later one counts.
     ///
     /// Default: `None`, which is WebUI's plan.
+    ///
+    /// A segment is left out if the run would have more than 1,100,000 steps with it.
     ///
     /// WebUI's plan depends on the number of steps N of the run, or of the
     /// [part](Rungs::starting_at) of it. Below 20 steps, nothing is repeated. From 20 to 35 steps,
@@ -49,7 +59,8 @@ pub struct Restart {
 /// The authors' values for Stable Diffusion depend on the guidance scale. For 3, they are 0.1 to 3,
 /// nine steps, twice. For 5 and 8, they are 0.1 to 2, nine steps, twice. The authors count points,
 /// of which there is one more than steps.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RestartSegment {
     /// The sigma to restart from. It stands for the nearest rung. If that is the first rung, the
     /// segment is left out.
@@ -93,8 +104,12 @@ impl Restart {
             if segment.steps == 0 || !(high > low && high.is_finite()) {
                 continue;
             }
-            for _ in 0..segment.times.min(MOST) {
-                path.extend(karras_points(segment.steps.min(MOST) + 1, high, low));
+            let (steps, times) = (segment.steps.min(MOST), segment.times.min(MOST));
+            if path.len() + steps * times > MOST_STEPS {
+                continue;
+            }
+            for _ in 0..times {
+                path.extend(karras_points(steps + 1, high, low));
             }
         }
         path
@@ -122,7 +137,25 @@ impl Restart {
     }
 }
 
+pub(super) const ROW: SamplerRow = SamplerRow::new::<Restart>(
+    "restart",
+    "Restart",
+    "https://arxiv.org/abs/2306.14878",
+    Ladder::karras(),
+    |_| Box::new(Restart::default()),
+)
+.webui(WebUi::new(&[], Ladder::karras, || {
+    Arc::new(Restart::default())
+}))
+.order(2)
+.calls(CallFormula::TwoNLess1)
+.stochastic();
+
 impl Sampler for Restart {
+    fn calls_per_step(&self) -> usize {
+        2
+    }
+
     fn calls(&self, rungs: &Rungs) -> Calls {
         let calls_of = |pair: &[f32]| {
             if pair[1] > pair[0] {

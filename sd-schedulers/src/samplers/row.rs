@@ -1,4 +1,9 @@
+use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{Calls, Ladder, Sampler, SchedulerConfig};
 
@@ -47,6 +52,74 @@ pub struct SamplerRow {
     pub default_ladder: Ladder,
     /// Builds the sampler from the model's configuration, as the diffusers class does.
     pub build: fn(&SchedulerConfig) -> Box<dyn Sampler>,
+    pub(crate) of_webui: Option<WebUi>,
+    pub(crate) of_comfyui: &'static [ComfyUi],
+    /// Returns the sampler with these options, which are JSON.
+    pub(crate) read: fn(Value) -> Result<Arc<dyn Sampler>, serde_json::Error>,
+    /// Returns the options of a sampler as JSON, if the sampler has the type of this row.
+    pub(crate) options: fn(&dyn Sampler) -> Option<Value>,
+}
+
+/// How WebUI runs a sampler.
+#[derive(Clone, Debug)]
+pub(crate) struct WebUi {
+    pub aliases: &'static [&'static str],
+    /// The ladder for the schedule type Automatic.
+    pub ladder: fn() -> Ladder,
+    /// Whether the sampler has this ladder with every schedule type.
+    pub own_ladder: bool,
+    /// See [`Preset::ensd`](crate::names::Preset::ensd).
+    pub ensd: bool,
+    pub build: fn() -> Arc<dyn Sampler>,
+}
+
+impl WebUi {
+    pub(super) const fn new(
+        aliases: &'static [&'static str],
+        ladder: fn() -> Ladder,
+        build: fn() -> Arc<dyn Sampler>,
+    ) -> Self {
+        Self {
+            aliases,
+            ladder,
+            own_ladder: false,
+            ensd: false,
+            build,
+        }
+    }
+
+    pub(super) const fn ensd(mut self) -> Self {
+        self.ensd = true;
+        self
+    }
+
+    pub(super) const fn on_its_own_ladder(mut self) -> Self {
+        self.own_ladder = true;
+        self
+    }
+}
+
+/// How ComfyUI runs a sampler.
+#[derive(Clone, Debug)]
+pub(crate) struct ComfyUi {
+    pub name: &'static str,
+    pub drop_next_to_last: bool,
+    pub build: fn() -> Arc<dyn Sampler>,
+}
+
+impl ComfyUi {
+    pub(super) const fn new(name: &'static str, build: fn() -> Arc<dyn Sampler>) -> Self {
+        Self {
+            name,
+            drop_next_to_last: false,
+            build,
+        }
+    }
+
+    pub(super) const fn drop_next_to_last(mut self) -> Self {
+        self.drop_next_to_last = true;
+        self
+    }
 }
 
 /// The number of model calls of a run with N steps.
@@ -106,9 +179,9 @@ impl SamplerRow {
         [self.webui, self.comfyui].into_iter().flatten()
     }
 
-    /// Makes the row of a first-order sampler that calls the model once per step, ends at the
-    /// denoised sample and adds no noise.
-    pub(super) const fn new(
+    /// Makes the row of a first-order sampler of type `S` that calls the model once per step, ends
+    /// at the denoised sample and adds no noise.
+    pub(super) const fn new<S: Sampler + Serialize + DeserializeOwned>(
         name: &'static str,
         title: &'static str,
         paper: &'static str,
@@ -129,6 +202,10 @@ impl SamplerRow {
             stochastic: false,
             default_ladder,
             build,
+            of_webui: None,
+            of_comfyui: &[],
+            read: read::<S>,
+            options: options::<S>,
         }
     }
 
@@ -138,13 +215,16 @@ impl SamplerRow {
     }
 
     /// Sets WebUI's name to the title.
-    pub(super) const fn webui(mut self) -> Self {
+    pub(super) const fn webui(mut self, of_webui: WebUi) -> Self {
         self.webui = Some(self.title);
+        self.of_webui = Some(of_webui);
         self
     }
 
-    pub(super) const fn comfyui(mut self, name: &'static str) -> Self {
-        self.comfyui = Some(name);
+    /// Sets ComfyUI's name to the first of these names.
+    pub(super) const fn comfyui(mut self, of_comfyui: &'static [ComfyUi]) -> Self {
+        self.comfyui = Some(of_comfyui[0].name);
+        self.of_comfyui = of_comfyui;
         self
     }
 
@@ -172,4 +252,15 @@ impl SamplerRow {
         self.stochastic = true;
         self
     }
+}
+
+fn read<S: Sampler + DeserializeOwned>(
+    options: Value,
+) -> Result<Arc<dyn Sampler>, serde_json::Error> {
+    Ok(Arc::new(serde_json::from_value::<S>(options)?))
+}
+
+fn options<S: Sampler + Serialize>(sampler: &dyn Sampler) -> Option<Value> {
+    let sampler = (sampler as &dyn Any).downcast_ref::<S>()?;
+    serde_json::to_value(sampler).ok()
 }

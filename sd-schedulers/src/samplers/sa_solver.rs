@@ -1,10 +1,14 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::dpm_solver::conventions;
 use super::exponential_adams::{MOST, integrals};
 use super::predictor_corrector::PredictorCorrector;
+use super::row::{CallFormula, ComfyUi, SamplerRow};
 use super::steps::add;
-use crate::{Calls, ClipSample, Conventions, FinalSigma, Needs, Run, Rungs, Sampler, Step};
+use crate::{Calls, ClipSample, Conventions, FinalSigma, Ladder, Needs, Run, Rungs, Sampler, Step};
 
 /// SA-Solver, a stochastic Adams method: algorithm 1 of <https://arxiv.org/abs/2309.05019>. Without
 /// noise, its order is the greater of its two orders; with noise, it is of first order. It calls
@@ -22,7 +26,8 @@ use crate::{Calls, ClipSample, Conventions, FinalSigma, Needs, Run, Rungs, Sampl
 /// with u from -h to 0. Once the model has seen x on the next rung, its output joins the polynomial
 /// and x is corrected. The prediction and the correction differ only in the weights of the outputs.
 /// If the `step` of a [`Run`] replaces the predicted value, the replacement stays.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SaSolver {
     /// The number of outputs in the prediction, `1..=4`. A value outside counts as the nearer end.
     ///
@@ -71,7 +76,8 @@ pub struct SaSolver {
 /// The values that [`SaSolver`] interpolates: `algorithm_type` of diffusers.
 ///
 /// Default: [`SaOutput::Denoised`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SaOutput {
     /// The denoised sample: `data_prediction`.
     ///
@@ -158,14 +164,80 @@ impl SaSolver {
     }
 }
 
+impl SaSolver {
+    /// Returns whether the model is called again for a corrected sample.
+    fn calls_again(&self) -> bool {
+        self.evaluate_again && self.corrector_order > 0
+    }
+
+    /// Returns ComfyUI's `sa_solver_pece`.
+    fn pece() -> Self {
+        Self {
+            predictor_order: 3,
+            corrector_order: 4,
+            evaluate_again: true,
+            end: FinalSigma::Zero,
+            ..Self::default()
+        }
+    }
+}
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<SaSolver>(
+    "sa-solver",
+    "SA-Solver",
+    "https://arxiv.org/abs/2309.05019",
+    Ladder::trailing(),
+    |config| {
+        Box::new(SaSolver {
+            clip: config.thresholding(),
+            ..SaSolver::default()
+        })
+    },
+)
+.diffusers("SASolverScheduler")
+.comfyui(&[ComfyUi::new("sa_solver", || {
+    Arc::new(SaSolver {
+        evaluate_again: false,
+        ..SaSolver::pece()
+    })
+})])
+.ends("sigma_min")
+.stochastic();
+
+pub(super) const PECE: SamplerRow = SamplerRow::new::<SaSolver>(
+    "sa-solver-pece",
+    "SA-Solver PECE",
+    "https://arxiv.org/abs/2309.05019",
+    Ladder::karras(),
+    |config| {
+        Box::new(SaSolver {
+            clip: config.thresholding(),
+            ..SaSolver::pece()
+        })
+    },
+)
+.comfyui(&[ComfyUi::new(
+    "sa_solver_pece",
+    || Arc::new(SaSolver::pece()),
+)])
+.calls(CallFormula::TwoNLess1)
+.stochastic();
+
 impl Sampler for SaSolver {
     fn conventions(&self) -> Conventions {
         conventions(self.end)
     }
 
+    fn calls_per_step(&self) -> usize {
+        1 + usize::from(self.calls_again())
+    }
+
     fn calls(&self, rungs: &Rungs) -> Calls {
-        let again = self.evaluate_again && self.corrector_order > 0;
-        let corrections = if again { rungs.steps() - 1 } else { 0 };
+        let corrections = if self.calls_again() {
+            rungs.steps() - 1
+        } else {
+            0
+        };
         Calls::Exactly(rungs.steps() + corrections)
     }
 

@@ -1,26 +1,38 @@
+use std::any::Any;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, Visitor},
-    ser,
+    de::{self, MapAccess, Visitor},
+    ser::{self, SerializeMap},
 };
+use serde_json::{Map, Value};
 
 use super::{SamplerRow, TABLE, by_name, row_of};
 use crate::names::unknown;
 use crate::schedule::Kind;
-use crate::{Ladder, Sampler, SchedulerConfig, UnknownName};
+use crate::{Conventions, Ladder, Sampler, SchedulerConfig, UnknownName, WithConventions};
 
 /// A choice of sampler: a row of [`TABLE`], or a sampler with its options.
 ///
 /// A row takes its options from the model's configuration, as the diffusers class does. A sampler
 /// has its own options.
 ///
-/// In serde, it is the name of a row, such as `"dpmpp-2m"`. A sampler is written as the name of the
-/// row that builds it from the default configuration (Stable Diffusion 1.5), and read back as that
-/// row. A sampler that no row builds cannot be written.
+/// In serde, a row is its name, such as `"dpmpp-2m"`. A sampler is an object with the name of a row
+/// and the options that differ from this row for the default configuration (Stable Diffusion 1.5),
+/// such as `{"euler-a": {"eta": 0.5}}`. For a [`WithConventions`], the object also has the key
+/// `conventions`. A sampler of a type that is not in [`TABLE`] cannot be written.
+///
+/// ```
+/// use sd_schedulers::{EulerAncestral, Scheduler};
+///
+/// let scheduler = Scheduler::from(EulerAncestral { eta: 0.5, ..EulerAncestral::default() });
+/// assert_eq!(serde_json::to_string(&scheduler)?, r#"{"euler-a":{"eta":0.5}}"#);
+/// assert!(serde_json::from_str::<Scheduler>(r#"{"euler-a": {"eat": 0.5}}"#).is_err());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub enum Scheduler {
     /// A row of [`TABLE`].
@@ -119,39 +131,145 @@ impl fmt::Display for Scheduler {
 
 impl Serialize for Scheduler {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.row(&SchedulerConfig::default()) {
-            Some(row) => serializer.serialize_str(row.name),
-            None => Err(ser::Error::custom(format!(
-                "the scheduler {self:?} has no name"
-            ))),
+        let sampler = match self {
+            Self::Named(row) => return serializer.serialize_str(row.name),
+            Self::Custom(sampler) => sampler,
+        };
+        let written = Written::new(&**sampler).ok_or_else(|| {
+            ser::Error::custom(format!("the sampler {sampler:?} cannot be written"))
+        })?;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry(written.row.name, &written.options)?;
+        if let Some(conventions) = &written.conventions {
+            map.serialize_entry(CONVENTIONS, conventions)?;
         }
+        map.end()
     }
 }
 
 impl<'de> Deserialize<'de> for Scheduler {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Name)
+        deserializer.deserialize_any(NameOrOptions)
     }
 }
 
-struct Name;
+/// The key of the conventions in the serde form of a scheduler. No row has this name.
+const CONVENTIONS: &str = "conventions";
 
-impl Visitor<'_> for Name {
+/// The serde form of a sampler.
+struct Written {
+    /// A row whose sampler has the same type.
+    row: &'static SamplerRow,
+    /// The options that differ from the sampler of the row.
+    options: Map<String, Value>,
+    /// The conventions, if they are not the sampler's.
+    conventions: Option<Conventions>,
+}
+
+impl Written {
+    /// Returns `None` for a sampler that no row has the type of, and for options that JSON cannot
+    /// represent.
+    fn new(sampler: &dyn Sampler) -> Option<Self> {
+        let wrapped = (sampler as &dyn Any).downcast_ref::<WithConventions>();
+        let (sampler, conventions) = match wrapped {
+            Some(wrapped) => (&*wrapped.sampler, Some(wrapped.conventions)),
+            None => (sampler, None),
+        };
+        let of_type = |row: &&SamplerRow| (row.options)(sampler).is_some();
+        let row = row_of(sampler, &SchedulerConfig::default());
+        let row = row.or_else(|| TABLE.iter().find(of_type))?;
+        let (mut options, usual) = (map((row.options)(sampler)?), usual_options(row));
+        options.retain(|key, value| usual.get(key) != Some(value));
+        let written = Self {
+            row,
+            options,
+            conventions,
+        };
+        // JSON has no infinities, for example.
+        let read = sampler_of(row, written.options.clone()).ok()?;
+        (*read == *sampler).then_some(written)
+    }
+}
+
+fn usual_options(row: &SamplerRow) -> Map<String, Value> {
+    let sampler = (row.build)(&SchedulerConfig::default());
+    map((row.options)(&*sampler).unwrap_or_default())
+}
+
+/// Returns the options as a map. A sampler without options has `null`.
+fn map(options: Value) -> Map<String, Value> {
+    match options {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+/// Returns the sampler of a row with other options.
+fn sampler_of(
+    row: &SamplerRow,
+    options: Map<String, Value>,
+) -> Result<Arc<dyn Sampler>, serde_json::Error> {
+    let mut all = usual_options(row);
+    if all.is_empty() && options.is_empty() {
+        return (row.read)(Value::Null);
+    }
+    all.extend(options);
+    (row.read)(Value::Object(all))
+}
+
+struct NameOrOptions;
+
+impl<'de> Visitor<'de> for NameOrOptions {
     type Value = Scheduler;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(r#"the name of a scheduler, such as "dpmpp-2m""#)
+        f.write_str(
+            r#"a scheduler: its name, such as "dpmpp-2m", or an object, such as {"euler-a": {"eta": 0.5}}"#,
+        )
     }
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<Scheduler, E> {
         name.parse().map_err(E::custom)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Scheduler, A::Error> {
+        let mut sampler = None;
+        let mut conventions = None;
+        while let Some(key) = entries.next_key::<String>()? {
+            if key == CONVENTIONS {
+                conventions = Some(entries.next_value::<Conventions>()?);
+                continue;
+            }
+            let names = TABLE.iter().map(|row| row.name);
+            let row = by_name(&key).ok_or_else(|| unknown("scheduler", &key, names));
+            let row = row.map_err(de::Error::custom)?;
+            if sampler.is_some() {
+                return Err(de::Error::custom("two schedulers, expected one"));
+            }
+            let Value::Object(options) = entries.next_value()? else {
+                let found = de::Unexpected::Other("another value");
+                return Err(de::Error::invalid_type(found, &"an object of options"));
+            };
+            let read = sampler_of(row, options);
+            sampler = Some(read.map_err(|error| {
+                de::Error::custom(format!("the options of {}: {error}", row.name))
+            })?);
+        }
+        let sampler = sampler.ok_or_else(|| de::Error::invalid_length(0, &self))?;
+        Ok(Scheduler::Custom(match conventions {
+            Some(conventions) => WithConventions::wrap(sampler, conventions),
+            None => sampler,
+        }))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Ddim, DpmPlusPlus2M, EulerAncestral, NoisePath, NoiseSchedule, Prediction};
+    use crate::{
+        Churn, Ddim, DpmPlusPlus2M, Euler, EulerAncestral, NoisePath, NoiseSchedule, Prediction,
+        UniPc,
+    };
 
     const HALF: EulerAncestral = EulerAncestral {
         eta: 0.5,
@@ -224,12 +342,96 @@ mod tests {
 
     #[test]
     fn serde_takes_the_name() {
-        let json = serde_json::to_string(&Scheduler::from(DpmPlusPlus2M)).unwrap();
+        let json = serde_json::to_string(&Scheduler::from(by_name("dpmpp-2m").unwrap())).unwrap();
         assert_eq!(json, "\"dpmpp-2m\"");
         assert!(
             matches!(serde_json::from_str(&json).unwrap(), Scheduler::Named(row) if row.name == "dpmpp-2m")
         );
-        assert!(serde_json::to_string(&Scheduler::from(HALF)).is_err());
         assert!(serde_json::from_str::<Scheduler>("\"x\"").is_err());
+    }
+
+    #[test]
+    fn options_and_conventions_survive_serde() {
+        let back = |sampler: Arc<dyn Sampler>| {
+            let json = serde_json::to_string(&Scheduler::Custom(sampler)).unwrap();
+            let read: Scheduler = serde_json::from_str(&json).unwrap();
+            (json, read.sampler(&SchedulerConfig::default()))
+        };
+        let mut written = 0;
+        for row in TABLE {
+            let webui = row.of_webui.iter().map(|of_webui| (of_webui.build)());
+            let comfyui = row.of_comfyui.iter().map(|known| (known.build)());
+            for sampler in webui.chain(comfyui) {
+                let (json, read) = back(Arc::clone(&sampler));
+                assert!(*read == *sampler, "{json}");
+                let conventions = Conventions {
+                    drop_next_to_last: true,
+                    min_steps: 3,
+                    ..sampler.conventions()
+                };
+                let wrapped = WithConventions::wrap(sampler, conventions);
+                let (json, read) = back(Arc::clone(&wrapped));
+                assert!(*read == *wrapped, "{json}");
+                written += 1;
+            }
+        }
+        assert_eq!(written, 20 + 33);
+        let (json, read) = back(Arc::new(DpmPlusPlus2M));
+        assert_eq!(json, r#"{"dpmpp-2m":{}}"#);
+        assert!(read.equals(&DpmPlusPlus2M));
+        let bent = UniPc {
+            uncorrected: UniPc::uncorrected_at([0, 3, 200]),
+            ..UniPc::default()
+        };
+        let (json, read) = back(Arc::new(bent));
+        assert_eq!(json, r#"{"unipc":{"uncorrected":[0,3,127]}}"#);
+        assert!(read.equals(&bent));
+        let churn = Churn {
+            s_churn: 2.0,
+            ..Churn::default()
+        };
+        let (json, read) = back(Arc::new(Euler { churn }));
+        assert!(json.contains(r#""s_tmax":"inf""#), "{json}");
+        assert!(read.equals(&Euler { churn }));
+        let short: Scheduler =
+            serde_json::from_str(r#"{"Euler": {"churn": {"s_churn": 2}}}"#).unwrap();
+        assert!(
+            short
+                .sampler(&SchedulerConfig::default())
+                .equals(&Euler { churn })
+        );
+    }
+
+    #[test]
+    fn what_json_cannot_represent_is_refused() {
+        let infinite = EulerAncestral {
+            eta: f32::INFINITY,
+            ..HALF
+        };
+        assert!(serde_json::to_string(&Scheduler::from(infinite)).is_err());
+        for (json, expected) in [
+            ("{}", "expected a scheduler: its name"),
+            (r#"{"conventions": {}}"#, "expected a scheduler: its name"),
+            (
+                r#"{"eulr": {}}"#,
+                "\"eulr\" is no scheduler, expected euler",
+            ),
+            (
+                r#"{"euler-a": {"eat": 1}}"#,
+                "the options of euler-a: unknown field `eat`",
+            ),
+            (r#"{"dpmpp-2m": {"eta": 1}}"#, "the options of dpmpp-2m: "),
+            (r#"{"euler": {}, "heun": {}}"#, "two schedulers"),
+            (
+                r#"{"unipc": {"uncorrected": [128]}}"#,
+                "bit 128, expected 0 to 127",
+            ),
+            ("[]", "expected a scheduler"),
+        ] {
+            let error = serde_json::from_str::<Scheduler>(json)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(expected), "{json}: {error}");
+        }
     }
 }

@@ -1,8 +1,13 @@
 use std::ops::ControlFlow;
 
+use serde::{Deserialize, Serialize};
+
 use super::ddim::relabel;
+use super::row::SamplerRow;
 use super::steps::{add, slide};
-use crate::{Conventions, EndPoint, FirstX, Run, Rung, Rungs, Sampler, Step, TimestepRounding};
+use crate::{
+    Conventions, EndPoint, FirstX, Ladder, Run, Rung, Rungs, Sampler, Step, TimestepRounding,
+};
 
 /// Strategic stochastic sampling of trajectory consistency distillation: algorithm 4 of
 /// <https://arxiv.org/abs/2402.19159>. It is for models that were distilled for it, is of first
@@ -14,7 +19,8 @@ use crate::{Conventions, EndPoint, FirstX, Run, Rung, Rungs, Sampler, Step, Time
 /// x = D + q / sigma (x - D), and noise of deviation sqrt(sigma'² - q²) leads up to the next
 /// rung. After the last rung, q is the sigma of timestep 0, the cleanest of the training. An EDM
 /// model is refused, because it has no such timesteps.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Tcd {
     /// How far down each step goes before it comes up again, from 0 (to the next rung, which is
     /// [`Ddim`](crate::Ddim)) to 1 (to timestep 0): `eta` of diffusers' `step`. A value outside
@@ -46,6 +52,17 @@ impl Tcd {
         }
     }
 }
+
+pub(super) const ROW: SamplerRow = SamplerRow::new::<Tcd>(
+    "tcd",
+    "TCD",
+    "https://arxiv.org/abs/2402.19159",
+    Ladder::lcm(),
+    |_| Box::new(Tcd::default()),
+)
+.diffusers("TCDScheduler")
+.ends("alpha-bar 0")
+.stochastic();
 
 impl Sampler for Tcd {
     fn conventions(&self) -> Conventions {

@@ -43,6 +43,7 @@ fn a_sampler_is_known_by_its_type_and_options() {
     };
     assert!(row_of(&half, &config).is_none());
     /// A sampler that prints as another type does.
+    #[derive(PartialEq)]
     struct Own;
     impl std::fmt::Debug for Own {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -163,13 +164,13 @@ fn clips_reach_the_samplers_whose_class_has_them() {
 fn conventions_of_another_kind() {
     let own: Arc<dyn Sampler> = Arc::new(DpmPlusPlus2M);
     let plain = WithConventions::wrap(Arc::clone(&own), own.conventions());
-    assert!(is_same_sampler(&*plain, &DpmPlusPlus2M));
+    assert!(plain.equals(&DpmPlusPlus2M));
     let wrapped = WithConventions::wrap(own, Conventions::default());
     assert_eq!(wrapped.conventions(), Conventions::default());
-    assert!(!is_same_sampler(&*wrapped, &DpmPlusPlus2M));
+    assert!(!wrapped.equals(&DpmPlusPlus2M));
     assert!(row_of(&*wrapped, &SchedulerConfig::default()).is_none());
     let unwrapped = WithConventions::wrap(wrapped, DpmPlusPlus2M.conventions());
-    assert!(is_same_sampler(&*unwrapped, &DpmPlusPlus2M));
+    assert!(unwrapped.equals(&DpmPlusPlus2M));
 }
 
 /// `table.md` is a part of the crate's documentation.

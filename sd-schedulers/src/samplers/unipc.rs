@@ -1,8 +1,15 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::dpm_solver::conventions;
 use super::predictor_corrector::PredictorCorrector;
-use crate::{ClipSample, Conventions, FinalSigma, Needs, Run, Rungs, Sampler, Step};
+use super::row::{ComfyUi, SamplerRow, WebUi};
+use crate::{
+    ClipSample, Conventions, FinalSigma, FirstX, Ladder, Needs, Run, Rungs, Sampler, Step,
+    WithConventions,
+};
 
 /// UniPC, multistep: algorithms 1 (the corrector) and 2 (the predictor) of
 /// <https://arxiv.org/abs/2302.04867>. Its order is `order` + 1, or `order` without the corrector.
@@ -20,7 +27,8 @@ use crate::{ClipSample, Conventions, FinalSigma, Needs, Run, Rungs, Sampler, Ste
 ///
 /// WebUI's "UniPC" and ComfyUI's `uni_pc` are [`Bh1`](UniPcVariant::Bh1) with order 3. ComfyUI's
 /// `uni_pc_bh2` is [`Bh2`](UniPcVariant::Bh2) with order 3.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct UniPc {
     /// The number of values that the predictor uses, `1..=3`: `solver_order` in diffusers. A value
     /// outside counts as the nearer end.
@@ -46,7 +54,9 @@ pub struct UniPc {
     ///
     /// Bit i stands for step i, and bit 127 for all later steps too.
     /// [`uncorrected_at`](Self::uncorrected_at) makes such a value, and
-    /// [`NEVER_CORRECTED`](Self::NEVER_CORRECTED) has all bits set.
+    /// [`NEVER_CORRECTED`](Self::NEVER_CORRECTED) has all bits set. In serde, it is a list of the
+    /// bits that are set.
+    #[serde(with = "bits")]
     pub uncorrected: u128,
     /// The sigma at which a run ends: `final_sigmas_type` in diffusers.
     ///
@@ -63,7 +73,8 @@ pub struct UniPc {
 /// How [`UniPc`] scales its corrections, by a function of the step h in log sigma.
 ///
 /// Default: [`UniPcVariant::Bh2`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum UniPcVariant {
     /// B = h. With [`FinalSigma::Zero`], the result is not finite in diffusers.
     Bh1,
@@ -168,6 +179,48 @@ impl UniPc {
     }
 }
 
+pub(super) const ROW: SamplerRow = SamplerRow::new::<UniPc>(
+    "unipc",
+    "UniPC",
+    "https://arxiv.org/abs/2302.04867",
+    Ladder::linspace(),
+    |config| {
+        Box::new(UniPc {
+            clip: config.thresholding(),
+            ..UniPc::default()
+        })
+    },
+)
+.diffusers("UniPCMultistepScheduler")
+.webui(WebUi::new(&[], Ladder::sgm_uniform, webui).on_its_own_ladder())
+.comfyui(&[
+    ComfyUi::new("uni_pc", || Arc::new(third_order(UniPcVariant::Bh1))).drop_next_to_last(),
+    ComfyUi::new("uni_pc_bh2", || Arc::new(third_order(UniPcVariant::Bh2))).drop_next_to_last(),
+])
+.order(3);
+
+/// Returns WebUI's UniPC, which runs on even timesteps from T - 1 to 0 and ends at the last of them.
+fn webui() -> Arc<dyn Sampler> {
+    let unipc = UniPc {
+        end: FinalSigma::SigmaMin,
+        ..third_order(UniPcVariant::Bh1)
+    };
+    let conventions = Conventions {
+        first_x: FirstX::VariancePreserving,
+        end: FinalSigma::SigmaMin,
+        ..Conventions::default()
+    };
+    WithConventions::wrap(Arc::new(unipc), conventions)
+}
+
+fn third_order(variant: UniPcVariant) -> UniPc {
+    UniPc {
+        order: 3,
+        variant,
+        ..UniPc::default()
+    }
+}
+
 impl Sampler for UniPc {
     fn conventions(&self) -> Conventions {
         conventions(self.end)
@@ -249,6 +302,25 @@ fn solve(nodes: &[f64], sums: &mut [f64]) {
         for i in k..count.saturating_sub(1) {
             sums[i] -= sums[i + 1];
         }
+    }
+}
+
+/// The serde form of a set of bits: a list of the ones that are set, as JSON has no numbers of 128
+/// bits.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bits: &u128, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq((0..128).filter(|i| bits & (1 << i) != 0))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
+        let mut bits = 0;
+        for i in Vec::<u32>::deserialize(deserializer)? {
+            let bit = 1_u128.checked_shl(i);
+            bits |= bit.ok_or_else(|| D::Error::custom(format!("bit {i}, expected 0 to 127")))?;
+        }
+        Ok(bits)
     }
 }
 

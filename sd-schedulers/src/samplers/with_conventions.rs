@@ -30,6 +30,12 @@ pub struct WithConventions {
     pub conventions: Conventions,
 }
 
+impl PartialEq for WithConventions {
+    fn eq(&self, other: &Self) -> bool {
+        *self.sampler == *other.sampler && self.conventions == other.conventions
+    }
+}
+
 impl WithConventions {
     /// Returns the sampler with these conventions.
     ///
@@ -59,6 +65,10 @@ impl Sampler for WithConventions {
 
     fn calls(&self, rungs: &Rungs) -> Calls {
         self.sampler.calls(rungs)
+    }
+
+    fn calls_per_step(&self) -> usize {
+        self.sampler.calls_per_step()
     }
 
     fn ends(&self) -> EndPoint {

@@ -6,7 +6,7 @@ use crate::{
     DpmForm, DpmPlusPlus2M, DpmSolver, DpmSolverSinglestep, Euler, FinalSigma, Flow, FlowLevels,
     Heun, Lcm, LcmBoundary, Lms, NoiseSchedule, Pndm, PndmMean, ResolutionShift, SaOutput,
     SaSolver, Shape, Shift, Spacing, Span, TimestepRounding, Timing, UniPc, UniPcVariant,
-    WithConventions, is_same_sampler,
+    WithConventions,
 };
 
 fn read(class: &str, keys: &str) -> Result<Configured, ConfigError> {
@@ -71,11 +71,7 @@ fn every_class_has_its_own_sampler_and_ladder() {
 
 fn check(class: &str, keys: &str, sampler: &dyn Sampler, ladder: Ladder) {
     let found = read(class, keys).unwrap();
-    assert!(
-        is_same_sampler(&*found.sampler, sampler),
-        "{keys}: {:?}",
-        found.sampler
-    );
+    assert!(*found.sampler == *sampler, "{keys}: {:?}", found.sampler);
     assert_eq!(found.ladder, ladder, "{keys}");
     runs(&found, 10);
 }
@@ -452,7 +448,7 @@ fn keys_without_effect_are_listed() {
     let ignored = |class, keys: &str| {
         let found = read(class, keys).unwrap();
         let bare = read(class, "").unwrap();
-        assert!(is_same_sampler(&*found.sampler, &*bare.sampler) && found.ladder == bare.ladder);
+        assert!((*found.sampler == *bare.sampler) && found.ladder == bare.ladder);
         let config = SchedulerConfig {
             ignored: Vec::new(),
             ..found.config.clone()
