@@ -7,7 +7,7 @@
 //! cargo run --release --example schedulers -- --scheduler dpmpp-2m --ladder karras --json
 //! ```
 
-use std::{any::Any, ops::ControlFlow, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{ops::ControlFlow, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use sd_examples::{
@@ -18,10 +18,10 @@ use sd_examples::{
 use sd_onnx::{
     SchedulerConfig, files,
     schedulers::{
-        Ddim, Dpm2Ancestral, DpmAdaptive, DpmFast, DpmPlusPlus2MSde, DpmPlusPlus2SAncestral,
-        DpmPlusPlus3MSde, DpmPlusPlusSde, EulerAncestral, EulerCfgPp, Ladder, NoisePath,
-        NoiseSchedule, Prediction, Run, Rung, Rungs, SaSolver, Sampler, SamplerRow, Step, TABLE,
-        Tcd, WithConventions, from_config, row_of,
+        Ladder, NoiseSchedule, Prediction, Run, Rung, Rungs, Sampler, Scheduler, Step, by_name,
+        from_config,
+        ladders::NoisePath,
+        samplers::{SamplerRow, TABLE, row_of},
     },
 };
 use sd_text::outside;
@@ -242,7 +242,7 @@ impl Chosen {
         };
         let sampler = match arguments.eta {
             None => sampler,
-            Some(eta) => with_eta(&*sampler, eta)
+            Some(eta) => with_eta(sampler, eta)
                 .ok_or_else(|| Failure::Arguments(format!("--eta: {name} has no eta")))?,
         };
         let of_row = scheduler.map(|named| named.row.default_ladder.clone());
@@ -324,39 +324,19 @@ impl Chosen {
 /// Returns the sampler with another eta, or `None` if it has none.
 ///
 /// diffusers calls TCD's gamma eta, and ComfyUI calls SA-Solver's tau eta.
-fn with_eta(sampler: &dyn Sampler, eta: f32) -> Option<Arc<dyn Sampler>> {
-    macro_rules! any_of {
-        ($($kind:ident),+) => {
-            $(if let Some(&sampler) = (sampler as &dyn Any).downcast_ref::<$kind>() {
-                return Some(Arc::new($kind { eta, ..sampler }));
-            })+
-        };
-    }
-    any_of!(
-        Ddim,
-        Dpm2Ancestral,
-        DpmAdaptive,
-        DpmFast,
-        DpmPlusPlus2MSde,
-        DpmPlusPlus2SAncestral,
-        DpmPlusPlus3MSde,
-        DpmPlusPlusSde,
-        EulerAncestral,
-        EulerCfgPp
-    );
-    let any: &dyn Any = sampler;
-    if any.is::<Tcd>() {
-        return Some(Arc::new(Tcd { gamma: eta }));
-    }
-    if let Some(&sampler) = any.downcast_ref::<SaSolver>() {
-        return Some(Arc::new(SaSolver {
-            tau: eta,
-            ..sampler
-        }));
-    }
-    let wrapped = any.downcast_ref::<WithConventions>()?;
-    let inner = with_eta(&*wrapped.sampler, eta)?;
-    Some(WithConventions::wrap(inner, wrapped.conventions))
+fn with_eta(sampler: Arc<dyn Sampler>, eta: f32) -> Option<Arc<dyn Sampler>> {
+    let mut written = serde_json::to_value(Scheduler::Custom(sampler)).ok()?;
+    // The key of the conventions is not the name of a row.
+    let mut entries = written.as_object_mut()?.iter_mut();
+    let (name, options) = entries.find(|(name, _)| by_name(name).is_some())?;
+    let key = match name.as_str() {
+        "tcd" => "gamma",
+        "sa-solver" | "sa-solver-pece" => "tau",
+        _ => "eta",
+    };
+    options.as_object_mut()?.insert(key.to_owned(), eta.into());
+    let scheduler: Scheduler = serde_json::from_value(written).ok()?;
+    Some(scheduler.sampler(&SchedulerConfig::default()))
 }
 
 /// The results of a run, as `--json` prints them.

@@ -23,7 +23,10 @@ use sd_onnx::{
     Request, SchedulerConfig, StopToken,
     guidance::{Apg, Method},
     guide,
-    schedulers::{ClipSample, DpmPlusPlusSde, Euler},
+    schedulers::{
+        samplers::{DpmPlusPlusSde, Euler},
+        schedule::ClipSample,
+    },
     text::{BoxError, ClipTokenizer, Layer, PromptEncoder, TextModel, TextShape, TextStates},
 };
 

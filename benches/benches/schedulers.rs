@@ -22,8 +22,9 @@ use std::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::SeedableRng;
 use sd_onnx::schedulers::{
-    Euler, NoiseSchedule, NoiseSource, RandNormal, Run, Rung, Rungs, Sampler, SamplerRow,
-    SchedulerConfig, Step, TABLE, TorchRng, by_name,
+    NoiseSchedule, NoiseSource, Run, Rung, Rungs, Sampler, SchedulerConfig, Step, by_name,
+    noise::{RandNormal, TorchRng},
+    samplers::{Euler, SamplerRow, TABLE},
 };
 
 const STEPS: usize = 20;

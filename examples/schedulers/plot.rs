@@ -8,7 +8,7 @@ use sd_examples::{
     Failure,
     sheet::{Axis, Sheet},
 };
-use sd_onnx::schedulers::{Ladder, NoisePath, Prediction, Rungs};
+use sd_onnx::schedulers::{Ladder, Prediction, Rungs, ladders::NoisePath};
 
 use crate::{Chosen, Record};
 

@@ -12,8 +12,8 @@ use sd_onnx::{
     Builder, Device, GenerateError, Guidance, ImageSize, Pipeline, Precision, Prompt, RefinerShare,
     RefinerSwitch, Request, Sizes, Stopped,
     schedulers::{
-        Ladder, Prediction, Sampler, SamplerRow, Scheduler, SchedulerConfig, TABLE,
-        WithConventions, from_comfyui, from_webui, row_of,
+        Ladder, Prediction, Sampler, Scheduler, SchedulerConfig, from_comfyui, from_webui,
+        samplers::{SamplerRow, TABLE, WithConventions, row_of},
     },
     text::{PromptText, Side, Warning},
 };

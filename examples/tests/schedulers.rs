@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use common::{Example, files, picture};
 use safetensors::SafeTensors;
-use sd_onnx::schedulers::{Ladder, TABLE, by_name};
+use sd_onnx::schedulers::{Ladder, by_name, samplers::TABLE};
 use serde_json::Value;
 
 const SCHEDULERS: Example = Example("schedulers");

@@ -13,7 +13,7 @@ use ndarray::{Array3, Axis};
 use sd_examples::shipped_model;
 use sd_onnx::{
     Event, Pipeline, Request, StopToken,
-    schedulers::{Heun, Ladder, Sampler, SchedulerConfig},
+    schedulers::{Ladder, Sampler, SchedulerConfig, samplers::Heun},
 };
 
 const STEPS: Example = Example("steps");

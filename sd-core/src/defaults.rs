@@ -1,6 +1,6 @@
 //! The defaults of a pipeline, for what a request leaves open.
 
-use sd_schedulers::{DpmPlusPlus2M, Ladder, Scheduler, SchedulerConfig};
+use sd_schedulers::{Ladder, Scheduler, SchedulerConfig, samplers::DpmPlusPlus2M};
 
 use crate::{Guidance, Request};
 
@@ -11,7 +11,9 @@ use crate::{Guidance, Request};
 /// [`Pipeline::with_defaults`](crate::Pipeline::with_defaults) applies them to a request.
 ///
 /// ```
-/// use sd_core::{Defaults, schedulers::{EulerAncestral, Ladder}};
+/// use sd_core::{Defaults, schedulers::{
+///     Ladder, samplers::EulerAncestral,
+/// }};
 ///
 /// let turbo = Defaults::default()
 ///     .steps(1)

@@ -21,7 +21,7 @@ pub enum Error {
     Parts(String),
     /// The noise schedule of the model cannot be used.
     #[error("the scheduler's configuration: {0}")]
-    Scheduler(#[from] sd_schedulers::ConfigError),
+    Scheduler(#[from] sd_schedulers::config::ConfigError),
     /// A prompt could not be encoded.
     #[error("the prompt: {0}")]
     Prompt(#[from] sd_text::TextError),

@@ -20,7 +20,9 @@ use crate::{Error, Problem};
 ///
 /// ```
 /// use ndarray::Array4;
-/// use sd_core::{schedulers::{NoiseSource, TorchRng}, slerp};
+/// use sd_core::{schedulers::{
+///     NoiseSource, noise::TorchRng,
+/// }, slerp};
 ///
 /// let noise = |seed| {
 ///     let mut noise = Array4::zeros((1, 4, 64, 64));

@@ -4,7 +4,7 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use image::RgbImage;
 use ndarray::{Array3, Array4, ArrayView3, Axis};
-use sd_schedulers::Seeds;
+use sd_schedulers::noise::Seeds;
 use serde::{Serialize, Serializer};
 
 use crate::{

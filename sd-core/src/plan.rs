@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use ndarray::{ArcArray, Array2, Axis, Ix4};
 use sd_schedulers::{
-    Calls, Ladder, LadderError, NoiseError, NoiseKind, Rungs, Sampler, SamplerRow, Seeds,
+    Ladder, Rungs, Sampler,
+    ladders::LadderError,
+    noise::{NoiseError, NoiseKind, Seeds},
+    samplers::{Calls, SamplerRow},
 };
 use sd_text::{ClipSkip, PromptEmbedding, Side};
 

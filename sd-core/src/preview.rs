@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 use ndarray::{Array4, ArrayView3, s};
-use sd_schedulers::{NoiseSource, TorchRng};
+use sd_schedulers::{NoiseSource, noise::TorchRng};
 
 use crate::{BoxError, LatentCodec, StopToken};
 

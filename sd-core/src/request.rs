@@ -1,7 +1,10 @@
 //! A request: what to draw, and how.
 
 use ndarray::{ArcArray, Array, Ix2, Ix3, Ix4};
-use sd_schedulers::{Ladder, NoiseKind, Scheduler, SchedulerConfig, Variation};
+use sd_schedulers::{
+    Ladder, Scheduler, SchedulerConfig,
+    noise::{NoiseKind, Variation},
+};
 use sd_text::{Chunking, Cleanup, Emphasis, PromptEmbedding, Side, Syntax};
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +35,9 @@ pub const MAX_COUNT: usize = 1 << 16;
 /// whole request before it draws, and reports every value that cannot be used.
 ///
 /// ```
-/// use sd_core::{Request, schedulers::{Euler, Ladder}};
+/// use sd_core::{Request, schedulers::{
+///     Ladder, samplers::Euler,
+/// }};
 ///
 /// let request = Request::new("a cute fox girl, watercolour")
 ///     .negative("blurry")
@@ -127,7 +132,7 @@ pub struct Request {
     pub seed_resize: Option<[u32; 2]>,
     /// The number added to the seed, wrapping at 2⁶⁴, for the noise that a sampler adds between
     /// steps. WebUI calls it ENSD ("eta noise seed delta"); NovelAI uses 31337. Samplers with a
-    /// [Brownian tree](sd_schedulers::BrownianTree) ignore it.
+    /// [Brownian tree](sd_schedulers::noise::BrownianTree) ignore it.
     ///
     /// Default: 0. The sampler continues with the generator that made the initial noise.
     #[serde(default)]
@@ -392,7 +397,7 @@ impl Request {
     /// Sets [`variation`](Self::variation).
     ///
     /// ```
-    /// use sd_core::{Request, schedulers::Variation};
+    /// use sd_core::{Request, schedulers::noise::Variation};
     ///
     /// // Three pictures that resemble the picture of seed 42.
     /// let variation = Variation { seed: 1, strength: 0.2, ..Variation::default() };
@@ -479,7 +484,9 @@ impl Request {
     /// options come from the model's scheduler configuration.
     ///
     /// ```
-    /// use sd_core::{Request, schedulers::{Euler, Scheduler}};
+    /// use sd_core::{Request, schedulers::{
+    ///     Scheduler, samplers::Euler,
+    /// }};
     ///
     /// let with_options = Request::new("a fox").scheduler(Euler::default());
     /// let named = Request::new("a fox").scheduler("euler-a".parse::<Scheduler>()?);

@@ -8,7 +8,11 @@ use std::{
 };
 
 use ndarray::{ArcArray, Array2, Array4, ArrayView3, Axis, Ix4};
-use sd_schedulers::{Calls, NoiseError, NoiseSource, Run, Rung, Seeds, Step};
+use sd_schedulers::{
+    NoiseSource, Run, Rung, Step,
+    noise::{NoiseError, Seeds},
+    samplers::Calls,
+};
 
 use crate::{
     Conditioning, Denoiser, Error, Event, Guided, Picture, Progress, StepInfo, StopToken, Stopped,

@@ -21,7 +21,10 @@ use sd_core::{
     PipelineBuilder, PromptOptions, RefinerShare, RefinerSwitch, Request, SchedulerConfig, SizeIds,
     Sizes, StopToken,
     guidance::{Apg, Memory, Method, Moment},
-    schedulers::{DpmPlusPlus2M, Euler, EulerAncestral, EulerCfgPp, Ladder},
+    schedulers::{
+        Ladder,
+        samplers::{DpmPlusPlus2M, Euler, EulerAncestral, EulerCfgPp},
+    },
     text::{
         ClipSkip, EncodeOptions, Layer, PromptEmbedding, PromptEncoder, TextModel, TextShape,
         TextStates, Tower,

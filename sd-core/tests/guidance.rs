@@ -14,8 +14,10 @@ use sd_core::{
     ClassifierFree, Guide, ImageSize, Inputs, Request, StopToken,
     guidance::{Apg, ApgForm, Memory, Method, Moment, ZeroStar},
     schedulers::{
-        ClipSample, Conventions, EulerAncestral, EulerCfgPp, Ladder, Needs, NoisePath, Prediction,
-        Run, Rung, Rungs, Sampler, Step,
+        Ladder, Prediction, Run, Rung, Rungs, Sampler, Step,
+        ladders::{Conventions, NoisePath},
+        samplers::{EulerAncestral, EulerCfgPp, Needs},
+        schedule::ClipSample,
     },
     text::PromptEmbedding,
 };

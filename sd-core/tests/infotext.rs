@@ -16,9 +16,12 @@ use sd_core::{
     guidance::{Apg, Memory, Method, Moment},
     guide,
     schedulers::{
-        AlignYourSteps, AlignedModel, Conventions, Ddim, DpmPlusPlus2M, DpmPlusPlus2MSde, Euler,
-        EulerAncestral, FirstX, Ladder, NoiseKind, Run, Rungs, Sampler, Scheduler, Shape, Slerp,
-        Spacing, TABLE, Variation, WithConventions, from_comfyui,
+        Ladder, Run, Rungs, Sampler, Scheduler, from_comfyui,
+        ladders::{AlignYourSteps, AlignedModel, Conventions, FirstX, Shape, Spacing},
+        noise::{NoiseKind, Slerp, Variation},
+        samplers::{
+            Ddim, DpmPlusPlus2M, DpmPlusPlus2MSde, Euler, EulerAncestral, TABLE, WithConventions,
+        },
     },
     text::{
         Chunking, Cleanup, Emphasis, Layer, PromptEncoder, Syntax, TextModel, TextShape,

@@ -19,8 +19,10 @@ use sd_core::{
     guidance::{Memory, Moment},
     guide,
     schedulers::{
-        DpmAdaptive, DpmFast, DpmPlusPlus2M, DpmPlusPlusSde, Euler, EulerAncestral, Ladder,
-        NoiseKind, NoiseSource, Scheduler, Seeds, Shape, Slerp, Span, TorchRng, Variation,
+        Ladder, NoiseSource, Scheduler,
+        ladders::{Shape, Span},
+        noise::{NoiseKind, Seeds, Slerp, TorchRng, Variation},
+        samplers::{DpmAdaptive, DpmFast, DpmPlusPlus2M, DpmPlusPlusSde, Euler, EulerAncestral},
     },
     text::{Chunking, ClipSkip, PromptEmbedding},
 };

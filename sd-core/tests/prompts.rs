@@ -17,8 +17,8 @@ use sd_core::{
     BoxError, Call, Denoiser, Error, Inputs, MAX_BRANCHES, Pipeline, Prompt, PromptOptions,
     Request, SchedulerConfig, StopToken,
     schedulers::{
-        Euler, EulerCfgPp, Heun, Prediction, Restart, RestartSegment, Scheduler, TABLE, by_name,
-        from_webui,
+        Prediction, Scheduler, by_name, from_webui,
+        samplers::{Euler, EulerCfgPp, Heun, Restart, RestartSegment, TABLE},
     },
     text::{
         Chunking, Cleanup, ClipSkip, Emphasis, EncodeOptions, Layer, PromptEncoder, Syntax,

@@ -21,7 +21,10 @@ use sd_core::{
     ClassifierFree, Error, Event, ImageSize, Infotext, Pipeline, Request, StopToken, Stopped,
     Update, files,
     schedulers::{
-        Calls, Heun, Ladder, Needs, NoiseSource, Run, Rung, Rungs, Sampler, Step, TorchRng, sample,
+        Ladder, NoiseSource, Run, Rung, Rungs, Sampler, Step,
+        noise::TorchRng,
+        sample,
+        samplers::{Calls, Heun, Needs},
     },
     slerp,
     text::ClipSkip,

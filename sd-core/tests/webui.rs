@@ -6,8 +6,10 @@
 use sd_core::{
     Infotext, InfotextError, PromptOptions, Request,
     schedulers::{
-        AlignYourSteps, AlignedModel, FirstX, Ladder, NoiseKind, Sampler, Scheduler,
-        SchedulerConfig, Shape, Slerp, TABLE, Variation, from_webui,
+        Ladder, Sampler, Scheduler, SchedulerConfig, from_webui,
+        ladders::{AlignYourSteps, AlignedModel, FirstX, Shape},
+        noise::{NoiseKind, Slerp, Variation},
+        samplers::TABLE,
     },
     text::{Cleanup, Emphasis, Syntax},
 };

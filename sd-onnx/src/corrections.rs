@@ -4,7 +4,7 @@
 //! the corrections, such a model makes a different picture than in diffusers. `model_index.json`
 //! names the class.
 
-use sd_core::schedulers::{ClipSample, SchedulerConfig};
+use sd_core::schedulers::{SchedulerConfig, schedule::ClipSample};
 
 use crate::{Error, config::Config};
 

@@ -195,7 +195,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The key, what was expected and what was found.
-        source: sd_schedulers::ConfigError,
+        source: sd_schedulers::config::ConfigError,
     },
     /// The parts of the model do not fit each other, or a setting of the pipeline is out of range.
     #[error("{}: {source}", shown(path))]

@@ -2,7 +2,9 @@
 //! run time and no export step.
 //!
 //! ```no_run
-//! use sd_onnx::{Device, Request, schedulers::{DpmPlusPlus2M, Ladder}};
+//! use sd_onnx::{Device, Request, schedulers::{
+//!     Ladder, samplers::DpmPlusPlus2M,
+//! }};
 //!
 //! let pipeline = sd_onnx::builder()
 //!     .device(Device::Cpu).clip_skip(2).load("stable-diffusion-v1-5")?;

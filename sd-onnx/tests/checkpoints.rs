@@ -20,7 +20,7 @@ use ndarray::{Array2, Array3, Array4};
 use safetensors::{Dtype, SafeTensors};
 use sd_onnx::{
     Builder, Call, ImageSize, Request, Sizes, StopToken,
-    schedulers::{Euler, Ladder, Prediction},
+    schedulers::{Ladder, Prediction, samplers::Euler},
     text::ClipSkip,
 };
 use single::{Options, families, write_single_file, write_single_folder};

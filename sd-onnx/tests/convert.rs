@@ -20,7 +20,7 @@ use std::{
 use common::{family, load, relative_error, write_family};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
-use sd_onnx::schedulers::{Euler, Ladder, Prediction};
+use sd_onnx::schedulers::{Ladder, Prediction, samplers::Euler};
 use sd_onnx::text::ClipTokenizer;
 use sd_onnx::{
     Builder, Conversion, Converted, Error, ModelForm, Pipeline, Request, StopToken, WeightType,

@@ -15,7 +15,7 @@ use ndarray::{Array1, Array2, Array3, Array4, Axis};
 use safetensors::{Dtype, tensor::TensorView};
 use sd_onnx::{
     Call, Pipeline, Request, StopToken,
-    schedulers::{Ladder, NoiseSource, TorchRng},
+    schedulers::{Ladder, NoiseSource, noise::TorchRng},
     text::{EncodeOptions, PromptText, Side, Syntax, TextualInversion},
 };
 use written::{family_of, write_export};

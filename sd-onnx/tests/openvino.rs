@@ -18,7 +18,7 @@ use ndarray::{Array1, Array2, Array3, Array4};
 use sd_onnx::{
     Builder, Call, Denoiser, Device, Error, NetworkReport, Picture, Pipeline, Precision, Request,
     RuntimeError, StopToken,
-    schedulers::{NoiseSource, TorchRng},
+    schedulers::{NoiseSource, noise::TorchRng},
 };
 
 /// The largest error in f32. Sums are computed in another order.

@@ -21,7 +21,7 @@ use common::{emoji, load, relative_error};
 use ndarray::{Array3, Array4};
 use sd_onnx::{
     Call, Event, GenerateError, Picture, Pipeline, Request, StopToken,
-    schedulers::{self, NoiseSource, TorchRng},
+    schedulers::{self, NoiseSource, noise::TorchRng},
 };
 
 fn alone() -> MutexGuard<'static, ()> {

@@ -18,12 +18,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use sd_schedulers::{
-    Ddim, DdimTarget, Ddpm, Deis, DeisNodes, Dpm2, Dpm2Ancestral, DpmAdaptive, DpmAlgorithm,
-    DpmFast, DpmForm, DpmPlusPlus2M, DpmPlusPlus2MSde, DpmPlusPlus2SAncestral, DpmPlusPlus3MSde,
-    DpmPlusPlusSde, DpmSolver, DpmSolverSinglestep, ErSde, ErSdeScale, Euler, EulerAncestral,
-    EulerCfgPp, FinalSigma, GradientEstimation, Heun, Ipndm, IpndmWeights, Ladder, Lms,
-    NoiseSchedule, Pndm, PndmMean, ResMultistep, Restart, Run, Rung, SaOutput, SaSolver, Sampler,
-    SchedulerConfig, SdeSolver, Step, TABLE, Tcd, ThirdOrder, UniPc, UniPcVariant,
+    Ladder, NoiseSchedule, Run, Rung, Sampler, SchedulerConfig, Step,
+    ladders::FinalSigma,
+    samplers::{
+        Ddim, DdimTarget, Ddpm, Deis, DeisNodes, Dpm2, Dpm2Ancestral, DpmAdaptive, DpmAlgorithm,
+        DpmFast, DpmForm, DpmPlusPlus2M, DpmPlusPlus2MSde, DpmPlusPlus2SAncestral,
+        DpmPlusPlus3MSde, DpmPlusPlusSde, DpmSolver, DpmSolverSinglestep, ErSde, ErSdeScale, Euler,
+        EulerAncestral, EulerCfgPp, GradientEstimation, Heun, Ipndm, IpndmWeights, Lms, Pndm,
+        PndmMean, ResMultistep, Restart, SaOutput, SaSolver, SdeSolver, TABLE, Tcd, ThirdOrder,
+        UniPc, UniPcVariant,
+    },
 };
 
 const COUNTS: [usize; 4] = [20, 40, 80, 160];

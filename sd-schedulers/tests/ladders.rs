@@ -6,9 +6,13 @@
 use std::sync::Arc;
 
 use sd_schedulers::{
-    AlignYourSteps, AlignedModel, BetaSchedule, Conventions, FinalSigma, Flow, FlowLevels, Ladder,
-    LadderError, NoisePath, NoiseSchedule, PointCount, Prediction, ResolutionShift, Rungs,
-    SchedulerConfig, Shape, Shift, Spacing, Span, StrengthRule, TimestepRounding, Vp,
+    Ladder, NoiseSchedule, Prediction, Rungs, SchedulerConfig,
+    ladders::{
+        AlignYourSteps, AlignedModel, Conventions, FinalSigma, Flow, FlowLevels, LadderError,
+        NoisePath, PointCount, ResolutionShift, Shape, Shift, Spacing, Span, StrengthRule,
+        TimestepRounding, Vp,
+    },
+    schedule::BetaSchedule,
 };
 use serde_json::Value;
 

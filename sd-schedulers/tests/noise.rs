@@ -6,8 +6,11 @@
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use sd_schedulers::{
-    BrownianTree, CARDS, NoiseError, NoiseKind, NoiseSource, NumpyRng, Philox, Seeds, Slerp,
-    TorchRng, Variation, cuda_threads,
+    NoiseSource,
+    noise::{
+        BrownianTree, CARDS, NoiseError, NoiseKind, NumpyRng, Philox, Seeds, Slerp, TorchRng,
+        Variation, cuda_threads,
+    },
 };
 use serde_json::Value;
 

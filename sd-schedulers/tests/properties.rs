@@ -8,10 +8,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use sd_schedulers::{
-    Calls, ClipSample, Conventions, Ddim, Dpm2Ancestral, DpmAdaptive, DpmFast, DpmPlusPlusSde,
-    EndPoint, ErSde, Euler, EulerAncestral, EulerCfgPp, FinalSigma, Heun, Ladder, LadderError, Lcm,
-    LcmBoundary, NoiseSchedule, Prediction, Restart, RestartSegment, Rungs, SaSolver, Sampler,
-    SamplerRow, SchedulerConfig, Spacing, TABLE, Tcd, TorchRng, from_comfyui, from_webui, sample,
+    Ladder, NoiseSchedule, Prediction, Rungs, Sampler, SchedulerConfig, from_comfyui, from_webui,
+    ladders::{Conventions, FinalSigma, LadderError, Spacing},
+    noise::TorchRng,
+    sample,
+    samplers::{
+        Calls, Ddim, Dpm2Ancestral, DpmAdaptive, DpmFast, DpmPlusPlusSde, EndPoint, ErSde, Euler,
+        EulerAncestral, EulerCfgPp, Heun, Lcm, LcmBoundary, Restart, RestartSegment, SaSolver,
+        SamplerRow, TABLE, Tcd,
+    },
+    schedule::ClipSample,
 };
 use toy::{Reached, Toy, distance, start};
 
@@ -479,7 +485,7 @@ fn odd_options_are_harmless() {
                 ..Heun::default()
             });
         }
-        let churn = sd_schedulers::Churn {
+        let churn = sd_schedulers::samplers::Churn {
             s_churn: odd,
             s_tmin: odd,
             s_tmax: odd,

@@ -12,7 +12,7 @@ use ndarray::{Array2, Array3, Array4};
 use sd_benches::memory::{AnonymousPeak, anonymous_mib, peak_mib};
 use sd_onnx::{
     Builder, Call, Device, ImageSize, Precision, Request, Sizes, StopToken,
-    schedulers::{Euler, Ladder},
+    schedulers::{Ladder, samplers::Euler},
     text::{BoxError, ClipSkip},
 };
 

@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use sd_schedulers::ClipSample;
+use sd_schedulers::schedule::ClipSample;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -49,7 +49,7 @@ pub struct ClassifierFree {
     /// At 1 or less the negative prompt is ignored and each step takes half the time, as in
     /// diffusers.
     ///
-    /// For the CFG++ samplers, which [need](sd_schedulers::Needs::unconditional) the unconditional
+    /// For the CFG++ samplers, which [need](sd_schedulers::samplers::Needs::unconditional) the unconditional
     /// output, it is their scale, as ComfyUI's CFG field is: `0.0..=1.0`. They always use the
     /// negative prompt.
     ///

@@ -13,7 +13,7 @@
 //! - Adaptive projected guidance: [`Apg`], <https://arxiv.org/abs/2410.02416>.
 //! - CFG-Zero*: [`ZeroStar`], <https://arxiv.org/abs/2503.18886>.
 //! - Dynamic thresholding: [`ClassifierFree::threshold`], <https://arxiv.org/abs/2205.11487>.
-//! - CFG++: the samplers that [need](sd_schedulers::Needs) the unconditional output,
+//! - CFG++: the samplers that [need](sd_schedulers::samplers::Needs) the unconditional output,
 //!   <https://arxiv.org/abs/2406.08070>.
 //!
 //! The tests compare the formulas with diffusers 0.42.1. diffusers implements [`Apg`] differently
@@ -278,7 +278,7 @@ impl<'de> Visitor<'de> for Written {
 
 #[cfg(test)]
 mod tests {
-    use sd_schedulers::ClipSample;
+    use sd_schedulers::schedule::ClipSample;
 
     use super::*;
 

@@ -20,7 +20,7 @@
 //! Sampling:
 //!
 //! - `Steps`: the number of steps.
-//! - `Sampler`: the [title](sd_schedulers::SamplerRow::title) of the sampler. In files of WebUI,
+//! - `Sampler`: the [title](sd_schedulers::samplers::SamplerRow::title) of the sampler. In files of WebUI,
 //!   names are read by [`from_webui`](sd_schedulers::from_webui), which includes aliases
 //!   (`k_dpmpp_2m`) and old names that contain the ladder (`DPM++ 2M Karras`). The section
 //!   [below](#other-programs) has the names of other programs. A sampler without a name has no
@@ -99,7 +99,7 @@
 //!   `Euler CFG++`, …), with WebUI's first x.
 //! - SD.Next: samplers of diffusers, by their class (`Scheduler: DPMSolverSDEScheduler`) or name
 //!   (`DPM SDE`, `TCD`), and the ladder by `Sampler sigma` or `Sampler spacing`. The sampler has
-//!   the options of its [row](sd_schedulers::TABLE), which is a difference.
+//!   the options of its [row](sd_schedulers::samplers::TABLE), which is a difference.
 //! - Fooocus, if it is set to WebUI's format, and Civitai, including texts on a single line.
 //!
 //! An unknown schedule type is replaced by the sampler's usual ladder. An unknown sampler whose

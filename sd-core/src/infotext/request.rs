@@ -3,8 +3,9 @@
 use std::{collections::HashSet, iter, num::NonZeroUsize, str::FromStr, sync::Arc};
 
 use sd_schedulers::{
-    Ladder, NoiseKind, Sampler, SamplerRow, Scheduler, SchedulerConfig, Slerp, Variation,
-    from_webui,
+    Ladder, Sampler, Scheduler, SchedulerConfig, from_webui,
+    noise::{NoiseKind, Slerp, Variation},
+    samplers::SamplerRow,
 };
 use sd_text::{
     Cleanup, Emphasis, PromptText, Side, Syntax,
@@ -510,7 +511,7 @@ impl<'a> Reading<'a> {
             if let Some(ladder) = self.ladder_of_others(label).filter(|_| takes_any) {
                 preset.ladder = ladder;
             }
-            Ok::<_, sd_schedulers::UnknownName>(preset)
+            Ok::<_, sd_schedulers::names::UnknownName>(preset)
         });
         let default = default_row();
         let Ok(preset) = preset else {

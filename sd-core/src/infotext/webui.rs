@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use sd_schedulers::{
-    Conventions, FirstX, Ladder, NoiseKind, Preset, Sampler, SamplerRow, SchedulerConfig, TABLE,
-    WithConventions, by_name, from_comfyui, from_webui,
+    Ladder, Sampler, SchedulerConfig, by_name, from_comfyui, from_webui,
+    ladders::{Conventions, FirstX},
+    names::Preset,
+    noise::NoiseKind,
+    samplers::{SamplerRow, TABLE, WithConventions},
 };
 
 use crate::Defaults;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sd_schedulers::{Ladder, Scheduler, Slerp};
+use sd_schedulers::{Ladder, Scheduler, noise::Slerp};
 use serde::Serialize;
 use serde_json::Value;
 

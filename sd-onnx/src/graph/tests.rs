@@ -16,7 +16,7 @@ use ndarray::{Array2, Array4};
 use prost::Message;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sd_core::{LatentCodec, StopToken};
-use sd_schedulers::{NoiseSource, TorchRng};
+use sd_schedulers::{NoiseSource, noise::TorchRng};
 
 use super::{BLOCKED, Conv, Dialect, Dim, Graph, Model, proto};
 use crate::{

@@ -62,7 +62,7 @@
 //! [`noise`] selects the random number generator that turns a seed into noise. A seed from another
 //! program gives the same noise only with the generator of that program:
 //!
-//! | the seed is from | [`NoiseKind`](crate::schedulers::NoiseKind) |
+//! | the seed is from | [`NoiseKind`](crate::schedulers::noise::NoiseKind) |
 //! |---|---|
 //! | diffusers with a generator on the CPU, ComfyUI, WebUI's "CPU" | `Torch`, the default |
 //! | WebUI's "NV" | `Philox` |
@@ -70,7 +70,7 @@
 //! | diffusers' old ONNX pipelines | `Numpy` |
 //!
 //! `Cuda` needs the number of threads that the graphics card holds, which
-//! [`cuda_threads`](crate::schedulers::cuda_threads) looks up by the name of the card.
+//! [`cuda_threads`](crate::schedulers::noise::cuda_threads) looks up by the name of the card.
 //!
 //! Ancestral samplers and SDE samplers add more noise during the run. Ancestral samplers draw it
 //! from the generator of the seed, or from a fresh generator of the seed plus
@@ -80,7 +80,9 @@
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! # let pipeline = sd_onnx::builder().load(folder)?;
-//! use sd_onnx::{Request, schedulers::{NoiseKind, Variation}};
+//! use sd_onnx::{Request, schedulers::{
+//!     noise::{NoiseKind, Variation},
+//! }};
 //!
 //! let fox = Request::new("a fox").steps(4).seed(1);
 //! let near = fox.clone().variation(Variation { seed: 2, strength: 0.1, ..Variation::default() });
@@ -163,7 +165,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! With the samplers of CFG++, such as [`EulerCfgPp`](crate::schedulers::EulerCfgPp), the scale has
+//! With the samplers of CFG++, such as [`EulerCfgPp`](crate::schedulers::samplers::EulerCfgPp), the scale has
 //! another meaning. Its range is `0.0..=1.0`, and 0.6 corresponds to 7.5 with other samplers.
 //!
 //! # Clip skip
@@ -273,9 +275,9 @@
 //! [`clip_skip`]: crate::Request::clip_skip
 //! [`scheduler`]: crate::Request::scheduler
 //! [`ladder`]: crate::Request::ladder
-//! [`DpmPlusPlus2M`]: crate::schedulers::DpmPlusPlus2M
-//! [`Heun`]: crate::schedulers::Heun
-//! [`Euler`]: crate::schedulers::Euler
-//! [`EulerAncestral`]: crate::schedulers::EulerAncestral
-//! [`DpmFast`]: crate::schedulers::DpmFast
-//! [`DpmAdaptive`]: crate::schedulers::DpmAdaptive
+//! [`DpmPlusPlus2M`]: crate::schedulers::samplers::DpmPlusPlus2M
+//! [`Heun`]: crate::schedulers::samplers::Heun
+//! [`Euler`]: crate::schedulers::samplers::Euler
+//! [`EulerAncestral`]: crate::schedulers::samplers::EulerAncestral
+//! [`DpmFast`]: crate::schedulers::samplers::DpmFast
+//! [`DpmAdaptive`]: crate::schedulers::samplers::DpmAdaptive

@@ -107,7 +107,9 @@
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! # let pipeline = sd_onnx::builder().load(folder)?;
 //! use sd_onnx::{Request, text::ClipSkip};
-//! use sd_onnx::schedulers::{Conventions, Euler, Ladder, NoiseSource, TorchRng};
+//! use sd_onnx::schedulers::{
+//!     Ladder, NoiseSource, ladders::Conventions, noise::TorchRng, samplers::Euler,
+//! };
 //!
 //! let encode = |text| pipeline.prompt_encoder().encode(text, ClipSkip::LAST);
 //! let (prompt, negative) = (encode("a fox")?, encode("")?);

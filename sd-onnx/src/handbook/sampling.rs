@@ -32,7 +32,9 @@
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! # let pipeline = sd_onnx::builder().load(folder)?;
-//! use sd_onnx::{Request, schedulers::{EulerAncestral, Scheduler}};
+//! use sd_onnx::{Request, schedulers::{
+//!     Scheduler, samplers::EulerAncestral,
+//! }};
 //!
 //! let request = Request::new("a fox").steps(4).seed(1);
 //! let named = request.clone().scheduler("euler-a".parse::<Scheduler>()?);
@@ -55,7 +57,9 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use sd_onnx::schedulers::{Conventions, Ladder, LadderError, NoiseSchedule, SchedulerConfig};
+//! use sd_onnx::schedulers::{
+//!     Ladder, NoiseSchedule, SchedulerConfig, ladders::{Conventions, LadderError},
+//! };
 //!
 //! // The noise levels of Stable Diffusion. No model is needed.
 //! let schedule = Arc::new(NoiseSchedule::new(&SchedulerConfig::default())?);
@@ -72,7 +76,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Conventions`](crate::schedulers::Conventions) describe how a sampler counts, rounds and scales
+//! [`Conventions`](crate::schedulers::ladders::Conventions) describe how a sampler counts, rounds and scales
 //! its noise levels. Reference implementations differ in this, and each sampler has the conventions
 //! of its reference. If a sampler cannot run on a ladder, or a ladder has no meaning for a
 //! model, the request fails with an error that gives the reason, before anything is drawn.
@@ -80,13 +84,14 @@
 //! # What the model predicts
 //! A model predicts the noise, the clean sample, or v, which is a mix of both. Its configuration
 //! says which, and a sampler does not depend on it. This is also true of flow models, whose noise
-//! levels are on [another path](crate::schedulers::NoisePath). The library cannot load a flow model
+//! levels are on [another path](crate::schedulers::ladders::NoisePath). The library cannot load a flow model
 //! from files yet, but [custom networks](super::pieces#networks-of-ones-own) can be flow models:
 //!
 //! ```
 //! use std::sync::Arc;
 //! use sd_onnx::schedulers::{
-//!     Euler, Ladder, NoiseSchedule, NoisePath, Prediction, Sampler, SchedulerConfig,
+//!     Ladder, NoiseSchedule, Prediction, Sampler, SchedulerConfig, ladders::NoisePath,
+//!     samplers::Euler,
 //! };
 //!
 //! let config = SchedulerConfig { prediction: Prediction::Flow, ..SchedulerConfig::default() };
@@ -111,7 +116,9 @@
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! # let pipeline = sd_onnx::builder().load(folder)?;
-//! use sd_onnx::{Request, schedulers::{NoiseKind, from_comfyui, from_config, from_webui}};
+//! use sd_onnx::{Request, schedulers::{
+//!     from_comfyui, from_config, from_webui, noise::NoiseKind,
+//! }};
 //!
 //! let fox = Request::new("a fox").steps(4).seed(1);
 //! let file = format!("{folder}/scheduler/scheduler_config.json");
@@ -132,7 +139,7 @@
 //! ```
 //!
 //! WebUI has a setting "ENSD" (eta noise seed delta). For some samplers, WebUI adds it to the seed
-//! of the noise that the sampler adds. [`Preset::ensd`](crate::schedulers::Preset::ensd) says
+//! of the noise that the sampler adds. [`Preset::ensd`](crate::schedulers::names::Preset::ensd) says
 //! whether a sampler is one of them, and [`Request::ensd`](crate::Request::ensd) sets the value.
 //! [`Infotext`](super::files#png-files) reads all settings of a WebUI picture from the file,
 //! including its seed and its noise.

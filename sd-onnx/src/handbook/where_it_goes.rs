@@ -19,14 +19,12 @@
 //! # A sampler
 //! | change | file |
 //! |---|---|
-//! | the algorithm and its options | a new file in `sd-schedulers/src/samplers` |
-//! | its name, its paper and its usual ladder | a row in `sd-schedulers/src/samplers/table.rs` |
-//! | `mod` and `pub use` | `sd-schedulers/src/samplers/mod.rs`, `sd-schedulers/src/lib.rs` |
-//! | its names in WebUI and ComfyUI | `sd-schedulers/src/names` |
+//! | the algorithm, its options, its names and its usual ladder | a new file in `sd-schedulers/src/samplers` |
+//! | `mod`, `pub use` and its place in the table | `mod.rs` and `table.rs` in the same folder |
 //! | its class in diffusers | `sd-schedulers/src/config` |
 //! | reference values | `sd-schedulers/tests/golden` |
 //!
-//! The page of [`schedulers`](crate::schedulers) lists the steps one by one. A program that defines
+//! The page of [`samplers`](crate::schedulers::samplers) lists the steps one by one. A program that defines
 //! its own sampler needs none of them: see [`pieces`](super::pieces).
 //!
 //! # A model family

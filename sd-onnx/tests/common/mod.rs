@@ -13,7 +13,7 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sd_onnx::{
     Pipeline,
-    schedulers::{NoiseSource, TorchRng},
+    schedulers::{NoiseSource, noise::TorchRng},
 };
 use serde_json::Value;
 

@@ -16,7 +16,7 @@ use std::{
 
 use half::{bf16, f16};
 use safetensors::{Dtype, tensor::TensorView};
-use sd_onnx::schedulers::{NoiseSource, TorchRng};
+use sd_onnx::schedulers::{NoiseSource, noise::TorchRng};
 use serde_json::{Value, json};
 
 use crate::common::{Tensor, Tensors, family, golden, plain_file, write_tensors};

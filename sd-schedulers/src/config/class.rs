@@ -1,9 +1,10 @@
 //! The scheduler classes of diffusers 0.42.1, their keys and their defaults.
 
+use super::ConfigError;
 use super::json::Keys;
-use super::{BetaSchedule, ConfigError};
 use crate::Prediction;
 use crate::printable::printable;
+use crate::schedule::BetaSchedule;
 
 /// A scheduler class whose model this crate can sample.
 pub(super) struct Class {

@@ -1,5 +1,7 @@
 //! The settings that a model was trained with, and the sampler of its author:
 //! `scheduler_config.json`.
+//!
+//! [`SchedulerConfig`] has the settings. [`from_config`] also returns the sampler and the ladder.
 
 mod class;
 mod configured;
@@ -8,14 +10,13 @@ mod json;
 #[cfg(test)]
 mod tests;
 
-pub use crate::betas::BetaSchedule;
 pub use configured::{Configured, from_config};
 pub use error::ConfigError;
 #[doc(hidden)] // Public for the other crates of this workspace.
 pub use json::without_infinities;
 
 use crate::printable::printable;
-use crate::{ClipSample, Prediction};
+use crate::schedule::{BetaSchedule, ClipSample, Prediction};
 use class::{Class, Kind, PREDICTIONS};
 use json::{Keys, numbers, wrong};
 
@@ -135,7 +136,7 @@ impl SchedulerConfig {
     /// let config = SchedulerConfig::from_json(r#"{"prediction_type": "v_prediction"}"#)?;
     /// assert_eq!(config.prediction, Prediction::V);
     /// assert_eq!(config.num_train_timesteps, 1000);
-    /// # Ok::<(), sd_schedulers::ConfigError>(())
+    /// # Ok::<(), sd_schedulers::config::ConfigError>(())
     /// ```
     ///
     /// # Errors

@@ -1,6 +1,11 @@
 use super::{Preset, unknown};
 use crate::samplers::ComfyUi;
-use crate::{Conventions, FirstX, Ladder, SamplerRow, TABLE, Timing, UnknownName, WithConventions};
+use crate::{
+    Ladder,
+    ladders::{Conventions, FirstX, Timing},
+    names::UnknownName,
+    samplers::{SamplerRow, TABLE, WithConventions},
+};
 
 /// Returns the sampler and the ladder that ComfyUI 0.3.64 has under these names, such as `dpmpp_2m`
 /// and `karras`, as its KSampler writes them.
@@ -10,7 +15,7 @@ use crate::{Conventions, FirstX, Ladder, SamplerRow, TABLE, Timing, UnknownName,
 ///
 /// let preset = from_comfyui("dpmpp_2m_sde_gpu", "sgm_uniform")?;
 /// assert_eq!((preset.row.name, preset.ladder), ("dpmpp-2m-sde", Ladder::sgm_uniform()));
-/// # Ok::<(), sd_schedulers::UnknownName>(())
+/// # Ok::<(), sd_schedulers::names::UnknownName>(())
 /// ```
 ///
 /// `scheduler` may also be the name of a node that makes sigmas, such as `AlignYourStepsScheduler`

@@ -1,4 +1,7 @@
 //! Samplers and ladders by the names of other programs.
+//!
+//! Each program counts, rounds and scales in its own way. [`from_webui`] and [`from_comfyui`] return
+//! a sampler and a ladder with that program's options and conventions.
 
 mod comfyui;
 mod webui;
@@ -11,7 +14,7 @@ pub use comfyui::from_comfyui;
 pub use webui::from_webui;
 
 use crate::printable::printable;
-use crate::{Ladder, Sampler, SamplerRow};
+use crate::{Ladder, Sampler, samplers::SamplerRow};
 
 /// The sampler and the ladder that a name of another program stands for. See [`from_webui`] and
 /// [`from_comfyui`].
@@ -21,13 +24,13 @@ pub struct Preset {
     /// The row of the sampler. Its [`build`](SamplerRow::build) has diffusers' options, while
     /// `sampler` has the other program's.
     pub row: &'static SamplerRow,
-    /// The sampler with the program's options and [conventions](crate::Conventions). Its
+    /// The sampler with the program's options and [conventions](crate::ladders::Conventions). Its
     /// [`needs`](Sampler::needs) report whether its noise should come from a Brownian tree.
     pub sampler: Arc<dyn Sampler>,
     /// The ladder.
     pub ladder: Ladder,
     /// Whether WebUI adds its "eta noise seed delta" to the seed of the noise that the sampler adds
-    /// ([`Seeds::sampler_offset`](crate::Seeds::sampler_offset)).
+    /// ([`Seeds::sampler_offset`](crate::noise::Seeds::sampler_offset)).
     pub ensd: bool,
 }
 

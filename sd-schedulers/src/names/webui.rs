@@ -1,6 +1,11 @@
 use super::{Preset, unknown};
 use crate::samplers::WebUi;
-use crate::{AlignYourSteps, AlignedModel, Ladder, SamplerRow, Shape, TABLE, UnknownName};
+use crate::{
+    Ladder,
+    ladders::{AlignYourSteps, AlignedModel, Shape},
+    names::UnknownName,
+    samplers::{SamplerRow, TABLE},
+};
 
 /// Returns the sampler and the ladder that Stable Diffusion WebUI 1.10.1 has under this name.
 ///
@@ -15,7 +20,7 @@ use crate::{AlignYourSteps, AlignedModel, Ladder, SamplerRow, Shape, TABLE, Unkn
 /// let preset = from_webui("DPM++ 2M SDE", Some("Automatic"))?;
 /// assert_eq!(preset.ladder, Ladder::exponential());
 /// assert!(preset.sampler.needs().brownian);
-/// # Ok::<(), sd_schedulers::UnknownName>(())
+/// # Ok::<(), sd_schedulers::names::UnknownName>(())
 /// ```
 ///
 /// `schedule_type` is the field of that name, such as `SGM Uniform`. A schedule type within the
@@ -34,7 +39,7 @@ use crate::{AlignYourSteps, AlignedModel, Ladder, SamplerRow, Shape, TABLE, Unkn
 ///   WebUI, they cover the sigmas of LCM's 50 timesteps.
 /// - Align Your Steps is the table for Stable Diffusion 1.5. WebUI uses another table for SDXL,
 ///   which [`AlignedModel`] has too.
-/// - Samplers over timesteps have as many rungs as their [ladder](crate::Timing::DdimUniform) has.
+/// - Samplers over timesteps have as many rungs as their [ladder](crate::ladders::Timing::DdimUniform) has.
 ///   UniPC has N rungs here.
 ///
 /// # Errors
@@ -149,7 +154,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{Euler, NoiseSchedule, SchedulerConfig};
+    use crate::{NoiseSchedule, SchedulerConfig, samplers::Euler};
 
     #[test]
     fn every_name_of_the_table_reads_back_to_its_row() {

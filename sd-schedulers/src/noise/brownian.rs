@@ -41,7 +41,7 @@ const LIMIT: f32 = 1e7;
 /// no path outside the tree's range. Between equal sigmas, the noise is 0.
 ///
 /// ```
-/// use sd_schedulers::{BrownianTree, NoiseSource, TorchRng};
+/// use sd_schedulers::{NoiseSource, noise::{BrownianTree, TorchRng}};
 ///
 /// let mut tree = BrownianTree::over(&[14.6, 3.0, 0.03, 0.0], 64, 42, TorchRng::new)?;
 /// let [mut whole, mut first, mut second] = [[0.0; 64]; 3];
@@ -52,7 +52,7 @@ const LIMIT: f32 = 1e7;
 ///     let sum = first * 11.6_f32.sqrt() + second * 2.97_f32.sqrt();
 ///     assert!((whole * 14.57_f32.sqrt() - sum).abs() < 1e-4);
 /// }
-/// # Ok::<(), sd_schedulers::NoiseError>(())
+/// # Ok::<(), sd_schedulers::noise::NoiseError>(())
 /// ```
 #[derive(Clone)]
 pub struct BrownianTree<S, F> {
@@ -326,7 +326,7 @@ impl Write for Text {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::TorchRng;
+    use crate::noise::TorchRng;
 
     /// The expected values are Python's. The exact values of the first two times are halfway
     /// between decimals. The next two have others.

@@ -1,7 +1,7 @@
 /// Graphics cards and the number of threads that each holds at once.
 ///
 /// The number is multiprocessors times resident threads per multiprocessor. It decides the order in
-/// which torch draws on the card ([`Philox::cuda`](crate::Philox::cuda)).
+/// which torch draws on the card ([`Philox::cuda`](crate::noise::Philox::cuda)).
 ///
 /// The numbers follow from the vendor's published core counts and from the limits of each compute
 /// capability in its programming guide. They were not measured on the cards. If a card was sold in
@@ -71,7 +71,7 @@ pub const CARDS: &[(&str, u32)] = &[
 /// The name may be in upper or lower case, and may begin with the maker's words.
 ///
 /// ```
-/// use sd_schedulers::cuda_threads;
+/// use sd_schedulers::noise::cuda_threads;
 ///
 /// assert_eq!(cuda_threads("NVIDIA GeForce RTX 4090"), Some(196_608));
 /// assert_eq!(cuda_threads("RTX 4099"), None);

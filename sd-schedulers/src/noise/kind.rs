@@ -13,7 +13,7 @@ use super::{
     BrownianTree, CARDS, NoiseError, NoiseSource, NumpyRng, Philox, RandNormal, TorchRng,
     cuda_threads,
 };
-use crate::UnknownName;
+use crate::names::UnknownName;
 use crate::names::unknown;
 use crate::printable::printable;
 
@@ -76,13 +76,13 @@ impl NoiseKind {
     /// [`NoiseError::NumpySeed`] if numpy refuses the seed.
     ///
     /// ```
-    /// use sd_schedulers::{NoiseKind, NoiseSource};
+    /// use sd_schedulers::{NoiseSource, noise::NoiseKind};
     ///
     /// let mut noise = [0.0; 4];
     /// NoiseKind::Torch.source(42)?.fill(&mut noise);
     /// assert!(noise.iter().all(|value| value.abs() < 6.0));
     /// assert!(NoiseKind::Numpy.source(1 << 32).is_err());
-    /// # Ok::<(), sd_schedulers::NoiseError>(())
+    /// # Ok::<(), sd_schedulers::noise::NoiseError>(())
     /// ```
     pub fn source(&self, seed: u64) -> Result<Box<dyn NoiseSource + Send>, NoiseError> {
         self.check(seed)?;
@@ -162,7 +162,7 @@ impl FromStr for NoiseKind {
 /// written as the JSON that serde reads.
 ///
 /// ```
-/// use sd_schedulers::NoiseKind;
+/// use sd_schedulers::noise::NoiseKind;
 ///
 /// assert_eq!(NoiseKind::Philox.to_string(), "philox");
 /// let card = NoiseKind::Cuda { threads: 196608 };

@@ -7,7 +7,7 @@ use super::NoiseSource;
 ///
 /// The same seed gives the same picture for as long as the generator and `rand_distr` keep their
 /// values. `rand` documents which generators promise that; `StdRng` does not. For the seeds of
-/// Python programs, see [`TorchRng`](crate::TorchRng).
+/// Python programs, see [`TorchRng`](crate::noise::TorchRng).
 #[derive(Clone, Debug)]
 pub struct RandNormal<R>(R);
 

@@ -13,7 +13,7 @@ const MAX_SIDE: usize = 4096;
 /// Each picture of a batch has its own `Seeds`, so it has the same noise as if it were drawn alone.
 ///
 /// ```
-/// use sd_schedulers::{NoiseKind, NoiseSource, Seeds, Variation};
+/// use sd_schedulers::{NoiseSource, noise::{NoiseKind, Seeds, Variation}};
 ///
 /// // WebUI with the source "NV", a fifth of the way to another seed, and NovelAI's ENSD for the
 /// // noise that the sampler adds.
@@ -30,7 +30,7 @@ const MAX_SIDE: usize = 4096;
 /// let mut drawn = vec![0.0; x.len()];
 /// noise.fill(&mut drawn);
 /// # assert!(x != drawn);
-/// # Ok::<(), sd_schedulers::NoiseError>(())
+/// # Ok::<(), sd_schedulers::noise::NoiseError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Seeds {
@@ -90,7 +90,7 @@ impl Seeds {
     /// grows instead and the picture's seed stays, as in WebUI.
     ///
     /// ```
-    /// use sd_schedulers::Seeds;
+    /// use sd_schedulers::noise::Seeds;
     ///
     /// let seeds = Seeds { seed: 42, ..Seeds::default() };
     /// assert_eq!(seeds.image(3).seed, 45);
@@ -168,10 +168,10 @@ impl Seeds {
     }
 
     /// Returns the source for a sampler whose noise belongs to one path
-    /// ([`Needs::brownian`](crate::Needs::brownian)). It replaces the source that
+    /// ([`Needs::brownian`](crate::samplers::Needs::brownian)). It replaces the source that
     /// [`first`](Self::first) returns.
     ///
-    /// It is the [`BrownianTree`](crate::BrownianTree) of the seed over `sigmas`, for `len` values
+    /// It is the [`BrownianTree`](crate::noise::BrownianTree) of the seed over `sigmas`, for `len` values
     /// at a time. Neither the variation nor the offset changes it.
     ///
     /// # Errors

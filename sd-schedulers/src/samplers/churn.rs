@@ -3,7 +3,7 @@ use std::f64::consts::SQRT_2;
 use serde::{Deserialize, Serialize};
 
 use super::steps::add;
-use crate::{NoisePath, Run, Rung, Rungs};
+use crate::{Run, Rung, Rungs, ladders::NoisePath};
 
 /// Fresh noise before each step, which the step then removes: lines 4 to 6 of algorithm 2 of
 /// <https://arxiv.org/abs/2206.00364>, as in k-diffusion.

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::row::{SamplerRow, WebUi};
 use super::steps::{add, ancestral, renoise};
 use crate::{
-    Calls, ClipSample, Conventions, EndPoint, FirstX, Ladder, Needs, NoisePath, Run, Rung, Rungs,
-    Sampler, SchedulerConfig, Step,
+    Ladder, Run, Rung, Rungs, Sampler, SchedulerConfig, Step,
+    ladders::{Conventions, FirstX, NoisePath},
+    samplers::{Calls, EndPoint, Needs},
+    schedule::ClipSample,
 };
 
 /// DDIM: equation 12 of <https://arxiv.org/abs/2010.02502>. It is of first order and calls the
@@ -19,7 +21,7 @@ use crate::{
 /// ```text
 /// x = D + sqrt(q² - up²) (x - D) / sigma + up noise
 /// ```
-/// where `up`, from equation 16, is the same as in [`EulerAncestral`](crate::EulerAncestral).
+/// where `up`, from equation 16, is the same as in [`EulerAncestral`](crate::samplers::EulerAncestral).
 ///
 /// WebUI's "DDIM" is DDIM with [`stop_at_last_rung`](Self::stop_at_last_rung), on the timesteps 1,
 /// 1 + T div N, 1 + 2 (T div N), …. Its "DDIM CFG++" has [`cfg_pp`](Self::cfg_pp) too.
@@ -61,7 +63,7 @@ pub struct Ddim {
     pub cfg_pp: bool,
 }
 
-/// The noise level at which a step of [`Ddim`] or [`Pndm`](crate::Pndm) ends.
+/// The noise level at which a step of [`Ddim`] or [`Pndm`](crate::samplers::Pndm) ends.
 ///
 /// Default: [`DdimTarget::NextRung`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -279,7 +281,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{Ladder, NoiseSchedule, NoiseSource, TorchRng};
+    use crate::{Ladder, NoiseSchedule, NoiseSource, noise::TorchRng};
 
     /// A model whose output differs without the prompt.
     struct Guided(TorchRng);

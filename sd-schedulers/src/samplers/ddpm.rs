@@ -5,7 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use super::row::{ComfyUi, SamplerRow};
 use super::steps::{add, slide};
-use crate::{ClipSample, Conventions, EndPoint, FirstX, Ladder, Needs, Run, Rungs, Sampler, Step};
+use crate::{
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, FirstX},
+    samplers::{EndPoint, Needs},
+    schedule::ClipSample,
+};
 
 /// DDPM: equations 6 and 7 (the posterior mean) and section 3.2 (the two variances) of
 /// <https://arxiv.org/abs/2006.11239>. It is of first order, calls the model once per step and
@@ -14,7 +19,7 @@ use crate::{ClipSample, Conventions, EndPoint, FirstX, Ladder, Needs, Run, Rungs
 /// Reference implementation: diffusers' `DDPMScheduler`.
 ///
 /// A step is x = D + (sigma' / sigma)² (x - D) + up noise. With the default variance, it is
-/// [`EulerAncestral`](crate::EulerAncestral).
+/// [`EulerAncestral`](crate::samplers::EulerAncestral).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ddpm {

@@ -9,7 +9,10 @@ use super::history::{History, lagrange, last_sigmas, last_steps, newton};
 use super::row::{ComfyUi, SamplerRow};
 use super::steps::noise_in;
 use crate::{
-    ClipSample, Conventions, EndPoint, FinalSigma, Ladder, Needs, Run, Rungs, Sampler, Step,
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, FinalSigma},
+    samplers::{EndPoint, Needs},
+    schedule::ClipSample,
 };
 
 /// DEIS in its Adams-Bashforth form: equation 15 of <https://arxiv.org/abs/2204.13902>. Its order
@@ -55,9 +58,9 @@ pub struct Deis {
 pub enum DeisNodes {
     /// The logarithm of sigma: `logrho` in diffusers.
     ///
-    /// Order 2 equals [`DpmSolver`](crate::DpmSolver) with [`Noise`](DpmAlgorithm::Noise) and
-    /// [`Heun`](crate::DpmForm::Heun). Order 3 equals the same with
-    /// [`Exact`](crate::ThirdOrder::Exact).
+    /// Order 2 equals [`DpmSolver`](crate::samplers::DpmSolver) with [`Noise`](DpmAlgorithm::Noise) and
+    /// [`Heun`](crate::samplers::DpmForm::Heun). Order 3 equals the same with
+    /// [`Exact`](crate::samplers::ThirdOrder::Exact).
     #[default]
     LogSigma,
     /// The time of the variance-preserving process whose betas rise linearly: "tAB" in the paper

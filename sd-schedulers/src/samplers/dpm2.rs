@@ -5,7 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::row::{CallFormula, ComfyUi, SamplerRow, WebUi};
 use super::steps::{slide, slide_bent, two_calls_a_step};
-use crate::{Calls, Churn, Conventions, Ladder, Run, Rungs, Sampler, Step, TimestepRounding};
+use crate::{
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, TimestepRounding},
+    samplers::{Calls, Churn},
+};
 
 /// DPM2: the midpoint rule with its midpoint in log sigma, after DPM-Solver-2 (algorithm 1 of
 /// <https://arxiv.org/abs/2206.00927>). It is of second order and calls the model twice per step,

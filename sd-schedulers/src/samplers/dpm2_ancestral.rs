@@ -5,7 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::row::{CallFormula, ComfyUi, SamplerRow, WebUi};
 use super::steps::{add, ancestral_from, slide, slide_bent};
-use crate::{Calls, Conventions, Ladder, Run, Rungs, Sampler, Step, TimestepRounding};
+use crate::{
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, TimestepRounding},
+    samplers::Calls,
+};
 
 /// DPM-Solver-2 with ancestral noise: algorithm 1 of <https://arxiv.org/abs/2206.00927> with r =
 /// 1/2. It is of second order and calls the model twice per step, but once in the last.
@@ -15,7 +19,7 @@ use crate::{Calls, Conventions, Ladder, Run, Rungs, Sampler, Step, TimestepRound
 ///
 /// A step goes down to mid = sqrt(sigma · down), which is half way in log sigma. The slope found
 /// there takes x from sigma to down, and noise leads up to the next rung. `down` and the noise are
-/// the ones of [`EulerAncestral`](crate::EulerAncestral).
+/// the ones of [`EulerAncestral`](crate::samplers::EulerAncestral).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dpm2Ancestral {

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::dpm_stages::{DpmStages, descent, ends, sigma_of};
 use super::row::{CallFormula, ComfyUi, SamplerRow, WebUi};
 use super::steps::add;
-use crate::{Calls, EndPoint, Ladder, Needs, Run, Rungs, Sampler, Step};
+use crate::{
+    Ladder, Run, Rungs, Sampler, Step,
+    samplers::{Calls, EndPoint, Needs},
+};
 
 /// DPM adaptive: DPM-Solver-12 or 23 from the appendix of <https://arxiv.org/abs/2206.00927>, which
 /// choose their own steps. Its order is the higher order of the two solvers, and it makes as many
@@ -69,7 +72,7 @@ pub struct DpmAdaptive {
     /// If there is a way to go, at least one attempt is made. The last attempt goes straight to the
     /// end and is kept.
     pub max_calls: usize,
-    /// The sigma to end at: see [`DpmFast::sigma_min`](crate::DpmFast::sigma_min).
+    /// The sigma to end at: see [`DpmFast::sigma_min`](crate::samplers::DpmFast::sigma_min).
     ///
     /// Default: `None`.
     pub sigma_min: Option<f32>,

@@ -1,9 +1,9 @@
 use serde::{Deserialize, Serialize};
 
-use crate::FinalSigma;
+use crate::ladders::FinalSigma;
 
-/// The quantity that [`DpmSolver`](crate::DpmSolver) and
-/// [`DpmSolverSinglestep`](crate::DpmSolverSinglestep) integrate: `algorithm_type` of diffusers.
+/// The quantity that [`DpmSolver`](crate::samplers::DpmSolver) and
+/// [`DpmSolverSinglestep`](crate::samplers::DpmSolverSinglestep) integrate: `algorithm_type` of diffusers.
 ///
 /// Default: [`DpmAlgorithm::Denoised`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::dpm_stages::{DpmStages, descent, ends, sigma_of};
 use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::add;
-use crate::{EndPoint, Ladder, Run, Rungs, Sampler, Step};
+use crate::{Ladder, Run, Rungs, Sampler, Step, samplers::EndPoint};
 
 /// DPM fast: DPM-Solver-fast of <https://arxiv.org/abs/2206.00927>. It makes as many model calls as
 /// the ladder, or the [part](Rungs::starting_at) of it that is run, has steps N.

@@ -6,8 +6,10 @@ use super::history::{History, last_steps, newton};
 use super::row::SamplerRow;
 use super::steps::{add, noise_in};
 use crate::{
-    ClipSample, Conventions, DpmAlgorithm, FinalSigma, FirstX, Ladder, Needs, PointCount, Run,
-    Rungs, Sampler, SchedulerConfig, Step, TimestepRounding,
+    Ladder, Run, Rungs, Sampler, SchedulerConfig, Step,
+    ladders::{Conventions, FinalSigma, FirstX, PointCount, TimestepRounding},
+    samplers::{DpmAlgorithm, Needs},
+    schedule::ClipSample,
 };
 
 /// DPM-Solver multistep: DPM-Solver++(2M), algorithm 2 of <https://arxiv.org/abs/2211.01095>, and
@@ -21,7 +23,7 @@ use crate::{
 /// denoised samples, a step is x = e^-h x + ∫ e^(u-h) D(lambda + u) du for u from 0 to h. The
 /// order rises from 1. A step to sigma 0 is of first order, so it ends at D.
 ///
-/// Order 1 is DDIM. Order 2 without noise is [`DpmPlusPlus2M`](crate::DpmPlusPlus2M). Order 3 as
+/// Order 1 is DDIM. Order 2 without noise is [`DpmPlusPlus2M`](crate::samplers::DpmPlusPlus2M). Order 3 as
 /// published converges no faster than order 2: see [`ThirdOrder`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -9,8 +9,10 @@ use super::dpm_solver::conventions;
 use super::row::SamplerRow;
 use super::steps::{add, noise_in, slide};
 use crate::{
-    ClipSample, Conventions, DpmAlgorithm, DpmForm, FinalSigma, Ladder, Needs, Run, Rungs, Sampler,
-    SchedulerConfig, Step, ThirdOrder,
+    Ladder, Run, Rungs, Sampler, SchedulerConfig, Step,
+    ladders::{Conventions, FinalSigma},
+    samplers::{DpmAlgorithm, DpmForm, Needs, ThirdOrder},
+    schedule::ClipSample,
 };
 
 /// DPM-Solver singlestep: DPM-Solver-2 and -3, algorithms 1 and 2 of
@@ -23,7 +25,7 @@ use crate::{
 ///
 /// Rungs come in groups of `order`. The steps of a group have the orders 1, 2, … `order`. All of
 /// them start at the first rung of the group, and each uses the values of the rungs from there on.
-/// They are integrated as in [`DpmSolver`](crate::DpmSolver). A step to sigma 0 is of order 1.
+/// They are integrated as in [`DpmSolver`](crate::samplers::DpmSolver). A step to sigma 0 is of order 1.
 ///
 /// If the `step` of a [`Run`] changes x within a group, the change counts only through the model's
 /// output for it.
@@ -43,7 +45,7 @@ pub struct DpmSolverSinglestep {
     ///
     /// Default: [`DpmForm::Midpoint`].
     ///
-    /// Order 2 is integrated as in [`DpmSolver`](crate::DpmSolver). In order 3, `Midpoint` draws a
+    /// Order 2 is integrated as in [`DpmSolver`](crate::samplers::DpmSolver). In order 3, `Midpoint` draws a
     /// straight line through the first and the newest value, and `Heun` draws a parabola through
     /// all three.
     pub form: DpmForm,

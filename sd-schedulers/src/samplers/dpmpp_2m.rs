@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::dpm_solver::conventions;
 use super::row::{ComfyUi, SamplerRow, WebUi};
 use crate::{
-    Conventions, FinalSigma, Ladder, Run, Rungs, Sampler, Step, TimestepRounding, WithConventions,
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, FinalSigma, TimestepRounding},
+    samplers::WithConventions,
 };
 
 /// DPM-Solver++(2M): algorithm 2 of <https://arxiv.org/abs/2211.01095>. It is of second order from

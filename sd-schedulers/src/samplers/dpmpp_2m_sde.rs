@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::history::{History, last_steps, newton};
 use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::add;
-use crate::{Ladder, Needs, Run, Rungs, Sampler, Step};
+use crate::{Ladder, Run, Rungs, Sampler, Step, samplers::Needs};
 
 /// SDE-DPM-Solver++(2M): equation 18 of <https://arxiv.org/abs/2211.01095>, where eta is 1. It is
 /// of second order without noise and of first order with it, from the outputs of two steps, and
@@ -24,7 +24,7 @@ use crate::{Ladder, Needs, Run, Rungs, Sampler, Step};
 #[serde(default, deny_unknown_fields)]
 pub struct DpmPlusPlus2MSde {
     /// The share of the SDE's noise that is added, `0.0..=1.0`. 0 adds none, which is
-    /// [`DpmPlusPlus2M`](crate::DpmPlusPlus2M). A value below 0 counts as 0.
+    /// [`DpmPlusPlus2M`](crate::samplers::DpmPlusPlus2M). A value below 0 counts as 0.
     ///
     /// Default: 1.
     pub eta: f32,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::row::{CallFormula, ComfyUi, SamplerRow, WebUi};
 use super::steps::{add, ancestral_from, slid, slide};
-use crate::{Calls, Ladder, Run, Rungs, Sampler, Step};
+use crate::{Ladder, Run, Rungs, Sampler, Step, samplers::Calls};
 
 /// DPM-Solver++(2S) with ancestral noise: algorithm 1 of <https://arxiv.org/abs/2211.01095> with
 /// r = 1/2. It is of second order and calls the model twice per step, but once in the last.
@@ -14,7 +14,7 @@ use crate::{Calls, Ladder, Run, Rungs, Sampler, Step};
 ///
 /// A step goes down to mid = sqrt(sigma · down), which is half way in log sigma. The model's
 /// output there is D in x = D + down / sigma (x - D). `down` and the noise are the same as in
-/// [`EulerAncestral`](crate::EulerAncestral).
+/// [`EulerAncestral`](crate::samplers::EulerAncestral).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DpmPlusPlus2SAncestral {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::history::{History, last_steps, newton};
 use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::add;
-use crate::{Conventions, Ladder, Needs, Run, Rungs, Sampler, Step};
+use crate::{Ladder, Run, Rungs, Sampler, Step, ladders::Conventions, samplers::Needs};
 
 /// DPM-Solver++(3M) SDE: the third-order formula of <https://arxiv.org/abs/2211.01095> for the SDE.
 /// It is of second order without noise and of first order with it, from the outputs of three steps,
@@ -14,9 +14,9 @@ use crate::{Conventions, Ladder, Needs, Run, Rungs, Sampler, Step};
 ///
 /// Reference implementation: k-diffusion's `sample_dpmpp_3m_sde`. The order is second even from
 /// exact first steps, because its term C is half of what would make it third order, as in
-/// [`ThirdOrder::Published`](crate::ThirdOrder::Published).
+/// [`ThirdOrder::Published`](crate::samplers::ThirdOrder::Published).
 ///
-/// With h and k as in [`DpmPlusPlus2MSde`](crate::DpmPlusPlus2MSde), and with h_j and D_j from j
+/// With h and k as in [`DpmPlusPlus2MSde`](crate::samplers::DpmPlusPlus2MSde), and with h_j and D_j from j
 /// steps before, a step is
 /// ```text
 /// A = h / h_1 (D - D_1)

@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::row::{CallFormula, ComfyUi, SamplerRow, WebUi};
 use super::steps::{add, ancestral, slid, slide, two_calls_a_step};
-use crate::{Calls, Ladder, Needs, Run, Rungs, Sampler, Step};
+use crate::{
+    Ladder, Run, Rungs, Sampler, Step,
+    samplers::{Calls, Needs},
+};
 
 /// DPM-Solver++ SDE, single step, after <https://arxiv.org/abs/2211.01095>. It is of second order
 /// without noise and of first order with it, and calls the model twice per step, but once in the

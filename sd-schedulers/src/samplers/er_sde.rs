@@ -63,7 +63,7 @@ pub struct ErSde {
 pub enum ErSdeScale {
     /// s: the probability-flow ODE, without noise.
     Ode,
-    /// s²: the reverse SDE, whose first order is [`EulerAncestral`](crate::EulerAncestral).
+    /// s²: the reverse SDE, whose first order is [`EulerAncestral`](crate::samplers::EulerAncestral).
     ReverseSde,
     /// s (e^(-1/s) + 10).
     Sde1,

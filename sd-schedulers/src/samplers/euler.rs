@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::slide;
-use crate::{Churn, Conventions, Ladder, Run, Rungs, Sampler, Step};
+use crate::{Ladder, Run, Rungs, Sampler, Step, ladders::Conventions, samplers::Churn};
 
 /// Euler's method on the probability-flow ODE: algorithm 2 of <https://arxiv.org/abs/2206.00364>
 /// without its second half. It is of first order and calls the model once per step.

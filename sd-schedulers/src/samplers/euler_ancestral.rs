@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::{add, ancestral, slide};
-use crate::{Conventions, Ladder, NoisePath, Run, Rungs, Sampler, Step};
+use crate::{
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, NoisePath},
+};
 
 /// Ancestral sampling with Euler steps: each step goes further down than the next rung and adds
 /// noise to come back up. It is of first order and calls the model once per step.
@@ -22,7 +25,7 @@ use crate::{Conventions, Ladder, NoisePath, Run, Rungs, Sampler, Step};
 #[serde(default, deny_unknown_fields)]
 pub struct EulerAncestral {
     /// The share of the ancestral noise that is added, `0.0..=1.0`. 0 adds none, which is
-    /// [`Euler`](crate::Euler). A value below 0 counts as 0. Above 1, the noise is at most all of
+    /// [`Euler`](crate::samplers::Euler). A value below 0 counts as 0. Above 1, the noise is at most all of
     /// the next rung's noise.
     ///
     /// Default: 1.

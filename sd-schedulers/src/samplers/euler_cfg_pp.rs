@@ -5,7 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::row::{ComfyUi, SamplerRow};
 use super::steps::{add, ancestral_from, renoise};
-use crate::{Conventions, FirstX, Ladder, Needs, Run, Rungs, Sampler, Step};
+use crate::{
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, FirstX},
+    samplers::Needs,
+};
 
 /// CFG++ with Euler steps, plain or ancestral: algorithm 2 of <https://arxiv.org/abs/2406.08070>.
 /// It calls the model once per step, with both outputs.
@@ -15,7 +19,7 @@ use crate::{Conventions, FirstX, Ladder, Needs, Run, Rungs, Sampler, Step};
 ///
 /// A step goes to the guided sample D, and back up with the noise that the unconditional sample U
 /// leaves: x = D + down / sigma (x - U) + up noise. If both samples are the same, it is
-/// [`EulerAncestral`](crate::EulerAncestral), of first order. Otherwise the method has no limit for
+/// [`EulerAncestral`](crate::samplers::EulerAncestral), of first order. Otherwise the method has no limit for
 /// short steps, because every step adds all of D - U however short it is.
 ///
 /// The guidance scale of D is therefore a different one, in `0.0..=1.0`: a step equals an Euler

@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 use super::history::History;
 use super::row::{ComfyUi, SamplerRow};
 use super::steps::noise_in;
-use crate::{Conventions, EndPoint, Ladder, NoisePath, Run, Rungs, Sampler, Step};
+use crate::{
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, NoisePath},
+    samplers::EndPoint,
+};
 
 /// Gradient estimation: Euler steps along a slope that is moved away from the last one, equation 12
 /// of <https://arxiv.org/abs/2306.04848>. It is of first order and calls the model once per step.

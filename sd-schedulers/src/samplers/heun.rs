@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::row::{CallFormula, ComfyUi, SamplerRow, WebUi};
 use super::steps::{slide, slide_bent, two_calls_a_step};
 use crate::{
-    Calls, Churn, ClipSample, Conventions, Ladder, Needs, Run, Rung, Rungs, Sampler, Step,
+    Ladder, Run, Rung, Rungs, Sampler, Step,
+    ladders::Conventions,
+    samplers::{Calls, Churn, Needs},
+    schedule::ClipSample,
 };
 
 /// Heun's method on the probability-flow ODE: algorithm 2 of <https://arxiv.org/abs/2206.00364>,

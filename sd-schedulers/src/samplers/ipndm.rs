@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 use super::history::{ADAMS_BASHFORTH, History, adams_bashforth, last_sigmas};
 use super::row::{ComfyUi, SamplerRow};
 use super::steps::noise_in;
-use crate::{Conventions, EndPoint, Ladder, NoisePath, Run, Rungs, Sampler, Step};
+use crate::{
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, NoisePath},
+    samplers::EndPoint,
+};
 
 /// iPNDM: PNDM with lower orders instead of its Runge-Kutta steps, section 3.1 of
 /// <https://arxiv.org/abs/2204.13902>. It calls the model once per step.
@@ -44,7 +48,7 @@ pub enum IpndmWeights {
     /// lengths, the method is of second order for every [`Ipndm::order`] above 1.
     #[default]
     Even,
-    /// The weights for the actual lengths of the steps, as in [`Lms`](crate::Lms). From exact first
+    /// The weights for the actual lengths of the steps, as in [`Lms`](crate::samplers::Lms). From exact first
     /// steps, the method has its full order.
     Variable,
     /// The weights of `ipndm_v` in the diff-sampler code and in ComfyUI.

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::add;
 use crate::{
-    ClipSample, Conventions, EndPoint, FirstX, Ladder, Needs, NoisePath, Run, Rungs, Sampler, Step,
-    TimestepRounding, WithConventions,
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, FirstX, NoisePath, TimestepRounding},
+    samplers::{EndPoint, Needs, WithConventions},
+    schedule::ClipSample,
 };
 
 /// The sampling of latent consistency models: algorithm 2 of <https://arxiv.org/abs/2310.04378>. It

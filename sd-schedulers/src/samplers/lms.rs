@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 use super::history::{History, adams_bashforth, last_sigmas};
 use super::row::{ComfyUi, SamplerRow, WebUi};
 use super::steps::noise_in;
-use crate::{Conventions, EndPoint, Ladder, NoisePath, Run, Rungs, Sampler, Step};
+use crate::{
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, NoisePath},
+    samplers::EndPoint,
+};
 
 /// Linear multistep (Adams-Bashforth on uneven rungs) on the probability-flow ODE of
 /// <https://arxiv.org/abs/2206.00364>. It is of order 1 to 4 and calls the model once per step.

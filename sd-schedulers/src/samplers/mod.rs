@@ -1,4 +1,43 @@
-//! The samplers, one per file, and the table of them.
+//! The samplers, one per file, and the [table](TABLE) of them.
+//!
+//! # The table
+//! These are the rows of [`TABLE`]. [`SamplerRow`] documents each column. N is the number of steps.
+//! The column "noise" says whether the sampler adds noise. A dash means that the program has no
+//! name for the sampler.
+//!
+//! The column "ends at" is for Stable Diffusion's configuration. With `set_alpha_to_one`, DDIM ends
+//! at the denoised sample, and PNDM and PLMS end where their own formulas lead. On flow models,
+//! Euler and Heun are the flow-matching samplers. On EDM models, Euler and DPM++ 2M are EDM's
+//! samplers.
+//!
+#![doc = include_str!("table.md")]
+//!
+//! # Add a sampler to this crate
+//! A sampler is one file, and a row of golden values. The [crate documentation](crate) shows how to
+//! write the `impl`.
+//!
+//! 1. `src/samplers/renoise.rs`: write the public, documented type with its options, its `impl`, and
+//!    a constant `ROW`. The documentation begins with the paper, the order, the calls and the
+//!    reference implementations. A row states only what differs from a first-order sampler that
+//!    calls the model once per step, ends at the denoised sample and adds no noise. It also has the
+//!    sampler's names and options in WebUI and ComfyUI, if it has any. Code that several samplers
+//!    share is in `steps.rs` and `history.rs`.
+//! 2. `src/samplers/mod.rs`: add `mod` and `pub use`. `src/samplers/table.rs`: add the row. Tests
+//!    compare each column with the sampler. The test `the_markdown_table_has_every_row` prints what
+//!    belongs in `src/samplers/table.md`. Two tests in `src/names` count the names of WebUI and
+//!    ComfyUI.
+//! 3. The class in diffusers, if there is one: add its defaults to `src/config/class.rs` and the
+//!    meaning of its keys to `src/config/configured/`.
+//! 4. `tests/golden/reference/`: write the paper's formula in float64 Python, as a function of the
+//!    model, x and the sigmas. In `tests/golden/suite.py`, add a line with the row's name that runs
+//!    it, and k-diffusion's function where there is one. If the sampler has options, add a line for
+//!    each of them, and the sampler with that option as JSON to `tests/golden/options.json`.
+//!    `python make.py samplers` in `tests/golden` writes the golden files. It needs the packages
+//!    that its first lines name, and k-diffusion's `sampling.py`, from the package or from
+//!    `--k-diffusion FILE`.
+//! 5. `tests/convergence.rs`: add the sampler's order to `paths()`, or to `deviations()` if the
+//!    sampler adds noise. The tests in `tests/golden.rs` and `tests/convergence.rs` go over the
+//!    whole table and fail for a row that they do not cover.
 
 mod churn;
 mod ddim;
@@ -33,6 +72,7 @@ mod predictor_corrector;
 mod res_multistep;
 mod restart;
 mod row;
+mod run;
 mod sa_solver;
 mod scheduler;
 mod steps;
@@ -73,6 +113,7 @@ pub use res_multistep::ResMultistep;
 pub use restart::{Restart, RestartSegment};
 pub use row::{CallFormula, SamplerRow};
 pub(crate) use row::{ComfyUi, WebUi};
+pub use run::{Calls, EndPoint, Needs, Run, Sampler, SamplerEq, Step, sample};
 pub use sa_solver::{SaOutput, SaSolver};
 pub use scheduler::Scheduler;
 pub use table::TABLE;
@@ -80,7 +121,7 @@ pub use tcd::Tcd;
 pub use unipc::{UniPc, UniPcVariant};
 pub use with_conventions::WithConventions;
 
-use crate::{Sampler, SchedulerConfig};
+use crate::SchedulerConfig;
 
 /// Returns the row with this name, in upper or lower case.
 ///

@@ -10,8 +10,9 @@ use super::history::{ADAMS_BASHFORTH, History};
 use super::row::{CallFormula, SamplerRow, WebUi};
 use super::steps::{add, slid};
 use crate::{
-    Calls, Conventions, EndPoint, Ladder, Prediction, Run, Rung, Rungs, Sampler, SchedulerConfig,
-    Step,
+    Ladder, Prediction, Run, Rung, Rungs, Sampler, SchedulerConfig, Step,
+    ladders::Conventions,
+    samplers::{Calls, EndPoint},
 };
 
 /// PNDM: algorithm 2 of <https://arxiv.org/abs/2202.09778>, better known as PLMS with
@@ -50,7 +51,7 @@ pub struct Pndm {
     /// Default: [`DdimTarget::NextRung`].
     pub target: DdimTarget,
     /// Whether the run ends on the last rung, as in WebUI's PLMS: see
-    /// [`Ddim`](crate::Ddim::stop_at_last_rung).
+    /// [`Ddim`](crate::samplers::Ddim::stop_at_last_rung).
     ///
     /// Default: false.
     pub stop_at_last_rung: bool,

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::row::{ComfyUi, SamplerRow};
-use crate::{Conventions, Ladder, NoisePath, Run, Rungs, Sampler, Step};
+use crate::{
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, NoisePath},
+};
 
 /// RES multistep: the refined exponential solver of <https://arxiv.org/abs/2308.02157> for the
 /// denoised sample. It is of second order from the outputs of two steps, starts at first order, and

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::heun::HeunStep;
 use super::row::{CallFormula, SamplerRow, WebUi};
 use super::steps::add;
-use crate::ladder::karras;
-use crate::{Calls, ClipSample, Ladder, Run, Rungs, Sampler, Step};
+use crate::ladders::karras;
+use crate::{Ladder, Run, Rungs, Sampler, Step, samplers::Calls, schedule::ClipSample};
 
 /// The largest number of steps of a segment, and of its repetitions.
 const MOST: usize = 1000;

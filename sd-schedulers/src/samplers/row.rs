@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{Calls, Ladder, Sampler, SchedulerConfig};
+use crate::{Ladder, Sampler, SchedulerConfig, samplers::Calls};
 
 /// What is known about a sampler without running it.
 #[derive(Clone, Debug)]
@@ -262,5 +262,6 @@ fn read<S: Sampler + DeserializeOwned>(
 
 fn options<S: Sampler + Serialize>(sampler: &dyn Sampler) -> Option<Value> {
     let sampler = (sampler as &dyn Any).downcast_ref::<S>()?;
-    serde_json::to_value(sampler).ok()
+    // The text has the shortest form of each number. A `Value` would have the digits of an f64.
+    serde_json::from_str(&serde_json::to_string(sampler).ok()?).ok()
 }

@@ -8,7 +8,12 @@ use super::exponential_adams::{MOST, integrals};
 use super::predictor_corrector::PredictorCorrector;
 use super::row::{CallFormula, ComfyUi, SamplerRow};
 use super::steps::add;
-use crate::{Calls, ClipSample, Conventions, FinalSigma, Ladder, Needs, Run, Rungs, Sampler, Step};
+use crate::{
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, FinalSigma},
+    samplers::{Calls, Needs},
+    schedule::ClipSample,
+};
 
 /// SA-Solver, a stochastic Adams method: algorithm 1 of <https://arxiv.org/abs/2309.05019>. Without
 /// noise, its order is the greater of its two orders; with noise, it is of first order. It calls

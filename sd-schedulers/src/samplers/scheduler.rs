@@ -13,7 +13,10 @@ use serde_json::{Map, Value};
 use super::{SamplerRow, TABLE, by_name, row_of};
 use crate::names::unknown;
 use crate::schedule::Kind;
-use crate::{Conventions, Ladder, Sampler, SchedulerConfig, UnknownName, WithConventions};
+use crate::{
+    Ladder, Sampler, SchedulerConfig, ladders::Conventions, names::UnknownName,
+    samplers::WithConventions,
+};
 
 /// A choice of sampler: a row of [`TABLE`], or a sampler with its options.
 ///
@@ -26,7 +29,7 @@ use crate::{Conventions, Ladder, Sampler, SchedulerConfig, UnknownName, WithConv
 /// `conventions`. A sampler of a type that is not in [`TABLE`] cannot be written.
 ///
 /// ```
-/// use sd_schedulers::{EulerAncestral, Scheduler};
+/// use sd_schedulers::{Scheduler, samplers::EulerAncestral};
 ///
 /// let scheduler = Scheduler::from(EulerAncestral { eta: 0.5, ..EulerAncestral::default() });
 /// assert_eq!(serde_json::to_string(&scheduler)?, r#"{"euler-a":{"eta":0.5}}"#);
@@ -115,7 +118,7 @@ impl FromStr for Scheduler {
 /// reads it. A sampler that no row builds is written with its `Debug` output.
 ///
 /// ```
-/// use sd_schedulers::{Euler, Scheduler};
+/// use sd_schedulers::{Scheduler, samplers::Euler};
 ///
 /// assert_eq!(Scheduler::from(Euler::default()).to_string(), "euler");
 /// ```
@@ -158,7 +161,7 @@ const CONVENTIONS: &str = "conventions";
 
 /// The serde form of a sampler.
 struct Written {
-    /// A row whose sampler has the same type.
+    /// The row whose sampler has the same type and the fewest other options.
     row: &'static SamplerRow,
     /// The options that differ from the sampler of the row.
     options: Map<String, Value>,
@@ -175,18 +178,19 @@ impl Written {
             Some(wrapped) => (&*wrapped.sampler, Some(wrapped.conventions)),
             None => (sampler, None),
         };
-        let of_type = |row: &&SamplerRow| (row.options)(sampler).is_some();
-        let row = row_of(sampler, &SchedulerConfig::default());
-        let row = row.or_else(|| TABLE.iter().find(of_type))?;
-        let (mut options, usual) = (map((row.options)(sampler)?), usual_options(row));
-        options.retain(|key, value| usual.get(key) != Some(value));
-        let written = Self {
-            row,
-            options,
-            conventions,
+        let in_row = |row: &'static SamplerRow| {
+            let (mut options, usual) = (map((row.options)(sampler)?), usual_options(row));
+            options.retain(|key, value| usual.get(key) != Some(value));
+            Some(Self {
+                row,
+                options,
+                conventions,
+            })
         };
+        let rows = TABLE.iter().filter_map(in_row);
+        let written = rows.min_by_key(|written| written.options.len())?;
         // JSON has no infinities, for example.
-        let read = sampler_of(row, written.options.clone()).ok()?;
+        let read = sampler_of(written.row, written.options.clone()).ok()?;
         (*read == *sampler).then_some(written)
     }
 }
@@ -267,8 +271,9 @@ impl<'de> Visitor<'de> for NameOrOptions {
 mod tests {
     use super::*;
     use crate::{
-        Churn, Ddim, DpmPlusPlus2M, Euler, EulerAncestral, NoisePath, NoiseSchedule, Prediction,
-        UniPc,
+        NoiseSchedule, Prediction,
+        ladders::NoisePath,
+        samplers::{Churn, Ddim, DpmPlusPlus2M, Euler, EulerAncestral, UniPc},
     };
 
     const HALF: EulerAncestral = EulerAncestral {

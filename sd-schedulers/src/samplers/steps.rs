@@ -6,7 +6,7 @@
 
 use multiversion::multiversion;
 
-use crate::{Calls, Rung, Rungs};
+use crate::{Rung, Rungs, samplers::Calls};
 
 /// Moves `x` along the slope `(x - denoised) / sigma`, from a sigma to `ratio` times it:
 /// `denoised + ratio * (x - denoised)`. With ratio 0, the result is `denoised` to the last bit.

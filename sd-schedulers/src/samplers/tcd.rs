@@ -6,7 +6,9 @@ use super::ddim::relabel;
 use super::row::SamplerRow;
 use super::steps::{add, slide};
 use crate::{
-    Conventions, EndPoint, FirstX, Ladder, Run, Rung, Rungs, Sampler, Step, TimestepRounding,
+    Ladder, Run, Rung, Rungs, Sampler, Step,
+    ladders::{Conventions, FirstX, TimestepRounding},
+    samplers::EndPoint,
 };
 
 /// Strategic stochastic sampling of trajectory consistency distillation: algorithm 4 of
@@ -23,7 +25,7 @@ use crate::{
 #[serde(default, deny_unknown_fields)]
 pub struct Tcd {
     /// How far down each step goes before it comes up again, from 0 (to the next rung, which is
-    /// [`Ddim`](crate::Ddim)) to 1 (to timestep 0): `eta` of diffusers' `step`. A value outside
+    /// [`Ddim`](crate::samplers::Ddim)) to 1 (to timestep 0): `eta` of diffusers' `step`. A value outside
     /// counts as the nearer end, and NaN counts as 0.
     ///
     /// Default: 0.3.

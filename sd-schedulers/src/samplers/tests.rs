@@ -2,8 +2,11 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    ClipSample, Conventions, EndPoint, FinalSigma, Ladder, LadderError, NoiseSchedule, NoiseSource,
-    Rungs, sample,
+    Ladder, NoiseSchedule, NoiseSource, Rungs,
+    ladders::{Conventions, FinalSigma, LadderError},
+    sample,
+    samplers::EndPoint,
+    schedule::ClipSample,
 };
 
 #[test]

@@ -7,8 +7,10 @@ use super::dpm_solver::conventions;
 use super::predictor_corrector::PredictorCorrector;
 use super::row::{ComfyUi, SamplerRow, WebUi};
 use crate::{
-    ClipSample, Conventions, FinalSigma, FirstX, Ladder, Needs, Run, Rungs, Sampler, Step,
-    WithConventions,
+    Ladder, Run, Rungs, Sampler, Step,
+    ladders::{Conventions, FinalSigma, FirstX},
+    samplers::{Needs, WithConventions},
+    schedule::ClipSample,
 };
 
 /// UniPC, multistep: algorithms 1 (the corrector) and 2 (the predictor) of
@@ -105,7 +107,7 @@ impl UniPc {
     /// counted from 0, are corrected.
     ///
     /// ```
-    /// use sd_schedulers::UniPc;
+    /// use sd_schedulers::samplers::UniPc;
     ///
     /// let unipc = UniPc { uncorrected: UniPc::uncorrected_at([0, 3]), ..UniPc::default() };
     /// assert_eq!(unipc.uncorrected, 0b1001);

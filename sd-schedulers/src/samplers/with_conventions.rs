@@ -2,22 +2,26 @@ use std::any::Any;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::{Calls, Conventions, EndPoint, Needs, Run, Rungs, Sampler};
+use crate::{
+    Run, Rungs, Sampler,
+    ladders::Conventions,
+    samplers::{Calls, EndPoint, Needs},
+};
 
 /// A sampler whose rungs are made with other conventions than its own.
 ///
 /// The same steps have several reference implementations, which count and scale differently. For
-/// example, [`DpmPlusPlus2M`](crate::DpmPlusPlus2M) has the conventions of diffusers' class, and
+/// example, [`DpmPlusPlus2M`](crate::samplers::DpmPlusPlus2M) has the conventions of diffusers' class, and
 /// with [`Conventions::default`] it is k-diffusion's.
 ///
 /// Whether the steps are correct on such rungs is not checked. Usually,
 /// [`Conventions::on_grid_only`], [`Conventions::training_timesteps`] and
 /// [`Conventions::min_steps`] must stay if they are set, and [`Conventions::flow`] must stay if it
-/// is [`NoisePath::Exploding`](crate::NoisePath::Exploding).
+/// is [`NoisePath::Exploding`](crate::ladders::NoisePath::Exploding).
 ///
 /// ```
 /// use std::sync::Arc;
-/// use sd_schedulers::{Conventions, DpmPlusPlus2M, Sampler, WithConventions};
+/// use sd_schedulers::{Sampler, ladders::Conventions, samplers::{DpmPlusPlus2M, WithConventions}};
 ///
 /// let sampler = WithConventions::wrap(Arc::new(DpmPlusPlus2M), Conventions::default());
 /// assert_eq!(sampler.conventions(), Conventions::default());

@@ -1,10 +1,21 @@
-//! The noise levels that a model was trained on.
+//! What a model was trained on: its noise levels, and the quantity that it predicts.
+//!
+//! A [`NoiseSchedule`] is made from a [`SchedulerConfig`]. It covers [betas](BetaSchedule), zero
+//! terminal SNR, flow matching and EDM. [`Prediction`] converts a model's output to the denoised
+//! sample, which [`ClipSample`] may clip.
 
+mod betas;
+mod clip;
+mod prediction;
 #[cfg(test)]
 mod tests;
 
-use crate::betas::{alpha_bars, betas, rescale_zero_terminal_snr};
-use crate::{BetaSchedule, ConfigError, NoisePath, Prediction, SchedulerConfig};
+pub use betas::BetaSchedule;
+pub use clip::ClipSample;
+pub use prediction::Prediction;
+
+use crate::{SchedulerConfig, config::ConfigError, ladders::NoisePath};
+use betas::{alpha_bars, betas, rescale_zero_terminal_snr};
 
 /// The noise levels of a model: alpha-bar and sigma of each training timestep.
 ///
@@ -65,7 +76,7 @@ impl NoiseSchedule {
     /// of that. This happens with linear betas, where diffusers' sigmas fall at the end.
     ///
     /// diffusers' DDIM keeps the 0, so it cannot run models that predict epsilon: see
-    /// [`Conventions::on_grid_only`](crate::Conventions::on_grid_only).
+    /// [`Conventions::on_grid_only`](crate::ladders::Conventions::on_grid_only).
     ///
     /// # Errors
     /// - The errors of [`SchedulerConfig::validate`].

@@ -4,7 +4,7 @@ in float64.
 Each sampler of the crate's table runs with each prediction type, on one or two ladders, at 1, 2, 5,
 10, 25 and 50 steps. Each option of each sampler runs once, at 5 and 20 steps. The samplers that
 k-diffusion has are compared with it, call for call. A run that the sampler cannot make is listed as
-refused. `name` in samplers.json is the name by which tests/golden.rs knows the sampler.
+refused. `name` is the name of a row of the crate's table, or of a sampler in options.json.
 """
 
 import importlib.util

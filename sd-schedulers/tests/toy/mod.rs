@@ -112,7 +112,7 @@ impl Toy {
 /// Returns the divisor that converts a flow model's state from the run's scaling to its own.
 pub fn flow_scale(prediction: Prediction, rungs: &Rungs, sigma: f32) -> f32 {
     match (prediction, rungs.path()) {
-        (Prediction::Flow, sd_schedulers::NoisePath::Exploding) => 1.0 + sigma,
+        (Prediction::Flow, sd_schedulers::ladders::NoisePath::Exploding) => 1.0 + sigma,
         _ => 1.0,
     }
 }

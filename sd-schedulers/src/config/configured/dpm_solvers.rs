@@ -6,8 +6,12 @@ use super::super::{ConfigError, thresholding};
 use super::File;
 use super::samplers::Read;
 use crate::{
-    Deis, DpmAlgorithm, DpmForm, DpmPlusPlus2M, DpmSolver, DpmSolverSinglestep, FinalSigma,
-    SaOutput, SaSolver, Sampler, Spacing, UniPc, UniPcVariant,
+    Sampler,
+    ladders::{FinalSigma, Spacing},
+    samplers::{
+        Deis, DpmAlgorithm, DpmForm, DpmPlusPlus2M, DpmSolver, DpmSolverSinglestep, SaOutput,
+        SaSolver, UniPc, UniPcVariant,
+    },
 };
 
 /// The algorithms, and whether a run must end above 0.

@@ -2,10 +2,10 @@
 
 use super::super::{ConfigError, SchedulerConfig};
 use super::File;
-use crate::ladder::shifted;
+use crate::ladders::shifted;
 use crate::{
-    FinalSigma, Flow, FlowLevels, Ladder, NoiseSchedule, Prediction, ResolutionShift, Shape, Shift,
-    Spacing, Span, Timing,
+    Ladder, NoiseSchedule, Prediction,
+    ladders::{FinalSigma, Flow, FlowLevels, ResolutionShift, Shape, Shift, Spacing, Span, Timing},
 };
 
 pub(super) const KARRAS: Shape = Shape::Karras { rho: 7.0 };

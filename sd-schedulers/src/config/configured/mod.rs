@@ -10,7 +10,10 @@ use std::sync::Arc;
 use super::class::{Class, Kind};
 use super::json::Keys;
 use super::{ConfigError, SchedulerConfig};
-use crate::{Ladder, Prediction, Sampler, SamplerRow, row_of};
+use crate::{
+    Ladder, Prediction, Sampler,
+    samplers::{SamplerRow, row_of},
+};
 
 /// Everything that a diffusers `scheduler_config.json` says. See [`from_config`].
 #[derive(Clone, Debug)]
@@ -48,7 +51,7 @@ impl Configured {
 /// let configured = from_config(json)?;
 /// assert_eq!(configured.row().map(|row| row.name), Some("dpmpp-2m"));
 /// assert_eq!(configured.ladder, Ladder::karras());
-/// # Ok::<(), sd_schedulers::ConfigError>(())
+/// # Ok::<(), sd_schedulers::config::ConfigError>(())
 /// ```
 ///
 /// The supported classes are:

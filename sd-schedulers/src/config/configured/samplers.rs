@@ -6,9 +6,12 @@ use super::super::class::Class;
 use super::super::{ConfigError, clip_sample};
 use super::File;
 use crate::{
-    Conventions, Ddim, Ddpm, DdpmVariance, Dpm2, Dpm2Ancestral, DpmPlusPlusSde, Euler,
-    EulerAncestral, FinalSigma, Heun, Ladder, Lcm, LcmBoundary, Lms, NoiseSchedule, Pndm,
-    Prediction, Sampler, Spacing, Tcd, TimestepRounding, WithConventions,
+    Ladder, NoiseSchedule, Prediction, Sampler,
+    ladders::{Conventions, FinalSigma, Spacing, TimestepRounding},
+    samplers::{
+        Ddim, Ddpm, DdpmVariance, Dpm2, Dpm2Ancestral, DpmPlusPlusSde, Euler, EulerAncestral, Heun,
+        Lcm, LcmBoundary, Lms, Pndm, Tcd, WithConventions,
+    },
 };
 
 pub(super) type Read = Result<(Arc<dyn Sampler>, Ladder), ConfigError>;

@@ -2,11 +2,17 @@ use super::super::class::CLASSES;
 use super::ladders::{KARRAS, SHAPES};
 use super::*;
 use crate::{
-    ClipSample, Conventions, Ddim, DdimTarget, Ddpm, DdpmVariance, Deis, Dpm2, DpmAlgorithm,
-    DpmForm, DpmPlusPlus2M, DpmSolver, DpmSolverSinglestep, Euler, FinalSigma, Flow, FlowLevels,
-    Heun, Lcm, LcmBoundary, Lms, NoiseSchedule, Pndm, PndmMean, ResolutionShift, SaOutput,
-    SaSolver, Shape, Shift, Spacing, Span, TimestepRounding, Timing, UniPc, UniPcVariant,
-    WithConventions,
+    NoiseSchedule,
+    ladders::{
+        Conventions, FinalSigma, Flow, FlowLevels, ResolutionShift, Shape, Shift, Spacing, Span,
+        TimestepRounding, Timing,
+    },
+    samplers::{
+        Ddim, DdimTarget, Ddpm, DdpmVariance, Deis, Dpm2, DpmAlgorithm, DpmForm, DpmPlusPlus2M,
+        DpmSolver, DpmSolverSinglestep, Euler, Heun, Lcm, LcmBoundary, Lms, Pndm, PndmMean,
+        SaOutput, SaSolver, UniPc, UniPcVariant, WithConventions,
+    },
+    schedule::ClipSample,
 };
 
 fn read(class: &str, keys: &str) -> Result<Configured, ConfigError> {

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::ops::ControlFlow;
 
-use crate::{Conventions, NoiseSource, Rung, Rungs};
+use crate::{NoiseSource, Rung, Rungs, ladders::Conventions};
 
 /// A sampler: a loop over the rungs that turns noise into a sample.
 ///
@@ -108,7 +108,7 @@ pub trait Run {
     /// to sigma `to`.
     ///
     /// `to` is above `from` where a sampler goes back up. A source that keeps one path of noise for
-    /// any number of steps, such as [`BrownianTree`](crate::BrownianTree), needs the two sigmas.
+    /// any number of steps, such as [`BrownianTree`](crate::noise::BrownianTree), needs the two sigmas.
     /// Other sources ignore them.
     fn noise(&mut self, from: f32, to: f32, out: &mut [f32]);
 
@@ -136,8 +136,8 @@ pub struct Needs {
     /// picture.
     pub brownian: bool,
     /// Whether `x` must be one picture rather than several. Some steps look at all values of `x`:
-    /// [`ClipSample::Dynamic`](crate::ClipSample::Dynamic), and the choice of steps in
-    /// [`DpmAdaptive`](crate::DpmAdaptive). With several pictures in `x`, they would influence each
+    /// [`ClipSample::Dynamic`](crate::schedule::ClipSample::Dynamic), and the choice of steps in
+    /// [`DpmAdaptive`](crate::samplers::DpmAdaptive). With several pictures in `x`, they would influence each
     /// other.
     pub one_picture: bool,
 }
@@ -174,11 +174,11 @@ pub struct Step<'a> {
     pub index: usize,
     /// The number of steps, usually the number of rungs.
     ///
-    /// - [`Ddim`](crate::Ddim::stop_at_last_rung) and [`Pndm`](crate::Pndm::stop_at_last_rung) make
+    /// - [`Ddim`](crate::samplers::Ddim::stop_at_last_rung) and [`Pndm`](crate::samplers::Pndm::stop_at_last_rung) make
     ///   one step less if they stop at the last rung.
-    /// - [`Restart`](crate::Restart) also counts the steps that it repeats.
-    /// - [`DpmFast`](crate::DpmFast) counts its own steps.
-    /// - [`DpmAdaptive`](crate::DpmAdaptive) estimates the number anew at each step. Only the value
+    /// - [`Restart`](crate::samplers::Restart) also counts the steps that it repeats.
+    /// - [`DpmFast`](crate::samplers::DpmFast) counts its own steps.
+    /// - [`DpmAdaptive`](crate::samplers::DpmAdaptive) estimates the number anew at each step. Only the value
     ///   of the last step is certain.
     pub total: usize,
     /// The sigma that the step started from, usually a rung's.

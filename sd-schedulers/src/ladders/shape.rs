@@ -24,7 +24,7 @@ pub enum Shape {
     /// `use_exponential_sigmas`.
     Exponential,
     /// The sigmas of [`Exponential`](Self::Exponential) with timesteps that are rounded like
-    /// Karras' timesteps (see [`TimestepRounding`](crate::TimestepRounding)). This is diffusers'
+    /// Karras' timesteps (see [`TimestepRounding`](crate::ladders::TimestepRounding)). This is diffusers'
     /// `use_lu_lambdas`, after <https://arxiv.org/abs/2211.01095>, where lambda is minus the
     /// logarithm of sigma.
     Lu,
@@ -39,7 +39,7 @@ pub enum Shape {
     ///
     /// This is how diffusers (`use_beta_sigmas`) and WebUI (Beta) read
     /// <https://arxiv.org/abs/2407.12173>. The paper applies the quantiles to timesteps:
-    /// [`Timing::BetaTimesteps`](crate::Timing::BetaTimesteps).
+    /// [`Timing::BetaTimesteps`](crate::ladders::Timing::BetaTimesteps).
     Beta {
         /// `0.01..=50.0`. A value below 1 puts more rungs near the clean end. The paper uses 0.6.
         alpha: f64,

@@ -1,7 +1,7 @@
 use super::{LadderError, above_zero, beta, in_range, ramp};
 use crate::NoiseSchedule;
 
-/// Rules that pick training timesteps, other than a [`Spacing`](crate::Spacing): the rules of WebUI
+/// Rules that pick training timesteps, other than a [`Spacing`](crate::ladders::Spacing): the rules of WebUI
 /// and ComfyUI, and of distilled models.
 ///
 /// Between whole timesteps, sigma is interpolated linearly in its logarithm, as in k-diffusion. The
@@ -29,7 +29,7 @@ pub enum Timing {
     /// <https://arxiv.org/abs/2407.12173>, ComfyUI's `beta`.
     ///
     /// diffusers and WebUI apply the quantiles to sigmas instead:
-    /// [`Shape::Beta`](crate::Shape::Beta). Equal timesteps are moved apart, so that there are N of
+    /// [`Shape::Beta`](crate::ladders::Shape::Beta). Equal timesteps are moved apart, so that there are N of
     /// them. ComfyUI has fewer then (on Stable Diffusion from N = 139).
     BetaTimesteps {
         /// `0.01..=50.0`. A value below 1 puts more rungs near the clean end. The paper uses 0.6.

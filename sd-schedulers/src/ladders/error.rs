@@ -15,7 +15,7 @@ pub enum LadderError {
         /// The largest number of steps.
         max: usize,
     },
-    /// The sampler ([`Conventions::min_steps`](crate::Conventions::min_steps)) or the ladder needs
+    /// The sampler ([`Conventions::min_steps`](crate::ladders::Conventions::min_steps)) or the ladder needs
     /// more steps.
     #[error("steps: expected at least {min}, found {steps}")]
     TooFew {
@@ -42,7 +42,7 @@ pub enum LadderError {
     /// The ladder has no meaning for this kind of model.
     ///
     /// The same error reports a sampler that computes with training timesteps
-    /// ([`Conventions::training_timesteps`](crate::Conventions::training_timesteps)) and a part of
+    /// ([`Conventions::training_timesteps`](crate::ladders::Conventions::training_timesteps)) and a part of
     /// a run by timesteps, where the model has no training timesteps.
     #[error("{ladder} does not support {model} model")]
     Model {

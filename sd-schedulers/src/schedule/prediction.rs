@@ -1,7 +1,7 @@
 //! The meaning of a model's output, and its conversion to the denoised sample. No other file
 //! depends on the kind of output.
 
-use crate::{NoisePath, Rung};
+use crate::{Rung, ladders::NoisePath};
 
 /// What a model was trained to predict.
 ///

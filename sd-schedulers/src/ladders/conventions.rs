@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::NoisePath;
+use crate::ladders::NoisePath;
 
 /// How a sampler counts and scales, where the reference implementations of different samplers
 /// differ.
@@ -48,7 +48,7 @@ pub struct Conventions {
     /// Default: [`FinalSigma::Zero`].
     ///
     /// Some ladders determine the end themselves: [`Ladder::Sigmas`](crate::Ladder::Sigmas), and
-    /// [`Shape::KlOptimal`](crate::Shape::KlOptimal) as in WebUI.
+    /// [`Shape::KlOptimal`](crate::ladders::Shape::KlOptimal) as in WebUI.
     pub end: FinalSigma,
     /// Whether the ladder is made with one more step and its cleanest rung is left out, as for
     /// WebUI's DPM2, DPM2 a and DPM++ 3M SDE. This does not apply to given sigmas and timesteps.
@@ -65,8 +65,8 @@ pub struct Conventions {
     ///
     /// [`NoisePath::Flow`] is correct only for two kinds of samplers:
     /// - samplers that add no noise and use only the slope `(x - denoised) / sigma`;
-    /// - samplers with a formula for that path: [`LcmBoundary::None`](crate::LcmBoundary::None) and
-    ///   [`EulerAncestral::flow`](crate::EulerAncestral::flow).
+    /// - samplers with a formula for that path: [`LcmBoundary::None`](crate::samplers::LcmBoundary::None) and
+    ///   [`EulerAncestral::flow`](crate::samplers::EulerAncestral::flow).
     pub flow: NoisePath,
 }
 
@@ -104,7 +104,7 @@ pub enum TimestepRounding {
     /// A whole timestep, as in diffusers' `DPMSolverMultistepScheduler`.
     ///
     /// It is truncated on the exponential and the beta (over sigma) ladder and on a flow model.
-    /// With cosine betas, it is also truncated on Karras and [`Shape::Lu`](crate::Shape::Lu). On
+    /// With cosine betas, it is also truncated on Karras and [`Shape::Lu`](crate::ladders::Shape::Lu). On
     /// all other ladders, it is rounded half to even.
     Whole,
     /// The same as [`Whole`](Self::Whole), without the exception for cosine betas, as in diffusers'

@@ -1,7 +1,15 @@
-//! The rules that pick the noise levels of a run.
+//! Ladders: the rules that pick the noise levels of a run.
+//!
+//! A [`Ladder`] picks the noise levels of a run from the noise levels that a model was trained on.
+//! [`Ladder::rungs`] returns them as [`Rungs`], noisiest first. The documentation of [`Ladder`] has a
+//! table of all ladders.
+//!
+//! A sampler counts and scales as its [`Conventions`] say. [`StrengthRule`] and [`Rungs`] split a
+//! run, for image to image or for two models in turn.
 
 mod beta;
 mod conventions;
+mod conversion;
 mod error;
 mod flow;
 mod gits;
@@ -27,6 +35,7 @@ pub use error::LadderError;
 pub(crate) use flow::shifted;
 pub use flow::{Flow, FlowLevels, ResolutionShift, Shift};
 pub use linear_quadratic::LinearQuadratic;
+pub use rungs::{NoisePath, Rung, Rungs};
 pub(crate) use shape::karras;
 pub use shape::{Shape, Span};
 pub use spacing::Spacing;
@@ -176,7 +185,7 @@ impl Ladder {
     /// It sets the tokens of a [`ResolutionShift`], and leaves all other ladders unchanged.
     ///
     /// ```
-    /// use sd_schedulers::{Flow, Ladder, ResolutionShift, Shift};
+    /// use sd_schedulers::{Ladder, ladders::{Flow, ResolutionShift, Shift}};
     ///
     /// let by_size = |tokens| {
     ///     let shift = Shift::Resolution(ResolutionShift { tokens, ..Default::default() });

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LadderError, NoiseSchedule};
+use crate::{NoiseSchedule, ladders::LadderError};
 
 /// How a clean sample and noise make a noisy one. It is the scaling of x and sigma in a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +59,7 @@ impl Rungs {
     ///
     /// `sigmas` ends with the sigma that the run leads to, usually 0. `timesteps` has one element
     /// less. `initial_scale` multiplies unit noise to make the first x (see
-    /// [`FirstX`](crate::FirstX)).
+    /// [`FirstX`](crate::ladders::FirstX)).
     ///
     /// # Errors
     /// - [`LadderError::Lengths`] if there is no timestep, or if `sigmas` does not have exactly one

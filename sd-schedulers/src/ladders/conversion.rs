@@ -7,7 +7,7 @@ use super::{
     Conventions, FinalSigma, FirstX, Ladder, LadderError, Shape, Spacing, TimestepRounding,
 };
 use crate::schedule::Kind;
-use crate::{BetaSchedule, NoisePath, NoiseSchedule, Rungs};
+use crate::{NoiseSchedule, Rungs, ladders::NoisePath, schedule::BetaSchedule};
 
 impl Ladder {
     /// Makes the noise levels of a run of `steps` steps.
@@ -35,7 +35,7 @@ impl Ladder {
     ///
     /// ```
     /// use std::sync::Arc;
-    /// use sd_schedulers::{Conventions, Ladder, NoiseSchedule, SchedulerConfig};
+    /// use sd_schedulers::{Ladder, NoiseSchedule, SchedulerConfig, ladders::Conventions};
     ///
     /// let schedule = Arc::new(NoiseSchedule::new(&SchedulerConfig::default())?);
     /// let rungs = Ladder::trailing().rungs(&schedule, 4, &Conventions::default())?;
@@ -43,9 +43,9 @@ impl Ladder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// [`Timing::DdimUniform`]: crate::Timing::DdimUniform
-    /// [`Timing::Turbo`]: crate::Timing::Turbo
-    /// [`Timing::Lcm`]: crate::Timing::Lcm
+    /// [`Timing::DdimUniform`]: crate::ladders::Timing::DdimUniform
+    /// [`Timing::Turbo`]: crate::ladders::Timing::Turbo
+    /// [`Timing::Lcm`]: crate::ladders::Timing::Lcm
     pub fn rungs(
         &self,
         schedule: &Arc<NoiseSchedule>,

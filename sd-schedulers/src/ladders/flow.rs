@@ -8,7 +8,7 @@ use crate::NoiseSchedule;
 /// They are the ladders of diffusers' `FlowMatch…` classes and of `use_flow_sigmas`.
 ///
 /// ```
-/// use sd_schedulers::{Flow, FlowLevels, Ladder, Shift};
+/// use sd_schedulers::{Ladder, ladders::{Flow, FlowLevels, Shift}};
 ///
 /// let ladder = Ladder::Flow(Flow {
 ///     levels: FlowLevels::Even,
@@ -223,7 +223,7 @@ impl Shift {
     /// noise: `s = sqrt(to / from)`, equation 23 of <https://arxiv.org/abs/2403.03206>.
     ///
     /// ```
-    /// use sd_schedulers::Shift;
+    /// use sd_schedulers::ladders::Shift;
     ///
     /// assert_eq!(Shift::of_area(512 * 512, 1024 * 1024), Shift::By(2.0));
     /// ```

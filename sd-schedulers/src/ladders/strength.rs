@@ -3,7 +3,9 @@
 ///
 /// ```
 /// # use std::sync::Arc;
-/// use sd_schedulers::{Conventions, Ladder, NoiseSchedule, SchedulerConfig, StrengthRule};
+/// use sd_schedulers::{
+///     Ladder, NoiseSchedule, SchedulerConfig, ladders::{Conventions, StrengthRule},
+/// };
 ///
 /// let schedule = Arc::new(NoiseSchedule::new(&SchedulerConfig::default())?);
 /// let (whole, first) = StrengthRule::Diffusers.part(20, 0.75);

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::Needs;
+use crate::samplers::Needs;
 
 /// What is done to a denoised sample before a sampler uses it.
 ///
@@ -12,7 +12,7 @@ use crate::Needs;
 /// Default: [`ClipSample::None`].
 ///
 /// ```
-/// use sd_schedulers::ClipSample;
+/// use sd_schedulers::schedule::ClipSample;
 ///
 /// let clip = ClipSample::Range(1.0);
 /// let mut denoised = [-4.0, 0.5];

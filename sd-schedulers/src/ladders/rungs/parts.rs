@@ -1,8 +1,8 @@
 //! Parts of a run.
 
 use super::Rungs;
-use crate::LadderError;
-use crate::ladder::decimal;
+use crate::ladders::LadderError;
+use crate::ladders::decimal;
 use crate::schedule::Kind;
 
 impl Rungs {
@@ -10,8 +10,8 @@ impl Rungs {
     ///
     /// The first x of the part is the clean sample plus [`initial_scale`](Self::initial_scale)
     /// times unit noise. The scale is now the sigma of rung `first`. On
-    /// [`NoisePath::Flow`](crate::NoisePath::Flow), the clean sample is multiplied by `1 - sigma`.
-    /// [`StrengthRule`](crate::StrengthRule) computes `first` from a strength.
+    /// [`NoisePath::Flow`](crate::ladders::NoisePath::Flow), the clean sample is multiplied by `1 - sigma`.
+    /// [`StrengthRule`](crate::ladders::StrengthRule) computes `first` from a strength.
     ///
     /// # Errors
     /// [`LadderError::Part`] if there is no rung `first`.
@@ -93,7 +93,7 @@ impl Rungs {
     ///
     /// Samplers whose formulas contain N use this number, so that the parts of a run add up to the
     /// whole. There are two exceptions, which make their own rungs between the ends of the part and
-    /// use its number of steps: [`DpmFast`](crate::DpmFast), and [`Restart`](crate::Restart)
+    /// use its number of steps: [`DpmFast`](crate::samplers::DpmFast), and [`Restart`](crate::samplers::Restart)
     /// without given segments.
     pub fn steps_of_whole(&self) -> usize {
         self.timesteps.len()

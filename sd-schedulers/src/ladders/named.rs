@@ -8,7 +8,7 @@ use super::{
     AlignYourSteps, AlignedModel, Flow, FlowLevels, Ladder, LinearQuadratic, Shape, Shift, Spacing,
     Span, Timing, Vp,
 };
-use crate::UnknownName;
+use crate::names::UnknownName;
 use crate::printable::printable;
 
 impl FromStr for Ladder {
@@ -36,7 +36,7 @@ impl FromStr for Ladder {
 /// named ladder's is written as the JSON that serde reads.
 ///
 /// ```
-/// use sd_schedulers::{Ladder, Shape};
+/// use sd_schedulers::{Ladder, ladders::Shape};
 ///
 /// assert_eq!(Ladder::karras().to_string(), "karras");
 /// let ladder = Ladder::shaped(Shape::Karras { rho: 5.0 });
@@ -104,7 +104,7 @@ impl Ladder {
     /// Returns a shape over every trained sigma.
     ///
     /// ```
-    /// use sd_schedulers::{Ladder, Shape};
+    /// use sd_schedulers::{Ladder, ladders::Shape};
     ///
     /// assert_eq!(Ladder::shaped(Shape::Karras { rho: 7.0 }), Ladder::karras());
     /// ```
