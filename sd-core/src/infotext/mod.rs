@@ -17,76 +17,7 @@
 //! `SD ` are this crate's own, and WebUI knows all the others. [`Infotext::request`] reads them
 //! back, and reports what it cannot reproduce as a difference.
 //!
-//! Sampling:
-//!
-//! - `Steps`: the number of steps.
-//! - `Sampler`: the [title](sd_schedulers::samplers::SamplerRow::title) of the sampler. In files of WebUI,
-//!   names are read by [`from_webui`](sd_schedulers::from_webui), which includes aliases
-//!   (`k_dpmpp_2m`) and old names that contain the ladder (`DPM++ 2M Karras`). The section
-//!   [below](#other-programs) has the names of other programs. A sampler without a name has no
-//!   `Sampler`.
-//! - `Schedule type`: WebUI's label if it means exactly this ladder, and otherwise the ladder's
-//!   [name](sd_schedulers::Ladder::NAMED).
-//! - `CFG scale`: the guidance scale, as the shortest number that is read back as the same `f32`.
-//!   In files of WebUI, the scale of "DDIM CFG++" is divided by 12.5: in WebUI it is `0.0..=12.5`,
-//!   and in this crate `0.0..=1.0`.
-//! - `Seed`: the seed of this picture, whatever its place in a request.
-//! - `Size`: width and height, such as `512x768`. When it is read, sides are rounded down to
-//!   multiples of 8, which is a difference.
-//! - `Variation seed` and `Variation seed strength`: the variation of this picture, if its strength
-//!   is not 0.
-//! - `Seed resize from`: width and height, such as `512x768`.
-//! - `Clip skip`: the clip skip, if it is not the model's own. If the key is absent, the model's
-//!   own is used. [`Pipeline::reproduction`](crate::Pipeline::reproduction) drops a clip skip that
-//!   WebUI did not apply.
-//! - `ENSD`: the number added to the seed for the noise between steps, if it is not 0.
-//! - `RNG`: the noise: `CPU` is torch's generator, `NV` is WebUI's generator of that name, and
-//!   `GPU` is torch's generator on a CUDA device. Without `SD noise`, `GPU` is read as `NV`, which
-//!   is a difference. In files of WebUI a missing `RNG` means `GPU`.
-//! - `SGM noise multiplier`: `True` if the first x is the noise times sqrt(σ² + 1) instead of σ.
-//!   It is read for samplers of WebUI.
-//! - `SD ladder`: a ladder without a name, as JSON.
-//! - `SD sampler`: `webui` for a sampler with WebUI's conventions, which `Sampler` names; `model`
-//!   for the model's default sampler if that has no name; otherwise the sampler and its options as
-//!   JSON, or the `Debug` output of a sampler that is not this crate's, which is a difference.
-//! - `SD guidance`: guidance with more than a scale, as JSON. A custom guidance is written as its
-//!   `Debug` output, without `CFG scale`, and is a difference.
-//! - `SD noise`: noise that `RNG` does not name, or not completely, as its name or as JSON.
-//! - `SD slerp`: the interpolation of a variation, if it is not WebUI's.
-//!
-//! The model:
-//!
-//! - `Model hash`: the first 10 digits of the SHA-256 of the UNet's file. It is not read, as only
-//!   the caller can compare it.
-//! - `Model`: the name of the model. It is not read.
-//! - `Refiner`, `Refiner switch at` and `Refiner switch by sampling steps`: the name of the refiner
-//!   that made the last steps, the share of the run before it, and `True` if that is a share of the
-//!   steps. They are read as [`Request::refiner`].
-//!
-//! The prompts and other inputs:
-//!
-//! - `SD sizes`, `SD negative sizes` and `SD aesthetic scores`: the size conditioning of an SDXL
-//!   model, if it is not the default, as JSON.
-//! - `SD prompt 2` and `SD negative prompt 2`: the texts for the second text encoder, if they
-//!   differ.
-//! - `SD prompt options`: how prompts are read, if that is not the default, as JSON. In files of
-//!   WebUI, `Emphasis` and `Pad conds` are read instead, and
-//!   [`Cleanup::Ftfy`](sd_text::Cleanup::Ftfy) is used.
-//! - `TI hashes`: the textual inversions that the prompts name, each with the first 12 digits of
-//!   its file's SHA-256. They have to be loaded, which is a difference.
-//! - `SD prompt embedding` and `SD negative prompt embedding`: the shape of an embedding that was
-//!   supplied instead of a text, a difference.
-//! - `SD initial noise`: the shape of the initial noise that was supplied, a difference.
-//! - `SD beside`: the shape of the extra channels beside the latents, a difference.
-//! - `SD prompt` and `SD negative prompt`: the text, if this format would not return it byte for
-//!   byte.
-//!
-//! The file:
-//!
-//! - `Batch size` and `Batch pos`: for a batch of more than one, its size and the position of this
-//!   picture in it, from 0. A difference.
-//! - `Version`: `sd-onnx` and the version of this crate. It shows that the file is this crate's.
-//!
+#![doc = include_str!("keys.md")]
 //! # Other programs
 //! Several other programs write this format with different names. These are read:
 //!
@@ -108,6 +39,7 @@
 //!
 //! The format follows `create_infotext` and `parse_generation_parameters` of WebUI 1.10.
 
+mod keys;
 pub(crate) mod png;
 mod read;
 mod request;
@@ -197,7 +129,7 @@ impl Infotext {
     /// Returns whether another program wrote the infotext.
     pub(crate) fn is_foreign(&self) -> bool {
         let ours = |version: &str| version.starts_with("sd-onnx ");
-        !self.get("Version").is_some_and(ours)
+        !self.get(keys::VERSION).is_some_and(ours)
     }
 
     /// Returns the request that draws the picture again, and the reasons why the picture may

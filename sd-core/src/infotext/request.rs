@@ -4,6 +4,7 @@ use std::{collections::HashSet, iter, num::NonZeroUsize, str::FromStr, sync::Arc
 
 use sd_schedulers::{
     Ladder, Sampler, Scheduler, SchedulerConfig, from_webui,
+    names::split_webui,
     noise::{NoiseKind, Slerp, Variation},
     samplers::SamplerRow,
 };
@@ -17,9 +18,10 @@ use serde_json::Value;
 
 use super::{
     Infotext, OF_MODEL, OF_WEBUI, Reproduction,
+    keys::{self, KEYS},
     webui::{
         default_row, from_forge, ladder_called, nearest, noise_called, of_comfyui, row_called,
-        row_of_class, row_of_diffusers, split, split_comfyui, with_sgm_noise,
+        row_of_class, row_of_diffusers, split_comfyui, with_sgm_noise,
     },
 };
 use crate::{
@@ -36,11 +38,11 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
         differences: Vec::new(),
         unlisted: 0,
     };
-    let prompt = reading.prompt("SD prompt", &infotext.prompt);
-    let negative = reading.prompt("SD negative prompt", &infotext.negative);
+    let prompt = reading.prompt(keys::SD_PROMPT, &infotext.prompt);
+    let negative = reading.prompt(keys::SD_NEGATIVE_PROMPT, &infotext.negative);
     let mut request = Request::new(prompt).negative(negative).clip_skip(0);
 
-    if let Some(steps) = reading.number::<NonZeroUsize>("Steps") {
+    if let Some(steps) = reading.number::<NonZeroUsize>(keys::STEPS) {
         request = request.steps(steps.get());
     }
     let Way {
@@ -51,28 +53,28 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     request = request.ladder(ladder);
     request.scheduler = scheduler;
     request.guidance = reading.guidance();
-    if let Some(seed) = reading.number("Seed") {
+    if let Some(seed) = reading.number(keys::SEED) {
         request = request.seed(seed);
     }
     if let Some(size) = reading.size() {
         request = request.size(size.width(), size.height());
     }
     request.variation = reading.variation();
-    if infotext.get("Seed resize from").is_some() {
-        request.seed_resize = reading.value("Seed resize from", sides);
+    if infotext.get(keys::SEED_RESIZE_FROM).is_some() {
+        request.seed_resize = reading.value(keys::SEED_RESIZE_FROM, sides);
     }
-    if infotext.get("ENSD").is_some() {
-        request.ensd = reading.value("ENSD", offset).unwrap_or_default();
+    if infotext.get(keys::ENSD).is_some() {
+        request.ensd = reading.value(keys::ENSD, offset).unwrap_or_default();
     }
-    if infotext.get("Clip skip").is_some()
-        && let Some(layer) = reading.number::<NonZeroUsize>("Clip skip")
+    if infotext.get(keys::CLIP_SKIP).is_some()
+        && let Some(layer) = reading.number::<NonZeroUsize>(keys::CLIP_SKIP)
     {
         request = request.clip_skip(layer.get());
     }
     reading.sizes(&mut request);
     request.refiner = reading.refiner();
-    request.prompt_2 = infotext.get("SD prompt 2").map(str::to_owned);
-    request.negative_2 = infotext.get("SD negative prompt 2").map(str::to_owned);
+    request.prompt_2 = infotext.get(keys::SD_PROMPT_2).map(str::to_owned);
+    request.negative_2 = infotext.get(keys::SD_NEGATIVE_PROMPT_2).map(str::to_owned);
     request.noise = reading.noise();
     request.prompt_options = reading.prompt_options();
     reading.made();
@@ -86,52 +88,13 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
 /// The largest number of differences that are listed. Only a malicious file has more.
 const MOST_DIFFERENCES: usize = 50;
 
-/// Keys that are read elsewhere, and keys that do not affect the picture.
-const KNOWN: [&str; 53] = [
-    "Steps",
-    "Sampler",
-    "Schedule type",
+/// Keys of other programs that are read elsewhere or do not affect the picture.
+const OF_OTHERS: [&str; 14] = [
     "Scheduler",
-    "CFG scale",
     "CFG Scale",
-    "Seed",
-    "Size",
-    "Variation seed",
-    "Variation seed strength",
     "Variation strength",
-    "Seed resize from",
-    "Clip skip",
-    "ENSD",
-    "RNG",
-    "SGM noise multiplier",
-    "Batch size",
-    "Batch pos",
-    "SD ladder",
-    "SD sampler",
-    "SD guidance",
-    "SD noise",
-    "SD slerp",
-    "SD prompt",
-    "SD prompt embedding",
-    "SD negative prompt",
-    "SD negative prompt embedding",
-    "SD initial noise",
-    "SD beside",
-    "SD prompt 2",
-    "SD negative prompt 2",
-    "SD sizes",
-    "SD negative sizes",
-    "SD aesthetic scores",
-    "Refiner",
-    "Refiner switch at",
-    "Refiner switch by sampling steps",
-    "SD prompt options",
     "Emphasis",
     "Pad conds",
-    "TI hashes",
-    "Version",
-    "Model",
-    "Model hash",
     "User",
     "Created Date",
     "Template",
@@ -143,6 +106,13 @@ const KNOWN: [&str; 53] = [
     "Raw prompt",
     "Raw negative prompt",
 ];
+
+fn is_known(key: &str) -> bool {
+    let ours = KEYS.iter().flat_map(|(_, keys)| *keys);
+    ours.flat_map(|(names, _)| *names)
+        .chain(&OF_OTHERS)
+        .any(|known| *known == key)
+}
 
 /// The value of `App` for SD.Next, a relative of WebUI that runs diffusers.
 const SDNEXT: &str = "SD.Next";
@@ -201,8 +171,8 @@ impl<'a> Reading<'a> {
     /// Returns the value of a key, which other programs may spell differently.
     fn get(&self, key: &str) -> Option<&'a str> {
         let other = match key {
-            "CFG scale" => "CFG Scale",
-            "Variation seed strength" => "Variation strength",
+            keys::CFG_SCALE => "CFG Scale",
+            keys::VARIATION_SEED_STRENGTH => "Variation strength",
             _ => key,
         };
         let value = self.infotext.get(key);
@@ -237,7 +207,7 @@ impl<'a> Reading<'a> {
             ));
         }
         let prompt = self.get(key).unwrap_or(shown);
-        if self.foreign && key == "SD prompt" && prompt.is_empty() {
+        if self.foreign && key == keys::SD_PROMPT && prompt.is_empty() {
             self.note("the infotext has no prompt, so an empty one is used");
         }
         prompt
@@ -245,14 +215,15 @@ impl<'a> Reading<'a> {
 
     /// Sets the size conditioning of an SDXL model.
     fn sizes(&mut self, request: &mut Request) {
-        if self.get("SD sizes").is_some() {
-            request.sizes = self.value("SD sizes", named).unwrap_or_default();
+        if self.get(keys::SD_SIZES).is_some() {
+            request.sizes = self.value(keys::SD_SIZES, named).unwrap_or_default();
         }
-        if self.get("SD negative sizes").is_some() {
-            request.negative_sizes = self.value("SD negative sizes", named);
+        if self.get(keys::SD_NEGATIVE_SIZES).is_some() {
+            request.negative_sizes = self.value(keys::SD_NEGATIVE_SIZES, named);
         }
-        if self.get("SD aesthetic scores").is_some()
-            && let Some([score, negative]) = self.value("SD aesthetic scores", named::<[f32; 2]>)
+        if self.get(keys::SD_AESTHETIC_SCORES).is_some()
+            && let Some([score, negative]) =
+                self.value(keys::SD_AESTHETIC_SCORES, named::<[f32; 2]>)
         {
             (request.aesthetic_score, request.negative_aesthetic_score) = (score, negative);
         }
@@ -260,11 +231,12 @@ impl<'a> Reading<'a> {
 
     /// Returns when the refiner took over, or `None` if there was no refiner.
     fn refiner(&mut self) -> Option<RefinerSwitch> {
-        self.get("Refiner").or(self.get("Refiner switch at"))?;
+        self.get(keys::REFINER)
+            .or(self.get(keys::REFINER_SWITCH_AT))?;
         let share = |value: &str| value.parse().ok().filter(|at| (0.0..=1.0).contains(at));
-        let at = self.value("Refiner switch at", share);
+        let at = self.value(keys::REFINER_SWITCH_AT, share);
         let at = at.unwrap_or(RefinerSwitch::default().at);
-        let by = match self.get("Refiner switch by sampling steps") {
+        let by = match self.get(keys::REFINER_SWITCH_BY_SAMPLING_STEPS) {
             Some("True") => RefinerShare::Steps,
             _ => RefinerShare::Timesteps,
         };
@@ -272,9 +244,9 @@ impl<'a> Reading<'a> {
     }
 
     fn size(&mut self) -> Option<ImageSize> {
-        let size = self.value("Size", size)?;
+        let size = self.value(keys::SIZE, size)?;
         let sides = [size.width(), size.height()];
-        if let Some([width, height]) = self.get("Size").and_then(self::sides)
+        if let Some([width, height]) = self.get(keys::SIZE).and_then(self::sides)
             && [width, height] != sides
         {
             self.note(format!(
@@ -290,8 +262,8 @@ impl<'a> Reading<'a> {
         if self.foreign {
             return self.way_of_others(steps);
         }
-        let preset = match self.get("SD sampler") {
-            Some(OF_WEBUI) => self.get("Sampler"),
+        let preset = match self.get(keys::SD_SAMPLER) {
+            Some(OF_WEBUI) => self.get(keys::SAMPLER),
             _ => None,
         };
         if let Some(preset) = preset.and_then(|name| from_webui(name, None).ok()) {
@@ -301,14 +273,14 @@ impl<'a> Reading<'a> {
                 draws: true,
             };
         }
-        if self.get("SD sampler") == Some(OF_MODEL) {
+        if self.get(keys::SD_SAMPLER) == Some(OF_MODEL) {
             return Way {
                 scheduler: None,
                 ladder: self.ladder(default_row().default_ladder.clone()),
                 draws: true,
             };
         }
-        let scheduler = match self.get("SD sampler").filter(|own| *own != OF_WEBUI) {
+        let scheduler = match self.get(keys::SD_SAMPLER).filter(|own| *own != OF_WEBUI) {
             Some(own) => self.sampler_with_options(own),
             None => self.row().into(),
         };
@@ -333,7 +305,7 @@ impl<'a> Reading<'a> {
     }
 
     fn row(&mut self) -> &'static SamplerRow {
-        let Some(name) = self.value("Sampler", Some) else {
+        let Some(name) = self.value(keys::SAMPLER, Some) else {
             return default_row();
         };
         row_called(name).unwrap_or_else(|| {
@@ -344,7 +316,7 @@ impl<'a> Reading<'a> {
     }
 
     fn ladder(&mut self, default: Ladder) -> Ladder {
-        if let Some(json) = self.get("SD ladder") {
+        if let Some(json) = self.get(keys::SD_LADDER) {
             return serde_json::from_str(json).unwrap_or_else(|_| {
                 self.note(format!(
                     "`SD ladder: {}` cannot be used, so the default is used",
@@ -353,7 +325,7 @@ impl<'a> Reading<'a> {
                 default
             });
         }
-        let Some(name) = self.get("Schedule type") else {
+        let Some(name) = self.get(keys::SCHEDULE_TYPE) else {
             self.note("`Schedule type` is missing, so the default is used");
             return default;
         };
@@ -373,16 +345,19 @@ impl<'a> Reading<'a> {
     /// Returns the sampler and the ladder for files of WebUI and its relatives, ComfyUI and
     /// SD.Next.
     fn way_of_others(&mut self, steps: usize) -> Way {
-        let name = self.value("Sampler", Some).unwrap_or(default_row().title);
+        let name = self
+            .value(keys::SAMPLER, Some)
+            .unwrap_or(default_row().title);
         if let Some(way) = self.way_of_comfyui(name) {
             return way;
         }
-        let [schedule_type, scheduler] = ["Schedule type", "Scheduler"].map(|key| self.get(key));
+        let [schedule_type, scheduler] =
+            [keys::SCHEDULE_TYPE, "Scheduler"].map(|key| self.get(key));
         // SD.Next writes the class name of diffusers.
         if let Some(row) = scheduler.and_then(|class| row_of_class(name, class)) {
             return self.way_of_diffusers(name, row, schedule_type);
         }
-        let (name, in_name) = split(name);
+        let (name, in_name) = split_webui(name);
         // Before version 1.9, the sampler's name contained any ladder other than Uniform.
         let label = in_name.or(schedule_type).or(scheduler);
         let is_known = from_webui(name, None).is_ok();
@@ -433,15 +408,15 @@ impl<'a> Reading<'a> {
     /// Returns the sampler and the ladder if ComfyUI made the picture. Third-party nodes save
     /// ComfyUI's pictures with infotexts.
     fn way_of_comfyui(&mut self, name: &str) -> Option<Way> {
-        let version = self.get("Version").unwrap_or_default();
+        let version = self.get(keys::VERSION).unwrap_or_default();
         let says_so = version == "ComfyUI";
         // WebUI also accepts the names of its samplers in lower case.
-        let of_webui = self.get("Schedule type").is_some() || version.starts_with("v1.");
+        let of_webui = self.get(keys::SCHEDULE_TYPE).is_some() || version.starts_with("v1.");
         if of_webui && !says_so {
             return None;
         }
         let in_webuis_words = || {
-            let (name, behind) = split(name);
+            let (name, behind) = split_webui(name);
             let row = from_webui(name, None).ok()?.row;
             Some((row.comfyui?, behind))
         };
@@ -449,7 +424,7 @@ impl<'a> Reading<'a> {
         let found = in_its_own.or_else(|| says_so.then(in_webuis_words)?);
         let (sampler, behind) = found?;
         let scheduler = behind
-            .or(self.get("Schedule type"))
+            .or(self.get(keys::SCHEDULE_TYPE))
             .or(self.get("Scheduler"));
         let preset = scheduler.and_then(|scheduler| of_comfyui(sampler, scheduler));
         if let Some(scheduler) = scheduler.filter(|_| preset.is_none()) {
@@ -556,7 +531,7 @@ impl<'a> Reading<'a> {
     /// Returns whether a version before 1.6 made the picture. The first versions have no number.
     /// Forks have other numbers, but began later.
     fn early(&self) -> bool {
-        self.get("Version").is_none_or(|version| {
+        self.get(keys::VERSION).is_none_or(|version| {
             let minor = version.trim_start_matches('v').strip_prefix("1.");
             let minor = minor.and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
             minor.is_some_and(|minor| minor < 6)
@@ -565,14 +540,14 @@ impl<'a> Reading<'a> {
 
     /// Returns a sampler of WebUI that scales the initial noise as for this picture.
     fn first_x(&self, sampler: Arc<dyn Sampler>) -> Arc<dyn Sampler> {
-        match self.get("SGM noise multiplier") {
+        match self.get(keys::SGM_NOISE_MULTIPLIER) {
             Some("True") => with_sgm_noise(sampler),
             _ => sampler,
         }
     }
 
     fn guidance(&mut self) -> Option<Guidance> {
-        if let Some(own) = self.get("SD guidance") {
+        if let Some(own) = self.get(keys::SD_GUIDANCE) {
             if let Ok(guidance) = serde_json::from_str::<ClassifierFree>(own) {
                 return Some(guidance.into());
             }
@@ -583,10 +558,10 @@ impl<'a> Reading<'a> {
             return None;
         }
         let finite = |value: &str| value.parse().ok().filter(|scale: &f32| scale.is_finite());
-        let scale = self.value("CFG scale", finite)?;
-        let name = self.get("Sampler").unwrap_or_default();
+        let scale = self.value(keys::CFG_SCALE, finite)?;
+        let name = self.get(keys::SAMPLER).unwrap_or_default();
         if self.foreign
-            && from_webui(split(name).0, None).is_ok_and(|it| it.row.name == "ddim-cfg-pp")
+            && from_webui(split_webui(name).0, None).is_ok_and(|it| it.row.name == "ddim-cfg-pp")
         {
             // In WebUI this scale is 0 to 12.5.
             return Some((scale / 12.5).into());
@@ -600,7 +575,7 @@ impl<'a> Reading<'a> {
     }
 
     fn variation(&mut self) -> Option<Variation> {
-        let keys = ["Variation seed", "Variation seed strength"];
+        let keys = [keys::VARIATION_SEED, keys::VARIATION_SEED_STRENGTH];
         if keys.iter().all(|key| self.get(key).is_none()) {
             return None;
         }
@@ -610,8 +585,8 @@ impl<'a> Reading<'a> {
             strength.filter(|strength| (0.0..=1.0).contains(strength))
         };
         let strength = self.value(keys[1], within);
-        let slerp = match self.get("SD slerp") {
-            Some(_) => self.value("SD slerp", named::<Slerp>),
+        let slerp = match self.get(keys::SD_SLERP) {
+            Some(_) => self.value(keys::SD_SLERP, named::<Slerp>),
             None => Some(Slerp::Columns),
         };
         Some(Variation {
@@ -622,10 +597,10 @@ impl<'a> Reading<'a> {
     }
 
     fn noise(&mut self) -> NoiseKind {
-        if self.get("SD noise").is_some() {
-            return self.value("SD noise", named).unwrap_or_default();
+        if self.get(keys::SD_NOISE).is_some() {
+            return self.value(keys::SD_NOISE, named).unwrap_or_default();
         }
-        match self.get("RNG") {
+        match self.get(keys::RNG) {
             None if self.program == Program::ComfyUi => NoiseKind::Torch,
             None | Some("GPU") => {
                 self.note(
@@ -649,19 +624,19 @@ impl<'a> Reading<'a> {
         if self.get("App") == Some(SDNEXT) {
             self.note("the picture was made by SD.Next, whose computations differ from WebUI's");
         }
-        if let Some(shape) = self.get("SD initial noise") {
+        if let Some(shape) = self.get(keys::SD_INITIAL_NOISE) {
             self.note(format!(
                 "the initial noise, of shape {}, was supplied, and has to be supplied again",
                 printable(shape)
             ));
         }
-        if let Some(shape) = self.get("SD beside") {
+        if let Some(shape) = self.get(keys::SD_BESIDE) {
             self.note(format!(
                 "extra channels of shape {} beside the latents were supplied, and have to be supplied again",
                 printable(shape)
             ));
         }
-        if let Some(size) = self.get("Batch size").filter(|&size| size != "1") {
+        if let Some(size) = self.get(keys::BATCH_SIZE).filter(|&size| size != "1") {
             self.note(format!(
                 "the picture was one of a batch of {}, and is the same alone except for rounding",
                 printable(size)
@@ -672,8 +647,10 @@ impl<'a> Reading<'a> {
     /// Returns how the prompts are read.
     fn prompt_options(&mut self) -> PromptOptions {
         if !self.foreign {
-            return match self.get("SD prompt options") {
-                Some(_) => self.value("SD prompt options", named).unwrap_or_default(),
+            return match self.get(keys::SD_PROMPT_OPTIONS) {
+                Some(_) => self
+                    .value(keys::SD_PROMPT_OPTIONS, named)
+                    .unwrap_or_default(),
                 None => PromptOptions::default(),
             };
         }
@@ -742,7 +719,7 @@ impl<'a> Reading<'a> {
             }
             self.unlisted += other.count();
         }
-        let sampler = split(self.get("Sampler").unwrap_or_default()).0;
+        let sampler = split_webui(self.get(keys::SAMPLER).unwrap_or_default()).0;
         // A window has 75 tokens of at least one byte each.
         let long = texts
             .iter()
@@ -771,7 +748,7 @@ impl<'a> Reading<'a> {
 
     /// Adds a difference for textual inversions, which a pipeline must load.
     fn inversions(&mut self) {
-        if let Some(named) = self.get("TI hashes") {
+        if let Some(named) = self.get(keys::TI_HASHES) {
             self.note(format!(
                 "the prompts name textual inversions, which have to be loaded: `{}`",
                 printable(named)
@@ -799,7 +776,7 @@ impl<'a> Reading<'a> {
                 ("Sampler sigma", _) => self.program != Program::ComfyUi,
                 ("Sampler spacing", _) => self.program == Program::Diffusers,
                 ("App", SDNEXT) => true,
-                (key, _) => KNOWN.contains(&key),
+                (key, _) => is_known(key),
             };
             if !inert && named.insert(key) {
                 self.not_followed(key, value);

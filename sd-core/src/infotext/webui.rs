@@ -12,39 +12,8 @@ use sd_schedulers::{
 
 use crate::Defaults;
 
-/// The labels of WebUI 1.10's schedule types. Its Normal is another name for Uniform.
-const SCHEDULE_TYPES: [&str; 10] = [
-    "Uniform",
-    "Karras",
-    "Exponential",
-    "Polyexponential",
-    "SGM Uniform",
-    "KL Optimal",
-    "Align Your Steps",
-    "Simple",
-    "DDIM",
-    "Beta",
-];
-
 /// The values of `RNG` for the kinds of noise that WebUI has and that need no other options.
 const NOISE: [(&str, NoiseKind); 2] = [("CPU", NoiseKind::Torch), ("NV", NoiseKind::Philox)];
-
-/// Splits a sampler's name from the schedule type that old files append to it: `LMS Karras`,
-/// `k_lms_ka`.
-pub(super) fn split(name: &str) -> (&str, Option<&str>) {
-    if let Some(name) = name.strip_suffix("_ka") {
-        return (name, Some("Karras"));
-    }
-    // No schedule type has more words. The longest known schedule type counts.
-    let spaces = name.rmatch_indices(' ').map(|(at, _)| at).take(4);
-    match spaces
-        .filter(|&at| ladder_called(&name[at + 1..]).is_some())
-        .last()
-    {
-        Some(at) => (&name[..at], Some(&name[at + 1..])),
-        None => (name, None),
-    }
-}
 
 /// Returns the ladder of a schedule type.
 pub(super) fn ladder_called(name: &str) -> Option<Ladder> {
@@ -117,12 +86,6 @@ pub(super) fn row_of_class(name: &str, class: &str) -> Option<&'static SamplerRo
     let without_options = |row: &&SamplerRow| is_of(row) && parts(row).all(is_class);
     let named = row_of_diffusers(name).filter(is_of);
     named.or_else(|| TABLE.iter().find(without_options))
-}
-
-/// Returns the label of the schedule type that is exactly this ladder.
-pub(super) fn label_of(ladder: &Ladder) -> Option<&'static str> {
-    let is = |label: &&str| ladder_called(label).as_ref() == Some(ladder);
-    SCHEDULE_TYPES.into_iter().find(is)
 }
 
 /// Returns WebUI's name of a sampler with its options and conventions.

@@ -12,6 +12,8 @@ use thiserror::Error;
 
 pub use comfyui::from_comfyui;
 pub use webui::from_webui;
+#[doc(hidden)]
+pub use webui::{schedule_type_of, split_webui};
 
 use crate::printable::printable;
 use crate::{Ladder, Sampler, samplers::SamplerRow};

@@ -84,6 +84,21 @@ pub fn from_webui(name: &str, schedule_type: Option<&str>) -> Result<Preset, Unk
     })
 }
 
+/// Splits a name as [`from_webui`] does: into the sampler's name, and the label of the schedule type
+/// that follows it.
+#[doc(hidden)] // Public for the other crates of this workspace.
+pub fn split_webui(name: &str) -> (&str, Option<&'static str>) {
+    let (name, schedule_type) = split(name);
+    (name, schedule_type.map(|known| known.labels[0]))
+}
+
+/// Returns the label of the schedule type that is exactly this ladder.
+#[doc(hidden)] // Public for the other crates of this workspace.
+pub fn schedule_type_of(ladder: &Ladder) -> Option<&'static str> {
+    let is = |known: &&ScheduleType| known.ladder.as_ref() == Some(ladder);
+    SCHEDULE_TYPES.iter().find(is).map(|known| known.labels[0])
+}
+
 /// Splits a name into the sampler's name and the schedule type that follows it.
 fn split(name: &str) -> (&str, Option<&'static ScheduleType>) {
     // Aliases from before WebUI 1.9.
