@@ -113,12 +113,14 @@ class Record:
 
     def __init__(self, webui, comfy):
         self.webui, self.comfy = webui, comfy
-        self.cases, self.tensors, self.values = [], {}, {}
+        self.cases, self.tensors, self.values, self.files = [], {}, {}, {}
         self.agreement = {}
 
     def add(self, model, case):
-        file = OUT / f"{case.name}{case.suffix}"
-        self.save(model, case, file)
+        file = OUT / (f"{case.name}{case.suffix}" if case.reuse is None else self.files[case.reuse])
+        if case.reuse is None:
+            self.save(model, case, file)
+        self.files[case.name] = file.name
         adapter = {k: cast(parts, case.dtype) for k, parts in case.adapter.items()}
         with tempfile.TemporaryDirectory() as folder:
             plain = self.kohya(model, case, adapter, file, Path(folder))
@@ -137,13 +139,18 @@ class Record:
         described = self.describe(model, case, file, values)
         if not case.values:
             self.store(model, case, described, values)
+        if described["embeddings"]:
+            self.store_embeddings(case, described)
         self.peers(model, case, adapter, file, values)
         self.cases.append(described)
-        print(case.name, file.stat().st_size, "bytes", flush=True)
+        print(case.name, flush=True)
 
     def save(self, model, case, file):
         if case.naming == "diffusers_metadata":
             return self.save_metadata(model, case, file)
+        if case.naming == "peft_alone":
+            parts = {module: parts for (_, module), parts in case.adapter.items()}
+            return references.save_peft(model.models["unet"], parts, case.config, file)
         tensors = cast(model.names.stored(case.adapter, case.naming) | case.extra, case.dtype)
         if case.suffix == ".pt":
             torch.save(tensors, file)
@@ -179,12 +186,14 @@ class Record:
         if case.naming == "kohya" and not model.names.is_xl or case.naming in KOHYA[1:]:
             return file
         naming = "kohya_sgm" if model.names.is_xl else "kohya"
-        safetensors.torch.save_file(model.names.stored(adapter, naming), folder / "x.safetensors")
+        tensors = model.names.stored(adapter, naming) | case.extra
+        safetensors.torch.save_file(tensors, folder / "x.safetensors")
         return folder / "x.safetensors"
 
     def expected(self, model, case, adapter, file, plain, unet, text):
         if case.reference == "webui":
-            return self.webui.apply(model.models, [(plain, unet, text)])
+            before = [(OUT / self.files[name], *weights) for name, *weights in case.after]
+            return self.webui.apply(model.models, [*before, (plain, unet, text)])
         if case.reference == "diffusers":
             return references.diffusers(model.pipeline, file, unet, text)
         if case.reference == "comfy":
@@ -193,8 +202,14 @@ class Record:
         assert unet == text
         if case.reference == "lycoris":
             return references.lycoris(model.models, adapter, unet)
-        assert case.reference == "lycoris-1"
-        return self.as_difference(model, references.lycoris(model.models, adapter, 1.0), unet)
+        if case.reference == "peft":
+            return references.peft(model.models["unet"], "unet", file, unet)
+        if case.reference == "lycoris-1":
+            target = references.lycoris(model.models, adapter, 1.0)
+        else:
+            assert case.reference == "peft-1"
+            target = references.peft(model.models["unet"], "unet", file, 1.0)
+        return self.as_difference(model, target, unet)
 
     def as_difference(self, model, target, weight):
         """Moves the weights towards `target` as WebUI does with a full difference."""
@@ -217,12 +232,13 @@ class Record:
             norms = {label: float(f"{v[name].double().norm().item():.9g}") for label, v in values.items()}
             tensors.append(dict(name=name, shape=shape, rows=rows_of(shape), norms=norms))
         embeddings = sorted(k for k in case.extra if k.startswith("bundle_emb."))
+        before = [dict(file=self.files[name], unet=unet, te=text) for name, unet, text in case.after]
         return dict(
             name=case.name, base=case.base, file=file.name, format=case.format, naming=case.naming,
             dtype=str(case.dtype).removeprefix("torch."), reference=REFERENCES[case.reference],
             values=case.values or case.name, tolerance=TOLERANCE, unmatched=sorted(case.unmatched),
             embeddings=embeddings, note=case.note,
-            weights=[dict(label=label, adapters=[dict(file=file.name, unet=unet, te=text)])
+            weights=[dict(label=label, adapters=[*before, dict(file=file.name, unet=unet, te=text)])
                      for label, unet, text in case.weights],
             tensors=tensors, runs=[])
 
@@ -240,6 +256,15 @@ class Record:
             far = relative(latents, model.run(case.run))
             print(f"{case.name}: {case.run} is {far:.2g} from the run without the adapter")
             described["runs"].append(dict(label=label, run=case.run, tolerance=1e-4))
+
+    def store_embeddings(self, case, described):
+        """Records the textual inversions that WebUI finds in the file."""
+        found = {}
+        for name, vectors in self.webui.embeddings.items():
+            by_tower = vectors if isinstance(vectors, dict) else {"clip_l": vectors}
+            found |= {f"bundle_emb.{name}.{tower}": v for tower, v in by_tower.items()}
+        assert sorted(found) == described["embeddings"]
+        self.tensors |= {f"{case.name}/{name}": v.contiguous() for name, v in found.items()}
 
     def peers(self, model, case, adapter, file, values):
         pass
@@ -262,6 +287,9 @@ REFERENCES = {
     "diffusers": "diffusers 0.42.1: load_lora_weights, fuse_lora",
     "comfy": references.COMFY + ": comfy.lora.calculate_weight",
     "lycoris": "lycoris-lora 4.1.3: get_merged_weight",
+    "peft": "peft 0.21.2: merge_and_unload",
+    "peft-1": "peft 0.21.2: merge_and_unload at weight 1; " + references.WEBUI
+              + ": the change as a full difference",
     "lycoris-1": "lycoris-lora 4.1.3: get_merged_weight(1); " + references.WEBUI
                  + ": the change as a full difference",
 }

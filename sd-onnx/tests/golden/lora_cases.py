@@ -92,8 +92,12 @@ class Case:
     - `lycoris`: LyCORIS, at every weight.
     - `comfy`: ComfyUI, at every weight.
     - `diffusers`: diffusers fuses the file.
+    - `peft`: peft merges the folder, at every weight.
     - `lycoris-1`, `peft-1`: the change at weight 1 is LyCORIS' or peft's. WebUI applies this change as
       a full difference, at every weight.
+
+    `reuse` names the case whose file this case uses, and `after` the adapters that are applied
+    before it: the name of a case, a weight for the UNet and a weight for the text encoders.
     """
 
     name: str
@@ -106,6 +110,9 @@ class Case:
     values: str | None = None
     dtype: torch.dtype = torch.float32
     suffix: str = ".safetensors"
+    reuse: str | None = None
+    after: tuple = ()
+    config: dict | None = None
     metadata: dict | None = None
     extra: dict = dataclasses.field(default_factory=dict)
     unmatched: tuple = ()
@@ -144,6 +151,13 @@ def dora(axis, function=formats.lora, **options):
     return parts
 
 
+def kohya_metadata(version, **rest):
+    """Returns some of the metadata that kohya's scripts write."""
+    return dict(ss_base_model_version=version, ss_network_module="networks.lora",
+                ss_network_dim="3", ss_network_alpha="2.0", ss_output_name="fox style",
+                ss_tag_frequency='{"10_fox": {"fox": 12, "watercolour": 7}}', ss_v2="False") | rest
+
+
 def sd1(models):
     linear = adapter_of(models, "linear", LINEAR_1)
     attention = adapter_of(models, "attention", ATTENTION_1, alpha=None)
@@ -154,7 +168,8 @@ def sd1(models):
     def case(name, format, naming, adapter, **rest):
         return Case(f"sd1-{name}", "four", format, naming, adapter, **rest)
 
-    yield case("lora", "lora", "kohya", linear, weights=mixed, run="run.euler-leading")
+    yield case("lora", "lora", "kohya", linear, weights=mixed, run="run.euler-leading",
+               metadata=kohya_metadata("sd_v1"))
     yield case("pt", "lora", "kohya", linear, suffix=".pt", values="sd1-lora")
     for dtype in (torch.float16, torch.bfloat16, torch.float8_e4m3fn):
         name = {torch.float16: "f16", torch.bfloat16: "bf16"}.get(dtype, "fp8")
@@ -170,6 +185,23 @@ def sd1(models):
     yield case("lycoris-names", "lora", "lycoris", unet_only, values="sd1-attention-unet")
     yield case("diffusers-metadata", "lora", "diffusers_metadata", linear, values="sd1-lora")
     yield case("comfy", "lora", "comfy", linear, values="sd1-lora")
+    yield case("comfy-ab", "lora", "comfy_ab", linear, values="sd1-lora")
+    yield case("sgm", "lora", "kohya_sgm", linear, values="sd1-lora",
+               note="Old files with the names of the original code.")
+
+    patterns = dict(linear)
+    shape = models["unet"].get_submodule(LINEAR_1[2][1]).weight.shape
+    patterns[LINEAR_1[2]] = formats.lora(Draw("pattern"), shape, rank=2, alpha=5.0)
+    alone = {k: patterns[k] for k in LINEAR_1[:3] + LINEAR_1[5:6]}
+    yield case("peft", "lora", "peft_alone", alone, suffix="",
+               config=dict(rank_pattern={LINEAR_1[2][1]: 2}, alpha_pattern={LINEAR_1[2][1]: 5.0}))
+    few = {k: linear[k] for k in LINEAR_1[1:3]}
+    yield case("peft-rslora", "rslora", "peft_alone", few, suffix="", reference="peft",
+               config=dict(use_rslora=True), note="The scale is alpha / √rank.")
+    spread = LINEAR_1[1:2] + LINEAR_1[4:6] + [CONVOLUTIONS_1[1]]
+    yield case("peft-dora", "dora-peft", "peft_alone",
+               each(models, "peft-dora", {k: dora(0) for k in spread}), suffix="",
+               reference="peft-1", config=dict(use_dora=True))
 
     unmatched = {
         "lora_unet_down_blocks_7_attentions_0_proj_in.lora_down.weight": torch.ones(2, 32),
@@ -179,7 +211,6 @@ def sd1(models):
         "lora_te_text_model_encoder_layers_11_mlp_fc1.alpha": torch.tensor(1.0),
         "optimizer.step": torch.tensor(100.0),
     }
-    few = {k: linear[k] for k in LINEAR_1[1:3]}
     yield case("unmatched", "lora", "kohya", few, extra=unmatched, unmatched=tuple(unmatched))
     embedding = {"bundle_emb.<fox>.clip_l": Draw("fox").normal(2, 48, scale=0.5)}
     yield case("onetrainer", "lora", "kohya", few, extra=embedding, values="sd1-unmatched",
@@ -220,8 +251,9 @@ def sd1(models):
             ("unet", f"{T0}.attn2.to_v"): dora(axis, formats.lokr, second="low"),
             ("text_encoder", "encoder.layers.0.self_attn.q_proj"): dora(axis),
         }
-        yield case(name, name, "kohya", each(models, name, spread),
-                   reference="lycoris-1" if axis == 0 else "webui")
+        drawn = each(models, name, spread)
+        columns = drawn if axis == 1 else columns
+        yield case(name, name, "kohya", drawn, reference="lycoris-1" if axis == 0 else "webui")
 
     on_output, on_input = (shaped(formats.ia3, on_input=i) for i in (False, True))
     yield case("ia3", "ia3", "kohya", each(models, "ia3", {
@@ -231,13 +263,14 @@ def sd1(models):
         ("text_encoder", "encoder.layers.0.self_attn.k_proj"): on_output,
         ("text_encoder", "encoder.layers.0.mlp.fc2"): on_input,
     }))
-    yield case("oft", "oft", "kohya", each(models, "oft", {
+    oft = each(models, "oft", {
         ("unet", f"{T0}.attn1.to_q"): shaped(formats.oft),
         ("unet", f"{T0}.attn2.to_k"): shaped(formats.oft, constraint=0.02),
         ("unet", f"{T0}.ff.net.2"): shaped(formats.oft, rescale=True),
         CONVOLUTIONS_1[1]: shaped(formats.oft, constraint=0.01, rescale=True),
         ("text_encoder", "encoder.layers.0.self_attn.q_proj"): shaped(formats.oft),
-    }))
+    })
+    yield case("oft", "oft", "kohya", oft)
     yield case("oft-diag", "oft-diag", "kohya", each(models, "oft-diag", {
         ("unet", f"{T0}.attn1.to_q"): shaped(formats.oft_diag),
         CONVOLUTIONS_1[1]: shaped(formats.oft_diag),
@@ -277,13 +310,23 @@ def sd1(models):
     yield case("bias-scale", "bias-scale", "kohya", extras,
                note="`bias` is added to the change before the scale; `scale` stands for alpha / rank.")
 
+    # Each adapter changes the weights that the one before it has made.
+    both = {k: oft[k] for k in oft} | linear
+    yield case("oft-after-lora", "oft", "kohya", both, reuse="sd1-oft",
+               after=(("sd1-lora", 0.8, 0.5),))
+    yield case("lora-after-oft", "lora", "kohya", both, reuse="sd1-lora",
+               after=(("sd1-oft", 0.7, 0.7),), weights=[("0.8", 0.8, 0.5)])
+    yield case("dora-after-lora", "dora-columns", "kohya", columns | linear,
+               reuse="sd1-dora-columns", after=(("sd1-lora", 0.8, 0.5),))
+
 
 def sd2(models):
     def case(name, format, naming, adapter, **rest):
         return Case(f"sd2-{name}", "families/sd2-v", format, naming, adapter, **rest)
 
     linear = adapter_of(models, "linear", LINEAR_2)
-    yield case("lora", "lora", "kohya", linear, run="run.ddim")
+    yield case("lora", "lora", "kohya", linear, run="run.ddim",
+               metadata=kohya_metadata("sd_v2_v", ss_v2="True"))
     yield case("diffusers-metadata", "lora", "diffusers_metadata", linear, values="sd2-lora")
     yield case("comfy", "lora", "comfy", linear, values="sd2-lora")
     spread = {k: dora(1) for k in LINEAR_2[1:4] + LINEAR_2[6:10]}
@@ -299,7 +342,8 @@ def sdxl(models):
     shape = models["unet"].get_submodule(LINEAR_XL[1][1]).weight.shape
     linear[LINEAR_XL[1]] = formats.lora(Draw("pattern"), shape, rank=2, alpha=5.0)
     mixed = [*BOTH, ("unet-0.8-te-0.3", 0.8, 0.3)]
-    yield case("lora", "lora", "kohya_sgm", linear, weights=mixed, run="run.euler")
+    yield case("lora", "lora", "kohya_sgm", linear, weights=mixed, run="run.euler",
+               metadata=kohya_metadata("sdxl_base_v1-0"))
     yield case("kohya-diffusers", "lora", "kohya", linear, values="sdxl-lora")
     yield case("diffusers-metadata", "lora", "diffusers_metadata", linear, values="sdxl-lora")
     yield case("comfy", "lora", "comfy", linear, values="sdxl-lora")
@@ -332,4 +376,16 @@ def sdxl(models):
     yield case("norm", "norm", "kohya_sgm", each(models, "norm", norm))
 
 
-CASES = {"four": sd1, "families/sd2-v": sd2, "families/sdxl-base": sdxl}
+def inpaint(models):
+    """A convolution with five more input channels than the adapter knows. They stay unchanged."""
+    weight = models["unet"].conv_in.weight
+    parts = formats.lora(Draw("inpaint"), (weight.shape[0], 4, 3, 3))
+    yield Case("inpaint-conv-in", "families/inpaint", "locon", "kohya", {("unet", "conv_in"): parts})
+
+
+CASES = {
+    "four": sd1,
+    "families/inpaint": inpaint,
+    "families/sd2-v": sd2,
+    "families/sdxl-base": sdxl,
+}

@@ -95,18 +95,16 @@ class Names:
             return None
         return f"{component}.{long_name(component, module)}.{PARTS_PEFT[part]}"
 
-    def peft_alone(self, component, module, part):
-        """peft's own file for one network. The alphas are in adapter_config.json."""
-        if part == "alpha":
-            return None
-        return f"base_model.model.{module}.{PARTS_PEFT[part]}"
-
     def comfy(self, component, module, part):
         """The names of ComfyUI, which are the names in its models."""
         if component == "unet":
             return f"diffusion_model.{sgm(self.models['unet'], module)}.{part}"
         tower = "clip_g" if component == "text_encoder_2" else "clip_h" if self.is_sd2 else "clip_l"
         return f"text_encoders.{tower}.transformer.{long_name(component, module)}.{part}"
+
+    def comfy_ab(self, component, module, part):
+        """The names of ComfyUI's models with peft's names of the factors."""
+        return self.comfy(component, module, PARTS_PEFT.get(part, part))
 
     def omi(self, component, module, part):
         """The names of the Open Model Initiative, which OneTrainer can write."""

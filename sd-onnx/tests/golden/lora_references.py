@@ -19,7 +19,7 @@ from unittest import mock
 import safetensors.torch
 import torch
 from lycoris.modules import get_module, make_module
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 
 from single_files import open_clip_names, unet_modules, unet_name
@@ -269,6 +269,26 @@ def diffusers(pipeline, file, unet, text):
             scale = unet if component == "unet" else text
             pipeline.fuse_lora(components=[component], lora_scale=scale, adapter_names=["x"])
     return {k: v for k, v in merged(models).items() if not torch.equal(v, base[k])}
+
+
+def save_peft(model, parts, config, folder):
+    """Writes the folder that peft writes for an adapter of one network."""
+    ranks = {k: len(p["lora_down.weight"]) for k, p in parts.items()}
+    alphas = {k: p["alpha"].item() for k, p in parts.items()}
+    first = next(iter(parts))
+    config = LoraConfig(target_modules=list(parts), r=ranks[first], lora_alpha=alphas[first],
+                        base_model_name_or_path=None, **config)
+    wrapped = get_peft_model(copy.deepcopy(model), config)
+    for name, values in parts.items():
+        layer = wrapped.base_model.model.get_submodule(name)
+        layer.lora_A["default"].weight.copy_(values["lora_down.weight"])
+        layer.lora_B["default"].weight.copy_(values["lora_up.weight"])
+        assert layer.scaling["default"] == alphas[name] / ranks[name] ** (0.5 if config.use_rslora else 1)
+        if "dora_scale" in values:
+            lengths = layer.lora_magnitude_vector["default"].weight
+            lengths.copy_(values["dora_scale"].reshape(lengths.shape))
+    wrapped.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
 
 
 def peft(model, component, folder, weight):
