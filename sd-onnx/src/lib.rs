@@ -101,7 +101,11 @@ mod inspect;
 mod inversions;
 #[cfg_attr(
     not(test),
-    expect(dead_code, unused_imports, reason = "the builder does not merge adapters yet")
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the builder does not merge adapters yet"
+    )
 )]
 mod lora;
 mod models;

@@ -99,7 +99,7 @@ fn peft(key: &str) -> Option<(&str, Part)> {
 
 /// The prefixes of trainers and libraries with the networks that they stand for, beside the
 /// prefixes of checkpoints.
-const PREFIXES: [(&str, &str); 9] = [
+const PREFIXES: [(&str, &str); 12] = [
     ("lora_unet_", UNET),
     // kohya's OFT.
     ("oft_unet_", UNET),
@@ -111,6 +111,10 @@ const PREFIXES: [(&str, &str); 9] = [
     ("oft_te_", TEXT),
     ("oft_te1_", TEXT),
     ("oft_te2_", TEXT_2),
+    // The names that Open Model Initiative agreed on.
+    ("clip_l.", TEXT),
+    ("clip_h.", TEXT),
+    ("clip_g.", TEXT_2),
 ];
 
 pub(super) const UNET: &str = "unet";
@@ -132,8 +136,9 @@ pub(super) fn locate(module: &str) -> (&'static [&'static str], String) {
     let name = unwrapped(module);
     let known = PREFIXES
         .iter()
-        .find_map(|&(prefix, network)| Some((network, name.strip_prefix(prefix)?)))
-        .or_else(|| checkpoint::network_of(&name));
+        .find_map(|&(prefix, network)| Some((network, name.strip_prefix(prefix)?)));
+    // The prefixes of checkpoints come first, because some are longer.
+    let known = checkpoint::network_of(&name).or(known);
     let (networks, rest): (&[&str], String) = match known {
         Some((UNET, rest)) => (&[UNET], unwrapped(rest)),
         Some((TEXT_2, rest)) => (&[TEXT_2], unwrapped(rest)),

@@ -67,7 +67,7 @@ use sd_text::{
 pub(crate) use self::{
     facts::Facts,
     fit::Fitted,
-    merge::{Merged, Use, changed, merge},
+    merge::{Changed, Merged, Use, changed, merge},
     targets::Targets,
 };
 use self::{facts::PeftAlphas, keys::split, module::Module};
@@ -99,17 +99,29 @@ pub(crate) struct Lora {
 /// The beginning of the names of textual inversions in an adapter file.
 const BUNDLE: &str = "bundle_emb.";
 
+/// The names of files with an adapter in a folder of peft or diffusers.
+const FILES: [&str; 4] = [
+    "adapter_model.safetensors",
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.bin",
+    "pytorch_lora_weights.bin",
+];
+
 /// The longest `adapter_config.json` that is read, in bytes. Published files have 1 kB.
 const MOST_CONFIG: u64 = 1 << 20;
 
 impl Lora {
-    /// Reads the header of a safetensors file, or a pickle. No factor is read.
+    /// Reads the header of a safetensors file, or a pickle. No factor is read. In a folder of peft or
+    /// diffusers, the file with the adapter is opened.
     ///
     /// # Errors
     /// - [`Error::Adapter`] if the file is not an adapter, or is an adapter for an unsupported
     ///   model.
     /// - The errors of reading a weight file.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        let inside = FILES.iter().map(|name| path.join(name));
+        let inside = inside.filter(|_| path.is_dir()).find(|path| path.is_file());
+        let path = inside.as_deref().unwrap_or(path);
         let file = WeightFile::open(path)?;
         let mut modules: Vec<Module> = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
