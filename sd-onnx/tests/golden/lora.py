@@ -24,7 +24,7 @@ import lora_references as references
 import make
 from family_reference import Reference as FamilyReference
 from lora_cases import CASES
-from lora_formats import full
+from lora_checks import Agreement, Mistakes, distance
 from lora_names import Names
 from make import HERE, relative, settle
 
@@ -54,6 +54,8 @@ def main():
         for case in cases(model.models):
             record.add(model, case)
     record.write()
+    record.agreement.print()
+    record.mistakes.print()
 
 
 class Model:
@@ -100,21 +102,13 @@ def cast(tensors, dtype):
     return {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
 
 
-def distance(found, expected, base):
-    """Returns the largest relative L2 difference of a tensor. Tensors that are missing count as
-    unchanged."""
-    assert found.keys() <= expected.keys() | base.keys()
-    names = expected.keys() | found.keys()
-    return max(relative(expected.get(k, base[k]), found.get(k, base[k])) for k in names)
-
-
 class Record:
     """The files, the cases and the expected tensors."""
 
     def __init__(self, webui, comfy):
         self.webui, self.comfy = webui, comfy
         self.cases, self.tensors, self.values, self.files = [], {}, {}, {}
-        self.agreement = {}
+        self.agreement, self.mistakes = Agreement(webui, comfy), Mistakes(webui)
 
     def add(self, model, case):
         file = OUT / (f"{case.name}{case.suffix}" if case.reuse is None else self.files[case.reuse])
@@ -126,6 +120,7 @@ class Record:
             plain = self.kohya(model, case, adapter, file, Path(folder))
             values = {label: self.expected(model, case, adapter, file, plain, unet, text)
                       for label, unet, text in case.weights}
+            self.agreement.add(model, case, adapter, file, plain, values)
         modules = {f"{component}.{module}" for component, module in adapter}
         for label, tensors in values.items():
             assert {k.rpartition(".")[0] for k in tensors} == modules, case.name
@@ -141,7 +136,7 @@ class Record:
             self.store(model, case, described, values)
         if described["embeddings"]:
             self.store_embeddings(case, described)
-        self.peers(model, case, adapter, file, values)
+        self.mistakes.add(model, case, adapter, values)
         self.cases.append(described)
         print(case.name, flush=True)
 
@@ -253,8 +248,7 @@ class Record:
             with model.changed(tensors):
                 latents = model.run(case.run)
             self.tensors[f"{case.name}/{label}/{case.run}.latents"] = latents
-            far = relative(latents, model.run(case.run))
-            print(f"{case.name}: {case.run} is {far:.2g} from the run without the adapter")
+            self.mistakes.runs(model, case, values, latents)
             described["runs"].append(dict(label=label, run=case.run, tolerance=1e-4))
 
     def store_embeddings(self, case, described):
@@ -265,9 +259,6 @@ class Record:
             found |= {f"bundle_emb.{name}.{tower}": v for tower, v in by_tower.items()}
         assert sorted(found) == described["embeddings"]
         self.tensors |= {f"{case.name}/{name}": v.contiguous() for name, v in found.items()}
-
-    def peers(self, model, case, adapter, file, values):
-        pass
 
     def write(self):
         safetensors.torch.save_file(self.tensors, OUT / "expected.safetensors")

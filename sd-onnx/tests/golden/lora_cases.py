@@ -20,7 +20,7 @@ LINEAR_1 = [
     ("unet", "up_blocks.3.attentions.2.transformer_blocks.0.ff.net.0.proj"),
     ("unet", "up_blocks.3.attentions.2.transformer_blocks.0.ff.net.2"),
     ("unet", "up_blocks.3.attentions.1.proj_out"),
-    ("unet", "down_blocks.0.resnets.1.time_emb_proj"),
+    ("unet", "down_blocks.1.resnets.1.time_emb_proj"),
     ("text_encoder", "encoder.layers.0.self_attn.q_proj"),
     ("text_encoder", "encoder.layers.1.self_attn.out_proj"),
     ("text_encoder", "encoder.layers.2.mlp.fc1"),

@@ -18,7 +18,8 @@ from unittest import mock
 
 import safetensors.torch
 import torch
-from lycoris.modules import get_module, make_module
+from lycoris.functional.lokr import kron_weight
+from lycoris.modules import IA3Module, LohaModule, LokrModule, get_module, make_module
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 
@@ -223,29 +224,63 @@ class FusedAttention:
         self.attention.out_proj.bias.copy_(self.module.out_proj.bias)
 
 
-def lycoris(models, adapter, weight, on_output=None):
+def lycoris(models, adapter, weight, on_output=True, merge=False, refused=None):
     """Returns the tensors that LyCORIS' modules make of an adapter, at one weight.
 
-    LyCORIS reads every `dora_scale` as lengths of rows. With `on_output` false, the modules are
-    built for lengths of columns."""
+    LyCORIS reads every `dora_scale` as lengths of rows. With `on_output` false, the modules are built
+    for lengths of columns. Its LoHa and LoKr multiply by alpha / rank twice when they merge, but
+    once in training, which is what counts. `merge` asks for what they merge. Modules that LyCORIS
+    cannot read are added to `refused`, if that is given."""
     found = {}
     for (component, name), parts in adapter.items():
         module = models[component].get_submodule(name)
-        kind, values = get_module({f"x.{k}": v for k, v in parts.items()}, "x")
-        if on_output is False:
-            plain = {f"x.{k}": v for k, v in parts.items() if k != "dora_scale"}
-            plain = kind.extract_state_dict(plain, "x")
-            made = make_module(kind, plain, "x", module)
-            made.wd, made.wd_on_out, made.dora_scale = True, False, parts["dora_scale"]
-        else:
-            made = make_module(kind, values, "x", module)
-        if "on_input" in parts:
-            made.train_input = bool(parts["on_input"])
-        weight_tensor, bias = made.get_merged_weight(weight)
-        found[f"{component}.{name}.weight"] = weight_tensor.reshape(module.weight.shape)
+        try:
+            changed, bias = lycoris_module(module, parts, weight, on_output, merge)
+        except (AttributeError, RuntimeError, TypeError) as error:
+            if refused is None:
+                raise
+            if "dora_scale" not in parts and ("lokr_w1" in parts or "lokr_w1_a" in parts):
+                # Its modules cannot be made for every pair of factors, but its arithmetic can.
+                change = kronecker(parts).reshape(module.weight.shape)
+                found[f"{component}.{name}.weight"] = module.weight + weight * change
+                continue
+            refused[f"{component}.{name}"] = f"{type(error).__name__}: {error}"
+            continue
+        found[f"{component}.{name}.weight"] = changed
         if bias is not None:
             found[f"{component}.{name}.bias"] = bias
     return found
+
+
+def kronecker(parts):
+    names = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
+    factors = [parts.get(f"lokr_{name}") for name in names]
+    low = [len(factor) for factor in (factors[5], factors[2]) if factor is not None]
+    scale = parts["alpha"].item() / low[0] if low else 1.0
+    return kron_weight(*factors, scale=scale)
+
+
+def lycoris_module(module, parts, weight, on_output, merge):
+    if "lora_down.weight" in parts and "alpha" not in parts:  # LyCORIS always writes it
+        parts = parts | {"alpha": torch.tensor(float(len(parts["lora_down.weight"])))}
+    lengths = parts.get("dora_scale")
+    read = {f"x.{k}": v for k, v in parts.items() if on_output or k != "dora_scale"}
+    kind, values = get_module(read, "x")
+    if kind is IA3Module:  # Its own reading fails.
+        made = IA3Module("x", module, train_on_input=bool(parts["on_input"]))
+        made.weight.copy_(parts["weight"])
+    else:
+        made = make_module(kind, values, "x", module)
+    if lengths is not None and not on_output:
+        made.wd, made.wd_on_out, made.dora_scale = True, False, lengths
+    shape = module.weight.shape
+    if kind not in (LohaModule, LokrModule) or merge:
+        changed, bias = made.get_merged_weight(weight, shape=shape)
+        return changed.reshape(shape), bias
+    change = made.get_weight(shape) * made.scalar
+    if made.wd:
+        return made.apply_weight_decompose(module.weight + change, weight), None
+    return module.weight + change * weight, None
 
 
 def merged(models):
