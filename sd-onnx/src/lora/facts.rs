@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::keys::split;
+
 /// The facts that trainers write into the header of a safetensors file. All of them may be missing,
 /// and none of them changes how an adapter is merged.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -139,11 +141,11 @@ impl PeftAlphas {
     pub fn scale(&self, network: &str, module: &str, rank: usize) -> Option<f64> {
         let of = |alpha: &&PeftAlpha| alpha.network.as_deref().is_none_or(|of| of == network);
         let settings = self.0.iter().find(of)?;
+        // The settings name text encoders' modules as transformers did before version 5.
+        let older = format!("text_model.{module}");
         let is_end = |end: &str| {
-            let rest = module.strip_suffix(end);
-            // The settings name text encoders' modules as transformers did before version 5.
+            let rest = module.strip_suffix(end).or_else(|| older.strip_suffix(end));
             rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-                || end.strip_prefix("text_model.") == Some(module)
         };
         let pattern = settings.patterns.iter().find(|(end, _)| is_end(end));
         let alpha = pattern.map_or(settings.alpha, |&(_, alpha)| alpha);
@@ -164,10 +166,28 @@ impl PeftAlpha {
             network: network.map(str::to_owned),
             alpha: alpha.as_f64()?,
             patterns: patterns
-                .filter_map(|(end, alpha)| Some((end.clone(), alpha.as_f64()?)))
+                .filter_map(|(pattern, alpha)| Some((end(pattern), alpha.as_f64()?)))
                 .collect(),
             is_root: setting("use_rslora") == Some(&Value::Bool(true)),
         })
+    }
+}
+
+/// Returns the end of the names of the modules that a pattern is for.
+///
+/// Patterns are regular expressions, of which peft and diffusers write only whole names, with or
+/// without an anchor. For a LoRA from kohya's scripts, diffusers writes the names of the factors
+/// in its old attention processors, which it does not find again itself.
+fn end(pattern: &str) -> String {
+    let plain = pattern
+        .trim_start_matches('^')
+        .trim_end_matches('$')
+        .replace("\\.", ".");
+    let module = split(&plain).map_or(plain.as_str(), |(module, _)| module);
+    let module = module.replace(".processor.", ".");
+    match module.strip_suffix(".to_out") {
+        Some(rest) => format!("{rest}.to_out.0"),
+        None => module,
     }
 }
 
@@ -225,6 +245,13 @@ mod tests {
         assert_eq!(alphas.scale("unet", "x.attn1.to_k", 16), Some(0.5));
         assert_eq!(alphas.scale("unet", "x.attn1.to_q", 16), Some(0.125));
         assert_eq!(alphas.scale("unet", "x.myattn1.to_q", 16), Some(0.5));
+        for pattern in [
+            "^x.attn1.to_out.0",
+            r"x\.attn1\.to_out\.0$",
+            "x.attn1.processor.to_out_lora.down.weight",
+        ] {
+            assert_eq!(end(pattern), "x.attn1.to_out.0");
+        }
         assert_eq!(alphas.scale("text_encoder", "x", 16), Some(1.0));
         assert_eq!(alphas.scale("text_encoder_2", "x", 16), None);
         let alphas = PeftAlphas::of_config(&json!({ "lora_alpha": 32, "r": 16 }));

@@ -30,11 +30,18 @@ const OTHERS: [(&str, &str); 17] = [
 ];
 
 /// Beginnings of names, with underscores, of networks of other models.
-const OTHER_STARTS: [&str; 4] = [
-    "transformer_",
+const OTHER_STARTS: [&str; 11] = [
+    "transformer_transformer_blocks_",
+    "transformer_single_",
+    "transformer_blocks_",
+    "transformer_layers_",
     "diffusion_model_blocks_",
     "diffusion_model_layers_",
+    "lora_unet_blocks_",
+    "lora_unet_layers_",
     "base_model_model_transformer_blocks_",
+    "base_model_model_blocks_",
+    "base_model_model_layers_",
 ];
 
 /// Returns the other model that an adapter is for, judged by the names of its modules.
@@ -137,6 +144,7 @@ mod tests {
             "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1",
             "lora_te_text_model_encoder_layers_0_mlp_fc1",
             "lora_te2_transformer_resblocks_0_attn_in_proj",
+            "transformer.resblocks.0.mlp.c_fc",
         ];
         assert_eq!(other(ours.into_iter()), None);
     }

@@ -13,6 +13,8 @@ use super::{
 use crate::{Error, weights::Stored};
 
 /// An adapter's changes of a model.
+///
+/// The factors are still in the adapter's file, and are read whenever they are merged.
 #[derive(Debug)]
 pub(crate) struct Fitted {
     /// The changes, in the order of the file.
@@ -38,7 +40,7 @@ pub(super) struct Change {
 
 /// The first convolution of a UNet, and the latent channels of an ordinary model. Inpainting models
 /// have more channels.
-const FIRST: &str = "conv_in.weight";
+pub(super) const FIRST: &str = "conv_in.weight";
 const LATENTS: usize = 4;
 
 impl Lora {

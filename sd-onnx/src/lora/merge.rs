@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     num::NonZero,
     ops::Range,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -18,7 +19,7 @@ use std::{
 
 use super::{
     Fitted,
-    fit::Change,
+    fit::{Change, FIRST},
     formats::{Dims, Factor, Misfit, Part, Parts, Strength},
 };
 use crate::{
@@ -59,8 +60,9 @@ pub(crate) struct Changed {
 /// Merges adapters into a network's weights, one after another.
 ///
 /// # Errors
-/// - [`Error::Adapter`] if a factor or a changed weight contains NaN or infinity.
-/// - [`Error::TensorValues`] if a type cannot be decoded.
+/// - [`Error::TensorValues`] if a factor contains NaN or infinity, or has a type that cannot be
+///   decoded.
+/// - [`Error::TensorShape`] if these are not the weights that the adapters were fitted to.
 /// - [`Error::Io`] if a file cannot be read.
 pub(crate) fn merge(
     network: &str,
@@ -210,8 +212,19 @@ impl Job<'_> {
             if strength.multiplier == 0.0 || ranges.len() != change.tensors.len() {
                 continue;
             }
-            let factors = change.load()?;
             let weight = &mut all[from.start..to.end];
+            if !change.fits(weight.len()) {
+                let (name, found, _) = &places[0];
+                return Err(Error::TensorShape {
+                    path: weights
+                        .get(name)
+                        .map_or_else(PathBuf::new, |it| it.file.to_path_buf()),
+                    tensor: change.tensors[0].clone(),
+                    expected: change.shape.clone(),
+                    found: found.to_vec(),
+                });
+            }
+            let factors = change.load()?;
             change.apply(&factors, weight, strength)?;
             for ((name, ..), changed) in places.iter().zip(&mut changed) {
                 *changed |= is_in(name);
@@ -249,6 +262,16 @@ impl Change {
         Ok(factors)
     }
 
+    /// Whether a weight with as many numbers has the shape of the change, or is a convolution with
+    /// the same outputs and more inputs.
+    fn fits(&self, count: usize) -> bool {
+        let dims = Dims(&self.shape);
+        let wider = count
+            .checked_div(dims.outputs())
+            .is_some_and(|row| row > dims.columns());
+        dims.count() == count || self.tensors[0] == FIRST && wider
+    }
+
     /// Changes the tensors, one below another.
     fn apply(
         &self,
@@ -283,7 +306,7 @@ impl Change {
         let stored = self.parts.get(misfit.part);
         let stored = stored.or_else(|| self.parts.iter().next().map(|(_, stored)| stored));
         Error::TensorValues {
-            path: stored.map_or_else(Default::default, |stored| stored.file.to_path_buf()),
+            path: stored.map_or_else(PathBuf::new, |stored| stored.file.to_path_buf()),
             tensor: stored.map_or_else(String::new, |stored| stored.name.clone()),
             problem: misfit.problem.unwrap_or_else(|| "is missing".to_owned()),
         }

@@ -55,7 +55,7 @@ mod targets;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -70,7 +70,7 @@ pub(crate) use self::{
     merge::{Changed, Merged, Use, changed, merge},
     targets::Targets,
 };
-use self::{facts::PeftAlphas, keys::split, module::Module};
+use self::{facts::PeftAlphas, formats::Format, keys::split, module::Module};
 use crate::{
     Error,
     checkpoint::{self, Family, Kind},
@@ -211,7 +211,7 @@ impl Lora {
         hash::sha256_of(&file, start, u64::MAX).map_err(failed)
     }
 
-    /// Returns the most frequent rank and alpha of the modules, as far as they have some.
+    /// Returns the most frequent rank of the modules, or `None` if no module has one.
     pub fn rank(&self) -> Option<usize> {
         let mut counts: HashMap<usize, usize> = HashMap::new();
         for rank in self.modules.iter().filter_map(Module::rank) {
@@ -222,6 +222,16 @@ impl Lora {
             .into_iter()
             .max_by_key(|&(rank, count)| (count, rank))
             .map(|(rank, _)| rank)
+    }
+
+    /// Returns the names of the formats of the modules, such as `LoRA`.
+    pub fn formats(&self) -> Vec<&'static str> {
+        let formats = self
+            .modules
+            .iter()
+            .filter_map(|module| Format::of(&module.parts));
+        let formats: BTreeSet<Format> = formats.collect();
+        formats.into_iter().map(Format::name).collect()
     }
 
     /// Returns the names of the modules, in the order of the file.

@@ -60,11 +60,6 @@ impl<'w> Targets<'w> {
         })
     }
 
-    /// Whether the model has a network.
-    pub fn has(&self, network: &str) -> bool {
-        self.networks.contains_key(network)
-    }
-
     /// Returns the shape of a tensor of a network.
     pub fn shape(&self, network: &str, tensor: &str) -> Option<&'w [usize]> {
         self.networks.get(network)?.weights.shape(tensor)

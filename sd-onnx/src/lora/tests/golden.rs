@@ -207,7 +207,11 @@ fn lora_weights_are_those_of_the_references() {
                 let expected = tensor["norms"][label].as_f64().unwrap();
                 let of_norm = (whole - expected).abs() / expected;
                 compared += 1;
-                if kept.count() != stored.len() || !(relative <= tolerance) || !(of_norm <= 1e-6) {
+                if kept.count() != stored.len()
+                    || relative.is_nan()
+                    || relative > tolerance
+                    || of_norm > 1e-6
+                {
                     problems.push(format!(
                         "{name} {label} {full}: {relative:e} away, norm {whole} of {expected}"
                     ));

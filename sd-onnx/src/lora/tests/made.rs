@@ -86,7 +86,7 @@ pub(super) fn unet() -> BTreeMap<String, Made> {
 pub(super) const TO_Q: &str =
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q";
 
-/// A second text encoder, whose query, key and value are one tensor in OpenCLIP.
+/// A text encoder, whose query, key and value are one tensor in OpenCLIP.
 pub(super) fn text() -> BTreeMap<String, Made> {
     let parts = ["q", "k", "v"].into_iter().enumerate();
     let mut tensors: BTreeMap<String, Made> = parts
@@ -108,25 +108,28 @@ pub(super) fn text() -> BTreeMap<String, Made> {
 /// A model and an adapter in a temporary folder.
 pub(super) struct Case {
     folder: tempfile::TempDir,
+    /// The file name of the adapter.
+    pub file: &'static str,
     pub networks: Vec<(&'static str, Weights)>,
 }
 
 impl Case {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let networks = [("unet", unet()), ("text_encoder_2", text())].map(|(name, tensors)| {
+        let networks = [("unet", unet()), ("text_encoder", text())].map(|(name, tensors)| {
             let path = folder.path().join(format!("{name}.safetensors"));
             write(&path, &tensors);
             (name, Weights::open(&path).unwrap())
         });
         Self {
             folder,
+            file: "adapter.safetensors",
             networks: networks.into(),
         }
     }
 
     pub fn path(&self) -> std::path::PathBuf {
-        self.folder.path().join("adapter.safetensors")
+        self.folder.path().join(self.file)
     }
 
     pub fn targets(&self) -> Targets<'_> {
@@ -220,8 +223,8 @@ fn a_lora_is_up_times_down_times_alpha_over_rank() {
 
 #[test]
 fn a_fused_projection_is_three_tensors() {
-    let case = Case::new();
-    let fused = "lora_te2_transformer_resblocks_0_attn_in_proj";
+    let mut case = Case::new();
+    let fused = "lora_te_transformer_resblocks_0_attn_in_proj";
     let (up, down) = (Made::new(&[12, 1], 52), Made::new(&[1, 4], 53));
     case.write(&[
         (&format!("{fused}.lora_up.weight"), up.clone()),
@@ -232,18 +235,19 @@ fn a_fused_projection_is_three_tensors() {
     assert_eq!(merged.len(), 6);
     for (index, part) in ["q", "k", "v"].into_iter().enumerate() {
         let name = format!("encoder.layers.0.self_attn.{part}_proj");
-        let found = &merged[&format!("text_encoder_2.{name}.weight")];
+        let found = &merged[&format!("text_encoder.{name}.weight")];
         let weight = &text()[&format!("{name}.weight")];
         let expected = weight.values[6] + up.values[index * 4 + 1] * down.values[2];
         assert!((found[6] - expected).abs() < 1e-6, "{part}");
-        let found = &merged[&format!("text_encoder_2.{name}.bias")];
+        let found = &merged[&format!("text_encoder.{name}.bias")];
         let bias = &text()[&format!("{name}.bias")];
         let expected = bias.values[3] + Made::new(&[12], 54).values[index * 4 + 3];
         assert!((found[3] - expected).abs() < 1e-6, "{part}");
     }
     // A second adapter changes only the key, and both changes add up.
     let both = case.fit().unwrap();
-    let single = "lora_te2_text_model_encoder_layers_0_self_attn_k_proj";
+    case.file = "second.safetensors";
+    let single = "lora_te_text_model_encoder_layers_0_self_attn_k_proj";
     let diff = Made::new(&[4, 4], 55);
     case.write(&[(&format!("{single}.diff"), diff.clone())]);
     let key = case.fit().unwrap();
@@ -332,6 +336,52 @@ fn modules_under_two_names() {
     case.write(&[(&format!("{TO_Q}.diff"), diff.clone()), (dotted, diff)]);
     let error = case.fit().unwrap_err().to_string();
     assert!(error.contains("is there twice, also as"), "{error}");
+}
+
+#[test]
+fn an_adapter_that_was_fitted_to_other_weights_is_refused() {
+    let case = Case::new();
+    case.write(&[(&format!("{TO_Q}.diff"), Made::new(&[8, 4], 65))]);
+    let adapter = case.fit().unwrap();
+    let mut other = unet();
+    let name = adapter.tensors("unet").next().unwrap();
+    other.insert(name.to_owned(), Made::new(&[8, 5], 66));
+    let path = case.path().with_file_name("other.safetensors");
+    write(&path, &other);
+    let weights = Weights::open(&path).unwrap();
+    let used = Use {
+        adapter: &adapter,
+        multiplier: &|_| 1.0,
+        rank: None,
+    };
+    let error = changed("unet", &weights, &[used]).unwrap_err().to_string();
+    assert!(
+        error.contains("has shape [8, 5], expected [8, 4]"),
+        "{error}"
+    );
+}
+
+#[test]
+fn facts_of_a_file() {
+    let case = Case::new();
+    case.write(&[
+        (&format!("{TO_Q}.lora_up.weight"), Made::new(&[8, 2], 62)),
+        (&format!("{TO_Q}.lora_down.weight"), Made::new(&[2, 4], 63)),
+        ("lora_unet_conv_in.diff", Made::new(&[4, 9, 3, 3], 64)),
+    ]);
+    let lora = Lora::open(&case.path()).unwrap();
+    assert_eq!(lora.rank(), Some(2));
+    assert_eq!(lora.formats(), ["LoRA", "full difference"]);
+    assert_eq!(
+        lora.modules().collect::<Vec<_>>(),
+        ["lora_unet_conv_in", TO_Q]
+    );
+    // WebUI's hash is the SHA-256 of the bytes behind the header.
+    let bytes = std::fs::read(case.path()).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let data = case.path().with_file_name("data");
+    std::fs::write(&data, &bytes[8 + header..]).unwrap();
+    assert_eq!(lora.hash().unwrap(), crate::hash::sha256(&[data]).unwrap());
 }
 
 #[test]
