@@ -88,6 +88,14 @@ pub enum Error {
         /// The kind of file, or the part of it that is not supported.
         problem: String,
     },
+    /// A LoRA or a file of a related format cannot be used, or is for another family of models.
+    #[error("{}: {problem}", shown(path))]
+    Adapter {
+        /// The file.
+        path: PathBuf,
+        /// The problem, with the tensor and what was expected and found.
+        problem: String,
+    },
     /// A tensor that a network needs is missing from its files.
     #[error(
         "{}: tensor `{tensor}` is missing, expected with shape {expected:?}",
@@ -213,6 +221,13 @@ fn shown(path: &Path) -> String {
 }
 
 impl Error {
+    pub(crate) fn adapter(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Adapter {
+            path: path.to_path_buf(),
+            problem: problem.into(),
+        }
+    }
+
     pub(crate) fn graph(path: &Path, problem: impl Into<String>) -> Self {
         Self::Graph {
             path: path.to_path_buf(),

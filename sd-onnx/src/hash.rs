@@ -1,8 +1,8 @@
 //! Computes the SHA-256 of model files and caches it on disk.
 
 use std::{
-    fs,
-    io::{self, Read},
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
@@ -58,6 +58,24 @@ pub(crate) fn sha256(files: &[PathBuf]) -> io::Result<String> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(at(path, error)),
             }
+        }
+    }
+    Ok(hex(&hasher.finalize()))
+}
+
+/// Returns the SHA-256 of at most `length` bytes of a file from byte `from` on, in hexadecimal
+/// digits.
+pub(crate) fn sha256_of(mut file: &File, from: u64, length: u64) -> io::Result<String> {
+    file.seek(SeekFrom::Start(from))?;
+    let mut hasher = Sha256::new();
+    let mut file = file.take(length);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => hasher.update(&buffer[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(hex(&hasher.finalize()))
@@ -145,10 +163,7 @@ fn at(path: &Path, error: io::Error) -> io::Error {
 // A failing `unwrap` fails the test.
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::{
-        fs::File,
-        time::{Duration, SystemTime},
-    };
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -11,7 +10,6 @@ use sd_core::SchedulerConfig;
 use sd_schedulers::Prediction;
 use sd_text::outside;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::{
     Error,
@@ -157,20 +155,7 @@ pub fn hashes(path: impl AsRef<Path>) -> Result<Hashes, Error> {
     let path = path.as_ref();
     let sha256 = hash::sha256(&[path.to_path_buf()]).map_err(Error::io(path))?;
     let file = outside::open_binary(path).map_err(Error::io(path))?;
-    let of = |from: u64, length: u64| -> io::Result<String> {
-        let mut file = &file;
-        file.seek(SeekFrom::Start(from))?;
-        let mut hasher = Sha256::new();
-        let mut file = file.take(length);
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => break,
-                read => hasher.update(&buffer[..read]),
-            }
-        }
-        Ok(hash::hex(&hasher.finalize()))
-    };
+    let of = |from, length| hash::sha256_of(&file, from, length);
     let old = of(0x10_0000, 0x1_0000).map_err(Error::io(path))?;
     let data = match WeightFile::open(path)?.format {
         Format::Safetensors { data_start } => {

@@ -101,6 +101,15 @@ pub mod handbook;
 mod hash;
 mod inspect;
 mod inversions;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the builder does not merge adapters yet"
+    )
+)]
+mod lora;
 mod models;
 mod network;
 mod parts;

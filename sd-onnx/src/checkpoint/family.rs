@@ -49,16 +49,21 @@ impl Family {
             };
         };
         // The refiner's prompt comes from the second text encoder alone. If the file lacks that
-        // encoder, the width of the additional embedding decides: in the refiner it holds five
-        // sizes and a pooled embedding as wide as the prompt.
+        // encoder, the width of the additional embedding decides.
         let second = towers
             .iter()
             .find(|tower| tower.component == "text_encoder_2");
         let is_refiner = match second {
             Some(tower) => tower.width() == context,
-            None => added.checked_sub(5 * SIZE_WIDTH) == Some(context),
+            None => Self::is_refiner(added, context),
         };
         if is_refiner { Self::Refiner } else { Self::Xl }
+    }
+
+    /// Whether a UNet that takes sizes is the refiner's, judged by the width of its additional
+    /// embedding. In the refiner it holds five sizes and a pooled embedding as wide as the prompt.
+    pub fn is_refiner(added: usize, context: usize) -> bool {
+        added.checked_sub(5 * SIZE_WIDTH) == Some(context)
     }
 
     /// Returns the name for a message.

@@ -90,7 +90,7 @@ const VIDEO: Kind = Kind::Other("a video model, which is not supported");
 /// The signs and the kinds that they identify. The first sign that is found decides. A ControlNet
 /// therefore comes before a UNet, because it has the same blocks.
 #[rustfmt::skip]
-const SIGNS: [(Sign, Kind); 61] = [
+const SIGNS: [(Sign, Kind); 69] = [
     (Starts("lora_"), Kind::Lora),
     (Has(".lora_"), Kind::Lora),
     (Has("_lora."), Kind::Lora),
@@ -102,6 +102,14 @@ const SIGNS: [(Sign, Kind); 61] = [
     (Ends(".dora_scale"), Kind::Lora),
     (Ends(".oft_diag"), Kind::Lora),
     (Ends(".oft_blocks"), Kind::Lora),
+    (Starts("oft_unet_"), Kind::Lora),
+    (Starts("lycoris_"), Kind::Lora),
+    (Starts("bundle_emb."), Kind::Lora),
+    (Ends(".lokr_w2"), Kind::Lora),
+    (Ends(".on_input"), Kind::Lora),
+    (Ends(".diff"), Kind::Lora),
+    (Ends(".w_norm"), Kind::Lora),
+    (Ends(".a1.weight"), Kind::Lora),
     (Starts("control_model."), Kind::ControlNet),
     (Starts("input_hint_block."), Kind::ControlNet),
     (Starts("controlnet_"), Kind::ControlNet),

@@ -30,7 +30,8 @@ pub(crate) use self::{
     kind::Kind,
     names::Component,
     prediction::Predicts,
-    stored::{Stored, marks, stored},
+    split::network_of,
+    stored::{Shapes, Stored, marks, stored},
 };
 use self::{
     prediction::Evidence,

@@ -50,6 +50,20 @@ const PREFIXES: [(&str, Slot); 24] = [
     ("clip_h.transformer.", Slot::First),
 ];
 
+/// Returns the network of a name that begins with a component's prefix, by its folder's name in
+/// diffusers, and the rest of the name. The autoencoder and averaged weights are `vae`.
+pub(crate) fn network_of(name: &str) -> Option<(&'static str, &str)> {
+    let found = PREFIXES
+        .iter()
+        .find_map(|&(prefix, slot)| Some((slot, name.strip_prefix(prefix)?)));
+    found.map(|(slot, rest)| match slot {
+        Slot::Unet => ("unet", rest),
+        Slot::First | Slot::FirstOrSecond => ("text_encoder", rest),
+        Slot::Second => ("text_encoder_2", rest),
+        Slot::Vae | Slot::Averages => ("vae", rest),
+    })
+}
+
 /// The prefixes of TAESD's pair in one file. The names keep these prefixes.
 const TINY: [&str; 2] = ["taesd_encoder.", "taesd_decoder."];
 

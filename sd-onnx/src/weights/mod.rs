@@ -178,7 +178,6 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when the number of bytes does not fit the shape and type.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for merged LoRAs"))]
     pub fn put(
         &mut self,
         name: &str,

@@ -1,0 +1,312 @@
+//! Compares an adapter with a model.
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use sd_text::outside::{list, printable};
+
+use super::{
+    Lora, Targets,
+    formats::{Dims, Format, Misfit, Part, Parts},
+    module::Module,
+    targets::Target,
+};
+use crate::{Error, weights::Stored};
+
+/// An adapter's changes of a model.
+///
+/// The factors are still in the adapter's file, and are read whenever they are merged.
+#[derive(Debug)]
+pub(crate) struct Fitted {
+    /// The changes, in the order of the file.
+    pub(super) changes: Vec<Change>,
+    /// The names of the tensors in the file that fit nothing in the model.
+    pub unfit: Vec<String>,
+}
+
+/// The change of one tensor, or of several that are one in OpenCLIP.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// The network, by its folder in diffusers.
+    pub network: &'static str,
+    /// The current names of the tensors.
+    pub tensors: Vec<String>,
+    /// The shape that the factors are for: the shape of the tensors, one below another.
+    pub shape: Vec<usize>,
+    pub format: Format,
+    pub parts: Parts<Stored>,
+    /// The scale in the file, or alpha divided by the rank.
+    pub scale: f32,
+}
+
+/// The first convolution of a UNet, and the latent channels of an ordinary model. Inpainting models
+/// have more channels.
+pub(super) const FIRST: &str = "conv_in.weight";
+const LATENTS: usize = 4;
+
+impl Lora {
+    /// Finds the tensors of a model that the adapter changes, and checks all shapes.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] if the adapter is for another family, if none of its modules is in the
+    /// model, or if a factor is missing or does not fit.
+    pub fn fit(&self, targets: &Targets<'_>) -> Result<Fitted, Error> {
+        if let (Some(own), Some(model)) = (self.family, targets.family)
+            && own != model
+        {
+            let (own, model) = (own.name(), model.name());
+            let problem = format!("the adapter is for {own}, but the model is {model}");
+            return Err(Error::adapter(&self.path, problem));
+        }
+        let mut unfit = self.unknown.clone();
+        let mut changes: Vec<(Change, &Module, bool)> = Vec::new();
+        // The index of the change of each first tensor.
+        let mut places: HashMap<(&str, String), usize> = HashMap::new();
+        for module in &self.modules {
+            let names = || module.parts.iter().map(|(_, stored)| stored.name.clone());
+            let target = targets.find(module.networks, &module.rest);
+            let Some((network, target)) = target.filter(|_| module.is_adapter()) else {
+                unfit.extend(names());
+                continue;
+            };
+            for change in self.changes(module, network, target, targets, &mut unfit)? {
+                let key = (network, change.tensors[0].clone());
+                match places.entry(key) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(changes.len());
+                        changes.push((change, module, target.is_ldm));
+                    }
+                    Entry::Occupied(entry) => {
+                        let (there, other, is_ldm) = &mut changes[*entry.get()];
+                        match (*is_ldm, target.is_ldm) {
+                            // Some files have every module twice, also with latent diffusion's
+                            // names, which diffusers then ignores.
+                            (false, true) => unfit.extend(names()),
+                            (true, false) => {
+                                let older = there.parts.iter();
+                                unfit.extend(older.map(|(_, stored)| stored.name.clone()));
+                                (*there, *other, *is_ldm) = (change, module, false);
+                            }
+                            _ => {
+                                let this = printable(&module.name);
+                                let other = printable(&other.name);
+                                let problem =
+                                    format!("module `{this}` is there twice, also as `{other}`");
+                                return Err(Error::adapter(&self.path, problem));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        if changes.is_empty() {
+            let problem = format!(
+                "none of the adapter's {} modules is in the model: {}",
+                self.modules.len(),
+                list(self.modules().take(4))
+            );
+            return Err(Error::adapter(&self.path, problem));
+        }
+        unfit.sort();
+        unfit.dedup();
+        Ok(Fitted {
+            changes: changes.into_iter().map(|(change, ..)| change).collect(),
+            unfit,
+        })
+    }
+
+    /// Returns the changes of a module: of its weight, of its bias, or of both.
+    fn changes(
+        &self,
+        module: &Module,
+        network: &'static str,
+        target: &Target,
+        targets: &Targets<'_>,
+        unfit: &mut Vec<String>,
+    ) -> Result<Vec<Change>, Error> {
+        let mut changes = Vec::with_capacity(1);
+        let format = Format::of(&module.parts);
+        for (part, stored) in module.parts.iter() {
+            let is_bias = part == Part::DiffB || part == Part::BNorm;
+            if !is_bias && !format.is_some_and(|format| format.uses(part)) {
+                unfit.push(stored.name.clone());
+            }
+        }
+        if let Some(format) = format {
+            let (tensors, mut shape) = self.place(module, network, target, "weight", targets)?;
+            let misfit = |misfit| self.misfit(module, &tensors, misfit);
+            let mut rank = format.check(&module.parts, Dims(&shape));
+            if tensors[0] == FIRST && shape.get(1).is_some_and(|&inputs| inputs > LATENTS) {
+                let mut narrow = shape.clone();
+                narrow[1] = LATENTS;
+                if let (Err(_), Ok(found)) = (&rank, format.check(&module.parts, Dims(&narrow))) {
+                    (shape, rank) = (narrow, Ok(found));
+                }
+            }
+            let rank = rank.map_err(misfit)?;
+            changes.push(Change {
+                scale: self.scale(module, network, target, format, rank)?,
+                network,
+                tensors,
+                shape,
+                format,
+                parts: module.parts.clone(),
+            });
+        }
+        let biases = [Part::DiffB, Part::BNorm];
+        if let Some(bias) = biases.into_iter().find_map(|part| module.parts.get(part)) {
+            let bare = |name: &String| targets.shape(network, &format!("{name}.bias")).is_none();
+            if target.modules.iter().any(bare) {
+                unfit.push(bias.name.clone());
+                return Ok(changes);
+            }
+            let (tensors, shape) = self.place(module, network, target, "bias", targets)?;
+            let mut parts = Parts::default();
+            parts.insert(Part::Diff, bias.clone());
+            let check = Format::Full.check(&parts, Dims(&shape));
+            check.map_err(|found| {
+                let wrong = Misfit {
+                    part: Part::Diff,
+                    ..found
+                };
+                self.misfit_of(&parts, module, &tensors, wrong)
+            })?;
+            changes.push(Change {
+                network,
+                tensors,
+                shape,
+                format: Format::Full,
+                parts,
+                scale: 1.0,
+            });
+        }
+        Ok(changes)
+    }
+
+    /// Returns the tensors of a target and their common shape, one below another.
+    fn place(
+        &self,
+        module: &Module,
+        network: &str,
+        target: &Target,
+        leaf: &str,
+        targets: &Targets<'_>,
+    ) -> Result<(Vec<String>, Vec<usize>), Error> {
+        let tensors: Vec<String> = target
+            .modules
+            .iter()
+            .map(|name| format!("{name}.{leaf}"))
+            .collect();
+        let shapes: Option<Vec<&[usize]>> = tensors
+            .iter()
+            .map(|tensor| targets.shape(network, tensor))
+            .collect();
+        let shape = shapes.as_deref().and_then(|shapes| {
+            let first = *shapes.first()?;
+            shapes.iter().all(|shape| *shape == first).then_some(first)
+        });
+        let Some(shape) = shape else {
+            let problem = format!(
+                "module `{}` changes {}, which the model does not have in one shape",
+                printable(&module.name),
+                list(&tensors)
+            );
+            return Err(Error::adapter(&self.path, problem));
+        };
+        let mut shape = shape.to_vec();
+        if let Some(rows) = shape.first_mut() {
+            *rows *= tensors.len();
+        }
+        Ok((tensors, shape))
+    }
+
+    /// Returns the scale of a module's difference.
+    fn scale(
+        &self,
+        module: &Module,
+        network: &str,
+        target: &Target,
+        format: Format,
+        rank: Option<usize>,
+    ) -> Result<f32, Error> {
+        let number = |part| match module.parts.get(part) {
+            Some(stored) => number(stored).map(Some),
+            None => Ok(None),
+        };
+        let (scale, alpha) = (number(Part::Scale)?, number(Part::Alpha)?);
+        Ok(match (scale, alpha, rank) {
+            // Here alpha limits the rotation.
+            _ if format == Format::Oft => 1.0,
+            (Some(scale), ..) => scale as f32,
+            (None, Some(alpha), Some(rank)) => (alpha / rank as f64) as f32,
+            (None, None, Some(rank)) => {
+                let name = target.modules.first().map_or("", String::as_str);
+                let scale = self.alphas.scale(network, name, rank);
+                scale.unwrap_or(1.0) as f32
+            }
+            (None, _, None) => 1.0,
+        })
+    }
+
+    fn misfit(&self, module: &Module, tensors: &[String], misfit: Misfit) -> Error {
+        self.misfit_of(&module.parts, module, tensors, misfit)
+    }
+
+    fn misfit_of(
+        &self,
+        parts: &Parts<Stored>,
+        module: &Module,
+        tensors: &[String],
+        misfit: Misfit,
+    ) -> Error {
+        let changed = list(tensors);
+        let problem = match (parts.get(misfit.part), misfit.problem) {
+            (Some(stored), Some(problem)) => {
+                let tensor = printable(&stored.name);
+                format!("tensor `{tensor}` {problem}, to change `{changed}`")
+            }
+            _ => {
+                let (name, part) = (printable(&module.name), misfit.part);
+                format!("module `{name}` lacks the tensor {part:?}, expected to change `{changed}`")
+            }
+        };
+        Error::adapter(&self.path, problem)
+    }
+}
+
+impl Fitted {
+    /// Returns a warning about tensors that fit nothing, for the user.
+    pub fn warning(&self) -> Option<String> {
+        (!self.unfit.is_empty()).then(|| {
+            format!(
+                "{} of the adapter's tensors fit nothing in the model, and are ignored: {}",
+                self.unfit.len(),
+                list(&self.unfit)
+            )
+        })
+    }
+
+    /// Returns the current names of the tensors of a network that the adapter changes.
+    pub fn tensors(&self, network: &str) -> impl Iterator<Item = &str> {
+        let changes = self
+            .changes
+            .iter()
+            .filter(move |change| change.network == network);
+        changes.flat_map(|change| change.tensors.iter().map(String::as_str))
+    }
+}
+
+/// Reads a tensor that is a single number.
+fn number(stored: &Stored) -> Result<f64, Error> {
+    let wrong = |problem: String| Error::TensorValues {
+        path: stored.file.to_path_buf(),
+        tensor: stored.name.clone(),
+        problem,
+    };
+    match stored.source().values()?[..] {
+        [number] if number.is_finite() => Ok(number.into()),
+        [number] => Err(wrong(format!(
+            "has the value {number}, expected a finite number"
+        ))),
+        ref other => Err(wrong(format!("has {} numbers, expected one", other.len()))),
+    }
+}

@@ -1,0 +1,82 @@
+//! LoRA (Hu et al. 2021, arXiv 2106.09685) and LoCon, which extends it to convolutions:
+//! `up · down`, or with a kernel between the two, the Tucker decomposition of `lora_mid`.
+
+use ndarray::{ArrayView2, s};
+
+use super::{Dims, Factor, Misfit, Part, Parts, Shaped};
+
+/// Checks the factors and returns their rank.
+pub(super) fn check<T: Shaped>(parts: &Parts<T>, weight: Dims<'_>) -> Result<usize, Misfit> {
+    let [outputs, rank] = parts.sides(Part::Up)?;
+    if parts.get(Part::Mid).is_some() {
+        let down = parts.sides(Part::Down)?[0];
+        parts.expect(Part::Up, [weight.outputs(), rank])?;
+        check_tucker(parts, [Part::Mid, Part::Down], [rank, down], weight)?;
+        return Ok(down);
+    }
+    if outputs != weight.outputs() {
+        parts.expect(Part::Up, [weight.outputs(), rank])?;
+    }
+    parts.expect(Part::Down, [rank, weight.columns()])?;
+    weight.check_kernel(Part::Down, parts.need(Part::Down)?.shape(), rank)?;
+    Ok(rank)
+}
+
+/// Checks the core `[up, down, height, width]` of a Tucker decomposition, and its factor
+/// `[down, in]`.
+pub(super) fn check_tucker<T: Shaped>(
+    parts: &Parts<T>,
+    [core, factor]: [Part; 2],
+    [up, down]: [usize; 2],
+    weight: Dims<'_>,
+) -> Result<(), Misfit> {
+    let kernel = weight.0.get(2..).unwrap_or_default();
+    let expected: Vec<usize> = [up, down].iter().chain(kernel).copied().collect();
+    let found = parts.need(core)?.shape();
+    if found != expected {
+        return Err(Misfit::shape(core, found, format_args!("{expected:?}")));
+    }
+    parts.expect(factor, [down, weight.inputs()])
+}
+
+/// Returns the difference of the weight, before alpha.
+pub(super) fn delta(
+    parts: &Parts<Factor>,
+    weight: Dims<'_>,
+    used: Option<usize>,
+) -> Result<Vec<f32>, Misfit> {
+    let (up, down) = (parts.need(Part::Up)?, parts.need(Part::Down)?);
+    let (up, down) = (
+        up.matrix(parts.sides(Part::Up)?),
+        down.matrix(parts.sides(Part::Down)?),
+    );
+    if let Some(mid) = parts.get(Part::Mid) {
+        return Ok(tucker(mid, up, down, weight));
+    }
+    let used = used.unwrap_or(usize::MAX).min(down.nrows());
+    let delta = up.slice(s![.., ..used]).dot(&down.slice(s![..used, ..]));
+    Ok(delta.into_raw_vec_and_offset().0)
+}
+
+/// Returns `sum over n and m of up[o, n] · core[n, m, position] · down[m, i]`, which has the shape
+/// of the weight.
+pub(super) fn tucker(
+    core: &Factor,
+    up: ArrayView2<'_, f32>,
+    down: ArrayView2<'_, f32>,
+    weight: Dims<'_>,
+) -> Vec<f32> {
+    let (positions, columns) = (weight.positions(), weight.columns());
+    let (ranks, rank) = (up.ncols(), down.nrows());
+    let core = core.matrix([ranks * rank, positions]);
+    // Rows of `[in, position]`, one for each rank of `up`.
+    let mut inner = ndarray::Array2::zeros((ranks, columns));
+    for (n, mut row) in inner.outer_iter_mut().enumerate() {
+        let product = down.t().dot(&core.slice(s![n * rank..(n + 1) * rank, ..]));
+        for (to, from) in row.iter_mut().zip(&product) {
+            *to = *from;
+        }
+    }
+    // The product of a row-major matrix with one column is in either order, and both are the same.
+    up.dot(&inner).iter().copied().collect()
+}

@@ -1,0 +1,8 @@
+//! Tests of whole adapter files.
+
+// A failed `unwrap` fails the test.
+#![allow(clippy::unwrap_used)]
+
+mod golden;
+mod made;
+mod spoiled;
