@@ -15,7 +15,7 @@ use sd_text::{
 };
 
 use crate::{
-    Device, Error, Precision, TextEncoder,
+    Device, Error, LoraWeight, Precision, TextEncoder,
     checkpoint::Predicts,
     config::Config,
     defaults,
@@ -23,6 +23,7 @@ use crate::{
     exported::{self, Codec, TextFile},
     hash,
     inversions::{self, Inversions, Rows},
+    lora::Adapters,
     models::{
         clip_text::{ClipTextConfig, PROJECTION},
         unet::UnetConfig,
@@ -80,6 +81,7 @@ pub struct Builder {
     batch: usize,
     codec: Option<Arc<dyn LatentCodec>>,
     inversions: Vec<Inversions>,
+    loras: Vec<(PathBuf, LoraWeight)>,
     refiner: Option<PathBuf>,
     elsewhere: Elsewhere,
     prediction: Option<Prediction>,
@@ -110,6 +112,7 @@ pub fn builder() -> Builder {
         batch: 1,
         codec: None,
         inversions: Vec::new(),
+        loras: Vec::new(),
         refiner: None,
         elsewhere: Elsewhere::default(),
         prediction: None,
@@ -412,6 +415,33 @@ impl Builder {
         self
     }
 
+    /// Merges a LoRA, or a related adapter, into the model. The method can be called several times.
+    ///
+    /// `path` is a `.safetensors` or `.pt` file, or a folder that peft or diffusers saved. LoRA,
+    /// LoCon, LoHa, LoKr, DoRA, IA³, OFT, BOFT, GLoRA and full differences are read, with the names
+    /// of all usual training tools. Textual inversions in the file are loaded too. `weight` is a
+    /// number for the whole model, or a [`LoraWeight`].
+    ///
+    /// All pictures of the pipeline are drawn with the LoRAs. Several LoRAs are merged in the order
+    /// of the calls. A refiner stays as it is. The changed weights are in memory, as f32. Tensors
+    /// that fit nothing in the model are reported in one `tracing` warning per file.
+    ///
+    /// Default: none.
+    ///
+    /// ```no_run
+    /// use sd_onnx::LoraWeight;
+    ///
+    /// let pipeline = sd_onnx::builder()
+    ///     .lora("loras/watercolour.safetensors", 0.8)
+    ///     .lora("loras/fox.safetensors", LoraWeight { text_encoder: 0.5, unet: 1.0 })
+    ///     .load("stable-diffusion-v1-5")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
+    pub fn lora(mut self, path: impl Into<PathBuf>, weight: impl Into<LoraWeight>) -> Self {
+        self.loras.push((path.into(), weight.into()));
+        self
+    }
+
     /// Sets a second model, a file or a folder, that runs the last steps of each picture, such as
     /// SDXL's refiner.
     ///
@@ -627,8 +657,9 @@ impl Builder {
         let model = self.open(path, &components)?;
         let (scheduler, text) = self.scheduler_config(&model)?;
         let engine = self.engine()?;
-        let prompts = self.prompts(&model, &engine)?;
-        let (denoiser, unet) = denoiser(&model, &engine)?;
+        let adapters = Adapters::new(&self.loras, &model)?;
+        let prompts = self.prompts(&model, &adapters, &engine)?;
+        let (denoiser, unet) = denoiser(&model, &adapters, &engine)?;
         let mut sample_size = denoiser.sample_size();
         if let Some(unet) = &unet
             && let Some(change) = model.corrections().sample_size(unet, &mut sample_size)?
@@ -676,8 +707,10 @@ impl Builder {
             if self.codec.is_none() {
                 check_latents(&refiner, &model)?;
             }
-            let prompts = self.prompts(&refiner, &engine)?;
-            let denoiser = Arc::new(self::denoiser(&refiner, &engine)?.0);
+            // The LoRAs are for the model, and do not fit its refiner.
+            let adapters = Adapters::default();
+            let prompts = self.prompts(&refiner, &adapters, &engine)?;
+            let denoiser = Arc::new(self::denoiser(&refiner, &adapters, &engine)?.0);
             denoisers.push((denoiser.clone(), length_of(&prompts)));
             pipeline = pipeline.refiner(refiner.name(), prompts, denoiser);
         }
@@ -710,7 +743,9 @@ impl Builder {
     /// # Errors
     /// The same as for [`load`](Self::load).
     pub fn load_prompt_encoder(&self, path: impl AsRef<Path>) -> Result<PromptEncoder, Error> {
-        self.prompts(&self.open(path.as_ref(), &[])?, &self.engine()?)
+        let model = self.open(path.as_ref(), &[])?;
+        let adapters = Adapters::new(&self.loras, &model)?;
+        self.prompts(&model, &adapters, &self.engine()?)
     }
 
     /// Loads only the tokenizer and the text encoder of a model, as a [`TextEncoder`] for plain
@@ -725,9 +760,11 @@ impl Builder {
     pub fn load_text_encoder(&self, path: impl AsRef<Path>) -> Result<TextEncoder, Error> {
         let variant = self.variant.as_deref();
         let folder = Source::open_text(path.as_ref(), variant, &self.elsewhere)?;
-        let mut files = TextFiles::read(&folder, TowerParts::ONLY)?;
+        let adapters = Adapters::new(&self.loras, &folder)?;
+        let mut files = TextFiles::read(&folder, TowerParts::ONLY, &adapters)?;
         files.project();
-        let more = inversions::add(&self.inversions, &mut [files.rows()])?.remove(0);
+        let inversions = self.inversions(&adapters)?;
+        let more = inversions::add(&inversions, &mut [files.rows()])?.remove(0);
         let (tokenizer, model) = files.model(&more, &self.engine()?)?;
         // Reports a tokenizer and a text encoder that do not fit each other.
         Tower::new(tokenizer.clone(), model.clone()).map_err(|error| unfit(&folder, error))?;
@@ -747,7 +784,8 @@ impl Builder {
     /// The same as for [`load`](Self::load).
     pub fn load_denoiser(&self, path: impl AsRef<Path>) -> Result<Arc<dyn Denoiser>, Error> {
         let folder = self.open(path.as_ref(), &["unet"])?;
-        let (denoiser, _) = denoiser(&folder, &self.engine()?)?;
+        let adapters = Adapters::new(&self.loras, &folder)?;
+        let (denoiser, _) = denoiser(&folder, &adapters, &self.engine()?)?;
         let latents = match self.size {
             Some([width, height]) => [height, width].map(|side| side as usize / SD_FACTOR),
             None => denoiser.sample_size(),
@@ -802,6 +840,9 @@ impl Builder {
             Self {
                 refiner: Some(_), ..
             } => Some("a model and its refiner must be converted separately"),
+            Self { loras, .. } if !loras.is_empty() => {
+                Some("a model with LoRAs merged into it cannot be written yet")
+            }
             Self { inversions, .. } if !inversions.is_empty() => {
                 Some("textual inversions are separate files and cannot be part of a model")
             }
@@ -883,11 +924,22 @@ impl Builder {
         })
     }
 
-    fn prompts(&self, folder: &Source, engine: &Engine) -> Result<PromptEncoder, Error> {
-        let read = |&tower| TextFiles::read(folder, tower);
+    /// Returns the builder's textual inversions, and the ones in the files of the LoRAs.
+    fn inversions(&self, adapters: &Adapters) -> Result<Vec<Inversions>, Error> {
+        let bundled = adapters.inversions()?.into_iter().map(Inversions::Given);
+        Ok(self.inversions.iter().cloned().chain(bundled).collect())
+    }
+
+    fn prompts(
+        &self,
+        folder: &Source,
+        adapters: &Adapters,
+        engine: &Engine,
+    ) -> Result<PromptEncoder, Error> {
+        let read = |&tower| TextFiles::read(folder, tower, adapters);
         let mut files: Vec<_> = folder.towers().iter().map(read).collect::<Result<_, _>>()?;
         let mut rows: Vec<_> = files.iter_mut().map(TextFiles::rows).collect();
-        let more = inversions::add(&self.inversions, &mut rows)?;
+        let more = inversions::add(&self.inversions(adapters)?, &mut rows)?;
         let mut towers = Vec::with_capacity(files.len());
         for ((files, more), tower) in files.into_iter().zip(&more).zip(folder.towers()) {
             let (tokenizer, model) = files.model(more, engine)?;
@@ -911,14 +963,16 @@ enum TextNetwork {
 }
 
 impl TextFiles {
-    fn read(folder: &Source, tower: TowerParts) -> Result<Self, Error> {
+    fn read(folder: &Source, tower: TowerParts, adapters: &Adapters) -> Result<Self, Error> {
         let tokenizer = folder.tokenizer(tower)?;
         let network = match folder.graph(tower.encoder)? {
             Some(graph) => TextNetwork::Exported(exported::text(&graph, tower.pooled)?.into()),
             None => {
                 let mut config = ClipTextConfig::new(folder.config(tower.encoder)?)?;
                 config.projection = tower.pooled.then_some(config.projection_width);
-                TextNetwork::Weights(config.into(), folder.weights(tower.encoder)?)
+                let mut weights = folder.weights(tower.encoder)?;
+                adapters.merge(tower.encoder, &mut weights)?;
+                TextNetwork::Weights(config.into(), weights)
             }
         };
         let files = Self { tokenizer, network };
@@ -985,14 +1039,20 @@ fn length_of(prompts: &PromptEncoder) -> usize {
 }
 
 /// Returns the UNet and its `config.json`, which an exported UNet may lack.
-fn denoiser(folder: &Source, engine: &Engine) -> Result<(OnnxDenoiser, Option<Config>), Error> {
+fn denoiser(
+    folder: &Source,
+    adapters: &Adapters,
+    engine: &Engine,
+) -> Result<(OnnxDenoiser, Option<Config>), Error> {
     if let Some(graph) = folder.graph("unet")? {
         let (graph, config) = exported::unet(&graph, folder.sizes())?;
         return Ok((OnnxDenoiser::exported(graph, engine)?, config));
     }
     let config = folder.config("unet")?;
     let unet = UnetConfig::new(&config, folder.sizes())?;
-    let denoiser = OnnxDenoiser::new(unet, folder.weights("unet")?, engine)?;
+    let mut weights = folder.weights("unet")?;
+    adapters.merge("unet", &mut weights)?;
+    let denoiser = OnnxDenoiser::new(unet, weights, engine)?;
     Ok((denoiser, Some(config)))
 }
 
@@ -1027,6 +1087,7 @@ impl fmt::Debug for Builder {
             batch,
             codec,
             inversions,
+            loras,
             refiner,
             elsewhere,
             prediction,
@@ -1046,6 +1107,7 @@ impl fmt::Debug for Builder {
             .field("batch", batch)
             .field("codec", &codec.as_ref().map(|_| "given"))
             .field("inversions", inversions)
+            .field("loras", loras)
             .field("refiner", refiner)
             .field("elsewhere", elsewhere)
             .field("prediction", prediction)

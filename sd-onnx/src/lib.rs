@@ -101,14 +101,6 @@ pub mod handbook;
 mod hash;
 mod inspect;
 mod inversions;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "the builder does not merge adapters yet"
-    )
-)]
 mod lora;
 mod models;
 mod network;
@@ -126,6 +118,7 @@ pub use convert::{Conversion, ConversionProgress, Converted, ModelForm, WeightTy
 pub use device::{Device, ParseDeviceError};
 pub use error::Error;
 pub use inspect::{Hashes, Inspection, Part, hashes, inspect};
+pub use lora::LoraWeight;
 pub use precision::{ParsePrecisionError, Precision};
 pub use runtime::RuntimeError;
 pub use sd_core::{

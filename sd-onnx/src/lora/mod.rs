@@ -48,6 +48,7 @@ mod fit;
 mod formats;
 mod keys;
 mod merge;
+mod merging;
 mod module;
 mod targets;
 
@@ -64,10 +65,12 @@ use sd_text::{
     outside::{self, list, printable},
 };
 
+pub use self::merging::LoraWeight;
 pub(crate) use self::{
     facts::Facts,
     fit::Fitted,
     merge::{Changed, Merged, Use, changed, merge},
+    merging::Adapters,
     targets::Targets,
 };
 use self::{facts::PeftAlphas, formats::Format, keys::split, module::Module};
