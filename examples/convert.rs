@@ -88,9 +88,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 shown.set_position(progress.done);
             });
     conversion = match arguments.dtype {
-        Some(Type::F32) => conversion.dtype(WeightType::F32),
-        Some(Type::F16) => conversion.dtype(WeightType::F16),
-        Some(Type::Bf16) => conversion.dtype(WeightType::Bf16),
+        Some(Type::F32) => conversion.weight_type(WeightType::F32),
+        Some(Type::F16) => conversion.weight_type(WeightType::F16),
+        Some(Type::Bf16) => conversion.weight_type(WeightType::Bf16),
         None => conversion,
     };
     let converted = builder.convert(&arguments.path, out, &conversion);

@@ -504,7 +504,7 @@ impl Options {
     /// [`Failure::Work`] if the model cannot be loaded.
     pub fn load(&self, batch: usize) -> Result<Pipeline, Failure> {
         let builder = self.elsewhere.apply(sd_onnx::builder());
-        let mut builder = self.machine.apply(builder).batch(batch);
+        let mut builder = self.machine.apply(builder).max_batch(batch);
         if let (Some(width), Some(height)) = (self.width, self.height)
             && self.machine.device != Device::Cpu
             && ImageSize::new(width, height).is_ok()

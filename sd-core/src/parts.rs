@@ -22,7 +22,7 @@ pub(crate) struct Parts {
     pub clip_skip: usize,
     pub zero_empty_negative: bool,
     pub max_pixels: u64,
-    pub batch: usize,
+    pub max_batch: usize,
     pub model: Option<Arc<ModelId>>,
     pub refiner: Option<Refiner>,
     pub latent_rgb: LatentRgb,

@@ -24,7 +24,7 @@ use crate::{
 /// `f32`.
 const MOST_PIXELS: u64 = 1 << 30;
 
-/// The largest value of [`PipelineBuilder::batch`].
+/// The largest value of [`PipelineBuilder::max_batch`].
 const MAX_BATCH: usize = 1024;
 
 /// The width of the text embeddings of Stable Diffusion 1.x.
@@ -44,7 +44,7 @@ pub const MAX_PIXELS: u64 = 4096 * 4096;
 /// part is freed when the last pipeline that uses it is dropped.
 ///
 /// Any number of threads may draw with the same pipeline. Each call draws its pictures one after
-/// the other, or [batch](PipelineBuilder::batch) by batch, on the caller's thread. The parts decide
+/// the other, or [batch](PipelineBuilder::max_batch) by batch, on the caller's thread. The parts decide
 /// how much of several calls runs at the same time. Each network of `sd-onnx` runs one call at a
 /// time, because a single call already uses all cores; other callers wait.
 #[derive(Clone)]
@@ -63,7 +63,7 @@ pub struct PipelineBuilder {
     clip_skip: usize,
     zero_empty_negative: bool,
     max_pixels: u64,
-    batch: usize,
+    max_batch: usize,
     model: Option<Arc<ModelId>>,
     refiner: Option<Refiner>,
 }
@@ -126,15 +126,15 @@ impl PipelineBuilder {
     /// # fn example(builder: sd_core::PipelineBuilder) -> Result<(), sd_core::Error> {
     /// use sd_core::Request;
     ///
-    /// let pipeline = builder.batch(4).build()?;
+    /// let pipeline = builder.max_batch(4).build()?;
     /// // Two batches of four pictures.
     /// let generation = pipeline.generate(&Request::new("a fox").count(8))?;
     /// assert_eq!(generation.pictures.len(), 8);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn batch(mut self, pictures: usize) -> Self {
-        self.batch = pictures;
+    pub fn max_batch(mut self, pictures: usize) -> Self {
+        self.max_batch = pictures;
         self
     }
 
@@ -194,7 +194,7 @@ impl PipelineBuilder {
             clip_skip,
             zero_empty_negative,
             max_pixels,
-            batch,
+            max_batch,
             model,
             refiner,
         } = self;
@@ -226,10 +226,10 @@ impl PipelineBuilder {
                 let problem = "the refiner has patches of 0 latents, expected at least 1";
                 return Err(Error::Parts(problem.into()));
             }
-            if (refines.channels, refines.beside) != (latents, 0) {
+            if (refines.channels, refines.extra_channels) != (latents, 0) {
                 return Err(Error::Parts(format!(
                     "the refiner takes {} latent channels with {} beside them, expected {latents} as in the denoiser with 0 beside them",
-                    refines.channels, refines.beside
+                    refines.channels, refines.extra_channels
                 )));
             }
             if refines.guidance != inputs.guidance {
@@ -245,8 +245,9 @@ impl PipelineBuilder {
         let size = ImageSize::new(size[0], size[1])?;
         checked_size(size, max_pixels, codec.factor())?;
         checked_clip_skip(clip_skip, prompts.layers())?;
-        if !(1..=MAX_BATCH).contains(&batch) {
-            return Err(Problem::new("batch", format!("1 to {MAX_BATCH}"), batch).into());
+        if !(1..=MAX_BATCH).contains(&max_batch) {
+            let expected = format!("1 to {MAX_BATCH}");
+            return Err(Problem::new("max_batch", expected, max_batch).into());
         }
         let schedule = Arc::new(NoiseSchedule::new(&scheduler)?);
         let latent_rgb = match codec.latent_rgb() {
@@ -264,7 +265,7 @@ impl PipelineBuilder {
             clip_skip,
             zero_empty_negative,
             max_pixels,
-            batch,
+            max_batch,
             model,
             refiner,
             latent_rgb,
@@ -312,7 +313,7 @@ impl Pipeline {
             clip_skip: 0,
             zero_empty_negative: false,
             max_pixels: MAX_PIXELS,
-            batch: 1,
+            max_batch: 1,
             model: None,
             refiner: None,
         }
@@ -401,7 +402,7 @@ impl Pipeline {
             let most = if planned[group[0]].stays_alone() {
                 1
             } else {
-                parts.batch
+                parts.max_batch
             };
             let mut pictures = group.iter().flat_map(pictures).peekable();
             while pictures.peek().is_some() {
@@ -463,9 +464,9 @@ impl Pipeline {
         let mut problems = guidance.problems();
         problems.extend(embedding_problem("prompt", prompt, inputs));
         problems.extend(negative.and_then(|it| embedding_problem("negative", it, inputs)));
-        if inputs.beside > 0 {
+        if inputs.extra_channels > 0 {
             let expected = "a model that takes latents only";
-            problems.push(Problem::new("beside", expected, inputs.beside));
+            problems.push(Problem::new("beside", expected, inputs.extra_channels));
         }
         Problems::check(problems)?;
         let request = Request::new("");

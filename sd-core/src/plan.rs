@@ -289,7 +289,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
             .is_some()
             .then(|| refiner_from(request, &rungs))
             .flatten(),
-        own_clip_skip: parts.prompts.towers()[0].own_layer().skip,
+        own_clip_skip: parts.prompts.towers()[0].default_layer().skip,
         guidance_input: inputs.guidance,
         size,
         latents,
@@ -544,7 +544,7 @@ fn check_inputs(
             "image_guidance",
             request.image_guidance,
             plain.image_guidance,
-            inputs.beside == inputs.channels,
+            inputs.extra_channels == inputs.channels,
         ),
     ] {
         if !found.is_finite() {
@@ -554,8 +554,8 @@ fn check_inputs(
             refuse(what, &expected, &found);
         }
     }
-    if request.beside.is_none() && inputs.beside > 0 {
-        let expected = format!("{} channels beside the latents", inputs.beside);
+    if request.beside.is_none() && inputs.extra_channels > 0 {
+        let expected = format!("{} channels beside the latents", inputs.extra_channels);
         refuse("beside", &expected, &"none");
     }
     if inputs.guidance {
@@ -581,13 +581,13 @@ fn beside_problem(
     count: usize,
     [height, width]: [usize; 2],
 ) -> Option<Problem> {
-    if inputs.beside == 0 {
+    if inputs.extra_channels == 0 {
         let expected = "nothing, as this model takes no channels beside the latents";
         return Some(Problem::new("beside", expected, "given"));
     }
-    let expected = (count, inputs.beside, height, width);
+    let expected = (count, inputs.extra_channels, height, width);
     let found = beside.dim();
-    if found != expected && found != (1, inputs.beside, height, width) {
+    if found != expected && found != (1, inputs.extra_channels, height, width) {
         let expected = format!("one of shape {expected:?}, or 1 as the first dimension");
         return Some(Problem::new(
             "beside",
@@ -806,7 +806,7 @@ fn place(ladder: &Ladder, what: &str, index: usize, found: f32) -> (String, Stri
 /// Groups the requests whose pictures may share batches, in the order of their first requests. If
 /// the batch size is 1, each request is a group.
 pub(crate) fn groups(parts: &Parts, planned: &[Arc<Planned>]) -> Vec<Vec<usize>> {
-    if parts.batch == 1 {
+    if parts.max_batch == 1 {
         return (0..planned.len()).map(|request| vec![request]).collect();
     }
     // The refiner's text encoder may read other texts, so that its number of tokens may differ.

@@ -179,7 +179,7 @@ impl<'a> Batch<'a> {
             .unzip();
         let negatives: Option<Vec<_>> = negatives.into_iter().collect();
         let inputs = denoiser.inputs();
-        let beside = self.beside().filter(|_| inputs.beside > 0);
+        let beside = self.beside().filter(|_| inputs.extra_channels > 0);
         let half = |prompts: &[&Conditioning], row: usize| {
             let branches = prompts.iter().map(|prompt| &prompt.branches[..]);
             Half {
@@ -204,7 +204,7 @@ impl<'a> Batch<'a> {
         let guided = match (negatives, &beside) {
             // As many extra channels as latent channels: an instruct-pix2pix model, which takes the
             // latents of a picture.
-            (Some(negatives), Some(picture)) if inputs.beside == inputs.channels => {
+            (Some(negatives), Some(picture)) if inputs.extra_channels == inputs.channels => {
                 let mut blank = half(&negatives, 1);
                 blank.beside = Some(ArcArray::zeros(picture.dim()));
                 guided.guided_by_picture(

@@ -13,7 +13,7 @@ use sd_core::{
     BoxError, ClassifierFree, Defaults, Error, Guide, Infotext, InfotextError, Inputs, Pipeline,
     PipelineBuilder, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Request, SchedulerConfig,
     SizeIds, Sizes,
-    guidance::{Apg, Memory, Method, Moment},
+    guidance::{Apg, GuidanceStep, Memory, Method},
     guide,
     schedulers::{
         AlignYourSteps, AlignedModel, DpmPlusPlus2M, Euler, EulerAncestral, Ladder, NoiseKind,
@@ -172,7 +172,7 @@ impl Guide for Half {
         &self,
         conditional: &mut [f32],
         unconditional: &[f32],
-        _: &Moment<'_>,
+        _: &GuidanceStep<'_>,
         _: &mut Memory,
     ) {
         guide(conditional, unconditional, 0.5);
@@ -310,7 +310,7 @@ fn each_setting_changes_its_key() {
             base().prompt_options(ignoring),
             "SD prompt options",
             Some(
-                r#"{"chunking":{"at_most":null,"comma_reach":20},"cleanup":"transformers","emphasis":"ignore","encode_empty":false,"same_length":false,"syntax":"webui"}"#,
+                r#"{"chunking":{"comma_reach":20,"max_chunks":null},"cleanup":"transformers","emphasis":"ignore","encode_empty":false,"same_length":false,"syntax":"webui"}"#,
             ),
         ),
         (
@@ -356,7 +356,7 @@ fn each_setting_changes_its_key() {
     let seeds = [infotext.get("Seed"), infotext.get("Variation seed")];
     assert_eq!(seeds, [Some("7"), Some("4")]);
 
-    let pictures = builder().batch(2).build().unwrap();
+    let pictures = builder().max_batch(2).build().unwrap();
     let pictures = pictures.generate(&base().count(3)).unwrap().pictures;
     let batches: Vec<_> = pictures
         .iter()
@@ -464,7 +464,7 @@ fn every_setting_comes_back_to_the_bit() {
             .chunking(
                 Chunking::default()
                     .comma_reach(3)
-                    .at_most(NonZeroUsize::MIN),
+                    .max_chunks(NonZeroUsize::MIN),
             )
             .cleanup(Cleanup::Ftfy),
     ] {
@@ -535,7 +535,7 @@ fn sdxl() -> PipelineBuilder {
         let tower = Tower::new(tokenizer, Arc::new(Narrow { pooled })).unwrap();
         tower.layer(Layer::SDXL)
     };
-    let prompts = PromptEncoder::of_towers(vec![tower(false), tower(true)]).unwrap();
+    let prompts = PromptEncoder::from_towers(vec![tower(false), tower(true)]).unwrap();
     let fakes = Fakes::with(Model {
         inputs: Inputs::new(4, 4).pooled(3).sizes(SizeIds::Target),
         ..Model::default()

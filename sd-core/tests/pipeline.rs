@@ -16,7 +16,7 @@ use ndarray::{Array3, Array4, Axis, s};
 use sd_core::{
     Error, Event, Guide, ImageSize, LatentRgb, MAX_PROMPT_BYTES, Pipeline, Prompt, PromptOptions,
     Request, SchedulerConfig, StopToken,
-    guidance::{Memory, Moment},
+    guidance::{GuidanceStep, Memory},
     guide,
     schedulers::{
         DpmAdaptive, DpmFast, DpmPlusPlus2M, DpmPlusPlusSde, Euler, EulerAncestral, Ladder,
@@ -126,14 +126,14 @@ struct Late {
 }
 
 impl Guide for Late {
-    fn needs_unconditional(&self, at: &Moment<'_>) -> bool {
+    fn needs_unconditional(&self, at: &GuidanceStep<'_>) -> bool {
         at.rung.index >= self.from
     }
     fn merge(
         &self,
         conditional: &mut [f32],
         unconditional: &[f32],
-        at: &Moment<'_>,
+        at: &GuidanceStep<'_>,
         _: &mut Memory,
     ) {
         assert!(at.rung.index >= self.from);
@@ -276,7 +276,7 @@ fn a_brownian_path_belongs_to_its_picture() {
         plain,
         latents(&alone, &request.clone().noise(NoiseKind::Philox))
     );
-    let batch = fakes.build(fakes.builder().batch(3));
+    let batch = fakes.build(fakes.builder().max_batch(3));
     for picture in batch.generate(&request.clone().count(3)).unwrap().pictures {
         let twin = request.clone().seed(picture.seed);
         assert_eq!(picture.latents, latents(&alone, &twin));
@@ -315,7 +315,7 @@ fn samplers_may_make_steps_of_their_own() {
     let steps = steps_of(&pipeline, adaptive.clone());
     assert_eq!(steps.last().unwrap().total, steps.len());
     // Pictures that shared their steps would influence each other.
-    let batch = fakes.build(fakes.builder().batch(3));
+    let batch = fakes.build(fakes.builder().max_batch(3));
     let requests = [adaptive.clone().count(2), adaptive.clone().prompt("a cat")];
     fakes.model.batch.store(0, Relaxed);
     for picture in batch.generate_all(&requests).unwrap().pictures {
@@ -409,7 +409,7 @@ fn requests_of_a_call_are_what_they_are_alone_and_share_their_texts() {
         base().negative("a fox"),
     ];
     for (batch, most) in [(1, 1), (2, 2), (8, 5)] {
-        let pipeline = fakes.builder().batch(batch).build().unwrap();
+        let pipeline = fakes.builder().max_batch(batch).build().unwrap();
         fakes.model.batch.store(0, Relaxed);
         fakes.text.calls.store(0, Relaxed);
         let pictures = pipeline.generate_all(&requests).unwrap().pictures;
@@ -691,7 +691,8 @@ fn nul_bytes_and_the_longest_prompt_are_read() {
     let all = prompt(&long);
     assert_eq!(all.embedding.dim().1, 77 * foxes.div_ceil(75));
     assert_eq!(all.tokens.unwrap().cut, None);
-    let options = PromptOptions::default().chunking(Chunking::default().at_most(NonZeroUsize::MIN));
+    let options =
+        PromptOptions::default().chunking(Chunking::default().max_chunks(NonZeroUsize::MIN));
     let first = prompt(&long.prompt_options(options));
     assert_eq!(first.embedding.dim().1, 77);
     assert_eq!(first.tokens.unwrap().cut.unwrap().tokens, foxes - 75);
@@ -783,7 +784,7 @@ fn a_network_that_fails_is_named_with_its_step() {
 struct Overflow;
 
 impl Guide for Overflow {
-    fn merge(&self, conditional: &mut [f32], _: &[f32], _: &Moment<'_>, _: &mut Memory) {
+    fn merge(&self, conditional: &mut [f32], _: &[f32], _: &GuidanceStep<'_>, _: &mut Memory) {
         conditional.fill(f32::INFINITY);
     }
 }
@@ -791,7 +792,7 @@ impl Guide for Overflow {
 #[test]
 fn a_picture_of_no_numbers_is_told_and_others_of_its_batch_are_finished() {
     let fakes = Fakes::new();
-    let pipeline = fakes.build(fakes.builder().batch(3));
+    let pipeline = fakes.build(fakes.builder().max_batch(3));
     let requests = [base(), base().guidance(Overflow), base().seed(8)];
     let mut finished = Vec::new();
     let result = pipeline.run(&requests, &StopToken::new(), |event| {
@@ -834,8 +835,8 @@ fn parts_that_do_not_fit_are_refused() {
     for builder in [
         other_codec(4).size(60, 64),
         other_codec(4).clip_skip(9),
-        other_codec(4).batch(0),
-        other_codec(4).batch(1025),
+        other_codec(4).max_batch(0),
+        other_codec(4).max_batch(1025),
         other_codec(4).max_pixels(512 * 511),
         other_codec(4).max_pixels(u64::MAX),
     ] {

@@ -499,7 +499,7 @@ fn options_are_followed() {
 fn batches_of_prompts() {
     let fakes = Fakes::new();
     let single = fakes.pipeline();
-    let batched = fakes.build(fakes.builder().batch(8));
+    let batched = fakes.build(fakes.builder().max_batch(8));
     let long = "fox, ".repeat(50);
     let requests = [
         base().prompt("a [fox:owl:2] AND snow"),
@@ -532,13 +532,13 @@ fn batches_of_prompts() {
 fn batches_of_prompts_of_all_lengths() {
     let fakes = Fakes::new();
     let single = fakes.pipeline();
-    let batched = fakes.build(fakes.builder().batch(8));
+    let batched = fakes.build(fakes.builder().max_batch(8));
     let long = "fox, ".repeat(50);
     let default = PromptOptions::default();
     let all_options = [
         default,
         default.same_length(true),
-        default.chunking(Chunking::default().at_most(NonZeroUsize::MIN)),
+        default.chunking(Chunking::default().max_chunks(NonZeroUsize::MIN)),
         default
             .syntax(Syntax::Compel)
             .emphasis(Emphasis::Interpolate),

@@ -236,7 +236,7 @@ fn a_token_stops_before_between_and_within_calls() {
 #[test]
 fn a_stop_after_the_last_step_pays_no_decode() {
     let fakes = Fakes::new();
-    let pipeline = fakes.build(fakes.builder().batch(3));
+    let pipeline = fakes.build(fakes.builder().max_batch(3));
     let token = StopToken::new();
     let mut pictures = 0;
     let request = base().count(3);

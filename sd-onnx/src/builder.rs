@@ -77,7 +77,7 @@ pub struct Builder {
     variant: Option<String>,
     clip_skip: usize,
     max_pixels: u64,
-    batch: usize,
+    max_batch: usize,
     codec: Option<Arc<dyn LatentCodec>>,
     inversions: Vec<Inversions>,
     refiner: Option<PathBuf>,
@@ -107,7 +107,7 @@ pub fn builder() -> Builder {
         variant: None,
         clip_skip: 0,
         max_pixels: MAX_PIXELS,
-        batch: 1,
+        max_batch: 1,
         codec: None,
         inversions: Vec::new(),
         refiner: None,
@@ -334,13 +334,13 @@ impl Builder {
     /// use sd_onnx::Request;
     ///
     /// // Runs 4 pictures together, then 2.
-    /// let pipeline = sd_onnx::builder().batch(4).load(folder)?;
+    /// let pipeline = sd_onnx::builder().max_batch(4).load(folder)?;
     /// let found = pipeline.generate(&Request::new("a fox").steps(2).count(6))?;
     /// assert_eq!(found.pictures.len(), 6);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn batch(mut self, pictures: usize) -> Self {
-        self.batch = pictures;
+    pub fn max_batch(mut self, pictures: usize) -> Self {
+        self.max_batch = pictures;
         self
     }
 
@@ -659,7 +659,7 @@ impl Builder {
             .clip_skip(self.clip_skip)
             .zero_empty_negative(model.zero_empty_negative())
             .max_pixels(self.max_pixels)
-            .batch(self.batch)
+            .max_batch(self.max_batch)
             .model(model.name(), move || {
                 hash::remembered(&files, hash::cache().as_deref())
             });
@@ -894,7 +894,7 @@ impl Builder {
             let made = Tower::new(tokenizer, model).map_err(|error| unfit(folder, error))?;
             towers.push(made.layer(tower.layer));
         }
-        PromptEncoder::of_towers(towers).map_err(|error| unfit(folder, error))
+        PromptEncoder::from_towers(towers).map_err(|error| unfit(folder, error))
     }
 }
 
@@ -1024,7 +1024,7 @@ impl fmt::Debug for Builder {
             variant,
             clip_skip,
             max_pixels,
-            batch,
+            max_batch,
             codec,
             inversions,
             refiner,
@@ -1043,7 +1043,7 @@ impl fmt::Debug for Builder {
             .field("variant", variant)
             .field("clip_skip", clip_skip)
             .field("max_pixels", max_pixels)
-            .field("batch", batch)
+            .field("max_batch", max_batch)
             .field("codec", &codec.as_ref().map(|_| "given"))
             .field("inversions", inversions)
             .field("refiner", refiner)

@@ -111,7 +111,7 @@ mod text_encoder;
 mod weights;
 
 pub use builder::{Builder, builder};
-pub use convert::{Conversion, ConversionProgress, Converted, ModelForm, WeightType};
+pub use convert::{Conversion, ConversionProgress, ConversionReport, ModelForm, WeightType};
 pub use device::{Device, ParseDeviceError};
 pub use error::Error;
 pub use inspect::{Hashes, Inspection, Part, hashes, inspect};

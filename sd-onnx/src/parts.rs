@@ -227,7 +227,7 @@ impl OnnxDenoiser {
         let context = Array3::zeros((1, length, self.inputs.context));
         let pooled = self.inputs.pooled.map(|width| Array2::zeros((1, width)));
         let sizes = self.inputs.sizes.map(|ids| Array2::zeros((1, ids.count())));
-        let beside = Array4::zeros((1, self.inputs.beside, height, width));
+        let beside = Array4::zeros((1, self.inputs.extra_channels, height, width));
         let guidance = ndarray::arr1(&[1.0]);
         let stop = StopToken::new();
         let mut call = Call::new(latents.view(), 0.0, context.view(), &stop);
@@ -279,7 +279,7 @@ impl OnnxDenoiser {
         for (name, taken, given) in [
             (
                 input::BESIDE,
-                takes.beside > 0,
+                takes.extra_channels > 0,
                 beside.as_ref().map(Contiguous::input),
             ),
             (

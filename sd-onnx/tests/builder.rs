@@ -59,11 +59,11 @@ fn order(pipeline: &Pipeline) -> Vec<usize> {
 #[test]
 fn batch_is_how_many_go_through_the_loop_together() {
     assert_eq!(order(&load(&emoji())), [0, 0, 1, 1, 2, 2]);
-    let two = sd_onnx::builder().batch(2).load(emoji()).unwrap();
+    let two = sd_onnx::builder().max_batch(2).load(emoji()).unwrap();
     assert_eq!(order(&two), [0, 1, 0, 1, 2, 2]);
-    let none = sd_onnx::builder().batch(0).load(emoji()).unwrap_err();
+    let none = sd_onnx::builder().max_batch(0).load(emoji()).unwrap_err();
     assert!(
-        none.to_string().contains("batch is 0, expected 1 to 1024"),
+        none.to_string().contains("max_batch is 0, expected 1 to 1024"),
         "{none}"
     );
 }

@@ -78,14 +78,14 @@ fn networks(builder: &Builder, path: &Path) -> Vec<Vec<f32>> {
         let values = ids.values(&Sizes::default(), size, 6.0);
         Array2::from_shape_vec((1, values.len()), values).unwrap()
     });
-    let beside = Array4::from_shape_fn((1, inputs.beside, 8, 8), |(_, c, y, x)| {
+    let beside = Array4::from_shape_fn((1, inputs.extra_channels, 8, 8), |(_, c, y, x)| {
         wave(c + y * 3 + x * 5)
     });
     let stop = StopToken::new();
     let mut call = Call::new(latents.view(), 500.0, context.view(), &stop);
     call.pooled = pooled.as_ref().map(|pooled| pooled.view());
     call.sizes = sizes.as_ref().map(|sizes| sizes.view());
-    call.beside = (inputs.beside > 0).then(|| beside.view());
+    call.beside = (inputs.extra_channels > 0).then(|| beside.view());
     let guidance = ndarray::arr1(&[7.5]);
     call.guidance = inputs.guidance.then(|| guidance.view());
     let mut output = Array4::zeros(latents.dim());

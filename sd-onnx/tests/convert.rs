@@ -23,7 +23,8 @@ use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
 use sd_onnx::schedulers::{Euler, Ladder, Prediction};
 use sd_onnx::text::ClipTokenizer;
 use sd_onnx::{
-    Builder, Conversion, Converted, Error, ModelForm, Pipeline, Request, StopToken, WeightType,
+    Builder, Conversion, ConversionReport, Error, ModelForm, Pipeline, Request, StopToken,
+    WeightType,
 };
 use serde_json::Value;
 use single::{Options, write_single_file, write_single_folder};
@@ -58,7 +59,7 @@ fn networks(folder: &Path) -> Vec<(&'static str, &'static str)> {
     there.map(|name| (name, common::plain_file(name))).collect()
 }
 
-fn convert(from: &Path, to: &Path, form: ModelForm) -> Converted {
+fn convert(from: &Path, to: &Path, form: ModelForm) -> ConversionReport {
     let converted = sd_onnx::builder().convert(from, to, &Conversion::new(form));
     converted.unwrap_or_else(|error| panic!("{}: {error}", from.display()))
 }
@@ -74,7 +75,7 @@ fn latents(pipeline: &Pipeline) -> Vec<f32> {
         .seed(3)
         .scheduler(Euler::default())
         .ladder(Ladder::karras());
-    let beside = pipeline.denoiser().inputs().beside;
+    let beside = pipeline.denoiser().inputs().extra_channels;
     if beside > 0 {
         let [height, width] = [32, 64].map(|side| side / pipeline.codec().factor());
         let values = (0..beside * height * width)
@@ -169,7 +170,7 @@ fn every_number_is_rounded_to_the_nearest() {
         (WeightType::Bf16, Dtype::BF16),
     ] {
         let new = folder.path().join(format!("{dtype:?}"));
-        let conversion = Conversion::new(ModelForm::Folder).dtype(dtype);
+        let conversion = Conversion::new(ModelForm::Folder).weight_type(dtype);
         sd_onnx::builder().convert(&old, &new, &conversion).unwrap();
         let found = tensors(&new.join(file));
         assert_eq!(found.len(), stored.len());
@@ -228,7 +229,7 @@ fn a_number_beyond_the_range_names_its_tensor() {
     let (_, _, bytes) = stored.get_mut("decoder.conv_in.bias").unwrap();
     bytes[4..8].copy_from_slice(&70_000_f32.to_le_bytes());
     write(&path, &stored);
-    let half = Conversion::new(ModelForm::Folder).dtype(WeightType::F16);
+    let half = Conversion::new(ModelForm::Folder).weight_type(WeightType::F16);
     let error = refused(folder.path(), &half).to_string();
     for part in ["vae/", "`decoder.conv_in.bias`", "70000 in place 1", "F16"] {
         assert!(error.contains(part), "{error}");

@@ -104,8 +104,8 @@ fn predict(pipeline: &Pipeline, rows: usize, sides: [usize; 2], timestep: f32) -
     call.sizes = sizes.as_ref().map(|sizes| sizes.view());
     let scales = inputs.guidance.then(|| Array1::from_elem(rows, 8.5));
     call.guidance = scales.as_ref().map(|scales| scales.view());
-    let beside = array4([rows, inputs.beside.max(1), sides[0], sides[1]], 5);
-    call.beside = (inputs.beside > 0).then(|| beside.view());
+    let beside = array4([rows, inputs.extra_channels.max(1), sides[0], sides[1]], 5);
+    call.beside = (inputs.extra_channels > 0).then(|| beside.view());
     let mut output = Array4::zeros(latents.dim());
     pipeline
         .denoiser()
@@ -128,10 +128,10 @@ fn draw(pipeline: &Pipeline, clip_skip: usize, sides: [u32; 2]) -> (Array4<f32>,
     if clip_skip > 0 {
         request = request.clip_skip(clip_skip);
     }
-    if inputs.beside > 0 {
+    if inputs.extra_channels > 0 {
         let factor = pipeline.codec().factor();
         let [width, height] = sides.map(|side| side as usize / factor);
-        request = request.beside(array4([1, inputs.beside, height, width], 5));
+        request = request.beside(array4([1, inputs.extra_channels, height, width], 5));
     }
     let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
     let pixels = picture.pixels.iter().copied().collect();

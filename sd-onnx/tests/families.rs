@@ -156,7 +156,7 @@ fn one_unet_call() {
             let split = inputs.channels as isize;
             let latents = sample.slice_axis(Axis(1), Slice::new(0, Some(split), 1));
             let beside = sample.slice_axis(Axis(1), Slice::new(split, None, 1));
-            assert_eq!(beside.dim().1, inputs.beside);
+            assert_eq!(beside.dim().1, inputs.extra_channels);
             let (tokens, pooled) = context(golden, case);
             let sizes = golden
                 .find(&format!("{name}.time_ids"))
@@ -170,7 +170,7 @@ fn one_unet_call() {
             call.pooled = pooled.as_ref().map(|pooled| pooled.view());
             call.sizes = sizes.as_ref().map(|sizes| sizes.view());
             call.guidance = scales.as_ref().map(|scales| scales.view());
-            call.beside = (inputs.beside > 0).then_some(beside);
+            call.beside = (inputs.extra_channels > 0).then_some(beside);
             let mut output = Array4::zeros(latents.dim());
             pipeline
                 .denoiser()

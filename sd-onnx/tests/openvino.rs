@@ -185,7 +185,7 @@ fn call(unet: &dyn Denoiser, [height, width]: [usize; 2]) -> Vec<f32> {
     call.sizes = sizes.as_ref().map(|it| it.view());
     let guidance = inputs.guidance.then(|| Array1::from_elem(1, 8.0));
     call.guidance = guidance.as_ref().map(|it| it.view());
-    let beside = (inputs.beside > 0).then(|| image(inputs.beside, 4));
+    let beside = (inputs.extra_channels > 0).then(|| image(inputs.extra_channels, 4));
     call.beside = beside.as_ref().map(|it| it.view());
     let mut output = Array4::zeros(latents.dim());
     unet.predict(&call, output.view_mut()).unwrap();

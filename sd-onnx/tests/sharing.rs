@@ -552,7 +552,7 @@ fn a_batch_changes_nothing() {
     let _alone = alone();
     let (single, batched) = (
         load(&emoji()),
-        sd_onnx::builder().batch(4).load(emoji()).unwrap(),
+        sd_onnx::builder().max_batch(4).load(emoji()).unwrap(),
     );
     let base = |i: usize| {
         Request::new(["a fox", "a banana", "a cat"][i % 3])

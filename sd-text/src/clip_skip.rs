@@ -17,11 +17,11 @@
 //! used. To reproduce diffusers, encode each prompt with the layer it needs and give the embeddings
 //! to the request.
 //!
-//! If no layer is chosen, each text model uses [its own layer](crate::Tower::own_layer): 1 with the
-//! final norm for Stable Diffusion 1.x, 2 without it for SDXL. Stable Diffusion 2.x was trained on
-//! the penultimate layer of OpenCLIP ViT-H, but its diffusers folders omit the last layer
-//! (`num_hidden_layers` is 23), so 1 is right for it too. WebUI ignores the setting for Stable
-//! Diffusion 2.x and SDXL.
+//! If no layer is chosen, each text model uses its
+//! [default layer](crate::Tower::default_layer): 1 with the final norm for Stable Diffusion 1.x, 2
+//! without it for SDXL. Stable Diffusion 2.x was trained on the penultimate layer of OpenCLIP
+//! ViT-H, but its diffusers folders omit the last layer (`num_hidden_layers` is 23), so 1 is right
+//! for it too. WebUI ignores the setting for Stable Diffusion 2.x and SDXL.
 //!
 //! References: `modules/sd_hijack_clip.py` of AUTOMATIC1111's WebUI; `encode_prompt` in
 //! `pipeline_stable_diffusion.py` and `pipeline_stable_diffusion_xl.py` of diffusers 0.42.

@@ -38,7 +38,7 @@ impl PromptEncoder {
         tokenizer: Arc<ClipTokenizer>,
         model: Arc<dyn TextModel>,
     ) -> Result<Self, TextError> {
-        Self::of_towers(vec![Tower::new(tokenizer, model)?])
+        Self::from_towers(vec![Tower::new(tokenizer, model)?])
     }
 
     /// Creates an encoder with several towers, in the order in which their hidden states are
@@ -47,7 +47,7 @@ impl PromptEncoder {
     /// # Errors
     /// - [`TextError::Towers`] if there is no tower, or if more than one has a pooled output.
     /// - [`TextError::Lengths`] if their tokenizers return different numbers of tokens.
-    pub fn of_towers(towers: Vec<Tower>) -> Result<Self, TextError> {
+    pub fn from_towers(towers: Vec<Tower>) -> Result<Self, TextError> {
         let pooled = towers
             .iter()
             .filter_map(|tower| tower.model().shape().pooled);

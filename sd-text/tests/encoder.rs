@@ -116,7 +116,8 @@ fn long_prompts_are_not_cut() {
 #[test]
 fn cut_prompts_say_so() {
     let (encoder, _) = encoder(Fake::default()).unwrap();
-    let options = EncodeOptions::default().chunking(Chunking::default().at_most(NonZeroUsize::MIN));
+    let options =
+        EncodeOptions::default().chunking(Chunking::default().max_chunks(NonZeroUsize::MIN));
     let prompt = encoder
         .encode_with(&"cat dog ".repeat(40), &options)
         .unwrap();
@@ -220,7 +221,7 @@ fn every_option_counts() {
         default.clone().emphasis(Emphasis::Multiply),
         default
             .clone()
-            .chunking(Chunking::default().at_most(NonZeroUsize::MIN)),
+            .chunking(Chunking::default().max_chunks(NonZeroUsize::MIN)),
         default
             .clone()
             .chunking(Chunking::default().comma_reach(75)),

@@ -227,7 +227,7 @@ fn names_are_found_as_ftfy_writes_them() {
 #[test]
 fn an_inversion_is_cut_whole() {
     let (tokenizer, _) = tokenizer(&[("Wumpus", 3)]);
-    let one = Chunking::default().at_most(std::num::NonZeroUsize::MIN);
+    let one = Chunking::default().max_chunks(std::num::NonZeroUsize::MIN);
     for (before, used, cut) in [
         (72, 77, None),
         (73, 75, Some((3, "wumpus", 292))),

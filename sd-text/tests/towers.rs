@@ -69,7 +69,7 @@ fn letters(fake: Fake) -> Tower {
 }
 
 fn of(towers: Vec<Tower>) -> PromptEncoder {
-    PromptEncoder::of_towers(towers).unwrap()
+    PromptEncoder::from_towers(towers).unwrap()
 }
 
 /// The embedding of a text by one tower alone.
@@ -191,7 +191,7 @@ fn a_prompt_for_each_tower() {
 
 #[test]
 fn towers_that_do_not_fit() {
-    let refused = |towers| PromptEncoder::of_towers(towers).unwrap_err().to_string();
+    let refused = |towers| PromptEncoder::from_towers(towers).unwrap_err().to_string();
     assert_eq!(
         refused(Vec::new()),
         "found 0 towers and 0 pooled outputs, expected at least 1 tower and at most 1 pooled output"

@@ -90,7 +90,7 @@ fn new<'n>(network: &'n Network, stored: &Stored, steps: &Steps<'_>) -> New<'n> 
         .collect();
     let types = weights
         .iter()
-        .map(|weight| target(weight, steps.conversion.dtype));
+        .map(|weight| target(weight, steps.conversion.weight_type));
     let mut types = types.collect::<Vec<_>>();
     types.dedup();
     New {

@@ -37,7 +37,7 @@ pub(super) fn check(
         .into_iter()
         .map(tower)
         .collect::<Result<_, TextError>>()?;
-    let prompts = PromptEncoder::of_towers(towers)?;
+    let prompts = PromptEncoder::from_towers(towers)?;
     let codec = Codec {
         channels: vae.latent_channels,
         factor: vae.factor(),

@@ -53,7 +53,7 @@ pub enum ModelForm {
 ///
 /// let stop = StopToken::new();
 /// let conversion = Conversion::new(ModelForm::File)
-///     .dtype(WeightType::F16)
+///     .weight_type(WeightType::F16)
 ///     .progress(|progress| println!("{} of {} bytes", progress.done, progress.total))
 ///     .stop(stop.clone());
 /// # let _ = conversion;
@@ -61,7 +61,7 @@ pub enum ModelForm {
 #[derive(Clone)]
 pub struct Conversion {
     form: ModelForm,
-    dtype: Option<WeightType>,
+    weight_type: Option<WeightType>,
     progress: Option<Arc<dyn Fn(ConversionProgress) + Send + Sync>>,
     stop: StopToken,
 }
@@ -79,7 +79,7 @@ pub struct ConversionProgress {
 /// What a conversion wrote, returned by [`Builder::convert`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Converted {
+pub struct ConversionReport {
     /// The new file or folder.
     pub path: PathBuf,
     /// Number of tensors written.
@@ -98,7 +98,7 @@ impl Conversion {
     pub fn new(form: ModelForm) -> Self {
         Self {
             form,
-            dtype: None,
+            weight_type: None,
             progress: None,
             stop: StopToken::new(),
         }
@@ -107,8 +107,8 @@ impl Conversion {
     /// Sets the type of all weights. Numbers are rounded to nearest, ties to even.
     ///
     /// Default: each tensor keeps its type, except that GGUF blocks and fp8 with scales become f32.
-    pub fn dtype(mut self, dtype: WeightType) -> Self {
-        self.dtype = Some(dtype);
+    pub fn weight_type(mut self, weight_type: WeightType) -> Self {
+        self.weight_type = Some(weight_type);
         self
     }
 
@@ -149,7 +149,7 @@ impl Builder {
     /// # let out = folder.join("emoji-f32");
     /// use sd_onnx::{Conversion, ModelForm, WeightType};
     ///
-    /// let conversion = Conversion::new(ModelForm::Folder).dtype(WeightType::F32);
+    /// let conversion = Conversion::new(ModelForm::Folder).weight_type(WeightType::F32);
     /// let converted = sd_onnx::builder().convert(model, &out, &conversion)?;
     /// assert!(converted.lost.is_empty());
     /// sd_onnx::builder().load(&out)?;
@@ -173,7 +173,7 @@ impl Builder {
         path: impl AsRef<Path>,
         out: impl AsRef<Path>,
         conversion: &Conversion,
-    ) -> Result<Converted, Error> {
+    ) -> Result<ConversionReport, Error> {
         let (path, out) = (path.as_ref(), out.as_ref());
         let _span = tracing::info_span!("convert", model = %path.display()).entered();
         let output = Output::new(out)?;
@@ -191,7 +191,7 @@ impl Builder {
         };
         let (tensors, bytes) = (steps.tensors, steps.done);
         output.finish()?;
-        Ok(Converted {
+        Ok(ConversionReport {
             path: out.to_path_buf(),
             tensors,
             bytes,
@@ -236,7 +236,7 @@ impl fmt::Debug for Conversion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Conversion")
             .field("form", &self.form)
-            .field("dtype", &self.dtype)
+            .field("weight_type", &self.weight_type)
             .field("progress", &self.progress.as_ref().map(|_| "given"))
             .field("stop", &self.stop)
             .finish()

@@ -258,7 +258,7 @@ impl Network {
     pub fn whole(&self, conversion: &Conversion) -> Vec<New<'_>> {
         let tensors = self.tensors().map(|(name, tensor)| New {
             name: name.to_owned(),
-            dtype: target(tensor, conversion.dtype),
+            dtype: target(tensor, conversion.weight_type),
             shape: tensor.shape().to_vec(),
             content: Content::Weights(vec![tensor]),
         });

@@ -85,7 +85,7 @@ impl Tower {
     }
 
     /// Returns the layer that is used unless the options select another one.
-    pub fn own_layer(&self) -> Layer {
+    pub fn default_layer(&self) -> Layer {
         self.layer
     }
 
