@@ -29,6 +29,8 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 
+use serde::{Deserialize, Serialize};
+
 /// The layer whose output conditions the denoiser, counted from the end: 1 is the last layer, 2 the
 /// penultimate.
 ///
@@ -45,7 +47,10 @@ use std::num::NonZeroUsize;
 /// assert_eq!(ClipSkip::new(2)?, ClipSkip::from_diffusers(Some(1)));
 /// # Ok::<(), sd_text::ClipSkipError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// With serde it is WebUI's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ClipSkip(NonZeroUsize);
 
 impl ClipSkip {
