@@ -51,10 +51,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let failed = |error: sd_onnx::Error| Failure::Work(error.to_string());
-    let inspection = sd_onnx::inspect(&arguments.path).map_err(failed)?;
+    let inspection = sd_onnx::inspect(&arguments.path).map_err(Failure::work)?;
     let hashes = arguments.hash.then(|| sd_onnx::hashes(&arguments.path));
-    let hashes = hashes.transpose().map_err(failed)?;
+    let hashes = hashes.transpose().map_err(Failure::work)?;
     if arguments.json {
         return print_json(&Found {
             inspection: &inspection,

@@ -413,7 +413,7 @@ impl Options {
         // A side that is not known yet counts as 8, the smallest valid one.
         let [width, height] = base.size.unwrap_or([8, 8]);
         let size = ImageSize::new(self.width.unwrap_or(width), self.height.unwrap_or(height));
-        size.map_err(|problem| Failure::Arguments(problem.to_string()))?;
+        size.map_err(Failure::arguments)?;
         let mut request = base;
         if let Some(negative) = &self.negative {
             request = request.negative(negative);
@@ -522,18 +522,16 @@ impl Options {
             builder = builder.refiner(path);
         }
         let model = self.model.clone().unwrap_or_else(shipped_model);
-        builder
-            .load(model)
-            .map_err(|error| Failure::Work(error.to_string()))
+        builder.load(model).map_err(Failure::work)
     }
 }
 
 impl From<GenerateError> for Failure {
     fn from(error: GenerateError) -> Self {
         match error {
-            GenerateError::Request(_) => Self::Arguments(error.to_string()),
+            GenerateError::Request(problems) => Self::arguments(problems),
             GenerateError::Stopped(stopped) => Self::Stopped(how_far(&stopped)),
-            _ => Self::Work(error.to_string()),
+            error => Self::work(error),
         }
     }
 }

@@ -239,7 +239,7 @@ pub trait LatentCodec: Send + Sync {
 }
 
 /// A Gaussian distribution over latents, the output of a variational autoencoder's encoder.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LatentDistribution {
     /// The mean, `[batch, channels, h, w]`, in the autoencoder's own scaling.
     pub mean: Array4<f32>,

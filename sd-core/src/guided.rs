@@ -4,7 +4,7 @@ use ndarray::{ArcArray, Array1, Array2, ArrayView4, ArrayViewMut4, Ix4};
 use sd_schedulers::{Prediction, Rung, Rungs};
 
 use crate::{
-    BoxError, Call, Denoiser, Error, Guidance, StopToken,
+    BoxError, Call, Denoiser, GenerateError, Guidance, Stage, StopToken,
     conditioning::Contexts,
     guidance::{GuidanceStep, Memory},
     guide,
@@ -175,8 +175,13 @@ impl<'a> Guided<'a> {
     /// `at`.
     ///
     /// # Errors
-    /// [`Error::Backend`] if the network fails or a slice has the wrong length.
-    pub fn denoise(&mut self, x: &[f32], at: Rung, denoised: &mut [f32]) -> Result<(), Error> {
+    /// [`GenerateError::Backend`] if the network fails or a slice has the wrong length.
+    pub fn denoise(
+        &mut self,
+        x: &[f32],
+        at: Rung,
+        denoised: &mut [f32],
+    ) -> Result<(), GenerateError> {
         self.try_denoise(x, at, denoised, None)
             .map_err(|source| failed(at, source))
     }
@@ -186,14 +191,14 @@ impl<'a> Guided<'a> {
     /// prompt both results are the same.
     ///
     /// # Errors
-    /// [`Error::Backend`] if the network fails or a slice has the wrong length.
+    /// [`GenerateError::Backend`] if the network fails or a slice has the wrong length.
     pub fn denoise_both(
         &mut self,
         x: &[f32],
         at: Rung,
         denoised: &mut [f32],
         unconditional: &mut [f32],
-    ) -> Result<(), Error> {
+    ) -> Result<(), GenerateError> {
         self.try_denoise(x, at, denoised, Some(unconditional))
             .map_err(|source| failed(at, source))
     }
@@ -373,9 +378,14 @@ impl<'a> Guided<'a> {
     }
 }
 
-fn failed(at: Rung, source: BoxError) -> Error {
-    let stage = format!("the denoiser at timestep {}", at.timestep);
-    Error::Backend { stage, source }
+fn failed(at: Rung, source: BoxError) -> GenerateError {
+    let stage = Stage::Denoiser {
+        refiner: false,
+        step: None,
+        steps: None,
+        timestep: at.timestep,
+    };
+    GenerateError::Backend { stage, source }
 }
 
 impl std::fmt::Debug for Guided<'_> {

@@ -10,8 +10,9 @@ use sd_schedulers::{
 use sd_text::{ClipSkip, PromptEmbedding, Side};
 
 use crate::{
-    Conditioning, Error, Guidance, ImageSize, Inputs, MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES,
-    Problem, Problems, Prompt, RefinerShare, RefinerSwitch, Request, SizeIds, Sizes, StopToken,
+    Conditioning, GenerateError, Guidance, ImageSize, Inputs, MAX_BRANCHES, MAX_COUNT,
+    MAX_PROMPT_BYTES, Problem, Problems, Prompt, RefinerShare, RefinerSwitch, Request, SizeIds,
+    Sizes, StopToken,
     defaults::Chosen,
     parts::Parts,
     prompts::{Read, Reading},
@@ -70,11 +71,11 @@ impl Planned {
 
     /// Encodes the prompts that are used, for the model and, if the refiner takes over in this run,
     /// for the refiner.
-    pub fn encode(&self, parts: &Parts, stop: &StopToken) -> Result<Encoded, Error> {
+    pub fn encode(&self, parts: &Parts, stop: &StopToken) -> Result<Encoded, GenerateError> {
         let encode = |encoder, reading: &Reading| {
             let mut encoded = reading.encode(encoder, &self.prompts(), stop)?.into_iter();
             let prompt = encoded.next().expect("the prompt is always used");
-            Ok::<_, Error>((prompt, encoded.next()))
+            Ok::<_, GenerateError>((prompt, encoded.next()))
         };
         let refiner = self.refiner_from.and(parts.refiner.as_ref());
         Ok(Encoded {
@@ -124,7 +125,7 @@ pub(crate) struct Encoded {
 }
 
 /// Checks all requests. The error lists every problem of every request.
-pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Arc<Planned>>, Error> {
+pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Arc<Planned>>, Problems> {
     let mut problems = Vec::new();
     if requests.is_empty() {
         problems.push(Problem::new("requests", "at least 1", 0));

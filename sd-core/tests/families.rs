@@ -17,9 +17,9 @@ use ndarray::{
     Array1, Array2, Array3, Array4, ArrayView2, ArrayViewMut4, Axis, Zip, array, concatenate, s,
 };
 use sd_core::{
-    BoxError, Call, ClassifierFree, Defaults, Denoiser, Error, Event, Guide, Inputs, Pipeline,
-    PipelineBuilder, PromptOptions, RefinerShare, RefinerSwitch, Request, SchedulerConfig, SizeIds,
-    Sizes, StopToken,
+    BoxError, BuildError, Call, ClassifierFree, Defaults, Denoiser, Event, GenerateError, Guide,
+    Inputs, Pipeline, PipelineBuilder, PromptOptions, RefinerShare, RefinerSwitch, Request,
+    SchedulerConfig, SizeIds, Sizes, StopToken,
     guidance::{Apg, GuidanceStep, Memory, Method},
     schedulers::{DpmPlusPlus2M, Euler, EulerAncestral, EulerCfgPp, Ladder},
     text::{
@@ -184,7 +184,7 @@ fn base() -> Request {
 /// Returns the problems of a request.
 fn problems(pipeline: &Pipeline, request: &Request) -> String {
     match pipeline.generate(request) {
-        Err(Error::Request(problems)) => problems.to_string(),
+        Err(GenerateError::Request(problems)) => problems.to_string(),
         Err(error) => panic!("{error}"),
         Ok(_) => String::new(),
     }
@@ -553,7 +553,7 @@ fn refiners_that_do_not_fit_are_refused() {
     let spy = Spy::new(sdxl());
     let refused_parts = |towers: &[usize], inputs: Inputs, part: &str| {
         let refined = builder(&spy).refiner("r", prompts(towers), Spy::new(inputs));
-        let Err(Error::Parts(found)) = refined.build() else {
+        let Err(BuildError::Parts(found)) = refined.build() else {
             panic!("{part}")
         };
         assert!(found.contains(part), "{found}");

@@ -19,6 +19,7 @@ use sd_core::{
     },
     text::PromptEmbedding,
 };
+use sd_text::outside::chain;
 
 #[derive(serde::Deserialize)]
 struct Golden {
@@ -479,7 +480,7 @@ fn a_token_interrupts_the_plain_function() {
     let mut guided = guided.unwrap().stopped_by(stop);
     let (x, mut denoised) = (vec![0.5; 192], vec![0.0; 192]);
     let error = guided.denoise(&x, rung(3, 1.0), &mut denoised).unwrap_err();
-    assert!(error.to_string().contains("interrupted"), "{error}");
+    assert!(chain(&error).contains("interrupted"), "{error}");
 }
 
 #[test]

@@ -10,9 +10,9 @@ use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc};
 use common::{Fakes, Model};
 use ndarray::{Array2, Array3, Array4, ArrayView2};
 use sd_core::{
-    BoxError, ClassifierFree, Defaults, Error, Guide, Infotext, InfotextError, Inputs, Pipeline,
-    PipelineBuilder, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Request, SchedulerConfig,
-    SizeIds, Sizes,
+    BoxError, ClassifierFree, Defaults, GenerateError, Guide, Infotext, InfotextError, Inputs,
+    Pipeline, PipelineBuilder, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Request,
+    SchedulerConfig, SizeIds, Sizes,
     guidance::{Apg, GuidanceStep, Memory, Method},
     guide,
     schedulers::{
@@ -422,7 +422,7 @@ fn every_setting_comes_back_to_the_bit() {
                 match pipeline.generate(&request) {
                     Ok(_) => assert_comes_back(&pipeline, &other, &request),
                     // Some samplers refuse some ladders, and some overflow with few steps.
-                    Err(Error::Request(_) | Error::NotFinite { .. }) => continue,
+                    Err(GenerateError::Request(_) | GenerateError::NotFinite { .. }) => continue,
                     Err(error) => panic!("{request:?}: {error}"),
                 }
                 made += 1;
@@ -761,7 +761,9 @@ fn pictures_of_webuis_samplers_come_back() {
                     assert_comes_back(&pipeline, &other, &request);
                     made += 1;
                 }
-                Err(Error::Request(_) | Error::NotFinite { .. }) => refused.push(text),
+                Err(GenerateError::Request(_) | GenerateError::NotFinite { .. }) => {
+                    refused.push(text)
+                }
                 Err(error) => panic!("{text}: {error}"),
             }
         }

@@ -14,8 +14,8 @@ use std::{
 use common::{Codec, Fakes, Model, base, latents, prompts};
 use ndarray::{Array3, Array4, Axis, s};
 use sd_core::{
-    Error, Event, Guide, ImageSize, LatentRgb, MAX_PROMPT_BYTES, Pipeline, Prompt, PromptOptions,
-    Request, SchedulerConfig, StopToken,
+    BuildError, Event, GenerateError, Guide, ImageSize, LatentRgb, MAX_PROMPT_BYTES, Pipeline,
+    Prompt, PromptOptions, Request, SchedulerConfig, Stage, StopToken,
     guidance::{GuidanceStep, Memory},
     guide,
     schedulers::{
@@ -24,6 +24,7 @@ use sd_core::{
     },
     text::{Chunking, ClipSkip, PromptEmbedding},
 };
+use sd_text::outside::chain;
 
 #[test]
 fn each_setter_changes_the_picture() {
@@ -530,7 +531,7 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
         ),
     ];
     let all: Vec<_> = cases.iter().map(|(request, _)| request.clone()).collect();
-    let Error::Request(problems) = pipeline.generate_all(&all).unwrap_err() else {
+    let GenerateError::Request(problems) = pipeline.generate_all(&all).unwrap_err() else {
         panic!("another error")
     };
     for (i, (request, expected)) in cases.iter().enumerate() {
@@ -567,7 +568,7 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
     let error = pipeline
         .generate(&base().steps(0).ladder(both))
         .unwrap_err();
-    let Error::Request(problems) = error else {
+    let GenerateError::Request(problems) = error else {
         panic!("another error")
     };
     let fields: Vec<_> = problems.iter().map(|problem| &*problem.field).collect();
@@ -768,11 +769,17 @@ fn a_network_that_fails_is_named_with_its_step() {
     let pipeline = fakes.pipeline();
     let error = pipeline.generate(&base()).unwrap_err();
     assert!(!error.is_stopped());
-    let error = error.to_string();
-    assert!(
-        error.contains("step 3") && error.contains("out of memory"),
-        "{error}"
-    );
+    let GenerateError::Backend { stage, .. } = &error else {
+        panic!("{error}")
+    };
+    let Stage::Denoiser { step, steps, .. } = stage else {
+        panic!("{stage}")
+    };
+    assert_eq!((*step, *steps), (Some(3), Some(4)));
+    let said = chain(&error);
+    let stage = stage.to_string();
+    assert!(stage.starts_with("the denoiser at step 3, timestep "));
+    assert_eq!(said, format!("{stage} failed: out of memory"));
     assert!(
         pipeline.generate(&base()).is_ok(),
         "the pipeline works afterwards"
@@ -804,7 +811,7 @@ fn a_picture_of_no_numbers_is_told_and_others_of_its_batch_are_finished() {
     assert!(
         matches!(
             result,
-            Err(Error::NotFinite {
+            Err(GenerateError::NotFinite {
                 request: 1,
                 picture: 0,
                 seed: 7
@@ -840,7 +847,7 @@ fn parts_that_do_not_fit_are_refused() {
         other_codec(4).max_pixels(512 * 511),
         other_codec(4).max_pixels(u64::MAX),
     ] {
-        assert!(matches!(builder.build(), Err(Error::Request(_))));
+        assert!(matches!(builder.build(), Err(BuildError::Settings(_))));
     }
 }
 

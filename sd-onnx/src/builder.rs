@@ -10,7 +10,7 @@ use ndarray::Array2;
 use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig};
 use sd_schedulers::Prediction;
 use sd_text::{
-    ClipTokenizer, PromptEncoder, TextError, TextualInversion, Tower,
+    ClipTokenizer, PromptEncoder, TextualInversion, Tower, TowerError,
     outside::{list, printable},
 };
 
@@ -612,7 +612,8 @@ impl Builder {
     ///   [`Error::TensorValues`] or [`Error::UnusedTensors`] if the tensors do not match the
     ///   network.
     /// - [`Error::Inversion`] if a textual inversion cannot be used.
-    /// - [`Error::Pipeline`] if the parts of the model do not fit each other, or if a setting is
+    /// - [`Error::TextEncoders`] if the tokenizers and the text encoders do not fit each other.
+    /// - [`Error::Pipeline`] if other parts of the model do not fit each other, or if a setting is
     ///   out of range.
     /// - [`Error::Runtime`] if there is no usable ONNX Runtime, or the device or the precision is
     ///   not available.
@@ -926,7 +927,7 @@ impl TextFiles {
         let (ids, rows) = (files.tokenizer.vocab_size(), files.config().vocab_size);
         if ids > rows {
             let (tokenizer, model) = (ids, rows);
-            return Err(unfit(folder, TextError::Vocabulary { tokenizer, model }));
+            return Err(unfit(folder, TowerError::TooManyIds { tokenizer, model }));
         }
         if ids < rows {
             let path = printable(folder.path().display());
@@ -1060,10 +1061,10 @@ fn available_threads() -> u16 {
     count.try_into().unwrap_or(u16::MAX)
 }
 
-fn unfit(folder: &Source, error: TextError) -> Error {
-    Error::Pipeline {
+fn unfit(folder: &Source, source: TowerError) -> Error {
+    Error::TextEncoders {
         path: folder.path().to_path_buf(),
-        source: error.into(),
+        source,
     }
 }
 

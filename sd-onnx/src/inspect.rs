@@ -123,8 +123,13 @@ pub struct Hashes {
 /// ```
 ///
 /// # Errors
-/// Returns an [`Error`] if the path cannot be read, has an unknown format, or is a folder without a
-/// network. A recognised model that cannot be used is not an error: see [`Inspection::problems`].
+/// - [`Error::Io`] if the path cannot be read.
+/// - [`Error::Safetensors`], [`Error::Gguf`], [`Error::Pickle`] or [`Error::Checkpoint`] if a file
+///   has an unknown format or is malformed.
+/// - [`Error::Missing`] if a folder has no network.
+/// - [`Error::Json`] or [`Error::Config`] if the `model_index.json` of a folder cannot be used.
+///
+/// A recognised model that cannot be used is not an error: see [`Inspection::problems`].
 pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     let path = path.as_ref();
     if path.is_dir() {
@@ -138,7 +143,7 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     if matches!(kind, Kind::Model | Kind::Vae | Kind::TextEncoder) {
         return match Source::open(path, None, &Elsewhere::default(), None, &[]) {
             Ok(source) => of_source(path, source),
-            Err(error) => Ok(of_other(&file, name(kind), error.to_string())),
+            Err(error) => Ok(of_other(&file, name(kind), outside::chain(&error))),
         };
     }
     Ok(of_other(&file, name(kind), format!("the file is {kind}")))
@@ -156,7 +161,8 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
 ///
 /// # Errors
 /// - [`Error::Io`] if the file cannot be read or is a folder.
-/// - Other variants if the file has an unknown format.
+/// - [`Error::Safetensors`], [`Error::Gguf`], [`Error::Pickle`] or [`Error::Checkpoint`] if the
+///   file has an unknown format or is malformed.
 pub fn hashes(path: impl AsRef<Path>) -> Result<Hashes, Error> {
     let path = path.as_ref();
     let sha256 = hash::sha256(&[path.to_path_buf()]).map_err(Error::io(path))?;
@@ -231,7 +237,7 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
         memory: Some(memory),
         metadata: source.metadata(),
         missing: source.missing()?.into_iter().map(str::to_owned).collect(),
-        problems: problems.iter().map(Error::to_string).collect(),
+        problems: problems.iter().map(|error| outside::chain(error)).collect(),
         warnings: source.warnings().to_vec(),
     })
 }

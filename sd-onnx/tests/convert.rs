@@ -23,9 +23,10 @@ use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
 use sd_onnx::schedulers::{Euler, Ladder, Prediction};
 use sd_onnx::text::ClipTokenizer;
 use sd_onnx::{
-    Builder, Conversion, ConversionReport, Error, ModelForm, Pipeline, Request, StopToken,
-    WeightType,
+    Builder, Conversion, ConversionReport, ConvertError, Error, ModelForm, Pipeline, Request,
+    StopToken, WeightType,
 };
+use sd_text::outside::chain;
 use serde_json::Value;
 use single::{Options, write_single_file, write_single_folder};
 
@@ -61,7 +62,7 @@ fn networks(folder: &Path) -> Vec<(&'static str, &'static str)> {
 
 fn convert(from: &Path, to: &Path, form: ModelForm) -> ConversionReport {
     let converted = sd_onnx::builder().convert(from, to, &Conversion::new(form));
-    converted.unwrap_or_else(|error| panic!("{}: {error}", from.display()))
+    converted.unwrap_or_else(|error| panic!("{}: {}", from.display(), chain(&error)))
 }
 
 /// Draws a picture and returns its latents. The sampler and the ladder are fixed, so the sampler
@@ -205,11 +206,11 @@ fn write(path: &Path, tensors: &Tensors) {
 }
 
 /// Runs a conversion that must fail, checks that it leaves no file, and returns the error.
-fn refused(from: &Path, conversion: &Conversion) -> Error {
+fn refused(from: &Path, conversion: &Conversion) -> ConvertError {
     refused_by(&sd_onnx::builder(), from, conversion)
 }
 
-fn refused_by(builder: &Builder, from: &Path, conversion: &Conversion) -> Error {
+fn refused_by(builder: &Builder, from: &Path, conversion: &Conversion) -> ConvertError {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let converted = builder.convert(from, &out, conversion);
@@ -275,8 +276,11 @@ fn a_model_that_a_file_cannot_describe_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         write_family(name, folder.path());
         let error = refused(folder.path(), &Conversion::new(ModelForm::File));
-        assert!(matches!(error, Error::Conversion { .. }), "{name}: {error}");
-        assert!(error.to_string().contains(part), "{name}: {error}");
+        assert!(
+            matches!(error, ConvertError::Form { .. }),
+            "{name}: {error}"
+        );
+        assert!(chain(&error).contains(part), "{name}: {error}");
     }
 }
 
@@ -300,7 +304,7 @@ fn progress_goes_up_to_all_bytes_and_a_stop_ends_it() {
     let conversion = Conversion::new(ModelForm::Folder)
         .stop(stop)
         .progress(move |_| stopping.stop());
-    assert!(matches!(refused(&old, &conversion), Error::Stopped));
+    assert!(matches!(refused(&old, &conversion), ConvertError::Stopped));
 }
 
 #[test]
@@ -391,7 +395,7 @@ fn one_file_of_each_family_is_the_same_model() {
         // Convert the file back to a folder.
         let there = sd_onnx::builder().tokenizer(&old);
         let converted = there.convert(&file, &new, &Conversion::new(ModelForm::Folder));
-        let converted = converted.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let converted = converted.unwrap_or_else(|error| panic!("{name}: {}", chain(&error)));
         assert_eq!(converted.lost, [""; 0], "{name}");
         for (network, file) in networks(&old) {
             let [old, new] = [&old, &new].map(|root| tensors(&root.join(network).join(file)));
@@ -614,7 +618,7 @@ fn parts_from_elsewhere_go_into_the_new_model() {
     let error = builder
         .convert(&old, &out, &Conversion::new(ModelForm::Folder))
         .unwrap_err();
-    assert!(error.to_string().contains("`Builder::vae`"), "{error}");
+    assert!(chain(&error).contains("`Builder::vae`"), "{error}");
 }
 
 #[test]
@@ -660,11 +664,11 @@ fn parts_that_do_not_fit_are_refused_as_when_they_are_loaded() {
             "ids up to 49407",
         ),
     ] {
-        let expected = builder.clone().load(at(base)).unwrap_err().to_string();
+        let expected = chain(&builder.clone().load(at(base)).unwrap_err());
         assert!(expected.contains(part), "{expected}");
         for form in [ModelForm::Folder, ModelForm::File, ModelForm::Onnx] {
             let error = refused_by(&builder, &at(base), &Conversion::new(form));
-            assert_eq!(error.to_string(), expected, "{form:?}");
+            assert_eq!(chain(&error), expected, "{form:?}");
         }
     }
 }
@@ -723,7 +727,10 @@ fn a_place_within_the_model_is_a_place_like_any_other() {
         let error = sd_onnx::builder()
             .convert(&old, old.join(place), &to_file)
             .unwrap_err();
-        assert!(matches!(error, Error::Io { .. }), "{place}: {error}");
+        assert!(
+            matches!(error, ConvertError::Model(Error::Io { .. })),
+            "{place}: {error}"
+        );
     }
     assert_eq!(fs::read(&file).unwrap(), before);
 }

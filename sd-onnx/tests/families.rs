@@ -18,6 +18,7 @@ use sd_onnx::{
     schedulers::from_config,
     text::{EncodeOptions, PromptText, Side, Syntax, TextualInversion},
 };
+use sd_text::outside::chain;
 use serde_json::Value;
 
 /// The largest error of one network call. f32 sums are computed in another order.
@@ -298,7 +299,7 @@ fn a_refiner_of_another_prediction_or_other_latents_is_refused() {
         let mut config: Value = serde_json::from_str(&before).unwrap();
         config[key] = value;
         std::fs::write(&path, config.to_string()).unwrap();
-        let error = load().map(drop).unwrap_err().to_string();
+        let error = chain(&load().map(drop).unwrap_err());
         assert!(error.contains(file) && error.contains(part), "{error}");
         std::fs::write(&path, before).unwrap();
     }
@@ -429,6 +430,6 @@ fn textual_inversions_of_both_text_encoders() {
             .load(&folder)
             .unwrap_err();
         let width = second.ncols().to_string();
-        assert!(error.to_string().contains(&width), "{error}");
+        assert!(chain(&error).contains(&width), "{error}");
     }
 }

@@ -20,6 +20,7 @@ use sd_onnx::{
     RuntimeError, StopToken,
     schedulers::{NoiseSource, TorchRng},
 };
+use sd_text::outside::chain;
 
 /// The largest error in f32. Sums are computed in another order.
 const F32: f64 = 1e-5;
@@ -44,7 +45,7 @@ fn openvino(precision: Precision) -> Option<Builder> {
             eprintln!("SKIPPED, not passed: OpenVINO in {precision} is not available: {error}");
             None
         }
-        Err(error) => panic!("{error}"),
+        Err(error) => panic!("{}", chain(&error)),
     }
 }
 

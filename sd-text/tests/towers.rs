@@ -182,7 +182,7 @@ fn a_prompt_for_each_tower() {
     );
 
     let error = encode(["a AND b", "c"], 1).unwrap_err();
-    assert!(matches!(&error, TextError::Parts { found } if *found == [2, 1]));
+    assert!(matches!(&error, TextError::UnequalBranches { found } if *found == [2, 1]));
     assert_eq!(
         error.to_string(),
         "the prompts for the towers have [2, 1] parts between ANDs, expected equally many"

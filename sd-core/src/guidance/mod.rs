@@ -149,7 +149,7 @@ impl<'a> GuidanceStep<'a> {
 
 /// The state of a [`Guide`] for one picture: two buffers, which are empty at the first call of a
 /// run and keep their capacity from call to call.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Memory {
     /// Values to keep from one call to the next.
     pub kept: Vec<f32>,

@@ -24,13 +24,17 @@ use std::{
 };
 
 use sd_core::StopToken;
+use serde::{Deserialize, Serialize};
 
 pub use self::numbers::WeightType;
 use self::output::Output;
-use crate::{Builder, Error};
+use crate::{Builder, ConvertError};
 
 /// The form to convert a model to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+///
+/// With serde it is `"folder"`, `"file"` or `"onnx"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ModelForm {
     /// A folder in the diffusers layout, for diffusers and this crate.
@@ -67,7 +71,9 @@ pub struct Conversion {
 }
 
 /// How much of a conversion is done, as passed to the function of [`Conversion::progress`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// With serde it is an object with a key for each field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ConversionProgress {
     /// Bytes of weights written so far.
@@ -77,7 +83,9 @@ pub struct ConversionProgress {
 }
 
 /// What a conversion wrote, returned by [`Builder::convert`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// With serde it is an object with a key for each field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ConversionReport {
     /// The new file or folder.
@@ -121,7 +129,7 @@ impl Conversion {
     }
 
     /// Sets a token that stops the conversion. The conversion checks it after each write, returns
-    /// [`Error::Stopped`] and leaves nothing behind.
+    /// [`ConvertError::Stopped`] and leaves nothing behind.
     ///
     /// Default: none.
     pub fn stop(mut self, stop: StopToken) -> Self {
@@ -158,22 +166,25 @@ impl Builder {
     /// ```
     ///
     /// # Errors
-    /// - The errors of [`load`](Self::load) about the model's files, and about parts that do not
-    ///   fit each other.
-    /// - [`Error::Io`] when `out` exists or cannot be written, for example because the disk is
-    ///   full.
-    /// - [`Error::TensorValues`] when a number is beyond the range of the requested type, such as
-    ///   70000 in f16.
-    /// - [`Error::Conversion`] when the form cannot represent the model. For example, a file does
+    /// - [`ConvertError::Model`] with the errors of [`load`](Self::load) about the model's files,
+    ///   and about parts that do not fit each other.
+    /// - [`ConvertError::Model`] with [`Error::Io`] when `out` exists or cannot be written, for
+    ///   example because the disk is full.
+    /// - [`ConvertError::Model`] with [`Error::TensorValues`] when a number is beyond the range of
+    ///   the requested type, such as 70000 in f16.
+    /// - [`ConvertError::Form`] when the form cannot represent the model. For example, a file does
     ///   not store the number of attention heads, so a network with a number that is unusual for
     ///   its family is refused.
-    /// - [`Error::Stopped`] when the token of [`Conversion::stop`] was set.
+    /// - [`ConvertError::Stopped`] when the token of [`Conversion::stop`] was stopped.
+    ///
+    /// [`Error::Io`]: crate::Error::Io
+    /// [`Error::TensorValues`]: crate::Error::TensorValues
     pub fn convert(
         &self,
         path: impl AsRef<Path>,
         out: impl AsRef<Path>,
         conversion: &Conversion,
-    ) -> Result<ConversionReport, Error> {
+    ) -> Result<ConversionReport, ConvertError> {
         let (path, out) = (path.as_ref(), out.as_ref());
         let _span = tracing::info_span!("convert", model = %path.display()).entered();
         let output = Output::new(out)?;
@@ -211,7 +222,7 @@ struct Steps<'c> {
 
 impl Steps<'_> {
     /// Adds bytes that were just written, reports the progress, and checks the stop token.
-    fn done(&mut self, bytes: u64) -> Result<(), Error> {
+    fn done(&mut self, bytes: u64) -> Result<(), ConvertError> {
         self.done += bytes;
         if let Some(report) = &self.conversion.progress {
             report(ConversionProgress {
@@ -220,7 +231,7 @@ impl Steps<'_> {
             });
         }
         match self.conversion.stop.is_stopped() {
-            true => Err(Error::Stopped),
+            true => Err(ConvertError::Stopped),
             false => Ok(()),
         }
     }
