@@ -11,7 +11,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use sd_examples::{
     Failure, SAFETENSORS, check_output, options::Elsewhere, print, stopped_by_ctrl_c, tell,
 };
-use sd_onnx::{Conversion, Error, ModelForm, WeightType};
+use sd_onnx::{Conversion, ConvertError, ModelForm, WeightType};
 
 /// Writes a model in another form.
 ///
@@ -88,9 +88,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 shown.set_position(progress.done);
             });
     conversion = match arguments.dtype {
-        Some(Type::F32) => conversion.dtype(WeightType::F32),
-        Some(Type::F16) => conversion.dtype(WeightType::F16),
-        Some(Type::Bf16) => conversion.dtype(WeightType::Bf16),
+        Some(Type::F32) => conversion.weight_type(WeightType::F32),
+        Some(Type::F16) => conversion.weight_type(WeightType::F16),
+        Some(Type::Bf16) => conversion.weight_type(WeightType::Bf16),
         None => conversion,
     };
     let converted = builder.convert(&arguments.path, out, &conversion);
@@ -98,12 +98,12 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let done = bar.position();
     bar.finish_and_clear();
     let converted = converted.map_err(|error| match error {
-        Error::Stopped => Failure::Stopped(format!(
+        ConvertError::Stopped => Failure::Stopped(format!(
             "stopped after {} of {}; nothing of the new model is left",
             HumanBytes(done),
             HumanBytes(bar.length().unwrap_or(0))
         )),
-        error => Failure::Work(error.to_string()),
+        error => Failure::work(error),
     })?;
     for lost in &converted.lost {
         tell(format_args!("warning: {lost}"));

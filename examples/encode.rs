@@ -78,8 +78,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let clip_skip = ClipSkip::new(arguments.clip_skip)
-        .map_err(|error| Failure::Arguments(error.to_string()))?;
+    let clip_skip = ClipSkip::new(arguments.clip_skip).map_err(Failure::arguments)?;
     if let Some(path) = &arguments.output {
         check_output("output", path, SAFETENSORS)?;
     }
@@ -101,14 +100,14 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let model = arguments.model.clone().unwrap_or_else(shipped_model);
     let encoder = builder
         .load_text_encoder(model)
-        .map_err(|error| Failure::Work(error.to_string()))?
+        .map_err(Failure::work)?
         .clip_skip(clip_skip)
         .normalised(arguments.normalise)
         .truncated(arguments.truncate)
         .batch(arguments.batch);
     let failed = |error: TextError| match error {
-        TextError::ClipSkip { .. } => Failure::Arguments(error.to_string()),
-        _ => Failure::Work(error.to_string()),
+        TextError::ClipSkip { .. } => Failure::arguments(error),
+        _ => Failure::work(error),
     };
     let found = match arguments.pooled {
         true => {

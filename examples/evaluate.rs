@@ -99,7 +99,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .machine
         .apply(sd_onnx::builder())
         .load(&folder)
-        .map_err(|error| Failure::Work(error.to_string()))?;
+        .map_err(Failure::work)?;
     let runs = Run::all();
     let pictures = cases.len() * (runs.len() + 3);
     let mut judge = Judge {

@@ -74,8 +74,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let title = grid.prompt_of_all().unwrap_or_default();
     let varies: Vec<_> = grid.axes().map(|axis| axis.name).collect();
     let note = summary(&base, &pipeline, &varies);
-    let mut sheet = Sheet::new(&title, &note, &columns, &rows)
-        .map_err(|error| Failure::Arguments(error.to_string()))?;
+    let mut sheet = Sheet::new(&title, &note, &columns, &rows).map_err(Failure::arguments)?;
     tell(format_args!(
         "{} pictures: {note}",
         grid.x.values.len() * grid.rows()

@@ -51,10 +51,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let failed = |error: sd_onnx::Error| Failure::Work(error.to_string());
-    let inspection = sd_onnx::inspect(&arguments.path).map_err(failed)?;
+    let inspection = sd_onnx::inspect(&arguments.path).map_err(Failure::work)?;
     let hashes = arguments.hash.then(|| sd_onnx::hashes(&arguments.path));
-    let hashes = hashes.transpose().map_err(failed)?;
+    let hashes = hashes.transpose().map_err(Failure::work)?;
     if arguments.json {
         return print_json(&Found {
             inspection: &inspection,
@@ -77,7 +76,7 @@ fn lines(found: &Inspection, hashes: Option<&Hashes>) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = |name: &str, value: &str| lines.push(format!("{name:<14} {}", printable(value)));
     line("path", &found.path.display().to_string());
-    line("what", &found.what);
+    line("kind", &found.kind);
     line("format", &found.format);
     if let (Some(prediction), Some(because)) = (&found.prediction, &found.prediction_because) {
         line("predicts", &format!("{prediction}, {because}"));
@@ -107,9 +106,9 @@ fn lines(found: &Inspection, hashes: Option<&Hashes>) -> Vec<String> {
         line("sha256", &hashes.sha256);
         line(
             "hash",
-            &format!("{} (of 2022: {})", hashes.short, hashes.old),
+            &format!("{} (of 2022: {})", hashes.auto_v2, hashes.auto_v1),
         );
-        if let Some(data) = &hashes.data {
+        if let Some(data) = &hashes.data_sha256 {
             line("data sha256", data);
         }
     }

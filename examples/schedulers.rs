@@ -196,7 +196,6 @@ struct Chosen {
 
 impl Chosen {
     fn new(arguments: &Arguments) -> Result<Self, Failure> {
-        let wrong = |error: &dyn std::fmt::Display| Failure::Arguments(error.to_string());
         let configured = match &arguments.config {
             None => None,
             Some(path) => {
@@ -206,8 +205,7 @@ impl Chosen {
                     // The prediction type of some classes also chooses the sampler.
                     text = with_prediction(&text, prediction);
                 }
-                let configured = from_config(&text)
-                    .map_err(|error| Failure::Work(format!("{}: {error}", path.display())))?;
+                let configured = from_config(&text).map_err(Failure::at(path))?;
                 Some(configured)
             }
         };
@@ -249,11 +247,11 @@ impl Chosen {
         let ladder = chosen_ladder(scheduler, arguments.ladder.as_ref())?;
         let ladder = ladder.or_else(|| configured.map(|configured| configured.ladder));
         let ladder = ladder.or(of_row).unwrap_or_else(Ladder::karras);
-        let schedule = NoiseSchedule::new(&config).map_err(|error| wrong(&error))?;
+        let schedule = NoiseSchedule::new(&config).map_err(Failure::arguments)?;
         let schedule = Arc::new(schedule);
         let rungs = ladder
             .rungs(&schedule, arguments.steps, &sampler.conventions())
-            .map_err(|error| wrong(&error))?;
+            .map_err(Failure::arguments)?;
         Ok(Self {
             name: name.to_owned(),
             sampler,
@@ -301,7 +299,7 @@ impl Chosen {
         let ladder = serde_json::to_value(&self.ladder);
         Ok(Record {
             scheduler: self.name.clone(),
-            ladder: ladder.map_err(|error| Failure::Work(error.to_string()))?,
+            ladder: ladder.map_err(Failure::work)?,
             prediction: self.prediction(),
             steps: self.rungs.steps(),
             timesteps: toy.timesteps.iter().map(|&t| nine_digits(t)).collect(),

@@ -104,8 +104,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             .into(),
     };
     let sheet = |labels| {
-        Sheet::new(&arguments.prompt, &note, &columns(labels), &rows)
-            .map_err(|error| Failure::Arguments(error.to_string()))
+        Sheet::new(&arguments.prompt, &note, &columns(labels), &rows).map_err(Failure::arguments)
     };
     sheet(vec![String::new(); shown.len()])?;
 

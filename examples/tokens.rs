@@ -148,9 +148,7 @@ fn load(folder: &Path) -> Result<Vec<ClipTokenizer>, Failure> {
     if folders.is_empty() {
         folders.push(&alone);
     }
-    let load = |folder: &PathBuf| {
-        ClipTokenizer::load(folder).map_err(|error| Failure::Work(error.to_string()))
-    };
+    let load = |folder: &PathBuf| ClipTokenizer::load(folder).map_err(Failure::work);
     folders.into_iter().map(load).collect()
 }
 

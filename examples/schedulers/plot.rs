@@ -44,15 +44,12 @@ pub fn draw(chosen: &Chosen, record: &Record) -> Result<Vec<u8>, Failure> {
             .into(),
     };
     let note = format!("{} calls, {} draws of noise", record.calls, record.draws);
-    let mut sheet = Sheet::new(&chosen.title(), &note, &columns, &rows)
-        .map_err(|error| Failure::Work(error.to_string()))?;
+    let mut sheet = Sheet::new(&chosen.title(), &note, &columns, &rows).map_err(Failure::work)?;
     sheet.place(0, 0, &ladders(chosen, record));
     sheet.place(0, 1, &path(chosen, record));
     let mut png = Cursor::new(Vec::new());
     let written = sheet.image().write_to(&mut png, ImageFormat::Png);
-    written
-        .map_err(io::Error::other)
-        .map_err(|error| Failure::Work(error.to_string()))?;
+    written.map_err(io::Error::other).map_err(Failure::work)?;
     Ok(png.into_inner())
 }
 

@@ -6,6 +6,7 @@ pub mod sheet;
 mod warnings;
 
 use std::{
+    error::Error,
     ffi::OsString,
     fmt,
     io::{self, Write},
@@ -17,7 +18,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use image::{ImageFormat, RgbImage};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use sd_onnx::{StopToken, files};
-use sd_text::outside::escaped;
+use sd_text::outside::{chain, escaped};
 use serde::Serialize;
 
 /// Returns the folder of the small model that ships with the project.
@@ -37,9 +38,19 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Returns a function that turns an I/O error into [`Failure::Work`], with the path in front.
-    pub fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::Work(format!("{}: {error}", path.display()))
+    /// Returns [`Failure::Arguments`] with the messages of an error and its causes.
+    pub fn arguments(error: impl Error + 'static) -> Self {
+        Self::Arguments(chain(&error))
+    }
+
+    /// Returns [`Failure::Work`] with the messages of an error and its causes.
+    pub fn work(error: impl Error + 'static) -> Self {
+        Self::Work(chain(&error))
+    }
+
+    /// Returns a function that turns an error into [`Failure::Work`] with the path in front.
+    pub fn at<E: Error + 'static>(path: &Path) -> impl FnOnce(E) -> Self {
+        move |error| Self::Work(format!("{}: {}", path.display(), chain(&error)))
     }
 
     /// Prints the reason on stderr in one line, and returns the exit code.
@@ -254,7 +265,7 @@ pub fn print(line: fmt::Arguments<'_>) -> Result<(), Failure> {
 /// # Errors
 /// [`Failure::Work`] if the value cannot be serialised or stdout cannot be written.
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let json = serde_json::to_string(value).map_err(|error| Failure::Work(error.to_string()))?;
+    let json = serde_json::to_string(value).map_err(Failure::work)?;
     writeln!(io::stdout(), "{json}").map_err(Failure::at(Path::new("standard output")))
 }
 

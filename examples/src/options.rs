@@ -413,7 +413,7 @@ impl Options {
         // A side that is not known yet counts as 8, the smallest valid one.
         let [width, height] = base.size.unwrap_or([8, 8]);
         let size = ImageSize::new(self.width.unwrap_or(width), self.height.unwrap_or(height));
-        size.map_err(|problem| Failure::Arguments(problem.to_string()))?;
+        size.map_err(Failure::arguments)?;
         let mut request = base;
         if let Some(negative) = &self.negative {
             request = request.negative(negative);
@@ -504,7 +504,7 @@ impl Options {
     /// [`Failure::Work`] if the model cannot be loaded.
     pub fn load(&self, batch: usize) -> Result<Pipeline, Failure> {
         let builder = self.elsewhere.apply(sd_onnx::builder());
-        let mut builder = self.machine.apply(builder).batch(batch);
+        let mut builder = self.machine.apply(builder).max_batch(batch);
         if let (Some(width), Some(height)) = (self.width, self.height)
             && self.machine.device != Device::Cpu
             && ImageSize::new(width, height).is_ok()
@@ -522,18 +522,16 @@ impl Options {
             builder = builder.refiner(path);
         }
         let model = self.model.clone().unwrap_or_else(shipped_model);
-        builder
-            .load(model)
-            .map_err(|error| Failure::Work(error.to_string()))
+        builder.load(model).map_err(Failure::work)
     }
 }
 
 impl From<GenerateError> for Failure {
     fn from(error: GenerateError) -> Self {
         match error {
-            GenerateError::Request(_) => Self::Arguments(error.to_string()),
+            GenerateError::Request(problems) => Self::arguments(problems),
             GenerateError::Stopped(stopped) => Self::Stopped(how_far(&stopped)),
-            _ => Self::Work(error.to_string()),
+            error => Self::work(error),
         }
     }
 }

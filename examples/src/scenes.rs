@@ -81,11 +81,10 @@ impl Scenes {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let json = outside::read(&rules, MAX_TEXT).map_err(Failure::at(&rules))?;
-        let rules = serde_json::from_slice(&json)
-            .map_err(|error| Failure::Work(format!("{}: {error}", rules.display())))?;
+        let rules = serde_json::from_slice(&json).map_err(Failure::at(&rules))?;
         let picture = outside::read(&sheet, MAX_SHEET).map_err(Failure::at(&sheet))?;
         let picture = image::load_from_memory(&picture)
-            .map_err(|error| Failure::Work(format!("{}: {error}", sheet.display())))?
+            .map_err(Failure::at(&sheet))?
             .into_rgba8();
         let rows = (named.len() as u32).div_ceil(COLUMNS);
         if picture.dimensions() != (COLUMNS * SIDE, rows * SIDE) {

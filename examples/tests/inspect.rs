@@ -37,7 +37,7 @@ fn a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let (text, _) = INSPECT.succeed(folder.path(), &[&model()]);
     for line in [
-        "what           Stable Diffusion 1.x",
+        "kind           Stable Diffusion 1.x",
         "format         diffusers folder",
         "predicts       v_prediction, because scheduler_config.json says so",
         "unet           326 tensors, 6901828 parameters, 13.8 MB of F16",
@@ -102,10 +102,10 @@ fn hashes() {
     let found: Value = serde_json::from_str(&json).unwrap();
     let bytes = fs::read(&path).unwrap();
     assert_eq!(found["hashes"]["sha256"], of(&bytes));
-    assert_eq!(found["hashes"]["short"], of(&bytes)[..10]);
-    assert_eq!(found["hashes"]["data"], of(&vec![0; 4 * 320 * 2]));
+    assert_eq!(found["hashes"]["auto_v2"], of(&bytes)[..10]);
+    assert_eq!(found["hashes"]["data_sha256"], of(&vec![0; 4 * 320 * 2]));
     // The file ends before the bytes that the hash of 2022 covers.
-    assert_eq!(found["hashes"]["old"], of(&[])[..8]);
+    assert_eq!(found["hashes"]["auto_v1"], of(&[])[..8]);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn files_that_are_no_model() {
         let path = folder.path().join("x.safetensors");
         write(&path, tensors);
         let (text, _) = INSPECT.succeed(folder.path(), &["x.safetensors"]);
-        assert!(text.contains(&format!("what           {what}\n")), "{text}");
+        assert!(text.contains(&format!("kind           {what}\n")), "{text}");
         assert!(text.contains(problem), "{text}");
         assert!(text.contains("metadata       ss_network_dim: 4"), "{text}");
     }

@@ -35,8 +35,8 @@ pub trait Denoiser: Send + Sync {
 ///
 /// let sd15 = Inputs::new(4, 768);
 /// let sdxl = Inputs::new(4, 2048).pooled(1280).sizes(SizeIds::Target);
-/// let inpainting = Inputs::new(4, 768).beside(5);
-/// # assert_eq!((sd15.pooled, sdxl.pooled, inpainting.beside), (None, Some(1280), 5));
+/// let inpainting = Inputs::new(4, 768).extra_channels(5);
+/// # assert_eq!((sd15.pooled, sdxl.pooled, inpainting.extra_channels), (None, Some(1280), 5));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -63,7 +63,7 @@ pub struct Inputs {
     /// latents), 4 for instruct-pix2pix.
     ///
     /// Default: 0.
-    pub beside: usize,
+    pub extra_channels: usize,
     /// The side, in latents, of the square patches that the network divides its input into. The
     /// height and width of the latents must be multiples of it. Stable Diffusion 3 and Flux have 2.
     ///
@@ -81,7 +81,7 @@ impl Inputs {
             pooled: None,
             sizes: None,
             guidance: false,
-            beside: 0,
+            extra_channels: 0,
             patch: 1,
         }
     }
@@ -104,9 +104,9 @@ impl Inputs {
         self
     }
 
-    /// Sets [`beside`](Self::beside).
-    pub fn beside(mut self, channels: usize) -> Self {
-        self.beside = channels;
+    /// Sets [`extra_channels`](Self::extra_channels).
+    pub fn extra_channels(mut self, channels: usize) -> Self {
+        self.extra_channels = channels;
         self
     }
 
@@ -239,7 +239,7 @@ pub trait LatentCodec: Send + Sync {
 }
 
 /// A Gaussian distribution over latents, the output of a variational autoencoder's encoder.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LatentDistribution {
     /// The mean, `[batch, channels, h, w]`, in the autoencoder's own scaling.
     pub mean: Array4<f32>,

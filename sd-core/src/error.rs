@@ -3,34 +3,55 @@
 use std::{borrow::Cow, fmt};
 
 use ndarray::Array4;
-use sd_text::outside::printable;
+use sd_text::{Side, outside::printable};
 use serde::Serialize;
 
 use crate::BoxError;
 
-/// The reason why a pipeline could not be built or a picture could not be drawn.
+/// The reason why a pipeline could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
-    /// Values that cannot be used: every wrong value in the requests of a call, or a default of the
-    /// pipeline.
-    #[error(transparent)]
-    Request(#[from] Problems),
-    /// Two parts of a pipeline do not fit each other.
+pub enum BuildError {
+    /// Two parts of the pipeline do not fit each other.
     #[error("the parts do not fit: {0}")]
     Parts(String),
+    /// A setting of the pipeline, such as its default size, cannot be used.
+    #[error(transparent)]
+    Settings(#[from] Problems),
     /// The noise schedule of the model cannot be used.
-    #[error("the scheduler's configuration: {0}")]
+    #[error("the scheduler's configuration cannot be used")]
     Scheduler(#[from] sd_schedulers::config::ConfigError),
+    /// The codec failed while the coefficients of previews were fitted to it.
+    #[error("fitting the preview failed")]
+    Preview(#[source] BoxError),
+}
+
+impl From<Problem> for BuildError {
+    fn from(problem: Problem) -> Self {
+        Self::Settings(Problems(vec![problem]))
+    }
+}
+
+/// The reason why a picture could not be drawn, decoded or encoded.
+///
+/// `Display` prints the error without its cause, which
+/// [`source`](std::error::Error::source) returns.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerateError {
+    /// Values that cannot be used: every wrong value in the requests of a call, or a wrong
+    /// argument.
+    #[error(transparent)]
+    Request(#[from] Problems),
     /// A prompt could not be encoded.
-    #[error("the prompt: {0}")]
+    #[error("the prompt cannot be encoded")]
     Prompt(#[from] sd_text::TextError),
-    /// A network failed.
-    #[error("{stage}: {source}")]
+    /// A part of the pipeline failed, usually a network.
+    #[error("{stage} failed")]
     Backend {
-        /// The network and the step at which it failed.
-        stage: String,
-        /// The error that the network returned.
+        /// The part that failed, and when.
+        stage: Stage,
+        /// The error that the part returned.
         source: BoxError,
     },
     /// The latents or the pixels of a picture contain NaN or infinity. The other pictures of its
@@ -51,9 +72,9 @@ pub enum Error {
     Stopped(Box<Stopped>),
 }
 
-impl Error {
-    pub(crate) fn backend(stage: impl Into<String>) -> impl FnOnce(BoxError) -> Self {
-        let stage = stage.into();
+impl GenerateError {
+    /// Returns a function that turns the error of a part into [`GenerateError::Backend`].
+    pub(crate) fn backend(stage: Stage) -> impl FnOnce(BoxError) -> Self {
         move |source| Self::Backend { stage, source }
     }
 
@@ -63,14 +84,93 @@ impl Error {
     }
 }
 
-impl From<Problem> for Error {
+impl From<Problem> for GenerateError {
     fn from(problem: Problem) -> Self {
         Self::Request(Problems(vec![problem]))
     }
 }
 
+/// The part of a pipeline that failed, and when, as [`GenerateError::Backend`] reports it.
+///
+/// `Display` prints a noun, such as "the denoiser at step 3, timestep 801". With serde it is the
+/// name of the variant in snake case, as a string or as the key of an object with the fields.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Stage {
+    /// A text encoder, while it encoded a prompt.
+    TextEncoder {
+        /// The prompt.
+        side: Side,
+        /// The index of the text encoder, from 0. SDXL has two.
+        tower: usize,
+    },
+    /// The source of noise.
+    Noise {
+        /// The seed of the picture.
+        seed: u64,
+    },
+    /// The denoiser, or the refiner if it had taken over.
+    Denoiser {
+        /// Whether it was the refiner.
+        refiner: bool,
+        /// The number of the step, from 1. `None` for a call of a [`Guided`](crate::Guided)
+        /// denoiser outside of a run.
+        step: Option<usize>,
+        /// The number of steps that the picture takes, like [`StepInfo::total`]. `None` if `step`
+        /// is `None`.
+        ///
+        /// [`StepInfo::total`]: crate::StepInfo::total
+        steps: Option<usize>,
+        /// The training timestep of the call.
+        timestep: f32,
+    },
+    /// The sampler, which broke a rule of [`Sampler`](sd_schedulers::Sampler).
+    Sampler,
+    /// The codec, while it decoded latents.
+    Decoder,
+    /// The codec, while it encoded a picture.
+    Encoder,
+    /// The start of the thread of [`Pipeline::events`](crate::Pipeline::events).
+    Thread,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TextEncoder { side, tower } => {
+                let prompt = match side {
+                    Side::Positive => "prompt",
+                    Side::Negative => "negative prompt",
+                };
+                match tower {
+                    0 => write!(f, "encoding the {prompt}"),
+                    _ => write!(f, "encoding the {prompt} with text encoder {}", tower + 1),
+                }
+            }
+            Self::Noise { seed } => write!(f, "the noise of seed {seed}"),
+            Self::Denoiser {
+                refiner,
+                step,
+                timestep,
+                ..
+            } => {
+                let network = if *refiner { "refiner" } else { "denoiser" };
+                match step {
+                    Some(step) => write!(f, "the {network} at step {step}, timestep {timestep}"),
+                    None => write!(f, "the {network} at timestep {timestep}"),
+                }
+            }
+            Self::Sampler => f.write_str("the sampler"),
+            Self::Decoder => f.write_str("decoding the latents"),
+            Self::Encoder => f.write_str("encoding the image"),
+            Self::Thread => f.write_str("starting a thread"),
+        }
+    }
+}
+
 /// The unfinished work of a run that was stopped.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Stopped {
     /// The number of steps that the unfinished pictures have completed.
@@ -81,7 +181,7 @@ pub struct Stopped {
 }
 
 /// A picture that was not finished.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Unfinished {
     /// The index of the request in the call, from 0.

@@ -7,13 +7,13 @@ use ndarray::{ArrayView3, Axis};
 use serde::Serialize;
 
 use crate::{
-    Error, Picture, StopToken,
+    GenerateError, Picture, StopToken,
     parts::Parts,
     picture::{seconds, to_rgb},
 };
 
 /// An event of a [run](crate::Pipeline::run).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event<'a> {
     /// A picture has completed a step.
@@ -81,13 +81,14 @@ impl Progress<'_> {
     /// decoding the finished picture.
     ///
     /// # Errors
-    /// - [`Error::Backend`] if the codec fails.
-    /// - [`Error::Stopped`] if the run's token is stopped meanwhile. The run then ends, too.
-    pub fn decode(&self) -> Result<RgbImage, Error> {
+    /// - [`GenerateError::Backend`] if the codec fails.
+    /// - [`GenerateError::Stopped`] if the run's token is stopped meanwhile. The run then ends,
+    ///   too.
+    pub fn decode(&self) -> Result<RgbImage, GenerateError> {
         let latents = self.denoised.insert_axis(Axis(0));
         match self.parts.pixels(latents, self.stop) {
             Ok(pixels) => Ok(to_rgb(pixels.index_axis(Axis(0), 0))),
-            Err(_) if self.stop.is_stopped() => Err(Error::Stopped(Box::default())),
+            Err(_) if self.stop.is_stopped() => Err(GenerateError::Stopped(Box::default())),
             Err(error) => Err(error),
         }
     }

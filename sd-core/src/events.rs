@@ -12,10 +12,10 @@ use async_channel::{Receiver, Sender};
 use futures_core::Stream;
 use image::RgbImage;
 
-use crate::{Error, Event, OnStop, Picture, Pipeline, Request, StepInfo, StopToken};
+use crate::{Event, GenerateError, OnStop, Picture, Pipeline, Request, Stage, StepInfo, StopToken};
 
 /// An event of [`Events`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Update {
     /// A picture has completed a step.
@@ -33,7 +33,7 @@ pub enum Update {
 /// A run on its own thread, as an iterator over its events. [`Pipeline::events`] starts it.
 ///
 /// The iterator ends after the last picture or after the first error. A run that was stopped yields
-/// [`Error::Stopped`] last. The run waits while two events have not been read. Dropping the
+/// [`GenerateError::Stopped`] last. The run waits while two events have not been read. Dropping the
 /// iterator stops the run, but not the caller's token.
 pub struct Events(Running);
 
@@ -50,7 +50,7 @@ struct Running {
     thread: Option<JoinHandle<()>>,
 }
 
-type Item = Result<Update, Error>;
+type Item = Result<Update, GenerateError>;
 
 impl Events {
     pub(crate) fn start(pipeline: Pipeline, requests: Vec<Request>, callers: &StopToken) -> Self {
@@ -64,7 +64,7 @@ impl Events {
             .name("sd-events".into())
             .spawn(run);
         let thread = thread.map_err(|error| {
-            let error = Error::backend("starting a thread")(error.into());
+            let error = GenerateError::backend(Stage::Thread)(error.into());
             // Sending cannot fail: the channel is empty, and its receiver is still here.
             let _ = sender.try_send(Err(error));
         });

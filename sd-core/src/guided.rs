@@ -4,9 +4,9 @@ use ndarray::{ArcArray, Array1, Array2, ArrayView4, ArrayViewMut4, Ix4};
 use sd_schedulers::{Prediction, Rung, Rungs};
 
 use crate::{
-    BoxError, Call, Denoiser, Error, Guidance, StopToken,
+    BoxError, Call, Denoiser, GenerateError, Guidance, Stage, StopToken,
     conditioning::Contexts,
-    guidance::{Memory, Moment},
+    guidance::{GuidanceStep, Memory},
     guide,
 };
 
@@ -175,8 +175,13 @@ impl<'a> Guided<'a> {
     /// `at`.
     ///
     /// # Errors
-    /// [`Error::Backend`] if the network fails or a slice has the wrong length.
-    pub fn denoise(&mut self, x: &[f32], at: Rung, denoised: &mut [f32]) -> Result<(), Error> {
+    /// [`GenerateError::Backend`] if the network fails or a slice has the wrong length.
+    pub fn denoise(
+        &mut self,
+        x: &[f32],
+        at: Rung,
+        denoised: &mut [f32],
+    ) -> Result<(), GenerateError> {
         self.try_denoise(x, at, denoised, None)
             .map_err(|source| failed(at, source))
     }
@@ -186,14 +191,14 @@ impl<'a> Guided<'a> {
     /// prompt both results are the same.
     ///
     /// # Errors
-    /// [`Error::Backend`] if the network fails or a slice has the wrong length.
+    /// [`GenerateError::Backend`] if the network fails or a slice has the wrong length.
     pub fn denoise_both(
         &mut self,
         x: &[f32],
         at: Rung,
         denoised: &mut [f32],
         unconditional: &mut [f32],
-    ) -> Result<(), Error> {
+    ) -> Result<(), GenerateError> {
         self.try_denoise(x, at, denoised, Some(unconditional))
             .map_err(|source| failed(at, source))
     }
@@ -235,9 +240,9 @@ impl<'a> Guided<'a> {
 
     /// Returns the call as the guide of a picture sees it. `both` is true if the sampler also asks
     /// for the unconditional sample.
-    fn moment<'x>(&self, x: &'x [f32], at: Rung, both: bool) -> Moment<'x> {
+    fn step<'x>(&self, x: &'x [f32], at: Rung, both: bool) -> GuidanceStep<'x> {
         let index = self.first.saturating_add(at.index);
-        Moment {
+        GuidanceStep {
             x,
             rung: Rung { index, ..at },
             steps: self.steps,
@@ -249,9 +254,9 @@ impl<'a> Guided<'a> {
     /// Returns whether this picture of the batch needs the negative prompt at this call.
     fn needs_negative(&self, picture: usize, x: &[f32], at: Rung, both: bool) -> bool {
         let one = self.one();
-        let moment = self.moment(&x[picture * one..(picture + 1) * one], at, both);
+        let step = self.step(&x[picture * one..(picture + 1) * one], at, both);
         let guide = self.guidance[picture].guide();
-        both || self.prompt.contexts.composes(picture) || guide.needs_unconditional(&moment)
+        both || self.prompt.contexts.composes(picture) || guide.needs_unconditional(&step)
     }
 
     /// Returns the number of values of one picture.
@@ -284,13 +289,13 @@ impl<'a> Guided<'a> {
             .zip(x.chunks_exact(one))
             .enumerate()
         {
-            let (guide, moment) = (self.guidance[picture].guide(), self.moment(x, at, both));
-            if guide.needs_unconditional(&moment) {
+            let (guide, step) = (self.guidance[picture].guide(), self.step(x, at, both));
+            if guide.needs_unconditional(&step) {
                 let unconditional = &self.unconditional[picture * one..(picture + 1) * one];
                 guide.merge(
                     conditional,
                     unconditional,
-                    &moment,
+                    &step,
                     &mut self.memories[picture],
                 );
             }
@@ -325,11 +330,11 @@ impl<'a> Guided<'a> {
             .zip(x.chunks_exact(one))
             .enumerate()
         {
-            let (guide, moment) = (
+            let (guide, step) = (
                 self.guidance[picture].guide(),
-                self.moment(x, at, both.is_some()),
+                self.step(x, at, both.is_some()),
             );
-            guide.finish(denoised, &moment, &mut self.memories[picture]);
+            guide.finish(denoised, &step, &mut self.memories[picture]);
         }
         if let Some(both) = both {
             if self.negative.is_some() {
@@ -373,9 +378,14 @@ impl<'a> Guided<'a> {
     }
 }
 
-fn failed(at: Rung, source: BoxError) -> Error {
-    let stage = format!("the denoiser at timestep {}", at.timestep);
-    Error::Backend { stage, source }
+fn failed(at: Rung, source: BoxError) -> GenerateError {
+    let stage = Stage::Denoiser {
+        refiner: false,
+        step: None,
+        steps: None,
+        timestep: at.timestep,
+    };
+    GenerateError::Backend { stage, source }
 }
 
 impl std::fmt::Debug for Guided<'_> {

@@ -2,7 +2,7 @@
 
 use ndarray::{Array, ArrayView, Dimension, Zip};
 
-use crate::{Error, Problem};
+use crate::{Problem, Problems};
 
 /// Interpolates spherically between two arrays, seen as vectors of all their values: from `from` at
 /// `t` = 0 along the arc to `to` at `t` = 1. A `t` outside `0.0..=1.0` continues along the arc. The
@@ -16,7 +16,7 @@ use crate::{Error, Problem};
 /// of them is 0. The result then lies on the straight line.
 ///
 /// # Errors
-/// [`Error::Request`] if the shapes differ.
+/// [`Problems`] if the shapes differ.
 ///
 /// ```
 /// use ndarray::Array4;
@@ -31,21 +31,20 @@ use crate::{Error, Problem};
 /// };
 /// let middle = slerp(noise(1).view(), noise(2).view(), 0.5)?;
 /// assert!((middle.std(0.0) - 1.0).abs() < 0.02);
-/// # Ok::<(), sd_core::Error>(())
+/// # Ok::<(), sd_core::Problems>(())
 /// ```
 pub fn slerp<D: Dimension>(
     from: ArrayView<'_, f32, D>,
     to: ArrayView<'_, f32, D>,
     t: f32,
-) -> Result<Array<f32, D>, Error> {
+) -> Result<Array<f32, D>, Problems> {
     if from.shape() != to.shape() {
         let (expected, found) = (format!("{:?}", from.shape()), format!("{:?}", to.shape()));
-        return Err(Problem::new(
+        return Err(Problems(vec![Problem::new(
             "to",
             format!("one of shape {expected}"),
             format!("an array of shape {found}"),
-        )
-        .into());
+        )]));
     }
     let (mut dot, mut from_square, mut to_square) = (0.0, 0.0, 0.0);
     Zip::from(&from).and(&to).for_each(|&a, &b| {

@@ -116,7 +116,7 @@ pub use backend::{
 };
 pub use conditioning::Conditioning;
 pub use defaults::Defaults;
-pub use error::{Error, Problem, Problems, Stopped, Unfinished};
+pub use error::{BuildError, GenerateError, Problem, Problems, Stage, Stopped, Unfinished};
 pub use event::{Event, Progress, StepInfo};
 pub use events::{EventStream, Events, Update};
 pub use guidance::{ClassifierFree, Guidance, Guide, guide};

@@ -7,7 +7,8 @@ use sd_schedulers::{NoiseSchedule, SchedulerConfig};
 use sd_text::PromptEncoder;
 
 use crate::{
-    Defaults, Denoiser, Error, ImageSize, LatentCodec, LatentRgb, StopToken, model_id::ModelId,
+    Defaults, Denoiser, GenerateError, ImageSize, LatentCodec, LatentRgb, Stage, StopToken,
+    model_id::ModelId,
 };
 
 /// The parts of a [`Pipeline`](crate::Pipeline), checked against each other, and its defaults.
@@ -22,13 +23,14 @@ pub(crate) struct Parts {
     pub clip_skip: usize,
     pub zero_empty_negative: bool,
     pub max_pixels: u64,
-    pub batch: usize,
+    pub max_batch: usize,
     pub model: Option<Arc<ModelId>>,
     pub refiner: Option<Refiner>,
     pub latent_rgb: LatentRgb,
 }
 
 /// A second model, which makes the last steps.
+#[derive(Clone)]
 pub(crate) struct Refiner {
     pub name: Arc<str>,
     pub prompts: PromptEncoder,
@@ -41,20 +43,20 @@ impl Parts {
         &self,
         latents: ArrayView4<'_, f32>,
         stop: &StopToken,
-    ) -> Result<Array4<f32>, Error> {
+    ) -> Result<Array4<f32>, GenerateError> {
         let _span = tracing::info_span!("decode").entered();
         let codec = &self.codec;
         let (_, _, height, width) = latents.dim();
         let expected = (1, 3, height * codec.factor(), width * codec.factor());
         let pixels = codec
             .decode(latents, stop)
-            .map_err(Error::backend("decoding the latents"))?;
+            .map_err(GenerateError::backend(Stage::Decoder))?;
         if pixels.dim() != expected {
             let problem = format!(
                 "the codec returned {:?}, expected {expected:?}",
                 pixels.dim()
             );
-            return Err(Error::backend("decoding the latents")(problem.into()));
+            return Err(GenerateError::backend(Stage::Decoder)(problem.into()));
         }
         Ok(pixels)
     }

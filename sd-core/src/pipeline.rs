@@ -8,9 +8,9 @@ use sd_schedulers::{NoiseSchedule, SchedulerConfig};
 use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 
 use crate::{
-    Defaults, Denoiser, Error, Event, Events, Generation, Guidance, Guided, ImageSize, Infotext,
-    Inputs, LatentCodec, LatentDistribution, LatentRgb, NetworkReport, Problem, Problems,
-    Reproduction, Request, StopToken,
+    BuildError, Defaults, Denoiser, Event, Events, GenerateError, Generation, Guidance, Guided,
+    ImageSize, Infotext, Inputs, LatentCodec, LatentDistribution, LatentRgb, NetworkReport,
+    Problem, Problems, Reproduction, Request, Stage, StopToken,
     conditioning::Contexts,
     guided::Half,
     model_id::ModelId,
@@ -24,7 +24,7 @@ use crate::{
 /// `f32`.
 const MOST_PIXELS: u64 = 1 << 30;
 
-/// The largest value of [`PipelineBuilder::batch`].
+/// The largest value of [`PipelineBuilder::max_batch`].
 const MAX_BATCH: usize = 1024;
 
 /// The width of the text embeddings of Stable Diffusion 1.x.
@@ -44,15 +44,16 @@ pub const MAX_PIXELS: u64 = 4096 * 4096;
 /// part is freed when the last pipeline that uses it is dropped.
 ///
 /// Any number of threads may draw with the same pipeline. Each call draws its pictures one after
-/// the other, or [batch](PipelineBuilder::batch) by batch, on the caller's thread. The parts decide
-/// how much of several calls runs at the same time. Each network of `sd-onnx` runs one call at a
-/// time, because a single call already uses all cores; other callers wait.
+/// the other, or [batch](PipelineBuilder::max_batch) by batch, on the caller's thread. The parts
+/// decide how much of several calls runs at the same time. Each network of `sd-onnx` runs one call
+/// at a time, because a single call already uses all cores; other callers wait.
 #[derive(Clone)]
 pub struct Pipeline {
     pub(crate) parts: Arc<Parts>,
 }
 
 /// Builds a [`Pipeline`] from its parts.
+#[derive(Clone)]
 pub struct PipelineBuilder {
     prompts: PromptEncoder,
     denoiser: Arc<dyn Denoiser>,
@@ -63,7 +64,7 @@ pub struct PipelineBuilder {
     clip_skip: usize,
     zero_empty_negative: bool,
     max_pixels: u64,
-    batch: usize,
+    max_batch: usize,
     model: Option<Arc<ModelId>>,
     refiner: Option<Refiner>,
 }
@@ -123,18 +124,18 @@ impl PipelineBuilder {
     /// Default: 1, because batches are slower on a CPU.
     ///
     /// ```
-    /// # fn example(builder: sd_core::PipelineBuilder) -> Result<(), sd_core::Error> {
+    /// # fn example(builder: sd_core::PipelineBuilder) -> Result<(), Box<dyn std::error::Error>> {
     /// use sd_core::Request;
     ///
-    /// let pipeline = builder.batch(4).build()?;
+    /// let pipeline = builder.max_batch(4).build()?;
     /// // Two batches of four pictures.
     /// let generation = pipeline.generate(&Request::new("a fox").count(8))?;
     /// assert_eq!(generation.pictures.len(), 8);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn batch(mut self, pictures: usize) -> Self {
-        self.batch = pictures;
+    pub fn max_batch(mut self, pictures: usize) -> Self {
+        self.max_batch = pictures;
         self
     }
 
@@ -177,13 +178,13 @@ impl PipelineBuilder {
     /// are [fitted](LatentRgb::fit) now. This costs eight decodes of 8 × 8 latents.
     ///
     /// # Errors
-    /// - [`Error::Parts`] if the denoiser, the codec, the prompt encoder and the refiner do not
-    ///   agree on channels, widths or inputs.
-    /// - [`Error::Scheduler`] if the noise schedule cannot be used.
-    /// - [`Error::Request`] if the default size, the default clip skip, `max_pixels` or the batch
-    ///   is out of range.
-    /// - [`Error::Backend`] if the codec fails while the previews are fitted.
-    pub fn build(self) -> Result<Pipeline, Error> {
+    /// - [`BuildError::Parts`] if the denoiser, the codec, the prompt encoder and the refiner do
+    ///   not agree on channels, widths or inputs.
+    /// - [`BuildError::Scheduler`] if the noise schedule cannot be used.
+    /// - [`BuildError::Settings`] if the default size, the default clip skip, `max_pixels` or
+    ///   `max_batch` is out of range.
+    /// - [`BuildError::Preview`] if the codec fails while the previews are fitted.
+    pub fn build(self) -> Result<Pipeline, BuildError> {
         let Self {
             prompts,
             denoiser,
@@ -194,26 +195,26 @@ impl PipelineBuilder {
             clip_skip,
             zero_empty_negative,
             max_pixels,
-            batch,
+            max_batch,
             model,
             refiner,
         } = self;
         let inputs = denoiser.inputs();
         let (latents, decoded) = (inputs.channels, codec.latent_channels());
         if latents == 0 || codec.factor() == 0 {
-            return Err(Error::Parts(format!(
+            return Err(BuildError::Parts(format!(
                 "the denoiser has {latents} latent channels and the codec has {} pixels per latent, expected at least 1 of each",
                 codec.factor()
             )));
         }
         if latents != decoded {
-            return Err(Error::Parts(format!(
+            return Err(BuildError::Parts(format!(
                 "the denoiser has {latents} latent channels, the codec {decoded}"
             )));
         }
         if inputs.patch == 0 {
             let problem = "the denoiser has patches of 0 latents, expected at least 1";
-            return Err(Error::Parts(problem.into()));
+            return Err(BuildError::Parts(problem.into()));
         }
         check_prompts("denoiser", inputs, &prompts)?;
         if let Some(Refiner {
@@ -224,18 +225,18 @@ impl PipelineBuilder {
             check_prompts("refiner", refines, prompts)?;
             if refines.patch == 0 {
                 let problem = "the refiner has patches of 0 latents, expected at least 1";
-                return Err(Error::Parts(problem.into()));
+                return Err(BuildError::Parts(problem.into()));
             }
-            if (refines.channels, refines.beside) != (latents, 0) {
-                return Err(Error::Parts(format!(
+            if (refines.channels, refines.extra_channels) != (latents, 0) {
+                return Err(BuildError::Parts(format!(
                     "the refiner takes {} latent channels with {} beside them, expected {latents} as in the denoiser with 0 beside them",
-                    refines.channels, refines.beside
+                    refines.channels, refines.extra_channels
                 )));
             }
             if refines.guidance != inputs.guidance {
                 let problem =
                     "only one of denoiser and refiner takes the guidance scale as an input";
-                return Err(Error::Parts(problem.into()));
+                return Err(BuildError::Parts(problem.into()));
             }
         }
         if max_pixels > MOST_PIXELS {
@@ -245,13 +246,14 @@ impl PipelineBuilder {
         let size = ImageSize::new(size[0], size[1])?;
         checked_size(size, max_pixels, codec.factor())?;
         checked_clip_skip(clip_skip, prompts.layers())?;
-        if !(1..=MAX_BATCH).contains(&batch) {
-            return Err(Problem::new("batch", format!("1 to {MAX_BATCH}"), batch).into());
+        if !(1..=MAX_BATCH).contains(&max_batch) {
+            let expected = format!("1 to {MAX_BATCH}");
+            return Err(Problem::new("max_batch", expected, max_batch).into());
         }
         let schedule = Arc::new(NoiseSchedule::new(&scheduler)?);
         let latent_rgb = match codec.latent_rgb() {
             Some(known) => known,
-            None => LatentRgb::fit(&*codec).map_err(Error::backend("fitting the preview"))?,
+            None => LatentRgb::fit(&*codec).map_err(BuildError::Preview)?,
         };
         let parts = Parts {
             prompts,
@@ -264,7 +266,7 @@ impl PipelineBuilder {
             clip_skip,
             zero_empty_negative,
             max_pixels,
-            batch,
+            max_batch,
             model,
             refiner,
             latent_rgb,
@@ -276,18 +278,18 @@ impl PipelineBuilder {
 }
 
 /// Checks that a network takes the embeddings that its prompt encoder returns.
-fn check_prompts(what: &str, inputs: &Inputs, prompts: &PromptEncoder) -> Result<(), Error> {
+fn check_prompts(what: &str, inputs: &Inputs, prompts: &PromptEncoder) -> Result<(), BuildError> {
     let (wanted, given) = (inputs.pooled, prompts.pooled_width());
     if wanted.is_some() && wanted != given {
         let width = |width: Option<usize>| width.map_or("none".into(), |w| format!("{w} wide"));
         let (wanted, given) = (width(wanted), width(given));
-        return Err(Error::Parts(format!(
+        return Err(BuildError::Parts(format!(
             "the {what} takes a pooled text embedding {wanted}, but the prompt encoder's is {given}"
         )));
     }
     let (wanted, given) = (inputs.context, prompts.width());
     if wanted != given {
-        return Err(Error::Parts(format!(
+        return Err(BuildError::Parts(format!(
             "the {what} attends to embeddings {wanted} wide, but the text model's are {given} wide"
         )));
     }
@@ -312,7 +314,7 @@ impl Pipeline {
             clip_skip: 0,
             zero_empty_negative: false,
             max_pixels: MAX_PIXELS,
-            batch: 1,
+            max_batch: 1,
             model: None,
             refiner: None,
         }
@@ -321,12 +323,12 @@ impl Pipeline {
     /// Generates the pictures of a request.
     ///
     /// # Errors
-    /// - [`Error::Request`] with everything that is wrong with the request, before any network
-    ///   runs.
-    /// - [`Error::Prompt`] if a prompt cannot be encoded.
-    /// - [`Error::Backend`] if a network fails.
-    /// - [`Error::NotFinite`] if a result contains NaN or infinity.
-    pub fn generate(&self, request: &Request) -> Result<Generation, Error> {
+    /// - [`GenerateError::Request`] with everything that is wrong with the request, before any
+    ///   network runs.
+    /// - [`GenerateError::Prompt`] if a prompt cannot be encoded.
+    /// - [`GenerateError::Backend`] if a network fails.
+    /// - [`GenerateError::NotFinite`] if a result contains NaN or infinity.
+    pub fn generate(&self, request: &Request) -> Result<Generation, GenerateError> {
         self.generate_all(std::slice::from_ref(request))
     }
 
@@ -336,7 +338,7 @@ impl Pipeline {
     /// # Errors
     /// Returns the same errors as [`generate`](Self::generate). An error discards the pictures that
     /// were finished before it; use [`run`](Self::run) to keep them.
-    pub fn generate_all(&self, requests: &[Request]) -> Result<Generation, Error> {
+    pub fn generate_all(&self, requests: &[Request]) -> Result<Generation, GenerateError> {
         let mut pictures = Vec::new();
         self.run(requests, &StopToken::new(), |event| {
             if let Event::Picture(picture) = event {
@@ -358,7 +360,7 @@ impl Pipeline {
     /// also after a panic of the observer, which is passed on to the caller.
     ///
     /// ```
-    /// # fn example(pipeline: &sd_core::Pipeline) -> Result<(), sd_core::Error> {
+    /// # fn example(pipeline: &sd_core::Pipeline) -> Result<(), sd_core::GenerateError> {
     /// use std::ops::ControlFlow;
     /// use sd_core::{Event, Request, StopToken};
     ///
@@ -382,14 +384,14 @@ impl Pipeline {
     /// ```
     ///
     /// # Errors
-    /// Returns the same errors as [`generate`](Self::generate), and [`Error::Stopped`] if the run
-    /// was ended early.
+    /// Returns the same errors as [`generate`](Self::generate), and [`GenerateError::Stopped`] if
+    /// the run was ended early.
     pub fn run(
         &self,
         requests: &[Request],
         stop: &StopToken,
         mut observer: impl FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), GenerateError> {
         let parts = &*self.parts;
         let planned = plan(parts, requests)?;
         let mut encoded = Prompts::new();
@@ -401,7 +403,7 @@ impl Pipeline {
             let most = if planned[group[0]].stays_alone() {
                 1
             } else {
-                parts.batch
+                parts.max_batch
             };
             let mut pictures = group.iter().flat_map(pictures).peekable();
             while pictures.peek().is_some() {
@@ -419,7 +421,7 @@ impl Pipeline {
     /// The run ends early when `stop` is stopped, and when the iterator or the stream is dropped.
     ///
     /// ```
-    /// # fn example(pipeline: &sd_core::Pipeline) -> Result<(), sd_core::Error> {
+    /// # fn example(pipeline: &sd_core::Pipeline) -> Result<(), sd_core::GenerateError> {
     /// use sd_core::{Request, StopToken, Update};
     ///
     /// let stop = StopToken::new();
@@ -447,15 +449,15 @@ impl Pipeline {
     /// [rungs](Guided::rungs).
     ///
     /// # Errors
-    /// [`Error::Request`] if the size, the shape of an embedding or the guidance cannot be used, or
-    /// if the model takes extra channels beside the latents.
+    /// [`GenerateError::Request`] if the size, the shape of an embedding or the guidance cannot be
+    /// used, or if the model takes extra channels beside the latents.
     pub fn guided<'a>(
         &'a self,
         size: ImageSize,
         prompt: &PromptEmbedding,
         negative: Option<&PromptEmbedding>,
         guidance: impl Into<Guidance>,
-    ) -> Result<Guided<'a>, Error> {
+    ) -> Result<Guided<'a>, GenerateError> {
         let parts = &*self.parts;
         let (_, [height, width]) = checked_size(size, parts.max_pixels, parts.codec.factor())?;
         let guidance = guidance.into();
@@ -463,9 +465,9 @@ impl Pipeline {
         let mut problems = guidance.problems();
         problems.extend(embedding_problem("prompt", prompt, inputs));
         problems.extend(negative.and_then(|it| embedding_problem("negative", it, inputs)));
-        if inputs.beside > 0 {
+        if inputs.extra_channels > 0 {
             let expected = "a model that takes latents only";
-            problems.push(Problem::new("beside", expected, inputs.beside));
+            problems.push(Problem::new("beside", expected, inputs.extra_channels));
         }
         Problems::check(problems)?;
         let request = Request::new("");
@@ -497,10 +499,10 @@ impl Pipeline {
     /// pass a [`StopToken`].
     ///
     /// # Errors
-    /// - [`Error::Request`] if the latents have another shape, or the picture would have too many
-    ///   pixels.
-    /// - [`Error::Backend`] if the codec fails.
-    pub fn decode(&self, latents: ArrayView4<'_, f32>) -> Result<RgbImage, Error> {
+    /// - [`GenerateError::Request`] if the latents have another shape, or the picture would have
+    ///   too many pixels.
+    /// - [`GenerateError::Backend`] if the codec fails.
+    pub fn decode(&self, latents: ArrayView4<'_, f32>) -> Result<RgbImage, GenerateError> {
         let channels = self.parts.codec.latent_channels();
         let (batch, found, height, width) = latents.dim();
         if batch != 1 || found != channels || height == 0 || width == 0 {
@@ -525,14 +527,14 @@ impl Pipeline {
     /// the most likely latents. This method cannot be stopped.
     ///
     /// # Errors
-    /// - [`Error::Request`] if a side of the picture is not a multiple of 8 and of the codec's
-    ///   factor, or the picture has too many pixels.
-    /// - [`Error::Backend`] if the codec fails.
-    pub fn encode_image(&self, image: &RgbImage) -> Result<LatentDistribution, Error> {
+    /// - [`GenerateError::Request`] if a side of the picture is not a multiple of 8 and of the
+    ///   codec's factor, or the picture has too many pixels.
+    /// - [`GenerateError::Backend`] if the codec fails.
+    pub fn encode_image(&self, image: &RgbImage) -> Result<LatentDistribution, GenerateError> {
         let parts = &*self.parts;
         let size = ImageSize::new(image.width(), image.height())?;
         let (_, latents) = checked_size(size, parts.max_pixels, parts.codec.factor())?;
-        let failed = |source| Error::backend("encoding the image")(source);
+        let failed = |source| GenerateError::backend(Stage::Encoder)(source);
         let pixels = from_rgb(image);
         let encoded = parts.codec.encode(pixels.view(), &StopToken::new());
         let encoded = encoded.map_err(failed)?;

@@ -12,8 +12,9 @@ use sd_schedulers::{
 use sd_text::{ClipSkip, PromptEmbedding, Side};
 
 use crate::{
-    Conditioning, Error, Guidance, ImageSize, Inputs, MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES,
-    Problem, Problems, Prompt, RefinerShare, RefinerSwitch, Request, SizeIds, Sizes, StopToken,
+    Conditioning, GenerateError, Guidance, ImageSize, Inputs, MAX_BRANCHES, MAX_COUNT,
+    MAX_PROMPT_BYTES, Problem, Problems, Prompt, RefinerShare, RefinerSwitch, Request, SizeIds,
+    Sizes, StopToken,
     defaults::Chosen,
     parts::Parts,
     prompts::{Read, Reading},
@@ -72,11 +73,11 @@ impl Planned {
 
     /// Encodes the prompts that are used, for the model and, if the refiner takes over in this run,
     /// for the refiner.
-    pub fn encode(&self, parts: &Parts, stop: &StopToken) -> Result<Encoded, Error> {
+    pub fn encode(&self, parts: &Parts, stop: &StopToken) -> Result<Encoded, GenerateError> {
         let encode = |encoder, reading: &Reading| {
             let mut encoded = reading.encode(encoder, &self.prompts(), stop)?.into_iter();
             let prompt = encoded.next().expect("the prompt is always used");
-            Ok::<_, Error>((prompt, encoded.next()))
+            Ok::<_, GenerateError>((prompt, encoded.next()))
         };
         let refiner = self.refiner_from.and(parts.refiner.as_ref());
         Ok(Encoded {
@@ -126,7 +127,7 @@ pub(crate) struct Encoded {
 }
 
 /// Checks all requests. The error lists every problem of every request.
-pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Arc<Planned>>, Error> {
+pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Arc<Planned>>, Problems> {
     let mut problems = Vec::new();
     if requests.is_empty() {
         problems.push(Problem::new("requests", "at least 1", 0));
@@ -291,7 +292,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
             .is_some()
             .then(|| refiner_from(request, &rungs))
             .flatten(),
-        own_clip_skip: parts.prompts.towers()[0].own_layer().skip,
+        own_clip_skip: parts.prompts.towers()[0].default_layer().skip,
         guidance_input: inputs.guidance,
         size,
         latents,
@@ -537,7 +538,7 @@ fn check_inputs(
             "image_guidance",
             request.image_guidance,
             plain.image_guidance,
-            inputs.beside == inputs.channels,
+            inputs.extra_channels == inputs.channels,
         ),
     ] {
         if !found.is_finite() {
@@ -547,8 +548,8 @@ fn check_inputs(
             refuse(what, &expected, &found);
         }
     }
-    if request.beside.is_none() && inputs.beside > 0 {
-        let expected = format!("{} channels beside the latents", inputs.beside);
+    if request.beside.is_none() && inputs.extra_channels > 0 {
+        let expected = format!("{} channels beside the latents", inputs.extra_channels);
         refuse("beside", &expected, &"none");
     }
     if inputs.guidance {
@@ -574,13 +575,13 @@ fn beside_problem(
     count: usize,
     [height, width]: [usize; 2],
 ) -> Option<Problem> {
-    if inputs.beside == 0 {
+    if inputs.extra_channels == 0 {
         let expected = "nothing, as this model takes no channels beside the latents";
         return Some(Problem::new("beside", expected, "given"));
     }
-    let expected = (count, inputs.beside, height, width);
+    let expected = (count, inputs.extra_channels, height, width);
     let found = beside.dim();
-    if found != expected && found != (1, inputs.beside, height, width) {
+    if found != expected && found != (1, inputs.extra_channels, height, width) {
         let expected = format!("one of shape {expected:?}, or 1 as the first dimension");
         return Some(Problem::new(
             "beside",
@@ -799,7 +800,7 @@ fn place(ladder: &Ladder, what: &str, index: usize, found: f32) -> (String, Stri
 /// Groups the requests whose pictures may share batches, in the order of their first requests. If
 /// the batch size is 1, each request is a group.
 pub(crate) fn groups(parts: &Parts, planned: &[Arc<Planned>]) -> Vec<Vec<usize>> {
-    if parts.batch == 1 {
+    if parts.max_batch == 1 {
         return (0..planned.len()).map(|request| vec![request]).collect();
     }
     // The refiner's text encoder may read other texts, so that its number of tokens may differ.

@@ -3,13 +3,17 @@
 use image::RgbImage;
 use ndarray::{Array4, ArrayView3, s};
 use sd_schedulers::{NoiseSource, noise::TorchRng};
+use serde::{Deserialize, Serialize};
 
 use crate::{BoxError, LatentCodec, StopToken};
 
 /// A linear map from latents to colours, for previews. It gives one pixel for each latent, in about
 /// 40 µs for 64 × 64 latents. The picture is blurred and lacks detail, but shows what a run is
 /// drawing.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// With serde it is an object with a key for each field.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LatentRgb {
     /// For each latent channel, its contribution to red, green and blue. A colour of −1 is dark,
     /// and 1 is full.

@@ -8,7 +8,7 @@ use sd_text::{
 };
 
 use crate::{
-    Conditioning, Error, MAX_WINDOWS, Problem, Prompt, PromptOptions, StopToken,
+    Conditioning, GenerateError, MAX_WINDOWS, Problem, Prompt, PromptOptions, Stage, StopToken,
     conditioning::composes,
 };
 
@@ -204,20 +204,21 @@ impl Reading {
         encoder: &PromptEncoder,
         prompts: &[&Read],
         stop: &StopToken,
-    ) -> Result<Vec<Conditioning>, Error> {
+    ) -> Result<Vec<Conditioning>, GenerateError> {
         let span = tracing::info_span!("encode", clip_skip = self.clip_skip.map(ClipSkip::number));
         let _entered = span.entered();
         let options = self.options();
-        let encode = |(what, read): (&str, &&Read)| match read {
+        let encode = |(side, read): (Side, &&Read)| match read {
             Read::Text(texts) => {
                 let go_on = || !stop.is_stopped();
                 let texts: Vec<_> = texts.iter().collect();
                 let branches = encoder
                     .encode_prompt_while(&texts, self.steps, &options, &go_on)
                     .map_err(|error| match error {
-                        TextError::Stopped => Error::Stopped(Box::default()),
-                        TextError::Model(source) => {
-                            Error::backend(format!("text encoder, {what}"))(source)
+                        TextError::Stopped => GenerateError::Stopped(Box::default()),
+                        TextError::Model { tower, source } => {
+                            let stage = Stage::TextEncoder { side, tower };
+                            GenerateError::Backend { stage, source }
                         }
                         error => error.into(),
                     })?;
@@ -225,8 +226,10 @@ impl Reading {
             }
             Read::Embedding(embedding) => Ok(vec![PromptEmbedding::clone(embedding).into()]),
         };
-        let named = ["prompt", "negative prompt"].into_iter().zip(prompts);
-        let encoded = named.map(encode).collect::<Result<Vec<_>, Error>>()?;
+        let sides = [Side::Positive, Side::Negative].into_iter().zip(prompts);
+        let encoded = sides
+            .map(encode)
+            .collect::<Result<Vec<_>, GenerateError>>()?;
         let tokens: Vec<_> = encoded.iter().map(|one| one[0].tokens()).collect();
         let window = encoder.tokenizer().max_length();
         let mut conditionings = Vec::with_capacity(encoded.len());

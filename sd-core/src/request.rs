@@ -593,7 +593,7 @@ pub struct PromptOptions {
     /// How a text of more than 75 tokens is divided into windows.
     ///
     /// Default: at commas where possible, as in WebUI. Text is cut off only if
-    /// [`Chunking::at_most`] is set.
+    /// [`Chunking::max_chunks`] is set.
     pub chunking: Chunking,
     /// How a text is cleaned up before it is tokenized. WebUI's clean-up is [`Cleanup::Ftfy`].
     ///

@@ -15,8 +15,8 @@ use sd_schedulers::{
 };
 
 use crate::{
-    Conditioning, Denoiser, Error, Event, Guided, Picture, Progress, StepInfo, StopToken, Stopped,
-    Timings, Unfinished,
+    Conditioning, Denoiser, Event, GenerateError, Guided, Picture, Progress, Stage, StepInfo,
+    StopToken, Stopped, Timings, Unfinished,
     conditioning::Contexts,
     guided::Half,
     parts::Parts,
@@ -46,11 +46,11 @@ impl<'a> Batch<'a> {
         pictures: Vec<(usize, usize)>,
         encoded: &mut Prompts,
         stop: &'a StopToken,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, GenerateError> {
         let mut conditionings = Vec::with_capacity(pictures.len());
         for &(request, index) in &pictures {
             if stop.is_stopped() {
-                return Err(Error::Stopped(Box::default()));
+                return Err(GenerateError::Stopped(Box::default()));
             }
             let started = Instant::now();
             let plan = &planned[request];
@@ -73,7 +73,10 @@ impl<'a> Batch<'a> {
     }
 
     /// Draws the pictures.
-    pub fn run(self, observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<(), Error> {
+    pub fn run(
+        self,
+        observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<(), GenerateError> {
         let parts = self.parts;
         // The plan of any picture will do: they agree in everything that the loop uses.
         let plan = &self.planned[self.pictures[0].0];
@@ -96,8 +99,8 @@ impl<'a> Batch<'a> {
                 .as_slice_mut()
                 .expect("a row of a new array is contiguous");
             noise.push(source(plan, seeds[i], values).map_err(|error| {
-                let stage = format!("the noise of seed {}", seeds[i].seed);
-                Error::backend(stage)(error.into())
+                let seed = seeds[i].seed;
+                GenerateError::backend(Stage::Noise { seed })(error.into())
             })?);
             let (request, index) = self.pictures[i];
             if let Some(given) = &self.planned[request].request.initial_noise {
@@ -133,7 +136,9 @@ impl<'a> Batch<'a> {
             denoised: vec![0.0; latents.len()],
             started: now,
             step_started: now,
+            refined: false,
             steps: Vec::with_capacity(most_steps(plan)),
+            total: plan.rungs.steps(),
             error: None,
             broke: false,
         };
@@ -150,7 +155,7 @@ impl<'a> Batch<'a> {
         }
         if broken {
             let problem = "the run ended although nothing had stopped it";
-            return Err(Error::backend("the sampler")(problem.into()));
+            return Err(GenerateError::backend(Stage::Sampler)(problem.into()));
         }
         drop(entered);
         self.finish(
@@ -183,7 +188,7 @@ impl<'a> Batch<'a> {
             .unzip();
         let negatives: Option<Vec<_>> = negatives.into_iter().collect();
         let inputs = denoiser.inputs();
-        let beside = self.beside().filter(|_| inputs.beside > 0);
+        let beside = self.beside().filter(|_| inputs.extra_channels > 0);
         let half = |prompts: &[&Conditioning], row: usize| {
             let branches = prompts.iter().map(|prompt| &prompt.branches[..]);
             Half {
@@ -208,7 +213,7 @@ impl<'a> Batch<'a> {
         let guided = match (negatives, &beside) {
             // As many extra channels as latent channels: an instruct-pix2pix model, which takes the
             // latents of a picture.
-            (Some(negatives), Some(picture)) if inputs.beside == inputs.channels => {
+            (Some(negatives), Some(picture)) if inputs.extra_channels == inputs.channels => {
                 let mut blank = half(&negatives, 1);
                 blank.beside = Some(ArcArray::zeros(picture.dim()));
                 guided.guided_by_picture(
@@ -257,7 +262,7 @@ impl<'a> Batch<'a> {
         steps: Vec<Duration>,
         denoised: Vec<f32>,
         observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), GenerateError> {
         let stopped = |from| {
             let latents = latents.as_slice().expect("the latents are contiguous");
             self.stopped(steps.len(), from, seeds, latents, Some(&denoised))
@@ -265,7 +270,7 @@ impl<'a> Batch<'a> {
         let mut failed = None;
         for (i, (encoded, took)) in self.conditionings.iter().enumerate() {
             let (request, index) = self.pictures[i];
-            let not_finite = Error::NotFinite {
+            let not_finite = GenerateError::NotFinite {
                 request,
                 picture: index,
                 seed: seeds[i].seed,
@@ -325,7 +330,8 @@ impl<'a> Batch<'a> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Returns [`Error::Stopped`], with the pictures from index `from` on as the unfinished ones.
+    /// Returns [`GenerateError::Stopped`], with the pictures from index `from` on as the unfinished
+    /// ones.
     fn stopped(
         &self,
         steps: usize,
@@ -333,7 +339,7 @@ impl<'a> Batch<'a> {
         seeds: &[Seeds],
         latents: &[f32],
         denoised: Option<&[f32]>,
-    ) -> Error {
+    ) -> GenerateError {
         let plan = &self.planned[self.pictures[0].0];
         let channels = self.parts.denoiser.inputs().channels;
         let shape = (1, channels, plan.latents[0], plan.latents[1]);
@@ -349,7 +355,7 @@ impl<'a> Batch<'a> {
             latents: one(i, latents),
             denoised: denoised.map(|denoised| one(i, denoised)),
         };
-        Error::Stopped(Box::new(Stopped {
+        GenerateError::Stopped(Box::new(Stopped {
             steps,
             pictures: (from..self.pictures.len()).map(unfinished).collect(),
         }))
@@ -396,9 +402,13 @@ struct BatchRun<'a> {
     denoised: Vec<f32>,
     started: Instant,
     step_started: Instant,
+    /// Whether the refiner has taken over.
+    refined: bool,
     /// The time of each finished step.
     steps: Vec<Duration>,
-    error: Option<Error>,
+    /// The number of steps that the picture takes, as far as it is known.
+    total: usize,
+    error: Option<GenerateError>,
     /// Whether the observer ended the run.
     broke: bool,
 }
@@ -411,7 +421,7 @@ impl BatchRun<'_> {
             return ControlFlow::Continue(());
         }
         let problem = format!("{what} has {found} values, expected {expected}");
-        self.error = Some(Error::backend("the sampler")(problem.into()));
+        self.error = Some(GenerateError::backend(Stage::Sampler)(problem.into()));
         ControlFlow::Break(())
     }
 
@@ -434,22 +444,27 @@ impl BatchRun<'_> {
             tracing::debug!(timestep = at.timestep, "the refiner takes over");
             refiner.take_over(&mut self.guided);
             self.guided = refiner;
+            self.refined = true;
         }
         match self.guided.try_denoise(x, at, denoised, both) {
             Ok(()) => ControlFlow::Continue(()),
             Err(source) => {
                 // An error that the interruption caused is not a failure.
                 if !self.batch.stop.is_stopped() {
-                    let step = self.steps.len() + 1;
-                    let stage = format!("the denoiser at step {step}, timestep {}", at.timestep);
-                    self.error = Some(Error::Backend { stage, source });
+                    let stage = Stage::Denoiser {
+                        refiner: self.refined,
+                        step: Some(self.steps.len() + 1),
+                        steps: Some(self.total),
+                        timestep: at.timestep,
+                    };
+                    self.error = Some(GenerateError::Backend { stage, source });
                 }
                 ControlFlow::Break(())
             }
         }
     }
 
-    fn stopped(&self) -> Error {
+    fn stopped(&self) -> GenerateError {
         let denoised = (!self.steps.is_empty()).then_some(&self.denoised[..]);
         let Self {
             batch,
@@ -494,6 +509,7 @@ impl Run for BatchRun<'_> {
         self.check("x", step.x.len())?;
         self.check("denoised", step.denoised.len())?;
         self.steps.push(took);
+        self.total = step.total;
         self.finished.copy_from_slice(step.x);
         self.denoised.copy_from_slice(step.denoised);
         tracing::debug!(step = step.index, sigma = step.sigma, ?took, "step");

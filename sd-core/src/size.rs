@@ -1,9 +1,23 @@
 //! The checked size of a picture.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Problem, Problems};
 
 /// The size of a picture in pixels. Width and height are positive multiples of 8.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+///
+/// With serde it is an array of the width and the height, as in a [`Request`](crate::Request).
+///
+/// ```
+/// use sd_core::ImageSize;
+///
+/// let size: ImageSize = serde_json::from_str("[768, 512]")?;
+/// assert_eq!((size.width(), size.height()), (768, 512));
+/// assert!(serde_json::from_str::<ImageSize>("[768, 500]").is_err());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "[u32; 2]", into = "[u32; 2]")]
 pub struct ImageSize {
     width: u32,
     height: u32,
@@ -41,6 +55,21 @@ impl ImageSize {
         let expected = format!("a multiple of this model's factor, {factor}");
         check_sides(self.width, self.height, wrong, &expected)?;
         Ok([self.height as usize / factor, self.width as usize / factor])
+    }
+}
+
+impl TryFrom<[u32; 2]> for ImageSize {
+    type Error = Problems;
+
+    /// Creates a size from a width and a height, like [`new`](Self::new).
+    fn try_from([width, height]: [u32; 2]) -> Result<Self, Problems> {
+        Self::new(width, height)
+    }
+}
+
+impl From<ImageSize> for [u32; 2] {
+    fn from(size: ImageSize) -> Self {
+        [size.width, size.height]
     }
 }
 

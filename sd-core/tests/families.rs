@@ -17,10 +17,10 @@ use ndarray::{
     Array1, Array2, Array3, Array4, ArrayView2, ArrayViewMut4, Axis, Zip, array, concatenate, s,
 };
 use sd_core::{
-    BoxError, Call, ClassifierFree, Defaults, Denoiser, Error, Event, Guide, Inputs, Pipeline,
-    PipelineBuilder, PromptOptions, RefinerShare, RefinerSwitch, Request, SchedulerConfig, SizeIds,
-    Sizes, StopToken,
-    guidance::{Apg, Memory, Method, Moment},
+    BoxError, BuildError, Call, ClassifierFree, Defaults, Denoiser, Event, GenerateError, Guide,
+    Inputs, Pipeline, PipelineBuilder, PromptOptions, RefinerShare, RefinerSwitch, Request,
+    SchedulerConfig, SizeIds, Sizes, StopToken,
+    guidance::{Apg, GuidanceStep, Memory, Method},
     schedulers::{
         Ladder,
         samplers::{DpmPlusPlus2M, Euler, EulerAncestral, EulerCfgPp},
@@ -83,7 +83,7 @@ fn tower(index: usize) -> Tower {
 
 /// Encodes a text with one tower alone.
 fn alone(index: usize, text: &str, windows: usize) -> PromptEmbedding {
-    let encoder = PromptEncoder::of_towers(vec![tower(index)]).unwrap();
+    let encoder = PromptEncoder::from_towers(vec![tower(index)]).unwrap();
     let options = EncodeOptions::default().clip_skip(None).min_chunks(windows);
     encoder.encode_with(text, &options).unwrap()
 }
@@ -155,7 +155,7 @@ fn sdxl() -> Inputs {
 }
 
 fn prompts(towers: &[usize]) -> PromptEncoder {
-    PromptEncoder::of_towers(towers.iter().map(|&index| tower(index)).collect()).unwrap()
+    PromptEncoder::from_towers(towers.iter().map(|&index| tower(index)).collect()).unwrap()
 }
 
 fn builder(spy: &Arc<Spy>) -> PipelineBuilder {
@@ -187,7 +187,7 @@ fn base() -> Request {
 /// Returns the problems of a request.
 fn problems(pipeline: &Pipeline, request: &Request) -> String {
     match pipeline.generate(request) {
-        Err(Error::Request(problems)) => problems.to_string(),
+        Err(GenerateError::Request(problems)) => problems.to_string(),
         Err(error) => panic!("{error}"),
         Ok(_) => String::new(),
     }
@@ -519,7 +519,7 @@ fn texts_of_other_lengths_under_the_refiner_are_not_in_one_batch() {
     .map(|request| request.negative("").refiner(0.5));
     let pipeline = |batch| {
         let builder = builder(&spy).refiner("r", prompts(&[1]), refiner.clone());
-        builder.batch(batch).build().unwrap()
+        builder.max_batch(batch).build().unwrap()
     };
     let of = |batch| {
         let made = pipeline(batch).generate_all(&requests).unwrap();
@@ -556,7 +556,7 @@ fn refiners_that_do_not_fit_are_refused() {
     let spy = Spy::new(sdxl());
     let refused_parts = |towers: &[usize], inputs: Inputs, part: &str| {
         let refined = builder(&spy).refiner("r", prompts(towers), Spy::new(inputs));
-        let Err(Error::Parts(found)) = refined.build() else {
+        let Err(BuildError::Parts(found)) = refined.build() else {
             panic!("{part}")
         };
         assert!(found.contains(part), "{found}");
@@ -564,7 +564,7 @@ fn refiners_that_do_not_fit_are_refused() {
     let of = |channels, context| Inputs::new(channels, context);
     refused_parts(&[1], of(4, 5), "the refiner attends to embeddings 5 wide");
     refused_parts(&[1], of(8, 3), "the refiner takes 8 latent channels");
-    refused_parts(&[1], of(4, 3).beside(5), "with 5 beside them");
+    refused_parts(&[1], of(4, 3).extra_channels(5), "with 5 beside them");
     refused_parts(&[0], of(4, 2).pooled(6), "a pooled text embedding 6 wide");
     let with_scale = of(4, 3).guidance(true);
     refused_parts(&[1], with_scale, "only one of denoiser and refiner");
@@ -583,13 +583,13 @@ fn refiners_that_do_not_fit_are_refused() {
 struct Own;
 
 impl Guide for Own {
-    fn merge(&self, _: &mut [f32], _: &[f32], _: &Moment<'_>, _: &mut Memory) {}
+    fn merge(&self, _: &mut [f32], _: &[f32], _: &GuidanceStep<'_>, _: &mut Memory) {}
 }
 
 #[test]
 fn guidance_as_an_input_costs_one_call_a_step() {
     let spy = Spy::new(Inputs::new(4, 2).guidance(true));
-    let pipeline = builder(&spy).batch(2).build().unwrap();
+    let pipeline = builder(&spy).max_batch(2).build().unwrap();
     let made = pipeline.generate(&base().guidance(8.5)).unwrap();
     assert!(made.pictures[0].negative.is_none());
     let seen = spy.seen();
@@ -626,7 +626,7 @@ fn guidance_as_an_input_costs_one_call_a_step() {
 
 #[test]
 fn a_picture_beside_the_latents_is_checked_and_handed_on() {
-    let spy = Spy::new(Inputs::new(4, 2).beside(5));
+    let spy = Spy::new(Inputs::new(4, 2).extra_channels(5));
     let pipeline = builder(&spy).build().unwrap();
     let beside = |count, channels, height, width| {
         Array4::from_shape_fn((count, channels, height, width), |(i, c, y, x)| {
@@ -673,7 +673,7 @@ fn a_picture_beside_the_latents_is_checked_and_handed_on() {
 
 #[test]
 fn image_guidance_makes_three_calls() {
-    let spy = Spy::new(Inputs::new(4, 2).beside(4));
+    let spy = Spy::new(Inputs::new(4, 2).extra_channels(4));
     let pipeline = builder(&spy).build().unwrap();
     let picture = Array4::from_elem((1, 4, 6, 8), 0.3_f32);
     let request = base()

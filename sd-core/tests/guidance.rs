@@ -12,7 +12,7 @@ use common::{Fakes, Model, base, latents};
 use ndarray::{Array3, Array4};
 use sd_core::{
     ClassifierFree, Guide, ImageSize, Inputs, Request, StopToken,
-    guidance::{Apg, ApgForm, Memory, Method, Moment, ZeroStar},
+    guidance::{Apg, ApgForm, GuidanceStep, Memory, Method, ZeroStar},
     schedulers::{
         Ladder, Prediction, Run, Rung, Rungs, Sampler, Step,
         ladders::{Conventions, NoisePath},
@@ -21,6 +21,7 @@ use sd_core::{
     },
     text::PromptEmbedding,
 };
+use sd_text::outside::chain;
 
 #[derive(serde::Deserialize)]
 struct Golden {
@@ -78,7 +79,7 @@ fn rung(index: usize, sigma: f32) -> Rung {
 fn denoised(
     guide: &ClassifierFree,
     input: &Input,
-    at: &Moment<'_>,
+    at: &GuidanceStep<'_>,
     memory: &mut Memory,
 ) -> Vec<f32> {
     let mut denoised = input.conditional.clone();
@@ -118,7 +119,7 @@ fn formulas_are_those_of_diffusers_and_the_papers() {
         let mut memory = Memory::default();
         assert_eq!(case.expected.len(), golden.steps.len());
         for (i, (input, expected)) in golden.steps.iter().zip(&case.expected).enumerate() {
-            let mut at = Moment::new(&input.x, rung(i, input.sigma), prediction);
+            let mut at = GuidanceStep::new(&input.x, rung(i, input.sigma), prediction);
             at.steps = Some(golden.steps.len());
             let found = denoised(&case.guidance, input, &at, &mut memory);
             let error = error(&found, expected);
@@ -143,7 +144,7 @@ fn intervals_are_those_of_diffusers() {
             ..ClassifierFree::default()
         };
         let is_on = |&index: &usize| {
-            let mut at = Moment::new(&[], rung(index, 1.0), Prediction::Epsilon);
+            let mut at = GuidanceStep::new(&[], rung(index, 1.0), Prediction::Epsilon);
             at.steps = Some(steps);
             guidance.needs_unconditional(&at)
         };
@@ -167,7 +168,7 @@ fn thresholds_are_those_of_diffusers() {
             ..ClassifierFree::default()
         };
         let mut found = golden.sample.clone();
-        let at = Moment::new(&golden.sample, rung(0, 1.0), Prediction::Sample);
+        let at = GuidanceStep::new(&golden.sample, rung(0, 1.0), Prediction::Sample);
         guidance.finish(&mut found, &at, &mut Memory::default());
         let error = error(&found, &expected);
         assert!(error <= TOLERANCE, "{ratio} {max}: {error:e}");
@@ -296,7 +297,7 @@ fn the_other_half_is_computed_only_where_it_is_needed() {
         latents(&pipeline, &base().guidance(1.0)),
     );
     // The pictures of a batch keep their own guidance.
-    let pipeline = fakes.build(fakes.builder().batch(4));
+    let pipeline = fakes.build(fakes.builder().max_batch(4));
     fakes.calls();
     let requests = [
         base().guidance(interval([0.0, 0.5])),
@@ -309,7 +310,7 @@ fn the_other_half_is_computed_only_where_it_is_needed() {
 #[test]
 fn guidance_by_a_picture_ends_with_the_interval_in_a_batch_too() {
     let fakes = Fakes::with(Model {
-        inputs: Inputs::new(4, 4).beside(4),
+        inputs: Inputs::new(4, 4).extra_channels(4),
         ..Model::default()
     });
     let request = |interval| {
@@ -324,7 +325,7 @@ fn guidance_by_a_picture_ends_with_the_interval_in_a_batch_too() {
     };
     let requests = [request([0.0, 0.75]), request([0.25, 0.5])];
     let alone = fakes.pipeline();
-    let batched = fakes.build(fakes.builder().batch(2));
+    let batched = fakes.build(fakes.builder().max_batch(2));
     let pictures = batched.generate_all(&requests).unwrap().pictures;
     for picture in pictures {
         let request = requests[picture.request].clone();
@@ -347,7 +348,7 @@ fn what_is_remembered_of_a_picture_is_its_own() {
         request.clone().prompt("a cat"),
     ];
     for batch in [1, 2, 8] {
-        let pipeline = fakes.build(fakes.builder().batch(batch));
+        let pipeline = fakes.build(fakes.builder().max_batch(batch));
         for picture in pipeline.generate_all(&requests).unwrap().pictures {
             let request = requests[picture.request].clone().count(1);
             let twin = latents(&alone, &request.seed(picture.seed));
@@ -365,7 +366,7 @@ impl Guide for Counted {
         &self,
         conditional: &mut [f32],
         unconditional: &[f32],
-        at: &Moment<'_>,
+        at: &GuidanceStep<'_>,
         memory: &mut Memory,
     ) {
         assert_eq!(at.steps, Some(4));
@@ -376,7 +377,7 @@ impl Guide for Counted {
         sd_core::guide(conditional, unconditional, calls as f32);
     }
 
-    fn finish(&self, denoised: &mut [f32], at: &Moment<'_>, memory: &mut Memory) {
+    fn finish(&self, denoised: &mut [f32], at: &GuidanceStep<'_>, memory: &mut Memory) {
         assert_eq!(memory.kept.last(), Some(&at.rung.sigma));
         denoised.iter_mut().for_each(|value| *value *= 0.5);
     }
@@ -481,7 +482,7 @@ fn a_token_interrupts_the_plain_function() {
     let mut guided = guided.unwrap().stopped_by(stop);
     let (x, mut denoised) = (vec![0.5; 192], vec![0.0; 192]);
     let error = guided.denoise(&x, rung(3, 1.0), &mut denoised).unwrap_err();
-    assert!(error.to_string().contains("interrupted"), "{error}");
+    assert!(chain(&error).contains("interrupted"), "{error}");
 }
 
 #[test]

@@ -10,10 +10,10 @@ use std::{collections::BTreeMap, num::NonZeroUsize, ops::ControlFlow, sync::Arc}
 use common::{Fakes, Model};
 use ndarray::{Array2, Array3, Array4, ArrayView2};
 use sd_core::{
-    BoxError, ClassifierFree, Defaults, Error, Guide, Infotext, InfotextError, Inputs, Pipeline,
-    PipelineBuilder, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Request, SchedulerConfig,
-    SizeIds, Sizes,
-    guidance::{Apg, Memory, Method, Moment},
+    BoxError, ClassifierFree, Defaults, GenerateError, Guide, Infotext, InfotextError, Inputs,
+    Pipeline, PipelineBuilder, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Request,
+    SchedulerConfig, SizeIds, Sizes,
+    guidance::{Apg, GuidanceStep, Memory, Method},
     guide,
     schedulers::{
         Ladder, Run, Rungs, Sampler, Scheduler, from_comfyui,
@@ -176,7 +176,7 @@ impl Guide for Half {
         &self,
         conditional: &mut [f32],
         unconditional: &[f32],
-        _: &Moment<'_>,
+        _: &GuidanceStep<'_>,
         _: &mut Memory,
     ) {
         guide(conditional, unconditional, 0.5);
@@ -323,7 +323,7 @@ fn each_setting_changes_its_key() {
             base().prompt_options(ignoring),
             "SD prompt options",
             Some(
-                r#"{"chunking":{"at_most":null,"comma_reach":20},"cleanup":"transformers","emphasis":"ignore","encode_empty":false,"same_length":false,"syntax":"webui"}"#,
+                r#"{"chunking":{"comma_reach":20,"max_chunks":null},"cleanup":"transformers","emphasis":"ignore","encode_empty":false,"same_length":false,"syntax":"webui"}"#,
             ),
         ),
         (
@@ -369,7 +369,7 @@ fn each_setting_changes_its_key() {
     let seeds = [infotext.get("Seed"), infotext.get("Variation seed")];
     assert_eq!(seeds, [Some("7"), Some("4")]);
 
-    let pictures = builder().batch(2).build().unwrap();
+    let pictures = builder().max_batch(2).build().unwrap();
     let pictures = pictures.generate(&base().count(3)).unwrap().pictures;
     let batches: Vec<_> = pictures
         .iter()
@@ -435,7 +435,7 @@ fn every_setting_comes_back_to_the_bit() {
                 match pipeline.generate(&request) {
                     Ok(_) => assert_comes_back(&pipeline, &other, &request),
                     // Some samplers refuse some ladders, and some overflow with few steps.
-                    Err(Error::Request(_) | Error::NotFinite { .. }) => continue,
+                    Err(GenerateError::Request(_) | GenerateError::NotFinite { .. }) => continue,
                     Err(error) => panic!("{request:?}: {error}"),
                 }
                 made += 1;
@@ -499,7 +499,7 @@ fn every_setting_comes_back_to_the_bit() {
             .chunking(
                 Chunking::default()
                     .comma_reach(3)
-                    .at_most(NonZeroUsize::MIN),
+                    .max_chunks(NonZeroUsize::MIN),
             )
             .cleanup(Cleanup::Ftfy),
     ] {
@@ -570,7 +570,7 @@ fn sdxl() -> PipelineBuilder {
         let tower = Tower::new(tokenizer, Arc::new(Narrow { pooled })).unwrap();
         tower.layer(Layer::SDXL)
     };
-    let prompts = PromptEncoder::of_towers(vec![tower(false), tower(true)]).unwrap();
+    let prompts = PromptEncoder::from_towers(vec![tower(false), tower(true)]).unwrap();
     let fakes = Fakes::with(Model {
         inputs: Inputs::new(4, 4).pooled(3).sizes(SizeIds::Target),
         ..Model::default()
@@ -796,7 +796,9 @@ fn pictures_of_webuis_samplers_come_back() {
                     assert_comes_back(&pipeline, &other, &request);
                     made += 1;
                 }
-                Err(Error::Request(_) | Error::NotFinite { .. }) => refused.push(text),
+                Err(GenerateError::Request(_) | GenerateError::NotFinite { .. }) => {
+                    refused.push(text)
+                }
                 Err(error) => panic!("{text}: {error}"),
             }
         }

@@ -14,9 +14,9 @@ use std::{
 use common::{Codec, Fakes, Model, base, latents, prompts};
 use ndarray::{Array3, Array4, Axis, s};
 use sd_core::{
-    Error, Event, Guide, ImageSize, LatentRgb, MAX_PROMPT_BYTES, Pipeline, Prompt, PromptOptions,
-    Request, SchedulerConfig, StopToken,
-    guidance::{Memory, Moment},
+    BuildError, Event, GenerateError, Guide, ImageSize, LatentRgb, MAX_PROMPT_BYTES, Pipeline,
+    Prompt, PromptOptions, Request, SchedulerConfig, Stage, StopToken,
+    guidance::{GuidanceStep, Memory},
     guide,
     schedulers::{
         Ladder, NoiseSource, Scheduler,
@@ -26,6 +26,7 @@ use sd_core::{
     },
     text::{Chunking, ClipSkip, PromptEmbedding},
 };
+use sd_text::outside::chain;
 
 #[test]
 fn each_setter_changes_the_picture() {
@@ -128,14 +129,14 @@ struct Late {
 }
 
 impl Guide for Late {
-    fn needs_unconditional(&self, at: &Moment<'_>) -> bool {
+    fn needs_unconditional(&self, at: &GuidanceStep<'_>) -> bool {
         at.rung.index >= self.from
     }
     fn merge(
         &self,
         conditional: &mut [f32],
         unconditional: &[f32],
-        at: &Moment<'_>,
+        at: &GuidanceStep<'_>,
         _: &mut Memory,
     ) {
         assert!(at.rung.index >= self.from);
@@ -278,7 +279,7 @@ fn a_brownian_path_belongs_to_its_picture() {
         plain,
         latents(&alone, &request.clone().noise(NoiseKind::Philox))
     );
-    let batch = fakes.build(fakes.builder().batch(3));
+    let batch = fakes.build(fakes.builder().max_batch(3));
     for picture in batch.generate(&request.clone().count(3)).unwrap().pictures {
         let twin = request.clone().seed(picture.seed);
         assert_eq!(picture.latents, latents(&alone, &twin));
@@ -317,7 +318,7 @@ fn samplers_may_make_steps_of_their_own() {
     let steps = steps_of(&pipeline, adaptive.clone());
     assert_eq!(steps.last().unwrap().total, steps.len());
     // Pictures that shared their steps would influence each other.
-    let batch = fakes.build(fakes.builder().batch(3));
+    let batch = fakes.build(fakes.builder().max_batch(3));
     let requests = [adaptive.clone().count(2), adaptive.clone().prompt("a cat")];
     fakes.model.batch.store(0, Relaxed);
     for picture in batch.generate_all(&requests).unwrap().pictures {
@@ -411,7 +412,7 @@ fn requests_of_a_call_are_what_they_are_alone_and_share_their_texts() {
         base().negative("a fox"),
     ];
     for (batch, most) in [(1, 1), (2, 2), (8, 5)] {
-        let pipeline = fakes.builder().batch(batch).build().unwrap();
+        let pipeline = fakes.builder().max_batch(batch).build().unwrap();
         fakes.model.batch.store(0, Relaxed);
         fakes.text.calls.store(0, Relaxed);
         let pictures = pipeline.generate_all(&requests).unwrap().pictures;
@@ -532,7 +533,7 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
         ),
     ];
     let all: Vec<_> = cases.iter().map(|(request, _)| request.clone()).collect();
-    let Error::Request(problems) = pipeline.generate_all(&all).unwrap_err() else {
+    let GenerateError::Request(problems) = pipeline.generate_all(&all).unwrap_err() else {
         panic!("another error")
     };
     for (i, (request, expected)) in cases.iter().enumerate() {
@@ -569,7 +570,7 @@ fn all_that_is_wrong_is_told_together_before_a_network_runs() {
     let error = pipeline
         .generate(&base().steps(0).ladder(both))
         .unwrap_err();
-    let Error::Request(problems) = error else {
+    let GenerateError::Request(problems) = error else {
         panic!("another error")
     };
     let fields: Vec<_> = problems.iter().map(|problem| &*problem.field).collect();
@@ -693,7 +694,8 @@ fn nul_bytes_and_the_longest_prompt_are_read() {
     let all = prompt(&long);
     assert_eq!(all.embedding.dim().1, 77 * foxes.div_ceil(75));
     assert_eq!(all.tokens.unwrap().cut, None);
-    let options = PromptOptions::default().chunking(Chunking::default().at_most(NonZeroUsize::MIN));
+    let options =
+        PromptOptions::default().chunking(Chunking::default().max_chunks(NonZeroUsize::MIN));
     let first = prompt(&long.prompt_options(options));
     assert_eq!(first.embedding.dim().1, 77);
     assert_eq!(first.tokens.unwrap().cut.unwrap().tokens, foxes - 75);
@@ -767,11 +769,17 @@ fn a_network_that_fails_is_named_with_its_step() {
     let pipeline = fakes.pipeline();
     let error = pipeline.generate(&base()).unwrap_err();
     assert!(!error.is_stopped());
-    let error = error.to_string();
-    assert!(
-        error.contains("step 3") && error.contains("out of memory"),
-        "{error}"
-    );
+    let GenerateError::Backend { stage, .. } = &error else {
+        panic!("{error}")
+    };
+    let Stage::Denoiser { step, steps, .. } = stage else {
+        panic!("{stage}")
+    };
+    assert_eq!((*step, *steps), (Some(3), Some(4)));
+    let said = chain(&error);
+    let stage = stage.to_string();
+    assert!(stage.starts_with("the denoiser at step 3, timestep "));
+    assert_eq!(said, format!("{stage} failed: out of memory"));
     assert!(
         pipeline.generate(&base()).is_ok(),
         "the pipeline works afterwards"
@@ -783,7 +791,7 @@ fn a_network_that_fails_is_named_with_its_step() {
 struct Overflow;
 
 impl Guide for Overflow {
-    fn merge(&self, conditional: &mut [f32], _: &[f32], _: &Moment<'_>, _: &mut Memory) {
+    fn merge(&self, conditional: &mut [f32], _: &[f32], _: &GuidanceStep<'_>, _: &mut Memory) {
         conditional.fill(f32::INFINITY);
     }
 }
@@ -791,7 +799,7 @@ impl Guide for Overflow {
 #[test]
 fn a_picture_of_no_numbers_is_told_and_others_of_its_batch_are_finished() {
     let fakes = Fakes::new();
-    let pipeline = fakes.build(fakes.builder().batch(3));
+    let pipeline = fakes.build(fakes.builder().max_batch(3));
     let requests = [base(), base().guidance(Overflow), base().seed(8)];
     let mut finished = Vec::new();
     let result = pipeline.run(&requests, &StopToken::new(), |event| {
@@ -803,7 +811,7 @@ fn a_picture_of_no_numbers_is_told_and_others_of_its_batch_are_finished() {
     assert!(
         matches!(
             result,
-            Err(Error::NotFinite {
+            Err(GenerateError::NotFinite {
                 request: 1,
                 picture: 0,
                 seed: 7
@@ -834,12 +842,12 @@ fn parts_that_do_not_fit_are_refused() {
     for builder in [
         other_codec(4).size(60, 64),
         other_codec(4).clip_skip(9),
-        other_codec(4).batch(0),
-        other_codec(4).batch(1025),
+        other_codec(4).max_batch(0),
+        other_codec(4).max_batch(1025),
         other_codec(4).max_pixels(512 * 511),
         other_codec(4).max_pixels(u64::MAX),
     ] {
-        assert!(matches!(builder.build(), Err(Error::Request(_))));
+        assert!(matches!(builder.build(), Err(BuildError::Settings(_))));
     }
 }
 

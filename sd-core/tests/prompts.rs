@@ -14,7 +14,7 @@ use std::{
 use common::{Codec, Fakes, Text, base, latents, prompts, tokenizer};
 use ndarray::{Array3, ArrayView2, ArrayView3, ArrayViewMut4};
 use sd_core::{
-    BoxError, Call, Denoiser, Error, Inputs, MAX_BRANCHES, Pipeline, Prompt, PromptOptions,
+    BoxError, Call, Denoiser, GenerateError, Inputs, MAX_BRANCHES, Pipeline, Prompt, PromptOptions,
     Request, SchedulerConfig, StopToken,
     schedulers::{
         Prediction, Scheduler, by_name, from_webui,
@@ -25,6 +25,7 @@ use sd_core::{
         TextModel, TextShape, TextStates,
     },
 };
+use sd_text::outside::chain;
 
 /// A denoiser that records its contexts. Its noise is the mean of the context.
 struct Spy(Mutex<Vec<Array3<f32>>>, Inputs);
@@ -348,7 +349,7 @@ fn a_branch_costs_a_call() {
         .pipeline
         .generate(&alone(&format!("{many} AND fox"), 1))
         .unwrap_err();
-    assert!(matches!(error, Error::Request(_)));
+    assert!(matches!(error, GenerateError::Request(_)));
     assert_eq!(
         error.to_string(),
         "prompt is 65 parts between ANDs, expected at most 64"
@@ -411,8 +412,8 @@ fn what_is_too_much_is_refused() {
 #[test]
 fn the_prompt_that_could_not_be_encoded_is_named() {
     for (fails_at, named) in [
-        (1, "text encoder, prompt"),
-        (2, "text encoder, negative prompt"),
+        (1, "encoding the prompt failed"),
+        (2, "encoding the negative prompt failed"),
     ] {
         let text = Arc::new(Text {
             fails_at,
@@ -422,7 +423,7 @@ fn the_prompt_that_could_not_be_encoded_is_named() {
         let pipeline = Pipeline::builder(prompts(&text), model, codec, SchedulerConfig::default());
         let request = alone("a fox", 1).guidance(2.0).size(64, 64);
         let error = pipeline.build().unwrap().generate(&request).unwrap_err();
-        assert_eq!(error.to_string(), format!("{named}: out of memory"));
+        assert_eq!(chain(&error), format!("{named}: out of memory"));
     }
 }
 
@@ -499,7 +500,7 @@ fn options_are_followed() {
 fn batches_of_prompts() {
     let fakes = Fakes::new();
     let single = fakes.pipeline();
-    let batched = fakes.build(fakes.builder().batch(8));
+    let batched = fakes.build(fakes.builder().max_batch(8));
     let long = "fox, ".repeat(50);
     let requests = [
         base().prompt("a [fox:owl:2] AND snow"),
@@ -532,13 +533,13 @@ fn batches_of_prompts() {
 fn batches_of_prompts_of_all_lengths() {
     let fakes = Fakes::new();
     let single = fakes.pipeline();
-    let batched = fakes.build(fakes.builder().batch(8));
+    let batched = fakes.build(fakes.builder().max_batch(8));
     let long = "fox, ".repeat(50);
     let default = PromptOptions::default();
     let all_options = [
         default,
         default.same_length(true),
-        default.chunking(Chunking::default().at_most(NonZeroUsize::MIN)),
+        default.chunking(Chunking::default().max_chunks(NonZeroUsize::MIN)),
         default
             .syntax(Syntax::Compel)
             .emphasis(Emphasis::Interpolate),

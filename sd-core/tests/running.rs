@@ -18,8 +18,8 @@ use common::{Fakes, Model, base, latents};
 use futures_core::Stream;
 use ndarray::Array4;
 use sd_core::{
-    ClassifierFree, Error, Event, ImageSize, Infotext, Pipeline, Request, StopToken, Stopped,
-    Update, files,
+    ClassifierFree, Event, GenerateError, ImageSize, Infotext, Pipeline, Request, StopToken,
+    Stopped, Update, files,
     schedulers::{
         Ladder, NoiseSource, Run, Rung, Rungs, Sampler, Step,
         noise::TorchRng,
@@ -29,10 +29,11 @@ use sd_core::{
     slerp,
     text::ClipSkip,
 };
+use sd_text::outside::chain;
 
-fn stopped(result: Result<(), Error>) -> Stopped {
+fn stopped(result: Result<(), GenerateError>) -> Stopped {
     match result.unwrap_err() {
-        Error::Stopped(stopped) => *stopped,
+        GenerateError::Stopped(stopped) => *stopped,
         error => panic!("{error}"),
     }
 }
@@ -239,7 +240,7 @@ fn a_token_stops_before_between_and_within_calls() {
 #[test]
 fn a_stop_after_the_last_step_pays_no_decode() {
     let fakes = Fakes::new();
-    let pipeline = fakes.build(fakes.builder().batch(3));
+    let pipeline = fakes.build(fakes.builder().max_batch(3));
     let token = StopToken::new();
     let mut pictures = 0;
     let request = base().count(3);
@@ -311,7 +312,7 @@ fn a_stream_tells_what_an_observer_is_told() {
     assert_eq!(told, expected.collect::<Vec<_>>());
 
     let mut wrong = pipeline.events(vec![base().steps(0)], &StopToken::new());
-    assert!(matches!(wrong.next(), Some(Err(Error::Request(_)))));
+    assert!(matches!(wrong.next(), Some(Err(GenerateError::Request(_)))));
     assert!(wrong.next().is_none() && wrong.next().is_none());
 }
 
@@ -464,24 +465,24 @@ fn a_sampler_of_ones_own_may_be_wrong() {
     for (sampler, expected) in [
         (
             Wrong::GoesOn,
-            "the denoiser at step 1, timestep 749: out of memory",
+            "the denoiser at step 1, timestep 749 failed: out of memory",
         ),
         (
             Wrong::ShortNoise,
-            "the sampler: out has 1 values, expected 192",
+            "the sampler failed: out has 1 values, expected 192",
         ),
         (
             Wrong::GivesUp,
-            "the sampler: the run ended although nothing had stopped it",
+            "the sampler failed: the run ended although nothing had stopped it",
         ),
         (
             Wrong::ShortStep,
-            "the sampler: denoised has 191 values, expected 192",
+            "the sampler failed: denoised has 191 values, expected 192",
         ),
     ] {
         let request = base().scheduler(sampler).ladder(Ladder::trailing());
-        let error = pipeline.generate(&request).unwrap_err().to_string();
-        assert_eq!(error, expected);
+        let error = pipeline.generate(&request).unwrap_err();
+        assert_eq!(chain(&error), expected);
     }
     assert!(pipeline.generate(&base()).is_ok());
 }

@@ -10,7 +10,7 @@ use ndarray::Array2;
 use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig};
 use sd_schedulers::Prediction;
 use sd_text::{
-    ClipTokenizer, PromptEncoder, TextError, TextualInversion, Tower,
+    ClipTokenizer, PromptEncoder, TextualInversion, Tower, TowerError,
     outside::{list, printable},
 };
 
@@ -78,7 +78,7 @@ pub struct Builder {
     variant: Option<String>,
     clip_skip: usize,
     max_pixels: u64,
-    batch: usize,
+    max_batch: usize,
     codec: Option<Arc<dyn LatentCodec>>,
     inversions: Vec<Inversions>,
     loras: Vec<(PathBuf, LoraWeight)>,
@@ -109,7 +109,7 @@ pub fn builder() -> Builder {
         variant: None,
         clip_skip: 0,
         max_pixels: MAX_PIXELS,
-        batch: 1,
+        max_batch: 1,
         codec: None,
         inversions: Vec::new(),
         loras: Vec::new(),
@@ -337,13 +337,13 @@ impl Builder {
     /// use sd_onnx::Request;
     ///
     /// // Runs 4 pictures together, then 2.
-    /// let pipeline = sd_onnx::builder().batch(4).load(folder)?;
+    /// let pipeline = sd_onnx::builder().max_batch(4).load(folder)?;
     /// let found = pipeline.generate(&Request::new("a fox").steps(2).count(6))?;
     /// assert_eq!(found.pictures.len(), 6);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn batch(mut self, pictures: usize) -> Self {
-        self.batch = pictures;
+    pub fn max_batch(mut self, pictures: usize) -> Self {
+        self.max_batch = pictures;
         self
     }
 
@@ -642,7 +642,8 @@ impl Builder {
     ///   [`Error::TensorValues`] or [`Error::UnusedTensors`] if the tensors do not match the
     ///   network.
     /// - [`Error::Inversion`] if a textual inversion cannot be used.
-    /// - [`Error::Pipeline`] if the parts of the model do not fit each other, or if a setting is
+    /// - [`Error::TextEncoders`] if the tokenizers and the text encoders do not fit each other.
+    /// - [`Error::Pipeline`] if other parts of the model do not fit each other, or if a setting is
     ///   out of range.
     /// - [`Error::Runtime`] if there is no usable ONNX Runtime, or the device or the precision is
     ///   not available.
@@ -690,7 +691,7 @@ impl Builder {
             .clip_skip(self.clip_skip)
             .zero_empty_negative(model.zero_empty_negative())
             .max_pixels(self.max_pixels)
-            .batch(self.batch)
+            .max_batch(self.max_batch)
             .model(model.name(), move || {
                 hash::remembered(&files, hash::cache().as_deref())
             });
@@ -946,7 +947,7 @@ impl Builder {
             let made = Tower::new(tokenizer, model).map_err(|error| unfit(folder, error))?;
             towers.push(made.layer(tower.layer));
         }
-        PromptEncoder::of_towers(towers).map_err(|error| unfit(folder, error))
+        PromptEncoder::from_towers(towers).map_err(|error| unfit(folder, error))
     }
 }
 
@@ -980,7 +981,7 @@ impl TextFiles {
         let (ids, rows) = (files.tokenizer.vocab_size(), files.config().vocab_size);
         if ids > rows {
             let (tokenizer, model) = (ids, rows);
-            return Err(unfit(folder, TextError::Vocabulary { tokenizer, model }));
+            return Err(unfit(folder, TowerError::TooManyIds { tokenizer, model }));
         }
         if ids < rows {
             let path = printable(folder.path().display());
@@ -1084,7 +1085,7 @@ impl fmt::Debug for Builder {
             variant,
             clip_skip,
             max_pixels,
-            batch,
+            max_batch,
             codec,
             inversions,
             loras,
@@ -1104,7 +1105,7 @@ impl fmt::Debug for Builder {
             .field("variant", variant)
             .field("clip_skip", clip_skip)
             .field("max_pixels", max_pixels)
-            .field("batch", batch)
+            .field("max_batch", max_batch)
             .field("codec", &codec.as_ref().map(|_| "given"))
             .field("inversions", inversions)
             .field("loras", loras)
@@ -1122,10 +1123,10 @@ fn available_threads() -> u16 {
     count.try_into().unwrap_or(u16::MAX)
 }
 
-fn unfit(folder: &Source, error: TextError) -> Error {
-    Error::Pipeline {
+fn unfit(folder: &Source, source: TowerError) -> Error {
+    Error::TextEncoders {
         path: folder.path().to_path_buf(),
-        source: error.into(),
+        source,
     }
 }
 

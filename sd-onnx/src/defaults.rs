@@ -100,7 +100,10 @@ fn chosen(
             (steps, scale, "a latent consistency model")
         }
         None if is_turbo => (1, 1.0, "a Turbo model, by its scheduler"),
-        None if inputs.pooled.is_none() && inputs.beside == 0 && inputs.context <= SD1_WIDTH => {
+        None if inputs.pooled.is_none()
+            && inputs.extra_channels == 0
+            && inputs.context <= SD1_WIDTH =>
+        {
             return (plain, "Stable Diffusion 1.x");
         }
         // The defaults of diffusers' pipeline classes.
@@ -198,7 +201,7 @@ mod tests {
             (
                 "StableDiffusionInpaintPipeline",
                 "inpainting",
-                sd1().beside(5),
+                sd1().extra_channels(5),
                 PNDM,
                 (20, 7.5, "plms", leading()),
             ),
@@ -212,7 +215,7 @@ mod tests {
             (
                 "StableDiffusionXLInpaintPipeline",
                 "x",
-                sdxl().beside(5),
+                sdxl().extra_channels(5),
                 EULER,
                 (20, 7.5, "euler", leading()),
             ),
@@ -290,7 +293,7 @@ mod tests {
     #[test]
     fn inpainting_skips_the_first_steps_of_pndm() {
         let json = r#"{"_class_name": "PNDMScheduler"}"#;
-        let of = |class| found(class, "x", sd1().beside(5), json).2;
+        let of = |class| found(class, "x", sd1().extra_channels(5), json).2;
         assert_eq!(of("StableDiffusionInpaintPipeline"), "plms");
         assert_eq!(of("StableDiffusionInstructPix2PixPipeline"), "pndm");
     }

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use sd_text::outside::printable;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Precision,
@@ -18,7 +19,7 @@ use crate::{
 /// operator takes some tens of milliseconds. OpenVINO's provider runs the whole network as one
 /// operator, so a call that has started runs to its end.
 ///
-/// A device is written and parsed as a short name:
+/// A device is written and parsed as a short name, with serde as a string:
 ///
 /// ```
 /// use sd_onnx::Device;
@@ -26,7 +27,8 @@ use crate::{
 /// assert_eq!("openvino-gpu".parse(), Ok(Device::OpenVinoGpu));
 /// assert_eq!(Device::OpenVinoGpu.to_string(), "openvino-gpu");
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 #[non_exhaustive]
 pub enum Device {
     /// `cpu`: ONNX Runtime's own kernels, in f32. This is the default.
@@ -133,6 +135,21 @@ impl FromStr for Device {
     }
 }
 
+impl TryFrom<String> for Device {
+    type Error = ParseDeviceError;
+
+    /// Parses the name like [`FromStr`].
+    fn try_from(text: String) -> Result<Self, ParseDeviceError> {
+        text.parse()
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> Self {
+        device.to_string()
+    }
+}
+
 /// The error of parsing a text that is not the name of a [`Device`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("\"{}\" is not a device, expected {}", printable(text), one_of(&Device::ALL))]
@@ -160,6 +177,9 @@ mod tests {
     fn names_are_parsed_back() {
         for device in Device::ALL {
             assert_eq!(device.to_string().parse(), Ok(device));
+            let json = serde_json::to_string(&device).unwrap();
+            assert_eq!(json, format!("\"{device}\""));
+            assert_eq!(serde_json::from_str::<Device>(&json).unwrap(), device);
         }
         let error = "OpenVINO\n".parse::<Device>().unwrap_err();
         assert_eq!(

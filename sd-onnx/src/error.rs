@@ -1,4 +1,4 @@
-//! Errors of loading and converting models.
+//! Errors of loading, converting and running models.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +6,15 @@ use sd_text::outside::{list, printable};
 
 use crate::{runtime::RuntimeError, weights::Type};
 
-/// An error of loading or converting a model, or of running one of its networks.
+/// An error of loading a model.
 ///
-/// The messages name the file, the key or the tensor, and what was expected and found.
+/// The messages name the file, the key or the tensor, and what was expected and found. `Display`
+/// prints the error without its cause, which [`source`](std::error::Error::source) returns.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file or folder cannot be read or written.
-    #[error("{}: {source}", shown(path))]
+    #[error("{}: cannot be read or written", shown(path))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -45,12 +46,12 @@ pub enum Error {
         found: Vec<String>,
     },
     /// A JSON file is malformed.
-    #[error("{}: not valid JSON: {}", shown(path), printable(source))]
+    #[error("{}: not valid JSON: {}", shown(path), printable(problem))]
     Json {
         /// The file.
         path: PathBuf,
-        /// The line, the column and the problem.
-        source: serde_json::Error,
+        /// The problem, with its line and column.
+        problem: String,
     },
     /// A configuration key has a value that cannot be used.
     #[error("{}: `{key}` is {found}, expected {expected}", shown(path))]
@@ -169,24 +170,13 @@ pub enum Error {
     /// or precision.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    /// ONNX Runtime refused a graph, or failed while running it.
+    /// ONNX Runtime refused a graph.
     #[error("ONNX Runtime, {stage}: {message}")]
     Onnx {
         /// The operation and the network, such as "loading the UNet".
         stage: String,
         /// ONNX Runtime's message, on one line.
         message: String,
-    },
-    /// The call was stopped by its stop token, before or while it ran.
-    #[error("stopped")]
-    Stopped,
-    /// A model cannot be [converted](crate::Builder::convert) to the requested form.
-    #[error("{}: {problem}", shown(path))]
-    Conversion {
-        /// The model.
-        path: PathBuf,
-        /// What the new form cannot store, or what cannot be written.
-        problem: String,
     },
     /// The tokenizer's files cannot be used.
     #[error(transparent)]
@@ -198,21 +188,78 @@ pub enum Error {
     #[error(transparent)]
     Inversion(#[from] sd_text::InversionError),
     /// The scheduler's configuration cannot be used.
-    #[error("{}: {source}", shown(path))]
+    #[error("{}: the scheduler's configuration cannot be used", shown(path))]
     Scheduler {
         /// The file.
         path: PathBuf,
         /// The key, what was expected and what was found.
         source: sd_schedulers::config::ConfigError,
     },
+    /// A tokenizer and its text encoder, or several text encoders, do not fit each other.
+    #[error("{}: the text encoders and tokenizers do not fit", shown(path))]
+    TextEncoders {
+        /// The model's file or folder.
+        path: PathBuf,
+        /// The sizes that differ.
+        source: sd_text::TowerError,
+    },
     /// The parts of the model do not fit each other, or a setting of the pipeline is out of range.
-    #[error("{}: {source}", shown(path))]
+    #[error("{}: no pipeline can be built", shown(path))]
     Pipeline {
         /// The model's file or folder.
         path: PathBuf,
         /// The parts or the setting, and the reason.
-        source: sd_core::Error,
+        source: sd_core::BuildError,
     },
+}
+
+/// An error of [converting](crate::Builder::convert) a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// The model cannot be read, or the new model cannot be written.
+    #[error(transparent)]
+    Model(#[from] Error),
+    /// The model cannot be converted to the requested form.
+    #[error("{}: {problem}", shown(path))]
+    Form {
+        /// The model.
+        path: PathBuf,
+        /// What the new form cannot store, or what cannot be written.
+        problem: String,
+    },
+    /// The token of [`Conversion::stop`](crate::Conversion::stop) was stopped.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// An error of running a network of a loaded model.
+///
+/// It is the [`source`](std::error::Error::source) of
+/// [`GenerateError::Backend`](crate::GenerateError::Backend) and of
+/// [`TextError::Model`](crate::text::TextError::Model), as a `Box<dyn Error>` that can be
+/// downcast.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The network had to be loaded for this call and could not be, or it does not accept the
+    /// inputs of the call.
+    ///
+    /// [`Builder::low_memory`](crate::Builder::low_memory) and a new size of pictures on OpenVINO
+    /// load networks during a run.
+    #[error(transparent)]
+    Model(#[from] Error),
+    /// ONNX Runtime failed while it ran the network.
+    #[error("ONNX Runtime, running the {network}: {message}")]
+    Onnx {
+        /// The network, such as "UNet".
+        network: &'static str,
+        /// ONNX Runtime's message, on one line.
+        message: String,
+    },
+    /// The call was stopped by its stop token, before or while it ran.
+    #[error("stopped")]
+    Stopped,
 }
 
 /// Returns the path in a form that is safe to print.
@@ -237,13 +284,9 @@ impl Error {
 
     pub(crate) fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Json { path, source }
-    }
-
-    pub(crate) fn conversion(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Conversion {
-            path: path.to_path_buf(),
-            problem: problem.into(),
+        move |error| Self::Json {
+            path,
+            problem: error.to_string(),
         }
     }
 
@@ -254,17 +297,34 @@ impl Error {
 
     pub(crate) fn onnx(stage: impl Into<String>) -> impl FnOnce(ort::Error) -> Self {
         let stage = stage.into();
-        // The message may contain line breaks and names from files, but users and logs read one
-        // line.
         move |error| Self::Onnx {
             stage,
-            message: printable(
-                error
-                    .message()
-                    .split_whitespace()
-                    .collect::<Vec<_>>()
-                    .join(" "),
-            ),
+            message: on_one_line(&error),
         }
     }
+}
+
+impl ConvertError {
+    pub(crate) fn form(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Form {
+            path: path.to_path_buf(),
+            problem: problem.into(),
+        }
+    }
+}
+
+impl RunError {
+    pub(crate) fn onnx(network: &'static str) -> impl FnOnce(ort::Error) -> Self {
+        move |error| Self::Onnx {
+            network,
+            message: on_one_line(&error),
+        }
+    }
+}
+
+/// Returns ONNX Runtime's message. It may contain line breaks and names from files, but users and
+/// logs read one line.
+fn on_one_line(error: &ort::Error) -> String {
+    let words: Vec<_> = error.message().split_whitespace().collect();
+    printable(words.join(" "))
 }

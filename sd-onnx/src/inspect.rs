@@ -41,7 +41,7 @@ pub struct Inspection {
     /// The format, such as `safetensors`, `pickle`, `GGUF`, `diffusers folder` or `ONNX folder`.
     pub format: String,
     /// The kind of model or file, such as `SDXL` or `a LoRA`.
-    pub what: String,
+    pub kind: String,
     /// What the UNet predicts, such as `v_prediction`. `None` if there is no UNet.
     pub prediction: Option<String>,
     /// The evidence for [`prediction`](Self::prediction), such as a tensor or a key.
@@ -90,14 +90,18 @@ pub struct Part {
 pub struct Hashes {
     /// The SHA-256 of the whole file, 64 hexadecimal digits.
     pub sha256: String,
-    /// WebUI's model hash: the first 10 digits of `sha256`. Model sites call it AutoV2.
-    pub short: String,
-    /// WebUI's model hash of 2022: the first 8 digits of the SHA-256 of the 65,536 bytes that start
-    /// at byte 1,048,576. Model sites call it AutoV1.
-    pub old: String,
-    /// The SHA-256 of the bytes after the header of a safetensors file. WebUI shows it for LoRA
-    /// files, and model sites call its first 12 digits AutoV3. `None` for other formats.
-    pub data: Option<String>,
+    /// AutoV1 of model sites, and WebUI's model hash of 2022: the first 8 digits of the SHA-256 of
+    /// the 65,536 bytes that start at byte 1,048,576.
+    pub auto_v1: String,
+    /// AutoV2 of model sites, and WebUI's model hash: the first 10 digits of
+    /// [`sha256`](Self::sha256).
+    pub auto_v2: String,
+    /// AutoV3 of model sites, which WebUI shows for LoRA files: the first 12 digits of
+    /// [`data_sha256`](Self::data_sha256). `None` for other formats than safetensors.
+    pub auto_v3: Option<String>,
+    /// The SHA-256 of the bytes after the header of a safetensors file, 64 digits. Trainers write
+    /// it into the header as `sshs_model_hash`. `None` for other formats.
+    pub data_sha256: Option<String>,
 }
 
 /// Identifies a file or folder: a checkpoint, a part of a model, a diffusers folder, an ONNX
@@ -117,8 +121,13 @@ pub struct Hashes {
 /// ```
 ///
 /// # Errors
-/// Returns an [`Error`] if the path cannot be read, has an unknown format, or is a folder without a
-/// network. A recognised model that cannot be used is not an error: see [`Inspection::problems`].
+/// - [`Error::Io`] if the path cannot be read.
+/// - [`Error::Safetensors`], [`Error::Gguf`], [`Error::Pickle`] or [`Error::Checkpoint`] if a file
+///   has an unknown format or is malformed.
+/// - [`Error::Missing`] if a folder has no network.
+/// - [`Error::Json`] or [`Error::Config`] if the `model_index.json` of a folder cannot be used.
+///
+/// A recognised model that cannot be used is not an error: see [`Inspection::problems`].
 pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     let path = path.as_ref();
     if path.is_dir() {
@@ -132,7 +141,7 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     if matches!(kind, Kind::Model | Kind::Vae | Kind::TextEncoder) {
         return match Source::open(path, None, &Elsewhere::default(), None, &[]) {
             Ok(source) => of_source(path, source),
-            Err(error) => Ok(of_other(&file, name(kind), error.to_string())),
+            Err(error) => Ok(of_other(&file, name(kind), outside::chain(&error))),
         };
     }
     Ok(of_other(&file, name(kind), format!("the file is {kind}")))
@@ -144,30 +153,32 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
 ///
 /// ```no_run
 /// let found = sd_onnx::hashes("model.safetensors")?;
-/// println!("Model hash: {}", found.short); // as in WebUI
+/// println!("Model hash: {}", found.auto_v2); // as in WebUI
 /// # Ok::<(), sd_onnx::Error>(())
 /// ```
 ///
 /// # Errors
 /// - [`Error::Io`] if the file cannot be read or is a folder.
-/// - Other variants if the file has an unknown format.
+/// - [`Error::Safetensors`], [`Error::Gguf`], [`Error::Pickle`] or [`Error::Checkpoint`] if the
+///   file has an unknown format or is malformed.
 pub fn hashes(path: impl AsRef<Path>) -> Result<Hashes, Error> {
     let path = path.as_ref();
     let sha256 = hash::sha256(&[path.to_path_buf()]).map_err(Error::io(path))?;
     let file = outside::open_binary(path).map_err(Error::io(path))?;
     let of = |from, length| hash::sha256_of(&file, from, length);
-    let old = of(0x10_0000, 0x1_0000).map_err(Error::io(path))?;
-    let data = match WeightFile::open(path)?.format {
+    let part = of(0x10_0000, 0x1_0000).map_err(Error::io(path))?;
+    let data_sha256 = match WeightFile::open(path)?.format {
         Format::Safetensors { data_start } => {
             Some(of(data_start, u64::MAX).map_err(Error::io(path))?)
         }
         Format::Pickle | Format::Gguf => None,
     };
     Ok(Hashes {
-        short: sha256[..10].to_owned(),
-        old: old[..8].to_owned(),
+        auto_v1: part[..8].to_owned(),
+        auto_v2: sha256[..10].to_owned(),
+        auto_v3: data_sha256.as_ref().map(|digits| digits[..12].to_owned()),
         sha256,
-        data,
+        data_sha256,
     })
 }
 
@@ -203,7 +214,7 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
     Ok(Inspection {
         path: path.to_path_buf(),
         format: source.format(),
-        what: source.title(unet.as_ref().map(|unet| &unet.inputs)),
+        kind: source.title(unet.as_ref().map(|unet| &unet.inputs)),
         prediction_because: prediction.is_some().then(|| source.because()),
         prediction,
         class: source.has("unet").then(|| source.class().to_owned()),
@@ -211,7 +222,7 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
         memory: Some(memory),
         metadata: source.metadata(),
         missing: source.missing()?.into_iter().map(str::to_owned).collect(),
-        problems: problems.iter().map(Error::to_string).collect(),
+        problems: problems.iter().map(|error| outside::chain(error)).collect(),
         warnings: source.warnings().to_vec(),
     })
 }
@@ -278,11 +289,11 @@ fn check(source: &Source, component: &str, weights: &Weights) -> Result<(), Erro
     }
 }
 
-fn of_other(file: &WeightFile, what: &str, problem: String) -> Inspection {
+fn of_other(file: &WeightFile, kind: &str, problem: String) -> Inspection {
     Inspection {
         path: file.path.clone(),
         format: file.format.to_string(),
-        what: what.to_owned(),
+        kind: kind.to_owned(),
         prediction: None,
         prediction_because: None,
         class: None,

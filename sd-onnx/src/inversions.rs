@@ -2,12 +2,15 @@
 
 use std::{
     collections::HashSet,
-    fmt, fs, io,
+    error, fs, io,
     path::{Path, PathBuf},
 };
 
 use ndarray::{Array2, Axis};
-use sd_text::{Cleanup, ClipTokenizer, InversionError, TextualInversion, outside::printable};
+use sd_text::{
+    Cleanup, ClipTokenizer, InversionError, TextualInversion,
+    outside::{chain, printable},
+};
 
 use crate::Error;
 
@@ -146,8 +149,8 @@ struct Report {
 }
 
 impl Report {
-    fn left_out(&mut self, problem: impl fmt::Display) {
-        self.warn(format!("textual inversion left out: {problem}"));
+    fn left_out(&mut self, error: impl error::Error + 'static) {
+        self.warn(format!("textual inversion left out: {}", chain(&error)));
     }
 
     fn warn(&mut self, problem: String) {

@@ -114,21 +114,21 @@ mod text_encoder;
 mod weights;
 
 pub use builder::{Builder, builder};
-pub use convert::{Conversion, ConversionProgress, Converted, ModelForm, WeightType};
+pub use convert::{Conversion, ConversionProgress, ConversionReport, ModelForm, WeightType};
 pub use device::{Device, ParseDeviceError};
-pub use error::Error;
+pub use error::{ConvertError, Error, RunError};
 pub use inspect::{Hashes, Inspection, Part, hashes, inspect};
 pub use lora::LoraWeight;
 pub use precision::{ParsePrecisionError, Precision};
 pub use runtime::RuntimeError;
 pub use sd_core::{
-    Call, ClassifierFree, Conditioning, Defaults, Denoiser, Error as GenerateError, Event,
-    EventStream, Events, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError,
-    Inputs, LatentCodec, LatentDistribution, LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
+    BuildError, Call, ClassifierFree, Conditioning, Defaults, Denoiser, Event, EventStream, Events,
+    GenerateError, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError, Inputs,
+    LatentCodec, LatentDistribution, LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
     MAX_PROMPT_BYTES, MAX_WINDOWS, NetworkReport, OnStop, Picture, Pipeline, PipelineBuilder,
     Problem, Problems, Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction,
-    Request, SchedulerConfig, SizeIds, Sizes, StepInfo, StopToken, Stopped, Timings, Unfinished,
-    Update, files, guidance, guide, image, infotext, ndarray, schedulers, slerp, text,
+    Request, SchedulerConfig, SizeIds, Sizes, Stage, StepInfo, StopToken, Stopped, Timings,
+    Unfinished, Update, files, guidance, guide, image, infotext, ndarray, schedulers, slerp, text,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
 

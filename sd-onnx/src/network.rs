@@ -7,9 +7,10 @@ use std::{
 
 use ndarray::ArrayD;
 use sd_core::{NetworkReport, StopToken};
+use sd_text::outside::chain;
 
 use crate::{
-    Error,
+    Error, RunError,
     engine::Engine,
     graph::{Dialect, Model},
     session::{Input, Session},
@@ -78,7 +79,7 @@ impl Network {
         inputs: &[Named<'_>],
         stop: &StopToken,
         read: impl FnOnce(&[i64], &[f32]) -> T,
-    ) -> Result<T, Error> {
+    ) -> Result<T, RunError> {
         self.session(inputs)?.run(inputs, stop, read)
     }
 
@@ -87,7 +88,7 @@ impl Network {
         &self,
         inputs: &[Named<'_>],
         outputs: &[&str],
-    ) -> Result<Vec<ArrayD<f32>>, Error> {
+    ) -> Result<Vec<ArrayD<f32>>, RunError> {
         self.session(inputs)?.run_for(inputs, outputs)
     }
 
@@ -145,8 +146,9 @@ impl Network {
             })?;
             tracing::warn!(
                 "the {} needs more memory and time to load, because its filters could not be \
-                 reordered into a file: {error}",
-                self.name
+                 reordered into a file: {}",
+                self.name,
+                chain(&error)
             );
             Ok(model)
         })

@@ -13,7 +13,7 @@ use sd_core::{
 use sd_text::{Layer, TextModel, TextShape, TextStates};
 
 use crate::{
-    Error, Precision,
+    Error, Precision, RunError,
     engine::Engine,
     exported::{Codec, Limits, TextFile, TextGraph, UnetGraph},
     graph::{Dialect, Model},
@@ -94,8 +94,10 @@ impl OnnxTextModel {
     ) -> Result<Vec<ArrayD<f32>>, BoxError> {
         let shape = [ids.nrows(), ids.ncols()];
         if let Some(graph) = &self.exported {
-            graph.limits.check(IDS, &shape)?;
-            outputs.iter().try_for_each(|output| graph.check(output))?;
+            let fits = graph.limits.check(IDS, &shape);
+            let fits =
+                fits.and_then(|()| outputs.iter().try_for_each(|output| graph.check(output)));
+            fits.map_err(RunError::from)?;
         }
         let ids = ids.as_standard_layout();
         let ids = ids.as_slice().expect("standard layout");
@@ -227,7 +229,7 @@ impl OnnxDenoiser {
         let context = Array3::zeros((1, length, self.inputs.context));
         let pooled = self.inputs.pooled.map(|width| Array2::zeros((1, width)));
         let sizes = self.inputs.sizes.map(|ids| Array2::zeros((1, ids.count())));
-        let beside = Array4::zeros((1, self.inputs.beside, height, width));
+        let beside = Array4::zeros((1, self.inputs.extra_channels, height, width));
         let guidance = ndarray::arr1(&[1.0]);
         let stop = StopToken::new();
         let mut call = Call::new(latents.view(), 0.0, context.view(), &stop);
@@ -279,7 +281,7 @@ impl OnnxDenoiser {
         for (name, taken, given) in [
             (
                 input::BESIDE,
-                takes.beside > 0,
+                takes.extra_channels > 0,
                 beside.as_ref().map(Contiguous::input),
             ),
             (
@@ -316,7 +318,8 @@ impl Denoiser for OnnxDenoiser {
         let dim = output.dim();
         self.with_inputs(call, |inputs| -> Result<(), BoxError> {
             for (name, input) in inputs {
-                self.limits.check(name, input.shape())?;
+                let fits = self.limits.check(name, input.shape());
+                fits.map_err(RunError::from)?;
             }
             self.network.run(inputs, call.stop, |_, data| {
                 ArrayView4::from_shape(dim, data).map(|prediction| output.assign(&prediction))
@@ -501,7 +504,8 @@ impl LatentCodec for OnnxCodec {
         image: ArrayView4<'_, f32>,
         stop: &StopToken,
     ) -> Result<LatentDistribution, BoxError> {
-        let moments = run_image(self.encoder()?, "image", image, stop)?;
+        let encoder = self.encoder().map_err(RunError::from)?;
+        let moments = run_image(encoder, "image", image, stop)?;
         let channels = self.config.latent_channels as isize;
         let (expected, found) = match self.config.is_variational() {
             true => (2 * channels, moments.dim().1),
@@ -588,7 +592,8 @@ fn run_image(
     stop: &StopToken,
 ) -> Result<Array4<f32>, BoxError> {
     let shape = x.shape();
-    half.limits.check(input, shape)?;
+    let fits = half.limits.check(input, shape);
+    fits.map_err(RunError::from)?;
     let x = x.as_standard_layout();
     let inputs = [(
         input,

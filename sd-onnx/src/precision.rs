@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use sd_text::outside::printable;
+use serde::{Deserialize, Serialize};
 
 use crate::device::one_of;
 
@@ -11,7 +12,7 @@ use crate::device::one_of;
 /// [`Device::precisions`](crate::Device::precisions) lists what a device supports. Pictures in
 /// another precision than f32 are close to those in f32, but not identical.
 ///
-/// A precision is written and parsed as a short name:
+/// A precision is written and parsed as a short name, with serde as a string:
 ///
 /// ```
 /// use sd_onnx::Precision;
@@ -19,7 +20,8 @@ use crate::device::one_of;
 /// assert_eq!("bf16".parse(), Ok(Precision::Bf16));
 /// assert_eq!(Precision::Bf16.to_string(), "bf16");
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Precision {
     /// `f32`: 32-bit floats. This is the default.
@@ -76,6 +78,8 @@ mod tests {
     fn names_are_parsed_back() {
         for precision in Precision::ALL {
             assert_eq!(precision.to_string().parse(), Ok(precision));
+            let json = serde_json::to_string(&precision).unwrap();
+            assert_eq!(json, format!("\"{precision}\""));
         }
         assert_eq!(
             "fp16".parse::<Precision>().unwrap_err().to_string(),

@@ -14,7 +14,9 @@ use ort::{
 };
 use sd_core::{NetworkReport, StopToken};
 
-use crate::{Error, engine::Engine, graph::Model, provider::on_device, weights::not_utf8};
+use crate::{
+    Error, RunError, engine::Engine, graph::Model, provider::on_device, weights::not_utf8,
+};
 
 /// The session option with the folder of the external data, for a model given as bytes.
 const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
@@ -110,14 +112,14 @@ impl Session {
     /// Stopping `stop` ends the call, both while it waits for another call and while it runs.
     ///
     /// # Errors
-    /// - [`Error::Stopped`] when `stop` is stopped before the call has ended.
-    /// - [`Error::Onnx`] when ONNX Runtime fails.
+    /// - [`RunError::Stopped`] when `stop` is stopped before the call has ended.
+    /// - [`RunError::Onnx`] when ONNX Runtime fails.
     pub fn run<T>(
         &self,
         inputs: &[(&str, Input<'_>)],
         stop: &StopToken,
         read: impl FnOnce(&[i64], &[f32]) -> T,
-    ) -> Result<T, Error> {
+    ) -> Result<T, RunError> {
         // Each call has its own options, so a late stop cannot end a later call.
         let mut options = RunOptions::new().map_err(|e| self.failed(e))?;
         let first = self.planned.prepare(inputs, &mut options);
@@ -131,7 +133,7 @@ impl Session {
         });
         // The slot's lock is not held while the callback is registered or removed, because the
         // callback takes that lock.
-        let session = self.slot.take(Some(stop)).ok_or(Error::Stopped)?;
+        let session = self.slot.take(Some(stop)).ok_or(RunError::Stopped)?;
         let read = |outputs: &SessionOutputs<'_>| -> ort::Result<T> {
             let (shape, data) = outputs[0].try_extract_tensor::<f32>()?;
             Ok(read(shape, data))
@@ -140,7 +142,7 @@ impl Session {
             .call(session, inputs, &options, read)
             .map_err(|error| {
                 if stop.is_stopped() {
-                    Error::Stopped
+                    RunError::Stopped
                 } else {
                     error
                 }
@@ -153,12 +155,12 @@ impl Session {
     /// the order of `names`. The call cannot be stopped.
     ///
     /// # Errors
-    /// [`Error::Onnx`] when ONNX Runtime fails.
+    /// [`RunError::Onnx`] when ONNX Runtime fails.
     pub fn run_for(
         &self,
         inputs: &[(&str, Input<'_>)],
         names: &[&str],
-    ) -> Result<Vec<ArrayD<f32>>, Error> {
+    ) -> Result<Vec<ArrayD<f32>>, RunError> {
         let outputs = names
             .iter()
             .fold(OutputSelector::no_default(), |all, name| all.with(*name));
@@ -192,7 +194,7 @@ impl Session {
         inputs: &[(&str, Input<'_>)],
         options: &RunOptions<impl SelectedOutputMarker>,
         read: impl FnOnce(&SessionOutputs<'_>) -> ort::Result<T>,
-    ) -> Result<T, Error> {
+    ) -> Result<T, RunError> {
         let inputs = inputs.iter().map(
             |&(name, input)| -> ort::Result<(&str, SessionInputValue<'_>)> {
                 Ok((
@@ -218,8 +220,8 @@ impl Session {
         read(&outputs).map_err(|e| self.failed(e))
     }
 
-    fn failed(&self, error: ort::Error) -> Error {
-        Error::onnx(format!("running the {}", self.name))(error)
+    fn failed(&self, error: ort::Error) -> RunError {
+        RunError::onnx(self.name)(error)
     }
 }
 

@@ -283,7 +283,9 @@ impl TextEncoder {
                 .map(|&text| self.end_of_text(&tokens[text].ids));
             let ends: Vec<i64> = ends.collect();
             let states = self.model.outputs(ids.view(), &ends, &outputs);
-            let mut states = states.map_err(TextError::Model)?.into_iter();
+            let mut states = states
+                .map_err(|source| TextError::Model { tower: 0, source })?
+                .into_iter();
             let wanted = [Some(&mut pooled), projected.as_mut()];
             for (all, states) in wanted.into_iter().flatten().zip(&mut states) {
                 for (&text, state) in batch.iter().zip(states.outer_iter()) {

@@ -13,6 +13,7 @@ use std::{fs, path::Path};
 
 use common::{Model, plain_file, write_tensors};
 use safetensors::Dtype;
+use sd_text::outside::chain;
 use serde_json::json;
 
 const SHAPE: &str = "four-last";
@@ -26,7 +27,7 @@ fn refused(parts: &[&str], spoil: impl FnOnce(&mut Model, &Path)) {
     spoil(&mut model, folder.path());
     let error = match sd_onnx::builder().load(folder.path()) {
         Ok(_) => panic!("loaded, expected an error with {parts:?}"),
-        Err(error) => error.to_string(),
+        Err(error) => chain(&error),
     };
     println!("{error}");
     for part in parts {
@@ -78,10 +79,7 @@ fn missing_parts() {
             fs::remove_file(weight_file(folder, "vae")).unwrap();
         },
     );
-    let error = sd_onnx::builder()
-        .load("no/such/folder")
-        .unwrap_err()
-        .to_string();
+    let error = chain(&sd_onnx::builder().load("no/such/folder").unwrap_err());
     assert!(
         error.contains("no/such/folder") && error.contains("not found"),
         "{error}"
@@ -672,10 +670,7 @@ fn names_from_files_are_printed_in_safe_characters() {
         let mut model = Model::of_shape(SHAPE);
         model.write(folder.path());
         spoil(&mut model, folder.path());
-        let error = sd_onnx::builder()
-            .load(folder.path())
-            .unwrap_err()
-            .to_string();
+        let error = chain(&sd_onnx::builder().load(folder.path()).unwrap_err());
         println!("{error}");
         let is_bad = |c: char| c.is_control() || c == '\u{202e}';
         assert!(!error.contains(is_bad), "{error:?}");

@@ -9,6 +9,7 @@ use std::{fs, ops::ControlFlow, sync::Arc};
 
 use common::{Model, emoji, load};
 use sd_onnx::{Event, Pipeline, Request, StopToken};
+use sd_text::outside::chain;
 
 #[test]
 fn max_pixels_is_the_largest_picture() {
@@ -17,15 +18,13 @@ fn max_pixels_is_the_largest_picture() {
         .load(emoji())
         .unwrap();
     let request = Request::new("a fox").steps(1).size(96, 104);
-    let error = pipeline.generate(&request).unwrap_err().to_string();
+    let error = chain(&pipeline.generate(&request).unwrap_err());
     assert_eq!(error, "size is 96×104, expected at most 9216 pixels");
     assert!(load(&emoji()).generate(&request).is_ok());
     // The model's own size is checked when the model is loaded.
     let error = sd_onnx::builder().max_pixels(64).load(emoji()).unwrap_err();
     assert!(
-        error
-            .to_string()
-            .contains("size is 96×96, expected at most 64 pixels"),
+        chain(&error).contains("size is 96×96, expected at most 64 pixels"),
         "{error}"
     );
 }
@@ -59,11 +58,11 @@ fn order(pipeline: &Pipeline) -> Vec<usize> {
 #[test]
 fn batch_is_how_many_go_through_the_loop_together() {
     assert_eq!(order(&load(&emoji())), [0, 0, 1, 1, 2, 2]);
-    let two = sd_onnx::builder().batch(2).load(emoji()).unwrap();
+    let two = sd_onnx::builder().max_batch(2).load(emoji()).unwrap();
     assert_eq!(order(&two), [0, 1, 0, 1, 2, 2]);
-    let none = sd_onnx::builder().batch(0).load(emoji()).unwrap_err();
+    let none = sd_onnx::builder().max_batch(0).load(emoji()).unwrap_err();
     assert!(
-        none.to_string().contains("batch is 0, expected 1 to 1024"),
+        chain(&none).contains("max_batch is 0, expected 1 to 1024"),
         "{none}"
     );
 }

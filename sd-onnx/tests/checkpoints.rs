@@ -23,6 +23,7 @@ use sd_onnx::{
     schedulers::{Ladder, Prediction, samplers::Euler},
     text::ClipSkip,
 };
+use sd_text::outside::chain;
 use single::{Options, families, write_single_file, write_single_folder};
 
 /// The model of a family, written both as a folder and as a file.
@@ -78,14 +79,14 @@ fn networks(builder: &Builder, path: &Path) -> Vec<Vec<f32>> {
         let values = ids.values(&Sizes::default(), size, 6.0);
         Array2::from_shape_vec((1, values.len()), values).unwrap()
     });
-    let beside = Array4::from_shape_fn((1, inputs.beside, 8, 8), |(_, c, y, x)| {
+    let beside = Array4::from_shape_fn((1, inputs.extra_channels, 8, 8), |(_, c, y, x)| {
         wave(c + y * 3 + x * 5)
     });
     let stop = StopToken::new();
     let mut call = Call::new(latents.view(), 500.0, context.view(), &stop);
     call.pooled = pooled.as_ref().map(|pooled| pooled.view());
     call.sizes = sizes.as_ref().map(|sizes| sizes.view());
-    call.beside = (inputs.beside > 0).then(|| beside.view());
+    call.beside = (inputs.extra_channels > 0).then(|| beside.view());
     let guidance = ndarray::arr1(&[7.5]);
     call.guidance = inputs.guidance.then(|| guidance.view());
     let mut output = Array4::zeros(latents.dim());
@@ -176,7 +177,7 @@ fn parts_from_elsewhere() {
         ("a text encoder not found", "`Builder::text_encoder`"),
     ] {
         let error = builder.clone().load(&unet).map(drop).unwrap_err();
-        let error = error.to_string();
+        let error = chain(&error);
         assert!(error.contains(what) && error.contains(method), "{error}");
         builder = match method {
             "`Builder::vae`" => builder.vae(&vae),
@@ -199,7 +200,7 @@ fn parts_from_elsewhere() {
     assert!(networks(&builder, &pair.folder()) == expected);
     // A part that the model has no place for is refused.
     let second = pair.builder().text_encoder_2(&text);
-    let error = second.load(pair.file()).map(drop).unwrap_err().to_string();
+    let error = chain(&second.load(pair.file()).map(drop).unwrap_err());
     assert!(error.contains("`text_encoder_2`"), "{error}");
     assert!(error.contains("does not have"), "{error}");
     // The autoencoder in this folder has another class and scales its latents in another way. A VAE
@@ -212,7 +213,7 @@ fn parts_from_elsewhere() {
     assert!(networks(&pair.builder().vae(&vae), &pair.folder()) == expected);
     // A VAE file alone does not say how its latents are scaled.
     let error = pair.builder().load_codec(&vae).map(drop).unwrap_err();
-    assert!(error.to_string().contains("`Builder::vae`"), "{error}");
+    assert!(chain(&error).contains("`Builder::vae`"), "{error}");
 }
 
 /// The same for a model with two text encoders. The latents of an SDXL model keep their scaling
@@ -361,7 +362,7 @@ fn unknown_tensors_of_a_network_are_errors() {
         },
     );
     let error = pair.builder().load(pair.file()).map(drop).unwrap_err();
-    let error = error.to_string();
+    let error = chain(&error);
     assert!(
         error.contains("model.diffusion_model.middle_block.7.bias"),
         "{error}"

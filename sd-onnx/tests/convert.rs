@@ -23,8 +23,10 @@ use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
 use sd_onnx::schedulers::{Ladder, Prediction, samplers::Euler};
 use sd_onnx::text::ClipTokenizer;
 use sd_onnx::{
-    Builder, Conversion, Converted, Error, ModelForm, Pipeline, Request, StopToken, WeightType,
+    Builder, Conversion, ConversionReport, ConvertError, Error, ModelForm, Pipeline, Request,
+    StopToken, WeightType,
 };
+use sd_text::outside::chain;
 use serde_json::Value;
 use single::{Options, write_single_file, write_single_folder};
 
@@ -58,9 +60,9 @@ fn networks(folder: &Path) -> Vec<(&'static str, &'static str)> {
     there.map(|name| (name, common::plain_file(name))).collect()
 }
 
-fn convert(from: &Path, to: &Path, form: ModelForm) -> Converted {
+fn convert(from: &Path, to: &Path, form: ModelForm) -> ConversionReport {
     let converted = sd_onnx::builder().convert(from, to, &Conversion::new(form));
-    converted.unwrap_or_else(|error| panic!("{}: {error}", from.display()))
+    converted.unwrap_or_else(|error| panic!("{}: {}", from.display(), chain(&error)))
 }
 
 /// Draws a picture and returns its latents. The sampler and the ladder are fixed, so the sampler
@@ -74,7 +76,7 @@ fn latents(pipeline: &Pipeline) -> Vec<f32> {
         .seed(3)
         .scheduler(Euler::default())
         .ladder(Ladder::karras());
-    let beside = pipeline.denoiser().inputs().beside;
+    let beside = pipeline.denoiser().inputs().extra_channels;
     if beside > 0 {
         let [height, width] = [32, 64].map(|side| side / pipeline.codec().factor());
         let values = (0..beside * height * width)
@@ -169,7 +171,7 @@ fn every_number_is_rounded_to_the_nearest() {
         (WeightType::Bf16, Dtype::BF16),
     ] {
         let new = folder.path().join(format!("{dtype:?}"));
-        let conversion = Conversion::new(ModelForm::Folder).dtype(dtype);
+        let conversion = Conversion::new(ModelForm::Folder).weight_type(dtype);
         sd_onnx::builder().convert(&old, &new, &conversion).unwrap();
         let found = tensors(&new.join(file));
         assert_eq!(found.len(), stored.len());
@@ -204,11 +206,11 @@ fn write(path: &Path, tensors: &Tensors) {
 }
 
 /// Runs a conversion that must fail, checks that it leaves no file, and returns the error.
-fn refused(from: &Path, conversion: &Conversion) -> Error {
+fn refused(from: &Path, conversion: &Conversion) -> ConvertError {
     refused_by(&sd_onnx::builder(), from, conversion)
 }
 
-fn refused_by(builder: &Builder, from: &Path, conversion: &Conversion) -> Error {
+fn refused_by(builder: &Builder, from: &Path, conversion: &Conversion) -> ConvertError {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let converted = builder.convert(from, &out, conversion);
@@ -228,7 +230,7 @@ fn a_number_beyond_the_range_names_its_tensor() {
     let (_, _, bytes) = stored.get_mut("decoder.conv_in.bias").unwrap();
     bytes[4..8].copy_from_slice(&70_000_f32.to_le_bytes());
     write(&path, &stored);
-    let half = Conversion::new(ModelForm::Folder).dtype(WeightType::F16);
+    let half = Conversion::new(ModelForm::Folder).weight_type(WeightType::F16);
     let error = refused(folder.path(), &half).to_string();
     for part in ["vae/", "`decoder.conv_in.bias`", "70000 in place 1", "F16"] {
         assert!(error.contains(part), "{error}");
@@ -274,8 +276,11 @@ fn a_model_that_a_file_cannot_describe_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         write_family(name, folder.path());
         let error = refused(folder.path(), &Conversion::new(ModelForm::File));
-        assert!(matches!(error, Error::Conversion { .. }), "{name}: {error}");
-        assert!(error.to_string().contains(part), "{name}: {error}");
+        assert!(
+            matches!(error, ConvertError::Form { .. }),
+            "{name}: {error}"
+        );
+        assert!(chain(&error).contains(part), "{name}: {error}");
     }
 }
 
@@ -299,7 +304,7 @@ fn progress_goes_up_to_all_bytes_and_a_stop_ends_it() {
     let conversion = Conversion::new(ModelForm::Folder)
         .stop(stop)
         .progress(move |_| stopping.stop());
-    assert!(matches!(refused(&old, &conversion), Error::Stopped));
+    assert!(matches!(refused(&old, &conversion), ConvertError::Stopped));
 }
 
 #[test]
@@ -390,7 +395,7 @@ fn one_file_of_each_family_is_the_same_model() {
         // Convert the file back to a folder.
         let there = sd_onnx::builder().tokenizer(&old);
         let converted = there.convert(&file, &new, &Conversion::new(ModelForm::Folder));
-        let converted = converted.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let converted = converted.unwrap_or_else(|error| panic!("{name}: {}", chain(&error)));
         assert_eq!(converted.lost, [""; 0], "{name}");
         for (network, file) in networks(&old) {
             let [old, new] = [&old, &new].map(|root| tensors(&root.join(network).join(file)));
@@ -613,7 +618,7 @@ fn parts_from_elsewhere_go_into_the_new_model() {
     let error = builder
         .convert(&old, &out, &Conversion::new(ModelForm::Folder))
         .unwrap_err();
-    assert!(error.to_string().contains("`Builder::vae`"), "{error}");
+    assert!(chain(&error).contains("`Builder::vae`"), "{error}");
 }
 
 #[test]
@@ -659,11 +664,11 @@ fn parts_that_do_not_fit_are_refused_as_when_they_are_loaded() {
             "ids up to 49407",
         ),
     ] {
-        let expected = builder.clone().load(at(base)).unwrap_err().to_string();
+        let expected = chain(&builder.clone().load(at(base)).unwrap_err());
         assert!(expected.contains(part), "{expected}");
         for form in [ModelForm::Folder, ModelForm::File, ModelForm::Onnx] {
             let error = refused_by(&builder, &at(base), &Conversion::new(form));
-            assert_eq!(error.to_string(), expected, "{form:?}");
+            assert_eq!(chain(&error), expected, "{form:?}");
         }
     }
 }
@@ -722,7 +727,10 @@ fn a_place_within_the_model_is_a_place_like_any_other() {
         let error = sd_onnx::builder()
             .convert(&old, old.join(place), &to_file)
             .unwrap_err();
-        assert!(matches!(error, Error::Io { .. }), "{place}: {error}");
+        assert!(
+            matches!(error, ConvertError::Model(Error::Io { .. })),
+            "{place}: {error}"
+        );
     }
     assert_eq!(fs::read(&file).unwrap(), before);
 }

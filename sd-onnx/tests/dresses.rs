@@ -15,6 +15,7 @@ use common::{Model, Tensor, Tensors, load, plain_file, write_tensors};
 use ndarray::Array4;
 use safetensors::{Dtype, tensor::TensorView};
 use sd_onnx::{Pipeline, Request, StopToken, text::ClipSkip};
+use sd_text::outside::chain;
 
 /// A small model of the form of Stable Diffusion 1.5. Its configuration has the defaults of the
 /// classes wherever Stable Diffusion 1.5 has them.
@@ -233,19 +234,17 @@ fn variants() {
         file.with_file_name("diffusion_pytorch_model.fp16.safetensors"),
     )
     .unwrap();
-    let error = sd_onnx::builder()
-        .load(folder.path())
-        .unwrap_err()
-        .to_string();
+    let error = chain(&sd_onnx::builder().load(folder.path()).unwrap_err());
     assert!(
         error.contains("fp16, non_ema") && error.contains("unet"),
         "{error}"
     );
-    let error = sd_onnx::builder()
-        .variant("int8")
-        .load(folder.path())
-        .unwrap_err()
-        .to_string();
+    let error = chain(
+        &sd_onnx::builder()
+            .variant("int8")
+            .load(folder.path())
+            .unwrap_err(),
+    );
     assert!(
         error.contains("`int8`") && error.contains("fp16, non_ema"),
         "{error}"
@@ -414,7 +413,7 @@ fn a_vae_without_its_encoder_decodes() {
         .encode(image.view(), &StopToken::new())
         .unwrap_err();
     let part = "tensor `encoder.mid_block.resnets.0.conv1.weight` is missing";
-    assert!(error.to_string().contains(part), "{error}");
+    assert!(chain(&*error).contains(part), "{error}");
 }
 
 /// A weight file may be replaced while the model is loaded, as the handbook says. The model keeps

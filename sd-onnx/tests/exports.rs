@@ -18,6 +18,7 @@ use sd_onnx::{
     schedulers::{Ladder, NoiseSource, noise::TorchRng},
     text::{EncodeOptions, PromptText, Side, Syntax, TextualInversion},
 };
+use sd_text::outside::chain;
 use written::{family_of, write_export};
 
 /// The largest error of one network call. f32 sums are computed in another order.
@@ -104,8 +105,8 @@ fn predict(pipeline: &Pipeline, rows: usize, sides: [usize; 2], timestep: f32) -
     call.sizes = sizes.as_ref().map(|sizes| sizes.view());
     let scales = inputs.guidance.then(|| Array1::from_elem(rows, 8.5));
     call.guidance = scales.as_ref().map(|scales| scales.view());
-    let beside = array4([rows, inputs.beside.max(1), sides[0], sides[1]], 5);
-    call.beside = (inputs.beside > 0).then(|| beside.view());
+    let beside = array4([rows, inputs.extra_channels.max(1), sides[0], sides[1]], 5);
+    call.beside = (inputs.extra_channels > 0).then(|| beside.view());
     let mut output = Array4::zeros(latents.dim());
     pipeline
         .denoiser()
@@ -128,10 +129,10 @@ fn draw(pipeline: &Pipeline, clip_skip: usize, sides: [u32; 2]) -> (Array4<f32>,
     if clip_skip > 0 {
         request = request.clip_skip(clip_skip);
     }
-    if inputs.beside > 0 {
+    if inputs.extra_channels > 0 {
         let factor = pipeline.codec().factor();
         let [width, height] = sides.map(|side| side as usize / factor);
-        request = request.beside(array4([1, inputs.beside, height, width], 5));
+        request = request.beside(array4([1, inputs.extra_channels, height, width], 5));
     }
     let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
     let pixels = picture.pixels.iter().copied().collect();
@@ -152,7 +153,7 @@ fn what_an_export_takes_is_read_from_its_graphs() {
         let inputs = own.denoiser().inputs().clone().patch(1 << doublings);
         assert_eq!(export.denoiser().inputs(), &inputs, "{name}");
         let request = Request::new(PROMPT).size(72, 64).steps(1);
-        let error = export.generate(&request).unwrap_err().to_string();
+        let error = chain(&export.generate(&request).unwrap_err());
         assert!(
             error.contains("sides that are multiples of"),
             "{name}: {error}"
@@ -328,11 +329,7 @@ fn graphs_of_16_bits_and_fixed_sizes() {
     };
     size(16, 16).unwrap();
     let error = size(32, 16).unwrap_err();
-    let error = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-    let error = error
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ");
+    let error = chain(&error);
     for part in [
         "unet",
         "model.onnx",
@@ -450,11 +447,7 @@ fn a_layer_that_is_not_found_is_an_error_when_it_is_asked_for() {
     let request = Request::new(PROMPT).size(64, 64).steps(1);
     pipeline.generate(&request).unwrap();
     let error = pipeline.generate(&request.clip_skip(2)).unwrap_err();
-    let error = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-    let error = error
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ");
+    let error = chain(&error);
     for part in [
         "text_encoder",
         "model.onnx",
@@ -470,11 +463,8 @@ fn parts_that_are_missing() {
     let folder = tempfile::tempdir().unwrap();
     let export = write_export("diffusers-2022", folder.path());
     let error = || {
-        sd_onnx::builder()
-            .load(&export)
-            .map(drop)
-            .unwrap_err()
-            .to_string()
+        let loaded = sd_onnx::builder().load(&export).map(drop);
+        chain(&loaded.unwrap_err())
     };
 
     // Drawing from noise does not need the encoder.
@@ -483,7 +473,7 @@ fn parts_that_are_missing() {
     draw(&pipeline, 0, [64, 64]);
     let image = Array4::zeros((1, 3, 64, 64));
     let codec = pipeline.codec().encode(image.view(), &StopToken::new());
-    let problem = codec.unwrap_err().to_string();
+    let problem = chain(&*codec.unwrap_err());
     assert!(
         problem.contains("vae_encoder") && problem.contains("no encoder"),
         "{problem}"

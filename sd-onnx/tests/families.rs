@@ -18,6 +18,7 @@ use sd_onnx::{
     schedulers::from_config,
     text::{EncodeOptions, PromptText, Side, Syntax, TextualInversion},
 };
+use sd_text::outside::chain;
 use serde_json::Value;
 
 /// The largest error of one network call. f32 sums are computed in another order.
@@ -156,7 +157,7 @@ fn one_unet_call() {
             let split = inputs.channels as isize;
             let latents = sample.slice_axis(Axis(1), Slice::new(0, Some(split), 1));
             let beside = sample.slice_axis(Axis(1), Slice::new(split, None, 1));
-            assert_eq!(beside.dim().1, inputs.beside);
+            assert_eq!(beside.dim().1, inputs.extra_channels);
             let (tokens, pooled) = context(golden, case);
             let sizes = golden
                 .find(&format!("{name}.time_ids"))
@@ -170,7 +171,7 @@ fn one_unet_call() {
             call.pooled = pooled.as_ref().map(|pooled| pooled.view());
             call.sizes = sizes.as_ref().map(|sizes| sizes.view());
             call.guidance = scales.as_ref().map(|scales| scales.view());
-            call.beside = (inputs.beside > 0).then_some(beside);
+            call.beside = (inputs.extra_channels > 0).then_some(beside);
             let mut output = Array4::zeros(latents.dim());
             pipeline
                 .denoiser()
@@ -298,7 +299,7 @@ fn a_refiner_of_another_prediction_or_other_latents_is_refused() {
         let mut config: Value = serde_json::from_str(&before).unwrap();
         config[key] = value;
         std::fs::write(&path, config.to_string()).unwrap();
-        let error = load().map(drop).unwrap_err().to_string();
+        let error = chain(&load().map(drop).unwrap_err());
         assert!(error.contains(file) && error.contains(part), "{error}");
         std::fs::write(&path, before).unwrap();
     }
@@ -429,6 +430,6 @@ fn textual_inversions_of_both_text_encoders() {
             .load(&folder)
             .unwrap_err();
         let width = second.ncols().to_string();
-        assert!(error.to_string().contains(&width), "{error}");
+        assert!(chain(&error).contains(&width), "{error}");
     }
 }

@@ -12,6 +12,7 @@ use common::{Golden, Model, Tensor, Tensors, golden, load, plain_file, write_ten
 use half::{bf16, f16};
 use safetensors::{Dtype, tensor::TensorView};
 use sd_onnx::{Pipeline, Request};
+use sd_text::outside::chain;
 
 const SHAPE: &str = "four";
 const COMPONENTS: [&str; 3] = ["text_encoder", "unet", "vae"];
@@ -241,7 +242,7 @@ fn other_types_are_refused_by_name() {
         });
         safetensors::serialize_to_file(views, None, &path).unwrap();
         let error = sd_onnx::builder().load(folder.path()).unwrap_err();
-        let error = error.to_string();
+        let error = chain(&error);
         assert!(error.contains(expected) && error.contains(name), "{error}");
     }
 }

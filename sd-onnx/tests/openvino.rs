@@ -20,6 +20,7 @@ use sd_onnx::{
     RuntimeError, StopToken,
     schedulers::{NoiseSource, noise::TorchRng},
 };
+use sd_text::outside::chain;
 
 /// The largest error in f32. Sums are computed in another order.
 const F32: f64 = 1e-5;
@@ -44,7 +45,7 @@ fn openvino(precision: Precision) -> Option<Builder> {
             eprintln!("SKIPPED, not passed: OpenVINO in {precision} is not available: {error}");
             None
         }
-        Err(error) => panic!("{error}"),
+        Err(error) => panic!("{}", chain(&error)),
     }
 }
 
@@ -185,7 +186,7 @@ fn call(unet: &dyn Denoiser, [height, width]: [usize; 2]) -> Vec<f32> {
     call.sizes = sizes.as_ref().map(|it| it.view());
     let guidance = inputs.guidance.then(|| Array1::from_elem(1, 8.0));
     call.guidance = guidance.as_ref().map(|it| it.view());
-    let beside = (inputs.beside > 0).then(|| image(inputs.beside, 4));
+    let beside = (inputs.extra_channels > 0).then(|| image(inputs.extra_channels, 4));
     call.beside = beside.as_ref().map(|it| it.view());
     let mut output = Array4::zeros(latents.dim());
     unet.predict(&call, output.view_mut()).unwrap();

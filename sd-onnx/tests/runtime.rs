@@ -15,6 +15,7 @@ use std::{
 
 use common::Model;
 use sd_onnx::Device;
+use sd_text::outside::chain;
 
 /// Loads a model with each library of `SD_TEST_RUNTIMES` in turn, on the device `SD_TEST_DEVICE`,
 /// and prints the results. An empty name stands for no library. The process then sleeps for
@@ -33,7 +34,7 @@ fn child() {
         };
         match builder.load(&model) {
             Ok(_) => println!("RESULT loaded"),
-            Err(error) => println!("RESULT {error}"),
+            Err(error) => println!("RESULT {}", chain(&error)),
         }
     }
     let seconds = std::env::var("SD_TEST_SECONDS").map_or(0, |seconds| seconds.parse().unwrap());
@@ -459,11 +460,12 @@ fn a_library_that_is_no_regular_file_is_refused() {
 fn a_device_that_cannot_be_had_is_an_error() {
     let model = tempfile::tempdir().unwrap();
     Model::of_shape("four-last").write(model.path());
-    let error = sd_onnx::builder()
-        .device(Device::Cuda)
-        .load(model.path())
-        .unwrap_err()
-        .to_string();
+    let error = chain(
+        &sd_onnx::builder()
+            .device(Device::Cuda)
+            .load(model.path())
+            .unwrap_err(),
+    );
     assert!(
         error.contains("`cuda` can't be had") && error.contains("available: cpu"),
         "{error}"

@@ -24,6 +24,7 @@ use sd_onnx::{
     TextEncoder, similarity,
     text::{ClipSkip, ClipTokenizer, PromptEncoder, TextError, TextualInversion},
 };
+use sd_text::outside::chain;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -214,7 +215,7 @@ fn a_tokenizer_with_more_ids_than_rows_is_told_before_inversions_are_read() {
     let builder = sd_onnx::builder().embedding(inversion);
     let error = builder.load_text_encoder(folder.path()).unwrap_err();
     let expected = "the tokenizer has ids up to 1013, the text model's embedding only 1000 rows";
-    assert!(error.to_string().contains(expected), "{error}");
+    assert!(chain(&error).contains(expected), "{error}");
 }
 
 #[test]
@@ -322,7 +323,7 @@ fn an_inversion_of_a_word_is_the_word() {
 fn refused(inversion: TextualInversion) -> String {
     let builder = sd_onnx::builder().embedding(inversion);
     let error = builder.load_prompt_encoder(emoji()).map(drop).unwrap_err();
-    error.to_string()
+    chain(&error)
 }
 
 #[test]
@@ -345,9 +346,7 @@ fn inversions_that_do_not_fit() {
     let twice = builder.embedding(of("Cat-Toy", width));
     let error = twice.load_prompt_encoder(emoji()).map(drop).unwrap_err();
     assert!(
-        error
-            .to_string()
-            .contains("the textual inversion \"cat-toy\""),
+        chain(&error).contains("the textual inversion \"cat-toy\""),
         "{error}"
     );
 
@@ -356,7 +355,7 @@ fn inversions_that_do_not_fit() {
     fs::write(&path, "not one").unwrap();
     for at in [path.as_path(), Path::new("no/such/x.safetensors")] {
         let builder = sd_onnx::builder().embeddings(at);
-        let error = builder.load(emoji()).map(drop).unwrap_err().to_string();
+        let error = chain(&builder.load(emoji()).map(drop).unwrap_err());
         assert!(error.contains("x.safetensors"), "{error}");
     }
 }
@@ -500,7 +499,7 @@ fn what_is_unusable_in_a_folder_is_left_out_and_reported() {
     ] {
         let path = folder.path().join(format!("{file}.safetensors"));
         let builder = sd_onnx::builder().embeddings(path);
-        let error = builder.load_text_encoder(emoji()).unwrap_err().to_string();
+        let error = chain(&builder.load_text_encoder(emoji()).unwrap_err());
         assert!(error.contains(file), "{error}");
     }
 }
@@ -518,7 +517,7 @@ fn many_unusable_files_are_counted() {
         fs::write(folder.path().join(format!("{n}")), "").unwrap();
     }
     let builder = sd_onnx::builder().embeddings(folder.path());
-    let error = builder.load_text_encoder(emoji()).unwrap_err().to_string();
+    let error = chain(&builder.load_text_encoder(emoji()).unwrap_err());
     assert!(
         error.contains("more than 20000 files and folders in it"),
         "{error}"
@@ -557,7 +556,7 @@ fn every_setting_counts() {
     let error = encoder.encode(["a", long.as_str()]).unwrap_err();
     assert!(matches!(error, TextError::TooLong { index: 1, .. }));
     assert_eq!(
-        error.to_string(),
+        chain(&error),
         "text 1 is too long: 5 tokens from byte 300 on do not fit the text model"
     );
     let cut = encoder.clone().truncated(true).encode([&long]).unwrap();

@@ -21,14 +21,14 @@ pub struct Chunking {
     /// The most chunks. Text that does not fit is cut off and reported in [`Chunks::cut`].
     ///
     /// Default: `None`, nothing is cut off.
-    pub at_most: Option<NonZeroUsize>,
+    pub max_chunks: Option<NonZeroUsize>,
 }
 
 impl Default for Chunking {
     fn default() -> Self {
         Self {
             comma_reach: 20,
-            at_most: None,
+            max_chunks: None,
         }
     }
 }
@@ -40,9 +40,9 @@ impl Chunking {
         self
     }
 
-    /// Sets [`at_most`](Self::at_most), which truncates long prompts.
-    pub fn at_most(mut self, chunks: NonZeroUsize) -> Self {
-        self.at_most = Some(chunks);
+    /// Sets [`max_chunks`](Self::max_chunks), which truncates long prompts.
+    pub fn max_chunks(mut self, chunks: NonZeroUsize) -> Self {
+        self.max_chunks = Some(chunks);
         self
     }
 }
@@ -63,7 +63,7 @@ pub struct Chunk {
 pub struct Chunks {
     /// The chunks, at least one.
     pub chunks: Vec<Chunk>,
-    /// The text that was cut off, if [`Chunking::at_most`] was set and the prompt was too long.
+    /// The text that was cut off, if [`Chunking::max_chunks`] was set and the prompt was too long.
     ///
     /// Its text and offset refer to the text between brackets: all such text is joined, and with
     /// [`Cleanup::Ftfy`] cleaned up. This is the prompt itself if the prompt has no brackets and no
@@ -97,7 +97,7 @@ impl ClipTokenizer {
     /// let chunks = tokenizer.chunks(&segments, &Chunking::default(), Cleanup::default());
     /// assert_eq!(chunks.chunks.len(), 2);
     ///
-    /// let one = Chunking::default().at_most(NonZeroUsize::MIN);
+    /// let one = Chunking::default().max_chunks(NonZeroUsize::MIN);
     /// let chunks = tokenizer.chunks(&segments, &one, Cleanup::default());
     /// assert_eq!(chunks.chunks.len(), 1);
     /// assert_eq!(chunks.cut.expect("the second chunk was cut off").text, "snow");
@@ -107,7 +107,7 @@ impl ClipTokenizer {
         let room = self.max_length() - 2;
         let at_most = match room {
             0 => 1,
-            _ => chunking.at_most.map_or(usize::MAX, NonZeroUsize::get),
+            _ => chunking.max_chunks.map_or(usize::MAX, NonZeroUsize::get),
         };
         let mut chunks = Vec::new();
         let mut chunk = Filling::default();

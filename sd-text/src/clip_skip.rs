@@ -17,17 +17,19 @@
 //! used. To reproduce diffusers, encode each prompt with the layer it needs and give the embeddings
 //! to the request.
 //!
-//! If no layer is chosen, each text model uses [its own layer](crate::Tower::own_layer): 1 with the
-//! final norm for Stable Diffusion 1.x, 2 without it for SDXL. Stable Diffusion 2.x was trained on
-//! the penultimate layer of OpenCLIP ViT-H, but its diffusers folders omit the last layer
-//! (`num_hidden_layers` is 23), so 1 is right for it too. WebUI ignores the setting for Stable
-//! Diffusion 2.x and SDXL.
+//! If no layer is chosen, each text model uses its
+//! [default layer](crate::Tower::default_layer): 1 with the final norm for Stable Diffusion 1.x, 2
+//! without it for SDXL. Stable Diffusion 2.x was trained on the penultimate layer of OpenCLIP
+//! ViT-H, but its diffusers folders omit the last layer (`num_hidden_layers` is 23), so 1 is right
+//! for it too. WebUI ignores the setting for Stable Diffusion 2.x and SDXL.
 //!
 //! References: `modules/sd_hijack_clip.py` of AUTOMATIC1111's WebUI; `encode_prompt` in
 //! `pipeline_stable_diffusion.py` and `pipeline_stable_diffusion_xl.py` of diffusers 0.42.
 
 use std::fmt;
 use std::num::NonZeroUsize;
+
+use serde::{Deserialize, Serialize};
 
 /// The layer whose output conditions the denoiser, counted from the end: 1 is the last layer, 2 the
 /// penultimate.
@@ -45,7 +47,10 @@ use std::num::NonZeroUsize;
 /// assert_eq!(ClipSkip::new(2)?, ClipSkip::from_diffusers(Some(1)));
 /// # Ok::<(), sd_text::ClipSkipError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// With serde it is WebUI's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ClipSkip(NonZeroUsize);
 
 impl ClipSkip {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::{Chunks, ClipSkip, ClipTokenizer, PromptText};
 
 pub use embedding::{EncodedBranch, EncodedEntry, PromptEmbedding};
-pub use error::TextError;
+pub use error::{TextError, TowerError};
 pub use model::{BoxError, Layer, TextModel, TextShape, TextStates};
 pub use options::EncodeOptions;
 pub use tower::Tower;
@@ -37,29 +37,29 @@ impl PromptEncoder {
     pub fn new(
         tokenizer: Arc<ClipTokenizer>,
         model: Arc<dyn TextModel>,
-    ) -> Result<Self, TextError> {
-        Self::of_towers(vec![Tower::new(tokenizer, model)?])
+    ) -> Result<Self, TowerError> {
+        Self::from_towers(vec![Tower::new(tokenizer, model)?])
     }
 
     /// Creates an encoder with several towers, in the order in which their hidden states are
     /// concatenated.
     ///
     /// # Errors
-    /// - [`TextError::Towers`] if there is no tower, or if more than one has a pooled output.
-    /// - [`TextError::Lengths`] if their tokenizers return different numbers of tokens.
-    pub fn of_towers(towers: Vec<Tower>) -> Result<Self, TextError> {
+    /// - [`TowerError::TowerCount`] if there is no tower, or if more than one has a pooled output.
+    /// - [`TowerError::UnequalTokens`] if their tokenizers return different numbers of tokens.
+    pub fn from_towers(towers: Vec<Tower>) -> Result<Self, TowerError> {
         let pooled = towers
             .iter()
             .filter_map(|tower| tower.model().shape().pooled);
         let pooled = pooled.count();
         if towers.is_empty() || pooled > 1 {
             let towers = towers.len();
-            return Err(TextError::Towers { towers, pooled });
+            return Err(TowerError::TowerCount { towers, pooled });
         }
         let lengths = towers.iter().map(|tower| tower.tokenizer().max_length());
         let found: Vec<_> = lengths.collect();
         if found.iter().any(|&length| length != found[0]) {
-            return Err(TextError::Lengths { found });
+            return Err(TowerError::UnequalTokens { found });
         }
         Ok(Self {
             towers: towers.into(),
@@ -125,14 +125,15 @@ impl PromptEncoder {
         options: &EncodeOptions,
     ) -> Result<PromptEmbedding, TextError> {
         if let [tower] = &*self.towers {
-            return Ok(PromptEmbedding::clone(&*tower.encode(text, options)?));
+            return Ok(PromptEmbedding::clone(&*tower.encode(0, text, options)?));
         }
         let mut options = options.clone();
         let lengths = self.towers.iter().map(|tower| tower.chunks(text, &options));
         let longest = lengths.map(|chunks| chunks.chunks.len()).max();
         options.min_chunks = options.min_chunks.max(longest.unwrap_or(1));
-        let encode = |tower: &Tower| tower.encode(text, &options);
-        let towers: Vec<_> = self.towers.iter().map(encode).collect::<Result<_, _>>()?;
+        let encode = |(index, tower): (usize, &Tower)| tower.encode(index, text, &options);
+        let towers = self.towers.iter().enumerate().map(encode);
+        let towers: Vec<_> = towers.collect::<Result<_, _>>()?;
         Ok(PromptEmbedding::clone(&PromptEmbedding::joined(&towers)))
     }
 
@@ -196,8 +197,8 @@ impl PromptEncoder {
     /// As `encode_prompt`, and:
     ///
     /// - [`TextError::Stopped`] if `go_on` returned false.
-    /// - [`TextError::Parts`] if the prompts have different numbers of branches, or if there is no
-    ///   prompt.
+    /// - [`TextError::UnequalBranches`] if the prompts have different numbers of branches, or if
+    ///   there is no prompt.
     pub fn encode_prompt_while(
         &self,
         prompts: &[&PromptText],
@@ -214,12 +215,12 @@ impl PromptEncoder {
             .first()
             .filter(|first| found.iter().all(|n| n == *first))
         else {
-            return Err(TextError::Parts { found });
+            return Err(TextError::UnequalBranches { found });
         };
         let least = self.lengths(prompts, steps, options);
         let mut branches: Vec<Vec<EncodedBranch>> = vec![Vec::new(); count];
-        for (tower, prompt) in read {
-            let encoded = tower.encode_prompt(prompt, steps, options, &least, go_on)?;
+        for (index, (tower, prompt)) in read.into_iter().enumerate() {
+            let encoded = tower.encode_prompt(index, prompt, steps, options, &least, go_on)?;
             for (all, branch) in branches.iter_mut().zip(encoded) {
                 all.push(branch);
             }

@@ -268,7 +268,7 @@ pub struct NamedInversion {
 pub enum InversionError {
     /// The file cannot be read: it is not a regular file, too large or empty, or it is a web page
     /// or a Git LFS pointer instead of the file.
-    #[error("{}: {}", printable(.path.display()), printable(.source))]
+    #[error("{}: cannot be read", printable(.path.display()))]
     Read {
         /// The file.
         path: PathBuf,

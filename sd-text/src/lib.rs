@@ -73,7 +73,7 @@ pub use clip_skip::{ClipSkip, ClipSkipError};
 pub use emphasis::Emphasis;
 pub use encoder::{
     BoxError, EncodeOptions, EncodedBranch, EncodedEntry, Layer, PromptEmbedding, PromptEncoder,
-    TextError, TextModel, TextShape, TextStates, Tower,
+    TextError, TextModel, TextShape, TextStates, Tower, TowerError,
 };
 pub use inversion::{InversionError, NamedInversion, TextualInversion};
 pub use prompt::{

@@ -5,6 +5,7 @@
 //! the API.
 
 use std::{
+    error::Error,
     fmt::Display,
     fs::{self, File},
     io::{self, Read, Seek},
@@ -49,6 +50,22 @@ pub fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
         shown.push(format!("and {more} more"));
     }
     shown.join(", ")
+}
+
+/// Returns the message of an error and the messages of its causes, joined by ": " and
+/// [`escaped`].
+///
+/// The errors of these crates do not repeat the message of their
+/// [`source`](std::error::Error::source), so a message for a person needs the whole chain.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = escaped(error);
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += ": ";
+        text += &escaped(error);
+        cause = error.source();
+    }
+    text
 }
 
 fn escape(text: impl Iterator<Item = char>) -> String {

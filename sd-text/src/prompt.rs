@@ -75,8 +75,11 @@ const MOST_WARNINGS: usize = 16;
 
 /// Whether a text is the positive or the negative prompt of a request.
 ///
+/// With serde it is `"positive"` or `"negative"`.
+///
 /// Default: [`Positive`](Self::Positive).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Side {
     /// What to draw. `AND` splits the prompt into branches.
     #[default]
@@ -120,7 +123,9 @@ pub struct PromptText {
 }
 
 /// A part of a prompt that probably does not mean what its author intended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// With serde it is an object with a key for each field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Warning {
     /// The bytes of the prompt that caused the warning.
     pub span: Range<usize>,

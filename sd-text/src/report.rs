@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// A loaded network, and how many of its nodes each execution provider of ONNX Runtime runs.
 ///
 /// Its `Display` implementation prints one line:
@@ -18,7 +20,9 @@ use std::fmt;
 /// );
 /// assert_eq!(report.nodes("CPUExecutionProvider"), 0);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+///
+/// With serde it is an object with a key for each field.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct NetworkReport {
     /// The name of the network: "text encoder", "UNet", "VAE decoder" or "VAE encoder".

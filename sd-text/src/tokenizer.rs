@@ -12,6 +12,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{
     Lowercase, NFC, Replace, Sequence as Normalizers, replace::ReplacePattern,
@@ -25,7 +26,10 @@ use files::Files;
 use names::Names;
 pub(crate) use names::{Piece, count};
 
-use crate::{Cleanup, InversionError, NamedInversion, TextualInversion, outside::printable};
+use crate::{
+    Cleanup, InversionError, NamedInversion, TextualInversion,
+    outside::{chain, printable},
+};
 
 /// The most tokens in the name of a textual inversion: the most bytes that a file name can have.
 const MOST_NAME: usize = 255;
@@ -151,9 +155,9 @@ impl ClipTokenizer {
             split_special,
             max_length,
         } = files;
-        let backend = |source| TokenizerError::Backend {
+        let backend = |error: crate::BoxError| TokenizerError::Backend {
             dir: dir.into(),
-            source,
+            problem: chain(&*error),
         };
 
         let vocab_end = vocab.values().max().map_or(0, |&id| id as usize + 1);
@@ -487,7 +491,9 @@ impl ClipTokenizer {
 }
 
 /// A tokenized prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// With serde it is an object with a key for each field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tokens {
     /// The token ids: BOS, text, EOS, padding. There are [`ClipTokenizer::max_length`] of them.
     pub ids: Vec<u32>,
@@ -498,7 +504,9 @@ pub struct Tokens {
 }
 
 /// The end of a text that did not fit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// With serde it is an object with a key for each field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cut {
     /// The number of tokens that were dropped, at least 1.
     pub tokens: usize,
@@ -523,7 +531,7 @@ pub enum TokenizerError {
     },
     /// A file exists but cannot be read: it is not a regular file, too large, empty or not UTF-8,
     /// or it is a web page or a Git LFS pointer instead of the file.
-    #[error("{}: {}", printable(.path.display()), printable(.source))]
+    #[error("{}: cannot be read", printable(.path.display()))]
     Read {
         /// The file.
         path: PathBuf,
@@ -531,14 +539,14 @@ pub enum TokenizerError {
         source: io::Error,
     },
     /// A file is not JSON, or its JSON does not have the expected form.
-    #[error("{}: {}{}", printable(.path.display()), .key.as_ref().map(|key| format!("`{}`: ", printable(key))).unwrap_or_default(), printable(.source))]
+    #[error("{}: {}{}", printable(.path.display()), .key.as_ref().map(|key| format!("`{}`: ", printable(key))).unwrap_or_default(), printable(.problem))]
     Json {
         /// The file.
         path: PathBuf,
         /// The entry in the file, or `None` if the error concerns the whole file.
         key: Option<String>,
         /// What was expected, with the line and column if the text is not JSON.
-        source: serde_json::Error,
+        problem: String,
     },
     /// An id is too large.
     #[error("{}: token \"{}\" has the id {id}, expected at most {}", printable(.path.display()), printable(.token), i32::MAX)]
@@ -593,12 +601,12 @@ pub enum TokenizerError {
         expected: &'static str,
     },
     /// The tokenizer library rejects the contents of the files.
-    #[error("{}: {}", printable(.dir.display()), printable(.source))]
+    #[error("{}: {}", printable(.dir.display()), printable(.problem))]
     Backend {
         /// The folder.
         dir: PathBuf,
-        /// The library's error.
-        source: crate::BoxError,
+        /// The library's message.
+        problem: String,
     },
 }
 

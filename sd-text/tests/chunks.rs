@@ -65,7 +65,7 @@ fn cuts_only_when_asked() {
         NonZeroUsize::new(2).unwrap(),
         NonZeroUsize::new(3).unwrap(),
     );
-    assert_eq!(cut(&long, Chunking::default().at_most(three)), (3, None));
+    assert_eq!(cut(&long, Chunking::default().max_chunks(three)), (3, None));
     let expected = |tokens, offset: usize, text: &str| {
         Some(Cut {
             tokens,
@@ -74,11 +74,11 @@ fn cuts_only_when_asked() {
         })
     };
     assert_eq!(
-        cut(&long, Chunking::default().at_most(two)),
+        cut(&long, Chunking::default().max_chunks(two)),
         (2, expected(50, 600, &long))
     );
     assert_eq!(
-        cut(&long, Chunking::default().at_most(one)),
+        cut(&long, Chunking::default().max_chunks(one)),
         (1, expected(125, 300, &long))
     );
     // The last chunk is filled to its end whether or not there are commas. Brackets do not count in
@@ -86,15 +86,18 @@ fn cuts_only_when_asked() {
     let commas = format!("({}, (dog:1.2)) {}", "cat ".repeat(60), "fox ".repeat(30));
     let text = format!("{}, dog {}", "cat ".repeat(60), "fox ".repeat(30));
     assert_eq!(
-        cut(&commas, Chunking::default().at_most(one)),
+        cut(&commas, Chunking::default().max_chunks(one)),
         (1, expected(17, 298, &text))
     );
     assert_eq!(
-        cut("cat BREAK dog fox BREAK", Chunking::default().at_most(one)),
+        cut(
+            "cat BREAK dog fox BREAK",
+            Chunking::default().max_chunks(one)
+        ),
         (1, expected(2, 3, "catdog fox"))
     );
     assert_eq!(
-        cut("cat BREAK", Chunking::default().at_most(one)),
+        cut("cat BREAK", Chunking::default().max_chunks(one)),
         (1, None)
     );
 }

@@ -11,10 +11,11 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use ndarray::{Array2, Array3, ArrayView2};
+use sd_text::outside::chain;
 use sd_text::{
     BoxError, Chunking, Cleanup, ClipSkip, ClipTokenizer, Emphasis, EncodeOptions, EncodedBranch,
     Layer, PromptEmbedding, PromptEncoder, PromptText, Side, Syntax, TextError, TextModel,
-    TextShape, TextStates, TextualInversion,
+    TextShape, TextStates, TextualInversion, TowerError,
 };
 
 use common::{emoji, load, tiny};
@@ -53,7 +54,7 @@ impl TextModel for Fake {
     }
 }
 
-fn encoder(model: Fake) -> Result<(PromptEncoder, Arc<Fake>), TextError> {
+fn encoder(model: Fake) -> Result<(PromptEncoder, Arc<Fake>), TowerError> {
     let model = Arc::new(model);
     let tokenizer = Arc::new(ClipTokenizer::load(emoji()).unwrap());
     Ok((PromptEncoder::new(tokenizer, model.clone())?, model))
@@ -98,7 +99,7 @@ fn no_prompts_are_an_error() {
     let (encoder, _) = encoder(Fake::default()).unwrap();
     let options = EncodeOptions::default();
     let encoded = encoder.encode_prompt_while(&[], 4, &options, &|| true);
-    assert!(matches!(encoded, Err(TextError::Parts { found }) if found.is_empty()));
+    assert!(matches!(encoded, Err(TextError::UnequalBranches { found }) if found.is_empty()));
     assert_eq!(encoder.longest(&[], 4, &options), 1);
 }
 
@@ -116,7 +117,8 @@ fn long_prompts_are_not_cut() {
 #[test]
 fn cut_prompts_say_so() {
     let (encoder, _) = encoder(Fake::default()).unwrap();
-    let options = EncodeOptions::default().chunking(Chunking::default().at_most(NonZeroUsize::MIN));
+    let options =
+        EncodeOptions::default().chunking(Chunking::default().max_chunks(NonZeroUsize::MIN));
     let prompt = encoder
         .encode_with(&"cat dog ".repeat(40), &options)
         .unwrap();
@@ -220,7 +222,7 @@ fn every_option_counts() {
         default.clone().emphasis(Emphasis::Multiply),
         default
             .clone()
-            .chunking(Chunking::default().at_most(NonZeroUsize::MIN)),
+            .chunking(Chunking::default().max_chunks(NonZeroUsize::MIN)),
         default
             .clone()
             .chunking(Chunking::default().comma_reach(75)),
@@ -434,10 +436,8 @@ fn models_that_fail() {
         })
     ));
     let error = encoder.encode("cat cat", ClipSkip::LAST).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the text model failed: the same word twice"
-    );
+    assert!(matches!(error, TextError::Model { tower: 0, .. }));
+    assert_eq!(chain(&error), "the text model failed: the same word twice");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod common;
 use std::fs;
 use std::time::Instant;
 
+use sd_text::outside::chain;
 use sd_text::{ClipTokenizer, TokenizerError};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -22,7 +23,7 @@ const CONFIG: &str = "tokenizer_config.json";
 #[track_caller]
 fn refused(dir: &TempDir, says: &[&str]) -> TokenizerError {
     let error = ClipTokenizer::load(dir.path()).unwrap_err();
-    let text = error.to_string();
+    let text = chain(&error);
     for part in says {
         assert!(text.contains(part), "{text:?} should name {part:?}");
     }
@@ -150,7 +151,7 @@ fn names_and_values_are_printable_and_short() {
         config(json!({ format!("{name}_token"): "fine", "split_special_tokens": name })),
         with("tokenizer.json", &json!({ "model": name }).to_string()),
     ] {
-        let text = ClipTokenizer::load(dir.path()).unwrap_err().to_string();
+        let text = chain(&ClipTokenizer::load(dir.path()).unwrap_err());
         assert!(text.len() < 1500, "{} bytes", text.len());
         assert!(!text.contains(['\u{1b}', '\n', '\u{202e}']), "{text:?}");
         assert!(

@@ -17,6 +17,7 @@ use std::time::Instant;
 use half::{bf16, f16};
 use ndarray::{Array2, arr2};
 use safetensors::{Dtype, tensor::TensorView};
+use sd_text::outside::chain;
 use sd_text::{
     Chunking, Cleanup, ClipTokenizer, Cut, InversionError, Syntax, TextualInversion, attention,
 };
@@ -227,7 +228,7 @@ fn names_are_found_as_ftfy_writes_them() {
 #[test]
 fn an_inversion_is_cut_whole() {
     let (tokenizer, _) = tokenizer(&[("Wumpus", 3)]);
-    let one = Chunking::default().at_most(std::num::NonZeroUsize::MIN);
+    let one = Chunking::default().max_chunks(std::num::NonZeroUsize::MIN);
     for (before, used, cut) in [
         (72, 77, None),
         (73, 75, Some((3, "wumpus", 292))),
@@ -588,7 +589,7 @@ fn files_that_are_none() {
 fn files_in_the_place_of_others() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.safetensors");
-    let said = || TextualInversion::load(&path).unwrap_err().to_string();
+    let said = || chain(&TextualInversion::load(&path).unwrap_err());
     for (content, says) in [
         ("", "the file is empty"),
         ("version https://git-lfs.github.com/spec/v1\n", "Git LFS"),

@@ -69,7 +69,7 @@ fn letters(fake: Fake) -> Tower {
 }
 
 fn of(towers: Vec<Tower>) -> PromptEncoder {
-    PromptEncoder::of_towers(towers).unwrap()
+    PromptEncoder::from_towers(towers).unwrap()
 }
 
 /// The embedding of a text by one tower alone.
@@ -182,7 +182,7 @@ fn a_prompt_for_each_tower() {
     );
 
     let error = encode(["a AND b", "c"], 1).unwrap_err();
-    assert!(matches!(&error, TextError::Parts { found } if *found == [2, 1]));
+    assert!(matches!(&error, TextError::UnequalBranches { found } if *found == [2, 1]));
     assert_eq!(
         error.to_string(),
         "the prompts for the towers have [2, 1] parts between ANDs, expected equally many"
@@ -191,7 +191,7 @@ fn a_prompt_for_each_tower() {
 
 #[test]
 fn towers_that_do_not_fit() {
-    let refused = |towers| PromptEncoder::of_towers(towers).unwrap_err().to_string();
+    let refused = |towers| PromptEncoder::from_towers(towers).unwrap_err().to_string();
     assert_eq!(
         refused(Vec::new()),
         "found 0 towers and 0 pooled outputs, expected at least 1 tower and at most 1 pooled output"

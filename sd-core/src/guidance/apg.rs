@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::Moment;
+use super::GuidanceStep;
 
 /// Adaptive projected guidance (APG): algorithm 1 of <https://arxiv.org/abs/2410.02416>, diffusers'
 /// `AdaptiveProjectedGuidance`. It prevents burnt colours and hard contrasts at large guidance
@@ -73,7 +73,7 @@ impl Apg {
         conditional: &mut [f32],
         unconditional: &[f32],
         scale: f32,
-        at: &Moment<'_>,
+        at: &GuidanceStep<'_>,
         last: &mut Vec<f32>,
     ) {
         // The sample is `skip · x + out · output`.

@@ -4,7 +4,7 @@ use sd_schedulers::schedule::ClipSample;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Apg, Guide, Memory, Moment, ZeroStar,
+    Apg, GuidanceStep, Guide, Memory, ZeroStar,
     rescale::{deviation, rescale},
 };
 use crate::Problem;
@@ -222,7 +222,7 @@ fn is_usable(threshold: ClipSample) -> bool {
 }
 
 impl Guide for ClassifierFree {
-    fn needs_unconditional(&self, at: &Moment<'_>) -> bool {
+    fn needs_unconditional(&self, at: &GuidanceStep<'_>) -> bool {
         (self.scale > 1.0 || at.both) && self.on(at.steps).contains(&at.rung.index)
     }
 
@@ -230,7 +230,7 @@ impl Guide for ClassifierFree {
         &self,
         conditional: &mut [f32],
         unconditional: &[f32],
-        at: &Moment<'_>,
+        at: &GuidanceStep<'_>,
         memory: &mut Memory,
     ) {
         let before = (self.rescale > 0.0).then(|| deviation(conditional));
@@ -246,7 +246,7 @@ impl Guide for ClassifierFree {
         }
     }
 
-    fn finish(&self, denoised: &mut [f32], at: &Moment<'_>, memory: &mut Memory) {
+    fn finish(&self, denoised: &mut [f32], at: &GuidanceStep<'_>, memory: &mut Memory) {
         if self.zeroes(at.rung.index) {
             // The output of this step is zeros.
             let [skip, _] = at.coefficients();

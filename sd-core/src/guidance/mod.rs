@@ -51,21 +51,21 @@ use crate::Problem;
 /// one call to the next belongs in the [`Memory`] of the picture.
 ///
 /// ```
-/// use sd_core::{Guide, Request, guidance::{Memory, Moment}, guide};
+/// use sd_core::{Guide, Request, guidance::{Memory, GuidanceStep}, guide};
 ///
 /// /// Guidance at middle noise levels only: Kynkäänniemi et al. 2024, arXiv 2404.07724.
 /// #[derive(Debug)]
 /// struct Middling { scale: f32, sigmas: std::ops::Range<f32> }
 ///
 /// impl Guide for Middling {
-///     fn needs_unconditional(&self, at: &Moment<'_>) -> bool {
+///     fn needs_unconditional(&self, at: &GuidanceStep<'_>) -> bool {
 ///         self.sigmas.contains(&at.rung.sigma)
 ///     }
 ///     fn merge(
 ///         &self,
 ///         conditional: &mut [f32],
 ///         unconditional: &[f32],
-///         _: &Moment<'_>,
+///         _: &GuidanceStep<'_>,
 ///         _: &mut Memory,
 ///     ) {
 ///         guide(conditional, unconditional, self.scale);
@@ -78,10 +78,10 @@ pub trait Guide: Any + Debug + Send + Sync {
     /// Returns whether this call needs the prediction for the negative prompt.
     ///
     /// If not, [`merge`](Self::merge) is not called, and the call takes half the time unless [the
-    /// sampler](Moment::both) or another picture of the batch needs the prediction.
+    /// sampler](GuidanceStep::both) or another picture of the batch needs the prediction.
     ///
     /// Default: always true.
-    fn needs_unconditional(&self, at: &Moment<'_>) -> bool {
+    fn needs_unconditional(&self, at: &GuidanceStep<'_>) -> bool {
         let _ = at;
         true
     }
@@ -94,7 +94,7 @@ pub trait Guide: Any + Debug + Send + Sync {
         &self,
         conditional: &mut [f32],
         unconditional: &[f32],
-        at: &Moment<'_>,
+        at: &GuidanceStep<'_>,
         memory: &mut Memory,
     );
 
@@ -102,7 +102,7 @@ pub trait Guide: Any + Debug + Send + Sync {
     /// prediction. This is the last step of every call.
     ///
     /// Default: leaves the sample unchanged.
-    fn finish(&self, denoised: &mut [f32], at: &Moment<'_>, memory: &mut Memory) {
+    fn finish(&self, denoised: &mut [f32], at: &GuidanceStep<'_>, memory: &mut Memory) {
         let _ = (denoised, at, memory);
     }
 }
@@ -110,7 +110,7 @@ pub trait Guide: Any + Debug + Send + Sync {
 /// A call of the model for one picture, as a [`Guide`] sees it.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct Moment<'a> {
+pub struct GuidanceStep<'a> {
     /// The noisy latents, in the scaling of the [`rung`](Self::rung).
     pub x: &'a [f32],
     /// The noise level of the latents. Its index counts the steps of the whole run.
@@ -124,7 +124,7 @@ pub struct Moment<'a> {
     pub both: bool,
 }
 
-impl<'a> Moment<'a> {
+impl<'a> GuidanceStep<'a> {
     /// Creates a call with an unknown number of steps, for a sampler that asks only for the guided
     /// sample.
     pub fn new(x: &'a [f32], rung: Rung, prediction: Prediction) -> Self {
@@ -149,7 +149,7 @@ impl<'a> Moment<'a> {
 
 /// The state of a [`Guide`] for one picture: two buffers, which are empty at the first call of a
 /// run and keep their capacity from call to call.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Memory {
     /// Values to keep from one call to the next.
     pub kept: Vec<f32>,

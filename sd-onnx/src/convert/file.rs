@@ -22,7 +22,7 @@ use super::{
     tokenizers,
 };
 use crate::{
-    Error,
+    ConvertError, Error,
     checkpoint::{self, Checkpoint, Family, Predicts, Stored},
     config::Config,
     models::{unet::UnetConfig, vae::VaeConfig},
@@ -35,7 +35,7 @@ pub(super) fn write<'c>(
     parts: &Parts,
     output: &Output,
     mut steps: Steps<'c>,
-) -> Result<(Steps<'c>, Vec<String>), Error> {
+) -> Result<(Steps<'c>, Vec<String>), ConvertError> {
     let family = parts.family();
     let mut stored = Vec::new();
     for network in &parts.networks {
@@ -69,7 +69,11 @@ pub(super) fn write<'c>(
     Ok((steps, lost))
 }
 
-fn of_network(parts: &Parts, family: Family, network: &Network) -> Result<Vec<Stored>, Error> {
+fn of_network(
+    parts: &Parts,
+    family: Family,
+    network: &Network,
+) -> Result<Vec<Stored>, ConvertError> {
     let shapes = network
         .tensors()
         .map(|(name, tensor)| (name, tensor.shape()));
@@ -90,7 +94,7 @@ fn new<'n>(network: &'n Network, stored: &Stored, steps: &Steps<'_>) -> New<'n> 
         .collect();
     let types = weights
         .iter()
-        .map(|weight| target(weight, steps.conversion.dtype));
+        .map(|weight| target(weight, steps.conversion.weight_type));
     let mut types = types.collect::<Vec<_>>();
     types.dedup();
     New {
@@ -110,7 +114,7 @@ fn new<'n>(network: &'n Network, stored: &Stored, steps: &Steps<'_>) -> New<'n> 
 
 /// Returns the tensors that mark the kind of prediction, zero terminal SNR, latent statistics and
 /// sigma range of the model.
-fn marks(parts: &Parts) -> Result<Vec<(&'static str, Vec<f32>)>, Error> {
+fn marks(parts: &Parts) -> Result<Vec<(&'static str, Vec<f32>)>, ConvertError> {
     let config = &parts.corrected;
     let predicts = Predicts::of(config.prediction).ok_or_else(|| {
         let prediction = config.prediction;
@@ -123,7 +127,7 @@ fn marks(parts: &Parts) -> Result<Vec<(&'static str, Vec<f32>)>, Error> {
         let channels = VaeConfig::new(&config)?.latent_channels;
         let mean = config.numbers("latents_mean", channels)?;
         let std = config.numbers("latents_std", channels)?;
-        Ok::<_, Error>(mean.zip(std).map(|(mean, std)| [mean, std]))
+        Ok::<_, ConvertError>(mean.zip(std).map(|(mean, std)| [mean, std]))
     });
     let latents = vae.transpose()?.flatten();
     let zero_snr = config.rescale_betas_zero_snr;
@@ -137,7 +141,7 @@ fn marks(parts: &Parts) -> Result<Vec<(&'static str, Vec<f32>)>, Error> {
 
 /// Returns the metadata of the file's header, with the keys of
 /// <https://github.com/Stability-AI/ModelSpec>.
-fn metadata(parts: &Parts, family: Family) -> Result<BTreeMap<String, String>, Error> {
+fn metadata(parts: &Parts, family: Family) -> Result<BTreeMap<String, String>, ConvertError> {
     let mut metadata = BTreeMap::new();
     let mut say = |key: &str, value: String| metadata.insert(key.to_owned(), value);
     say("format", "pt".into());
@@ -171,7 +175,7 @@ struct Reread<'a> {
 impl Reread<'_> {
     /// Recognises the file before it is written and compares the result with the model. Returns the
     /// differences outside the networks, one sentence each.
-    fn check(&self, output: &Output) -> Result<Vec<String>, Error> {
+    fn check(&self, output: &Output) -> Result<Vec<String>, ConvertError> {
         let path = output.shown(output.place());
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let stored = self.stored.iter().flat_map(|(_, stored)| stored);
@@ -227,7 +231,7 @@ impl Reread<'_> {
         read: &Checkpoint,
         network: &Network,
         stored: &[Stored],
-    ) -> Result<(), Error> {
+    ) -> Result<(), ConvertError> {
         let component = network.component;
         let fail = |problem: String| {
             self.parts.failed(format!(
@@ -280,7 +284,7 @@ impl Reread<'_> {
     }
 
     /// Returns what the file does not store or stores differently, one sentence each.
-    fn lost(&self, read: &Checkpoint) -> Result<Vec<String>, Error> {
+    fn lost(&self, read: &Checkpoint) -> Result<Vec<String>, ConvertError> {
         let parts = self.parts;
         let mut lost = read.warnings.clone();
         let scheduler = parts.scheduler_values()?;
@@ -332,7 +336,7 @@ impl Reread<'_> {
             let tokenizer = parts.source.tokenizer(*tower)?;
             let mut clip = ClipTokenizer::clip();
             if let Some(pad) = read.pads.get(tower.tokenizer) {
-                clip = clip.padded_with(pad)?;
+                clip = clip.padded_with(pad).map_err(Error::from)?;
             }
             match tokenizers::differences(tower.tokenizer, [&tokenizer, &clip]) {
                 Some(words) => lost.extend(words),

@@ -3,7 +3,7 @@
 //! The stand-ins report the sizes in the parts' configurations. They have no sessions, because
 //! nothing runs.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use ndarray::{Array4, ArrayView2, ArrayView4, ArrayViewMut4};
 use sd_core::{
@@ -11,21 +11,29 @@ use sd_core::{
     SchedulerConfig, StopToken,
 };
 use sd_text::{
-    ClipTokenizer, Layer, PromptEncoder, TextError, TextModel, TextShape, TextStates, Tower,
+    ClipTokenizer, Layer, PromptEncoder, TextModel, TextShape, TextStates, Tower, TowerError,
 };
 
-use crate::models::{clip_text::ClipTextConfig, unet::UnetConfig, vae::VaeConfig};
+use crate::{
+    Error,
+    models::{clip_text::ClipTextConfig, unet::UnetConfig, vae::VaeConfig},
+};
 
 /// Returns the error that [`load`](crate::Builder::load) would return for parts that do not fit.
 ///
 /// Examples are a tokenizer with more ids than the embedding has rows, text encoders of another
 /// width than the UNet's cross-attention, and a UNet and an autoencoder with different latents.
 pub(super) fn check(
+    path: &Path,
     towers: Vec<(ClipTokenizer, ClipTextConfig)>,
     unet: UnetConfig,
     vae: &VaeConfig,
     scheduler: SchedulerConfig,
-) -> Result<(), sd_core::Error> {
+) -> Result<(), Error> {
+    let unfit = |source: TowerError| Error::TextEncoders {
+        path: path.to_path_buf(),
+        source,
+    };
     let tower = |(tokenizer, config): (ClipTokenizer, ClipTextConfig)| {
         let mut shape = TextShape::new(config.layers, config.width)
             .max_length(config.max_length)
@@ -33,18 +41,21 @@ pub(super) fn check(
         shape.pooled = config.projection;
         Tower::new(Arc::new(tokenizer), Arc::new(Text(shape)))
     };
-    let towers: Vec<_> = towers
-        .into_iter()
-        .map(tower)
-        .collect::<Result<_, TextError>>()?;
-    let prompts = PromptEncoder::of_towers(towers)?;
+    let towers = towers.into_iter().map(tower).collect::<Result<_, _>>();
+    let prompts = towers.and_then(PromptEncoder::from_towers).map_err(unfit)?;
     let codec = Codec {
         channels: vae.latent_channels,
         factor: vae.factor(),
     };
     let unet = Arc::new(Unet(unet.inputs));
     let pipeline = Pipeline::builder(prompts, unet, Arc::new(codec), scheduler);
-    pipeline.build().map(drop)
+    pipeline
+        .build()
+        .map(drop)
+        .map_err(|source| Error::Pipeline {
+            path: path.to_path_buf(),
+            source,
+        })
 }
 
 /// The error of every stand-in that is asked to compute something.

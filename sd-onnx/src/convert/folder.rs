@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Steps, index, output::Output, parts::Parts, tensors, tokenizers};
 use crate::{
-    Error,
+    ConvertError, Error,
     config::{Config, MOST_CONFIG},
     source::{TokenizerFiles, TowerParts},
 };
@@ -22,7 +22,7 @@ pub(super) fn write<'c>(
     parts: &Parts,
     output: &Output,
     mut steps: Steps<'c>,
-) -> Result<(Steps<'c>, Vec<String>), Error> {
+) -> Result<(Steps<'c>, Vec<String>), ConvertError> {
     let mut lost = Vec::new();
     let root = output.place();
     output.folder(root)?;
@@ -55,7 +55,11 @@ pub(super) fn write<'c>(
 }
 
 /// Writes the files beside the networks of a diffusers folder: scheduler, tokenizers, index.
-pub(super) fn common(parts: &Parts, output: &Output, lost: &mut Vec<String>) -> Result<(), Error> {
+pub(super) fn common(
+    parts: &Parts,
+    output: &Output,
+    lost: &mut Vec<String>,
+) -> Result<(), ConvertError> {
     let root = output.place();
     let scheduler = root.join("scheduler");
     output.folder(&scheduler)?;
@@ -70,12 +74,13 @@ pub(super) fn common(parts: &Parts, output: &Output, lost: &mut Vec<String>) -> 
     output.write(
         &root.join("model_index.json"),
         pretty(&Value::Object(index)),
-    )
+    )?;
+    Ok(())
 }
 
 /// Returns the text of `scheduler_config.json`. If the model has such a file and the caller changed
 /// nothing in it, the text is the file's own.
-fn scheduler_text(parts: &Parts) -> Result<Cow<'_, str>, Error> {
+fn scheduler_text(parts: &Parts) -> Result<Cow<'_, str>, ConvertError> {
     let (path, own) = parts.source.scheduler()?;
     // A checkpoint has no such file. Its text is generated, and the path is the checkpoint's.
     if path.ends_with("scheduler_config.json") && own == parts.scheduler {
@@ -98,7 +103,7 @@ fn tokenizer(
     folder: &Path,
     output: &Output,
     lost: &mut Vec<String>,
-) -> Result<(), Error> {
+) -> Result<(), ConvertError> {
     output.folder(folder)?;
     match parts.source.tokenizer_files(*tower)? {
         TokenizerFiles::Made(files) => {

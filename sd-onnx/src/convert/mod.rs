@@ -24,13 +24,17 @@ use std::{
 };
 
 use sd_core::StopToken;
+use serde::{Deserialize, Serialize};
 
 pub use self::numbers::WeightType;
 use self::output::Output;
-use crate::{Builder, Error};
+use crate::{Builder, ConvertError};
 
 /// The form to convert a model to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+///
+/// With serde it is `"folder"`, `"file"` or `"onnx"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ModelForm {
     /// A folder in the diffusers layout, for diffusers and this crate.
@@ -53,7 +57,7 @@ pub enum ModelForm {
 ///
 /// let stop = StopToken::new();
 /// let conversion = Conversion::new(ModelForm::File)
-///     .dtype(WeightType::F16)
+///     .weight_type(WeightType::F16)
 ///     .progress(|progress| println!("{} of {} bytes", progress.done, progress.total))
 ///     .stop(stop.clone());
 /// # let _ = conversion;
@@ -61,13 +65,15 @@ pub enum ModelForm {
 #[derive(Clone)]
 pub struct Conversion {
     form: ModelForm,
-    dtype: Option<WeightType>,
+    weight_type: Option<WeightType>,
     progress: Option<Arc<dyn Fn(ConversionProgress) + Send + Sync>>,
     stop: StopToken,
 }
 
 /// How much of a conversion is done, as passed to the function of [`Conversion::progress`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// With serde it is an object with a key for each field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ConversionProgress {
     /// Bytes of weights written so far.
@@ -77,9 +83,11 @@ pub struct ConversionProgress {
 }
 
 /// What a conversion wrote, returned by [`Builder::convert`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// With serde it is an object with a key for each field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Converted {
+pub struct ConversionReport {
     /// The new file or folder.
     pub path: PathBuf,
     /// Number of tensors written.
@@ -98,7 +106,7 @@ impl Conversion {
     pub fn new(form: ModelForm) -> Self {
         Self {
             form,
-            dtype: None,
+            weight_type: None,
             progress: None,
             stop: StopToken::new(),
         }
@@ -107,8 +115,8 @@ impl Conversion {
     /// Sets the type of all weights. Numbers are rounded to nearest, ties to even.
     ///
     /// Default: each tensor keeps its type, except that GGUF blocks and fp8 with scales become f32.
-    pub fn dtype(mut self, dtype: WeightType) -> Self {
-        self.dtype = Some(dtype);
+    pub fn weight_type(mut self, weight_type: WeightType) -> Self {
+        self.weight_type = Some(weight_type);
         self
     }
 
@@ -121,7 +129,7 @@ impl Conversion {
     }
 
     /// Sets a token that stops the conversion. The conversion checks it after each write, returns
-    /// [`Error::Stopped`] and leaves nothing behind.
+    /// [`ConvertError::Stopped`] and leaves nothing behind.
     ///
     /// Default: none.
     pub fn stop(mut self, stop: StopToken) -> Self {
@@ -149,7 +157,7 @@ impl Builder {
     /// # let out = folder.join("emoji-f32");
     /// use sd_onnx::{Conversion, ModelForm, WeightType};
     ///
-    /// let conversion = Conversion::new(ModelForm::Folder).dtype(WeightType::F32);
+    /// let conversion = Conversion::new(ModelForm::Folder).weight_type(WeightType::F32);
     /// let converted = sd_onnx::builder().convert(model, &out, &conversion)?;
     /// assert!(converted.lost.is_empty());
     /// sd_onnx::builder().load(&out)?;
@@ -158,22 +166,25 @@ impl Builder {
     /// ```
     ///
     /// # Errors
-    /// - The errors of [`load`](Self::load) about the model's files, and about parts that do not
-    ///   fit each other.
-    /// - [`Error::Io`] when `out` exists or cannot be written, for example because the disk is
-    ///   full.
-    /// - [`Error::TensorValues`] when a number is beyond the range of the requested type, such as
-    ///   70000 in f16.
-    /// - [`Error::Conversion`] when the form cannot represent the model. For example, a file does
+    /// - [`ConvertError::Model`] with the errors of [`load`](Self::load) about the model's files,
+    ///   and about parts that do not fit each other.
+    /// - [`ConvertError::Model`] with [`Error::Io`] when `out` exists or cannot be written, for
+    ///   example because the disk is full.
+    /// - [`ConvertError::Model`] with [`Error::TensorValues`] when a number is beyond the range of
+    ///   the requested type, such as 70000 in f16.
+    /// - [`ConvertError::Form`] when the form cannot represent the model. For example, a file does
     ///   not store the number of attention heads, so a network with a number that is unusual for
     ///   its family is refused.
-    /// - [`Error::Stopped`] when the token of [`Conversion::stop`] was set.
+    /// - [`ConvertError::Stopped`] when the token of [`Conversion::stop`] was stopped.
+    ///
+    /// [`Error::Io`]: crate::Error::Io
+    /// [`Error::TensorValues`]: crate::Error::TensorValues
     pub fn convert(
         &self,
         path: impl AsRef<Path>,
         out: impl AsRef<Path>,
         conversion: &Conversion,
-    ) -> Result<Converted, Error> {
+    ) -> Result<ConversionReport, ConvertError> {
         let (path, out) = (path.as_ref(), out.as_ref());
         let _span = tracing::info_span!("convert", model = %path.display()).entered();
         let output = Output::new(out)?;
@@ -191,7 +202,7 @@ impl Builder {
         };
         let (tensors, bytes) = (steps.tensors, steps.done);
         output.finish()?;
-        Ok(Converted {
+        Ok(ConversionReport {
             path: out.to_path_buf(),
             tensors,
             bytes,
@@ -211,7 +222,7 @@ struct Steps<'c> {
 
 impl Steps<'_> {
     /// Adds bytes that were just written, reports the progress, and checks the stop token.
-    fn done(&mut self, bytes: u64) -> Result<(), Error> {
+    fn done(&mut self, bytes: u64) -> Result<(), ConvertError> {
         self.done += bytes;
         if let Some(report) = &self.conversion.progress {
             report(ConversionProgress {
@@ -220,7 +231,7 @@ impl Steps<'_> {
             });
         }
         match self.conversion.stop.is_stopped() {
-            true => Err(Error::Stopped),
+            true => Err(ConvertError::Stopped),
             false => Ok(()),
         }
     }
@@ -236,7 +247,7 @@ impl fmt::Debug for Conversion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Conversion")
             .field("form", &self.form)
-            .field("dtype", &self.dtype)
+            .field("weight_type", &self.weight_type)
             .field("progress", &self.progress.as_ref().map(|_| "given"))
             .field("stop", &self.stop)
             .finish()

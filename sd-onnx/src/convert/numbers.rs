@@ -3,6 +3,7 @@
 use std::{ops::Deref, sync::Arc};
 
 use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Error,
@@ -10,7 +11,10 @@ use crate::{
 };
 
 /// The type to convert weights to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+///
+/// With serde it is the name of the type in lower case, such as `"bf16"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum WeightType {
     /// 32 bits. Networks compute in this type on a CPU.

@@ -31,7 +31,7 @@ use super::{
     tensors::{self, New},
 };
 use crate::{
-    Error,
+    ConvertError,
     config::Config,
     graph::{Dialect, Model, proto},
     models::{
@@ -52,7 +52,7 @@ pub(super) fn write<'c>(
     parts: &Parts,
     output: &Output,
     mut steps: Steps<'c>,
-) -> Result<(Steps<'c>, Vec<String>), Error> {
+) -> Result<(Steps<'c>, Vec<String>), ConvertError> {
     let mut lost = Vec::new();
     output.folder(output.place())?;
     let mut graphs = Vec::new();
@@ -111,7 +111,7 @@ fn graph(
     network: &Network,
     name: &str,
     weights: &Weights,
-) -> Result<proto::Model, Error> {
+) -> Result<proto::Model, ConvertError> {
     let config = || Config::of(&network.path, network.config.clone());
     let dialect = Dialect::default();
     let mut graph = match name {
@@ -147,7 +147,7 @@ fn graph(
     Ok(graph.model)
 }
 
-fn text(parts: &Parts, network: &Network, weights: &Weights) -> Result<Graph, Error> {
+fn text(parts: &Parts, network: &Network, weights: &Weights) -> Result<Graph, ConvertError> {
     let mut config = ClipTextConfig::new(Config::of(&network.path, network.config.clone()))?;
     let towers = parts.source.towers().iter();
     let is_pooled = towers

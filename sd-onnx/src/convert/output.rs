@@ -125,6 +125,8 @@ mod tests {
     // A failed `unwrap` fails the test.
     #![allow(clippy::unwrap_used)]
 
+    use sd_text::outside::chain;
+
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
@@ -175,10 +177,7 @@ mod tests {
             output.finish().unwrap_err(),
             Output::new(&path).unwrap_err(),
         ] {
-            assert!(
-                error.to_string().contains("nothing is overwritten"),
-                "{error}"
-            );
+            assert!(chain(&error).contains("nothing is overwritten"), "{error}");
         }
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["model"]);

@@ -10,7 +10,7 @@ use super::numbers::target;
 use super::tensors::{Content, New};
 use super::{Conversion, facts, fit};
 use crate::{
-    Builder, Error,
+    Builder, ConvertError, Error,
     checkpoint::Family,
     config::Config,
     graph::Dialect,
@@ -53,18 +53,18 @@ const EXPORTED: &str = "a part of the model is an exported ONNX graph, which lac
 
 impl Builder {
     /// Opens a model and checks that it can be converted.
-    pub(super) fn parts(&self, path: &Path) -> Result<Parts, Error> {
+    pub(super) fn parts(&self, path: &Path) -> Result<Parts, ConvertError> {
         if let Some(problem) = self.not_convertible() {
-            return Err(Error::conversion(path, problem));
+            return Err(ConvertError::form(path, problem));
         }
         let source = self.open(path, &["unet", "vae"])?;
         for component in ["unet", "text_encoder", "text_encoder_2"] {
             if source.has(component) && source.graph(component)?.is_some() {
-                return Err(Error::conversion(path, EXPORTED));
+                return Err(ConvertError::form(path, EXPORTED));
             }
         }
         if source.exported_codec()?.is_some() {
-            return Err(Error::conversion(path, EXPORTED));
+            return Err(ConvertError::form(path, EXPORTED));
         }
         let (corrected, scheduler) = self.scheduler_config(&source)?;
         let mut networks = Vec::new();
@@ -93,10 +93,7 @@ fn check_fit(source: &Source, scheduler: SchedulerConfig) -> Result<(), Error> {
     }
     let unet = UnetConfig::new(&source.config("unet")?, source.sizes())?;
     let vae = VaeConfig::new(&source.config("vae")?)?;
-    fit::check(towers, unet, &vae, scheduler).map_err(|error| Error::Pipeline {
-        path: source.path().to_path_buf(),
-        source: error,
-    })
+    fit::check(source.path(), towers, unet, &vae, scheduler)
 }
 
 impl Parts {
@@ -148,8 +145,8 @@ impl Parts {
     }
 
     /// Returns an error about the form that the model is converted to.
-    pub fn failed(&self, problem: impl Into<String>) -> Error {
-        Error::conversion(self.source.path(), problem)
+    pub fn failed(&self, problem: impl Into<String>) -> ConvertError {
+        ConvertError::form(self.source.path(), problem)
     }
 }
 
@@ -258,7 +255,7 @@ impl Network {
     pub fn whole(&self, conversion: &Conversion) -> Vec<New<'_>> {
         let tensors = self.tensors().map(|(name, tensor)| New {
             name: name.to_owned(),
-            dtype: target(tensor, conversion.dtype),
+            dtype: target(tensor, conversion.weight_type),
             shape: tensor.shape().to_vec(),
             content: Content::Weights(vec![tensor]),
         });

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Steps, numbers::converted, output::Output};
 use crate::{
-    Error,
+    ConvertError, Error,
     weights::{Tensor, Type},
 };
 
@@ -49,7 +49,7 @@ impl New<'_> {
         file: &mut impl Write,
         failed: impl Fn(io::Error) -> Error,
         steps: &mut Steps<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), ConvertError> {
         let mut put = |bytes: &[u8]| {
             file.write_all(bytes).map_err(&failed)?;
             steps.done(bytes.len() as u64)
@@ -75,7 +75,7 @@ pub(super) fn safetensors(
     tensors: &mut [New<'_>],
     metadata: &BTreeMap<String, String>,
     steps: &mut Steps<'_>,
-) -> Result<(), Error> {
+) -> Result<(), ConvertError> {
     let size = |tensor: &New<'_>| std::cmp::Reverse(tensor.dtype.block().1);
     tensors.sort_by(|a, b| (size(a), &a.name).cmp(&(size(b), &b.name)));
     let mut header = Map::new();
@@ -101,7 +101,8 @@ pub(super) fn safetensors(
     for tensor in &*tensors {
         tensor.write(&mut file, failed, steps)?;
     }
-    finish(file).map_err(failed)
+    finish(file).map_err(failed)?;
+    Ok(())
 }
 
 /// Flushes buffered bytes to the disk.
@@ -119,7 +120,7 @@ pub(super) fn external_data(
     path: &Path,
     tensors: &[New<'_>],
     steps: &mut Steps<'_>,
-) -> Result<Vec<u64>, Error> {
+) -> Result<Vec<u64>, ConvertError> {
     let failed = |error| output.failed(path)(error);
     let mut file = BufWriter::new(File::create_new(path).map_err(failed)?);
     let mut offsets = Vec::with_capacity(tensors.len());

@@ -12,6 +12,7 @@ use std::{
 
 use prost::Message;
 use sd_core::SizeIds;
+use sd_text::outside;
 
 use super::{file::OnnxFile, graph_in, layers::Layers, outline, unet};
 use crate::graph::proto::{self, DataType};
@@ -309,7 +310,7 @@ fn files_that_are_no_graphs() {
     let path = folder.path().join("model.onnx");
     let open = |bytes: &[u8]| {
         fs::write(&path, bytes).unwrap();
-        OnnxFile::open(&path).unwrap_err().to_string()
+        outside::chain(&OnnxFile::open(&path).unwrap_err())
     };
     let whole = model().encode_to_vec();
     let error = open(&whole[..whole.len() / 2]);
@@ -331,7 +332,7 @@ fn files_that_are_no_graphs() {
     assert!(error.contains("Git LFS"), "{error}");
     // A sparse file, which takes no space on the disk.
     File::create(&path).unwrap().set_len((1 << 31) + 1).unwrap();
-    let error = OnnxFile::open(&path).unwrap_err().to_string();
+    let error = outside::chain(&OnnxFile::open(&path).unwrap_err());
     assert!(
         error.contains("2147483649 bytes long, but an ONNX file has at most 2147483647"),
         "{error}"

@@ -78,7 +78,7 @@ pub(crate) fn graph(
     };
     let width = unet.size(context, 2, "cross_attention_dim", None)?;
     let mut inputs = Inputs::new(channels, width)
-        .beside(beside)
+        .extra_channels(beside)
         .patch(patch(&file));
 
     let sides = dims(&file, sample, 4)?;

@@ -56,6 +56,9 @@
 //! - A crate knows only the crates below it. `sd-onnx` is the only crate that names ONNX Runtime,
 //!   and no type of the crate `ort` is part of its interface.
 //! - No input makes the library panic. An error names the file, the value and what was expected.
+//! - The message of an error never contains the message of its `source`. An error of another
+//!   library that may quote a file, such as `serde_json`'s, is made printable and becomes a part of
+//!   the message instead of a source. A program prints all messages of the chain.
 //! - Every public item has a documentation comment, and its examples are tested.
 //! - A claim that a number equals another program's needs a golden file. A claim about time or
 //!   memory needs a measurement in `benches/README.md`, with the machine.

@@ -108,7 +108,7 @@
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! let pipeline = sd_onnx::builder().load(folder)?;
 //! let inputs = pipeline.denoiser().inputs();
-//! assert_eq!((inputs.channels, inputs.pooled, inputs.beside), (4, None, 0));
+//! assert_eq!((inputs.channels, inputs.pooled, inputs.extra_channels), (4, None, 0));
 //!
 //! let sizes = sd_onnx::Sizes::default().crop(8, 8);
 //! let error = pipeline.generate(&sd_onnx::Request::new("a fox").sizes(sizes)).unwrap_err();

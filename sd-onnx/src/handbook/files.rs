@@ -214,7 +214,7 @@
 //! ```no_run
 //! use sd_onnx::{Conversion, ModelForm, WeightType};
 //!
-//! let conversion = Conversion::new(ModelForm::File).dtype(WeightType::F16);
+//! let conversion = Conversion::new(ModelForm::File).weight_type(WeightType::F16);
 //! let converted = sd_onnx::builder()
 //!     .vae("sdxl_vae.safetensors") // written into the new model
 //!     .convert("my-sdxl", "my-sdxl.safetensors", &conversion)?;
@@ -237,10 +237,10 @@
 //! not fit each other are an error, as when a model is loaded. ONNX graphs cannot be converted
 //! back.
 //!
-//! **Types.** Without [`Conversion::dtype`](crate::Conversion::dtype) each tensor keeps its type,
-//! except that fp8 with scales and the blocks of GGUF become f32. With it, every number is rounded
-//! to the nearest value of the new type. A number outside the range of the type, such as 70000 in
-//! f16, is an error that names the tensor. bf16 has the range of f32.
+//! **Types.** Without [`Conversion::weight_type`](crate::Conversion::weight_type) each tensor keeps
+//! its type, except that fp8 with scales and the blocks of GGUF become f32. With it, every number
+//! is rounded to the nearest value of the new type. A number outside the range of the type, such as
+//! 70000 in f16, is an error that names the tensor. bf16 has the range of f32.
 //!
 //! **What one file cannot store.** A file has no configuration: its reader assumes attention heads,
 //! activations and similar values from the family. Before writing, the conversion checks how the
@@ -255,8 +255,8 @@
 //! - a vocabulary other than CLIP's;
 //! - the pipeline class.
 //!
-//! [`Converted::lost`](crate::Converted::lost) lists each of them. **Without them the file can draw
-//! different pictures.**
+//! [`ConversionReport::lost`](crate::ConversionReport::lost) lists each of them. **Without them the
+//! file can draw different pictures.**
 //!
 //! Stable Diffusion 2 uses the output of the penultimate layer of its text encoder. Published files
 //! have all 24 layers. Diffusers folders have 23, and so does a file converted from one. Programs
@@ -265,7 +265,7 @@
 //! **`!` in prompts.** Some tokenizers in folders (Stable Diffusion 2, SDXL's second) pad with `!`.
 //! With such a tokenizer each `!` of a prompt counts as padding, as in transformers. With a
 //! checkpoint file, `!` is an ordinary word. A prompt with `!` can therefore draw another picture
-//! after a conversion, and [`Converted::lost`](crate::Converted::lost) reports this.
+//! after a conversion, and [`ConversionReport::lost`](crate::ConversionReport::lost) reports this.
 //!
 //! **Graphs** have the inputs and outputs that optimum gives them:
 //!

@@ -151,7 +151,7 @@
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! # let pipeline = sd_onnx::builder().load(folder)?;
-//! use sd_onnx::{Guide, Request, guidance::{Memory, Moment}};
+//! use sd_onnx::{Guide, Request, guidance::{Memory, GuidanceStep}};
 //!
 //! #[derive(Debug)]
 //! struct Smooth { scale: f32 }
@@ -161,7 +161,7 @@
 //!         &self,
 //!         conditional: &mut [f32],
 //!         unconditional: &[f32],
-//!         _: &Moment<'_>,
+//!         _: &GuidanceStep<'_>,
 //!         memory: &mut Memory,
 //!     ) {
 //!         // The memory is empty at the first call. Afterwards it keeps its length.

@@ -189,10 +189,41 @@
 //! | `convert` | `model` |
 //!
 //! # What can go wrong
-//! User input never makes the library panic. If a model cannot be loaded, the result is
-//! [`Error`](crate::Error), which names the file, the tensor and what was expected. If a picture
-//! cannot be drawn, the result is [`GenerateError`](crate::GenerateError). A stopped run is one of
-//! its variants, and [`is_stopped`](crate::GenerateError::is_stopped) separates it from failures.
+//! User input never makes the library panic. Each kind of work has its own error:
+//!
+//! | work | error |
+//! |---|---|
+//! | loading or inspecting a model | [`Error`](crate::Error), which names the file |
+//! | building a pipeline from custom parts | [`BuildError`](crate::BuildError) |
+//! | drawing, decoding or encoding a picture | [`GenerateError`](crate::GenerateError) |
+//! | encoding texts | [`TextError`](crate::text::TextError) |
+//! | converting a model | [`ConvertError`](crate::ConvertError) |
+//!
+//! A stopped run is a variant of [`GenerateError`](crate::GenerateError), and
+//! [`is_stopped`](crate::GenerateError::is_stopped) separates it from failures. If a network
+//! failed, the variant [`Backend`](crate::GenerateError::Backend) names it and the step with a
+//! [`Stage`](crate::Stage), and its cause is a [`RunError`](crate::RunError).
+//!
+//! The message of an error does not contain the message of its cause, which
+//! [`source`](std::error::Error::source) returns. So print the whole chain. The crates `anyhow` and
+//! `eyre` do this when they print an error, and without them it takes a loop:
+//!
+//! ```
+//! use std::error::Error;
+//!
+//! fn chain(error: &dyn Error) -> String {
+//!     let mut text = error.to_string();
+//!     let mut cause = error.source();
+//!     while let Some(error) = cause {
+//!         text += &format!(": {error}");
+//!         cause = error.source();
+//!     }
+//!     text
+//! }
+//!
+//! let error = sd_onnx::builder().load("no-such-model").unwrap_err();
+//! println!("error: {}", chain(&error));
+//! ```
 //!
 //! Prompts are limited to 64 KiB, with [two more limits](super::prompts#length). Pictures are
 //! limited to 4096 × 4096 pixels; [`Builder::max_pixels`](crate::Builder::max_pixels) sets another

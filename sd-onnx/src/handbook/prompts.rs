@@ -67,7 +67,7 @@
 //! window. The denoiser receives all windows. The prompt and the negative prompt need not be
 //! equally long; [`same_length`](crate::PromptOptions::same_length) makes them so.
 //!
-//! Nothing is cut off unless [`Chunking::at_most`](crate::text::Chunking::at_most) is set.
+//! Nothing is cut off unless [`Chunking::max_chunks`](crate::text::Chunking::max_chunks) is set.
 //! [`Tokens::cut`](crate::text::Tokens::cut) then contains the text that was cut off.
 //!
 //! A prompt is refused if it has more than:

@@ -312,7 +312,7 @@ fn inputs(
             return Err(config.wrong("in_channels", expected));
         }
     };
-    let inputs = Inputs::new(channels, context).beside(beside);
+    let inputs = Inputs::new(channels, context).extra_channels(beside);
     if config.text("addition_embed_type", "none")? != "text_time" {
         return Ok((inputs, None));
     }
@@ -449,8 +449,8 @@ pub(crate) fn graph(
         let widths = [takes.context, config.context_width];
         context = g.linear(context, "encoder_hid_proj", widths[0], widths[1])?;
     }
-    if takes.beside > 0 {
-        let beside = g.input(input::BESIDE, &image_dims(takes.beside));
+    if takes.extra_channels > 0 {
+        let beside = g.input(input::BESIDE, &image_dims(takes.extra_channels));
         sample = g.concat(&[sample, beside], 1);
     }
     if let (Some(added), Some(pooled), Some(sizes)) = (config.added, takes.pooled, takes.sizes) {
@@ -631,7 +631,7 @@ impl Unet<'_, '_> {
         let mut x = self.g.conv2d(
             sample,
             "conv_in",
-            [config.inputs.channels + config.inputs.beside, first],
+            [config.inputs.channels + config.inputs.extra_channels, first],
             Conv::same(config.conv_in_kernel),
         )?;
 

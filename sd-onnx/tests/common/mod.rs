@@ -15,6 +15,7 @@ use sd_onnx::{
     Pipeline,
     schedulers::{NoiseSource, noise::TorchRng},
 };
+use sd_text::outside::chain;
 use serde_json::Value;
 
 /// The shapes that have golden values. Each is a folder of `tests/golden`.
@@ -269,7 +270,7 @@ impl Golden {
 pub fn load(folder: &Path) -> Pipeline {
     sd_onnx::builder()
         .load(folder)
-        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .unwrap_or_else(|error| panic!("{}: {}", folder.display(), chain(&error)))
 }
 
 /// Returns the relative L2 error of `found` against `expected`.

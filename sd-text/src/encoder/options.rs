@@ -18,7 +18,7 @@ use crate::{Chunking, Cleanup, ClipSkip, Emphasis, Syntax};
 pub struct EncodeOptions {
     /// The layer that is used in every tower.
     ///
-    /// Default: `None`, each tower uses its [own layer](crate::Tower::own_layer).
+    /// Default: `None`, each tower uses its [default layer](crate::Tower::default_layer).
     pub clip_skip: Option<ClipSkip>,
     /// The program whose prompt language is read.
     ///

@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::iter;
 use std::sync::Arc;
 
 use ndarray::{Array1, Array2, Array3, Axis};
 
 use super::{
-    EncodedBranch, EncodedEntry, Layer, PromptEmbedding, TextError, TextModel, cache::Cache,
+    EncodedBranch, EncodedEntry, Layer, PromptEmbedding, TextError, TextModel, TowerError,
+    cache::Cache,
 };
 use crate::{
     Chunks, ClipTokenizer, Emphasis, EncodeOptions, NamedInversion, PromptText, Tokens, attention,
@@ -31,23 +33,23 @@ impl Tower {
     /// Creates a tower that uses its last layer with the final norm.
     ///
     /// # Errors
-    /// - [`TextError::Vocabulary`] if the tokenizer has ids for which the model has no embedding.
-    /// - [`TextError::Length`] if the tokenizer returns more tokens than the model takes.
+    /// - [`TowerError::TooManyIds`] if the tokenizer has ids for which the model has no embedding.
+    /// - [`TowerError::TooManyTokens`] if the tokenizer returns more tokens than the model takes.
     pub fn new(
         tokenizer: Arc<ClipTokenizer>,
         model: Arc<dyn TextModel>,
-    ) -> Result<Self, TextError> {
+    ) -> Result<Self, TowerError> {
         let shape = model.shape();
         let (ids, rows) = (tokenizer.vocab_size(), shape.vocab_size);
         if ids > rows {
-            return Err(TextError::Vocabulary {
+            return Err(TowerError::TooManyIds {
                 tokenizer: ids,
                 model: rows,
             });
         }
         let (length, most) = (tokenizer.max_length(), shape.max_length);
         if length > most {
-            return Err(TextError::Length {
+            return Err(TowerError::TooManyTokens {
                 tokenizer: length,
                 model: most,
             });
@@ -85,7 +87,7 @@ impl Tower {
     }
 
     /// Returns the layer that is used unless the options select another one.
-    pub fn own_layer(&self) -> Layer {
+    pub fn default_layer(&self) -> Layer {
         self.layer
     }
 
@@ -105,33 +107,35 @@ impl Tower {
         Ok(layer)
     }
 
-    /// Encodes one text.
+    /// Encodes one text. `index` is the tower's place in its encoder.
     pub(super) fn encode(
         &self,
+        index: usize,
         text: &str,
         options: &EncodeOptions,
     ) -> Result<Arc<PromptEmbedding>, TextError> {
-        let mut states = States::new(self, options, &|| true)?;
+        let mut states = States::new(self, index, options, &|| true)?;
         // 0 and 1 mean the same. Using 1 shares the cache entry with `encode_prompt`.
         let options = options.clone().min_chunks(options.min_chunks.max(1));
         self.cached((Arc::from(text), options), None, &mut states)
     }
 
     /// Encodes the branches of a prompt. Branch `i` gets at least `least[i]` chunks, or 1 if
-    /// `least` is too short.
+    /// `least` is too short. `index` is the tower's place in its encoder.
     pub(super) fn encode_prompt(
         &self,
+        index: usize,
         prompt: &PromptText,
         steps: usize,
         options: &EncodeOptions,
         least: &[usize],
         go_on: &dyn Fn() -> bool,
     ) -> Result<Vec<EncodedBranch>, TextError> {
-        let mut states = States::new(self, options, go_on)?;
+        let mut states = States::new(self, index, options, go_on)?;
         let mut embeddings: HashMap<(Arc<str>, usize), Arc<PromptEmbedding>> = HashMap::new();
         let options = options.clone().syntax(prompt.syntax());
         let mut branches = Vec::new();
-        for (index, branch) in prompt.branches().enumerate() {
+        for (branch, least) in prompt.branches().zip(least.iter().chain(iter::repeat(&1))) {
             let schedule = branch.schedule(steps);
             let mut parted: HashMap<&str, Chunks> = HashMap::new();
             for ScheduleEntry { text, .. } in schedule.entries() {
@@ -140,8 +144,7 @@ impl Tower {
                     .or_insert_with(|| self.chunks(text, &options));
             }
             let lengths = parted.values().map(|chunks| chunks.chunks.len());
-            let least = least.get(index).copied().unwrap_or(1);
-            let longest = lengths.max().unwrap_or(1).max(least);
+            let longest = lengths.max().unwrap_or(1).max(*least);
             let options = options.clone().min_chunks(options.min_chunks.max(longest));
 
             let mut entries = Vec::with_capacity(schedule.entries().len());
@@ -299,6 +302,8 @@ impl Tower {
 /// The hidden states of chunks. Each distinct chunk is encoded once.
 struct States<'a> {
     model: &'a dyn TextModel,
+    /// The index of the tower in its encoder.
+    tower: usize,
     layer: Layer,
     go_on: &'a dyn Fn() -> bool,
     known: HashMap<Vec<u32>, Arc<Chunk>>,
@@ -314,11 +319,13 @@ struct Chunk {
 impl<'a> States<'a> {
     fn new(
         tower: &'a Tower,
+        index: usize,
         options: &EncodeOptions,
         go_on: &'a dyn Fn() -> bool,
     ) -> Result<Self, TextError> {
         Ok(Self {
             model: &*tower.model,
+            tower: index,
             layer: tower.chosen(options)?,
             go_on,
             known: HashMap::new(),
@@ -338,7 +345,7 @@ impl<'a> States<'a> {
         let found = self
             .model
             .run(batch.view(), self.layer)
-            .map_err(TextError::Model)?;
+            .map_err(TextError::model(self.tower))?;
         let shape = self.model.shape();
         let expected = (1, ids.len(), shape.width);
         if found.hidden.dim() != expected {

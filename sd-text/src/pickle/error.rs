@@ -20,7 +20,7 @@ pub struct PickleError {
 pub enum Problem {
     /// The file cannot be read: it is missing, not a regular file, or a stand-in for the real file.
     #[error("{}", printable(.0))]
-    Read(#[from] io::Error),
+    Read(io::Error),
     /// The file around the pickle is damaged or of another kind.
     #[error("{0}")]
     File(String),
@@ -48,4 +48,11 @@ pub enum Problem {
         /// The full name of the class or function.
         global: String,
     },
+}
+
+// The message already contains the message of the I/O error, which is therefore not a source.
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
 }

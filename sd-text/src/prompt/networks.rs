@@ -2,11 +2,15 @@
 
 use std::ops::Range;
 
+use serde::Serialize;
+
 use super::characters::is_word;
 use super::source::{Removed, Source};
 
 /// An extra network that a prompt names, such as `<lora:name:0.8>`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// With serde it is an object with a key for each field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Network {
     /// The kind of network, such as `lora`.
     pub name: String,

@@ -443,20 +443,20 @@ impl Settings<'_> {
         key: &str,
         value: &Value,
     ) -> Result<T, TokenizerError> {
-        T::deserialize(value).map_err(|source| TokenizerError::Json {
+        T::deserialize(value).map_err(|error| TokenizerError::Json {
             path: self.dir.join(file),
             key: Some(key.into()),
-            source,
+            problem: error.to_string(),
         })
     }
 }
 
 /// Reads JSON from a file of at most `most` bytes. Returns `None` if there is no such file.
 fn optional<T: DeserializeOwned>(path: &Path, most: u64) -> Result<Option<T>, TokenizerError> {
-    let json = |source| TokenizerError::Json {
+    let json = |error: serde_json::Error| TokenizerError::Json {
         path: path.into(),
         key: None,
-        source,
+        problem: error.to_string(),
     };
     text(path, most)?
         .map(|text| serde_json::from_str(&text).map_err(json))

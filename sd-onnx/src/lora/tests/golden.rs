@@ -9,7 +9,7 @@ use std::{
 
 use half::f16;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use sd_schedulers::{NoiseSource, TorchRng};
+use sd_schedulers::{NoiseSource, noise::TorchRng};
 use serde_json::Value;
 
 use super::super::{Changed, Lora, Targets, Use, changed};
