@@ -3,6 +3,9 @@
 //! Reference: `ftfy/__init__.py`, `ftfy/fixes.py` and `ftfy/chardata.py` of ftfy 6.3.1, in the same
 //! order of steps. `fix_encoding`, which repairs mojibake, is left out.
 
+use std::{collections::HashMap, sync::LazyLock};
+
+use entities::ENTITIES;
 use tokenizers::NormalizedString;
 
 use crate::prompt::is_space;
@@ -177,6 +180,10 @@ fn decode_entities(text: &str) -> String {
     decoded
 }
 
+/// The text that each of HTML's named entities, with its `&` and `;`, stands for.
+static KNOWN: LazyLock<HashMap<&str, &str>> =
+    LazyLock::new(|| ENTITIES.iter().map(|e| (e.entity, e.characters)).collect());
+
 /// Returns the text that an entity, with its `&` and `;`, stands for.
 fn entity(text: &str) -> Option<String> {
     let name = text.strip_prefix('&')?.strip_suffix(';')?;
@@ -186,10 +193,7 @@ fn entity(text: &str) -> Option<String> {
     if !(1..=24).contains(&name.len()) || !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return None;
     }
-    let known = |entity: &str| {
-        let expansion = htmlize::ENTITIES.get(entity.as_bytes())?;
-        Some(String::from_utf8_lossy(expansion).into_owned())
-    };
+    let known = |entity: &str| Some((*KNOWN.get(entity)?).to_owned());
     // Some lower-case names are also accepted in capitals and then mean the capital letter.
     // Excluded are names that begin with one that HTML accepts in capitals and without a semicolon.
     let capital = || {
