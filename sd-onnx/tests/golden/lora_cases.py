@@ -93,8 +93,8 @@ class Case:
     - `comfy`: ComfyUI, at every weight.
     - `diffusers`: diffusers fuses the file.
     - `peft`: peft merges the folder, at every weight.
-    - `lycoris-1`, `peft-1`: the change at weight 1 is LyCORIS' or peft's. WebUI applies this change as
-      a full difference, at every weight.
+    - `lycoris-1`, `peft-1`, `diffusers-1`: the change at weight 1 is this program's. WebUI applies this
+      change as a full difference, at every weight.
 
     `reuse` names the case whose file this case uses, and `after` the adapters that are applied
     before it: the name of a case, a weight for the UNet and a weight for the text encoders.
@@ -114,6 +114,7 @@ class Case:
     after: tuple = ()
     config: dict | None = None
     metadata: dict | None = None
+    convert: bool = False
     extra: dict = dataclasses.field(default_factory=dict)
     unmatched: tuple = ()
     run: str | None = None
@@ -184,6 +185,8 @@ def sd1(models):
     yield case("diffusers-bare", "lora", "diffusers_bare", unet_only, values="sd1-attention-unet")
     yield case("lycoris-names", "lora", "lycoris", unet_only, values="sd1-attention-unet")
     yield case("diffusers-metadata", "lora", "diffusers_metadata", linear, values="sd1-lora")
+    yield case("diffusers-mixed", "lora", "diffusers_metadata", linear, values="sd1-lora",
+               convert=True, note="diffusers itself leaves out the factors named `lora.down`.")
     yield case("comfy", "lora", "comfy", linear, values="sd1-lora")
     yield case("comfy-ab", "lora", "comfy_ab", linear, values="sd1-lora")
     yield case("sgm", "lora", "kohya_sgm", linear, values="sd1-lora",
@@ -194,14 +197,16 @@ def sd1(models):
     patterns[LINEAR_1[2]] = formats.lora(Draw("pattern"), shape, rank=2, alpha=5.0)
     alone = {k: patterns[k] for k in LINEAR_1[:3] + LINEAR_1[5:6]}
     yield case("peft", "lora", "peft_alone", alone, suffix="",
-               config=dict(rank_pattern={LINEAR_1[2][1]: 2}, alpha_pattern={LINEAR_1[2][1]: 5.0}))
+               note="The second module has a rank and an alpha of its own.")
     few = {k: linear[k] for k in LINEAR_1[1:3]}
     yield case("peft-rslora", "rslora", "peft_alone", few, suffix="", reference="peft",
                config=dict(use_rslora=True), note="The scale is alpha / √rank.")
     spread = LINEAR_1[1:2] + LINEAR_1[4:6] + [CONVOLUTIONS_1[1]]
-    yield case("peft-dora", "dora-peft", "peft_alone",
-               each(models, "peft-dora", {k: dora(0) for k in spread}), suffix="",
-               reference="peft-1", config=dict(use_dora=True))
+    drawn = each(models, "peft-dora", {k: dora(0) for k in spread})
+    yield case("peft-dora", "dora-peft", "peft_alone", drawn, suffix="", reference="peft-1",
+               config=dict(use_dora=True))
+    yield case("diffusers-dora", "dora-peft", "diffusers_metadata", drawn,
+               reference="diffusers-1", values="sd1-peft-dora", config=dict(use_dora=True))
 
     unmatched = {
         "lora_unet_down_blocks_7_attentions_0_proj_in.lora_down.weight": torch.ones(2, 32),

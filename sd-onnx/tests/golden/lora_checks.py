@@ -65,6 +65,8 @@ class Agreement:
                 yield "LyCORIS, merged", lambda: self.lycoris(
                     model, case, adapter, unet, True)
         parts = {part for parts in adapter.values() for part in parts}
+        if case.reference == "diffusers-1":
+            yield "diffusers", lambda: references.diffusers(model.pipeline, file, unet, text)
         if parts <= {"lora_down.weight", "lora_up.weight", "alpha"} and case.naming != "peft_alone":
             if "kohya" in case.naming or "diffusers" in case.naming:
                 yield "diffusers", lambda: references.diffusers(model.pipeline, file, unet, text)
@@ -187,7 +189,7 @@ class Mistakes:
 
     def note(self, what, far, case):
         assert far >= LEAST, (what, case, far)
-        self.least[what] = min(self.least.get(what, (far, "")), (far, case))
+        self.least[what] = min(self.least.get(what, (far, case)), (far, case))
 
     def add(self, model, case, adapter, values):
         if case.values or case.reuse:

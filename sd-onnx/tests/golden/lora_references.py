@@ -18,10 +18,13 @@ from unittest import mock
 
 import safetensors.torch
 import torch
+from diffusers.training_utils import _collate_lora_metadata
+from diffusers.utils import convert_state_dict_to_diffusers
 from lycoris.functional.lokr import kron_weight
 from lycoris.modules import IA3Module, LohaModule, LokrModule, get_module, make_module
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import get_peft_model_state_dict
 
 from single_files import open_clip_names, unet_modules, unet_name
 
@@ -306,24 +309,69 @@ def diffusers(pipeline, file, unet, text):
     return {k: v for k, v in merged(models).items() if not torch.equal(v, base[k])}
 
 
-def save_peft(model, parts, config, folder):
-    """Writes the folder that peft writes for an adapter of one network."""
+def peft_config(parts, **config):
+    """Returns peft's configuration of an adapter. The first module has the usual rank and alpha."""
     ranks = {k: len(p["lora_down.weight"]) for k, p in parts.items()}
     alphas = {k: p["alpha"].item() for k, p in parts.items()}
-    first = next(iter(parts))
-    config = LoraConfig(target_modules=list(parts), r=ranks[first], lora_alpha=alphas[first],
-                        base_model_name_or_path=None, **config)
-    wrapped = get_peft_model(copy.deepcopy(model), config)
+    rank, alpha = (next(iter(values.values())) for values in (ranks, alphas))
+    return LoraConfig(
+        target_modules=list(parts), r=rank, lora_alpha=alpha, base_model_name_or_path=None,
+        rank_pattern={k: v for k, v in ranks.items() if v != rank},
+        alpha_pattern={k: v for k, v in alphas.items() if v != alpha}, **config)
+
+
+def set_peft(network, config, parts):
+    """Sets the factors of a network's adapter, and puts the configuration into a fixed order."""
     for name, values in parts.items():
-        layer = wrapped.base_model.model.get_submodule(name)
+        layer = network.get_submodule(name)
         layer.lora_A["default"].weight.copy_(values["lora_down.weight"])
         layer.lora_B["default"].weight.copy_(values["lora_up.weight"])
-        assert layer.scaling["default"] == alphas[name] / ranks[name] ** (0.5 if config.use_rslora else 1)
+        rank = len(values["lora_down.weight"]) ** (0.5 if config.use_rslora else 1)
+        assert layer.scaling["default"] == values["alpha"].item() / rank
         if "dora_scale" in values:
             lengths = layer.lora_magnitude_vector["default"].weight
             lengths.copy_(values["dora_scale"].reshape(lengths.shape))
+    config.target_modules = sorted(parts)
+
+
+def save_peft(model, parts, config, folder):
+    """Writes the folder that peft writes for an adapter of one network."""
+    config = peft_config(parts, **config)
+    wrapped = get_peft_model(copy.deepcopy(model), config)
+    set_peft(wrapped.base_model.model, config, parts)
     wrapped.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
+    tidy(folder / "adapter_model.safetensors")
+
+
+def save_diffusers(pipeline, adapter, config, file, convert):
+    """Writes the file of diffusers' training scripts, with the alphas in the metadata.
+
+    With `convert`, the factors of attentions have diffusers' own names, as in scripts of the UNet."""
+    layers, networks = {}, {}
+    for component in dict.fromkeys(component for component, _ in adapter):
+        parts = {module: p for (c, module), p in adapter.items() if c == component}
+        network = copy.deepcopy(getattr(pipeline, component))
+        network.add_adapter(peft_config(parts, **config), adapter_name="default")
+        set_peft(network, network.peft_config["default"], parts)
+        state = get_peft_model_state_dict(network, adapter_name="default")
+        state = convert_state_dict_to_diffusers(state) if convert else state
+        layers[f"{component}_lora_layers"], networks[component] = state, network
+    metadata = _collate_lora_metadata(networks)
+    type(pipeline).save_lora_weights(file.parent, weight_name=file.name, **layers, **metadata)
+    tidy(file)
+
+
+def tidy(file):
+    """Sorts the metadata of a file, which has another order in every run."""
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps({"__metadata__": header.pop("__metadata__"), **header}, separators=(",", ":"))
+    text = text.encode().ljust(size)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    file.chmod(0o644)
 
 
 def peft(model, component, folder, weight):
