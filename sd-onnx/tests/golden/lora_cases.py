@@ -38,6 +38,9 @@ CONVOLUTIONS_1 = [
     ("unet", "down_blocks.0.downsamplers.0.conv"),
     ("unet", "down_blocks.1.resnets.0.conv_shortcut"),
     ("unet", f"{D0}.proj_in"),
+    ("unet", "up_blocks.2.upsamplers.0.conv"),
+    ("unet", "conv_out"),
+    ("unet", "time_embedding.linear_1"),
 ]
 LINEAR_2 = [
     ("unet", f"{D0}.proj_in"),
@@ -265,6 +268,7 @@ def sd1(models):
         ("unet", f"{T0}.attn1.to_k"): on_output,
         ("unet", f"{T0}.attn2.to_v"): on_output,
         ("unet", f"{T0}.ff.net.2"): on_input,
+        CONVOLUTIONS_1[1]: on_input,
         ("text_encoder", "encoder.layers.0.self_attn.k_proj"): on_output,
         ("text_encoder", "encoder.layers.0.mlp.fc2"): on_input,
     }))

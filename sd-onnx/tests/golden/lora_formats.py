@@ -118,8 +118,10 @@ def magnitude(draw, parts, weight, axis):
 
 
 def ia3(draw, shape, on_input):
+    """IA³: a factor for each column or for each row, less one."""
     count = shape[1] if on_input else shape[0]
-    return {"weight": draw.normal(count, scale=0.3), "on_input": torch.tensor(on_input)}
+    dims = [1, count, *[1] * len(shape[2:])] if len(shape) > 2 else [count]
+    return {"weight": draw.normal(*dims, scale=0.3), "on_input": torch.tensor(on_input)}
 
 
 def oft(draw, shape, blocks=None, constraint=0.0, rescale=False):
@@ -169,9 +171,11 @@ def glora(draw, shape, rank=3, alpha=2.0, old=False):
 
 
 def full(draw, shape, bias=None):
+    """A full difference of the weight, and of the bias if its size is given."""
     parts = {"diff": draw.normal(*shape, scale=deviation(shape))}
     return parts | ({"diff_b": draw.normal(bias, scale=0.1)} if bias else {})
 
 
 def norm(draw, count):
+    """The differences of a normalization."""
     return {"w_norm": draw.normal(count, scale=0.2), "b_norm": draw.normal(count, scale=0.2)}
