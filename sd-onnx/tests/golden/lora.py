@@ -31,7 +31,7 @@ from make import HERE, relative, settle
 OUT = HERE / "lora"
 TOLERANCE = 1e-6  # relative L2 of a changed tensor, the limit of the Rust tests
 MOST_NUMBERS = 512  # of a tensor in expected.safetensors; larger ones are stored in part
-KOHYA = ("kohya", "kohya_sgm", "kohya_oft")
+KOHYA = ("kohya", "kohya_sgm", "kohya_te1", "kohya_oft")
 
 
 def main():
@@ -145,8 +145,10 @@ class Record:
             return references.save_diffusers(
                 model.pipeline, case.adapter, case.config or {}, file, case.convert)
         if case.naming == "peft_alone":
+            component = next(iter(case.adapter))[0]
             parts = {module: parts for (_, module), parts in case.adapter.items()}
-            return references.save_peft(model.models["unet"], parts, case.config or {}, file)
+            network = model.models[component]
+            return references.save_peft(network, parts, case.config or {}, file)
         tensors = cast(model.names.stored(case.adapter, case.naming) | case.extra, case.dtype)
         if case.suffix == ".pt":
             torch.save(tensors, file)
@@ -193,7 +195,8 @@ class Record:
             component, name = name.split(".", 1)
             name, leaf = name.rsplit(".", 1)
             assert leaf == "weight"
-            adapter[component, name] = {"diff": tensor - model.tensors[f"{component}.{name}.weight"]}
+            difference = tensor - model.tensors[f"{component}.{name}.weight"]
+            adapter[component, name] = {"diff": difference}
         with tempfile.TemporaryDirectory() as folder:
             naming = "kohya_sgm" if model.names.is_xl else "kohya"
             file = Path(folder) / "x.safetensors"
@@ -204,10 +207,12 @@ class Record:
         tensors = []
         for name in sorted(next(iter(values.values()))):
             shape = list(model.tensors[name].shape)
-            norms = {label: float(f"{v[name].double().norm().item():.9g}") for label, v in values.items()}
+            norms = {label: float(f"{found[name].double().norm().item():.9g}")
+                     for label, found in values.items()}
             tensors.append(dict(name=name, shape=shape, rows=rows_of(shape), norms=norms))
         embeddings = sorted(k for k in case.extra if k.startswith("bundle_emb."))
-        before = [dict(file=self.files[name], unet=unet, te=text) for name, unet, text in case.after]
+        before = [dict(file=self.files[name], unet=unet, te=text)
+                  for name, unet, text in case.after]
         return dict(
             name=case.name, base=case.base, file=file.name, format=case.format, naming=case.naming,
             dtype=str(case.dtype).removeprefix("torch."), reference=REFERENCES[case.reference],

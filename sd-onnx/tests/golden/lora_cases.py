@@ -96,8 +96,8 @@ class Case:
     - `comfy`: ComfyUI, at every weight.
     - `diffusers`: diffusers fuses the file.
     - `peft`: peft merges the folder, at every weight.
-    - `lycoris-1`, `peft-1`, `diffusers-1`: the change at weight 1 is this program's. WebUI applies this
-      change as a full difference, at every weight.
+    - `lycoris-1`, `peft-1`, `diffusers-1`: the change at weight 1 is this program's. WebUI applies
+      this change as a full difference, at every weight.
 
     `reuse` names the case whose file this case uses, and `after` the adapters that are applied
     before it: the name of a case, a weight for the UNet and a weight for the text encoders.
@@ -192,8 +192,11 @@ def sd1(models):
                convert=True, note="diffusers itself leaves out the factors named `lora.down`.")
     yield case("comfy", "lora", "comfy", linear, values="sd1-lora")
     yield case("comfy-ab", "lora", "comfy_ab", linear, values="sd1-lora")
-    yield case("sgm", "lora", "kohya_sgm", linear, values="sd1-lora",
+    yield case("te1", "lora", "kohya_te1", linear, values="sd1-lora",
                note="Old files with the names of the original code.")
+    yield case("reshaped", "lora", "kohya",
+               adapter_of(models, "reshaped", LINEAR_1[:3] + LINEAR_1[8:9], formats.reshaped),
+               note="1×1 factors for linear layers, and flat ones for a 1×1 convolution.")
 
     patterns = dict(linear)
     shape = models["unet"].get_submodule(LINEAR_1[2][1]).weight.shape
@@ -201,6 +204,7 @@ def sd1(models):
     alone = {k: patterns[k] for k in LINEAR_1[:3] + LINEAR_1[5:6]}
     yield case("peft", "lora", "peft_alone", alone, suffix="",
                note="The second module has a rank and an alpha of its own.")
+    yield case("peft-text", "lora", "peft_alone", {k: linear[k] for k in LINEAR_1[8:]}, suffix="")
     few = {k: linear[k] for k in LINEAR_1[1:3]}
     yield case("peft-rslora", "rslora", "peft_alone", few, suffix="", reference="peft",
                config=dict(use_rslora=True), note="The scale is alpha / √rank.")
@@ -243,7 +247,8 @@ def sd1(models):
         CONVOLUTIONS_1[0]: shaped(formats.lokr, first="full", second="low"),
         CONVOLUTIONS_1[2]: shaped(formats.lokr, first="full", second="tucker"),
         CONVOLUTIONS_1[3]: shaped(formats.lokr, first="low", second="low"),
-        ("unet", "down_blocks.0.resnets.1.conv2"): shaped(formats.lokr, first="low", second="tucker"),
+        ("unet", "down_blocks.0.resnets.1.conv2"):
+            shaped(formats.lokr, first="low", second="tucker"),
     }
     yield case("lokr", "lokr", "kohya", each(models, "lokr", lokr))
 
@@ -272,6 +277,8 @@ def sd1(models):
         ("text_encoder", "encoder.layers.0.self_attn.k_proj"): on_output,
         ("text_encoder", "encoder.layers.0.mlp.fc2"): on_input,
     }))
+    yield case("ia3-rows", "ia3", "kohya", each(models, "ia3", {CONVOLUTIONS_1[1]: on_output}),
+               reference="lycoris", note="WebUI fails on rows of a convolution.")
     oft = each(models, "oft", {
         ("unet", f"{T0}.attn1.to_q"): shaped(formats.oft),
         ("unet", f"{T0}.attn2.to_k"): shaped(formats.oft, constraint=0.02),
@@ -292,9 +299,11 @@ def sd1(models):
         CONVOLUTIONS_1[1]: shaped(formats.boft),
         ("text_encoder", "encoder.layers.0.self_attn.q_proj"): shaped(formats.boft, size=12),
     }))
-    layers = [("unet", f"{T0}.attn1.to_q"), ("unet", f"{T0}.attn2.to_k"), ("unet", f"{T0}.ff.net.2"),
+    layers = [*(("unet", f"{T0}.{name}") for name in ("attn1.to_q", "attn2.to_k", "ff.net.2")),
               ("text_encoder", "encoder.layers.0.mlp.fc1")]
-    yield case("glora", "glora", "kohya", adapter_of(models, "glora", layers, formats.glora),
+    yield case("glora", "glora", "kohya",
+               adapter_of(models, "glora", layers + CONVOLUTIONS_1[1:2] + CONVOLUTIONS_1[4:5],
+                          formats.glora),
                reference="lycoris")
     yield case("glora-old", "glora-old", "kohya",
                adapter_of(models, "glora-old", layers, formats.glora, old=True), reference="comfy")
@@ -317,7 +326,7 @@ def sd1(models):
     extras[LINEAR_1[1]]["bias"] = Draw("bias").normal(32, 32, scale=0.1)
     extras[LINEAR_1[2]]["scale"] = torch.tensor(0.4)
     yield case("bias-scale", "bias-scale", "kohya", extras,
-               note="`bias` is added to the change before the scale; `scale` stands for alpha / rank.")
+               note="`bias` is added before the scale, and `scale` replaces alpha / rank.")
 
     # Each adapter changes the weights that the one before it has made.
     both = {k: oft[k] for k in oft} | linear
@@ -383,13 +392,18 @@ def sdxl(models):
             ("text_encoder", "encoder.layers.1.layer_norm1"):
                 lambda draw, layer: formats.norm(draw, len(layer.weight))}
     yield case("norm", "norm", "kohya_sgm", each(models, "norm", norm))
+    second = {("text_encoder_2", f"{LAYER_XL}.1.layer_norm1"):
+                  lambda draw, layer: formats.norm(draw, len(layer.weight))}
+    yield case("norm-text-2", "norm", "kohya_sgm", each(models, "norm", second),
+               reference="lycoris", note="WebUI has no name for the norms of OpenCLIP.")
 
 
 def inpaint(models):
     """A convolution with five more input channels than the adapter knows. They stay unchanged."""
     weight = models["unet"].conv_in.weight
     parts = formats.lora(Draw("inpaint"), (weight.shape[0], 4, 3, 3))
-    yield Case("inpaint-conv-in", "families/inpaint", "locon", "kohya", {("unet", "conv_in"): parts})
+    adapter = {("unet", "conv_in"): parts}
+    yield Case("inpaint-conv-in", "families/inpaint", "locon", "kohya", adapter)
 
 
 CASES = {

@@ -71,17 +71,19 @@ class Agreement:
         yield "ComfyUI", lambda: self.comfy.apply(model.models, tensors, unet, text)[0]
         if unet == text:
             yield "LyCORIS", lambda: self.lycoris(model, case, adapter, unet, False)
-            if any("hada_w1_a" in p or "lokr_w1" in p or "lokr_w1_a" in p for p in adapter.values()):
+            names = {part[:5] for parts in adapter.values() for part in parts}
+            if names & {"hada_", "lokr_"}:
                 yield "LyCORIS, merged", lambda: self.lycoris(
                     model, case, adapter, unet, True)
-        parts = {part for parts in adapter.values() for part in parts}
         if case.reference == "diffusers-1":
             yield "diffusers", lambda: references.diffusers(model.pipeline, file, unet, text)
-        if parts <= {"lora_down.weight", "lora_up.weight", "alpha"} and case.naming != "peft_alone":
-            if "kohya" in case.naming or "diffusers" in case.naming:
+        if case.format in ("lora", "locon"):
+            if "kohya" in case.naming or "diffusers" in case.naming or case.naming == "peft":
                 yield "diffusers", lambda: references.diffusers(model.pipeline, file, unet, text)
         if case.naming == "peft_alone":
-            yield "peft", lambda: references.peft(model.models["unet"], "unet", file, unet)
+            component = next(iter(adapter))[0]
+            network = model.models[component]
+            yield "peft", lambda: references.peft(network, component, file, unet)
 
     def round(self, model, case, plain, values):
         """Measures WebUI in double precision."""
