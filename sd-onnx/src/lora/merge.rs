@@ -94,10 +94,13 @@ pub(crate) fn changed(
     let failed = AtomicBool::new(false);
     let work = || -> Result<Vec<Changed>, Error> {
         let mut done = Vec::new();
+        // The weights of a job. All jobs of a thread use the same memory, because the system takes
+        // longer to provide new pages than the thread takes to compute them.
+        let mut buffer = Vec::new();
         while !failed.load(Ordering::Relaxed)
             && let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed))
         {
-            let changed = job.run(weights, adapters);
+            let changed = job.run(weights, adapters, &mut buffer);
             failed.fetch_or(changed.is_err(), Ordering::Relaxed);
             done.extend(changed?);
         }
@@ -183,8 +186,14 @@ fn jobs<'a>(network: &str, weights: &Weights, adapters: &[Use<'a>]) -> Vec<Job<'
 }
 
 impl Job<'_> {
-    fn run(&self, weights: &Weights, adapters: &[Use<'_>]) -> Result<Vec<Changed>, Error> {
-        let mut all = Vec::with_capacity(self.size);
+    fn run(
+        &self,
+        weights: &Weights,
+        adapters: &[Use<'_>],
+        all: &mut Vec<f32>,
+    ) -> Result<Vec<Changed>, Error> {
+        all.clear();
+        all.reserve(self.size);
         // The place of each tensor in `all`.
         let mut places: Vec<(&str, &[usize], Range<usize>)> = Vec::new();
         for &name in &self.tensors {
@@ -192,7 +201,7 @@ impl Job<'_> {
                 continue;
             };
             let start = all.len();
-            read(tensor, &mut all)?;
+            read(tensor, all)?;
             places.push((name, tensor.shape(), start..all.len()));
         }
         let mut changed = vec![false; places.len()];

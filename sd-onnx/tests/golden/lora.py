@@ -31,7 +31,7 @@ from make import HERE, relative, settle
 OUT = HERE / "lora"
 TOLERANCE = 1e-6  # relative L2 of a changed tensor, the limit of the Rust tests
 MOST_NUMBERS = 512  # of a tensor in expected.safetensors; larger ones are stored in part
-KOHYA = ("kohya", "kohya_sgm", "kohya_oft")
+KOHYA = ("kohya", "kohya_sgm", "kohya_te1", "kohya_oft")
 
 
 def main():
@@ -142,39 +142,19 @@ class Record:
 
     def save(self, model, case, file):
         if case.naming == "diffusers_metadata":
-            return self.save_metadata(model, case, file)
+            return references.save_diffusers(
+                model.pipeline, case.adapter, case.config or {}, file, case.convert)
         if case.naming == "peft_alone":
+            component = next(iter(case.adapter))[0]
             parts = {module: parts for (_, module), parts in case.adapter.items()}
-            return references.save_peft(model.models["unet"], parts, case.config, file)
+            network = model.models[component]
+            return references.save_peft(network, parts, case.config or {}, file)
         tensors = cast(model.names.stored(case.adapter, case.naming) | case.extra, case.dtype)
         if case.suffix == ".pt":
             torch.save(tensors, file)
         else:
-            safetensors.torch.save_file(tensors, file, case.metadata)
-            file.chmod(0o644)
-
-    def save_metadata(self, model, case, file):
-        """Writes the file as diffusers' training scripts do, with the alphas in the metadata."""
-        from diffusers.training_utils import _collate_lora_metadata
-        from diffusers.utils import convert_state_dict_to_diffusers
-        from peft.utils import get_peft_model_state_dict
-
-        pipeline = copy.deepcopy(model.pipeline)
-        with tempfile.TemporaryDirectory() as folder:
-            tensors = model.names.stored(case.adapter, "kohya")
-            safetensors.torch.save_file(tensors, f"{folder}/x.safetensors")
-            pipeline.load_lora_weights(folder, weight_name="x.safetensors")
-            layers, adapters = {}, {}
-            for component in model.models:
-                network = getattr(pipeline, component)
-                state = get_peft_model_state_dict(network, adapter_name="default_0")
-                layers[f"{component}_lora_layers"] = convert_state_dict_to_diffusers(state)
-                adapters[component] = network
-                network.peft_config["default"] = network.peft_config.pop("default_0")
-            type(pipeline).save_lora_weights(
-                folder, weight_name="y.safetensors", **layers, **_collate_lora_metadata(adapters))
-            shutil.copy(f"{folder}/y.safetensors", file)
-            file.chmod(0o644)
+            safetensors.torch.save_file(tensors, file, {"format": "pt"} | (case.metadata or {}))
+            references.tidy(file)
 
     def kohya(self, model, case, adapter, file, folder):
         """Returns a file that WebUI can read: the case's own, or one under kohya's names."""
@@ -201,6 +181,8 @@ class Record:
             return references.peft(model.models["unet"], "unet", file, unet)
         if case.reference == "lycoris-1":
             target = references.lycoris(model.models, adapter, 1.0)
+        elif case.reference == "diffusers-1":
+            target = references.diffusers(model.pipeline, file, 1.0, 1.0)
         else:
             assert case.reference == "peft-1"
             target = references.peft(model.models["unet"], "unet", file, 1.0)
@@ -213,7 +195,8 @@ class Record:
             component, name = name.split(".", 1)
             name, leaf = name.rsplit(".", 1)
             assert leaf == "weight"
-            adapter[component, name] = {"diff": tensor - model.tensors[f"{component}.{name}.weight"]}
+            difference = tensor - model.tensors[f"{component}.{name}.weight"]
+            adapter[component, name] = {"diff": difference}
         with tempfile.TemporaryDirectory() as folder:
             naming = "kohya_sgm" if model.names.is_xl else "kohya"
             file = Path(folder) / "x.safetensors"
@@ -224,10 +207,12 @@ class Record:
         tensors = []
         for name in sorted(next(iter(values.values()))):
             shape = list(model.tensors[name].shape)
-            norms = {label: float(f"{v[name].double().norm().item():.9g}") for label, v in values.items()}
+            norms = {label: float(f"{found[name].double().norm().item():.9g}")
+                     for label, found in values.items()}
             tensors.append(dict(name=name, shape=shape, rows=rows_of(shape), norms=norms))
         embeddings = sorted(k for k in case.extra if k.startswith("bundle_emb."))
-        before = [dict(file=self.files[name], unet=unet, te=text) for name, unet, text in case.after]
+        before = [dict(file=self.files[name], unet=unet, te=text)
+                  for name, unet, text in case.after]
         return dict(
             name=case.name, base=case.base, file=file.name, format=case.format, naming=case.naming,
             dtype=str(case.dtype).removeprefix("torch."), reference=REFERENCES[case.reference],
@@ -278,6 +263,8 @@ REFERENCES = {
     "diffusers": "diffusers 0.42.1: load_lora_weights, fuse_lora",
     "comfy": references.COMFY + ": comfy.lora.calculate_weight",
     "lycoris": "lycoris-lora 4.1.3: get_merged_weight",
+    "diffusers-1": "diffusers 0.42.1: fuse_lora at weight 1; " + references.WEBUI
+                   + ": the change as a full difference",
     "peft": "peft 0.21.2: merge_and_unload",
     "peft-1": "peft 0.21.2: merge_and_unload at weight 1; " + references.WEBUI
               + ": the change as a full difference",

@@ -38,6 +38,9 @@ CONVOLUTIONS_1 = [
     ("unet", "down_blocks.0.downsamplers.0.conv"),
     ("unet", "down_blocks.1.resnets.0.conv_shortcut"),
     ("unet", f"{D0}.proj_in"),
+    ("unet", "up_blocks.2.upsamplers.0.conv"),
+    ("unet", "conv_out"),
+    ("unet", "time_embedding.linear_1"),
 ]
 LINEAR_2 = [
     ("unet", f"{D0}.proj_in"),
@@ -93,8 +96,8 @@ class Case:
     - `comfy`: ComfyUI, at every weight.
     - `diffusers`: diffusers fuses the file.
     - `peft`: peft merges the folder, at every weight.
-    - `lycoris-1`, `peft-1`: the change at weight 1 is LyCORIS' or peft's. WebUI applies this change as
-      a full difference, at every weight.
+    - `lycoris-1`, `peft-1`, `diffusers-1`: the change at weight 1 is this program's. WebUI applies
+      this change as a full difference, at every weight.
 
     `reuse` names the case whose file this case uses, and `after` the adapters that are applied
     before it: the name of a case, a weight for the UNet and a weight for the text encoders.
@@ -114,6 +117,7 @@ class Case:
     after: tuple = ()
     config: dict | None = None
     metadata: dict | None = None
+    convert: bool = False
     extra: dict = dataclasses.field(default_factory=dict)
     unmatched: tuple = ()
     run: str | None = None
@@ -184,24 +188,32 @@ def sd1(models):
     yield case("diffusers-bare", "lora", "diffusers_bare", unet_only, values="sd1-attention-unet")
     yield case("lycoris-names", "lora", "lycoris", unet_only, values="sd1-attention-unet")
     yield case("diffusers-metadata", "lora", "diffusers_metadata", linear, values="sd1-lora")
+    yield case("diffusers-mixed", "lora", "diffusers_metadata", linear, values="sd1-lora",
+               convert=True, note="diffusers itself leaves out the factors named `lora.down`.")
     yield case("comfy", "lora", "comfy", linear, values="sd1-lora")
     yield case("comfy-ab", "lora", "comfy_ab", linear, values="sd1-lora")
-    yield case("sgm", "lora", "kohya_sgm", linear, values="sd1-lora",
+    yield case("te1", "lora", "kohya_te1", linear, values="sd1-lora",
                note="Old files with the names of the original code.")
+    yield case("reshaped", "lora", "kohya",
+               adapter_of(models, "reshaped", LINEAR_1[:3] + LINEAR_1[8:9], formats.reshaped),
+               note="1×1 factors for linear layers, and flat ones for a 1×1 convolution.")
 
     patterns = dict(linear)
     shape = models["unet"].get_submodule(LINEAR_1[2][1]).weight.shape
     patterns[LINEAR_1[2]] = formats.lora(Draw("pattern"), shape, rank=2, alpha=5.0)
     alone = {k: patterns[k] for k in LINEAR_1[:3] + LINEAR_1[5:6]}
     yield case("peft", "lora", "peft_alone", alone, suffix="",
-               config=dict(rank_pattern={LINEAR_1[2][1]: 2}, alpha_pattern={LINEAR_1[2][1]: 5.0}))
+               note="The second module has a rank and an alpha of its own.")
+    yield case("peft-text", "lora", "peft_alone", {k: linear[k] for k in LINEAR_1[8:]}, suffix="")
     few = {k: linear[k] for k in LINEAR_1[1:3]}
     yield case("peft-rslora", "rslora", "peft_alone", few, suffix="", reference="peft",
                config=dict(use_rslora=True), note="The scale is alpha / √rank.")
     spread = LINEAR_1[1:2] + LINEAR_1[4:6] + [CONVOLUTIONS_1[1]]
-    yield case("peft-dora", "dora-peft", "peft_alone",
-               each(models, "peft-dora", {k: dora(0) for k in spread}), suffix="",
-               reference="peft-1", config=dict(use_dora=True))
+    drawn = each(models, "peft-dora", {k: dora(0) for k in spread})
+    yield case("peft-dora", "dora-peft", "peft_alone", drawn, suffix="", reference="peft-1",
+               config=dict(use_dora=True))
+    yield case("diffusers-dora", "dora-peft", "diffusers_metadata", drawn,
+               reference="diffusers-1", values="sd1-peft-dora", config=dict(use_dora=True))
 
     unmatched = {
         "lora_unet_down_blocks_7_attentions_0_proj_in.lora_down.weight": torch.ones(2, 32),
@@ -235,7 +247,8 @@ def sd1(models):
         CONVOLUTIONS_1[0]: shaped(formats.lokr, first="full", second="low"),
         CONVOLUTIONS_1[2]: shaped(formats.lokr, first="full", second="tucker"),
         CONVOLUTIONS_1[3]: shaped(formats.lokr, first="low", second="low"),
-        ("unet", "down_blocks.0.resnets.1.conv2"): shaped(formats.lokr, first="low", second="tucker"),
+        ("unet", "down_blocks.0.resnets.1.conv2"):
+            shaped(formats.lokr, first="low", second="tucker"),
     }
     yield case("lokr", "lokr", "kohya", each(models, "lokr", lokr))
 
@@ -260,9 +273,12 @@ def sd1(models):
         ("unet", f"{T0}.attn1.to_k"): on_output,
         ("unet", f"{T0}.attn2.to_v"): on_output,
         ("unet", f"{T0}.ff.net.2"): on_input,
+        CONVOLUTIONS_1[1]: on_input,
         ("text_encoder", "encoder.layers.0.self_attn.k_proj"): on_output,
         ("text_encoder", "encoder.layers.0.mlp.fc2"): on_input,
     }))
+    yield case("ia3-rows", "ia3", "kohya", each(models, "ia3", {CONVOLUTIONS_1[1]: on_output}),
+               reference="lycoris", note="WebUI fails on rows of a convolution.")
     oft = each(models, "oft", {
         ("unet", f"{T0}.attn1.to_q"): shaped(formats.oft),
         ("unet", f"{T0}.attn2.to_k"): shaped(formats.oft, constraint=0.02),
@@ -283,9 +299,11 @@ def sd1(models):
         CONVOLUTIONS_1[1]: shaped(formats.boft),
         ("text_encoder", "encoder.layers.0.self_attn.q_proj"): shaped(formats.boft, size=12),
     }))
-    layers = [("unet", f"{T0}.attn1.to_q"), ("unet", f"{T0}.attn2.to_k"), ("unet", f"{T0}.ff.net.2"),
+    layers = [*(("unet", f"{T0}.{name}") for name in ("attn1.to_q", "attn2.to_k", "ff.net.2")),
               ("text_encoder", "encoder.layers.0.mlp.fc1")]
-    yield case("glora", "glora", "kohya", adapter_of(models, "glora", layers, formats.glora),
+    yield case("glora", "glora", "kohya",
+               adapter_of(models, "glora", layers + CONVOLUTIONS_1[1:2] + CONVOLUTIONS_1[4:5],
+                          formats.glora),
                reference="lycoris")
     yield case("glora-old", "glora-old", "kohya",
                adapter_of(models, "glora-old", layers, formats.glora, old=True), reference="comfy")
@@ -308,7 +326,7 @@ def sd1(models):
     extras[LINEAR_1[1]]["bias"] = Draw("bias").normal(32, 32, scale=0.1)
     extras[LINEAR_1[2]]["scale"] = torch.tensor(0.4)
     yield case("bias-scale", "bias-scale", "kohya", extras,
-               note="`bias` is added to the change before the scale; `scale` stands for alpha / rank.")
+               note="`bias` is added before the scale, and `scale` replaces alpha / rank.")
 
     # Each adapter changes the weights that the one before it has made.
     both = {k: oft[k] for k in oft} | linear
@@ -374,13 +392,18 @@ def sdxl(models):
             ("text_encoder", "encoder.layers.1.layer_norm1"):
                 lambda draw, layer: formats.norm(draw, len(layer.weight))}
     yield case("norm", "norm", "kohya_sgm", each(models, "norm", norm))
+    second = {("text_encoder_2", f"{LAYER_XL}.1.layer_norm1"):
+                  lambda draw, layer: formats.norm(draw, len(layer.weight))}
+    yield case("norm-text-2", "norm", "kohya_sgm", each(models, "norm", second),
+               reference="lycoris", note="WebUI has no name for the norms of OpenCLIP.")
 
 
 def inpaint(models):
     """A convolution with five more input channels than the adapter knows. They stay unchanged."""
     weight = models["unet"].conv_in.weight
     parts = formats.lora(Draw("inpaint"), (weight.shape[0], 4, 3, 3))
-    yield Case("inpaint-conv-in", "families/inpaint", "locon", "kohya", {("unet", "conv_in"): parts})
+    adapter = {("unet", "conv_in"): parts}
+    yield Case("inpaint-conv-in", "families/inpaint", "locon", "kohya", adapter)
 
 
 CASES = {

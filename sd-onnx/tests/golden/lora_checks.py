@@ -12,64 +12,88 @@ from make import relative
 LEAST = 1e-4  # that a mistake must move a changed tensor: a hundred times the tolerance
 PROGRAMS = ("WebUI", "LyCORIS", "LyCORIS, merged", "ComfyUI", "diffusers", "peft")
 
+# The program whose names a file has, and which must therefore read all of it. WebUI reads kohya's.
+READERS = {
+    "comfy": "ComfyUI", "comfy_ab": "ComfyUI", "lycoris": "ComfyUI", "diffusers_bare": "ComfyUI",
+    "diffusers": "diffusers", "diffusers_old": "diffusers", "diffusers_metadata": "diffusers",
+    "peft": "diffusers", "peft_alone": "peft",
+}
 
-def distance(found, expected, base, refused=()):
+
+def distance(found, expected, base):
     """Returns the largest relative L2 difference of a tensor. A missing tensor counts as
-    unchanged, unless the program refused its module."""
-    names = {k for k in expected.keys() | found.keys() if k.rpartition(".")[0] not in refused}
-    assert names, "refuses"
+    unchanged."""
+    names = expected.keys() | found.keys()
     return max(relative(expected.get(k, base[k]), found.get(k, base[k])) for k in names)
 
 
 class Agreement:
-    """The largest difference of each program from the expected values, by format and weight."""
+    """The largest difference of each program from the expected values, by format and weight.
+
+    Tensors that a program leaves unchanged are counted instead."""
 
     def __init__(self, webui, comfy):
         self.webui, self.comfy = webui, comfy
-        self.figures, self.names, self.rounding = {}, {}, {}
+        self.figures, self.rounding = {}, {}
 
     def add(self, model, case, adapter, file, plain, values):
         if case.after:
             return
         for label, unet, text in case.weights:
-            kind = "at 1" if label == "1" else "at others"
+            kind = "at 1" if label == "1" else "else"
             for program, function in self.programs(model, case, adapter, file, plain, unet, text):
-                self.refused = {}
                 try:
-                    far = distance(function(), values[label], model.tensors, self.refused)
+                    found = function()
                 except Exception as error:
-                    far = "refuses"
-                    if label == "1":
-                        print(f"{case.name}: {program}: {far} {str(error)[:200]!r}")
-                row = self.figures.setdefault((case.format, program), {})
-                row.setdefault(kind, []).append((case.name, far))
+                    found = {}
+                    self.report(case, program, label, f"refuses: {str(error)[:100]!r}")
+                far, left = 0.0, []
+                for name, tensor in values[label].items():
+                    if name not in found or torch.equal(found[name], model.tensors[name]):
+                        left.append(name)
+                    else:
+                        far = max(far, relative(tensor, found[name]))
+                row = self.figures.setdefault((case.format, program, kind), [0.0, 0, 0])
+                row[0], row[1] = max(row[0], far), row[1] + len(left)
+                row[2] += len(values[label])
+                if program == READERS.get(case.naming) and label == "1" and not case.convert:
+                    assert far <= 1e-6 and not left, (case.name, program, far, left)
+                if far > 1e-6:
+                    self.report(case, program, label, f"differs by {far:.2g}")
+                if left and found:
+                    self.report(case, program, label, f"leaves {len(left)}, such as {left[0]}")
         if case.reference == "webui" and case.dtype == torch.float32:
             self.round(model, case, plain, values)
-        self.read_names(model, case, file)
+
+    def report(self, case, program, label, what):
+        print(f"{case.name} at {label}: {program} {what}")
 
     def lycoris(self, model, case, adapter, weight, merge):
+        refused = {}
         rows = "columns" not in case.format
-        found = references.lycoris(model.models, adapter, weight, rows, merge, self.refused)
-        if self.refused and weight == 1 and not merge:
-            print(f"{case.name}: LyCORIS cannot read", self.refused)
-        return found
+        return references.lycoris(model.models, adapter, weight, rows, merge, refused)
 
     def programs(self, model, case, adapter, file, plain, unet, text):
         """Lists the programs that can read the format, each with a function that applies it."""
         yield "WebUI", lambda: self.webui.apply(model.models, [(plain, unet, text)])
-        tensors = self.webui.read(plain)
+        own = READERS.get(case.naming) == "ComfyUI"
+        tensors = self.webui.read(file if own else plain)
         yield "ComfyUI", lambda: self.comfy.apply(model.models, tensors, unet, text)[0]
         if unet == text:
             yield "LyCORIS", lambda: self.lycoris(model, case, adapter, unet, False)
-            if any("hada_w1_a" in p or "lokr_w1" in p or "lokr_w1_a" in p for p in adapter.values()):
+            names = {part[:5] for parts in adapter.values() for part in parts}
+            if names & {"hada_", "lokr_"}:
                 yield "LyCORIS, merged", lambda: self.lycoris(
                     model, case, adapter, unet, True)
-        parts = {part for parts in adapter.values() for part in parts}
-        if parts <= {"lora_down.weight", "lora_up.weight", "alpha"} and case.naming != "peft_alone":
-            if "kohya" in case.naming or "diffusers" in case.naming:
+        if case.reference == "diffusers-1":
+            yield "diffusers", lambda: references.diffusers(model.pipeline, file, unet, text)
+        if case.format in ("lora", "locon"):
+            if "kohya" in case.naming or "diffusers" in case.naming or case.naming == "peft":
                 yield "diffusers", lambda: references.diffusers(model.pipeline, file, unet, text)
         if case.naming == "peft_alone":
-            yield "peft", lambda: references.peft(model.models["unet"], "unet", file, unet)
+            component = next(iter(adapter))[0]
+            network = model.models[component]
+            yield "peft", lambda: references.peft(network, component, file, unet)
 
     def round(self, model, case, plain, values):
         """Measures WebUI in double precision."""
@@ -90,39 +114,19 @@ class Agreement:
             far = distance(exact, found, base)
             self.rounding[case.format] = max(far, self.rounding.get(case.format, 0))
 
-    def read_names(self, model, case, file):
-        """Lists the keys that ComfyUI does not read under the naming of the file."""
-        if file.is_dir():
-            return
-        tensors = self.webui.read(file)
-        _, used = self.comfy.apply(model.models, tensors, 1.0, 1.0)
-        lost = [k for k in tensors if k not in used and k not in case.unmatched
-                and not k.startswith("bundle_emb.") and "lora" in case.format]
-        self.names.setdefault((case.base, case.naming), []).extend(lost)
-
     def print(self):
-        kinds = ("at 1", "at others")
+        kinds = ("at 1", "else")
         print("\n| format |", " | ".join(f"{p} {k}" for p in PROGRAMS for k in kinds), "|")
         print("|---" * (1 + 2 * len(PROGRAMS)) + "|")
-        for name in dict.fromkeys(f for f, _ in self.figures):
+        for name in dict.fromkeys(key[0] for key in self.figures):
             cells = []
             for program in PROGRAMS:
                 for kind in kinds:
-                    found = self.figures.get((name, program), {}).get(kind, [])
-                    numbers = [far for _, far in found if not isinstance(far, str)]
-                    words = sorted({far for _, far in found if isinstance(far, str)})
-                    cells.append(", ".join([f"{max(numbers):.1g}" for _ in numbers[:1]] + words))
+                    far, left, count = self.figures.get((name, program, kind), (0.0, 0, 0))
+                    cell = "" if count == 0 else "none" if left == count else f"{far:.1g}"
+                    cells.append(cell + (f", not {left} of {count}" if 0 < left < count else ""))
             print(f"| {name} |", " | ".join(cells), "|")
         print("\nrounding:", {k: f"{v:.1g}" for k, v in self.rounding.items()})
-        for (base, naming), lost in self.names.items():
-            if lost:
-                print(f"ComfyUI, {base}, {naming}: {len(lost)} keys unread, such as {lost[0]}")
-        for key, row in self.figures.items():
-            for kind, found in row.items():
-                far = [(n, f if isinstance(f, str) else f"{f:.2g}") for n, f in found
-                       if isinstance(f, str) or f > 1e-6]
-                if far:
-                    print(key, kind, far)
 
 
 # ------------------------------------------------------------------------------------- mistakes
@@ -187,7 +191,7 @@ class Mistakes:
 
     def note(self, what, far, case):
         assert far >= LEAST, (what, case, far)
-        self.least[what] = min(self.least.get(what, (far, "")), (far, case))
+        self.least[what] = min(self.least.get(what, (far, case)), (far, case))
 
     def add(self, model, case, adapter, values):
         if case.values or case.reuse:

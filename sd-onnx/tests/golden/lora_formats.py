@@ -42,6 +42,13 @@ def lora(draw, shape, rank=3, alpha=2.0):
     return parts | ({"alpha": torch.tensor(alpha)} if alpha else {})
 
 
+def reshaped(draw, shape):
+    """LoRA with factors of a convolution for a linear layer, or the reverse."""
+    found = lora(draw, shape[:2])
+    ends = [] if len(shape) == 4 else [1, 1]
+    return {k: v.reshape(*v.shape, *ends) if v.dim() else v for k, v in found.items()}
+
+
 def locon_mid(draw, shape, rank=3, alpha=2.0):
     """LoCon with a middle factor that has the kernel."""
     out, inner, *kernel = shape
@@ -118,8 +125,10 @@ def magnitude(draw, parts, weight, axis):
 
 
 def ia3(draw, shape, on_input):
+    """IA³: a factor for each column or for each row, less one."""
     count = shape[1] if on_input else shape[0]
-    return {"weight": draw.normal(count, scale=0.3), "on_input": torch.tensor(on_input)}
+    dims = [1, count, *[1] * len(shape[2:])] if len(shape) > 2 else [count]
+    return {"weight": draw.normal(*dims, scale=0.3), "on_input": torch.tensor(on_input)}
 
 
 def oft(draw, shape, blocks=None, constraint=0.0, rescale=False):
@@ -158,20 +167,22 @@ def boft(draw, shape, size=4, constraint=0.0, rescale=False):
 
 def glora(draw, shape, rank=3, alpha=2.0, old=False):
     """GLoRA: W · A + B. LyCORIS 3 changed which factor of A and of B is the first one."""
-    out, inner = shape
-    a_in, a_out = draw.normal(inner, rank, scale=0.3), draw.normal(rank, inner, scale=0.3)
-    b_in, b_out = draw.normal(out, rank), draw.normal(rank, inner, scale=deviation(shape))
-    parts = {"alpha": torch.tensor(alpha)}
-    if old:
-        return parts | {"a2.weight": a_in, "a1.weight": a_out, "b2.weight": b_in,
-                        "b1.weight": b_out}
-    return parts | {"a1.weight": a_in, "a2.weight": a_out, "b1.weight": b_in, "b2.weight": b_out}
+    out, inner, *kernel = shape
+    one = [1] * len(kernel)
+    a_in, a_out = draw.normal(inner, rank, *one, scale=0.3), draw.normal(rank, inner, *one, scale=0.3)
+    b_in = draw.normal(out, rank, *one)
+    b_out = draw.normal(rank, inner, *kernel, scale=deviation(shape))
+    first, second = ("2", "1") if old else ("1", "2")
+    return {f"a{first}.weight": a_in, f"a{second}.weight": a_out, f"b{first}.weight": b_in,
+            f"b{second}.weight": b_out, "alpha": torch.tensor(alpha)}
 
 
 def full(draw, shape, bias=None):
+    """A full difference of the weight, and of the bias if its size is given."""
     parts = {"diff": draw.normal(*shape, scale=deviation(shape))}
     return parts | ({"diff_b": draw.normal(bias, scale=0.1)} if bias else {})
 
 
 def norm(draw, count):
+    """The differences of a normalization."""
     return {"w_norm": draw.normal(count, scale=0.2), "b_norm": draw.normal(count, scale=0.2)}

@@ -51,6 +51,10 @@ class Names:
             return self.kohya(component, module, part)
         return f"lora_unet_{sgm(self.models['unet'], module).replace('.', '_')}.{part}"
 
+    def kohya_te1(self, component, module, part):
+        """Old files for SD 1 with the names of the original code."""
+        return self.kohya_sgm(component, module, part).replace("lora_te_", "lora_te1_")
+
     def kohya_oft(self, component, module, part):
         """kohya's names for OFT on SDXL."""
         return self.kohya_sgm(component, module, part).replace("lora_unet_", "oft_unet_")
@@ -71,7 +75,7 @@ class Names:
                 block, leaf = block.rpartition(".")[0], "to_out"
             block = f"{block}.processor"
         else:
-            leaf = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}[leaf]
+            leaf = f"to_{leaf.removesuffix('_proj')}"
         end = PARTS_DIFFUSERS[part].removeprefix("lora.")
         return f"{component}.{long_name(component, block)}.{leaf}_lora.{end}"
 

@@ -1,8 +1,8 @@
 """The programs that apply an adapter to the models, for `lora.py`.
 
-Each reference takes the models of a shape, a list of applications (an adapter's tensors or file, and
-the weights for the UNet and for the text encoders), and returns every tensor that changed, under
-today's name with the component in front.
+Each reference takes the models of a shape, an adapter or its file, and the weights for the UNet and
+for the text encoders. It returns every tensor that changed, under today's name with the component
+in front.
 """
 
 import contextlib
@@ -18,50 +18,29 @@ from unittest import mock
 
 import safetensors.torch
 import torch
+from diffusers.training_utils import _collate_lora_metadata
+from diffusers.utils import convert_state_dict_to_diffusers
 from lycoris.functional.lokr import kron_weight
 from lycoris.modules import IA3Module, LohaModule, LokrModule, get_module, make_module
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import get_peft_model_state_dict
 
+from make import HERE
 from single_files import open_clip_names, unet_modules, unet_name
 
 WEBUI = "AUTOMATIC1111/stable-diffusion-webui v1.10.1 (82a973c04367123ae98bd9abdf80d9eda9b910e2)"
-WEBUI_FILES = {
-    "extensions-builtin/Lora/lora_logger.py": "ab682ac60c1f28caaf399d4f0ce7f66ea23896df64613f8391ea332d82932516",
-    "extensions-builtin/Lora/lora_patches.py": "a44427eb6198e43437d381e18b4287fd382062ed91dd13a945d08af9a05160b1",
-    "extensions-builtin/Lora/lyco_helpers.py": "cb5dc7f8708eccafd7d44e94042a992875dd80a4ed58d53af0a3fa5cccb22166",
-    "extensions-builtin/Lora/network.py": "7806020e9fddebc359ae5d10dac12b5e94eb2533517bce73c578515dc8e80b0e",
-    "extensions-builtin/Lora/network_full.py": "4ecb441de4eefe7485f52d42a68b80c2a678eba96c20c03c1d0493e706755494",
-    "extensions-builtin/Lora/network_glora.py": "e96a5ad7e7f33736f45864c09a07ce37e94f502d20a76853ed86411230197d26",
-    "extensions-builtin/Lora/network_hada.py": "6f651891f1605a7a9fd4fdb8799c0c7f6246f5fbb8cbb6caa107171b21902153",
-    "extensions-builtin/Lora/network_ia3.py": "a6e324941d36fcbd297ed175519b6b3ac66c7f5c21f9eb9c3bb22b9f0b8fb432",
-    "extensions-builtin/Lora/network_lokr.py": "63db7153681b8eb3f818ad05b21ba57b67f9db025d15bc004dc7c53e48850e73",
-    "extensions-builtin/Lora/network_lora.py": "519cf47564afd2517a418ebb6d6e9e61c9ac5e7f5356a49db2cea07e06e58253",
-    "extensions-builtin/Lora/network_norm.py": "bacd0243f41a97a978e33b0335330468ea181eec5c2bbfc220697fe48dee441c",
-    "extensions-builtin/Lora/network_oft.py": "ad6c2cc65f17fc3d8c93dccceb60311059ace2208dfcc1796302b086e9884a2a",
-    "extensions-builtin/Lora/networks.py": "c527299c3fcb9d29fdb853d223ed60ab542dd8457220379234e4a6cb7d932414",
-    "modules/textual_inversion/textual_inversion.py": "4b0e11a3fe8bf80d679d29f8b0ca6d03955f53fd94b3263508780f93c3ce203b",
-}
 COMFY = "ComfyUI 0.3.68"
-COMFY_FILES = {
-    "comfy/lora.py": "02b50abed1d804d02123c527a151b32d40f0970c4c3374df964ffb964e470f42",
-    "comfy/utils.py": "03152fcc45191a0e3cc4b7dc39736d02c8f04fb24cbed1a37499b1bb01e6f3dd",
-    "comfy/weight_adapter/__init__.py": "9e863b18e6539fa8a245bb42b1524e2c66b93b3b1eb2d5a95d502ab71684dca1",
-    "comfy/weight_adapter/base.py": "54c7794251ed82f9b5b4446827d2f774456645deea527e6d40077280604b3ad7",
-    "comfy/weight_adapter/boft.py": "9d20061c98754adef6fba21017fcdbfbd7ab0333879ca4079bb6ac4d64ae58ed",
-    "comfy/weight_adapter/glora.py": "c41ee04bf1b48603bee6541fb15f2c20406cc5862cb9e6d4bf160338864f8502",
-    "comfy/weight_adapter/loha.py": "2aa956a979f7d5b1d0284fd490b444965ac4e2deb073b22a1c37c68890380de2",
-    "comfy/weight_adapter/lokr.py": "912d2bdedc4e096c0d8be0a0a796c3e5609f6e63c28b855e607f0f26f4858c54",
-    "comfy/weight_adapter/lora.py": "3f3747b7e047afec538a54f5023398c6fe355e2b211bab5698c1449099fa0ffc",
-    "comfy/weight_adapter/oft.py": "2084954bb9f72f20a65afeaf0318ccd153972cacecc170ce42bdfec959770192",
-}
 
 
-def check_files(folder, expected):
-    """Asserts that a folder has the pinned version of each file."""
-    for file, digest in expected.items():
-        found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-        assert found == digest, f"{folder / file} is {found}, expected {digest}"
+def check_files(program, folder):
+    """Asserts that a folder has the pinned version of each file of a program."""
+    for line in (HERE / "lora-sources.sha256").read_text().splitlines():
+        digest, name = line.split()
+        if name.startswith(f"{program}/"):
+            file = folder / name.removeprefix(f"{program}/")
+            found = hashlib.sha256(file.read_bytes()).hexdigest()
+            assert found == digest, f"{file} is {found}, expected {digest}"
 
 
 def networks_of(models):
@@ -86,7 +65,7 @@ class Webui:
     name = WEBUI
 
     def __init__(self, folder):
-        check_files(folder, WEBUI_FILES)
+        check_files("webui", folder)
         shared = types.SimpleNamespace(
             cmd_opts=types.SimpleNamespace(lora_dir=tempfile.mkdtemp(), lyco_dir_backcompat=""),
             opts=mock.MagicMock(lora_in_memory_limit=0, lora_functional=False),
@@ -138,7 +117,8 @@ class Webui:
         nets = []
         try:
             for index, (file, unet, text) in enumerate(applications):
-                net = self.networks.load_network(str(index), types.SimpleNamespace(filename=str(file)))
+                on_disk = types.SimpleNamespace(filename=str(file))
+                net = self.networks.load_network(str(index), on_disk)
                 net.unet_multiplier, net.te_multiplier, net.dyn_dim = unet, text, None
                 nets.append(net)
             self.networks.loaded_networks = nets
@@ -148,7 +128,8 @@ class Webui:
             errors = dict(self.networks.extra_network_lora.errors)
             assert not errors, errors
             restore()
-            self.embeddings = {name: e.vec for net in nets for name, e in net.bundle_embeddings.items()}
+            self.embeddings = {
+                name: e.vec for net in nets for name, e in net.bundle_embeddings.items()}
             return changed(models, base)
         finally:
             self.networks.loaded_networks = []
@@ -227,10 +208,10 @@ class FusedAttention:
 def lycoris(models, adapter, weight, on_output=True, merge=False, refused=None):
     """Returns the tensors that LyCORIS' modules make of an adapter, at one weight.
 
-    LyCORIS reads every `dora_scale` as lengths of rows. With `on_output` false, the modules are built
-    for lengths of columns. Its LoHa and LoKr multiply by alpha / rank twice when they merge, but
-    once in training, which is what counts. `merge` asks for what they merge. Modules that LyCORIS
-    cannot read are added to `refused`, if that is given."""
+    LyCORIS reads every `dora_scale` as lengths of rows. With `on_output` false, the modules are
+    built for lengths of columns. Its LoHa and LoKr multiply by alpha / rank twice when they merge,
+    but once in training, which is what counts. With `merge`, the function returns what they merge.
+    Modules that LyCORIS cannot read are added to `refused`, if that is given."""
     found = {}
     for (component, name), parts in adapter.items():
         module = models[component].get_submodule(name)
@@ -306,24 +287,69 @@ def diffusers(pipeline, file, unet, text):
     return {k: v for k, v in merged(models).items() if not torch.equal(v, base[k])}
 
 
-def save_peft(model, parts, config, folder):
-    """Writes the folder that peft writes for an adapter of one network."""
+def peft_config(parts, **config):
+    """Returns peft's configuration of an adapter. The first module has the usual rank and alpha."""
     ranks = {k: len(p["lora_down.weight"]) for k, p in parts.items()}
     alphas = {k: p["alpha"].item() for k, p in parts.items()}
-    first = next(iter(parts))
-    config = LoraConfig(target_modules=list(parts), r=ranks[first], lora_alpha=alphas[first],
-                        base_model_name_or_path=None, **config)
-    wrapped = get_peft_model(copy.deepcopy(model), config)
+    rank, alpha = (next(iter(values.values())) for values in (ranks, alphas))
+    return LoraConfig(
+        target_modules=list(parts), r=rank, lora_alpha=alpha, base_model_name_or_path=None,
+        rank_pattern={k: v for k, v in ranks.items() if v != rank},
+        alpha_pattern={k: v for k, v in alphas.items() if v != alpha}, **config)
+
+
+def set_peft(network, config, parts):
+    """Sets the factors of a network's adapter, and puts the configuration into a fixed order."""
     for name, values in parts.items():
-        layer = wrapped.base_model.model.get_submodule(name)
+        layer = network.get_submodule(name)
         layer.lora_A["default"].weight.copy_(values["lora_down.weight"])
         layer.lora_B["default"].weight.copy_(values["lora_up.weight"])
-        assert layer.scaling["default"] == alphas[name] / ranks[name] ** (0.5 if config.use_rslora else 1)
+        rank = len(values["lora_down.weight"]) ** (0.5 if config.use_rslora else 1)
+        assert layer.scaling["default"] == values["alpha"].item() / rank
         if "dora_scale" in values:
             lengths = layer.lora_magnitude_vector["default"].weight
             lengths.copy_(values["dora_scale"].reshape(lengths.shape))
+    config.target_modules = sorted(parts)
+
+
+def save_peft(model, parts, config, folder):
+    """Writes the folder that peft writes for an adapter of one network."""
+    config = peft_config(parts, **config)
+    wrapped = get_peft_model(copy.deepcopy(model), config)
+    set_peft(wrapped.base_model.model, config, parts)
     wrapped.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
+    tidy(folder / "adapter_model.safetensors")
+
+
+def save_diffusers(pipeline, adapter, config, file, convert):
+    """Writes the file of diffusers' training scripts, with the alphas in the metadata.
+
+    With `convert`, the factors of attentions have diffusers' own names, as the scripts do it."""
+    layers, networks = {}, {}
+    for component in dict.fromkeys(component for component, _ in adapter):
+        parts = {module: p for (c, module), p in adapter.items() if c == component}
+        network = copy.deepcopy(getattr(pipeline, component))
+        network.add_adapter(peft_config(parts, **config), adapter_name="default")
+        set_peft(network, network.peft_config["default"], parts)
+        state = get_peft_model_state_dict(network, adapter_name="default")
+        state = convert_state_dict_to_diffusers(state) if convert else state
+        layers[f"{component}_lora_layers"], networks[component] = state, network
+    metadata = _collate_lora_metadata(networks)
+    type(pipeline).save_lora_weights(file.parent, weight_name=file.name, **layers, **metadata)
+    tidy(file)
+
+
+def tidy(file):
+    """Sorts the metadata of a file, which has another order in every run."""
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps({"__metadata__": header.pop("__metadata__"), **header}, separators=(",", ":"))
+    text = text.encode().ljust(size)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    file.chmod(0o644)
 
 
 def peft(model, component, folder, weight):
@@ -337,20 +363,24 @@ def peft(model, component, folder, weight):
     return {k: v for k, v in found.items() if not torch.equal(v, base[k])}
 
 
+def cast_to_device(tensor, device, dtype, copy=False):
+    return tensor.to(dtype, copy=copy)
+
+
 class Comfy:
     """ComfyUI's reading of adapters, with the rest of ComfyUI replaced by what that needs."""
 
     name = COMFY
 
     def __init__(self, folder):
-        check_files(folder, COMFY_FILES)
+        check_files("comfy", folder)
         package = types.ModuleType("comfy")
         package.__path__ = [str(folder / "comfy")]
         sys.modules["comfy"] = package
         for name in ("checkpoint_pickle", "cli_args"):
             sys.modules[f"comfy.{name}"] = mock.MagicMock()
         management = types.ModuleType("comfy.model_management")
-        management.cast_to_device = lambda tensor, device, dtype, copy=False: tensor.to(dtype, copy=copy)
+        management.cast_to_device = cast_to_device
         bases = types.ModuleType("comfy.model_base")
         for name in re.findall(r"model_base\.(\w+)", (folder / "comfy/lora.py").read_text()):
             setattr(bases, name, type(name, (), {}))

@@ -1,9 +1,9 @@
 //! LoRA (Hu et al. 2021, arXiv 2106.09685) and LoCon, which extends it to convolutions:
 //! `up · down`, or with a kernel between the two, the Tucker decomposition of `lora_mid`.
 
-use ndarray::{ArrayView2, s};
+use ndarray::{ArrayView2, ArrayViewMut2, linalg::general_mat_mul, s};
 
-use super::{Dims, Factor, Misfit, Part, Parts, Shaped};
+use super::{Dims, Factor, Misfit, Part, Parts, Shaped, Strength};
 
 /// Checks the factors and returns their rank.
 pub(super) fn check<T: Shaped>(parts: &Parts<T>, weight: Dims<'_>) -> Result<usize, Misfit> {
@@ -37,6 +37,32 @@ pub(super) fn check_tucker<T: Shaped>(
         return Err(Misfit::shape(core, found, format_args!("{expected:?}")));
     }
     parts.expect(factor, [down, weight.inputs()])
+}
+
+/// Adds the product to the weight. It is the same change as with [`delta`], without the memory for
+/// a second matrix as large as the weight.
+pub(super) fn add(
+    parts: &Parts<Factor>,
+    weight: &mut [f32],
+    dims: Dims<'_>,
+    strength: Strength,
+) -> Result<(), Misfit> {
+    let (up, down) = (parts.need(Part::Up)?, parts.need(Part::Down)?);
+    let (up, down) = (
+        up.matrix(parts.sides(Part::Up)?),
+        down.matrix(parts.sides(Part::Down)?),
+    );
+    let used = strength.rank.unwrap_or(usize::MAX).min(down.nrows());
+    let mut weight = ArrayViewMut2::from_shape((dims.outputs(), dims.columns()), weight)
+        .expect("the weight was checked");
+    general_mat_mul(
+        strength.scale * strength.multiplier,
+        &up.slice(s![.., ..used]),
+        &down.slice(s![..used, ..]),
+        1.0,
+        &mut weight,
+    );
+    Ok(())
 }
 
 /// Returns the difference of the weight, before alpha.

@@ -151,6 +151,11 @@ impl Format {
         if strength.multiplier == 0.0 {
             return Ok(());
         }
+        let is_plain = [Part::Bias, Part::DoraScale, Part::Magnitude, Part::Mid];
+        let is_plain = is_plain.iter().all(|&part| parts.get(part).is_none());
+        if self == Self::Lora && is_plain {
+            return lora::add(parts, weight, dims, strength);
+        }
         let mut delta = match self {
             Self::Lora => lora::delta(parts, dims, strength.rank)?,
             Self::Loha => loha::delta(parts, dims)?,
