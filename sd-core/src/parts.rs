@@ -8,7 +8,7 @@ use sd_text::PromptEncoder;
 
 use crate::{
     Defaults, Denoiser, GenerateError, ImageSize, LatentCodec, LatentRgb, Stage, StopToken,
-    model_id::ModelId,
+    lora::Lora, model_id::ModelId,
 };
 
 /// The parts of a [`Pipeline`](crate::Pipeline), checked against each other, and its defaults.
@@ -25,6 +25,7 @@ pub(crate) struct Parts {
     pub max_pixels: u64,
     pub max_batch: usize,
     pub model: Option<Arc<ModelId>>,
+    pub loras: Arc<[Arc<Lora>]>,
     pub refiner: Option<Refiner>,
     pub latent_rgb: LatentRgb,
 }

@@ -8,7 +8,8 @@ use sd_schedulers::noise::Seeds;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    Conditioning, Infotext, files, infotext, model_id::ModelId, plan::Planned, preview::to_byte,
+    Conditioning, Infotext, files, infotext, lora::Lora, model_id::ModelId, plan::Planned,
+    preview::to_byte,
 };
 
 /// The pictures of a call.
@@ -143,6 +144,7 @@ pub(crate) struct Made {
     /// The position of the picture in its batch, from 0.
     pub batch_position: usize,
     pub model: Option<Arc<ModelId>>,
+    pub loras: Arc<[Arc<Lora>]>,
     /// The name of the pipeline's refiner.
     pub refiner: Option<Arc<str>>,
 }

@@ -13,6 +13,8 @@ use crate::{
     Problem, Problems, Reproduction, Request, Stage, StopToken,
     conditioning::Contexts,
     guided::Half,
+    infotext::{self, keys},
+    lora::{self, Lora, LoraWeight},
     model_id::ModelId,
     parts::{Parts, Refiner},
     picture::{from_rgb, to_rgb},
@@ -66,6 +68,7 @@ pub struct PipelineBuilder {
     max_pixels: u64,
     max_batch: usize,
     model: Option<Arc<ModelId>>,
+    loras: Vec<Arc<Lora>>,
     refiner: Option<Refiner>,
 }
 
@@ -154,6 +157,25 @@ impl PipelineBuilder {
         self
     }
 
+    /// Adds a LoRA that is merged into the networks, which the infotext of pictures reports. The
+    /// networks are not changed. The method can be called several times, in the order in which the
+    /// LoRAs were merged.
+    ///
+    /// `hash` returns the hash that WebUI gives the file, in hexadecimal digits, of which the first
+    /// 12 are reported. It is called once, when the hash is first needed.
+    ///
+    /// Default: none.
+    pub fn lora(
+        mut self,
+        name: impl Into<String>,
+        weight: impl Into<LoraWeight>,
+        hash: impl Fn() -> io::Result<String> + Send + Sync + 'static,
+    ) -> Self {
+        let (id, weight) = (ModelId::new(name.into(), hash), weight.into());
+        self.loras.push(Arc::new(Lora { id, weight }));
+        self
+    }
+
     /// Sets a model that makes the last steps of each picture, such as SDXL's refiner. Infotexts
     /// report `name`. [`Request::refiner`] sets when the refiner takes over.
     ///
@@ -197,6 +219,7 @@ impl PipelineBuilder {
             max_pixels,
             max_batch,
             model,
+            loras,
             refiner,
         } = self;
         let inputs = denoiser.inputs();
@@ -268,6 +291,7 @@ impl PipelineBuilder {
             max_pixels,
             max_batch,
             model,
+            loras: loras.into(),
             refiner,
             latent_rgb,
         };
@@ -316,6 +340,7 @@ impl Pipeline {
             max_pixels: MAX_PIXELS,
             max_batch: 1,
             model: None,
+            loras: Vec::new(),
             refiner: None,
         }
     }
@@ -670,6 +695,23 @@ impl Pipeline {
             let note =
                 format!("`Clip skip: {layer}` is not applied: WebUI ignores it for such models");
             again.differences.push(note);
+        }
+        let own = [
+            lora::weights(&self.parts.loras),
+            lora::hashes(&self.parts.loras),
+        ];
+        let theirs = [keys::SD_LORAS, keys::LORA_HASHES].map(|key| infotext.get(key));
+        if let (false, [Some(weights), Some(hashes)]) = (infotext.is_foreign(), theirs)
+            && [weights, hashes] == own
+        {
+            // The pipeline has the same LoRAs.
+            let note = infotext::loras_note(weights);
+            again.differences.retain(|difference| *difference != note);
+        } else if !self.parts.loras.is_empty() {
+            again.differences.push(format!(
+                "this pipeline has the LoRAs `{}`, with which the picture was not made",
+                printable(&own[0])
+            ));
         }
         if again.request.refiner.is_some() && self.parts.refiner.is_none() {
             again.request.refiner = None;

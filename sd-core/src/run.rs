@@ -320,6 +320,7 @@ impl<'a> Batch<'a> {
                     batch_size: self.pictures.len(),
                     batch_position: i,
                     model: self.parts.model.clone(),
+                    loras: self.parts.loras.clone(),
                     refiner: self.parts.refiner.as_ref().map(|it| it.name.clone()),
                 },
             };

@@ -695,6 +695,7 @@ impl Builder {
             .model(model.name(), move || {
                 hash::remembered(&files, hash::cache().as_deref())
             });
+        pipeline = adapters.record(pipeline);
         if let Some(path) = &self.refiner {
             let refiner = Source::open(
                 path,

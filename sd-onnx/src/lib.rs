@@ -118,13 +118,12 @@ pub use convert::{Conversion, ConversionProgress, ConversionReport, ModelForm, W
 pub use device::{Device, ParseDeviceError};
 pub use error::{ConvertError, Error, RunError};
 pub use inspect::{Hashes, Inspection, Part, hashes, inspect};
-pub use lora::LoraWeight;
 pub use precision::{ParsePrecisionError, Precision};
 pub use runtime::RuntimeError;
 pub use sd_core::{
     BuildError, Call, ClassifierFree, Conditioning, Defaults, Denoiser, Event, EventStream, Events,
     GenerateError, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError, Inputs,
-    LatentCodec, LatentDistribution, LatentRgb, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
+    LatentCodec, LatentDistribution, LatentRgb, LoraWeight, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
     MAX_PROMPT_BYTES, MAX_WINDOWS, NetworkReport, OnStop, Picture, Pipeline, PipelineBuilder,
     Problem, Problems, Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction,
     Request, SchedulerConfig, SizeIds, Sizes, Stage, StepInfo, StopToken, Stopped, Timings,

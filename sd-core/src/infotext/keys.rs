@@ -3,11 +3,11 @@
 /// Defines a constant for each key, and the table of the keys and their meanings.
 macro_rules! keys {
     ($($group:literal { $($($name:ident = $key:literal),+: $text:literal;)* })*) => {
-        $($($(pub(super) const $name: &str = $key;)+)*)*
+        $($($(pub(crate) const $name: &str = $key;)+)*)*
 
         /// The keys that are written, in groups. Each group has a heading, and keys with what they
         /// mean, in Markdown.
-        pub(super) const KEYS: &[(&str, &[(&[&str], &str)])] = &[
+        pub(crate) const KEYS: &[(&str, &[(&[&str], &str)])] = &[
             $(($group, &[$((&[$($key),+], $text),)*]),)*
         ];
     };
@@ -73,6 +73,14 @@ keys! {
              caller can compare it.";
         MODEL = "Model":
             "the name of the model. It is not read.";
+        LORA_HASHES = "Lora hashes":
+            "the LoRAs that were merged into the model, each with the first 12 digits of WebUI's \
+             hash of its file. In files of WebUI, they are the LoRAs that the prompt names, which \
+             is a difference.";
+        SD_LORAS = "SD loras":
+            "the name and the weights of each merged LoRA, for the text encoders and for the UNet, \
+             as JSON. [`Pipeline::reproduction`](crate::Pipeline::reproduction) compares them with \
+             the pipeline's own, and other LoRAs are a difference.";
         REFINER = "Refiner", REFINER_SWITCH_AT = "Refiner switch at", REFINER_SWITCH_BY_SAMPLING_STEPS = "Refiner switch by sampling steps":
             "the name of the refiner that made the last steps, the share of the run before it, and \
              `True` if that is a share of the steps. They are read as [`Request::refiner`].";

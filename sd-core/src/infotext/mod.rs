@@ -39,7 +39,7 @@
 //!
 //! The format follows `create_infotext` and `parse_generation_parameters` of WebUI 1.10.
 
-mod keys;
+pub(crate) mod keys;
 pub(crate) mod png;
 mod read;
 mod request;
@@ -51,6 +51,7 @@ use std::fmt;
 use crate::Request;
 pub use read::InfotextError;
 use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, is_space, strip};
+pub(crate) use request::loras_note;
 pub(crate) use write::of;
 
 /// How a picture was made, in WebUI's format. The [module](self) describes the format.

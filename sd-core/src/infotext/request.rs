@@ -81,6 +81,7 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     reading.early_prompts(&request);
     reading.networks(&request);
     reading.inversions();
+    reading.loras();
     reading.others(draws);
     reading.done(request)
 }
@@ -746,6 +747,17 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// Adds a difference for LoRAs.
+    fn loras(&mut self) {
+        if self.foreign {
+            if let Some(hashes) = self.get(keys::LORA_HASHES) {
+                self.not_followed(keys::LORA_HASHES, hashes);
+            }
+        } else if let Some(weights) = self.get(keys::SD_LORAS) {
+            self.note(loras_note(weights));
+        }
+    }
+
     /// Adds a difference for textual inversions, which a pipeline must load.
     fn inversions(&mut self) {
         if let Some(named) = self.get(keys::TI_HASHES) {
@@ -783,6 +795,14 @@ impl<'a> Reading<'a> {
             }
         }
     }
+}
+
+/// Returns the difference for LoRAs of a picture of this crate. `weights` is the value of `SD loras`.
+pub(crate) fn loras_note(weights: &str) -> String {
+    format!(
+        "the LoRAs `{}` were merged into the model, and have to be loaded in this order",
+        printable(weights)
+    )
 }
 
 /// Parses a size, and rounds its sides down to multiples of 8 as WebUI does.

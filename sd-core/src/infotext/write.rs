@@ -11,7 +11,7 @@ use super::{
     webui::{name_of, noise_called, rng_of},
 };
 use crate::{
-    Guidance, Picture, Prompt, PromptOptions, RefinerShare, Request, Sizes, plan::Planned,
+    Guidance, Picture, Prompt, PromptOptions, RefinerShare, Request, Sizes, lora, plan::Planned,
 };
 
 /// Returns the infotext of a picture.
@@ -80,6 +80,10 @@ impl Writing<'_> {
                 self.add(keys::MODEL_HASH, hash.chars().take(10).collect::<String>());
             }
             self.add(keys::MODEL, &*model.name);
+        }
+        if !made.loras.is_empty() {
+            self.add(keys::LORA_HASHES, lora::hashes(&made.loras));
+            self.add(keys::SD_LORAS, lora::weights(&made.loras));
         }
         if made.batch_size > 1 {
             self.add(keys::BATCH_SIZE, made.batch_size.to_string());

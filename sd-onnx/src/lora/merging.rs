@@ -1,46 +1,20 @@
 //! The adapters that a builder merges into a model when it loads the model.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf, sync::Arc};
 
+use sd_core::PipelineBuilder;
 use sd_text::{
     TextualInversion,
     outside::{list, printable},
 };
 
 use super::{Fitted, Lora, Targets, Use, keys::UNET, merge};
-use crate::{Error, source::Source, weights::Weights};
-
-/// How strongly a LoRA changes each part of a model.
-///
-/// At 0 it changes nothing, and at 1 it makes the change that was trained. Negative weights and
-/// weights above 1 are allowed. Many LoRAs are best between 0.5 and 1.
-///
-/// ```
-/// use sd_onnx::LoraWeight;
-///
-/// assert_eq!(LoraWeight::from(0.8), LoraWeight { text_encoder: 0.8, unet: 0.8 });
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LoraWeight {
-    /// The weight for the text encoders: WebUI's first number in `<lora:name:1:0.5>`.
-    pub text_encoder: f32,
-    /// The weight for the UNet: WebUI's second number, or the first if there is no second.
-    pub unet: f32,
-}
-
-impl From<f32> for LoraWeight {
-    fn from(weight: f32) -> Self {
-        Self {
-            text_encoder: weight,
-            unet: weight,
-        }
-    }
-}
+use crate::{Error, LoraWeight, source::Source, weights::Weights};
 
 /// The adapters of a builder, compared with a model.
 #[derive(Default)]
 pub(crate) struct Adapters {
-    adapters: Vec<(Lora, Fitted, LoraWeight)>,
+    adapters: Vec<(Arc<Lora>, Fitted, LoraWeight)>,
 }
 
 impl Adapters {
@@ -80,8 +54,11 @@ impl Adapters {
             }
             let adapter = Lora::open(path)?;
             let fitted = adapter.fit(&targets)?;
-            report(&adapter, &fitted, unet.is_some());
-            adapters.push((adapter, fitted, *weight));
+            // A text encoder alone has no place for most tensors of any adapter.
+            if let (Some(_), Some(warning)) = (unet, fitted.warning()) {
+                tracing::warn!("{}: {warning}", printable(path.display()));
+            }
+            adapters.push((Arc::new(adapter), fitted, *weight));
         }
         Ok(Self { adapters })
     }
@@ -117,6 +94,17 @@ impl Adapters {
         Ok(())
     }
 
+    /// Adds the adapters to a pipeline, for the infotexts of its pictures.
+    pub fn record(&self, mut pipeline: PipelineBuilder) -> PipelineBuilder {
+        for (adapter, _, weight) in &self.adapters {
+            let name = adapter.path.file_stem().unwrap_or_default();
+            let adapter = Arc::clone(adapter);
+            let hash = move || adapter.hash().map_err(io::Error::other);
+            pipeline = pipeline.lora(name.to_string_lossy(), *weight, hash);
+        }
+        pipeline
+    }
+
     /// Reads the textual inversions in the adapters' files.
     pub fn inversions(&self) -> Result<Vec<TextualInversion>, Error> {
         let mut all = Vec::new();
@@ -125,18 +113,4 @@ impl Adapters {
         }
         Ok(all)
     }
-}
-
-/// Logs the tensors that fit nothing, once per file.
-fn report(adapter: &Lora, fitted: &Fitted, has_unet: bool) {
-    // A text encoder alone has no place for most tensors of any adapter.
-    if fitted.unfit.is_empty() || !has_unet {
-        return;
-    }
-    tracing::warn!(
-        "{}: {} of the tensors fit nothing in the model: {}",
-        printable(adapter.path.display()),
-        fitted.unfit.len(),
-        list(fitted.unfit.iter().take(8))
-    );
 }

@@ -65,7 +65,6 @@ use sd_text::{
     outside::{self, list, printable},
 };
 
-pub use self::merging::LoraWeight;
 pub(crate) use self::{
     facts::Facts,
     fit::Fitted,

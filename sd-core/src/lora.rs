@@ -1,0 +1,65 @@
+//! The LoRAs that are merged into the networks of a pipeline.
+
+use std::sync::Arc;
+
+use crate::model_id::ModelId;
+
+/// How strongly a LoRA changes each part of a model.
+///
+/// At 0 it changes nothing, and at 1 it makes the change that was trained. Negative weights and
+/// weights above 1 are allowed. Many LoRAs are best between 0.5 and 1.
+///
+/// ```
+/// use sd_core::LoraWeight;
+///
+/// assert_eq!(LoraWeight::from(0.8), LoraWeight { text_encoder: 0.8, unet: 0.8 });
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoraWeight {
+    /// The weight for the text encoders: WebUI's first number in `<lora:name:1:0.5>`.
+    pub text_encoder: f32,
+    /// The weight for the UNet: WebUI's second number, or the first if there is no second.
+    pub unet: f32,
+}
+
+impl From<f32> for LoraWeight {
+    /// Returns the same weight for all parts.
+    fn from(weight: f32) -> Self {
+        Self {
+            text_encoder: weight,
+            unet: weight,
+        }
+    }
+}
+
+/// A LoRA that is merged into the networks.
+#[derive(Debug)]
+pub(crate) struct Lora {
+    pub id: ModelId,
+    pub weight: LoraWeight,
+}
+
+/// Returns the names and hashes of LoRAs as WebUI writes them: `name: hash, name: hash`. Empty if
+/// there are none.
+pub(crate) fn hashes(loras: &[Arc<Lora>]) -> String {
+    let hash = |lora: &Arc<Lora>| -> String {
+        // WebUI drops these characters, too.
+        let name = lora.id.name.replace([':', ','], "");
+        let hash = lora.id.hash().unwrap_or_default();
+        let hash: String = hash.chars().take(12).collect();
+        format!("{name}: {hash}")
+    };
+    let hashes: Vec<_> = loras.iter().map(hash).collect();
+    hashes.join(", ")
+}
+
+/// Returns the names and weights of LoRAs, in the order in which they are merged, as JSON.
+pub(crate) fn weights(loras: &[Arc<Lora>]) -> String {
+    let weight = |lora: &Arc<Lora>| {
+        let LoraWeight { text_encoder, unet } = lora.weight;
+        // A `Value` would have the digits of an `f64`.
+        (lora.id.name.clone(), text_encoder, unet)
+    };
+    let weights: Vec<_> = loras.iter().map(weight).collect();
+    serde_json::to_string(&weights).expect("names and numbers are JSON")
+}
