@@ -5,7 +5,6 @@ for the text encoders. It returns every tensor that changed, under today's name 
 in front.
 """
 
-import contextlib
 import copy
 import hashlib
 import json
