@@ -218,8 +218,9 @@ class Record:
         embeddings = sorted(k for k in case.extra if k.startswith("bundle_emb."))
         before = [dict(file=self.files[name], unet=unet, te=text)
                   for name, unet, text in case.after]
+        alias, digest = (None, None) if file.is_dir() else self.webui.on_disk(file)
         return dict(
-            name=case.name, base=case.base, file=file.name, format=case.format, naming=case.naming,
+            name=case.name, base=case.base, file=file.name, alias=alias, hash=digest, format=case.format, naming=case.naming,
             dtype=str(case.dtype).removeprefix("torch."), reference=REFERENCES[case.reference],
             values=case.values or case.name, tolerance=TOLERANCE, unmatched=sorted(case.unmatched),
             embeddings=embeddings, note=case.note,

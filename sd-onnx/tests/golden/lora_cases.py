@@ -346,7 +346,8 @@ def sd2(models):
 
     linear = adapter_of(models, "linear", LINEAR_2)
     yield case("lora", "lora", "kohya", linear, run="run.ddim",
-               metadata=kohya_metadata("sd_v2_v", ss_v2="True"))
+               metadata=kohya_metadata(
+                   "sd_v2_v", ss_v2="True", sshs_model_hash="c0ffee" * 10 + "beef"))
     yield case("diffusers-metadata", "lora", "diffusers_metadata", linear, values="sd2-lora")
     yield case("comfy", "lora", "comfy", linear, values="sd2-lora")
     spread = {k: dora(1) for k in LINEAR_2[1:4] + LINEAR_2[6:10]}
