@@ -8,7 +8,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use sd_examples::{Failure, print, print_json};
-use sd_onnx::{Hashes, Inspection, Part};
+use sd_onnx::{Adapter, Hashes, Inspection, Part};
 use sd_text::outside::printable;
 use serde::Serialize;
 
@@ -87,6 +87,9 @@ fn lines(found: &Inspection, hashes: Option<&Hashes>) -> Vec<String> {
     for part in &found.parts {
         line(&part.name, &sizes(part));
     }
+    for (name, value) in found.adapter.iter().flat_map(adapter) {
+        line(name, &value);
+    }
     if let Some(memory) = found.memory {
         line(
             "memory",
@@ -152,3 +155,42 @@ fn gigabytes(bytes: u64) -> String {
         bytes => format!("{:.1} kB", bytes / 1e3),
     }
 }
+
+/// Returns the lines that describe a LoRA or a related adapter.
+fn adapter(found: &Adapter) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    if let Some(family) = &found.family {
+        lines.push(("for", family.clone()));
+    }
+    let rank = found.rank.map(|rank| format!(", rank {rank}"));
+    let alpha = found.alpha.map(|alpha| format!(", alpha {alpha}"));
+    let formats = found.formats.join(", ");
+    let (rank, alpha) = (rank.unwrap_or_default(), alpha.unwrap_or_default());
+    lines.push(("adapter", format!("{formats}{rank}{alpha}")));
+    let layers = found.layers.iter();
+    let layers: Vec<_> = layers
+        .map(|(network, count)| format!("{count} in the {network}"))
+        .collect();
+    lines.push(("layers", layers.join(", ")));
+    if !found.inversions.is_empty() {
+        lines.push(("embeddings", found.inversions.join(", ")));
+    }
+    for (name, value) in [
+        ("title", &found.title),
+        ("base model", &found.base_model),
+        ("trigger", &found.trigger_phrase),
+    ] {
+        lines.extend(value.clone().map(|value| (name, value)));
+    }
+    if !found.tags.is_empty() {
+        let tags = found.tags.iter().take(MOST_TAGS);
+        let tags: Vec<_> = tags
+            .map(|(tag, count)| format!("{tag} ({count})"))
+            .collect();
+        lines.push(("tags", tags.join(", ")));
+    }
+    lines
+}
+
+/// The largest number of tags that are shown.
+const MOST_TAGS: usize = 12;

@@ -9,8 +9,8 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use sd_onnx::{
-    Builder, Device, GenerateError, Guidance, ImageSize, Pipeline, Precision, Prompt, RefinerShare,
-    RefinerSwitch, Request, Sizes, Stopped,
+    Builder, Device, GenerateError, Guidance, ImageSize, LoraWeight, Pipeline, Precision, Prompt,
+    RefinerShare, RefinerSwitch, Request, Sizes, Stopped,
     schedulers::{
         Ladder, Prediction, Sampler, Scheduler, SchedulerConfig, from_comfyui, from_webui,
         samplers::{SamplerRow, TABLE, WithConventions, row_of},
@@ -40,6 +40,11 @@ pub struct Options {
     /// repeated. A prompt uses one by its file's name, or by the token that the file names
     #[arg(long, value_name = "PATH")]
     pub embeddings: Vec<PathBuf>,
+    /// LoRA or related adapter to merge into the model, with its weight, such as fox.safetensors:0.8,
+    /// or with one weight for the text encoders and one for the UNet, such as fox.safetensors:0.5:1
+    /// [default weight: 1]; may be repeated
+    #[arg(long, value_name = "PATH[:WEIGHT]", value_parser = lora)]
+    pub lora: Vec<(PathBuf, LoraWeight)>,
     /// Negative prompt: what the picture should not show
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub negative: Option<String>,
@@ -306,6 +311,29 @@ pub fn finite(text: &str) -> Result<f32, String> {
     }
 }
 
+/// Parses the path of a LoRA and its weights.
+///
+/// # Errors
+/// Returns a text that says what is wrong.
+pub fn lora(text: &str) -> Result<(PathBuf, LoraWeight), String> {
+    // A path may contain colons too, so only numbers at the end are weights.
+    let split = |text: &str| {
+        let (path, weight) = text.rsplit_once(':')?;
+        Some((path.to_owned(), weight.parse::<f32>().ok()?))
+    };
+    let (path, weight) = match split(text) {
+        None => (text.to_owned(), LoraWeight::from(1.0)),
+        Some((path, unet)) => match split(&path) {
+            None => (path, LoraWeight::from(unet)),
+            Some((path, text_encoder)) => (path, LoraWeight { text_encoder, unet }),
+        },
+    };
+    match path.is_empty() {
+        true => Err("expected a path".to_owned()),
+        false => Ok((path.into(), weight)),
+    }
+}
+
 /// Parses a seed: a whole number below 2^64, or -1 for a random number below 2^32.
 ///
 /// # Errors
@@ -517,6 +545,9 @@ impl Options {
         }
         for path in &self.embeddings {
             builder = builder.embeddings(path);
+        }
+        for (path, weight) in &self.lora {
+            builder = builder.lora(path, *weight);
         }
         if let Some(path) = &self.refiner {
             builder = builder.refiner(path);

@@ -17,6 +17,7 @@ use crate::{
     exported,
     graph::Dialect,
     hash,
+    lora::Lora,
     models::{
         clip_text::{self, ClipTextConfig},
         unet::{self, UnetConfig},
@@ -57,6 +58,8 @@ pub struct Inspection {
     /// The metadata in the header of a safetensors or GGUF file, such as the training settings of a
     /// LoRA. Empty for other formats.
     pub metadata: BTreeMap<String, String>,
+    /// What an adapter, such as a LoRA, changes. `None` for other files.
+    pub adapter: Option<Adapter>,
     /// The networks that the model needs and the file does not have. Supply them with
     /// [`Builder::vae`](crate::Builder::vae) and similar methods.
     pub missing: Vec<String>,
@@ -64,6 +67,34 @@ pub struct Inspection {
     pub problems: Vec<String>,
     /// Other facts about the file, such as tensors that are ignored.
     pub warnings: Vec<String>,
+}
+
+/// What a LoRA or a related adapter changes, and what its trainer wrote about it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Adapter {
+    /// The family that it was trained for, such as `SDXL`. `None` if its shapes do not show it.
+    pub family: Option<String>,
+    /// The formats of its modules, such as `LoRA` or `LoKr`.
+    pub formats: Vec<String>,
+    /// The most frequent rank of its modules. `None` for formats without a rank.
+    pub rank: Option<usize>,
+    /// The alpha in the metadata. The scale of a module is alpha divided by the rank.
+    pub alpha: Option<f64>,
+    /// The number of layers that it changes, by network. A name that may belong to several networks
+    /// counts for the first of them.
+    pub layers: BTreeMap<String, usize>,
+    /// The names of the textual inversions in the file.
+    pub inversions: Vec<String>,
+    /// The title in the metadata, or else the name that it had in training.
+    pub title: Option<String>,
+    /// The base model in the metadata.
+    pub base_model: Option<String>,
+    /// The words that call it in a prompt, in the metadata.
+    pub trigger_phrase: Option<String>,
+    /// The tags of the training pictures in the metadata and how often they occur, the most
+    /// frequent first, at most 1000. Frequent tags often call an adapter that has no trigger phrase.
+    pub tags: Vec<(String, u64)>,
 }
 
 /// One network of a model, or all tensors of a file that is not a model.
@@ -144,7 +175,14 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
             Err(error) => Ok(of_other(&file, name(kind), outside::chain(&error))),
         };
     }
-    Ok(of_other(&file, name(kind), format!("the file is {kind}")))
+    let mut found = of_other(&file, name(kind), format!("the file is {kind}"));
+    if kind == Kind::Lora {
+        match Lora::open(path) {
+            Ok(lora) => found.adapter = Some(of_adapter(lora)),
+            Err(error) => found.problems = vec![outside::chain(&error)],
+        }
+    }
+    Ok(found)
 }
 
 /// Reads a whole file and returns its hashes.
@@ -220,6 +258,7 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
         class: source.has("unet").then(|| source.class().to_owned()),
         parts,
         memory: Some(memory),
+        adapter: None,
         metadata: source.metadata(),
         missing: source.missing()?.into_iter().map(str::to_owned).collect(),
         problems: problems.iter().map(|error| outside::chain(error)).collect(),
@@ -289,6 +328,21 @@ fn check(source: &Source, component: &str, weights: &Weights) -> Result<(), Erro
     }
 }
 
+fn of_adapter(lora: Lora) -> Adapter {
+    Adapter {
+        family: lora.family.map(|family| family.name().to_owned()),
+        formats: lora.formats().into_iter().map(str::to_owned).collect(),
+        rank: lora.rank(),
+        layers: lora.layers(),
+        inversions: lora.inversion_names().map(str::to_owned).collect(),
+        alpha: lora.facts.alpha,
+        title: lora.facts.title.or(lora.facts.output_name),
+        base_model: lora.facts.base_model,
+        trigger_phrase: lora.facts.trigger_phrase,
+        tags: lora.facts.tags,
+    }
+}
+
 fn of_other(file: &WeightFile, kind: &str, problem: String) -> Inspection {
     Inspection {
         path: file.path.clone(),
@@ -299,6 +353,7 @@ fn of_other(file: &WeightFile, kind: &str, problem: String) -> Inspection {
         class: None,
         parts: vec![Part::of("tensors", file.sizes())],
         memory: None,
+        adapter: None,
         metadata: file.metadata.clone(),
         missing: Vec::new(),
         problems: vec![problem],

@@ -117,7 +117,7 @@ pub use builder::{Builder, builder};
 pub use convert::{Conversion, ConversionProgress, ConversionReport, ModelForm, WeightType};
 pub use device::{Device, ParseDeviceError};
 pub use error::{ConvertError, Error, RunError};
-pub use inspect::{Hashes, Inspection, Part, hashes, inspect};
+pub use inspect::{Adapter, Hashes, Inspection, Part, hashes, inspect};
 pub use precision::{ParsePrecisionError, Precision};
 pub use runtime::RuntimeError;
 pub use sd_core::{

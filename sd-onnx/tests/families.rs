@@ -10,7 +10,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Golden, family, load, relative_error, write_family};
+use common::{Golden, family, load, lora_runs, relative_error, write_family};
 use ndarray::{Array2, Array3, Array4, Axis, Slice};
 use safetensors::{Dtype, tensor::TensorView};
 use sd_onnx::{
@@ -271,6 +271,30 @@ fn whole_runs() {
             );
         }
     });
+}
+
+/// WebUI's arithmetic merged the LoRAs, and diffusers ran the models.
+#[test]
+fn whole_runs_with_loras() {
+    for shape in ["sd2-v", "sdxl-base"] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = written(shape, folder.path());
+        for expected in lora_runs(&format!("families/{shape}")) {
+            let mut builder = sd_onnx::builder();
+            for (path, weight) in expected.loras {
+                builder = builder.lora(path, weight);
+            }
+            let pipeline = builder.load(&model).unwrap();
+            let all = cases(shape);
+            let mut runs = list(&all, "runs").iter();
+            let case = runs
+                .find(|case| text(case, "name") == expected.run)
+                .unwrap();
+            let picture = run(&pipeline, &golden(shape), case, shape);
+            let error = relative_error(&picture.latents, &expected.latents);
+            within(WHOLE_RUN, &format!("{shape} with a LoRA"), error);
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::{Golden, Model, SHAPES, golden_json, load, relative_error};
+use common::{Golden, Model, SHAPES, golden_json, load, lora_runs, relative_error};
 use ndarray::{Array3, Array4, Axis};
 use sd_onnx::{
     Call, LatentDistribution, Picture, Pipeline, Request, SchedulerConfig, StopToken, schedulers,
@@ -204,6 +204,26 @@ fn whole_runs() {
             );
         }
     });
+}
+
+/// WebUI's arithmetic merged the LoRA, and diffusers ran the model.
+#[test]
+fn a_run_with_a_lora() {
+    let folder = tempfile::tempdir().unwrap();
+    Model::of_shape("four").write(folder.path());
+    let cases = golden_json("four", "cases.json");
+    for expected in lora_runs("four") {
+        let mut builder = sd_onnx::builder();
+        for (path, weight) in expected.loras {
+            builder = builder.lora(path, weight);
+        }
+        let pipeline = builder.load(folder.path()).unwrap();
+        let mut runs = cases["runs"].as_array().unwrap().iter();
+        let case = runs.find(|case| case["name"] == *expected.run).unwrap();
+        let picture = run(&pipeline, &cases, case);
+        let error = relative_error(&picture.latents, &expected.latents);
+        within(WHOLE_RUN, &format!("{} with a LoRA", expected.run), error);
+    }
 }
 
 /// Returns a pipeline of the same networks with another scheduler configuration.

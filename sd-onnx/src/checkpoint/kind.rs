@@ -36,7 +36,9 @@ impl Kind {
             Self::Model => "a Stable Diffusion model",
             Self::Vae => "an autoencoder",
             Self::TextEncoder => "a text encoder",
-            Self::Lora => "a LoRA, which changes a model and cannot draw by itself",
+            Self::Lora => {
+                "a LoRA, which changes a model and cannot draw by itself (`Builder::lora`)"
+            }
             Self::TextualInversion => {
                 "a textual inversion, which adds words to a model and cannot draw by itself"
             }

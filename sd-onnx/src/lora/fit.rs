@@ -286,6 +286,7 @@ impl Fitted {
     }
 
     /// Returns the current names of the tensors of a network that the adapter changes.
+    #[cfg(test)]
     pub fn tensors(&self, network: &str) -> impl Iterator<Item = &str> {
         let changes = self
             .changes

@@ -3,10 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use sd_core::PipelineBuilder;
-use sd_text::{
-    TextualInversion,
-    outside::{list, printable},
-};
+use sd_text::{TextualInversion, outside::printable};
 
 use super::{Fitted, Lora, Targets, Use, keys::UNET, merge};
 use crate::{Error, LoraWeight, source::Source, weights::Weights};

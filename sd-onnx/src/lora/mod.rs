@@ -56,7 +56,7 @@ mod targets;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -68,7 +68,7 @@ use sd_text::{
 pub(crate) use self::{
     facts::Facts,
     fit::Fitted,
-    merge::{Changed, Merged, Use, changed, merge},
+    merge::{Use, merge},
     merging::Adapters,
     targets::Targets,
 };
@@ -234,6 +234,22 @@ impl Lora {
             .filter_map(|module| Format::of(&module.parts));
         let formats: BTreeSet<Format> = formats.collect();
         formats.into_iter().map(Format::name).collect()
+    }
+
+    /// Returns how many layers of each network the adapter changes.
+    pub fn layers(&self) -> BTreeMap<String, usize> {
+        let mut layers = BTreeMap::new();
+        for module in self.modules.iter().filter(|module| module.is_adapter()) {
+            if let Some(network) = module.networks.first() {
+                *layers.entry((*network).to_owned()).or_default() += 1;
+            }
+        }
+        layers
+    }
+
+    /// Returns the names of the textual inversions in the file.
+    pub fn inversion_names(&self) -> impl Iterator<Item = &str> {
+        self.bundles.iter().map(|(name, _)| name.as_str())
     }
 
     /// Returns the names of the modules, in the order of the file.

@@ -12,7 +12,7 @@ use std::{
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sd_onnx::{
-    Pipeline,
+    LoraWeight, Pipeline,
     schedulers::{NoiseSource, noise::TorchRng},
 };
 use sd_text::outside::chain;
@@ -284,4 +284,49 @@ pub fn relative_error<'a>(found: impl IntoIterator<Item = &'a f32>, expected: &[
     assert_eq!(count, expected.len());
     assert!(norm > 0.0, "a golden of zeros proves nothing");
     (difference / norm).sqrt()
+}
+
+/// A run of a golden model with LoRAs.
+pub struct LoraRun {
+    /// The LoRAs, in the order in which they are merged.
+    pub loras: Vec<(PathBuf, LoraWeight)>,
+    /// The name of the run in the model's `cases.json`.
+    pub run: String,
+    /// The final latents.
+    pub latents: Vec<f32>,
+}
+
+/// Returns the runs with LoRAs of a model, by its folder in `tests/golden`.
+pub fn lora_runs(base: &str) -> Vec<LoraRun> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let number = |value: &Value| value.as_f64().unwrap() as f32;
+    let expected = Golden::of_file(&golden("lora").join("expected.safetensors"));
+    let cases = golden_json("lora", "cases.json");
+    let mut runs = Vec::new();
+    let of_base = |case: &&Value| case["base"] == base;
+    for case in cases.as_array().unwrap().iter().filter(of_base) {
+        for run in case["runs"].as_array().unwrap() {
+            let mut weights = case["weights"].as_array().unwrap().iter();
+            let used = weights.find(|used| used["label"] == run["label"]).unwrap();
+            let adapters = used["adapters"].as_array().unwrap();
+            let lora = |adapter: &Value| {
+                let (unet, text_encoder) = (number(&adapter["unet"]), number(&adapter["te"]));
+                let file = golden("lora").join(text(&adapter["file"]));
+                (file, LoraWeight { text_encoder, unet })
+            };
+            let (values, label, name) = (
+                text(&case["values"]),
+                text(&run["label"]),
+                text(&run["run"]),
+            );
+            let (_, latents) = expected.tensor(&format!("{values}/{label}/{name}.latents"));
+            runs.push(LoraRun {
+                loras: adapters.iter().map(lora).collect(),
+                run: name,
+                latents,
+            });
+        }
+    }
+    assert!(!runs.is_empty(), "{base} has no runs with LoRAs");
+    runs
 }

@@ -12,7 +12,10 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sd_schedulers::{NoiseSource, noise::TorchRng};
 use serde_json::Value;
 
-use super::super::{Changed, Lora, Targets, Use, changed};
+use super::super::{
+    Lora, Targets, Use,
+    merge::{Changed, changed},
+};
 use crate::weights::Weights;
 
 const NETWORKS: [&str; 3] = ["unet", "text_encoder", "text_encoder_2"];

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, path::Path};
 
 use safetensors::{Dtype, tensor::TensorView};
 
-use super::super::{Changed, Fitted, Lora, Merged, Targets, Use, changed, merge};
+use super::super::{
+    Fitted, Lora, Targets, Use, merge,
+    merge::{Changed, Merged, changed},
+};
 use crate::{Error, weights::Weights};
 
 /// A tensor of a test's file.
