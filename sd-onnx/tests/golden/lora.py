@@ -9,7 +9,6 @@ script needs a few files of each, whose SHA-256 it asserts. It also needs the pa
 
 import argparse
 import contextlib
-import copy
 import importlib.metadata
 import json
 import shutil
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from transformers import CLIPTokenizer
 
 import lora_references as references
 import make
@@ -137,6 +135,10 @@ class Record:
         if described["embeddings"]:
             self.store_embeddings(case, described)
         self.mistakes.add(model, case, adapter, values)
+        if case.after:
+            first = self.before(case)
+            turned = {label: [(file, *weights), *first] for label, *weights in case.weights}
+            self.mistakes.order(model, case, turned, values)
         self.cases.append(described)
         print(case.name, flush=True)
 
@@ -167,8 +169,7 @@ class Record:
 
     def expected(self, model, case, adapter, file, plain, unet, text):
         if case.reference == "webui":
-            before = [(OUT / self.files[name], *weights) for name, *weights in case.after]
-            return self.webui.apply(model.models, [*before, (plain, unet, text)])
+            return self.webui.apply(model.models, [*self.before(case), (plain, unet, text)])
         if case.reference == "diffusers":
             return references.diffusers(model.pipeline, file, unet, text)
         if case.reference == "comfy":
@@ -187,6 +188,10 @@ class Record:
             assert case.reference == "peft-1"
             target = references.peft(model.models["unet"], "unet", file, 1.0)
         return self.as_difference(model, target, unet)
+
+    def before(self, case):
+        """Lists the adapters that come before the adapter of a case."""
+        return [(OUT / self.files[name], unet, text) for name, unet, text in case.after]
 
     def as_difference(self, model, target, weight):
         """Moves the weights towards `target` as WebUI does with a full difference."""
@@ -213,8 +218,9 @@ class Record:
         embeddings = sorted(k for k in case.extra if k.startswith("bundle_emb."))
         before = [dict(file=self.files[name], unet=unet, te=text)
                   for name, unet, text in case.after]
+        alias, digest = (None, None) if file.is_dir() else self.webui.on_disk(file)
         return dict(
-            name=case.name, base=case.base, file=file.name, format=case.format, naming=case.naming,
+            name=case.name, base=case.base, file=file.name, alias=alias, hash=digest, format=case.format, naming=case.naming,
             dtype=str(case.dtype).removeprefix("torch."), reference=REFERENCES[case.reference],
             values=case.values or case.name, tolerance=TOLERANCE, unmatched=sorted(case.unmatched),
             embeddings=embeddings, note=case.note,
@@ -230,6 +236,9 @@ class Record:
                 self.tensors[f"{case.name}/{label}/{tensor['name']}"] = part.contiguous()
         if case.run:
             label, tensors = next(iter(values.items()))
+            golden = safetensors.torch.load_file(HERE / case.base / "golden.safetensors")
+            # Other processors round in another way.
+            assert relative(golden[f"{case.run}.latents"], model.run(case.run)) < 3e-5
             with model.changed(tensors):
                 latents = model.run(case.run)
             self.tensors[f"{case.name}/{label}/{case.run}.latents"] = latents

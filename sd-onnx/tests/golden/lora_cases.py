@@ -253,6 +253,7 @@ def sd1(models):
     yield case("lokr", "lokr", "kohya", each(models, "lokr", lokr))
 
     square, wide, tall = f"{T0}.attn1.to_q", f"{T0}.ff.net.2", f"{T0}.ff.net.0.proj"
+    dora_adapters = {}
     for axis, name in ((1, "dora-columns"), (0, "dora-rows")):
         spread = {
             ("unet", square): dora(axis),
@@ -264,9 +265,9 @@ def sd1(models):
             ("unet", f"{T0}.attn2.to_v"): dora(axis, formats.lokr, second="low"),
             ("text_encoder", "encoder.layers.0.self_attn.q_proj"): dora(axis),
         }
-        drawn = each(models, name, spread)
-        columns = drawn if axis == 1 else columns
-        yield case(name, name, "kohya", drawn, reference="lycoris-1" if axis == 0 else "webui")
+        dora_adapters[name] = each(models, name, spread)
+        yield case(name, name, "kohya", dora_adapters[name],
+                   reference="lycoris-1" if axis == 0 else "webui")
 
     on_output, on_input = (shaped(formats.ia3, on_input=i) for i in (False, True))
     yield case("ia3", "ia3", "kohya", each(models, "ia3", {
@@ -334,7 +335,8 @@ def sd1(models):
                after=(("sd1-lora", 0.8, 0.5),))
     yield case("lora-after-oft", "lora", "kohya", both, reuse="sd1-lora",
                after=(("sd1-oft", 0.7, 0.7),), weights=[("0.8", 0.8, 0.5)])
-    yield case("dora-after-lora", "dora-columns", "kohya", columns | linear,
+    both = dora_adapters["dora-columns"] | linear
+    yield case("dora-after-lora", "dora-columns", "kohya", both,
                reuse="sd1-dora-columns", after=(("sd1-lora", 0.8, 0.5),))
 
 
@@ -344,7 +346,8 @@ def sd2(models):
 
     linear = adapter_of(models, "linear", LINEAR_2)
     yield case("lora", "lora", "kohya", linear, run="run.ddim",
-               metadata=kohya_metadata("sd_v2_v", ss_v2="True"))
+               metadata=kohya_metadata(
+                   "sd_v2_v", ss_v2="True", sshs_model_hash="c0ffee" * 10 + "beef"))
     yield case("diffusers-metadata", "lora", "diffusers_metadata", linear, values="sd2-lora")
     yield case("comfy", "lora", "comfy", linear, values="sd2-lora")
     spread = {k: dora(1) for k in LINEAR_2[1:4] + LINEAR_2[6:10]}

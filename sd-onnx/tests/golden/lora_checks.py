@@ -225,6 +225,13 @@ class Mistakes:
                           if k.rpartition(".")[0] == f"{component}.{module}")
                 self.note(what, far, case.name)
 
+    def order(self, model, case, applications, values):
+        """Applies the adapters of a case in the other order."""
+        for label, reversed_applications in applications.items():
+            found = self.webui.apply(model.models, reversed_applications)
+            far = distance(found, values[label], model.tensors)
+            self.note("two adapters in the other order", far, case.name)
+
     def runs(self, model, case, values, latents):
         """Leaves out one module, one text encoder or one half of a run with an adapter."""
         label = next(iter(values))

@@ -67,7 +67,8 @@ class Webui:
     def __init__(self, folder):
         check_files("webui", folder)
         shared = types.SimpleNamespace(
-            cmd_opts=types.SimpleNamespace(lora_dir=tempfile.mkdtemp(), lyco_dir_backcompat=""),
+            cmd_opts=types.SimpleNamespace(
+                lora_dir=tempfile.mkdtemp(), lyco_dir_backcompat="", no_hashing=False),
             opts=mock.MagicMock(lora_in_memory_limit=0, lora_functional=False),
             walk_files=lambda *args, **kwargs: [], sd_model=None)
         devices = types.SimpleNamespace(
@@ -75,7 +76,7 @@ class Webui:
         self.shared, self.devices, self.double = shared, devices, False
         stubs = {"modules.shared": shared, "modules.devices": devices}
         for name in ("gradio", "modules", "modules.sd_models", "modules.cache", "modules.errors",
-                     "modules.hashes", "modules.scripts", "modules.sd_hijack", "modules.patches",
+                     "modules.scripts", "modules.sd_hijack", "modules.patches",
                      "modules.models", "modules.models.sd3", "modules.models.sd3.mmdit",
                      "modules.images", "modules.sd_samplers", "modules.sd_hijack_checkpoint",
                      "modules.textual_inversion", "modules.textual_inversion.dataset",
@@ -90,16 +91,28 @@ class Webui:
         stubs["modules.models.sd3.mmdit"].QkvLinear = type("QkvLinear", (torch.nn.Linear,), {})
         stubs["modules.sd_models"].read_state_dict = self.read
         sys.modules |= stubs
-        path = folder / "modules/textual_inversion/textual_inversion.py"
-        inversion = types.ModuleType("modules.textual_inversion.textual_inversion")
-        exec(compile(path.read_text(), str(path), "exec"), inversion.__dict__)
-        sys.modules[inversion.__name__] = inversion
-        stubs["modules.textual_inversion"].textual_inversion = inversion
+        stubs["modules.sd_models"].read_metadata_from_safetensors = metadata_of
+        stubs["modules.cache"].cache = lambda name: {}
+        stubs["modules.cache"].cached_data_for_file = lambda name, title, file, read: read()
+        for name in ("hashes", "textual_inversion.textual_inversion"):
+            path = folder / "modules" / f"{name.replace('.', '/')}.py"
+            module = types.ModuleType(f"modules.{name}")
+            sys.modules[module.__name__] = module
+            parent, _, leaf = module.__name__.rpartition(".")
+            setattr(stubs[parent], leaf, module)
+            exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
         sys.path.insert(0, str(folder / "extensions-builtin/Lora"))
         import networks
 
         self.networks = networks
         networks.extra_network_lora = types.SimpleNamespace(errors={})
+
+    def on_disk(self, file):
+        """Returns the alias and the hash that WebUI shows for a file."""
+        with contextlib.redirect_stdout(None):
+            found = self.networks.network.NetworkOnDisk(file.stem, str(file))
+            found.read_hash()
+        return found.alias, found.shorthash
 
     def read(self, file):
         if Path(file).suffix == ".pt":
@@ -178,6 +191,11 @@ class Webui:
         found = [m for m in mapping.values() if m not in outputs
                  and isinstance(m, (*kinds, torch.nn.MultiheadAttention))]
         return found, lambda: [f.copy_back() for f in back]
+
+
+def metadata_of(file):
+    with safetensors.safe_open(file, "pt") as opened:
+        return opened.metadata()
 
 
 class FusedAttention:
