@@ -1,6 +1,9 @@
 //! Compares an adapter with a model.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    path::Path,
+};
 
 use sd_text::outside::{list, printable};
 
@@ -57,48 +60,17 @@ impl Lora {
             let problem = format!("the adapter is for {own}, but the model is {model}");
             return Err(Error::adapter(&self.path, problem));
         }
-        let mut unfit = self.unknown.clone();
-        let mut changes: Vec<(Change, &Module, bool)> = Vec::new();
-        // The index of the change of each first tensor.
-        let mut places: HashMap<(&str, String), usize> = HashMap::new();
+        let mut plan = Plan {
+            unfit: self.unknown.clone(),
+            ..Plan::default()
+        };
         for module in &self.modules {
-            let names = || module.parts.iter().map(|(_, stored)| stored.name.clone());
-            let target = targets.find(module.networks, &module.rest);
-            let Some((network, target)) = target.filter(|_| module.is_adapter()) else {
-                unfit.extend(names());
-                continue;
-            };
-            for change in self.changes(module, network, target, targets, &mut unfit)? {
-                let key = (network, change.tensors[0].clone());
-                match places.entry(key) {
-                    Entry::Vacant(entry) => {
-                        entry.insert(changes.len());
-                        changes.push((change, module, target.is_ldm));
-                    }
-                    Entry::Occupied(entry) => {
-                        let (there, other, is_ldm) = &mut changes[*entry.get()];
-                        match (*is_ldm, target.is_ldm) {
-                            // Some files have every module twice, also with latent diffusion's
-                            // names, which diffusers then ignores.
-                            (false, true) => unfit.extend(names()),
-                            (true, false) => {
-                                let older = there.parts.iter();
-                                unfit.extend(older.map(|(_, stored)| stored.name.clone()));
-                                (*there, *other, *is_ldm) = (change, module, false);
-                            }
-                            _ => {
-                                let this = printable(&module.name);
-                                let other = printable(&other.name);
-                                let problem =
-                                    format!("module `{this}` is there twice, also as `{other}`");
-                                return Err(Error::adapter(&self.path, problem));
-                            }
-                        }
-                    }
-                }
+            match self.found(module, targets)? {
+                Some(found) => plan.add(found, &self.path)?,
+                None => plan.unfit.extend(module.tensors()),
             }
         }
-        if changes.is_empty() {
+        if plan.changes.is_empty() {
             let problem = format!(
                 "none of the adapter's {} modules is in the model: {}",
                 self.modules.len(),
@@ -106,24 +78,40 @@ impl Lora {
             );
             return Err(Error::adapter(&self.path, problem));
         }
-        unfit.sort();
-        unfit.dedup();
-        Ok(Fitted {
-            changes: changes.into_iter().map(|(change, ..)| change).collect(),
-            unfit,
-        })
+        Ok(plan.fitted())
+    }
+
+    /// Finds a module in the model. Returns `None` if the model does not have it, or if its tensors
+    /// are not those of an adapter.
+    fn found<'m>(
+        &self,
+        module: &'m Module,
+        targets: &Targets<'_>,
+    ) -> Result<Option<Found<'m>>, Error> {
+        if !module.is_adapter() {
+            return Ok(None);
+        }
+        // Without a prefix, both text encoders have the module. The shapes then decide.
+        let mut first = None;
+        for (network, target) in targets.find(module.networks, &module.rest) {
+            match self.changes(module, network, target, targets) {
+                Ok(found) => return Ok(Some(found)),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        first.map_or(Ok(None), Err)
     }
 
     /// Returns the changes of a module: of its weight, of its bias, or of both.
-    fn changes(
+    fn changes<'m>(
         &self,
-        module: &Module,
+        module: &'m Module,
         network: &'static str,
         target: &Target,
         targets: &Targets<'_>,
-        unfit: &mut Vec<String>,
-    ) -> Result<Vec<Change>, Error> {
+    ) -> Result<Found<'m>, Error> {
         let mut changes = Vec::with_capacity(1);
+        let mut unfit = Vec::new();
         let format = Format::of(&module.parts);
         for (part, stored) in module.parts.iter() {
             let is_bias = part == Part::DiffB || part == Part::BNorm;
@@ -133,7 +121,7 @@ impl Lora {
         }
         if let Some(format) = format {
             let (tensors, mut shape) = self.place(module, network, target, "weight", targets)?;
-            let misfit = |misfit| self.misfit(module, &tensors, misfit);
+            let misfit = |misfit| self.misfit(&module.parts, module, &tensors, misfit);
             let mut rank = format.check(&module.parts, Dims(&shape));
             if tensors[0] == FIRST && shape.get(1).is_some_and(|&inputs| inputs > LATENTS) {
                 let mut narrow = shape.clone();
@@ -153,33 +141,43 @@ impl Lora {
             });
         }
         let biases = [Part::DiffB, Part::BNorm];
-        if let Some(bias) = biases.into_iter().find_map(|part| module.parts.get(part)) {
-            let bare = |name: &String| targets.shape(network, &format!("{name}.bias")).is_none();
-            if target.modules.iter().any(bare) {
-                unfit.push(bias.name.clone());
-                return Ok(changes);
-            }
-            let (tensors, shape) = self.place(module, network, target, "bias", targets)?;
-            let mut parts = Parts::default();
-            parts.insert(Part::Diff, bias.clone());
-            let check = Format::Full.check(&parts, Dims(&shape));
-            check.map_err(|found| {
-                let wrong = Misfit {
-                    part: Part::Diff,
-                    ..found
-                };
-                self.misfit_of(&parts, module, &tensors, wrong)
-            })?;
-            changes.push(Change {
-                network,
-                tensors,
-                shape,
-                format: Format::Full,
-                parts,
-                scale: 1.0,
-            });
+        let bias = biases.into_iter().find_map(|part| module.parts.get(part));
+        let bare = |name: &String| targets.shape(network, &format!("{name}.bias")).is_none();
+        match bias {
+            Some(bias) if target.modules.iter().any(bare) => unfit.push(bias.name.clone()),
+            Some(bias) => changes.push(self.bias(module, bias, network, target, targets)?),
+            None => {}
         }
-        Ok(changes)
+        Ok(Found {
+            module,
+            is_ldm: target.is_ldm,
+            changes,
+            unfit,
+        })
+    }
+
+    /// Returns the change of a bias.
+    fn bias(
+        &self,
+        module: &Module,
+        bias: &Stored,
+        network: &'static str,
+        target: &Target,
+        targets: &Targets<'_>,
+    ) -> Result<Change, Error> {
+        let (tensors, shape) = self.place(module, network, target, "bias", targets)?;
+        let mut parts = Parts::default();
+        parts.insert(Part::Diff, bias.clone());
+        let check = Format::Full.check(&parts, Dims(&shape));
+        check.map_err(|misfit| self.misfit(&parts, module, &tensors, misfit))?;
+        Ok(Change {
+            network,
+            tensors,
+            shape,
+            format: Format::Full,
+            parts,
+            scale: 1.0,
+        })
     }
 
     /// Returns the tensors of a target and their common shape, one below another.
@@ -247,11 +245,8 @@ impl Lora {
         })
     }
 
-    fn misfit(&self, module: &Module, tensors: &[String], misfit: Misfit) -> Error {
-        self.misfit_of(&module.parts, module, tensors, misfit)
-    }
-
-    fn misfit_of(
+    /// Reports that a module does not fit the tensors that it changes.
+    fn misfit(
         &self,
         parts: &Parts<Stored>,
         module: &Module,
@@ -270,6 +265,77 @@ impl Lora {
             }
         };
         Error::adapter(&self.path, problem)
+    }
+}
+
+/// The changes that a module makes.
+struct Found<'m> {
+    module: &'m Module,
+    /// Whether the module's name is latent diffusion's.
+    is_ldm: bool,
+    changes: Vec<Change>,
+    /// The names of tensors that have no use.
+    unfit: Vec<String>,
+}
+
+/// The changes of the modules so far.
+#[derive(Default)]
+struct Plan<'m> {
+    /// Each change with its module, and whether the module's name is latent diffusion's.
+    changes: Vec<(Change, &'m Module, bool)>,
+    /// The index of the change of each tensor, by the network and the tensor's name. Tensors that
+    /// are changed together have the first one's name.
+    places: HashMap<(&'static str, String), usize>,
+    unfit: Vec<String>,
+}
+
+impl<'m> Plan<'m> {
+    /// Adds the changes of a module, which no other module may make.
+    ///
+    /// Some files have every module twice, also under latent diffusion's names. Like diffusers,
+    /// this ignores the modules with those names.
+    fn add(&mut self, found: Found<'m>, path: &Path) -> Result<(), Error> {
+        let Found { module, is_ldm, .. } = found;
+        self.unfit.extend(found.unfit);
+        for change in found.changes {
+            let new = (change, module, is_ldm);
+            match self.places.entry((new.0.network, new.0.tensors[0].clone())) {
+                Entry::Vacant(entry) => {
+                    entry.insert(self.changes.len());
+                    self.changes.push(new);
+                }
+                Entry::Occupied(entry) => {
+                    let other = &mut self.changes[*entry.get()];
+                    match (other.2, is_ldm) {
+                        (false, true) => self.unfit.extend(module.tensors()),
+                        (true, false) => {
+                            self.unfit.extend(other.1.tensors());
+                            *other = new;
+                        }
+                        _ => {
+                            let (this, other) = (printable(&module.name), printable(&other.1.name));
+                            let problem =
+                                format!("module `{this}` is there twice, also as `{other}`");
+                            return Err(Error::adapter(path, problem));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fitted(mut self) -> Fitted {
+        self.unfit.sort();
+        self.unfit.dedup();
+        Fitted {
+            changes: self
+                .changes
+                .into_iter()
+                .map(|(change, ..)| change)
+                .collect(),
+            unfit: self.unfit,
+        }
     }
 }
 

@@ -2,38 +2,51 @@
 //!
 //! [`Lora::open`] reads the header of a file and sorts its tensors into modules. [`Lora::fit`]
 //! compares the modules with the tensors of a model, checks every shape, and returns the changes.
-//! [`merge`] computes the changed weights and puts them into the model's [`Weights`], in memory.
+//! [`merge`] computes the changed weights and puts them into the model's
+//! [`Weights`](crate::weights::Weights), in memory.
 //!
 //! # Names
 //! A tensor's name consists of a network, a module of the network, and the role of the tensor in
 //! the module. [`keys`] knows the names of kohya's scripts, LyCORIS, OneTrainer, SimpleTuner,
-//! ComfyUI, peft, and all versions of diffusers. Modules are compared with a table of all names
-//! that the model's own modules have had ([`targets`]).
+//! ComfyUI, peft, and all versions of diffusers. [`targets`] lists all names that the modules of
+//! the model have had.
 //!
 //! # Whose arithmetic holds
 //! The tools that read these formats disagree in places. This crate does what WebUI 1.10.1 does
 //! wherever WebUI reads the format correctly, because most adapters are tried and compared there.
+//! In the table, W is the weight, and Δ is the product of a module's factors.
 //!
-//! | Format | Arithmetic | At a multiplier m other than 1 |
+//! | Format | New weight at multiplier 1 | Whose arithmetic |
 //! |---|---|---|
-//! | LoRA, LoCon | WebUI: `W + m · scale · up · down` | linear, as everywhere |
-//! | LoHa, LoKr | WebUI. LyCORIS 4.1.3 multiplies by the scale twice when it merges. | linear |
-//! | IA³ | WebUI. LyCORIS for outputs of a convolution, which WebUI cannot change. | linear |
-//! | full, norms | WebUI | linear |
-//! | OFT, BOFT | WebUI | WebUI: the difference times m. LyCORIS interpolates each stage of BOFT. |
-//! | GLoRA, both layouts | LyCORIS 4.1.3 and ComfyUI. WebUI reads only the old layout, and forgets alpha. | linear |
-//! | DoRA over inputs | WebUI | WebUI: the difference between the new weight and W, times m |
-//! | DoRA over outputs | LyCORIS and peft. WebUI divides by the norms of the inputs here. | as over inputs. LyCORIS scales the magnitudes instead, and does not return to W at 0. |
+//! | LoRA, LoCon | W + scale · Δ | WebUI |
+//! | LoHa, LoKr | W + scale · Δ | WebUI; LyCORIS 4.1.3 merges with scale² |
+//! | IA³ | W + W · Δ | WebUI; LyCORIS for outputs of convolutions |
+//! | full, norms | W + Δ | WebUI |
+//! | GLoRA | W + scale · (W · A + B) | LyCORIS 4.1.3; WebUI forgets alpha |
+//! | OFT | Rᵀ · W | WebUI |
+//! | BOFT | R · W in each stage | WebUI |
+//! | DoRA over inputs | (W + scale · Δ) · magnitude / norm | WebUI |
+//! | DoRA over outputs | (W + scale · Δ) · magnitude / norm | LyCORIS 4.1.3 and peft |
+//!
+//! At a multiplier m other than 1, every format gives `W + m · (W₁ − W)`, where W₁ is the weight
+//! at 1. So does WebUI. At 0 the weight is therefore W, and a negative m does the opposite.
+//! LyCORIS instead interpolates each stage of BOFT and the magnitudes of DoRA, and peft multiplies
+//! Δ before it applies DoRA.
 //!
 //! - The scale is the tensor `scale`, or else alpha divided by the rank, or else 1. LyCORIS takes
-//!   an alpha of 0 for the rank, WebUI and this crate do not. OFT has no scale: its alpha limits
-//!   the rotation.
+//!   an alpha of 0 for the rank. WebUI and this crate do not. OFT and BOFT have no scale: their
+//!   alpha limits the rotation. IA³, full differences and norms have a scale only with `scale`.
+//! - The alphas of diffusers and peft are in the metadata, or in `adapter_config.json` beside the
+//!   file. WebUI does not read them, and takes a scale of 1.
 //! - The rank of LoKr is the rank of its second matrix, or else of its first. Two whole matrices
 //!   have no rank, and the scale is 1.
 //! - The magnitudes of DoRA belong to the outputs or the inputs, whichever their shape fits. For a
 //!   square weight, `[n, 1]` belongs to the outputs and `[1, n]` to the inputs, and a vector `[n]`
-//!   belongs to the outputs. peft's `lora_magnitude_vector` always belongs to the outputs.
+//!   belongs to the outputs. peft's `lora_magnitude_vector` always belongs to the outputs. WebUI
+//!   divides by the norms of the inputs in all cases.
 //! - `diff_b` changes the bias of a layer beside any format. WebUI reads it only beside `diff`.
+//! - Each part of a fused attention is changed by itself. WebUI ignores the attention of OpenCLIP
+//!   if an adapter lacks one of its four parts.
 //! - Several adapters are merged one after another. Formats that depend on the weight, such as DoRA
 //!   or OFT, use the weight that the adapters before them have made.
 //! - An adapter of an ordinary model changes the first four input channels of an inpainting model's
@@ -113,8 +126,8 @@ const FILES: [&str; 4] = [
 const MOST_CONFIG: u64 = 1 << 20;
 
 impl Lora {
-    /// Reads the header of a safetensors file, or a pickle. No factor is read. In a folder of peft or
-    /// diffusers, the file with the adapter is opened.
+    /// Reads the header of a safetensors file, or a pickle. No factor is read. In a folder of peft
+    /// or diffusers, the file with the adapter is opened.
     ///
     /// # Errors
     /// - [`Error::Adapter`] if the file is not an adapter, or is an adapter for an unsupported

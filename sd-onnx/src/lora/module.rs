@@ -35,6 +35,11 @@ impl Module {
         Format::of(&self.parts).is_some() || bias.iter().any(|&part| self.parts.get(part).is_some())
     }
 
+    /// Returns the names of the tensors in the file.
+    pub fn tensors(&self) -> impl Iterator<Item = String> {
+        self.parts.iter().map(|(_, stored)| stored.name.clone())
+    }
+
     /// Returns the rank of the factors, if they have one.
     pub fn rank(&self) -> Option<usize> {
         let first = [

@@ -52,11 +52,15 @@ impl<'w> Targets<'w> {
         }
     }
 
-    /// Finds a module of one of the networks, by any of its names.
-    pub fn find(&self, networks: &[&'static str], name: &str) -> Option<(&'static str, &Target)> {
-        networks.iter().find_map(|network| {
-            let found = self.networks.get(network)?;
-            Some((*network, found.modules.get(name)?))
+    /// Finds a module in each of the networks, by any of its names.
+    pub fn find<'t>(
+        &'t self,
+        networks: &'t [&'static str],
+        name: &'t str,
+    ) -> impl Iterator<Item = (&'static str, &'t Target)> {
+        networks.iter().filter_map(move |&network| {
+            let found = self.networks.get(network)?.modules.get(name)?;
+            Some((network, found))
         })
     }
 

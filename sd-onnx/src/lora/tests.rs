@@ -3,6 +3,7 @@
 // A failed `unwrap` fails the test.
 #![allow(clippy::unwrap_used)]
 
+mod fuzz;
 mod golden;
 mod made;
 mod spoiled;

@@ -3,7 +3,7 @@
 //! GGUF blocks are decoded in the same way as in llama.cpp's `ggml-quants.c` and PyPI's `gguf`,
 //! with the same products and sums in the same order. The values are therefore equal bit for bit.
 
-use half::{bf16, f16};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 
 use super::types::Type;
 
@@ -16,7 +16,7 @@ pub(super) fn decode(dtype: Type, bytes: &[u8], out: &mut [f32]) -> Result<(), T
     match dtype {
         Type::F64 => each(bytes, out, |b| f64::from_le_bytes(b) as f32),
         Type::F32 => each(bytes, out, f32::from_le_bytes),
-        Type::F16 => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+        Type::F16 => halves(bytes, out),
         Type::BF16 => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
         Type::F8_E4M3 => each(bytes, out, |[b]| f8_e4m3(b)),
         Type::F8_E5M2 => each(bytes, out, |[b]| f8_e5m2(b)),
@@ -47,6 +47,22 @@ fn each<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -
     let (numbers, _) = bytes.as_chunks::<N>();
     for (out, &number) in out.iter_mut().zip(numbers) {
         *out = value(number);
+    }
+}
+
+/// Decodes f16. Numbers are converted in groups, because converting one at a time checks for the
+/// processor's instruction each time, which takes ten times as long.
+fn halves(bytes: &[u8], out: &mut [f32]) {
+    const GROUP: usize = 256;
+    let mut group = [f16::ZERO; GROUP];
+    let (numbers, _) = bytes.as_chunks();
+    for (out, numbers) in out.chunks_mut(GROUP).zip(numbers.chunks(GROUP)) {
+        let group = &mut group[..out.len().min(numbers.len())];
+        for (half, &number) in group.iter_mut().zip(numbers) {
+            *half = f16::from_le_bytes(number);
+        }
+        let count = group.len();
+        group.convert_to_f32_slice(&mut out[..count]);
     }
 }
 
@@ -268,6 +284,17 @@ mod tests {
                     "{dtype} {index}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn all_f16_numbers() {
+        let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let mut found = vec![0.0; 1 << 16];
+        decode(Type::F16, &bytes, &mut found).unwrap();
+        for (bits, found) in (0..=u16::MAX).zip(found) {
+            let expected = f16::from_bits(bits).to_f32();
+            assert_eq!(found.to_bits(), expected.to_bits(), "{bits:#x}");
         }
     }
 

@@ -69,7 +69,8 @@ impl Format {
         })
     }
 
-    /// Whether a module of this format has a use for a tensor, other than for the bias of its layer.
+    /// Whether a module of this format has a use for a tensor. The differences of biases are not
+    /// part of a format.
     pub fn uses(self, part: Part) -> bool {
         use Part::*;
         match part {

@@ -12,21 +12,27 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sd_schedulers::{NoiseSource, noise::TorchRng};
 use serde_json::Value;
 
-use super::super::{
-    Lora, Targets, Use,
-    merge::{Changed, changed},
+use super::{
+    super::{
+        Lora, Targets, Use,
+        merge::{Changed, changed},
+    },
+    made::{Made, write},
 };
-use crate::weights::Weights;
+use crate::{
+    checkpoint::{Family, stored},
+    weights::{Mapped, View, WeightFile, Weights},
+};
 
 const NETWORKS: [&str; 3] = ["unet", "text_encoder", "text_encoder_2"];
 
-fn golden() -> PathBuf {
+pub(super) fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
 /// Writes the networks of a base model, whose tensors are `offset + scale · randn(seed)` rounded to
 /// f16, and opens them.
-fn base(name: &str, folder: &Path) -> BTreeMap<&'static str, Weights> {
+pub(super) fn base(name: &str, folder: &Path) -> Networks {
     let text = fs::read_to_string(golden().join(name).join("weights.json")).unwrap();
     let recipe: Value = serde_json::from_str(&text).unwrap();
     let mut networks = BTreeMap::new();
@@ -91,7 +97,7 @@ fn norm(values: impl IntoIterator<Item = f64>) -> f64 {
 /// The entry `weights` of a case, merged.
 fn merged(
     entry: &Value,
-    networks: &BTreeMap<&'static str, Weights>,
+    networks: &Networks,
     targets: &Targets<'_>,
 ) -> BTreeMap<(String, String), Changed> {
     let mut fitted = Vec::new();
@@ -134,7 +140,7 @@ fn lora_weights_are_those_of_the_references() {
     let expected = fs::read(folder.join("expected.safetensors")).unwrap();
     let expected = SafeTensors::deserialize(&expected).unwrap();
     let temporary = tempfile::tempdir().unwrap();
-    let mut bases: BTreeMap<&str, BTreeMap<&'static str, Weights>> = BTreeMap::new();
+    let mut bases: BTreeMap<&str, Networks> = BTreeMap::new();
     let mut problems = Vec::new();
     let mut compared = 0;
     for case in &cases {
@@ -231,17 +237,116 @@ fn lora_weights_are_those_of_the_references() {
     assert!(compared > 500, "{compared}");
 }
 
-/// The names of the textual inversions in the adapters, and their vectors.
+/// Adapters change the weights of one file with latent diffusion's names in the same way. There,
+/// query, key and value are rows of one tensor, and a matrix has its axes exchanged.
+#[test]
+fn lora_weights_of_single_files_are_the_same() {
+    for (base_name, family, adapters) in [
+        ("four", Family::Sd1, ["sd1-lora", "sd1-dora-rows"]),
+        (
+            "families/sd2-v",
+            Family::Sd2,
+            ["sd2-lora", "sd2-dora-columns"],
+        ),
+        (
+            "families/sdxl-base",
+            Family::Xl,
+            ["sdxl-lora", "sdxl-norm-text-2"],
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let networks = base(base_name, folder.path());
+        let single: BTreeMap<_, _> = networks
+            .iter()
+            .map(|(&network, weights)| (network, single(family, network, weights, folder.path())))
+            .collect();
+        for adapter in adapters {
+            let path = golden().join(format!("lora/{adapter}.safetensors"));
+            let lora = Lora::open(&path).unwrap();
+            let all = [&networks, &single].map(|networks| {
+                let of_model: Vec<_> = networks.iter().map(|(&name, it)| (name, it)).collect();
+                let fitted = lora.fit(&Targets::new(&of_model)).unwrap();
+                let used = Use {
+                    adapter: &fitted,
+                    multiplier: &|_| 0.7,
+                    rank: None,
+                };
+                let all = networks.iter().map(|(network, weights)| {
+                    let changed = changed(network, weights, &[used]).unwrap();
+                    let changed = changed.into_iter().map(|it| (it.name, it.shape, it.bytes));
+                    changed.collect::<Vec<_>>()
+                });
+                all.collect::<Vec<_>>()
+            });
+            assert!(all[0].iter().flatten().count() > 1);
+            assert_eq!(all[0], all[1], "{adapter}");
+        }
+    }
+}
+
+/// Writes a network under latent diffusion's names, and opens it by its current names.
+fn single(family: Family, network: &str, weights: &Weights, folder: &Path) -> Weights {
+    let names = weights
+        .names()
+        .map(|name| (name, weights.shape(name).unwrap()));
+    let tensors = stored(family, network, &names.collect()).unwrap();
+    let mut mapped = Vec::new();
+    let mut files = BTreeMap::new();
+    for tensor in &tensors {
+        let mut values: Vec<f32> = Vec::new();
+        for (index, name) in tensor.weights.iter().enumerate() {
+            let source = weights.get(name).unwrap();
+            values.extend(source.source().values().unwrap());
+            let count = source.shape()[0];
+            let view = match (tensor.transposed, tensor.weights.len()) {
+                (true, _) => View::Transposed,
+                (_, 1) => View::Whole,
+                _ => View::Rows {
+                    from: index * count,
+                    count,
+                },
+            };
+            let (name, stored) = (name.clone(), tensor.name.clone());
+            mapped.push(Mapped { name, stored, view });
+        }
+        if tensor.transposed {
+            let (rows, columns) = (tensor.shape[0], tensor.shape[1]);
+            let place = |place: usize| values[place % columns * rows + place / columns];
+            values = (0..values.len()).map(place).collect();
+        }
+        let shape = tensor.shape.clone();
+        files.insert(tensor.name.clone(), Made { shape, values });
+    }
+    let path = folder.join(format!("{network}-single.safetensors"));
+    write(&path, &files);
+    Weights::mapped(&WeightFile::open(&path).unwrap(), &mapped).unwrap()
+}
+
+/// The textual inversions in the adapters have the names and the vectors of the golden files.
 #[test]
 fn lora_inversions_are_read() {
-    let lora = Lora::open(&golden().join("lora/sdxl-onetrainer.safetensors")).unwrap();
-    let inversions = lora.inversions().unwrap();
-    let [fox] = &inversions[..] else {
-        panic!("{inversions:?}");
-    };
-    assert_eq!(fox.name(), "<fox>");
-    assert_eq!(fox.vectors(24).unwrap().dim(), (2, 24));
-    assert_eq!(fox.vectors(32).unwrap().dim(), (2, 32));
-    let without = Lora::open(&golden().join("lora/sd1-lora.safetensors")).unwrap();
+    let folder = golden().join("lora");
+    let expected = fs::read(folder.join("expected.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&expected).unwrap();
+    for (file, tensors) in [
+        ("sd1-onetrainer", &["clip_l"][..]),
+        ("sdxl-onetrainer", &["clip_l", "clip_g"]),
+    ] {
+        let lora = Lora::open(&folder.join(format!("{file}.safetensors"))).unwrap();
+        let inversions = lora.inversions().unwrap();
+        let [fox] = &inversions[..] else {
+            panic!("{inversions:?}");
+        };
+        assert_eq!(fox.name(), "<fox>");
+        for tensor in tensors {
+            let expected = expected
+                .tensor(&format!("{file}/bundle_emb.<fox>.{tensor}"))
+                .unwrap();
+            let found = fox.vectors(expected.shape()[1]).unwrap();
+            let found: Vec<f32> = found.iter().copied().collect();
+            assert_eq!(found, floats(expected.data()), "{file} {tensor}");
+        }
+    }
+    let without = Lora::open(&folder.join("sd1-lora.safetensors")).unwrap();
     assert!(without.inversions().unwrap().is_empty());
 }

@@ -364,6 +364,44 @@ fn an_adapter_that_was_fitted_to_other_weights_is_refused() {
     );
 }
 
+/// peft's own files do not say which text encoder they are for.
+#[test]
+fn shapes_decide_between_two_text_encoders() {
+    let mut case = Case::new();
+    let name = "encoder.layers.0.mlp.fc1.weight";
+    let path = case.path().with_file_name("second.safetensors");
+    write(&path, &[(name.to_owned(), Made::new(&[10, 5], 67))].into());
+    case.networks
+        .push(("text_encoder_2", Weights::open(&path).unwrap()));
+    let module = "base_model.model.text_model.encoder.layers.0.mlp.fc1";
+    for (network, [rows, columns]) in [("text_encoder", [8, 4]), ("text_encoder_2", [10, 5])] {
+        case.write(&[
+            (
+                &format!("{module}.lora_A.weight"),
+                Made::new(&[1, columns], 68),
+            ),
+            (
+                &format!("{module}.lora_B.weight"),
+                Made::new(&[rows, 1], 69),
+            ),
+        ]);
+        let merged = case.merged().unwrap();
+        assert_eq!(
+            merged.keys().collect::<Vec<_>>(),
+            [&format!("{network}.{name}")]
+        );
+    }
+    case.write(&[
+        (&format!("{module}.lora_A.weight"), Made::new(&[1, 3], 68)),
+        (&format!("{module}.lora_B.weight"), Made::new(&[8, 1], 69)),
+    ]);
+    let error = case.merged().unwrap_err().to_string();
+    assert!(
+        error.contains("has shape [1, 3], expected [1, 4]"),
+        "{error}"
+    );
+}
+
 #[test]
 fn facts_of_a_file() {
     let case = Case::new();
