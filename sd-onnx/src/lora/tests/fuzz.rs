@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    super::{Lora, Targets, Use, changed},
+    super::{Lora, Targets, Use, merge::changed},
     golden::{Networks, base, golden},
 };
 use crate::Error;

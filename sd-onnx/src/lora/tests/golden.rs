@@ -24,6 +24,9 @@ use crate::{
     weights::{Mapped, View, WeightFile, Weights},
 };
 
+/// The weights of a model's networks, by their folders in diffusers.
+pub(super) type Networks = BTreeMap<&'static str, Weights>;
+
 const NETWORKS: [&str; 3] = ["unet", "text_encoder", "text_encoder_2"];
 
 pub(super) fn golden() -> PathBuf {
