@@ -40,9 +40,9 @@ pub struct Options {
     /// repeated. A prompt uses one by its file's name, or by the token that the file names
     #[arg(long, value_name = "PATH")]
     pub embeddings: Vec<PathBuf>,
-    /// LoRA or related adapter to merge into the model, with its weight, such as fox.safetensors:0.8,
-    /// or with one weight for the text encoders and one for the UNet, such as fox.safetensors:0.5:1
-    /// [default weight: 1]; may be repeated
+    /// LoRA or related adapter to merge into the model, with its weight, such as
+    /// fox.safetensors:0.8, or with one weight for the text encoders and one for the UNet, such as
+    /// fox.safetensors:0.5:1 [default weight: 1]; may be repeated
     #[arg(long, value_name = "PATH[:WEIGHT]", value_parser = lora)]
     pub lora: Vec<(PathBuf, LoraWeight)>,
     /// Negative prompt: what the picture should not show

@@ -40,7 +40,8 @@ pub struct StepInfo {
     ///
     /// Usually this is the number of steps of the request. Some samplers have their own number of
     /// steps. A sampler that chooses its steps as it goes
-    /// ([`DpmAdaptive`](sd_schedulers::samplers::DpmAdaptive)) updates its estimate after each step.
+    /// ([`DpmAdaptive`](sd_schedulers::samplers::DpmAdaptive)) updates its estimate after each
+    /// step.
     pub total: usize,
     /// The noise level at the start of the step.
     pub sigma: f32,

@@ -122,7 +122,8 @@ impl PipelineBuilder {
     /// step at which a refiner takes over, and if their prompts have the same number of branches
     /// and tokens. A picture from a batch differs from the same picture drawn alone only by
     /// rounding in the network. A scheduler that looks at all its values together
-    /// ([`Needs::one_picture`](sd_schedulers::samplers::Needs::one_picture)) always draws pictures alone.
+    /// ([`Needs::one_picture`](sd_schedulers::samplers::Needs::one_picture)) always draws pictures
+    /// alone.
     ///
     /// Default: 1, because batches are slower on a CPU.
     ///

@@ -93,7 +93,8 @@ pub struct Adapter {
     /// The words that call it in a prompt, in the metadata.
     pub trigger_phrase: Option<String>,
     /// The tags of the training pictures in the metadata and how often they occur, the most
-    /// frequent first, at most 1000. Frequent tags often call an adapter that has no trigger phrase.
+    /// frequent first, at most 1000. Frequent tags often call an adapter that has no trigger
+    /// phrase.
     pub tags: Vec<(String, u64)>,
 }
 

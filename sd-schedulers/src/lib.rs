@@ -14,12 +14,12 @@
 //! that cannot work, [`Ladder::rungs`] returns an error that says why.
 //!
 //! The modules:
-//! - [`samplers`]: the samplers, the [table](samplers#the-table) of them, and the traits of a sampler
-//!   and a run.
+//! - [`samplers`]: the samplers, the [table](samplers#the-table) of them, and the traits of a
+//!   sampler and a run.
 //! - [`ladders`]: the noise levels of a run, and how to split a run.
 //! - [`schedule`]: the noise levels of a model, and what it predicts.
-//! - [`noise`]: the generators of torch, WebUI, numpy and `rand`, variations of a seed, and Brownian
-//!   paths.
+//! - [`noise`]: the generators of torch, WebUI, numpy and `rand`, variations of a seed, and
+//!   Brownian paths.
 //! - [`config`]: `scheduler_config.json` of diffusers.
 //! - [`names`]: samplers and ladders by the names of WebUI and ComfyUI.
 //!
@@ -64,7 +64,8 @@
 //! have names that people know. Each program counts, rounds and scales in its own way.
 //! [`from_config`], [`from_webui`] and [`from_comfyui`] return a sampler and a ladder with that
 //! program's options and [`Conventions`](ladders::Conventions).
-//! [`by_name`] returns an entry of the [table](samplers#the-table), usually with the options of diffusers.
+//! [`by_name`] returns an entry of the [table](samplers#the-table), usually with the options of
+//! diffusers.
 //! ```
 //! use sd_schedulers::{Ladder, by_name, from_config, from_webui};
 //!

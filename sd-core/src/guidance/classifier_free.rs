@@ -49,9 +49,9 @@ pub struct ClassifierFree {
     /// At 1 or less the negative prompt is ignored and each step takes half the time, as in
     /// diffusers.
     ///
-    /// For the CFG++ samplers, which [need](sd_schedulers::samplers::Needs::unconditional) the unconditional
-    /// output, it is their scale, as ComfyUI's CFG field is: `0.0..=1.0`. They always use the
-    /// negative prompt.
+    /// For the CFG++ samplers, which [need](sd_schedulers::samplers::Needs::unconditional) the
+    /// unconditional output, it is their scale, as ComfyUI's CFG field is: `0.0..=1.0`. They always
+    /// use the negative prompt.
     ///
     /// Default: 7.5.
     pub scale: f32,

@@ -797,7 +797,8 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Returns the difference for LoRAs of a picture of this crate. `weights` is the value of `SD loras`.
+/// Returns the difference for LoRAs of a picture of this crate. `weights` is the value of
+/// `SD loras`.
 pub(crate) fn loras_note(weights: &str) -> String {
     format!(
         "the LoRAs `{}` were merged into the model, and have to be loaded in this order",

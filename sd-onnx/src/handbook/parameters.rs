@@ -165,8 +165,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! With the samplers of CFG++, such as [`EulerCfgPp`](crate::schedulers::samplers::EulerCfgPp), the scale has
-//! another meaning. Its range is `0.0..=1.0`, and 0.6 corresponds to 7.5 with other samplers.
+//! With the samplers of CFG++, such as [`EulerCfgPp`](crate::schedulers::samplers::EulerCfgPp), the
+//! scale has another meaning. Its range is `0.0..=1.0`, and 0.6 corresponds to 7.5 with other
+//! samplers.
 //!
 //! # Clip skip
 //! The text model processes the prompt in layers, 12 of them in Stable Diffusion 1.x. Each layer

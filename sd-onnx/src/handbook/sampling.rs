@@ -76,16 +76,17 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Conventions`](crate::schedulers::ladders::Conventions) describe how a sampler counts, rounds and scales
-//! its noise levels. Reference implementations differ in this, and each sampler has the conventions
-//! of its reference. If a sampler cannot run on a ladder, or a ladder has no meaning for a
-//! model, the request fails with an error that gives the reason, before anything is drawn.
+//! [`Conventions`](crate::schedulers::ladders::Conventions) describe how a sampler counts, rounds
+//! and scales its noise levels. Reference implementations differ in this, and each sampler has the
+//! conventions of its reference. If a sampler cannot run on a ladder, or a ladder has no meaning
+//! for a model, the request fails with an error that gives the reason, before anything is drawn.
 //!
 //! # What the model predicts
 //! A model predicts the noise, the clean sample, or v, which is a mix of both. Its configuration
 //! says which, and a sampler does not depend on it. This is also true of flow models, whose noise
-//! levels are on [another path](crate::schedulers::ladders::NoisePath). The library cannot load a flow model
-//! from files yet, but [custom networks](super::pieces#networks-of-ones-own) can be flow models:
+//! levels are on [another path](crate::schedulers::ladders::NoisePath). The library cannot load a
+//! flow model from files yet, but [custom networks](super::pieces#networks-of-ones-own) can be flow
+//! models:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -139,7 +140,7 @@
 //! ```
 //!
 //! WebUI has a setting "ENSD" (eta noise seed delta). For some samplers, WebUI adds it to the seed
-//! of the noise that the sampler adds. [`Preset::ensd`](crate::schedulers::names::Preset::ensd) says
-//! whether a sampler is one of them, and [`Request::ensd`](crate::Request::ensd) sets the value.
-//! [`Infotext`](super::files#png-files) reads all settings of a WebUI picture from the file,
+//! of the noise that the sampler adds. [`Preset::ensd`](crate::schedulers::names::Preset::ensd)
+//! says whether a sampler is one of them, and [`Request::ensd`](crate::Request::ensd) sets the
+//! value. [`Infotext`](super::files#png-files) reads all settings of a WebUI picture from the file,
 //! including its seed and its noise.

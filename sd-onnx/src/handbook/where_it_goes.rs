@@ -24,8 +24,8 @@
 //! | its class in diffusers | `sd-schedulers/src/config` |
 //! | reference values | `sd-schedulers/tests/golden` |
 //!
-//! The page of [`samplers`](crate::schedulers::samplers) lists the steps one by one. A program that defines
-//! its own sampler needs none of them: see [`pieces`](super::pieces).
+//! The page of [`samplers`](crate::schedulers::samplers) lists the steps one by one. A program that
+//! defines its own sampler needs none of them: see [`pieces`](super::pieces).
 //!
 //! # A model family
 //! Most families differ from a known one by options of the UNet. An option that changes only layers

@@ -65,7 +65,8 @@ pub struct Conventions {
     ///
     /// [`NoisePath::Flow`] is correct only for two kinds of samplers:
     /// - samplers that add no noise and use only the slope `(x - denoised) / sigma`;
-    /// - samplers with a formula for that path: [`LcmBoundary::None`](crate::samplers::LcmBoundary::None) and
+    /// - samplers with a formula for that path:
+    ///   [`LcmBoundary::None`](crate::samplers::LcmBoundary::None) and
     ///   [`EulerAncestral::flow`](crate::samplers::EulerAncestral::flow).
     pub flow: NoisePath,
 }
@@ -104,8 +105,8 @@ pub enum TimestepRounding {
     /// A whole timestep, as in diffusers' `DPMSolverMultistepScheduler`.
     ///
     /// It is truncated on the exponential and the beta (over sigma) ladder and on a flow model.
-    /// With cosine betas, it is also truncated on Karras and [`Shape::Lu`](crate::ladders::Shape::Lu). On
-    /// all other ladders, it is rounded half to even.
+    /// With cosine betas, it is also truncated on Karras and
+    /// [`Shape::Lu`](crate::ladders::Shape::Lu). On all other ladders, it is rounded half to even.
     Whole,
     /// The same as [`Whole`](Self::Whole), without the exception for cosine betas, as in diffusers'
     /// `DPMSolverSinglestepScheduler`, DEIS, SA-Solver and UniPC.

@@ -15,8 +15,8 @@ pub enum LadderError {
         /// The largest number of steps.
         max: usize,
     },
-    /// The sampler ([`Conventions::min_steps`](crate::ladders::Conventions::min_steps)) or the ladder needs
-    /// more steps.
+    /// The sampler ([`Conventions::min_steps`](crate::ladders::Conventions::min_steps)) or the
+    /// ladder needs more steps.
     #[error("steps: expected at least {min}, found {steps}")]
     TooFew {
         /// The requested number of steps.
@@ -42,8 +42,8 @@ pub enum LadderError {
     /// The ladder has no meaning for this kind of model.
     ///
     /// The same error reports a sampler that computes with training timesteps
-    /// ([`Conventions::training_timesteps`](crate::ladders::Conventions::training_timesteps)) and a part of
-    /// a run by timesteps, where the model has no training timesteps.
+    /// ([`Conventions::training_timesteps`](crate::ladders::Conventions::training_timesteps)) and a
+    /// part of a run by timesteps, where the model has no training timesteps.
     #[error("{ladder} does not support {model} model")]
     Model {
         /// The ladder's [kind](crate::Ladder::kind), or the other thing that was asked for.

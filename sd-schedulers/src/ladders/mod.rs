@@ -1,8 +1,8 @@
 //! Ladders: the rules that pick the noise levels of a run.
 //!
 //! A [`Ladder`] picks the noise levels of a run from the noise levels that a model was trained on.
-//! [`Ladder::rungs`] returns them as [`Rungs`], noisiest first. The documentation of [`Ladder`] has a
-//! table of all ladders.
+//! [`Ladder::rungs`] returns them as [`Rungs`], noisiest first. The documentation of [`Ladder`] has
+//! a table of all ladders.
 //!
 //! A sampler counts and scales as its [`Conventions`] say. [`StrengthRule`] and [`Rungs`] split a
 //! run, for image to image or for two models in turn.

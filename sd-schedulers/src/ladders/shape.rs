@@ -24,9 +24,9 @@ pub enum Shape {
     /// `use_exponential_sigmas`.
     Exponential,
     /// The sigmas of [`Exponential`](Self::Exponential) with timesteps that are rounded like
-    /// Karras' timesteps (see [`TimestepRounding`](crate::ladders::TimestepRounding)). This is diffusers'
-    /// `use_lu_lambdas`, after <https://arxiv.org/abs/2211.01095>, where lambda is minus the
-    /// logarithm of sigma.
+    /// Karras' timesteps (see [`TimestepRounding`](crate::ladders::TimestepRounding)). This is
+    /// diffusers' `use_lu_lambdas`, after <https://arxiv.org/abs/2211.01095>, where lambda is minus
+    /// the logarithm of sigma.
     Lu,
     /// Logarithms that fall as `(1 - r)` to the power of `rho`. This is k-diffusion's
     /// `get_sigmas_polyexponential`.

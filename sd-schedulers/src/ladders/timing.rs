@@ -1,8 +1,8 @@
 use super::{LadderError, above_zero, beta, in_range, ramp};
 use crate::NoiseSchedule;
 
-/// Rules that pick training timesteps, other than a [`Spacing`](crate::ladders::Spacing): the rules of WebUI
-/// and ComfyUI, and of distilled models.
+/// Rules that pick training timesteps, other than a [`Spacing`](crate::ladders::Spacing): the rules
+/// of WebUI and ComfyUI, and of distilled models.
 ///
 /// Between whole timesteps, sigma is interpolated linearly in its logarithm, as in k-diffusion. The
 /// numbers below are for T = 1000 and N = 20. On a flow model, every timestep is larger by one,
@@ -29,8 +29,8 @@ pub enum Timing {
     /// <https://arxiv.org/abs/2407.12173>, ComfyUI's `beta`.
     ///
     /// diffusers and WebUI apply the quantiles to sigmas instead:
-    /// [`Shape::Beta`](crate::ladders::Shape::Beta). Equal timesteps are moved apart, so that there are N of
-    /// them. ComfyUI has fewer then (on Stable Diffusion from N = 139).
+    /// [`Shape::Beta`](crate::ladders::Shape::Beta). Equal timesteps are moved apart, so that there
+    /// are N of them. ComfyUI has fewer then (on Stable Diffusion from N = 139).
     BetaTimesteps {
         /// `0.01..=50.0`. A value below 1 puts more rungs near the clean end. The paper uses 0.6.
         alpha: f64,

@@ -1,7 +1,7 @@
 //! Samplers and ladders by the names of other programs.
 //!
-//! Each program counts, rounds and scales in its own way. [`from_webui`] and [`from_comfyui`] return
-//! a sampler and a ladder with that program's options and conventions.
+//! Each program counts, rounds and scales in its own way. [`from_webui`] and [`from_comfyui`]
+//! return a sampler and a ladder with that program's options and conventions.
 
 mod comfyui;
 mod webui;

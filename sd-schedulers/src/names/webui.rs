@@ -39,8 +39,8 @@ use crate::{
 ///   WebUI, they cover the sigmas of LCM's 50 timesteps.
 /// - Align Your Steps is the table for Stable Diffusion 1.5. WebUI uses another table for SDXL,
 ///   which [`AlignedModel`] has too.
-/// - Samplers over timesteps have as many rungs as their [ladder](crate::ladders::Timing::DdimUniform) has.
-///   UniPC has N rungs here.
+/// - Samplers over timesteps have as many rungs as their
+///   [ladder](crate::ladders::Timing::DdimUniform) has. UniPC has N rungs here.
 ///
 /// # Errors
 /// [`UnknownName`] for an unknown sampler, for which WebUI would use DPM++ 2M, and for an unknown
@@ -84,8 +84,8 @@ pub fn from_webui(name: &str, schedule_type: Option<&str>) -> Result<Preset, Unk
     })
 }
 
-/// Splits a name as [`from_webui`] does: into the sampler's name, and the label of the schedule type
-/// that follows it.
+/// Splits a name as [`from_webui`] does: into the sampler's name, and the label of the schedule
+/// type that follows it.
 #[doc(hidden)] // Public for the other crates of this workspace.
 pub fn split_webui(name: &str) -> (&str, Option<&'static str>) {
     let (name, schedule_type) = split(name);

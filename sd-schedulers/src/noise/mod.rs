@@ -1,8 +1,8 @@
 //! Sources of noise.
 //!
-//! A [`NoiseSource`] fills a slice with unit normal noise. [`NoiseKind`] has the generators of torch
-//! (on a CPU and on CUDA), WebUI, numpy and `rand`. [`Seeds`] adds variations and other sizes.
-//! [`BrownianTree`] keeps one path of noise for any number of steps.
+//! A [`NoiseSource`] fills a slice with unit normal noise. [`NoiseKind`] has the generators of
+//! torch (on a CPU and on CUDA), WebUI, numpy and `rand`. [`Seeds`] adds variations and other
+//! sizes. [`BrownianTree`] keeps one path of noise for any number of steps.
 
 mod brownian;
 mod cards;

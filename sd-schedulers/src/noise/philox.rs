@@ -40,8 +40,8 @@ impl Philox {
     /// Returns a generator for `torch.randn` of float32 on a CUDA device.
     ///
     /// `threads` is the number of multiprocessors of the device times the number of threads that
-    /// each holds. [`cuda_threads`](crate::noise::cuda_threads) knows common cards, and torch has both
-    /// numbers in `get_device_properties`. Values below 256 count as 256.
+    /// each holds. [`cuda_threads`](crate::noise::cuda_threads) knows common cards, and torch has
+    /// both numbers in `get_device_properties`. Values below 256 count as 256.
     ///
     /// The values are within 1e-5 of torch's, not equal bit for bit. The sine and cosine of a card
     /// are approximations with errors up to 2⁻²⁰, and are multiplied by up to 6.7. The first

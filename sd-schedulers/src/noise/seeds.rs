@@ -171,8 +171,8 @@ impl Seeds {
     /// ([`Needs::brownian`](crate::samplers::Needs::brownian)). It replaces the source that
     /// [`first`](Self::first) returns.
     ///
-    /// It is the [`BrownianTree`](crate::noise::BrownianTree) of the seed over `sigmas`, for `len` values
-    /// at a time. Neither the variation nor the offset changes it.
+    /// It is the [`BrownianTree`](crate::noise::BrownianTree) of the seed over `sigmas`, for `len`
+    /// values at a time. Neither the variation nor the offset changes it.
     ///
     /// # Errors
     /// - [`NoiseError::Range`] if no sigma is above 0, or one is above 10⁷.

@@ -14,7 +14,8 @@ use super::NoiseSource;
 /// - Below 16 values, pairs in float64. The second value of a pair is kept for the next draw.
 ///
 /// One call of [`fill`](NoiseSource::fill) corresponds to one call of `randn`: two halves do not
-/// equal the whole. torch on a CUDA device draws other numbers, with [`Philox`](crate::noise::Philox).
+/// equal the whole. torch on a CUDA device draws other numbers, with
+/// [`Philox`](crate::noise::Philox).
 #[derive(Clone, Debug)]
 pub struct TorchRng {
     twister: Mt,

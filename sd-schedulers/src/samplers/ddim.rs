@@ -21,7 +21,8 @@ use crate::{
 /// ```text
 /// x = D + sqrt(q² - up²) (x - D) / sigma + up noise
 /// ```
-/// where `up`, from equation 16, is the same as in [`EulerAncestral`](crate::samplers::EulerAncestral).
+/// where `up`, from equation 16, is the same as in
+/// [`EulerAncestral`](crate::samplers::EulerAncestral).
 ///
 /// WebUI's "DDIM" is DDIM with [`stop_at_last_rung`](Self::stop_at_last_rung), on the timesteps 1,
 /// 1 + T div N, 1 + 2 (T div N), …. Its "DDIM CFG++" has [`cfg_pp`](Self::cfg_pp) too.

@@ -58,8 +58,8 @@ pub struct Deis {
 pub enum DeisNodes {
     /// The logarithm of sigma: `logrho` in diffusers.
     ///
-    /// Order 2 equals [`DpmSolver`](crate::samplers::DpmSolver) with [`Noise`](DpmAlgorithm::Noise) and
-    /// [`Heun`](crate::samplers::DpmForm::Heun). Order 3 equals the same with
+    /// Order 2 equals [`DpmSolver`](crate::samplers::DpmSolver) with [`Noise`](DpmAlgorithm::Noise)
+    /// and [`Heun`](crate::samplers::DpmForm::Heun). Order 3 equals the same with
     /// [`Exact`](crate::samplers::ThirdOrder::Exact).
     #[default]
     LogSigma,

@@ -3,7 +3,8 @@ use serde::{Deserialize, Serialize};
 use crate::ladders::FinalSigma;
 
 /// The quantity that [`DpmSolver`](crate::samplers::DpmSolver) and
-/// [`DpmSolverSinglestep`](crate::samplers::DpmSolverSinglestep) integrate: `algorithm_type` of diffusers.
+/// [`DpmSolverSinglestep`](crate::samplers::DpmSolverSinglestep) integrate: `algorithm_type` of
+/// diffusers.
 ///
 /// Default: [`DpmAlgorithm::Denoised`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,8 +23,8 @@ use crate::{
 /// denoised samples, a step is x = e^-h x + ∫ e^(u-h) D(lambda + u) du for u from 0 to h. The
 /// order rises from 1. A step to sigma 0 is of first order, so it ends at D.
 ///
-/// Order 1 is DDIM. Order 2 without noise is [`DpmPlusPlus2M`](crate::samplers::DpmPlusPlus2M). Order 3 as
-/// published converges no faster than order 2: see [`ThirdOrder`].
+/// Order 1 is DDIM. Order 2 without noise is [`DpmPlusPlus2M`](crate::samplers::DpmPlusPlus2M).
+/// Order 3 as published converges no faster than order 2: see [`ThirdOrder`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DpmSolver {

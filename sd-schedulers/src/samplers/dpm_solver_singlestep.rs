@@ -25,7 +25,8 @@ use crate::{
 ///
 /// Rungs come in groups of `order`. The steps of a group have the orders 1, 2, … `order`. All of
 /// them start at the first rung of the group, and each uses the values of the rungs from there on.
-/// They are integrated as in [`DpmSolver`](crate::samplers::DpmSolver). A step to sigma 0 is of order 1.
+/// They are integrated as in [`DpmSolver`](crate::samplers::DpmSolver). A step to sigma 0 is of
+/// order 1.
 ///
 /// If the `step` of a [`Run`] changes x within a group, the change counts only through the model's
 /// output for it.
@@ -45,9 +46,9 @@ pub struct DpmSolverSinglestep {
     ///
     /// Default: [`DpmForm::Midpoint`].
     ///
-    /// Order 2 is integrated as in [`DpmSolver`](crate::samplers::DpmSolver). In order 3, `Midpoint` draws a
-    /// straight line through the first and the newest value, and `Heun` draws a parabola through
-    /// all three.
+    /// Order 2 is integrated as in [`DpmSolver`](crate::samplers::DpmSolver). In order 3,
+    /// `Midpoint` draws a straight line through the first and the newest value, and `Heun` draws a
+    /// parabola through all three.
     pub form: DpmForm,
     /// Whether the last step is of order 1 even if the groups come out even.
     ///

@@ -16,8 +16,8 @@ use crate::{Ladder, Run, Rungs, Sampler, Step, ladders::Conventions, samplers::N
 /// exact first steps, because its term C is half of what would make it third order, as in
 /// [`ThirdOrder::Published`](crate::samplers::ThirdOrder::Published).
 ///
-/// With h and k as in [`DpmPlusPlus2MSde`](crate::samplers::DpmPlusPlus2MSde), and with h_j and D_j from j
-/// steps before, a step is
+/// With h and k as in [`DpmPlusPlus2MSde`](crate::samplers::DpmPlusPlus2MSde), and with h_j and D_j
+/// from j steps before, a step is
 /// ```text
 /// A = h / h_1 (D - D_1)
 /// B = h / h_2 (D_1 - D_2)

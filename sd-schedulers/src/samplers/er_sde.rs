@@ -63,7 +63,8 @@ pub struct ErSde {
 pub enum ErSdeScale {
     /// s: the probability-flow ODE, without noise.
     Ode,
-    /// s²: the reverse SDE, whose first order is [`EulerAncestral`](crate::samplers::EulerAncestral).
+    /// s²: the reverse SDE, whose first order is
+    /// [`EulerAncestral`](crate::samplers::EulerAncestral).
     ReverseSde,
     /// s (e^(-1/s) + 10).
     Sde1,

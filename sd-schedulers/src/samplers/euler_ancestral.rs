@@ -25,8 +25,8 @@ use crate::{
 #[serde(default, deny_unknown_fields)]
 pub struct EulerAncestral {
     /// The share of the ancestral noise that is added, `0.0..=1.0`. 0 adds none, which is
-    /// [`Euler`](crate::samplers::Euler). A value below 0 counts as 0. Above 1, the noise is at most all of
-    /// the next rung's noise.
+    /// [`Euler`](crate::samplers::Euler). A value below 0 counts as 0. Above 1, the noise is at
+    /// most all of the next rung's noise.
     ///
     /// Default: 1.
     pub eta: f32,

@@ -19,8 +19,8 @@ use crate::{
 ///
 /// A step goes to the guided sample D, and back up with the noise that the unconditional sample U
 /// leaves: x = D + down / sigma (x - U) + up noise. If both samples are the same, it is
-/// [`EulerAncestral`](crate::samplers::EulerAncestral), of first order. Otherwise the method has no limit for
-/// short steps, because every step adds all of D - U however short it is.
+/// [`EulerAncestral`](crate::samplers::EulerAncestral), of first order. Otherwise the method has no
+/// limit for short steps, because every step adds all of D - U however short it is.
 ///
 /// The guidance scale of D is therefore a different one, in `0.0..=1.0`: a step equals an Euler
 /// step with a guidance scale sigma / (sigma - sigma') times as large. The authors compare 0.6 with

@@ -48,8 +48,8 @@ pub enum IpndmWeights {
     /// lengths, the method is of second order for every [`Ipndm::order`] above 1.
     #[default]
     Even,
-    /// The weights for the actual lengths of the steps, as in [`Lms`](crate::samplers::Lms). From exact first
-    /// steps, the method has its full order.
+    /// The weights for the actual lengths of the steps, as in [`Lms`](crate::samplers::Lms). From
+    /// exact first steps, the method has its full order.
     Variable,
     /// The weights of `ipndm_v` in the diff-sampler code and in ComfyUI.
     ///

@@ -16,8 +16,8 @@
 //! A sampler is one file, and a row of golden values. The [crate documentation](crate) shows how to
 //! write the `impl`.
 //!
-//! 1. `src/samplers/renoise.rs`: write the public, documented type with its options, its `impl`, and
-//!    a constant `ROW`. The documentation begins with the paper, the order, the calls and the
+//! 1. `src/samplers/renoise.rs`: write the public, documented type with its options, its `impl`,
+//!    and a constant `ROW`. The documentation begins with the paper, the order, the calls and the
 //!    reference implementations. A row states only what differs from a first-order sampler that
 //!    calls the model once per step, ends at the denoised sample and adds no noise. It also has the
 //!    sampler's names and options in WebUI and ComfyUI, if it has any. Code that several samplers

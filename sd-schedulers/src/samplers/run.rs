@@ -32,8 +32,8 @@ pub trait Sampler: SamplerEq + Debug + Send + Sync {
         Calls::Exactly(rungs.steps())
     }
 
-    /// Returns how often the sampler calls the model in most steps of a long run. WebUI resolves the
-    /// steps of a prompt (`[a:b:10]`, `[a|b]`) by calls rather than steps if this is 2.
+    /// Returns how often the sampler calls the model in most steps of a long run. WebUI resolves
+    /// the steps of a prompt (`[a:b:10]`, `[a|b]`) by calls rather than steps if this is 2.
     ///
     /// Default: 1.
     fn calls_per_step(&self) -> usize {
@@ -108,8 +108,8 @@ pub trait Run {
     /// to sigma `to`.
     ///
     /// `to` is above `from` where a sampler goes back up. A source that keeps one path of noise for
-    /// any number of steps, such as [`BrownianTree`](crate::noise::BrownianTree), needs the two sigmas.
-    /// Other sources ignore them.
+    /// any number of steps, such as [`BrownianTree`](crate::noise::BrownianTree), needs the two
+    /// sigmas. Other sources ignore them.
     fn noise(&mut self, from: f32, to: f32, out: &mut [f32]);
 
     /// Observes a finished step, and may change `x`. It is called once per step. `Break` stops the
@@ -137,8 +137,8 @@ pub struct Needs {
     pub brownian: bool,
     /// Whether `x` must be one picture rather than several. Some steps look at all values of `x`:
     /// [`ClipSample::Dynamic`](crate::schedule::ClipSample::Dynamic), and the choice of steps in
-    /// [`DpmAdaptive`](crate::samplers::DpmAdaptive). With several pictures in `x`, they would influence each
-    /// other.
+    /// [`DpmAdaptive`](crate::samplers::DpmAdaptive). With several pictures in `x`, they would
+    /// influence each other.
     pub one_picture: bool,
 }
 
@@ -174,12 +174,13 @@ pub struct Step<'a> {
     pub index: usize,
     /// The number of steps, usually the number of rungs.
     ///
-    /// - [`Ddim`](crate::samplers::Ddim::stop_at_last_rung) and [`Pndm`](crate::samplers::Pndm::stop_at_last_rung) make
-    ///   one step less if they stop at the last rung.
+    /// - [`Ddim`](crate::samplers::Ddim::stop_at_last_rung) and
+    ///   [`Pndm`](crate::samplers::Pndm::stop_at_last_rung) make one step less if they stop at the
+    ///   last rung.
     /// - [`Restart`](crate::samplers::Restart) also counts the steps that it repeats.
     /// - [`DpmFast`](crate::samplers::DpmFast) counts its own steps.
-    /// - [`DpmAdaptive`](crate::samplers::DpmAdaptive) estimates the number anew at each step. Only the value
-    ///   of the last step is certain.
+    /// - [`DpmAdaptive`](crate::samplers::DpmAdaptive) estimates the number anew at each step. Only
+    ///   the value of the last step is certain.
     pub total: usize,
     /// The sigma that the step started from, usually a rung's.
     pub sigma: f32,

@@ -25,8 +25,8 @@ use crate::{
 #[serde(default, deny_unknown_fields)]
 pub struct Tcd {
     /// How far down each step goes before it comes up again, from 0 (to the next rung, which is
-    /// [`Ddim`](crate::samplers::Ddim)) to 1 (to timestep 0): `eta` of diffusers' `step`. A value outside
-    /// counts as the nearer end, and NaN counts as 0.
+    /// [`Ddim`](crate::samplers::Ddim)) to 1 (to timestep 0): `eta` of diffusers' `step`. A value
+    /// outside counts as the nearer end, and NaN counts as 0.
     ///
     /// Default: 0.3.
     pub gamma: f32,

@@ -201,7 +201,8 @@ pub(super) const ROW: SamplerRow = SamplerRow::new::<UniPc>(
 ])
 .order(3);
 
-/// Returns WebUI's UniPC, which runs on even timesteps from T - 1 to 0 and ends at the last of them.
+/// Returns WebUI's UniPC, which runs on even timesteps from T - 1 to 0 and ends at the last of
+/// them.
 fn webui() -> Arc<dyn Sampler> {
     let unipc = UniPc {
         end: FinalSigma::SigmaMin,

@@ -11,8 +11,8 @@ use crate::{
 /// A sampler whose rungs are made with other conventions than its own.
 ///
 /// The same steps have several reference implementations, which count and scale differently. For
-/// example, [`DpmPlusPlus2M`](crate::samplers::DpmPlusPlus2M) has the conventions of diffusers' class, and
-/// with [`Conventions::default`] it is k-diffusion's.
+/// example, [`DpmPlusPlus2M`](crate::samplers::DpmPlusPlus2M) has the conventions of diffusers'
+/// class, and with [`Conventions::default`] it is k-diffusion's.
 ///
 /// Whether the steps are correct on such rungs is not checked. Usually,
 /// [`Conventions::on_grid_only`], [`Conventions::training_timesteps`] and

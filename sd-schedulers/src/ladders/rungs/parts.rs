@@ -10,8 +10,9 @@ impl Rungs {
     ///
     /// The first x of the part is the clean sample plus [`initial_scale`](Self::initial_scale)
     /// times unit noise. The scale is now the sigma of rung `first`. On
-    /// [`NoisePath::Flow`](crate::ladders::NoisePath::Flow), the clean sample is multiplied by `1 - sigma`.
-    /// [`StrengthRule`](crate::ladders::StrengthRule) computes `first` from a strength.
+    /// [`NoisePath::Flow`](crate::ladders::NoisePath::Flow), the clean sample is multiplied by
+    /// `1 - sigma`. [`StrengthRule`](crate::ladders::StrengthRule) computes `first` from a
+    /// strength.
     ///
     /// # Errors
     /// [`LadderError::Part`] if there is no rung `first`.
@@ -93,8 +94,8 @@ impl Rungs {
     ///
     /// Samplers whose formulas contain N use this number, so that the parts of a run add up to the
     /// whole. There are two exceptions, which make their own rungs between the ends of the part and
-    /// use its number of steps: [`DpmFast`](crate::samplers::DpmFast), and [`Restart`](crate::samplers::Restart)
-    /// without given segments.
+    /// use its number of steps: [`DpmFast`](crate::samplers::DpmFast), and
+    /// [`Restart`](crate::samplers::Restart) without given segments.
     pub fn steps_of_whole(&self) -> usize {
         self.timesteps.len()
     }
