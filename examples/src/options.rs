@@ -606,7 +606,7 @@ pub fn tell_warnings<'a>(warnings: impl IntoIterator<Item = (Option<&'a Path>, S
 /// Returns warnings about the prompts of the requests.
 ///
 /// They name syntax that was probably not meant as it is written, and extra networks, which are not
-/// supported. Each prompt is checked once. A negative prompt is checked only if it is used.
+/// applied. Each prompt is checked once. A negative prompt is checked only if it is used.
 pub fn prompt_warnings<'a>(requests: impl IntoIterator<Item = &'a Request>) -> Vec<String> {
     let (mut warnings, mut seen) = (Vec::new(), HashSet::new());
     for request in requests {

@@ -6,8 +6,8 @@ use crate::model_id::ModelId;
 
 /// How strongly a LoRA changes each part of a model.
 ///
-/// At 0 it changes nothing, and at 1 it makes the change that was trained. Negative weights and
-/// weights above 1 are allowed. Many LoRAs are best between 0.5 and 1.
+/// At 0 the LoRA changes nothing, and at 1 it makes the change that was trained. Every finite
+/// number is allowed, also below 0 and above 1. Many LoRAs are best between 0.5 and 1.
 ///
 /// ```
 /// use sd_core::LoraWeight;

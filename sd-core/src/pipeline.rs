@@ -158,9 +158,9 @@ impl PipelineBuilder {
         self
     }
 
-    /// Adds a LoRA that is merged into the networks, which the infotext of pictures reports. The
-    /// networks are not changed. The method can be called several times, in the order in which the
-    /// LoRAs were merged.
+    /// Records a LoRA that the caller has merged into the networks. The infotext of pictures
+    /// reports it. The method changes no network. It can be called several times, in the order in
+    /// which the LoRAs were merged.
     ///
     /// `hash` returns the hash that WebUI gives the file, in hexadecimal digits, of which the first
     /// 12 are reported. It is called once, when the hash is first needed.
@@ -686,7 +686,8 @@ impl Pipeline {
     /// It is the request of [`Infotext::request`] without the parts that this model does not
     /// support, each of which is listed as a difference. WebUI's clip skip is dropped for models on
     /// which WebUI does not apply it, SDXL and Stable Diffusion 2. A refiner is dropped if this
-    /// pipeline has none.
+    /// pipeline has none. LoRAs are a difference unless this pipeline has the same LoRAs, with the
+    /// same weights and in the same order.
     pub fn reproduction(&self, infotext: &Infotext) -> Reproduction {
         let mut again = infotext.request();
         let layer = again.request.clip_skip.unwrap_or(0);

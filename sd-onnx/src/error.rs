@@ -89,7 +89,8 @@ pub enum Error {
         /// The kind of file, or the part of it that is not supported.
         problem: String,
     },
-    /// A LoRA or a file of a related format cannot be used, or is for another family of models.
+    /// A LoRA or a file of a related format cannot be used, or is for another family of models, or
+    /// the model cannot be changed because another tool exported it to ONNX.
     #[error("{}: {problem}", shown(path))]
     Adapter {
         /// The file.
@@ -184,7 +185,8 @@ pub enum Error {
     /// A pickle cannot be read, or calls a function that is not allowed.
     #[error(transparent)]
     Pickle(#[from] sd_text::pickle::PickleError),
-    /// A textual inversion cannot be used, or does not fit this model.
+    /// A textual inversion cannot be used, or does not fit this model. It may be a part of the file
+    /// of a LoRA.
     #[error(transparent)]
     Inversion(#[from] sd_text::InversionError),
     /// The scheduler's configuration cannot be used.

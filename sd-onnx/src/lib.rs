@@ -27,8 +27,8 @@
 //!   streaming.
 //! - [`handbook::pieces`]: custom embeddings, noise, latents, samplers, guidance and networks.
 //! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
-//! - [`handbook::files`]: which model files load, how to convert them, and what the metadata of a
-//!   PNG file contains.
+//! - [`handbook::files`]: which model files load, how to merge LoRAs, how to convert models, and
+//!   what the metadata of a PNG file contains.
 //! - [`handbook::devices`]: OpenVINO, bf16, and how much memory a model needs.
 //! - [`handbook::contributing`]: for contributors, how to build, test and write golden files, and
 //!   [`handbook::where_it_goes`]: which file to change for which purpose.

@@ -174,7 +174,9 @@ impl Builder {
     ///   the requested type, such as 70000 in f16.
     /// - [`ConvertError::Form`] when the form cannot represent the model. For example, a file does
     ///   not store the number of attention heads, so a network with a number that is unusual for
-    ///   its family is refused.
+    ///   its family is refused. The variant is also returned when the builder has a
+    ///   [`codec`](Self::codec), a [`refiner`](Self::refiner), a [`lora`](Self::lora) or textual
+    ///   inversions, which cannot be written.
     /// - [`ConvertError::Stopped`] when the token of [`Conversion::stop`] was stopped.
     ///
     /// [`Error::Io`]: crate::Error::Io

@@ -1,4 +1,4 @@
-//! Which model files load, how to convert them, and what a PNG records.
+//! Which model files load, how to merge LoRAs, how to convert models, and what a PNG records.
 //!
 //! # Models
 //! A model can be a folder in the diffusers layout, as published since 2022 or as diffusers writes
@@ -14,9 +14,9 @@
 //! | `scheduler` | `scheduler_config.json` |
 //! | (the model's folder) | `model_index.json`, which may be missing |
 //!
-//! If a component has no safetensors file, its pickle is read: `diffusion_pytorch_model.bin`, or
-//! `pytorch_model.bin` for a text encoder. The [chapter on families](super::families) lists the
-//! models that load.
+//! If a component has no safetensors file, its [pickle](#types-of-weights) is read:
+//! `diffusion_pytorch_model.bin`, or `pytorch_model.bin` for a text encoder. The
+//! [chapter on families](super::families) lists the models that load.
 //!
 //! [`Builder::variant`](crate::Builder::variant) selects one of several variants of the weights,
 //! such as `fp16`. A snapshot in the Hugging Face cache, which consists of links, works as it is.
@@ -92,6 +92,87 @@
 //! **Ignored tensors.** Averaged copies of the weights (`model_ema.*`) are ignored. Training state
 //! and tensors that belong to no network are ignored with a warning. A tensor whose name places it
 //! in a network that has no such tensor is an error.
+//!
+//! # LoRAs
+//! A LoRA is a small file that changes some weights of a model, for instance to teach it a style or
+//! a character. An *adapter* is a LoRA or a file of a related format.
+//! [`Builder::lora`](crate::Builder::lora) merges adapters into a model when the model is loaded:
+//!
+//! ```no_run
+//! use sd_onnx::{LoraWeight, Request};
+//!
+//! let pipeline = sd_onnx::builder()
+//!     .lora("watercolour.safetensors", 0.8)
+//!     .lora("fox.safetensors", LoraWeight { text_encoder: 0.5, unet: 1.0 })
+//!     .load("model.safetensors")?;
+//! pipeline.generate(&Request::new("a fox, watercolour"))?.pictures[0].save_png("fox.png")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The examples `txt2img`, `grid` and `steps` have the option `--lora watercolour.safetensors:0.8`.
+//! With two numbers, as in `--lora fox.safetensors:0.5:1`, the first is for the text encoders and
+//! the second for the UNet. The option may be repeated. Its default weight is 1.
+//!
+//! **Weights.** At 0 the adapter changes nothing, and at 1 it makes the change that was trained.
+//! Negative numbers and numbers above 1 are allowed. Infinite numbers and NaN are errors.
+//!
+//! **Formats.** These formats are read. One file may mix them:
+//!
+//! | format | what it stores for a layer |
+//! |---|---|
+//! | LoRA, LoCon | two matrices of low rank, whose product is added to the weight |
+//! | LoHa | two such products, which are multiplied number by number |
+//! | LoKr | two matrices, whose Kronecker product is added |
+//! | DoRA | another format, usually LoRA, and the lengths of the changed weight's rows or columns |
+//! | GLoRA | two products of low rank, one of which is multiplied by the weight itself |
+//! | IA³ | one factor for each input or output |
+//! | OFT, BOFT | rotations of the outputs |
+//! | full differences, norms | the whole difference of a weight, a bias or a norm |
+//!
+//! **Files.** An adapter is a safetensors file, a pickle (`.pt`, `.bin`), or a folder that peft or
+//! diffusers saved (`adapter_model.safetensors` or `pytorch_lora_weights.safetensors`, or `.bin`).
+//! The tensors may have the names of kohya's scripts, LyCORIS, OneTrainer, SimpleTuner, ComfyUI,
+//! peft or any version of diffusers. The alphas of diffusers and peft are read from the metadata or
+//! from `adapter_config.json` beside the file. Textual inversions in the file are loaded too, and a
+//! prompt calls them by their names.
+//!
+//! [`inspect`](crate::inspect) describes an adapter without a model. Many adapters have words that
+//! a prompt must contain:
+//!
+//! ```no_run
+//! let found = sd_onnx::inspect("watercolour.safetensors")?;
+//! if let Some(adapter) = found.adapter {
+//!     println!("{:?} for {:?}", adapter.formats, adapter.family);
+//!     println!("words: {:?}", adapter.trigger_phrase);
+//! }
+//! # Ok::<(), sd_onnx::Error>(())
+//! ```
+//!
+//! **What must fit.** An adapter must be for the model's family: one for Stable Diffusion 1.x does
+//! not fit SDXL. A fine-tuned or distilled model of the family is fine, and so is an inpainting
+//! model. [`Error::Adapter`](crate::Error::Adapter) reports another family, an adapter for a model
+//! that is not supported (such as Flux), a factor of the wrong shape, and an adapter of which
+//! nothing fits. Single tensors that fit nothing are ignored, with one `tracing` warning per file.
+//!
+//! **Several adapters** are merged in the order of the calls. The order changes the result only for
+//! formats that depend on the weight: DoRA, IA³, OFT, BOFT and GLoRA.
+//!
+//! **Arithmetic.** Where programs disagree, an adapter changes the weights as WebUI 1.10 does, if
+//! WebUI reads the format correctly. At a weight m, every format gives `W + m · (W₁ − W)`, where W
+//! is the model's weight and W₁ the changed weight at 1.
+//!
+//! **Memory.** Changed weights are in memory as f32, four bytes for each number. All other weights
+//! stay in the model's file.
+//!
+//! **What is not possible:**
+//!
+//! - Another weight for each request. All pictures of a pipeline are drawn with the same adapters.
+//! - `<lora:…>` in a prompt. It is removed from the text and not applied.
+//!   [`PromptText::networks`](crate::text::PromptText::networks) lists it, and the examples warn.
+//! - Networks that another tool exported to ONNX. They are an error.
+//! - A change of the autoencoder, or of the refiner that
+//!   [`Builder::refiner`](crate::Builder::refiner) loads. They stay as they are.
+//! - [`Builder::convert`](crate::Builder::convert) with adapters. It is an error.
 //!
 //! # Types of weights
 //! | in the file | in memory on the CPU |
@@ -203,6 +284,7 @@
 //! - bf16 inputs and outputs, and sparse weights;
 //! - weights in a file outside the folder of their graph;
 //! - [`Builder::vae`](crate::Builder::vae) from an ONNX folder;
+//! - [`Builder::lora`](crate::Builder::lora) on an ONNX folder;
 //! - [`Builder::convert`](crate::Builder::convert): convert the model that was exported instead.
 //!
 //! [`Builder::variant`](crate::Builder::variant) does not choose between graphs.
@@ -235,7 +317,7 @@
 //! The new model appears under its name only when it is complete. An existing file or folder is
 //! never overwritten. Tensors are converted one at a time, so memory use is small. Parts that do
 //! not fit each other are an error, as when a model is loaded. ONNX graphs cannot be converted
-//! back.
+//! back. [LoRAs](#loras) cannot be written into the new model yet.
 //!
 //! **Types.** Without [`Conversion::weight_type`](crate::Conversion::weight_type) each tensor keeps
 //! its type, except that fp8 with scales and the blocks of GGUF become f32. With it, every number
@@ -310,5 +392,9 @@
 //! # std::fs::remove_file(&path)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! A picture that was drawn with [LoRAs](#loras) also records their names, hashes and weights.
+//! [`Pipeline::reproduction`](crate::Pipeline::reproduction) returns the same request for a loaded
+//! model, and lists the LoRAs as a difference if the model was loaded with others.
 //!
 //! A file appears under its name only when it is complete ([`files::write`](crate::files::write)).

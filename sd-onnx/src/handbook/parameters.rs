@@ -219,8 +219,9 @@
 //! cargo run --release --example tokens -- "a (fox:1.2), [snow:0.5]"
 //! ```
 //!
-//! The option `--embeddings` of the examples loads [textual
-//! inversions](super::pieces#textual-inversion), which a prompt uses by their names.
+//! The option `--embeddings` of the examples loads
+//! [textual inversions](super::pieces#textual-inversion), which a prompt uses by their names. The
+//! option `--lora` merges [LoRAs](super::files#loras) into the model.
 //!
 //! `prompts.png` shows a fox and an owl alone, one after the other in a run (`[fox:owl:0.5]`), in
 //! turns (`[fox|owl]`), and combined (`AND`). The predictions of combined parts are added. A blue
@@ -242,8 +243,8 @@
 //! A request chooses the scheduler and the ladder separately. Any scheduler runs on any ladder,
 //! with a few exceptions: DDIM as in diffusers, for instance, can only use noise levels that the
 //! model was trained on, and Karras' ladder has others. The [chapter on sampling](super::sampling)
-//! describes both. [The list of samplers](crate::schedulers#samplers) has the paper of each
-//! sampler, its cost, and its names in diffusers, WebUI and ComfyUI.
+//! describes both. [The table of samplers](crate::schedulers::samplers#the-table) has the paper of
+//! each sampler, its cost, and its names in diffusers, WebUI and ComfyUI.
 //!
 //! [`from_config`](crate::schedulers::from_config) returns the sampler and the ladder of a model's
 //! `scheduler_config.json`. [`from_webui`](crate::schedulers::from_webui) returns both for a name

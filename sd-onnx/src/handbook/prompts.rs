@@ -15,10 +15,12 @@
 //! | `a fox AND snow :0.5` | a prediction for each part, [added by weight](#parts) |
 //! | `BREAK` | the start of the next window of 75 tokens |
 //! | `# …` | a comment, to the end of the line |
-//! | `<lora:name:0.8>` | an extra network, not supported yet |
+//! | `<lora:name:0.8>` | an extra network, which is not applied |
 //!
 //! Extra networks are removed from the text and listed in
-//! [`PromptText::networks`](crate::text::PromptText::networks).
+//! [`PromptText::networks`](crate::text::PromptText::networks). A prompt does not apply them.
+//! [`Builder::lora`](crate::Builder::lora) merges a [LoRA](super::files#loras) for all pictures of
+//! a pipeline.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -34,14 +36,14 @@
 //!
 //! # When
 //! The number in a schedule, such as `[fox:owl:12]`, says when the text changes. A number without a
-//! decimal point is a step. A number with a point is a share of all steps. So `1` means after the
-//! first step, and `1.0` means never.
+//! decimal point is a step. A number with a point is a share of all steps. So `1` is the first
+//! step, and `1.0` is the end of the run, at which it is too late to change the text.
 //!
 //! The steps of a prompt are calls of the model, as in WebUI. For samplers that call the model
 //! twice a step, such as Heun, DPM2 and DPM++ SDE, the schedule has twice as many steps. For others
 //! that call it more often, such as PNDM, the schedule has as many steps as the sampler makes
 //! calls. Also as in WebUI, a text stays one call longer than its number says: `[a:b:3]` shows `a`
-//! in four calls.
+//! in the first four calls.
 //!
 //! # Weights
 //! By default, the embedding of each token is multiplied by its weight. Then all embeddings of the

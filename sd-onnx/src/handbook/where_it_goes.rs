@@ -19,7 +19,7 @@
 //! # A sampler
 //! | change | file |
 //! |---|---|
-//! | the algorithm, its options, its names and its usual ladder | a new file in `sd-schedulers/src/samplers` |
+//! | the algorithm, its options, names and ladder | a new file in `sd-schedulers/src/samplers` |
 //! | `mod`, `pub use` and its place in the table | `mod.rs` and `table.rs` in the same folder |
 //! | its class in diffusers | `sd-schedulers/src/config` |
 //! | reference values | `sd-schedulers/tests/golden` |
@@ -103,6 +103,27 @@
 //! - **Another layout of folders:** `sd-onnx/src/source/folder.rs`.
 //! - **Weights that come from two components,** as with a ControlNet: `Graph::over` in
 //!   `sd-onnx/src/graph/mod.rs`.
+//!
+//! # A LoRA or a related adapter
+//! An adapter changes weights before a graph is written, so graphs and sessions do not know it. All
+//! files are in `sd-onnx/src/lora` unless a path is given.
+//!
+//! - **Another name of a tensor, or the prefix of another training tool:** the tables in `keys.rs`.
+//!   A name that a checkpoint uses too is in `sd-onnx/src/checkpoint/split.rs`.
+//! - **Another name of a layer of the model:** `targets.rs`.
+//! - **Another format:** a new file in `formats`, with its checks and its arithmetic, a variant of
+//!   `Format` in `formats/mod.rs`, the roles of its tensors in `formats/parts.rs`, and a row of the
+//!   table in `mod.rs`.
+//! - **Another place where alpha or a title is stored:** `facts.rs`.
+//! - **A family, or a model whose adapters are refused:** `family.rs`.
+//! - **What counts as an adapter in `inspect`:** `sd-onnx/src/checkpoint/kind.rs`.
+//! - **Another container or layout of the file:** `mod.rs`, as for a [file format](#a-file-format).
+//! - **How weights are merged, and how much memory that takes:** `merge.rs`. `merging.rs` connects
+//!   it to the builder.
+//! - **What a PNG records:** `sd-core/src/lora.rs`, and `keys.rs`, `write.rs` and `request.rs` in
+//!   `sd-core/src/infotext`.
+//! - **Reference values:** a case in `sd-onnx/tests/golden/lora_cases.py`. `lora.py` beside it
+//!   writes the files, and the tests in `tests/golden.rs` read them.
 //!
 //! # A text encoder
 //! - **The network:** a new file in `sd-onnx/src/models`, beside `clip_text.rs`, and its
