@@ -92,15 +92,16 @@ impl From<Problem> for GenerateError {
 
 /// The part of a pipeline that failed, and when, as [`GenerateError::Backend`] reports it.
 ///
-/// `Display` prints a noun, such as "the denoiser at step 3, timestep 801". With serde it is the
-/// name of the variant in snake case, as a string or as the key of an object with the fields.
+/// `Display` prints a subject for "failed", such as "the denoiser at step 3, timestep 801" or
+/// "decoding the latents". With serde it is the name of the variant in snake case, as a string or
+/// as the key of an object with the fields.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Stage {
     /// A text encoder, while it encoded a prompt.
     TextEncoder {
-        /// The prompt.
+        /// Whether it was the prompt or the negative prompt.
         side: Side,
         /// The index of the text encoder, from 0. SDXL has two.
         tower: usize,

@@ -81,7 +81,8 @@ pub struct Request {
     #[serde(default)]
     pub prompt_options: PromptOptions,
     /// Width and height in pixels, multiples of 8 and of the model's factor
-    /// ([`LatentCodec::factor`](crate::LatentCodec::factor)).
+    /// ([`LatentCodec::factor`](crate::LatentCodec::factor)). Width times height is at most the
+    /// pipeline's [limit](crate::PipelineBuilder::max_pixels).
     ///
     /// Default: the [size of the pipeline](crate::Pipeline::default_size), usually the size that
     /// the model was trained with.
@@ -90,13 +91,14 @@ pub struct Request {
     /// The number of denoising steps, 1 to the model's `num_train_timesteps`. With few steps the
     /// picture stays rough. Most samplers gain little beyond about 30 steps.
     ///
-    /// Default: the number of rungs of a ladder that lists them ([`Ladder::sigmas`],
+    /// Default: the number of steps of a ladder with given noise levels ([`Ladder::sigmas`],
     /// [`Ladder::timesteps`]). For any other ladder, the pipeline's [default](Defaults::steps),
     /// which is 20 for most models. [`step_count`](Self::step_count) returns the number.
     #[serde(default)]
     pub steps: Option<usize>,
     /// The classifier-free guidance (CFG) scale, a [`ClassifierFree`](crate::ClassifierFree) with
-    /// more options, or a custom [`Guide`](crate::Guide).
+    /// more options, or a custom [`Guide`](crate::Guide). A scale is any finite number; 4 to 10 is
+    /// useful.
     ///
     /// At a scale of 1 or less the negative prompt is ignored and each step takes half the time,
     /// unless the prompt has several branches (`AND`). The CFG++ samplers are made for a scale of
@@ -117,15 +119,15 @@ pub struct Request {
     /// Default: [`NoiseKind::Torch`], torch's CPU generator.
     #[serde(default)]
     pub noise: NoiseKind,
-    /// A second seed, whose noise is mixed into the noise of [`seed`](Self::seed). The pictures
-    /// resemble the picture of `seed`.
+    /// A second seed, whose noise is mixed into the noise of [`seed`](Self::seed). At a small
+    /// [`strength`](Variation::strength), the pictures resemble the picture of `seed`.
     ///
     /// Default: `None`.
     #[serde(default)]
     pub variation: Option<Variation>,
-    /// Width and height, in pixels, of a picture whose composition should be kept at a new size.
-    /// The middle of the noise that the seed gives at that size replaces the middle of this
-    /// picture's noise. WebUI calls this "Resize seed from".
+    /// Width and height, in pixels, of another picture of the same seed, whose composition should
+    /// be kept. The noise of that picture replaces the middle of this picture's noise, as far as
+    /// both reach. WebUI calls this "Resize seed from".
     ///
     /// Default: `None`.
     #[serde(default)]
@@ -302,8 +304,8 @@ impl Request {
         serde_json::from_str(text).map_err(|error| json::problems(text, &error))
     }
 
-    /// Returns the number of steps: [`steps`](Self::steps) if it is set, else the rungs of a ladder
-    /// that lists them, else 20.
+    /// Returns the number of steps: [`steps`](Self::steps) if it is set, else the number of steps
+    /// of a ladder with given noise levels, else 20.
     ///
     /// A pipeline may have another [default](Defaults::steps) than 20.
     /// [`Pipeline::with_defaults`](crate::Pipeline::with_defaults) fills that default into a
@@ -389,6 +391,13 @@ impl Request {
     }
 
     /// Sets [`noise`](Self::noise).
+    ///
+    /// ```
+    /// use sd_core::{Request, schedulers::noise::NoiseKind};
+    ///
+    /// // The seed of a picture that WebUI drew with its setting "NV".
+    /// let request = Request::new("a fox").seed(42).noise(NoiseKind::Philox);
+    /// ```
     pub fn noise(mut self, kind: NoiseKind) -> Self {
         self.noise = kind;
         self
@@ -433,6 +442,13 @@ impl Request {
     }
 
     /// Sets [`sizes`](Self::sizes).
+    ///
+    /// ```
+    /// use sd_core::{Request, Sizes};
+    ///
+    /// // As if the picture had been reduced from 4096×4096 pixels.
+    /// let request = Request::new("a fox").sizes(Sizes::default().original(4096, 4096));
+    /// ```
     pub fn sizes(mut self, sizes: Sizes) -> Self {
         self.sizes = sizes;
         self
@@ -498,6 +514,14 @@ impl Request {
     }
 
     /// Sets [`ladder`](Self::ladder).
+    ///
+    /// ```
+    /// use sd_core::{Request, schedulers::Ladder};
+    ///
+    /// let named = Request::new("a fox").ladder(Ladder::karras());
+    /// let given = Request::new("a fox").ladder(Ladder::sigmas([14.6, 4.0, 1.0, 0.0]));
+    /// assert_eq!(given.step_count(), 3);
+    /// ```
     pub fn ladder(mut self, ladder: Ladder) -> Self {
         self.ladder = Some(ladder);
         self

@@ -204,7 +204,10 @@ impl Builder {
 
     /// Sets the size, in pixels, of pictures whose request sets none.
     ///
-    /// OpenVINO compiles the networks for this size when the model is loaded.
+    /// OpenVINO compiles the networks for this size when the model is loaded. Both sides must be
+    /// positive multiples of 8 and of the autoencoder's
+    /// [`factor`](crate::LatentCodec::factor), with at most [`max_pixels`](Self::max_pixels)
+    /// together, or loading fails.
     ///
     /// Default: the UNet's `sample_size`, at most 2048 pixels per side.
     ///
@@ -282,7 +285,8 @@ impl Builder {
     }
 
     /// Sets the clip skip of requests that set none, in WebUI's numbering: 1 is CLIP's last layer,
-    /// 2 is the layer before it, and 0 is the model's own layer.
+    /// 2 is the layer before it, and 0 is the model's own layer. Loading fails if the text encoder
+    /// has fewer layers.
     ///
     /// Only [`load`](Self::load) uses this setting. With
     /// [`load_prompt_encoder`](Self::load_prompt_encoder),
@@ -301,9 +305,10 @@ impl Builder {
         self
     }
 
-    /// Sets the largest picture that a request may ask for, in pixels.
+    /// Sets the largest picture that a request may ask for, in pixels: width times height, at most
+    /// 2³⁰.
     ///
-    /// The value is at most 2³⁰, or loading fails.
+    /// Loading fails if the value is larger, or smaller than the default [`size`](Self::size).
     ///
     /// Memory and time grow with the number of pixels. For attention, both grow with its square.
     ///
@@ -401,7 +406,9 @@ impl Builder {
     }
 
     /// Adds a textual inversion that the program has read or made. Otherwise this is the same as
-    /// [`embeddings`](Self::embeddings).
+    /// [`embeddings`](Self::embeddings) with a single file.
+    ///
+    /// Default: none.
     ///
     /// ```no_run
     /// use sd_onnx::text::TextualInversion;
@@ -417,14 +424,21 @@ impl Builder {
 
     /// Merges a LoRA, or a related adapter, into the model. The method can be called several times.
     ///
-    /// `path` is a `.safetensors` or `.pt` file, or a folder that peft or diffusers saved. LoRA,
-    /// LoCon, LoHa, LoKr, DoRA, IA³, OFT, BOFT, GLoRA and full differences are read, with the names
-    /// of all usual training tools. Textual inversions in the file are loaded too. `weight` is a
-    /// number for the whole model, or a [`LoraWeight`].
+    /// `path` is a safetensors file, a pickle (`.pt`, `.bin`), or a folder that peft or diffusers
+    /// saved. LoRA, LoCon, LoHa, LoKr, DoRA, IA³, OFT, BOFT, GLoRA and full differences are read.
+    /// [`handbook::files`](crate::handbook::files#loras) describes the formats, and whose names and
+    /// arithmetic they have. Textual inversions in the file are loaded too.
+    ///
+    /// `weight` is a finite number for the whole model, or a [`LoraWeight`]: 0 changes nothing, and
+    /// 1 makes the change that was trained.
     ///
     /// All pictures of the pipeline are drawn with the LoRAs. Several LoRAs are merged in the order
-    /// of the calls. A refiner stays as it is. The changed weights are in memory, as f32. Tensors
-    /// that fit nothing in the model are reported in one `tracing` warning per file.
+    /// of the calls. A refiner and the autoencoder stay as they are. The changed weights are in
+    /// memory, as f32. Tensors that fit nothing in the model are reported in one `tracing` warning
+    /// per file.
+    ///
+    /// Loading fails with [`Error::Adapter`] if the file is no adapter or is for another family of
+    /// models, if a factor does not fit, or if the model is a folder of ONNX graphs.
     ///
     /// Default: none.
     ///
@@ -525,8 +539,8 @@ impl Builder {
     /// Sets the file or folder that SDXL's second text encoder is read from, instead of the model's
     /// own. The second text encoder is also the refiner's only one.
     ///
-    /// The path may be anything that [`text_encoder`](Self::text_encoder) accepts. Loading fails if
-    /// the model has no second text encoder.
+    /// The path may be anything that [`text_encoder`](Self::text_encoder) accepts, whose example
+    /// sets both. Loading fails if the model has no second text encoder.
     ///
     /// Default: the model's own second text encoder.
     pub fn text_encoder_2(mut self, path: impl Into<PathBuf>) -> Self {
@@ -553,9 +567,11 @@ impl Builder {
     /// Overrides what the UNet predicts.
     ///
     /// Use it if a v-prediction model makes only noise because its file does not name the
-    /// prediction.
-    /// [`handbook::files`](crate::handbook::files) describes how the prediction of a checkpoint is
-    /// recognised.
+    /// prediction. [`handbook::files`](crate::handbook::files) describes how the prediction of a
+    /// checkpoint is recognised.
+    ///
+    /// The value is `Epsilon`, `V` or `Sample`, or `Edm` for a model with EDM's preconditioning.
+    /// Loading fails with [`Error::Config`] for others.
     ///
     /// Default: the prediction that is recognised from the model's files.
     ///
@@ -641,6 +657,7 @@ impl Builder {
     /// - [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::TensorType`],
     ///   [`Error::TensorValues`] or [`Error::UnusedTensors`] if the tensors do not match the
     ///   network.
+    /// - [`Error::Adapter`] if a [LoRA](Self::lora) cannot be used or does not fit the model.
     /// - [`Error::Inversion`] if a textual inversion cannot be used.
     /// - [`Error::TextEncoders`] if the tokenizers and the text encoders do not fit each other.
     /// - [`Error::Pipeline`] if other parts of the model do not fit each other, or if a setting is
@@ -756,6 +773,13 @@ impl Builder {
     /// The path may be the file or folder of a Stable Diffusion model, a file with only a text
     /// encoder, or a folder with the files of a CLIP model: `config.json`, `model.safetensors` and
     /// the tokenizer's files. For SDXL, the first text encoder is loaded.
+    ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// let encoder = sd_onnx::builder().threads(1).load_text_encoder(folder)?;
+    /// assert_eq!(encoder.encode_pooled(["a fox", "a pizza"])?.pooled.dim(), (2, 64));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// The same as for [`load`](Self::load).

@@ -47,8 +47,9 @@
 //!
 //! # Add a part
 //! [`where_it_goes`](super::where_it_goes) lists the files that a change touches: a sampler, a
-//! model family, a provider, a file format, a text encoder. The page of
-//! [`schedulers`](crate::schedulers) has a complete list of steps for a sampler.
+//! model family, a provider, a file format, a format of LoRAs, a text encoder. The page of
+//! [`samplers`](crate::schedulers::samplers#add-a-sampler-to-this-crate) has a complete list of
+//! steps for a sampler.
 //!
 //! A program that only needs its own sampler, guidance or networks does not have to change this
 //! project: see [`pieces`](super::pieces).

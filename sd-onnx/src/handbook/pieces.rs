@@ -98,7 +98,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # A sampler of one's own
+//! # A custom sampler
 //! A type that implements [`Sampler`](crate::schedulers::Sampler) can be given to a request; the
 //! [`schedulers`](crate::schedulers) page has one in ten lines. The alternative is to write the
 //! loop yourself and to call the model as a plain function D(x; sigma):
@@ -140,7 +140,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Guidance of one's own
+//! # Custom guidance
 //! [`Guide`](crate::Guide) merges the prediction for the prompt with the prediction for the
 //! negative prompt. Its page has an example that guides at some noise levels only.
 //!
@@ -183,7 +183,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Networks of one's own
+//! # Custom networks
 //! [`Pipeline::builder`](crate::Pipeline::builder) takes any [`Denoiser`](crate::Denoiser), any
 //! [`LatentCodec`](crate::LatentCodec) and any [`PromptEncoder`](crate::text::PromptEncoder), which
 //! can contain any [`TextModel`](crate::text::TextModel). The front page of `sd-core` implements

@@ -1,9 +1,10 @@
 //! Samplers and noise levels: which to choose, how to write them, their names in other programs.
 //!
-//! The page of [`schedulers`](crate::schedulers) has the table of all samplers, and the page of
-//! [`Ladder`](crate::schedulers::Ladder) has the table of all ladders. The example `schedulers`
-//! lists both. It also runs a sampler on a ladder step by step and plots the result. The model of
-//! this run is a simple formula, so that other implementations can be compared with it:
+//! The page of [`samplers`](crate::schedulers::samplers#the-table) has the table of all samplers,
+//! and the page of [`Ladder`](crate::schedulers::Ladder) has the table of all ladders. The example
+//! `schedulers` lists both. It also runs a sampler on a ladder step by step and plots the result.
+//! The model of this run is a simple formula, so that other implementations can be compared with
+//! it:
 //! `cargo run --release --example schedulers -- --scheduler heun --ladder karras --plot heun.png`.
 //!
 //! # Which sampler
@@ -85,7 +86,7 @@
 //! A model predicts the noise, the clean sample, or v, which is a mix of both. Its configuration
 //! says which, and a sampler does not depend on it. This is also true of flow models, whose noise
 //! levels are on [another path](crate::schedulers::ladders::NoisePath). The library cannot load a
-//! flow model from files yet, but [custom networks](super::pieces#networks-of-ones-own) can be flow
+//! flow model from files yet, but [custom networks](super::pieces#custom-networks) can be flow
 //! models:
 //!
 //! ```

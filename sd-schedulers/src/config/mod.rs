@@ -118,9 +118,10 @@ impl SchedulerConfig {
     /// file's class (`_class_name`). Without a class, it takes the defaults of `PNDMScheduler`,
     /// with which Stable Diffusion 1.x was published.
     ///
-    /// A key that the class lacks and the file does not contain has no effect: nothing is clipped,
-    /// and alpha-bar ends at one. (diffusers would use the defaults of the class that it converts
-    /// the file to, so that a DDIM made from an Euler configuration clips latents to ±1.)
+    /// If neither the class nor the file has a key for clipping, nothing is clipped. If neither has
+    /// `set_alpha_to_one`, alpha-bar ends at one. (diffusers would use the defaults of the class
+    /// that it converts the file to, so that a DDIM made from an Euler configuration clips latents
+    /// to ±1.)
     ///
     /// Python writes infinite numbers as `Infinity`, which is not JSON, for example in
     /// `lambda_min_clipped` of DPM-Solver. They are read as null.

@@ -125,9 +125,9 @@ use crate::SchedulerConfig;
 
 /// Returns the row with this name, in upper or lower case.
 ///
-/// The name is a [`name`](SamplerRow::name), or else WebUI's or ComfyUI's name. ComfyUI's `ddim`
-/// and `deis` are therefore not found: this crate's samplers of these names take precedence, and
-/// they are other samplers.
+/// The name is a [`name`](SamplerRow::name), or else WebUI's or ComfyUI's name. `ddim` and `deis`
+/// therefore find this crate's samplers, although ComfyUI has other samplers of these names.
+/// [`from_comfyui`](crate::from_comfyui) finds ComfyUI's.
 ///
 /// ```
 /// use sd_schedulers::by_name;

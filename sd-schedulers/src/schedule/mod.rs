@@ -19,7 +19,8 @@ use betas::{alpha_bars, betas, rescale_zero_terminal_snr};
 
 /// The noise levels of a model: alpha-bar and sigma of each training timestep.
 ///
-/// The kind of schedule follows from what the model predicts:
+/// The kind of schedule follows from what the model predicts. T is the number of training timesteps
+/// ([`SchedulerConfig::num_train_timesteps`]).
 /// - [`Epsilon`](Prediction::Epsilon), [`V`](Prediction::V) and [`Sample`](Prediction::Sample): the
 ///   betas of a diffusion process. `sigma = sqrt((1 - alpha-bar) / alpha-bar)`, and the timesteps
 ///   are 0 to T - 1.
