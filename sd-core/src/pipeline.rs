@@ -84,6 +84,17 @@ impl PipelineBuilder {
     /// Sets the steps, guidance, sampler and ladder of a request that does not set them.
     ///
     /// Default: [`Defaults::default`], the values for Stable Diffusion 1.x.
+    ///
+    /// ```
+    /// # fn example(builder: sd_core::PipelineBuilder) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sd_core::{Defaults, schedulers::Ladder};
+    ///
+    /// // A distilled model wants few steps and no guidance.
+    /// let defaults = Defaults::default().steps(4).guidance(1.0).ladder(Ladder::lcm());
+    /// let pipeline = builder.defaults(defaults).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn defaults(mut self, defaults: Defaults) -> Self {
         self.defaults = defaults;
         self

@@ -338,6 +338,12 @@ impl Request {
     }
 
     /// Sets [`prompt_2`](Self::prompt_2).
+    ///
+    /// ```
+    /// use sd_core::Request;
+    ///
+    /// let request = Request::new("a fox in the snow").prompt_2("watercolour, soft light");
+    /// ```
     pub fn prompt_2(mut self, text: impl Into<String>) -> Self {
         self.prompt_2 = Some(text.into());
         self
@@ -350,12 +356,26 @@ impl Request {
     }
 
     /// Sets [`prompt_options`](Self::prompt_options).
+    ///
+    /// ```
+    /// use sd_core::{PromptOptions, Request, text::Syntax};
+    ///
+    /// let options = PromptOptions::default().syntax(Syntax::Plain);
+    /// let request = Request::new("a (very) old fox").prompt_options(options);
+    /// ```
     pub fn prompt_options(mut self, options: PromptOptions) -> Self {
         self.prompt_options = options;
         self
     }
 
     /// Sets [`size`](Self::size), in pixels: width, then height.
+    ///
+    /// ```
+    /// use sd_core::Request;
+    ///
+    /// let portrait = Request::new("a fox").size(512, 768);
+    /// assert_eq!(portrait.size, Some([512, 768]));
+    /// ```
     pub fn size(mut self, width: u32, height: u32) -> Self {
         self.size = Some([width, height]);
         self
@@ -395,7 +415,7 @@ impl Request {
     /// ```
     /// use sd_core::{Request, schedulers::noise::NoiseKind};
     ///
-    /// // The seed of a picture that WebUI drew with its setting "NV".
+    /// // The noise of WebUI's setting "CPU" is the default. This is the noise of its setting "NV".
     /// let request = Request::new("a fox").seed(42).noise(NoiseKind::Philox);
     /// ```
     pub fn noise(mut self, kind: NoiseKind) -> Self {
@@ -418,6 +438,13 @@ impl Request {
     }
 
     /// Sets [`seed_resize`](Self::seed_resize), in pixels: width, then height.
+    ///
+    /// ```
+    /// use sd_core::Request;
+    ///
+    /// // Resembles the picture that seed 42 draws at 512×512.
+    /// let request = Request::new("a fox").seed(42).size(768, 512).seed_resize(512, 512);
+    /// ```
     pub fn seed_resize(mut self, width: u32, height: u32) -> Self {
         self.seed_resize = Some([width, height]);
         self
@@ -436,6 +463,13 @@ impl Request {
     }
 
     /// Sets [`clip_skip`](Self::clip_skip), in WebUI's numbering.
+    ///
+    /// ```
+    /// use sd_core::Request;
+    ///
+    /// // WebUI's "Clip skip: 2", which is `clip_skip=1` in diffusers.
+    /// let request = Request::new("a fox").clip_skip(2);
+    /// ```
     pub fn clip_skip(mut self, layer: usize) -> Self {
         self.clip_skip = Some(layer);
         self
@@ -446,8 +480,10 @@ impl Request {
     /// ```
     /// use sd_core::{Request, Sizes};
     ///
-    /// // As if the picture had been reduced from 4096×4096 pixels.
-    /// let request = Request::new("a fox").sizes(Sizes::default().original(4096, 4096));
+    /// // SDXL draws as if the training picture had been cut off at the top and on the left.
+    /// let mut sizes = Sizes::default();
+    /// sizes.crop = [64, 64];
+    /// let request = Request::new("a fox").sizes(sizes);
     /// ```
     pub fn sizes(mut self, sizes: Sizes) -> Self {
         self.sizes = sizes;
@@ -519,8 +555,9 @@ impl Request {
     /// use sd_core::{Request, schedulers::Ladder};
     ///
     /// let named = Request::new("a fox").ladder(Ladder::karras());
-    /// let given = Request::new("a fox").ladder(Ladder::sigmas([14.6, 4.0, 1.0, 0.0]));
-    /// assert_eq!(given.step_count(), 3);
+    /// let parsed = Request::new("a fox").ladder("sgm-uniform".parse()?);
+    /// let given = Request::new("a fox").ladder(Ladder::sigmas([14.6, 5.0, 1.5, 0.4, 0.0]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn ladder(mut self, ladder: Ladder) -> Self {
         self.ladder = Some(ladder);
@@ -528,6 +565,15 @@ impl Request {
     }
 
     /// Sets [`initial_noise`](Self::initial_noise).
+    ///
+    /// ```
+    /// use sd_core::{Request, ndarray::Array4, schedulers::{NoiseSource, noise::TorchRng}};
+    ///
+    /// let mut noise = Array4::zeros((1, 4, 64, 64));
+    /// let values = noise.as_slice_mut().expect("a new array is contiguous");
+    /// TorchRng::new(42).fill(values);
+    /// let request = Request::new("a fox").size(512, 512).initial_noise(noise);
+    /// ```
     pub fn initial_noise(mut self, noise: Array<f32, Ix4>) -> Self {
         self.initial_noise = Some(noise.into_shared());
         self
@@ -637,6 +683,15 @@ pub struct PromptOptions {
 
 impl PromptOptions {
     /// Sets [`syntax`](Self::syntax).
+    ///
+    /// ```
+    /// use sd_core::{PromptOptions, text::{Emphasis, Syntax}};
+    ///
+    /// // Reads prompts as ComfyUI does.
+    /// let options = PromptOptions::default()
+    ///     .syntax(Syntax::ComfyUi)
+    ///     .emphasis(Emphasis::Interpolate);
+    /// ```
     pub fn syntax(mut self, syntax: Syntax) -> Self {
         self.syntax = syntax;
         self
@@ -649,6 +704,14 @@ impl PromptOptions {
     }
 
     /// Sets [`chunking`](Self::chunking).
+    ///
+    /// ```
+    /// use sd_core::{PromptOptions, text::Chunking};
+    ///
+    /// // Cuts prompts off after the first window, as diffusers does.
+    /// let one = std::num::NonZeroUsize::MIN;
+    /// let options = PromptOptions::default().chunking(Chunking::default().max_chunks(one));
+    /// ```
     pub fn chunking(mut self, chunking: Chunking) -> Self {
         self.chunking = chunking;
         self

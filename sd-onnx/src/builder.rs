@@ -596,6 +596,17 @@ impl Builder {
     /// spacing). The example of [`prediction`](Self::prediction) sets it.
     ///
     /// Default: the value in the model's files.
+    ///
+    /// ```no_run
+    /// use sd_onnx::schedulers::Prediction;
+    ///
+    /// // The file does not record that the model predicts v with zero terminal SNR.
+    /// let pipeline = sd_onnx::builder()
+    ///     .prediction(Prediction::V)
+    ///     .zero_terminal_snr(true)
+    ///     .load("model.safetensors")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
     pub fn zero_terminal_snr(mut self, rescaled: bool) -> Self {
         self.zero_terminal_snr = Some(rescaled);
         self
