@@ -11,9 +11,7 @@ use crate::{Guidance, Request};
 /// [`Pipeline::with_defaults`](crate::Pipeline::with_defaults) applies them to a request.
 ///
 /// ```
-/// use sd_core::{Defaults, schedulers::{
-///     Ladder, samplers::EulerAncestral,
-/// }};
+/// use sd_core::{Defaults, schedulers::{Ladder, samplers::EulerAncestral}};
 ///
 /// let turbo = Defaults::default()
 ///     .steps(1)

@@ -35,9 +35,7 @@ pub const MAX_COUNT: usize = 1 << 16;
 /// whole request before it draws, and reports every value that cannot be used.
 ///
 /// ```
-/// use sd_core::{Request, schedulers::{
-///     Ladder, samplers::Euler,
-/// }};
+/// use sd_core::{Request, schedulers::{Ladder, samplers::Euler}};
 ///
 /// let request = Request::new("a cute fox girl, watercolour")
 ///     .negative("blurry")
@@ -97,8 +95,8 @@ pub struct Request {
     #[serde(default)]
     pub steps: Option<usize>,
     /// The classifier-free guidance (CFG) scale, a [`ClassifierFree`](crate::ClassifierFree) with
-    /// more options, or a custom [`Guide`](crate::Guide). A scale is any finite number; 4 to 10 is
-    /// useful.
+    /// more options, or a custom [`Guide`](crate::Guide). A scale is any finite number. For Stable
+    /// Diffusion 1.x, 4 to 10 is useful.
     ///
     /// At a scale of 1 or less the negative prompt is ignored and each step takes half the time,
     /// unless the prompt has several branches (`AND`). The CFG++ samplers are made for a scale of
@@ -481,9 +479,7 @@ impl Request {
     /// use sd_core::{Request, Sizes};
     ///
     /// // SDXL draws as if the training picture had been cut off at the top and on the left.
-    /// let mut sizes = Sizes::default();
-    /// sizes.crop = [64, 64];
-    /// let request = Request::new("a fox").sizes(sizes);
+    /// let request = Request::new("a fox").sizes(Sizes::default().crop(64, 64));
     /// ```
     pub fn sizes(mut self, sizes: Sizes) -> Self {
         self.sizes = sizes;
@@ -536,9 +532,7 @@ impl Request {
     /// options come from the model's scheduler configuration.
     ///
     /// ```
-    /// use sd_core::{Request, schedulers::{
-    ///     Scheduler, samplers::Euler,
-    /// }};
+    /// use sd_core::{Request, schedulers::{Scheduler, samplers::Euler}};
     ///
     /// let with_options = Request::new("a fox").scheduler(Euler::default());
     /// let named = Request::new("a fox").scheduler("euler-a".parse::<Scheduler>()?);

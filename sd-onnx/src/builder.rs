@@ -204,10 +204,11 @@ impl Builder {
 
     /// Sets the size, in pixels, of pictures whose request sets none.
     ///
-    /// OpenVINO compiles the networks for this size when the model is loaded. Both sides must be
-    /// positive multiples of 8 and of the autoencoder's
-    /// [`factor`](crate::LatentCodec::factor), with at most [`max_pixels`](Self::max_pixels)
-    /// together, or loading fails.
+    /// OpenVINO compiles the networks for this size when the model is loaded.
+    ///
+    /// Both sides must be positive multiples of 8 and of the autoencoder's
+    /// [`factor`](crate::LatentCodec::factor). Width times height must be at most
+    /// [`max_pixels`](Self::max_pixels). Otherwise loading fails.
     ///
     /// Default: the UNet's `sample_size`, at most 2048 pixels per side.
     ///
@@ -593,7 +594,7 @@ impl Builder {
     /// Lin et al. 2023, arXiv 2305.08891).
     ///
     /// With `true`, the model's own ladder also begins at the last training timestep (trailing
-    /// spacing). The example of [`prediction`](Self::prediction) sets it.
+    /// spacing).
     ///
     /// Default: the value in the model's files.
     ///

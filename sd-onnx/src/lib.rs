@@ -2,9 +2,7 @@
 //! run time and no export step.
 //!
 //! ```no_run
-//! use sd_onnx::{Device, Request, schedulers::{
-//!     Ladder, samplers::DpmPlusPlus2M,
-//! }};
+//! use sd_onnx::{Device, Request, schedulers::{Ladder, samplers::DpmPlusPlus2M}};
 //!
 //! let pipeline = sd_onnx::builder()
 //!     .device(Device::Cpu).clip_skip(2).load("stable-diffusion-v1-5")?;

@@ -63,8 +63,8 @@ pub struct Infotext {
     /// The negative prompt, as far as the format can represent it. Empty if there is none.
     pub negative: String,
     /// The keys and values, in order. Values are not quoted. A key has at least two characters:
-    /// letters, digits, `_`, spaces, `-` and `/`. WebUI takes fewer than three entries for a part
-    /// of the prompt.
+    /// letters, digits, `_`, spaces, `-` and `/`. WebUI reads a last line with fewer than three
+    /// entries as a part of the prompt.
     pub entries: Vec<(String, String)>,
 }
 
@@ -96,7 +96,7 @@ impl Infotext {
     /// - A value that is a JSON object or array is read as a whole. WebUI ends it at its first
     ///   comma.
     /// - `Template:` and `Negative Template:` below the entries, as the extension Dynamic Prompts
-    ///   writes them, are entries. WebUI then takes the whole text for the prompt.
+    ///   writes them, are entries. WebUI then reads the whole text as the prompt.
     /// - A text on a single line, as Civitai has them, is divided at its marks:
     ///   `a fox Negative prompt: bad Steps: 20, Sampler: …`. WebUI finds no prompt there.
     ///

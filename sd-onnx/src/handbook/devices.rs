@@ -75,16 +75,15 @@
 //! # Temporary files
 //! Weights are mapped from the model's own file where the device can read them as they are stored.
 //! Others are written to a temporary file in the cache folder while the network is loaded, and
-//! mapped from there. The sizes are for the UNets of Stable Diffusion 1.5 and of
-//! SDXL:
+//! mapped from there. The sizes below are for the UNets of Stable Diffusion 1.5 and of SDXL:
 //!
 //! - On `Cpu`, the file holds the filters of convolutions in another order, as f32: 2.4 and 1.3 GB.
 //!   If it cannot be written, ONNX Runtime reorders the filters in memory, and `tracing` receives a
 //!   warning.
-//! - On OpenVINO in bf16 on Intel's processors, weights that are not stored as bf16: 1.7 and 5.1
-//!   GB.
-//! - On OpenVINO otherwise, weights that are not stored as f32: 3.4 and 10 GB. OpenVINO would keep
-//!   an f32 copy of them in memory.
+//! - On OpenVINO in bf16 on Intel's processors, the file holds the weights that are not stored as
+//!   bf16: 1.7 and 5.1 GB.
+//! - On OpenVINO otherwise, it holds the weights that are not stored as f32: 3.4 and 10 GB.
+//!   OpenVINO would keep an f32 copy of them in memory.
 //!
 //! Once the network is loaded, the file no longer has a name. Its space is freed when the network
 //! is unloaded. The system can drop its pages from memory as it can with any file.

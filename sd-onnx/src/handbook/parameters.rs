@@ -31,9 +31,9 @@
 //! or two parameters change the pictures. The commands make the sheets again, in the current
 //! folder, when they run in the repository.
 //!
-//! The small model of the project drew them. It was trained at 96 × 96 pixels, which is to it what
-//! 512 × 512 is to Stable Diffusion 1.x. With `--model PATH`, the examples `grid` and `steps` make
-//! the same sheet with another model.
+//! The small model of the project drew them. Its own size is 96 × 96 pixels. The own size of Stable
+//! Diffusion 1.x is 512 × 512. With `--model PATH`, the examples `grid` and `steps` make the same
+//! sheet with another model.
 //!
 //! # Seed and size
 //! Together, the seed and the size decide the noise that a picture starts from, unless the request
@@ -80,9 +80,7 @@
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! # let pipeline = sd_onnx::builder().load(folder)?;
-//! use sd_onnx::{Request, schedulers::{
-//!     noise::{NoiseKind, Variation},
-//! }};
+//! use sd_onnx::{Request, schedulers::noise::{NoiseKind, Variation}};
 //!
 //! let fox = Request::new("a fox").steps(4).seed(1);
 //! let near = fox.clone().variation(Variation { seed: 2, strength: 0.1, ..Variation::default() });

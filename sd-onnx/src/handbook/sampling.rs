@@ -33,9 +33,7 @@
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! # let pipeline = sd_onnx::builder().load(folder)?;
-//! use sd_onnx::{Request, schedulers::{
-//!     Scheduler, samplers::EulerAncestral,
-//! }};
+//! use sd_onnx::{Request, schedulers::{Scheduler, samplers::EulerAncestral}};
 //!
 //! let request = Request::new("a fox").steps(4).seed(1);
 //! let named = request.clone().scheduler("euler-a".parse::<Scheduler>()?);
@@ -47,7 +45,8 @@
 //!
 //! # Ladders
 //! Each step starts at one noise level of the ladder and ends at the next, so a ladder has one
-//! level more than the run has steps. The last level is usually 0. Where levels are close together,
+//! level more than the run has steps. A level at which a step starts is called a *rung*. The last
+//! level, at which the run ends, is usually 0. Where levels are close together,
 //! the run takes more steps. Karras' ladder, which most samplers use by default, has many levels at
 //! the clean end, where details form. A request without a ladder uses
 //! [the default ladder](crate::schedulers::Scheduler::default_ladder) of its sampler, which is
@@ -118,9 +117,7 @@
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
 //! # let pipeline = sd_onnx::builder().load(folder)?;
-//! use sd_onnx::{Request, schedulers::{
-//!     from_comfyui, from_config, from_webui, noise::NoiseKind,
-//! }};
+//! use sd_onnx::{Request, schedulers::{from_comfyui, from_config, from_webui, noise::NoiseKind}};
 //!
 //! let fox = Request::new("a fox").steps(4).seed(1);
 //! let file = format!("{folder}/scheduler/scheduler_config.json");

@@ -6,10 +6,11 @@
 //! [`Weights`](crate::weights::Weights), in memory.
 //!
 //! # Names
-//! A tensor's name consists of a network, a module of the network, and the role of the tensor in
-//! the module. [`keys`] knows the names of kohya's scripts, LyCORIS, OneTrainer, SimpleTuner,
-//! ComfyUI, peft, and all versions of diffusers. [`targets`] lists all names that the modules of
-//! the model have had.
+//! An *adapter* is a LoRA or a file of a related format. A *module* is the group of tensors in the
+//! file that change one layer. A tensor's name consists of a network, a module of the network, and
+//! the role of the tensor in the module. [`keys`] knows the names of kohya's scripts, LyCORIS,
+//! OneTrainer, SimpleTuner, ComfyUI, peft, and all versions of diffusers. [`targets`] lists all
+//! names that the modules of the model have had.
 //!
 //! # Whose arithmetic holds
 //! The tools that read these formats disagree in places. This crate does what WebUI 1.10.1 does
@@ -33,9 +34,10 @@
 //! LyCORIS instead interpolates each stage of BOFT and the magnitudes of DoRA, and peft multiplies
 //! Δ before it applies DoRA.
 //!
-//! - The scale is the tensor `scale`, or else alpha divided by the rank, or else 1. LyCORIS takes
-//!   an alpha of 0 for the rank. WebUI and this crate do not. OFT and BOFT have no scale: their
-//!   alpha limits the rotation. IA³, full differences and norms have a scale only with `scale`.
+//! - The scale is the tensor `scale`, or else alpha divided by the rank, or else 1. With peft's
+//!   `use_rslora`, alpha is divided by the square root of the rank. LyCORIS replaces an alpha of 0
+//!   by the rank. WebUI and this crate do not. OFT and BOFT have no scale: their alpha limits the
+//!   rotation. IA³, full differences and norms have a scale only with `scale`.
 //! - The alphas of diffusers and peft are in the metadata, or in `adapter_config.json` beside the
 //!   file. WebUI does not read them, and takes a scale of 1.
 //! - The rank of LoKr is the rank of its second matrix, or else of its first. Two whole matrices
