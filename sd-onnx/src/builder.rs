@@ -841,6 +841,8 @@ impl Builder {
     /// # Ok::<(), sd_onnx::Error>(())
     /// ```
     ///
+    /// [LoRAs](Self::lora) do not change autoencoders and are not read here.
+    ///
     /// A file that contains only an `AutoencoderKL` is refused, because it does not contain the
     /// scaling factor of its latents. Pass such a file to [`vae`](Self::vae) and load a model with
     /// it.

@@ -181,7 +181,7 @@
 //!
 //! | span | fields |
 //! |---|---|
-//! | `load` | `model` for the whole model, `session` for each network |
+//! | `load` | `model` in the span of the whole model, `session` in the span of each network |
 //! | `encode` | `clip_skip` |
 //! | `denoise` | `seed`, `steps`, `width`, `height`, `scheduler`, `ladder`, `batch` |
 //! | `unet` | `timestep`, `sigma` |
