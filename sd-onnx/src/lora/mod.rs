@@ -2,7 +2,7 @@
 //!
 //! [`Lora::open`] reads the header of a file and sorts its tensors into modules. [`Lora::fit`]
 //! compares the modules with the tensors of a model, checks every shape, and returns the changes.
-//! [`merge`] computes the changed weights and puts them into the model's
+//! [`merge()`] computes the changed weights and puts them into the model's
 //! [`Weights`](crate::weights::Weights), in memory.
 //!
 //! # Names
