@@ -96,7 +96,7 @@ pub(crate) fn changed(
     let work = || -> Result<Vec<Changed>, Error> {
         let mut done = Vec::new();
         // The weights of a job. All jobs of a thread use the same memory, because the system takes
-        // longer to provide new pages than the thread takes to compute them.
+        // about as long to provide new pages as the thread takes to compute them.
         let mut buffer = Vec::new();
         while !failed.load(Ordering::Relaxed)
             && let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed))

@@ -205,6 +205,16 @@ impl Lora {
         })
     }
 
+    /// Returns the name by which WebUI's prompts can call the adapter, beside the file's name: the
+    /// name that it had in training, or else the file's name without its extension.
+    pub fn alias(&self) -> String {
+        let stem = || self.path.file_stem().unwrap_or_default().to_string_lossy();
+        self.facts
+            .output_name
+            .clone()
+            .unwrap_or_else(|| stem().into_owned())
+    }
+
     /// Returns the hash that WebUI writes into infotexts, in hexadecimal digits, of which it shows
     /// the first 12. It is the hash in the metadata, or else the SHA-256 of the bytes behind the
     /// header, or of a whole file that is a pickle. The file is then read.
