@@ -10,6 +10,7 @@ use sd_text::outside::{list, printable};
 use super::{
     Lora, Targets,
     formats::{Dims, Format, Misfit, Part, Parts},
+    keys::name,
     module::Module,
     targets::Target,
 };
@@ -231,18 +232,26 @@ impl Lora {
             None => Ok(None),
         };
         let (scale, alpha) = (number(Part::Scale)?, number(Part::Alpha)?);
-        Ok(match (scale, alpha, rank) {
+        let scale = match (scale, alpha, rank) {
             // Here alpha limits the rotation.
             _ if format == Format::Oft => 1.0,
-            (Some(scale), ..) => scale as f32,
-            (None, Some(alpha), Some(rank)) => (alpha / rank as f64) as f32,
+            (Some(scale), ..) => scale,
+            (None, Some(alpha), Some(rank)) => alpha / rank as f64,
             (None, None, Some(rank)) => {
                 let name = target.modules.first().map_or("", String::as_str);
-                let scale = self.alphas.scale(network, name, rank);
-                scale.unwrap_or(1.0) as f32
+                self.alphas.scale(network, name, rank).unwrap_or(1.0)
             }
             (None, _, None) => 1.0,
-        })
+        };
+        match scale as f32 {
+            finite if finite.is_finite() => Ok(finite),
+            _ => {
+                let module = printable(&module.name);
+                let problem =
+                    format!("module `{module}` has the scale {scale:e}, which is too large");
+                Err(Error::adapter(&self.path, problem))
+            }
+        }
     }
 
     /// Reports that a module does not fit the tensors that it changes.
@@ -260,8 +269,8 @@ impl Lora {
                 format!("tensor `{tensor}` {problem}, to change `{changed}`")
             }
             _ => {
-                let (name, part) = (printable(&module.name), misfit.part);
-                format!("module `{name}` lacks the tensor {part:?}, expected to change `{changed}`")
+                let (module, part) = (printable(&module.name), name(misfit.part));
+                format!("module `{module}` lacks the tensor `{part}`, to change `{changed}`")
             }
         };
         Error::adapter(&self.path, problem)

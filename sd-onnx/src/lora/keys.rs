@@ -28,7 +28,7 @@ const ENDS: [(&str, Part); 52] = [
     (".lora_A", Part::Down),
     (".lora_magnitude_vector.weight", Part::Magnitude),
     (".lora_magnitude_vector", Part::Magnitude),
-    // The forms of alpha beside diffusers' names.
+    // Alpha, also beside diffusers' names.
     ("_lora.down.weight.alpha", Part::Alpha),
     (".lora.down.weight.alpha", Part::Alpha),
     (".lora_linear_layer.down.weight.alpha", Part::Alpha),
@@ -77,6 +77,12 @@ pub(super) fn split(key: &str) -> Option<(&str, Part)> {
     }
     ENDS.iter()
         .find_map(|&(end, part)| Some((key.strip_suffix(end)?, part)))
+}
+
+/// Returns kohya's name of a role, or peft's where kohya has none, such as `lora_up.weight`.
+pub(super) fn name(part: Part) -> &'static str {
+    let found = ENDS.iter().find(|(_, other)| *other == part);
+    found.map_or("", |(end, _)| end.trim_start_matches(['.', '_']))
 }
 
 /// Splits a peft name that contains the name of an adapter: `x.lora_A.default.weight`.
@@ -180,6 +186,8 @@ mod tests {
         ] {
             assert_eq!(split(key), Some((module, part)), "{key}");
         }
+        assert_eq!(name(Part::Up), "lora_up.weight");
+        assert_eq!(name(Part::HadaW1B), "hada_w1_b");
         assert_eq!(split("x.lora_embedding_A"), None);
         assert_eq!(split(""), None);
     }

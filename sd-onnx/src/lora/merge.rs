@@ -21,6 +21,7 @@ use super::{
     Fitted,
     fit::{Change, FIRST},
     formats::{Dims, Factor, Misfit, Part, Parts, Strength},
+    keys::name,
 };
 use crate::{
     Error,
@@ -82,7 +83,7 @@ pub(crate) fn merge(
 /// Computes the tensors of a network that adapters change, without storing them.
 ///
 /// # Errors
-/// As [`merge`].
+/// As [`merge()`].
 pub(crate) fn changed(
     network: &str,
     weights: &Weights,
@@ -95,7 +96,7 @@ pub(crate) fn changed(
     let work = || -> Result<Vec<Changed>, Error> {
         let mut done = Vec::new();
         // The weights of a job. All jobs of a thread use the same memory, because the system takes
-        // longer to provide new pages than the thread takes to compute them.
+        // about as long to provide new pages as the thread takes to compute them.
         let mut buffer = Vec::new();
         while !failed.load(Ordering::Relaxed)
             && let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed))
@@ -317,7 +318,9 @@ impl Change {
         Error::TensorValues {
             path: stored.map_or_else(PathBuf::new, |stored| stored.file.to_path_buf()),
             tensor: stored.map_or_else(String::new, |stored| stored.name.clone()),
-            problem: misfit.problem.unwrap_or_else(|| "is missing".to_owned()),
+            problem: misfit
+                .problem
+                .unwrap_or_else(|| format!("lacks `{}`", name(misfit.part))),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Lora::open`] reads the header of a file and sorts its tensors into modules. [`Lora::fit`]
 //! compares the modules with the tensors of a model, checks every shape, and returns the changes.
-//! [`merge`] computes the changed weights and puts them into the model's
+//! [`merge()`] computes the changed weights and puts them into the model's
 //! [`Weights`](crate::weights::Weights), in memory.
 //!
 //! # Names
@@ -207,6 +207,16 @@ impl Lora {
             unknown,
             format: file.format,
         })
+    }
+
+    /// Returns the name by which WebUI's prompts can call the adapter, beside the file's name: the
+    /// name that it had in training, or else the file's name without its extension.
+    pub fn alias(&self) -> String {
+        let stem = || self.path.file_stem().unwrap_or_default().to_string_lossy();
+        self.facts
+            .output_name
+            .clone()
+            .unwrap_or_else(|| stem().into_owned())
     }
 
     /// Returns the hash that WebUI writes into infotexts, in hexadecimal digits, of which it shows

@@ -50,8 +50,8 @@ fn each<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -
     }
 }
 
-/// Decodes f16. Numbers are converted in groups, because converting one at a time checks for the
-/// processor's instruction each time, which takes ten times as long.
+/// Decodes f16. Numbers are converted in groups, because each conversion first checks which
+/// instructions the processor has.
 fn halves(bytes: &[u8], out: &mut [f32]) {
     const GROUP: usize = 256;
     let mut group = [f16::ZERO; GROUP];

@@ -74,11 +74,11 @@ fn factors_that_do_not_fit_are_refused() {
     let weight = "`down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight`";
     refused(
         &with("lora_up.weight", None),
-        &["lacks the tensor Up", weight],
+        &["lacks the tensor `lora_up.weight`", weight],
     );
     refused(
         &with("lora_down.weight", None),
-        &["lacks the tensor Down", weight],
+        &["lacks the tensor `lora_down.weight`", weight],
     );
     let made = |shape: &[usize]| Some(Made::new(shape, 72));
     refused(
@@ -149,7 +149,7 @@ fn other_formats_that_do_not_fit_are_refused() {
     );
     refused(
         &only(&[("hada_w1_a", &[8, 2]), ("hada_w1_b", &[2, 4])]),
-        &["lacks the tensor HadaW2B"],
+        &["lacks the tensor `hada_w2_b`"],
     );
     refused(
         &only(&[("lokr_w1", &[3, 2]), ("lokr_w2", &[2, 2])]),
@@ -164,7 +164,7 @@ fn other_formats_that_do_not_fit_are_refused() {
     );
     refused(
         &only(&[("lokr_w1", &[2, 2])]),
-        &["lacks the tensor LokrW2B"],
+        &["lacks the tensor `lokr_w2_b`"],
     );
     refused(
         &only(&[("oft_blocks", &[3, 3, 3])]),
@@ -237,6 +237,28 @@ fn values_that_cannot_be_used_are_refused() {
         &with("scale", Some(Made::number(f32::NAN))),
         &["to_q.scale`", "expected a finite number"],
     );
+    // Alphas in the metadata.
+    let case = Case::new();
+    let module = "base_model.model.down_blocks.0.resnets.0.conv1";
+    case.write(&[
+        (
+            &format!("{module}.lora_A.weight"),
+            Made::new(&[1, 4, 3, 3], 77),
+        ),
+        (
+            &format!("{module}.lora_B.weight"),
+            Made::new(&[6, 1, 1, 1], 78),
+        ),
+    ]);
+    let config = case.path().with_file_name("adapter_config.json");
+    for (alpha, part) in [
+        ("1e300", "has the scale 1e300, which is too large"),
+        ("[", "JSON"),
+    ] {
+        fs::write(&config, format!("{{\"lora_alpha\": {alpha}}}")).unwrap();
+        let error = case.merged().unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
     let mut oft = only(&[("oft_blocks", &[2, 4, 4])]);
     oft.push((format!("{TO_Q}.alpha"), Made::number(-1.0)));
     refused(
