@@ -211,10 +211,7 @@ fn write_page(
     for network in prompt.networks() {
         let (name, arguments) = (&network.name, network.arguments.join(":"));
         let (name, arguments) = (shown(name), shown(&arguments));
-        writeln!(
-            page,
-            "{NETWORK}{name}{NETWORK:#} {arguments}: not supported yet"
-        )?;
+        writeln!(page, "{NETWORK}{name}{NETWORK:#} {arguments}: not applied")?;
     }
     if arguments.step > arguments.steps {
         let (call, steps) = (arguments.step, arguments.steps);

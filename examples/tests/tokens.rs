@@ -176,7 +176,7 @@ fn a_page_to_read() {
     let page = run(&[prompt, "--steps", "10", "--step", "7"]);
     assert!(page.starts_with(&format!("{prompt}\n")), "{page}");
     for part in [
-        "lora x:1: not supported yet\n",
+        "lora x:1: not applied\n",
         "part 1 of 2, weight 1\n",
         "  calls 0 to 5   a (cute:1.2) fox , easynegative\n",
         "> calls 6 to 9   a (cute:1.2) owl , easynegative\n",

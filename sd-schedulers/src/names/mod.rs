@@ -45,6 +45,13 @@ pub struct UnknownName {
     pub(crate) known: Vec<&'static str>,
 }
 
+impl UnknownName {
+    /// Returns the known names whose spelling is nearest, at most five.
+    pub fn suggestions(&self) -> &[&'static str] {
+        &self.known
+    }
+}
+
 /// The largest number of characters of a name that are compared. All known names are shorter.
 const MOST_CHARACTERS: usize = 64;
 
