@@ -211,6 +211,7 @@ impl Lora {
 
     /// Returns the name by which WebUI's prompts can call the adapter, beside the file's name: the
     /// name that it had in training, or else the file's name without its extension.
+    #[cfg(test)]
     pub fn alias(&self) -> String {
         let stem = || self.path.file_stem().unwrap_or_default().to_string_lossy();
         self.facts
