@@ -79,20 +79,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         builder = builder.variant(variant);
     }
     let bar = bytes_bar();
-    let shown = bar.clone();
-    let mut conversion =
-        Conversion::new(form)
-            .stop(stopped_by_ctrl_c())
-            .progress(move |progress| {
-                shown.set_length(progress.total);
-                shown.set_position(progress.done);
-            });
-    conversion = match arguments.dtype {
-        Some(Type::F32) => conversion.weight_type(WeightType::F32),
-        Some(Type::F16) => conversion.weight_type(WeightType::F16),
-        Some(Type::Bf16) => conversion.weight_type(WeightType::Bf16),
-        None => conversion,
-    };
+    let conversion = conversion(form, arguments.dtype, &bar);
     let converted = builder.convert(&arguments.path, out, &conversion);
     // The position is read first, because clearing moves the bar to its end.
     let done = bar.position();
@@ -114,6 +101,23 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         HumanBytes(converted.bytes)
     ));
     print(format_args!("{}", converted.path.display()))
+}
+
+/// Returns a conversion that moves the bar and that Ctrl-C stops.
+fn conversion(form: ModelForm, dtype: Option<Type>, bar: &ProgressBar) -> Conversion {
+    let bar = bar.clone();
+    let conversion = Conversion::new(form)
+        .stop(stopped_by_ctrl_c())
+        .progress(move |progress| {
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+        });
+    match dtype {
+        Some(Type::F32) => conversion.weight_type(WeightType::F32),
+        Some(Type::F16) => conversion.weight_type(WeightType::F16),
+        Some(Type::Bf16) => conversion.weight_type(WeightType::Bf16),
+        None => conversion,
+    }
 }
 
 /// Rewords a message of [`check_output`], because the path is an argument and not an option.

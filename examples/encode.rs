@@ -20,7 +20,7 @@ use sd_examples::{
     print, save_new, shipped_model, tell,
 };
 use sd_onnx::{
-    files,
+    TextEncoder, files,
     text::{ClipSkip, TextError, Tokens},
 };
 
@@ -90,6 +90,14 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Err(Failure::Arguments("expected at least one text".to_owned()));
     }
 
+    let encoder = load(arguments)?.clip_skip(clip_skip);
+    let found = Embeddings::of(&texts, &encoder, arguments.pooled)?;
+    let saved = save(&texts, &found, arguments.output.as_deref())?;
+    print(format_args!("{}", saved.display()))
+}
+
+/// Loads the text encoder.
+fn load(arguments: &Arguments) -> Result<TextEncoder, Failure> {
     let mut builder = arguments.machine.apply(sd_onnx::builder());
     if let Some(variant) = &arguments.variant {
         builder = builder.variant(variant);
@@ -98,49 +106,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         builder = builder.embeddings(path);
     }
     let model = arguments.model.clone().unwrap_or_else(shipped_model);
-    let encoder = builder
-        .load_text_encoder(model)
-        .map_err(Failure::work)?
-        .clip_skip(clip_skip)
+    let encoder = builder.load_text_encoder(model).map_err(Failure::work)?;
+    Ok(encoder
         .normalised(arguments.normalise)
         .truncated(arguments.truncate)
-        .batch(arguments.batch);
-    let failed = |error: TextError| match error {
-        TextError::ClipSkip { .. } => Failure::arguments(error),
-        _ => Failure::work(error),
-    };
-    let found = match arguments.pooled {
-        true => {
-            let found = encoder.encode_pooled(&texts).map_err(failed)?;
-            Embeddings {
-                hidden: None,
-                pooled: found.pooled,
-                projected: found.projected,
-                tokens: found.tokens,
-            }
-        }
-        false => {
-            let found = encoder.encode(&texts).map_err(failed)?;
-            Embeddings {
-                hidden: Some(found.hidden),
-                pooled: found.pooled,
-                projected: found.projected,
-                tokens: found.tokens,
-            }
-        }
-    };
-
-    let default = PathBuf::from("texts.safetensors");
-    let path = arguments.output.as_ref().unwrap_or(&default);
-    let file = file(&texts, &found).map_err(Failure::at(path))?;
-    let saved = match &arguments.output {
-        Some(path) => {
-            files::write(path, &file).map_err(Failure::at(path))?;
-            path.clone()
-        }
-        None => save_new(&default, &file)?,
-    };
-    print(format_args!("{}", saved.display()))
+        .batch(arguments.batch))
 }
 
 /// The longest standard input, in bytes. It holds about a hundred thousand captions, whose
@@ -174,6 +144,45 @@ struct Embeddings {
     pooled: Array2<f32>,
     projected: Option<Array2<f32>>,
     tokens: Vec<Tokens>,
+}
+
+impl Embeddings {
+    /// Encodes the texts. With `pooled`, there are no hidden states.
+    fn of(texts: &[String], encoder: &TextEncoder, pooled: bool) -> Result<Self, Failure> {
+        let failed = |error: TextError| match error {
+            TextError::ClipSkip { .. } => Failure::arguments(error),
+            _ => Failure::work(error),
+        };
+        if pooled {
+            let found = encoder.encode_pooled(texts).map_err(failed)?;
+            return Ok(Self {
+                hidden: None,
+                pooled: found.pooled,
+                projected: found.projected,
+                tokens: found.tokens,
+            });
+        }
+        let found = encoder.encode(texts).map_err(failed)?;
+        Ok(Self {
+            hidden: Some(found.hidden),
+            pooled: found.pooled,
+            projected: found.projected,
+            tokens: found.tokens,
+        })
+    }
+}
+
+/// Writes the embeddings to `output` or to a new file, and returns its path.
+fn save(texts: &[String], found: &Embeddings, output: Option<&Path>) -> Result<PathBuf, Failure> {
+    let default = Path::new("texts.safetensors");
+    let file = file(texts, found).map_err(Failure::at(output.unwrap_or(default)))?;
+    match output {
+        Some(path) => {
+            files::write(path, &file).map_err(Failure::at(path))?;
+            Ok(path.to_path_buf())
+        }
+        None => save_new(default, &file),
+    }
 }
 
 /// Returns the safetensors file of the embeddings.

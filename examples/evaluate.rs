@@ -15,7 +15,7 @@
 //! The background is the named colour that is nearest to the mean of the picture's border.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt::Write,
     io,
     ops::ControlFlow,
@@ -80,19 +80,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut cases = read_cases(&train.join("prompts.txt"), &scenes)?;
     cases.truncate(arguments.prompts.unwrap_or(usize::MAX));
     let readme = folder.join("README.md");
-    let with_figures = |figures: &str| -> Result<String, Failure> {
-        let text = outside::read_to_string(&readme, MAX_TEXT).map_err(Failure::at(&readme))?;
-        let [begin, end] = MARKS;
-        let (before, after) = around_figures(&text).ok_or_else(|| {
-            let (readme, begin, end) = (readme.display(), begin.trim(), end.trim());
-            Failure::Work(format!(
-                "{readme}: no place for the figures, expected the marks {begin} and {end}"
-            ))
-        })?;
-        Ok(format!("{before}{begin}\n{figures}\n{end}{after}"))
-    };
     if !arguments.dry_run {
-        with_figures("")?;
+        with_figures(&readme, "")?;
     }
 
     let pipeline = arguments
@@ -118,13 +107,30 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.dry_run {
         return Ok(());
     }
-    let picture = folder.join("evaluation.png");
-    let mut png = io::Cursor::new(Vec::new());
-    let encoded = sheet.write_to(&mut png, ImageFormat::Png);
-    encoded.map_err(|error| Failure::at(&picture)(io::Error::other(error)))?;
-    files::write(&picture, &png.into_inner()).map_err(Failure::at(&picture))?;
-    let text = with_figures(&figures)?;
+    write_png(&folder.join("evaluation.png"), &sheet)?;
+    let text = with_figures(&readme, &figures)?;
     files::write(&readme, text.as_bytes()).map_err(Failure::at(&readme))
+}
+
+/// Reads a README and returns its text with other figures. Fails if the README has no place for
+/// them.
+fn with_figures(readme: &Path, figures: &str) -> Result<String, Failure> {
+    let text = outside::read_to_string(readme, MAX_TEXT).map_err(Failure::at(readme))?;
+    let [begin, end] = MARKS;
+    let (before, after) = around_figures(&text).ok_or_else(|| {
+        let (readme, begin, end) = (readme.display(), begin.trim(), end.trim());
+        Failure::Work(format!(
+            "{readme}: no place for the figures, expected the marks {begin} and {end}"
+        ))
+    })?;
+    Ok(format!("{before}{begin}\n{figures}\n{end}{after}"))
+}
+
+fn write_png(path: &Path, image: &RgbImage) -> Result<(), Failure> {
+    let mut png = io::Cursor::new(Vec::new());
+    let encoded = image.write_to(&mut png, ImageFormat::Png);
+    encoded.map_err(|error| Failure::at(path)(io::Error::other(error)))?;
+    files::write(path, &png.into_inner()).map_err(Failure::at(path))
 }
 
 /// Returns the texts before and after the figures of a README, without the marks. `None` if a mark
@@ -209,6 +215,36 @@ fn percent(part: usize, whole: usize) -> f64 {
     100.0 * part as f64 / whole.max(1) as f64
 }
 
+/// Returns a row of the table of figures, for the scores of all cases, of the seen and of the new
+/// ones.
+fn table_row(name: &str, [all, seen, new]: [Score; 3]) -> String {
+    format!(
+        "| {name} | {:.1} % | {:.1} % | {:.1} % | {:.1} % |\n",
+        all.thing(),
+        seen.thing(),
+        new.thing(),
+        all.background(),
+    )
+}
+
+/// How much the pictures of a prompt change with the seed.
+struct Seeds {
+    /// The median of the RMS differences between two pictures, as a share of the full range.
+    median: f64,
+    /// The least of these differences.
+    least: f64,
+    /// The pairs of pictures that differ by 0.05 or more, in percent.
+    clear: f64,
+}
+
+/// The backgrounds of prompts that name none.
+struct Backgrounds {
+    /// The number of different backgrounds that occurred.
+    occurred: usize,
+    /// The pictures whose background changes if a negative prompt names it, in percent.
+    changed: f64,
+}
+
 /// Draws the pictures of the evaluation, and finds out what they show.
 struct Judge<'a> {
     pipeline: &'a Pipeline,
@@ -226,19 +262,8 @@ impl Judge<'_> {
         let mut text = String::from(
             "| | thing | thing, seen prompts | thing, new prompts | background |\n|---|---|---|---|---|\n",
         );
-        let line = |text: &mut String, name: &str, [all, seen, new]: [Score; 3]| {
-            // Writing to a string cannot fail.
-            let _ = writeln!(
-                text,
-                "| {name} | {:.1} % | {:.1} % | {:.1} % | {:.1} % |",
-                all.thing(),
-                seen.thing(),
-                new.thing(),
-                all.background(),
-            );
-        };
         let name = "ceiling: true renders through the autoencoder";
-        line(&mut text, name, self.scores(cases, &truth, SQUARE)?);
+        text += &table_row(name, self.scores(cases, &truth, SQUARE)?);
         let mut first = Vec::new();
         for run in runs {
             let pictures = self.draw(cases, |case, i| {
@@ -246,17 +271,34 @@ impl Judge<'_> {
                 let request = Request::new(&case.prompt).seed(i as u64);
                 (run.change)(request.size(width, height))
             })?;
-            line(
-                &mut text,
-                run.name,
-                self.scores(cases, &pictures, run.size)?,
-            );
+            text += &table_row(run.name, self.scores(cases, &pictures, run.size)?);
             if first.is_empty() {
                 first = pictures;
             }
         }
+        let seeds = self.seeds(cases, &first)?;
+        let backgrounds = self.backgrounds(cases)?;
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "\n{} prompts, each with its own seed. Between two seeds of a prompt, the pictures differ by\n\
+             {:.1} % of the full range (the median of the RMS differences; the least is {:.1} %), and\n\
+             {:.1} % of the pairs differ by 5 % or more. If a prompt names no background, the seed\n\
+             chooses one ({} of {} occurred). A negative prompt that names this background changes\n\
+             it in {:.1} % of the cases.\n",
+            cases.len(),
+            100.0 * seeds.median,
+            100.0 * seeds.least,
+            seeds.clear,
+            backgrounds.occurred,
+            self.scenes.backgrounds().len(),
+            backgrounds.changed,
+        );
+        Ok((text, mosaic(&first)))
+    }
 
-        // The same prompts with other seeds.
+    /// Draws the cases with other seeds, and compares the pictures with those of the first run.
+    fn seeds(&self, cases: &[Case], first: &[RgbImage]) -> Result<Seeds, Failure> {
         let others = self.draw(cases, |case, i| {
             let [width, height] = SQUARE;
             Request::new(&case.prompt)
@@ -265,15 +307,18 @@ impl Judge<'_> {
         })?;
         let mut differences: Vec<_> = first.iter().zip(&others).map(|(a, b)| rms(a, b)).collect();
         differences.sort_by(f64::total_cmp);
-        let least = differences.first().copied().unwrap_or_default();
-        let middle = differences
-            .get(cases.len() / 2)
-            .copied()
-            .unwrap_or_default();
-        let enough = differences.iter().filter(|&&rms| rms >= 0.05).count();
+        let median = differences.get(differences.len() / 2);
+        let clear = differences.iter().filter(|&&rms| rms >= 0.05).count();
+        Ok(Seeds {
+            median: median.copied().unwrap_or_default(),
+            least: differences.first().copied().unwrap_or_default(),
+            clear: percent(clear, cases.len()),
+        })
+    }
 
-        // The prompts without their backgrounds, and then also with a negative prompt that names
-        // the background that came.
+    /// Draws the prompts without their backgrounds, and then also with a negative prompt that names
+    /// the background that came.
+    fn backgrounds(&self, cases: &[Case]) -> Result<Backgrounds, Failure> {
         let bare = |case: &Case, i: usize| {
             let [width, height] = SQUARE;
             Request::new(without_background(&case.prompt))
@@ -293,27 +338,10 @@ impl Judge<'_> {
         let changed = away
             .filter(|(picture, before)| self.scenes.background(picture) != **before)
             .count();
-        let kinds = names
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| found.contains(i))
-            .count();
-
-        let _ = write!(
-            text,
-            "\n{} prompts, each with its own seed. Between two seeds of a prompt, the pictures differ by\n\
-             {:.1} % of the full range (the median of the RMS differences; the least is {:.1} %), and\n\
-             {:.1} % of the pairs differ by 5 % or more. If a prompt names no background, the seed\n\
-             chooses one ({kinds} of {} occurred). A negative prompt that names this background changes\n\
-             it in {:.1} % of the cases.\n",
-            cases.len(),
-            100.0 * middle,
-            100.0 * least,
-            percent(enough, cases.len()),
-            names.len(),
-            percent(changed, cases.len()),
-        );
-        Ok((text, mosaic(&first)))
+        Ok(Backgrounds {
+            occurred: found.iter().collect::<HashSet<_>>().len(),
+            changed: percent(changed, cases.len()),
+        })
     }
 
     /// Returns renders of the cases, encoded and decoded by the autoencoder. They vary as in the
@@ -471,8 +499,6 @@ fn mosaic(pictures: &[RgbImage]) -> RgbImage {
 mod tests {
     // In a test, a panic is the failure.
     #![allow(clippy::unwrap_used)]
-
-    use std::collections::HashSet;
 
     use super::*;
 

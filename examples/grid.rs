@@ -17,7 +17,7 @@ use sd_examples::{
     sheet::{self, Sheet},
     stopped_by_ctrl_c, tell,
 };
-use sd_onnx::{Event, ImageSize, Prompt, Request, schedulers::Ladder};
+use sd_onnx::{Event, ImageSize, Pipeline, Prompt, Request, StopToken, schedulers::Ladder};
 
 /// The largest number of pictures on a sheet, which is more than anybody looks at.
 const MAX_PICTURES: usize = 10_000;
@@ -84,17 +84,29 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let requests: Vec<_> = requests
         .map(|request| pipeline.with_defaults(request))
         .collect();
+    draw(&pipeline, &requests, &stop, &mut sheet, grid.x.values.len())?;
+
+    let output = arguments.output.as_deref();
+    save_sheet(sheet.image(), output, &title, grid.seed(), "grid")
+}
+
+/// Draws the pictures under a progress bar, places them on the sheet, and prints the time. `columns`
+/// is the number of pictures in a row.
+fn draw(
+    pipeline: &Pipeline,
+    requests: &[Request],
+    stop: &StopToken,
+    sheet: &mut Sheet,
+    columns: usize,
+) -> Result<(), Failure> {
     let steps = requests.iter().fold(0, |sum: u64, request| {
         sum.saturating_add(request.step_count() as u64)
     });
     let bar = progress_bar(steps, "steps");
-    let result = pipeline.run(&requests, &stop, |event| {
+    let result = pipeline.run(requests, stop, |event| {
         match event {
             Event::Picture(picture) => {
-                let (row, column) = (
-                    picture.request / grid.x.values.len(),
-                    picture.request % grid.x.values.len(),
-                );
+                let (row, column) = (picture.request / columns, picture.request % columns);
                 sheet.place(column, row, &picture.image);
             }
             _ => bar.inc(1),
@@ -105,9 +117,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     bar.finish_and_clear();
     result?;
     tell(format_args!("{steps} steps in {took:.2} s"));
-
-    let output = arguments.output.as_deref();
-    save_sheet(sheet.image(), output, &title, grid.seed(), "grid")
+    Ok(())
 }
 
 /// The pictures to draw.
@@ -126,52 +136,7 @@ impl Grid {
             .into_iter()
             .filter_map(|(option, axis)| Some((option, axis?)))
             .collect();
-        if let [(_, x), (_, y)] = axes[..]
-            && x.name == y.name
-        {
-            return wrong(format!(
-                "--x and --y are both {}, expected two parameters",
-                x.name
-            ));
-        }
-        for &(option, axis) in &axes {
-            let given = match axis.name {
-                "prompt" => arguments.prompt.is_some(),
-                "negative" => options.negative.is_some(),
-                "steps" => options.steps.is_some(),
-                "guidance" => options.guidance.is_some(),
-                "clip-skip" => options.clip_skip.is_some(),
-                "seed" => options.seed.is_some(),
-                "scheduler" => options.scheduler.is_some(),
-                "ladder" => options.ladder.is_some(),
-                _ => options.width.is_some() || options.height.is_some(),
-            };
-            if given {
-                let other = match axis.name {
-                    "prompt" => "the prompt as an argument".to_owned(),
-                    "size" => "--width or --height".to_owned(),
-                    name => format!("--{name}"),
-                };
-                return wrong(twice(&other, option, axis.name));
-            }
-        }
-        // A scheduler's name may include a ladder.
-        let named = options
-            .scheduler
-            .as_ref()
-            .map(|named| ("--scheduler", named));
-        let values = axes.iter().flat_map(|&(option, axis)| {
-            let values = axis.values.iter();
-            values.filter_map(move |value| Some((option, value.scheduler()?)))
-        });
-        let mut named = named.into_iter().chain(values);
-        let of_axis = axes.iter().find(|(_, axis)| axis.name == "ladder");
-        let of_axis = of_axis.map(|&(option, _)| option);
-        if let Some(ladder) = options.ladder.as_ref().map(|_| "--ladder").or(of_axis)
-            && let Some((option, _)) = named.find(|(_, named)| named.ladder.is_some())
-        {
-            return wrong(twice(option, ladder, "ladder"));
-        }
+        check_set_once(&axes, arguments)?;
         let has = |name: &str| axes.iter().any(|(_, axis)| axis.name == name);
         if arguments.prompt.is_none() && !has("prompt") {
             return wrong(
@@ -196,23 +161,32 @@ impl Grid {
                 "the negative prompt is not used: expected a guidance above 1".to_owned(),
             );
         }
-        // At 1 and below there is no guidance, so all such values draw the same picture. This does
-        // not hold for samplers and prompts that need both predictions.
-        let needs_both = |request: Request| request.guidance(1.0).uses_negative();
-        if !grid.requests(&grid.base).any(needs_both) {
-            for axis in grid.axes() {
-                let off = |value: &&Value| matches!(value, Value::Guidance(scale) if *scale <= 1.0);
-                let mut off = axis.values.iter().filter(off);
-                if let (Some(one), Some(other)) = (off.next(), off.next()) {
-                    let (one, other) = (one.label(), other.label());
-                    return wrong(format!("{other:?} draws the same as {one:?} before it"));
-                }
-            }
-        }
+        grid.check_guidance()?;
         for request in grid.requests(&grid.base) {
             check_ladder(&request)?;
         }
         Ok(grid)
+    }
+
+    /// Checks that no axis has two values that draw the same picture because neither guides.
+    ///
+    /// At a scale of 1 and below there is no guidance. This does not hold for samplers and prompts
+    /// that need both predictions.
+    fn check_guidance(&self) -> Result<(), Failure> {
+        let needs_both = |request: Request| request.guidance(1.0).uses_negative();
+        if self.requests(&self.base).any(needs_both) {
+            return Ok(());
+        }
+        for axis in self.axes() {
+            let off = |value: &&Value| matches!(value, Value::Guidance(scale) if *scale <= 1.0);
+            let mut off = axis.values.iter().filter(off);
+            if let (Some(one), Some(other)) = (off.next(), off.next()) {
+                let (one, other) = (one.label(), other.label());
+                let reason = format!("{other:?} draws the same as {one:?} before it");
+                return Err(Failure::Arguments(reason));
+            }
+        }
+        Ok(())
     }
 
     fn axes(&self) -> impl Iterator<Item = &Axis> {
@@ -283,6 +257,65 @@ impl Grid {
     fn seed(&self) -> u64 {
         let first = self.requests(&self.base).next();
         first.and_then(|request| request.seed).unwrap_or_default()
+    }
+}
+
+/// Checks that no parameter is set in two ways: by both axes, or by an axis and another argument.
+/// `axes` are the axes and their options.
+fn check_set_once(axes: &[(&str, &Axis)], arguments: &Arguments) -> Result<(), Failure> {
+    let wrong = |reason: String| Err(Failure::Arguments(reason));
+    if let [(_, x), (_, y)] = axes[..]
+        && x.name == y.name
+    {
+        return wrong(format!(
+            "--x and --y are both {}, expected two parameters",
+            x.name
+        ));
+    }
+    for &(option, axis) in axes {
+        if is_given(axis.name, arguments) {
+            let other = match axis.name {
+                "prompt" => "the prompt as an argument".to_owned(),
+                "size" => "--width or --height".to_owned(),
+                name => format!("--{name}"),
+            };
+            return wrong(twice(&other, option, axis.name));
+        }
+    }
+    // A scheduler's name may include a ladder.
+    let options = &arguments.options;
+    let named = options
+        .scheduler
+        .as_ref()
+        .map(|named| ("--scheduler", named));
+    let values = axes.iter().flat_map(|&(option, axis)| {
+        let values = axis.values.iter();
+        values.filter_map(move |value| Some((option, value.scheduler()?)))
+    });
+    let mut named = named.into_iter().chain(values);
+    let of_axis = axes.iter().find(|(_, axis)| axis.name == "ladder");
+    let of_axis = of_axis.map(|&(option, _)| option);
+    if let Some(ladder) = options.ladder.as_ref().map(|_| "--ladder").or(of_axis)
+        && let Some((option, _)) = named.find(|(_, named)| named.ladder.is_some())
+    {
+        return wrong(twice(option, ladder, "ladder"));
+    }
+    Ok(())
+}
+
+/// Returns whether a parameter, which is one of [`NAMES`], has a value for all pictures.
+fn is_given(name: &str, arguments: &Arguments) -> bool {
+    let options = &arguments.options;
+    match name {
+        "prompt" => arguments.prompt.is_some(),
+        "negative" => options.negative.is_some(),
+        "steps" => options.steps.is_some(),
+        "guidance" => options.guidance.is_some(),
+        "clip-skip" => options.clip_skip.is_some(),
+        "seed" => options.seed.is_some(),
+        "scheduler" => options.scheduler.is_some(),
+        "ladder" => options.ladder.is_some(),
+        _ => options.width.is_some() || options.height.is_some(),
     }
 }
 

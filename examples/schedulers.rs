@@ -19,6 +19,7 @@ use sd_onnx::{
     SchedulerConfig, files,
     schedulers::{
         Ladder, NoiseSchedule, Prediction, Run, Rung, Rungs, Sampler, Scheduler, Step, by_name,
+        config::Configured,
         from_config,
         ladders::NoisePath,
         samplers::{SamplerRow, TABLE, row_of},
@@ -111,12 +112,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.json {
         return print_json(&record);
     }
-    print(format_args!(
-        "{}: {} calls, {} draws",
-        chosen.title(),
-        record.calls,
-        record.draws
-    ))?;
+    print_record(&chosen.title(), &record)
+}
+
+/// Prints the number of calls and draws, and then each sigma with x.
+fn print_record(title: &str, record: &Record) -> Result<(), Failure> {
+    let Record { calls, draws, .. } = record;
+    print(format_args!("{title}: {calls} calls, {draws} draws"))?;
     for (sigma, x) in record.sigmas.iter().zip(&record.x) {
         let x: Vec<_> = x.iter().map(|x| format!("{x:>10.5}")).collect();
         print(format_args!("{sigma:>12.6} {}", x.join("")))?;
@@ -196,35 +198,8 @@ struct Chosen {
 
 impl Chosen {
     fn new(arguments: &Arguments) -> Result<Self, Failure> {
-        let configured = match &arguments.config {
-            None => None,
-            Some(path) => {
-                let text = outside::read_to_string(path, MAX_CONFIG);
-                let mut text = text.map_err(Failure::at(path))?;
-                if let (Some(prediction), None) = (arguments.prediction, &arguments.scheduler) {
-                    // The prediction type of some classes also chooses the sampler.
-                    text = with_prediction(&text, prediction);
-                }
-                let configured = from_config(&text).map_err(Failure::at(path))?;
-                Some(configured)
-            }
-        };
-        let mut config = match &configured {
-            Some(configured) => configured.config.clone(),
-            None => SchedulerConfig::default(),
-        };
-        if let Some(prediction) = arguments.prediction {
-            let of_class = configured.is_some() && arguments.scheduler.is_none();
-            match config.prediction {
-                // The class has already read the type from the changed configuration.
-                Prediction::Edm { .. } if of_class => {}
-                found if of_class && found != prediction => {
-                    let reason = "--prediction: the class of --config is for flow models only";
-                    return Err(Failure::Arguments(reason.to_owned()));
-                }
-                _ => config.prediction = prediction,
-            }
-        }
+        let configured = configured(arguments)?;
+        let config = config(configured.as_ref(), arguments)?;
         let scheduler = arguments.scheduler.as_ref();
         let (name, sampler): (_, Arc<dyn Sampler>) = match (scheduler, &configured) {
             (Some(Named { row, .. }), _) => (row.name, Arc::from((row.build)(&config))),
@@ -317,6 +292,45 @@ impl Chosen {
                 .collect(),
         })
     }
+}
+
+/// Reads the file of `--config`, if there is one.
+fn configured(arguments: &Arguments) -> Result<Option<Configured>, Failure> {
+    let Some(path) = &arguments.config else {
+        return Ok(None);
+    };
+    let text = outside::read_to_string(path, MAX_CONFIG);
+    let mut text = text.map_err(Failure::at(path))?;
+    if let (Some(prediction), None) = (arguments.prediction, &arguments.scheduler) {
+        // The prediction type of some classes also chooses the sampler.
+        text = with_prediction(&text, prediction);
+    }
+    let configured = from_config(&text).map_err(Failure::at(path))?;
+    Ok(Some(configured))
+}
+
+/// Returns the model's configuration, with the prediction type of `--prediction`.
+fn config(
+    configured: Option<&Configured>,
+    arguments: &Arguments,
+) -> Result<SchedulerConfig, Failure> {
+    let mut config = match configured {
+        Some(configured) => configured.config.clone(),
+        None => SchedulerConfig::default(),
+    };
+    if let Some(prediction) = arguments.prediction {
+        let of_class = configured.is_some() && arguments.scheduler.is_none();
+        match config.prediction {
+            // The class has already read the type from the changed configuration.
+            Prediction::Edm { .. } if of_class => {}
+            found if of_class && found != prediction => {
+                let reason = "--prediction: the class of --config is for flow models only";
+                return Err(Failure::Arguments(reason.to_owned()));
+            }
+            _ => config.prediction = prediction,
+        }
+    }
+    Ok(config)
 }
 
 /// Returns the sampler with another eta, or `None` if it has none.

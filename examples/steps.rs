@@ -16,7 +16,7 @@ use sd_examples::{
     sheet::{self, Sheet},
     stopped_by_ctrl_c, tell,
 };
-use sd_onnx::{Event, Pipeline, Request};
+use sd_onnx::{Event, Pipeline, Request, StopToken};
 
 /// Draws the picture after each step of one run, as a labelled strip.
 ///
@@ -91,9 +91,30 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .step_count()
         .min(pipeline.schedule().num_train_timesteps());
     let shown = columns_of(steps, arguments.columns.map_or(steps, |n| n as usize));
+    let sheet = |labels| sheet(&arguments.prompt, &note, labels, [width, height]);
     // The labels are not known yet, but all of them are short. A first sheet without labels detects
     // a sheet that is too large before any work is done.
-    let columns = |labels: Vec<String>| sheet::Axis {
+    sheet(vec![String::new(); shown.len()])?;
+
+    let started = Instant::now();
+    let seen = follow(&pipeline, &request, &stop, steps, &shown)?;
+    let mut sheet = sheet(seen.iter().map(Seen::label).collect())?;
+    fill(&mut sheet, &seen, &pipeline, &stop, arguments.preview)?;
+    tell(format_args!("{:.2} s", started.elapsed().as_secs_f32()));
+
+    let output = arguments.output.as_deref();
+    let seed = request.seed.unwrap_or_default();
+    save_sheet(sheet.image(), output, &arguments.prompt, seed, "steps")
+}
+
+/// Returns an empty sheet with these labels of the columns, for pictures of width × height pixels.
+fn sheet(
+    prompt: &str,
+    note: &str,
+    labels: Vec<String>,
+    [width, height]: [u32; 2],
+) -> Result<Sheet, Failure> {
+    let columns = sheet::Axis {
         name: "step, sigma".to_owned(),
         labels: labels.into_iter().map(|label| (label, width)).collect(),
     };
@@ -103,16 +124,22 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             .map(|row| (row.to_owned(), height))
             .into(),
     };
-    let sheet = |labels| {
-        Sheet::new(&arguments.prompt, &note, &columns(labels), &rows).map_err(Failure::arguments)
-    };
-    sheet(vec![String::new(); shown.len()])?;
+    Sheet::new(prompt, note, &columns, &rows).map_err(Failure::arguments)
+}
 
-    let started = Instant::now();
+/// Runs the request under a progress bar over `steps` steps. Returns the steps whose indices are in
+/// `shown`, and the last step in any case.
+fn follow(
+    pipeline: &Pipeline,
+    request: &Request,
+    stop: &StopToken,
+    steps: usize,
+    shown: &[usize],
+) -> Result<Vec<Seen>, Failure> {
     let bar = progress_bar(steps as u64, "steps");
     let mut seen: Vec<Seen> = Vec::with_capacity(shown.len());
     let picked = |index: usize| shown.binary_search(&index).is_ok();
-    let result = pipeline.run(std::slice::from_ref(&request), &stop, |event| {
+    let result = pipeline.run(std::slice::from_ref(request), stop, |event| {
         if let Event::Step(progress) = event {
             let step = progress.step;
             // The last step is always shown, because some samplers make more or fewer steps than
@@ -133,8 +160,18 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     });
     bar.finish_and_clear();
     result?;
-    let labels = seen.iter().map(Seen::label).collect();
-    let mut sheet = sheet(labels)?;
+    Ok(seen)
+}
+
+/// Decodes the latents of all columns and places the pictures on the sheet. With `linear`, they
+/// are previews, which need no decoder.
+fn fill(
+    sheet: &mut Sheet,
+    seen: &[Seen],
+    pipeline: &Pipeline,
+    stop: &StopToken,
+    linear: bool,
+) -> Result<(), Failure> {
     let bar = progress_bar(2 * seen.len() as u64, "pictures");
     for (column, seen) in seen.iter().enumerate() {
         for (row, latents) in [&seen.denoised, &seen.variance_preserving()]
@@ -146,8 +183,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 let reason = "stopped after the last step, while its pictures were decoded";
                 return Err(Failure::Stopped(reason.to_owned()));
             }
-            let picture = if arguments.preview {
-                preview(&pipeline, latents.view())
+            let picture = if linear {
+                preview(pipeline, latents.view())
             } else {
                 pipeline.decode(latents.view().insert_axis(Axis(0)))?
             };
@@ -156,11 +193,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
     }
     bar.finish_and_clear();
-    tell(format_args!("{:.2} s", started.elapsed().as_secs_f32()));
-
-    let output = arguments.output.as_deref();
-    let seed = request.seed.unwrap_or_default();
-    save_sheet(sheet.image(), output, &arguments.prompt, seed, "steps")
+    Ok(())
 }
 
 impl Seen {

@@ -20,7 +20,7 @@ use sd_examples::{
     print, progress_bar, save_new, slug, stopped_by_ctrl_c, tell,
 };
 use sd_onnx::{
-    Conditioning, Event, Infotext, Picture, Pipeline, Prompt, Request, StopToken, files,
+    Conditioning, Event, Infotext, Picture, Pipeline, Prompt, Request, StopToken, Timings, files,
 };
 use sd_text::outside::printable;
 
@@ -204,10 +204,17 @@ fn generate(
     }
     result?;
 
+    tell_timings(took, &timings, arguments.batch.min(request.count));
+    Ok(())
+}
+
+/// Prints how long everything took, and the means of the stages. `took` is the whole time in
+/// seconds. `batch` is the number of pictures in a model call.
+fn tell_timings(took: f32, timings: &[Timings], batch: usize) {
     let mean = |sum: Duration, count: usize| sum.as_secs_f32() / count.max(1) as f32;
     let steps = timings.iter().flat_map(|timings| &timings.steps);
     let step = mean(steps.clone().sum(), steps.count());
-    let together = match arguments.batch.min(request.count) {
+    let together = match batch {
         1 => String::new(),
         batch => format!(" of {batch} pictures"),
     };
@@ -220,7 +227,6 @@ fn generate(
             timings.len()
         ),
     ));
-    Ok(())
 }
 
 /// Saves a picture, prints its path and seed, and writes its dump if there is to be one.

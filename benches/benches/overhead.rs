@@ -143,6 +143,27 @@ fn between_steps(pipeline: &Pipeline, request: &Request) -> (u32, Duration, usiz
     )
 }
 
+/// Asserts that steps with every guidance option, or with noise, do not allocate.
+fn assert_that_options_allocate_nothing(pipeline: &Pipeline, request: &Request) {
+    let all_of_guidance = ClassifierFree {
+        rescale: 0.7,
+        method: Method::Apg(Apg::default()),
+        threshold: ClipSample::Dynamic {
+            ratio: 0.995,
+            max: 10.0,
+        },
+        ..ClassifierFree::default()
+    };
+    let noisy = request.clone().scheduler(DpmPlusPlusSde::default());
+    for request in [request.clone().guidance(all_of_guidance), noisy] {
+        let (.., allocations) = between_steps(pipeline, &request.steps(20));
+        assert_eq!(
+            allocations, 0,
+            "a step with every guidance option, or with noise, allocates"
+        );
+    }
+}
+
 fn step(c: &mut Criterion) {
     let mut group = c.benchmark_group("a step over 4×64×64 latents");
     let length = 4 * 64 * 64;
@@ -167,23 +188,7 @@ fn step(c: &mut Criterion) {
     let request = request.scheduler(Euler::default());
     let (steps, _, allocations) = between_steps(&pipeline, &request);
     assert_eq!(allocations, 0, "a step allocates after the first one");
-    let all_of_guidance = ClassifierFree {
-        rescale: 0.7,
-        method: Method::Apg(Apg::default()),
-        threshold: ClipSample::Dynamic {
-            ratio: 0.995,
-            max: 10.0,
-        },
-        ..ClassifierFree::default()
-    };
-    let noisy = request.clone().scheduler(DpmPlusPlusSde::default());
-    for request in [request.clone().guidance(all_of_guidance), noisy] {
-        let (.., allocations) = between_steps(&pipeline, &request.steps(20));
-        assert_eq!(
-            allocations, 0,
-            "a step with every guidance option, or with noise, allocates"
-        );
-    }
+    assert_that_options_allocate_nothing(&pipeline, &request);
     // The two take turns, and the quickest time of each counts, because other programs may run.
     let (mut floor, mut step) = (Duration::MAX, Duration::MAX);
     for _ in 0..20 {

@@ -72,64 +72,8 @@ impl Sheet {
     /// for it then.
     pub fn new(title: &str, note: &str, columns: &Axis, rows: &Axis) -> Result<Self, TooLarge> {
         let font = Font::beside(&columns.labels);
-        let (letter, line) = (font.width(), font.height());
-        let (margin, gap) = (line, (line / 4).max(4));
-
-        let widest_word = |text: &str| text.split_whitespace().map(letters).max().unwrap_or(0);
-        let column_width = |(label, side): &(String, u32)| {
-            // One letter more, so that labels never touch each other.
-            let word = widest_word(label).min(COLUMN_LETTERS) as u32 + 1;
-            (*side).max(word * letter)
-        };
-        let widths: Vec<u32> = columns.labels.iter().map(column_width).collect();
-        let row_letters = rows
-            .labels
-            .iter()
-            .map(|(label, _)| label)
-            .chain([&rows.name])
-            .flat_map(|label| label.lines())
-            .map(letters)
-            .max()
-            .unwrap_or(0)
-            .min(ROW_LETTERS);
-        let heights = rows.labels.iter().map(|(_, side)| (*side).max(line));
-
-        let mut left = margin as u64;
-        if row_letters > 0 {
-            left += row_letters as u64 * u64::from(letter) + 2 * u64::from(gap);
-        }
-        let (columns_at, right) = places(left, gap, widths.into_iter());
-        let span = right - left;
-        let head = letters(title).max(letters(note)).min(TITLE_LETTERS) as u64;
-        let width = right.max(u64::from(margin) + head * u64::from(letter)) + u64::from(margin);
-
-        let fit = |pixels: u64| (pixels / u64::from(letter)) as usize;
-        let across = fit(width - 2 * u64::from(margin));
-        let title = wrapped(title, across, TITLE_LINES);
-        let note = wrapped(note, across, TITLE_LINES);
-        let head = (title.len() + note.len()) as u64;
-        let name = wrapped(&columns.name, fit(span), 1);
-        let column_labels: Vec<_> = columns
-            .labels
-            .iter()
-            .zip(&columns_at)
-            .map(|((label, _), (_, width))| wrapped(label, fit(*width), COLUMN_LINES))
-            .collect();
-        let corner = wrapped(&rows.name, row_letters, COLUMN_LINES);
-        let label_lines = column_labels.iter().chain([&corner]).map(Vec::len).max();
-        let label_lines = label_lines.unwrap_or(0) as u64;
-
-        let line = u64::from(line);
-        let mut top = u64::from(margin) + head * line;
-        if head > 0 {
-            top += line / 2;
-        }
-        let names_top = top;
-        top += (name.len() as u64 + label_lines) * line + u64::from(gap);
-        let labels_bottom = top - u64::from(gap);
-        let (rows_at, bottom) = places(top, gap, heights);
-        let height = bottom + u64::from(margin);
-
+        let layout = Layout::new(font, [title, note], columns, rows);
+        let Layout { width, height, .. } = layout;
         if width
             .checked_mul(height)
             .is_none_or(|pixels| pixels > MAX_PIXELS)
@@ -137,46 +81,51 @@ impl Sheet {
             return Err(TooLarge { width, height });
         }
         // All places are on the sheet, and its sides are now known to be far below 2³².
-        let small = |places: Vec<(u64, u64)>| -> Vec<(u32, u32)> {
+        let small = |places: &[(u64, u64)]| -> Vec<(u32, u32)> {
             places
                 .iter()
                 .map(|&(at, side)| (at as u32, side as u32))
                 .collect()
         };
-        let (columns_at, rows_at) = (small(columns_at), small(rows_at));
-        let mut canvas = RgbImage::from_pixel(width as u32, height as u32, PAPER);
-        let line = line as u32;
+        let mut sheet = Self {
+            canvas: RgbImage::from_pixel(width as u32, height as u32, PAPER),
+            columns: small(&layout.columns),
+            rows: small(&layout.rows),
+        };
+        sheet.write(font, &layout);
+        Ok(sheet)
+    }
 
+    /// Writes all texts of the layout.
+    fn write(&mut self, font: Font, layout: &Layout) {
+        let (margin, gap, line) = (font.margin(), font.gap(), font.height());
         // `left` returns the left edge of a line from its length.
         let mut block = |lines: &[String], top: u32, weight, left: &dyn Fn(u32) -> u32| {
             for (i, text) in lines.iter().enumerate() {
-                let top = top + i as u32 * line;
-                font.draw(&mut canvas, left(font.length(text)), top, text, weight);
+                let (left, top) = (left(font.length(text)), top + i as u32 * line);
+                font.draw(&mut self.canvas, left, top, text, weight);
             }
         };
-        let (left, names_top) = (left as u32, names_top as u32);
-        let above_pictures = |lines: &[String]| labels_bottom as u32 - lines.len() as u32 * line;
+        let (left, labels_bottom) = (layout.left as u32, layout.labels_bottom as u32);
+        let above_pictures = |lines: &[String]| labels_bottom - lines.len() as u32 * line;
         let beside_pictures = |length| left - 2 * gap - length;
-        block(&title, margin, FontWeight::Bold, &|_| margin);
+        let [title, note] = &layout.head;
+        block(title, margin, FontWeight::Bold, &|_| margin);
         let below_title = margin + title.len() as u32 * line;
-        block(&note, below_title, FontWeight::Regular, &|_| margin);
-        block(&name, names_top, FontWeight::Bold, &|_| left);
-        let top = above_pictures(&corner);
-        block(&corner, top, FontWeight::Bold, &beside_pictures);
-        for (lines, (at, width)) in column_labels.iter().zip(&columns_at) {
+        block(note, below_title, FontWeight::Regular, &|_| margin);
+        let name_top = layout.name_top as u32;
+        block(&layout.columns_name, name_top, FontWeight::Bold, &|_| left);
+        let corner = &layout.rows_name;
+        let top = above_pictures(corner);
+        block(corner, top, FontWeight::Bold, &beside_pictures);
+        for (lines, (at, width)) in layout.column_labels.iter().zip(&self.columns) {
             let centred = |length| at + (width - length) / 2;
             block(lines, above_pictures(lines), FontWeight::Regular, &centred);
         }
-        for ((label, _), (at, height)) in rows.labels.iter().zip(&rows_at) {
-            let lines = wrapped(label, row_letters, (height / line) as usize);
+        for (lines, (at, height)) in layout.row_labels.iter().zip(&self.rows) {
             let top = at + (height - lines.len() as u32 * line) / 2;
-            block(&lines, top, FontWeight::Regular, &beside_pictures);
+            block(lines, top, FontWeight::Regular, &beside_pictures);
         }
-        Ok(Self {
-            canvas,
-            columns: columns_at,
-            rows: rows_at,
-        })
     }
 
     /// Copies a picture into the middle of its column, at the top of its row.
@@ -197,6 +146,113 @@ impl Sheet {
     pub fn image(&self) -> &RgbImage {
         &self.canvas
     }
+}
+
+/// The texts of a sheet, wrapped to lines, and the places of everything on it, in pixels.
+struct Layout {
+    /// The lines of the title and of the note.
+    head: [Vec<String>; 2],
+    columns_name: Vec<String>,
+    column_labels: Vec<Vec<String>>,
+    rows_name: Vec<String>,
+    row_labels: Vec<Vec<String>>,
+    /// The left edge of the first column.
+    left: u64,
+    /// The top edge of the columns' name.
+    name_top: u64,
+    /// The bottom edge of the columns' labels.
+    labels_bottom: u64,
+    /// The left edge and the width of each column.
+    columns: Vec<(u64, u64)>,
+    /// The top edge and the height of each row.
+    rows: Vec<(u64, u64)>,
+    /// The width of the sheet.
+    width: u64,
+    /// The height of the sheet.
+    height: u64,
+}
+
+impl Layout {
+    /// Places everything from left to right, wraps the texts to the widths, and then places
+    /// everything from top to bottom. `head` is the title and the note.
+    fn new(font: Font, head: [&str; 2], columns: &Axis, rows: &Axis) -> Self {
+        let [letter, line, margin] = [font.width(), font.height(), font.margin()].map(u64::from);
+        let gap = font.gap();
+        let row_letters = row_letters(rows);
+        let mut left = margin;
+        if row_letters > 0 {
+            left += row_letters as u64 * letter + 2 * u64::from(gap);
+        }
+        let (columns_at, right) = places(left, gap, column_widths(font, columns));
+        let head_letters = head.map(letters).into_iter().max().unwrap_or(0);
+        let head_width = head_letters.min(TITLE_LETTERS) as u64 * letter;
+        let width = right.max(margin + head_width) + margin;
+
+        let fit = |pixels: u64| (pixels / letter) as usize;
+        let head = head.map(|text| wrapped(text, fit(width - 2 * margin), TITLE_LINES));
+        let columns_name = wrapped(&columns.name, fit(right - left), 1);
+        let column_labels: Vec<_> = columns
+            .labels
+            .iter()
+            .zip(&columns_at)
+            .map(|((label, _), (_, width))| wrapped(label, fit(*width), COLUMN_LINES))
+            .collect();
+        let rows_name = wrapped(&rows.name, row_letters, COLUMN_LINES);
+        let label_lines = column_labels.iter().chain([&rows_name]).map(Vec::len).max();
+
+        let head_lines = head.iter().map(Vec::len).sum::<usize>() as u64;
+        let mut name_top = margin + head_lines * line;
+        if head_lines > 0 {
+            name_top += line / 2;
+        }
+        let lines_above = columns_name.len() + label_lines.unwrap_or(0);
+        let labels_bottom = name_top + lines_above as u64 * line;
+        let heights = rows
+            .labels
+            .iter()
+            .map(|(_, side)| (*side).max(font.height()));
+        let (rows_at, bottom) = places(labels_bottom + u64::from(gap), gap, heights);
+        let row_labels = rows.labels.iter().zip(&rows_at);
+        let row_labels = row_labels
+            .map(|((label, _), (_, height))| wrapped(label, row_letters, (height / line) as usize));
+        Self {
+            head,
+            columns_name,
+            column_labels,
+            rows_name,
+            row_labels: row_labels.collect(),
+            left,
+            name_top,
+            labels_bottom,
+            columns: columns_at,
+            rows: rows_at,
+            width,
+            height: bottom + margin,
+        }
+    }
+}
+
+/// Returns the width of each column: the width of its pictures, or more for the words of its label.
+fn column_widths(font: Font, columns: &Axis) -> impl Iterator<Item = u32> {
+    columns.labels.iter().map(move |(label, side)| {
+        let longest = label.split_whitespace().map(letters).max().unwrap_or(0);
+        // One letter more, so that labels never touch each other.
+        let letters = longest.min(COLUMN_LETTERS) as u32 + 1;
+        (*side).max(letters * font.width())
+    })
+}
+
+/// Returns the width that row labels and the rows' name are wrapped to, in letters.
+fn row_letters(rows: &Axis) -> usize {
+    rows.labels
+        .iter()
+        .map(|(label, _)| label)
+        .chain([&rows.name])
+        .flat_map(|label| label.lines())
+        .map(letters)
+        .max()
+        .unwrap_or(0)
+        .min(ROW_LETTERS)
 }
 
 /// Places intervals of the given lengths one after another, `gap` apart, from `begin` on.
@@ -289,6 +345,16 @@ impl Font {
     /// Returns the height of a line, in pixels.
     fn height(self) -> u32 {
         self.size.val() as u32 * self.scale
+    }
+
+    /// Returns the width of the empty border around a sheet, in pixels.
+    fn margin(self) -> u32 {
+        self.height()
+    }
+
+    /// Returns the distance between two pictures, in pixels.
+    fn gap(self) -> u32 {
+        (self.height() / 4).max(4)
     }
 
     /// Returns the width of a letter, in pixels. All letters have the same width.

@@ -22,7 +22,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{Encoding, SplitDelimiterBehavior, Tokenizer};
 
-use files::Files;
+use files::{Files, Merges, Vocab};
 use names::Names;
 pub(crate) use names::{Piece, count};
 
@@ -161,18 +161,7 @@ impl ClipTokenizer {
         };
 
         let vocab_end = vocab.values().max().map_or(0, |&id| id as usize + 1);
-        let model = BPE::builder()
-            .vocab_and_merges(vocab, merges)
-            .unk_token(unk)
-            .continuing_subword_prefix(String::new())
-            .end_of_word_suffix("</w>".into())
-            .build()
-            .map_err(backend)?;
-        let mut tokenizer = Tokenizer::new(model);
-        tokenizer
-            .with_normalizer(Some(normalizer().map_err(backend)?))
-            .map_err(backend)?;
-        tokenizer.with_pre_tokenizer(Some(pre_tokenizer().map_err(backend)?));
+        let mut tokenizer = without_added_tokens(vocab, merges, unk).map_err(backend)?;
         tokenizer.set_encode_special_tokens(split_special);
         tokenizer.add_tokens(declared).map_err(backend)?;
 
@@ -608,6 +597,24 @@ pub enum TokenizerError {
         /// The library's message.
         problem: String,
     },
+}
+
+/// Builds the tokenizer with CLIP's normalizer and splitting.
+fn without_added_tokens(
+    vocab: Vocab,
+    merges: Merges,
+    unk: String,
+) -> tokenizers::Result<Tokenizer> {
+    let model = BPE::builder()
+        .vocab_and_merges(vocab, merges)
+        .unk_token(unk)
+        .continuing_subword_prefix(String::new())
+        .end_of_word_suffix("</w>".into())
+        .build()?;
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_normalizer(Some(normalizer()?))?;
+    tokenizer.with_pre_tokenizer(Some(pre_tokenizer()?));
+    Ok(tokenizer)
 }
 
 fn normalizer() -> tokenizers::Result<Normalizers> {

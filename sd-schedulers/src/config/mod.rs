@@ -15,6 +15,8 @@ pub use error::ConfigError;
 #[doc(hidden)] // Public for the other crates of this workspace.
 pub use json::without_infinities;
 
+use std::fmt::Display;
+
 use crate::printable::printable;
 use crate::schedule::{BetaSchedule, ClipSample, Prediction};
 use class::{Class, Kind, PREDICTIONS};
@@ -218,79 +220,68 @@ impl SchedulerConfig {
     /// [`ConfigError::Value`] for the first field that is out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let timesteps = self.num_train_timesteps;
-        let check = |ok: bool, key, expected: &str, found: String| match ok {
-            true => Ok(()),
-            false => Err(wrong(key, expected, found)),
-        };
-        let beta = |beta: f64| beta > 0.0 && beta < 1.0;
-        let positive = |number: f64| number > 0.0 && number.is_finite();
         check(
             (2..=100_000).contains(&timesteps),
             "num_train_timesteps",
             "2 to 100000",
-            timesteps.to_string(),
+            timesteps,
         )?;
         for (key, found) in [("beta_start", self.beta_start), ("beta_end", self.beta_end)] {
-            check(
-                beta(found),
-                key,
-                "a number between 0 and 1",
-                found.to_string(),
-            )?;
+            check(is_beta(found), key, "a number between 0 and 1", found)?;
         }
         let offset = self.steps_offset;
+        let expected = format!("less than {timesteps}");
+        check(offset < timesteps, "steps_offset", expected, offset)?;
+        self.validate_trained_betas()?;
+        self.validate_clip()?;
+        self.validate_edm()
+    }
+
+    fn validate_trained_betas(&self) -> Result<(), ConfigError> {
+        let Some(betas) = &self.trained_betas else {
+            return Ok(());
+        };
+        let timesteps = self.num_train_timesteps;
         check(
-            offset < timesteps,
-            "steps_offset",
-            &format!("less than {timesteps}"),
-            offset.to_string(),
+            betas.len() == timesteps,
+            "trained_betas",
+            format!("{timesteps} betas"),
+            format_args!("{} betas", betas.len()),
         )?;
-        if let Some(betas) = &self.trained_betas {
-            let expected = format!("{timesteps} betas");
-            check(
-                betas.len() == timesteps,
-                "trained_betas",
-                &expected,
-                format!("{} betas", betas.len()),
-            )?;
-            if let Some(wrong) = betas.iter().find(|b| !beta(f64::from(**b))) {
-                check(
-                    false,
-                    "trained_betas",
-                    "numbers between 0 and 1",
-                    wrong.to_string(),
-                )?;
-            }
-        }
-        let above_0 = "a number above 0";
-        match self.clip {
-            ClipSample::None => {}
-            ClipSample::Range(range) => check(
-                positive(range.into()),
-                "clip_sample_range",
-                above_0,
-                range.to_string(),
-            )?,
-            ClipSample::Dynamic { ratio, max } => {
-                check(
-                    (0.0..=1.0).contains(&ratio),
-                    "dynamic_thresholding_ratio",
-                    "0 to 1",
-                    ratio.to_string(),
-                )?;
-                check(max > 0.0, "sample_max_value", above_0, max.to_string())?;
-            }
-        }
-        if let Prediction::Edm { sigma_data, .. } = self.prediction {
-            let [min, max] = self.sigma_range;
-            let data = sigma_data.to_string();
-            check(positive(sigma_data.into()), "sigma_data", above_0, data)?;
-            check(positive(min), "sigma_min", above_0, min.to_string())?;
-            let expected = format!("a number above {min}");
-            let rises = positive(max) && min < max;
-            check(rises, "sigma_max", &expected, max.to_string())?;
+        for &beta in betas {
+            let expected = "numbers between 0 and 1";
+            check(is_beta(beta.into()), "trained_betas", expected, beta)?;
         }
         Ok(())
+    }
+
+    fn validate_clip(&self) -> Result<(), ConfigError> {
+        let above_0 = "a number above 0";
+        match self.clip {
+            ClipSample::None => Ok(()),
+            ClipSample::Range(range) => {
+                let key = "clip_sample_range";
+                check(is_positive(range.into()), key, above_0, range)
+            }
+            ClipSample::Dynamic { ratio, max } => {
+                let key = "dynamic_thresholding_ratio";
+                check((0.0..=1.0).contains(&ratio), key, "0 to 1", ratio)?;
+                check(max > 0.0, "sample_max_value", above_0, max)
+            }
+        }
+    }
+
+    fn validate_edm(&self) -> Result<(), ConfigError> {
+        let Prediction::Edm { sigma_data, .. } = self.prediction else {
+            return Ok(());
+        };
+        let above_0 = "a number above 0";
+        let [min, max] = self.sigma_range;
+        let data = f64::from(sigma_data);
+        check(is_positive(data), "sigma_data", above_0, sigma_data)?;
+        check(is_positive(min), "sigma_min", above_0, min)?;
+        let rises = is_positive(max) && min < max;
+        check(rises, "sigma_max", format!("a number above {min}"), max)
     }
 
     /// Returns the clipping of a diffusers class that has `clip_sample` but not `thresholding`.
@@ -347,4 +338,25 @@ fn thresholding(keys: &Keys) -> Result<ClipSample, ConfigError> {
         ratio: ratio as f32,
         max: max as f32,
     })
+}
+
+/// Returns an error about the key unless its value is `ok`.
+fn check(
+    ok: bool,
+    key: &'static str,
+    expected: impl Into<String>,
+    found: impl Display,
+) -> Result<(), ConfigError> {
+    match ok {
+        true => Ok(()),
+        false => Err(wrong(key, expected, found)),
+    }
+}
+
+fn is_beta(beta: f64) -> bool {
+    beta > 0.0 && beta < 1.0
+}
+
+fn is_positive(number: f64) -> bool {
+    number > 0.0 && number.is_finite()
 }

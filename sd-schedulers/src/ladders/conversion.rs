@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::levels::Levels;
-use super::{
-    Conventions, FinalSigma, FirstX, Ladder, LadderError, Shape, Spacing, TimestepRounding,
-};
+use super::{Conventions, FirstX, Ladder, LadderError, Shape, Spacing, TimestepRounding};
 use crate::schedule::Kind;
 use crate::{NoiseSchedule, Rungs, ladders::NoisePath, schedule::BetaSchedule};
 
@@ -72,23 +70,12 @@ impl Ladder {
                     },
                     other => other,
                 })?;
+        let end = levels.end(schedule, conventions.end);
         let Levels {
             mut sigmas,
             timesteps,
-            end,
+            ..
         } = levels;
-
-        let cleanest = sigmas[sigmas.len() - 1];
-        let end = match (end, conventions.end) {
-            (Some(end), _) => end,
-            (None, FinalSigma::Zero) => 0.0,
-            (None, FinalSigma::SigmaMin)
-                if timesteps.is_some() && schedule.kind() == Kind::Trained =>
-            {
-                schedule.sigma_min().into()
-            }
-            (None, FinalSigma::SigmaMin) => cleanest,
-        };
         let inverted = || sigmas.iter().map(|&sigma| schedule.invert(sigma)).collect();
         let mut timesteps: Vec<f64> = timesteps.unwrap_or_else(inverted);
         for timestep in &mut timesteps {

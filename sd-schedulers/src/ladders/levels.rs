@@ -1,6 +1,6 @@
 //! The noise levels that a ladder has on a model.
 
-use super::{AlignedModel, Conventions, Ladder, LadderError, Shape, gits};
+use super::{AlignedModel, Conventions, FinalSigma, Ladder, LadderError, Shape, gits};
 use crate::NoiseSchedule;
 use crate::schedule::Kind;
 
@@ -65,43 +65,16 @@ impl Ladder {
         steps: usize,
         conventions: &Conventions,
     ) -> Result<Levels, LadderError> {
-        let at_timesteps = |timesteps: Vec<f64>, read: &dyn Fn(f64) -> f64| {
-            let pure_noise = conventions.on_grid_only && schedule.has_zero_terminal_snr();
-            let last = (schedule.num_train_timesteps() - 1) as f64;
-            let sigma = |&timestep: &f64| {
-                if pure_noise && timestep == last {
-                    PURE_NOISE
-                } else {
-                    read(timestep)
-                }
-            };
-            Levels {
-                sigmas: timesteps.iter().map(sigma).collect(),
-                timesteps: Some(timesteps),
-                end: None,
-            }
-        };
-        let linear = |timestep| schedule.interpolate(timestep);
-        let log_linear = |timestep| schedule.interpolate_log(timestep);
         let given = |given: usize| match given == steps {
             true => Ok(()),
             false => Err(LadderError::Given { steps, given }),
         };
         Ok(match self {
             Self::Spaced(spacing) => {
-                at_timesteps(spacing.timesteps(schedule, steps, conventions), &linear)
+                let timesteps = spacing.timesteps(schedule, steps, conventions);
+                Levels::at(timesteps, schedule, conventions, NoiseSchedule::interpolate)
             }
-            Self::Timed(timing) => {
-                let (trained, whole) = (schedule.num_train_timesteps(), conventions.on_grid_only);
-                let mut timesteps = timing.places(trained, steps, whole)?;
-                for timestep in &mut timesteps {
-                    *timestep += schedule.first_timestep();
-                }
-                match timing.coarse(schedule) {
-                    Some(grid) if !whole => Levels::between(schedule, grid, timesteps),
-                    _ => at_timesteps(timesteps, &log_linear),
-                }
-            }
+            Self::Timed(timing) => timing.levels(schedule, steps, conventions)?,
             Self::Shaped { shape, over } => {
                 let ends = over.ends(schedule, steps, conventions);
                 let (sigmas, end) = shape.sigmas(steps, ends)?;
@@ -141,7 +114,8 @@ impl Ladder {
                     }
                 }
                 let timesteps = timesteps.iter().map(|&timestep| timestep.into());
-                at_timesteps(timesteps.collect(), &linear)
+                let timesteps = timesteps.collect();
+                Levels::at(timesteps, schedule, conventions, NoiseSchedule::interpolate)
             }
         })
     }
@@ -165,13 +139,58 @@ impl Levels {
         }
     }
 
+    /// Returns the sigma at which the run ends. The ladder's own end takes precedence over the
+    /// sampler's choice, `wanted`.
+    pub(super) fn end(&self, schedule: &NoiseSchedule, wanted: FinalSigma) -> f64 {
+        match (self.end, wanted) {
+            (Some(end), _) => end,
+            (None, FinalSigma::Zero) => 0.0,
+            (None, FinalSigma::SigmaMin)
+                if self.timesteps.is_some() && schedule.kind() == Kind::Trained =>
+            {
+                schedule.sigma_min().into()
+            }
+            (None, FinalSigma::SigmaMin) => self.sigmas[self.sigmas.len() - 1],
+        }
+    }
+
+    /// Returns levels at `timesteps`, whose sigmas `interpolate` returns.
+    ///
+    /// If the sampler stays on the grid and the last trained timestep is pure noise, its sigma is
+    /// [`PURE_NOISE`].
+    pub(super) fn at(
+        timesteps: Vec<f64>,
+        schedule: &NoiseSchedule,
+        conventions: &Conventions,
+        interpolate: fn(&NoiseSchedule, f64) -> f64,
+    ) -> Self {
+        let pure_noise = conventions.on_grid_only && schedule.has_zero_terminal_snr();
+        let last = (schedule.num_train_timesteps() - 1) as f64;
+        let sigma = |&timestep: &f64| {
+            if pure_noise && timestep == last {
+                PURE_NOISE
+            } else {
+                interpolate(schedule, timestep)
+            }
+        };
+        Self {
+            sigmas: timesteps.iter().map(sigma).collect(),
+            timesteps: Some(timesteps),
+            end: None,
+        }
+    }
+
     /// Returns levels at `timesteps` whose sigmas are interpolated between the timesteps of a grid,
     /// linearly in the logarithm.
     ///
     /// `grid` is the first timestep of the grid and the distance between its timesteps. The
     /// timestep of each level is the nearer of the two grid timesteps, or the cleaner one of two
     /// that are equally near.
-    fn between(schedule: &NoiseSchedule, grid: (f64, f64), mut timesteps: Vec<f64>) -> Self {
+    pub(super) fn between(
+        schedule: &NoiseSchedule,
+        grid: (f64, f64),
+        mut timesteps: Vec<f64>,
+    ) -> Self {
         let (first, distance) = grid;
         let log_sigma = |point: f64| schedule.interpolate_log(first + distance * point).ln();
         let mut sigmas = Vec::with_capacity(timesteps.len());

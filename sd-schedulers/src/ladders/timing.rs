@@ -1,4 +1,4 @@
-use super::{LadderError, above_zero, beta, in_range, ramp};
+use super::{Conventions, LadderError, Levels, above_zero, beta, in_range, ramp};
 use crate::NoiseSchedule;
 
 /// Rules that pick training timesteps, other than a [`Spacing`](crate::ladders::Spacing): the rules
@@ -76,14 +76,30 @@ impl Timing {
         }
     }
 
+    /// Returns the levels in float64, in the schedule's own scaling.
+    pub(super) fn levels(
+        self,
+        schedule: &NoiseSchedule,
+        steps: usize,
+        conventions: &Conventions,
+    ) -> Result<Levels, LadderError> {
+        let (trained, whole) = (schedule.num_train_timesteps(), conventions.on_grid_only);
+        let mut timesteps = self.places(trained, steps, whole)?;
+        for timestep in &mut timesteps {
+            *timestep += schedule.first_timestep();
+        }
+        Ok(match self.coarse(schedule) {
+            Some(grid) if !whole => Levels::between(schedule, grid, timesteps),
+            _ => {
+                let interpolate = NoiseSchedule::interpolate_log;
+                Levels::at(timesteps, schedule, conventions, interpolate)
+            }
+        })
+    }
+
     /// Returns positions among the trained sigmas, 0 to T - 1, noisiest first. With `whole`, they
     /// have no fractions.
-    pub(super) fn places(
-        self,
-        trained: usize,
-        steps: usize,
-        whole: bool,
-    ) -> Result<Vec<f64>, LadderError> {
+    fn places(self, trained: usize, steps: usize, whole: bool) -> Result<Vec<f64>, LadderError> {
         let last = (trained - 1) as f64;
         let part = |i: usize| i as f64 / steps as f64;
         let mut places: Vec<f64> = match self {
@@ -143,7 +159,7 @@ impl Timing {
 
     /// Returns the grid that sigma is interpolated on, if that is not every timestep: its cleanest
     /// timestep, and the distance between its timesteps.
-    pub(super) fn coarse(self, schedule: &NoiseSchedule) -> Option<(f64, f64)> {
+    fn coarse(self, schedule: &NoiseSchedule) -> Option<(f64, f64)> {
         let Self::LcmEven { original_steps } = self else {
             return None;
         };

@@ -125,6 +125,18 @@ impl DpmAdaptive {
         });
         (squares.sum::<f64>() / low.len().max(1) as f64).sqrt()
     }
+
+    /// Returns the factor f of [`pcoeff`](Self::pcoeff) for the inverses of the last three errors,
+    /// newest first.
+    fn factor(&self, [inverse, before, earlier]: [f64; 3]) -> f64 {
+        let accuracy = match self.eta > 0.0 {
+            true => 1.5,
+            false => self.order() as f64,
+        };
+        let [p, i, d] = [self.pcoeff, self.icoeff, self.dcoeff].map(|c| f64::from(c) / accuracy);
+        let factor = inverse.powf(p + i + d) * before.powf(-p - 2.0 * d) * earlier.powf(d);
+        1.0 + (factor - 1.0).atan()
+    }
 }
 
 pub(super) const ROW: SamplerRow = SamplerRow::new::<DpmAdaptive>(
@@ -171,11 +183,6 @@ impl Sampler for DpmAdaptive {
 
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let (start, end) = ends(rungs, self.sigma_min);
-        let accuracy = match self.eta > 0.0 {
-            true => 1.5,
-            false => self.order() as f64,
-        };
-        let [p, i, d] = [self.pcoeff, self.icoeff, self.dcoeff].map(|c| f64::from(c) / accuracy);
         let mut stages = DpmStages::new(rungs, x.len());
         let (mut low, mut high) = (vec![0.0; x.len()], vec![0.0; x.len()]);
         let (mut low_last, mut noise) = (x.to_vec(), vec![0.0; x.len()]);
@@ -202,8 +209,7 @@ impl Sampler for DpmAdaptive {
 
             let inverse = 1.0 / (self.error(&low, &stages.apart, &low_last) + 1e-8);
             let [before, earlier] = errors.unwrap_or([inverse; 2]);
-            let factor = inverse.powf(p + i + d) * before.powf(-p - 2.0 * d) * earlier.powf(d);
-            let factor = 1.0 + (factor - 1.0).atan();
+            let factor = self.factor([inverse, before, earlier]);
             h *= factor;
             // If the factor is NaN, another length would not help.
             let enough = factor >= f64::from(self.accept_safety);

@@ -128,6 +128,16 @@ impl SaSolver {
         )
     }
 
+    /// Returns tau for a step from a timestep.
+    fn tau_at(&self, timestep: f32) -> f64 {
+        let [from, till] = self.interval;
+        if timestep >= from && timestep <= till {
+            f64::from(self.tau).max(0.0)
+        } else {
+            0.0
+        }
+    }
+
     /// Returns the weights of the outputs in a step of length `h`. `places` are the positions of
     /// the outputs, newest first, in steps before the target.
     fn weights(&self, kappa: f64, h: f64, places: &[f64]) -> [f64; MOST] {
@@ -272,12 +282,7 @@ impl Sampler for SaSolver {
             if next == 0.0 {
                 x.copy_from_slice(&denoised);
             } else if next < at.sigma {
-                let [from, till] = self.interval;
-                let tau = if at.timestep >= from && at.timestep <= till {
-                    f64::from(self.tau).max(0.0)
-                } else {
-                    0.0
-                };
+                let tau = self.tau_at(at.timestep);
                 let (kappa, h) = (1.0 + tau * tau, (sigma / to).ln());
                 // The remaining share of x - D, the factor of the outputs, and the deviation of the
                 // noise.

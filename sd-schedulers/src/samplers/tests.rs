@@ -167,13 +167,14 @@ fn clips_reach_the_samplers_whose_class_has_them() {
 fn conventions_of_another_kind() {
     let own: Arc<dyn Sampler> = Arc::new(DpmPlusPlus2M);
     let plain = WithConventions::wrap(Arc::clone(&own), own.conventions());
-    assert!(plain.equals(&DpmPlusPlus2M));
+    // An `Arc` has `equals` too, for another `Arc`.
+    assert!(plain.as_ref().equals(&DpmPlusPlus2M));
     let wrapped = WithConventions::wrap(own, Conventions::default());
     assert_eq!(wrapped.conventions(), Conventions::default());
-    assert!(!wrapped.equals(&DpmPlusPlus2M));
+    assert!(!wrapped.as_ref().equals(&DpmPlusPlus2M));
     assert!(row_of(&*wrapped, &SchedulerConfig::default()).is_none());
     let unwrapped = WithConventions::wrap(wrapped, DpmPlusPlus2M.conventions());
-    assert!(unwrapped.equals(&DpmPlusPlus2M));
+    assert!(unwrapped.as_ref().equals(&DpmPlusPlus2M));
 }
 
 /// `table.md` is a part of the crate's documentation.

@@ -87,6 +87,10 @@ mod tests {
     #[test]
     fn every_prediction_of_a_perfect_model_gives_the_clean_sample() {
         let (clean, noise) = ([0.5_f32, -1.25, 0.0], [0.3_f32, 1.0, -0.7]);
+        let of_both = |of: &dyn Fn(f32, f32) -> f32| -> Vec<f32> {
+            let both = clean.iter().zip(&noise);
+            both.map(|(&clean, &noise)| of(clean, noise)).collect()
+        };
         for sigma in [0.03_f32, 1.0, 14.6] {
             let at = Rung {
                 index: 0,
@@ -97,31 +101,16 @@ mod tests {
             let alpha = Prediction::Epsilon.input_scale(at);
             // c_skip x + c_out F = clean for the F of EDM's table 1.
             let (data, variance) = (0.25, sigma * sigma + 0.25);
-            let edm: Vec<f32> = clean
-                .iter()
-                .zip(&noise)
-                .map(|(c, n)| {
-                    (c - data / variance * (c + sigma * n)) * variance.sqrt() / (0.5 * sigma)
-                })
-                .collect();
-            let x: Vec<f32> = clean
-                .iter()
-                .zip(&noise)
-                .map(|(c, n)| c + sigma * n)
-                .collect();
-            let v: Vec<f32> = clean
-                .iter()
-                .zip(&noise)
-                .map(|(c, n)| alpha * n - alpha * sigma * c)
-                .collect();
+            let edm = of_both(&|c, n| {
+                (c - data / variance * (c + sigma * n)) * variance.sqrt() / (0.5 * sigma)
+            });
+            let x = of_both(&|c, n| c + sigma * n);
+            let v = of_both(&|c, n| alpha * n - alpha * sigma * c);
             for (prediction, output) in [
                 (Prediction::Epsilon, noise.to_vec()),
                 (Prediction::V, v),
                 (Prediction::Sample, clean.to_vec()),
-                (
-                    Prediction::Flow,
-                    noise.iter().zip(&clean).map(|(n, c)| n - c).collect(),
-                ),
+                (Prediction::Flow, of_both(&|c, n| n - c)),
                 (
                     Prediction::Edm {
                         sigma_data: 0.5,

@@ -169,58 +169,64 @@ impl Directory {
         let comment = u64::from(u16::MAX);
         let start = source.length.saturating_sub(END_LENGTH + comment);
         let tail = source.read(start, source.length - start)?;
-        // The last record whose comment ends at the end of the file.
-        let end = (0..=tail.len().saturating_sub(END_LENGTH as usize))
-            .rev()
-            .find(|&at| {
-                let is_end = tail[at..].starts_with(END);
-                let comment = tail
-                    .get(at + 20..at + 22)
-                    .map(|b| u16::from_le_bytes([b[0], b[1]]));
-                is_end && comment.is_some_and(|length| at + 22 + usize::from(length) == tail.len())
-            });
-        let end = end.ok_or_else(|| {
+        let last = last_record(&tail).ok_or_else(|| {
             let problem = "the ZIP file has no directory at its end: it is cut off or damaged";
             wrong(problem.to_owned())
         })?;
-        let damaged = || wrong("the ZIP file's last record is damaged".to_owned());
         let mut fields = Fields {
             bytes: &tail,
-            at: end + 4,
+            at: last + 4,
         };
-        let mut directory = Self::read(&mut fields, false).ok_or_else(damaged)?;
-        let mut end = start + end as u64;
-
-        // A record for larger files may come before it, followed by a locator with its position.
-        if let Some(at) = end.checked_sub(LOCATOR_LENGTH) {
-            let locator = source.read(at, LOCATOR_LENGTH)?;
-            let mut fields = Fields {
-                bytes: &locator,
-                at: 0,
-            };
-            if fields.tag(b"PK\x06\x07").is_some() {
-                // The number of the disk and the position of the record.
-                let large = fields
-                    .number(4)
-                    .and_then(|_| fields.number(8))
-                    .ok_or_else(damaged)?;
-                let length = at
-                    .checked_sub(large)
-                    .filter(|length| (56..4096).contains(length));
-                let record = source.read(large, length.ok_or_else(damaged)?)?;
-                let found = Self::read_large(&record).ok_or_else(damaged)?;
-                if !directory.agrees(&found) {
-                    let problem = "the two last records of the ZIP file contradict each other";
-                    return Err(wrong(problem.to_owned()));
-                }
-                (directory, end) = (found, large);
+        let directory = Self::read(&mut fields, false).ok_or_else(damaged)?;
+        let end = start + last as u64;
+        let (directory, end) = match Self::find_large(source, end)? {
+            None => (directory, end),
+            Some((large, at)) if directory.agrees(&large) => (large, at),
+            Some(_) => {
+                let problem = "the two last records of the ZIP file contradict each other";
+                return Err(wrong(problem.to_owned()));
             }
+        };
+        directory.check(end)?;
+        Ok(directory)
+    }
+
+    /// Finds the record for larger files, if there is one before the last record, which is at byte
+    /// `end`. Returns its numbers and its position.
+    fn find_large(source: &Source, end: u64) -> Result<Option<(Self, u64)>, Problem> {
+        // A locator with the position of the record follows it.
+        let Some(at) = end.checked_sub(LOCATOR_LENGTH) else {
+            return Ok(None);
+        };
+        let locator = source.read(at, LOCATOR_LENGTH)?;
+        let mut fields = Fields {
+            bytes: &locator,
+            at: 0,
+        };
+        if fields.tag(b"PK\x06\x07").is_none() {
+            return Ok(None);
         }
-        let Self {
+        // The number of the disk and the position of the record.
+        let large = fields
+            .number(4)
+            .and_then(|_| fields.number(8))
+            .ok_or_else(damaged)?;
+        let length = at
+            .checked_sub(large)
+            .filter(|length| (56..4096).contains(length));
+        let record = source.read(large, length.ok_or_else(damaged)?)?;
+        let found = Self::read_large(&record).ok_or_else(damaged)?;
+        Ok(Some((found, large)))
+    }
+
+    /// Checks that the directory is not too large, and that it ends at byte `end`, where the last
+    /// records begin.
+    fn check(&self, end: u64) -> Result<(), Problem> {
+        let &Self {
             offset,
             length,
             entries,
-        } = directory;
+        } = self;
         if offset.checked_add(length) != Some(end) {
             let problem = format!(
                 "the ZIP file's directory has {length} bytes from byte {offset} on, expected them \
@@ -235,7 +241,7 @@ impl Directory {
             );
             return Err(wrong(problem));
         }
-        Ok(directory)
+        Ok(())
     }
 
     /// Reads the numbers of either record, starting with the disk numbers.
@@ -273,6 +279,24 @@ impl Directory {
             && same(self.length, large.length, ELSEWHERE)
             && same(self.entries, large.entries, 0xffff)
     }
+}
+
+/// Returns the position of the last record whose comment ends at the end of the file, in the bytes
+/// `tail` at the end of the file.
+fn last_record(tail: &[u8]) -> Option<usize> {
+    (0..=tail.len().saturating_sub(END_LENGTH as usize))
+        .rev()
+        .find(|&at| {
+            let is_end = tail[at..].starts_with(END);
+            let comment = tail
+                .get(at + 20..at + 22)
+                .map(|b| u16::from_le_bytes([b[0], b[1]]));
+            is_end && comment.is_some_and(|length| at + 22 + usize::from(length) == tail.len())
+        })
+}
+
+fn damaged() -> Problem {
+    wrong("the ZIP file's last record is damaged".to_owned())
 }
 
 /// An entry of the directory.

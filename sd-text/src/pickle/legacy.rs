@@ -71,66 +71,30 @@ pub(super) fn read(source: &Source) -> Result<Contents, Problem> {
     )
 }
 
+/// Locates the storages in the order of the list `names`, by the lengths and types that they have
+/// in `object`. `names_at` is the byte at which the list begins.
 fn storages(
     source: &Source,
     object: &Run,
     names: &Run,
     names_at: usize,
 ) -> Result<HashMap<String, Stored>, Problem> {
-    let mut known = HashMap::new();
-    for storage in &object.storages {
-        let size = storage.dtype.map_or(1, bytes_of);
-        let found = (storage.length, size);
-        if *known.entry(object.text(storage.key)).or_insert(found) != found {
-            let problem = "a storage that was named before with another length or type";
-            return Err(at(storage.at, problem.to_owned()));
-        }
-    }
+    let wrong = |problem: &str| at(names_at, problem.to_owned());
+    let known = lengths(object)?;
     let Cell::Value(Value::List(keys)) = names.root() else {
-        return Err(at(
-            names_at,
-            "expected the list of the storages' names".to_owned(),
-        ));
+        return Err(wrong("expected the list of the storages' names"));
     };
     let mut stored = HashMap::new();
     let mut place = names.end as u64;
     for &key in keys {
         let key = names.text(key);
-        let &(length, size) = known.get(key).ok_or_else(|| {
-            at(
-                names_at,
-                "the list of storages names one that no tensor uses".to_owned(),
-            )
-        })?;
-        let count = source.read(place, 8)?.try_into().map(u64::from_le_bytes);
-        let count = count.expect("8 bytes were read");
-        if count.checked_mul(size) != Some(length) {
-            let expected = length / size;
-            let problem = format!(
-                "the storage at byte {place} has {count} numbers, expected {expected} as in its tensors"
-            );
-            return Err(Problem::File(problem));
-        }
-        let offset = place + 8;
-        place = offset.checked_add(length).filter(|&end| end <= source.length).ok_or_else(|| {
-            Problem::File(format!(
-                "the storage at byte {offset} has {length} bytes, and the file ends at byte {}: \
-                 it is cut off",
-                source.length
-            ))
-        })?;
-        let entry = Stored {
-            offset,
-            packed: length,
-            length,
-            deflated: false,
-            crc: None,
-        };
+        let &(length, size) = known
+            .get(key)
+            .ok_or_else(|| wrong("the list of storages names one that no tensor uses"))?;
+        let entry = storage(source, place, length, size)?;
+        place = entry.offset + length;
         if stored.insert(key.to_owned(), entry).is_some() {
-            return Err(at(
-                names_at,
-                "the list of storages names one twice".to_owned(),
-            ));
+            return Err(wrong("the list of storages names one twice"));
         }
     }
     if place != source.length {
@@ -141,6 +105,51 @@ fn storages(
         return Err(Problem::File(problem));
     }
     Ok(stored)
+}
+
+/// Returns the length of each storage and the size of its numbers by its name, both in bytes.
+fn lengths(object: &Run) -> Result<HashMap<&str, (u64, u64)>, Problem> {
+    let mut known = HashMap::new();
+    for storage in &object.storages {
+        let size = storage.dtype.map_or(1, bytes_of);
+        let found = (storage.length, size);
+        if *known.entry(object.text(storage.key)).or_insert(found) != found {
+            let problem = "a storage that was named before with another length or type";
+            return Err(at(storage.at, problem.to_owned()));
+        }
+    }
+    Ok(known)
+}
+
+/// Locates the storage at byte `place`, which begins with the count of its numbers. `length` is its
+/// length and `size` is the size of a number, both in bytes.
+fn storage(source: &Source, place: u64, length: u64, size: u64) -> Result<Stored, Problem> {
+    let count = source.read(place, 8)?.try_into().map(u64::from_le_bytes);
+    let count = count.expect("8 bytes were read");
+    if count.checked_mul(size) != Some(length) {
+        let expected = length / size;
+        let problem = format!(
+            "the storage at byte {place} has {count} numbers, expected {expected} as in its tensors"
+        );
+        return Err(Problem::File(problem));
+    }
+    let offset = place + 8;
+    let end = offset.checked_add(length);
+    if end.is_none_or(|end| end > source.length) {
+        let problem = format!(
+            "the storage at byte {offset} has {length} bytes, and the file ends at byte {}: it is \
+             cut off",
+            source.length
+        );
+        return Err(Problem::File(problem));
+    }
+    Ok(Stored {
+        offset,
+        packed: length,
+        length,
+        deflated: false,
+        crc: None,
+    })
 }
 
 impl Run {

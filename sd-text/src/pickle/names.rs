@@ -36,24 +36,13 @@ pub(super) fn tensors(
                 "the names of its tensors have more than {MOST_BYTES} bytes"
             ));
         }
-        let children: Vec<(Id, Key)> = match &values[next.id.index()] {
-            Value::Dict(pairs) => {
-                let pairs = pairs.iter().enumerate();
-                pairs
-                    .map(|(place, &(key, value))| (value, Key::Of(key, place)))
-                    .collect()
-            }
-            Value::List(items) | Value::Tuple(items) => {
-                let items = items.iter().enumerate();
-                items
-                    .map(|(place, &item)| (item, Key::Place(place)))
-                    .collect()
-            }
-            Value::Tensor(_) => {
-                found.push((name, next.id));
-                continue;
-            }
-            _ => continue,
+        let value = &values[next.id.index()];
+        if let Value::Tensor(_) = value {
+            found.push((name, next.id));
+            continue;
+        }
+        let Some(children) = children(value) else {
+            continue;
         };
         entries += children.len();
         if entries > MOST_ENTRIES || next.depth == DEEPEST {
@@ -80,6 +69,29 @@ pub(super) fn tensors(
     match found.iter().find(|(name, _)| !known.insert(name.as_str())) {
         Some((name, _)) => Err(format!("it has two tensors named `{}`", printable(name))),
         None => Ok(found),
+    }
+}
+
+/// Returns the values in a container, each with its key, or `None` for any other value.
+fn children(value: &Value) -> Option<Vec<(Id, Key)>> {
+    match value {
+        Value::Dict(pairs) => {
+            let pairs = pairs.iter().enumerate();
+            Some(
+                pairs
+                    .map(|(place, &(key, value))| (value, Key::Of(key, place)))
+                    .collect(),
+            )
+        }
+        Value::List(items) | Value::Tuple(items) => {
+            let items = items.iter().enumerate();
+            Some(
+                items
+                    .map(|(place, &item)| (item, Key::Place(place)))
+                    .collect(),
+            )
+        }
+        _ => None,
     }
 }
 

@@ -60,41 +60,17 @@ impl Raw {
         stored: &Stored,
         big_endian: bool,
     ) -> Result<Data, String> {
-        let size = bytes_of(self.dtype);
-        let too_large = || format!("a tensor of shape {:?}", self.shape);
-        let length = self
-            .shape
-            .iter()
-            .try_fold(size, |product, &length| product.checked_mul(length as u64));
-        // A dimension of 0 makes the product 0, even if the other dimensions overflow.
-        let is_empty = self.shape.contains(&0);
-        let length = if is_empty {
-            0
-        } else {
-            length.ok_or_else(too_large)?
-        };
-        if is_empty {
+        // A dimension of 0 makes the tensor empty, even if the product of the others overflows.
+        if self.shape.contains(&0) {
             return Ok(Data::File {
                 offset: stored.offset,
-                length,
+                length: 0,
             });
         }
-        let last = self
-            .shape
-            .iter()
-            .zip(&self.strides)
-            .try_fold(self.offset, |sum, (n, stride)| {
-                sum.checked_add((*n as u64 - 1).checked_mul(*stride as u64)?)
-            });
+        let too_large = || format!("a tensor of shape {:?}", self.shape);
+        let length = self.length().ok_or_else(too_large)?;
         let part = &storage.part;
-        let span = last.and_then(|last| {
-            let start = part.start.checked_add(self.offset.checked_mul(size)?)?;
-            let end = part
-                .start
-                .checked_add(last.checked_add(1)?.checked_mul(size)?)?;
-            (end <= part.end).then_some(start..end)
-        });
-        let span = span.ok_or_else(|| {
+        let span = self.span(part).ok_or_else(|| {
             format!(
                 "a tensor of shape {:?} and type {} with strides {:?} from number {} on, in a \
                  storage of {} bytes",
@@ -105,6 +81,7 @@ impl Raw {
                 part.end - part.start
             )
         })?;
+        let size = bytes_of(self.dtype);
         let swap = match (big_endian, self.dtype) {
             (false, _) => 1,
             (true, Dtype::C64) => 4,
@@ -127,6 +104,33 @@ impl Raw {
             swap,
             length,
         }))
+    }
+
+    /// Returns the length of the values in bytes, or `None` if it overflows.
+    fn length(&self) -> Option<u64> {
+        self.shape
+            .iter()
+            .try_fold(bytes_of(self.dtype), |product, &length| {
+                product.checked_mul(length as u64)
+            })
+    }
+
+    /// Returns the bytes of the storage from the first value to the last, or `None` if they are not
+    /// within `part`. No dimension may be 0.
+    fn span(&self, part: &Range<u64>) -> Option<Range<u64>> {
+        let size = bytes_of(self.dtype);
+        let last = self
+            .shape
+            .iter()
+            .zip(&self.strides)
+            .try_fold(self.offset, |sum, (n, stride)| {
+                sum.checked_add((*n as u64 - 1).checked_mul(*stride as u64)?)
+            })?;
+        let start = part.start.checked_add(self.offset.checked_mul(size)?)?;
+        let end = part
+            .start
+            .checked_add(last.checked_add(1)?.checked_mul(size)?)?;
+        (end <= part.end).then_some(start..end)
     }
 }
 

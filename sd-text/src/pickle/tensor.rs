@@ -47,20 +47,8 @@ impl Machine<'_> {
             let problem = "a persistent value that is not a storage, expected a storage";
             return Err(problem.to_owned().into());
         }
-        let (dtype, size) = match self.cell(*class) {
-            Cell::Global {
-                kind: Kind::Storage(Some(dtype)),
-                ..
-            } => (Some(*dtype), bytes_of(*dtype)),
-            Cell::Global {
-                kind: Kind::UntypedStorage,
-                ..
-            } => (None, 1),
-            Cell::Global { name, .. } => {
-                return Err(format!("a storage of class `{name}`, which no weights have").into());
-            }
-            other => return Err(format!("a storage of class {}", other.what()).into()),
-        };
+        let dtype = self.storage_type(*class)?;
+        let size = dtype.map_or(1, bytes_of);
         if !matches!(self.cell(*key), Cell::Value(Value::Text(text)) if text.len() <= LONGEST_KEY) {
             let found = self.cell(*key).shown();
             return Err(format!("a storage named by {found}, expected a short text").into());
@@ -101,6 +89,25 @@ impl Machine<'_> {
             part: start..end,
             at: self.opcode,
         })
+    }
+
+    /// Returns the type of the numbers in a storage of this class, or `None` for the class of
+    /// storages without a type.
+    fn storage_type(&self, class: Id) -> Result<Option<Dtype>, Stop> {
+        match self.cell(class) {
+            Cell::Global {
+                kind: Kind::Storage(Some(dtype)),
+                ..
+            } => Ok(Some(*dtype)),
+            Cell::Global {
+                kind: Kind::UntypedStorage,
+                ..
+            } => Ok(None),
+            Cell::Global { name, .. } => {
+                Err(format!("a storage of class `{name}`, which no weights have").into())
+            }
+            other => Err(format!("a storage of class {}", other.what()).into()),
+        }
     }
 
     /// Builds a tensor from a storage.

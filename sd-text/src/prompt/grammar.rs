@@ -106,30 +106,35 @@ pub(super) fn read(text: &str) -> Result<Vec<Mark>, usize> {
                 None if byte == b'|' => return Err(at),
                 None => {}
             },
-            b')' | b']' => {
-                let construct = stack
-                    .last()
-                    .and_then(|open| open.close(byte == b')', &marks, text, at));
-                match construct.and_then(|construct| Some((construct, stack.pop()?))) {
-                    Some((construct, open)) => {
-                        marks[open.mark].role = Role::Open(construct, open.separators.len());
-                        for separator in open.separators {
-                            marks[separator].role = Role::Separator;
-                        }
-                        marks.push(Mark {
-                            at,
-                            role: Role::Close,
-                        });
-                    }
-                    None => flush(&mut stack)?,
-                }
-            }
+            b')' | b']' => close(&mut stack, &mut marks, text, at)?,
             _ => {}
         }
         at += 1;
     }
     flush(&mut stack)?;
     Ok(marks)
+}
+
+/// Closes the innermost open bracket with the bracket at byte `at`. If that makes no construct, all
+/// open brackets become text.
+fn close(stack: &mut Vec<Open>, marks: &mut Vec<Mark>, text: &str, at: usize) -> Result<(), usize> {
+    let round = text.as_bytes()[at] == b')';
+    let construct = stack
+        .last()
+        .and_then(|open| open.close(round, marks, text, at));
+    let closed = construct.and_then(|construct| Some((construct, stack.pop()?)));
+    let Some((construct, open)) = closed else {
+        return flush(stack);
+    };
+    marks[open.mark].role = Role::Open(construct, open.separators.len());
+    for separator in open.separators {
+        marks[separator].role = Role::Separator;
+    }
+    marks.push(Mark {
+        at,
+        role: Role::Close,
+    });
+    Ok(())
 }
 
 /// Makes all open brackets text. Fails if there is a bar inside one of them.

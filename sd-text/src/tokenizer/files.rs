@@ -72,103 +72,14 @@ impl Files {
             settings.overlay("special_tokens_map.json")?;
         }
 
-        let mut named = Vec::new();
-        for (key, default) in NAMED {
-            if let Some(entry) = settings.entry(key)?.or(default.map(Entry::from)) {
-                named.push((key, entry));
-            }
-        }
-        // transformers treats any other string named `…_token` as a special token of the model.
-        for (key, (_, value)) in &settings.values {
-            if key.ends_with("_token")
-                && value.is_string()
-                && !NAMED.iter().any(|(name, _)| name == key)
-            {
-                named.extend(settings.entry(key)?.map(|entry| (key.as_str(), entry)));
-            }
-        }
+        let named = settings.named()?;
         let extra = settings.extra()?;
-
         let by_id = match decoder {
             Some(by_id) => by_id,
-            None => {
-                let mut by_id = BTreeMap::new();
-                let legacy: Option<Vocab> =
-                    optional(&dir.join("added_tokens.json"), MOST_SETTINGS)?;
-                // Defaults of names that the files leave out do not count here.
-                let typed = named.iter().filter(|(key, _)| settings.get(key).is_some());
-                let typed: HashSet<&str> = typed
-                    .map(|(_, entry)| entry)
-                    .chain(&extra)
-                    .map(|entry| entry.content.as_str())
-                    .collect();
-                for (content, id) in legacy.unwrap_or_default() {
-                    let special = typed.contains(content.as_str());
-                    by_id.insert(
-                        id.into(),
-                        Entry {
-                            special,
-                            normalized: Some(!special),
-                            ..Entry::from(content.as_str())
-                        },
-                    );
-                }
-                for token in whole.iter().flat_map(|file| &file.added_tokens) {
-                    by_id.insert(token.id.into(), token.entry.clone());
-                }
-                by_id
-            }
+            None => added_tokens(&settings, whole.as_ref(), &named, &extra)?,
         };
-
-        let names: HashSet<&str> = named
-            .iter()
-            .map(|(_, entry)| entry.content.as_str())
-            .collect();
-        let declared: Vec<AddedToken> = by_id
-            .values()
-            .map(|entry| entry.token(names.contains(entry.content.as_str())))
-            .collect();
-        // If a token is named twice, it is added twice, and the second spelling wins. In Stable
-        // Diffusion 1.x's files the padding token is a plain string, so the end token matches only
-        // as written.
-        let listed: HashSet<&str> = declared
-            .iter()
-            .map(|token| token.content.as_str())
-            .collect();
-        let mut known = HashSet::new();
-        let special = named
-            .iter()
-            .map(|(_, entry)| entry.token(true))
-            .chain(
-                extra
-                    .iter()
-                    .map(|entry| entry.token(names.contains(entry.content.as_str()))),
-            )
-            .filter(|token| !listed.contains(token.content.as_str()))
-            .filter(|token| known.insert(token.clone()))
-            .collect();
-
-        let direction = |section: fn(&TokenizerJson) -> &Value| {
-            let side = section(whole.as_ref()?).get("direction")?;
-            Some(("tokenizer.json", side))
-        };
-        for (key, inside) in [
-            ("truncation_side", direction(|file| &file.truncation)),
-            ("padding_side", direction(|file| &file.padding)),
-        ] {
-            if let Some((file, side)) = settings.get(key).or(inside)
-                && !side
-                    .as_str()
-                    .is_some_and(|side| side.eq_ignore_ascii_case("right"))
-            {
-                return Err(TokenizerError::Setting {
-                    path: dir.join(file),
-                    key,
-                    got: side.to_string(),
-                    expected: "\"right\"",
-                });
-            }
-        }
+        let (declared, special) = tokens(&by_id, &named, &extra);
+        check_sides(&settings, whole.as_ref())?;
 
         let (vocab_file, vocab, merges) = vocabulary(dir, whole)?;
         let content = |key| {
@@ -200,6 +111,106 @@ impl Files {
             max_length: settings.max_length()?,
         })
     }
+}
+
+/// Returns the added tokens by their ids, if there is no `added_tokens_decoder`: those of
+/// `added_tokens.json`, and those of `tokenizer.json`, which override them.
+fn added_tokens(
+    settings: &Settings<'_>,
+    whole: Option<&TokenizerJson>,
+    named: &[(&str, Entry)],
+    extra: &[Entry],
+) -> Result<BTreeMap<u64, Entry>, TokenizerError> {
+    let mut by_id = BTreeMap::new();
+    let legacy: Option<Vocab> = optional(&settings.dir.join("added_tokens.json"), MOST_SETTINGS)?;
+    // Defaults of names that the files leave out do not count here.
+    let typed = named.iter().filter(|(key, _)| settings.get(key).is_some());
+    let typed: HashSet<&str> = typed
+        .map(|(_, entry)| entry)
+        .chain(extra)
+        .map(|entry| entry.content.as_str())
+        .collect();
+    for (content, id) in legacy.unwrap_or_default() {
+        let special = typed.contains(content.as_str());
+        by_id.insert(
+            id.into(),
+            Entry {
+                special,
+                normalized: Some(!special),
+                ..Entry::from(content.as_str())
+            },
+        );
+    }
+    for token in whole.iter().flat_map(|file| &file.added_tokens) {
+        by_id.insert(token.id.into(), token.entry.clone());
+    }
+    Ok(by_id)
+}
+
+/// Returns the tokens that the files list with an id, and then the other special tokens, both in
+/// the order in which they are added to the vocabulary.
+fn tokens(
+    by_id: &BTreeMap<u64, Entry>,
+    named: &[(&str, Entry)],
+    extra: &[Entry],
+) -> (Vec<AddedToken>, Vec<AddedToken>) {
+    let names: HashSet<&str> = named
+        .iter()
+        .map(|(_, entry)| entry.content.as_str())
+        .collect();
+    let declared: Vec<AddedToken> = by_id
+        .values()
+        .map(|entry| entry.token(names.contains(entry.content.as_str())))
+        .collect();
+    // If a token is named twice, it is added twice, and the second spelling wins. In Stable
+    // Diffusion 1.x's files the padding token is a plain string, so the end token matches only as
+    // written.
+    let listed: HashSet<&str> = declared
+        .iter()
+        .map(|token| token.content.as_str())
+        .collect();
+    let mut known = HashSet::new();
+    let special = named
+        .iter()
+        .map(|(_, entry)| entry.token(true))
+        .chain(
+            extra
+                .iter()
+                .map(|entry| entry.token(names.contains(entry.content.as_str()))),
+        )
+        .filter(|token| !listed.contains(token.content.as_str()))
+        .filter(|token| known.insert(token.clone()))
+        .collect();
+    (declared, special)
+}
+
+/// Rejects a tokenizer that truncates or pads on the left.
+fn check_sides(
+    settings: &Settings<'_>,
+    whole: Option<&TokenizerJson>,
+) -> Result<(), TokenizerError> {
+    let direction = |section: fn(&TokenizerJson) -> &Value| {
+        let side = section(whole?).get("direction")?;
+        Some(("tokenizer.json", side))
+    };
+    for (key, inside) in [
+        ("truncation_side", direction(|file| &file.truncation)),
+        ("padding_side", direction(|file| &file.padding)),
+    ] {
+        if let Some((file, side)) = settings.get(key).or(inside)
+            && !side
+                .as_str()
+                .is_some_and(|side| side.eq_ignore_ascii_case("right"))
+        {
+            return Err(TokenizerError::Setting {
+                path: settings.dir.join(file),
+                key,
+                got: side.to_string(),
+                expected: "\"right\"",
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A special or added token in a file: a string or an object. Other keys, such as `__type`, are
@@ -315,16 +326,29 @@ fn vocabulary(
             id,
         });
     }
-    let mut merges = Vec::with_capacity(lines.len());
-    for (index, merge) in lines.into_iter().enumerate() {
-        let number = index + 1;
-        let (left, right) = match merge {
-            Merge::Pair(left, right) => (left, right),
-            Merge::Line(text) => match text.split_once(' ') {
+    let merges = lines.into_iter().enumerate();
+    let merges: Result<Merges, _> = merges
+        .map(|(index, merge)| merge.checked(&vocab, &merges_path, index + 1))
+        .collect();
+    Ok((path, vocab, merges?))
+}
+
+impl Merge {
+    /// Returns the two parts of the merge, after checking that the vocabulary has them and their
+    /// join. `number` is the number of the merge in its file, for errors.
+    fn checked(
+        self,
+        vocab: &Vocab,
+        path: &Path,
+        number: usize,
+    ) -> Result<(String, String), TokenizerError> {
+        let (left, right) = match self {
+            Self::Pair(left, right) => (left, right),
+            Self::Line(text) => match text.split_once(' ') {
                 Some((left, right)) if !right.contains(' ') => (left.to_owned(), right.to_owned()),
                 _ => {
                     return Err(TokenizerError::Merge {
-                        path: merges_path,
+                        path: path.into(),
                         number,
                         text,
                     });
@@ -337,14 +361,13 @@ fn vocabulary(
             .find(|token| !vocab.contains_key(*token))
         {
             return Err(TokenizerError::MergeToken {
-                path: merges_path,
+                path: path.into(),
                 number,
                 token: token.clone(),
             });
         }
-        merges.push((left, right));
+        Ok((left, right))
     }
-    Ok((path, vocab, merges))
 }
 
 /// The values of `tokenizer_config.json` and the files that override it, each with its file.
@@ -374,6 +397,26 @@ impl Settings<'_> {
             .get(key)
             .filter(|(_, value)| !value.is_null())
             .map(|(file, value)| (*file, value))
+    }
+
+    /// Returns the named special tokens with their keys, in the order in which they are added.
+    fn named(&self) -> Result<Vec<(&str, Entry)>, TokenizerError> {
+        let mut named = Vec::new();
+        for (key, default) in NAMED {
+            if let Some(entry) = self.entry(key)?.or(default.map(Entry::from)) {
+                named.push((key, entry));
+            }
+        }
+        // transformers treats any other string named `…_token` as a special token of the model.
+        for (key, (_, value)) in &self.values {
+            if key.ends_with("_token")
+                && value.is_string()
+                && !NAMED.iter().any(|(name, _)| name == key)
+            {
+                named.extend(self.entry(key)?.map(|entry| (key.as_str(), entry)));
+            }
+        }
+        Ok(named)
     }
 
     fn field<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, TokenizerError> {
