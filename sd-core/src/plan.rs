@@ -58,9 +58,8 @@ impl Planned {
         if self.guidance_input {
             return None;
         }
-        let used = self.sampler.needs().unconditional
-            || self.chosen.guidance.uses_negative(self.rungs.steps())
-            || self.prompt.composes();
+        let (guidance, steps) = (&self.chosen.guidance, self.rungs.steps());
+        let used = guidance.uses_negative(steps, &*self.sampler, || self.prompt.composes());
         used.then_some(&self.negative)
     }
 
