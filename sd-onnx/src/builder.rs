@@ -946,13 +946,8 @@ impl Builder {
         Ok(self.inversions.iter().cloned().chain(bundled).collect())
     }
 
-    /// Returns the codec that was set, or else the model's own codec, which is also returned in its
-    /// own type.
-    fn codec_for(
-        &self,
-        model: &Source,
-        engine: &Engine,
-    ) -> Result<(Arc<dyn LatentCodec>, Option<Arc<OnnxCodec>>), Error> {
+    /// Returns the codec that was set, or else the model's own.
+    fn codec_for(&self, model: &Source, engine: &Engine) -> Result<CodecAndOwn, Error> {
         if let Some(codec) = &self.codec {
             return Ok((codec.clone(), None));
         }
@@ -1001,6 +996,9 @@ impl Builder {
         PromptEncoder::from_towers(towers).map_err(|error| unfit(folder, error))
     }
 }
+
+/// A codec, and once more in its own type if it is the model's own codec.
+type CodecAndOwn = (Arc<dyn LatentCodec>, Option<Arc<OnnxCodec>>);
 
 /// The tokenizer and the network of a text encoder, as read from the files.
 struct TextFiles {
