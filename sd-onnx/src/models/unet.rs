@@ -345,7 +345,7 @@ fn check_levels(config: &Config, levels: &[Level], groups: usize) -> Result<(), 
             return Err(config.wrong("layers_per_block", format!("at most {MOST_LAYERS}")));
         }
     }
-    if levels[0].channels % 2 != 0 {
+    if !levels[0].channels.is_multiple_of(2) {
         return Err(config.wrong(
             "block_out_channels",
             "an even first number, because the time embedding halves it",
