@@ -219,12 +219,14 @@ impl PipelineBuilder {
     ///   `max_batch` is out of range.
     /// - [`BuildError::Preview`] if the codec fails while the previews are fitted.
     pub fn build(self) -> Result<Pipeline, BuildError> {
+        self.check_parts()?;
+        let size = self.check_settings()?;
         let Self {
             prompts,
             denoiser,
             codec,
             scheduler,
-            size,
+            size: _,
             defaults,
             clip_skip,
             zero_empty_negative,
@@ -234,57 +236,6 @@ impl PipelineBuilder {
             loras,
             refiner,
         } = self;
-        let inputs = denoiser.inputs();
-        let (latents, decoded) = (inputs.channels, codec.latent_channels());
-        if latents == 0 || codec.factor() == 0 {
-            return Err(BuildError::Parts(format!(
-                "the denoiser has {latents} latent channels and the codec has {} pixels per latent, expected at least 1 of each",
-                codec.factor()
-            )));
-        }
-        if latents != decoded {
-            return Err(BuildError::Parts(format!(
-                "the denoiser has {latents} latent channels, the codec {decoded}"
-            )));
-        }
-        if inputs.patch == 0 {
-            let problem = "the denoiser has patches of 0 latents, expected at least 1";
-            return Err(BuildError::Parts(problem.into()));
-        }
-        check_prompts("denoiser", inputs, &prompts)?;
-        if let Some(Refiner {
-            prompts, denoiser, ..
-        }) = &refiner
-        {
-            let refines = denoiser.inputs();
-            check_prompts("refiner", refines, prompts)?;
-            if refines.patch == 0 {
-                let problem = "the refiner has patches of 0 latents, expected at least 1";
-                return Err(BuildError::Parts(problem.into()));
-            }
-            if (refines.channels, refines.extra_channels) != (latents, 0) {
-                return Err(BuildError::Parts(format!(
-                    "the refiner takes {} latent channels with {} beside them, expected {latents} as in the denoiser with 0 beside them",
-                    refines.channels, refines.extra_channels
-                )));
-            }
-            if refines.guidance != inputs.guidance {
-                let problem =
-                    "only one of denoiser and refiner takes the guidance scale as an input";
-                return Err(BuildError::Parts(problem.into()));
-            }
-        }
-        if max_pixels > MOST_PIXELS {
-            let expected = format!("at most {MOST_PIXELS}");
-            return Err(Problem::new("max_pixels", expected, max_pixels).into());
-        }
-        let size = ImageSize::new(size[0], size[1])?;
-        checked_size(size, max_pixels, codec.factor())?;
-        checked_clip_skip(clip_skip, prompts.layers())?;
-        if !(1..=MAX_BATCH).contains(&max_batch) {
-            let expected = format!("1 to {MAX_BATCH}");
-            return Err(Problem::new("max_batch", expected, max_batch).into());
-        }
         let schedule = Arc::new(NoiseSchedule::new(&scheduler)?);
         let latent_rgb = match codec.latent_rgb() {
             Some(known) => known,
@@ -311,6 +262,70 @@ impl PipelineBuilder {
             parts: Arc::new(parts),
         })
     }
+
+    /// Checks that the denoiser, the codec, the prompt encoder and the refiner fit each other.
+    fn check_parts(&self) -> Result<(), BuildError> {
+        let inputs = self.denoiser.inputs();
+        let (latents, decoded) = (inputs.channels, self.codec.latent_channels());
+        if latents == 0 || self.codec.factor() == 0 {
+            return Err(BuildError::Parts(format!(
+                "the denoiser has {latents} latent channels and the codec has {} pixels per latent, expected at least 1 of each",
+                self.codec.factor()
+            )));
+        }
+        if latents != decoded {
+            return Err(BuildError::Parts(format!(
+                "the denoiser has {latents} latent channels, the codec {decoded}"
+            )));
+        }
+        if inputs.patch == 0 {
+            let problem = "the denoiser has patches of 0 latents, expected at least 1";
+            return Err(BuildError::Parts(problem.into()));
+        }
+        check_prompts("denoiser", inputs, &self.prompts)?;
+        match &self.refiner {
+            Some(refiner) => check_refiner(inputs, refiner),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks the settings, and returns the default size.
+    fn check_settings(&self) -> Result<ImageSize, BuildError> {
+        if self.max_pixels > MOST_PIXELS {
+            let expected = format!("at most {MOST_PIXELS}");
+            return Err(Problem::new("max_pixels", expected, self.max_pixels).into());
+        }
+        let size = ImageSize::new(self.size[0], self.size[1])?;
+        checked_size(size, self.max_pixels, self.codec.factor())?;
+        checked_clip_skip(self.clip_skip, self.prompts.layers())?;
+        if !(1..=MAX_BATCH).contains(&self.max_batch) {
+            let expected = format!("1 to {MAX_BATCH}");
+            return Err(Problem::new("max_batch", expected, self.max_batch).into());
+        }
+        Ok(size)
+    }
+}
+
+/// Checks that a refiner continues what a denoiser with these inputs begins.
+fn check_refiner(inputs: &Inputs, refiner: &Refiner) -> Result<(), BuildError> {
+    let refines = refiner.denoiser.inputs();
+    check_prompts("refiner", refines, &refiner.prompts)?;
+    if refines.patch == 0 {
+        let problem = "the refiner has patches of 0 latents, expected at least 1";
+        return Err(BuildError::Parts(problem.into()));
+    }
+    let latents = inputs.channels;
+    if (refines.channels, refines.extra_channels) != (latents, 0) {
+        return Err(BuildError::Parts(format!(
+            "the refiner takes {} latent channels with {} beside them, expected {latents} as in the denoiser with 0 beside them",
+            refines.channels, refines.extra_channels
+        )));
+    }
+    if refines.guidance != inputs.guidance {
+        let problem = "only one of denoiser and refiner takes the guidance scale as an input";
+        return Err(BuildError::Parts(problem.into()));
+    }
+    Ok(())
 }
 
 /// Checks that a network takes the embeddings that its prompt encoder returns.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ndarray::{ArcArray, Array2, Axis, Ix4};
+use ndarray::{Array2, Axis};
 use sd_schedulers::{
     Ladder, Rungs, Sampler,
     ladders::LadderError,
@@ -58,9 +58,8 @@ impl Planned {
         if self.guidance_input {
             return None;
         }
-        let used = self.sampler.needs().unconditional
-            || self.chosen.guidance.uses_negative(self.rungs.steps())
-            || self.prompt.composes();
+        let (guidance, steps) = (&self.chosen.guidance, self.rungs.steps());
+        let used = guidance.uses_negative(steps, &*self.sampler, || self.prompt.composes());
         used.then_some(&self.negative)
     }
 
@@ -148,156 +147,51 @@ pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Arc<Planne
 /// Returns the plan of a request, or adds at least one problem.
 fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Option<Planned> {
     let chosen = parts.defaults.chosen(request, &parts.scheduler);
-    let size = match request.size {
-        Some([width, height]) => ImageSize::new(width, height),
-        None => Ok(parts.size),
-    };
-    let size = size.and_then(|size| checked_size(size, parts.max_pixels, parts.codec.factor()));
-    let size = size.map_err(|found| problems.extend(found.0)).ok();
-
+    let size = size(parts, request).map_err(|found| problems.extend(found.0));
     problems.extend(chosen.guidance.problems());
-    if !(1..=MAX_COUNT).contains(&request.count) {
-        problems.push(Problem::new(
-            "count",
-            format!("1 to {MAX_COUNT}"),
-            request.count,
-        ));
-    }
-    if let Some(RefinerSwitch { at, .. }) = request.refiner {
-        if parts.refiner.is_none() {
-            let expected = "nothing, as this pipeline has no refiner";
-            problems.push(Problem::new("refiner", expected, "given"));
-        } else if !(0.0..=1.0).contains(&at) {
-            problems.push(Problem::new("refiner", "a share of 0 to 1", at));
-        }
-    }
+    problems.extend(count_problem(request.count));
+    problems.extend(refiner_problem(parts, request));
     let seeds = seeds(parts, request);
     problems.extend(seeds_problems(seeds, request.count));
-
     let sampler = chosen.scheduler.sampler(&parts.scheduler);
-    let ladder = chosen.ladder.clone();
-    let sized = match size {
-        Some((size, _)) => {
-            let [width, height] = [size.width(), size.height()].map(|side| side as usize);
-            ladder.for_size(width, height)
-        }
-        None => ladder,
-    };
-    let rungs = rungs(parts, request, &chosen, &sized, &*sampler, problems);
-
+    let sized = size.as_ref().ok().map(|&(size, _)| size);
+    let rungs = rungs(parts, request, &chosen, sized, &*sampler, problems);
     let clip_skip = request.clip_skip.unwrap_or(parts.clip_skip);
     let clip_skip = checked_clip_skip(clip_skip, parts.prompts.layers())
-        .map_err(|problem| problems.push(problem))
-        .ok();
+        .map_err(|problem| problems.push(problem));
     let inputs = parts.denoiser.inputs();
-    let refiner = parts
-        .refiner
-        .as_ref()
-        .map(|refiner| refiner.denoiser.inputs());
+    let refiner = parts.refiner.as_ref().map(|it| it.denoiser.inputs());
     check_inputs(inputs, refiner, request, &chosen, &*sampler, problems);
-    // A prompt that is too long is not parsed.
-    let mut read = |[what, what_2]: [&'static str; 2], prompt, second: &Option<String>, side| {
-        let second_problem = second.as_ref().and_then(|second| {
-            second_problem(what_2, prompt, second, parts.prompts.towers().len())
-        });
-        match prompt_problem(what, prompt, inputs).or(second_problem) {
-            Some(problem) => {
-                problems.push(problem);
-                None
-            }
-            None => {
-                let read = Read::new(prompt, second.as_deref(), side, &request.prompt_options);
-                let expected = read.branches();
-                if let Some(found) = read.second_branches().filter(|&found| found != expected) {
-                    let expected = format!("as many parts between ANDs as `{what}`, {expected}");
-                    problems.push(Problem::new(what_2, expected, found));
-                    return None;
-                }
-                Some(read)
-            }
-        }
-    };
-    let prompt = read(
-        ["prompt", "prompt_2"],
-        &request.prompt,
-        &request.prompt_2,
-        Side::Positive,
-    );
-    let negative = read(
-        ["negative", "negative_2"],
-        &request.negative,
-        &request.negative_2,
-        Side::Negative,
-    );
-    let branches = prompt.as_ref().map_or(1, Read::branches);
-    if branches > MAX_BRANCHES {
-        let expected = format!("at most {MAX_BRANCHES}");
-        let found = format!("{branches} parts between ANDs");
-        problems.push(Problem::new("prompt", expected, found));
-    }
+    let [prompt, negative] = [Side::Positive, Side::Negative]
+        .map(|side| read(parts, request, side).map_err(|problem| problems.push(problem)));
+    problems.extend(prompt.as_ref().ok().and_then(branches_problem));
 
-    let (size, latents) = size?;
-    if let Some(noise) = &request.initial_noise {
-        let expected = (request.count, inputs.channels, latents[0], latents[1]);
-        if noise.dim() != expected {
-            let expected = format!("one of shape {expected:?}");
-            let found = format!("an array of shape {:?}", noise.dim());
-            problems.push(Problem::new("initial_noise", expected, found));
-        } else if let Some(value) = noise.iter().find(|value| !value.is_finite()) {
-            problems.push(Problem::new("initial_noise", "finite numbers", value));
-        }
-    }
-    if let Some(beside) = &request.beside {
-        problems.extend(beside_problem(inputs, beside, request.count, latents));
-    }
-    // Checked even if the refiner does not take over, so that a pipeline accepts the same sizes for
-    // every request.
-    for patch in [Some(inputs.patch), refiner.map(|inputs| inputs.patch)]
-        .into_iter()
-        .flatten()
-    {
-        if let Some(side) = latents.into_iter().find(|side| side % patch != 0) {
-            let expected = format!("latents of sides that are multiples of {patch}");
-            problems.push(Problem::new("size", expected, side));
-            break;
-        }
-    }
-    let (rungs, clip_skip) = (rungs?, clip_skip?);
-    let (prompt, negative) = (prompt?, negative?);
-    let row = chosen.scheduler.row(&parts.scheduler);
-    let default = parts.defaults.scheduler.sampler(&parts.scheduler);
+    // The checks below need the size. The last ones need everything.
+    let (size, latents) = size.ok()?;
+    problems.extend(noise_problem(inputs, request, latents));
+    problems.extend(beside_problem(inputs, request, latents));
+    problems.extend(patch_problem(inputs, refiner, latents));
+    let (rungs, clip_skip) = (rungs?, clip_skip.ok()?);
+    let (prompt, negative) = (prompt.ok()?, negative.ok()?);
     let reading = Reading {
         options: request.prompt_options,
         clip_skip,
         steps: schedule_steps(&*sampler, &rungs, chosen.steps),
         zero_empty_negative: parts.zero_empty_negative && !request.prompt_options.encode_empty,
     };
-    if branches <= MAX_BRANCHES {
-        let prompts = [("prompt", &prompt), ("negative", &negative)];
-        let alone = prompts.map(|(what, read)| reading.problem(&parts.prompts, what, read));
-        match alone {
-            [None, None] => problems.extend(reading.problem_together(&parts.prompts, prompts)),
-            alone => problems.extend(alone.into_iter().flatten()),
-        }
-    }
+    check_reading(parts, &reading, &prompt, &negative, problems);
+    let default = parts.defaults.scheduler.sampler(&parts.scheduler);
     problems.is_empty().then(|| Planned {
         request: request.clone(),
         sizes: size_values(inputs, request, size),
-        refiner_sizes: parts
-            .refiner
-            .as_ref()
-            .and_then(|refiner| size_values(refiner.denoiser.inputs(), request, size)),
-        refiner_from: parts
-            .refiner
-            .is_some()
-            .then(|| refiner_from(request, &rungs))
-            .flatten(),
+        refiner_sizes: refiner.and_then(|inputs| size_values(inputs, request, size)),
+        refiner_from: refiner.and_then(|_| refiner_from(request, &rungs)),
         own_clip_skip: parts.prompts.towers()[0].default_layer().skip,
         guidance_input: inputs.guidance,
         size,
         latents,
         reading,
-        row,
+        row: chosen.scheduler.row(&parts.scheduler),
         default_sampler: *sampler == *default,
         sampler,
         chosen,
@@ -308,27 +202,43 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     })
 }
 
-/// Returns the number of steps for which prompt schedules are resolved, as WebUI counts them: twice
-/// the steps of the run for samplers that call the model twice in most steps.
-///
-/// Among WebUI's samplers, only DPM adaptive makes more calls than that, and their number is not
-/// known in advance. For other samplers that would, such as PNDM, the last call counts as the last
-/// step.
-fn schedule_steps(sampler: &dyn Sampler, rungs: &Rungs, steps: usize) -> usize {
-    let counted = match sampler.calls_per_step() {
-        0 | 1 => steps,
-        _ => 2 * steps,
+/// Returns the size of the pictures, with the height and width of their latents.
+fn size(parts: &Parts, request: &Request) -> Result<(ImageSize, [usize; 2]), Problems> {
+    let size = match request.size {
+        Some([width, height]) => ImageSize::new(width, height)?,
+        None => parts.size,
     };
-    match sampler.calls(rungs) {
-        Calls::Exactly(calls) => counted.max(calls.min(MOST_CALLS).saturating_sub(1)),
-        Calls::AtMost(_) => counted,
-    }
+    checked_size(size, parts.max_pixels, parts.codec.factor())
 }
 
-/// The largest number of calls that is taken from a sampler, because a schedule of alternating
-/// texts has an entry for each call. It is somewhat more than twice the largest number of training
-/// timesteps.
-const MOST_CALLS: usize = 1 << 18;
+/// Checks the number of pixels, and returns the size with the height and width of its latents.
+pub(crate) fn checked_size(
+    size: ImageSize,
+    max_pixels: u64,
+    factor: usize,
+) -> Result<(ImageSize, [usize; 2]), Problems> {
+    if size.pixels() > max_pixels {
+        let expected = format!("at most {max_pixels} pixels");
+        return Err(Problems(vec![Problem::new("size", expected, size)]));
+    }
+    Ok((size, size.latents(factor)?))
+}
+
+/// Returns the problem of a number of pictures that is out of range.
+fn count_problem(count: usize) -> Option<Problem> {
+    (!(1..=MAX_COUNT).contains(&count))
+        .then(|| Problem::new("count", format!("1 to {MAX_COUNT}"), count))
+}
+
+/// Returns the problem of a switch to a refiner that does not exist, or at a share out of range.
+fn refiner_problem(parts: &Parts, request: &Request) -> Option<Problem> {
+    let at = request.refiner?.at;
+    if parts.refiner.is_none() {
+        let expected = "nothing, as this pipeline has no refiner";
+        return Some(Problem::new("refiner", expected, "given"));
+    }
+    (!(0.0..=1.0).contains(&at)).then(|| Problem::new("refiner", "a share of 0 to 1", at))
+}
 
 /// Returns the seeds of the first picture.
 fn seeds(parts: &Parts, request: &Request) -> Seeds {
@@ -387,45 +297,53 @@ fn seeds_problems(seeds: Seeds, count: usize) -> Vec<Problem> {
         let ([Err(error), _] | [_, Err(error)]) = checked else {
             continue;
         };
-        problems.push(match error {
-            NoiseError::NumpySeed(_) if what == "ensd" => Problem::new(
-                what,
-                "a number with which seed + ensd is at most 4294967295, numpy's last seed",
-                seeds.sampler_offset,
-            ),
-            NoiseError::NumpySeed(seed) => Problem::new(
-                what,
-                "0 to 4294967295 for every picture, numpy's seeds",
-                seed,
-            ),
-            NoiseError::Strength(strength) => {
-                Problem::new("variation.strength", "0 to 1", strength)
-            }
-            NoiseError::ResizeFrom { height, width, max } => Problem::new(
-                what,
-                format!("1 to {max} latents each way"),
-                format!("{width}×{height} latents"),
-            ),
-            other => Problem::new(
-                what,
-                "a value that can be drawn",
-                format!("refused ({other})"),
-            ),
-        });
+        problems.push(seed_problem(what, seeds, error));
     }
     problems
 }
 
-/// Returns the rungs, or adds at least one problem.
+/// Returns the problem with the option `what` of these seeds.
+fn seed_problem(what: &'static str, seeds: Seeds, error: NoiseError) -> Problem {
+    match error {
+        NoiseError::NumpySeed(_) if what == "ensd" => Problem::new(
+            what,
+            "a number with which seed + ensd is at most 4294967295, numpy's last seed",
+            seeds.sampler_offset,
+        ),
+        NoiseError::NumpySeed(seed) => {
+            let expected = "0 to 4294967295 for every picture, numpy's seeds";
+            Problem::new(what, expected, seed)
+        }
+        NoiseError::Strength(strength) => Problem::new("variation.strength", "0 to 1", strength),
+        NoiseError::ResizeFrom { height, width, max } => Problem::new(
+            what,
+            format!("1 to {max} latents each way"),
+            format!("{width}×{height} latents"),
+        ),
+        other => Problem::new(
+            what,
+            "a value that can be drawn",
+            format!("refused ({other})"),
+        ),
+    }
+}
+
+/// Returns the rungs, or adds at least one problem. If `size` is `None` because it has a problem,
+/// the ladder is checked without being adapted to the size.
 fn rungs(
     parts: &Parts,
     request: &Request,
     chosen: &Chosen,
-    ladder: &Ladder,
+    size: Option<ImageSize>,
     sampler: &dyn Sampler,
     problems: &mut Vec<Problem>,
 ) -> Option<Rungs> {
-    let problem = |error| ladder_problem(error, parts, request, chosen, ladder);
+    let ladder = chosen.ladder.clone();
+    let ladder = match size {
+        Some(size) => ladder.for_size(size.width() as usize, size.height() as usize),
+        None => ladder,
+    };
+    let problem = |error| ladder_problem(error, parts, request, chosen, &ladder);
     let conventions = sampler.conventions();
     let of = |steps| ladder.rungs(&parts.schedule, steps, &conventions);
     let rungs = match of(chosen.steps) {
@@ -447,22 +365,10 @@ fn rungs(
             return None;
         }
     };
-    // A tree over no values suffices to check the sigmas.
     if sampler.needs().brownian
-        && let Err(error) = Seeds::default().tree(rungs.sigmas(), 0)
+        && let Some(problem) = brownian_problem(&rungs, &ladder)
     {
-        problems.push(match error {
-            NoiseError::Range { min, max, limit } => Problem::new(
-                "ladder",
-                format!("sigmas from above 0 to {limit}, for the noise of this scheduler"),
-                format!("{} with sigmas {min} to {max}", ladder.kind()),
-            ),
-            other => Problem::new(
-                "ladder",
-                "another ladder",
-                format!("{} ({other})", ladder.kind()),
-            ),
-        });
+        problems.push(problem);
         return None;
     }
     Some(rungs)
@@ -475,234 +381,25 @@ fn is_of_steps(error: &LadderError) -> bool {
     )
 }
 
-/// Checks the number of pixels, and returns the size with the height and width of its latents.
-pub(crate) fn checked_size(
-    size: ImageSize,
-    max_pixels: u64,
-    factor: usize,
-) -> Result<(ImageSize, [usize; 2]), Problems> {
-    if size.pixels() > max_pixels {
-        let expected = format!("at most {max_pixels} pixels");
-        return Err(Problems(vec![Problem::new("size", expected, size)]));
-    }
-    Ok((size, size.latents(factor)?))
-}
-
-/// Checks a clip skip. 0 becomes `None`, the model's own layer.
-pub(crate) fn checked_clip_skip(layer: usize, layers: usize) -> Result<Option<ClipSkip>, Problem> {
-    if layer > layers {
-        let expected = format!("1 to {layers}, the model's text layers, or 0 for the model's own");
-        return Err(Problem::new("clip_skip", expected, layer));
-    }
-    Ok(ClipSkip::new(layer).ok())
-}
-
-/// Adds the problems of values that the network does not take, and of inputs that it needs.
-fn check_inputs(
-    inputs: &Inputs,
-    refiner: Option<&Inputs>,
-    request: &Request,
-    chosen: &Chosen,
-    sampler: &dyn Sampler,
-    problems: &mut Vec<Problem>,
-) {
-    let mut refuse = |what, expected: &str, found: &dyn std::fmt::Display| {
-        problems.push(Problem::new(what, expected, found));
-    };
-    if inputs.sizes.is_none() {
-        let none = "nothing, as this model does not take sizes";
-        if request.sizes != Sizes::default() {
-            refuse("sizes", none, &"given");
-        }
-        if request.negative_sizes.is_some() {
-            refuse("negative_sizes", none, &"given");
-        }
-    }
-    let plain = Request::new("");
-    let takes_score = |inputs: &Inputs| inputs.sizes == Some(SizeIds::Score);
-    let takes_score = takes_score(inputs) || refiner.is_some_and(takes_score);
-    for (what, found, default, taken) in [
-        (
-            "aesthetic_score",
-            request.aesthetic_score,
-            plain.aesthetic_score,
-            takes_score,
+/// Returns the problem of sigmas for which the noise of SDE samplers cannot be drawn.
+fn brownian_problem(rungs: &Rungs, ladder: &Ladder) -> Option<Problem> {
+    // A tree over no values suffices to check the sigmas.
+    let error = Seeds::default().tree(rungs.sigmas(), 0).err()?;
+    Some(match error {
+        NoiseError::Range { min, max, limit } => Problem::new(
+            "ladder",
+            format!("sigmas from above 0 to {limit}, for the noise of this scheduler"),
+            format!("{} with sigmas {min} to {max}", ladder.kind()),
         ),
-        (
-            "negative_aesthetic_score",
-            request.negative_aesthetic_score,
-            plain.negative_aesthetic_score,
-            takes_score,
+        other => Problem::new(
+            "ladder",
+            "another ladder",
+            format!("{} ({other})", ladder.kind()),
         ),
-        (
-            "image_guidance",
-            request.image_guidance,
-            plain.image_guidance,
-            inputs.extra_channels == inputs.channels,
-        ),
-    ] {
-        if !found.is_finite() {
-            refuse(what, "a finite number", &found);
-        } else if found != default && !taken {
-            let expected = format!("{default}, the default, as this model does not take it");
-            refuse(what, &expected, &found);
-        }
-    }
-    if request.beside.is_none() && inputs.extra_channels > 0 {
-        let expected = format!("{} channels beside the latents", inputs.extra_channels);
-        refuse("beside", &expected, &"none");
-    }
-    if inputs.guidance {
-        let is_plain = match &chosen.guidance {
-            Guidance::ClassifierFree(guidance) => guidance.is_plain(),
-            Guidance::Custom(_) => false,
-        };
-        if !is_plain {
-            let expected = "a scale and nothing else, which this model takes as an input";
-            refuse("guidance", expected, &"more than a scale");
-        }
-        if sampler.needs().unconditional {
-            let expected =
-                "one without an unconditional prediction, which this model does not make";
-            refuse("scheduler", expected, &"one of CFG++");
-        }
-    }
-}
-
-fn beside_problem(
-    inputs: &Inputs,
-    beside: &ArcArray<f32, Ix4>,
-    count: usize,
-    [height, width]: [usize; 2],
-) -> Option<Problem> {
-    if inputs.extra_channels == 0 {
-        let expected = "nothing, as this model takes no channels beside the latents";
-        return Some(Problem::new("beside", expected, "given"));
-    }
-    let expected = (count, inputs.extra_channels, height, width);
-    let found = beside.dim();
-    if found != expected && found != (1, inputs.extra_channels, height, width) {
-        let expected = format!("one of shape {expected:?}, or 1 as the first dimension");
-        return Some(Problem::new(
-            "beside",
-            expected,
-            format!("an array of shape {found:?}"),
-        ));
-    }
-    let value = beside.iter().find(|value| !value.is_finite())?;
-    Some(Problem::new("beside", "finite numbers", value))
-}
-
-/// Returns the size conditioning of the network, `[2, ids]`: for the prompt and for the negative
-/// prompt.
-pub(crate) fn size_values(
-    inputs: &Inputs,
-    request: &Request,
-    size: ImageSize,
-) -> Option<Array2<f32>> {
-    let ids = inputs.sizes?;
-    // As in diffusers, negative sizes count only if both of these are set.
-    let negative = request
-        .negative_sizes
-        .filter(|sizes| sizes.original.is_some() && sizes.target.is_some());
-    let rows = [
-        (request.sizes, request.aesthetic_score),
-        (
-            negative.unwrap_or(request.sizes),
-            request.negative_aesthetic_score,
-        ),
-    ];
-    let mut values = Array2::zeros((2, ids.count()));
-    for (mut row, (sizes, score)) in values.axis_iter_mut(Axis(0)).zip(rows) {
-        for (value, known) in row.iter_mut().zip(ids.values(&sizes, size, score)) {
-            *value = known;
-        }
-    }
-    Some(values)
-}
-
-/// Returns the step at which the refiner takes over, or `None` if that is after the last step.
-fn refiner_from(request: &Request, rungs: &Rungs) -> Option<usize> {
-    let RefinerSwitch { at, by } = request.refiner.unwrap_or_default();
-    let steps = rungs.steps();
-    (0..steps).find(|&step| match by {
-        // The cutoff of diffusers and WebUI: the remaining training timesteps.
-        RefinerShare::Timesteps => {
-            let trained = rungs.schedule().num_train_timesteps() as f32;
-            rungs.rung(step).timestep < (trained - at * trained).round()
-        }
-        RefinerShare::Steps => step as f32 >= at * steps as f32,
     })
 }
 
-/// Returns the problem with a text for the second tower.
-fn second_problem(
-    what: &'static str,
-    prompt: &Prompt,
-    second: &str,
-    towers: usize,
-) -> Option<Problem> {
-    if towers < 2 {
-        let expected = "nothing, as this model has one text encoder";
-        return Some(Problem::new(what, expected, "given"));
-    }
-    match prompt {
-        Prompt::Embedding { .. } => {
-            let expected = "nothing beside an embedding";
-            Some(Problem::new(what, expected, "given"))
-        }
-        Prompt::Text(_) => length_problem(what, second),
-    }
-}
-
-fn length_problem(what: &'static str, text: &str) -> Option<Problem> {
-    (text.len() > MAX_PROMPT_BYTES).then(|| {
-        let expected = format!("at most {MAX_PROMPT_BYTES} bytes");
-        Problem::new(what, expected, format!("{} bytes long", text.len()))
-    })
-}
-
-fn prompt_problem(what: &'static str, prompt: &Prompt, inputs: &Inputs) -> Option<Problem> {
-    match prompt {
-        Prompt::Text(text) => length_problem(what, text),
-        Prompt::Embedding { embedding, pooled } => {
-            let mut given = PromptEmbedding::from(embedding.clone());
-            given.pooled = pooled.clone();
-            embedding_problem(what, &given, inputs)
-        }
-    }
-}
-
-pub(crate) fn embedding_problem(
-    what: &'static str,
-    given: &PromptEmbedding,
-    inputs: &Inputs,
-) -> Option<Problem> {
-    let width = inputs.context;
-    let (batch, tokens, found) = given.embedding.dim();
-    if batch != 1 || tokens == 0 || found != width {
-        let expected = format!("one of shape (1, tokens, {width})");
-        let found = format!("an embedding of shape {:?}", given.embedding.dim());
-        return Some(Problem::new(what, expected, found));
-    }
-    let found = given.pooled.as_ref().map(|pooled| pooled.dim());
-    // An additional pooled output that the model does not take is ignored.
-    if let Some(width) = inputs.pooled
-        && found != Some((1, width))
-    {
-        let expected = format!("an embedding with a pooled output of shape (1, {width})");
-        let found = match found {
-            Some(shape) => format!("an embedding with a pooled output of shape {shape:?}"),
-            None => "an embedding without a pooled output".into(),
-        };
-        return Some(Problem::new(what, expected, found));
-    }
-    let pooled = given.pooled.iter().flatten();
-    let value = given.embedding.iter().chain(pooled);
-    let value = value.into_iter().find(|value| !value.is_finite())?;
-    Some(Problem::new(what, "an embedding of finite numbers", value))
-}
-
+/// Returns the problem of a request whose ladder could not be made.
 fn ladder_problem(
     error: LadderError,
     parts: &Parts,
@@ -795,6 +492,342 @@ fn place(ladder: &Ladder, what: &str, index: usize, found: f32) -> (String, Stri
             ("ladder".to_owned(), found)
         }
     }
+}
+
+/// Checks a clip skip. 0 becomes `None`, the model's own layer.
+pub(crate) fn checked_clip_skip(layer: usize, layers: usize) -> Result<Option<ClipSkip>, Problem> {
+    if layer > layers {
+        let expected = format!("1 to {layers}, the model's text layers, or 0 for the model's own");
+        return Err(Problem::new("clip_skip", expected, layer));
+    }
+    Ok(ClipSkip::new(layer).ok())
+}
+
+/// Adds the problems of values that the network does not take, and of inputs that it needs.
+fn check_inputs(
+    inputs: &Inputs,
+    refiner: Option<&Inputs>,
+    request: &Request,
+    chosen: &Chosen,
+    sampler: &dyn Sampler,
+    problems: &mut Vec<Problem>,
+) {
+    let mut refuse = |what, expected: &str, found: &dyn std::fmt::Display| {
+        problems.push(Problem::new(what, expected, found));
+    };
+    if inputs.sizes.is_none() {
+        let none = "nothing, as this model does not take sizes";
+        if request.sizes != Sizes::default() {
+            refuse("sizes", none, &"given");
+        }
+        if request.negative_sizes.is_some() {
+            refuse("negative_sizes", none, &"given");
+        }
+    }
+    let plain = Request::new("");
+    let takes_score = |inputs: &Inputs| inputs.sizes == Some(SizeIds::Score);
+    let takes_score = takes_score(inputs) || refiner.is_some_and(takes_score);
+    for (what, found, default, taken) in [
+        (
+            "aesthetic_score",
+            request.aesthetic_score,
+            plain.aesthetic_score,
+            takes_score,
+        ),
+        (
+            "negative_aesthetic_score",
+            request.negative_aesthetic_score,
+            plain.negative_aesthetic_score,
+            takes_score,
+        ),
+        (
+            "image_guidance",
+            request.image_guidance,
+            plain.image_guidance,
+            inputs.extra_channels == inputs.channels,
+        ),
+    ] {
+        if !found.is_finite() {
+            refuse(what, "a finite number", &found);
+        } else if found != default && !taken {
+            let expected = format!("{default}, the default, as this model does not take it");
+            refuse(what, &expected, &found);
+        }
+    }
+    if request.beside.is_none() && inputs.extra_channels > 0 {
+        let expected = format!("{} channels beside the latents", inputs.extra_channels);
+        refuse("beside", &expected, &"none");
+    }
+    if inputs.guidance {
+        check_guidance_input(chosen, sampler, problems);
+    }
+}
+
+/// Adds the problems with a model that takes the guidance scale as an input, and therefore makes no
+/// prediction for the negative prompt.
+fn check_guidance_input(chosen: &Chosen, sampler: &dyn Sampler, problems: &mut Vec<Problem>) {
+    let is_plain = match &chosen.guidance {
+        Guidance::ClassifierFree(guidance) => guidance.is_plain(),
+        Guidance::Custom(_) => false,
+    };
+    if !is_plain {
+        let expected = "a scale and nothing else, which this model takes as an input";
+        problems.push(Problem::new("guidance", expected, "more than a scale"));
+    }
+    if sampler.needs().unconditional {
+        let expected = "one without an unconditional prediction, which this model does not make";
+        problems.push(Problem::new("scheduler", expected, "one of CFG++"));
+    }
+}
+
+/// Parses the prompt or the negative prompt. A prompt that is too long is not parsed.
+fn read(parts: &Parts, request: &Request, side: Side) -> Result<Read, Problem> {
+    let (what, what_2, prompt, second) = match side {
+        Side::Positive => ("prompt", "prompt_2", &request.prompt, &request.prompt_2),
+        Side::Negative => (
+            "negative",
+            "negative_2",
+            &request.negative,
+            &request.negative_2,
+        ),
+    };
+    let second = second.as_deref();
+    let second_problem = second
+        .and_then(|second| second_problem(what_2, prompt, second, parts.prompts.towers().len()));
+    if let Some(problem) = prompt_problem(what, prompt, parts.denoiser.inputs()).or(second_problem)
+    {
+        return Err(problem);
+    }
+    let read = Read::new(prompt, second, side, &request.prompt_options);
+    let expected = read.branches();
+    match read.second_branches() {
+        Some(found) if found != expected => {
+            let expected = format!("as many parts between ANDs as `{what}`, {expected}");
+            Err(Problem::new(what_2, expected, found))
+        }
+        _ => Ok(read),
+    }
+}
+
+/// Returns the problem of a text that is too long, or of an embedding that does not fit the model.
+fn prompt_problem(what: &'static str, prompt: &Prompt, inputs: &Inputs) -> Option<Problem> {
+    match prompt {
+        Prompt::Text(text) => length_problem(what, text),
+        Prompt::Embedding { embedding, pooled } => {
+            let mut given = PromptEmbedding::from(embedding.clone());
+            given.pooled = pooled.clone();
+            embedding_problem(what, &given, inputs)
+        }
+    }
+}
+
+pub(crate) fn embedding_problem(
+    what: &'static str,
+    given: &PromptEmbedding,
+    inputs: &Inputs,
+) -> Option<Problem> {
+    let width = inputs.context;
+    let (batch, tokens, found) = given.embedding.dim();
+    if batch != 1 || tokens == 0 || found != width {
+        let expected = format!("one of shape (1, tokens, {width})");
+        let found = format!("an embedding of shape {:?}", given.embedding.dim());
+        return Some(Problem::new(what, expected, found));
+    }
+    let found = given.pooled.as_ref().map(|pooled| pooled.dim());
+    // An additional pooled output that the model does not take is ignored.
+    if let Some(width) = inputs.pooled
+        && found != Some((1, width))
+    {
+        let expected = format!("an embedding with a pooled output of shape (1, {width})");
+        let found = match found {
+            Some(shape) => format!("an embedding with a pooled output of shape {shape:?}"),
+            None => "an embedding without a pooled output".into(),
+        };
+        return Some(Problem::new(what, expected, found));
+    }
+    let pooled = given.pooled.iter().flatten();
+    let value = given.embedding.iter().chain(pooled);
+    let value = value.into_iter().find(|value| !value.is_finite())?;
+    Some(Problem::new(what, "an embedding of finite numbers", value))
+}
+
+/// Returns the problem with a text for the second tower.
+fn second_problem(
+    what: &'static str,
+    prompt: &Prompt,
+    second: &str,
+    towers: usize,
+) -> Option<Problem> {
+    if towers < 2 {
+        let expected = "nothing, as this model has one text encoder";
+        return Some(Problem::new(what, expected, "given"));
+    }
+    match prompt {
+        Prompt::Embedding { .. } => {
+            let expected = "nothing beside an embedding";
+            Some(Problem::new(what, expected, "given"))
+        }
+        Prompt::Text(_) => length_problem(what, second),
+    }
+}
+
+fn length_problem(what: &'static str, text: &str) -> Option<Problem> {
+    (text.len() > MAX_PROMPT_BYTES).then(|| {
+        let expected = format!("at most {MAX_PROMPT_BYTES} bytes");
+        Problem::new(what, expected, format!("{} bytes long", text.len()))
+    })
+}
+
+/// Returns the problem of a prompt with too many parts between `AND`s.
+fn branches_problem(prompt: &Read) -> Option<Problem> {
+    let branches = prompt.branches();
+    (branches > MAX_BRANCHES).then(|| {
+        let expected = format!("at most {MAX_BRANCHES}");
+        let found = format!("{branches} parts between ANDs");
+        Problem::new("prompt", expected, found)
+    })
+}
+
+/// Returns the problem of initial noise of the wrong shape, or with NaN or infinity.
+fn noise_problem(
+    inputs: &Inputs,
+    request: &Request,
+    [height, width]: [usize; 2],
+) -> Option<Problem> {
+    let noise = request.initial_noise.as_ref()?;
+    let expected = (request.count, inputs.channels, height, width);
+    if noise.dim() != expected {
+        let expected = format!("one of shape {expected:?}");
+        let found = format!("an array of shape {:?}", noise.dim());
+        return Some(Problem::new("initial_noise", expected, found));
+    }
+    let value = noise.iter().find(|value| !value.is_finite())?;
+    Some(Problem::new("initial_noise", "finite numbers", value))
+}
+
+/// Returns the problem of extra channels that the model does not take, or of the wrong shape, or
+/// with NaN or infinity.
+fn beside_problem(
+    inputs: &Inputs,
+    request: &Request,
+    [height, width]: [usize; 2],
+) -> Option<Problem> {
+    let beside = request.beside.as_ref()?;
+    if inputs.extra_channels == 0 {
+        let expected = "nothing, as this model takes no channels beside the latents";
+        return Some(Problem::new("beside", expected, "given"));
+    }
+    let expected = (request.count, inputs.extra_channels, height, width);
+    let found = beside.dim();
+    if found != expected && found != (1, inputs.extra_channels, height, width) {
+        let expected = format!("one of shape {expected:?}, or 1 as the first dimension");
+        return Some(Problem::new(
+            "beside",
+            expected,
+            format!("an array of shape {found:?}"),
+        ));
+    }
+    let value = beside.iter().find(|value| !value.is_finite())?;
+    Some(Problem::new("beside", "finite numbers", value))
+}
+
+/// Returns the problem of latents that cannot be divided into the patches of the model or of the
+/// refiner. The refiner counts even if it does not take over, so that a pipeline accepts the same
+/// sizes for every request.
+fn patch_problem(
+    inputs: &Inputs,
+    refiner: Option<&Inputs>,
+    latents: [usize; 2],
+) -> Option<Problem> {
+    let patches = [Some(inputs), refiner].into_iter().flatten();
+    patches.map(|inputs| inputs.patch).find_map(|patch| {
+        let side = latents.into_iter().find(|side| side % patch != 0)?;
+        let expected = format!("latents of sides that are multiples of {patch}");
+        Some(Problem::new("size", expected, side))
+    })
+}
+
+/// Returns the number of steps for which prompt schedules are resolved, as WebUI counts them: twice
+/// the steps of the run for samplers that call the model twice in most steps.
+///
+/// Among WebUI's samplers, only DPM adaptive makes more calls than that, and their number is not
+/// known in advance. For other samplers that would, such as PNDM, the last call counts as the last
+/// step.
+fn schedule_steps(sampler: &dyn Sampler, rungs: &Rungs, steps: usize) -> usize {
+    let counted = match sampler.calls_per_step() {
+        0 | 1 => steps,
+        _ => 2 * steps,
+    };
+    match sampler.calls(rungs) {
+        Calls::Exactly(calls) => counted.max(calls.min(MOST_CALLS).saturating_sub(1)),
+        Calls::AtMost(_) => counted,
+    }
+}
+
+/// The largest number of calls that is taken from a sampler, because a schedule of alternating
+/// texts has an entry for each call. It is somewhat more than twice the largest number of training
+/// timesteps.
+const MOST_CALLS: usize = 1 << 18;
+
+/// Adds the problems of prompts that could be parsed, unless the prompt has too many branches.
+fn check_reading(
+    parts: &Parts,
+    reading: &Reading,
+    prompt: &Read,
+    negative: &Read,
+    problems: &mut Vec<Problem>,
+) {
+    if prompt.branches() > MAX_BRANCHES {
+        return;
+    }
+    let prompts = [("prompt", prompt), ("negative", negative)];
+    let alone = prompts.map(|(what, read)| reading.problem(&parts.prompts, what, read));
+    match alone {
+        [None, None] => problems.extend(reading.problem_together(&parts.prompts, prompts)),
+        alone => problems.extend(alone.into_iter().flatten()),
+    }
+}
+
+/// Returns the size conditioning of the network, `[2, ids]`: for the prompt and for the negative
+/// prompt.
+pub(crate) fn size_values(
+    inputs: &Inputs,
+    request: &Request,
+    size: ImageSize,
+) -> Option<Array2<f32>> {
+    let ids = inputs.sizes?;
+    // As in diffusers, negative sizes count only if both of these are set.
+    let negative = request
+        .negative_sizes
+        .filter(|sizes| sizes.original.is_some() && sizes.target.is_some());
+    let rows = [
+        (request.sizes, request.aesthetic_score),
+        (
+            negative.unwrap_or(request.sizes),
+            request.negative_aesthetic_score,
+        ),
+    ];
+    let mut values = Array2::zeros((2, ids.count()));
+    for (mut row, (sizes, score)) in values.axis_iter_mut(Axis(0)).zip(rows) {
+        for (value, known) in row.iter_mut().zip(ids.values(&sizes, size, score)) {
+            *value = known;
+        }
+    }
+    Some(values)
+}
+
+/// Returns the step at which the refiner takes over, or `None` if that is after the last step.
+fn refiner_from(request: &Request, rungs: &Rungs) -> Option<usize> {
+    let RefinerSwitch { at, by } = request.refiner.unwrap_or_default();
+    let steps = rungs.steps();
+    (0..steps).find(|&step| match by {
+        // The cutoff of diffusers and WebUI: the remaining training timesteps.
+        RefinerShare::Timesteps => {
+            let trained = rungs.schedule().num_train_timesteps() as f32;
+            rungs.rung(step).timestep < (trained - at * trained).round()
+        }
+        RefinerShare::Steps => step as f32 >= at * steps as f32,
+    })
 }
 
 /// Groups the requests whose pictures may share batches, in the order of their first requests. If

@@ -585,9 +585,9 @@ impl Request {
         let scheduler = self.scheduler.as_ref().unwrap_or(&defaults.scheduler);
         let guidance = self.guidance.as_ref().unwrap_or(&defaults.guidance);
         let sampler = scheduler.sampler(&SchedulerConfig::default());
-        sampler.needs().unconditional
-            || guidance.uses_negative(self.step_count())
-            || Read::new(&self.prompt, None, Side::Positive, &self.prompt_options).composes()
+        guidance.uses_negative(self.step_count(), &*sampler, || {
+            Read::new(&self.prompt, None, Side::Positive, &self.prompt_options).composes()
+        })
     }
 }
 

@@ -38,6 +38,9 @@ pub(crate) struct Batch<'a> {
 /// The encoded prompts of requests that have more pictures to draw.
 pub(crate) type Prompts = HashMap<usize, Encoded>;
 
+/// The source of the noise that a sampler adds to one picture.
+type BoxNoise = Box<dyn NoiseSource + Send>;
+
 impl<'a> Batch<'a> {
     /// Encodes the prompts of the pictures.
     pub fn new(
@@ -77,38 +80,68 @@ impl<'a> Batch<'a> {
         self,
         observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<(), GenerateError> {
-        let parts = self.parts;
-        // The plan of any picture will do: they agree in everything that the loop uses.
-        let plan = &self.planned[self.pictures[0].0];
-        let [height, width] = plan.latents;
-        let shape = [
-            self.pictures.len(),
-            parts.denoiser.inputs().channels,
-            height,
-            width,
-        ];
-        let seeds: Vec<_> = self
-            .pictures
-            .iter()
+        let pictures = self.pictures.iter();
+        let seeds: Vec<_> = pictures
             .map(|&(request, index)| self.planned[request].seeds.image(index as u64))
             .collect();
-        let mut noise = Vec::with_capacity(seeds.len());
-        let mut initial_noise = Array4::zeros(shape);
+        let (initial_noise, noise) = self.noise(&seeds)?;
+        let mut latents = &initial_noise * self.plan().rungs.initial_scale();
+        let (steps, denoised) = self.sample(&seeds, noise, &mut latents, observer)?;
+        let sampled = Sampled {
+            seeds,
+            initial_noise,
+            latents,
+            denoised,
+            steps,
+        };
+        self.finish(&sampled, observer)
+    }
+
+    /// Returns the plan of the first picture. For everything that the loop uses, the plan of any
+    /// picture will do, because they agree.
+    fn plan(&self) -> &'a Planned {
+        &self.planned[self.pictures[0].0]
+    }
+
+    /// Returns the shape of the latents, `[batch, channels, h, w]`.
+    fn shape(&self) -> [usize; 4] {
+        let [height, width] = self.plan().latents;
+        let channels = self.parts.denoiser.inputs().channels;
+        [self.pictures.len(), channels, height, width]
+    }
+
+    /// Returns the initial unit noise of the pictures, and for each picture the source of the noise
+    /// that its sampler adds between steps.
+    fn noise(&self, seeds: &[Seeds]) -> Result<(Array4<f32>, Vec<BoxNoise>), GenerateError> {
+        let mut sources = Vec::with_capacity(seeds.len());
+        let mut initial_noise = Array4::zeros(self.shape());
         for (i, mut picture) in initial_noise.outer_iter_mut().enumerate() {
             let values = picture
                 .as_slice_mut()
                 .expect("a row of a new array is contiguous");
-            noise.push(source(plan, seeds[i], values).map_err(|error| {
+            let source = source(self.plan(), seeds[i], values).map_err(|error| {
                 let seed = seeds[i].seed;
                 GenerateError::backend(Stage::Noise { seed })(error.into())
-            })?);
+            })?;
+            sources.push(source);
             let (request, index) = self.pictures[i];
             if let Some(given) = &self.planned[request].request.initial_noise {
                 picture.assign(&given.index_axis(Axis(0), index));
             }
         }
-        let mut latents = &initial_noise * plan.rungs.initial_scale();
+        Ok((initial_noise, sources))
+    }
 
+    /// Lets the sampler turn the noisy latents into clean ones. Returns the time of each step, and
+    /// the last denoised samples.
+    fn sample(
+        &self,
+        seeds: &[Seeds],
+        noise: Vec<BoxNoise>,
+        latents: &mut Array4<f32>,
+        observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<(Vec<Duration>, Vec<f32>), GenerateError> {
+        let (parts, plan) = (self.parts, self.plan());
         let span = tracing::info_span!(
             "denoise",
             seed = seeds[0].seed,
@@ -119,17 +152,14 @@ impl<'a> Batch<'a> {
             ladder = ?plan.chosen.ladder,
             batch = self.pictures.len(),
         );
-        let entered = span.entered();
+        let _entered = span.entered();
         let now = Instant::now();
+        let refiner = parts.refiner.as_ref().zip(plan.refiner_from);
         let mut run = BatchRun {
-            batch: &self,
-            guided: self.guided(&*parts.denoiser, shape, false),
-            refiner: parts
-                .refiner
-                .as_ref()
-                .zip(plan.refiner_from)
-                .map(|(refiner, from)| (from, self.guided(&*refiner.denoiser, shape, true))),
-            seeds: &seeds,
+            batch: self,
+            guided: self.guided(&*parts.denoiser, false),
+            refiner: refiner.map(|(refiner, from)| (from, self.guided(&*refiner.denoiser, true))),
+            seeds,
             noise,
             observer,
             finished: latents.iter().copied().collect(),
@@ -142,40 +172,15 @@ impl<'a> Batch<'a> {
             error: None,
             broke: false,
         };
-        let slice = latents
+        let latents = latents
             .as_slice_mut()
             .expect("the product of a contiguous array is contiguous");
-        let broken = plan.sampler.sample(slice, &plan.rungs, &mut run).is_break();
-        // A custom sampler may have continued after a failure.
-        if let Some(error) = run.error.take() {
-            return Err(error);
-        }
-        if run.broke || self.stop.is_stopped() {
-            return Err(run.stopped());
-        }
-        if broken {
-            let problem = "the run ended although nothing had stopped it";
-            return Err(GenerateError::backend(Stage::Sampler)(problem.into()));
-        }
-        drop(entered);
-        self.finish(
-            &seeds,
-            &latents,
-            &initial_noise,
-            run.steps,
-            run.denoised,
-            observer,
-        )
+        let outcome = plan.sampler.sample(latents, &plan.rungs, &mut run);
+        run.end(outcome)
     }
 
     /// Returns the guided denoiser of the model or of its refiner.
-    fn guided<'d>(
-        &self,
-        denoiser: &'d dyn Denoiser,
-        shape: [usize; 4],
-        refiner: bool,
-    ) -> Guided<'d> {
-        let plan = &self.planned[self.pictures[0].0];
+    fn guided<'d>(&self, denoiser: &'d dyn Denoiser, refiner: bool) -> Guided<'d> {
         let encoded = self
             .conditionings
             .iter()
@@ -204,7 +209,7 @@ impl<'a> Batch<'a> {
         let guided = Guided::new(
             denoiser,
             self.parts.scheduler.prediction,
-            shape,
+            self.shape(),
             half(&prompts, 0),
             negatives.as_ref().map(|negatives| half(negatives, 1)),
             plans().map(|plan| plan.chosen.guidance.clone()).collect(),
@@ -223,7 +228,7 @@ impl<'a> Batch<'a> {
             }
             _ => guided,
         };
-        guided.rungs(&plan.rungs)
+        guided.rungs(&self.plan().rungs)
     }
 
     /// Returns the sizes that the network takes for each picture, `[batch, ids]`. Row 0 is for the
@@ -256,29 +261,25 @@ impl<'a> Batch<'a> {
     /// Decodes the pictures and hands them to the observer.
     fn finish(
         &self,
-        seeds: &[Seeds],
-        latents: &Array4<f32>,
-        initial_noise: &Array4<f32>,
-        steps: Vec<Duration>,
-        denoised: Vec<f32>,
+        sampled: &Sampled,
         observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<(), GenerateError> {
         let stopped = |from| {
-            let latents = latents.as_slice().expect("the latents are contiguous");
-            self.stopped(steps.len(), from, seeds, latents, Some(&denoised))
+            let latents = sampled.latents.as_slice();
+            let latents = latents.expect("the latents are contiguous");
+            let (steps, denoised) = (sampled.steps.len(), Some(&sampled.denoised[..]));
+            self.stopped(steps, from, &sampled.seeds, latents, denoised)
         };
+        let is_finite = |values: &Array4<f32>| values.iter().all(|value| value.is_finite());
         let mut failed = None;
-        for (i, (encoded, took)) in self.conditionings.iter().enumerate() {
-            let (request, index) = self.pictures[i];
+        for (i, &(request, index)) in self.pictures.iter().enumerate() {
             let not_finite = GenerateError::NotFinite {
                 request,
                 picture: index,
-                seed: seeds[i].seed,
+                seed: sampled.seeds[i].seed,
             };
-            let one =
-                |all: &Array4<f32>| all.index_axis(Axis(0), i).insert_axis(Axis(0)).to_owned();
-            let latents = one(latents);
-            if !latents.iter().all(|value| value.is_finite()) {
+            let latents = picture_of(&sampled.latents, i);
+            if !is_finite(&latents) {
                 failed = failed.or(Some(not_finite));
                 continue;
             }
@@ -287,48 +288,63 @@ impl<'a> Batch<'a> {
             }
             let started = Instant::now();
             let decoded = self.parts.pixels(latents.view(), self.stop);
-            let mut pixels = decoded.map_err(|error| {
+            let pixels = decoded.map_err(|error| {
                 if self.stop.is_stopped() {
                     stopped(i)
                 } else {
                     error
                 }
             })?;
-            if !pixels.iter().all(|value| value.is_finite()) {
+            if !is_finite(&pixels) {
                 failed = failed.or(Some(not_finite));
                 continue;
             }
-            pixels.mapv_inplace(|value| value.clamp(-1.0, 1.0));
-            let picture = Picture {
-                request,
-                index,
-                seed: seeds[i].seed,
-                image: to_rgb(pixels.index_axis(Axis(0), 0)),
-                pixels,
-                latents,
-                initial_noise: one(initial_noise),
-                prompt: encoded.model.0.clone(),
-                negative: encoded.model.1.clone(),
-                timings: Timings {
-                    encode: *took,
-                    steps: steps.clone(),
-                    decode: started.elapsed(),
-                },
-                made: Made {
-                    planned: self.planned[request].clone(),
-                    seeds: seeds[i],
-                    batch_size: self.pictures.len(),
-                    batch_position: i,
-                    model: self.parts.model.clone(),
-                    loras: self.parts.loras.clone(),
-                    refiner: self.parts.refiner.as_ref().map(|it| it.name.clone()),
-                },
-            };
+            let picture = self.picture(i, sampled, latents, pixels, started);
             if observer(Event::Picture(Box::new(picture))).is_break() {
                 return Err(stopped(i + 1));
             }
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Returns picture `i` of the batch, whose decoding began at `started`.
+    fn picture(
+        &self,
+        i: usize,
+        sampled: &Sampled,
+        latents: Array4<f32>,
+        mut pixels: Array4<f32>,
+        started: Instant,
+    ) -> Picture {
+        let (request, index) = self.pictures[i];
+        let (encoded, took) = &self.conditionings[i];
+        let seeds = sampled.seeds[i];
+        pixels.mapv_inplace(|value| value.clamp(-1.0, 1.0));
+        Picture {
+            request,
+            index,
+            seed: seeds.seed,
+            image: to_rgb(pixels.index_axis(Axis(0), 0)),
+            pixels,
+            latents,
+            initial_noise: picture_of(&sampled.initial_noise, i),
+            prompt: encoded.model.0.clone(),
+            negative: encoded.model.1.clone(),
+            timings: Timings {
+                encode: *took,
+                steps: sampled.steps.clone(),
+                decode: started.elapsed(),
+            },
+            made: Made {
+                planned: self.planned[request].clone(),
+                seeds,
+                batch_size: self.pictures.len(),
+                batch_position: i,
+                model: self.parts.model.clone(),
+                loras: self.parts.loras.clone(),
+                refiner: self.parts.refiner.as_ref().map(|it| it.name.clone()),
+            },
+        }
     }
 
     /// Returns [`GenerateError::Stopped`], with the pictures from index `from` on as the unfinished
@@ -341,9 +357,8 @@ impl<'a> Batch<'a> {
         latents: &[f32],
         denoised: Option<&[f32]>,
     ) -> GenerateError {
-        let plan = &self.planned[self.pictures[0].0];
-        let channels = self.parts.denoiser.inputs().channels;
-        let shape = (1, channels, plan.latents[0], plan.latents[1]);
+        let [_, channels, height, width] = self.shape();
+        let shape = (1, channels, height, width);
         let length = latents.len() / self.pictures.len();
         let one = |i: usize, all: &[f32]| {
             let values = all[i * length..(i + 1) * length].to_vec();
@@ -363,13 +378,25 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// The pictures of a batch after the last step, before they are decoded.
+struct Sampled {
+    seeds: Vec<Seeds>,
+    initial_noise: Array4<f32>,
+    latents: Array4<f32>,
+    /// The denoised samples of the last step.
+    denoised: Vec<f32>,
+    /// The time of each step.
+    steps: Vec<Duration>,
+}
+
+/// Returns a copy of picture `i` of a batch, as a batch of one.
+fn picture_of(all: &Array4<f32>, i: usize) -> Array4<f32> {
+    all.index_axis(Axis(0), i).insert_axis(Axis(0)).to_owned()
+}
+
 /// Fills `first` with the initial unit noise of a picture, and returns the source of the noise that
 /// its sampler adds between steps.
-fn source(
-    plan: &Planned,
-    seeds: Seeds,
-    first: &mut [f32],
-) -> Result<Box<dyn NoiseSource + Send>, NoiseError> {
+fn source(plan: &Planned, seeds: Seeds, first: &mut [f32]) -> Result<BoxNoise, NoiseError> {
     let [height, width] = plan.latents;
     let channels = first.len() / (height * width);
     let going_on = seeds.first([channels, height, width], first)?;
@@ -395,7 +422,7 @@ struct BatchRun<'a> {
     refiner: Option<(usize, Guided<'a>)>,
     seeds: &'a [Seeds],
     /// The noise source of each picture.
-    noise: Vec<Box<dyn NoiseSource + Send>>,
+    noise: Vec<BoxNoise>,
     observer: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     /// The latents after the last finished step, which the error holds if the run stops within a
     /// step.
@@ -463,6 +490,23 @@ impl BatchRun<'_> {
                 ControlFlow::Break(())
             }
         }
+    }
+
+    /// Ends the run after the sampler has returned `outcome`. Returns the time of each step and the
+    /// last denoised samples, or the error that ended the run early.
+    fn end(mut self, outcome: ControlFlow<()>) -> Result<(Vec<Duration>, Vec<f32>), GenerateError> {
+        // A custom sampler may have continued after a failure.
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        if self.broke || self.batch.stop.is_stopped() {
+            return Err(self.stopped());
+        }
+        if outcome.is_break() {
+            let problem = "the run ended although nothing had stopped it";
+            return Err(GenerateError::backend(Stage::Sampler)(problem.into()));
+        }
+        Ok((self.steps, self.denoised))
     }
 
     fn stopped(&self) -> GenerateError {

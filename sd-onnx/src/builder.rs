@@ -690,21 +690,8 @@ impl Builder {
         let adapters = Adapters::new(&self.loras, &model)?;
         let prompts = self.prompts(&model, &adapters, &engine)?;
         let (denoiser, unet) = denoiser(&model, &adapters, &engine)?;
-        let mut sample_size = denoiser.sample_size();
-        if let Some(unet) = &unet
-            && let Some(change) = model.corrections().sample_size(unet, &mut sample_size)?
-        {
-            tracing::warn!("unet/config.json: {change}");
-        }
-        let own_codec = match &self.codec {
-            Some(_) => None,
-            None => Some(Arc::new(codec_of(&model, &engine)?)),
-        };
-        let codec: Arc<dyn LatentCodec> = match (&self.codec, &own_codec) {
-            (Some(codec), _) => codec.clone(),
-            (None, Some(own)) => own.clone(),
-            (None, None) => unreachable!("one of the two codecs is set"),
-        };
+        let sample_size = sample_size(&model, &denoiser, unet.as_ref())?;
+        let (codec, own_codec) = self.codec_for(&model, &engine)?;
         let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(MOST_SIDE) as u32;
         let [height, width] = sample_size.map(side);
         let [width, height] = self.size.unwrap_or([width, height]);
@@ -726,18 +713,7 @@ impl Builder {
             });
         pipeline = adapters.record(pipeline);
         if let Some(path) = &self.refiner {
-            let refiner = Source::open(
-                path,
-                self.variant.as_deref(),
-                &Elsewhere::default(),
-                None,
-                &["unet"],
-            )?;
-            check_text_encoder(&refiner)?;
-            check_prediction(&refiner, prediction)?;
-            if self.codec.is_none() {
-                check_latents(&refiner, &model)?;
-            }
+            let refiner = self.open_refiner(path, &model, prediction)?;
             // The LoRAs are for the model, and do not fit its refiner.
             let adapters = Adapters::default();
             let prompts = self.prompts(&refiner, &adapters, &engine)?;
@@ -970,6 +946,37 @@ impl Builder {
         Ok(self.inversions.iter().cloned().chain(bundled).collect())
     }
 
+    /// Returns the codec that was set, or else the model's own.
+    fn codec_for(&self, model: &Source, engine: &Engine) -> Result<CodecAndOwn, Error> {
+        if let Some(codec) = &self.codec {
+            return Ok((codec.clone(), None));
+        }
+        let own = Arc::new(codec_of(model, engine)?);
+        Ok((own.clone(), Some(own)))
+    }
+
+    /// Opens the refiner, and checks that it can continue what the model begins.
+    fn open_refiner(
+        &self,
+        path: &Path,
+        model: &Source,
+        prediction: Prediction,
+    ) -> Result<Source, Error> {
+        let refiner = Source::open(
+            path,
+            self.variant.as_deref(),
+            &Elsewhere::default(),
+            None,
+            &["unet"],
+        )?;
+        check_text_encoder(&refiner)?;
+        check_prediction(&refiner, prediction)?;
+        if self.codec.is_none() {
+            check_latents(&refiner, model)?;
+        }
+        Ok(refiner)
+    }
+
     fn prompts(
         &self,
         folder: &Source,
@@ -989,6 +996,9 @@ impl Builder {
         PromptEncoder::from_towers(towers).map_err(|error| unfit(folder, error))
     }
 }
+
+/// A codec, and once more in its own type if it is the model's own codec.
+type CodecAndOwn = (Arc<dyn LatentCodec>, Option<Arc<OnnxCodec>>);
 
 /// The tokenizer and the network of a text encoder, as read from the files.
 struct TextFiles {
@@ -1076,6 +1086,22 @@ impl TextFiles {
 /// Returns the number of tokens in a window of prompts.
 fn length_of(prompts: &PromptEncoder) -> usize {
     prompts.towers()[0].model().shape().max_length
+}
+
+/// Returns the height and width of the latents that the model was made for, corrected where its
+/// files are known to be wrong.
+fn sample_size(
+    model: &Source,
+    denoiser: &OnnxDenoiser,
+    unet: Option<&Config>,
+) -> Result<[usize; 2], Error> {
+    let mut sample_size = denoiser.sample_size();
+    if let Some(unet) = unet
+        && let Some(change) = model.corrections().sample_size(unet, &mut sample_size)?
+    {
+        tracing::warn!("unet/config.json: {change}");
+    }
+    Ok(sample_size)
 }
 
 /// Returns the UNet and its `config.json`, which an exported UNet may lack.

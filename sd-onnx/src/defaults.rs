@@ -6,7 +6,7 @@
 
 use sd_core::{
     Defaults, Inputs, SchedulerConfig,
-    schedulers::{Ladder, Scheduler, by_name, from_config},
+    schedulers::{Ladder, Scheduler, by_name, config::Configured, from_config},
 };
 
 use crate::source::Source;
@@ -80,17 +80,8 @@ fn chosen(
         && configured
             .as_ref()
             .is_ok_and(|it| it.ladder == Ladder::trailing());
-    let words = name.to_ascii_lowercase();
-    let words = words.split(|c: char| !c.is_ascii_alphanumeric());
-    let mut words = word.into_iter().chain(words);
-    let named = words.find_map(|word| {
-        NAMED
-            .into_iter()
-            .find(|(known, ..)| known.eq_ignore_ascii_case(word))
-    });
-
     let plain = Defaults::default();
-    let (steps, guidance, why) = match named {
+    let (steps, guidance, why) = match named(name, word) {
         Some((word, steps, guidance)) => (steps_of_name(name).unwrap_or(steps), guidance, word),
         // The defaults of diffusers' LatentConsistencyModelPipeline. A model without a guidance
         // input has its guidance built in, so the scale is 1.
@@ -115,15 +106,7 @@ fn chosen(
     let defaults = plain.steps(steps).guidance(guidance);
     match configured {
         Ok(configured) => {
-            // In diffusers, the `__init__` of these classes sets `skip_prk_steps`. Without that
-            // key, a file means PNDM.
-            let skips = class == "StableDiffusionInpaintPipeline"
-                || class == "StableDiffusionDiffEditPipeline";
-            let row = match configured.row() {
-                Some(row) if skips && row.name == "pndm" => by_name("plms"),
-                row => row,
-            };
-            let scheduler = row.map_or_else(|| configured.sampler.into(), Scheduler::from);
+            let scheduler = scheduler_of(class, &configured);
             let defaults = defaults.scheduler(scheduler).ladder(configured.ladder);
             (defaults, why)
         }
@@ -132,6 +115,31 @@ fn chosen(
             (defaults, why)
         }
     }
+}
+
+/// Returns the row of [`NAMED`] whose word is `word`, or stands in the name of the model.
+fn named(name: &str, word: Option<&str>) -> Option<(&'static str, usize, f32)> {
+    let mut words = word
+        .into_iter()
+        .chain(name.split(|c: char| !c.is_ascii_alphanumeric()));
+    words.find_map(|word| {
+        NAMED
+            .into_iter()
+            .find(|(known, ..)| known.eq_ignore_ascii_case(word))
+    })
+}
+
+/// Returns the scheduler that a pipeline of this class makes from its configuration.
+fn scheduler_of(class: &str, configured: &Configured) -> Scheduler {
+    // In diffusers, the `__init__` of these classes sets `skip_prk_steps`. Without that key, a file
+    // means PNDM.
+    let skips =
+        class == "StableDiffusionInpaintPipeline" || class == "StableDiffusionDiffEditPipeline";
+    match configured.row() {
+        Some(row) if skips && row.name == "pndm" => by_name("plms"),
+        row => row,
+    }
+    .map_or_else(|| configured.sampler.clone().into(), Scheduler::from)
 }
 
 /// Returns the number of steps in a name: 4 for `sdxl_lightning_4step_unet` and

@@ -255,13 +255,7 @@ impl OnnxDenoiser {
         let pooled = call.pooled.map(Contiguous::new);
         let mut sizes = call.sizes.map(Contiguous::new);
         let beside = call.beside.map(Contiguous::new);
-        let guidance = self.guidance_width.zip(call.guidance);
-        let guidance = guidance.map(|(width, scales)| {
-            let rows = scales
-                .iter()
-                .map(|&scale| unet::guidance_sinusoids(scale, width));
-            rows_of(scales.len(), rows.flatten().collect())
-        });
+        let guidance = self.guidance(call);
         // Bound to a variable, because `timestep` borrows it.
         let number = [call.timestep];
         let mut timestep = Contiguous::new(aview1(&number)).into_dyn();
@@ -306,6 +300,16 @@ impl OnnxDenoiser {
             }
         }
         Ok(use_them(&inputs))
+    }
+
+    /// Returns the sinusoids of the guidance scales, a row for each picture, if the network takes
+    /// them.
+    fn guidance(&self, call: &Call<'_>) -> Option<Contiguous<'static, Ix2>> {
+        let (width, scales) = self.guidance_width.zip(call.guidance)?;
+        let rows = scales
+            .iter()
+            .map(|&scale| unet::guidance_sinusoids(scale, width));
+        Some(rows_of(scales.len(), rows.flatten().collect()))
     }
 }
 

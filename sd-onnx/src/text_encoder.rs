@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use ndarray::{Array2, Array3, ArrayView1, Axis};
+use ndarray::{Array2, Array3, ArrayD, ArrayView1, Axis};
 use sd_text::{ClipSkip, ClipTokenizer, Layer, TextError, TextModel, Tokens};
 
 use crate::{
@@ -275,17 +275,8 @@ impl TextEncoder {
             let length = hidden
                 .as_ref()
                 .map_or(longest.unwrap_or(0), |hidden| hidden.dim().1);
-            let ids = Array2::from_shape_fn((batch.len(), length), |(row, token)| {
-                i64::from(tokens[batch[row]].ids[token])
-            });
-            let ends = batch
-                .iter()
-                .map(|&text| self.end_of_text(&tokens[text].ids));
-            let ends: Vec<i64> = ends.collect();
-            let states = self.model.outputs(ids.view(), &ends, &outputs);
-            let mut states = states
-                .map_err(|source| TextError::Model { tower: 0, source })?
-                .into_iter();
+            let texts: Vec<_> = batch.iter().map(|&text| &tokens[text]).collect();
+            let mut states = self.run_batch(&texts, length, &outputs)?.into_iter();
             let wanted = [Some(&mut pooled), projected.as_mut()];
             for (all, states) in wanted.into_iter().flatten().zip(&mut states) {
                 for (&text, state) in batch.iter().zip(states.outer_iter()) {
@@ -307,6 +298,23 @@ impl TextEncoder {
             projected,
             tokens,
         })
+    }
+
+    /// Runs the model once, on texts of which each gets `length` tokens.
+    fn run_batch(
+        &self,
+        texts: &[&Tokens],
+        length: usize,
+        outputs: &[&str],
+    ) -> Result<Vec<ArrayD<f32>>, TextError> {
+        let ids = Array2::from_shape_fn((texts.len(), length), |(row, token)| {
+            i64::from(texts[row].ids[token])
+        });
+        let ends = texts.iter().map(|text| self.end_of_text(&text.ids));
+        let ends: Vec<i64> = ends.collect();
+        self.model
+            .outputs(ids.view(), &ends, outputs)
+            .map_err(|source| TextError::Model { tower: 0, source })
     }
 
     /// Returns the position of the first end-of-text token. transformers searches for the id in the

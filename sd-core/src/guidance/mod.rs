@@ -31,7 +31,7 @@ use std::{
     sync::Arc,
 };
 
-use sd_schedulers::{Prediction, Rung};
+use sd_schedulers::{Prediction, Rung, Sampler};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, MapAccess, Visitor},
@@ -196,12 +196,20 @@ impl Guidance {
         }
     }
 
-    /// Returns whether a run of `steps` steps ever uses the negative prompt.
-    pub(crate) fn uses_negative(&self, steps: usize) -> bool {
-        match self {
+    /// Returns whether a run of `steps` steps ever uses the negative prompt: because of this
+    /// guidance, because the sampler is one of CFG++, or because the prompt
+    /// [composes](crate::prompts::Read::composes) branches.
+    pub(crate) fn uses_negative(
+        &self,
+        steps: usize,
+        sampler: &dyn Sampler,
+        composes: impl FnOnce() -> bool,
+    ) -> bool {
+        let merges = || match self {
             Self::ClassifierFree(guidance) => guidance.uses_negative(steps),
             Self::Custom(_) => true,
-        }
+        };
+        sampler.needs().unconditional || merges() || composes()
     }
 
     /// Returns the options that cannot be used.

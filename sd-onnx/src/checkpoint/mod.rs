@@ -34,8 +34,10 @@ pub(crate) use self::{
     stored::{Shapes, Stored, marks, stored},
 };
 use self::{
+    names::Tensor,
     prediction::Evidence,
     split::{Slot, Split},
+    text::Tower,
     unet::Unet,
 };
 use crate::{
@@ -147,47 +149,16 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
     let mut warnings = Vec::new();
     let evidence = Evidence::of(file, unet.as_ref(), family, &mut warnings)?;
 
-    let mut components = BTreeMap::new();
-    let mut pooled = None;
-    for tower in &towers {
-        let component = text::read(tower, family)?;
-        warnings.extend(text::unusual(&component));
-        if tower.component == "text_encoder_2" {
-            pooled = component.config["projection_dim"].as_u64();
-        }
-        if components.insert(tower.component, component).is_some() {
-            return Err(Problem::Shape {
-                component: "text encoder",
-                problem: format!("the file has two candidates for `{}`", tower.component),
-            });
-        }
-    }
+    let mut components = text_encoders(&towers, family, &mut warnings)?;
     let vae = split.of_slot(Slot::Vae);
     if !vae.is_empty() {
-        let latents = evidence.latents(file)?;
-        let factor = evidence.scale_factor.or(family.map(Family::scaling_factor));
-        let vae = vae::read(vae, factor, latents)?;
-        for (key, layer) in [
-            ("use_quant_conv", "quant_conv"),
-            ("use_post_quant_conv", "post_quant_conv"),
-        ] {
-            if family.is_some() && vae.config.get(key).is_some_and(|has| has == false) {
-                warnings.push(format!(
-                    "the autoencoder has no `{layer}`, which other autoencoders of the family have"
-                ));
-            }
-        }
+        let vae = autoencoder(vae, file, family, &evidence, &mut warnings)?;
         components.insert("vae", vae);
     }
-    if let Some(unet) = &unet
-        && unet.lacks_middle()
-        && evidence.distilled_name().is_none()
-    {
-        warnings.push(
-            "the UNet's middle block is incomplete, and no distilled model of this shape is known"
-                .to_owned(),
-        );
-    }
+    warnings.extend(
+        unet.as_ref()
+            .and_then(|unet| middle_warning(unet, &evidence)),
+    );
     let mut checkpoint = Checkpoint {
         family,
         variant: unet.as_ref().and_then(Unet::variant),
@@ -202,32 +173,11 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
         scheduler: Map::new(),
         predicts: evidence.predicts,
         predicts_because: evidence.because.clone(),
-        warnings: Vec::new(),
+        warnings,
         components,
     };
     if let (Some(family), Some(task), Some(unet)) = (family, checkpoint.task, unet) {
-        let is_lcm = unet.guidance_width().is_some();
-        let is_cosxl = matches!(evidence.predicts, Predicts::EdmV);
-        checkpoint.class = family.class(task, is_lcm);
-        checkpoint.zeros_for_empty = family.zeros_for_empty();
-        checkpoint.aesthetics_score = (family == Family::Refiner).then_some(true);
-        if is_cosxl && task == Task::Edit {
-            checkpoint.cosxl_edit = Some(true);
-            warnings.push(
-                "CosXL's editing model expects scaled latents of the picture, which is not supported \
-                 yet: its pictures differ from diffusers' pictures"
-                    .to_owned(),
-            );
-        }
-        checkpoint.scheduler = evidence.scheduler(family, task, is_lcm);
-        checkpoint.pads = family.pads();
-        let sample_size = evidence.sample_size(family);
-        let unet = unet.component(family, pooled.map(|width| width as usize), sample_size)?;
-        checkpoint.components.insert("unet", unet);
-        let needed = family.components().iter().copied();
-        checkpoint.missing = needed
-            .filter(|name| !checkpoint.components.contains_key(name))
-            .collect();
+        checkpoint.add_unet(unet, family, task, &evidence)?;
     } else if checkpoint.components.is_empty() {
         return Err(Problem::Nothing {
             count: file.shapes.len(),
@@ -235,17 +185,104 @@ pub(crate) fn read(file: &File<'_>) -> Result<Checkpoint, Problem> {
         });
     }
     if !split.left_out.is_empty() {
-        warnings.push(format!(
+        checkpoint.warnings.push(format!(
             "{} tensors of the file belong to no network that is used, and are ignored: {}",
             split.left_out.len(),
             list(&split.left_out)
         ));
     }
-    checkpoint.warnings = warnings;
     Ok(checkpoint)
 }
 
+/// Reads the text encoders, by their folders' names in diffusers.
+fn text_encoders(
+    towers: &[Tower<'_>],
+    family: Option<Family>,
+    warnings: &mut Vec<String>,
+) -> Result<BTreeMap<&'static str, Component>, Problem> {
+    let mut components = BTreeMap::new();
+    for tower in towers {
+        let component = text::read(tower, family)?;
+        warnings.extend(text::unusual(&component));
+        if components.insert(tower.component, component).is_some() {
+            return Err(Problem::Shape {
+                component: "text encoder",
+                problem: format!("the file has two candidates for `{}`", tower.component),
+            });
+        }
+    }
+    Ok(components)
+}
+
+/// Reads the autoencoder.
+fn autoencoder(
+    tensors: &[Tensor<'_>],
+    file: &File<'_>,
+    family: Option<Family>,
+    evidence: &Evidence,
+    warnings: &mut Vec<String>,
+) -> Result<Component, Problem> {
+    let latents = evidence.latents(file)?;
+    let factor = evidence.scale_factor.or(family.map(Family::scaling_factor));
+    let vae = vae::read(tensors, factor, latents)?;
+    for (key, layer) in [
+        ("use_quant_conv", "quant_conv"),
+        ("use_post_quant_conv", "post_quant_conv"),
+    ] {
+        if family.is_some() && vae.config.get(key).is_some_and(|has| has == false) {
+            warnings.push(format!(
+                "the autoencoder has no `{layer}`, which other autoencoders of the family have"
+            ));
+        }
+    }
+    Ok(vae)
+}
+
+/// Returns the warning for a UNet that lacks a part of its middle block although no distilled model
+/// explains it.
+fn middle_warning(unet: &Unet, evidence: &Evidence) -> Option<String> {
+    (unet.lacks_middle() && evidence.distilled_name().is_none()).then(|| {
+        "the UNet's middle block is incomplete, and no distilled model of this shape is known"
+            .to_owned()
+    })
+}
+
 impl Checkpoint {
+    /// Adds the UNet, and the facts of the pipeline and its scheduler, which depend on the UNet.
+    fn add_unet(
+        &mut self,
+        unet: Unet,
+        family: Family,
+        task: Task,
+        evidence: &Evidence,
+    ) -> Result<(), Problem> {
+        let is_lcm = unet.guidance_width().is_some();
+        let is_cosxl = matches!(evidence.predicts, Predicts::EdmV);
+        self.class = family.class(task, is_lcm);
+        self.zeros_for_empty = family.zeros_for_empty();
+        self.aesthetics_score = (family == Family::Refiner).then_some(true);
+        if is_cosxl && task == Task::Edit {
+            self.cosxl_edit = Some(true);
+            self.warnings.push(
+                "CosXL's editing model expects scaled latents of the picture, which is not supported \
+                 yet: its pictures differ from diffusers' pictures"
+                    .to_owned(),
+            );
+        }
+        self.scheduler = evidence.scheduler(family, task, is_lcm);
+        self.pads = family.pads();
+        let sample_size = evidence.sample_size(family);
+        let second = self.components.get("text_encoder_2");
+        let pooled = second.and_then(|second| second.config["projection_dim"].as_u64());
+        let unet = unet.component(family, pooled.map(|width| width as usize), sample_size)?;
+        self.components.insert("unet", unet);
+        let needed = family.components().iter().copied();
+        self.missing = needed
+            .filter(|name| !self.components.contains_key(name))
+            .collect();
+        Ok(())
+    }
+
     /// Returns a short description of the model.
     pub fn title(&self) -> String {
         let Some(family) = self.family else {

@@ -239,26 +239,29 @@ fn claims(file: &File<'_>, yaml: &Yaml, warnings: &mut Vec<String>) -> Vec<Claim
             _ => warnings.push(format!("{because}, an unknown value, which is ignored")),
         }
     }
+    claims.extend(kohya_claim(file, warnings));
+    claims
+}
+
+/// Returns the evidence of `ss_v_parameterization`, which kohya's trainer writes into the header.
+fn kohya_claim(file: &File<'_>, warnings: &mut Vec<String>) -> Option<Claim> {
     let key = "ss_v_parameterization";
     let because = |value: &str| format!("the file's header has `{key}` {value}");
-    match file
-        .metadata
-        .get(key)
-        .map(|value| value.to_ascii_lowercase())
-    {
-        Some(value) if ["true", "1"].contains(&value.trim_matches('"')) => {
-            claim(Predicts::V, &because("True"), false);
+    let value = file.metadata.get(key)?.to_ascii_lowercase();
+    let (predicts, because) = match value.trim_matches('"') {
+        "true" | "1" => (Predicts::V, because("True")),
+        "false" | "0" | "none" | "" => (Predicts::Epsilon, because("False")),
+        _ => {
+            let because = because(printable(value).as_str());
+            warnings.push(format!("{because}, an unknown value, which is ignored"));
+            return None;
         }
-        Some(value) if ["false", "0", "none", ""].contains(&value.trim_matches('"')) => {
-            claim(Predicts::Epsilon, &because("False"), false);
-        }
-        Some(value) => warnings.push(format!(
-            "{}, an unknown value, which is ignored",
-            because(printable(value).as_str())
-        )),
-        None => {}
-    }
-    claims
+    };
+    Some(Claim {
+        predicts,
+        because,
+        is_exact: false,
+    })
 }
 
 /// Evaluates ComfyUI's statistic for Stable Diffusion 2, which has no marks: the population

@@ -102,20 +102,7 @@ pub(super) fn read(tower: &Tower<'_>, family: Option<Family>) -> Result<Componen
             "it is {width} wide, which heads of {HEAD} do not divide"
         )));
     }
-    let has_projection = tensors.has("text_projection.weight");
-    let mut layers = tensors.count(|i| format!("encoder.layers.{i}.layer_norm1.weight"));
-    // Layers after a gap are unused. Silently ending the encoder there would give other pictures.
-    let count = layers;
-    tensors.leave_over(|name| layer_of(name) >= Some(count));
-    // Stable Diffusion 2's folder in diffusers has one layer fewer than OpenCLIP's model. So do
-    // files that were made from a folder, which also lack the projection.
-    if family == Some(Family::Sd2) || family.is_none() && width == VIT_H.0 {
-        layers = match width == VIT_H.0 {
-            true => layers.min(VIT_H.1 - 1),
-            false => layers - usize::from(has_projection && layers > 1),
-        };
-        tensors.remove(|name| name == "text_projection.weight" || layer_of(name) >= Some(layers));
-    }
+    let layers = used_layers(&mut tensors, width, family);
     let projection = tensors.dim("text_projection.weight", 0);
     let second = tower.component == "text_encoder_2";
     let end = END.min(vocabulary - 1);
@@ -142,6 +129,25 @@ pub(super) fn read(tower: &Tower<'_>, family: Option<Family>) -> Result<Componen
         "vocab_size": vocabulary,
     });
     Ok(tensors.component(object(config)))
+}
+
+/// Returns the number of layers that the model uses, and removes the tensors of the others.
+fn used_layers(tensors: &mut Renamed, width: usize, family: Option<Family>) -> usize {
+    let has_projection = tensors.has("text_projection.weight");
+    let mut layers = tensors.count(|i| format!("encoder.layers.{i}.layer_norm1.weight"));
+    // Layers after a gap are unused. Silently ending the encoder there would give other pictures.
+    let count = layers;
+    tensors.leave_over(|name| layer_of(name) >= Some(count));
+    // Stable Diffusion 2's folder in diffusers has one layer fewer than OpenCLIP's model. So do
+    // files that were made from a folder, which also lack the projection.
+    if family == Some(Family::Sd2) || family.is_none() && width == VIT_H.0 {
+        layers = match width == VIT_H.0 {
+            true => layers.min(VIT_H.1 - 1),
+            false => layers - usize::from(has_projection && layers > 1),
+        };
+        tensors.remove(|name| name == "text_projection.weight" || layer_of(name) >= Some(layers));
+    }
+    layers
 }
 
 /// Returns a warning if published encoders of this width have another number of layers.

@@ -171,13 +171,32 @@ fn rank(name: &str) -> Option<usize> {
     }
 }
 
-/// The encoder's or decoder's channels at each level, and its residual blocks per level.
+/// The encoder's or decoder's channels at each level, from the outermost to the innermost, and its
+/// residual blocks per level.
 struct Half {
     channels: Vec<usize>,
     resnets: usize,
 }
 
 impl Half {
+    /// Reads the encoder and the decoder. The decoder's blocks are counted as in its configuration,
+    /// which has one residual block fewer per level.
+    fn both(tensors: &Renamed) -> Result<[Self; 2], Problem> {
+        let mut down = Self::of(tensors, "encoder.down_blocks")?;
+        let mut up = Self::of(tensors, "decoder.up_blocks")?;
+        // The decoder has one more residual block per level, and its first level is the innermost.
+        up.resnets = up.resnets.saturating_sub(1);
+        up.channels.reverse();
+        match (down.channels.is_empty(), up.channels.is_empty()) {
+            (true, true) => return Err(shape("it has neither an encoder nor a decoder")),
+            // A half alone is still usable. The missing half is assumed to match it.
+            (true, false) => (down.channels, down.resnets) = (up.channels.clone(), up.resnets),
+            (false, true) => (up.channels, up.resnets) = (down.channels.clone(), down.resnets),
+            (false, false) => {}
+        }
+        Ok([down, up])
+    }
+
     fn of(tensors: &Renamed, blocks: &str) -> Result<Self, Problem> {
         let resnet = |i, j| format!("{blocks}.{i}.resnets.{j}.conv1.weight");
         let levels = tensors.count(|i| resnet(i, 0));
@@ -202,18 +221,7 @@ fn config(
     factor: Option<f64>,
     latents: Option<Latents>,
 ) -> Result<Map<String, Value>, Problem> {
-    let mut down = Half::of(tensors, "encoder.down_blocks")?;
-    let mut up = Half::of(tensors, "decoder.up_blocks")?;
-    // The decoder has one more residual block per level, and its first level is the innermost.
-    up.resnets = up.resnets.saturating_sub(1);
-    up.channels.reverse();
-    match (down.channels.is_empty(), up.channels.is_empty()) {
-        (true, true) => return Err(shape("it has neither an encoder nor a decoder")),
-        // A half alone is still usable. The missing half is assumed to match it.
-        (true, false) => (down.channels, down.resnets) = (up.channels.clone(), up.resnets),
-        (false, true) => (up.channels, up.resnets) = (down.channels.clone(), down.resnets),
-        (false, false) => {}
-    }
+    let [down, up] = Half::both(tensors)?;
     let latent_channels = match tensors.dim("decoder.conv_in.weight", 1) {
         0 => tensors.dim("encoder.conv_out.weight", 0) / 2,
         channels => channels,
@@ -259,15 +267,7 @@ fn config(
     config.extend(object(more));
     let factor = factor.or(asymmetric.then_some(0.18215));
     if let Some(latents) = latents {
-        for (name, values) in [("edm_mean", &latents.mean), ("edm_std", &latents.std)] {
-            if values.len() != latent_channels {
-                return Err(Problem::Value {
-                    tensor: name.to_owned(),
-                    expected: format!("{latent_channels}, one for each channel of the latents"),
-                    found: format!("{} values", values.len()),
-                });
-            }
-        }
+        check_latents(&latents, latent_channels)?;
         config.insert("latents_mean".into(), json!(latents.mean));
         config.insert("latents_std".into(), json!(latents.std));
         config.insert("scaling_factor".into(), json!(FACTOR_OF_LATENTS));
@@ -275,6 +275,20 @@ fn config(
         config.insert("scaling_factor".into(), json!(factor));
     }
     Ok(config)
+}
+
+/// Checks that there is a mean and a standard deviation for each channel of the latents.
+fn check_latents(latents: &Latents, channels: usize) -> Result<(), Problem> {
+    for (name, values) in [("edm_mean", &latents.mean), ("edm_std", &latents.std)] {
+        if values.len() != channels {
+            return Err(Problem::Value {
+                tensor: name.to_owned(),
+                expected: format!("{channels}, one for each channel of the latents"),
+                found: format!("{} values", values.len()),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn or(value: usize, default: usize) -> usize {

@@ -332,8 +332,19 @@ impl Reread<'_> {
                 "an empty negative prompt {old}, and is read as one that {new}"
             ));
         }
-        for tower in parts.source.towers() {
-            let tokenizer = parts.source.tokenizer(*tower)?;
+        self.add_lost_tokenizers(read, &mut lost)?;
+        Ok(lost)
+    }
+
+    /// Adds a sentence for each tokenizer that is read as another one.
+    fn add_lost_tokenizers(
+        &self,
+        read: &Checkpoint,
+        lost: &mut Vec<String>,
+    ) -> Result<(), ConvertError> {
+        let source = &self.parts.source;
+        for tower in source.towers() {
+            let tokenizer = source.tokenizer(*tower)?;
             let mut clip = ClipTokenizer::clip();
             if let Some(pad) = read.pads.get(tower.tokenizer) {
                 clip = clip.padded_with(pad).map_err(Error::from)?;
@@ -347,6 +358,6 @@ impl Reread<'_> {
                 )),
             }
         }
-        Ok(lost)
+        Ok(())
     }
 }

@@ -24,40 +24,8 @@ const ABSENT: [(&str, &[&str]); 3] = [
 /// class are kept, such as `force_zeros_for_empty_prompt`.
 pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Value>, Error> {
     let mut index = parts.source.index()?;
-    let class = match parts.source.class() {
-        "" => {
-            let class = parts.family().class(Task::Draw, false);
-            lost.push(format!(
-                "the pipeline class is a custom one, whose code is not copied: {class} takes its \
-                 place"
-            ));
-            class
-        }
-        class => class,
-    };
-    let is_there = |value: &Value| {
-        value
-            .as_array()
-            .is_some_and(|list| !list[..].contains(&Value::Null))
-    };
-    let written = [
-        "unet",
-        "vae",
-        "text_encoder",
-        "text_encoder_2",
-        "tokenizer",
-        "tokenizer_2",
-    ];
-    let kept = |name: &String| {
-        written.contains(&name.as_str()) || name == "scheduler" || name.starts_with('_')
-    };
-    for (name, value) in index.iter_mut() {
-        if is_there(value) && !kept(name) {
-            let name = printable(name);
-            lost.push(format!("`{name}` is not converted and is left out"));
-            *value = json!([null, null]);
-        }
-    }
+    let class = class(parts, lost);
+    leave_out(&mut index, lost);
     let is_of_folder = index.contains_key("_class_name");
     index.retain(|key, value| !is_there(value) && !key.starts_with('_'));
     let mut set = |key: &str, value: Value| index.insert(key.to_owned(), value);
@@ -102,4 +70,48 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
         json!(["diffusers", class.unwrap_or("PNDMScheduler")]),
     );
     Ok(index)
+}
+
+/// Returns the pipeline class, which replaces a custom one.
+fn class<'a>(parts: &'a Parts, lost: &mut Vec<String>) -> &'a str {
+    match parts.source.class() {
+        "" => {
+            let class = parts.family().class(Task::Draw, false);
+            lost.push(format!(
+                "the pipeline class is a custom one, whose code is not copied: {class} takes its \
+                 place"
+            ));
+            class
+        }
+        class => class,
+    }
+}
+
+/// Marks the parts of the pipeline that are not converted as absent.
+fn leave_out(index: &mut Map<String, Value>, lost: &mut Vec<String>) {
+    let written = [
+        "unet",
+        "vae",
+        "text_encoder",
+        "text_encoder_2",
+        "tokenizer",
+        "tokenizer_2",
+    ];
+    let kept = |name: &String| {
+        written.contains(&name.as_str()) || name == "scheduler" || name.starts_with('_')
+    };
+    for (name, value) in index.iter_mut() {
+        if is_there(value) && !kept(name) {
+            let name = printable(name);
+            lost.push(format!("`{name}` is not converted and is left out"));
+            *value = json!([null, null]);
+        }
+    }
+}
+
+/// Returns whether the value of an index names a class, `[library, class]`.
+fn is_there(value: &Value) -> bool {
+    value
+        .as_array()
+        .is_some_and(|list| !list[..].contains(&Value::Null))
 }

@@ -140,16 +140,7 @@ impl TextFile {
             Err(problem) => problem.clone(),
         };
         for skip in 1..=self.config.layers {
-            let state = match &layers {
-                Ok(layers) => layers.states.get(skip - 1).map(|&state| state.to_owned()),
-                // Some versions of transformers apply the final norm to the last of these outputs.
-                Err(_) if skip == 1 => None,
-                Err(_) => {
-                    let name = format!("{STATE}{}", self.config.layers + 1 - skip);
-                    file.output(&name).map(|_| name)
-                }
-            };
-            let Some(state) = state else {
+            let Some(state) = self.state(layers.as_ref().ok(), skip) else {
                 continue;
             };
             add(&mut graph, of(skip, false), &state);
@@ -170,6 +161,20 @@ impl TextFile {
             missing,
             file: file.path.clone(),
         })
+    }
+
+    /// Returns the name of the value that holds the states at this clip skip, without the final
+    /// norm. If the layers were not found in the graph, it is one of the graph's outputs.
+    fn state(&self, layers: Option<&Layers<'_>>, skip: usize) -> Option<String> {
+        match layers {
+            Some(layers) => layers.states.get(skip - 1).map(|&state| state.to_owned()),
+            // Some versions of transformers apply the final norm to the last of these outputs.
+            None if skip == 1 => None,
+            None => {
+                let name = format!("{STATE}{}", self.config.layers + 1 - skip);
+                self.file.output(&name).map(|_| name)
+            }
+        }
     }
 
     /// Finds the layers, whose number must agree with the configuration.

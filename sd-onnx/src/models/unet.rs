@@ -96,37 +96,15 @@ impl UnetConfig {
     pub fn new(config: &Config, sizes: SizeIds) -> Result<Self, Error> {
         config.only("_class_name", &[json!(CLASS)])?;
         refuse_what_is_not_written(config)?;
-        let channels = config.sizes("block_out_channels", &[320, 640, 1280, 1280])?;
+        let channels = channels(config)?;
         let count = channels.len();
-        if !(1..=16).contains(&count) {
-            return Err(config.wrong("block_out_channels", "1 to 16 levels"));
-        }
-        let (down, up) = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D");
-        let down = attention_blocks(
-            config,
-            "down_block_types",
-            &[down, down, down, "DownBlock2D"],
-            count,
-        )?;
-        let mut up = attention_blocks(config, "up_block_types", &["UpBlock2D", up, up, up], count)?;
-        up.reverse();
+        let [down, up] = attention(config, count)?;
         let resnets = config.per_level("layers_per_block", 2, count)?;
         let transformer_layers = transformer_layers(config, &resnets, [&down, &up])?;
         // The key that diffusers calls `attention_head_dim` is the number of heads (diffusers issue
         // 2011).
         let heads = config.per_level("attention_head_dim", 8, count)?;
-        let widths = config.per_level("cross_attention_dim", 1280, count)?;
-        if widths.iter().any(|&width| width != widths[0]) {
-            return Err(config.wrong("cross_attention_dim", "the same width at every level"));
-        }
-        let prompt_width = match config.usize("encoder_hid_dim", 0, SIZE)? {
-            0 if config.is_set("encoder_hid_dim_type") => {
-                let expected = "the width of the prompt, because encoder_hid_dim_type is set";
-                return Err(config.wrong("encoder_hid_dim", expected));
-            }
-            0 => None,
-            width => Some(width),
-        };
+        let (context_width, prompt_width) = context_widths(config, count)?;
         // diffusers gives the flags to the up blocks in reverse order, so each flag belongs to a
         // level.
         let only_cross_attention = config.flag_per_level("only_cross_attention", count)?;
@@ -135,33 +113,6 @@ impl UnetConfig {
             config.value("only_cross_attention") == Some(&json!(true)),
         )?;
         let groups = config.usize("norm_num_groups", 32, SIZE)?;
-        for (level, &c) in channels.iter().enumerate() {
-            if c % groups != 0 {
-                return Err(config.wrong(
-                    "norm_num_groups",
-                    format!("a divisor of every number in block_out_channels, {channels:?}"),
-                ));
-            }
-            if heads[level] > c {
-                return Err(config.wrong(
-                    "attention_head_dim",
-                    format!("at most {c}, the channels of the level"),
-                ));
-            }
-            if resnets[level] > MOST_LAYERS {
-                return Err(config.wrong("layers_per_block", format!("at most {MOST_LAYERS}")));
-            }
-        }
-        if channels[0] % 2 != 0 {
-            return Err(config.wrong(
-                "block_out_channels",
-                "an even first number, because the time embedding halves it",
-            ));
-        }
-        let odd = |key| match config.usize(key, 3, 1..=31)? {
-            kernel if kernel % 2 == 1 => Ok(kernel),
-            _ => Err(config.wrong(key, "an odd number")),
-        };
         let level = |i: usize| Level {
             channels: channels[i],
             resnets: resnets[i],
@@ -172,43 +123,29 @@ impl UnetConfig {
             attention_up: up[i],
             only_cross_attention: only_cross_attention[i],
         };
-        let sample_size = config.per_level("sample_size", 64, 2)?;
-        if sample_size.iter().any(|side| !SAMPLE_SIZE.contains(side)) {
-            let most = SAMPLE_SIZE.end();
-            return Err(config.wrong("sample_size", format!("at most {most} latents per side")));
-        }
-        let (inputs, added) = inputs(config, prompt_width.unwrap_or(widths[0]), sizes)?;
-        let guidance_width = match config.usize("time_cond_proj_dim", 0, SIZE)? {
-            0 => None,
-            width if width % 2 == 0 && width > 2 => Some(width),
-            _ => return Err(config.wrong("time_cond_proj_dim", "an even number, 4 or more")),
-        };
+        let levels: Vec<_> = (0..count).map(level).collect();
+        check_levels(config, &levels, groups)?;
+        let sample_size = sample_size(config)?;
+        let (inputs, added) = inputs(config, prompt_width.unwrap_or(context_width), sizes)?;
+        let guidance_width = guidance_width(config)?;
         Ok(Self {
             inputs: inputs.guidance(guidance_width.is_some()),
-            context_width: widths[0],
+            context_width,
             projects_context: prompt_width.is_some(),
             added,
             guidance_width,
             mid_transformer_layers: transformer_layers.mid,
             mid_only_cross_attention,
-            sample_size: [sample_size[0], sample_size[1]],
-            levels: (0..count).map(level).collect(),
-            mid_block: match config.text("mid_block_type", "UNetMidBlock2DCrossAttn")? {
-                _ if config.is_null("mid_block_type") => MidBlock::None,
-                "UNetMidBlock2DCrossAttn" => MidBlock::CrossAttention,
-                "UNetMidBlock2D" => MidBlock::Plain,
-                _ => {
-                    let expected = "\"UNetMidBlock2DCrossAttn\", \"UNetMidBlock2D\" or null";
-                    return Err(config.wrong("mid_block_type", expected));
-                }
-            },
+            sample_size,
+            levels,
+            mid_block: mid_block(config)?,
             use_linear_projection: config.bool("use_linear_projection", false)?,
             norm: Norm {
                 groups,
                 eps: config.positive("norm_eps")?.unwrap_or(1e-5),
             },
-            conv_in_kernel: odd("conv_in_kernel")?,
-            conv_out_kernel: odd("conv_out_kernel")?,
+            conv_in_kernel: odd_kernel(config, "conv_in_kernel")?,
+            conv_out_kernel: odd_kernel(config, "conv_out_kernel")?,
             downsample_padding: config.usize("downsample_padding", 1, 0..=1)?,
             time_width: config.usize("time_embedding_dim", 4 * channels[0], SIZE)?,
             flip_sin_to_cos: config.bool("flip_sin_to_cos", true)?,
@@ -217,8 +154,95 @@ impl UnetConfig {
     }
 }
 
-/// The largest number of layers in a block.
-const MOST_LAYERS: usize = 64;
+/// Refuses options of the class that this file does not write. No supported Stable Diffusion model
+/// sets them.
+fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
+    let class = config.value("class_embed_type");
+    if class.is_some_and(|found| found == "projection") {
+        return Err(other_model(config, "class_embed_type", "Stable unCLIP"));
+    }
+    let off = [json!(false)];
+    let one = [json!(1), json!(1.0)];
+    for key in [
+        "num_attention_heads",
+        "class_embed_type",
+        "num_class_embeds",
+        "time_embedding_act_fn",
+        "timestep_post_act",
+        "cross_attention_norm",
+    ] {
+        config.only(key, &[])?;
+    }
+    config.only("addition_embed_type", &[json!("text_time")])?;
+    config.only("encoder_hid_dim_type", &[json!("text_proj")])?;
+    for key in [
+        "center_input_sample",
+        "dual_cross_attention",
+        "resnet_skip_time_act",
+        "class_embeddings_concat",
+    ] {
+        config.only(key, &off)?;
+    }
+    config.only("mid_block_scale_factor", &one)?;
+    config.only("resnet_out_scale_factor", &one)?;
+    config.only("act_fn", &[json!("silu"), json!("swish")])?;
+    config.only("resnet_time_scale_shift", &[json!("default")])?;
+    config.only("time_embedding_type", &[json!("positional")])?;
+    config.only("attention_type", &[json!("default")])
+}
+
+/// Creates the error for a key that identifies the UNet of an unsupported model. Naming the model
+/// helps more than the expected value of the key.
+fn other_model(config: &Config, key: &str, what: &str) -> Error {
+    let expected = format!("another value: this is the UNet of {what}, which is not supported");
+    config.wrong(key, expected)
+}
+
+/// Reads the channels of each level.
+fn channels(config: &Config) -> Result<Vec<usize>, Error> {
+    let channels = config.sizes("block_out_channels", &[320, 640, 1280, 1280])?;
+    match channels.len() {
+        1..=16 => Ok(channels),
+        _ => Err(config.wrong("block_out_channels", "1 to 16 levels")),
+    }
+}
+
+/// Returns which levels have attention on the way down, and which on the way up.
+fn attention(config: &Config, count: usize) -> Result<[Vec<bool>; 2], Error> {
+    let (down, up) = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D");
+    let defaults = [down, down, down, "DownBlock2D"];
+    let down = attention_blocks(config, "down_block_types", &defaults, count)?;
+    let defaults = ["UpBlock2D", up, up, up];
+    let mut up = attention_blocks(config, "up_block_types", &defaults, count)?;
+    up.reverse();
+    Ok([down, up])
+}
+
+/// Returns which blocks of `down_block_types` or `up_block_types` have attention.
+fn attention_blocks(
+    config: &Config,
+    key: &str,
+    default: &[&str; 4],
+    count: usize,
+) -> Result<Vec<bool>, Error> {
+    let blocks = config.texts(key, default)?;
+    if blocks.len() != count {
+        return Err(config.wrong(
+            key,
+            format!("{count} blocks, one for each level of block_out_channels"),
+        ));
+    }
+    let (attention, plain) = match key {
+        "down_block_types" => ("CrossAttnDownBlock2D", "DownBlock2D"),
+        _ => ("CrossAttnUpBlock2D", "UpBlock2D"),
+    };
+    let has = |block: &&str| match *block {
+        block if block == attention => Ok(true),
+        block if block == plain => Ok(false),
+        _ => Err(config.wrong(key, format!("only \"{attention}\" and \"{plain}\""))),
+    };
+    blocks.iter().map(has).collect()
+}
 
 /// The number of transformer layers after each resnet of each level. The list of a level without
 /// attention may be empty.
@@ -276,6 +300,68 @@ fn transformer_layers(
             .map(|i| of_level(key_up, &up[i], up_attention[i], resnets[i] + 1))
             .collect::<Result<_, _>>()?,
     })
+}
+
+/// Returns the width of the embedding that the transformers attend to, and the width of the prompt
+/// if a linear layer projects it.
+fn context_widths(config: &Config, count: usize) -> Result<(usize, Option<usize>), Error> {
+    let widths = config.per_level("cross_attention_dim", 1280, count)?;
+    if widths.iter().any(|&width| width != widths[0]) {
+        return Err(config.wrong("cross_attention_dim", "the same width at every level"));
+    }
+    let prompt_width = match config.usize("encoder_hid_dim", 0, SIZE)? {
+        0 if config.is_set("encoder_hid_dim_type") => {
+            let expected = "the width of the prompt, because encoder_hid_dim_type is set";
+            return Err(config.wrong("encoder_hid_dim", expected));
+        }
+        0 => None,
+        width => Some(width),
+    };
+    Ok((widths[0], prompt_width))
+}
+
+/// The largest number of layers in a block.
+const MOST_LAYERS: usize = 64;
+
+/// Checks that the channels of each level can be divided as the blocks divide them, and that no
+/// block has too many layers.
+fn check_levels(config: &Config, levels: &[Level], groups: usize) -> Result<(), Error> {
+    for level in levels {
+        let c = level.channels;
+        if c % groups != 0 {
+            let channels: Vec<_> = levels.iter().map(|level| level.channels).collect();
+            return Err(config.wrong(
+                "norm_num_groups",
+                format!("a divisor of every number in block_out_channels, {channels:?}"),
+            ));
+        }
+        if level.heads > c {
+            return Err(config.wrong(
+                "attention_head_dim",
+                format!("at most {c}, the channels of the level"),
+            ));
+        }
+        if level.resnets > MOST_LAYERS {
+            return Err(config.wrong("layers_per_block", format!("at most {MOST_LAYERS}")));
+        }
+    }
+    if !levels[0].channels.is_multiple_of(2) {
+        return Err(config.wrong(
+            "block_out_channels",
+            "an even first number, because the time embedding halves it",
+        ));
+    }
+    Ok(())
+}
+
+/// Reads the height and width of the latents that the model was made for.
+fn sample_size(config: &Config) -> Result<[usize; 2], Error> {
+    let sides = config.per_level("sample_size", 64, 2)?;
+    if sides.iter().any(|side| !SAMPLE_SIZE.contains(side)) {
+        let most = SAMPLE_SIZE.end();
+        return Err(config.wrong("sample_size", format!("at most {most} latents per side")));
+    }
+    Ok([sides[0], sides[1]])
 }
 
 /// Returns the inputs of the network except the guidance scale, and the widths of SDXL's additions.
@@ -337,74 +423,35 @@ fn inputs(
     ))
 }
 
-/// Creates the error for a key that identifies the UNet of an unsupported model. Naming the model
-/// helps more than the expected value of the key.
-fn other_model(config: &Config, key: &str, what: &str) -> Error {
-    let expected = format!("another value: this is the UNet of {what}, which is not supported");
-    config.wrong(key, expected)
+/// Reads the width of the guidance scale's sinusoids.
+fn guidance_width(config: &Config) -> Result<Option<usize>, Error> {
+    match config.usize("time_cond_proj_dim", 0, SIZE)? {
+        0 => Ok(None),
+        width if width % 2 == 0 && width > 2 => Ok(Some(width)),
+        _ => Err(config.wrong("time_cond_proj_dim", "an even number, 4 or more")),
+    }
 }
 
-/// Refuses options of the class that this file does not write. No supported Stable Diffusion model
-/// sets them.
-fn refuse_what_is_not_written(config: &Config) -> Result<(), Error> {
-    let class = config.value("class_embed_type");
-    if class.is_some_and(|found| found == "projection") {
-        return Err(other_model(config, "class_embed_type", "Stable unCLIP"));
+/// Reads the kind of the middle block.
+fn mid_block(config: &Config) -> Result<MidBlock, Error> {
+    match config.text("mid_block_type", "UNetMidBlock2DCrossAttn")? {
+        _ if config.is_null("mid_block_type") => Ok(MidBlock::None),
+        "UNetMidBlock2DCrossAttn" => Ok(MidBlock::CrossAttention),
+        "UNetMidBlock2D" => Ok(MidBlock::Plain),
+        _ => {
+            let expected = "\"UNetMidBlock2DCrossAttn\", \"UNetMidBlock2D\" or null";
+            Err(config.wrong("mid_block_type", expected))
+        }
     }
-    let off = [json!(false)];
-    let one = [json!(1), json!(1.0)];
-    for key in [
-        "num_attention_heads",
-        "class_embed_type",
-        "num_class_embeds",
-        "time_embedding_act_fn",
-        "timestep_post_act",
-        "cross_attention_norm",
-    ] {
-        config.only(key, &[])?;
-    }
-    config.only("addition_embed_type", &[json!("text_time")])?;
-    config.only("encoder_hid_dim_type", &[json!("text_proj")])?;
-    for key in [
-        "center_input_sample",
-        "dual_cross_attention",
-        "resnet_skip_time_act",
-        "class_embeddings_concat",
-    ] {
-        config.only(key, &off)?;
-    }
-    config.only("mid_block_scale_factor", &one)?;
-    config.only("resnet_out_scale_factor", &one)?;
-    config.only("act_fn", &[json!("silu"), json!("swish")])?;
-    config.only("resnet_time_scale_shift", &[json!("default")])?;
-    config.only("time_embedding_type", &[json!("positional")])?;
-    config.only("attention_type", &[json!("default")])
 }
 
-/// Returns which blocks of `down_block_types` or `up_block_types` have attention.
-fn attention_blocks(
-    config: &Config,
-    key: &str,
-    default: &[&str; 4],
-    count: usize,
-) -> Result<Vec<bool>, Error> {
-    let blocks = config.texts(key, default)?;
-    if blocks.len() != count {
-        return Err(config.wrong(
-            key,
-            format!("{count} blocks, one for each level of block_out_channels"),
-        ));
+/// Reads the side of a convolution's kernel. An odd kernel has a middle, and keeps the size of the
+/// latents.
+fn odd_kernel(config: &Config, key: &str) -> Result<usize, Error> {
+    match config.usize(key, 3, 1..=31)? {
+        kernel if kernel % 2 == 1 => Ok(kernel),
+        _ => Err(config.wrong(key, "an odd number")),
     }
-    let (attention, plain) = match key {
-        "down_block_types" => ("CrossAttnDownBlock2D", "DownBlock2D"),
-        _ => ("CrossAttnUpBlock2D", "UpBlock2D"),
-    };
-    let has = |block: &&str| match *block {
-        block if block == attention => Ok(true),
-        block if block == plain => Ok(false),
-        _ => Err(config.wrong(key, format!("only \"{attention}\" and \"{plain}\""))),
-    };
-    blocks.iter().map(has).collect()
 }
 
 /// The names of the graph's inputs.
@@ -626,18 +673,34 @@ struct Unet<'a, 'w> {
 impl Unet<'_, '_> {
     fn forward(&mut self, sample: Value) -> Result<Value, Error> {
         let config = self.config;
-        let levels = &config.levels;
-        let first = levels[0].channels;
-        let mut x = self.g.conv2d(
+        let latents = config.inputs.channels;
+        let first = config.levels[0].channels;
+        let x = self.g.conv2d(
             sample,
             "conv_in",
-            [config.inputs.channels + config.inputs.extra_channels, first],
+            [latents + config.inputs.extra_channels, first],
             Conv::same(config.conv_in_kernel),
         )?;
+        let skips = self.down_path(x)?;
+        let (x, _) = *skips.last().expect("the first skip is the input");
+        let x = self.mid_block(x)?;
+        let x = self.up_path(x, skips)?;
+        let x = norm_silu(&mut self.g, "conv_norm_out", x, first, config.norm)?;
+        self.g.conv2d(
+            x,
+            "conv_out",
+            [first, latents],
+            Conv::same(config.conv_out_kernel),
+        )
+    }
 
-        // The values that the up path concatenates, with their channel counts.
-        let mut skips = vec![(x, first)];
-        let mut channels = first;
+    /// Writes the down blocks. Returns the values that the up path concatenates, with their channel
+    /// counts. The last of them is the output.
+    fn down_path(&mut self, mut x: Value) -> Result<Vec<(Value, usize)>, Error> {
+        let config = self.config;
+        let levels = &config.levels;
+        let mut channels = levels[0].channels;
+        let mut skips = vec![(x, channels)];
         for (i, level) in levels.iter().enumerate() {
             let name = format!("down_blocks.{i}");
             for layer in 0..level.resnets {
@@ -671,9 +734,13 @@ impl Unet<'_, '_> {
                 skips.push((x, channels));
             }
         }
+        Ok(skips)
+    }
 
-        x = self.mid_block(x)?;
-
+    /// Writes the up blocks. `skips` are the results of the [down path](Self::down_path).
+    fn up_path(&mut self, mut x: Value, mut skips: Vec<(Value, usize)>) -> Result<Value, Error> {
+        let levels = &self.config.levels;
+        let (_, mut channels) = *skips.last().expect("the first skip is the input");
         for (i, level) in levels.iter().rev().enumerate() {
             let name = format!("up_blocks.{i}");
             for layer in 0..=level.resnets {
@@ -707,14 +774,7 @@ impl Unet<'_, '_> {
                 )?;
             }
         }
-
-        let x = norm_silu(&mut self.g, "conv_norm_out", x, channels, config.norm)?;
-        self.g.conv2d(
-            x,
-            "conv_out",
-            [channels, config.inputs.channels],
-            Conv::same(config.conv_out_kernel),
-        )
+        Ok(x)
     }
 
     fn mid_block(&mut self, x: Value) -> Result<Value, Error> {

@@ -61,19 +61,7 @@ fn fetch_into(release: &Release, cache: &Path) -> Result<PathBuf, String> {
             }
         }
     }
-    // A long download is announced. If stderr cannot be written, the download goes on.
-    let announce = |line: &str| {
-        let _ = writeln!(io::stderr(), "{line}");
-    };
-    if let Some(damage) = &damage {
-        announce(damage);
-    }
-    announce(&format!(
-        "Fetching {} {} with pip, once, into {} …",
-        release.product.title(),
-        release.product.version(),
-        printable(folder.display())
-    ));
+    announce(release, &folder, damage.as_deref());
     let work = tempfile::Builder::new().prefix(PREFIX).tempdir_in(cache);
     let work = work.map_err(at("creating a folder in", cache))?;
     let wheel = download(release, work.path()).map_err(|problem| match damage {
@@ -112,6 +100,22 @@ fn remove_leftovers(cache: &Path) {
     }
 }
 
+/// Announces a long download, and why it is repeated. If stderr cannot be written, the download goes
+/// on.
+fn announce(release: &Release, folder: &Path, damage: Option<&str>) {
+    let mut stderr = io::stderr();
+    if let Some(damage) = damage {
+        let _ = writeln!(stderr, "{damage}");
+    }
+    let _ = writeln!(
+        stderr,
+        "Fetching {} {} with pip, once, into {} …",
+        release.product.title(),
+        release.product.version(),
+        printable(folder.display())
+    );
+}
+
 /// Downloads the wheel and returns its path in `folder`.
 fn download(release: &Release, folder: &Path) -> Result<PathBuf, String> {
     // The arguments name the wheel's own tags, so any Python with pip can download it.
@@ -138,14 +142,7 @@ fn download(release: &Release, folder: &Path) -> Result<PathBuf, String> {
     for python in ["python3", "python"] {
         match Command::new(python).args(arguments).arg(folder).output() {
             Ok(output) if output.status.success() => {
-                let wheels = fs::read_dir(folder)
-                    .into_iter()
-                    .flatten()
-                    .flatten()
-                    .map(|entry| entry.path());
-                return wheels
-                    .into_iter()
-                    .find(|path| path.extension().is_some_and(|e| e == "whl"))
+                return wheel_in(folder)
                     .ok_or_else(|| format!("`{python} -m pip download` downloaded no wheel"));
             }
             Ok(output) => {
@@ -175,6 +172,14 @@ fn download(release: &Release, folder: &Path) -> Result<PathBuf, String> {
         }
     ));
     Err(problems.join("; "))
+}
+
+/// Returns the path of the wheel in a folder.
+fn wheel_in(folder: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|e| e == "whl"))
 }
 
 /// Writes the release's files from the wheel into `folder`.

@@ -4,6 +4,7 @@ use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt,
+    fs::File,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -98,31 +99,7 @@ pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
     };
     let mut file = outside::open_binary(path).map_err(Error::io(path))?;
     let length = file.metadata().map_err(Error::io(path))?.len();
-    if length < 8 {
-        return Err(wrong(format!(
-            "the file has {length} bytes, expected at least 8 for the header's length"
-        )));
-    }
-    let mut bytes = [0; 8];
-    file.read_exact(&mut bytes).map_err(Error::io(path))?;
-    let header = u64::from_le_bytes(bytes);
-    if header > MOST_HEADER {
-        // The caller has already recognised the other formats.
-        return Err(Error::Checkpoint {
-            path: path.to_path_buf(),
-            problem: format!(
-                "not a model file: neither safetensors, pickle nor GGUF (not a usable safetensors \
-                 file: bytes 0 to 7 say that the header has {header} bytes, expected at most \
-                 {MOST_HEADER})"
-            ),
-        });
-    }
-    if header > length - 8 {
-        return Err(wrong(format!(
-            "the file is truncated: bytes 0 to 7 say that the header has {header} bytes, but the file \
-             has only {length} in all"
-        )));
-    }
+    let header = header_length(path, &mut file, length)?;
     let mut text = vec![0; header as usize];
     file.read_exact(&mut text).map_err(Error::io(path))?;
     let Entries {
@@ -157,6 +134,40 @@ pub(super) fn read_header(path: &Path) -> Result<Header, Error> {
         tensors,
         metadata,
     })
+}
+
+/// Reads the length of the header from the first 8 bytes of a file of `length` bytes.
+fn header_length(path: &Path, file: &mut File, length: u64) -> Result<u64, Error> {
+    let wrong = |problem: String| Error::Safetensors {
+        path: path.to_path_buf(),
+        problem,
+    };
+    if length < 8 {
+        return Err(wrong(format!(
+            "the file has {length} bytes, expected at least 8 for the header's length"
+        )));
+    }
+    let mut bytes = [0; 8];
+    file.read_exact(&mut bytes).map_err(Error::io(path))?;
+    let header = u64::from_le_bytes(bytes);
+    if header > MOST_HEADER {
+        // The caller has already recognised the other formats.
+        return Err(Error::Checkpoint {
+            path: path.to_path_buf(),
+            problem: format!(
+                "not a model file: neither safetensors, pickle nor GGUF (not a usable safetensors \
+                 file: bytes 0 to 7 say that the header has {header} bytes, expected at most \
+                 {MOST_HEADER})"
+            ),
+        });
+    }
+    if header > length - 8 {
+        return Err(wrong(format!(
+            "the file is truncated: bytes 0 to 7 say that the header has {header} bytes, but the file \
+             has only {length} in all"
+        )));
+    }
+    Ok(header)
 }
 
 /// Checks that the data of the tensors, which are sorted by their places, is contiguous, and that

@@ -56,14 +56,7 @@ pub(super) fn attach(file: &mut WeightFile) -> Result<(), Error> {
         return Ok(());
     }
     let (beside, mut weights): (Vec<_>, Vec<_>) = file.tensors.drain(..).partition(beside);
-    let places: HashMap<String, usize> = weights
-        .iter()
-        .enumerate()
-        .filter_map(|(index, stored)| {
-            let layer = stored.name.strip_suffix("weight")?;
-            Some((layer.to_owned(), index))
-        })
-        .collect();
+    let places = places(&weights);
     let mut said: HashMap<&str, String> = HashMap::new();
     for stored in &beside {
         let (layer, end) = split(&stored.name);
@@ -96,15 +89,7 @@ pub(super) fn attach(file: &mut WeightFile) -> Result<(), Error> {
         }
     }
     for (layer, format) in &formats {
-        // Some tools omit the network's prefix.
-        let names = [
-            format!("{layer}."),
-            format!("model.diffusion_model.{layer}."),
-        ];
-        let found = names
-            .iter()
-            .find_map(|name| Some((name, *places.get(name)?)));
-        let Some((name, index)) = found else {
+        let Some((name, index)) = place_of(layer, &places) else {
             return Err(Error::TensorValues {
                 path: file.path.clone(),
                 tensor: HEADER.to_owned(),
@@ -119,6 +104,28 @@ pub(super) fn attach(file: &mut WeightFile) -> Result<(), Error> {
     check_all_scaled(&beside, &weights, &scaled)?;
     file.tensors = weights;
     Ok(())
+}
+
+/// Returns the index of each layer's weight, by the weight's name without its last part.
+fn places(weights: &[Stored]) -> HashMap<String, usize> {
+    let layers = weights.iter().enumerate().filter_map(|(index, stored)| {
+        let layer = stored.name.strip_suffix("weight")?;
+        Some((layer.to_owned(), index))
+    });
+    layers.collect()
+}
+
+/// Returns the name and index under which a layer of the header has its weight. Some tools omit the
+/// network's prefix.
+fn place_of(layer: &str, places: &HashMap<String, usize>) -> Option<(String, usize)> {
+    let names = [
+        format!("{layer}."),
+        format!("model.diffusion_model.{layer}."),
+    ];
+    names.into_iter().find_map(|name| {
+        let index = *places.get(&name)?;
+        Some((name, index))
+    })
 }
 
 /// Checks that every 8-bit matrix has a scale if its network uses scales. Without its scale, such a

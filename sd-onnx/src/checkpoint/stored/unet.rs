@@ -27,58 +27,8 @@ impl Blocks {
             from.is_some_and(|(name, _)| name.starts_with(&start))
         };
         let mut blocks = Self::default();
-        // Block 0 is the first convolution.
-        let mut number = 1;
-        for level in (0..).take_while(|level| has(&format!("down_blocks.{level}"))) {
-            let block = format!("down_blocks.{level}");
-            for layer in (0..).take_while(|layer| has(&format!("{block}.resnets.{layer}"))) {
-                blocks.add(
-                    &block,
-                    "resnets",
-                    layer,
-                    &format!("input_blocks.{number}.0"),
-                );
-                blocks.add(
-                    &block,
-                    "attentions",
-                    layer,
-                    &format!("input_blocks.{number}.1"),
-                );
-                number += 1;
-            }
-            let sampler = format!("{block}.downsamplers.0");
-            if has(&sampler) {
-                blocks.0.insert(sampler, format!("input_blocks.{number}.0"));
-                number += 1;
-            }
-        }
-        let mut number = 0;
-        for level in (0..).take_while(|level| has(&format!("up_blocks.{level}"))) {
-            let block = format!("up_blocks.{level}");
-            let mut last = 0;
-            for layer in (0..).take_while(|layer| has(&format!("{block}.resnets.{layer}"))) {
-                blocks.add(
-                    &block,
-                    "resnets",
-                    layer,
-                    &format!("output_blocks.{number}.0"),
-                );
-                blocks.add(
-                    &block,
-                    "attentions",
-                    layer,
-                    &format!("output_blocks.{number}.1"),
-                );
-                last = match has(&format!("{block}.attentions.{layer}")) {
-                    true => 1,
-                    false => 0,
-                };
-                number += 1;
-            }
-            // The upsampling comes after the parts of the level's last block.
-            let sampler = format!("output_blocks.{}.{}", number.max(1) - 1, last + 1);
-            blocks.0.insert(format!("{block}.upsamplers.0"), sampler);
-        }
+        blocks.add_down(&has);
+        blocks.add_up(&has);
         let parts = ["resnets.0", "attentions.0", "resnets.1"];
         let parts = parts.map(|part| format!("mid_block.{part}"));
         for (number, part) in parts.into_iter().filter(|part| has(part)).enumerate() {
@@ -87,9 +37,47 @@ impl Blocks {
         blocks
     }
 
-    fn add(&mut self, block: &str, kind: &str, layer: usize, name: &str) {
-        self.0
-            .insert(format!("{block}.{kind}.{layer}"), name.to_owned());
+    /// Adds the down blocks. `has` returns whether the file has tensors of a block.
+    fn add_down(&mut self, has: &dyn Fn(&str) -> bool) {
+        // Block 0 is the first convolution.
+        let mut number = 1;
+        for level in (0..).take_while(|level| has(&format!("down_blocks.{level}"))) {
+            let block = format!("down_blocks.{level}");
+            for layer in (0..).take_while(|layer| has(&format!("{block}.resnets.{layer}"))) {
+                self.add_layer(&block, layer, &format!("input_blocks.{number}"));
+                number += 1;
+            }
+            let sampler = format!("{block}.downsamplers.0");
+            if has(&sampler) {
+                self.0.insert(sampler, format!("input_blocks.{number}.0"));
+                number += 1;
+            }
+        }
+    }
+
+    /// Adds the up blocks. `has` returns whether the file has tensors of a block.
+    fn add_up(&mut self, has: &dyn Fn(&str) -> bool) {
+        let mut number = 0;
+        for level in (0..).take_while(|level| has(&format!("up_blocks.{level}"))) {
+            let block = format!("up_blocks.{level}");
+            let mut last = 0;
+            for layer in (0..).take_while(|layer| has(&format!("{block}.resnets.{layer}"))) {
+                self.add_layer(&block, layer, &format!("output_blocks.{number}"));
+                last = usize::from(has(&format!("{block}.attentions.{layer}")));
+                number += 1;
+            }
+            // The upsampling comes after the parts of the level's last block.
+            let sampler = format!("output_blocks.{}.{}", number.max(1) - 1, last + 1);
+            self.0.insert(format!("{block}.upsamplers.0"), sampler);
+        }
+    }
+
+    /// Adds the resnet of a layer, and the attention that may follow it.
+    fn add_layer(&mut self, block: &str, layer: usize, name: &str) {
+        for (part, kind) in ["resnets", "attentions"].into_iter().enumerate() {
+            let today = format!("{block}.{kind}.{layer}");
+            self.0.insert(today, format!("{name}.{part}"));
+        }
     }
 
     /// Returns the name of a tensor in latent diffusion.

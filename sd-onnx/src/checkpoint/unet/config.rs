@@ -24,28 +24,12 @@ impl Unet {
         sample_size: Value,
     ) -> Result<Map<String, Value>, Problem> {
         let levels = &self.levels;
-        let [down, up] = [0, 1].map(|way| {
-            let (cross, plain) = match way {
-                0 => ("CrossAttnDownBlock2D", "DownBlock2D"),
-                _ => ("CrossAttnUpBlock2D", "UpBlock2D"),
-            };
-            let named = move |level: &Level| match level.has_attention()[way] {
-                true => cross,
-                false => plain,
-            };
-            levels.iter().map(named).collect::<Vec<_>>()
-        });
-        let up: Vec<_> = up.into_iter().rev().collect();
+        let [down, up] = self.block_types();
         let channels: Vec<_> = levels.iter().map(|level| level.channels).collect();
         let time_width = self.tensors.dim("time_embedding.linear_1.weight", 0);
         let is_usual = channels[0].checked_mul(4) == Some(time_width);
         let only_cross: Vec<_> = levels.iter().map(|level| level.only_cross).collect();
         let [depths, reverse] = self.depths()?;
-        let mid = match (self.has_mid, self.mid) {
-            (true, Some(_)) => json!("UNetMidBlock2DCrossAttn"),
-            (true, None) => json!("UNetMidBlock2D"),
-            (false, _) => Value::Null,
-        };
         let projected = self.tensors.shape("encoder_hid_proj.weight");
         let added = self.added(family, pooled)?;
         let [input, output] = self.channels();
@@ -71,7 +55,10 @@ impl Unet {
             "layers_per_block": same(levels.iter().map(|level| level.resnets)),
             "mid_block_only_cross_attention": self.mid_only_cross(),
             "mid_block_scale_factor": 1,
-            "mid_block_type": mid,
+            "mid_block_type": self.has_mid.then_some(match self.mid {
+                Some(_) => "UNetMidBlock2DCrossAttn",
+                None => "UNetMidBlock2D",
+            }),
             "norm_eps": 1e-5,
             "norm_num_groups": 32,
             "only_cross_attention": match only_cross.contains(&true) {
@@ -89,6 +76,23 @@ impl Unet {
             "use_linear_projection": self.projects_linearly(),
         });
         Ok(object(config))
+    }
+
+    /// Returns the classes of the down blocks and of the up blocks, each in the network's order.
+    fn block_types(&self) -> [Vec<&'static str>; 2] {
+        let [down, mut up] = [0, 1].map(|way| {
+            let (cross, plain) = match way {
+                0 => ("CrossAttnDownBlock2D", "DownBlock2D"),
+                _ => ("CrossAttnUpBlock2D", "UpBlock2D"),
+            };
+            let named = move |level: &Level| match level.has_attention()[way] {
+                true => cross,
+                false => plain,
+            };
+            self.levels.iter().map(named).collect::<Vec<_>>()
+        });
+        up.reverse();
+        [down, up]
     }
 
     /// Returns the width of a size's sinusoidal embedding, and the width of everything that is

@@ -130,28 +130,7 @@ impl Reader<'_> {
         let (file, all) = match self.data_files.get(location) {
             Some(known) => known.clone(),
             None => {
-                let shown = printable(location);
-                let leads_out =
-                    |part: Component<'_>| !matches!(part, Component::Normal(_) | Component::CurDir);
-                if location.is_empty()
-                    || location.contains("_ORT_MEM_ADDR_")
-                    || Path::new(location).components().any(leads_out)
-                {
-                    return Err(wrong(format!(
-                        "its data lies at `{shown}`, expected a file in the folder of the graph"
-                    )));
-                }
-                let folder = self.path.parent().unwrap_or(Path::new(""));
-                let path = folder.join(location);
-                let opened = outside::open_binary(&path).and_then(|file| {
-                    let length = file.metadata()?.len();
-                    Ok((fs::canonicalize(&path)?.into(), length))
-                });
-                let found: (Arc<Path>, u64) = opened.map_err(|error| {
-                    wrong(format!(
-                        "its data lies in `{shown}`, which cannot be read: {error}"
-                    ))
-                })?;
+                let found = data_file(self.path, location).map_err(wrong)?;
                 self.data_files.insert(location.to_owned(), found.clone());
                 found
             }
@@ -177,6 +156,28 @@ impl Reader<'_> {
             length: length.or(bytes),
         })
     }
+}
+
+/// Returns the path and the length of a file that holds data of the graph at `graph`. The error says
+/// what is wrong with the location.
+fn data_file(graph: &Path, location: &str) -> Result<(Arc<Path>, u64), String> {
+    let shown = printable(location);
+    let leads_out = |part: Component<'_>| !matches!(part, Component::Normal(_) | Component::CurDir);
+    if location.is_empty()
+        || location.contains("_ORT_MEM_ADDR_")
+        || Path::new(location).components().any(leads_out)
+    {
+        return Err(format!(
+            "its data lies at `{shown}`, expected a file in the folder of the graph"
+        ));
+    }
+    let folder = graph.parent().unwrap_or(Path::new(""));
+    let path = folder.join(location);
+    let opened = outside::open_binary(&path).and_then(|file| {
+        let length = file.metadata()?.len();
+        Ok((fs::canonicalize(&path)?.into(), length))
+    });
+    opened.map_err(|error| format!("its data lies in `{shown}`, which cannot be read: {error}"))
 }
 
 /// A tensor without its values.
