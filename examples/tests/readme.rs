@@ -75,7 +75,7 @@ fn the_program_in_the_readme_builds_and_draws() {
         .unwrap();
     let said = String::from_utf8(failed.stderr).unwrap();
     assert_eq!(failed.status.code(), Some(1), "{said}");
-    let expected = "Error: stable-diffusion-v1-5: the model not found";
+    let expected = "Error: stable-diffusion-v1-5: model not found";
     assert!(said.starts_with(expected), "{said}");
 
     let pipeline = sd_onnx::builder().load(&model).unwrap();

@@ -245,10 +245,5 @@ fn what_cannot_be_used_is_said() {
     let one = "prompt_2 is given, expected nothing, as this model has one text encoder";
     TXT2IMG.fail(models.path(), &["a fox", "--prompt-2", "owl"], 2, one);
     let missing = ["a fox", "--model", "sdxl-base", "--refiner", "no-refiner"];
-    TXT2IMG.fail(
-        models.path(),
-        &missing,
-        1,
-        "no-refiner: the model not found",
-    );
+    TXT2IMG.fail(models.path(), &missing, 1, "no-refiner: model not found");
 }

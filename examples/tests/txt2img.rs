@@ -323,7 +323,7 @@ fn failures_end_with_1() {
         folder.path(),
         &["fox", "--model", "nowhere"],
         1,
-        "nowhere: the model not found",
+        "nowhere: model not found",
     );
     TXT2IMG.fail(
         folder.path(),

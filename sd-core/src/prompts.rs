@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use sd_text::{
     Branch, ClipSkip, EncodeOptions, EncodedBranch, PromptEmbedding, PromptEncoder, PromptText,
-    Side, TextError,
+    Side, TextError, outside::printable,
 };
 
 use crate::{
@@ -27,7 +27,14 @@ impl Read {
         match prompt {
             Prompt::Text(text) => {
                 let texts = std::iter::once(text.as_str()).chain(second);
-                let read = |text| PromptText::parse(text, side, options.syntax);
+                let read = |text| {
+                    let read = PromptText::parse(text, side, options.syntax);
+                    for network in read.networks() {
+                        let network = printable(&text[network.span.clone()]);
+                        tracing::warn!("`{network}` in a prompt is not applied");
+                    }
+                    read
+                };
                 Self::Text(texts.map(read).collect())
             }
             Prompt::Embedding { embedding, pooled } => {

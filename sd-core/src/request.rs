@@ -529,7 +529,9 @@ impl Request {
     }
 
     /// Sets [`scheduler`](Self::scheduler): a sampler with its options, or a named sampler, whose
-    /// options come from the model's scheduler configuration.
+    /// options come from the model's scheduler configuration. Parse a name to a
+    /// [`Scheduler`](sd_schedulers::Scheduler) first. For names of WebUI, such as
+    /// `DPM++ 2M Karras`, use [`from_webui`](sd_schedulers::from_webui).
     ///
     /// ```
     /// use sd_core::{Request, schedulers::{Scheduler, samplers::Euler}};

@@ -80,6 +80,9 @@ pub struct PooledEmbeddings {
     /// The text projection of [`pooled`](Self::pooled), `[texts, projected width]`: transformers'
     /// `text_embeds`, which CLIP compares with image embeddings. `None` if the model has no
     /// projection layer, like Stable Diffusion 1.x. CLIP's own folders have one.
+    ///
+    /// To compare texts with pictures, use this. To compare texts with each other, use it too if it
+    /// is there, because CLIP was trained on it.
     pub projected: Option<Array2<f32>>,
     /// The tokens of each text, padded to the whole window, and the part of the text that was cut
     /// off.

@@ -67,7 +67,18 @@
 //! [`Builder::kept_sizes`](crate::Builder::kept_sizes) sets how many sizes stay compiled. Each of
 //! them costs a copy of the weights.
 //!
-//! # Less memory
+//! # Memory
+//! The largest anonymous memory of a process that draws one picture, in MiB, with random weights in
+//! the published sizes. Files that are mapped, such as f32 weights on the CPU, come on top, and the
+//! system can drop them. `low_memory` is [`Builder::low_memory`](crate::Builder::low_memory).
+//!
+//! | | memory | with `low_memory` |
+//! |---|---|---|
+//! | Stable Diffusion 1.5, 512×512, CPU in f32 | 2,599 | 1,319 |
+//! | Stable Diffusion 1.5, 512×512, OpenVINO in bf16 | 2,530 | 1,839 |
+//! | SDXL, 1024×1024, CPU in f32 | 16,602 | 9,571 |
+//! | SDXL, 1024×1024, OpenVINO in bf16 | 8,626 | 5,347 |
+//!
 //! With [`Builder::low_memory`](crate::Builder::low_memory), only one network is loaded at a time.
 //! This saves the memory of the text encoders while the UNet runs, and the memory of the UNet while
 //! the VAE runs. It costs the time to load each network again.

@@ -45,7 +45,7 @@ impl Adapters {
             for (name, value) in [("text_encoder", weight.text_encoder), ("unet", weight.unet)] {
                 if !value.is_finite() {
                     let problem =
-                        format!("the weight `{name}` is {value}, expected a finite number");
+                        format!("the LoRA weight `{name}` is {value}, expected a finite number");
                     return Err(Error::adapter(path, problem));
                 }
             }

@@ -76,12 +76,16 @@ fn cached(product: Product) -> Result<PathBuf, RuntimeError> {
     };
     let (title, package, version) = (product.title(), product.package(), product.version());
     let (source, variable) = (product.source(), product.variable());
+    let fetch = match cfg!(feature = "fetch") {
+        true => "",
+        false => ", or turn on the Cargo feature `fetch` of sd-onnx, which downloads it",
+    };
     Err(RuntimeError::NotFound {
         what: title.into(),
         searched: vec![format!("{variable} (not set)"), place],
         hint: format!(
             "install {title} {version} (`pip install {package}=={version}` puts the library into \
-             {source}) and set {variable} to the path of the library"
+             {source}) and set {variable} to the path of the library{fetch}"
         ),
     })
 }

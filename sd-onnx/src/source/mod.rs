@@ -609,7 +609,7 @@ impl Base {
         }
         Err(Error::Missing {
             path: path.to_path_buf(),
-            what: "the model".into(),
+            what: "model".into(),
             hint:
                 "expected a checkpoint file, or a folder in the diffusers layout, with unet, vae, \
                    text_encoder, tokenizer and scheduler in it"

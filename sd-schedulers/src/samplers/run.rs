@@ -15,6 +15,16 @@ use crate::{NoiseSource, Rung, Rungs, ladders::Conventions};
 /// `sigma` times unit noise. They do so on a flow model too, unless [`Conventions::flow`] says
 /// otherwise.
 ///
+/// # Rules
+/// - A sampler returns `Break` as soon as a call of [`Run`] does. A pipeline makes no more network
+///   calls after that.
+/// - Every slice that it passes to [`Run`] is as long as `x`. `sd-core` reports a sampler that breaks
+///   this rule as an error.
+/// - It should call [`Run::step`] once per step. Without these calls, a run has no progress and no
+///   previews, and can be stopped only during a network call.
+/// - [`calls`](Self::calls) and [`calls_per_step`](Self::calls_per_step) should be right. They are
+///   not checked. Progress and prompt schedules depend on them.
+///
 /// A sampler must be [`PartialEq`], which usually means `#[derive(PartialEq)]`. Two values of
 /// `dyn Sampler` are equal if they have the same type and are equal.
 pub trait Sampler: SamplerEq + Debug + Send + Sync {

@@ -139,7 +139,10 @@ impl Serialize for Scheduler {
             Self::Custom(sampler) => sampler,
         };
         let written = Written::new(&**sampler).ok_or_else(|| {
-            ser::Error::custom(format!("the sampler {sampler:?} cannot be written"))
+            ser::Error::custom(format!(
+                "the sampler {sampler:?} cannot be written: its type is not one of this crate's, or an \
+                 option is not finite"
+            ))
         })?;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry(written.row.name, &written.options)?;
