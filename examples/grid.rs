@@ -90,8 +90,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     save_sheet(sheet.image(), output, &title, grid.seed(), "grid")
 }
 
-/// Draws the pictures under a progress bar, places them on the sheet, and prints the time. `columns`
-/// is the number of pictures in a row.
+/// Draws the pictures under a progress bar, places them on the sheet, and prints the time.
+/// `columns` is the number of pictures in a row.
 fn draw(
     pipeline: &Pipeline,
     requests: &[Request],

@@ -99,8 +99,39 @@
 //! ```
 //!
 //! # A custom sampler
-//! A type that implements [`Sampler`](crate::schedulers::Sampler) can be given to a request; the
-//! [`schedulers`](crate::schedulers) page has one in ten lines. The alternative is to write the
+//! A type that implements [`Sampler`](crate::schedulers::Sampler) can be given to a request. This
+//! one is Euler's method with steps that are a little too long or too short:
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! # let pipeline = sd_onnx::builder().load(folder)?;
+//! use std::ops::ControlFlow;
+//! use sd_onnx::{Request, schedulers::{Run, Rungs, Sampler, Step}};
+//!
+//! #[derive(Debug, PartialEq)]
+//! struct Stretched {
+//!     factor: f32,
+//! }
+//!
+//! impl Sampler for Stretched {
+//!     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
+//!         let mut denoised = vec![0.0; x.len()];
+//!         for at in rungs.iter() {
+//!             run.denoise(x, at, &mut denoised)?;
+//!             let step = self.factor * (rungs.sigmas()[at.index + 1] / at.sigma - 1.0);
+//!             x.iter_mut().zip(&denoised).for_each(|(x, d)| *x += (*x - d) * step);
+//!             run.step(Step::new(rungs, at.index, x, &denoised))?;
+//!         }
+//!         ControlFlow::Continue(())
+//!     }
+//! }
+//!
+//! let request = Request::new("a fox").steps(4).scheduler(Stretched { factor: 1.02 });
+//! let generation = pipeline.generate(&request)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A PNG file records only the `Debug` output of such a sampler. The alternative is to write the
 //! loop yourself and to call the model as a plain function D(x; sigma):
 //!
 //! ```

@@ -102,8 +102,8 @@
 //! ```
 //!
 //! # Stopping
-//! The closure stops the run by returning [`Break`](std::ops::ControlFlow::Break). Any other thread
-//! can stop it with the [`StopToken`](crate::StopToken).
+//! The closure stops the run by returning [`Break`](std::ops::ControlFlow::Break), for example
+//! after a number of steps. Any other thread can stop it with the [`StopToken`](crate::StopToken).
 //!
 //! On the CPU, a token ends the running network call within one operator, a fraction of a second at
 //! full size. OpenVINO runs the whole graph as one operator, so it finishes the call first. A call
@@ -129,6 +129,7 @@
 //! let long = [Request::new("a fox").steps(1000)];
 //! match pipeline.run(&long, &stop, |_| ControlFlow::Continue(())) {
 //!     Err(GenerateError::Stopped(stopped)) => {
+//!         println!("stopped after {} steps", stopped.steps);
 //!         // To show what there is so far:
 //!         for picture in &stopped.pictures {
 //!             if let Some(denoised) = &picture.denoised {

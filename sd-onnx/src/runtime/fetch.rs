@@ -100,8 +100,8 @@ fn remove_leftovers(cache: &Path) {
     }
 }
 
-/// Announces a long download, and why it is repeated. If stderr cannot be written, the download goes
-/// on.
+/// Announces a long download, and why it is repeated. If stderr cannot be written, the download
+/// goes on.
 fn announce(release: &Release, folder: &Path, damage: Option<&str>) {
     let mut stderr = io::stderr();
     if let Some(damage) = damage {

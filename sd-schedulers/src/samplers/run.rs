@@ -18,8 +18,8 @@ use crate::{NoiseSource, Rung, Rungs, ladders::Conventions};
 /// # Rules
 /// - A sampler returns `Break` as soon as a call of [`Run`] does. A pipeline makes no more network
 ///   calls after that.
-/// - Every slice that it passes to [`Run`] is as long as `x`. `sd-core` reports a sampler that breaks
-///   this rule as an error.
+/// - Every slice that it passes to [`Run`] is as long as `x`. `sd-core` reports a sampler that
+///   breaks this rule as an error.
 /// - It should call [`Run::step`] once per step. Without these calls, a run has no progress and no
 ///   previews, and can be stopped only during a network call.
 /// - [`calls`](Self::calls) and [`calls_per_step`](Self::calls_per_step) should be right. They are
@@ -73,6 +73,8 @@ pub trait Sampler: SamplerEq + Debug + Send + Sync {
 }
 
 /// Equality of samplers whose types are not known. Every type that is [`PartialEq`] has it.
+///
+/// To compare samplers, use `==` on `dyn Sampler`, as in `*a == *b` for an `Arc<dyn Sampler>`.
 pub trait SamplerEq: Any {
     /// Returns whether `other` has the same type as this value and is equal to it.
     fn equals(&self, other: &dyn Any) -> bool;

@@ -158,8 +158,8 @@ impl Reader<'_> {
     }
 }
 
-/// Returns the path and the length of a file that holds data of the graph at `graph`. The error says
-/// what is wrong with the location.
+/// Returns the path and the length of a file that holds data of the graph at `graph`. The error
+/// says what is wrong with the location.
 fn data_file(graph: &Path, location: &str) -> Result<(Arc<Path>, u64), String> {
     let shown = printable(location);
     let leads_out = |part: Component<'_>| !matches!(part, Component::Normal(_) | Component::CurDir);
