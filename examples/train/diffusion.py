@@ -71,8 +71,11 @@ def latents(vae, device):
     return all_scenes, encoded, buckets, round(1 / deviation, 5)
 
 
-def loss_of(unet, x, context, device):
-    """Returns the loss of latents [B, 4, H, W] with prompts [B, 77, 64] at random timesteps."""
+def loss_of(unet, x, context, device, half=True):
+    """Returns the loss of latents [B, 4, H, W] with prompts [B, 77, 64] at random timesteps.
+
+    With `half`, the UNet computes in bf16, which is slow on a processor without bf16.
+    """
     # Small timesteps are drawn less often, because little is decided there.
     t = (1000 * torch.rand(len(x)) ** 0.75).long()
     a = ALPHAS[t][:, None, None, None]
@@ -82,7 +85,7 @@ def loss_of(unet, x, context, device):
     weight = (5 * (1 - a) / a).clamp(max=1)
     if device == "cpu":
         noisy = noisy.to(memory_format=torch.channels_last)
-    with torch.autocast(device, torch.bfloat16):
+    with torch.autocast(device, torch.bfloat16, enabled=half):
         v = unet(noisy.to(device), t.to(device), context).sample
     return (weight.to(device) * (v.float() - target.to(device)).square()).mean()
 
