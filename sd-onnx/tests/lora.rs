@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{Golden, Model, golden, golden_json, load, relative_error};
+use common::{Golden, Model, emoji, golden, golden_json, load, relative_error};
 use ndarray::{Array3, Array4};
 use sd_onnx::{Call, Infotext, Pipeline, Request, StopToken, text::ClipSkip};
 use sd_text::outside::chain;
@@ -127,6 +127,26 @@ fn infotexts_report_the_loras_and_pipelines_compare_them() {
         let found = pipeline.reproduction(infotext).differences;
         assert!(found.iter().any(|it| it.contains(expected)), "{found:?}");
     }
+}
+
+/// The small model's own LoRA draws on white paper, whatever the prompt says.
+#[test]
+fn the_ink_lora_draws_on_white() {
+    let ink = emoji().join("loras/ink.safetensors");
+    let request = Request::new("a rocket on a blue background")
+        .steps(10)
+        .guidance(4.0)
+        .seed(2);
+    let corners = |weight: f32| {
+        let pipeline = sd_onnx::builder().lora(&ink, weight).load(emoji()).unwrap();
+        let generation = pipeline.generate(&request).unwrap();
+        let image = generation.image();
+        [(0, 0), (95, 0), (0, 95), (95, 95)].map(|(x, y)| image.get_pixel(x, y).0)
+    };
+    let is_white = |pixel: &[u8; 3]| pixel.iter().all(|&value| value > 200);
+    let (without, with) = (corners(0.0), corners(1.0));
+    assert!(!without.iter().any(is_white), "{without:?}");
+    assert!(with.iter().all(is_white), "{with:?}");
 }
 
 #[test]
