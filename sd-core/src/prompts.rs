@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use sd_text::{
     Branch, ClipSkip, EncodeOptions, EncodedBranch, PromptEmbedding, PromptEncoder, PromptText,
-    Side, TextError, outside::printable,
+    Side, TextError,
 };
 
 use crate::{
@@ -27,14 +27,7 @@ impl Read {
         match prompt {
             Prompt::Text(text) => {
                 let texts = std::iter::once(text.as_str()).chain(second);
-                let read = |text| {
-                    let read = PromptText::parse(text, side, options.syntax);
-                    for network in read.networks() {
-                        let network = printable(&text[network.span.clone()]);
-                        tracing::warn!("`{network}` in a prompt is not applied");
-                    }
-                    read
-                };
+                let read = |text| PromptText::parse(text, side, options.syntax);
                 Self::Text(texts.map(read).collect())
             }
             Prompt::Embedding { embedding, pooled } => {

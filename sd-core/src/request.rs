@@ -58,6 +58,10 @@ pub struct Request {
     ///
     /// A text has at most [`MAX_PROMPT_BYTES`] bytes, [`MAX_WINDOWS`] windows of 75 tokens and
     /// [`MAX_BRANCHES`] branches between `AND`s.
+    ///
+    /// An extra network that a text names, such as `<lora:name:0.8>`, is not applied.
+    /// [`PromptText::networks`](sd_text::PromptText::networks) lists the networks of a text, and
+    /// [`PromptText::warnings`](sd_text::PromptText::warnings) lists what looks like a mistake.
     pub prompt: Prompt,
     /// The negative prompt: what guidance moves the picture away from.
     ///
