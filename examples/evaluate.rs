@@ -297,7 +297,7 @@ impl Judge<'_> {
         Ok((text, mosaic(&first)))
     }
 
-    /// Draws the cases with other seeds, and compares the pictures with those of the first run.
+    /// Draws the cases with other seeds, and compares the pictures with the first run's pictures.
     fn seeds(&self, cases: &[Case], first: &[RgbImage]) -> Result<Seeds, Failure> {
         let others = self.draw(cases, |case, i| {
             let [width, height] = SQUARE;

@@ -269,7 +269,8 @@ impl PipelineBuilder {
         let (latents, decoded) = (inputs.channels, self.codec.latent_channels());
         if latents == 0 || self.codec.factor() == 0 {
             return Err(BuildError::Parts(format!(
-                "the denoiser has {latents} latent channels and the codec has {} pixels per latent, expected at least 1 of each",
+                "the denoiser has {latents} latent channels and the codec has {} pixels per latent, \
+                 expected at least 1 of each",
                 self.codec.factor()
             )));
         }
@@ -317,7 +318,8 @@ fn check_refiner(inputs: &Inputs, refiner: &Refiner) -> Result<(), BuildError> {
     let latents = inputs.channels;
     if (refines.channels, refines.extra_channels) != (latents, 0) {
         return Err(BuildError::Parts(format!(
-            "the refiner takes {} latent channels with {} beside them, expected {latents} as in the denoiser with 0 beside them",
+            "the refiner takes {} latent channels with {} beside them, expected {latents} as in \
+             the denoiser with 0 beside them",
             refines.channels, refines.extra_channels
         )));
     }

@@ -49,32 +49,39 @@ pub const MAX_COUNT: usize = 1 << 16;
 ///
 /// With serde, a request is an object with a key for each field. All keys except `prompt` are
 /// optional. [`from_json`](Self::from_json) reads a request from text and reports everything that
-/// is wrong.
+/// is wrong. A custom [`Guide`](crate::Guide) or your own sampler type cannot be
+/// serialized.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Request {
     /// The text to draw, in WebUI's [prompt language](sd_text::prompt), or its embedding.
+    /// [`PromptOptions::syntax`] selects another language.
     ///
-    /// A text has at most [`MAX_PROMPT_BYTES`] bytes, [`MAX_WINDOWS`] windows of 75 tokens and
-    /// [`MAX_BRANCHES`] branches between `AND`s.
+    /// A text has at most [`MAX_PROMPT_BYTES`] bytes and [`MAX_BRANCHES`] branches between `AND`s.
+    /// [`MAX_WINDOWS`] limits the windows of 75 tokens that its different texts need together.
     ///
-    /// An extra network that a text names, such as `<lora:name:0.8>`, is not applied.
+    /// An extra network that a text names, such as `<lora:name:0.8>`, is not applied. The caller
+    /// can merge a LoRA into the networks and report it with
+    /// [`PipelineBuilder::lora`](crate::PipelineBuilder::lora).
     /// [`PromptText::networks`](sd_text::PromptText::networks) lists the networks of a text, and
     /// [`PromptText::warnings`](sd_text::PromptText::warnings) lists what looks like a mistake.
     pub prompt: Prompt,
-    /// The negative prompt: what guidance moves the picture away from.
+    /// The negative prompt: what guidance moves the picture away from. In it, `AND` and extra
+    /// networks are ordinary text.
     ///
     /// Default: the empty prompt.
     #[serde(default)]
     pub negative: Prompt,
     /// The text that SDXL's second text encoder reads instead of [`prompt`](Self::prompt). It must
-    /// have the same number of branches between `AND`s.
+    /// have the same number of branches between `AND`s. It is refused if `prompt` is an embedding
+    /// or the model has one text encoder.
     ///
     /// Default: `None`. Both text encoders read `prompt`.
     #[serde(default)]
     pub prompt_2: Option<String>,
-    /// The text that SDXL's second text encoder reads instead of [`negative`](Self::negative).
+    /// The text that SDXL's second text encoder reads instead of [`negative`](Self::negative). It
+    /// is refused if `negative` is an embedding or the model has one text encoder.
     ///
     /// Default: `None`. Both text encoders read `negative`.
     #[serde(default)]
@@ -91,7 +98,8 @@ pub struct Request {
     #[serde(default)]
     pub size: Option<[u32; 2]>,
     /// The number of denoising steps, 1 to the model's `num_train_timesteps`. With few steps the
-    /// picture stays rough. Most samplers gain little beyond about 30 steps.
+    /// picture stays rough. Most samplers gain little beyond about 30 steps. With a ladder of given
+    /// noise levels, another number of steps than the ladder has rungs is refused.
     ///
     /// Default: the number of steps of a ladder with given noise levels ([`Ladder::sigmas`],
     /// [`Ladder::timesteps`]). For any other ladder, the pipeline's [default](Defaults::steps),
@@ -103,8 +111,8 @@ pub struct Request {
     /// Diffusion 1.x, 4 to 10 is useful.
     ///
     /// At a scale of 1 or less the negative prompt is ignored and each step takes half the time,
-    /// unless the prompt has several branches (`AND`). The CFG++ samplers are made for a scale of
-    /// `0.0..=1.0` and always use the negative prompt.
+    /// unless the prompt has several branches (`AND`) or a weighted branch. The CFG++ samplers are
+    /// made for a scale of `0.0..=1.0` and always use the negative prompt.
     ///
     /// Default: the pipeline's [default](Defaults::guidance), 7.5 for Stable Diffusion 1.x.
     #[serde(default)]
@@ -138,7 +146,8 @@ pub struct Request {
     /// steps. WebUI calls it ENSD ("eta noise seed delta"); NovelAI uses 31337. Samplers with a
     /// [Brownian tree](sd_schedulers::noise::BrownianTree) ignore it.
     ///
-    /// Default: 0. The sampler continues with the generator that made the initial noise.
+    /// Default: 0. The sampler continues with the generator that made the initial noise. Any other
+    /// number starts a new generator.
     #[serde(default)]
     pub ensd: u64,
     /// The number of pictures, 1 to [`MAX_COUNT`].
@@ -158,29 +167,32 @@ pub struct Request {
     /// was set.
     #[serde(default)]
     pub clip_skip: Option<usize>,
-    /// The size conditioning of an SDXL model.
+    /// The size conditioning of an SDXL model. Other models refuse any value but the default.
     ///
     /// Default: [`Sizes::default`], which describes a picture that was neither scaled nor cropped.
     #[serde(default)]
     pub sizes: Sizes,
     /// The size conditioning for the negative prompt. As in diffusers, it is used only if both
-    /// [`original`](Sizes::original) and [`target`](Sizes::target) are set.
+    /// [`original`](Sizes::original) and [`target`](Sizes::target) are set. Models other than SDXL
+    /// refuse a value.
     ///
     /// Default: `None`. The negative prompt uses [`sizes`](Self::sizes).
     #[serde(default)]
     pub negative_sizes: Option<Sizes>,
-    /// The aesthetic score that SDXL's refiner aims at, about 1 to 10.
+    /// The aesthetic score that SDXL's refiner aims at, about 1 to 10. Without a model that takes
+    /// scores, any value but the default is refused.
     ///
     /// Default: 6.
     #[serde(default = "default_score")]
     pub aesthetic_score: f32,
-    /// The aesthetic score that SDXL's refiner moves away from.
+    /// The aesthetic score that SDXL's refiner moves away from. Without a model that takes scores,
+    /// any value but the default is refused.
     ///
     /// Default: 2.5.
     #[serde(default = "default_negative_score")]
     pub negative_aesthetic_score: f32,
     /// When the pipeline's refiner takes over from the model. A pipeline without a refiner refuses
-    /// a value.
+    /// a value. At a share of 1 the refiner is not used.
     ///
     /// Default: `None`. A refiner takes over at [`RefinerSwitch::default`], after 0.8 of the
     /// training timesteps.
@@ -190,14 +202,15 @@ pub struct Request {
     /// width of the latents. Models that take extra channels require them.
     ///
     /// An inpainting model takes the mask, then the masked latents. An instruct-pix2pix model takes
-    /// the latents of a picture, without the `scaling_factor`.
+    /// the latents of a picture, without the `scaling_factor`. Other models refuse a value.
+    /// Starting from a picture (image to image) is not supported yet.
     ///
     /// Default: `None`.
     #[serde(default)]
     pub beside: Option<ArcArray<f32, Ix4>>,
     /// How closely an instruct-pix2pix model keeps to the picture in [`beside`](Self::beside),
     /// about 1 to 2. It acts in the steps in which guidance acts, and costs a third call of the
-    /// denoiser in each of them.
+    /// denoiser in each of them. Other models refuse any value but the default.
     ///
     /// Default: 1.5.
     #[serde(default = "default_image_guidance")]
@@ -218,9 +231,10 @@ pub struct Request {
     /// replaces the noise of the seed, the variation and [`seed_resize`](Self::seed_resize).
     ///
     /// The noise that a sampler adds between steps still comes from the seed, as if the generator
-    /// had also made the initial noise. A picture's `initial_noise` and seed therefore reproduce
-    /// the picture. This differs from diffusers, where the generator does not skip the initial
-    /// noise: an ancestral sampler there adds the very noise that it started from.
+    /// had also made the initial noise. A picture's
+    /// [`initial_noise`](crate::Picture::initial_noise) and seed therefore reproduce the picture.
+    /// This differs from diffusers, where the generator does not skip the initial noise: an
+    /// ancestral sampler there adds the very noise that it started from.
     ///
     /// Default: `None`.
     #[serde(default)]
@@ -651,11 +665,12 @@ impl From<f32> for RefinerSwitch {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct PromptOptions {
-    /// The prompt language.
+    /// The prompt language, for the prompt and the negative prompt alike.
     ///
-    /// Default: WebUI's.
+    /// Default: [`Syntax::WebUi`], WebUI's language.
     pub syntax: Syntax,
-    /// How the weights of a prompt act on its embeddings.
+    /// How the weights of a prompt act on its embeddings. [`syntax`](Self::syntax) does not change
+    /// this: to weight as ComfyUI does, set both.
     ///
     /// Default: [`Emphasis::KeepMean`], as in WebUI. Each token's state is multiplied by its
     /// weight, and each window of tokens keeps its mean.

@@ -47,6 +47,12 @@ const MOST_SIDE: usize = 2048;
 ///
 /// Create a builder with [`builder`], set options, and call [`load`](Self::load).
 ///
+/// Methods such as [`load_denoiser`](Self::load_denoiser) load one part for a pipeline of custom
+/// parts. They ignore [`clip_skip`](Self::clip_skip), [`max_pixels`](Self::max_pixels),
+/// [`max_batch`](Self::max_batch), [`codec`](Self::codec), [`refiner`](Self::refiner) and
+/// [`zero_terminal_snr`](Self::zero_terminal_snr). Give these values to
+/// [`Pipeline::builder`](crate::Pipeline::builder) and its methods instead.
+///
 /// # Concurrency
 /// Any number of threads may generate pictures with a pipeline and its clones. Each of its networks
 /// (text encoder, UNet, decoder, encoder) runs one call at a time, on as many threads as
@@ -189,7 +195,12 @@ impl Builder {
     ///
     /// Each network is then loaded when it is needed, and the others are unloaded: the text encoder
     /// once per new prompt, the UNet before the first step, and the VAE when a picture is decoded.
-    /// Each picture takes longer by the time that loading takes. The pictures are the same.
+    /// Each picture takes longer by the time that loading takes. The pictures are the same. The
+    /// files must stay unchanged while the pipeline exists (see [`load`](Self::load)).
+    ///
+    /// Draw with one thread at a time. Two threads that draw at once unload each other's networks,
+    /// and a running network stays in memory until its call ends. A [`codec`](Self::codec) that was
+    /// loaded separately is not unloaded.
     ///
     /// Default: false.
     ///
@@ -231,6 +242,9 @@ impl Builder {
     /// `tracing` warning, because the threads spin while they wait for each other: on two cores, 64
     /// threads take forty times as long as two.
     ///
+    /// Each network has its own threads: two networks that run at the same time, for two pictures,
+    /// use twice as many.
+    ///
     /// Default: 0.
     ///
     /// ```no_run
@@ -252,6 +266,10 @@ impl Builder {
     }
 
     /// Sets the path of the ONNX Runtime library.
+    ///
+    /// A process can run only one such library. If another one already runs, loading fails with
+    /// [`RuntimeError::OtherRunning`](crate::RuntimeError::OtherRunning). Without this setting, the
+    /// library that runs is used.
     ///
     /// Default: the path in `ORT_DYLIB_PATH`, or else the library in the
     /// [cache folder](crate#onnx-runtime).
@@ -311,7 +329,8 @@ impl Builder {
     ///
     /// Loading fails if the value is larger, or smaller than the default [`size`](Self::size).
     ///
-    /// Memory and time grow with the number of pixels. For attention, both grow with its square.
+    /// Memory and time grow with the number of pixels. In attention layers, both grow with the
+    /// square of that number.
     ///
     /// Default: [`MAX_PIXELS`], 4096 × 4096.
     ///
@@ -357,7 +376,7 @@ impl Builder {
     ///
     /// It can be the [`codec`](Pipeline::codec) of another pipeline, so that two models share one,
     /// or a codec from [`load_codec`](Self::load_codec). Pipelines that share an autoencoder decode
-    /// one picture at a time.
+    /// one picture at a time. If [`vae`](Self::vae) is set too, its file is opened but not used.
     ///
     /// Default: the model's own autoencoder.
     ///
@@ -482,8 +501,8 @@ impl Builder {
     ///
     /// The path may be a file with only a UNet, a checkpoint, a model folder, or the folder of a
     /// UNet with its `config.json`. The prediction, the noise schedule and the default sampler also
-    /// come from this path, unless it is the folder of a UNet, which has none of them. The default
-    /// size is always the UNet's.
+    /// come from this path, unless it is the folder of a UNet, which has none of them. If
+    /// [`size`](Self::size) is not set, the default size is always the UNet's.
     ///
     /// Default: the model's own UNet.
     ///
@@ -618,8 +637,10 @@ impl Builder {
     /// The family (Stable Diffusion 1.x, 2.x, SDXL or one of their relatives) is recognised from
     /// the files: see [`handbook::files`](crate::handbook::files). Outdated values of the scheduler
     /// and the UNet in a diffusers folder are corrected as in diffusers' pipelines, each with a
-    /// warning. A request without a size gets the UNet's `sample_size`, at most 2048 pixels per
-    /// side.
+    /// warning. A request without a size gets the builder's [`size`](Self::size).
+    ///
+    /// A pickle, such as a `.ckpt` file, is read without running the code in it. One that asks for
+    /// more than tensors and plain values is refused with [`Error::Pickle`].
     ///
     /// # Defaults
     /// The model determines what a request leaves open. The choice is logged through `tracing` at
@@ -654,8 +675,13 @@ impl Builder {
     ///
     /// # Changing the files
     /// Do not change the weight files in place while the model is loaded. ONNX Runtime maps them
-    /// into memory, so shortening a file ends the process. Replacing a file by renaming another one
-    /// is safe.
+    /// into memory, so shortening a file ends the process. Renaming another file over it is safe
+    /// for the networks that are already loaded.
+    ///
+    /// Some networks are loaded later, from the same paths: the autoencoder's encoder at its first
+    /// use, networks for a new size on OpenVINO, and all networks with
+    /// [`low_memory`](Self::low_memory). So keep the files where they are, with the same contents,
+    /// until the pipeline is dropped.
     ///
     /// # Errors
     /// An error about a file names the file and what in it is missing or wrong:

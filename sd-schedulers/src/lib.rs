@@ -11,19 +11,22 @@
 //!   noise.
 //!
 //! Almost any sampler runs on any ladder, for any prediction and with any noise. For a combination
-//! that cannot work, [`Ladder::rungs`] returns an error that says why.
+//! that cannot work, [`Ladder::rungs`] returns an error that says why. For example, the
+//! DDIM of diffusers needs whole training timesteps, which a Karras ladder does not have.
 //!
 //! The modules:
 //! - [`samplers`]: the samplers, the [table](samplers#the-table) of them, and the traits of a
 //!   sampler and a run.
-//! - [`ladders`]: the noise levels of a run, and how to split a run.
+//! - [`ladders`]: the noise levels of a run, and how to run a part of them, for image to image or
+//!   for two models in turn.
 //! - [`schedule`]: the noise levels of a model, and what it predicts.
 //! - [`noise`]: the generators of torch, WebUI, numpy and `rand`, variations of a seed, and
 //!   Brownian paths.
 //! - [`config`]: `scheduler_config.json` of diffusers.
 //! - [`names`]: samplers and ladders by the names of WebUI and ComfyUI.
 //!
-//! Guidance belongs to the denoiser, so it is in the crate `sd-core`.
+//! Guidance belongs to the denoiser, so it is in the crate `sd-core`. The CFG++ samplers also need
+//! the model's guess without the prompt, from [`Run::denoise_both`].
 //!
 //! # Run a sampler on a closure
 //! ```
@@ -47,7 +50,11 @@
 //! assert!((variance - 1.0).abs() < 0.1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//! A model usually predicts noise (or v) from a scaled input instead:
+//! `x` holds any number of values in any order. To watch or stop a run, implement [`Run`] and call
+//! [`Sampler::sample`] instead of [`sample`].
+//!
+//! The closure above computes the clean sample. A model usually predicts noise from a scaled input
+//! instead. [`Prediction`] converts that, and also the output of v, flow and EDM models:
 //! ```
 //! # use sd_schedulers::{Prediction, Rung, ladders::NoisePath};
 //! # fn unet(_: &[f32], _: f32) -> Vec<f32> { vec![0.5] }
@@ -116,11 +123,14 @@
 //! # assert_eq!(x, vec![0.25; 32]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//! [`Rungs::sigmas`] has one element more than there are rungs: the sigma that the run leads to,
+//! usually 0. [`Run::noise`] overwrites the slice with unit noise. It does not add to it.
+//!
 //! The other methods of [`Sampler`] have defaults, and they are right for this sampler. It takes
 //! its rungs as [`Conventions::default`](ladders::Conventions) makes them, calls the model once per
 //! step ([`Calls`](samplers::Calls)), ends at the last sigma ([`EndPoint`](samplers::EndPoint)) and
-//! needs nothing else ([`Needs`](samplers::Needs)). Compute coefficients in `f64`, and allocate
-//! every buffer that is as long as `x` before the loop.
+//! needs only a model and noise ([`Needs`](samplers::Needs)). Compute coefficients in `f64`, and
+//! allocate every buffer that is as long as `x` before the loop.
 
 pub mod config;
 pub mod ladders;

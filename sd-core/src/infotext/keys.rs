@@ -20,9 +20,9 @@ keys! {
         SAMPLER = "Sampler":
             "the [title](sd_schedulers::samplers::SamplerRow::title) of the sampler. In files of \
              WebUI, names are read by [`from_webui`](sd_schedulers::from_webui), which includes \
-             aliases (`k_dpmpp_2m`) and old names that contain the ladder (`DPM++ 2M Karras`). The \
-             section [below](#other-programs) has the names of other programs. A sampler without a \
-             name has no `Sampler`.";
+             aliases (`k_dpmpp_2m`) and old names that contain the ladder (`DPM++ 2M Karras`). \
+             The section [below](#other-programs) has the names of other programs. A sampler \
+             without a name has no `Sampler`.";
         SCHEDULE_TYPE = "Schedule type":
             "WebUI's label if it means exactly this ladder, and otherwise the ladder's \
              [name](sd_schedulers::Ladder::NAMED).";
@@ -40,9 +40,9 @@ keys! {
         SEED_RESIZE_FROM = "Seed resize from":
             "width and height, such as `512x768`.";
         CLIP_SKIP = "Clip skip":
-            "the clip skip, if it is not the model's own. If the key is absent, the model's own is \
-             used. [`Pipeline::reproduction`](crate::Pipeline::reproduction) drops a clip skip that \
-             WebUI did not apply.";
+            "the clip skip, if it is not the model's own. If the key is absent, the model's own \
+             is used. [`Pipeline::reproduction`](crate::Pipeline::reproduction) drops a clip skip \
+             that WebUI did not apply.";
         ENSD = "ENSD":
             "the number added to the seed for the noise between steps, if it is not 0.";
         RNG = "RNG":
@@ -55,13 +55,13 @@ keys! {
         SD_LADDER = "SD ladder":
             "a ladder without a name, as JSON.";
         SD_SAMPLER = "SD sampler":
-            "`webui` for a sampler with WebUI's conventions, which `Sampler` names; `model` for the \
-             model's default sampler if that has no name; otherwise the sampler and its options as \
-             JSON, or the `Debug` output of a sampler that is not this crate's, which is a \
-             difference.";
+            "`webui` for a sampler with WebUI's conventions, which `Sampler` names; `model` for \
+             the model's default sampler if that has no name; otherwise the sampler and its \
+             options as JSON, or the `Debug` output of a sampler that is not this crate's, which \
+             is a difference.";
         SD_GUIDANCE = "SD guidance":
-            "guidance with more than a scale, as JSON. A custom guidance is written as its `Debug` \
-             output, without `CFG scale`, and is a difference.";
+            "guidance with more than a scale, as JSON. A custom guidance is written as its \
+             `Debug` output, without `CFG scale`, and is a difference.";
         SD_NOISE = "SD noise":
             "noise that `RNG` does not name, or not completely, as its name or as JSON.";
         SD_SLERP = "SD slerp":
@@ -78,15 +78,19 @@ keys! {
              hash of its file. In files of WebUI, they are the LoRAs that the prompt names, which \
              is a difference.";
         SD_LORAS = "SD loras":
-            "the name and the weights of each merged LoRA, for the text encoders and for the UNet, \
-             as JSON. [`Pipeline::reproduction`](crate::Pipeline::reproduction) compares them with \
-             the pipeline's own, and other LoRAs are a difference.";
-        REFINER = "Refiner", REFINER_SWITCH_AT = "Refiner switch at", REFINER_SWITCH_BY_SAMPLING_STEPS = "Refiner switch by sampling steps":
-            "the name of the refiner that made the last steps, the share of the run before it, and \
-             `True` if that is a share of the steps. They are read as [`Request::refiner`].";
+            "the name and the weights of each merged LoRA, for the text encoders and for the \
+             UNet, as JSON. [`Pipeline::reproduction`](crate::Pipeline::reproduction) compares \
+             them with the pipeline's own, and other LoRAs are a difference.";
+        REFINER = "Refiner",
+        REFINER_SWITCH_AT = "Refiner switch at",
+        REFINER_SWITCH_BY_SAMPLING_STEPS = "Refiner switch by sampling steps":
+            "the name of the refiner that made the last steps, the share of the run before it, \
+             and `True` if that is a share of the steps. They are read as [`Request::refiner`].";
     }
     "The prompts and other inputs:" {
-        SD_SIZES = "SD sizes", SD_NEGATIVE_SIZES = "SD negative sizes", SD_AESTHETIC_SCORES = "SD aesthetic scores":
+        SD_SIZES = "SD sizes",
+        SD_NEGATIVE_SIZES = "SD negative sizes",
+        SD_AESTHETIC_SCORES = "SD aesthetic scores":
             "the size conditioning of an SDXL model, if it is not the default, as JSON.";
         SD_PROMPT_2 = "SD prompt 2", SD_NEGATIVE_PROMPT_2 = "SD negative prompt 2":
             "the texts for the second text encoder, if they differ.";
@@ -97,7 +101,8 @@ keys! {
         TI_HASHES = "TI hashes":
             "the textual inversions that the prompts name, each with the first 12 digits of its \
              file's SHA-256. They have to be loaded, which is a difference.";
-        SD_PROMPT_EMBEDDING = "SD prompt embedding", SD_NEGATIVE_PROMPT_EMBEDDING = "SD negative prompt embedding":
+        SD_PROMPT_EMBEDDING = "SD prompt embedding",
+        SD_NEGATIVE_PROMPT_EMBEDDING = "SD negative prompt embedding":
             "the shape of an embedding that was supplied instead of a text, a difference.";
         SD_INITIAL_NOISE = "SD initial noise":
             "the shape of the initial noise that was supplied, a difference.";
@@ -108,8 +113,8 @@ keys! {
     }
     "The file:" {
         BATCH_SIZE = "Batch size", BATCH_POS = "Batch pos":
-            "for a batch of more than one, its size and the position of this picture in it, from 0. \
-             A difference.";
+            "for a batch of more than one, its size and the position of this picture in it, from \
+             0. A difference.";
         VERSION = "Version":
             "`sd-onnx` and the version of this crate. It shows that the file is this crate's.";
     }

@@ -26,8 +26,11 @@
 //! # Checkpoint files
 //! [`Builder::load`](crate::Builder::load) also takes a single file: the `.safetensors` checkpoint
 //! that most models are shared as, an older `.ckpt`, or a `.gguf`. The format is recognised by the
-//! content, not by the name. No converted copy is written to disk. ONNX Runtime reads most weights
-//! directly from the file. The quantised blocks of GGUF are decoded in memory.
+//! content, not by the name. The examples take a folder or a file in the option `--model`.
+//!
+//! No converted model is left on the disk, but [temporary files](super::devices#temporary-files)
+//! may take several gigabytes while a model is loaded. [Types of weights](#types-of-weights) lists
+//! which weights are copied into memory.
 //!
 //! ```no_run
 //! # use sd_onnx::Request;
@@ -134,10 +137,12 @@
 //! The tensors may have the names of kohya's scripts, LyCORIS, OneTrainer, SimpleTuner, ComfyUI,
 //! peft or any version of diffusers. The alphas of diffusers and peft are read from the metadata or
 //! from `adapter_config.json` beside the file. Textual inversions in the file are loaded too, and a
-//! prompt calls them by their names.
+//! prompt calls them by their names. [`Builder::embeddings`](crate::Builder::embeddings) loads
+//! textual inversions from files of their own.
 //!
 //! [`inspect`](crate::inspect) describes an adapter without a model. Many adapters have words that
-//! a prompt must contain:
+//! a prompt must contain. If the file does not name them, the [`tags`](crate::Adapter::tags) of its
+//! training pictures may show them:
 //!
 //! ```no_run
 //! let found = sd_onnx::inspect("watercolour.safetensors")?;
@@ -150,9 +155,16 @@
 //!
 //! **What must fit.** An adapter must be for the model's family: one for Stable Diffusion 1.x does
 //! not fit SDXL. A fine-tuned or distilled model of the family is fine, and so is an inpainting
-//! model. [`Error::Adapter`](crate::Error::Adapter) reports another family, an adapter for a model
-//! that is not supported (such as Flux), a factor of the wrong shape, and an adapter of which
-//! nothing fits. Single tensors that fit nothing are ignored, with one `tracing` warning per file.
+//! model. The model's weights may have any of the [types below](#types-of-weights), also fp8 and
+//! GGUF, but LoRAs on these two are untested. [`Error::Adapter`](crate::Error::Adapter) reports
+//! another family, an adapter for a model that is not supported (such as Flux), a factor of the
+//! wrong shape, and an adapter of which nothing fits. Single tensors that fit nothing are ignored,
+//! with one `tracing` warning per file.
+//!
+//! **Steps and guidance** stay at the model's defaults. For a LoRA that needs few steps, such as an
+//! LCM or Lightning LoRA, set [`steps`](crate::Request::steps),
+//! [`guidance`](crate::Request::guidance) and [`scheduler`](crate::Request::scheduler) as its
+//! author recommends.
 //!
 //! **Several adapters** are merged in the order of the calls. The order changes the result only for
 //! formats that depend on the weight: DoRA, IA³, OFT, BOFT and GLoRA.
@@ -162,11 +174,12 @@
 //! is the model's weight and W₁ the changed weight at 1.
 //!
 //! **Memory.** Changed weights are in memory as f32, four bytes for each number. All other weights
-//! stay in the model's file.
+//! are loaded as they are without adapters ([Types of weights](#types-of-weights)).
 //!
 //! **What is not possible:**
 //!
 //! - Another weight for each request. All pictures of a pipeline are drawn with the same adapters.
+//!   To change an adapter or its weight, load the model again.
 //! - `<lora:…>` in a prompt. It is removed from the text and not applied.
 //!   [`PromptText::networks`](crate::text::PromptText::networks) lists it, and the examples warn.
 //! - Networks that another tool exported to ONNX. They are an error.
@@ -184,7 +197,9 @@
 //! | GGUF: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K | f32, decoded when the model is loaded |
 //!
 //! One file may mix types. Any other type is an error that names the type. The CPU computes in f32,
-//! so an fp8, f16 or GGUF file saves disk space, but no memory once it is loaded.
+//! so an fp8, f16 or GGUF file saves disk space, but no memory once it is loaded. The
+//! [chapter on devices](super::devices#memory) lists how much memory a model needs, and the formats
+//! that other devices compute in.
 //!
 //! **Pickles** (`.ckpt`, `.pt`, `.bin`) are programs: loading one in Python runs the code in it.
 //! This crate's own reader builds only tensors and plain values and calls nothing. A file that asks
@@ -395,6 +410,7 @@
 //!
 //! A picture that was drawn with [LoRAs](#loras) also records their names, hashes and weights.
 //! [`Pipeline::reproduction`](crate::Pipeline::reproduction) returns the same request for a loaded
-//! model, and lists the LoRAs as a difference if the model was loaded with others.
+//! model, and lists the LoRAs as a difference if the model was loaded with others. LoRAs in a
+//! picture from another program are not applied, and are listed as differences.
 //!
 //! A file appears under its name only when it is complete ([`files::write`](crate::files::write)).

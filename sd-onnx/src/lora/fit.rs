@@ -83,7 +83,7 @@ impl Lora {
     }
 
     /// Finds a module in the model. Returns `None` if the model does not have it, or if its tensors
-    /// are not those of an adapter.
+    /// do not make up an adapter.
     fn found<'m>(
         &self,
         module: &'m Module,

@@ -178,7 +178,7 @@ impl Lora {
         if !is_adapter {
             let kind = source::recognise(&file, None, |facts| Ok(checkpoint::kind(facts)))?;
             let what = match kind {
-                // Some names are those of a LoRA, but no module is complete.
+                // Some names look like a LoRA's, but no module is complete.
                 Kind::Lora | Kind::Unknown => "no adapter that is known".to_owned(),
                 kind => kind.to_string(),
             };

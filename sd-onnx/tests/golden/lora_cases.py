@@ -203,7 +203,7 @@ def sd1(models):
     patterns[LINEAR_1[2]] = formats.lora(Draw("pattern"), shape, rank=2, alpha=5.0)
     alone = {k: patterns[k] for k in LINEAR_1[:3] + LINEAR_1[5:6]}
     yield case("peft", "lora", "peft_alone", alone, suffix="",
-               note="The second module has a rank and an alpha of its own.")
+               note="The second module has another rank and another alpha.")
     yield case("peft-text", "lora", "peft_alone", {k: linear[k] for k in LINEAR_1[8:]}, suffix="")
     few = {k: linear[k] for k in LINEAR_1[1:3]}
     yield case("peft-rslora", "rslora", "peft_alone", few, suffix="", reference="peft",

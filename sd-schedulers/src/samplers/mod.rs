@@ -6,9 +6,10 @@
 //! name for the sampler.
 //!
 //! The column "ends at" is for Stable Diffusion's configuration. With `set_alpha_to_one`, DDIM ends
-//! at the denoised sample, and PNDM and PLMS end where their own formulas lead. On flow models,
-//! Euler and Heun are the flow-matching samplers. On EDM models, Euler and DPM++ 2M are EDM's
-//! samplers.
+//! at the denoised sample, and PNDM and PLMS end where their own formulas lead.
+//!
+//! On flow models, Euler, Heun and LCM do what the `FlowMatch…` classes of diffusers do. On EDM
+//! models, Euler and DPM++ 2M do what its `EDM…` classes do.
 //!
 #![doc = include_str!("table.md")]
 //!
@@ -19,9 +20,9 @@
 //! 1. `src/samplers/renoise.rs`: write the public, documented type with its options, its `impl`,
 //!    and a constant `ROW`. The documentation begins with the paper, the order, the calls and the
 //!    reference implementations. A row states only what differs from a first-order sampler that
-//!    calls the model once per step, ends at the denoised sample and adds no noise. It also has the
-//!    sampler's names and options in WebUI and ComfyUI, if it has any. Code that several samplers
-//!    share is in `steps.rs` and `history.rs`.
+//!    calls the model once per step, ends at the denoised sample ([`EndPoint::Last`] on a ladder
+//!    that ends at 0) and adds no noise. It also has the sampler's names and options in WebUI and
+//!    ComfyUI, if it has any. Code that several samplers share is in `steps.rs` and `history.rs`.
 //! 2. `src/samplers/mod.rs`: add `mod` and `pub use`. `src/samplers/table.rs`: add the row. Tests
 //!    compare each column with the sampler. The test `the_markdown_table_has_every_row` prints what
 //!    belongs in `src/samplers/table.md`. Two tests in `src/names` count the names of WebUI and

@@ -25,7 +25,7 @@ pub struct SamplerRow {
     /// ComfyUI's name. [`from_comfyui`](crate::from_comfyui) returns the sampler with ComfyUI's
     /// options, and knows more names.
     pub comfyui: Option<&'static str>,
-    /// The order of accuracy: halving the steps divides the error by 2 to this power.
+    /// The order of accuracy: halving the step size divides the error by 2 to this power.
     ///
     /// - For a sampler that uses earlier steps, it is the order once the method is under way: from
     ///   exact first steps, and without the lower orders of the last ones. If such a sampler starts

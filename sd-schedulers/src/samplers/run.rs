@@ -8,6 +8,9 @@ use crate::{NoiseSource, Rung, Rungs, ladders::Conventions};
 
 /// A sampler: a loop over the rungs that turns noise into a sample.
 ///
+/// The rungs are the noise levels of the run, noisiest first. Only [`sample`](Self::sample) has no
+/// default.
+///
 /// The value holds options only. The state of a run, such as the earlier steps of a multistep
 /// method, lives in the call. One value therefore serves any number of runs and threads.
 ///

@@ -140,8 +140,8 @@ impl Serialize for Scheduler {
         };
         let written = Written::new(&**sampler).ok_or_else(|| {
             ser::Error::custom(format!(
-                "the sampler {sampler:?} cannot be written: its type is not one of this crate's, or an \
-                 option is not finite"
+                "the sampler {sampler:?} cannot be written: its type is not one of this crate's, or \
+                 an option is not finite"
             ))
         })?;
         let mut map = serializer.serialize_map(None)?;
@@ -230,9 +230,10 @@ impl<'de> Visitor<'de> for NameOrOptions {
     type Value = Scheduler;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            r#"a scheduler: its name, such as "dpmpp-2m", or an object, such as {"euler-a": {"eta": 0.5}}"#,
-        )
+        f.write_str(concat!(
+            r#"a scheduler: its name, such as "dpmpp-2m", "#,
+            r#"or an object, such as {"euler-a": {"eta": 0.5}}"#
+        ))
     }
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<Scheduler, E> {

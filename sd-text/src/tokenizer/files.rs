@@ -113,8 +113,8 @@ impl Files {
     }
 }
 
-/// Returns the added tokens by their ids, if there is no `added_tokens_decoder`: those of
-/// `added_tokens.json`, and those of `tokenizer.json`, which override them.
+/// Returns the added tokens by their ids, if there is no `added_tokens_decoder`. They are in
+/// `added_tokens.json` and in `tokenizer.json`. If both files have an id, `tokenizer.json` counts.
 fn added_tokens(
     settings: &Settings<'_>,
     whole: Option<&TokenizerJson>,
