@@ -141,6 +141,11 @@ pub struct Call<'a> {
     pub guidance: Option<ArrayView1<'a, f32>>,
     /// The extra channels beside the latents, `[batch, channels, h, w]`.
     pub beside: Option<ArrayView4<'a, f32>>,
+    /// The step of the whole run that the call belongs to, counted from 0. A sampler may make
+    /// several calls in a step.
+    ///
+    /// Default: 0.
+    pub step: usize,
     /// The token that ends the call early.
     pub stop: &'a StopToken,
 }
@@ -162,6 +167,7 @@ impl<'a> Call<'a> {
             sizes: None,
             guidance: None,
             beside: None,
+            step: 0,
             stop,
         }
     }
@@ -187,6 +193,12 @@ impl<'a> Call<'a> {
     /// Sets [`beside`](Self::beside).
     pub fn beside(mut self, picture: ArrayView4<'a, f32>) -> Self {
         self.beside = Some(picture);
+        self
+    }
+
+    /// Sets [`step`](Self::step).
+    pub fn step(mut self, step: usize) -> Self {
+        self.step = step;
         self
     }
 }

@@ -125,7 +125,7 @@ pub use guided::Guided;
 pub use image;
 pub use infotext::{Infotext, InfotextError, Reproduction};
 pub use interpolate::slerp;
-pub use lora::LoraWeight;
+pub use lora::{LoraBlocks, LoraCall, LoraInfo, LoraLibrary, LoraNetworks, LoraWeight};
 pub use ndarray;
 pub use picture::{Generation, Picture, Timings};
 pub use pipeline::{MAX_PIXELS, Pipeline, PipelineBuilder};

@@ -1,6 +1,10 @@
-//! The LoRAs that are merged into the networks of a pipeline.
+//! LoRAs: the ones that are merged into the networks of a pipeline, and the ones that prompts call.
+
+mod library;
 
 use std::sync::Arc;
+
+pub use library::{LoraBlocks, LoraCall, LoraInfo, LoraLibrary, LoraNetworks};
 
 use crate::model_id::ModelId;
 
