@@ -3,7 +3,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use ndarray::Array2;
@@ -23,7 +23,7 @@ use crate::{
     exported::{self, Codec, TextFile},
     hash,
     inversions::{self, Inversions, Rows},
-    lora::Adapters,
+    lora::{Adapters, Library, Sites, TextTower},
     models::{
         clip_text::{ClipTextConfig, PROJECTION},
         unet::UnetConfig,
@@ -88,6 +88,7 @@ pub struct Builder {
     codec: Option<Arc<dyn LatentCodec>>,
     inversions: Vec<Inversions>,
     loras: Vec<(PathBuf, LoraWeight)>,
+    lora_folders: Vec<PathBuf>,
     refiner: Option<PathBuf>,
     elsewhere: Elsewhere,
     prediction: Option<Prediction>,
@@ -119,6 +120,7 @@ pub fn builder() -> Builder {
         codec: None,
         inversions: Vec::new(),
         loras: Vec::new(),
+        lora_folders: Vec::new(),
         refiner: None,
         elsewhere: Elsewhere::default(),
         prediction: None,
@@ -476,6 +478,44 @@ impl Builder {
         self
     }
 
+    /// Adds a folder of LoRAs, which the prompts of requests can call by name, as in
+    /// `<lora:watercolour:0.8>`. The method can be called several times.
+    ///
+    /// Every `.safetensors`, `.pt` and `.ckpt` file in the folder and its subfolders is tried. A
+    /// prompt calls a file by its name without the extension, or by the name that the LoRA had in
+    /// training. [`Request::prompt`](crate::Request::prompt) describes the syntax, and
+    /// [`Pipeline::loras`] lists the LoRAs. A file that cannot be used with the model is a problem
+    /// of the requests that call it. Textual inversions in the files are loaded too, and prompts
+    /// can call them with and without the LoRA.
+    ///
+    /// The factors of a LoRA or LoCon are inputs of the networks ([`LoraInfo::live`]). Switching to
+    /// it takes a moment, and its weight can change from step to step. Files in other formats, such
+    /// as LoHa, DoRA or OFT, are merged into the weights. Switching to such a LoRA, or to several
+    /// LoRAs that include one, loads the networks again.
+    ///
+    /// Only [`load`](Self::load) uses this setting. It fails with [`Error::Io`] if the folder cannot
+    /// be read.
+    ///
+    /// Default: none.
+    ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// # let loras = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji/loras");
+    /// use sd_onnx::Request;
+    ///
+    /// let pipeline = sd_onnx::builder().loras(loras).load(folder)?;
+    /// let request = Request::new("a fox <lora:ink:0.8>").steps(2);
+    /// let found = pipeline.generate(&request)?;
+    /// # assert_eq!(found.pictures.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// [`LoraInfo::live`]: crate::LoraInfo::live
+    pub fn loras(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.lora_folders.push(folder.into());
+        self
+    }
+
     /// Sets a second model, a file or a folder, that runs the last steps of each picture, such as
     /// SDXL's refiner.
     ///
@@ -713,9 +753,14 @@ impl Builder {
         let model = self.open(path, &components)?;
         let (scheduler, text) = self.scheduler_config(&model)?;
         let engine = self.engine()?;
-        let adapters = Adapters::new(&self.loras, &model)?;
-        let prompts = self.prompts(&model, &adapters, &engine)?;
-        let (denoiser, unet) = denoiser(&model, &adapters, &engine)?;
+        let mut adapters = Adapters::new(&self.loras, &self.lora_folders, &model)?;
+        let (prompts, towers) = self.prompts(&model, &adapters, &engine)?;
+        let LoadedUnet {
+            denoiser,
+            config: unet,
+            sites: unet_sites,
+            resnets,
+        } = denoiser(&model, &adapters, &engine)?;
         let sample_size = sample_size(&model, &denoiser, unet.as_ref())?;
         let (codec, own_codec) = self.codec_for(&model, &engine)?;
         let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(MOST_SIDE) as u32;
@@ -727,6 +772,15 @@ impl Builder {
         let denoiser = Arc::new(denoiser);
         let mut denoisers = vec![(denoiser.clone(), length_of(&prompts))];
         let factor = codec.factor();
+        let library = adapters.library.take().map(|files| Library {
+            files,
+            prompts: prompts.clone(),
+            towers,
+            denoiser: denoiser.clone(),
+            unet_sites,
+            resnets,
+            last: Mutex::default(),
+        });
         let mut pipeline = Pipeline::builder(prompts, denoiser.clone(), codec, scheduler)
             .size(width, height)
             .defaults(defaults)
@@ -738,12 +792,15 @@ impl Builder {
                 hash::remembered(&files, hash::cache().as_deref())
             });
         pipeline = adapters.record(pipeline);
+        if let Some(library) = library {
+            let _ = library; // TODO
+        }
         if let Some(path) = &self.refiner {
             let refiner = self.open_refiner(path, &model, prediction)?;
             // The LoRAs are for the model, and do not fit its refiner.
             let adapters = Adapters::default();
-            let prompts = self.prompts(&refiner, &adapters, &engine)?;
-            let denoiser = Arc::new(self::denoiser(&refiner, &adapters, &engine)?.0);
+            let (prompts, _) = self.prompts(&refiner, &adapters, &engine)?;
+            let denoiser = Arc::new(self::denoiser(&refiner, &adapters, &engine)?.denoiser);
             denoisers.push((denoiser.clone(), length_of(&prompts)));
             pipeline = pipeline.refiner(refiner.name(), prompts, denoiser);
         }
@@ -777,8 +834,9 @@ impl Builder {
     /// The same as for [`load`](Self::load).
     pub fn load_prompt_encoder(&self, path: impl AsRef<Path>) -> Result<PromptEncoder, Error> {
         let model = self.open(path.as_ref(), &[])?;
-        let adapters = Adapters::new(&self.loras, &model)?;
-        self.prompts(&model, &adapters, &self.engine()?)
+        let adapters = Adapters::new(&self.loras, &[], &model)?;
+        let (prompts, _) = self.prompts(&model, &adapters, &self.engine()?)?;
+        Ok(prompts)
     }
 
     /// Loads only the tokenizer and the text encoder of a model, as a [`TextEncoder`] for plain
@@ -800,8 +858,8 @@ impl Builder {
     pub fn load_text_encoder(&self, path: impl AsRef<Path>) -> Result<TextEncoder, Error> {
         let variant = self.variant.as_deref();
         let folder = Source::open_text(path.as_ref(), variant, &self.elsewhere)?;
-        let adapters = Adapters::new(&self.loras, &folder)?;
-        let mut files = TextFiles::read(&folder, TowerParts::ONLY, &adapters)?;
+        let adapters = Adapters::new(&self.loras, &[], &folder)?;
+        let mut files = TextFiles::read(&folder, TowerParts::ONLY, &adapters, false)?;
         files.project();
         let inversions = self.inversions(&adapters)?;
         let more = inversions::add(&inversions, &mut [files.rows()])?.remove(0);
@@ -824,8 +882,8 @@ impl Builder {
     /// The same as for [`load`](Self::load).
     pub fn load_denoiser(&self, path: impl AsRef<Path>) -> Result<Arc<dyn Denoiser>, Error> {
         let folder = self.open(path.as_ref(), &["unet"])?;
-        let adapters = Adapters::new(&self.loras, &folder)?;
-        let (denoiser, _) = denoiser(&folder, &adapters, &self.engine()?)?;
+        let adapters = Adapters::new(&self.loras, &[], &folder)?;
+        let LoadedUnet { denoiser, .. } = denoiser(&folder, &adapters, &self.engine()?)?;
         let latents = match self.size {
             Some([width, height]) => [height, width].map(|side| side as usize / SD_FACTOR),
             None => denoiser.sample_size(),
@@ -1008,18 +1066,29 @@ impl Builder {
         folder: &Source,
         adapters: &Adapters,
         engine: &Engine,
-    ) -> Result<PromptEncoder, Error> {
-        let read = |&tower| TextFiles::read(folder, tower, adapters);
+    ) -> Result<(PromptEncoder, Vec<TextTower>), Error> {
+        let one_rank = engine.dialect().fixed_sizes;
+        let read = |&tower| TextFiles::read(folder, tower, adapters, one_rank);
         let mut files: Vec<_> = folder.towers().iter().map(read).collect::<Result<_, _>>()?;
         let mut rows: Vec<_> = files.iter_mut().map(TextFiles::rows).collect();
         let more = inversions::add(&self.inversions(adapters)?, &mut rows)?;
         let mut towers = Vec::with_capacity(files.len());
+        let mut parts = Vec::with_capacity(files.len());
         for ((files, more), tower) in files.into_iter().zip(&more).zip(folder.towers()) {
+            let sites = files.sites();
             let (tokenizer, model) = files.model(more, engine)?;
+            parts.push(TextTower {
+                network: tower.encoder,
+                tokenizer: tokenizer.clone(),
+                model: model.clone(),
+                layer: tower.layer,
+                sites,
+            });
             let made = Tower::new(tokenizer, model).map_err(|error| unfit(folder, error))?;
             towers.push(made.layer(tower.layer));
         }
-        PromptEncoder::from_towers(towers).map_err(|error| unfit(folder, error))
+        let prompts = PromptEncoder::from_towers(towers).map_err(|error| unfit(folder, error))?;
+        Ok((prompts, parts))
     }
 }
 
@@ -1034,12 +1103,27 @@ struct TextFiles {
 
 /// The network of a text encoder.
 enum TextNetwork {
-    Weights(Box<ClipTextConfig>, Weights),
+    Weights(Box<TextWeights>),
     Exported(Box<TextFile>),
 }
 
+/// The weights of a text encoder.
+struct TextWeights {
+    /// The network's folder in diffusers.
+    network: &'static str,
+    config: ClipTextConfig,
+    weights: Weights,
+    sites: Arc<Sites>,
+}
+
 impl TextFiles {
-    fn read(folder: &Source, tower: TowerParts, adapters: &Adapters) -> Result<Self, Error> {
+    /// Reads the files. `one_rank` is as in [`Adapters::sites`].
+    fn read(
+        folder: &Source,
+        tower: TowerParts,
+        adapters: &Adapters,
+        one_rank: bool,
+    ) -> Result<Self, Error> {
         let tokenizer = folder.tokenizer(tower)?;
         let network = match folder.graph(tower.encoder)? {
             Some(graph) => TextNetwork::Exported(exported::text(&graph, tower.pooled)?.into()),
@@ -1048,7 +1132,14 @@ impl TextFiles {
                 config.projection = tower.pooled.then_some(config.projection_width);
                 let mut weights = folder.weights(tower.encoder)?;
                 adapters.merge(tower.encoder, &mut weights)?;
-                TextNetwork::Weights(config.into(), weights)
+                let sites = adapters.sites(tower.encoder, &mut weights, one_rank);
+                let read = TextWeights {
+                    network: tower.encoder,
+                    config,
+                    weights,
+                    sites,
+                };
+                TextNetwork::Weights(read.into())
             }
         };
         let files = Self { tokenizer, network };
@@ -1070,16 +1161,24 @@ impl TextFiles {
 
     fn config(&self) -> &ClipTextConfig {
         match &self.network {
-            TextNetwork::Weights(config, _) => config,
+            TextNetwork::Weights(of) => &of.config,
             TextNetwork::Exported(file) => file.config(),
+        }
+    }
+
+    /// Returns the weights whose LoRAs can be inputs.
+    fn sites(&self) -> Arc<Sites> {
+        match &self.network {
+            TextNetwork::Weights(of) => of.sites.clone(),
+            TextNetwork::Exported(_) => Arc::default(),
         }
     }
 
     /// Makes the text model return its projected state, if it has one.
     fn project(&mut self) {
-        if let TextNetwork::Weights(config, weights) = &mut self.network {
-            let shape = weights.shape(&format!("{PROJECTION}.weight"));
-            config.projection = shape.and_then(|shape| shape.first().copied());
+        if let TextNetwork::Weights(of) = &mut self.network {
+            let shape = of.weights.shape(&format!("{PROJECTION}.weight"));
+            of.config.projection = shape.and_then(|shape| shape.first().copied());
         }
     }
 
@@ -1100,8 +1199,9 @@ impl TextFiles {
         engine: &Engine,
     ) -> Result<(Arc<ClipTokenizer>, Arc<OnnxTextModel>), Error> {
         let model = match self.network {
-            TextNetwork::Weights(config, weights) => {
-                OnnxTextModel::new(*config, weights, more.view(), engine)?
+            TextNetwork::Weights(of) => {
+                let weights = (of.network, of.weights, of.sites);
+                OnnxTextModel::new(of.config, weights, more.view(), engine)?
             }
             TextNetwork::Exported(file) => OnnxTextModel::exported(&file, more.view(), engine)?,
         };
@@ -1130,22 +1230,39 @@ fn sample_size(
     Ok(sample_size)
 }
 
-/// Returns the UNet and its `config.json`, which an exported UNet may lack.
-fn denoiser(
-    folder: &Source,
-    adapters: &Adapters,
-    engine: &Engine,
-) -> Result<(OnnxDenoiser, Option<Config>), Error> {
+/// A UNet, before its network is loaded.
+struct LoadedUnet {
+    denoiser: OnnxDenoiser,
+    /// Its `config.json`, which an exported UNet may lack.
+    config: Option<Config>,
+    /// The weights whose LoRAs can be inputs.
+    sites: Arc<Sites>,
+    /// The number of residual blocks in a level.
+    resnets: usize,
+}
+
+fn denoiser(folder: &Source, adapters: &Adapters, engine: &Engine) -> Result<LoadedUnet, Error> {
     if let Some(graph) = folder.graph("unet")? {
         let (graph, config) = exported::unet(&graph, folder.sizes())?;
-        return Ok((OnnxDenoiser::exported(graph, engine)?, config));
+        return Ok(LoadedUnet {
+            denoiser: OnnxDenoiser::exported(graph, engine)?,
+            config,
+            sites: Arc::default(),
+            resnets: 0,
+        });
     }
     let config = folder.config("unet")?;
     let unet = UnetConfig::new(&config, folder.sizes())?;
     let mut weights = folder.weights("unet")?;
     adapters.merge("unet", &mut weights)?;
-    let denoiser = OnnxDenoiser::new(unet, weights, engine)?;
-    Ok((denoiser, Some(config)))
+    let resnets = unet.resnets();
+    let sites = adapters.sites("unet", &mut weights, engine.dialect().fixed_sizes);
+    Ok(LoadedUnet {
+        denoiser: OnnxDenoiser::new(unet, (weights, sites.clone()), engine)?,
+        config: Some(config),
+        sites,
+        resnets,
+    })
 }
 
 fn codec_of(folder: &Source, engine: &Engine) -> Result<OnnxCodec, Error> {
@@ -1180,6 +1297,7 @@ impl fmt::Debug for Builder {
             codec,
             inversions,
             loras,
+            lora_folders,
             refiner,
             elsewhere,
             prediction,
@@ -1200,6 +1318,7 @@ impl fmt::Debug for Builder {
             .field("codec", &codec.as_ref().map(|_| "given"))
             .field("inversions", inversions)
             .field("loras", loras)
+            .field("lora_folders", lora_folders)
             .field("refiner", refiner)
             .field("elsewhere", elsewhere)
             .field("prediction", prediction)

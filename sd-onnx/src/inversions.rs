@@ -1,10 +1,6 @@
 //! Loads the builder's textual inversions and adds them to the text encoders.
 
-use std::{
-    collections::HashSet,
-    error, fs, io,
-    path::{Path, PathBuf},
-};
+use std::{error, path::PathBuf};
 
 use ndarray::{Array2, Axis};
 use sd_text::{
@@ -12,11 +8,10 @@ use sd_text::{
     outside::{chain, printable},
 };
 
-use crate::Error;
+use crate::{Error, folder};
 
-/// The largest number of files and folders that are searched in one folder. Large collections have
-/// a few thousand.
-const MOST_ENTRIES: usize = 20_000;
+/// The extensions of the files of textual inversions.
+const EXTENSIONS: [&str; 3] = ["safetensors", "pt", "bin"];
 /// The largest number of warnings that are logged separately.
 const MOST_REPORTED: usize = 16;
 
@@ -82,7 +77,8 @@ pub(crate) fn add(
         match source {
             Inversions::Given(inversion) => add(inversion, &mut report)?,
             Inversions::At(path) if path.is_dir() => {
-                for file in files(path, &mut report)? {
+                let skipped = |error| report.left_out(error);
+                for file in folder::files(path, &EXTENSIONS, skipped)? {
                     let added = TextualInversion::load(file)
                         .and_then(|inversion| add(&inversion, &mut report));
                     added.unwrap_or_else(|error| report.left_out(error));
@@ -93,53 +89,6 @@ pub(crate) fn add(
     }
     report.finish();
     Ok(all)
-}
-
-/// Returns the sorted paths of all files in a folder and its subfolders that have the extension of
-/// a textual inversion.
-fn files(top: &Path, report: &mut Report) -> Result<Vec<PathBuf>, Error> {
-    let mut files = Vec::new();
-    let mut folders = vec![top.to_owned()];
-    // Visits each folder once: a link may lead back to a folder above it.
-    let mut known = HashSet::new();
-    let mut entries = 0;
-    while let Some(folder) = folders.pop() {
-        let mut read = || -> io::Result<()> {
-            if !known.insert(fs::canonicalize(&folder)?) {
-                return Ok(());
-            }
-            for entry in fs::read_dir(&folder)? {
-                entries += 1;
-                if entries > MOST_ENTRIES {
-                    break;
-                }
-                let path = entry?.path();
-                let is = |extension: &str| {
-                    path.extension()
-                        .is_some_and(|other| other.eq_ignore_ascii_case(extension))
-                };
-                if path.is_dir() {
-                    folders.push(path);
-                } else if is("safetensors") || is("pt") || is("bin") {
-                    files.push(path);
-                }
-            }
-            Ok(())
-        };
-        match read() {
-            Err(error) if folder == top => return Err(Error::io(top)(error)),
-            Err(error) => report.left_out(Error::io(&folder)(error)),
-            Ok(()) => {}
-        }
-        if entries > MOST_ENTRIES {
-            let problem = format!(
-                "more than {MOST_ENTRIES} files and folders in it, expected a folder of textual inversions"
-            );
-            return Err(Error::io(top)(io::Error::other(problem)));
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 /// Logs the first few warnings, and then the number of the others.

@@ -94,6 +94,7 @@ mod device;
 mod engine;
 mod error;
 mod exported;
+mod folder;
 mod graph;
 pub mod handbook;
 mod hash;
@@ -121,7 +122,7 @@ pub use runtime::RuntimeError;
 pub use sd_core::{
     BuildError, Call, ClassifierFree, Conditioning, Defaults, Denoiser, Event, EventStream, Events,
     GenerateError, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError, Inputs,
-    LatentCodec, LatentDistribution, LatentRgb, LoraWeight, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
+    LatentCodec, LatentDistribution, LatentRgb, LoraInfo, LoraWeight, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
     MAX_PROMPT_BYTES, MAX_WINDOWS, NetworkReport, OnStop, Picture, Pipeline, PipelineBuilder,
     Problem, Problems, Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction,
     Request, SchedulerConfig, SizeIds, Sizes, Stage, StepInfo, StopToken, Stopped, Timings,

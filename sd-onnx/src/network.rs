@@ -13,11 +13,12 @@ use crate::{
     Error, RunError,
     engine::Engine,
     graph::{Dialect, Model},
+    lora::{Active, Set, Sites},
     session::{Input, Session},
 };
 
-/// A function that writes the graph of a network.
-type Write = Box<dyn Fn(Dialect) -> Result<Model, Error> + Send + Sync>;
+/// A function that writes the graph of a network, with LoRAs merged into its weights or without.
+type Write = Box<dyn Fn(Dialect, Option<&Set>) -> Result<Model, Error> + Send + Sync>;
 
 /// The name of an input, and its shape and values.
 pub(crate) type Named<'a> = (&'a str, Input<'a>);
@@ -32,15 +33,45 @@ pub(crate) struct Network {
     write: Write,
     /// Whether a session accepts only one size of each input.
     fixed_sizes: bool,
+    /// The weights whose LoRAs can be inputs.
+    sites: Arc<Sites>,
     sessions: Arc<Sessions>,
 }
 
 /// The loaded sessions of a network, the most recently used one first.
 #[derive(Debug, Default)]
-pub(crate) struct Sessions(Mutex<Vec<(Sizes, Arc<Session>)>>);
+pub(crate) struct Sessions(Mutex<Vec<(Key, Arc<Session>)>>);
 
-/// The dimensions of all inputs of a session, concatenated. Empty if the session accepts any size.
-type Sizes = Vec<usize>;
+/// What a session can be used for.
+#[derive(Debug)]
+struct Key {
+    /// The dimensions of all inputs, concatenated. Empty if the session accepts any size.
+    sizes: Vec<usize>,
+    /// Whether the factors of LoRAs are inputs.
+    live: bool,
+    /// The LoRAs that are merged into the weights.
+    merged: Option<Arc<Set>>,
+}
+
+/// A call of a network: its inputs, and the LoRAs that it runs with.
+#[derive(Clone, Copy)]
+pub(crate) struct NetworkCall<'a> {
+    pub inputs: &'a [Named<'a>],
+    pub loras: &'a Active,
+    /// The step of the run, which the weights of LoRAs may depend on.
+    pub step: usize,
+}
+
+impl<'a> NetworkCall<'a> {
+    /// Creates a call without LoRAs.
+    pub fn new(inputs: &'a [Named<'a>]) -> Self {
+        Self {
+            inputs,
+            loras: &Active::None,
+            step: 0,
+        }
+    }
+}
 
 impl Network {
     /// Creates a network, which is not loaded yet.
@@ -53,6 +84,19 @@ impl Network {
         fixed_sizes: bool,
         write: impl Fn(Dialect) -> Result<Model, Error> + Send + Sync + 'static,
     ) -> Self {
+        let sites = Arc::default();
+        Self::changeable(name, engine, fixed_sizes, sites, move |dialect, _| write(dialect))
+    }
+
+    /// Like [`new`](Self::new), for a network that LoRAs can change: by inputs at the `sites`, or
+    /// merged into the weights.
+    pub fn changeable(
+        name: &'static str,
+        engine: &Engine,
+        fixed_sizes: bool,
+        sites: Arc<Sites>,
+        write: impl Fn(Dialect, Option<&Set>) -> Result<Model, Error> + Send + Sync + 'static,
+    ) -> Self {
         let sessions = Arc::default();
         engine.register(&sessions);
         Self {
@@ -60,6 +104,7 @@ impl Network {
             engine: engine.clone(),
             write: Box::new(write),
             fixed_sizes: fixed_sizes && engine.dialect().fixed_sizes,
+            sites,
             sessions,
         }
     }
@@ -69,27 +114,27 @@ impl Network {
     pub fn prepare(&self, inputs: &[Named<'_>]) -> Result<(), Error> {
         match self.engine.low_memory() {
             true => Ok(()),
-            false => self.session(inputs).map(drop),
+            false => self.with_session(NetworkCall::new(inputs), |_, _| ()),
         }
     }
 
     /// Runs the network like [`Session::run`].
     pub fn run<T>(
         &self,
-        inputs: &[Named<'_>],
+        call: NetworkCall<'_>,
         stop: &StopToken,
         read: impl FnOnce(&[i64], &[f32]) -> T,
     ) -> Result<T, RunError> {
-        self.session(inputs)?.run(inputs, stop, read)
+        self.with_session(call, |session, inputs| session.run(inputs, stop, read))?
     }
 
     /// Runs the network like [`Session::run_for`].
     pub fn run_for(
         &self,
-        inputs: &[Named<'_>],
+        call: NetworkCall<'_>,
         outputs: &[&str],
     ) -> Result<Vec<ArrayD<f32>>, RunError> {
-        self.session(inputs)?.run_for(inputs, outputs)
+        self.with_session(call, |session, inputs| session.run_for(inputs, outputs))?
     }
 
     /// Returns a report for each loaded session: which provider runs its nodes.
@@ -101,49 +146,80 @@ impl Network {
             .collect()
     }
 
-    /// Returns the session for the sizes of `inputs`, and creates it if it does not exist.
-    /// Meanwhile, other callers that need a session of this network wait.
-    fn session(&self, inputs: &[Named<'_>]) -> Result<Arc<Session>, Error> {
+    /// Calls `use_it` with the session for a call and all inputs of the call, which include the
+    /// factors of LoRAs.
+    fn with_session<T>(
+        &self,
+        call: NetworkCall<'_>,
+        use_it: impl FnOnce(&Session, &[Named<'_>]) -> T,
+    ) -> Result<T, Error> {
+        let factors = self.sites.of_call(call.loras, call.step);
+        let mut inputs = call.inputs.to_vec();
+        if let Some(factors) = &factors {
+            inputs.extend(self.sites.named(factors));
+        }
+        let merged = match call.loras {
+            Active::Merged(set) => Some(set),
+            Active::Live(_) | Active::None => None,
+        };
+        let session = self.session(&inputs, factors.is_some(), merged)?;
+        Ok(use_it(&session, &inputs))
+    }
+
+    /// Returns the session for the sizes of `inputs`, and creates it if it does not exist. `live`
+    /// is whether the factors of LoRAs are among the inputs, and `merged` are the LoRAs in the
+    /// weights. Meanwhile, other callers that need a session of this network wait.
+    fn session(
+        &self,
+        inputs: &[Named<'_>],
+        live: bool,
+        merged: Option<&Arc<Set>>,
+    ) -> Result<Arc<Session>, Error> {
         self.engine.make_room(&self.sessions);
         let mut sessions = self.sessions.lock();
-        let place = match self.fixed_sizes {
-            true => sessions.iter().position(|(sizes, _)| is_of(sizes, inputs)),
-            false => (!sessions.is_empty()).then_some(0),
+        let mut key = Key {
+            sizes: Vec::new(),
+            live,
+            merged: merged.cloned(),
         };
-        if let Some(place) = place {
+        if self.fixed_sizes {
+            key.sizes = inputs.iter().flat_map(|(_, it)| it.shape()).copied().collect();
+        }
+        if let Some(place) = sessions.iter().position(|(known, _)| *known == key) {
             sessions[..=place].rotate_right(1);
             return Ok(sessions[0].1.clone());
         }
         // Old sessions are dropped first, because the new one needs their memory.
         sessions.truncate(self.engine.kept_sizes - 1);
-        let mut model = self.model()?;
-        let mut sizes = Sizes::new();
+        let mut model = self.model(live, merged)?;
         if self.fixed_sizes {
-            sizes.extend(inputs.iter().flat_map(|(_, input)| input.shape()));
             model = model.fixed(self.name, inputs)?;
         }
         let session = Arc::new(Session::new(self.name, &model, &self.engine)?);
-        sessions.insert(0, (sizes, session.clone()));
+        sessions.insert(0, (key, session.clone()));
         Ok(session)
     }
-}
 
-impl Network {
     /// Writes the graph.
     ///
     /// If a graph with blocked convolutions cannot be written, for example because the disk has no
     /// room for the reordered filters, this writes one with plain convolutions. ONNX Runtime then
     /// reorders the filters in memory.
-    fn model(&self) -> Result<Model, Error> {
-        let dialect = self.engine.dialect();
-        (self.write)(dialect).or_else(|error| {
+    fn model(&self, live: bool, merged: Option<&Arc<Set>>) -> Result<Model, Error> {
+        let dialect = Dialect {
+            live,
+            ..self.engine.dialect()
+        };
+        let merged = merged.map(Arc::as_ref);
+        (self.write)(dialect, merged).or_else(|error| {
             if dialect.channel_block.is_none() {
                 return Err(error);
             }
-            let model = (self.write)(Dialect {
+            let plain = Dialect {
                 channel_block: None,
                 ..dialect
-            })?;
+            };
+            let model = (self.write)(plain, merged)?;
             tracing::warn!(
                 "the {} needs more memory and time to load, because its filters could not be \
                  reordered into a file: {}",
@@ -155,10 +231,14 @@ impl Network {
     }
 }
 
-/// Returns whether a session with these sizes accepts the inputs.
-fn is_of(sizes: &Sizes, inputs: &[Named<'_>]) -> bool {
-    let asked = inputs.iter().flat_map(|(_, input)| input.shape());
-    asked.eq(sizes)
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        let same_set = match (&self.merged, &other.merged) {
+            (Some(set), Some(other)) => Arc::ptr_eq(set, other),
+            (set, other) => set.is_none() && other.is_none(),
+        };
+        self.sizes == other.sizes && self.live == other.live && same_set
+    }
 }
 
 impl Sessions {
@@ -167,7 +247,7 @@ impl Sessions {
         self.lock().clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(Sizes, Arc<Session>)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Key, Arc<Session>)>> {
         // The list holds only complete sessions, even after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -215,7 +295,7 @@ mod tests {
         let network = Network::new("identity", &engine(), false, identity);
         let inputs = [("x", Input::F32(&[2], &[1.0, 2.0]))];
         let read = |_: &[i64], values: &[f32]| values.to_vec();
-        let values = network.run(&inputs, &StopToken::new(), read);
+        let values = network.run(NetworkCall::new(&inputs), &StopToken::new(), read);
         assert_eq!(values.expect("the plain graph runs"), [1.0, 2.0]);
     }
 

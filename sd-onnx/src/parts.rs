@@ -22,27 +22,30 @@ use crate::{
         unet::{self, Sinusoids, UnetConfig, input},
         vae::{self, VaeConfig},
     },
-    network::{Named, Network},
+    lora::{Active, Set, Sites},
+    network::{Named, Network, NetworkCall},
     session::Input,
     weights::Weights,
 };
 
-/// CLIP's text transformer.
-#[derive(Debug)]
+/// CLIP's text transformer. Clones share the network.
+#[derive(Debug, Clone)]
 pub(crate) struct OnnxTextModel {
     config: ClipTextConfig,
     shape: TextShape,
-    network: Network,
+    network: Arc<Network>,
     /// The outputs of an exported graph, which may lack some of them.
-    exported: Option<TextGraph>,
+    exported: Option<Arc<TextGraph>>,
+    loras: Active,
 }
 
 impl OnnxTextModel {
     /// Loads the network. `more` `[any, width]` is appended to the stored rows of the token
-    /// embedding.
+    /// embedding. `sites` are the weights whose LoRAs can be inputs, and `name` is the network's
+    /// folder in diffusers.
     pub fn new(
         config: ClipTextConfig,
-        weights: Weights,
+        (name, weights, sites): (&'static str, Weights, Arc<Sites>),
         more: ArrayView2<'_, f32>,
         engine: &Engine,
     ) -> Result<Self, Error> {
@@ -54,15 +57,19 @@ impl OnnxTextModel {
         )?;
         let (of_graph, more) = (config.clone(), more.to_owned());
         // One session takes texts of any length, because the network is small.
-        let network = Network::new("text encoder", engine, false, move |dialect| {
-            clip_text::graph(&of_graph, &weights, more.view(), dialect)
-        });
+        let write = move |dialect, merged: Option<&Set>| {
+            let merged = merged.map(|set| set.merged(name, &weights)).transpose()?;
+            let weights = merged.as_ref().unwrap_or(&weights);
+            clip_text::graph(&of_graph, weights, more.view(), dialect)
+        };
+        let network = Network::changeable("text encoder", engine, false, sites, write);
         network.prepare(&[])?;
         Ok(Self {
-            network,
+            network: network.into(),
             shape,
             config,
             exported: None,
+            loras: Active::None,
         })
     }
 
@@ -77,11 +84,20 @@ impl OnnxTextModel {
         let network = Network::new("text encoder", engine, false, move |_| Ok(model.clone()));
         network.prepare(&[])?;
         Ok(Self {
-            network,
+            network: network.into(),
             shape: text_shape(file.config(), more),
             config: file.config().clone(),
-            exported: Some(graph),
+            exported: Some(graph.into()),
+            loras: Active::None,
         })
+    }
+
+    /// Returns the model with LoRAs. Both share the network.
+    pub fn with_loras(&self, loras: Active) -> Self {
+        Self {
+            loras,
+            ..self.clone()
+        }
     }
 
     /// Returns the outputs with these names for `ids` `[batch, length]`. `ends` holds the position
@@ -105,7 +121,12 @@ impl OnnxTextModel {
             (IDS, Input::I64(&shape, ids)),
             (ENDS, Input::I64(&[ends.len(), 1], ends)),
         ];
-        Ok(self.network.run_for(&inputs, outputs)?)
+        let call = NetworkCall {
+            inputs: &inputs,
+            loras: &self.loras,
+            step: 0,
+        };
+        Ok(self.network.run_for(call, outputs)?)
     }
 }
 
@@ -148,7 +169,8 @@ fn text_shape(config: &ClipTextConfig, more: ArrayView2<'_, f32>) -> TextShape {
     shape
 }
 
-/// The UNet.
+/// The UNet. Clones share the network.
+#[derive(Clone)]
 pub(crate) struct OnnxDenoiser {
     inputs: Inputs,
     /// The width of the guidance scale's sinusoids, if the guidance scale is an input.
@@ -158,21 +180,27 @@ pub(crate) struct OnnxDenoiser {
     sample_size: [usize; 2],
     /// The input sizes that an exported graph accepts.
     limits: Limits,
-    network: Network,
+    network: Arc<Network>,
+    loras: Active,
 }
 
 /// The sinusoids of the timestep and of SDXL's sizes.
+#[derive(Clone)]
 struct UnetSinusoids {
     timestep: Sinusoids,
     sizes: Option<Sinusoids>,
 }
 
 impl OnnxDenoiser {
-    /// Creates a UNet that is loaded later.
+    /// Creates a UNet that is loaded later. `sites` are the weights whose LoRAs can be inputs.
     ///
     /// # Errors
     /// Returns an error if tensors are missing, have another shape or are not used.
-    pub fn new(config: UnetConfig, weights: Weights, engine: &Engine) -> Result<Self, Error> {
+    pub fn new(
+        config: UnetConfig,
+        (weights, sites): (Weights, Arc<Sites>),
+        engine: &Engine,
+    ) -> Result<Self, Error> {
         weights.check(
             unet::CLASS,
             |_| false,
@@ -188,9 +216,13 @@ impl OnnxDenoiser {
             sinusoids,
             sample_size: config.sample_size,
             limits: Limits::default(),
-            network: Network::new("UNet", engine, true, move |dialect| {
-                unet::graph(&config, &weights, dialect)
-            }),
+            network: Network::changeable("UNet", engine, true, sites, move |dialect, merged| {
+                let merged = merged.map(|set| set.merged("unet", &weights)).transpose()?;
+                let weights = merged.as_ref().unwrap_or(&weights);
+                unet::graph(&config, weights, dialect)
+            })
+            .into(),
+            loras: Active::None,
         })
     }
 
@@ -213,8 +245,17 @@ impl OnnxDenoiser {
             sinusoids: None,
             sample_size: graph.sample_size,
             limits: graph.limits,
-            network: Network::new("UNet", engine, true, move |_| Ok(graph.model.clone())),
+            network: Network::new("UNet", engine, true, move |_| Ok(graph.model.clone())).into(),
+            loras: Active::None,
         })
+    }
+
+    /// Returns the UNet with LoRAs. Both share the network.
+    pub fn with_loras(&self, loras: Active) -> Self {
+        Self {
+            loras,
+            ..self.clone()
+        }
     }
 
     /// Returns the height and width of the latents that the model was made for.
@@ -325,7 +366,12 @@ impl Denoiser for OnnxDenoiser {
                 let fits = self.limits.check(name, input.shape());
                 fits.map_err(RunError::from)?;
             }
-            self.network.run(inputs, call.stop, |_, data| {
+            let of_network = NetworkCall {
+                inputs,
+                loras: &self.loras,
+                step: call.step,
+            };
+            self.network.run(of_network, call.stop, |_, data| {
                 ArrayView4::from_shape(dim, data).map(|prediction| output.assign(&prediction))
             })??;
             Ok(())
@@ -603,7 +649,7 @@ fn run_image(
         input,
         Input::F32(shape, x.as_slice().expect("standard layout")),
     )];
-    Ok(half.network.run(&inputs, stop, |shape, data| {
+    Ok(half.network.run(NetworkCall::new(&inputs), stop, |shape, data| {
         let dims: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
         let found = ArrayD::from_shape_vec(dims, data.to_vec())?;
         found.into_dimensionality()

@@ -258,7 +258,7 @@ impl<'f> Adapter<'f> {
 }
 
 /// The sizes that a graph was exported for, against which calls are checked.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Limits {
     path: std::path::PathBuf,
     inputs: Vec<(&'static str, Vec<Option<usize>>)>,

@@ -29,6 +29,9 @@ pub(crate) struct Dialect {
     /// The number of channels per block, if convolutions are written over blocks of channels.
     /// `None` for plain convolutions.
     pub channel_block: Option<usize>,
+    /// Whether the factors of LoRAs are inputs, for the weights that are marked as
+    /// [live](crate::weights::Weights::make_live).
+    pub live: bool,
 }
 
 impl Dialect {
@@ -46,6 +49,7 @@ impl Dialect {
                     f32_weights: !bf16,
                     plain_attention: provider == OpenVino::BuiltIn,
                     channel_block: None,
+                    live: false,
                 }
             }
         }

@@ -77,7 +77,8 @@ impl Graph<'_> {
         output: usize,
     ) -> Result<Value, Error> {
         let weight = self.weight(&format!("{name}.weight"), &[output, input])?;
-        Ok(self.matmul_transposed(x, weight))
+        let product = self.matmul_transposed(x, weight);
+        Ok(self.with_live_linear(x, product, name, [input, output]))
     }
 
     /// Applies the convolution `name` with a bias, which turns `[batch, input, h, w]` into
@@ -116,12 +117,15 @@ impl Graph<'_> {
             true => Some(self.weight(&format!("{name}.bias"), &[output])?),
             false => None,
         };
-        if let Some(filters) = filters {
-            return Ok(self.blocked_conv(x, filters, bias, conv, [input, output]));
-        }
-        let shape = [output, input, conv.kernel, conv.kernel];
-        let weight = self.weight(&format!("{name}.weight"), &shape)?;
-        Ok(self.conv(x, weight, bias, conv))
+        let convolved = match filters {
+            Some(filters) => self.blocked_conv(x, filters, bias, conv, [input, output]),
+            None => {
+                let shape = [output, input, conv.kernel, conv.kernel];
+                let weight = self.weight(&format!("{name}.weight"), &shape)?;
+                self.conv(x, weight, bias, conv)
+            }
+        };
+        Ok(self.with_live_conv(x, convolved, name, [input, output], conv))
     }
 
     /// Applies the layer norm `name` over the last axis, which has `width` elements.

@@ -8,6 +8,7 @@ mod blocks;
 mod dialect;
 pub(crate) mod external;
 mod layers;
+pub(crate) mod live;
 pub(crate) mod proto;
 pub(crate) mod sizes;
 #[cfg(test)]

@@ -40,6 +40,8 @@ pub(super) struct Change {
     pub parts: Parts<Stored>,
     /// The scale in the file, or alpha divided by the rank.
     pub scale: f32,
+    /// Whether the factors are for the first inputs of a convolution that has more.
+    pub narrow: bool,
 }
 
 /// The first convolution of a UNet, and the latent channels of an ordinary model. Inpainting models
@@ -124,11 +126,12 @@ impl Lora {
             let (tensors, mut shape) = self.place(module, network, target, "weight", targets)?;
             let misfit = |misfit| self.misfit(&module.parts, module, &tensors, misfit);
             let mut rank = format.check(&module.parts, Dims(&shape));
+            let mut is_narrow = false;
             if tensors[0] == FIRST && shape.get(1).is_some_and(|&inputs| inputs > LATENTS) {
                 let mut narrow = shape.clone();
                 narrow[1] = LATENTS;
                 if let (Err(_), Ok(found)) = (&rank, format.check(&module.parts, Dims(&narrow))) {
-                    (shape, rank) = (narrow, Ok(found));
+                    (shape, rank, is_narrow) = (narrow, Ok(found), true);
                 }
             }
             let rank = rank.map_err(misfit)?;
@@ -139,6 +142,7 @@ impl Lora {
                 shape,
                 format,
                 parts: module.parts.clone(),
+                narrow: is_narrow,
             });
         }
         let biases = [Part::DiffB, Part::BNorm];
@@ -178,6 +182,7 @@ impl Lora {
             format: Format::Full,
             parts,
             scale: 1.0,
+            narrow: false,
         })
     }
 

@@ -19,7 +19,7 @@ use std::{
 
 use super::{
     Fitted,
-    fit::{Change, FIRST},
+    fit::Change,
     formats::{Dims, Factor, Misfit, Part, Parts, Strength},
     keys::name,
 };
@@ -256,7 +256,7 @@ impl Job<'_> {
 
 impl Change {
     /// Reads and decodes the factors.
-    fn load(&self) -> Result<Parts<Factor>, Error> {
+    pub(super) fn load(&self) -> Result<Parts<Factor>, Error> {
         let mut factors = Parts::default();
         for (part, stored) in self
             .parts
@@ -279,7 +279,7 @@ impl Change {
         let wider = count
             .checked_div(dims.outputs())
             .is_some_and(|row| row > dims.columns());
-        dims.count() == count || self.tensors[0] == FIRST && wider
+        dims.count() == count || self.narrow && wider
     }
 
     /// Changes the tensors, one below another.
@@ -312,7 +312,7 @@ impl Change {
     }
 
     /// Reports a problem that only the values of the factors show.
-    fn failed(&self, misfit: Misfit) -> Error {
+    pub(super) fn failed(&self, misfit: Misfit) -> Error {
         let stored = self.parts.get(misfit.part);
         let stored = stored.or_else(|| self.parts.iter().next().map(|(_, stored)| stored));
         Error::TensorValues {

@@ -1,17 +1,20 @@
-//! The adapters that a builder merges into a model when it loads the model.
+//! The adapters of a builder: the ones that it merges into a model when it loads the model, and the
+//! ones that requests can call by name.
 
 use std::{io, path::PathBuf, sync::Arc};
 
 use sd_core::PipelineBuilder;
 use sd_text::{TextualInversion, outside::printable};
 
-use super::{Fitted, Lora, Targets, Use, keys::UNET, merge};
+use super::{Fitted, Lora, LoraFiles, Sites, Targets, Use, keys::UNET, merge};
 use crate::{Error, LoraWeight, source::Source, weights::Weights};
 
 /// The adapters of a builder, compared with a model.
 #[derive(Default)]
 pub(crate) struct Adapters {
     adapters: Vec<(Arc<Lora>, Fitted, LoraWeight)>,
+    /// The adapters that requests can call. `None` if the builder has no folder of them.
+    pub library: Option<LoraFiles>,
 }
 
 impl Adapters {
@@ -21,11 +24,15 @@ impl Adapters {
     /// - [`Error::Adapter`] if a weight is not finite, if a network is an exported graph, or if an
     ///   adapter does not fit the model.
     /// - The errors of reading a weight file.
-    pub fn new(files: &[(PathBuf, LoraWeight)], model: &Source) -> Result<Self, Error> {
+    pub fn new(
+        files: &[(PathBuf, LoraWeight)],
+        folders: &[PathBuf],
+        model: &Source,
+    ) -> Result<Self, Error> {
         let mut adapters = Vec::with_capacity(files.len());
-        if files.is_empty() {
+        let Some(first) = files.first().map(|(path, _)| path).or(folders.first()) else {
             return Ok(Self::default());
-        }
+        };
         let mut weights = Vec::new();
         let towers = model.towers().iter().map(|tower| tower.encoder);
         let unet = Some(UNET).filter(|unet| model.has(unet));
@@ -35,7 +42,7 @@ impl Adapters {
                 let problem = format!(
                     "the model's {network} is an exported graph, {graph}, which cannot be changed"
                 );
-                return Err(Error::adapter(&files[0].0, problem));
+                return Err(Error::adapter(first, problem));
             }
             weights.push((network, model.weights(network)?));
         }
@@ -57,7 +64,20 @@ impl Adapters {
             }
             adapters.push((Arc::new(adapter), fitted, *weight));
         }
-        Ok(Self { adapters })
+        let mut library = (!folders.is_empty()).then(LoraFiles::default);
+        if let Some(library) = &mut library {
+            for folder in folders {
+                library.add(folder, &targets)?;
+            }
+        }
+        Ok(Self { adapters, library })
+    }
+
+    /// Makes the graphs over the weights of a network take the factors of the adapters that
+    /// requests can call. `one_rank` is whether the network needs the same rank for all weights.
+    pub fn sites(&self, network: &str, weights: &mut Weights, one_rank: bool) -> Arc<Sites> {
+        let library = self.library.as_ref();
+        library.map_or_else(Arc::default, |it| it.sites(network, weights, one_rank))
     }
 
     /// Merges the adapters into the weights of a network, in the order of the builder.
@@ -107,6 +127,9 @@ impl Adapters {
         let mut all = Vec::new();
         for (adapter, ..) in &self.adapters {
             all.extend(adapter.inversions()?);
+        }
+        if let Some(library) = &self.library {
+            all.extend(library.inversions()?);
         }
         Ok(all)
     }

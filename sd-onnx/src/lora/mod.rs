@@ -57,14 +57,18 @@
 //! Products are computed in f32, as in the references. The inverse matrices of OFT and the norms of
 //! DoRA are computed in f64, and then rounded.
 
+mod blocks;
 mod facts;
 mod family;
 mod fit;
 mod formats;
 mod keys;
+mod library;
+mod live;
 mod merge;
 mod merging;
 mod module;
+mod set;
 mod targets;
 
 #[cfg(test)]
@@ -83,8 +87,11 @@ use sd_text::{
 pub(crate) use self::{
     facts::Facts,
     fit::Fitted,
+    library::{Library, LoraFiles, TextTower},
+    live::{Live, Sites},
     merge::{Use, merge},
     merging::Adapters,
+    set::{Active, LoraFile, Set},
     targets::Targets,
 };
 use self::{facts::PeftAlphas, formats::Format, keys::split, module::Module};
@@ -207,17 +214,6 @@ impl Lora {
             unknown,
             format: file.format,
         })
-    }
-
-    /// Returns the name by which WebUI's prompts can call the adapter, beside the file's name: the
-    /// name that it had in training, or else the file's name without its extension.
-    #[cfg(test)]
-    pub fn alias(&self) -> String {
-        let stem = || self.path.file_stem().unwrap_or_default().to_string_lossy();
-        self.facts
-            .output_name
-            .clone()
-            .unwrap_or_else(|| stem().into_owned())
     }
 
     /// Returns the hash that WebUI writes into infotexts, in hexadecimal digits, of which it shows

@@ -596,6 +596,11 @@ impl Sinusoids {
 }
 
 impl UnetConfig {
+    /// Returns the number of residual blocks in the first level.
+    pub fn resnets(&self) -> usize {
+        self.levels[0].resnets
+    }
+
     /// Returns the sinusoids of the timestep.
     pub fn timestep_sinusoids(&self) -> Sinusoids {
         self.sinusoids(self.levels[0].channels)

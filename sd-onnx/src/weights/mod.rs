@@ -66,6 +66,8 @@ pub(crate) struct Tensor {
     stored_name: String,
     /// Whether a graph has requested this tensor.
     used: AtomicBool,
+    /// Whether a graph over this tensor takes the factors of LoRAs that change it, as inputs.
+    live: bool,
 }
 
 /// Maps the current name of a component's tensor to the tensor of the file that contains it.
@@ -157,6 +159,7 @@ impl Weights {
                     file: stored.file,
                     stored_name: stored.name,
                     used: AtomicBool::new(false),
+                    live: false,
                 });
                 Ok(())
             }
@@ -170,6 +173,28 @@ impl Weights {
                 let path = stored.file.to_path_buf();
                 Err(Error::Checkpoint { path, problem })
             }
+        }
+    }
+
+    /// Returns the same weights again. Nothing is read or copied but the table.
+    pub fn copy(&self) -> Self {
+        let copy = |tensor: &Tensor| Tensor {
+            place: tensor.place.clone(),
+            dtype: tensor.dtype,
+            scale: tensor.scale.clone(),
+            shape: tensor.shape.clone(),
+            transposed: tensor.transposed,
+            file: tensor.file.clone(),
+            stored_name: tensor.stored_name.clone(),
+            used: AtomicBool::new(false),
+            live: tensor.live,
+        };
+        let tensors = self.tensors.iter();
+        Self {
+            path: self.path.clone(),
+            tensors: tensors
+                .map(|(name, tensor)| (name.clone(), copy(tensor)))
+                .collect(),
         }
     }
 

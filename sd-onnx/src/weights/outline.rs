@@ -29,6 +29,7 @@ impl Weights {
             file: self.path.as_path().into(),
             stored_name: name.to_owned(),
             used: AtomicBool::new(false),
+            live: false,
         };
         self.tensors.insert(name.to_owned(), tensor);
     }
@@ -47,6 +48,7 @@ impl Weights {
                 file: tensor.file.clone(),
                 stored_name: tensor.stored_name.clone(),
                 used: AtomicBool::new(false),
+                live: tensor.live,
             };
             outline.tensors.insert(name.clone(), of);
         }
@@ -83,6 +85,21 @@ impl Weights {
     /// Iterates over the names of all tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// Makes graphs take the factors of LoRAs that change these tensors as inputs. Tensors that are
+    /// not there are ignored.
+    pub fn make_live<'n>(&mut self, names: impl IntoIterator<Item = &'n str>) {
+        for name in names {
+            if let Some(tensor) = self.tensors.get_mut(name) {
+                tensor.live = true;
+            }
+        }
+    }
+
+    /// Returns whether graphs take the factors of LoRAs that change a tensor.
+    pub fn is_live(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|tensor| tensor.live)
     }
 
     /// Returns a tensor without marking it as used.

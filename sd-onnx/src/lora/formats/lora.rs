@@ -1,7 +1,7 @@
 //! LoRA (Hu et al. 2021, arXiv 2106.09685) and LoCon, which extends it to convolutions:
 //! `up · down`, or with a kernel between the two, the Tucker decomposition of `lora_mid`.
 
-use ndarray::{ArrayView2, ArrayViewMut2, linalg::general_mat_mul, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, linalg::general_mat_mul, s};
 
 use super::{Dims, Factor, Misfit, Part, Parts, Shaped, Strength};
 
@@ -84,6 +84,23 @@ pub(super) fn delta(
     Ok(delta.into_raw_vec_and_offset().0)
 }
 
+/// Returns the factors `down` `[rank, columns]` and `up` `[outputs, rank]`, whose product is the
+/// difference of the weight before alpha. The core of a Tucker decomposition is multiplied into
+/// `down`.
+pub(crate) fn low_rank(
+    parts: &Parts<Factor>,
+    weight: Dims<'_>,
+) -> Result<(Vec<f32>, Vec<f32>), Misfit> {
+    check(parts, weight)?;
+    let (up, down) = (parts.need(Part::Up)?, parts.need(Part::Down)?);
+    let Some(mid) = parts.get(Part::Mid) else {
+        return Ok((down.values.clone(), up.values.clone()));
+    };
+    let down = down.matrix(parts.sides(Part::Down)?);
+    let inner = inner(mid, parts.sides(Part::Up)?[1], down, weight);
+    Ok((inner.into_raw_vec_and_offset().0, up.values.clone()))
+}
+
 /// Returns `sum over n and m of up[o, n] · core[n, m, position] · down[m, i]`, which has the shape
 /// of the weight.
 pub(super) fn tucker(
@@ -92,17 +109,28 @@ pub(super) fn tucker(
     down: ArrayView2<'_, f32>,
     weight: Dims<'_>,
 ) -> Vec<f32> {
+    let inner = inner(core, up.ncols(), down, weight);
+    // The product of a row-major matrix with one column is in either order, and both are the same.
+    up.dot(&inner).iter().copied().collect()
+}
+
+/// Returns `sum over m of core[n, m, position] · down[m, i]`, `[n, i · position]`.
+fn inner(
+    core: &Factor,
+    ranks: usize,
+    down: ArrayView2<'_, f32>,
+    weight: Dims<'_>,
+) -> Array2<f32> {
     let (positions, columns) = (weight.positions(), weight.columns());
-    let (ranks, rank) = (up.ncols(), down.nrows());
+    let rank = down.nrows();
     let core = core.matrix([ranks * rank, positions]);
     // Rows of `[in, position]`, one for each rank of `up`.
-    let mut inner = ndarray::Array2::zeros((ranks, columns));
+    let mut inner = Array2::zeros((ranks, columns));
     for (n, mut row) in inner.outer_iter_mut().enumerate() {
         let product = down.t().dot(&core.slice(s![n * rank..(n + 1) * rank, ..]));
         for (to, from) in row.iter_mut().zip(&product) {
             *to = *from;
         }
     }
-    // The product of a row-major matrix with one column is in either order, and both are the same.
-    up.dot(&inner).iter().copied().collect()
+    inner
 }

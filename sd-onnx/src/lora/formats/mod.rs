@@ -16,7 +16,10 @@ mod lora;
 mod oft;
 mod parts;
 
-pub(crate) use self::parts::{Dims, Factor, Misfit, Part, Parts, Shaped};
+pub(crate) use self::{
+    lora::low_rank,
+    parts::{Dims, Factor, Misfit, Part, Parts, Shaped},
+};
 
 /// The format of one module of an adapter file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
