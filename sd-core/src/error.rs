@@ -99,6 +99,8 @@ impl From<Problem> for GenerateError {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Stage {
+    /// The LoRA library, while it changed the networks for the LoRAs that prompts call.
+    Loras,
     /// A text encoder, while it encoded a prompt.
     TextEncoder {
         /// Whether it was the prompt or the negative prompt.
@@ -139,6 +141,7 @@ pub enum Stage {
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Loras => f.write_str("applying the LoRAs"),
             Self::TextEncoder { side, tower } => {
                 let prompt = match side {
                     Side::Positive => "prompt",

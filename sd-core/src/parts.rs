@@ -8,7 +8,9 @@ use sd_text::PromptEncoder;
 
 use crate::{
     Defaults, Denoiser, GenerateError, ImageSize, LatentCodec, LatentRgb, Stage, StopToken,
-    lora::Lora, model_id::ModelId,
+    LoraCall, LoraNetworks,
+    lora::{Callable, Lora},
+    model_id::ModelId,
 };
 
 /// The parts of a [`Pipeline`](crate::Pipeline), checked against each other, and its defaults.
@@ -26,6 +28,7 @@ pub(crate) struct Parts {
     pub max_batch: usize,
     pub model: Option<Arc<ModelId>>,
     pub loras: Arc<[Arc<Lora>]>,
+    pub callable: Arc<Callable>,
     pub refiner: Option<Refiner>,
     pub latent_rgb: LatentRgb,
 }
@@ -39,6 +42,37 @@ pub(crate) struct Refiner {
 }
 
 impl Parts {
+    /// Returns the networks that the LoRAs of a batch have changed.
+    pub fn networks(&self, calls: &[LoraCall]) -> Result<LoraNetworks, GenerateError> {
+        let Some(library) = self.callable.library() else {
+            return Ok(LoraNetworks {
+                prompts: self.prompts.clone(),
+                denoiser: self.denoiser.clone(),
+            });
+        };
+        let _span = tracing::info_span!("loras", ?calls).entered();
+        let failed = |source| GenerateError::Backend {
+            stage: Stage::Loras,
+            source,
+        };
+        let networks = library.networks(calls).map_err(failed)?;
+        let (own, found) = (self.denoiser.inputs(), networks.denoiser.inputs());
+        if own != found {
+            let problem = format!("a denoiser has {found:?}, expected {own:?}");
+            return Err(failed(problem.into()));
+        }
+        let widths = |prompts: &PromptEncoder| {
+            let shapes = prompts.towers().iter().map(|tower| tower.model().shape());
+            shapes.collect::<Vec<_>>()
+        };
+        let (own, found) = (widths(&self.prompts), widths(&networks.prompts));
+        if own != found {
+            let problem = format!("text encoders have {found:?}, expected {own:?}");
+            return Err(failed(problem.into()));
+        }
+        Ok(networks)
+    }
+
     /// Decodes latents, and checks the shape of the result.
     pub fn pixels(
         &self,

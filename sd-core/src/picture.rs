@@ -8,7 +8,8 @@ use sd_schedulers::noise::Seeds;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    Conditioning, Infotext, files, infotext, lora::Lora, model_id::ModelId, plan::Planned,
+    Conditioning, Infotext, files, infotext,
+    lora::{Callable, Lora}, model_id::ModelId, plan::Planned,
     preview::to_byte,
 };
 
@@ -144,7 +145,10 @@ pub(crate) struct Made {
     /// The position of the picture in its batch, from 0.
     pub batch_position: usize,
     pub model: Option<Arc<ModelId>>,
+    /// The LoRAs that are merged into the pipeline's networks.
     pub loras: Arc<[Arc<Lora>]>,
+    /// The LoRAs that prompts can call.
+    pub callable: Arc<Callable>,
     /// The name of the pipeline's refiner.
     pub refiner: Option<Arc<str>>,
 }

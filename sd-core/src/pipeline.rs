@@ -9,12 +9,12 @@ use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 
 use crate::{
     BuildError, Defaults, Denoiser, Event, Events, GenerateError, Generation, Guidance, Guided,
-    ImageSize, Infotext, Inputs, LatentCodec, LatentDistribution, LatentRgb, NetworkReport,
+    ImageSize, Infotext, Inputs, LatentCodec, LatentDistribution, LatentRgb, LoraInfo, LoraLibrary, LoraNetworks, NetworkReport,
     Problem, Problems, Reproduction, Request, Stage, StopToken,
     conditioning::Contexts,
     guided::Half,
     infotext::{self, keys},
-    lora::{self, Lora, LoraWeight},
+    lora::{self, Callable, Lora, LoraWeight},
     model_id::ModelId,
     parts::{Parts, Refiner},
     picture::{from_rgb, to_rgb},
@@ -69,6 +69,7 @@ pub struct PipelineBuilder {
     max_batch: usize,
     model: Option<Arc<ModelId>>,
     loras: Vec<Arc<Lora>>,
+    lora_library: Option<Arc<dyn LoraLibrary>>,
     refiner: Option<Refiner>,
 }
 
@@ -188,6 +189,30 @@ impl PipelineBuilder {
         self
     }
 
+    /// Sets the LoRAs that prompts can call, as in `<lora:watercolour:0.8>`. [`LoraLibrary`]
+    /// describes the syntax.
+    ///
+    /// Default: none. A prompt that calls a LoRA is then refused.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # fn example(
+    /// #     builder: sd_core::PipelineBuilder,
+    /// #     library: Arc<dyn sd_core::LoraLibrary>,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sd_core::Request;
+    ///
+    /// let pipeline = builder.lora_library(library).build()?;
+    /// let plain = pipeline.generate(&Request::new("a fox"))?;
+    /// let painted = pipeline.generate(&Request::new("a fox <lora:watercolour:0.8>"))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lora_library(mut self, library: Arc<dyn LoraLibrary>) -> Self {
+        self.lora_library = Some(library);
+        self
+    }
+
     /// Sets a model that makes the last steps of each picture, such as SDXL's refiner. Infotexts
     /// report `name`. [`Request::refiner`] sets when the refiner takes over.
     ///
@@ -234,6 +259,7 @@ impl PipelineBuilder {
             max_batch,
             model,
             loras,
+            lora_library,
             refiner,
         } = self;
         let schedule = Arc::new(NoiseSchedule::new(&scheduler)?);
@@ -255,6 +281,7 @@ impl PipelineBuilder {
             max_batch,
             model,
             loras: loras.into(),
+            callable: Arc::new(Callable::new(lora_library)),
             refiner,
             latent_rgb,
         };
@@ -370,6 +397,7 @@ impl Pipeline {
             max_batch: 1,
             model: None,
             loras: Vec::new(),
+            lora_library: None,
             refiner: None,
         }
     }
@@ -449,6 +477,8 @@ impl Pipeline {
         let parts = &*self.parts;
         let planned = plan(parts, requests)?;
         let mut encoded = Prompts::new();
+        // The request whose LoRAs have changed the networks.
+        let mut changed: Option<(usize, LoraNetworks)> = None;
         for group in groups(parts, &planned) {
             let pictures = |&request: &usize| {
                 let count = planned[request].request.count;
@@ -462,7 +492,22 @@ impl Pipeline {
             let mut pictures = group.iter().flat_map(pictures).peekable();
             while pictures.peek().is_some() {
                 let batch: Vec<_> = pictures.by_ref().take(most).collect();
-                let batch = Batch::new(parts, &planned, batch, &mut encoded, stop)?;
+                let loras = |request: usize| &planned[request].loras;
+                let request = batch[0].0;
+                // The old networks are dropped first, as there may be no memory for both.
+                let kept = changed.take_if(|(last, _)| loras(*last) == loras(request));
+                let networks = match kept {
+                    Some((_, kept)) => kept,
+                    None => {
+                        changed = None;
+                        if stop.is_stopped() {
+                            return Err(GenerateError::Stopped(Box::default()));
+                        }
+                        parts.networks(loras(request))?
+                    }
+                };
+                let (_, networks) = changed.insert((request, networks));
+                let batch = Batch::new(parts, networks, &planned, batch, &mut encoded, stop)?;
                 batch.run(&mut observer)?;
             }
         }
@@ -709,6 +754,20 @@ impl Pipeline {
         Some((&model.name, model.hash()))
     }
 
+    /// Returns the LoRAs that prompts can call, in the order of the
+    /// [library](PipelineBuilder::lora_library). Empty if the pipeline has no library.
+    ///
+    /// ```
+    /// # fn example(pipeline: &sd_core::Pipeline) {
+    /// for lora in pipeline.loras().iter().filter(|lora| lora.problem.is_none()) {
+    ///     println!("<lora:{}:1>", lora.name);
+    /// }
+    /// # }
+    /// ```
+    pub fn loras(&self) -> &[LoraInfo] {
+        self.parts.callable.infos()
+    }
+
     /// Returns the request that draws a picture again with this model.
     ///
     /// It is the request of [`Infotext::request`] without the parts that this model does not
@@ -717,7 +776,7 @@ impl Pipeline {
     /// pipeline has none. LoRAs are a difference unless this pipeline has the same LoRAs, with the
     /// same weights and in the same order.
     pub fn reproduction(&self, infotext: &Infotext) -> Reproduction {
-        let mut again = infotext.request();
+        let mut again = infotext::reproduction(infotext, Some(&self.parts.callable));
         let layer = again.request.clip_skip.unwrap_or(0);
         // WebUI applies it only to the text model of Stable Diffusion 1.x, which is 768 wide.
         if infotext.is_foreign() && layer > 0 && self.parts.prompts.width() > SD1_WIDTH {
@@ -726,23 +785,7 @@ impl Pipeline {
                 format!("`Clip skip: {layer}` is not applied: WebUI ignores it for such models");
             again.differences.push(note);
         }
-        let own = [
-            lora::weights(&self.parts.loras),
-            lora::hashes(&self.parts.loras),
-        ];
-        let theirs = [keys::SD_LORAS, keys::LORA_HASHES].map(|key| infotext.get(key));
-        if let (false, [Some(weights), Some(hashes)]) = (infotext.is_foreign(), theirs)
-            && [weights, hashes] == own
-        {
-            // The pipeline has the same LoRAs.
-            let note = infotext::loras_note(weights);
-            again.differences.retain(|difference| *difference != note);
-        } else if !self.parts.loras.is_empty() {
-            again.differences.push(format!(
-                "this pipeline has the LoRAs `{}`, with which the picture was not made",
-                printable(&own[0])
-            ));
-        }
+        self.compare_merged(infotext, &mut again);
         if again.request.refiner.is_some() && self.parts.refiner.is_none() {
             again.request.refiner = None;
             let name = infotext.get("Refiner").unwrap_or("of unknown name");
@@ -752,6 +795,29 @@ impl Pipeline {
             ));
         }
         again
+    }
+
+    /// Compares the LoRAs that were merged into the networks with this pipeline's own.
+    fn compare_merged(&self, infotext: &Infotext, again: &mut Reproduction) {
+        let loras = &self.parts.loras;
+        let weights = lora::weights(loras);
+        let theirs = infotext.get(keys::SD_LORAS);
+        let theirs = theirs.filter(|_| !infotext.is_foreign());
+        let same = |theirs: &&str| {
+            let hashes = infotext.get(keys::LORA_HASHES).unwrap_or_default();
+            let own = lora::hashes(loras).join(", ");
+            let [own, theirs_too] = [&own, hashes].map(infotext::loras::hashes);
+            *theirs == weights && own.eq(theirs_too.take(loras.len()))
+        };
+        if let Some(theirs) = theirs.filter(same) {
+            let note = infotext::loras_note(theirs);
+            again.differences.retain(|difference| *difference != note);
+        } else if !loras.is_empty() {
+            again.differences.push(format!(
+                "this pipeline has the LoRAs `{}`, with which the picture was not made",
+                printable(&weights)
+            ));
+        }
     }
 }
 

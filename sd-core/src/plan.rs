@@ -9,14 +9,15 @@ use sd_schedulers::{
     noise::{NoiseError, NoiseKind, Seeds},
     samplers::{Calls, SamplerRow},
 };
-use sd_text::{ClipSkip, PromptEmbedding, Side};
+use sd_text::{ClipSkip, PromptEmbedding, PromptEncoder, Side};
 
 use crate::{
-    Conditioning, GenerateError, Guidance, ImageSize, Inputs, MAX_BRANCHES, MAX_COUNT,
+    Conditioning, GenerateError, Guidance, ImageSize, Inputs, LoraCall, MAX_BRANCHES, MAX_COUNT,
     MAX_PROMPT_BYTES, Problem, Problems, Prompt, RefinerShare, RefinerSwitch, Request, SizeIds,
     Sizes, StopToken,
     defaults::Chosen,
-    parts::Parts,
+    lora::{self, Called},
+    parts::{Parts, Refiner},
     prompts::{Read, Reading},
 };
 
@@ -37,6 +38,9 @@ pub(crate) struct Planned {
     /// The negative prompt, even if it is not used: see [`Self::negative`].
     negative: Read,
     pub reading: Reading,
+    /// The LoRAs that the prompts call, and the name of each.
+    pub loras: Vec<LoraCall>,
+    pub lora_names: Vec<String>,
     /// The seeds of the first picture.
     pub seeds: Seeds,
     /// The size conditioning of the network, `[2, ids]`: for the prompt and for the negative
@@ -72,15 +76,20 @@ impl Planned {
 
     /// Encodes the prompts that are used, for the model and, if the refiner takes over in this run,
     /// for the refiner.
-    pub fn encode(&self, parts: &Parts, stop: &StopToken) -> Result<Encoded, GenerateError> {
+    pub fn encode(
+        &self,
+        prompts: &PromptEncoder,
+        refiner: Option<&Refiner>,
+        stop: &StopToken,
+    ) -> Result<Encoded, GenerateError> {
         let encode = |encoder, reading: &Reading| {
             let mut encoded = reading.encode(encoder, &self.prompts(), stop)?.into_iter();
             let prompt = encoded.next().expect("the prompt is always used");
             Ok::<_, GenerateError>((prompt, encoded.next()))
         };
-        let refiner = self.refiner_from.and(parts.refiner.as_ref());
+        let refiner = self.refiner_from.and(refiner);
         Ok(Encoded {
-            model: encode(&parts.prompts, &self.reading)?,
+            model: encode(prompts, &self.reading)?,
             refiner: match refiner {
                 Some(refiner) => {
                     let zero_empty_negative = false;
@@ -108,6 +117,7 @@ impl Planned {
         self.latents == other.latents
             && self.rungs == other.rungs
             && self.refiner_from == other.refiner_from
+            && self.loras == other.loras
             && *self.sampler == *other.sampler
             && self.prompt.branches() == other.prompt.branches()
     }
@@ -165,6 +175,9 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     let [prompt, negative] = [Side::Positive, Side::Negative]
         .map(|side| read(parts, request, side).map_err(|problem| problems.push(problem)));
     problems.extend(prompt.as_ref().ok().and_then(branches_problem));
+    let called = prompt.as_ref().ok().map_or_else(Vec::new, |prompt| {
+        lora::called(&parts.callable, prompt.texts(), problems)
+    });
 
     // The checks below need the size. The last ones need everything.
     let (size, latents) = size.ok()?;
@@ -180,6 +193,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         zero_empty_negative: parts.zero_empty_negative && !request.prompt_options.encode_empty,
     };
     check_reading(parts, &reading, &prompt, &negative, problems);
+    let loras = lora_calls(parts, &called, rungs.steps(), problems);
     let default = parts.defaults.scheduler.sampler(&parts.scheduler);
     problems.is_empty().then(|| Planned {
         request: request.clone(),
@@ -191,6 +205,8 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         size,
         latents,
         reading,
+        loras,
+        lora_names: called.iter().map(|it| it.name().to_owned()).collect(),
         row: chosen.scheduler.row(&parts.scheduler),
         default_sampler: *sampler == *default,
         sampler,
@@ -649,6 +665,20 @@ pub(crate) fn embedding_problem(
     let value = given.embedding.iter().chain(pooled);
     let value = value.into_iter().find(|value| !value.is_finite())?;
     Some(Problem::new(what, "an embedding of finite numbers", value))
+}
+
+/// Returns the calls of LoRAs in a run of `steps` steps. Adds the problems of LoRAs that cannot be
+/// used in this way.
+fn lora_calls(
+    parts: &Parts,
+    called: &[Called],
+    steps: usize,
+    problems: &mut Vec<Problem>,
+) -> Vec<LoraCall> {
+    let calls = called.iter().map(|it| it.call(&parts.callable, steps));
+    calls
+        .filter_map(|call| call.map_err(|problem| problems.push(problem)).ok())
+        .collect()
 }
 
 /// Returns the problem with a text for the second tower.

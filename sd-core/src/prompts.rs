@@ -38,6 +38,14 @@ impl Read {
         }
     }
 
+    /// Returns the texts. There are none for an embedding.
+    pub fn texts(&self) -> &[PromptText] {
+        match self {
+            Self::Text(texts) => texts,
+            Self::Embedding(_) => &[],
+        }
+    }
+
     /// Returns the first text, or `None` for an embedding.
     fn text(&self) -> Option<&PromptText> {
         match self {

@@ -15,7 +15,7 @@ use sd_schedulers::{
 };
 
 use crate::{
-    Conditioning, Denoiser, Event, GenerateError, Guided, Picture, Progress, Stage, StepInfo,
+    Conditioning, Denoiser, Event, GenerateError, Guided, LoraNetworks, Picture, Progress, Stage, StepInfo,
     StopToken, Stopped, Timings, Unfinished,
     conditioning::Contexts,
     guided::Half,
@@ -27,6 +27,8 @@ use crate::{
 /// Pictures that go through the denoising loop together, usually one.
 pub(crate) struct Batch<'a> {
     parts: &'a Parts,
+    /// The networks for the LoRAs of these pictures.
+    networks: &'a LoraNetworks,
     planned: &'a [Arc<Planned>],
     /// The request and the index of each picture.
     pictures: Vec<(usize, usize)>,
@@ -45,6 +47,7 @@ impl<'a> Batch<'a> {
     /// Encodes the prompts of the pictures.
     pub fn new(
         parts: &'a Parts,
+        networks: &'a LoraNetworks,
         planned: &'a [Arc<Planned>],
         pictures: Vec<(usize, usize)>,
         encoded: &mut Prompts,
@@ -59,7 +62,7 @@ impl<'a> Batch<'a> {
             let plan = &planned[request];
             let found = match encoded.remove(&request) {
                 Some(known) => known,
-                None => plan.encode(parts, stop)?,
+                None => plan.encode(&networks.prompts, parts.refiner.as_ref(), stop)?,
             };
             if index + 1 < plan.request.count {
                 encoded.insert(request, found.clone());
@@ -68,6 +71,7 @@ impl<'a> Batch<'a> {
         }
         Ok(Self {
             parts,
+            networks,
             planned,
             pictures,
             conditionings,
@@ -157,7 +161,7 @@ impl<'a> Batch<'a> {
         let refiner = parts.refiner.as_ref().zip(plan.refiner_from);
         let mut run = BatchRun {
             batch: self,
-            guided: self.guided(&*parts.denoiser, false),
+            guided: self.guided(&*self.networks.denoiser, false),
             refiner: refiner.map(|(refiner, from)| (from, self.guided(&*refiner.denoiser, true))),
             seeds,
             noise,
@@ -342,6 +346,7 @@ impl<'a> Batch<'a> {
                 batch_position: i,
                 model: self.parts.model.clone(),
                 loras: self.parts.loras.clone(),
+                callable: self.parts.callable.clone(),
                 refiner: self.parts.refiner.as_ref().map(|it| it.name.clone()),
             },
         }

@@ -40,6 +40,7 @@
 //! The format follows `create_infotext` and `parse_generation_parameters` of WebUI 1.10.
 
 pub(crate) mod keys;
+pub(crate) mod loras;
 pub(crate) mod png;
 mod read;
 mod request;
@@ -51,7 +52,7 @@ use std::fmt;
 use crate::Request;
 pub use read::InfotextError;
 use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, is_space, strip};
-pub(crate) use request::loras_note;
+pub(crate) use request::{loras_note, reproduction};
 pub(crate) use write::of;
 
 /// How a picture was made, in WebUI's format. The [module](self) describes the format.
@@ -157,7 +158,7 @@ impl Infotext {
     /// # Ok::<(), sd_core::InfotextError>(())
     /// ```
     pub fn request(&self) -> Reproduction {
-        request::reproduction(self)
+        reproduction(self, None)
     }
 }
 

@@ -19,6 +19,7 @@ use serde_json::Value;
 use super::{
     Infotext, OF_MODEL, OF_WEBUI, Reproduction,
     keys::{self, KEYS},
+    loras::{Calls, hashes, merged},
     webui::{
         default_row, from_forge, ladder_called, nearest, noise_called, of_comfyui, row_called,
         row_of_class, row_of_diffusers, split_comfyui, with_sgm_noise,
@@ -27,12 +28,15 @@ use super::{
 use crate::{
     ClassifierFree, Guidance, ImageSize, Prompt, PromptOptions, RefinerShare, RefinerSwitch,
     Request,
+    lora::{Callable, is_lora},
 };
 
-/// Implements [`Infotext::request`].
-pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
+/// Implements [`Infotext::request`], and the part of
+/// [`Pipeline::reproduction`](crate::Pipeline::reproduction) that needs the LoRAs of a pipeline.
+pub(crate) fn reproduction(infotext: &Infotext, callable: Option<&Callable>) -> Reproduction {
     let mut reading = Reading {
         infotext,
+        callable,
         foreign: infotext.is_foreign(),
         program: Program::WebUi,
         differences: Vec::new(),
@@ -80,6 +84,7 @@ pub(super) fn reproduction(infotext: &Infotext) -> Reproduction {
     reading.made();
     reading.early_prompts(&request);
     reading.networks(&request);
+    reading.called_loras(&mut request);
     reading.inversions();
     reading.loras();
     reading.others(draws);
@@ -140,6 +145,8 @@ enum Program {
 /// The state of the conversion of an infotext to a request.
 struct Reading<'a> {
     infotext: &'a Infotext,
+    /// The LoRAs that prompts can call, if a pipeline is known.
+    callable: Option<&'a Callable>,
     /// Whether another program than this crate wrote the infotext.
     foreign: bool,
     program: Program,
@@ -732,7 +739,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Adds differences for the extra networks that the prompt names.
+    /// Adds differences for the extra networks that the prompt names, except for LoRAs.
     fn networks(&mut self, request: &Request) {
         // A network that is not applied here was not applied to a picture of this crate either.
         if !self.foreign {
@@ -740,20 +747,50 @@ impl<'a> Reading<'a> {
         }
         let syntax = request.prompt_options.syntax;
         if let Prompt::Text(text) = &request.prompt {
-            for network in PromptText::parse(text, Side::Positive, syntax).networks() {
+            let read = PromptText::parse(text, Side::Positive, syntax);
+            for network in read.networks().iter().filter(|it| !is_lora(it)) {
                 let named = &text[network.span.clone()];
                 self.note(format!("`{}` is not applied", printable(named)));
             }
         }
     }
 
-    /// Adds a difference for LoRAs.
+    /// Adds differences for the LoRAs that the prompts call, and changes the prompts to the names
+    /// that the pipeline has for them.
+    fn called_loras(&mut self, request: &mut Request) {
+        let merged = match self.get(keys::SD_LORAS) {
+            Some(weights) if !self.foreign => merged(weights),
+            _ => 0,
+        };
+        let all = self.get(keys::LORA_HASHES).unwrap_or_default();
+        let mut calls = Calls {
+            callable: self.callable,
+            hashes: hashes(all).skip(merged).collect(),
+            steps: request.step_count(),
+            named: HashSet::new(),
+            seen: HashSet::new(),
+        };
+        let syntax = request.prompt_options.syntax;
+        let prompt = match &mut request.prompt {
+            Prompt::Text(text) => Some(text),
+            Prompt::Embedding { .. } => None,
+        };
+        for text in prompt.into_iter().chain(&mut request.prompt_2) {
+            *text = calls.follow(text, syntax, |difference| self.note(difference));
+        }
+        for other in calls.others() {
+            let other = printable(other);
+            self.note(format!(
+                "the LoRA `{other}` was used, but the prompt does not call it"
+            ));
+        }
+    }
+
+    /// Adds a difference for LoRAs that were merged into the model.
     fn loras(&mut self) {
-        if self.foreign {
-            if let Some(hashes) = self.get(keys::LORA_HASHES) {
-                self.not_followed(keys::LORA_HASHES, hashes);
-            }
-        } else if let Some(weights) = self.get(keys::SD_LORAS) {
+        if let Some(weights) = self.get(keys::SD_LORAS)
+            && !self.foreign
+        {
             self.note(loras_note(weights));
         }
     }

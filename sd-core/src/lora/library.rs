@@ -1,6 +1,6 @@
 //! The LoRAs that prompts can call by name.
 
-use std::{io, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use sd_text::PromptEncoder;
 
@@ -123,4 +123,12 @@ pub struct LoraNetworks {
     pub prompts: PromptEncoder,
     /// The denoiser.
     pub denoiser: Arc<dyn Denoiser>,
+}
+
+impl fmt::Debug for LoraNetworks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoraNetworks")
+            .field("prompts", &self.prompts)
+            .finish_non_exhaustive()
+    }
 }

@@ -1,10 +1,19 @@
 //! LoRAs: the ones that are merged into the networks of a pipeline, and the ones that prompts call.
 
+mod blocks;
+mod callable;
+mod called;
 mod library;
+mod number;
+mod spec;
+mod weight;
 
 use std::sync::Arc;
 
+pub(crate) use callable::Callable;
+pub(crate) use called::{Called, called};
 pub use library::{LoraBlocks, LoraCall, LoraInfo, LoraLibrary, LoraNetworks};
+pub(crate) use spec::{Spec, Wrong, is_lora};
 
 use crate::model_id::ModelId;
 
@@ -43,18 +52,19 @@ pub(crate) struct Lora {
     pub weight: LoraWeight,
 }
 
-/// Returns the names and hashes of LoRAs as WebUI writes them: `name: hash, name: hash`. Empty if
-/// there are none.
-pub(crate) fn hashes(loras: &[Arc<Lora>]) -> String {
+/// Returns the names and hashes of LoRAs, each as WebUI writes it: `name: hash`.
+pub(crate) fn hashes(loras: &[Arc<Lora>]) -> Vec<String> {
     let hash = |lora: &Arc<Lora>| -> String {
-        // WebUI drops these characters, too.
-        let name = lora.id.name.replace([':', ','], "");
         let hash = lora.id.hash().unwrap_or_default();
         let hash: String = hash.chars().take(12).collect();
-        format!("{name}: {hash}")
+        format!("{}: {hash}", name_in_hashes(&lora.id.name))
     };
-    let hashes: Vec<_> = loras.iter().map(hash).collect();
-    hashes.join(", ")
+    loras.iter().map(hash).collect()
+}
+
+/// Returns the name of a LoRA as WebUI writes it before a hash.
+pub(crate) fn name_in_hashes(name: &str) -> String {
+    name.replace([':', ','], "")
 }
 
 /// Returns the names and weights of LoRAs, in the order in which they are merged, as JSON.

@@ -68,11 +68,12 @@ pub(crate) fn unknown(
     }
 }
 
-/// Returns the few names whose spelling is nearest to `name`.
-pub(crate) fn near(name: &str, known: impl IntoIterator<Item = &'static str>) -> Vec<&'static str> {
+/// Returns the few names whose spelling is nearest to `name`, at most five.
+#[doc(hidden)]
+pub fn near<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let name = name.to_lowercase();
     let name: Vec<char> = name.chars().take(MOST_CHARACTERS).collect();
-    let mut known: Vec<(usize, &'static str)> = known
+    let mut known: Vec<(usize, &'a str)> = known
         .into_iter()
         .map(|known| (distance(&name, &known.to_lowercase()), known))
         .collect();
