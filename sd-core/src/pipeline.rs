@@ -9,8 +9,8 @@ use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 
 use crate::{
     BuildError, Defaults, Denoiser, Event, Events, GenerateError, Generation, Guidance, Guided,
-    ImageSize, Infotext, Inputs, LatentCodec, LatentDistribution, LatentRgb, LoraInfo, LoraLibrary, LoraNetworks, NetworkReport,
-    Problem, Problems, Reproduction, Request, Stage, StopToken,
+    ImageSize, Infotext, Inputs, LatentCodec, LatentDistribution, LatentRgb, LoraInfo, LoraLibrary,
+    LoraNetworks, NetworkReport, Problem, Problems, Reproduction, Request, Stage, StopToken,
     conditioning::Contexts,
     guided::Half,
     infotext::{self, keys},
@@ -766,6 +766,12 @@ impl Pipeline {
     /// ```
     pub fn loras(&self) -> &[LoraInfo] {
         self.parts.callable.infos()
+    }
+
+    /// Returns the [library](PipelineBuilder::lora_library) of LoRAs that prompts can call. A
+    /// program with a denoising loop of its own gets the networks with LoRAs from it.
+    pub fn lora_library(&self) -> Option<&dyn LoraLibrary> {
+        self.parts.callable.library()
     }
 
     /// Returns the request that draws a picture again with this model.

@@ -481,9 +481,10 @@ impl Builder {
     /// Adds a folder of LoRAs, which the prompts of requests can call by name, as in
     /// `<lora:watercolour:0.8>`. The method can be called several times.
     ///
-    /// Every `.safetensors`, `.pt` and `.ckpt` file in the folder and its subfolders is tried. A
-    /// prompt calls a file by its name without the extension, or by the name that the LoRA had in
-    /// training. [`Request::prompt`](crate::Request::prompt) describes the syntax, and
+    /// Every `.safetensors`, `.pt`, `.ckpt` and `.bin` file in the folder and its subfolders is
+    /// tried. A prompt calls a file by its name without the extension, or by the name that the LoRA
+    /// had in training. The name of a LoRA in a folder that peft or diffusers saved is the name of
+    /// that folder. [`Request::prompt`](crate::Request::prompt) describes the syntax, and
     /// [`Pipeline::loras`] lists the LoRAs. A file that cannot be used with the model is a problem
     /// of the requests that call it. Textual inversions in the files are loaded too, and prompts
     /// can call them with and without the LoRA.
@@ -793,7 +794,7 @@ impl Builder {
             });
         pipeline = adapters.record(pipeline);
         if let Some(library) = library {
-            let _ = library; // TODO
+            pipeline = pipeline.lora_library(Arc::new(library));
         }
         if let Some(path) = &self.refiner {
             let refiner = self.open_refiner(path, &model, prediction)?;
@@ -1026,8 +1027,8 @@ impl Builder {
 
     /// Returns the builder's textual inversions, and the ones in the files of the LoRAs.
     fn inversions(&self, adapters: &Adapters) -> Result<Vec<Inversions>, Error> {
-        let bundled = adapters.inversions()?.into_iter().map(Inversions::Given);
-        Ok(self.inversions.iter().cloned().chain(bundled).collect())
+        let own = self.inversions.iter().cloned();
+        Ok(own.chain(adapters.inversions()?).collect())
     }
 
     /// Returns the codec that was set, or else the model's own.

@@ -42,7 +42,10 @@ pub(crate) fn files(
                 let extension = path.extension().unwrap_or_default();
                 if path.is_dir() {
                     folders.push(path);
-                } else if extensions.iter().any(|&it| extension.eq_ignore_ascii_case(it)) {
+                } else if extensions
+                    .iter()
+                    .any(|&it| extension.eq_ignore_ascii_case(it))
+                {
                     files.push(path);
                 }
             }

@@ -21,6 +21,8 @@ pub(crate) enum Inversions {
     /// A file, or a folder of files.
     At(PathBuf),
     Given(TextualInversion),
+    /// One that was found in a folder, and is skipped if it does not fit.
+    Found(TextualInversion),
 }
 
 /// A tokenizer to which inversions are added, and the rows that they get in the text model's token
@@ -76,6 +78,10 @@ pub(crate) fn add(
     for source in sources {
         match source {
             Inversions::Given(inversion) => add(inversion, &mut report)?,
+            Inversions::Found(inversion) => {
+                let added = add(inversion, &mut report);
+                added.unwrap_or_else(|error| report.left_out(error));
+            }
             Inversions::At(path) if path.is_dir() => {
                 let skipped = |error| report.left_out(error);
                 for file in folder::files(path, &EXTENSIONS, skipped)? {

@@ -85,7 +85,9 @@ impl Network {
         write: impl Fn(Dialect) -> Result<Model, Error> + Send + Sync + 'static,
     ) -> Self {
         let sites = Arc::default();
-        Self::changeable(name, engine, fixed_sizes, sites, move |dialect, _| write(dialect))
+        Self::changeable(name, engine, fixed_sizes, sites, move |dialect, _| {
+            write(dialect)
+        })
     }
 
     /// Like [`new`](Self::new), for a network that LoRAs can change: by inputs at the `sites`, or
@@ -183,7 +185,11 @@ impl Network {
             merged: merged.cloned(),
         };
         if self.fixed_sizes {
-            key.sizes = inputs.iter().flat_map(|(_, it)| it.shape()).copied().collect();
+            key.sizes = inputs
+                .iter()
+                .flat_map(|(_, it)| it.shape())
+                .copied()
+                .collect();
         }
         if let Some(place) = sessions.iter().position(|(known, _)| *known == key) {
             sessions[..=place].rotate_right(1);

@@ -17,12 +17,12 @@ use crate::{
     engine::Engine,
     exported::{Codec, Limits, TextFile, TextGraph, UnetGraph},
     graph::{Dialect, Model},
+    lora::{Active, Set, Sites},
     models::{
         clip_text::{self, ClipTextConfig, ENDS, IDS, PROJECTION},
         unet::{self, Sinusoids, UnetConfig, input},
         vae::{self, VaeConfig},
     },
-    lora::{Active, Set, Sites},
     network::{Named, Network, NetworkCall},
     session::Input,
     weights::Weights,
@@ -649,9 +649,11 @@ fn run_image(
         input,
         Input::F32(shape, x.as_slice().expect("standard layout")),
     )];
-    Ok(half.network.run(NetworkCall::new(&inputs), stop, |shape, data| {
-        let dims: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
-        let found = ArrayD::from_shape_vec(dims, data.to_vec())?;
-        found.into_dimensionality()
-    })??)
+    Ok(half
+        .network
+        .run(NetworkCall::new(&inputs), stop, |shape, data| {
+            let dims: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
+            let found = ArrayD::from_shape_vec(dims, data.to_vec())?;
+            found.into_dimensionality()
+        })??)
 }

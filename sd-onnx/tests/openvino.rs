@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/lora_calls.rs"]
+mod lora_calls;
 #[path = "common/exports.rs"]
 mod written;
 
@@ -336,5 +338,15 @@ fn a_device_without_the_precision_is_refused() {
         let error = builder.load(emoji()).err().unwrap();
         let of_it = matches!(error, Error::Runtime(RuntimeError::Precision { .. }));
         assert!(of_it, "{device}, {precision}: {error}");
+    }
+}
+
+#[test]
+fn loras_as_inputs_equal_merged_ones() {
+    if let Some(builder) = openvino(Precision::F32) {
+        // A few, because each one compiles the networks.
+        let names = ["sd1-lora", "sd1-locon-mid", "sd1-oft", "sdxl-lora"];
+        let seen = lora_calls::compare(|| builder.clone(), |name| names.contains(&name));
+        assert_eq!(seen, [1, 3], "merged and live");
     }
 }

@@ -28,8 +28,8 @@ impl Graph<'_> {
             return product;
         }
         let [down, up] = input_names(&weight);
-        let down = self.input(&down, &[Dim::Any("rank"), Dim::Fixed(input)]);
-        let up = self.input(&up, &[Dim::Fixed(output), Dim::Any("rank")]);
+        let down = self.input(&down, &[Dim::Free, Dim::Fixed(input)]);
+        let up = self.input(&up, &[Dim::Fixed(output), Dim::Free]);
         let inner = self.matmul_transposed(x, down);
         let added = self.matmul_transposed(inner, up);
         self.add(product, added)
@@ -51,8 +51,8 @@ impl Graph<'_> {
         let [down, up] = input_names(&weight);
         let side = Dim::Fixed(conv.kernel);
         let one = Dim::Fixed(1);
-        let down = self.input(&down, &[Dim::Any("rank"), Dim::Fixed(input), side, side]);
-        let up = self.input(&up, &[Dim::Fixed(output), Dim::Any("rank"), one, one]);
+        let down = self.input(&down, &[Dim::Free, Dim::Fixed(input), side, side]);
+        let up = self.input(&up, &[Dim::Fixed(output), Dim::Free, one, one]);
         let inner = self.conv(x, down, None, conv);
         let added = self.conv(inner, up, None, Conv::POINT);
         self.add(convolved, added)

@@ -51,8 +51,10 @@ pub(crate) struct Dims(usize);
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Dim {
     Fixed(usize),
-    /// Any size. Dimensions of the same name may have different sizes.
+    /// Any size. Dimensions of the same name have the same size, or ONNX Runtime may refuse a call.
     Any(&'static str),
+    /// Any size, which is independent of all other dimensions.
+    Free,
 }
 
 /// An ONNX model as bytes, with the location of its weights.
@@ -810,10 +812,11 @@ fn set_external(initializer: &mut proto::Tensor, location: String, offset: u64, 
 
 fn value_info(name: &str, data_type: proto::DataType, dims: &[Dim]) -> proto::ValueInfo {
     let dimension = |dim: &Dim| proto::Dimension {
-        size: Some(match *dim {
-            Dim::Fixed(size) => proto::DimensionSize::Value(size as i64),
-            Dim::Any(name) => proto::DimensionSize::Parameter(name.to_owned()),
-        }),
+        size: match *dim {
+            Dim::Fixed(size) => Some(proto::DimensionSize::Value(size as i64)),
+            Dim::Any(name) => Some(proto::DimensionSize::Parameter(name.to_owned())),
+            Dim::Free => None,
+        },
     };
     let shape = proto::Shape {
         dim: dims.iter().map(dimension).collect(),

@@ -10,15 +10,16 @@ use std::{
 use sd_core::{BoxError, LoraCall, LoraInfo, LoraLibrary, LoraNetworks};
 use sd_text::{ClipTokenizer, Layer, PromptEncoder, TextualInversion, Tower, outside::chain};
 
-use super::{Active, Live, Lora, LoraFile, Set, Sites, Targets, keys::UNET};
+use super::{Active, FILES, Live, Lora, LoraFile, Set, Sites, Targets, keys::UNET};
 use crate::{
     Error, folder,
     parts::{OnnxDenoiser, OnnxTextModel},
     weights::Weights,
 };
 
-/// The extensions of the files in a folder that are tried. WebUI tries the same ones.
-const EXTENSIONS: [&str; 3] = ["safetensors", "pt", "ckpt"];
+/// The extensions of the files in a folder that are tried. WebUI does not try `.bin`, which is the
+/// extension of older files of peft and diffusers.
+const EXTENSIONS: [&str; 4] = ["safetensors", "pt", "ckpt", "bin"];
 
 /// The LoRAs of the builder's folders, compared with a model.
 #[derive(Debug, Default)]
@@ -37,8 +38,7 @@ impl LoraFiles {
     pub fn add(&mut self, path: &Path, targets: &Targets<'_>) -> Result<(), Error> {
         let skipped = |error| tracing::warn!("LoRAs left out: {}", chain(&error));
         for path in folder::files(path, &EXTENSIONS, skipped)? {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            let mut info = LoraInfo::new(name);
+            let mut info = LoraInfo::new(name_of(&path));
             let file = Lora::open(&path).and_then(|lora| {
                 info.alias = lora.facts.output_name.clone();
                 let fitted = lora.fit(targets)?;
@@ -62,18 +62,33 @@ impl LoraFiles {
     /// inputs. `one_rank` is whether the network needs the same rank for all weights.
     pub fn sites(&self, network: &str, weights: &mut Weights, one_rank: bool) -> Arc<Sites> {
         let live = self.usable().filter(|file| file.fitted.is_live());
-        let tensors: BTreeSet<&str> = live.flat_map(|file| file.fitted.weights_of(network)).collect();
+        let tensors: BTreeSet<&str> = live
+            .flat_map(|file| file.fitted.weights_of(network))
+            .collect();
         Arc::new(Sites::new(weights, &tensors, one_rank))
     }
 
-    /// Reads the textual inversions in the files.
-    pub fn inversions(&self) -> Result<Vec<TextualInversion>, Error> {
-        let mut all = Vec::new();
-        for file in self.usable() {
-            all.extend(file.lora.inversions()?);
-        }
-        Ok(all)
+    /// Reads the textual inversions in the files. The ones that cannot be read are reported.
+    pub fn inversions(&self) -> impl Iterator<Item = TextualInversion> {
+        self.usable().flat_map(|file| {
+            let read = file.lora.inversions();
+            read.unwrap_or_else(|error| {
+                tracing::warn!("textual inversions left out: {}", chain(&error));
+                Vec::new()
+            })
+        })
     }
+}
+
+/// Returns the name of a file without its extension. A file that diffusers or peft saved in a
+/// folder has the name of the folder.
+pub(super) fn name_of(path: &Path) -> String {
+    let folder = path.parent().and_then(Path::file_name);
+    let of_folder = FILES
+        .iter()
+        .any(|&file| path.file_name() == Some(file.as_ref()));
+    let name = folder.filter(|_| of_folder).or(path.file_stem());
+    name.unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// A text encoder of a pipeline.
@@ -154,7 +169,11 @@ impl Library {
         let is_live = set.fitted().all(|fitted| fitted.is_live());
         tracing::info!(
             "LoRAs are {}",
-            if is_live { "inputs of the networks" } else { "merged into the weights" }
+            if is_live {
+                "inputs of the networks"
+            } else {
+                "merged into the weights"
+            }
         );
         let active = |network, sites: &Arc<Sites>| -> Result<Active, Error> {
             Ok(match is_live {
@@ -173,70 +192,5 @@ impl Library {
             prompts: PromptEncoder::from_towers(towers)?,
             denoiser: Arc::new(self.denoiser.with_loras(loras)),
         })
-    }
-}
-
-#[cfg(test)]
-mod measure {
-    #![allow(clippy::unwrap_used)]
-    use std::time::Instant;
-
-    use ndarray::{Array3, Array4};
-    use sd_core::{Call, Denoiser, StopToken};
-
-    use super::*;
-    use crate::{engine::{Engine, Settings}, models::unet::UnetConfig, source::{Elsewhere, Source}};
-
-    #[test]
-    #[ignore = "temporary"]
-    fn live() {
-        let folder = std::env::var("FULL").unwrap();
-        let source = Source::open(folder.as_ref(), None, &Elsewhere::default(), None, &["unet"]).unwrap();
-        let engine = Engine::new(Settings::default()).unwrap();
-        let kind = std::env::var("KIND").unwrap_or_default();
-        let rank: usize = std::env::var("RANK").unwrap_or("0".into()).parse().unwrap();
-        let config = source.config("unet").unwrap();
-        let config = UnetConfig::new(&config, source.sizes()).unwrap();
-        let mut weights = source.weights("unet").unwrap();
-        let names: Vec<String> = weights.names().map(str::to_owned).collect();
-        let is_attention = |n: &str| n.contains(".attn") && n.ends_with(".weight");
-        let is_linear = |n: &str| n.contains("attentions") && n.ends_with(".weight") && !n.contains("norm");
-        let is_any = |n: &str| n.ends_with(".weight") && !n.contains("norm");
-        let wanted: BTreeSet<&str> = names.iter().map(String::as_str).filter(|n| match kind.as_str() {
-            "attention" => is_attention(n),
-            "linear" => is_linear(n),
-            "all" => is_any(n),
-            _ => false,
-        }).collect();
-        let sites = Arc::new(Sites::new(&mut weights, &wanted, false));
-        let shapes: Vec<(String, Vec<usize>)> = wanted.iter().map(|n| ((*n).to_owned(), weights.shape(n).unwrap().to_vec())).collect();
-        println!("sites {}", shapes.len());
-        let started = Instant::now();
-        let plain = OnnxDenoiser::new(config.clone(), (source.weights("unet").unwrap(), Arc::default()), &engine).unwrap();
-        plain.prepare([64, 64], 77).unwrap();
-        println!("plain load {:?}", started.elapsed());
-        let started = Instant::now();
-        let unet = OnnxDenoiser::new(config, (weights, sites.clone()), &engine).unwrap();
-        unet.prepare([64, 64], 77).unwrap();
-        println!("load {:?}", started.elapsed());
-        let active = super::super::live::test_active(&sites, &shapes, rank);
-        let with = unet.with_loras(active);
-        let latents = Array4::from_elem((1, 4, 64, 64), 0.5f32);
-        let context = Array3::from_elem((1, 77, 768), 0.5f32);
-        let stop = StopToken::new();
-        let call = Call::new(latents.view(), 500.0, context.view(), &stop);
-        let mut out = Array4::zeros(latents.dim());
-        let n: usize = std::env::var("N").unwrap_or("4".into()).parse().unwrap();
-        let mut times = [Vec::new(), Vec::new(), Vec::new()];
-        for i in 0..n + 1 {
-            for (j, unet) in [&plain, &unet, &with].into_iter().enumerate() {
-                let started = Instant::now();
-                unet.predict(&call, out.view_mut()).unwrap();
-                if i > 0 { times[j].push(started.elapsed().as_secs_f64()); }
-            }
-        }
-        times[0].sort_by(f64::total_cmp);
-        let base = [times[0][0], times[0][n / 2]];
-        for t in &mut times { t.sort_by(f64::total_cmp); println!("{kind} {rank} ratio {:.3} {:.3} least {:.3} median {:.3}", t[0] / base[0], t[t.len() / 2] / base[1], t[0], t[t.len() / 2]); }
     }
 }

@@ -54,9 +54,15 @@ impl Change {
     fn is_live(&self) -> bool {
         let merged_only = [Part::Bias, Part::DoraScale, Part::Magnitude];
         self.format == Format::Lora
-            && !merged_only.iter().any(|&part| self.parts.get(part).is_some())
+            && !self.narrow
+            && !merged_only
+                .iter()
+                .any(|&part| self.parts.get(part).is_some())
             && self.shape.len() > 1
-            && self.tensors.iter().all(|tensor| tensor.ends_with(".weight"))
+            && self
+                .tensors
+                .iter()
+                .all(|tensor| tensor.ends_with(".weight"))
     }
 
     /// Adds the factors for each of the tensors.
@@ -286,17 +292,4 @@ impl Live {
         *last = Some((weights, inputs.clone()));
         inputs
     }
-}
-
-#[cfg(test)]
-pub(super) fn test_active(sites: &Arc<Sites>, shapes: &[(String, Vec<usize>)], rank: usize) -> Active {
-    let mut factors = BTreeMap::new();
-    for (name, shape) in shapes {
-        let dims = Dims(shape);
-        factors.insert(name.clone(), LowRank { rank, can_be_cut: true, down: vec![0.01; rank * dims.columns()], up: vec![0.01; rank * dims.outputs()] });
-    }
-    let factors = Factors(factors);
-    let one = |_: &str| 1.0f32;
-    let inputs = sites.inputs(&[Use { factors: &factors, rank: None, multiplier: &one }]);
-    Active::Live(Arc::new(Live { network: "unet", sites: sites.clone(), set: Arc::new(Set::new(Vec::new(), 2)), factors: Vec::new(), last: Mutex::new(Some((Vec::new(), Arc::new(inputs)))) }))
 }

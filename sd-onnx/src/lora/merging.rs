@@ -4,10 +4,10 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use sd_core::PipelineBuilder;
-use sd_text::{TextualInversion, outside::printable};
+use sd_text::outside::printable;
 
-use super::{Fitted, Lora, LoraFiles, Sites, Targets, Use, keys::UNET, merge};
-use crate::{Error, LoraWeight, source::Source, weights::Weights};
+use super::{Fitted, Lora, LoraFiles, Sites, Targets, Use, keys::UNET, library::name_of, merge};
+use crate::{Error, LoraWeight, inversions::Inversions, source::Source, weights::Weights};
 
 /// The adapters of a builder, compared with a model.
 #[derive(Default)]
@@ -114,22 +114,22 @@ impl Adapters {
     /// Adds the adapters to a pipeline, for the infotexts of its pictures.
     pub fn record(&self, mut pipeline: PipelineBuilder) -> PipelineBuilder {
         for (adapter, _, weight) in &self.adapters {
-            let name = adapter.path.file_stem().unwrap_or_default();
+            let name = name_of(&adapter.path);
             let adapter = Arc::clone(adapter);
             let hash = move || adapter.hash().map_err(io::Error::other);
-            pipeline = pipeline.lora(name.to_string_lossy(), *weight, hash);
+            pipeline = pipeline.lora(name, *weight, hash);
         }
         pipeline
     }
 
     /// Reads the textual inversions in the adapters' files.
-    pub fn inversions(&self) -> Result<Vec<TextualInversion>, Error> {
+    pub fn inversions(&self) -> Result<Vec<Inversions>, Error> {
         let mut all = Vec::new();
         for (adapter, ..) in &self.adapters {
-            all.extend(adapter.inversions()?);
+            all.extend(adapter.inversions()?.into_iter().map(Inversions::Given));
         }
         if let Some(library) = &self.library {
-            all.extend(library.inversions()?);
+            all.extend(library.inversions().map(Inversions::Found));
         }
         Ok(all)
     }

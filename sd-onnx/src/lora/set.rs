@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sd_core::LoraCall;
 
-use super::{Fitted, Lora, Live, Use, blocks, keys::UNET, merge::changed};
+use super::{Fitted, Live, Lora, Use, blocks, keys::UNET, merge::changed};
 use crate::{
     Error,
     weights::{Type, Weights},

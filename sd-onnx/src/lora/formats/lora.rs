@@ -115,12 +115,7 @@ pub(super) fn tucker(
 }
 
 /// Returns `sum over m of core[n, m, position] · down[m, i]`, `[n, i · position]`.
-fn inner(
-    core: &Factor,
-    ranks: usize,
-    down: ArrayView2<'_, f32>,
-    weight: Dims<'_>,
-) -> Array2<f32> {
+fn inner(core: &Factor, ranks: usize, down: ArrayView2<'_, f32>, weight: Dims<'_>) -> Array2<f32> {
     let (positions, columns) = (weight.positions(), weight.columns());
     let rank = down.nrows();
     let core = core.matrix([ranks * rank, positions]);

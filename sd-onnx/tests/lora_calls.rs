@@ -1,0 +1,162 @@
+//! LoRAs of a folder, which requests call by name.
+//!
+//! `lora.rs` shows that the LoRAs that a builder merges are right, and these tests compare with
+//! them. `openvino.rs` does the same on OpenVINO.
+
+// In tests, a panic reports the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "common/lora_calls.rs"]
+mod lora_calls;
+
+use std::path::Path;
+
+use common::{emoji, golden, load};
+use lora_calls::{
+    ROUNDING, call, compare, difference, index, networks, of_pipeline, outputs, with, write,
+};
+use sd_core::LoraBlocks;
+use sd_onnx::Pipeline;
+
+#[test]
+fn loras_as_inputs_equal_merged_ones() {
+    let [merged, live] = compare(sd_onnx::builder, |_| true);
+    assert!(merged >= 20 && live >= 20, "{merged} merged, {live} live");
+}
+
+#[test]
+fn in_a_trained_model_they_differ_by_less() {
+    let folder = emoji();
+    let library = sd_onnx::builder()
+        .loras(folder.join("loras"))
+        .load(&folder)
+        .unwrap();
+    let plain = of_pipeline(&load(&folder));
+    let error = difference(&with(&library, &[]), &plain);
+    assert!(error < 1e-5, "without LoRAs: {error:.1e}");
+    for (name, weight) in [("ink", 0.8), ("sepia", 1.3)] {
+        let file = folder.join(format!("loras/{name}.safetensors"));
+        let merged = sd_onnx::builder().lora(file, weight).load(&folder).unwrap();
+        let (found, expected) = (
+            with(&library, &[call(&library, name, weight)]),
+            of_pipeline(&merged),
+        );
+        let error = difference(&found, &expected);
+        let change = difference(&plain, &expected);
+        println!("{name}: {error:.1e}, and the LoRA changes {change:.1e}");
+        assert!(error < 1e-5, "{name}: {error:.1e}");
+        assert!(change > 1e-2, "{name}: {change:.1e}");
+    }
+}
+
+/// Returns the small Stable Diffusion 1 model with the golden adapters as its library.
+fn four(folder: &Path) -> Pipeline {
+    write("four", folder);
+    sd_onnx::builder()
+        .loras(golden("lora"))
+        .load(folder)
+        .unwrap()
+}
+
+#[test]
+fn without_loras_a_pipeline_with_a_library_draws_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = four(folder.path());
+    let error = difference(&of_pipeline(&library), &of_pipeline(&load(folder.path())));
+    assert!(error < ROUNDING, "{error:.1e}");
+}
+
+#[test]
+fn several_loras_are_added_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = four(folder.path());
+    let names = ["sd1-lora", "sd1-locon", "sd1-locon-mid"];
+    let weights = [0.8, -0.3, 0.5];
+    let calls: Vec<_> = names
+        .iter()
+        .zip(weights)
+        .map(|(it, w)| call(&library, it, w))
+        .collect();
+    let merged = names
+        .iter()
+        .zip(weights)
+        .fold(sd_onnx::builder(), |builder, (name, weight)| {
+            builder.lora(golden("lora").join(format!("{name}.safetensors")), weight)
+        });
+    let expected = of_pipeline(&merged.load(folder.path()).unwrap());
+    let error = difference(&with(&library, &calls), &expected);
+    assert!(error < ROUNDING, "{error:.1e}");
+}
+
+#[test]
+fn a_weight_changes_from_step_to_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = four(folder.path());
+    let mut changing = call(&library, "sd1-locon", 0.5);
+    changing.unet = vec![0.2, 0.9];
+    let changing = networks(&library, &[changing]);
+    for (step, weight) in [(0, 0.2), (1, 0.9), (7, 0.9), (0, 0.2)] {
+        let mut constant = call(&library, "sd1-locon", 0.5);
+        constant.unet = vec![weight];
+        let constant = networks(&library, &[constant]);
+        let [found, expected] =
+            [&changing, &constant].map(|it| outputs(&it.prompts, &*it.denoiser, step));
+        assert_eq!(found, expected, "step {step}");
+    }
+}
+
+/// Ranks and blocks are the same for a LoRA that is an input and for one that is merged, which it is
+/// beside one that must be merged. That one has the weight 0.
+#[test]
+fn ranks_and_blocks_are_the_same_in_both_ways() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = four(folder.path());
+    let mut seen: Vec<[Vec<f32>; 2]> = vec![with(&library, &[call(&library, "sd1-lora", 1.0)])];
+    let mut blocks = [0.0; 26];
+    blocks[0] = 0.5;
+    let mut some = blocks;
+    some[1..14].fill(1.0);
+    for (rank, blocks) in [
+        (Some(1), None),
+        (None, Some(LoraBlocks(blocks))),
+        (None, Some(LoraBlocks(some))),
+        (Some(1), Some(LoraBlocks([-1.0; 26]))),
+    ] {
+        let mut lora = call(&library, "sd1-lora", 1.0);
+        (lora.rank, lora.blocks) = (rank, blocks);
+        let live = with(&library, &[lora.clone()]);
+        let merged = with(&library, &[lora, call(&library, "sd1-loha", 0.0)]);
+        let error = difference(&live, &merged);
+        assert!(error < ROUNDING, "{rank:?} {blocks:?}: {error:.1e}");
+        for other in &seen {
+            let change = difference(&live, other);
+            assert!(change > 5.0 * ROUNDING, "{rank:?} {blocks:?}: {change:.1e}");
+        }
+        seen.push(live);
+    }
+}
+
+#[test]
+fn a_file_for_another_model_is_listed_with_its_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = four(folder.path());
+    let other = &library.loras()[index(&library, "sdxl-lora")];
+    let problem = other.problem.as_deref().unwrap();
+    assert!(
+        problem.contains("the adapter is for SDXL, but the model is"),
+        "{problem}"
+    );
+    let own = &library.loras()[index(&library, "sd1-lora")];
+    assert_eq!(
+        (own.alias.as_deref(), own.live, &own.problem),
+        (Some("fox style"), true, &None)
+    );
+    // Saved by peft, in a folder of this name.
+    assert!(
+        library.loras()[index(&library, "sd1-peft")]
+            .problem
+            .is_none()
+    );
+    assert!(!library.loras()[index(&library, "sd1-peft-dora")].live);
+}
