@@ -619,6 +619,8 @@ impl<'w> Graph<'w> {
         if let Some(&known) = self.stored.get(&key) {
             return Ok(known);
         }
+        // Weights with LoRAs merged into them are in memory.
+        let in_memory = matches!(tensor.place, Place::Memory(_));
         // A spilled weight is multiplied by its scale when it is written.
         let (form, read) = match self.dialect {
             Dialect { bf16: true, .. } => (Some(Form::Bf16), Type::BF16),
@@ -630,10 +632,11 @@ impl<'w> Graph<'w> {
             Dialect {
                 channel_block: Some(_),
                 ..
-            } if tensor.dtype.usage() == Use::Widened => (Some(Form::F32), Type::F32),
+            } if tensor.dtype.usage() == Use::Widened || in_memory => (Some(Form::F32), Type::F32),
             _ => (None, tensor.dtype),
         };
-        let form = form.filter(|_| tensor.dtype != read || tensor.scale.is_some());
+        let is_other = tensor.dtype != read || tensor.scale.is_some();
+        let form = form.filter(|_| is_other || in_memory);
         let scale = tensor.scale.as_ref().filter(|_| form.is_none());
         let (place, dtype) = match (form, tensor.dtype.usage()) {
             (Some(form), _) => (self.spill()?.add(tensor, form), read),

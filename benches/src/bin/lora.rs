@@ -1,0 +1,241 @@
+//! Measures LoRAs on a model, and prints the times and the memory as JSON. Times are in seconds and
+//! memory is in MiB.
+//!
+//! The LoRAs have random factors, small enough to leave the model working. `load` has the time of
+//! loading the UNet without LoRAs, with a library of LoRAs, and with one merged. `call` has the
+//! times of UNet calls in turns: a plain UNet, one with a library and no LoRA, and one with a LoRA.
+//! `switch` has the time of ten switches between two LoRAs, each with the first call after it, and
+//! the anonymous memory afterwards.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use clap::{Parser, ValueEnum};
+use ndarray::{Array3, Array4};
+use sd_benches::memory::anonymous_mib;
+use sd_onnx::LoraCall;
+use sd_onnx::{Call, Denoiser, Device, Pipeline, Precision, StopToken, text::BoxError};
+use serde_json::{Value, json};
+
+#[derive(Parser)]
+struct Arguments {
+    /// Model folder in the diffusers layout, with `unet/diffusion_pytorch_model.safetensors`
+    model: PathBuf,
+    /// Rank of the LoRAs
+    #[arg(long, default_value_t = 16)]
+    rank: usize,
+    /// Layers that the LoRAs change
+    #[arg(long, default_value = "attention")]
+    layers: Layers,
+    /// Timed calls of each UNet; one call comes before them, untimed
+    #[arg(long, default_value_t = 5)]
+    calls: usize,
+    /// Latent height and width
+    #[arg(long, default_value_t = 64)]
+    side: usize,
+    /// Device: cpu, openvino, openvino-gpu or openvino-npu
+    #[arg(long, default_value_t = Device::Cpu)]
+    device: Device,
+    /// Floating-point format that the networks are computed in: f32, bf16 or f16
+    #[arg(long, default_value_t = Precision::F32)]
+    precision: Precision,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Layers {
+    /// The projections of the attention layers
+    Attention,
+    /// All linear layers of the transformers
+    Transformers,
+    /// All linear layers and convolutions
+    All,
+}
+
+impl Layers {
+    fn has(self, name: &str) -> bool {
+        let is_weight = name.ends_with(".weight") && !name.contains("norm");
+        is_weight
+            && match self {
+                Self::Attention => name.contains(".attn"),
+                Self::Transformers => name.contains(".attentions."),
+                Self::All => true,
+            }
+    }
+}
+
+fn main() -> Result<(), BoxError> {
+    let arguments = Arguments::parse();
+    let folder = tempfile::tempdir()?;
+    let shapes = shapes(
+        &arguments
+            .model
+            .join("unet/diffusion_pytorch_model.safetensors"),
+    )?;
+    for name in ["first", "second"] {
+        let file = folder.path().join(format!("{name}.safetensors"));
+        write_lora(&file, &shapes, &arguments)?;
+    }
+    let builder = || {
+        sd_onnx::builder()
+            .device(arguments.device)
+            .precision(arguments.precision)
+            .size(8 * arguments.side as u32, 8 * arguments.side as u32)
+    };
+    let started = Instant::now();
+    let plain = builder().load(&arguments.model)?;
+    let plain_load = started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    let library = builder().loras(folder.path()).load(&arguments.model)?;
+    let library_load = started.elapsed().as_secs_f64();
+
+    let run = Run::new(&plain, arguments.side);
+    let networks = |index: usize| -> Result<Arc<dyn Denoiser>, BoxError> {
+        let call = LoraCall::new(index, 0.8, vec![0.8]);
+        let loras = library.lora_library().ok_or("the pipeline has a library")?;
+        Ok(loras.networks(&[call])?.denoiser)
+    };
+    let with = networks(0)?;
+    let mut times = BTreeMap::from([("plain", vec![]), ("none", vec![]), ("lora", vec![])]);
+    for call in 0..=arguments.calls {
+        for (name, denoiser) in [
+            ("plain", plain.denoiser()),
+            ("none", library.denoiser()),
+            ("lora", &with),
+        ] {
+            let took = run.time(&**denoiser)?;
+            if call > 0
+                && let Some(times) = times.get_mut(name)
+            {
+                times.push(took);
+            }
+        }
+    }
+    let least = |name: &str| times[name].iter().copied().fold(f64::INFINITY, f64::min);
+    let [none_ratio, lora_ratio] = ["none", "lora"].map(|name| least(name) / least("plain"));
+    drop(with);
+
+    let mut switches = Vec::new();
+    for switch in 0..10 {
+        let started = Instant::now();
+        let denoiser = networks(switch % 2)?;
+        let took = started.elapsed().as_secs_f64();
+        let first = run.time(&*denoiser)?;
+        let second = run.time(&*denoiser)?;
+        drop(denoiser);
+        let memory = anonymous_mib()?;
+        switches.push(
+            json!({ "switch_s": took, "first_s": first, "second_s": second, "anon_mb": memory }),
+        );
+    }
+    drop(library);
+    drop(plain);
+    let load = |merged: bool| -> Result<f64, BoxError> {
+        let started = Instant::now();
+        let builder = match merged {
+            true => builder().lora(folder.path().join("first.safetensors"), 0.8),
+            false => builder(),
+        };
+        builder.load(&arguments.model)?;
+        Ok(started.elapsed().as_secs_f64())
+    };
+    let mut loads = Vec::new();
+    for _ in 0..3 {
+        loads.push(json!({ "plain_s": load(false)?, "merged_s": load(true)? }));
+    }
+    let figures = json!({
+        "load": { "plain_s": plain_load, "library_s": library_load, "in_turns": loads },
+        "call": { "s": times, "none_ratio": none_ratio, "lora_ratio": lora_ratio },
+        "switch": switches,
+    });
+    println!("{figures:#}");
+    Ok(())
+}
+
+/// The inputs of a UNet call.
+struct Run {
+    latents: Array4<f32>,
+    context: Array3<f32>,
+}
+
+impl Run {
+    fn new(pipeline: &Pipeline, side: usize) -> Self {
+        let inputs = pipeline.denoiser().inputs();
+        let wave = |i: usize| (i as f32 * 0.37).sin();
+        Self {
+            latents: Array4::from_shape_fn((1, inputs.channels, side, side), |(_, c, y, x)| {
+                wave(c * 4099 + y * 67 + x * 3)
+            }),
+            context: Array3::from_shape_fn((1, 77, inputs.context), |(_, i, j)| wave(i * 7 + j)),
+        }
+    }
+
+    /// Returns the time of a call.
+    fn time(&self, denoiser: &dyn Denoiser) -> Result<f64, BoxError> {
+        let stop = StopToken::new();
+        let call = Call::new(self.latents.view(), 500.0, self.context.view(), &stop);
+        let mut output = Array4::zeros(self.latents.dim());
+        let started = Instant::now();
+        denoiser.predict(&call, output.view_mut())?;
+        Ok(started.elapsed().as_secs_f64())
+    }
+}
+
+/// Returns the names and shapes of the tensors in a safetensors file.
+fn shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, BoxError> {
+    let failed = |error| format!("{}: {error}", path.display());
+    let mut file = File::open(path).map_err(failed)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(failed)?;
+    let mut header = vec![0; usize::try_from(u64::from_le_bytes(length))?];
+    file.read_exact(&mut header).map_err(failed)?;
+    let header: BTreeMap<String, Value> = serde_json::from_slice(&header)?;
+    let tensors = header
+        .into_iter()
+        .filter(|(name, _)| name != "__metadata__");
+    let shape =
+        |(name, of): (String, Value)| Ok((name, serde_json::from_value(of["shape"].clone())?));
+    tensors.map(shape).collect()
+}
+
+/// Writes a LoRA in f32 with peft's names.
+fn write_lora(
+    path: &Path,
+    shapes: &BTreeMap<String, Vec<usize>>,
+    arguments: &Arguments,
+) -> Result<(), BoxError> {
+    let rank = arguments.rank;
+    let mut header = BTreeMap::new();
+    let mut values: Vec<f32> = Vec::new();
+    let of_layers = shapes.iter().filter(|(name, _)| arguments.layers.has(name));
+    for (name, shape) in of_layers {
+        let module = name.trim_end_matches(".weight");
+        let mut down = shape.clone();
+        down[0] = rank;
+        let mut up = vec![1; shape.len()];
+        up[..2].copy_from_slice(&[shape[0], rank]);
+        for (factor, shape) in [("lora_A", down), ("lora_B", up)] {
+            let from = 4 * values.len();
+            let count: usize = shape.iter().product();
+            values.extend((0..count).map(|i| 0.01 * ((from + i) as f32 * 0.7).sin()));
+            let offsets = [from, 4 * values.len()];
+            let tensor = json!({ "dtype": "F32", "shape": shape, "data_offsets": offsets });
+            header.insert(format!("unet.{module}.{factor}.weight"), tensor);
+        }
+    }
+    let header = serde_json::to_vec(&header)?;
+    let mut file = fs::File::create(path)?;
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(&header)?;
+    let bytes: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    file.write_all(&bytes)?;
+    Ok(())
+}
