@@ -7,8 +7,8 @@ use sd_schedulers::{NoiseSchedule, SchedulerConfig};
 use sd_text::PromptEncoder;
 
 use crate::{
-    Defaults, Denoiser, GenerateError, ImageSize, LatentCodec, LatentRgb, Stage, StopToken,
-    LoraCall, LoraNetworks,
+    Defaults, Denoiser, GenerateError, ImageSize, LatentCodec, LatentRgb, LoraCall, LoraNetworks,
+    Stage, StopToken,
     lora::{Callable, Lora},
     model_id::ModelId,
 };

@@ -9,7 +9,9 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     Conditioning, Infotext, files, infotext,
-    lora::{Callable, Lora}, model_id::ModelId, plan::Planned,
+    lora::{Callable, Lora},
+    model_id::ModelId,
+    plan::Planned,
     preview::to_byte,
 };
 

@@ -9,8 +9,8 @@ use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 
 use crate::{
     BuildError, Defaults, Denoiser, Event, Events, GenerateError, Generation, Guidance, Guided,
-    ImageSize, Infotext, Inputs, LatentCodec, LatentDistribution, LatentRgb, LoraInfo, LoraLibrary, LoraNetworks, NetworkReport,
-    Problem, Problems, Reproduction, Request, Stage, StopToken,
+    ImageSize, Infotext, Inputs, LatentCodec, LatentDistribution, LatentRgb, LoraInfo, LoraLibrary,
+    LoraNetworks, NetworkReport, Problem, Problems, Reproduction, Request, Stage, StopToken,
     conditioning::Contexts,
     guided::Half,
     infotext::{self, keys},

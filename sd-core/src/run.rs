@@ -15,8 +15,8 @@ use sd_schedulers::{
 };
 
 use crate::{
-    Conditioning, Denoiser, Event, GenerateError, Guided, LoraNetworks, Picture, Progress, Stage, StepInfo,
-    StopToken, Stopped, Timings, Unfinished,
+    Conditioning, Denoiser, Event, GenerateError, Guided, LoraNetworks, Picture, Progress, Stage,
+    StepInfo, StopToken, Stopped, Timings, Unfinished,
     conditioning::Contexts,
     guided::Half,
     parts::Parts,

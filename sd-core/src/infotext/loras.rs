@@ -136,7 +136,8 @@ fn found(
         ));
     };
     let own = own.unwrap_or("unknown");
-    let difference = format!("the LoRA `{name}` had the hash `{hash}`, but here its hash is `{own}`");
+    let difference =
+        format!("the LoRA `{name}` had the hash `{hash}`, but here its hash is `{own}`");
     Ok((index, Outcome::Kept, Some(difference)))
 }
 

@@ -113,7 +113,9 @@ impl Writing<'_> {
             }
         }
         let hashes = hashes.into_iter();
-        hashes.map(|(name, hash)| format!("{name}: {hash}")).collect()
+        hashes
+            .map(|(name, hash)| format!("{name}: {hash}"))
+            .collect()
     }
 
     fn seeds(&mut self) {

@@ -21,9 +21,7 @@ pub(super) const PRESETS: [(&str, [f32; 17]); 10] = [
 const OF_12: [usize; 12] = [0, 5, 6, 8, 9, 13, 14, 15, 16, 17, 18, 19];
 
 /// The blocks that a list of 17 numbers names: Stable Diffusion's blocks with attention.
-const OF_17: [usize; 17] = [
-    0, 2, 3, 5, 6, 8, 9, 13, 17, 18, 19, 20, 21, 22, 23, 24, 25,
-];
+const OF_17: [usize; 17] = [0, 2, 3, 5, 6, 8, 9, 13, 17, 18, 19, 20, 21, 22, 23, 24, 25];
 
 /// The blocks that a list of 20 numbers names: all blocks of SDXL.
 const OF_20: [usize; 20] = [
@@ -58,7 +56,9 @@ pub(super) fn parse(text: &str) -> Option<LoraBlocks> {
     if let Some((_, factors)) = PRESETS.iter().find(|(name, _)| *name == text) {
         return placed(factors, &OF_17);
     }
-    let numbers = text.split(',').map(|number| float(number).map(|it| it as f32));
+    let numbers = text
+        .split(',')
+        .map(|number| float(number).map(|it| it as f32));
     let numbers: Vec<f32> = numbers.collect::<Option<_>>()?;
     match numbers.len() {
         12 => placed(&numbers, &OF_12),
