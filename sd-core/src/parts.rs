@@ -50,7 +50,7 @@ impl Parts {
                 denoiser: self.denoiser.clone(),
             });
         };
-        let _span = tracing::info_span!("loras", ?calls).entered();
+        let _span = tracing::info_span!("loras", calls = calls.len()).entered();
         let failed = |source| GenerateError::Backend {
             stage: Stage::Loras,
             source,
