@@ -714,6 +714,22 @@ fn an_infotext_names_the_loras_and_draws_them_again() {
 }
 
 #[test]
+fn hashes_are_kept_without_the_library() {
+    let library = Arc::new(Library::of([
+        ("ab", None, "aaaaaaaaaaaaaaaa"),
+        ("a,b", None, "bbbbbbbbbbbbbbbb"),
+        ("ink", None, "cccccccccccccccc"),
+    ]));
+    let request = base().prompt("<lora:ab:1> <lora:ink:1> <lora:a,b:1>");
+    let generation = pipeline(&library).generate(&request).unwrap();
+    assert_eq!(Arc::strong_count(&library), 1, "a picture keeps no library");
+    // These names are the same without commas, and WebUI keeps the last hash.
+    let infotext = generation.pictures[0].infotext();
+    let expected = "ab: bbbbbbbbbbbb, ink: cccccccccccc";
+    assert_eq!(infotext.get("Lora hashes"), Some(expected));
+}
+
+#[test]
 fn loras_of_an_infotext_are_found_by_name_and_hash() {
     let mut library = Library::ink_and_sepia();
     let mut moss = LoraInfo::new("moss");

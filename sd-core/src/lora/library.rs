@@ -105,7 +105,9 @@ pub trait LoraLibrary: Send + Sync {
     fn loras(&self) -> &[LoraInfo];
 
     /// Returns the hash that WebUI gives the file of the LoRA `index`, in hexadecimal digits. The
-    /// method may read the whole file. A pipeline calls it once for each LoRA whose hash it needs.
+    /// method may read the whole file. A pipeline calls it at most once for each LoRA: when the
+    /// first picture with the LoRA is finished, for its infotext, or when an infotext has a hash to
+    /// compare.
     ///
     /// # Errors
     /// Returns an error if the file cannot be read.
@@ -127,7 +129,8 @@ pub trait LoraLibrary: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoraInfo {
-    /// The name of the file, without its extension.
+    /// The name of the file, without its extension. Of files with the same name, a prompt calls the
+    /// last.
     pub name: String,
     /// The name that the LoRA had in training, `ss_output_name`. A prompt can also call the LoRA by
     /// this name.

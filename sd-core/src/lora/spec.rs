@@ -244,8 +244,6 @@ impl Steps {
 fn reached(number: i64) -> u64 {
     // The extension adds 2 to the number of the step that WebUI counted last, which is still 0 in
     // the second step.
-    match u64::try_from(number) {
-        Ok(number @ 2..) => number,
-        _ => 0,
-    }
+    let number = u64::try_from(number).unwrap_or(0);
+    if number > 1 { number } else { 0 }
 }
