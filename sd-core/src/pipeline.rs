@@ -10,7 +10,7 @@ use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 use crate::{
     BuildError, Defaults, Denoiser, Event, Events, GenerateError, Generation, Guidance, Guided,
     ImageSize, Infotext, Inputs, LatentCodec, LatentDistribution, LatentRgb, LoraInfo, LoraLibrary,
-    LoraNetworks, NetworkReport, Problem, Problems, Reproduction, Request, Stage, StopToken,
+    NetworkReport, Problem, Problems, Reproduction, Request, Stage, StopToken,
     conditioning::Contexts,
     guided::Half,
     infotext::{self, keys},
@@ -132,10 +132,10 @@ impl PipelineBuilder {
     ///
     /// Pictures share a batch if they agree in size, scheduler, ladder, number of steps, LoRAs that
     /// their prompts call and the step at which a refiner takes over, and if their prompts have the
-    /// same number of branches and tokens. A picture from a batch differs from the same picture drawn alone only by
-    /// rounding in the network. A scheduler that looks at all its values together
-    /// ([`Needs::one_picture`](sd_schedulers::samplers::Needs::one_picture)) always draws pictures
-    /// alone.
+    /// same number of branches and tokens. A picture from a batch differs from the same picture
+    /// drawn alone only by rounding in the network. A scheduler that looks at all its values
+    /// together ([`Needs::one_picture`](sd_schedulers::samplers::Needs::one_picture)) always draws
+    /// pictures alone.
     ///
     /// Default: 1, because batches are slower on a CPU.
     ///
@@ -481,9 +481,16 @@ impl Pipeline {
         let parts = &*self.parts;
         let planned = plan(parts, requests)?;
         let mut encoded = Prompts::new();
-        // The request whose LoRAs have changed the networks.
-        let mut changed: Option<(usize, LoraNetworks)> = None;
+        let mut changed = None;
         for group in groups(parts, &planned) {
+            let loras = &planned[group[0]].loras;
+            // Other networks are dropped first, as there may be no memory for both.
+            let kept = changed.take().filter(|(last, _)| *last == loras);
+            let networks = match kept {
+                Some((_, networks)) => networks,
+                None => parts.networks(loras, stop)?,
+            };
+            let (_, networks) = changed.insert((loras, networks));
             let pictures = |&request: &usize| {
                 let count = planned[request].request.count;
                 (0..count).map(move |index| (request, index))
@@ -496,21 +503,6 @@ impl Pipeline {
             let mut pictures = group.iter().flat_map(pictures).peekable();
             while pictures.peek().is_some() {
                 let batch: Vec<_> = pictures.by_ref().take(most).collect();
-                let loras = |request: usize| &planned[request].loras;
-                let request = batch[0].0;
-                // The old networks are dropped first, as there may be no memory for both.
-                let kept = changed.take_if(|(last, _)| loras(*last) == loras(request));
-                let networks = match kept {
-                    Some((_, kept)) => kept,
-                    None => {
-                        changed = None;
-                        if stop.is_stopped() {
-                            return Err(GenerateError::Stopped(Box::default()));
-                        }
-                        parts.networks(loras(request))?
-                    }
-                };
-                let (_, networks) = changed.insert((request, networks));
                 let batch = Batch::new(parts, networks, &planned, batch, &mut encoded, stop)?;
                 batch.run(&mut observer)?;
             }

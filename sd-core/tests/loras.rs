@@ -415,6 +415,11 @@ fn calls_that_cannot_be_used_are_problems() {
             "two whole numbers such as 3-10",
         ),
         (
+            "sepia:step=2--5",
+            "step `2--5` in ",
+            "two whole numbers such as 3-10",
+        ),
+        (
             "sepia:step=1-5:stop=3",
             "step `1-5` in ",
             "either step, or start and stop",
@@ -635,6 +640,10 @@ fn many_calls_are_read_fast() {
         assert_eq!(again.differences.len(), 51);
         assert!(text_of(&again.request).len() < 20);
     }
+    let steps = format!("Steps: {}", usize::MAX);
+    let text = infotext("<lora:lora 1:0@0,1@9>", "").to_string();
+    let infotext = Infotext::parse(&text.replace("Steps: 4", &steps)).unwrap();
+    assert!(pipeline.reproduction(&infotext).differences.is_empty());
     for prompt in [
         &missing[..60_000],
         &"<lora:lora 0:1>".repeat(4000),

@@ -393,6 +393,13 @@ fn prompts_are_read_as_webui_reads_them() {
         ["`<lora:b:1>` calls a LoRA, which the pipeline must have"]
     );
     assert_eq!(
+        differences("<lora:b:x>", ", Lora hashes: \"c: d\""),
+        [
+            "`<lora:b:x>` calls a LoRA, which the pipeline must have",
+            "the LoRA `c: d` was used, but the prompt does not call it",
+        ]
+    );
+    assert_eq!(
         differences(networks, ", Lora hashes: \"b: 123456789abc, d: e\""),
         [
             "`<hypernet:c>` is not applied",

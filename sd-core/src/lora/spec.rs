@@ -212,14 +212,14 @@ impl Steps {
             ));
         }
         if let Some(text) = step {
-            let numbers = text.split_once('-');
-            let numbers = numbers.and_then(|(start, stop)| Some((int(start)?, int(stop)?)));
-            let (start, stop) = numbers.ok_or_else(|| {
-                Wrong::new("two whole numbers such as 3-10", described("step ", text))
-            })?;
+            let numbers: Option<Vec<_>> = text.split('-').map(int).collect();
+            let Some([start, stop]) = numbers.as_deref() else {
+                let expected = "two whole numbers such as 3-10";
+                return Err(Wrong::new(expected, described("step ", text)));
+            };
             return Ok(Self {
-                start: reached(start),
-                stop: Some(reached(stop)),
+                start: reached(*start),
+                stop: Some(reached(*stop)),
             });
         }
         let number = |what: &str, text: &str| {
