@@ -541,6 +541,37 @@ fn each_step_has_its_weight() {
 }
 
 #[test]
+fn loras_do_not_change_a_refiner() {
+    let library = Arc::new(Library::ink_and_sepia());
+    let seen = Seen::default();
+    let refiner = Net {
+        inputs: Inputs::new(4, 4),
+        calls: Vec::new(),
+        seen: seen.clone(),
+    };
+    let pipeline = builder(1)
+        .lora_library(library.clone())
+        .refiner("refiner", encoder(1, 0.0), Arc::new(refiner))
+        .build()
+        .unwrap();
+    let of = |prompt: &str, at: f32| latents(&pipeline, &base().prompt(prompt).refiner(at));
+    let (plain, called) = ("a fox ", "a fox <lora:ink:1>");
+    assert_eq!(of(plain, 0.0), of(called, 0.0));
+    assert!(library.seen().is_empty());
+    assert!(
+        seen.lock()
+            .unwrap()
+            .iter()
+            .all(|(_, weight)| *weight == 0.0)
+    );
+    assert_ne!(
+        of(plain, 0.5),
+        of(called, 0.5),
+        "the model draws the first steps"
+    );
+}
+
+#[test]
 fn pictures_with_equal_loras_share_batches_and_networks() {
     let library = Arc::new(Library::ink_and_sepia());
     let of = |most: usize| {

@@ -27,8 +27,9 @@ use crate::{BoxError, Denoiser};
 ///
 /// The name is the name of the LoRA's file without its extension, or its
 /// [alias](LoraInfo::alias). Upper and lower case differ. The rules are WebUI's: of files with the
-/// same name, the last in [`loras`](Self::loras) counts. An alias that several files have, and the
-/// alias `none`, are ignored.
+/// same name, the last in [`loras`](Self::loras) counts. If the alias of a file is `none`, or the
+/// name or alias of a file before it, no alias of this spelling counts, and only a file of this
+/// name is found.
 ///
 /// Values follow the name, separated by colons. These are WebUI's:
 ///
