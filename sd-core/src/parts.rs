@@ -42,15 +42,22 @@ pub(crate) struct Refiner {
 }
 
 impl Parts {
-    /// Returns the networks that the LoRAs of a batch have changed.
-    pub fn networks(&self, calls: &[LoraCall]) -> Result<LoraNetworks, GenerateError> {
+    /// Returns the networks, changed by LoRAs that prompts call.
+    pub fn networks(
+        &self,
+        calls: &[LoraCall],
+        stop: &StopToken,
+    ) -> Result<LoraNetworks, GenerateError> {
         let Some(library) = self.callable.library() else {
             return Ok(LoraNetworks {
                 prompts: self.prompts.clone(),
                 denoiser: self.denoiser.clone(),
             });
         };
-        let _span = tracing::info_span!("loras", ?calls).entered();
+        if stop.is_stopped() {
+            return Err(GenerateError::Stopped(Box::default()));
+        }
+        let _span = tracing::info_span!("loras", calls = calls.len()).entered();
         let failed = |source| GenerateError::Backend {
             stage: Stage::Loras,
             source,
@@ -61,11 +68,11 @@ impl Parts {
             let problem = format!("a denoiser has {found:?}, expected {own:?}");
             return Err(failed(problem.into()));
         }
-        let widths = |prompts: &PromptEncoder| {
+        let shapes = |prompts: &PromptEncoder| {
             let shapes = prompts.towers().iter().map(|tower| tower.model().shape());
             shapes.collect::<Vec<_>>()
         };
-        let (own, found) = (widths(&self.prompts), widths(&networks.prompts));
+        let (own, found) = (shapes(&self.prompts), shapes(&networks.prompts));
         if own != found {
             let problem = format!("text encoders have {found:?}, expected {own:?}");
             return Err(failed(problem.into()));

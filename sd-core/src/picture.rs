@@ -8,10 +8,7 @@ use sd_schedulers::noise::Seeds;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    Conditioning, Infotext, files, infotext,
-    lora::{Callable, Lora},
-    model_id::ModelId,
-    plan::Planned,
+    Conditioning, Infotext, files, infotext, lora::Lora, model_id::ModelId, plan::Planned,
     preview::to_byte,
 };
 
@@ -149,8 +146,9 @@ pub(crate) struct Made {
     pub model: Option<Arc<ModelId>>,
     /// The LoRAs that are merged into the pipeline's networks.
     pub loras: Arc<[Arc<Lora>]>,
-    /// The LoRAs that prompts can call.
-    pub callable: Arc<Callable>,
+    /// The names and hashes of the LoRAs that the prompts call, each as WebUI writes it. A picture
+    /// does not keep the library, which may keep networks.
+    pub called: Vec<String>,
     /// The name of the pipeline's refiner.
     pub refiner: Option<Arc<str>>,
 }

@@ -10,7 +10,7 @@ use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 use crate::{
     BuildError, Defaults, Denoiser, Event, Events, GenerateError, Generation, Guidance, Guided,
     ImageSize, Infotext, Inputs, LatentCodec, LatentDistribution, LatentRgb, LoraInfo, LoraLibrary,
-    LoraNetworks, NetworkReport, Problem, Problems, Reproduction, Request, Stage, StopToken,
+    NetworkReport, Problem, Problems, Reproduction, Request, Stage, StopToken,
     conditioning::Contexts,
     guided::Half,
     infotext::{self, keys},
@@ -130,12 +130,12 @@ impl PipelineBuilder {
     /// Sets the largest batch: how many pictures of a call the denoiser processes together, 1 to
     /// 1024.
     ///
-    /// Pictures share a batch if they agree in size, scheduler, ladder, number of steps and the
-    /// step at which a refiner takes over, and if their prompts have the same number of branches
-    /// and tokens. A picture from a batch differs from the same picture drawn alone only by
-    /// rounding in the network. A scheduler that looks at all its values together
-    /// ([`Needs::one_picture`](sd_schedulers::samplers::Needs::one_picture)) always draws pictures
-    /// alone.
+    /// Pictures share a batch if they agree in size, scheduler, ladder, number of steps, LoRAs that
+    /// their prompts call and the step at which a refiner takes over, and if their prompts have the
+    /// same number of branches and tokens. A picture from a batch differs from the same picture
+    /// drawn alone only by rounding in the network. A scheduler that looks at all its values
+    /// together ([`Needs::one_picture`](sd_schedulers::samplers::Needs::one_picture)) always draws
+    /// pictures alone.
     ///
     /// Default: 1, because batches are slower on a CPU.
     ///
@@ -192,7 +192,11 @@ impl PipelineBuilder {
     /// Sets the LoRAs that prompts can call, as in `<lora:watercolour:0.8>`. [`LoraLibrary`]
     /// describes the syntax.
     ///
-    /// Default: none. A prompt that calls a LoRA is then refused.
+    /// The LoRAs of a prompt are applied on top of the LoRAs that are
+    /// [merged](PipelineBuilder::lora) into the networks. They do not change a
+    /// [refiner](PipelineBuilder::refiner).
+    ///
+    /// Default: no library. A prompt that calls a LoRA is then refused.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -408,7 +412,7 @@ impl Pipeline {
     /// - [`GenerateError::Request`] with everything that is wrong with the request, before any
     ///   network runs.
     /// - [`GenerateError::Prompt`] if a prompt cannot be encoded.
-    /// - [`GenerateError::Backend`] if a network fails.
+    /// - [`GenerateError::Backend`] if a network or the LoRA library fails.
     /// - [`GenerateError::NotFinite`] if a result contains NaN or infinity.
     pub fn generate(&self, request: &Request) -> Result<Generation, GenerateError> {
         self.generate_all(std::slice::from_ref(request))
@@ -477,9 +481,16 @@ impl Pipeline {
         let parts = &*self.parts;
         let planned = plan(parts, requests)?;
         let mut encoded = Prompts::new();
-        // The request whose LoRAs have changed the networks.
-        let mut changed: Option<(usize, LoraNetworks)> = None;
+        let mut changed = None;
         for group in groups(parts, &planned) {
+            let loras = &planned[group[0]].loras;
+            // Other networks are dropped first, as there may be no memory for both.
+            let kept = changed.take().filter(|(last, _)| *last == loras);
+            let networks = match kept {
+                Some((_, networks)) => networks,
+                None => parts.networks(loras, stop)?,
+            };
+            let (_, networks) = changed.insert((loras, networks));
             let pictures = |&request: &usize| {
                 let count = planned[request].request.count;
                 (0..count).map(move |index| (request, index))
@@ -492,21 +503,6 @@ impl Pipeline {
             let mut pictures = group.iter().flat_map(pictures).peekable();
             while pictures.peek().is_some() {
                 let batch: Vec<_> = pictures.by_ref().take(most).collect();
-                let loras = |request: usize| &planned[request].loras;
-                let request = batch[0].0;
-                // The old networks are dropped first, as there may be no memory for both.
-                let kept = changed.take_if(|(last, _)| loras(*last) == loras(request));
-                let networks = match kept {
-                    Some((_, kept)) => kept,
-                    None => {
-                        changed = None;
-                        if stop.is_stopped() {
-                            return Err(GenerateError::Stopped(Box::default()));
-                        }
-                        parts.networks(loras(request))?
-                    }
-                };
-                let (_, networks) = changed.insert((request, networks));
                 let batch = Batch::new(parts, networks, &planned, batch, &mut encoded, stop)?;
                 batch.run(&mut observer)?;
             }
@@ -541,7 +537,7 @@ impl Pipeline {
     }
 
     /// Returns the guided denoiser D(x; sigma) of this model, for latents of a picture of `size`.
-    /// Custom samplers call it.
+    /// Custom samplers call it. LoRAs that prompts call do not change it.
     ///
     /// A model that takes sizes is conditioned on a picture that was neither scaled nor cropped. If
     /// guidance is limited to an [interval](crate::ClassifierFree::interval), also set the
@@ -779,8 +775,18 @@ impl Pipeline {
     /// It is the request of [`Infotext::request`] without the parts that this model does not
     /// support, each of which is listed as a difference. WebUI's clip skip is dropped for models on
     /// which WebUI does not apply it, SDXL and Stable Diffusion 2. A refiner is dropped if this
-    /// pipeline has none. LoRAs are a difference unless this pipeline has the same LoRAs, with the
-    /// same weights and in the same order.
+    /// pipeline has none. Merged LoRAs are a difference unless this pipeline has the same LoRAs,
+    /// with the same weights and in the same order.
+    ///
+    /// LoRAs that the prompts call are compared with the [library](PipelineBuilder::lora_library):
+    ///
+    /// - A LoRA that the library has under this name, with the hash of the infotext if it has one,
+    ///   is no difference.
+    /// - If a LoRA of another name has the hash, the prompt is changed to that name, as in WebUI.
+    ///   This is no difference either. To find it, all files of the library may be read once.
+    /// - If the library has the name with another hash only, the difference names both hashes.
+    /// - A LoRA that the library does not have, or that cannot be used as the prompt says, is
+    ///   removed from the prompt, and listed as a difference.
     pub fn reproduction(&self, infotext: &Infotext) -> Reproduction {
         let mut again = infotext::reproduction(infotext, Some(&self.parts.callable));
         let layer = again.request.clip_skip.unwrap_or(0);

@@ -61,9 +61,11 @@ pub struct Request {
     /// A text has at most [`MAX_PROMPT_BYTES`] bytes and [`MAX_BRANCHES`] branches between `AND`s.
     /// [`MAX_WINDOWS`] limits the windows of 75 tokens that its different texts need together.
     ///
-    /// An extra network that a text names, such as `<lora:name:0.8>`, is not applied. The caller
-    /// can merge a LoRA into the networks and report it with
-    /// [`PipelineBuilder::lora`](crate::PipelineBuilder::lora).
+    /// A text calls LoRAs of the pipeline's [library](crate::PipelineBuilder::lora_library), as in
+    /// `<lora:watercolour:0.8>`. [`LoraLibrary`](crate::LoraLibrary) describes the syntax. A LoRA
+    /// that the pipeline does not have is refused. Other extra networks, such as
+    /// `<hypernet:name>`, are removed from the text and not applied.
+    ///
     /// [`PromptText::networks`](sd_text::PromptText::networks) lists the networks of a text, and
     /// [`PromptText::warnings`](sd_text::PromptText::warnings) lists what looks like a mistake.
     pub prompt: Prompt,
@@ -75,7 +77,7 @@ pub struct Request {
     pub negative: Prompt,
     /// The text that SDXL's second text encoder reads instead of [`prompt`](Self::prompt). It must
     /// have the same number of branches between `AND`s. It is refused if `prompt` is an embedding
-    /// or the model has one text encoder.
+    /// or the model has one text encoder. The LoRAs that either text calls change all networks.
     ///
     /// Default: `None`. Both text encoders read `prompt`.
     #[serde(default)]

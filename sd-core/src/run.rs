@@ -322,6 +322,7 @@ impl<'a> Batch<'a> {
     ) -> Picture {
         let (request, index) = self.pictures[i];
         let (encoded, took) = &self.conditionings[i];
+        let plan = &self.planned[request];
         let seeds = sampled.seeds[i];
         pixels.mapv_inplace(|value| value.clamp(-1.0, 1.0));
         Picture {
@@ -340,13 +341,13 @@ impl<'a> Batch<'a> {
                 decode: started.elapsed(),
             },
             made: Made {
-                planned: self.planned[request].clone(),
+                planned: plan.clone(),
                 seeds,
                 batch_size: self.pictures.len(),
                 batch_position: i,
                 model: self.parts.model.clone(),
                 loras: self.parts.loras.clone(),
-                callable: self.parts.callable.clone(),
+                called: self.parts.callable.hashes(&plan.loras, &plan.lora_names),
                 refiner: self.parts.refiner.as_ref().map(|it| it.name.clone()),
             },
         }

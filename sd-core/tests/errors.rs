@@ -5,10 +5,10 @@ use std::{error::Error, fmt::Debug};
 use sd_core::{
     BuildError, Call, ClassifierFree, Conditioning, Defaults, Event, EventStream, Events,
     GenerateError, Generation, Guidance, Guided, ImageSize, Infotext, InfotextError, Inputs,
-    LatentDistribution, LatentRgb, OnStop, Picture, Pipeline, PipelineBuilder, Problem, Problems,
-    Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request,
-    SchedulerConfig, SizeIds, Sizes, Stage, StepInfo, StopToken, Stopped, Timings, Unfinished,
-    Update,
+    LatentDistribution, LatentRgb, LoraBlocks, LoraCall, LoraInfo, LoraNetworks, LoraWeight,
+    OnStop, Picture, Pipeline, PipelineBuilder, Problem, Problems, Progress, Prompt, PromptOptions,
+    RefinerShare, RefinerSwitch, Reproduction, Request, SchedulerConfig, SizeIds, Sizes, Stage,
+    StepInfo, StopToken, Stopped, Timings, Unfinished, Update,
     guidance::{Apg, ApgForm, GuidanceStep, Memory, Method, ZeroStar},
 };
 use sd_text::{Side, TextError, outside::chain};
@@ -95,6 +95,7 @@ fn stages_are_text_and_json() {
             "the noise of seed 7",
             r#"{"noise":{"seed":7}}"#,
         ),
+        (Stage::Loras, "applying the LoRAs", r#""loras""#),
         (Stage::Sampler, "the sampler", r#""sampler""#),
         (Stage::Decoder, "decoding the latents", r#""decoder""#),
         (Stage::Encoder, "encoding the image", r#""encoder""#),
@@ -124,6 +125,7 @@ fn traits_of_public_types() {
     cloned::<Event<'_>>();
     cloned::<Generation>();
     cloned::<Guidance>();
+    cloned::<LoraNetworks>();
     cloned::<GuidanceStep<'_>>();
     cloned::<Picture>();
     cloned::<Pipeline>();
@@ -137,6 +139,10 @@ fn traits_of_public_types() {
     data::<Infotext>();
     data::<Inputs>();
     data::<LatentDistribution>();
+    data::<LoraBlocks>();
+    data::<LoraCall>();
+    data::<LoraInfo>();
+    data::<LoraWeight>();
     data::<Memory>();
     data::<SizeIds>();
     data::<Stopped>();

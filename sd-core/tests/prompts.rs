@@ -614,7 +614,7 @@ fn a_stop_reaches_into_a_long_prompt() {
 #[test]
 fn a_picture_says_how_its_prompt_was_read() {
     let pipeline = Fakes::new().pipeline();
-    let request = base().prompt("(a|b) <lora:moss:0.5> AND c");
+    let request = base().prompt("(a|b) <hypernet:moss:0.5> AND c");
     let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
     let text = picture.prompt.text.as_ref().unwrap();
     assert_eq!(text.networks()[0].arguments, ["moss", "0.5"]);

@@ -384,11 +384,29 @@ fn prompts_are_read_as_webui_reads_them() {
     assert_eq!(
         differences(networks, ""),
         [
-            "`<lora:b:1>` is not applied",
-            "`<hypernet:c>` is not applied"
+            "`<hypernet:c>` is not applied",
+            "`<lora:b:1>` calls a LoRA, which the pipeline must have",
         ]
     );
-    assert_eq!(differences(networks, ", Version: sd-onnx 0.1.0"), [""; 0]);
+    assert_eq!(
+        differences(networks, ", Version: sd-onnx 0.1.0"),
+        ["`<lora:b:1>` calls a LoRA, which the pipeline must have"]
+    );
+    assert_eq!(
+        differences("<lora:b:x>", ", Lora hashes: \"c: d\""),
+        [
+            "`<lora:b:x>` calls a LoRA, which the pipeline must have",
+            "the LoRA `c: d` was used, but the prompt does not call it",
+        ]
+    );
+    assert_eq!(
+        differences(networks, ", Lora hashes: \"b: 123456789abc, d: e\""),
+        [
+            "`<hypernet:c>` is not applied",
+            "`<lora:b:1>` calls a LoRA with the hash `123456789abc`, which the pipeline must have",
+            "the LoRA `d: e` was used, but the prompt does not call it",
+        ]
+    );
     // In a negative prompt this is plain text.
     assert_eq!(differences("a\nNegative prompt: <lora:b:1>", ""), [""; 0]);
     let options = |entries: &str| read(&format!("Euler{entries}")).0.prompt_options;
@@ -485,7 +503,7 @@ fn published_infotexts() {
             ],
             "dpmpp-2m",
             Ladder::karras(),
-            vec!["`<lora:posters:0.8>` is not applied"],
+            vec!["`<lora:posters:0.8>` calls a LoRA, which the pipeline must have"],
         ),
         (
             include_str!("data/infotexts/d02-template-lines.txt"),
@@ -529,7 +547,7 @@ fn published_infotexts() {
             "euler-a",
             Ladder::normal(),
             vec![
-                "`<lora:detail:0.8>` is not applied",
+                "`<lora:detail:0.8>` calls a LoRA, which the pipeline must have",
                 "`forge_couple: True` is ignored",
                 r"`forge_couple_separator: \n` is ignored",
                 "`forge_couple_common_parser: { }` is ignored",

@@ -222,8 +222,8 @@ impl PromptText {
         })
     }
 
-    /// Returns the extra networks that the prompt names, in order. This crate only lists them and
-    /// does not load them.
+    /// Returns the extra networks that the prompt names, in order. This crate only lists them. The
+    /// pipelines of `sd-core` apply LoRAs.
     pub fn networks(&self) -> &[Network] {
         &self.networks
     }

@@ -74,9 +74,11 @@ keys! {
         MODEL = "Model":
             "the name of the model. It is not read.";
         LORA_HASHES = "Lora hashes":
-            "the LoRAs that were merged into the model, each with the first 12 digits of WebUI's \
-             hash of its file. In files of WebUI, they are the LoRAs that the prompt names, which \
-             is a difference.";
+            "the LoRAs that were merged into the model, and then the LoRAs that the prompts call, \
+             each with the first 12 digits of WebUI's hash of its file. In files of WebUI, they \
+             are the LoRAs that the prompt calls. \
+             [`Pipeline::reproduction`](crate::Pipeline::reproduction) finds called LoRAs by their \
+             hashes. Without a pipeline, each of them is a difference.";
         SD_LORAS = "SD loras":
             "the name and the weights of each merged LoRA, for the text encoders and for the \
              UNet, as JSON. [`Pipeline::reproduction`](crate::Pipeline::reproduction) compares \

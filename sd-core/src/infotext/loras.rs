@@ -16,13 +16,17 @@ pub(super) struct Calls<'a> {
     pub callable: Option<&'a Callable>,
     /// The hash of each LoRA that the prompts call, by its name without `:` and `,`.
     pub hashes: HashMap<&'a str, &'a str>,
-    /// The number of steps of the run.
+    /// The number of steps of the run, at most [`MOST_STEPS`].
     pub steps: usize,
     /// The names that were called, as they are written in `hashes`.
     pub named: HashSet<String>,
     /// The LoRAs that were called.
     pub seen: HashSet<usize>,
 }
+
+/// The largest number of steps for which weights that change over the steps are checked. An
+/// infotext may have any number.
+pub(super) const MOST_STEPS: usize = 1000;
 
 /// What becomes of a call in a prompt.
 enum Outcome {
@@ -68,7 +72,7 @@ impl Calls<'_> {
         };
         let spec = match Spec::parse(&network.arguments) {
             Ok(spec) => spec,
-            Err(_) if self.callable.is_none() => return (Outcome::Kept, None),
+            Err(_) if self.callable.is_none() => return needed(&text, ""),
             Err(wrong) => return left_out(reason(&wrong)),
         };
         let short = name_in_hashes(&spec.name).trim().to_owned();
@@ -76,9 +80,7 @@ impl Calls<'_> {
         self.named.insert(short);
         let Some(callable) = self.callable else {
             let hash = hash.map(|hash| format!(" with the hash `{}`", printable(hash)));
-            let hash = hash.unwrap_or_default();
-            let difference = format!("`{text}` calls a LoRA{hash}, which the pipeline must have");
-            return (Outcome::Kept, Some(difference));
+            return needed(&text, &hash.unwrap_or_default());
         };
         let (index, outcome, difference) = match found(callable, &spec.name, hash) {
             Ok(found) => found,
@@ -103,6 +105,12 @@ impl Calls<'_> {
         others.sort_unstable();
         others
     }
+}
+
+/// Returns the outcome of a call if no pipeline is known.
+fn needed(text: &str, with_hash: &str) -> (Outcome, Option<String>) {
+    let difference = format!("`{text}` calls a LoRA{with_hash}, which the pipeline must have");
+    (Outcome::Kept, Some(difference))
 }
 
 /// Returns the LoRA with this name and hash, its name in a prompt, and the difference if it has

@@ -80,7 +80,7 @@ pub struct Reproduction {
     ///
     /// The list is empty for a picture of this crate that was drawn in a batch of one, without
     /// custom values, LoRAs and textual inversions.
-    /// [`Pipeline::reproduction`](crate::Pipeline::reproduction) leaves out the difference for
+    /// [`Pipeline::reproduction`](crate::Pipeline::reproduction) leaves out the differences for
     /// LoRAs if the pipeline has the same ones. To check that the same textual inversions are
     /// loaded, compare [`TextualInversion::sha256`](sd_text::TextualInversion::sha256) with
     /// `TI hashes`.

@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::{
     Infotext, OF_MODEL, OF_WEBUI, Reproduction,
     keys::{self, KEYS},
-    loras::{Calls, hashes, merged},
+    loras::{Calls, MOST_STEPS, hashes, merged},
     webui::{
         default_row, from_forge, ladder_called, nearest, noise_called, of_comfyui, row_called,
         row_of_class, row_of_diffusers, split_comfyui, with_sgm_noise,
@@ -766,7 +766,7 @@ impl<'a> Reading<'a> {
         let mut calls = Calls {
             callable: self.callable,
             hashes: hashes(all).skip(merged).collect(),
-            steps: request.step_count(),
+            steps: request.step_count().min(MOST_STEPS),
             named: HashSet::new(),
             seen: HashSet::new(),
         };

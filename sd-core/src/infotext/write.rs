@@ -82,7 +82,7 @@ impl Writing<'_> {
             self.add(keys::MODEL, &*model.name);
         }
         let mut hashes = lora::hashes(&made.loras);
-        hashes.extend(self.called_loras());
+        hashes.extend_from_slice(&made.called);
         if !hashes.is_empty() {
             self.add(keys::LORA_HASHES, hashes.join(", "));
         }
@@ -93,29 +93,6 @@ impl Writing<'_> {
             self.add(keys::BATCH_SIZE, made.batch_size.to_string());
             self.add(keys::BATCH_POS, made.batch_position.to_string());
         }
-    }
-
-    /// Returns the names and hashes of the LoRAs that the prompts call, each as WebUI writes it. A
-    /// LoRA without a hash is left out.
-    fn called_loras(&self) -> Vec<String> {
-        let callable = &self.picture.made.callable;
-        let calls = self.planned.loras.iter().zip(&self.planned.lora_names);
-        let mut hashes: Vec<(String, &str)> = Vec::new();
-        for (call, name) in calls {
-            let Some(hash) = callable.hash(call.index) else {
-                continue;
-            };
-            let name = lora::name_in_hashes(name);
-            // Of names that become the same, WebUI writes one, with the last hash.
-            match hashes.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, known)) => *known = hash,
-                None => hashes.push((name, hash)),
-            }
-        }
-        let hashes = hashes.into_iter();
-        hashes
-            .map(|(name, hash)| format!("{name}: {hash}"))
-            .collect()
     }
 
     fn seeds(&mut self) {

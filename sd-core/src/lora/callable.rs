@@ -10,7 +10,7 @@ use sd_schedulers::names::near;
 use sd_text::outside::{list, printable};
 
 use super::{
-    LoraCall, LoraInfo, LoraLibrary,
+    LoraCall, LoraInfo, LoraLibrary, name_in_hashes,
     spec::{Spec, Wrong},
 };
 
@@ -85,6 +85,27 @@ impl Callable {
             (!hash.is_empty()).then(|| hash.to_ascii_lowercase())
         });
         hash.as_deref()
+    }
+
+    /// Returns the names and hashes of LoRAs that a prompt calls by these names, each as WebUI writes
+    /// it. A LoRA without a hash is left out.
+    pub fn hashes(&self, calls: &[LoraCall], names: &[String]) -> Vec<String> {
+        let mut hashes: Vec<(String, &str)> = Vec::new();
+        for (call, name) in calls.iter().zip(names) {
+            let Some(hash) = self.hash(call.index) else {
+                continue;
+            };
+            let name = name_in_hashes(name);
+            // Of names that become the same, WebUI writes one, with the last hash.
+            match hashes.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => *known = hash,
+                None => hashes.push((name, hash)),
+            }
+        }
+        let hashes = hashes.into_iter();
+        hashes
+            .map(|(name, hash)| format!("{name}: {hash}"))
+            .collect()
     }
 
     /// Returns the index of the LoRA with this hash. It may read the files of all LoRAs.

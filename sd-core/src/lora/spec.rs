@@ -212,14 +212,14 @@ impl Steps {
             ));
         }
         if let Some(text) = step {
-            let numbers = text.split_once('-');
-            let numbers = numbers.and_then(|(start, stop)| Some((int(start)?, int(stop)?)));
-            let (start, stop) = numbers.ok_or_else(|| {
-                Wrong::new("two whole numbers such as 3-10", described("step ", text))
-            })?;
+            let numbers: Option<Vec<_>> = text.split('-').map(int).collect();
+            let Some([start, stop]) = numbers.as_deref() else {
+                let expected = "two whole numbers such as 3-10";
+                return Err(Wrong::new(expected, described("step ", text)));
+            };
             return Ok(Self {
-                start: reached(start),
-                stop: Some(reached(stop)),
+                start: reached(*start),
+                stop: Some(reached(*stop)),
             });
         }
         let number = |what: &str, text: &str| {
@@ -244,8 +244,6 @@ impl Steps {
 fn reached(number: i64) -> u64 {
     // The extension adds 2 to the number of the step that WebUI counted last, which is still 0 in
     // the second step.
-    match u64::try_from(number) {
-        Ok(number @ 2..) => number,
-        _ => 0,
-    }
+    let number = u64::try_from(number).unwrap_or(0);
+    if number > 1 { number } else { 0 }
 }
