@@ -49,9 +49,9 @@ const MOST_SIDE: usize = 2048;
 ///
 /// Methods such as [`load_denoiser`](Self::load_denoiser) load one part for a pipeline of custom
 /// parts. They ignore [`clip_skip`](Self::clip_skip), [`max_pixels`](Self::max_pixels),
-/// [`max_batch`](Self::max_batch), [`codec`](Self::codec), [`refiner`](Self::refiner) and
-/// [`zero_terminal_snr`](Self::zero_terminal_snr). Give these values to
-/// [`Pipeline::builder`](crate::Pipeline::builder) and its methods instead.
+/// [`max_batch`](Self::max_batch), [`codec`](Self::codec), [`loras`](Self::loras),
+/// [`refiner`](Self::refiner) and [`zero_terminal_snr`](Self::zero_terminal_snr). Give these values
+/// to [`Pipeline::builder`](crate::Pipeline::builder) and its methods instead.
 ///
 /// # Concurrency
 /// Any number of threads may generate pictures with a pipeline and its clones. Each of its networks
@@ -494,8 +494,8 @@ impl Builder {
     /// as LoHa, DoRA or OFT, are merged into the weights. Switching to such a LoRA, or to several
     /// LoRAs that include one, loads the networks again.
     ///
-    /// Only [`load`](Self::load) uses this setting. It fails with [`Error::Io`] if the folder cannot
-    /// be read.
+    /// Only [`load`](Self::load) uses this setting. It fails with [`Error::Io`] if the folder
+    /// cannot be read.
     ///
     /// Default: none.
     ///
@@ -943,6 +943,9 @@ impl Builder {
             } => Some("a model and its refiner must be converted separately"),
             Self { loras, .. } if !loras.is_empty() => {
                 Some("a model with LoRAs merged into it cannot be written yet")
+            }
+            Self { lora_folders, .. } if !lora_folders.is_empty() => {
+                Some("LoRAs that prompts call are separate files and cannot be part of a model")
             }
             Self { inversions, .. } if !inversions.is_empty() => {
                 Some("textual inversions are separate files and cannot be part of a model")

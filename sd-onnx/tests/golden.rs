@@ -9,11 +9,11 @@
 
 mod common;
 
-use common::{Golden, Model, SHAPES, golden_json, load, lora_runs, relative_error};
+use common::{Golden, Model, SHAPES, golden, golden_json, load, lora_runs, relative_error};
 use ndarray::{Array3, Array4, Axis};
 use sd_onnx::{
-    Call, LatentDistribution, Picture, Pipeline, Request, SchedulerConfig, StopToken, schedulers,
-    schedulers::Ladder, text::ClipSkip,
+    Call, LatentDistribution, LoraWeight, Picture, Pipeline, Request, SchedulerConfig, StopToken,
+    schedulers, schedulers::Ladder, text::ClipSkip,
 };
 use serde_json::Value;
 
@@ -206,23 +206,36 @@ fn whole_runs() {
     });
 }
 
-/// WebUI's arithmetic merged the LoRA, and diffusers ran the model.
+/// WebUI's arithmetic merged the LoRAs, and diffusers ran the model. Here the builder merges them,
+/// or the prompt calls them.
 #[test]
-fn a_run_with_a_lora() {
+fn runs_with_loras() {
     let folder = tempfile::tempdir().unwrap();
     Model::of_shape("four").write(folder.path());
     let cases = golden_json("four", "cases.json");
+    let library = sd_onnx::builder().loras(golden("lora"));
+    let library = library.load(folder.path()).unwrap();
     for expected in lora_runs("four") {
         let mut builder = sd_onnx::builder();
+        let mut calling = cases.clone();
+        let mut prompt = cases["prompt"].as_str().unwrap().to_owned();
         for (path, weight) in expected.loras {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            let LoraWeight { text_encoder, unet } = weight;
+            prompt += &format!("<lora:{name}:{text_encoder}:{unet}>");
             builder = builder.lora(path, weight);
         }
-        let pipeline = builder.load(folder.path()).unwrap();
+        calling["prompt"] = prompt.into();
+        let merged = builder.load(folder.path()).unwrap();
         let mut runs = cases["runs"].as_array().unwrap().iter();
         let case = runs.find(|case| case["name"] == *expected.run).unwrap();
-        let picture = run(&pipeline, &cases, case);
-        let error = relative_error(&picture.latents, &expected.latents);
-        within(WHOLE_RUN, &format!("{} with a LoRA", expected.run), error);
+        for (way, pipeline, cases) in [("merged", &merged, &cases), ("called", &library, &calling)]
+        {
+            let picture = run(pipeline, cases, case);
+            let error = relative_error(&picture.latents, &expected.latents);
+            let what = format!("{} with a {way} LoRA", expected.run);
+            within(WHOLE_RUN, &what, error);
+        }
     }
 }
 

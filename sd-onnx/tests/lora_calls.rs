@@ -14,9 +14,9 @@ use std::path::Path;
 
 use common::{emoji, golden, load};
 use lora_calls::{
-    ROUNDING, call, compare, difference, index, networks, of_pipeline, outputs, with, write,
+    ROUNDING, compare, difference, index, networks, of_pipeline, outputs, with, write,
 };
-use sd_core::LoraBlocks;
+use sd_core::{LoraBlocks, LoraCall};
 use sd_onnx::Pipeline;
 
 #[test]
@@ -48,6 +48,10 @@ fn in_a_trained_model_they_differ_by_less() {
         assert!(error < 1e-5, "{name}: {error:.1e}");
         assert!(change > 1e-2, "{name}: {change:.1e}");
     }
+}
+
+fn call(pipeline: &Pipeline, name: &str, weight: f32) -> LoraCall {
+    LoraCall::new(index(pipeline, name), weight, vec![weight])
 }
 
 /// Returns the small Stable Diffusion 1 model with the golden adapters as its library.

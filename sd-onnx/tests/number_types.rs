@@ -40,6 +40,17 @@ struct Stored {
     beside: Vec<(&'static str, Dtype, Vec<usize>, Vec<u8>)>,
 }
 
+/// Draws with two models, without a LoRA and with one merged into the weights.
+fn assert_same_bits(stored: &Path, plain: &Path) {
+    let [stored_bits, plain_bits] = [stored, plain].map(|folder| bits(&load(folder)));
+    assert!(stored_bits == plain_bits, "the bits differ");
+    let lora = golden("lora").join("sd1-lora.safetensors");
+    let with_lora = |folder| bits(&sd_onnx::builder().lora(&lora, 0.8).load(folder).unwrap());
+    let with_lora = [stored, plain].map(with_lora);
+    assert!(with_lora[0] == with_lora[1], "the bits differ with a LoRA");
+    assert!(with_lora[0] != plain_bits, "the LoRA changes nothing");
+}
+
 /// Writes each tensor of the model as `store` returns it, and draws. `store` receives the number,
 /// the name and the values of the tensor. The same values in f32 must give the same bits.
 fn same_bits(store: impl Fn(usize, &str, &Tensor) -> Stored) {
@@ -69,8 +80,7 @@ fn same_bits(store: impl Fn(usize, &str, &Tensor) -> Stored) {
         safetensors::serialize_to_file(views, None, &path(stored.path())).unwrap();
         write_tensors(&path(plain.path()), &widened, Dtype::F32);
     }
-    let [stored, plain] = [stored, plain].map(|folder| bits(&load(folder.path())));
-    assert!(stored == plain, "the bits differ");
+    assert_same_bits(stored.path(), plain.path());
 }
 
 /// Returns torch's values of all codes of an 8-bit type.
@@ -316,6 +326,5 @@ fn a_unet_in_gguf() {
     std::fs::write(path(stored.path()), file).unwrap();
     write_tensors(&path(plain.path()), &widened, Dtype::F32);
     assert!(count > 3, "some tensors have another shape");
-    let [stored, plain] = [stored, plain].map(|folder| bits(&load(folder.path())));
-    assert!(stored == plain, "the bits differ");
+    assert_same_bits(stored.path(), plain.path());
 }

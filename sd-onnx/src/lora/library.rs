@@ -42,7 +42,7 @@ impl LoraFiles {
             let file = Lora::open(&path).and_then(|lora| {
                 info.alias = lora.facts.output_name.clone();
                 let fitted = lora.fit(targets)?;
-                Ok(LoraFile { lora, fitted })
+                Ok(LoraFile::new(lora, fitted))
             });
             match &file {
                 Ok(file) => info.live = file.fitted.is_live(),
@@ -157,6 +157,7 @@ impl Library {
                 let index = call.index;
                 return Err(format!("LoRA {index} does not exist, or cannot be used").into());
             };
+            file.report();
             uses.push((file.clone(), call.clone()));
         }
         Ok(Set::new(uses, self.resnets))

@@ -1,8 +1,9 @@
 //! The LoRAs that a request uses.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use sd_core::LoraCall;
+use sd_text::outside::printable;
 
 use super::{Fitted, Live, Lora, Use, blocks, keys::UNET, merge::changed};
 use crate::{
@@ -15,6 +16,27 @@ use crate::{
 pub(crate) struct LoraFile {
     pub lora: Lora,
     pub fitted: Fitted,
+    /// Whether tensors that fit nothing were reported.
+    reported: Once,
+}
+
+impl LoraFile {
+    pub fn new(lora: Lora, fitted: Fitted) -> Self {
+        Self {
+            lora,
+            fitted,
+            reported: Once::new(),
+        }
+    }
+
+    /// Logs a warning about tensors that fit nothing, once.
+    pub fn report(&self) {
+        self.reported.call_once(|| {
+            if let Some(warning) = self.fitted.warning() {
+                tracing::warn!("{}: {warning}", printable(self.lora.path.display()));
+            }
+        });
+    }
 }
 
 /// LoRAs that are used together, in the order in which they are merged.

@@ -90,10 +90,6 @@ pub fn index(pipeline: &Pipeline, name: &str) -> usize {
         .unwrap_or_else(|| panic!("{name} is not there"))
 }
 
-pub fn call(pipeline: &Pipeline, name: &str, weight: f32) -> LoraCall {
-    LoraCall::new(index(pipeline, name), weight, vec![weight])
-}
-
 /// Returns the largest relative difference of the prompt and of the UNet's output.
 pub fn difference(found: &[Vec<f32>; 2], expected: &[Vec<f32>; 2]) -> f64 {
     let pairs = found.iter().zip(expected);
