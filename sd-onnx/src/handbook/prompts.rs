@@ -15,12 +15,13 @@
 //! | `a fox AND snow :0.5` | a prediction for each part, [added by weight](#parts) |
 //! | `BREAK` | the start of the next window of 75 tokens |
 //! | `# …` | a comment, to the end of the line |
-//! | `<lora:name:0.8>` | an extra network, which is not applied |
+//! | `<lora:name:0.8>` | a [LoRA](super::files#loras) and its weight |
+//! | `<hypernet:name:1>` | another extra network, which is not applied |
 //!
-//! Extra networks are removed from the text and listed in
-//! [`PromptText::networks`](crate::text::PromptText::networks). A prompt does not apply them.
-//! [`Builder::lora`](crate::Builder::lora) merges a [LoRA](super::files#loras) for all pictures of
-//! a pipeline.
+//! Extra networks are removed from the text, so their place has no meaning.
+//! [`Builder::loras`](crate::Builder::loras) sets the folder of the LoRAs. Without it, a prompt that
+//! calls a LoRA is an error. Networks of other kinds are listed in
+//! [`PromptText::networks`](crate::text::PromptText::networks) and not applied.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
