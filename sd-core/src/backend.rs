@@ -1,6 +1,6 @@
 //! The traits that a backend implements. The third one, `TextModel`, is in [`sd_text`].
 
-use ndarray::{Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis};
+use ndarray::{Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis, Zip};
 
 use crate::{LatentRgb, SizeIds, StopToken};
 
@@ -141,8 +141,8 @@ pub struct Call<'a> {
     pub guidance: Option<ArrayView1<'a, f32>>,
     /// The extra channels beside the latents, `[batch, channels, h, w]`.
     pub beside: Option<ArrayView4<'a, f32>>,
-    /// The step of the whole run that the call belongs to, counted from 0. A sampler may make
-    /// several calls in a step.
+    /// The step of the run that the call belongs to, counted from 0. A sampler may make several
+    /// calls in a step. A run that starts from a picture has fewer steps than its ladder.
     ///
     /// Default: 0.
     pub step: usize,
@@ -270,7 +270,25 @@ pub struct LatentDistribution {
 impl LatentDistribution {
     /// Returns the most likely latents, in the pipeline's scaling.
     pub fn mode(&self) -> Array4<f32> {
+        self.scaled(self.mean.clone())
+    }
+
+    /// Returns latents that are drawn with unit noise of the same shape, in the pipeline's scaling:
+    /// `mean + exp(log_variance / 2) · noise`.
+    ///
+    /// # Panics
+    /// If the noise has another shape.
+    pub fn sample(&self, noise: ArrayView4<'_, f32>) -> Array4<f32> {
         let mut latents = self.mean.clone();
+        Zip::from(&mut latents)
+            .and(&self.log_variance)
+            .and(&noise)
+            .for_each(|latent, log_variance, noise| *latent += (0.5 * log_variance).exp() * noise);
+        self.scaled(latents)
+    }
+
+    /// Brings latents to the pipeline's scaling.
+    fn scaled(&self, mut latents: Array4<f32>) -> Array4<f32> {
         for (mut channel, (scale, shift)) in latents
             .axis_iter_mut(Axis(1))
             .zip(self.scale.iter().zip(&self.shift))

@@ -30,6 +30,8 @@ pub struct Guided<'a> {
     memories: Vec<Memory>,
     /// The number of steps of the whole run, if it is known.
     steps: Option<usize>,
+    /// The place of the first rung in the whole run.
+    first: usize,
     /// The prediction for the negative prompt. Empty if there is none.
     unconditional: Vec<f32>,
     /// The prediction for a further branch. Empty if there is only one branch.
@@ -56,8 +58,6 @@ struct Network<'a> {
     latents: Vec<f32>,
     /// The guidance scale of each picture, if the network takes it as an input.
     scales: Option<Array1<f32>>,
-    /// The place of the first rung in the whole run.
-    first: usize,
     stop: StopToken,
 }
 
@@ -80,7 +80,7 @@ impl Network<'_> {
         call.sizes = half.sizes.as_ref().map(|sizes| sizes.view());
         call.guidance = self.scales.as_ref().map(|scales| scales.view());
         call.beside = half.beside.as_ref().map(|beside| beside.view());
-        call.step = self.first.saturating_add(at.index);
+        call.step = at.index;
         self.denoiser
             .predict(&call, ArrayViewMut4::from_shape(self.shape, output)?)
     }
@@ -110,7 +110,6 @@ impl<'a> Guided<'a> {
                 shape,
                 latents: vec![0.0; length],
                 scales,
-                first: 0,
                 stop,
             },
             prediction,
@@ -119,6 +118,7 @@ impl<'a> Guided<'a> {
             memories: vec![Memory::default(); guidance.len()],
             guidance,
             steps: None,
+            first: 0,
             unconditional: vec![0.0; if negative.is_some() { length } else { 0 }],
             branch: vec![0.0; if further { length } else { 0 }],
             negative,
@@ -145,7 +145,7 @@ impl<'a> Guided<'a> {
     /// run.
     pub fn rungs(mut self, rungs: &Rungs) -> Self {
         self.steps = Some(rungs.steps_of_whole());
-        self.network.first = rungs.index_in_whole(0);
+        self.first = rungs.index_in_whole(0);
         self
     }
 
@@ -242,7 +242,7 @@ impl<'a> Guided<'a> {
     /// Returns the call as the guide of a picture sees it. `both` is true if the sampler also asks
     /// for the unconditional sample.
     fn step<'x>(&self, x: &'x [f32], at: Rung, both: bool) -> GuidanceStep<'x> {
-        let index = self.network.first.saturating_add(at.index);
+        let index = self.first.saturating_add(at.index);
         GuidanceStep {
             x,
             rung: Rung { index, ..at },

@@ -110,6 +110,7 @@ mod request;
 mod run;
 mod size;
 mod sizes;
+mod start;
 mod stop;
 
 pub use backend::{
@@ -138,6 +139,7 @@ pub use sd_schedulers::{self as schedulers, SchedulerConfig};
 pub use sd_text::{self as text};
 pub use size::ImageSize;
 pub use sizes::{SizeIds, Sizes};
+pub use start::{Mask, Posterior, Resize, Start, StartFrom};
 pub use stop::{OnStop, StopToken};
 
 // Compiles the example in the README with the other documentation tests.

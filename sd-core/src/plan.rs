@@ -12,13 +12,14 @@ use sd_schedulers::{
 use sd_text::{ClipSkip, PromptEmbedding, PromptEncoder, Side};
 
 use crate::{
-    Conditioning, GenerateError, Guidance, ImageSize, Inputs, LoraCall, MAX_BRANCHES, MAX_COUNT,
-    MAX_PROMPT_BYTES, Problem, Problems, Prompt, RefinerShare, RefinerSwitch, Request, SizeIds,
-    Sizes, StopToken,
+    Conditioning, GenerateError, Guidance, ImageSize, Inputs, LatentCodec, LoraCall, MAX_BRANCHES,
+    MAX_COUNT, MAX_PROMPT_BYTES, Problem, Problems, Prompt, RefinerShare, RefinerSwitch, Request,
+    SizeIds, Sizes, Start, StartFrom, StopToken,
     defaults::Chosen,
     lora::{self, Called},
     parts::{Parts, Refiner},
     prompts::{Read, Reading},
+    start::{Begin, EncodedStart, StartBeside},
 };
 
 /// A request that has been checked.
@@ -54,6 +55,10 @@ pub(crate) struct Planned {
     pub own_clip_skip: ClipSkip,
     /// Whether the guidance scale is an input of the network.
     guidance_input: bool,
+    /// What the first latents are.
+    pub begin: Begin,
+    /// Whether the pipeline makes the extra channels beside the latents from the start.
+    pub beside: Option<StartBeside>,
 }
 
 impl Planned {
@@ -75,11 +80,12 @@ impl Planned {
     }
 
     /// Encodes the prompts that are used, for the model and, if the refiner takes over in this run,
-    /// for the refiner.
+    /// for the refiner. Encodes the picture that the run starts from, too.
     pub fn encode(
         &self,
         prompts: &PromptEncoder,
         refiner: Option<&Refiner>,
+        codec: &dyn LatentCodec,
         stop: &StopToken,
     ) -> Result<Encoded, GenerateError> {
         let encode = |encoder, reading: &Reading| {
@@ -90,6 +96,13 @@ impl Planned {
         let refiner = self.refiner_from.and(refiner);
         Ok(Encoded {
             model: encode(prompts, &self.reading)?,
+            start: match &self.request.start {
+                Some(start) => {
+                    let started = EncodedStart::new(start, self, codec, stop)?;
+                    Some(Arc::new(started))
+                }
+                None => None,
+            },
             refiner: match refiner {
                 Some(refiner) => {
                     let zero_empty_negative = false;
@@ -114,7 +127,13 @@ impl Planned {
     /// have the same number of tokens. Everything that the loop uses must be the same, and so must
     /// the number of branches.
     fn fits(&self, other: &Self) -> bool {
+        let blends = |plan: &Self| {
+            let start = plan.request.start.as_ref();
+            start.map(|start| start.mask.is_some())
+        };
         self.latents == other.latents
+            && self.begin == other.begin
+            && blends(self) == blends(other)
             && self.rungs == other.rungs
             && self.refiner_from == other.refiner_from
             && self.loras == other.loras
@@ -127,12 +146,14 @@ impl Planned {
 /// not used.
 pub(crate) type Halves = (Conditioning, Option<Conditioning>);
 
-/// The encoded prompts of a request.
+/// The encoded inputs of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Encoded {
     pub model: Halves,
     /// The prompts for the refiner. `None` if no refiner takes over.
     pub refiner: Option<Halves>,
+    /// What the run starts from.
+    pub start: Option<Arc<EncodedStart>>,
 }
 
 /// Checks all requests. The error lists every problem of every request.
@@ -182,6 +203,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     // The checks below need the size. The last ones need everything.
     let (size, latents) = size.ok()?;
     problems.extend(noise_problem(inputs, request, latents));
+    problems.extend(start_problems(inputs, request, latents));
     problems.extend(beside_problem(inputs, request, latents));
     problems.extend(patch_problem(inputs, refiner, latents));
     let (rungs, clip_skip) = (rungs?, clip_skip.ok()?);
@@ -202,6 +224,8 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         refiner_from: refiner.and_then(|_| refiner_from(request, &rungs)),
         own_clip_skip: parts.prompts.towers()[0].default_layer().skip,
         guidance_input: inputs.guidance,
+        begin: Begin::of(inputs, request),
+        beside: StartBeside::of(inputs, request),
         size,
         latents,
         reading,
@@ -220,7 +244,11 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
 
 /// Returns the size of the pictures, with the height and width of their latents.
 fn size(parts: &Parts, request: &Request) -> Result<(ImageSize, [usize; 2]), Problems> {
-    let size = match request.size {
+    let of_start = || {
+        let start = request.start.as_ref()?;
+        Some(start.default_size(parts.codec.factor()))
+    };
+    let size = match request.size.or_else(of_start) {
         Some([width, height]) => ImageSize::new(width, height)?,
         None => parts.size,
     };
@@ -361,8 +389,13 @@ fn rungs(
     };
     let problem = |error| ladder_problem(error, parts, request, chosen, &ladder);
     let conventions = sampler.conventions();
+    let begin = Begin::of(parts.denoiser.inputs(), request);
+    let (steps, first) = match (&request.start, begin) {
+        (Some(start), Begin::Picture) => start.rule.part(chosen.steps, start.strength),
+        _ => (chosen.steps, 0),
+    };
     let of = |steps| ladder.rungs(&parts.schedule, steps, &conventions);
-    let rungs = match of(chosen.steps) {
+    let rungs = match of(steps) {
         Ok(rungs) => rungs,
         Err(error) => {
             // With a wrong number of steps the ladder was not checked. It is checked with a right
@@ -381,6 +414,16 @@ fn rungs(
             return None;
         }
     };
+    let rungs = match begin {
+        Begin::Noise => rungs,
+        Begin::Picture => match rungs.starting_at(first) {
+            Ok(rungs) => rungs,
+            Err(_) => {
+                problems.extend(strength_problem(request, steps));
+                return None;
+            }
+        },
+    };
     if sampler.needs().brownian
         && let Some(problem) = brownian_problem(&rungs, &ladder)
     {
@@ -388,6 +431,13 @@ fn rungs(
         return None;
     }
     Some(rungs)
+}
+
+/// Returns the problem of a strength that leaves no step of `steps`.
+fn strength_problem(request: &Request, steps: usize) -> Option<Problem> {
+    let strength = request.start.as_ref()?.strength;
+    let expected = format!("a strength that leaves at least one of {steps} steps");
+    Some(Problem::new("start.strength", expected, strength))
 }
 
 fn is_of_steps(error: &LadderError) -> bool {
@@ -571,8 +621,19 @@ fn check_inputs(
         }
     }
     if request.beside.is_none() && inputs.extra_channels > 0 {
-        let expected = format!("{} channels beside the latents", inputs.extra_channels);
-        refuse("beside", &expected, &"none");
+        let is_picture = |start: &Start| matches!(start.from, StartFrom::Pixels(_));
+        let start = request.start.as_ref().filter(|start| is_picture(start));
+        match start {
+            Some(_) if StartBeside::of(inputs, request).is_some() => {}
+            Some(_) => refuse("start.mask", "a mask, which this model takes", &"none"),
+            None => {
+                let expected = format!(
+                    "{} channels beside the latents, or a picture as the start",
+                    inputs.extra_channels
+                );
+                refuse("beside", &expected, &"none");
+            }
+        }
     }
     if inputs.guidance {
         check_guidance_input(chosen, sampler, problems);
@@ -733,6 +794,13 @@ fn noise_problem(
     }
     let value = noise.iter().find(|value| !value.is_finite())?;
     Some(Problem::new("initial_noise", "finite numbers", value))
+}
+
+/// Returns the problems of a start.
+fn start_problems(inputs: &Inputs, request: &Request, [height, width]: [usize; 2]) -> Vec<Problem> {
+    let shape = [request.count, inputs.channels, height, width];
+    let start = request.start.as_ref();
+    start.map_or_else(Vec::new, |start| start.problems(shape))
 }
 
 /// Returns the problem of extra channels that the model does not take, or of the wrong shape, or

@@ -8,7 +8,7 @@ use sd_schedulers::{
 use sd_text::{Chunking, Cleanup, Emphasis, PromptEmbedding, Side, Syntax};
 use serde::{Deserialize, Serialize};
 
-use crate::{Defaults, Guidance, Problems, Sizes, json, prompts::Read};
+use crate::{Defaults, Guidance, Problems, Sizes, Start, json, prompts::Read};
 
 /// The largest prompt in bytes, 64 KiB.
 pub const MAX_PROMPT_BYTES: usize = 1 << 16;
@@ -204,8 +204,8 @@ pub struct Request {
     /// width of the latents. Models that take extra channels require them.
     ///
     /// An inpainting model takes the mask, then the masked latents. An instruct-pix2pix model takes
-    /// the latents of a picture, without the `scaling_factor`. Other models refuse a value.
-    /// Starting from a picture (image to image) is not supported yet.
+    /// the latents of a picture, without the `scaling_factor`. Other models refuse a value. If the
+    /// request has a picture in [`start`](Self::start), the pipeline makes these channels itself.
     ///
     /// Default: `None`.
     #[serde(default)]
@@ -229,6 +229,14 @@ pub struct Request {
     /// If the request does not set a scheduler either, the pipeline's [default](Defaults::ladder).
     #[serde(default)]
     pub ladder: Option<Ladder>,
+    /// The picture or the latents that the run starts from (image to image, inpainting).
+    ///
+    /// If [`size`](Self::size) is not set, the picture is drawn in the size of the start, rounded
+    /// down to multiples of 8.
+    ///
+    /// Default: `None`. The run starts from noise.
+    #[serde(default)]
+    pub start: Option<Start>,
     /// Unit Gaussian noise to start from, `[count, channels, height / factor, width / factor]`. It
     /// replaces the noise of the seed, the variation and [`seed_resize`](Self::seed_resize).
     ///
@@ -288,6 +296,7 @@ impl Request {
             image_guidance: default_image_guidance(),
             scheduler: None,
             ladder: None,
+            start: None,
             initial_noise: None,
         }
     }
@@ -577,6 +586,12 @@ impl Request {
     /// ```
     pub fn ladder(mut self, ladder: Ladder) -> Self {
         self.ladder = Some(ladder);
+        self
+    }
+
+    /// Sets [`start`](Self::start), whose documentation has examples.
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = Some(start);
         self
     }
 

@@ -7,21 +7,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ndarray::{ArcArray, Array2, Array4, ArrayView3, Axis, Ix4};
+use ndarray::{ArcArray, Array2, Array3, Array4, ArrayView3, Axis, Ix4};
 use sd_schedulers::{
-    NoiseSource, Run, Rung, Step,
+    NoiseSource, Run, Rung, Rungs, Step,
+    ladders::NoisePath,
     noise::{NoiseError, Seeds},
     samplers::Calls,
 };
 
 use crate::{
-    Conditioning, Denoiser, Event, GenerateError, Guided, LoraNetworks, Picture, Progress, Stage,
-    StepInfo, StopToken, Stopped, Timings, Unfinished,
+    Conditioning, Denoiser, Event, GenerateError, Guided, LoraNetworks, Picture, Posterior,
+    Progress, Stage, StepInfo, StopToken, Stopped, Timings, Unfinished,
     conditioning::Contexts,
     guided::Half,
     parts::Parts,
     picture::{Made, to_rgb},
     plan::{Encoded, Planned},
+    start::{self, Begin, Clean, EncodedStart},
 };
 
 /// Pictures that go through the denoising loop together, usually one.
@@ -62,7 +64,10 @@ impl<'a> Batch<'a> {
             let plan = &planned[request];
             let found = match encoded.remove(&request) {
                 Some(known) => known,
-                None => plan.encode(&networks.prompts, parts.refiner.as_ref(), stop)?,
+                None => {
+                    let refiner = parts.refiner.as_ref();
+                    plan.encode(&networks.prompts, refiner, &*parts.codec, stop)?
+                }
             };
             if index + 1 < plan.request.count {
                 encoded.insert(request, found.clone());
@@ -88,12 +93,12 @@ impl<'a> Batch<'a> {
         let seeds: Vec<_> = pictures
             .map(|&(request, index)| self.planned[request].seeds.image(index as u64))
             .collect();
-        let (initial_noise, noise) = self.noise(&seeds)?;
-        let mut latents = &initial_noise * self.plan().rungs.initial_scale();
-        let (steps, denoised) = self.sample(&seeds, noise, &mut latents, observer)?;
+        let mut begun = self.begin(&seeds)?;
+        let mut latents = begun.latents.clone();
+        let (steps, denoised) = self.sample(&seeds, &mut begun, &mut latents, observer)?;
         let sampled = Sampled {
             seeds,
-            initial_noise,
+            initial_noise: begun.initial_noise,
             latents,
             denoised,
             steps,
@@ -114,26 +119,52 @@ impl<'a> Batch<'a> {
         [self.pictures.len(), channels, height, width]
     }
 
-    /// Returns the initial unit noise of the pictures, and for each picture the source of the noise
-    /// that its sampler adds between steps.
-    fn noise(&self, seeds: &[Seeds]) -> Result<(Array4<f32>, Vec<BoxNoise>), GenerateError> {
-        let mut sources = Vec::with_capacity(seeds.len());
-        let mut initial_noise = Array4::zeros(self.shape());
-        for (i, mut picture) in initial_noise.outer_iter_mut().enumerate() {
-            let values = picture
-                .as_slice_mut()
-                .expect("a row of a new array is contiguous");
-            let source = source(self.plan(), seeds[i], values).map_err(|error| {
-                let seed = seeds[i].seed;
-                GenerateError::backend(Stage::Noise { seed })(error.into())
-            })?;
-            sources.push(source);
+    /// Draws the noise of the pictures, and returns the first latents.
+    fn begin(&self, seeds: &[Seeds]) -> Result<Begun, GenerateError> {
+        let shape = self.shape();
+        let plan = self.plan();
+        let [_, channels, height, width] = shape;
+        let mut begun = Begun {
+            initial_noise: Array4::zeros(shape),
+            latents: Array4::zeros(shape),
+            clean: Array4::zeros(shape),
+            noise: Vec::with_capacity(seeds.len()),
+            beside: Vec::new(),
+        };
+        for (i, &seeds) in seeds.iter().enumerate() {
             let (request, index) = self.pictures[i];
-            if let Some(given) = &self.planned[request].request.initial_noise {
-                picture.assign(&given.index_axis(Axis(0), index));
+            let start = self.conditionings[i].0.start.as_deref();
+            let mut drawn = Drawn::new(start, [1, channels, height, width]);
+            let mut noise = begun.initial_noise.index_axis_mut(Axis(0), i);
+            let values = noise.as_slice_mut();
+            let values = values.expect("a row of a new array is contiguous");
+            let source = drawn.source(plan, seeds, values).map_err(|error| {
+                let stage = Stage::Noise { seed: seeds.seed };
+                GenerateError::backend(stage)(error.into())
+            })?;
+            begun.noise.push(source);
+            let request = &self.planned[request].request;
+            if let Some(given) = &request.initial_noise {
+                noise.assign(&given.index_axis(Axis(0), index));
+            }
+            let mut latents = begun.latents.index_axis_mut(Axis(0), i);
+            latents.assign(&noise);
+            latents *= plan.rungs.initial_scale();
+            if let Some(start) = start {
+                begun.beside.extend(drawn.beside(start));
+                let Some(clean) = drawn.clean(start, index) else {
+                    continue;
+                };
+                begun.clean.index_axis_mut(Axis(0), i).assign(&clean);
+                if plan.begin == Begin::Picture {
+                    let multiplier = request.start.as_ref().map_or(1.0, |it| it.noise_multiplier);
+                    let share = clean_share(&plan.rungs, plan.rungs.initial_scale());
+                    latents *= multiplier;
+                    latents.scaled_add(share, &clean);
+                }
             }
         }
-        Ok((initial_noise, sources))
+        Ok(begun)
     }
 
     /// Lets the sampler turn the noisy latents into clean ones. Returns the time of each step, and
@@ -141,7 +172,7 @@ impl<'a> Batch<'a> {
     fn sample(
         &self,
         seeds: &[Seeds],
-        noise: Vec<BoxNoise>,
+        begun: &mut Begun,
         latents: &mut Array4<f32>,
         observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<(Vec<Duration>, Vec<f32>), GenerateError> {
@@ -159,10 +190,14 @@ impl<'a> Batch<'a> {
         let _entered = span.entered();
         let now = Instant::now();
         let refiner = parts.refiner.as_ref().zip(plan.refiner_from);
+        let noise = std::mem::take(&mut begun.noise);
+        let begun = &*begun;
         let mut run = BatchRun {
             batch: self,
-            guided: self.guided(&*self.networks.denoiser, false),
-            refiner: refiner.map(|(refiner, from)| (from, self.guided(&*refiner.denoiser, true))),
+            guided: self.guided(&*self.networks.denoiser, false, begun),
+            refiner: refiner
+                .map(|(refiner, from)| (from, self.guided(&*refiner.denoiser, true, begun))),
+            blend: self.blend(begun),
             seeds,
             noise,
             observer,
@@ -184,7 +219,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Returns the guided denoiser of the model or of its refiner.
-    fn guided<'d>(&self, denoiser: &'d dyn Denoiser, refiner: bool) -> Guided<'d> {
+    fn guided<'d>(&self, denoiser: &'d dyn Denoiser, refiner: bool, begun: &Begun) -> Guided<'d> {
         let encoded = self
             .conditionings
             .iter()
@@ -197,7 +232,7 @@ impl<'a> Batch<'a> {
             .unzip();
         let negatives: Option<Vec<_>> = negatives.into_iter().collect();
         let inputs = denoiser.inputs();
-        let beside = self.beside().filter(|_| inputs.extra_channels > 0);
+        let beside = self.beside(begun).filter(|_| inputs.extra_channels > 0);
         let half = |prompts: &[&Conditioning], row: usize| {
             let branches = prompts.iter().map(|prompt| &prompt.branches[..]);
             Half {
@@ -251,7 +286,12 @@ impl<'a> Batch<'a> {
     }
 
     /// Returns the extra channels beside the latents of each picture, `[batch, channels, h, w]`.
-    fn beside(&self) -> Option<ArcArray<f32, Ix4>> {
+    fn beside(&self, begun: &Begun) -> Option<ArcArray<f32, Ix4>> {
+        if !begun.beside.is_empty() {
+            let made: Vec<_> = begun.beside.iter().map(|one| one.view()).collect();
+            let made = ndarray::concatenate(Axis(0), &made);
+            return Some(made.expect("all pictures have the same size").into_shared());
+        }
         let of = |&(request, index): &(usize, usize)| {
             let beside = self.planned[request].request.beside.as_ref()?;
             let index = index.min(beside.dim().0 - 1);
@@ -260,6 +300,19 @@ impl<'a> Batch<'a> {
         let all: Vec<_> = self.pictures.iter().map(of).collect::<Option<_>>()?;
         let all = ndarray::stack(Axis(0), &all).expect("the plan has checked the shapes");
         Some(all.into_shared())
+    }
+
+    /// Returns what replaces the latents outside the masks after each step, if the pictures have
+    /// masks.
+    fn blend<'b>(&self, begun: &'b Begun) -> Option<Blend<'b>> {
+        let of = |(encoded, _): &(Encoded, Duration)| {
+            let start = encoded.start.as_deref().filter(|start| start.blends)?;
+            start.latent_mask.clone()
+        };
+        Some(Blend {
+            masks: self.conditionings.iter().map(of).collect::<Option<_>>()?,
+            begun,
+        })
     }
 
     /// Decodes the pictures and hands them to the observer.
@@ -303,12 +356,28 @@ impl<'a> Batch<'a> {
                 failed = failed.or(Some(not_finite));
                 continue;
             }
+            let mut pixels = pixels;
+            self.restore(i, &mut pixels);
             let picture = self.picture(i, sampled, latents, pixels, started);
             if observer(Event::Picture(Box::new(picture))).is_break() {
                 return Err(stopped(i + 1));
             }
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Replaces the pixels of picture `i` outside its mask by the original's.
+    fn restore(&self, i: usize, pixels: &mut Array4<f32>) {
+        let (request, _) = self.pictures[i];
+        let start = self.planned[request].request.start.as_ref();
+        let mask = start.and_then(|start| start.mask.as_ref());
+        let original = self.conditionings[i].0.start.as_deref();
+        let original = original.and_then(|start| start.pixels.as_ref());
+        if let (Some(mask), Some((original, pixel_mask))) = (mask, original)
+            && mask.keep_original
+        {
+            start::restore(pixels, original, pixel_mask, mask.blur);
+        }
     }
 
     /// Returns picture `i` of the batch, whose decoding began at `started`.
@@ -400,16 +469,134 @@ fn picture_of(all: &Array4<f32>, i: usize) -> Array4<f32> {
     all.index_axis(Axis(0), i).insert_axis(Axis(0)).to_owned()
 }
 
-/// Fills `first` with the initial unit noise of a picture, and returns the source of the noise that
-/// its sampler adds between steps.
-fn source(plan: &Planned, seeds: Seeds, first: &mut [f32]) -> Result<BoxNoise, NoiseError> {
-    let [height, width] = plan.latents;
-    let channels = first.len() / (height * width);
-    let going_on = seeds.first([channels, height, width], first)?;
-    if plan.sampler.needs().brownian {
-        seeds.tree(plan.rungs.sigmas(), first.len())
-    } else {
-        Ok(going_on)
+/// The pictures of a batch before the first step.
+struct Begun {
+    /// The unit noise.
+    initial_noise: Array4<f32>,
+    /// The first latents.
+    latents: Array4<f32>,
+    /// The latents of the pictures that the run starts from, or zeros.
+    clean: Array4<f32>,
+    /// The source of the noise that the sampler adds to each picture.
+    noise: Vec<BoxNoise>,
+    /// The extra channels beside the latents of each picture, if they are made from its start.
+    beside: Vec<Array4<f32>>,
+}
+
+/// The noise that is drawn for a picture beside the initial noise, to sample latents.
+#[derive(Default)]
+struct Drawn {
+    /// Drawn before the initial noise. Empty if the run does not need it.
+    clean: Array4<f32>,
+    /// Drawn after the initial noise.
+    beside: Array4<f32>,
+}
+
+impl Drawn {
+    fn new(start: Option<&EncodedStart>, shape: [usize; 4]) -> Self {
+        let Some(start) = start.filter(|start| start.posterior == Posterior::Sample) else {
+            return Self::default();
+        };
+        let zeros = |drawn: bool| {
+            if drawn {
+                Array4::zeros(shape)
+            } else {
+                Array4::default([0; 4])
+            }
+        };
+        Self {
+            clean: zeros(matches!(start.clean, Some(Clean::Encoded(_)))),
+            // The picture of an instruct-pix2pix model is not sampled.
+            beside: zeros(start.beside.is_some() && start.latent_mask.is_some()),
+        }
+    }
+
+    /// Draws the noise, with the initial unit noise in `first`, and returns the source of the noise
+    /// that the sampler adds between steps.
+    fn source(
+        &mut self,
+        plan: &Planned,
+        seeds: Seeds,
+        first: &mut [f32],
+    ) -> Result<BoxNoise, NoiseError> {
+        let [height, width] = plan.latents;
+        let channels = first.len() / (height * width);
+        let contiguous = "a new array is contiguous";
+        let before = self.clean.as_slice_mut().expect(contiguous);
+        let mut going_on = seeds.first_after(before, [channels, height, width], first)?;
+        if !self.beside.is_empty() {
+            going_on.fill(self.beside.as_slice_mut().expect(contiguous));
+        }
+        if plan.sampler.needs().brownian {
+            seeds.tree(plan.rungs.sigmas(), first.len())
+        } else {
+            Ok(going_on)
+        }
+    }
+
+    /// Returns the latents of the picture that the run starts from, `[channels, h, w]`. `index` is
+    /// the index of the picture in its request.
+    fn clean(&self, start: &EncodedStart, index: usize) -> Option<Array3<f32>> {
+        let latents = match start.clean.as_ref()? {
+            Clean::Latents(latents) => {
+                let index = index.min(latents.dim().0 - 1);
+                return Some(latents.index_axis(Axis(0), index).to_owned());
+            }
+            Clean::Encoded(encoded) if self.clean.is_empty() => encoded.mode(),
+            Clean::Encoded(encoded) => encoded.sample(self.clean.view()),
+        };
+        Some(latents.index_axis_move(Axis(0), 0))
+    }
+
+    /// Returns the extra channels beside the latents, `[1, channels, h, w]`.
+    fn beside(&self, start: &EncodedStart) -> Option<Array4<f32>> {
+        let encoded = start.beside.as_ref()?;
+        let Some(mask) = &start.latent_mask else {
+            // An instruct-pix2pix model takes the latents in the autoencoder's own scaling.
+            return Some(encoded.mean.clone());
+        };
+        let latents = match self.beside.is_empty() {
+            true => encoded.mode(),
+            false => encoded.sample(self.beside.view()),
+        };
+        let mask = mask.view().insert_axis(Axis(0)).insert_axis(Axis(0));
+        let joined = ndarray::concatenate(Axis(1), &[mask, latents.view()]);
+        Some(joined.expect("the mask has the size of the latents"))
+    }
+}
+
+/// Returns the share of the clean latents in noisy ones at a noise level.
+fn clean_share(rungs: &Rungs, sigma: f32) -> f32 {
+    match rungs.path() {
+        NoisePath::Flow => 1.0 - sigma,
+        NoisePath::Exploding => 1.0,
+    }
+}
+
+/// Keeps latents outside of masks.
+struct Blend<'a> {
+    /// The mask of each picture, `[h, w]`: 1 where it is redrawn.
+    masks: Vec<Array2<f32>>,
+    begun: &'a Begun,
+}
+
+impl Blend<'_> {
+    /// Replaces the latents `x` at the noise level `sigma` outside the masks by the original's with
+    /// noise of that level.
+    fn apply(&self, rungs: &Rungs, sigma: f32, x: &mut [f32]) {
+        let share = clean_share(rungs, sigma);
+        let Begun {
+            clean,
+            initial_noise,
+            ..
+        } = self.begun;
+        let originals = clean.iter().zip(initial_noise);
+        let channels = clean.dim().1;
+        let masks = self.masks.iter();
+        let masks = masks.flat_map(|mask| std::iter::repeat_n(mask, channels).flatten());
+        for ((x, (clean, noise)), mask) in x.iter_mut().zip(originals).zip(masks) {
+            *x = mask * *x + (1.0 - mask) * (share * clean + sigma * noise);
+        }
     }
 }
 
@@ -424,6 +611,8 @@ fn most_steps(plan: &Planned) -> usize {
 struct BatchRun<'a> {
     batch: &'a Batch<'a>,
     guided: Guided<'a>,
+    /// Replaces the latents outside of masks.
+    blend: Option<Blend<'a>>,
     /// The refiner, and the step at which it takes over.
     refiner: Option<(usize, Guided<'a>)>,
     seeds: &'a [Seeds],
@@ -561,6 +750,9 @@ impl Run for BatchRun<'_> {
         self.check("denoised", step.denoised.len())?;
         self.steps.push(took);
         self.total = step.total;
+        if let Some(blend) = &self.blend {
+            blend.apply(&self.batch.plan().rungs, step.next, step.x);
+        }
         self.finished.copy_from_slice(step.x);
         self.denoised.copy_from_slice(step.denoised);
         tracing::debug!(step = step.index, sigma = step.sigma, ?took, "step");

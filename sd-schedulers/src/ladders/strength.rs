@@ -1,3 +1,5 @@
+use serde::{Deserialize, Serialize};
+
 /// How many steps of a ladder an image-to-image run of a given strength makes. Each program has its
 /// own rule.
 ///
@@ -14,7 +16,10 @@
 /// assert_eq!(rungs.steps(), 15);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+///
+/// With serde it is a name in kebab case, such as `"webui-exact"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum StrengthRule {
     /// `min(int(N · strength), N)` steps: diffusers' pipelines for Stable Diffusion 1.x, 2.x and
@@ -24,11 +29,14 @@ pub enum StrengthRule {
     /// `N · strength` steps, rounded up: diffusers' pipelines for Stable Diffusion 3 and FLUX.
     DiffusersFlow,
     /// `t_enc + 1` steps, where `t_enc = int(min(strength, 0.999) · N)`: WebUI.
+    #[serde(rename = "webui")]
     WebUi,
     /// N steps of a longer ladder with `N / min(strength, 0.999)` steps: WebUI with the option to
     /// make exactly as many steps as the slider says.
+    #[serde(rename = "webui-exact")]
     WebUiExact,
     /// N steps of a longer ladder with `N / strength` steps: ComfyUI's `denoise`.
+    #[serde(rename = "comfyui")]
     ComfyUi,
 }
 

@@ -145,9 +145,28 @@ impl Seeds {
         shape: [usize; 3],
         out: &mut [f32],
     ) -> Result<Box<dyn NoiseSource + Send>, NoiseError> {
+        self.first_after(&mut [], shape, out)
+    }
+
+    /// Does the same as [`first`](Self::first), but fills `before` with noise of the seed first.
+    ///
+    /// diffusers draws the sample of a picture's latents from the generator of a run, before the
+    /// noise that the run starts from. A variation changes only the noise in `out`.
+    ///
+    /// # Errors
+    /// The same as for [`first`](Self::first).
+    pub fn first_after(
+        &self,
+        before: &mut [f32],
+        shape: [usize; 3],
+        out: &mut [f32],
+    ) -> Result<Box<dyn NoiseSource + Send>, NoiseError> {
         self.check()?;
         check_length(shape, out.len())?;
         let mut source = self.kind.source(self.seed)?;
+        if !before.is_empty() {
+            source.fill(before);
+        }
         source.fill(out);
         let [channels, height, width] = shape;
         match self.resize_from {

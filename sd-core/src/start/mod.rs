@@ -1,0 +1,484 @@
+//! What a run starts from, if not from pure noise: a picture or latents.
+
+mod encoded;
+
+use image::{
+    GrayImage, ImageBuffer, Pixel, RgbImage,
+    imageops::{self, FilterType},
+};
+use ndarray::{ArcArray, Array, Array2, Array4, ArrayView2, Axis, Ix2, Ix3, Ix4, Zip};
+use sd_schedulers::ladders::StrengthRule;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::encoded::{Begin, Clean, EncodedStart, StartBeside};
+use crate::{ImageSize, Problem};
+
+/// A picture or latents that a run starts from (image to image), and how much of it is redrawn.
+///
+/// The run begins in the middle of the ladder, at a noise level that
+/// [`strength`](Self::strength) sets, with the picture's latents plus noise of that level.
+///
+/// ```
+/// use sd_core::{Request, Start, image::RgbImage};
+///
+/// let sketch = RgbImage::new(512, 512);
+/// let request = Request::new("a fox, watercolour").start(Start::picture(sketch).strength(0.6));
+/// # assert_eq!(request.start.unwrap().strength, 0.6);
+/// ```
+///
+/// With serde it is an object with a key for each field. Only `from` is required.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Start {
+    /// The picture or the latents.
+    pub from: StartFrom,
+    /// How much is redrawn, `0.0..=1.0`: near 0 the picture hardly changes, and at 1 nearly nothing
+    /// of it is left. 0.4 to 0.8 is useful. A strength that leaves no step is refused.
+    ///
+    /// Default: 0.75, as in WebUI. diffusers has 0.8.
+    #[serde(default = "default_strength")]
+    pub strength: f32,
+    /// How the strength determines the first step.
+    ///
+    /// Default: [`StrengthRule::Diffusers`].
+    #[serde(default)]
+    pub rule: StrengthRule,
+    /// Which latents of the picture are used. The autoencoder's encoder returns a distribution.
+    ///
+    /// Default: [`Posterior::Sample`].
+    #[serde(default)]
+    pub posterior: Posterior,
+    /// The factor of the noise that is added to the latents, a finite number of at least 0. Below 1
+    /// the result is smoother. WebUI calls it "Noise multiplier for img2img".
+    ///
+    /// Default: 1.
+    #[serde(default = "default_multiplier")]
+    pub noise_multiplier: f32,
+    /// How a picture of another size or shape is fitted to the size of the request.
+    ///
+    /// Default: [`Resize::Stretch`].
+    #[serde(default)]
+    pub resize: Resize,
+    /// Which part of the picture is redrawn (inpainting).
+    ///
+    /// Default: `None`, the whole picture.
+    #[serde(default)]
+    pub mask: Option<Mask>,
+}
+
+/// The source of a [`Start`].
+///
+/// With serde it is `{"pixels": …}` or `{"latents": …}`, with an array of `ndarray`'s format.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StartFrom {
+    /// A picture, `[height, width, 3]`, red, green and blue.
+    Pixels(ArcArray<u8, Ix3>),
+    /// Latents in the scaling of [`Picture::latents`](crate::Picture::latents),
+    /// `[1 or count, channels, height / factor, width / factor]`.
+    Latents(ArcArray<f32, Ix4>),
+}
+
+/// Which latents of an encoded picture a run starts from.
+///
+/// With serde it is `"sample"` or `"mode"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Posterior {
+    /// Latents that are drawn from the encoder's distribution with the first noise of the seed, as
+    /// in diffusers. The seed therefore gives other initial noise than without a picture.
+    #[default]
+    Sample,
+    /// The most likely latents. The initial noise is the same as without a picture.
+    Mode,
+}
+
+/// How a picture is fitted to another size.
+///
+/// With serde it is a name in lower case, such as `"crop"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Resize {
+    /// The picture is scaled to the size, and its shape changes: WebUI's "Just resize".
+    #[default]
+    Stretch,
+    /// The picture keeps its shape and covers the size. What hangs over is cut off on both sides:
+    /// WebUI's "Crop and resize".
+    Crop,
+    /// The picture keeps its shape and lies within the size. The outermost rows or columns of
+    /// pixels fill the rest: WebUI's "Resize and fill".
+    Fill,
+}
+
+/// The part of a picture that is redrawn.
+///
+/// ```
+/// use sd_core::{Mask, Request, Start, image::{GrayImage, Luma, RgbImage}};
+///
+/// // Redraws the left half.
+/// let mask = GrayImage::from_fn(512, 512, |x, _| Luma([if x < 256 { 255 } else { 0 }]));
+/// let start = Start::picture(RgbImage::new(512, 512)).strength(1.0).mask(Mask::new(mask));
+/// let request = Request::new("a fox").start(start);
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Mask {
+    /// The mask, `[height, width]`, of the size of the picture: 255 where it is redrawn, and 0 where
+    /// it stays. Values from 128 on count as 255, and others as 0, as in diffusers.
+    pub values: ArcArray<u8, Ix2>,
+    /// The standard deviation, in pixels, of a Gaussian blur of the mask's edge in the finished
+    /// picture: a finite number, `0.0..=256.0`. It hides seams.
+    ///
+    /// Default: 0.
+    #[serde(default)]
+    pub blur: f32,
+    /// Whether the pixels outside the (blurred) mask are the original's. Otherwise they are what
+    /// the autoencoder makes of the original, as in diffusers.
+    ///
+    /// Default: true.
+    #[serde(default = "yes")]
+    pub keep_original: bool,
+}
+
+fn default_strength() -> f32 {
+    0.75
+}
+
+fn default_multiplier() -> f32 {
+    1.0
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Start {
+    /// Starts from a picture.
+    pub fn picture(picture: RgbImage) -> Self {
+        let shape = [picture.height() as usize, picture.width() as usize, 3];
+        let pixels = Array::from_shape_vec(shape, picture.into_raw());
+        let pixels = pixels.expect("a picture has three values for each pixel");
+        Self::from(StartFrom::Pixels(pixels.into_shared()))
+    }
+
+    /// Starts from latents in the scaling of [`Picture::latents`](crate::Picture::latents).
+    pub fn latents(latents: Array<f32, Ix4>) -> Self {
+        Self::from(StartFrom::Latents(latents.into_shared()))
+    }
+
+    fn from(from: StartFrom) -> Self {
+        Self {
+            from,
+            strength: default_strength(),
+            rule: StrengthRule::default(),
+            posterior: Posterior::default(),
+            noise_multiplier: default_multiplier(),
+            resize: Resize::default(),
+            mask: None,
+        }
+    }
+
+    /// Sets [`strength`](Self::strength).
+    pub fn strength(mut self, strength: f32) -> Self {
+        self.strength = strength;
+        self
+    }
+
+    /// Sets [`rule`](Self::rule).
+    ///
+    /// ```
+    /// use sd_core::{Start, image::RgbImage, schedulers::ladders::StrengthRule};
+    ///
+    /// // As many steps as the request says, at any strength.
+    /// let start = Start::picture(RgbImage::new(64, 64)).rule(StrengthRule::ComfyUi);
+    /// ```
+    pub fn rule(mut self, rule: StrengthRule) -> Self {
+        self.rule = rule;
+        self
+    }
+
+    /// Sets [`posterior`](Self::posterior).
+    pub fn posterior(mut self, posterior: Posterior) -> Self {
+        self.posterior = posterior;
+        self
+    }
+
+    /// Sets [`noise_multiplier`](Self::noise_multiplier).
+    pub fn noise_multiplier(mut self, factor: f32) -> Self {
+        self.noise_multiplier = factor;
+        self
+    }
+
+    /// Sets [`resize`](Self::resize).
+    pub fn resize(mut self, resize: Resize) -> Self {
+        self.resize = resize;
+        self
+    }
+
+    /// Sets [`mask`](Self::mask).
+    pub fn mask(mut self, mask: Mask) -> Self {
+        self.mask = Some(mask);
+        self
+    }
+
+    /// Returns the size of the picture, rounded down to multiples of 8 and of `factor`, but at least
+    /// one such multiple. Latents have `factor` pixels on each side.
+    pub(crate) fn default_size(&self, factor: usize) -> [u32; 2] {
+        let unit = if factor.is_multiple_of(8) {
+            factor
+        } else {
+            8 * factor
+        };
+        let side = |pixels: usize| {
+            (pixels / unit * unit)
+                .max(unit)
+                .try_into()
+                .unwrap_or(u32::MAX)
+        };
+        match &self.from {
+            StartFrom::Pixels(pixels) => {
+                let (height, width, _) = pixels.dim();
+                [side(width), side(height)]
+            }
+            StartFrom::Latents(latents) => {
+                let (.., height, width) = latents.dim();
+                let pixels = |side: usize| {
+                    let pixels = side.saturating_mul(factor);
+                    pixels.try_into().unwrap_or(u32::MAX)
+                };
+                [pixels(width), pixels(height)]
+            }
+        }
+    }
+
+    /// Returns everything that is wrong, apart from the strength's steps. `shape` is the expected
+    /// shape of latents: count, channels, height and width.
+    pub(crate) fn problems(&self, shape: [usize; 4]) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if !(0.0..=1.0).contains(&self.strength) {
+            problems.push(Problem::new("start.strength", "0 to 1", self.strength));
+        }
+        if !(self.noise_multiplier.is_finite() && self.noise_multiplier >= 0.0) {
+            let expected = "a finite number of at least 0";
+            problems.push(Problem::new(
+                "start.noise_multiplier",
+                expected,
+                self.noise_multiplier,
+            ));
+        }
+        match &self.from {
+            StartFrom::Pixels(pixels) => {
+                let (height, width, channels) = pixels.dim();
+                if channels != 3 || height == 0 || width == 0 {
+                    let found = format!("an array of shape {:?}", pixels.dim());
+                    problems.push(Problem::new("start.from", "one of shape (h, w, 3)", found));
+                }
+            }
+            StartFrom::Latents(latents) => {
+                let [count, channels, height, width] = shape;
+                let found = latents.dim();
+                let expected = (count, channels, height, width);
+                if found != expected && found != (1, channels, height, width) {
+                    let expected =
+                        format!("one of shape {expected:?}, or 1 as the first dimension");
+                    let found = format!("an array of shape {found:?}");
+                    problems.push(Problem::new("start.from", expected, found));
+                } else if let Some(value) = latents.iter().find(|value| !value.is_finite()) {
+                    problems.push(Problem::new("start.from", "finite numbers", value));
+                }
+            }
+        }
+        problems.extend(self.mask.iter().flat_map(|mask| mask.problems(&self.from)));
+        problems
+    }
+
+    /// Returns the pixels in the size of the request. `None` for latents.
+    pub(crate) fn pixels(&self, size: ImageSize) -> Option<RgbImage> {
+        let StartFrom::Pixels(pixels) = &self.from else {
+            return None;
+        };
+        let (height, width, _) = pixels.dim();
+        let values = pixels.iter().copied().collect();
+        let picture = RgbImage::from_raw(width as u32, height as u32, values);
+        let picture = picture.expect("the plan has checked the shape");
+        Some(self.resize.to(&picture, size))
+    }
+}
+
+impl Mask {
+    /// Redraws the white part of a picture of the same size, without a blur.
+    pub fn new(mask: GrayImage) -> Self {
+        let shape = [mask.height() as usize, mask.width() as usize];
+        let values = Array::from_shape_vec(shape, mask.into_raw());
+        let values = values.expect("a gray picture has a value for each pixel");
+        Self {
+            values: values.into_shared(),
+            blur: 0.0,
+            keep_original: true,
+        }
+    }
+
+    /// Sets [`blur`](Self::blur).
+    pub fn blur(mut self, pixels: f32) -> Self {
+        self.blur = pixels;
+        self
+    }
+
+    /// Sets [`keep_original`](Self::keep_original).
+    pub fn keep_original(mut self, keep: bool) -> Self {
+        self.keep_original = keep;
+        self
+    }
+
+    fn problems(&self, from: &StartFrom) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if !(0.0..=256.0).contains(&self.blur) {
+            problems.push(Problem::new("start.mask.blur", "0 to 256", self.blur));
+        }
+        let (height, width) = self.values.dim();
+        match from {
+            StartFrom::Pixels(pixels) => {
+                let (expected_height, expected_width, _) = pixels.dim();
+                if (height, width) != (expected_height, expected_width) {
+                    let expected =
+                        format!("the picture's size, {expected_width}×{expected_height}");
+                    problems.push(Problem::new(
+                        "start.mask",
+                        expected,
+                        format!("{width}×{height}"),
+                    ));
+                }
+            }
+            StartFrom::Latents(_) => {
+                let expected = "a picture, because a mask belongs to pixels";
+                problems.push(Problem::new("start.mask", expected, "latents"));
+            }
+        }
+        problems
+    }
+
+    /// Returns the mask in the size of the request, 0 or 255.
+    pub(crate) fn pixels(&self, resize: Resize, size: ImageSize) -> GrayImage {
+        let (height, width) = self.values.dim();
+        let values = self
+            .values
+            .iter()
+            .map(|&value| if value < 128 { 0 } else { 255 });
+        let mask = GrayImage::from_raw(width as u32, height as u32, values.collect());
+        let mask = mask.expect("an array has a value for each of its places");
+        let mut mask = resize.to(&mask, size);
+        mask.iter_mut()
+            .for_each(|value| *value = if *value < 128 { 0 } else { 255 });
+        mask
+    }
+}
+
+impl Resize {
+    /// Fits a picture to a size.
+    fn to<P>(self, picture: &ImageBuffer<P, Vec<u8>>, size: ImageSize) -> ImageBuffer<P, Vec<u8>>
+    where
+        P: Pixel<Subpixel = u8> + 'static,
+    {
+        let (width, height) = (size.width(), size.height());
+        let (own_width, own_height) = picture.dimensions();
+        if (own_width, own_height) == (width, height) {
+            return picture.clone();
+        }
+        let scaled = |width: u32, height: u32| {
+            imageops::resize(picture, width.max(1), height.max(1), FilterType::Lanczos3)
+        };
+        let (wide, high) = (f64::from(width), f64::from(height));
+        let ratio = f64::from(own_width) / f64::from(own_height);
+        // Whether the picture reaches the right and left border if it has the height of the size.
+        let is_wider = wide < high * ratio;
+        let by_height = || scaled((high * ratio) as u32, height);
+        let by_width = || scaled(width, (wide / ratio) as u32);
+        match self {
+            Self::Stretch => scaled(width, height),
+            Self::Crop => {
+                let covering = if is_wider { by_height() } else { by_width() };
+                placed(&covering, width, height)
+            }
+            Self::Fill => {
+                let inside = if is_wider { by_width() } else { by_height() };
+                placed(&inside, width, height)
+            }
+        }
+    }
+}
+
+/// Returns a picture of this size with `picture` in its middle. The outermost pixels of `picture`
+/// continue to the border, and what hangs over is cut off.
+fn placed<P>(picture: &ImageBuffer<P, Vec<u8>>, width: u32, height: u32) -> ImageBuffer<P, Vec<u8>>
+where
+    P: Pixel<Subpixel = u8> + 'static,
+{
+    let (own_width, own_height) = picture.dimensions();
+    let place = |at: u32, own: u32, of: u32| {
+        let at = i64::from(at) - (i64::from(of) - i64::from(own)).div_euclid(2);
+        at.clamp(0, i64::from(own) - 1) as u32
+    };
+    ImageBuffer::from_fn(width, height, |x, y| {
+        *picture.get_pixel(place(x, own_width, width), place(y, own_height, height))
+    })
+}
+
+/// Returns the mask in the size of the latents, `[h, w]`, 0 or 1: the value of the pixel in the
+/// upper left corner of each latent, which is nearest-neighbour scaling in torch.
+pub(crate) fn latent_mask(mask: &GrayImage, [height, width]: [usize; 2]) -> Array2<f32> {
+    let (wide, high) = (mask.width() as usize, mask.height() as usize);
+    Array2::from_shape_fn((height, width), |(y, x)| {
+        let pixel = mask.get_pixel((x * wide / width) as u32, (y * high / height) as u32);
+        f32::from(u8::from(pixel.0[0] > 0))
+    })
+}
+
+/// Returns the pixels `[1, 3, h, w]` with the middle gray, 0, inside the mask.
+pub(crate) fn outside(pixels: &Array4<f32>, mask: &GrayImage) -> Array4<f32> {
+    let mut pixels = pixels.clone();
+    for ((_, _, y, x), pixel) in pixels.indexed_iter_mut() {
+        if mask.get_pixel(x as u32, y as u32).0[0] > 0 {
+            *pixel = 0.0;
+        }
+    }
+    pixels
+}
+
+/// Replaces the pixels `[1, 3, h, w]` outside a mask by the pixels of the original. `blur` is the
+/// standard deviation, in pixels, of the blur of the mask.
+pub(crate) fn restore(
+    pixels: &mut Array4<f32>,
+    original: &Array4<f32>,
+    mask: &GrayImage,
+    blur: f32,
+) {
+    let blurred = match blur > 0.0 {
+        true => imageops::blur(mask, blur),
+        false => mask.clone(),
+    };
+    let (wide, high) = (mask.width() as usize, mask.height() as usize);
+    let shares = ArrayView2::from_shape((high, wide), blurred.as_raw());
+    let shares = shares.expect("a gray picture has a value for each pixel");
+    for (mut channel, original) in pixels
+        .index_axis_mut(Axis(0), 0)
+        .outer_iter_mut()
+        .zip(original.index_axis(Axis(0), 0).outer_iter())
+    {
+        Zip::from(&mut channel)
+            .and(&original)
+            .and(&shares)
+            .for_each(|pixel, &original, &share| {
+                // Without rounding where nothing is mixed.
+                *pixel = match share {
+                    0 => original,
+                    255 => *pixel,
+                    share => original + f32::from(share) / 255.0 * (*pixel - original),
+                };
+            });
+    }
+}
