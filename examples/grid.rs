@@ -31,7 +31,8 @@ const MAX_PICTURES: usize = 10_000;
 /// brackets: --y "prompt=a fox|a [red|blue] cat". Only a value of negative may be empty.
 ///
 /// Values of lora are added to the prompt: --x lora=ink:0,ink:0.8 --loras DIR adds <lora:ink:0> in
-/// the first column and <lora:ink:0.8> in the second. Both axes may be lora.
+/// the first column and <lora:ink:0.8> in the second. Both axes may be lora. Semicolons separate
+/// weights that change over the steps: ink:0@0;1@0.5.
 ///
 /// All other options are the same as in txt2img.
 #[derive(Parser)]

@@ -220,6 +220,10 @@ fn loras_are_added_to_the_prompt() {
         "fox <lora:sepia:0.5:1> <lora:ink:1>",
     ];
     square(&drawn(&axes, &prompts));
+    // A value may be a list of weights.
+    let list = ["fox", "--x", "lora=ink:0@0;1@0.5,ink:1"];
+    let places = drawn(&list, &["fox <lora:ink:0@0,1@0.5>", "fox <lora:ink:1>"]);
+    assert_eq!(places[1], (places[0].0 + 100, places[0].1));
     // The prompt may be the other axis, whichever it is.
     let (prompt, lora) = ("prompt=fox|owl", "lora=ink:1,ink:0.5");
     let [fox, owl] = ["fox <lora:ink:1>", "owl <lora:ink:1>"];
