@@ -568,7 +568,7 @@ impl Options {
 }
 
 /// What a problem expects if a prompt calls a LoRA and the pipeline has no library of LoRAs.
-const LIBRARY: &str = "a pipeline with a LoRA library";
+const LIBRARY: &str = "a pipeline with LoRAs (`Builder::loras`, `PipelineBuilder::lora_library`)";
 
 impl From<GenerateError> for Failure {
     fn from(error: GenerateError) -> Self {
