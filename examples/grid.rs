@@ -25,10 +25,14 @@ const MAX_PICTURES: usize = 10_000;
 /// Draws pictures that differ in one or two parameters, side by side on one labelled sheet.
 ///
 /// An axis is a parameter and its values: --x steps=5,10,20. The parameters are steps, guidance,
-/// clip-skip, seed, scheduler, ladder, size (64x64,128x64), prompt and negative.
+/// clip-skip, seed, scheduler, ladder, size (64x64,128x64), prompt, negative and lora.
 ///
 /// Values are split at commas. Values of prompt and negative are split at each | outside of square
 /// brackets: --y "prompt=a fox|a [red|blue] cat". Only a value of negative may be empty.
+///
+/// Values of lora are added to the prompt: --x lora=ink:0,ink:0.8 --loras DIR adds <lora:ink:0> in
+/// the first column and <lora:ink:0.8> in the second. Both axes may be lora. Semicolons separate
+/// weights that change over the steps: ink:0@0;1@0.5.
 ///
 /// All other options are the same as in txt2img.
 #[derive(Parser)]
@@ -200,14 +204,14 @@ impl Grid {
     /// Returns the requests of all pictures, row by row.
     fn requests(&self, base: &Request) -> impl Iterator<Item = Request> {
         (0..self.rows()).flat_map(move |row| {
-            let base = match &self.y {
-                Some(axis) => axis.values[row].apply(base.clone()),
-                None => base.clone(),
-            };
-            self.x
-                .values
-                .iter()
-                .map(move |value| value.apply(base.clone()))
+            self.x.values.iter().map(move |value| {
+                let of_row = self.y.as_ref().map(|axis| &axis.values[row]);
+                let mut values: Vec<_> = of_row.into_iter().chain([value]).collect();
+                // A LoRA is added to the prompt, so the prompt is set first.
+                values.sort_by_key(|value| matches!(value, Value::Lora(_)));
+                let apply = |request, value: &Value| value.apply(request);
+                values.into_iter().fold(base.clone(), apply)
+            })
         })
     }
 
@@ -261,11 +265,13 @@ impl Grid {
 }
 
 /// Checks that no parameter is set in two ways: by both axes, or by an axis and another argument.
-/// `axes` are the axes and their options.
+/// Both axes can be `lora`, because a prompt can call two LoRAs. `axes` are the axes and their
+/// options.
 fn check_set_once(axes: &[(&str, &Axis)], arguments: &Arguments) -> Result<(), Failure> {
     let wrong = |reason: String| Err(Failure::Arguments(reason));
     if let [(_, x), (_, y)] = axes[..]
         && x.name == y.name
+        && x.name != "lora"
     {
         return wrong(format!(
             "--x and --y are both {}, expected two parameters",
@@ -315,6 +321,8 @@ fn is_given(name: &str, arguments: &Arguments) -> bool {
         "seed" => options.seed.is_some(),
         "scheduler" => options.scheduler.is_some(),
         "ladder" => options.ladder.is_some(),
+        // A LoRA is added to what the prompt calls and to what is merged.
+        "lora" => false,
         _ => options.width.is_some() || options.height.is_some(),
     }
 }
@@ -324,7 +332,8 @@ fn twice(one: &str, other: &str, what: &str) -> String {
     format!("{one} and {other} both set {what}; give only one of them")
 }
 
-/// A parameter and its values. There is at least one value, and no two draw the same picture.
+/// A parameter and its values. There is at least one value, and no two are known to draw the same
+/// picture.
 #[derive(Clone)]
 struct Axis {
     /// The parameter's name on the command line.
@@ -343,9 +352,11 @@ enum Value {
     Size([u32; 2]),
     Prompt(String),
     Negative(String),
+    /// The text between `<lora:` and `>`.
+    Lora(String),
 }
 
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "steps",
     "guidance",
     "clip-skip",
@@ -355,6 +366,7 @@ const NAMES: [&str; 9] = [
     "size",
     "prompt",
     "negative",
+    "lora",
 ];
 
 impl Axis {
@@ -440,6 +452,10 @@ impl Value {
                 Self::Size([width, height])
             }
             "prompt" => Self::Prompt(text.to_owned()),
+            "lora" if text.contains(['<', '>', '#']) => {
+                return Err("expected a name and its weights, such as ink:0.8".to_owned());
+            }
+            "lora" => Self::Lora(text.to_owned()),
             _ => Self::Negative(text.to_owned()),
         })
     }
@@ -480,6 +496,14 @@ impl Value {
             Self::Size([width, height]) => request.size(*width, *height),
             Self::Prompt(prompt) => request.prompt(prompt),
             Self::Negative(negative) => request.negative(negative),
+            Self::Lora(call) => match &request.prompt {
+                // On a line of its own, because the last line may end in a comment.
+                Prompt::Text(text) => {
+                    let prompt = format!("{text}\n<lora:{call}>");
+                    request.prompt(prompt)
+                }
+                Prompt::Embedding { .. } => request,
+            },
         }
     }
 
@@ -498,7 +522,7 @@ impl Value {
             Self::Ladder(ladder) => ladder_name(ladder),
             Self::Size([width, height]) => format!("{width}×{height}"),
             Self::Negative(text) if text.is_empty() => "(none)".to_owned(),
-            Self::Prompt(text) | Self::Negative(text) => text.clone(),
+            Self::Prompt(text) | Self::Negative(text) | Self::Lora(text) => text.clone(),
         }
     }
 

@@ -16,7 +16,7 @@ use std::{
 
 use anstyle::{AnsiColor, Style};
 use clap::{Parser, builder::TypedValueParser};
-use sd_examples::{Failure, print_json};
+use sd_examples::{Failure, options::is_lora, print_json};
 use sd_text::outside::escaped;
 use sd_text::{
     Branch, Chunk, Chunking, Cleanup, ClipTokenizer, PromptText, Schedule, Side, Syntax, Warning,
@@ -211,7 +211,11 @@ fn write_page(
     for network in prompt.networks() {
         let (name, arguments) = (&network.name, network.arguments.join(":"));
         let (name, arguments) = (shown(name), shown(&arguments));
-        writeln!(page, "{NETWORK}{name}{NETWORK:#} {arguments}: not applied")?;
+        let applied = match is_lora(network) {
+            true => "applied if the pipeline has this LoRA",
+            false => "not applied",
+        };
+        writeln!(page, "{NETWORK}{name}{NETWORK:#} {arguments}: {applied}")?;
     }
     if arguments.step > arguments.steps {
         let (call, steps) = (arguments.step, arguments.steps);

@@ -17,7 +17,10 @@ use sd_onnx::{
     },
     text::{PromptText, Side, Warning},
 };
-use sd_text::outside::printable;
+use sd_text::{
+    Network,
+    outside::{chain, printable},
+};
 use serde_json::{Value, json};
 
 use crate::{Failure, shipped_model, tell};
@@ -45,6 +48,10 @@ pub struct Options {
     /// fox.safetensors:0.5:1 [default weight: 1]; may be repeated
     #[arg(long, value_name = "PATH[:WEIGHT]", value_parser = lora)]
     pub lora: Vec<(PathBuf, LoraWeight)>,
+    /// Folder of LoRAs that prompts can call by name, as in <lora:fox:0.8>; may be repeated. A
+    /// LoRA's name is its file's name without the extension, or the name that the file contains
+    #[arg(long, value_name = "DIR")]
+    pub loras: Vec<PathBuf>,
     /// Negative prompt: what the picture should not show
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub negative: Option<String>,
@@ -549,6 +556,9 @@ impl Options {
         for (path, weight) in &self.lora {
             builder = builder.lora(path, *weight);
         }
+        for folder in &self.loras {
+            builder = builder.loras(folder);
+        }
         if let Some(path) = &self.refiner {
             builder = builder.refiner(path);
         }
@@ -557,10 +567,17 @@ impl Options {
     }
 }
 
+/// What a problem expects if a prompt calls a LoRA and the pipeline has no library of LoRAs.
+const LIBRARY: &str = "a pipeline with LoRAs (`Builder::loras`, `PipelineBuilder::lora_library`)";
+
 impl From<GenerateError> for Failure {
     fn from(error: GenerateError) -> Self {
         match error {
-            GenerateError::Request(problems) => Self::arguments(problems),
+            GenerateError::Request(problems) => {
+                // A user of the command line knows options, not pipelines.
+                let reason = chain(&problems);
+                Self::Arguments(reason.replace(LIBRARY, "--loras with the folder of the LoRA"))
+            }
             GenerateError::Stopped(stopped) => Self::Stopped(how_far(&stopped)),
             error => Self::work(error),
         }
@@ -605,8 +622,9 @@ pub fn tell_warnings<'a>(warnings: impl IntoIterator<Item = (Option<&'a Path>, S
 
 /// Returns warnings about the prompts of the requests.
 ///
-/// They name syntax that was probably not meant as it is written, and extra networks, which are not
-/// applied. Each prompt is checked once. A negative prompt is checked only if it is used.
+/// They name syntax that was probably not meant as it is written, and extra networks that are not
+/// LoRAs, because these are not applied. Each prompt is checked once. A negative prompt is checked
+/// only if it is used.
 pub fn prompt_warnings<'a>(requests: impl IntoIterator<Item = &'a Request>) -> Vec<String> {
     let (mut warnings, mut seen) = (Vec::new(), HashSet::new());
     for request in requests {
@@ -626,7 +644,7 @@ pub fn prompt_warnings<'a>(requests: impl IntoIterator<Item = &'a Request>) -> V
             for Warning { span, text } in read.warnings() {
                 warnings.push(format!("the {what}, at byte {}: {text}", span.start));
             }
-            for network in read.networks() {
+            for network in read.networks().iter().filter(|it| !is_lora(it)) {
                 // The same text as in `Infotext::request`, so that it is printed once.
                 let named = printable(&text[network.span.clone()]);
                 warnings.push(format!("`{named}` is not applied"));
@@ -634,6 +652,12 @@ pub fn prompt_warnings<'a>(requests: impl IntoIterator<Item = &'a Request>) -> V
         }
     }
     warnings
+}
+
+/// Returns whether an extra network of a prompt is a LoRA: `<lora:…>` or `<lyco:…>`. A pipeline
+/// applies a LoRA or refuses the prompt, and ignores all other networks.
+pub fn is_lora(network: &Network) -> bool {
+    matches!(&*network.name, "lora" | "lyco")
 }
 
 /// Checks that the scheduler of a request can run on the request's ladder.

@@ -184,6 +184,87 @@ fn a_scheduler_may_bring_its_ladder_and_a_seed_be_random() {
 }
 
 #[test]
+fn loras_are_added_to_the_prompt() {
+    let folder = tempfile::tempdir().unwrap();
+    let loras = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji/loras");
+    let loras = loras.to_str().unwrap();
+    let common = ["--steps", "2", "--seed", "3", "--loras", loras];
+    let drawn = |axes: &[&str], prompts: &[&str]| {
+        GRID.succeed(
+            folder.path(),
+            &[&common[..], &["--output", "g.png"], axes].concat(),
+        );
+        let one = |&prompt| [&[prompt], &common[..]].concat();
+        let arguments: Vec<_> = prompts.iter().map(one).collect();
+        let arguments: Vec<_> = arguments.iter().map(|arguments| &arguments[..]).collect();
+        places(folder.path(), "g.png", &arguments)
+    };
+    let square = |places: &[(u32, u32)]| {
+        let (left, top) = places[0];
+        let apart = |&(x, y): &(u32, u32)| (x - left, y - top);
+        let apart: Vec<_> = places.iter().map(apart).collect();
+        assert_eq!(apart, [(0, 0), (100, 0), (0, 100), (100, 100)]);
+    };
+    // Two LoRAs at once. The prompt may end in a comment.
+    let axes = [
+        "fox # red",
+        "--x",
+        "lora=ink:0,ink:1",
+        "--y",
+        "lora=sepia:0, sepia:0.5:1",
+    ];
+    let prompts = [
+        "fox",
+        "fox <lora:ink:1>",
+        "fox <lora:sepia:0.5:1>",
+        "fox <lora:sepia:0.5:1> <lora:ink:1>",
+    ];
+    square(&drawn(&axes, &prompts));
+    // A value may be a list of weights.
+    let list = ["fox", "--x", "lora=ink:0@0;1@0.5,ink:1"];
+    let places = drawn(&list, &["fox <lora:ink:0@0,1@0.5>", "fox <lora:ink:1>"]);
+    assert_eq!(places[1], (places[0].0 + 100, places[0].1));
+    // The prompt may be the other axis, whichever it is.
+    let (prompt, lora) = ("prompt=fox|owl", "lora=ink:1,ink:0.5");
+    let [fox, owl] = ["fox <lora:ink:1>", "owl <lora:ink:1>"];
+    let [half_fox, half_owl] = ["fox <lora:ink:0.5>", "owl <lora:ink:0.5>"];
+    square(&drawn(
+        &["--x", prompt, "--y", lora],
+        &[fox, owl, half_fox, half_owl],
+    ));
+    square(&drawn(
+        &["--x", lora, "--y", prompt],
+        &[fox, half_fox, owl, half_owl],
+    ));
+
+    let (_, stderr) = GRID.succeed(
+        folder.path(),
+        &[&["a|b", "--x", "lora=ink:1,ink:0"], &common[..]].concat(),
+    );
+    assert_eq!(stderr.matches("warning: ").count(), 1, "{stderr}");
+    for (lora, more, part) in [
+        (
+            "lora=ink:1,imk:1",
+            &["--loras", loras][..],
+            "request 1: prompt is a text with `<lora:imk:1>`, expected the name of a LoRA, such as ink",
+        ),
+        (
+            "lora=ink:1",
+            &["--loras", loras, "--y", "lora=ink:0.5"],
+            "expected each LoRA once",
+        ),
+        (
+            "lora=ink:1",
+            &[],
+            "prompt is a text with `<lora:ink:1>`, expected --loras with the folder of the LoRA",
+        ),
+    ] {
+        let arguments = [&["fox", "--x", lora, "--steps", "1"], more].concat();
+        GRID.fail(folder.path(), &arguments, 2, part);
+    }
+}
+
+#[test]
 fn the_default_name_is_the_prompt_and_the_seed_and_overwrites_nothing() {
     GRID.names_its_sheet(&["A fox!", "--x", "steps=1", "--seed", "3"], "a-fox-3-grid");
 }
@@ -196,7 +277,7 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         format!("steps={}", many.trim_end_matches(',')),
         format!("seed={}", many.trim_end_matches(',')),
     ];
-    let cases: [(&[&str], &str); 37] = [
+    let cases: [(&[&str], &str); 39] = [
         (&["a", "fox", "--x", "steps=1"], "quote a prompt"),
         (
             &["fox", "--x", "steps=1", "--output", "g.webp"],
@@ -226,6 +307,11 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
             "expected one of steps, guidance",
         ),
         (&["fox", "--x", "steps="], "there are no values"),
+        (
+            &["fox", "--x", "lora=<lora:ink:1>"],
+            "\"<lora:ink:1>\": expected a name and its weights, such as ink:0.8",
+        ),
+        (&["--x", "lora=ink:1,ink:0"], "there is no prompt"),
         (&["fox", "--x", "steps=1,,2"], "a value is empty"),
         (
             &["fox", "--x", "steps=1,2,01"],
@@ -337,6 +423,7 @@ fn help_says_how_values_are_split() {
     let (stdout, _) = GRID.succeed(Path::new("."), &["--help"]);
     for part in [
         "split at commas",
+        "--loras <DIR>",
         "--x <NAME=VALUES>",
         "--y <NAME=VALUES>",
         "--negative",

@@ -42,6 +42,25 @@ fn the_last_column_is_the_picture_and_the_first_guess_that_of_one_step() {
     assert!(at.0 + 2 * 100 <= x && at.1 == y, "{at:?}");
 }
 
+#[test]
+fn prompts_call_loras() {
+    let folder = tempfile::tempdir().unwrap();
+    let loras = shipped_model().join("loras");
+    let draw = |example: &Example, prompt: &str| {
+        let common = ["--seed", "7", "--steps", "3", "--output", "f.png"];
+        let loras = ["--loras", loras.to_str().unwrap()];
+        example.succeed(folder.path(), &[&[prompt], &common[..], &loras].concat());
+        picture(folder.path(), "f.png")
+    };
+    let strip = draw(&STEPS, "fox <lora:ink:0@0,1@0.5>");
+    let (plain, with) = (
+        draw(&TXT2IMG, "fox"),
+        draw(&TXT2IMG, "fox <lora:ink:0@0,1@0.5>"),
+    );
+    assert!(place_of(&with, &strip).is_some());
+    assert!(place_of(&plain, &strip).is_none());
+}
+
 /// Returns the denoised and the noisy latents after each step, computed without the example.
 fn seen(pipeline: &Pipeline, steps: usize) -> Vec<[Array3<f32>; 2]> {
     let request = Request::new("fox")

@@ -172,11 +172,13 @@ fn the_second_text_encoder_where_it_differs() {
 
 #[test]
 fn a_page_to_read() {
-    let prompt = "a (cute:1.2) [fox:owl:0.5] <lora:x:1>, easynegative AND \\( [snow] :0.5";
+    let prompt = "a (cute:1.2) [fox:owl:0.5] <lora:x:1>, easynegative AND \\( [snow] \
+                  <hypernet:y:1>:0.5";
     let page = run(&[prompt, "--steps", "10", "--step", "7"]);
     assert!(page.starts_with(&format!("{prompt}\n")), "{page}");
     for part in [
-        "lora x:1: not applied\n",
+        "lora x:1: applied if the pipeline has this LoRA\n",
+        "hypernet y:1: not applied\n",
         "part 1 of 2, weight 1\n",
         "  calls 0 to 5   a (cute:1.2) fox , easynegative\n",
         "> calls 6 to 9   a (cute:1.2) owl , easynegative\n",

@@ -5,10 +5,14 @@
 
 mod common;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use common::{Example, files, picture};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use sd_onnx::Infotext;
 
 const TXT2IMG: Example = Example("txt2img");
 
@@ -360,14 +364,14 @@ fn what_is_odd_in_a_prompt_is_said() {
         TXT2IMG.succeed(folder.path(), &arguments).1
     };
     let stderr = draw(&[
-        "a (fox|owl) <lora:moss:0.5> <lora:moss:0.5>",
+        "a (fox|owl) <hypernet:moss:0.5> <hypernet:moss:0.5>",
         "--negative",
         "b|c",
     ]);
     for warning in [
         "warning: the prompt, at byte 6: `|` outside of an alternation",
         "warning: the negative prompt, at byte 1: `|` outside of an alternation",
-        "warning: `<lora:moss:0.5>` is not applied",
+        "warning: `<hypernet:moss:0.5>` is not applied",
     ] {
         assert_eq!(stderr.matches(warning).count(), 1, "{warning}: {stderr}");
     }
@@ -401,7 +405,7 @@ fn the_warnings_of_a_load_are_printed() {
 #[test]
 fn a_flood_of_warnings_is_counted() {
     let folder = tempfile::tempdir().unwrap();
-    let networks: String = (0..50).map(|i| format!("<lora:{i}:1>")).collect();
+    let networks: String = (0..50).map(|i| format!("<hypernet:{i}:1>")).collect();
     let arguments = [&networks, "--steps", "1", "--output", "f.png"];
     let (_, stderr) = TXT2IMG.succeed(folder.path(), &arguments);
     assert_eq!(stderr.matches("is not applied").count(), 20, "{stderr}");
@@ -619,6 +623,135 @@ fn like_a_picture_is_the_same_picture() {
     }
 }
 
+/// Returns the folder of the LoRAs of the small model.
+fn shipped_loras() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji/loras")
+}
+
+#[test]
+fn prompts_call_loras_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let draw = |prompt: &str, more: &[&str]| {
+        let base = [prompt, "--steps", "3", "--seed", "1", "--output", "f.png"];
+        let (_, stderr) = TXT2IMG.succeed(path, &[&base[..], more].concat());
+        assert!(!stderr.contains("warning"), "{stderr}");
+        picture(path, "f.png")
+    };
+    for name in ["ink", "sepia"] {
+        let file = format!("{name}.safetensors");
+        fs::create_dir(path.join(name)).unwrap();
+        fs::copy(shipped_loras().join(&file), path.join(name).join(&file)).unwrap();
+    }
+    let (ink, both) = (["--loras", "ink"], ["--loras", "ink", "--loras", "sepia"]);
+    let plain = draw("a fox", &ink);
+    assert!(draw("a fox <lora:ink:0>", &ink) == plain);
+    let half = draw("a fox <lora:ink:0.5>", &ink);
+    let with_ink = draw("a fox <lyco:ink:1>", &ink);
+    let with_both = draw("a fox <lora:ink:1> <lora:sepia:1>", &both);
+    let mut pictures = [plain, half, with_ink, with_both].map(image::RgbImage::into_raw);
+    pictures.sort();
+    assert!(pictures.windows(2).all(|pair| pair[0] != pair[1]));
+}
+
+#[test]
+fn a_lora_that_is_not_there_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let loras = shipped_loras();
+    let refused = |prompt: &str, more: &[&str], code: i32, part: &str| {
+        let arguments = [&[prompt, "--steps", "1", "--output", "f.png"], more].concat();
+        TXT2IMG.fail(folder.path(), &arguments, code, part);
+    };
+    let with = ["--loras", loras.to_str().unwrap()];
+    refused(
+        "a fox <lora:imk:1>",
+        &with,
+        2,
+        "error: prompt is a text with `<lora:imk:1>`, expected the name of a LoRA, such as ink",
+    );
+    refused(
+        "a fox <lora:ink:x>",
+        &with,
+        2,
+        "error: prompt is a text with weight `x` in `<lora:ink:x>`, expected a finite number",
+    );
+    refused(
+        "a fox <lora:ink:1>",
+        &[],
+        2,
+        "error: prompt is a text with `<lora:ink:1>`, expected --loras with the folder of the LoRA",
+    );
+    refused("a fox", &["--loras", "nowhere"], 1, "nowhere");
+    assert!(files(folder.path()).is_empty());
+}
+
+#[test]
+fn like_a_picture_with_loras_is_the_same_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let read = |name: &str| fs::read(path.join(name)).unwrap();
+    let like = |more: &[&str]| {
+        let base = ["--like", "first.png", "--output", "again.png"];
+        TXT2IMG.succeed(path, &[&base[..], more].concat()).1
+    };
+    // A file without metadata is known only by its name and its hash.
+    let pen = path.join("pen");
+    fs::create_dir(&pen).unwrap();
+    let ink = fs::read(shipped_loras().join("ink.safetensors")).unwrap();
+    let ink = SafeTensors::deserialize(&ink).unwrap();
+    let without = safetensors::serialize(ink.tensors(), None).unwrap();
+    fs::write(pen.join("pen.safetensors"), without).unwrap();
+    let sepia = path.join("sepia");
+    fs::create_dir(&sepia).unwrap();
+    let file = "sepia.safetensors";
+    fs::copy(shipped_loras().join(file), sepia.join(file)).unwrap();
+    let (with, both) = (["--loras", "pen"], ["--loras", "pen", "--loras", "sepia"]);
+
+    let prompt = "a fox <lora:pen:0.7:1> on <lora:sepia:0@0,1@0.5> blue";
+    let draw = [
+        prompt,
+        "--steps",
+        "4",
+        "--seed",
+        "1",
+        "--output",
+        "first.png",
+    ];
+    TXT2IMG.succeed(path, &[&draw[..], &both].concat());
+    let stderr = like(&both);
+    assert!(read("again.png") == read("first.png"));
+    assert!(!stderr.contains("warning"), "{stderr}");
+
+    // A renamed file is found by its hash.
+    fs::rename(pen.join("pen.safetensors"), pen.join("brush.safetensors")).unwrap();
+    let stderr = like(&both);
+    assert!(picture(path, "again.png") == picture(path, "first.png"));
+    assert!(!stderr.contains("warning"), "{stderr}");
+    let again = Infotext::read_png(path.join("again.png")).unwrap().unwrap();
+    assert_eq!(again.prompt, prompt.replace("pen", "brush"));
+
+    // What is missing is said, and left out.
+    for (more, missing) in [
+        (&with[..], &["<lora:sepia:0@0,1@0.5>"][..]),
+        (&[], &["<lora:pen:0.7:1>", "<lora:sepia:0@0,1@0.5>"]),
+    ] {
+        let stderr = like(more);
+        assert_eq!(
+            stderr.matches("warning: ").count(),
+            missing.len(),
+            "{stderr}"
+        );
+        for call in missing {
+            let name = call.split(':').nth(1).unwrap();
+            let begin =
+                format!("warning: first.png: the pipeline has no LoRA `{name}` with the hash `");
+            let end = format!("`, so `{call}` is left out\n");
+            assert!(stderr.contains(&begin) && stderr.contains(&end), "{stderr}");
+        }
+        assert!(picture(path, "again.png") != picture(path, "first.png"));
+    }
+}
+
 #[test]
 fn pictures_of_a_batch_are_nearly_those_of_one_by_one() {
     let folder = tempfile::tempdir().unwrap();
@@ -692,6 +825,9 @@ fn like_a_picture_of_another_program_says_what_differs() {
         &["--like", "karras.png", "--output", "f.png"],
     );
     assert!(stderr.contains("\nDPM++ 2M on karras, 2 steps"), "{stderr}");
+    let warning =
+        "warning: karras.png: the pipeline has no LoRA `x`, so `<lora:x:1>` is left out\n";
+    assert!(stderr.contains(warning), "{stderr}");
     assert_eq!(stderr.matches("<lora:x:1>").count(), 1, "{stderr}");
 
     // Control characters from a file are escaped before they reach the terminal.
@@ -785,6 +921,8 @@ fn help_is_no_failure() {
         "--output",
         "--dump",
         "--like",
+        "--lora <PATH[:WEIGHT]>",
+        "--loras <DIR>",
         "--batch",
         "replacing a file of that name",
     ] {

@@ -737,9 +737,21 @@ fn lora_calls(
     problems: &mut Vec<Problem>,
 ) -> Vec<LoraCall> {
     let calls = called.iter().map(|it| it.call(&parts.callable, steps));
-    calls
+    let calls: Vec<_> = calls
         .filter_map(|call| call.map_err(|problem| problems.push(problem)).ok())
-        .collect()
+        .collect();
+    // One LoRA that must be merged makes the backend merge all of them.
+    let is_live = |call: &LoraCall| parts.callable.infos()[call.index].live;
+    if let Some(merged) = calls.iter().find(|call| !is_live(call)) {
+        let merged = &parts.callable.infos()[merged.index].name;
+        problems.extend(
+            called
+                .iter()
+                .zip(&calls)
+                .filter_map(|(of, call)| of.mixed(call, merged)),
+        );
+    }
+    calls
 }
 
 /// Returns the problem with a text for the second tower.

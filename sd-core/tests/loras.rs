@@ -479,8 +479,9 @@ fn a_pipeline_without_loras_refuses_calls() {
     for text in ["<lora:ink:1>", "<lyco:ink>"] {
         let request = base().prompt(format!("a {text}"));
         let message = none.generate(&request).unwrap_err().to_string();
-        let expected =
-            format!("prompt is a text with `{text}`, expected a pipeline with a LoRA library");
+        let expected = format!(
+            "prompt is a text with `{text}`, expected a pipeline with LoRAs (`Builder::loras`, `PipelineBuilder::lora_library`)"
+        );
         assert_eq!(message, expected);
         // In a negative prompt, and in other languages, this is text.
         let negative = base().negative(format!("a {text}"));

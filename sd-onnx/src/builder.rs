@@ -23,15 +23,14 @@ use crate::{
     exported::{self, Codec, TextFile},
     hash,
     inversions::{self, Inversions, Rows},
-    lora::{Adapters, Library, Sites, TextTower},
+    lora::{Adapters, Library, TextTower},
     models::{
         clip_text::{ClipTextConfig, PROJECTION},
         unet::UnetConfig,
         vae::VaeConfig,
     },
-    parts::{OnnxCodec, OnnxDenoiser, OnnxTextModel},
+    parts::{OnnxCodec, OnnxDenoiser, OnnxTextModel, TextWeights},
     source::{Elsewhere, Source, TowerParts},
-    weights::Weights,
 };
 
 /// Pixels per latent on each side, and tokens per prompt window. Used where only a UNet is loaded,
@@ -170,7 +169,8 @@ impl Builder {
     /// drops the least recently used size. Each size that is kept costs a copy of the weights:
     /// 1.7 GB in bf16 for Stable Diffusion 1.5, 5.1 GB for SDXL.
     ///
-    /// On [`Device::Cpu`] a network accepts all sizes, and the setting has no effect.
+    /// On [`Device::Cpu`] a network accepts all sizes. There, the setting is the number of sets of
+    /// [LoRAs](Self::loras), merged into the weights, that are kept.
     ///
     /// Default: 1. The value 0 counts as 1.
     ///
@@ -484,18 +484,20 @@ impl Builder {
     /// Every `.safetensors`, `.pt`, `.ckpt` and `.bin` file in the folder and its subfolders is
     /// tried. A prompt calls a file by its name without the extension, or by the name that the LoRA
     /// had in training. The name of a LoRA in a folder that peft or diffusers saved is the name of
-    /// that folder. [`Request::prompt`](crate::Request::prompt) describes the syntax, and
-    /// [`Pipeline::loras`] lists the LoRAs. A file that cannot be used with the model is a problem
-    /// of the requests that call it. Textual inversions in the files are loaded too, and prompts
-    /// can call them with and without the LoRA.
+    /// that folder. [`LoraLibrary`](crate::LoraLibrary#calls-in-prompts) describes the syntax, and
+    /// [`Pipeline::loras`] lists the LoRAs. A request that calls a file which cannot be used with
+    /// the model is refused. Textual inversions in the files are loaded too, and prompts can call
+    /// them with and without the LoRA.
     ///
     /// The factors of a LoRA or LoCon are inputs of the networks ([`LoraInfo::live`]). Switching to
     /// it takes a moment, and its weight can change from step to step. Files in other formats, such
     /// as LoHa, DoRA or OFT, are merged into the weights. Switching to such a LoRA, or to several
-    /// LoRAs that include one, loads the networks again.
+    /// LoRAs that include one, loads the networks again, unless
+    /// [`kept_sizes`](Self::kept_sizes) keeps them. If threads draw with different LoRAs of this
+    /// kind at the same time, they load the networks again in every step, so draw with one thread.
     ///
     /// Only [`load`](Self::load) uses this setting. It fails with [`Error::Io`] if the folder
-    /// cannot be read.
+    /// cannot be read, and with [`Error::Adapter`] if the model is a folder of ONNX graphs.
     ///
     /// Default: none.
     ///
@@ -505,9 +507,9 @@ impl Builder {
     /// use sd_onnx::Request;
     ///
     /// let pipeline = sd_onnx::builder().loras(loras).load(folder)?;
-    /// let request = Request::new("a fox <lora:ink:0.8>").steps(2);
-    /// let found = pipeline.generate(&request)?;
-    /// # assert_eq!(found.pictures.len(), 1);
+    /// let draw = |prompt| pipeline.generate(&Request::new(prompt).steps(2).seed(1));
+    /// let (plain, ink) = (draw("a fox")?, draw("a fox <lora:ink:0.8>")?);
+    /// assert_ne!(plain.image(), ink.image());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -759,7 +761,6 @@ impl Builder {
         let LoadedUnet {
             denoiser,
             config: unet,
-            sites: unet_sites,
             resnets,
         } = denoiser(&model, &adapters, &engine)?;
         let sample_size = sample_size(&model, &denoiser, unet.as_ref())?;
@@ -778,7 +779,6 @@ impl Builder {
             prompts: prompts.clone(),
             towers,
             denoiser: denoiser.clone(),
-            unet_sites,
             resnets,
             last: Mutex::default(),
         });
@@ -860,7 +860,7 @@ impl Builder {
         let variant = self.variant.as_deref();
         let folder = Source::open_text(path.as_ref(), variant, &self.elsewhere)?;
         let adapters = Adapters::new(&self.loras, &[], &folder)?;
-        let mut files = TextFiles::read(&folder, TowerParts::ONLY, &adapters, false)?;
+        let mut files = TextFiles::read(&folder, TowerParts::ONLY, &adapters)?;
         files.project();
         let inversions = self.inversions(&adapters)?;
         let more = inversions::add(&inversions, &mut [files.rows()])?.remove(0);
@@ -1071,22 +1071,19 @@ impl Builder {
         adapters: &Adapters,
         engine: &Engine,
     ) -> Result<(PromptEncoder, Vec<TextTower>), Error> {
-        let one_rank = engine.dialect().fixed_sizes;
-        let read = |&tower| TextFiles::read(folder, tower, adapters, one_rank);
+        let read = |&tower| TextFiles::read(folder, tower, adapters);
         let mut files: Vec<_> = folder.towers().iter().map(read).collect::<Result<_, _>>()?;
         let mut rows: Vec<_> = files.iter_mut().map(TextFiles::rows).collect();
         let more = inversions::add(&self.inversions(adapters)?, &mut rows)?;
         let mut towers = Vec::with_capacity(files.len());
         let mut parts = Vec::with_capacity(files.len());
         for ((files, more), tower) in files.into_iter().zip(&more).zip(folder.towers()) {
-            let sites = files.sites();
             let (tokenizer, model) = files.model(more, engine)?;
             parts.push(TextTower {
                 network: tower.encoder,
                 tokenizer: tokenizer.clone(),
                 model: model.clone(),
                 layer: tower.layer,
-                sites,
             });
             let made = Tower::new(tokenizer, model).map_err(|error| unfit(folder, error))?;
             towers.push(made.layer(tower.layer));
@@ -1111,23 +1108,8 @@ enum TextNetwork {
     Exported(Box<TextFile>),
 }
 
-/// The weights of a text encoder.
-struct TextWeights {
-    /// The network's folder in diffusers.
-    network: &'static str,
-    config: ClipTextConfig,
-    weights: Weights,
-    sites: Arc<Sites>,
-}
-
 impl TextFiles {
-    /// Reads the files. `one_rank` is as in [`Adapters::sites`].
-    fn read(
-        folder: &Source,
-        tower: TowerParts,
-        adapters: &Adapters,
-        one_rank: bool,
-    ) -> Result<Self, Error> {
+    fn read(folder: &Source, tower: TowerParts, adapters: &Adapters) -> Result<Self, Error> {
         let tokenizer = folder.tokenizer(tower)?;
         let network = match folder.graph(tower.encoder)? {
             Some(graph) => TextNetwork::Exported(exported::text(&graph, tower.pooled)?.into()),
@@ -1136,12 +1118,11 @@ impl TextFiles {
                 config.projection = tower.pooled.then_some(config.projection_width);
                 let mut weights = folder.weights(tower.encoder)?;
                 adapters.merge(tower.encoder, &mut weights)?;
-                let sites = adapters.sites(tower.encoder, &mut weights, one_rank);
                 let read = TextWeights {
                     network: tower.encoder,
                     config,
                     weights,
-                    sites,
+                    live: adapters.live(tower.encoder),
                 };
                 TextNetwork::Weights(read.into())
             }
@@ -1170,14 +1151,6 @@ impl TextFiles {
         }
     }
 
-    /// Returns the weights whose LoRAs can be inputs.
-    fn sites(&self) -> Arc<Sites> {
-        match &self.network {
-            TextNetwork::Weights(of) => of.sites.clone(),
-            TextNetwork::Exported(_) => Arc::default(),
-        }
-    }
-
     /// Makes the text model return its projected state, if it has one.
     fn project(&mut self) {
         if let TextNetwork::Weights(of) = &mut self.network {
@@ -1203,10 +1176,7 @@ impl TextFiles {
         engine: &Engine,
     ) -> Result<(Arc<ClipTokenizer>, Arc<OnnxTextModel>), Error> {
         let model = match self.network {
-            TextNetwork::Weights(of) => {
-                let weights = (of.network, of.weights, of.sites);
-                OnnxTextModel::new(of.config, weights, more.view(), engine)?
-            }
+            TextNetwork::Weights(of) => OnnxTextModel::new(*of, more.view(), engine)?,
             TextNetwork::Exported(file) => OnnxTextModel::exported(&file, more.view(), engine)?,
         };
         Ok((Arc::new(self.tokenizer), Arc::new(model)))
@@ -1239,8 +1209,6 @@ struct LoadedUnet {
     denoiser: OnnxDenoiser,
     /// Its `config.json`, which an exported UNet may lack.
     config: Option<Config>,
-    /// The weights whose LoRAs can be inputs.
-    sites: Arc<Sites>,
     /// The number of residual blocks in a level.
     resnets: usize,
 }
@@ -1251,7 +1219,6 @@ fn denoiser(folder: &Source, adapters: &Adapters, engine: &Engine) -> Result<Loa
         return Ok(LoadedUnet {
             denoiser: OnnxDenoiser::exported(graph, engine)?,
             config,
-            sites: Arc::default(),
             resnets: 0,
         });
     }
@@ -1260,11 +1227,9 @@ fn denoiser(folder: &Source, adapters: &Adapters, engine: &Engine) -> Result<Loa
     let mut weights = folder.weights("unet")?;
     adapters.merge("unet", &mut weights)?;
     let resnets = unet.resnets();
-    let sites = adapters.sites("unet", &mut weights, engine.dialect().fixed_sizes);
     Ok(LoadedUnet {
-        denoiser: OnnxDenoiser::new(unet, (weights, sites.clone()), engine)?,
+        denoiser: OnnxDenoiser::new(unet, weights, &adapters.live("unet"), engine)?,
         config: Some(config),
-        sites,
         resnets,
     })
 }

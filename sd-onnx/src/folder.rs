@@ -57,8 +57,10 @@ pub(crate) fn files(
             Ok(()) => {}
         }
         if entries > MOST_ENTRIES {
-            let problem =
-                format!("more than {MOST_ENTRIES} files and folders in it, expected a collection");
+            let problem = format!(
+                "the folder has more than {MOST_ENTRIES} files and folders, expected a folder of \
+                 model files"
+            );
             return Err(Error::io(top)(io::Error::other(problem)));
         }
     }

@@ -21,7 +21,7 @@ pub(crate) enum Inversions {
     /// A file, or a folder of files.
     At(PathBuf),
     Given(TextualInversion),
-    /// One that was found in a folder, and is skipped if it does not fit.
+    /// An inversion in a file of a LoRA folder. If it does not fit, it is skipped with a warning.
     Found(TextualInversion),
 }
 

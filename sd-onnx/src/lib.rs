@@ -25,7 +25,7 @@
 //!   streaming.
 //! - [`handbook::pieces`]: custom embeddings, noise, latents, samplers, guidance and networks.
 //! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
-//! - [`handbook::files`]: which model files load, how to merge LoRAs, how to convert models, and
+//! - [`handbook::files`]: which model files load, how to use LoRAs, how to convert models, and
 //!   what the metadata of a PNG file contains.
 //! - [`handbook::devices`]: OpenVINO, bf16, and how much memory a model needs.
 //! - [`handbook::contributing`]: for contributors, how to build, test and write golden files, and

@@ -206,6 +206,11 @@ impl Network {
         Ok(session)
     }
 
+    /// Returns the weights whose LoRAs can be inputs.
+    pub fn sites(&self) -> &Arc<Sites> {
+        &self.sites
+    }
+
     /// Writes the graph.
     ///
     /// If a graph with blocked convolutions cannot be written, for example because the disk has no
@@ -240,7 +245,7 @@ impl Network {
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
         let same_set = match (&self.merged, &other.merged) {
-            (Some(set), Some(other)) => Arc::ptr_eq(set, other),
+            (Some(set), Some(other)) => set.is_same(other),
             (set, other) => set.is_none() && other.is_none(),
         };
         self.sizes == other.sizes && self.live == other.live && same_set

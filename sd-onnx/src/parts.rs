@@ -1,6 +1,9 @@
 //! The networks of a pipeline on ONNX Runtime: text model, denoiser and codec.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 use ndarray::{
     Array2, Array3, Array4, ArrayD, ArrayView2, ArrayView4, ArrayViewMut4, Axis, CowArray,
@@ -17,7 +20,7 @@ use crate::{
     engine::Engine,
     exported::{Codec, Limits, TextFile, TextGraph, UnetGraph},
     graph::{Dialect, Model},
-    lora::{Active, Set, Sites},
+    lora::{Active, Set, Sites, UNET},
     models::{
         clip_text::{self, ClipTextConfig, ENDS, IDS, PROJECTION},
         unet::{self, Sinusoids, UnetConfig, input},
@@ -27,6 +30,17 @@ use crate::{
     session::Input,
     weights::Weights,
 };
+
+/// The weights of a text encoder.
+#[derive(Debug)]
+pub(crate) struct TextWeights {
+    /// The network's folder in diffusers.
+    pub network: &'static str,
+    pub config: ClipTextConfig,
+    pub weights: Weights,
+    /// The names of the weights whose LoRAs can be inputs.
+    pub live: BTreeSet<String>,
+}
 
 /// CLIP's text transformer. Clones share the network.
 #[derive(Debug, Clone)]
@@ -41,20 +55,26 @@ pub(crate) struct OnnxTextModel {
 
 impl OnnxTextModel {
     /// Loads the network. `more` `[any, width]` is appended to the stored rows of the token
-    /// embedding. `sites` are the weights whose LoRAs can be inputs, and `name` is the network's
-    /// folder in diffusers.
+    /// embedding.
     pub fn new(
-        config: ClipTextConfig,
-        (name, weights, sites): (&'static str, Weights, Arc<Sites>),
+        text: TextWeights,
         more: ArrayView2<'_, f32>,
         engine: &Engine,
     ) -> Result<Self, Error> {
+        let TextWeights {
+            network: name,
+            config,
+            mut weights,
+            live,
+        } = text;
         let shape = text_shape(&config, more);
         weights.check(
             clip_text::CLASS,
             |name| clip_text::is_left_out(&config, name),
             |outline| clip_text::graph(&config, outline, more, Dialect::default()).map(drop),
         )?;
+        // On OpenVINO an input cannot be empty, so a text encoder has padded inputs there, too.
+        let sites = Sites::new(&mut weights, &live, engine.dialect().fixed_sizes);
         let (of_graph, more) = (config.clone(), more.to_owned());
         // One session takes texts of any length, because the network is small.
         let write = move |dialect, merged: Option<&Set>| {
@@ -62,7 +82,7 @@ impl OnnxTextModel {
             let weights = merged.as_ref().unwrap_or(&weights);
             clip_text::graph(&of_graph, weights, more.view(), dialect)
         };
-        let network = Network::changeable("text encoder", engine, false, sites, write);
+        let network = Network::changeable("text encoder", engine, false, sites.into(), write);
         network.prepare(&[])?;
         Ok(Self {
             network: network.into(),
@@ -90,6 +110,11 @@ impl OnnxTextModel {
             exported: Some(graph.into()),
             loras: Active::None,
         })
+    }
+
+    /// Returns the weights whose LoRAs can be inputs.
+    pub fn sites(&self) -> &Arc<Sites> {
+        self.network.sites()
     }
 
     /// Returns the model with LoRAs. Both share the network.
@@ -192,13 +217,15 @@ struct UnetSinusoids {
 }
 
 impl OnnxDenoiser {
-    /// Creates a UNet that is loaded later. `sites` are the weights whose LoRAs can be inputs.
+    /// Creates a UNet that is loaded later. `live` are the names of the weights whose LoRAs can be
+    /// inputs.
     ///
     /// # Errors
     /// Returns an error if tensors are missing, have another shape or are not used.
     pub fn new(
         config: UnetConfig,
-        (weights, sites): (Weights, Arc<Sites>),
+        mut weights: Weights,
+        live: &BTreeSet<String>,
         engine: &Engine,
     ) -> Result<Self, Error> {
         weights.check(
@@ -206,6 +233,7 @@ impl OnnxDenoiser {
             |_| false,
             |outline| unet::graph(&config, outline, Dialect::default()).map(drop),
         )?;
+        let sites = Sites::new(&mut weights, live, engine.dialect().fixed_sizes);
         let sinusoids = engine.dialect().sinusoid_inputs.then(|| UnetSinusoids {
             timestep: config.timestep_sinusoids(),
             sizes: config.size_sinusoids(),
@@ -216,11 +244,17 @@ impl OnnxDenoiser {
             sinusoids,
             sample_size: config.sample_size,
             limits: Limits::default(),
-            network: Network::changeable("UNet", engine, true, sites, move |dialect, merged| {
-                let merged = merged.map(|set| set.merged("unet", &weights)).transpose()?;
-                let weights = merged.as_ref().unwrap_or(&weights);
-                unet::graph(&config, weights, dialect)
-            })
+            network: Network::changeable(
+                "UNet",
+                engine,
+                true,
+                sites.into(),
+                move |dialect, merged| {
+                    let merged = merged.map(|set| set.merged(UNET, &weights)).transpose()?;
+                    let weights = merged.as_ref().unwrap_or(&weights);
+                    unet::graph(&config, weights, dialect)
+                },
+            )
             .into(),
             loras: Active::None,
         })
@@ -248,6 +282,11 @@ impl OnnxDenoiser {
             network: Network::new("UNet", engine, true, move |_| Ok(graph.model.clone())).into(),
             loras: Active::None,
         })
+    }
+
+    /// Returns the weights whose LoRAs can be inputs.
+    pub fn sites(&self) -> &Arc<Sites> {
+        self.network.sites()
     }
 
     /// Returns the UNet with LoRAs. Both share the network.

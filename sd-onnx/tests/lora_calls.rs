@@ -10,14 +10,15 @@ mod common;
 #[path = "common/lora_calls.rs"]
 mod lora_calls;
 
-use std::path::Path;
+use std::{fs, path::Path};
 
-use common::{emoji, golden, load};
+use common::{emoji, golden, load, relative_error};
 use lora_calls::{
     ROUNDING, compare, difference, index, networks, of_pipeline, outputs, with, write,
 };
 use sd_core::{LoraBlocks, LoraCall};
-use sd_onnx::Pipeline;
+use sd_onnx::{Pipeline, Request};
+use serde_json::Value;
 
 #[test]
 fn loras_as_inputs_equal_merged_ones() {
@@ -139,6 +140,65 @@ fn ranks_and_blocks_are_the_same_in_both_ways() {
         }
         seen.push(live);
     }
+}
+
+/// A text encoder whose configuration leaves out its last layer, as for clip skip, has no use for
+/// factors of that layer. Other layers are changed.
+#[test]
+fn layers_that_a_network_leaves_out_take_no_factors() {
+    let folder = tempfile::tempdir().unwrap();
+    write("four", folder.path());
+    let path = folder.path().join("text_encoder/config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let layers = config["num_hidden_layers"].as_u64().unwrap();
+    config["num_hidden_layers"] = (layers - 1).into();
+    fs::write(&path, config.to_string()).unwrap();
+    let library = sd_onnx::builder().loras(golden("lora"));
+    let library = library.load(folder.path()).unwrap();
+    let plain = of_pipeline(&library);
+    let changed = with(&library, &[call(&library, "sd1-lora", 1.0)]);
+    for i in 0..2 {
+        assert!(relative_error(&changed[i], &plain[i]) > 0.01, "network {i}");
+    }
+}
+
+#[test]
+fn weights_that_change_need_loras_that_are_inputs() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = four(folder.path());
+    let mut changing = call(&library, "sd1-lora", 1.0);
+    changing.unet = vec![0.0, 1.0];
+    let calls = [changing, call(&library, "sd1-loha", 1.0)];
+    let error = library.lora_library().unwrap().networks(&calls).map(drop);
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("a weight that changes over the steps"),
+        "{error}"
+    );
+    let request = Request::new("a fox <lora:sd1-lora:0@0,1@1> <lora:sd1-loha:1>").steps(2);
+    let error = library
+        .generate(&request)
+        .map(drop)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("because `sd1-loha` beside it is merged"),
+        "{error}"
+    );
+}
+
+/// Sets that are kept are used again.
+#[test]
+fn merged_loras_are_drawn_again() {
+    let folder = tempfile::tempdir().unwrap();
+    write("four", folder.path());
+    let library = sd_onnx::builder().kept_sizes(3).loras(golden("lora"));
+    let library = library.load(folder.path()).unwrap();
+    let draw = |name: &str| with(&library, &[call(&library, name, 1.0)]);
+    let names = ["sd1-loha", "sd1-oft"];
+    let [first, second] = names.map(draw);
+    assert!(difference(&first, &second) > 1e-3);
+    assert_eq!(names.map(draw), [first, second]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! The LoRAs have random factors, small enough to leave the model working. `load` has the time of
 //! loading the UNet without LoRAs, with a library of LoRAs, and with one merged. `call` has the
-//! times of UNet calls in turns: a plain UNet, one with a library and no LoRA, and one with a LoRA.
+//! times of UNet calls in turns: a plain UNet, one with a library and no LoRA called, and one with a LoRA.
 //! `switch` has the time of ten switches between two LoRAs, each with the first call after it, and
 //! the anonymous memory afterwards.
 

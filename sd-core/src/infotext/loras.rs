@@ -70,6 +70,10 @@ impl Calls<'_> {
             let difference = format!("{why}, so `{text}` is left out");
             (Outcome::Removed, Some(difference))
         };
+        // Also a call that cannot be read names its LoRA.
+        if let Some(name) = network.arguments.first() {
+            self.named.insert(name_in_hashes(name).trim().to_owned());
+        }
         let spec = match Spec::parse(&network.arguments) {
             Ok(spec) => spec,
             Err(_) if self.callable.is_none() => return needed(&text, ""),

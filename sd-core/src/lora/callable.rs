@@ -35,7 +35,12 @@ impl Callable {
         // WebUI also has "Addams" here, but compares it with names in lower case, so that it has no
         // effect.
         let mut forbidden = HashSet::from(["none".to_owned()]);
-        for (index, info) in infos.iter().enumerate() {
+        // Files that cannot be used come first, so that they hide no other file.
+        let (usable, others): (Vec<_>, Vec<_>) = infos
+            .iter()
+            .enumerate()
+            .partition(|(_, info)| info.problem.is_none());
+        for (index, info) in others.into_iter().chain(usable) {
             let alias = info.alias.as_ref().unwrap_or(&info.name);
             by_name.insert(info.name.clone(), index);
             if by_alias.contains_key(alias) {
@@ -112,7 +117,11 @@ impl Callable {
     pub fn with_hash(&self, hash: &str) -> Option<usize> {
         let by_hash = self.by_hash.get_or_init(|| {
             let hash = |index| Some((self.hash(index)?.to_owned(), index));
-            (0..self.infos().len()).filter_map(hash).collect()
+            let usable = |index: &usize| self.infos()[*index].problem.is_none();
+            (0..self.infos().len())
+                .filter(usable)
+                .filter_map(hash)
+                .collect()
         });
         by_hash.get(&hash.to_ascii_lowercase()).copied()
     }
@@ -136,7 +145,9 @@ impl Callable {
     /// Returns an error with the nearest names if there is none.
     pub fn called(&self, spec: &Spec) -> Result<usize, Wrong> {
         if self.library.is_none() {
-            return Err(Wrong::new("a pipeline with a LoRA library", ""));
+            let expected =
+                "a pipeline with LoRAs (`Builder::loras`, `PipelineBuilder::lora_library`)";
+            return Err(Wrong::new(expected, ""));
         }
         self.find(&spec.name).ok_or_else(|| {
             let infos = self.infos().iter();
@@ -161,7 +172,7 @@ impl Callable {
         let info = &self.infos()[index];
         if let Some(problem) = &info.problem {
             let problem = printable(problem);
-            let expected = format!("a LoRA without this problem: {problem}");
+            let expected = format!("a LoRA that fits the model, but {problem}");
             return Err(Wrong::new(expected, ""));
         }
         let call = spec.call(index, steps);

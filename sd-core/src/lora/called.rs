@@ -99,6 +99,17 @@ impl Called {
         &self.spec.name
     }
 
+    /// Returns the problem of a weight that changes over the steps, if the request also calls the
+    /// LoRA `merged`, which must be merged.
+    pub fn mixed(&self, call: &LoraCall, merged: &str) -> Option<Problem> {
+        let expected = format!(
+            "one weight for all steps, because `{}` beside it is merged into the weights",
+            printable(merged)
+        );
+        let wrong = || Wrong::new(expected, "weights that change by step");
+        (call.unet.len() > 1).then(|| self.place.problem(wrong()))
+    }
+
     /// Returns the call for a run of `steps` steps.
     pub fn call(&self, callable: &Callable, steps: usize) -> Result<LoraCall, Problem> {
         let call = callable.call(&self.spec, self.index, steps);

@@ -1,4 +1,4 @@
-//! LoRAs: the ones that are merged into the networks of a pipeline, and the ones that prompts call.
+//! LoRAs that are merged into a pipeline's networks, and LoRAs that prompts call.
 
 mod blocks;
 mod callable;

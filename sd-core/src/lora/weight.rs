@@ -66,6 +66,9 @@ fn interpolated(keys: &[(f64, f64)], at: f64) -> f64 {
     }
     let [(from, first), (to, second)] = [keys[after - 1], keys[after]];
     let between = first + (second - first) / (to - from) * (at - from);
+    if between.is_nan() {
+        return first;
+    }
     // Positions that nearly coincide must not make the weight infinite.
     between.clamp(first.min(second), first.max(second))
 }

@@ -70,8 +70,6 @@ pub struct Attribute {
     pub i: i64,
     #[prost(bytes = "vec", tag = "4")]
     pub s: Vec<u8>,
-    #[prost(message, optional, tag = "6")]
-    pub g: Option<Graph>,
     #[prost(int64, repeated, tag = "8")]
     pub ints: Vec<i64>,
     #[prost(enumeration = "AttributeType", tag = "20")]
@@ -86,7 +84,6 @@ pub enum AttributeType {
     Float = 1,
     Int = 2,
     String = 3,
-    Graph = 5,
     Ints = 7,
 }
 

@@ -23,9 +23,9 @@
 //!   folder `vae`, with [`Builder::vae`](crate::Builder::vae) or with
 //!   [`Builder::codec`](crate::Builder::codec).
 //!
-//! [LoRAs](super::files#loras) can be merged into any of these models, but not into an autoencoder
-//! and not into a refiner that [`Builder::refiner`](crate::Builder::refiner) loads. A LoRA must be
-//! for the same family as the model.
+//! [LoRAs](super::files#loras) work with any of these models, but do not change an autoencoder or a
+//! refiner that [`Builder::refiner`](crate::Builder::refiner) loads. A LoRA must be for the same
+//! family as the model.
 //!
 //! Stable Diffusion 2's depth and unCLIP models, the ×4 upscaler, Stable Diffusion 3 and Flux are
 //! refused with an error that names them.

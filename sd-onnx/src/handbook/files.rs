@@ -136,7 +136,7 @@
 //! let draw = |prompt: &str| pipeline.generate(&Request::new(prompt).seed(1).steps(4));
 //! let plain = draw("a fox")?;
 //! let ink = draw("a fox <lora:ink:0.8>")?;
-//! // Only the second half of the run is drawn in ink.
+//! // Only the last steps are drawn in ink.
 //! let late = draw("a fox <lora:ink:0@0.5,1@0.6>")?;
 //! // Two at once, the second for the UNet only.
 //! let both = draw("a fox <lora:ink:0.5> <lora:sepia:te=0:unet=1>")?;
@@ -151,18 +151,23 @@
 //! not there, or that does not fit the model, is an error.
 //! [`Pipeline::loras`](crate::Pipeline::loras) lists the adapters.
 //!
-//! The factors of a LoRA or LoCon are inputs of the networks. On a CPU, switching to other adapters
-//! of these formats takes about 0.01 s. For the UNet of Stable Diffusion 1.5 at 512 × 512, a call
-//! with a LoRA of rank 16 in the attention layers takes 2 % longer than a call of a pipeline
-//! without a folder, and so does a call without a LoRA. If a file in the folder also changes
-//! convolutions, every call takes up to 5 % longer, and 8 % with such a LoRA. The other formats are merged into the
-//! weights, together with all other adapters of the request. Then the networks are loaded again
-//! whenever the adapters or their weights change. [`LoraInfo::live`](crate::LoraInfo::live) tells
-//! the two kinds apart.
+//! The factors of a LoRA or LoCon are inputs of the networks. Switching to other adapters of these
+//! formats takes about 0.01 s. The inputs make every call of the network a little slower, also a
+//! call without adapters. For the UNet of Stable Diffusion 1.5 at 512 × 512 and adapters of rank 16
+//! on a CPU, compared with a pipeline without a folder:
 //!
-//! On OpenVINO, a network is compiled for the rank of the adapters: 4, 16, 64, 256, 1024 or 4096.
-//! The first request with a higher rank compiles the network again, which then serves all lower
-//! ranks.
+//! | layers that the files in the folder change | prompt without an adapter | with an adapter |
+//! |---|---|---|
+//! | the projections of the attention layers | + 2 % | + 2 % |
+//! | all linear layers of the transformers | + 3 % | + 2 % |
+//! | all linear layers and convolutions | + 5 % | + 8 % |
+//!
+//! The other formats are merged into the weights, together with all other adapters of the request.
+//! Then the networks are loaded again whenever the adapters or their weights change.
+//! [`LoraInfo::live`](crate::LoraInfo::live) shows which kind an adapter is.
+//!
+//! On OpenVINO, a network is compiled for a rank: 4, 16, or a multiple of 64. The first request with
+//! a higher rank compiles the network again, which then serves all lower ranks.
 //!
 //! **Weights.** At 0 the adapter changes nothing, and at 1 it makes the change that was trained.
 //! Negative numbers and numbers above 1 are allowed. Infinite numbers and NaN are errors.
@@ -223,7 +228,8 @@
 //!
 //! **Memory.** Merged weights are f32, four bytes for each number. All other weights are loaded as
 //! they are without adapters ([Types of weights](#types-of-weights)). Adapters that are inputs take
-//! the memory of their factors, as f32, and only the adapters of the last request are in memory.
+//! twice the memory of their factors as f32. Only the adapters of the last request that called any
+//! are in memory.
 //!
 //! **What is not possible:**
 //!
@@ -455,9 +461,9 @@
 //!
 //! A picture that was drawn with [LoRAs](#loras) also records their names, hashes and weights.
 //! [`Pipeline::reproduction`](crate::Pipeline::reproduction) returns the same request for a loaded
-//! model. It lists the LoRAs that were merged as a difference, if the model was loaded with others.
-//! LoRAs that the prompt calls are found by their hashes in the pipeline's folders, also in pictures
-//! of WebUI and if a file has another name. A LoRA that is not there is removed from the prompt, and
-//! is listed as a difference.
+//! model. It lists merged LoRAs as a difference if the model was loaded with others. LoRAs that the
+//! prompt calls are found in the pipeline's folders by their hashes, even if a file was renamed.
+//! This works for pictures of WebUI, too. A LoRA that is not there is removed from the prompt, and is
+//! listed as a difference.
 //!
 //! A file appears under its name only when it is complete ([`files::write`](crate::files::write)).

@@ -12,7 +12,7 @@
 //!    networks.
 //! 6. [`families`]: SDXL, its refiner, LCM and other families of models, and what each of them
 //!    needs.
-//! 7. [`files`]: which model files load, how to merge LoRAs, how to convert models, and what a PNG
+//! 7. [`files`]: which model files load, how to use LoRAs, how to convert models, and what a PNG
 //!    records.
 //! 8. [`devices`]: OpenVINO, bf16, and how much memory a model needs.
 //! 9. [`contributing`]: how to build and test this project, and how to write golden files.

@@ -219,7 +219,8 @@
 //!
 //! The option `--embeddings` of the examples loads
 //! [textual inversions](super::pieces#textual-inversion), which a prompt uses by their names. The
-//! option `--lora` merges [LoRAs](super::files#loras) into the model.
+//! option `--lora` merges [LoRAs](super::files#loras) into the model, and `--loras` lets prompts call
+//! them.
 //!
 //! `prompts.png` shows a fox and an owl alone, one after the other in a run (`[fox:owl:0.5]`), in
 //! turns (`[fox|owl]`), and combined (`AND`). The predictions of combined parts are added. A blue

@@ -105,7 +105,7 @@
 //!   `sd-onnx/src/graph/mod.rs`.
 //!
 //! # A LoRA or a related adapter
-//! An adapter changes weights before a graph is written, so graphs and sessions do not know it. All
+//! An adapter changes weights before a graph is written, or its factors are inputs of the graph. All
 //! files are in `sd-onnx/src/lora` unless a path is given.
 //!
 //! - **Another name of a tensor, or the prefix of another training tool:** the tables in `keys.rs`.
@@ -120,7 +120,12 @@
 //! - **Another container or layout of the file:** `mod.rs`, as for a [file format](#a-file-format).
 //! - **How weights are merged, and how much memory that takes:** `merge.rs`. `merging.rs` connects
 //!   it to the builder.
-//! - **What a PNG records:** `sd-core/src/lora.rs`, and `keys.rs`, `write.rs` and `request.rs` in
+//! - **How factors become inputs:** `live.rs`, and `sd-onnx/src/graph/live.rs` for the layers.
+//! - **Which files of a folder prompts can call:** `library.rs`.
+//! - **The syntax of calls in prompts:** `spec.rs`, `weight.rs` and `blocks.rs` in
+//!   `sd-core/src/lora`.
+//! - **How the LoRAs of a PNG are found again:** `sd-core/src/infotext/loras.rs`.
+//! - **What a PNG records:** `sd-core/src/lora/mod.rs`, and `keys.rs`, `write.rs` and `request.rs` in
 //!   `sd-core/src/infotext`.
 //! - **Reference values:** a case in `sd-onnx/tests/golden/lora_cases.py`. `lora.py` beside it
 //!   writes the files, and the tests in `tests/golden.rs` read them.

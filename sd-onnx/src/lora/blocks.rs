@@ -45,8 +45,8 @@ fn block_of(tensor: &str, resnets: usize) -> Option<usize> {
     };
     let block = level.checked_mul(resnets + 1)?.checked_add(layer)?;
     match way {
-        "down_blocks" => Some(DOWN + 1 + block).filter(|&block| block < MIDDLE),
-        "up_blocks" => Some(UP + block).filter(|&block| block < UP + BLOCKS),
+        "down_blocks" if block < BLOCKS - 1 => Some(DOWN + 1 + block),
+        "up_blocks" if block < BLOCKS => Some(UP + block),
         _ => None,
     }
 }

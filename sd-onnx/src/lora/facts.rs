@@ -53,9 +53,14 @@ impl Facts {
             base_model: owned("ss_base_model_version").or_else(|| owned("modelspec.architecture")),
             trigger_phrase: owned("modelspec.trigger_phrase"),
             tags: text("ss_tag_frequency").map_or(Vec::new(), tags),
-            hash: owned("sshs_model_hash"),
+            hash: owned("sshs_model_hash").filter(|hash| is_hash(hash)),
         }
     }
+}
+
+/// Returns whether a text has the 12 hexadecimal digits that are shown of a hash.
+fn is_hash(text: &str) -> bool {
+    text.len() >= 12 && text.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 /// Adds up the tags of all folders of training pictures. The result is empty for other contents.

@@ -364,16 +364,6 @@ impl Fitted {
             )
         })
     }
-
-    /// Returns the current names of the tensors of a network that the adapter changes.
-    #[cfg(test)]
-    pub fn tensors(&self, network: &str) -> impl Iterator<Item = &str> {
-        let changes = self
-            .changes
-            .iter()
-            .filter(move |change| change.network == network);
-        changes.flat_map(|change| change.tensors.iter().map(String::as_str))
-    }
 }
 
 /// Reads a tensor that is a single number.

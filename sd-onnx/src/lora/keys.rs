@@ -123,7 +123,7 @@ const PREFIXES: [(&str, &str); 12] = [
     ("clip_g.", TEXT_2),
 ];
 
-pub(super) const UNET: &str = "unet";
+pub(crate) const UNET: &str = "unet";
 pub(super) const TEXT: &str = "text_encoder";
 pub(super) const TEXT_2: &str = "text_encoder_2";
 

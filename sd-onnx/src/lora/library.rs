@@ -10,11 +10,10 @@ use std::{
 use sd_core::{BoxError, LoraCall, LoraInfo, LoraLibrary, LoraNetworks};
 use sd_text::{ClipTokenizer, Layer, PromptEncoder, TextualInversion, Tower, outside::chain};
 
-use super::{Active, FILES, Live, Lora, LoraFile, Set, Sites, Targets, keys::UNET};
+use super::{Active, FILES, Fitted, Live, Lora, LoraFile, Set, Sites, Targets, keys::UNET};
 use crate::{
     Error, folder,
     parts::{OnnxDenoiser, OnnxTextModel},
-    weights::Weights,
 };
 
 /// The extensions of the files in a folder that are tried. WebUI does not try `.bin`, which is the
@@ -31,7 +30,7 @@ pub(crate) struct LoraFiles {
 
 impl LoraFiles {
     /// Reads the headers of all files in a folder, and compares them with a model. A file that
-    /// cannot be used is kept with its problem, which a request that calls it gets.
+    /// cannot be used is listed with its problem, and a request that calls it is refused.
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read.
@@ -58,17 +57,15 @@ impl LoraFiles {
         self.files.iter().flatten()
     }
 
-    /// Makes the graphs over the weights of a network take the factors of all LoRAs that can be
-    /// inputs. `one_rank` is whether the network needs the same rank for all weights.
-    pub fn sites(&self, network: &str, weights: &mut Weights, one_rank: bool) -> Arc<Sites> {
+    /// Returns the names of the weights of a network that LoRAs change whose factors can be inputs.
+    pub fn live(&self, network: &str) -> BTreeSet<String> {
         let live = self.usable().filter(|file| file.fitted.is_live());
-        let tensors: BTreeSet<&str> = live
-            .flat_map(|file| file.fitted.weights_of(network))
-            .collect();
-        Arc::new(Sites::new(weights, &tensors, one_rank))
+        let names = live.flat_map(|file| file.fitted.weights_of(network));
+        names.map(str::to_owned).collect()
     }
 
-    /// Reads the textual inversions in the files. The ones that cannot be read are reported.
+    /// Reads the textual inversions in the files. An inversion that cannot be read is skipped with
+    /// a warning.
     pub fn inversions(&self) -> impl Iterator<Item = TextualInversion> {
         self.usable().flat_map(|file| {
             let read = file.lora.inversions();
@@ -98,7 +95,6 @@ pub(crate) struct TextTower {
     pub tokenizer: Arc<ClipTokenizer>,
     pub model: Arc<OnnxTextModel>,
     pub layer: Layer,
-    pub sites: Arc<Sites>,
 }
 
 /// The LoRAs that requests of a pipeline call by name.
@@ -107,7 +103,6 @@ pub(crate) struct Library {
     pub prompts: PromptEncoder,
     pub towers: Vec<TextTower>,
     pub denoiser: Arc<OnnxDenoiser>,
-    pub unet_sites: Arc<Sites>,
     /// The number of residual blocks in a level of the UNet.
     pub resnets: usize,
     /// The LoRAs of the last request, and the networks with them.
@@ -150,7 +145,17 @@ impl LoraLibrary for Library {
 }
 
 impl Library {
+    fn is_live(&self, call: &LoraCall) -> bool {
+        let info = self.files.infos.get(call.index);
+        info.is_some_and(|info| info.live)
+    }
+
     fn set(&self, calls: &[LoraCall]) -> Result<Set, BoxError> {
+        let changes = calls.iter().any(|call| call.unet.len() > 1);
+        if changes && !calls.iter().all(|call| self.is_live(call)) {
+            let problem = "a weight that changes over the steps needs LoRAs that are not merged";
+            return Err(problem.into());
+        }
         let mut uses = Vec::with_capacity(calls.len());
         for call in calls {
             let Some(Some(file)) = self.files.files.get(call.index) else {
@@ -163,32 +168,32 @@ impl Library {
         Ok(Set::new(uses, self.resnets))
     }
 
-    /// Returns the networks with a set of LoRAs. If one of them cannot be an input, all are merged
-    /// into the weights, because the formats that depend on a weight need the one that the LoRAs
-    /// before them have changed.
+    /// Returns the networks with a set of LoRAs.
+    ///
+    /// Formats such as DoRA depend on the weight that earlier LoRAs have changed. One LoRA that must
+    /// be merged therefore makes the whole set merged.
     fn changed(&self, set: &Arc<Set>) -> Result<LoraNetworks, BoxError> {
-        let is_live = set.fitted().all(|fitted| fitted.is_live());
-        tracing::info!(
-            "LoRAs are {}",
-            if is_live {
-                "inputs of the networks"
-            } else {
-                "merged into the weights"
-            }
-        );
+        let is_live = set.fitted().all(Fitted::is_live);
+        let way = match is_live {
+            true => "inputs of the networks",
+            false => "merged into the weights",
+        };
+        tracing::info!("the request's LoRAs are {way}");
         let active = |network, sites: &Arc<Sites>| -> Result<Active, Error> {
-            Ok(match is_live {
-                true => Active::Live(Arc::new(Live::new(network, sites, set)?)),
-                false => Active::Merged(set.clone()),
+            let mut weights = set.fitted().flat_map(|fitted| fitted.weights_of(network));
+            Ok(match (weights.next(), is_live) {
+                (None, _) => Active::None,
+                (Some(_), true) => Active::Live(Arc::new(Live::new(network, sites, set)?)),
+                (Some(_), false) => Active::Merged(set.clone()),
             })
         };
         let mut towers = Vec::with_capacity(self.towers.len());
         for tower in &self.towers {
-            let loras = active(tower.network, &tower.sites)?;
+            let loras = active(tower.network, tower.model.sites())?;
             let model = Arc::new(tower.model.with_loras(loras));
             towers.push(Tower::new(tower.tokenizer.clone(), model)?.layer(tower.layer));
         }
-        let loras = active(UNET, &self.unet_sites)?;
+        let loras = active(UNET, self.denoiser.sites())?;
         Ok(LoraNetworks {
             prompts: PromptEncoder::from_towers(towers)?,
             denoiser: Arc::new(self.denoiser.with_loras(loras)),

@@ -18,9 +18,9 @@ use super::{
 };
 use crate::{Error, graph::live::input_names, network::Named, session::Input, weights::Weights};
 
-/// The ranks that a network of fixed sizes is compiled for. Every rank is rounded up to one of
-/// them.
-const RANKS: [usize; 6] = [4, 16, 64, 256, 1024, 4096];
+/// The ranks that a network of fixed sizes is compiled for, and multiples of the largest. Every rank
+/// is rounded up to one of them.
+const RANKS: [usize; 3] = [4, 16, 64];
 
 impl Fitted {
     /// Returns whether all changes are products of small matrices, so that their factors can be
@@ -59,10 +59,11 @@ impl Change {
                 .iter()
                 .any(|&part| self.parts.get(part).is_some())
             && self.shape.len() > 1
+            // A table of embeddings is no layer to which a product can be added.
             && self
                 .tensors
                 .iter()
-                .all(|tensor| tensor.ends_with(".weight"))
+                .all(|tensor| tensor.ends_with(".weight") && !tensor.contains("embeddings."))
     }
 
     /// Adds the factors for each of the tensors.
@@ -111,8 +112,8 @@ pub(crate) struct Sites {
     /// The rank of all inputs, if the network needs the same rank in all of them: one of [`RANKS`],
     /// or 0 as long as no call has had a LoRA.
     rank: Option<AtomicUsize>,
-    /// The inputs of a call without LoRAs.
-    none: Arc<Inputs>,
+    /// The inputs of a call without LoRAs, and their rank.
+    none: Mutex<(usize, Arc<Inputs>)>,
 }
 
 #[derive(Debug)]
@@ -128,23 +129,26 @@ struct Site {
 pub(crate) struct Inputs(Vec<[(Vec<usize>, Vec<f32>); 2]>);
 
 impl Sites {
-    /// Makes the graphs over `weights` take the factors for these tensors. `one_rank` is whether
-    /// all factors need the same rank, of a few.
-    pub fn new(weights: &mut Weights, tensors: &BTreeSet<&str>, one_rank: bool) -> Self {
-        weights.make_live(tensors.iter().copied());
-        let site = |&tensor: &&str| {
-            Some(Site {
-                weight: tensor.to_owned(),
-                shape: weights.shape(tensor)?.to_vec(),
-                names: input_names(tensor),
-            })
+    /// Makes the graphs over `weights` take the factors for these tensors, as far as the network
+    /// uses them. The weights must have been [checked](Weights::check).
+    ///
+    /// If `one_rank`, all factors have the same rank, one of [`RANKS`] or a multiple of the largest.
+    pub fn new(weights: &mut Weights, tensors: &BTreeSet<String>, one_rank: bool) -> Self {
+        let used = weights.used();
+        let site = |(tensor, shape): (&str, &[usize])| Site {
+            weight: tensor.to_owned(),
+            shape: shape.to_vec(),
+            names: input_names(tensor),
         };
-        let sites: Vec<_> = tensors.iter().filter_map(site).collect();
+        let used = used.filter(|(tensor, _)| tensors.contains(*tensor));
+        let mut sites: Vec<_> = used.map(site).collect();
+        sites.sort_by(|a, b| a.weight.cmp(&b.weight));
+        weights.make_live(sites.iter().map(|site| site.weight.as_str()));
         let none = Inputs(sites.iter().map(|site| site.joined(&[], None)).collect());
         Self {
             sites,
             rank: one_rank.then(AtomicUsize::default),
-            none: none.into(),
+            none: Mutex::new((0, none.into())),
         }
     }
 
@@ -154,13 +158,24 @@ impl Sites {
         match active {
             Active::Merged(_) => None,
             Active::Live(live) => Some(live.inputs(step)),
-            Active::None => match &self.rank {
-                _ if self.sites.is_empty() => None,
-                None => Some(self.none.clone()),
-                Some(rank) if rank.load(Ordering::Relaxed) == 0 => None,
-                Some(_) => Some(self.inputs(&[]).into()),
-            },
+            Active::None if self.sites.is_empty() => None,
+            Active::None if self.rank.is_some() && self.rank_now() == 0 => None,
+            Active::None => {
+                // After a panic, the value is still a complete one.
+                let mut none = self.none.lock().unwrap_or_else(PoisonError::into_inner);
+                let rank = self.rank_now();
+                if none.0 != rank {
+                    *none = (rank, self.inputs(&[]).into());
+                }
+                Some(none.1.clone())
+            }
         }
+    }
+
+    /// Returns the rank of all inputs, or 0 if each input has its own.
+    fn rank_now(&self) -> usize {
+        let rank = self.rank.as_ref();
+        rank.map_or(0, |rank| rank.load(Ordering::Relaxed))
     }
 
     /// Returns the inputs with their names.
@@ -194,7 +209,7 @@ impl Sites {
             };
             let needed = all.iter().map(of).max().unwrap_or(0);
             let rounded = RANKS.into_iter().find(|&rank| rank >= needed);
-            let rounded = rounded.unwrap_or_else(|| needed.next_multiple_of(RANKS[0]));
+            let rounded = rounded.unwrap_or_else(|| needed.next_multiple_of(RANKS[2]));
             // A network that was compiled for a larger rank is used for smaller ones, too.
             rounded.max(rank.fetch_max(rounded, Ordering::Relaxed))
         });
@@ -249,8 +264,8 @@ pub(crate) struct Live {
     set: Arc<Set>,
     /// The factors of each LoRA of the set.
     factors: Vec<Factors>,
-    /// The inputs of the last call, and the weights of the LoRAs in it.
-    last: Mutex<Option<(Vec<f32>, Arc<Inputs>)>>,
+    /// The inputs of the last call, the weights of the LoRAs in it, and the rank of all inputs.
+    last: Mutex<Option<(Vec<f32>, usize, Arc<Inputs>)>>,
 }
 
 impl Live {
@@ -274,8 +289,9 @@ impl Live {
         let weights = self.set.weights(self.network, step);
         // After a panic, the value is still a complete one.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, inputs)) = &*last
+        if let Some((known, rank, inputs)) = &*last
             && *known == weights
+            && *rank == self.sites.rank_now()
         {
             return inputs.clone();
         }
@@ -289,7 +305,7 @@ impl Live {
             })
             .collect();
         let inputs = Arc::new(self.sites.inputs(&loras));
-        *last = Some((weights, inputs.clone()));
+        *last = Some((weights, self.sites.rank_now(), inputs.clone()));
         inputs
     }
 }

@@ -1,12 +1,12 @@
-//! The adapters of a builder: the ones that it merges into a model when it loads the model, and the
-//! ones that requests can call by name.
+//! The builder's adapters. Some are merged when the model is loaded, and requests call the others by
+//! name.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
 
 use sd_core::PipelineBuilder;
 use sd_text::outside::printable;
 
-use super::{Fitted, Lora, LoraFiles, Sites, Targets, Use, keys::UNET, library::name_of, merge};
+use super::{Fitted, Lora, LoraFiles, Targets, Use, keys::UNET, library::name_of, merge};
 use crate::{Error, LoraWeight, inversions::Inversions, source::Source, weights::Weights};
 
 /// The adapters of a builder, compared with a model.
@@ -73,11 +73,10 @@ impl Adapters {
         Ok(Self { adapters, library })
     }
 
-    /// Makes the graphs over the weights of a network take the factors of the adapters that
-    /// requests can call. `one_rank` is whether the network needs the same rank for all weights.
-    pub fn sites(&self, network: &str, weights: &mut Weights, one_rank: bool) -> Arc<Sites> {
+    /// Returns the names of the weights of a network whose adapters can be inputs.
+    pub fn live(&self, network: &str) -> BTreeSet<String> {
         let library = self.library.as_ref();
-        library.map_or_else(Arc::default, |it| it.sites(network, weights, one_rank))
+        library.map_or_else(BTreeSet::new, |library| library.live(network))
     }
 
     /// Merges the adapters into the weights of a network, in the order of the builder.

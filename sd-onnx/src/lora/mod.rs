@@ -1,4 +1,5 @@
-//! LoRA and its relatives: reads adapter files, and merges them into the weights of a model.
+//! LoRA and its relatives: reads adapter files, and merges them into the weights of a model or makes
+//! their factors inputs of the networks.
 //!
 //! [`Lora::open`] reads the header of a file and sorts its tensors into modules. [`Lora::fit`]
 //! compares the modules with the tensors of a model, checks every shape, and returns the changes.
@@ -87,6 +88,7 @@ use sd_text::{
 pub(crate) use self::{
     facts::Facts,
     fit::Fitted,
+    keys::UNET,
     library::{Library, LoraFiles, TextTower},
     live::{Live, Sites},
     merge::{Use, merge},

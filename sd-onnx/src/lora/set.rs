@@ -64,9 +64,20 @@ impl Set {
         Self { uses, resnets }
     }
 
-    /// Returns whether these calls of the same library make the same set.
+    /// Returns whether the set was made from these calls.
     pub fn is_of(&self, calls: &[LoraCall]) -> bool {
         self.uses.iter().map(|(_, call)| call).eq(calls)
+    }
+
+    /// Returns whether another set of the same library has the same calls.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let calls = |set: &'_ Self| {
+            set.uses
+                .iter()
+                .map(|(_, call)| call.clone())
+                .collect::<Vec<_>>()
+        };
+        self.is_of(&calls(other))
     }
 
     /// Returns the changes of each LoRA.

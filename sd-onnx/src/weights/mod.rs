@@ -176,7 +176,7 @@ impl Weights {
         }
     }
 
-    /// Returns the same weights again. Nothing is read or copied but the table.
+    /// Returns a copy that shares the tensors' bytes.
     pub fn copy(&self) -> Self {
         let copy = |tensor: &Tensor| Tensor {
             place: tensor.place.clone(),

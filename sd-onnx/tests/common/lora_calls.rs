@@ -139,8 +139,7 @@ pub fn compare(
             let merged = merged.unwrap_or_else(|error| panic!("{name}: {}", chain(&error)));
             let (found, expected) = (with(&library, &calls), of_pipeline(&merged));
             let (error, change) = (difference(&found, &expected), difference(&plain, &expected));
-            let most = if is_live { ROUNDING } else { 0.0 };
-            assert!(error <= most, "{name}: {error:.1e}");
+            assert!(error <= ROUNDING, "{name}: {error:.1e}");
             assert!(
                 change > 5.0 * ROUNDING,
                 "{name} changes nothing: {change:.1e}"

@@ -302,7 +302,7 @@ fn merged_weights_replace_the_stored_ones() {
     let (network, weights) = &mut case.networks[0];
     let done: Merged = merge(network, weights, &used).unwrap();
     assert_eq!((done.tensors, done.bytes), (1, 8 * 4 * 4));
-    let name = adapter.tensors("unet").next().unwrap();
+    let name = adapter.weights_of("unet").next().unwrap();
     let found = weights
         .tensor(name, &[8, 4])
         .unwrap()
@@ -347,7 +347,7 @@ fn an_adapter_that_was_fitted_to_other_weights_is_refused() {
     case.write(&[(&format!("{TO_Q}.diff"), Made::new(&[8, 4], 65))]);
     let adapter = case.fit().unwrap();
     let mut other = unet();
-    let name = adapter.tensors("unet").next().unwrap();
+    let name = adapter.weights_of("unet").next().unwrap();
     other.insert(name.to_owned(), Made::new(&[8, 5], 66));
     let path = case.path().with_file_name("other.safetensors");
     write(&path, &other);
