@@ -664,6 +664,7 @@ def main():
         models[case["model"]] = model
         run = runs[name] = Run(model, case)
         replayed(run)
+        rules(run)
         entries.append(record(run, tensors))
         wrong = mistakes(run)
         with model.doubled():
@@ -697,6 +698,52 @@ def replayed(run):
     generator = generators(run.case)
     for _, values in run.draws:
         assert torch.equal(values, torch.randn(values.shape, generator=generator))
+
+
+def rules(run):
+    """Asserts some of the rules in the README on the values of a run."""
+    case, vae = run.case, run.model.parts["vae"]
+    strength = 1.0 if case["strength"] is None else case["strength"]
+    first = len(run.scheduler.timesteps) - len(run.timesteps)
+    assert first == (case["steps"] - int(case["steps"] * strength)) * run.scheduler.order
+    kinds = [purpose for purpose, _ in run.draws]
+    draws = {kind: torch.cat([v for k, v in run.draws if k == kind]) for kind in kinds}
+    pure = case["image_guidance"] is not None or (case["mask"] and strength == 1.0)
+    nine = case["mask"] and run.model.parts["unet"].config.in_channels == 9
+    assert ("posterior" in draws) == (case["image_guidance"] is None and not (nine and pure))
+    assert kinds == sorted(kinds, key=["posterior", "noise", "masked", "step"].index)
+
+    posterior = vae.encode(run.prepared).latent_dist
+    scale = vae.config.scaling_factor
+    if "posterior" in draws:
+        sample = posterior.mean + torch.exp(posterior.logvar / 2) * draws["posterior"]
+        assert relative(run.image_latents, (sample * scale).expand_as(run.image_latents)) < 1e-6
+    elif case["image_guidance"] is not None:
+        assert torch.equal(run.image_latents, posterior.mean)
+    if pure:
+        start = draws["noise"] * run.scheduler.init_noise_sigma
+    elif case["scheduler"].startswith(("Euler", "Heun")):
+        start = run.image_latents + run.scheduler.sigmas[first] * draws["noise"]
+    else:
+        alpha = run.scheduler.alphas_cumprod[int(run.timesteps[0])]
+        if case["scheduler"].startswith("DPM"):
+            alpha = 1 / (run.scheduler.sigmas[first] ** 2 + 1)
+        start = alpha ** 0.5 * run.image_latents + (1 - alpha) ** 0.5 * draws["noise"]
+    assert relative(run.initial, start) < 1e-6
+
+    if case["mask"]:
+        cut = run.prepared_mask
+        if PICTURES[case["picture"]] == case["size"]:
+            plain = torch.from_numpy(mask(case["mask"], case["picture"]))
+            assert torch.equal(cut[0, 0], (plain >= 128).float())
+        factor = cut.shape[3] // run.mask.shape[3]
+        assert torch.equal(run.mask, cut[:, :, ::factor, ::factor])
+        masked = vae.encode(run.prepared * (cut < 0.5)).latent_dist
+        masked = masked.mean + torch.exp(masked.logvar / 2) * draws["masked"]
+        assert relative(run.masked_latents, masked * scale) < 1e-6
+        if not nine:
+            kept = (run.mask == 0).expand_as(run.latents)
+            assert torch.equal(run.latents[kept], run.image_latents[kept])
 
 
 def batches(runs):
