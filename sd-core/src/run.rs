@@ -506,8 +506,9 @@ impl Drawn {
         };
         Self {
             clean: zeros(matches!(start.clean, Some(Clean::Encoded(_)))),
-            // The picture of an instruct-pix2pix model is not sampled.
-            beside: zeros(start.beside.is_some() && start.latent_mask.is_some()),
+            // diffusers' inpainting pipelines also draw it if the network does not take it. The
+            // picture of an instruct-pix2pix model is not sampled.
+            beside: zeros(start.latent_mask.is_some()),
         }
     }
 

@@ -124,10 +124,11 @@ pub use sd_core::{
     GenerateError, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError, Inputs,
     LatentCodec, LatentDistribution, LatentRgb, LoraBlocks, LoraCall, LoraInfo, LoraLibrary,
     LoraNetworks, LoraWeight, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, MAX_WINDOWS,
-    NetworkReport, OnStop, Picture, Pipeline, PipelineBuilder, Problem, Problems, Progress, Prompt,
-    PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request, SchedulerConfig, SizeIds,
-    Sizes, Stage, StepInfo, StopToken, Stopped, Timings, Unfinished, Update, files, guidance,
-    guide, image, infotext, ndarray, schedulers, slerp, text,
+    Mask, NetworkReport, OnStop, Picture, Pipeline, PipelineBuilder, Posterior, Problem, Problems,
+    Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request, Resize,
+    SchedulerConfig, SizeIds, Sizes, Stage, Start, StartFrom, StepInfo, StopToken, Stopped,
+    Timings, Unfinished, Update, files, guidance, guide, image, infotext, ndarray, schedulers,
+    slerp, text,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
 

@@ -229,11 +229,10 @@ impl Start {
     /// Returns the size of the picture, rounded down to multiples of 8 and of `factor`, but at least
     /// one such multiple. Latents have `factor` pixels on each side.
     pub(crate) fn default_size(&self, factor: usize) -> [u32; 2] {
-        let unit = if factor.is_multiple_of(8) {
-            factor
-        } else {
-            8 * factor
-        };
+        // The smallest multiple of 8 that is also a multiple of the factor.
+        let units = (1..=8_usize).map(|n| 8 * n);
+        let unit = units.filter(|unit| unit.is_multiple_of(factor)).min();
+        let unit = unit.unwrap_or(8 * factor);
         let side = |pixels: usize| {
             (pixels / unit * unit)
                 .max(unit)
@@ -365,11 +364,8 @@ impl Mask {
     /// Returns the mask in the size of the request, 0 or 255.
     pub(crate) fn pixels(&self, resize: Resize, size: ImageSize) -> GrayImage {
         let (height, width) = self.values.dim();
-        let values = self
-            .values
-            .iter()
-            .map(|&value| if value < 128 { 0 } else { 255 });
-        let mask = GrayImage::from_raw(width as u32, height as u32, values.collect());
+        let values = self.values.iter().copied().collect();
+        let mask = GrayImage::from_raw(width as u32, height as u32, values);
         let mask = mask.expect("an array has a value for each of its places");
         let mut mask = resize.to(&mask, size);
         mask.iter_mut()
