@@ -2,6 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release --example txt2img -- "a fox" --seed 7 --steps 20 --output fox.png
+//! cargo run --release --example txt2img -- "an owl" --image fox.png --strength 0.6
 //! ```
 
 use std::{
@@ -20,7 +21,8 @@ use sd_examples::{
     print, progress_bar, save_new, slug, stopped_by_ctrl_c, tell,
 };
 use sd_onnx::{
-    Conditioning, Event, Infotext, Picture, Pipeline, Prompt, Request, StopToken, Timings, files,
+    Conditioning, Event, Infotext, Mask, Picture, Pipeline, Prompt, Request, Start, StopToken,
+    Timings, files, image::DynamicImage,
 };
 use sd_text::outside::printable;
 
@@ -35,6 +37,19 @@ struct Arguments {
     /// with the changes that other options make
     #[arg(long, value_name = "FILE")]
     like: Option<PathBuf>,
+    /// Picture to start from (image to image): PNG, JPEG or WebP. It sets the size, unless --width
+    /// and --height do
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// How much of --image is redrawn, 0 to 1 [default: 0.75]
+    #[arg(long, value_name = "SHARE", requires = "image")]
+    strength: Option<f32>,
+    /// Mask of the size of --image: only its white part is redrawn (inpainting)
+    #[arg(long, value_name = "FILE", requires = "image")]
+    mask: Option<PathBuf>,
+    /// Blur of the mask's edge in pixels, 0 to 256 [default: 0]
+    #[arg(long, value_name = "PIXELS", requires = "mask")]
+    mask_blur: Option<f32>,
     #[command(flatten)]
     options: Options,
     /// Number of pictures; picture i, counted from 0, uses the seed plus i
@@ -60,10 +75,13 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let options = &arguments.options;
     let like = arguments.like.as_deref().map(Like::read).transpose()?;
+    let infotext = like.as_ref().map(|like| &like.infotext);
+    let start = start(arguments, infotext)?;
     let with_options = |mut request: Request| {
         if let Some(prompt) = &arguments.prompt {
             request = request.prompt(prompt);
         }
+        request.start = start.clone();
         Ok::<_, Failure>(options.request(request)?.count(arguments.count))
     };
     // Wrong arguments are reported before the model is loaded.
@@ -84,7 +102,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         None => (request, Vec::new()),
     };
-    let of_file = differences.into_iter();
+    let is_supplied = |difference: &String| start.is_some() && difference == STARTED;
+    let of_file = differences.into_iter().filter(|it| !is_supplied(it));
     let of_file = of_file.map(|difference| (arguments.like.as_deref(), difference));
     let of_prompts = prompt_warnings([&request]).into_iter();
     tell_warnings(of_file.chain(of_prompts.map(|warning| (None, warning))));
@@ -99,6 +118,38 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         like.tell_another_model(&pipeline);
     }
     generate(&pipeline, &request, &stop, arguments)
+}
+
+/// The difference of a file whose run started from a picture.
+const STARTED: &str = "the run started from a picture, which has to be supplied";
+
+/// Reads the picture that the run starts from, and its mask. The options of an infotext count where
+/// no argument replaces them.
+fn start(arguments: &Arguments, like: Option<&Infotext>) -> Result<Option<Start>, Failure> {
+    let Some(path) = &arguments.image else {
+        return Ok(None);
+    };
+    let picture = files::read_picture(path).map_err(Failure::at(path))?.rgb;
+    let mask = match &arguments.mask {
+        None => None,
+        Some(path) => {
+            let mask = files::read_picture(path).map_err(Failure::at(path))?;
+            Some(Mask::new(DynamicImage::from(mask.rgb).to_luma8()))
+        }
+    };
+    let of_file = like.and_then(|like| like.start(picture.clone(), mask.clone()));
+    let mut start = of_file.unwrap_or_else(|| {
+        let mut start = Start::picture(picture);
+        start.mask = mask;
+        start
+    });
+    if let Some(strength) = arguments.strength {
+        start = start.strength(strength);
+    }
+    if let (Some(mask), Some(blur)) = (&mut start.mask, arguments.mask_blur) {
+        mask.blur = blur;
+    }
+    Ok(Some(start))
 }
 
 /// The picture that `--like` names, and how it was made.

@@ -526,10 +526,12 @@ impl Options {
 
     /// Returns the request with its size set.
     ///
-    /// Each side comes from these options, else from the request, else from the model.
+    /// Each side comes from these options, else from the request or the picture that it starts
+    /// from, else from the model.
     pub fn sized(&self, request: Request, pipeline: &Pipeline) -> Request {
         let default = pipeline.default_size();
-        let [width, height] = request.size.unwrap_or([default.width(), default.height()]);
+        let size = pipeline.with_defaults(request.clone()).size;
+        let [width, height] = size.unwrap_or([default.width(), default.height()]);
         request.size(self.width.unwrap_or(width), self.height.unwrap_or(height))
     }
 

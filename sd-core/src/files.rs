@@ -1,12 +1,89 @@
-//! Writing files atomically, and encoding PNG files.
+//! Reading pictures, writing files atomically, and encoding PNG files.
 
 use std::{
-    fs,
-    io::{self, Write},
+    fs::{self, File},
+    io::{self, BufReader, Write},
     path::Path,
 };
 
+use image::{
+    DynamicImage, ExtendedColorType, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits,
+    RgbImage,
+};
+
+use crate::MAX_PIXELS;
+
 pub use crate::infotext::png::png;
+
+/// A picture that was read from a file.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ReadPicture {
+    /// The colours, 8 bits each. Where the picture is transparent, they are what the file has there,
+    /// often black.
+    pub rgb: RgbImage,
+    /// The opacity, if the file has one: 255 where the picture is opaque.
+    pub alpha: Option<GrayImage>,
+}
+
+/// Reads a PNG, JPEG or WebP file. The format is recognised by the content.
+///
+/// The picture is turned as its EXIF orientation says. 16-bit values are rounded to 8 bits, and grey
+/// pictures and palettes become colours. Colour profiles are ignored.
+///
+/// ```no_run
+/// use sd_core::{Request, Start, files};
+///
+/// let sketch = files::read_picture("sketch.jpg")?;
+/// let request = Request::new("a fox").start(Start::picture(sketch.rgb));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+/// Returns an error if the file cannot be read or is damaged, if it is in another format or in CMYK,
+/// or if it has more than [`MAX_PIXELS`] pixels. The size is checked before the pixels are decoded.
+pub fn read_picture(path: impl AsRef<Path>) -> io::Result<ReadPicture> {
+    let wrong = |problem: String| io::Error::new(io::ErrorKind::InvalidData, problem);
+    // By the content alone, whatever the file is called.
+    let reader = ImageReader::new(BufReader::new(File::open(path)?));
+    let reader = reader.with_guessed_format()?;
+    let mut reader = match reader.format() {
+        Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP) => reader,
+        Some(other) => {
+            let problem = format!("the format is {other:?}, expected PNG, JPEG or WebP");
+            return Err(wrong(problem));
+        }
+        None => return Err(wrong("no picture, expected PNG, JPEG or WebP".into())),
+    };
+    let mut limits = Limits::default();
+    // Four values of 16 bits for each pixel, and as much again for the decoder.
+    limits.max_alloc = Some(16 * MAX_PIXELS);
+    reader.limits(limits);
+    let damaged = |error: image::ImageError| wrong(format!("the picture is damaged: {error}"));
+    let mut decoder = reader.into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        let problem = format!("has {width}×{height} pixels, expected at most {MAX_PIXELS} in all");
+        return Err(wrong(problem));
+    }
+    let color = decoder.original_color_type();
+    if matches!(color, ExtendedColorType::Cmyk8 | ExtendedColorType::Cmyk16) {
+        return Err(wrong("the colours are CMYK, expected RGB or grey".into()));
+    }
+    let orientation = decoder.orientation().map_err(damaged)?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+    picture.apply_orientation(orientation);
+    let alpha = picture.color().has_alpha().then(|| {
+        let picture = picture.to_rgba8();
+        let values = picture.pixels().map(|pixel| pixel.0[3]).collect();
+        let alpha = GrayImage::from_raw(picture.width(), picture.height(), values);
+        alpha.expect("there is a value for each pixel")
+    });
+    Ok(ReadPicture {
+        rgb: picture.to_rgb8(),
+        alpha,
+    })
+}
 
 /// Writes a file atomically: the file appears under its name only when it is complete.
 ///
@@ -88,6 +165,82 @@ mod tests {
             1,
             "no temporary file is left"
         );
+    }
+
+    #[test]
+    fn pictures_of_many_kinds_are_read() {
+        use image::{Luma, LumaA, Rgb, Rgba, buffer::ConvertBuffer};
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let rgb = RgbImage::from_fn(24, 16, |x, y| Rgb([x as u8 * 10, y as u8 * 15, 128]));
+        for name in ["a.png", "a.webp", "a.jpg"] {
+            rgb.save(path(name)).unwrap();
+            let read = read_picture(path(name)).unwrap();
+            assert_eq!(
+                (read.rgb.dimensions(), &read.alpha),
+                ((24, 16), &None),
+                "{name}"
+            );
+            let error = read
+                .rgb
+                .iter()
+                .zip(rgb.iter())
+                .map(|(a, b)| a.abs_diff(*b))
+                .max();
+            let most = if name == "a.jpg" { 40 } else { 0 };
+            assert!(error <= Some(most), "{name}: {error:?}");
+        }
+        // The content decides, not the name.
+        fs::rename(path("a.png"), path("b.jpg")).unwrap();
+        assert_eq!(read_picture(path("b.jpg")).unwrap().rgb, rgb);
+        let deep: image::ImageBuffer<Rgb<u16>, Vec<u16>> = rgb.convert();
+        deep.save(path("deep.png")).unwrap();
+        assert_eq!(read_picture(path("deep.png")).unwrap().rgb, rgb);
+        let clear = image::RgbaImage::from_fn(8, 8, |x, _| Rgba([1, 2, 3, x as u8]));
+        clear.save(path("clear.png")).unwrap();
+        let read = read_picture(path("clear.png")).unwrap();
+        assert_eq!(read.rgb.get_pixel(5, 0), &Rgb([1, 2, 3]));
+        assert_eq!(read.alpha.unwrap().get_pixel(5, 0), &Luma([5]));
+        let gray = image::GrayAlphaImage::from_pixel(8, 8, LumaA([7, 9]));
+        gray.save(path("gray.png")).unwrap();
+        let read = read_picture(path("gray.png")).unwrap();
+        assert_eq!(read.rgb.get_pixel(0, 0), &Rgb([7, 7, 7]));
+        assert_eq!(read.alpha.unwrap().get_pixel(0, 0), &Luma([9]));
+    }
+
+    #[test]
+    fn files_that_are_no_pictures_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let refused = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            read_picture(&path).map(drop).unwrap_err().to_string()
+        };
+        assert!(refused(b"").contains("no picture"));
+        assert!(refused(b"GIF89a\x01\0\x01\0\0\0\0").contains("the format is Gif"));
+        let mut png = Vec::new();
+        let picture = RgbImage::new(64, 64);
+        let mut to = io::Cursor::new(&mut png);
+        picture.write_to(&mut to, ImageFormat::Png).unwrap();
+        assert!(refused(&png[..png.len() / 2]).contains("damaged"));
+        // A bomb: a header that claims 65,535 × 65,535 pixels, with a right checksum.
+        let mut bomb = png.clone();
+        bomb[16..24].copy_from_slice(&[0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff]);
+        let mut crc = !0u32;
+        for byte in &bomb[12..29] {
+            crc ^= u32::from(*byte);
+            for _ in 0..8 {
+                crc = (crc >> 1) ^ (0xedb8_8320 * (crc & 1));
+            }
+        }
+        bomb[29..33].copy_from_slice(&(!crc).to_be_bytes());
+        let error = refused(&bomb);
+        assert!(
+            error.contains("65535×65535") || error.contains("limits"),
+            "{error}"
+        );
+        assert!(read_picture(folder.path()).is_err());
+        assert!(read_picture(folder.path().join("no")).is_err());
     }
 
     #[cfg(unix)]

@@ -683,7 +683,9 @@ impl Pipeline {
     pub fn with_defaults(&self, request: Request) -> Request {
         let parts = &*self.parts;
         let chosen = parts.defaults.chosen(&request, &parts.scheduler);
-        let size = [parts.size.width(), parts.size.height()];
+        let of_start = request.start.as_ref();
+        let of_start = of_start.map(|start| start.default_size(parts.codec.factor()));
+        let size = of_start.unwrap_or([parts.size.width(), parts.size.height()]);
         Request {
             size: request.size.or(Some(size)),
             steps: Some(chosen.steps),

@@ -425,7 +425,7 @@ fn calls_that_cannot_be_used_are_problems() {
             "either step, or start and stop",
         ),
         ("sepai", "", near),
-        ("moss", "", "a LoRA without this problem: it is for SDXL"),
+        ("moss", "", "a LoRA that fits the model, but it is for SDXL"),
         ("ink:0@0,1@1", "weights that change by step in ", merged),
         ("ink:stop=2", "weights that change by step in ", merged),
     ];
@@ -832,7 +832,7 @@ fn loras_of_an_infotext_are_found_by_name_and_hash() {
             "",
             "a ",
             vec![
-                "this pipeline needs a LoRA without this problem: it is for SDXL, so \
+                "this pipeline needs a LoRA that fits the model, but it is for SDXL, so \
                  `<lora:moss:1>` is left out",
             ],
         ),

@@ -277,8 +277,16 @@ fn each_key_that_is_not_followed_is_named_once() {
         ),
         [""; 0]
     );
+    // A picture of image to image, and one with a second pass.
+    let started = "the run started from a picture, which has to be supplied";
+    assert_eq!(differences("a fox", ", Denoising strength: 0.7"), [started]);
+    let second = ", Denoising strength: 0.7, Hires upscale: 2";
+    let expected = [
+        "`Denoising strength: 0.7` is ignored",
+        "`Hires upscale: 2` is ignored",
+    ];
+    assert_eq!(differences("a fox", second), expected);
     for entry in [
-        "Denoising strength: 0.7",
         "Hires upscale: 2",
         "Eta: 0.5",
         "Tiling: True",

@@ -108,6 +108,15 @@ keys! {
             "the shape of an embedding that was supplied instead of a text, a difference.";
         SD_INITIAL_NOISE = "SD initial noise":
             "the shape of the initial noise that was supplied, a difference.";
+        DENOISING_STRENGTH = "Denoising strength":
+            "the strength of a run that started from a picture. In files of WebUI, it may also be \
+             the strength of a second pass (\"Hires. fix\"), which is a difference.";
+        MASK_BLUR = "Mask blur":
+            "the blur of the mask of such a run, in pixels.";
+        SD_START = "SD start":
+            "the size of that picture, and the options of [`Start`](crate::Start) as JSON. The \
+             picture has to be supplied, which is a difference. \
+             [`Infotext::start`](crate::Infotext::start) joins it with the options.";
         SD_BESIDE = "SD beside":
             "the shape of the extra channels beside the latents, a difference.";
         SD_PROMPT = "SD prompt", SD_NEGATIVE_PROMPT = "SD negative prompt":

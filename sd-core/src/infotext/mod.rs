@@ -44,6 +44,7 @@ pub(crate) mod loras;
 pub(crate) mod png;
 mod read;
 mod request;
+mod start;
 mod webui;
 mod write;
 

@@ -20,6 +20,7 @@ use super::{
     Infotext, OF_MODEL, OF_WEBUI, Reproduction,
     keys::{self, KEYS},
     loras::{Calls, MOST_STEPS, hashes, merged},
+    start,
     webui::{
         default_row, from_forge, ladder_called, nearest, noise_called, of_comfyui, row_called,
         row_of_class, row_of_diffusers, split_comfyui, with_sgm_noise,
@@ -87,6 +88,7 @@ pub(crate) fn reproduction(infotext: &Infotext, callable: Option<&Callable>) -> 
     reading.called_loras(&mut request);
     reading.inversions();
     reading.loras();
+    reading.start();
     reading.others(draws);
     reading.done(request)
 }
@@ -795,6 +797,21 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// Adds a difference for the picture that the run started from.
+    fn start(&mut self) {
+        let strength = self.get(keys::DENOISING_STRENGTH);
+        // Other programs write a strength of 1 for pictures that started from noise.
+        let is_noise = |strength: &&str| self.foreign && strength.parse() == Ok(1.0_f32);
+        let strength = strength.filter(|strength| !is_noise(strength));
+        let is_pass = || {
+            let mut entries = self.infotext.entries.iter();
+            entries.any(|(key, _)| key.starts_with("Hires "))
+        };
+        if strength.is_some() && (!self.foreign || !is_pass()) {
+            self.note(start::NOTE.to_owned());
+        }
+    }
+
     /// Adds a difference for textual inversions, which a pipeline must load.
     fn inversions(&mut self) {
         if let Some(named) = self.get(keys::TI_HASHES) {
@@ -817,7 +834,13 @@ impl<'a> Reading<'a> {
         for (key, value) in &infotext.entries {
             let inert = match (key.as_str(), value.as_str()) {
                 ("Eta", _) => !draws,
-                ("Denoise" | "Denoising strength", value) => value.parse() == Ok(1.0_f32),
+                ("Denoise", value) => value.parse() == Ok(1.0_f32),
+                (keys::DENOISING_STRENGTH, value) => {
+                    let is_pass = |key: &String| key.starts_with("Hires ");
+                    value.parse() == Ok(1.0_f32)
+                        || !infotext.entries.iter().any(|(key, _)| is_pass(key))
+                }
+                (keys::MASK_BLUR, _) => true,
                 ("Operations", "txt2img")
                 | ("Parser", "a1111")
                 | ("Pipeline", "StableDiffusionPipeline")

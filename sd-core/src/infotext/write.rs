@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{
     Infotext, OF_MODEL, OF_WEBUI, keys,
+    start::Recorded,
     webui::{name_of, noise_called, rng_of},
 };
 use crate::{
@@ -35,6 +36,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     writing.own_sampling();
     writing.own_noise();
     writing.sizes();
+    writing.start();
     writing.prompts();
     writing.inversions();
     writing.arrays();
@@ -200,6 +202,17 @@ impl Writing<'_> {
             let scores = scores.expect("the plan has checked that they are finite");
             self.add(keys::SD_AESTHETIC_SCORES, scores);
         }
+    }
+
+    fn start(&mut self) {
+        let Some(start) = &self.request.start else {
+            return;
+        };
+        self.add(keys::DENOISING_STRENGTH, start.strength.to_string());
+        if let Some(mask) = &start.mask {
+            self.add(keys::MASK_BLUR, mask.blur.to_string());
+        }
+        self.add(keys::SD_START, Recorded::of(start).json());
     }
 
     fn prompts(&mut self) {
