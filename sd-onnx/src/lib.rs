@@ -23,6 +23,7 @@
 //!   WebUI and ComfyUI call them.
 //! - [`handbook::programs`]: sharing a pipeline, running many requests, progress, stopping and
 //!   streaming.
+//! - [`handbook::pictures`]: pictures as input, with and without a mask.
 //! - [`handbook::pieces`]: custom embeddings, noise, latents, samplers, guidance and networks.
 //! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
 //! - [`handbook::files`]: which model files load, how to use LoRAs, how to convert models, and

@@ -8,21 +8,23 @@
 //! 3. [`sampling`]: samplers, noise levels, and their names in other programs.
 //! 4. [`programs`]: servers, windows and games: how to share a pipeline, and how to watch, stop and
 //!    stream a run.
-//! 5. [`pieces`]: embeddings, textual inversions, latents, noise, and custom samplers, guidance and
+//! 5. [`pictures`]: pictures as input: image to image, inpainting and instruct-pix2pix.
+//! 6. [`pieces`]: embeddings, textual inversions, latents, noise, and custom samplers, guidance and
 //!    networks.
-//! 6. [`families`]: SDXL, its refiner, LCM and other families of models, and what each of them
+//! 7. [`families`]: SDXL, its refiner, LCM and other families of models, and what each of them
 //!    needs.
-//! 7. [`files`]: which model files load, how to use LoRAs, how to convert models, and what a PNG
+//! 8. [`files`]: which model files load, how to use LoRAs, how to convert models, and what a PNG
 //!    records.
-//! 8. [`devices`]: OpenVINO, bf16, and how much memory a model needs.
-//! 9. [`contributing`]: how to build and test this project, and how to write golden files.
-//! 10. [`where_it_goes`]: which files of this project a change touches.
+//! 9. [`devices`]: OpenVINO, bf16, and how much memory a model needs.
+//! 10. [`contributing`]: how to build and test this project, and how to write golden files.
+//! 11. [`where_it_goes`]: which files of this project a change touches.
 
 pub mod contributing;
 pub mod devices;
 pub mod families;
 pub mod files;
 pub mod parameters;
+pub mod pictures;
 pub mod pieces;
 pub mod programs;
 pub mod prompts;

@@ -1,0 +1,85 @@
+//! Pictures as input: image to image, inpainting and instruct-pix2pix.
+//!
+//! # Image to image
+//! [`Request::start`](crate::Request::start) makes a run start from a picture. The picture is
+//! encoded to latents, noise of a middle level is added to them, and the run begins at that level:
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! # let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/pictures/fox.png");
+//! use sd_onnx::{Request, Start, files};
+//!
+//! # let pipeline = sd_onnx::builder().load(folder)?;
+//! let fox = files::read_picture(picture)?;
+//! let request = Request::new("a cat").start(Start::picture(fox.rgb).strength(0.4));
+//! # let request = request.steps(5);
+//! let cat = pipeline.generate(&request)?;
+//! # assert_eq!(cat.image().dimensions(), (96, 96));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The **strength** sets the level. Near 0 the picture hardly changes. At 1 only a trace of it is
+//! left. A run of 20 steps at a strength of 0.4 makes the last 8 steps.
+//! [`StrengthRule`](crate::schedulers::ladders::StrengthRule) has the ways in which diffusers, WebUI
+//! and ComfyUI count the steps. With ComfyUI's, a run makes all 20 steps at any strength, on finer
+//! noise levels.
+//!
+//! | option | effect | default |
+//! |---|---|---|
+//! | [`strength`](crate::Start::strength) | how much is redrawn, `0.0..=1.0` | 0.75 |
+//! | [`rule`](crate::Start::rule) | how the strength becomes a number of steps | diffusers' |
+//! | [`posterior`](crate::Start::posterior) | a sample of the encoder's distribution, or its mode | a sample |
+//! | [`noise_multiplier`](crate::Start::noise_multiplier) | less noise gives a smoother picture | 1 |
+//! | [`resize`](crate::Start::resize) | how a picture of another size is fitted | stretched |
+//! | [`mask`](crate::Start::mask) | which part is redrawn | all of it |
+//!
+//! Without a [size](crate::Request::size), the result has the picture's size, rounded down to
+//! multiples of 8. `Start::latents` starts from latents instead, for instance from the
+//! [`latents`](crate::Picture::latents) of another picture, which saves encoding.
+//!
+//! # Inpainting
+//! With a [`Mask`](crate::Mask), only its white part is redrawn. The pixels of the black part stay
+//! exactly as they are, unless [`keep_original`](crate::Mask::keep_original) is false. A
+//! [`blur`](crate::Mask::blur) hides the seam. At a strength of 1, the white part starts from pure
+//! noise.
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! # let pictures = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/pictures");
+//! # let path = |name: &str| format!("{pictures}/{name}");
+//! use sd_onnx::{Mask, Request, Start, files, image::DynamicImage};
+//!
+//! # let pipeline = sd_onnx::builder().load(folder)?;
+//! let fox = files::read_picture(path("fox.png"))?.rgb;
+//! let mask = DynamicImage::from(files::read_picture(path("fox-mask.png"))?.rgb).to_luma8();
+//! let start = Start::picture(fox.clone()).strength(1.0).mask(Mask::new(mask.clone()));
+//! let request = Request::new("a fox on a blue background").start(start);
+//! # let request = request.steps(3);
+//! let drawn = pipeline.generate(&request)?;
+//! for (x, y, pixel) in drawn.image().enumerate_pixels() {
+//!     assert!(mask.get_pixel(x, y).0[0] > 0 || pixel == fox.get_pixel(x, y));
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Any model can do this: after each step, the latents of the black part are replaced by the
+//! picture's, with noise of the step's level. This is the rule of diffusers. An inpainting model
+//! takes the mask and the rest of the picture as additional inputs, so its drawing fits the
+//! surroundings better. The pipeline makes these inputs from the same request.
+//!
+//! # Instruct-pix2pix
+//! A model for instructions, such as "make it winter", takes the picture as an additional input and
+//! starts from noise. The request is the same, and the strength has no effect.
+//! [`image_guidance`](crate::Request::image_guidance) sets how closely the model keeps to the
+//! picture.
+//!
+//! # Files
+//! [`files::read_picture`](crate::files::read_picture) reads PNG, JPEG and WebP files, and turns them
+//! as their EXIF orientation says. The infotext of a result records the strength and the options,
+//! but not the picture. [`Infotext::start`](crate::Infotext::start) joins them with the picture, and
+//! `txt2img --like FILE --image PICTURE` draws the result again.
+//!
+//! # What is not possible yet
+//! A second pass at a larger size (hires fix), drawing only the surroundings of a mask at a larger
+//! size, masks with shades of grey, seamless textures, and WebUI's ways to fill the masked area
+//! before the run.
