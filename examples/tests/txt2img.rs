@@ -929,3 +929,102 @@ fn help_is_no_failure() {
         assert!(stdout.contains(option), "{option}");
     }
 }
+
+fn shipped_picture(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("pictures")
+        .join(name);
+    path.to_str().unwrap().to_owned()
+}
+
+/// A picture is redrawn by its strength. With a mask, only the white part is.
+#[test]
+fn a_picture_is_redrawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fox, mask) = (shipped_picture("fox.png"), shipped_picture("fox-mask.png"));
+    let draw = |more: &[&str]| {
+        let always = ["a cat", "--image", &fox, "--steps", "4", "--seed", "1"];
+        let output = ["--output", "f.png"];
+        TXT2IMG.succeed(folder.path(), &[&always, more, &output].concat());
+        image::open(folder.path().join("f.png")).unwrap().to_rgb8()
+    };
+    let open = |path: &str| image::open(path).unwrap().to_rgb8();
+    let distance = |drawn: &image::RgbImage| -> u64 {
+        let original = open(&fox);
+        let pairs = drawn.iter().zip(original.iter());
+        pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum()
+    };
+    let [little, much] = ["0.3", "0.9"].map(|strength| distance(&draw(&["--strength", strength])));
+    assert!(2 * little < much, "{little} and {much}");
+    let drawn = draw(&["--mask", &mask, "--strength", "1"]);
+    let (original, mask) = (open(&fox), open(&mask));
+    let mut changed = 0;
+    for ((pixel, before), masked) in drawn.pixels().zip(original.pixels()).zip(mask.pixels()) {
+        assert!(pixel == before || masked.0[0] == 255);
+        changed += usize::from(pixel != before);
+    }
+    assert!(changed > 1000, "{changed} pixels");
+}
+
+#[test]
+fn like_a_redrawn_picture_is_the_same_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fox, mask) = (shipped_picture("fox.png"), shipped_picture("fox-mask.png"));
+    let inputs = ["--image", &fox, "--mask", &mask];
+    let options = [
+        "a cat",
+        "--strength",
+        "0.6",
+        "--mask-blur",
+        "2",
+        "--steps",
+        "4",
+        "--seed",
+        "1",
+    ];
+    let first = [&options[..], &inputs, &["--output", "a.png"]].concat();
+    TXT2IMG.succeed(folder.path(), &first);
+    let again = [&["--like", "a.png", "--output", "b.png"][..], &inputs].concat();
+    let (_, stderr) = TXT2IMG.succeed(folder.path(), &again);
+    assert!(!stderr.contains("warning"), "{stderr}");
+    let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    assert_eq!(read("a.png"), read("b.png"));
+    // Without the picture, this is said.
+    let alone = ["--like", "a.png", "--output", "c.png"];
+    let (_, stderr) = TXT2IMG.succeed(folder.path(), &alone);
+    assert!(
+        stderr.contains("the run started from a picture"),
+        "{stderr}"
+    );
+    assert_ne!(read("a.png"), read("c.png"));
+}
+
+#[test]
+fn pictures_that_cannot_be_used_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let fox = shipped_picture("fox.png");
+    fs::write(folder.path().join("text.png"), "a fox").unwrap();
+    let small = image::GrayImage::new(8, 8);
+    small.save(folder.path().join("small.png")).unwrap();
+    let refused = |more: &[&str], code: i32, part: &str| {
+        TXT2IMG.fail(folder.path(), &[&["a cat"], more].concat(), code, part);
+    };
+    refused(&["--image", "no.png"], 1, "no.png");
+    refused(
+        &["--image", "text.png"],
+        1,
+        "text.png: no picture, expected PNG, JPEG or WebP",
+    );
+    refused(
+        &["--image", &fox, "--strength", "2"],
+        2,
+        "start.strength is 2, expected 0 to 1",
+    );
+    refused(&["--strength", "1"], 2, "--image");
+    let with_mask = ["--image", &fox, "--mask", "small.png"];
+    refused(
+        &with_mask,
+        2,
+        "start.mask is 8×8, expected the picture's size, 96×96",
+    );
+}
