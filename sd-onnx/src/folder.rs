@@ -23,6 +23,10 @@ pub(crate) fn files(
     extensions: &[&str],
     mut skipped: impl FnMut(Error),
 ) -> Result<Vec<PathBuf>, Error> {
+    if top.is_file() {
+        let problem = "this is a file, expected a folder";
+        return Err(Error::io(top)(io::Error::other(problem)));
+    }
     let mut files = Vec::new();
     let mut folders = vec![top.to_owned()];
     // Visits each folder once: a link may lead back to a folder above it.

@@ -201,6 +201,37 @@ fn merged_loras_are_drawn_again() {
     assert_eq!(names.map(draw), [first, second]);
 }
 
+/// Factors are read when a LoRA is called, from the places that the header gave at the load.
+#[test]
+fn a_file_that_changes_after_the_load_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let loras = folder.path().join("loras");
+    fs::create_dir(&loras).unwrap();
+    let file = loras.join("a.safetensors");
+    fs::copy(golden("lora").join("sd1-lora.safetensors"), &file).unwrap();
+    let model = folder.path().join("model");
+    write("four", &model);
+    let library = sd_onnx::builder().loras(&loras).load(&model).unwrap();
+    fs::copy(golden("lora").join("sd1-locon.safetensors"), &file).unwrap();
+    let calls = [call(&library, "a", 1.0)];
+    let error = library.lora_library().unwrap().networks(&calls).map(drop);
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("has changed since the model was loaded"),
+        "{error}"
+    );
+    fs::remove_file(&file).unwrap();
+    assert!(library.lora_library().unwrap().networks(&calls).is_err());
+    let error = sd_onnx::builder()
+        .loras(model.join("unet/config.json"))
+        .load(&model);
+    let error = sd_text::outside::chain(&error.map(drop).unwrap_err()).to_string();
+    assert!(
+        error.contains("this is a file, expected a folder"),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_file_for_another_model_is_listed_with_its_problem() {
     let folder = tempfile::tempdir().unwrap();

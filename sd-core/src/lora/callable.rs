@@ -150,7 +150,7 @@ impl Callable {
             return Err(Wrong::new(expected, ""));
         }
         self.find(&spec.name).ok_or_else(|| {
-            let infos = self.infos().iter();
+            let infos = self.infos().iter().filter(|info| info.problem.is_none());
             let aliases = infos.clone().filter_map(|info| info.alias.as_deref());
             let names = infos.map(|info| info.name.as_str()).chain(aliases);
             let names: HashSet<_> = names.filter(|name| self.find(name).is_some()).collect();

@@ -37,7 +37,7 @@ use crate::{BoxError, Denoiser};
 /// |---|---|---|---|---|
 /// | weight for the text encoders | first | `te=0.8` | a finite number | 1 |
 /// | weight for the UNet | second | `unet=0.8` | a finite number | the first weight |
-/// | number of leading ranks that are used | third | `dyn=8` | 1 or more | all |
+/// | number of leading ranks that are used, in a LoRA or LoCon | third | `dyn=8` | 1 or more | all |
 ///
 /// A value with a key counts if both are given. `<lora:ink:unet=0.5>` leaves the text encoders at
 /// 1.

@@ -116,7 +116,10 @@ impl LoraLibrary for Library {
 
     fn hash(&self, index: usize) -> io::Result<String> {
         match self.files.files.get(index) {
-            Some(Some(file)) => file.lora.hash().map_err(io::Error::other),
+            Some(Some(file)) => {
+                let hash = file.lora.check_unchanged().and_then(|()| file.lora.hash());
+                hash.map_err(io::Error::other)
+            }
             _ => Err(io::Error::other("the LoRA cannot be used with the model")),
         }
     }
@@ -162,6 +165,7 @@ impl Library {
                 let index = call.index;
                 return Err(format!("LoRA {index} does not exist, or cannot be used").into());
             };
+            file.lora.check_unchanged()?;
             file.report();
             uses.push((file.clone(), call.clone()));
         }

@@ -77,7 +77,9 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fs,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use sd_text::{
@@ -120,6 +122,16 @@ pub(crate) struct Lora {
     /// Tensors with names that no adapter format has.
     unknown: Vec<String>,
     format: FileFormat,
+    /// The file's length and time of change when its header was read.
+    stamp: Stamp,
+}
+
+/// The length of a file in bytes, and the time of its last change.
+type Stamp = (u64, Option<SystemTime>);
+
+fn stamp(path: &Path) -> Result<Stamp, Error> {
+    let facts = fs::metadata(path).map_err(Error::io(path))?;
+    Ok((facts.len(), facts.modified().ok()))
 }
 
 /// The beginning of the names of textual inversions in an adapter file.
@@ -148,6 +160,7 @@ impl Lora {
         let inside = FILES.iter().map(|name| path.join(name));
         let inside = inside.filter(|_| path.is_dir()).find(|path| path.is_file());
         let path = inside.as_deref().unwrap_or(path);
+        let stamp = stamp(path)?;
         let file = WeightFile::open(path)?;
         let mut modules: Vec<Module> = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
@@ -192,10 +205,12 @@ impl Lora {
                 kind => kind.to_string(),
             };
             let names = file.tensors.iter().map(|stored| &stored.name);
-            let problem = format!(
-                "the file is {what}, expected a LoRA or a related adapter; its tensors: {}",
-                list(names.take(4))
-            );
+            let tensors = match file.tensors.is_empty() {
+                true => "it has no tensors".to_owned(),
+                false => format!("its tensors: {}", list(names.take(4))),
+            };
+            let problem =
+                format!("the file is {what}, expected a LoRA or a related adapter; {tensors}");
             return Err(Error::adapter(path, problem));
         }
         let mut alphas = PeftAlphas::of_metadata(&file.metadata);
@@ -215,7 +230,22 @@ impl Lora {
             bundles,
             unknown,
             format: file.format,
+            stamp,
         })
+    }
+
+    /// Checks that the file has not changed since its header was read. The factors would otherwise
+    /// be read from the wrong places, or belong to another LoRA.
+    ///
+    /// # Errors
+    /// - [`Error::Adapter`] if it has changed.
+    /// - [`Error::Io`] if it is not there.
+    pub fn check_unchanged(&self) -> Result<(), Error> {
+        if stamp(&self.path)? == self.stamp {
+            return Ok(());
+        }
+        let problem = "the file has changed since the model was loaded, so load the model again";
+        Err(Error::adapter(&self.path, problem))
     }
 
     /// Returns the hash that WebUI writes into infotexts, in hexadecimal digits, of which it shows
