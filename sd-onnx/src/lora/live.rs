@@ -264,8 +264,17 @@ pub(crate) struct Live {
     set: Arc<Set>,
     /// The factors of each LoRA of the set.
     factors: Vec<Factors>,
-    /// The inputs of the last call, the weights of the LoRAs in it, and the rank of all inputs.
-    last: Mutex<Option<(Vec<f32>, usize, Arc<Inputs>)>>,
+    last: Mutex<Option<LastInputs>>,
+}
+
+/// The inputs of the last call, and what they were made for.
+#[derive(Debug)]
+struct LastInputs {
+    /// The weight of each LoRA.
+    weights: Vec<f32>,
+    /// The rank of all inputs, or 0 if each has its own.
+    rank: usize,
+    inputs: Arc<Inputs>,
 }
 
 impl Live {
@@ -289,11 +298,11 @@ impl Live {
         let weights = self.set.weights(self.network, step);
         // After a panic, the value is still a complete one.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, rank, inputs)) = &*last
-            && *known == weights
-            && *rank == self.sites.rank_now()
+        if let Some(known) = &*last
+            && known.weights == weights
+            && known.rank == self.sites.rank_now()
         {
-            return inputs.clone();
+            return known.inputs.clone();
         }
         let multipliers = self.set.multipliers(self.network, step);
         let loras = self.factors.iter().zip(self.set.ranks()).zip(&multipliers);
@@ -305,7 +314,11 @@ impl Live {
             })
             .collect();
         let inputs = Arc::new(self.sites.inputs(&loras));
-        *last = Some((weights, self.sites.rank_now(), inputs.clone()));
+        *last = Some(LastInputs {
+            weights,
+            rank: self.sites.rank_now(),
+            inputs: inputs.clone(),
+        });
         inputs
     }
 }
