@@ -27,9 +27,9 @@ use crate::{
 ///
 /// Pictures of any size are accepted. As in transformers' `CLIPImageProcessor`, a picture is
 /// resized to the model's size on its shorter side, 224 pixels in most models, and the centre is
-/// cut out of it. A wide or tall picture therefore loses its ends. The resampling is Pillow's
-/// bicubic filter, with the same bytes as Pillow. transformers gives slightly other values if
-/// torchvision is installed, because it then resamples with torchvision.
+/// cut out of it. A wide or tall picture therefore loses its ends. The resampling is the bicubic
+/// filter of Pillow 13, with the same result in every byte. The pixel values of transformers differ
+/// in the last bits of f32, if it uses Pillow. If it uses torchvision, they differ by up to 0.4 %.
 ///
 /// An `ImageEncoder` is cheap to clone and can be used from several threads.
 ///
