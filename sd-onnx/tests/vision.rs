@@ -138,22 +138,17 @@ fn pictures_of_any_size_as_transformers() {
             for (index, name) in PICTURES.into_iter().enumerate() {
                 let pixels = pixels.index_axis(Axis(0), index);
                 close(
-                    &pixels,
+                    pixels,
                     &golden,
                     &format!("{name}.pixel_values"),
                     PIXEL_LIMIT,
                 );
                 let pooled = found.pooled.row(index);
-                close(&pooled, &golden, &format!("{name}.pooled"), LIMIT);
+                close(pooled, &golden, &format!("{name}.pooled"), LIMIT);
                 let projected = found.projected.row(index);
-                close(&projected, &golden, &format!("{name}.image_embeds"), LIMIT);
+                close(projected, &golden, &format!("{name}.image_embeds"), LIMIT);
                 let states = states.index_axis(Axis(0), index);
-                close(
-                    &states,
-                    &golden,
-                    &format!("{name}.last_hidden_state"),
-                    LIMIT,
-                );
+                close(states, &golden, &format!("{name}.last_hidden_state"), LIMIT);
             }
         }
         let encoder = load(&folder);

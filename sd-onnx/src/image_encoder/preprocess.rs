@@ -12,7 +12,7 @@ use crate::{
 /// The mean and the standard deviation of the channels in OpenAI's training pictures, where white
 /// is 1.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Pillow's number of its bicubic filter.
 const BICUBIC: u64 = 3;
