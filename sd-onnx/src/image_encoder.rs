@@ -44,7 +44,7 @@ use crate::{
 ///
 /// let pipeline = sd_onnx::builder().load("stable-diffusion-v1-5")?;
 /// let found = pipeline.generate(&Request::new("a fox in the snow").count(4))?;
-/// let found = pictures.encode(found.pictures.iter().map(|picture| picture.image()))?;
+/// let found = pictures.encode(found.pictures.iter().map(|picture| &picture.image))?;
 /// assert_eq!(found.projected.dim(), (4, 768));
 /// for picture in found.projected.rows() {
 ///     let [fox, pizza] = [0, 1].map(|text| similarity(prompts.row(text), picture));

@@ -43,7 +43,7 @@
 //! let clip = "clip-vit-large-patch14";
 //! let text = TextEncoder::load(clip)?.encode_pooled([prompt])?;
 //! let text = text.projected.expect("CLIP's folders have a projection");
-//! let pictures = found.pictures.iter().map(|picture| picture.image());
+//! let pictures = found.pictures.iter().map(|picture| &picture.image);
 //! let pictures = ImageEncoder::load(clip)?.encode(pictures)?.projected;
 //! let fits = pictures.rows().into_iter().map(|picture| similarity(text.row(0), picture));
 //! let best = fits.enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
