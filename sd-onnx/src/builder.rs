@@ -878,7 +878,7 @@ impl Builder {
     ///   `model.safetensors`;
     /// - a model folder in the diffusers layout that contains such a folder, `image_encoder`;
     /// - a weight file with the tensor names of transformers. Its `config.json` is in the same
-    ///   folder, or the file has OpenAI's ViT-L/14, or OpenCLIP's ViT-H/14 or ViT-bigG/14, which are
+    ///   folder, or the file has OpenAI's ViT-L/14 or OpenCLIP's ViT-H/14 or ViT-bigG/14, which are
     ///   recognised by their shapes. OpenCLIP's own tensor names are not supported.
     ///
     /// A `preprocessor_config.json` in the same folder, or in `feature_extractor` beside

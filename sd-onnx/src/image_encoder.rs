@@ -40,7 +40,8 @@ use crate::{
 /// let texts = TextEncoder::load("clip-vit-large-patch14")?;
 /// let pictures = ImageEncoder::load("clip-vit-large-patch14")?;
 /// let prompts = ["a fox in the snow", "a pizza"];
-/// let prompts = texts.encode_pooled(prompts)?.projected.expect("CLIP's folders have a projection");
+/// let prompts = texts.encode_pooled(prompts)?.projected;
+/// let prompts = prompts.expect("CLIP's folders have a projection");
 ///
 /// let pipeline = sd_onnx::builder().load("stable-diffusion-v1-5")?;
 /// let found = pipeline.generate(&Request::new("a fox in the snow").count(4))?;

@@ -2,8 +2,8 @@
 //! every byte.
 //!
 //! The kernel is Keys' cubic convolution with a = −0.5 (Keys 1981). When a picture becomes smaller,
-//! the kernel is widened by the same factor, so that all pixels count. The weights are whole numbers
-//! with 22 binary places.
+//! the kernel is widened by the same factor, so that all pixels count. The weights are whole
+//! numbers with 22 binary places.
 //!
 //! The picture is resampled along one axis, rounded to bytes, and then resampled along the other
 //! axis. Pillow 13 begins with the rows, except for tall pictures that become smaller: see
