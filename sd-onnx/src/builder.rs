@@ -15,7 +15,7 @@ use sd_text::{
 };
 
 use crate::{
-    Device, Error, LoraWeight, Precision, TextEncoder,
+    Device, Error, ImageEncoder, LoraWeight, Precision, TextEncoder,
     checkpoint::Predicts,
     config::Config,
     defaults,
@@ -30,7 +30,7 @@ use crate::{
         vae::VaeConfig,
     },
     parts::{OnnxCodec, OnnxDenoiser, OnnxTextModel, TextWeights},
-    source::{Elsewhere, Source, TowerParts},
+    source::{Elsewhere, Source, TowerParts, VisionFiles},
 };
 
 /// Pixels per latent on each side, and tokens per prompt window. Used where only a UNet is loaded,
@@ -868,6 +868,38 @@ impl Builder {
         // Reports a tokenizer and a text encoder that do not fit each other.
         Tower::new(tokenizer.clone(), model.clone()).map_err(|error| unfit(&folder, error))?;
         Ok(TextEncoder::new(tokenizer, model))
+    }
+
+    /// Loads only the vision model of a CLIP model, as an [`ImageEncoder`].
+    ///
+    /// The path may be one of:
+    ///
+    /// - the folder of a CLIP model, or of its vision model alone, with `config.json` and
+    ///   `model.safetensors`;
+    /// - a model folder in the diffusers layout that contains such a folder, `image_encoder`;
+    /// - a weight file with the tensor names of transformers. Its `config.json` is in the same
+    ///   folder, or the file has OpenAI's ViT-L/14 or OpenCLIP's ViT-H/14 or ViT-bigG/14, which are
+    ///   recognised by their shapes. OpenCLIP's own tensor names are not supported.
+    ///
+    /// A `preprocessor_config.json` in the same folder, or in `feature_extractor` beside
+    /// `image_encoder`, describes how pictures are resized and normalised. Without one, CLIP's
+    /// values apply.
+    ///
+    /// Of the builder's settings, only the device, the precision, the runtime, the threads,
+    /// [`low_memory`](Self::low_memory) and the [`variant`](Self::variant) have an effect.
+    ///
+    /// ```no_run
+    /// let encoder = sd_onnx::builder().threads(1).load_image_encoder("clip-vit-large-patch14")?;
+    /// assert_eq!(encoder.side(), 224);
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The same as for [`load`](Self::load). A folder with a text model alone is
+    /// [`Error::Config`], and a file without a vision model is [`Error::Missing`].
+    pub fn load_image_encoder(&self, path: impl AsRef<Path>) -> Result<ImageEncoder, Error> {
+        let files = VisionFiles::open(path.as_ref(), self.variant.as_deref())?;
+        ImageEncoder::new(files, &self.engine()?)
     }
 
     /// Loads only the UNet of a model, a file or a folder, for a pipeline of custom parts.

@@ -38,6 +38,7 @@
 //! - [`TextEncoder`]: CLIP embeddings of texts, without a pipeline. [`TextEncoder::load`] loads the
 //!   text model, [`TextEncoder::encode_pooled`] returns one row for each text, and [`similarity`]
 //!   compares two rows.
+//! - [`ImageEncoder`]: CLIP embeddings of pictures, to compare with texts or with each other.
 //!
 //! # What happens at [`Builder::load`]
 //! The shapes of the networks come from the `config.json` files of a folder, or from the tensors of
@@ -99,6 +100,7 @@ mod folder;
 mod graph;
 pub mod handbook;
 mod hash;
+mod image_encoder;
 mod inspect;
 mod inversions;
 mod lora;
@@ -117,6 +119,7 @@ pub use builder::{Builder, builder};
 pub use convert::{Conversion, ConversionProgress, ConversionReport, ModelForm, WeightType};
 pub use device::{Device, ParseDeviceError};
 pub use error::{ConvertError, Error, RunError};
+pub use image_encoder::{ImageEmbeddings, ImageEncoder, ImageEncoderError, ImageLayer};
 pub use inspect::{Adapter, Hashes, Inspection, Part, hashes, inspect};
 pub use precision::{ParsePrecisionError, Precision};
 pub use runtime::RuntimeError;

@@ -353,7 +353,7 @@ pub fn similarity(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> f32 {
 }
 
 /// Scales each row to length 1. A row of zeros is left unchanged.
-fn normalise(rows: &mut Array2<f32>) {
+pub(crate) fn normalise(rows: &mut Array2<f32>) {
     for mut row in rows.axis_iter_mut(Axis(0)) {
         let squares = row.iter().map(|&value| f64::from(value).powi(2));
         let length = squares.sum::<f64>().sqrt();

@@ -13,10 +13,11 @@ mod lora_calls;
 #[path = "common/exports.rs"]
 mod written;
 
-use std::{path::Path, thread, time::Instant};
+use std::{fs, path::Path, thread, time::Instant};
 
-use common::{emoji, relative_error, write_family};
-use ndarray::{Array1, Array2, Array3, Array4};
+use common::{Golden, emoji, golden_json, relative_error, replayed, write_family, write_tensors};
+use ndarray::{Array1, Array2, Array3, Array4, Axis, concatenate};
+use safetensors::Dtype;
 use sd_onnx::{
     Builder, Call, Denoiser, Device, Error, NetworkReport, Picture, Pipeline, Precision, Request,
     RuntimeError, StopToken,
@@ -69,6 +70,44 @@ fn bits(picture: &Picture) -> Vec<u32> {
 
 fn fox() -> Request {
     Request::new("a fox").steps(4).seed(1)
+}
+
+/// CLIP's vision model has transformers' embeddings. Its values stay f32 in the graph, and OpenVINO
+/// converts them to the precision that it computes in.
+#[test]
+fn embeddings_of_pictures() {
+    let model = "vision/gelu";
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = golden_json(model, "weights.json");
+    let weights = folder.path().join("model.safetensors");
+    write_tensors(&weights, &replayed(&recipe["image_encoder"]), Dtype::F16);
+    let config = golden_json(model, "image_encoder.json").to_string();
+    fs::write(folder.path().join("config.json"), config).unwrap();
+    let golden = Golden::of_shape(model);
+    for (precision, limit) in [(Precision::F32, F32), (Precision::Bf16, BF16)] {
+        let Some(builder) = openvino(precision) else {
+            continue;
+        };
+        let encoder = builder.load_image_encoder(folder.path()).unwrap();
+        // Batches of different sizes, which one session takes.
+        for names in [&["wide"][..], &["square", "wide", "tall"]] {
+            let pixels = names.iter().map(|name| {
+                let (shape, values) = golden.tensor(&format!("{name}.pixel_values"));
+                let shape: [usize; 4] = shape.try_into().unwrap();
+                Array4::from_shape_vec(shape, values).unwrap()
+            });
+            let pixels: Vec<_> = pixels.collect();
+            let pixels: Vec<_> = pixels.iter().map(|pixels| pixels.view()).collect();
+            let pixels = concatenate(Axis(0), &pixels).unwrap();
+            let found = encoder.encode_pixel_values(pixels.view()).unwrap();
+            for (name, row) in names.iter().zip(found.projected.rows()) {
+                let (_, expected) = golden.tensor(&format!("{name}.image_embeds"));
+                let error = relative_error(row, &expected);
+                println!("{precision}, {name}: {error:.1e}");
+                assert!(error <= limit, "{precision}, {name}: {error:.2e}");
+            }
+        }
+    }
 }
 
 /// Returns the names of the networks in a report.

@@ -519,7 +519,7 @@ fn many_unusable_files_are_counted() {
     let builder = sd_onnx::builder().embeddings(folder.path());
     let error = chain(&builder.load_text_encoder(emoji()).unwrap_err());
     assert!(
-        error.contains("more than 20000 files and folders in it"),
+        error.contains("the folder has more than 20000 files and folders"),
         "{error}"
     );
 }

@@ -329,6 +329,22 @@ impl<'w> Graph<'w> {
         self.op("GatherND", &[x, rows], [int("batch_dims", 1)])
     }
 
+    /// Returns the first row of each batch item of `x` `[batch, length, width]`, as
+    /// `[batch, width]`.
+    pub fn first_row_of_each(&mut self, x: Value) -> Value {
+        let first = 0_i64.to_le_bytes().to_vec();
+        let first = Value(self.initializer(proto::DataType::Int64, &[], first));
+        self.op("Gather", &[x, first], [int("axis", 1)])
+    }
+
+    /// Repeats the vector `x` `[width]` as `[batch, 1, width]`, for the batch size of `like`.
+    pub fn row_for_each(&mut self, x: Value, like: Value) -> Value {
+        let batch = self.op("Shape", &[like], [int("start", 0), int("end", 1)]);
+        let ones = Value(self.dims(&[1, 1]).0);
+        let shape = self.concat(&[batch, ones], 0);
+        self.op("Expand", &[x, shape], [])
+    }
+
     /// Returns rows of the stored table `name`, in the dialect's numbers.
     fn picked(&mut self, name: &str, shape: [usize; 2], ids: Value) -> Result<Value, Error> {
         if self.weights.tensor(name, &shape)?.dtype.is_f8() {

@@ -28,6 +28,34 @@
 //! A program that draws nothing, and only compares or searches texts by CLIP's embeddings, can use
 //! [`TextEncoder`](crate::TextEncoder). Its page has an example.
 //!
+//! # Comparing pictures with texts
+//! CLIP was trained to give a text and a picture that it describes similar embeddings.
+//! [`ImageEncoder`](crate::ImageEncoder) encodes pictures, so that a program can choose the picture
+//! that fits its prompt best, sort pictures by a text, or find similar ones:
+//!
+//! ```no_run
+//! use sd_onnx::{ImageEncoder, Request, TextEncoder, similarity};
+//!
+//! let prompt = "a fox in the snow";
+//! let pipeline = sd_onnx::builder().load("stable-diffusion-v1-5")?;
+//! let found = pipeline.generate(&Request::new(prompt).count(8))?;
+//!
+//! let clip = "clip-vit-large-patch14";
+//! let text = TextEncoder::load(clip)?.encode_pooled([prompt])?;
+//! let text = text.projected.expect("CLIP's folders have a projection");
+//! let pictures = found.pictures.iter().map(|picture| &picture.image);
+//! let pictures = ImageEncoder::load(clip)?.encode(pictures)?.projected;
+//! let fits = pictures.rows().into_iter().map(|picture| similarity(text.row(0), picture));
+//! let best = fits.enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+//! println!("{best:?}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Both encoders must come from the same CLIP model. The text encoder of Stable Diffusion 1.x is
+//! the one of ViT-L/14, but its folder has neither the projection nor the vision model, so the
+//! example loads CLIP's own folder. With such models, a text and a picture that fit have a
+//! similarity far below 1, so compare similarities with each other rather than with a fixed number.
+//!
 //! # Textual inversion
 //! A textual inversion gives a name to learned vectors, and a prompt uses the vectors by writing
 //! the name. [`Builder::embeddings`](crate::Builder::embeddings) loads them from a file or from a

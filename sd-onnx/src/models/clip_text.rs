@@ -8,7 +8,8 @@ use serde_json::json;
 use crate::{
     Error,
     config::{Config, SIZE},
-    graph::{Activation, Dialect, Dim, Graph, Model, Value},
+    graph::{Dialect, Dim, Graph, Model},
+    models::clip_layer::ClipLayer,
     weights::Weights,
 };
 
@@ -20,10 +21,7 @@ pub(crate) struct ClipTextConfig {
     pub max_length: usize,
     pub width: usize,
     pub layers: usize,
-    heads: usize,
-    inner_width: usize,
-    eps: f32,
-    activation: Activation,
+    layer: ClipLayer,
     /// The id that ends a text. `None` if the configuration has the old value 2: then the largest
     /// id of a text ends it.
     pub end: Option<i64>,
@@ -45,27 +43,13 @@ impl ClipTextConfig {
         config.only("model_type", &[json!("clip_text_model"), json!("clip")])?;
         let config = config.section("text_config");
         config.only("use_attention_mask", &[json!(false)])?;
-        let width = config.usize("hidden_size", 512, SIZE)?;
-        let heads = config.usize("num_attention_heads", 8, SIZE)?;
-        if width % heads != 0 {
-            return Err(config.wrong(
-                "num_attention_heads",
-                format!("a divisor of hidden_size, which is {width}"),
-            ));
-        }
+        let layer = ClipLayer::new(&config, [512, 8, 2048])?;
         Ok(Self {
             vocab_size: config.usize("vocab_size", 49408, SIZE)?,
             max_length: config.usize("max_position_embeddings", 77, SIZE)?,
-            width,
+            width: layer.width,
             layers: config.usize("num_hidden_layers", 12, 1..=1000)?,
-            heads,
-            inner_width: config.usize("intermediate_size", 2048, SIZE)?,
-            eps: config.positive("layer_norm_eps")?.unwrap_or(1e-5),
-            activation: match config.text("hidden_act", "quick_gelu")? {
-                "quick_gelu" => Activation::QuickGelu,
-                "gelu" => Activation::Gelu,
-                _ => return Err(config.wrong("hidden_act", "\"quick_gelu\" or \"gelu\"")),
-            },
+            layer,
             end: match config.usize("eos_token_id", 49407, 0..=*SIZE.end())? {
                 2 => None,
                 id => Some(id as i64),
@@ -140,10 +124,7 @@ pub(crate) fn graph(
     dialect: Dialect,
 ) -> Result<Model, Error> {
     let &ClipTextConfig {
-        width,
-        max_length,
-        eps,
-        ..
+        width, max_length, ..
     } = config;
     let mut g = Graph::new("text_encoder", weights, dialect);
     let ids = [Dim::Any("batch"), Dim::Any("length")];
@@ -154,8 +135,9 @@ pub(crate) fn graph(
     let mut x = g.add(tokens, positions);
 
     for layer in 0..config.layers {
-        x = encoder_layer(&mut g, config, &format!("encoder.layers.{layer}"), x)?;
-        let normed = g.layer_norm(x, "final_layer_norm", width, eps)?;
+        let name = format!("encoder.layers.{layer}");
+        x = config.layer.write(&mut g, &name, x, true)?;
+        let normed = g.layer_norm(x, "final_layer_norm", width, config.layer.eps)?;
         let dims = [Dim::Any("batch"), Dim::Any("length"), Dim::Fixed(width)];
         let skip = ClipSkip::new(config.layers - layer).expect("the layers are counted down to 1");
         for (final_norm, states) in [(true, normed), (false, x)] {
@@ -173,38 +155,4 @@ pub(crate) fn graph(
         }
     }
     g.finish()
-}
-
-fn encoder_layer(
-    g: &mut Graph,
-    config: &ClipTextConfig,
-    name: &str,
-    x: Value,
-) -> Result<Value, Error> {
-    let &ClipTextConfig {
-        width,
-        heads,
-        inner_width,
-        eps,
-        activation,
-        ..
-    } = config;
-    let normed = g.layer_norm(x, &format!("{name}.layer_norm1"), width, eps)?;
-    let q = g.linear(normed, &format!("{name}.self_attn.q_proj"), width, width)?;
-    let k = g.linear(normed, &format!("{name}.self_attn.k_proj"), width, width)?;
-    let v = g.linear(normed, &format!("{name}.self_attn.v_proj"), width, width)?;
-    let attended = g.attention([q, k, v], [width, heads], true);
-    let attended = g.linear(
-        attended,
-        &format!("{name}.self_attn.out_proj"),
-        width,
-        width,
-    )?;
-    let x = g.add(x, attended);
-
-    let normed = g.layer_norm(x, &format!("{name}.layer_norm2"), width, eps)?;
-    let inner = g.linear(normed, &format!("{name}.mlp.fc1"), width, inner_width)?;
-    let inner = g.activation(inner, activation);
-    let out = g.linear(inner, &format!("{name}.mlp.fc2"), inner_width, width)?;
-    Ok(g.add(x, out))
 }

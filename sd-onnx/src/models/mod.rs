@@ -1,7 +1,9 @@
-//! The networks of Stable Diffusion and SDXL. Each file writes its network as ONNX graphs, from the
-//! values of a `config.json`.
+//! The networks of Stable Diffusion and SDXL, and CLIP's vision model. Each file writes its network
+//! as ONNX graphs, from the values of a `config.json`.
 
 pub(crate) mod blocks;
+pub(crate) mod clip_layer;
 pub(crate) mod clip_text;
+pub(crate) mod clip_vision;
 pub(crate) mod unet;
 pub(crate) mod vae;

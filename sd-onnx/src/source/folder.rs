@@ -288,7 +288,7 @@ impl Index {
 
 /// Returns the stems of safetensors and pickle file names in transformers and diffusers.
 fn stems(component: &str) -> [&'static str; 2] {
-    if component.starts_with("text_encoder") {
+    if component.starts_with("text_encoder") || component == "image_encoder" {
         ["model", "pytorch_model"]
     } else {
         ["diffusion_pytorch_model"; 2]

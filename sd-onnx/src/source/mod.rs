@@ -5,6 +5,7 @@
 
 mod file;
 mod folder;
+mod vision;
 
 use std::{
     collections::BTreeMap,
@@ -15,8 +16,11 @@ use sd_core::{Inputs, SizeIds};
 use sd_text::{ClipTokenizer, Layer, outside::printable};
 use serde_json::{Map, Value};
 
-pub(crate) use self::file::{MOST_YAML, recognise};
 use self::{file::ModelFile, folder::ModelFolder};
+pub(crate) use self::{
+    file::{MOST_YAML, recognise},
+    vision::VisionFiles,
+};
 use crate::{
     Error,
     checkpoint::{Family, Predicts},

@@ -260,7 +260,7 @@ impl Golden {
                 .chunks_exact(2)
                 .map(|b| f16::from_le_bytes(b.try_into().unwrap()).to_f32())
                 .collect(),
-            Dtype::U8 => data.iter().map(|&byte| f32::from(byte)).collect(),
+            Dtype::U8 => data.iter().map(|&byte| byte.into()).collect(),
             other => panic!("{name} is {other:?}"),
         };
         Some((view.shape().to_vec(), values))
