@@ -19,8 +19,8 @@ pub use crate::infotext::png::png;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ReadPicture {
-    /// The colours, 8 bits each. Where the picture is transparent, they are what the file has there,
-    /// often black.
+    /// The colours, 8 bits each. Where the picture is transparent, they are what the file has
+    /// there, often black.
     pub rgb: RgbImage,
     /// The opacity, if the file has one: 255 where the picture is opaque.
     pub alpha: Option<GrayImage>,
@@ -28,8 +28,8 @@ pub struct ReadPicture {
 
 /// Reads a PNG, JPEG or WebP file. The format is recognised by the content.
 ///
-/// The picture is turned as its EXIF orientation says. 16-bit values are rounded to 8 bits, and grey
-/// pictures and palettes become colours. Colour profiles are ignored.
+/// The picture is turned as its EXIF orientation says. 16-bit values are rounded to 8 bits, and
+/// grey pictures and palettes become colours. Colour profiles are ignored.
 ///
 /// ```no_run
 /// use sd_core::{Request, Start, files};
@@ -40,8 +40,9 @@ pub struct ReadPicture {
 /// ```
 ///
 /// # Errors
-/// Returns an error if the file cannot be read or is damaged, if it is in another format or in CMYK,
-/// or if it has more than [`MAX_PIXELS`] pixels. The size is checked before the pixels are decoded.
+/// Returns an error if the file cannot be read or is damaged, if it is in another format or in
+/// CMYK, or if it has more than [`MAX_PIXELS`] pixels. The size is checked before the pixels are
+/// decoded.
 pub fn read_picture(path: impl AsRef<Path>) -> io::Result<ReadPicture> {
     let wrong = |problem: String| io::Error::new(io::ErrorKind::InvalidData, problem);
     // By the content alone, whatever the file is called.

@@ -111,8 +111,8 @@ fn a_weight_changes_from_step_to_step() {
     }
 }
 
-/// Ranks and blocks are the same for a LoRA that is an input and for one that is merged, which it is
-/// beside one that must be merged. That one has the weight 0.
+/// Ranks and blocks are the same for a LoRA that is an input and for one that is merged, which it
+/// is beside one that must be merged. That one has the weight 0.
 #[test]
 fn ranks_and_blocks_are_the_same_in_both_ways() {
     let folder = tempfile::tempdir().unwrap();

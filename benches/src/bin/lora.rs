@@ -3,9 +3,9 @@
 //!
 //! The LoRAs have random factors, small enough to leave the model working. `load` has the time of
 //! loading the UNet without LoRAs, with a library of LoRAs, and with one merged. `call` has the
-//! times of UNet calls in turns: a plain UNet, one with a library and no LoRA called, and one with a LoRA.
-//! `switch` has the time of ten switches between two LoRAs, each with the first call after it, and
-//! the anonymous memory afterwards.
+//! times of UNet calls in turns: a plain UNet, one with a library and no LoRA called, and one with
+//! a LoRA. `switch` has the time of ten switches between two LoRAs, each with the first call after
+//! it, and the anonymous memory afterwards.
 
 use std::{
     collections::BTreeMap,
@@ -19,8 +19,9 @@ use std::{
 use clap::{Parser, ValueEnum};
 use ndarray::{Array3, Array4};
 use sd_benches::memory::anonymous_mib;
-use sd_onnx::LoraCall;
-use sd_onnx::{Call, Denoiser, Device, Pipeline, Precision, StopToken, text::BoxError};
+use sd_onnx::{
+    Call, Denoiser, Device, Error, LoraCall, Pipeline, Precision, StopToken, text::BoxError,
+};
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -81,80 +82,87 @@ fn main() -> Result<(), BoxError> {
         let file = folder.path().join(format!("{name}.safetensors"));
         write_lora(&file, &shapes, &arguments)?;
     }
+    let side = 8 * arguments.side as u32;
     let builder = || {
         sd_onnx::builder()
             .device(arguments.device)
             .precision(arguments.precision)
-            .size(8 * arguments.side as u32, 8 * arguments.side as u32)
+            .size(side, side)
     };
-    let started = Instant::now();
-    let plain = builder().load(&arguments.model)?;
-    let plain_load = started.elapsed().as_secs_f64();
-    let started = Instant::now();
-    let library = builder().loras(folder.path()).load(&arguments.model)?;
-    let library_load = started.elapsed().as_secs_f64();
-
+    let (plain_load, plain) = timed(|| builder().load(&arguments.model))?;
+    let (library_load, library) = timed(|| builder().loras(folder.path()).load(&arguments.model))?;
     let run = Run::new(&plain, arguments.side);
-    let networks = |index: usize| -> Result<Arc<dyn Denoiser>, BoxError> {
-        let call = LoraCall::new(index, 0.8, vec![0.8]);
-        let loras = library.lora_library().ok_or("the pipeline has a library")?;
-        Ok(loras.networks(&[call])?.denoiser)
-    };
-    let with = networks(0)?;
-    let mut times = BTreeMap::from([("plain", vec![]), ("none", vec![]), ("lora", vec![])]);
-    for call in 0..=arguments.calls {
-        for (name, denoiser) in [
-            ("plain", plain.denoiser()),
-            ("none", library.denoiser()),
-            ("lora", &with),
-        ] {
+    let call = calls(&run, &plain, &library, arguments.calls)?;
+    let switch = switches(&run, &library)?;
+    drop((plain, library));
+    let mut loads = Vec::new();
+    for _ in 0..3 {
+        let lora = folder.path().join("first.safetensors");
+        let (plain, _) = timed(|| builder().load(&arguments.model))?;
+        let (merged, _) = timed(|| builder().lora(lora, 0.8).load(&arguments.model))?;
+        loads.push(json!({ "plain_s": plain, "merged_s": merged }));
+    }
+    let figures = json!({
+        "load": { "plain_s": plain_load, "library_s": library_load, "in_turns": loads },
+        "call": call,
+        "switch": switch,
+    });
+    println!("{figures:#}");
+    Ok(())
+}
+
+/// Returns the time of a load, and the pipeline.
+fn timed(load: impl FnOnce() -> Result<Pipeline, Error>) -> Result<(f64, Pipeline), Error> {
+    let started = Instant::now();
+    let pipeline = load()?;
+    Ok((started.elapsed().as_secs_f64(), pipeline))
+}
+
+/// Returns the UNet of a library with the LoRA `index`.
+fn with_lora(library: &Pipeline, index: usize) -> Result<Arc<dyn Denoiser>, BoxError> {
+    let call = LoraCall::new(index, 0.8, vec![0.8]);
+    let loras = library.lora_library().ok_or("the pipeline has a library")?;
+    Ok(loras.networks(&[call])?.denoiser)
+}
+
+/// Measures calls in turns: of a plain UNet, of one with a library and no LoRA called, and of one
+/// with a LoRA.
+fn calls(run: &Run, plain: &Pipeline, library: &Pipeline, count: usize) -> Result<Value, BoxError> {
+    let with = with_lora(library, 0)?;
+    let denoisers = [
+        ("plain", plain.denoiser()),
+        ("none", library.denoiser()),
+        ("lora", &with),
+    ];
+    let mut times: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for call in 0..=count {
+        for (name, denoiser) in denoisers {
             let took = run.time(&**denoiser)?;
-            if call > 0
-                && let Some(times) = times.get_mut(name)
-            {
-                times.push(took);
+            if call > 0 {
+                times.entry(name).or_default().push(took);
             }
         }
     }
     let least = |name: &str| times[name].iter().copied().fold(f64::INFINITY, f64::min);
-    let [none_ratio, lora_ratio] = ["none", "lora"].map(|name| least(name) / least("plain"));
-    drop(with);
+    let [none, lora] = ["none", "lora"].map(|name| least(name) / least("plain"));
+    Ok(json!({ "s": times, "none_ratio": none, "lora_ratio": lora }))
+}
 
+/// Measures ten switches between two LoRAs, and the anonymous memory after each.
+fn switches(run: &Run, library: &Pipeline) -> Result<Vec<Value>, BoxError> {
     let mut switches = Vec::new();
     for switch in 0..10 {
         let started = Instant::now();
-        let denoiser = networks(switch % 2)?;
+        let denoiser = with_lora(library, (switch + 1) % 2)?;
         let took = started.elapsed().as_secs_f64();
-        let first = run.time(&*denoiser)?;
-        let second = run.time(&*denoiser)?;
+        let (first, second) = (run.time(&*denoiser)?, run.time(&*denoiser)?);
         drop(denoiser);
         let memory = anonymous_mib()?;
         switches.push(
             json!({ "switch_s": took, "first_s": first, "second_s": second, "anon_mb": memory }),
         );
     }
-    drop(library);
-    drop(plain);
-    let load = |merged: bool| -> Result<f64, BoxError> {
-        let started = Instant::now();
-        let builder = match merged {
-            true => builder().lora(folder.path().join("first.safetensors"), 0.8),
-            false => builder(),
-        };
-        builder.load(&arguments.model)?;
-        Ok(started.elapsed().as_secs_f64())
-    };
-    let mut loads = Vec::new();
-    for _ in 0..3 {
-        loads.push(json!({ "plain_s": load(false)?, "merged_s": load(true)? }));
-    }
-    let figures = json!({
-        "load": { "plain_s": plain_load, "library_s": library_load, "in_turns": loads },
-        "call": { "s": times, "none_ratio": none_ratio, "lora_ratio": lora_ratio },
-        "switch": switches,
-    });
-    println!("{figures:#}");
-    Ok(())
+    Ok(switches)
 }
 
 /// The inputs of a UNet call.

@@ -92,8 +92,8 @@ impl Callable {
         hash.as_deref()
     }
 
-    /// Returns the names and hashes of LoRAs that a prompt calls by these names, each as WebUI writes
-    /// it. A LoRA without a hash is left out.
+    /// Returns the names and hashes of LoRAs that a prompt calls by these names, each as WebUI
+    /// writes it. A LoRA without a hash is left out.
     pub fn hashes(&self, calls: &[LoraCall], names: &[String]) -> Vec<String> {
         let mut hashes: Vec<(String, &str)> = Vec::new();
         for (call, name) in calls.iter().zip(names) {

@@ -91,8 +91,8 @@ use crate::{BoxError, Denoiser};
 /// # Calls that are refused
 /// A request is refused with a [`Problem`](crate::Problem) if a value cannot be read, a key is
 /// unknown, no LoRA has the name, the LoRA has a [`problem`](LoraInfo::problem), or weights change
-/// over the steps although one of the LoRAs is not [`live`](LoraInfo::live). WebUI draws without the
-/// LoRA in most of these cases, and ignores unknown keys. Random weights (`R`, `U`), inherited
+/// over the steps although one of the LoRAs is not [`live`](LoraInfo::live). WebUI draws without
+/// the LoRA in most of these cases, and ignores unknown keys. Random weights (`R`, `U`), inherited
 /// weights (`X`, `x=`), weights of single layers (`lbwe=`) and weights of a high-resolution pass
 /// (`hr=`, `hrte=`, `hrunet=`) are not supported. WebUI also accepts a LoRA that is called twice,
 /// but then applies the last weight twice.
@@ -115,8 +115,8 @@ pub trait LoraLibrary: Send + Sync {
     fn hash(&self, index: usize) -> io::Result<String>;
 
     /// Returns the pipeline's networks with these LoRAs applied. No two calls have the same index.
-    /// The networks must take and return the same shapes as the pipeline's own networks, and the tokenizers
-    /// must be the same. Without calls, the result is the pipeline's own networks.
+    /// The networks must take and return the same shapes as the pipeline's own networks, and the
+    /// tokenizers must be the same. Without calls, the result is the pipeline's own networks.
     ///
     /// A pipeline calls this method before each batch whose LoRAs differ from those of the batch
     /// before it, also if there are no LoRAs. It first drops the networks of the batch before it.
@@ -138,10 +138,10 @@ pub struct LoraInfo {
     ///
     /// Default: `None`.
     pub alias: Option<String>,
-    /// Whether the LoRA's factors are inputs of the networks. If so, switching takes a moment and the
-    /// weight may change from step to step. Otherwise the LoRA is merged into the weights, together
-    /// with all other LoRAs of the request. This takes as long as loading the networks again, and
-    /// the weights are the same in all steps.
+    /// Whether the LoRA's factors are inputs of the networks. If so, switching takes a moment and
+    /// the weight may change from step to step. Otherwise the LoRA is merged into the weights,
+    /// together with all other LoRAs of the request. This takes as long as loading the networks
+    /// again, and the weights are the same in all steps.
     ///
     /// Default: true.
     pub live: bool,

@@ -128,8 +128,8 @@ pub enum Resize {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Mask {
-    /// The mask, `[height, width]`, of the size of the picture: 255 where it is redrawn, and 0 where
-    /// it stays. Values from 128 on count as 255, and others as 0, as in diffusers.
+    /// The mask, `[height, width]`, of the size of the picture: 255 where it is redrawn, and 0
+    /// where it stays. Values from 128 on count as 255, and others as 0, as in diffusers.
     pub values: ArcArray<u8, Ix2>,
     /// The standard deviation, in pixels, of a Gaussian blur of the mask's edge in the finished
     /// picture: a finite number, `0.0..=256.0`. It hides seams.
@@ -226,8 +226,8 @@ impl Start {
         self
     }
 
-    /// Returns the size of the picture, rounded down to multiples of 8 and of `factor`, but at least
-    /// one such multiple. Latents have `factor` pixels on each side.
+    /// Returns the size of the picture, rounded down to multiples of 8 and of `factor`, but at
+    /// least one such multiple. Latents have `factor` pixels on each side.
     pub(crate) fn default_size(&self, factor: usize) -> [u32; 2] {
         // The smallest multiple of 8 that is also a multiple of the factor.
         let units = (1..=8_usize).map(|n| 8 * n);

@@ -1,8 +1,9 @@
 //! LoRAs whose factors are inputs of a graph.
 //!
 //! A LoRA adds the product of two small matrices to a weight: `W + up · down`. Instead of changing
-//! the weight, a graph can add `up · (down · x)` to the layer's output. The factors are then inputs,
-//! so that each call can have other LoRAs, and any number of them: their factors are concatenated.
+//! the weight, a graph can add `up · (down · x)` to the layer's output. The factors are then
+//! inputs, so that each call can have other LoRAs, and any number of them: their factors are
+//! concatenated.
 
 use super::{Conv, Dim, Graph, Value};
 

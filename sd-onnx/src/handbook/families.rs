@@ -96,7 +96,8 @@
 //! # Models with more inputs
 //! Inpainting and instruct-pix2pix models take more channels than the latents have. The pipeline
 //! makes them from the [picture](super::pictures) that a request starts from. A request can also
-//! carry them itself, in [`beside`](crate::Request::beside), as an array in the size of the latents:
+//! carry them itself, in [`beside`](crate::Request::beside), as an array in the size of the
+//! latents:
 //!
 //! - inpainting: the mask (1 where something new is drawn), then the latents of the picture with
 //!   the masked part gray, in the pipeline's scaling;

@@ -146,9 +146,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`LoraLibrary`](crate::LoraLibrary#calls-in-prompts) describes the syntax, which is WebUI's, with
-//! weights that change over the steps and weights of blocks. A prompt that calls an adapter that is
-//! not there, or that does not fit the model, is an error.
+//! [`LoraLibrary`](crate::LoraLibrary#calls-in-prompts) describes the syntax, which is WebUI's,
+//! with weights that change over the steps and weights of blocks. A prompt that calls an adapter
+//! that is not there, or that does not fit the model, is an error.
 //! [`Pipeline::loras`](crate::Pipeline::loras) lists the adapters.
 //!
 //! The factors of a LoRA or LoCon are inputs of the networks. Switching to other adapters of these
@@ -166,8 +166,8 @@
 //! Then the networks are loaded again whenever the adapters or their weights change.
 //! [`LoraInfo::live`](crate::LoraInfo::live) shows which kind an adapter is.
 //!
-//! On OpenVINO, a network is compiled for a rank: 4, 16, or a multiple of 64. The first request with
-//! a higher rank compiles the network again, which then serves all lower ranks.
+//! On OpenVINO, a network is compiled for a rank: 4, 16, or a multiple of 64. The first request
+//! with a higher rank compiles the network again, which then serves all lower ranks.
 //!
 //! **Weights.** At 0 the adapter changes nothing, and at 1 it makes the change that was trained.
 //! Negative numbers and numbers above 1 are allowed. Infinite numbers and NaN are errors.
@@ -219,8 +219,8 @@
 //! [`guidance`](crate::Request::guidance) and [`scheduler`](crate::Request::scheduler) as its
 //! author recommends.
 //!
-//! **Several adapters** are merged in the order in which they are given or called. The order changes the result only for
-//! formats that depend on the weight: DoRA, IA³, OFT, BOFT and GLoRA.
+//! **Several adapters** are merged in the order in which they are given or called. The order
+//! changes the result only for formats that depend on the weight: DoRA, IA³, OFT, BOFT and GLoRA.
 //!
 //! **Arithmetic.** Where programs disagree, an adapter changes the weights as WebUI 1.10 does, if
 //! WebUI reads the format correctly. At a weight m, every format gives `W + m · (W₁ − W)`, where W
@@ -463,7 +463,7 @@
 //! [`Pipeline::reproduction`](crate::Pipeline::reproduction) returns the same request for a loaded
 //! model. It lists merged LoRAs as a difference if the model was loaded with others. LoRAs that the
 //! prompt calls are found in the pipeline's folders by their hashes, even if a file was renamed.
-//! This works for pictures of WebUI, too. A LoRA that is not there is removed from the prompt, and is
-//! listed as a difference.
+//! This works for pictures of WebUI, too. A LoRA that is not there is removed from the prompt, and
+//! is listed as a difference.
 //!
 //! A file appears under its name only when it is complete ([`files::write`](crate::files::write)).

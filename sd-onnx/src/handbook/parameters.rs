@@ -217,9 +217,9 @@
 //! cargo run --release --example tokens -- "a (fox:1.2), [snow:0.5]"
 //! ```
 //!
-//! The option `--embeddings` of the examples loads
-//! [textual inversions](super::pieces#textual-inversion), which a prompt uses by their names. The
-//! option `--lora` merges [LoRAs](super::files#loras) into the model, and `--loras` lets prompts call
+//! The option `--embeddings` of the examples loads [textual
+//! inversions](super::pieces#textual-inversion), which a prompt uses by their names. The option
+//! `--lora` merges [LoRAs](super::files#loras) into the model, and `--loras` lets prompts call
 //! them.
 //!
 //! `prompts.png` shows a fox and an owl alone, one after the other in a run (`[fox:owl:0.5]`), in

@@ -20,9 +20,9 @@
 //!
 //! The **strength** sets the level. Near 0 the picture hardly changes. At 1 only a trace of it is
 //! left. A run of 20 steps at a strength of 0.4 makes the last 8 steps.
-//! [`StrengthRule`](crate::schedulers::ladders::StrengthRule) has the ways in which diffusers, WebUI
-//! and ComfyUI count the steps. With ComfyUI's, a run makes all 20 steps at any strength, on finer
-//! noise levels.
+//! [`StrengthRule`](crate::schedulers::ladders::StrengthRule) has the ways in which diffusers,
+//! WebUI and ComfyUI count the steps. With ComfyUI's, a run makes all 20 steps at any strength, on
+//! finer noise levels.
 //!
 //! | option | effect | default |
 //! |---|---|---|
@@ -74,10 +74,10 @@
 //! picture.
 //!
 //! # Files
-//! [`files::read_picture`](crate::files::read_picture) reads PNG, JPEG and WebP files, and turns them
-//! as their EXIF orientation says. The infotext of a result records the strength and the options,
-//! but not the picture. [`Infotext::start`](crate::Infotext::start) joins them with the picture, and
-//! `txt2img --like FILE --image PICTURE` draws the result again.
+//! [`files::read_picture`](crate::files::read_picture) reads PNG, JPEG and WebP files, and turns
+//! them as their EXIF orientation says. The infotext of a result records the strength and the
+//! options, but not the picture. [`Infotext::start`](crate::Infotext::start) joins them with the
+//! picture, and `txt2img --like FILE --image PICTURE` draws the result again.
 //!
 //! # What is not possible yet
 //! A second pass at a larger size (hires fix), drawing only the surroundings of a mask at a larger

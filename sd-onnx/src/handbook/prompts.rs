@@ -19,8 +19,8 @@
 //! | `<hypernet:name:1>` | another extra network, which is not applied |
 //!
 //! Extra networks are removed from the text, so their place has no meaning.
-//! [`Builder::loras`](crate::Builder::loras) sets the folder of the LoRAs. Without it, a prompt that
-//! calls a LoRA is an error. Networks of other kinds are listed in
+//! [`Builder::loras`](crate::Builder::loras) sets the folder of the LoRAs. Without it, a prompt
+//! that calls a LoRA is an error. Networks of other kinds are listed in
 //! [`PromptText::networks`](crate::text::PromptText::networks) and not applied.
 //!
 //! ```

@@ -105,8 +105,8 @@
 //!   `sd-onnx/src/graph/mod.rs`.
 //!
 //! # A LoRA or a related adapter
-//! An adapter changes weights before a graph is written, or its factors are inputs of the graph. All
-//! files are in `sd-onnx/src/lora` unless a path is given.
+//! An adapter changes weights before a graph is written, or its factors are inputs of the graph.
+//! All files are in `sd-onnx/src/lora` unless a path is given.
 //!
 //! - **Another name of a tensor, or the prefix of another training tool:** the tables in `keys.rs`.
 //!   A name that a checkpoint uses too is in `sd-onnx/src/checkpoint/split.rs`.
@@ -125,8 +125,8 @@
 //! - **The syntax of calls in prompts:** `spec.rs`, `weight.rs` and `blocks.rs` in
 //!   `sd-core/src/lora`.
 //! - **How the LoRAs of a PNG are found again:** `sd-core/src/infotext/loras.rs`.
-//! - **What a PNG records:** `sd-core/src/lora/mod.rs`, and `keys.rs`, `write.rs` and `request.rs` in
-//!   `sd-core/src/infotext`.
+//! - **What a PNG records:** `sd-core/src/lora/mod.rs`, and `keys.rs`, `write.rs` and `request.rs`
+//!   in `sd-core/src/infotext`.
 //! - **Reference values:** a case in `sd-onnx/tests/golden/lora_cases.py`. `lora.py` beside it
 //!   writes the files, and the tests in `tests/golden.rs` read them.
 //!

@@ -174,8 +174,8 @@ impl Library {
 
     /// Returns the networks with a set of LoRAs.
     ///
-    /// Formats such as DoRA depend on the weight that earlier LoRAs have changed. One LoRA that must
-    /// be merged therefore makes the whole set merged.
+    /// Formats such as DoRA depend on the weight that earlier LoRAs have changed. One LoRA that
+    /// must be merged therefore makes the whole set merged.
     fn changed(&self, set: &Arc<Set>) -> Result<LoraNetworks, BoxError> {
         let is_live = set.fitted().all(Fitted::is_live);
         let way = match is_live {

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{Error, graph::live::input_names, network::Named, session::Input, weights::Weights};
 
-/// The ranks that a network of fixed sizes is compiled for, and multiples of the largest. Every rank
-/// is rounded up to one of them.
+/// The ranks that a network of fixed sizes is compiled for, and multiples of the largest. Every
+/// rank is rounded up to one of them.
 const RANKS: [usize; 3] = [4, 16, 64];
 
 impl Fitted {
@@ -132,7 +132,8 @@ impl Sites {
     /// Makes the graphs over `weights` take the factors for these tensors, as far as the network
     /// uses them. The weights must have been [checked](Weights::check).
     ///
-    /// If `one_rank`, all factors have the same rank, one of [`RANKS`] or a multiple of the largest.
+    /// If `one_rank`, all factors have the same rank, one of [`RANKS`] or a multiple of the
+    /// largest.
     pub fn new(weights: &mut Weights, tensors: &BTreeSet<String>, one_rank: bool) -> Self {
         let used = weights.used();
         let site = |(tensor, shape): (&str, &[usize])| Site {

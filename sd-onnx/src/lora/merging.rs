@@ -1,5 +1,5 @@
-//! The builder's adapters. Some are merged when the model is loaded, and requests call the others by
-//! name.
+//! The builder's adapters. Some are merged when the model is loaded, and requests call the others
+//! by name.
 
 use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! LoRA and its relatives: reads adapter files, and merges them into the weights of a model or makes
-//! their factors inputs of the networks.
+//! LoRA and its relatives: reads adapter files, and merges them into the weights of a model or
+//! makes their factors inputs of the networks.
 //!
 //! [`Lora::open`] reads the header of a file and sorts its tensors into modules. [`Lora::fit`]
 //! compares the modules with the tensors of a model, checks every shape, and returns the changes.
