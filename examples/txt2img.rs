@@ -22,7 +22,8 @@ use sd_examples::{
 };
 use sd_onnx::{
     Conditioning, Event, Infotext, Mask, Picture, Pipeline, Prompt, Request, Start, StopToken,
-    Timings, files, image::DynamicImage,
+    Timings, files,
+    image::{DynamicImage, GrayImage, RgbImage},
 };
 use sd_text::outside::printable;
 
@@ -38,7 +39,7 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     like: Option<PathBuf>,
     /// Picture to start from (image to image): PNG, JPEG or WebP. It sets the size, unless --width
-    /// and --height do
+    /// and --height or the file of --like do
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
     /// How much of --image is redrawn, 0 to 1 [default: 0.75]
@@ -102,7 +103,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         None => (request, Vec::new()),
     };
-    let is_supplied = |difference: &String| start.is_some() && difference == STARTED;
+    let is_supplied = |difference: &String| match difference.as_str() {
+        STARTED => arguments.image.is_some(),
+        MASKED => arguments.mask.is_some(),
+        _ => false,
+    };
     let of_file = differences.into_iter().filter(|it| !is_supplied(it));
     let of_file = of_file.map(|difference| (arguments.like.as_deref(), difference));
     let of_prompts = prompt_warnings([&request]).into_iter();
@@ -122,6 +127,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// The difference of a file whose run started from a picture.
 const STARTED: &str = "the run started from a picture, which has to be supplied";
+/// The difference of a file whose run redrew a part of a picture.
+const MASKED: &str = "the run redrew only a part of the picture, and the mask has to be supplied";
 
 /// Reads the picture that the run starts from, and its mask. The options of an infotext count where
 /// no argument replaces them.
@@ -129,13 +136,19 @@ fn start(arguments: &Arguments, like: Option<&Infotext>) -> Result<Option<Start>
     let Some(path) = &arguments.image else {
         return Ok(None);
     };
-    let picture = files::read_picture(path).map_err(Failure::at(path))?.rgb;
+    let read = |path: &Path| -> Result<RgbImage, Failure> {
+        let read = files::read_picture(path).map_err(Failure::at(path))?;
+        let is_clear = |alpha: &GrayImage| alpha.iter().any(|&opacity| opacity < 255);
+        if read.alpha.as_ref().is_some_and(is_clear) {
+            let path = printable(path.display());
+            tell(format_args!("warning: {path}: the transparency is ignored"));
+        }
+        Ok(read.rgb)
+    };
+    let picture = read(path)?;
     let mask = match &arguments.mask {
         None => None,
-        Some(path) => {
-            let mask = files::read_picture(path).map_err(Failure::at(path))?;
-            Some(Mask::new(DynamicImage::from(mask.rgb).to_luma8()))
-        }
+        Some(path) => Some(Mask::new(DynamicImage::from(read(path)?).to_luma8())),
     };
     let of_file = like.and_then(|like| like.start(picture.clone(), mask.clone()));
     let mut start = of_file.unwrap_or_else(|| {

@@ -29,7 +29,8 @@ pub struct ReadPicture {
 /// Reads a PNG, JPEG or WebP file. The format is recognised by the content.
 ///
 /// The picture is turned as its EXIF orientation says. 16-bit values are rounded to 8 bits, and
-/// grey pictures and palettes become colours. Colour profiles are ignored.
+/// grey pictures and palettes become colours. Colour profiles are ignored. An animation gives its
+/// first frame.
 ///
 /// ```no_run
 /// use sd_core::{Request, Start, files};

@@ -684,7 +684,8 @@ impl Pipeline {
         let parts = &*self.parts;
         let chosen = parts.defaults.chosen(&request, &parts.scheduler);
         let of_start = request.start.as_ref();
-        let of_start = of_start.map(|start| start.default_size(parts.codec.factor()));
+        let of_start = of_start
+            .map(|start| start.default_size(parts.codec.factor() * parts.denoiser.inputs().patch));
         let size = of_start.unwrap_or([parts.size.width(), parts.size.height()]);
         Request {
             size: request.size.or(Some(size)),
@@ -800,6 +801,15 @@ impl Pipeline {
             again.differences.push(note);
         }
         self.compare_merged(infotext, &mut again);
+        let inputs = self.parts.denoiser.inputs();
+        let plain = Request::new("").image_guidance;
+        if again.request.image_guidance != plain && inputs.extra_channels != inputs.channels {
+            let scale = std::mem::replace(&mut again.request.image_guidance, plain);
+            again.differences.push(format!(
+                "`{}: {scale}` is not applied: this model takes no picture",
+                keys::IMAGE_CFG_SCALE
+            ));
+        }
         if again.request.refiner.is_some() && self.parts.refiner.is_none() {
             again.request.refiner = None;
             let name = infotext.get("Refiner").unwrap_or("of unknown name");

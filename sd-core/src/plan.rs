@@ -67,7 +67,7 @@ impl Planned {
         if self.guidance_input {
             return None;
         }
-        let (guidance, steps) = (&self.chosen.guidance, self.rungs.steps());
+        let (guidance, steps) = (&self.chosen.guidance, self.rungs.steps_of_whole());
         let used = guidance.uses_negative(steps, &*self.sampler, || self.prompt.composes());
         used.then_some(&self.negative)
     }
@@ -132,7 +132,7 @@ impl Planned {
             start.map(|start| start.mask.is_some())
         };
         self.latents == other.latents
-            && self.begin == other.begin
+            && (self.begin, self.beside) == (other.begin, other.beside)
             && blends(self) == blends(other)
             && self.rungs == other.rungs
             && self.refiner_from == other.refiner_from
@@ -203,7 +203,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     // The checks below need the size. The last ones need everything.
     let (size, latents) = size.ok()?;
     problems.extend(noise_problem(inputs, request, latents));
-    problems.extend(start_problems(inputs, request, latents));
+    problems.extend(start_problems(inputs, request, size, latents));
     problems.extend(beside_problem(inputs, request, latents));
     problems.extend(patch_problem(inputs, refiner, latents));
     let (rungs, clip_skip) = (rungs?, clip_skip.ok()?);
@@ -246,7 +246,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
 fn size(parts: &Parts, request: &Request) -> Result<(ImageSize, [usize; 2]), Problems> {
     let of_start = || {
         let start = request.start.as_ref()?;
-        Some(start.default_size(parts.codec.factor()))
+        Some(start.default_size(parts.codec.factor() * parts.denoiser.inputs().patch))
     };
     let size = match request.size.or_else(of_start) {
         Some([width, height]) => ImageSize::new(width, height)?,
@@ -397,6 +397,16 @@ fn rungs(
     let of = |steps| ladder.rungs(&parts.schedule, steps, &conventions);
     let rungs = match of(steps) {
         Ok(rungs) => rungs,
+        Err(_) if steps != chosen.steps && of(chosen.steps).is_ok() => {
+            let expected = format!(
+                "a strength with which {} steps are the last of a ladder that can be made",
+                chosen.steps
+            );
+            let found = request.start.as_ref().map_or(0.0, |start| start.strength);
+            let found = format!("{found}, which needs a ladder of {steps} steps");
+            problems.push(Problem::new("start.strength", expected, found));
+            return None;
+        }
         Err(error) => {
             // With a wrong number of steps the ladder was not checked. It is checked with a right
             // number.
@@ -625,8 +635,10 @@ fn check_inputs(
         let start = request.start.as_ref().filter(|start| is_picture(start));
         match start {
             Some(_) if StartBeside::of(inputs, request).is_some() => {}
-            Some(_) => refuse("start.mask", "a mask, which this model takes", &"none"),
-            None => {
+            Some(_) if inputs.extra_channels == inputs.channels + 1 => {
+                refuse("start.mask", "a mask, which this model takes", &"none");
+            }
+            _ => {
                 let expected = format!(
                     "{} channels beside the latents, or a picture as the start",
                     inputs.extra_channels
@@ -809,10 +821,16 @@ fn noise_problem(
 }
 
 /// Returns the problems of a start.
-fn start_problems(inputs: &Inputs, request: &Request, [height, width]: [usize; 2]) -> Vec<Problem> {
+fn start_problems(
+    inputs: &Inputs,
+    request: &Request,
+    size: ImageSize,
+    [height, width]: [usize; 2],
+) -> Vec<Problem> {
     let shape = [request.count, inputs.channels, height, width];
+    let is_edit = inputs.extra_channels == inputs.channels;
     let start = request.start.as_ref();
-    start.map_or_else(Vec::new, |start| start.problems(shape))
+    start.map_or_else(Vec::new, |start| start.problems(shape, size, is_edit))
 }
 
 /// Returns the problem of extra channels that the model does not take, or of the wrong shape, or

@@ -95,13 +95,15 @@ pub struct Request {
     /// ([`LatentCodec::factor`](crate::LatentCodec::factor)). Width times height is at most the
     /// pipeline's [limit](crate::PipelineBuilder::max_pixels).
     ///
-    /// Default: the [size of the pipeline](crate::Pipeline::default_size), usually the size that
-    /// the model was trained with.
+    /// Default: the size of the [start](Self::start), or else the
+    /// [size of the pipeline](crate::Pipeline::default_size), usually the size that the model was
+    /// trained with.
     #[serde(default)]
     pub size: Option<[u32; 2]>,
     /// The number of denoising steps, 1 to the model's `num_train_timesteps`. With few steps the
-    /// picture stays rough. Most samplers gain little beyond about 30 steps. With a ladder of given
-    /// noise levels, another number of steps than the ladder has rungs is refused.
+    /// picture stays rough. Most samplers gain little beyond about 30 steps. With a
+    /// [start](Self::start), its strength decides how many of these steps are made. With a ladder
+    /// of given noise levels, another number of steps than the ladder has rungs is refused.
     ///
     /// Default: the number of steps of a ladder with given noise levels ([`Ladder::sigmas`],
     /// [`Ladder::timesteps`]). For any other ladder, the pipeline's [default](Defaults::steps),
@@ -210,7 +212,8 @@ pub struct Request {
     /// Default: `None`.
     #[serde(default)]
     pub beside: Option<ArcArray<f32, Ix4>>,
-    /// How closely an instruct-pix2pix model keeps to the picture in [`beside`](Self::beside),
+    /// How closely an instruct-pix2pix model keeps to the picture in [`start`](Self::start) or in
+    /// [`beside`](Self::beside),
     /// about 1 to 2. It acts in the steps in which guidance acts, and costs a third call of the
     /// denoiser in each of them. Other models refuse any value but the default.
     ///

@@ -23,7 +23,7 @@ use crate::{
     parts::Parts,
     picture::{Made, to_rgb},
     plan::{Encoded, Planned},
-    start::{self, Begin, Clean, EncodedStart},
+    start::{self, Begin, Clean, EncodedStart, StartBeside},
 };
 
 /// Pictures that go through the denoising loop together, usually one.
@@ -94,7 +94,7 @@ impl<'a> Batch<'a> {
             .map(|&(request, index)| self.planned[request].seeds.image(index as u64))
             .collect();
         let mut begun = self.begin(&seeds)?;
-        let mut latents = begun.latents.clone();
+        let mut latents = std::mem::take(&mut begun.latents);
         let (steps, denoised) = self.sample(&seeds, &mut begun, &mut latents, observer)?;
         let sampled = Sampled {
             seeds,
@@ -368,15 +368,9 @@ impl<'a> Batch<'a> {
 
     /// Replaces the pixels of picture `i` outside its mask by the original's.
     fn restore(&self, i: usize, pixels: &mut Array4<f32>) {
-        let (request, _) = self.pictures[i];
-        let start = self.planned[request].request.start.as_ref();
-        let mask = start.and_then(|start| start.mask.as_ref());
-        let original = self.conditionings[i].0.start.as_deref();
-        let original = original.and_then(|start| start.pixels.as_ref());
-        if let (Some(mask), Some((original, pixel_mask))) = (mask, original)
-            && mask.keep_original
-        {
-            start::restore(pixels, original, pixel_mask, mask.blur);
+        let start = self.conditionings[i].0.start.as_deref();
+        if let Some((original, mask)) = start.and_then(|start| start.kept.as_ref()) {
+            start::restore(pixels, original, mask);
         }
     }
 
@@ -551,8 +545,8 @@ impl Drawn {
 
     /// Returns the extra channels beside the latents, `[1, channels, h, w]`.
     fn beside(&self, start: &EncodedStart) -> Option<Array4<f32>> {
-        let encoded = start.beside.as_ref()?;
-        let Some(mask) = &start.latent_mask else {
+        let (kind, encoded) = start.beside.as_ref()?;
+        let (StartBeside::Masked, Some(mask)) = (kind, &start.latent_mask) else {
             // An instruct-pix2pix model takes the latents in the autoencoder's own scaling.
             return Some(encoded.mean.clone());
         };

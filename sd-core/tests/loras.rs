@@ -364,7 +364,7 @@ fn calls_that_cannot_be_used_are_problems() {
     let merged = "one weight for all steps, because this LoRA is merged into the weights";
     let once = "each argument once";
     let rank = "a whole number of at least 1";
-    let near = "the name of a LoRA, such as sepia, sepia-v2, ink, moss";
+    let near = "the name of a LoRA, such as sepia, sepia-v2, ink";
     let thirteen = ["1"; 13].join(",");
     let (lbw, found_lbw) = (
         format!("sepia:lbw={thirteen}"),

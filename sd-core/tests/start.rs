@@ -12,7 +12,8 @@ use std::ops::ControlFlow;
 use common::{Fakes, Model, base, latents};
 use ndarray::Array4;
 use sd_core::{
-    GenerateError, Infotext, Inputs, Mask, Pipeline, Posterior, Request, Resize, Start, StopToken,
+    ClassifierFree, GenerateError, Infotext, Inputs, Mask, Pipeline, Posterior, Request, Resize,
+    Start, StopToken,
     image::{GrayImage, Luma, Rgb, RgbImage},
     schedulers::{ladders::StrengthRule, samplers::EulerAncestral},
 };
@@ -205,6 +206,32 @@ fn an_inpainting_model_takes_mask_and_picture() {
     let drawn = |start: Start| latents(&pipeline, &base().start(start));
     assert!(drawn(start()) == drawn(start().strength(0.1)));
     assert!(drawn(start()) != drawn(Start::picture(picture(72, 48)).resize(Resize::Crop)));
+    for (wrong, expected) in [
+        (
+            start().mask(mask(|_, _| true)),
+            "as this model redraws the whole picture",
+        ),
+        (
+            Start::latents(Array4::zeros((1, 4, 6, 8))),
+            "start.from is latents, expected a picture",
+        ),
+    ] {
+        let error = pipeline
+            .generate(&base().start(wrong))
+            .map(drop)
+            .unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    // The guidance by the picture is recorded.
+    let request = base().start(start()).image_guidance(1.2);
+    let drawn = pipeline.generate(&request).unwrap().pictures.remove(0);
+    let again = pipeline.reproduction(&drawn.infotext()).request;
+    assert_eq!(again.image_guidance, 1.2);
+
+    // A model with one more channel takes no picture that the pipeline can make.
+    let pipeline = Fakes::with(model(1)).pipeline();
+    let wrong = base().start(start().mask(mask(|_, _| true)));
+    assert!(pipeline.generate(&wrong).is_err());
 }
 
 #[test]
@@ -257,6 +284,37 @@ fn wrong_starts_are_refused() {
     }
 }
 
+/// A late part of a ladder still has its guidance interval, which is placed in the whole.
+#[test]
+fn guidance_intervals_are_of_the_whole_ladder() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let guidance = ClassifierFree {
+        interval: [0.5, 0.9],
+        ..ClassifierFree::from(7.0)
+    };
+    let start = start().strength(0.2);
+    let request = base().steps(10).guidance(guidance).start(start);
+    pipeline.generate(&request).unwrap();
+    // Two steps, and the negative prompt in the first.
+    assert_eq!(fakes.calls(), 3);
+}
+
+/// The least blur that is a number, and pictures that differ in how their inputs are made.
+#[test]
+fn odd_masks_draw() {
+    let fakes = Fakes::with(Model {
+        inputs: Inputs::new(4, 4).extra_channels(5),
+        ..Model::default()
+    });
+    let pipeline = fakes.build(fakes.builder().max_batch(4));
+    let least = start().mask(mask(|x, _| x < 32).blur(f32::from_bits(1)));
+    let request = base().start(least);
+    let given = request.clone().beside(Array4::ones((1, 5, 6, 8)));
+    let drawn = pipeline.generate_all(&[request, given]).unwrap();
+    assert!(drawn.pictures[0].latents != drawn.pictures[1].latents);
+}
+
 #[test]
 fn a_stop_ends_the_run_before_the_first_step() {
     let pipeline = Fakes::new().pipeline();
@@ -283,7 +341,8 @@ fn infotexts_record_the_start() {
     assert_eq!(infotext.get("Mask blur"), Some("2.5"));
     let again = pipeline.reproduction(&infotext);
     let started = "the run started from a picture, which has to be supplied";
-    assert_eq!(again.differences, [started]);
+    let masked = "the run redrew only a part of the picture, and the mask has to be supplied";
+    assert_eq!(again.differences, [started, masked]);
     let found = infotext.start(picture(64, 48), Some(mask(|x, _| x < 32)));
     assert_eq!(found, Some(given.clone()));
     let again = again.request.start(found.unwrap());

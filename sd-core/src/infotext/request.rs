@@ -20,7 +20,6 @@ use super::{
     Infotext, OF_MODEL, OF_WEBUI, Reproduction,
     keys::{self, KEYS},
     loras::{Calls, MOST_STEPS, hashes, merged},
-    start,
     webui::{
         default_row, from_forge, ladder_called, nearest, noise_called, of_comfyui, row_called,
         row_of_class, row_of_diffusers, split_comfyui, with_sgm_noise,
@@ -75,6 +74,11 @@ pub(crate) fn reproduction(infotext: &Infotext, callable: Option<&Callable>) -> 
         && let Some(layer) = reading.number::<NonZeroUsize>(keys::CLIP_SKIP)
     {
         request = request.clip_skip(layer.get());
+    }
+    if infotext.get(keys::IMAGE_CFG_SCALE).is_some()
+        && let Some(scale) = reading.number::<f32>(keys::IMAGE_CFG_SCALE)
+    {
+        request = request.image_guidance(scale);
     }
     reading.sizes(&mut request);
     request.refiner = reading.refiner();
@@ -797,18 +801,10 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Adds a difference for the picture that the run started from.
+    /// Adds differences for the picture that the run started from.
     fn start(&mut self) {
-        let strength = self.get(keys::DENOISING_STRENGTH);
-        // Other programs write a strength of 1 for pictures that started from noise.
-        let is_noise = |strength: &&str| self.foreign && strength.parse() == Ok(1.0_f32);
-        let strength = strength.filter(|strength| !is_noise(strength));
-        let is_pass = || {
-            let mut entries = self.infotext.entries.iter();
-            entries.any(|(key, _)| key.starts_with("Hires "))
-        };
-        if strength.is_some() && (!self.foreign || !is_pass()) {
-            self.note(start::NOTE.to_owned());
+        for note in self.infotext.start_notes() {
+            self.note(note);
         }
     }
 
@@ -836,9 +832,7 @@ impl<'a> Reading<'a> {
                 ("Eta", _) => !draws,
                 ("Denoise", value) => value.parse() == Ok(1.0_f32),
                 (keys::DENOISING_STRENGTH, value) => {
-                    let is_pass = |key: &String| key.starts_with("Hires ");
-                    value.parse() == Ok(1.0_f32)
-                        || !infotext.entries.iter().any(|(key, _)| is_pass(key))
+                    value.parse() == Ok(1.0_f32) || !infotext.has_second_pass()
                 }
                 (keys::MASK_BLUR, _) => true,
                 ("Operations", "txt2img")

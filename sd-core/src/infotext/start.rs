@@ -24,6 +24,10 @@ pub(super) struct Recorded {
 /// The difference of every picture whose run started from a picture.
 pub(super) const NOTE: &str = "the run started from a picture, which has to be supplied";
 
+/// The difference of every picture of which a run redrew only a part.
+const MASK_NOTE: &str =
+    "the run redrew only a part of the picture, and the mask has to be supplied";
+
 impl Recorded {
     pub fn of(start: &Start) -> Self {
         let from = match &start.from {
@@ -48,6 +52,44 @@ impl Recorded {
 }
 
 impl Infotext {
+    /// Returns whether the strength is the strength of a second pass, WebUI's "Hires. fix".
+    pub(super) fn has_second_pass(&self) -> bool {
+        let mut entries = self.entries.iter();
+        self.is_foreign() && entries.any(|(key, _)| key.starts_with("Hires "))
+    }
+
+    /// Returns the differences of a picture whose run started from another one.
+    pub(super) fn start_notes(&self) -> Vec<String> {
+        let strength = self.get(keys::DENOISING_STRENGTH);
+        // Other programs write a strength of 1 for pictures that started from noise.
+        let is_noise = |strength: &&str| self.is_foreign() && strength.parse() == Ok(1.0_f32);
+        if strength.filter(|it| !is_noise(it)).is_none() || self.has_second_pass() {
+            return Vec::new();
+        }
+        let recorded = self.get(keys::SD_START).filter(|_| !self.is_foreign());
+        match recorded.map(serde_json::from_str::<Recorded>) {
+            Some(Ok(recorded)) if recorded.from.len() == 4 => {
+                let shape = recorded.from;
+                vec![format!(
+                    "the run started from latents of shape {shape:?}, which have to be supplied"
+                )]
+            }
+            Some(Ok(recorded)) if !recorded.mask => vec![NOTE.to_owned()],
+            Some(Ok(_)) => vec![NOTE.to_owned(), MASK_NOTE.to_owned()],
+            Some(Err(_)) => {
+                let unread = format!(
+                    "`{}` cannot be read, so its options have their defaults",
+                    keys::SD_START
+                );
+                vec![NOTE.to_owned(), unread]
+            }
+            None if self.get(keys::MASK_BLUR).is_some() => {
+                vec![NOTE.to_owned(), MASK_NOTE.to_owned()]
+            }
+            None => vec![NOTE.to_owned()],
+        }
+    }
+
     /// Returns the start of the run that made the picture, joined with the picture that the run
     /// started from, and the mask if there was one. Returns `None` if the infotext does not name a
     /// strength, because the run started from noise, or if it names a second pass instead.
@@ -65,11 +107,7 @@ impl Infotext {
     /// ```
     pub fn start(&self, picture: RgbImage, mask: Option<Mask>) -> Option<Start> {
         let strength = self.get(keys::DENOISING_STRENGTH)?.parse().ok()?;
-        if self
-            .entries
-            .iter()
-            .any(|(key, _)| key.starts_with("Hires "))
-        {
+        if self.has_second_pass() {
             return None;
         }
         let mut start = Start::picture(picture).strength(strength);
@@ -90,7 +128,9 @@ impl Infotext {
             }
             _ => {
                 if self.is_foreign() {
-                    start = start.rule(StrengthRule::WebUi);
+                    // WebUI draws the sample of the latents from another generator, so that the
+                    // initial noise is the seed's.
+                    start = start.rule(StrengthRule::WebUi).posterior(Posterior::Mode);
                 }
                 start.mask = mask;
             }

@@ -205,6 +205,10 @@ impl Writing<'_> {
     }
 
     fn start(&mut self) {
+        if self.request.image_guidance != Request::new("").image_guidance {
+            let scale = self.request.image_guidance.to_string();
+            self.add(keys::IMAGE_CFG_SCALE, scale);
+        }
         let Some(start) = &self.request.start else {
             return;
         };

@@ -3,7 +3,7 @@
 use image::GrayImage;
 use ndarray::{ArcArray, Array2, Array4, Ix4};
 
-use super::{Start, StartFrom, latent_mask, outside};
+use super::{Start, StartFrom, blurred, latent_mask, outside};
 use crate::{
     GenerateError, Inputs, LatentCodec, LatentDistribution, Posterior, Request, Stage, StopToken,
     picture::from_rgb, plan::Planned,
@@ -21,13 +21,13 @@ impl Begin {
     /// Returns how the run of a request begins.
     ///
     /// An instruct-pix2pix model takes the picture beside the latents, and begins with noise. So
-    /// does inpainting at the full strength, as in diffusers' inpainting pipelines, while image to
-    /// image begins with the picture at any strength.
+    /// does inpainting at the full strength by diffusers' rules. Image to image begins with the
+    /// picture at any strength.
     pub fn of(inputs: &Inputs, request: &Request) -> Self {
         match &request.start {
             None => Self::Noise,
             Some(_) if inputs.extra_channels == inputs.channels => Self::Noise,
-            Some(start) if start.mask.is_some() && start.strength >= 1.0 => Self::Noise,
+            Some(start) if start.is_noise() => Self::Noise,
             Some(_) => Self::Picture,
         }
     }
@@ -53,7 +53,8 @@ impl StartBeside {
         match inputs.extra_channels {
             0 => None,
             extra if extra == inputs.channels => Some(Self::Picture),
-            _ => start.mask.is_some().then_some(Self::Masked),
+            extra if extra == inputs.channels + 1 => start.mask.is_some().then_some(Self::Masked),
+            _ => None,
         }
     }
 }
@@ -65,13 +66,14 @@ pub(crate) struct EncodedStart {
     /// The latents of the picture. `None` if the run does not need them.
     pub clean: Option<Clean>,
     /// The latents that the network takes beside the noisy ones.
-    pub beside: Option<LatentDistribution>,
+    pub beside: Option<(StartBeside, LatentDistribution)>,
     /// Whether the latents outside the mask are replaced after each step.
     pub blends: bool,
     /// The mask in the size of the latents, `[h, w]`, 0 or 1.
     pub latent_mask: Option<Array2<f32>>,
-    /// The picture `[1, 3, H, W]` and its mask, in the size of the request.
-    pub pixels: Option<(Array4<f32>, GrayImage)>,
+    /// The picture `[1, 3, H, W]` and its blurred mask, in the size of the request. `None` if no
+    /// pixels of the picture are kept.
+    pub kept: Option<(Array4<f32>, GrayImage)>,
 }
 
 /// The latents of a picture.
@@ -106,18 +108,23 @@ impl EncodedStart {
         };
         let beside = match (plan.beside, &pixels, &mask) {
             (Some(StartBeside::Masked), Some(pixels), Some(mask)) => {
-                Some(encode(&outside(pixels, mask))?)
+                Some((StartBeside::Masked, encode(&outside(pixels, mask))?))
             }
-            (Some(StartBeside::Picture), Some(pixels), _) => Some(encode(pixels)?),
+            (Some(StartBeside::Picture), Some(pixels), _) => {
+                Some((StartBeside::Picture, encode(pixels)?))
+            }
             _ => None,
         };
+        let latent_mask = mask.as_ref().map(|mask| latent_mask(mask, plan.latents));
+        let keeps = start.mask.as_ref().filter(|mask| mask.keep_original);
+        let kept = keeps.and_then(|of| Some((pixels?, blurred(mask?, of.blur))));
         Ok(Self {
             posterior: start.posterior,
             clean,
             beside,
             blends,
-            latent_mask: mask.as_ref().map(|mask| latent_mask(mask, plan.latents)),
-            pixels: pixels.zip(mask),
+            latent_mask,
+            kept,
         })
     }
 }

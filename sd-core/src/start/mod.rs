@@ -11,12 +11,16 @@ use sd_schedulers::ladders::StrengthRule;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::encoded::{Begin, Clean, EncodedStart, StartBeside};
-use crate::{ImageSize, Problem};
+use crate::{ImageSize, MAX_PIXELS, Problem};
 
 /// A picture or latents that a run starts from (image to image), and how much of it is redrawn.
 ///
 /// The run begins in the middle of the ladder, at a noise level that
-/// [`strength`](Self::strength) sets, with the picture's latents plus noise of that level.
+/// [`strength`](Self::strength) sets, with the picture's latents plus noise of that level, sigma:
+/// `latents + noise_multiplier · sigma · noise`.
+///
+/// Schedules in prompts, such as `[fox:owl:0.5]`, count the calls of the run against the steps of
+/// the whole ladder. Positions in LoRA weights count the steps of the run.
 ///
 /// ```
 /// use sd_core::{Request, Start, image::RgbImage};
@@ -89,7 +93,8 @@ pub enum StartFrom {
 #[non_exhaustive]
 pub enum Posterior {
     /// Latents that are drawn from the encoder's distribution with the first noise of the seed, as
-    /// in diffusers. The seed therefore gives other initial noise than without a picture.
+    /// in diffusers. The seed therefore gives other initial noise than without a picture. A start
+    /// from latents draws nothing.
     #[default]
     Sample,
     /// The most likely latents. The initial noise is the same as without a picture.
@@ -106,7 +111,7 @@ pub enum Resize {
     /// The picture is scaled to the size, and its shape changes: WebUI's "Just resize".
     #[default]
     Stretch,
-    /// The picture keeps its shape and covers the size. What hangs over is cut off on both sides:
+    /// The picture keeps its shape and covers the size. The parts outside the size are cut off:
     /// WebUI's "Crop and resize".
     Crop,
     /// The picture keeps its shape and lies within the size. The outermost rows or columns of
@@ -114,7 +119,8 @@ pub enum Resize {
     Fill,
 }
 
-/// The part of a picture that is redrawn.
+/// The part of a picture that is redrawn. At a strength of 1, and with diffusers' rule, the run
+/// starts from noise alone, without a noise multiplier.
 ///
 /// ```
 /// use sd_core::{Mask, Request, Start, image::{GrayImage, Luma, RgbImage}};
@@ -230,9 +236,9 @@ impl Start {
     /// least one such multiple. Latents have `factor` pixels on each side.
     pub(crate) fn default_size(&self, factor: usize) -> [u32; 2] {
         // The smallest multiple of 8 that is also a multiple of the factor.
-        let units = (1..=8_usize).map(|n| 8 * n);
+        let units = (1..=factor).map(|n| 8 * n);
         let unit = units.filter(|unit| unit.is_multiple_of(factor)).min();
-        let unit = unit.unwrap_or(8 * factor);
+        let unit = unit.unwrap_or(8);
         let side = |pixels: usize| {
             (pixels / unit * unit)
                 .max(unit)
@@ -255,10 +261,34 @@ impl Start {
         }
     }
 
+    /// Returns whether the run begins with pure noise: inpainting at the full strength, by the
+    /// rules of diffusers' inpainting pipelines.
+    fn is_noise(&self) -> bool {
+        let is_diffusers = matches!(
+            self.rule,
+            StrengthRule::Diffusers | StrengthRule::DiffusersFlow
+        );
+        self.mask.is_some() && self.strength >= 1.0 && is_diffusers
+    }
+
     /// Returns everything that is wrong, apart from the strength's steps. `shape` is the expected
-    /// shape of latents: count, channels, height and width.
-    pub(crate) fn problems(&self, shape: [usize; 4]) -> Vec<Problem> {
+    /// shape of latents: count, channels, height and width. `is_edit` is whether the model is an
+    /// instruct-pix2pix model.
+    pub(crate) fn problems(
+        &self,
+        shape: [usize; 4],
+        size: ImageSize,
+        is_edit: bool,
+    ) -> Vec<Problem> {
         let mut problems = Vec::new();
+        if is_edit && self.mask.is_some() {
+            let expected = "nothing, as this model redraws the whole picture";
+            problems.push(Problem::new("start.mask", expected, "given"));
+        }
+        if is_edit && matches!(self.from, StartFrom::Latents(_)) {
+            let expected = "a picture, which this model takes beside the latents";
+            problems.push(Problem::new("start.from", expected, "latents"));
+        }
         if !(0.0..=1.0).contains(&self.strength) {
             problems.push(Problem::new("start.strength", "0 to 1", self.strength));
         }
@@ -276,6 +306,10 @@ impl Start {
                 if channels != 3 || height == 0 || width == 0 {
                     let found = format!("an array of shape {:?}", pixels.dim());
                     problems.push(Problem::new("start.from", "one of shape (h, w, 3)", found));
+                } else if self.resize.work([width, height], size) > 4 * MAX_PIXELS {
+                    let expected = format!("a picture that can be resized to {size}");
+                    let found = format!("{width}×{height}, which is too long for its height");
+                    problems.push(Problem::new("start.from", expected, found));
                 }
             }
             StartFrom::Latents(latents) => {
@@ -375,6 +409,29 @@ impl Mask {
 }
 
 impl Resize {
+    /// Returns the number of pixels of the largest picture that resizing needs.
+    fn work(self, [width, height]: [usize; 2], size: ImageSize) -> u64 {
+        let (own_width, own_height) = (width as u64, height as u64);
+        if (own_width, own_height) == (size.width().into(), size.height().into()) {
+            return 0;
+        }
+        // The larger of the two scales, if the picture must cover the size.
+        let cover = f64::max(
+            f64::from(size.width()) / own_width as f64,
+            f64::from(size.height()) / own_height as f64,
+        );
+        let covering = match self {
+            Self::Crop => cover * cover * own_width as f64 * own_height as f64,
+            Self::Stretch | Self::Fill => 0.0,
+        };
+        // The rows are resampled first, at the full width. Cropping may need more of them.
+        let rows = match self {
+            Self::Crop => cover * own_height as f64,
+            Self::Stretch | Self::Fill => f64::from(size.height()),
+        };
+        f64::max(covering, own_width as f64 * rows) as u64
+    }
+
     /// Fits a picture to a size.
     fn to<P>(self, picture: &ImageBuffer<P, Vec<u8>>, size: ImageSize) -> ImageBuffer<P, Vec<u8>>
     where
@@ -390,7 +447,7 @@ impl Resize {
         };
         let (wide, high) = (f64::from(width), f64::from(height));
         let ratio = f64::from(own_width) / f64::from(own_height);
-        // Whether the picture reaches the right and left border if it has the height of the size.
+        // Whether the picture is wider, in proportion, than the size.
         let is_wider = wide < high * ratio;
         let by_height = || scaled((high * ratio) as u32, height);
         let by_width = || scaled(width, (wide / ratio) as u32);
@@ -445,20 +502,20 @@ pub(crate) fn outside(pixels: &Array4<f32>, mask: &GrayImage) -> Array4<f32> {
     pixels
 }
 
-/// Replaces the pixels `[1, 3, h, w]` outside a mask by the pixels of the original. `blur` is the
-/// standard deviation, in pixels, of the blur of the mask.
-pub(crate) fn restore(
-    pixels: &mut Array4<f32>,
-    original: &Array4<f32>,
-    mask: &GrayImage,
-    blur: f32,
-) {
-    let blurred = match blur > 0.0 {
-        true => imageops::blur(mask, blur),
-        false => mask.clone(),
-    };
+/// Returns a mask with a blurred edge. `blur` is the standard deviation in pixels.
+pub(crate) fn blurred(mask: GrayImage, blur: f32) -> GrayImage {
+    // A smaller blur changes no byte.
+    match blur >= 0.1 {
+        true => imageops::blur(&mask, blur),
+        false => mask,
+    }
+}
+
+/// Replaces the pixels `[1, 3, h, w]` outside a mask by the pixels of the original. Where the mask
+/// is grey, both are mixed.
+pub(crate) fn restore(pixels: &mut Array4<f32>, original: &Array4<f32>, mask: &GrayImage) {
     let (wide, high) = (mask.width() as usize, mask.height() as usize);
-    let shares = ArrayView2::from_shape((high, wide), blurred.as_raw());
+    let shares = ArrayView2::from_shape((high, wide), mask.as_raw());
     let shares = shares.expect("a gray picture has a value for each pixel");
     for (mut channel, original) in pixels
         .index_axis_mut(Axis(0), 0)

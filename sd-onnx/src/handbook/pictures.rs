@@ -21,8 +21,9 @@
 //! The **strength** sets the level. Near 0 the picture hardly changes. At 1 only a trace of it is
 //! left. A run of 20 steps at a strength of 0.4 makes the last 8 steps.
 //! [`StrengthRule`](crate::schedulers::ladders::StrengthRule) has the ways in which diffusers,
-//! WebUI and ComfyUI count the steps. With ComfyUI's, a run makes all 20 steps at any strength, on
-//! finer noise levels.
+//! WebUI and ComfyUI count the steps. With ComfyUI's, a run makes all 20 steps, on finer noise
+//! levels. A strength that would need more than the model's 1000 training timesteps is then
+//! refused.
 //!
 //! | option | effect | default |
 //! |---|---|---|
@@ -38,10 +39,10 @@
 //! [`latents`](crate::Picture::latents) of another picture, which saves encoding.
 //!
 //! # Inpainting
-//! With a [`Mask`](crate::Mask), only its white part is redrawn. The pixels of the black part stay
-//! exactly as they are, unless [`keep_original`](crate::Mask::keep_original) is false. A
-//! [`blur`](crate::Mask::blur) hides the seam. At a strength of 1, the white part starts from pure
-//! noise.
+//! With a [`Mask`](crate::Mask), only its white part is redrawn. Every pixel of the black part
+//! stays exactly as it is, unless [`keep_original`](crate::Mask::keep_original) is false. A
+//! [`blur`](crate::Mask::blur) hides the seam, and mixes the pixels near it. At a strength of 1,
+//! the white part starts from pure noise.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -63,13 +64,15 @@
 //! ```
 //!
 //! Any model can do this: after each step, the latents of the black part are replaced by the
-//! picture's, with noise of the step's level. This is the rule of diffusers. An inpainting model
-//! takes the mask and the rest of the picture as additional inputs, so its drawing fits the
-//! surroundings better. The pipeline makes these inputs from the same request.
+//! picture's, with noise of the step's level. This is the rule of diffusers, where only samplers
+//! with two calls in a step, such as Heun, do it twice in a step. An inpainting model takes the
+//! mask and the rest of the picture as additional inputs, so its drawing fits the surroundings
+//! better. The pipeline makes these inputs from the same request.
 //!
 //! # Instruct-pix2pix
 //! A model for instructions, such as "make it winter", takes the picture as an additional input and
-//! starts from noise. The request is the same, and the strength has no effect.
+//! starts from noise. The request is the same. The strength, its rule and the noise multiplier have
+//! no effect, and a mask is refused.
 //! [`image_guidance`](crate::Request::image_guidance) sets how closely the model keeps to the
 //! picture.
 //!
