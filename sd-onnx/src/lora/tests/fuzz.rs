@@ -63,7 +63,7 @@ fn adapters() -> Vec<(PathBuf, Vec<u8>)> {
     files.into_iter().map(read).collect()
 }
 
-/// Merges an adapter twice.
+/// Merges an adapter twice, and reads its factors.
 fn merge(path: &Path, networks: &Networks) -> Result<(), Error> {
     let lora = Lora::open(path)?;
     // Spoiled inversions do not keep an adapter from being merged.
@@ -77,6 +77,9 @@ fn merge(path: &Path, networks: &Networks) -> Result<(), Error> {
     };
     for (network, weights) in networks {
         changed(network, weights, &[used, used])?;
+        if adapter.is_live() {
+            adapter.factors(network)?;
+        }
     }
     Ok(())
 }
