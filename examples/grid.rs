@@ -497,7 +497,7 @@ impl Value {
             Self::Prompt(prompt) => request.prompt(prompt),
             Self::Negative(negative) => request.negative(negative),
             Self::Lora(call) => match &request.prompt {
-                // On a line of its own, because the last line may end in a comment.
+                // On a separate line, because the last line may end in a comment.
                 Prompt::Text(text) => {
                     let prompt = format!("{text}\n<lora:{call}>");
                     request.prompt(prompt)

@@ -2,14 +2,11 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufReader, Write},
+    io::{self, BufReader, Read, Write},
     path::Path,
 };
 
-use image::{
-    DynamicImage, ExtendedColorType, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits,
-    RgbImage,
-};
+use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use crate::MAX_PIXELS;
 
@@ -45,6 +42,7 @@ pub struct ReadPicture {
 /// CMYK, or if it has more than [`MAX_PIXELS`] pixels. The size is checked before the pixels are
 /// decoded.
 pub fn read_picture(path: impl AsRef<Path>) -> io::Result<ReadPicture> {
+    let path = path.as_ref();
     let wrong = |problem: String| io::Error::new(io::ErrorKind::InvalidData, problem);
     // By the content alone, whatever the file is called.
     let reader = ImageReader::new(BufReader::new(File::open(path)?));
@@ -57,6 +55,9 @@ pub fn read_picture(path: impl AsRef<Path>) -> io::Result<ReadPicture> {
         }
         None => return Err(wrong("no picture, expected PNG, JPEG or WebP".into())),
     };
+    if reader.format() == Some(ImageFormat::Jpeg) && jpeg_components(path)? == Some(4) {
+        return Err(wrong("the colours are CMYK, expected RGB or grey".into()));
+    }
     let mut limits = Limits::default();
     // Four values of 16 bits for each pixel, and as much again for the decoder.
     limits.max_alloc = Some(16 * MAX_PIXELS);
@@ -67,10 +68,6 @@ pub fn read_picture(path: impl AsRef<Path>) -> io::Result<ReadPicture> {
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
         let problem = format!("has {width}×{height} pixels, expected at most {MAX_PIXELS} in all");
         return Err(wrong(problem));
-    }
-    let color = decoder.original_color_type();
-    if matches!(color, ExtendedColorType::Cmyk8 | ExtendedColorType::Cmyk16) {
-        return Err(wrong("the colours are CMYK, expected RGB or grey".into()));
     }
     let orientation = decoder.orientation().map_err(damaged)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
@@ -85,6 +82,40 @@ pub fn read_picture(path: impl AsRef<Path>) -> io::Result<ReadPicture> {
         rgb: picture.to_rgb8(),
         alpha,
     })
+}
+
+/// Returns the number of colour components in the header of a JPEG file: 4 for CMYK, which the
+/// decoder would convert by a guess. `None` if the header cannot be read, which the decoder
+/// reports.
+///
+/// A file consists of segments: `FF`, a marker, and for most markers a length of two bytes that
+/// includes itself (ITU T.81, annex B).
+fn jpeg_components(path: &Path) -> io::Result<Option<u8>> {
+    let mut file = BufReader::new(File::open(path)?);
+    let mut segment = |length: usize| -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::with_capacity(length);
+        file.by_ref().take(length as u64).read_to_end(&mut bytes)?;
+        Ok((bytes.len() == length).then_some(bytes))
+    };
+    // The start of the picture has no length.
+    let mut next = segment(2)?;
+    while next.is_some() {
+        let Some(bytes) = segment(4)? else {
+            return Ok(None);
+        };
+        let [0xff, marker, high, low] = bytes[..] else {
+            return Ok(None);
+        };
+        let Some(length) = u16::from_be_bytes([high, low]).checked_sub(2) else {
+            return Ok(None);
+        };
+        next = segment(length.into())?;
+        // The starts of frames. C4, C8 and CC are other segments.
+        if matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc) {
+            return Ok(next.and_then(|frame| frame.get(5).copied()));
+        }
+    }
+    Ok(None)
 }
 
 /// Writes a file atomically: the file appears under its name only when it is complete.
@@ -208,6 +239,38 @@ mod tests {
         let read = read_picture(path("gray.png")).unwrap();
         assert_eq!(read.rgb.get_pixel(0, 0), &Rgb([7, 7, 7]));
         assert_eq!(read.alpha.unwrap().get_pixel(0, 0), &Luma([9]));
+    }
+
+    /// Inserts a segment after the start of a JPEG file.
+    fn with_segment(jpeg: &[u8], marker: u8, content: &[u8]) -> Vec<u8> {
+        let length = (content.len() as u16 + 2).to_be_bytes();
+        [&jpeg[..2], &[0xff, marker], &length, content, &jpeg[2..]].concat()
+    }
+
+    #[test]
+    fn pictures_are_turned_and_cmyk_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jpg");
+        let picture =
+            RgbImage::from_fn(24, 16, |x, _| image::Rgb([if x < 12 { 255 } else { 0 }; 3]));
+        picture.save(&path).unwrap();
+        let jpeg = fs::read(&path).unwrap();
+        // EXIF with one entry: the orientation 6, a quarter turn to the right.
+        let mut exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0".to_vec();
+        exif.extend(b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0");
+        fs::write(&path, with_segment(&jpeg, 0xe1, &exif)).unwrap();
+        let turned = read_picture(&path).unwrap().rgb;
+        assert_eq!(turned.dimensions(), (16, 24));
+        assert!(turned.get_pixel(8, 2).0[0] > 200 && turned.get_pixel(8, 21).0[0] < 50);
+        // The start of a frame with four components.
+        let frame = b"\x08\0\x08\0\x08\x04\x01\x11\0\x02\x11\0\x03\x11\0\x04\x11\0";
+        fs::write(&path, with_segment(&jpeg, 0xc0, frame)).unwrap();
+        let error = read_picture(&path).unwrap_err().to_string();
+        assert!(error.contains("CMYK"), "{error}");
+        for length in 0..jpeg.len().min(200) {
+            fs::write(&path, &jpeg[..length]).unwrap();
+            assert!(read_picture(&path).is_err(), "{length} bytes");
+        }
     }
 
     #[test]

@@ -768,7 +768,7 @@ impl Pipeline {
     }
 
     /// Returns the [library](PipelineBuilder::lora_library) of LoRAs that prompts can call. A
-    /// program with a denoising loop of its own gets the networks with LoRAs from it.
+    /// program that has its own denoising loop gets the networks with LoRAs from it.
     pub fn lora_library(&self) -> Option<&dyn LoraLibrary> {
         self.parts.callable.library()
     }

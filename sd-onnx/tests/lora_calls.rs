@@ -12,11 +12,12 @@ mod lora_calls;
 
 use std::{fs, path::Path};
 
-use common::{emoji, golden, load, relative_error};
+use common::{golden, load, relative_error};
 use lora_calls::{
-    ROUNDING, compare, difference, index, networks, of_pipeline, outputs, with, write,
+    ROUNDING, call, compare, compare_trained, difference, index, networks, of_pipeline, outputs,
+    with, write,
 };
-use sd_core::{LoraBlocks, LoraCall};
+use sd_core::LoraBlocks;
 use sd_onnx::{Pipeline, Request};
 use serde_json::Value;
 
@@ -28,31 +29,7 @@ fn loras_as_inputs_equal_merged_ones() {
 
 #[test]
 fn in_a_trained_model_they_differ_by_less() {
-    let folder = emoji();
-    let library = sd_onnx::builder()
-        .loras(folder.join("loras"))
-        .load(&folder)
-        .unwrap();
-    let plain = of_pipeline(&load(&folder));
-    let error = difference(&with(&library, &[]), &plain);
-    assert!(error < 1e-5, "without LoRAs: {error:.1e}");
-    for (name, weight) in [("ink", 0.8), ("sepia", 1.3)] {
-        let file = folder.join(format!("loras/{name}.safetensors"));
-        let merged = sd_onnx::builder().lora(file, weight).load(&folder).unwrap();
-        let (found, expected) = (
-            with(&library, &[call(&library, name, weight)]),
-            of_pipeline(&merged),
-        );
-        let error = difference(&found, &expected);
-        let change = difference(&plain, &expected);
-        println!("{name}: {error:.1e}, and the LoRA changes {change:.1e}");
-        assert!(error < 1e-5, "{name}: {error:.1e}");
-        assert!(change > 1e-2, "{name}: {change:.1e}");
-    }
-}
-
-fn call(pipeline: &Pipeline, name: &str, weight: f32) -> LoraCall {
-    LoraCall::new(index(pipeline, name), weight, vec![weight])
+    compare_trained(sd_onnx::builder);
 }
 
 /// Returns the small Stable Diffusion 1 model with the golden adapters as its library.

@@ -383,6 +383,7 @@ fn a_device_without_the_precision_is_refused() {
 #[test]
 fn loras_as_inputs_equal_merged_ones() {
     if let Some(builder) = openvino(Precision::F32) {
+        lora_calls::compare_trained(|| builder.clone());
         // A few, because each one compiles the networks.
         let names = ["sd1-lora", "sd1-locon-mid", "sd1-oft", "sdxl-lora"];
         let seen = lora_calls::compare(|| builder.clone(), |name| names.contains(&name));

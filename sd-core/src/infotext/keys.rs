@@ -112,7 +112,8 @@ keys! {
             "the strength of a run that started from a picture. In files of WebUI, it may also be \
              the strength of a second pass (\"Hires. fix\"), which is a difference.";
         IMAGE_CFG_SCALE = "Image CFG scale":
-            "the guidance by the picture, [`Request::image_guidance`], of an instruct-pix2pix model.";
+            "the guidance by the picture, [`Request::image_guidance`], of an instruct-pix2pix \
+             model.";
         MASK_BLUR = "Mask blur":
             "the blur of the mask of such a run, in pixels.";
         SD_START = "SD start":

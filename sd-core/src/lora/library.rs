@@ -118,8 +118,9 @@ pub trait LoraLibrary: Send + Sync {
     /// The networks must take and return the same shapes as the pipeline's own networks, and the
     /// tokenizers must be the same. Without calls, the result is the pipeline's own networks.
     ///
-    /// A pipeline calls this method before each batch whose LoRAs differ from those of the batch
-    /// before it, also if there are no LoRAs. It first drops the networks of the batch before it.
+    /// A pipeline calls this method before each batch whose LoRAs differ from the LoRAs of the
+    /// batch before it, also if there are no LoRAs. It first drops the networks of the batch before
+    /// it.
     ///
     /// # Errors
     /// Returns any error of the backend.

@@ -138,7 +138,8 @@ pub struct Mask {
     /// where it stays. Values from 128 on count as 255, and others as 0, as in diffusers.
     pub values: ArcArray<u8, Ix2>,
     /// The standard deviation, in pixels, of a Gaussian blur of the mask's edge in the finished
-    /// picture: a finite number, `0.0..=256.0`. It hides seams.
+    /// picture: a finite number, `0.0..=256.0`. It hides seams. Without
+    /// [`keep_original`](Self::keep_original) it has no effect.
     ///
     /// Default: 0.
     #[serde(default)]

@@ -11,7 +11,7 @@ use sd_onnx::{
 };
 use sd_text::outside::chain;
 
-use crate::common::{Model, golden, golden_json, relative_error, write_family};
+use crate::common::{Model, emoji, golden, golden_json, relative_error, write_family};
 
 /// The largest difference between a LoRA that is an input and one that is merged, in networks with
 /// random weights. They amplify rounding: the same network without LoRAs differs by 1.6e-5 between
@@ -150,4 +150,30 @@ pub fn compare(
         assert_eq!(with(&library, &[]), plain);
     }
     seen
+}
+
+pub fn call(pipeline: &Pipeline, name: &str, weight: f32) -> LoraCall {
+    LoraCall::new(index(pipeline, name), weight, vec![weight])
+}
+
+/// Compares the LoRAs of the trained model, called by a request, with the same LoRAs merged by the
+/// builder.
+pub fn compare_trained(builder: impl Fn() -> sd_onnx::Builder) {
+    let folder = emoji();
+    let library = builder().loras(folder.join("loras"));
+    let library = library.load(&folder).unwrap();
+    let plain = of_pipeline(&builder().load(&folder).unwrap());
+    let error = difference(&with(&library, &[]), &plain);
+    assert!(error < 1e-5, "without LoRAs: {error:.1e}");
+    for (name, weight) in [("ink", 0.8), ("sepia", 1.3)] {
+        let file = folder.join(format!("loras/{name}.safetensors"));
+        let merged = builder().lora(file, weight).load(&folder).unwrap();
+        let called = with(&library, &[call(&library, name, weight)]);
+        let expected = of_pipeline(&merged);
+        let error = difference(&called, &expected);
+        let change = difference(&plain, &expected);
+        println!("{name}: {error:.1e}, and the LoRA changes {change:.1e}");
+        assert!(error < 1e-5, "{name}: {error:.1e}");
+        assert!(change > 1e-2, "{name}: {change:.1e}");
+    }
 }

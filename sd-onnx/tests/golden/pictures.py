@@ -3,7 +3,7 @@
     pip install -r requirements.txt pillow==13.0.0 && python pictures.py [--check NAME …]
 
 The pipelines are img2img, inpainting with 4 and with 9 input channels, and instruct-pix2pix. The
-models are those of `make.py` and `families.py`. `README.md` describes the files and the rules of
+models come from `make.py` and `families.py`. `README.md` describes the files and the rules of
 the pipelines.
 
 The script asserts that each mistake moves the final latents of a run by at least ten times the
