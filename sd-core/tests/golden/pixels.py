@@ -259,7 +259,7 @@ def latents():
         ((8, 8), (8, 11)), ((7, 128), (200, 256)),
     ]
     for (name, (mode, antialias)), (i, (old, new)) in product(modes.items(), enumerate(sizes)):
-        values = noise(i, old[1], old[0], 2 * 3).astype(np.float32) / 32 - 4
+        values = noise(i, old[1], old[0], 2 * 3).astype(np.float32) / 64 - 2
         # [n, c, h, w] of [h, w, n · c]
         values = torch.from_numpy(values.transpose(2, 0, 1).reshape(2, 3, *old).copy())
         resized = torch.nn.functional.interpolate(values, new, mode=mode, antialias=antialias)
