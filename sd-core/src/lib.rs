@@ -103,6 +103,7 @@ mod model_id;
 mod parts;
 mod picture;
 mod pipeline;
+pub mod pixels;
 mod plan;
 mod preview;
 mod prompts;
