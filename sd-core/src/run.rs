@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ndarray::{ArcArray, Array2, Array3, Array4, ArrayView3, Axis, Ix4};
+use image::RgbImage;
+use ndarray::{ArcArray, Array2, Array3, Array4, ArrayView3, Axis, Ix3, Ix4, Zip, s};
 use sd_schedulers::{
     NoiseSource, Run, Rung, Rungs, Step,
     ladders::NoisePath,
@@ -16,14 +17,17 @@ use sd_schedulers::{
 };
 
 use crate::{
-    Conditioning, Denoiser, Event, GenerateError, Guided, LoraNetworks, Picture, Posterior,
-    Progress, Stage, StepInfo, StopToken, Stopped, Timings, Unfinished,
+    Conditioning, Denoiser, Event, GenerateError, Guided, LoraNetworks, MaskRule, MaskedContent,
+    Picture, Posterior, Progress, Stage, StepInfo, StopToken, Stopped, Timings, Unfinished,
+    Upscaler,
     conditioning::Contexts,
     guided::Half,
+    infotext,
     parts::Parts,
-    picture::{Made, to_rgb},
-    plan::{Encoded, Planned},
-    start::{self, Begin, Clean, EncodedStart, StartBeside},
+    picture::{Made, from_rgb, to_rgb},
+    pixels::{latents::resize_latents, resize_window},
+    plan::{Encoded, Planned, Second},
+    start::{self, Begin, Clean, EncodedMask, EncodedStart, StartBeside},
 };
 
 /// Pictures that go through the denoising loop together, usually one.
@@ -32,6 +36,8 @@ pub(crate) struct Batch<'a> {
     /// The networks for the LoRAs of these pictures.
     networks: &'a LoraNetworks,
     planned: &'a [Arc<Planned>],
+    /// Which pass of the requests this is.
+    pass: Pass,
     /// The request and the index of each picture.
     pictures: Vec<(usize, usize)>,
     /// The prompts of each picture, and how long it took to encode them.
@@ -39,8 +45,16 @@ pub(crate) struct Batch<'a> {
     stop: &'a StopToken,
 }
 
-/// The encoded prompts of requests that have more pictures to draw.
-pub(crate) type Prompts = HashMap<usize, Encoded>;
+/// A pass of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Pass {
+    First,
+    /// The second pass in a larger size.
+    Second,
+}
+
+/// The encoded prompts of requests that have more pictures to draw, for each pass.
+pub(crate) type Prompts = HashMap<(usize, Pass), Encoded>;
 
 /// The source of the noise that a sampler adds to one picture.
 type BoxNoise = Box<dyn NoiseSource + Send>;
@@ -51,6 +65,7 @@ impl<'a> Batch<'a> {
         parts: &'a Parts,
         networks: &'a LoraNetworks,
         planned: &'a [Arc<Planned>],
+        pass: Pass,
         pictures: Vec<(usize, usize)>,
         encoded: &mut Prompts,
         stop: &'a StopToken,
@@ -61,8 +76,8 @@ impl<'a> Batch<'a> {
                 return Err(GenerateError::Stopped(Box::default()));
             }
             let started = Instant::now();
-            let plan = &planned[request];
-            let found = match encoded.remove(&request) {
+            let plan = of_pass(&planned[request], pass);
+            let found = match encoded.remove(&(request, pass)) {
                 Some(known) => known,
                 None => {
                     let refiner = parts.refiner.as_ref();
@@ -70,7 +85,7 @@ impl<'a> Batch<'a> {
                 }
             };
             if index + 1 < plan.request.count {
-                encoded.insert(request, found.clone());
+                encoded.insert((request, pass), found.clone());
             }
             conditionings.push((found, started.elapsed()));
         }
@@ -78,6 +93,7 @@ impl<'a> Batch<'a> {
             parts,
             networks,
             planned,
+            pass,
             pictures,
             conditionings,
             stop,
@@ -87,29 +103,136 @@ impl<'a> Batch<'a> {
     /// Draws the pictures.
     pub fn run(
         self,
+        encoded: &mut Prompts,
         observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<(), GenerateError> {
         let pictures = self.pictures.iter();
         let seeds: Vec<_> = pictures
             .map(|&(request, index)| self.planned[request].seeds.image(index as u64))
             .collect();
+        let mut sampled = self.sampled(seeds, observer)?;
+        if let Some(second) = &self.plan().second {
+            sampled = self.second_pass(second, sampled, encoded, observer)?;
+        }
+        self.finish(&sampled, observer)
+    }
+
+    /// Goes from the noise to the finished latents.
+    fn sampled(
+        &self,
+        seeds: Vec<Seeds>,
+        observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Sampled, GenerateError> {
         let mut begun = self.begin(&seeds)?;
         let mut latents = std::mem::take(&mut begun.latents);
         let (steps, denoised) = self.sample(&seeds, &mut begun, &mut latents, observer)?;
-        let sampled = Sampled {
+        if let Some(blend) = self.blend(&begun) {
+            let contiguous = "the product of a contiguous array is contiguous";
+            blend.last(latents.as_slice_mut().expect(contiguous));
+        }
+        Ok(Sampled {
             seeds,
             initial_noise: begun.initial_noise,
             latents,
             denoised,
             steps,
+        })
+    }
+
+    /// Enlarges the latents of the first pass, and redraws them.
+    fn second_pass(
+        &self,
+        second: &Second,
+        first: Sampled,
+        encoded: &mut Prompts,
+        observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Sampled, GenerateError> {
+        let stopped = |error| match self.stop.is_stopped() {
+            true => self.stopped_after(&first, 0),
+            false => error,
         };
-        self.finish(&sampled, observer)
+        let enlarged = self.enlarged(second, &first).map_err(stopped)?;
+        let networks = if second.planned.loras == self.plan().loras {
+            None
+        } else {
+            let networks = self.parts.networks(&second.planned.loras, self.stop);
+            Some(networks.map_err(stopped)?)
+        };
+        let networks = networks.as_ref().unwrap_or(self.networks);
+        let pictures = self.pictures.clone();
+        let batch = Batch::new(
+            self.parts,
+            networks,
+            self.planned,
+            Pass::Second,
+            pictures,
+            encoded,
+            self.stop,
+        );
+        let mut batch = batch.map_err(stopped)?;
+        for ((conditioning, _), latents) in batch.conditionings.iter_mut().zip(enlarged) {
+            conditioning.start = Some(Arc::new(EncodedStart::second_pass(latents)));
+        }
+        let mut sampled = batch.sampled(first.seeds, observer)?;
+        sampled.initial_noise = first.initial_noise;
+        sampled.steps.splice(..0, first.steps);
+        Ok(sampled)
+    }
+
+    /// Returns the enlarged latents of each picture after the first pass, `[1, channels, h, w]`.
+    fn enlarged(
+        &self,
+        second: &Second,
+        first: &Sampled,
+    ) -> Result<Vec<Array4<f32>>, GenerateError> {
+        let factor = self.parts.codec.factor();
+        let [width, height] = second.sizes.covering.map(|side| side as usize / factor);
+        let one = |i: usize| {
+            let latents = picture_of(&first.latents, i);
+            if latents.iter().any(|value| !value.is_finite()) {
+                let (request, picture) = self.pictures[i];
+                let seed = first.seeds[i].seed;
+                return Err(GenerateError::NotFinite {
+                    request,
+                    picture,
+                    seed,
+                });
+            }
+            let filter = match second.upscaler {
+                Upscaler::Latent(filter) => {
+                    return Ok(resize_latents(latents.view(), [height, width], filter));
+                }
+                Upscaler::Pixels(filter) => filter,
+            };
+            let pixels = self.parts.pixels(latents.view(), self.stop)?;
+            let picture = truncated(pixels.index_axis(Axis(0), 0));
+            // The codec takes no other sides than multiples of its factor.
+            let window = [0, 0, (width * factor) as u32, (height * factor) as u32];
+            let picture = resize_window(&picture, second.sizes.covering, window, filter);
+            let codec = &*self.parts.codec;
+            let encoded = start::encode(codec, &from_rgb(&picture), self.stop)?;
+            Ok(encoded.mode())
+        };
+        let [to_height, to_width] = second.planned.latents;
+        let middle = |latents: Array4<f32>| {
+            let (.., height, width) = latents.dim();
+            let (y, x) = ((height - to_height) / 2, (width - to_width) / 2);
+            let middle = s![.., .., y..y + to_height, x..x + to_width];
+            latents.slice(middle).to_owned()
+        };
+        let pictures = 0..self.pictures.len();
+        pictures.map(|i| one(i).map(middle)).collect()
     }
 
     /// Returns the plan of the first picture. For everything that the loop uses, the plan of any
     /// picture will do, because they agree.
     fn plan(&self) -> &'a Planned {
-        &self.planned[self.pictures[0].0]
+        self.planned(self.pictures[0].0)
+    }
+
+    /// Returns the plan of a request for this pass.
+    fn planned(&self, request: usize) -> &'a Planned {
+        of_pass(&self.planned[request], self.pass)
     }
 
     /// Returns the shape of the latents, `[batch, channels, h, w]`.
@@ -143,7 +266,7 @@ impl<'a> Batch<'a> {
                 GenerateError::backend(stage)(error.into())
             })?;
             begun.noise.push(source);
-            let request = &self.planned[request].request;
+            let request = &self.planned(request).request;
             if let Some(given) = &request.initial_noise {
                 noise.assign(&given.index_axis(Axis(0), index));
             }
@@ -152,9 +275,25 @@ impl<'a> Batch<'a> {
             latents *= plan.rungs.initial_scale();
             if let Some(start) = start {
                 begun.beside.extend(drawn.beside(start));
-                let Some(clean) = drawn.clean(start, index) else {
+                let Some(mut clean) = drawn.clean(start, index) else {
                     continue;
                 };
+                if let Some(mask) = &start.mask {
+                    let content = masked_content(mask, seeds, clean.raw_dim());
+                    let content = content.map_err(|error| {
+                        let stage = Stage::Noise { seed: seeds.seed };
+                        GenerateError::backend(stage)(error.into())
+                    })?;
+                    if let Some(content) = content {
+                        let shares = mask.shares.broadcast(clean.raw_dim());
+                        let shares = shares.expect("the mask has the size of the latents");
+                        Zip::from(&mut clean).and(&content).and(shares).for_each(
+                            |clean, content, share| {
+                                *clean = *clean * (1.0 - share) + content * share;
+                            },
+                        );
+                    }
+                }
                 begun.clean.index_axis_mut(Axis(0), i).assign(&clean);
                 if plan.begin == Begin::Picture {
                     let multiplier = request.start.as_ref().map_or(1.0, |it| it.noise_multiplier);
@@ -243,7 +382,7 @@ impl<'a> Batch<'a> {
         };
         let plans = || {
             let pictures = self.pictures.iter();
-            pictures.map(|&(request, _)| &*self.planned[request])
+            pictures.map(|&(request, _)| self.planned(request))
         };
         let guided = Guided::new(
             denoiser,
@@ -274,7 +413,7 @@ impl<'a> Batch<'a> {
     /// prompt, row 1 for the negative prompt.
     fn sizes(&self, row: usize, refiner: bool) -> Option<Array2<f32>> {
         let of = |&(request, _): &(usize, usize)| {
-            let plan = &self.planned[request];
+            let plan = self.planned(request);
             let sizes = match refiner {
                 false => plan.sizes.as_ref()?,
                 true => plan.refiner_sizes.as_ref()?,
@@ -293,7 +432,7 @@ impl<'a> Batch<'a> {
             return Some(made.expect("all pictures have the same size").into_shared());
         }
         let of = |&(request, index): &(usize, usize)| {
-            let beside = self.planned[request].request.beside.as_ref()?;
+            let beside = self.planned(request).request.beside.as_ref()?;
             let index = index.min(beside.dim().0 - 1);
             Some(beside.index_axis(Axis(0), index))
         };
@@ -302,15 +441,23 @@ impl<'a> Batch<'a> {
         Some(all.into_shared())
     }
 
-    /// Returns what replaces the latents outside the masks after each step, if the pictures have
-    /// masks.
-    fn blend<'b>(&self, begun: &'b Begun) -> Option<Blend<'b>> {
+    /// Returns what keeps the latents outside the masks, if the pictures have masks.
+    fn blend<'b>(&self, begun: &'b Begun) -> Option<Blend<'b>>
+    where
+        'a: 'b,
+    {
         let of = |(encoded, _): &(Encoded, Duration)| {
-            let start = encoded.start.as_deref().filter(|start| start.blends)?;
-            start.latent_mask.clone()
+            let mask = encoded.start.as_deref()?.mask.as_ref();
+            mask.filter(|mask| mask.blends)
+                .map(|mask| mask.shares.clone())
         };
+        let plan = self.plan();
+        let mask = plan.request.start.as_ref()?.mask.as_ref()?;
         Some(Blend {
             masks: self.conditionings.iter().map(of).collect::<Option<_>>()?,
+            rule: mask.rule,
+            of_timesteps: is_of_timesteps(plan),
+            rungs: &plan.rungs,
             begun,
         })
     }
@@ -321,12 +468,7 @@ impl<'a> Batch<'a> {
         sampled: &Sampled,
         observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<(), GenerateError> {
-        let stopped = |from| {
-            let latents = sampled.latents.as_slice();
-            let latents = latents.expect("the latents are contiguous");
-            let (steps, denoised) = (sampled.steps.len(), Some(&sampled.denoised[..]));
-            self.stopped(steps, from, &sampled.seeds, latents, denoised)
-        };
+        let stopped = |from| self.stopped_after(sampled, from);
         let is_finite = |values: &Array4<f32>| values.iter().all(|value| value.is_finite());
         let mut failed = None;
         for (i, &(request, index)) in self.pictures.iter().enumerate() {
@@ -356,8 +498,11 @@ impl<'a> Batch<'a> {
                 failed = failed.or(Some(not_finite));
                 continue;
             }
-            let mut pixels = pixels;
-            self.restore(i, &mut pixels);
+            let start = self.conditionings[i].0.start.as_deref();
+            let pixels = match start {
+                Some(start) => start.finish.apply(pixels),
+                None => pixels,
+            };
             let picture = self.picture(i, sampled, latents, pixels, started);
             if observer(Event::Picture(Box::new(picture))).is_break() {
                 return Err(stopped(i + 1));
@@ -366,12 +511,15 @@ impl<'a> Batch<'a> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Replaces the pixels of picture `i` outside its mask by the original's.
-    fn restore(&self, i: usize, pixels: &mut Array4<f32>) {
-        let start = self.conditionings[i].0.start.as_deref();
-        if let Some((original, mask)) = start.and_then(|start| start.kept.as_ref()) {
-            start::restore(pixels, original, mask);
-        }
+    /// Returns [`GenerateError::Stopped`] for a run that was stopped after the last step, with the
+    /// pictures from index `from` on as the unfinished ones.
+    fn stopped_after(&self, sampled: &Sampled, from: usize) -> GenerateError {
+        let latents = sampled.latents.as_slice();
+        let latents = latents.expect("the latents are contiguous");
+        let (.., channels, height, width) = sampled.latents.dim();
+        let shape = (1, channels, height, width);
+        let (steps, denoised) = (sampled.steps.len(), Some(&sampled.denoised[..]));
+        self.stopped(steps, from, &sampled.seeds, latents, denoised, shape)
     }
 
     /// Returns picture `i` of the batch, whose decoding began at `started`.
@@ -425,9 +573,8 @@ impl<'a> Batch<'a> {
         seeds: &[Seeds],
         latents: &[f32],
         denoised: Option<&[f32]>,
+        shape: (usize, usize, usize, usize),
     ) -> GenerateError {
-        let [_, channels, height, width] = self.shape();
-        let shape = (1, channels, height, width);
         let length = latents.len() / self.pictures.len();
         let one = |i: usize, all: &[f32]| {
             let values = all[i * length..(i + 1) * length].to_vec();
@@ -445,6 +592,69 @@ impl<'a> Batch<'a> {
             pictures: (from..self.pictures.len()).map(unfinished).collect(),
         }))
     }
+}
+
+/// Returns the plan of a request for a pass. A batch has second passes only if all its requests
+/// have them.
+fn of_pass(planned: &Planned, pass: Pass) -> &Planned {
+    match pass {
+        Pass::First => planned,
+        Pass::Second => {
+            let second = planned.second.as_ref();
+            &second.expect("requests of a batch agree about it").planned
+        }
+    }
+}
+
+/// The samplers that WebUI runs on timesteps. They see the original outside of a mask before each
+/// call of the network, and all others get it as the network's result.
+const OF_TIMESTEPS: [&str; 4] = ["DDIM", "DDIM CFG++", "PLMS", "UniPC"];
+
+fn is_of_timesteps(plan: &Planned) -> bool {
+    let name = match plan.row {
+        Some(row) => row.webui,
+        None => infotext::name_of(&*plan.sampler),
+    };
+    name.is_some_and(|name| OF_TIMESTEPS.contains(&name))
+}
+
+/// Converts `[3, h, w]` in `-1.0..=1.0` to 8 bits per channel, rounded towards zero as in WebUI's
+/// second pass.
+fn truncated(pixels: ArrayView3<'_, f32>) -> RgbImage {
+    let (_, height, width) = pixels.dim();
+    RgbImage::from_fn(width as u32, height as u32, |x, y| {
+        image::Rgb([0, 1, 2].map(|c| {
+            let value = (pixels[[c, y as usize, x as usize]] + 1.0) / 2.0;
+            (value.clamp(0.0, 1.0) * 255.0) as u8
+        }))
+    })
+}
+
+/// Returns the latents `[channels, h, w]` that a run finds inside a mask. `None` if these are the
+/// picture's.
+fn masked_content(
+    mask: &EncodedMask,
+    seeds: Seeds,
+    shape: Ix3,
+) -> Result<Option<Array3<f32>>, NoiseError> {
+    let mut content = Array3::zeros(shape);
+    match mask.content {
+        MaskedContent::Original | MaskedContent::Fill => return Ok(None),
+        MaskedContent::Nothing => {}
+        MaskedContent::Noise => {
+            // Neither the variation nor another size changes this noise.
+            let plain = Seeds {
+                seed: seeds.seed,
+                kind: seeds.kind,
+                ..Seeds::default()
+            };
+            let (channels, height, width) = content.dim();
+            let values = content.as_slice_mut();
+            let values = values.expect("a new array is contiguous");
+            plain.first([channels, height, width], values)?;
+        }
+    }
+    Ok(Some(content))
 }
 
 /// The pictures of a batch after the last step, before they are decoded.
@@ -502,7 +712,7 @@ impl Drawn {
             clean: zeros(matches!(start.clean, Some(Clean::Encoded(_)))),
             // diffusers' inpainting pipelines also draw it if the network does not take it. The
             // picture of an instruct-pix2pix model is not sampled.
-            beside: zeros(start.latent_mask.is_some()),
+            beside: zeros(start.mask.is_some()),
         }
     }
 
@@ -546,7 +756,7 @@ impl Drawn {
     /// Returns the extra channels beside the latents, `[1, channels, h, w]`.
     fn beside(&self, start: &EncodedStart) -> Option<Array4<f32>> {
         let (kind, encoded) = start.beside.as_ref()?;
-        let (StartBeside::Masked, Some(mask)) = (kind, &start.latent_mask) else {
+        let (StartBeside::Masked, Some(mask)) = (kind, &start.mask) else {
             // An instruct-pix2pix model takes the latents in the autoencoder's own scaling.
             return Some(encoded.mean.clone());
         };
@@ -554,7 +764,7 @@ impl Drawn {
             true => encoded.mode(),
             false => encoded.sample(self.beside.view()),
         };
-        let mask = mask.view().insert_axis(Axis(0)).insert_axis(Axis(0));
+        let mask = mask.beside.view().insert_axis(Axis(0)).insert_axis(Axis(0));
         let joined = ndarray::concatenate(Axis(1), &[mask, latents.view()]);
         Some(joined.expect("the mask has the size of the latents"))
     }
@@ -570,16 +780,24 @@ fn clean_share(rungs: &Rungs, sigma: f32) -> f32 {
 
 /// Keeps latents outside of masks.
 struct Blend<'a> {
-    /// The mask of each picture, `[h, w]`: 1 where it is redrawn.
+    /// The mask of each picture, `[h, w]`: the share that is redrawn.
     masks: Vec<Array2<f32>>,
+    rule: MaskRule,
+    /// Whether the sampler is one that WebUI runs on timesteps.
+    of_timesteps: bool,
+    rungs: &'a Rungs,
     begun: &'a Begun,
 }
 
 impl Blend<'_> {
-    /// Replaces the latents `x` at the noise level `sigma` outside the masks by the original's with
-    /// noise of that level.
-    fn apply(&self, rungs: &Rungs, sigma: f32, x: &mut [f32]) {
-        let share = clean_share(rungs, sigma);
+    /// Replaces `x` outside the masks by `clean_share · original + noise_share · noise`. `redrawn`
+    /// converts the values of the masks to the share of `x`.
+    fn mix(
+        &self,
+        x: &mut [f32],
+        [clean_share, noise_share]: [f32; 2],
+        redrawn: impl Fn(f32) -> f32,
+    ) {
         let Begun {
             clean,
             initial_noise,
@@ -589,8 +807,54 @@ impl Blend<'_> {
         let channels = clean.dim().1;
         let masks = self.masks.iter();
         let masks = masks.flat_map(|mask| std::iter::repeat_n(mask, channels).flatten());
-        for ((x, (clean, noise)), mask) in x.iter_mut().zip(originals).zip(masks) {
-            *x = mask * *x + (1.0 - mask) * (share * clean + sigma * noise);
+        for ((x, (clean, noise)), &mask) in x.iter_mut().zip(originals).zip(masks) {
+            let mask = redrawn(mask);
+            *x = mask * *x + (1.0 - mask) * (clean_share * clean + noise_share * noise);
+        }
+    }
+
+    /// Acts after step `index` of `total` steps, with the latents `x` at the noise level `sigma`.
+    fn after_step(&self, index: usize, total: usize, sigma: f32, x: &mut [f32]) {
+        let shares = [clean_share(self.rungs, sigma), sigma];
+        match self.rule {
+            MaskRule::Diffusers => self.mix(x, shares, |mask| mask),
+            MaskRule::WebUi => {}
+            MaskRule::Differential => {
+                let next = index + 1;
+                if next < total {
+                    let passed = next as f32 / total as f32;
+                    self.mix(x, shares, |mask| f32::from(u8::from(1.0 - mask <= passed)));
+                }
+            }
+        }
+    }
+
+    /// Returns the latents that the network sees instead of `x` at the noise level `sigma`.
+    fn seen(&self, x: &[f32], sigma: f32) -> Option<Vec<f32>> {
+        if self.rule != MaskRule::WebUi || !self.of_timesteps {
+            return None;
+        }
+        let mut seen = x.to_vec();
+        // The original without noise, in the variance-preserving scaling of these samplers.
+        let share = match self.rungs.path() {
+            NoisePath::Flow => 1.0,
+            NoisePath::Exploding => sigma.hypot(1.0),
+        };
+        self.mix(&mut seen, [share, 0.0], |mask| mask);
+        Some(seen)
+    }
+
+    /// Acts on the denoised latents of a call.
+    fn denoised(&self, denoised: &mut [f32]) {
+        if self.rule == MaskRule::WebUi && !self.of_timesteps {
+            self.mix(denoised, [1.0, 0.0], |mask| mask);
+        }
+    }
+
+    /// Acts on the finished latents.
+    fn last(&self, latents: &mut [f32]) {
+        if self.rule == MaskRule::WebUi {
+            self.mix(latents, [1.0, 0.0], |mask| mask);
         }
     }
 }
@@ -606,7 +870,7 @@ fn most_steps(plan: &Planned) -> usize {
 struct BatchRun<'a> {
     batch: &'a Batch<'a>,
     guided: Guided<'a>,
-    /// Replaces the latents outside of masks.
+    /// Keeps the latents outside of masks.
     blend: Option<Blend<'a>>,
     /// The refiner, and the step at which it takes over.
     refiner: Option<(usize, Guided<'a>)>,
@@ -648,7 +912,7 @@ impl BatchRun<'_> {
         x: &[f32],
         at: Rung,
         denoised: &mut [f32],
-        both: Option<&mut [f32]>,
+        mut both: Option<&mut [f32]>,
     ) -> ControlFlow<()> {
         if self.batch.stop.is_stopped() || self.broke || self.error.is_some() {
             return ControlFlow::Break(());
@@ -664,8 +928,26 @@ impl BatchRun<'_> {
             self.guided = refiner;
             self.refined = true;
         }
-        match self.guided.try_denoise(x, at, denoised, both) {
-            Ok(()) => ControlFlow::Continue(()),
+        let blend = self.blend.as_ref();
+        let seen = blend.and_then(|blend| blend.seen(x, at.sigma));
+        let input = seen.as_deref().unwrap_or(x);
+        let done = self
+            .guided
+            .try_denoise(input, at, denoised, both.as_deref_mut());
+        match done {
+            Ok(()) => {
+                if let Some(blend) = blend {
+                    for denoised in [Some(denoised), both].into_iter().flatten() {
+                        if seen.is_some() {
+                            // The sampler gets the noise that the network found in what it saw.
+                            let values = denoised.iter_mut().zip(x.iter().zip(input));
+                            values.for_each(|(denoised, (x, input))| *denoised += x - input);
+                        }
+                        blend.denoised(denoised);
+                    }
+                }
+                ControlFlow::Continue(())
+            }
             Err(source) => {
                 // An error that the interruption caused is not a failure.
                 if !self.batch.stop.is_stopped() {
@@ -708,7 +990,9 @@ impl BatchRun<'_> {
             finished,
             ..
         } = self;
-        batch.stopped(steps.len(), 0, seeds, finished, denoised)
+        let [_, channels, height, width] = batch.shape();
+        let shape = (1, channels, height, width);
+        batch.stopped(steps.len(), 0, seeds, finished, denoised, shape)
     }
 }
 
@@ -746,7 +1030,7 @@ impl Run for BatchRun<'_> {
         self.steps.push(took);
         self.total = step.total;
         if let Some(blend) = &self.blend {
-            blend.apply(&self.batch.plan().rungs, step.next, step.x);
+            blend.after_step(step.index, step.total, step.next, step.x);
         }
         self.finished.copy_from_slice(step.x);
         self.denoised.copy_from_slice(step.denoised);
@@ -758,6 +1042,7 @@ impl Run for BatchRun<'_> {
                     request,
                     picture,
                     seed: self.seeds[i].seed,
+                    second_pass: self.batch.pass == Pass::Second,
                     index: step.index,
                     total: step.total,
                     sigma: step.sigma,
