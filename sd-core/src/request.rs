@@ -806,6 +806,16 @@ pub enum Prompt {
     },
 }
 
+impl Prompt {
+    /// Returns the text, or `None` for an embedding.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Embedding { .. } => None,
+        }
+    }
+}
+
 impl Default for Prompt {
     fn default() -> Self {
         Self::Text(String::new())

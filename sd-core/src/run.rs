@@ -511,6 +511,21 @@ impl<'a> Batch<'a> {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Returns the names and hashes of the LoRAs that any pass of a request calls.
+    fn called(&self, plan: &Planned) -> Vec<String> {
+        let of = |plan: &Planned| {
+            let callable = &self.parts.callable;
+            callable.hashes(&plan.loras, &plan.lora_names)
+        };
+        let mut called = of(plan);
+        for other in plan.second.iter().flat_map(|second| of(&second.planned)) {
+            if !called.contains(&other) {
+                called.push(other);
+            }
+        }
+        called
+    }
+
     /// Returns [`GenerateError::Stopped`] for a run that was stopped after the last step, with the
     /// pictures from index `from` on as the unfinished ones.
     fn stopped_after(&self, sampled: &Sampled, from: usize) -> GenerateError {
@@ -558,7 +573,7 @@ impl<'a> Batch<'a> {
                 batch_position: i,
                 model: self.parts.model.clone(),
                 loras: self.parts.loras.clone(),
-                called: self.parts.callable.hashes(&plan.loras, &plan.lora_names),
+                called: self.called(plan),
                 refiner: self.parts.refiner.as_ref().map(|it| it.name.clone()),
             },
         }

@@ -39,6 +39,7 @@
 //!
 //! The format follows `create_infotext` and `parse_generation_parameters` of WebUI 1.10.
 
+mod hires;
 pub(crate) mod keys;
 pub(crate) mod loras;
 pub(crate) mod png;
