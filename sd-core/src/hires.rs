@@ -154,6 +154,11 @@ impl Upscaler {
         Some(*found)
     }
 
+    /// Returns WebUI's names of all upscalers that [`from_webui`](Self::from_webui) knows.
+    pub fn webui_names() -> impl Iterator<Item = &'static str> {
+        NAMES.iter().map(|(name, _)| *name)
+    }
+
     /// Returns the upscaler's name in WebUI. `None` if WebUI does not have it.
     pub fn webui(self) -> Option<&'static str> {
         let mut names = NAMES.iter();

@@ -131,6 +131,21 @@ impl Mask {
         }
     }
 
+    /// Redraws the transparent part of a picture, whose opacity is `alpha` (255 is opaque).
+    ///
+    /// ```
+    /// use sd_core::{Mask, image::{GrayImage, Luma}};
+    ///
+    /// let alpha = GrayImage::from_pixel(64, 64, Luma([0]));
+    /// assert_eq!(Mask::from_alpha(&alpha).values[[0, 0]], 255);
+    /// ```
+    pub fn from_alpha(alpha: &GrayImage) -> Self {
+        let mut mask = alpha.clone();
+        mask.iter_mut()
+            .for_each(|opacity| *opacity = 255 - *opacity);
+        Self::new(mask)
+    }
+
     /// Sets [`rule`](Self::rule).
     ///
     /// ```
