@@ -147,7 +147,10 @@ fn steps_tell_their_pass() {
             let step = progress.step;
             let (_, height, width) = progress.denoised.dim();
             steps.push((step.second_pass, step.index, step.total, [width, height]));
-            assert_eq!(progress.preview().dimensions(), (width as u32, height as u32));
+            assert_eq!(
+                progress.preview().dimensions(),
+                (width as u32, height as u32)
+            );
         }
         ControlFlow::Continue(())
     });
@@ -201,10 +204,7 @@ fn wrong_second_passes_are_refused() {
         ),
         (base().hires(Hires::pixels(68, 96)), "hires.width is 68"),
         (base().hires(Hires::scale(16.0)), "hires.size is 1024×768"),
-        (
-            base().hires(Hires::pixels(u32::MAX, u32::MAX)),
-            "hires.",
-        ),
+        (base().hires(Hires::pixels(u32::MAX, u32::MAX)), "hires."),
         (
             base().hires(twice().strength(1.5)),
             "hires.strength is 1.5, expected 0 to 1",
@@ -233,9 +233,14 @@ fn wrong_second_passes_are_refused() {
         inputs: Inputs::new(4, 4).extra_channels(5),
         ..Model::default()
     };
-    let error = Fakes::with(model).pipeline().generate(&base().hires(twice()));
+    let error = Fakes::with(model)
+        .pipeline()
+        .generate(&base().hires(twice()));
     let error = error.map(drop).unwrap_err().to_string();
-    assert!(error.contains("takes channels beside the latents"), "{error}");
+    assert!(
+        error.contains("takes channels beside the latents"),
+        "{error}"
+    );
 }
 
 #[test]
