@@ -1,10 +1,23 @@
-//! Operations on pixels, each with the results of the reference that people compare with.
+//! Operations on pixels with the results of the programs that people compare with.
 //!
-//! | function | reference |
-//! |---|---|
-//! | [`resize`] | Pillow's `Image.resize`, bit for bit |
+//! [`resize`] is public, because other crates prepare pictures as Pillow does. The other operations
+//! serve image to image inside this crate:
 //!
-//! The other operations serve image to image inside this crate.
+//! | module | reference | difference |
+//! |---|---|---|
+//! | `resample` | Pillow's `Image.resize` | none |
+//! | `blur` | OpenCV's and Pillow's `GaussianBlur` | none |
+//! | `fill` | WebUI's `fill` in `modules/masking.py` | none |
+//! | `region` | WebUI's `get_crop_region_v2` and `expand_crop_region` | none |
+//! | `color` | WebUI's "Apply color correction" | none |
+//! | `latents` | torch's `interpolate` | up to 1e-6 |
+//!
+//! `tests/golden/pixels.py` runs the references and writes their results for the tests.
+
+mod alpha;
+#[cfg(test)]
+mod golden;
+mod resample;
 
 // Image to image calls these.
 #[allow(dead_code)]
@@ -17,7 +30,8 @@ pub(crate) mod fill;
 pub(crate) mod latents;
 #[allow(dead_code)]
 pub(crate) mod region;
-mod resample;
 
-pub use latents::LatentFilter;
-pub use resample::{Filter, resize, resize_window};
+pub use self::{
+    latents::LatentFilter,
+    resample::{Filter, resize, resize_window},
+};
