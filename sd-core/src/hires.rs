@@ -335,11 +335,6 @@ impl Hires {
             request.negative = negative.clone();
             request.negative_2 = None;
         }
-        // WebUI describes the picture before what hangs over is cut off.
-        if request.sizes.original.is_none() && request.sizes.target.is_none() {
-            let [width, height] = sizes.covering;
-            request.sizes = request.sizes.original(width, height).target(width, height);
-        }
         request
     }
 }

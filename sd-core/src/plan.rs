@@ -244,7 +244,13 @@ fn check_second(
         true => Array4::zeros((1, inputs.channels, height, width)),
         false => Array4::zeros((1, inputs.channels, 0, 0)),
     };
-    let second = hires.request(request, sizes, Start::latents(stand_in));
+    let mut second = hires.request(request, sizes, Start::latents(stand_in));
+    let conditioned = &mut second.sizes;
+    if inputs.sizes.is_some() && conditioned.original.or(conditioned.target).is_none() {
+        // WebUI describes the picture before what hangs over is cut off.
+        let [width, height] = sizes.covering;
+        *conditioned = conditioned.original(width, height).target(width, height);
+    }
     let before = first.map(|first| first.reading.steps.steps);
     let mut found = Vec::new();
     let planned = check_pass(parts, &second, before, &mut found);

@@ -82,6 +82,7 @@ fn each_option_changes_the_picture() {
     let pipeline = Fakes::new().pipeline();
     let of = |mask: Mask| drawn(&pipeline, start().mask(mask)).pixels;
     let webui = || left().rule(MaskRule::WebUi);
+    let small = || mask(|x, y| if x < 16 && y < 12 { 255 } else { 0 });
     let all = [
         of(left()),
         of(left().blur(4.0)),
@@ -89,8 +90,8 @@ fn each_option_changes_the_picture() {
         of(left().content(MaskedContent::Fill)),
         of(left().content(MaskedContent::Noise)),
         of(left().content(MaskedContent::Nothing)),
-        of(left().only_masked(4)),
-        of(left().only_masked(16)),
+        of(small().only_masked(4)),
+        of(small().only_masked(12)),
         of(webui()),
         of(webui().blur(4.0)),
         of(webui().content(MaskedContent::Fill)),
@@ -175,7 +176,16 @@ fn gray_values_are_strengths() {
     let pipeline = fakes.pipeline();
     let clean = pipeline.encode_image(&picture(64, 48)).unwrap().mode();
     let noise = latents_of_noise(&pipeline);
-    for (value, joins_after) in [(255, 0), (192, 1), (128, 2), (64, 3), (10, 3)] {
+    for (value, joins_after) in [
+        (255, 0),
+        (192, 0),
+        (190, 1),
+        (128, 1),
+        (126, 2),
+        (64, 2),
+        (62, 3),
+        (10, 3),
+    ] {
         let values = mask(|x, _| if x < 32 { 255 } else { value });
         let start = start().strength(1.0);
         let start = start.mask(values.rule(MaskRule::Differential));
@@ -183,7 +193,6 @@ fn gray_values_are_strengths() {
         let steps = steps(&pipeline, &request);
         assert_eq!(steps.len(), 4);
         for (i, (sigma, latents)) in steps.iter().enumerate() {
-            // The last step redraws everything that has joined by then.
             let is_original = distance(latents, &clean, &noise, *sigma) < 1e-4;
             assert_eq!(is_original, i < joins_after, "{value} after step {i}");
         }
