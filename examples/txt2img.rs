@@ -18,12 +18,13 @@ use safetensors::{Dtype, tensor::TensorView};
 use sd_examples::{
     Failure, PNG, SAFETENSORS, check_output, numbered,
     options::{Options, positive, prompt_warnings, summary, tell_warnings},
-    print, progress_bar, save_new, slug, stopped_by_ctrl_c, tell,
+    print, progress_bar, save_new, slug,
+    start::{HiresOptions, StartOptions},
+    stopped_by_ctrl_c, tell,
 };
 use sd_onnx::{
-    Conditioning, Event, Infotext, Mask, Picture, Pipeline, Prompt, Request, Start, StopToken,
+    Conditioning, Event, Infotext, Picture, Pipeline, Prompt, Request, StepInfo, StopToken,
     Timings, files,
-    image::{DynamicImage, GrayImage, RgbImage},
 };
 use sd_text::outside::printable;
 
@@ -38,19 +39,10 @@ struct Arguments {
     /// with the changes that other options make
     #[arg(long, value_name = "FILE")]
     like: Option<PathBuf>,
-    /// Picture to start from (image to image): PNG, JPEG or WebP. It sets the size, unless --width
-    /// and --height or the file of --like do
-    #[arg(long, value_name = "FILE")]
-    image: Option<PathBuf>,
-    /// How much of --image is redrawn, 0 to 1 [default: 0.75]
-    #[arg(long, value_name = "SHARE", requires = "image")]
-    strength: Option<f32>,
-    /// Mask of the size of --image: only its white part is redrawn (inpainting)
-    #[arg(long, value_name = "FILE", requires = "image")]
-    mask: Option<PathBuf>,
-    /// Blur of the mask's edge in pixels, 0 to 256 [default: 0]
-    #[arg(long, value_name = "PIXELS", requires = "mask")]
-    mask_blur: Option<f32>,
+    #[command(flatten)]
+    start: StartOptions,
+    #[command(flatten)]
+    hires: HiresOptions,
     #[command(flatten)]
     options: Options,
     /// Number of pictures; picture i, counted from 0, uses the seed plus i
@@ -77,12 +69,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let options = &arguments.options;
     let like = arguments.like.as_deref().map(Like::read).transpose()?;
     let infotext = like.as_ref().map(|like| &like.infotext);
-    let start = start(arguments, infotext)?;
+    let start = arguments.start.start(infotext)?;
     let with_options = |mut request: Request| {
         if let Some(prompt) = &arguments.prompt {
             request = request.prompt(prompt);
         }
         request.start = start.clone();
+        let request = arguments.hires.apply(request)?;
         Ok::<_, Failure>(options.request(request)?.count(arguments.count))
     };
     // Wrong arguments are reported before the model is loaded.
@@ -104,8 +97,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         None => (request, Vec::new()),
     };
     let is_supplied = |difference: &String| match difference.as_str() {
-        STARTED => arguments.image.is_some(),
-        MASKED => arguments.mask.is_some(),
+        STARTED => arguments.start.image.is_some(),
+        MASKED => arguments.start.has_mask(),
         _ => false,
     };
     let of_file = differences.into_iter().filter(|it| !is_supplied(it));
@@ -129,41 +122,6 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 const STARTED: &str = "the run started from a picture, which has to be supplied";
 /// The difference of a file whose run redrew a part of a picture.
 const MASKED: &str = "the run redrew only a part of the picture, and the mask has to be supplied";
-
-/// Reads the picture that the run starts from, and its mask. The options of an infotext count where
-/// no argument replaces them.
-fn start(arguments: &Arguments, like: Option<&Infotext>) -> Result<Option<Start>, Failure> {
-    let Some(path) = &arguments.image else {
-        return Ok(None);
-    };
-    let read = |path: &Path| -> Result<RgbImage, Failure> {
-        let read = files::read_picture(path).map_err(Failure::at(path))?;
-        let is_clear = |alpha: &GrayImage| alpha.iter().any(|&opacity| opacity < 255);
-        if read.alpha.as_ref().is_some_and(is_clear) {
-            let path = printable(path.display());
-            tell(format_args!("warning: {path}: the transparency is ignored"));
-        }
-        Ok(read.rgb)
-    };
-    let picture = read(path)?;
-    let mask = match &arguments.mask {
-        None => None,
-        Some(path) => Some(Mask::new(DynamicImage::from(read(path)?).to_luma8())),
-    };
-    let of_file = like.and_then(|like| like.start(picture.clone(), mask.clone()));
-    let mut start = of_file.unwrap_or_else(|| {
-        let mut start = Start::picture(picture);
-        start.mask = mask;
-        start
-    });
-    if let Some(strength) = arguments.strength {
-        start = start.strength(strength);
-    }
-    if let (Some(mask), Some(blur)) = (&mut start.mask, arguments.mask_blur) {
-        mask.blur = blur;
-    }
-    Ok(Some(start))
-}
 
 /// The picture that `--like` names, and how it was made.
 struct Like<'a> {
@@ -242,10 +200,8 @@ fn generate(
     stop: &StopToken,
     arguments: &Arguments,
 ) -> Result<(), Failure> {
-    let bar = progress_bar(
-        request.step_count().saturating_mul(request.count) as u64,
-        "steps",
-    );
+    let mut steps = Steps::of(request);
+    let bar = progress_bar(steps.all(request.count), "steps");
     let (mut timings, mut failure) = (Vec::new(), None);
     let result = pipeline.run(std::slice::from_ref(request), stop, |event| {
         match event {
@@ -257,7 +213,12 @@ fn generate(
                     return ControlFlow::Break(());
                 }
             }
-            _ => bar.inc(1),
+            Event::Step(progress) => {
+                steps.see(&progress.step);
+                bar.set_length(steps.all(request.count));
+                bar.inc(1);
+            }
+            _ => {}
         }
         ControlFlow::Continue(())
     });
@@ -270,6 +231,34 @@ fn generate(
 
     tell_timings(took, &timings, arguments.batch.min(request.count));
     Ok(())
+}
+
+/// The number of steps of a picture in each of its two passes, as far as it is known.
+struct Steps {
+    first: usize,
+    second: usize,
+}
+
+impl Steps {
+    fn of(request: &Request) -> Self {
+        let first = request.step_count();
+        let second = request.hires.as_ref();
+        let second = second.map_or(0, |hires| hires.steps.unwrap_or(first));
+        Self { first, second }
+    }
+
+    /// Takes over the number of steps that a step reports for its pass.
+    fn see(&mut self, step: &StepInfo) {
+        match step.second_pass {
+            false => self.first = step.total,
+            true => self.second = step.total,
+        }
+    }
+
+    /// Returns the number of steps of `count` pictures.
+    fn all(&self, count: usize) -> u64 {
+        (self.first + self.second).saturating_mul(count) as u64
+    }
 }
 
 /// Prints how long everything took, and the means of the stages. `took` is the whole time in

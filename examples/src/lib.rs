@@ -3,6 +3,7 @@
 pub mod options;
 pub mod scenes;
 pub mod sheet;
+pub mod start;
 mod warnings;
 
 use std::{

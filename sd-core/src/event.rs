@@ -34,9 +34,11 @@ pub struct StepInfo {
     pub picture: usize,
     /// The seed of the picture.
     pub seed: u64,
-    /// The index of the step that has just ended, from 0.
+    /// Whether the step belongs to the [second pass](crate::Hires) of the picture.
+    pub second_pass: bool,
+    /// The index in its pass of the step that has just ended, from 0.
     pub index: usize,
-    /// The number of steps that the picture takes.
+    /// The number of steps that the picture takes in this pass.
     ///
     /// Usually this is the number of steps of the request. Some samplers have their own number of
     /// steps. A sampler that chooses its steps as it goes

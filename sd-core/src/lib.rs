@@ -95,6 +95,7 @@ mod events;
 pub mod files;
 pub mod guidance;
 mod guided;
+mod hires;
 pub mod infotext;
 mod interpolate;
 mod json;
@@ -124,6 +125,7 @@ pub use event::{Event, Progress, StepInfo};
 pub use events::{EventStream, Events, Update};
 pub use guidance::{ClassifierFree, Guidance, Guide, guide};
 pub use guided::Guided;
+pub use hires::{Hires, HiresSize, Upscaler};
 pub use image;
 pub use infotext::{Infotext, InfotextError, Reproduction};
 pub use interpolate::slerp;
@@ -140,7 +142,7 @@ pub use sd_schedulers::{self as schedulers, SchedulerConfig};
 pub use sd_text::{self as text};
 pub use size::ImageSize;
 pub use sizes::{SizeIds, Sizes};
-pub use start::{Mask, Posterior, Resize, Start, StartFrom};
+pub use start::{Mask, MaskRule, MaskedContent, Posterior, Resize, Sides, Start, StartFrom};
 pub use stop::{OnStop, StopToken};
 
 // Compiles the example in the README with the other documentation tests.

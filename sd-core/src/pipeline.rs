@@ -19,7 +19,7 @@ use crate::{
     parts::{Parts, Refiner},
     picture::{from_rgb, to_rgb},
     plan::{checked_clip_skip, checked_size, embedding_problem, groups, plan, size_values},
-    run::{Batch, Prompts},
+    run::{Batch, Pass, Prompts},
 };
 
 /// The largest value of [`PipelineBuilder::max_pixels`]. A picture of this size takes 12 GiB as
@@ -503,8 +503,9 @@ impl Pipeline {
             let mut pictures = group.iter().flat_map(pictures).peekable();
             while pictures.peek().is_some() {
                 let batch: Vec<_> = pictures.by_ref().take(most).collect();
-                let batch = Batch::new(parts, networks, &planned, batch, &mut encoded, stop)?;
-                batch.run(&mut observer)?;
+                let pass = Pass::First;
+                let batch = Batch::new(parts, networks, &planned, pass, batch, &mut encoded, stop)?;
+                batch.run(&mut encoded, &mut observer)?;
             }
         }
         Ok(())
@@ -684,8 +685,9 @@ impl Pipeline {
         let parts = &*self.parts;
         let chosen = parts.defaults.chosen(&request, &parts.scheduler);
         let of_start = request.start.as_ref();
-        let of_start = of_start
-            .map(|start| start.default_size(parts.codec.factor() * parts.denoiser.inputs().patch));
+        let of_start = of_start.and_then(|start| {
+            start.default_size(parts.codec.factor() * parts.denoiser.inputs().patch)
+        });
         let size = of_start.unwrap_or([parts.size.width(), parts.size.height()]);
         Request {
             size: request.size.or(Some(size)),

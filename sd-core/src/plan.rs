@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, Array4, Axis};
 use sd_schedulers::{
     Ladder, Rungs, Sampler,
     ladders::LadderError,
     noise::{NoiseError, NoiseKind, Seeds},
     samplers::{Calls, SamplerRow},
 };
-use sd_text::{ClipSkip, PromptEmbedding, PromptEncoder, Side};
+use sd_text::{ClipSkip, PromptEmbedding, PromptEncoder, PromptSteps, Side};
 
 use crate::{
-    Conditioning, GenerateError, Guidance, ImageSize, Inputs, LatentCodec, LoraCall, MAX_BRANCHES,
-    MAX_COUNT, MAX_PROMPT_BYTES, Problem, Problems, Prompt, RefinerShare, RefinerSwitch, Request,
-    SizeIds, Sizes, Start, StartFrom, StopToken,
+    Conditioning, GenerateError, Guidance, Hires, ImageSize, Inputs, LatentCodec, LoraCall,
+    MAX_BRANCHES, MAX_COUNT, MAX_PROMPT_BYTES, Problem, Problems, Prompt, RefinerShare,
+    RefinerSwitch, Request, SizeIds, Sizes, Start, StartFrom, StopToken, Upscaler,
     defaults::Chosen,
+    hires::Enlarged,
     lora::{self, Called},
     parts::{Parts, Refiner},
     prompts::{Read, Reading},
@@ -59,6 +60,17 @@ pub(crate) struct Planned {
     pub begin: Begin,
     /// Whether the pipeline makes the extra channels beside the latents from the start.
     pub beside: Option<StartBeside>,
+    /// The second pass in a larger size.
+    pub second: Option<Box<Second>>,
+}
+
+/// The second pass of a request.
+#[derive(Debug)]
+pub(crate) struct Second {
+    pub upscaler: Upscaler,
+    /// The sizes in pixels.
+    pub sizes: Enlarged,
+    pub planned: Planned,
 }
 
 impl Planned {
@@ -129,11 +141,20 @@ impl Planned {
     fn fits(&self, other: &Self) -> bool {
         let blends = |plan: &Self| {
             let start = plan.request.start.as_ref();
-            start.map(|start| start.mask.is_some())
+            start.map(|start| start.mask.as_ref().map(|mask| mask.rule))
+        };
+        let seconds_fit = match (&self.second, &other.second) {
+            (None, None) => true,
+            (Some(own), Some(other)) => {
+                (own.upscaler, own.sizes) == (other.upscaler, other.sizes)
+                    && own.planned.fits(&other.planned)
+            }
+            _ => false,
         };
         self.latents == other.latents
             && (self.begin, self.beside) == (other.begin, other.beside)
             && blends(self) == blends(other)
+            && seconds_fit
             && self.rungs == other.rungs
             && self.refiner_from == other.refiner_from
             && self.loras == other.loras
@@ -177,6 +198,94 @@ pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Arc<Planne
 
 /// Returns the plan of a request, or adds at least one problem.
 fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Option<Planned> {
+    let Some(hires) = &request.hires else {
+        return check_pass(parts, request, None, problems);
+    };
+    let mut first = check_pass(parts, request, None, problems);
+    let second = check_second(parts, request, hires, first.as_ref(), problems);
+    let planned = first.as_mut()?;
+    // As in WebUI, the refiner makes the last steps of the second pass only.
+    planned.refiner_from = None;
+    planned.second = Some(Box::new(second?));
+    first
+}
+
+/// Returns the plan of a second pass, or adds at least one problem unless the first pass has one.
+fn check_second(
+    parts: &Parts,
+    request: &Request,
+    hires: &Hires,
+    first: Option<&Planned>,
+    problems: &mut Vec<Problem>,
+) -> Option<Second> {
+    let inputs = parts.denoiser.inputs();
+    if request.start.is_some() {
+        let expected = "nothing beside a start, which a second pass cannot follow";
+        problems.push(Problem::new("hires", expected, "given"));
+        return None;
+    }
+    if inputs.extra_channels > 0 {
+        let expected = "nothing, as this model takes channels beside the latents in one size";
+        problems.push(Problem::new("hires", expected, "given"));
+        return None;
+    }
+    let (size, _) = size(parts, request).ok()?;
+    let factor = parts.codec.factor();
+    // The smallest multiple of 8 and of the pixels of a patch.
+    let patch = factor * inputs.patch;
+    let unit = (1..=patch).map(|n| 8 * n).find(|unit| unit % patch == 0);
+    let unit = unit.unwrap_or(8) as u32;
+    let sizes = hires.enlarged([size.width(), size.height()], unit);
+    let sizes = sizes.map_err(|problem| problems.push(problem)).ok()?;
+    // The true latents are known when the first pass is over.
+    let [width, height] = sizes.size.map(|side| side as usize / factor);
+    let most = parts.max_pixels as usize / (factor * factor).max(1);
+    let stand_in = match width.saturating_mul(height) <= most {
+        true => Array4::zeros((1, inputs.channels, height, width)),
+        false => Array4::zeros((1, inputs.channels, 0, 0)),
+    };
+    let mut second = hires.request(request, sizes, Start::latents(stand_in));
+    let conditioned = &mut second.sizes;
+    if inputs.sizes.is_some() && conditioned.original.or(conditioned.target).is_none() {
+        // WebUI describes the picture before what hangs over is cut off.
+        let [width, height] = sizes.covering;
+        *conditioned = conditioned.original(width, height).target(width, height);
+    }
+    let before = first.map(|first| first.reading.steps.steps);
+    let mut found = Vec::new();
+    let planned = check_pass(parts, &second, before, &mut found);
+    let known = problems.len();
+    for problem in found {
+        let field = problem
+            .field
+            .strip_prefix("start.")
+            .unwrap_or(&problem.field);
+        let is_known = problems[..known].iter().any(|it| it.field == *field);
+        // The stand-in has the right shape, unless the size is at fault.
+        if is_known || problem.field == "start.from" {
+            continue;
+        }
+        let field = format!("hires.{field}");
+        problems.push(Problem {
+            field: field.into(),
+            ..problem
+        });
+    }
+    Some(Second {
+        upscaler: hires.upscaler,
+        sizes,
+        planned: planned?,
+    })
+}
+
+/// Returns the plan of one pass, or adds at least one problem. `before` is the number of steps of
+/// the pass before it.
+fn check_pass(
+    parts: &Parts,
+    request: &Request,
+    before: Option<usize>,
+    problems: &mut Vec<Problem>,
+) -> Option<Planned> {
     let chosen = parts.defaults.chosen(request, &parts.scheduler);
     let size = size(parts, request).map_err(|found| problems.extend(found.0));
     problems.extend(chosen.guidance.problems());
@@ -211,7 +320,10 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     let reading = Reading {
         options: request.prompt_options,
         clip_skip,
-        steps: schedule_steps(&*sampler, &rungs, chosen.steps),
+        steps: PromptSteps {
+            first_pass: before,
+            steps: schedule_steps(&*sampler, &rungs, chosen.steps),
+        },
         zero_empty_negative: parts.zero_empty_negative && !request.prompt_options.encode_empty,
     };
     check_reading(parts, &reading, &prompt, &negative, problems);
@@ -239,6 +351,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         prompt,
         negative,
         seeds,
+        second: None,
     })
 }
 
@@ -246,7 +359,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
 fn size(parts: &Parts, request: &Request) -> Result<(ImageSize, [usize; 2]), Problems> {
     let of_start = || {
         let start = request.start.as_ref()?;
-        Some(start.default_size(parts.codec.factor() * parts.denoiser.inputs().patch))
+        start.default_size(parts.codec.factor() * parts.denoiser.inputs().patch)
     };
     let size = match request.size.or_else(of_start) {
         Some([width, height]) => ImageSize::new(width, height)?,
@@ -965,13 +1078,17 @@ pub(crate) fn groups(parts: &Parts, planned: &[Arc<Planned>]) -> Vec<Vec<usize>>
         return (0..planned.len()).map(|request| vec![request]).collect();
     }
     // The refiner's text encoder may read other texts, so that its number of tokens may differ.
-    let tokens = |plan: &Arc<Planned>| {
+    let of_pass = |plan: &Planned| {
         let of = |encoder| plan.reading.tokens(encoder, &plan.prompts());
         let refiner = plan.refiner_from.and(parts.refiner.as_ref());
         (
             of(&parts.prompts),
             refiner.map(|refiner| of(&refiner.prompts)),
         )
+    };
+    let tokens = |plan: &Arc<Planned>| {
+        let second = plan.second.as_ref();
+        (of_pass(plan), second.map(|second| of_pass(&second.planned)))
     };
     let tokens: Vec<_> = planned.iter().map(tokens).collect();
     let mut groups: Vec<Vec<usize>> = Vec::new();

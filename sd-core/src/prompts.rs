@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use sd_text::{
-    Branch, ClipSkip, EncodeOptions, EncodedBranch, PromptEmbedding, PromptEncoder, PromptText,
-    Side, TextError,
+    Branch, ClipSkip, EncodeOptions, EncodedBranch, PromptEmbedding, PromptEncoder, PromptSteps,
+    PromptText, Side, TextError,
 };
 
 use crate::{
@@ -90,7 +90,7 @@ pub(crate) struct Reading {
     /// The layer to read, or `None` for each tower's own layer.
     pub clip_skip: Option<ClipSkip>,
     /// The number of steps for which prompt schedules are resolved.
-    pub steps: usize,
+    pub steps: PromptSteps,
     /// Whether an empty negative prompt is encoded as zeros instead of by the text model.
     pub zero_empty_negative: bool,
 }

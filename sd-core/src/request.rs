@@ -8,7 +8,7 @@ use sd_schedulers::{
 use sd_text::{Chunking, Cleanup, Emphasis, PromptEmbedding, Side, Syntax};
 use serde::{Deserialize, Serialize};
 
-use crate::{Defaults, Guidance, Problems, Sizes, Start, json, prompts::Read};
+use crate::{Defaults, Guidance, Hires, Problems, Sizes, Start, json, prompts::Read};
 
 /// The largest prompt in bytes, 64 KiB.
 pub const MAX_PROMPT_BYTES: usize = 1 << 16;
@@ -240,6 +240,13 @@ pub struct Request {
     /// Default: `None`. The run starts from noise.
     #[serde(default)]
     pub start: Option<Start>,
+    /// A second pass in a larger size (WebUI's "Hires. fix"). The first pass draws in the
+    /// [`size`](Self::size) of the request. A request with a [`start`](Self::start), and a model
+    /// that takes channels beside the latents, refuse it.
+    ///
+    /// Default: `None`. There is one pass.
+    #[serde(default)]
+    pub hires: Option<Hires>,
     /// Unit Gaussian noise to start from, `[count, channels, height / factor, width / factor]`. It
     /// replaces the noise of the seed, the variation and [`seed_resize`](Self::seed_resize).
     ///
@@ -300,6 +307,7 @@ impl Request {
             scheduler: None,
             ladder: None,
             start: None,
+            hires: None,
             initial_noise: None,
         }
     }
@@ -598,6 +606,12 @@ impl Request {
         self
     }
 
+    /// Sets [`hires`](Self::hires), whose documentation has an example.
+    pub fn hires(mut self, hires: Hires) -> Self {
+        self.hires = Some(hires);
+        self
+    }
+
     /// Sets [`initial_noise`](Self::initial_noise).
     ///
     /// ```
@@ -790,6 +804,16 @@ pub enum Prompt {
         #[serde(default)]
         pooled: Option<ArcArray<f32, Ix2>>,
     },
+}
+
+impl Prompt {
+    /// Returns the text, or `None` for an embedding.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Embedding { .. } => None,
+        }
+    }
 }
 
 impl Default for Prompt {

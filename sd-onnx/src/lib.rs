@@ -125,14 +125,14 @@ pub use precision::{ParsePrecisionError, Precision};
 pub use runtime::RuntimeError;
 pub use sd_core::{
     BuildError, Call, ClassifierFree, Conditioning, Defaults, Denoiser, Event, EventStream, Events,
-    GenerateError, Generation, Guidance, Guide, Guided, ImageSize, Infotext, InfotextError, Inputs,
-    LatentCodec, LatentDistribution, LatentRgb, LoraBlocks, LoraCall, LoraInfo, LoraLibrary,
-    LoraNetworks, LoraWeight, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, MAX_WINDOWS,
-    Mask, NetworkReport, OnStop, Picture, Pipeline, PipelineBuilder, Posterior, Problem, Problems,
-    Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request, Resize,
-    SchedulerConfig, SizeIds, Sizes, Stage, Start, StartFrom, StepInfo, StopToken, Stopped,
-    Timings, Unfinished, Update, files, guidance, guide, image, infotext, ndarray, schedulers,
-    slerp, text,
+    GenerateError, Generation, Guidance, Guide, Guided, Hires, HiresSize, ImageSize, Infotext,
+    InfotextError, Inputs, LatentCodec, LatentDistribution, LatentRgb, LoraBlocks, LoraCall,
+    LoraInfo, LoraLibrary, LoraNetworks, LoraWeight, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
+    MAX_PROMPT_BYTES, MAX_WINDOWS, Mask, MaskRule, MaskedContent, NetworkReport, OnStop, Picture,
+    Pipeline, PipelineBuilder, Posterior, Problem, Problems, Progress, Prompt, PromptOptions,
+    RefinerShare, RefinerSwitch, Reproduction, Request, Resize, SchedulerConfig, Sides, SizeIds,
+    Sizes, Stage, Start, StartFrom, StepInfo, StopToken, Stopped, Timings, Unfinished, Update,
+    Upscaler, files, guidance, guide, image, infotext, ndarray, pixels, schedulers, slerp, text,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
 

@@ -9,7 +9,7 @@ mod tower;
 
 use std::sync::Arc;
 
-use crate::{Chunks, ClipSkip, ClipTokenizer, PromptText};
+use crate::{Chunks, ClipSkip, ClipTokenizer, PromptSteps, PromptText};
 
 pub use embedding::{EncodedBranch, EncodedEntry, PromptEmbedding};
 pub use error::{TextError, TowerError};
@@ -180,7 +180,7 @@ impl PromptEncoder {
     pub fn encode_prompt(
         &self,
         prompt: &PromptText,
-        steps: usize,
+        steps: impl Into<PromptSteps>,
         options: &EncodeOptions,
     ) -> Result<Vec<EncodedBranch>, TextError> {
         self.encode_prompt_while(&[prompt], steps, options, &|| true)
@@ -202,10 +202,11 @@ impl PromptEncoder {
     pub fn encode_prompt_while(
         &self,
         prompts: &[&PromptText],
-        steps: usize,
+        steps: impl Into<PromptSteps>,
         options: &EncodeOptions,
         go_on: &dyn Fn() -> bool,
     ) -> Result<Vec<EncodedBranch>, TextError> {
+        let steps = steps.into();
         let read = self.read_by_towers(prompts);
         let found: Vec<_> = read
             .iter()
@@ -237,7 +238,13 @@ impl PromptEncoder {
     /// Returns the number of chunks of the longest text in the prompts, at least
     /// [`EncodeOptions::min_chunks`]. `prompts` are assigned to the towers as in
     /// [`encode_prompt_while`](Self::encode_prompt_while).
-    pub fn longest(&self, prompts: &[&PromptText], steps: usize, options: &EncodeOptions) -> usize {
+    pub fn longest(
+        &self,
+        prompts: &[&PromptText],
+        steps: impl Into<PromptSteps>,
+        options: &EncodeOptions,
+    ) -> usize {
+        let steps = steps.into();
         let towers = self.read_by_towers(prompts).into_iter();
         let lengths = towers.flat_map(|(tower, prompt)| tower.lengths(prompt, steps, options));
         lengths.max().unwrap_or(1).max(options.min_chunks)
@@ -259,7 +266,7 @@ impl PromptEncoder {
     fn lengths(
         &self,
         prompts: &[&PromptText],
-        steps: usize,
+        steps: PromptSteps,
         options: &EncodeOptions,
     ) -> Vec<usize> {
         let mut longest = Vec::new();

@@ -77,7 +77,7 @@ pub use encoder::{
 };
 pub use inversion::{InversionError, NamedInversion, TextualInversion};
 pub use prompt::{
-    Branch, Network, PromptText, Schedule, Segment, Side, Syntax, Warning, attention,
+    Branch, Network, PromptSteps, PromptText, Schedule, Segment, Side, Syntax, Warning, attention,
 };
 pub use report::NetworkReport;
 pub use tokenizer::{ClipTokenizer, Cut, TokenizerError, Tokens};

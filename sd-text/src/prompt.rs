@@ -65,7 +65,7 @@ pub use attention::attention;
 pub(crate) use characters::is_space;
 pub use networks::Network;
 pub(crate) use schedule::in_force;
-pub use schedule::{Schedule, ScheduleEntry};
+pub use schedule::{PromptSteps, Schedule, ScheduleEntry};
 pub use segment::Segment;
 pub use tree::{Node, NodeKind, Tree, When};
 
@@ -268,8 +268,8 @@ impl<'a> Branch<'a> {
     /// call the model about twice a step. For them, pass twice the number of steps.
     ///
     /// A branch with an alternation has one entry for every step.
-    pub fn schedule(&self, steps: usize) -> Schedule {
-        Schedule::new(self.node, steps)
+    pub fn schedule(&self, steps: impl Into<PromptSteps>) -> Schedule {
+        Schedule::new(self.node, steps.into())
     }
 }
 

@@ -9,7 +9,7 @@
 use std::fs;
 use std::path::Path;
 
-use sd_text::{Branch, PromptText, Schedule, Segment, Side, Syntax, attention};
+use sd_text::{Branch, PromptSteps, PromptText, Schedule, Segment, Side, Syntax, attention};
 use serde_json::Value;
 
 const STEPS: [usize; 3] = [1, 7, 20];
@@ -190,4 +190,27 @@ fn warnings_are_counted() {
             assert_eq!(warnings[16].span, 16 * 8 + 1..(parts - 1) * 8 + 2);
         }
     }
+}
+
+#[test]
+fn schedules_count_on_in_a_second_pass() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/second_pass.json");
+    let golden: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let pairs = list(&golden["pairs"]);
+    let mut compared = 0;
+    for row in list(&golden["rows"]) {
+        let prompt = PromptText::parse(string(&row[0]), Side::Positive, Syntax::WebUi);
+        let branch = prompt.branches().next().unwrap();
+        for (pair, expected) in pairs.iter().zip(&list(row)[1..]) {
+            let over = PromptSteps::second_pass(index(&pair[0]), index(&pair[1]));
+            let schedule = branch.schedule(over);
+            let entries = schedule.entries().iter();
+            let found: Vec<Value> = entries
+                .flat_map(|entry| [entry.end.into(), entry.text.to_string().into()])
+                .collect();
+            assert_eq!(&found, list(expected), "{} {pair}", row[0]);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 100);
 }

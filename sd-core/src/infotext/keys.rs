@@ -109,13 +109,33 @@ keys! {
         SD_INITIAL_NOISE = "SD initial noise":
             "the shape of the initial noise that was supplied, a difference.";
         DENOISING_STRENGTH = "Denoising strength":
-            "the strength of a run that started from a picture. In files of WebUI, it may also be \
-             the strength of a second pass (\"Hires. fix\"), which is a difference.";
+            "the strength of a run that started from a picture, or else of a second pass.";
+        HIRES_UPSCALE = "Hires upscale", HIRES_RESIZE = "Hires resize":
+            "the factor or the size of a second pass, [`Request::hires`]. In files of WebUI, one \
+             side may be 0.";
+        HIRES_UPSCALER = "Hires upscaler":
+            "how the second pass enlarges, by WebUI's name. Another name is a difference, and \
+             Lanczos is used.";
+        HIRES_STEPS = "Hires steps", HIRES_SAMPLER = "Hires sampler",
+        HIRES_SCHEDULE_TYPE = "Hires schedule type", HIRES_PROMPT = "Hires prompt",
+        HIRES_NEGATIVE_PROMPT = "Hires negative prompt", HIRES_CFG_SCALE = "Hires CFG Scale":
+            "what the second pass does differently.";
+        SD_HIRES = "SD hires":
+            "all options of the second pass as JSON, or `custom` if they cannot be written.";
         IMAGE_CFG_SCALE = "Image CFG scale":
             "the guidance by the picture, [`Request::image_guidance`], of an instruct-pix2pix \
              model.";
         MASK_BLUR = "Mask blur":
-            "the blur of the mask of such a run, in pixels.";
+            "the blur of the mask of a run that started from a picture, in pixels.";
+        MASKED_CONTENT = "Masked content":
+            "`fill`, `latent noise` or `latent nothing`: what the run found inside the mask, if \
+             that is not the picture.";
+        INPAINT_AREA = "Inpaint area", MASKED_AREA_PADDING = "Masked area padding":
+            "`Only masked` and the padding of [`Mask::only_masked`](crate::Mask::only_masked).";
+        NOISE_MULTIPLIER = "Noise multiplier":
+            "the factor of the noise, if it is not 1.";
+        MASK_MODE = "Mask mode":
+            "`Inpaint not masked` in files of WebUI, if the black part of the mask was redrawn.";
         SD_START = "SD start":
             "the size of that picture, and the options of [`Start`](crate::Start) as JSON. The \
              picture has to be supplied, which is a difference. \

@@ -39,6 +39,7 @@
 //!
 //! The format follows `create_infotext` and `parse_generation_parameters` of WebUI 1.10.
 
+mod hires;
 pub(crate) mod keys;
 pub(crate) mod loras;
 pub(crate) mod png;
@@ -54,6 +55,7 @@ use crate::Request;
 pub use read::InfotextError;
 use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, is_space, strip};
 pub(crate) use request::{loras_note, reproduction};
+pub(crate) use webui::name_of;
 pub(crate) use write::of;
 
 /// How a picture was made, in WebUI's format. The [module](self) describes the format.

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Infotext, OF_MODEL, OF_WEBUI, Reproduction,
+    Infotext, OF_MODEL, OF_WEBUI, Reproduction, hires,
     keys::{self, KEYS},
     loras::{Calls, MOST_STEPS, hashes, merged},
     webui::{
@@ -84,6 +84,7 @@ pub(crate) fn reproduction(infotext: &Infotext, callable: Option<&Callable>) -> 
     request.refiner = reading.refiner();
     request.prompt_2 = infotext.get(keys::SD_PROMPT_2).map(str::to_owned);
     request.negative_2 = infotext.get(keys::SD_NEGATIVE_PROMPT_2).map(str::to_owned);
+    request.hires = hires::read(&mut reading);
     request.noise = reading.noise();
     request.prompt_options = reading.prompt_options();
     reading.made();
@@ -149,8 +150,8 @@ enum Program {
 }
 
 /// The state of the conversion of an infotext to a request.
-struct Reading<'a> {
-    infotext: &'a Infotext,
+pub(super) struct Reading<'a> {
+    pub(super) infotext: &'a Infotext,
     /// The LoRAs that prompts can call, if a pipeline is known.
     callable: Option<&'a Callable>,
     /// Whether another program than this crate wrote the infotext.
@@ -163,7 +164,7 @@ struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     /// Adds a difference. Values of the infotext in it must be `printable`.
-    fn note(&mut self, difference: impl Into<String>) {
+    pub(super) fn note(&mut self, difference: impl Into<String>) {
         if self.differences.len() < MOST_DIFFERENCES {
             self.differences.push(difference.into());
         } else {
@@ -208,7 +209,7 @@ impl<'a> Reading<'a> {
         value
     }
 
-    fn number<T: FromStr>(&mut self, key: &str) -> Option<T> {
+    pub(super) fn number<T: FromStr>(&mut self, key: &str) -> Option<T> {
         self.value(key, |value| value.parse().ok())
     }
 
@@ -407,7 +408,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Returns the ladder of a schedule type of any program. If it is unknown, adds a difference.
-    fn ladder_of_others(&mut self, label: &str) -> Option<Ladder> {
+    pub(super) fn ladder_of_others(&mut self, label: &str) -> Option<Ladder> {
         let of_comfyui = || Some(of_comfyui("euler", label)?.ladder);
         let ladder = ladder_called(label).or_else(of_comfyui);
         if ladder.is_none() {
@@ -553,7 +554,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Returns a sampler of WebUI that scales the initial noise as for this picture.
-    fn first_x(&self, sampler: Arc<dyn Sampler>) -> Arc<dyn Sampler> {
+    pub(super) fn first_x(&self, sampler: Arc<dyn Sampler>) -> Arc<dyn Sampler> {
         match self.get(keys::SGM_NOISE_MULTIPLIER) {
             Some("True") => with_sgm_noise(sampler),
             _ => sampler,
@@ -777,11 +778,13 @@ impl<'a> Reading<'a> {
             seen: HashSet::new(),
         };
         let syntax = request.prompt_options.syntax;
-        let prompt = match &mut request.prompt {
+        let second = request.hires.as_mut().and_then(|it| it.prompt.as_mut());
+        let prompts = [Some(&mut request.prompt), second].into_iter().flatten();
+        let prompts = prompts.filter_map(|prompt| match prompt {
             Prompt::Text(text) => Some(text),
             Prompt::Embedding { .. } => None,
-        };
-        for text in prompt.into_iter().chain(&mut request.prompt_2) {
+        });
+        for text in prompts.chain(&mut request.prompt_2) {
             *text = calls.follow(text, syntax, |difference| self.note(difference));
         }
         for other in calls.others() {
@@ -831,10 +834,6 @@ impl<'a> Reading<'a> {
             let inert = match (key.as_str(), value.as_str()) {
                 ("Eta", _) => !draws,
                 ("Denoise", value) => value.parse() == Ok(1.0_f32),
-                (keys::DENOISING_STRENGTH, value) => {
-                    value.parse() == Ok(1.0_f32) || !infotext.has_second_pass()
-                }
-                (keys::MASK_BLUR, _) => true,
                 ("Operations", "txt2img")
                 | ("Parser", "a1111")
                 | ("Pipeline", "StableDiffusionPipeline")

@@ -5,7 +5,7 @@ use sd_schedulers::ladders::StrengthRule;
 use serde::{Deserialize, Serialize};
 
 use super::{Infotext, keys};
-use crate::{Mask, Posterior, Resize, Start, StartFrom};
+use crate::{Mask, MaskRule, MaskedContent, Posterior, Resize, Start, StartFrom};
 
 /// The value of `SD start`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,10 +16,24 @@ pub(super) struct Recorded {
     posterior: Posterior,
     noise_multiplier: f32,
     resize: Resize,
+    #[serde(default)]
+    color_correction: bool,
     /// Whether there is a mask.
     mask: bool,
     keep_original: bool,
+    #[serde(default)]
+    mask_rule: MaskRule,
+    #[serde(default)]
+    content: MaskedContent,
+    #[serde(default)]
+    only_masked: Option<u32>,
 }
+
+/// The value of `Inpaint area` for [`Mask::only_masked`].
+pub(super) const ONLY_MASKED: &str = "Only masked";
+
+/// The value of `Mask mode` if the white part of the mask stays.
+const NOT_MASKED: &str = "Inpaint not masked";
 
 /// The difference of every picture whose run started from a picture.
 pub(super) const NOTE: &str = "the run started from a picture, which has to be supplied";
@@ -27,6 +41,14 @@ pub(super) const NOTE: &str = "the run started from a picture, which has to be s
 /// The difference of every picture of which a run redrew only a part.
 const MASK_NOTE: &str =
     "the run redrew only a part of the picture, and the mask has to be supplied";
+
+/// The keys that WebUI writes only for masks.
+const OF_MASKS: [&str; 4] = [
+    keys::MASK_BLUR,
+    keys::MASK_MODE,
+    keys::MASKED_CONTENT,
+    keys::INPAINT_AREA,
+];
 
 impl Recorded {
     pub fn of(start: &Start) -> Self {
@@ -41,8 +63,12 @@ impl Recorded {
             posterior: start.posterior,
             noise_multiplier: start.noise_multiplier,
             resize: start.resize,
+            color_correction: start.color_correction,
             mask: mask.is_some(),
             keep_original: mask.is_none_or(|mask| mask.keep_original),
+            mask_rule: mask.map(|mask| mask.rule).unwrap_or_default(),
+            content: mask.map(|mask| mask.content).unwrap_or_default(),
+            only_masked: mask.and_then(|mask| mask.only_masked),
         }
     }
 
@@ -52,12 +78,6 @@ impl Recorded {
 }
 
 impl Infotext {
-    /// Returns whether the strength is the strength of a second pass, WebUI's "Hires. fix".
-    pub(super) fn has_second_pass(&self) -> bool {
-        let mut entries = self.entries.iter();
-        self.is_foreign() && entries.any(|(key, _)| key.starts_with("Hires "))
-    }
-
     /// Returns the differences of a picture whose run started from another one.
     pub(super) fn start_notes(&self) -> Vec<String> {
         let strength = self.get(keys::DENOISING_STRENGTH);
@@ -83,7 +103,7 @@ impl Infotext {
                 );
                 vec![NOTE.to_owned(), unread]
             }
-            None if self.get(keys::MASK_BLUR).is_some() => {
+            None if OF_MASKS.iter().any(|key| self.get(key).is_some()) => {
                 vec![NOTE.to_owned(), MASK_NOTE.to_owned()]
             }
             None => vec![NOTE.to_owned()],
@@ -119,12 +139,22 @@ impl Infotext {
                     posterior,
                     noise_multiplier,
                     resize,
+                    color_correction,
                     keep_original,
+                    mask_rule,
+                    content,
+                    only_masked,
                     ..
                 } = recorded;
                 start = start.rule(rule).posterior(posterior).resize(resize);
                 start = start.noise_multiplier(noise_multiplier);
-                start.mask = mask.map(|mask| mask.keep_original(keep_original));
+                start = start.color_correction(color_correction);
+                start.mask = mask.map(|mask| {
+                    let mask = mask.keep_original(keep_original).rule(mask_rule);
+                    let mut mask = mask.content(content);
+                    mask.only_masked = only_masked;
+                    mask
+                });
             }
             _ => {
                 if self.is_foreign() {
@@ -132,7 +162,11 @@ impl Infotext {
                     // initial noise is the seed's.
                     start = start.rule(StrengthRule::WebUi).posterior(Posterior::Mode);
                 }
-                start.mask = mask;
+                start.mask = mask.map(|mask| self.webui_mask(mask));
+                let multiplier = self.get(keys::NOISE_MULTIPLIER);
+                if let Some(multiplier) = multiplier.and_then(|it| it.parse().ok()) {
+                    start = start.noise_multiplier(multiplier);
+                }
             }
         }
         let blur = self.get(keys::MASK_BLUR).and_then(|blur| blur.parse().ok());
@@ -140,5 +174,26 @@ impl Infotext {
             mask.blur = blur;
         }
         Some(start)
+    }
+
+    /// Returns a mask with the options that WebUI writes.
+    fn webui_mask(&self, mut mask: Mask) -> Mask {
+        if !self.is_foreign() {
+            return mask;
+        }
+        if self.get(keys::MASK_MODE) == Some(NOT_MASKED) {
+            mask.values = mask.values.mapv(|value| 255 - value).into_shared();
+        }
+        mask.content = match self.get(keys::MASKED_CONTENT) {
+            Some("fill") => MaskedContent::Fill,
+            Some("latent noise") => MaskedContent::Noise,
+            Some("latent nothing") => MaskedContent::Nothing,
+            _ => MaskedContent::Original,
+        };
+        if self.get(keys::INPAINT_AREA) == Some(ONLY_MASKED) {
+            let padding = self.get(keys::MASKED_AREA_PADDING);
+            mask.only_masked = Some(padding.and_then(|it| it.parse().ok()).unwrap_or(0));
+        }
+        mask.rule(MaskRule::WebUi)
     }
 }

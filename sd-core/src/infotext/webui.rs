@@ -89,7 +89,7 @@ pub(super) fn row_of_class(name: &str, class: &str) -> Option<&'static SamplerRo
 }
 
 /// Returns WebUI's name of a sampler with its options and conventions.
-pub(super) fn name_of(sampler: &dyn Sampler) -> Option<&'static str> {
+pub(crate) fn name_of(sampler: &dyn Sampler) -> Option<&'static str> {
     let is = |name: &&str| {
         from_webui(name, None).is_ok_and(|preset| {
             *preset.sampler == *sampler || *with_sgm_noise(preset.sampler) == *sampler

@@ -7,12 +7,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Infotext, OF_MODEL, OF_WEBUI, keys,
-    start::Recorded,
+    Infotext, OF_MODEL, OF_WEBUI, hires, keys,
+    start::{ONLY_MASKED, Recorded},
     webui::{name_of, noise_called, rng_of},
 };
 use crate::{
-    Guidance, Picture, Prompt, PromptOptions, RefinerShare, Request, Sizes, lora, plan::Planned,
+    Guidance, MaskedContent, Picture, Prompt, PromptOptions, RefinerShare, Request, Sizes, lora,
+    plan::Planned,
 };
 
 /// Returns the infotext of a picture.
@@ -37,6 +38,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     writing.own_noise();
     writing.sizes();
     writing.start();
+    writing.hires();
     writing.prompts();
     writing.inversions();
     writing.arrays();
@@ -213,10 +215,41 @@ impl Writing<'_> {
             return;
         };
         self.add(keys::DENOISING_STRENGTH, start.strength.to_string());
+        if start.noise_multiplier != 1.0 {
+            self.add(keys::NOISE_MULTIPLIER, start.noise_multiplier.to_string());
+        }
         if let Some(mask) = &start.mask {
             self.add(keys::MASK_BLUR, mask.blur.to_string());
+            let content = match mask.content {
+                MaskedContent::Original => None,
+                MaskedContent::Fill => Some("fill"),
+                MaskedContent::Noise => Some("latent noise"),
+                MaskedContent::Nothing => Some("latent nothing"),
+            };
+            if let Some(content) = content {
+                self.add(keys::MASKED_CONTENT, content);
+            }
+            if let Some(padding) = mask.only_masked {
+                self.add(keys::INPAINT_AREA, ONLY_MASKED);
+                self.add(keys::MASKED_AREA_PADDING, padding.to_string());
+            }
         }
         self.add(keys::SD_START, Recorded::of(start).json());
+    }
+
+    fn hires(&mut self) {
+        let (Some(hires), Some(second)) = (&self.request.hires, &self.planned.second) else {
+            return;
+        };
+        let planned = &second.planned;
+        let sampler = match planned.row {
+            Some(row) => Some(row.title),
+            None => name_of(&*planned.sampler),
+        };
+        let schedule_type = schedule_type(&planned.chosen.ladder);
+        for (key, value) in hires::entries(hires, second, sampler, schedule_type) {
+            self.add(key, value);
+        }
     }
 
     fn prompts(&mut self) {

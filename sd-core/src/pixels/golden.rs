@@ -7,7 +7,7 @@ use image::{GrayImage, ImageBuffer, Luma, Pixel};
 use serde_json::Value;
 
 /// Returns the cases of one kind, such as `"resize"`.
-pub(super) fn cases(kind: &str) -> Vec<Value> {
+pub(crate) fn cases(kind: &str) -> Vec<Value> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/pixels.json");
     let text = std::fs::read_to_string(path).expect("the file is part of the repository");
     let mut golden: Value = serde_json::from_str(&text).expect("the script writes JSON");
@@ -19,18 +19,18 @@ pub(super) fn cases(kind: &str) -> Vec<Value> {
 }
 
 /// Returns a whole number of a case.
-pub(super) fn number(value: &Value) -> u32 {
+pub(crate) fn number(value: &Value) -> u32 {
     let number = value.as_u64().expect("a whole number");
     number.try_into().expect("a small number")
 }
 
 /// Returns two whole numbers of a case, such as a width and a height.
-pub(super) fn pair(value: &Value) -> [u32; 2] {
+pub(crate) fn pair(value: &Value) -> [u32; 2] {
     [number(&value[0]), number(&value[1])]
 }
 
 /// Returns a picture: `"noise"` or `"waves"`.
-pub(super) fn picture<P>(kind: &Value, seed: &Value, size: &Value) -> ImageBuffer<P, Vec<u8>>
+pub(crate) fn picture<P>(kind: &Value, seed: &Value, size: &Value) -> ImageBuffer<P, Vec<u8>>
 where
     P: Pixel<Subpixel = u8>,
 {
@@ -50,7 +50,7 @@ where
 }
 
 /// Returns a mask with a disc and a soft bar.
-pub(super) fn disc(seed: u32, size: &Value) -> GrayImage {
+pub(crate) fn disc(seed: u32, size: &Value) -> GrayImage {
     let [width, height] = pair(size);
     GrayImage::from_fn(width, height, |x, y| {
         let bar = height * 3 / 4;
@@ -65,7 +65,7 @@ pub(super) fn disc(seed: u32, size: &Value) -> GrayImage {
 }
 
 /// Returns a random byte.
-pub(super) fn noise(seed: u32, index: u32) -> u8 {
+pub(crate) fn noise(seed: u32, index: u32) -> u8 {
     let mut x = index
         .wrapping_mul(2_654_435_761)
         .wrapping_add(seed * 40_503 + 12_345);
@@ -76,7 +76,7 @@ pub(super) fn noise(seed: u32, index: u32) -> u8 {
 }
 
 /// A CRC-32 of bytes.
-pub(super) struct Checksum(Crc);
+pub(crate) struct Checksum(Crc);
 
 impl Checksum {
     pub fn new() -> Self {
@@ -93,7 +93,7 @@ impl Checksum {
 }
 
 /// Compares a picture with the checksum of a case.
-pub(super) fn check<P>(case: &Value, picture: &ImageBuffer<P, Vec<u8>>)
+pub(crate) fn check<P>(case: &Value, picture: &ImageBuffer<P, Vec<u8>>)
 where
     P: Pixel<Subpixel = u8>,
 {

@@ -16,19 +16,13 @@
 
 mod alpha;
 #[cfg(test)]
-mod golden;
+pub(crate) mod golden;
 mod resample;
 
-// Image to image calls these.
-#[allow(dead_code)]
 pub(crate) mod blur;
-#[allow(dead_code)]
 pub(crate) mod color;
-#[allow(dead_code)]
 pub(crate) mod fill;
-#[allow(dead_code)]
 pub(crate) mod latents;
-#[allow(dead_code)]
 pub(crate) mod region;
 
 pub use self::{

@@ -305,13 +305,14 @@ fn taps(from: usize, to: usize, window: Range<usize>, (kernel, support): Kernel)
         let first = ((centre - support + 0.5) as usize).min(from - 1);
         let end = ((centre + support + 0.5) as usize).clamp(first + 1, from);
         let at = |place: usize| kernel((place as f64 - centre + 0.5) * narrower);
-        let sum: f64 = (first..end).map(at).sum();
-        let weight = |place: usize| {
-            let weight = if sum == 0.0 { 0.0 } else { at(place) / sum };
+        let weights: Vec<f64> = (first..end).map(at).collect();
+        let sum: f64 = weights.iter().sum();
+        let whole = |weight: f64| {
+            let weight = if sum == 0.0 { 0.0 } else { weight / sum };
             // Rounds halves away from zero.
             (weight * f64::from(1 << PLACES) + 0.5f64.copysign(weight)) as i32
         };
-        let weights = (first..end).map(weight).collect();
+        let weights = weights.into_iter().map(whole).collect();
         Taps { first, weights }
     };
     window.map(of_pixel).collect()

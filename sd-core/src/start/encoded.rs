@@ -1,12 +1,16 @@
 //! The encoded picture of a run that starts from one.
 
-use image::GrayImage;
 use ndarray::{ArcArray, Array2, Array4, Ix4};
 
-use super::{Start, StartFrom, blurred, latent_mask, outside};
+use super::{
+    Finish, MaskRule, MaskedContent, Prepared, Resize, Start, StartFrom,
+    prepared::{latent_mask, nearest, outside},
+};
 use crate::{
     GenerateError, Inputs, LatentCodec, LatentDistribution, Posterior, Request, Stage, StopToken,
-    picture::from_rgb, plan::Planned,
+    picture::from_rgb,
+    pixels::{LatentFilter, latents::resize_latents},
+    plan::Planned,
 };
 
 /// What the first latents of a run are.
@@ -67,13 +71,21 @@ pub(crate) struct EncodedStart {
     pub clean: Option<Clean>,
     /// The latents that the network takes beside the noisy ones.
     pub beside: Option<(StartBeside, LatentDistribution)>,
-    /// Whether the latents outside the mask are replaced after each step.
+    pub mask: Option<EncodedMask>,
+    /// What happens to the finished picture.
+    pub finish: Finish,
+}
+
+/// The mask of a run in the size of the latents.
+#[derive(Debug)]
+pub(crate) struct EncodedMask {
+    /// The share that is redrawn, `[h, w]`.
+    pub shares: Array2<f32>,
+    /// The mask beside the latents, `[h, w]`, 0 or 1.
+    pub beside: Array2<f32>,
+    pub content: MaskedContent,
+    /// Whether the run keeps the latents outside of the mask.
     pub blends: bool,
-    /// The mask in the size of the latents, `[h, w]`, 0 or 1.
-    pub latent_mask: Option<Array2<f32>>,
-    /// The picture `[1, 3, H, W]` and its blurred mask, in the size of the request. `None` if no
-    /// pixels of the picture are kept.
-    pub kept: Option<(Array4<f32>, GrayImage)>,
 }
 
 /// The latents of a picture.
@@ -94,19 +106,39 @@ impl EncodedStart {
         codec: &dyn LatentCodec,
         stop: &StopToken,
     ) -> Result<Self, GenerateError> {
-        let pixels = start.pixels(plan.size).map(|picture| from_rgb(&picture));
-        let mask = start.mask.as_ref();
-        let mask = mask.map(|mask| mask.pixels(start.resize, plan.size));
-        let encode = |pixels: &Array4<f32>| encode(codec, pixels, plan.latents, stop);
-        // An inpainting model sees the picture beside the latents, and needs no blending.
-        let blends = mask.is_some() && plan.beside.is_none();
+        let prepared = Prepared::new(start, plan.size);
+        let pixels = prepared.as_ref().map(|it| from_rgb(&it.picture));
+        let masked = prepared.as_ref().and_then(|it| it.mask.as_ref());
+        let mask = start.mask.as_ref().zip(masked).map(|(of, mask)| {
+            EncodedMask {
+                shares: latent_mask(mask, of.rule, plan.latents),
+                beside: nearest(mask, plan.latents),
+                content: of.content,
+                // By diffusers' rules, an inpainting model sees the picture beside the latents, and
+                // needs no blending.
+                blends: plan.beside.is_none() || of.rule != MaskRule::Diffusers,
+            }
+        });
+        let encode = |pixels: &Array4<f32>| encode(codec, pixels, stop);
+        let blends = mask.as_ref().is_some_and(|mask| mask.blends);
         let needed = plan.begin == Begin::Picture || blends;
         let clean = match (&start.from, &pixels) {
             (StartFrom::Latents(latents), _) => Some(Clean::Latents(latents.clone())),
-            (StartFrom::Pixels(_), Some(pixels)) if needed => Some(Clean::Encoded(encode(pixels)?)),
+            (StartFrom::Pixels(_), Some(pixels)) if needed => {
+                let encoded = encode(pixels)?;
+                Some(match start.resize {
+                    Resize::Latent => {
+                        let mode = encoded.mode();
+                        let filter = LatentFilter::Bilinear;
+                        let scaled = resize_latents(mode.view(), plan.latents, filter);
+                        Clean::Latents(scaled.into_shared())
+                    }
+                    _ => Clean::Encoded(encoded),
+                })
+            }
             (StartFrom::Pixels(_), _) => None,
         };
-        let beside = match (plan.beside, &pixels, &mask) {
+        let beside = match (plan.beside, &pixels, masked) {
             (Some(StartBeside::Masked), Some(pixels), Some(mask)) => {
                 Some((StartBeside::Masked, encode(&outside(pixels, mask))?))
             }
@@ -115,25 +147,31 @@ impl EncodedStart {
             }
             _ => None,
         };
-        let latent_mask = mask.as_ref().map(|mask| latent_mask(mask, plan.latents));
-        let keeps = start.mask.as_ref().filter(|mask| mask.keep_original);
-        let kept = keeps.and_then(|of| Some((pixels?, blurred(mask?, of.blur))));
         Ok(Self {
             posterior: start.posterior,
             clean,
             beside,
-            blends,
-            latent_mask,
-            kept,
+            mask,
+            finish: prepared.map(|it| it.finish).unwrap_or_default(),
         })
+    }
+
+    /// Creates the start of a second pass from latents `[1, channels, h, w]`.
+    pub fn second_pass(latents: Array4<f32>) -> Self {
+        Self {
+            posterior: Posterior::Mode,
+            clean: Some(Clean::Latents(latents.into_shared())),
+            beside: None,
+            mask: None,
+            finish: Finish::default(),
+        }
     }
 }
 
-/// Encodes pixels, and checks the shape of the result.
-fn encode(
+/// Encodes pixels `[1, 3, h, w]`, and checks the shape of the result.
+pub(crate) fn encode(
     codec: &dyn LatentCodec,
     pixels: &Array4<f32>,
-    [height, width]: [usize; 2],
     stop: &StopToken,
 ) -> Result<LatentDistribution, GenerateError> {
     let _span = tracing::info_span!("encode picture").entered();
@@ -143,7 +181,9 @@ fn encode(
         true => GenerateError::Stopped(Box::default()),
         false => GenerateError::backend(Stage::Encoder)(error),
     })?;
-    let expected = (1, codec.latent_channels(), height, width);
+    let (.., height, width) = pixels.dim();
+    let factor = codec.factor();
+    let expected = (1, codec.latent_channels(), height / factor, width / factor);
     let found = [encoded.mean.dim(), encoded.log_variance.dim()];
     if found != [expected; 2] {
         let problem = format!("the codec returned {found:?}, expected {expected:?} twice");

@@ -1,15 +1,25 @@
 //! What a run starts from, if not from pure noise: a picture or latents.
 
 mod encoded;
+mod mask;
+mod outpaint;
+mod prepared;
 
-use image::{GrayImage, ImageBuffer, Pixel, RgbImage, imageops};
-use ndarray::{ArcArray, Array, Array2, Array4, ArrayView2, Axis, Ix2, Ix3, Ix4, Zip};
+use image::{ImageBuffer, Pixel, RgbImage};
+use ndarray::{ArcArray, Array, Ix3, Ix4};
 use sd_schedulers::ladders::StrengthRule;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::encoded::{Begin, Clean, EncodedStart, StartBeside};
+pub(crate) use self::{
+    encoded::{Begin, Clean, EncodedMask, EncodedStart, StartBeside, encode},
+    prepared::{Finish, Prepared},
+};
+pub use self::{
+    mask::{Mask, MaskRule, MaskedContent},
+    outpaint::Sides,
+};
 use crate::{
-    ImageSize, Problem,
+    ImageSize, MAX_PIXELS, Problem,
     pixels::{Filter, resize, resize_window},
 };
 
@@ -69,6 +79,14 @@ pub struct Start {
     /// Default: `None`, the whole picture.
     #[serde(default)]
     pub mask: Option<Mask>,
+    /// Whether the finished picture gets the colors of the picture that it started from. Models
+    /// change colors a little, which adds up if a picture is redrawn many times. WebUI calls it
+    /// "Apply color correction to img2img results": the histograms of the picture in L\*a\*b\* are
+    /// matched, and the lightness stays as drawn. It needs a start from a picture.
+    ///
+    /// Default: false.
+    #[serde(default)]
+    pub color_correction: bool,
 }
 
 /// The source of a [`Start`].
@@ -117,39 +135,10 @@ pub enum Resize {
     /// The picture keeps its shape and lies within the size. The outermost rows or columns of
     /// pixels fill the rest: WebUI's "Resize and fill".
     Fill,
-}
-
-/// The part of a picture that is redrawn. At a strength of 1, and with diffusers' rule, the run
-/// starts from noise alone, without a noise multiplier.
-///
-/// ```
-/// use sd_core::{Mask, Request, Start, image::{GrayImage, Luma, RgbImage}};
-///
-/// // Redraws the left half.
-/// let mask = GrayImage::from_fn(512, 512, |x, _| Luma([if x < 256 { 255 } else { 0 }]));
-/// let start = Start::picture(RgbImage::new(512, 512)).strength(1.0).mask(Mask::new(mask));
-/// let request = Request::new("a fox").start(start);
-/// ```
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct Mask {
-    /// The mask, `[height, width]`, of the size of the picture: 255 where it is redrawn, and 0
-    /// where it stays. Values from 128 on count as 255, and others as 0, as in diffusers.
-    pub values: ArcArray<u8, Ix2>,
-    /// The standard deviation, in pixels, of a Gaussian blur of the mask's edge in the finished
-    /// picture: a finite number, `0.0..=256.0`. It hides seams. Without
-    /// [`keep_original`](Self::keep_original) it has no effect.
-    ///
-    /// Default: 0.
-    #[serde(default)]
-    pub blur: f32,
-    /// Whether the pixels outside the (blurred) mask are the original's. Otherwise they are what
-    /// the autoencoder makes of the original, as in diffusers.
-    ///
-    /// Default: true.
-    #[serde(default = "yes")]
-    pub keep_original: bool,
+    /// The picture is encoded in its own size, and its most likely latents are scaled to the size,
+    /// whatever the [`Posterior`] is: WebUI's "Just resize (latent upscale)". The sides of the
+    /// picture must be multiples of 8 and of the model's factor. It cannot be used with a mask.
+    Latent,
 }
 
 fn default_strength() -> f32 {
@@ -158,10 +147,6 @@ fn default_strength() -> f32 {
 
 fn default_multiplier() -> f32 {
     1.0
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Start {
@@ -187,6 +172,7 @@ impl Start {
             noise_multiplier: default_multiplier(),
             resize: Resize::default(),
             mask: None,
+            color_correction: false,
         }
     }
 
@@ -233,9 +219,23 @@ impl Start {
         self
     }
 
+    /// Sets [`color_correction`](Self::color_correction).
+    pub fn color_correction(mut self, correct: bool) -> Self {
+        self.color_correction = correct;
+        self
+    }
+
     /// Returns the size of the picture, rounded down to multiples of 8 and of `factor`, but at
-    /// least one such multiple. Latents have `factor` pixels on each side.
-    pub(crate) fn default_size(&self, factor: usize) -> [u32; 2] {
+    /// least one such multiple. Latents have `factor` pixels on each side. Returns `None` if the
+    /// size of the picture does not matter.
+    pub(crate) fn default_size(&self, factor: usize) -> Option<[u32; 2]> {
+        if self
+            .mask
+            .as_ref()
+            .is_some_and(|mask| mask.only_masked.is_some())
+        {
+            return None;
+        }
         // The smallest multiple of 8 that is also a multiple of the factor.
         let units = (1..=factor).map(|n| 8 * n);
         let unit = units.filter(|unit| unit.is_multiple_of(factor)).min();
@@ -246,7 +246,7 @@ impl Start {
                 .try_into()
                 .unwrap_or(u32::MAX)
         };
-        match &self.from {
+        Some(match &self.from {
             StartFrom::Pixels(pixels) => {
                 let (height, width, _) = pixels.dim();
                 [side(width), side(height)]
@@ -259,7 +259,7 @@ impl Start {
                 };
                 [pixels(width), pixels(height)]
             }
-        }
+        })
     }
 
     /// Returns whether the run begins with pure noise: inpainting at the full strength, by the
@@ -269,7 +269,9 @@ impl Start {
             self.rule,
             StrengthRule::Diffusers | StrengthRule::DiffusersFlow
         );
-        self.mask.is_some() && self.strength >= 1.0 && is_diffusers
+        let mask = self.mask.as_ref();
+        let is_inpainting = mask.is_some_and(|mask| mask.rule == MaskRule::Diffusers);
+        is_inpainting && self.strength >= 1.0 && is_diffusers
     }
 
     /// Returns everything that is wrong, apart from the strength's steps. `shape` is the expected
@@ -307,6 +309,8 @@ impl Start {
                 if channels != 3 || height == 0 || width == 0 {
                     let found = format!("an array of shape {:?}", pixels.dim());
                     problems.push(Problem::new("start.from", "one of shape (h, w, 3)", found));
+                } else if self.resize == Resize::Latent {
+                    problems.extend(self.latent_problem([width, height], shape, size, is_edit));
                 }
             }
             StartFrom::Latents(latents) => {
@@ -323,85 +327,35 @@ impl Start {
                 }
             }
         }
-        problems.extend(self.mask.iter().flat_map(|mask| mask.problems(&self.from)));
-        problems
-    }
-
-    /// Returns the pixels in the size of the request. `None` for latents.
-    pub(crate) fn pixels(&self, size: ImageSize) -> Option<RgbImage> {
-        let StartFrom::Pixels(pixels) = &self.from else {
-            return None;
-        };
-        let (height, width, _) = pixels.dim();
-        let values = pixels.iter().copied().collect();
-        let picture = RgbImage::from_raw(width as u32, height as u32, values);
-        let picture = picture.expect("the plan has checked the shape");
-        Some(self.resize.to(&picture, size))
-    }
-}
-
-impl Mask {
-    /// Redraws the white part of a picture of the same size, without a blur.
-    pub fn new(mask: GrayImage) -> Self {
-        let shape = [mask.height() as usize, mask.width() as usize];
-        let values = Array::from_shape_vec(shape, mask.into_raw());
-        let values = values.expect("a gray picture has a value for each pixel");
-        Self {
-            values: values.into_shared(),
-            blur: 0.0,
-            keep_original: true,
-        }
-    }
-
-    /// Sets [`blur`](Self::blur).
-    pub fn blur(mut self, pixels: f32) -> Self {
-        self.blur = pixels;
-        self
-    }
-
-    /// Sets [`keep_original`](Self::keep_original).
-    pub fn keep_original(mut self, keep: bool) -> Self {
-        self.keep_original = keep;
-        self
-    }
-
-    fn problems(&self, from: &StartFrom) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        if !(0.0..=256.0).contains(&self.blur) {
-            problems.push(Problem::new("start.mask.blur", "0 to 256", self.blur));
-        }
-        let (height, width) = self.values.dim();
-        match from {
-            StartFrom::Pixels(pixels) => {
-                let (expected_height, expected_width, _) = pixels.dim();
-                if (height, width) != (expected_height, expected_width) {
-                    let expected =
-                        format!("the picture's size, {expected_width}×{expected_height}");
-                    problems.push(Problem::new(
-                        "start.mask",
-                        expected,
-                        format!("{width}×{height}"),
-                    ));
-                }
-            }
-            StartFrom::Latents(_) => {
-                let expected = "a picture, because a mask belongs to pixels";
-                problems.push(Problem::new("start.mask", expected, "latents"));
-            }
+        problems.extend(self.mask.iter().flat_map(|mask| mask.problems(self)));
+        if self.color_correction && matches!(self.from, StartFrom::Latents(_)) {
+            let expected = "false, because latents have no colors";
+            problems.push(Problem::new("start.color_correction", expected, true));
         }
         problems
     }
 
-    /// Returns the mask in the size of the request, 0 or 255.
-    pub(crate) fn pixels(&self, resize: Resize, size: ImageSize) -> GrayImage {
-        let (height, width) = self.values.dim();
-        let values = self.values.iter().copied().collect();
-        let mask = GrayImage::from_raw(width as u32, height as u32, values);
-        let mask = mask.expect("an array has a value for each of its places");
-        let mut mask = resize.to(&mask, size);
-        mask.iter_mut()
-            .for_each(|value| *value = if *value < 128 { 0 } else { 255 });
-        mask
+    /// Returns the problem of a picture that cannot be encoded in its own size.
+    fn latent_problem(
+        &self,
+        [width, height]: [usize; 2],
+        [.., latents, _]: [usize; 4],
+        size: ImageSize,
+        is_edit: bool,
+    ) -> Option<Problem> {
+        if is_edit {
+            let expected = "another one, as this model takes the picture beside the latents";
+            return Some(Problem::new("start.resize", expected, "latent"));
+        }
+        let found = format!("{width}×{height}");
+        if width as u64 * height as u64 > MAX_PIXELS {
+            let expected = format!("at most {MAX_PIXELS} pixels with the resize `latent`");
+            return Some(Problem::new("start.from", expected, found));
+        }
+        let factor = (size.height() as usize / latents.max(1)).max(1);
+        let fits = |side: usize| side.is_multiple_of(factor) && side.is_multiple_of(8);
+        let expected = "sides that are multiples of 8 and of the model's factor";
+        (!fits(width) || !fits(height)).then(|| Problem::new("start.from", expected, found))
     }
 }
 
@@ -409,11 +363,14 @@ impl Resize {
     /// Fits a picture to a size, with the bytes of diffusers' `VaeImageProcessor.resize` and of
     /// WebUI's `resize_image` on Pillow 13. Where these fail because the scaled picture would be
     /// thinner than a pixel, it has one pixel.
-    fn to<P>(self, picture: &ImageBuffer<P, Vec<u8>>, size: ImageSize) -> ImageBuffer<P, Vec<u8>>
+    fn to<P>(
+        self,
+        picture: &ImageBuffer<P, Vec<u8>>,
+        [width, height]: [u32; 2],
+    ) -> ImageBuffer<P, Vec<u8>>
     where
         P: Pixel<Subpixel = u8>,
     {
-        let (width, height) = (size.width(), size.height());
         let (own_width, own_height) = picture.dimensions();
         if (own_width, own_height) == (width, height) {
             return picture.clone();
@@ -429,9 +386,11 @@ impl Resize {
         // Whether the size is wider, in proportion, than the picture.
         let is_wider = ratio(width, height) > ratio(own_width, own_height);
         match self {
-            Self::Stretch => resize(picture, width, height, Filter::Lanczos),
+            Self::Stretch | Self::Latent => resize(picture, width, height, Filter::Lanczos),
             Self::Crop => {
                 let full = if is_wider { by_width() } else { by_height() };
+                // The ratios are rounded.
+                let full = [full[0].max(width), full[1].max(height)];
                 let x = (full[0] / 2).saturating_sub(width / 2);
                 let y = (full[1] / 2).saturating_sub(height / 2);
                 resize_window(picture, full, [x, y, width, height], Filter::Lanczos)
@@ -481,57 +440,44 @@ where
     })
 }
 
-/// Returns the mask in the size of the latents, `[h, w]`, 0 or 1: the value of the pixel in the
-/// upper left corner of each latent, which is nearest-neighbour scaling in torch.
-pub(crate) fn latent_mask(mask: &GrayImage, [height, width]: [usize; 2]) -> Array2<f32> {
-    let (wide, high) = (mask.width() as usize, mask.height() as usize);
-    Array2::from_shape_fn((height, width), |(y, x)| {
-        let pixel = mask.get_pixel((x * wide / width) as u32, (y * high / height) as u32);
-        f32::from(u8::from(pixel.0[0] > 0))
-    })
-}
+#[cfg(test)]
+mod tests {
+    use image::{GrayImage, Rgb};
 
-/// Returns the pixels `[1, 3, h, w]` with the middle gray, 0, inside the mask.
-pub(crate) fn outside(pixels: &Array4<f32>, mask: &GrayImage) -> Array4<f32> {
-    let mut pixels = pixels.clone();
-    for ((_, _, y, x), pixel) in pixels.indexed_iter_mut() {
-        if mask.get_pixel(x as u32, y as u32).0[0] > 0 {
-            *pixel = 0.0;
+    use super::*;
+    use crate::pixels::golden;
+
+    #[test]
+    fn pictures_are_fitted_as_in_webui() {
+        for case in golden::cases("fit") {
+            let picture = golden::picture::<Rgb<u8>>(&case["kind"], &case["seed"], &case["from"]);
+            let resize: Resize = serde_json::from_value(case["resize"].clone()).expect("a name");
+            golden::check(&case, &resize.to(&picture, golden::pair(&case["to"])));
         }
     }
-    pixels
-}
 
-/// Returns a mask with a blurred edge. `blur` is the standard deviation in pixels.
-pub(crate) fn blurred(mask: GrayImage, blur: f32) -> GrayImage {
-    // A smaller blur changes no byte.
-    match blur >= 0.1 {
-        true => imageops::blur(&mask, blur),
-        false => mask,
-    }
-}
-
-/// Replaces the pixels `[1, 3, h, w]` outside a mask by the pixels of the original. Where the mask
-/// is grey, both are mixed.
-pub(crate) fn restore(pixels: &mut Array4<f32>, original: &Array4<f32>, mask: &GrayImage) {
-    let (wide, high) = (mask.width() as usize, mask.height() as usize);
-    let shares = ArrayView2::from_shape((high, wide), mask.as_raw());
-    let shares = shares.expect("a gray picture has a value for each pixel");
-    for (mut channel, original) in pixels
-        .index_axis_mut(Axis(0), 0)
-        .outer_iter_mut()
-        .zip(original.index_axis(Axis(0), 0).outer_iter())
-    {
-        Zip::from(&mut channel)
-            .and(&original)
-            .and(&shares)
-            .for_each(|pixel, &original, &share| {
-                // Without rounding where nothing is mixed.
-                *pixel = match share {
-                    0 => original,
-                    255 => *pixel,
-                    share => original + f32::from(share) / 255.0 * (*pixel - original),
-                };
-            });
+    #[test]
+    fn long_pictures_have_the_size() {
+        let sizes = [
+            (1, 1),
+            (1, 10_000),
+            (10_000, 1),
+            (1, 3_000_000),
+            (3_000_000, 1),
+            (0, 5),
+        ];
+        for (width, height) in sizes {
+            let picture = GrayImage::new(width, height);
+            for resize in [Resize::Stretch, Resize::Crop, Resize::Fill, Resize::Latent] {
+                for size in [[512, 512], [8, 1024], [7, 3]] {
+                    let fitted = resize.to(&picture, size);
+                    assert_eq!(
+                        fitted.dimensions(),
+                        size.into(),
+                        "{resize:?}, {width}×{height}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -239,6 +239,58 @@ def corrections():
                "like_size": like_size, "crc": crc(corrected)}
 
 
+def resize_image(resize_mode, im, width, height):
+    """WebUI, modules/images.py, resize_image without an upscaler. diffusers' `VaeImageProcessor` does the same."""
+
+    def resize(im, w, h):
+        return im.resize((w, h), resample=Image.Resampling.LANCZOS)
+
+    if resize_mode == 0:
+        return resize(im, width, height)
+    ratio = width / height
+    src_ratio = im.width / im.height
+    res = Image.new("RGB", (width, height))
+    if resize_mode == 1:
+        src_w = width if ratio > src_ratio else im.width * height // im.height
+        src_h = height if ratio <= src_ratio else im.height * width // im.width
+        resized = resize(im, src_w, src_h)
+        res.paste(resized, box=(width // 2 - src_w // 2, height // 2 - src_h // 2))
+        return res
+    src_w = width if ratio < src_ratio else im.width * height // im.height
+    src_h = height if ratio >= src_ratio else im.height * width // im.width
+    resized = resize(im, src_w, src_h)
+    res.paste(resized, box=(width // 2 - src_w // 2, height // 2 - src_h // 2))
+    if ratio < src_ratio:
+        fill_height = height // 2 - src_h // 2
+        if fill_height > 0:
+            res.paste(resized.resize((width, fill_height), box=(0, 0, width, 0)), box=(0, 0))
+            res.paste(
+                resized.resize((width, fill_height), box=(0, resized.height, width, resized.height)),
+                box=(0, fill_height + src_h),
+            )
+    elif ratio > src_ratio:
+        fill_width = width // 2 - src_w // 2
+        if fill_width > 0:
+            res.paste(resized.resize((fill_width, height), box=(0, 0, 0, height)), box=(0, 0))
+            res.paste(
+                resized.resize((fill_width, height), box=(resized.width, 0, resized.width, height)),
+                box=(fill_width + src_w, 0),
+            )
+    return res
+
+
+def fits():
+    sizes = [
+        ((100, 75), (64, 64)), ((75, 100), (64, 64)), ((64, 48), (128, 96)), ((51, 40), (64, 48)), ((40, 51), (48, 64)),
+        ((300, 40), (64, 64)), ((40, 300), (64, 64)), ((1, 1), (8, 16)), ((30, 2), (64, 8)), ((200, 4), (64, 64)),
+        ((4, 200), (64, 64)), ((97, 131), (120, 40)), ((64, 65), (64, 64)), ((60, 1), (64, 64)),
+    ]
+    modes = {"stretch": 0, "crop": 1, "fill": 2}
+    for kind, (i, (old, new)), (resize, mode) in product(PICTURES, enumerate(sizes), modes.items()):
+        resized = resize_image(mode, image(PICTURES[kind](i, *old, 3)), *new)
+        yield {"kind": kind, "seed": i, "from": old, "resize": resize, "to": new, "crc": crc(resized)}
+
+
 def labs():
     """The conversions of all colors, in the order of their hexadecimal numbers."""
     axis = np.arange(256, dtype=np.uint8)
@@ -274,7 +326,7 @@ def main():
     torch.set_num_threads(1)
     kinds = {
         "resize": resizes, "gaussian": gaussians, "pillow_gaussian": pillow_gaussians, "fill": fills,
-        "region": regions, "color": corrections, "lab": labs, "latents": latents,
+        "region": regions, "color": corrections, "lab": labs, "latents": latents, "fit": fits,
     }
     golden = {kind: list(cases()) for kind, cases in kinds.items()}
     lines = []

@@ -12,8 +12,8 @@ use super::{
     cache::Cache,
 };
 use crate::{
-    Chunks, ClipTokenizer, Emphasis, EncodeOptions, NamedInversion, PromptText, Tokens, attention,
-    emphasis, prompt::ScheduleEntry,
+    Chunks, ClipTokenizer, Emphasis, EncodeOptions, NamedInversion, PromptSteps, PromptText,
+    Tokens, attention, emphasis, prompt::ScheduleEntry,
 };
 
 /// A tokenizer, its text network, and the layer of the network whose hidden states are used. Cheap
@@ -126,7 +126,7 @@ impl Tower {
         &self,
         index: usize,
         prompt: &PromptText,
-        steps: usize,
+        steps: PromptSteps,
         options: &EncodeOptions,
         least: &[usize],
         go_on: &dyn Fn() -> bool,
@@ -177,7 +177,7 @@ impl Tower {
     pub(super) fn lengths(
         &self,
         prompt: &PromptText,
-        steps: usize,
+        steps: PromptSteps,
         options: &EncodeOptions,
     ) -> Vec<usize> {
         let options = options.clone().syntax(prompt.syntax());
@@ -210,9 +210,10 @@ impl Tower {
     pub fn all_chunks(
         &self,
         prompt: &PromptText,
-        steps: usize,
+        steps: impl Into<PromptSteps>,
         options: &EncodeOptions,
     ) -> impl Iterator<Item = Chunks> {
+        let steps = steps.into();
         let options = options.clone().syntax(prompt.syntax());
         let (mut known, mut texts) = (HashSet::new(), Vec::new());
         for branch in prompt.branches() {

@@ -5,6 +5,45 @@ use std::sync::Arc;
 
 use super::tree::{Node, NodeKind};
 
+/// The steps over which the schedules of a prompt are resolved. A number converts to it.
+///
+/// ```
+/// use sd_text::{PromptSteps, PromptText, Side, Syntax};
+///
+/// let prompt = PromptText::parse("[fox:owl:1.5]", Side::Positive, Syntax::WebUi);
+/// let branch = prompt.branches().next().expect("a prompt has a branch");
+/// // In the first pass, the fox stays.
+/// assert_eq!(branch.schedule(20).entries().len(), 1);
+/// // The owl comes in the middle of the second pass.
+/// let second = branch.schedule(PromptSteps::second_pass(20, 10));
+/// assert_eq!((second.entries()[0].end, &*second.entries()[1].text), (5, "owl"));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PromptSteps {
+    /// The number of steps of an earlier pass that this pass follows, as in WebUI's "Hires. fix".
+    /// Schedules count on: step 21 is then the first step of a second pass after 20 steps, and the
+    /// fractions from 1.0 to 2.0 lie in the second pass.
+    pub first_pass: Option<usize>,
+    /// The number of steps of this pass.
+    pub steps: usize,
+}
+
+impl PromptSteps {
+    /// Returns the steps of a second pass of `steps` steps, which follows a pass of `first_pass`
+    /// steps.
+    pub fn second_pass(first_pass: usize, steps: usize) -> Self {
+        let first_pass = Some(first_pass);
+        Self { first_pass, steps }
+    }
+}
+
+impl From<usize> for PromptSteps {
+    fn from(steps: usize) -> Self {
+        let first_pass = None;
+        Self { first_pass, steps }
+    }
+}
+
 /// The texts of a branch over the steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
@@ -23,12 +62,13 @@ pub struct ScheduleEntry {
 }
 
 impl Schedule {
-    pub(super) fn new(branch: Node<'_>, steps: usize) -> Self {
+    pub(super) fn new(branch: Node<'_>, over: PromptSteps) -> Self {
+        let steps = over.steps;
         let mut ends = BTreeSet::from([steps]);
         for node in branch.descendants() {
             match node.kind() {
                 NodeKind::Schedule { when } => {
-                    ends.extend(Some(when.step(steps)).filter(|&step| step >= 1));
+                    ends.extend(Some(when.step(over)).filter(|&step| step >= 1));
                 }
                 NodeKind::Alternation if ends.len() < steps => ends.extend(1..=steps),
                 _ => {}
@@ -37,7 +77,7 @@ impl Schedule {
         // An alternation shows the same few texts again and again, so they are shared.
         let mut texts: BTreeSet<Arc<str>> = BTreeSet::new();
         let entries = ends.into_iter().map(|end| {
-            let text = text_at(branch, end, steps);
+            let text = text_at(branch, end, over);
             let text = texts.get(text.as_str()).cloned().unwrap_or_else(|| {
                 let text: Arc<str> = text.into();
                 texts.insert(text.clone());
@@ -86,7 +126,7 @@ pub(crate) fn in_force(mut ends: impl Iterator<Item = usize>, call: usize) -> us
 }
 
 /// Returns the text that the branch shows at step `step`, counted from 1.
-fn text_at(branch: Node<'_>, step: usize, steps: usize) -> String {
+fn text_at(branch: Node<'_>, step: usize, steps: PromptSteps) -> String {
     let mut text = String::new();
     // The nodes still to be shown. The next one is at the end.
     let mut nodes: Vec<_> = vec![branch.children()];

@@ -5,6 +5,8 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::ops::Range;
 
+use super::PromptSteps;
+
 /// The syntax tree of a prompt.
 ///
 /// Every byte of the prompt is in exactly one leaf, so that the tree prints as the prompt.
@@ -75,17 +77,20 @@ pub enum When {
     /// After this step: `[a:b:3]` shows `a` in steps 1 to 3. A value below 1 means before the first
     /// step.
     Step(f64),
-    /// After this fraction of the steps, rounded down. It is written with a decimal point. At 1.0,
-    /// the second text is never shown.
+    /// After this fraction of the steps, rounded down. It is written with a decimal point. From 1.0
+    /// on, the second text is never shown in a first or only pass.
     Fraction(f64),
 }
 
 impl When {
-    /// Returns the last of `steps` steps that shows the first text, or 0 if none does.
-    pub fn step(self, steps: usize) -> usize {
-        let step = match self {
-            Self::Step(step) => step,
-            Self::Fraction(fraction) => fraction * steps as f64,
+    /// Returns the last of the steps that shows the first text, or 0 if none does.
+    pub fn step(self, steps: impl Into<PromptSteps>) -> usize {
+        let PromptSteps { first_pass, steps } = steps.into();
+        let step = match (self, first_pass) {
+            (Self::Step(step), None) => step,
+            (Self::Step(step), Some(before)) => step - before as f64,
+            (Self::Fraction(fraction), None) => fraction * steps as f64,
+            (Self::Fraction(fraction), Some(_)) => (fraction - 1.0) * steps as f64,
         };
         // The cast rounds towards zero, saturates, and turns NaN into 0.
         (step as usize).min(steps)

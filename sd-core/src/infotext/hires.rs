@@ -1,0 +1,198 @@
+//! The second pass in an infotext.
+
+use sd_schedulers::{Ladder, from_webui};
+use sd_text::outside::printable;
+
+use super::{Infotext, keys, request::Reading};
+use crate::{Hires, HiresSize, Upscaler, pixels::Filter, plan::Second};
+
+/// The keys by which a second pass is recognized in files of other programs.
+const MARKS: [&str; 3] = [
+    keys::HIRES_UPSCALE,
+    keys::HIRES_RESIZE,
+    keys::HIRES_UPSCALER,
+];
+
+impl Infotext {
+    /// Returns whether the picture was made in two passes, so that its strength is the strength of
+    /// the second one.
+    pub(super) fn has_second_pass(&self) -> bool {
+        match self.is_foreign() {
+            true => MARKS.iter().any(|key| self.get(key).is_some()),
+            false => self.get(keys::SD_HIRES).is_some(),
+        }
+    }
+}
+
+/// Returns the entries of a second pass. `sampler` is WebUI's name of its sampler, or its title,
+/// and `schedule_type` the name of its ladder.
+pub(super) fn entries(
+    hires: &Hires,
+    second: &Second,
+    sampler: Option<&str>,
+    schedule_type: Option<&str>,
+) -> Vec<(&'static str, String)> {
+    let mut entries = vec![(keys::DENOISING_STRENGTH, hires.strength.to_string())];
+    match hires.size {
+        HiresSize::Scale(scale) => entries.push((keys::HIRES_UPSCALE, scale.to_string())),
+        HiresSize::Pixels([width, height]) => {
+            entries.push((keys::HIRES_RESIZE, format!("{width}x{height}")));
+        }
+    }
+    if let Some(steps) = hires.steps {
+        entries.push((keys::HIRES_STEPS, steps.to_string()));
+    }
+    if let Some(name) = hires.upscaler.webui() {
+        entries.push((keys::HIRES_UPSCALER, name.to_owned()));
+    }
+    if hires.scheduler.is_some() {
+        let name = sampler.map(|name| (keys::HIRES_SAMPLER, name.to_owned()));
+        entries.extend(name);
+    }
+    if hires.scheduler.is_some() || hires.ladder.is_some() {
+        let name = schedule_type.map(|name| (keys::HIRES_SCHEDULE_TYPE, name.to_owned()));
+        entries.extend(name);
+    }
+    if let Some(scale) = hires
+        .guidance
+        .as_ref()
+        .and(second.planned.chosen.guidance.scale())
+    {
+        entries.push((keys::HIRES_CFG_SCALE, scale.to_string()));
+    }
+    for (key, prompt) in [
+        (keys::HIRES_PROMPT, &hires.prompt),
+        (keys::HIRES_NEGATIVE_PROMPT, &hires.negative),
+    ] {
+        if let Some(text) = prompt.as_ref().and_then(|prompt| prompt.as_text()) {
+            entries.push((key, text.to_owned()));
+        }
+    }
+    // An embedding would fill the file, and a custom sampler or guidance cannot be written.
+    let has_text = |prompt: &Option<crate::Prompt>| {
+        prompt
+            .as_ref()
+            .is_none_or(|prompt| prompt.as_text().is_some())
+    };
+    let json = match has_text(&hires.prompt) && has_text(&hires.negative) {
+        true => serde_json::to_string(hires).ok(),
+        false => None,
+    };
+    entries.push((keys::SD_HIRES, json.unwrap_or_else(|| UNWRITTEN.to_owned())));
+    entries
+}
+
+/// The value of `SD hires` for a second pass that cannot be written.
+const UNWRITTEN: &str = "custom";
+
+/// Reads the second pass of a picture.
+pub(super) fn read(reading: &mut Reading<'_>) -> Option<Hires> {
+    let infotext = reading.infotext;
+    if !infotext.has_second_pass() {
+        return None;
+    }
+    if !infotext.is_foreign()
+        && let Some(written) = infotext.get(keys::SD_HIRES)
+    {
+        match serde_json::from_str(written) {
+            Ok(hires) => return Some(hires),
+            Err(_) => reading.note(format!(
+                "the second pass was `{}`, of which only WebUI's keys are read",
+                printable(written)
+            )),
+        }
+    }
+    let mut hires = match infotext.get(keys::HIRES_RESIZE).and_then(sides) {
+        // 0 stands for a side that keeps the shape.
+        Some(size) => Hires::pixels(size[0], size[1]),
+        None => Hires::scale(
+            reading
+                .number::<f32>(keys::HIRES_UPSCALE)
+                .unwrap_or(DEFAULT_SCALE),
+        ),
+    };
+    if let HiresSize::Pixels([width, height]) = hires.size
+        && (width == 0 || height == 0)
+    {
+        hires.size = HiresSize::Pixels(completed(infotext, [width, height]));
+    }
+    if let Some(strength) = reading.number::<f32>(keys::DENOISING_STRENGTH) {
+        hires.strength = strength;
+    }
+    hires.upscaler = upscaler(reading);
+    if infotext.get(keys::HIRES_STEPS).is_some() {
+        hires.steps = reading.number::<usize>(keys::HIRES_STEPS);
+        // WebUI's number for as many steps as in the first pass.
+        hires.steps = hires.steps.filter(|&steps| steps > 0);
+    }
+    sampler(reading, &mut hires);
+    if infotext.get(keys::HIRES_CFG_SCALE).is_some() {
+        let scale = reading.number::<f32>(keys::HIRES_CFG_SCALE);
+        hires.guidance = scale.map(Into::into);
+    }
+    let text = |key| infotext.get(key).map(Into::into);
+    hires.prompt = text(keys::HIRES_PROMPT);
+    hires.negative = text(keys::HIRES_NEGATIVE_PROMPT);
+    Some(hires)
+}
+
+/// WebUI's usual factor.
+const DEFAULT_SCALE: f32 = 2.0;
+
+fn upscaler(reading: &mut Reading<'_>) -> Upscaler {
+    let Some(name) = reading.infotext.get(keys::HIRES_UPSCALER) else {
+        return Upscaler::default();
+    };
+    Upscaler::from_webui(name).unwrap_or_else(|| {
+        reading.note(format!(
+            "the picture was enlarged by `{}`, which this crate does not have, so Lanczos is used",
+            printable(name)
+        ));
+        Upscaler::Pixels(Filter::Lanczos)
+    })
+}
+
+/// Reads the sampler and the ladder of the second pass.
+fn sampler(reading: &mut Reading<'_>, hires: &mut Hires) {
+    let infotext = reading.infotext;
+    let schedule_type = infotext.get(keys::HIRES_SCHEDULE_TYPE);
+    match infotext.get(keys::HIRES_SAMPLER) {
+        Some(name) => match from_webui(name, schedule_type).or_else(|_| from_webui(name, None)) {
+            Ok(preset) => {
+                hires.ladder = Some(preset.ladder);
+                hires.scheduler = Some(reading.first_x(preset.sampler).into());
+            }
+            Err(_) => reading.note(format!(
+                "the sampler of the second pass was `{}`, which is unknown, so the first pass's is \
+                 used",
+                printable(name)
+            )),
+        },
+        None => {
+            let ladder: Option<Ladder> =
+                schedule_type.and_then(|label| reading.ladder_of_others(label));
+            hires.ladder = ladder;
+        }
+    }
+}
+
+/// Parses a width and a height, such as `512x768`.
+fn sides(value: &str) -> Option<[u32; 2]> {
+    let (width, height) = value.split_once('x')?;
+    Some([width.parse().ok()?, height.parse().ok()?])
+}
+
+/// Returns a size with the side that is 0 replaced, so that it has the shape of the first pass.
+fn completed(infotext: &Infotext, [width, height]: [u32; 2]) -> [u32; 2] {
+    let first = infotext.get(keys::SIZE).and_then(sides);
+    let [own_width, own_height] = first.unwrap_or([512, 512]).map(|side| side.max(1));
+    let scaled = |side: u32, to: u32, own: u32| {
+        let side = u64::from(side) * u64::from(to) / u64::from(own);
+        side.try_into().unwrap_or(u32::MAX)
+    };
+    if height == 0 {
+        [width, scaled(own_height, width, own_width)]
+    } else {
+        [scaled(own_width, height, own_height), height]
+    }
+}
