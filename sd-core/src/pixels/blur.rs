@@ -36,7 +36,7 @@ where
     debug_assert!((0.0..=1e6).contains(&radius), "a radius of {radius}");
     let radius = box_radius(radius);
     let (width, height) = picture.dimensions();
-    if !(radius > 0.0) || width == 0 || height == 0 {
+    if radius.is_nan() || radius <= 0.0 || width == 0 || height == 0 {
         return picture.clone();
     }
     let three = |line: &[u8]| (1..PASSES).fold(boxed(line, radius), |line, _| boxed(&line, radius));

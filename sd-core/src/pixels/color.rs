@@ -29,9 +29,9 @@ pub(crate) fn corrected(picture: &RgbImage, like: &RgbImage) -> RgbImage {
     let tables = matched(histograms(&lab, picture), histograms(&lab, like));
     let mut corrected = picture.clone();
     for Rgb(pixel) in corrected.pixels_mut() {
-        let colors = lab.from_rgb(*pixel);
+        let colors = lab.lab(*pixel);
         let matched = [0, 1, 2].map(|channel| tables[channel][usize::from(colors[channel])]);
-        *pixel = with_luminosity(lab.to_rgb(matched), luminosity(fractions(*pixel)));
+        *pixel = with_luminosity(lab.rgb(matched), luminosity(fractions(*pixel)));
     }
     corrected
 }
@@ -42,7 +42,7 @@ type Histograms = [[u64; 256]; 3];
 fn histograms(lab: &Lab, picture: &RgbImage) -> Histograms {
     let mut histograms = [[0; 256]; 3];
     for Rgb(pixel) in picture.pixels() {
-        for (histogram, value) in histograms.iter_mut().zip(lab.from_rgb(*pixel)) {
+        for (histogram, value) in histograms.iter_mut().zip(lab.lab(*pixel)) {
             histogram[usize::from(value)] += 1;
         }
     }

@@ -57,7 +57,7 @@ impl Lab {
     }
 
     /// Returns L, a and b.
-    pub fn from_rgb(&self, pixel: [u8; 3]) -> [u8; 3] {
+    pub fn lab(&self, pixel: [u8; 3]) -> [u8; 3] {
         let colors = pixel.map(|byte| self.linear[usize::from(byte)]);
         let [x, y, z] = self.to_xyz.map(|row| {
             let value = descaled(product(row, colors), MATRIX);
@@ -65,13 +65,13 @@ impl Lab {
         });
         let middle = 128 << ROOT;
         // L = 116 · f(Y) − 16 in percent of 255.
-        let lightness = (116 * 255 + 50) / 100 * y - ((16 * 255 << ROOT) + 50) / 100;
+        let lightness = (116 * 255 + 50) / 100 * y - (((16 * 255) << ROOT) + 50) / 100;
         [lightness, 500 * (x - y) + middle, 200 * (y - z) + middle]
             .map(|value| descaled(value, ROOT).clamp(0, 255) as u8)
     }
 
     /// Returns red, green and blue.
-    pub fn to_rgb(&self, [lightness, a, b]: [u8; 3]) -> [u8; 3] {
+    pub fn rgb(&self, [lightness, a, b]: [u8; 3]) -> [u8; 3] {
         let [y, root] = self.of_lightness[usize::from(lightness)];
         let one = 1 << BASE;
         // (a − 128) / 500 and (b − 128) / 200, as OpenCV approximates them.
@@ -171,8 +171,8 @@ mod tests {
         let (mut to, mut from) = (Checksum::new(), Checksum::new());
         for value in 0..1 << 24 {
             let [_, first, second, third] = u32::to_be_bytes(value);
-            to.update(&lab.from_rgb([first, second, third]));
-            from.update(&lab.to_rgb([first, second, third]));
+            to.update(&lab.lab([first, second, third]));
+            from.update(&lab.rgb([first, second, third]));
         }
         for case in cases("lab") {
             assert_eq!(case["rgb_to_lab"], to.sum(), "to CIELAB");
