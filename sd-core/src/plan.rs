@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ndarray::{Array2, Array4, Axis};
 use sd_schedulers::{
     Ladder, Rungs, Sampler,
-    ladders::LadderError,
+    ladders::{LadderError, StrengthRule},
     noise::{NoiseError, NoiseKind, Seeds},
     samplers::{Calls, SamplerRow},
 };
@@ -36,6 +36,8 @@ pub(crate) struct Planned {
     pub sampler: Arc<dyn Sampler>,
     pub row: Option<&'static SamplerRow>,
     pub rungs: Rungs,
+    /// The sigmas that the Brownian tree of an SDE sampler spans.
+    pub tree: Vec<f32>,
     pub prompt: Read,
     /// The negative prompt, even if it is not used: see [`Self::negative`].
     negative: Read,
@@ -315,7 +317,7 @@ fn check_pass(
     problems.extend(start_problems(inputs, request, size, latents));
     problems.extend(beside_problem(inputs, request, latents));
     problems.extend(patch_problem(inputs, refiner, latents));
-    let (rungs, clip_skip) = (rungs?, clip_skip.ok()?);
+    let ((rungs, tree), clip_skip) = (rungs?, clip_skip.ok()?);
     let (prompt, negative) = (prompt.ok()?, negative.ok()?);
     let reading = Reading {
         options: request.prompt_options,
@@ -348,6 +350,7 @@ fn check_pass(
         sampler,
         chosen,
         rungs,
+        tree,
         prompt,
         negative,
         seeds,
@@ -485,7 +488,7 @@ fn seed_problem(what: &'static str, seeds: Seeds, error: NoiseError) -> Problem 
     }
 }
 
-/// Returns the rungs, or adds at least one problem. If `size` is `None` because it has a problem,
+/// Returns the rungs and the sigmas that a Brownian tree spans, or adds at least one problem. If `size` is `None` because it has a problem,
 /// the ladder is checked without being adapted to the size.
 fn rungs(
     parts: &Parts,
@@ -494,7 +497,7 @@ fn rungs(
     size: Option<ImageSize>,
     sampler: &dyn Sampler,
     problems: &mut Vec<Problem>,
-) -> Option<Rungs> {
+) -> Option<(Rungs, Vec<f32>)> {
     let ladder = chosen.ladder.clone();
     let ladder = match size {
         Some(size) => ladder.for_size(size.width() as usize, size.height() as usize),
@@ -537,6 +540,10 @@ fn rungs(
             return None;
         }
     };
+    // WebUI's tree spans the whole ladder, also if only a part of it is run.
+    let rule = request.start.as_ref().map(|start| start.rule);
+    let is_webui = matches!(rule, Some(StrengthRule::WebUi | StrengthRule::WebUiExact));
+    let whole = is_webui.then(|| rungs.sigmas().to_vec());
     let rungs = match begin {
         Begin::Noise => rungs,
         Begin::Picture => match rungs.starting_at(first) {
@@ -547,13 +554,14 @@ fn rungs(
             }
         },
     };
+    let tree = whole.unwrap_or_else(|| rungs.sigmas().to_vec());
     if sampler.needs().brownian
-        && let Some(problem) = brownian_problem(&rungs, &ladder)
+        && let Some(problem) = brownian_problem(&tree, &ladder)
     {
         problems.push(problem);
         return None;
     }
-    Some(rungs)
+    Some((rungs, tree))
 }
 
 /// Returns the problem of a strength that leaves no step of `steps`.
@@ -571,9 +579,9 @@ fn is_of_steps(error: &LadderError) -> bool {
 }
 
 /// Returns the problem of sigmas for which the noise of SDE samplers cannot be drawn.
-fn brownian_problem(rungs: &Rungs, ladder: &Ladder) -> Option<Problem> {
+fn brownian_problem(sigmas: &[f32], ladder: &Ladder) -> Option<Problem> {
     // A tree over no values suffices to check the sigmas.
-    let error = Seeds::default().tree(rungs.sigmas(), 0).err()?;
+    let error = Seeds::default().tree(sigmas, 0).err()?;
     Some(match error {
         NoiseError::Range { min, max, limit } => Problem::new(
             "ladder",

@@ -142,7 +142,7 @@ impl Drawn {
             going_on.fill(self.beside.as_slice_mut().expect(contiguous));
         }
         if plan.sampler.needs().brownian {
-            seeds.tree(plan.rungs.sigmas(), first.len())
+            seeds.tree(&plan.tree, first.len())
         } else {
             Ok(going_on)
         }
