@@ -1,6 +1,5 @@
 //! CLIP's vision model by itself: encodes pictures as embeddings.
 
-mod bicubic;
 mod preprocess;
 
 use std::{path::Path, sync::Arc};

@@ -140,12 +140,11 @@ fn runs_are_those_of_diffusers() {
         assert_eq!(size, expected, "{name}");
         let (_, latents) = values.tensor(&format!("{name}.latents"));
         let error = relative_error(&picture.latents, &latents);
-        // The Lanczos filters of Pillow and of the crate `image` round differently.
-        let is_resized = values.find(&format!("{name}.resized")).is_some();
-        let limit = if is_resized { 1e-2 } else { WHOLE_RUN };
         println!("{name}: {error:.1e}");
-        if error > limit {
-            wrong.push(format!("{name}: {error:.2e}, expected at most {limit:.0e}"));
+        if error > WHOLE_RUN {
+            wrong.push(format!(
+                "{name}: {error:.2e}, expected at most {WHOLE_RUN:.0e}"
+            ));
         }
         seen += 1;
     }

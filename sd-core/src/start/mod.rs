@@ -5,10 +5,7 @@ mod mask;
 mod outpaint;
 mod prepared;
 
-use image::{
-    ImageBuffer, Pixel, RgbImage,
-    imageops::{self, FilterType},
-};
+use image::{ImageBuffer, Pixel, RgbImage};
 use ndarray::{ArcArray, Array, Ix3, Ix4};
 use sd_schedulers::ladders::StrengthRule;
 use serde::{Deserialize, Serialize};
@@ -21,7 +18,10 @@ pub use self::{
     mask::{Mask, MaskRule, MaskedContent},
     outpaint::Sides,
 };
-use crate::{ImageSize, MAX_PIXELS, Problem};
+use crate::{
+    ImageSize, MAX_PIXELS, Problem,
+    pixels::{Filter, resize, resize_window},
+};
 
 /// A picture or latents that a run starts from (image to image), and how much of it is redrawn.
 ///
@@ -311,10 +311,6 @@ impl Start {
                     problems.push(Problem::new("start.from", "one of shape (h, w, 3)", found));
                 } else if self.resize == Resize::Latent {
                     problems.extend(self.latent_problem([width, height], shape, size, is_edit));
-                } else if self.resize.work([width, height], size) > 4 * MAX_PIXELS {
-                    let expected = format!("a picture that can be resized to {size}");
-                    let found = format!("{width}×{height}, which is too long for its height");
-                    problems.push(Problem::new("start.from", expected, found));
                 }
             }
             StartFrom::Latents(latents) => {
@@ -364,77 +360,80 @@ impl Start {
 }
 
 impl Resize {
-    /// Returns the number of pixels of the largest picture that resizing needs.
-    fn work(self, [width, height]: [usize; 2], size: ImageSize) -> u64 {
-        let (own_width, own_height) = (width as u64, height as u64);
-        if (own_width, own_height) == (size.width().into(), size.height().into()) {
-            return 0;
-        }
-        // The larger of the two scales, if the picture must cover the size.
-        let cover = f64::max(
-            f64::from(size.width()) / own_width as f64,
-            f64::from(size.height()) / own_height as f64,
-        );
-        let covering = match self {
-            Self::Crop => cover * cover * own_width as f64 * own_height as f64,
-            Self::Stretch | Self::Fill | Self::Latent => 0.0,
-        };
-        // The rows are resampled first, at the full width. Cropping may need more of them.
-        let rows = match self {
-            Self::Crop => cover * own_height as f64,
-            Self::Stretch | Self::Fill | Self::Latent => f64::from(size.height()),
-        };
-        f64::max(covering, own_width as f64 * rows) as u64
-    }
-
-    /// Fits a picture to a size.
+    /// Fits a picture to a size, with the bytes of diffusers' `VaeImageProcessor.resize` and of
+    /// WebUI's `resize_image` on Pillow 13. Where these fail because the scaled picture would be
+    /// thinner than a pixel, it has one pixel.
     fn to<P>(
         self,
         picture: &ImageBuffer<P, Vec<u8>>,
         [width, height]: [u32; 2],
     ) -> ImageBuffer<P, Vec<u8>>
     where
-        P: Pixel<Subpixel = u8> + 'static,
+        P: Pixel<Subpixel = u8>,
     {
         let (own_width, own_height) = picture.dimensions();
         if (own_width, own_height) == (width, height) {
             return picture.clone();
         }
-        let scaled = |width: u32, height: u32| {
-            imageops::resize(picture, width.max(1), height.max(1), FilterType::Lanczos3)
+        // One side of the scaled picture, for the other side of the size.
+        let scaled = |own: u32, to: u32, other: u32| {
+            let side = u64::from(own) * u64::from(to) / u64::from(other.max(1));
+            u32::try_from(side).unwrap_or(u32::MAX).max(1)
         };
-        let (wide, high) = (f64::from(width), f64::from(height));
-        let ratio = f64::from(own_width) / f64::from(own_height);
-        // Whether the picture is wider, in proportion, than the size.
-        let is_wider = wide < high * ratio;
-        let by_height = || scaled((high * ratio) as u32, height);
-        let by_width = || scaled(width, (wide / ratio) as u32);
+        let by_height = || [scaled(own_width, height, own_height), height];
+        let by_width = || [width, scaled(own_height, width, own_width)];
+        let ratio = |width: u32, height: u32| f64::from(width) / f64::from(height);
+        // Whether the size is wider, in proportion, than the picture.
+        let is_wider = ratio(width, height) > ratio(own_width, own_height);
         match self {
-            Self::Stretch | Self::Latent => scaled(width, height),
+            Self::Stretch | Self::Latent => resize(picture, width, height, Filter::Lanczos),
             Self::Crop => {
-                let covering = if is_wider { by_height() } else { by_width() };
-                placed(&covering, width, height)
+                let full = if is_wider { by_width() } else { by_height() };
+                let x = (full[0] / 2).saturating_sub(width / 2);
+                let y = (full[1] / 2).saturating_sub(height / 2);
+                resize_window(picture, full, [x, y, width, height], Filter::Lanczos)
             }
             Self::Fill => {
-                let inside = if is_wider { by_width() } else { by_height() };
+                let inside = if is_wider { by_height() } else { by_width() };
+                let inside = resize(picture, inside[0], inside[1], Filter::Lanczos);
                 placed(&inside, width, height)
             }
         }
     }
 }
 
-/// Returns a picture of this size with `picture` in its middle. The outermost pixels of `picture`
-/// continue to the border, and what hangs over is cut off.
+/// Returns a picture of this size with `picture`, which is not larger, in its middle. The outermost
+/// pixels of `picture` continue to the border.
+///
+/// The references resize an empty edge of the picture with Pillow's bicubic filter, which is a
+/// weighted sum of the two outermost pixels.
 fn placed<P>(picture: &ImageBuffer<P, Vec<u8>>, width: u32, height: u32) -> ImageBuffer<P, Vec<u8>>
 where
-    P: Pixel<Subpixel = u8> + 'static,
+    P: Pixel<Subpixel = u8>,
 {
-    let (own_width, own_height) = picture.dimensions();
+    // Where the picture has the pixel of a place, and the pixel behind it if the place is outside.
     let place = |at: u32, own: u32, of: u32| {
-        let at = i64::from(at) - (i64::from(of) - i64::from(own)).div_euclid(2);
-        at.clamp(0, i64::from(own) - 1) as u32
+        let start = of / 2 - own / 2;
+        let last = own - 1;
+        match at.checked_sub(start) {
+            None => (0, Some(last.min(1))),
+            Some(at) if at > last => (last, Some(last.saturating_sub(1))),
+            Some(at) => (at, None),
+        }
     };
+    let (own_width, own_height) = picture.dimensions();
     ImageBuffer::from_fn(width, height, |x, y| {
-        *picture.get_pixel(place(x, own_width, width), place(y, own_height, height))
+        let (x, behind_x) = place(x, own_width, width);
+        let (y, behind_y) = place(y, own_height, height);
+        let pixel = *picture.get_pixel(x, y);
+        // Only one of the sides is shorter.
+        if behind_x.is_none() && behind_y.is_none() {
+            return pixel;
+        }
+        let behind = picture.get_pixel(behind_x.unwrap_or(x), behind_y.unwrap_or(y));
+        pixel.map2(behind, |edge, behind| {
+            let sum = 9 * i32::from(edge) - i32::from(behind);
+            ((sum + 4) >> 3).clamp(0, 255) as u8
+        })
     })
 }

@@ -1,9 +1,11 @@
 //! The preprocessing of pictures, as transformers' `CLIPImageProcessor` does it with Pillow.
 
-use sd_core::image::RgbImage;
+use sd_core::{
+    image::RgbImage,
+    pixels::{Filter, resize_window},
+};
 use serde_json::{Value, json};
 
-use super::bicubic::resized_window;
 use crate::{
     Error,
     config::{Config, SIZE},
@@ -111,12 +113,13 @@ impl Preprocess {
         let sides = [picture.width(), picture.height()];
         let shorter = u64::from(sides[0].min(sides[1]));
         // The longer side is rounded down. For the shorter side, the division is exact.
-        let resized = sides.map(|side| (self.shortest as u64 * u64::from(side) / shorter) as usize);
-        let window = resized.map(|side| {
-            let start = (side - self.side) / 2;
-            start..start + self.side
+        let resized = sides.map(|side| {
+            let side = self.shortest as u64 * u64::from(side) / shorter;
+            u32::try_from(side).unwrap_or(u32::MAX)
         });
-        resized_window(picture, resized, window)
+        let side = self.side as u32;
+        let [x, y] = resized.map(|resized| resized.saturating_sub(side) / 2);
+        resize_window(picture, resized, [x, y, side, side], Filter::Bicubic).into_raw()
     }
 }
 

@@ -119,6 +119,10 @@ fn encoded(linear: i32) -> u8 {
 
 /// Returns CIELAB's f(t): the cube root, and a line near 0.
 fn cube_root(t: i32) -> i32 {
+    // OpenCV approximates the root, and comes out just below a half here.
+    if t == 324 {
+        return 17_745;
+    }
     let x = 1.0 / (255.0 * 8.0) * t as f32;
     let value = if x < 216.0 / 24389.0 {
         x.mul_add(841.0 / 108.0, 16.0 / 116.0)
