@@ -354,6 +354,12 @@ fn check_refiner(inputs: &Inputs, refiner: &Refiner) -> Result<(), BuildError> {
             refines.channels, refines.extra_channels
         )));
     }
+    if refines.seamless != inputs.seamless {
+        return Err(BuildError::Parts(format!(
+            "the refiner has {:?}, expected {:?} as in the denoiser",
+            refines.seamless, inputs.seamless
+        )));
+    }
     if refines.guidance != inputs.guidance {
         let problem = "only one of denoiser and refiner takes the guidance scale as an input";
         return Err(BuildError::Parts(problem.into()));
@@ -779,7 +785,8 @@ impl Pipeline {
     /// support, each of which is listed as a difference. WebUI's clip skip is dropped for models on
     /// which WebUI does not apply it, SDXL and Stable Diffusion 2. A refiner is dropped if this
     /// pipeline has none. Merged LoRAs are a difference unless this pipeline has the same LoRAs,
-    /// with the same weights and in the same order.
+    /// with the same weights and in the same order. Seamless axes are a difference unless this
+    /// pipeline has the [same axes](Infotext::seamless).
     ///
     /// LoRAs that the prompts call are compared with the [library](PipelineBuilder::lora_library):
     ///
@@ -809,6 +816,15 @@ impl Pipeline {
                 "`{}: {scale}` is not applied: this model takes no picture",
                 keys::IMAGE_CFG_SCALE
             ));
+        }
+        if inputs.seamless == infotext.seamless() {
+            let note = infotext::tiling::note(inputs.seamless);
+            again
+                .differences
+                .retain(|difference| note.as_ref() != Some(difference));
+        } else {
+            let note = infotext::tiling::note_of_pipeline(inputs.seamless);
+            again.differences.extend(note);
         }
         if again.request.refiner.is_some() && self.parts.refiner.is_none() {
             again.request.refiner = None;

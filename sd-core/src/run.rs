@@ -412,6 +412,7 @@ impl<'a> Batch<'a> {
                 loras: self.parts.loras.clone(),
                 called: self.parts.callable.hashes(&plan.loras, &plan.lora_names),
                 refiner: self.parts.refiner.as_ref().map(|it| it.name.clone()),
+                seamless: self.parts.denoiser.inputs().seamless,
             },
         }
     }

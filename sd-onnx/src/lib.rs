@@ -130,9 +130,9 @@ pub use sd_core::{
     LoraNetworks, LoraWeight, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, MAX_WINDOWS,
     Mask, NetworkReport, OnStop, Picture, Pipeline, PipelineBuilder, Posterior, Problem, Problems,
     Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request, Resize,
-    SchedulerConfig, SizeIds, Sizes, Stage, Start, StartFrom, StepInfo, StopToken, Stopped,
-    Timings, Unfinished, Update, files, guidance, guide, image, infotext, ndarray, schedulers,
-    slerp, text,
+    SchedulerConfig, Seamless, SizeIds, Sizes, Stage, Start, StartFrom, StepInfo, StopToken,
+    Stopped, Timings, Unfinished, Update, files, guidance, guide, image, infotext, ndarray,
+    schedulers, slerp, text,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
 
