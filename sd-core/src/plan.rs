@@ -177,14 +177,15 @@ pub(crate) fn plan(parts: &Parts, requests: &[Request]) -> Result<Vec<Arc<Planne
 
 /// Returns the plan of a request, or adds at least one problem.
 fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Option<Planned> {
-    let chosen = parts.defaults.chosen(request, &parts.scheduler);
+    let (scheduler, defaults) = parts.scheduling(request);
+    let chosen = defaults.chosen(request, scheduler);
     let size = size(parts, request).map_err(|found| problems.extend(found.0));
     problems.extend(chosen.guidance.problems());
     problems.extend(count_problem(request.count));
     problems.extend(refiner_problem(parts, request));
     let seeds = seeds(parts, request);
     problems.extend(seeds_problems(seeds, request.count));
-    let sampler = chosen.scheduler.sampler(&parts.scheduler);
+    let sampler = chosen.scheduler.sampler(scheduler);
     let sized = size.as_ref().ok().map(|&(size, _)| size);
     let rungs = rungs(parts, request, &chosen, sized, &*sampler, problems);
     let clip_skip = request.clip_skip.unwrap_or(parts.clip_skip);
@@ -216,7 +217,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
     };
     check_reading(parts, &reading, &prompt, &negative, problems);
     let loras = lora_calls(parts, &called, rungs.steps(), problems);
-    let default = parts.defaults.scheduler.sampler(&parts.scheduler);
+    let default = defaults.scheduler.sampler(scheduler);
     problems.is_empty().then(|| Planned {
         request: request.clone(),
         sizes: size_values(inputs, request, size),
@@ -231,7 +232,7 @@ fn check(parts: &Parts, request: &Request, problems: &mut Vec<Problem>) -> Optio
         reading,
         loras,
         lora_names: called.iter().map(|it| it.name().to_owned()).collect(),
-        row: chosen.scheduler.row(&parts.scheduler),
+        row: chosen.scheduler.row(scheduler),
         default_sampler: *sampler == *default,
         sampler,
         chosen,

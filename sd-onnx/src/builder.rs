@@ -18,6 +18,7 @@ use crate::{
     Device, Error, ImageEncoder, LoraWeight, Precision, TextEncoder,
     checkpoint::Predicts,
     config::Config,
+    corrections::{Corrections, Task},
     defaults,
     engine::{Engine, Settings},
     exported::{self, Codec, TextFile},
@@ -711,7 +712,7 @@ impl Builder {
     /// The family (Stable Diffusion 1.x, 2.x, SDXL or one of their relatives) is recognised from
     /// the files: see [`handbook::files`](crate::handbook::files). Outdated values of the scheduler
     /// and the UNet in a diffusers folder are corrected as in diffusers' pipelines, each with a
-    /// warning. A request without a size gets the builder's [`size`](Self::size).
+    /// warning. Requests with a mask follow diffusers' class for inpainting. A request without a size gets the builder's [`size`](Self::size).
     ///
     /// A pickle, such as a `.ckpt` file, is read without running the code in it. One that asks for
     /// more than tensors and plain values is refused with [`Error::Pickle`].
@@ -785,7 +786,10 @@ impl Builder {
             components.push("vae");
         }
         let model = self.open(path, &components)?;
-        let (scheduler, text) = self.scheduler_config(&model)?;
+        let read = self.read_scheduler(&model)?;
+        let [drawing, redrawing] =
+            [Task::Draw, Task::Redraw].map(|task| model.corrections_for(task));
+        let corrected = [read.corrected(drawing)?, read.corrected(redrawing)?];
         let engine = self.engine()?;
         let mut adapters = Adapters::new(&self.loras, &self.lora_folders, &model)?;
         let (prompts, towers) = self.prompts(&model, &adapters, &engine)?;
@@ -800,7 +804,16 @@ impl Builder {
         let [height, width] = sample_size.map(side);
         let [width, height] = self.size.unwrap_or([width, height]);
         let files = model.weight_files("unet")?;
-        let defaults = defaults::of(&model, denoiser.inputs(), &text, &scheduler);
+        let inputs = denoiser.inputs();
+        let [scheduler, masked] = corrected;
+        // With an inpainting model, every request redraws a part.
+        let (scheduler, corrections) = match inputs.extra_channels == inputs.channels + 1 {
+            true => (masked.clone(), redrawing),
+            false => (scheduler, drawing),
+        };
+        let scheduler = read.warned(scheduler);
+        let skips = corrections.skip_prk_steps;
+        let defaults = defaults::of(&model, inputs, &read.text, &scheduler, skips);
         let prediction = scheduler.prediction;
         let denoiser = Arc::new(denoiser);
         let mut denoisers = vec![(denoiser.clone(), length_of(&prompts))];
@@ -813,7 +826,12 @@ impl Builder {
             resnets,
             last: Mutex::default(),
         });
-        let mut pipeline = Pipeline::builder(prompts, denoiser.clone(), codec, scheduler)
+        let mut pipeline = Pipeline::builder(prompts, denoiser.clone(), codec, scheduler);
+        if corrections != redrawing {
+            let skips = redrawing.skip_prk_steps;
+            pipeline = pipeline.redrawing(masked.0, defaults::redrawing(&defaults, skips));
+        }
+        pipeline = pipeline
             .size(width, height)
             .defaults(defaults)
             .clip_skip(self.clip_skip)
@@ -1067,22 +1085,31 @@ impl Builder {
         &self,
         model: &Source,
     ) -> Result<(SchedulerConfig, String), Error> {
+        let read = self.read_scheduler(model)?;
+        let corrected = read.corrected(model.corrections())?;
+        Ok((read.warned(corrected), read.text))
+    }
+
+    /// Reads the model's scheduler configuration, with user overrides.
+    fn read_scheduler(&self, model: &Source) -> Result<ReadScheduler, Error> {
         let (path, mut text) = model.scheduler()?;
         let at = printable(path.display());
         if self.prediction.is_some() || self.zero_terminal_snr.is_some() {
             text = self.overridden(&path, &text)?;
         }
         let file = Config::parse(&path, &text)?;
-        let mut config = SchedulerConfig::from_json(&text)
+        let config = SchedulerConfig::from_json(&text)
             .map_err(|source| Error::Scheduler { path, source })?;
-        for change in model.corrections().scheduler(&file, &mut config)? {
-            tracing::warn!("{at}: {change}");
-        }
         if !config.ignored.is_empty() {
             let keys = list(&config.ignored);
             tracing::warn!("{at}: ignored keys: {keys}");
         }
-        Ok((config, text))
+        Ok(ReadScheduler {
+            at,
+            text,
+            file,
+            config,
+        })
     }
 
     fn engine(&self) -> Result<Engine, Error> {
@@ -1163,6 +1190,32 @@ impl Builder {
 
 /// A codec, and once more in its own type if it is the model's own codec.
 type CodecAndOwn = (Arc<dyn LatentCodec>, Option<Arc<OnnxCodec>>);
+
+/// A scheduler configuration, before corrections.
+struct ReadScheduler {
+    /// The printable path of its file.
+    at: String,
+    text: String,
+    file: Config,
+    config: SchedulerConfig,
+}
+
+impl ReadScheduler {
+    /// Returns the corrected values, and a description of each change.
+    fn corrected(&self, corrections: Corrections) -> Result<(SchedulerConfig, Vec<String>), Error> {
+        let mut config = self.config.clone();
+        let changes = corrections.scheduler(&self.file, &mut config)?;
+        Ok((config, changes))
+    }
+
+    /// Warns of the changes, and returns the values.
+    fn warned(&self, (config, changes): (SchedulerConfig, Vec<String>)) -> SchedulerConfig {
+        for change in changes {
+            tracing::warn!("{}: {change}", self.at);
+        }
+        config
+    }
+}
 
 /// The tokenizer and the network of a text encoder, as read from the files.
 struct TextFiles {
