@@ -66,9 +66,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let options = &arguments.options;
     let like = arguments.like.as_deref().map(Like::read).transpose()?;
     let infotext = like.as_ref().map(|like| &like.infotext);
+    let mut options = arguments.options.clone();
+    options.seamless = options.seamless.or(infotext.map(Infotext::seamless));
     let start = arguments.start.start(infotext)?;
     let with_options = |mut request: Request| {
         if let Some(prompt) = &arguments.prompt {

@@ -288,14 +288,15 @@ fn check_pass(
     before: Option<usize>,
     problems: &mut Vec<Problem>,
 ) -> Option<Planned> {
-    let chosen = parts.defaults.chosen(request, &parts.scheduler);
+    let (scheduler, defaults) = parts.scheduling(request);
+    let chosen = defaults.chosen(request, scheduler);
     let size = size(parts, request).map_err(|found| problems.extend(found.0));
     problems.extend(chosen.guidance.problems());
     problems.extend(count_problem(request.count));
     problems.extend(refiner_problem(parts, request));
     let seeds = seeds(parts, request);
     problems.extend(seeds_problems(seeds, request.count));
-    let sampler = chosen.scheduler.sampler(&parts.scheduler);
+    let sampler = chosen.scheduler.sampler(scheduler);
     let sized = size.as_ref().ok().map(|&(size, _)| size);
     let rungs = rungs(parts, request, &chosen, sized, &*sampler, problems);
     let clip_skip = request.clip_skip.unwrap_or(parts.clip_skip);
@@ -330,7 +331,7 @@ fn check_pass(
     };
     check_reading(parts, &reading, &prompt, &negative, problems);
     let loras = lora_calls(parts, &called, rungs.steps(), problems);
-    let default = parts.defaults.scheduler.sampler(&parts.scheduler);
+    let default = defaults.scheduler.sampler(scheduler);
     problems.is_empty().then(|| Planned {
         request: request.clone(),
         sizes: size_values(inputs, request, size),
@@ -345,7 +346,7 @@ fn check_pass(
         reading,
         loras,
         lora_names: called.iter().map(|it| it.name().to_owned()).collect(),
-        row: chosen.scheduler.row(&parts.scheduler),
+        row: chosen.scheduler.row(scheduler),
         default_sampler: *sampler == *default,
         sampler,
         chosen,

@@ -285,7 +285,6 @@ fn each_key_that_is_not_followed_is_named_once() {
     for entry in [
         "Hires checkpoint: other",
         "Eta: 0.5",
-        "Tiling: True",
         "ControlNet 0: x",
         "VAE: c",
         "Face restoration: GFPGAN",
@@ -297,6 +296,12 @@ fn each_key_that_is_not_followed_is_named_once() {
             [format!("`{entry}` is ignored")]
         );
     }
+    let seamless = "the picture is seamless along x and y, for which the model has to be loaded";
+    assert_eq!(differences("a fox", ", Tiling: True"), [seamless]);
+    assert_eq!(
+        differences("a fox", ", Tiling: 2"),
+        ["`Tiling: 2` cannot be used, so the default is used"]
+    );
     assert_eq!(
         differences("a fox", ", Eta: 0.5, Sampler: Euler"),
         [""; 0],

@@ -46,6 +46,7 @@ pub(crate) mod png;
 mod read;
 mod request;
 mod start;
+pub(crate) mod tiling;
 mod webui;
 mod write;
 

@@ -20,6 +20,7 @@ use super::{
     Infotext, OF_MODEL, OF_WEBUI, Reproduction, hires,
     keys::{self, KEYS},
     loras::{Calls, MOST_STEPS, hashes, merged},
+    tiling,
     webui::{
         default_row, from_forge, ladder_called, nearest, noise_called, of_comfyui, row_called,
         row_of_class, row_of_diffusers, split_comfyui, with_sgm_noise,
@@ -93,6 +94,7 @@ pub(crate) fn reproduction(infotext: &Infotext, callable: Option<&Callable>) -> 
     reading.called_loras(&mut request);
     reading.inversions();
     reading.loras();
+    reading.tiling();
     reading.start();
     reading.others(draws);
     reading.done(request)
@@ -801,6 +803,21 @@ impl<'a> Reading<'a> {
             && !self.foreign
         {
             self.note(loras_note(weights));
+        }
+    }
+
+    /// Adds differences for a seamless picture. A pipeline is seamless or not when it is loaded.
+    fn tiling(&mut self) {
+        for (key, values) in [
+            (keys::TILING, &["True", "False"][..]),
+            (keys::SD_TILING, &["x", "y"]),
+        ] {
+            if self.get(key).is_some() {
+                self.value(key, |value| values.contains(&value).then_some(()));
+            }
+        }
+        if let Some(note) = tiling::note(self.infotext.seamless()) {
+            self.note(note);
         }
     }
 

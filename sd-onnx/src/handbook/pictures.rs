@@ -76,6 +76,24 @@
 //! [`image_guidance`](crate::Request::image_guidance) sets how closely the model keeps to the
 //! picture.
 //!
+//! # Seamless pictures
+//! With [`Builder::seamless`](crate::Builder::seamless), the opposite edges of every picture fit
+//! each other along x, along y or along both axes, so that its copies side by side show no edge:
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! use sd_onnx::{Request, Seamless};
+//!
+//! let panorama = sd_onnx::builder().seamless(Seamless::X).load(folder)?;
+//! let picture = panorama.generate(&Request::new("clouds").size(128, 64).steps(2))?;
+//! # assert_eq!(picture.image().dimensions(), (128, 64));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! This is WebUI's "Tiling". It is a setting of the loaded model, because the padding is a part of
+//! its networks. An encoded [start](crate::Request::start) is seamless too, except for the last row
+//! and column of each level of an ordinary autoencoder's encoder, which torch pads with zeros.
+//!
 //! # Files
 //! [`files::read_picture`](crate::files::read_picture) reads PNG, JPEG and WebP files, and turns
 //! them as their EXIF orientation says. The infotext of a result records the strength and the
@@ -84,5 +102,4 @@
 //!
 //! # What is not possible yet
 //! A second pass at a larger size (hires fix), drawing only the surroundings of a mask at a larger
-//! size, masks with shades of grey, seamless textures, and WebUI's ways to fill the masked area
-//! before the run.
+//! size, masks with shades of grey, and WebUI's ways to fill the masked area before the run.
