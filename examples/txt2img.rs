@@ -132,7 +132,7 @@ struct Like<'a> {
 
 impl<'a> Like<'a> {
     fn read(path: &'a Path) -> Result<Self, Failure> {
-        match Infotext::read_png(path).map_err(Failure::at(path))? {
+        match Infotext::read(path).map_err(Failure::at(path))? {
             Some(infotext) => Ok(Self { path, infotext }),
             None => Err(Failure::Work(format!(
                 "{}: the file does not say how it was made (no `parameters` text)",

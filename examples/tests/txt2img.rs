@@ -755,7 +755,7 @@ fn like_a_picture_with_loras_is_the_same_picture() {
     let stderr = like(&both);
     assert!(picture(path, "again.png") == picture(path, "first.png"));
     assert!(!stderr.contains("warning"), "{stderr}");
-    let again = Infotext::read_png(path.join("again.png")).unwrap().unwrap();
+    let again = Infotext::read(path.join("again.png")).unwrap().unwrap();
     assert_eq!(again.prompt, prompt.replace("pen", "brush"));
 
     // What is missing is said, and left out.
