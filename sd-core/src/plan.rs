@@ -17,6 +17,7 @@ use crate::{
     RefinerSwitch, Request, SizeIds, Sizes, Start, StartFrom, StopToken, Upscaler,
     defaults::Chosen,
     hires::Enlarged,
+    infotext,
     lora::{self, Called},
     parts::{Parts, Refiner},
     prompts::{Read, Reading},
@@ -38,6 +39,10 @@ pub(crate) struct Planned {
     pub rungs: Rungs,
     /// The sigmas that the Brownian tree of an SDE sampler spans.
     pub tree: Vec<f32>,
+    /// The noise level of the latents that the run starts from, if it is not the first rung's.
+    pub noised_at: Option<f32>,
+    /// Whether the sampler is one that WebUI runs on timesteps.
+    pub of_timesteps: bool,
     pub prompt: Read,
     /// The negative prompt, even if it is not used: see [`Self::negative`].
     negative: Read,
@@ -298,7 +303,17 @@ fn check_pass(
     problems.extend(seeds_problems(seeds, request.count));
     let sampler = chosen.scheduler.sampler(scheduler);
     let sized = size.as_ref().ok().map(|&(size, _)| size);
-    let rungs = rungs(parts, request, &chosen, sized, &*sampler, problems);
+    let row = chosen.scheduler.row(scheduler);
+    let of_timesteps = is_of_timesteps(row, &*sampler);
+    let rungs = rungs(
+        parts,
+        request,
+        &chosen,
+        sized,
+        &*sampler,
+        of_timesteps,
+        problems,
+    );
     let clip_skip = request.clip_skip.unwrap_or(parts.clip_skip);
     let clip_skip = checked_clip_skip(clip_skip, parts.prompts.layers())
         .map_err(|problem| problems.push(problem));
@@ -318,7 +333,14 @@ fn check_pass(
     problems.extend(start_problems(inputs, request, size, latents));
     problems.extend(beside_problem(inputs, request, latents));
     problems.extend(patch_problem(inputs, refiner, latents));
-    let ((rungs, tree), clip_skip) = (rungs?, clip_skip.ok()?);
+    let (
+        Part {
+            rungs,
+            tree,
+            noised_at,
+        },
+        clip_skip,
+    ) = (rungs?, clip_skip.ok()?);
     let (prompt, negative) = (prompt.ok()?, negative.ok()?);
     let reading = Reading {
         options: request.prompt_options,
@@ -346,12 +368,14 @@ fn check_pass(
         reading,
         loras,
         lora_names: called.iter().map(|it| it.name().to_owned()).collect(),
-        row: chosen.scheduler.row(scheduler),
+        row,
         default_sampler: *sampler == *default,
         sampler,
         chosen,
         rungs,
         tree,
+        noised_at,
+        of_timesteps,
         prompt,
         negative,
         seeds,
@@ -489,7 +513,25 @@ fn seed_problem(what: &'static str, seeds: Seeds, error: NoiseError) -> Problem 
     }
 }
 
-/// Returns the rungs and the sigmas that a Brownian tree spans, or adds at least one problem. If `size` is `None` because it has a problem,
+/// The samplers that WebUI runs on timesteps.
+const OF_TIMESTEPS: [&str; 4] = ["DDIM", "DDIM CFG++", "PLMS", "UniPC"];
+
+fn is_of_timesteps(row: Option<&SamplerRow>, sampler: &dyn Sampler) -> bool {
+    let name = match row {
+        Some(row) => row.webui,
+        None => infotext::name_of(sampler),
+    };
+    name.is_some_and(|name| OF_TIMESTEPS.contains(&name))
+}
+
+/// The part of a ladder that is run.
+struct Part {
+    rungs: Rungs,
+    tree: Vec<f32>,
+    noised_at: Option<f32>,
+}
+
+/// Returns the part of the ladder that is run, or adds at least one problem. If `size` is `None` because it has a problem,
 /// the ladder is checked without being adapted to the size.
 fn rungs(
     parts: &Parts,
@@ -497,8 +539,9 @@ fn rungs(
     chosen: &Chosen,
     size: Option<ImageSize>,
     sampler: &dyn Sampler,
+    of_timesteps: bool,
     problems: &mut Vec<Problem>,
-) -> Option<(Rungs, Vec<f32>)> {
+) -> Option<Part> {
     let ladder = chosen.ladder.clone();
     let ladder = match size {
         Some(size) => ladder.for_size(size.width() as usize, size.height() as usize),
@@ -545,9 +588,13 @@ fn rungs(
     let rule = request.start.as_ref().map(|start| start.rule);
     let is_webui = matches!(rule, Some(StrengthRule::WebUi | StrengthRule::WebUiExact));
     let whole = is_webui.then(|| rungs.sigmas().to_vec());
+    // WebUI's samplers on timesteps begin one rung below the noise level of their latents.
+    let below = is_webui && of_timesteps && begin == Begin::Picture;
+    let noised_at = whole.as_ref().filter(|_| below);
+    let noised_at = noised_at.and_then(|sigmas| sigmas.get(first).copied());
     let rungs = match begin {
         Begin::Noise => rungs,
-        Begin::Picture => match rungs.starting_at(first) {
+        Begin::Picture => match rungs.starting_at(first + usize::from(below)) {
             Ok(rungs) => rungs,
             Err(_) => {
                 problems.extend(strength_problem(request, steps));
@@ -562,7 +609,11 @@ fn rungs(
         problems.push(problem);
         return None;
     }
-    Some((rungs, tree))
+    Some(Part {
+        rungs,
+        tree,
+        noised_at,
+    })
 }
 
 /// Returns the problem of a strength that leaves no step of `steps`.

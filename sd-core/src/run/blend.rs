@@ -38,7 +38,7 @@ impl<'a> Batch<'a> {
         Some(Blend {
             masks: self.conditionings.iter().map(of).collect::<Option<_>>()?,
             rule: mask.rule,
-            of_timesteps: is_of_timesteps(plan),
+            of_timesteps: plan.of_timesteps,
             rungs: &plan.rungs,
             begun,
         })
@@ -113,18 +113,6 @@ impl Blend<'_> {
             self.mix(latents, [1.0, 0.0], |mask| mask);
         }
     }
-}
-
-/// The samplers that WebUI runs on timesteps. They see the original outside of a mask before each
-/// call of the network, and all others get it as the network's result.
-const OF_TIMESTEPS: [&str; 4] = ["DDIM", "DDIM CFG++", "PLMS", "UniPC"];
-
-fn is_of_timesteps(plan: &Planned) -> bool {
-    let name = match plan.row {
-        Some(row) => row.webui,
-        None => infotext::name_of(&*plan.sampler),
-    };
-    name.is_some_and(|name| OF_TIMESTEPS.contains(&name))
 }
 
 /// Returns the share of the clean latents in noisy ones at a noise level.
