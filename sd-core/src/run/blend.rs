@@ -6,10 +6,7 @@ use ndarray::Array2;
 use sd_schedulers::{Rungs, ladders::NoisePath};
 
 use super::{Batch, begun::Begun};
-use crate::{
-    MaskRule, infotext,
-    plan::{Encoded, Planned},
-};
+use crate::{MaskRule, plan::Encoded};
 
 /// Keeps latents outside of masks.
 pub(super) struct Blend<'a> {

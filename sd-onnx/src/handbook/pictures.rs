@@ -156,4 +156,3 @@
 //! them as their EXIF orientation says. The infotext of a result records the strength and the
 //! options, but not the picture. [`Infotext::start`](crate::Infotext::start) joins them with the
 //! picture, and `txt2img --like FILE --image PICTURE` draws the result again.
-//!
