@@ -66,9 +66,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let options = &arguments.options;
     let like = arguments.like.as_deref().map(Like::read).transpose()?;
     let infotext = like.as_ref().map(|like| &like.infotext);
+    let mut options = arguments.options.clone();
+    options.seamless = options.seamless.or(infotext.map(Infotext::seamless));
     let start = arguments.start.start(infotext)?;
     let with_options = |mut request: Request| {
         if let Some(prompt) = &arguments.prompt {
@@ -131,7 +132,7 @@ struct Like<'a> {
 
 impl<'a> Like<'a> {
     fn read(path: &'a Path) -> Result<Self, Failure> {
-        match Infotext::read_png(path).map_err(Failure::at(path))? {
+        match Infotext::read(path).map_err(Failure::at(path))? {
             Some(infotext) => Ok(Self { path, infotext }),
             None => Err(Failure::Work(format!(
                 "{}: the file does not say how it was made (no `parameters` text)",

@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use sd_onnx::{
     Builder, Device, GenerateError, Guidance, ImageSize, LoraWeight, Pipeline, Precision, Prompt,
-    RefinerShare, RefinerSwitch, Request, Sizes, Stopped,
+    RefinerShare, RefinerSwitch, Request, Seamless, Sizes, Stopped,
     schedulers::{
         Ladder, Prediction, Sampler, Scheduler, SchedulerConfig, from_comfyui, from_webui,
         samplers::{SamplerRow, TABLE, WithConventions, row_of},
@@ -52,6 +52,10 @@ pub struct Options {
     /// LoRA's name is its file's name without the extension, or the name that the file contains
     #[arg(long, value_name = "DIR")]
     pub loras: Vec<PathBuf>,
+    /// Axes along which pictures can be repeated without a visible edge: x, y, xy or none. WebUI
+    /// calls this tiling [default: none; with txt2img --like, the axes of the file]
+    #[arg(long, value_name = "AXES", value_parser = axes)]
+    pub seamless: Option<Seamless>,
     /// Negative prompt: what the picture should not show
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub negative: Option<String>,
@@ -284,6 +288,20 @@ pub fn sides(text: &str) -> Result<[u32; 2], String> {
 /// Returns a text that says what is expected.
 pub fn corner(text: &str) -> Result<[u32; 2], String> {
     pair(text, ',').ok_or_else(|| "expected x,y in pixels, such as 0,64".to_owned())
+}
+
+/// Parses the axes along which pictures are seamless: `x`, `y`, `xy` or `none`.
+///
+/// # Errors
+/// Returns a text that says what is expected.
+pub fn axes(text: &str) -> Result<Seamless, String> {
+    match text {
+        "x" => Ok(Seamless::X),
+        "y" => Ok(Seamless::Y),
+        "xy" => Ok(Seamless::BOTH),
+        "none" => Ok(Seamless::NONE),
+        _ => Err("expected x, y, xy or none".to_owned()),
+    }
 }
 
 /// Parses a share, `0.0..=1.0`.
@@ -542,6 +560,7 @@ impl Options {
     pub fn load(&self, batch: usize) -> Result<Pipeline, Failure> {
         let builder = self.elsewhere.apply(sd_onnx::builder());
         let mut builder = self.machine.apply(builder).max_batch(batch);
+        builder = builder.seamless(self.seamless.unwrap_or_default());
         if let (Some(width), Some(height)) = (self.width, self.height)
             && self.machine.device != Device::Cpu
             && ImageSize::new(width, height).is_ok()

@@ -77,8 +77,7 @@ pub struct HiresOptions {
     /// How much the second pass redraws, 0 to 1 [default: 0.7]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub hires_strength: Option<f32>,
-    /// Steps of the second pass, of which --hires-strength decides how many are made [default: as
-    /// many as in the first pass]
+    /// Steps of the second pass [default: as many as in the first pass]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub hires_steps: Option<usize>,
     /// How the picture is enlarged, by WebUI's name: Latent, "Latent (bicubic)", Lanczos …

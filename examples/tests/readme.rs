@@ -81,7 +81,7 @@ fn the_program_in_the_readme_builds_and_draws() {
     assert!(said.starts_with(expected), "{said}");
 
     let pipeline = sd_onnx::builder().load(&model).unwrap();
-    let infotext = sd_onnx::Infotext::read_png(&picture).unwrap().unwrap();
+    let infotext = sd_onnx::Infotext::read(&picture).unwrap().unwrap();
     let again = pipeline.generate(&infotext.request().request).unwrap();
     let drawn = fs::read(&picture).unwrap();
     assert_eq!(drawn, again.pictures[0].png().unwrap());

@@ -686,6 +686,34 @@ fn a_lora_that_is_not_there_is_refused() {
 }
 
 #[test]
+fn like_a_seamless_picture_is_the_same_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let read = |name: &str| fs::read(path.join(name)).unwrap();
+    let draw = |name: &str, options: &[&str]| {
+        let (_, stderr) = TXT2IMG.succeed(path, &[options, &["--output", name]].concat());
+        stderr
+    };
+    let fox = ["fox", "--steps", "2", "--seed", "1"];
+    draw("plain.png", &fox);
+    for axes in ["x", "xy"] {
+        draw("first.png", &[&fox[..], &["--seamless", axes]].concat());
+        assert_ne!(picture(path, "first.png"), picture(path, "plain.png"));
+        let stderr = draw("again.png", &["--like", "first.png"]);
+        assert_eq!(read("again.png"), read("first.png"));
+        assert!(!stderr.contains("warning"), "{stderr}");
+        let stderr = draw("other.png", &["--like", "first.png", "--seamless", "none"]);
+        assert_eq!(picture(path, "other.png"), picture(path, "plain.png"));
+        assert!(
+            stderr.contains("the picture is seamless along x"),
+            "{stderr}"
+        );
+    }
+    let wrong = ["fox", "--seamless", "z"];
+    TXT2IMG.fail(path, &wrong, 2, "expected x, y, xy or none");
+}
+
+#[test]
 fn like_a_picture_with_loras_is_the_same_picture() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
@@ -727,7 +755,7 @@ fn like_a_picture_with_loras_is_the_same_picture() {
     let stderr = like(&both);
     assert!(picture(path, "again.png") == picture(path, "first.png"));
     assert!(!stderr.contains("warning"), "{stderr}");
-    let again = Infotext::read_png(path.join("again.png")).unwrap().unwrap();
+    let again = Infotext::read(path.join("again.png")).unwrap().unwrap();
     assert_eq!(again.prompt, prompt.replace("pen", "brush"));
 
     // What is missing is said, and left out.

@@ -2,7 +2,7 @@
 
 use ndarray::{Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis, Zip};
 
-use crate::{LatentRgb, SizeIds, StopToken};
+use crate::{LatentRgb, Seamless, SizeIds, StopToken};
 
 pub use sd_text::{BoxError, NetworkReport};
 
@@ -69,6 +69,10 @@ pub struct Inputs {
     ///
     /// Default: 1.
     pub patch: usize,
+    /// The axes along which the network draws seamless pictures.
+    ///
+    /// Default: [`Seamless::NONE`].
+    pub seamless: Seamless,
 }
 
 impl Inputs {
@@ -83,6 +87,7 @@ impl Inputs {
             guidance: false,
             extra_channels: 0,
             patch: 1,
+            seamless: Seamless::NONE,
         }
     }
 
@@ -113,6 +118,12 @@ impl Inputs {
     /// Sets [`patch`](Self::patch).
     pub fn patch(mut self, side: usize) -> Self {
         self.patch = side;
+        self
+    }
+
+    /// Sets [`seamless`](Self::seamless).
+    pub fn seamless(mut self, axes: Seamless) -> Self {
+        self.seamless = axes;
         self
     }
 }

@@ -1,4 +1,4 @@
-//! Reading pictures, writing files atomically, and encoding PNG files.
+//! Reading and encoding pictures, and writing files atomically.
 
 use std::{
     fs::{self, File},
@@ -10,7 +10,7 @@ use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Lim
 
 use crate::MAX_PIXELS;
 
-pub use crate::infotext::png::png;
+pub use crate::infotext::{jpeg::jpeg, png::png, webp::webp};
 
 /// A picture that was read from a file.
 #[derive(Debug, Clone, PartialEq)]

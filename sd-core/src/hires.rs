@@ -49,10 +49,11 @@ pub struct Hires {
     pub strength: f32,
     /// How the strength determines the first step.
     ///
-    /// Default: [`StrengthRule::WebUi`].
+    /// Default: [`StrengthRule::WebUiExact`], as in WebUI: all [`steps`](Self::steps) are made.
     #[serde(default = "default_rule")]
     pub rule: StrengthRule,
-    /// The number of steps, of which the strength decides how many are made.
+    /// The number of steps. With another [`rule`](Self::rule) than the default, the strength decides
+    /// how many of them are made.
     ///
     /// Default: `None`, as many as in the first pass.
     #[serde(default)]
@@ -172,7 +173,7 @@ fn default_strength() -> f32 {
 }
 
 fn default_rule() -> StrengthRule {
-    StrengthRule::WebUi
+    StrengthRule::WebUiExact
 }
 
 impl Hires {

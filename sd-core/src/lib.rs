@@ -110,6 +110,7 @@ mod preview;
 mod prompts;
 mod request;
 mod run;
+mod seamless;
 mod size;
 mod sizes;
 mod start;
@@ -140,6 +141,7 @@ pub use request::{
 };
 pub use sd_schedulers::{self as schedulers, SchedulerConfig};
 pub use sd_text::{self as text};
+pub use seamless::Seamless;
 pub use size::ImageSize;
 pub use sizes::{SizeIds, Sizes};
 pub use start::{Mask, MaskRule, MaskedContent, Posterior, Resize, Sides, Start, StartFrom};

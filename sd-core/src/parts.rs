@@ -8,7 +8,7 @@ use sd_text::PromptEncoder;
 
 use crate::{
     Defaults, Denoiser, GenerateError, ImageSize, LatentCodec, LatentRgb, LoraCall, LoraNetworks,
-    Stage, StopToken,
+    Request, Stage, StopToken,
     lora::{Callable, Lora},
     model_id::ModelId,
 };
@@ -22,6 +22,9 @@ pub(crate) struct Parts {
     pub schedule: Arc<NoiseSchedule>,
     pub size: ImageSize,
     pub defaults: Defaults,
+    /// The scheduler configuration and the defaults of requests that redraw a part of a picture, if
+    /// these differ from the others.
+    pub redrawing: Option<(SchedulerConfig, Defaults)>,
     pub clip_skip: usize,
     pub zero_empty_negative: bool,
     pub max_pixels: u64,
@@ -42,6 +45,14 @@ pub(crate) struct Refiner {
 }
 
 impl Parts {
+    /// Returns the scheduler configuration and the defaults for a request.
+    pub fn scheduling(&self, request: &Request) -> (&SchedulerConfig, &Defaults) {
+        match &self.redrawing {
+            Some((scheduler, defaults)) if redraws_a_part(request) => (scheduler, defaults),
+            _ => (&self.scheduler, &self.defaults),
+        }
+    }
+
     /// Returns the networks, changed by LoRAs that prompts call.
     pub fn networks(
         &self,
@@ -102,4 +113,10 @@ impl Parts {
         }
         Ok(pixels)
     }
+}
+
+/// Returns whether diffusers has a pipeline of its own, for inpainting, for a request.
+fn redraws_a_part(request: &Request) -> bool {
+    let mask = request.start.as_ref().and_then(|start| start.mask.as_ref());
+    mask.is_some() || request.beside.is_some()
 }

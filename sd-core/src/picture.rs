@@ -8,8 +8,8 @@ use sd_schedulers::noise::Seeds;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    Conditioning, Infotext, files, infotext, lora::Lora, model_id::ModelId, plan::Planned,
-    preview::to_byte,
+    Conditioning, Infotext, Seamless, files, infotext, lora::Lora, model_id::ModelId,
+    plan::Planned, preview::to_byte,
 };
 
 /// The pictures of a call.
@@ -151,6 +151,8 @@ pub(crate) struct Made {
     pub called: Vec<String>,
     /// The name of the pipeline's refiner.
     pub refiner: Option<Arc<str>>,
+    /// The axes along which the denoiser draws seamless pictures.
+    pub seamless: Seamless,
 }
 
 /// Converts `[3, h, w]` in `-1.0..=1.0` to 8 bits per channel, rounded to nearest. NaN becomes

@@ -63,6 +63,7 @@ pub struct PipelineBuilder {
     scheduler: SchedulerConfig,
     size: [u32; 2],
     defaults: Defaults,
+    redrawing: Option<(SchedulerConfig, Defaults)>,
     clip_skip: usize,
     zero_empty_negative: bool,
     max_pixels: u64,
@@ -98,6 +99,20 @@ impl PipelineBuilder {
     /// ```
     pub fn defaults(mut self, defaults: Defaults) -> Self {
         self.defaults = defaults;
+        self
+    }
+
+    /// Sets another scheduler configuration, and other defaults, for requests that redraw a part of
+    /// a picture: those with a [`Mask`](crate::Mask), or with channels
+    /// [beside](Request::beside) the latents.
+    ///
+    /// diffusers has separate pipeline classes for inpainting, which change a model's scheduler
+    /// configuration in other ways than the classes that draw whole pictures. Only the options of
+    /// samplers may differ: the noise schedule is that of the pipeline's own configuration.
+    ///
+    /// Default: the same configuration and defaults as for all other requests.
+    pub fn redrawing(mut self, scheduler: SchedulerConfig, defaults: Defaults) -> Self {
+        self.redrawing = Some((scheduler, defaults));
         self
     }
 
@@ -257,6 +272,7 @@ impl PipelineBuilder {
             scheduler,
             size: _,
             defaults,
+            redrawing,
             clip_skip,
             zero_empty_negative,
             max_pixels,
@@ -267,6 +283,13 @@ impl PipelineBuilder {
             refiner,
         } = self;
         let schedule = Arc::new(NoiseSchedule::new(&scheduler)?);
+        if let Some((other, _)) = &redrawing
+            && (NoiseSchedule::new(other)? != *schedule || other.prediction != scheduler.prediction)
+        {
+            let problem = "the scheduler configuration for redrawing a part of a picture has \
+                           another noise schedule or prediction than the pipeline's";
+            return Err(BuildError::Parts(problem.into()));
+        }
         let latent_rgb = match codec.latent_rgb() {
             Some(known) => known,
             None => LatentRgb::fit(&*codec).map_err(BuildError::Preview)?,
@@ -279,6 +302,7 @@ impl PipelineBuilder {
             schedule,
             size,
             defaults,
+            redrawing,
             clip_skip,
             zero_empty_negative,
             max_pixels,
@@ -354,6 +378,12 @@ fn check_refiner(inputs: &Inputs, refiner: &Refiner) -> Result<(), BuildError> {
             refines.channels, refines.extra_channels
         )));
     }
+    if refines.seamless != inputs.seamless {
+        return Err(BuildError::Parts(format!(
+            "the refiner has {:?}, expected {:?} as in the denoiser",
+            refines.seamless, inputs.seamless
+        )));
+    }
     if refines.guidance != inputs.guidance {
         let problem = "only one of denoiser and refiner takes the guidance scale as an input";
         return Err(BuildError::Parts(problem.into()));
@@ -395,6 +425,7 @@ impl Pipeline {
             scheduler,
             size: [512, 512],
             defaults: Defaults::default(),
+            redrawing: None,
             clip_skip: 0,
             zero_empty_negative: false,
             max_pixels: MAX_PIXELS,
@@ -683,7 +714,8 @@ impl Pipeline {
     /// ```
     pub fn with_defaults(&self, request: Request) -> Request {
         let parts = &*self.parts;
-        let chosen = parts.defaults.chosen(&request, &parts.scheduler);
+        let (scheduler, defaults) = parts.scheduling(&request);
+        let chosen = defaults.chosen(&request, scheduler);
         let of_start = request.start.as_ref();
         let of_start = of_start.and_then(|start| {
             start.default_size(parts.codec.factor() * parts.denoiser.inputs().patch)
@@ -781,7 +813,8 @@ impl Pipeline {
     /// support, each of which is listed as a difference. WebUI's clip skip is dropped for models on
     /// which WebUI does not apply it, SDXL and Stable Diffusion 2. A refiner is dropped if this
     /// pipeline has none. Merged LoRAs are a difference unless this pipeline has the same LoRAs,
-    /// with the same weights and in the same order.
+    /// with the same weights and in the same order. Seamless axes are a difference unless this
+    /// pipeline has the [same axes](Infotext::seamless).
     ///
     /// LoRAs that the prompts call are compared with the [library](PipelineBuilder::lora_library):
     ///
@@ -811,6 +844,15 @@ impl Pipeline {
                 "`{}: {scale}` is not applied: this model takes no picture",
                 keys::IMAGE_CFG_SCALE
             ));
+        }
+        if inputs.seamless == infotext.seamless() {
+            let note = infotext::tiling::note(inputs.seamless);
+            again
+                .differences
+                .retain(|difference| note.as_ref() != Some(difference));
+        } else {
+            let note = infotext::tiling::note_of_pipeline(inputs.seamless);
+            again.differences.extend(note);
         }
         if again.request.refiner.is_some() && self.parts.refiner.is_none() {
             again.request.refiner = None;

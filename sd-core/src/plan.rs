@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ndarray::{Array2, Array4, Axis};
 use sd_schedulers::{
     Ladder, Rungs, Sampler,
-    ladders::LadderError,
+    ladders::{LadderError, StrengthRule},
     noise::{NoiseError, NoiseKind, Seeds},
     samplers::{Calls, SamplerRow},
 };
@@ -17,6 +17,7 @@ use crate::{
     RefinerSwitch, Request, SizeIds, Sizes, Start, StartFrom, StopToken, Upscaler,
     defaults::Chosen,
     hires::Enlarged,
+    infotext,
     lora::{self, Called},
     parts::{Parts, Refiner},
     prompts::{Read, Reading},
@@ -36,6 +37,12 @@ pub(crate) struct Planned {
     pub sampler: Arc<dyn Sampler>,
     pub row: Option<&'static SamplerRow>,
     pub rungs: Rungs,
+    /// The sigmas that the Brownian tree of an SDE sampler spans.
+    pub tree: Vec<f32>,
+    /// The noise level of the latents that the run starts from, if it is not the first rung's.
+    pub noised_at: Option<f32>,
+    /// Whether the sampler is one that WebUI runs on timesteps.
+    pub of_timesteps: bool,
     pub prompt: Read,
     /// The negative prompt, even if it is not used: see [`Self::negative`].
     negative: Read,
@@ -286,16 +293,27 @@ fn check_pass(
     before: Option<usize>,
     problems: &mut Vec<Problem>,
 ) -> Option<Planned> {
-    let chosen = parts.defaults.chosen(request, &parts.scheduler);
+    let (scheduler, defaults) = parts.scheduling(request);
+    let chosen = defaults.chosen(request, scheduler);
     let size = size(parts, request).map_err(|found| problems.extend(found.0));
     problems.extend(chosen.guidance.problems());
     problems.extend(count_problem(request.count));
     problems.extend(refiner_problem(parts, request));
     let seeds = seeds(parts, request);
     problems.extend(seeds_problems(seeds, request.count));
-    let sampler = chosen.scheduler.sampler(&parts.scheduler);
+    let sampler = chosen.scheduler.sampler(scheduler);
     let sized = size.as_ref().ok().map(|&(size, _)| size);
-    let rungs = rungs(parts, request, &chosen, sized, &*sampler, problems);
+    let row = chosen.scheduler.row(scheduler);
+    let of_timesteps = is_of_timesteps(row, &*sampler);
+    let rungs = rungs(
+        parts,
+        request,
+        &chosen,
+        sized,
+        &*sampler,
+        of_timesteps,
+        problems,
+    );
     let clip_skip = request.clip_skip.unwrap_or(parts.clip_skip);
     let clip_skip = checked_clip_skip(clip_skip, parts.prompts.layers())
         .map_err(|problem| problems.push(problem));
@@ -315,7 +333,14 @@ fn check_pass(
     problems.extend(start_problems(inputs, request, size, latents));
     problems.extend(beside_problem(inputs, request, latents));
     problems.extend(patch_problem(inputs, refiner, latents));
-    let (rungs, clip_skip) = (rungs?, clip_skip.ok()?);
+    let (
+        Part {
+            rungs,
+            tree,
+            noised_at,
+        },
+        clip_skip,
+    ) = (rungs?, clip_skip.ok()?);
     let (prompt, negative) = (prompt.ok()?, negative.ok()?);
     let reading = Reading {
         options: request.prompt_options,
@@ -328,7 +353,7 @@ fn check_pass(
     };
     check_reading(parts, &reading, &prompt, &negative, problems);
     let loras = lora_calls(parts, &called, rungs.steps(), problems);
-    let default = parts.defaults.scheduler.sampler(&parts.scheduler);
+    let default = defaults.scheduler.sampler(scheduler);
     problems.is_empty().then(|| Planned {
         request: request.clone(),
         sizes: size_values(inputs, request, size),
@@ -343,11 +368,14 @@ fn check_pass(
         reading,
         loras,
         lora_names: called.iter().map(|it| it.name().to_owned()).collect(),
-        row: chosen.scheduler.row(&parts.scheduler),
+        row,
         default_sampler: *sampler == *default,
         sampler,
         chosen,
         rungs,
+        tree,
+        noised_at,
+        of_timesteps,
         prompt,
         negative,
         seeds,
@@ -485,7 +513,25 @@ fn seed_problem(what: &'static str, seeds: Seeds, error: NoiseError) -> Problem 
     }
 }
 
-/// Returns the rungs, or adds at least one problem. If `size` is `None` because it has a problem,
+/// The samplers that WebUI runs on timesteps.
+const OF_TIMESTEPS: [&str; 4] = ["DDIM", "DDIM CFG++", "PLMS", "UniPC"];
+
+fn is_of_timesteps(row: Option<&SamplerRow>, sampler: &dyn Sampler) -> bool {
+    let name = match row {
+        Some(row) => row.webui,
+        None => infotext::name_of(sampler),
+    };
+    name.is_some_and(|name| OF_TIMESTEPS.contains(&name))
+}
+
+/// The part of a ladder that is run.
+struct Part {
+    rungs: Rungs,
+    tree: Vec<f32>,
+    noised_at: Option<f32>,
+}
+
+/// Returns the part of the ladder that is run, or adds at least one problem. If `size` is `None` because it has a problem,
 /// the ladder is checked without being adapted to the size.
 fn rungs(
     parts: &Parts,
@@ -493,8 +539,9 @@ fn rungs(
     chosen: &Chosen,
     size: Option<ImageSize>,
     sampler: &dyn Sampler,
+    of_timesteps: bool,
     problems: &mut Vec<Problem>,
-) -> Option<Rungs> {
+) -> Option<Part> {
     let ladder = chosen.ladder.clone();
     let ladder = match size {
         Some(size) => ladder.for_size(size.width() as usize, size.height() as usize),
@@ -537,9 +584,17 @@ fn rungs(
             return None;
         }
     };
+    // WebUI's tree spans the whole ladder, also if only a part of it is run.
+    let rule = request.start.as_ref().map(|start| start.rule);
+    let is_webui = matches!(rule, Some(StrengthRule::WebUi | StrengthRule::WebUiExact));
+    let whole = is_webui.then(|| rungs.sigmas().to_vec());
+    // WebUI's samplers on timesteps begin one rung below the noise level of their latents.
+    let below = is_webui && of_timesteps && begin == Begin::Picture;
+    let noised_at = whole.as_ref().filter(|_| below);
+    let noised_at = noised_at.and_then(|sigmas| sigmas.get(first).copied());
     let rungs = match begin {
         Begin::Noise => rungs,
-        Begin::Picture => match rungs.starting_at(first) {
+        Begin::Picture => match rungs.starting_at(first + usize::from(below)) {
             Ok(rungs) => rungs,
             Err(_) => {
                 problems.extend(strength_problem(request, steps));
@@ -547,13 +602,18 @@ fn rungs(
             }
         },
     };
+    let tree = whole.unwrap_or_else(|| rungs.sigmas().to_vec());
     if sampler.needs().brownian
-        && let Some(problem) = brownian_problem(&rungs, &ladder)
+        && let Some(problem) = brownian_problem(&tree, &ladder)
     {
         problems.push(problem);
         return None;
     }
-    Some(rungs)
+    Some(Part {
+        rungs,
+        tree,
+        noised_at,
+    })
 }
 
 /// Returns the problem of a strength that leaves no step of `steps`.
@@ -571,9 +631,9 @@ fn is_of_steps(error: &LadderError) -> bool {
 }
 
 /// Returns the problem of sigmas for which the noise of SDE samplers cannot be drawn.
-fn brownian_problem(rungs: &Rungs, ladder: &Ladder) -> Option<Problem> {
+fn brownian_problem(sigmas: &[f32], ladder: &Ladder) -> Option<Problem> {
     // A tree over no values suffices to check the sigmas.
-    let error = Seeds::default().tree(rungs.sigmas(), 0).err()?;
+    let error = Seeds::default().tree(sigmas, 0).err()?;
     Some(match error {
         NoiseError::Range { min, max, limit } => Problem::new(
             "ladder",

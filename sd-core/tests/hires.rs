@@ -43,11 +43,15 @@ fn the_second_pass_draws_in_the_new_size() {
         assert_eq!((8 * width as u32, 8 * height as u32), size);
         assert_eq!(picture.initial_noise.dim(), (1, 4, 6, 8));
     }
-    // Four steps, of which WebUI's rule leaves three at a strength of 0.7.
+    // WebUI's second pass makes all steps.
     fakes.calls();
     let picture = drawn(&pipeline, &base().guidance(1.0).hires(twice()));
-    assert_eq!((fakes.calls(), picture.timings.steps.len()), (4 + 3, 7));
-    assert_eq!(fakes.decodes(), 6);
+    assert_eq!((fakes.calls(), picture.timings.steps.len()), (4 + 4, 8));
+    assert_eq!(
+        fakes.decodes(),
+        6,
+        "no picture is decoded between the passes"
+    );
 }
 
 #[test]
@@ -58,7 +62,7 @@ fn each_option_changes_the_picture() {
     let all = [
         of(twice()),
         of(twice().strength(0.4)),
-        of(twice().rule(StrengthRule::ComfyUi)),
+        of(twice().rule(StrengthRule::WebUi)),
         of(twice().steps(7)),
         of(twice().scheduler(EulerAncestral::default())),
         of(twice().ladder(Ladder::exponential())),
@@ -89,7 +93,7 @@ fn the_second_pass_starts_from_the_enlarged_latents() {
     });
     let start = Start::latents(enlarged)
         .strength(0.7)
-        .rule(StrengthRule::WebUi);
+        .rule(StrengthRule::WebUiExact);
     let alone = drawn(&pipeline, &base().start(start));
     assert_eq!(both.latents, alone.latents);
     assert_eq!(both.initial_noise, first.initial_noise);

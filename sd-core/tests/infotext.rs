@@ -994,7 +994,7 @@ fn a_png_holds_it_as_latin_1_or_utf_8() {
             bytes.windows(pattern.len()).any(|found| found == pattern)
         };
         assert!(holds(chunk) && !holds(other), "{prompt:?}");
-        let read = Infotext::from_png(&bytes).unwrap().unwrap();
+        let read = Infotext::from_bytes(&bytes).unwrap().unwrap();
         assert_eq!(read, parse(&picture.infotext().to_string()));
         let again = read.request();
         assert_eq!(again.request.prompt, Prompt::from(prompt));
@@ -1007,7 +1007,7 @@ fn a_png_holds_it_as_latin_1_or_utf_8() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fox.png");
         picture.save_png(&path).unwrap();
-        assert_eq!(Infotext::read_png(&path).unwrap().unwrap(), read);
+        assert_eq!(Infotext::read(&path).unwrap().unwrap(), read);
     }
 }
 
@@ -1017,7 +1017,7 @@ fn pngs_of_pillow() {
         (&include_bytes!("golden/itxt.png")[..], "狐 🦊"),
         (include_bytes!("golden/ztxt.png"), "renard rusé"),
     ] {
-        let infotext = Infotext::from_png(png).unwrap().unwrap();
+        let infotext = Infotext::from_bytes(png).unwrap().unwrap();
         assert_eq!(infotext.prompt, prompt);
         assert_eq!(infotext.negative, "blurry");
         assert_eq!(infotext.get("Seed"), Some("42"));
@@ -1047,7 +1047,7 @@ fn text_chunk(text: &[u8]) -> Vec<u8> {
 #[test]
 fn utf8_where_latin_1_should_be() {
     let png = include_bytes!("data/infotexts/d12-utf8-in-text.png");
-    let infotext = Infotext::from_png(png).unwrap().unwrap();
+    let infotext = Infotext::from_bytes(png).unwrap().unwrap();
     assert_eq!(infotext.prompt, "a fox テスト");
     assert_eq!(infotext.get("Seed"), Some("5"));
     for (bytes, prompt) in [
@@ -1056,7 +1056,7 @@ fn utf8_where_latin_1_should_be() {
         (b"\x80\xff", "\u{80}ÿ"),
     ] {
         let png = png_with(&[(b"tEXt", text_chunk(bytes))]);
-        assert_eq!(Infotext::from_png(&png).unwrap().unwrap().prompt, prompt);
+        assert_eq!(Infotext::from_bytes(&png).unwrap().unwrap().prompt, prompt);
     }
 }
 
@@ -1082,14 +1082,14 @@ fn the_last_of_several_texts_counts() {
     ];
     for (chunks, prompt) in cases {
         let png = png_with(&chunks);
-        assert_eq!(Infotext::from_png(&png).unwrap().unwrap().prompt, prompt);
+        assert_eq!(Infotext::from_bytes(&png).unwrap().unwrap().prompt, prompt);
     }
 }
 
 #[test]
 fn what_other_programs_write_is_named() {
     let problem = |chunks: &[(&[u8; 4], Vec<u8>)]| {
-        let error = Infotext::from_png(&png_with(chunks)).unwrap_err();
+        let error = Infotext::from_bytes(&png_with(chunks)).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
         error.to_string()
     };
@@ -1120,7 +1120,7 @@ fn what_other_programs_write_is_named() {
     let workflow = b"workflow\0{\"nodes\": []}".to_vec();
     let text = text_chunk(format!("a fox\n{KEYS}").as_bytes());
     let png = png_with(&[(b"tEXt", workflow), (b"tEXt", text)]);
-    assert_eq!(Infotext::from_png(&png).unwrap().unwrap().prompt, "a fox");
+    assert_eq!(Infotext::from_bytes(&png).unwrap().unwrap().prompt, "a fox");
     for prompt in ["{\"a fox\"|\"an owl\"}", "{}", "{a|b}"] {
         let infotext = parse(&format!("{prompt}\n{KEYS}, Hashes: {{\"model\": \"1\"}}"));
         assert_eq!(infotext.prompt, prompt);
@@ -1130,14 +1130,14 @@ fn what_other_programs_write_is_named() {
 
 #[test]
 fn damaged_chunks_and_long_texts_are_refused() {
-    let problem = |png: &[u8]| Infotext::from_png(png).unwrap_err().to_string();
+    let problem = |png: &[u8]| Infotext::from_bytes(png).unwrap_err().to_string();
     let good = png_with(&[(b"tEXt", text_chunk(b"a fox"))]);
     let mut bad = good.clone();
     let at = bad.windows(5).position(|five| five == b"a fox").unwrap();
     bad[at] = b'A';
     assert!(problem(&bad).contains("checksum"), "{}", problem(&bad));
     for cut in 0..good.len() - 12 {
-        assert!(Infotext::from_png(&good[..cut]).is_err(), "{cut}");
+        assert!(Infotext::from_bytes(&good[..cut]).is_err(), "{cut}");
     }
     let cut_short = problem(&png_with(&[(b"iTXt", text_chunk(b"\0"))]));
     assert_eq!(cut_short, "the chunk of the infotext is cut short");
@@ -1155,14 +1155,14 @@ fn damaged_chunks_and_long_texts_are_refused() {
     let mut beyond = good.clone();
     let at = beyond.windows(4).position(|four| four == b"tEXt").unwrap();
     beyond[at - 4..at].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff]);
-    assert!(Infotext::from_png(&beyond).is_err());
+    assert!(Infotext::from_bytes(&beyond).is_err());
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn only_regular_files_are_opened() {
     for path in ["/dev/zero", "/dev/stdin", "/"] {
-        assert!(Infotext::read_png(path).is_err(), "{path}");
+        assert!(Infotext::read(path).is_err(), "{path}");
     }
 }
 
@@ -1173,12 +1173,12 @@ fn files_without_one() {
         .write_to(&mut png, image::ImageFormat::Png)
         .unwrap();
     let png = png.into_inner();
-    assert_eq!(Infotext::from_png(&png).unwrap(), None);
+    assert_eq!(Infotext::from_bytes(&png).unwrap(), None);
     for cut in 0..png.len() - 12 {
-        assert!(Infotext::from_png(&png[..cut]).is_err(), "{cut}");
+        assert!(Infotext::from_bytes(&png[..cut]).is_err(), "{cut}");
     }
-    assert!(Infotext::from_png(b"GIF89a").is_err());
-    assert!(Infotext::read_png("no/such/file.png").is_err());
+    assert!(Infotext::from_bytes(b"GIF89a").is_err());
+    assert!(Infotext::read("no/such/file.png").is_err());
 }
 
 /// The picture has one pixel, and its compressed text is far longer when it is decompressed.
@@ -1200,6 +1200,6 @@ fn a_text_that_unpacks_to_too_much_is_refused() {
             writer.write_image_data(&[0]).unwrap();
         }
         assert!(png.len() < 100_000, "{} bytes", png.len());
-        assert!(Infotext::from_png(&png).is_err());
+        assert!(Infotext::from_bytes(&png).is_err());
     }
 }

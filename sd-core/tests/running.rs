@@ -670,7 +670,7 @@ fn a_preview_is_a_png_like_a_picture() {
         let (image, bytes) = match event.unwrap() {
             Update::Step { preview, .. } => {
                 let bytes = files::png(&preview, None).unwrap();
-                assert_eq!(Infotext::from_png(&bytes).unwrap(), None);
+                assert_eq!(Infotext::from_bytes(&bytes).unwrap(), None);
                 (preview, bytes)
             }
             Update::Picture(picture) => {

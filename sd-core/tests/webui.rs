@@ -281,15 +281,10 @@ fn each_key_that_is_not_followed_is_named_once() {
     let started = "the run started from a picture, which has to be supplied";
     assert_eq!(differences("a fox", ", Denoising strength: 0.7"), [started]);
     let second = ", Denoising strength: 0.7, Hires upscale: 2";
-    let expected = [
-        "`Denoising strength: 0.7` is ignored",
-        "`Hires upscale: 2` is ignored",
-    ];
-    assert_eq!(differences("a fox", second), expected);
+    assert_eq!(differences("a fox", second), [""; 0]);
     for entry in [
-        "Hires upscale: 2",
+        "Hires checkpoint: other",
         "Eta: 0.5",
-        "Tiling: True",
         "ControlNet 0: x",
         "VAE: c",
         "Face restoration: GFPGAN",
@@ -301,6 +296,12 @@ fn each_key_that_is_not_followed_is_named_once() {
             [format!("`{entry}` is ignored")]
         );
     }
+    let seamless = "the picture is seamless along x and y, for which the model has to be loaded";
+    assert_eq!(differences("a fox", ", Tiling: True"), [seamless]);
+    assert_eq!(
+        differences("a fox", ", Tiling: 2"),
+        ["`Tiling: 2` cannot be used, so the default is used"]
+    );
     assert_eq!(
         differences("a fox", ", Eta: 0.5, Sampler: Euler"),
         [""; 0],
@@ -485,14 +486,10 @@ fn values_that_cannot_be_used_and_values_that_are_not_there() {
 #[test]
 fn published_infotexts() {
     let adetailer = [
-        "`Hires steps: 20`",
-        "`Hires upscale: 2.2`",
-        "`Hires upscaler: 8x_NMKD`",
         "`ADetailer model: face.pt`",
         "`ADetailer prompt: photo, (film grain)`",
         "`UnrealisticDream: 1.3)\"`",
         "`ADetailer version: 23.6.1.post0`",
-        "`Denoising strength: 0.46`",
         "`ADetailer negative prompt: \"BadDream`",
         "`ADetailer dilate/erode 2nd: 4`",
         "`ADetailer negative prompt 2nd: \"BadDream`",
@@ -594,17 +591,16 @@ fn published_infotexts() {
             "dpmpp-2m",
             Ladder::karras(),
             vec![
+                "the picture was enlarged by `4x`, which this crate does not have, so Lanczos is \
+                 used",
                 GPU,
                 "the prompts name textual inversions, which have to be loaded: \
                  `verybadimagenegative_v1.3: d70463f87042`",
-                "`Denoising strength: 0.4` is ignored",
                 "`RP Active: True` is ignored",
                 "`RP Divide mode: Matrix` is ignored",
                 "`RP Ratios: 1,1` is ignored",
                 "`RP Base Ratios: 0.2` is ignored",
                 "`RP Use Base: False` is ignored",
-                "`Hires upscale: 2` is ignored",
-                "`Hires upscaler: 4x` is ignored",
             ],
         ),
         (

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ndarray::Array2;
-use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig};
+use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig, Seamless};
 use sd_schedulers::Prediction;
 use sd_text::{
     ClipTokenizer, PromptEncoder, TextualInversion, Tower, TowerError,
@@ -18,6 +18,7 @@ use crate::{
     Device, Error, ImageEncoder, LoraWeight, Precision, TextEncoder,
     checkpoint::Predicts,
     config::Config,
+    corrections::{Corrections, Task},
     defaults,
     engine::{Engine, Settings},
     exported::{self, Codec, TextFile},
@@ -78,6 +79,7 @@ pub struct Builder {
     threads: u16,
     kept_sizes: usize,
     low_memory: bool,
+    seamless: Seamless,
     size: Option<[u32; 2]>,
     runtime: Option<PathBuf>,
     variant: Option<String>,
@@ -110,6 +112,7 @@ pub fn builder() -> Builder {
         threads: 0,
         kept_sizes: 1,
         low_memory: false,
+        seamless: Seamless::NONE,
         size: None,
         runtime: None,
         variant: None,
@@ -212,6 +215,35 @@ impl Builder {
     /// ```
     pub fn low_memory(mut self, low_memory: bool) -> Self {
         self.low_memory = low_memory;
+        self
+    }
+
+    /// Sets the axes along which all pictures are seamless, so that their copies side by side show
+    /// no edge. WebUI calls this "Tiling".
+    ///
+    /// The UNet, the autoencoder and the [refiner](Self::refiner) are then written with
+    /// convolutions that continue at the opposite edge. They are torch's convolutions with
+    /// `padding_mode="circular"`; on an axis that is not seamless, they read zeros as usual. The
+    /// padding is a fixed part of a network, so this is a setting of the loaded model and not of a
+    /// request. It is not stored in model files. Infotexts report it as `Tiling`.
+    ///
+    /// A [`codec`](Self::codec) that was loaded separately must be seamless along the same axes, or
+    /// the edges of the pictures will show.
+    ///
+    /// Default: [`Seamless::NONE`]. Loading fails with [`Error::Graph`] for other values if the
+    /// UNet or the autoencoder is an exported ONNX graph, whose padding cannot be changed.
+    ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// use sd_onnx::{Request, Seamless};
+    ///
+    /// let pipeline = sd_onnx::builder().seamless(Seamless::BOTH).load(folder)?;
+    /// let texture = pipeline.generate(&Request::new("a fox").steps(2))?;
+    /// assert_eq!(texture.pictures[0].infotext().get("Tiling"), Some("True"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn seamless(mut self, axes: Seamless) -> Self {
+        self.seamless = axes;
         self
     }
 
@@ -680,7 +712,7 @@ impl Builder {
     /// The family (Stable Diffusion 1.x, 2.x, SDXL or one of their relatives) is recognised from
     /// the files: see [`handbook::files`](crate::handbook::files). Outdated values of the scheduler
     /// and the UNet in a diffusers folder are corrected as in diffusers' pipelines, each with a
-    /// warning. A request without a size gets the builder's [`size`](Self::size).
+    /// warning. Requests with a mask follow diffusers' class for inpainting. A request without a size gets the builder's [`size`](Self::size).
     ///
     /// A pickle, such as a `.ckpt` file, is read without running the code in it. One that asks for
     /// more than tensors and plain values is refused with [`Error::Pickle`].
@@ -754,7 +786,10 @@ impl Builder {
             components.push("vae");
         }
         let model = self.open(path, &components)?;
-        let (scheduler, text) = self.scheduler_config(&model)?;
+        let read = self.read_scheduler(&model)?;
+        let [drawing, redrawing] =
+            [Task::Draw, Task::Redraw].map(|task| model.corrections_for(task));
+        let corrected = [read.corrected(drawing)?, read.corrected(redrawing)?];
         let engine = self.engine()?;
         let mut adapters = Adapters::new(&self.loras, &self.lora_folders, &model)?;
         let (prompts, towers) = self.prompts(&model, &adapters, &engine)?;
@@ -762,14 +797,23 @@ impl Builder {
             denoiser,
             config: unet,
             resnets,
-        } = denoiser(&model, &adapters, &engine)?;
+        } = denoiser(&model, self.seamless, &adapters, &engine)?;
         let sample_size = sample_size(&model, &denoiser, unet.as_ref())?;
         let (codec, own_codec) = self.codec_for(&model, &engine)?;
         let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(MOST_SIDE) as u32;
         let [height, width] = sample_size.map(side);
         let [width, height] = self.size.unwrap_or([width, height]);
         let files = model.weight_files("unet")?;
-        let defaults = defaults::of(&model, denoiser.inputs(), &text, &scheduler);
+        let inputs = denoiser.inputs();
+        let [scheduler, masked] = corrected;
+        // With an inpainting model, every request redraws a part.
+        let (scheduler, corrections) = match inputs.extra_channels == inputs.channels + 1 {
+            true => (masked.clone(), redrawing),
+            false => (scheduler, drawing),
+        };
+        let scheduler = read.warned(scheduler);
+        let skips = corrections.skip_prk_steps;
+        let defaults = defaults::of(&model, inputs, &read.text, &scheduler, skips);
         let prediction = scheduler.prediction;
         let denoiser = Arc::new(denoiser);
         let mut denoisers = vec![(denoiser.clone(), length_of(&prompts))];
@@ -782,7 +826,12 @@ impl Builder {
             resnets,
             last: Mutex::default(),
         });
-        let mut pipeline = Pipeline::builder(prompts, denoiser.clone(), codec, scheduler)
+        let mut pipeline = Pipeline::builder(prompts, denoiser.clone(), codec, scheduler);
+        if corrections != redrawing {
+            let skips = redrawing.skip_prk_steps;
+            pipeline = pipeline.redrawing(masked.0, defaults::redrawing(&defaults, skips));
+        }
+        pipeline = pipeline
             .size(width, height)
             .defaults(defaults)
             .clip_skip(self.clip_skip)
@@ -801,7 +850,8 @@ impl Builder {
             // The LoRAs are for the model, and do not fit its refiner.
             let adapters = Adapters::default();
             let (prompts, _) = self.prompts(&refiner, &adapters, &engine)?;
-            let denoiser = Arc::new(self::denoiser(&refiner, &adapters, &engine)?.denoiser);
+            let denoiser = self::denoiser(&refiner, self.seamless, &adapters, &engine)?;
+            let denoiser = Arc::new(denoiser.denoiser);
             denoisers.push((denoiser.clone(), length_of(&prompts)));
             pipeline = pipeline.refiner(refiner.name(), prompts, denoiser);
         }
@@ -916,7 +966,8 @@ impl Builder {
     pub fn load_denoiser(&self, path: impl AsRef<Path>) -> Result<Arc<dyn Denoiser>, Error> {
         let folder = self.open(path.as_ref(), &["unet"])?;
         let adapters = Adapters::new(&self.loras, &[], &folder)?;
-        let LoadedUnet { denoiser, .. } = denoiser(&folder, &adapters, &self.engine()?)?;
+        let engine = self.engine()?;
+        let LoadedUnet { denoiser, .. } = denoiser(&folder, self.seamless, &adapters, &engine)?;
         let latents = match self.size {
             Some([width, height]) => [height, width].map(|side| side as usize / SD_FACTOR),
             None => denoiser.sample_size(),
@@ -945,7 +996,7 @@ impl Builder {
     /// [`Error::Config`].
     pub fn load_codec(&self, path: impl AsRef<Path>) -> Result<Arc<dyn LatentCodec>, Error> {
         let model = self.open(path.as_ref(), &["vae"])?;
-        let codec = codec_of(&model, &self.engine()?)?;
+        let codec = codec_of(&model, self.seamless, &self.engine()?)?;
         let [width, height] = self.size.unwrap_or([512; 2]);
         let factor = codec.factor();
         codec.prepare([height, width].map(|side| (side as usize / factor).max(1)))?;
@@ -978,6 +1029,9 @@ impl Builder {
             }
             Self { lora_folders, .. } if !lora_folders.is_empty() => {
                 Some("LoRAs that prompts call are separate files and cannot be part of a model")
+            }
+            Self { seamless, .. } if *seamless != Seamless::NONE => {
+                Some("seamless axes are a setting of loading, which no model file contains")
             }
             Self { inversions, .. } if !inversions.is_empty() => {
                 Some("textual inversions are separate files and cannot be part of a model")
@@ -1031,22 +1085,31 @@ impl Builder {
         &self,
         model: &Source,
     ) -> Result<(SchedulerConfig, String), Error> {
+        let read = self.read_scheduler(model)?;
+        let corrected = read.corrected(model.corrections())?;
+        Ok((read.warned(corrected), read.text))
+    }
+
+    /// Reads the model's scheduler configuration, with user overrides.
+    fn read_scheduler(&self, model: &Source) -> Result<ReadScheduler, Error> {
         let (path, mut text) = model.scheduler()?;
         let at = printable(path.display());
         if self.prediction.is_some() || self.zero_terminal_snr.is_some() {
             text = self.overridden(&path, &text)?;
         }
         let file = Config::parse(&path, &text)?;
-        let mut config = SchedulerConfig::from_json(&text)
+        let config = SchedulerConfig::from_json(&text)
             .map_err(|source| Error::Scheduler { path, source })?;
-        for change in model.corrections().scheduler(&file, &mut config)? {
-            tracing::warn!("{at}: {change}");
-        }
         if !config.ignored.is_empty() {
             let keys = list(&config.ignored);
             tracing::warn!("{at}: ignored keys: {keys}");
         }
-        Ok((config, text))
+        Ok(ReadScheduler {
+            at,
+            text,
+            file,
+            config,
+        })
     }
 
     fn engine(&self) -> Result<Engine, Error> {
@@ -1071,7 +1134,7 @@ impl Builder {
         if let Some(codec) = &self.codec {
             return Ok((codec.clone(), None));
         }
-        let own = Arc::new(codec_of(model, engine)?);
+        let own = Arc::new(codec_of(model, self.seamless, engine)?);
         Ok((own.clone(), Some(own)))
     }
 
@@ -1127,6 +1190,32 @@ impl Builder {
 
 /// A codec, and once more in its own type if it is the model's own codec.
 type CodecAndOwn = (Arc<dyn LatentCodec>, Option<Arc<OnnxCodec>>);
+
+/// A scheduler configuration, before corrections.
+struct ReadScheduler {
+    /// The printable path of its file.
+    at: String,
+    text: String,
+    file: Config,
+    config: SchedulerConfig,
+}
+
+impl ReadScheduler {
+    /// Returns the corrected values, and a description of each change.
+    fn corrected(&self, corrections: Corrections) -> Result<(SchedulerConfig, Vec<String>), Error> {
+        let mut config = self.config.clone();
+        let changes = corrections.scheduler(&self.file, &mut config)?;
+        Ok((config, changes))
+    }
+
+    /// Warns of the changes, and returns the values.
+    fn warned(&self, (config, changes): (SchedulerConfig, Vec<String>)) -> SchedulerConfig {
+        for change in changes {
+            tracing::warn!("{}: {change}", self.at);
+        }
+        config
+    }
+}
 
 /// The tokenizer and the network of a text encoder, as read from the files.
 struct TextFiles {
@@ -1245,8 +1334,14 @@ struct LoadedUnet {
     resnets: usize,
 }
 
-fn denoiser(folder: &Source, adapters: &Adapters, engine: &Engine) -> Result<LoadedUnet, Error> {
+fn denoiser(
+    folder: &Source,
+    seamless: Seamless,
+    adapters: &Adapters,
+    engine: &Engine,
+) -> Result<LoadedUnet, Error> {
     if let Some(graph) = folder.graph("unet")? {
+        check_not_seamless(&graph, seamless)?;
         let (graph, config) = exported::unet(&graph, folder.sizes())?;
         return Ok(LoadedUnet {
             denoiser: OnnxDenoiser::exported(graph, engine)?,
@@ -1255,7 +1350,8 @@ fn denoiser(folder: &Source, adapters: &Adapters, engine: &Engine) -> Result<Loa
         });
     }
     let config = folder.config("unet")?;
-    let unet = UnetConfig::new(&config, folder.sizes())?;
+    let mut unet = UnetConfig::new(&config, folder.sizes())?;
+    unet.inputs = unet.inputs.seamless(seamless);
     let mut weights = folder.weights("unet")?;
     adapters.merge("unet", &mut weights)?;
     let resnets = unet.resnets();
@@ -1266,8 +1362,21 @@ fn denoiser(folder: &Source, adapters: &Adapters, engine: &Engine) -> Result<Loa
     })
 }
 
-fn codec_of(folder: &Source, engine: &Engine) -> Result<OnnxCodec, Error> {
+/// Refuses seamless axes for a graph that another tool exported.
+fn check_not_seamless(graph: &Path, seamless: Seamless) -> Result<(), Error> {
+    if seamless == Seamless::NONE {
+        return Ok(());
+    }
+    Err(Error::graph(
+        graph,
+        "the padding of an exported graph cannot be changed, so it cannot make seamless pictures; \
+         expected a checkpoint or a diffusers folder",
+    ))
+}
+
+fn codec_of(folder: &Source, seamless: Seamless, engine: &Engine) -> Result<OnnxCodec, Error> {
     if let Some(path) = folder.exported_codec()? {
+        check_not_seamless(&path, seamless)?;
         let is_xl = folder.towers().iter().any(|tower| tower.pooled);
         return OnnxCodec::exported(Codec::open(path, is_xl)?, engine);
     }
@@ -1278,7 +1387,9 @@ fn codec_of(folder: &Source, engine: &Engine) -> Result<OnnxCodec, Error> {
         return Err(config.wrong("scaling_factor", expected));
     }
     folder.warn_of_scaling(&config)?;
-    OnnxCodec::new(VaeConfig::new(&config)?, folder.weights("vae")?, engine)
+    let mut vae = VaeConfig::new(&config)?;
+    vae.seamless = seamless;
+    OnnxCodec::new(vae, folder.weights("vae")?, engine)
 }
 
 impl fmt::Debug for Builder {
@@ -1289,6 +1400,7 @@ impl fmt::Debug for Builder {
             threads,
             kept_sizes,
             low_memory,
+            seamless,
             size,
             runtime,
             variant,
@@ -1310,6 +1422,7 @@ impl fmt::Debug for Builder {
             .field("threads", threads)
             .field("kept_sizes", kept_sizes)
             .field("low_memory", low_memory)
+            .field("seamless", seamless)
             .field("size", size)
             .field("runtime", runtime)
             .field("variant", variant)

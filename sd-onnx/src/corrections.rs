@@ -2,7 +2,8 @@
 //!
 //! Models of 2022 were published with values that their pipelines have replaced since then. Without
 //! the corrections, such a model makes a different picture than in diffusers. `model_index.json`
-//! names the class.
+//! names the class. Users of diffusers load a folder with the class for their task instead, which
+//! [`Corrections::for_task`] follows.
 
 use sd_core::schedulers::{SchedulerConfig, schedule::ClipSample};
 
@@ -19,47 +20,63 @@ pub(crate) struct Corrections {
     steps_offset: bool,
     /// `clip_sample` becomes false.
     clip_sample: bool,
+    /// `skip_prk_steps`, an option of the PNDM sampler, becomes true. [`defaults`](crate::defaults)
+    /// chooses the sampler.
+    pub skip_prk_steps: bool,
     /// The `sample_size` of a UNet from before diffusers 0.9 becomes 64 if it is smaller.
     sample_size: bool,
 }
 
-/// The classes that correct something, from their `__init__` in diffusers. All others correct
-/// nothing, for instance the classes of ControlNet, SDXL, LCM and instruct-pix2pix. Inpainting and
-/// DiffEdit also set `skip_prk_steps`, an option of the PNDM sampler: see
-/// [`defaults`](crate::defaults), which chooses the sampler.
+/// What a request asks for. diffusers has a pipeline class for each task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// A whole picture, from noise or from another picture.
+    Draw,
+    /// A part of a picture, with a mask.
+    Redraw,
+}
+
+/// The classes of Stable Diffusion 1.x and 2.x that load each other's folders. The request decides
+/// which of them draws it. The first and the second correct the same values.
+const TEXT_TO_IMAGE: &str = DEFAULT_CLASS;
+const IMAGE_TO_IMAGE: &str = "StableDiffusionImg2ImgPipeline";
+const INPAINT: &str = "StableDiffusionInpaintPipeline";
+
+/// The classes that correct something, from their `__init__` in diffusers: whether they correct
+/// `steps_offset`, `clip_sample`, `skip_prk_steps` and `sample_size`. All others correct nothing,
+/// for instance the classes of ControlNet, T2I-Adapter, SDXL, LCM and instruct-pix2pix.
 #[rustfmt::skip]
 const CLASSES: [Corrections; 19] = [
-    of("AltDiffusionImg2ImgPipeline", true, true, true),
-    of("AltDiffusionPipeline", true, true, true),
-    of("CycleDiffusionPipeline", true, false, true),
-    of("LEditsPPPipelineStableDiffusion", true, true, true),
-    of("OnnxStableDiffusionImg2ImgPipeline", true, true, false),
-    of("OnnxStableDiffusionInpaintPipeline", true, true, false),
-    of("OnnxStableDiffusionPipeline", true, true, false),
-    of("StableDiffusionDepth2ImgPipeline", false, false, true),
-    of("StableDiffusionDiffEditPipeline", true, false, true),
-    of("StableDiffusionImageVariationPipeline", false, false, true),
-    of("StableDiffusionImg2ImgPipeline", true, true, true),
-    of("StableDiffusionInpaintPipeline", true, false, true),
-    of("StableDiffusionInpaintPipelineLegacy", true, true, true),
-    of("StableDiffusionOnnxPipeline", true, true, false),
-    of("StableDiffusionPAGImg2ImgPipeline", true, true, true),
-    of("StableDiffusionPAGInpaintPipeline", true, true, true),
-    of("StableDiffusionPAGPipeline", true, true, true),
-    of(DEFAULT_CLASS, true, true, true),
-    of("StableDiffusionPipelineSafe", true, true, true),
+    of("AltDiffusionImg2ImgPipeline", [true, true, false, true]),
+    of("AltDiffusionPipeline", [true, true, false, true]),
+    of("CycleDiffusionPipeline", [true, false, false, true]),
+    of("LEditsPPPipelineStableDiffusion", [true, true, false, true]),
+    of("OnnxStableDiffusionImg2ImgPipeline", [true, true, false, false]),
+    of("OnnxStableDiffusionInpaintPipeline", [true, true, false, false]),
+    of("OnnxStableDiffusionPipeline", [true, true, false, false]),
+    of("StableDiffusionDepth2ImgPipeline", [false, false, false, true]),
+    of("StableDiffusionDiffEditPipeline", [true, false, true, true]),
+    of("StableDiffusionImageVariationPipeline", [false, false, false, true]),
+    of(IMAGE_TO_IMAGE, [true, true, false, true]),
+    of(INPAINT, [true, false, true, true]),
+    of("StableDiffusionInpaintPipelineLegacy", [true, true, false, true]),
+    of("StableDiffusionOnnxPipeline", [true, true, false, false]),
+    of("StableDiffusionPAGImg2ImgPipeline", [true, true, false, true]),
+    of("StableDiffusionPAGInpaintPipeline", [true, true, false, true]),
+    of("StableDiffusionPAGPipeline", [true, true, false, true]),
+    of(TEXT_TO_IMAGE, [true, true, false, true]),
+    of("StableDiffusionPipelineSafe", [true, true, false, true]),
 ];
 
 const fn of(
     class: &'static str,
-    steps_offset: bool,
-    clip_sample: bool,
-    sample_size: bool,
+    [steps_offset, clip_sample, skip_prk_steps, sample_size]: [bool; 4],
 ) -> Corrections {
     Corrections {
         class,
         steps_offset,
         clip_sample,
+        skip_prk_steps,
         sample_size,
     }
 }
@@ -73,7 +90,17 @@ impl Corrections {
     /// Returns the corrections of the class with this name.
     pub fn of_class(name: &str) -> Self {
         let found = CLASSES.into_iter().find(|known| known.class == name);
-        found.unwrap_or(of("", false, false, false))
+        found.unwrap_or(of("", [false; 4]))
+    }
+
+    /// Returns the corrections for a task, by the class of the model's folder. A folder of a class
+    /// that has no relative for the task keeps its own.
+    pub fn for_task(class: &str, task: Task) -> Self {
+        Self::of_class(match (class, task) {
+            (TEXT_TO_IMAGE | IMAGE_TO_IMAGE | INPAINT, Task::Draw) => TEXT_TO_IMAGE,
+            (TEXT_TO_IMAGE | IMAGE_TO_IMAGE | INPAINT, Task::Redraw) => INPAINT,
+            _ => class,
+        })
     }
 
     /// Corrects `config`, which was read from `file`. Returns a description of each change.
@@ -178,6 +205,48 @@ mod tests {
             }
         }
         assert!(changed >= 50 && unchanged >= 50, "{changed}, {unchanged}");
+    }
+
+    /// `tests/golden/pictures.py` built each class with outdated values.
+    #[test]
+    fn the_task_decides_between_the_classes_of_stable_diffusion() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pictures/cases.json");
+        let text = std::fs::read_to_string(path).unwrap();
+        let golden: Value = serde_json::from_str(&text.replace("-Infinity", "null")).unwrap();
+        let relatives = [TEXT_TO_IMAGE, IMAGE_TO_IMAGE, INPAINT];
+        let mut seen = [0, 0];
+        for case in golden["corrections"].as_array().unwrap() {
+            let class = case["pipeline"].as_str().unwrap();
+            let mut json = case["before"].clone();
+            json["_class_name"] = case["scheduler"].clone();
+            let uses = match class {
+                TEXT_TO_IMAGE | IMAGE_TO_IMAGE => relatives.map(|own| (own, Task::Draw)).to_vec(),
+                INPAINT => relatives.map(|own| (own, Task::Redraw)).to_vec(),
+                other => vec![(other, Task::Draw), (other, Task::Redraw)],
+            };
+            for (own, task) in uses {
+                let corrections = Corrections::for_task(own, task);
+                let mut config = SchedulerConfig::from_json(&json.to_string()).unwrap();
+                corrections.scheduler(&file(&json), &mut config).unwrap();
+                let after = &case["after"];
+                let offset = after["steps_offset"].as_u64().unwrap();
+                assert_eq!(config.steps_offset as u64, offset, "{own} {case}");
+                if let Some(clips) = after["clip_sample"].as_bool() {
+                    let found = matches!(config.clip, ClipSample::Range(_));
+                    assert_eq!(found, clips, "{own} {case}");
+                }
+                if let Some(skips) = after["skip_prk_steps"].as_bool() {
+                    let own_value = json["skip_prk_steps"] == true;
+                    assert_eq!(
+                        own_value || corrections.skip_prk_steps,
+                        skips,
+                        "{own} {case}"
+                    );
+                }
+                seen[usize::from(task == Task::Redraw)] += 1;
+            }
+        }
+        assert!(seen.iter().all(|&seen| seen >= 50), "{seen:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use sd_core::{
     Defaults, Inputs, SchedulerConfig,
-    schedulers::{Ladder, Scheduler, by_name, config::Configured, from_config},
+    schedulers::{Ladder, Scheduler, by_name, from_config},
 };
 
 use crate::source::Source;
@@ -35,12 +35,14 @@ const MOST_NAMED_STEPS: usize = 50;
 const SD1_WIDTH: usize = 768;
 
 /// Returns the defaults of a model. `scheduler` is the text of its `scheduler_config.json`, and
-/// `config` holds the corrected values of that file.
+/// `config` holds the corrected values of that file. `skips` is the [corrected](crate::corrections)
+/// value of `skip_prk_steps`.
 pub(crate) fn of(
     model: &Source,
     inputs: &Inputs,
     scheduler: &str,
     config: &SchedulerConfig,
+    skips: bool,
 ) -> Defaults {
     let (defaults, why) = chosen(
         model.class(),
@@ -49,6 +51,7 @@ pub(crate) fn of(
         inputs,
         scheduler,
     );
+    let defaults = redrawing(&defaults, skips);
     let ladder = match &defaults.ladder {
         Some(ladder) => ladder.clone(),
         None => defaults.scheduler.default_ladder(config),
@@ -61,6 +64,16 @@ pub(crate) fn of(
         "defaults of {why}"
     );
     defaults
+}
+
+/// Returns the defaults with PNDM's first steps left out if `skips`, the corrected value of
+/// `skip_prk_steps`. Without that key, a file means PNDM.
+pub(crate) fn redrawing(defaults: &Defaults, skips: bool) -> Defaults {
+    let is_pndm = defaults.scheduler.to_string() == "pndm";
+    match by_name("plms").filter(|_| skips && is_pndm) {
+        Some(plms) => defaults.clone().scheduler(plms),
+        None => defaults.clone(),
+    }
 }
 
 /// Returns the defaults and a description of the kind of model. `word` names the kind that the
@@ -106,7 +119,8 @@ fn chosen(
     let defaults = plain.steps(steps).guidance(guidance);
     match configured {
         Ok(configured) => {
-            let scheduler = scheduler_of(class, &configured);
+            let sampler = || configured.sampler.clone().into();
+            let scheduler = configured.row().map_or_else(sampler, Scheduler::from);
             let defaults = defaults.scheduler(scheduler).ladder(configured.ladder);
             (defaults, why)
         }
@@ -127,19 +141,6 @@ fn named(name: &str, word: Option<&str>) -> Option<(&'static str, usize, f32)> {
             .into_iter()
             .find(|(known, ..)| known.eq_ignore_ascii_case(word))
     })
-}
-
-/// Returns the scheduler that a pipeline of this class makes from its configuration.
-fn scheduler_of(class: &str, configured: &Configured) -> Scheduler {
-    // In diffusers, the `__init__` of these classes sets `skip_prk_steps`. Without that key, a file
-    // means PNDM.
-    let skips =
-        class == "StableDiffusionInpaintPipeline" || class == "StableDiffusionDiffEditPipeline";
-    match configured.row() {
-        Some(row) if skips && row.name == "pndm" => by_name("plms"),
-        row => row,
-    }
-    .map_or_else(|| configured.sampler.clone().into(), Scheduler::from)
 }
 
 /// Returns the number of steps in a name: 4 for `sdxl_lightning_4step_unet` and
@@ -299,11 +300,15 @@ mod tests {
     }
 
     #[test]
-    fn inpainting_skips_the_first_steps_of_pndm() {
-        let json = r#"{"_class_name": "PNDMScheduler"}"#;
-        let of = |class| found(class, "x", sd1().extra_channels(5), json).2;
-        assert_eq!(of("StableDiffusionInpaintPipeline"), "plms");
-        assert_eq!(of("StableDiffusionInstructPix2PixPipeline"), "pndm");
+    fn the_first_steps_of_pndm_are_skipped_where_the_class_says_so() {
+        let of = |json, skips| {
+            let (defaults, _) = chosen("", "x", None, &sd1().extra_channels(5), json);
+            redrawing(&defaults, skips).scheduler.to_string()
+        };
+        let pndm = r#"{"_class_name": "PNDMScheduler"}"#;
+        assert_eq!(of(pndm, true), "plms");
+        assert_eq!(of(pndm, false), "pndm");
+        assert_eq!(of(EULER, true), "euler");
     }
 
     #[test]

@@ -130,9 +130,10 @@ pub use sd_core::{
     LoraInfo, LoraLibrary, LoraNetworks, LoraWeight, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
     MAX_PROMPT_BYTES, MAX_WINDOWS, Mask, MaskRule, MaskedContent, NetworkReport, OnStop, Picture,
     Pipeline, PipelineBuilder, Posterior, Problem, Problems, Progress, Prompt, PromptOptions,
-    RefinerShare, RefinerSwitch, Reproduction, Request, Resize, SchedulerConfig, Sides, SizeIds,
-    Sizes, Stage, Start, StartFrom, StepInfo, StopToken, Stopped, Timings, Unfinished, Update,
-    Upscaler, files, guidance, guide, image, infotext, ndarray, pixels, schedulers, slerp, text,
+    RefinerShare, RefinerSwitch, Reproduction, Request, Resize, SchedulerConfig, Seamless, Sides,
+    SizeIds, Sizes, Stage, Start, StartFrom, StepInfo, StopToken, Stopped, Timings, Unfinished,
+    Update, Upscaler, files, guidance, guide, image, infotext, ndarray, pixels, schedulers, slerp,
+    text,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
 

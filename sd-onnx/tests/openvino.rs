@@ -20,7 +20,7 @@ use ndarray::{Array1, Array2, Array3, Array4, Axis, concatenate};
 use safetensors::Dtype;
 use sd_onnx::{
     Builder, Call, Denoiser, Device, Error, NetworkReport, Picture, Pipeline, Precision, Request,
-    RuntimeError, StopToken,
+    RuntimeError, Seamless, StopToken,
     schedulers::{NoiseSource, noise::TorchRng},
 };
 use sd_text::outside::chain;
@@ -116,6 +116,32 @@ fn names(report: &[NetworkReport]) -> Vec<&str> {
         .iter()
         .map(|network| network.network.as_str())
         .collect()
+}
+
+/// The last rows and columns are cut out and concatenated, also where the sizes are fixed.
+#[test]
+fn seamless_pictures_are_those_of_the_cpu() {
+    for (precision, limit) in [(Precision::F32, 1e-4), (Precision::Bf16, 0.05)] {
+        let Some(builder) = openvino(precision) else {
+            continue;
+        };
+        for axes in [Seamless::BOTH, Seamless::X] {
+            let found = builder.clone().seamless(axes).load(emoji()).unwrap();
+            for network in found.device_report() {
+                let is_text = network.network == "text encoder";
+                assert!(
+                    is_text || network.nodes("CPUExecutionProvider") == 0,
+                    "{network}"
+                );
+            }
+            let cpu = sd_onnx::builder().seamless(axes).load(emoji()).unwrap();
+            let [found, expected] = [&found, &cpu].map(|pipeline| draw(pipeline, &fox()));
+            let expected = expected.latents.as_slice().unwrap();
+            let error = relative_error(&found.latents, expected);
+            println!("{precision}, {axes:?}: {error:.1e}");
+            assert!(error <= limit, "{precision}, {axes:?}: {error:.2e}");
+        }
+    }
 }
 
 #[test]

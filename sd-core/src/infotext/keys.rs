@@ -88,6 +88,13 @@ keys! {
         REFINER_SWITCH_BY_SAMPLING_STEPS = "Refiner switch by sampling steps":
             "the name of the refiner that made the last steps, the share of the run before it, \
              and `True` if that is a share of the steps. They are read as [`Request::refiner`].";
+        TILING = "Tiling":
+            "`True` if the picture is seamless on both axes. \
+             [`Infotext::seamless`](crate::Infotext::seamless) reads it, and \
+             [`Pipeline::reproduction`](crate::Pipeline::reproduction) compares it with the \
+             pipeline's denoiser. Without a pipeline, it is a difference.";
+        SD_TILING = "SD tiling":
+            "`x` or `y` if the picture is seamless on only this axis. It is read like `Tiling`.";
     }
     "The prompts and other inputs:" {
         SD_SIZES = "SD sizes",

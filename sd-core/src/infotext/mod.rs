@@ -39,13 +39,20 @@
 //!
 //! The format follows `create_infotext` and `parse_generation_parameters` of WebUI 1.10.
 
+mod exif;
+mod file;
 mod hires;
+pub(crate) mod jpeg;
 pub(crate) mod keys;
 pub(crate) mod loras;
 pub(crate) mod png;
+mod programs;
 mod read;
 mod request;
 mod start;
+pub(crate) mod tiling;
+mod translated;
+pub(crate) mod webp;
 mod webui;
 mod write;
 
@@ -185,6 +192,9 @@ const OF_WEBUI: &str = "webui";
 
 /// The value of `SD sampler` for the model's default sampler, if it has no name.
 const OF_MODEL: &str = "model";
+
+/// The key of a sentence about what was not read in another program's metadata.
+const NOT_READ: &str = "Not read";
 
 /// The start of the negative prompt.
 const NEGATIVE: &str = "Negative prompt:";

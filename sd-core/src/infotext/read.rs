@@ -32,6 +32,9 @@ pub enum InfotextError {
          `Steps:` once, and `Negative prompt:` at most once"
     )]
     PromptNotFound,
+    /// The EXIF data is encoded in JIS X 0208, a Japanese character set of 1990.
+    #[error("the text is in JIS X 0208, which cannot be read, expected ASCII or Unicode")]
+    Jis,
     /// The text is longer than 2 MiB.
     #[error("the infotext is longer than {MAX_BYTES} bytes")]
     TooLong,
@@ -103,6 +106,7 @@ fn other_format(text: &str) -> Option<&'static str> {
         ("\"generation_mode\"", INVOKEAI),
         ("\"app_version\"", INVOKEAI),
         ("\"uc\"", NOVELAI),
+        ("\"NovelAI", NOVELAI),
     ];
     let known = formats.into_iter().find(|(key, _)| inside.contains(key));
     Some(known.map_or(UNKNOWN, |(_, format)| format))

@@ -9,17 +9,19 @@ use sd_schedulers::{
     samplers::SamplerRow,
 };
 use sd_text::{
-    Cleanup, Emphasis, PromptText, Side, Syntax,
+    Cleanup, Emphasis, PromptText, Segment, Side, Syntax,
     outside::printable,
-    prompt::{NodeKind, When},
+    prompt::{NodeKind, When, attention},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Infotext, OF_MODEL, OF_WEBUI, Reproduction, hires,
+    Infotext, NOT_READ, OF_MODEL, OF_WEBUI, Reproduction, hires,
     keys::{self, KEYS},
     loras::{Calls, MOST_STEPS, hashes, merged},
+    programs::{comfyui, invokeai, novelai},
+    tiling, translated,
     webui::{
         default_row, from_forge, ladder_called, nearest, noise_called, of_comfyui, row_called,
         row_of_class, row_of_diffusers, split_comfyui, with_sgm_noise,
@@ -38,7 +40,7 @@ pub(crate) fn reproduction(infotext: &Infotext, callable: Option<&Callable>) -> 
         infotext,
         callable,
         foreign: infotext.is_foreign(),
-        program: Program::WebUi,
+        program: Program::of(infotext),
         differences: Vec::new(),
         unlisted: 0,
     };
@@ -87,12 +89,14 @@ pub(crate) fn reproduction(infotext: &Infotext, callable: Option<&Callable>) -> 
     request.hires = hires::read(&mut reading);
     request.noise = reading.noise();
     request.prompt_options = reading.prompt_options();
+    reading.in_webuis_syntax(&mut request);
     reading.made();
     reading.early_prompts(&request);
     reading.networks(&request);
     reading.called_loras(&mut request);
     reading.inversions();
     reading.loras();
+    reading.tiling();
     reading.start();
     reading.others(draws);
     reading.done(request)
@@ -147,6 +151,21 @@ enum Program {
     ComfyUi,
     /// SD.Next, which runs diffusers.
     Diffusers,
+    /// InvokeAI, which runs diffusers, and reads prompts with compel.
+    InvokeAi,
+    NovelAi,
+}
+
+impl Program {
+    /// Returns the program that `Version` names. Others are recognized by their samplers.
+    fn of(infotext: &Infotext) -> Self {
+        match infotext.get(keys::VERSION).unwrap_or_default() {
+            comfyui::VERSION => Self::ComfyUi,
+            novelai::SOFTWARE => Self::NovelAi,
+            version if version.starts_with(invokeai::VERSION) => Self::InvokeAi,
+            _ => Self::WebUi,
+        }
+    }
 }
 
 /// The state of the conversion of an infotext to a request.
@@ -424,10 +443,10 @@ impl<'a> Reading<'a> {
     /// ComfyUI's pictures with infotexts.
     fn way_of_comfyui(&mut self, name: &str) -> Option<Way> {
         let version = self.get(keys::VERSION).unwrap_or_default();
-        let says_so = version == "ComfyUI";
+        let says_so = self.program == Program::ComfyUi;
         // WebUI also accepts the names of its samplers in lower case.
         let of_webui = self.get(keys::SCHEDULE_TYPE).is_some() || version.starts_with("v1.");
-        if of_webui && !says_so {
+        if (of_webui || self.program != Program::WebUi) && !says_so {
             return None;
         }
         let in_webuis_words = || {
@@ -474,7 +493,9 @@ impl<'a> Reading<'a> {
             printable(name),
             row.title
         ));
-        self.program = Program::Diffusers;
+        if self.program == Program::WebUi {
+            self.program = Program::Diffusers;
+        }
         let sigma = self.get("Sampler sigma").and_then(ladder_called);
         let spacing = || self.get("Sampler spacing")?.parse().ok();
         let ladder = sigma.or_else(spacing);
@@ -669,8 +690,8 @@ impl<'a> Reading<'a> {
                 None => PromptOptions::default(),
             };
         }
-        if self.program == Program::ComfyUi {
-            let options = PromptOptions::default().syntax(Syntax::ComfyUi);
+        if let Some(syntax) = self.other_syntax() {
+            let options = PromptOptions::default().syntax(syntax);
             return options.emphasis(Emphasis::Interpolate);
         }
         let emphasis = match self.get("Emphasis") {
@@ -695,6 +716,78 @@ impl<'a> Reading<'a> {
             same_length,
             cleanup: Cleanup::Ftfy,
             ..PromptOptions::default()
+        }
+    }
+
+    /// Returns the syntax of the prompts, if the program has another than WebUI's.
+    fn other_syntax(&self) -> Option<Syntax> {
+        match self.program {
+            Program::ComfyUi => Some(Syntax::ComfyUi),
+            Program::InvokeAi => Some(Syntax::Compel),
+            Program::WebUi | Program::Diffusers | Program::NovelAi => None,
+        }
+    }
+
+    /// Translates the prompts of other programs to WebUI's syntax, where that is needed: NovelAI's
+    /// always, and others if they call LoRAs, which only WebUI's syntax has.
+    fn in_webuis_syntax(&mut self, request: &mut Request) {
+        let Prompt::Text(prompt) = &mut request.prompt else {
+            return;
+        };
+        let mut texts = vec![prompt];
+        if let Prompt::Text(negative) = &mut request.negative {
+            texts.push(negative);
+        }
+        texts.extend(&mut request.prompt_2);
+        texts.extend(&mut request.negative_2);
+        if self.program == Program::NovelAi {
+            for text in texts {
+                if let Some(unread) = translated::has_weights_of_novelai(text) {
+                    let unread = printable(unread);
+                    self.note(format!("NovelAI's `{unread}` in a prompt is read as text"));
+                }
+                *text = translated::from_novelai(text);
+            }
+            return;
+        }
+        let Some(syntax) = self.other_syntax().filter(|_| self.foreign) else {
+            return;
+        };
+        if syntax == Syntax::Compel {
+            let mut segments = texts.iter().flat_map(|text| attention(text, syntax));
+            let is_low = |it| matches!(it, Segment::Text { weight, .. } if weight < 1.0);
+            if segments.any(is_low) {
+                self.note(
+                    "InvokeAI blends a weight below 1 with the prompt without these words, but \
+                     here it moves towards the empty prompt",
+                );
+            }
+        }
+        let (rest, calls) = translated::without_loras(texts[0]);
+        if calls.is_empty() {
+            return;
+        }
+        let mut all = vec![rest];
+        all.extend(texts[1..].iter().map(|text| (**text).clone()));
+        let translated = all.iter().map(|text| translated::to_webui(text, syntax));
+        match translated.collect::<Option<Vec<_>>>() {
+            Some(mut translated) => {
+                translated[0] += &calls.concat();
+                for (text, translated) in texts.into_iter().zip(translated) {
+                    *text = translated;
+                }
+                request.prompt_options.syntax = Syntax::WebUi;
+            }
+            None => {
+                texts[0].clone_from(&all[0]);
+                for call in calls {
+                    self.note(format!(
+                        "`{}` has to be merged into the model, as the prompt cannot be written in \
+                         the syntax that calls LoRAs",
+                        printable(call)
+                    ));
+                }
+            }
         }
     }
 
@@ -804,6 +897,21 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// Adds differences for a seamless picture. A pipeline is seamless or not when it is loaded.
+    fn tiling(&mut self) {
+        for (key, values) in [
+            (keys::TILING, &["True", "False"][..]),
+            (keys::SD_TILING, &["x", "y"]),
+        ] {
+            if self.get(key).is_some() {
+                self.value(key, |value| values.contains(&value).then_some(()));
+            }
+        }
+        if let Some(note) = tiling::note(self.infotext.seamless()) {
+            self.note(note);
+        }
+    }
+
     /// Adds differences for the picture that the run started from.
     fn start(&mut self) {
         for note in self.infotext.start_notes() {
@@ -831,6 +939,10 @@ impl<'a> Reading<'a> {
         let infotext = self.infotext;
         let mut named = HashSet::new();
         for (key, value) in &infotext.entries {
+            if key == NOT_READ {
+                self.note(printable(value));
+                continue;
+            }
             let inert = match (key.as_str(), value.as_str()) {
                 ("Eta", _) => !draws,
                 ("Denoise", value) => value.parse() == Ok(1.0_f32),

@@ -4,7 +4,10 @@ use image::RgbImage;
 use sd_schedulers::ladders::StrengthRule;
 use serde::{Deserialize, Serialize};
 
-use super::{Infotext, keys};
+use super::{
+    Infotext, keys,
+    programs::{comfyui, invokeai},
+};
 use crate::{Mask, MaskRule, MaskedContent, Posterior, Resize, Start, StartFrom};
 
 /// The value of `SD start`.
@@ -78,6 +81,15 @@ impl Recorded {
 }
 
 impl Infotext {
+    /// Returns how the program that wrote the infotext counts the steps of a strength.
+    fn rule(&self) -> StrengthRule {
+        match self.get(keys::VERSION).unwrap_or_default() {
+            comfyui::VERSION => StrengthRule::ComfyUi,
+            version if version.starts_with(invokeai::VERSION) => StrengthRule::Diffusers,
+            _ => StrengthRule::WebUi,
+        }
+    }
+
     /// Returns the differences of a picture whose run started from another one.
     pub(super) fn start_notes(&self) -> Vec<String> {
         let strength = self.get(keys::DENOISING_STRENGTH);
@@ -114,7 +126,7 @@ impl Infotext {
     /// started from, and the mask if there was one. Returns `None` if the infotext does not name a
     /// strength, because the run started from noise, or if it names a second pass instead.
     ///
-    /// A file of WebUI gets WebUI's [rule](Start::rule). Options that cannot be read have their
+    /// A file of WebUI gets WebUI's [rule](Start::rule), and a file of ComfyUI gets ComfyUI's. Options that cannot be read have their
     /// defaults.
     ///
     /// ```
@@ -160,7 +172,7 @@ impl Infotext {
                 if self.is_foreign() {
                     // WebUI draws the sample of the latents from another generator, so that the
                     // initial noise is the seed's.
-                    start = start.rule(StrengthRule::WebUi).posterior(Posterior::Mode);
+                    start = start.rule(self.rule()).posterior(Posterior::Mode);
                 }
                 start.mask = mask.map(|mask| self.webui_mask(mask));
                 let multiplier = self.get(keys::NOISE_MULTIPLIER);

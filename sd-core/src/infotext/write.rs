@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{
     Infotext, OF_MODEL, OF_WEBUI, hires, keys,
     start::{ONLY_MASKED, Recorded},
+    tiling,
     webui::{name_of, noise_called, rng_of},
 };
 use crate::{
@@ -92,6 +93,9 @@ impl Writing<'_> {
         }
         if !made.loras.is_empty() {
             self.add(keys::SD_LORAS, lora::weights(&made.loras));
+        }
+        if let Some((key, value)) = tiling::entry(made.seamless) {
+            self.add(key, value);
         }
         if made.batch_size > 1 {
             self.add(keys::BATCH_SIZE, made.batch_size.to_string());

@@ -86,9 +86,21 @@ impl Batch<'_> {
                 begun.clean.index_axis_mut(Axis(0), i).assign(&clean);
                 if plan.begin == Begin::Picture {
                     let multiplier = request.start.as_ref().map_or(1.0, |it| it.noise_multiplier);
-                    let share = clean_share(&plan.rungs, plan.rungs.initial_scale());
                     latents *= multiplier;
-                    latents.scaled_add(share, &clean);
+                    match plan.noised_at {
+                        None => {
+                            let share = clean_share(&plan.rungs, plan.rungs.initial_scale());
+                            latents.scaled_add(share, &clean);
+                        }
+                        Some(sigma) => {
+                            // The sampler takes the latents, in the variance-preserving scaling, as
+                            // if they had the noise level of its first rung.
+                            latents *= sigma / plan.rungs.initial_scale();
+                            latents.scaled_add(1.0, &clean);
+                            let first = plan.rungs.sigmas()[0];
+                            latents *= first.hypot(1.0) / sigma.hypot(1.0);
+                        }
+                    }
                 }
             }
         }
@@ -142,7 +154,7 @@ impl Drawn {
             going_on.fill(self.beside.as_slice_mut().expect(contiguous));
         }
         if plan.sampler.needs().brownian {
-            seeds.tree(plan.rungs.sigmas(), first.len())
+            seeds.tree(&plan.tree, first.len())
         } else {
             Ok(going_on)
         }

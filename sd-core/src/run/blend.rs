@@ -6,10 +6,7 @@ use ndarray::Array2;
 use sd_schedulers::{Rungs, ladders::NoisePath};
 
 use super::{Batch, begun::Begun};
-use crate::{
-    MaskRule, infotext,
-    plan::{Encoded, Planned},
-};
+use crate::{MaskRule, plan::Encoded};
 
 /// Keeps latents outside of masks.
 pub(super) struct Blend<'a> {
@@ -38,7 +35,7 @@ impl<'a> Batch<'a> {
         Some(Blend {
             masks: self.conditionings.iter().map(of).collect::<Option<_>>()?,
             rule: mask.rule,
-            of_timesteps: is_of_timesteps(plan),
+            of_timesteps: plan.of_timesteps,
             rungs: &plan.rungs,
             begun,
         })
@@ -113,18 +110,6 @@ impl Blend<'_> {
             self.mix(latents, [1.0, 0.0], |mask| mask);
         }
     }
-}
-
-/// The samplers that WebUI runs on timesteps. They see the original outside of a mask before each
-/// call of the network, and all others get it as the network's result.
-const OF_TIMESTEPS: [&str; 4] = ["DDIM", "DDIM CFG++", "PLMS", "UniPC"];
-
-fn is_of_timesteps(plan: &Planned) -> bool {
-    let name = match plan.row {
-        Some(row) => row.webui,
-        None => infotext::name_of(&*plan.sampler),
-    };
-    name.is_some_and(|name| OF_TIMESTEPS.contains(&name))
 }
 
 /// Returns the share of the clean latents in noisy ones at a noise level.

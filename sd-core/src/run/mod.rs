@@ -401,6 +401,7 @@ impl<'a> Batch<'a> {
                 loras: self.parts.loras.clone(),
                 called: self.called(plan),
                 refiner: self.parts.refiner.as_ref().map(|it| it.name.clone()),
+                seamless: self.parts.denoiser.inputs().seamless,
             },
         }
     }

@@ -220,7 +220,7 @@ pub(crate) fn latent_mask(
             let values = mask.iter().map(|&value| f32::from(value) / 255.0).collect();
             let values = Array4::from_shape_vec(shape, values);
             let values = values.expect("a gray picture has a value for each pixel");
-            let filter = LatentFilter::BilinearAntialiased;
+            let filter = LatentFilter::Bilinear;
             let small = resize_latents(values.view(), [height, width], filter);
             small
                 .index_axis_move(Axis(0), 0)

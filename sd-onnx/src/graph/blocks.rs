@@ -77,13 +77,16 @@ impl Graph<'_> {
         conv: Conv,
         [input, output]: [usize; 2],
     ) -> Value {
-        let x = match self.dialect.channel_block {
-            Some(block) if input >= block => self.in_blocks(x),
-            _ => x,
+        let (x, pads) = match self.dialect.channel_block {
+            Some(block) if input >= block => {
+                let x = self.in_blocks(x);
+                self.continued_blocks(x, conv, [input, block])
+            }
+            _ => self.continued(x, conv),
         };
         let inputs = [x, filters].into_iter().chain(bias);
         let inputs: Vec<_> = inputs.map(|value| Some(value.0)).collect();
-        let blocked = self.push("Conv", BLOCKED, &inputs, conv.attributes());
+        let blocked = self.push("Conv", BLOCKED, &inputs, conv.attributes(pads));
         self.blocks.unread.insert(blocked);
         self.of_blocks(blocked, output)
     }
@@ -166,14 +169,20 @@ impl Graph<'_> {
 }
 
 impl Conv {
-    /// Returns the attributes of ONNX's `Conv`.
-    pub(super) fn attributes(self) -> Vec<proto::Attribute> {
-        let [kernel, stride] = [self.kernel, self.stride].map(|n| n as i64);
+    /// Returns the padding with zeros of a convolution that is not seamless: top, left, bottom,
+    /// right.
+    pub(super) fn zeros(self) -> [i64; 4] {
         let [before, after] = self.padding.map(|n| n as i64);
+        [before, before, after, after]
+    }
+
+    /// Returns the attributes of ONNX's `Conv`, with this padding.
+    pub(super) fn attributes(self, pads: [i64; 4]) -> Vec<proto::Attribute> {
+        let [kernel, stride] = [self.kernel, self.stride].map(|n| n as i64);
         vec![
             ints("kernel_shape", &[kernel; 2]),
             ints("strides", &[stride; 2]),
-            ints("pads", &[before, before, after, after]),
+            ints("pads", &pads),
         ]
     }
 }

@@ -19,7 +19,8 @@ pub(crate) enum Activation {
 pub(crate) struct Conv {
     pub kernel: usize,
     pub stride: usize,
-    /// The rows and columns of zeros before the first and after the last ones.
+    /// The rows and columns of zeros before the first and after the last ones. Where a graph is
+    /// [seamless](Graph::seamless), equal numbers of both come from the opposite edge instead.
     pub padding: [usize; 2],
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod proto;
 pub(crate) mod sizes;
 #[cfg(test)]
 mod tests;
+mod wrap;
 
 use std::{
     collections::HashMap,
@@ -27,6 +28,7 @@ use half::bf16;
 pub(crate) use layers::{Activation, Conv};
 use ndarray::ArrayView2;
 use prost::Message;
+use sd_core::Seamless;
 
 use crate::{
     Error,
@@ -123,6 +125,8 @@ pub(crate) struct Graph<'w> {
     /// The temporary file for weights that the provider needs in another form.
     spill: Option<Spill<'w>>,
     blocks: Blocks,
+    /// The axes along which convolutions continue at the opposite edge.
+    seamless: Seamless,
 }
 
 /// The largest total size of in-memory weights that are written into the graph itself: 256 MiB.
@@ -158,6 +162,7 @@ impl<'w> Graph<'w> {
             has_scales: false,
             spill: None,
             blocks: Blocks::default(),
+            seamless: Seamless::NONE,
         }
     }
 
@@ -600,9 +605,10 @@ impl<'w> Graph<'w> {
     }
 
     fn conv(&mut self, x: Value, weight: Value, bias: Option<Value>, conv: Conv) -> Value {
+        let (x, pads) = self.continued(x, conv);
         let inputs = [x, weight].into_iter().chain(bias);
         let inputs: Vec<_> = inputs.map(|value| Some(value.0)).collect();
-        self.push("Conv", "", &inputs, conv.attributes())
+        self.push("Conv", "", &inputs, conv.attributes(pads))
     }
 
     fn layer_norm_op(&mut self, x: Value, scale: Value, bias: Value, eps: f32) -> Value {

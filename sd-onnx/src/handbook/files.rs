@@ -436,7 +436,7 @@
 //! # PNG files
 //! [`Picture::save_png`](crate::Picture::save_png) writes the settings of the picture into the
 //! file, in the text format that WebUI and its relatives write and read.
-//! [`infotext`](crate::infotext) lists the keys. [`Infotext::read_png`](crate::Infotext::read_png)
+//! [`infotext`](crate::infotext) lists the keys. [`Infotext::read`](crate::Infotext::read)
 //! reads the text back, also from files of these programs.
 //! [`Infotext::request`](crate::Infotext::request) turns it into a request and lists what cannot be
 //! reproduced.
@@ -450,7 +450,7 @@
 //! let fox = pipeline.generate(&Request::new("a fox").steps(4).seed(1))?;
 //! fox.pictures[0].save_png(&path)?;
 //!
-//! let infotext = Infotext::read_png(&path)?.expect("the file has an infotext");
+//! let infotext = Infotext::read(&path)?.expect("the file has an infotext");
 //! assert_eq!(infotext.get("Seed"), Some("1"));
 //! let again = infotext.request();
 //! assert!(again.differences.is_empty());

@@ -1,4 +1,5 @@
-//! Pictures as input: image to image, inpainting and instruct-pix2pix.
+//! Pictures as input and second passes: image to image, inpainting, outpainting, instruct-pix2pix,
+//! hires fix and seamless pictures.
 //!
 //! # Image to image
 //! [`Request::start`](crate::Request::start) makes a run start from a picture. The picture is
@@ -33,6 +34,7 @@
 //! | [`noise_multiplier`](crate::Start::noise_multiplier) | less noise gives a smoother picture | 1 |
 //! | [`resize`](crate::Start::resize) | how a picture of another size is fitted | stretched |
 //! | [`mask`](crate::Start::mask) | which part is redrawn | all of it |
+//! | [`color_correction`](crate::Start::color_correction) | the result gets the picture's colors | no |
 //!
 //! Without a [size](crate::Request::size), the result has the picture's size, rounded down to
 //! multiples of 8. `Start::latents` starts from latents instead, for instance from the
@@ -69,6 +71,61 @@
 //! mask and the rest of the picture as additional inputs, so its drawing fits the surroundings
 //! better. The pipeline makes these inputs from the same request.
 //!
+//! | option of the mask | effect | default |
+//! |---|---|---|
+//! | [`rule`](crate::Mask::rule) | how it acts: as in diffusers, as in WebUI, or gray values as strengths | diffusers' |
+//! | [`content`](crate::Mask::content) | what the run finds inside: the picture, its blurred surroundings, noise or nothing | the picture |
+//! | [`blur`](crate::Mask::blur) | softens the edge, in pixels | 0 |
+//! | [`only_masked`](crate::Mask::only_masked) | draws a region around the mask alone, in the size of the request | the whole picture |
+//! | [`keep_original`](crate::Mask::keep_original) | whether the black part has the picture's pixels | yes |
+//!
+//! A face that covers 60 pixels of a large picture is too small for a model. With `only_masked` the
+//! model draws the region around it in full size, and the result is scaled down and put back:
+//!
+//! ```
+//! use sd_onnx::{Mask, Request, Start, image::{GrayImage, RgbImage}};
+//!
+//! # let (group, face) = (RgbImage::new(640, 480), GrayImage::new(640, 480));
+//! let mask = Mask::new(face).blur(4.0).only_masked(32);
+//! let start = Start::picture(group).strength(0.5).mask(mask);
+//! let request = Request::new("a smiling face").size(512, 512).start(start);
+//! ```
+//!
+//! # Outpainting
+//! [`Start::outpaint`](crate::Start::outpaint) adds blank sides to a picture, and a mask that covers
+//! them:
+//!
+//! ```
+//! use sd_onnx::{Request, Sides, Start, image::RgbImage};
+//!
+//! # let fox = RgbImage::new(512, 512);
+//! let sides = Sides { right: 256, ..Sides::default() };
+//! let request = Request::new("a fox in a meadow").start(Start::outpaint(&fox, sides, 16)?);
+//! # Ok::<(), sd_onnx::Problems>(())
+//! ```
+//!
+//! # A second pass in a larger size
+//! Models repeat themselves in pictures that are much larger than the pictures they were trained
+//! with. [`Request::hires`](crate::Request::hires), WebUI's "Hires. fix", draws the picture in its
+//! size, enlarges the latents, and redraws them:
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! use sd_onnx::{Hires, Request};
+//!
+//! # let pipeline = sd_onnx::builder().load(folder)?;
+//! let request = Request::new("a fox").hires(Hires::scale(2.0).strength(0.6));
+//! # let request = request.steps(3);
+//! let picture = pipeline.generate(&request)?;
+//! assert_eq!(picture.image().dimensions(), (192, 192));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The second pass can have a [sampler, steps, guidance and prompts that differ](crate::Hires). Below
+//! a strength of about 0.5, the blur of the enlarged latents remains. With
+//! [`Upscaler::Pixels`](crate::Upscaler::Pixels) the decoded picture is enlarged instead, which
+//! allows lower strengths.
+//!
 //! # Instruct-pix2pix
 //! A model for instructions, such as "make it winter", takes the picture as an additional input and
 //! starts from noise. The request is the same. The strength, its rule and the noise multiplier have
@@ -76,13 +133,26 @@
 //! [`image_guidance`](crate::Request::image_guidance) sets how closely the model keeps to the
 //! picture.
 //!
+//! # Seamless pictures
+//! With [`Builder::seamless`](crate::Builder::seamless), the opposite edges of every picture fit
+//! each other along x, along y or along both axes, so that its copies side by side show no edge:
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! use sd_onnx::{Request, Seamless};
+//!
+//! let panorama = sd_onnx::builder().seamless(Seamless::X).load(folder)?;
+//! let picture = panorama.generate(&Request::new("clouds").size(128, 64).steps(2))?;
+//! # assert_eq!(picture.image().dimensions(), (128, 64));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! This is WebUI's "Tiling". It is a setting of the loaded model, because the padding is a part of
+//! its networks. An encoded [start](crate::Request::start) is seamless too, except for the last row
+//! and column of each level of an ordinary autoencoder's encoder, which torch pads with zeros.
+//!
 //! # Files
 //! [`files::read_picture`](crate::files::read_picture) reads PNG, JPEG and WebP files, and turns
 //! them as their EXIF orientation says. The infotext of a result records the strength and the
 //! options, but not the picture. [`Infotext::start`](crate::Infotext::start) joins them with the
 //! picture, and `txt2img --like FILE --image PICTURE` draws the result again.
-//!
-//! # What is not possible yet
-//! A second pass at a larger size (hires fix), drawing only the surroundings of a mask at a larger
-//! size, masks with shades of grey, seamless textures, and WebUI's ways to fill the masked area
-//! before the run.

@@ -481,8 +481,8 @@ pub(crate) fn graph(
     weights: &Weights,
     dialect: Dialect,
 ) -> Result<Model, Error> {
-    let mut g = Graph::new("unet", weights, dialect);
     let takes = &config.inputs;
+    let mut g = Graph::new("unet", weights, dialect).seamless(takes.seamless);
     let vector = |width| [Dim::Any("batch"), Dim::Fixed(width)];
     let mut sample = g.input(input::LATENTS, &image_dims(takes.channels));
     let mut time = time_embedding(&mut g, config)?;

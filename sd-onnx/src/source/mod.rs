@@ -25,7 +25,7 @@ use crate::{
     Error,
     checkpoint::{Family, Predicts},
     config::{Config, read_text},
-    corrections::Corrections,
+    corrections::{Corrections, Task},
     exported,
     models::vae::KL,
     weights::Weights,
@@ -267,6 +267,14 @@ impl Source {
     pub fn corrections(&self) -> Corrections {
         match self.model() {
             Base::Folder(folder) => Corrections::of_class(folder.class()),
+            Base::File(_) => Corrections::of_class(""),
+        }
+    }
+
+    /// Like [`corrections`](Self::corrections), for the class that diffusers has for a task.
+    pub fn corrections_for(&self, task: Task) -> Corrections {
+        match self.model() {
+            Base::Folder(folder) => Corrections::for_task(folder.class(), task),
             Base::File(_) => Corrections::of_class(""),
         }
     }

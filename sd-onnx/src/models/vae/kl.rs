@@ -9,9 +9,8 @@ use serde_json::json;
 use crate::{
     Error,
     config::{Config, SIZE},
-    graph::{Conv, Dialect, Graph, Model, Value},
+    graph::{Conv, Graph, Model, Value},
     models::blocks::{Norm, image_dims, norm_silu, resnet},
-    weights::Weights,
 };
 
 /// The architecture of an autoencoder, from its `config.json`. Missing keys have the defaults of
@@ -96,12 +95,7 @@ impl KlConfig {
 
 /// Writes the decoder. The input is `latents` `[batch, latent_channels, h, w]`, already divided by
 /// the scaling factor. The output is `image` `[batch, 3, h·factor, w·factor]`, about −1 to 1.
-pub(crate) fn decoder(
-    config: &KlConfig,
-    weights: &Weights,
-    dialect: Dialect,
-) -> Result<Model, Error> {
-    let mut g = Graph::new("vae_decoder", weights, dialect);
+pub(crate) fn decoder(config: &KlConfig, mut g: Graph<'_>) -> Result<Model, Error> {
     let (latent, half) = (config.latent_channels, &config.decoder);
     let mut x = g.input("latents", &image_dims(latent));
     if config.post_quant_conv {
@@ -134,12 +128,7 @@ pub(crate) fn decoder(
 /// Writes the encoder. The input is `image` `[batch, 3, H, W]`, −1 to 1. The output is `moments`
 /// `[batch, 2·latent_channels, H/factor, W/factor]`: the mean of the latents, then their
 /// log-variance, neither scaled nor clamped.
-pub(crate) fn encoder(
-    config: &KlConfig,
-    weights: &Weights,
-    dialect: Dialect,
-) -> Result<Model, Error> {
-    let mut g = Graph::new("vae_encoder", weights, dialect);
+pub(crate) fn encoder(config: &KlConfig, mut g: Graph<'_>) -> Result<Model, Error> {
     let half = &config.encoder;
     let mut channels = half.channels[0];
     let mut x = g.input("image", &image_dims(3));

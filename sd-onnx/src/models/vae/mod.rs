@@ -3,13 +3,14 @@
 mod kl;
 mod tiny;
 
+use sd_core::Seamless;
 use serde_json::json;
 
 use self::{kl::KlConfig, tiny::TinyConfig};
 use crate::{
     Error,
     config::{Config, SIZE},
-    graph::{Dialect, Model},
+    graph::{Dialect, Graph, Model},
     weights::Weights,
 };
 
@@ -28,6 +29,8 @@ pub(crate) struct VaeConfig {
     /// is applied after `shift` is subtracted.
     pub scale: Vec<f32>,
     pub shift: Vec<f32>,
+    /// The axes along which the networks are seamless. [`new`](Self::new) sets none.
+    pub seamless: Seamless,
     network: Network,
 }
 
@@ -72,6 +75,7 @@ impl VaeConfig {
             latent_channels,
             scale,
             shift,
+            seamless: Seamless::NONE,
             network: match is_tiny {
                 true => Network::Tiny(TinyConfig::new(config, latent_channels)?),
                 false => Network::Kl(KlConfig::new(config, class == ASYMMETRIC, latent_channels)?),
@@ -106,9 +110,10 @@ pub(crate) fn decoder(
     weights: &Weights,
     dialect: Dialect,
 ) -> Result<Model, Error> {
+    let graph = Graph::new("vae_decoder", weights, dialect).seamless(config.seamless);
     match &config.network {
-        Network::Kl(config) => kl::decoder(config, weights, dialect),
-        Network::Tiny(config) => tiny::decoder(config, weights, dialect),
+        Network::Kl(config) => kl::decoder(config, graph),
+        Network::Tiny(config) => tiny::decoder(config, graph),
     }
 }
 
@@ -122,9 +127,10 @@ pub(crate) fn encoder(
     weights: &Weights,
     dialect: Dialect,
 ) -> Result<Model, Error> {
+    let graph = Graph::new("vae_encoder", weights, dialect).seamless(config.seamless);
     match &config.network {
-        Network::Kl(config) => kl::encoder(config, weights, dialect),
-        Network::Tiny(config) => tiny::encoder(config, weights, dialect),
+        Network::Kl(config) => kl::encoder(config, graph),
+        Network::Tiny(config) => tiny::encoder(config, graph),
     }
 }
 

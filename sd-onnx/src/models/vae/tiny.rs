@@ -9,9 +9,8 @@ use serde_json::json;
 use crate::{
     Error,
     config::Config,
-    graph::{Conv, Dialect, Graph, Model, Value},
+    graph::{Conv, Graph, Model, Value},
     models::blocks::image_dims,
-    weights::Weights,
 };
 
 /// The architecture of a tiny autoencoder, from its `config.json`. Missing keys have the defaults
@@ -83,13 +82,9 @@ impl TinyConfig {
 }
 
 /// Writes the decoder, with the inputs and outputs of [`decoder`](super::decoder).
-pub(crate) fn decoder(
-    config: &TinyConfig,
-    weights: &Weights,
-    dialect: Dialect,
-) -> Result<Model, Error> {
+pub(crate) fn decoder(config: &TinyConfig, mut g: Graph<'_>) -> Result<Model, Error> {
     let Half { channels, blocks } = &config.decoder;
-    let (channels, mut g) = (*channels, Graph::new("vae_decoder", weights, dialect));
+    let channels = *channels;
     let mut x = g.input("latents", &image_dims(config.latent_channels));
     // Limits the latents smoothly to −3 to 3.
     let [third, three] = [1.0 / 3.0, 3.0].map(|factor| g.constant(&[factor], &[1]));
@@ -130,13 +125,9 @@ pub(crate) fn decoder(
 }
 
 /// Writes the encoder, with the inputs and outputs of [`encoder`](super::encoder).
-pub(crate) fn encoder(
-    config: &TinyConfig,
-    weights: &Weights,
-    dialect: Dialect,
-) -> Result<Model, Error> {
+pub(crate) fn encoder(config: &TinyConfig, mut g: Graph<'_>) -> Result<Model, Error> {
     let Half { channels, blocks } = &config.encoder;
-    let (channels, mut g) = (*channels, Graph::new("vae_encoder", weights, dialect));
+    let channels = *channels;
     let mut x = g.input("image", &image_dims(3));
     // Maps −1 to 1 onto 0 to 1.
     let [one, half] = [1.0, 0.5].map(|value| g.constant(&[value], &[1]));

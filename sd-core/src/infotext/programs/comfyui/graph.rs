@@ -1,0 +1,162 @@
+//! ComfyUI's graph: nodes with inputs, which are values or links to outputs of other nodes.
+
+use std::collections::HashMap;
+
+use sd_text::outside::printable;
+use serde_json::{Map, Value};
+
+use crate::infotext::programs::{parsed, shown, written};
+
+/// The nodes of a graph, sorted by their number.
+#[derive(Debug)]
+pub(super) struct Graph {
+    nodes: Vec<Node>,
+    by_id: HashMap<String, usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    id: String,
+    pub class: String,
+    inputs: Map<String, Value>,
+}
+
+/// An output of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Link {
+    /// The index of the node.
+    pub node: usize,
+    /// Which of its outputs, from 0.
+    pub output: u64,
+}
+
+impl Graph {
+    /// Parses the JSON of ComfyUI's `prompt`, or an object that has it as `prompt`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let Value::Object(mut all) = parsed(text)? else {
+            return None;
+        };
+        let is_node = |value: &Value| value.get("class_type").is_some_and(Value::is_string);
+        if !all.values().any(is_node) {
+            all = match all.remove("prompt")? {
+                Value::Object(inside) => inside,
+                Value::String(inside) => return Self::of_nodes(parsed(&inside)?),
+                _ => return None,
+            };
+        }
+        Self::of_nodes(Value::Object(all))
+    }
+
+    fn of_nodes(all: Value) -> Option<Self> {
+        let Value::Object(all) = all else {
+            return None;
+        };
+        let mut nodes: Vec<Node> = all
+            .into_iter()
+            .filter_map(|(id, mut value)| {
+                let inputs = value.get_mut("inputs").map(Value::take);
+                Some(Node {
+                    id,
+                    class: value.get("class_type")?.as_str()?.to_owned(),
+                    inputs: match inputs {
+                        Some(Value::Object(inputs)) => inputs,
+                        _ => Map::new(),
+                    },
+                })
+            })
+            .collect();
+        if nodes.is_empty() {
+            return None;
+        }
+        nodes.sort_by_cached_key(|node| (node.id.parse().unwrap_or(u64::MAX), node.id.clone()));
+        let by_id = nodes
+            .iter()
+            .enumerate()
+            .map(|(i, node)| (node.id.clone(), i));
+        Some(Self {
+            by_id: by_id.collect(),
+            nodes,
+        })
+    }
+
+    pub fn node(&self, index: usize) -> &Node {
+        &self.nodes[index]
+    }
+
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Returns the value of an input, unless it is a link.
+    pub fn value(&self, node: usize, key: &str) -> Option<&Value> {
+        let value = self.nodes[node].inputs.get(key)?;
+        self.as_link(value).is_none().then_some(value)
+    }
+
+    /// Returns the output that an input is linked to.
+    pub fn link(&self, node: usize, key: &str) -> Option<Link> {
+        self.as_link(self.nodes[node].inputs.get(key)?)
+    }
+
+    /// Returns all linked inputs of a node.
+    pub fn links(&self, node: usize) -> impl Iterator<Item = (&str, Link)> {
+        let inputs = self.nodes[node].inputs.iter();
+        inputs.filter_map(|(key, value)| Some((key.as_str(), self.as_link(value)?)))
+    }
+
+    fn as_link(&self, value: &Value) -> Option<Link> {
+        let [id, output] = value.as_array()?.as_slice() else {
+            return None;
+        };
+        Some(Link {
+            node: *self.by_id.get(&written(id)?)?,
+            output: output.as_u64()?,
+        })
+    }
+
+    /// Returns which nodes `from` depend on, including themselves, through all inputs but `not`.
+    pub fn reached(&self, from: impl IntoIterator<Item = usize>, not: &[&str]) -> Vec<bool> {
+        let mut reached = vec![false; self.len()];
+        let mut todo: Vec<_> = from.into_iter().collect();
+        while let Some(node) = todo.pop() {
+            if !std::mem::replace(&mut reached[node], true) {
+                let links = self.links(node).filter(|(key, _)| !not.contains(key));
+                todo.extend(links.map(|(_, link)| link.node));
+            }
+        }
+        reached
+    }
+
+    /// Returns the nodes whose outputs ComfyUI computes: those that save or show pictures, or all
+    /// on which no other depends.
+    pub fn outputs(&self) -> Vec<usize> {
+        let mut is_used = vec![false; self.len()];
+        for node in 0..self.len() {
+            for (_, link) in self.links(node) {
+                is_used[link.node] = true;
+            }
+        }
+        let ends: Vec<_> = (0..self.len()).filter(|&node| !is_used[node]).collect();
+        let saves = |&node: &usize| {
+            let class = self.nodes[node].class.to_lowercase();
+            class.contains("save") || class.contains("preview")
+        };
+        let saving: Vec<_> = ends.iter().copied().filter(saves).collect();
+        if saving.is_empty() { ends } else { saving }
+    }
+
+    /// Returns a node in words: `12 (LoraLoader: lora_name a.safetensors, strength_model 0.8)`.
+    pub fn named(&self, node: usize) -> String {
+        let node = &self.nodes[node];
+        let is_value = |value: &&Value| self.as_link(value).is_none();
+        let values = node.inputs.iter().filter(|(_, value)| is_value(value));
+        let values = values.map(|(key, value)| format!("{key} {}", shown(value)));
+        let values: Vec<_> = values.take(8).collect();
+        let values = if values.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", values.join(", "))
+        };
+        printable(format_args!("{} ({}{values})", node.id, node.class))
+    }
+}
