@@ -22,8 +22,8 @@ pub(crate) fn gaussian(mask: &GrayImage, sigma: f32) -> GrayImage {
     transposed(&across, |line| convolved(line, &kernel))
 }
 
-/// Blurs a picture as Pillow's `ImageFilter.GaussianBlur(radius)`: three extended box blurs along x,
-/// and then three along y, each rounded to bytes (Gwosdek and others, 2011).
+/// Blurs a picture as Pillow's `ImageFilter.GaussianBlur(radius)`: three extended box blurs along
+/// x, and then three along y, each rounded to bytes (Gwosdek and others, 2011).
 ///
 /// `radius` is the standard deviation in pixels, `0.0..=1e6`. Alpha is a channel like the others.
 pub(crate) fn pillow_gaussian<P>(

@@ -13,8 +13,8 @@ use image::{GrayImage, Luma};
 /// large for the picture, it keeps another shape. If a side of `drawn` is 0, the region keeps its
 /// shape.
 ///
-/// diffusers 0.42.1 (`VaeImageProcessor.get_crop_region`) computes the same region. It differs for
-/// an empty mask only: it divides by zero, or returns a region without meaning, whose right side may
+/// diffusers 0.42.1 (`VaeImageProcessor.get_crop_region`) computes the same region. It differs only
+/// for an empty mask: it divides by zero, or returns a region without meaning, whose right side may
 /// be left of its left side.
 pub(crate) fn region(mask: &GrayImage, padding: u32, drawn: [u32; 2]) -> Option<[u32; 4]> {
     let size = [mask.width(), mask.height()].map(i64::from);

@@ -458,14 +458,7 @@ mod tests {
 
     #[test]
     fn long_pictures_have_the_size() {
-        let sizes = [
-            (1, 1),
-            (1, 10_000),
-            (10_000, 1),
-            (1, 3_000_000),
-            (3_000_000, 1),
-            (0, 5),
-        ];
+        let sizes = [(1, 1), (1, 50_000), (50_000, 1), (0, 5), (5, 0)];
         for (width, height) in sizes {
             let picture = GrayImage::new(width, height);
             for resize in [Resize::Stretch, Resize::Crop, Resize::Fill, Resize::Latent] {
