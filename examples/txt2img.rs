@@ -1,4 +1,4 @@
-//! Draws a picture of a prompt and writes it as a PNG.
+//! Draws a picture of a prompt and writes it as a PNG, JPEG or WebP.
 //!
 //! ```sh
 //! cargo run --release --example txt2img -- "a fox" --seed 7 --steps 20 --output fox.png
@@ -16,7 +16,7 @@ use std::{
 use clap::Parser;
 use safetensors::{Dtype, tensor::TensorView};
 use sd_examples::{
-    Failure, PNG, SAFETENSORS, check_output, numbered,
+    Failure, PICTURES, SAFETENSORS, check_output, encode, numbered,
     options::{Options, positive, prompt_warnings, summary, tell_warnings},
     print, progress_bar, save_new, slug,
     start::{HiresOptions, StartOptions},
@@ -35,8 +35,9 @@ struct Arguments {
     /// What to draw
     #[arg(required_unless_present = "like")]
     prompt: Option<String>,
-    /// PNG with an infotext, written by this program or by WebUI: draws the same picture again,
-    /// with the changes that other options make
+    /// PNG, JPEG or WebP that says how it was made, written by this program, WebUI, ComfyUI,
+    /// InvokeAI or NovelAI: draws the same picture again, with the changes that other options make,
+    /// and warns about everything that differs
     #[arg(long, value_name = "FILE")]
     like: Option<PathBuf>,
     #[command(flatten)]
@@ -51,8 +52,9 @@ struct Arguments {
     /// Pictures per model call; more than 1 is slower on a CPU and changes the pictures a little
     #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
     batch: usize,
-    /// PNG to write, replacing a file of that name; with --count, name-1.png, name-2.png …
-    /// [default: a new file in this folder, named after the prompt and the seed]
+    /// File to write, replacing a file of that name; with --count, name-1.png, name-2.png … The
+    /// extension chooses the format: .png, .jpg (quality 95) or .webp (lossless) [default: a new
+    /// PNG in this folder, named after the prompt and the seed]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// safetensors file to write as well, replacing a file of that name: the embeddings (and pooled
@@ -135,7 +137,7 @@ impl<'a> Like<'a> {
         match Infotext::read(path).map_err(Failure::at(path))? {
             Some(infotext) => Ok(Self { path, infotext }),
             None => Err(Failure::Work(format!(
-                "{}: the file does not say how it was made (no `parameters` text)",
+                "{}: the file does not say how it was made",
                 path.display()
             ))),
         }
@@ -165,7 +167,7 @@ impl<'a> Like<'a> {
 /// Checks the output files before anything is drawn.
 fn check_outputs(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(path) = &arguments.output {
-        check_output("output", path, PNG)?;
+        check_output("output", path, PICTURES)?;
     }
     if let Some(path) = &arguments.dump {
         check_output("dump", path, SAFETENSORS)?;
@@ -295,7 +297,9 @@ fn save(picture: &Picture, request: &Request, arguments: &Arguments) -> Result<(
     let saved = match &arguments.output {
         Some(path) => {
             let path = of_many(path);
-            picture.save_png(&path).map_err(Failure::at(&path))?;
+            let encoded = encode(&path, &picture.image, &picture.infotext());
+            let bytes = encoded.map_err(Failure::at(&path))?;
+            files::write(&path, &bytes).map_err(Failure::at(&path))?;
             path
         }
         None => {

@@ -18,7 +18,7 @@ use std::{
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use image::{ImageFormat, RgbImage};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use sd_onnx::{StopToken, files};
+use sd_onnx::{Infotext, StopToken, files};
 use sd_text::outside::{chain, escaped};
 use serde::Serialize;
 
@@ -149,8 +149,11 @@ pub fn progress_bar(count: u64, what: &'static str) -> ProgressBar {
     bar
 }
 
-/// The extensions of picture files.
+/// The extension of sheets.
 pub const PNG: &[&str] = &["png"];
+
+/// The extensions of pictures, which [`encode`] knows.
+pub const PICTURES: &[&str] = &["png", "jpg", "jpeg", "webp"];
 
 /// The extensions of tensor files.
 pub const SAFETENSORS: &[&str] = &["safetensors", "st"];
@@ -194,6 +197,27 @@ pub fn check_output(name: &str, path: &Path, extensions: &[&str]) -> Result<(), 
         )));
     }
     Ok(())
+}
+
+/// The quality of the JPEG files that [`encode`] makes.
+const JPEG_QUALITY: u8 = 95;
+
+/// Encodes a picture with its infotext, in the format that the path's extension names: `jpg`,
+/// `jpeg` or `webp`, which is lossless. Any other path is a PNG.
+///
+/// # Errors
+/// Returns an error if the picture is too large for the format, or the infotext is too long for a
+/// JPEG.
+pub fn encode(path: &Path, image: &RgbImage, infotext: &Infotext) -> io::Result<Vec<u8>> {
+    let extension = path.extension().unwrap_or_default();
+    let is = |known: &str| extension.eq_ignore_ascii_case(known);
+    if is("jpg") || is("jpeg") {
+        files::jpeg(image, JPEG_QUALITY, Some(infotext))
+    } else if is("webp") {
+        files::webp(image, Some(infotext))
+    } else {
+        files::png(image, Some(infotext))
+    }
 }
 
 /// Writes a sheet as a PNG without infotext, and prints its path.

@@ -246,8 +246,8 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
             "unexpected argument 'fox' found; quote a prompt of several words",
         ),
         (
-            &["fox", "--output", "x.jpg"],
-            "--output is x.jpg, expected a name that ends in .png",
+            &["fox", "--output", "x.gif"],
+            "--output is x.gif, expected a name that ends in .png or .jpg or .jpeg or .webp",
         ),
         (
             &["fox", "--dump", "x.npz"],
@@ -541,6 +541,28 @@ fn a_reader_that_is_gone_is_no_panic() {
             .code(),
         Some(2)
     );
+}
+
+#[test]
+fn the_extension_chooses_the_format_and_each_is_drawn_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let read = |name: &str| fs::read(path.join(name)).unwrap();
+    let draw = ["a fox", "--steps", "2", "--seed", "7"];
+    let starts: [(&str, &[u8]); 4] = [
+        ("a.png", b"\x89PNG"),
+        ("a.jpg", b"\xff\xd8\xff"),
+        ("a.JPEG", b"\xff\xd8\xff"),
+        ("a.webp", b"RIFF"),
+    ];
+    for (name, start) in starts {
+        TXT2IMG.succeed(path, &[&draw[..], &["--output", name]].concat());
+        assert!(read(name).starts_with(start), "{name}");
+        let (_, stderr) = TXT2IMG.succeed(path, &["--like", name, "--output", "again.png"]);
+        assert!(!stderr.contains("warning"), "{name}: {stderr}");
+        assert!(read("again.png") == read("a.png"), "{name}");
+    }
+    assert_eq!(picture(path, "a.webp"), picture(path, "a.png"));
 }
 
 #[test]

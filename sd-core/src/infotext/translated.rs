@@ -99,7 +99,7 @@ mod tests {
     fn weights_stay_the_same() {
         for (text, syntax) in [
             ("a (red:1.3) fox", Syntax::ComfyUi),
-            ("((a) [b] \\(c\\):0.5), {d|e}", Syntax::ComfyUi),
+            ("((a) [b] \\(c\\):0.5), {d, e}", Syntax::ComfyUi),
             ("(a (b:1.2) c:1.5)", Syntax::ComfyUi),
             ("a red+ (blue fox)1.3 ball--", Syntax::Compel),
             ("back\\\\slash [a:b:0.5]", Syntax::ComfyUi),

@@ -36,13 +36,15 @@ def size(info):
 
 def sampler(found):
     parameters = found.parameters
+    name = found.model.name if found.model else None
     return {
         "name": found.name,
         "scheduler": text(parameters.get("scheduler")),
         "steps": text(parameters.get("steps")),
         "cfg_scale": text(parameters.get("cfg_scale")),
         "seed": text(parameters.get("seed")),
-        "model": found.model.name if found.model else None,
+        # Behind a LoRA, sd-parsers takes the link for the name.
+        "model": name if isinstance(name, str) else None,
         "prompts": [prompt.value for prompt in found.prompts],
         "negatives": [prompt.value for prompt in found.negative_prompts],
     }

@@ -114,17 +114,36 @@ impl Graph {
         })
     }
 
-    /// Returns which nodes `from` depend on, including themselves, through all inputs but `not`.
-    pub fn reached(&self, from: impl IntoIterator<Item = usize>, not: &[&str]) -> Vec<bool> {
+    /// Returns which nodes `from` depend on, including themselves.
+    pub fn reached(&self, from: impl IntoIterator<Item = usize>) -> Vec<bool> {
         let mut reached = vec![false; self.len()];
         let mut todo: Vec<_> = from.into_iter().collect();
         while let Some(node) = todo.pop() {
             if !std::mem::replace(&mut reached[node], true) {
-                let links = self.links(node).filter(|(key, _)| !not.contains(key));
-                todo.extend(links.map(|(_, link)| link.node));
+                todo.extend(self.links(node).map(|(_, link)| link.node));
             }
         }
         reached
+    }
+
+    /// Returns which nodes depend on another node that `is`, through all inputs but `not`.
+    pub fn depend_on(&self, not: &[&str], is: impl Fn(usize) -> bool) -> Vec<bool> {
+        let mut users: Vec<Vec<usize>> = vec![Vec::new(); self.len()];
+        for node in 0..self.len() {
+            for (_, link) in self.links(node).filter(|(key, _)| !not.contains(key)) {
+                users[link.node].push(node);
+            }
+        }
+        let mut depends = vec![false; self.len()];
+        let mut todo: Vec<_> = (0..self.len()).filter(|&node| is(node)).collect();
+        while let Some(node) = todo.pop() {
+            for &user in &users[node] {
+                if !std::mem::replace(&mut depends[user], true) {
+                    todo.push(user);
+                }
+            }
+        }
+        depends
     }
 
     /// Returns the nodes whose outputs ComfyUI computes: those that save or show pictures, or all

@@ -22,19 +22,15 @@ pub(in crate::infotext) const VERSION: &str = "ComfyUI";
 pub(in crate::infotext) fn infotext(text: &str) -> Result<Infotext, InfotextError> {
     let unreadable = InfotextError::OtherFormat(COMFYUI);
     let graph = Graph::parse(text).ok_or(unreadable.clone())?;
-    let reached = graph.reached(graph.outputs(), &[]);
+    let reached = graph.reached(graph.outputs());
     let samplers: Vec<usize> = (0..graph.len())
         .filter(|&node| reached[node] && is_sampler(&graph, node))
         .collect();
-    // The first sampler has no other one before it.
-    let is_first = |&sampler: &usize| {
-        let before = graph
-            .links(sampler)
-            .filter(|(key, _)| !BESIDE.contains(key));
-        let before = graph.reached(before.map(|(_, link)| link.node), &BESIDE);
-        samplers.iter().all(|&other| !before[other])
-    };
-    let first = samplers.iter().copied().find(is_first).ok_or(unreadable)?;
+    let has_before = graph.depend_on(&BESIDE, |node| is_sampler(&graph, node));
+    let mut firsts = samplers.iter().copied();
+    let first = firsts
+        .find(|&node| !has_before[node])
+        .ok_or(unreadable.clone())?;
     let mut reader = Reader {
         is_read: vec![false; graph.len()],
         graph: &graph,
@@ -44,7 +40,11 @@ pub(in crate::infotext) fn infotext(text: &str) -> Result<Infotext, InfotextErro
     };
     reader.sampler(first);
     reader.others(&reached, &samplers);
-    Ok(reader.building.done(VERSION))
+    let infotext = reader.building.done(VERSION);
+    if infotext.get(keys::STEPS).is_none() && infotext.get(keys::SAMPLER).is_none() {
+        return Err(unreadable);
+    }
+    Ok(infotext)
 }
 
 /// Returns the graph in a text of EXIF data: `prompt:{…}`. ComfyUI writes it in lower case, and
