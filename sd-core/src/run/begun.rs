@@ -8,7 +8,7 @@ use sd_schedulers::{
 
 use super::{Batch, blend::clean_share};
 use crate::{
-    GenerateError, MaskedContent, Posterior, Stage,
+    GenerateError, MaskRule, MaskedContent, Posterior, Stage,
     plan::Planned,
     start::{Begin, Clean, EncodedMask, EncodedStart, StartBeside},
 };
@@ -133,7 +133,10 @@ impl Drawn {
             clean: zeros(matches!(start.clean, Some(Clean::Encoded(_)))),
             // diffusers' inpainting pipelines also draw it if the network does not take it. The
             // picture of an instruct-pix2pix model is not sampled.
-            beside: zeros(start.mask.is_some()),
+            beside: zeros(match (&start.mask, &start.beside) {
+                (Some(mask), None) => mask.rule == MaskRule::Diffusers,
+                (mask, _) => mask.is_some(),
+            }),
         }
     }
 

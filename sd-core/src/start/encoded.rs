@@ -83,6 +83,7 @@ pub(crate) struct EncodedMask {
     pub shares: Array2<f32>,
     /// The mask beside the latents, `[h, w]`, 0 or 1.
     pub beside: Array2<f32>,
+    pub rule: MaskRule,
     pub content: MaskedContent,
     /// Whether the run keeps the latents outside of the mask.
     pub blends: bool,
@@ -113,6 +114,7 @@ impl EncodedStart {
             EncodedMask {
                 shares: latent_mask(mask, of.rule, plan.latents),
                 beside: nearest(mask, plan.latents),
+                rule: of.rule,
                 content: of.content,
                 // By diffusers' rules, an inpainting model sees the picture beside the latents, and
                 // needs no blending.
