@@ -1,0 +1,83 @@
+//! The second pass of a request.
+
+use ndarray::Array4;
+
+use super::{Planned, check_pass, size};
+use crate::{Hires, Problem, Request, Start, Upscaler, hires::Enlarged, parts::Parts};
+
+/// The second pass of a request.
+#[derive(Debug)]
+pub(crate) struct Second {
+    pub upscaler: Upscaler,
+    /// The sizes in pixels.
+    pub sizes: Enlarged,
+    pub planned: Planned,
+}
+
+/// Returns the plan of a second pass, or adds at least one problem unless the first pass has one.
+pub(super) fn check_second(
+    parts: &Parts,
+    request: &Request,
+    hires: &Hires,
+    first: Option<&Planned>,
+    problems: &mut Vec<Problem>,
+) -> Option<Second> {
+    let inputs = parts.denoiser.inputs();
+    if request.start.is_some() {
+        let expected = "nothing beside a start, which a second pass cannot follow";
+        problems.push(Problem::new("hires", expected, "given"));
+        return None;
+    }
+    if inputs.extra_channels > 0 {
+        let expected = "nothing, as this model takes channels beside the latents in one size";
+        problems.push(Problem::new("hires", expected, "given"));
+        return None;
+    }
+    let (size, _) = size(parts, request).ok()?;
+    let factor = parts.codec.factor();
+    // The smallest multiple of 8 and of the pixels of a patch.
+    let patch = factor * inputs.patch;
+    let unit = (1..=patch).map(|n| 8 * n).find(|unit| unit % patch == 0);
+    let unit = unit.unwrap_or(8) as u32;
+    let sizes = hires.enlarged([size.width(), size.height()], unit);
+    let sizes = sizes.map_err(|problem| problems.push(problem)).ok()?;
+    // The true latents are known when the first pass is over.
+    let [width, height] = sizes.size.map(|side| side as usize / factor);
+    let most = parts.max_pixels as usize / (factor * factor).max(1);
+    let stand_in = match width.saturating_mul(height) <= most {
+        true => Array4::zeros((1, inputs.channels, height, width)),
+        false => Array4::zeros((1, inputs.channels, 0, 0)),
+    };
+    let mut second = hires.request(request, sizes, Start::latents(stand_in));
+    let conditioned = &mut second.sizes;
+    if inputs.sizes.is_some() && conditioned.original.or(conditioned.target).is_none() {
+        // WebUI describes the picture before what hangs over is cut off.
+        let [width, height] = sizes.covering;
+        *conditioned = conditioned.original(width, height).target(width, height);
+    }
+    let before = first.map(|first| first.reading.steps.steps);
+    let mut found = Vec::new();
+    let planned = check_pass(parts, &second, before, &mut found);
+    let known = problems.len();
+    for problem in found {
+        let field = problem
+            .field
+            .strip_prefix("start.")
+            .unwrap_or(&problem.field);
+        let is_known = problems[..known].iter().any(|it| it.field == *field);
+        // The stand-in has the right shape, unless the size is at fault.
+        if is_known || problem.field == "start.from" {
+            continue;
+        }
+        let field = format!("hires.{field}");
+        problems.push(Problem {
+            field: field.into(),
+            ..problem
+        });
+    }
+    Some(Second {
+        upscaler: hires.upscaler,
+        sizes,
+        planned: planned?,
+    })
+}
