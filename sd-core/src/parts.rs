@@ -8,7 +8,7 @@ use sd_text::PromptEncoder;
 
 use crate::{
     Defaults, Denoiser, GenerateError, ImageSize, LatentCodec, LatentRgb, LoraCall, LoraNetworks,
-    Request, Stage, StopToken,
+    MaskRule, Request, Stage, StopToken,
     lora::{Callable, Lora},
     model_id::ModelId,
 };
@@ -118,5 +118,6 @@ impl Parts {
 /// Returns whether diffusers has a pipeline of its own, for inpainting, for a request.
 fn redraws_a_part(request: &Request) -> bool {
     let mask = request.start.as_ref().and_then(|start| start.mask.as_ref());
-    mask.is_some() || request.beside.is_some()
+    let is_inpainting = mask.is_some_and(|mask| mask.rule == MaskRule::Diffusers);
+    is_inpainting || request.beside.is_some()
 }

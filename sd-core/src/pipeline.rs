@@ -103,7 +103,7 @@ impl PipelineBuilder {
     }
 
     /// Sets another scheduler configuration, and other defaults, for requests that redraw a part of
-    /// a picture: those with a [`Mask`](crate::Mask), or with channels
+    /// a picture: those with a [`Mask`](crate::Mask) of diffusers' rule, or with channels
     /// [beside](Request::beside) the latents.
     ///
     /// diffusers has separate pipeline classes for inpainting, which change a model's scheduler
