@@ -339,7 +339,8 @@ def of_inpainting(run, far):
     if fields["inpaint_full_res"]:
         far("4 pixels more of padding",
             inpaint_full_res_padding=fields["inpaint_full_res_padding"] + 4)
-        far("a region in its own ratio", own_ratio)
+        if case["checked"]:  # in other cases, the region has the ratio of the run
+            far("a region in its own ratio", own_ratio)
         far("the whole picture", on="images", inpaint_full_res=False)
     elif case["mask"] == "soft" or fields["mask_blur"]:
         far("laid over with the mask itself", not_doubled, on="images")
