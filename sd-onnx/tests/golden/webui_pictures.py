@@ -157,7 +157,6 @@ def record_picture(run, tensors, found):
     if p.mask_for_overlay is not None:
         grey = numpy.array(p.mask_for_overlay.convert("L"))
         tensors[f"{name}.overlay_mask"] = torch.from_numpy(grey)
-    tensors[f"{name}.sampled"] = used(run)[-1].latents  # before the last blend
     found["paste_to"] = p.paste_to
     if case["keep"]:
         tensors[f"{name}.before_overlay"] = torch.from_numpy(numpy.stack(run.before))
