@@ -188,7 +188,8 @@ fn completed(infotext: &Infotext, [width, height]: [u32; 2]) -> [u32; 2] {
     let [own_width, own_height] = first.unwrap_or([512, 512]).map(|side| side.max(1));
     let scaled = |side: u32, to: u32, own: u32| {
         let side = u64::from(side) * u64::from(to) / u64::from(own);
-        side.try_into().unwrap_or(u32::MAX)
+        // WebUI rounds the latents down.
+        u32::try_from(side / 8 * 8).unwrap_or(u32::MAX)
     };
     if height == 0 {
         [width, scaled(own_height, width, own_width)]

@@ -68,6 +68,11 @@ pub(super) fn rungs(
     let whole = is_webui.then(|| rungs.sigmas().to_vec());
     // WebUI's samplers on timesteps begin one rung below the noise level of their latents.
     let below = is_webui && of_timesteps && begin == Begin::Picture;
+    // WebUI counts their rungs from the cleanest, and there may be more rungs than steps.
+    let first = match below {
+        true => rungs.steps().saturating_sub(steps - first),
+        false => first,
+    };
     let noised_at = whole.as_ref().filter(|_| below);
     let noised_at = noised_at.and_then(|sigmas| sigmas.get(first).copied());
     let rungs = match begin {

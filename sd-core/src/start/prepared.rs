@@ -168,6 +168,7 @@ impl Finish {
     /// Finishes a decoded picture `[1, 3, h, w]`: corrects its colors, and puts back what is kept
     /// of the original. The result may have another size.
     pub fn apply(&self, mut pixels: Array4<f32>) -> Array4<f32> {
+        pixels.mapv_inplace(|value| value.clamp(-1.0, 1.0));
         if let Some(like) = &self.colors {
             let drawn = to_rgb(pixels.index_axis(Axis(0), 0));
             pixels = from_rgb(&color::corrected(&drawn, like));

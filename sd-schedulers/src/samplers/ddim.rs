@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::row::{SamplerRow, WebUi};
-use super::steps::{add, ancestral, renoise};
+use super::steps::{add, ancestral, renoise, scale};
 use crate::{
     Ladder, Run, Rung, Rungs, Sampler, SchedulerConfig, Step,
     ladders::{Conventions, FirstX, NoisePath},
@@ -53,7 +53,8 @@ pub struct Ddim {
     /// Default: [`DdimTarget::NextRung`].
     pub target: DdimTarget,
     /// Whether the run ends on the last rung, so that it has one step and one call less than rungs,
-    /// as in WebUI's DDIM. A run with a single rung still makes its step.
+    /// as in WebUI's DDIM. The finished x, which still has the noise of that rung, is in the
+    /// variance-preserving scaling. A run with a single rung still makes its step.
     ///
     /// Default: false.
     pub stop_at_last_rung: bool,
@@ -208,6 +209,7 @@ impl Sampler for Ddim {
                 run.noise(at.sigma, target, &mut noise);
                 add(x, relabel * up, &noise);
             }
+            finish(x, rungs, at, total);
             run.step(Step {
                 total,
                 ..Step::new(rungs, at.index, x, &denoised)
@@ -239,6 +241,14 @@ impl DdimTarget {
             _ if set_alpha_to_one => 0.0,
             _ => (rungs.in_run(rungs.schedule().sigma_min()) as f32).min(at.sigma),
         }
+    }
+}
+
+/// Scales x after the last of `total` steps if the run ends above sigma 0. WebUI takes x in the
+/// variance-preserving scaling as the finished sample.
+pub(super) fn finish(x: &mut [f32], rungs: &Rungs, at: Rung, total: usize) {
+    if at.index + 1 == total && total < rungs.steps() {
+        scale(x, relabel(rungs, rungs.sigmas()[total], 0.0));
     }
 }
 

@@ -5,7 +5,7 @@ use multiversion::multiversion;
 
 use serde::{Deserialize, Serialize};
 
-use super::ddim::{DdimTarget, relabel, sigma_at, steps, stride};
+use super::ddim::{DdimTarget, finish, relabel, sigma_at, steps, stride};
 use super::history::{ADAMS_BASHFORTH, History};
 use super::row::{CallFormula, SamplerRow, WebUi};
 use super::steps::{add, slid};
@@ -216,6 +216,7 @@ impl Sampler for Pndm {
                 outputs.step(x, &denoised, f64::from(target) / f64::from(at.sigma), older);
                 scale(x, relabel(rungs, target, next));
             }
+            finish(x, rungs, at, total);
             run.step(Step {
                 total,
                 ..Step::new(rungs, at.index, x, &denoised)
