@@ -63,11 +63,11 @@ def read(manager, path):
         return {"error": f"{type(error).__name__}: {error}"}
     if info is None:
         return {"error": "nothing found"}
-    metadata = {key: text(info.metadata.get(key)) for key in ("steps", "Steps") if key in info.metadata}
+    steps = [info.metadata[key] for key in ("steps", "Steps") if key in info.metadata]
     return {
         "generator": info.generator.value,
         "size": size(info),
-        "steps": next(iter(metadata.values()), None),
+        "steps": text(steps[0]) if steps else None,
         "samplers": [sampler(found) for found in info.samplers],
     }
 
