@@ -1,5 +1,5 @@
 //! Infotexts: how a picture was made, in the text format that AUTOMATIC1111's WebUI writes into its
-//! PNG files and reads back.
+//! files and reads back.
 //!
 //! The text is the prompt, then the negative prompt after `Negative prompt: ` if there is one, and
 //! then a last line of entries, each with a key and a value:
@@ -18,8 +18,20 @@
 //! back, and reports what it cannot reproduce as a difference.
 //!
 #![doc = include_str!("keys.md")]
+//! # Files
+//! [`Infotext::read`] reads PNG, JPEG and WebP files, and
+//! [`files::png`](crate::files::png), [`files::jpeg`](crate::files::jpeg) and
+//! [`files::webp`](crate::files::webp) write them.
+//!
+//! - PNG: the text chunk `parameters`, of any length.
+//! - JPEG and WebP: the EXIF field `UserComment`, as `UNICODE` and big-endian UTF-16. A JPEG holds
+//!   at most 64 KB of EXIF data, which is an error for a longer text. Comments in either byte
+//!   order, in ASCII and in plain UTF-8 are read, too, and comments in JIS are refused.
+//! - PNG, when nothing else says how it was made: a text hidden in the lowest bits of alpha or of
+//!   the colours, as the WebUI extension "stealth pnginfo" and NovelAI write it.
+//!
 //! # Other programs
-//! Several other programs write this format with different names. These are read:
+//! Several other programs write WebUI's format with different names. These are read:
 //!
 //! - ComfyUI's nodes that save pictures: `Sampler: dpmpp_2m_sde_gpu` with `Scheduler: karras`,
 //!   `Sampler: euler_karras`, or WebUI's names with `Version: ComfyUI`. The sampler is found by
@@ -32,6 +44,23 @@
 //!   (`DPM SDE`, `TCD`), and the ladder by `Sampler sigma` or `Sampler spacing`. The sampler has
 //!   the options of its [row](sd_schedulers::samplers::TABLE), which is a difference.
 //! - Fooocus, if it is set to WebUI's format, and Civitai, including texts on a single line.
+//!
+//! These programs have formats of their own, which [`Infotext::read`] translates to WebUI's keys.
+//! Everything that does not map becomes an entry `Not read`, a sentence that
+//! [`Infotext::request`] reports as a difference:
+//!
+//! - ComfyUI's graph, in the `prompt` chunk of a PNG, or in the EXIF data of a WebP. The settings
+//!   are those of the first sampler (`KSampler`, `KSamplerAdvanced`, `SamplerCustom`,
+//!   `SamplerCustomAdvanced`), found through its links. A chain of `LoraLoader` nodes becomes
+//!   calls such as `<lora:name:0.6:0.8>` in the prompt, which is then translated to
+//!   [`Syntax::WebUi`](sd_text::Syntax::WebUi). A second `KSamplerAdvanced` that finishes the run
+//!   with another model is the refiner. Each other node that the picture depends on is a
+//!   difference: further samplers, upscalers, ControlNets, merged models, nodes that are not known.
+//! - InvokeAI's `invokeai_metadata` (version 3 and later), `sd-metadata` (2) and `Dream` (1). The
+//!   samplers are those of diffusers, as for SD.Next, and the prompts are read as
+//!   [`Syntax::Compel`](sd_text::Syntax::Compel).
+//! - NovelAI's `Comment`. `{x}` and `[x]` in its prompts become weights of 1.05 and 1 / 1.05. As in
+//!   WebUI, `Clip skip` is 2 and `ENSD` is 31337.
 //!
 //! An unknown schedule type is replaced by the sampler's usual ladder. An unknown sampler whose
 //! name begins with a known name (`DPM++ 2M Turbo`) is replaced by the known sampler. Both are

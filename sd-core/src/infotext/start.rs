@@ -126,8 +126,8 @@ impl Infotext {
     /// started from, and the mask if there was one. Returns `None` if the infotext does not name a
     /// strength, because the run started from noise, or if it names a second pass instead.
     ///
-    /// A file of WebUI gets WebUI's [rule](Start::rule), and a file of ComfyUI gets ComfyUI's. Options that cannot be read have their
-    /// defaults.
+    /// A file of WebUI gets WebUI's [rule](Start::rule), and a file of ComfyUI gets ComfyUI's.
+    /// Options that cannot be read have their defaults.
     ///
     /// ```
     /// use sd_core::{Infotext, image::RgbImage};

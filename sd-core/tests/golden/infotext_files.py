@@ -12,9 +12,13 @@ import json
 import pathlib
 import struct
 
+import PIL
 import piexif
 import piexif.helper
 from PIL import Image, PngImagePlugin
+
+assert piexif.VERSION == "1.1.3"
+assert PIL.__version__.startswith("13.0")
 
 HERE = pathlib.Path(__file__).parent / "infotext-files"
 ENTRIES = "Steps: 20, Sampler: Euler a, Schedule type: Karras, CFG scale: 6.5, Seed: 42, Size: 64x96"
@@ -40,7 +44,7 @@ def user_comment(text):
 
 
 def little_endian(comment):
-    """A TIFF in the other byte order, as .NET and Civitai's on-site generator write it."""
+    """A TIFF in the other byte order, as programs outside Python often write it."""
     first, second = 8, 8 + 2 + 12 + 4
     place = second + 2 + 12 + 4
     tiff = b"II*\0" + struct.pack("<I", first)

@@ -7,13 +7,18 @@ a file. For others, such as the pictures of sd-parsers' own tests and of ComfyUI
 the folder in the environment variable SD_INFOTEXT_FILES. Needs sd-parsers 0.6 and Pillow 13.0.
 """
 
+import importlib.metadata
 import json
 import pathlib
 import sys
 
+import PIL
 from PIL import Image
 from sd_parsers import ParserManager
 from sd_parsers.extractors import Eagerness
+
+assert importlib.metadata.version("sd-parsers") == "0.6"
+assert PIL.__version__.startswith("13.0")
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
 
@@ -42,7 +47,7 @@ def sampler(found):
         "scheduler": text(parameters.get("scheduler")),
         "steps": text(parameters.get("steps")),
         "cfg_scale": text(parameters.get("cfg_scale")),
-        "seed": text(parameters.get("seed")),
+        "seed": text(parameters.get("seed", parameters.get("noise_seed"))),
         # Behind a LoRA, sd-parsers takes the link for the name.
         "model": name if isinstance(name, str) else None,
         "prompts": [prompt.value for prompt in found.prompts],
@@ -58,11 +63,11 @@ def read(manager, path):
         return {"error": f"{type(error).__name__}: {error}"}
     if info is None:
         return {"error": "nothing found"}
-    metadata = {key: text(info.metadata.get(key)) for key in ("steps", "Steps") if key in info.metadata}
+    steps = [info.metadata[key] for key in ("steps", "Steps") if key in info.metadata]
     return {
         "generator": info.generator.value,
         "size": size(info),
-        "steps": next(iter(metadata.values()), None),
+        "steps": text(steps[0]) if steps else None,
         "samplers": [sampler(found) for found in info.samplers],
     }
 

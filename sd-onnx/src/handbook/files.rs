@@ -436,8 +436,9 @@
 //! # PNG files
 //! [`Picture::save_png`](crate::Picture::save_png) writes the settings of the picture into the
 //! file, in the text format that WebUI and its relatives write and read.
-//! [`infotext`](crate::infotext) lists the keys. [`Infotext::read`](crate::Infotext::read)
-//! reads the text back, also from files of these programs.
+//! [`files::jpeg`](crate::files::jpeg) and [`files::webp`](crate::files::webp) write it into other
+//! files. [`infotext`](crate::infotext) lists the keys. [`Infotext::read`](crate::Infotext::read)
+//! reads the text back, also from files of these programs, ComfyUI, InvokeAI and NovelAI.
 //! [`Infotext::request`](crate::Infotext::request) turns it into a request and lists what cannot be
 //! reproduced.
 //!

@@ -78,10 +78,16 @@ fn of_comment(
         building.entry(keys::MODEL_HASH, is_hash.then(|| hash.to_lowercase()));
         building.entry(keys::MODEL, Some(if is_hash { name } else { source }));
     }
-    building.entry(
-        keys::DENOISING_STRENGTH,
-        get("strength").filter(|it| it != "1" && it != "1.0"),
-    );
+    // The key is there for every picture, also for one from noise.
+    match (get("request_type").as_deref(), get("strength")) {
+        (Some("Img2ImgRequest"), strength) => building.entry(keys::DENOISING_STRENGTH, strength),
+        (None, Some(strength)) => building.unread(format!(
+            "NovelAI's `strength: {}` counts only if the run started from a picture, which the \
+             file does not say",
+            printable(strength)
+        )),
+        _ => {}
+    }
     building.entry(keys::CLIP_SKIP, Some(2));
     building.entry(keys::ENSD, Some(31337));
     for (key, value) in comment {
@@ -91,9 +97,10 @@ fn of_comment(
                 matches!(value.as_f64(), Some(0.0 | 1.0))
             }
             "n_samples" => value.as_u64() == Some(1),
-            "request_type" => value
-                .as_str()
-                .is_some_and(|it| it.contains("PromptGenerateRequest")),
+            "request_type" => matches!(
+                value.as_str(),
+                Some("PromptGenerateRequest" | "Img2ImgRequest")
+            ),
             _ => is_off(value),
         };
         if !is_known && !is_usual {
@@ -157,5 +164,30 @@ fn ladder(schedule: &str) -> &str {
         "exponential" => "Exponential",
         "polyexponential" => "Polyexponential",
         other => other,
+    }
+}
+
+#[cfg(test)]
+// A failed `unwrap` is a failed test.
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::infotext::NOT_READ;
+
+    #[test]
+    fn a_strength_counts_only_for_pictures_from_pictures() {
+        let read = |request: &str| {
+            let comment = r#""steps": 5, "sampler": "ddim", "strength": 0.7, "uc": """#;
+            json(&format!("{{{comment}{request}}}")).unwrap()
+        };
+        let from_picture = read(r#", "request_type": "Img2ImgRequest""#);
+        assert_eq!(from_picture.get(keys::DENOISING_STRENGTH), Some("0.7"));
+        let from_noise = read(r#", "request_type": "PromptGenerateRequest""#);
+        let unknown = read("");
+        for infotext in [&from_noise, &unknown] {
+            assert_eq!(infotext.get(keys::DENOISING_STRENGTH), None);
+        }
+        let is_said = |infotext: &Infotext| infotext.get(NOT_READ).is_some();
+        assert_eq!([&from_noise, &unknown].map(is_said), [false, true]);
     }
 }

@@ -156,11 +156,11 @@ impl Graph {
             }
         }
         let ends: Vec<_> = (0..self.len()).filter(|&node| !is_used[node]).collect();
-        let saves = |&node: &usize| {
-            let class = self.nodes[node].class.to_lowercase();
-            class.contains("save") || class.contains("preview")
-        };
-        let saving: Vec<_> = ends.iter().copied().filter(saves).collect();
+        let saving: Vec<_> = ends
+            .iter()
+            .copied()
+            .filter(|&node| saves(&self.nodes[node].class))
+            .collect();
         if saving.is_empty() { ends } else { saving }
     }
 
@@ -178,4 +178,10 @@ impl Graph {
         };
         printable(format_args!("{} ({}{values})", node.id, node.class))
     }
+}
+
+/// Returns whether nodes of a class save or show pictures.
+pub(super) fn saves(class: &str) -> bool {
+    let class = class.to_lowercase();
+    class.contains("save") || class.contains("preview")
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{Building, lora, stem, written};
 use crate::infotext::{COMFYUI, Infotext, InfotextError, keys};
-use graph::{Graph, Link};
+use graph::{Graph, Link, saves};
 use sampler::is_sampler;
 
 /// The value of `Version`.
@@ -37,8 +37,16 @@ pub(in crate::infotext) fn infotext(text: &str) -> Result<Infotext, InfotextErro
         building: Building::default(),
         loras: Vec::new(),
         skips: Vec::new(),
+        refiner: None,
     };
+    if let [_, _] = samplers[..]
+        && let Some(&second) = samplers.iter().find(|&&node| node != first)
+        && reader.is_refiner(first, second)
+    {
+        reader.refiner = Some(second);
+    }
     reader.sampler(first);
+    reader.refined();
     reader.others(&reached, &samplers);
     let infotext = reader.building.done(VERSION);
     if infotext.get(keys::STEPS).is_none() && infotext.get(keys::SAMPLER).is_none() {
@@ -60,10 +68,7 @@ const BESIDE: [&str; 9] = [
 ];
 
 /// Classes of nodes that do not change the picture, or only load what another node applies.
-const INERT: [&str; 13] = [
-    "SaveImage",
-    "SaveImageWebsocket",
-    "PreviewImage",
+const INERT: [&str; 10] = [
     "Note",
     "MarkdownNote",
     "Reroute",
@@ -107,6 +112,8 @@ struct Reader<'a> {
     loras: Vec<CalledLora>,
     /// The clip skip of each text.
     skips: Vec<Option<u64>>,
+    /// The sampler that finishes the run with another model.
+    refiner: Option<usize>,
 }
 
 struct CalledLora {
@@ -407,7 +414,7 @@ impl Reader<'_> {
                 self.building.entry("VAE", name.as_deref().map(stem));
                 continue;
             }
-            if self.is_read[node] || INERT.contains(&class) {
+            if self.is_read[node] || INERT.contains(&class) || saves(class) {
                 continue;
             }
             let named = self.graph.named(node);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Graph, Reader, Text};
+use super::{Graph, Reader, Text, stem};
 use crate::infotext::keys;
 
 /// The key of ComfyUI's ladder.
@@ -168,13 +168,88 @@ impl Reader<'_> {
         }
     }
 
-    /// Notes that a KSamplerAdvanced ran only a part of its steps.
-    fn part(&mut self, node: usize) {
+    /// Returns whether `second` finishes the run of `first` on the same ladder, as SDXL's refiner
+    /// does.
+    pub(super) fn is_refiner(&mut self, first: usize, second: usize) -> bool {
+        let [a, b] = [first, second].map(|node| self.graph.node(node).class.as_str());
+        let latents = self.link(second, "latent_image").map(|link| link.node);
+        if [a, b] != ["KSamplerAdvanced"; 2] || latents != Some(first) {
+            return false;
+        }
+        let same = ["steps", "cfg", "sampler_name", "scheduler"];
+        let is = |value: Option<String>, expected| value.as_deref() == Some(expected);
+        let [(steps, start, at), (_, from, end)] = [first, second].map(|node| self.span(node));
+        (start, from) == (0, at)
+            && (1..steps).contains(&at)
+            && end == steps
+            && same
+                .iter()
+                .all(|key| self.value(first, key) == self.value(second, key))
+            && is(self.text_of(first, "add_noise"), "enable")
+            && is(self.text_of(first, "return_with_leftover_noise"), "enable")
+            && is(self.text_of(second, "add_noise"), "disable")
+            && is(
+                self.text_of(second, "return_with_leftover_noise"),
+                "disable",
+            )
+    }
+
+    /// Adds the model of the refiner and its share of the steps. Its texts are only read if they
+    /// are those of the first sampler.
+    pub(super) fn refined(&mut self) {
+        let Some(node) = self.refiner else {
+            return;
+        };
+        let Some(model) = self.link(node, "model").map(|link| link.node) else {
+            return;
+        };
+        let name = self.text_of(model, "ckpt_name");
+        let Some(name) = name.filter(|_| self.is_plain_loader(model)) else {
+            return;
+        };
+        self.is_read[node] = true;
+        self.is_read[model] = true;
+        let (steps, at, _) = self.span(node);
+        self.building.entry(keys::REFINER, Some(stem(&name)));
+        // The run switches at the first step of at least `share · steps` in f32, which may round up.
+        let share = |at: f64| (at / steps as f64) as f32;
+        let exact = share(at as f64);
+        let share = if exact * steps as f32 > at as f32 {
+            share(at as f64 - 0.5)
+        } else {
+            exact
+        };
+        self.building.entry(keys::REFINER_SWITCH_AT, Some(share));
+        self.building
+            .entry(keys::REFINER_SWITCH_BY_SAMPLING_STEPS, Some("True"));
+        for key in ["positive", "negative"] {
+            let Some(text) = self.link(node, key).map(|link| link.node) else {
+                continue;
+            };
+            let of_first = match key {
+                "positive" => self.building.prompt.clone(),
+                _ => self.building.negative.clone(),
+            };
+            let is_plain = self.graph.node(text).class == "CLIPTextEncode";
+            if is_plain && self.text_of(text, "text") == Some(of_first) {
+                self.is_read[text] = true;
+            }
+        }
+    }
+
+    /// Returns the number of steps of a KSamplerAdvanced, the first one that it runs, and the end
+    /// of those that it runs.
+    fn span(&mut self, node: usize) -> (u64, u64, u64) {
         let [steps, start, end] = ["steps", "start_at_step", "end_at_step"]
             .map(|key| self.value(node, key).and_then(|value| value.as_u64()));
-        let (steps, start) = (steps.unwrap_or(0), start.unwrap_or(0));
-        let end = end.unwrap_or(steps).min(steps);
-        if start > 0 || end < steps {
+        let steps = steps.unwrap_or(0);
+        (steps, start.unwrap_or(0), end.unwrap_or(steps).min(steps))
+    }
+
+    /// Notes that a KSamplerAdvanced ran only a part of its steps.
+    fn part(&mut self, node: usize) {
+        let (steps, start, end) = self.span(node);
+        if (start > 0 || end < steps) && self.refiner.is_none() {
             self.building.unread(format!(
                 "ComfyUI's sampler ran the steps from {start} to {end} of {steps}, and all are run \
                  here"
