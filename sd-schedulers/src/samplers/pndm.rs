@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ddim::{DdimTarget, finish, relabel, sigma_at, steps, stride};
 use super::history::{ADAMS_BASHFORTH, History};
 use super::row::{CallFormula, SamplerRow, WebUi};
-use super::steps::{add, slid};
+use super::steps::{add, scale, slid};
 use crate::{
     Ladder, Prediction, Run, Rung, Rungs, Sampler, SchedulerConfig, Step,
     ladders::Conventions,
@@ -318,12 +318,5 @@ fn follow(x: &mut [f32], go: [f64; 3], denoised: &[f32], newest: &[f32], mean: &
     let outputs = newest.iter().zip(mean);
     for ((x, denoised), (newest, mean)) in x.iter_mut().zip(denoised).zip(outputs) {
         *x = of_x * *x + of_denoised * denoised + of_change * (mean - newest);
-    }
-}
-
-fn scale(x: &mut [f32], factor: f64) {
-    let factor = factor as f32;
-    if factor != 1.0 {
-        x.iter_mut().for_each(|x| *x *= factor);
     }
 }

@@ -113,6 +113,13 @@ pub(super) fn two_calls_a_step(rungs: &Rungs) -> Calls {
     Calls::Exactly(2 * rungs.steps() - usize::from(ends_at_zero))
 }
 
+pub(super) fn scale(x: &mut [f32], factor: f64) {
+    let factor = factor as f32;
+    if factor != 1.0 {
+        x.iter_mut().for_each(|x| *x *= factor);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -164,7 +164,7 @@ def ddim(one=False, next_rung=False, stop=False, **options):
     """DDIM.
 
     `one`: the run ends at alpha-bar 1. `next_rung`: steps end at the next rung rather than a stride
-    of timesteps below. `stop`: the run ends on the last rung.
+    of timesteps below. `stop`: the run ends on the last rung, in the variance-preserving scaling.
     """
 
     def transcription(run):
@@ -180,7 +180,7 @@ def ddim(one=False, next_rung=False, stop=False, **options):
 
         steps = run.steps - 1 if stop and run.steps > 1 else run.steps
         targets = [target(i) for i in range(steps)]
-        rungs = run.sigmas[: steps + 1]
+        rungs = [*run.sigmas[:steps], 0.0 if stop else run.sigmas[steps]]
         return sde.ddim(run.toy, run.x, rungs, targets, flow=run.rungs.flow, noise=run.toy.noise, **options)
 
     return transcription
@@ -208,9 +208,8 @@ def pndm(skip_prk, one=False, next_rung=False, stop=False):
         if stop and n > 1:
             times = times[:-1]
         average = "v" if run.prediction == "v" else "epsilon"
-        return multistep.pndm(
-            run.toy, run.x, times, sigma_at, stride, middle, skip_prk, average, label=run.sigmas[len(times)]
-        )
+        label = 0.0 if stop else run.sigmas[len(times)]
+        return multistep.pndm(run.toy, run.x, times, sigma_at, stride, middle, skip_prk, average, label=label)
 
     return transcription
 
