@@ -1014,6 +1014,12 @@ impl Builder {
         )
     }
 
+    /// Opens the vision model in a model folder, if the folder has one.
+    pub(crate) fn vision_files_in(&self, path: &Path) -> Option<Result<VisionFiles, Error>> {
+        let open = || VisionFiles::open(path, self.variant.as_deref());
+        VisionFiles::is_in(path).then(open)
+    }
+
     /// Returns the reason why a setting of the builder cannot be part of a converted model.
     pub(crate) fn not_convertible(&self) -> Option<&'static str> {
         match self {
