@@ -1382,7 +1382,7 @@ fn check_not_seamless(graph: &Path, seamless: Seamless) -> Result<(), Error> {
 
 fn codec_of(folder: &Source, seamless: Seamless, engine: &Engine) -> Result<OnnxCodec, Error> {
     if let Some(path) = folder.exported_codec()? {
-        check_not_seamless(&path, seamless)?;
+        check_not_seamless(path, seamless)?;
         let is_xl = folder.towers().iter().any(|tower| tower.pooled);
         return OnnxCodec::exported(Codec::open(path, is_xl)?, engine);
     }
