@@ -704,7 +704,10 @@ fn like_a_seamless_picture_is_the_same_picture() {
         assert!(!stderr.contains("warning"), "{stderr}");
         let stderr = draw("other.png", &["--like", "first.png", "--seamless", "none"]);
         assert_eq!(picture(path, "other.png"), picture(path, "plain.png"));
-        assert!(stderr.contains("the picture is seamless along x"), "{stderr}");
+        assert!(
+            stderr.contains("the picture is seamless along x"),
+            "{stderr}"
+        );
     }
     let wrong = ["fox", "--seamless", "z"];
     TXT2IMG.fail(path, &wrong, 2, "expected x, y, xy or none");
