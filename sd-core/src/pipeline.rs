@@ -10,7 +10,7 @@ use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 use crate::{
     BuildError, Defaults, Denoiser, Event, Events, GenerateError, Generation, Guidance, Guided,
     ImageSize, Infotext, Inputs, LatentCodec, LatentDistribution, LatentRgb, LoraInfo, LoraLibrary,
-    NetworkReport, Problem, Problems, Reproduction, Request, Stage, StopToken,
+    NetworkReport, Problem, Problems, Reproduction, Request, StopToken,
     conditioning::Contexts,
     guided::Half,
     infotext::{self, keys},
@@ -20,6 +20,7 @@ use crate::{
     picture::{from_rgb, to_rgb},
     plan::{checked_clip_skip, checked_size, embedding_problem, groups, plan, size_values},
     run::{Batch, Pass, Prompts},
+    start,
 };
 
 /// The largest value of [`PipelineBuilder::max_pixels`]. A picture of this size takes 12 GiB as
@@ -660,19 +661,8 @@ impl Pipeline {
     pub fn encode_image(&self, image: &RgbImage) -> Result<LatentDistribution, GenerateError> {
         let parts = &*self.parts;
         let size = ImageSize::new(image.width(), image.height())?;
-        let (_, latents) = checked_size(size, parts.max_pixels, parts.codec.factor())?;
-        let failed = |source| GenerateError::backend(Stage::Encoder)(source);
-        let pixels = from_rgb(image);
-        let encoded = parts.codec.encode(pixels.view(), &StopToken::new());
-        let encoded = encoded.map_err(failed)?;
-        let [height, width] = latents;
-        let expected = (1, parts.codec.latent_channels(), height, width);
-        let found = [encoded.mean.dim(), encoded.log_variance.dim()];
-        if found != [expected; 2] {
-            let problem = format!("the codec returned {found:?}, expected {expected:?} twice");
-            return Err(failed(problem.into()));
-        }
-        Ok(encoded)
+        checked_size(size, parts.max_pixels, parts.codec.factor())?;
+        start::encode(&*parts.codec, &from_rgb(image), &StopToken::new())
     }
 
     /// Returns the coefficients of previews.

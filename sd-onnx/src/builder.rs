@@ -1014,6 +1014,12 @@ impl Builder {
         )
     }
 
+    /// Opens the vision model in a model folder, if the folder has one.
+    pub(crate) fn vision_files_in(&self, path: &Path) -> Option<Result<VisionFiles, Error>> {
+        let open = || VisionFiles::open(path, self.variant.as_deref());
+        VisionFiles::is_in(path).then(open)
+    }
+
     /// Returns the reason why a setting of the builder cannot be part of a converted model.
     pub(crate) fn not_convertible(&self) -> Option<&'static str> {
         match self {
@@ -1376,7 +1382,7 @@ fn check_not_seamless(graph: &Path, seamless: Seamless) -> Result<(), Error> {
 
 fn codec_of(folder: &Source, seamless: Seamless, engine: &Engine) -> Result<OnnxCodec, Error> {
     if let Some(path) = folder.exported_codec()? {
-        check_not_seamless(&path, seamless)?;
+        check_not_seamless(path, seamless)?;
         let is_xl = folder.towers().iter().any(|tower| tower.pooled);
         return OnnxCodec::exported(Codec::open(path, is_xl)?, engine);
     }

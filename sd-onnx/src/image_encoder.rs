@@ -11,7 +11,6 @@ use self::preprocess::Preprocess;
 use crate::{
     Error, RunError, builder,
     engine::Engine,
-    graph::Dialect,
     models::clip_vision::{self, ClipVisionConfig, EMBEDDINGS, LAST, PENULTIMATE, PIXELS, POOLED},
     network::{Network, NetworkCall},
     session::Input,
@@ -139,9 +138,7 @@ impl ImageEncoder {
             Some(preprocessor) => Preprocess::new(&preprocessor, config.side)?,
             None => Preprocess::clip(config.side),
         };
-        weights.check(clip_vision::CLASS, clip_vision::is_left_out, |outline| {
-            clip_vision::graph(&config, outline, Dialect::default()).map(drop)
-        })?;
+        clip_vision::check(&config, &weights)?;
         let of_graph = config.clone();
         // One session takes any number of pictures. Embeddings are compared with each other, so
         // exact values matter more than the memory that bf16 weights would save.

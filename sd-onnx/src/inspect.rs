@@ -20,10 +20,11 @@ use crate::{
     lora::Lora,
     models::{
         clip_text::{self, ClipTextConfig},
+        clip_vision::{self, ClipVisionConfig},
         unet::{self, UnetConfig},
         vae::{self, VaeConfig},
     },
-    source::{self, Elsewhere, Source},
+    source::{self, Elsewhere, IMAGE_ENCODER, Source, VisionFiles},
     weights::{Format, Sizes, WeightFile, Weights},
 };
 
@@ -102,9 +103,9 @@ pub struct Adapter {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Part {
-    /// The name of the network's folder in diffusers: `unet`, `vae`, `text_encoder` or
-    /// `text_encoder_2`. In an ONNX folder also `vae_decoder` and `vae_encoder`. For a file that is
-    /// not a model, `tensors`.
+    /// The name of the network's folder in diffusers: `unet`, `vae`, `text_encoder`,
+    /// `text_encoder_2` or `image_encoder`. In an ONNX folder also `vae_decoder` and `vae_encoder`.
+    /// For a file that is not a model, `tensors`.
     pub name: String,
     /// The number of tensors.
     pub tensors: usize,
@@ -137,7 +138,7 @@ pub struct Hashes {
 }
 
 /// Identifies a file or folder: a checkpoint, a part of a model, a diffusers folder, an ONNX
-/// folder, a LoRA, a textual inversion and others.
+/// folder, CLIP's vision model, a LoRA, a textual inversion and others.
 ///
 /// It takes less than a second, because it loads no weights and does not start ONNX Runtime.
 ///
@@ -163,10 +164,13 @@ pub struct Hashes {
 pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     let path = path.as_ref();
     if path.is_dir() {
-        return of_source(
-            path,
-            Source::open(path, None, &Elsewhere::default(), None, &[])?,
-        );
+        let source = Source::open(path, None, &Elsewhere::default(), None, &[]);
+        return match source.and_then(|source| of_source(path, source)) {
+            Err(Error::Missing { .. }) if path.join("config.json").is_file() => {
+                of_vision(path, "transformers folder".to_owned(), BTreeMap::new())
+            }
+            found => found,
+        };
     }
     let file = WeightFile::open(path)?;
     let kind = source::recognise(&file, None, |facts| Ok(checkpoint::kind(facts)))?;
@@ -174,6 +178,12 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
         return match Source::open(path, None, &Elsewhere::default(), None, &[]) {
             Ok(source) => of_source(path, source),
             Err(error) => Ok(of_other(&file, name(kind), outside::chain(&error))),
+        };
+    }
+    if kind == Kind::ImageEncoder {
+        return match of_vision(path, file.format.to_string(), file.metadata.clone()) {
+            Err(error) => Ok(of_other(&file, name(kind), outside::chain(&error))),
+            found => found,
         };
     }
     let mut found = of_other(&file, name(kind), format!("the file is {kind}"));
@@ -238,6 +248,17 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
             Err(error) => problems.push(error),
         }
     }
+    let mut warnings = source.warnings().to_vec();
+    if VisionFiles::is_in(path) {
+        // A pipeline does not load it, so what is wrong with it is no problem of the model.
+        match VisionFiles::open(path, None) {
+            Ok(files) => {
+                parts.push(Part::of(IMAGE_ENCODER, files.weights.sizes()));
+                warnings.extend(check_vision(files).map(|problem| of_part(&problem)));
+            }
+            Err(error) => warnings.push(of_part(&outside::chain(&error))),
+        }
+    }
     if parts.is_empty() && problems.is_empty() {
         return Err(Error::Missing {
             path: path.to_path_buf(),
@@ -263,8 +284,48 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
         metadata: source.metadata(),
         missing: source.missing()?.into_iter().map(str::to_owned).collect(),
         problems: problems.iter().map(|error| outside::chain(error)).collect(),
-        warnings: source.warnings().to_vec(),
+        warnings,
     })
+}
+
+/// Describes a folder or a file of CLIP's vision model, which may also have CLIP's text model.
+fn of_vision(
+    path: &Path,
+    format: String,
+    metadata: BTreeMap<String, String>,
+) -> Result<Inspection, Error> {
+    let files = VisionFiles::open(path, None)?;
+    let part = Part::of(IMAGE_ENCODER, files.weights.sizes());
+    Ok(Inspection {
+        path: path.to_path_buf(),
+        format,
+        kind: name(Kind::ImageEncoder).to_owned(),
+        prediction: None,
+        prediction_because: None,
+        class: None,
+        memory: Some(4 * part.parameters),
+        parts: vec![part],
+        adapter: None,
+        metadata,
+        missing: Vec::new(),
+        problems: check_vision(files).into_iter().collect(),
+        warnings: Vec::new(),
+    })
+}
+
+/// Returns the reason why loading a vision model would fail.
+fn check_vision(files: VisionFiles) -> Option<String> {
+    let VisionFiles {
+        config, weights, ..
+    } = files;
+    let config = ClipVisionConfig::new(config);
+    let checked = config.and_then(|config| clip_vision::check(&config, &weights));
+    checked.err().map(|error| outside::chain(&error))
+}
+
+/// Returns a warning about the vision model in a model folder.
+fn of_part(problem: &str) -> String {
+    format!("`{IMAGE_ENCODER}` cannot be loaded: {problem}")
 }
 
 /// Returns the name of a kind of file, without the explanation after it.

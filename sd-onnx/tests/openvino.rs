@@ -10,12 +10,16 @@
 mod common;
 #[path = "common/lora_calls.rs"]
 mod lora_calls;
+#[path = "common/starts.rs"]
+mod starts;
 #[path = "common/exports.rs"]
 mod written;
 
 use std::{fs, path::Path, thread, time::Instant};
 
-use common::{Golden, emoji, golden_json, relative_error, replayed, write_family, write_tensors};
+use common::{
+    Golden, Model, emoji, golden_json, relative_error, replayed, write_family, write_tensors,
+};
 use ndarray::{Array1, Array2, Array3, Array4, Axis, concatenate};
 use safetensors::Dtype;
 use sd_onnx::{
@@ -116,6 +120,31 @@ fn names(report: &[NetworkReport]) -> Vec<&str> {
         .iter()
         .map(|network| network.network.as_str())
         .collect()
+}
+
+/// Runs that start from pictures are those of diffusers, too. The encoder is loaded at its first
+/// use.
+#[test]
+fn pictures_are_a_start() {
+    let (cases, values) = (starts::cases(), starts::values());
+    let folder = tempfile::tempdir().unwrap();
+    Model::of_shape("four").write(folder.path());
+    for (precision, limit) in [(Precision::F32, 1e-4), (Precision::Bf16, BF16)] {
+        let Some(builder) = openvino(precision) else {
+            continue;
+        };
+        let pipeline = builder.load(folder.path()).unwrap();
+        for name in ["img2img.ddim-0.3", "inpaint.ddim-0.6"] {
+            let mut all = cases["cases"].as_array().unwrap().iter();
+            let case = all.find(|case| case["name"] == name).unwrap();
+            let picture = draw(&pipeline, &starts::request(case, &values));
+            let (_, latents) = values.tensor(&format!("{name}.latents"));
+            let error = relative_error(&picture.latents, &latents);
+            println!("{precision}, {name}: {error:.1e}");
+            assert!(error <= limit, "{precision}, {name}: {error:.2e}");
+        }
+        assert!(names(&pipeline.device_report()).contains(&"VAE encoder"));
+    }
 }
 
 /// The last rows and columns are cut out and concatenated, also where the sizes are fixed.

@@ -7,16 +7,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/starts.rs"]
+mod starts;
 
 use std::{collections::HashMap, fs, path::Path};
 
 use common::{Golden, Model, golden, load, relative_error, write_family};
-use image::{GrayImage, RgbImage};
 use sd_onnx::{
-    Mask, MaskRule, Picture, Pipeline, PromptOptions, Request, SchedulerConfig, Start, image,
-    schedulers::from_config, text::Syntax,
+    Mask, MaskRule, Picture, Pipeline, SchedulerConfig, image::GrayImage, schedulers::by_name,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
+use starts::{bytes, request};
 
 /// The largest error of a run. Guidance and the model itself amplify differences.
 const WHOLE_RUN: f64 = 1e-4;
@@ -50,56 +51,6 @@ fn with_scheduler(pipeline: &Pipeline, case: &Value) -> Pipeline {
     builder.build().unwrap()
 }
 
-fn bytes((shape, values): (Vec<usize>, Vec<f32>)) -> (u32, u32, Vec<u8>) {
-    let values = values.iter().map(|&value| value as u8).collect();
-    (shape[1] as u32, shape[0] as u32, values)
-}
-
-/// Returns the request of a case.
-fn request(case: &Value, values: &Golden) -> Request {
-    let text = |key: &str| case[key].as_str().unwrap();
-    let whole = |key: &str| case[key].as_u64().unwrap();
-    let mut scheduler = case["scheduler_config"].clone();
-    scheduler["_class_name"] = case["scheduler"].clone();
-    let configured = from_config(&scheduler.to_string()).unwrap();
-    let (width, height, pixels) = bytes(values.tensor(text("picture")));
-    let picture = RgbImage::from_raw(width, height, pixels).unwrap();
-    let mut start = Start::picture(picture);
-    if let Some(strength) = case["strength"].as_f64() {
-        start = start.strength(strength as f32);
-    }
-    if let Some(mask) = case["mask"].as_str() {
-        let (width, height, values) = bytes(values.tensor(mask));
-        let mask = Mask::new(GrayImage::from_raw(width, height, values).unwrap());
-        start = start.mask(match case["padding_mask_crop"].as_u64() {
-            Some(padding) => mask.only_masked(padding as u32),
-            None => mask.keep_original(false),
-        });
-    }
-    let mut request = Request::new(text("prompt"))
-        .negative(text("negative"))
-        .steps(whole("steps") as usize)
-        .guidance(case["guidance"].as_f64().unwrap() as f32)
-        .seed(whole("seed"))
-        .scheduler(configured.sampler)
-        .ladder(configured.ladder)
-        .start(start)
-        .prompt_options(
-            PromptOptions::default()
-                .syntax(Syntax::Plain)
-                .same_length(true)
-                .encode_empty(true),
-        );
-    // Otherwise the picture's own size, rounded down to multiples of 8.
-    if case["mask"].is_string() {
-        request = request.size(whole("width") as u32, whole("height") as u32);
-    }
-    if let Some(scale) = case["image_guidance"].as_f64() {
-        request = request.image_guidance(scale as f32);
-    }
-    request
-}
-
 /// Returns why a case is not compared. diffusers does something there that this crate does not.
 fn left_out(case: &Value) -> Option<&'static str> {
     let name = case["name"].as_str().unwrap();
@@ -115,11 +66,9 @@ fn left_out(case: &Value) -> Option<&'static str> {
 #[test]
 fn runs_are_those_of_diffusers() {
     let folder = tempfile::tempdir().unwrap();
-    let cases = fs::read_to_string(golden("pictures").join("cases.json")).unwrap();
-    // The default of `lambda_min_clipped`, which Python writes, is no JSON.
-    let cases: Value = serde_json::from_str(&cases.replace("-Infinity", "null")).unwrap();
+    let cases = starts::cases();
     let cases = cases["cases"].as_array().unwrap();
-    let values = Golden::of_file(&golden("pictures").join("pictures.safetensors"));
+    let values = starts::values();
     let pipelines = pipelines(cases, folder.path());
     let (mut seen, mut wrong) = (0, Vec::new());
     for case in cases {
@@ -190,5 +139,63 @@ fn gray_masks_are_those_of_differential_diffusion() {
         let error = relative_error(&picture.latents, &latents);
         println!("{name}: {error:.1e}");
         assert!(error <= WHOLE_RUN, "{name}: {error:.2e}");
+    }
+}
+
+/// Loads `four` with a DDIM configuration of 2022, in a folder of this pipeline class.
+fn outdated(case: &Value, clips: bool, class: Option<&str>, folder: &Path) -> Pipeline {
+    let mut scheduler = case["scheduler_config"].clone();
+    scheduler["_class_name"] = "DDIMScheduler".into();
+    scheduler["steps_offset"] = 0.into();
+    scheduler["clip_sample"] = clips.into();
+    let mut model = Model::of_shape("four");
+    model.scheduler = scheduler.to_string();
+    model.write(folder);
+    if let Some(class) = class {
+        let index = json!({ "_class_name": class }).to_string();
+        fs::write(folder.join("model_index.json"), index).unwrap();
+    }
+    load(folder)
+}
+
+/// In diffusers, img2img corrects `steps_offset` and `clip_sample`, and inpainting corrects only the
+/// first, whatever class the folder names. The sampler has the values of the model.
+#[test]
+fn the_task_decides_which_values_of_2022_are_corrected() {
+    let (cases, values) = (starts::cases(), starts::values());
+    let case = |name: &str| {
+        let mut cases = cases["cases"].as_array().unwrap().iter();
+        cases.find(|case| case["name"] == *name).unwrap()
+    };
+    let [drawn, redrawn] = ["img2img.ddim-0.6", "inpaint.ddim-1"].map(case);
+    let relatives = [
+        None,
+        Some("StableDiffusionImg2ImgPipeline"),
+        Some("StableDiffusionInpaintPipeline"),
+    ];
+    for class in relatives
+        .into_iter()
+        .chain([Some("StableDiffusionControlNetPipeline")])
+    {
+        let is_relative = relatives.contains(&class);
+        for (case, clips, is_equal) in [
+            (drawn, true, is_relative),
+            (redrawn, false, is_relative),
+            // The run that was recorded does not clip.
+            (redrawn, true, false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let pipeline = outdated(case, clips, class, folder.path());
+            let request = request(case, &values).scheduler(by_name("ddim").unwrap());
+            let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
+            let name = case["name"].as_str().unwrap();
+            let (_, latents) = values.tensor(&format!("{name}.latents"));
+            let error = relative_error(&picture.latents, &latents);
+            println!("{class:?}, {name}, clips {clips}: {error:.1e}");
+            match is_equal {
+                true => assert!(error <= WHOLE_RUN, "{class:?}, {name}: {error:.2e}"),
+                false => assert!(error > 0.01, "{class:?}, {name}: {error:.2e}"),
+            }
+        }
     }
 }

@@ -9,12 +9,12 @@ mod common;
 use std::{fs, path::Path};
 
 use common::{
-    Golden, Tensors, emoji, golden, golden_json, relative_error, replayed, write_tensors,
+    Golden, Model, Tensors, emoji, golden, golden_json, relative_error, replayed, write_tensors,
 };
 use ndarray::{Array4, Axis, concatenate};
 use safetensors::Dtype;
 use sd_onnx::{
-    Error, ImageEncoder, ImageEncoderError, ImageLayer, TextEncoder,
+    Conversion, Error, ImageEncoder, ImageEncoderError, ImageLayer, ModelForm, TextEncoder,
     image::{Rgb, RgbImage},
     similarity,
 };
@@ -470,4 +470,93 @@ fn pictures_that_cannot_be_encoded() {
         encoder.encode_pixel_values(turned).unwrap(),
         encoder.encode_pixel_values(both.view()).unwrap()
     );
+}
+
+/// A diffusers folder may have a vision model beside its pipeline, for IP-Adapters.
+#[test]
+fn a_folder_keeps_its_vision_model_when_it_is_converted() {
+    let folder = tempfile::tempdir().unwrap();
+    let [old, new] = ["old", "new"].map(|name| folder.path().join(name));
+    Model::of_shape("four").write(&old);
+    let model = MODELS[0];
+    write(model, &old.join("image_encoder"), Dtype::F16, |_, _| {});
+    let index = json!({
+        "_class_name": "StableDiffusionPipeline",
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    });
+    fs::write(old.join("model_index.json"), index.to_string()).unwrap();
+    let count = |path: &Path| {
+        let found = sd_onnx::inspect(path).unwrap();
+        assert_eq!(found.warnings, [""; 0]);
+        let mut parts = found.parts.into_iter();
+        parts
+            .find(|part| part.name == "image_encoder")
+            .map(|part| part.tensors)
+    };
+    assert_eq!(count(&old), Some(weights(model).len()));
+
+    let conversion = Conversion::new(ModelForm::Folder);
+    let report = sd_onnx::builder().convert(&old, &new, &conversion).unwrap();
+    assert_eq!(report.lost, [""; 0]);
+    assert_eq!(count(&new), count(&old));
+    let index = fs::read_to_string(new.join("model_index.json")).unwrap();
+    let index: Value = serde_json::from_str(&index).unwrap();
+    assert_eq!(index["image_encoder"][1], "CLIPVisionModelWithProjection");
+    assert_eq!(index["feature_extractor"][1], "CLIPImageProcessor");
+    let picture = RgbImage::from_fn(40, 30, |x, y| Rgb([x as u8 * 6, y as u8 * 8, 90]));
+    let [before, after] = [&old, &new].map(|path| {
+        let encoder = ImageEncoder::load(path).unwrap();
+        encoder.encode([&picture]).unwrap()
+    });
+    assert_eq!(before, after);
+
+    // A folder of ONNX graphs has none.
+    let conversion = Conversion::new(ModelForm::Onnx);
+    let onnx = folder.path().join("onnx");
+    let report = sd_onnx::builder()
+        .convert(&old, &onnx, &conversion)
+        .unwrap();
+    let expected = "`image_encoder` is not converted and is left out";
+    assert!(
+        report.lost.iter().any(|lost| lost == expected),
+        "{:?}",
+        report.lost
+    );
+}
+
+#[test]
+fn vision_models_are_inspected() {
+    let model = MODELS[1];
+    let folder = plain(model);
+    let tensors = weights(model);
+    let parameters = tensors.values().map(|tensor| tensor.values.len() as u64);
+    let parameters = parameters.sum();
+    for (path, format) in [
+        (folder.path().to_path_buf(), "transformers folder"),
+        (folder.path().join("model.safetensors"), "safetensors"),
+    ] {
+        let found = sd_onnx::inspect(&path).unwrap();
+        assert_eq!(
+            (found.kind.as_str(), found.format.as_str()),
+            ("CLIP's vision model", format)
+        );
+        assert_eq!(found.problems, [""; 0]);
+        let [part] = &found.parts[..] else {
+            panic!("{:?}", found.parts)
+        };
+        assert_eq!(
+            (part.name.as_str(), part.parameters),
+            ("image_encoder", parameters)
+        );
+        let error = sd_onnx::builder().load(&path).map(drop).unwrap_err();
+        println!("{}", chain(&error));
+    }
+    // A part of the model is missing.
+    let name = "vision_model.post_layernorm.bias";
+    let broken = self::folder(model, Dtype::F32, |_, tensors| {
+        tensors.remove(name);
+    });
+    let found = sd_onnx::inspect(broken.path()).unwrap();
+    assert!(found.problems[0].contains(name), "{:?}", found.problems);
 }

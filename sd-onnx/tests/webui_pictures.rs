@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/starts.rs"]
+mod starts;
 
 use std::{collections::HashMap, fs, path::Path};
 
@@ -25,6 +27,7 @@ use sd_onnx::{
     text::Cleanup,
 };
 use serde_json::Value;
+use starts::bytes;
 
 /// The largest error of a run. Guidance and the model itself amplify differences.
 const WHOLE_RUN: f64 = 1e-4;
@@ -48,11 +51,6 @@ fn pipelines(cases: &[Value], folder: &Path) -> HashMap<String, Pipeline> {
         });
     }
     pipelines
-}
-
-fn bytes((shape, values): (Vec<usize>, Vec<f32>)) -> (u32, u32, Vec<u8>) {
-    let values = values.iter().map(|&value| value as u8).collect();
-    (shape[1] as u32, shape[0] as u32, values)
 }
 
 /// The fields of WebUI's request. A missing field has WebUI's default, which is 0 for all of these.

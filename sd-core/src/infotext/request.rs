@@ -132,7 +132,7 @@ fn is_known(key: &str) -> bool {
 }
 
 /// The value of `App` for SD.Next, a relative of WebUI that runs diffusers.
-const SDNEXT: &str = "SD.Next";
+pub(super) const SDNEXT: &str = "SD.Next";
 
 /// How the latents are made from the noise.
 struct Way {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Infotext, keys,
     programs::{comfyui, invokeai},
+    request::SDNEXT,
 };
 use crate::{Mask, MaskRule, MaskedContent, Posterior, Resize, Start, StartFrom};
 
@@ -86,6 +87,7 @@ impl Infotext {
         match self.get(keys::VERSION).unwrap_or_default() {
             comfyui::VERSION => StrengthRule::ComfyUi,
             version if version.starts_with(invokeai::VERSION) => StrengthRule::Diffusers,
+            _ if self.get("App") == Some(SDNEXT) => StrengthRule::Diffusers,
             _ => StrengthRule::WebUi,
         }
     }

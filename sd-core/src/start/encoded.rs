@@ -191,5 +191,13 @@ pub(crate) fn encode(
         let problem = format!("the codec returned {found:?}, expected {expected:?} twice");
         return Err(failed(problem.into()));
     }
+    let channels = codec.latent_channels();
+    let (scales, shifts) = (encoded.scale.len(), encoded.shift.len());
+    if (scales, shifts) != (channels, channels) {
+        let problem = format!(
+            "the codec returned {scales} scales and {shifts} shifts, expected {channels} of each"
+        );
+        return Err(failed(problem.into()));
+    }
     Ok(encoded)
 }

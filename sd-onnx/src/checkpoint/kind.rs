@@ -13,6 +13,8 @@ pub(crate) enum Kind {
     Vae,
     /// One or two text encoders alone.
     TextEncoder,
+    /// CLIP's vision model alone.
+    ImageEncoder,
     Lora,
     TextualInversion,
     ControlNet,
@@ -36,6 +38,10 @@ impl Kind {
             Self::Model => "a Stable Diffusion model",
             Self::Vae => "an autoencoder",
             Self::TextEncoder => "a text encoder",
+            Self::ImageEncoder => {
+                "CLIP's vision model, which embeds pictures and cannot draw \
+                 (`Builder::load_image_encoder`)"
+            }
             Self::Lora => {
                 "a LoRA, which changes a model and cannot draw by itself (`Builder::lora`)"
             }
@@ -92,7 +98,7 @@ const VIDEO: Kind = Kind::Other("a video model, which is not supported");
 /// The signs and the kinds that they identify. The first sign that is found decides. A ControlNet
 /// therefore comes before a UNet, because it has the same blocks.
 #[rustfmt::skip]
-const SIGNS: [(Sign, Kind); 69] = [
+const SIGNS: [(Sign, Kind); 70] = [
     (Starts("lora_"), Kind::Lora),
     (Has(".lora_"), Kind::Lora),
     (Has("_lora."), Kind::Lora),
@@ -161,6 +167,7 @@ const SIGNS: [(Sign, Kind); 69] = [
     (Ends("decoder.conv_in.weight"), Kind::Vae),
     (Ends("encoder.conv_in.weight"), Kind::Vae),
     (Has("token_embedding.weight"), Kind::TextEncoder),
+    (Starts("vision_model."), Kind::ImageEncoder),
     (Ends("coder.layers.0.weight"), Kind::Vae),
 ];
 

@@ -5,7 +5,13 @@ use std::{borrow::Cow, collections::BTreeMap, fs, path::Path};
 use sd_text::ClipTokenizer;
 use serde_json::{Map, Value};
 
-use super::{Steps, index, output::Output, parts::Parts, tensors, tokenizers};
+use super::{
+    Steps, index,
+    index::PREPROCESSING,
+    output::Output,
+    parts::{Parts, Vision},
+    tensors, tokenizers,
+};
 use crate::{
     ConvertError, Error,
     config::{Config, MOST_CONFIG},
@@ -27,7 +33,9 @@ pub(super) fn write<'c>(
     let root = output.place();
     output.folder(root)?;
     let mut networks = Vec::new();
-    for network in &parts.networks {
+    let vision = parts.vision.as_ref();
+    let pipeline = parts.networks.iter();
+    for network in pipeline.chain(vision.map(|vision| &vision.network)) {
         let is_text = network.component.starts_with("text_encoder");
         // Every version of transformers loads these names. From version 5 on, `CLIPTextModel` has
         // no such prefix itself and strips it from the file's names.
@@ -43,20 +51,28 @@ pub(super) fn write<'c>(
         output.folder(&folder)?;
         let config = pretty(&Value::Object(network.config.clone()));
         output.write(&folder.join("config.json"), config)?;
-        let name = match network.component.starts_with("text_encoder") {
-            true => "model.safetensors",
-            false => "diffusion_pytorch_model.safetensors",
+        let name = match network.component {
+            "unet" | "vae" => "diffusion_pytorch_model.safetensors",
+            _ => "model.safetensors",
         };
         let path = folder.join(name);
         tensors::safetensors(output, &path, &mut tensors, &metadata(), &mut steps)?;
     }
-    common(parts, output, &mut lost)?;
+    if let Some(preprocessor) = vision.and_then(|vision| vision.preprocessor.as_ref()) {
+        let folder = root.join(PREPROCESSING);
+        output.folder(&folder)?;
+        let text = pretty(&Value::Object(preprocessor.clone()));
+        output.write(&folder.join("preprocessor_config.json"), text)?;
+    }
+    common(parts, vision, output, &mut lost)?;
     Ok((steps, lost))
 }
 
-/// Writes the files beside the networks of a diffusers folder: scheduler, tokenizers, index.
+/// Writes the files beside the networks of a diffusers folder: scheduler, tokenizers, index. The
+/// index names the vision model if the folder has it.
 pub(super) fn common(
     parts: &Parts,
+    vision: Option<&Vision>,
     output: &Output,
     lost: &mut Vec<String>,
 ) -> Result<(), ConvertError> {
@@ -70,7 +86,7 @@ pub(super) fn common(
     for tower in parts.source.towers() {
         tokenizer(parts, tower, &root.join(tower.tokenizer), output, lost)?;
     }
-    let index = index::of(parts, lost)?;
+    let index = index::of(parts, vision, lost)?;
     output.write(
         &root.join("model_index.json"),
         pretty(&Value::Object(index)),

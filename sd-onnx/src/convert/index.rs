@@ -3,8 +3,11 @@
 use sd_text::outside::printable;
 use serde_json::{Map, Value, json};
 
-use super::parts::Parts;
-use crate::{Error, checkpoint::Task};
+use super::parts::{Parts, Vision};
+use crate::{Error, checkpoint::Task, source::IMAGE_ENCODER};
+
+/// The name of the folder with the preprocessing of pictures in diffusers.
+pub(super) const PREPROCESSING: &str = "feature_extractor";
 
 /// The version of diffusers whose layout the folders follow.
 const VERSION: &str = "0.42.1";
@@ -22,10 +25,15 @@ const ABSENT: [(&str, &[&str]); 3] = [
 
 /// Returns the `model_index.json` of the new model. Entries of the old index that do not name a
 /// class are kept, such as `force_zeros_for_empty_prompt`.
-pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Value>, Error> {
+pub(super) fn of(
+    parts: &Parts,
+    vision: Option<&Vision>,
+    lost: &mut Vec<String>,
+) -> Result<Map<String, Value>, Error> {
     let mut index = parts.source.index()?;
     let class = class(parts, lost);
-    leave_out(&mut index, lost);
+    let beside = of_vision(vision);
+    leave_out(&mut index, &beside, lost);
     let is_of_folder = index.contains_key("_class_name");
     index.retain(|key, value| !is_there(value) && !key.starts_with('_'));
     let mut set = |key: &str, value: Value| index.insert(key.to_owned(), value);
@@ -60,6 +68,9 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
         };
         set(network.component, json!([library, class]));
     }
+    for (name, value) in beside {
+        set(name, value);
+    }
     for tower in parts.source.towers() {
         set(tower.tokenizer, json!(["transformers", "CLIPTokenizer"]));
     }
@@ -70,6 +81,21 @@ pub(super) fn of(parts: &Parts, lost: &mut Vec<String>) -> Result<Map<String, Va
         json!(["diffusers", class.unwrap_or("PNDMScheduler")]),
     );
     Ok(index)
+}
+
+/// Returns the entries of the vision model and of the preprocessing of its pictures.
+fn of_vision(vision: Option<&Vision>) -> Vec<(&'static str, Value)> {
+    let Some(vision) = vision else {
+        return Vec::new();
+    };
+    let mut entries = vec![(
+        IMAGE_ENCODER,
+        json!(["transformers", "CLIPVisionModelWithProjection"]),
+    )];
+    if vision.preprocessor.is_some() {
+        entries.push((PREPROCESSING, json!(["transformers", "CLIPImageProcessor"])));
+    }
+    entries
 }
 
 /// Returns the pipeline class, which replaces a custom one.
@@ -88,7 +114,7 @@ fn class<'a>(parts: &'a Parts, lost: &mut Vec<String>) -> &'a str {
 }
 
 /// Marks the parts of the pipeline that are not converted as absent.
-fn leave_out(index: &mut Map<String, Value>, lost: &mut Vec<String>) {
+fn leave_out(index: &mut Map<String, Value>, beside: &[(&str, Value)], lost: &mut Vec<String>) {
     let written = [
         "unet",
         "vae",
@@ -98,7 +124,11 @@ fn leave_out(index: &mut Map<String, Value>, lost: &mut Vec<String>) {
         "tokenizer_2",
     ];
     let kept = |name: &String| {
-        written.contains(&name.as_str()) || name == "scheduler" || name.starts_with('_')
+        let is_beside = beside.iter().any(|(beside, _)| beside == name);
+        written.contains(&name.as_str())
+            || is_beside
+            || name == "scheduler"
+            || name.starts_with('_')
     };
     for (name, value) in index.iter_mut() {
         if is_there(value) && !kept(name) {

@@ -86,7 +86,8 @@ pub(super) fn write<'c>(
         let graph = graph(parts, network, name, &weights)?;
         output.write(&folder.join(GRAPH), graph.encode_to_vec())?;
     }
-    common(parts, output, &mut lost)?;
+    // This crate reads no vision model from an ONNX graph.
+    common(parts, None, output, &mut lost)?;
     Ok((steps, lost))
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ndarray::Array2;
 use sd_core::SchedulerConfig;
+use sd_text::outside::{chain, printable};
 use serde_json::{Map, Value};
 
 use super::numbers::target;
@@ -16,10 +17,11 @@ use crate::{
     graph::Dialect,
     models::{
         clip_text::{self, ClipTextConfig},
+        clip_vision::{self, ClipVisionConfig},
         unet::{self, UnetConfig},
         vae::{self, VaeConfig},
     },
-    source::{Source, TowerParts},
+    source::{IMAGE_ENCODER, Source, TowerParts},
     weights::{Tensor, Weights},
 };
 
@@ -28,10 +30,49 @@ use crate::{
 pub(super) struct Parts {
     pub source: Source,
     pub networks: Vec<Network>,
+    /// CLIP's vision model, if the folder has one that this crate loads.
+    pub vision: Option<Vision>,
     /// The text of `scheduler_config.json`, including the caller's settings.
     pub scheduler: String,
     /// The meaning of `scheduler`, with the corrections of the model's pipeline class.
     pub corrected: SchedulerConfig,
+}
+
+/// CLIP's vision model beside the networks of a pipeline.
+#[derive(Debug)]
+pub(super) struct Vision {
+    pub network: Network,
+    /// The values of the `preprocessor_config.json`, if there is one.
+    pub preprocessor: Option<Map<String, Value>>,
+}
+
+impl Vision {
+    /// Opens the vision model in a model folder. Returns `None` if there is none, or if this crate
+    /// cannot load it. A pipeline does not need it.
+    fn open(builder: &Builder, path: &Path) -> Option<Self> {
+        let opened = builder.vision_files_in(path)?.and_then(|files| {
+            let shape = ClipVisionConfig::new(files.config.clone())?;
+            let outline = files.weights.outline();
+            clip_vision::graph(&shape, &outline, Dialect::default())?;
+            let network = Network::new(
+                IMAGE_ENCODER,
+                files.config,
+                files.weights,
+                &outline,
+                clip_vision::CLASS,
+                |_| false,
+            )?;
+            Ok(Self {
+                network,
+                preprocessor: files.preprocessor.map(Config::into_map),
+            })
+        });
+        if let Err(error) = &opened {
+            let path = printable(path.join(IMAGE_ENCODER).display());
+            tracing::warn!("{path}: not converted: {}", chain(error));
+        }
+        opened.ok()
+    }
 }
 
 /// One network of the model.
@@ -75,6 +116,7 @@ impl Builder {
         networks.push(Network::vae(&source)?);
         check_fit(&source, corrected.clone())?;
         Ok(Parts {
+            vision: Vision::open(self, path),
             source,
             networks,
             scheduler,

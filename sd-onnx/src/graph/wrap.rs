@@ -3,7 +3,8 @@
 //! They are torch's convolutions with `padding_mode="circular"`. ONNX's `Conv` pads with zeros
 //! only, and OpenVINO does not know the mode `wrap` of ONNX's `Pad`. So the rows and columns of the
 //! opposite edge are cut out and concatenated. This works in plain form and in blocked form, whose
-//! tensors are reshaped to separate the channels of a block. It costs 1 to 3 % of a UNet call.
+//! tensors are reshaped to separate the channels of a block. A call of the UNet of Stable Diffusion
+//! 1.5 takes 2 % longer, and decoding takes no longer.
 
 use sd_core::Seamless;
 

@@ -284,10 +284,18 @@
 //! - `sample_size` of the UNet becomes 64 (512 pixels) if it is a single number below 64 in a file
 //!   written by diffusers before 0.9.0.
 //!
-//! `StableDiffusionInpaintPipeline` leaves `clip_sample` as it is. The classes of ControlNet, SDXL,
-//! LCM and instruct-pix2pix correct nothing, and neither does
-//! [`SchedulerConfig::from_json`](crate::SchedulerConfig::from_json). Checkpoint files need no
-//! correction.
+//! Three classes of diffusers load each other's folders, and correct different values. For a folder
+//! of one of them, the request decides, as the user of diffusers does:
+//!
+//! | request | class | `steps_offset` | `clip_sample` | `skip_prk_steps` of PNDM |
+//! |---|---|---|---|---|
+//! | without a picture | `StableDiffusionPipeline` | 1 | false | |
+//! | from a picture | `StableDiffusionImg2ImgPipeline` | 1 | false | |
+//! | with a mask, or with an inpainting model | `StableDiffusionInpaintPipeline` | 1 | | true |
+//!
+//! The classes of ControlNet, T2I-Adapter, SDXL, LCM and instruct-pix2pix correct nothing, and
+//! neither does [`SchedulerConfig::from_json`](crate::SchedulerConfig::from_json). Checkpoint files
+//! need no correction.
 //!
 //! # While a model is loaded
 //! **Do not change a model's files while it is loaded.** ONNX Runtime maps weight files into memory

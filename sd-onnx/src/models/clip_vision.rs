@@ -160,3 +160,9 @@ pub(crate) fn graph(
     g.output(EMBEDDINGS, embeddings, &[batch, Dim::Fixed(projection)]);
     g.finish()
 }
+
+/// Checks that the weights are those of a vision model, and that it uses all of them.
+pub(crate) fn check(config: &ClipVisionConfig, weights: &Weights) -> Result<(), Error> {
+    let write = |weights: &Weights| graph(config, weights, Dialect::default()).map(drop);
+    weights.check(CLASS, is_left_out, write)
+}

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use self::{file::ModelFile, folder::ModelFolder};
 pub(crate) use self::{
     file::{MOST_YAML, recognise},
-    vision::VisionFiles,
+    vision::{FOLDER as IMAGE_ENCODER, VisionFiles},
 };
 use crate::{
     Error,

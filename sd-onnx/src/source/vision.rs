@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The name of the vision model's folder in diffusers.
-const FOLDER: &str = "image_encoder";
+pub(crate) const FOLDER: &str = "image_encoder";
 
 /// The name of the file with the preprocessing of pictures.
 const PREPROCESSOR: &str = "preprocessor_config.json";
@@ -49,6 +49,11 @@ impl VisionFiles {
             return Self::of_file(path);
         }
         Err(missing(path))
+    }
+
+    /// Returns whether a model folder has a vision model.
+    pub fn is_in(path: &Path) -> bool {
+        path.join(FOLDER).is_dir()
     }
 
     /// Opens a folder with the files of one model. `beside` is another folder that may have the
