@@ -9,8 +9,8 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use sd_onnx::{
-    Builder, Device, GenerateError, Guidance, ImageSize, LoraWeight, Pipeline, Precision, Prompt,
-    RefinerShare, RefinerSwitch, Request, Seamless, Sizes, Stopped,
+    Builder, Device, GenerateError, Guidance, HiresSize, ImageSize, LoraWeight, Pipeline,
+    Precision, Prompt, RefinerShare, RefinerSwitch, Request, Seamless, Sizes, Stopped,
     schedulers::{
         Ladder, Prediction, Sampler, Scheduler, SchedulerConfig, from_comfyui, from_webui,
         samplers::{SamplerRow, TABLE, WithConventions, row_of},
@@ -738,6 +738,11 @@ pub fn summary(request: &Request, pipeline: &Pipeline, varies: &[&str]) -> Strin
         && same("size")
     {
         parts.push(format!("{width}×{height}"));
+    }
+    match request.hires.as_ref().map(|hires| hires.size) {
+        Some(HiresSize::Scale(factor)) => parts.push(format!("then ×{factor}")),
+        Some(HiresSize::Pixels([width, height])) => parts.push(format!("then {width}×{height}")),
+        _ => {}
     }
     if let Some(seed) = request.seed
         && same("seed")

@@ -23,7 +23,7 @@ pub struct StartOptions {
     /// and --height or the file of --like do
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
-    /// How much of --image is redrawn, 0 to 1 [default: 0.75; with --outpaint 0.9]
+    /// How much of --image is redrawn, 0 to 1 [default: 0.75; with --outpaint 0.8]
     #[arg(long, value_name = "SHARE", requires = "image", value_parser = share)]
     pub strength: Option<f32>,
     /// How --image is fitted to another size: stretch, crop, fill or latent [default: stretch]

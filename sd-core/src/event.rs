@@ -15,6 +15,10 @@ use crate::{
 /// An event of a [run](crate::Pipeline::run).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "an event is passed on once in a step, and a box would allocate in each step"
+)]
 pub enum Event<'a> {
     /// A picture has completed a step.
     Step(Progress<'a>),

@@ -32,7 +32,7 @@ pub struct Sides {
 impl Start {
     /// Draws beyond the borders of a picture (outpainting). The picture grows by `sides`, and a
     /// [`mask`](Self::mask) covers what is new. The run finds the blurred edges of the picture
-    /// there ([`MaskedContent::Fill`]), and the strength is 0.9.
+    /// there ([`MaskedContent::Fill`]), and the strength is 0.8.
     ///
     /// With an `overlap`, the mask also covers so many pixels of the picture along the new parts.
     /// They are redrawn, so that the seam fits.
@@ -98,6 +98,6 @@ impl Start {
             Luma([if new { 255 } else { 0 }])
         });
         let mask = Mask::new(mask).content(MaskedContent::Fill);
-        Ok(Self::picture(grown).strength(0.9).mask(mask))
+        Ok(Self::picture(grown).strength(0.8).mask(mask))
     }
 }
