@@ -177,7 +177,8 @@ impl fmt::Display for Stage {
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// The number of steps that the unfinished pictures have completed.
+    /// The number of steps that the unfinished pictures have completed, in both passes if there are
+    /// [two](crate::Hires). Their latents are of the last pass that had begun.
     pub steps: usize,
     /// The unfinished pictures: one, or the unfinished ones of a batch. Empty if the run was
     /// stopped before the first step began.

@@ -44,7 +44,8 @@ pub struct StepInfo {
     pub index: usize,
     /// The number of steps that the picture takes in this pass.
     ///
-    /// Usually this is the number of steps of the request. Some samplers have their own number of
+    /// Usually this is the number of steps of the request, or a part of them if the run has a
+    /// [start](crate::Start). Some samplers have their own number of
     /// steps. A sampler that chooses its steps as it goes
     /// ([`DpmAdaptive`](sd_schedulers::samplers::DpmAdaptive)) updates its estimate after each
     /// step.
@@ -56,7 +57,7 @@ pub struct StepInfo {
     /// The time that the step took for all pictures of the batch together, without the observer.
     #[serde(serialize_with = "seconds")]
     pub took: Duration,
-    /// The time since the picture's first step began, including the observer.
+    /// The time since the picture's first step began, in its first pass, including the observer.
     #[serde(serialize_with = "seconds")]
     pub elapsed: Duration,
 }

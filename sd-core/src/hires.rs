@@ -15,10 +15,10 @@ const MAX_SCALE: f32 = 16.0;
 ///
 /// Models repeat themselves in pictures that are much larger than the pictures they were trained
 /// with. The first pass therefore draws the picture in the size of the request. The result is
-/// enlarged, and the second pass redraws it in the new size as image to image, from the noise that
-/// the seed has in that size.
+/// enlarged, and the second pass redraws it by image to image, with the noise that the seed gives for
+/// the new size.
 ///
-/// What the second pass leaves open, it has from the request. Schedules in prompts count on: after
+/// Fields that are `None` are taken from the request. Schedules in prompts count on: after
 /// a first pass of 20 steps, `[fox:owl:25]` changes in the second pass, as `[fox:owl:1.25]` does.
 /// A refiner takes over in the second pass only.
 ///
@@ -41,7 +41,7 @@ pub struct Hires {
     /// Default: [`Upscaler::Latent`] with [`LatentFilter::Bilinear`], WebUI's "Latent".
     #[serde(default)]
     pub upscaler: Upscaler,
-    /// How much is redrawn, `0.0..=1.0`. The latent upscalers need about 0.5 or more, because
+    /// How much is redrawn, above 0 and at most 1. The latent upscalers need about 0.5 or more, because
     /// enlarged latents are blurred. With more than about 0.7 the composition changes.
     ///
     /// Default: 0.7, as in WebUI.
@@ -49,13 +49,15 @@ pub struct Hires {
     pub strength: f32,
     /// How the strength determines the first step.
     ///
-    /// Default: [`StrengthRule::WebUiExact`], as in WebUI: all [`steps`](Self::steps) are made.
+    /// Default: [`StrengthRule::WebUiExact`], as in WebUI: all [`steps`](Self::steps) are made. WebUI's
+    /// samplers "DDIM", "DDIM CFG++", "PLMS" and "UniPC" make one step less, as there.
     #[serde(default = "default_rule")]
     pub rule: StrengthRule,
     /// The number of steps. With another [`rule`](Self::rule) than the default, the strength decides
     /// how many of them are made.
     ///
-    /// Default: `None`, as many as in the first pass.
+    /// Default: `None`, as many as the [`ladder`](Self::ladder) lists, if it does, and otherwise as
+    /// many as in the first pass.
     #[serde(default)]
     pub steps: Option<usize>,
     /// The sampler.
@@ -75,7 +77,8 @@ pub struct Hires {
     #[serde(default)]
     pub guidance: Option<Guidance>,
     /// The prompt, for all text encoders of the model. Its LoRAs replace the LoRAs of the first
-    /// pass.
+    /// pass. If LoRAs have to be merged into the weights, the networks of both passes are in memory
+    /// together.
     ///
     /// Default: `None`, the prompt of the first pass.
     #[serde(default)]
@@ -306,8 +309,30 @@ impl Hires {
         }
     }
 
+    /// Returns whether the second pass has its own value of a field of [`Request`], given the path of
+    /// a value in that field.
+    pub(crate) fn sets(&self, path: &str) -> bool {
+        match path.split(['.', '[']).next() {
+            Some("steps") => self.steps.is_some(),
+            Some("scheduler") => self.scheduler.is_some(),
+            Some("ladder") => self.ladder.is_some() || self.scheduler.is_some(),
+            Some("guidance") => self.guidance.is_some(),
+            Some("prompt") => self.prompt.is_some(),
+            Some("negative") => self.negative.is_some(),
+            _ => false,
+        }
+    }
+
     /// Returns the request of the second pass, which starts from `start`.
-    pub(crate) fn request(&self, first: &Request, sizes: Enlarged, start: Start) -> Request {
+    ///
+    /// `steps` is the number of steps of the first pass.
+    pub(crate) fn request(
+        &self,
+        first: &Request,
+        sizes: Enlarged,
+        start: Start,
+        steps: Option<usize>,
+    ) -> Request {
         let mut request = first.clone();
         request.hires = None;
         // Given noise has the size of the first pass.
@@ -315,9 +340,8 @@ impl Hires {
         request.size = Some(sizes.size);
         let start = start.strength(self.strength).rule(self.rule);
         request.start = Some(start);
-        if self.steps.is_some() {
-            request.steps = self.steps;
-        }
+        let given = self.ladder.as_ref().and_then(Ladder::given_steps);
+        request.steps = self.steps.or(given).or(steps).or(request.steps);
         if let Some(scheduler) = &self.scheduler {
             request.scheduler = Some(scheduler.clone());
             request.ladder = None;

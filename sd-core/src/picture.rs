@@ -8,8 +8,11 @@ use sd_schedulers::noise::Seeds;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    Conditioning, Infotext, Seamless, files, infotext, lora::Lora, model_id::ModelId,
-    plan::Planned, preview::to_byte,
+    Conditioning, Infotext, Seamless, files, infotext,
+    lora::Lora,
+    model_id::ModelId,
+    plan::{Halves, Planned},
+    preview::to_byte,
 };
 
 /// The pictures of a call.
@@ -42,10 +45,13 @@ pub struct Picture {
     pub seed: u64,
     /// The picture as 8-bit RGB.
     pub image: RgbImage,
-    /// The picture before it was rounded to 8 bits, `[1, 3, height, width]`, `-1.0..=1.0`.
+    /// The picture before it was rounded to 8 bits, `[1, 3, height, width]`, `-1.0..=1.0`. After
+    /// [color correction](crate::Start::color_correction), and if only the region of a
+    /// [mask](crate::Mask::only_masked) was drawn, it has the values of the 8 bits.
     pub pixels: Array4<f32>,
     /// The finished latents, `[1, channels, h, w]`, in the scaling that the denoiser works in. The
-    /// codec has yet to divide them by the VAE's `scaling_factor`.
+    /// codec has yet to divide them by the VAE's `scaling_factor`. They are the drawn picture's,
+    /// without the parts that a [mask](crate::Mask) kept of the original.
     pub latents: Array4<f32>,
     /// The unit Gaussian noise that the picture started from, before scaling,
     /// `[1, channels, h, w]`. It is the request's
@@ -105,17 +111,23 @@ impl Picture {
 
 /// How long the stages of making a picture took.
 ///
-/// With serde it is an object of seconds: `{"encode": 0.1, "steps": [0.5, 0.5], "decode": 1.5}`.
+/// With serde it is an object of seconds:
+/// `{"encode": 0.1, "steps": [0.5, 0.5], "between": 0, "decode": 1.5}`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Timings {
-    /// The time to encode the prompts. Almost zero if an earlier picture had the same prompts.
+    /// The time to encode the prompts, and the picture that the run starts from. Almost zero if an
+    /// earlier picture of the call had the same ones.
     #[serde(serialize_with = "seconds")]
     pub encode: Duration,
     /// The time of each step, for all pictures of the batch together, without the observer.
     #[serde(serialize_with = "each_in_seconds")]
     pub steps: Vec<Duration>,
-    /// The time to decode the latents.
+    /// The time between the two passes of a [second pass](crate::Hires): to enlarge the latents, to
+    /// encode its prompts and to load its LoRAs.
+    #[serde(serialize_with = "seconds")]
+    pub between: Duration,
+    /// The time to decode the latents, and to finish the picture.
     #[serde(serialize_with = "seconds")]
     pub decode: Duration,
 }
@@ -123,7 +135,7 @@ pub struct Timings {
 impl Timings {
     /// Returns the sum of all times.
     pub fn total(&self) -> Duration {
-        self.encode + self.steps.iter().sum::<Duration>() + self.decode
+        self.encode + self.steps.iter().sum::<Duration>() + self.between + self.decode
     }
 }
 
@@ -139,6 +151,8 @@ fn each_in_seconds<S: Serializer>(times: &[Duration], serializer: S) -> Result<S
 #[derive(Debug, Clone)]
 pub(crate) struct Made {
     pub planned: Arc<Planned>,
+    /// The prompts of the second pass.
+    pub second_prompts: Option<Halves>,
     pub seeds: Seeds,
     pub batch_size: usize,
     /// The position of the picture in its batch, from 0.

@@ -708,7 +708,7 @@ impl Pipeline {
         let chosen = defaults.chosen(&request, scheduler);
         let of_start = request.start.as_ref();
         let of_start = of_start.and_then(|start| {
-            start.default_size(parts.codec.factor() * parts.denoiser.inputs().patch)
+            start.default_size(parts.codec.factor(), parts.denoiser.inputs().patch)
         });
         let size = of_start.unwrap_or([parts.size.width(), parts.size.height()]);
         Request {

@@ -95,7 +95,8 @@ pub struct Request {
     /// ([`LatentCodec::factor`](crate::LatentCodec::factor)). Width times height is at most the
     /// pipeline's [limit](crate::PipelineBuilder::max_pixels).
     ///
-    /// Default: the size of the [start](Self::start), or else the
+    /// Default: the size of the [start](Self::start), unless only a region of it is
+    /// [drawn](crate::Mask::only_masked), or else the
     /// [size of the pipeline](crate::Pipeline::default_size), usually the size that the model was
     /// trained with.
     #[serde(default)]
@@ -213,8 +214,7 @@ pub struct Request {
     #[serde(default)]
     pub beside: Option<ArcArray<f32, Ix4>>,
     /// How closely an instruct-pix2pix model keeps to the picture in [`start`](Self::start) or in
-    /// [`beside`](Self::beside),
-    /// about 1 to 2. It acts in the steps in which guidance acts, and costs a third call of the
+    /// [`beside`](Self::beside), about 1 to 2. It acts in the steps in which guidance acts, and costs a third call of the
     /// denoiser in each of them. Other models refuse any value but the default.
     ///
     /// Default: 1.5.
@@ -235,7 +235,7 @@ pub struct Request {
     /// The picture or the latents that the run starts from (image to image, inpainting).
     ///
     /// If [`size`](Self::size) is not set, the picture is drawn in the size of the start, rounded
-    /// down to multiples of 8.
+    /// down to multiples of 8, unless only a region of it is [drawn](crate::Mask::only_masked).
     ///
     /// Default: `None`. The run starts from noise.
     #[serde(default)]

@@ -23,6 +23,12 @@ pub struct ImageSize {
     height: u32,
 }
 
+/// Returns the smallest multiple of 8 that is also a multiple of `factor`.
+pub(crate) fn unit(factor: usize) -> usize {
+    let mut units = (1..=factor).map(|n| 8 * n);
+    units.find(|unit| unit.is_multiple_of(factor)).unwrap_or(8)
+}
+
 impl ImageSize {
     /// Creates a size from a width and a height in pixels.
     ///

@@ -15,7 +15,11 @@ use sd_core::{
     Event, GenerateError, Hires, Infotext, Inputs, Picture, Pipeline, Request, Start, StopToken,
     Upscaler,
     pixels::{Filter, LatentFilter},
-    schedulers::{Ladder, ladders::StrengthRule, samplers::EulerAncestral},
+    schedulers::{
+        Ladder,
+        ladders::StrengthRule,
+        samplers::{DpmAdaptive, EulerAncestral},
+    },
 };
 
 fn drawn(pipeline: &Pipeline, request: &Request) -> Picture {
@@ -140,6 +144,57 @@ fn batches_are_the_same_as_single_pictures() {
     assert_eq!(images(&batched), images(&single));
 }
 
+/// Steps that a ladder lists count as the steps of the first pass, whether the request has been
+/// filled with defaults or not.
+#[test]
+fn the_second_pass_has_the_steps_of_the_first() {
+    let pipeline = Fakes::new().pipeline();
+    let given = || Ladder::sigmas([14.6, 5.0, 1.5, 0.4, 0.0]);
+    let mut plain = base();
+    plain.steps = None;
+    for (request, steps) in [
+        (
+            plain
+                .clone()
+                .ladder(given())
+                .hires(twice().ladder(Ladder::karras())),
+            4 + 4,
+        ),
+        (
+            plain
+                .clone()
+                .steps(6)
+                .hires(twice().ladder(given()).rule(StrengthRule::WebUi)),
+            6 + 3,
+        ),
+        (plain.hires(twice().steps(3)), 20 + 3),
+    ] {
+        let filled = pipeline.with_defaults(request.clone());
+        for request in [request, filled] {
+            assert_eq!(drawn(&pipeline, &request).timings.steps.len(), steps);
+        }
+    }
+}
+
+/// A sampler that lets pictures influence each other draws them one by one, in either pass.
+#[test]
+fn a_sampler_of_single_pictures_has_single_pictures() {
+    let fakes = Fakes::new();
+    let batched = fakes.build(fakes.builder().max_batch(4));
+    let single = fakes.pipeline();
+    let request = base()
+        .hires(twice().scheduler(DpmAdaptive::default()))
+        .count(2);
+    let images = |pipeline: &Pipeline| -> Vec<Array4<f32>> {
+        let pictures = pipeline.generate(&request).unwrap().pictures;
+        pictures
+            .into_iter()
+            .map(|picture| picture.latents)
+            .collect()
+    };
+    assert_eq!(images(&batched), images(&single));
+}
+
 #[test]
 fn steps_tell_their_pass() {
     let pipeline = Fakes::new().pipeline();
@@ -185,6 +240,8 @@ fn a_stop_in_the_second_pass_returns_its_latents() {
         };
         let sides = if stop_at.0 { (12, 16) } else { (6, 8) };
         assert_eq!((picture.latents.dim().2, picture.latents.dim().3), sides);
+        let steps = stop_at.1 + 1 + if stop_at.0 { 4 } else { 0 };
+        assert_eq!(stopped.steps, steps, "{stop_at:?}");
     }
 }
 
@@ -206,14 +263,30 @@ fn wrong_second_passes_are_refused() {
             base().hires(Hires::pixels(32, 96)),
             "hires.size.pixels is 32×96, expected at least 64×48",
         ),
-        (base().hires(Hires::pixels(68, 96)), "hires.width is 68"),
+        (base().hires(Hires::pixels(68, 96)), "hires.size is 68"),
         (base().hires(Hires::scale(16.0)), "hires.size is 1024×768"),
+        // The first pass is enlarged to 512×384 before it is cut.
+        (
+            base().hires(Hires::pixels(512, 48)),
+            "hires.size is 512×384",
+        ),
+        (
+            base().steps(5000).hires(twice().steps(6000)),
+            "hires.steps is",
+        ),
+        (
+            base().hires(twice().strength(f32::NAN)),
+            "hires.strength is NaN, expected 0 to 1",
+        ),
         (base().hires(Hires::pixels(u32::MAX, u32::MAX)), "hires."),
         (
             base().hires(twice().strength(1.5)),
             "hires.strength is 1.5, expected 0 to 1",
         ),
-        (base().hires(twice().steps(5000)), "hires.steps is 5000"),
+        (
+            base().hires(twice().steps(5000)),
+            "hires.steps is 7142, expected 1 to 1000",
+        ),
         (
             base().hires(twice().prompt("[".repeat(1 << 17))),
             "hires.prompt is 131072 bytes long",

@@ -93,8 +93,8 @@ fn each_option_changes_the_picture() {
         of(small().only_masked(4)),
         of(small().only_masked(12)),
         of(webui().blur(4.0)),
-        of(webui().content(MaskedContent::Fill)),
-        of(webui().content(MaskedContent::Noise)),
+        of(webui().blur(4.0).content(MaskedContent::Fill)),
+        of(webui().blur(4.0).content(MaskedContent::Noise)),
         of(mask(|x, _| 255 - 4 * x as u8).rule(MaskRule::Differential)),
         of(left().rule(MaskRule::Differential).blur(4.0)),
         drawn(&pipeline, start().color_correction(true)).pixels,
@@ -340,6 +340,54 @@ fn the_colors_of_the_start_return() {
     );
 }
 
+/// A region that a gray mask redraws is not mixed with the original again.
+#[test]
+fn gray_regions_are_mixed_once() {
+    let pipeline = Fakes::new().pipeline();
+    let gray = || mask(|_, _| 100).rule(MaskRule::Differential);
+    let of = |mask: Mask| drawn(&pipeline, start().strength(1.0).mask(mask)).image;
+    assert_eq!(of(gray()), of(gray().only_masked(8)));
+}
+
+/// Latents have the size of the run, also if the model divides them into patches.
+#[test]
+fn a_start_from_latents_has_their_size() {
+    let model = Model {
+        inputs: Inputs::new(4, 4).patch(2),
+        ..Model::default()
+    };
+    let pipeline = Fakes::with(model).pipeline();
+    let start = Start::latents(Array4::zeros((1, 4, 8, 6)));
+    assert_eq!(drawn(&pipeline, start).image.dimensions(), (48, 64));
+    let start = Start::picture(picture(71, 50));
+    assert_eq!(drawn(&pipeline, start).image.dimensions(), (64, 48));
+}
+
+/// Runs with the same steps may still begin differently, or draw other noise.
+#[test]
+fn runs_of_different_rules_are_not_in_one_batch() {
+    let fakes = Fakes::new();
+    let batched = fakes.build(fakes.builder().max_batch(2));
+    let single = fakes.pipeline();
+    for sampler in ["DPM++ 2M SDE", "DDIM"] {
+        let of = |rule: StrengthRule, strength: f32| {
+            let preset = from_webui(sampler, None).unwrap();
+            let request = base().steps(10).scheduler(preset.sampler);
+            let start = start().rule(rule).strength(strength);
+            request.ladder(preset.ladder).start(start)
+        };
+        let requests = [
+            of(StrengthRule::Diffusers, 0.5),
+            of(StrengthRule::WebUi, 0.4),
+        ];
+        let images = |pipeline: &Pipeline| -> Vec<Array4<f32>> {
+            let pictures = pipeline.generate_all(&requests).unwrap().pictures;
+            pictures.into_iter().map(|it| it.latents).collect()
+        };
+        assert_eq!(images(&batched), images(&single), "{sampler}");
+    }
+}
+
 /// Pictures with masks of different rules are not drawn in one batch.
 #[test]
 fn batches_are_the_same_as_single_pictures() {
@@ -386,4 +434,13 @@ fn wrong_masks_are_refused() {
         error.contains("start.mask.keep_original is false"),
         "{error}"
     );
+    // The finished picture would have the size of the original.
+    let fakes = Fakes::new();
+    let limited = fakes.build(fakes.builder().max_pixels(64 * 48));
+    let mask = Mask::new(GrayImage::new(128, 96)).only_masked(4);
+    let large = Start::picture(picture(128, 96)).mask(mask);
+    let error = limited.generate(&base().size(64, 48).start(large));
+    let error = error.map(drop).unwrap_err().to_string();
+    let expected = "start.from is 128×96, expected at most 3072 pixels";
+    assert!(error.contains(expected), "{error}");
 }

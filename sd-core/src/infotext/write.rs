@@ -272,7 +272,13 @@ impl Writing<'_> {
     }
 
     fn inversions(&mut self) {
-        let prompts = [Some(&self.picture.prompt), self.picture.negative.as_ref()];
+        let second = self.picture.made.second_prompts.as_ref();
+        let prompts = [
+            Some(&self.picture.prompt),
+            self.picture.negative.as_ref(),
+            second.map(|(prompt, _)| prompt),
+            second.and_then(|(_, negative)| negative.as_ref()),
+        ];
         let branches = prompts
             .into_iter()
             .flatten()

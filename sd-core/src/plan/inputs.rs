@@ -4,7 +4,7 @@ use sd_schedulers::Sampler;
 
 use crate::{
     Guidance, ImageSize, Inputs, Problem, Request, SizeIds, Sizes, Start, StartFrom,
-    defaults::Chosen, start::StartBeside,
+    defaults::Chosen, parts::Parts, start::StartBeside,
 };
 
 /// Adds the problems of values that the network does not take, and of inputs that it needs.
@@ -116,15 +116,18 @@ pub(super) fn noise_problem(
 
 /// Returns the problems of a start.
 pub(super) fn start_problems(
-    inputs: &Inputs,
+    parts: &Parts,
     request: &Request,
     size: ImageSize,
     [height, width]: [usize; 2],
 ) -> Vec<Problem> {
+    let inputs = parts.denoiser.inputs();
     let shape = [request.count, inputs.channels, height, width];
     let is_edit = inputs.extra_channels == inputs.channels;
     let start = request.start.as_ref();
-    start.map_or_else(Vec::new, |start| start.problems(shape, size, is_edit))
+    start.map_or_else(Vec::new, |start| {
+        start.problems(shape, size, is_edit, parts.max_pixels)
+    })
 }
 
 /// Returns the problem of extra channels that the model does not take, or of the wrong shape, or

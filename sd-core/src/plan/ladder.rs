@@ -1,10 +1,10 @@
 //! The noise levels of a request, and what is wrong with them.
 
 use sd_schedulers::{
-    Ladder, Rungs, Sampler,
-    ladders::{LadderError, StrengthRule},
+    Ladder, NoiseSchedule, Rungs, Sampler,
+    ladders::{LadderError, NoisePath, StrengthRule},
     noise::{NoiseError, Seeds},
-    samplers::{Calls, SamplerRow},
+    samplers::Calls,
 };
 
 use crate::{ImageSize, Problem, Request, defaults::Chosen, infotext, parts::Parts, start::Begin};
@@ -80,7 +80,7 @@ pub(super) fn rungs(
         Begin::Picture => match rungs.starting_at(first + usize::from(below)) {
             Ok(rungs) => rungs,
             Err(_) => {
-                problems.extend(strength_problem(request, steps));
+                problems.extend(strength_problem(request, steps, below));
                 return None;
             }
         },
@@ -131,17 +131,24 @@ const MOST_CALLS: usize = 1 << 18;
 /// The samplers that WebUI runs on timesteps.
 const OF_TIMESTEPS: [&str; 4] = ["DDIM", "DDIM CFG++", "PLMS", "UniPC"];
 
-pub(super) fn is_of_timesteps(row: Option<&SamplerRow>, sampler: &dyn Sampler) -> bool {
-    let name = match row {
-        Some(row) => row.webui,
-        None => infotext::name_of(sampler),
-    };
-    name.is_some_and(|name| OF_TIMESTEPS.contains(&name))
+pub(super) fn is_of_timesteps(sampler: &dyn Sampler, schedule: &NoiseSchedule) -> bool {
+    // WebUI runs them on diffusion models only.
+    let is_diffusion = schedule.path() == NoisePath::Exploding;
+    is_diffusion && infotext::name_of(sampler).is_some_and(|name| OF_TIMESTEPS.contains(&name))
 }
 
-/// Returns the problem of a strength that leaves no step of `steps`.
-fn strength_problem(request: &Request, steps: usize) -> Option<Problem> {
+/// Returns the problem of a strength that leaves no step of `steps`. `below` is whether the first
+/// of them is not made.
+fn strength_problem(request: &Request, steps: usize, below: bool) -> Option<Problem> {
     let strength = request.start.as_ref()?.strength;
+    // It is reported as out of range.
+    if !(0.0..=1.0).contains(&strength) {
+        return None;
+    }
+    if below && strength >= 1.0 {
+        let expected = "at least 2 for image to image with this sampler of WebUI";
+        return Some(Problem::new("steps", expected, steps));
+    }
     let expected = format!("a strength that leaves at least one of {steps} steps");
     Some(Problem::new("start.strength", expected, strength))
 }

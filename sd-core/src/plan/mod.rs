@@ -136,14 +136,15 @@ impl Planned {
     /// Returns whether pictures must be drawn one by one, because the sampler would let them
     /// influence each other in a batch.
     pub fn stays_alone(&self) -> bool {
-        self.sampler.needs().one_picture
+        let second = self.second.as_ref();
+        self.sampler.needs().one_picture || second.is_some_and(|it| it.planned.stays_alone())
     }
 
     /// Returns whether pictures of both requests can share a batch, provided that their prompts
     /// have the same number of tokens. Everything that the loop uses must be the same, and so must
     /// the number of branches.
     fn fits(&self, other: &Self) -> bool {
-        let blends = |plan: &Self| {
+        let mask_rule = |plan: &Self| {
             let start = plan.request.start.as_ref();
             start.map(|start| start.mask.as_ref().map(|mask| mask.rule))
         };
@@ -157,9 +158,11 @@ impl Planned {
         };
         self.latents == other.latents
             && (self.begin, self.beside) == (other.begin, other.beside)
-            && blends(self) == blends(other)
+            && mask_rule(self) == mask_rule(other)
             && seconds_fit
             && self.rungs == other.rungs
+            && (&self.tree, self.noised_at) == (&other.tree, other.noised_at)
+            && self.of_timesteps == other.of_timesteps
             && self.refiner_from == other.refiner_from
             && self.loras == other.loras
             && *self.sampler == *other.sampler
@@ -233,7 +236,7 @@ fn check_pass(
     let sampler = chosen.scheduler.sampler(scheduler);
     let sized = size.as_ref().ok().map(|&(size, _)| size);
     let row = chosen.scheduler.row(scheduler);
-    let of_timesteps = is_of_timesteps(row, &*sampler);
+    let of_timesteps = is_of_timesteps(&*sampler, &parts.schedule);
     let rungs = rungs(
         parts,
         request,
@@ -259,7 +262,7 @@ fn check_pass(
     // The checks below need the size. The last ones need everything.
     let (size, latents) = size.ok()?;
     problems.extend(noise_problem(inputs, request, latents));
-    problems.extend(start_problems(inputs, request, size, latents));
+    problems.extend(start_problems(parts, request, size, latents));
     problems.extend(beside_problem(inputs, request, latents));
     problems.extend(patch_problem(inputs, refiner, latents));
     let (
@@ -316,7 +319,7 @@ fn check_pass(
 fn size(parts: &Parts, request: &Request) -> Result<(ImageSize, [usize; 2]), Problems> {
     let of_start = || {
         let start = request.start.as_ref()?;
-        start.default_size(parts.codec.factor() * parts.denoiser.inputs().patch)
+        start.default_size(parts.codec.factor(), parts.denoiser.inputs().patch)
     };
     let size = match request.size.or_else(of_start) {
         Some([width, height]) => ImageSize::new(width, height)?,
@@ -412,7 +415,7 @@ pub(crate) fn groups(parts: &Parts, planned: &[Arc<Planned>]) -> Vec<Vec<usize>>
         return (0..planned.len()).map(|request| vec![request]).collect();
     }
     // The refiner's text encoder may read other texts, so that its number of tokens may differ.
-    let of_pass = |plan: &Planned| {
+    let of_plan = |plan: &Planned| {
         let of = |encoder| plan.reading.tokens(encoder, &plan.prompts());
         let refiner = plan.refiner_from.and(parts.refiner.as_ref());
         (
@@ -422,7 +425,7 @@ pub(crate) fn groups(parts: &Parts, planned: &[Arc<Planned>]) -> Vec<Vec<usize>>
     };
     let tokens = |plan: &Arc<Planned>| {
         let second = plan.second.as_ref();
-        (of_pass(plan), second.map(|second| of_pass(&second.planned)))
+        (of_plan(plan), second.map(|second| of_plan(&second.planned)))
     };
     let tokens: Vec<_> = planned.iter().map(tokens).collect();
     let mut groups: Vec<Vec<usize>> = Vec::new();

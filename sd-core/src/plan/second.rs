@@ -3,7 +3,7 @@
 use ndarray::Array4;
 
 use super::{Planned, check_pass, size};
-use crate::{Hires, Problem, Request, Start, Upscaler, hires::Enlarged, parts::Parts};
+use crate::{Hires, Problem, Request, Start, Upscaler, hires::Enlarged, parts::Parts, size::unit};
 
 /// The second pass of a request.
 #[derive(Debug)]
@@ -35,20 +35,24 @@ pub(super) fn check_second(
     }
     let (size, _) = size(parts, request).ok()?;
     let factor = parts.codec.factor();
-    // The smallest multiple of 8 and of the pixels of a patch.
-    let patch = factor * inputs.patch;
-    let unit = (1..=patch).map(|n| 8 * n).find(|unit| unit % patch == 0);
-    let unit = unit.unwrap_or(8) as u32;
+    let unit = unit(factor * inputs.patch) as u32;
     let sizes = hires.enlarged([size.width(), size.height()], unit);
     let sizes = sizes.map_err(|problem| problems.push(problem)).ok()?;
+    let [wide, high] = sizes.covering;
+    if u64::from(wide) * u64::from(high) > parts.max_pixels {
+        let expected = format!(
+            "at most {} pixels, before what hangs over is cut",
+            parts.max_pixels
+        );
+        let found = format!("{wide}×{high}");
+        problems.push(Problem::new("hires.size", expected, found));
+        return None;
+    }
     // The true latents are known when the first pass is over.
     let [width, height] = sizes.size.map(|side| side as usize / factor);
-    let most = parts.max_pixels as usize / (factor * factor).max(1);
-    let stand_in = match width.saturating_mul(height) <= most {
-        true => Array4::zeros((1, inputs.channels, height, width)),
-        false => Array4::zeros((1, inputs.channels, 0, 0)),
-    };
-    let mut second = hires.request(request, sizes, Start::latents(stand_in));
+    let stand_in = Array4::zeros((1, inputs.channels, height, width));
+    let steps = first.map(|first| first.chosen.steps);
+    let mut second = hires.request(request, sizes, Start::latents(stand_in), steps);
     let conditioned = &mut second.sizes;
     if inputs.sizes.is_some() && conditioned.original.or(conditioned.target).is_none() {
         // WebUI describes the picture before what hangs over is cut off.
@@ -66,10 +70,13 @@ pub(super) fn check_second(
             .unwrap_or(&problem.field);
         let is_known = problems[..known].iter().any(|it| it.field == *field);
         // The stand-in has the right shape, unless the size is at fault.
-        if is_known || problem.field == "start.from" {
+        if (is_known && !hires.sets(field)) || problem.field == "start.from" {
             continue;
         }
-        let field = format!("hires.{field}");
+        let field = match field {
+            "width" | "height" | "size" => "hires.size".to_owned(),
+            field => format!("hires.{field}"),
+        };
         problems.push(Problem {
             field: field.into(),
             ..problem

@@ -140,7 +140,8 @@ impl BatchRun<'_> {
         } = self;
         let [_, channels, height, width] = batch.shape();
         let shape = (1, channels, height, width);
-        batch.stopped(steps.len(), 0, seeds, finished, denoised, shape)
+        let before = batch.earlier.map_or(0, |(_, steps)| steps);
+        batch.stopped(before + steps.len(), 0, seeds, finished, denoised, shape)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     guided::Half,
     parts::Parts,
     picture::{Made, to_rgb},
-    plan::{Encoded, Planned},
+    plan::{Encoded, Halves, Planned},
 };
 
 /// Pictures that go through the denoising loop together, usually one.
@@ -41,6 +41,8 @@ pub(crate) struct Batch<'a> {
     pictures: Vec<(usize, usize)>,
     /// The prompts of each picture, and how long it took to encode them.
     conditionings: Vec<(Encoded, Duration)>,
+    /// When the first step of an earlier pass began, and how many steps that pass made.
+    earlier: Option<(Instant, usize)>,
     stop: &'a StopToken,
 }
 
@@ -92,6 +94,7 @@ impl<'a> Batch<'a> {
             pass,
             pictures,
             conditionings,
+            earlier: None,
             stop,
         })
     }
@@ -121,6 +124,7 @@ impl<'a> Batch<'a> {
     ) -> Result<Sampled, GenerateError> {
         let mut begun = self.begin(&seeds)?;
         let mut latents = std::mem::take(&mut begun.latents);
+        let started = Instant::now();
         let (steps, denoised) = self.sample(&seeds, &mut begun, &mut latents, observer)?;
         if let Some(blend) = self.blend(&begun) {
             let contiguous = "the product of a contiguous array is contiguous";
@@ -132,6 +136,9 @@ impl<'a> Batch<'a> {
             latents,
             denoised,
             steps,
+            started,
+            between: Duration::ZERO,
+            second_prompts: Vec::new(),
         })
     }
 
@@ -189,7 +196,7 @@ impl<'a> Batch<'a> {
             observer,
             finished: latents.iter().copied().collect(),
             denoised: vec![0.0; latents.len()],
-            started: now,
+            started: self.earlier.map_or(now, |(started, _)| started),
             step_started: now,
             refined: false,
             steps: Vec::with_capacity(most_steps(plan)),
@@ -390,10 +397,12 @@ impl<'a> Batch<'a> {
             timings: Timings {
                 encode: *took,
                 steps: sampled.steps.clone(),
+                between: sampled.between,
                 decode: started.elapsed(),
             },
             made: Made {
                 planned: plan.clone(),
+                second_prompts: sampled.second_prompts.get(i).cloned(),
                 seeds,
                 batch_size: self.pictures.len(),
                 batch_position: i,
@@ -455,8 +464,14 @@ struct Sampled {
     latents: Array4<f32>,
     /// The denoised samples of the last step.
     denoised: Vec<f32>,
-    /// The time of each step.
+    /// The time of each step, of both passes.
     steps: Vec<Duration>,
+    /// When the first step began.
+    started: Instant,
+    /// The time between two passes.
+    between: Duration,
+    /// The prompts of each picture in the second pass.
+    second_prompts: Vec<Halves>,
 }
 
 /// Returns a copy of picture `i` of a batch, as a batch of one.

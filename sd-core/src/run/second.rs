@@ -1,6 +1,6 @@
 //! The second pass of a batch, in a larger size.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
 use image::RgbImage;
 use ndarray::{Array4, ArrayView3, Axis, s};
@@ -23,6 +23,7 @@ impl<'a> Batch<'a> {
         encoded: &mut Prompts,
         observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Sampled, GenerateError> {
+        let ended = Instant::now();
         let stopped = |error| match self.stop.is_stopped() {
             true => self.stopped_after(&first, 0),
             false => error,
@@ -49,9 +50,14 @@ impl<'a> Batch<'a> {
         for ((conditioning, _), latents) in batch.conditionings.iter_mut().zip(enlarged) {
             conditioning.start = Some(Arc::new(EncodedStart::second_pass(latents)));
         }
+        batch.earlier = Some((first.started, first.steps.len()));
+        let between = ended.elapsed();
         let mut sampled = batch.sampled(first.seeds, observer)?;
         sampled.initial_noise = first.initial_noise;
         sampled.steps.splice(..0, first.steps);
+        sampled.between = between;
+        let prompts = batch.conditionings.into_iter();
+        sampled.second_prompts = prompts.map(|(encoded, _)| encoded.model).collect();
         Ok(sampled)
     }
 
@@ -63,17 +69,20 @@ impl<'a> Batch<'a> {
     ) -> Result<Vec<Array4<f32>>, GenerateError> {
         let factor = self.parts.codec.factor();
         let [width, height] = second.sizes.covering.map(|side| side as usize / factor);
-        let one = |i: usize| {
-            let latents = picture_of(&first.latents, i);
-            if latents.iter().any(|value| !value.is_finite()) {
-                let (request, picture) = self.pictures[i];
-                let seed = first.seeds[i].seed;
-                return Err(GenerateError::NotFinite {
+        let finite = |i: usize, values: &Array4<f32>| {
+            let (request, picture) = self.pictures[i];
+            match values.iter().all(|value| value.is_finite()) {
+                true => Ok(()),
+                false => Err(GenerateError::NotFinite {
                     request,
                     picture,
-                    seed,
-                });
+                    seed: first.seeds[i].seed,
+                }),
             }
+        };
+        let one = |i: usize| {
+            let latents = picture_of(&first.latents, i);
+            finite(i, &latents)?;
             let filter = match second.upscaler {
                 Upscaler::Latent(filter) => {
                     return Ok(resize_latents(latents.view(), [height, width], filter));
@@ -81,6 +90,7 @@ impl<'a> Batch<'a> {
                 Upscaler::Pixels(filter) => filter,
             };
             let pixels = self.parts.pixels(latents.view(), self.stop)?;
+            finite(i, &pixels)?;
             let picture = truncated(pixels.index_axis(Axis(0), 0));
             // The codec takes no other sides than multiples of its factor.
             let window = [0, 0, (width * factor) as u32, (height * factor) as u32];

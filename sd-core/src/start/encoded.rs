@@ -107,7 +107,14 @@ impl EncodedStart {
         codec: &dyn LatentCodec,
         stop: &StopToken,
     ) -> Result<Self, GenerateError> {
+        let stopped = || match stop.is_stopped() {
+            true => Err(GenerateError::Stopped(Box::default())),
+            false => Ok(()),
+        };
+        stopped()?;
         let prepared = Prepared::new(start, plan.size);
+        // Blurs of large masks take long.
+        stopped()?;
         let pixels = prepared.as_ref().map(|it| from_rgb(&it.picture));
         let masked = prepared.as_ref().and_then(|it| it.mask.as_ref());
         let mask = start.mask.as_ref().zip(masked).map(|(of, mask)| {
@@ -117,8 +124,10 @@ impl EncodedStart {
                 rule: of.rule,
                 content: of.content,
                 // By diffusers' rules, an inpainting model sees the picture beside the latents, and
-                // needs no blending.
-                blends: plan.beside.is_none() || of.rule != MaskRule::Diffusers,
+                // needs no blending. A refiner does not see the picture.
+                blends: plan.beside.is_none()
+                    || of.rule != MaskRule::Diffusers
+                    || plan.refiner_from.is_some(),
             }
         });
         let encode = |pixels: &Array4<f32>| encode(codec, pixels, stop);

@@ -48,7 +48,8 @@ pub struct Mask {
     ///
     /// Without a size in the request, the region is drawn in the pipeline's
     /// [default size](crate::Pipeline::default_size). The picture is put back into the original, so
-    /// [`keep_original`](Self::keep_original) must be true. An instruct-pix2pix model has no masks.
+    /// [`keep_original`](Self::keep_original) must be true. The region is fitted as by
+    /// [`Resize::Fill`].
     ///
     /// Default: `None`. The whole picture is drawn.
     #[serde(default)]
@@ -87,9 +88,8 @@ pub enum MaskRule {
     /// of the mask. All others get it as the network's result.
     WebUi,
     /// Differential diffusion, <https://arxiv.org/abs/2306.00950>: each value is the strength for
-    /// its place. A place joins the run when the share of the steps that are left falls to its
-    /// value, so that 64 lets a quarter of the steps redraw it. The blur acts on the mask itself,
-    /// and is Pillow's.
+    /// its place. A value v redraws its place in the last v / 255 of the steps: 64 in the last
+    /// quarter. The blur acts on the mask itself, and is Pillow's.
     Differential,
 }
 
@@ -218,7 +218,7 @@ impl Mask {
             }
             StartFrom::Latents(_) => {
                 let expected = "a picture, because a mask belongs to pixels";
-                refuse("start.mask", expected, &"latents");
+                refuse("start.from", expected, &"latents");
             }
         }
         problems

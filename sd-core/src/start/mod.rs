@@ -19,8 +19,9 @@ pub use self::{
     outpaint::Sides,
 };
 use crate::{
-    ImageSize, MAX_PIXELS, Problem,
+    ImageSize, Problem,
     pixels::{Filter, resize, resize_window},
+    size::unit,
 };
 
 /// A picture or latents that a run starts from (image to image), and how much of it is redrawn.
@@ -28,6 +29,10 @@ use crate::{
 /// The run begins in the middle of the ladder, at a noise level that
 /// [`strength`](Self::strength) sets, with the picture's latents plus noise of that level, sigma:
 /// `latents + noise_multiplier · sigma · noise`.
+///
+/// An instruct-pix2pix model takes the picture beside the latents and begins with noise, so
+/// [`strength`](Self::strength), [`rule`](Self::rule), [`posterior`](Self::posterior) and
+/// [`noise_multiplier`](Self::noise_multiplier) have no effect with it.
 ///
 /// Schedules in prompts, such as `[fox:owl:0.5]`, count the calls of the run against the steps of
 /// the whole ladder. Positions in LoRA weights count the steps of the run.
@@ -225,10 +230,10 @@ impl Start {
         self
     }
 
-    /// Returns the size of the picture, rounded down to multiples of 8 and of `factor`, but at
-    /// least one such multiple. Latents have `factor` pixels on each side. Returns `None` if the
-    /// size of the picture does not matter.
-    pub(crate) fn default_size(&self, factor: usize) -> Option<[u32; 2]> {
+    /// Returns the size of the picture, rounded down to multiples of 8 and of the pixels of a patch
+    /// of latents, but at least one such multiple. A latent has `factor` pixels on each side. Returns
+    /// `None` if the size of the picture does not matter.
+    pub(crate) fn default_size(&self, factor: usize, patch: usize) -> Option<[u32; 2]> {
         if self
             .mask
             .as_ref()
@@ -236,10 +241,7 @@ impl Start {
         {
             return None;
         }
-        // The smallest multiple of 8 that is also a multiple of the factor.
-        let units = (1..=factor).map(|n| 8 * n);
-        let unit = units.filter(|unit| unit.is_multiple_of(factor)).min();
-        let unit = unit.unwrap_or(8);
+        let unit = unit(factor * patch);
         let side = |pixels: usize| {
             (pixels / unit * unit)
                 .max(unit)
@@ -282,6 +284,7 @@ impl Start {
         shape: [usize; 4],
         size: ImageSize,
         is_edit: bool,
+        max_pixels: u64,
     ) -> Vec<Problem> {
         let mut problems = Vec::new();
         if is_edit && self.mask.is_some() {
@@ -306,11 +309,19 @@ impl Start {
         match &self.from {
             StartFrom::Pixels(pixels) => {
                 let (height, width, channels) = pixels.dim();
+                // These are encoded or finished in their own size.
+                let mask = self.mask.as_ref();
+                let in_own_size = self.resize == Resize::Latent
+                    || mask.is_some_and(|mask| mask.only_masked.is_some());
                 if channels != 3 || height == 0 || width == 0 {
                     let found = format!("an array of shape {:?}", pixels.dim());
                     problems.push(Problem::new("start.from", "one of shape (h, w, 3)", found));
+                } else if in_own_size && width as u64 * height as u64 > max_pixels {
+                    let expected = format!("at most {max_pixels} pixels");
+                    let found = format!("{width}×{height}");
+                    problems.push(Problem::new("start.from", expected, found));
                 } else if self.resize == Resize::Latent {
-                    problems.extend(self.latent_problem([width, height], shape, size, is_edit));
+                    problems.extend(latent_problem([width, height], shape, size, is_edit));
                 }
             }
             StartFrom::Latents(latents) => {
@@ -333,29 +344,6 @@ impl Start {
             problems.push(Problem::new("start.color_correction", expected, true));
         }
         problems
-    }
-
-    /// Returns the problem of a picture that cannot be encoded in its own size.
-    fn latent_problem(
-        &self,
-        [width, height]: [usize; 2],
-        [.., latents, _]: [usize; 4],
-        size: ImageSize,
-        is_edit: bool,
-    ) -> Option<Problem> {
-        if is_edit {
-            let expected = "another one, as this model takes the picture beside the latents";
-            return Some(Problem::new("start.resize", expected, "latent"));
-        }
-        let found = format!("{width}×{height}");
-        if width as u64 * height as u64 > MAX_PIXELS {
-            let expected = format!("at most {MAX_PIXELS} pixels with the resize `latent`");
-            return Some(Problem::new("start.from", expected, found));
-        }
-        let factor = (size.height() as usize / latents.max(1)).max(1);
-        let fits = |side: usize| side.is_multiple_of(factor) && side.is_multiple_of(8);
-        let expected = "sides that are multiples of 8 and of the model's factor";
-        (!fits(width) || !fits(height)).then(|| Problem::new("start.from", expected, found))
     }
 }
 
@@ -473,4 +461,22 @@ mod tests {
             }
         }
     }
+}
+
+/// Returns the problem of a picture that cannot be encoded in its own size.
+fn latent_problem(
+    [width, height]: [usize; 2],
+    [.., latents, _]: [usize; 4],
+    size: ImageSize,
+    is_edit: bool,
+) -> Option<Problem> {
+    if is_edit {
+        let expected = "another one, as this model takes the picture beside the latents";
+        return Some(Problem::new("start.resize", expected, "latent"));
+    }
+    let found = format!("{width}×{height}");
+    let factor = (size.height() as usize / latents.max(1)).max(1);
+    let fits = |side: usize| side.is_multiple_of(factor) && side.is_multiple_of(8);
+    let expected = "sides that are multiples of 8 and of the model's factor";
+    (!fits(width) || !fits(height)).then(|| Problem::new("start.from", expected, found))
 }

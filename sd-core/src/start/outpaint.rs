@@ -3,12 +3,9 @@
 use image::{GrayImage, Luma, RgbImage};
 
 use super::{Mask, MaskedContent, Start};
-use crate::{Problem, Problems};
+use crate::{MAX_PIXELS, Problem, Problems};
 
-/// The most pixels of a picture with its new sides.
-const MOST_PIXELS: u64 = 1 << 30;
-
-/// The widths, in pixels, of what is drawn beside a picture.
+/// How many pixels a picture grows on each side.
 ///
 /// ```
 /// use sd_core::Sides;
@@ -34,8 +31,8 @@ impl Start {
     /// [`mask`](Self::mask) covers what is new. The run finds the blurred edges of the picture
     /// there ([`MaskedContent::Fill`]), and the strength is 0.8.
     ///
-    /// With an `overlap`, the mask also covers so many pixels of the picture along the new parts.
-    /// They are redrawn, so that the seam fits.
+    /// The mask also covers `overlap` pixels of the picture next to each new part. They are redrawn,
+    /// so that the seam fits.
     ///
     /// The picture's size plus `sides` should be a multiple of 8, because it is rounded down
     /// otherwise. A model for inpainting (with 9 input channels) gives the best results. Ordinary
@@ -54,7 +51,8 @@ impl Start {
     /// ```
     ///
     /// # Errors
-    /// [`Problems`] if the picture has no pixels, or if the result would have more than 2³⁰ pixels.
+    /// [`Problems`] if the picture has no pixels, or if the result would have more than
+    /// [`MAX_PIXELS`] pixels.
     pub fn outpaint(picture: &RgbImage, sides: Sides, overlap: u32) -> Result<Self, Problems> {
         let Sides {
             left,
@@ -72,8 +70,8 @@ impl Start {
             grown([own_width, left, right]),
             grown([own_height, top, bottom]),
         );
-        if width.saturating_mul(height) > MOST_PIXELS {
-            let expected = format!("at most {MOST_PIXELS} pixels with the new sides");
+        if width.saturating_mul(height) > MAX_PIXELS {
+            let expected = format!("at most {MAX_PIXELS} pixels with the new sides");
             let problem = Problem::new("start.from", expected, format!("{width}×{height}"));
             return Err(Problems(vec![problem]));
         }

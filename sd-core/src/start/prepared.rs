@@ -90,15 +90,17 @@ impl Prepared {
         let mut finish = Finish::default();
         if mask.keep_original {
             finish.kept = Some(match region {
-                Some(_) => Kept {
-                    original: Original::Pixels(original),
-                    mask: blurred,
+                Some(region) => Kept::Region {
+                    mask: match mask.rule {
+                        MaskRule::Diffusers | MaskRule::WebUi => blurred,
+                        MaskRule::Differential => any(blurred),
+                    },
+                    original,
                     region,
                 },
-                None => Kept {
+                None => Kept::Whole {
                     mask: share(mask, &drawn),
-                    original: Original::Values(from_rgb(&picture)),
-                    region,
+                    original: from_rgb(&picture),
                 },
             });
         }
@@ -126,14 +128,15 @@ fn share(mask: &Mask, drawn: &GrayImage) -> GrayImage {
                 .for_each(|value| *value = value.saturating_mul(2));
             doubled
         }
-        // What is redrawn at all is not mixed again.
-        MaskRule::Differential => {
-            let mut any = drawn.clone();
-            any.iter_mut()
-                .for_each(|value| *value = if *value > 0 { 255 } else { 0 });
-            any
-        }
+        MaskRule::Differential => any(drawn.clone()),
     }
+}
+
+/// Returns 255 where a mask redraws anything, because that is not mixed again.
+fn any(mut mask: GrayImage) -> GrayImage {
+    mask.iter_mut()
+        .for_each(|value| *value = if *value > 0 { 255 } else { 0 });
+    mask
 }
 
 /// What happens to a finished picture.
@@ -144,24 +147,20 @@ pub(crate) struct Finish {
     kept: Option<Kept>,
 }
 
-/// The parts of the original that are kept.
+/// The parts of the original that are kept. `mask` has the shares of the drawn picture.
 #[derive(Debug)]
-struct Kept {
-    original: Original,
-    /// The shares of the drawn picture, in the size of the original.
-    mask: GrayImage,
-    /// The part of the original that was drawn: x, y, width and height. `None` if it was drawn as a
-    /// whole.
-    region: Option<[u32; 4]>,
-}
-
-/// The picture whose parts are kept.
-#[derive(Debug)]
-enum Original {
-    /// In its own size.
-    Pixels(RgbImage),
-    /// In the size of the drawn picture, `[1, 3, h, w]`.
-    Values(Array4<f32>),
+enum Kept {
+    /// The picture was drawn as a whole, `[1, 3, h, w]`.
+    Whole {
+        original: Array4<f32>,
+        mask: GrayImage,
+    },
+    /// A region was drawn: x, y, width and height in the original.
+    Region {
+        original: RgbImage,
+        mask: GrayImage,
+        region: [u32; 4],
+    },
 }
 
 impl Finish {
@@ -173,25 +172,23 @@ impl Finish {
             let drawn = to_rgb(pixels.index_axis(Axis(0), 0));
             pixels = from_rgb(&color::corrected(&drawn, like));
         }
-        let Some(kept) = &self.kept else {
-            return pixels;
-        };
-        match (&kept.original, kept.region) {
-            (Original::Pixels(original), Some([x, y, width, height])) => {
+        match &self.kept {
+            None => pixels,
+            Some(Kept::Whole { original, mask }) => {
+                restore(&mut pixels, original, mask);
+                pixels
+            }
+            Some(Kept::Region {
+                original,
+                mask,
+                region: [x, y, width, height],
+            }) => {
                 let drawn = to_rgb(pixels.index_axis(Axis(0), 0));
-                let drawn = Resize::Crop.to(&drawn, [width, height]);
+                let drawn = Resize::Crop.to(&drawn, [*width, *height]);
                 let mut whole = original.clone();
-                imageops::replace(&mut whole, &drawn, i64::from(x), i64::from(y));
+                imageops::replace(&mut whole, &drawn, i64::from(*x), i64::from(*y));
                 let mut pixels = from_rgb(&whole);
-                restore(&mut pixels, &from_rgb(original), &kept.mask);
-                pixels
-            }
-            (Original::Values(original), _) => {
-                restore(&mut pixels, original, &kept.mask);
-                pixels
-            }
-            (Original::Pixels(original), None) => {
-                restore(&mut pixels, &from_rgb(original), &kept.mask);
+                restore(&mut pixels, &from_rgb(original), mask);
                 pixels
             }
         }
