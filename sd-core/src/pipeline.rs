@@ -147,8 +147,9 @@ impl PipelineBuilder {
     /// 1024.
     ///
     /// Pictures share a batch if they agree in size, scheduler, ladder, number of steps, LoRAs that
-    /// their prompts call and the step at which a refiner takes over, and if their prompts have the
-    /// same number of branches and tokens. A picture from a batch differs from the same picture
+    /// their prompts call and the step at which a refiner takes over, if their prompts have the same
+    /// number of branches and tokens, if their starts agree in noise level and in the rule of the
+    /// mask, and if they agree in all of this and the upscaler for a second pass. A picture from a batch differs from the same picture
     /// drawn alone only by rounding in the network. A scheduler that looks at all its values
     /// together ([`Needs::one_picture`](sd_schedulers::samplers::Needs::one_picture)) always draws
     /// pictures alone.
