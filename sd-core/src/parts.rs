@@ -115,7 +115,7 @@ impl Parts {
     }
 }
 
-/// Returns whether diffusers has a pipeline of its own, for inpainting, for a request.
+/// Returns whether diffusers draws a request with its inpainting pipelines.
 fn redraws_a_part(request: &Request) -> bool {
     let mask = request.start.as_ref().and_then(|start| start.mask.as_ref());
     let is_inpainting = mask.is_some_and(|mask| mask.rule == MaskRule::Diffusers);

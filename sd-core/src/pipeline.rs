@@ -109,7 +109,7 @@ impl PipelineBuilder {
     ///
     /// diffusers has separate pipeline classes for inpainting, which change a model's scheduler
     /// configuration in other ways than the classes that draw whole pictures. Only the options of
-    /// samplers may differ: the noise schedule is that of the pipeline's own configuration.
+    /// samplers may differ, because all requests share the noise schedule of the pipeline.
     ///
     /// Default: the same configuration and defaults as for all other requests.
     pub fn redrawing(mut self, scheduler: SchedulerConfig, defaults: Defaults) -> Self {

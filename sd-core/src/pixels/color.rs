@@ -17,7 +17,7 @@ use self::lab::Lab;
 ///    same channel of `like`.
 /// 2. The result gets back the luminosity of `picture`, so that only colors change.
 ///
-/// The bytes are those of WebUI with the packages above. blendmodes of 2022 drops fractions of
+/// The bytes equal WebUI's with the packages above. blendmodes of 2022 drops fractions of
 /// bytes in the second step. Later versions round them, which makes most bytes larger by one.
 ///
 /// If one of the pictures has no pixels, `picture` is returned.

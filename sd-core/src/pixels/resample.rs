@@ -71,7 +71,7 @@ where
 /// Resizes a picture to `full`, a width and a height in pixels, and returns a window of the result:
 /// x, y, width and height. The parts of the window outside of the result are left out.
 ///
-/// The bytes are the same as those of [`resize`] and a crop. The memory does not depend on `full`:
+/// The bytes are the same as after [`resize`] and a crop. The memory does not depend on `full`:
 /// besides some copies of the picture and of the window, it is up to 32 bytes for each row and each
 /// column of the picture. A long and narrow picture can therefore be resized to cover a square.
 ///
