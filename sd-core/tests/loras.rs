@@ -15,9 +15,9 @@ use std::{
 use common::{Codec, base, latents, tokenizer};
 use ndarray::{Array3, ArrayView2, ArrayViewMut4};
 use sd_core::{
-    BoxError, Call, Denoiser, GenerateError, Infotext, Inputs, LoraBlocks, LoraCall, LoraInfo,
-    LoraLibrary, LoraNetworks, Pipeline, PipelineBuilder, PromptOptions, Request, SchedulerConfig,
-    Stage, StopToken,
+    BoxError, Call, Denoiser, GenerateError, Hires, Infotext, Inputs, LoraBlocks, LoraCall,
+    LoraInfo, LoraLibrary, LoraNetworks, Pipeline, PipelineBuilder, PromptOptions, Request,
+    SchedulerConfig, Stage, StopToken,
     schedulers::samplers::Heun,
     text::{
         ClipTokenizer, Layer, PromptEncoder, Syntax, TextModel, TextShape, TextStates, Tower,
@@ -467,6 +467,19 @@ fn a_lora_is_called_once() {
     let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
     let expected = [call(0, 1.0, &[1.0]), call(1, 0.5, &[0.5])];
     assert_eq!(library.asked(), [expected]);
+    let again = pipeline.reproduction(&picture.infotext());
+    assert_eq!(again.differences, [""; 0]);
+    assert_eq!(latents(&pipeline, &again.request), picture.latents);
+}
+
+/// Each pass has its own LoRAs.
+#[test]
+fn both_passes_may_call_a_lora() {
+    let library = Arc::new(Library::ink_and_sepia());
+    let pipeline = pipeline(&library);
+    let hires = Hires::scale(2.0).prompt("an owl <lora:ink:0.5>");
+    let request = base().prompt("a <lora:ink:1>").hires(hires);
+    let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
     let again = pipeline.reproduction(&picture.infotext());
     assert_eq!(again.differences, [""; 0]);
     assert_eq!(latents(&pipeline, &again.request), picture.latents);
