@@ -15,9 +15,9 @@ use std::{
 use common::{Codec, base, latents, tokenizer};
 use ndarray::{Array3, ArrayView2, ArrayViewMut4};
 use sd_core::{
-    BoxError, Call, Denoiser, GenerateError, Hires, Infotext, Inputs, LoraBlocks, LoraCall,
-    LoraInfo, LoraLibrary, LoraNetworks, Pipeline, PipelineBuilder, PromptOptions, Request,
-    SchedulerConfig, Stage, StopToken,
+    BoxError, Call, Denoiser, GenerateError, Infotext, Inputs, LoraBlocks, LoraCall, LoraInfo,
+    LoraLibrary, LoraNetworks, Pipeline, PipelineBuilder, PromptOptions, Request, SchedulerConfig,
+    Stage, StopToken,
     schedulers::samplers::Heun,
     text::{
         ClipTokenizer, Layer, PromptEncoder, Syntax, TextModel, TextShape, TextStates, Tower,
@@ -475,14 +475,13 @@ fn a_lora_is_called_once() {
 /// Each pass has its own LoRAs.
 #[test]
 fn both_passes_may_call_a_lora() {
-    let library = Arc::new(Library::ink_and_sepia());
-    let pipeline = pipeline(&library);
-    let hires = Hires::scale(2.0).prompt("an owl <lora:ink:0.5>");
-    let request = base().prompt("a <lora:ink:1>").hires(hires);
-    let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
-    let again = pipeline.reproduction(&picture.infotext());
+    let pipeline = pipeline(&Arc::new(Library::ink_and_sepia()));
+    let second = ", Denoising strength: 0.5, Hires upscale: 2, Hires prompt: an owl <lora:ink:0.5>";
+    let again = pipeline.reproduction(&infotext("a <lora:ink:1>", second));
     assert_eq!(again.differences, [""; 0]);
-    assert_eq!(latents(&pipeline, &again.request), picture.latents);
+    assert_eq!(text_of(&again.request), "a <lora:ink:1>");
+    let prompt = again.request.hires.unwrap().prompt.unwrap();
+    assert_eq!(prompt.as_text(), Some("an owl <lora:ink:0.5>"));
 }
 
 #[test]

@@ -89,7 +89,7 @@ use std::fmt;
 
 use crate::Request;
 pub use read::InfotextError;
-use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, is_space, strip};
+use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, UNKNOWN, is_space, strip};
 pub(crate) use request::{loras_note, reproduction};
 pub use start::{MASK_NOTE, PICTURE_NOTE};
 pub(crate) use webui::name_of;

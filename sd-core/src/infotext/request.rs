@@ -867,12 +867,20 @@ impl<'a> Reading<'a> {
         texts.extend(&mut request.prompt_2);
         texts.extend(&mut request.negative_2);
         if self.program == Program::NovelAi {
+            let mut operators = false;
             for text in texts {
                 if let Some(unread) = translated::has_weights_of_novelai(text) {
                     let unread = printable(unread);
                     self.note(format!("NovelAI's `{unread}` in a prompt is read as text"));
                 }
+                operators = operators || translated::has_operators(text);
                 *text = translated::from_novelai(text);
+            }
+            if operators {
+                self.note(
+                    "`AND`, `BREAK`, `#`, `<` and `|` in a prompt may mean something else here than \
+                     in NovelAI",
+                );
             }
             return;
         }
