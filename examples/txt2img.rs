@@ -19,7 +19,7 @@ use sd_examples::{
     Failure, PICTURES, SAFETENSORS, check_output, encode, numbered,
     options::{Options, positive, prompt_warnings, summary, tell_warnings},
     print, progress_bar, save_new, slug,
-    start::{HiresOptions, StartOptions},
+    start::{HiresOptions, MASKED, StartOptions},
     stopped_by_ctrl_c, tell,
 };
 use sd_onnx::{
@@ -78,18 +78,34 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             request = request.prompt(prompt);
         }
         request.start = start.clone();
+        if request.start.is_some() && arguments.hires.hires.is_none() {
+            request.hires = None;
+        }
+        if arguments.start.has_own_size() {
+            request.size = None;
+        }
         let request = arguments.hires.apply(request)?;
         Ok::<_, Failure>(options.request(request)?.count(arguments.count))
     };
     // Wrong arguments are reported before the model is loaded.
-    let request = with_options(match &like {
+    let of_file = match &like {
         Some(like) => like.infotext.request().request,
         None => Request::new(""),
-    })?;
+    };
+    let has_lost_pass = of_file.hires.is_some() && start.is_some();
+    let request = with_options(of_file)?;
     check_outputs(arguments)?;
 
     let started = Instant::now();
-    let pipeline = options.load(arguments.batch)?;
+    let loaded = options.load(arguments.batch);
+    let is_seamless_as_file = arguments.options.seamless.is_none();
+    let pipeline = match loaded {
+        Err(Failure::Work(reason)) if is_seamless_as_file && reason.contains(NOT_SEAMLESS) => {
+            let hint = "the picture of --like is seamless; --seamless none draws without that";
+            return Err(Failure::Work(format!("{reason}; {hint}")));
+        }
+        loaded => loaded?,
+    };
     let loaded = started.elapsed();
     // Only a loaded pipeline knows which settings of an infotext it cannot reproduce.
     let (request, differences) = match &like {
@@ -106,6 +122,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let of_file = differences.into_iter().filter(|it| !is_supplied(it));
     let of_file = of_file.map(|difference| (arguments.like.as_deref(), difference));
+    let lost_pass = has_lost_pass.then(|| LOST_PASS.to_owned());
+    let lost_pass = lost_pass.filter(|_| arguments.hires.hires.is_none());
+    let of_file = of_file.chain(lost_pass.map(|text| (arguments.like.as_deref(), text)));
     let of_prompts = prompt_warnings([&request]).into_iter();
     tell_warnings(of_file.chain(of_prompts.map(|warning| (None, warning))));
     let stop = stopped_by_ctrl_c();
@@ -123,8 +142,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// The difference of a file whose run started from a picture.
 const STARTED: &str = "the run started from a picture, which has to be supplied";
-/// The difference of a file whose run redrew a part of a picture.
-const MASKED: &str = "the run redrew only a part of the picture, and the mask has to be supplied";
+/// The warning about a second pass that is left out.
+const LOST_PASS: &str = "the second pass is left out, because the run starts from --image";
+/// A part of the error about a model that cannot make seamless pictures.
+const NOT_SEAMLESS: &str = "cannot make seamless pictures";
 
 /// The picture that `--like` names, and how it was made.
 struct Like<'a> {
@@ -260,7 +281,7 @@ impl Steps {
 
     /// Returns the number of steps of `count` pictures.
     fn all(&self, count: usize) -> u64 {
-        (self.first + self.second).saturating_mul(count) as u64
+        self.first.saturating_add(self.second).saturating_mul(count) as u64
     }
 }
 
