@@ -86,7 +86,7 @@ fn runs_are_those_of_diffusers() {
         seen += 1;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(seen, 50);
+    assert_eq!(seen, 51);
 }
 
 /// Runs of the authors of differential diffusion. The pipeline for SDXL draws its noise twice and

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/single.rs"]
+mod single;
 
 use std::{fs, path::Path};
 
@@ -20,6 +22,7 @@ use sd_onnx::{
 };
 use sd_text::outside::chain;
 use serde_json::{Value, json};
+use single::write_single_folder;
 use tempfile::TempDir;
 
 const MODELS: [&str; 2] = ["vision/quick-gelu", "vision/gelu"];
@@ -516,16 +519,9 @@ fn a_folder_keeps_its_vision_model_when_it_is_converted() {
     });
     assert_eq!(before, after);
 
-    // A folder of ONNX graphs and a single file have none. The small model of the examples has
-    // shapes that a file can have.
+    // A folder of ONNX graphs and a single file have none.
     let small = folder.path().join("small");
-    for part in ["scheduler", "text_encoder", "tokenizer", "unet", "vae"] {
-        fs::create_dir_all(small.join(part)).unwrap();
-        for file in fs::read_dir(emoji().join(part)).unwrap() {
-            let file = file.unwrap();
-            fs::copy(file.path(), small.join(part).join(file.file_name())).unwrap();
-        }
-    }
+    write_single_folder("bk-small", &small);
     write(model, &small.join("image_encoder"), Dtype::F16, |_, _| {});
     for (form, from, name) in [
         (ModelForm::Onnx, &old, "onnx"),

@@ -284,5 +284,5 @@ fn runs_are_those_of_webui() {
         seen += 1;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!((seen, pictures), (111, 10));
+    assert_eq!((seen, pictures), (111, 23));
 }
