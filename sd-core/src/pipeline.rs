@@ -816,15 +816,9 @@ impl Pipeline {
     /// - A LoRA that the library does not have, or that cannot be used as the prompt says, is
     ///   removed from the prompt, and listed as a difference.
     pub fn reproduction(&self, infotext: &Infotext) -> Reproduction {
-        let mut again = infotext::reproduction(infotext, Some(&self.parts.callable));
-        let layer = again.request.clip_skip.unwrap_or(0);
-        // WebUI applies it only to the text model of Stable Diffusion 1.x, which is 768 wide.
-        if infotext.is_foreign() && layer > 0 && self.parts.prompts.width() > SD1_WIDTH {
-            again.request.clip_skip = Some(0);
-            let note =
-                format!("`Clip skip: {layer}` is not applied: WebUI ignores it for such models");
-            again.differences.push(note);
-        }
+        // WebUI applies a clip skip only to the text model of Stable Diffusion 1.x.
+        let is_wide = self.parts.prompts.width() > SD1_WIDTH;
+        let mut again = infotext::reproduction(infotext, Some(&self.parts.callable), is_wide);
         self.compare_merged(infotext, &mut again);
         let inputs = self.parts.denoiser.inputs();
         let plain = Request::new("").image_guidance;

@@ -732,10 +732,18 @@ fn what_a_model_cannot_do_again_is_a_difference() {
         again.differences,
         ["`Clip skip: 2` is not applied: WebUI ignores it for such models"]
     );
-    // A clip skip that this crate wrote was applied.
-    let again = wide.reproduction(&text("sd-onnx 0.1.0"));
-    assert_eq!(again.request.clip_skip, Some(2));
-    assert_eq!(again.differences.len(), 0, "{:?}", again.differences);
+    // A clip skip that this crate or ComfyUI wrote was applied.
+    for (version, differences) in [
+        ("sd-onnx 0.1.0", &[][..]),
+        (
+            "ComfyUI",
+            &["scheduler `Uniform` is unknown, so `normal` is used"],
+        ),
+    ] {
+        let again = wide.reproduction(&text(version));
+        assert_eq!(again.request.clip_skip, Some(2), "{version}");
+        assert_eq!(again.differences, differences, "{version}");
+    }
 
     let of_refined = infotext(&refined(builder()), &base().refiner(0.3));
     let again = pipeline().reproduction(&of_refined);

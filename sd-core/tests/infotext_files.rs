@@ -568,3 +568,375 @@ fn malicious_graphs_end() {
     let _ = Infotext::from_bytes(&with_graph(&graph));
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
 }
+
+/// Returns the infotext of a graph, whose nodes are `class: inputs`, numbered from 1.
+fn of_graph(nodes: &[(&str, &str)]) -> Infotext {
+    let nodes = nodes.iter().enumerate().map(|(i, (class, inputs))| {
+        let id = i + 1;
+        format!(r#""{id}": {{"class_type": "{class}", "inputs": {{{inputs}}}}}"#)
+    });
+    let graph = nodes.collect::<Vec<_>>().join(", ");
+    let read = Infotext::from_bytes(&with_graph(&format!("{{{graph}}}")));
+    read.unwrap().unwrap()
+}
+
+fn not_read(infotext: &Infotext) -> Vec<&str> {
+    let entries = infotext.entries.iter();
+    let sentences = entries.filter(|(key, _)| key == "Not read");
+    sentences.map(|(_, sentence)| &**sentence).collect()
+}
+
+/// Walks through long chains and cycles take linear time.
+#[test]
+fn long_walks_end_in_a_second() {
+    const COUNT: usize = 8000;
+    let long = "x".repeat(1 << 20);
+    let sampler = r#""0": {"class_type": "KSampler", "inputs": {"steps": 5, "cfg": 7,
+        "model": ["1", 0], "positive": ["1", 0], "negative": ["1", 0], "latent_image": ["1", 0]}}"#;
+    let lora = |i: usize, to: usize| {
+        format!(
+            r#","{i}": {{"class_type": "LoraLoader", "inputs": {{"model": ["{to}", 0],
+            "clip": ["{to}", 0], "conditioning": ["{to}", 0], "samples": ["{to}", 0],
+            "strength_model": 1, "lora_name": "a"}}}}"#
+        )
+    };
+    let reroute = |i: usize, to: usize| {
+        format!(r#","{i}": {{"class_type": "Reroute", "inputs": {{"": ["{to}", 0]}}}}"#)
+    };
+    let chain = |piece: &dyn Fn(usize, usize) -> String, end: usize| -> String {
+        let next = |i: usize| if i == COUNT { end } else { i + 1 };
+        (1..=COUNT).map(|i| piece(i, next(i))).collect()
+    };
+    let mixed = |i: usize, to: usize| match i % 2 {
+        1 => lora(i, to),
+        _ => reroute(i, to),
+    };
+    // All LoRAs lead into one long chain of reroutes, one after the other.
+    let into_chain = |i: usize, to: usize| match i {
+        0..=2000 => lora(i, if to % 2 == 0 { to } else { 2001 }),
+        _ => reroute(i, to),
+    };
+    // The strengths of all LoRAs come through one long chain of values.
+    let values = |i: usize, to: usize| match i {
+        0..=3000 => {
+            lora(i, to).replace("\"strength_model\": 1", "\"strength_model\": [\"3001\", 0]")
+        }
+        _ => format!(
+            r#","{i}": {{"class_type": "PrimitiveInt", "inputs": {{"value": ["{to}", 0]}}}}"#
+        ),
+    };
+    let text = format!(
+        r#","{}": {{"class_type": "PrimitiveString", "inputs": {{"value": "{long}"}}}}"#,
+        COUNT + 1
+    );
+    let shared = |i: usize, to: usize| {
+        let name = format!(r#""lora_name": ["{}", 0]"#, COUNT + 1);
+        match i {
+            0..=3000 => lora(i, to).replace(r#""lora_name": "a""#, &name),
+            _ => String::new(),
+        }
+    };
+    let own = format!(
+        r#","1": {{"class_type": "LoraLoader", "inputs": {{"model": ["1", 0], "clip": ["1", 0],
+        "strength_model": "{long}", "lora_name": "a"}}}}"#
+    );
+    let mut graphs = vec![own];
+    for end in [1, COUNT + 1] {
+        graphs.push(chain(&lora, end));
+        graphs.push(chain(&reroute, end));
+        graphs.push(chain(&mixed, end));
+        graphs.push(chain(&into_chain, end));
+        graphs.push(chain(&values, end));
+    }
+    graphs.push(chain(&shared, 1) + &text);
+    for (i, graph) in graphs.iter().enumerate() {
+        let png = with_graph(&format!("{{{sampler}{graph}}}"));
+        let started = Instant::now();
+        let read = Infotext::from_bytes(&png);
+        let took = started.elapsed();
+        assert!(took.as_millis() < 1000, "graph {i}: {took:?}");
+        assert!(read.unwrap().is_some(), "graph {i}");
+    }
+}
+
+/// Returns EXIF data with ComfyUI's `Make`, and a `UserComment` if one is given.
+fn exif_with(make: &[u8], comment: Option<&[u8]>) -> Vec<u8> {
+    let entry = |tag: u16, kind: u16, count: usize, value: usize| {
+        let numbers = [count as u32, value as u32].map(u32::to_be_bytes).concat();
+        [[tag, kind].map(u16::to_be_bytes).concat(), numbers].concat()
+    };
+    let comment = comment.unwrap_or_default();
+    // The first directory has 2 entries, and the second has 1.
+    let (second, end) = (8 + 2 + 24 + 4, 8 + 2 + 24 + 4 + 2 + 12 + 4);
+    [
+        b"MM\0*\0\0\0\x08\0\x02".to_vec(),
+        entry(0x010f, 2, make.len(), end),
+        entry(0x8769, 4, 1, second),
+        vec![0, 0, 0, 0, 0, 1],
+        entry(0x9286, 7, comment.len(), end + make.len()),
+        vec![0; 4],
+        make.to_vec(),
+        comment.to_vec(),
+    ]
+    .concat()
+}
+
+fn webp_with(exif: Vec<u8>) -> Vec<u8> {
+    use image::{ExtendedColorType, ImageEncoder};
+    let mut bytes = Vec::new();
+    let mut encoder = image::codecs::webp::WebPEncoder::new_lossless(&mut bytes);
+    encoder.set_exif_metadata(exif).unwrap();
+    let encoded = encoder.write_image(&[0; 3], 1, 1, ExtendedColorType::Rgb8);
+    encoded.unwrap();
+    bytes
+}
+
+#[test]
+fn other_exif_data_hides_nothing() {
+    let graph = r#"prompt:{"1": {"class_type": "KSampler", "inputs": {"steps": 5, "cfg": 7}}}"#;
+    let json = b"ASCII\0\0\0{\"camera\": 1}".as_slice();
+    let with_header = [b"Exif\0\0", &exif_with(graph.as_bytes(), None)[..]].concat();
+    for exif in [
+        exif_with(graph.as_bytes(), None),
+        exif_with(graph.as_bytes(), Some(json)),
+        with_header,
+    ] {
+        let read = Infotext::from_bytes(&webp_with(exif)).unwrap().unwrap();
+        assert_eq!(read.get("Steps"), Some("5"));
+    }
+    let bare = Infotext::from_bytes(&webp_with(b"no TIFF header".to_vec()));
+    assert_eq!(bare.unwrap(), None);
+    // A text hidden in the pixels.
+    let expected = Infotext::parse(TEXT).unwrap();
+    for exif in [b"no TIFF header".to_vec(), exif_with(b"", Some(json))] {
+        let mut png = golden("stealth-rgb-plain.png");
+        // The chunk follows the header, whose chunk has 25 bytes.
+        let mut chunk = Vec::new();
+        let name = png::chunk::ChunkType(*b"eXIf");
+        let info = png::Info::with_size(1, 1);
+        let mut writer = png::Encoder::with_info(&mut chunk, info)
+            .unwrap()
+            .write_header()
+            .unwrap();
+        writer.write_chunk(name, &exif).unwrap();
+        drop(writer);
+        let start = chunk.windows(4).position(|it| it == b"eXIf").unwrap() - 4;
+        let length = exif.len() + 12;
+        png.splice(33..33, chunk[start..start + length].iter().copied());
+        let read = Infotext::from_bytes(&png).unwrap();
+        assert_eq!(read, Some(expected.clone()));
+    }
+    // A graph that is too long.
+    let long = format!("{graph}{}", " ".repeat(2 << 20));
+    let error = Infotext::from_bytes(&webp_with(exif_with(long.as_bytes(), None)));
+    assert!(error.unwrap_err().to_string().contains("longer than"));
+}
+
+#[test]
+fn a_jpeg_of_few_ascii_characters_is_read_back() {
+    let text = format!("{}\nSteps: 1, Sampler: Euler, Seed: 1", "一".repeat(400));
+    let infotext = Infotext::parse(&text).unwrap();
+    let jpeg = files::jpeg(&RgbImage::new(8, 8), 90, Some(&infotext)).unwrap();
+    assert_eq!(Infotext::from_bytes(&jpeg).unwrap(), Some(infotext));
+}
+
+const SAMPLER: &str = r#""seed": 1, "steps": 20, "cfg": 7, "sampler_name": "euler",
+    "scheduler": "normal", "model": ["2", 0], "positive": ["3", 0], "negative": ["4", 0],
+    "latent_image": ["5", 0]"#;
+const LOADER: (&str, &str) = (
+    "CheckpointLoaderSimple",
+    r#""ckpt_name": "fox.safetensors""#,
+);
+const EMPTY: (&str, &str) = (
+    "EmptyLatentImage",
+    r#""width": 64, "height": 96, "batch_size": 1"#,
+);
+
+#[test]
+fn what_comfyui_reads_otherwise_is_said() {
+    let text = |text: &str| format!(r#""clip": ["2", 1], "text": "{text}""#);
+    let read = |denoise: &str, positive: &str, negative: (&str, &str)| {
+        let sampler = format!(r#"{SAMPLER}, "denoise": {denoise}"#);
+        of_graph(&[
+            ("KSampler", &sampler),
+            LOADER,
+            ("CLIPTextEncode", &text(positive)),
+            negative,
+            EMPTY,
+        ])
+    };
+    let blurry = text("blurry");
+    let blurry = ("CLIPTextEncode", &*blurry);
+    assert_eq!(not_read(&read("1", "a fox", blurry)), [""; 0]);
+    // Only a part of the ladder, but from noise.
+    let part = read("0.5", "a fox", blurry);
+    assert_eq!(
+        not_read(&part),
+        [
+            "ComfyUI's sampler ran only the last part of its ladder, with a denoise of 0.5 on empty \
+             latents, but here the whole ladder is run"
+        ]
+    );
+    assert_eq!(part.get("Denoising strength"), None);
+    // Zeros instead of a negative prompt.
+    let zeros = ("ConditioningZeroOut", r#""conditioning": ["3", 0]"#);
+    let zeros = read("1", "a fox", zeros);
+    assert_eq!((&*zeros.prompt, &*zeros.negative), ("a fox", ""));
+    assert_eq!(
+        not_read(&zeros),
+        ["ComfyUI's `negative` prompt was an embedding of zeros, but here it is the empty text"]
+    );
+    // Words that only look like a LoRA.
+    let words = read("1", "a <lora:x:1> fox", blurry);
+    assert_eq!(words.prompt, "a  fox");
+    assert_eq!(
+        not_read(&words),
+        [
+            "ComfyUI reads `<lora:x:1>` in a prompt as words and not as LoRAs, and they are left out \
+          here"
+        ]
+    );
+}
+
+#[test]
+fn a_refiner_is_the_same_with_samplers_of_one_step() {
+    let read = |sampler: &str, refiner: (&str, &str)| {
+        let settings = SAMPLER.replace("\"seed\"", "\"noise_seed\"");
+        let settings = settings.replace("euler", sampler);
+        let first = format!(
+            r#"{settings}, "add_noise": "enable", "start_at_step": 0, "end_at_step": 15,
+            "return_with_leftover_noise": "enable""#
+        );
+        let second = settings
+            .replace(r#""model": ["2", 0]"#, r#""model": ["7", 0]"#)
+            .replace(r#""latent_image": ["5", 0]"#, r#""latent_image": ["1", 0]"#);
+        let second = format!(
+            r#"{second}, "add_noise": "disable", "start_at_step": 15, "end_at_step": 99,
+            "return_with_leftover_noise": "disable""#
+        );
+        let text = ("CLIPTextEncode", r#""clip": ["2", 1], "text": "a""#);
+        let second = ("KSamplerAdvanced", &*second);
+        of_graph(&[
+            ("KSamplerAdvanced", &first),
+            LOADER,
+            text,
+            text,
+            EMPTY,
+            second,
+            refiner,
+        ])
+    };
+    for (sampler, is_same) in [
+        ("euler", true),
+        ("heun", true),
+        ("ddim", true),
+        ("dpmpp_2m", false),
+        ("euler_ancestral", false),
+    ] {
+        let infotext = read(sampler, LOADER);
+        assert_eq!(infotext.get("Refiner"), Some("fox"));
+        let anew = format!(
+            "ComfyUI started `{sampler}` anew for the refiner, without the earlier steps and with \
+             its own noise, but here it goes on"
+        );
+        let expected = if is_same { vec![] } else { vec![&*anew] };
+        assert_eq!(not_read(&infotext), expected, "{sampler}");
+    }
+    // A model that cannot be read is no refiner, so the first sampler ran only a part.
+    let infotext = read("euler", ("SomeonesLoader", r#""name": "x""#));
+    assert_eq!(infotext.get("Refiner"), None);
+    let part = "ComfyUI's sampler ran the steps from 0 to 15 of 20, and all are run here";
+    assert!(not_read(&infotext).contains(&part), "{infotext:?}");
+}
+
+/// Returns the infotext of a PNG with these texts.
+fn with_texts(texts: &[(&str, &str)]) -> Infotext {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, 1, 1);
+    for (key, text) in texts {
+        encoder
+            .add_text_chunk((*key).into(), (*text).into())
+            .unwrap();
+    }
+    let mut writer = encoder.write_header().unwrap();
+    writer.write_image_data(&[0]).unwrap();
+    drop(writer);
+    Infotext::from_bytes(&bytes).unwrap().unwrap()
+}
+
+#[test]
+fn early_commands_of_invokeai_have_no_spaces() {
+    let names = [
+        "Steps",
+        "Sampler",
+        "CFG scale",
+        "Seed",
+        "Size",
+        "Denoising strength",
+    ];
+    let expected = ["50", "lms", "7.5", "42", "512x256"].map(Some);
+    for (command, strength, unread) in [
+        ("-s50 -b1 -W512 -H256 -C7.5 -mk_lms -S42", None, vec![]),
+        (
+            "-s 50 -W 512 -H 256 -C 7.5 -A k_lms -S 42 -f0.5",
+            Some("0.5"),
+            vec![],
+        ),
+        (
+            "-s50 -W512 -H256 -C7.5 -Ak_lms -S42 -n2 -G0.9 -ft gfpgan -U4 0.95 --seamless",
+            None,
+            vec!["-n 2", "-G 0.9", "-ft gfpgan", "-U 4 0.95", "-seamless"],
+        ),
+    ] {
+        let infotext = with_texts(&[("Dream", &format!("\"a fox\" {command}"))]);
+        assert_eq!(infotext.prompt, "a fox");
+        let found = names.map(|name| infotext.get(name));
+        assert_eq!(found[..5], expected, "{command}");
+        assert_eq!(found[5], strength);
+        let unread: Vec<_> = unread
+            .iter()
+            .map(|option| format!("InvokeAI's option `{option}` is ignored"))
+            .collect();
+        assert_eq!(not_read(&infotext), unread, "{command}");
+    }
+}
+
+#[test]
+fn options_of_novelai_have_their_own_usual_values() {
+    let read = |prompt: &str, options: &str| {
+        let comment = format!(
+            r#"{{"prompt": "{prompt}", "steps": 5, "sampler": "k_euler", "scale": 7, "seed": 1,
+            "uc": "", "request_type": "PromptGenerateRequest"{options}}}"#
+        );
+        with_texts(&[("Software", "NovelAI"), ("Comment", &comment)])
+    };
+    let usual = r#", "cfg_rescale": 0, "uncond_scale": 1.0, "noise": 0, "controlnet_strength": 1"#;
+    assert_eq!(not_read(&read("a", usual)), [""; 0]);
+    for option in [
+        "cfg_rescale: 1",
+        "uncond_scale: 0",
+        "noise: 1",
+        "controlnet_strength: 0",
+    ] {
+        let (key, value) = option.split_once(": ").unwrap();
+        let infotext = read("a", &format!(r#", "{key}": {value}"#));
+        assert_eq!(
+            not_read(&infotext),
+            [format!("NovelAI's `{option}` is ignored")]
+        );
+    }
+    let operators =
+        "`AND`, `BREAK`, `#`, `<` and `|` in a prompt may mean something else here than in NovelAI";
+    for (prompt, is_said) in [
+        ("a fox, BRAND new, {red}", false),
+        ("a fox AND an owl", true),
+        ("a BREAK b", true),
+        ("#1", true),
+        ("a <b>", true),
+        ("a | b", true),
+    ] {
+        let differences = read(prompt, "").request().differences;
+        let found = differences.iter().filter(|it| *it == operators).count();
+        assert_eq!(found, usize::from(is_said), "{prompt}");
+    }
+}

@@ -472,6 +472,18 @@ fn a_lora_is_called_once() {
     assert_eq!(latents(&pipeline, &again.request), picture.latents);
 }
 
+/// Each pass has its own LoRAs.
+#[test]
+fn both_passes_may_call_a_lora() {
+    let pipeline = pipeline(&Arc::new(Library::ink_and_sepia()));
+    let second = ", Denoising strength: 0.5, Hires upscale: 2, Hires prompt: an owl <lora:ink:0.5>";
+    let again = pipeline.reproduction(&infotext("a <lora:ink:1>", second));
+    assert_eq!(again.differences, [""; 0]);
+    assert_eq!(text_of(&again.request), "a <lora:ink:1>");
+    let prompt = again.request.hires.unwrap().prompt.unwrap();
+    assert_eq!(prompt.as_text(), Some("an owl <lora:ink:0.5>"));
+}
+
 #[test]
 fn a_pipeline_without_loras_refuses_calls() {
     let none = builder(1).build().unwrap();

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use sd_core::{
-    Infotext, InfotextError, PromptOptions, Request,
+    HiresSize, Infotext, InfotextError, PromptOptions, Request,
     schedulers::{
         Ladder, Sampler, Scheduler, SchedulerConfig, from_webui,
         ladders::{AlignYourSteps, AlignedModel, FirstX, Shape},
@@ -496,7 +496,9 @@ fn published_infotexts() {
         "`ADetailer denoising strength 2nd: 0.3`",
     ]
     .map(|entry| format!("{entry} is ignored"));
-    let mut of_adetailer = vec![GPU];
+    let enlarged =
+        "the picture was enlarged by `8x_NMKD`, which this crate does not have, so Lanczos is used";
+    let mut of_adetailer = vec![enlarged, GPU];
     of_adetailer.extend(adetailer.iter().map(String::as_str));
     type Case<'a> = (&'a str, [&'a str; 2], &'a str, Ladder, Vec<&'a str>);
     let cases: [Case<'_>; 11] = [
@@ -1031,4 +1033,244 @@ fn hostile_texts_are_read_fast_and_told_shortly() {
     let nested = format!("{}a{}\n{keys}", "[".repeat(60), ":1.5]".repeat(60));
     let counted = "and 10 more differences";
     assert_eq!(last(&nested), counted);
+}
+
+/// Returns the request and the differences of a WebUI infotext with these entries behind `Steps`.
+fn read_entries(entries: &str) -> (Request, Vec<String>) {
+    let again = parse(&format!("a fox\nSteps: 20, {entries}, Seed: 1, RNG: CPU")).request();
+    (again.request, again.differences)
+}
+
+#[test]
+fn the_second_pass_has_the_ladder_of_webui() {
+    let unknown = "schedule type `Wavy` is unknown, so the usual one is used";
+    let no_sampler = "sampler `Foo 9` is unknown, so DPM++ 2M is used";
+    let karras = "Sampler: Euler, Schedule type: Karras, Hires sampler";
+    for (entries, name, ladder, expected) in [
+        (
+            format!("{karras}: Euler a"),
+            Some("Euler a"),
+            Some(Ladder::karras()),
+            &[][..],
+        ),
+        (
+            format!("{karras}: Euler a, Hires schedule type: Exponential"),
+            Some("Euler a"),
+            Some(Ladder::exponential()),
+            &[],
+        ),
+        (
+            format!("{karras}: Euler a, Hires schedule type: Use same scheduler"),
+            Some("Euler a"),
+            Some(Ladder::karras()),
+            &[],
+        ),
+        (
+            format!("{karras}: DDIM, Version: v1.10.1"),
+            Some("DDIM"),
+            Some(from_webui("DDIM", None).unwrap().ladder),
+            &[],
+        ),
+        (
+            format!("{karras}: Euler a, Hires schedule type: Wavy"),
+            Some("Euler a"),
+            Some(Ladder::normal()),
+            &[unknown],
+        ),
+        (format!("{karras}: Use same sampler"), None, None, &[]),
+        (
+            format!("{karras}: Use same sampler, Hires schedule type: Beta"),
+            None,
+            Some(Ladder::beta()),
+            &[],
+        ),
+        (
+            format!("{karras}: Foo 9"),
+            Some("DPM++ 2M"),
+            Some(Ladder::karras()),
+            &[no_sampler],
+        ),
+        // Before version 1.9, the names contained the ladders.
+        (
+            "Sampler: DPM++ 2M Karras, Hires sampler: Euler a".to_owned(),
+            Some("Euler a"),
+            Some(Ladder::normal()),
+            &[],
+        ),
+    ] {
+        let size = "CFG scale: 7, Size: 64x64, Denoising strength: 0.5, Hires upscale: 2";
+        let (request, differences) = read_entries(&format!("{entries}, {size}"));
+        assert_eq!(differences, expected, "{entries}");
+        let hires = request.hires.unwrap();
+        let sampler = |it: Scheduler| it.sampler(&SchedulerConfig::default());
+        let of_webui = name.map(|name| from_webui(name, None).unwrap().sampler);
+        assert_eq!(hires.scheduler.map(sampler), of_webui, "{entries}");
+        assert_eq!(hires.ladder, ladder, "{entries}");
+    }
+    // A sampler that Forge took from ComfyUI.
+    let (request, differences) = read_entries(
+        "Sampler: Euler, Schedule type: Karras, CFG scale: 7, Size: 64x64, Denoising strength: 0.5, \
+         Hires upscale: 2, Hires sampler: IPNDM",
+    );
+    assert_eq!(differences, [""; 0]);
+    let hires = request.hires.unwrap();
+    let sampler = hires
+        .scheduler
+        .unwrap()
+        .sampler(&SchedulerConfig::default());
+    assert!(format!("{sampler:?}").contains("Ipndm"), "{sampler:?}");
+    assert_eq!(hires.ladder, Some(Ladder::karras()));
+}
+
+#[test]
+fn the_scale_of_each_pass_is_that_of_its_sampler() {
+    for (entries, first, second) in [
+        ("Sampler: DDIM CFG++", 0.6, None),
+        ("Sampler: DDIM CFG++, Hires sampler: Euler", 0.6, Some(7.5)),
+        ("Sampler: Euler, Hires sampler: DDIM CFG++", 7.5, Some(0.6)),
+        (
+            "Sampler: Euler, Hires sampler: DDIM CFG++, Hires CFG Scale: 5",
+            7.5,
+            Some(0.4),
+        ),
+        ("Sampler: Euler, Hires sampler: Heun", 7.5, None),
+    ] {
+        let (request, _) = read_entries(&format!(
+            "{entries}, CFG scale: 7.5, Size: 64x64, Denoising strength: 0.5, Hires upscale: 2, \
+             Version: v1.10.1"
+        ));
+        assert_eq!(request.guidance.unwrap().scale(), Some(first), "{entries}");
+        let guidance = request.hires.unwrap().guidance;
+        assert_eq!(guidance.map(|it| it.scale().unwrap()), second, "{entries}");
+    }
+}
+
+#[test]
+fn sizes_of_second_passes() {
+    let old = "the infotext does not say how the picture was enlarged, so its latents are scaled";
+    let size = "the size was 540x960, and is rounded down to 536x960, as sides are multiples of 8";
+    for (entries, first, second, expected) in [
+        (
+            "Size: 512x768, Hires resize: 1024x1536",
+            [512, 768],
+            [1024, 1536],
+            vec![],
+        ),
+        (
+            "Size: 512x512, Hires resize: 1001x1007",
+            [512, 512],
+            [1000, 1000],
+            vec![
+                "`Hires resize` was 1001x1007, and is rounded down to 1000x1000, as sides are \
+                  multiples of 8",
+            ],
+        ),
+        (
+            "Size: 540x960, Hires resize: 1072x0",
+            [536, 960],
+            [1072, 1920],
+            vec![size],
+        ),
+        (
+            "Size: 1024x1024, First pass size: 512x512",
+            [512, 512],
+            [1024, 1024],
+            vec![old],
+        ),
+        (
+            "Size: 1024x768, First pass size: 0x0",
+            [640, 448],
+            [1024, 768],
+            vec![old],
+        ),
+    ] {
+        let (request, differences) = read_entries(&format!(
+            "Sampler: Euler, Schedule type: Karras, CFG scale: 7, {entries}, \
+             Denoising strength: 0.5"
+        ));
+        assert_eq!(differences, expected, "{entries}");
+        assert_eq!(request.size, Some(first), "{entries}");
+        let hires = request.hires.unwrap();
+        assert_eq!(hires.size, HiresSize::Pixels(second), "{entries}");
+    }
+}
+
+#[test]
+fn prompts_of_the_second_pass_are_checked() {
+    let entries = "Sampler: Euler, CFG scale: 7, Size: 64x64, Denoising strength: 0.5, \
+                   Hires upscale: 2, Hires prompt: \"[a:b:1.0] <hypernet:x:1>\", \
+                   Hires negative prompt: \"[c:d:2.0]\"";
+    let (_, differences) = read_entries(entries);
+    for expected in [
+        "in `[a:b:1.0]`",
+        "in `[c:d:2.0]`",
+        "`<hypernet:x:1>` is not applied",
+    ] {
+        let found = differences.iter().any(|it| it.starts_with(expected));
+        assert!(found, "{expected}: {differences:#?}");
+    }
+}
+
+#[test]
+fn values_of_a_start_that_cannot_be_used_are_named() {
+    let (picture, mask) = (
+        sd_core::infotext::PICTURE_NOTE,
+        sd_core::infotext::MASK_NOTE,
+    );
+    for (entries, notes, unused) in [
+        ("Denoising strength: 1", &[][..], &[][..]),
+        ("Denoising strength: 1, Version: v1.10.1", &[picture], &[]),
+        (
+            "Denoising strength: 1, Mask blur: 4, Masked content: latent noise",
+            &[picture, mask],
+            &[],
+        ),
+        (
+            "Denoising strength: 50%",
+            &[picture],
+            &["Denoising strength: 50%"],
+        ),
+        (
+            "Denoising strength: nan",
+            &[picture],
+            &["Denoising strength: nan"],
+        ),
+        (
+            "Denoising strength: 0.5, Mask blur: inf, Mask mode: Both, Masked content: cats, \
+             Inpaint area: Moon, Masked area padding: -1, Noise multiplier: x",
+            &[picture, mask],
+            &[
+                "Mask blur: inf",
+                "Noise multiplier: x",
+                "Masked area padding: -1",
+                "Mask mode: Both",
+                "Masked content: cats",
+                "Inpaint area: Moon",
+            ],
+        ),
+        (
+            "Denoising strength: 0.5, Mask blur: 4, Mask mode: Inpaint masked, \
+             Masked content: original, Inpaint area: Whole picture, Masked area padding: 32",
+            &[picture, mask],
+            &[],
+        ),
+        ("Image CFG scale: nan", &[], &["Image CFG scale: nan"]),
+        (
+            "Hires upscale: nan, Hires CFG Scale: inf, Denoising strength: half",
+            &[],
+            &[
+                "Hires upscale: nan",
+                "Denoising strength: half",
+                "Hires CFG Scale: inf",
+            ],
+        ),
+    ] {
+        let unused = unused
+            .iter()
+            .map(|entry| format!("`{entry}` cannot be used, so the default is used"));
+        let mut expected: Vec<_> = notes.iter().map(|&note| note.to_owned()).collect();
+        expected.extend(unused);
+        let all = format!(", {entries}");
+        assert_eq!(differences("a fox", &all), expected, "{entries}");
+    }
 }

@@ -7,7 +7,12 @@
 //! This is written out here because the available crates build a list of all entries, which a file
 //! of 64 KiB can make several gigabytes large by many directories that overlap.
 
+use std::cmp::Ordering;
+
 use super::{InfotextError, file::decoded};
+
+/// The start of EXIF data in a JPEG file. Some programs write it in other files, too.
+pub(super) const HEADER: &[u8] = b"Exif\0\0";
 
 /// The tag of the EXIF directory's place.
 const EXIF_DIRECTORY: u16 = 0x8769;
@@ -34,7 +39,8 @@ pub(super) struct Exif<'a> {
 
 impl<'a> Exif<'a> {
     /// Returns `None` if the bytes are not EXIF data.
-    pub fn parse(tiff: &'a [u8]) -> Option<Self> {
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let tiff = bytes.strip_prefix(HEADER).unwrap_or(bytes);
         let order = match tiff.get(..4)? {
             b"MM\0*" => Order::Big,
             b"II*\0" => Order::Little,
@@ -143,8 +149,8 @@ pub(super) fn with_comment(text: &str) -> Vec<u8> {
 ///
 /// It begins with eight bytes that name its character code (EXIF 2.32, section 4.6.5). `UNICODE\0`
 /// is UTF-16, but the standard does not say in which byte order, and programs differ. A byte order
-/// mark counts, and otherwise the order in which more of the text is ASCII, as an infotext has
-/// `Steps:`. If both are equal, it is `order`.
+/// mark counts, and otherwise the order in which the text has `Steps:`. If it has none, the order in
+/// which more of the text is ASCII counts. If both are equal, it is `order`.
 pub(super) fn comment(bytes: &[u8], order: Order) -> Result<String, InfotextError> {
     let (code, text) = bytes.split_at_checked(8).unwrap_or((&[], bytes));
     let text = match code {
@@ -180,10 +186,20 @@ fn utf16(bytes: &[u8], order: Order) -> String {
                 let is = |pair: &&[u8]| pair[high] == 0 && matches!(pair[low], 9..=126);
                 pairs.clone().filter(is).count()
             };
-            let order = match ascii(0, 1).cmp(&ascii(1, 0)) {
-                std::cmp::Ordering::Greater => Order::Big,
-                std::cmp::Ordering::Less => Order::Little,
-                std::cmp::Ordering::Equal => order,
+            let by_ascii = match ascii(0, 1).cmp(&ascii(1, 0)) {
+                Ordering::Greater => Order::Big,
+                Ordering::Less => Order::Little,
+                Ordering::Equal => order,
+            };
+            let has_steps = |order: fn(u16) -> [u8; 2]| {
+                let steps: Vec<u8> = "Steps:".encode_utf16().flat_map(order).collect();
+                let mut places = bytes.windows(steps.len()).step_by(2);
+                places.any(|found| found == steps)
+            };
+            let order = match has_steps(u16::to_be_bytes).cmp(&has_steps(u16::to_le_bytes)) {
+                Ordering::Greater => Order::Big,
+                Ordering::Less => Order::Little,
+                Ordering::Equal => by_ascii,
             };
             (order, bytes)
         }

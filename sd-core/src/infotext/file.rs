@@ -8,7 +8,7 @@ use std::{
 use sd_text::outside;
 
 use super::{
-    COMFYUI, INVOKEAI, Infotext, InfotextError, MAX_BYTES, NOVELAI,
+    COMFYUI, INVOKEAI, Infotext, InfotextError, MAX_BYTES, NOVELAI, UNKNOWN,
     exif::{self, Exif},
     jpeg, png,
     programs::{self, comfyui, invokeai, novelai, stealth},
@@ -17,7 +17,7 @@ use super::{
 
 impl Infotext {
     /// Reads how a picture was made from a PNG, JPEG or WebP file. Returns `None` if the file does
-    /// not say it. The content decides which format it is.
+    /// not say how it was made. The content decides which format it is.
     ///
     /// The first of these that the file has is read:
     ///
@@ -53,7 +53,7 @@ impl Infotext {
     }
 }
 
-/// Which file holds the texts.
+/// Reads the texts of a file, whose format its first bytes show.
 fn read(mut file: impl BufRead + Seek) -> io::Result<Option<Infotext>> {
     let mut start = Vec::new();
     file.by_ref().take(12).read_to_end(&mut start)?;
@@ -129,15 +129,17 @@ fn of_png(mut file: impl BufRead + Seek) -> io::Result<Option<Infotext>> {
 }
 
 fn of_exif(bytes: &[u8]) -> io::Result<Option<Infotext>> {
+    // Anything that no known program wrote must not hide what follows.
     let Some(exif) = Exif::parse(bytes) else {
-        return Err(invalid("the EXIF data of the file is damaged"));
+        return Ok(None);
     };
     if let Some(comment) = exif.user_comment() {
         let text = exif::comment(comment, exif.order()).map_err(invalid)?;
-        let infotext = programs::any(&text);
-        // A camera's comment is not an infotext.
-        if infotext.as_ref().is_ok_and(|it| !it.entries.is_empty()) || infotext.is_err() {
-            return infotext.map(Some).map_err(invalid);
+        match programs::any(&text) {
+            Err(InfotextError::OtherFormat(UNKNOWN)) => {}
+            // A camera's comment is not an infotext.
+            Ok(infotext) if infotext.entries.is_empty() => {}
+            infotext => return infotext.map(Some).map_err(invalid),
         }
     }
     let texts = exif.texts().into_iter().flatten().map(decoded);

@@ -1,17 +1,24 @@
 //! The second pass in an infotext.
 
-use sd_schedulers::{Ladder, from_webui};
 use sd_text::outside::printable;
 
-use super::{Infotext, keys, request::Reading};
+use super::{
+    Infotext, keys,
+    request::{Reading, sides},
+};
 use crate::{Hires, HiresSize, Upscaler, pixels::Filter, plan::Second};
 
 /// The keys by which a second pass is recognized in files of other programs.
-const MARKS: [&str; 3] = [
+const MARKS: [&str; 4] = [
     keys::HIRES_UPSCALE,
     keys::HIRES_RESIZE,
     keys::HIRES_UPSCALER,
+    FIRST_PASS_SIZE,
 ];
+
+/// The key of the first pass's size in WebUI's old hires fix, where `Size` is the size of the
+/// finished picture.
+pub(super) const FIRST_PASS_SIZE: &str = "First pass size";
 
 impl Infotext {
     /// Returns whether the picture was made in two passes, so that its strength is the strength of
@@ -85,8 +92,8 @@ pub(super) fn entries(
 /// The value of `SD hires` for a second pass that cannot be written.
 const UNWRITTEN: &str = "custom";
 
-/// Reads the second pass of a picture.
-pub(super) fn read(reading: &mut Reading<'_>) -> Option<Hires> {
+/// Reads the second pass of a picture. `steps` is the number of steps of the first pass.
+pub(super) fn read(reading: &mut Reading<'_>, steps: usize) -> Option<Hires> {
     let infotext = reading.infotext;
     if !infotext.has_second_pass() {
         return None;
@@ -102,21 +109,14 @@ pub(super) fn read(reading: &mut Reading<'_>) -> Option<Hires> {
             )),
         }
     }
-    let mut hires = match infotext.get(keys::HIRES_RESIZE).and_then(sides) {
-        // 0 stands for a side that keeps the shape.
-        Some(size) => Hires::pixels(size[0], size[1]),
-        None => Hires::scale(
-            reading
-                .number::<f32>(keys::HIRES_UPSCALE)
-                .unwrap_or(DEFAULT_SCALE),
-        ),
+    let mut hires = match size(reading) {
+        Some([width, height]) => Hires::pixels(width, height),
+        None => {
+            let scale = reading.finite(keys::HIRES_UPSCALE);
+            Hires::scale(scale.unwrap_or(DEFAULT_SCALE))
+        }
     };
-    if let HiresSize::Pixels([width, height]) = hires.size
-        && (width == 0 || height == 0)
-    {
-        hires.size = HiresSize::Pixels(completed(infotext, [width, height]));
-    }
-    if let Some(strength) = reading.number::<f32>(keys::DENOISING_STRENGTH) {
+    if let Some(strength) = reading.finite(keys::DENOISING_STRENGTH) {
         hires.strength = strength;
     }
     hires.upscaler = upscaler(reading);
@@ -125,11 +125,11 @@ pub(super) fn read(reading: &mut Reading<'_>) -> Option<Hires> {
         // WebUI's number for as many steps as in the first pass.
         hires.steps = hires.steps.filter(|&steps| steps > 0);
     }
-    sampler(reading, &mut hires);
-    if infotext.get(keys::HIRES_CFG_SCALE).is_some() {
-        let scale = reading.number::<f32>(keys::HIRES_CFG_SCALE);
-        hires.guidance = scale.map(Into::into);
+    if let Some(way) = reading.second_way(hires.steps.unwrap_or(steps)) {
+        hires.scheduler = way.scheduler;
+        hires.ladder = Some(way.ladder);
     }
+    hires.guidance = reading.second_guidance();
     let text = |key| infotext.get(key).map(Into::into);
     hires.prompt = text(keys::HIRES_PROMPT);
     hires.negative = text(keys::HIRES_NEGATIVE_PROMPT);
@@ -139,8 +139,50 @@ pub(super) fn read(reading: &mut Reading<'_>) -> Option<Hires> {
 /// WebUI's usual factor.
 const DEFAULT_SCALE: f32 = 2.0;
 
+/// Returns the size of the first pass, if WebUI's old hires fix made the picture. Follows
+/// `restore_old_hires_fix_params` of WebUI's `modules/infotext_utils.py`.
+pub(super) fn first_pass_size(infotext: &Infotext) -> Option<[u32; 2]> {
+    if !infotext.is_foreign() {
+        return None;
+    }
+    let first = infotext.get(FIRST_PASS_SIZE).and_then(sides)?;
+    if !first.contains(&0) {
+        return Some(first);
+    }
+    // As many pixels as 512x512 has, and sides that are rounded up to multiples of 64.
+    let size = infotext.get(keys::SIZE).and_then(sides);
+    let [width, height] = size
+        .unwrap_or([512, 512])
+        .map(|side| f64::from(side.max(1)));
+    let scale = (512.0 * 512.0 / (width * height)).sqrt();
+    Some([width, height].map(|side| (scale * side / 64.0).ceil() as u32 * 64))
+}
+
+/// Returns the size of the finished picture, if the infotext has one.
+fn size(reading: &mut Reading<'_>) -> Option<[u32; 2]> {
+    let infotext = reading.infotext;
+    let key = match first_pass_size(infotext) {
+        Some(_) => keys::SIZE,
+        None => keys::HIRES_RESIZE,
+    };
+    let size = infotext.get(key).and_then(sides)?;
+    // 0 stands for a side that keeps the shape, and two zeros for `Hires upscale`.
+    let size = match size {
+        [0, 0] => return None,
+        [_, 0] | [0, _] => completed(infotext, size),
+        size => size,
+    };
+    let size = reading.rounded(key, size)?;
+    Some([size.width(), size.height()])
+}
+
 fn upscaler(reading: &mut Reading<'_>) -> Upscaler {
     let Some(name) = reading.infotext.get(keys::HIRES_UPSCALER) else {
+        if first_pass_size(reading.infotext).is_some() {
+            reading.note(
+                "the infotext does not say how the picture was enlarged, so its latents are scaled",
+            );
+        }
         return Upscaler::default();
     };
     Upscaler::from_webui(name).unwrap_or_else(|| {
@@ -152,40 +194,14 @@ fn upscaler(reading: &mut Reading<'_>) -> Upscaler {
     })
 }
 
-/// Reads the sampler and the ladder of the second pass.
-fn sampler(reading: &mut Reading<'_>, hires: &mut Hires) {
-    let infotext = reading.infotext;
-    let schedule_type = infotext.get(keys::HIRES_SCHEDULE_TYPE);
-    match infotext.get(keys::HIRES_SAMPLER) {
-        Some(name) => match from_webui(name, schedule_type).or_else(|_| from_webui(name, None)) {
-            Ok(preset) => {
-                hires.ladder = Some(preset.ladder);
-                hires.scheduler = Some(reading.first_x(preset.sampler).into());
-            }
-            Err(_) => reading.note(format!(
-                "the sampler of the second pass was `{}`, which is unknown, so the first pass's is \
-                 used",
-                printable(name)
-            )),
-        },
-        None => {
-            let ladder: Option<Ladder> =
-                schedule_type.and_then(|label| reading.ladder_of_others(label));
-            hires.ladder = ladder;
-        }
-    }
-}
-
-/// Parses a width and a height, such as `512x768`.
-fn sides(value: &str) -> Option<[u32; 2]> {
-    let (width, height) = value.split_once('x')?;
-    Some([width.parse().ok()?, height.parse().ok()?])
-}
-
 /// Returns a size with the side that is 0 replaced, so that it has the shape of the first pass.
 fn completed(infotext: &Infotext, [width, height]: [u32; 2]) -> [u32; 2] {
     let first = infotext.get(keys::SIZE).and_then(sides);
-    let [own_width, own_height] = first.unwrap_or([512, 512]).map(|side| side.max(1));
+    // The first pass is drawn in a size that is rounded down to multiples of 8.
+    let first = first
+        .unwrap_or([512, 512])
+        .map(|side| (side / 8 * 8).max(8));
+    let [own_width, own_height] = first;
     let scaled = |side: u32, to: u32, own: u32| {
         let side = u64::from(side) * u64::from(to) / u64::from(own);
         // WebUI rounds the latents down.

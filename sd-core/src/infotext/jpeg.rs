@@ -19,7 +19,7 @@ pub(super) const START: [u8; 3] = [0xff, 0xd8, 0xff];
 const MOST: usize = u16::MAX as usize - 2 - HEADER.len();
 
 /// The start of an APP1 segment with EXIF data.
-const HEADER: &[u8] = b"Exif\0\0";
+const HEADER: &[u8] = exif::HEADER;
 
 /// Encodes a picture as a JPEG, with an infotext if one is given.
 ///
@@ -100,7 +100,7 @@ pub(super) fn exif(jpeg: &mut (impl BufRead + Seek)) -> io::Result<Option<Vec<u8
             }
             // An APP1 segment may also hold XMP.
             if content.starts_with(HEADER) {
-                return Ok(Some(content.split_off(HEADER.len())));
+                return Ok(Some(content));
             }
         } else {
             jpeg.seek_relative(length.into())?;

@@ -119,7 +119,8 @@ keys! {
             "the strength of a run that started from a picture, or else of a second pass.";
         HIRES_UPSCALE = "Hires upscale", HIRES_RESIZE = "Hires resize":
             "the factor or the size of a second pass, [`Request::hires`]. In files of WebUI, one \
-             side may be 0.";
+             side may be 0, and `First pass size` is the size of the first pass, with which `Size` \
+             is the size of the second.";
         HIRES_UPSCALER = "Hires upscaler":
             "how the second pass enlarges, by WebUI's name. Another name is a difference, and \
              Lanczos is used.";
@@ -130,13 +131,13 @@ keys! {
         SD_HIRES = "SD hires":
             "all options of the second pass as JSON, or `custom` if they cannot be written.";
         IMAGE_CFG_SCALE = "Image CFG scale":
-            "the guidance by the picture, [`Request::image_guidance`], of an instruct-pix2pix \
-             model.";
+            "the guidance scale for the picture, [`Request::image_guidance`], of an \
+             instruct-pix2pix model.";
         MASK_BLUR = "Mask blur":
             "the blur of the mask of a run that started from a picture, in pixels.";
         MASKED_CONTENT = "Masked content":
-            "`fill`, `latent noise` or `latent nothing`: what the run found inside the mask, if \
-             that is not the picture.";
+            "`fill`, `latent noise` or `latent nothing`: what the run found inside the mask. \
+             Absent if it found the picture.";
         INPAINT_AREA = "Inpaint area", MASKED_AREA_PADDING = "Masked area padding":
             "`Only masked` and the padding of [`Mask::only_masked`](crate::Mask::only_masked).";
         NOISE_MULTIPLIER = "Noise multiplier":
@@ -144,8 +145,9 @@ keys! {
         MASK_MODE = "Mask mode":
             "`Inpaint not masked` in files of WebUI, if the black part of the mask was redrawn.";
         SD_START = "SD start":
-            "the size of that picture, and the options of [`Start`](crate::Start) as JSON. The \
-             picture has to be supplied, which is a difference. \
+            "the size of the picture that the run started from, and the options of \
+             [`Start`](crate::Start) as JSON. The caller has to supply the picture, which is a \
+             difference. \
              [`Infotext::start`](crate::Infotext::start) joins it with the options.";
         SD_BESIDE = "SD beside":
             "the shape of the extra channels beside the latents, a difference.";

@@ -89,8 +89,9 @@ use std::fmt;
 
 use crate::Request;
 pub use read::InfotextError;
-use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, is_space, strip};
+use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, UNKNOWN, is_space, strip};
 pub(crate) use request::{loras_note, reproduction};
+pub use start::{MASK_NOTE, PICTURE_NOTE};
 pub(crate) use webui::name_of;
 pub(crate) use write::of;
 
@@ -197,7 +198,7 @@ impl Infotext {
     /// # Ok::<(), sd_core::InfotextError>(())
     /// ```
     pub fn request(&self) -> Reproduction {
-        reproduction(self, None)
+        reproduction(self, None, false)
     }
 }
 

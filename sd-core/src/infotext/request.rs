@@ -35,7 +35,12 @@ use crate::{
 
 /// Implements [`Infotext::request`], and the part of
 /// [`Pipeline::reproduction`](crate::Pipeline::reproduction) that needs the LoRAs of a pipeline.
-pub(crate) fn reproduction(infotext: &Infotext, callable: Option<&Callable>) -> Reproduction {
+/// `is_wide` is whether the text model is one for which WebUI ignores the clip skip.
+pub(crate) fn reproduction(
+    infotext: &Infotext,
+    callable: Option<&Callable>,
+    is_wide: bool,
+) -> Reproduction {
     let mut reading = Reading {
         infotext,
         callable,
@@ -76,9 +81,15 @@ pub(crate) fn reproduction(infotext: &Infotext, callable: Option<&Callable>) -> 
         && let Some(layer) = reading.number::<NonZeroUsize>(keys::CLIP_SKIP)
     {
         request = request.clip_skip(layer.get());
+        if is_wide && reading.foreign && reading.program == Program::WebUi {
+            request = request.clip_skip(0);
+            reading.note(format!(
+                "`Clip skip: {layer}` is not applied: WebUI ignores it for such models"
+            ));
+        }
     }
     if infotext.get(keys::IMAGE_CFG_SCALE).is_some()
-        && let Some(scale) = reading.number::<f32>(keys::IMAGE_CFG_SCALE)
+        && let Some(scale) = reading.finite(keys::IMAGE_CFG_SCALE)
     {
         request = request.image_guidance(scale);
     }
@@ -86,7 +97,7 @@ pub(crate) fn reproduction(infotext: &Infotext, callable: Option<&Callable>) -> 
     request.refiner = reading.refiner();
     request.prompt_2 = infotext.get(keys::SD_PROMPT_2).map(str::to_owned);
     request.negative_2 = infotext.get(keys::SD_NEGATIVE_PROMPT_2).map(str::to_owned);
-    request.hires = hires::read(&mut reading);
+    request.hires = hires::read(&mut reading, request.step_count());
     request.noise = reading.noise();
     request.prompt_options = reading.prompt_options();
     reading.in_webuis_syntax(&mut request);
@@ -106,7 +117,7 @@ pub(crate) fn reproduction(infotext: &Infotext, callable: Option<&Callable>) -> 
 const MOST_DIFFERENCES: usize = 50;
 
 /// Keys of other programs that are read elsewhere or do not affect the picture.
-const OF_OTHERS: [&str; 14] = [
+const OF_OTHERS: [&str; 15] = [
     "Scheduler",
     "CFG Scale",
     "Variation strength",
@@ -119,6 +130,8 @@ const OF_OTHERS: [&str; 14] = [
     "Civitai resources",
     "Civitai metadata",
     "Hashes",
+    // The size of the first pass in WebUI's old hires fix.
+    hires::FIRST_PASS_SIZE,
     // Fooocus expands these to the prompts.
     "Raw prompt",
     "Raw negative prompt",
@@ -135,10 +148,10 @@ fn is_known(key: &str) -> bool {
 pub(super) const SDNEXT: &str = "SD.Next";
 
 /// How the latents are made from the noise.
-struct Way {
+pub(super) struct Way {
     /// The sampler, or `None` for the model's default.
-    scheduler: Option<Scheduler>,
-    ladder: Ladder,
+    pub scheduler: Option<Scheduler>,
+    pub ladder: Ladder,
     /// Whether the sampler adds noise between steps.
     draws: bool,
 }
@@ -232,6 +245,10 @@ impl<'a> Reading<'a> {
         self.value(key, |value| value.parse().ok())
     }
 
+    pub(super) fn finite(&mut self, key: &str) -> Option<f32> {
+        self.value(key, finite)
+    }
+
     fn prompt(&mut self, key: &str, shown: &'a str) -> &'a str {
         if let Some(shape) = self.get(&format!("{key} embedding")) {
             self.note(format!(
@@ -277,15 +294,33 @@ impl<'a> Reading<'a> {
         Some(RefinerSwitch { at, by })
     }
 
+    /// Returns the size of the picture, or of its first pass.
     fn size(&mut self) -> Option<ImageSize> {
-        let size = self.value(keys::SIZE, size)?;
-        let sides = [size.width(), size.height()];
-        if let Some([width, height]) = self.get(keys::SIZE).and_then(self::sides)
-            && [width, height] != sides
-        {
+        match hires::first_pass_size(self.infotext) {
+            Some(size) => self.rounded(hires::FIRST_PASS_SIZE, size),
+            None => {
+                let size = self.value(keys::SIZE, |value| {
+                    sides(value).filter(|&sides| multiples_of_8(sides).is_some())
+                });
+                self.rounded(keys::SIZE, size?)
+            }
+        }
+    }
+
+    /// Rounds the sides of a size down to multiples of 8, as WebUI does. `key` is the key of the
+    /// size, for the difference.
+    pub(super) fn rounded(&mut self, key: &str, [width, height]: [u32; 2]) -> Option<ImageSize> {
+        let size = multiples_of_8([width, height])?;
+        let name = match key {
+            keys::SIZE => "the size".to_owned(),
+            key => format!("`{key}`"),
+        };
+        if [width, height] != [size.width(), size.height()] {
             self.note(format!(
-                "the size was {width}x{height}, and is rounded down to {}x{}, as sides are multiples of 8",
-                sides[0], sides[1]
+                "{name} was {width}x{height}, and is rounded down to {}x{}, as sides are multiples \
+                 of 8",
+                size.width(),
+                size.height()
             ));
         }
         Some(size)
@@ -363,6 +398,11 @@ impl<'a> Reading<'a> {
             self.note("`Schedule type` is missing, so the default is used");
             return default;
         };
+        self.ladder_called(name, default)
+    }
+
+    /// Returns the ladder of a schedule type of this crate.
+    fn ladder_called(&mut self, name: &str, default: Ladder) -> Ladder {
         // This crate's names come first: some labels of WebUI resemble them, but mean another
         // ladder.
         let ours = name.parse::<Ladder>().ok();
@@ -382,11 +422,76 @@ impl<'a> Reading<'a> {
         let name = self
             .value(keys::SAMPLER, Some)
             .unwrap_or(default_row().title);
-        if let Some(way) = self.way_of_comfyui(name) {
+        let labels = [keys::SCHEDULE_TYPE, "Scheduler"].map(|key| self.get(key));
+        if let Some(way) = self.way_of_comfyui(name, labels) {
             return way;
         }
-        let [schedule_type, scheduler] =
-            [keys::SCHEDULE_TYPE, "Scheduler"].map(|key| self.get(key));
+        self.way_called(name, labels, steps)
+    }
+
+    /// Returns the sampler and the ladder of the second pass in a file of another program, if the
+    /// second pass has its own sampler. If only the ladder is another, `scheduler` is `None`.
+    pub(super) fn second_way(&mut self, steps: usize) -> Option<Way> {
+        let other = |key, same| self.get(key).filter(|&value| value != same);
+        let name = other(keys::HIRES_SAMPLER, "Use same sampler");
+        let label = other(keys::HIRES_SCHEDULE_TYPE, "Use same scheduler");
+        let Some(name) = name else {
+            let ladder = match self.foreign {
+                true => self.ladder_of_others(label?),
+                false => Some(self.ladder_called(label?, Ladder::normal())),
+            };
+            return Some(Way {
+                scheduler: None,
+                ladder: ladder?,
+                draws: false,
+            });
+        };
+        if !self.foreign {
+            let preset = match self.get(keys::SD_SAMPLER) {
+                Some(OF_WEBUI) => from_webui(name, None).ok(),
+                _ => None,
+            };
+            let (scheduler, usual): (Scheduler, _) = match (preset, row_called(name)) {
+                (Some(preset), _) => (self.first_x(preset.sampler).into(), preset.ladder),
+                (None, Some(row)) => (row.into(), row.default_ladder.clone()),
+                (None, None) => {
+                    self.no_sampler(name, "the first pass's");
+                    return None;
+                }
+            };
+            let ladder = label.map(|label| self.ladder_called(label, usual.clone()));
+            return Some(Way {
+                scheduler: Some(scheduler),
+                ladder: ladder.unwrap_or(usual),
+                draws: true,
+            });
+        }
+        // WebUI writes the schedule type of the second pass only if it differs.
+        let labels = match label {
+            Some(_) => [label, None],
+            None => [keys::SCHEDULE_TYPE, "Scheduler"].map(|key| self.get(key)),
+        };
+        if self.program == Program::ComfyUi
+            && let Some(way) = self.way_of_comfyui(name, labels)
+        {
+            return Some(way);
+        }
+        if self.program == Program::Diffusers
+            && let Some(row) = row_of_diffusers(name)
+        {
+            return Some(self.way_of_diffusers(name, row, label));
+        }
+        Some(self.way_called(name, labels, steps))
+    }
+
+    /// Returns the sampler of this name, with the ladder of the values of `Schedule type` and
+    /// `Scheduler`.
+    fn way_called(
+        &mut self,
+        name: &'a str,
+        [schedule_type, scheduler]: [Option<&'a str>; 2],
+        steps: usize,
+    ) -> Way {
         // SD.Next writes the class name of diffusers.
         if let Some(row) = scheduler.and_then(|class| row_of_class(name, class)) {
             return self.way_of_diffusers(name, row, schedule_type);
@@ -441,11 +546,12 @@ impl<'a> Reading<'a> {
 
     /// Returns the sampler and the ladder if ComfyUI made the picture. Third-party nodes save
     /// ComfyUI's pictures with infotexts.
-    fn way_of_comfyui(&mut self, name: &str) -> Option<Way> {
+    fn way_of_comfyui(&mut self, name: &str, labels: [Option<&str>; 2]) -> Option<Way> {
+        let [schedule_type, scheduler] = labels;
         let version = self.get(keys::VERSION).unwrap_or_default();
         let says_so = self.program == Program::ComfyUi;
         // WebUI also accepts the names of its samplers in lower case.
-        let of_webui = self.get(keys::SCHEDULE_TYPE).is_some() || version.starts_with("v1.");
+        let of_webui = schedule_type.is_some() || version.starts_with("v1.");
         if (of_webui || self.program != Program::WebUi) && !says_so {
             return None;
         }
@@ -457,9 +563,7 @@ impl<'a> Reading<'a> {
         let in_its_own = split_comfyui(name);
         let found = in_its_own.or_else(|| says_so.then(in_webuis_words)?);
         let (sampler, behind) = found?;
-        let scheduler = behind
-            .or(self.get(keys::SCHEDULE_TYPE))
-            .or(self.get("Scheduler"));
+        let scheduler = behind.or(schedule_type).or(scheduler);
         let preset = scheduler.and_then(|scheduler| of_comfyui(sampler, scheduler));
         if let Some(scheduler) = scheduler.filter(|_| preset.is_none()) {
             self.note(format!(
@@ -593,21 +697,46 @@ impl<'a> Reading<'a> {
             ));
             return None;
         }
-        let finite = |value: &str| value.parse().ok().filter(|scale: &f32| scale.is_finite());
-        let scale = self.value(keys::CFG_SCALE, finite)?;
+        let scale = self.finite(keys::CFG_SCALE)?;
         let name = self.get(keys::SAMPLER).unwrap_or_default();
+        if self.foreign && scale < 1.0 && !is_cfg_pp(name) {
+            self.note(BELOW_1);
+        }
+        Some(self.scale(scale, name).into())
+    }
+
+    /// Returns the guidance of the second pass, if it differs.
+    pub(super) fn second_guidance(&mut self) -> Option<Guidance> {
+        let first = self.get(keys::CFG_SCALE).and_then(finite);
+        let own = match self.get(keys::HIRES_CFG_SCALE) {
+            Some(_) => self.finite(keys::HIRES_CFG_SCALE),
+            None => None,
+        };
+        let sampler = self.get(keys::SAMPLER).unwrap_or_default();
+        let hires_sampler = self.get(keys::HIRES_SAMPLER);
+        let second_sampler = hires_sampler.filter(|&it| it != "Use same sampler");
+        let second_sampler = second_sampler.unwrap_or(sampler);
+        let scale = own.or(first)?;
+        // The difference is the same for both passes.
+        let is_low = |scale: f32, sampler| scale < 1.0 && !is_cfg_pp(sampler);
         if self.foreign
-            && from_webui(split_webui(name).0, None).is_ok_and(|it| it.row.name == "ddim-cfg-pp")
+            && is_low(scale, second_sampler)
+            && !first.is_some_and(|first| is_low(first, sampler))
         {
+            self.note(BELOW_1);
+        }
+        let second = self.scale(scale, second_sampler);
+        let differs = first.map(|first| self.scale(first, sampler)) != Some(second);
+        (own.is_some() || differs).then(|| second.into())
+    }
+
+    /// Converts the scale of a sampler in WebUI.
+    fn scale(&self, scale: f32, sampler: &str) -> f32 {
+        match self.foreign && is_cfg_pp(sampler) {
             // In WebUI this scale is 0 to 12.5.
-            return Some((scale / 12.5).into());
+            true => scale / 12.5,
+            false => scale,
         }
-        if self.foreign && scale < 1.0 {
-            self.note(
-                "at a CFG scale below 1 the negative prompt was mixed in, but here it is ignored",
-            );
-        }
-        Some(scale.into())
     }
 
     fn variation(&mut self) -> Option<Variation> {
@@ -616,10 +745,7 @@ impl<'a> Reading<'a> {
             return None;
         }
         let seed = self.number(keys[0]);
-        let within = |value: &str| {
-            let strength: Option<f32> = value.parse().ok();
-            strength.filter(|strength| (0.0..=1.0).contains(strength))
-        };
+        let within = |value: &str| finite(value).filter(|strength| (0.0..=1.0).contains(strength));
         let strength = self.value(keys[1], within);
         let slerp = match self.get(keys::SD_SLERP) {
             Some(_) => self.value(keys::SD_SLERP, named::<Slerp>),
@@ -741,12 +867,20 @@ impl<'a> Reading<'a> {
         texts.extend(&mut request.prompt_2);
         texts.extend(&mut request.negative_2);
         if self.program == Program::NovelAi {
+            let mut operators = false;
             for text in texts {
                 if let Some(unread) = translated::has_weights_of_novelai(text) {
                     let unread = printable(unread);
                     self.note(format!("NovelAI's `{unread}` in a prompt is read as text"));
                 }
+                operators = operators || translated::has_operators(text);
                 *text = translated::from_novelai(text);
+            }
+            if operators {
+                self.note(
+                    "`AND`, `BREAK`, `#`, `<` and `|` in a prompt may mean something else here than \
+                     in NovelAI",
+                );
             }
             return;
         }
@@ -798,14 +932,14 @@ impl<'a> Reading<'a> {
             return;
         }
         let syntax = request.prompt_options.syntax;
+        let hires = request.hires.as_ref();
         let prompts = [
-            (&request.prompt, Side::Positive),
-            (&request.negative, Side::Negative),
+            (Some(&request.prompt), Side::Positive),
+            (Some(&request.negative), Side::Negative),
+            (hires.and_then(|it| it.prompt.as_ref()), Side::Positive),
+            (hires.and_then(|it| it.negative.as_ref()), Side::Negative),
         ];
-        let texts = prompts.map(|(prompt, side)| match prompt {
-            Prompt::Text(text) => (text.as_str(), side),
-            Prompt::Embedding { .. } => ("", side),
-        });
+        let texts = prompts.map(|(prompt, side)| (text_of(prompt), side));
         for (text, side) in texts {
             let read = PromptText::parse(text, side, syntax);
             let nodes = read.tree().nodes();
@@ -846,7 +980,9 @@ impl<'a> Reading<'a> {
             return;
         }
         let syntax = request.prompt_options.syntax;
-        if let Prompt::Text(text) = &request.prompt {
+        let second = request.hires.as_ref().and_then(|it| it.prompt.as_ref());
+        for prompt in [Some(&request.prompt), second] {
+            let text = text_of(prompt);
             let read = PromptText::parse(text, Side::Positive, syntax);
             for network in read.networks().iter().filter(|it| !is_lora(it)) {
                 let named = &text[network.span.clone()];
@@ -871,13 +1007,18 @@ impl<'a> Reading<'a> {
             seen: HashSet::new(),
         };
         let syntax = request.prompt_options.syntax;
-        let second = request.hires.as_mut().and_then(|it| it.prompt.as_mut());
-        let prompts = [Some(&mut request.prompt), second].into_iter().flatten();
-        let prompts = prompts.filter_map(|prompt| match prompt {
-            Prompt::Text(text) => Some(text),
+        let text = |prompt| match prompt {
+            &mut Prompt::Text(ref mut text) => Some(text),
             Prompt::Embedding { .. } => None,
-        });
-        for text in prompts.chain(&mut request.prompt_2) {
+        };
+        let first = text(&mut request.prompt);
+        for text in first.into_iter().chain(&mut request.prompt_2) {
+            *text = calls.follow(text, syntax, |difference| self.note(difference));
+        }
+        // The second pass has its own LoRAs.
+        calls.seen.clear();
+        let second = request.hires.as_mut().and_then(|it| it.prompt.as_mut());
+        if let Some(text) = second.and_then(text) {
             *text = calls.follow(text, syntax, |difference| self.note(difference));
         }
         for other in calls.others() {
@@ -971,14 +1112,32 @@ pub(crate) fn loras_note(weights: &str) -> String {
     )
 }
 
-/// Parses a size, and rounds its sides down to multiples of 8 as WebUI does.
-fn size(value: &str) -> Option<ImageSize> {
-    let [width, height] = sides(value)?;
+/// The difference for a scale below 1.
+const BELOW_1: &str =
+    "at a CFG scale below 1 the negative prompt was mixed in, but here it is ignored";
+
+/// Returns whether a sampler is WebUI's "DDIM CFG++".
+fn is_cfg_pp(sampler: &str) -> bool {
+    let preset = from_webui(split_webui(sampler).0, None);
+    preset.is_ok_and(|preset| preset.row.name == "ddim-cfg-pp")
+}
+
+/// Returns the text of a prompt, which is empty for none and for an embedding.
+fn text_of(prompt: Option<&Prompt>) -> &str {
+    prompt.and_then(Prompt::as_text).unwrap_or_default()
+}
+
+fn multiples_of_8([width, height]: [u32; 2]) -> Option<ImageSize> {
     ImageSize::new(width / 8 * 8, height / 8 * 8).ok()
 }
 
+/// Parses a number, but neither `nan` nor `inf`, which Rust reads as numbers.
+pub(super) fn finite(value: &str) -> Option<f32> {
+    value.parse().ok().filter(|number: &f32| number.is_finite())
+}
+
 /// Parses a width and a height, such as `512x768`.
-fn sides(value: &str) -> Option<[u32; 2]> {
+pub(super) fn sides(value: &str) -> Option<[u32; 2]> {
     let (width, height) = value.split_once('x')?;
     Some([width.parse().ok()?, height.parse().ok()?])
 }

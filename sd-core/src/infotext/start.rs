@@ -2,12 +2,13 @@
 
 use image::RgbImage;
 use sd_schedulers::ladders::StrengthRule;
+use sd_text::outside::printable;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Infotext, keys,
     programs::{comfyui, invokeai},
-    request::SDNEXT,
+    request::{SDNEXT, finite},
 };
 use crate::{Mask, MaskRule, MaskedContent, Posterior, Resize, Start, StartFrom};
 
@@ -40,10 +41,16 @@ pub(super) const ONLY_MASKED: &str = "Only masked";
 const NOT_MASKED: &str = "Inpaint not masked";
 
 /// The difference of every picture whose run started from a picture.
-pub(super) const NOTE: &str = "the run started from a picture, which has to be supplied";
+///
+/// A program that supplies the picture to [`Infotext::start`] can leave it out of
+/// [`differences`](crate::Reproduction::differences).
+pub const PICTURE_NOTE: &str = "the run started from a picture, which has to be supplied";
 
-/// The difference of every picture of which a run redrew only a part.
-const MASK_NOTE: &str =
+/// The difference of a picture that was redrawn only in part.
+///
+/// A program that supplies the mask to [`Infotext::start`] can leave it out of
+/// [`differences`](crate::Reproduction::differences).
+pub const MASK_NOTE: &str =
     "the run redrew only a part of the picture, and the mask has to be supplied";
 
 /// The keys that WebUI writes only for masks.
@@ -94,12 +101,61 @@ impl Infotext {
 
     /// Returns the differences of a picture whose run started from another one.
     pub(super) fn start_notes(&self) -> Vec<String> {
-        let strength = self.get(keys::DENOISING_STRENGTH);
-        // Other programs write a strength of 1 for pictures that started from noise.
-        let is_noise = |strength: &&str| self.is_foreign() && strength.parse() == Ok(1.0_f32);
-        if strength.filter(|it| !is_noise(it)).is_none() || self.has_second_pass() {
+        let has_mask = OF_MASKS.iter().any(|key| self.get(key).is_some());
+        let of_webui = self
+            .get(keys::VERSION)
+            .unwrap_or_default()
+            .starts_with("v1.");
+        // Other programs than WebUI write a strength of 1 for pictures that started from noise.
+        let may_be_noise = self.is_foreign() && !of_webui && !has_mask;
+        let Some(strength) = self.get(keys::DENOISING_STRENGTH) else {
+            return Vec::new();
+        };
+        let is_noise = may_be_noise && finite(strength) == Some(1.0);
+        if is_noise || self.has_second_pass() {
             return Vec::new();
         }
+        let mut notes = self.inputs();
+        notes.extend(self.unreadable());
+        notes
+    }
+
+    /// Returns a difference for each value of the start that cannot be read.
+    fn unreadable(&self) -> impl Iterator<Item = String> {
+        let of_all: [(_, fn(&str) -> bool); 2] = [
+            (keys::DENOISING_STRENGTH, |value| finite(value).is_some()),
+            (keys::MASK_BLUR, |value| finite(value).is_some()),
+        ];
+        let of_others: [(_, fn(&str) -> bool); 5] = [
+            (keys::NOISE_MULTIPLIER, |value| finite(value).is_some()),
+            (keys::MASKED_AREA_PADDING, |value| {
+                value.parse::<u32>().is_ok()
+            }),
+            (keys::MASK_MODE, |value| {
+                ["Inpaint masked", NOT_MASKED].contains(&value)
+            }),
+            (keys::MASKED_CONTENT, |value| {
+                value == "original" || content_called(value).is_some()
+            }),
+            (keys::INPAINT_AREA, |value| {
+                ["Whole picture", ONLY_MASKED].contains(&value)
+            }),
+        ];
+        let of_others = of_others.into_iter().filter(|_| self.is_foreign());
+        of_all
+            .into_iter()
+            .chain(of_others)
+            .filter_map(|(key, is_read)| {
+                let value = self.get(key).filter(|value| !is_read(value))?;
+                Some(format!(
+                    "`{key}: {}` cannot be used, so the default is used",
+                    printable(value)
+                ))
+            })
+    }
+
+    /// Returns the differences for the picture and the mask.
+    fn inputs(&self) -> Vec<String> {
         let recorded = self.get(keys::SD_START).filter(|_| !self.is_foreign());
         match recorded.map(serde_json::from_str::<Recorded>) {
             Some(Ok(recorded)) if recorded.from.len() == 4 => {
@@ -108,19 +164,19 @@ impl Infotext {
                     "the run started from latents of shape {shape:?}, which have to be supplied"
                 )]
             }
-            Some(Ok(recorded)) if !recorded.mask => vec![NOTE.to_owned()],
-            Some(Ok(_)) => vec![NOTE.to_owned(), MASK_NOTE.to_owned()],
+            Some(Ok(recorded)) if !recorded.mask => vec![PICTURE_NOTE.to_owned()],
+            Some(Ok(_)) => vec![PICTURE_NOTE.to_owned(), MASK_NOTE.to_owned()],
             Some(Err(_)) => {
                 let unread = format!(
                     "`{}` cannot be read, so its options have their defaults",
                     keys::SD_START
                 );
-                vec![NOTE.to_owned(), unread]
+                vec![PICTURE_NOTE.to_owned(), unread]
             }
             None if OF_MASKS.iter().any(|key| self.get(key).is_some()) => {
-                vec![NOTE.to_owned(), MASK_NOTE.to_owned()]
+                vec![PICTURE_NOTE.to_owned(), MASK_NOTE.to_owned()]
             }
-            None => vec![NOTE.to_owned()],
+            None => vec![PICTURE_NOTE.to_owned()],
         }
     }
 
@@ -128,7 +184,8 @@ impl Infotext {
     /// started from, and the mask if there was one. Returns `None` if the infotext does not name a
     /// strength, because the run started from noise, or if it names a second pass instead.
     ///
-    /// A file of WebUI gets WebUI's [rule](Start::rule), and a file of ComfyUI gets ComfyUI's.
+    /// A file of WebUI gets WebUI's [rule](Start::rule), and a file of ComfyUI gets ComfyUI's. Files
+    /// of InvokeAI and SD.Next get diffusers' rule.
     /// Options that cannot be read have their defaults.
     ///
     /// ```
@@ -140,11 +197,14 @@ impl Infotext {
     /// # Ok::<(), sd_core::InfotextError>(())
     /// ```
     pub fn start(&self, picture: RgbImage, mask: Option<Mask>) -> Option<Start> {
-        let strength = self.get(keys::DENOISING_STRENGTH)?.parse().ok()?;
+        let strength = self.get(keys::DENOISING_STRENGTH)?;
         if self.has_second_pass() {
             return None;
         }
-        let mut start = Start::picture(picture).strength(strength);
+        let mut start = Start::picture(picture);
+        if let Some(strength) = finite(strength) {
+            start = start.strength(strength);
+        }
         let recorded = self.get(keys::SD_START).filter(|_| !self.is_foreign());
         match recorded.map(serde_json::from_str::<Recorded>) {
             Some(Ok(recorded)) => {
@@ -178,12 +238,12 @@ impl Infotext {
                 }
                 start.mask = mask.map(|mask| self.webui_mask(mask));
                 let multiplier = self.get(keys::NOISE_MULTIPLIER);
-                if let Some(multiplier) = multiplier.and_then(|it| it.parse().ok()) {
+                if let Some(multiplier) = multiplier.and_then(finite) {
                     start = start.noise_multiplier(multiplier);
                 }
             }
         }
-        let blur = self.get(keys::MASK_BLUR).and_then(|blur| blur.parse().ok());
+        let blur = self.get(keys::MASK_BLUR).and_then(finite);
         if let (Some(mask), Some(blur)) = (&mut start.mask, blur) {
             mask.blur = blur;
         }
@@ -198,16 +258,22 @@ impl Infotext {
         if self.get(keys::MASK_MODE) == Some(NOT_MASKED) {
             mask.values = mask.values.mapv(|value| 255 - value).into_shared();
         }
-        mask.content = match self.get(keys::MASKED_CONTENT) {
-            Some("fill") => MaskedContent::Fill,
-            Some("latent noise") => MaskedContent::Noise,
-            Some("latent nothing") => MaskedContent::Nothing,
-            _ => MaskedContent::Original,
-        };
+        let content = self.get(keys::MASKED_CONTENT).and_then(content_called);
+        mask.content = content.unwrap_or(MaskedContent::Original);
         if self.get(keys::INPAINT_AREA) == Some(ONLY_MASKED) {
             let padding = self.get(keys::MASKED_AREA_PADDING);
             mask.only_masked = Some(padding.and_then(|it| it.parse().ok()).unwrap_or(0));
         }
         mask.rule(MaskRule::WebUi)
+    }
+}
+
+/// Returns the content that is not the picture, by WebUI's name.
+fn content_called(name: &str) -> Option<MaskedContent> {
+    match name {
+        "fill" => Some(MaskedContent::Fill),
+        "latent noise" => Some(MaskedContent::Noise),
+        "latent nothing" => Some(MaskedContent::Nothing),
+        _ => None,
     }
 }

@@ -25,8 +25,8 @@ pub(crate) fn note(seamless: Seamless) -> Option<String> {
     ))
 }
 
-/// Returns the difference for an infotext of other axes than those of the pipeline. `None` for an
-/// ordinary pipeline.
+/// Returns the difference if the pipeline is seamless along other axes than the infotext says.
+/// `None` for an ordinary pipeline.
 pub(crate) fn note_of_pipeline(seamless: Seamless) -> Option<String> {
     let axes = axes(seamless)?;
     Some(format!(

@@ -73,6 +73,14 @@ pub(super) fn from_novelai(text: &str) -> String {
     written
 }
 
+/// Returns whether a prompt has words or characters that are operators of WebUI and cannot be
+/// escaped.
+pub(super) fn has_operators(text: &str) -> bool {
+    let mut words =
+        text.split(|character: char| !(character.is_alphanumeric() || character == '_'));
+    words.any(|word| matches!(word, "AND" | "BREAK")) || text.contains(['#', '<', '|'])
+}
+
 /// Returns a weight of NovelAI's newer syntax, such as `1.5::`, if a prompt has one.
 pub(super) fn has_weights_of_novelai(text: &str) -> Option<&str> {
     static WEIGHT: LazyLock<Regex> =

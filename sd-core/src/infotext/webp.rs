@@ -47,7 +47,7 @@ pub fn webp(image: &RgbImage, infotext: Option<&Infotext>) -> io::Result<Vec<u8>
 /// Returns the EXIF data of a WebP file, which usually stands behind the pixels.
 pub(super) fn exif(webp: &mut (impl BufRead + Seek)) -> io::Result<Option<Vec<u8>>> {
     let _riff: [u8; 4] = array(webp)?;
-    // The length covers everything behind itself. Bytes behind that are no chunks.
+    // The length covers everything behind itself. Bytes after that length are not chunks.
     let mut left = u64::from(u32::from_le_bytes(array(webp)?));
     let _webp: [u8; 4] = array(webp)?;
     left = left.saturating_sub(4);
@@ -64,10 +64,6 @@ pub(super) fn exif(webp: &mut (impl BufRead + Seek)) -> io::Result<Option<Vec<u8
                 .read_to_end(&mut content)?;
             if content.len() < length as usize {
                 return Err(ErrorKind::UnexpectedEof.into());
-            }
-            // Some programs put the header of JPEG files before the data.
-            if content.starts_with(b"Exif\0\0") {
-                content.drain(..6);
             }
             return Ok(Some(content));
         }

@@ -42,11 +42,7 @@ pub(in crate::infotext) fn metadata(text: &str) -> Result<Infotext, InfotextErro
     scheduler(&mut building, &get("scheduler").unwrap_or_default());
     building.entry(keys::CFG_SCALE, get("cfg_scale"));
     building.entry(keys::SEED, get("seed"));
-    let size = get("width").zip(get("height"));
-    building.entry(
-        keys::SIZE,
-        size.map(|(width, height)| format!("{width}x{height}")),
-    );
+    building.size(get("width"), get("height"));
     // The noise of the CPU is the default.
     let rng = match get("rand_device").as_deref() {
         None | Some("cpu") => "CPU",
@@ -125,11 +121,7 @@ pub(in crate::infotext) fn sd_metadata(text: &str) -> Result<Infotext, InfotextE
     scheduler(&mut building, &get("sampler").unwrap_or_default());
     building.entry(keys::CFG_SCALE, get("cfg_scale"));
     building.entry(keys::SEED, get("seed"));
-    let size = get("width").zip(get("height"));
-    building.entry(
-        keys::SIZE,
-        size.map(|(width, height)| format!("{width}x{height}")),
-    );
+    building.size(get("width"), get("height"));
     let hash = all.get("model_hash").and_then(written);
     // WebUI writes ten digits.
     building.entry(
@@ -156,11 +148,16 @@ pub(in crate::infotext) fn dream(command: &str) -> Result<Infotext, InfotextErro
     split(&mut building, prompt);
     let (mut found, mut unread) = (Vec::new(), Vec::new());
     for option in OPTION.captures_iter(options) {
-        let [key, value] = [1, 2].map(|i| option.get(i).map_or("", |found| found.as_str()));
-        if ["s", "A", "C", "S", "W", "H", "f"].contains(&key) {
-            found.push((key, value.trim()));
-        } else {
-            unread.push(format!("-{key} {}", value.trim()));
+        // Each form has two groups.
+        let form = [1, 3, 5].into_iter().find(|&i| option.get(i).is_some());
+        let form = form.unwrap_or(1);
+        let [key, value] = [form, form + 1].map(|i| option.get(i).map_or("", |it| it.as_str()));
+        let value = value.trim();
+        match key {
+            "s" | "A" | "m" | "C" | "S" | "W" | "H" | "f" => found.push((key, value)),
+            // The numbers of pictures.
+            "b" | "n" if value == "1" => {}
+            _ => unread.push(format!("-{key} {value}").trim_end().to_owned()),
         }
     }
     let get = |key| {
@@ -171,14 +168,10 @@ pub(in crate::infotext) fn dream(command: &str) -> Result<Infotext, InfotextErro
             .map(|(_, value)| *value)
     };
     building.entry(keys::STEPS, get("s"));
-    scheduler(&mut building, get("A").unwrap_or("k_lms"));
+    scheduler(&mut building, get("A").or(get("m")).unwrap_or("k_lms"));
     building.entry(keys::CFG_SCALE, get("C"));
     building.entry(keys::SEED, get("S"));
-    let size = get("W").zip(get("H"));
-    building.entry(
-        keys::SIZE,
-        size.map(|(width, height)| format!("{width}x{height}")),
-    );
+    building.size(get("W"), get("H"));
     building.entry(keys::DENOISING_STRENGTH, get("f"));
     for option in unread {
         building.unread(format!(
@@ -189,9 +182,15 @@ pub(in crate::infotext) fn dream(command: &str) -> Result<Infotext, InfotextErro
     Ok(building.done(VERSION))
 }
 
+/// An option and its value. In the first versions, a value may follow its letter without a space:
+/// `-s50`, `-mk_lms`.
 static OPTION: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?:^|\s)-{1,2}([A-Za-z_]+)((?:[\s=]+[^\s-]\S*)*)")
-        .expect("the expression is constant")
+    let values = r"(?:[\s=]+[^\s-]\S*)*";
+    let number = format!(r"-([A-Za-z])([0-9.]\S*{values})");
+    let sampler = r"-([Am])([a-z]\S*)";
+    let spaced = format!(r"-{{1,2}}([A-Za-z_]+)({values})");
+    let expression = format!(r"(?:^|\s)(?:{number}|{sampler}|{spaced})");
+    Regex::new(&expression).expect("the expression is constant")
 });
 
 /// Splits a prompt of version 1 or 2, whose negative prompts are in square brackets.

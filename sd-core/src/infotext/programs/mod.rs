@@ -8,6 +8,8 @@ pub(super) mod invokeai;
 pub(super) mod novelai;
 pub(super) mod stealth;
 
+use std::fmt::Display;
+
 use sd_text::outside::printable;
 use serde_json::Value;
 
@@ -48,11 +50,23 @@ impl Building {
         }
     }
 
+    /// Adds the size of the picture, if both sides are known.
+    fn size(&mut self, width: Option<impl Display>, height: Option<impl Display>) {
+        let size = width.zip(height);
+        let size = size.map(|(width, height)| format!("{width}x{height}"));
+        self.entry(keys::SIZE, size);
+    }
+
+    /// Returns whether no more sentences are kept.
+    fn is_full(&self) -> bool {
+        self.unread.len() == MOST_UNREAD
+    }
+
     /// Adds a sentence about something that the infotext does not express. The values in it must be
     /// `printable`.
     fn unread(&mut self, sentence: impl Into<String>) {
         let sentence = sentence.into();
-        if self.unread.len() < MOST_UNREAD && !self.unread.contains(&sentence) {
+        if !self.is_full() && !self.unread.contains(&sentence) {
             self.unread.push(sentence);
         }
     }

@@ -1,6 +1,6 @@
 //! NovelAI's metadata: a JSON `Comment`, beside the texts `Description`, `Software` and `Source`.
 //!
-//! The mapping is that of `read_info_from_image` in WebUI's `modules/images.py`, with the keys that
+//! The mapping follows `read_info_from_image` in WebUI's `modules/images.py`, with the keys that
 //! NovelAI added later. `Clip skip: 2` and `ENSD: 31337` are NovelAI's, and not in the file.
 
 use sd_text::outside::printable;
@@ -66,11 +66,8 @@ fn of_comment(
     building.entry(keys::SEED, get("seed"));
     let of_comment = get("width").zip(get("height"));
     let of_file = size.map(|[width, height]| (width.to_string(), height.to_string()));
-    let size = of_comment.or(of_file);
-    building.entry(
-        keys::SIZE,
-        size.map(|(width, height)| format!("{width}x{height}")),
-    );
+    let (width, height) = of_comment.or(of_file).unzip();
+    building.size(width, height);
     if let Some(source) = source {
         // The name and a hash that is not that of a file: `Stable Diffusion 1D44365E`.
         let (name, hash) = source.rsplit_once(' ').unwrap_or((source, ""));
@@ -93,8 +90,9 @@ fn of_comment(
     for (key, value) in comment {
         let is_known = KNOWN.contains(&key.as_str());
         let is_usual = match key.as_str() {
-            "cfg_rescale" | "noise" | "uncond_scale" | "controlnet_strength" => {
-                matches!(value.as_f64(), Some(0.0 | 1.0))
+            // 1 is the usual value, and 0 is not off.
+            "uncond_scale" | "controlnet_strength" => {
+                value.is_null() || value.as_f64() == Some(1.0)
             }
             "n_samples" => value.as_u64() == Some(1),
             "request_type" => matches!(

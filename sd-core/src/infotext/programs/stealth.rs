@@ -32,7 +32,7 @@ pub(in crate::infotext) fn text(
     [width, height]: [u32; 2],
 ) -> io::Result<Option<String>> {
     let pixels = u64::from(width) * u64::from(height);
-    // Such a picture has no room, or is none of a program that makes pictures.
+    // A smaller picture has no room for a text, and a larger one is too large to decode here.
     if !(8 * 19..=MAX_PIXELS).contains(&pixels) {
         return Ok(None);
     }

@@ -12,6 +12,8 @@ use crate::infotext::programs::{parsed, shown, written};
 pub(super) struct Graph {
     nodes: Vec<Node>,
     by_id: HashMap<String, usize>,
+    /// Where each node of class `Reroute` leads to. `None` for a cycle, and for other nodes.
+    rerouted: Vec<Option<Link>>,
 }
 
 #[derive(Debug)]
@@ -73,10 +75,39 @@ impl Graph {
             .iter()
             .enumerate()
             .map(|(i, node)| (node.id.clone(), i));
-        Some(Self {
+        let mut graph = Self {
             by_id: by_id.collect(),
+            rerouted: vec![None; nodes.len()],
             nodes,
-        })
+        };
+        graph.reroute();
+        Some(graph)
+    }
+
+    /// Follows all chains of `Reroute` nodes, each once.
+    fn reroute(&mut self) {
+        let mut is_done = vec![false; self.len()];
+        for start in 0..self.len() {
+            let (mut chain, mut at) = (Vec::new(), start);
+            let end = loop {
+                if self.nodes[at].class != "Reroute" {
+                    break None;
+                }
+                // A node that is done but has no target is on a cycle, or leads to one.
+                if std::mem::replace(&mut is_done[at], true) {
+                    break self.rerouted[at];
+                }
+                chain.push(at);
+                match self.links(at).next() {
+                    Some((_, link)) if self.nodes[link.node].class == "Reroute" => at = link.node,
+                    Some((_, link)) => break Some(link),
+                    None => break None,
+                }
+            };
+            for node in chain {
+                self.rerouted[node] = end;
+            }
+        }
     }
 
     pub fn node(&self, index: usize) -> &Node {
@@ -96,6 +127,15 @@ impl Graph {
     /// Returns the output that an input is linked to.
     pub fn link(&self, node: usize, key: &str) -> Option<Link> {
         self.as_link(self.nodes[node].inputs.get(key)?)
+    }
+
+    /// Returns the output that an input is linked to, through `Reroute` nodes.
+    pub fn source(&self, node: usize, key: &str) -> Option<Link> {
+        let link = self.link(node, key)?;
+        match &*self.nodes[link.node].class {
+            "Reroute" => self.rerouted[link.node],
+            _ => Some(link),
+        }
     }
 
     /// Returns all linked inputs of a node.
@@ -126,7 +166,8 @@ impl Graph {
         reached
     }
 
-    /// Returns which nodes depend on another node that `is`, through all inputs but `not`.
+    /// Returns, for each node, whether it depends on a node for which `is` is true. Inputs named in
+    /// `not` do not count.
     pub fn depend_on(&self, not: &[&str], is: impl Fn(usize) -> bool) -> Vec<bool> {
         let mut users: Vec<Vec<usize>> = vec![Vec::new(); self.len()];
         for node in 0..self.len() {

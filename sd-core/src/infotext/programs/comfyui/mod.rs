@@ -7,13 +7,17 @@
 mod graph;
 mod sampler;
 
+use std::collections::{HashMap, HashSet};
+
 use sd_text::outside::printable;
 use serde_json::Value;
 
 use super::{Building, lora, stem, written};
-use crate::infotext::{COMFYUI, Infotext, InfotextError, keys};
+use crate::infotext::{
+    COMFYUI, Infotext, InfotextError, MAX_BYTES, keys, translated::without_loras,
+};
 use graph::{Graph, Link, saves};
-use sampler::is_sampler;
+use sampler::{Refiner, is_sampler};
 
 /// The value of `Version`.
 pub(in crate::infotext) const VERSION: &str = "ComfyUI";
@@ -21,6 +25,9 @@ pub(in crate::infotext) const VERSION: &str = "ComfyUI";
 /// Reads a graph.
 pub(in crate::infotext) fn infotext(text: &str) -> Result<Infotext, InfotextError> {
     let unreadable = InfotextError::OtherFormat(COMFYUI);
+    if text.len() > MAX_BYTES {
+        return Err(InfotextError::TooLong);
+    }
     let graph = Graph::parse(text).ok_or(unreadable.clone())?;
     let reached = graph.reached(graph.outputs());
     let samplers: Vec<usize> = (0..graph.len())
@@ -36,6 +43,7 @@ pub(in crate::infotext) fn infotext(text: &str) -> Result<Infotext, InfotextErro
         graph: &graph,
         building: Building::default(),
         loras: Vec::new(),
+        lora_of: HashMap::new(),
         skips: Vec::new(),
         refiner: None,
     };
@@ -43,7 +51,7 @@ pub(in crate::infotext) fn infotext(text: &str) -> Result<Infotext, InfotextErro
         && let Some(&second) = samplers.iter().find(|&&node| node != first)
         && reader.is_refiner(first, second)
     {
-        reader.refiner = Some(second);
+        reader.refiner = reader.refiner_of(second);
     }
     reader.sampler(first);
     reader.refined();
@@ -110,14 +118,15 @@ struct Reader<'a> {
     is_read: Vec<bool>,
     building: Building,
     loras: Vec<CalledLora>,
+    /// The index of the LoRA of each node that has been read.
+    lora_of: HashMap<usize, usize>,
     /// The clip skip of each text.
     skips: Vec<Option<u64>>,
     /// The sampler that finishes the run with another model.
-    refiner: Option<usize>,
+    refiner: Option<Refiner>,
 }
 
 struct CalledLora {
-    node: usize,
     name: String,
     text_encoder: f64,
     unet: f64,
@@ -130,33 +139,67 @@ enum Text {
     Negative,
 }
 
-impl Reader<'_> {
+/// The largest number of nodes that hold a value between the value and its user. No real graph has
+/// as many.
+const MOST_VALUES: usize = 32;
+
+/// The longest name of a LoRA's file in bytes. No file system has longer paths.
+const MOST_NAME: usize = 4096;
+
+/// Visits the nodes along a chain of links, and ends it at a node that was visited before.
+struct Walk {
+    next: Option<Link>,
+    visited: HashSet<usize>,
+}
+
+impl Walk {
+    fn from(next: Option<Link>) -> Self {
+        Self {
+            next,
+            visited: HashSet::new(),
+        }
+    }
+
+    /// Returns the node to visit, unless the chain ends here.
+    fn step(&mut self) -> Option<Link> {
+        self.next
+            .take()
+            .filter(|link| self.visited.insert(link.node))
+    }
+}
+
+impl<'a> Reader<'a> {
     /// Returns the value of an input, also through nodes that hold a value. If it comes from any
     /// other node, that is not read.
-    fn value(&mut self, node: usize, key: &str) -> Option<Value> {
+    fn value(&mut self, node: usize, key: &str) -> Option<&'a Value> {
+        let graph = self.graph;
         let (mut at, mut input) = (node, key);
-        for _ in 0..self.graph.len() {
-            let Some(link) = self.graph.link(at, input) else {
-                return self.graph.value(at, input).cloned();
+        for _ in 0..MOST_VALUES {
+            let Some(link) = graph.link(at, input) else {
+                return graph.value(at, input);
             };
-            let class = &self.graph.node(link.node).class;
+            let class = &graph.node(link.node).class;
             let Some((_, value)) = VALUES.iter().find(|(known, _)| known == class) else {
-                self.building.unread(format!(
-                    "ComfyUI's `{}` of node {} comes from node {}, which cannot be read",
-                    printable(key),
-                    self.graph.named(node),
-                    self.graph.named(link.node),
-                ));
-                return None;
+                at = link.node;
+                break;
             };
             self.is_read[link.node] = true;
             (at, input) = (link.node, value);
+        }
+        // A malicious graph may have many such values, each with a long text.
+        if !self.building.is_full() {
+            self.building.unread(format!(
+                "ComfyUI's `{}` of node {} comes from node {}, which cannot be read",
+                printable(key),
+                graph.named(node),
+                graph.named(at),
+            ));
         }
         None
     }
 
     fn text_of(&mut self, node: usize, key: &str) -> Option<String> {
-        self.value(node, key).as_ref().and_then(written)
+        self.value(node, key).and_then(written)
     }
 
     fn number_of(&mut self, node: usize, key: &str) -> Option<f64> {
@@ -165,23 +208,13 @@ impl Reader<'_> {
 
     /// Returns the node that an input is linked to, through reroutes.
     fn link(&self, node: usize, key: &str) -> Option<Link> {
-        let mut link = self.graph.link(node, key)?;
-        for _ in 0..self.graph.len() {
-            if self.graph.node(link.node).class != "Reroute" {
-                return Some(link);
-            }
-            link = self.graph.links(link.node).next()?.1;
-        }
-        None
+        self.graph.source(node, key)
     }
 
     /// Follows the model to its file, and adds the LoRAs on the way.
     fn model(&mut self, node: usize, key: &str) {
-        let mut next = self.link(node, key);
-        for _ in 0..self.graph.len() {
-            let Some(Link { node, .. }) = next else {
-                return;
-            };
+        let mut walk = Walk::from(self.link(node, key));
+        while let Some(Link { node, .. }) = walk.step() {
             match self.graph.node(node).class.as_str() {
                 "LoraLoader" | "LoraLoaderModelOnly" => {
                     if let Some(strength) = self.number_of(node, "strength_model") {
@@ -200,7 +233,7 @@ impl Reader<'_> {
                     }
                 }
             }
-            next = self
+            walk.next = self
                 .link(node, "model")
                 .or_else(|| self.link(node, "model1"));
         }
@@ -228,16 +261,17 @@ impl Reader<'_> {
 
     /// Changes a LoRA, which is added if it is new.
     fn lora(&mut self, node: usize, change: impl FnOnce(&mut CalledLora)) {
-        let known = self.loras.iter().position(|lora| lora.node == node);
-        let index = match known {
-            Some(index) => index,
+        let index = match self.lora_of.get(&node) {
+            Some(&index) => index,
             None => {
-                let Some(name) = self.text_of(node, "lora_name") else {
+                let name = self.value(node, "lora_name").and_then(Value::as_str);
+                // Many nodes may share one long text.
+                let Some(name) = name.filter(|name| name.len() <= MOST_NAME) else {
                     return;
                 };
+                self.lora_of.insert(node, self.loras.len());
                 self.loras.push(CalledLora {
-                    node,
-                    name: stem(&name).to_owned(),
+                    name: stem(name).to_owned(),
                     text_encoder: 0.0,
                     unet: 0.0,
                 });
@@ -251,16 +285,13 @@ impl Reader<'_> {
     /// Follows a text encoder to its file, for the clip skip and the LoRAs.
     fn clip(&mut self, node: usize, which: Text) {
         let mut skip = None;
-        let mut next = self.link(node, "clip");
-        for _ in 0..self.graph.len() {
-            let Some(Link { node, .. }) = next else {
-                break;
-            };
+        let mut walk = Walk::from(self.link(node, "clip"));
+        while let Some(Link { node, .. }) = walk.step() {
             match self.graph.node(node).class.as_str() {
                 "CLIPSetLastLayer" => {
                     let layer = self.value(node, "stop_at_clip_layer");
                     let layer = layer.and_then(|layer| layer.as_i64()).filter(|&it| it < 0);
-                    // The one nearest to the text counts.
+                    // The node nearest to the text counts.
                     skip = skip.or(layer.map(i64::unsigned_abs));
                     self.is_read[node] = layer.is_some();
                 }
@@ -276,36 +307,40 @@ impl Reader<'_> {
                 }
                 _ => {}
             }
-            next = self.link(node, "clip");
+            walk.next = self.link(node, "clip");
         }
         self.skips.push(skip);
     }
 
     /// Follows a conditioning to its text.
     fn conditioning(&mut self, node: usize, key: &str, which: Text) {
-        let mut next = self.link(node, key);
-        for _ in 0..self.graph.len() {
-            let Some(Link { node, output }) = next else {
-                self.building.unread(format!(
-                    "ComfyUI's `{}` of node {} leads to no text",
-                    printable(key),
-                    self.graph.named(node)
-                ));
-                return;
-            };
+        let mut walk = Walk::from(self.link(node, key));
+        while let Some(Link { node, output }) = walk.step() {
             match self.graph.node(node).class.as_str() {
                 "CLIPTextEncode" => {
                     self.is_read[node] = true;
-                    let text = self.text_of(node, "text").unwrap_or_default();
+                    let text = self.words(node, "text").unwrap_or_default();
                     self.prompt(text, None, which);
                     return self.clip(node, which);
                 }
                 "CLIPTextEncodeSDXL" => {
                     self.sizes(node, which);
                     self.is_read[node] = true;
-                    let [text, second] = ["text_l", "text_g"].map(|key| self.text_of(node, key));
+                    let [text, second] = ["text_l", "text_g"].map(|key| self.words(node, key));
                     self.prompt(text.unwrap_or_default(), second, which);
                     return self.clip(node, which);
+                }
+                "ConditioningZeroOut" => {
+                    self.is_read[node] = true;
+                    self.building.unread(format!(
+                        "ComfyUI's `{}` prompt was an embedding of zeros, but here it is the empty \
+                         text",
+                        match which {
+                            Text::Positive => "positive",
+                            Text::Negative => "negative",
+                        }
+                    ));
+                    return;
                 }
                 // The text of a node that is not known, whose effect is not read.
                 _ => {
@@ -321,8 +356,29 @@ impl Reader<'_> {
             }
             let side = if output == 1 { "negative" } else { "positive" };
             let inputs = ["conditioning", "conditioning_1", "conditioning_to", side];
-            next = inputs.iter().find_map(|key| self.link(node, key));
+            walk.next = inputs.iter().find_map(|key| self.link(node, key));
         }
+        self.building.unread(format!(
+            "ComfyUI's `{}` of node {} leads to no text",
+            printable(key),
+            self.graph.named(node)
+        ));
+    }
+
+    /// Returns a text of ComfyUI's own nodes, which do not read calls of LoRAs. They are left out,
+    /// because WebUI's format would call the LoRAs.
+    fn words(&mut self, node: usize, key: &str) -> Option<String> {
+        let text = self.text_of(node, key)?;
+        let (words, calls) = without_loras(&text);
+        if calls.is_empty() {
+            return Some(text);
+        }
+        let calls = calls.concat();
+        self.building.unread(format!(
+            "ComfyUI reads `{}` in a prompt as words and not as LoRAs, and they are left out here",
+            printable(calls)
+        ));
+        Some(words)
     }
 
     fn prompt(&mut self, text: String, second: Option<String>, which: Text) {
@@ -361,18 +417,13 @@ impl Reader<'_> {
 
     /// Follows the latents to their size. Returns whether they come from noise alone.
     fn latents(&mut self, node: usize, key: &str) -> bool {
-        let mut next = self.link(node, key);
-        for _ in 0..self.graph.len() {
-            let Some(Link { node, .. }) = next else {
-                return false;
-            };
+        let mut walk = Walk::from(self.link(node, key));
+        while let Some(Link { node, .. }) = walk.step() {
             let class = self.graph.node(node).class.as_str();
             if class.starts_with("Empty") && class.contains("Latent") {
                 self.is_read[node] = true;
                 let [width, height] = ["width", "height"].map(|key| self.text_of(node, key));
-                let size = width.zip(height);
-                let size = size.map(|(width, height)| format!("{width}x{height}"));
-                self.building.entry(keys::SIZE, size);
+                self.building.size(width, height);
                 let batch = self.value(node, "batch_size");
                 if let Some(size) = batch.and_then(|it| it.as_u64()).filter(|&size| size > 1) {
                     self.building.unread(format!(
@@ -386,7 +437,7 @@ impl Reader<'_> {
                 self.is_read[node] = true;
                 return false;
             }
-            next = ["samples", "latent", "latent_image"]
+            walk.next = ["samples", "latent", "latent_image"]
                 .iter()
                 .find_map(|key| self.link(node, key));
         }
@@ -417,12 +468,16 @@ impl Reader<'_> {
             if self.is_read[node] || INERT.contains(&class) || saves(class) {
                 continue;
             }
+            if self.building.is_full() {
+                continue;
+            }
             let named = self.graph.named(node);
-            self.building.unread(if samplers.contains(&node) {
-                format!("ComfyUI sampled more than once, and node {named} is ignored")
-            } else {
-                format!("ComfyUI's node {named} is ignored")
-            });
+            self.building
+                .unread(if samplers.binary_search(&node).is_ok() {
+                    format!("ComfyUI sampled more than once, and node {named} is ignored")
+                } else {
+                    format!("ComfyUI's node {named} is ignored")
+                });
         }
     }
 }

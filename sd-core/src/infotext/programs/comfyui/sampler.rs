@@ -1,5 +1,6 @@
 //! The samplers of ComfyUI: KSampler, KSamplerAdvanced, SamplerCustom and SamplerCustomAdvanced.
 
+use sd_text::outside::printable;
 use serde_json::Value;
 
 use super::{Graph, Reader, Text, stem};
@@ -7,6 +8,18 @@ use crate::infotext::keys;
 
 /// The key of ComfyUI's ladder.
 const SCHEDULER: &str = "Scheduler";
+
+/// A sampler that finishes the run with another model.
+pub(super) struct Refiner {
+    node: usize,
+    /// The node that loads the model, and the name of its file.
+    model: usize,
+    name: String,
+}
+
+/// The samplers that neither add noise nor use earlier steps, so that a run can be divided between
+/// two nodes.
+const ONE_STEP: [&str; 6] = ["euler", "euler_cfg_pp", "heun", "heunpp2", "dpm_2", "ddim"];
 
 /// Returns whether a node samples: one of ComfyUI's own, or any with the inputs of a KSampler.
 pub(super) fn is_sampler(graph: &Graph, node: usize) -> bool {
@@ -23,13 +36,13 @@ impl Reader<'_> {
         match self.graph.node(node).class.as_str() {
             "KSampler" => {
                 self.is_read[node] = true;
-                self.ladder(node, node);
+                self.ladder(node);
                 self.noise(node, "seed");
                 self.guided(node);
             }
             "KSamplerAdvanced" => {
                 self.is_read[node] = true;
-                self.ladder(node, node);
+                self.ladder(node);
                 self.noise(node, "noise_seed");
                 self.part(node);
                 self.guided(node);
@@ -38,7 +51,7 @@ impl Reader<'_> {
                 self.is_read[node] = true;
                 self.custom_ladder(node);
                 self.noise(node, "noise_seed");
-                if self.value(node, "add_noise") == Some(Value::Bool(false)) {
+                if self.value(node, "add_noise") == Some(&Value::Bool(false)) {
                     self.building
                         .unread("ComfyUI's sampler started without noise");
                 }
@@ -57,7 +70,7 @@ impl Reader<'_> {
             }
             // A node that is not known, which also has these inputs.
             _ => {
-                self.ladder(node, node);
+                self.ladder(node);
                 let key = ["seed", "noise_seed"]
                     .into_iter()
                     .find(|key| self.graph.value(node, key).is_some());
@@ -66,35 +79,44 @@ impl Reader<'_> {
             }
         }
         let is_noise = self.latents(node, "latent_image");
-        let has_size = self
-            .building
-            .entries
-            .iter()
-            .any(|(key, _)| key == keys::SIZE);
-        if !is_noise && !has_size {
+        let sigmas = match self.graph.node(node).class.as_str() {
+            "SamplerCustom" | "SamplerCustomAdvanced" => self.link(node, "sigmas"),
+            _ => None,
+        };
+        self.strength(sigmas.map_or(node, |link| link.node), is_noise);
+        if !is_noise {
             self.building
                 .unread("ComfyUI's sampler started from other latents, without a size");
         }
     }
 
-    /// Adds the steps, the sampler, the scheduler and the strength.
-    fn ladder(&mut self, node: usize, names: usize) {
+    /// Adds the steps, the sampler and the scheduler.
+    fn ladder(&mut self, node: usize) {
         let steps = self.text_of(node, "steps");
         self.building.entry(keys::STEPS, steps);
-        let sampler = self.text_of(names, "sampler_name");
+        let sampler = self.text_of(node, "sampler_name");
         // The first versions wrote the names of functions.
         let sampler = sampler.map(|name| name.trim_start_matches("sample_").to_owned());
         self.building.entry(keys::SAMPLER, sampler);
         let scheduler = self.text_of(node, "scheduler");
         self.building.entry(SCHEDULER, scheduler);
-        self.strength(node);
     }
 
-    fn strength(&mut self, node: usize) {
-        let strength = self
-            .number_of(node, "denoise")
-            .filter(|&strength| strength != 1.0);
-        self.building.entry(keys::DENOISING_STRENGTH, strength);
+    /// Adds the strength of a node. `is_noise` is whether its latents are empty.
+    fn strength(&mut self, node: usize, is_noise: bool) {
+        let strength = self.number_of(node, "denoise");
+        let Some(strength) = strength.filter(|&strength| strength != 1.0) else {
+            return;
+        };
+        if is_noise {
+            self.building.unread(format!(
+                "ComfyUI's sampler ran only the last part of its ladder, with a denoise of \
+                 {strength} on empty latents, but here the whole ladder is run"
+            ));
+        } else {
+            self.building
+                .entry(keys::DENOISING_STRENGTH, Some(strength));
+        }
     }
 
     /// Adds the steps, the sampler and the ladder of nodes that have a node for each.
@@ -111,7 +133,6 @@ impl Reader<'_> {
             };
             self.is_read[sigmas.node] = is_read;
             self.building.entry(SCHEDULER, scheduler);
-            self.strength(sigmas.node);
         }
         if let Some(sampler) = self.link(node, "sampler") {
             let class = self.graph.node(sampler.node).class.clone();
@@ -194,23 +215,33 @@ impl Reader<'_> {
             )
     }
 
+    /// Returns the refiner of a sampler, if a plain loader loads its model.
+    pub(super) fn refiner_of(&mut self, node: usize) -> Option<Refiner> {
+        let model = self.link(node, "model")?.node;
+        let name = self.text_of(model, "ckpt_name")?;
+        let name = stem(&name).to_owned();
+        self.is_plain_loader(model)
+            .then_some(Refiner { node, model, name })
+    }
+
     /// Adds the model of the refiner and its share of the steps. Its texts are only read if they
     /// are those of the first sampler.
     pub(super) fn refined(&mut self) {
-        let Some(node) = self.refiner else {
-            return;
-        };
-        let Some(model) = self.link(node, "model").map(|link| link.node) else {
-            return;
-        };
-        let name = self.text_of(model, "ckpt_name");
-        let Some(name) = name.filter(|_| self.is_plain_loader(model)) else {
+        let Some(Refiner { node, model, name }) = self.refiner.take() else {
             return;
         };
         self.is_read[node] = true;
         self.is_read[model] = true;
         let (steps, at, _) = self.span(node);
-        self.building.entry(keys::REFINER, Some(stem(&name)));
+        self.building.entry(keys::REFINER, Some(name));
+        let sampler = self.text_of(node, "sampler_name").unwrap_or_default();
+        if !ONE_STEP.contains(&sampler.as_str()) {
+            self.building.unread(format!(
+                "ComfyUI started `{}` anew for the refiner, without the earlier steps and with its \
+                 own noise, but here it goes on",
+                printable(sampler)
+            ));
+        }
         // The run switches at the first step of at least `share · steps` in f32, which may round up.
         let share = |at: f64| (at / steps as f64) as f32;
         let exact = share(at as f64);
@@ -241,7 +272,7 @@ impl Reader<'_> {
     /// of those that it runs.
     fn span(&mut self, node: usize) -> (u64, u64, u64) {
         let [steps, start, end] = ["steps", "start_at_step", "end_at_step"]
-            .map(|key| self.value(node, key).and_then(|value| value.as_u64()));
+            .map(|key| self.value(node, key).and_then(Value::as_u64));
         let steps = steps.unwrap_or(0);
         (steps, start.unwrap_or(0), end.unwrap_or(steps).min(steps))
     }
