@@ -19,12 +19,13 @@ use sd_examples::{
     Failure, PICTURES, SAFETENSORS, check_output, encode, numbered,
     options::{Options, positive, prompt_warnings, summary, tell_warnings},
     print, progress_bar, save_new, slug,
-    start::{HiresOptions, MASKED, StartOptions},
+    start::{HiresOptions, StartOptions},
     stopped_by_ctrl_c, tell,
 };
 use sd_onnx::{
     Conditioning, Event, Infotext, Picture, Pipeline, Prompt, Request, StepInfo, StopToken,
     Timings, files,
+    infotext::{MASK_NOTE, PICTURE_NOTE},
 };
 use sd_text::outside::printable;
 
@@ -116,8 +117,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         None => (request, Vec::new()),
     };
     let is_supplied = |difference: &String| match difference.as_str() {
-        STARTED => arguments.start.image.is_some(),
-        MASKED => arguments.start.has_mask(),
+        PICTURE_NOTE => arguments.start.image.is_some(),
+        MASK_NOTE => arguments.start.has_mask(),
         _ => false,
     };
     let of_file = differences.into_iter().filter(|it| !is_supplied(it));
@@ -140,8 +141,6 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     generate(&pipeline, &request, &stop, arguments)
 }
 
-/// The difference of a file whose run started from a picture.
-const STARTED: &str = "the run started from a picture, which has to be supplied";
 /// The warning about a second pass that is left out.
 const LOST_PASS: &str = "the second pass is left out, because the run starts from --image";
 /// A part of the error about a model that cannot make seamless pictures.

@@ -7,6 +7,7 @@ use sd_onnx::{
     Hires, HiresSize, Infotext, Mask, MaskRule, MaskedContent, Request, Resize, Sides, Start,
     Upscaler, files,
     image::{DynamicImage, RgbImage},
+    infotext::MASK_NOTE,
 };
 use sd_text::outside::printable;
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
@@ -379,12 +380,8 @@ fn check_mask(path: &Path, mask: (u32, u32), picture: (u32, u32)) -> Result<(), 
 /// Returns whether the picture with this infotext was redrawn within a mask.
 fn has_mask(infotext: &Infotext) -> bool {
     let differences = infotext.request().differences;
-    differences.iter().any(|difference| difference == MASKED)
+    differences.iter().any(|difference| difference == MASK_NOTE)
 }
-
-/// The difference of a file whose run redrew a part of a picture.
-pub const MASKED: &str =
-    "the run redrew only a part of the picture, and the mask has to be supplied";
 
 /// Warns that transparency is ignored.
 fn tell_clear(path: &Path, clear: Option<&Mask>) {
