@@ -613,7 +613,7 @@ fn long_walks_end_in_a_second() {
     };
     // All LoRAs lead into one long chain of reroutes, one after the other.
     let into_chain = |i: usize, to: usize| match i {
-        0..=2000 => lora(i, if to % 2 == 0 { to } else { 2001 }),
+        0..=2000 => lora(i, if to.is_multiple_of(2) { to } else { 2001 }),
         _ => reroute(i, to),
     };
     // The strengths of all LoRAs come through one long chain of values.
@@ -784,7 +784,7 @@ fn what_comfyui_reads_otherwise_is_said() {
     assert_eq!((&*zeros.prompt, &*zeros.negative), ("a fox", ""));
     assert_eq!(
         not_read(&zeros),
-        ["ComfyUI's `negative` prompt was an embedding of zeros, but here it is the empty text"]
+        ["ComfyUI's negative prompt was an embedding of zeros, but here it is the empty text"]
     );
     // Words that only look like a LoRA.
     let words = read("1", "a <lora:x:1> fox", blurry);

@@ -1193,6 +1193,20 @@ fn sizes_of_second_passes() {
         let hires = request.hires.unwrap();
         assert_eq!(hires.size, HiresSize::Pixels(second), "{entries}");
     }
+    // Sizes that cannot be used.
+    for (entries, expected) in [
+        (
+            "Size: 0x64, Denoising strength: 1",
+            "`Size: 0x64` cannot be used, so the default is used",
+        ),
+        (
+            "Size: 64x64, First pass size: 4x64, Denoising strength: 0.5",
+            "`First pass size: 4x64` cannot be used, so the default is used",
+        ),
+    ] {
+        let (_, differences) = read_entries(&format!("Sampler: Euler, CFG scale: 7, {entries}"));
+        assert_eq!(differences[0], expected);
+    }
 }
 
 #[test]

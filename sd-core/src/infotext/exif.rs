@@ -149,8 +149,8 @@ pub(super) fn with_comment(text: &str) -> Vec<u8> {
 ///
 /// It begins with eight bytes that name its character code (EXIF 2.32, section 4.6.5). `UNICODE\0`
 /// is UTF-16, but the standard does not say in which byte order, and programs differ. A byte order
-/// mark counts, and otherwise the order in which the text has `Steps:`. If it has none, the order in
-/// which more of the text is ASCII counts. If both are equal, it is `order`.
+/// mark counts, and otherwise the order in which the text has `Steps:`. If it has none, the order
+/// in which more of the text is ASCII counts. If both are equal, it is `order`.
 pub(super) fn comment(bytes: &[u8], order: Order) -> Result<String, InfotextError> {
     let (code, text) = bytes.split_at_checked(8).unwrap_or((&[], bytes));
     let text = match code {

@@ -299,18 +299,21 @@ impl<'a> Reading<'a> {
         match hires::first_pass_size(self.infotext) {
             Some(size) => self.rounded(hires::FIRST_PASS_SIZE, size),
             None => {
-                let size = self.value(keys::SIZE, |value| {
-                    sides(value).filter(|&sides| multiples_of_8(sides).is_some())
-                });
-                self.rounded(keys::SIZE, size?)
+                let size = self.value(keys::SIZE, sides)?;
+                self.rounded(keys::SIZE, size)
             }
         }
     }
 
     /// Rounds the sides of a size down to multiples of 8, as WebUI does. `key` is the key of the
-    /// size, for the difference.
+    /// size, for the differences.
     pub(super) fn rounded(&mut self, key: &str, [width, height]: [u32; 2]) -> Option<ImageSize> {
-        let size = multiples_of_8([width, height])?;
+        let Ok(size) = ImageSize::new(width / 8 * 8, height / 8 * 8) else {
+            self.note(format!(
+                "`{key}: {width}x{height}` cannot be used, so the default is used"
+            ));
+            return None;
+        };
         let name = match key {
             keys::SIZE => "the size".to_owned(),
             key => format!("`{key}`"),
@@ -1125,10 +1128,6 @@ fn is_cfg_pp(sampler: &str) -> bool {
 /// Returns the text of a prompt, which is empty for none and for an embedding.
 fn text_of(prompt: Option<&Prompt>) -> &str {
     prompt.and_then(Prompt::as_text).unwrap_or_default()
-}
-
-fn multiples_of_8([width, height]: [u32; 2]) -> Option<ImageSize> {
-    ImageSize::new(width / 8 * 8, height / 8 * 8).ok()
 }
 
 /// Parses a number, but neither `nan` nor `inf`, which Rust reads as numbers.

@@ -61,6 +61,9 @@ const OF_MASKS: [&str; 4] = [
     keys::INPAINT_AREA,
 ];
 
+/// A key, and whether a value of it can be read.
+type Check = (&'static str, fn(&str) -> bool);
+
 impl Recorded {
     pub fn of(start: &Start) -> Self {
         let from = match &start.from {
@@ -122,11 +125,11 @@ impl Infotext {
 
     /// Returns a difference for each value of the start that cannot be read.
     fn unreadable(&self) -> impl Iterator<Item = String> {
-        let of_all: [(_, fn(&str) -> bool); 2] = [
+        let of_all: [Check; 2] = [
             (keys::DENOISING_STRENGTH, |value| finite(value).is_some()),
             (keys::MASK_BLUR, |value| finite(value).is_some()),
         ];
-        let of_others: [(_, fn(&str) -> bool); 5] = [
+        let of_others: [Check; 5] = [
             (keys::NOISE_MULTIPLIER, |value| finite(value).is_some()),
             (keys::MASKED_AREA_PADDING, |value| {
                 value.parse::<u32>().is_ok()
@@ -184,9 +187,9 @@ impl Infotext {
     /// started from, and the mask if there was one. Returns `None` if the infotext does not name a
     /// strength, because the run started from noise, or if it names a second pass instead.
     ///
-    /// A file of WebUI gets WebUI's [rule](Start::rule), and a file of ComfyUI gets ComfyUI's. Files
-    /// of InvokeAI and SD.Next get diffusers' rule.
-    /// Options that cannot be read have their defaults.
+    /// A file of WebUI gets WebUI's [rule](Start::rule), and a file of ComfyUI gets ComfyUI's.
+    /// Files of InvokeAI and SD.Next get diffusers' rule. Options that cannot be read have their
+    /// defaults.
     ///
     /// ```
     /// use sd_core::{Infotext, image::RgbImage};

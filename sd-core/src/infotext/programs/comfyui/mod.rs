@@ -333,7 +333,7 @@ impl<'a> Reader<'a> {
                 "ConditioningZeroOut" => {
                     self.is_read[node] = true;
                     self.building.unread(format!(
-                        "ComfyUI's `{}` prompt was an embedding of zeros, but here it is the empty \
+                        "ComfyUI's {} prompt was an embedding of zeros, but here it is the empty \
                          text",
                         match which {
                             Text::Positive => "positive",
