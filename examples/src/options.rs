@@ -684,7 +684,7 @@ fn second_prompts(request: &Request) -> Vec<(&'static str, Side, Option<&Prompt>
     // Whether the negative prompt is used depends on these fields.
     let mut second = Request::new("").steps(hires.steps.unwrap_or(request.step_count()));
     second.prompt = hires.prompt.clone().unwrap_or(request.prompt.clone());
-    second.prompt_options = request.prompt_options.clone();
+    second.prompt_options = request.prompt_options;
     second.guidance = hires.guidance.clone().or(request.guidance.clone());
     second.scheduler = hires.scheduler.clone().or(request.scheduler.clone());
     let negative = hires.negative.as_ref();
