@@ -25,6 +25,7 @@ use sd_examples::{
 use sd_onnx::{
     Conditioning, Event, Infotext, Picture, Pipeline, Prompt, Request, StepInfo, StopToken,
     Timings, files,
+    infotext::{MASK_NOTE, PICTURE_NOTE},
 };
 use sd_text::outside::printable;
 
@@ -78,18 +79,34 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             request = request.prompt(prompt);
         }
         request.start = start.clone();
+        if request.start.is_some() && arguments.hires.hires.is_none() {
+            request.hires = None;
+        }
+        if arguments.start.has_own_size() {
+            request.size = None;
+        }
         let request = arguments.hires.apply(request)?;
         Ok::<_, Failure>(options.request(request)?.count(arguments.count))
     };
     // Wrong arguments are reported before the model is loaded.
-    let request = with_options(match &like {
+    let of_file = match &like {
         Some(like) => like.infotext.request().request,
         None => Request::new(""),
-    })?;
+    };
+    let has_lost_pass = of_file.hires.is_some() && start.is_some();
+    let request = with_options(of_file)?;
     check_outputs(arguments)?;
 
     let started = Instant::now();
-    let pipeline = options.load(arguments.batch)?;
+    let loaded = options.load(arguments.batch);
+    let is_seamless_as_file = arguments.options.seamless.is_none();
+    let pipeline = match loaded {
+        Err(Failure::Work(reason)) if is_seamless_as_file && reason.contains(NOT_SEAMLESS) => {
+            let hint = "the picture of --like is seamless; --seamless none draws without that";
+            return Err(Failure::Work(format!("{reason}; {hint}")));
+        }
+        loaded => loaded?,
+    };
     let loaded = started.elapsed();
     // Only a loaded pipeline knows which settings of an infotext it cannot reproduce.
     let (request, differences) = match &like {
@@ -100,12 +117,15 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         None => (request, Vec::new()),
     };
     let is_supplied = |difference: &String| match difference.as_str() {
-        STARTED => arguments.start.image.is_some(),
-        MASKED => arguments.start.has_mask(),
+        PICTURE_NOTE => arguments.start.image.is_some(),
+        MASK_NOTE => arguments.start.has_mask(),
         _ => false,
     };
     let of_file = differences.into_iter().filter(|it| !is_supplied(it));
     let of_file = of_file.map(|difference| (arguments.like.as_deref(), difference));
+    let lost_pass = has_lost_pass.then(|| LOST_PASS.to_owned());
+    let lost_pass = lost_pass.filter(|_| arguments.hires.hires.is_none());
+    let of_file = of_file.chain(lost_pass.map(|text| (arguments.like.as_deref(), text)));
     let of_prompts = prompt_warnings([&request]).into_iter();
     tell_warnings(of_file.chain(of_prompts.map(|warning| (None, warning))));
     let stop = stopped_by_ctrl_c();
@@ -121,10 +141,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     generate(&pipeline, &request, &stop, arguments)
 }
 
-/// The difference of a file whose run started from a picture.
-const STARTED: &str = "the run started from a picture, which has to be supplied";
-/// The difference of a file whose run redrew a part of a picture.
-const MASKED: &str = "the run redrew only a part of the picture, and the mask has to be supplied";
+/// The warning about a second pass that is left out.
+const LOST_PASS: &str = "the second pass is left out, because the run starts from --image";
+/// A part of the error about a model that cannot make seamless pictures.
+const NOT_SEAMLESS: &str = "cannot make seamless pictures";
 
 /// The picture that `--like` names, and how it was made.
 struct Like<'a> {
@@ -260,7 +280,7 @@ impl Steps {
 
     /// Returns the number of steps of `count` pictures.
     fn all(&self, count: usize) -> u64 {
-        (self.first + self.second).saturating_mul(count) as u64
+        self.first.saturating_add(self.second).saturating_mul(count) as u64
     }
 }
 

@@ -181,10 +181,14 @@ pub fn check_output(name: &str, path: &Path, extensions: &[&str]) -> Result<(), 
             .any(|known| extension.eq_ignore_ascii_case(known))
     {
         let expected: Vec<_> = extensions.iter().map(|known| format!(".{known}")).collect();
+        let expected = match expected.split_last() {
+            Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+            _ => expected.concat(),
+        };
         return Err(Failure::Arguments(format!(
             "--{name} is {}, expected a name that ends in {}: no other format can be written",
             path.display(),
-            expected.join(" or ")
+            expected
         )));
     }
     let folder = path

@@ -654,7 +654,7 @@ pub fn prompt_warnings<'a>(requests: impl IntoIterator<Item = &'a Request>) -> V
             ("prompt", Side::Positive, Some(&request.prompt)),
             ("negative prompt", Side::Negative, negative),
         ];
-        for (what, side, prompt) in prompts {
+        for (what, side, prompt) in prompts.into_iter().chain(second_prompts(request)) {
             let Some(Prompt::Text(text)) = prompt else {
                 continue;
             };
@@ -673,6 +673,34 @@ pub fn prompt_warnings<'a>(requests: impl IntoIterator<Item = &'a Request>) -> V
         }
     }
     warnings
+}
+
+/// Returns the prompts that a request has for its second pass, with their names. The negative
+/// prompt is left out if it is not used.
+fn second_prompts(request: &Request) -> Vec<(&'static str, Side, Option<&Prompt>)> {
+    let Some(hires) = &request.hires else {
+        return Vec::new();
+    };
+    // Whether the negative prompt is used depends on these fields.
+    let mut second = Request::new("").steps(hires.steps.unwrap_or(request.step_count()));
+    second.prompt = hires.prompt.clone().unwrap_or(request.prompt.clone());
+    second.prompt_options = request.prompt_options;
+    second.guidance = hires.guidance.clone().or(request.guidance.clone());
+    second.scheduler = hires.scheduler.clone().or(request.scheduler.clone());
+    let negative = hires.negative.as_ref();
+    let negative = negative.filter(|_| second.uses_negative());
+    vec![
+        (
+            "prompt of the second pass",
+            Side::Positive,
+            hires.prompt.as_ref(),
+        ),
+        (
+            "negative prompt of the second pass",
+            Side::Negative,
+            negative,
+        ),
+    ]
 }
 
 /// Returns whether an extra network of a prompt is a LoRA: `<lora:…>` or `<lyco:…>`. A pipeline

@@ -4,15 +4,17 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use sd_onnx::{
-    Hires, Infotext, Mask, MaskRule, MaskedContent, Request, Resize, Sides, Start, Upscaler, files,
+    Hires, HiresSize, Infotext, Mask, MaskRule, MaskedContent, Request, Resize, Sides, Start,
+    Upscaler, files,
     image::{DynamicImage, RgbImage},
+    infotext::MASK_NOTE,
 };
 use sd_text::outside::printable;
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
 
 use crate::{
     Failure,
-    options::{finite, positive, sides},
+    options::{positive, sides},
     tell,
 };
 
@@ -38,8 +40,8 @@ pub struct StartOptions {
     /// Redraw the transparent part of --image
     #[arg(long, requires = "image", conflicts_with = "mask")]
     pub mask_alpha: bool,
-    /// Draw beyond the borders of --image (outpainting): the widths in pixels of what is new on the
-    /// left, at the top, on the right and at the bottom
+    /// Draw beyond the borders of --image (outpainting): pixels to add on the left, top, right and
+    /// bottom
     #[arg(
         long,
         value_name = "L,T,R,B",
@@ -48,32 +50,42 @@ pub struct StartOptions {
         value_parser = four_sides
     )]
     pub outpaint: Option<Sides>,
-    /// Pixels of --image along the new parts of --outpaint that are redrawn too [default: 0]
+    /// Pixels of --image next to the new parts that are redrawn as well [default: 0]
     #[arg(long, value_name = "PIXELS", requires = "outpaint")]
     pub overlap: Option<u32>,
     /// Blur of the mask's edge in pixels, 0 to 256 [default: 0]
-    #[arg(long, value_name = "PIXELS", requires = "image", value_parser = finite)]
+    #[arg(long, value_name = "PIXELS", requires = "image", value_parser = blur)]
     pub mask_blur: Option<f32>,
     /// How the mask acts: as in diffusers or in webui, or differential, where gray values are
     /// strengths [default: diffusers]
     #[arg(long, value_name = "RULE", requires = "image", value_parser = named::<MaskRule>)]
     pub mask_rule: Option<MaskRule>,
-    /// What the run finds inside the mask: original, fill (blurred surroundings), noise or nothing
-    /// [default: original; with --outpaint fill]
+    /// What the masked area contains before the run: original, fill (blurred surroundings), noise
+    /// or nothing [default: original; with --outpaint fill]
     #[arg(long, value_name = "WHAT", requires = "image", value_parser = named::<MaskedContent>)]
     pub masked_content: Option<MaskedContent>,
-    /// Draw only a region that reaches so many pixels beyond the mask, in the size of --width and
-    /// --height, and put it back into the picture
-    #[arg(long, value_name = "PIXELS", requires = "image")]
-    pub only_masked: Option<u32>,
+    /// Draw only the mask and this many pixels around it, at the size of --width and --height, and
+    /// paste the result back; `none` draws the whole picture, where the file of --like does not
+    #[arg(long, value_name = "PIXELS|none", requires = "image", value_parser = or_none(padding))]
+    pub only_masked: Option<OrNone<u32>>,
+}
+
+/// The value of an option, or the word `none`, which undoes the value in the file of `--like`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrNone<T> {
+    /// The word `none`.
+    None,
+    /// A value.
+    Value(T),
 }
 
 /// The options of a second pass in a larger size.
 #[derive(Debug, Clone, Args)]
 pub struct HiresOptions {
-    /// Redraw the picture in a larger size (WebUI's "Hires. fix"): a factor, such as 2, or a size
-    #[arg(long, value_name = "SCALE|WxH", value_parser = hires)]
-    pub hires: Option<Hires>,
+    /// Redraw the picture in a larger size (WebUI's "Hires. fix"): a factor from 1 to 16, such as
+    /// 2, or a size; `none` undoes the second pass in the file of --like
+    #[arg(long, value_name = "SCALE|WxH|none", value_parser = or_none(hires))]
+    pub hires: Option<OrNone<HiresSize>>,
     /// How much the second pass redraws, 0 to 1 [default: 0.7]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub hires_strength: Option<f32>,
@@ -107,6 +119,7 @@ fn four_sides(text: &str) -> Result<Sides, String> {
         .map(|side| side.trim().parse().ok())
         .collect();
     match numbers.as_deref() {
+        Some([0, 0, 0, 0]) => Err("expected at least one side with pixels to add".to_owned()),
         Some(&[left, top, right, bottom]) => Ok(Sides {
             left,
             top,
@@ -117,14 +130,37 @@ fn four_sides(text: &str) -> Result<Sides, String> {
     }
 }
 
-fn hires(text: &str) -> Result<Hires, String> {
-    if let Ok([width, height]) = sides(text) {
-        return Ok(Hires::pixels(width, height));
+fn blur(text: &str) -> Result<f32, String> {
+    let blur = text.parse().ok();
+    let blur = blur.filter(|blur| (0.0..=256.0).contains(blur));
+    blur.ok_or_else(|| "expected 0 to 256".to_owned())
+}
+
+/// Returns a parser of the word `none` and of the values that `parse` knows.
+fn or_none<T>(
+    parse: impl Fn(&str) -> Result<T, String> + Clone,
+) -> impl Fn(&str) -> Result<OrNone<T>, String> + Clone {
+    move |text| match text {
+        "none" => Ok(OrNone::None),
+        _ => parse(text).map(OrNone::Value),
     }
-    let scale = text.parse().ok().filter(|scale: &f32| scale.is_finite());
-    let scale =
-        scale.ok_or_else(|| "expected a factor or a size, such as 2 or 1024x768".to_owned());
-    scale.map(Hires::scale)
+}
+
+fn padding(text: &str) -> Result<u32, String> {
+    let padding = text.parse();
+    padding.map_err(|_| "expected a number of pixels, or none".to_owned())
+}
+
+fn hires(text: &str) -> Result<HiresSize, String> {
+    if let Ok(size) = sides(text) {
+        return Ok(HiresSize::Pixels(size));
+    }
+    let scale = text.parse().ok();
+    let scale = scale.filter(|scale| (1.0..=16.0).contains(scale));
+    let expected = "expected a factor from 1 to 16 or a size, such as 2 or 1024x768, or none";
+    scale
+        .map(HiresSize::Scale)
+        .ok_or_else(|| expected.to_owned())
 }
 
 fn upscaler(text: &str) -> Result<Upscaler, String> {
@@ -139,8 +175,9 @@ impl StartOptions {
     /// where no argument replaces them.
     ///
     /// # Errors
-    /// [`Failure::Work`] if a picture cannot be read, and [`Failure::Arguments`] if it has no
-    /// transparency that could be a mask.
+    /// - [`Failure::Work`] if a picture cannot be read.
+    /// - [`Failure::Arguments`] if it has no transparency that could be a mask, if the mask has
+    ///   another size, or if options of a mask are given without one.
     pub fn start(&self, like: Option<&Infotext>) -> Result<Option<Start>, Failure> {
         let Some(path) = &self.image else {
             return Ok(None);
@@ -159,9 +196,11 @@ impl StartOptions {
                 tell_clear(path, clear.as_ref());
                 None
             }
-            Some(path) => {
-                let (mask, clear) = read(path)?;
+            Some(mask_path) => {
                 tell_clear(path, clear.as_ref());
+                let (mask, clear) = read(mask_path)?;
+                tell_clear(mask_path, clear.as_ref());
+                check_mask(mask_path, mask.dimensions(), picture.dimensions())?;
                 Some(Mask::new(DynamicImage::from(mask).to_luma8()))
             }
         };
@@ -184,7 +223,11 @@ impl StartOptions {
         mask.blur = self.mask_blur.unwrap_or(mask.blur);
         mask.rule = self.mask_rule.unwrap_or(mask.rule);
         mask.content = self.masked_content.unwrap_or(mask.content);
-        mask.only_masked = self.only_masked.or(mask.only_masked);
+        match self.only_masked {
+            Some(OrNone::None) => mask.only_masked = None,
+            Some(OrNone::Value(padding)) => mask.only_masked = Some(padding),
+            None => {}
+        }
         Ok(Some(start))
     }
 
@@ -208,15 +251,39 @@ impl StartOptions {
         };
         // The picture is exchanged below, so its size does not matter.
         let blank = RgbImage::new(8, 8);
-        Ok(
-            match like.and_then(|like| like.start(blank, own.mask.clone())) {
-                Some(mut of_file) => {
-                    of_file.from = own.from;
-                    of_file
-                }
-                None => own,
-            },
-        )
+        let of_file = like.and_then(|like| Some((like, like.start(blank, own.mask.clone())?)));
+        let Some((like, mut start)) = of_file else {
+            return Ok(own);
+        };
+        let of_file = start.mask.take().filter(|_| has_mask(like));
+        if self.outpaint.is_some() {
+            start.resize = own.resize;
+            // The strength of a picture that was not drawn anew may leave the blurred edges.
+            let is_filled = |mask: &Mask| mask.content == MaskedContent::Fill;
+            if !of_file.as_ref().is_some_and(is_filled) {
+                start.strength = own.strength;
+            }
+        }
+        start.from = own.from;
+        start.mask = match (own.mask, of_file) {
+            (Some(mask), Some(of_file)) => Some(self.with_options(mask, of_file)),
+            (mask, _) => mask,
+        };
+        Ok(start)
+    }
+
+    /// Returns a mask with the options of a file's mask.
+    fn with_options(&self, mut mask: Mask, mut of_file: Mask) -> Mask {
+        if self.outpaint.is_some() {
+            mask.rule = of_file.rule;
+            mask.blur = of_file.blur;
+            return mask;
+        }
+        if self.mask_alpha {
+            // WebUI's "Inpaint not masked" inverts the mask that was drawn there.
+            of_file.values = mask.values;
+        }
+        of_file
     }
 
     /// Returns an option that has no effect without a mask, if one is given.
@@ -231,6 +298,12 @@ impl StartOptions {
         Some(option)
     }
 
+    /// Returns whether the size of the file of `--like` does not matter, because the picture grows
+    /// beyond it.
+    pub fn has_own_size(&self) -> bool {
+        self.outpaint.is_some() && !matches!(self.only_masked, Some(OrNone::Value(_)))
+    }
+
     /// Returns whether there is a mask.
     pub fn has_mask(&self) -> bool {
         self.mask.is_some() || self.mask_alpha || self.outpaint.is_some()
@@ -241,12 +314,19 @@ impl HiresOptions {
     /// Adds the second pass to a request, or changes the second pass that it has.
     ///
     /// # Errors
-    /// [`Failure::Arguments`] if options of a second pass are given without one.
+    /// [`Failure::Arguments`] if options of a second pass are given without one, or if the run
+    /// starts from a picture and would have a second pass.
     pub fn apply(&self, mut request: Request) -> Result<Request, Failure> {
-        if let Some(hires) = &self.hires {
-            match &mut request.hires {
-                Some(of_file) => of_file.size = hires.size,
-                None => request.hires = Some(hires.clone()),
+        match (&self.hires, &mut request.hires) {
+            (None, _) => {}
+            (Some(OrNone::None), hires) => *hires = None,
+            (Some(OrNone::Value(size)), Some(of_file)) => of_file.size = *size,
+            (Some(OrNone::Value(size)), none) => {
+                *none = Some(match *size {
+                    HiresSize::Pixels([width, height]) => Hires::pixels(width, height),
+                    HiresSize::Scale(factor) => Hires::scale(factor),
+                    _ => unreachable!("a size is a factor or pixels"),
+                });
             }
         }
         let given = [
@@ -261,6 +341,11 @@ impl HiresOptions {
                 None => Ok(request),
             };
         };
+        if request.start.is_some() {
+            let reason = "--hires cannot be used with --image, because a second pass needs a run \
+                          that starts from noise";
+            return Err(Failure::Arguments(reason.to_owned()));
+        }
         hires.strength = self.hires_strength.unwrap_or(hires.strength);
         hires.steps = self.hires_steps.or(hires.steps);
         hires.upscaler = self.hires_upscaler.unwrap_or(hires.upscaler);
@@ -278,6 +363,24 @@ fn read(path: &Path) -> Result<(RgbImage, Option<Mask>), Failure> {
         .alpha
         .filter(|alpha| alpha.iter().any(|&opacity| opacity < 255));
     Ok((read.rgb, alpha.map(|alpha| Mask::from_alpha(&alpha))))
+}
+
+/// Checks that a mask has the size of its picture.
+fn check_mask(path: &Path, mask: (u32, u32), picture: (u32, u32)) -> Result<(), Failure> {
+    if mask == picture {
+        return Ok(());
+    }
+    let [mask, picture] = [mask, picture].map(|(width, height)| format!("{width}×{height}"));
+    Err(Failure::Arguments(format!(
+        "--mask {} is {mask}, expected the size of --image, {picture}",
+        printable(path.display())
+    )))
+}
+
+/// Returns whether the picture with this infotext was redrawn within a mask.
+fn has_mask(infotext: &Infotext) -> bool {
+    let differences = infotext.request().differences;
+    differences.iter().any(|difference| difference == MASK_NOTE)
 }
 
 /// Warns that transparency is ignored.

@@ -12,7 +12,7 @@ use std::{
 
 use common::{Example, files, picture};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use sd_onnx::Infotext;
+use sd_onnx::{Conversion, Infotext, ModelForm};
 
 const TXT2IMG: Example = Example("txt2img");
 
@@ -247,7 +247,7 @@ fn bad_arguments_end_with_2_before_anything_is_written() {
         ),
         (
             &["fox", "--output", "x.gif"],
-            "--output is x.gif, expected a name that ends in .png or .jpg or .jpeg or .webp",
+            "--output is x.gif, expected a name that ends in .png, .jpg, .jpeg or .webp",
         ),
         (
             &["fox", "--dump", "x.npz"],
@@ -731,6 +731,26 @@ fn like_a_seamless_picture_is_the_same_picture() {
             "{stderr}"
         );
     }
+    // The padding of graphs is fixed. An option that was given is not explained.
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji");
+    let conversion = Conversion::new(ModelForm::Onnx);
+    let graphs = sd_onnx::builder().convert(model, path.join("graphs"), &conversion);
+    graphs.unwrap();
+    let of_file = [
+        "--like",
+        "first.png",
+        "--model",
+        "graphs",
+        "--output",
+        "graph.png",
+    ];
+    let hint = "the picture of --like is seamless; --seamless none draws without that";
+    TXT2IMG.fail(path, &of_file, 1, hint);
+    let given = [&of_file[..], &["--seamless", "xy"]].concat();
+    let refused = TXT2IMG.command(path).args(&given).output().unwrap();
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert!(!stderr.contains(hint), "{stderr}");
+    TXT2IMG.succeed(path, &[&of_file[..], &["--seamless", "none"]].concat());
     let wrong = ["fox", "--seamless", "z"];
     TXT2IMG.fail(path, &wrong, 2, "expected x, y, xy or none");
 }
@@ -1065,16 +1085,236 @@ fn pictures_that_cannot_be_used_are_refused() {
         1,
         "text.png: no picture, expected PNG, JPEG or WebP",
     );
-    refused(
-        &["--image", &fox, "--strength", "2"],
-        2,
-        "start.strength is 2, expected 0 to 1",
-    );
     refused(&["--strength", "1"], 2, "--image");
-    let with_mask = ["--image", &fox, "--mask", "small.png"];
-    refused(
-        &with_mask,
-        2,
-        "start.mask is 8×8, expected the picture's size, 96×96",
+    // These are refused before the model is loaded.
+    let early = |more: &[&str], part: &str| {
+        let model = ["--image", &fox, "--model", "nowhere"];
+        refused(&[&model[..], more].concat(), 2, part);
+    };
+    early(&["--strength", "2"], "expected 0 to 1");
+    early(
+        &["--mask", "small.png"],
+        "--mask small.png is 8×8, expected the size of --image, 96×96",
     );
+    early(&["--mask-blur", "257"], "expected 0 to 256");
+    early(&["--mask-blur", "1"], "--mask-blur needs a mask");
+    early(
+        &["--only-masked", "1.5"],
+        "expected a number of pixels, or none",
+    );
+    early(&["--outpaint", "0,0,0,0"], "expected at least one side");
+    early(&["--outpaint", "0,8"], "expected four numbers of pixels");
+    early(&["--hires", "2"], "--hires cannot be used with --image");
+    for scale in ["0.9", "17", "NaN", "0x8"] {
+        let expected = "expected a factor from 1 to 16 or a size";
+        refused(&["--model", "nowhere", "--hires", scale], 2, expected);
+    }
+    let none = ["--hires", "none", "--hires-steps", "3"];
+    refused(&none, 2, "--hires-steps needs --hires");
+}
+
+/// Saves a half-transparent fox.
+fn write_clear(path: &Path) {
+    let mut fox = image::open(shipped_picture("fox.png")).unwrap().to_rgba8();
+    for (x, _, pixel) in fox.enumerate_pixels_mut() {
+        pixel.0[3] = if x < 48 { 0 } else { 255 };
+    }
+    fox.save(path).unwrap();
+}
+
+/// Each option of a start and of a second pass changes the picture.
+#[test]
+fn the_options_of_pictures_change_the_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    write_clear(&path.join("clear.png"));
+    let (fox, mask) = (shipped_picture("fox.png"), shipped_picture("fox-mask.png"));
+    let draw = |options: &[&str]| {
+        let always = ["a cat", "--steps", "4", "--seed", "1", "--output", "f.png"];
+        TXT2IMG.succeed(path, &[&always, options].concat());
+        picture(path, "f.png")
+    };
+    let start = ["--image", &fox];
+    let masked = [&start[..], &["--mask", &mask]].concat();
+    let spot = image::GrayImage::from_fn(96, 96, |x, y| {
+        let is_inside = [x, y].iter().all(|at| (36..60).contains(at));
+        image::Luma([if is_inside { 255 } else { 0 }])
+    });
+    spot.save(path.join("spot.png")).unwrap();
+    let with_spot = [&start[..], &["--mask", "spot.png"]].concat();
+    let outpainted = [&start[..], &["--outpaint", "0,0,32,0"]].concat();
+    let hires = ["--width", "64", "--height", "64", "--hires", "1.5"];
+    let cases: [(&[&str], &[&str]); 13] = [
+        (&start, &["--outpaint", "0,0,32,0"]),
+        (&start, &["--color-correction"]),
+        (
+            &[&start[..], &["--width", "64"]].concat(),
+            &["--resize", "crop"],
+        ),
+        (&["--image", "clear.png"], &["--mask-alpha"]),
+        (&with_spot, &["--only-masked", "8"]),
+        (&masked, &["--masked-content", "noise"]),
+        (&masked, &["--mask-rule", "webui"]),
+        (&masked, &["--mask-blur", "4"]),
+        (&outpainted, &["--overlap", "16"]),
+        (&hires[..4], &hires[4..]),
+        (&hires, &["--hires-strength", "0.5"]),
+        (&hires, &["--hires-upscaler", "Lanczos"]),
+        (&hires, &["--hires-prompt", "a fox"]),
+    ];
+    for (without, option) in cases {
+        let with = [without, option].concat();
+        assert_ne!(draw(&with), draw(without), "{option:?}");
+    }
+    let steps = [&hires[..], &["--hires-steps", "2"]].concat();
+    assert_ne!(draw(&steps), draw(&hires));
+    assert_eq!(draw(&hires).dimensions(), (96, 96));
+    assert_eq!(draw(&outpainted).dimensions(), (128, 96));
+    // `none` is the default.
+    let none = [&with_spot[..], &["--only-masked", "none"]].concat();
+    assert_eq!(draw(&none), draw(&with_spot));
+}
+
+#[test]
+fn ignored_transparency_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    write_clear(&path.join("clear.png"));
+    let mask = shipped_picture("fox-mask.png");
+    let draw = |more: &[&str]| {
+        let always = [
+            "a cat",
+            "--image",
+            "clear.png",
+            "--steps",
+            "4",
+            "--output",
+            "f.png",
+        ];
+        TXT2IMG.succeed(path, &[&always, more].concat()).1
+    };
+    let warning = "warning: clear.png: the transparency is ignored";
+    for more in [&[][..], &["--mask", &mask], &["--outpaint", "8,0,0,0"]] {
+        assert!(draw(more).contains(warning), "{more:?}");
+    }
+    assert!(!draw(&["--mask-alpha"]).contains("warning"));
+}
+
+#[test]
+fn like_an_outpainted_picture_is_the_same_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let fox = shipped_picture("fox.png");
+    let sides = ["--image", &fox, "--outpaint", "0,0,32,0", "--overlap", "8"];
+    let draw = |options: &[&str], output: &str| {
+        let all = [options, &sides, &["--output", output]].concat();
+        let (_, stderr) = TXT2IMG.succeed(path, &all);
+        assert!(!stderr.contains("warning"), "{stderr}");
+        picture(path, output)
+    };
+    let options = ["a cat", "--steps", "4", "--seed", "1", "--mask-blur", "2"];
+    let first = draw(&[&options[..], &["--strength", "0.9"]].concat(), "a.png");
+    assert_eq!(draw(&["--like", "a.png"], "b.png"), first);
+    // The size of another file is not that of the new picture, and the masked area is filled.
+    let plain = ["a cat", "--steps", "4", "--seed", "1", "--output", "c.png"];
+    TXT2IMG.succeed(path, &plain);
+    let new = draw(&["a cat", "--steps", "4", "--seed", "1"], "d.png");
+    assert_eq!(draw(&["--like", "c.png"], "e.png"), new);
+    let redrawn = [&plain[..], &["--image", &fox, "--strength", "0.3"]].concat();
+    TXT2IMG.succeed(path, &redrawn);
+    assert_eq!(draw(&["--like", "c.png"], "e.png"), new);
+}
+
+/// A mask of WebUI that says which part stays is not inverted where the mask does not come from
+/// WebUI. A file without a mask leaves the mask's options alone.
+#[test]
+fn options_of_masks_come_from_files_with_masks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    write_clear(&path.join("clear.png"));
+    let (fox, mask) = (shipped_picture("fox.png"), shipped_picture("fox-mask.png"));
+    let with_text = |name: &str, text: &str| {
+        let parameters = "Steps: 4, Sampler: Euler, CFG scale: 3, Seed: 5, Size: 96x96, \
+                          Denoising strength: 0.6";
+        let file = fs::File::create(path.join(name)).unwrap();
+        let mut png = png::Encoder::new(file, 1, 1);
+        let text = format!("a cat\n{parameters}{text}");
+        png.add_text_chunk("parameters".to_owned(), text).unwrap();
+        png.write_header().unwrap().write_image_data(&[0]).unwrap();
+    };
+    with_text("plain.png", "");
+    with_text("masked.png", ", Mask blur: 0, Mask mode: Inpaint masked");
+    with_text(
+        "inverted.png",
+        ", Mask blur: 0, Mask mode: Inpaint not masked",
+    );
+    let draw = |like: &str, more: &[&str]| {
+        let always = ["--like", like, "--output", "f.png"];
+        TXT2IMG.succeed(path, &[&always, more].concat());
+        picture(path, "f.png")
+    };
+    let with_mask = ["--image", &fox, "--mask", &mask];
+    for (more, is_inverted) in [
+        (&["--image", &fox, "--outpaint", "0,0,32,0"][..], false),
+        (&["--image", "clear.png", "--mask-alpha"], false),
+        (&with_mask, true),
+    ] {
+        let same = draw("inverted.png", more) == draw("masked.png", more);
+        assert_eq!(same, !is_inverted, "{more:?}");
+    }
+    let plain = draw("plain.png", &with_mask);
+    let rule = |name| {
+        draw(
+            "plain.png",
+            &[&with_mask[..], &["--mask-rule", name]].concat(),
+        )
+    };
+    assert_eq!(plain, rule("diffusers"));
+    assert_ne!(plain, rule("webui"));
+}
+
+#[test]
+fn like_a_picture_of_two_passes_is_the_same_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let draw = |options: &[&str], output: &str| {
+        let (_, stderr) = TXT2IMG.succeed(path, &[options, &["--output", output]].concat());
+        (picture(path, output), stderr)
+    };
+    let plain = [
+        "a cat", "--steps", "4", "--seed", "1", "--width", "64", "--height", "64",
+    ];
+    let hires = [
+        "--hires",
+        "1.5",
+        "--hires-strength",
+        "0.6",
+        "--hires-upscaler",
+        "Lanczos",
+    ];
+    let prompt = ["--hires-prompt", "a (fox|owl) <hypernet:moss:1>"];
+    let (first, stderr) = draw(&[&plain[..], &hires, &prompt].concat(), "a.png");
+    for warning in [
+        "the prompt of the second pass, at byte 6: `|` outside of an alternation",
+        "`<hypernet:moss:1>` is not applied",
+    ] {
+        assert!(stderr.contains(warning), "{stderr}");
+    }
+    let like = ["--like", "a.png"];
+    assert_eq!(draw(&like, "b.png").0, first);
+    let (one, stderr) = draw(&[&like[..], &["--hires", "none"]].concat(), "c.png");
+    assert_eq!(one, draw(&plain, "d.png").0);
+    assert!(!stderr.contains("warning"), "{stderr}");
+
+    let fox = shipped_picture("fox.png");
+    let start = ["--image", &fox];
+    let left_out =
+        "warning: a.png: the second pass is left out, because the run starts from --image";
+    let (redrawn, stderr) = draw(&[&like[..], &start].concat(), "e.png");
+    assert!(stderr.contains(left_out), "{stderr}");
+    assert_eq!(redrawn.dimensions(), (64, 64));
+    let none = [&like[..], &start, &["--hires", "none"]].concat();
+    let (again, stderr) = draw(&none, "f.png");
+    assert!(!stderr.contains("warning"), "{stderr}");
+    assert_eq!(again, redrawn);
 }

@@ -712,7 +712,9 @@ impl Builder {
     /// The family (Stable Diffusion 1.x, 2.x, SDXL or one of their relatives) is recognised from
     /// the files: see [`handbook::files`](crate::handbook::files). Outdated values of the scheduler
     /// and the UNet in a diffusers folder are corrected as in diffusers' pipelines, each with a
-    /// warning. Requests with a mask follow diffusers' class for inpainting. A request without a size gets the builder's [`size`](Self::size).
+    /// warning. Requests with a mask of diffusers' rule follow diffusers' class for inpainting, and
+    /// so do all requests to an inpainting model. A request without a size gets the builder's
+    /// [`size`](Self::size).
     ///
     /// A pickle, such as a `.ckpt` file, is read without running the code in it. One that asks for
     /// more than tensors and plain values is refused with [`Error::Pickle`].
@@ -829,7 +831,8 @@ impl Builder {
         let mut pipeline = Pipeline::builder(prompts, denoiser.clone(), codec, scheduler);
         if corrections != redrawing {
             let skips = redrawing.skip_prk_steps;
-            pipeline = pipeline.redrawing(masked.0, defaults::redrawing(&defaults, skips));
+            pipeline =
+                pipeline.redrawing(masked.0, defaults::without_first_steps(&defaults, skips));
         }
         pipeline = pipeline
             .size(width, height)

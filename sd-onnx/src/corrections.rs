@@ -37,7 +37,7 @@ pub(crate) enum Task {
 }
 
 /// The classes of Stable Diffusion 1.x and 2.x that load each other's folders. The request decides
-/// which of them draws it. The first and the second correct the same values.
+/// which class applies. Text-to-image and image-to-image correct the same values.
 const TEXT_TO_IMAGE: &str = DEFAULT_CLASS;
 const IMAGE_TO_IMAGE: &str = "StableDiffusionImg2ImgPipeline";
 const INPAINT: &str = "StableDiffusionInpaintPipeline";

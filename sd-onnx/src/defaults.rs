@@ -51,7 +51,7 @@ pub(crate) fn of(
         inputs,
         scheduler,
     );
-    let defaults = redrawing(&defaults, skips);
+    let defaults = without_first_steps(&defaults, skips);
     let ladder = match &defaults.ladder {
         Some(ladder) => ladder.clone(),
         None => defaults.scheduler.default_ladder(config),
@@ -68,7 +68,7 @@ pub(crate) fn of(
 
 /// Returns the defaults with PNDM's first steps left out if `skips`, the corrected value of
 /// `skip_prk_steps`. Without that key, a file means PNDM.
-pub(crate) fn redrawing(defaults: &Defaults, skips: bool) -> Defaults {
+pub(crate) fn without_first_steps(defaults: &Defaults, skips: bool) -> Defaults {
     let is_pndm = defaults.scheduler.to_string() == "pndm";
     match by_name("plms").filter(|_| skips && is_pndm) {
         Some(plms) => defaults.clone().scheduler(plms),
@@ -303,7 +303,7 @@ mod tests {
     fn the_first_steps_of_pndm_are_skipped_where_the_class_says_so() {
         let of = |json, skips| {
             let (defaults, _) = chosen("", "x", None, &sd1().extra_channels(5), json);
-            redrawing(&defaults, skips).scheduler.to_string()
+            without_first_steps(&defaults, skips).scheduler.to_string()
         };
         let pndm = r#"{"_class_name": "PNDMScheduler"}"#;
         assert_eq!(of(pndm, true), "plms");

@@ -166,8 +166,16 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     if path.is_dir() {
         let source = Source::open(path, None, &Elsewhere::default(), None, &[]);
         return match source.and_then(|source| of_source(path, source)) {
-            Err(Error::Missing { .. }) if path.join("config.json").is_file() => {
-                of_vision(path, "transformers folder".to_owned(), BTreeMap::new())
+            // Many other folders have a `config.json`, such as the ones of a diffusers folder.
+            Err(missing @ Error::Missing { .. }) if path.join("config.json").is_file() => {
+                match VisionFiles::open(path, None) {
+                    Ok(files) if files.weights.shape(clip_vision::CLASS_TOKEN).is_some() => {
+                        let format = "transformers folder".to_owned();
+                        Ok(of_vision(path, files, format, BTreeMap::new()))
+                    }
+                    Ok(_) | Err(Error::Missing { .. }) => Err(missing),
+                    Err(error) => Err(error),
+                }
             }
             found => found,
         };
@@ -181,10 +189,10 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
         };
     }
     if kind == Kind::ImageEncoder {
-        return match of_vision(path, file.format.to_string(), file.metadata.clone()) {
-            Err(error) => Ok(of_other(&file, name(kind), outside::chain(&error))),
-            found => found,
-        };
+        return Ok(match VisionFiles::open(path, None) {
+            Ok(files) => of_vision(path, files, file.format.to_string(), file.metadata),
+            Err(error) => of_other(&file, name(kind), outside::chain(&error)),
+        });
     }
     let mut found = of_other(&file, name(kind), format!("the file is {kind}"));
     if kind == Kind::Lora {
@@ -253,7 +261,7 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
         // A pipeline does not load it, so what is wrong with it is no problem of the model.
         match VisionFiles::open(path, None) {
             Ok(files) => {
-                parts.push(Part::of(IMAGE_ENCODER, files.weights.sizes()));
+                parts.push(Part::of_vision(&files));
                 warnings.extend(check_vision(files).map(|problem| of_part(&problem)));
             }
             Err(error) => warnings.push(of_part(&outside::chain(&error))),
@@ -291,12 +299,12 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
 /// Describes a folder or a file of CLIP's vision model, which may also have CLIP's text model.
 fn of_vision(
     path: &Path,
+    files: VisionFiles,
     format: String,
     metadata: BTreeMap<String, String>,
-) -> Result<Inspection, Error> {
-    let files = VisionFiles::open(path, None)?;
-    let part = Part::of(IMAGE_ENCODER, files.weights.sizes());
-    Ok(Inspection {
+) -> Inspection {
+    let part = Part::of_vision(&files);
+    Inspection {
         path: path.to_path_buf(),
         format,
         kind: name(Kind::ImageEncoder).to_owned(),
@@ -310,7 +318,7 @@ fn of_vision(
         missing: Vec::new(),
         problems: check_vision(files).into_iter().collect(),
         warnings: Vec::new(),
-    })
+    }
 }
 
 /// Returns the reason why loading a vision model would fail.
@@ -432,5 +440,11 @@ impl Part {
             bytes: sizes.bytes,
             types: sizes.types,
         }
+    }
+
+    /// Describes a vision model, without the text model of a whole CLIP model.
+    fn of_vision(files: &VisionFiles) -> Self {
+        let sizes = files.weights.sizes_without(clip_vision::is_left_out);
+        Self::of(IMAGE_ENCODER, sizes)
     }
 }

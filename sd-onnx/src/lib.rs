@@ -23,11 +23,12 @@
 //!   WebUI and ComfyUI call them.
 //! - [`handbook::programs`]: sharing a pipeline, running many requests, progress, stopping and
 //!   streaming.
-//! - [`handbook::pictures`]: pictures as input, with and without a mask.
+//! - [`handbook::pictures`]: pictures as input, with and without a mask, outpainting, second passes
+//!   and seamless pictures.
 //! - [`handbook::pieces`]: custom embeddings, noise, latents, samplers, guidance and networks.
 //! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
 //! - [`handbook::files`]: which model files load, how to use LoRAs, how to convert models, and
-//!   what the metadata of a PNG file contains.
+//!   what the metadata of a picture file contains.
 //! - [`handbook::devices`]: OpenVINO, bf16, and how much memory a model needs.
 //! - [`handbook::contributing`]: for contributors, how to build, test and write golden files, and
 //!   [`handbook::where_it_goes`]: which file to change for which purpose.

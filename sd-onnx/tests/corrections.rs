@@ -8,9 +8,10 @@ mod common;
 
 use std::{fs, path::Path};
 
-use common::{Golden, Model, golden, load, relative_error};
+use common::{Golden, Model, golden, load, relative_error, write_family};
 use sd_onnx::{
-    Pipeline, Request,
+    Mask, MaskRule, Pipeline, Request, Start,
+    image::{GrayImage, RgbImage},
     schedulers::{Ladder, by_name},
 };
 use serde_json::{Value, json};
@@ -90,4 +91,37 @@ fn an_old_unet_with_a_small_sample_size_draws_at_512() {
     assert_eq!(default_size(&model), (256, 256));
     unet(&mut model, "0.6.0", json!([32, 40]));
     assert_eq!(default_size(&model), (320, 256));
+}
+
+/// The default sampler of a folder with PNDM. The file means PNDM with its first steps, and
+/// diffusers' class for inpainting leaves them out.
+#[test]
+fn a_mask_leaves_out_the_first_steps_of_pndm() {
+    let folder = tempfile::tempdir().unwrap();
+    // A model with the word "turbo" in its name has the sampler of its file as its default.
+    let model = folder.path().join("fox-turbo");
+    write_family("sd2-base", &model);
+    let path = model.join("scheduler/scheduler_config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    config["_class_name"] = "PNDMScheduler".into();
+    config.as_object_mut().unwrap().remove("skip_prk_steps");
+    fs::write(&path, config.to_string()).unwrap();
+    let pipeline = load(&model);
+    let mask = || Mask::new(GrayImage::new(64, 64));
+    let start = || Start::picture(RgbImage::new(64, 64)).strength(0.5);
+    let plain = Request::new("a fox").size(64, 64).steps(4);
+    for (request, scheduler) in [
+        (plain.clone(), "pndm"),
+        (plain.clone().start(start()), "pndm"),
+        (plain.clone().start(start().mask(mask())), "plms"),
+        // WebUI has no such class.
+        (
+            plain.start(start().mask(mask().rule(MaskRule::WebUi))),
+            "pndm",
+        ),
+    ] {
+        let chosen = pipeline.with_defaults(request.clone()).scheduler.unwrap();
+        assert_eq!(chosen.to_string(), scheduler);
+        assert!(pipeline.generate(&request).is_ok(), "{scheduler}");
+    }
 }

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/single.rs"]
+mod single;
 
 use std::{fs, path::Path};
 
@@ -20,6 +22,7 @@ use sd_onnx::{
 };
 use sd_text::outside::chain;
 use serde_json::{Value, json};
+use single::write_single_folder;
 use tempfile::TempDir;
 
 const MODELS: [&str; 2] = ["vision/quick-gelu", "vision/gelu"];
@@ -185,13 +188,11 @@ fn embeddings_of_length_one() {
     }
 }
 
-/// One folder has both models, as OpenAI publishes CLIP. The text model is the small trained one of
-/// the examples, with a projection to the width of the vision model.
-#[test]
-fn texts_and_pictures_of_a_whole_clip_model() {
-    let model = MODELS[0];
+/// Writes a folder with both models, as OpenAI publishes CLIP. The text model is the small trained
+/// one of the examples, with a projection to the width of the vision model.
+fn write_whole(model: &str, folder: &Path) {
     let text = safetensors_of(&emoji().join("text_encoder/model.safetensors"));
-    let whole = folder(model, Dtype::F32, |config, tensors| {
+    write(model, folder, Dtype::F32, |config, tensors| {
         let mut text_config: Value = serde_json::from_str(
             &fs::read_to_string(emoji().join("text_encoder/config.json")).unwrap(),
         )
@@ -219,6 +220,13 @@ fn texts_and_pictures_of_a_whole_clip_model() {
         };
         tensors.insert("logit_scale".into(), scale);
     });
+}
+
+#[test]
+fn texts_and_pictures_of_a_whole_clip_model() {
+    let model = MODELS[0];
+    let whole = tempfile::tempdir().unwrap();
+    write_whole(model, whole.path());
     for file in fs::read_dir(emoji().join("tokenizer")).unwrap() {
         let file = file.unwrap();
         fs::copy(file.path(), whole.path().join(file.file_name())).unwrap();
@@ -511,18 +519,43 @@ fn a_folder_keeps_its_vision_model_when_it_is_converted() {
     });
     assert_eq!(before, after);
 
-    // A folder of ONNX graphs has none.
-    let conversion = Conversion::new(ModelForm::Onnx);
-    let onnx = folder.path().join("onnx");
-    let report = sd_onnx::builder()
-        .convert(&old, &onnx, &conversion)
-        .unwrap();
-    let expected = "`image_encoder` is not converted and is left out";
-    assert!(
-        report.lost.iter().any(|lost| lost == expected),
-        "{:?}",
-        report.lost
-    );
+    // A folder of ONNX graphs and a single file have none.
+    let small = folder.path().join("small");
+    write_single_folder("bk-small", &small);
+    write(model, &small.join("image_encoder"), Dtype::F16, |_, _| {});
+    for (form, from, name) in [
+        (ModelForm::Onnx, &old, "onnx"),
+        (ModelForm::File, &small, "model.safetensors"),
+    ] {
+        let to = folder.path().join(name);
+        let report = sd_onnx::builder().convert(from, &to, &Conversion::new(form));
+        let lost = report.unwrap().lost;
+        let expected = "`image_encoder` is not converted and is left out";
+        let count = lost.iter().filter(|lost| *lost == expected).count();
+        assert_eq!(count, 1, "{name}: {lost:?}");
+    }
+
+    // Only the vision model of a whole CLIP model counts, and is converted.
+    write_whole(model, &old.join("image_encoder"));
+    // `logit_scale` is of both models.
+    let tensors = weights(model).len();
+    assert_eq!(count(&old), Some(tensors + 1));
+    let new = folder.path().join("new-2");
+    let conversion = Conversion::new(ModelForm::Folder);
+    let report = sd_onnx::builder().convert(&old, &new, &conversion).unwrap();
+    assert_eq!(report.lost, [""; 0]);
+    assert_eq!(count(&new), Some(tensors));
+    assert!(ImageEncoder::load(&new).is_ok());
+}
+
+/// Many folders have a `config.json`.
+#[test]
+fn folders_of_other_networks_are_no_vision_models() {
+    for name in ["text_encoder", "unet", "vae"] {
+        let error = sd_onnx::inspect(emoji().join(name)).unwrap_err();
+        let is_first = chain(&error).contains("expected a folder that contains `unet`");
+        assert!(is_first, "{name}: {}", chain(&error));
+    }
 }
 
 #[test]
@@ -550,7 +583,13 @@ fn vision_models_are_inspected() {
             ("image_encoder", parameters)
         );
         let error = sd_onnx::builder().load(&path).map(drop).unwrap_err();
-        println!("{}", chain(&error));
+        let error = chain(&error);
+        println!("{error}");
+        let expected = match path.is_dir() {
+            true => "the folder `unet` not found",
+            false => "`Builder::load_image_encoder`",
+        };
+        assert!(error.contains(expected), "{error}");
     }
     // A part of the model is missing.
     let name = "vision_model.post_layernorm.bias";

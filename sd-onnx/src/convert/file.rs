@@ -26,7 +26,7 @@ use crate::{
     checkpoint::{self, Checkpoint, Family, Predicts, Stored},
     config::Config,
     models::{unet::UnetConfig, vae::VaeConfig},
-    source::MOST_YAML,
+    source::{IMAGE_ENCODER, MOST_YAML},
     weights::{Mapped, Type, View},
 };
 
@@ -330,6 +330,11 @@ impl Reread<'_> {
             let [old, new] = if zeros { [no, yes] } else { [yes, no] };
             lost.push(format!(
                 "an empty negative prompt {old}, and is read as one that {new}"
+            ));
+        }
+        if parts.vision.is_some() {
+            lost.push(format!(
+                "`{IMAGE_ENCODER}` is not converted and is left out"
             ));
         }
         self.add_lost_tokenizers(read, &mut lost)?;

@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 
 use super::{
     Steps, index,
-    index::PREPROCESSING,
     output::Output,
     parts::{Parts, Vision},
     tensors, tokenizers,
@@ -15,7 +14,7 @@ use super::{
 use crate::{
     ConvertError, Error,
     config::{Config, MOST_CONFIG},
-    source::{TokenizerFiles, TowerParts},
+    source::{PREPROCESSING, PREPROCESSOR, TokenizerFiles, TowerParts},
 };
 
 /// The metadata that transformers requires in a safetensors file.
@@ -62,7 +61,7 @@ pub(super) fn write<'c>(
         let folder = root.join(PREPROCESSING);
         output.folder(&folder)?;
         let text = pretty(&Value::Object(preprocessor.clone()));
-        output.write(&folder.join("preprocessor_config.json"), text)?;
+        output.write(&folder.join(PREPROCESSOR), text)?;
     }
     common(parts, vision, output, &mut lost)?;
     Ok((steps, lost))

@@ -4,10 +4,11 @@ use sd_text::outside::printable;
 use serde_json::{Map, Value, json};
 
 use super::parts::{Parts, Vision};
-use crate::{Error, checkpoint::Task, source::IMAGE_ENCODER};
-
-/// The name of the folder with the preprocessing of pictures in diffusers.
-pub(super) const PREPROCESSING: &str = "feature_extractor";
+use crate::{
+    Error,
+    checkpoint::Task,
+    source::{IMAGE_ENCODER, PREPROCESSING},
+};
 
 /// The version of diffusers whose layout the folders follow.
 const VERSION: &str = "0.42.1";
@@ -16,11 +17,8 @@ const VERSION: &str = "0.42.1";
 /// expects every part of a class to be named, with nulls for an absent one.
 const ABSENT: [(&str, &[&str]); 3] = [
     ("StableDiffusionXLInstructPix2Pix", &[]),
-    ("StableDiffusionXL", &["feature_extractor", "image_encoder"]),
-    (
-        "",
-        &["feature_extractor", "image_encoder", "safety_checker"],
-    ),
+    ("StableDiffusionXL", &[PREPROCESSING, IMAGE_ENCODER]),
+    ("", &[PREPROCESSING, IMAGE_ENCODER, "safety_checker"]),
 ];
 
 /// Returns the `model_index.json` of the new model. Entries of the old index that do not name a

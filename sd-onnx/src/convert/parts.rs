@@ -60,7 +60,7 @@ impl Vision {
                 files.weights,
                 &outline,
                 clip_vision::CLASS,
-                |_| false,
+                clip_vision::is_left_out,
             )?;
             Ok(Self {
                 network,

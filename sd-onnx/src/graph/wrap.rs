@@ -62,8 +62,8 @@ impl Graph<'_> {
         self.seamless != Seamless::NONE && before == after && before > 0
     }
 
-    /// Returns `x` with the last `padding` rows before the first one, and the first ones after the
-    /// last.
+    /// Returns `x` with its last `padding` rows repeated before the first row, and its first
+    /// `padding` rows after the last row.
     fn wrapped(&mut self, x: Value, axis: i64, padding: i64) -> Value {
         let before = self.cut(x, axis, [-padding, i64::MAX]);
         let after = self.cut(x, axis, [0, padding]);

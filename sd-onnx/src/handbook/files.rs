@@ -284,14 +284,14 @@
 //! - `sample_size` of the UNet becomes 64 (512 pixels) if it is a single number below 64 in a file
 //!   written by diffusers before 0.9.0.
 //!
-//! Three classes of diffusers load each other's folders, and correct different values. For a folder
-//! of one of them, the request decides, as the user of diffusers does:
+//! Three classes of diffusers load each other's folders, and correct different values. For such a
+//! folder, the request decides which class applies, as a user of diffusers would choose it:
 //!
 //! | request | class | `steps_offset` | `clip_sample` | `skip_prk_steps` of PNDM |
 //! |---|---|---|---|---|
 //! | without a picture | `StableDiffusionPipeline` | 1 | false | |
 //! | from a picture | `StableDiffusionImg2ImgPipeline` | 1 | false | |
-//! | with a mask, or with an inpainting model | `StableDiffusionInpaintPipeline` | 1 | | true |
+//! | with a mask of diffusers' rule, or with an inpainting model | `StableDiffusionInpaintPipeline` | 1 | | true |
 //!
 //! The classes of ControlNet, T2I-Adapter, SDXL, LCM and instruct-pix2pix correct nothing, and
 //! neither does [`SchedulerConfig::from_json`](crate::SchedulerConfig::from_json). Checkpoint files
@@ -441,7 +441,7 @@
 //! instruct-pix2pix, `sample` also has the extra channels. The graphs contain operators of the
 //! `com.microsoft` domain, so only ONNX Runtime runs them.
 //!
-//! # PNG files
+//! # Picture files
 //! [`Picture::save_png`](crate::Picture::save_png) writes the settings of the picture into the
 //! file, in the text format that WebUI and its relatives write and read.
 //! [`files::jpeg`](crate::files::jpeg) and [`files::webp`](crate::files::webp) write it into other

@@ -8,13 +8,14 @@
 //! 3. [`sampling`]: samplers, noise levels, and their names in other programs.
 //! 4. [`programs`]: servers, windows and games: how to share a pipeline, and how to watch, stop and
 //!    stream a run.
-//! 5. [`pictures`]: pictures as input: image to image, inpainting and instruct-pix2pix.
+//! 5. [`pictures`]: pictures as input: image to image, inpainting, outpainting and
+//!    instruct-pix2pix; also second passes and seamless pictures.
 //! 6. [`pieces`]: embeddings, textual inversions, latents, noise, and custom samplers, guidance and
 //!    networks.
 //! 7. [`families`]: SDXL, its refiner, LCM and other families of models, and what each of them
 //!    needs.
-//! 8. [`files`]: which model files load, how to use LoRAs, how to convert models, and what a PNG
-//!    records.
+//! 8. [`files`]: which model files load, how to use LoRAs, how to convert models, and what a
+//!    picture file records.
 //! 9. [`devices`]: OpenVINO, bf16, and how much memory a model needs.
 //! 10. [`contributing`]: how to build and test this project, and how to write golden files.
 //! 11. [`where_it_goes`]: which files of this project a change touches.

@@ -92,8 +92,8 @@
 //! ```
 //!
 //! # Outpainting
-//! [`Start::outpaint`](crate::Start::outpaint) adds blank sides to a picture, and a mask that covers
-//! them:
+//! [`Start::outpaint`](crate::Start::outpaint) adds blank sides to a picture, and a mask that
+//! covers them:
 //!
 //! ```
 //! use sd_onnx::{Request, Sides, Start, image::RgbImage};
@@ -121,8 +121,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The second pass can have a [sampler, steps, guidance and prompts that differ](crate::Hires). Below
-//! a strength of about 0.5, the blur of the enlarged latents remains. With
+//! The second pass can have a [sampler, steps, guidance and prompts that differ](crate::Hires).
+//! Below a strength of about 0.5, the blur of the enlarged latents remains. With
 //! [`Upscaler::Pixels`](crate::Upscaler::Pixels) the decoded picture is enlarged instead, which
 //! allows lower strengths.
 //!
@@ -149,7 +149,8 @@
 //!
 //! This is WebUI's "Tiling". It is a setting of the loaded model, because the padding is a part of
 //! its networks. An encoded [start](crate::Request::start) is seamless too, except for the last row
-//! and column of each level of an ordinary autoencoder's encoder, which torch pads with zeros.
+//! and column of each level of an ordinary autoencoder's encoder, which
+//! diffusers pads with zeros.
 //!
 //! # Files
 //! [`files::read_picture`](crate::files::read_picture) reads PNG, JPEG and WebP files, and turns

@@ -93,6 +93,9 @@ pub(crate) fn is_left_out(name: &str) -> bool {
     .contains(&part)
 }
 
+/// The name of the tensor that only a vision model has.
+pub(crate) const CLASS_TOKEN: &str = "vision_model.embeddings.class_embedding";
+
 /// The name of the input with the preprocessed pictures.
 pub(crate) const PIXELS: &str = "pixel_values";
 /// The name of the output with the projected state of the class token.
@@ -133,7 +136,7 @@ pub(crate) fn graph(
     let name = "vision_model.embeddings.patch_embedding";
     let patches = g.conv2d_without_bias(pixels, name, [3, width], patches)?;
     let patches = g.image_to_sequence(patches);
-    let class = g.weight("vision_model.embeddings.class_embedding", &[width])?;
+    let class = g.weight(CLASS_TOKEN, &[width])?;
     let class = g.row_for_each(class, patches);
     let x = g.concat(&[class, patches], 1);
     let name = "vision_model.embeddings.position_embedding.weight";

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use self::{file::ModelFile, folder::ModelFolder};
 pub(crate) use self::{
     file::{MOST_YAML, recognise},
-    vision::{FOLDER as IMAGE_ENCODER, VisionFiles},
+    vision::{FOLDER as IMAGE_ENCODER, PREPROCESSING, PREPROCESSOR, VisionFiles},
 };
 use crate::{
     Error,

@@ -16,7 +16,10 @@ use crate::{
 pub(crate) const FOLDER: &str = "image_encoder";
 
 /// The name of the file with the preprocessing of pictures.
-const PREPROCESSOR: &str = "preprocessor_config.json";
+pub(crate) const PREPROCESSOR: &str = "preprocessor_config.json";
+
+/// The name of the folder with that file in diffusers.
+pub(crate) const PREPROCESSING: &str = "feature_extractor";
 
 /// The files of a vision model, opened.
 pub(crate) struct VisionFiles {
@@ -33,7 +36,7 @@ impl VisionFiles {
     pub fn open(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
         let inner = path.join(FOLDER);
         if inner.is_dir() {
-            return Self::of_folder(&inner, variant, &path.join("feature_extractor"));
+            return Self::of_folder(&inner, variant, &path.join(PREPROCESSING));
         }
         if path.join("config.json").is_file() {
             return Self::of_folder(path, variant, path);

@@ -220,8 +220,13 @@ impl Weights {
 
     /// Returns the number, sizes and types of the tensors.
     pub fn sizes(&self) -> Sizes {
-        let tensors = self.tensors.values();
-        Sizes::of(tensors.map(|tensor| (tensor.dtype, tensor.shape.as_slice(), &tensor.place)))
+        self.sizes_without(|_| false)
+    }
+
+    /// Returns the number, sizes and types of the tensors whose current name is not `left_out`.
+    pub fn sizes_without(&self, left_out: impl Fn(&str) -> bool) -> Sizes {
+        let tensors = self.tensors.iter().filter(|(name, _)| !left_out(name));
+        Sizes::of(tensors.map(|(_, it)| (it.dtype, it.shape.as_slice(), &it.place)))
     }
 
     /// Returns the shape of a tensor.

@@ -2,17 +2,17 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
-use std::fs;
+use std::{collections::HashMap, fs, path::Path};
 
 use sd_onnx::{
-    Mask, PromptOptions, Request, Start,
+    Mask, Pipeline, PromptOptions, Request, Start,
     image::{GrayImage, RgbImage},
     schedulers::from_config,
     text::Syntax,
 };
 use serde_json::Value;
 
-use crate::common::{Golden, golden};
+use crate::common::{Golden, Model, golden, load, write_family};
 
 /// Returns the lists of `cases.json`.
 pub fn cases() -> Value {
@@ -24,6 +24,23 @@ pub fn cases() -> Value {
 /// Returns the tensors of the cases.
 pub fn values() -> Golden {
     Golden::of_file(&golden("pictures").join("pictures.safetensors"))
+}
+
+/// Writes and loads the models of cases. Returns them by their names.
+pub fn pipelines(cases: &[Value], folder: &Path) -> HashMap<String, Pipeline> {
+    let mut pipelines = HashMap::new();
+    for case in cases {
+        let model = case["model"].as_str().unwrap();
+        pipelines.entry(model.to_owned()).or_insert_with(|| {
+            let folder = folder.join(model);
+            match model.strip_prefix("families/") {
+                Some(family) => write_family(family, &folder),
+                None => Model::of_shape(model).write(&folder),
+            }
+            load(&folder)
+        });
+    }
+    pipelines
 }
 
 /// Returns width, height and values of a golden picture or mask.

@@ -159,7 +159,8 @@ def check(reference, inputs, axes, right):
         wrong[f"along {mistake or 'no axis'} in place of {axes}"] = min(distances(mistake).values())
     # So does each layer by itself. (1 × 1 convolutions have no padding, and diffusers pads the
     # input of the downsamplers of an `AutoencoderKL`.)
-    layers = [(network, name, layer) for network in networks for name, layer in network.named_modules()
+    layers = [(network, name, layer) for network in networks
+              for name, layer in network.named_modules()
               if type(layer) is torch.nn.Conv2d and layer.padding != (0, 0)]
     for network, name, left_out in layers:
         moved = distances(axes, only=lambda layer: layer is not left_out)
@@ -228,7 +229,8 @@ def as_in_webui(reference, inputs, right):
         for layer in network.modules():
             if type(layer) is torch.nn.Conv2d:
                 layer.padding_mode = "circular"
-                layer._reversed_padding_repeated_twice = [p for p in layer.padding[::-1] for _ in "ab"]
+                paddings = [p for p in layer.padding[::-1] for _ in "ab"]
+                layer._reversed_padding_repeated_twice = paddings
     found = reference.all(inputs)
     for network in reference.networks:
         for layer in network.modules():
