@@ -240,6 +240,7 @@ impl StartOptions {
     ) -> Result<Start, Failure> {
         let own = match self.outpaint {
             Some(sides) => {
+                check_grown(&picture, sides)?;
                 let start = Start::outpaint(&picture, sides, self.overlap.unwrap_or(0));
                 start.map_err(Failure::arguments)?
             }
@@ -354,6 +355,19 @@ impl HiresOptions {
         }
         Ok(request)
     }
+}
+
+/// Checks that a picture with its new sides need not be scaled.
+fn check_grown(picture: &RgbImage, sides: Sides) -> Result<(), Failure> {
+    let sum = |sides: [u32; 3]| sides.into_iter().map(u64::from).sum::<u64>();
+    let width = sum([picture.width(), sides.left, sides.right]);
+    let height = sum([picture.height(), sides.top, sides.bottom]);
+    if width % 8 == 0 && height % 8 == 0 {
+        return Ok(());
+    }
+    Err(Failure::Arguments(format!(
+        "--outpaint: the picture would have {width}×{height} pixels, expected multiples of 8"
+    )))
 }
 
 /// Reads a picture, and the mask of its transparent part if it has one.
