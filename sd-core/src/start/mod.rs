@@ -428,6 +428,24 @@ where
     })
 }
 
+/// Returns the problem of a picture that cannot be encoded in its own size.
+fn latent_problem(
+    [width, height]: [usize; 2],
+    [.., latents, _]: [usize; 4],
+    size: ImageSize,
+    is_edit: bool,
+) -> Option<Problem> {
+    if is_edit {
+        let expected = "another one, as this model takes the picture beside the latents";
+        return Some(Problem::new("start.resize", expected, "latent"));
+    }
+    let found = format!("{width}×{height}");
+    let factor = (size.height() as usize / latents.max(1)).max(1);
+    let fits = |side: usize| side.is_multiple_of(factor) && side.is_multiple_of(8);
+    let expected = "sides that are multiples of 8 and of the model's factor";
+    (!fits(width) || !fits(height)).then(|| Problem::new("start.from", expected, found))
+}
+
 #[cfg(test)]
 mod tests {
     use image::{GrayImage, Rgb};
@@ -461,22 +479,4 @@ mod tests {
             }
         }
     }
-}
-
-/// Returns the problem of a picture that cannot be encoded in its own size.
-fn latent_problem(
-    [width, height]: [usize; 2],
-    [.., latents, _]: [usize; 4],
-    size: ImageSize,
-    is_edit: bool,
-) -> Option<Problem> {
-    if is_edit {
-        let expected = "another one, as this model takes the picture beside the latents";
-        return Some(Problem::new("start.resize", expected, "latent"));
-    }
-    let found = format!("{width}×{height}");
-    let factor = (size.height() as usize / latents.max(1)).max(1);
-    let fits = |side: usize| side.is_multiple_of(factor) && side.is_multiple_of(8);
-    let expected = "sides that are multiples of 8 and of the model's factor";
-    (!fits(width) || !fits(height)).then(|| Problem::new("start.from", expected, found))
 }
