@@ -15,8 +15,8 @@ const MAX_SCALE: f32 = 16.0;
 ///
 /// Models repeat themselves in pictures that are much larger than the pictures they were trained
 /// with. The first pass therefore draws the picture in the size of the request. The result is
-/// enlarged, and the second pass redraws it by image to image, with the noise that the seed gives for
-/// the new size.
+/// enlarged, and the second pass redraws it by image to image, with the noise that the seed gives
+/// for the new size.
 ///
 /// Fields that are `None` are taken from the request. Schedules in prompts count on: after
 /// a first pass of 20 steps, `[fox:owl:25]` changes in the second pass, as `[fox:owl:1.25]` does.
@@ -41,16 +41,18 @@ pub struct Hires {
     /// Default: [`Upscaler::Latent`] with [`LatentFilter::Bilinear`], WebUI's "Latent".
     #[serde(default)]
     pub upscaler: Upscaler,
-    /// How much is redrawn, above 0 and at most 1. The latent upscalers need about 0.5 or more, because
-    /// enlarged latents are blurred. With more than about 0.7 the composition changes.
+    /// How much is redrawn, above 0 and at most 1. The latent upscalers need about 0.5 or more,
+    /// because enlarged latents are blurred. Above about 0.7 the composition changes.
     ///
     /// Default: 0.7, as in WebUI.
     #[serde(default = "default_strength")]
     pub strength: f32,
     /// How the strength determines the first step.
     ///
-    /// Default: [`StrengthRule::WebUiExact`], as in WebUI: all [`steps`](Self::steps) are made. WebUI's
-    /// samplers "DDIM", "DDIM CFG++", "PLMS" and "UniPC" make one step less, as there.
+    /// Default: [`StrengthRule::WebUiExact`], as in WebUI: all [`steps`](Self::steps) are made. The
+    /// samplers "DDIM", "DDIM CFG++", "PLMS" and "UniPC" of
+    /// [`from_webui`](sd_schedulers::from_webui) make one step less, as in WebUI. UniPC has other
+    /// noise levels than in WebUI.
     #[serde(default = "default_rule")]
     pub rule: StrengthRule,
     /// The number of steps. With another [`rule`](Self::rule) than the default, the strength decides

@@ -1288,3 +1288,30 @@ fn values_of_a_start_that_cannot_be_used_are_named() {
         assert_eq!(differences("a fox", &all), expected, "{entries}");
     }
 }
+
+/// WebUI's UniPC makes its own noise levels in a part of a run.
+#[test]
+fn unipc_in_a_part_of_a_run_is_a_difference() {
+    let note = "WebUI's UniPC has other noise levels in a run that starts from a picture";
+    for (entries, differs) in [
+        ("Sampler: UniPC", false),
+        ("Sampler: UniPC, Denoising strength: 0.5", true),
+        ("Sampler: UniPC, Hires upscale: 2", true),
+        (
+            "Sampler: Euler, Hires upscale: 2, Hires sampler: UniPC",
+            true,
+        ),
+        (
+            "Sampler: UniPC, Hires upscale: 2, Hires sampler: Euler",
+            false,
+        ),
+    ] {
+        let infotext = parse(&format!("a fox\nSteps: 20, {entries}, Seed: 1, RNG: CPU"));
+        let found = infotext.request().differences;
+        assert_eq!(
+            found.iter().any(|it| it == note),
+            differs,
+            "{entries}: {found:?}"
+        );
+    }
+}

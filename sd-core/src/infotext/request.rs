@@ -108,7 +108,7 @@ pub(crate) fn reproduction(
     reading.inversions();
     reading.loras();
     reading.tiling();
-    reading.start();
+    reading.start(&request);
     reading.others(draws);
     reading.done(request)
 }
@@ -1057,9 +1057,21 @@ impl<'a> Reading<'a> {
     }
 
     /// Adds differences for the picture that the run started from.
-    fn start(&mut self) {
-        for note in self.infotext.start_notes() {
+    fn start(&mut self, request: &Request) {
+        let notes = self.infotext.start_notes();
+        self.unipc(request, !notes.is_empty());
+        for note in notes {
             self.note(note);
+        }
+    }
+
+    /// Adds a difference for WebUI's UniPC in a run that begins in the middle of a ladder.
+    fn unipc(&mut self, request: &Request, begins_in_the_middle: bool) {
+        let has = |key, value: Option<&str>| self.get(key).or(value) == Some("UniPC");
+        let first = self.get(keys::SAMPLER);
+        let in_second = request.hires.is_some() && has(keys::HIRES_SAMPLER, first);
+        if self.foreign && (in_second || begins_in_the_middle && has(keys::SAMPLER, None)) {
+            self.note("WebUI's UniPC has other noise levels in a run that starts from a picture");
         }
     }
 
